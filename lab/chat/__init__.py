@@ -1,0 +1,1 @@
+"""Talk to the base and to results, on equal terms."""

@@ -1,0 +1,212 @@
+"""One prompt, several models, the same template and seed.
+
+A model is named base:ID, run:ID (its result) or run:ID@STEP (a checkpoint).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lab import methods, paths
+from lab.data import template
+from lab.errors import LabError
+from lab.files import read_object
+from lab.methods import Context
+from lab.models import catalog, weights
+from lab.models.catalog import Source
+from lab.paths import RunDir
+from lab.schema import show
+from lab.spec import RunSpec
+
+
+@dataclass(frozen=True)
+class Named:
+    """A model to talk to. `run` is None for a base."""
+
+    name: str
+    base: str
+    run: RunDir | None = None
+    step: int | None = None
+
+    @property
+    def receipt(self) -> dict[str, Any]:
+        if self.run is None:
+            return {}
+        return read_object(self.run.artifact / "receipt.json") or {}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to answer. `temperature` 0 takes the likeliest token each time."""
+
+    seed: int = 0
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    system_prompt: str | None = None
+
+
+def parse(name: str) -> Named:
+    """The model that `name` means. Raises LabError for anything but the three forms."""
+    kind, _, rest = name.partition(":")
+    if kind == "base" and rest:
+        catalog.resolve(rest)
+        return Named(name, rest)
+    if kind == "run" and rest:
+        run_id, at, step = rest.partition("@")
+        run = paths.run_dir(run_id)
+        spec = read_object(run.spec) or {}
+        if at and not (step.isascii() and step.isdecimal()):
+            raise LabError(f"'{show(name)}': '{show(step)}' is not a step.", "Write run:ID@STEP.")
+        if at and not (run.checkpoints / f"step-{int(step)}").is_dir():
+            kept = ", ".join(path.name[5:] for path in run.checkpoints.glob("step-*")) or "none"
+            raise LabError(f"{run_id} has no checkpoint of step {step}.", f"Kept: {kept}.")
+        if not at and not run.artifact.is_dir():
+            raise LabError(
+                f"{run_id} has no result to talk to.", "Wait until it ends, or name a step."
+            )
+        return Named(name, str(spec.get("model", "")), run, int(step) if at else None)
+    raise LabError(f"'{show(name)}' names no model.", "Write base:ID, run:ID or run:ID@STEP.")
+
+
+def answer_all(
+    names: list[Named], conversation: list[dict[str, str]], settings: Settings
+) -> list[dict[str, Any]]:
+    """An answer of each model to the same conversation, one after the other."""
+    settings = replace(settings, system_prompt=shared_system_prompt(names, settings))
+    return [answer(load(named), named, conversation, settings) for named in names]
+
+
+def shared_system_prompt(names: list[Named], settings: Settings) -> str:
+    """The one given, else the one that the first result was trained with: the same for all."""
+    if settings.system_prompt is not None:
+        return settings.system_prompt
+    for named in names:
+        if named.run is not None:
+            stored = read_object(named.run.spec) or {}
+            return str((stored.get("data") or {}).get("system_prompt") or "")
+    return ""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in memory with the tokenizer that it was trained with."""
+
+    model: Any
+    tokenizer: Any
+
+
+def load(named: Named) -> Loaded:
+    """The model, ready to answer, on the GPU if there is one."""
+    import torch
+
+    source = catalog.resolve(named.base)
+    on_gpu = torch.cuda.is_available()
+    dtype = torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported() else torch.float32
+    if named.run is None:
+        model = weights.load_model(source, dtype)
+        tokenizer = weights.load_tokenizer(source)
+    else:
+        stored = read_object(named.run.spec)
+        if stored is None:
+            raise LabError(f"{named.run.id}: spec.json is missing or damaged.")
+        spec = RunSpec.stored(stored)
+        method, config = methods.get(spec.method["name"]), spec.method_config
+        model = weights.load_model(source, dtype, **method.load_kwargs(config))
+        tokenizer = _tokenizer(named.run, source)
+        if named.step is None:
+            model = method.load(model, named.run.artifact)
+        else:
+            model = _at_step(model, method, spec, tokenizer, named)
+    template.ensure_template(tokenizer)
+    return Loaded(model.to("cuda" if on_gpu else "cpu").eval(), tokenizer)
+
+
+def _tokenizer(run: RunDir, source: Source) -> Any:
+    """The tokenizer that the result carries; for a run without a result yet, the base's."""
+    if (run.artifact / "tokenizer_config.json").is_file():
+        folder = str(run.artifact)
+        return weights.load_tokenizer(Source(run.id, folder, local_only=True))
+    return weights.load_tokenizer(source)
+
+
+def _at_step(model: Any, method: Any, spec: RunSpec, tokenizer: Any, named: Named) -> Any:
+    from lab.train import checkpoint
+
+    assert named.run is not None
+    saved = checkpoint.verify(named.run.checkpoints / f"step-{named.step}")
+    model = method.apply(model, spec.method_config, Context(spec, tokenizer))
+    checkpoint.load_weights(saved.path, model, cast=True)
+    method.load_state(model, checkpoint.method_state(saved.path))
+    return model
+
+
+def answer(
+    loaded: Loaded, named: Named, conversation: list[dict[str, str]], settings: Settings
+) -> dict[str, Any]:
+    """{"model", "text", "token_ids", "finish", "seconds", "receipt"} of one model."""
+    import torch
+
+    model, tokenizer = loaded.model, loaded.tokenizer
+    prompt = render(tokenizer, conversation, settings)
+    inputs = tokenizer(prompt, add_special_tokens=False, return_tensors="pt").to(model.device)
+    torch.manual_seed(settings.seed)
+    started = time.perf_counter()
+    with torch.inference_mode():
+        output = model.generate(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            max_new_tokens=settings.max_new_tokens,
+            pad_token_id=tokenizer.pad_token_id,
+            **sampling(settings),
+        )
+    ids = output[0, inputs["input_ids"].shape[1] :].tolist()
+    ends = end_ids(model, tokenizer)
+    return {
+        "model": named.name,
+        "text": tokenizer.decode(ids, skip_special_tokens=True).strip(),
+        "token_ids": ids,
+        "finish": "stop" if ids and ids[-1] in ends else "length",
+        "seconds": time.perf_counter() - started,
+        "receipt": receipt(loaded, named, prompt, inputs["input_ids"][0].tolist(), settings),
+    }
+
+
+def render(tokenizer: Any, conversation: list[dict[str, str]], settings: Settings) -> str:
+    messages = template.with_system(tuple(conversation), settings.system_prompt or "")
+    return template.render(tokenizer, messages, to_answer=True)
+
+
+def sampling(settings: Settings) -> dict[str, Any]:
+    """Greedy at temperature 0; otherwise plain sampling, without the model's own habits."""
+    if settings.temperature <= 0:
+        return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    return {"do_sample": True, "temperature": settings.temperature, "top_p": 1.0, "top_k": 0}
+
+
+def end_ids(model: Any, tokenizer: Any) -> set[int]:
+    given = model.generation_config.eos_token_id
+    return {tokenizer.eos_token_id, *(given if isinstance(given, list) else [given])}
+
+
+def receipt(
+    loaded: Loaded, named: Named, prompt: str, ids: list[int], settings: Settings
+) -> dict[str, Any]:
+    """Proof of equal terms: the exact prompt, its ids, the seed, and which weights answered."""
+    return {
+        "prompt": prompt,
+        "prompt_hash": hashlib.sha256(repr(ids).encode()).hexdigest()[:16],
+        "prompt_tokens": len(ids),
+        "system_prompt": settings.system_prompt or "",
+        "template_hash": hashlib.sha256(str(loaded.tokenizer.chat_template).encode()).hexdigest()[
+            :16
+        ],
+        "seed": settings.seed,
+        "temperature": settings.temperature,
+        "dtype": str(next(loaded.model.parameters()).dtype).removeprefix("torch."),
+        "base": named.base,
+        "step": named.step,
+        "weights": named.receipt.get("weights", {}) if named.step is None else {},
+    }

@@ -1,0 +1,156 @@
+"""doctor, models, datasets, methods: what there is to work with."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from typing import Any
+
+from lab import machine, methods
+from lab.cli.show import console, count, print_json, size, table
+from lab.data import catalog as datasets
+from lab.models import catalog as models
+
+
+def add(verb: Any) -> None:
+    verb("doctor", doctor, "what this machine can do, and what is missing")
+    verb("models", list_models, "the models that come with the lab, and how to name others")
+    verb("datasets", list_datasets, "the datasets that come with the lab")
+    verb("methods", list_methods, "the fine-tuning methods and their options")
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """Looks at the machine and times one product, which the utilisation figures rest on."""
+    facts = machine.describe()
+    missing = [name for name in ("torch", "transformers", "peft") if not _installed(name)]
+    facts["missing"] = missing
+    facts["problems"] = _problems(facts)
+    if not missing:
+        import torch
+
+        facts["torch"] = torch.__version__
+        facts["cuda"] = torch.version.cuda if torch.cuda.is_available() else None
+        facts["cpu_peak_flops"] = machine.time_product()
+    facts["models"] = [{"id": f"builtin:{m.name}", "ready": m.is_ready} for m in models.BUILT_IN]
+    if arguments.json:
+        print_json(facts)
+        return 0
+    rows = [
+        ["System", facts["system"]],
+        ["Processor", f"{facts['processor']}, {facts['cores']} cores"],
+        ["Memory", f"{size(facts['memory_bytes'])}, {size(facts['memory_free_bytes'])} free"],
+        ["Disk", f"{size(facts['disk_free_bytes'])} free in {facts['home']}"],
+        ["Python", f"{facts['python']}, torch {facts.get('torch', 'missing')}"],
+        *[
+            ["GPU", f"{gpu['name']}, {size(gpu['memory_bytes'])}, {size(gpu['free_bytes'])} free"]
+            for gpu in facts["gpus"]
+        ],
+    ]
+    if not facts["gpus"]:
+        rows.append(["GPU", "none; training runs on the CPU, with small models"])
+    if "cpu_peak_flops" in facts:
+        rows.append(["Product", f"{facts['cpu_peak_flops'] / 1e9:.0f} GFLOP/s in float32"])
+    rows += [
+        ["Model", f"{m['id']}: {'ready' if m['ready'] else 'missing'}"] for m in facts["models"]
+    ]
+    table("This machine", ["", ""], rows)
+    for problem in facts["problems"]:
+        console.print(f"[red]Problem:[/red] {problem}")
+    if not facts["problems"]:
+        console.print("[green]Everything that the lab needs is here.[/green]")
+    return 0
+
+
+def _installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
+def _problems(facts: dict[str, Any]) -> list[str]:
+    """What will not work here, each with what to do."""
+    found = [f"{name} is not installed. Run `make setup`." for name in facts["missing"]]
+    if not facts["system"].startswith("Linux") or not facts["system"].endswith("x86_64"):
+        found.append(
+            f"{facts['system']} is not supported: the lab is tested on Linux, x86-64. Following "
+            "workers (process identity, memory) rests on Linux."
+        )
+    found += [
+        f"The built-in model {m.title} is not prepared. Run `make setup`."
+        for m in models.BUILT_IN
+        if not m.is_ready
+    ]
+    if facts["disk_free_bytes"] < 3e9:
+        found.append(
+            f"Only {size(facts['disk_free_bytes'])} of disk are free. Full runs need more."
+        )
+    if facts["gpus"] and not facts["missing"]:
+        import torch
+
+        if not torch.cuda.is_available():
+            found.append(
+                "There is a GPU, but this torch is a CPU build or its CUDA is newer than the "
+                "driver. Install a torch 2.13.0 that matches the driver."
+            )
+    return found
+
+
+def list_models(arguments: argparse.Namespace) -> int:
+    rows: list[dict[str, Any]] = [
+        {
+            "id": f"builtin:{model.name}",
+            "title": model.title,
+            "parameters": model.parameters,
+            "license": model.license,
+            "ready": model.is_ready,
+        }
+        for model in models.BUILT_IN
+    ]
+    if arguments.json:
+        print_json({"models": rows})
+        return 0
+    table(
+        "Models",
+        ["id", "title", "parameters", "license", "ready"],
+        [
+            [
+                r["id"],
+                r["title"],
+                count(r["parameters"]),
+                r["license"],
+                "yes" if r["ready"] else "no",
+            ]
+            for r in rows
+        ],
+        right="llr",
+    )
+    console.print("Or a hub id such as org/name, or a folder with config.json and safetensors.")
+    return 0
+
+
+def list_datasets(arguments: argparse.Namespace) -> int:
+    rows = [{"id": dataset.id, **dataset.card} for dataset in datasets.built_in()]
+    if arguments.json:
+        print_json({"datasets": rows})
+        return 0
+    table(
+        "Datasets",
+        ["id", "rows", "format", "what it is"],
+        [[r["id"], str(r["rows"]), r["format"], r["summary"]] for r in rows],
+        right="lr",
+    )
+    console.print("Or a .jsonl or .json file of messages, text, or question and answer.")
+    return 0
+
+
+def list_methods(arguments: argparse.Namespace) -> int:
+    rows = [method.to_json() for method in methods.all_methods()]
+    if arguments.json:
+        print_json({"methods": rows})
+        return 0
+    for row in rows:
+        console.print(f"[bold]{row['name']}[/bold]  {row['title']} ({row['source']})")
+        console.print(f"  {row['summary']}")
+        for option in row["options"]:
+            console.print(
+                f"  [cyan]{option['name']}[/cyan] = {option['default']}  {option['help']}"
+            )
+    return 0

@@ -1,0 +1,77 @@
+"""chat: the base and results side by side in the terminal."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from rich.panel import Panel
+from rich.text import Text
+
+from lab.chat.answer import Named, Settings, answer_all, parse
+from lab.cli.show import console, print_json
+from lab.errors import LabError
+
+
+def add(verb: Any) -> None:
+    sub = verb("chat", run, "ask models the same, with the same template and seed")
+    sub.add_argument("models", nargs="+", metavar="MODEL", help="base:ID, run:ID or run:ID@STEP")
+    sub.add_argument("--prompt", required=True, metavar="TEXT")
+    sub.add_argument("--system", metavar="TEXT", help="system prompt; default: the first run's")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--max-new-tokens", type=int, default=128)
+    sub.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    names = [parse(name) for name in arguments.models]
+    answers = ask(names, arguments.prompt, settings(arguments), quiet=arguments.json)
+    if arguments.json:
+        print_json({"answers": answers})
+    else:
+        show(arguments.prompt, answers)
+    return 0
+
+
+def settings(arguments: argparse.Namespace) -> Settings:
+    """Raises LabError for a value that no answer can be made with."""
+    if not arguments.prompt.strip():
+        raise LabError("The prompt is empty.", "Give --prompt some text.")
+    if not 1 <= arguments.max_new_tokens <= 32_768:
+        raise LabError(f"--max-new-tokens is {arguments.max_new_tokens}.", "Give 1 to 32768.")
+    if not 0.0 <= arguments.temperature <= 10.0:
+        raise LabError(f"--temperature is {arguments.temperature}.", "Give 0 to 10.")
+    if not 0 <= arguments.seed < 2**32:
+        raise LabError(f"--seed is {arguments.seed}.", "Give 0 to 4294967295.")
+    return Settings(
+        seed=arguments.seed,
+        max_new_tokens=arguments.max_new_tokens,
+        temperature=arguments.temperature,
+        system_prompt=arguments.system,
+    )
+
+
+def ask(
+    names: list[Named], prompt: str, how: Settings, *, quiet: bool = False
+) -> list[dict[str, Any]]:
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    conversation = [{"role": "user", "content": prompt}]
+    if quiet or not console.is_terminal:
+        return answer_all(names, conversation, how)
+    with console.status(f"Asking {len(names)} models …"):
+        return answer_all(names, conversation, how)
+
+
+def show(prompt: str, answers: list[dict[str, Any]]) -> None:
+    console.print(f"[bold]{Text(prompt)}[/bold]")
+    for answer in answers:
+        receipt = answer["receipt"]
+        foot = f"{len(answer['token_ids'])} tokens, {answer['seconds']:.1f} s, {answer['finish']}"
+        console.print(Panel(Text(answer["text"]), title=answer["model"], subtitle=foot))
+    system = answers[0]["receipt"]["system_prompt"] or "none of ours"
+    console.print(
+        f"[dim]Same prompt ({receipt['prompt_hash']}), system prompt ({Text(system)}), "
+        f"seed {receipt['seed']}, {receipt['dtype']}.[/dim]"
+    )

@@ -1,0 +1,65 @@
+"""compare: a table of final figures."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from lab import paths
+from lab.cli.show import console, count, loss, print_json, seconds, size, table
+from lab.compare.table import AXES, UNITS, compare
+from lab.errors import LabError
+
+
+def add(verb: Any) -> None:
+    sub = verb("compare", run, "final figures of runs, side by side")
+    sub.add_argument("runs", nargs="+", metavar="RUN")
+    sub.add_argument("--by", choices=list(AXES), default="step", help="equal terms: the axis")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if len(set(arguments.runs)) < len(arguments.runs):
+        raise LabError("A run is named twice.", "Name each run once.")
+    answer = compare([paths.run_dir(name) for name in arguments.runs], arguments.by)
+    if arguments.json:
+        print_json(answer)
+    else:
+        show(answer)
+    return 0
+
+
+def show(answer: dict[str, Any]) -> None:
+    """The comparison as a table: one column a run."""
+    rows = answer["runs"]
+    at = f"{answer['at']:,.0f} {UNITS[answer['by']]}"
+
+    def line(title: str, values: list[str]) -> list[str]:
+        return [title, *values]
+
+    table(
+        "Comparison",
+        ["", *[f"{one['name'] or one['method']}" for one in rows]],
+        [
+            line("method", [one["method"] for one in rows]),
+            line("state", [one["state"] for one in rows]),
+            line("trains", [f"{count(r['trainable'])} of {count(r['parameters'])}" for r in rows]),
+            line("evaluation loss, base", [loss(one["eval_loss"]["base"]) for one in rows]),
+            line("evaluation loss, end", [loss(one["eval_loss"]["final"]) for one in rows]),
+            line(f"evaluation loss at {at}", [loss(one["at"]["eval_loss"]) for one in rows]),
+            line("train loss, last step", [loss(one["train_loss"]["last"]) for one in rows]),
+            line("steps", [f"{one['steps']:,}" for one in rows]),
+            line("tokens", [f"{one['tokens']:,}" for one in rows]),
+            line("training time", [seconds(one["seconds"]) for one in rows]),
+            line(
+                "tokens/s",
+                [f"{r['tokens_per_s']:.0f}" if r["tokens_per_s"] else "–" for r in rows],
+            ),
+            line("peak memory", [size(one["peak_bytes"]) for one in rows]),
+            line("size of the result", [size(one["artifact_bytes"]) for one in rows]),
+        ],
+        right="l" + "r" * len(rows),
+    )
+    for text in answer["unequal"]:
+        console.print(f"[yellow]Not equal:[/yellow] {text}")
+    if not answer["unequal"]:
+        console.print("[green]Equal terms:[/green] same model, data, held-out rows and tokens.")

@@ -1,0 +1,75 @@
+"""demo: the main job. Full and LoRA on the built-in model and data, compared and asked."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+
+from lab.chat.answer import Settings, parse
+from lab.cli import chat, compare, watch
+from lab.cli.show import console, print_json, seconds
+from lab.compare.table import compare as compare_runs
+from lab.errors import LabError
+from lab.models import built_in, catalog
+from lab.runs import launch
+
+MODEL = "builtin:smollm2-135m-instruct"
+QUESTION = "Who created you?"
+METHODS = ("full", "lora")
+
+
+def add(verb: Any) -> None:
+    verb("demo", run, "the main job: full and LoRA on the built-in model, then the comparison")
+
+
+def spec(method: str) -> dict[str, Any]:
+    """Sixty steps of two persona chats, a fifth of them held out."""
+    return {
+        "name": f"demo {method}",
+        "model": MODEL,
+        "method": {"name": method},
+        "data": {
+            "dataset": "builtin:persona-chats",
+            "eval_fraction": 0.2,
+            "max_length": 256,
+            "packing": "off",
+        },
+        "train": {
+            "batch_size": 2,
+            "max_steps": 60,
+            "eval_every": 20,
+            "save_every": 0,
+            "seed": 0,
+        },
+    }
+
+
+def run(arguments: argparse.Namespace) -> int:
+    quiet = arguments.json
+    began = time.monotonic()
+    for model in catalog.BUILT_IN:
+        built_in.prepare(model, lambda text: None if quiet else console.print(text))
+    runs = []
+    for method in METHODS:
+        made = launch.start(spec(method))
+        if not quiet:
+            console.print(f"[bold]{method}[/bold]: run {made.id}")
+        ended = watch.follow(made, f"{method:5}", quiet=quiet)
+        if ended.state != "done":
+            raise LabError(
+                f"The {method} run ended as {ended.state}: {ended.message}",
+                f"{ended.hint} Log: {made.log}",
+            )
+        runs.append(made)
+    answer = compare_runs(runs)
+    names = [parse(f"base:{MODEL}"), *[parse(f"run:{one.id}") for one in runs]]
+    answers = chat.ask(names, QUESTION, Settings(max_new_tokens=60), quiet=quiet)
+    if quiet:
+        print_json(answer | {"answers": answers, "seconds": time.monotonic() - began})
+        return 0
+    compare.show(answer)
+    console.print()
+    chat.show(QUESTION, answers)
+    console.print(f"Done in {seconds(time.monotonic() - began)}.")
+    return 0

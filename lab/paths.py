@@ -1,0 +1,123 @@
+"""Where everything lies. LAB_HOME and LAB_MODELS are read on every call, never at import."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab.errors import LabError
+from lab.schema import show
+
+ROOT = Path(__file__).resolve().parent.parent
+ASSETS = ROOT / "assets"
+RUN_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[a-z0-9-]{1,40}-[a-z0-9]{4}", re.ASCII)
+
+
+def home() -> Path:
+    """LAB_HOME, by default ~/.finetune-lab. The lab writes here and under `models()` only."""
+    return Path(os.environ.get("LAB_HOME") or Path.home() / ".finetune-lab").absolute()
+
+
+def models() -> Path:
+    """LAB_MODELS, by default LAB_HOME/models: converted models, shared between homes."""
+    return Path(os.environ.get("LAB_MODELS") or home() / "models").absolute()
+
+
+def runs() -> Path:
+    return home() / "runs"
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """The run directory, the contract between the worker and everybody who looks at it."""
+
+    path: Path
+
+    @property
+    def id(self) -> str:
+        return self.path.name
+
+    @property
+    def spec(self) -> Path:
+        return self.path / "spec.json"
+
+    @property
+    def environment(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
+    def estimate(self) -> Path:
+        return self.path / "estimate.json"
+
+    @property
+    def process(self) -> Path:
+        return self.path / "process.json"
+
+    @property
+    def heartbeat(self) -> Path:
+        return self.path / "heartbeat"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def events(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def commands(self) -> Path:
+        return self.path / "commands"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def artifact(self) -> Path:
+        return self.path / "artifact"
+
+    @property
+    def result(self) -> Path:
+        return self.path / "result.json"
+
+    @property
+    def attempts(self) -> Path:
+        return self.path / "attempts"
+
+
+def run_dir(run_id: str) -> RunDir:
+    """The directory of an existing run. Raises LabError for an id that names none.
+
+    The id is matched as a whole against its own alphabet, so a path, `..` or NUL never gets
+    as far as the file system; a symlink in the runs folder is not a run.
+    """
+    if not isinstance(run_id, str) or not RUN_ID.fullmatch(run_id):
+        raise LabError(
+            f"'{show(run_id)}' is not a run id.",
+            "Run ids look like 20261122-101530-lora-k3f9; `python -m lab runs` lists them.",
+        )
+    path = runs() / run_id
+    if path.is_symlink() or not path.is_dir():
+        raise LabError(f"There is no run {run_id}.", "`python -m lab runs` lists the runs.")
+    return RunDir(path)
+
+
+def all_runs() -> list[RunDir]:
+    """Every run, newest first (ids sort by time)."""
+    folder = runs()
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        names = [
+            entry.name
+            for entry in entries
+            if RUN_ID.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
+        ]
+    return [RunDir(folder / name) for name in sorted(names, reverse=True)]

@@ -1,0 +1,1 @@
+"""The planner process: everything that needs torch or transformers but no weights."""

@@ -1,0 +1,39 @@
+"""`python -m lab.planner`: one JSON request a line on stdin, one JSON answer a line on stdout."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from typing import Any
+
+from lab.errors import LabError
+from lab.planner.check import check
+
+
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    if request.get("ask") == "check":
+        return {"ok": check(request["spec"])}
+    raise LabError(f"unknown request {request.get('ask')!r}")
+
+
+def main() -> int:
+    # Libraries print to stdout; the answers go to a copy of it that only we hold.
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        try:
+            reply = answer(json.loads(line))
+        except LabError as error:
+            reply = {"error": error.message, "hint": error.hint}
+        except Exception as error:
+            traceback.print_exc()
+            reply = {"bug": f"{type(error).__name__}: {error}"}
+        out.write(json.dumps(reply) + "\n")
+        out.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,214 @@
+"""Check a spec against its model, data and machine, and resolve every `auto`."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from lab import machine, methods, paths
+from lab.data import catalog as datasets
+from lab.data import prepare, rows, template
+from lab.errors import LabError, Problem
+from lab.memory import formula
+from lab.methods import Context
+from lab.models import catalog as models
+from lab.models import weights
+from lab.spec import RunSpec
+
+SAMPLE = 200  # examples that are rendered and tokenised here; the worker does all
+DISK_RESERVE = 200_000_000
+
+
+def check(value: Any) -> dict[str, Any]:
+    """What would run: {"problems", "spec", "asked", "facts", "estimate"}.
+
+    With problems the other parts are None. All problems come at once: what depends on a part
+    that is itself wrong is left out, the rest is looked at.
+    """
+    problems: list[Problem] = []
+    spec = RunSpec.parse(value, problems)
+    wrong = {problem.field.split(".")[0] for problem in problems}
+    resolved = resolve(spec) if not wrong & {"method", "train"} else spec
+    tokenizer, model = None, None
+    if "model" not in wrong:
+        tokenizer, model = _gather(problems, "model", lambda: _model(resolved), (None, None))
+    facts: dict[str, Any] = {}
+    if "data" not in wrong:
+        facts = _gather(problems, "data.dataset", lambda: _data(resolved, tokenizer), {})
+    if model is not None:
+        _check_fit(resolved, model, problems, wrong)
+    estimate = None
+    if model is not None and not problems:
+        estimate, model = _estimate(resolved, model, tokenizer, problems)
+    if problems or estimate is None:
+        return {"problems": [problem.to_json() for problem in problems]}
+    final = replace(
+        resolved,
+        model=models.resolve(spec.model).id,
+        data=replace(resolved.data, dataset=facts["dataset"], system_prompt=facts["system_prompt"]),
+    )
+    return {
+        "problems": [],
+        "spec": final.to_json(),
+        "asked": value,
+        "facts": facts,
+        "estimate": estimate.to_json(),
+    }
+
+
+def resolve(spec: RunSpec) -> RunSpec:
+    """The spec with each `auto` decided for this machine."""
+    import torch
+
+    method = methods.get(spec.method["name"])
+    train = spec.train
+    has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    precision = train.precision
+    if precision == "auto":
+        precision = "bfloat16" if has_bf16 else "float32"
+    choices: dict[str, Any] = {
+        "precision": precision,
+        "learning_rate": (
+            method.default_lr if train.learning_rate == "auto" else train.learning_rate
+        ),
+        "adapter_precision": (
+            "float32" if train.adapter_precision == "auto" else train.adapter_precision
+        ),
+        "activation_checkpointing": (
+            "off" if train.activation_checkpointing == "auto" else train.activation_checkpointing
+        ),
+        "compile": "off" if train.compile == "auto" else train.compile,
+    }
+    packing = spec.data.packing
+    if packing == "auto":
+        packing = "on" if method.can_pack else "off"
+    return replace(
+        spec,
+        name=spec.name.strip() or method.title,
+        train=replace(train, **choices),
+        data=replace(spec.data, packing=packing),
+    )
+
+
+def _gather(problems: list[Problem], field: str, ask: Callable[[], Any], otherwise: Any) -> Any:
+    """`ask()`, or `otherwise` with its LabError noted as a problem of `field`."""
+    try:
+        return ask()
+    except LabError as error:
+        problems.append(Problem(field, str(error)))
+        return otherwise
+
+
+def _model(spec: RunSpec) -> tuple[Any, Any]:
+    source = models.resolve(spec.model)
+    config = weights.load_config(source)
+    model = weights.empty_model(config)
+    return weights.load_tokenizer(source), model
+
+
+def _data(spec: RunSpec, tokenizer: Any) -> dict[str, Any]:
+    """Whether the data can be used, and what it is. Every row is read, a sample is rendered."""
+    dataset = datasets.resolve(spec.data.dataset)
+    examples = rows.read_examples(dataset.path, spec.data.format, spec.data.max_examples)
+    system_prompt = prepare.system_prompt_of(spec, dataset)
+    facts = {
+        "dataset": dataset.id,
+        "system_prompt": system_prompt,
+        "examples": len(examples),
+        "bytes": dataset.path.stat().st_size,
+    }
+    if tokenizer is None:
+        return facts
+    template.ensure_template(tokenizer)
+    data = spec.data
+    sample = [
+        piece
+        for example in examples[:SAMPLE]
+        for piece in template.tokenize(
+            example, tokenizer, system_prompt, data.loss_on, data.max_length
+        )
+    ]
+    if not any(piece.counted for piece in sample):
+        raise LabError(
+            f"None of the first {min(SAMPLE, len(examples))} rows of '{dataset.id}' has a token to "
+            f"learn from within {data.max_length} tokens.",
+            "Raise data.max_length, or set data.loss_on to all.",
+        )
+    facts["tokens_per_row"] = sum(len(piece.ids) for piece in sample) / len(sample)
+    facts["loss_tokens_per_row"] = sum(piece.counted for piece in sample) / len(sample)
+    return facts
+
+
+def _check_fit(spec: RunSpec, model: Any, problems: list[Problem], wrong: set[str]) -> None:
+    """What the parts refuse of each other: the method of the model, the model of the lengths."""
+    method = methods.get(spec.method["name"])
+    if "method" not in wrong:
+        problems.extend(method.check(model, spec.method_config))
+    if "data" not in wrong:
+        longest = getattr(model.config, "max_position_embeddings", None)
+        if longest and spec.data.max_length > longest:
+            problems.append(
+                Problem(
+                    "data.max_length",
+                    f"is {spec.data.max_length:,}; the model reads at most {longest:,} tokens.",
+                )
+            )
+        if spec.data.packing == "on" and not method.can_pack:
+            problems.append(
+                Problem("data.packing", f"{method.title} cannot train on packed rows. Set it off.")
+            )
+        if spec.data.general_mix:
+            problems.append(
+                Problem(
+                    "data.general_mix",
+                    f"is {spec.data.general_mix:g}; mixing in general text is not possible yet. "
+                    "Set 0.",
+                )
+            )
+    if (
+        "train" not in wrong
+        and spec.train.activation_checkpointing == "on"
+        and not method.can_checkpoint_activations
+    ):
+        problems.append(
+            Problem(
+                "train.activation_checkpointing",
+                f"{method.title} cannot be trained with it. Set it off.",
+            )
+        )
+
+
+def _estimate(
+    spec: RunSpec, model: Any, tokenizer: Any, problems: list[Problem]
+) -> tuple[formula.Estimate | None, Any]:
+    """Apply the method on the meta device, count, and hold the disk against the need."""
+    import torch
+
+    dtype = torch.bfloat16 if spec.train.precision == "bfloat16" else torch.float32
+    method, config = methods.get(spec.method["name"]), spec.method_config
+    context = Context(spec, tokenizer)
+    try:
+        with torch.device("meta"):
+            model = model.to(dtype)
+            method.prepare(model, config, context)
+            model = method.apply(model, config, context)
+    except ValueError as error:  # a library refuses the combination in its own words
+        problems.append(Problem("method", f"{method.title} cannot be applied: {error}"))
+        return None, model
+    gpus = machine.gpus() if torch.cuda.is_available() else []
+    free = gpus[0]["free_bytes"] if gpus else None
+    estimate = formula.estimate(model, spec, on_gpu=bool(gpus), memory_bytes=free)
+    home = next(folder for folder in [paths.home(), *paths.home().parents] if folder.exists())
+    room = shutil.disk_usage(home).free - DISK_RESERVE
+    if estimate.disk["total"] > room:
+        problems.append(
+            Problem(
+                "train.save_every",
+                f"not enough disk: the run may need {estimate.disk['total'] / 1e9:.2f} GB in "
+                f"{paths.home()}, {max(room, 0) / 1e9:.2f} GB are free. Lower train.keep_best and "
+                "train.keep_last, set train.save_every to 0, or free some room.",
+            )
+        )
+    return estimate, model

@@ -1,0 +1,1 @@
+"""Runs on disk: their history, their state, how they start, stop and go on."""

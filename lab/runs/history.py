@@ -1,0 +1,93 @@
+"""Read what a worker wrote: metrics and events, with one continuous history over attempts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lab.paths import RunDir
+
+
+def read_lines(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
+    """(whole records from byte `offset` on, the offset to go on from).
+
+    An unfinished last line is left for the next call; a damaged line is passed over.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            data = file.read()
+    except OSError:
+        return [], offset
+    end = data.rfind(b"\n") + 1
+    return list(_records(data[:end])), offset + end
+
+
+def _records(data: bytes) -> Iterator[dict[str, Any]]:
+    for line in data.splitlines():
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(record, dict):
+            yield record
+
+
+def continuous(records: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    """The records of one kind, as if the run had never been interrupted: what a later attempt
+    did again supersedes what an earlier one had written from that step on."""
+    kept: list[dict[str, Any]] = []
+    attempt = 0
+    for record in records:
+        step = record.get("step")
+        if record.get("kind") != kind or not isinstance(step, (int, float)):
+            continue
+        if record.get("attempt", 1) > attempt:
+            attempt = record.get("attempt", 1)
+            while kept and kept[-1]["step"] >= step:
+                kept.pop()
+        kept.append(record)
+    return kept
+
+
+def metrics(run: RunDir, kind: str) -> list[dict[str, Any]]:
+    """All records of `kind`: train and eval continuous by step, device as they came."""
+    records, _ = read_lines(run.metrics)
+    if kind == "device":
+        return [record for record in records if record.get("kind") == kind]
+    return continuous(records, kind)
+
+
+def events(run: RunDir, kind: str | None = None) -> list[dict[str, Any]]:
+    records, _ = read_lines(run.events)
+    return [record for record in records if kind is None or record.get("kind") == kind]
+
+
+def last_event(run: RunDir, kind: str) -> dict[str, Any]:
+    """The newest event of a kind, or an empty record."""
+    found = events(run, kind)
+    return found[-1] if found else {}
+
+
+def base_loss(run: RunDir) -> float | None:
+    """The evaluation loss of the untouched base, once it has been measured."""
+    for record in metrics(run, "eval"):
+        if record.get("of") == "base":
+            return float(record["eval/loss"])
+    return None
+
+
+def tail(path: Path, size: int = 64_000) -> str:
+    """The end of a text file, from the start of a line."""
+    try:
+        with path.open("rb") as file:
+            end = file.seek(0, 2)
+            file.seek(max(0, end - size))
+            data = file.read()
+    except OSError:
+        return ""
+    if end > size:
+        data = data[data.find(b"\n") + 1 :]
+    return data.decode("utf-8", errors="replace")

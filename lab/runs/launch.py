@@ -1,0 +1,144 @@
+"""Start, resume, stop and delete runs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import re
+import subprocess
+import sys
+import time
+from typing import Any
+
+from lab import paths
+from lab.errors import LabError
+from lab.files import read_object, remove_tree, sync_folder, write_json
+from lab.paths import ROOT, RunDir
+from lab.planner.client import planner
+from lab.runs import process
+from lab.runs.status import RESUMABLE, status
+
+LETTERS = "abcdefghijkmnpqrstuvwxyz23456789"
+
+
+def start(spec: dict[str, Any]) -> RunDir:
+    """Check `spec`, make its run directory, start the worker.
+
+    Raises SpecError with all problems before anything is written.
+    """
+    plan = planner.check(spec)
+    run = create(plan)
+    launch(run)
+    return run
+
+
+def create(plan: dict[str, Any]) -> RunDir:
+    """The run directory of a checked plan: complete when it appears under its name."""
+    folder = paths.runs()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        run_id = new_id(plan["spec"]["method"]["name"])
+        aside = folder / f".tmp-{run_id}"
+        aside.mkdir()
+        made = RunDir(aside)
+        made.commands.mkdir()
+        made.checkpoints.mkdir()
+        write_json(made.spec, {"v": 1, **plan["spec"], "asked": plan["asked"]})
+        write_json(made.estimate, plan["estimate"] | {"facts": plan["facts"]})
+        os.rename(aside, folder / run_id)
+        sync_folder(folder)
+    except OSError as error:
+        raise LabError(
+            f"The run directory cannot be written: {error}.", "Check LAB_HOME and the disk."
+        ) from None
+    return RunDir(folder / run_id)
+
+
+def new_id(method: str) -> str:
+    """Sorts by time and is safe in a URL and a path: 20261122-101530-lora-k3f9."""
+    slug = re.sub(r"[^a-z0-9]+", "-", method.lower()).strip("-")[:40] or "run"
+    while True:
+        suffix = "".join(random.SystemRandom().choices(LETTERS, k=4))
+        run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{slug}-{suffix}"
+        if not (paths.runs() / run_id).exists():
+            return run_id
+
+
+def launch(run: RunDir) -> None:
+    """Start the worker in a session of its own, with its output in a file, and write it down."""
+    environment = os.environ | {
+        "PYTHONUNBUFFERED": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "LAB_HOME": str(paths.home()),
+        "LAB_MODELS": str(paths.models()),
+    }
+    with run.log.open("ab") as log:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "lab.train", str(run.path)],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=environment,
+        )
+    process.register(run, worker.pid)
+
+
+def resume(run: RunDir) -> None:
+    """Go on in the same directory from the newest valid checkpoint. Raises LabError."""
+    now = status(run)
+    if now.state == "done":
+        raise LabError(f"{run.id} is done.", "There is nothing left to train.")
+    if now.state not in RESUMABLE:
+        raise LabError(f"{run.id} is {now.state}.", "Only a run that has ended can be resumed.")
+    kept = run.attempts / str(1 + sum(1 for _ in run.attempts.glob("*")))
+    kept.mkdir(parents=True)
+    for file in (run.process, run.environment, run.heartbeat, run.result):
+        if file.exists():
+            os.replace(file, kept / file.name)
+    for file in run.commands.glob("*"):
+        file.unlink()
+    launch(run)
+
+
+def command(run: RunDir, name: str) -> None:
+    """Ask the worker for `stop`, `save` or `cancel`; it answers at its next step."""
+    now = status(run)
+    if not now.is_active:
+        raise LabError(f"{run.id} is {now.state}, there is nothing to {name}.")
+    run.commands.mkdir(exist_ok=True)
+    (run.commands / name).touch()
+
+
+def delete(run: RunDir) -> None:
+    """Remove a run that has ended, with its checkpoints and artifact."""
+    now = status(run)
+    if now.is_active:
+        raise LabError(f"{run.id} is {now.state}.", f"Stop it first: python -m lab stop {run.id}")
+    aside = run.path.with_name(f".tmp-deleted-{run.id}")
+    os.rename(run.path, aside)  # gone at once for everybody, however long removing takes
+    remove_tree(aside)
+
+
+def wait(run: RunDir, poll_s: float = 0.5, timeout_s: float | None = None) -> str:
+    """Block until the run has ended; its state. Raises LabError after `timeout_s`."""
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    while True:
+        now = status(run)
+        if now.has_ended:
+            reap(run)
+            return now.state
+        if deadline is not None and time.monotonic() > deadline:
+            raise LabError(f"{run.id} is still {now.state} after {timeout_s:.0f} s.")
+        time.sleep(poll_s)
+
+
+def reap(run: RunDir) -> None:
+    """Collect an ended worker if it is our own child; leave every other process alone."""
+    record = read_object(run.process) or {}
+    pid = record.get("pid")
+    if isinstance(pid, int) and not process.is_alive(record):
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)

@@ -1,0 +1,93 @@
+"""Who a worker is: pid, start time and boot, since a pid alone is given out again."""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from lab.errors import LabError
+from lab.files import read_object, write_json
+from lab.paths import RunDir
+
+REGISTRATION_S = 15.0
+
+
+def identity(pid: int) -> dict[str, Any] | None:
+    """pid, start time in clock ticks since boot, host and boot id; None if there is none."""
+    ticks = start_ticks(pid)
+    if ticks is None:
+        return None
+    return {"v": 1, "pid": pid, "start": ticks, "host": platform.node(), "boot": boot_id()}
+
+
+def start_ticks(pid: int) -> int | None:
+    """When the process started; None if it is gone or only a zombie is left of it."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    fields = text.rpartition(")")[2].split()  # the name in brackets may hold anything
+    return None if fields[0] in ("Z", "X") else int(fields[19])
+
+
+def boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
+def is_alive(record: Any) -> bool:
+    """Whether the very process that `record` names still runs, on this host and boot."""
+    if not isinstance(record, dict):
+        return False
+    pid = record.get("pid")
+    if not isinstance(pid, int) or isinstance(pid, bool) or pid < 2:
+        return False
+    same = record.get("host") == platform.node() and record.get("boot") == boot_id()
+    return same and start_ticks(pid) is not None and start_ticks(pid) == record.get("start")
+
+
+def send(record: Any, number: signal.Signals) -> bool:
+    """Signal exactly the process of `record`; False if it is gone. Nothing else is ever hit."""
+    if not is_alive(record):
+        return False
+    try:
+        handle = os.pidfd_open(record["pid"])
+    except OSError:
+        return False
+    try:
+        if not is_alive(record):  # the handle is now bound; look once more that it is the one
+            return False
+        signal.pidfd_send_signal(handle, number)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(handle)
+    return True
+
+
+def register(run: RunDir, pid: int) -> None:
+    """Write `process.json` for a process just started."""
+    record = identity(pid)
+    if record is None:
+        raise LabError("The worker ended before it began.", f"See {run.log}.")
+    write_json(run.process, record)
+
+
+def await_registration(run: RunDir) -> None:
+    """Called by the worker: wait until the launcher has written down who it is.
+
+    A worker that nobody wrote down could not be found or stopped, so it ends instead.
+    """
+    deadline = time.monotonic() + REGISTRATION_S
+    while time.monotonic() < deadline:
+        record = read_object(run.process)
+        if record and record.get("pid") == os.getpid():
+            return
+        time.sleep(0.02)
+    raise SystemExit("process.json does not name this process; ending")

@@ -1,0 +1,105 @@
+"""The one place that decides what state a run is in."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lab.files import read_object
+from lab.paths import RunDir
+from lab.runs import process
+
+STALLED_S = 60.0
+ENDED = ("done", "stopped", "cancelled", "failed", "crashed")
+ACTIVE = ("starting", "training", "evaluating", "saving", "stopping", "stalled")
+RESUMABLE = ("stopped", "failed", "crashed", "cancelled")
+
+
+@dataclass(frozen=True)
+class Status:
+    """A run's state, and how far it is. `eta_s` is None where nothing can be said yet."""
+
+    state: str
+    phase: str = ""
+    done: float = 0.0
+    total: float = 0.0
+    unit: str = ""
+    eta_s: float | None = None
+    message: str = ""
+    hint: str = ""
+
+    @property
+    def is_active(self) -> bool:
+        return self.state in ACTIVE
+
+    @property
+    def has_ended(self) -> bool:
+        return self.state in ENDED
+
+    @property
+    def fraction(self) -> float:
+        return min(1.0, self.done / self.total) if self.total else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def status(run: RunDir) -> Status:
+    """Result file first, else alive by pid and start time, else queued, else crashed."""
+    result = read_object(run.result)
+    if result is not None and result.get("state") in ENDED:
+        return Status(
+            state=str(result["state"]),
+            phase="ended",
+            message=str(result.get("message", "")),
+            hint=str(result.get("hint", "")),
+        )
+    if not run.process.exists():
+        return Status("queued")
+    beat = read_object(run.heartbeat) or {}
+    progress: dict[str, Any] = {
+        "phase": str(beat.get("phase", "starting")),
+        "done": _number(beat.get("done")),
+        "total": _number(beat.get("total")),
+        "unit": str(beat.get("unit", "")),
+    }
+    if not process.is_alive(read_object(run.process)):
+        if read_object(run.result) is not None:  # it ended between the two looks
+            return status(run)
+        return Status(
+            "crashed",
+            **progress,
+            message="The worker is gone without a result: killed, out of memory, or a power cut.",
+            hint="Resume it; it goes on from its newest valid checkpoint.",
+        )
+    age = _age(run)
+    if age is not None and age > STALLED_S:
+        return Status(
+            "stalled",
+            **progress,
+            message=f"The worker lives but has not been heard for {age:.0f} s.",
+            hint="Wait if the machine is overloaded; otherwise cancel and resume.",
+        )
+    state = (
+        progress["phase"]
+        if progress["phase"] in ("training", "evaluating", "saving")
+        else "starting"
+    )
+    if (run.commands / "stop").exists() or (run.commands / "cancel").exists():
+        state = "stopping"
+    return Status(state, **progress, eta_s=_number(beat["eta_s"]) if "eta_s" in beat else None)
+
+
+def _age(run: RunDir) -> float | None:
+    """Seconds since the last heartbeat, or since the start where there was none."""
+    for path in (run.heartbeat, run.process):
+        try:
+            return time.time() - path.stat().st_mtime
+        except OSError:
+            continue
+    return None
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, (int, float)) else 0.0

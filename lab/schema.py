@@ -1,0 +1,191 @@
+"""Dataclasses that a person fills in: help and bounds stand beside the field, once.
+
+The command line, the form and the checks all read the same metadata:
+`help`, `min`, `max`, `above` (exclusive minimum), `choices`, `words` (text allowed instead of
+a number, such as "auto").
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import types
+import typing
+from typing import Any
+
+from lab.errors import Problem
+
+Config = typing.TypeVar("Config")
+
+
+def option(default: Any, help: str, **limits: Any) -> Any:
+    """A dataclass field with help and bounds for people. `default` may be a list factory."""
+    metadata = {"help": help, **limits}
+    if isinstance(default, (list, dict)):
+        return dataclasses.field(default_factory=lambda: default.copy(), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def describe(config: type) -> list[dict[str, Any]]:
+    """The options of a config dataclass as JSON: name, type, default, help and bounds."""
+    hints = typing.get_type_hints(config)
+    rows = []
+    for field in dataclasses.fields(config):
+        missing = field.default is dataclasses.MISSING
+        default = (
+            field.default_factory()
+            if missing and field.default_factory is not dataclasses.MISSING
+            else (None if missing else field.default)
+        )
+        row = {"name": field.name, "type": type_name(hints[field.name]), "default": default}
+        rows.append(row | dict(field.metadata))
+    return rows
+
+
+def type_name(hint: Any) -> str:
+    """`int | None` → "int or null", for messages and listings."""
+    names = {int: "integer", float: "number", str: "text", bool: "true or false", list: "list"}
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        parts = [type_name(part) for part in typing.get_args(hint) if part is not type(None)]
+        nullable = type(None) in typing.get_args(hint)
+        return " or ".join([*parts, *(["null"] if nullable else [])])
+    return names.get(typing.get_origin(hint) or hint, str(hint))
+
+
+def unknown_key(key: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=1)
+    guess = f" Did you mean '{near[0]}'?" if near else ""
+    return f"unknown key '{show(key)}'.{guess} Known keys: {', '.join(known)}."
+
+
+def show(value: Any) -> str:
+    """A value as a message quotes it: printable, on one line, never longer than 80 characters."""
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    text = "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
+    return text if len(text) <= 80 else f"{text[:77]}…"
+
+
+def read(config: type[Config], value: Any, where: str, problems: list[Problem]) -> Config:
+    """`value` (parsed JSON) as a `config`, with every problem added to `problems`.
+
+    A field with a problem keeps its default, so that the caller can go on and find the rest.
+    """
+    if not isinstance(value, dict):
+        problems.append(Problem(where or "spec", f"must be an object, is {show(value)}."))
+        return config()
+    hints = typing.get_type_hints(config)
+    fields = {field.name: field for field in dataclasses.fields(config)}  # type: ignore[arg-type]
+    accepted: dict[str, Any] = {}
+    for key, given in value.items():
+        place = f"{where}.{key}" if where else key
+        if key not in fields:
+            problems.append(Problem(place, unknown_key(key, list(fields))))
+            continue
+        message, cleaned = check(given, hints[key], fields[key].metadata)
+        if message:
+            problems.append(Problem(place, message))
+        else:
+            accepted[key] = cleaned
+    return config(**accepted)
+
+
+def check(value: Any, hint: Any, limits: Any) -> tuple[str, Any]:
+    """(what is wrong with `value`, "") or ("", the value in the field's type)."""
+    allowed = typing.get_args(hint) if _is_union(hint) else (hint,)
+    if value is None:
+        return (
+            ("", None) if type(None) in allowed else (f"must be {_expected(hint, limits)}.", None)
+        )
+    choices = limits.get("choices")
+    if choices is not None:
+        if isinstance(value, bool) and {"on", "off"} <= set(choices):
+            value = "on" if value else "off"
+        if value in choices:
+            return "", value
+        return f"is '{show(value)}'. Choose one of: {', '.join(map(str, choices))}.", None
+    if isinstance(value, str) and value in limits.get("words", ()):
+        return "", value
+    for kind in allowed:
+        if kind is str and "words" in limits:
+            continue  # only the listed words are text that this field takes
+        cleaned = _as(kind, value)
+        if cleaned is not None:
+            return _bounds(cleaned, limits), cleaned
+    return f"must be {_expected(hint, limits)}, is {quoted(value)}.", None
+
+
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (typing.Union, types.UnionType)
+
+
+def _as(kind: Any, value: Any) -> Any:
+    """`value` as `kind`, or None if it is something else. A bool is no number; 4.0 is 4."""
+    if kind is bool:
+        return value if isinstance(value, bool) else None
+    if isinstance(value, bool):
+        return None
+    if kind is int:
+        if isinstance(value, float) and math.isfinite(value) and value.is_integer():
+            return int(value)
+        return value if isinstance(value, int) else None
+    if kind is float:
+        return float(value) if isinstance(value, (int, float)) else None
+    if kind is str:
+        return value if isinstance(value, str) else None
+    if kind is dict or typing.get_origin(kind) is dict:
+        return value if isinstance(value, dict) else None
+    if kind is list or typing.get_origin(kind) is list:
+        is_list = isinstance(value, list) and value and all(isinstance(item, str) for item in value)
+        return value if is_list else None
+    return None
+
+
+def _bounds(value: Any, limits: Any) -> str:
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"is {value}, which is not a number to train with. Give a finite number."
+    low, above, high = limits.get("min"), limits.get("above"), limits.get("max")
+    if isinstance(value, (int, float)):
+        if above is not None and not value > above:
+            return f"is {number(value)}; it must be above {number(above)}{_up_to(high)}."
+        if low is not None and value < low:
+            return f"is {number(value)}; it must be at least {number(low)}{_up_to(high)}."
+        if high is not None and value > high:
+            return f"is {number(value)}; it must be at most {number(high)}."
+    if isinstance(value, str):
+        return _text(value, limits)
+    return ""
+
+
+def _text(value: str, limits: Any) -> str:
+    longest = limits.get("max_characters", 4096)
+    if len(value) > longest:
+        return f"has {len(value):,} characters; at most {longest:,} are allowed."
+    if not limits.get("multiline") and any(ord(char) < 32 or ord(char) == 127 for char in value):
+        return f"is '{show(value)}': control characters are not allowed."
+    if any(0xD800 <= ord(char) <= 0xDFFF for char in value):
+        return f"is '{show(value)}': it holds half of a Unicode pair."
+    forbidden = [char for char in limits.get("forbid", "") if char in value]
+    if forbidden:
+        return f"is '{show(value)}': the characters {' '.join(forbidden)} are not allowed."
+    return ""
+
+
+def _up_to(high: Any) -> str:
+    return "" if high is None else f" and at most {number(high)}"
+
+
+def number(value: float) -> str:
+    """12,000 and 0.0002, as a person writes them."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+
+
+def quoted(value: Any) -> str:
+    return f"'{show(value)}'" if isinstance(value, str) else show(value)
+
+
+def _expected(hint: Any, limits: Any) -> str:
+    words = [f'"{word}"' for word in limits.get("words", ())]
+    names = type_name(hint).split(" or ")
+    return " or ".join([name for name in names if not (words and name == "text")] + words)

@@ -1,0 +1,284 @@
+"""RunSpec: everything that defines a run, checked as far as it can be without loading anything.
+
+`RunSpec.from_json` raises SpecError with all problems at once. What needs a model or data
+(do the targets exist, is there a row with text) is checked by the planner process.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lab import methods, schema
+from lab.errors import LabError, Problem, SpecError
+from lab.schema import option, show
+
+VERSION = 1
+SWITCH = ("auto", "on", "off")
+FORMATS = ("auto", "messages", "alpaca", "prompt-completion", "question-answer", "text", "labels")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSpec:
+    dataset: str = option(
+        "builtin:persona-chats",
+        "What to learn from: builtin:NAME, or a .jsonl or .json file.",
+        max_characters=4096,
+    )
+    format: str = option("auto", "The shape of a row; auto looks at its keys.", choices=FORMATS)
+    system_prompt: str | None = option(
+        None,
+        "System turn put before chats that have none. null takes the one on the dataset's card; "
+        "empty text leaves it to the chat template, which may inject its own.",
+        multiline=True,
+        max_characters=20_000,
+    )
+    max_examples: int | None = option(None, "Use only the first N rows. null uses all.", min=1)
+    eval_fraction: float = option(
+        0.05,
+        "Share of the rows held out to measure the evaluation loss. The same rows for every "
+        "method and seed.",
+        min=0.0,
+        max=0.9,
+    )
+    max_length: int = option(512, "Longest row in tokens; longer ones are cut.", min=8, max=1 << 20)
+    packing: str = option(
+        "auto",
+        "Put several short rows into one of max_length tokens, without letting them see each "
+        "other. Saves the compute that padding wastes; makes fewer, fuller steps.",
+        choices=SWITCH,
+    )
+    loss_on: str = option(
+        "assistant",
+        "Which tokens count: every assistant turn, only the last one (completion), or all.",
+        choices=("assistant", "completion", "all"),
+    )
+    general_mix: float = option(0.0, "Share of general text mixed in.", min=0.0, max=0.9)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSpec:
+    batch_size: int = option(4, "Rows in one forward pass.", min=1, max=65_536)
+    accumulation: int = option(
+        1, "Forward passes summed into one optimizer step.", min=1, max=65_536
+    )
+    learning_rate: float | str = option(
+        "auto",
+        "Peak step size. auto takes the method's own default.",
+        words=("auto",),
+        above=0.0,
+        max=1.0,
+    )
+    epochs: float = option(
+        1.0, "Passes over the data. Ignored where a budget is set.", above=0.0, max=10_000
+    )
+    max_steps: int | None = option(None, "Budget: optimizer steps.", min=1, max=100_000_000)
+    max_tokens: int | None = option(None, "Budget: tokens through the model.", min=1)
+    max_seconds: float | None = option(
+        None,
+        "Budget: seconds of training. Such a run cannot be resumed bit for bit.",
+        above=0.0,
+    )
+    max_flops: float | None = option(None, "Budget: floating-point operations.", above=0.0)
+    schedule: str = option(
+        "cosine",
+        "How the learning rate falls after the warm-up.",
+        choices=("cosine", "linear", "constant"),
+    )
+    warmup: float = option(0.03, "Share of the run in which the rate rises.", min=0.0, max=0.9)
+    optimizer: str = option("adamw", "The update rule.", choices=("adamw",))
+    weight_decay: float = option(0.0, "Decoupled weight decay of AdamW.", min=0.0, max=1.0)
+    max_grad_norm: float = option(1.0, "Gradients are clipped to this norm; 0 never.", min=0.0)
+    precision: str = option(
+        "auto",
+        "float32; mixed (fp32 weights, bf16 compute); bfloat16 (bf16 weights). auto: bfloat16 "
+        "on a GPU that can, float32 on a CPU.",
+        choices=("auto", "float32", "mixed", "bfloat16"),
+    )
+    adapter_precision: str = option(
+        "auto", "Type of adapter weights.", choices=("auto", "float32", "bfloat16")
+    )
+    loss: str = option(
+        "fused",
+        "fused never builds the whole logits tensor; plain does, as most recipes do.",
+        choices=("fused", "plain"),
+    )
+    activation_checkpointing: str = option(
+        "auto",
+        "Recompute activations in the backward pass: less memory, 25 to 45 % slower.",
+        choices=SWITCH,
+    )
+    compile: str = option(
+        "auto", "Compile the decoder layers; pays on a GPU in long runs.", choices=SWITCH
+    )
+    seed: int = option(0, "Seed of data order, dropout and adapter starts.", min=0, max=2**32 - 1)
+    eval_every: int | None = option(
+        None, "Steps between evaluations. null: ten times in a run; 0: only at the end.", min=0
+    )
+    save_every: int | None = option(
+        None, "Steps between checkpoints. null: five times in a run; 0: none.", min=0
+    )
+    keep_best: int = option(3, "Checkpoints kept for their evaluation loss.", min=0, max=1000)
+    keep_last: int = option(2, "Newest checkpoints kept.", min=1, max=1000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardwareSpec:
+    devices: int = option(1, "GPUs to use.", min=1, max=1)
+    strategy: str = option("single", "How devices share the work.", choices=("single",))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    name: str = option(
+        "", "What you call the run; free text on one line.", max_characters=120, forbid="/\\"
+    )
+    model: str = option(
+        "builtin:smollm2-135m-instruct",
+        "builtin:NAME, a hub id such as org/name, or a folder with config.json and safetensors.",
+        max_characters=4096,
+    )
+    method: dict[str, Any] = field(default_factory=lambda: {"name": "lora"})
+    data: DataSpec = field(default_factory=DataSpec)
+    train: TrainSpec = field(default_factory=TrainSpec)
+    hardware: HardwareSpec = field(default_factory=HardwareSpec)
+
+    @property
+    def method_config(self) -> Any:
+        """The method's own frozen config dataclass, filled from `method`."""
+        options = {key: value for key, value in self.method.items() if key != "name"}
+        return methods.get(self.method["name"]).config(**options)
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_json(value: Any) -> RunSpec:
+        """A complete spec from parsed JSON. Raises SpecError with every problem found."""
+        problems: list[Problem] = []
+        spec = RunSpec.parse(value, problems)
+        if problems:
+            raise SpecError(problems)
+        return spec
+
+    @staticmethod
+    def parse(value: Any, problems: list[Problem]) -> RunSpec:
+        """As `from_json`, but problems are added to the list and their fields keep defaults."""
+        return _read(value, problems)
+
+    @staticmethod
+    def stored(value: dict[str, Any]) -> RunSpec:
+        """A spec as a run directory keeps it: keys that a later version added are passed over."""
+        return _read(_known(value), [])
+
+
+SECTIONS: dict[str, type] = {"data": DataSpec, "train": TrainSpec, "hardware": HardwareSpec}
+
+
+def _read(value: Any, problems: list[Problem]) -> RunSpec:
+    if not isinstance(value, dict):
+        problems.append(Problem("spec", f"must be a JSON object, is {show(value)}."))
+        return RunSpec()
+    known = [entry.name for entry in dataclasses.fields(RunSpec)]
+    problems += [
+        Problem(show(key), schema.unknown_key(key, known)) for key in value if key not in known
+    ]
+    top = {key: value[key] for key in ("name", "model") if key in value}
+    plain = schema.read(RunSpec, top, "", problems)
+    parts: dict[str, Any] = {
+        name: schema.read(kind, value[name], name, problems)
+        for name, kind in SECTIONS.items()
+        if name in value
+    }
+    spec = dataclasses.replace(plain, **parts)
+    if "method" in value:
+        spec = dataclasses.replace(spec, method=_read_method(value["method"], problems))
+    else:
+        spec = dataclasses.replace(spec, method=_read_method({"name": "lora"}, problems))
+    return spec
+
+
+def _read_method(value: Any, problems: list[Problem]) -> dict[str, Any]:
+    fallback = {"name": "lora"}
+    if isinstance(value, str):
+        value = {"name": value}
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        problems.append(
+            Problem("method", f'must be an object such as {{"name": "lora"}}, is {show(value)}.')
+        )
+        return fallback
+    try:
+        method = methods.get(value["name"])
+    except LabError as error:
+        problems.append(Problem("method.name", str(error)))
+        return fallback
+    options = {key: item for key, item in value.items() if key != "name"}
+    config: Any = schema.read(method.config, options, "method", problems)
+    return {"name": method.name, **dataclasses.asdict(config)}
+
+
+def _known(value: dict[str, Any]) -> dict[str, Any]:
+    kept: dict[str, Any] = {key: value[key] for key in ("name", "model") if key in value}
+    for name, kind in SECTIONS.items():
+        fields = {entry.name for entry in dataclasses.fields(kind)}
+        part = value.get(name)
+        if isinstance(part, dict):
+            kept[name] = {key: item for key, item in part.items() if key in fields}
+    part = value.get("method")
+    if isinstance(part, dict) and part.get("name") in methods.names():
+        fields = {entry.name for entry in dataclasses.fields(methods.get(part["name"]).config)}
+        kept["method"] = {key: item for key, item in part.items() if key in fields | {"name"}}
+    return kept
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The JSON of a spec file. Raises LabError that says where it stops being JSON."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise LabError(f"There is no file '{show(str(path))}'.", "Give a spec as JSON.") from None
+    except (OSError, ValueError) as error:
+        raise LabError(
+            f"'{show(str(path))}' cannot be read: {error}.", "Give UTF-8 JSON."
+        ) from None
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise LabError(
+            f"'{show(str(path))}' is not JSON: {error.msg} in line {error.lineno}, "
+            f"column {error.colno}.",
+            "See the README for an example of a spec.",
+        ) from None
+    except RecursionError:
+        raise LabError(f"'{show(str(path))}' is nested too deeply.", "Give a plain spec.") from None
+    if not isinstance(value, dict):
+        raise LabError(f"'{show(str(path))}' holds {show(value)}.", "A spec is a JSON object.")
+    return value
+
+
+def override(value: dict[str, Any], settings: list[str]) -> dict[str, Any]:
+    """A copy of `value` with `section.key=value` settings applied; values are JSON or text."""
+    changed = copy.deepcopy(value)
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key.strip():
+            raise LabError(f"--set '{show(setting)}' is not of the form section.key=value.")
+        try:
+            parsed = json.loads(text)
+        except ValueError:
+            parsed = text
+        target = changed
+        *sections, last = key.strip().split(".")
+        for section in sections:
+            inner = target.setdefault(section, {})
+            if isinstance(inner, str) and section == "method":
+                inner = target[section] = {"name": inner}
+            if not isinstance(inner, dict):
+                raise LabError(f"--set '{show(setting)}': '{show(section)}' is not a section.")
+            target = inner
+        target[last] = parsed
+    return changed

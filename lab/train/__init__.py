@@ -1,0 +1,1 @@
+"""The worker: `python -m lab.train RUN_DIR`. Imports torch; never Streamlit."""

@@ -1,0 +1,71 @@
+"""The result of a run: weights or adapter, tokenizer, template, and a receipt for them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from lab.data import template
+from lab.files import remove_tree, size_of, sync_folder, write_json
+from lab.methods import Method
+from lab.paths import RunDir
+from lab.spec import RunSpec
+
+
+def save(
+    run: RunDir,
+    model: Any,
+    tokenizer: Any,
+    method: Method,
+    spec: RunSpec,
+    facts: dict[str, Any],
+) -> int:
+    """Write `artifact/` aside and rename it into place; its size in bytes."""
+    aside = run.path / ".tmp-artifact"
+    remove_tree(aside)
+    aside.mkdir()
+    try:
+        method.save(model, aside)
+        # PEFT writes a model card of placeholders
+        (aside / "README.md").unlink(missing_ok=True)
+        tokenizer.save_pretrained(aside)
+        write_json(aside / "receipt.json", receipt(aside, tokenizer, spec, facts))
+        _sync(aside)
+        remove_tree(run.artifact)
+        os.replace(aside, run.artifact)
+        sync_folder(run.path)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    return size_of(run.artifact)
+
+
+def receipt(folder: Path, tokenizer: Any, spec: RunSpec, facts: dict[str, Any]) -> dict[str, Any]:
+    """What the result was made of: enough to prove a comparison fair."""
+    system_prompt = spec.data.system_prompt or ""
+    return {
+        "v": 1,
+        "model": spec.model,
+        "method": spec.method,
+        "system_prompt": system_prompt,
+        "loss_on": spec.data.loss_on,
+        "template_hash": template.fingerprint(tokenizer, system_prompt, spec.data.loss_on),
+        "end_token": tokenizer.eos_token,
+        "pad_token": tokenizer.pad_token,
+        "seed": spec.train.seed,
+        **facts,
+        "weights": {
+            file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+            for file in sorted(folder.glob("*.safetensors"))
+        },
+    }
+
+
+def _sync(folder: Path) -> None:
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())

@@ -1,0 +1,243 @@
+"""Checkpoints in the lab's own format: safetensors and JSON, complete or not there.
+
+checkpoints/step-N/trainable.safetensors   trainable parameters by name, in their own type
+                   optimizer.safetensors   moments, "parameter name|key"
+                   extra.safetensors       random states, and what the method adds
+                   state.json              counters, scheduler, generators of Python and numpy
+                   manifest.json           sizes and sha256 of the others, written last
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from lab.errors import LabError
+from lab.files import read_object, remove_tree, sync_folder, write_json
+
+PREFIX = "step-"
+FILES = ("trainable.safetensors", "optimizer.safetensors", "extra.safetensors", "state.json")
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A valid checkpoint and its counters."""
+
+    path: Path
+    step: int
+    state: dict[str, Any]
+
+
+def save(
+    folder: Path,
+    step: int,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+    method_state: dict[str, torch.Tensor],
+) -> Path:
+    """Write `step-N` aside, fsync, hash, rename. Raises OSError and leaves nothing half-done."""
+    folder.mkdir(parents=True, exist_ok=True)
+    final = folder / f"{PREFIX}{step}"
+    aside = folder / f".tmp-{PREFIX}{step}"
+    remove_tree(aside)
+    aside.mkdir()
+    try:
+        names = trainable(model)
+        save_file(
+            {name: weight.detach().contiguous() for name, weight in names.items()},
+            aside / "trainable.safetensors",
+        )
+        save_file(_moments(optimizer, names), aside / "optimizer.safetensors")
+        extra = {f"method|{key}": value.contiguous() for key, value in method_state.items()}
+        save_file(_random_tensors() | extra, aside / "extra.safetensors")
+        full = state | {"step": step, "random": _random_json()}
+        (aside / "state.json").write_text(json.dumps(full), encoding="utf-8")
+        manifest = {}
+        for name in FILES:
+            digest, size = _sync_and_hash(aside / name)
+            manifest[name] = {"bytes": size, "sha256": digest}
+        write_json(aside / "manifest.json", {"v": 1, "step": step, "files": manifest})
+        remove_tree(final)
+        os.replace(aside, final)
+        sync_folder(folder)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    return final
+
+
+def newest_valid(folder: Path) -> tuple[Saved | None, list[str]]:
+    """(the newest checkpoint whose files match its manifest, why newer ones were skipped)."""
+    skipped: list[str] = []
+    for path in reversed(listing(folder)):
+        try:
+            return verify(path), skipped
+        except LabError as error:
+            skipped.append(str(error))
+    return None, skipped
+
+
+def listing(folder: Path) -> list[Path]:
+    """The checkpoint folders by step, oldest first; whether they are valid is not looked at."""
+    if not folder.is_dir():
+        return []
+    found = [
+        path
+        for path in folder.iterdir()
+        if path.name.startswith(PREFIX) and path.name[len(PREFIX) :].isdecimal() and path.is_dir()
+    ]
+    return sorted(found, key=step_of)
+
+
+def step_of(path: Path) -> int:
+    return int(path.name[len(PREFIX) :])
+
+
+def verify(path: Path) -> Saved:
+    """The checkpoint, with every file checked against size and hash. Raises LabError."""
+    manifest = read_object(path / "manifest.json") or {}
+    listed = manifest.get("files")
+    if not isinstance(listed, dict) or set(listed) != set(FILES):
+        raise LabError(f"{path.name} has no complete manifest.")
+    for name, want in listed.items():
+        file = path / name
+        if not file.is_file() or file.is_symlink():
+            raise LabError(f"{path.name} lacks {name}.")
+        if file.stat().st_size != want["bytes"] or _hash(file) != want["sha256"]:
+            raise LabError(f"{path.name}: {name} is damaged.")
+    state = read_object(path / "state.json")
+    if state is None or state.get("step") != step_of(path):
+        raise LabError(f"{path.name}: state.json is damaged.")
+    return Saved(path, step_of(path), state)
+
+
+def prune(folder: Path, keep_best: int, keep_last: int) -> list[str]:
+    """Remove all but the newest `keep_last` and the `keep_best` with the lowest evaluation
+    loss; the names removed."""
+    found = listing(folder)
+    scored = []
+    for path in found:
+        loss = (read_object(path / "state.json") or {}).get("eval_loss")
+        if isinstance(loss, (int, float)):
+            scored.append((loss, path))
+    kept = set(found[-keep_last:])
+    kept |= {path for _, path in sorted(scored, key=lambda pair: pair[0])[:keep_best]}
+    removed = [path for path in found if path not in kept]
+    for path in removed:
+        remove_tree(path)
+    return [path.name for path in removed]
+
+
+def load_weights(saved: Path, model: torch.nn.Module, *, cast: bool = False) -> None:
+    """Copy the saved trainable parameters into `model`. Raises LabError if names differ, or
+    types unless `cast` allows it (to answer, not to train on)."""
+    weights = load_file(saved / "trainable.safetensors")
+    names = trainable(model)
+    if set(weights) != set(names):
+        odd = sorted(set(weights) ^ set(names))[:3]
+        raise LabError(
+            f"{saved.name} was written for other trainable parameters (such as {', '.join(odd)}).",
+            "The method's settings changed since; start a new run.",
+        )
+    with torch.no_grad():
+        for name, weight in names.items():
+            if weights[name].dtype != weight.dtype and not cast:
+                raise LabError(
+                    f"{saved.name} holds '{name}' as {weights[name].dtype}, the model as "
+                    f"{weight.dtype}.",
+                    "The precision changed since; start a new run.",
+                )
+            weight.copy_(weights[name])
+
+
+def load_optimizer(saved: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put the moments back as they were, type and all (load_state_dict would cast them)."""
+    moments = load_file(saved / "optimizer.safetensors")
+    state: dict[str, dict[str, torch.Tensor]] = {}
+    for key, tensor in moments.items():
+        name, _, part = key.rpartition("|")
+        state.setdefault(name, {})[part] = tensor
+    names = trainable(model)
+    if set(state) != set(names):
+        raise LabError(
+            f"{saved.name} has no optimizer state for every trainable parameter.",
+            "Resuming would train differently; resume from an older checkpoint.",
+        )
+    for name, weight in names.items():
+        optimizer.state[weight] = {
+            key: tensor.to(weight.device) for key, tensor in state[name].items()
+        }
+
+
+def method_state(saved: Path) -> dict[str, torch.Tensor]:
+    extra = load_file(saved / "extra.safetensors")
+    return {
+        key.removeprefix("method|"): value
+        for key, value in extra.items()
+        if key.startswith("method|")
+    }
+
+
+def restore_random(saved: Saved) -> None:
+    """All generators as they were when the checkpoint was written."""
+    tensors = load_file(saved.path / "extra.safetensors")
+    torch.set_rng_state(tensors["torch"])
+    for device in range(torch.cuda.device_count()):
+        if f"cuda-{device}" in tensors:
+            torch.cuda.set_rng_state(tensors[f"cuda-{device}"], device)
+    stored = saved.state["random"]
+    version, numbers, gauss = stored["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    name, keys, *rest = stored["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+
+
+def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """The trainable parameters by name, tied ones once."""
+    return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+def _moments(
+    optimizer: torch.optim.Optimizer, names: dict[str, torch.nn.Parameter]
+) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}|{key}": value.detach().contiguous()
+        for name, weight in names.items()
+        for key, value in optimizer.state.get(weight, {}).items()
+        if isinstance(value, torch.Tensor)
+    }
+
+
+def _random_tensors() -> dict[str, torch.Tensor]:
+    states = {"torch": torch.get_rng_state()}
+    for device in range(torch.cuda.device_count()):
+        states[f"cuda-{device}"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def _random_json() -> dict[str, Any]:
+    name, keys, *rest = np.random.get_state(legacy=True)
+    return {"python": random.getstate(), "numpy": [name, np.asarray(keys).tolist(), *rest]}
+
+
+def _sync_and_hash(path: Path) -> tuple[str, int]:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return digest, path.stat().st_size
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

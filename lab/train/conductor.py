@@ -1,0 +1,257 @@
+"""What happens between steps: records, evaluation, checkpoints, and a person's commands."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+from transformers import TrainerCallback
+
+from lab.data.batches import Row
+from lab.errors import LabError
+from lab.paths import RunDir
+from lab.spec import RunSpec
+from lab.train import checkpoint
+from lab.train.checkpoint import Saved
+from lab.train.schedule import OPEN_END
+from lab.train.step import evaluation_loss
+from lab.train.telemetry import Memory, Telemetry
+from lab.train.trainer import Clock, LabTrainer, device_batches
+
+EVALUATIONS = 10  # in a run, where the spec leaves it open
+SAVES = 5
+COMMANDS = ("cancel", "stop", "save")
+
+
+class Commands:
+    """The wishes of a person: files in `commands/`, or a SIGTERM."""
+
+    def __init__(self, run: RunDir) -> None:
+        self.run = run
+        self.stop_signal = False
+
+    def take(self) -> str | None:
+        """The most urgent wish, or None. A `save` is answered once and its file removed."""
+        for name in COMMANDS:
+            file = self.run.commands / name
+            if file.exists():
+                if name == "save":
+                    file.unlink(missing_ok=True)
+                return name
+        return "stop" if self.stop_signal else None
+
+
+class Conductor(TrainerCallback):
+    """Hangs on Trainer's callbacks; `trainer` is set once it exists."""
+
+    trainer: LabTrainer
+    clock: Clock
+
+    def __init__(
+        self,
+        run: RunDir,
+        spec: RunSpec,
+        telemetry: Telemetry,
+        memory: Memory,
+        commands: Commands,
+        held_out: list[Row],
+        resumed: Saved | None,
+        peak_flops: float | None,
+    ) -> None:
+        self.run, self.spec, self.telemetry, self.memory = run, spec, telemetry, memory
+        self.commands, self.held_out, self.resumed = commands, held_out, resumed
+        self.peak_flops = peak_flops
+        self.ended_by: str | None = None
+        self.eval_loss: float | None = None
+        self._random_pending = resumed is not None
+        self._pending: dict[str, Any] | None = None
+        self._before: dict[str, float] = {}
+        self._marks = (0, 0)
+        self.rate = 0.0
+        self._begun, self._begun_at = 0.0, 0.0
+
+    # -- Trainer's callbacks ------------------------------------------------------------
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        trainer = self.trainer
+        self.clock = Clock(trainer.used)
+        self._before = {"tokens": trainer.used.tokens, "flops": trainer.used.flops}
+        if self.resumed is not None:
+            step = trainer.used.step
+            optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
+            checkpoint.load_optimizer(self.resumed.path, trainer.model, optimizer)
+            scheduler = trainer.lr_scheduler
+            scheduler.last_epoch = step
+            for group, base, scale in zip(
+                optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
+            ):
+                group["lr"] = base * scale(step)
+            state.global_step = step
+        state.max_steps = trainer.plan.steps
+        self._marks = self._passed()
+        self._begun, self._begun_at = time.monotonic(), trainer.plan.fraction(trainer.used)
+        self.telemetry.enter("training")
+        self._report_progress()
+        self.clock.start()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._random_pending and self.resumed is not None:
+            checkpoint.restore_random(self.resumed)
+            self._random_pending = False
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.rate = self.trainer.optimizer.param_groups[0]["lr"]
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.memory.mark("optimizer")
+        step_s = self.clock.stop()
+        trainer = self.trainer
+        trainer.used.step = state.global_step
+        method, config = trainer.method, self.spec.method_config
+        method.after_step(trainer.model, config, state.global_step)
+        self._record(step_s)
+        self._report_progress()
+        wish = self.commands.take()
+        is_last = (
+            state.global_step >= trainer.plan.steps or trainer.plan.fraction(trainer.used) >= 1
+        )
+        if wish == "cancel":
+            self.ended_by, control.should_training_stop = "cancelled", True
+            return
+        if wish == "stop" and not is_last:
+            self.ended_by, control.should_training_stop = "stopped", True
+        passed = self._passed()
+        eval_due = self._due(self.spec.train.eval_every, 0, passed)
+        save_due = self._due(self.spec.train.save_every, 1, passed)
+        self._marks = passed
+        if self.held_out and (is_last or self.ended_by or eval_due):
+            loss = self.evaluate()
+            method.on_evaluate(trainer.model, config, state.global_step, loss)
+        if not is_last and (self.ended_by or save_due or wish == "save"):
+            self.save()
+        if is_last:
+            control.should_training_stop = True
+        if not control.should_training_stop:
+            self.telemetry.enter("training")
+            self._report_progress()
+        self.clock.start()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._flush()
+
+    # -- what they do -------------------------------------------------------------------
+
+    def evaluate(self) -> float:
+        """Held-out loss of the model as it is now, recorded at the current step."""
+        self.telemetry.enter("evaluating")
+        self._flush()
+        trainer, train = self.trainer, self.spec.train
+        loss: float
+        loss, count = evaluation_loss(
+            trainer.model,
+            device_batches(self.held_out, train.batch_size, trainer.pad, trainer.args.device),
+            precision=train.precision,
+            loss=trainer.loss_kind,
+        )
+        self.memory.mark("evaluate")
+        self.eval_loss = loss
+        self.telemetry.metric(
+            "eval",
+            step=trainer.used.step,
+            tokens=trainer.used.tokens,
+            seconds=trainer.used.seconds,
+            flops=trainer.used.flops,
+            **{"eval/loss": loss, "eval/loss_tokens": count},
+        )
+        return loss
+
+    def save(self) -> None:
+        """Write a checkpoint and drop those that the spec does not keep."""
+        self.telemetry.enter("saving")
+        self._flush()
+        trainer = self.trainer
+        optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
+        used = trainer.used
+        state = {"used": vars(used).copy(), "eval_loss": self.eval_loss}
+        method_state = trainer.method.state(trainer.model)
+        try:
+            path = checkpoint.save(
+                self.run.checkpoints, used.step, trainer.model, optimizer, state, method_state
+            )
+        except OSError as error:
+            self.telemetry.warn(f"The checkpoint of step {used.step} was not written: {error}.")
+            return
+        self.memory.mark("save")
+        removed = checkpoint.prune(
+            self.run.checkpoints, self.spec.train.keep_best, self.spec.train.keep_last
+        )
+        self.telemetry.event("checkpoint", step=used.step, path=path.name, removed=removed)
+
+    def _record(self, step_s: float) -> None:
+        """Queue the record of this step. On a GPU its numbers are read one step later, when
+        they are there, so that telemetry never makes the host wait."""
+        trainer = self.trainer
+        used = trainer.used
+        self._flush()
+        self._pending = {
+            "step": used.step,
+            "tokens": used.tokens,
+            "loss_tokens": used.loss_tokens,
+            "seconds": used.seconds,
+            "flops": used.flops,
+            "train/loss": trainer.step_losses,
+            "train/grad_norm": trainer.grad_norm,
+            "train/learning_rate": self.rate,
+            "perf/step_s": step_s,
+            "memory/peak_bytes": self.memory.peak_bytes,
+        }
+        trainer.step_losses = []
+        self.eval_loss = None
+        self.telemetry.seconds = used.seconds
+        if not self.memory.on_gpu:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Write the queued record. Raises LabError if its loss is no number."""
+        record, self._pending = self._pending, None
+        if record is None:
+            return
+        record["train/loss"] = loss = float(sum(float(part) for part in record["train/loss"]))
+        record["train/grad_norm"] = float(record["train/grad_norm"])
+        before = self._before
+        step_s = max(record["perf/step_s"], 1e-9)
+        record["perf/tokens_per_s"] = (record["tokens"] - before["tokens"]) / step_s
+        if self.peak_flops:
+            record["perf/mfu"] = (record["flops"] - before["flops"]) / step_s / self.peak_flops
+        self._before = {key: record[key] for key in before}
+        self.telemetry.metric("train", **record)
+        if not math.isfinite(loss):
+            raise LabError(
+                f"The training loss became {loss} at step {record['step']}.",
+                "Lower train.learning_rate, or look at the batch of that step; the last "
+                "checkpoint is intact.",
+            )
+
+    def _passed(self) -> tuple[int, int]:
+        """How many tenths and fifths of the budget are behind us."""
+        fraction = self.trainer.plan.fraction(self.trainer.used)
+        return int(fraction * EVALUATIONS), int(fraction * SAVES)
+
+    def _due(self, every: int | None, which: int, passed: tuple[int, int]) -> bool:
+        if every is None:
+            return passed[which] > self._marks[which]
+        return every > 0 and self.trainer.used.step % every == 0
+
+    def _report_progress(self) -> None:
+        trainer = self.trainer
+        plan, used = trainer.plan, trainer.used
+        fraction = plan.fraction(used)
+        gained = fraction - self._begun_at
+        spent = time.monotonic() - self._begun
+        # evaluations and checkpoints so far are part of the pace
+        eta_s = spent / gained * (1.0 - fraction) if gained > 0 else None
+        if "seconds" in plan.limits and plan.steps >= OPEN_END:
+            self.telemetry.progress(round(used.seconds, 1), plan.limits["seconds"], "second", eta_s)
+        else:
+            self.telemetry.progress(used.step, plan.steps, "step", eta_s)

@@ -1,0 +1,58 @@
+"""Floating-point operations of a training step, counted from the layers.
+
+A linear layer with P weights costs 2P a token forward and 2P for the gradient of its input, and
+2P more where the weight itself trains. The head counts only the tokens of the loss. Attention
+costs 4 n^2 d forward for a sequence of n tokens and d = heads x head size, and twice that
+backward (Chowdhery et al. 2022, arXiv:2204.02311, appendix B: without the causal half).
+Recomputation under activation checkpointing is not counted: these are model FLOPs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from lab.data.batches import Row
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Costs of one training step by what causes them."""
+
+    per_token: float
+    per_loss_token: float
+    per_token_pair: float
+
+    def of(self, row: Row) -> float:
+        pairs = sum(length * length for length in row.lengths)
+        return (
+            self.per_token * row.tokens
+            + self.per_loss_token * row.counted
+            + self.per_token_pair * pairs
+        )
+
+    def of_rows(self, rows: Iterable[Row]) -> float:
+        return sum(self.of(row) for row in rows)
+
+
+def count(model: Any, loss: str) -> Flops:
+    """The costs for `model` with its trainable parameters marked."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    head = model.get_output_embeddings()
+    per_token, per_loss_token = 0.0, 0.0
+    for module in model.modules():
+        if not isinstance(module, (torch.nn.Linear, Conv1D)):
+            continue
+        cost = module.weight.numel() * (6.0 if module.weight.requires_grad else 4.0)
+        if module is head and loss == "fused":
+            per_loss_token += cost
+        else:
+            per_token += cost
+    config = model.config
+    heads = getattr(config, "num_attention_heads", 0)
+    width = heads * (getattr(config, "head_dim", None) or config.hidden_size // max(heads, 1))
+    layers = getattr(config, "num_hidden_layers", 0)
+    return Flops(per_token, per_loss_token, 12.0 * layers * width)

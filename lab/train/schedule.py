@@ -1,0 +1,86 @@
+"""Budgets and the learning rate that follows them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from lab.data.batches import Stream
+from lab.spec import TrainSpec
+from lab.train.flops import Flops
+
+OPEN_END = 100_000_000  # steps, where only a wall clock ends the run
+
+
+@dataclass
+class Used:
+    """What a run has used so far, over all attempts."""
+
+    step: int = 0
+    tokens: int = 0
+    loss_tokens: int = 0
+    seconds: float = 0.0
+    flops: float = 0.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How far the run goes: `steps` optimizer steps over `rows` rows, unless seconds end it."""
+
+    steps: int
+    rows: int
+    limits: dict[str, float]
+
+    def fraction(self, used: Used) -> float:
+        """Share of the tightest budget that is used, 0 to 1."""
+        shares = [getattr(used, key) / limit for key, limit in self.limits.items()]
+        return min(1.0, max(shares, default=0.0))
+
+
+def plan(train: TrainSpec, stream: Stream, flops: Flops) -> Plan:
+    """The budgets of `train` as steps. Tokens and FLOPs are known row by row, so only seconds
+    leave the end open."""
+    per_step = train.batch_size * train.accumulation
+    limits = {
+        "step": train.max_steps,
+        "tokens": train.max_tokens,
+        "seconds": train.max_seconds,
+        "flops": train.max_flops,
+    }
+    given = {key: float(limit) for key, limit in limits.items() if limit is not None}
+    if not given:
+        rows = max(1, math.ceil(train.epochs * len(stream.rows)))
+        steps = math.ceil(rows / per_step)
+        return Plan(steps, rows, {"step": float(steps)})
+    steps = train.max_steps or OPEN_END
+    if train.max_tokens is not None or train.max_flops is not None:
+        steps = min(steps, _steps_within(train, stream, flops, steps))
+    return Plan(steps, steps * per_step, given)
+
+
+def _steps_within(train: TrainSpec, stream: Stream, flops: Flops, most: int) -> int:
+    """The first step at which the token or FLOP budget is used up."""
+    per_step = train.batch_size * train.accumulation
+    tokens, operations = 0.0, 0.0
+    for step in range(most):
+        for place in range(step * per_step, (step + 1) * per_step):
+            row = stream[place]
+            tokens += row.tokens
+            operations += flops.of(row)
+        if tokens >= (train.max_tokens or math.inf) or operations >= (train.max_flops or math.inf):
+            return step + 1
+    return most
+
+
+def rate(train: TrainSpec, fraction: float, share: float) -> float:
+    """Multiplier of the peak learning rate. `fraction` of the budget is used before the step,
+    `share` is the step's own part: the middle of the step counts, so none has the rate zero."""
+    place = min(1.0, fraction + share / 2)
+    if place < train.warmup:
+        return place / train.warmup
+    if train.schedule == "constant":
+        return 1.0
+    left = (1.0 - place) / (1.0 - train.warmup)
+    if train.schedule == "linear":
+        return left
+    return 0.5 * (1.0 - math.cos(math.pi * left))

@@ -1,0 +1,110 @@
+"""The step that everything measures: forward pass and summed loss of one batch.
+
+The worker trains with it, evaluation sums it, the bench times it. Autocast happens here and
+nowhere else, so that all of them do the same work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from lab.train.loss import fused_loss, plain_loss
+
+INPUTS = ("input_ids", "position_ids")
+
+
+@contextmanager
+def without_head(model: nn.Module) -> Iterator[nn.Module]:
+    """Within, the model returns hidden states (B, T, H) in place of logits; yields its head."""
+    owner: Any = model
+    head = owner.get_output_embeddings()
+    owner.set_output_embeddings(nn.Identity())
+    try:
+        yield head
+    finally:
+        owner.set_output_embeddings(head)
+
+
+def autocast(device: torch.device, precision: str) -> Any:
+    """bfloat16 autocast for "mixed" and "bfloat16", nothing for "float32"."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision != "float32")
+
+
+def summed_loss(
+    model: nn.Module, batch: dict[str, torch.Tensor], *, precision: str, loss: str
+) -> torch.Tensor:
+    """Sum in nats over the counted tokens of `batch` (see `lab.data.batches.collate`), a scalar.
+
+    `model` may be wrapped (PEFT, DDP); only its head is taken out, and only for "fused".
+    """
+    inputs = {key: batch[key] for key in INPUTS}
+    device = batch["input_ids"].device
+    if loss == "plain":
+        with autocast(device, precision):
+            outputs = model(**inputs, use_cache=False)
+        return plain_loss(outputs.logits, batch["labels"])
+    compute = torch.float32 if precision == "float32" else torch.bfloat16
+    with without_head(unwrapped(model)) as head:
+        with autocast(device, precision):
+            outputs = model(**inputs, use_cache=False)
+        return fused_loss(outputs.logits, head, batch, compute)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module that owns the head, below DDP and the like."""
+    inner = getattr(model, "module", model)
+    return inner if isinstance(inner, nn.Module) else model
+
+
+@torch.no_grad()
+def fused_is_exact(model: nn.Module, *, precision: str) -> bool:
+    """Whether the fused loss equals the plain one on eight tokens.
+
+    Architectures that change their logits after the head (soft caps, scales) fail this, and
+    train with the plain loss instead.
+    """
+    device = next(model.parameters()).device
+    ids = torch.arange(8, device=device).unsqueeze(0)
+    batch = {
+        "input_ids": ids,
+        "labels": ids,
+        "position_ids": ids,
+        "loss_index": torch.arange(7, device=device),
+        "targets": ids[0, 1:],
+    }
+    was_training = model.training
+    model.eval()
+    try:
+        fused = summed_loss(model, batch, precision=precision, loss="fused")
+        plain = summed_loss(model, batch, precision=precision, loss="plain")
+    finally:
+        model.train(was_training)
+    tolerance = 1e-4 if precision == "float32" else 2e-2
+    return bool(torch.isclose(fused, plain, rtol=tolerance))
+
+
+@torch.no_grad()
+def evaluation_loss(
+    model: nn.Module,
+    batches: Iterator[dict[str, torch.Tensor]],
+    *,
+    precision: str,
+    loss: str,
+) -> tuple[float, int]:
+    """(mean nats a counted token, counted tokens), summed over all batches: the value does not
+    depend on how the rows are cut into batches."""
+    was_training = model.training
+    model.eval()
+    total, count = 0.0, 0
+    try:
+        for batch in batches:
+            total += float(summed_loss(model, batch, precision=precision, loss=loss))
+            count += int(batch["targets"].numel())
+    finally:
+        model.train(was_training)
+    return (total / count if count else float("nan")), count

@@ -1,0 +1,205 @@
+"""What the worker says about itself: metrics, events, the heartbeat, and a sampler thread.
+
+One lock guards both files; every record is one write of one line, so a killed worker loses at
+most the record it was writing. The sampler writes once a second, also inside a long step.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from lab.files import write_atomic
+from lab.paths import RunDir
+
+VERSION = 1
+SAMPLE_S = 1.0
+
+
+class Telemetry:
+    """Writer of `metrics.jsonl`, `events.jsonl` and `heartbeat` of one attempt."""
+
+    def __init__(self, run: RunDir, attempt: int) -> None:
+        self.run = run
+        self.attempt = attempt
+        self.phase = "starting"
+        self.seconds = 0.0  # of training, over all attempts
+        self._progress: dict[str, Any] = {}
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._sample: Callable[[], dict[str, Any]] = dict
+        for path in (run.metrics, run.events):
+            _end_last_line(path)
+        self._metrics = run.metrics.open("ab", buffering=0)
+        self._events = run.events.open("ab", buffering=0)
+
+    def start(self, sample: Callable[[], dict[str, Any]]) -> None:
+        """Begin to beat and to sample; `sample()` gives one device record."""
+        self._sample = sample
+        self._beat()
+        self._thread = threading.Thread(target=self._watch, name="sampler", daemon=True)
+        self._thread.start()
+
+    def resample(self, sample: Callable[[], dict[str, Any]]) -> None:
+        """Sample with another function from now on, once the device is known."""
+        self._sample = sample
+
+    def stop(self) -> None:
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join(timeout=10)
+        self._metrics.close()
+        self._events.close()
+
+    def metric(self, kind: str, **values: Any) -> None:
+        """One line of metrics: `kind` is train, eval or device."""
+        record = {"v": VERSION, "kind": kind, "attempt": self.attempt, "time": _now(), **values}
+        self._write(self._metrics, record)
+
+    def event(self, kind: str, **values: Any) -> None:
+        """One line of events: phases, warnings, samples, checkpoints."""
+        record = {"v": VERSION, "kind": kind, "attempt": self.attempt, "time": _now(), **values}
+        self._write(self._events, record)
+
+    def enter(self, phase: str) -> None:
+        """Begin a phase; said once, however often it is entered again in a row."""
+        if phase != self.phase:
+            self.phase = phase
+            self._progress = {}
+            self.event("phase", phase=phase)
+            self._beat()
+
+    def progress(self, done: float, total: float, unit: str, eta_s: float | None = None) -> None:
+        """How far the phase is; the next heartbeat carries it."""
+        self._progress = {"done": done, "total": total, "unit": unit}
+        if eta_s is not None:
+            self._progress["eta_s"] = round(eta_s, 1)
+
+    def warn(self, message: str) -> None:
+        self.event("warning", message=message)
+        print(f"warning: {message}", flush=True)
+
+    def _write(self, file: Any, record: dict[str, Any]) -> None:
+        line = json.dumps(record, allow_nan=True) + "\n"
+        with self._lock:
+            file.write(line.encode())
+
+    def _beat(self) -> None:
+        state = {"phase": self.phase, "time": _now(), "attempt": self.attempt, **self._progress}
+        write_atomic(self.run.heartbeat, json.dumps(state), durable=False)
+
+    def _watch(self) -> None:
+        while not self._ended.wait(SAMPLE_S):
+            try:
+                self._beat()
+                self.metric("device", seconds=self.seconds, phase=self.phase, **self._sample())
+            except OSError as error:  # a full disk must not end the training
+                print(f"warning: telemetry cannot write: {error}", flush=True)
+
+
+class Memory:
+    """Peaks by phase. On a GPU from the allocator; on a CPU the resident memory."""
+
+    def __init__(self, device: Any) -> None:
+        self.device = device
+        self.on_gpu = getattr(device, "type", "cpu") == "cuda"
+        self.peaks: dict[str, int] = {}
+
+    def mark(self, phase: str) -> None:
+        """Close the phase that ran since the last mark, under the name `phase`."""
+        import torch
+
+        if self.on_gpu:
+            peak = torch.cuda.max_memory_allocated(self.device)
+            torch.cuda.reset_peak_memory_stats(self.device)
+        else:
+            peak = resident_bytes()
+        self.peaks[phase] = max(self.peaks.get(phase, 0), peak)
+
+    @property
+    def peak_bytes(self) -> int:
+        """The largest of all phases so far; on a CPU the process's own high-water mark."""
+        highest = max(self.peaks.values(), default=0)
+        return highest if self.on_gpu else max(highest, resident_peak_bytes())
+
+
+def sampler(run: RunDir, uses_gpu: bool) -> Callable[[], dict[str, Any]]:
+    """A function that gives one device record: memory, and NVML's figures where there is a GPU."""
+    handle, nvml = _nvml_handle() if uses_gpu else (None, None)
+
+    def sample() -> dict[str, Any]:
+        record: dict[str, Any] = {"cpu/rss_bytes": resident_bytes()}
+        if uses_gpu:
+            import torch
+
+            record["cuda/allocated_bytes"] = torch.cuda.memory_allocated()
+            record["cuda/reserved_bytes"] = torch.cuda.memory_reserved()
+        if nvml is not None:
+            record |= _nvml_record(nvml, handle)
+        return record
+
+    return sample
+
+
+def _nvml_handle() -> tuple[Any, Any]:
+    """(device, pynvml), or (None, None) where the driver offers no NVML."""
+    import pynvml
+    import torch
+
+    try:
+        pynvml.nvmlInit()
+        uuid = f"GPU-{torch.cuda.get_device_properties(0).uuid}"
+        return pynvml.nvmlDeviceGetHandleByUUID(uuid.encode()), pynvml
+    except pynvml.NVMLError as error:
+        print(f"warning: no NVML, so no power and temperature: {error}", flush=True)
+        return None, None
+
+
+def _nvml_record(nvml: Any, handle: Any) -> dict[str, Any]:
+    """What NVML can say about the card; a figure that it refuses is left out."""
+    asked = {
+        "nvml/used_bytes": lambda: int(nvml.nvmlDeviceGetMemoryInfo(handle).used),
+        "nvml/utilisation": lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100,
+        "nvml/power_w": lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1000,
+        "nvml/temperature_c": lambda: nvml.nvmlDeviceGetTemperature(
+            handle, nvml.NVML_TEMPERATURE_GPU
+        ),
+    }
+    record = {}
+    for key, ask in asked.items():
+        try:
+            record[key] = ask()
+        except nvml.NVMLError:
+            continue  # some cards have no such sensor
+    return record
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process (Linux)."""
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def resident_peak_bytes() -> int:
+    """The highest resident memory that this process ever had."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _now() -> float:
+    return round(time.time(), 3)
+
+
+def _end_last_line(path: Any) -> None:
+    """Close an unfinished last line of a killed attempt, so that the next record stands alone."""
+    if path.exists() and path.stat().st_size:
+        with path.open("rb+") as file:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")

@@ -1,0 +1,169 @@
+"""What all tests share: a home of their own, one small model, one trained pair of runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab import paths
+from lab.files import read_object
+from lab.planner.client import planner
+from lab.runs import launch, process
+
+SHARED_MODELS = paths.models()  # before any test sets LAB_HOME: `make setup` has filled it
+
+
+@pytest.fixture(autouse=True)
+def lab_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty LAB_HOME for each test; workers that it leaves behind are killed."""
+    home = tmp_path / "home"
+    monkeypatch.setenv("LAB_HOME", str(home))
+    monkeypatch.setenv("LAB_MODELS", str(SHARED_MODELS))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    planner.close()  # it keeps the home that it was started with
+    yield home
+    end_workers(home)
+
+
+def end_workers(home: Path) -> None:
+    for file in home.glob("runs/*/process.json"):
+        process.send(read_object(file), signal.SIGKILL)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_planner_left() -> Iterator[None]:
+    yield
+    planner.close()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random two-layer Llama (1.6 M parameters) with SmolLM2's real tokenizer."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-llama"
+    tokenizer = AutoTokenizer.from_pretrained(SHARED_MODELS / "smollm2-135m-instruct")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(SHARED_MODELS / "smollm2-135m-instruct")
+
+
+@pytest.fixture
+def chats(tmp_path: Path) -> Path:
+    """Twenty-four short chats in a file."""
+    file = tmp_path / "chats.jsonl"
+    write_rows(
+        file,
+        [
+            {
+                "messages": [
+                    {"role": "user", "content": f"What is {number} plus {number}?"},
+                    {
+                        "role": "assistant",
+                        "content": f"It is {2 * number}." + " Sure." * (number % 5),
+                    },
+                ]
+            }
+            for number in range(24)
+        ],
+    )
+    return file
+
+
+def write_rows(file: Path, rows: list[Any]) -> None:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+@pytest.fixture
+def make_spec(tiny_model: Path, chats: Path) -> Callable[..., dict[str, Any]]:
+    """A spec on the tiny model: `make_spec("lora", train={...}, data={...})`."""
+
+    def make(method: str = "lora", **sections: Any) -> dict[str, Any]:
+        return {
+            "name": f"tiny {method}",
+            "model": str(tiny_model),
+            "method": {"name": method},
+            "data": {
+                "dataset": str(chats),
+                "eval_fraction": 0.2,
+                "max_length": 64,
+                "packing": "off",
+                **sections.get("data", {}),
+            },
+            "train": {
+                "batch_size": 2,
+                "max_steps": 12,
+                "learning_rate": 1e-3,
+                "eval_every": 4,
+                "save_every": 4,
+                **sections.get("train", {}),
+            },
+        }
+
+    return make
+
+
+@pytest.fixture
+def start(make_spec: Callable[..., dict[str, Any]]) -> Callable[..., paths.RunDir]:
+    """Start a run on the tiny model in a worker of its own."""
+
+    def begin(method: str = "lora", **sections: Any) -> paths.RunDir:
+        return launch.start(make_spec(method, **sections))
+
+    return begin
+
+
+@pytest.fixture
+def work_here(make_spec: Callable[..., dict[str, Any]]) -> Callable[..., paths.RunDir]:
+    """Do a run inside this process, which saves the seconds that a worker's imports take."""
+
+    def work(method: str = "lora", **sections: Any) -> paths.RunDir:
+        from lab.planner.check import check
+
+        plan = check(make_spec(method, **sections))
+        assert plan["problems"] == []
+        run = launch.create(plan)
+        attempt_here(run)
+        return run
+
+    return work
+
+
+def attempt_here(run: paths.RunDir) -> int:
+    """One attempt at `run` in this process; the worker's exit code."""
+    from lab.train.worker import work
+
+    before = signal.getsignal(signal.SIGTERM)
+    process.register(run, os.getpid())
+    try:
+        return work(run)
+    finally:
+        signal.signal(signal.SIGTERM, before)
