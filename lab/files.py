@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
 
 def write_atomic(path: Path, text: str, *, durable: bool = True) -> None:
     """Write aside, fsync (unless `durable` is off), rename over `path`."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # two threads may write the same file, such as the heartbeat
+    aside = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         with aside.open("w", encoding="utf-8") as file:
             file.write(text)

@@ -142,7 +142,7 @@ class RunSpec:
         "builtin:NAME, a hub id such as org/name, or a folder with config.json and safetensors.",
         max_characters=4096,
     )
-    method: dict[str, Any] = field(default_factory=lambda: {"name": "lora"})
+    method: dict[str, Any] = option({"name": "lora"}, "How to train: a name and its options.")
     data: DataSpec = field(default_factory=DataSpec)
     train: TrainSpec = field(default_factory=TrainSpec)
     hardware: HardwareSpec = field(default_factory=HardwareSpec)

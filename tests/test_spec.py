@@ -137,5 +137,5 @@ def test_settings_override_one_field_each() -> None:
     assert changed["method"] == {"name": "lora", "rank": 8}
     assert changed["name"] == "my run"
     assert value["train"] == {"batch_size": 4}, "the given spec is left alone"
-    with pytest.raises(LabError, match="section.key=value"):
+    with pytest.raises(LabError, match=r"section\.key=value"):
         spec.override({}, ["train.batch_size"])

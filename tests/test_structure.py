@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -108,6 +109,8 @@ def test_every_method_and_every_field_is_documented() -> None:
     from lab.spec import SECTIONS
 
     text = (ROOT / "docs" / "spec.md").read_text(encoding="utf-8")
+    written = runpy.run_path(str(ROOT / "docs" / "make_spec.py"))["text"]()
+    assert text == written, "run python docs/make_spec.py"
     for section, kind in SECTIONS.items():
         for field in dataclasses.fields(kind):
             assert field.metadata.get("help"), f"{section}.{field.name} has no help"

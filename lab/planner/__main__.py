@@ -13,6 +13,8 @@ from lab.planner.check import check
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
+    os.environ.update(request["where"])
+    os.chdir(os.environ["PWD"])
     if request.get("ask") == "check":
         return {"ok": check(request["spec"])}
     raise LabError(f"unknown request {request.get('ask')!r}")

@@ -13,6 +13,7 @@ import tempfile
 import threading
 from typing import Any
 
+from lab import paths
 from lab.errors import LabError, Problem, SpecError
 from lab.paths import ROOT
 
@@ -39,8 +40,14 @@ class Planner:
         with self._lock:
             process = self._running()
             assert process.stdin is not None
+            # the folders may change between calls, and paths are relative to the asker
+            where = {
+                "LAB_HOME": str(paths.home()),
+                "LAB_MODELS": str(paths.models()),
+                "PWD": os.getcwd(),
+            }
             try:
-                process.stdin.write(json.dumps(request) + "\n")
+                process.stdin.write(json.dumps(request | {"where": where}) + "\n")
                 process.stdin.flush()
                 reply = json.loads(self._answers.get(timeout=timeout))
             except (OSError, queue.Empty, ValueError) as error:

@@ -74,7 +74,7 @@ def test_a_bad_row_is_named(tmp_path: Path, row: Any, says: str) -> None:
 
 def test_many_bad_rows_are_counted_not_listed(tmp_path: Path) -> None:
     path = file_of(tmp_path, *[{"text": ""}] * 50)
-    with pytest.raises(LabError, match="50 of 50 rows .* and 45 more"):
+    with pytest.raises(LabError, match=r"50 of 50 rows .* and 45 more"):
         read_examples(path)
 
 

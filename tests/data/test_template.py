@@ -84,7 +84,7 @@ def test_a_template_that_rewrites_earlier_turns_is_refused(tokenizer: Any) -> No
 
     odd = copy.deepcopy(tokenizer)
     odd.chat_template = "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}"
-    with pytest.raises(LabError, match="set data.loss_on to all"):
+    with pytest.raises(LabError, match=r"set data\.loss_on to all"):
         template.tokenize(CHAT, odd, "", "assistant", 512)
     odd.chat_template = "{{ raise_exception('no system turn, please') }}"
     with pytest.raises(LabError, match="no system turn, please"):

@@ -1,0 +1,59 @@
+"""Writes docs/spec.md from the dataclasses: `python docs/make_spec.py`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from lab import methods, schema  # noqa: E402
+from lab.spec import SECTIONS, RunSpec  # noqa: E402
+
+INTRODUCTION = """# The run spec
+
+A run is defined by one JSON object. Every key may be left out; unknown keys are refused, and all
+problems are reported at once. This page is written from the code by `python docs/make_spec.py`.
+"""
+
+
+def rows(config: type, skip: tuple[str, ...] = ()) -> list[str]:
+    lines = ["| key | type | default | what it does |", "|---|---|---|---|"]
+    for option in schema.describe(config):
+        if option["name"] in skip:
+            continue
+        limits = [
+            f"{key} {schema.number(option[key])}"
+            for key in ("min", "above", "max")
+            if key in option
+        ]
+        if "choices" in option:
+            limits.append("one of " + ", ".join(option["choices"]))
+        help = " ".join([option["help"], f"({'; '.join(limits)})" if limits else ""]).strip()
+        default = "null" if option["default"] is None else option["default"]
+        lines.append(f"| `{option['name']}` | {option['type']} | {default} | {help} |")
+    return lines
+
+
+def text() -> str:
+    parts = [INTRODUCTION, "## Top level", ""]
+    parts += rows(RunSpec, skip=("method", *SECTIONS))
+    parts += ["", "`method`, `data`, `train` and `hardware` are objects:", ""]
+    for name, config in SECTIONS.items():
+        parts += [f"## {name}", "", *rows(config), ""]
+    parts += ["# Methods", "", '`"method": {"name": NAME, ...}` with the options below.', ""]
+    for method in methods.all_methods():
+        parts += [
+            f"## {method.name}",
+            "",
+            f"**{method.title}** ({method.source}). {method.summary}",
+        ]
+        parts += ["", f"Default learning rate {method.default_lr:g}.", ""]
+        if schema.describe(method.config):
+            parts += [*rows(method.config), ""]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    (ROOT / "docs" / "spec.md").write_text(text(), encoding="utf-8")

@@ -1,0 +1,167 @@
+"""Bad input: exit code 2, a message with the value and the way out, and nothing written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab import cli, paths
+from lab.planner import check as planner_check
+from tests.conftest import write_rows
+
+Spec = dict[str, Any]
+
+
+@pytest.fixture
+def refuse(
+    tmp_path: Path, lab_home: Path, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Start a spec that must be refused; the message."""
+
+    def run(spec: Spec | str, *settings: str) -> str:
+        file = tmp_path / "spec.json"
+        file.write_text(spec if isinstance(spec, str) else json.dumps(spec))
+        options = [part for setting in settings for part in ("--set", setting)]
+        assert cli.main(["start", str(file), *options]) == 2
+        assert not paths.runs().exists() or not list(paths.runs().iterdir()), "nothing is written"
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        return captured.err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("model=builtin:gpt5", "Unknown model 'builtin:gpt5'. Choose one of: builtin:smollm2"),
+        ("model=config:llama", "no weights"),
+        ("model=no/such-model", "The hub cannot be reached"),
+        ("model=./no-such-folder", "does not exist"),
+        ("model=a b", "Unknown model 'a b'"),
+        ("data.dataset=builtin:none", "Unknown dataset 'builtin:none'. Choose one of: "),
+        ("data.dataset=/no/file.jsonl", "'/no/file.jsonl' does not exist"),
+        ("train.learning_rate=0", "is 0; it must be above 0"),
+        ("train.learning_rate=5", "is 5; it must be at most 1"),
+        ("train.learning_rate=NaN", "is nan"),
+        ("train.batch_size=-1", "is -1; it must be at least 1"),
+        ("train.max_steps=0", "is 0; it must be at least 1"),
+        ("method.rank=0", "is 0; it must be at least 1"),
+        ('method.targets=["q_proj","c_attn"]', "'c_attn' names no linear layer of this model"),
+        ("method.targets=.*(", "is not a pattern"),
+        ("method.name=lorra", "Unknown method 'lorra'. Choose one of: full, lora"),
+        ("method.rnak=4", "Did you mean 'rank'?"),
+        ("train.lr=4", "unknown key 'lr'"),
+        ("name=a/b", "the characters / are not allowed"),
+        ("name=a\0b", "control characters are not allowed"),
+        ("data.max_length=4096", "is 4,096; the model reads at most 512"),
+        ("data.general_mix=0.1", "is 0.1; mixing in general text is not possible yet"),
+        ("train.batch_size", "not of the form section.key=value"),
+    ],
+)
+def test_one_bad_value(
+    refuse: Callable[..., str], make_spec: Callable[..., Spec], setting: str, says: str
+) -> None:
+    assert says in refuse(make_spec(), setting)
+
+
+def test_model_folders_that_are_none(
+    refuse: Callable[..., str], make_spec: Callable[..., Spec], tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    spec = make_spec() | {"model": str(folder)}
+    assert "has no readable config.json" in refuse(spec)
+    (folder / "config.json").write_text('{"model_type": "llama", "auto_map": {}}')
+    assert "needs code of its own" in refuse(spec)
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    (folder / "pytorch_model.bin").write_bytes(b"x")
+    assert "no *.safetensors" in refuse(spec)
+    (folder / "model.safetensors").write_bytes(b"x")
+    (folder / "config.json").write_text('{"model_type": "unheard-of"}')
+    assert "cannot be read" in refuse(spec)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "is empty"),
+        (b'{"text": ""}\n', "row 1: 'text' has no text"),
+        (b'{"messages": [{"role": "user", "content": "x"}]}\n', "no assistant turn"),
+        (b'{"text": "\xe9\xe8"}\n', "is not UTF-8"),
+        (b"not json\n", "row 1: not JSON"),
+    ],
+)
+def test_bad_datasets(
+    refuse: Callable[..., str],
+    make_spec: Callable[..., Spec],
+    tmp_path: Path,
+    data: bytes,
+    says: str,
+) -> None:
+    file = tmp_path / "bad.jsonl"
+    file.write_bytes(data)
+    assert says in refuse(make_spec(data={"dataset": str(file)}))
+
+
+def test_rows_whose_answers_lie_beyond_the_cut(
+    refuse: Callable[..., str], make_spec: Callable[..., Spec], tmp_path: Path
+) -> None:
+    file = tmp_path / "long.jsonl"
+    write_rows(file, [{"prompt": "word " * 200, "completion": "x"}])
+    assert "token to learn from within 64 tokens" in refuse(make_spec(data={"dataset": str(file)}))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "null", "", '{"a": 1', "\x00"])
+def test_garbage_json(refuse: Callable[..., str], text: str) -> None:
+    assert "is not JSON" in (said := refuse(text)) or "A spec is a JSON object" in said
+
+
+def test_all_problems_at_once(refuse: Callable[..., str], make_spec: Callable[..., Spec]) -> None:
+    said = refuse(
+        make_spec(),
+        "model=builtin:nothing",
+        "data.dataset=builtin:nothing",
+        "train.batch_size=0",
+        "method.rank=-4",
+        "name=a/b",
+    )
+    assert "the spec has 5 problems" in said
+    for field in ("model:", "data.dataset:", "train.batch_size:", "method.rank:", "name:"):
+        assert field in said
+
+
+def test_not_enough_disk(make_spec: Callable[..., Spec], monkeypatch: pytest.MonkeyPatch) -> None:
+    free = planner_check.DISK_RESERVE + 1_000_000
+    usage = planner_check.shutil.disk_usage("/")._replace(free=free)
+    monkeypatch.setattr(planner_check.shutil, "disk_usage", lambda path: usage)
+    (problem,) = planner_check.check(make_spec("full"))["problems"]
+    assert "not enough disk" in problem["message"] and "0.00 GB are free" in problem["message"]
+    assert planner_check.check(make_spec("lora", train={"save_every": 0}))["problems"] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["show", "../../etc/passwd"], "is not a run id"),
+        (["stop", "20260101-000000-lora-abcd"], "There is no run"),
+        (["compare", "x"], "is not a run id"),
+        (["chat", "run:x", "--prompt", "hi"], "is not a run id"),
+        (["chat", "nobody", "--prompt", "hi"], "Write base:ID, run:ID or run:ID@STEP"),
+        (["chat", "base:builtin:x", "--prompt", "hi"], "Choose one of"),
+        (["start", "/no/such/spec.json"], "There is no file"),
+    ],
+)
+def test_other_verbs(capsys: pytest.CaptureFixture[str], arguments: list[str], says: str) -> None:
+    assert cli.main(arguments) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_an_unknown_verb_prints_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["fly"])
+    assert caught.value.code == 2 and "invalid choice: 'fly'" in capsys.readouterr().err

@@ -1,0 +1,107 @@
+"""Every verb's JSON has the shape that other programs rely on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab import cli
+from lab.paths import RunDir
+
+
+@pytest.fixture
+def lab(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """`lab("runs")`: the parsed JSON of a verb that must succeed."""
+
+    def call(*arguments: str) -> Any:
+        capsys.readouterr()
+        assert cli.main([*arguments, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    return call
+
+
+def test_catalogues(lab: Callable[..., Any]) -> None:
+    assert lab("models")["models"][0]["id"] == "builtin:smollm2-135m-instruct"
+    assert {row["id"] for row in lab("datasets")["datasets"]} >= {"builtin:persona-chats"}
+    found = {row["name"]: row for row in lab("methods")["methods"]}
+    rank = next(option for option in found["lora"]["options"] if option["name"] == "rank")
+    assert (rank["type"], rank["default"], rank["min"]) == ("integer", 16, 1) and rank["help"]
+    assert found["lora"]["supports"]["merge"] and found["full"]["options"] == []
+
+
+def test_doctor(lab: Callable[..., Any], lab_home: Path) -> None:
+    facts = lab("doctor")
+    assert facts["missing"] == [] and facts["cpu_peak_flops"] > 1e9
+    stored = json.loads((lab_home / "machine.json").read_text())
+    assert stored["cpu_peak_flops"] == facts["cpu_peak_flops"]
+
+
+def test_estimate(lab: Callable[..., Any], tiny_model: Path) -> None:
+    ask = ["estimate", "--model", str(tiny_model), "--seq-len", "64", "--batch-size", "2"]
+    full = lab(*ask, "--method", "full", "--gpu-gb", "80")
+    assert full["trainable"] == full["parameters"] and full["fits"] is True
+    assert full["bytes"]["weights"] == 4 * full["parameters"]
+    assert full["bytes"]["optimizer"] == 2 * full["bytes"]["gradients"] == 8 * full["parameters"]
+    assert full["peak_bytes"] == full["phases"][full["peak_phase"]] == max(full["phases"].values())
+    assert full["source"] == "formula"
+    lora = lab(*ask, "--method", "lora", "--set", "method.rank=8")
+    assert lora["trainable"] < full["trainable"] and lora["fits"] is None
+
+
+def test_the_life_of_a_run(
+    lab: Callable[..., Any],
+    make_spec: Callable[..., dict[str, Any]],
+    work_here: Callable[..., RunDir],
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "spec.json"
+    file.write_text(json.dumps(make_spec("lora")))
+    started = lab("start", str(file), "--wait", "--set", "train.max_steps=6")
+    assert started["state"] == "done"
+    run_id = started["id"]
+    shown = lab("show", run_id)
+    assert shown["spec"]["train"]["max_steps"] == 6
+    assert shown["status"]["state"] == "done" and shown["last"]["train"]["step"] == 6
+    assert shown["result"]["summary"]["planned_steps"] == 6
+    assert "train_runtime" in lab("logs", run_id)["log"]
+    assert [row["id"] for row in lab("runs")["runs"]] == [run_id]
+    other = work_here("full", train={"max_steps": 6})
+    compared = lab("compare", run_id, other.id, "--by", "tokens")
+    assert {row["method"] for row in compared["runs"]} == {"lora", "full"}
+    assert {"id", "seed", "state", "trainable", "tokens_per_s", "artifact_bytes"} <= set(
+        compared["runs"][0]
+    )
+    model = f"base:{shown['spec']['model']}"
+    answers = lab(
+        "chat", model, f"run:{run_id}", f"run:{other.id}", f"run:{other.id}@4",
+        "--prompt", "What is 2 plus 2?", "--max-new-tokens", "5",
+    )["answers"]  # fmt: skip
+    assert answers[0]["model"] == model
+    assert len({answer["receipt"]["prompt_hash"] for answer in answers}) == 1
+    assert all(1 <= len(answer["token_ids"]) <= 5 for answer in answers)
+    assert all(answer["finish"] in ("stop", "length") for answer in answers)
+    assert lab("delete", run_id)["state"] == "deleted"
+    assert [row["id"] for row in lab("runs")["runs"]] == [other.id]
+
+
+def test_answers_repeat_with_the_seed(lab: Callable[..., Any], tiny_model: Path) -> None:
+    ask = ["chat", f"base:{tiny_model}", "--prompt", "Hi", "--max-new-tokens", "8"]
+    sampled = [*ask, "--temperature", "1.0", "--seed", "3"]
+    first, again = lab(*sampled)["answers"][0], lab(*sampled)["answers"][0]
+    assert first["token_ids"] == again["token_ids"]
+    other = lab(*ask, "--temperature", "1.0", "--seed", "4")["answers"][0]
+    assert other["token_ids"] != first["token_ids"]
+
+
+def test_people_get_tables(
+    capsys: pytest.CaptureFixture[str], work_here: Callable[..., RunDir]
+) -> None:
+    run = work_here("lora", train={"max_steps": 4})
+    for arguments in (["runs"], ["show", run.id], ["compare", run.id], ["models"], ["methods"]):
+        assert cli.main(arguments) == 0
+        assert capsys.readouterr().out.strip()

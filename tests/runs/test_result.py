@@ -1,0 +1,93 @@
+"""What a finished run leaves behind, on the one trained pair that these tests share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from lab.compare.table import compare, row
+from lab.files import read_object
+from lab.paths import RunDir
+from lab.runs import history
+from lab.runs.status import status
+
+
+@pytest.fixture
+def pair(work_here: Callable[..., RunDir]) -> list[RunDir]:
+    return [work_here("full"), work_here("lora")]
+
+
+def test_a_finished_run_tells_everything(pair: list[RunDir]) -> None:
+    full, lora = (row(run) for run in pair)
+    assert status(pair[0]).state == "done"
+    assert full["trainable"] == full["parameters"] > lora["trainable"] > 0
+    # all-linear, rank 16, two layers: r (in + out) summed over the seven projections
+    layer = 16 * ((32 + 32) * 2 + (32 + 16) * 2 + (32 + 64) * 3)
+    assert lora["trainable"] == 2 * layer
+    for figures in (full, lora):
+        assert figures["steps"] == 12 and figures["flops"] > 0 and figures["peak_bytes"] > 1e8
+        assert figures["eval_loss"]["final"] < figures["eval_loss"]["base"]
+        assert figures["tokens_per_s"] > 0
+    answer = compare(pair, by="tokens")
+    assert answer["unequal"] == [] and answer["at"] == full["tokens"] == lora["tokens"]
+
+
+def test_unequal_terms_are_named(pair: list[RunDir], work_here: Callable[..., RunDir]) -> None:
+    longer = work_here("lora", train={"max_steps": 16})
+    answer = compare([pair[1], longer])
+    assert answer["at"] == 12
+    assert any("numbers of tokens" in text for text in answer["unequal"])
+    assert answer["runs"][1]["at"]["eval_loss"] != answer["runs"][1]["eval_loss"]["final"]
+
+
+def test_the_directory_holds_the_contract(pair: list[RunDir]) -> None:
+    run = pair[1]
+    spec = read_object(run.spec)
+    assert spec is not None
+    assert spec["train"]["precision"] == "float32" and spec["train"]["loss"] == "fused"
+    assert spec["asked"]["method"] == {"name": "lora"} and spec["method"]["rank"] == 16
+    assert "auto" not in json.dumps({key: spec[key] for key in ("train", "method")})
+    environment = read_object(run.environment)
+    assert environment is not None and environment["packages"]["torch"].startswith("2.")
+    receipt = read_object(run.artifact / "receipt.json")
+    assert receipt is not None and set(receipt["weights"]) == {"adapter_model.safetensors"}
+    assert (run.artifact / "chat_template.jinja").is_file()
+    kinds = {record["kind"] for record in history.read_lines(run.metrics)[0]}
+    assert kinds >= {"train", "eval"}
+    phases = [event["phase"] for event in history.events(run, "phase")]
+    order = ["loading", "tokenising", "evaluating", "training", "ended"]
+    assert [phases.index(name) for name in order] == sorted(phases.index(name) for name in order)
+    assert not list(run.path.rglob("*.bin")) and not list(run.path.rglob("*.pt"))
+
+
+def test_cumulative_counters_only_rise(pair: list[RunDir]) -> None:
+    records = history.metrics(pair[0], "train")
+    for key in ("step", "tokens", "loss_tokens", "seconds", "flops"):
+        values: list[Any] = [record[key] for record in records]
+        assert values == sorted(values) and values[0] > 0
+    rates = [record["train/learning_rate"] for record in records]
+    assert all(0 < rate <= 1e-3 for rate in rates) and rates[-1] < rates[2]
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_says_where(
+    work_here: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lab.train import trainer
+
+    sound = trainer.summed_loss
+    calls = []
+
+    def nan_at_the_fifth(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        return sound(*args, **kwargs) * (float("nan") if len(calls) == 5 else 1.0)
+
+    monkeypatch.setattr(trainer, "summed_loss", nan_at_the_fifth)
+    run = work_here("full")
+    now = status(run)
+    assert now.state == "failed" and "became nan at step 5" in now.message, now
+    last = history.metrics(run, "train")[-1]
+    assert last["step"] == 5 and last["train/loss"] != last["train/loss"], "NaN is kept as NaN"
+    assert "learning_rate" in now.hint

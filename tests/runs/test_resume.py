@@ -1,0 +1,177 @@
+"""A run that was killed ends with the very weights of one that was not."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lab.errors import LabError
+from lab.files import read_object
+from lab.paths import RunDir
+from lab.runs import history, launch, process
+from lab.runs.status import status
+from tests.conftest import attempt_here
+
+
+def weights(run: RunDir) -> dict[str, torch.Tensor]:
+    (file,) = run.artifact.glob("*.safetensors")
+    return load_file(file)
+
+
+def assert_same_outcome(first: RunDir, second: RunDir) -> None:
+    """Bitwise equal weights, and one continuous history with the same losses."""
+    ours, theirs = weights(first), weights(second)
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+    for kind, key in (("train", "train/loss"), ("eval", "eval/loss")):
+        series = [
+            {record["step"]: record[key] for record in history.metrics(run, kind)}
+            for run in (first, second)
+        ]
+        # a stop evaluates once more than the schedule has it
+        assert series[0].items() <= series[1].items()
+    steps = [record["step"] for record in history.metrics(second, "train")]
+    assert steps == list(range(1, len(steps) + 1)), "one continuous history"
+
+
+def wait_for_step(run: RunDir, step: int, seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        records = history.metrics(run, "train")
+        if records and records[-1]["step"] >= step:
+            return
+        assert status(run).is_active, status(run)
+        time.sleep(0.02)
+    raise AssertionError(f"{run.id} did not reach step {step}")
+
+
+def damage(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(("method", "packing"), [("lora", "off"), ("full", "on")])
+def test_kill_and_resume_is_bitwise_exact(
+    start: Callable[..., RunDir],
+    work_here: Callable[..., RunDir],
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    packing: str,
+) -> None:
+    sections: dict[str, Any] = {"data": {"packing": packing}, "train": {"max_steps": 40}}
+    whole = work_here(method, **sections)
+    run = start(method, **sections)
+    wait_for_step(run, 9)
+    killed = time.monotonic()
+    assert process.send(read_object(run.process), signal.SIGKILL)
+    while status(run).state != "crashed":
+        assert time.monotonic() - killed < 10, status(run)
+        time.sleep(0.05)
+    assert "Resume it" in status(run).hint
+    if method == "full":  # the other case saves a worker's start
+        monkeypatch.setattr(launch, "launch", lambda run: None)
+    launch.resume(run)
+    if method == "full":
+        assert attempt_here(run) == 0
+    assert launch.wait(run, timeout_s=120) == "done"
+    resumed_at = history.last_event(run, "plan")["resumed_at"]
+    assert resumed_at >= 8, "it went on from a checkpoint, not from the start"
+    assert_same_outcome(whole, run)
+    assert (run.attempts / "1" / "process.json").is_file()
+
+
+@pytest.mark.parametrize(("method", "packing"), [("lora", "on"), ("full", "off")])
+def test_an_interrupted_attempt_resumes_bitwise(
+    work_here: Callable[..., RunDir],
+    make_spec: Callable[..., dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    packing: str,
+) -> None:
+    from lab.planner.check import check
+    from lab.train.conductor import Conductor
+
+    sections = {"data": {"packing": packing}}
+    whole = work_here(method, **sections)
+    run = launch.create(check(make_spec(method, **sections)))
+    record = Conductor._record
+
+    def fail_at_seven(self: Conductor, step_s: float) -> None:
+        record(self, step_s)
+        if self.trainer.used.step == 7:
+            raise RuntimeError("as if the machine had failed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Conductor, "_record", fail_at_seven)
+        assert attempt_here(run) == 1
+    assert status(run).state == "failed" and "as if the machine" in status(run).message
+    monkeypatch.setattr(launch, "launch", lambda run: None)
+    launch.resume(run)
+    assert attempt_here(run) == 0
+    assert history.last_event(run, "plan")["resumed_at"] == 4
+    assert_same_outcome(whole, run)
+
+
+def test_a_damaged_checkpoint_is_skipped_and_named(
+    work_here: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = work_here("lora")
+    assert [path.name for path in sorted(run.checkpoints.iterdir())] == ["step-4", "step-8"]
+    damage(run.checkpoints / "step-8" / "optimizer.safetensors")
+    (run.checkpoints / ".tmp-step-12").mkdir()
+    result = read_object(run.result)
+    assert result is not None
+    run.result.write_text(json.dumps(result | {"state": "stopped"}))
+    before = weights(run)
+    monkeypatch.setattr(launch, "launch", lambda run: None)
+    launch.resume(run)
+    assert attempt_here(run) == 0
+    assert history.last_event(run, "plan")["resumed_at"] == 4
+    assert any(
+        "optimizer.safetensors is damaged" in w["message"] for w in history.events(run, "warning")
+    )
+    assert all(torch.equal(before[name], tensor) for name, tensor in weights(run).items())
+
+
+def test_stop_keeps_a_result_and_can_go_on(
+    start: Callable[..., RunDir],
+    work_here: Callable[..., RunDir],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sections = {"train": {"max_steps": 120, "save_every": 0, "eval_every": 0}}
+    run = start("lora", **sections)
+    wait_for_step(run, 2)
+    with pytest.raises(LabError, match="Only a run that has ended"):
+        launch.resume(run)
+    with pytest.raises(LabError, match="Stop it first"):
+        launch.delete(run)
+    launch.command(run, "stop")
+    assert launch.wait(run, timeout_s=60) == "stopped"
+    steps = history.metrics(run, "train")[-1]["step"]
+    assert steps < 120 and run.artifact.is_dir()
+    assert [path.name for path in run.checkpoints.glob("step-*")] == [f"step-{steps}"]
+    monkeypatch.setattr(launch, "launch", lambda run: None)
+    launch.resume(run)
+    assert attempt_here(run) == 0
+    assert_same_outcome(work_here("lora", **sections), run)
+    launch.delete(run)
+    assert not run.path.exists()
+
+
+def test_the_same_spec_gives_the_same_losses_twice(work_here: Callable[..., RunDir]) -> None:
+    first = work_here("lora")
+    assert_same_outcome(first, work_here("lora"))
+    other = work_here("lora", train={"seed": 1})
+    assert history.metrics(other, "train")[-1]["train/loss"] != pytest.approx(
+        history.metrics(first, "train")[-1]["train/loss"], abs=1e-9
+    )

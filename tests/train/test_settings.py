@@ -1,0 +1,68 @@
+"""Settings that change how a step is computed, not what it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from lab.paths import RunDir
+from lab.runs import history
+from lab.runs.status import status
+
+
+def losses(run: RunDir) -> list[float]:
+    assert status(run).state == "done", status(run)
+    return [record["train/loss"] for record in history.metrics(run, "train")]
+
+
+@pytest.fixture
+def plain_run(work_here: Callable[..., RunDir]) -> list[float]:
+    return losses(work_here("full", train={"batch_size": 4, "max_steps": 6, "save_every": 0}))
+
+
+@pytest.mark.parametrize(
+    ("settings", "tolerance"),
+    [
+        ({"batch_size": 2, "accumulation": 2}, 1e-5),
+        ({"loss": "plain"}, 1e-5),
+        ({"activation_checkpointing": "on"}, 1e-5),
+        ({"precision": "mixed"}, 2e-2),
+        ({"precision": "bfloat16"}, 5e-2),
+    ],
+)
+def test_the_losses_stay(
+    work_here: Callable[..., RunDir],
+    plain_run: list[float],
+    settings: dict[str, Any],
+    tolerance: float,
+) -> None:
+    run = work_here("full", train={"batch_size": 4, "max_steps": 6, "save_every": 0, **settings})
+    assert losses(run) == pytest.approx(plain_run, rel=tolerance)
+
+
+def test_lora_trains_under_activation_checkpointing(work_here: Callable[..., RunDir]) -> None:
+    settings = {"max_steps": 4, "save_every": 0}
+    plain = losses(work_here("lora", train=settings))
+    recomputed = losses(work_here("lora", train={**settings, "activation_checkpointing": "on"}))
+    # dropout draws again in the recomputation, from the same state
+    assert recomputed == pytest.approx(plain, rel=1e-5)
+
+
+def test_a_budget_of_seconds_ends_by_the_clock(work_here: Callable[..., RunDir]) -> None:
+    run = work_here("lora", train={"max_steps": None, "max_seconds": 1.0, "eval_every": 0})
+    records = history.metrics(run, "train")
+    assert status(run).state == "done"
+    assert records[-2]["seconds"] < 1.0 <= records[-1]["seconds"]
+    assert records[-1]["train/learning_rate"] < records[len(records) // 3]["train/learning_rate"]
+
+
+def test_text_trains_on_every_token(work_here: Callable[..., RunDir], tmp_path: Any) -> None:
+    from tests.conftest import write_rows
+
+    file = tmp_path / "text.jsonl"
+    write_rows(file, [{"text": f"The {n}th line of a story about a fox. " * 6} for n in range(12)])
+    run = work_here("full", data={"dataset": str(file), "packing": "on"}, train={"max_steps": 4})
+    data = history.last_event(run, "data")
+    assert losses(run) and data["train_tokens"] - data["train_loss_tokens"] <= 40
