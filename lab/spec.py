@@ -122,6 +122,12 @@ class TrainSpec:
     save_every: int | None = option(
         None, "Steps between checkpoints. null: five times in a run; 0: none.", min=0
     )
+    sample_every: int | None = option(
+        None,
+        "Steps between samples of what the model answers. null: at the start, in the middle and "
+        "at the end; 0: none.",
+        min=0,
+    )
     keep_best: int = option(3, "Checkpoints kept for their evaluation loss.", min=0, max=1000)
     keep_last: int = option(2, "Newest checkpoints kept.", min=1, max=1000)
 

@@ -6,7 +6,9 @@ A model is named base:ID, run:ID (its result) or run:ID@STEP (a checkpoint).
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -98,15 +100,19 @@ class Loaded:
     tokenizer: Any
 
 
-def load(named: Named) -> Loaded:
-    """The model, ready to answer, on the GPU if there is one."""
+def load(named: Named, base: Any = None) -> Loaded:
+    """The model, ready to answer, on the GPU if there is one.
+
+    `base` is its base model if that is in memory already; it is left as it was, and what the
+    method does not change is shared with it.
+    """
     import torch
 
     source = catalog.resolve(named.base)
     on_gpu = torch.cuda.is_available()
     dtype = torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported() else torch.float32
     if named.run is None:
-        model = weights.load_model(source, dtype)
+        model = weights.load_model(source, dtype) if base is None else base
         tokenizer = weights.load_tokenizer(source)
     else:
         stored = read_object(named.run.spec)
@@ -114,7 +120,10 @@ def load(named: Named) -> Loaded:
             raise LabError(f"{named.run.id}: spec.json is missing or damaged.")
         spec = RunSpec.stored(stored)
         method, config = methods.get(spec.method["name"]), spec.method_config
-        model = weights.load_model(source, dtype, **method.load_kwargs(config))
+        if base is None or method.saves_whole_model:
+            model = weights.load_model(source, dtype, **method.load_kwargs(config))
+        else:
+            model = weights.same_weights(base)
         tokenizer = _tokenizer(named.run, source)
         if named.step is None:
             model = method.load(model, named.run.artifact)
@@ -147,31 +156,77 @@ def answer(
     loaded: Loaded, named: Named, conversation: list[dict[str, str]], settings: Settings
 ) -> dict[str, Any]:
     """{"model", "text", "token_ids", "finish", "seconds", "receipt"} of one model."""
+    final: dict[str, Any] = {}
+    for event in stream(loaded, named, conversation, settings):
+        final = event
+    return final
+
+
+def stream(
+    loaded: Loaded, named: Named, conversation: list[dict[str, str]], settings: Settings
+) -> Iterator[dict[str, Any]]:
+    """{"delta"} for each piece of text as it comes, then the whole answer.
+
+    Ending the iteration early stops the model at its next token.
+    """
     import torch
+    from transformers import TextIteratorStreamer
 
     model, tokenizer = loaded.model, loaded.tokenizer
     prompt = render(tokenizer, conversation, settings)
     inputs = tokenizer(prompt, add_special_tokens=False, return_tensors="pt").to(model.device)
-    torch.manual_seed(settings.seed)
+    pieces = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    gone = threading.Event()
+    outcome: list[Any] = []
+
+    def generate() -> None:
+        try:
+            torch.manual_seed(settings.seed)
+            with torch.inference_mode():
+                outcome.append(
+                    model.generate(
+                        input_ids=inputs["input_ids"],
+                        attention_mask=inputs["attention_mask"],
+                        max_new_tokens=settings.max_new_tokens,
+                        pad_token_id=tokenizer.pad_token_id,
+                        streamer=pieces,
+                        stopping_criteria=[lambda ids, scores, **_: _all(ids, gone.is_set())],
+                        **sampling(settings),
+                    )
+                )
+        except Exception as error:
+            outcome.append(error)
+        finally:
+            pieces.end()
+
     started = time.perf_counter()
-    with torch.inference_mode():
-        output = model.generate(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            max_new_tokens=settings.max_new_tokens,
-            pad_token_id=tokenizer.pad_token_id,
-            **sampling(settings),
-        )
-    ids = output[0, inputs["input_ids"].shape[1] :].tolist()
-    ends = end_ids(model, tokenizer)
-    return {
+    thread = threading.Thread(target=generate, daemon=True)
+    thread.start()
+    try:
+        for piece in pieces:
+            if piece:
+                yield {"delta": piece}
+    finally:
+        gone.set()
+        thread.join()
+    if isinstance(outcome[0], Exception):
+        raise outcome[0]
+    ids = outcome[0][0, inputs["input_ids"].shape[1] :].tolist()
+    yield {
         "model": named.name,
         "text": tokenizer.decode(ids, skip_special_tokens=True).strip(),
         "token_ids": ids,
-        "finish": "stop" if ids and ids[-1] in ends else "length",
+        "finish": "stop" if ids and ids[-1] in end_ids(model, tokenizer) else "length",
         "seconds": time.perf_counter() - started,
         "receipt": receipt(loaded, named, prompt, inputs["input_ids"][0].tolist(), settings),
     }
+
+
+def _all(ids: Any, value: bool) -> Any:
+    """`value` for each row of a batch, as a stopping criterion has to answer."""
+    import torch
+
+    return torch.full((ids.shape[0],), value, dtype=torch.bool, device=ids.device)
 
 
 def render(tokenizer: Any, conversation: list[dict[str, str]], settings: Settings) -> str:

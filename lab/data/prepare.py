@@ -8,6 +8,7 @@ from typing import Any
 
 from lab.data import batches, catalog, rows, template
 from lab.data.batches import Row
+from lab.data.rows import Example
 from lab.data.template import Tokens
 from lab.errors import LabError
 from lab.spec import RunSpec
@@ -21,6 +22,7 @@ class Prepared:
     examples: int
     dropped: int
     truncated: int
+    first: Example
     notes: list[str] = field(default_factory=list)
 
     def facts(self) -> dict[str, Any]:
@@ -92,6 +94,7 @@ def prepare(
         len(examples),
         dropped + dropped_held,
         truncated,
+        examples[training[0]],
         notes,
     )
 

@@ -82,6 +82,10 @@ class Method:
         """The model to answer with: `base` changed by the saved result."""
         raise NotImplementedError(f"{self.name} has no load")
 
+    def script(self, config: Any) -> list[str]:
+        """Lines of a plain script that apply the method to `model`; none for full training."""
+        return []
+
     def to_json(self) -> dict[str, Any]:
         return {
             "name": self.name,

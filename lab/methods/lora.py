@@ -91,6 +91,23 @@ class Lora(Method):
         in_float32 = context.spec.train.adapter_precision == "float32"
         return peft.get_peft_model(model, settings, autocast_adapter_dtype=in_float32)
 
+    def script(self, config: LoraConfig) -> list[str]:
+        return [
+            "import peft  # noqa: E402",
+            "",
+            "model = peft.get_peft_model(",
+            "    model,",
+            "    peft.LoraConfig(",
+            f"        r={config.rank},",
+            f"        lora_alpha={config.alpha:g},",
+            f"        lora_dropout={config.dropout},",
+            f"        target_modules={config.targets!r},",
+            '        task_type="CAUSAL_LM",',
+            "    ),",
+            ")",
+            "model.print_trainable_parameters()",
+        ]
+
     def save(self, model: Any, folder: Path) -> None:
         model.save_pretrained(folder)
 

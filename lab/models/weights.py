@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,13 @@ def empty_model(config: Any) -> Any:
             f"{_first_line(error)}.",
             "Choose a model that generates text.",
         ) from None
+
+
+def same_weights(model: Any) -> Any:
+    """Another tree of modules over the very tensors of `model`: a variant costs no memory but
+    its own, and what is put into its tree is not in the other."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
 def read_weights(model: Any, folder: Path) -> Any:

@@ -14,6 +14,7 @@ from lab.paths import RunDir
 from lab.spec import RunSpec
 from lab.train import checkpoint
 from lab.train.checkpoint import Saved
+from lab.train.sample import Sampler
 from lab.train.schedule import OPEN_END
 from lab.train.step import evaluation_loss
 from lab.train.telemetry import Memory, Telemetry
@@ -21,6 +22,7 @@ from lab.train.trainer import Clock, LabTrainer, device_batches
 
 EVALUATIONS = 10  # in a run, where the spec leaves it open
 SAVES = 5
+SAMPLES = 2
 COMMANDS = ("cancel", "stop", "save")
 
 
@@ -58,16 +60,17 @@ class Conductor(TrainerCallback):
         held_out: list[Row],
         resumed: Saved | None,
         peak_flops: float | None,
+        sampler: Sampler,
     ) -> None:
         self.run, self.spec, self.telemetry, self.memory = run, spec, telemetry, memory
         self.commands, self.held_out, self.resumed = commands, held_out, resumed
-        self.peak_flops = peak_flops
+        self.peak_flops, self.sampler = peak_flops, sampler
         self.ended_by: str | None = None
         self.eval_loss: float | None = None
         self._random_pending = resumed is not None
         self._pending: dict[str, Any] | None = None
         self._before: dict[str, float] = {}
-        self._marks = (0, 0)
+        self._marks = (0, 0, 0)
         self.rate = 0.0
         self._begun, self._begun_at = 0.0, 0.0
 
@@ -124,10 +127,14 @@ class Conductor(TrainerCallback):
         passed = self._passed()
         eval_due = self._due(self.spec.train.eval_every, 0, passed)
         save_due = self._due(self.spec.train.save_every, 1, passed)
+        sample_due = self._due(self.spec.train.sample_every, 2, passed)
         self._marks = passed
         if self.held_out and (is_last or self.ended_by or eval_due):
             loss = self.evaluate()
             method.on_evaluate(trainer.model, config, state.global_step, loss)
+        if sample_due or (is_last and self.spec.train.sample_every != 0):
+            self.telemetry.enter("evaluating")
+            self.sampler.sample(trainer.model, state.global_step)
         if not is_last and (self.ended_by or save_due or wish == "save"):
             self.save()
         if is_last:
@@ -233,12 +240,12 @@ class Conductor(TrainerCallback):
                 "checkpoint is intact.",
             )
 
-    def _passed(self) -> tuple[int, int]:
-        """How many tenths and fifths of the budget are behind us."""
+    def _passed(self) -> tuple[int, int, int]:
+        """How many tenths, fifths and halves of the budget are behind us."""
         fraction = self.trainer.plan.fraction(self.trainer.used)
-        return int(fraction * EVALUATIONS), int(fraction * SAVES)
+        return int(fraction * EVALUATIONS), int(fraction * SAVES), int(fraction * SAMPLES)
 
-    def _due(self, every: int | None, which: int, passed: tuple[int, int]) -> bool:
+    def _due(self, every: int | None, which: int, passed: tuple[int, int, int]) -> bool:
         if every is None:
             return passed[which] > self._marks[which]
         return every > 0 and self.trainer.used.step % every == 0

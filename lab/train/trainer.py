@@ -53,12 +53,13 @@ class LabTrainer(Trainer):
         pad: int,
         memory: Memory,
         folder: Path,
+        loss: str,
         callbacks: list[TrainerCallback],
     ) -> None:
         self.run_spec, self.method = spec, method
         self.stream, self.plan, self.used, self.flops_of = stream, plan, used, flops
         self.pad, self.memory = pad, memory
-        self.loss_kind = spec.train.loss
+        self.loss_kind = loss
         self.step_losses: list[torch.Tensor] = []
         self.grad_norm: Any = None
         train = spec.train

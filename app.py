@@ -1,0 +1,5 @@
+"""The web app: `streamlit run app.py`."""
+
+import streamlit as st
+
+app = st.App("lab/ui/shell.py")

@@ -1,0 +1,131 @@
+"""Talk to the chat process from a page or a program; start it when it is not there."""
+
+from __future__ import annotations
+
+import fcntl
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lab import paths
+from lab.errors import LabError
+from lab.files import read_object
+from lab.runs import process
+
+START_S = 60.0
+
+
+def folder() -> Path:
+    return paths.home() / "chat"
+
+
+def record() -> dict[str, Any] | None:
+    """The live chat process of this home, or None."""
+    found = read_object(folder() / "process.json")
+    return found if found and process.is_alive(found) and "port" in found else None
+
+
+def ensure() -> dict[str, Any]:
+    """The chat process, started if there is none. Raises LabError if it does not come up."""
+    found = record()
+    if found is not None:
+        return found
+    folder().mkdir(parents=True, exist_ok=True)
+    with (folder() / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two pages at once start one process
+        return record() or _start()
+
+
+def _start() -> dict[str, Any]:
+    log = folder() / "log.txt"
+    with log.open("ab") as output:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "lab.chat"],
+            cwd=paths.ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=os.environ
+            | {"LAB_HOME": str(paths.home()), "LAB_MODELS": str(paths.models())}
+            | {"TOKENIZERS_PARALLELISM": "false"},
+        )
+    end = time.monotonic() + START_S
+    while time.monotonic() < end:
+        found = record()
+        if found is not None and found["pid"] == child.pid:
+            return found
+        if child.poll() is not None:
+            raise LabError("The chat process ended while it was starting.", f"See {log}.")
+        time.sleep(0.1)
+    raise LabError(f"The chat process did not start within {START_S:.0f} s.", f"See {log}.")
+
+
+def loaded() -> list[str]:
+    """The models in memory; empty if no chat process runs."""
+    found = record()
+    if found is None:
+        return []
+    try:
+        names: list[str] = json.loads(_request(found, "GET", "/health").read())["loaded"]
+        return names
+    except (OSError, ValueError, KeyError, http.client.HTTPException):
+        return []
+
+
+def stream(model: str, messages: list[dict[str, str]], **settings: Any) -> Iterator[dict[str, Any]]:
+    """Events of one answer: {"phase"}, {"delta"} of text, and at the end {"finish", "receipt"}.
+
+    Raises LabError for what a person can mend.
+    """
+    body = {"model": model, "messages": messages, **settings}
+    try:
+        response = _request(ensure(), "POST", "/v1/chat/completions", body)
+        for raw in response:
+            line = raw.decode()
+            if not line.startswith("data: "):
+                continue
+            event = json.loads(line[6:])
+            if "error" in event:
+                raise LabError(event["error"], event.get("hint", ""))
+            if "choices" in event:
+                event = {"delta": event["choices"][0]["delta"]["content"]}
+            yield event
+    except (OSError, http.client.HTTPException) as error:
+        raise LabError(
+            f"The chat process is gone ({type(error).__name__}).",
+            "Ask again; it starts anew. If it repeats, the machine may lack memory.",
+        ) from None
+
+
+def end() -> bool:
+    """End the chat process, so that its memory returns; False if there was none."""
+    found = record()
+    if found is None:
+        return False
+    process.send(found, signal.SIGTERM)
+    for _ in range(50):
+        if not process.is_alive(found):
+            return True
+        time.sleep(0.1)
+    process.send(found, signal.SIGKILL)
+    return True
+
+
+def _request(
+    found: dict[str, Any], method: str, path: str, body: dict[str, Any] | None = None
+) -> http.client.HTTPResponse:
+    connection = http.client.HTTPConnection("127.0.0.1", found["port"], timeout=600)
+    headers = {
+        "Authorization": f"Bearer {found['token']}",
+        "Content-Type": "application/json",
+    }
+    connection.request(method, path, json.dumps(body) if body is not None else None, headers)
+    return connection.getresponse()

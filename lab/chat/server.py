@@ -1,0 +1,137 @@
+"""The chat process: models in memory, answers streamed over loopback HTTP, OpenAI-style.
+
+    GET  /health                 who is loaded
+    POST /v1/chat/completions    {"model", "messages", "seed", "temperature", "max_tokens",
+                                 "system_prompt"}: server-sent events, one JSON object each
+    POST /shutdown               end; the memory returns with the process
+
+Every request carries the token of `LAB_HOME/chat/process.json`. One answer is made at a time.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from lab.chat import answer
+from lab.chat.answer import Loaded, Named, Settings
+from lab.errors import LabError
+
+MOST_MODELS = 5
+IDLE_S = 20 * 60.0
+
+
+class Shelf:
+    """The models in memory, the least recently asked one is put away first."""
+
+    def __init__(self) -> None:
+        self.models: OrderedDict[str, Loaded] = OrderedDict()
+        self.turn = threading.Lock()
+        self.last_used = time.monotonic()
+
+    def get(self, named: Named) -> Loaded:
+        """The model, loaded if need be. Results share the tensors of a loaded base."""
+        found = self.models.pop(named.name, None)
+        if found is None:
+            base = self.models.get(f"base:{named.base}")
+            found = answer.load(named, None if base is None else base.model)
+        self.models[named.name] = found
+        while len(self.models) > MOST_MODELS:
+            self.models.popitem(last=False)
+        return found
+
+
+def application(token: str) -> Starlette:
+    """The web application; `token` is what every request has to show."""
+    shelf = Shelf()
+
+    def is_allowed(request: Request) -> bool:
+        given = request.headers.get("authorization", "").removeprefix("Bearer ")
+        return hmac.compare_digest(given.encode(), token.encode())
+
+    async def health(request: Request) -> Response:
+        if not is_allowed(request):
+            return JSONResponse({"error": "wrong token"}, status_code=401)
+        return JSONResponse({"ok": True, "loaded": list(shelf.models)})
+
+    async def complete(request: Request) -> Response:
+        if not is_allowed(request):
+            return JSONResponse({"error": "wrong token"}, status_code=401)
+        shelf.last_used = time.monotonic()
+        body = await request.json()
+        return StreamingResponse(_events(shelf, body), media_type="text/event-stream")
+
+    async def shutdown(request: Request) -> Response:
+        if not is_allowed(request):
+            return JSONResponse({"error": "wrong token"}, status_code=401)
+        threading.Timer(0.2, os._exit, [0]).start()
+        return JSONResponse({"ok": True})
+
+    _end_when_idle(shelf)
+    return Starlette(
+        routes=[
+            Route("/health", health),
+            Route("/v1/chat/completions", complete, methods=["POST"]),
+            Route("/shutdown", shutdown, methods=["POST"]),
+        ]
+    )
+
+
+def _end_when_idle(shelf: Shelf) -> None:
+    def watch() -> None:
+        while time.monotonic() - shelf.last_used < IDLE_S or shelf.turn.locked():
+            time.sleep(5)
+        os._exit(0)
+
+    threading.Thread(target=watch, name="idle", daemon=True).start()
+
+
+def _events(shelf: Shelf, body: dict[str, Any]) -> Iterator[str]:
+    """The answer as server-sent events; errors that a person reads become an event too."""
+    try:
+        for event in _answer(shelf, body):
+            yield f"data: {json.dumps(event)}\n\n"
+    except LabError as error:
+        yield f"data: {json.dumps({'error': error.message, 'hint': error.hint})}\n\n"
+    except Exception as error:
+        # the person at the other end has to hear of it; the log has the traceback
+        import traceback
+
+        traceback.print_exc()
+        yield f"data: {json.dumps({'error': f'{type(error).__name__}: {error}', 'hint': ''})}\n\n"
+
+
+def _answer(shelf: Shelf, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    named = answer.parse(str(body["model"]))
+    settings = Settings(
+        seed=int(body.get("seed", 0)),
+        max_new_tokens=int(body.get("max_tokens", 128)),
+        temperature=float(body.get("temperature", 0.0)),
+        system_prompt=str(body.get("system_prompt") or ""),
+    )
+    while not shelf.turn.acquire(timeout=0.5):
+        yield {"phase": "waiting"}
+    try:
+        shelf.last_used = time.monotonic()
+        if named.name not in shelf.models:
+            yield {"phase": "loading"}
+        loaded = shelf.get(named)
+        yield {"phase": "answering"}
+        for event in answer.stream(loaded, named, body["messages"], settings):
+            if "delta" in event:
+                event = {"choices": [{"index": 0, "delta": {"content": event["delta"]}}]}
+            yield event
+    finally:
+        shelf.last_used = time.monotonic()
+        shelf.turn.release()

@@ -1,0 +1,150 @@
+"""The same training as a plain transformers and peft script, to copy and run anywhere."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from lab import methods
+from lab.spec import RunSpec
+
+TEMPLATE = '''\
+"""{title}: the training of this run in plain transformers{with_peft}.
+
+The order of the rows and the split differ from the lab's, so losses agree in the trend, not
+digit for digit. pip install torch transformers peft accelerate
+"""
+
+import json
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments, set_seed
+
+MODEL = {model}
+DATA = {data}  # JSONL, one example a line
+SYSTEM = {system}
+MAX_LENGTH = {max_length}
+
+set_seed({seed})
+tokenizer = AutoTokenizer.from_pretrained(MODEL)
+tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.{dtype})
+{method}
+
+def messages_of(row):
+    if "messages" in row:
+        return list(row["messages"])
+    pairs = [("instruction", "output"), ("prompt", "completion"), ("question", "answer")]
+    asked, answered = next((p for p in [*pairs, ("text", "label")] if p[0] in row and p[1] in row))
+    question = "\\n\\n".join(filter(None, [row[asked], row.get("input")]))
+    return [
+        {{"role": "user", "content": question}},
+        {{"role": "assistant", "content": row[answered]}},
+    ]
+
+
+def encode(row):
+    """Token ids, and labels that count what the assistant says."""
+    if "text" in row and "label" not in row:
+        ids = tokenizer(row["text"] + tokenizer.eos_token)["input_ids"][:MAX_LENGTH]
+        return {{"input_ids": ids, "labels": ids}}
+    messages = messages_of(row)
+    if SYSTEM and messages[0]["role"] != "system":
+        messages = [{{"role": "system", "content": SYSTEM}}, *messages]
+    text = tokenizer.apply_chat_template(messages, tokenize=False)
+    coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    labels = [-100] * len(coded["input_ids"])
+    for place, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        before = tokenizer.apply_chat_template(
+            messages[:place], tokenize=False, add_generation_prompt=True
+        )
+        after = tokenizer.apply_chat_template(messages[: place + 1], tokenize=False).rstrip()
+        for number, (start, _) in enumerate(coded["offset_mapping"]):
+            if len(before) <= start < len(after):
+                labels[number] = coded["input_ids"][number]
+    return {{"input_ids": coded["input_ids"][:MAX_LENGTH], "labels": labels[:MAX_LENGTH]}}
+
+
+def collate(rows):
+    width = max(len(row["input_ids"]) for row in rows)
+    pad = {{"input_ids": tokenizer.pad_token_id, "labels": -100}}
+    batch = {{
+        key: torch.tensor([row[key] + [fill] * (width - len(row[key])) for row in rows])
+        for key, fill in pad.items()
+    }}
+    lengths = torch.tensor([[len(row["input_ids"])] for row in rows])
+    return batch | {{"attention_mask": (torch.arange(width) < lengths).long()}}
+
+
+with open(DATA, encoding="utf-8") as file:
+    rows = [encode(json.loads(line)) for line in file if line.strip()]
+rows = [row for row in rows if any(label != -100 for label in row["labels"])]
+held_out = rows[: round(len(rows) * {eval_fraction})]
+rows = rows[len(held_out) :]
+
+trainer = Trainer(
+    model=model,
+    args=TrainingArguments(
+        output_dir="output",
+        per_device_train_batch_size={batch_size},
+        gradient_accumulation_steps={accumulation},
+        learning_rate={learning_rate},
+        {length},
+        lr_scheduler_type="{schedule}",
+        warmup_steps={warmup},
+        weight_decay={weight_decay},
+        max_grad_norm={max_grad_norm},
+        bf16={bf16},
+        use_cpu=not torch.cuda.is_available(),
+        seed={seed},
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        remove_unused_columns=False,
+    ),
+    train_dataset=rows,
+    eval_dataset=held_out or None,
+    data_collator=collate,
+)
+if held_out:
+    print("before:", trainer.evaluate()["eval_loss"])
+trainer.train()
+if held_out:
+    print("after:", trainer.evaluate()["eval_loss"])
+model.save_pretrained("output")
+tokenizer.save_pretrained("output")
+'''
+
+
+def script(spec: RunSpec, model: str, data: str, system_prompt: str) -> str:
+    """The script for a spec. `model` and `data` are what the script itself can load."""
+    method = methods.get(spec.method["name"])
+    lines = method.script(spec.method_config)
+    train = spec.train
+    rate = method.default_lr if train.learning_rate == "auto" else float(train.learning_rate)
+    values: dict[str, Any] = {
+        "title": method.title,
+        "with_peft": " and peft" if lines else "",
+        "model": json.dumps(model),
+        "data": json.dumps(data),
+        "system": json.dumps(system_prompt),
+        "max_length": spec.data.max_length,
+        "seed": train.seed,
+        "dtype": "bfloat16" if train.precision == "bfloat16" else "float32",
+        "method": "\n".join(["", *lines, ""]) if lines else "",
+        "eval_fraction": spec.data.eval_fraction,
+        "batch_size": train.batch_size,
+        "accumulation": train.accumulation,
+        "learning_rate": rate,
+        "length": f"max_steps={train.max_steps}"
+        if train.max_steps
+        else f"num_train_epochs={train.epochs}",
+        "schedule": train.schedule,
+        "warmup": train.warmup,
+        "weight_decay": train.weight_decay,
+        "max_grad_norm": train.max_grad_norm,
+        "bf16": train.precision in ("mixed", "bfloat16"),
+    }
+    return TEMPLATE.format(**values)

@@ -1,0 +1,80 @@
+"""One submission of a form is one run, however often it is clicked."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import time
+from pathlib import Path
+from typing import Any
+
+from lab import paths
+from lab.errors import LabError
+from lab.paths import RunDir
+from lab.runs import launch
+
+TICKET = re.compile(r"[a-z0-9]{12}", re.ASCII)
+OLDEST_S = 7 * 24 * 3600.0
+
+
+def new() -> str:
+    """A ticket for one submission."""
+    return secrets.token_hex(6)
+
+
+def claimed(ticket: str) -> RunDir | None:
+    """The run that this ticket has started, or None."""
+    if not TICKET.fullmatch(ticket):
+        return None
+    try:
+        run_id = _file(ticket).read_text(encoding="utf-8").strip()
+        return paths.run_dir(run_id)
+    except (OSError, LabError):
+        return None
+
+
+def start(plan: dict[str, Any], ticket: str) -> RunDir:
+    """The run of this ticket: started now, or found if another click was faster."""
+    if not TICKET.fullmatch(ticket):
+        raise LabError("This form is out of date.", "Reload the page.")
+    file = _file(ticket)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(file.parent)
+    try:
+        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return _of_the_faster(ticket)
+    try:
+        run = launch.create(plan)
+        os.write(handle, run.id.encode())
+        launch.launch(run)
+    except BaseException:
+        file.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(handle)
+    return run
+
+
+def _of_the_faster(ticket: str) -> RunDir:
+    for _ in range(100):
+        run = claimed(ticket)
+        if run is not None:
+            return run
+        time.sleep(0.1)
+    raise LabError("This form was submitted before, and its run is gone.", "Reload the page.")
+
+
+def _file(ticket: str) -> Path:
+    return paths.home() / "tickets" / ticket
+
+
+def _sweep(folder: Path) -> None:
+    """Forget tickets of last week."""
+    oldest = time.time() - OLDEST_S
+    for file in folder.iterdir():
+        with contextlib.suppress(OSError):
+            if file.stat().st_mtime < oldest:
+                file.unlink()

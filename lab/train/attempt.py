@@ -1,0 +1,233 @@
+"""What one attempt does, step by step, once torch may be imported."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+from typing import Any
+
+import torch
+from transformers import set_seed
+from transformers.utils import logging
+
+from lab import machine, methods
+from lab.data import batches, prepare
+from lab.data import catalog as datasets
+from lab.data.prepare import Prepared
+from lab.errors import Cancelled
+from lab.files import write_json
+from lab.methods import Context
+from lab.models import catalog, weights
+from lab.paths import RunDir
+from lab.runs import history
+from lab.spec import RunSpec
+from lab.train import artifact, checkpoint, flops, schedule
+from lab.train.checkpoint import Saved
+from lab.train.conductor import Commands, Conductor
+from lab.train.environment import environment
+from lab.train.sample import Sampler
+from lab.train.step import evaluation_loss, fused_is_exact
+from lab.train.telemetry import Memory, Telemetry, sampler
+from lab.train.trainer import LabTrainer, device_batches
+
+
+class Attempt:
+    """One attempt at `spec` in `run`; `go` gives the state that it ended in."""
+
+    def __init__(self, run: RunDir, spec: RunSpec, telemetry: Telemetry) -> None:
+        self.run, self.spec, self.telemetry = run, spec, telemetry
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.memory = Memory(self.device)
+        self.commands = Commands(run)
+        self.method = methods.get(spec.method["name"])
+        self.loss = spec.train.loss
+        signal.signal(signal.SIGTERM, self._on_term)
+
+    def _on_term(self, *_: Any) -> None:
+        self.commands.stop_signal = True
+
+    def go(self, summary: dict[str, Any]) -> str:
+        """Train to the end of the plan or to a command; figures go into `summary`."""
+        # libraries' progress bars write thousands of lines without an end into the log
+        logging.disable_progress_bar()
+        self.telemetry.resample(sampler(self.run, uses_gpu=self.device.type == "cuda"))
+        write_json(self.run.environment, environment(self.spec, self.device))
+        saved = self._newest_checkpoint()
+        data = self._data()
+        model = self._base(data)
+        model = self._with_method(model)
+        conductor = self._conductor(model, data, saved)
+        conductor.trainer.train()
+        used = dataclasses.asdict(conductor.trainer.used)
+        summary |= used | {
+            "parameters": self.parameters,
+            "trainable": self.trainable,
+            "planned_steps": conductor.trainer.plan.steps,
+            "peak_bytes": self.memory.peak_bytes,
+            "peaks": self.memory.peaks,
+        }
+        if conductor.ended_by == "cancelled":
+            return "cancelled"
+        self.telemetry.enter("saving")
+        facts = data.facts() | used
+        summary["artifact_bytes"] = artifact.save(
+            self.run, model, self.tokenizer, self.method, self.spec, facts
+        )
+        return conductor.ended_by or "done"
+
+    def _check_commands(self) -> None:
+        """Before training there is nothing to save: stop and cancel both just end."""
+        if self.commands.take() in ("stop", "cancel"):
+            raise Cancelled
+
+    def _newest_checkpoint(self) -> Saved | None:
+        saved, skipped = checkpoint.newest_valid(self.run.checkpoints)
+        for reason in skipped:
+            self.telemetry.warn(f"Skipped a checkpoint: {reason}")
+        return saved
+
+    def _data(self) -> Prepared:
+        self.telemetry.enter("tokenising")
+        self.source = catalog.resolve(self.spec.model)
+        self.tokenizer = weights.load_tokenizer(self.source)
+
+        def count_rows(done: int, total: int) -> None:
+            self.telemetry.progress(done, total, "row")
+            self._check_commands()
+
+        data = prepare.prepare(self.spec, self.tokenizer, count_rows)
+        for note in data.notes:
+            self.telemetry.warn(note)
+        self.telemetry.event("data", **data.facts())
+        self._check_commands()
+        return data
+
+    def _base(self, data: Prepared) -> Any:
+        """The base model, its evaluation loss measured before anything touches it."""
+        self.telemetry.enter("loading")
+        train = self.spec.train
+        dtype = torch.bfloat16 if train.precision == "bfloat16" else torch.float32
+        extra = self.method.load_kwargs(self.spec.method_config)
+        model = weights.load_model(self.source, dtype, **extra).to(self.device)
+        self.memory.mark("load")
+        self._check_commands()
+        if self.loss == "fused" and not fused_is_exact(model, precision=train.precision):
+            self.telemetry.warn(
+                "This architecture changes its logits after the head, so the fused loss would be "
+                "wrong; training with the plain loss."
+            )
+            self.loss = "plain"
+        if data.held_out and history.base_loss(self.run) is None:
+            self._evaluate_base(model, data)
+        self._check_commands()
+        return model
+
+    def _evaluate_base(self, model: Any, data: Prepared) -> None:
+        self.telemetry.enter("evaluating")
+        train, pad = self.spec.train, self.tokenizer.pad_token_id
+        value, counted = evaluation_loss(
+            model,
+            device_batches(data.held_out, train.batch_size, pad, self.device),
+            precision=train.precision,
+            loss=self.loss,
+        )
+        self.memory.mark("evaluate")
+        self.telemetry.metric(
+            "eval",
+            step=0,
+            tokens=0,
+            seconds=0.0,
+            flops=0.0,
+            of="base",
+            **{"eval/loss": value, "eval/loss_tokens": counted},
+        )
+
+    def _with_method(self, model: Any) -> Any:
+        """The model with the method applied and its speed and memory settings in place."""
+        self.telemetry.enter("loading")
+        train, config = self.spec.train, self.spec.method_config
+        context = Context(self.spec, self.tokenizer)
+        set_seed(train.seed)
+        self.method.prepare(model, config, context)
+        model = self.method.apply(model, config, context)
+        if train.activation_checkpointing == "on":
+            checkpoint_activations(model)
+        if train.compile == "on":
+            compile_layers(model)
+        self.parameters = sum(weight.numel() for weight in model.parameters())
+        self.trainable = sum(weight.numel() for weight in checkpoint.trainable(model).values())
+        self.telemetry.event(
+            "model",
+            parameters=self.parameters,
+            trainable=self.trainable,
+            device=str(self.device),
+            loss=self.loss,
+        )
+        return model
+
+    def _conductor(self, model: Any, data: Prepared, saved: Saved | None) -> Conductor:
+        """The trainer, where the run stands, and what happens between its steps."""
+        spec = self.spec
+        costs = flops.count(model, self.loss)
+        stream = batches.Stream(data.train, spec.train.seed)
+        plan = schedule.plan(spec.train, stream, costs)
+        used = schedule.Used()
+        if saved is not None:
+            checkpoint.load_weights(saved.path, model)
+            self.method.load_state(model, checkpoint.method_state(saved.path))
+            used = schedule.Used(**saved.state["used"])
+        self.telemetry.event("plan", steps=plan.steps, rows=plan.rows, resumed_at=used.step)
+        samples = Sampler(self.tokenizer, datasets.resolve(spec.data.dataset), data, self.telemetry)
+        if saved is None and spec.train.sample_every != 0:
+            samples.sample(model, 0)
+        conductor = Conductor(
+            self.run,
+            spec,
+            self.telemetry,
+            self.memory,
+            self.commands,
+            data.held_out,
+            saved,
+            peak_flops(self.device),
+            samples,
+        )
+        conductor.trainer = LabTrainer(
+            model,
+            spec,
+            self.method,
+            stream,
+            plan,
+            used,
+            costs,
+            self.tokenizer.pad_token_id,
+            self.memory,
+            self.run.checkpoints,
+            self.loss,
+            [conductor],
+        )
+        return conductor
+
+
+def peak_flops(device: torch.device) -> float | None:
+    on_gpu = device.type == "cuda"
+    return machine.peak_flops(torch.cuda.get_device_name(device) if on_gpu else "", on_gpu)
+
+
+def checkpoint_activations(model: Any) -> None:
+    """Recompute activations in the backward pass; the name differs between versions."""
+    settings = {"use_reentrant": False}
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=settings)
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
+    # without it, nothing in front of frozen layers requires a gradient
+    model.enable_input_require_grads()
+
+
+def compile_layers(model: Any) -> None:
+    """Compile each decoder layer by itself: they are alike, so one compilation serves all."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.ModuleList):
+            for layer in module:
+                if "Layer" in type(layer).__name__ or "Block" in type(layer).__name__:
+                    layer.compile()

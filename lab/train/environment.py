@@ -1,0 +1,44 @@
+"""What an attempt ran with: versions, device, seeds."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import version
+from typing import Any
+
+from lab.paths import ROOT
+from lab.spec import RunSpec
+
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors", "numpy", "tokenizers")
+
+
+def environment(spec: RunSpec, device: Any) -> dict[str, Any]:
+    """Versions, device and seeds of this attempt."""
+    import torch
+
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    return {
+        "v": 1,
+        "python": platform.python_version(),
+        "packages": {package: version(package) for package in PACKAGES},
+        "cuda": torch.version.cuda,
+        "device": name or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "seed": spec.train.seed,
+        "git": git_revision(),
+        "pid": os.getpid(),
+        "host": platform.node(),
+    }
+
+
+def git_revision() -> str | None:
+    """The commit of this checkout, read from .git without running git."""
+    try:
+        head = (ROOT / ".git" / "HEAD").read_text(encoding="utf-8").strip()
+        if not head.startswith("ref: "):
+            return head
+        reference = ROOT / ".git" / head.removeprefix("ref: ")
+        return reference.read_text(encoding="utf-8").strip()
+    except OSError:
+        return None  # an exported copy, or packed references

@@ -1,0 +1,64 @@
+"""Samples during a run: what the model answers to one prompt, greedily, as it changes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lab.data import template
+from lab.data.catalog import Dataset
+from lab.data.prepare import Prepared
+from lab.train.telemetry import Telemetry
+
+LONGEST = 48  # new tokens; enough to see a style, short enough not to hold up a CPU
+
+
+class Sampler:
+    """Answers one prompt with the model as it is; each answer becomes an event."""
+
+    def __init__(
+        self, tokenizer: Any, dataset: Dataset, data: Prepared, telemetry: Telemetry
+    ) -> None:
+        self.tokenizer, self.telemetry = tokenizer, telemetry
+        self.asked, self.prompt = _prompt(tokenizer, dataset, data)
+
+    def sample(self, model: Any, step: int) -> None:
+        """Write one `sample` event. Draws no random number, so a resumed run stays the same."""
+        import torch
+
+        inputs = self.tokenizer(self.prompt, add_special_tokens=False, return_tensors="pt")
+        inputs = inputs.to(next(model.parameters()).device)
+        was_training = model.training
+        model.eval()
+        try:
+            with torch.inference_mode():
+                output = model.generate(
+                    input_ids=inputs["input_ids"],
+                    attention_mask=inputs["attention_mask"],
+                    max_new_tokens=LONGEST,
+                    do_sample=False,
+                    temperature=None,
+                    top_p=None,
+                    top_k=None,
+                    use_cache=True,
+                    pad_token_id=self.tokenizer.pad_token_id,
+                )
+        finally:
+            model.train(was_training)
+        ids = output[0, inputs["input_ids"].shape[1] :]
+        text = self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        self.telemetry.event("sample", step=step, prompt=self.asked, text=text)
+
+
+def _prompt(tokenizer: Any, dataset: Dataset, data: Prepared) -> tuple[str, str]:
+    """(what a person reads, what the model reads): the card's first suggestion, else the first
+    example's question, else the beginning of the first text."""
+    suggestions = dataset.card.get("try") or []
+    example = data.first
+    if suggestions or example.messages:
+        asked = suggestions[0] if suggestions else example.messages[0]["content"]
+        messages = template.with_system(
+            ({"role": "user", "content": str(asked)},), data.system_prompt
+        )
+        return str(asked), template.render(tokenizer, messages, to_answer=True)
+    opening = " ".join(example.text.split()[:8])
+    return opening, opening

@@ -1,0 +1,154 @@
+"""Charts: series in, Plotly figures out. Pure, and in the colours of the theme."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from lab.runs.live import Columns, Live, smooth, thin
+
+LIGHT = ("#0b7a75", "#e07a1f", "#6d4fc2", "#c2385f", "#2f6fd0", "#6b7f3a")
+DARK = ("#2bb8ac", "#f0a04b", "#a78bfa", "#f0708f", "#6ea8fe", "#b5c96a")
+TITLES = {"step": "step", "tokens": "tokens", "seconds": "seconds of training"}
+CONFIG = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
+
+
+@dataclass(frozen=True)
+class View:
+    """How a person wants to look: the axis, the smoothing, a logarithmic loss, the theme."""
+
+    by: str = "step"
+    smoothing: float = 0.0
+    log: bool = False
+    dark: bool = False
+
+    @property
+    def colours(self) -> tuple[str, ...]:
+        return DARK if self.dark else LIGHT
+
+    @property
+    def ink(self) -> str:
+        return "#e4eeee" if self.dark else "#16292b"
+
+    @property
+    def grid(self) -> str:
+        return "#2c3d41" if self.dark else "#dfe8e8"
+
+
+def figure(view: View, *, x: str, y: str, height: int = 260, log: bool = False) -> go.Figure:
+    """An empty figure with the lab's axes. `uirevision` keeps a person's zoom over refreshes."""
+    made = go.Figure()
+    made.update_layout(
+        height=height,
+        margin={"l": 8, "r": 8, "t": 8, "b": 8},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"color": view.ink, "size": 13},
+        colorway=list(view.colours),
+        hovermode="x unified",
+        hoverlabel={"bgcolor": "#1a272b" if view.dark else "#ffffff", "font_color": view.ink},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        uirevision=f"{view.by}-{log}",
+        transition={"duration": 0},
+    )
+    made.update_xaxes(title=x, gridcolor=view.grid, zeroline=False, automargin=True)
+    made.update_yaxes(title=y, gridcolor=view.grid, zeroline=False, automargin=True)
+    if log:
+        made.update_yaxes(type="log")
+    return made
+
+
+def line(
+    made: go.Figure, x: np.ndarray, y: np.ndarray, name: str, colour: str, **style: Any
+) -> None:
+    """One trace of at most 2,000 points; NaN leaves a gap."""
+    thin_x, thin_y = thin(x, y)
+    faint = style.pop("faint", False)
+    dots = style.pop("dots", False) or len(thin_x) == 1
+    made.add_trace(
+        go.Scattergl(x=thin_x, y=thin_y) if len(thin_x) > 1500 else go.Scatter(x=thin_x, y=thin_y)
+    )
+    made.data[-1].update(
+        name=name,
+        mode="lines+markers" if dots else "lines",
+        line={"color": colour, "width": 1 if faint else 2, **style},
+        opacity=0.35 if faint else 1.0,
+        showlegend=not faint,
+        hoverinfo="skip" if faint else None,
+        connectgaps=False,
+    )
+
+
+def loss(series: Live, view: View) -> go.Figure:
+    """Training and evaluation loss, with the base's evaluation loss as a line."""
+    made = figure(view, x=TITLES[view.by], y="loss (nats/token)", height=340, log=view.log)
+    train, held_out = series.train, series.eval
+    x, y = train.get(view.by), train.get("train/loss")
+    if view.smoothing > 0:
+        line(made, x, y, "train, raw", view.colours[0], faint=True)
+    line(made, x, smooth(y, view.smoothing), "train", view.colours[0])
+    base = held_out.base
+    evaluated = held_out.get(view.by), held_out.get("eval/loss")
+    if base is not None:
+        evaluated = (
+            np.concatenate([[0.0], evaluated[0]]),
+            np.concatenate([[base["eval/loss"]], evaluated[1]]),
+        )
+    if len(evaluated[0]):
+        line(made, *evaluated, "evaluation", view.colours[1], dots=True)
+    if base is not None:
+        made.add_hline(
+            y=base["eval/loss"],
+            line={"color": view.colours[1], "width": 1, "dash": "dot"},
+            annotation={"text": "base", "font_color": view.colours[1]},
+        )
+    return made
+
+
+def single(columns: Columns, key: str, title: str, view: View, colour: int) -> go.Figure:
+    """One quantity of the training steps."""
+    made = figure(view, x=TITLES[view.by], y=title)
+    values = smooth(columns.get(key), view.smoothing)
+    line(made, columns.get(view.by), values, title, view.colours[colour])
+    made.update_layout(showlegend=False)
+    return made
+
+
+MEMORY = (
+    ("cuda/allocated_bytes", "allocated"),
+    ("cuda/reserved_bytes", "reserved"),
+    ("nvml/used_bytes", "whole device"),
+    ("cpu/rss_bytes", "process"),
+)
+
+
+def memory(series: Live, view: View) -> go.Figure:
+    """Memory over the clock, with the highest peak as a line. GB are 10^9 bytes."""
+    made = figure(view, x="seconds since the start", y="memory (GB)")
+    device = series.device
+    clock = device.get("time")
+    clock = clock - clock[0] if len(clock) else clock
+    on_gpu = device.has("cuda/allocated_bytes")
+    for place, (key, name) in enumerate(MEMORY):
+        if device.has(key) and not (on_gpu and key.startswith("cpu")):
+            line(made, clock, device.get(key) / 1e9, name, view.colours[place % 6])
+    peak = series.train.last("memory/peak_bytes")
+    if peak:
+        made.add_hline(
+            y=peak / 1e9,
+            line={"color": view.colours[3], "width": 1, "dash": "dash"},
+            annotation={"text": f"peak {peak / 1e9:.2f} GB", "font_color": view.colours[3]},
+        )
+    return made
+
+
+def power(series: Live, view: View) -> go.Figure:
+    made = figure(view, x="seconds since the start", y="power (W)")
+    device = series.device
+    clock = device.get("time")
+    line(made, clock - clock[0], device.get("nvml/power_w"), "power", view.colours[4])
+    made.update_layout(showlegend=False)
+    return made

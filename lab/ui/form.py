@@ -1,0 +1,163 @@
+"""Forms drawn from dataclasses: label, help and bounds stand beside the field, once.
+
+A field's value lives in the session under `PREFIX.section.key`. Problems found on submit are
+shown under their fields.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from typing import Any
+
+import streamlit as st
+
+from lab import methods, schema
+from lab.spec import SECTIONS, RunSpec
+from lab.ui.guard import safe
+
+PREFIX = "new"
+
+
+def key(section: str, name: str) -> str:
+    return f"{PREFIX}.{section}.{name}" if section else f"{PREFIX}.{name}"
+
+
+def label(name: str) -> str:
+    return name.replace("_", " ").capitalize()
+
+
+def set_value(section: str, name: str, value: Any, hint: Any, words: Any) -> None:
+    """Put a spec's value into the widget's form: numbers that may be a word are text."""
+    if isinstance(value, list):
+        value = ", ".join(value)
+    elif words and not isinstance(value, str):
+        value = f"{value:g}"
+    elif float in _kinds(hint) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    st.session_state[key(section, name)] = value
+
+
+def load(spec: RunSpec) -> None:
+    """Fill the whole form from a spec."""
+    st.session_state[f"{PREFIX}.problems"] = {}
+    for name in ("name", "model"):
+        st.session_state[key("", name)] = getattr(spec, name)
+    for section, config in SECTIONS.items():
+        _load_section(section, config, dataclasses.asdict(getattr(spec, section)))
+    for method in methods.all_methods():
+        values = {row["name"]: row["default"] for row in schema.describe(method.config)}
+        if method.name == spec.method["name"]:
+            values |= {name: value for name, value in spec.method.items() if name != "name"}
+        _load_section(f"method.{method.name}", method.config, values)
+    st.session_state[key("method", "name")] = spec.method["name"]
+
+
+def _load_section(section: str, config: type, values: dict[str, Any]) -> None:
+    hints = typing.get_type_hints(config)
+    for field in dataclasses.fields(config):
+        set_value(
+            section, field.name, values[field.name], hints[field.name], field.metadata.get("words")
+        )
+
+
+def value() -> dict[str, Any]:
+    """The spec that the form holds, as JSON to be checked."""
+    chosen = st.session_state[key("method", "name")]
+    config = methods.get(chosen).config
+    return {
+        "name": st.session_state[key("", "name")] or "",
+        "model": (st.session_state[key("", "model")] or "").strip(),
+        "method": {"name": chosen, **_section(f"method.{chosen}", config)},
+        **{section: _section(section, config) for section, config in SECTIONS.items()},
+    }
+
+
+def _section(section: str, config: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(config)
+    return {
+        field.name: _spoken(
+            st.session_state.get(key(section, field.name)), hints[field.name], field.metadata
+        )
+        for field in dataclasses.fields(config)
+    }
+
+
+def _spoken(given: Any, hint: Any, metadata: Any) -> Any:
+    """What a person typed, as the spec means it."""
+    if isinstance(given, str) and metadata.get("words"):
+        text = given.strip()
+        try:
+            return text if text in metadata["words"] else float(text)
+        except ValueError:
+            return text
+    if isinstance(given, str) and list in {typing.get_origin(kind) for kind in _kinds(hint)}:
+        parts = [part.strip() for part in given.split(",") if part.strip()]
+        return parts if len(parts) > 1 or (parts and parts[0].isidentifier()) else given.strip()
+    if given == "" and type(None) in _kinds(hint):
+        return None
+    return given
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) or (hint,)
+
+
+def problem(place: str) -> None:
+    """What is wrong with the field, under it."""
+    message = st.session_state.get(f"{PREFIX}.problems", {}).get(place)
+    if message:
+        st.markdown(f":red[:material/error: {safe(message)}]")
+
+
+def draw(section: str, config: type, names: list[str] | None = None, columns: int = 2) -> None:
+    """Widgets for the fields of `config` (those in `names`, or all), in a grid."""
+    hints = typing.get_type_hints(config)
+    fields = [f for f in dataclasses.fields(config) if names is None or f.name in names]
+    if names is not None:
+        fields.sort(key=lambda field: names.index(field.name))
+    grid = st.columns(columns)
+    for place, field in enumerate(fields):
+        with grid[place % columns]:
+            widget(section, field, hints[field.name])
+
+
+def widget(section: str, field: Any, hint: Any) -> None:
+    """The widget that suits the field's type, with its problem below."""
+    limits, kinds = field.metadata, _kinds(hint)
+    shared: dict[str, Any] = {
+        "key": key(section, field.name),
+        "help": help_text(limits),
+        "persist_state": "session",
+    }
+    if "choices" in limits:
+        if len(limits["choices"]) <= 3:
+            st.segmented_control(label(field.name), limits["choices"], required=True, **shared)
+        else:
+            st.selectbox(label(field.name), limits["choices"], **shared)
+    elif bool in kinds:
+        st.toggle(label(field.name), **shared)
+    elif limits.get("words") or str in kinds:
+        if limits.get("multiline"):
+            st.text_area(label(field.name), height=80, placeholder="from the dataset", **shared)
+        else:
+            st.text_input(label(field.name), **shared)
+    else:
+        is_int = int in kinds
+        st.number_input(
+            label(field.name),
+            value=None if type(None) in kinds else "min",
+            step=1 if is_int else None,
+            format=None if is_int else "%g",
+            placeholder="not set",
+            **shared,
+        )
+    place = section.split(".")[0]
+    problem(f"{place}.{field.name}" if place else field.name)
+
+
+def help_text(limits: Any) -> str:
+    """The field's help with its bounds."""
+    names = {"min": "at least", "above": "above", "max": "at most"}
+    bounds = [f"{names[key]} {schema.number(limits[key])}" for key in names if key in limits]
+    return f"{limits['help']} ({', '.join(bounds)})" if bounds else str(limits["help"])

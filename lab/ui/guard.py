@@ -1,0 +1,28 @@
+"""Errors a person reads, shown once and in place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import streamlit as st
+
+from lab.errors import LabError
+
+
+def safe(text: object) -> str:
+    """Text of a person or a model, so that Markdown shows it as it is."""
+    special = "\\`*_{}[]()#+-.!|<>~$:"
+    return "".join(f"\\{char}" if char in special else char for char in str(text))
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Show a LabError and end the page there; anything else is a bug and goes on its way."""
+    try:
+        yield
+    except LabError as error:
+        st.error(safe(error.message), icon=":material/error:")
+        if error.hint:
+            st.caption(safe(error.hint))
+        st.stop()

@@ -1,0 +1,17 @@
+"""Where the pages are, for links and for switching."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from lab.paths import ROOT
+
+
+def page(name: str) -> str:
+    """The path of a page as `st.page_link` and `st.switch_page` take it."""
+    return str(ROOT / "pages" / f"{name}.py")
+
+
+def open_run(run_id: str) -> None:
+    """Go to the run's Monitor."""
+    st.switch_page(page("monitor"), query_params={"run": run_id})

@@ -1,0 +1,60 @@
+"""The sidebar's list of running work, and a notice when a run ends."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from lab import paths
+from lab.errors import LabError
+from lab.runs import index
+from lab.ui.guard import safe
+
+ICONS = {
+    "done": ":material/check_circle:",
+    "stopped": ":material/pause_circle:",
+    "cancelled": ":material/cancel:",
+    "failed": ":material/error:",
+    "crashed": ":material/error:",
+}
+
+
+def show() -> None:
+    """Active runs with their progress. Polls only while there are any."""
+    active = index.active_runs()
+    st.session_state.setdefault("notices.seen", [])
+    polls = bool(active or st.session_state["notices.seen"])
+    st.fragment(_list, run_every=3.0 if polls else None)()
+
+
+def _list() -> None:
+    active = index.active_runs()
+    for run_id in st.session_state["notices.seen"]:
+        if run_id not in {run.id for run in active}:
+            _tell(run_id)
+    st.session_state["notices.seen"] = [run.id for run in active]
+    if not active:
+        return
+    st.caption("Running now")
+    for run in active:
+        entry = index.entry(run)
+        now = entry.status
+        st.page_link(
+            str(paths.ROOT / "pages" / "monitor.py"),
+            label=safe(entry.name or run.id),
+            icon=":material/play_circle:",
+            query_params={"run": run.id},
+        )
+        st.progress(now.fraction, text=now.phase or now.state)
+
+
+def _tell(run_id: str) -> None:
+    try:
+        entry = index.entry(paths.run_dir(run_id))
+    except LabError:
+        return  # deleted meanwhile
+    state = entry.status.state
+    st.toast(
+        f"{safe(entry.name or run_id)}: {state}",
+        icon=ICONS.get(state, ":material/info:"),
+        duration="long",
+    )

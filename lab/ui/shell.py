@@ -1,0 +1,39 @@
+"""The frame of every page: title, logo, navigation, and word of runs that ended elsewhere."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from lab.paths import ASSETS, ROOT
+from lab.ui import notices
+
+PAGES = {
+    "": [("home", "Home", "home")],
+    "Train": [
+        ("new_run", "New run", "add_circle"),
+        ("monitor", "Monitor", "monitoring"),
+        ("runs", "Runs", "table_rows"),
+    ],
+    "Use": [("chat", "Chat", "forum")],
+}
+
+st.set_page_config(page_title="Finetune Lab", page_icon=str(ASSETS / "icon.svg"), layout="wide")
+st.logo(str(ASSETS / "logo.svg"), size="large", icon_image=str(ASSETS / "icon.svg"))
+page = st.navigation(
+    {
+        section: [
+            st.Page(
+                str(ROOT / "pages" / f"{name}.py"),
+                title=title,
+                icon=f":material/{icon}:",
+                url_path=None if name == "home" else name,
+                default=name == "home",
+            )
+            for name, title, icon in entries
+        ]
+        for section, entries in PAGES.items()
+    }
+)
+with st.sidebar:
+    notices.show()
+page.run()
