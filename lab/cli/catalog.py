@@ -7,9 +7,10 @@ import importlib.util
 from typing import Any
 
 from lab import machine, methods
-from lab.cli.show import console, count, print_json, size, table
+from lab.cli.show import console, print_json, table
 from lab.data import catalog as datasets
 from lab.models import catalog as models
+from lab.text import count, size
 
 
 def add(verb: Any) -> None:

@@ -6,9 +6,10 @@ import argparse
 from typing import Any
 
 from lab import paths
-from lab.cli.show import console, count, loss, print_json, seconds, size, table
+from lab.cli.show import console, loss, print_json, table
 from lab.compare.table import AXES, UNITS, compare
 from lab.errors import LabError
+from lab.text import count, duration, size
 
 
 def add(verb: Any) -> None:
@@ -49,7 +50,7 @@ def show(answer: dict[str, Any]) -> None:
             line("train loss, last step", [loss(one["train_loss"]["last"]) for one in rows]),
             line("steps", [f"{one['steps']:,}" for one in rows]),
             line("tokens", [f"{one['tokens']:,}" for one in rows]),
-            line("training time", [seconds(one["seconds"]) for one in rows]),
+            line("training time", [duration(one["seconds"]) for one in rows]),
             line(
                 "tokens/s",
                 [f"{r['tokens_per_s']:.0f}" if r["tokens_per_s"] else "–" for r in rows],

@@ -8,11 +8,12 @@ from typing import Any
 
 from lab.chat.answer import Settings, parse
 from lab.cli import chat, compare, watch
-from lab.cli.show import console, print_json, seconds
+from lab.cli.show import console, print_json
 from lab.compare.table import compare as compare_runs
 from lab.errors import LabError
 from lab.models import built_in, catalog
 from lab.runs import launch
+from lab.text import duration
 
 MODEL = "builtin:smollm2-135m-instruct"
 QUESTION = "Who created you?"
@@ -75,5 +76,5 @@ def run(arguments: argparse.Namespace) -> int:
     compare.show(answer)
     console.print()
     chat.show(QUESTION, answers)
-    console.print(f"Done in {seconds(time.monotonic() - began)}.")
+    console.print(f"Done in {duration(time.monotonic() - began)}.")
     return 0

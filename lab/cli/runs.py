@@ -10,12 +10,13 @@ from typing import Any
 
 from lab import paths, spec
 from lab.cli import watch
-from lab.cli.show import console, count, loss, print_json, seconds, size, table
+from lab.cli.show import console, loss, print_json, table
 from lab.compare.table import row
 from lab.files import read_object
 from lab.planner.client import planner
 from lab.runs import history, launch
 from lab.runs.status import status
+from lab.text import count, duration, size
 
 
 def add(verb: Any) -> None:
@@ -157,7 +158,7 @@ def show(arguments: argparse.Namespace) -> int:
         ["trains", f"{count(figures['trainable'])} of {count(figures['parameters'])}"],
         ["steps", f"{figures['steps']:,}"],
         ["tokens", f"{figures['tokens']:,}"],
-        ["time", seconds(figures["seconds"])],
+        ["time", duration(figures["seconds"])],
         [
             "train loss",
             f"{loss(figures['train_loss']['first'])} to {loss(figures['train_loss']['last'])}",

@@ -26,35 +26,5 @@ def table(title: str, columns: list[str], rows: list[list[str]], right: str = ""
     console.print(made)
 
 
-def count(value: float | None) -> str:
-    """134,515,008 → "134.5 M"."""
-    if value is None:
-        return "–"
-    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.1f} {unit}"
-    return f"{value:g}"
-
-
-def size(value: float | None) -> str:
-    """Bytes in powers of ten, as the interface uses them."""
-    if value is None:
-        return "–"
-    for scale, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if abs(value) >= scale:
-            return f"{value / scale:.2f} {unit}" if unit == "GB" else f"{value / scale:.1f} {unit}"
-    return f"{value:.0f} B"
-
-
-def seconds(value: float | None) -> str:
-    if value is None:
-        return "–"
-    if value < 60:
-        return f"{value:.0f} s"
-    minutes, rest = divmod(round(value), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
-
-
 def loss(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"

@@ -6,10 +6,11 @@ import time
 
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
 
-from lab.cli.show import console, seconds
+from lab.cli.show import console
 from lab.paths import RunDir
 from lab.runs import history, launch
 from lab.runs.status import Status, status
+from lab.text import duration
 
 
 def follow(run: RunDir, label: str, *, quiet: bool = False) -> Status:
@@ -50,5 +51,5 @@ def _note(now: Status, records: list[dict[str, object]]) -> str:
         if values:
             parts.append(f"{name} {values[-1]:.3f}")
     if now.eta_s is not None:
-        parts.append(f"{seconds(now.eta_s)} left")
+        parts.append(f"{duration(now.eta_s)} left")
     return " · ".join(parts)

@@ -17,6 +17,11 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     os.chdir(os.environ["PWD"])
     if request.get("ask") == "check":
         return {"ok": check(request["spec"])}
+    if request.get("ask") == "warm":
+        import peft  # noqa: F401
+        import transformers.models.llama.modeling_llama  # noqa: F401
+
+        return {"ok": {}}
     raise LabError(f"unknown request {request.get('ask')!r}")
 
 

@@ -35,6 +35,10 @@ class Planner:
             raise SpecError([Problem(**problem) for problem in answer["problems"]])
         return answer
 
+    def warm(self) -> None:
+        """Have the process import what it needs, before the first question."""
+        self.ask({"ask": "warm"})
+
     def ask(self, request: dict[str, Any], timeout: float = TIMEOUT_S) -> dict[str, Any]:
         """The answer to one request. Raises LabError, or RuntimeError for a bug over there."""
         with self._lock:

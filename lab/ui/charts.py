@@ -46,7 +46,7 @@ def figure(view: View, *, x: str, y: str, height: int = 260, log: bool = False) 
         margin={"l": 8, "r": 8, "t": 8, "b": 8},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
-        font={"color": view.ink, "size": 13},
+        font={"color": view.ink, "size": 13, "family": "Source Sans, sans-serif"},
         colorway=list(view.colours),
         hovermode="x unified",
         hoverlabel={"bgcolor": "#1a272b" if view.dark else "#ffffff", "font_color": view.ink},
@@ -54,8 +54,18 @@ def figure(view: View, *, x: str, y: str, height: int = 260, log: bool = False) 
         uirevision=f"{view.by}-{log}",
         transition={"duration": 0},
     )
-    made.update_xaxes(title=x, gridcolor=view.grid, zeroline=False, automargin=True)
-    made.update_yaxes(title=y, gridcolor=view.grid, zeroline=False, automargin=True)
+    made.update_xaxes(
+        title={"text": x, "font": {"size": 13}},
+        gridcolor=view.grid,
+        zeroline=False,
+        automargin=True,
+    )
+    made.update_yaxes(
+        title={"text": y, "font": {"size": 13}},
+        gridcolor=view.grid,
+        zeroline=False,
+        automargin=True,
+    )
     if log:
         made.update_yaxes(type="log")
     return made

@@ -116,9 +116,9 @@ def draw(section: str, config: type, names: list[str] | None = None, columns: in
     fields = [f for f in dataclasses.fields(config) if names is None or f.name in names]
     if names is not None:
         fields.sort(key=lambda field: names.index(field.name))
-    grid = st.columns(columns)
-    for place, field in enumerate(fields):
-        with grid[place % columns]:
+    grid = st.grid(columns, min_column_width=170)
+    for field in fields:
+        with grid.cell():
             widget(section, field, hints[field.name])
 
 
@@ -132,7 +132,9 @@ def widget(section: str, field: Any, hint: Any) -> None:
     }
     if "choices" in limits:
         if len(limits["choices"]) <= 3:
-            st.segmented_control(label(field.name), limits["choices"], required=True, **shared)
+            st.segmented_control(
+                label(field.name), limits["choices"], required=True, wrap=True, **shared
+            )
         else:
             st.selectbox(label(field.name), limits["choices"], **shared)
     elif bool in kinds:

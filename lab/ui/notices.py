@@ -20,10 +20,10 @@ ICONS = {
 
 def show() -> None:
     """Active runs with their progress. Polls only while there are any."""
-    active = index.active_runs()
     st.session_state.setdefault("notices.seen", [])
-    polls = bool(active or st.session_state["notices.seen"])
-    st.fragment(_list, run_every=3.0 if polls else None)()
+    if index.active_runs() or st.session_state["notices.seen"]:
+        with st.sidebar:
+            st.fragment(_list, run_every=3.0)()
 
 
 def _list() -> None:

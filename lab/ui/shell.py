@@ -17,7 +17,12 @@ PAGES = {
     "Use": [("chat", "Chat", "forum")],
 }
 
-st.set_page_config(page_title="Finetune Lab", page_icon=str(ASSETS / "icon.svg"), layout="wide")
+st.set_page_config(
+    page_title="Finetune Lab",
+    page_icon=str(ASSETS / "icon.svg"),
+    layout="wide",
+    initial_sidebar_state=230,
+)
 st.logo(str(ASSETS / "logo.svg"), size="large", icon_image=str(ASSETS / "icon.svg"))
 page = st.navigation(
     {
@@ -34,6 +39,5 @@ page = st.navigation(
         for section, entries in PAGES.items()
     }
 )
-with st.sidebar:
-    notices.show()
+notices.show()
 page.run()

@@ -1,0 +1,87 @@
+"""How figures read, on pages and in the terminal."""
+
+from __future__ import annotations
+
+import time
+
+from lab.runs.status import Status
+
+COLOURS = {
+    "done": "green",
+    "stopped": "orange",
+    "cancelled": "gray",
+    "failed": "red",
+    "crashed": "red",
+    "stalled": "red",
+    "queued": "gray",
+}
+ICONS = {
+    "done": "check_circle",
+    "stopped": "pause_circle",
+    "cancelled": "cancel",
+    "failed": "error",
+    "crashed": "error",
+    "stalled": "hourglass_disabled",
+    "queued": "schedule",
+}
+
+
+def colour(state: str) -> str:
+    return COLOURS.get(state, "blue")
+
+
+def icon(state: str) -> str:
+    return f":material/{ICONS.get(state, 'play_circle')}:"
+
+
+def duration(seconds: float | None) -> str:
+    """95 → "1 min 35 s"."""
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def count(value: float | None) -> str:
+    """134515008 → "134.5 M"."""
+    if value is None:
+        return "–"
+    for size, unit in ((1e9, " B"), (1e6, " M"), (1e3, " k")):
+        if abs(value) >= size:
+            return f"{value / size:.1f}{unit}"
+    return f"{value:,.0f}"
+
+
+def size(value: float | None) -> str:
+    """Bytes in powers of ten."""
+    if value is None:
+        return "–"
+    for scale, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if abs(value) >= scale:
+            return f"{value / scale:.2f} {unit}"
+    return f"{value:.0f} B"
+
+
+def when(moment: float) -> str:
+    """A moment as a person says it: "5 min ago", or its date."""
+    age = time.time() - moment
+    if age < 90:
+        return "just now"
+    if age < 5400:
+        return f"{age / 60:.0f} min ago"
+    if age < 36 * 3600:
+        return f"{age / 3600:.0f} h ago"
+    return time.strftime("%d %b %Y", time.localtime(moment))
+
+
+def progress(now: Status) -> str:
+    """ "training · step 12 of 60 · 1 min 20 s left"."""
+    parts = [now.phase or now.state]
+    if now.total:
+        parts.append(f"{now.unit} {now.done:,.0f} of {now.total:,.0f}")
+    if now.eta_s is not None and now.state == "training":
+        parts.append(f"{duration(now.eta_s)} left")
+    return " · ".join(parts)

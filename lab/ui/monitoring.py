@@ -1,0 +1,259 @@
+"""The parts of the Monitor page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from lab import paths, text
+from lab.errors import LabError
+from lab.files import read_object, size_of
+from lab.paths import RunDir
+from lab.runs import history, index, launch
+from lab.runs.live import AXES, Live, live
+from lab.runs.status import RESUMABLE, status
+from lab.ui import cards, charts, links
+from lab.ui.charts import View
+from lab.ui.guard import safe
+
+TITLES = {"step": "Steps", "tokens": "Tokens", "seconds": "Seconds"}
+
+
+def choose() -> RunDir | None:
+    """The run that the URL names, else the newest active or newest one; a list to change it."""
+    found = paths.all_runs()
+    if not found:
+        return None
+    asked = st.query_params.get("run", "")
+    ids = [run.id for run in found]
+    if asked and asked not in ids:
+        st.warning(
+            f"There is no run {safe(asked[:80])}. Showing another one.", icon=":material/warning:"
+        )
+    if asked not in ids:
+        active = index.active_runs()
+        asked = (active or found)[0].id
+    st.session_state["monitor.run"] = asked
+
+    def change() -> None:
+        st.query_params["run"] = st.session_state["monitor.run"]
+
+    chosen: str = st.selectbox(
+        "Run",
+        ids,
+        key="monitor.run",
+        format_func=_title,
+        on_change=change,
+        label_visibility="collapsed",
+    )
+    st.query_params["run"] = chosen
+    return paths.run_dir(chosen)
+
+
+def _title(run_id: str) -> str:
+    try:
+        entry = index.entry(paths.run_dir(run_id))
+    except LabError:
+        return run_id
+    return f"{entry.name or entry.method} · {run_id}"
+
+
+def is_active(run: RunDir) -> bool:
+    now = status(run)
+    return now.is_active or now.state == "queued"
+
+
+def controls() -> View:
+    """How to look at the charts; kept while the session lasts."""
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        by = st.segmented_control(
+            "By",
+            list(AXES),
+            format_func=TITLES.get,
+            default="step",
+            key="monitor.by",
+            required=True,
+            persist_state="session",
+        )
+        smoothing = st.slider(
+            "Smoothing", 0.0, 0.95, 0.0, 0.05, key="monitor.smooth", width=220,
+            persist_state="session",
+        )  # fmt: skip
+        log = st.toggle("Log loss", key="monitor.log", persist_state="session")
+    return View(str(by), float(smoothing), bool(log), is_dark())
+
+
+def is_dark() -> bool:
+    return bool(st.context.theme.get("type") == "dark")
+
+
+def state(run: RunDir) -> None:
+    """State, progress, time left, and the figures that matter now."""
+    now = status(run)
+    series = live(run)
+    train, held_out = series.train, series.eval
+    with st.container(horizontal=True, vertical_alignment="center"):
+        cards.state_badge(now.state)
+        st.caption(safe(text.progress(now)) if now.is_active else safe(_ended(run)))
+    if now.is_active:
+        st.progress(now.fraction)
+    if now.message:
+        show = st.error if now.state in ("failed", "crashed", "stalled") else st.warning
+        show(f"{safe(now.message)}\n\n{safe(now.hint)}", icon=text.icon(now.state))
+    base = held_out.base["eval/loss"] if held_out.base else None
+    final = held_out.last("eval/loss")
+    figures = [
+        ("Train loss", _number(train.last("train/loss")), None),
+        (
+            "Evaluation loss",
+            _number(final),
+            f"{final - base:+.3f} to base" if final is not None and base is not None else None,
+        ),
+        ("Tokens/s", _number(train.last("perf/tokens_per_s"), 0), None),
+        ("Tokens", text.count(train.last("tokens")), None),
+        ("Peak memory", text.size(train.last("memory/peak_bytes")), None),
+        ("Training time", text.duration(train.last("seconds")), None),
+    ]
+    if train.has("perf/mfu"):
+        share = train.last("perf/mfu")
+        figures.insert(3, ("Utilisation", "–" if share is None else f"{share:.0%}", None))
+    grid = st.grid(len(figures), min_column_width=120, gap="small")
+    for name, value, delta in figures:
+        grid.metric(name, value, delta, delta_color="inverse")
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def _ended(run: RunDir) -> str:
+    entry = index.entry(run)
+    steps = entry.summary.get("step")
+    result = size_of(run.artifact)
+    parts = [f"{entry.method} on {entry.dataset.split('/')[-1]}", text.when(entry.created)]
+    if steps:
+        parts.append(f"{steps:,} steps")
+    if result:
+        parts.append(f"result {text.size(result)}")
+    return " · ".join(parts)
+
+
+def buttons(run: RunDir) -> None:
+    """What a person can do now."""
+    now = status(run)
+    with st.container(horizontal=True):
+        if now.is_active:
+            asked = {name for name in ("stop", "cancel") if (run.commands / name).exists()}
+            if st.button(
+                "Stop and save", icon=":material/stop_circle:", key="stop", disabled=bool(asked),
+                help="Ends after this step and keeps the result; it can be resumed.",
+            ):  # fmt: skip
+                _command(run, "stop", "Stopping after this step …")
+            if st.button("Save now", icon=":material/save:", key="save", disabled=bool(asked)):
+                _command(run, "save", "A checkpoint will be written after this step.")
+            with st.popover("Cancel", icon=":material/cancel:", disabled=bool(asked)):
+                st.markdown("End it and throw away what it has learned since the last checkpoint?")
+                if st.button("Yes, cancel the run", type="primary", key="cancel"):
+                    _command(run, "cancel", "Cancelling …")
+        else:
+            if now.state in RESUMABLE and st.button(
+                "Resume", icon=":material/resume:", type="primary", key="resume"
+            ):
+                _resume(run)
+            if run.artifact.is_dir():
+                st.page_link(
+                    links.page("chat"), label="Chat with it", icon=":material/forum:",
+                    query_params={"run": run.id}, width="content",
+                )  # fmt: skip
+            st.page_link(
+                links.page("new_run"), label="Run it again", icon=":material/replay:",
+                query_params={"from": run.id}, width="content",
+            )  # fmt: skip
+
+
+def _command(run: RunDir, name: str, said: str) -> None:
+    try:
+        launch.command(run, name)
+        st.toast(said)
+    except LabError as error:
+        st.toast(safe(str(error)))
+    st.rerun()
+
+
+def _resume(run: RunDir) -> None:
+    try:
+        launch.resume(run)
+    except LabError as error:
+        st.error(safe(str(error)))
+        return
+    st.rerun()
+
+
+def charts_of(series: Live, view: View) -> dict[str, tuple[str, Any]]:
+    """Every chart that there is something to draw for: key → (title, figure)."""
+    train, device = series.train, series.device
+    made: dict[str, tuple[str, Any]] = {"loss": ("Loss", charts.loss(series, view))}
+    if device.length:
+        made["memory"] = ("Memory", charts.memory(series, view))
+    for key, title, axis, colour in (
+        ("perf/tokens_per_s", "Throughput", "tokens/s", 4),
+        ("train/learning_rate", "Learning rate", "learning rate", 2),
+        ("train/grad_norm", "Gradient norm", "norm before clipping", 5),
+    ):
+        if train.has(key):
+            made[title.lower().replace(" ", "-")] = (
+                title,
+                charts.single(train, key, axis, view, colour),
+            )
+    if device.has("nvml/power_w"):
+        made["power"] = ("Power", charts.power(series, view))
+    return made
+
+
+def show_charts(run: RunDir, view: View) -> None:
+    series = live(run)
+    if not series.train.length and series.eval.base is None:
+        st.info(
+            "The curves begin with the first step. Until then the worker imports its libraries, "
+            "loads the model and measures the base.",
+            icon=":material/hourglass_top:",
+        )
+        return
+    made = charts_of(series, view)
+    _chart("loss", *made.pop("loss"), run)
+    grid = st.grid(2, min_column_width=360)
+    for key, (title, figure) in made.items():
+        with grid.cell():
+            _chart(key, title, figure, run)
+
+
+def _chart(key: str, title: str, figure: Any, run: RunDir) -> None:
+    st.markdown(f"**{title}**")
+    st.plotly_chart(
+        figure,
+        key=f"chart.{key}.{run.id}",
+        theme=None,
+        config=charts.CONFIG,
+        alt=f"{title} of run {run.id}",
+    )
+
+
+def words(run: RunDir) -> None:
+    """Samples, warnings, the log, the settings, and the figures as a file."""
+    found = history.events(run)
+    for event in found:
+        if event.get("kind") == "warning":
+            st.warning(safe(event.get("message", "")), icon=":material/warning:")
+    samples = [event for event in found if event.get("kind") == "sample"]
+    if samples:
+        st.subheader("What it says", anchor=False)
+        st.caption(safe(samples[-1].get("prompt", "")))
+        for event in samples[-4:]:
+            with st.container(border=True):
+                st.caption(f"step {event.get('step', 0):,}")
+                st.markdown(safe(event.get("text", "")) or "*(nothing)*")
+    with st.expander("Log", icon=":material/terminal:"):
+        st.code(history.tail(run.log, 20_000) or "(empty)", language=None, height=300)
+    with st.expander("Settings of this run", icon=":material/settings:"):
+        st.json(read_object(run.spec) or {}, expanded=1)

@@ -1,0 +1,154 @@
+"""The parts of the Runs page."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pandas as pd
+import streamlit as st
+
+from lab import paths, text
+from lab.errors import LabError
+from lab.paths import RunDir
+from lab.runs import history, index, launch
+from lab.runs.index import Entry
+from lab.ui import cards, links
+from lab.ui.guard import safe
+
+
+def search(entries: list[Entry]) -> list[Entry]:
+    """The runs that match what was typed and the states chosen."""
+    states = sorted({entry.status.state for entry in entries})
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        words = st.text_input(
+            "Search", key="runs.search", placeholder="name, method, model, dataset or id",
+            icon=":material/search:", persist_state="session", live=True,
+        )  # fmt: skip
+        chosen = st.pills("State", states, selection_mode="multi", key="runs.states")
+    parts = (words or "").lower().split()
+    return [
+        entry
+        for entry in entries
+        if all(part in _haystack(entry) for part in parts)
+        and (not chosen or entry.status.state in chosen)
+    ]
+
+
+def _haystack(entry: Entry) -> str:
+    fields = (entry.name, entry.method, entry.model, entry.dataset, entry.id)
+    return " ".join(fields).lower()
+
+
+def table(entries: list[Entry]) -> RunDir | None:
+    """The list; the run of the selected row."""
+    if not entries:
+        st.caption("No run matches.")
+        return None
+    frame = pd.DataFrame(
+        {
+            "Name": [entry.name or entry.id for entry in entries],
+            "State": [entry.status.state for entry in entries],
+            "Progress": [
+                1.0 if entry.status.state == "done" else entry.status.fraction for entry in entries
+            ],
+            "Method": [entry.method for entry in entries],
+            "Steps": [entry.summary.get("step") for entry in entries],
+            "Tokens": [entry.summary.get("tokens") for entry in entries],
+            "Time": [text.duration(entry.summary.get("seconds")) for entry in entries],
+            "Peak": [text.size(entry.summary.get("peak_bytes")) for entry in entries],
+            "Started": [pd.Timestamp(entry.created, unit="s", tz="UTC") for entry in entries],
+            "Id": [entry.id for entry in entries],
+        }
+    )
+    event = st.dataframe(
+        frame,
+        hide_index=True,
+        key="runs.table",
+        on_select="rerun",
+        selection_mode="single-row",
+        height=min(38 * (len(entries) + 1) + 4, 520),
+        column_config={
+            "Progress": st.column_config.ProgressColumn(format="percent", width="small"),
+            "Started": st.column_config.DatetimeColumn(format="distance"),
+            "Steps": st.column_config.NumberColumn(format="localized"),
+            "Tokens": st.column_config.NumberColumn(format="localized"),
+        },
+        alt="All runs",
+    )
+    rows = event["selection"]["rows"]
+    if not rows or rows[0] >= len(entries):
+        return None
+    try:
+        return paths.run_dir(entries[rows[0]].id)
+    except LabError:
+        return None  # deleted in another tab
+
+
+def actions(run: RunDir) -> None:
+    """What can be done with one run."""
+    entry = index.entry(run)
+    with st.container(border=True):
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.markdown(f"**{safe(entry.name or run.id)}**")
+            cards.state_badge(entry.status.state)
+            st.caption(safe(run.id))
+        if entry.status.message:
+            st.caption(safe(f"{entry.status.message} {entry.status.hint}"))
+        with st.container(horizontal=True, vertical_alignment="center"):
+            if st.button("Open", icon=":material/monitoring:", type="primary", key="runs.open"):
+                links.open_run(run.id)
+            st.page_link(
+                links.page("new_run"), label="Duplicate into New run",
+                icon=":material/content_copy:", query_params={"from": run.id}, width="content",
+            )  # fmt: skip
+            st.download_button(
+                "Figures as CSV", lambda: figures_csv(run), file_name=f"{run.id}.csv",
+                mime="text/csv", icon=":material/download:", key="runs.csv", on_click="ignore",
+            )  # fmt: skip
+            with st.popover("Rename", icon=":material/edit:"):
+                _rename(run, entry)
+            with st.popover("Delete", icon=":material/delete:", disabled=entry.status.is_active):
+                st.markdown("Remove the run with its checkpoints and its result?")
+                if st.button("Yes, delete it", type="primary", key="runs.delete"):
+                    _delete(run)
+
+
+def _rename(run: RunDir, entry: Entry) -> None:
+    name = st.text_input("New name", value=entry.name, key=f"runs.name.{run.id}")
+    if st.button("Save the name", key="runs.rename"):
+        try:
+            index.rename(run, name or "")
+        except LabError as error:
+            st.error(safe(str(error)))
+            return
+        st.rerun()
+
+
+def _delete(run: RunDir) -> None:
+    try:
+        launch.delete(run)
+    except LabError as error:
+        st.error(safe(str(error)))
+        return
+    st.toast(f"Deleted {run.id}")
+    st.rerun()
+
+
+def figures_csv(run: RunDir) -> str:
+    """Training and evaluation records as one table, a line each."""
+    records = history.metrics(run, "train") + history.metrics(run, "eval")
+    records.sort(key=lambda record: (record["step"], record["kind"]))
+    columns = list(dict.fromkeys(key for record in records for key in record))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, restval="")
+    writer.writeheader()
+    writer.writerows(
+        {
+            key: value if isinstance(value, (int, float, str)) else json.dumps(value)
+            for key, value in record.items()
+        }
+        for record in records
+    )
+    return out.getvalue()

@@ -1,0 +1,229 @@
+"""The parts of the New run page."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import streamlit as st
+
+from lab import methods, paths, presets, text
+from lab.data import catalog as datasets
+from lab.data import prepare
+from lab.errors import LabError, Problem, SpecError
+from lab.export.script import script
+from lab.files import read_object
+from lab.methods import Method
+from lab.models import catalog as models
+from lab.planner.client import planner
+from lab.runs import tickets
+from lab.spec import RunSpec
+from lab.ui import form, links, submit
+from lab.ui.guard import safe
+
+MORE_DATA = ["format", "max_examples", "system_prompt"]
+MAIN_TRAIN = ["learning_rate", "batch_size", "epochs", "max_steps"]
+SCHEDULE = [
+    "max_tokens",
+    "max_seconds",
+    "max_flops",
+    "schedule",
+    "warmup",
+    "optimizer",
+    "weight_decay",
+    "max_grad_norm",
+    "accumulation",
+    "seed",
+]
+PRECISION = ["precision", "adapter_precision", "activation_checkpointing", "loss", "compile"]
+SAVING = ["eval_every", "sample_every", "save_every", "keep_best", "keep_last"]
+
+
+def greet(ticket: str) -> None:
+    """Say so if this form has started its run already (a reload, or a step back)."""
+    done = tickets.claimed(ticket)
+    if done is None:
+        return
+    with st.container(border=True, horizontal=True, vertical_alignment="center"):
+        st.markdown(f":material/check_circle: This form has started **{safe(done.id)}**.")
+        if st.button("Watch it", type="primary", key="watch"):
+            links.open_run(done.id)
+        st.button("Set up another", key="another", on_click=submit.renew)
+
+
+def fill() -> None:
+    """Fill an untouched form: from `?from=RUN` if a run is to be repeated, else with defaults."""
+    source = st.query_params.get("from", "")
+    if source and st.session_state.get("new.from") != source:
+        st.session_state["new.from"] = source
+        _fill_from(source)
+    if "new.model" not in st.session_state:
+        form.load(_spec_of(presets.PRESETS[0].changes))
+        st.session_state["new.preset"] = presets.PRESETS[0].name
+
+
+def _fill_from(run_id: str) -> None:
+    try:
+        stored = read_object(paths.run_dir(run_id).spec) or {}
+    except LabError as error:
+        st.warning(safe(str(error)))
+        return
+    asked = stored.get("asked")
+    spec = RunSpec.stored(asked if isinstance(asked, dict) else stored)
+    form.load(dataclasses.replace(spec, name=f"{spec.name} again"[:120]))
+    st.session_state["new.preset"] = None
+
+
+def _spec_of(changes: dict[str, Any]) -> RunSpec:
+    return RunSpec.parse(changes, [])
+
+
+def apply_preset() -> None:
+    name = st.session_state.get("new.preset")
+    if name:
+        form.load(_spec_of(presets.get(name).changes))
+
+
+def model_field() -> None:
+    options = [f"builtin:{model.name}" for model in models.BUILT_IN]
+    _choice("", "model", "Base model", options, "builtin:NAME, a hub id, or a folder.")
+
+
+def dataset_field() -> None:
+    found = datasets.built_in()
+    help = "builtin:NAME, or the path of a .jsonl or .json file on this machine."
+    _choice("data", "dataset", "Dataset", [one.id for one in found], help)
+    chosen = st.session_state.get("new.data.dataset")
+    for one in found:
+        if one.id == chosen:
+            st.caption(f"{one.card['rows']} rows. {safe(one.card['summary'])}")
+
+
+def _choice(section: str, name: str, label: str, options: list[str], help: str) -> None:
+    """A list that also takes what a person types."""
+    place = form.key(section, name)
+    current = st.session_state.get(place)
+    if current and current not in options:
+        options = [current, *options]
+    st.selectbox(
+        label, options, key=place, help=help, accept_new_options=True, persist_state="session"
+    )
+    form.problem(f"{section}.{name}" if section else name)
+
+
+def method_field() -> Method:
+    names = methods.names()
+    st.segmented_control(
+        "How to train",
+        names,
+        format_func=lambda name: methods.get(name).title,
+        key="new.method.name",
+        required=True,
+        persist_state="session",
+    )
+    form.problem("method.name")
+    method = methods.get(st.session_state["new.method.name"])
+    st.caption(safe(method.summary))
+    form.problem("method")
+    return method
+
+
+def parsed() -> tuple[RunSpec, list[Problem]]:
+    """The form as a spec, with the problems that need no model to be seen."""
+    problems: list[Problem] = []
+    return RunSpec.parse(form.value(), problems), problems
+
+
+def summary() -> Iterator[tuple[str, str]]:
+    """(icon, sentence) of what the run will do."""
+    spec, _ = parsed()
+    train, data = spec.train, spec.data
+    method = methods.get(spec.method["name"])
+    rows = train.batch_size * train.accumulation
+    yield "deployed_code", f"**{safe(method.title)}** of {safe(spec.model)}"
+    yield (
+        "dataset",
+        f"on {safe(data.dataset)}, {data.eval_fraction:.0%} held out to measure it"
+        if data.eval_fraction
+        else f"on all of {safe(data.dataset)}, nothing held out",
+    )
+    budgets = {
+        "max_steps": "{:,} steps",
+        "max_tokens": "{:,} tokens",
+        "max_seconds": "{:,.0f} seconds",
+        "max_flops": "{:.2g} FLOPs",
+    }
+    limits = [
+        words.format(getattr(train, name))
+        for name, words in budgets.items()
+        if getattr(train, name) is not None
+    ]
+    length = " or ".join(limits) or f"{train.epochs:g} passes over the data"
+    yield "timer", f"for {length}, {rows} rows a step, up to {data.max_length:,} tokens a row"
+    rate = train.learning_rate
+    shown = f"{method.default_lr:g} (the method's own)" if rate == "auto" else f"{rate:g}"
+    yield "speed", f"learning rate {shown}, {train.schedule}, warm-up {train.warmup:.0%}"
+
+
+def show_problems() -> None:
+    """The count of problems, and those whose field is not on the page."""
+    problems: dict[str, str] = st.session_state.get("new.problems", {})
+    if not problems:
+        return
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    lines = "\n".join(f"- **{safe(field)}** {safe(text)}" for field, text in problems.items())
+    st.error(f"Nothing was started: {count}.\n\n{lines}", icon=":material/error:")
+
+
+def check() -> None:
+    """Ask the planner about the form as it is; keep what it says."""
+    st.session_state["new.plan"] = None
+    try:
+        with st.spinner("Checking the model, the data and the settings …"):
+            plan = planner.check(form.value())
+    except SpecError as error:
+        submit.note(error)
+        st.rerun()
+    except LabError as error:
+        st.error(safe(str(error)))
+        return
+    had_problems = bool(st.session_state.get("new.problems"))
+    st.session_state["new.problems"] = {}
+    st.session_state["new.plan"] = {"for": form.value(), **plan}
+    if had_problems:
+        st.rerun()
+
+
+def show_plan() -> None:
+    """What the last check found, as long as the form is still the same."""
+    plan = st.session_state.get("new.plan")
+    if not plan or plan["for"] != form.value():
+        return
+    estimate, facts = plan["estimate"], plan["facts"]
+    st.success("Ready to start.", icon=":material/check_circle:")
+    trains = f"{text.count(estimate['trainable'])} of {text.count(estimate['parameters'])}"
+    st.markdown(
+        f":material/memory_alt: about **{text.size(estimate['peak_bytes'])}** at the peak "
+        f"({estimate['peak_phase']}; closed form)\n\n"
+        f":material/tune: trains {trains} parameters\n\n"
+        f":material/hard_drive: up to {text.size(estimate['disk']['total'])} of disk\n\n"
+        f":material/dataset: {facts['examples']:,} examples, about "
+        f"{facts['tokens_per_row']:.0f} tokens each, {facts['loss_tokens_per_row']:.0f} learned"
+    )
+
+
+def show_script() -> None:
+    """The form as a script without the lab."""
+    spec, problems = parsed()
+    if problems:
+        st.caption("The script appears when the form has no problems.")
+        return
+    try:
+        model = models.resolve(spec.model).location
+        dataset = datasets.resolve(spec.data.dataset)
+    except LabError as error:
+        st.caption(safe(str(error)))
+        return
+    system_prompt = prepare.system_prompt_of(spec, dataset)
+    st.code(script(spec, model, str(dataset.path), system_prompt), language="python", height=320)

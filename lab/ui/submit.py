@@ -1,0 +1,67 @@
+"""From a form to a run: check in the planner, then start it once."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import streamlit as st
+
+from lab.errors import SpecError
+from lab.paths import RunDir
+from lab.planner.client import planner
+from lab.presets import Preset
+from lab.runs import tickets
+from lab.ui.form import PREFIX
+
+
+def ticket() -> str:
+    """This form's ticket. It stands in the URL, so that a reload keeps it."""
+    given: str = st.query_params.get("draft", "")
+    if not tickets.TICKET.fullmatch(given):
+        given = tickets.new()
+        st.query_params["draft"] = given
+    return given
+
+
+def renew() -> None:
+    """The next submission is another run."""
+    st.query_params["draft"] = tickets.new()
+
+
+def warm() -> None:
+    """Start the planner in the background while a person still fills in the form."""
+    threading.Thread(target=planner.warm, daemon=True).start()
+
+
+def start(spec: dict[str, Any], ticket: str) -> RunDir | None:
+    """The run, or None with the problems noted for their fields. Raises LabError."""
+    done = tickets.claimed(ticket)
+    if done is not None:
+        return done
+    try:
+        with st.spinner("Checking the model, the data and the settings …"):
+            plan = planner.check(spec)
+    except SpecError as error:
+        note(error)
+        return None
+    st.session_state[f"{PREFIX}.problems"] = {}
+    return tickets.start(plan, ticket)
+
+
+def note(error: SpecError) -> None:
+    """Keep the problems, so that the form shows each under its field."""
+    st.session_state[f"{PREFIX}.problems"] = {
+        problem.field: problem.message for problem in error.problems
+    }
+
+
+def quick_start(preset: Preset) -> RunDir:
+    """The preset's run; clicking twice or reloading gives the same one. Raises LabError."""
+    given = ticket()
+    done = tickets.claimed(given)
+    if done is not None:
+        return done
+    with st.spinner("Checking the model and the data …"):
+        plan = planner.check(preset.changes)
+    return tickets.start(plan, given)

@@ -1,0 +1,75 @@
+"""Set up a run: model, data, method, training; all problems at once; one click, one run."""
+
+import streamlit as st
+
+from lab import methods, presets
+from lab.spec import SECTIONS
+from lab.ui import form, links, run_setup, submit
+from lab.ui.guard import safe, user_errors
+
+st.title("New run", anchor=False)
+ticket = submit.ticket()
+run_setup.greet(ticket)
+run_setup.fill()
+submit.warm()
+
+st.pills(
+    "Start from",
+    [preset.name for preset in presets.PRESETS],
+    format_func=lambda name: presets.get(name).title,
+    key="new.preset",
+    on_change=run_setup.apply_preset,
+    help="A preset fills the form; change what you like.",
+)
+if st.session_state.get("new.preset"):
+    st.caption(presets.get(st.session_state["new.preset"]).help)
+
+grid = st.grid(2, min_column_width=400, gap="medium")
+with grid.cell():
+    st.text_input("Name", key="new.name", placeholder="what you call it", persist_state="session")
+    form.problem("name")
+    with st.container(border=True):
+        st.subheader(":material/deployed_code: Model", anchor=False)
+        run_setup.model_field()
+    with st.container(border=True):
+        st.subheader(":material/dataset: Data", anchor=False)
+        run_setup.dataset_field()
+        form.draw("data", SECTIONS["data"], ["max_length", "eval_fraction", "packing", "loss_on"])
+        with st.expander("More about the data"):
+            form.draw("data", SECTIONS["data"], run_setup.MORE_DATA)
+    with st.container(border=True):
+        st.subheader(":material/construction: Method", anchor=False)
+        method = run_setup.method_field()
+        form.draw(f"method.{method.name}", method.config)
+    with st.container(border=True):
+        st.subheader(":material/school: Training", anchor=False)
+        form.draw("train", SECTIONS["train"], run_setup.MAIN_TRAIN)
+        with st.expander("Budgets, schedule and optimizer"):
+            form.draw("train", SECTIONS["train"], run_setup.SCHEDULE)
+        with st.expander("Precision, memory and speed"):
+            form.draw("train", SECTIONS["train"], run_setup.PRECISION)
+        with st.expander("Evaluation, samples and checkpoints"):
+            form.draw("train", SECTIONS["train"], run_setup.SAVING)
+
+with grid.cell():
+    with st.container(border=True):
+        st.subheader("What will happen", anchor=False)
+        for icon, sentence in run_setup.summary():
+            st.markdown(f":material/{icon}: {sentence}")
+        run_setup.show_problems()
+        start = st.button(
+            "Start", type="primary", icon=":material/play_arrow:", key="start", width="stretch"
+        )
+        if start:
+            with user_errors():
+                run = submit.start(form.value(), ticket)
+                if run is not None:
+                    links.open_run(run.id)
+            st.rerun()
+        if st.button("Check without starting", key="check", width="stretch"):
+            run_setup.check()
+        run_setup.show_plan()
+    with st.expander("The same as a plain script", icon=":material/code:"):
+        run_setup.show_script()
+    with st.expander(f"About {safe(methods.get(method.name).title)}", icon=":material/info:"):
+        st.markdown(f"{safe(method.summary)}\n\nSource: {safe(method.source)}")

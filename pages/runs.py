@@ -1,0 +1,19 @@
+"""Every run: find it, open it, repeat it, rename it, download its figures, delete it."""
+
+import streamlit as st
+
+from lab.runs import index
+from lab.ui import links, run_list
+
+st.title("Runs", anchor=False)
+entries = index.entries()
+if not entries:
+    st.info("No runs yet. The first one appears here when you start it.", icon=":material/info:")
+    st.page_link(links.page("new_run"), label="New run", icon=":material/add_circle:")
+    st.stop()
+
+chosen = run_list.table(run_list.search(entries))
+if chosen is None:
+    st.caption("Select a row to open, repeat, rename, download or delete the run.")
+else:
+    run_list.actions(chosen)
