@@ -13,7 +13,6 @@ if run is None:
     st.stop()
 
 active = monitoring.is_active(run)
-view = monitoring.controls()
 
 
 @st.fragment(run_every=1.0 if active else None)
@@ -35,5 +34,6 @@ def words() -> None:
 
 head()
 monitoring.buttons(run)
+view = monitoring.controls()
 charts()
 words()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -77,10 +78,10 @@ def tokenizer() -> Any:
     return AutoTokenizer.from_pretrained(SHARED_MODELS / "smollm2-135m-instruct")
 
 
-@pytest.fixture
-def chats(tmp_path: Path) -> Path:
+@pytest.fixture(scope="session")
+def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twenty-four short chats in a file."""
-    file = tmp_path / "chats.jsonl"
+    file = tmp_path_factory.mktemp("data") / "chats.jsonl"
     write_rows(
         file,
         [
@@ -103,7 +104,7 @@ def write_rows(file: Path, rows: list[Any]) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_spec(tiny_model: Path, chats: Path) -> Callable[..., dict[str, Any]]:
     """A spec on the tiny model: `make_spec("lora", train={...}, data={...})`."""
 
@@ -132,6 +133,27 @@ def make_spec(tiny_model: Path, chats: Path) -> Callable[..., dict[str, Any]]:
     return make
 
 
+@pytest.fixture(scope="session")
+def trained_home(
+    make_spec: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A home with a full and a LoRA run that have ended; tests copy it and never change it."""
+    home = tmp_path_factory.mktemp("trained") / "home"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LAB_HOME", str(home))
+        patch.setenv("LAB_MODELS", str(SHARED_MODELS))
+        for method in ("full", "lora"):
+            run_here(make_spec(method))
+    return home
+
+
+@pytest.fixture
+def trained(trained_home: Path, lab_home: Path) -> list[paths.RunDir]:
+    """This test's own copy of a full and a LoRA run, in this order."""
+    shutil.copytree(trained_home, lab_home)
+    return paths.all_runs()[::-1]
+
+
 @pytest.fixture
 def start(make_spec: Callable[..., dict[str, Any]]) -> Callable[..., paths.RunDir]:
     """Start a run on the tiny model in a worker of its own."""
@@ -147,15 +169,20 @@ def work_here(make_spec: Callable[..., dict[str, Any]]) -> Callable[..., paths.R
     """Do a run inside this process, which saves the seconds that a worker's imports take."""
 
     def work(method: str = "lora", **sections: Any) -> paths.RunDir:
-        from lab.planner.check import check
-
-        plan = check(make_spec(method, **sections))
-        assert plan["problems"] == []
-        run = launch.create(plan)
-        attempt_here(run)
-        return run
+        return run_here(make_spec(method, **sections))
 
     return work
+
+
+def run_here(spec: dict[str, Any]) -> paths.RunDir:
+    """Check and do a run in this process."""
+    from lab.planner.check import check
+
+    plan = check(spec)
+    assert plan["problems"] == []
+    run = launch.create(plan)
+    attempt_here(run)
+    return run
 
 
 def attempt_here(run: paths.RunDir) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 
 from lab.cli import catalog, chat, compare, demo, runs
@@ -35,6 +36,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    # libraries announce their own next versions; a person here cannot do anything about it
+    warnings.filterwarnings("ignore", category=FutureWarning)
     arguments = parser().parse_args(argv)
     call: Verb = arguments.call
     try:

@@ -1,4 +1,4 @@
-"""start, runs, show, logs, stop, resume, delete, estimate."""
+"""start, runs, show, logs, stop, resume, rename, delete, estimate."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lab.cli.show import console, loss, print_json, table
 from lab.compare.table import row
 from lab.files import read_object
 from lab.planner.client import planner
-from lab.runs import history, launch
+from lab.runs import history, index, launch
 from lab.runs.status import status
 from lab.text import count, duration, size
 
@@ -42,6 +42,9 @@ def add(verb: Any) -> None:
     sub = verb("resume", resume, "go on from the newest valid checkpoint")
     _add_run(sub)
     sub.add_argument("--wait", action="store_true", help="wait until it has ended")
+    sub = verb("rename", rename, "give a run another name")
+    _add_run(sub)
+    sub.add_argument("name", metavar="NAME")
     _add_run(verb("delete", delete, "remove a run with its checkpoints and result"))
 
 
@@ -102,18 +105,16 @@ def estimate(arguments: argparse.Namespace) -> int:
 
 
 def list_runs(arguments: argparse.Namespace) -> int:
-    found = []
-    for run in paths.all_runs():
-        stored = read_object(run.spec) or {}
-        found.append(
-            {
-                "id": run.id,
-                "name": stored.get("name", ""),
-                "method": (stored.get("method") or {}).get("name", ""),
-                "model": stored.get("model", ""),
-                **status(run).to_json(),
-            }
-        )
+    found = [
+        {
+            "id": entry.id,
+            "name": entry.name,
+            "method": entry.method,
+            "model": entry.model,
+            **entry.status.to_json(),
+        }
+        for entry in index.entries()
+    ]
     if arguments.json:
         print_json({"runs": found})
     elif not found:
@@ -222,6 +223,16 @@ def resume(arguments: argparse.Namespace) -> int:
     else:
         print(f"{run.id} {state}")
     return 1 if state in ("failed", "crashed") else 0
+
+
+def rename(arguments: argparse.Namespace) -> int:
+    run = paths.run_dir(arguments.run)
+    index.rename(run, arguments.name)
+    if arguments.json:
+        print_json({"id": run.id, "name": arguments.name})
+    else:
+        print(f"{run.id} {arguments.name}")
+    return 0
 
 
 def delete(arguments: argparse.Namespace) -> int:

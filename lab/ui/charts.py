@@ -135,16 +135,23 @@ MEMORY = (
 )
 
 
+def clock_of(device: Columns) -> np.ndarray:
+    """Seconds since the first sample, in whole groups of five: a chart over the clock would
+    otherwise be new, and drawn anew, every second, on the processor that trains."""
+    clock = device.get("time")
+    whole = max(5, len(clock) // 5 * 5)
+    return clock[:whole] - clock[0] if len(clock) else clock
+
+
 def memory(series: Live, view: View) -> go.Figure:
     """Memory over the clock, with the highest peak as a line. GB are 10^9 bytes."""
     made = figure(view, x="seconds since the start", y="memory (GB)")
     device = series.device
-    clock = device.get("time")
-    clock = clock - clock[0] if len(clock) else clock
+    clock = clock_of(device)
     on_gpu = device.has("cuda/allocated_bytes")
     for place, (key, name) in enumerate(MEMORY):
         if device.has(key) and not (on_gpu and key.startswith("cpu")):
-            line(made, clock, device.get(key) / 1e9, name, view.colours[place % 6])
+            line(made, clock, device.get(key)[: len(clock)] / 1e9, name, view.colours[place % 6])
     peak = series.train.last("memory/peak_bytes")
     if peak:
         made.add_hline(
@@ -158,7 +165,7 @@ def memory(series: Live, view: View) -> go.Figure:
 def power(series: Live, view: View) -> go.Figure:
     made = figure(view, x="seconds since the start", y="power (W)")
     device = series.device
-    clock = device.get("time")
-    line(made, clock - clock[0], device.get("nvml/power_w"), "power", view.colours[4])
+    clock = clock_of(device)
+    line(made, clock, device.get("nvml/power_w")[: len(clock)], "power", view.colours[4])
     made.update_layout(showlegend=False)
     return made

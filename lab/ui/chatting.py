@@ -16,6 +16,7 @@ from lab.runs import index
 from lab.ui.guard import safe
 
 MOST = 4
+AVATARS = {"user": ":material/person:", "assistant": ":material/smart_toy:"}
 
 
 def choices() -> dict[str, str]:
@@ -135,7 +136,7 @@ def panes(chosen: list[str]) -> list[Any]:
         with column:
             st.markdown(f"**{safe(titles.get(name, name))}**")
             for message in _history().get(name, []):
-                with st.chat_message(message["role"]):
+                with st.chat_message(message["role"], avatar=AVATARS[message["role"]]):
                     st.markdown(safe(message["content"]) or "*(nothing)*")
                     if message.get("foot"):
                         st.caption(message["foot"])
@@ -160,9 +161,9 @@ def ask(chosen: list[str], columns: list[Any], prompt: str, how: dict[str, Any])
         past = _history().setdefault(name, [])
         past.append({"role": "user", "content": prompt})
         with column:
-            with st.chat_message("user"):
+            with st.chat_message("user", avatar=AVATARS["user"]):
                 st.markdown(safe(prompt))
-            with st.chat_message("assistant"):
+            with st.chat_message("assistant", avatar=AVATARS["assistant"]):
                 places.append((st.empty(), st.empty()))
     for _, foot in places:
         foot.caption("waiting for its turn …")

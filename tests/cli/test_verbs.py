@@ -70,6 +70,8 @@ def test_the_life_of_a_run(
     assert shown["result"]["summary"]["planned_steps"] == 6
     assert "train_runtime" in lab("logs", run_id)["log"]
     assert [row["id"] for row in lab("runs")["runs"]] == [run_id]
+    lab("rename", run_id, "renamed")
+    assert lab("runs")["runs"][0]["name"] == "renamed"
     other = work_here("full", train={"max_steps": 6})
     compared = lab("compare", run_id, other.id, "--by", "tokens")
     assert {row["method"] for row in compared["runs"]} == {"lora", "full"}

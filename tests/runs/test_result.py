@@ -16,8 +16,8 @@ from lab.runs.status import status
 
 
 @pytest.fixture
-def pair(work_here: Callable[..., RunDir]) -> list[RunDir]:
-    return [work_here("full"), work_here("lora")]
+def pair(trained: list[RunDir]) -> list[RunDir]:
+    return trained
 
 
 def test_a_finished_run_tells_everything(pair: list[RunDir]) -> None:

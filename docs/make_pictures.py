@@ -1,0 +1,80 @@
+"""Makes the README's pictures from the runs of `make demo`: `python docs/make_pictures.py`.
+
+Needs what the tests need (`make setup-test`), and LAB_HOME with the two demo runs.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from playwright.sync_api import sync_playwright  # noqa: E402
+
+from lab import paths  # noqa: E402
+from lab.chat import client  # noqa: E402
+from tests.e2e import browser  # noqa: E402
+from tests.e2e.conftest import FLAGS, Server, settled  # noqa: E402
+
+PICTURES = ROOT / "docs" / "pictures"
+SHOTS = (
+    ("home", "", "light"),
+    ("new-run", "new_run", "light"),
+    ("monitor", "monitor", "light"),
+    ("monitor-dark", "monitor", "dark"),
+    ("runs", "runs", "dark"),
+)
+
+
+def main() -> int:
+    if len(paths.all_runs()) < 2:
+        print("Run `make demo` first: the pictures show its runs.", file=sys.stderr)
+        return 2
+    PICTURES.mkdir(exist_ok=True)
+    server = Server(paths.home())
+    server.start()
+    try:
+        with sync_playwright() as playwright:
+            chrome = playwright.chromium.launch(
+                executable_path=browser.installed(), args=list(FLAGS)
+            )
+            for name, path, theme in SHOTS:
+                page = open_page(chrome, theme)
+                page.goto(f"{server.url}/{path}")
+                settled(page)
+                shoot(page, name)
+            page = open_page(chrome, "light")
+            page.goto(f"{server.url}/chat")
+            settled(page)
+            page.get_by_text("Who created you?").first.click()
+            page.get_by_text("ended by itself").last.wait_for(timeout=120_000)
+            settled(page)
+            shoot(page, "chat")
+            chrome.close()
+    finally:
+        client.end()
+        server.kill()
+        server.log.unlink(missing_ok=True)
+    return 0
+
+
+def open_page(chrome: Any, theme: str) -> Any:
+    context = chrome.new_context(
+        viewport={"width": 1440, "height": 900}, color_scheme=theme, device_scale_factor=1
+    )
+    return context.new_page()
+
+
+def shoot(page: Any, name: str) -> None:
+    page.wait_for_function("!document.querySelector('[data-testid=stSkeleton]')", timeout=30_000)
+    time.sleep(2)  # charts draw after the script has ended
+    page.evaluate("document.querySelector('[data-testid=stMain]').scrollTo(0, 0)")
+    page.screenshot(path=PICTURES / f"{name}.png")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,156 @@
+"""A real server and a real browser; a failing story leaves a picture, the console and the log."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from lab.paths import ROOT
+from tests.conftest import SHARED_MODELS, end_workers
+from tests.e2e import browser as chromium
+
+RESULTS = ROOT / "test-results"
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+class Server:
+    """One web server on a home of its own."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        home.mkdir(parents=True, exist_ok=True)
+        self.log = home / "web.log"
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> float:
+        """Start it; seconds until it answered."""
+        began = time.monotonic()
+        command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port"]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*command, str(self.port)],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=os.environ
+                | {"LAB_HOME": str(self.home), "LAB_MODELS": str(SHARED_MODELS)}
+                | {"HF_HUB_OFFLINE": "1"},
+            )
+        while time.monotonic() - began < 60:
+            try:
+                with urllib.request.urlopen(f"{self.url}/_stcore/health", timeout=1):
+                    return time.monotonic() - began
+            except OSError:
+                time.sleep(0.05)
+        raise AssertionError(f"the server did not start:\n{self.log.read_text()}")
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture(scope="session")
+def chrome() -> Iterator[Browser]:
+    path = chromium.installed()
+    assert path is not None, "no browser: python tests/e2e/browser.py"
+    with sync_playwright() as playwright:
+        made = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
+        yield made
+        made.close()
+
+
+@pytest.fixture
+def server(lab_home: Path) -> Iterator[Server]:
+    """A server on this test's own home."""
+    made = Server(lab_home)
+    made.start()
+    yield made
+    made.kill()
+    end_workers(lab_home)
+    end_chat(lab_home)
+
+
+def end_chat(home: Path) -> None:
+    from lab.files import read_object
+    from lab.runs import process
+
+    process.send(read_object(home / "chat" / "process.json"), signal.SIGKILL)
+
+
+@pytest.fixture
+def page(chrome: Browser, server: Server, request: pytest.FixtureRequest) -> Iterator[Page]:
+    """A fresh browser window on the server's home page."""
+    context = chrome.new_context(viewport={"width": 1280, "height": 900})
+    made = context.new_page()
+    console: list[str] = []
+    made.on("console", lambda message: console.append(f"{message.type}: {message.text}"))
+    made.goto(server.url)
+    settled(made)
+    yield made
+    if request.node.stash.get(FAILED, False):
+        RESULTS.mkdir(exist_ok=True)
+        stem = RESULTS / request.node.name
+        made.screenshot(path=f"{stem}.png", full_page=True)
+        stem.with_suffix(".console.txt").write_text("\n".join(console))
+        stem.with_suffix(".server.txt").write_text(server.log.read_text())
+    context.close()
+
+
+FAILED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Any:
+    report = yield
+    if report.when == "call" and report.failed:
+        item.stash[FAILED] = True
+    return report
+
+
+def settled(page: Page) -> None:
+    """Wait until the page has been drawn and its script has come to rest."""
+    page.wait_for_selector("[data-testid=stApp]", timeout=20_000)
+    page.wait_for_selector("[data-test-script-state='notRunning']", timeout=60_000)
+
+
+def widget(page: Page, key: str) -> Any:
+    """The element of a widget by its key."""
+    return page.locator(f".st-key-{key.replace('.', '-')}").first
+
+
+def fill(page: Page, key: str, value: str) -> None:
+    """Type into a field and leave it."""
+    box = widget(page, key).locator("input, textarea").first
+    box.click()
+    box.fill(value)
+    box.press("Enter")
+    settled(page)

@@ -1,0 +1,165 @@
+"""What people do, in a real browser."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from lab.paths import all_runs
+from lab.runs import history, launch
+from lab.runs.status import status
+from tests.e2e.conftest import Server, fill, settled, widget
+
+pytestmark = pytest.mark.e2e
+
+
+def points(page: Page, chart: str = "loss") -> int:
+    """How many points the first trace of a chart shows."""
+    script = """name => {
+        const plot = document.querySelector(`[class*="st-key-chart-${name}-"] .js-plotly-plot`);
+        const drawn = plot && plot._fullData && plot._fullData[0];
+        return drawn && drawn.x ? drawn.x.length : 0;
+    }"""
+    return int(page.evaluate(script, chart))
+
+
+def wait_for(page: Page, condition: Callable[[], bool], seconds: float, what: str) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, what
+        page.wait_for_timeout(200)
+
+
+def maps_torch(server: Server) -> bool:
+    assert server.process is not None
+    maps = Path(f"/proc/{server.process.pid}/maps").read_text()
+    return "libtorch" in maps
+
+
+def test_quick_start_watch_the_chart_move_then_stop_and_save(page: Page, server: Server) -> None:
+    button = page.get_by_role("button", name="Train it now")
+    button.dblclick()
+    page.wait_for_url(re.compile(r"/monitor\?.*run="), timeout=60_000)
+    settled(page)
+    assert len(all_runs()) == 1, "two clicks are one run"
+    run = all_runs()[0]
+    wait_for(page, lambda: points(page) >= 2, 120, "the curve did not begin")
+    seen = points(page)
+    wait_for(page, lambda: points(page) > seen, 30, "the curve did not move")
+    expect(page.get_by_text("The creator of the AI assistant").first).to_be_visible()
+    widget(page, "stop").get_by_role("button").click()
+    wait_for(page, lambda: status(run).state == "stopped", 60, "it did not stop")
+    expect(page.get_by_text(re.compile("stopped$")).first).to_be_visible(timeout=15_000)
+    assert run.artifact.is_dir()
+    expect(page.get_by_role("button", name="Resume")).to_be_visible(timeout=15_000)
+    assert not maps_torch(server)
+
+
+def test_new_run_with_three_mistakes_then_right(
+    page: Page, server: Server, tiny_model: Path, chats: Path
+) -> None:
+    page.get_by_role("link", name="New run").click()
+    settled(page)
+    expect(page.get_by_text("What will happen")).to_be_visible()
+    choose(page, "new.model", str(tiny_model))
+    choose(page, "new.data.dataset", str(chats))
+    fill(page, "new.train.learning_rate", "5")
+    fill(page, "new.method.lora.targets", "c_attn")
+    fill(page, "new.data.max_length", "4")
+    page.get_by_role("button", name="Start", exact=True).click()
+    expect(page.get_by_text("Nothing was started: 3 problems")).to_be_visible(timeout=60_000)
+    for text in ("is 5; it must be at most 1", "names no linear layer", "must be at least 8"):
+        assert page.get_by_text(text).count() == 2, "beside its field, and in the summary"
+    assert all_runs() == []
+    fill(page, "new.train.learning_rate", "auto")
+    fill(page, "new.method.lora.targets", "q_proj, v_proj")
+    fill(page, "new.data.max_length", "64")
+    page.get_by_role("button", name="Start", exact=True).click()
+    page.wait_for_url(re.compile(r"/monitor\?.*run="), timeout=60_000)
+    run = all_runs()[0]
+    page.get_by_role("link", name="Home").click()  # look elsewhere: word comes when it ends
+    settled(page)
+    launch.wait(run, timeout_s=90)
+    expect(page.get_by_text(re.compile("First look: done"))).to_be_visible(timeout=15_000)
+    page.goto(f"{server.url}/new_run")
+    settled(page)
+    page.go_back()
+
+
+def choose(page: Page, key: str, value: str) -> None:
+    """Type a value of one's own into a list."""
+    box = widget(page, key).locator("input").first
+    box.click()
+    box.fill(value)
+    page.get_by_text(re.compile(f"Add: {re.escape(value)}")).first.click()
+    settled(page)
+
+
+def test_a_run_survives_reload_other_browsers_and_a_killed_server(
+    page: Page, server: Server, chrome: Browser, start: Callable[..., Any]
+) -> None:
+    run = start("lora", train={"max_steps": 100_000, "save_every": 0, "eval_every": 500})
+    page.goto(f"{server.url}/monitor?run={run.id}")
+    wait_for(page, lambda: points(page) >= 20, 60, "the curve did not begin")
+    page.reload()
+    settled(page)
+    wait_for(page, lambda: points(page) >= 20, 30, "lost after a reload")
+    other = chrome.new_context().new_page()
+    other.goto(f"{server.url}/monitor?run={run.id}")
+    wait_for(other, lambda: points(other) >= 20, 30, "not found by another browser")
+    expect(other.get_by_role("link", name="Runs")).to_be_visible()
+    other.context.close()
+    server.kill()
+    before = history.metrics(run, "train")[-1]["step"]
+    time.sleep(1.5)
+    assert status(run).state in ("training", "evaluating")
+    assert history.metrics(run, "train")[-1]["step"] > before, "it did not go on"
+    assert server.start() < 30
+    page.goto(f"{server.url}/monitor?run={run.id}")
+    settled(page)
+    wait_for(page, lambda: points(page) > 20, 30, "no history after the restart")
+    first = page.evaluate(
+        "document.querySelector('[class*=\"st-key-chart-loss-\"] .js-plotly-plot')._fullData[0].x[0]"
+    )
+    assert first == 1, "the whole history is there"
+    widget(page, "stop").get_by_role("button").click()
+    wait_for(page, lambda: status(run).state == "stopped", 30, "it did not stop")
+
+
+def test_chat_with_two_results(page: Page, server: Server, trained_home: Path) -> None:
+    shutil.copytree(trained_home / "runs", server.home / "runs")
+    page.get_by_role("link", name="Chat").click()
+    settled(page)
+    for word in ("tiny full", "tiny lora"):
+        expect(page.get_by_text(re.compile(word)).first).to_be_visible()
+    expander = page.get_by_text("Same terms for all")
+    expander.click()
+    fill(page, "chat.tokens", "6")
+    expander.click()
+    for turn, question in enumerate(("What is 2 plus 2?", "And 3 plus 3?"), start=1):
+        box = page.get_by_placeholder("Ask all of them the same")
+        box.fill(question)
+        box.press("Enter")
+        foots = page.get_by_text(re.compile("tokens, .*Prompt .*seed 0"))
+        wait_for(page, lambda foots=foots, turn=turn: foots.count() == 3 * turn, 90, "no answers")  # type: ignore[misc]
+    settled(page)
+    expect(page.get_by_text("3 models in memory")).to_be_visible()
+    widget(page, "chat.free").get_by_role("button").click()
+    expect(page.get_by_text("chat process starts with the first question")).to_be_visible()
+    assert not maps_torch(server)
+    for name in ("Home", "New run", "Monitor", "Runs"):
+        page.get_by_role("link", name=name, exact=True).first.click()
+        settled(page)
+        assert page.locator("[data-testid=stException]").count() == 0
+        over = page.evaluate(
+            "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        )
+        assert over <= 0, f"{name} scrolls sideways"
+    assert not maps_torch(server)

@@ -1,0 +1,48 @@
+"""Pages under AppTest, opened through the shell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import streamlit.config
+from streamlit.testing.v1 import AppTest
+
+from lab.paths import ROOT
+
+Page = Callable[..., AppTest]
+
+
+@pytest.fixture(autouse=True)
+def loud_pages() -> None:
+    """Errors in full. AppTest itself keeps functions in the session, so the check for what can
+    be serialised is left to the browser stories."""
+    streamlit.config.set_option("client.showErrorDetails", "full")
+    streamlit.config.set_option("runner.enforceSerializableSessionState", False)
+
+
+@pytest.fixture
+def open_page() -> Page:
+    """`open_page("monitor", run=ID)`: the page as a person sees it first."""
+
+    def open_it(name: str, session: dict[str, Any] | None = None, **query: str) -> AppTest:
+        at = AppTest.from_file(str(ROOT / "lab" / "ui" / "shell.py"), default_timeout=60)
+        for key, value in (session or {}).items():
+            at.session_state[key] = value
+        at.run()
+        for key, value in query.items():
+            at.query_params[key] = value
+        if name != "home":
+            at.switch_page(f"../../pages/{name}.py")
+        at.run()
+        assert not at.exception, at.exception
+        return at
+
+    return open_it
+
+
+def words(at: AppTest) -> str:
+    """Everything that the page says."""
+    kinds = ("title", "subheader", "markdown", "caption", "info", "warning", "error", "success")
+    return "\n".join(str(element.value) for kind in kinds for element in at.get(kind))

@@ -1,0 +1,200 @@
+"""Every page through the shell: empty, filled, and given what it cannot use."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab import presets
+from lab.paths import RunDir, all_runs
+from lab.runs import index, launch
+from lab.ui import run_list
+from tests.ui.conftest import Page, words
+
+
+@pytest.fixture
+def run(trained: list[RunDir]) -> RunDir:
+    launch.delete(trained[0])
+    return trained[1]
+
+
+@pytest.mark.parametrize(
+    ("page", "says"),
+    [
+        ("home", "The quick start above makes the first one"),
+        ("monitor", "No runs yet. Start one"),
+        ("runs", "No runs yet"),
+        ("new_run", "What will happen"),
+        ("chat", "chat process starts with the first question"),
+    ],
+)
+def test_empty_states_say_what_to_do(open_page: Page, page: str, says: str) -> None:
+    assert says in words(open_page(page))
+
+
+def test_home_lists_recent_runs(open_page: Page, run: RunDir) -> None:
+    said = words(open_page("home"))
+    assert "This machine" in said and "lora · just now" in said
+
+
+def test_monitor_of_a_finished_run(open_page: Page, run: RunDir) -> None:
+    at = open_page("monitor", run=run.id)
+    figures = {metric.label: metric.value for metric in at.metric}
+    assert figures["Peak memory"].endswith("B") and float(figures["Train loss"]) > 0
+    assert "12 steps" in words(at) and "What it says" in words(at)
+    assert not [button for button in at.button if button.key == "stop"]
+    charts = at.get("plotly_chart")
+    assert len(charts) >= 4
+
+
+@pytest.mark.parametrize("asked", ["../../etc", "20990101-000000-lora-zzzz", "x" * 5000, "<b>"])
+def test_monitor_of_a_run_that_is_not_there(open_page: Page, run: RunDir, asked: str) -> None:
+    at = open_page("monitor", run=asked)
+    assert "There is no run" in at.warning[0].value
+    assert at.selectbox(key="monitor.run").value == run.id
+
+
+def test_monitor_offers_to_resume_a_crashed_run(open_page: Page, run: RunDir) -> None:
+    run.result.unlink()
+    run.process.write_text('{"pid": 999999, "start": 1}')
+    at = open_page("monitor", run=run.id)
+    assert "killed, out of memory, or a power cut" in at.error[0].value.replace("\\", "")
+    assert at.button(key="resume")
+
+
+@pytest.mark.parametrize("garbage", ["", "{", "[]", '{"step": "x"}', "\x00"])
+def test_no_page_breaks_on_garbage(open_page: Page, run: RunDir, garbage: str) -> None:
+    for file in (run.spec, run.metrics, run.events, run.result, run.process, run.heartbeat):
+        file.write_text(garbage)
+    for page in ("home", "monitor", "runs", "chat"):
+        open_page(page, run=run.id)
+
+
+def test_runs_are_found_renamed_and_deleted(open_page: Page, run: RunDir) -> None:
+    at = open_page("runs")
+    assert list(at.dataframe[0].value["Name"]) == ["tiny lora"]
+    at.text_input(key="runs.search").set_value("nothing like it").run()
+    assert "No run matches" in words(at)
+    index.rename(run, "my favourite")
+    at.text_input(key="runs.search").set_value("FAVOURITE").run()
+    assert list(at.dataframe[0].value["Name"]) == ["my favourite"]
+    launch.delete(run)
+    assert "No runs yet" in words(open_page("runs"))
+
+
+def test_figures_as_csv(run: RunDir) -> None:
+    lines = run_list.figures_csv(run).splitlines()
+    assert "train/loss" in lines[0] and "eval/loss" in lines[0]
+    assert len(lines) == 1 + 12 + 4
+
+
+def test_hostile_text_is_shown_as_text(open_page: Page, run: RunDir) -> None:
+    with run.events.open("a") as file:
+        event = {
+            "kind": "sample",
+            "step": 2,
+            "prompt": "x",
+            "text": "<script>alert(1)</script> **b**",
+        }
+        file.write(json.dumps(event) + "\n")
+    index.rename(run, "<img src=x onerror=alert(1)> [x](javascript:1)")
+    for page in ("home", "monitor", "runs", "chat"):
+        at = open_page(page, run=run.id)
+        assert all(not element.allow_html for element in at.markdown)
+    said = words(open_page("monitor", run=run.id))
+    assert "\\<script\\>" in said and "\\*\\*b\\*\\*" in said
+
+
+def form(at: Any, key: str, value: Any) -> None:
+    for kind in ("text_input", "number_input", "selectbox"):
+        for widget in at.get(kind):
+            if widget.key == key:
+                widget.set_value(value)
+                return
+    raise AssertionError(f"no widget {key}")
+
+
+def test_new_run_shows_all_problems_beside_their_fields(open_page: Page) -> None:
+    at = open_page("new_run")
+    form(at, "new.data.max_length", 4)
+    form(at, "new.train.learning_rate", "fast")
+    form(at, "new.method.lora.rank", 0)
+    at.button(key="start").click().run()
+    assert not at.exception
+    assert "Nothing was started: 3 problems" in at.error[0].value
+    beside = [element.value for element in at.markdown if element.value.startswith(":red[")]
+    assert len(beside) == 3 and any("is 4; it must be at least 8" in text for text in beside)
+    assert all_runs() == []
+    form(at, "new.data.max_length", 64)
+    form(at, "new.train.learning_rate", "auto")
+    form(at, "new.method.lora.rank", 4)
+    at.button(key="check").click().run()
+    assert not at.error and "Ready to start" in words(at)
+    assert not [element for element in at.markdown if element.value.startswith(":red[")]
+
+
+def test_presets_fill_the_form(open_page: Page) -> None:
+    at = open_page("new_run")
+    for preset in presets.PRESETS:
+        at.session_state["new.preset"] = preset.name
+        at.run()
+    at.pills(key="new.preset").set_value("full").run()
+    assert at.session_state["new.method.name"] == "full"
+    assert "**Full fine\\-tuning** of" in words(at)
+
+
+def test_duplicate_takes_over_what_was_asked(open_page: Page, run: RunDir) -> None:
+    at = open_page("new_run", **{"from": run.id})
+    assert at.session_state["new.train.max_steps"] == 12
+    assert at.session_state["new.data.packing"] == "off"
+    assert at.session_state["new.name"] == "tiny lora again"
+
+
+def test_one_form_is_one_run(
+    open_page: Page,
+    make_spec: Callable[..., dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from lab.planner.check import check
+    from lab.runs import tickets
+
+    monkeypatch.setattr(launch, "launch", lambda run: None)
+    plan, ticket = check(make_spec()), tickets.new()
+    first = tickets.start(plan, ticket)
+    assert tickets.start(plan, ticket) == first, "a second click"
+    at = open_page("new_run", draft=ticket)  # a reload in between
+    assert first.id in words(at).replace("\\", "")
+    assert tickets.start(plan, tickets.new()) != first, "another form is another run"
+    assert len(all_runs()) == 2
+
+
+def test_the_plain_script_trains(
+    tiny_model: Path, chats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    import runpy
+
+    from lab.export.script import script
+    from lab.spec import RunSpec
+
+    spec = RunSpec.from_json(
+        {
+            "method": {"name": "lora", "rank": 4, "targets": ["q_proj", "v_proj"]},
+            "data": {"eval_fraction": 0.2, "max_length": 64},
+            "train": {"max_steps": 8, "batch_size": 2, "learning_rate": 0.01},
+        }
+    )
+    file = tmp_path / "train.py"
+    file.write_text(script(spec, str(tiny_model), str(chats), "Be kind."))
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(file))
+    said = capsys.readouterr().out
+    losses = [
+        float(line.split()[1]) for line in said.splitlines() if line[:5] in ("befor", "after")
+    ]
+    assert losses[1] < losses[0]
+    assert (tmp_path / "output" / "adapter_model.safetensors").is_file()
