@@ -72,7 +72,7 @@ def open_page(chrome: Any, theme: str) -> Any:
 def shoot(page: Any, name: str) -> None:
     page.wait_for_function("!document.querySelector('[data-testid=stSkeleton]')", timeout=30_000)
     time.sleep(2)  # charts draw after the script has ended
-    page.evaluate("document.querySelector('[data-testid=stMain]').scrollTo(0, 0)")
+    page.evaluate("document.querySelectorAll('section').forEach(part => part.scrollTo(0, 0))")
     page.screenshot(path=PICTURES / f"{name}.png")
 
 

@@ -125,10 +125,8 @@ def test_a_run_survives_reload_other_browsers_and_a_killed_server(
     page.goto(f"{server.url}/monitor?run={run.id}")
     settled(page)
     wait_for(page, lambda: points(page) > 20, 30, "no history after the restart")
-    first = page.evaluate(
-        "document.querySelector('[class*=\"st-key-chart-loss-\"] .js-plotly-plot')._fullData[0].x[0]"
-    )
-    assert first == 1, "the whole history is there"
+    plot = "document.querySelector('[class*=st-key-chart-loss-] .js-plotly-plot')"
+    assert page.evaluate(f"{plot}._fullData[0].x[0]") == 1, "the whole history is there"
     widget(page, "stop").get_by_role("button").click()
     wait_for(page, lambda: status(run).state == "stopped", 30, "it did not stop")
 
