@@ -56,6 +56,10 @@ class RunDir:
         return self.path / "process.json"
 
     @property
+    def queue(self) -> Path:
+        return self.path / "queue.json"
+
+    @property
     def heartbeat(self) -> Path:
         return self.path / "heartbeat"
 
@@ -78,6 +82,10 @@ class RunDir:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def pins(self) -> Path:
+        return self.path / "pins.json"
 
     @property
     def artifact(self) -> Path:

@@ -122,6 +122,13 @@ class TrainSpec:
     save_every: int | None = option(
         None, "Steps between checkpoints. null: five times in a run; 0: none.", min=0
     )
+    early_stopping: int | None = option(
+        None,
+        "End the run when the evaluation loss has not improved for this many evaluations. null: "
+        "never.",
+        min=1,
+        max=10_000,
+    )
     sample_every: int | None = option(
         None,
         "Steps between samples of what the model answers. null: at the start, in the middle and "

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from lab.runs import index
-from lab.ui import links, run_list
+from lab.ui import links, queue_panel, run_list
 
 st.title("Runs", anchor=False)
 entries = index.entries()
@@ -12,6 +12,7 @@ if not entries:
     st.page_link(links.page("new_run"), label="New run", icon=":material/add_circle:")
     st.stop()
 
+queue_panel.show()
 chosen = run_list.table(run_list.search(entries))
 if chosen is None:
     st.caption("Select a row to open, repeat, rename, download or delete the run.")

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,15 @@ def lab_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def end_workers(home: Path) -> None:
+    """Kill the supervisor of a home (one that is just coming up too), then its workers."""
+    log = home / "queue" / "log.txt"
+    deadline = time.monotonic() + 5
+    while log.exists() and time.monotonic() < deadline:
+        if process.send(read_object(home / "queue" / "process.json"), signal.SIGKILL):
+            break
+        if time.time() - log.stat().st_mtime > 3:
+            break  # it has ended by itself
+        time.sleep(0.05)
     for file in home.glob("runs/*/process.json"):
         record = read_object(file) or {}
         if record.get("pid") != os.getpid():  # a run that a test did in this process

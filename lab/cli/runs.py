@@ -1,10 +1,11 @@
-"""start, runs, show, logs, stop, resume, rename, delete, estimate."""
+"""start, runs, queue, show, logs, stop, resume, rename, delete, estimate."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from lab import paths, spec
 from lab.cli import watch
 from lab.cli.show import console, loss, print_json, table
 from lab.compare.table import row
+from lab.errors import LabError
 from lab.files import read_object
 from lab.planner.client import planner
-from lab.runs import history, index, launch
+from lab.runs import archive, checkpoints, history, index, launch, queue, supervisor
 from lab.runs.status import status
 from lab.text import count, duration, size
 
@@ -42,6 +44,23 @@ def add(verb: Any) -> None:
     sub = verb("resume", resume, "go on from the newest valid checkpoint")
     _add_run(sub)
     sub.add_argument("--wait", action="store_true", help="wait until it has ended")
+    sub = verb("queue", show_queue, "the waiting runs; pause, go on, or change the order")
+    sub.add_argument("action", nargs="?", choices=["pause", "continue", "first"], default=None)
+    sub.add_argument("run", nargs="?", metavar="RUN", help="the run to put first")
+    sub.add_argument("--at-once", type=int, metavar="N", help="runs at the same time")
+    sub.add_argument(
+        "--after-failure", choices=["continue", "pause"], help="what follows a failed run"
+    )
+    sub = verb("checkpoints", list_checkpoints, "a run's checkpoints; pin or delete one")
+    _add_run(sub)
+    for action in ("pin", "unpin", "delete"):
+        sub.add_argument(f"--{action}", type=int, metavar="STEP")
+    sub = verb("export", export_run, "a finished run as one file")
+    _add_run(sub)
+    sub.add_argument("file", metavar="FILE.zip")
+    sub.add_argument("--checkpoints", action="store_true", help="with its checkpoints")
+    sub = verb("import", import_run, "the run of an exported file")
+    sub.add_argument("file", metavar="FILE.zip")
     sub = verb("rename", rename, "give a run another name")
     _add_run(sub)
     sub.add_argument("name", metavar="NAME")
@@ -223,6 +242,79 @@ def resume(arguments: argparse.Namespace) -> int:
     else:
         print(f"{run.id} {state}")
     return 1 if state in ("failed", "crashed") else 0
+
+
+def show_queue(arguments: argparse.Namespace) -> int:
+    if arguments.action == "first":
+        if not arguments.run:
+            raise LabError("Which run?", "Write: queue first RUN")
+        queue.reorder(paths.run_dir(arguments.run), first=True)
+    elif arguments.action is not None:
+        queue.pause(arguments.action == "pause")
+    changes: dict[str, Any] = {}
+    if arguments.at_once is not None:
+        changes["at_once"] = arguments.at_once
+    if arguments.after_failure is not None:
+        changes["continue_after_failure"] = arguments.after_failure == "continue"
+    rules = queue.change(**changes) if changes else queue.settings()
+    supervisor.nudge()
+    line = [index.entry(run) for run in queue.waiting()]
+    if arguments.json:
+        print_json(
+            {
+                "settings": asdict(rules),
+                "waiting": [
+                    {"id": entry.id, "name": entry.name, "why": entry.status.message}
+                    for entry in line
+                ],
+                "active": [run.id for run in queue.active()],
+            }
+        )
+        return 0
+    print(f"{'paused' if rules.paused else 'running'}, {rules.at_once} at once")
+    rows = [[entry.id, entry.name, entry.status.message] for entry in line]
+    if rows:
+        table("Waiting", ["id", "name", "why"], rows)
+    return 0
+
+
+def list_checkpoints(arguments: argparse.Namespace) -> int:
+    run = paths.run_dir(arguments.run)
+    if arguments.pin is not None:
+        checkpoints.pin(run, arguments.pin)
+    if arguments.unpin is not None:
+        checkpoints.pin(run, arguments.unpin, keep=False)
+    if arguments.delete is not None:
+        checkpoints.delete(run, arguments.delete)
+    found = checkpoints.table(run)
+    if arguments.json:
+        print_json({"id": run.id, "checkpoints": found})
+        return 0
+    rows = [
+        [f"{one['step']:,}", size(one["bytes"]), loss(one["eval_loss"]), "pinned" * one["pinned"]]
+        for one in found
+    ]
+    table("Checkpoints", ["step", "size", "evaluation loss", ""], rows, right="rrr")
+    return 0
+
+
+def export_run(arguments: argparse.Namespace) -> int:
+    run = paths.run_dir(arguments.run)
+    target = archive.export(run, Path(arguments.file), checkpoints=arguments.checkpoints)
+    if arguments.json:
+        print_json({"id": run.id, "file": str(target), "bytes": target.stat().st_size})
+    else:
+        print(f"{target} {size(target.stat().st_size)}")
+    return 0
+
+
+def import_run(arguments: argparse.Namespace) -> int:
+    run = archive.import_run(Path(arguments.file))
+    if arguments.json:
+        print_json({"id": run.id, "path": str(run.path)})
+    else:
+        print(run.id)
+    return 0
 
 
 def rename(arguments: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 
 from lab.cli.show import console
 from lab.paths import RunDir
-from lab.runs import history, launch
+from lab.runs import history, launch, supervisor
 from lab.runs.status import Status, status
 from lab.text import duration
 
@@ -37,8 +37,8 @@ def follow(run: RunDir, label: str, *, quiet: bool = False) -> Status:
                 task, completed=now.done, total=now.total or None, note=_note(now, records)
             )
             if now.has_ended:
-                launch.reap(run)
                 return now
+            supervisor.nudge()
             time.sleep(0.5)
 
 

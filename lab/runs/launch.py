@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import re
@@ -13,23 +12,23 @@ from typing import Any
 
 from lab import paths
 from lab.errors import LabError
-from lab.files import read_object, remove_tree, sync_folder, write_json
+from lab.files import remove_tree, sync_folder, write_json
 from lab.paths import ROOT, RunDir
 from lab.planner.client import planner
-from lab.runs import process
+from lab.runs import process, queue
 from lab.runs.status import RESUMABLE, status
 
 LETTERS = "abcdefghijkmnpqrstuvwxyz23456789"
 
 
 def start(spec: dict[str, Any]) -> RunDir:
-    """Check `spec`, make its run directory, start the worker.
+    """Check `spec`, make its run directory, put it into the queue.
 
     Raises SpecError with all problems before anything is written.
     """
     plan = planner.check(spec)
     run = create(plan)
-    launch(run)
+    queue.submit(run)
     return run
 
 
@@ -65,8 +64,11 @@ def new_id(method: str) -> str:
             return run_id
 
 
-def launch(run: RunDir) -> None:
-    """Start the worker in a session of its own, with its output in a file, and write it down."""
+def launch(run: RunDir) -> subprocess.Popen[bytes]:
+    """Start the worker in a session of its own, with its output in a file, and write it down.
+
+    Called by the supervisor only; everybody else submits to the queue.
+    """
     environment = os.environ | {
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "false",
@@ -84,6 +86,7 @@ def launch(run: RunDir) -> None:
             env=environment,
         )
     process.register(run, worker.pid)
+    return worker
 
 
 def resume(run: RunDir) -> None:
@@ -100,12 +103,14 @@ def resume(run: RunDir) -> None:
             os.replace(file, kept / file.name)
     for file in run.commands.glob("*"):
         file.unlink()
-    launch(run)
+    queue.submit(run)
 
 
 def command(run: RunDir, name: str) -> None:
     """Ask the worker for `stop`, `save` or `cancel`; it answers at its next step."""
     now = status(run)
+    if now.state == "queued" and name != "save" and queue.withdraw(run):
+        return
     if not now.is_active:
         raise LabError(f"{run.id} is {now.state}, there is nothing to {name}.")
     run.commands.mkdir(exist_ok=True)
@@ -115,6 +120,9 @@ def command(run: RunDir, name: str) -> None:
 def delete(run: RunDir) -> None:
     """Remove a run that has ended, with its checkpoints and artifact."""
     now = status(run)
+    if now.state == "queued":
+        queue.withdraw(run)
+        now = status(run)
     if now.is_active:
         raise LabError(f"{run.id} is {now.state}.", f"Stop it first: python -m lab stop {run.id}")
     aside = run.path.with_name(f".tmp-deleted-{run.id}")
@@ -125,20 +133,13 @@ def delete(run: RunDir) -> None:
 def wait(run: RunDir, poll_s: float = 0.5, timeout_s: float | None = None) -> str:
     """Block until the run has ended; its state. Raises LabError after `timeout_s`."""
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    from lab.runs import supervisor
+
     while True:
         now = status(run)
         if now.has_ended:
-            reap(run)
             return now.state
         if deadline is not None and time.monotonic() > deadline:
             raise LabError(f"{run.id} is still {now.state} after {timeout_s:.0f} s.")
+        supervisor.nudge()
         time.sleep(poll_s)
-
-
-def reap(run: RunDir) -> None:
-    """Collect an ended worker if it is our own child; leave every other process alone."""
-    record = read_object(run.process) or {}
-    pid = record.get("pid")
-    if isinstance(pid, int) and not process.is_alive(record):
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, os.WNOHANG)

@@ -118,7 +118,7 @@ class Live:
         return self.kinds["train"]
 
     @property
-    def eval(self) -> Columns:
+    def held_out(self) -> Columns:
         return self.kinds["eval"]
 
     @property

@@ -71,6 +71,20 @@ def send(record: Any, number: signal.Signals) -> bool:
     return True
 
 
+def send_group(record: Any, number: signal.Signals) -> bool:
+    """Signal the process of `record` and what it has started: its own process group, which it
+    leads. False if it is gone or leads none; no other group is ever hit."""
+    if not is_alive(record):
+        return False
+    try:
+        if os.getpgid(record["pid"]) != record["pid"]:
+            return send(record, number)
+        os.killpg(record["pid"], number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def register(run: RunDir, pid: int) -> None:
     """Write `process.json` for a process just started."""
     record = identity(pid)

@@ -56,7 +56,7 @@ def status(run: RunDir) -> Status:
             hint=str(result.get("hint", "")),
         )
     if not run.process.exists():
-        return Status("queued")
+        return Status("queued", message=_why_queued(run))
     beat = read_object(run.heartbeat) or {}
     progress: dict[str, Any] = {
         "phase": str(beat.get("phase", "starting")),
@@ -67,6 +67,8 @@ def status(run: RunDir) -> Status:
     if not process.is_alive(read_object(run.process)):
         if read_object(run.result) is not None:  # it ended between the two looks
             return status(run)
+        if (run.commands / "cancel").exists():
+            return Status("cancelled", **progress, message="The worker was ended by force.")
         return Status(
             "crashed",
             **progress,
@@ -89,6 +91,13 @@ def status(run: RunDir) -> Status:
     if (run.commands / "stop").exists() or (run.commands / "cancel").exists():
         state = "stopping"
     return Status(state, **progress, eta_s=_number(beat["eta_s"]) if "eta_s" in beat else None)
+
+
+def _why_queued(run: RunDir) -> str:
+    """What the supervisor wrote about a waiting run."""
+    state = read_object(run.path.parent.parent / "queue" / "state.json") or {}
+    waiting = state.get("waiting")
+    return str(waiting.get(run.id, "")) if isinstance(waiting, dict) else ""
 
 
 def _age(run: RunDir) -> float | None:

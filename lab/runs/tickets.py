@@ -13,7 +13,7 @@ from typing import Any
 from lab import paths
 from lab.errors import LabError
 from lab.paths import RunDir
-from lab.runs import launch
+from lab.runs import launch, queue
 
 TICKET = re.compile(r"[a-z0-9]{12}", re.ASCII)
 OLDEST_S = 7 * 24 * 3600.0
@@ -49,7 +49,7 @@ def start(plan: dict[str, Any], ticket: str) -> RunDir:
     try:
         run = launch.create(plan)
         os.write(handle, run.id.encode())
-        launch.launch(run)
+        queue.submit(run)
     except BaseException:
         file.unlink(missing_ok=True)
         raise

@@ -24,8 +24,8 @@ from safetensors.torch import load_file, save_file
 
 from lab.errors import LabError
 from lab.files import read_object, remove_tree, sync_folder, write_json
+from lab.runs.checkpoints import PREFIX, listing, step_of
 
-PREFIX = "step-"
 FILES = ("trainable.safetensors", "optimizer.safetensors", "extra.safetensors", "state.json")
 
 
@@ -88,22 +88,6 @@ def newest_valid(folder: Path) -> tuple[Saved | None, list[str]]:
     return None, skipped
 
 
-def listing(folder: Path) -> list[Path]:
-    """The checkpoint folders by step, oldest first; whether they are valid is not looked at."""
-    if not folder.is_dir():
-        return []
-    found = [
-        path
-        for path in folder.iterdir()
-        if path.name.startswith(PREFIX) and path.name[len(PREFIX) :].isdecimal() and path.is_dir()
-    ]
-    return sorted(found, key=step_of)
-
-
-def step_of(path: Path) -> int:
-    return int(path.name[len(PREFIX) :])
-
-
 def verify(path: Path) -> Saved:
     """The checkpoint, with every file checked against size and hash. Raises LabError."""
     manifest = read_object(path / "manifest.json") or {}
@@ -122,9 +106,11 @@ def verify(path: Path) -> Saved:
     return Saved(path, step_of(path), state)
 
 
-def prune(folder: Path, keep_best: int, keep_last: int) -> list[str]:
-    """Remove all but the newest `keep_last` and the `keep_best` with the lowest evaluation
-    loss; the names removed."""
+def prune(
+    folder: Path, keep_best: int, keep_last: int, pins: frozenset[int] = frozenset()
+) -> list[str]:
+    """Remove all but the newest `keep_last`, the `keep_best` with the lowest evaluation loss and
+    the pinned ones; the names removed."""
     found = listing(folder)
     scored = []
     for path in found:
@@ -133,7 +119,7 @@ def prune(folder: Path, keep_best: int, keep_last: int) -> list[str]:
             scored.append((loss, path))
     kept = set(found[-keep_last:])
     kept |= {path for _, path in sorted(scored, key=lambda pair: pair[0])[:keep_best]}
-    removed = [path for path in found if path not in kept]
+    removed = [path for path in found if path not in kept and step_of(path) not in pins]
     for path in removed:
         remove_tree(path)
     return [path.name for path in removed]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers import TrainerCallback
 
+from lab import text
 from lab.data.batches import Row
 from lab.errors import LabError
 from lab.paths import RunDir
+from lab.runs import checkpoints
 from lab.spec import RunSpec
 from lab.train import checkpoint
 from lab.train.checkpoint import Saved
@@ -23,6 +27,7 @@ from lab.train.trainer import Clock, LabTrainer, device_batches
 EVALUATIONS = 10  # in a run, where the spec leaves it open
 SAVES = 5
 SAMPLES = 2
+ROOM_BYTES = 50_000_000  # left free on the disk beside a checkpoint
 COMMANDS = ("cancel", "stop", "save")
 
 
@@ -70,6 +75,9 @@ class Conductor(TrainerCallback):
         self._random_pending = resumed is not None
         self._pending: dict[str, Any] | None = None
         self._before: dict[str, float] = {}
+        kept = resumed.state if resumed is not None else {}
+        self.best_loss = float(kept.get("best_loss", math.inf))
+        self.not_better = int(kept.get("not_better", 0))
         self._marks = (0, 0, 0)
         self.rate = 0.0
         self._begun, self._begun_at = 0.0, 0.0
@@ -132,6 +140,7 @@ class Conductor(TrainerCallback):
         if self.held_out and (is_last or self.ended_by or eval_due):
             loss = self.evaluate()
             method.on_evaluate(trainer.model, config, state.global_step, loss)
+            is_last = self._stops_early(loss) or is_last
         if sample_due or (is_last and self.spec.train.sample_every != 0):
             self.telemetry.enter("evaluating")
             self.sampler.sample(trainer.model, state.global_step)
@@ -173,25 +182,66 @@ class Conductor(TrainerCallback):
         )
         return loss
 
+    def _stops_early(self, loss: float) -> bool:
+        """Whether the evaluation loss has been no better for as long as the spec allows."""
+        patience = self.spec.train.early_stopping
+        self.not_better = 0 if loss < self.best_loss else self.not_better + 1
+        self.best_loss = min(self.best_loss, loss)
+        if patience is None or self.not_better < patience:
+            return False
+        self.telemetry.warn(
+            f"Stopped early at step {self.trainer.used.step}: the evaluation loss has not been "
+            f"below {self.best_loss:.4f} for {self.not_better} evaluations."
+        )
+        return True
+
+    def _has_room(self) -> bool:
+        """Whether the disk can take a checkpoint; says how much is missing."""
+        weights = checkpoint.trainable(self.trainer.model).values()
+        needed = 3 * sum(weight.numel() * weight.element_size() for weight in weights)
+        free = shutil.disk_usage(self.run.path).free
+        if free >= needed + ROOM_BYTES:
+            return True
+        self.telemetry.warn(
+            f"The checkpoint of step {self.trainer.used.step} was not written: it needs about "
+            f"{text.size(needed)} and {text.size(free)} are free, "
+            f"{text.size(needed + ROOM_BYTES - free)} are missing. Training goes on; the next one "
+            "is written once there is room."
+        )
+        return False
+
     def save(self) -> None:
         """Write a checkpoint and drop those that the spec does not keep."""
         self.telemetry.enter("saving")
         self._flush()
+        if not self._has_room():
+            return
         trainer = self.trainer
         optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
         used = trainer.used
-        state = {"used": vars(used).copy(), "eval_loss": self.eval_loss}
+        state = {
+            "used": vars(used).copy(),
+            "eval_loss": self.eval_loss,
+            "best_loss": self.best_loss,
+            "not_better": self.not_better,
+        }
         method_state = trainer.method.state(trainer.model)
         try:
             path = checkpoint.save(
                 self.run.checkpoints, used.step, trainer.model, optimizer, state, method_state
             )
-        except OSError as error:
-            self.telemetry.warn(f"The checkpoint of step {used.step} was not written: {error}.")
+        except (OSError, SafetensorError) as error:
+            self.telemetry.warn(
+                f"The checkpoint of step {used.step} was not written: {error}. Training goes on "
+                "with the one before."
+            )
             return
         self.memory.mark("save")
         removed = checkpoint.prune(
-            self.run.checkpoints, self.spec.train.keep_best, self.spec.train.keep_last
+            self.run.checkpoints,
+            self.spec.train.keep_best,
+            self.spec.train.keep_last,
+            checkpoints.pinned(self.run),
         )
         self.telemetry.event("checkpoint", step=used.step, path=path.name, removed=removed)
 

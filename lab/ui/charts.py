@@ -95,7 +95,7 @@ def line(
 def loss(series: Live, view: View) -> go.Figure:
     """Training and evaluation loss, with the base's evaluation loss as a line."""
     made = figure(view, x=TITLES[view.by], y="loss (nats/token)", height=340, log=view.log)
-    train, held_out = series.train, series.eval
+    train, held_out = series.train, series.held_out
     x, y = train.get(view.by), train.get("train/loss")
     if view.smoothing > 0:
         line(made, x, y, "train, raw", view.colours[0], faint=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import streamlit as st
@@ -10,7 +11,7 @@ from lab import paths, text
 from lab.errors import LabError
 from lab.files import read_object, size_of
 from lab.paths import RunDir
-from lab.runs import history, index, launch
+from lab.runs import checkpoints, history, index, launch
 from lab.runs.live import AXES, Live, live
 from lab.runs.status import RESUMABLE, status
 from lab.ui import cards, charts, links
@@ -92,7 +93,7 @@ def state(run: RunDir) -> None:
     """State, progress, time left, and the figures that matter now."""
     now = status(run)
     series = live(run)
-    train, held_out = series.train, series.eval
+    train, held_out = series.train, series.held_out
     with st.container(horizontal=True, vertical_alignment="center"):
         cards.state_badge(now.state)
         st.caption(safe(text.progress(now)) if now.is_active else safe(_ended(run)))
@@ -213,7 +214,7 @@ def charts_of(series: Live, view: View) -> dict[str, tuple[str, Any]]:
 
 def show_charts(run: RunDir, view: View) -> None:
     series = live(run)
-    if not series.train.length and series.eval.base is None:
+    if not series.train.length and series.held_out.base is None:
         st.info(
             "The curves begin with the first step. Until then the worker imports its libraries, "
             "loads the model and measures the base.",
@@ -239,6 +240,30 @@ def _chart(key: str, title: str, figure: Any, run: RunDir) -> None:
     )
 
 
+def _checkpoint(run: RunDir, one: dict[str, Any]) -> None:
+    """One checkpoint: its size and loss, to keep or to remove."""
+    step, pinned = one["step"], one["pinned"]
+    with st.container(horizontal=True, vertical_alignment="center"):
+        found = one["eval_loss"]
+        measured = "" if found is None else f" · evaluation loss {found:.3f}"
+        st.markdown(f"Step {step:,} · {text.size(one['bytes'])}{measured}")
+        label = "Unpin" if pinned else "Pin"
+        if st.button(label, icon=":material/keep:", key=f"pin.{run.id}.{step}"):
+            _checkpoint_do(lambda: checkpoints.pin(run, step, keep=not pinned))
+        if not pinned and not is_active(run):
+            if st.button("Delete", icon=":material/delete:", key=f"drop.{run.id}.{step}"):
+                _checkpoint_do(lambda: checkpoints.delete(run, step))
+
+
+def _checkpoint_do(action: Callable[[], None]) -> None:
+    try:
+        action()
+    except LabError as error:
+        st.error(safe(str(error)))
+        return
+    st.rerun()
+
+
 def words(run: RunDir) -> None:
     """Samples, warnings, the log, the settings, and the figures as a file."""
     found = history.events(run)
@@ -255,5 +280,10 @@ def words(run: RunDir) -> None:
                 st.markdown(safe(event.get("text", "")) or "*(nothing)*")
     with st.expander("Log", icon=":material/terminal:"):
         st.code(history.tail(run.log, 20_000) or "(empty)", language=None, height=300)
+    kept = checkpoints.table(run)
+    if kept:
+        with st.expander(f"Checkpoints ({len(kept)})", icon=":material/save:"):
+            for one in kept:
+                _checkpoint(run, one)
     with st.expander("Settings of this run", icon=":material/settings:"):
         st.json(read_object(run.spec) or {}, expanded=1)

@@ -6,7 +6,7 @@ import streamlit as st
 
 from lab import paths
 from lab.errors import LabError
-from lab.runs import index
+from lab.runs import index, supervisor
 from lab.ui.guard import safe
 
 ICONS = {
@@ -21,12 +21,14 @@ ICONS = {
 def show() -> None:
     """Active runs with their progress. Polls only while there are any."""
     st.session_state.setdefault("notices.seen", [])
+    supervisor.nudge()
     if index.active_runs() or st.session_state["notices.seen"]:
         with st.sidebar:
             st.fragment(_list, run_every=3.0)()
 
 
 def _list() -> None:
+    supervisor.nudge()
     active = index.active_runs()
     for run_id in st.session_state["notices.seen"]:
         if run_id not in {run.id for run in active}:

@@ -37,7 +37,7 @@ SCHEDULE = [
     "seed",
 ]
 PRECISION = ["precision", "adapter_precision", "activation_checkpointing", "loss", "compile"]
-SAVING = ["eval_every", "sample_every", "save_every", "keep_best", "keep_last"]
+SAVING = ["eval_every", "early_stopping", "sample_every", "save_every", "keep_best", "keep_last"]
 
 
 def greet(ticket: str) -> None:

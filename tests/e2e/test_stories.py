@@ -116,12 +116,13 @@ def test_a_run_survives_reload_other_browsers_and_a_killed_server(
     wait_for(other, lambda: points(other) >= 20, 30, "not found by another browser")
     expect(other.get_by_role("link", name="Runs")).to_be_visible()
     other.context.close()
-    server.kill()
-    before = history.metrics(run, "train")[-1]["step"]
-    time.sleep(1.5)
-    assert status(run).state in ("training", "evaluating")
-    assert history.metrics(run, "train")[-1]["step"] > before, "it did not go on"
-    assert server.start() < 30
+    for _ in range(3):
+        server.kill()
+        before = history.metrics(run, "train")[-1]["step"]
+        time.sleep(1.0)
+        assert status(run).state in ("training", "evaluating")
+        assert history.metrics(run, "train")[-1]["step"] > before, "it did not go on"
+        server.start()
     page.goto(f"{server.url}/monitor?run={run.id}")
     settled(page)
     wait_for(page, lambda: points(page) > 20, 30, "no history after the restart")

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from lab.errors import LabError
 from lab.files import read_object
 from lab.paths import RunDir
-from lab.runs import history, launch, process
+from lab.runs import history, launch, process, queue
 from lab.runs.status import status
 from tests.conftest import attempt_here
 
@@ -49,7 +49,7 @@ def wait_for_step(run: RunDir, step: int, seconds: float = 90) -> None:
         records = history.metrics(run, "train")
         if records and records[-1]["step"] >= step:
             return
-        assert status(run).is_active, status(run)
+        assert not status(run).has_ended, status(run)
         time.sleep(0.02)
     raise AssertionError(f"{run.id} did not reach step {step}")
 
@@ -79,7 +79,7 @@ def test_kill_and_resume_is_bitwise_exact(
         time.sleep(0.05)
     assert "Resume it" in status(run).hint
     if method == "full":  # the other case saves a worker's start
-        monkeypatch.setattr(launch, "launch", lambda run: None)
+        monkeypatch.setattr(queue, "submit", lambda run: None)
     launch.resume(run)
     if method == "full":
         assert attempt_here(run) == 0
@@ -115,7 +115,7 @@ def test_an_interrupted_attempt_resumes_bitwise(
         patch.setattr(Conductor, "_record", fail_at_seven)
         assert attempt_here(run) == 1
     assert status(run).state == "failed" and "as if the machine" in status(run).message
-    monkeypatch.setattr(launch, "launch", lambda run: None)
+    monkeypatch.setattr(queue, "submit", lambda run: None)
     launch.resume(run)
     assert attempt_here(run) == 0
     assert history.last_event(run, "plan")["resumed_at"] == 4
@@ -133,7 +133,7 @@ def test_a_damaged_checkpoint_is_skipped_and_named(
     assert result is not None
     run.result.write_text(json.dumps(result | {"state": "stopped"}))
     before = weights(run)
-    monkeypatch.setattr(launch, "launch", lambda run: None)
+    monkeypatch.setattr(queue, "submit", lambda run: None)
     launch.resume(run)
     assert attempt_here(run) == 0
     assert history.last_event(run, "plan")["resumed_at"] == 4
@@ -160,7 +160,7 @@ def test_stop_keeps_a_result_and_can_go_on(
     steps = history.metrics(run, "train")[-1]["step"]
     assert steps < 120 and run.artifact.is_dir()
     assert [path.name for path in run.checkpoints.glob("step-*")] == [f"step-{steps}"]
-    monkeypatch.setattr(launch, "launch", lambda run: None)
+    monkeypatch.setattr(queue, "submit", lambda run: None)
     launch.resume(run)
     assert attempt_here(run) == 0
     assert_same_outcome(work_here("lora", **sections), run)

@@ -1,0 +1,135 @@
+"""The queue: which runs wait, in which order, and what holds them back.
+
+A run waits if its directory has a `queue.json` and neither a process nor a result. The queue's
+settings lie in `LAB_HOME/queue/settings.json`, written by pages and command line.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lab import paths, schema
+from lab.errors import LabError, SpecError
+from lab.files import read_object, write_json
+from lab.paths import RunDir
+from lab.runs.status import status
+from lab.schema import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    paused: bool = option(False, "Start nothing new; what runs goes on.")
+    at_once: int = option(
+        1,
+        "Runs at the same time, as far as their predicted memory fits. Two on one processor slow "
+        "each other down.",
+        min=1,
+        max=64,
+    )
+    continue_after_failure: bool = option(
+        True, "Start the next run after one has failed; otherwise the queue pauses."
+    )
+
+
+def describe() -> list[dict[str, Any]]:
+    """The queue's settings with their help, for forms."""
+    return schema.describe(Settings)
+
+
+def folder() -> Path:
+    return paths.home() / "queue"
+
+
+def settings() -> Settings:
+    stored = read_object(folder() / "settings.json") or {}
+    known = {key: value for key, value in stored.items() if key in asdict(Settings())}
+    return schema.read(Settings, known, "queue", [])
+
+
+def change(**values: Any) -> Settings:
+    """Change settings of the queue. Raises SpecError for a value that it cannot take."""
+    problems: list[Any] = []
+    made = schema.read(Settings, asdict(settings()) | values, "queue", problems)
+    if problems:
+        raise SpecError(problems)
+    folder().mkdir(parents=True, exist_ok=True)
+    write_json(folder() / "settings.json", asdict(made))
+    return made
+
+
+def submit(run: RunDir, priority: int = 0) -> None:
+    """Put a run at the end of the queue, and see to it that somebody starts it."""
+    from lab.runs import supervisor
+
+    write_json(run.queue, {"v": 1, "priority": priority, "order": time.time()})
+    supervisor.ensure()
+
+
+def waiting() -> list[RunDir]:
+    """The runs that wait, the next one first: by priority, then by order."""
+    found = []
+    for run in paths.all_runs():
+        if run.result.exists() or run.process.exists():
+            continue
+        place = read_object(run.queue)
+        if place is not None:
+            found.append(
+                (-_number(place.get("priority")), _number(place.get("order")), run.id, run)
+            )
+    return [entry[-1] for entry in sorted(found)]
+
+
+def active() -> list[RunDir]:
+    """The runs that have a worker."""
+    return [run for run in paths.all_runs() if status(run).is_active]
+
+
+def reorder(run: RunDir, *, priority: int | None = None, first: bool = False) -> None:
+    """Change a waiting run's priority, or put it in front of all others."""
+    line = waiting()
+    if run not in line:
+        raise LabError(f"{run.id} does not wait in the queue.", "Only waiting runs can be moved.")
+    place = read_object(run.queue) or {}
+    if first:
+        front = read_object(line[0].queue) or {}
+        place |= {
+            "priority": _number(front.get("priority")),
+            "order": _number(front.get("order")) - 1,
+        }
+    if priority is not None:
+        place["priority"] = priority
+    write_json(run.queue, place)
+
+
+def withdraw(run: RunDir) -> bool:
+    """Take a waiting run out of the queue as cancelled; False if it does not wait."""
+    if status(run).state != "queued":
+        return False
+    aside = run.path / "queue.withdrawn"
+    try:
+        run.queue.rename(aside)  # the supervisor starts nothing without it
+    except OSError:
+        return False
+    if run.process.exists():
+        return False
+    write_json(
+        run.result,
+        {"v": 1, "state": "cancelled", "message": "", "hint": "", "ended": time.time()},
+    )
+    return True
+
+
+def pause(paused: bool = True) -> Settings:
+    made = change(paused=paused)
+    if not paused:
+        from lab.runs import supervisor
+
+        supervisor.ensure()
+    return made
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, (int, float)) else 0.0

@@ -1,0 +1,70 @@
+"""The queue on the Runs page: what waits and why, its order, its rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import streamlit as st
+
+from lab.errors import LabError
+from lab.paths import RunDir
+from lab.runs import index, launch, queue
+from lab.ui.form import help_text
+from lab.ui.guard import safe
+
+
+def show() -> None:
+    """Shown where something waits, or the queue is paused."""
+    line, rules = queue.waiting(), queue.settings()
+    if not line and not rules.paused:
+        return
+    with st.container(border=True):
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.markdown(f"**Queue**, {len(line)} waiting{', paused' if rules.paused else ''}")
+            if rules.paused:
+                if st.button("Go on", icon=":material/play_arrow:", key="queue.continue"):
+                    queue.pause(False)
+                    st.rerun()
+            elif st.button("Pause", icon=":material/pause:", key="queue.pause"):
+                queue.pause()
+                st.rerun()
+            with st.popover("Rules", icon=":material/rule:"):
+                _rules(rules)
+        for place, run in enumerate(line):
+            _line(place, run)
+
+
+def _line(place: int, run: RunDir) -> None:
+    entry = index.entry(run)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown(f"{place + 1}. {safe(entry.name or run.id)}")
+        st.caption(safe(entry.status.message))
+        if place and st.button(
+            "Run next", icon=":material/vertical_align_top:", key=f"up.{run.id}"
+        ):
+            _do(lambda: queue.reorder(run, first=True))
+        if st.button("Withdraw", icon=":material/close:", key=f"out.{run.id}"):
+            _do(lambda: launch.command(run, "cancel"))
+
+
+def _rules(rules: queue.Settings) -> None:
+    fields = {field["name"]: field for field in queue.describe()}
+    at_once = st.number_input(
+        "Runs at once", 1, 64, rules.at_once, key="queue.at_once",
+        help=help_text(fields["at_once"]),
+    )  # fmt: skip
+    go_on = st.toggle(
+        "Continue after a failure", rules.continue_after_failure, key="queue.after",
+        help=help_text(fields["continue_after_failure"]),
+    )  # fmt: skip
+    if (at_once, go_on) != (rules.at_once, rules.continue_after_failure):
+        _do(lambda: queue.change(at_once=int(at_once), continue_after_failure=bool(go_on)))
+
+
+def _do(action: Callable[[], object]) -> None:
+    try:
+        action()
+    except LabError as error:
+        st.error(safe(str(error)))
+        return
+    st.rerun()

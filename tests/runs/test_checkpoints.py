@@ -1,0 +1,116 @@
+"""Checkpoints: which are kept, what a full disk does, when a run ends early."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.errors import LabError
+from lab.paths import RunDir
+from lab.runs import checkpoints, history
+from lab.runs.status import status
+from lab.train import checkpoint, conductor
+
+
+def steps(run: RunDir) -> list[int]:
+    return [one["step"] for one in checkpoints.table(run)]
+
+
+def test_the_best_the_last_and_the_pinned_are_kept(
+    work_here: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pins = {"steps": [3]}
+    prune = checkpoint.prune
+
+    def pin_then_prune(folder: Path, *rest: Any) -> list[str]:
+        checkpoints.write_json(folder.parent / "pins.json", pins)
+        return prune(folder, *rest[:2], checkpoints.pinned(RunDir(folder.parent)))
+
+    monkeypatch.setattr(checkpoint, "prune", pin_then_prune)
+    run = work_here(
+        "lora", train={"save_every": 1, "eval_every": 5, "keep_best": 1, "keep_last": 2}
+    )
+    assert steps(run) == [3, 10, 11], "10 was also evaluated, and is the best"
+    found = checkpoints.table(run)
+    assert [one["pinned"] for one in found] == [True, False, False]
+    assert all(one["bytes"] > 0 for one in found)
+    with pytest.raises(LabError, match="is pinned"):
+        checkpoints.delete(run, 3)
+    checkpoints.pin(run, 3, keep=False)
+    checkpoints.delete(run, 3)
+    assert steps(run) == [10, 11]
+    with pytest.raises(LabError, match="There are: 10, 11"):
+        checkpoints.pin(run, 99)
+
+
+def test_a_full_disk_stops_no_run_and_breaks_no_checkpoint(
+    work_here: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = conductor.shutil.disk_usage
+    asked: list[int] = []
+
+    def nearly_full_at_eight(path: Path) -> Any:
+        asked.append(1)  # first the planner, then a look before each checkpoint
+        found = usage(path)
+        return found._replace(free=conductor.ROOM_BYTES) if len(asked) == 3 else found
+
+    monkeypatch.setattr(conductor.shutil, "disk_usage", nearly_full_at_eight)
+    run = work_here("lora", train={"max_steps": 14})
+    assert status(run).state == "done"
+    (warning,) = history.events(run, "warning")
+    assert "step 8 was not written" in warning["message"] and "are missing" in warning["message"]
+    assert steps(run) == [4, 12], "and it went on when there was room again"
+
+
+def test_a_write_that_fails_half_way_leaves_the_last_checkpoint_whole(
+    work_here: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_file, written = checkpoint.save_file, []
+
+    def full_at_the_second(tensors: Any, path: Path) -> None:
+        written.append(path)
+        if len(written) == 5:  # the optimizer's file of the second checkpoint
+            path.write_bytes(b"half")
+            raise OSError(28, os.strerror(28))
+        save_file(tensors, path)
+
+    monkeypatch.setattr(checkpoint, "save_file", full_at_the_second)
+    run = work_here("lora", train={"max_steps": 10})
+    assert status(run).state == "done" and steps(run) == [4]
+    assert "No space left" in history.events(run, "warning")[0]["message"]
+    assert not list(run.checkpoints.glob(".tmp-*"))
+    saved, skipped = checkpoint.newest_valid(run.checkpoints)
+    assert saved is not None and saved.step == 4 and skipped == []
+
+
+def test_early_stopping_ends_a_run_that_no_longer_gains(
+    work_here: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = iter([3.0, 2.0, 2.5, 2.1, 1.0])
+    monkeypatch.setattr(conductor, "evaluation_loss", lambda *args, **kwargs: (next(values), 10))
+    run = work_here("lora", train={"max_steps": 50, "eval_every": 3, "early_stopping": 2})
+    assert status(run).state == "done"
+    assert history.metrics(run, "train")[-1]["step"] == 12
+    assert any("below 2.0000 for 2" in w["message"] for w in history.events(run, "warning"))
+
+
+@pytest.mark.parametrize("name", ["trainable", "optimizer", "extra"])
+@pytest.mark.parametrize("how", ["missing", "short", "changed"])
+def test_no_damaged_checkpoint_is_ever_taken(trained: list[RunDir], name: str, how: str) -> None:
+    run = trained[1]
+    file = run.checkpoints / "step-8" / f"{name}.safetensors"
+    if how == "missing":
+        file.unlink()
+    elif how == "short":
+        file.write_bytes(file.read_bytes()[:-1])
+    else:
+        data = bytearray(file.read_bytes())
+        data[-1] ^= 1
+        file.write_bytes(data)
+    saved, skipped = checkpoint.newest_valid(run.checkpoints)
+    assert saved is not None and saved.step == 4
+    assert len(skipped) == 1 and f"{name}.safetensors" in skipped[0]

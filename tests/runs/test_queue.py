@@ -1,0 +1,163 @@
+"""The queue: order, pause, rules; a supervisor that may be killed at any moment."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from lab import paths
+from lab.errors import LabError, SpecError
+from lab.files import read_object, write_json
+from lab.paths import RunDir
+from lab.runs import history, launch, process, queue, supervisor
+from lab.runs.status import status
+
+
+@pytest.fixture
+def waiting(make_spec: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`waiting(n)`: n runs in the queue, and nobody who starts them."""
+    monkeypatch.setattr(supervisor, "ensure", lambda: None)
+
+    def make(count: int, **sections: Any) -> list[RunDir]:
+        from lab.planner.check import check
+
+        plan = check(make_spec("lora", **sections))
+        made = []
+        for _ in range(count):
+            run = launch.create(plan)
+            queue.submit(run)
+            made.append(run)
+        return made
+
+    return make
+
+
+def test_order_priority_and_withdrawal(waiting: Callable[..., list[RunDir]]) -> None:
+    first, second, third = waiting(3)
+    assert queue.waiting() == [first, second, third]
+    assert {status(run).state for run in queue.waiting()} == {"queued"}
+    queue.reorder(third, first=True)
+    assert queue.waiting() == [third, first, second]
+    queue.reorder(second, priority=5)
+    assert queue.waiting() == [second, third, first]
+    launch.command(first, "cancel")
+    assert status(first).state == "cancelled" and queue.waiting() == [second, third]
+    with pytest.raises(LabError, match="does not wait"):
+        queue.reorder(first, first=True)
+    launch.delete(second)
+    assert queue.waiting() == [third]
+
+
+def test_what_holds_a_run_back_is_said(
+    waiting: Callable[..., list[RunDir]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = waiting(2)
+    started: list[str] = []
+    loop = supervisor.Supervisor()
+    monkeypatch.setattr(loop, "_start", lambda run: started.append(run.id))
+    queue.pause()
+    assert loop.tick() is False
+    assert status(one).message == "The queue is paused."
+    queue.pause(False)
+    monkeypatch.setattr(queue, "active", lambda: [RunDir(one.path.parent / "other")])
+    loop.tick()
+    assert "Waiting for other to end" in status(one).message
+    queue.change(at_once=3)
+    write_json(one.estimate, {"peak_bytes": 9e15})
+    loop.tick()
+    assert "about 9000000.0 GB are needed" in status(one).message
+    assert started == [], "nobody overtakes the one in front"
+    monkeypatch.setattr(queue, "active", list)
+    loop.tick()
+    assert started == [one.id, two.id], "alone, a run may always try"
+
+
+def test_settings_are_checked() -> None:
+    with pytest.raises(SpecError, match="at least 1"):
+        queue.change(at_once=0)
+    assert queue.change(at_once=2).at_once == 2 and queue.settings().at_once == 2
+    (queue.folder() / "settings.json").write_text("{garbage")
+    assert queue.settings() == queue.Settings()
+
+
+def test_a_failure_pauses_the_queue_if_asked(
+    waiting: Callable[..., list[RunDir]],
+) -> None:
+    (run,) = waiting(1)
+    queue.change(continue_after_failure=False)
+    loop = supervisor.Supervisor()
+    loop.seen_active = {run.id}
+    write_json(run.result, {"state": "failed"})
+    loop.tick()
+    assert queue.settings().paused
+
+
+def test_a_worker_that_does_not_answer_is_ended(
+    waiting: Callable[..., list[RunDir]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run,) = waiting(1)
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+    child = subprocess.Popen([sys.executable, "-c", deaf], start_new_session=True)
+    process.register(run, child.pid)
+    launch.command(run, "cancel")
+    monkeypatch.setattr(supervisor, "GRACE_S", {"cancel": (0.3, 0.8)})
+    loop = supervisor.Supervisor()
+    end = time.monotonic() + 10
+    while child.poll() is None:
+        loop.tick()
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert loop.signalled == {(run.id, "cancel"): signal.SIGKILL}
+    assert status(run).state == "cancelled" and "by force" in status(run).message
+
+
+def test_killed_supervisors_lose_nothing_and_start_nothing_twice(
+    start: Callable[..., RunDir],
+) -> None:
+    """Three runs, three kills: before, while, and after a run is started."""
+    queue.change(at_once=2)
+    runs = [start("lora", train={"max_steps": 4, "save_every": 0}) for _ in range(3)]
+    kills, end = 0, time.monotonic() + 150
+    while not all(status(run).has_ended for run in runs):
+        assert time.monotonic() < end, [status(run) for run in runs]
+        started = sum(run.process.exists() for run in runs)
+        record = read_object(supervisor.record_file())
+        if kills < 3 and started >= kills and process.send(record, signal.SIGKILL):
+            kills += 1
+        supervisor.nudge()
+        time.sleep(0.1)
+    assert kills == 3
+    for run in runs:
+        assert status(run).state == "done"
+        assert [e["attempt"] for e in history.events(run, "plan")] == [1], "started once"
+        steps = [record["step"] for record in history.metrics(run, "train")]
+        assert steps == [1, 2, 3, 4]
+
+
+def test_two_supervisors_are_one(start: Callable[..., RunDir]) -> None:
+    queue.pause()
+    run = start("lora", train={"max_steps": 2})
+    for _ in range(4):
+        supervisor.ensure()
+    time.sleep(1.5)
+    record = read_object(supervisor.record_file())
+    assert process.is_alive(record)
+    log = (queue.folder() / "log.txt").read_text()
+    assert "Traceback" not in log, log
+    assert status(run).message == "The queue is paused."
+
+
+def test_faults_in_short_form() -> None:
+    """Six kills of workers at random moments; `python -m lab bench faults --kills 200` in full."""
+    command = [sys.executable, "-m", "lab", "bench", "faults", "--kills", "6", "--json"]
+    done = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True, timeout=240)
+    report = json.loads(done.stdout)
+    assert report["kills"] == 6 and report["is_clean"], report
+    assert done.returncode == 0
