@@ -60,6 +60,10 @@ class RunDir:
         return self.path / "queue.json"
 
     @property
+    def claim(self) -> Path:
+        return self.path / "queue.claimed"
+
+    @property
     def heartbeat(self) -> Path:
         return self.path / "heartbeat"
 

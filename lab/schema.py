@@ -131,7 +131,10 @@ def _as(kind: Any, value: Any) -> Any:
             return int(value)
         return value if isinstance(value, int) else None
     if kind is float:
-        return float(value) if isinstance(value, (int, float)) else None
+        try:
+            return float(value) if isinstance(value, (int, float)) else None
+        except OverflowError:
+            return math.inf  # refused with the other numbers that are none
     if kind is str:
         return value if isinstance(value, str) else None
     if kind is dict or typing.get_origin(kind) is dict:

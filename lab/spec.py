@@ -260,10 +260,9 @@ def load(path: Path) -> dict[str, Any]:
         ) from None
     try:
         value = json.loads(text)
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # JSONDecodeError, or a number of thousands of digits
         raise LabError(
-            f"'{show(str(path))}' is not JSON: {error.msg} in line {error.lineno}, "
-            f"column {error.colno}.",
+            f"'{show(str(path))}' is not JSON: {error}.",
             "See the README for an example of a spec.",
         ) from None
     except RecursionError:

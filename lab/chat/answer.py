@@ -9,7 +9,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lab import methods, paths
@@ -98,6 +98,7 @@ class Loaded:
 
     model: Any
     tokenizer: Any
+    receipt: dict[str, Any] = field(default_factory=dict)
 
 
 def load(named: Named, base: Any = None) -> Loaded:
@@ -109,6 +110,7 @@ def load(named: Named, base: Any = None) -> Loaded:
     import torch
 
     source = catalog.resolve(named.base)
+    proof = named.receipt
     on_gpu = torch.cuda.is_available()
     dtype = torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported() else torch.float32
     if named.run is None:
@@ -130,7 +132,7 @@ def load(named: Named, base: Any = None) -> Loaded:
         else:
             model = _at_step(model, method, spec, tokenizer, named)
     template.ensure_template(tokenizer)
-    return Loaded(model.to("cuda" if on_gpu else "cpu").eval(), tokenizer)
+    return Loaded(model.to("cuda" if on_gpu else "cpu").eval(), tokenizer, proof)
 
 
 def _tokenizer(run: RunDir, source: Source) -> Any:
@@ -263,5 +265,5 @@ def receipt(
         "dtype": str(next(loaded.model.parameters()).dtype).removeprefix("torch."),
         "base": named.base,
         "step": named.step,
-        "weights": named.receipt.get("weights", {}) if named.step is None else {},
+        "weights": loaded.receipt.get("weights", {}) if named.step is None else {},
     }

@@ -43,7 +43,7 @@ class Shelf:
     def get(self, named: Named) -> Loaded:
         """The model, loaded if need be. Results share the tensors of a loaded base."""
         found = self.models.pop(named.name, None)
-        if found is None:
+        if found is None or found.receipt != named.receipt:  # a resumed run has a new result
             base = self.models.get(f"base:{named.base}")
             found = answer.load(named, None if base is None else base.model)
         self.models[named.name] = found

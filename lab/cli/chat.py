@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from rich.markup import escape
 from rich.panel import Panel
 from rich.text import Text
 
@@ -65,13 +66,13 @@ def ask(
 
 
 def show(prompt: str, answers: list[dict[str, Any]]) -> None:
-    console.print(f"[bold]{Text(prompt)}[/bold]")
+    console.print(Text(prompt, style="bold"))
     for answer in answers:
         receipt = answer["receipt"]
         foot = f"{len(answer['token_ids'])} tokens, {answer['seconds']:.1f} s, {answer['finish']}"
-        console.print(Panel(Text(answer["text"]), title=answer["model"], subtitle=foot))
+        console.print(Panel(Text(answer["text"]), title=escape(answer["model"]), subtitle=foot))
     system = answers[0]["receipt"]["system_prompt"] or "none of ours"
     console.print(
-        f"[dim]Same prompt ({receipt['prompt_hash']}), system prompt ({Text(system)}), "
+        f"[dim]Same prompt ({receipt['prompt_hash']}), system prompt ({escape(system)}), "
         f"seed {receipt['seed']}, {receipt['dtype']}.[/dim]"
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from rich.markup import escape
+
 from lab import paths
 from lab.cli.show import console, loss, print_json, table
 from lab.compare.table import AXES, UNITS, compare
@@ -39,7 +41,7 @@ def show(answer: dict[str, Any]) -> None:
 
     table(
         "Comparison",
-        ["", *[f"{one['name'] or one['method']}" for one in rows]],
+        ["", *[escape(f"{one['name'] or one['method']}") for one in rows]],
         [
             line("method", [one["method"] for one in rows]),
             line("state", [one["state"] for one in rows]),
@@ -61,6 +63,6 @@ def show(answer: dict[str, Any]) -> None:
         right="l" + "r" * len(rows),
     )
     for text in answer["unequal"]:
-        console.print(f"[yellow]Not equal:[/yellow] {text}")
+        console.print(f"[yellow]Not equal:[/yellow] {escape(text)}")
     if not answer["unequal"]:
         console.print("[green]Equal terms:[/green] same model, data, held-out rows and tokens.")

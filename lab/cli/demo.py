@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from typing import Any
 
@@ -10,7 +11,6 @@ from lab.chat.answer import Settings, parse
 from lab.cli import chat, compare, watch
 from lab.cli.show import console, print_json
 from lab.compare.table import compare as compare_runs
-from lab.errors import LabError
 from lab.models import built_in, catalog
 from lab.runs import launch
 from lab.text import duration
@@ -62,10 +62,12 @@ def run(arguments: argparse.Namespace) -> int:
             console.print(f"[bold]{method}[/bold]: run {made.id}")
         ended = watch.follow(made, f"{method:5}", quiet=quiet)
         if ended.state != "done":
-            raise LabError(
-                f"The {method} run ended as {ended.state}: {ended.message}",
-                f"{ended.hint} Log: {made.log}",
+            print(
+                f"The {method} run ended as {ended.state}: {ended.message} {ended.hint} "
+                f"Log: {made.log}",
+                file=sys.stderr,
             )
+            return 1
         runs.append(made)
     answer = compare_runs(runs)
     names = [parse(f"base:{MODEL}"), *[parse(f"run:{one.id}") for one in runs]]

@@ -228,7 +228,7 @@ def stop(arguments: argparse.Namespace) -> int:
         print_json({"id": run.id, "state": state})
     else:
         print(f"{run.id} {state}")
-    return 0
+    return 1 if state in ("failed", "crashed") else 0
 
 
 def resume(arguments: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 from lab.errors import LabError
 from lab.files import read_object, size_of
 from lab.paths import RunDir
-from lab.runs import history
+from lab.runs import history, index
 from lab.runs.status import status
 
 AXES = {"step": "step", "tokens": "tokens", "seconds": "seconds", "flops": "flops"}
@@ -27,7 +27,7 @@ def row(run: RunDir) -> dict[str, Any]:
     seconds, tokens = last.get("seconds", 0.0), last.get("tokens", 0)
     return {
         "id": run.id,
-        "name": spec.get("name", ""),
+        "name": index.entry(run).name,
         "model": spec.get("model", ""),
         "method": method.get("name", ""),
         "seed": (spec.get("train") or {}).get("seed"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,13 +50,21 @@ def resolve(dataset_id: str) -> Dataset:
         raise LabError(
             f"Unknown dataset 'builtin:{show(name)}'.", f"Choose one of: {choices}; or a file."
         )
-    path = Path(dataset_id).expanduser()
+    path = Path(os.path.expanduser(dataset_id))
     if path.suffix.lower() not in SUFFIXES:
         choices = ", ".join(dataset.id for dataset in built_in())
         raise LabError(
             f"Unknown dataset '{show(dataset_id)}'.",
             f"Give a file ending in {' or '.join(SUFFIXES)}, or one of: {choices}.",
         )
-    if not path.is_file():
+    if not is_file(path):
         raise LabError(f"The dataset file '{show(dataset_id)}' does not exist.", "Check the path.")
     return Dataset(str(path.absolute()), path.absolute(), {})
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; a name that no file can have is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False

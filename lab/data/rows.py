@@ -95,7 +95,7 @@ def _values(path: Path) -> Iterator[tuple[int, Any]]:
             f"'{show(str(path))}' is not JSON: {error.msg} in line {error.lineno}.",
             "Give a JSON list of rows, or JSONL with one object a line.",
         ) from None
-    except (OSError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise LabError(f"'{show(str(path))}' cannot be read: {error}.", "Check the file.") from None
 
 
@@ -104,6 +104,8 @@ def _parse(line: str) -> Any:
         return json.loads(line)
     except json.JSONDecodeError as error:
         return BadRow(f"not JSON ({error.msg} at column {error.colno})")
+    except ValueError as error:  # a number of thousands of digits
+        return BadRow(f"not JSON ({error})")
     except RecursionError:
         return BadRow("nested too deeply")
 

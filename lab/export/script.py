@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from lab import methods
 from lab.spec import RunSpec
 
+DTYPES = {
+    "auto": "torch.bfloat16 if torch.cuda.is_available() else torch.float32",
+    "float32": "torch.float32",
+    "mixed": "torch.float32",
+    "bfloat16": "torch.bfloat16",
+}
 TEMPLATE = '''\
 """{title}: the training of this run in plain transformers{with_peft}.
 
 The order of the rows and the split differ from the lab's, so losses agree in the trend, not
-digit for digit. pip install torch transformers peft accelerate
+digit for digit.{left_out} pip install torch transformers peft accelerate
 """
 
 import json
@@ -21,19 +26,26 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments, set_seed
 
 MODEL = {model}
-DATA = {data}  # JSONL, one example a line
+DATA = {data}
 SYSTEM = {system}
 MAX_LENGTH = {max_length}
+LOSS_ON = {loss_on}  # assistant: every answer; completion: the last one; all: every token
+ROLES = {{"human": "user", "gpt": "assistant", "model": "assistant"}}
 
 set_seed({seed})
 tokenizer = AutoTokenizer.from_pretrained(MODEL)
 tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.{dtype})
+model = AutoModelForCausalLM.from_pretrained(MODEL, dtype={dtype})
 {method}
 
 def messages_of(row):
-    if "messages" in row:
-        return list(row["messages"])
+    turns = row.get("messages", row.get("conversations"))
+    if turns:
+        named = [(turn.get("role", turn.get("from")), turn) for turn in turns]
+        return [
+            {{"role": ROLES.get(role, role), "content": turn.get("content", turn.get("value"))}}
+            for role, turn in named
+        ]
     pairs = [("instruction", "output"), ("prompt", "completion"), ("question", "answer")]
     asked, answered = next((p for p in [*pairs, ("text", "label")] if p[0] in row and p[1] in row))
     question = "\\n\\n".join(filter(None, [row[asked], row.get("input")]))
@@ -53,9 +65,13 @@ def encode(row):
         messages = [{{"role": "system", "content": SYSTEM}}, *messages]
     text = tokenizer.apply_chat_template(messages, tokenize=False)
     coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    if LOSS_ON == "all":
+        ids = coded["input_ids"][:MAX_LENGTH]
+        return {{"input_ids": ids, "labels": ids}}
     labels = [-100] * len(coded["input_ids"])
+    last = max(place for place, message in enumerate(messages) if message["role"] == "assistant")
     for place, message in enumerate(messages):
-        if message["role"] != "assistant":
+        if message["role"] != "assistant" or (LOSS_ON == "completion" and place != last):
             continue
         before = tokenizer.apply_chat_template(
             messages[:place], tokenize=False, add_generation_prompt=True
@@ -79,7 +95,9 @@ def collate(rows):
 
 
 with open(DATA, encoding="utf-8") as file:
-    rows = [encode(json.loads(line)) for line in file if line.strip()]
+    text = file.read()
+found = json.loads(text) if DATA.endswith(".json") else map(json.loads, text.splitlines())
+rows = [encode(row) for row in list(found)[:{max_examples}]]
 rows = [row for row in rows if any(label != -100 for label in row["labels"])]
 held_out = rows[: round(len(rows) * {eval_fraction})]
 rows = rows[len(held_out) :]
@@ -127,12 +145,15 @@ def script(spec: RunSpec, model: str, data: str, system_prompt: str) -> str:
     values: dict[str, Any] = {
         "title": method.title,
         "with_peft": " and peft" if lines else "",
-        "model": json.dumps(model),
-        "data": json.dumps(data),
-        "system": json.dumps(system_prompt),
+        "model": repr(model),
+        "data": repr(data),
+        "system": repr(system_prompt),
+        "loss_on": repr(spec.data.loss_on),
+        "max_examples": spec.data.max_examples,
+        "left_out": _left_out(spec),
         "max_length": spec.data.max_length,
         "seed": train.seed,
-        "dtype": "bfloat16" if train.precision == "bfloat16" else "float32",
+        "dtype": DTYPES[train.precision],
         "method": "\n".join(["", *lines, ""]) if lines else "",
         "eval_fraction": spec.data.eval_fraction,
         "batch_size": train.batch_size,
@@ -145,6 +166,24 @@ def script(spec: RunSpec, model: str, data: str, system_prompt: str) -> str:
         "warmup": train.warmup,
         "weight_decay": train.weight_decay,
         "max_grad_norm": train.max_grad_norm,
-        "bf16": train.precision in ("mixed", "bfloat16"),
+        "bf16": "torch.cuda.is_available()"
+        if train.precision == "auto"
+        else train.precision in ("mixed", "bfloat16"),
     }
     return TEMPLATE.format(**values)
+
+
+def _left_out(spec: RunSpec) -> str:
+    """What the script does not do, named in its docstring."""
+    train = spec.train
+    named = {
+        "packing": spec.data.packing == "on",
+        "max_tokens": train.max_tokens is not None,
+        "max_seconds": train.max_seconds is not None,
+        "max_flops": train.max_flops is not None,
+        "early_stopping": train.early_stopping is not None,
+        "activation_checkpointing": train.activation_checkpointing == "on",
+        "compile": train.compile == "on",
+    }
+    names = ", ".join(name for name, is_set in named.items() if is_set)
+    return f" Left out: {names}." if names else ""

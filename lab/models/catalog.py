@@ -71,7 +71,7 @@ def resolve(model_id: str) -> Source:
             f"'{show(model_id)}' has no weights: config: models are for estimates only.",
             "Choose a built-in model, a folder or a hub id to train.",
         )
-    if model_id.startswith(("/", "./", "../", "~")) or Path(model_id).is_dir():
+    if model_id.startswith(("/", "./", "../", "~")) or _is_dir(Path(model_id)):
         return _folder(model_id)
     if HUB_ID.fullmatch(model_id) and ".." not in model_id and "--" not in model_id:
         return Source(model_id, model_id, local_only=not hub_is_reachable())
@@ -100,8 +100,8 @@ def _built_in(name: str) -> Source:
 
 
 def _folder(model_id: str) -> Source:
-    folder = Path(model_id).expanduser().absolute()
-    if not folder.is_dir():
+    folder = Path(os.path.expanduser(model_id)).absolute()
+    if not _is_dir(folder):
         raise LabError(f"The model folder '{show(model_id)}' does not exist.", "Check the path.")
     config = read_object(folder / "config.json")
     if config is None:
@@ -121,6 +121,14 @@ def _folder(model_id: str) -> Source:
             "Other formats can run code when they are loaded; convert them to safetensors.",
         )
     return Source(str(folder), str(folder), local_only=True)
+
+
+def _is_dir(path: Path) -> bool:
+    """Whether there is such a folder; a name that no folder can have is none."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def hub_is_reachable() -> bool:

@@ -37,7 +37,7 @@ def load_config(source: Source) -> Any:
 
     try:
         return AutoConfig.from_pretrained(source.location, **source.options)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # the file is a stranger's: any nonsense may stand in it
         raise LabError(
             f"The model '{source.id}' cannot be read: {_first_line(error)}.", _way_out(source)
         ) from None
@@ -66,11 +66,11 @@ def empty_model(config: Any) -> Any:
     try:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except ValueError as error:
+    except Exception as error:  # the config is a stranger's: any nonsense may stand in it
         raise LabError(
-            f"The architecture '{config.model_type}' is not a causal language model: "
+            f"No causal language model can be built from this config ('{config.model_type}'): "
             f"{_first_line(error)}.",
-            "Choose a model that generates text.",
+            "Choose a model that generates text, and check its config.json.",
         ) from None
 
 
@@ -109,6 +109,8 @@ def _first_line(error: BaseException) -> str:
 
 
 def _way_out(source: Source) -> str:
+    if source.location.startswith("/"):
+        return "Check the files in that folder."
     if source.location == source.id and source.local_only:
         return (
             "The hub cannot be reached and the model is not in the local cache. Connect to the "

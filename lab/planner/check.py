@@ -29,13 +29,14 @@ def check(value: Any) -> dict[str, Any]:
     """
     problems: list[Problem] = []
     spec = RunSpec.parse(value, problems)
-    wrong = {problem.field.split(".")[0] for problem in problems}
-    resolved = resolve(spec) if not wrong & {"method", "train"} else spec
+    # a field with a problem holds its default, so the others can still be looked at
+    wrong = {problem.field for problem in problems}
+    resolved = resolve(spec)
     tokenizer, model = None, None
     if "model" not in wrong:
         tokenizer, model = _gather(problems, "model", lambda: _model(resolved), (None, None))
     facts: dict[str, Any] = {}
-    if "data" not in wrong:
+    if not wrong & {"data", "data.dataset", "data.format"}:
         facts = _gather(problems, "data.dataset", lambda: _data(resolved, tokenizer), {})
     if model is not None:
         _check_fit(resolved, model, problems, wrong)
@@ -104,8 +105,22 @@ def _gather(problems: list[Problem], field: str, ask: Callable[[], Any], otherwi
 def _model(spec: RunSpec) -> tuple[Any, Any]:
     source = models.resolve(spec.model)
     config = weights.load_config(source)
+    if getattr(config, "quantization_config", None):
+        raise LabError(
+            f"The weights of '{spec.model}' are quantised already, and cannot be trained as they "
+            "are.",
+            "Choose the original model.",
+        )
     model = weights.empty_model(config)
-    return weights.load_tokenizer(source), model
+    tokenizer = weights.load_tokenizer(source)
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise LabError(
+            f"The tokenizer of '{spec.model}' knows {len(tokenizer):,} tokens, its model only "
+            f"{rows:,}.",
+            "They do not belong together; check the folder.",
+        )
+    return tokenizer, model
 
 
 def _data(spec: RunSpec, tokenizer: Any) -> dict[str, Any]:
@@ -144,9 +159,9 @@ def _data(spec: RunSpec, tokenizer: Any) -> dict[str, Any]:
 def _check_fit(spec: RunSpec, model: Any, problems: list[Problem], wrong: set[str]) -> None:
     """What the parts refuse of each other: the method of the model, the model of the lengths."""
     method = methods.get(spec.method["name"])
-    if "method" not in wrong:
+    if not wrong & {"method", "method.name", "method.targets"}:
         problems.extend(method.check(model, spec.method_config))
-    if "data" not in wrong:
+    if "data.max_length" not in wrong:
         longest = getattr(model.config, "max_position_embeddings", None)
         if longest and spec.data.max_length > longest:
             problems.append(
@@ -155,6 +170,7 @@ def _check_fit(spec: RunSpec, model: Any, problems: list[Problem], wrong: set[st
                     f"is {spec.data.max_length:,}; the model reads at most {longest:,} tokens.",
                 )
             )
+    if "data" not in wrong:
         if spec.data.packing == "on" and not method.can_pack:
             problems.append(
                 Problem("data.packing", f"{method.title} cannot train on packed rows. Set it off.")
@@ -197,6 +213,14 @@ def _estimate(
     except ValueError as error:  # a library refuses the combination in its own words
         problems.append(Problem("method", f"{method.title} cannot be applied: {error}"))
         return None, model
+    if spec.train.loss == "fused" and type(model.get_output_embeddings()) is not torch.nn.Linear:
+        problems.append(
+            Problem(
+                "train.loss",
+                "the fused loss works on a plain head, and the method changes the head. Set plain, "
+                "or leave the head out of method.targets.",
+            )
+        )
     gpus = machine.gpus() if torch.cuda.is_available() else []
     free = gpus[0]["free_bytes"] if gpus else None
     estimate = formula.estimate(model, spec, on_gpu=bool(gpus), memory_bytes=free)

@@ -41,11 +41,11 @@ def continuous(records: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]
     kept: list[dict[str, Any]] = []
     attempt = 0
     for record in records:
-        step = record.get("step")
+        step, number = record.get("step"), record.get("attempt", 1)
         if record.get("kind") != kind or not isinstance(step, (int, float)):
             continue
-        if record.get("attempt", 1) > attempt:
-            attempt = record.get("attempt", 1)
+        if isinstance(number, int) and number > attempt:
+            attempt = number
             while kept and kept[-1]["step"] >= step:
                 kept.pop()
         kept.append(record)
@@ -74,8 +74,9 @@ def last_event(run: RunDir, kind: str) -> dict[str, Any]:
 def base_loss(run: RunDir) -> float | None:
     """The evaluation loss of the untouched base, once it has been measured."""
     for record in metrics(run, "eval"):
-        if record.get("of") == "base":
-            return float(record["eval/loss"])
+        value = record.get("eval/loss")
+        if record.get("of") == "base" and isinstance(value, (int, float)):
+            return float(value)
     return None
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from lab import paths
 from lab.files import read_object, write_json
 from lab.paths import RunDir
+from lab.runs.live import is_number
 from lab.runs.status import Status, status
 
 LONGEST_NAME = 120
@@ -101,5 +102,12 @@ def _read(run: RunDir) -> Entry:
         dataset=str(data.get("dataset", "")) if isinstance(data, dict) else "",
         created=created,
         status=status(run),
-        summary=summary if isinstance(summary, dict) else {},
+        summary=_numbers(summary),
     )
+
+
+def _numbers(summary: Any) -> dict[str, Any]:
+    """The figures of a result; the file may hold anything."""
+    if not isinstance(summary, dict):
+        return {}
+    return {key: value for key, value in summary.items() if is_number(value)}

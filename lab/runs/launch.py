@@ -92,13 +92,19 @@ def launch(run: RunDir) -> subprocess.Popen[bytes]:
 def resume(run: RunDir) -> None:
     """Go on in the same directory from the newest valid checkpoint. Raises LabError."""
     now = status(run)
+    if now.state == "queued" and not run.queue.exists() and not run.claim.exists():
+        queue.submit(run)  # it was made, and whoever made it ended before it was in the queue
+        return
     if now.state == "done":
         raise LabError(f"{run.id} is done.", "There is nothing left to train.")
     if now.state not in RESUMABLE:
         raise LabError(f"{run.id} is {now.state}.", "Only a run that has ended can be resumed.")
     kept = run.attempts / str(1 + sum(1 for _ in run.attempts.glob("*")))
-    kept.mkdir(parents=True)
-    for file in (run.process, run.environment, run.heartbeat, run.result):
+    try:
+        kept.mkdir(parents=True)
+    except FileExistsError:
+        raise LabError(f"{run.id} is being resumed already.", "Wait a moment.") from None
+    for file in (run.process, run.environment, run.heartbeat, run.result, run.claim):
         if file.exists():
             os.replace(file, kept / file.name)
     for file in run.commands.glob("*"):

@@ -25,6 +25,13 @@ AXES = ("step", "tokens", "seconds")
 KINDS = ("train", "eval", "device")
 
 
+def is_number(value: Any) -> bool:
+    """Whether `value` fits into a double; the file may hold anything."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return isinstance(value, float) or abs(value) < 1 << 1000
+
+
 class Columns:
     """Records of one kind as columns; a value that a record lacks is NaN."""
 
@@ -35,18 +42,20 @@ class Columns:
         self._columns: dict[str, array[float]] = {}
 
     def add(self, record: dict[str, Any]) -> None:
+        numbers = {key: value for key, value in record.items() if is_number(value)}
         if record.get("of") == "base":
-            self.base = record
+            self.base = numbers if "eval/loss" in numbers else self.base
             return
-        attempt = record.get("attempt", 1)
-        if "step" in record and attempt > self.attempt:
+        if "step" in record and "step" not in numbers:
+            return  # a damaged line
+        attempt = numbers.get("attempt", 1)
+        if "step" in numbers and attempt > self.attempt:
             self.attempt = attempt
-            self._drop_from(record["step"])
-        for key, value in record.items():
-            if isinstance(value, (int, float)) and not isinstance(value, bool):
-                if key not in self._columns:
-                    self._columns[key] = array("d", [math.nan]) * self.length
-                self._columns[key].append(value)
+            self._drop_from(numbers["step"])
+        for key, value in numbers.items():
+            if key not in self._columns:
+                self._columns[key] = array("d", [math.nan]) * self.length
+            self._columns[key].append(value)
         self.length += 1
         for column in self._columns.values():
             if len(column) < self.length:
@@ -104,14 +113,15 @@ class Live:
         file.seek(self.offset)
         data = file.read()
         end = data.rfind(b"\n") + 1
+        self.offset += end
         for line in data[:end].splitlines():
             try:
                 record = json.loads(line)
             except (ValueError, RecursionError):
                 continue
-            if isinstance(record, dict) and record.get("kind") in self.kinds:
-                self.kinds[record["kind"]].add(record)
-        self.offset += end
+            kind = record.get("kind") if isinstance(record, dict) else None
+            if isinstance(kind, str) and kind in self.kinds:
+                self.kinds[kind].add(record)
 
     @property
     def train(self) -> Columns:

@@ -6,6 +6,7 @@ settings lie in `LAB_HOME/queue/settings.json`, written by pages and command lin
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -104,16 +105,31 @@ def reorder(run: RunDir, *, priority: int | None = None, first: bool = False) ->
     write_json(run.queue, place)
 
 
-def withdraw(run: RunDir) -> bool:
-    """Take a waiting run out of the queue as cancelled; False if it does not wait."""
-    if status(run).state != "queued":
-        return False
-    aside = run.path / "queue.withdrawn"
+def claim(run: RunDir) -> bool:
+    """Take a run out of the line to start it; False if it was withdrawn meanwhile.
+
+    A rename has one winner: nobody can withdraw what is being started, or start what has been
+    withdrawn. `recover` puts back what a killed supervisor had claimed and not started.
+    """
     try:
-        run.queue.rename(aside)  # the supervisor starts nothing without it
+        os.rename(run.queue, run.claim)
     except OSError:
         return False
-    if run.process.exists():
+    return True
+
+
+def recover() -> None:
+    """Called by a new supervisor, which holds the lock: nobody else can have a claim."""
+    for run in paths.all_runs():
+        if run.claim.exists() and not run.process.exists() and not run.result.exists():
+            os.rename(run.claim, run.queue)
+
+
+def withdraw(run: RunDir) -> bool:
+    """Take a waiting run out of the queue as cancelled; False if it does not wait."""
+    try:
+        os.rename(run.queue, run.path / "queue.withdrawn")
+    except OSError:
         return False
     write_json(
         run.result,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from lab.paths import RunDir
 from lab.runs import process
 
 STALLED_S = 60.0
-ENDED = ("done", "stopped", "cancelled", "failed", "crashed")
+ENDED = ("done", "stopped", "cancelled", "failed", "crashed", "deleted")
 ACTIVE = ("starting", "training", "evaluating", "saving", "stopping", "stalled")
 RESUMABLE = ("stopped", "failed", "crashed", "cancelled")
 
@@ -55,9 +56,12 @@ def status(run: RunDir) -> Status:
             message=str(result.get("message", "")),
             hint=str(result.get("hint", "")),
         )
+    if not run.path.is_dir():
+        return Status("deleted", message="The run directory is gone.")
     if not run.process.exists():
         return Status("queued", message=_why_queued(run))
     beat = read_object(run.heartbeat) or {}
+    eta_s = _number(beat.get("eta_s"))
     progress: dict[str, Any] = {
         "phase": str(beat.get("phase", "starting")),
         "done": _number(beat.get("done")),
@@ -90,7 +94,7 @@ def status(run: RunDir) -> Status:
     )
     if (run.commands / "stop").exists() or (run.commands / "cancel").exists():
         state = "stopping"
-    return Status(state, **progress, eta_s=_number(beat["eta_s"]) if "eta_s" in beat else None)
+    return Status(state, **progress, eta_s=eta_s or None)
 
 
 def _why_queued(run: RunDir) -> str:
@@ -111,4 +115,9 @@ def _age(run: RunDir) -> float | None:
 
 
 def _number(value: Any) -> float:
-    return float(value) if isinstance(value, (int, float)) else 0.0
+    """A finite number, or 0: the file may hold anything."""
+    try:
+        number = float(value) if isinstance(value, (int, float)) else 0.0
+    except OverflowError:
+        return 0.0
+    return number if math.isfinite(number) else 0.0

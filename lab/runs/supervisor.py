@@ -85,7 +85,8 @@ class Supervisor:
             if reason:
                 why[run.id] = reason
                 break  # nobody overtakes
-            self._start(run)
+            if queue.claim(run):
+                self._start(run)
             running = queue.active()
         self._say(why, line)
         return bool(running or (line and not rules.paused))
@@ -191,6 +192,7 @@ def main() -> int:
         if not _locked(lock):
             return 0  # another one is at it
         write_json(record_file(), process.identity(os.getpid()))
+        queue.recover()
         loop = Supervisor()
         last_busy = time.monotonic()
         while True:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import re
 import secrets
@@ -29,10 +31,22 @@ def claimed(ticket: str) -> RunDir | None:
     if not TICKET.fullmatch(ticket):
         return None
     try:
-        run_id = _file(ticket).read_text(encoding="utf-8").strip()
+        run_id = _file(ticket).read_text(encoding="utf-8").split()[0]
         return paths.run_dir(run_id)
-    except (OSError, LabError):
+    except (OSError, LabError, IndexError):
         return None
+
+
+def is_same(ticket: str, spec: dict[str, Any]) -> bool:
+    """Whether this ticket was used for the very same form."""
+    try:
+        return _file(ticket).read_text(encoding="utf-8").split()[1] == _hash(spec)
+    except (OSError, IndexError):
+        return False
+
+
+def _hash(spec: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def start(plan: dict[str, Any], ticket: str) -> RunDir:
@@ -45,10 +59,14 @@ def start(plan: dict[str, Any], ticket: str) -> RunDir:
     try:
         handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        return _of_the_faster(ticket)
+        run_of_ticket = _of_the_faster(ticket)
+        if run_of_ticket is not None:
+            return run_of_ticket
+        file.unlink(missing_ok=True)  # its run is gone, or its server died: the ticket is free
+        return start(plan, ticket)
     try:
         run = launch.create(plan)
-        os.write(handle, run.id.encode())
+        os.write(handle, f"{run.id} {_hash(plan['asked'])}".encode())
         queue.submit(run)
     except BaseException:
         file.unlink(missing_ok=True)
@@ -58,13 +76,14 @@ def start(plan: dict[str, Any], ticket: str) -> RunDir:
     return run
 
 
-def _of_the_faster(ticket: str) -> RunDir:
-    for _ in range(100):
+def _of_the_faster(ticket: str) -> RunDir | None:
+    """The run that another click is starting, or None if none comes of it."""
+    for _ in range(30):
         run = claimed(ticket)
         if run is not None:
             return run
         time.sleep(0.1)
-    raise LabError("This form was submitted before, and its run is gone.", "Reload the page.")
+    return None
 
 
 def _file(ticket: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import signal
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from lab import machine, methods
 from lab.data import batches, prepare
 from lab.data import catalog as datasets
 from lab.data.prepare import Prepared
-from lab.errors import Cancelled
+from lab.errors import Cancelled, LabError
 from lab.files import write_json
 from lab.methods import Context
 from lab.models import catalog, weights
@@ -26,7 +27,7 @@ from lab.train.checkpoint import Saved
 from lab.train.conductor import Commands, Conductor
 from lab.train.environment import environment
 from lab.train.sample import Sampler
-from lab.train.step import evaluation_loss, fused_is_exact
+from lab.train.step import evaluation_loss, fused_is_exact, is_causal
 from lab.train.telemetry import Memory, Telemetry, sampler
 from lab.train.trainer import LabTrainer, device_batches
 
@@ -98,7 +99,16 @@ class Attempt:
         data = prepare.prepare(self.spec, self.tokenizer, count_rows)
         for note in data.notes:
             self.telemetry.warn(note)
-        self.telemetry.event("data", **data.facts())
+        facts = data.facts()
+        before = history.last_event(self.run, "data")
+        for key in ("train_hash", "held_out_hash"):
+            if before and before.get(key) != facts[key]:
+                raise LabError(
+                    f"The data of '{self.spec.data.dataset}' has changed since the last attempt "
+                    f"({before.get('examples')} examples then, {facts['examples']} now).",
+                    "Put the file back as it was, or start a new run on the new data.",
+                )
+        self.telemetry.event("data", **facts)
         self._check_commands()
         return data
 
@@ -117,10 +127,23 @@ class Attempt:
                 "wrong; training with the plain loss."
             )
             self.loss = "plain"
+        if not is_causal(model, precision=train.precision):
+            raise LabError(
+                f"'{self.spec.model}' lets a token see the ones behind it, so it cannot be trained "
+                "to write text.",
+                "Choose a causal language model.",
+            )
         if data.held_out and history.base_loss(self.run) is None:
             self._evaluate_base(model, data)
         self._check_commands()
         return model
+
+    def _count_batches(self, rows: int) -> Callable[[int], None]:
+        def count(done: int) -> None:
+            self.telemetry.progress(done, rows, "row")
+            self._check_commands()
+
+        return count
 
     def _evaluate_base(self, model: Any, data: Prepared) -> None:
         self.telemetry.enter("evaluating")
@@ -130,6 +153,7 @@ class Attempt:
             device_batches(data.held_out, train.batch_size, pad, self.device),
             precision=train.precision,
             loss=self.loss,
+            after_batch=self._count_batches(len(data.held_out)),
         )
         self.memory.mark("evaluate")
         self.telemetry.metric(

@@ -19,7 +19,6 @@ from lab.spec import RunSpec
 from lab.train import checkpoint
 from lab.train.checkpoint import Saved
 from lab.train.sample import Sampler
-from lab.train.schedule import OPEN_END
 from lab.train.step import evaluation_loss
 from lab.train.telemetry import Memory, Telemetry
 from lab.train.trainer import Clock, LabTrainer, device_batches
@@ -169,6 +168,7 @@ class Conductor(TrainerCallback):
             device_batches(self.held_out, train.batch_size, trainer.pad, trainer.args.device),
             precision=train.precision,
             loss=trainer.loss_kind,
+            after_batch=lambda rows: self.telemetry.progress(rows, len(self.held_out), "row"),
         )
         self.memory.mark("evaluate")
         self.eval_loss = loss
@@ -274,7 +274,7 @@ class Conductor(TrainerCallback):
         record, self._pending = self._pending, None
         if record is None:
             return
-        record["train/loss"] = loss = float(sum(float(part) for part in record["train/loss"]))
+        record["train/loss"] = float(sum(float(part) for part in record["train/loss"]))
         record["train/grad_norm"] = float(record["train/grad_norm"])
         before = self._before
         step_s = max(record["perf/step_s"], 1e-9)
@@ -283,9 +283,12 @@ class Conductor(TrainerCallback):
             record["perf/mfu"] = (record["flops"] - before["flops"]) / step_s / self.peak_flops
         self._before = {key: record[key] for key in before}
         self.telemetry.metric("train", **record)
-        if not math.isfinite(loss):
+        for name in ("train/loss", "train/grad_norm"):
+            if math.isfinite(record[name]):
+                continue
+            what = {"train/loss": "training loss", "train/grad_norm": "gradient norm"}[name]
             raise LabError(
-                f"The training loss became {loss} at step {record['step']}.",
+                f"The {what} became {record[name]} at step {record['step']}.",
                 "Lower train.learning_rate, or look at the batch of that step; the last "
                 "checkpoint is intact.",
             )
@@ -308,7 +311,7 @@ class Conductor(TrainerCallback):
         spent = time.monotonic() - self._begun
         # evaluations and checkpoints so far are part of the pace
         eta_s = spent / gained * (1.0 - fraction) if gained > 0 else None
-        if "seconds" in plan.limits and plan.steps >= OPEN_END:
+        if plan.has_open_end:
             self.telemetry.progress(round(used.seconds, 1), plan.limits["seconds"], "second", eta_s)
         else:
             self.telemetry.progress(used.step, plan.steps, "step", eta_s)

@@ -54,11 +54,13 @@ def _prompt(tokenizer: Any, dataset: Dataset, data: Prepared) -> tuple[str, str]
     example's question, else the beginning of the first text."""
     suggestions = dataset.card.get("try") or []
     example = data.first
-    if suggestions or example.messages:
-        asked = suggestions[0] if suggestions else example.messages[0]["content"]
-        messages = template.with_system(
-            ({"role": "user", "content": str(asked)},), data.system_prompt
-        )
-        return str(asked), template.render(tokenizer, messages, to_answer=True)
+    if suggestions:
+        turns: tuple[dict[str, str], ...] = ({"role": "user", "content": str(suggestions[0])},)
+    else:
+        answered = [place for place, m in enumerate(example.messages) if m["role"] == "assistant"]
+        turns = example.messages[: answered[0]] if answered else ()
+    if turns:
+        messages = template.with_system(turns, data.system_prompt)
+        return turns[-1]["content"], template.render(tokenizer, messages, to_answer=True)
     opening = " ".join(example.text.split()[:8])
     return opening, opening

@@ -31,6 +31,10 @@ class Plan:
     rows: int
     limits: dict[str, float]
 
+    @property
+    def has_open_end(self) -> bool:
+        return self.steps >= OPEN_END
+
     def fraction(self, used: Used) -> float:
         """Share of the tightest budget that is used, 0 to 1."""
         shares = [getattr(used, key) / limit for key, limit in self.limits.items()]

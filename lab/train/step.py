@@ -6,7 +6,7 @@ nowhere else, so that all of them do the same work.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -89,22 +89,43 @@ def fused_is_exact(model: nn.Module, *, precision: str) -> bool:
 
 
 @torch.no_grad()
+def is_causal(model: nn.Module, *, precision: str) -> bool:
+    """Whether another last token leaves what the model says before it unchanged."""
+    device = next(model.parameters()).device
+    first = torch.arange(8, device=device).unsqueeze(0)
+    second = first.clone()
+    second[0, -1] = 9
+    was_training = model.training
+    model.eval()
+    try:
+        with autocast(device, precision):
+            said = [model(input_ids=ids, use_cache=False).logits[0, :-1] for ids in (first, second)]
+    finally:
+        model.train(was_training)
+    moved = (said[0].float() - said[1].float()).abs().max()
+    return bool(moved <= (1e-5 if precision == "float32" else 1e-2) * said[0].float().std())
+
+
+@torch.no_grad()
 def evaluation_loss(
     model: nn.Module,
     batches: Iterator[dict[str, torch.Tensor]],
     *,
     precision: str,
     loss: str,
+    after_batch: Callable[[int], None] = lambda rows: None,
 ) -> tuple[float, int]:
     """(mean nats a counted token, counted tokens), summed over all batches: the value does not
-    depend on how the rows are cut into batches."""
+    depend on how the rows are cut into batches. `after_batch(rows so far)` reports progress."""
     was_training = model.training
     model.eval()
-    total, count = 0.0, 0
+    total, count, rows = 0.0, 0, 0
     try:
         for batch in batches:
             total += float(summed_loss(model, batch, precision=precision, loss=loss))
             count += int(batch["targets"].numel())
+            rows += batch["input_ids"].shape[0]
+            after_batch(rows)
     finally:
         model.train(was_training)
     return (total / count if count else float("nan")), count

@@ -30,6 +30,7 @@ class Telemetry:
         self.seconds = 0.0  # of training, over all attempts
         self._progress: dict[str, Any] = {}
         self._lock = threading.Lock()
+        self._complained: set[int | None] = set()
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         self._sample: Callable[[], dict[str, Any]] = dict
@@ -86,20 +87,29 @@ class Telemetry:
 
     def _write(self, file: Any, record: dict[str, Any]) -> None:
         line = json.dumps(record, allow_nan=True) + "\n"
-        with self._lock:
-            file.write(line.encode())
+        try:
+            with self._lock:
+                file.write(line.encode())
+        except OSError as error:  # a full disk must not end the training
+            self._complain(error)
+
+    def _complain(self, error: OSError) -> None:
+        """Into the log, once for each kind of error: the disk may be the very trouble."""
+        if error.errno not in self._complained:
+            self._complained.add(error.errno)
+            print(f"warning: telemetry cannot write: {error}", flush=True)
 
     def _beat(self) -> None:
         state = {"phase": self.phase, "time": _now(), "attempt": self.attempt, **self._progress}
-        write_atomic(self.run.heartbeat, json.dumps(state), durable=False)
+        try:
+            write_atomic(self.run.heartbeat, json.dumps(state), durable=False)
+        except OSError as error:
+            self._complain(error)
 
     def _watch(self) -> None:
         while not self._ended.wait(SAMPLE_S):
-            try:
-                self._beat()
-                self.metric("device", seconds=self.seconds, phase=self.phase, **self._sample())
-            except OSError as error:  # a full disk must not end the training
-                print(f"warning: telemetry cannot write: {error}", flush=True)
+            self._beat()
+            self.metric("device", seconds=self.seconds, phase=self.phase, **self._sample())
 
 
 class Memory:
@@ -186,10 +196,15 @@ def resident_bytes() -> int:
 
 
 def resident_peak_bytes() -> int:
-    """The highest resident memory that this process ever had."""
-    import resource
+    """The highest resident memory that this process ever had.
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    Not getrusage's: Linux carries that one over from the process that started this one.
+    """
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        for line in file:
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return 0
 
 
 def _now() -> float:

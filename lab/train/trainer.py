@@ -20,7 +20,7 @@ from lab.methods import Method
 from lab.spec import RunSpec
 from lab.train import schedule
 from lab.train.flops import Flops
-from lab.train.schedule import Plan, Used
+from lab.train.schedule import OPEN_END, Plan, Used
 from lab.train.step import summed_loss
 from lab.train.telemetry import Memory
 
@@ -107,7 +107,9 @@ class LabTrainer(Trainer):
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         def scale(step: int) -> float:
             fraction = self.plan.fraction(self.used_at(step))
-            return schedule.rate(self.run_spec.train, fraction, 1.0 / self.plan.steps)
+            # a budget of seconds does not know its steps: take each for a five-hundredth
+            share = 1.0 / min(self.plan.steps, 500 if self.plan.has_open_end else OPEN_END)
+            return schedule.rate(self.run_spec.train, fraction, share)
 
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, scale)
         self._created_lr_scheduler = True

@@ -13,7 +13,7 @@ from lab.errors import LabError
 from lab.files import read_object
 from lab.models.catalog import BUILT_IN
 from lab.runs import index
-from lab.ui.guard import safe
+from lab.ui.guard import block, safe
 
 MOST = 4
 AVATARS = {"user": ":material/person:", "assistant": ":material/smart_toy:"}
@@ -137,7 +137,7 @@ def panes(chosen: list[str]) -> list[Any]:
             st.markdown(f"**{safe(titles.get(name, name))}**")
             for message in _history().get(name, []):
                 with st.chat_message(message["role"], avatar=AVATARS[message["role"]]):
-                    st.markdown(safe(message["content"]) or "*(nothing)*")
+                    st.markdown(block(message["content"]) or "*(nothing)*")
                     if message.get("foot"):
                         st.caption(message["foot"])
     return columns
@@ -162,7 +162,7 @@ def ask(chosen: list[str], columns: list[Any], prompt: str, how: dict[str, Any])
         past.append({"role": "user", "content": prompt})
         with column:
             with st.chat_message("user", avatar=AVATARS["user"]):
-                st.markdown(safe(prompt))
+                st.markdown(block(prompt))
             with st.chat_message("assistant", avatar=AVATARS["assistant"]):
                 places.append((st.empty(), st.empty()))
     for _, foot in places:
@@ -176,11 +176,12 @@ def ask(chosen: list[str], columns: list[Any], prompt: str, how: dict[str, Any])
 
 def _one(name: str, body: Any, foot: Any, how: dict[str, Any]) -> dict[str, Any]:
     """One model's answer, shown as it comes."""
-    messages = [
-        {"role": message["role"], "content": message["content"]}
-        for message in _history()[name]
-        if not message.get("failed")
-    ]
+    messages: list[dict[str, str]] = []
+    for message in _history()[name]:
+        if message.get("failed"):
+            messages.pop()  # its question too: a template may demand that the roles alternate
+        else:
+            messages.append({"role": message["role"], "content": message["content"]})
     text = ""
     try:
         for event in client.stream(name, messages, **how):
@@ -188,9 +189,9 @@ def _one(name: str, body: Any, foot: Any, how: dict[str, Any]) -> dict[str, Any]
                 foot.caption(f"{event['phase']} …")
             elif "delta" in event:
                 text += event["delta"]
-                body.markdown(safe(text))
+                body.markdown(block(text))
             else:
-                body.markdown(safe(event["text"]))
+                body.markdown(block(event["text"]))
                 return {"role": "assistant", "content": event["text"], "foot": _foot(event)}
     except LabError as error:
         foot.caption(safe(str(error)))

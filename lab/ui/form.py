@@ -32,7 +32,7 @@ def set_value(section: str, name: str, value: Any, hint: Any, words: Any) -> Non
     if isinstance(value, list):
         value = ", ".join(value)
     elif words and not isinstance(value, str):
-        value = f"{value:g}"
+        value = repr(value)
     elif float in _kinds(hint) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     st.session_state[key(section, name)] = value

@@ -12,8 +12,18 @@ from lab.errors import LabError
 
 def safe(text: object) -> str:
     """Text of a person or a model, so that Markdown shows it as it is."""
-    special = "\\`*_{}[]()#+-.!|<>~$:"
+    special = "\\`*_{}[]()#+-.!|<>~$:=&"
     return "".join(f"\\{char}" if char in special else char for char in str(text))
+
+
+def block(text: str) -> str:
+    """Lines of a person or a model as Markdown that keeps their breaks and indentation."""
+    lines = []
+    for line in text.splitlines():
+        words = line.lstrip(" \t")
+        indent = len(line.expandtabs(4)) - len(line.expandtabs(4).lstrip(" "))
+        lines.append("\u00a0" * indent + safe(words))
+    return "  \n".join(lines)
 
 
 @contextmanager

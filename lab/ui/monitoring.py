@@ -16,7 +16,7 @@ from lab.runs.live import AXES, Live, live
 from lab.runs.status import RESUMABLE, status
 from lab.ui import cards, charts, links
 from lab.ui.charts import View
-from lab.ui.guard import safe
+from lab.ui.guard import block, safe
 
 TITLES = {"step": "Steps", "tokens": "Tokens", "seconds": "Seconds"}
 
@@ -276,8 +276,8 @@ def words(run: RunDir) -> None:
         st.caption(safe(samples[-1].get("prompt", "")))
         for event in samples[-4:]:
             with st.container(border=True):
-                st.caption(f"step {event.get('step', 0):,}")
-                st.markdown(safe(event.get("text", "")) or "*(nothing)*")
+                st.caption(safe(f"step {event.get('step')}"))
+                st.markdown(block(str(event.get("text", ""))) or "*(nothing)*")
     with st.expander("Log", icon=":material/terminal:"):
         st.code(history.tail(run.log, 20_000) or "(empty)", language=None, height=300)
     kept = checkpoints.table(run)

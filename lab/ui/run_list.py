@@ -65,7 +65,8 @@ def table(entries: list[Entry]) -> RunDir | None:
     event = st.dataframe(
         frame,
         hide_index=True,
-        key="runs.table",
+        # another list is another table: a selected row never slides to a neighbour
+        key=f"runs.table.{hash(tuple(frame['Id'])):x}",
         on_select="rerun",
         selection_mode="single-row",
         height=min(38 * (len(entries) + 1) + 4, 520),
@@ -97,7 +98,9 @@ def actions(run: RunDir) -> None:
         if entry.status.message:
             st.caption(safe(f"{entry.status.message} {entry.status.hint}"))
         with st.container(horizontal=True, vertical_alignment="center"):
-            if st.button("Open", icon=":material/monitoring:", type="primary", key="runs.open"):
+            if st.button(
+                "Open", icon=":material/monitoring:", type="primary", key=f"runs.open.{run.id}"
+            ):
                 links.open_run(run.id)
             st.page_link(
                 links.page("new_run"), label="Duplicate into New run",
@@ -105,19 +108,20 @@ def actions(run: RunDir) -> None:
             )  # fmt: skip
             st.download_button(
                 "Figures as CSV", lambda: figures_csv(run), file_name=f"{run.id}.csv",
-                mime="text/csv", icon=":material/download:", key="runs.csv", on_click="ignore",
+                mime="text/csv", icon=":material/download:", key=f"runs.csv.{run.id}",
+                on_click="ignore",
             )  # fmt: skip
             with st.popover("Rename", icon=":material/edit:"):
                 _rename(run, entry)
             with st.popover("Delete", icon=":material/delete:", disabled=entry.status.is_active):
                 st.markdown("Remove the run with its checkpoints and its result?")
-                if st.button("Yes, delete it", type="primary", key="runs.delete"):
+                if st.button("Yes, delete it", type="primary", key=f"runs.delete.{run.id}"):
                     _delete(run)
 
 
 def _rename(run: RunDir, entry: Entry) -> None:
     name = st.text_input("New name", value=entry.name, key=f"runs.name.{run.id}")
-    if st.button("Save the name", key="runs.rename"):
+    if st.button("Save the name", key=f"runs.rename.{run.id}"):
         try:
             index.rename(run, name or "")
         except LabError as error:

@@ -55,8 +55,8 @@ def greet(ticket: str) -> None:
 def fill() -> None:
     """Fill an untouched form: from `?from=RUN` if a run is to be repeated, else with defaults."""
     source = st.query_params.get("from", "")
-    if source and st.session_state.get("new.from") != source:
-        st.session_state["new.from"] = source
+    if source:
+        del st.query_params["from"]  # once: what a person changes afterwards stays
         _fill_from(source)
     if "new.model" not in st.session_state:
         form.load(_spec_of(presets.PRESETS[0].changes))
@@ -70,8 +70,19 @@ def _fill_from(run_id: str) -> None:
         st.warning(safe(str(error)))
         return
     asked = stored.get("asked")
-    spec = RunSpec.stored(asked if isinstance(asked, dict) else stored)
-    form.load(dataclasses.replace(spec, name=f"{spec.name} again"[:120]))
+    done = RunSpec.stored(stored)
+    spec = RunSpec.stored(asked) if isinstance(asked, dict) else done
+    # what was asked for, so that "auto" stays auto, with the paths and the method as they ran
+    again = dataclasses.replace(
+        spec,
+        name=f"{done.name} again"[:120],
+        model=done.model,
+        method=done.method,
+        data=dataclasses.replace(
+            spec.data, dataset=done.data.dataset, system_prompt=done.data.system_prompt
+        ),
+    )
+    form.load(again)
     st.session_state["new.preset"] = None
 
 

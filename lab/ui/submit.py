@@ -24,9 +24,11 @@ def ticket() -> str:
     return given
 
 
-def renew() -> None:
-    """The next submission is another run."""
-    st.query_params["draft"] = tickets.new()
+def renew() -> str:
+    """A new ticket: the next submission is another run."""
+    made = tickets.new()
+    st.query_params["draft"] = made
+    return made
 
 
 def warm() -> None:
@@ -38,7 +40,9 @@ def start(spec: dict[str, Any], ticket: str) -> RunDir | None:
     """The run, or None with the problems noted for their fields. Raises LabError."""
     done = tickets.claimed(ticket)
     if done is not None:
-        return done
+        if tickets.is_same(ticket, spec):
+            return done
+        ticket = renew()  # the form was changed after its run had started
     try:
         with st.spinner("Checking the model, the data and the settings …"):
             plan = planner.check(spec)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,12 @@ def refuse(
         ("name=a\0b", "control characters are not allowed"),
         ("data.max_length=4096", "is 4,096; the model reads at most 512"),
         ("data.general_mix=0.1", "is 0.1; mixing in general text is not possible yet"),
+        ("data.dataset=~nosuch/x.jsonl", "does not exist"),
+        ("data.dataset=/" + "x" * 300 + ".jsonl", "does not exist"),
+        ("model=" + "x" * 300, "Unknown model"),
+        ("model=~nosuch/x", "does not exist"),
+        ("train.max_grad_norm=" + "9" * 400, "is inf"),
+        ('method.targets=["q_proj","lm_head"]', "the fused loss works on a plain head"),
         ("train.batch_size", "not of the form section.key=value"),
     ],
 )
@@ -133,6 +140,30 @@ def test_all_problems_at_once(refuse: Callable[..., str], make_spec: Callable[..
     assert "the spec has 5 problems" in said
     for field in ("model:", "data.dataset:", "train.batch_size:", "method.rank:", "name:"):
         assert field in said
+
+
+def test_one_problem_hides_no_other_of_its_section(
+    refuse: Callable[..., str], make_spec: Callable[..., Spec]
+) -> None:
+    said = refuse(make_spec(), "data.max_length=4", "data.dataset=builtin:none", "method.rank=0")
+    for field in ("data.max_length:", "data.dataset:", "method.rank:"):
+        assert field in said
+
+
+def test_models_that_cannot_train(
+    refuse: Callable[..., str], make_spec: Callable[..., Spec], tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(tiny_model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    for change, says in (
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantised already"),
+        ({"vocab_size": 100}, "its model only 100"),
+        ({"num_attention_heads": 0}, "Check the files in that folder"),
+        ({"hidden_size": "wide"}, "cannot be read"),
+    ):
+        (folder / "config.json").write_text(json.dumps(config | change))
+        assert says in refuse(make_spec() | {"model": str(folder)}), change
 
 
 def test_not_enough_disk(make_spec: Callable[..., Spec], monkeypatch: pytest.MonkeyPatch) -> None:

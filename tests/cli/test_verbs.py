@@ -11,6 +11,7 @@ import pytest
 
 from lab import cli
 from lab.paths import RunDir
+from lab.runs import index
 
 
 @pytest.fixture
@@ -100,10 +101,32 @@ def test_answers_repeat_with_the_seed(lab: Callable[..., Any], tiny_model: Path)
     assert other["token_ids"] != first["token_ids"]
 
 
-def test_people_get_tables(
-    capsys: pytest.CaptureFixture[str], work_here: Callable[..., RunDir]
+def test_the_demo(
+    lab: Callable[..., Any],
+    make_spec: Callable[..., dict[str, Any]],
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run = work_here("lora", train={"max_steps": 4})
+    """The main job's own code, on a small model."""
+    from lab.cli import demo
+
+    monkeypatch.setattr(demo, "MODEL", str(tiny_model))
+    monkeypatch.setattr(demo, "spec", lambda method: make_spec(method, train={"max_steps": 3}))
+    answer = lab("demo")
+    assert [row["state"] for row in answer["runs"]] == ["done", "done"]
+    assert [row["method"] for row in answer["runs"]] == ["full", "lora"]
+    assert len(answer["answers"]) == 3 and answer["unequal"] == []
+
+
+def test_people_get_tables(
+    capsys: pytest.CaptureFixture[str], trained: list[RunDir], tiny_model: Path
+) -> None:
+    run = trained[1]
+    index.rename(run, "[bold] [red]odd")
+    chat = ["chat", f"base:{tiny_model}", "--prompt", "[/INST] hi", "--max-new-tokens", "2"]
+    assert cli.main(chat) == 0
+    assert "[/INST] hi" in capsys.readouterr().out
+    assert cli.main(["runs"]) == 0 and "[bold] [red]odd" in capsys.readouterr().out
     for arguments in (["runs"], ["show", run.id], ["compare", run.id], ["models"], ["methods"]):
         assert cli.main(arguments) == 0
         assert capsys.readouterr().out.strip()

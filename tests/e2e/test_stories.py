@@ -157,8 +157,27 @@ def test_chat_with_two_results(page: Page, server: Server, trained_home: Path) -
         page.get_by_role("link", name=name, exact=True).first.click()
         settled(page)
         assert page.locator("[data-testid=stException]").count() == 0
-        over = page.evaluate(
-            "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-        )
-        assert over <= 0, f"{name} scrolls sideways"
+        assert sideways(page) <= 0, f"{name} scrolls sideways"
     assert not maps_torch(server)
+
+
+def sideways(page: Page) -> int:
+    """By how many pixels the page is wider than its window."""
+    return int(
+        page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    )
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_page_fits_a_narrow_window(
+    chrome: Browser, server: Server, trained_home: Path, theme: Any
+) -> None:
+    shutil.copytree(trained_home / "runs", server.home / "runs")
+    context = chrome.new_context(viewport={"width": 800, "height": 900}, color_scheme=theme)
+    page = context.new_page()
+    for name in ("", "new_run", "monitor", "runs", "chat"):
+        page.goto(f"{server.url}/{name}")
+        settled(page)
+        assert sideways(page) <= 0, f"{name or 'home'} scrolls sideways"
+        assert page.locator("[data-testid=stException]").count() == 0
+    context.close()

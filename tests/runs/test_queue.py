@@ -55,6 +55,17 @@ def test_order_priority_and_withdrawal(waiting: Callable[..., list[RunDir]]) -> 
     assert queue.waiting() == [third]
 
 
+def test_a_run_is_started_or_withdrawn_never_both(waiting: Callable[..., list[RunDir]]) -> None:
+    first, second = waiting(2)
+    assert queue.withdraw(first) and not queue.claim(first)
+    assert queue.claim(second) and not queue.withdraw(second)
+    assert queue.waiting() == [] and status(second).state == "queued"
+    queue.recover()  # the supervisor that had claimed it was killed before it started it
+    assert queue.waiting() == [second]
+    launch.delete(second)
+    assert status(second).state == "deleted"
+
+
 def test_what_holds_a_run_back_is_said(
     waiting: Callable[..., list[RunDir]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -143,6 +143,38 @@ def test_a_damaged_checkpoint_is_skipped_and_named(
     assert all(torch.equal(before[name], tensor) for name, tensor in weights(run).items())
 
 
+def test_other_data_is_no_resume(
+    make_spec: Callable[..., dict[str, Any]],
+    chats: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from tests.conftest import run_here
+
+    file = tmp_path / "chats.jsonl"
+    file.write_text(chats.read_text())
+    run = run_here(make_spec("lora", data={"dataset": str(file)}, train={"max_steps": 6}))
+    run.result.write_text(json.dumps({"state": "stopped"}))
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:-2]))
+    monkeypatch.setattr(queue, "submit", lambda run: None)
+    launch.resume(run)
+    assert attempt_here(run) == 1
+    assert "has changed since the last attempt (24 examples then, 22 now)" in status(run).message
+
+
+def test_a_full_disk_under_the_telemetry_ends_no_run(
+    work_here: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lab.train import telemetry
+
+    def full(path: Path, text: str, durable: bool = True) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(telemetry, "write_atomic", full)
+    run = work_here("lora", train={"max_steps": 3})
+    assert status(run).state == "done" and not run.heartbeat.exists()
+
+
 def test_stop_keeps_a_result_and_can_go_on(
     start: Callable[..., RunDir],
     work_here: Callable[..., RunDir],

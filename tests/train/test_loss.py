@@ -11,7 +11,7 @@ from lab.data.batches import collate, packed_rows, single_rows
 from lab.data.template import Tokens
 from lab.train import loss as losses
 from lab.train.loss import FusedLinearCrossEntropy
-from lab.train.step import evaluation_loss, fused_is_exact, summed_loss
+from lab.train.step import evaluation_loss, fused_is_exact, is_causal, summed_loss
 
 HEADS = {"num_attention_heads": 4}
 
@@ -126,6 +126,15 @@ def test_an_architecture_that_changes_its_logits_is_noticed() -> None:
     )  # fmt: skip
     assert not fused_is_exact(Gemma2ForCausalLM(config), precision="float32")
     assert all(fused_is_exact(model_of(kind), precision="float32") for kind in KINDS)
+
+
+def test_a_model_that_looks_ahead_is_noticed() -> None:
+    from transformers import BertConfig, BertLMHeadModel
+
+    shape = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 64}
+    bert = BertLMHeadModel(BertConfig(**shape, num_hidden_layers=2, num_attention_heads=4))
+    assert not is_causal(bert, precision="float32")
+    assert all(is_causal(model_of(kind), precision="float32") for kind in KINDS)
 
 
 def test_bfloat16_stays_near(tiny_batch: dict[str, torch.Tensor]) -> None:

@@ -66,7 +66,28 @@ def test_monitor_offers_to_resume_a_crashed_run(open_page: Page, run: RunDir) ->
     assert at.button(key="resume")
 
 
-@pytest.mark.parametrize("garbage", ["", "{", "[]", '{"step": "x"}', "\x00"])
+ODD = [
+    {"kind": "train", "step": "x", "train/loss": 1.0},
+    {"kind": "train", "step": None, "attempt": "two"},
+    {"kind": ["train"], "step": 1},
+    {"kind": "train", "step": 1, "attempt": "two", "train/loss": 10**400},
+    {"kind": "eval", "of": "base"},
+    {"kind": "eval", "of": "base", "eval/loss": "low"},
+    {"kind": "sample", "step": None, "text": None},
+    {"kind": "sample", "step": "x", "text": ["a"], "prompt": 3},
+    {"kind": "device", "time": "noon"},
+    {
+        "summary": {"step": "many", "tokens": [1], "seconds": "x", "peak_bytes": "y"},
+        "state": "done",
+    },
+    {"phase": ["x"], "done": "x", "total": float("nan"), "eta_s": float("nan"), "pid": 1},
+]
+LINES = "".join(json.dumps(record) + "\n" for record in ODD)
+
+
+@pytest.mark.parametrize(
+    "garbage", ["", "{", "[]", '{"step": "x"}', "\x00", LINES, json.dumps(ODD[-2])]
+)
 def test_no_page_breaks_on_garbage(open_page: Page, run: RunDir, garbage: str) -> None:
     for file in (run.spec, run.metrics, run.events, run.result, run.process, run.heartbeat):
         file.write_text(garbage)
@@ -185,6 +206,23 @@ def test_one_form_is_one_run(
     assert first.id in words(at).replace("\\", "")
     assert tickets.start(plan, tickets.new()) != first, "another form is another run"
     assert len(all_runs()) == 2
+    launch.delete(first)
+    again = tickets.start(plan, ticket)
+    assert again != first and again.path.is_dir(), "the ticket of a deleted run is free again"
+    assert tickets.is_same(ticket, plan["asked"]) and not tickets.is_same(ticket, {})
+
+
+def test_a_selected_row_never_slides_to_its_neighbour(
+    trained: list[RunDir], open_page: Page
+) -> None:
+    first, second = all_runs()
+    at = open_page("runs")
+    key = at.dataframe[0].key
+    at.dataframe[0].select(rows=[0]).run() if hasattr(at.dataframe[0], "select") else None
+    launch.delete(first)
+    at.run()
+    assert at.dataframe[0].key != key, "another list is another table, with nothing selected"
+    assert list(at.dataframe[0].value["Id"]) == [second.id]
 
 
 def test_the_plain_script_trains(
