@@ -92,6 +92,10 @@ class RunDir:
         return self.path / "pins.json"
 
     @property
+    def labels(self) -> Path:
+        return self.path / "labels.json"
+
+    @property
     def artifact(self) -> Path:
         return self.path / "artifact"
 

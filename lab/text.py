@@ -47,22 +47,22 @@ def duration(seconds: float | None) -> str:
 
 def count(value: float | None) -> str:
     """134515008 → "134.5 M"."""
-    if value is None:
-        return "–"
-    for size, unit in ((1e9, " B"), (1e6, " M"), (1e3, " k")):
-        if abs(value) >= size:
-            return f"{value / size:.1f}{unit}"
-    return f"{value:,.0f}"
+    return _scaled(value, ((1e9, " B"), (1e6, " M"), (1e3, " k"), (1, "")), digits=1)
 
 
 def size(value: float | None) -> str:
-    """Bytes in powers of ten."""
+    """Bytes in powers of ten: 23118622 → "23.12 MB"."""
+    return _scaled(value, ((1e9, " GB"), (1e6, " MB"), (1e3, " kB"), (1, " B")), digits=2)
+
+
+def _scaled(value: float | None, units: tuple[tuple[float, str], ...], digits: int) -> str:
+    """`value` in the largest unit that it reaches; whole in the last one."""
     if value is None:
         return "–"
-    for scale, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+    for scale, unit in units[:-1]:
         if abs(value) >= scale:
-            return f"{value / scale:.2f} {unit}"
-    return f"{value:.0f} B"
+            return f"{value / scale:.{digits}f}{unit}"
+    return f"{value:,.0f}{units[-1][1]}"
 
 
 def when(moment: float) -> str:

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from lab.ui import links, monitoring
+from lab.ui import autopsy, links, monitoring
 
 st.title("Monitor", anchor=False)
 run = monitoring.choose()
@@ -12,28 +12,30 @@ if run is None:
     st.page_link(links.page("new_run"), label="New run", icon=":material/add_circle:")
     st.stop()
 
-active = monitoring.is_active(run)
+stage = monitoring.stage(run)
+polls = stage != "ended"
 
 
-@st.fragment(run_every=1.0 if active else None)
+@st.fragment(run_every=1.0 if polls else None)
 def head() -> None:
     monitoring.state(run)
-    if active and not monitoring.is_active(run):
-        st.rerun()  # once more, so that the page stops polling and its buttons follow
+    if monitoring.stage(run) != stage:
+        st.rerun()  # the whole page, so that its buttons follow and it stops polling at the end
 
 
-@st.fragment(run_every=1.0 if active else None)
+@st.fragment(run_every=monitoring.pace(run) if polls else None)
 def charts() -> None:
     monitoring.show_charts(run, view)
 
 
-@st.fragment(run_every=3.0 if active else None)
+@st.fragment(run_every=3.0 if polls else None)
 def words() -> None:
     monitoring.words(run)
 
 
 head()
 monitoring.buttons(run)
+autopsy.show(run)
 view = monitoring.controls()
 charts()
 words()

@@ -57,27 +57,10 @@ def no_planner_left() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random two-layer Llama (1.6 M parameters) with SmolLM2's real tokenizer."""
-    import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from lab.bench.small_model import make_model
 
     folder = tmp_path_factory.mktemp("models") / "tiny-llama"
-    tokenizer = AutoTokenizer.from_pretrained(SHARED_MODELS / "smollm2-135m-instruct")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=2,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    make_model(folder)
     return folder
 
 
@@ -193,6 +176,19 @@ def run_here(spec: dict[str, Any]) -> paths.RunDir:
     run = launch.create(plan)
     attempt_here(run)
     return run
+
+
+@pytest.fixture
+def lab_json(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """`lab_json("runs")`: the parsed JSON of a verb of the command line that must succeed."""
+    from lab import cli
+
+    def call(*arguments: str) -> Any:
+        capsys.readouterr()
+        assert cli.main([*arguments, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    return call
 
 
 def attempt_here(run: paths.RunDir) -> int:

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from lab import paths
+from lab.bench.small_model import make_model
 from lab.errors import LabError
 from lab.files import read_object
-from lab.models.catalog import BUILT_IN
 from lab.paths import RunDir
 from lab.runs import history, launch, process, queue
 from lab.runs.status import status
@@ -223,7 +223,7 @@ def _specs(folder: Path) -> list[dict[str, Any]]:
     if not pid:
         code = 1
         try:
-            _make_model(folder / "model")
+            make_model(folder / "model")
             code = 0
         finally:
             os._exit(code)
@@ -257,29 +257,6 @@ def _specs(folder: Path) -> list[dict[str, Any]]:
         }
         for method, packing in SHAPES
     ]
-
-
-def _make_model(folder: Path) -> None:
-    import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-    tokenizer = AutoTokenizer.from_pretrained(BUILT_IN[0].folder, trust_remote_code=False)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=2,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 class _home:

@@ -5,10 +5,7 @@ from __future__ import annotations
 import fcntl
 import http.client
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,18 +42,7 @@ def ensure() -> dict[str, Any]:
 
 def _start() -> dict[str, Any]:
     log = folder() / "log.txt"
-    with log.open("ab") as output:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "lab.chat"],
-            cwd=paths.ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env=os.environ
-            | {"LAB_HOME": str(paths.home()), "LAB_MODELS": str(paths.models())}
-            | {"TOKENIZERS_PARALLELISM": "false"},
-        )
+    child = process.spawn(["lab.chat"], log)
     end = time.monotonic() + START_S
     while time.monotonic() < end:
         found = record()

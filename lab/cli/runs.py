@@ -15,6 +15,7 @@ from lab.cli.show import console, loss, print_json, table
 from lab.compare.table import row
 from lab.errors import LabError
 from lab.files import read_object
+from lab.memory.fixes import resolved
 from lab.planner.client import planner
 from lab.runs import archive, checkpoints, history, index, launch, queue, supervisor
 from lab.runs.status import status
@@ -55,6 +56,12 @@ def add(verb: Any) -> None:
     _add_run(sub)
     for action in ("pin", "unpin", "delete"):
         sub.add_argument(f"--{action}", type=int, metavar="STEP")
+    sub = verb("label", label, "tags, notes, and whether a run is archived")
+    _add_run(sub)
+    sub.add_argument("--tags", metavar="A,B")
+    sub.add_argument("--notes", metavar="TEXT")
+    sub.add_argument("--archive", action=argparse.BooleanOptionalAction, default=None)
+    _add_run(verb("fixes", fixes, "what to change when a run does not fit, with what it saves"))
     sub = verb("export", export_run, "a finished run as one file")
     _add_run(sub)
     sub.add_argument("file", metavar="FILE.zip")
@@ -166,6 +173,7 @@ def show(arguments: argparse.Namespace) -> int:
                     "eval": evals[-1] if evals else None,
                 },
                 "figures": figures,
+                "disk": index.disk(run),
                 "result": read_object(run.result),
             }
         )
@@ -314,6 +322,49 @@ def import_run(arguments: argparse.Namespace) -> int:
         print_json({"id": run.id, "path": str(run.path)})
     else:
         print(run.id)
+    return 0
+
+
+def label(arguments: argparse.Namespace) -> int:
+    run = paths.run_dir(arguments.run)
+    given = {
+        "tags": arguments.tags,
+        "notes": arguments.notes,
+        "archived": arguments.archive,
+    }
+    index.label(run, **{key: value for key, value in given.items() if value is not None})
+    entry = index.entry(run)
+    if arguments.json:
+        print_json(
+            {
+                "id": run.id,
+                "name": entry.name,
+                "tags": list(entry.tags),
+                "notes": entry.notes,
+                "archived": entry.is_archived,
+            }
+        )
+    else:
+        print(f"{run.id} {', '.join(entry.tags)} {entry.notes}".strip())
+    return 0
+
+
+def fixes(arguments: argparse.Namespace) -> int:
+    run = paths.run_dir(arguments.run)
+    found = planner.fixes(resolved(run))
+    if arguments.json:
+        print_json({"id": run.id, "fixes": found})
+        return 0
+    rows = [
+        [
+            fix["title"],
+            size(fix["peak_bytes"]),
+            size(fix["saves_bytes"]),
+            "same batch" if fix["keeps_batch"] else "trains differently",
+        ]
+        for fix in found
+    ]
+    table("What makes it smaller", ["", "predicted peak", "saves", ""], rows, right="lrrl")
     return 0
 
 

@@ -19,11 +19,13 @@ SPLIT_SEED = "finetune-lab held-out rows"
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a batch: one sequence, or several packed ones. `lengths` are theirs."""
+    """One row of a batch: one sequence, or several packed ones. `lengths` are theirs, `sources`
+    the rows of the dataset's file that they come from."""
 
     ids: list[int]
     labels: list[int]
     lengths: tuple[int, ...]
+    sources: tuple[int, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -50,7 +52,7 @@ def split(count: int, fraction: float) -> tuple[list[int], list[int]]:
 
 
 def single_rows(tokens: Sequence[Tokens]) -> list[Row]:
-    return [Row(one.ids, one.labels, (len(one.ids),)) for one in tokens]
+    return [Row(one.ids, one.labels, (len(one.ids),), (one.source,)) for one in tokens]
 
 
 def packed_rows(tokens: Sequence[Tokens], length: int) -> list[Row]:
@@ -73,6 +75,7 @@ def packed_rows(tokens: Sequence[Tokens], length: int) -> list[Row]:
             # the first token of each sequence is never predicted from the one before it
             [label for one in group for label in (IGNORED, *one.labels[1:])],
             tuple(len(one.ids) for one in group),
+            tuple(one.source for one in group),
         )
         for group in bins
     ]

@@ -28,10 +28,11 @@ PLAIN_TEMPLATE = (
 
 @dataclass(frozen=True)
 class Tokens:
-    """One row as the model sees it: ids and labels of equal length T."""
+    """One row as the model sees it: ids and labels of equal length T, and its row in the file."""
 
     ids: list[int]
     labels: list[int]
+    source: int = 0
 
     @property
     def counted(self) -> int:
@@ -78,7 +79,7 @@ def tokenize(
     ids = tokenizer(example.text, add_special_tokens=False)["input_ids"]
     ids = [*ids, tokenizer.eos_token_id]
     pieces = [ids[start : start + max_length] for start in range(0, len(ids), max_length)]
-    return [Tokens(piece, [IGNORED, *piece[1:]]) for piece in pieces]
+    return [Tokens(piece, [IGNORED, *piece[1:]], example.row) for piece in pieces]
 
 
 def _chat(
@@ -101,7 +102,7 @@ def _chat(
         ]
     if labels:
         labels[0] = IGNORED
-    return Tokens(ids[:max_length], labels[:max_length])
+    return Tokens(ids[:max_length], labels[:max_length], example.row)
 
 
 def answer_spans(

@@ -9,7 +9,7 @@ import traceback
 from typing import Any
 
 from lab.errors import LabError
-from lab.planner.check import check
+from lab.planner.check import check, fixes
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
@@ -17,6 +17,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     os.chdir(os.environ["PWD"])
     if request.get("ask") == "check":
         return {"ok": check(request["spec"])}
+    if request.get("ask") == "fixes":
+        return {"ok": fixes(request["spec"])}
     if request.get("ask") == "warm":
         import peft  # noqa: F401
         import transformers.models.llama.modeling_llama  # noqa: F401

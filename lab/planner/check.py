@@ -11,6 +11,7 @@ from lab import machine, methods, paths
 from lab.data import catalog as datasets
 from lab.data import prepare, rows, template
 from lab.errors import LabError, Problem
+from lab.memory import fixes as smaller
 from lab.memory import formula
 from lab.methods import Context
 from lab.models import catalog as models
@@ -57,6 +58,36 @@ def check(value: Any) -> dict[str, Any]:
         "facts": facts,
         "estimate": estimate.to_json(),
     }
+
+
+def fixes(value: dict[str, Any]) -> dict[str, Any]:
+    """{"peak_bytes", "fixes"}: what makes a resolved spec smaller, the largest saving first.
+
+    Each fix has its title, changes, whether it keeps the batch, and its predicted peak; one that
+    saves nothing is left out.
+    """
+    import torch
+
+    now = check(value)
+    if now["problems"]:
+        return {"peak_bytes": None, "fixes": []}
+    peak = now["estimate"]["peak_bytes"]
+    found = []
+    for fix in smaller.candidates(now["spec"], on_gpu=torch.cuda.is_available()):
+        changed = check(fix.apply(now["spec"]))
+        if changed["problems"] or changed["estimate"]["peak_bytes"] >= peak:
+            continue
+        found.append(
+            {
+                "title": fix.title,
+                "changes": fix.changes,
+                "keeps_batch": fix.keeps_batch,
+                "peak_bytes": changed["estimate"]["peak_bytes"],
+                "saves_bytes": peak - changed["estimate"]["peak_bytes"],
+            }
+        )
+    found.sort(key=lambda fix: -fix["saves_bytes"])
+    return {"peak_bytes": peak, "fixes": found}
 
 
 def resolve(spec: RunSpec) -> RunSpec:

@@ -35,6 +35,11 @@ class Planner:
             raise SpecError([Problem(**problem) for problem in answer["problems"]])
         return answer
 
+    def fixes(self, spec: dict[str, Any]) -> list[dict[str, Any]]:
+        """What makes a resolved spec smaller, the largest predicted saving first."""
+        found: list[dict[str, Any]] = self.ask({"ask": "fixes", "spec": spec})["fixes"]
+        return found
+
     def warm(self) -> None:
         """Have the process import what it needs, before the first question."""
         self.ask({"ask": "warm"})

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from lab import paths
-from lab.files import read_object, write_json
+from lab import paths, schema
+from lab.errors import SpecError
+from lab.files import read_object, size_of, write_json
 from lab.paths import RunDir
 from lab.runs.live import is_number
 from lab.runs.status import Status, status
+from lab.schema import option
 
 LONGEST_NAME = 120
 
@@ -21,6 +23,9 @@ class Entry:
 
     id: str
     name: str
+    tags: tuple[str, ...]
+    notes: str
+    is_archived: bool
     method: str
     model: str
     dataset: str
@@ -59,17 +64,39 @@ def active_runs() -> list[RunDir]:
     return [run for run in paths.all_runs() if entry(run).status.is_active]
 
 
-def rename(run: RunDir, name: str) -> None:
-    """Give the run another name. The spec stays as it was; `labels.json` holds the new one."""
-    from lab.errors import SpecError
-    from lab.spec import RunSpec
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """What a person writes on a run afterwards. The spec stays as it was."""
 
+    name: str = option("", "Another name.", max_characters=LONGEST_NAME, forbid="/\\")
+    tags: str = option("", "Words to find it by, separated by commas.", max_characters=400)
+    notes: str = option("", "What you noticed.", multiline=True, max_characters=20_000)
+    archived: bool = option(False, "Leave it out of the list.")
+
+
+def label(run: RunDir, **changes: Any) -> None:
+    """Write name, tags, notes or archived on a run. Raises SpecError for what cannot be."""
     problems: list[Any] = []
-    RunSpec.parse({"name": name}, problems)
+    stored = read_object(run.labels) or {}
+    known = {key: value for key, value in stored.items() if key in asdict(Labels())}
+    made = schema.read(Labels, known | changes, "", problems)
     if problems:
         raise SpecError(problems)
-    labels = read_object(run.path / "labels.json") or {}
-    write_json(run.path / "labels.json", labels | {"name": name.strip()})
+    write_json(run.labels, {"v": 1, **asdict(made)})
+
+
+def disk(run: RunDir) -> dict[str, int]:
+    """Bytes on disk by kind: result, checkpoints, and the records of the run."""
+    result, checkpoints = size_of(run.artifact), size_of(run.checkpoints)
+    return {
+        "result": result,
+        "checkpoints": checkpoints,
+        "records": size_of(run.path) - result - checkpoints,
+    }
+
+
+def rename(run: RunDir, name: str) -> None:
+    label(run, name=name.strip())
 
 
 def _key(run: RunDir) -> tuple[str, int, int] | None:
@@ -78,7 +105,7 @@ def _key(run: RunDir) -> tuple[str, int, int] | None:
     except OSError:
         return None
     try:
-        labels = (run.path / "labels.json").stat().st_mtime_ns
+        labels = run.labels.stat().st_mtime_ns
     except OSError:
         labels = 0
     return str(run.path), result, labels
@@ -86,7 +113,7 @@ def _key(run: RunDir) -> tuple[str, int, int] | None:
 
 def _read(run: RunDir) -> Entry:
     spec = read_object(run.spec) or {}
-    labels = read_object(run.path / "labels.json") or {}
+    labels = schema.read(Labels, read_object(run.labels) or {}, "", [])
     result = read_object(run.result) or {}
     method, data = spec.get("method"), spec.get("data")
     summary = result.get("summary")
@@ -96,7 +123,10 @@ def _read(run: RunDir) -> Entry:
         created = 0.0
     return Entry(
         id=run.id,
-        name=str(labels.get("name") or spec.get("name") or ""),
+        name=labels.name or str(spec.get("name") or ""),
+        tags=tuple(tag.strip() for tag in labels.tags.split(",") if tag.strip()),
+        notes=labels.notes,
+        is_archived=labels.archived,
         method=str(method.get("name", "")) if isinstance(method, dict) else "",
         model=str(spec.get("model", "")),
         dataset=str(data.get("dataset", "")) if isinstance(data, dict) else "",

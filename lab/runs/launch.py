@@ -6,14 +6,13 @@ import os
 import random
 import re
 import subprocess
-import sys
 import time
 from typing import Any
 
 from lab import paths
 from lab.errors import LabError
 from lab.files import remove_tree, sync_folder, write_json
-from lab.paths import ROOT, RunDir
+from lab.paths import RunDir
 from lab.planner.client import planner
 from lab.runs import process, queue
 from lab.runs.status import RESUMABLE, status
@@ -69,22 +68,7 @@ def launch(run: RunDir) -> subprocess.Popen[bytes]:
 
     Called by the supervisor only; everybody else submits to the queue.
     """
-    environment = os.environ | {
-        "PYTHONUNBUFFERED": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "LAB_HOME": str(paths.home()),
-        "LAB_MODELS": str(paths.models()),
-    }
-    with run.log.open("ab") as log:
-        worker = subprocess.Popen(
-            [sys.executable, "-m", "lab.train", str(run.path)],
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env=environment,
-        )
+    worker = process.spawn(["lab.train", str(run.path)], run.log)
     process.register(run, worker.pid)
     return worker
 

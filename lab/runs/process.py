@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from lab import paths
 from lab.errors import LabError
 from lab.files import read_object, write_json
 from lab.paths import RunDir
@@ -50,6 +53,27 @@ def is_alive(record: Any) -> bool:
         return False
     same = record.get("host") == platform.node() and record.get("boot") == boot_id()
     return same and start_ticks(pid) is not None and start_ticks(pid) == record.get("start")
+
+
+def spawn(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
+    """`python -m ...` in a session of its own, on this home, its output in a file: a pipe that
+    nobody reads would hang it, and it outlives whoever starts it."""
+    environment = os.environ | {
+        "PYTHONUNBUFFERED": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "LAB_HOME": str(paths.home()),
+        "LAB_MODELS": str(paths.models()),
+    }
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            cwd=paths.ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=environment,
+        )
 
 
 def send(record: Any, number: signal.Signals) -> bool:

@@ -12,7 +12,6 @@ import fcntl
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -44,16 +43,7 @@ def ensure() -> None:
     if is_running():
         return
     queue.folder().mkdir(parents=True, exist_ok=True)
-    with (queue.folder() / "log.txt").open("ab") as log:
-        subprocess.Popen(
-            [sys.executable, "-m", "lab.runs.supervisor"],
-            cwd=paths.ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env=os.environ | {"LAB_HOME": str(paths.home()), "LAB_MODELS": str(paths.models())},
-        )
+    process.spawn(["lab.runs.supervisor"], queue.folder() / "log.txt")
 
 
 def nudge() -> None:
@@ -68,7 +58,7 @@ class Supervisor:
     def __init__(self) -> None:
         self.children: dict[str, subprocess.Popen[bytes]] = {}
         self.seen_active: set[str] = set()
-        self.signalled: dict[tuple[str, str], int] = {}
+        self.signalled: dict[tuple[int, str], int] = {}  # by the worker's pid and the command
 
     def tick(self) -> bool:
         """Do what is due; False if there was nothing to do and nothing to wait for."""
@@ -146,11 +136,13 @@ class Supervisor:
             except OSError:
                 continue
             due = signal.SIGKILL if age > kill_s else signal.SIGTERM if age > term_s else None
-            if due is None or self.signalled.get((run.id, name)) == due:
+            record = read_object(run.process) or {}
+            worker = (int(record.get("pid", 0)), name)
+            if due is None or self.signalled.get(worker) == due:
                 continue
-            self.signalled[run.id, name] = due
+            self.signalled[worker] = due
             print(f"{run.id} has not answered {name} for {age:.0f} s: {due.name}", flush=True)
-            process.send_group(read_object(run.process), due)
+            process.send_group(record, due)
 
     def _say(self, why: dict[str, str], line: list[RunDir]) -> None:
         state = {"waiting": {run.id: why.get(run.id, "") for run in line}}

@@ -16,7 +16,7 @@ from lab.data import batches, prepare
 from lab.data import catalog as datasets
 from lab.data.prepare import Prepared
 from lab.errors import Cancelled, LabError
-from lab.files import write_json
+from lab.files import read_object, write_json
 from lab.methods import Context
 from lab.models import catalog, weights
 from lab.paths import RunDir
@@ -54,6 +54,8 @@ class Attempt:
         self.telemetry.resample(sampler(self.run, uses_gpu=self.device.type == "cuda"))
         write_json(self.run.environment, environment(self.spec, self.device))
         saved = self._newest_checkpoint()
+        if saved is not None:
+            self._compare_versions()
         data = self._data()
         model = self._base(data)
         model = self._with_method(model)
@@ -86,6 +88,29 @@ class Attempt:
         for reason in skipped:
             self.telemetry.warn(f"Skipped a checkpoint: {reason}")
         return saved
+
+    def _compare_versions(self) -> None:
+        """Warn if this attempt runs on other versions or another device than the one before."""
+        now = read_object(self.run.environment) or {}
+        folders = sorted(self.run.attempts.glob("*"), key=lambda path: path.name.zfill(6))
+        before = read_object(folders[-1] / "environment.json") if folders else None
+        if before is None:
+            return
+        changed = [
+            f"{name} {before.get('packages', {}).get(name)} then, {version} now"
+            for name, version in now["packages"].items()
+            if before.get("packages", {}).get(name) != version
+        ]
+        changed += [
+            f"{key} {before.get(key)} then, {now[key]} now"
+            for key in ("device", "threads")
+            if before.get(key) != now[key]
+        ]
+        if changed:
+            self.telemetry.warn(
+                f"Resumed under other conditions ({'; '.join(changed)}): the result need not be "
+                "equal bit for bit to that of an uninterrupted run."
+            )
 
     def _data(self) -> Prepared:
         self.telemetry.enter("tokenising")

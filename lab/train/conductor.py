@@ -26,6 +26,7 @@ from lab.train.trainer import Clock, LabTrainer, device_batches
 EVALUATIONS = 10  # in a run, where the spec leaves it open
 SAVES = 5
 SAMPLES = 2
+DIVERGED = 1.3  # times the best evaluation loss
 ROOM_BYTES = 50_000_000  # left free on the disk beside a checkpoint
 COMMANDS = ("cancel", "stop", "save")
 
@@ -77,6 +78,7 @@ class Conductor(TrainerCallback):
         kept = resumed.state if resumed is not None else {}
         self.best_loss = float(kept.get("best_loss", math.inf))
         self.not_better = int(kept.get("not_better", 0))
+        self._has_warned = False
         self._marks = (0, 0, 0)
         self.rate = 0.0
         self._begun, self._begun_at = 0.0, 0.0
@@ -140,6 +142,7 @@ class Conductor(TrainerCallback):
             loss = self.evaluate()
             method.on_evaluate(trainer.model, config, state.global_step, loss)
             is_last = self._stops_early(loss) or is_last
+            self._warn_of_divergence(loss)
         if sample_due or (is_last and self.spec.train.sample_every != 0):
             self.telemetry.enter("evaluating")
             self.sampler.sample(trainer.model, state.global_step)
@@ -194,6 +197,17 @@ class Conductor(TrainerCallback):
             f"below {self.best_loss:.4f} for {self.not_better} evaluations."
         )
         return True
+
+    def _warn_of_divergence(self, loss: float) -> None:
+        """Say once that the evaluation loss has risen far above its best."""
+        if self._has_warned or not loss > DIVERGED * self.best_loss:
+            return
+        self._has_warned = True
+        self.telemetry.warn(
+            f"The evaluation loss is {loss:.3f} at step {self.trainer.used.step}, after "
+            f"{self.best_loss:.3f} at its best: training may be diverging. Stop it and lower "
+            "train.learning_rate, or keep the best checkpoint."
+        )
 
     def _has_room(self) -> bool:
         """Whether the disk can take a checkpoint; says how much is missing."""
@@ -288,10 +302,23 @@ class Conductor(TrainerCallback):
                 continue
             what = {"train/loss": "training loss", "train/grad_norm": "gradient norm"}[name]
             raise LabError(
-                f"The {what} became {record[name]} at step {record['step']}.",
-                "Lower train.learning_rate, or look at the batch of that step; the last "
-                "checkpoint is intact.",
+                f"The {what} became {record[name]} at step {record['step']}, on "
+                f"{self._rows_of(record['step'])} of the dataset.",
+                "Lower train.learning_rate, or look at these rows; the last checkpoint is intact.",
             )
+
+    def _rows_of(self, step: int) -> str:
+        """The rows of the dataset's file that a step learned from."""
+        trainer, train = self.trainer, self.spec.train
+        per_step = train.batch_size * train.accumulation
+        end = min(step * per_step, trainer.plan.rows)
+        found = {
+            source
+            for place in range((step - 1) * per_step, end)
+            for source in trainer.stream[place].sources
+        }
+        shown = ", ".join(map(str, sorted(found)[:12]))
+        return f"rows {shown}{' and others' if len(found) > 12 else ''}"
 
     def _passed(self) -> tuple[int, int, int]:
         """How many tenths, fifths and halves of the budget are behind us."""

@@ -6,6 +6,7 @@ import time
 import traceback
 from typing import Any
 
+from lab import text
 from lab.errors import Cancelled, LabError
 from lab.files import read_object, write_json
 from lab.paths import RunDir
@@ -23,6 +24,7 @@ def work(run: RunDir) -> int:
     started = time.time()
     summary: dict[str, Any] = {}
     state, message, hint = "failed", "", ""
+    memory: dict[str, Any] | None = None
     try:
         if stored is None:
             raise LabError("spec.json is missing or damaged.", "Start a new run.")
@@ -39,6 +41,9 @@ def work(run: RunDir) -> int:
     except Exception as error:
         traceback.print_exc()
         message, hint = f"{type(error).__name__}: {error}", hint_for(error)
+        if is_out_of_memory(error):
+            memory = {"phase": telemetry.phase, **largest_parts(run)}
+            message = out_of_memory(memory)
     finally:
         telemetry.enter("ended")
         telemetry.stop()
@@ -53,18 +58,35 @@ def work(run: RunDir) -> int:
             "started": started,
             "ended": time.time(),
             "summary": summary,
+            "out_of_memory": memory,
         },
     )
     return 1 if state == "failed" else 0
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """A GPU's allocator, or Python's own; the kernel's killer leaves no exception."""
+    return type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
+
+
+def largest_parts(run: RunDir) -> dict[str, Any]:
+    """The parts of the prediction that this run was admitted with, the largest first."""
+    predicted = read_object(run.estimate) or {}
+    parts = predicted.get("bytes") or {}
+    ranked = sorted(parts.items(), key=lambda part: -part[1])
+    return {"predicted_peak_bytes": predicted.get("peak_bytes"), "parts": dict(ranked)}
+
+
+def out_of_memory(found: dict[str, Any]) -> str:
+    """The phase, and what takes most of the memory."""
+    most = [f"{name} {text.size(value)}" for name, value in list(found["parts"].items())[:3]]
+    return f"Out of memory while {found['phase']}. Most is taken by {', '.join(most)} (predicted)."
+
+
 def hint_for(error: Exception) -> str:
     """What to do about an error of a library."""
-    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
-        return (
-            "Out of memory: halve train.batch_size and double train.accumulation, shorten "
-            "data.max_length, or turn train.activation_checkpointing on."
-        )
+    if is_out_of_memory(error):
+        return "The fixes below, or `lab fixes RUN`, say what would fit and how much each saves."
     if isinstance(error, OSError) and error.errno == 28:
         return "The disk is full: delete runs or checkpoints, then resume."
     return "The log has the whole traceback."

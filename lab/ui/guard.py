@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import streamlit as st
@@ -24,6 +24,16 @@ def block(text: str) -> str:
         indent = len(line.expandtabs(4)) - len(line.expandtabs(4).lstrip(" "))
         lines.append("\u00a0" * indent + safe(words))
     return "  \n".join(lines)
+
+
+def act(action: Callable[[], object]) -> None:
+    """Do what a button says, then draw the page anew; a LabError is shown in place."""
+    try:
+        action()
+    except LabError as error:
+        st.error(safe(str(error)))
+        return
+    st.rerun()
 
 
 @contextmanager

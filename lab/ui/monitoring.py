@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections import OrderedDict
 from typing import Any
 
 import streamlit as st
@@ -16,7 +17,7 @@ from lab.runs.live import AXES, Live, live
 from lab.runs.status import RESUMABLE, status
 from lab.ui import cards, charts, links
 from lab.ui.charts import View
-from lab.ui.guard import block, safe
+from lab.ui.guard import act, block, safe
 
 TITLES = {"step": "Steps", "tokens": "Tokens", "seconds": "Seconds"}
 
@@ -60,9 +61,12 @@ def _title(run_id: str) -> str:
     return f"{entry.name or entry.method} · {run_id}"
 
 
-def is_active(run: RunDir) -> bool:
+def stage(run: RunDir) -> str:
+    """queued, active or ended: what can be done differs between them, and only between them."""
     now = status(run)
-    return now.is_active or now.state == "queued"
+    if now.state == "queued":
+        return "queued"
+    return "active" if now.is_active else "ended"
 
 
 def controls() -> View:
@@ -96,7 +100,10 @@ def state(run: RunDir) -> None:
     train, held_out = series.train, series.held_out
     with st.container(horizontal=True, vertical_alignment="center"):
         cards.state_badge(now.state)
-        st.caption(safe(text.progress(now)) if now.is_active else safe(_ended(run)))
+        if now.state == "queued":
+            st.caption("waiting in the queue")
+        else:
+            st.caption(safe(text.progress(now)) if now.is_active else safe(_ended(run)))
     if now.is_active:
         st.progress(now.fraction)
     if now.message:
@@ -157,11 +164,14 @@ def buttons(run: RunDir) -> None:
                 st.markdown("End it and throw away what it has learned since the last checkpoint?")
                 if st.button("Yes, cancel the run", type="primary", key="cancel"):
                     _command(run, "cancel", "Cancelling …")
+        elif now.state == "queued":
+            if st.button("Withdraw", icon=":material/close:", key="withdraw"):
+                act(lambda: launch.command(run, "cancel"))
         else:
             if now.state in RESUMABLE and st.button(
                 "Resume", icon=":material/resume:", type="primary", key="resume"
             ):
-                _resume(run)
+                act(lambda: launch.resume(run))
             if run.artifact.is_dir():
                 st.page_link(
                     links.page("chat"), label="Chat with it", icon=":material/forum:",
@@ -182,17 +192,42 @@ def _command(run: RunDir, name: str, said: str) -> None:
     st.rerun()
 
 
-def _resume(run: RunDir) -> None:
-    try:
-        launch.resume(run)
-    except LabError as error:
-        st.error(safe(str(error)))
-        return
-    st.rerun()
+_drawn: OrderedDict[tuple[str, View], tuple[Any, dict[str, tuple[str, Any]]]] = OrderedDict()
+_lock = threading.Lock()
+KEPT_DRAWINGS = 24
 
 
 def charts_of(series: Live, view: View) -> dict[str, tuple[str, Any]]:
-    """Every chart that there is something to draw for: key → (title, figure)."""
+    """Every chart that there is something to draw for: key → (title, figure).
+
+    Drawn once for all who look at the same run in the same way, until there is something new.
+    """
+    key = (series.run.id, view)
+    version = (
+        series.train.attempt,
+        series.train.length,
+        series.held_out.length,
+        series.device.length // 5,
+    )
+    with _lock:
+        found = _drawn.get(key)
+    if found is None or found[0] != version:
+        found = (version, _draw(series, view))
+    with _lock:
+        _drawn.pop(key, None)
+        _drawn[key] = found
+        while len(_drawn) > KEPT_DRAWINGS:
+            _drawn.popitem(last=False)
+    return found[1].copy()
+
+
+def pace(run: RunDir) -> float:
+    """Seconds between two looks at the charts: there is nothing new before the next step."""
+    step_s = live(run).train.last("perf/step_s") or 1.0
+    return float(min(5, max(1, round(step_s))))
+
+
+def _draw(series: Live, view: View) -> dict[str, tuple[str, Any]]:
     train, device = series.train, series.device
     made: dict[str, tuple[str, Any]] = {"loss": ("Loss", charts.loss(series, view))}
     if device.length:
@@ -249,19 +284,10 @@ def _checkpoint(run: RunDir, one: dict[str, Any]) -> None:
         st.markdown(f"Step {step:,} · {text.size(one['bytes'])}{measured}")
         label = "Unpin" if pinned else "Pin"
         if st.button(label, icon=":material/keep:", key=f"pin.{run.id}.{step}"):
-            _checkpoint_do(lambda: checkpoints.pin(run, step, keep=not pinned))
-        if not pinned and not is_active(run):
+            act(lambda: checkpoints.pin(run, step, keep=not pinned))
+        if not pinned and stage(run) == "ended":
             if st.button("Delete", icon=":material/delete:", key=f"drop.{run.id}.{step}"):
-                _checkpoint_do(lambda: checkpoints.delete(run, step))
-
-
-def _checkpoint_do(action: Callable[[], None]) -> None:
-    try:
-        action()
-    except LabError as error:
-        st.error(safe(str(error)))
-        return
-    st.rerun()
+                act(lambda: checkpoints.delete(run, step))
 
 
 def words(run: RunDir) -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import streamlit as st
 
-from lab.errors import LabError
 from lab.paths import RunDir
 from lab.runs import index, launch, queue
 from lab.ui.form import help_text
-from lab.ui.guard import safe
+from lab.ui.guard import act, safe
 
 
 def show() -> None:
@@ -42,9 +39,9 @@ def _line(place: int, run: RunDir) -> None:
         if place and st.button(
             "Run next", icon=":material/vertical_align_top:", key=f"up.{run.id}"
         ):
-            _do(lambda: queue.reorder(run, first=True))
+            act(lambda: queue.reorder(run, first=True))
         if st.button("Withdraw", icon=":material/close:", key=f"out.{run.id}"):
-            _do(lambda: launch.command(run, "cancel"))
+            act(lambda: launch.command(run, "cancel"))
 
 
 def _rules(rules: queue.Settings) -> None:
@@ -58,13 +55,4 @@ def _rules(rules: queue.Settings) -> None:
         help=help_text(fields["continue_after_failure"]),
     )  # fmt: skip
     if (at_once, go_on) != (rules.at_once, rules.continue_after_failure):
-        _do(lambda: queue.change(at_once=int(at_once), continue_after_failure=bool(go_on)))
-
-
-def _do(action: Callable[[], object]) -> None:
-    try:
-        action()
-    except LabError as error:
-        st.error(safe(str(error)))
-        return
-    st.rerun()
+        act(lambda: queue.change(at_once=int(at_once), continue_after_failure=bool(go_on)))

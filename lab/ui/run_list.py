@@ -15,7 +15,7 @@ from lab.paths import RunDir
 from lab.runs import history, index, launch
 from lab.runs.index import Entry
 from lab.ui import cards, links
-from lab.ui.guard import safe
+from lab.ui.guard import act, block, safe
 
 
 def search(entries: list[Entry]) -> list[Entry]:
@@ -26,18 +26,21 @@ def search(entries: list[Entry]) -> list[Entry]:
             "Search", key="runs.search", placeholder="name, method, model, dataset or id",
             icon=":material/search:", persist_state="session", live=True,
         )  # fmt: skip
+        shows_archived = st.toggle("Archived", key="runs.archived")
         chosen = st.pills("State", states, selection_mode="multi", key="runs.states")
     parts = (words or "").lower().split()
     return [
         entry
         for entry in entries
-        if all(part in _haystack(entry) for part in parts)
+        if entry.is_archived == shows_archived
+        and all(part in _haystack(entry) for part in parts)
         and (not chosen or entry.status.state in chosen)
     ]
 
 
 def _haystack(entry: Entry) -> str:
-    fields = (entry.name, entry.method, entry.model, entry.dataset, entry.id)
+    fields = (entry.name, entry.method, entry.model, entry.dataset, entry.id, *entry.tags)
+    fields = (*fields, entry.notes)
     return " ".join(fields).lower()
 
 
@@ -53,6 +56,7 @@ def table(entries: list[Entry]) -> RunDir | None:
             "Progress": [
                 1.0 if entry.status.state == "done" else entry.status.fraction for entry in entries
             ],
+            "Tags": [", ".join(entry.tags) for entry in entries],
             "Method": [entry.method for entry in entries],
             "Steps": [entry.summary.get("step") for entry in entries],
             "Tokens": [entry.summary.get("tokens") for entry in entries],
@@ -95,6 +99,10 @@ def actions(run: RunDir) -> None:
             st.markdown(f"**{safe(entry.name or run.id)}**")
             cards.state_badge(entry.status.state)
             st.caption(safe(run.id))
+        parts = [f"{kind} {text.size(size)}" for kind, size in index.disk(run).items() if size]
+        st.caption(f"On disk: {', '.join(parts)}")
+        if entry.notes:
+            st.markdown(block(entry.notes))
         if entry.status.message:
             st.caption(safe(f"{entry.status.message} {entry.status.hint}"))
         with st.container(horizontal=True, vertical_alignment="center"):
@@ -111,33 +119,28 @@ def actions(run: RunDir) -> None:
                 mime="text/csv", icon=":material/download:", key=f"runs.csv.{run.id}",
                 on_click="ignore",
             )  # fmt: skip
-            with st.popover("Rename", icon=":material/edit:"):
-                _rename(run, entry)
+            with st.popover("Name, tags, notes", icon=":material/edit:"):
+                _labels(run, entry)
             with st.popover("Delete", icon=":material/delete:", disabled=entry.status.is_active):
                 st.markdown("Remove the run with its checkpoints and its result?")
                 if st.button("Yes, delete it", type="primary", key=f"runs.delete.{run.id}"):
-                    _delete(run)
+                    act(lambda: launch.delete(run))
 
 
-def _rename(run: RunDir, entry: Entry) -> None:
-    name = st.text_input("New name", value=entry.name, key=f"runs.name.{run.id}")
-    if st.button("Save the name", key=f"runs.rename.{run.id}"):
-        try:
-            index.rename(run, name or "")
-        except LabError as error:
-            st.error(safe(str(error)))
-            return
-        st.rerun()
-
-
-def _delete(run: RunDir) -> None:
-    try:
-        launch.delete(run)
-    except LabError as error:
-        st.error(safe(str(error)))
-        return
-    st.toast(f"Deleted {run.id}")
-    st.rerun()
+def _labels(run: RunDir, entry: Entry) -> None:
+    """Another name, tags and notes, and whether the run stands in the list."""
+    given = {
+        "name": st.text_input("Name", entry.name, key=f"runs.name.{run.id}"),
+        "tags": st.text_input("Tags", ", ".join(entry.tags), key=f"runs.tags.{run.id}"),
+        "notes": st.text_area("Notes", entry.notes, key=f"runs.notes.{run.id}"),
+        "archived": st.toggle("Archived", entry.is_archived, key=f"runs.archive.{run.id}"),
+    }
+    if st.button("Save", key=f"runs.label.{run.id}"):
+        act(
+            lambda: index.label(
+                run, **{key: "" if text is None else text for key, text in given.items()}
+            )
+        )
 
 
 def figures_csv(run: RunDir) -> str:

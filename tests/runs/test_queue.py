@@ -125,7 +125,7 @@ def test_a_worker_that_does_not_answer_is_ended(
         loop.tick()
         assert time.monotonic() < end
         time.sleep(0.05)
-    assert loop.signalled == {(run.id, "cancel"): signal.SIGKILL}
+    assert loop.signalled == {(child.pid, "cancel"): signal.SIGKILL}
     assert status(run).state == "cancelled" and "by force" in status(run).message
 
 

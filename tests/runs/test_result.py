@@ -72,6 +72,36 @@ def test_cumulative_counters_only_rise(pair: list[RunDir]) -> None:
     assert all(0 < rate <= 1e-3 for rate in rates) and rates[-1] < rates[2]
 
 
+def test_out_of_memory_is_explained_with_ranked_fixes(
+    work_here: Callable[..., RunDir],
+    monkeypatch: pytest.MonkeyPatch,
+    lab_json: Callable[..., Any],
+) -> None:
+    import torch
+
+    from lab.train import trainer
+
+    def too_much(*args: Any, **kwargs: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
+
+    monkeypatch.setattr(trainer, "summed_loss", too_much)
+    run = work_here("full", train={"loss": "plain", "batch_size": 4}, data={"max_length": 256})
+    now = status(run)
+    assert now.state == "failed" and "Out of memory while training. Most is taken by" in now.message
+    result = read_object(run.result)
+    assert result is not None and result["out_of_memory"]["phase"] == "training"
+    parts = list(result["out_of_memory"]["parts"].values())
+    assert parts == sorted(parts, reverse=True)
+    fixes = lab_json("fixes", run.id)["fixes"]
+    saved = [fix["saves_bytes"] for fix in fixes]
+    assert saved == sorted(saved, reverse=True) and all(value > 0 for value in saved)
+    changes = [fix["changes"] for fix in fixes]
+    assert {"train.loss": "fused"} in changes
+    assert {"train.batch_size": 2, "train.accumulation": 2} in changes
+    halved = fixes[changes.index({"train.batch_size": 2, "train.accumulation": 2})]
+    assert halved["keeps_batch"]
+
+
 def test_a_loss_that_is_no_number_ends_the_run_and_says_where(
     work_here: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,7 +117,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_says_where(
     monkeypatch.setattr(trainer, "summed_loss", nan_at_the_fifth)
     run = work_here("full")
     now = status(run)
-    assert now.state == "failed" and "became nan at step 5" in now.message, now
+    assert now.state == "failed" and "became nan at step 5, on rows " in now.message, now
     last = history.metrics(run, "train")[-1]
     assert last["step"] == 5 and last["train/loss"] != last["train/loss"], "NaN is kept as NaN"
     assert "learning_rate" in now.hint

@@ -103,6 +103,14 @@ def test_runs_are_found_renamed_and_deleted(open_page: Page, run: RunDir) -> Non
     index.rename(run, "my favourite")
     at.text_input(key="runs.search").set_value("FAVOURITE").run()
     assert list(at.dataframe[0].value["Name"]) == ["my favourite"]
+    index.label(run, tags="good, small", notes="learns *fast*")
+    at.text_input(key="runs.search").set_value("small").run()
+    assert list(at.dataframe[0].value["Tags"]) == ["good, small"]
+    index.label(run, archived=True)
+    at.run()
+    assert "No run matches" in words(at)
+    at.toggle(key="runs.archived").set_value(True).run()
+    assert list(at.dataframe[0].value["Name"]) == ["my favourite"]
     launch.delete(run)
     assert "No runs yet" in words(open_page("runs"))
 
