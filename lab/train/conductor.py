@@ -92,7 +92,8 @@ class Conductor(TrainerCallback):
         if self.resumed is not None:
             step = trainer.used.step
             optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
-            checkpoint.load_optimizer(self.resumed.path, trainer.model, optimizer)
+            if checkpoint.OPTIMIZER not in self.resumed.lost:
+                checkpoint.load_optimizer(self.resumed.path, trainer.model, optimizer)
             scheduler = trainer.lr_scheduler
             scheduler.last_epoch = step
             for group, base, scale in zip(
@@ -109,7 +110,8 @@ class Conductor(TrainerCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._random_pending and self.resumed is not None:
-            checkpoint.restore_random(self.resumed)
+            if checkpoint.EXTRA not in self.resumed.lost:
+                checkpoint.restore_random(self.resumed)
             self._random_pending = False
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
