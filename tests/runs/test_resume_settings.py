@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,9 @@ from lab.paths import RunDir
 from lab.planner.check import check
 from lab.runs import history, launch, queue, resumption
 from lab.runs.status import status
+from lab.train import checkpoint
 from tests.conftest import attempt_here, run_here
+from tests.runs.test_resume import assert_same_outcome
 
 Make = Callable[..., dict[str, Any]]
 
@@ -94,3 +97,31 @@ def test_a_start_that_cannot_be_is_refused(trained: list[RunDir], make_spec: Mak
     assert "another method" in said(make_spec("lora") | {"start_from": f"run:{full.id}"})
     other = make_spec("lora") | {"method": {"name": "lora", "rank": 3}}
     assert "(rank differ)" in said(other | {"start_from": f"run:{lora.id}"})
+
+
+def test_a_disk_that_fills_in_mid_save_costs_one_checkpoint(
+    work_here: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lab.train.conductor import Conductor
+
+    sections = {"train": {"max_steps": 14}}
+    whole = work_here("lora", **sections)
+    record, hard = Conductor._record, resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    adapter = (whole.checkpoints / "step-8" / "trainable.safetensors").stat().st_size
+    limits = {5: int(1.5 * adapter), 9: hard}  # the adapter fits, its moments do not
+
+    def limited(self: Conductor, step_s: float) -> None:
+        record(self, step_s)
+        limit = limits.get(self.trainer.used.step)
+        if limit is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+
+    monkeypatch.setattr(Conductor, "_record", limited)
+    try:
+        run = work_here("lora", **sections)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert "The checkpoint of step 8 was not written: " in warnings(run)
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == ["step-12", "step-4"]
+    assert all(checkpoint.verify(path) for path in run.checkpoints.iterdir())
+    assert_same_outcome(whole, run)
