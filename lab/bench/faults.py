@@ -59,16 +59,16 @@ def faults(kills: int, seed: int = 0, tell: Callable[[str], object] = print) -> 
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="lab-faults-") as folder, home_at(Path(folder)):
         _import_libraries()
-        specs = specs(Path(folder))
+        shapes = specs(Path(folder))
         tell("reference runs without a kill ...")
-        references = [_uninterrupted(spec) for spec in specs]
+        references = [_uninterrupted(spec) for spec in shapes]
         report, chance = Report(), random.Random(seed)
         phases: Counter[str] = Counter()
         while report.kills < kills:
             shape = report.runs % len(SHAPES)
             reference, duration = references[shape]
             most = min(KILLS_A_RUN, kills - report.kills)
-            _one_run(specs[shape], reference, duration, most, chance, report, phases)
+            _one_run(shapes[shape], reference, duration, most, chance, report, phases)
             tell(f"{report.kills} of {kills} kills, {report.equal} of {report.runs} runs equal")
         report.phases = dict(sorted(phases.items()))
     report.seconds = time.monotonic() - began

@@ -1,6 +1,6 @@
 """Supervisor and web server killed again and again during a queue of five runs.
 
-Every run has to end as it would have: once, with every step once, and with the weights of a run that
+Every run has to end as it would have: once, every step once, with the weights of a run that
 nobody disturbed, bit for bit.
 """
 
