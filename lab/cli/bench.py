@@ -13,9 +13,10 @@ from lab.text import duration
 
 
 def add(verb: Any) -> None:
-    sub = verb("bench", run, "measure on this machine: faults, services")
+    sub = verb("bench", run, "measure on this machine: faults, services, ui")
     sub.add_argument("what", choices=sorted(BENCHES))
     sub.add_argument("--kills", type=int, metavar="N", help="of faults (50) and services (20)")
+    sub.add_argument("--seconds", type=float, metavar="S", help="of ui: how long viewers look")
     sub.add_argument("--seed", type=int, default=0)
 
 
@@ -61,6 +62,24 @@ def services(arguments: argparse.Namespace) -> int:
     return _show("A queue whose services are killed", report, rows, arguments)
 
 
+def ui(arguments: argparse.Namespace) -> int:
+    from lab.bench.ui import beside_a_worker, ui
+
+    seconds = arguments.seconds or 60.0
+    found = ui(seconds, _teller(arguments))
+    found["beside_a_worker"] = beside_a_worker(min(seconds, 60.0), _teller(arguments))
+    if arguments.json:
+        print_json(found)
+    else:
+        rows = [
+            [name, ", ".join(f"{key} {value:.3g}" for key, value in figures.items() if value)]
+            for name, figures in found.items()
+            if isinstance(figures, dict)
+        ]
+        table("Pages", ["", ""], rows)
+    return 0
+
+
 def _show(title: str, report: Any, rows: list[list[str]], arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(asdict(report) | {"is_clean": report.is_clean})
@@ -71,4 +90,8 @@ def _show(title: str, report: Any, rows: list[list[str]], arguments: argparse.Na
     return 0 if report.is_clean else 1
 
 
-BENCHES: dict[str, Callable[[argparse.Namespace], int]] = {"faults": faults, "services": services}
+BENCHES: dict[str, Callable[[argparse.Namespace], int]] = {
+    "faults": faults,
+    "services": services,
+    "ui": ui,
+}
