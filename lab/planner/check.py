@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from lab import machine, methods, paths
+from lab import machine, methods, optimizers, paths
 from lab.data import catalog as datasets
 from lab.data import prepare, rows, template
 from lab.errors import LabError, Problem
@@ -189,6 +189,8 @@ def _data(spec: RunSpec, tokenizer: Any) -> dict[str, Any]:
 
 def _check_fit(spec: RunSpec, model: Any, problems: list[Problem], wrong: set[str]) -> None:
     """What the parts refuse of each other: the method of the model, the model of the lengths."""
+    import torch
+
     method = methods.get(spec.method["name"])
     if not wrong & {"method", "method.name", "method.targets"}:
         problems.extend(method.check(model, spec.method_config))
@@ -214,6 +216,13 @@ def _check_fit(spec: RunSpec, model: Any, problems: list[Problem], wrong: set[st
                     "Set 0.",
                 )
             )
+    if "train" not in wrong:
+        rule = optimizers.get(spec.train.optimizer)
+        problems.extend(
+            problem
+            for problem in rule.problems(spec.train, on_gpu=torch.cuda.is_available())
+            if problem.field not in wrong
+        )
     if (
         "train" not in wrong
         and spec.train.activation_checkpointing == "on"

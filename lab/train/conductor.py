@@ -91,7 +91,7 @@ class Conductor(TrainerCallback):
         self._before = {"tokens": trainer.used.tokens, "flops": trainer.used.flops}
         if self.resumed is not None:
             step = trainer.used.step
-            optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
+            optimizer = trainer.own_optimizer
             checkpoint.load_optimizer(self.resumed.path, trainer.model, optimizer)
             scheduler = trainer.lr_scheduler
             scheduler.last_epoch = step
@@ -231,7 +231,7 @@ class Conductor(TrainerCallback):
         if not self._has_room():
             return
         trainer = self.trainer
-        optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
+        optimizer = trainer.own_optimizer
         used = trainer.used
         state = {
             "used": vars(used).copy(),

@@ -15,11 +15,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from lab import optimizers
 from lab.data.batches import Row, Stream, collate
 from lab.methods import Method
 from lab.spec import RunSpec
 from lab.train import schedule
 from lab.train.flops import Flops
+from lab.train.in_backward import InBackward
 from lab.train.schedule import OPEN_END, Plan, Used
 from lab.train.step import summed_loss
 from lab.train.telemetry import Memory
@@ -99,9 +101,7 @@ class LabTrainer(Trainer):
         groups = self.method.param_groups(
             self.model, self.run_spec.method_config, float(train.learning_rate)
         )
-        self.optimizer = torch.optim.AdamW(
-            groups, lr=float(train.learning_rate), weight_decay=train.weight_decay, fused=True
-        )
+        self.optimizer = optimizers.get(train.optimizer).build(groups, train)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -147,8 +147,17 @@ class LabTrainer(Trainer):
         return 0  # Trainer's own estimate walks over all parameters; ours is in the batch
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        self.grad_norm = super()._get_grad_norm(model, grad_norm)
+        optimizer = self.own_optimizer
+        if isinstance(optimizer, InBackward):
+            self.grad_norm = optimizer.take_norm()  # the gradients themselves are gone
+        else:
+            self.grad_norm = super()._get_grad_norm(model, grad_norm)
         return self.grad_norm
+
+    @property
+    def own_optimizer(self) -> Any:
+        """The optimizer itself, without accelerate's wrapping."""
+        return getattr(self.optimizer, "optimizer", self.optimizer)
 
 
 def device_batches(

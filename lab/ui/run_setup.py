@@ -31,6 +31,7 @@ SCHEDULE = [
     "schedule",
     "warmup",
     "optimizer",
+    "momentum",
     "weight_decay",
     "max_grad_norm",
     "accumulation",
