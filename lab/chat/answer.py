@@ -122,7 +122,7 @@ def load(named: Named, base: Any = None) -> Loaded:
             raise LabError(f"{named.run.id}: spec.json is missing or damaged.")
         spec = RunSpec.stored(stored)
         method, config = methods.get(spec.method["name"]), spec.method_config
-        if base is None or method.saves_whole_model:
+        if base is None or method.needs_own_base(config):
             model = weights.load_model(source, dtype, **method.load_kwargs(config))
         else:
             model = weights.same_weights(base)

@@ -46,12 +46,20 @@ class LoraConfig:
     source="arXiv:2106.09685",
     summary="Freezes the base and trains a low-rank update beside its linear layers. A small file, "
     "little training state, and the base stays as it was.",
+    formula="y = W₀x + (α/r) B A x",
+    count="Σ over targets of r (d_in + d_out)",
+    explain="The base stays frozen. Beside each chosen weight stand two thin matrices: A brings "
+    "the input down to r numbers, B brings them back up. B starts at zero, so the first step "
+    "begins exactly at the base. Only A and B get gradients and moments, which is why the "
+    "training state shrinks a hundredfold, and their product can be added into the weight "
+    "afterwards at no cost.",
+    trains={"attention": "+ B·A", "feed_forward": "+ B·A"},
     config=LoraConfig,
     default_lr=2e-4,
     can_merge=True,
 )
 class Lora(Method):
-    def check(self, model: Any, config: LoraConfig) -> list[Problem]:
+    def check(self, model: Any, config: LoraConfig, context: Context) -> list[Problem]:
         if config.targets == "all-linear":
             return []
         linear = linear_names(model)

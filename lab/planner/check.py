@@ -13,7 +13,7 @@ from lab.data import prepare, rows, template
 from lab.errors import LabError, Problem
 from lab.memory import fixes as smaller
 from lab.memory import formula
-from lab.methods import Context
+from lab.methods import Context, support
 from lab.models import catalog as models
 from lab.models import weights
 from lab.spec import RunSpec
@@ -40,7 +40,7 @@ def check(value: Any) -> dict[str, Any]:
     if not wrong & {"data", "data.dataset", "data.format"}:
         facts = _gather(problems, "data.dataset", lambda: _data(resolved, tokenizer), {})
     if model is not None:
-        _check_fit(resolved, model, problems, wrong)
+        _check_fit(resolved, model, tokenizer, problems, wrong)
     estimate = None
     if model is not None and not problems:
         estimate, model = _estimate(resolved, model, tokenizer, problems)
@@ -187,13 +187,20 @@ def _data(spec: RunSpec, tokenizer: Any) -> dict[str, Any]:
     return facts
 
 
-def _check_fit(spec: RunSpec, model: Any, problems: list[Problem], wrong: set[str]) -> None:
+def _check_fit(
+    spec: RunSpec, model: Any, tokenizer: Any, problems: list[Problem], wrong: set[str]
+) -> None:
     """What the parts refuse of each other: the method of the model, the model of the lengths."""
     import torch
 
     method = methods.get(spec.method["name"])
-    if not wrong & {"method", "method.name", "method.targets"}:
-        problems.extend(method.check(model, spec.method_config))
+    if not any(field.split(".")[0] == "method" for field in wrong):
+        problems.extend(method.check(model, spec.method_config, Context(spec, tokenizer)))
+    problems.extend(
+        Problem(place, message)
+        for place, message in support.refusals(method, spec)
+        if not wrong & {place, place.split(".")[0]}
+    )
     if "data.max_length" not in wrong:
         longest = getattr(model.config, "max_position_embeddings", None)
         if longest and spec.data.max_length > longest:
@@ -204,10 +211,6 @@ def _check_fit(spec: RunSpec, model: Any, problems: list[Problem], wrong: set[st
                 )
             )
     if "data" not in wrong:
-        if spec.data.packing == "on" and not method.can_pack:
-            problems.append(
-                Problem("data.packing", f"{method.title} cannot train on packed rows. Set it off.")
-            )
         if spec.data.general_mix:
             problems.append(
                 Problem(
@@ -222,17 +225,6 @@ def _check_fit(spec: RunSpec, model: Any, problems: list[Problem], wrong: set[st
             problem
             for problem in rule.problems(spec.train, on_gpu=torch.cuda.is_available())
             if problem.field not in wrong
-        )
-    if (
-        "train" not in wrong
-        and spec.train.activation_checkpointing == "on"
-        and not method.can_checkpoint_activations
-    ):
-        problems.append(
-            Problem(
-                "train.activation_checkpointing",
-                f"{method.title} cannot be trained with it. Set it off.",
-            )
         )
 
 

@@ -221,6 +221,7 @@ class Attempt:
         stream = batches.Stream(data.train, spec.train.seed)
         plan = schedule.plan(spec.train, stream, costs)
         used = schedule.Used()
+        self.method.begin(model, spec.method_config, None if plan.has_open_end else plan.steps)
         if saved is not None:
             checkpoint.load_weights(saved.path, model)
             self.method.load_state(model, checkpoint.method_state(saved.path))

@@ -115,13 +115,16 @@ class Conductor(TrainerCallback):
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.rate = self.trainer.optimizer.param_groups[0]["lr"]
 
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        trainer = self.trainer
+        trainer.method.after_step(trainer.model, self.spec.method_config, state.global_step + 1)
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.memory.mark("optimizer")
         step_s = self.clock.stop()
         trainer = self.trainer
         trainer.used.step = state.global_step
         method, config = trainer.method, self.spec.method_config
-        method.after_step(trainer.model, config, state.global_step)
         self._record(step_s)
         self._report_progress()
         wish = self.commands.take()

@@ -123,7 +123,6 @@ class LabTrainer(Trainer):
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
         loss = super().training_step(model, inputs, num_items_in_batch)
         self.memory.mark("backward")
-        self.step_losses.append(loss)
         return loss
 
     def compute_loss(
@@ -141,7 +140,10 @@ class LabTrainer(Trainer):
             model, inputs, precision=self.run_spec.train.precision, loss=self.loss_kind
         )
         self.memory.mark("forward")
-        return total / num_items_in_batch
+        loss = total / num_items_in_batch
+        self.step_losses.append(loss.detach())
+        penalty = self.method.penalty(model, self.run_spec.method_config)
+        return loss if penalty is None else loss + penalty / self.run_spec.train.accumulation
 
     def floating_point_ops(self, inputs: Any) -> int:
         return 0  # Trainer's own estimate walks over all parameters; ours is in the batch
