@@ -77,7 +77,7 @@ class BottleneckConfig:
     default_lr=3e-4,
 )
 class BottleneckAdapters(Method):
-    def check(self, model: Any, config: BottleneckConfig) -> list[Problem]:
+    def check(self, model: Any, config: BottleneckConfig, context: Context) -> list[Problem]:
         problems = []
         try:
             for layer in decoder_layers(model)[1]:
@@ -86,7 +86,7 @@ class BottleneckAdapters(Method):
             problems.append(Problem("method.name", str(error)))
         return problems
 
-    def trainable_count(self, model: Any, config: BottleneckConfig) -> int:
+    def trainable_count(self, model: Any, config: BottleneckConfig, context: Context) -> int:
         h, b = hidden_size(model), bottleneck_size(hidden_size(model), config)
         a_layer = 2 if config.kind == "houlsby" else 1
         return len(decoder_layers(model)[1]) * a_layer * (2 * h * b + b + h)

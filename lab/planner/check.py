@@ -37,6 +37,8 @@ def check(value: Any) -> dict[str, Any]:
     if "model" not in wrong:
         tokenizer, model = _gather(problems, "model", lambda: _model(resolved), (None, None))
     facts: dict[str, Any] = {}
+    if tokenizer is not None and not any(field.split(".")[0] == "method" for field in wrong):
+        methods.get(spec.method["name"]).extend_tokenizer(tokenizer, spec.method_config)
     if not wrong & {"data", "data.dataset", "data.format"}:
         facts = _gather(problems, "data.dataset", lambda: _data(resolved, tokenizer), {})
     if model is not None:
@@ -195,7 +197,15 @@ def _check_fit(
 
     method = methods.get(spec.method["name"])
     if not any(field.split(".")[0] == "method" for field in wrong):
-        problems.extend(method.check(model, spec.method_config, Context(spec, tokenizer)))
+        context = Context(spec, tokenizer)
+        problems.extend(
+            _gather(
+                problems,
+                "method.name",
+                lambda: method.check(model, spec.method_config, context),
+                [],
+            )
+        )
     problems.extend(
         Problem(place, message)
         for place, message in support.refusals(method, spec)
@@ -242,6 +252,7 @@ def _estimate(
             model = model.to(dtype)
             method.prepare(model, config, context)
             model = method.apply(model, config, context)
+            method.grow_fully(model, config)
     except ValueError as error:  # a library refuses the combination in its own words
         problems.append(Problem("method", f"{method.title} cannot be applied: {error}"))
         return None, model

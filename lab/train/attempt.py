@@ -64,7 +64,7 @@ class Attempt:
         used = dataclasses.asdict(conductor.trainer.used)
         summary |= used | {
             "parameters": self.parameters,
-            "trainable": self.trainable,
+            "trainable": sum(weight.numel() for weight in checkpoint.trainable(model).values()),
             "planned_steps": conductor.trainer.plan.steps,
             "peak_bytes": self.memory.peak_bytes,
             "peaks": self.memory.peaks,
@@ -116,6 +116,7 @@ class Attempt:
         self.telemetry.enter("tokenising")
         self.source = catalog.resolve(self.spec.model)
         self.tokenizer = weights.load_tokenizer(self.source)
+        self.method.extend_tokenizer(self.tokenizer, self.spec.method_config)
 
         def count_rows(done: int, total: int) -> None:
             self.telemetry.progress(done, total, "row")
@@ -138,13 +139,16 @@ class Attempt:
         return data
 
     def _base(self, data: Prepared) -> Any:
-        """The base model, its evaluation loss measured before anything touches it."""
+        """The base model with room for the method's tokens, its evaluation loss measured before
+        anything else touches it."""
         self.telemetry.enter("loading")
         train = self.spec.train
         dtype = torch.bfloat16 if train.precision == "bfloat16" else torch.float32
         extra = self.method.load_kwargs(self.spec.method_config)
         model = weights.load_model(self.source, dtype, **extra).to(self.device)
         self.memory.mark("load")
+        set_seed(train.seed)
+        self.method.prepare(model, self.spec.method_config, Context(self.spec, self.tokenizer))
         self._check_commands()
         if self.loss == "fused" and not fused_is_exact(model, precision=train.precision):
             self.telemetry.warn(
@@ -197,7 +201,6 @@ class Attempt:
         train, config = self.spec.train, self.spec.method_config
         context = Context(self.spec, self.tokenizer)
         set_seed(train.seed)
-        self.method.prepare(model, config, context)
         model = self.method.apply(model, config, context)
         if train.activation_checkpointing == "on":
             checkpoint_activations(model)
@@ -223,8 +226,9 @@ class Attempt:
         used = schedule.Used()
         self.method.begin(model, spec.method_config, None if plan.has_open_end else plan.steps)
         if saved is not None:
-            checkpoint.load_weights(saved.path, model)
             self.method.load_state(model, checkpoint.method_state(saved.path))
+            checkpoint.load_weights(saved.path, model)
+            costs = flops.count(model, self.loss)  # more may train by now than at the start
             used = schedule.Used(**saved.state["used"])
         self.telemetry.event("plan", steps=plan.steps, rows=plan.rows, resumed_at=used.step)
         samples = Sampler(self.tokenizer, datasets.resolve(spec.data.dataset), data, self.telemetry)

@@ -86,19 +86,23 @@ def _after(module: Any, inputs: Any, output: Any) -> Any:
 def _hook_parallel(first: Any, last: Any) -> None:
     """The adapter reads what goes into `first` and is added to what comes out of `last`."""
     if first is last:
-        last.register_forward_hook(_beside)
+        last.register_forward_hook(_beside, with_kwargs=True)
         return
     adapter = getattr(last, CHILD)
 
-    def keep(module: Any, inputs: Any) -> None:
-        adapter.pending = adapter(inputs[0])
+    def keep(module: Any, inputs: Any, named: Any) -> None:
+        adapter.pending = adapter(_first(inputs, named))
 
-    first.register_forward_pre_hook(keep)
+    first.register_forward_pre_hook(keep, with_kwargs=True)
     last.register_forward_hook(_add_pending)
 
 
-def _beside(module: Any, inputs: Any, output: Any) -> Any:
-    added = module.bottleneck(inputs[0])
+def _first(inputs: Any, named: Any) -> Any:
+    return inputs[0] if inputs else next(iter(named.values()))
+
+
+def _beside(module: Any, inputs: Any, named: Any, output: Any) -> Any:
+    added = module.bottleneck(_first(inputs, named))
     if isinstance(output, tuple):
         return (output[0] + added, *output[1:])
     return output + added

@@ -146,6 +146,8 @@ class Conductor(TrainerCallback):
             method.on_evaluate(trainer.model, config, state.global_step, loss)
             is_last = self._stops_early(loss) or is_last
             self._warn_of_divergence(loss)
+        if method.grows:
+            self._let_join()
         if sample_due or (is_last and self.spec.train.sample_every != 0):
             self.telemetry.enter("evaluating")
             self.sampler.sample(trainer.model, state.global_step)
@@ -187,6 +189,14 @@ class Conductor(TrainerCallback):
             **{"eval/loss": loss, "eval/loss_tokens": count},
         )
         return loss
+
+    def _let_join(self) -> None:
+        """Take what the method has just made trainable into the optimizer, and say so."""
+        trainer = self.trainer
+        if trainer.join_new_parameters():
+            weights = checkpoint.trainable(trainer.model).values()
+            trainable = sum(weight.numel() for weight in weights)
+            self.telemetry.event("unfrozen", step=trainer.used.step, trainable=trainable)
 
     def _stops_early(self, loss: float) -> bool:
         """Whether the evaluation loss has been no better for as long as the spec allows."""

@@ -19,7 +19,7 @@ from lab import optimizers
 from lab.data.batches import Row, Stream, collate
 from lab.methods import Method
 from lab.spec import RunSpec
-from lab.train import schedule
+from lab.train import flops, schedule
 from lab.train.flops import Flops
 from lab.train.in_backward import InBackward
 from lab.train.schedule import OPEN_END, Plan, Used
@@ -51,7 +51,7 @@ class LabTrainer(Trainer):
         stream: Stream,
         plan: Plan,
         used: Used,
-        flops: Flops,
+        costs: Flops,
         pad: int,
         memory: Memory,
         folder: Path,
@@ -59,7 +59,7 @@ class LabTrainer(Trainer):
         callbacks: list[TrainerCallback],
     ) -> None:
         self.run_spec, self.method = spec, method
-        self.stream, self.plan, self.used, self.flops_of = stream, plan, used, flops
+        self.stream, self.plan, self.used, self.flops_of = stream, plan, used, costs
         self.pad, self.memory = pad, memory
         self.loss_kind = loss
         self.step_losses: list[torch.Tensor] = []
@@ -103,6 +103,29 @@ class LabTrainer(Trainer):
         )
         self.optimizer = optimizers.get(train.optimizer).build(groups, train)
         return self.optimizer
+
+    def join_new_parameters(self) -> int:
+        """Take parameters that have become trainable into the optimizer, at the rate that their
+        group has now; how many tensors joined."""
+        optimizer, scheduler = self.own_optimizer, self.lr_scheduler
+        known = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+        scale = scheduler.lr_lambdas[0]
+        joined = 0
+        for group in self.method.param_groups(
+            self.model, self.run_spec.method_config, float(self.run_spec.train.learning_rate)
+        ):
+            new = [weight for weight in group["params"] if id(weight) not in known]
+            if not new:
+                continue
+            rate = group["lr"]
+            now = rate * scale(scheduler.last_epoch)
+            optimizer.add_param_group(group | {"params": new, "lr": now, "initial_lr": rate})
+            scheduler.base_lrs.append(rate)
+            scheduler.lr_lambdas.append(scale)
+            joined += len(new)
+        if joined:
+            self.flops_of = flops.count(self.model, self.loss_kind)
+        return joined
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         def scale(step: int) -> float:
