@@ -58,6 +58,16 @@ def load_model(source: Source, dtype: Any, **extra: Any) -> Any:
         ) from None
 
 
+def is_quantised(model: Any) -> bool:
+    """Whether the weights are stored in fewer bits, on the device that they were loaded to."""
+    return getattr(model, "hf_quantizer", None) is not None
+
+
+def on_device(model: Any, device: Any) -> Any:
+    """`model` on `device`; a quantised one stays where it was built."""
+    return model if is_quantised(model) else model.to(device)
+
+
 def empty_model(config: Any) -> Any:
     """The model on the meta device: structure and shapes, no memory."""
     import torch
