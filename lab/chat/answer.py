@@ -133,7 +133,8 @@ def load(named: Named, base: Any = None) -> Loaded:
         else:
             model = _at_step(model, method, spec, tokenizer, named)
     template.ensure_template(tokenizer)
-    return Loaded(model.to("cuda" if on_gpu else "cpu").eval(), tokenizer, proof)
+    model = weights.on_device(model, "cuda" if on_gpu else "cpu")
+    return Loaded(model.eval(), tokenizer, proof)
 
 
 def _tokenizer(run: RunDir, source: Source) -> Any:
@@ -145,10 +146,15 @@ def _tokenizer(run: RunDir, source: Source) -> Any:
 
 
 def _at_step(model: Any, method: Any, spec: RunSpec, tokenizer: Any, named: Named) -> Any:
+    import torch
+
     from lab.train import checkpoint
 
     assert named.run is not None
     saved = checkpoint.verify(named.run.checkpoints / f"step-{named.step}")
+    # answers are made without autocast: the trained parts take the type of the base
+    own_type = "float32" if model.dtype == torch.float32 else "bfloat16"
+    spec = replace(spec, train=replace(spec.train, adapter_precision=own_type))
     context = Context(spec, tokenizer)
     method.prepare(model, spec.method_config, context)
     model = method.apply(model, spec.method_config, context)

@@ -187,7 +187,7 @@ def start(plans: list[dict[str, Any]]) -> tuple[str, list[RunDir]]:
 
 
 def runs_of(race: str) -> list[RunDir]:
-    """The runs of a race in the order in which they were made. Raises LabError if there are none."""
+    """The runs of a race in the order they were made in. Raises LabError if there are none."""
     if not RACE_ID.fullmatch(race):
         raise LabError(f"'{show(race)}' is not a race.", "Write race-DATE-TIME-LETTERS.")
     found = [entry for entry in index.entries() if race in entry.tags]

@@ -36,16 +36,26 @@ class Estimate:
         return {"v": 1, **asdict(self)}
 
 
-def estimate(model: Any, spec: RunSpec, *, on_gpu: bool, memory_bytes: int | None) -> Estimate:
+def estimate(
+    model: Any,
+    spec: RunSpec,
+    *,
+    on_gpu: bool,
+    memory_bytes: int | None,
+    frozen_bytes: int | None = None,
+) -> Estimate:
     """The peak of each phase for `model` (on the meta device, method applied, types set).
 
-    `memory_bytes` is what the device has free; None leaves `fits` open.
+    `memory_bytes` is what the device has free; None leaves `fits` open. `frozen_bytes` is the
+    size of the base where it is stored in fewer bits than the model on the meta device says.
     """
     weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     own = [weight for weight in model.parameters() if weight.requires_grad]
     sizes = [weight.numel() * weight.element_size() for weight in own]
     rule = optimizers.get(spec.train.optimizer)
     gradients = max(sizes, default=0) if rule.in_backward else sum(sizes)
+    if frozen_bytes is not None:
+        weights = frozen_bytes + sum(sizes)
     parameters = sum(weight.numel() for weight in model.parameters())
     trainable = sum(weight.numel() for weight in own)
     moments = sum(

@@ -19,6 +19,7 @@ from typing import Any
 from lab.errors import LabError, Problem
 from lab.files import read_object, write_json
 from lab.methods import Context, Method, register
+from lab.methods.peft_method import wants_float32
 from lab.models.structure import decoder_layers, hidden_size, sublayers
 from lab.schema import option
 
@@ -41,7 +42,10 @@ class BottleneckConfig:
         16.0, "Hidden size over bottleneck, where size is null.", min=1.0, max=4096
     )
     activation: str = option(
-        "relu", "What stands between down and up.", choices=("relu", "gelu", "silu", "tanh")
+        "silu",
+        "What stands between down and up. With relu a small bottleneck may die: all its numbers "
+        "below zero, and no gradient.",
+        choices=("silu", "gelu", "relu", "tanh"),
     )
     dropout: float = option(
         0.0, "Share of the adapter's output zeroed at each step.", min=0.0, max=0.95
@@ -95,8 +99,7 @@ class BottleneckAdapters(Method):
         import torch
 
         model.requires_grad_(False)
-        in_float32 = context.spec.train.adapter_precision == "float32"
-        dtype = torch.float32 if in_float32 else torch.bfloat16
+        dtype = torch.float32 if wants_float32(context) else torch.bfloat16
         _insert(model, config, dtype)
         model.bottleneck_settings = dataclasses.asdict(config)
         return model

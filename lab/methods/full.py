@@ -108,9 +108,12 @@ class Full(Method):
 
     def load(self, base: Any, folder: Path) -> Any:
         """`base` with the trained weights in place of its own, in the type of `base`."""
-        from lab.models.weights import read_weights
+        from lab.models.weights import has_weights, read_weights
 
-        return read_weights(base, folder)
+        if has_weights(base, folder):
+            return read_weights(base, folder)
+        # transformers writes some architectures (GPT-NeoX) under the hub's older names
+        return type(base).from_pretrained(folder, dtype=base.dtype, use_safetensors=True)
 
 
 def selected(model: Any, config: FullConfig) -> dict[str, Any]:

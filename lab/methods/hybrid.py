@@ -13,6 +13,7 @@ from typing import Any
 
 from lab.errors import LabError
 from lab.methods import Context, Method
+from lab.methods.peft_method import wants_float32
 from lab.models.structure import decoder_layers
 from lab.schema import option
 
@@ -106,8 +107,7 @@ def add_lora(model: Any, names: list[str], config: HybridConfig, context: Contex
         target_modules=names,
         task_type="CAUSAL_LM",
     )
-    in_float32 = context.spec.train.adapter_precision == "float32"
-    return peft.get_peft_model(model, settings, autocast_adapter_dtype=in_float32)
+    return peft.get_peft_model(model, settings, autocast_adapter_dtype=wants_float32(context))
 
 
 def linear_in_layers(model: Any, places: Iterable[int] | None = None) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from lab.methods import Context, Method, No, register
 from lab.methods.hybrid import HybridConfig, add_lora, linear_in_layers, lora_count
+from lab.methods.peft_method import wants_float32
 from lab.schema import option
 
 PROMPT = "soft_prompt.safetensors"
@@ -61,8 +62,7 @@ class LoraPrompt(Method):
         from lab.train import soft_prompt
 
         model = add_lora(model, linear_in_layers(model), config, context)
-        in_float32 = context.spec.train.adapter_precision == "float32"
-        dtype = torch.float32 if in_float32 else torch.bfloat16
+        dtype = torch.float32 if wants_float32(context) else torch.bfloat16
         prompt = soft_prompt.insert(model, config.virtual_tokens, dtype)
         table = soft_prompt.body_of(model).get_input_embeddings().weight
         ids = torch.tensor(_start_ids(config, context.tokenizer, table.shape[0]))

@@ -58,6 +58,16 @@ def load_model(source: Source, dtype: Any, **extra: Any) -> Any:
         ) from None
 
 
+def is_quantised(model: Any) -> bool:
+    """Whether the weights are stored in fewer bits, on the device that they were loaded to."""
+    return getattr(model, "hf_quantizer", None) is not None
+
+
+def on_device(model: Any, device: Any) -> Any:
+    """`model` on `device`; a quantised one stays where it was built."""
+    return model if is_quantised(model) else model.to(device)
+
+
 def empty_model(config: Any) -> Any:
     """The model on the meta device: structure and shapes, no memory."""
     import torch
@@ -79,6 +89,19 @@ def same_weights(model: Any) -> Any:
     its own, and what is put into its tree is not in the other."""
     tensors = [*model.parameters(), *model.buffers()]
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+
+
+def has_weights(model: Any, folder: Path) -> bool:
+    """Whether every tensor of `folder`'s safetensors has its name in `model`."""
+    from safetensors import safe_open
+
+    names = set(dict(model.named_parameters(remove_duplicate=False)))
+    names |= set(dict(model.named_buffers()))
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as opened:
+            if not names.issuperset(opened.keys()):
+                return False
+    return True
 
 
 def read_weights(model: Any, folder: Path) -> Any:

@@ -244,6 +244,8 @@ def _estimate(
     """Apply the method on the meta device, count, and hold the disk against the need."""
     import torch
 
+    from lab.train.loss import is_plain
+
     dtype = torch.bfloat16 if spec.train.precision == "bfloat16" else torch.float32
     method, config = methods.get(spec.method["name"]), spec.method_config
     context = Context(spec, tokenizer)
@@ -251,12 +253,13 @@ def _estimate(
         with torch.device("meta"):
             model = model.to(dtype)
             method.prepare(model, config, context)
+            frozen_bytes = method.frozen_bytes(model, config)
             model = method.apply(model, config, context)
             method.grow_fully(model, config)
     except ValueError as error:  # a library refuses the combination in its own words
         problems.append(Problem("method", f"{method.title} cannot be applied: {error}"))
         return None, model
-    if spec.train.loss == "fused" and type(model.get_output_embeddings()) is not torch.nn.Linear:
+    if spec.train.loss == "fused" and not is_plain(model.get_output_embeddings()):
         problems.append(
             Problem(
                 "train.loss",
@@ -266,7 +269,9 @@ def _estimate(
         )
     gpus = machine.gpus() if torch.cuda.is_available() else []
     free = gpus[0]["free_bytes"] if gpus else None
-    estimate = formula.estimate(model, spec, on_gpu=bool(gpus), memory_bytes=free)
+    estimate = formula.estimate(
+        model, spec, on_gpu=bool(gpus), memory_bytes=free, frozen_bytes=frozen_bytes
+    )
     home = next(folder for folder in [paths.home(), *paths.home().parents] if folder.exists())
     room = shutil.disk_usage(home).free - DISK_RESERVE
     if estimate.disk["total"] > room:

@@ -145,7 +145,7 @@ class Attempt:
         train = self.spec.train
         dtype = torch.bfloat16 if train.precision == "bfloat16" else torch.float32
         extra = self.method.load_kwargs(self.spec.method_config)
-        model = weights.load_model(self.source, dtype, **extra).to(self.device)
+        model = weights.on_device(weights.load_model(self.source, dtype, **extra), self.device)
         self.memory.mark("load")
         set_seed(train.seed)
         self.method.prepare(model, self.spec.method_config, Context(self.spec, self.tokenizer))
@@ -220,7 +220,8 @@ class Attempt:
     def _conductor(self, model: Any, data: Prepared, saved: Saved | None) -> Conductor:
         """The trainer, where the run stands, and what happens between its steps."""
         spec = self.spec
-        costs = flops.count(model, self.loss)
+        virtual = self.method.virtual_tokens(spec.method_config)
+        costs = flops.count(model, self.loss, virtual)
         stream = batches.Stream(data.train, spec.train.seed)
         plan = schedule.plan(spec.train, stream, costs)
         used = schedule.Used()
@@ -228,10 +229,13 @@ class Attempt:
         if saved is not None:
             self.method.load_state(model, checkpoint.method_state(saved.path))
             checkpoint.load_weights(saved.path, model)
-            costs = flops.count(model, self.loss)  # more may train by now than at the start
+            # more may train by now than at the start
+            costs = flops.count(model, self.loss, virtual)
             used = schedule.Used(**saved.state["used"])
         self.telemetry.event("plan", steps=plan.steps, rows=plan.rows, resumed_at=used.step)
-        samples = Sampler(self.tokenizer, datasets.resolve(spec.data.dataset), data, self.telemetry)
+        dataset = datasets.resolve(spec.data.dataset)
+        precision = spec.train.precision
+        samples = Sampler(self.tokenizer, dataset, data, self.telemetry, precision)
         if saved is None and spec.train.sample_every != 0:
             samples.sample(model, 0)
         conductor = Conductor(

@@ -124,7 +124,8 @@ class LabTrainer(Trainer):
             scheduler.lr_lambdas.append(scale)
             joined += len(new)
         if joined:
-            self.flops_of = flops.count(self.model, self.loss_kind)
+            virtual = self.method.virtual_tokens(self.run_spec.method_config)
+            self.flops_of = flops.count(self.model, self.loss_kind, virtual)
         return joined
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
