@@ -35,6 +35,7 @@ class Optimizer:
     precisions: tuple[str, ...] = PRECISIONS
     on_cpu: bool = True
     in_backward: bool = False
+    trainer_name: str = ""  # what transformers' TrainingArguments calls it, where they have it
 
     @property
     def bytes_per_parameter(self) -> float:
@@ -136,9 +137,7 @@ def _inside(rule: Callable[[list[dict[str, Any]], Any], Any]) -> Callable[..., A
     def build(groups: list[dict[str, Any]], train: Any) -> Any:
         from lab.train.in_backward import InBackward
 
-        return InBackward(
-            groups, float(train.learning_rate), lambda weight: rule([{"params": [weight]}], train)
-        )
+        return InBackward(groups, float(train.learning_rate), lambda group: rule([group], train))
 
     return build
 
@@ -175,6 +174,7 @@ _ALL = [
         "assumes.",
         _adamw,
         _two_moments,
+        trainer_name="adamw_torch_fused",
     ),
     Optimizer(
         "adamw8bit",
@@ -184,6 +184,7 @@ _ALL = [
         "in place of eight. Tensors below 4,096 elements keep float32 moments.",
         _adamw_8bit,
         _two_small_moments,
+        trainer_name="adamw_bnb_8bit",
     ),
     Optimizer(
         "paged_adamw8bit",
@@ -194,6 +195,7 @@ _ALL = [
         _paged_adamw_8bit,
         _two_small_moments,
         on_cpu=False,
+        trainer_name="paged_adamw_8bit",
     ),
     Optimizer(
         "adafactor",
@@ -203,6 +205,7 @@ _ALL = [
         "rate, without a first moment.",
         _adafactor,
         _rows_and_columns,
+        trainer_name="adafactor",
     ),
     Optimizer(
         "sgd",
@@ -212,6 +215,7 @@ _ALL = [
         "1,000 times AdamW's, and still learn more slowly.",
         _sgd,
         _one_moment,
+        trainer_name="sgd",
     ),
     Optimizer(
         "sgd_in_backward",

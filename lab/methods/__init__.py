@@ -58,6 +58,7 @@ class Method:
         "it trains on the weights as they are; qlora and lora8bit load the base in 4 or 8 bits."
     )
     can_merge: ClassVar[bool | No] = No("what it learns is not a change of the base's weights.")
+    can_script: ClassVar[bool | No] = True
     starts_at_base: ClassVar[bool | No] = True
     can_update_in_backward: ClassVar[bool | No] = True
     saves_whole_model: ClassVar[bool] = False
@@ -147,7 +148,8 @@ class Method:
         raise NotImplementedError(f"{self.name} has no load")
 
     def script(self, config: Any) -> list[str]:
-        """Lines of a plain script that apply the method to `model`; none for full training."""
+        """Lines of a plain script that apply the method to `model`; none for full training.
+        Raises LabError where no plain script can; see `can_script`."""
         return []
 
     @property

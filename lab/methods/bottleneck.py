@@ -18,7 +18,7 @@ from typing import Any
 
 from lab.errors import LabError, Problem
 from lab.files import read_object, write_json
-from lab.methods import Context, Method, register
+from lab.methods import Context, Method, No, register
 from lab.methods.peft_method import wants_float32
 from lab.models.structure import decoder_layers, hidden_size, sublayers
 from lab.schema import option
@@ -79,6 +79,7 @@ class BottleneckConfig:
     trains={"attention": "adapter", "feed_forward": "adapter"},
     config=BottleneckConfig,
     default_lr=3e-4,
+    can_script=No("PEFT has no bottleneck adapters; they are the lab's own."),
 )
 class BottleneckAdapters(Method):
     def check(self, model: Any, config: BottleneckConfig, context: Context) -> list[Problem]:

@@ -103,6 +103,13 @@ class Full(Method):
     def trainable_count(self, model: Any, config: FullConfig, context: Context) -> int:
         return sum(weight.numel() for weight in selected(model, config).values())
 
+    def script(self, config: FullConfig) -> list[str]:
+        if config == FullConfig():
+            return []
+        raise LabError(
+            "A plain script would train every weight.", "Clear train_layers and freeze to see it."
+        )
+
     def save(self, model: Any, folder: Path) -> None:
         model.save_pretrained(folder)
 

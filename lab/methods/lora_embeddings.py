@@ -47,6 +47,7 @@ class LoraEmbeddingsConfig(OpenedConfig):
     trains={"embeddings": ALL, "attention": "+ B·A", "feed_forward": "+ B·A", "head": ALL},
     config=LoraEmbeddingsConfig,
     default_lr=2e-4,
+    can_script=No("new rows and a rate of their own for the tables are the lab's own."),
     can_quantise_base=No("it opens weights of the base, which train as they are."),
 )
 class LoraEmbeddings(LoraAndBase):

@@ -45,6 +45,7 @@ class LoraPromptConfig(HybridConfig):
     trains={"input": "P", "attention": "+ B·A", "feed_forward": "+ B·A"},
     config=LoraPromptConfig,
     default_lr=1e-3,
+    can_script=No("PEFT cannot mix a prompt with LoRA; the lab's hooks do."),
     can_pack=No("the prompt stands before the first of the rows that share one, not before each."),
     starts_at_base=No("the vectors stand before the text from the first step on."),
 )

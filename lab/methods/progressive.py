@@ -72,6 +72,7 @@ class Progress:
     trains={"attention": "B·A, then all", "feed_forward": "B·A, then all"},
     config=ProgressiveConfig,
     default_lr=2e-4,
+    can_script=No("opening layers on the way is the lab's own."),
     can_quantise_base=No("it opens weights of the base, which train as they are."),
     grows=True,
 )

@@ -93,6 +93,7 @@ FEATURES = (
     Feature("conv1d", "can_train_conv1d", "Conv1D layers (GPT-2)", "model"),
     Feature("quantised_base", "can_quantise_base", "4-bit or 8-bit base", "model"),
     Feature("merge", "can_merge", "merging into the base"),
+    Feature("plain_script", "can_script", "a plain script without the lab"),
     Feature("starts_at_base", "starts_at_base", "step 0 equals the base"),
 )
 

@@ -46,6 +46,7 @@ class TopLayersLoraConfig(OpenedConfig):
     trains={"attention": "B·A, top: all", "feed_forward": "B·A, top: all"},
     config=TopLayersLoraConfig,
     default_lr=2e-4,
+    can_script=No("two learning rates and opened layers are the lab's own."),
     can_quantise_base=No("its top layers train as they are, and 4-bit weights take no gradient."),
 )
 class TopLayersLora(LoraAndBase):

@@ -16,7 +16,7 @@ import torch
 class InBackward(torch.optim.Optimizer):
     """An optimizer whose `step` has nothing left to do.
 
-    `rule(weight)` makes a torch optimizer over one parameter; its state lives here, by
+    `rule(group)` makes a torch optimizer over a group of one parameter; its state lives here, by
     parameter, as checkpoints expect it. The rate is read from the parameter's group at each
     update, so that schedules apply.
     """
@@ -25,7 +25,7 @@ class InBackward(torch.optim.Optimizer):
         self,
         groups: list[dict[str, Any]],
         learning_rate: float,
-        rule: Callable[[torch.nn.Parameter], torch.optim.Optimizer],
+        rule: Callable[[dict[str, Any]], torch.optim.Optimizer],
     ) -> None:
         self._rule = rule
         self._norms: list[torch.Tensor] = []
@@ -34,8 +34,10 @@ class InBackward(torch.optim.Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)
         place = len(self.param_groups) - 1
-        for weight in self.param_groups[place]["params"]:
-            weight.register_post_accumulate_grad_hook(self._updater(self._rule(weight), place))
+        group = self.param_groups[place]
+        for weight in group["params"]:
+            rule = self._rule(group | {"params": [weight]})
+            weight.register_post_accumulate_grad_hook(self._updater(rule, place))
 
     def _updater(self, rule: torch.optim.Optimizer, place: int) -> Callable[[torch.Tensor], None]:
         def update(weight: torch.Tensor) -> None:

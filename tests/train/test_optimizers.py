@@ -98,6 +98,24 @@ def test_the_update_inside_the_backward_pass_equals_the_one_after_it(
         assert torch.equal(tensor, theirs[name]), name
 
 
+@pytest.mark.parametrize("name", ["adamw8bit", "adafactor"])
+def test_it_trains_and_resumes_in_the_loop(work_here: Callable[..., RunDir], name: str) -> None:
+    from safetensors.torch import load_file
+
+    train = {"optimizer": name, "max_steps": 6, "save_every": 4, "sample_every": 0}
+    whole, broken = (work_here("lora", train=train) for _ in range(2))
+    losses = [one["train/loss"] for one in history.metrics(whole, "train")]
+    assert losses[-1] < losses[0]
+    broken.result.unlink()
+    broken.process.unlink()
+    assert attempt_here(broken) == 0
+    assert history.last_event(broken, "plan")["resumed_at"] == 4
+    ours, theirs = (
+        load_file(run.artifact / "adapter_model.safetensors") for run in (whole, broken)
+    )
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+
+
 def test_what_a_rule_cannot_do_is_refused_with_the_reason(
     make_spec: Callable[..., dict[str, Any]],
 ) -> None:
@@ -106,6 +124,9 @@ def test_what_a_rule_cannot_do_is_refused_with_the_reason(
     found = {problem["field"]: problem["message"] for problem in answer["problems"]}
     assert set(found) == {"train.accumulation", "train.max_grad_norm"}
     assert "Set 1" in found["train.accumulation"] and "Set 0" in found["train.max_grad_norm"]
+    free = {"optimizer": "sgd_in_backward", "max_grad_norm": 0}
+    (problem,) = check(make_spec("adalora", train=free))["problems"]
+    assert problem["field"] == "train.optimizer" and "scores" in problem["message"]
     if not torch.cuda.is_available():
         answer = check(make_spec("full", train={"optimizer": "paged_adamw8bit"}))
         (problem,) = answer["problems"]
