@@ -75,10 +75,11 @@ def specs(
             Problem("methods", f'must be an object such as {{"lora": {{}}}}, is {show(own)}.')
         )
         own = {}
+    known = methods.names()
     problems += [
-        Problem(f"methods.{show(name)}", unknown_key(name, names))
+        Problem(f"methods.{show(name)}", unknown_key(name, known))
         for name in own
-        if name not in names
+        if name not in known
     ]
     for section in ("train", "data"):
         if not isinstance(value.get(section, {}), dict):

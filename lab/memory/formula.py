@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lab import optimizers
+from lab import methods, optimizers
 from lab.spec import RunSpec
 
 CUBLAS_WORKSPACE = 70_000_000
@@ -53,6 +53,7 @@ def estimate(
     own = [weight for weight in model.parameters() if weight.requires_grad]
     sizes = [weight.numel() * weight.element_size() for weight in own]
     rule = optimizers.get(spec.train.optimizer)
+    whole = methods.get(spec.method["name"]).saves_whole_model
     gradients = max(sizes, default=0) if rule.in_backward else sum(sizes)
     if frozen_bytes is not None:
         weights = frozen_bytes + sum(sizes)
@@ -90,7 +91,7 @@ def estimate(
         phases=phases,
         peak_bytes=peak,
         peak_phase=peak_phase,
-        disk=disk(spec, weights if trainable == parameters else sum(sizes), sum(sizes) + moments),
+        disk=disk(spec, weights if whole else sum(sizes), sum(sizes) + moments),
         fits=None if memory_bytes is None else peak <= memory_bytes,
     )
 
