@@ -19,7 +19,11 @@ from lab.text import count, duration, size
 def add(verb: Any) -> None:
     sub = verb("compare", run, "final figures of runs, side by side")
     sub.add_argument("runs", nargs="+", metavar="RUN", help="runs, or one race")
-    sub.add_argument("--by", choices=list(AXES), default="step", help="equal terms: the axis")
+    sub.add_argument(
+        "--by",
+        choices=list(AXES),
+        help="equal terms: the axis; a race's own budget, or steps, if left out",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -30,7 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
         runs = race.runs_of(arguments.runs[0])
     else:
         runs = [paths.run_dir(name) for name in arguments.runs]
-    answer = compare(runs, arguments.by)
+    by = race.axis_of(runs[0]) if is_race else "step"
+    answer = compare(runs, arguments.by or by)
     if arguments.json:
         print_json(answer)
     elif is_race:

@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
         if ended.state in ("failed", "crashed"):
             failed += 1
             print(f"{one.id} {ended.state}: {ended.message} {ended.hint}".strip(), file=sys.stderr)
-    answer = compare(runs, race.default_axis(value, budget))
+    answer = compare(runs, race.axis_of(runs[0]))
     if quiet:
         print_json({"race": race_id, "notes": notes} | answer)
     else:
@@ -94,24 +94,25 @@ def show(answer: dict[str, Any]) -> None:
         value = one["at"]["eval_loss"]
         return value is None, value or 0.0
 
+    has_seeds = len({one["seed"] for one in answer["runs"]}) > 1
+    all_done = all(one["state"] == "done" for one in answer["runs"])
     rows = [
         [
-            one["method"],
-            str(one["seed"]),
-            f"{count(one['trainable'])}",
+            one["method"] + (f" {one['seed']}" if has_seeds else ""),
+            count(one["trainable"]),
             loss(one["at"]["eval_loss"]),
             loss(one["train_loss"]["last"]),
-            f"{one['tokens']:,}",
             duration(one["seconds"]),
             f"{one['tokens_per_s']:.0f}" if one["tokens_per_s"] else "–",
             size(one["peak_bytes"]),
             size(one["artifact_bytes"]),
-            one["state"],
+            *([] if all_done else [one["state"]]),
         ]
         for one in sorted(answer["runs"], key=placed)
     ]
-    columns = ["method", "seed", "trains", "eval loss", "train loss", "tokens", "time", "tokens/s"]
-    table(f"Race, at {at}", [*columns, "peak", "result", "state"], rows, right="lrrrrrrrrr")
+    columns = ["method" + " and seed" * has_seeds, "trains", "eval", "train", "time", "tok/s"]
+    columns += ["peak", "result", *([] if all_done else ["state"])]
+    table(f"Race: losses after {at}", columns, rows, right="lrrrrrrrl")
     base = {loss(one["eval_loss"]["base"]) for one in answer["runs"]}
     console.print(f"Evaluation loss of the base: {', '.join(sorted(base))}")
     for text in answer["unequal"]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from lab import methods, paths
 from lab.errors import LabError, Problem, SpecError
+from lab.files import read_object
 from lab.paths import RunDir
 from lab.planner.client import planner
 from lab.runs import index, launch, queue
@@ -197,11 +198,9 @@ def runs_of(race: str) -> list[RunDir]:
     return [paths.run_dir(entry.id) for entry in sorted(found, key=lambda entry: entry.created)]
 
 
-def default_axis(value: dict[str, Any], budget: Budget | None) -> str:
-    """The axis on which the race is even: its budget's, else the spec's, else steps."""
-    if budget is not None:
-        return AXES[budget.axis]
-    train = value.get("train") or {}
+def axis_of(run: RunDir) -> str:
+    """The axis on which a race is even: that of its runs' budget, steps if they have none."""
+    train = (read_object(run.spec) or {}).get("train") or {}
     given = [axis for axis, key in BUDGETS.items() if train.get(key) is not None]
     return AXES[given[0]] if given else "step"
 

@@ -41,9 +41,10 @@ def test_two_methods_race_to_one_table(
         assert index.entry(paths.run_dir(one["id"])).tags == (answer["race"],)
         assert one["at"]["eval_loss"] is not None
     again = lab_json("compare", answer["race"])
+    assert again["by"] == "tokens"
     assert [one["id"] for one in again["runs"]] == [first["id"], second["id"]]
     assert cli.main(["compare", answer["race"]]) == 0
-    assert "Race, at" in capsys.readouterr().out
+    assert "Race: losses after" in capsys.readouterr().out
 
 
 def test_nothing_starts_while_one_method_has_a_problem(
