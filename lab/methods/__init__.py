@@ -147,6 +147,11 @@ class Method:
         """The model to answer with: `base` changed by the saved result."""
         raise NotImplementedError(f"{self.name} has no load")
 
+    def merge(self, model: Any) -> Any:
+        """A loaded result as one plain model, where `can_merge`. Changes the base's tensors in
+        place: not for a tree that shares them."""
+        raise NotImplementedError(f"{self.name} has no merge")
+
     def script(self, config: Any) -> list[str]:
         """Lines of a plain script that apply the method to `model`; none for full training.
         Raises LabError where no plain script can; see `can_script`."""

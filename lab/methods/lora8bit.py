@@ -52,8 +52,12 @@ class Lora8bitConfig(LoraConfig):
 )
 class Lora8bit(QuantisedLora):
     def load_kwargs(self, config: Lora8bitConfig) -> dict[str, Any]:
+        import logging
+
         from transformers import BitsAndBytesConfig
 
+        # it warns of its cast to 16 bits at every product, thousands of lines a run
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         return {
             "quantization_config": BitsAndBytesConfig(
                 load_in_8bit=True, llm_int8_threshold=config.threshold

@@ -51,6 +51,9 @@ class PeftMethod(Method):
 
         return peft.PeftModel.from_pretrained(base, str(folder))
 
+    def merge(self, model: Any) -> Any:
+        return model.merge_and_unload()
+
 
 def wants_float32(context: Context) -> bool:
     """PEFT raises a 16-bit adapter to float32 unless told not to."""

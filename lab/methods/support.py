@@ -131,3 +131,14 @@ def matrix(methods: list[Any]) -> list[dict[str, Any]]:
         }
         for method in methods
     ]
+
+
+def reasons(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """The reasons of a matrix, each with the "method × feature" that it stands for."""
+    titles = {feature.key: feature.title for feature in FEATURES}
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        for key, cell in row["cells"].items():
+            if not cell["yes"]:
+                found.setdefault(cell["reason"], []).append(f"{row['name']} × {titles[key]}")
+    return found

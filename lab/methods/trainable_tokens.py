@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab.errors import Problem
-from lab.methods import Context, No, register
+from lab.methods import Context, register
 from lab.methods.peft_method import PeftMethod
 from lab.schema import option, show
 
@@ -22,8 +22,8 @@ from lab.schema import option, show
 class TrainableTokensConfig:
     tokens: list[str] | None = option(
         None,
-        "The tokens to train, each as the tokenizer writes it, such as <|im_start|>. null: the "
-        "tokenizer's special tokens, which mark the turns of a chat.",
+        "The tokens to train, each as the tokenizer writes it. null: the tokenizer's special "
+        "tokens, which mark the turns of a chat.",
     )
 
 
@@ -42,7 +42,6 @@ class TrainableTokensConfig:
     config=TrainableTokensConfig,
     default_lr=5e-3,
     can_merge=True,
-    can_use_bfloat16_adapters=No("rows of embeddings change too little a step for 16 bits."),
 )
 class TrainableTokens(PeftMethod):
     peft_class = "TrainableTokensConfig"

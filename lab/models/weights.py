@@ -105,7 +105,11 @@ def has_weights(model: Any, folder: Path) -> bool:
 
 
 def read_weights(model: Any, folder: Path) -> Any:
-    """`model` with every tensor of `folder`'s safetensors copied over its own, by name."""
+    """`model` with every tensor of `folder`'s safetensors copied over its own, by name.
+
+    Architectures whose files carry other names than their modules (GPT-NeoX) are read by
+    transformers, which knows how to rename them.
+    """
     import torch
     from safetensors.torch import load_file
 
@@ -115,7 +119,10 @@ def read_weights(model: Any, folder: Path) -> Any:
         raise LabError(f"There are no safetensors in {folder}.", "The result is incomplete.")
     with torch.no_grad():
         for file in files:
-            for name, tensor in load_file(file).items():
+            stored = load_file(file)
+            if (folder / "config.json").is_file() and not stored.keys() <= weights.keys():
+                stored = _renamed(model, folder)
+            for name, tensor in stored.items():
                 if name not in weights or weights[name].shape != tensor.shape:
                     raise LabError(
                         f"{file.name} holds '{name}' {tuple(tensor.shape)}, which this base "
@@ -124,6 +131,12 @@ def read_weights(model: Any, folder: Path) -> Any:
                     )
                 weights[name].copy_(tensor)
     return model
+
+
+def _renamed(model: Any, folder: Path) -> dict[str, Any]:
+    """The tensors of a whole model in `folder` under the names of `model`'s modules."""
+    source = Source(folder.name, str(folder.absolute()), local_only=True)
+    return dict(load_model(source, model.dtype).state_dict())
 
 
 def _first_line(error: BaseException) -> str:

@@ -118,7 +118,14 @@ class Trial:
                 checkpoint.save(middle, number, model, optimizer, state, extra)
         after = snapshot(model)
         moved = [name for name, one in frozen.items() if not torch.equal(after[name], one)]
-        still = [name for name, one in declared.items() if torch.equal(after[name], one)]
+        # a pruned value is back at the zero that it started from: then its moments tell
+        weights_now = checkpoint.trainable(model)
+        still = [
+            name
+            for name, one in declared.items()
+            if torch.equal(after[name], one)
+            and not optimizer.state[weights_now[name]]["exp_avg_sq"].any()
+        ]
         self.expect(not moved, f"frozen tensors moved: {moved[:3]}")
         self.expect(not still, f"declared parameters never moved: {still[:3]}")
         self.expect(
@@ -178,6 +185,15 @@ class Trial:
         self.expect(
             torch.equal(logits(base, self.batch), reference), "the base's own answers changed"
         )
+        if self.method.can_merge:
+            merged = self.method.merge(self.method.load(self.base(), artifact)).eval()
+            said = logits(merged, self.batch)
+            self.expect(
+                torch.allclose(said, trained, rtol=1e-4, atol=1e-4),
+                f"merged answers differ by {float((said - trained).abs().max()):.2e}",
+            )
+            left = [n for n, m in merged.named_modules() if type(m).__module__.startswith("peft")]
+            self.expect(not left, f"merged, it still holds parts of an adapter: {left[:3]}")
         del loaded, tree
         self.expect(torch.equal(logits(base, self.batch), reference), "unloaded, the base differs")
         changed = [n for n, one in snapshot(base).items() if not torch.equal(one, original[n])]

@@ -55,20 +55,6 @@ CASES = [Case(name, kind) for name in methods.names() for kind in tiny.KINDS] + 
 ]
 
 
-@pytest.fixture(scope="session")
-def tiny_tokenizer() -> Any:
-    return tiny.make_tokenizer()
-
-
-@pytest.fixture(scope="session")
-def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folders = {}
-    for kind in tiny.KINDS:
-        folders[kind] = tmp_path_factory.mktemp("tiny") / kind
-        tiny.make_model(kind).save_pretrained(folders[kind])
-    return folders
-
-
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_a_method_keeps_its_promises(
     case: Case, tiny_models: dict[str, Path], tiny_tokenizer: Any, tmp_path: Path

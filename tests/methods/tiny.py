@@ -63,12 +63,12 @@ def make_model(kind: str) -> Any:
 
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(make_config(kind))
-    with torch.no_grad():  # a fresh GPT-2's biases and a fresh norm's scales are all alike
-        for name, weight in model.named_parameters():
-            if weight.dim() == 1:
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() == 1:  # a fresh GPT-2's biases and a fresh norm's scales are all alike
                 weight.add_(0.05 * torch.randn(weight.shape))
-            elif "embed" in name or "wte" in name:
-                weight.mul_(10.0)  # as far apart as those of a trained model
+            else:  # fresh layers add next to nothing; a trained model's do
+                weight.mul_(8.0)
     return model.eval()
 
 
