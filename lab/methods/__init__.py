@@ -62,6 +62,7 @@ class Method:
     starts_at_base: ClassVar[bool | No] = True
     can_update_in_backward: ClassVar[bool | No] = True
     saves_whole_model: ClassVar[bool] = False
+    opens_base: ClassVar[bool] = False  # weights of the base train, in the base's own type
     grows: ClassVar[bool] = False  # after_step or on_evaluate may make more parameters trainable
 
     def check(self, model: Any, config: Any, context: Context) -> list[Problem]:

@@ -45,6 +45,8 @@ class OpenedConfig(HybridConfig):
 class LoraAndBase(Method):
     """LoRA, and opened weights of the base at a rate of their own."""
 
+    opens_base = True
+
     def needs_own_base(self, config: Any) -> bool:
         return True  # the base's own tensors change
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from lab.paths import RunDir
 from lab.runs import live as series
-from lab.ui import charts
+from lab.ui import charts, monitoring
 from lab.ui.charts import View
 
 
@@ -90,3 +90,27 @@ def test_a_chart_holds_what_it_says(tmp_path: Path) -> None:
     assert list(named["evaluation"].y) == [3.0, 2.0]
     assert named["train, raw"].y[0] == 1.001 and figure.layout.yaxis.type == "log"
     assert figure.layout.uirevision, "zoom survives a refresh"
+
+
+def test_a_chart_is_drawn_while_others_read_on(tmp_path: Path) -> None:
+    """A column that grows between two looks at it would give x and y of different lengths."""
+    run = RunDir(tmp_path)
+    write(run, *steps(1, 3000))
+    view, failed = View("step", 0.0, False, False), []
+
+    def draw() -> None:
+        try:
+            for _ in range(20):
+                monitoring.charts_of(series.live(run), view)
+        except ValueError as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=draw, daemon=True) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    step = 3000
+    while any(thread.is_alive() for thread in threads):
+        step += 1
+        write(run, *steps(step, step))
+        series.live(run)
+    assert failed == []
