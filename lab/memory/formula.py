@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from lab import methods, optimizers
 from lab.spec import RunSpec
 
 CUBLAS_WORKSPACE = 70_000_000
@@ -35,17 +36,33 @@ class Estimate:
         return {"v": 1, **asdict(self)}
 
 
-def estimate(model: Any, spec: RunSpec, *, on_gpu: bool, memory_bytes: int | None) -> Estimate:
+def estimate(
+    model: Any,
+    spec: RunSpec,
+    *,
+    on_gpu: bool,
+    memory_bytes: int | None,
+    frozen_bytes: int | None = None,
+) -> Estimate:
     """The peak of each phase for `model` (on the meta device, method applied, types set).
 
-    `memory_bytes` is what the device has free; None leaves `fits` open.
+    `memory_bytes` is what the device has free; None leaves `fits` open. `frozen_bytes` is the
+    size of the base where it is stored in fewer bits than the model on the meta device says.
     """
     weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     own = [weight for weight in model.parameters() if weight.requires_grad]
-    gradients = sum(weight.numel() * weight.element_size() for weight in own)
+    sizes = [weight.numel() * weight.element_size() for weight in own]
+    rule = optimizers.get(spec.train.optimizer)
+    whole = methods.get(spec.method["name"]).saves_whole_model
+    gradients = max(sizes, default=0) if rule.in_backward else sum(sizes)
+    if frozen_bytes is not None:
+        weights = frozen_bytes + sum(sizes)
     parameters = sum(weight.numel() for weight in model.parameters())
     trainable = sum(weight.numel() for weight in own)
-    moments = 2 * gradients
+    moments = sum(
+        rule.state_bytes(tuple(weight.shape), weight.element_size(), spec.train.momentum)
+        for weight in own
+    )
     tokens = spec.train.batch_size * spec.data.max_length
     activations = _activations(model.config, spec, tokens, all_train=trainable == parameters)
     loss = _loss(model.config, spec, tokens)
@@ -74,7 +91,7 @@ def estimate(model: Any, spec: RunSpec, *, on_gpu: bool, memory_bytes: int | Non
         phases=phases,
         peak_bytes=peak,
         peak_phase=peak_phase,
-        disk=disk(spec, weights if trainable == parameters else gradients, gradients + moments),
+        disk=disk(spec, weights if whole else sum(sizes), sum(sizes) + moments),
         fits=None if memory_bytes is None else peak <= memory_bytes,
     )
 
