@@ -84,6 +84,24 @@ def gpus() -> list[dict[str, Any]]:
     return found
 
 
+def gpu_bytes_of(pids: list[int]) -> int:
+    """GPU memory that these processes hold, in bytes; 0 without a driver."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return 0
+    held = 0
+    for index in range(pynvml.nvmlDeviceGetCount()):
+        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+        for one in pynvml.nvmlDeviceGetComputeRunningProcesses(handle):
+            if one.pid in pids:
+                held += int(one.usedGpuMemory or 0)
+    pynvml.nvmlShutdown()
+    return held
+
+
 def peak_flops(device_name: str, on_gpu: bool) -> float | None:
     """Peak FLOP/s of the device: a GPU's from its data sheet, a CPU's as `doctor` timed it."""
     if on_gpu:

@@ -88,6 +88,10 @@ class RunDir:
         return self.path / "checkpoints"
 
     @property
+    def resume(self) -> Path:
+        return self.path / "resume.json"
+
+    @property
     def pins(self) -> Path:
         return self.path / "pins.json"
 

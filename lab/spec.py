@@ -155,6 +155,12 @@ class RunSpec:
         "builtin:NAME, a hub id such as org/name, or a folder with config.json and safetensors.",
         max_characters=4096,
     )
+    start_from: str = option(
+        "",
+        "run:ID begins with that run's result instead of the untouched base; model and method "
+        "must be the same. Empty begins with the base.",
+        max_characters=200,
+    )
     method: dict[str, Any] = option({"name": "lora"}, "How to train: a name and its options.")
     data: DataSpec = field(default_factory=DataSpec)
     train: TrainSpec = field(default_factory=TrainSpec)
@@ -189,6 +195,7 @@ class RunSpec:
         return _read(_known(value), [])
 
 
+PLAIN = ("name", "model", "start_from")
 SECTIONS: dict[str, type] = {"data": DataSpec, "train": TrainSpec, "hardware": HardwareSpec}
 
 
@@ -200,7 +207,7 @@ def _read(value: Any, problems: list[Problem]) -> RunSpec:
     problems += [
         Problem(show(key), schema.unknown_key(key, known)) for key in value if key not in known
     ]
-    top = {key: value[key] for key in ("name", "model") if key in value}
+    top = {key: value[key] for key in PLAIN if key in value}
     plain = schema.read(RunSpec, top, "", problems)
     parts: dict[str, Any] = {
         name: schema.read(kind, value[name], name, problems)
@@ -235,7 +242,7 @@ def _read_method(value: Any, problems: list[Problem]) -> dict[str, Any]:
 
 
 def _known(value: dict[str, Any]) -> dict[str, Any]:
-    kept: dict[str, Any] = {key: value[key] for key in ("name", "model") if key in value}
+    kept: dict[str, Any] = {key: value[key] for key in PLAIN if key in value}
     for name, kind in SECTIONS.items():
         fields = {entry.name for entry in dataclasses.fields(kind)}
         part = value.get(name)

@@ -31,6 +31,7 @@ with grid.cell():
     with st.container(border=True):
         st.subheader(":material/deployed_code: Model", anchor=False)
         run_setup.model_field()
+        run_setup.start_field()
     with st.container(border=True):
         st.subheader(":material/dataset: Data", anchor=False)
         run_setup.dataset_field()

@@ -3,13 +3,14 @@
 import streamlit as st
 
 from lab.runs import index
-from lab.ui import links, queue_panel, run_list
+from lab.ui import import_panel, links, queue_panel, run_list
 
 st.title("Runs", anchor=False)
 entries = index.entries()
 if not entries:
     st.info("No runs yet. The first one appears here when you start it.", icon=":material/info:")
     st.page_link(links.page("new_run"), label="New run", icon=":material/add_circle:")
+    import_panel.show()
     st.stop()
 
 queue_panel.show()
@@ -18,3 +19,4 @@ if chosen is None:
     st.caption("Select a row to open, repeat, rename, download or delete the run.")
 else:
     run_list.actions(chosen)
+import_panel.show()

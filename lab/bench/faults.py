@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -57,18 +57,18 @@ class Report:
 def faults(kills: int, seed: int = 0, tell: Callable[[str], object] = print) -> Report:
     """Kill workers `kills` times in a temporary home; the report. Needs the built-in tokenizer."""
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="lab-faults-") as folder, _home(Path(folder)):
+    with tempfile.TemporaryDirectory(prefix="lab-faults-") as folder, home_at(Path(folder)):
         _import_libraries()
-        specs = _specs(Path(folder))
+        shapes = specs(Path(folder))
         tell("reference runs without a kill ...")
-        references = [_uninterrupted(spec) for spec in specs]
+        references = [_uninterrupted(spec) for spec in shapes]
         report, chance = Report(), random.Random(seed)
         phases: Counter[str] = Counter()
         while report.kills < kills:
             shape = report.runs % len(SHAPES)
             reference, duration = references[shape]
             most = min(KILLS_A_RUN, kills - report.kills)
-            _one_run(specs[shape], reference, duration, most, chance, report, phases)
+            _one_run(shapes[shape], reference, duration, most, chance, report, phases)
             tell(f"{report.kills} of {kills} kills, {report.equal} of {report.runs} runs equal")
         report.phases = dict(sorted(phases.items()))
     report.seconds = time.monotonic() - began
@@ -217,7 +217,7 @@ def _import_libraries() -> None:
     import lab.train.attempt  # noqa: F401
 
 
-def _specs(folder: Path) -> list[dict[str, Any]]:
+def specs(folder: Path) -> list[dict[str, Any]]:
     """A tiny random model with the real tokenizer, some chats, and a spec for each shape."""
     pid = os.fork()  # building the model starts torch's threads, which a fork would lose
     if not pid:
@@ -259,7 +259,7 @@ def _specs(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-class _home:
+class home_at:
     """LAB_HOME at a temporary folder, with the models where they are."""
 
     def __init__(self, folder: Path) -> None:
@@ -276,7 +276,3 @@ class _home:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-def to_json(report: Report) -> dict[str, Any]:
-    return asdict(report) | {"is_clean": report.is_clean}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from lab.cli.show import console, print_json, table
@@ -11,38 +13,85 @@ from lab.text import duration
 
 
 def add(verb: Any) -> None:
-    sub = verb("bench", run, "measure on this machine: faults")
-    sub.add_argument("what", choices=["faults"])
-    sub.add_argument("--kills", type=int, default=50, metavar="N")
+    sub = verb("bench", run, "measure on this machine: faults, services, ui")
+    sub.add_argument("what", choices=sorted(BENCHES))
+    sub.add_argument("--kills", type=int, metavar="N", help="of faults (50) and services (20)")
+    sub.add_argument("--seconds", type=float, metavar="S", help="of ui: how long viewers look")
     sub.add_argument("--seed", type=int, default=0)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from lab.bench.faults import faults, to_json
-
-    if not 1 <= arguments.kills <= 100_000:
+    if arguments.kills is not None and not 1 <= arguments.kills <= 100_000:
         raise LabError(f"--kills is {arguments.kills}.", "Give 1 to 100000.")
-    quiet = arguments.json
-    report = faults(
-        arguments.kills, arguments.seed, lambda text: None if quiet else console.print(text)
-    )
-    if quiet:
-        print_json(to_json(report))
-        return 0 if report.is_clean else 1
-    table(
-        "SIGKILL at random moments",
-        ["", ""],
-        [
-            ["kills", f"{report.kills} on {report.runs} runs"],
-            ["by phase", ", ".join(f"{name} {count}" for name, count in report.phases.items())],
-            ["resumed to the end", f"{report.resumed} of {report.runs}"],
-            ["weights bit for bit equal", f"{report.equal} of {report.runs}"],
-            ["one continuous history", f"{report.continuous} of {report.runs}"],
-            ["most records lost by a kill", str(report.lost_records)],
-            ["damaged checkpoints skipped", str(report.damaged_skipped)],
-            ["time", duration(report.seconds)],
-        ],
-    )
-    for failure in report.failures:
-        console.print(f"[red]{failure}[/red]")
+    return BENCHES[arguments.what](arguments)
+
+
+def _teller(arguments: argparse.Namespace) -> Callable[[str], object]:
+    return (lambda text: None) if arguments.json else console.print
+
+
+def faults(arguments: argparse.Namespace) -> int:
+    from lab.bench.faults import faults
+
+    report = faults(arguments.kills or 50, arguments.seed, _teller(arguments))
+    rows = [
+        ["kills", f"{report.kills} on {report.runs} runs"],
+        ["by phase", ", ".join(f"{name} {count}" for name, count in report.phases.items())],
+        ["resumed to the end", f"{report.resumed} of {report.runs}"],
+        ["weights bit for bit equal", f"{report.equal} of {report.runs}"],
+        ["one continuous history", f"{report.continuous} of {report.runs}"],
+        ["most records lost by a kill", str(report.lost_records)],
+        ["damaged checkpoints skipped", str(report.damaged_skipped)],
+        ["time", duration(report.seconds)],
+    ]
+    return _show("SIGKILL at random moments", report, rows, arguments)
+
+
+def services(arguments: argparse.Namespace) -> int:
+    from lab.bench.services import services
+
+    report = services(arguments.kills or 20, arguments.seed, _teller(arguments))
+    rows = [
+        ["kills of the supervisor", str(report.supervisor_kills)],
+        ["kills of the web server", str(report.web_kills)],
+        ["runs that ended done", f"{report.done} of {report.runs}"],
+        ["started once, every step once", f"{report.once} of {report.runs}"],
+        ["weights bit for bit equal", f"{report.equal} of {report.runs}"],
+        ["time", duration(report.seconds)],
+    ]
+    return _show("A queue whose services are killed", report, rows, arguments)
+
+
+def ui(arguments: argparse.Namespace) -> int:
+    from lab.bench.ui import beside_a_worker, ui
+
+    seconds = arguments.seconds or 60.0
+    found = ui(seconds, _teller(arguments))
+    found["beside_a_worker"] = beside_a_worker(min(seconds, 60.0), _teller(arguments))
+    if arguments.json:
+        print_json(found)
+    else:
+        rows = [
+            [name, ", ".join(f"{key} {value:.3g}" for key, value in figures.items() if value)]
+            for name, figures in found.items()
+            if isinstance(figures, dict)
+        ]
+        table("Pages", ["", ""], rows)
+    return 0
+
+
+def _show(title: str, report: Any, rows: list[list[str]], arguments: argparse.Namespace) -> int:
+    if arguments.json:
+        print_json(asdict(report) | {"is_clean": report.is_clean})
+    else:
+        table(title, ["", ""], rows)
+        for failure in report.failures:
+            console.print(f"[red]{failure}[/red]")
     return 0 if report.is_clean else 1
+
+
+BENCHES: dict[str, Callable[[argparse.Namespace], int]] = {
+    "faults": faults,
+    "services": services,
+    "ui": ui,
+}

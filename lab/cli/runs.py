@@ -44,6 +44,12 @@ def add(verb: Any) -> None:
     sub.add_argument("--wait", action="store_true", help="wait until it has ended")
     sub = verb("resume", resume, "go on from the newest valid checkpoint")
     _add_run(sub)
+    _add_set(sub)
+    sub.add_argument(
+        "--incomplete",
+        action="store_true",
+        help="go on even if the checkpoint has lost its optimizer or random state",
+    )
     sub.add_argument("--wait", action="store_true", help="wait until it has ended")
     sub = verb("queue", show_queue, "the waiting runs; pause, go on, or change the order")
     sub.add_argument("action", nargs="?", choices=["pause", "continue", "first"], default=None)
@@ -241,7 +247,7 @@ def stop(arguments: argparse.Namespace) -> int:
 
 def resume(arguments: argparse.Namespace) -> int:
     run = paths.run_dir(arguments.run)
-    launch.resume(run)
+    launch.resume(run, arguments.settings, incomplete=arguments.incomplete)
     state = "starting"
     if arguments.wait:
         state = _finish(run, quiet=arguments.json)

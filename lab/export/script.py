@@ -177,6 +177,7 @@ def _left_out(spec: RunSpec) -> str:
     """What the script does not do, named in its docstring."""
     train = spec.train
     named = {
+        "start_from": bool(spec.start_from),
         "packing": spec.data.packing == "on",
         "max_tokens": train.max_tokens is not None,
         "max_seconds": train.max_seconds is not None,

@@ -6,9 +6,8 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
-from lab.files import read_object
 from lab.paths import RunDir
-from lab.spec import RunSpec
+from lab.runs import resumption
 
 SHORTEST = 64  # tokens; below it, cutting rows shorter is no fix
 
@@ -73,4 +72,4 @@ def candidates(spec: dict[str, Any], *, on_gpu: bool) -> list[Fix]:
 
 def resolved(run: RunDir) -> dict[str, Any]:
     """The spec that a run was started with, as it can be started again."""
-    return RunSpec.stored(read_object(run.spec) or {}).to_json()
+    return resumption.spec_of(run).to_json()

@@ -139,4 +139,4 @@ def _way_out(source: Source) -> str:
             "The hub cannot be reached and the model is not in the local cache. Connect to the "
             "network, or give builtin:smollm2-135m-instruct or a folder."
         )
-    return "Check the id, and for a gated model set HF_TOKEN."
+    return "Check the id; for a gated model accept its terms on the hub, then set HF_TOKEN."

@@ -16,6 +16,7 @@ from lab.memory import formula
 from lab.methods import Context, support
 from lab.models import catalog as models
 from lab.models import weights
+from lab.planner import begin
 from lab.spec import RunSpec
 
 SAMPLE = 200  # examples that are rendered and tokenised here; the worker does all
@@ -39,6 +40,8 @@ def check(value: Any) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     if not wrong & {"data", "data.dataset", "data.format"}:
         facts = _gather(problems, "data.dataset", lambda: _data(resolved, tokenizer), {})
+    if not wrong & {"model", "method", "method.name", "start_from"}:
+        problems.extend(_gather(problems, "model", lambda: begin.problems(resolved), []))
     if model is not None:
         _check_fit(resolved, model, tokenizer, problems, wrong)
     estimate = None

@@ -25,7 +25,9 @@ from lab.runs.status import status
 from lab.schema import show
 
 MANIFEST = "MANIFEST.json"
-TOP = r"(spec|estimate|environment|result|labels|pins)\.json|(metrics|events)\.jsonl|log\.txt"
+TOP = (
+    r"(spec|estimate|environment|result|labels|pins|resume)\.json|(metrics|events)\.jsonl|log\.txt"
+)
 INNER = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\.(safetensors|json|jinja|txt|model)"
 FOLDERS = r"artifact|checkpoints/step-[0-9]{1,9}|attempts/[0-9]{1,4}"
 MEMBER = re.compile(rf"(?:{TOP}|(?:{FOLDERS})/{INNER})", re.ASCII)

@@ -14,7 +14,7 @@ from lab.errors import LabError
 from lab.files import remove_tree, sync_folder, write_json
 from lab.paths import RunDir
 from lab.planner.client import planner
-from lab.runs import process, queue
+from lab.runs import process, queue, resumption
 from lab.runs.status import RESUMABLE, status
 
 LETTERS = "abcdefghijkmnpqrstuvwxyz23456789"
@@ -73,8 +73,12 @@ def launch(run: RunDir) -> subprocess.Popen[bytes]:
     return worker
 
 
-def resume(run: RunDir) -> None:
-    """Go on in the same directory from the newest valid checkpoint. Raises LabError."""
+def resume(run: RunDir, settings: list[str] | None = None, *, incomplete: bool = False) -> None:
+    """Go on in the same directory from the newest valid checkpoint. Raises LabError.
+
+    `settings` ("train.max_steps=200") hold from now on; `incomplete` allows a checkpoint that has
+    lost its optimizer or random state.
+    """
     now = status(run)
     if now.state == "queued" and not run.queue.exists() and not run.claim.exists():
         queue.submit(run)  # it was made, and whoever made it ended before it was in the queue
@@ -83,14 +87,18 @@ def resume(run: RunDir) -> None:
         raise LabError(f"{run.id} is done.", "There is nothing left to train.")
     if now.state not in RESUMABLE:
         raise LabError(f"{run.id} is {now.state}.", "Only a run that has ended can be resumed.")
+    changes = resumption.changed(run, settings or [])
     kept = run.attempts / str(1 + sum(1 for _ in run.attempts.glob("*")))
     try:
         kept.mkdir(parents=True)
     except FileExistsError:
         raise LabError(f"{run.id} is being resumed already.", "Wait a moment.") from None
-    for file in (run.process, run.environment, run.heartbeat, run.result, run.claim):
+    ended = (run.process, run.environment, run.heartbeat, run.result, run.claim, run.resume)
+    for file in ended:
         if file.exists():
             os.replace(file, kept / file.name)
+    if changes or incomplete:
+        write_json(run.resume, {"v": 1, "settings": changes, "incomplete": incomplete})
     for file in run.commands.glob("*"):
         file.unlink()
     queue.submit(run)

@@ -55,7 +55,9 @@ def is_alive(record: Any) -> bool:
     return same and start_ticks(pid) is not None and start_ticks(pid) == record.get("start")
 
 
-def spawn(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
+def spawn(
+    arguments: list[str], log: Path, stdin: int = subprocess.DEVNULL
+) -> subprocess.Popen[bytes]:
     """`python -m ...` in a session of its own, on this home, its output in a file: a pipe that
     nobody reads would hang it, and it outlives whoever starts it."""
     environment = os.environ | {
@@ -68,7 +70,7 @@ def spawn(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [sys.executable, "-m", *arguments],
             cwd=paths.ROOT,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -107,6 +109,22 @@ def send_group(record: Any, number: signal.Signals) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def group_members(leader: int) -> list[int]:
+    """The living processes of the group that `leader` leads or led."""
+    found = []
+    for entry in os.scandir("/proc"):
+        if not entry.name.isdigit():
+            continue
+        try:
+            text = Path(f"/proc/{entry.name}/stat").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue
+        fields = text.rpartition(")")[2].split()
+        if fields[0] not in ("Z", "X") and int(fields[2]) == leader:
+            found.append(int(entry.name))
+    return found
 
 
 def register(run: RunDir, pid: int) -> None:

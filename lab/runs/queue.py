@@ -30,6 +30,11 @@ class Settings:
         min=1,
         max=64,
     )
+    spare: bool = option(
+        True,
+        "While somebody sets up a run, keep a worker ready that has its libraries loaded: the "
+        "run starts at once, for about half a gigabyte of memory.",
+    )
     continue_after_failure: bool = option(
         True, "Start the next run after one has failed; otherwise the queue pauses."
     )
@@ -86,6 +91,12 @@ def waiting() -> list[RunDir]:
 def active() -> list[RunDir]:
     """The runs that have a worker."""
     return [run for run in paths.all_runs() if status(run).is_active]
+
+
+def left_behind() -> list[str]:
+    """What killed workers have not given back, in words."""
+    found = (read_object(folder() / "state.json") or {}).get("left")
+    return [str(line) for line in found] if isinstance(found, list) else []
 
 
 def reorder(run: RunDir, *, priority: int | None = None, first: bool = False) -> None:

@@ -20,12 +20,14 @@ from lab import machine, paths
 from lab.errors import LabError
 from lab.files import read_object, write_json
 from lab.paths import RunDir
-from lab.runs import launch, process, queue
+from lab.runs import launch, process, queue, spare
+from lab.runs.spare import Spare
 from lab.runs.status import status
 
 TICK_S = 0.4
 IDLE_S = 30.0
 RESERVE_BYTES = 300_000_000
+RETURN_S = 10.0  # after a kill, until memory that is still held is reported
 # Seconds after which a worker that does not answer gets SIGTERM, then SIGKILL.
 GRACE_S = {"stop": (60.0, 180.0), "cancel": (15.0, 30.0)}
 
@@ -59,6 +61,9 @@ class Supervisor:
         self.children: dict[str, subprocess.Popen[bytes]] = {}
         self.seen_active: set[str] = set()
         self.signalled: dict[tuple[int, str], int] = {}  # by the worker's pid and the command
+        self.killed: dict[str, tuple[dict[str, Any], float]] = {}  # until their memory is back
+        self.left: dict[str, str] = {}
+        self.spare = Spare()
 
     def tick(self) -> bool:
         """Do what is due; False if there was nothing to do and nothing to wait for."""
@@ -78,8 +83,15 @@ class Supervisor:
             if queue.claim(run):
                 self._start(run)
             running = queue.active()
+        self._confirm_ends()
         self._say(why, line)
-        return bool(running or (line and not rules.paused))
+        is_wanted = spare.is_wanted()
+        # beside a run on a processor its imports would only slow that run down
+        if is_wanted and (not running or machine.gpus()):
+            self.spare.keep()
+        elif not is_wanted:
+            self.spare.drop()
+        return bool(running or (line and not rules.paused) or is_wanted or self.killed)
 
     def _obstacle(self, run: RunDir, running: list[RunDir], rules: queue.Settings) -> str:
         """Why this run cannot start now, in words; empty if it can."""
@@ -99,7 +111,7 @@ class Supervisor:
     def _start(self, run: RunDir) -> None:
         print(f"starting {run.id}", flush=True)
         try:
-            self.children[run.id] = launch.launch(run)
+            self.children[run.id] = self.spare.give(run) or launch.launch(run)
         except (LabError, OSError) as error:
             write_json(
                 run.result,
@@ -142,10 +154,29 @@ class Supervisor:
                 continue
             self.signalled[worker] = due
             print(f"{run.id} has not answered {name} for {age:.0f} s: {due.name}", flush=True)
-            process.send_group(record, due)
+            if process.send_group(record, due) and due == signal.SIGKILL:
+                self.killed[run.id] = (record, time.monotonic())
+
+    def _confirm_ends(self) -> None:
+        """Look whether what a killed worker held has come back; say so if it has not."""
+        for run_id, (record, since) in list(self.killed.items()):
+            left = process.group_members(int(record["pid"]))
+            held = machine.gpu_bytes_of([int(record["pid"]), *left])
+            if not left and not held:
+                print(f"{run_id} is gone, and its memory is back", flush=True)
+                del self.killed[run_id]
+                self.left.pop(run_id, None)
+            elif time.monotonic() - since > RETURN_S:
+                self.left[run_id] = (
+                    f"{run_id} was killed, but {len(left)} of its processes live and "
+                    f"{held / 1e9:.1f} GB of GPU memory are not back. A driver that hangs keeps "
+                    "them: restart the machine if they stay."
+                )
 
     def _say(self, why: dict[str, str], line: list[RunDir]) -> None:
-        state = {"waiting": {run.id: why.get(run.id, "") for run in line}}
+        state: dict[str, Any] = {"waiting": {run.id: why.get(run.id, "") for run in line}}
+        if self.left:
+            state["left"] = list(self.left.values())
         file = queue.folder() / "state.json"
         if read_object(file) != state:
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,12 +1,35 @@
-"""`python -m lab.train RUN_DIR`: the worker. Started by the launcher, in its own session."""
+"""`python -m lab.train RUN_DIR`: the worker. Started by the launcher, in its own session.
+
+`python -m lab.train --spare` is a worker that has imported its libraries and waits on its standard
+input for the run directory. The end of that input means that its supervisor is gone: it ends too.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 from lab.paths import RunDir
 from lab.train.worker import work
 
+
+def spare() -> int:
+    """Import what every worker needs, wait for a run, and do it."""
+    import peft  # noqa: F401
+    import transformers.models.llama.modeling_llama  # noqa: F401
+
+    import lab.train.attempt  # noqa: F401
+
+    line = sys.stdin.readline().strip()
+    if not line:
+        return 0
+    run = RunDir(Path(line))
+    with run.log.open("ab") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    return work(run)
+
+
 if __name__ == "__main__":
-    raise SystemExit(work(RunDir(Path(sys.argv[1]))))
+    raise SystemExit(spare() if sys.argv[1] == "--spare" else work(RunDir(Path(sys.argv[1]))))

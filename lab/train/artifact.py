@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from lab.data import template
+from lab.errors import LabError
 from lab.files import remove_tree, size_of, sync_folder, write_json
 from lab.methods import Method
 from lab.paths import RunDir
+from lab.schema import show
 from lab.spec import RunSpec
 
 
@@ -43,6 +45,27 @@ def save(
     return size_of(run.artifact)
 
 
+def begin_with(model: Any, twin: Any, method: Method, folder: Path) -> None:
+    """Copy what another run has trained into `model`, by name. Raises LabError if names differ.
+
+    `twin` is another tree over the tensors of the base, as it was before the method was applied.
+    """
+    import torch
+
+    other = dict(method.load(twin, folder).named_parameters())
+    wanted = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    lost = sorted(set(wanted) - set(other))
+    if lost:
+        raise LabError(
+            f"The result holds no {show(', '.join(lost[:3]))}: {method.title} does not keep all "
+            "that it trains.",
+            "Begin with the base instead.",
+        )
+    with torch.no_grad():
+        for name, weight in wanted.items():
+            weight.copy_(other[name])
+
+
 def receipt(folder: Path, tokenizer: Any, spec: RunSpec, facts: dict[str, Any]) -> dict[str, Any]:
     """What the result was made of: enough to prove a comparison fair."""
     system_prompt = spec.data.system_prompt or ""
@@ -50,6 +73,7 @@ def receipt(folder: Path, tokenizer: Any, spec: RunSpec, facts: dict[str, Any]) 
         "v": 1,
         "model": spec.model,
         "method": spec.method,
+        "start_from": spec.start_from,
         "system_prompt": system_prompt,
         "loss_on": spec.data.loss_on,
         "template_hash": template.fingerprint(tokenizer, system_prompt, spec.data.loss_on),

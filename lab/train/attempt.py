@@ -11,7 +11,7 @@ import torch
 from transformers import set_seed
 from transformers.utils import logging
 
-from lab import machine, methods
+from lab import machine, methods, paths
 from lab.data import batches, prepare
 from lab.data import catalog as datasets
 from lab.data.prepare import Prepared
@@ -20,7 +20,7 @@ from lab.files import read_object, write_json
 from lab.methods import Context
 from lab.models import catalog, weights
 from lab.paths import RunDir
-from lab.runs import history
+from lab.runs import history, resumption
 from lab.spec import RunSpec
 from lab.train import artifact, checkpoint, flops, schedule
 from lab.train.checkpoint import Saved
@@ -58,7 +58,7 @@ class Attempt:
             self._compare_versions()
         data = self._data()
         model = self._base(data)
-        model = self._with_method(model)
+        model = self._with_method(model, begins=saved is None)
         conductor = self._conductor(model, data, saved)
         conductor.trainer.train()
         used = dataclasses.asdict(conductor.trainer.used)
@@ -84,9 +84,27 @@ class Attempt:
             raise Cancelled
 
     def _newest_checkpoint(self) -> Saved | None:
-        saved, skipped = checkpoint.newest_valid(self.run.checkpoints)
+        may_lack = resumption.takes_incomplete(self.run)
+        saved, skipped = checkpoint.newest_valid(self.run.checkpoints, incomplete=may_lack)
         for reason in skipped:
             self.telemetry.warn(f"Skipped a checkpoint: {reason}")
+        if saved is None and skipped:
+            raise LabError(
+                f"None of the {len(skipped)} checkpoints is whole: {' '.join(skipped)}",
+                "Resume with `--incomplete` to go on from the newest weights without the lost "
+                "optimizer or random state, or start a new run.",
+            )
+        if saved is not None and saved.lost:
+            self.telemetry.warn(
+                f"{saved.path.name} lacks {', '.join(saved.lost)}: what it held starts anew, so "
+                "the result is not that of an uninterrupted run."
+            )
+        changes = resumption.in_words(self.run)
+        if saved is not None and changes:
+            self.telemetry.warn(
+                f"From step {saved.step} on with other settings: {changes}. The result is not "
+                "that of an uninterrupted run."
+            )
         return saved
 
     def _compare_versions(self) -> None:
@@ -191,14 +209,18 @@ class Attempt:
             **{"eval/loss": value, "eval/loss_tokens": counted},
         )
 
-    def _with_method(self, model: Any) -> Any:
+    def _with_method(self, model: Any, *, begins: bool) -> Any:
         """The model with the method applied and its speed and memory settings in place."""
         self.telemetry.enter("loading")
         train, config = self.spec.train, self.spec.method_config
         context = Context(self.spec, self.tokenizer)
         set_seed(train.seed)
+        start = self.spec.start_from.removeprefix("run:") if begins else ""
+        twin = weights.same_weights(model) if start else None
         self.method.prepare(model, config, context)
         model = self.method.apply(model, config, context)
+        if start:
+            artifact.begin_with(model, twin, self.method, paths.run_dir(start).artifact)
         if train.activation_checkpointing == "on":
             checkpoint_activations(model)
         if train.compile == "on":
@@ -225,7 +247,8 @@ class Attempt:
         self.method.begin(model, spec.method_config, None if plan.has_open_end else plan.steps)
         if saved is not None:
             checkpoint.load_weights(saved.path, model)
-            self.method.load_state(model, checkpoint.method_state(saved.path))
+            if checkpoint.EXTRA not in saved.lost:
+                self.method.load_state(model, checkpoint.method_state(saved.path))
             used = schedule.Used(**saved.state["used"])
         self.telemetry.event("plan", steps=plan.steps, rows=plan.rows, resumed_at=used.step)
         dataset = datasets.resolve(spec.data.dataset)

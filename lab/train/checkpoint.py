@@ -9,6 +9,7 @@ checkpoints/step-N/trainable.safetensors   trainable parameters by name, in thei
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -26,6 +27,8 @@ from lab.errors import LabError
 from lab.files import read_object, remove_tree, sync_folder, write_json
 from lab.runs.checkpoints import PREFIX, listing, step_of
 
+OPTIMIZER, EXTRA = "optimizer.safetensors", "extra.safetensors"
+NEEDED = ("trainable.safetensors", "state.json")
 FILES = ("trainable.safetensors", "optimizer.safetensors", "extra.safetensors", "state.json")
 
 
@@ -36,6 +39,7 @@ class Saved:
     path: Path
     step: int
     state: dict[str, Any]
+    lost: tuple[str, ...] = ()  # files that a person allowed to be missing
 
 
 def save(
@@ -77,33 +81,48 @@ def save(
     return final
 
 
-def newest_valid(folder: Path) -> tuple[Saved | None, list[str]]:
-    """(the newest checkpoint whose files match its manifest, why newer ones were skipped)."""
+def newest_valid(folder: Path, *, incomplete: bool = False) -> tuple[Saved | None, list[str]]:
+    """(the newest checkpoint whose files match its manifest, why newer ones were skipped).
+
+    With `incomplete`, where none is whole, the newest one with weights and counters.
+    """
     skipped: list[str] = []
     for path in reversed(listing(folder)):
         try:
             return verify(path), skipped
         except LabError as error:
             skipped.append(str(error))
+    for path in reversed(listing(folder)) if incomplete else ():
+        with contextlib.suppress(LabError):
+            return verify(path, incomplete=True), skipped
     return None, skipped
 
 
-def verify(path: Path) -> Saved:
-    """The checkpoint, with every file checked against size and hash. Raises LabError."""
+def verify(path: Path, *, incomplete: bool = False) -> Saved:
+    """The checkpoint, with every file checked against size and hash. Raises LabError.
+
+    With `incomplete`, optimizer and random state may be missing or damaged: they are in `lost`.
+    """
     manifest = read_object(path / "manifest.json") or {}
     listed = manifest.get("files")
     if not isinstance(listed, dict) or set(listed) != set(FILES):
         raise LabError(f"{path.name} has no complete manifest.")
+    lost = []
     for name, want in listed.items():
         file = path / name
         if not file.is_file() or file.is_symlink():
-            raise LabError(f"{path.name} lacks {name}.")
-        if file.stat().st_size != want["bytes"] or _hash(file) != want["sha256"]:
-            raise LabError(f"{path.name}: {name} is damaged.")
+            problem = f"{path.name} lacks {name}."
+        elif file.stat().st_size != want["bytes"] or _hash(file) != want["sha256"]:
+            problem = f"{path.name}: {name} is damaged."
+        else:
+            continue
+        if name in NEEDED or not incomplete:
+            raise LabError(problem)
+        lost.append(name)
     state = read_object(path / "state.json")
     if state is None or state.get("step") != step_of(path):
         raise LabError(f"{path.name}: state.json is damaged.")
-    return Saved(path, step_of(path), state)
+    return Saved(path, step_of(path), state, tuple(lost))
 
 
 def prune(

@@ -92,7 +92,8 @@ class Conductor(TrainerCallback):
         if self.resumed is not None:
             step = trainer.used.step
             optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
-            checkpoint.load_optimizer(self.resumed.path, trainer.model, optimizer)
+            if checkpoint.OPTIMIZER not in self.resumed.lost:
+                checkpoint.load_optimizer(self.resumed.path, trainer.model, optimizer)
             scheduler = trainer.lr_scheduler
             scheduler.last_epoch = step
             for group, base, scale in zip(
@@ -109,7 +110,8 @@ class Conductor(TrainerCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._random_pending and self.resumed is not None:
-            checkpoint.restore_random(self.resumed)
+            if checkpoint.EXTRA not in self.resumed.lost:
+                checkpoint.restore_random(self.resumed)
             self._random_pending = False
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -212,26 +214,30 @@ class Conductor(TrainerCallback):
             "train.learning_rate, or keep the best checkpoint."
         )
 
-    def _has_room(self) -> bool:
-        """Whether the disk can take a checkpoint; says how much is missing."""
+    def _shortage(self) -> str:
+        """What the disk lacks for a checkpoint, in words; empty if there is room."""
         weights = checkpoint.trainable(self.trainer.model).values()
         needed = 3 * sum(weight.numel() * weight.element_size() for weight in weights)
         free = shutil.disk_usage(self.run.path).free
         if free >= needed + ROOM_BYTES:
-            return True
-        self.telemetry.warn(
-            f"The checkpoint of step {self.trainer.used.step} was not written: it needs about "
-            f"{text.size(needed)} and {text.size(free)} are free, "
-            f"{text.size(needed + ROOM_BYTES - free)} are missing. Training goes on; the next one "
-            "is written once there is room."
+            return ""
+        return (
+            f"it needs about {text.size(needed)} and {text.size(free)} are free, "
+            f"{text.size(needed + ROOM_BYTES - free)} are missing"
         )
-        return False
+
+    def _without_checkpoint(self, why: str) -> None:
+        self.telemetry.warn(
+            f"The checkpoint of step {self.trainer.used.step} was not written: {why}. Training "
+            "goes on with the one before; the next one is written once there is room."
+        )
 
     def save(self) -> None:
         """Write a checkpoint and drop those that the spec does not keep."""
         self.telemetry.enter("saving")
         self._flush()
-        if not self._has_room():
+        if shortage := self._shortage():
+            self._without_checkpoint(shortage)
             return
         trainer = self.trainer
         optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
@@ -248,10 +254,8 @@ class Conductor(TrainerCallback):
                 self.run.checkpoints, used.step, trainer.model, optimizer, state, method_state
             )
         except (OSError, SafetensorError) as error:
-            self.telemetry.warn(
-                f"The checkpoint of step {used.step} was not written: {error}. Training goes on "
-                "with the one before."
-            )
+            shortage = self._shortage()
+            self._without_checkpoint(f"{error}{'; ' if shortage else ''}{shortage}")
             return
         self.memory.mark("save")
         removed = checkpoint.prune(

@@ -10,15 +10,13 @@ from lab import text
 from lab.errors import Cancelled, LabError
 from lab.files import read_object, write_json
 from lab.paths import RunDir
-from lab.runs import process
-from lab.spec import RunSpec
+from lab.runs import process, resumption
 from lab.train.telemetry import Telemetry, sampler
 
 
 def work(run: RunDir) -> int:
     """Run one attempt to its end; the exit code. Every way out but a kill writes result.json."""
     process.await_registration(run)
-    stored = read_object(run.spec)
     attempt = 1 + sum(1 for _ in run.attempts.glob("*")) if run.attempts.is_dir() else 1
     telemetry = Telemetry(run, attempt)
     started = time.time()
@@ -26,13 +24,12 @@ def work(run: RunDir) -> int:
     state, message, hint = "failed", "", ""
     memory: dict[str, Any] | None = None
     try:
-        if stored is None:
-            raise LabError("spec.json is missing or damaged.", "Start a new run.")
+        spec = resumption.spec_of(run)
         telemetry.start(sampler(run, uses_gpu=False))
         telemetry.enter("loading")
         from lab.train.attempt import Attempt  # imports torch: seconds, in which we already beat
 
-        state = Attempt(run, RunSpec.stored(stored), telemetry).go(summary)
+        state = Attempt(run, spec, telemetry).go(summary)
     except Cancelled:
         state = "cancelled"
     except LabError as error:

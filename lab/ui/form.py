@@ -13,7 +13,7 @@ from typing import Any
 import streamlit as st
 
 from lab import methods, schema
-from lab.spec import SECTIONS, RunSpec
+from lab.spec import PLAIN, SECTIONS, RunSpec
 from lab.ui.guard import safe
 
 PREFIX = "new"
@@ -41,7 +41,7 @@ def set_value(section: str, name: str, value: Any, hint: Any, words: Any) -> Non
 def load(spec: RunSpec) -> None:
     """Fill the whole form from a spec."""
     st.session_state[f"{PREFIX}.problems"] = {}
-    for name in ("name", "model"):
+    for name in PLAIN:
         st.session_state[key("", name)] = getattr(spec, name)
     for section, config in SECTIONS.items():
         _load_section(section, config, dataclasses.asdict(getattr(spec, section)))
@@ -68,6 +68,7 @@ def value() -> dict[str, Any]:
     return {
         "name": st.session_state[key("", "name")] or "",
         "model": (st.session_state[key("", "model")] or "").strip(),
+        "start_from": (st.session_state.get(key("", "start_from")) or "").strip(),
         "method": {"name": chosen, **_section(f"method.{chosen}", config)},
         **{section: _section(section, config) for section, config in SECTIONS.items()},
     }

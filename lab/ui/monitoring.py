@@ -12,10 +12,10 @@ from lab import paths, text
 from lab.errors import LabError
 from lab.files import read_object, size_of
 from lab.paths import RunDir
-from lab.runs import checkpoints, history, index, launch
+from lab.runs import checkpoints, history, index, launch, resumption
 from lab.runs.live import AXES, Live, live
 from lab.runs.status import RESUMABLE, status
-from lab.ui import cards, charts, links
+from lab.ui import cards, charts, links, resuming
 from lab.ui.charts import View
 from lab.ui.guard import act, block, safe
 
@@ -168,10 +168,8 @@ def buttons(run: RunDir) -> None:
             if st.button("Withdraw", icon=":material/close:", key="withdraw"):
                 act(lambda: launch.command(run, "cancel"))
         else:
-            if now.state in RESUMABLE and st.button(
-                "Resume", icon=":material/resume:", type="primary", key="resume"
-            ):
-                act(lambda: launch.resume(run))
+            if now.state in RESUMABLE:
+                resuming.buttons(run)
             if run.artifact.is_dir():
                 st.page_link(
                     links.page("chat"), label="Chat with it", icon=":material/forum:",
@@ -181,6 +179,11 @@ def buttons(run: RunDir) -> None:
                 links.page("new_run"), label="Run it again", icon=":material/replay:",
                 query_params={"from": run.id}, width="content",
             )  # fmt: skip
+            if run.artifact.is_dir():
+                st.page_link(
+                    links.page("new_run"), label="Train on from it", icon=":material/step_into:",
+                    query_params={"from": run.id, "on": "1"}, width="content",
+                )  # fmt: skip
 
 
 def _command(run: RunDir, name: str, said: str) -> None:
@@ -203,16 +206,17 @@ def charts_of(series: Live, view: View) -> dict[str, tuple[str, Any]]:
     Drawn once for all who look at the same run in the same way, until there is something new.
     """
     key = (series.run.id, view)
-    version = (
-        series.train.attempt,
-        series.train.length,
-        series.held_out.length,
-        series.device.length // 5,
-    )
-    with _lock:
-        found = _drawn.get(key)
-    if found is None or found[0] != version:
-        found = (version, _draw(series, view))
+    with series.lock:  # another viewer's refresh would lengthen one column before the next
+        version = (
+            series.train.attempt,
+            series.train.length,
+            series.held_out.length,
+            series.device.length // 5,
+        )
+        with _lock:
+            found = _drawn.get(key)
+        if found is None or found[0] != version:
+            found = (version, _draw(series, view))
     with _lock:
         _drawn.pop(key, None)
         _drawn[key] = found
@@ -312,4 +316,8 @@ def words(run: RunDir) -> None:
             for one in kept:
                 _checkpoint(run, one)
     with st.expander("Settings of this run", icon=":material/settings:"):
+        changes = resumption.changes_of(run)
+        if changes:
+            st.caption("Changed on resuming")
+            st.json(changes)
         st.json(read_object(run.spec) or {}, expanded=1)

@@ -12,6 +12,8 @@ from lab.ui.guard import act, safe
 
 def show() -> None:
     """Shown where something waits, or the queue is paused."""
+    for trouble in queue.left_behind():
+        st.warning(safe(trouble), icon=":material/warning:")
     line, rules = queue.waiting(), queue.settings()
     if not line and not rules.paused:
         return
@@ -54,5 +56,12 @@ def _rules(rules: queue.Settings) -> None:
         "Continue after a failure", rules.continue_after_failure, key="queue.after",
         help=help_text(fields["continue_after_failure"]),
     )  # fmt: skip
-    if (at_once, go_on) != (rules.at_once, rules.continue_after_failure):
-        act(lambda: queue.change(at_once=int(at_once), continue_after_failure=bool(go_on)))
+    ready = st.toggle(
+        "Keep a worker ready", rules.spare, key="queue.spare", help=help_text(fields["spare"])
+    )
+    if (at_once, go_on, ready) != (rules.at_once, rules.continue_after_failure, rules.spare):
+        act(
+            lambda: queue.change(
+                at_once=int(at_once), continue_after_failure=bool(go_on), spare=bool(ready)
+            )
+        )

@@ -17,7 +17,7 @@ from lab.files import read_object
 from lab.methods import Method, support
 from lab.models import catalog as models
 from lab.planner.client import planner
-from lab.runs import tickets
+from lab.runs import index, tickets
 from lab.spec import RunSpec
 from lab.ui import form, links, submit
 from lab.ui.guard import safe
@@ -56,14 +56,16 @@ def fill() -> None:
     """Fill an untouched form: from `?from=RUN` if a run is to be repeated, else with defaults."""
     source = st.query_params.get("from", "")
     if source:
+        trains_on = st.query_params.get("on", "") == "1"
+        st.query_params.pop("on", None)
         del st.query_params["from"]  # once: what a person changes afterwards stays
-        _fill_from(source)
+        _fill_from(source, trains_on=trains_on)
     if "new.model" not in st.session_state:
         form.load(_spec_of(presets.PRESETS[0].changes))
         st.session_state["new.preset"] = presets.PRESETS[0].name
 
 
-def _fill_from(run_id: str) -> None:
+def _fill_from(run_id: str, *, trains_on: bool) -> None:
     try:
         stored = read_object(paths.run_dir(run_id).spec) or {}
     except LabError as error:
@@ -75,7 +77,8 @@ def _fill_from(run_id: str) -> None:
     # what was asked for, so that "auto" stays auto, with the paths and the method as they ran
     again = dataclasses.replace(
         spec,
-        name=f"{done.name} again"[:120],
+        name=f"{done.name} {'continued' if trains_on else 'again'}"[:120],
+        start_from=f"run:{run_id}" if trains_on else spec.start_from,
         model=done.model,
         method=done.method,
         data=dataclasses.replace(
@@ -101,6 +104,21 @@ def model_field() -> None:
     _choice("", "model", "Base model", options, "builtin:NAME, a hub id, or a folder.")
 
 
+def start_field() -> None:
+    """The result to begin with; shown where one was chosen, or there are any to choose from."""
+    found = [f"run:{entry.id}" for entry in index.entries() if has_result(entry)]
+    if not found and not st.session_state.get("new.start_from"):
+        return
+    _choice(
+        "", "start_from", "Begin with", ["", *found],
+        "The untouched base, or the result of a run with the same model and method.",
+    )  # fmt: skip
+
+
+def has_result(entry: index.Entry) -> bool:
+    return entry.status.has_ended and (paths.run_dir(entry.id).artifact).is_dir()
+
+
 def dataset_field() -> None:
     found = datasets.built_in()
     help = "builtin:NAME, or the path of a .jsonl or .json file on this machine."
@@ -118,8 +136,9 @@ def _choice(section: str, name: str, label: str, options: list[str], help: str) 
     if current and current not in options:
         options = [current, *options]
     st.selectbox(
-        label, options, key=place, help=help, accept_new_options=True, persist_state="session"
-    )
+        label, options, key=place, help=help, accept_new_options=True, persist_state="session",
+        format_func=lambda option: option or "the untouched base",
+    )  # fmt: skip
     form.problem(f"{section}.{name}" if section else name)
 
 
@@ -184,6 +203,8 @@ def summary() -> Iterator[tuple[str, str]]:
     ]
     length = " or ".join(limits) or f"{train.epochs:g} passes over the data"
     yield "timer", f"for {length}, {rows} rows a step, up to {data.max_length:,} tokens a row"
+    if spec.start_from:
+        yield "step_into", f"beginning with the result of {safe(spec.start_from)}"
     rate = train.learning_rate
     shown = f"{method.default_lr:g} (the method's own)" if rate == "auto" else f"{rate:g}"
     yield "speed", f"learning rate {shown}, {train.schedule}, warm-up {train.warmup:.0%}"

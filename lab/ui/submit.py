@@ -11,7 +11,7 @@ from lab.errors import SpecError
 from lab.paths import RunDir
 from lab.planner.client import planner
 from lab.presets import Preset
-from lab.runs import tickets
+from lab.runs import spare, tickets
 from lab.ui.form import PREFIX
 
 
@@ -32,8 +32,9 @@ def renew() -> str:
 
 
 def warm() -> None:
-    """Start the planner in the background while a person still fills in the form."""
+    """While a person still fills in the form: start the planner, and have a worker ready."""
     threading.Thread(target=planner.warm, daemon=True).start()
+    spare.want()
 
 
 def start(spec: dict[str, Any], ticket: str) -> RunDir | None:

@@ -22,6 +22,12 @@ def loud_pages() -> None:
     streamlit.config.set_option("runner.enforceSerializableSessionState", False)
 
 
+@pytest.fixture(autouse=True)
+def no_spare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages under AppTest start no process but the planner."""
+    monkeypatch.setattr("lab.runs.spare.want", lambda: None)
+
+
 @pytest.fixture
 def open_page() -> Page:
     """`open_page("monitor", run=ID)`: the page as a person sees it first."""

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from lab import presets
+from lab import paths, presets
 from lab.paths import RunDir, all_runs
-from lab.runs import index, launch
+from lab.runs import archive, index, launch, resumption
 from lab.ui import run_list
 from tests.ui.conftest import Page, words
 
@@ -65,6 +65,32 @@ def test_monitor_offers_to_resume_a_crashed_run(open_page: Page, run: RunDir) ->
     at = open_page("monitor", run=run.id)
     assert "killed, out of memory, or a power cut" in at.error[0].value.replace("\\", "")
     assert at.button(key="resume")
+
+
+def test_resume_with_other_settings(
+    open_page: Page, run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lab.runs.queue.submit", lambda run: None)
+    run.result.write_text('{"state": "stopped"}')
+    at = open_page("monitor", run=run.id)
+    at.text_input(key=f"resume.{run.id}.max_steps").set_value("-3").run()
+    at.button(key=f"resume.{run.id}.go").click().run()
+    assert "is -3; it must be at least 1" in words(at).replace("\\", "")
+    at.text_input(key=f"resume.{run.id}.max_steps").set_value("30").run()
+    at.button(key=f"resume.{run.id}.go").click().run()
+    assert not at.exception
+    assert resumption.changes_of(run) == {"max_steps": 30}, "what was not touched stays"
+
+
+def test_a_run_is_imported_in_the_browser(open_page: Page, run: RunDir, tmp_path: Path) -> None:
+    file = archive.export(run, tmp_path / "run.zip")
+    for content, said in ((file.read_bytes(), ""), (b"not a zip", "cannot be imported")):
+        at = open_page("runs")
+        at.file_uploader(key="runs.import").upload("run.zip", content, "application/zip").run()
+        at.button(key="runs.import.go").click().run()
+        assert not at.exception and said in words(at)
+    assert len(all_runs()) == 2
+    assert not list((paths.home() / "uploads").iterdir())
 
 
 ODD = [
@@ -212,6 +238,9 @@ def test_the_form_draws_every_method(open_page: Page) -> None:
 
 
 def test_duplicate_takes_over_what_was_asked(open_page: Page, run: RunDir) -> None:
+    at = open_page("new_run", **{"from": run.id, "on": "1"})
+    assert at.session_state["new.start_from"] == f"run:{run.id}"
+    assert "beginning with the result of" in words(at)
     at = open_page("new_run", **{"from": run.id})
     assert at.session_state["new.train.max_steps"] == 12
     assert at.session_state["new.data.packing"] == "off"

@@ -1,0 +1,116 @@
+"""Which settings a resumed run may take, and the spec that its next attempt follows.
+
+`spec.json` stays as it was written; what a person changes on resuming lies in `resume.json`, which
+moves to `attempts/K/` with that attempt. Changes add up over attempts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lab.errors import LabError, Problem, SpecError
+from lab.files import read_object
+from lab.paths import RunDir
+from lab.schema import show
+from lab.spec import RunSpec, override
+
+# What may change without making it another run: where it ends, how fast it learns, what is kept.
+CHANGEABLE = (
+    "learning_rate",
+    "schedule",
+    "weight_decay",
+    "max_grad_norm",
+    "epochs",
+    "max_steps",
+    "max_tokens",
+    "max_seconds",
+    "max_flops",
+    "batch_size",
+    "accumulation",
+    "activation_checkpointing",
+    "compile",
+    "eval_every",
+    "save_every",
+    "sample_every",
+    "early_stopping",
+    "keep_best",
+    "keep_last",
+)
+
+
+def spec_of(run: RunDir) -> RunSpec:
+    """The spec as it holds for the present attempt. Raises LabError if spec.json is damaged."""
+    stored = read_object(run.spec)
+    if stored is None:
+        raise LabError("spec.json is missing or damaged.", "Start a new run.")
+    spec = RunSpec.stored(stored)
+    changes = changes_of(run)
+    if not changes:
+        return spec
+    train = spec.to_json() | {"train": spec.to_json()["train"] | changes}
+    return RunSpec.stored(train)
+
+
+def changes_of(run: RunDir) -> dict[str, Any]:
+    """Fields of `train` that were changed on resuming, this time or before."""
+    settings = (read_object(run.resume) or {}).get("settings")
+    if not isinstance(settings, dict):
+        return {}
+    return {key: value for key, value in settings.items() if key in CHANGEABLE}
+
+
+def takes_incomplete(run: RunDir) -> bool:
+    """Whether a person allowed this attempt to go on without optimizer or random state."""
+    return (read_object(run.resume) or {}).get("incomplete") is True
+
+
+def changed(run: RunDir, settings: list[str]) -> dict[str, Any]:
+    """The changes of `section.key=value` settings with the earlier ones.
+
+    Raises SpecError with every setting that a resumed run cannot take.
+    """
+    now = spec_of(run)
+    before = now.to_json()
+    after = override(before, settings)
+    problems: list[Problem] = []
+    spec = RunSpec.parse(after, problems)
+    for setting in settings:
+        field = setting.partition("=")[0].strip()
+        section, _, name = field.partition(".")
+        if section != "train" or name not in CHANGEABLE:
+            problems.append(
+                Problem(
+                    show(field),
+                    "cannot change on resuming: it would be another run. Start a new one; "
+                    f"these may change: {', '.join(f'train.{name}' for name in CHANGEABLE)}.",
+                )
+            )
+        elif after["train"].get(name) == "auto":
+            problems.append(Problem(show(field), "is auto; on resuming, give a value."))
+    rows = spec.train.batch_size * spec.train.accumulation
+    if rows != now.train.batch_size * now.train.accumulation:
+        problems.append(
+            Problem(
+                "train.batch_size",
+                f"x train.accumulation is {rows}; it must stay "
+                f"{now.train.batch_size * now.train.accumulation} rows a step, or the order of "
+                "the data is lost.",
+            )
+        )
+    if problems:
+        raise SpecError(problems)
+    found = {
+        name: after["train"][name]
+        for name in CHANGEABLE
+        if after["train"][name] != before["train"][name]
+    }
+    return changes_of(run) | found
+
+
+def in_words(run: RunDir) -> str:
+    """What this attempt does otherwise than the spec says; empty if nothing."""
+    stored = RunSpec.stored(read_object(run.spec) or {}).to_json()["train"]
+    return ", ".join(
+        f"train.{name} {show(value)} (was {show(stored[name])})"
+        for name, value in changes_of(run).items()
+    )

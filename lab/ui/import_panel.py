@@ -1,0 +1,36 @@
+"""Bring in a run that was exported elsewhere."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from lab import paths
+from lab.runs import archive
+from lab.ui import links
+from lab.ui.guard import user_errors
+
+
+def show() -> None:
+    with st.popover("Import a run", icon=":material/upload_file:"):
+        st.caption("A file made by `python -m lab export`. Nothing in it is ever executed.")
+        given = st.file_uploader("Exported run", type="zip", key="runs.import")
+        if given is None or not st.button("Import", type="primary", key="runs.import.go"):
+            return
+        with user_errors():
+            run = _import(given)
+        links.open_run(run.id)
+
+
+def _import(given: Any) -> paths.RunDir:
+    """The run of an uploaded file, by way of a file beside the runs."""
+    folder = paths.home() / "uploads"
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, prefix="run-", suffix=".zip") as file:
+        while chunk := given.read(1 << 20):
+            file.write(chunk)
+        file.flush()
+        return archive.import_run(Path(file.name))

@@ -1,0 +1,127 @@
+"""Resuming with other settings, with lost state, and beginning with another run's result."""
+
+from __future__ import annotations
+
+import json
+import resource
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from lab.errors import SpecError
+from lab.files import read_object
+from lab.paths import RunDir
+from lab.planner.check import check
+from lab.runs import history, launch, queue, resumption
+from lab.runs.status import status
+from lab.train import checkpoint
+from tests.conftest import attempt_here, run_here
+from tests.runs.test_resume import assert_same_outcome
+
+Make = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def stopped(trained: list[RunDir], monkeypatch: pytest.MonkeyPatch) -> RunDir:
+    """A LoRA run of 12 steps that has ended early, with checkpoints of steps 4 and 8."""
+    monkeypatch.setattr(queue, "submit", lambda run: None)
+    run = trained[1]
+    result = read_object(run.result) or {}
+    run.result.write_text(json.dumps(result | {"state": "stopped"}))
+    return run
+
+
+def warnings(run: RunDir) -> str:
+    return "\n".join(event["message"] for event in history.events(run, "warning"))
+
+
+def test_other_settings_hold_from_the_checkpoint_on(stopped: RunDir) -> None:
+    launch.resume(stopped, ["train.max_steps=10", "train.learning_rate=0.0001"])
+    assert resumption.spec_of(stopped).train.max_steps == 10
+    assert (read_object(stopped.spec) or {})["train"]["max_steps"] == 12, "as it was written"
+    assert attempt_here(stopped) == 0
+    records = history.metrics(stopped, "train")
+    assert [record["step"] for record in records] == list(range(1, 11))
+    assert records[-1]["train/learning_rate"] < 1e-4
+    assert "From step 8 on with other settings: train.learning_rate 0.0001 (was 0.001)" in (
+        warnings(stopped)
+    )
+
+
+def test_what_makes_another_run_is_refused_all_at_once(stopped: RunDir) -> None:
+    settings = ["data.max_length=32", "train.batch_size=3", "train.seed=1", "train.max_steps=-2"]
+    with pytest.raises(SpecError) as caught:
+        launch.resume(stopped, settings)
+    found = {problem.field for problem in caught.value.problems}
+    assert found == {"data.max_length", "train.batch_size", "train.seed", "train.max_steps"}
+    assert status(stopped).state == "stopped" and not stopped.attempts.exists()
+    launch.resume(stopped, ["train.batch_size=1", "train.accumulation=2"])
+    assert resumption.spec_of(stopped).train.accumulation == 2
+
+
+def test_lost_optimizer_state_is_refused_unless_allowed(stopped: RunDir) -> None:
+    for folder in stopped.checkpoints.glob("step-*"):
+        (folder / "optimizer.safetensors").unlink()
+    launch.resume(stopped)
+    assert attempt_here(stopped) == 1
+    assert "None of the 2 checkpoints is whole: step-8 lacks optimizer" in status(stopped).message
+    assert "--incomplete" in status(stopped).hint
+    launch.resume(stopped, incomplete=True)
+    assert attempt_here(stopped) == 0
+    assert "step-8 lacks optimizer.safetensors: what it held starts anew" in warnings(stopped)
+    assert history.last_event(stopped, "plan")["resumed_at"] == 8
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_training_on_begins_where_the_other_ended(
+    trained: list[RunDir], make_spec: Make, method: str
+) -> None:
+    done = trained[0 if method == "full" else 1]
+    before = history.metrics(done, "eval")[-1]["eval/loss"]
+    further = make_spec(method, train={"max_steps": 1, "learning_rate": 1e-9, "warmup": 0.0})
+    run = run_here(further | {"start_from": f"run:{done.id}"})
+    found = [record["eval/loss"] for record in history.metrics(run, "eval")]
+    assert found[0] > before + 0.01, "the base is measured as it is"
+    assert found[-1] == pytest.approx(before, abs=1e-4), "training began with the result"
+
+
+def test_a_start_that_cannot_be_is_refused(trained: list[RunDir], make_spec: Make) -> None:
+    full, lora = trained
+
+    def said(spec: dict[str, Any]) -> str:
+        return str([p["message"] for p in check(spec)["problems"] if p["field"] == "start_from"])
+
+    assert "names no result" in said(make_spec("lora") | {"start_from": "base"})
+    assert "is not a run id" in said(make_spec("lora") | {"start_from": "run:../x"})
+    assert "another method" in said(make_spec("lora") | {"start_from": f"run:{full.id}"})
+    other = make_spec("lora") | {"method": {"name": "lora", "rank": 3}}
+    assert "(rank differ)" in said(other | {"start_from": f"run:{lora.id}"})
+
+
+def test_a_disk_that_fills_in_mid_save_costs_one_checkpoint(
+    work_here: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lab.train.conductor import Conductor
+
+    sections = {"train": {"max_steps": 14}}
+    whole = work_here("lora", **sections)
+    record, hard = Conductor._record, resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    adapter = (whole.checkpoints / "step-8" / "trainable.safetensors").stat().st_size
+    limits = {5: int(1.5 * adapter), 9: hard}  # the adapter fits, its moments do not
+
+    def limited(self: Conductor, step_s: float) -> None:
+        record(self, step_s)
+        limit = limits.get(self.trainer.used.step)
+        if limit is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+
+    monkeypatch.setattr(Conductor, "_record", limited)
+    try:
+        run = work_here("lora", **sections)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert "The checkpoint of step 8 was not written: " in warnings(run)
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == ["step-12", "step-4"]
+    assert all(checkpoint.verify(path) for path in run.checkpoints.iterdir())
+    assert_same_outcome(whole, run)

@@ -1,0 +1,78 @@
+"""A worker that waits with its imports behind it, and what a killed one leaves."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab import machine
+from lab.files import read_object
+from lab.paths import RunDir
+from lab.runs import launch, process, queue, spare, supervisor
+
+
+def test_a_spare_worker_does_the_run_and_ends_with_its_supervisor(
+    make_spec: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lab.planner.check import check
+
+    monkeypatch.setattr(supervisor, "ensure", lambda: None)
+    spare.want()
+    assert spare.is_wanted()
+    loop = supervisor.Supervisor()
+    assert loop.tick(), "a supervisor stays while a spare is wanted"
+    waiting = loop.spare.worker
+    assert waiting is not None and waiting.poll() is None
+    run = launch.create(check(make_spec("lora", train={"max_steps": 2, "save_every": 0})))
+    queue.submit(run)
+    loop.tick()
+    assert (read_object(run.process) or {})["pid"] == waiting.pid, "the spare took the run"
+    assert launch.wait(run, timeout_s=120) == "done"
+    loop.tick()
+    idle = loop.spare.worker
+    assert idle is not None and idle.pid != waiting.pid, "another one for the next run"
+    queue.change(spare=False)
+    loop.tick()
+    assert idle.wait(timeout=60) == 0, "no spare is wanted: its pipe closes, it ends by itself"
+
+
+def test_a_dead_spare_starts_nothing(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    held = spare.Spare()
+    held.worker = subprocess.Popen([sys.executable, "-c", ""], stdin=subprocess.PIPE)
+    held.worker.wait()
+    assert held.give(run) is None and not run.process.exists()
+
+
+def test_what_a_killed_worker_leaves_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    child = "import subprocess, time; subprocess.Popen(['sleep', '60']); time.sleep(60)"
+    worker = subprocess.Popen([sys.executable, "-c", child], start_new_session=True)
+    record = process.identity(worker.pid)
+    assert record is not None
+    end = time.monotonic() + 10
+    while len(process.group_members(worker.pid)) < 2:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    worker.kill()  # the worker alone: its child lives on
+    worker.wait()
+    loop = supervisor.Supervisor()
+    monkeypatch.setattr(supervisor, "RETURN_S", 0.0)
+    loop.killed["a-run"] = (record, time.monotonic())
+    loop.tick()
+    assert "1 of its processes live" in queue.left_behind()[0]
+    subprocess.run(["kill", *map(str, process.group_members(worker.pid))], check=True)
+    end = time.monotonic() + 10
+    while loop.killed:
+        assert time.monotonic() < end
+        loop.tick()
+        time.sleep(0.05)
+    assert queue.left_behind() == []
+    assert machine.gpu_bytes_of([worker.pid]) == 0
