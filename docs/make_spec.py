@@ -10,6 +10,7 @@ sys.path.insert(0, str(ROOT))
 
 from lab import methods, schema  # noqa: E402
 from lab.methods import support  # noqa: E402
+from lab.optimizers import OPTIMIZERS  # noqa: E402
 from lab.spec import SECTIONS, RunSpec  # noqa: E402
 
 INTRODUCTION = """# The run spec
@@ -43,7 +44,13 @@ def text() -> str:
     parts += ["", "`method`, `data`, `train` and `hardware` are objects:", ""]
     for name, config in SECTIONS.items():
         parts += [f"## {name}", "", *rows(config), ""]
-    parts += ["# Methods", "", '`"method": {"name": NAME, ...}` with the options below.', ""]
+    parts += ["# Optimizers", "", "What `train.optimizer` chooses from.", ""]
+    parts += ["| name | state, bytes a float32 parameter | what it is |", "|---|---|---|"]
+    parts += [
+        f"| `{rule.name}` | {rule.bytes_per_parameter:.3g} | {rule.help} ({rule.source}) |"
+        for rule in OPTIMIZERS.values()
+    ]
+    parts += ["", "# Methods", "", '`"method": {"name": NAME, ...}` with the options below.', ""]
     for method in methods.all_methods():
         parts += [
             f"## {method.name}",

@@ -127,6 +127,7 @@ def load(named: Named, base: Any = None) -> Loaded:
         else:
             model = weights.same_weights(base)
         tokenizer = _tokenizer(named.run, source)
+        method.extend_tokenizer(tokenizer, config)
         if named.step is None:
             model = method.load(model, named.run.artifact)
         else:
@@ -154,9 +155,11 @@ def _at_step(model: Any, method: Any, spec: RunSpec, tokenizer: Any, named: Name
     # answers are made without autocast: the trained parts take the type of the base
     own_type = "float32" if model.dtype == torch.float32 else "bfloat16"
     spec = replace(spec, train=replace(spec.train, adapter_precision=own_type))
-    model = method.apply(model, spec.method_config, Context(spec, tokenizer))
-    checkpoint.load_weights(saved.path, model, cast=True)
+    context = Context(spec, tokenizer)
+    method.prepare(model, spec.method_config, context)
+    model = method.apply(model, spec.method_config, context)
     method.load_state(model, checkpoint.method_state(saved.path))
+    checkpoint.load_weights(saved.path, model, cast=True)
     return model
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from lab import methods, optimizers
 from lab.spec import RunSpec
 
 CUBLAS_WORKSPACE = 70_000_000
@@ -50,12 +51,18 @@ def estimate(
     """
     weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     own = [weight for weight in model.parameters() if weight.requires_grad]
-    gradients = sum(weight.numel() * weight.element_size() for weight in own)
+    sizes = [weight.numel() * weight.element_size() for weight in own]
+    rule = optimizers.get(spec.train.optimizer)
+    whole = methods.get(spec.method["name"]).saves_whole_model
+    gradients = max(sizes, default=0) if rule.in_backward else sum(sizes)
     if frozen_bytes is not None:
-        weights = frozen_bytes + gradients
+        weights = frozen_bytes + sum(sizes)
     parameters = sum(weight.numel() for weight in model.parameters())
     trainable = sum(weight.numel() for weight in own)
-    moments = 2 * gradients
+    moments = sum(
+        rule.state_bytes(tuple(weight.shape), weight.element_size(), spec.train.momentum)
+        for weight in own
+    )
     tokens = spec.train.batch_size * spec.data.max_length
     activations = _activations(model.config, spec, tokens, all_train=trainable == parameters)
     loss = _loss(model.config, spec, tokens)
@@ -84,7 +91,7 @@ def estimate(
         phases=phases,
         peak_bytes=peak,
         peak_phase=peak_phase,
-        disk=disk(spec, weights if trainable == parameters else gradients, gradients + moments),
+        disk=disk(spec, weights if whole else sum(sizes), sum(sizes) + moments),
         fits=None if memory_bytes is None else peak <= memory_bytes,
     )
 

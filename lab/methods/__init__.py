@@ -58,8 +58,12 @@ class Method:
         "it trains on the weights as they are; qlora and lora8bit load the base in 4 or 8 bits."
     )
     can_merge: ClassVar[bool | No] = No("what it learns is not a change of the base's weights.")
+    can_script: ClassVar[bool | No] = True
     starts_at_base: ClassVar[bool | No] = True
+    can_update_in_backward: ClassVar[bool | No] = True
     saves_whole_model: ClassVar[bool] = False
+    opens_base: ClassVar[bool] = False  # weights of the base train, in the base's own type
+    grows: ClassVar[bool] = False  # after_step or on_evaluate may make more parameters trainable
 
     def check(self, model: Any, config: Any, context: Context) -> list[Problem]:
         """What is wrong with `config` for this model and spec. `model` may be on the meta device;
@@ -92,8 +96,12 @@ class Method:
         """Extra arguments of `from_pretrained`, before the model exists."""
         return {}
 
+    def extend_tokenizer(self, tokenizer: Any, config: Any) -> None:
+        """Add tokens, before any text is tokenised. Doing it twice changes nothing."""
+
     def prepare(self, model: Any, config: Any, context: Context) -> None:
-        """Change tokenizer or model before `apply`, such as new tokens."""
+        """Change the base before it is measured and `apply` is called, such as room for new
+        tokens."""
 
     def apply(self, model: Any, config: Any, context: Context) -> Any:
         """The model to train: exactly the declared parameters require gradients."""
@@ -104,6 +112,10 @@ class Method:
 
         `steps` is the whole run's number of optimizer steps, None if a clock ends it.
         """
+
+    def grow_fully(self, model: Any, config: Any) -> None:
+        """Make trainable all that will be at the end, for a method that `grows`: the planner
+        counts memory for this."""
 
     def param_groups(self, model: Any, config: Any, learning_rate: float) -> list[dict[str, Any]]:
         """Optimizer groups over the trainable parameters, each with its own rate."""
@@ -126,7 +138,7 @@ class Method:
         return {}
 
     def load_state(self, model: Any, state: dict[str, Any]) -> None:
-        """Put `state` back."""
+        """Put `state` back; called before the trainable parameters are read."""
 
     def save(self, model: Any, folder: Path) -> None:
         """Write the result as safetensors and JSON into `folder`."""
@@ -142,7 +154,8 @@ class Method:
         raise NotImplementedError(f"{self.name} has no merge")
 
     def script(self, config: Any) -> list[str]:
-        """Lines of a plain script that apply the method to `model`; none for full training."""
+        """Lines of a plain script that apply the method to `model`; none for full training.
+        Raises LabError where no plain script can; see `can_script`."""
         return []
 
     @property

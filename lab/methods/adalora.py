@@ -61,6 +61,9 @@ class AdaloraConfig:
     config=AdaloraConfig,
     default_lr=1e-3,
     can_merge=True,
+    can_update_in_backward=No(
+        "its scores are made from the gradients after the step, and they are freed before it."
+    ),
     can_end_by_time=No(
         "its budget of ranks falls step by step, so the number of steps must be known. Set "
         "train.max_steps, train.max_tokens or train.epochs."

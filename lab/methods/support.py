@@ -83,9 +83,17 @@ FEATURES = (
         "train.max_seconds",
         lambda s: s.train.max_seconds is not None,
     ),
+    Feature(
+        "update_in_backward",
+        "can_update_in_backward",
+        "updates inside the backward pass",
+        "train.optimizer",
+        lambda s: s.train.optimizer.endswith("_in_backward"),
+    ),
     Feature("conv1d", "can_train_conv1d", "Conv1D layers (GPT-2)", "model"),
     Feature("quantised_base", "can_quantise_base", "4-bit or 8-bit base", "model"),
     Feature("merge", "can_merge", "merging into the base"),
+    Feature("plain_script", "can_script", "a plain script without the lab"),
     Feature("starts_at_base", "starts_at_base", "step 0 equals the base"),
 )
 

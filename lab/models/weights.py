@@ -91,6 +91,19 @@ def same_weights(model: Any) -> Any:
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
+def has_weights(model: Any, folder: Path) -> bool:
+    """Whether every tensor of `folder`'s safetensors has its name in `model`."""
+    from safetensors import safe_open
+
+    names = set(dict(model.named_parameters(remove_duplicate=False)))
+    names |= set(dict(model.named_buffers()))
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as opened:
+            if not names.issuperset(opened.keys()):
+                return False
+    return True
+
+
 def read_weights(model: Any, folder: Path) -> Any:
     """`model` with every tensor of `folder`'s safetensors copied over its own, by name.
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from lab import machine, methods, paths
+from lab import machine, methods, optimizers, paths
 from lab.data import catalog as datasets
 from lab.data import prepare, rows, template
 from lab.errors import LabError, Problem
@@ -38,6 +38,8 @@ def check(value: Any) -> dict[str, Any]:
     if "model" not in wrong:
         tokenizer, model = _gather(problems, "model", lambda: _model(resolved), (None, None))
     facts: dict[str, Any] = {}
+    if tokenizer is not None and not any(field.split(".")[0] == "method" for field in wrong):
+        methods.get(spec.method["name"]).extend_tokenizer(tokenizer, spec.method_config)
     if not wrong & {"data", "data.dataset", "data.format"}:
         facts = _gather(problems, "data.dataset", lambda: _data(resolved, tokenizer), {})
     if not wrong & {"model", "method", "method.name", "start_from"}:
@@ -194,9 +196,19 @@ def _check_fit(
     spec: RunSpec, model: Any, tokenizer: Any, problems: list[Problem], wrong: set[str]
 ) -> None:
     """What the parts refuse of each other: the method of the model, the model of the lengths."""
+    import torch
+
     method = methods.get(spec.method["name"])
     if not any(field.split(".")[0] == "method" for field in wrong):
-        problems.extend(method.check(model, spec.method_config, Context(spec, tokenizer)))
+        context = Context(spec, tokenizer)
+        problems.extend(
+            _gather(
+                problems,
+                "method.name",
+                lambda: method.check(model, spec.method_config, context),
+                [],
+            )
+        )
     problems.extend(
         Problem(place, message)
         for place, message in support.refusals(method, spec)
@@ -220,6 +232,13 @@ def _check_fit(
                     "Set 0.",
                 )
             )
+    if "train" not in wrong:
+        rule = optimizers.get(spec.train.optimizer)
+        problems.extend(
+            problem
+            for problem in rule.problems(spec.train, on_gpu=torch.cuda.is_available())
+            if problem.field not in wrong
+        )
 
 
 def _estimate(
@@ -239,6 +258,7 @@ def _estimate(
             method.prepare(model, config, context)
             frozen_bytes = method.frozen_bytes(model, config)
             model = method.apply(model, config, context)
+            method.grow_fully(model, config)
     except ValueError as error:  # a library refuses the combination in its own words
         problems.append(Problem("method", f"{method.title} cannot be applied: {error}"))
         return None, model

@@ -15,11 +15,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from lab import optimizers
 from lab.data.batches import Row, Stream, collate
 from lab.methods import Method
 from lab.spec import RunSpec
-from lab.train import schedule
+from lab.train import flops, schedule
 from lab.train.flops import Flops
+from lab.train.in_backward import InBackward
 from lab.train.schedule import OPEN_END, Plan, Used
 from lab.train.step import summed_loss
 from lab.train.telemetry import Memory
@@ -49,7 +51,7 @@ class LabTrainer(Trainer):
         stream: Stream,
         plan: Plan,
         used: Used,
-        flops: Flops,
+        costs: Flops,
         pad: int,
         memory: Memory,
         folder: Path,
@@ -57,7 +59,7 @@ class LabTrainer(Trainer):
         callbacks: list[TrainerCallback],
     ) -> None:
         self.run_spec, self.method = spec, method
-        self.stream, self.plan, self.used, self.flops_of = stream, plan, used, flops
+        self.stream, self.plan, self.used, self.flops_of = stream, plan, used, costs
         self.pad, self.memory = pad, memory
         self.loss_kind = loss
         self.step_losses: list[torch.Tensor] = []
@@ -99,10 +101,32 @@ class LabTrainer(Trainer):
         groups = self.method.param_groups(
             self.model, self.run_spec.method_config, float(train.learning_rate)
         )
-        self.optimizer = torch.optim.AdamW(
-            groups, lr=float(train.learning_rate), weight_decay=train.weight_decay, fused=True
-        )
+        self.optimizer = optimizers.get(train.optimizer).build(groups, train)
         return self.optimizer
+
+    def join_new_parameters(self) -> int:
+        """Take parameters that have become trainable into the optimizer, at the rate that their
+        group has now; how many tensors joined."""
+        optimizer, scheduler = self.own_optimizer, self.lr_scheduler
+        known = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+        scale = scheduler.lr_lambdas[0]
+        joined = 0
+        for group in self.method.param_groups(
+            self.model, self.run_spec.method_config, float(self.run_spec.train.learning_rate)
+        ):
+            new = [weight for weight in group["params"] if id(weight) not in known]
+            if not new:
+                continue
+            rate = group["lr"]
+            now = rate * scale(scheduler.last_epoch)
+            optimizer.add_param_group(group | {"params": new, "lr": now, "initial_lr": rate})
+            scheduler.base_lrs.append(rate)
+            scheduler.lr_lambdas.append(scale)
+            joined += len(new)
+        if joined:
+            virtual = self.method.virtual_tokens(self.run_spec.method_config)
+            self.flops_of = flops.count(self.model, self.loss_kind, virtual)
+        return joined
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         def scale(step: int) -> float:
@@ -149,8 +173,17 @@ class LabTrainer(Trainer):
         return 0  # Trainer's own estimate walks over all parameters; ours is in the batch
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        self.grad_norm = super()._get_grad_norm(model, grad_norm)
+        optimizer = self.own_optimizer
+        if isinstance(optimizer, InBackward):
+            self.grad_norm = optimizer.take_norm()  # the gradients themselves are gone
+        else:
+            self.grad_norm = super()._get_grad_norm(model, grad_norm)
         return self.grad_norm
+
+    @property
+    def own_optimizer(self) -> Any:
+        """The optimizer itself, without accelerate's wrapping."""
+        return getattr(self.optimizer, "optimizer", self.optimizer)
 
 
 def device_batches(

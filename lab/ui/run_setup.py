@@ -31,6 +31,7 @@ SCHEDULE = [
     "schedule",
     "warmup",
     "optimizer",
+    "momentum",
     "weight_decay",
     "max_grad_norm",
     "accumulation",
@@ -284,8 +285,9 @@ def show_script() -> None:
     try:
         model = models.resolve(spec.model).location
         dataset = datasets.resolve(spec.data.dataset)
+        system_prompt = prepare.system_prompt_of(spec, dataset)
+        lines = script(spec, model, str(dataset.path), system_prompt)
     except LabError as error:
         st.caption(safe(str(error)))
         return
-    system_prompt = prepare.system_prompt_of(spec, dataset)
-    st.code(script(spec, model, str(dataset.path), system_prompt), language="python", height=320)
+    st.code(lines, language="python", height=320)

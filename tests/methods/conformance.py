@@ -146,8 +146,8 @@ class Trial:
         assert saved is not None and not skipped
         again, second = self.begin(self.base())
         set_seed(99)  # nothing may hang on the state that a new process happens to have
-        checkpoint.load_weights(saved.path, again)
         self.method.load_state(again, checkpoint.method_state(saved.path))
+        checkpoint.load_weights(saved.path, again)
         checkpoint.load_optimizer(saved.path, again, second)
         checkpoint.restore_random(saved)
         for number in range(saved.step + 1, STEPS + 1):
