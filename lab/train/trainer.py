@@ -95,13 +95,7 @@ class LabTrainer(Trainer):
         return tensors | {"cost": (sum(row.tokens for row in rows), self.flops_of.of_rows(rows))}
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        train = self.run_spec.train
-        groups = self.method.param_groups(
-            self.model, self.run_spec.method_config, float(train.learning_rate)
-        )
-        self.optimizer = torch.optim.AdamW(
-            groups, lr=float(train.learning_rate), weight_decay=train.weight_decay, fused=True
-        )
+        self.optimizer = make_optimizer(self.model, self.method, self.run_spec)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -149,6 +143,15 @@ class LabTrainer(Trainer):
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         self.grad_norm = super()._get_grad_norm(model, grad_norm)
         return self.grad_norm
+
+
+def make_optimizer(model: Any, method: Method, spec: RunSpec) -> torch.optim.Optimizer:
+    """The optimizer of a run over the method's own groups; the memory estimate makes the same."""
+    train = spec.train
+    groups = method.param_groups(model, spec.method_config, float(train.learning_rate))
+    return torch.optim.AdamW(
+        groups, lr=float(train.learning_rate), weight_decay=train.weight_decay, fused=True
+    )
 
 
 def device_batches(
