@@ -49,7 +49,7 @@ def cuda_rules(ledger: Ledger, *, packed: bool) -> Iterator[None]:
 @contextmanager
 def _cuda_autocast() -> Iterator[None]:
     """CUDA's list of float32 operations in place of the CPU's shorter one."""
-    library = torch.library.Library("aten", "IMPL", "AutocastCPU")  # noqa: TOR901
+    library = torch.library.Library("aten", "IMPL", "AutocastCPU")
     excluded = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
 
     def register(names: tuple[str, ...], dtype: Any, wraps_result: bool = False) -> None:
@@ -115,9 +115,7 @@ class Kernels(TorchFunctionMode):
         super().__init__()
         self.ledger = ledger
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is functional.dropout or func is torch.dropout:
             return _dropout(*args, **kwargs)
@@ -216,9 +214,7 @@ class Efficient(torch.autograd.Function):
     too; k and v come with one head for each query head."""
 
     @staticmethod
-    def forward(
-        ctx: Any, query: Any, key: Any, value: Any, bias: Any, ledger: Ledger
-    ) -> Any:
+    def forward(ctx: Any, query: Any, key: Any, value: Any, bias: Any, ledger: Ledger) -> Any:
         rows, heads, length, _ = query.shape
         output = query.new_empty((rows, length, heads, value.shape[-1])).transpose(1, 2)
         long = -(-length // 32) * 32

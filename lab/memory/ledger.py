@@ -77,9 +77,7 @@ class Ledger(TorchDispatchMode):
             if number is not None:
                 self.kind_of.setdefault(number, kind)
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self._settle()
         made = func(*args, **(kwargs or {}))
         self.operations += 1
@@ -112,9 +110,7 @@ class Ledger(TorchDispatchMode):
     def release(self, number: int) -> None:
         self._gone(number, None)
 
-    def _add(
-        self, tensor: torch.Tensor, operation: str, held_for: list[int] | None = None
-    ) -> int:
+    def _add(self, tensor: torch.Tensor, operation: str, held_for: list[int] | None = None) -> int:
         storage = tensor.untyped_storage()
         address = storage._cdata
         number = self._known.get(address)
@@ -150,9 +146,7 @@ class Ledger(TorchDispatchMode):
                 self.events.append(
                     Event(self.segment, number, -self._sizes.pop(number), "add", self.module)
                 )
-                self.events.append(
-                    Event(self.segment, held, self._sizes[held], "add", self.module)
-                )
+                self.events.append(Event(self.segment, held, self._sizes[held], "add", self.module))
                 return
             self._write(held)
         if self._held is not None and self._held[0] == number:

@@ -18,6 +18,7 @@ from torch.autograd import Variable
 
 from lab.memory.cuda_rules import cuda_rules
 from lab.memory.ledger import Ledger, Peak
+from lab.memory.structure import Quantised, is_quantised, stored_bytes
 from lab.methods import Method
 from lab.spec import RunSpec
 from lab.train.step import summed_loss
@@ -47,7 +48,14 @@ class Trace:
 
 
 def trace(
-    model: Any, method: Method, spec: RunSpec, batch: Batch, loss: str, *, on_gpu: bool
+    model: Any,
+    method: Method,
+    spec: RunSpec,
+    batch: Batch,
+    loss: str,
+    quantised: Quantised | None = None,
+    *,
+    on_gpu: bool,
 ) -> Trace:
     """The peak of each segment of a step of `model` (on the meta device, method applied).
 
@@ -59,7 +67,7 @@ def trace(
     ledger = Ledger()
     with ExitStack() as stack:
         stack.enter_context(mode)
-        become_fake(model, mode)
+        become_fake(model, mode, quantised)
         model.train()
         weights = list(model.parameters())
         own = [weight for weight in weights if weight.requires_grad]
@@ -102,13 +110,19 @@ def trace(
     return Trace(found, reserved)
 
 
-def become_fake(model: Any, mode: FakeTensorMode) -> None:
-    """Swap every parameter and buffer for a fake on the CPU; tied ones stay tied."""
+def become_fake(model: Any, mode: FakeTensorMode, quantised: Quantised | None = None) -> None:
+    """Swap every parameter and buffer for a fake on the CPU; tied ones stay tied. A quantised
+    weight becomes as many bytes as it takes, and its layer one that unpacks it when it runs."""
     done: dict[int, Any] = {}
     device = torch.device("cpu")
     for module in model.modules():
         for name, weight in module._parameters.items():
             if weight is None:
+                continue
+            if quantised is not None and is_quantised(weight):
+                fake = torch.empty(stored_bytes(weight, quantised), dtype=torch.uint8)
+                module._parameters[name] = torch.nn.Parameter(fake, requires_grad=False)
+                module.forward = _unpacking(module, tuple(weight.shape))
                 continue
             if id(weight) not in done:
                 fake = FakeTensor(mode, weight.detach().to("meta"), device)
@@ -124,6 +138,33 @@ def become_fake(model: Any, mode: FakeTensorMode) -> None:
         for name, value in vars(module).items():  # plain attributes, as in rotary embeddings
             if isinstance(value, torch.Tensor) and value.is_meta:
                 module.__dict__[name] = FakeTensor(mode, value.detach(), device)
+
+
+def _unpacking(module: Any, shape: tuple[int, ...]) -> Any:
+    """The forward of a quantised layer of `shape` (out, in)."""
+
+    def forward(given: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = Unpacked.apply(given, module.weight, shape)
+        return made if module.bias is None else made + module.bias.to(made.dtype)
+
+    return forward
+
+
+class Unpacked(torch.autograd.Function):
+    """y = x W^T with W unpacked to 16 bits for the time of the product, forward and backward.
+    x is not kept: W does not train."""
+
+    @staticmethod
+    def forward(ctx: Any, given: Any, packed: Any, shape: Any) -> Any:
+        ctx.save_for_backward(packed)
+        ctx.shape, ctx.dtype = shape, given.dtype
+        narrow = given.to(torch.bfloat16)
+        return (narrow @ narrow.new_empty(shape).t()).to(given.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        narrow = grads[0].to(torch.bfloat16)
+        return (narrow @ narrow.new_empty(ctx.shape)).to(ctx.dtype), None, None
 
 
 def _optimizer(model: Any, method: Method, spec: RunSpec) -> torch.optim.Optimizer:

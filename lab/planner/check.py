@@ -43,7 +43,7 @@ def check(value: Any) -> dict[str, Any]:
     if not wrong & {"model", "method", "method.name", "start_from"}:
         problems.extend(_gather(problems, "model", lambda: begin.problems(resolved), []))
     if model is not None:
-        _check_fit(resolved, model, problems, wrong)
+        check_fit(resolved, model, problems, wrong)
     estimate = None
     if model is not None and not problems:
         estimate, model = _estimate(resolved, model, tokenizer, problems)
@@ -93,13 +93,14 @@ def fixes(value: dict[str, Any]) -> dict[str, Any]:
     return {"peak_bytes": peak, "fixes": found}
 
 
-def resolve(spec: RunSpec) -> RunSpec:
-    """The spec with each `auto` decided for this machine."""
+def resolve(spec: RunSpec, has_bf16: bool | None = None) -> RunSpec:
+    """The spec with each `auto` decided for this machine, or for a GPU with or without bf16."""
     import torch
 
     method = methods.get(spec.method["name"])
     train = spec.train
-    has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    if has_bf16 is None:
+        has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     precision = train.precision
     if precision == "auto":
         precision = "bfloat16" if has_bf16 else "float32"
@@ -190,7 +191,7 @@ def _data(spec: RunSpec, tokenizer: Any) -> dict[str, Any]:
     return facts
 
 
-def _check_fit(spec: RunSpec, model: Any, problems: list[Problem], wrong: set[str]) -> None:
+def check_fit(spec: RunSpec, model: Any, problems: list[Problem], wrong: set[str]) -> None:
     """What the parts refuse of each other: the method of the model, the model of the lengths."""
     method = methods.get(spec.method["name"])
     if not wrong & {"method", "method.name", "method.targets"}:

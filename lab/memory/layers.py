@@ -1,0 +1,102 @@
+"""Layer extension: trace two and four layers, and extend each part of the step by itself.
+
+Within one part (a layer's forward pass, the loss, a layer's backward pass) all that a further
+layer adds is there from beginning to end, so that the part's peak is a straight line in the
+number of layers. Only between parts does the peak move, so the largest is taken last.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lab.memory.ledger import Peak
+from lab.memory.shadow import Batch, Trace, decoder_layers, trace
+from lab.memory.structure import build, signatures, with_layers
+from lab.methods import Method
+from lab.spec import RunSpec
+
+FEW, MORE = 2, 4
+SHORT = 12  # layers: a model up to here is traced as a whole
+
+
+def step(
+    config: Any,
+    model: Any,
+    method: Method,
+    spec: RunSpec,
+    batch: Batch,
+    loss: str,
+    *,
+    on_gpu: bool,
+    whole: bool = False,
+) -> tuple[Trace, str]:
+    """(the trace of a step of `model`, "full trace" or "layer extension").
+
+    `model` is on the meta device with the method applied, and stays there. Extension is used
+    where the layers are alike, with the method in place.
+    """
+    count = getattr(config, "num_hidden_layers", 0)
+    if not whole and count > SHORT and _are_alike(config, model, batch):
+        parts = []
+        for few in (FEW, MORE):
+            short = with_layers(config, few)
+            small, quantised, _ = build(short, spec, method)
+            if signatures(decoder_layers(small)) != signatures(decoder_layers(model))[:few]:
+                break
+            parts.append(trace(small, method, spec, batch, loss, quantised, on_gpu=on_gpu))
+        if len(parts) == 2:
+            return extend(*parts, count), "layer extension"
+    model, quantised, _ = build(config, spec, method)
+    return trace(model, method, spec, batch, loss, quantised, on_gpu=on_gpu), "full trace"
+
+
+def _are_alike(config: Any, model: Any, batch: Batch) -> bool:
+    found = signatures(decoder_layers(model))
+    if len(found) != config.num_hidden_layers or len(set(found)) != 1:
+        return False
+    kinds = getattr(config, "layer_types", None)
+    window = getattr(config, "sliding_window", None)
+    has_kinds = isinstance(kinds, (list, tuple)) and len(set(kinds)) > 1
+    # layers with and without a window differ only where the rows are longer than the window
+    return not has_kinds or (
+        set(kinds) <= {"sliding_attention", "full_attention"}
+        and bool(window and batch.length < window and not batch.packed)
+    )
+
+
+def extend(few: Trace, more: Trace, count: int) -> Trace:
+    """The trace of `count` layers from those of two and four."""
+    made: dict[str, Peak] = {}
+    for name, peak in more.peaks.items():
+        phase, _, place = name.partition(".layer.")
+        if not place:
+            made[name] = _line(few.peaks.get(name, peak), peak, peak, MORE, count)
+            continue
+        # the layers next to both ends stand for all between: what lies between is linear
+        index = int(place)
+        end = 0 if index < FEW else 1
+        slope = few.peaks[f"{phase}.layer.{end}"], more.peaks[f"{phase}.layer.{end * (MORE - 1)}"]
+        place = str(index if index < FEW else count - MORE + index)
+        found = _line(*slope, peak, MORE, count)
+        found.module = found.module.replace(f".{index}", f".{place}", 1)
+        made[f"{phase}.layer.{place}"] = found
+    reserved = None
+    if few.reserved is not None and more.reserved is not None:
+        reserved = _to(few.reserved, more.reserved, more.reserved, MORE, count)
+    return Trace(made, reserved)
+
+
+def _line(few: Peak, more: Peak, start: Peak, at: int, count: int) -> Peak:
+    """`start` (measured with `at` layers) moved along the line through `few` and `more`."""
+    kinds = {
+        kind: _to(few.kinds.get(kind, 0), more.kinds.get(kind, 0), size, at, count)
+        for kind, size in start.kinds.items()
+    }
+    slack = [peak.counted - peak.total if peak.counted else 0 for peak in (few, more, start)]
+    total = _to(few.total, more.total, start.total, at, count)
+    counted = total + max(0, _to(*slack, at, count)) if start.counted else 0
+    return Peak(total, kinds, start.operation, start.module, counted)
+
+
+def _to(few: int, more: int, start: int, at: int, count: int) -> int:
+    return start + (more - few) * (count - at) // (MORE - FEW)

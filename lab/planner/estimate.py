@@ -1,0 +1,109 @@
+"""Estimate the memory of a spec that need not be possible here: no weights, no data, any GPU."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import replace
+from typing import Any
+
+from lab import machine, methods
+from lab.errors import Problem
+from lab.memory import estimate as memory
+from lab.memory import hardware
+from lab.models import catalog as models
+from lab.models import weights
+from lab.planner.check import check_fit, resolve
+from lab.spec import RunSpec
+
+
+def estimate(
+    value: Any, device: dict[str, Any] | None = None, how: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The estimate as JSON, or {"problems"}.
+
+    `device`: {"kind": "cuda" or "cpu", "memory_bytes", "gpu": a name of the table}, each optional;
+    without a kind it is this machine, or a GPU of no particular size for a model that cannot run
+    here. `how`: {"shadow": false} for the closed form alone, {"whole": true} to trace every layer.
+    """
+    problems: list[Problem] = []
+    spec = RunSpec.parse(value, problems)
+    if problems:
+        return _refused(problems)
+    target = target_of(spec, device or {})
+    config = weights.load_config(models.resolve_structure(spec.model))
+    ready = resolve(spec, target.has_bf16 if target.on_gpu else None)
+    method = methods.get(ready.method["name"])
+    packed = spec.data.packing == "on"  # auto packs what is short; full rows have nothing to pack
+    check_fit(replace(ready, data=spec.data), weights.empty_model(config), problems, set())
+    if problems:
+        return _refused(problems)
+    options = dict(how or {})
+    try:
+        found = memory.cached(
+            config,
+            ready,
+            method,
+            on_gpu=target.on_gpu,
+            memory_bytes=target.memory_bytes,
+            packed=packed,
+            **options,
+        )
+        if spec.train.activation_checkpointing == "auto" and found.fits is False:
+            if method.can_checkpoint_activations:
+                ready = replace(ready, train=replace(ready.train, activation_checkpointing="on"))
+                found = memory.cached(
+                    config,
+                    ready,
+                    method,
+                    on_gpu=target.on_gpu,
+                    memory_bytes=target.memory_bytes,
+                    packed=packed,
+                    **options,
+                )
+    except ValueError as error:  # a library refuses the combination in its own words
+        return _refused([Problem("method", f"{method.title} cannot be applied: {error}")])
+    answer = found.to_json()
+    answer["context_bytes"] = target.context_bytes if target.on_gpu else None
+    answer["device_bytes"] = target.memory_bytes
+    return answer
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """The device that an estimate is for."""
+
+    on_gpu: bool
+    memory_bytes: int | None
+    has_bf16: bool = True
+    context_bytes: int | None = None
+
+
+def target_of(spec: RunSpec, device: dict[str, Any]) -> Target:
+    name = device.get("gpu")
+    if name:
+        gpu = hardware.get(name)
+        size = device.get("memory_bytes") or gpu.usable_bytes
+        return Target(True, size, gpu.has_bf16, gpu.context_bytes)
+    size, kind = device.get("memory_bytes"), device.get("kind")
+    if kind == "cuda" or (kind is None and size is not None):
+        return Target(True, size)
+    if kind == "cpu":
+        return Target(False, size)
+    gpus = machine.gpus()
+    if gpus:
+        known = hardware.known(gpus[0]["name"])
+        return Target(
+            True,
+            gpus[0]["free_bytes"],
+            known.has_bf16 if known else True,
+            known.context_bytes if known else None,
+        )
+    if spec.train.precision in ("mixed", "bfloat16") or not models.has_weights(spec.model):
+        return Target(True, None)  # it cannot be meant for this processor
+    import psutil
+
+    return Target(False, int(psutil.virtual_memory().available))
+
+
+def _refused(problems: list[Problem]) -> dict[str, Any]:
+    return {"problems": [problem.to_json() for problem in problems]}
