@@ -37,7 +37,7 @@ def add(verb: Any) -> None:
     sub.add_argument("--wait", action="store_true", help="wait until it has ended")
     sub = verb("resume", resume, "go on from the newest valid checkpoint")
     _add_run(sub)
-    _add_set(sub)
+    add_set(sub)
     sub.add_argument(
         "--incomplete",
         action="store_true",

@@ -15,9 +15,6 @@ from unittest import mock
 
 import torch
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
-
-from lab.memory.ledger import Ledger
 
 # torch/include/ATen/autocast_mode.h, AT_FORALL_FP32 and AT_FORALL_FP32_SET_OPT_DTYPE (2.13)
 FLOAT32_OPERATIONS = (
@@ -37,12 +34,12 @@ LARGEST_FLASH_HEAD = 256
 
 
 @contextmanager
-def cuda_rules(ledger: Ledger, *, packed: bool) -> Iterator[None]:
+def cuda_rules(*, packed: bool) -> Iterator[None]:
     """Within, operations on CPU fakes leave behind what they would on CUDA."""
     with ExitStack() as stack:
         stack.enter_context(_cuda_autocast())
         stack.enter_context(_masks(packed))
-        stack.enter_context(Kernels(ledger))
+        stack.enter_context(_kernels())
         yield
 
 
@@ -108,24 +105,27 @@ def _masks(packed: bool) -> Iterator[None]:
         yield
 
 
-class Kernels(TorchFunctionMode):
-    """Replaces calls whose CUDA kernels keep other tensors than the CPU's."""
+@contextmanager
+def _kernels() -> Iterator[None]:
+    """Calls whose CUDA kernels keep other tensors than the CPU's. Models reach all of them as
+    attributes of torch, so that no slow mode has to look at every call."""
+    largest = torch.max
 
-    def __init__(self, ledger: Ledger) -> None:
-        super().__init__()
-        self.ledger = ledger
+    def highest(*args: Any, **kwargs: Any) -> Any:
+        if len(args) == 1 and not kwargs and args[0].dim() and not args[0].is_floating_point():
+            # the highest position, which some rotary embeddings ask for
+            return torch.tensor(args[0].shape[-1] - 1)
+        return largest(*args, **kwargs)
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is functional.dropout or func is torch.dropout:
-            return _dropout(*args, **kwargs)
-        if func is functional.scaled_dot_product_attention:
-            return _attention(self.ledger, *args, **kwargs)
-        if func in (torch.max, torch.Tensor.max) and len(args) == 1 and not kwargs:
-            if not args[0].is_floating_point() and args[0].dim():
-                # the highest position, which some rotary embeddings ask for
-                return torch.tensor(args[0].shape[-1] - 1)
-        return func(*args, **kwargs)
+    with ExitStack() as stack:
+        for owner, name, made in (
+            (functional, "dropout", _dropout),
+            (torch, "dropout", _dropout),
+            (functional, "scaled_dot_product_attention", _attention),
+            (torch, "max", highest),
+        ):
+            stack.enter_context(mock.patch.object(owner, name, made))
+        yield
 
 
 def _dropout(
@@ -138,7 +138,6 @@ def _dropout(
 
 
 def _attention(
-    ledger: Ledger,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -160,14 +159,14 @@ def _attention(
         torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
     ):
         if attn_mask is None and query.dtype in NARROW and same and fits:
-            return Flash.apply(query, key, value, ledger)  # type: ignore[no-any-return]
+            return Flash.apply(query, key, value)  # type: ignore[no-any-return]
         if not enable_gqa:
             bias = None
             if attn_mask is not None:
                 bias = attn_mask
                 if attn_mask.dtype == torch.bool:
                     bias = torch.empty_like(attn_mask, dtype=query.dtype)
-            return Efficient.apply(query, key, value, bias, ledger)  # type: ignore[no-any-return]
+            return Efficient.apply(query, key, value, bias)  # type: ignore[no-any-return]
         found: torch.Tensor = torch.ops.aten._scaled_dot_product_attention_math(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=True
         )[0]
@@ -180,14 +179,13 @@ class Flash(torch.autograd.Function):
     with grouped heads makes the gradients of k and v for every query head first."""
 
     @staticmethod
-    def forward(ctx: Any, query: Any, key: Any, value: Any, ledger: Ledger) -> Any:
+    def forward(ctx: Any, query: Any, key: Any, value: Any) -> Any:
         rows, heads, length, size = query.shape
         padded = -(-size // 8) * 8
         output = query.new_empty((rows, length, heads, padded))
         sums = query.new_empty((rows, heads, length), dtype=torch.float32)
         output = output[..., :size].transpose(1, 2)
         ctx.save_for_backward(query, key, value, output, sums)
-        ctx.ledger = ledger
         return output
 
     @staticmethod
@@ -206,7 +204,7 @@ class Flash(torch.autograd.Function):
         if key.shape[1] != heads:
             work += [key.new_empty((rows, length, heads, size)) for _ in range(2)]
         del work
-        return d_query, d_key, d_value, None
+        return d_query, d_key, d_value
 
 
 class Efficient(torch.autograd.Function):
@@ -214,7 +212,7 @@ class Efficient(torch.autograd.Function):
     too; k and v come with one head for each query head."""
 
     @staticmethod
-    def forward(ctx: Any, query: Any, key: Any, value: Any, bias: Any, ledger: Ledger) -> Any:
+    def forward(ctx: Any, query: Any, key: Any, value: Any, bias: Any) -> Any:
         rows, heads, length, _ = query.shape
         output = query.new_empty((rows, length, heads, value.shape[-1])).transpose(1, 2)
         long = -(-length // 32) * 32
@@ -235,4 +233,4 @@ class Efficient(torch.autograd.Function):
             # sums over blocks of keys are kept in float32 until the end
             work += [torch.empty_like(query, dtype=torch.float32)]
         del work
-        return (*found, None, None)
+        return (*found, None)

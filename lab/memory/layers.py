@@ -43,9 +43,20 @@ def step(
             small, quantised, _ = build(short, spec, method)
             if signatures(decoder_layers(small)) != signatures(decoder_layers(model))[:few]:
                 break
-            parts.append(trace(small, method, spec, batch, loss, quantised, on_gpu=on_gpu))
+            parts.append(
+                trace(
+                    small,
+                    method,
+                    spec,
+                    batch,
+                    loss,
+                    quantised,
+                    on_gpu=on_gpu,
+                    evaluates=few == FEW,
+                )
+            )
         if len(parts) == 2:
-            return extend(*parts, count), "layer extension"
+            return extend(parts[0], parts[1], count), "layer extension"
     model, quantised, _ = build(config, spec, method)
     return trace(model, method, spec, batch, loss, quantised, on_gpu=on_gpu), "full trace"
 
@@ -56,12 +67,11 @@ def _are_alike(config: Any, model: Any, batch: Batch) -> bool:
         return False
     kinds = getattr(config, "layer_types", None)
     window = getattr(config, "sliding_window", None)
-    has_kinds = isinstance(kinds, (list, tuple)) and len(set(kinds)) > 1
+    if not isinstance(kinds, (list, tuple)) or len(set(kinds)) == 1:
+        return True
     # layers with and without a window differ only where the rows are longer than the window
-    return not has_kinds or (
-        set(kinds) <= {"sliding_attention", "full_attention"}
-        and bool(window and batch.length < window and not batch.packed)
-    )
+    is_short = isinstance(window, int) and batch.length < window and not batch.packed
+    return is_short and set(kinds) <= {"sliding_attention", "full_attention"}
 
 
 def extend(few: Trace, more: Trace, count: int) -> Trace:
@@ -80,10 +90,23 @@ def extend(few: Trace, more: Trace, count: int) -> Trace:
         found = _line(*slope, peak, MORE, count)
         found.module = found.module.replace(f".{index}", f".{place}", 1)
         made[f"{phase}.layer.{place}"] = found
+    made["evaluate"] = _with_more_weights(few, more, count)
     reserved = None
     if few.reserved is not None and more.reserved is not None:
         reserved = _to(few.reserved, more.reserved, more.reserved, MORE, count)
     return Trace(made, reserved)
+
+
+def _with_more_weights(few: Trace, more: Trace, count: int) -> Peak:
+    """Evaluation keeps nothing of a layer but its weights and moments."""
+    start = few.peaks["evaluate"]
+    low, high = few.peaks["optimizer"].kinds, more.peaks["optimizer"].kinds
+    kinds = dict(start.kinds)
+    for kind in ("weights", "optimizer"):
+        kinds[kind] = _to(low.get(kind, 0), high.get(kind, 0), kinds.get(kind, 0), FEW, count)
+    total = start.total + sum(kinds.values()) - sum(start.kinds.values())
+    slack = start.counted - start.total if start.counted else 0
+    return Peak(total, kinds, start.operation, start.module, total + slack)
 
 
 def _line(few: Peak, more: Peak, start: Peak, at: int, count: int) -> Peak:
@@ -92,9 +115,11 @@ def _line(few: Peak, more: Peak, start: Peak, at: int, count: int) -> Peak:
         kind: _to(few.kinds.get(kind, 0), more.kinds.get(kind, 0), size, at, count)
         for kind, size in start.kinds.items()
     }
-    slack = [peak.counted - peak.total if peak.counted else 0 for peak in (few, more, start)]
+    low, high, own = (
+        peak.counted - peak.total if peak.counted else 0 for peak in (few, more, start)
+    )
     total = _to(few.total, more.total, start.total, at, count)
-    counted = total + max(0, _to(*slack, at, count)) if start.counted else 0
+    counted = total + max(0, _to(low, high, own, at, count)) if start.counted else 0
     return Peak(total, kinds, start.operation, start.module, counted)
 
 

@@ -64,6 +64,10 @@ class Ledger(TorchDispatchMode):
         self._count = 0
         self._held: tuple[int, list[int]] | None = None
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and the guard costs more than the ledger
+
     def adopt(self, tensors: Iterable[torch.Tensor], kind: str) -> None:
         """Count tensors that were there before, such as weights, as `kind`."""
         for tensor in tensors:
@@ -78,6 +82,8 @@ class Ledger(TorchDispatchMode):
                 self.kind_of.setdefault(number, kind)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.prim.device.default:
+            return args[0].fake_device  # asked for more often than anything is computed
         self._settle()
         made = func(*args, **(kwargs or {}))
         self.operations += 1

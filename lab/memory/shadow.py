@@ -7,6 +7,7 @@ then an evaluation batch. No weights are read and no GPU is needed.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.autograd import Variable
 
 from lab.memory.cuda_rules import cuda_rules
 from lab.memory.ledger import Ledger, Peak
@@ -56,6 +56,7 @@ def trace(
     quantised: Quantised | None = None,
     *,
     on_gpu: bool,
+    evaluates: bool = True,
 ) -> Trace:
     """The peak of each segment of a step of `model` (on the meta device, method applied).
 
@@ -66,6 +67,7 @@ def trace(
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     ledger = Ledger()
     with ExitStack() as stack:
+        stack.enter_context(_no_collector())
         stack.enter_context(mode)
         become_fake(model, mode, quantised)
         model.train()
@@ -74,7 +76,7 @@ def trace(
         optimizer = _optimizer(model, method, spec)
         stack.enter_context(ledger)
         if on_gpu:
-            stack.enter_context(cuda_rules(ledger, packed=batch.packed))
+            stack.enter_context(cuda_rules(packed=batch.packed))
         ledger.adopt([*weights, *model.buffers()], "weights")
         ledger.segment = "warm"
         _first_step(ledger, own, optimizer)
@@ -88,7 +90,7 @@ def trace(
         total = summed_loss(model, inputs, precision=spec.train.precision, loss=loss)
         total = total / batch.tokens
         ledger.segment = "backward.after"
-        _backward(total)
+        total.backward()
         ledger.name([weight.grad for weight in own if weight.grad is not None], "gradients")
         ledger.segment, ledger.module = "optimizer", ""
         if spec.train.max_grad_norm:
@@ -96,10 +98,11 @@ def trace(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         del total
-        ledger.segment = "evaluate"
-        model.eval()
-        with torch.no_grad():
-            summed_loss(model, inputs, precision=spec.train.precision, loss=loss)
+        if evaluates:
+            ledger.segment = "evaluate"
+            model.eval()
+            with torch.no_grad():
+                summed_loss(model, inputs, precision=spec.train.precision, loss=loss)
     found = ledger.peaks(LOSS_SEGMENTS)
     found.pop("warm", None)
     reserved = None
@@ -108,6 +111,18 @@ def trace(
         for segment, peak in found.items():
             peak.counted = max(peak.total, counted.get(segment, 0))
     return Trace(found, reserved)
+
+
+@contextmanager
+def _no_collector() -> Iterator[None]:
+    """The cycle collector walks over all that the libraries hold, again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def become_fake(model: Any, mode: FakeTensorMode, quantised: Quantised | None = None) -> None:
@@ -187,20 +202,6 @@ def _first_step(ledger: Ledger, own: list[Any], optimizer: torch.optim.Optimizer
             if isinstance(value, torch.Tensor)
         ),
         "optimizer",
-    )
-
-
-def _backward(total: torch.Tensor) -> None:
-    """total.backward(), below the overridable function: within one of those the function mode
-    would be off, and recomputed layers would be traced by other rules."""
-    Variable._execution_engine.run_backward(
-        (total,),
-        (torch.ones_like(total),),
-        False,
-        False,
-        (),
-        allow_unreachable=True,
-        accumulate_grad=True,
     )
 
 
