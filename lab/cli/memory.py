@@ -15,6 +15,14 @@ from lab.text import count, size
 
 def add(verb: Any) -> None:
     sub = verb("estimate", estimate, "the memory of a run on any device, without weights or data")
+    _add_run_and_device(sub)
+    sub.add_argument("--formula", action="store_true", help="the closed form alone, at once")
+    sub.add_argument("--whole", action="store_true", help="trace every layer, however long")
+    sub = verb("plan", plan, "the fastest settings that fit a device, and the runners-up")
+    _add_run_and_device(sub)
+
+
+def _add_run_and_device(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--model", required=True, help="also config:NAME, or a folder's config.json")
     sub.add_argument("--method", required=True)
     sub.add_argument("--seq-len", type=int, help="tokens a row")
@@ -22,19 +30,12 @@ def add(verb: Any) -> None:
     sub.add_argument("--gpu-gb", type=float, help="a GPU with that much memory, in 10^9 bytes")
     sub.add_argument("--gpu", metavar="NAME", help="a GPU of the table, such as 'RTX 4090 24GB'")
     sub.add_argument("--device", choices=["cpu", "cuda"], help="instead of this machine's")
-    sub.add_argument("--formula", action="store_true", help="the closed form alone, at once")
-    sub.add_argument("--whole", action="store_true", help="trace every layer, however long")
     add_set(sub)
 
 
 def estimate(arguments: argparse.Namespace) -> int:
-    given: dict[str, Any] = {"model": arguments.model, "method": {"name": arguments.method}}
-    if arguments.seq_len is not None:
-        given.setdefault("data", {})["max_length"] = arguments.seq_len
-    if arguments.batch_size is not None:
-        given.setdefault("train", {})["batch_size"] = arguments.batch_size
     answer = planner.estimate(
-        spec.override(given, arguments.settings),
+        _given(arguments),
         _device(arguments),
         shadow=not arguments.formula,
         whole=arguments.whole,
@@ -62,6 +63,44 @@ def estimate(arguments: argparse.Namespace) -> int:
     for note in answer["notes"]:
         console.print(note)
     return 0
+
+
+def plan(arguments: argparse.Namespace) -> int:
+    answer = planner.plan(_given(arguments), _device(arguments))
+    if arguments.json:
+        print_json(answer)
+        return 0
+    rows = [
+        [
+            f"{one['batch_size']} × {one['accumulation']}",
+            one["activation_checkpointing"],
+            one["loss"],
+            size(one["peak_bytes"]) + ("" if one["source"] == "shadow" else " (closed form)"),
+            f"{one['tokens_per_s']:,.0f}",
+            one["why"],
+        ]
+        for one in answer["choices"][:8]
+    ]
+    table(
+        f"Settings for {size(answer['device_bytes'])}, {answer['reserve']:.0%} of it in reserve",
+        ["rows × passes", "checkpointing", "loss", "peak", "tokens/s", "why"],
+        rows,
+        right="lllr",
+    )
+    console.print(
+        f"Speeds take {answer['reached']:.0%} of the device's rate, the median of the finished "
+        "runs here; without runs a third."
+    )
+    return 0
+
+
+def _given(arguments: argparse.Namespace) -> dict[str, Any]:
+    given: dict[str, Any] = {"model": arguments.model, "method": {"name": arguments.method}}
+    if arguments.seq_len is not None:
+        given.setdefault("data", {})["max_length"] = arguments.seq_len
+    if arguments.batch_size is not None:
+        given.setdefault("train", {})["batch_size"] = arguments.batch_size
+    return spec.override(given, arguments.settings)
 
 
 def _device(arguments: argparse.Namespace) -> dict[str, Any]:

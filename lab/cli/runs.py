@@ -26,6 +26,9 @@ def add(verb: Any) -> None:
     sub = verb("start", start, "start a run from a spec; prints the run id")
     sub.add_argument("spec", metavar="SPEC.json")
     add_set(sub)
+    sub.add_argument(
+        "--ignore-memory", action="store_true", help="start even if it is predicted not to fit"
+    )
     sub.add_argument("--wait", action="store_true", help="wait until it has ended")
     verb("runs", list_runs, "all runs, newest first")
     _add_run(verb("show", show, "one run: spec, state, last figures, result"))
@@ -90,6 +93,8 @@ def add_set(sub: argparse.ArgumentParser) -> None:
 
 def start(arguments: argparse.Namespace) -> int:
     value = spec.override(spec.load(Path(arguments.spec)), arguments.settings)
+    if arguments.ignore_memory:
+        value = spec.override(value, ["hardware.ignore_memory=true"])
     run = launch.start(value)
     if not arguments.json:
         print(run.id, flush=True)

@@ -40,7 +40,7 @@ def predict(
     Full rows are assumed. `packed`: several sequences stand in a row, which takes a mask.
     `whole` traces every layer. Raises ValueError where a library refuses the method.
     """
-    from lab.memory.structure import build
+    from lab.memory.shadow.structure import build
 
     started = time.perf_counter()
     model, quantised, base = build(config, spec, method, tokenizer)
@@ -88,9 +88,9 @@ def _traced(
     whole: bool,
 ) -> Estimate:
     """`closed` with the figures of the shadow step; as it is, with a note, if that fails."""
-    from lab.memory.layers import step
-    from lab.memory.ledger import KINDS
-    from lab.memory.shadow import Batch
+    from lab.memory.shadow.layers import step
+    from lab.memory.shadow.ledger import KINDS
+    from lab.memory.shadow.trace import Batch
 
     batch = Batch(spec.train.batch_size, spec.data.max_length, packed)
     try:

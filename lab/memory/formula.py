@@ -73,8 +73,8 @@ class Sizes:
 
 def sizes(model: Any, spec: RunSpec, quantised: Any = None) -> Sizes:
     """The sizes of `model` (on the meta device, method applied, types set)."""
-    from lab.memory.shadow import decoder_layers
-    from lab.memory.structure import stored_bytes
+    from lab.memory.shadow.structure import stored_bytes
+    from lab.memory.shadow.trace import decoder_layers
 
     config = model.config
     everything = list(model.parameters())

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from lab import machine, methods, paths
+from lab import methods, paths
 from lab.data import catalog as datasets
 from lab.data import prepare, rows, template
 from lab.errors import LabError, Problem
@@ -16,7 +16,7 @@ from lab.memory import formula
 from lab.methods import Context
 from lab.models import catalog as models
 from lab.models import weights
-from lab.planner import begin
+from lab.planner import admit, begin
 from lab.spec import RunSpec
 
 SAMPLE = 200  # examples that are rendered and tokenised here; the worker does all
@@ -46,7 +46,7 @@ def check(value: Any) -> dict[str, Any]:
         check_fit(resolved, model, problems, wrong)
     estimate = None
     if model is not None and not problems:
-        estimate, model = _estimate(resolved, model, tokenizer, problems)
+        resolved, estimate = _estimate(resolved, spec, model, tokenizer, problems)
     if problems or estimate is None:
         return {"problems": [problem.to_json() for problem in problems]}
     final = replace(
@@ -71,13 +71,14 @@ def fixes(value: dict[str, Any]) -> dict[str, Any]:
     """
     import torch
 
+    value = regardless(value)
     now = check(value)
     if now["problems"]:
         return {"peak_bytes": None, "fixes": []}
     peak = now["estimate"]["peak_bytes"]
     found = []
     for fix in smaller.candidates(now["spec"], on_gpu=torch.cuda.is_available()):
-        changed = check(fix.apply(now["spec"]))
+        changed = check(regardless(fix.apply(now["spec"])))
         if changed["problems"] or changed["estimate"]["peak_bytes"] >= peak:
             continue
         found.append(
@@ -91,6 +92,11 @@ def fixes(value: dict[str, Any]) -> dict[str, Any]:
         )
     found.sort(key=lambda fix: -fix["saves_bytes"])
     return {"peak_bytes": peak, "fixes": found}
+
+
+def regardless(value: dict[str, Any]) -> dict[str, Any]:
+    """The spec without the question whether it fits."""
+    return value | {"hardware": {**(value.get("hardware") or {}), "ignore_memory": True}}
 
 
 def resolve(spec: RunSpec, has_bf16: bool | None = None) -> RunSpec:
@@ -232,11 +238,12 @@ def check_fit(spec: RunSpec, model: Any, problems: list[Problem], wrong: set[str
 
 
 def _estimate(
-    spec: RunSpec, model: Any, tokenizer: Any, problems: list[Problem]
-) -> tuple[formula.Estimate | None, Any]:
-    """Apply the method on the meta device, count, and hold the disk against the need."""
+    spec: RunSpec, asked: RunSpec, model: Any, tokenizer: Any, problems: list[Problem]
+) -> tuple[RunSpec, formula.Estimate | None]:
+    """Apply the method on the meta device, count, and hold memory and disk against the need."""
     import torch
 
+    structure = model.config
     dtype = torch.bfloat16 if spec.train.precision == "bfloat16" else torch.float32
     method, config = methods.get(spec.method["name"]), spec.method_config
     context = Context(spec, tokenizer)
@@ -247,7 +254,7 @@ def _estimate(
             model = method.apply(model, config, context)
     except ValueError as error:  # a library refuses the combination in its own words
         problems.append(Problem("method", f"{method.title} cannot be applied: {error}"))
-        return None, model
+        return spec, None
     if spec.train.loss == "fused" and type(model.get_output_embeddings()) is not torch.nn.Linear:
         problems.append(
             Problem(
@@ -256,9 +263,8 @@ def _estimate(
                 "or leave the head out of method.targets.",
             )
         )
-    gpus = machine.gpus() if torch.cuda.is_available() else []
-    free = gpus[0]["free_bytes"] if gpus else None
-    estimate = formula.estimate(model, spec, on_gpu=bool(gpus), memory_bytes=free)
+    closed = formula.estimate(model, spec, on_gpu=False, memory_bytes=None)
+    spec, estimate = admit.admit(spec, asked, structure, method, closed, problems)
     home = next(folder for folder in [paths.home(), *paths.home().parents] if folder.exists())
     room = shutil.disk_usage(home).free - DISK_RESERVE
     if estimate.disk["total"] > room:
@@ -270,4 +276,4 @@ def _estimate(
                 "train.keep_last, set train.save_every to 0, or free some room.",
             )
         )
-    return estimate, model
+    return spec, estimate

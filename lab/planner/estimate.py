@@ -6,10 +6,12 @@ import dataclasses
 from dataclasses import replace
 from typing import Any
 
-from lab import machine, methods
+from lab import machine, methods, paths
 from lab.errors import Problem
+from lab.files import read_object
 from lab.memory import estimate as memory
 from lab.memory import hardware
+from lab.memory import plan as planning
 from lab.models import catalog as models
 from lab.models import weights
 from lab.planner.check import check_fit, resolve
@@ -68,6 +70,52 @@ def estimate(
     return answer
 
 
+def plan(value: Any, device: dict[str, Any] | None = None) -> dict[str, Any]:
+    """{"choices": the best first, "reserve", "reached", "energy_wh_per_million_tokens"}, or
+    {"problems"}. `device` as in `estimate`; it must have a size."""
+    problems: list[Problem] = []
+    spec = RunSpec.parse(value, problems)
+    if problems:
+        return _refused(problems)
+    target = target_of(spec, device or {})
+    if target.memory_bytes is None:
+        return _refused([Problem("hardware", "the device has no size. Name a GPU or its GB.")])
+    config = weights.load_config(models.resolve_structure(spec.model))
+    ready = resolve(spec, target.has_bf16 if target.on_gpu else None)
+    method = methods.get(ready.method["name"])
+    check_fit(replace(ready, data=spec.data), weights.empty_model(config), problems, set())
+    if problems:
+        return _refused(problems)
+    share = planning.reached(_finished_here(), target.flops)
+    found = planning.choose(
+        config,
+        ready,
+        method,
+        planning.Device(target.memory_bytes, target.flops, target.on_gpu, share, target.watts),
+    )
+    best = found[0]
+    energy = None
+    if target.watts and best.tokens_per_s:
+        energy = round(target.watts * 1e6 / best.tokens_per_s / 3600, 2)
+    return {
+        "choices": [choice.to_json() for choice in found],
+        "reserve": planning.RESERVE,
+        "reached": share,
+        "energy_wh_per_million_tokens": energy,
+        "device_bytes": target.memory_bytes,
+    }
+
+
+def _finished_here() -> list[dict[str, Any]]:
+    """Summaries of the finished runs of this machine."""
+    found = []
+    for run in paths.all_runs()[:200]:
+        result = read_object(run.result) or {}
+        if result.get("state") == "done" and isinstance(result.get("summary"), dict):
+            found.append(result["summary"])
+    return found
+
+
 @dataclasses.dataclass(frozen=True)
 class Target:
     """The device that an estimate is for."""
@@ -76,6 +124,8 @@ class Target:
     memory_bytes: int | None
     has_bf16: bool = True
     context_bytes: int | None = None
+    flops: float = 300e12
+    watts: float | None = None
 
 
 def target_of(spec: RunSpec, device: dict[str, Any]) -> Target:
@@ -83,12 +133,12 @@ def target_of(spec: RunSpec, device: dict[str, Any]) -> Target:
     if name:
         gpu = hardware.get(name)
         size = device.get("memory_bytes") or gpu.usable_bytes
-        return Target(True, size, gpu.has_bf16, gpu.context_bytes)
+        return Target(True, size, gpu.has_bf16, gpu.context_bytes, gpu.flops, gpu.watts)
     size, kind = device.get("memory_bytes"), device.get("kind")
     if kind == "cuda" or (kind is None and size is not None):
         return Target(True, size)
     if kind == "cpu":
-        return Target(False, size)
+        return _this_processor(size)
     gpus = machine.gpus()
     if gpus:
         known = hardware.known(gpus[0]["name"])
@@ -97,12 +147,19 @@ def target_of(spec: RunSpec, device: dict[str, Any]) -> Target:
             gpus[0]["free_bytes"],
             known.has_bf16 if known else True,
             known.context_bytes if known else None,
+            known.flops if known else 300e12,
+            known.watts if known else None,
         )
     if spec.train.precision in ("mixed", "bfloat16") or not models.has_weights(spec.model):
         return Target(True, None)  # it cannot be meant for this processor
+    return _this_processor(size)
+
+
+def _this_processor(size: int | None) -> Target:
     import psutil
 
-    return Target(False, int(psutil.virtual_memory().available))
+    speed = machine.peak_flops("", on_gpu=False) or 5e10
+    return Target(False, size or int(psutil.virtual_memory().available), False, None, speed)
 
 
 def _refused(problems: list[Problem]) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from lab import methods
-from lab.memory.layers import extend
-from lab.memory.shadow import Batch, decoder_layers, trace
-from lab.memory.structure import build, with_layers
+from lab.memory.shadow.layers import extend
+from lab.memory.shadow.structure import build, with_layers
+from lab.memory.shadow.trace import Batch, decoder_layers, trace
 from lab.models import catalog, configs, weights
 from lab.planner.estimate import estimate
 from lab.spec import RunSpec

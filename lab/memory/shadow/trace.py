@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from lab.memory.cuda_rules import cuda_rules
-from lab.memory.ledger import Ledger, Peak
-from lab.memory.structure import Quantised, is_quantised, stored_bytes
+from lab.memory.shadow.cuda_rules import cuda_rules
+from lab.memory.shadow.ledger import Ledger, Peak
+from lab.memory.shadow.structure import Quantised, is_quantised, stored_bytes
 from lab.methods import Method
 from lab.spec import RunSpec
 from lab.train.step import summed_loss

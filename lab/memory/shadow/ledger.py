@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lab.memory.allocator import Allocator, Block
+from lab.memory.shadow.allocator import Allocator, Block
 
 ROUND = 512  # bytes, the smallest block of the CUDA caching allocator
 KINDS = ("weights", "gradients", "optimizer", "activations", "loss", "workspace")

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from lab.memory.ledger import Peak
-from lab.memory.shadow import Batch, Trace, decoder_layers, trace
-from lab.memory.structure import build, signatures, with_layers
+from lab.memory.shadow.ledger import Peak
+from lab.memory.shadow.structure import build, signatures, with_layers
+from lab.memory.shadow.trace import Batch, Trace, decoder_layers, trace
 from lab.methods import Method
 from lab.spec import RunSpec
 
