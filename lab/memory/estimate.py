@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import json
 import time
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -40,18 +41,11 @@ def predict(
     Full rows are assumed. `packed`: several sequences stand in a row, which takes a mask.
     `whole` traces every layer. Raises ValueError where a library refuses the method.
     """
-    from lab.memory.shadow.structure import build
-
     started = time.perf_counter()
-    model, quantised, base = build(config, spec, method, tokenizer)
     loss = loss_kind(config, spec)
-    made = formula.estimate(
-        model,
-        spec,
-        on_gpu=on_gpu,
-        memory_bytes=memory_bytes,
-        quantised=quantised,
-        loss_kind=loss,
+    sized = measure(config, spec, method, tokenizer)
+    made = formula.from_sizes(
+        sized.sizes, spec, on_gpu=on_gpu, memory_bytes=memory_bytes, loss_kind=loss
     )
     notes = []
     if loss != spec.train.loss:
@@ -60,23 +54,65 @@ def predict(
         notes.append("Compiled layers keep less; the figure is that of layers that are not.")
     if shadow:
         made = _traced(
-            config, model, spec, method, made, loss, notes,
+            config, sized.layers, spec, method, made, loss, notes,
             on_gpu=on_gpu, packed=packed, whole=whole,
         )  # fmt: skip
-    kind = rules.kind_of(made.trainable, made.parameters, quantised.bits if quantised else 16)
+    kind = rules.kind_of(made.trainable, made.parameters, sized.bits)
     return dataclasses.replace(
         made,
         fits=None if memory_bytes is None else made.peak_bytes <= memory_bytes,
-        rules=rules.rules(made.parameters, kind, base),
+        rules=rules.rules(made.parameters, kind, sized.base),
         notes=notes,
         seconds=round(time.perf_counter() - started, 3),
         settings=_settings(spec, loss, packed),
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What the structure of a model with its method says, whatever the rows: kept, so that the
+    closed form answers at once when only the rows change."""
+
+    sizes: formula.Sizes
+    layers: tuple[Any, ...]  # a signature for each decoder layer
+    bits: int  # of the base's linear layers
+    base: int  # parameters of the base
+
+
+_measured: OrderedDict[str, Measured] = OrderedDict()
+KEPT = 256
+
+
+def measure(config: Any, spec: RunSpec, method: Method, tokenizer: Any = None) -> Measured:
+    """The structure for `spec`, built on the meta device the first time that it is asked for."""
+    from lab.memory.shadow.structure import build, signatures
+    from lab.memory.shadow.trace import decoder_layers
+
+    train = spec.train
+    asked = (config.to_dict(), spec.method, train.precision, train.adapter_precision)
+    name = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
+    if name in _measured:
+        _measured.move_to_end(name)
+        return _measured[name]
+    plain = dataclasses.replace(train, activation_checkpointing="off")
+    model, quantised, base = build(
+        config, dataclasses.replace(spec, train=plain), method, tokenizer
+    )
+    found = Measured(
+        formula.sizes(model, spec, quantised),
+        tuple(signatures(decoder_layers(model))),
+        quantised.bits if quantised else 16,
+        base,
+    )
+    _measured[name] = found
+    if len(_measured) > KEPT:
+        _measured.popitem(last=False)
+    return found
+
+
 def _traced(
     config: Any,
-    model: Any,
+    layers: tuple[Any, ...],
     spec: RunSpec,
     method: Method,
     closed: Estimate,
@@ -94,7 +130,7 @@ def _traced(
 
     batch = Batch(spec.train.batch_size, spec.data.max_length, packed)
     try:
-        found, how = step(config, model, method, spec, batch, loss, on_gpu=on_gpu, whole=whole)
+        found, how = step(config, layers, method, spec, batch, loss, on_gpu=on_gpu, whole=whole)
     except Exception as error:  # anything may stand in the code of an architecture
         first = (str(error).strip().splitlines() or [""])[0][:200]
         notes.append(f"The step could not be traced ({type(error).__name__}: {first}).")
@@ -190,7 +226,9 @@ def _cached_file(name: str) -> Path:
 def cached(
     config: Any, spec: RunSpec, method: Method, *, memory_bytes: int | None, **how: Any
 ) -> Estimate:
-    """`predict`, or its answer to the same question before."""
+    """`predict`, or its answer to the same question before. Closed forms are quicker than disks."""
+    if not how.get("shadow", True):
+        return predict(config, spec, method, memory_bytes=memory_bytes, **how)
     file = _cached_file(key(config, spec, **how))
     stored = read_object(file)
     if stored is not None:

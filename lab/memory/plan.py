@@ -68,11 +68,9 @@ def choose(config: Any, spec: RunSpec, method: Method, device: Device) -> list[C
     from lab.train import flops
 
     room = int(device.memory_bytes * (1 - RESERVE))
-    sized: dict[str, formula.Sizes] = {}
-    costs: Any = None
     ways = ["off", "on"] if method.can_checkpoint_activations else ["off"]
     model, quantised, _ = build(config, _with(spec, activation_checkpointing="off"), method)
-    sized = {way: formula.sizes(model, spec, quantised) for way in ways}
+    sizes = formula.sizes(model, spec, quantised)
     costs = flops.count(model, memory.loss_kind(config, spec))
     fallback = memory.loss_kind(config, spec)
     losses = ["fused", "plain"] if fallback == spec.train.loss else [fallback]
@@ -88,7 +86,7 @@ def choose(config: Any, spec: RunSpec, method: Method, device: Device) -> list[C
                     loss=loss,
                 )
                 found = formula.from_sizes(
-                    sized[way], changed, on_gpu=device.on_gpu, memory_bytes=room, loss_kind=loss
+                    sizes, changed, on_gpu=device.on_gpu, memory_bytes=room, loss_kind=loss
                 )
                 choices.append(
                     Choice(
@@ -97,7 +95,7 @@ def choose(config: Any, spec: RunSpec, method: Method, device: Device) -> list[C
                         way,
                         loss,
                         found.peak_bytes,
-                        round(_speed(changed, costs, sized[way], device), 1),
+                        round(_speed(changed, costs, sizes, device), 1),
                         "formula",
                         bool(found.fits),
                     )

@@ -10,7 +10,7 @@ from typing import Any
 
 from lab.errors import LabError
 from lab.planner.check import check, fixes
-from lab.planner.estimate import estimate, plan
+from lab.planner.estimate import estimate, limits, plan
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
@@ -22,6 +22,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         return {"ok": fixes(request["spec"])}
     if request.get("ask") == "estimate":
         return {"ok": estimate(request["spec"], request.get("device"), request.get("how") or {})}
+    if request.get("ask") == "limits":
+        return {"ok": limits(request["spec"], request["device"])}
     if request.get("ask") == "plan":
         return {"ok": plan(request["spec"], request.get("device"))}
     if request.get("ask") == "warm":

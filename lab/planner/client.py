@@ -52,6 +52,16 @@ class Planner:
             raise SpecError([Problem(**problem) for problem in answer["problems"]])
         return answer
 
+    def limits(self, spec: dict[str, Any], device: dict[str, Any]) -> dict[str, Any]:
+        """The longest row, the largest batch and the largest shipped model that fit a device.
+
+        Raises SpecError with all problems.
+        """
+        answer = self.ask({"ask": "limits", "spec": spec, "device": device})
+        if "problems" in answer:
+            raise SpecError([Problem(**problem) for problem in answer["problems"]])
+        return answer
+
     def plan(self, spec: dict[str, Any], device: dict[str, Any] | None = None) -> dict[str, Any]:
         """The fastest settings of `spec` that fit, and the runners-up (`lab.planner.estimate`).
 

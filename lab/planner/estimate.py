@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from lab.memory import estimate as memory
 from lab.memory import hardware
 from lab.memory import plan as planning
 from lab.models import catalog as models
-from lab.models import weights
+from lab.models import configs, weights
 from lab.planner.check import check_fit, resolve
 from lab.spec import RunSpec
 
@@ -36,7 +37,7 @@ def estimate(
     ready = resolve(spec, target.has_bf16 if target.on_gpu else None)
     method = methods.get(ready.method["name"])
     packed = spec.data.packing == "on"  # auto packs what is short; full rows have nothing to pack
-    check_fit(replace(ready, data=spec.data), weights.empty_model(config), problems, set())
+    check_fit(replace(ready, data=spec.data), _empty(config), problems, set())
     if problems:
         return _refused(problems)
     options = dict(how or {})
@@ -70,6 +71,89 @@ def estimate(
     return answer
 
 
+_empties: dict[str, Any] = {}
+
+
+def _empty(config: Any) -> Any:
+    """The base on the meta device, kept for the next question: checks only look at it."""
+    name = config.to_json_string(use_diff=False)
+    if name not in _empties:
+        if len(_empties) >= 32:
+            _empties.clear()
+        _empties[name] = weights.empty_model(config)
+    return _empties[name]
+
+
+def limits(value: Any, device: dict[str, Any]) -> dict[str, Any]:
+    """What still fits into `device` by the closed form, one thing changed at a time:
+    {"longest_row", "largest_batch", "largest_model"}; 0 or "" where not even the least does."""
+    problems: list[Problem] = []
+    spec = RunSpec.parse(value, problems)
+    if problems:
+        return _refused(problems)
+    target = target_of(spec, device)
+    ready = resolve(spec, target.has_bf16 if target.on_gpu else None)
+    method = methods.get(ready.method["name"])
+
+    is_open = spec.train.activation_checkpointing == "auto" and method.can_checkpoint_activations
+
+    def fits(one: RunSpec, config: Any) -> bool:
+        for way in ("off", "on") if is_open else (one.train.activation_checkpointing,):
+            tried = replace(one, train=replace(one.train, activation_checkpointing=way))
+            found = memory.predict(
+                config,
+                tried,
+                method,
+                on_gpu=target.on_gpu,
+                memory_bytes=target.memory_bytes,
+                shadow=False,
+            )
+            if found.fits:
+                return True
+        return False
+
+    config = weights.load_config(models.resolve_structure(spec.model))
+    longest = getattr(config, "max_position_embeddings", None) or 1 << 20
+    found: dict[str, Any] = {
+        "longest_row": _highest(
+            lambda count: fits(replace(ready, data=replace(ready.data, max_length=count)), config),
+            longest,
+        ),
+        "largest_batch": _highest(
+            lambda count: fits(
+                replace(ready, train=replace(ready.train, batch_size=count)), config
+            ),
+            4096,
+        ),
+        "largest_model": "",
+    }
+    everything = configs.shipped()
+
+    def takes(count: int) -> bool:
+        """Whether the shipped config of that place, counted from the smallest, fits."""
+        other = weights.load_config(models.resolve_structure(everything[count - 1].id))
+        reach = getattr(other, "max_position_embeddings", None) or longest
+        rows = replace(ready, data=replace(ready.data, max_length=min(reach, length)))
+        try:
+            return fits(rows, other)
+        except ValueError:
+            return False  # the method does not take this architecture
+
+    length = ready.data.max_length
+    place = _highest(takes, len(everything))
+    found["largest_model"] = everything[place - 1].name if place else ""
+    return found
+
+
+def _highest(fits: Callable[[int], bool], most: int) -> int:
+    """The largest count up to `most` that fits; 0 if one does not."""
+    low, high = 0, most + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
 def plan(value: Any, device: dict[str, Any] | None = None) -> dict[str, Any]:
     """{"choices": the best first, "reserve", "reached", "energy_wh_per_million_tokens"}, or
     {"problems"}. `device` as in `estimate`; it must have a size."""
@@ -83,7 +167,7 @@ def plan(value: Any, device: dict[str, Any] | None = None) -> dict[str, Any]:
     config = weights.load_config(models.resolve_structure(spec.model))
     ready = resolve(spec, target.has_bf16 if target.on_gpu else None)
     method = methods.get(ready.method["name"])
-    check_fit(replace(ready, data=spec.data), weights.empty_model(config), problems, set())
+    check_fit(replace(ready, data=spec.data), _empty(config), problems, set())
     if problems:
         return _refused(problems)
     share = planning.reached(_finished_here(), target.flops)

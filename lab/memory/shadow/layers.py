@@ -21,7 +21,7 @@ SHORT = 12  # layers: a model up to here is traced as a whole
 
 def step(
     config: Any,
-    model: Any,
+    found: tuple[Any, ...],
     method: Method,
     spec: RunSpec,
     batch: Batch,
@@ -30,18 +30,18 @@ def step(
     on_gpu: bool,
     whole: bool = False,
 ) -> tuple[Trace, str]:
-    """(the trace of a step of `model`, "full trace" or "layer extension").
+    """(the trace of a step of a model of `config`, "full trace" or "layer extension").
 
-    `model` is on the meta device with the method applied, and stays there. Extension is used
-    where the layers are alike, with the method in place.
+    `found` are the signatures of its layers with the method in place; extension is used where
+    they are alike.
     """
     count = getattr(config, "num_hidden_layers", 0)
-    if not whole and count > SHORT and _are_alike(config, model, batch):
+    if not whole and count > SHORT and _are_alike(config, found, batch):
         parts = []
         for few in (FEW, MORE):
             short = with_layers(config, few)
             small, quantised, _ = build(short, spec, method)
-            if signatures(decoder_layers(small)) != signatures(decoder_layers(model))[:few]:
+            if signatures(decoder_layers(small)) != list(found[:few]):
                 break
             parts.append(
                 trace(
@@ -61,8 +61,7 @@ def step(
     return trace(model, method, spec, batch, loss, quantised, on_gpu=on_gpu), "full trace"
 
 
-def _are_alike(config: Any, model: Any, batch: Batch) -> bool:
-    found = signatures(decoder_layers(model))
+def _are_alike(config: Any, found: tuple[Any, ...], batch: Batch) -> bool:
     if len(found) != config.num_hidden_layers or len(set(found)) != 1:
         return False
     kinds = getattr(config, "layer_types", None)
