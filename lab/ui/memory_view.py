@@ -55,8 +55,6 @@ class Survey:
                     except LabError as error:
                         self.found.pop(method.name, None)
                         self.refused[method.name] = _reason(error)
-                        if not self.found and "model" in str(error).split(":", 2)[1:2]:
-                            raise
                 if not shadow and (self.device.get("gpu") or self.device.get("memory_bytes")):
                     self._ask_limits()
         except Exception as error:  # shown on the page; a thread's traceback reaches nobody
@@ -129,12 +127,16 @@ def choose_model() -> str:
     """A shipped config, a built-in model, a hub id, a folder, or an uploaded config.json."""
     options = [one.id for one in configs.shipped()]
     options += [f"builtin:{one.name}" for one in catalog.BUILT_IN if one.is_ready]
-    chosen: str | None = st.selectbox(
+    # by hand: a bound list takes nothing from the URL but its own options
+    asked = st.query_params.get("model") or "config:Llama-3.1-8B"
+    if asked not in options:
+        options.insert(0, asked[:4096])
+    st.session_state["memory.model"] = asked
+    chosen: str = st.selectbox(
         "Model",
         options,
-        index=options.index("config:Llama-3.1-8B"),
-        key="model",
-        bind="query-params",
+        key="memory.model",
+        on_change=_keep_model,
         accept_new_options=True,
         help="A shipped config, or type a hub id or a folder with config.json.",
     )
@@ -142,7 +144,11 @@ def choose_model() -> str:
         given = st.file_uploader("config.json", type="json", key="memory.upload")
     if given is not None:
         return _uploaded(given.getvalue())
-    return chosen or options[0]
+    return chosen
+
+
+def _keep_model() -> None:
+    st.query_params["model"] = st.session_state["memory.model"]
 
 
 def _uploaded(content: bytes) -> str:
