@@ -57,19 +57,24 @@ def trace(
     *,
     on_gpu: bool,
     evaluates: bool = True,
+    real: bool = False,
 ) -> Trace:
     """The peak of each segment of a step of `model` (on the meta device, method applied).
 
     Segments: load; forward.before, forward.layer.I, forward.after; backward in the other order;
     optimizer; evaluate. The model's tensors are fakes afterwards. Raises whatever an operation
-    that cannot be traced raises.
+    that cannot be traced raises. `real` runs it on the CPU with tensors that hold memory, to check
+    the ledger itself.
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     ledger = Ledger()
     with ExitStack() as stack:
         stack.enter_context(_no_collector())
-        stack.enter_context(mode)
-        become_fake(model, mode, quantised)
+        if real:
+            model.to_empty(device="cpu").tie_weights()
+        else:
+            stack.enter_context(mode)
+            become_fake(model, mode, quantised)
         model.train()
         weights = list(model.parameters())
         own = [weight for weight in weights if weight.requires_grad]
@@ -80,7 +85,7 @@ def trace(
         ledger.adopt([*weights, *model.buffers()], "weights")
         ledger.segment = "warm"
         _first_step(ledger, own, optimizer)
-        inputs = _inputs(batch)
+        inputs = batch_of(batch)
         ledger.adopt(inputs.values(), "activations")
         if spec.train.accumulation > 1:
             for weight in own:
@@ -205,16 +210,16 @@ def _first_step(ledger: Ledger, own: list[Any], optimizer: torch.optim.Optimizer
     )
 
 
-def _inputs(batch: Batch) -> dict[str, torch.Tensor]:
+def batch_of(batch: Batch) -> dict[str, torch.Tensor]:
     """A batch as `lab.data.batches.collate` makes it, every token but the first counted."""
     shape = (batch.rows, batch.length)
     counted = batch.rows * (batch.length - 1)
     return {
-        "input_ids": torch.empty(shape, dtype=torch.long),
-        "labels": torch.empty(shape, dtype=torch.long),
-        "position_ids": torch.empty(shape, dtype=torch.long),
-        "loss_index": torch.empty((counted,), dtype=torch.long),
-        "targets": torch.empty((counted,), dtype=torch.long),
+        "input_ids": torch.zeros(shape, dtype=torch.long),
+        "labels": torch.zeros(shape, dtype=torch.long),
+        "position_ids": torch.arange(batch.length).repeat(batch.rows, 1),
+        "loss_index": torch.zeros((counted,), dtype=torch.long),
+        "targets": torch.zeros((counted,), dtype=torch.long),
     }
 
 
