@@ -9,6 +9,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from lab import methods, schema  # noqa: E402
+from lab.methods import support  # noqa: E402
+from lab.optimizers import OPTIMIZERS  # noqa: E402
 from lab.spec import SECTIONS, RunSpec  # noqa: E402
 
 INTRODUCTION = """# The run spec
@@ -42,17 +44,41 @@ def text() -> str:
     parts += ["", "`method`, `data`, `train` and `hardware` are objects:", ""]
     for name, config in SECTIONS.items():
         parts += [f"## {name}", "", *rows(config), ""]
-    parts += ["# Methods", "", '`"method": {"name": NAME, ...}` with the options below.', ""]
+    parts += ["# Optimizers", "", "What `train.optimizer` chooses from.", ""]
+    parts += ["| name | state, bytes a float32 parameter | what it is |", "|---|---|---|"]
+    parts += [
+        f"| `{rule.name}` | {rule.bytes_per_parameter:.3g} | {rule.help} ({rule.source}) |"
+        for rule in OPTIMIZERS.values()
+    ]
+    parts += ["", "# Methods", "", '`"method": {"name": NAME, ...}` with the options below.', ""]
     for method in methods.all_methods():
         parts += [
             f"## {method.name}",
             "",
             f"**{method.title}** ({method.source}). {method.summary}",
         ]
-        parts += ["", f"Default learning rate {method.default_lr:g}.", ""]
+        parts += ["", f"{method.explain}", ""]
+        parts += [f"- Formula: {method.formula}", f"- Trainable parameters: {method.count}"]
+        parts += [f"- Default learning rate: {method.default_lr:g}", ""]
         if schema.describe(method.config):
             parts += [*rows(method.config), ""]
+    parts += matrix()
     return "\n".join(parts).rstrip() + "\n"
+
+
+def matrix() -> list[str]:
+    """What goes together, and why not where it does not."""
+    made = support.matrix(methods.all_methods())
+    head = ["method", *[feature.title for feature in support.FEATURES]]
+    lines = ["# What goes together", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for row in made:
+        cells = ["yes" if cell["yes"] else "–" for cell in row["cells"].values()]
+        lines.append(f"| {row['name']} | {' | '.join(cells)} |")
+    lines += ["", "A dash that a spec asks for is refused before the run starts. The reasons:", ""]
+    lines += [
+        f"- {', '.join(places)}: {reason}" for reason, places in support.reasons(made).items()
+    ]
+    return lines
 
 
 if __name__ == "__main__":

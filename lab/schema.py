@@ -51,6 +51,8 @@ def type_name(hint: Any) -> str:
         parts = [type_name(part) for part in typing.get_args(hint) if part is not type(None)]
         nullable = type(None) in typing.get_args(hint)
         return " or ".join([*parts, *(["null"] if nullable else [])])
+    if typing.get_args(hint)[:1] in ((int,), (float,)):
+        return "list of numbers"
     return names.get(typing.get_origin(hint) or hint, str(hint))
 
 
@@ -140,12 +142,18 @@ def _as(kind: Any, value: Any) -> Any:
     if kind is dict or typing.get_origin(kind) is dict:
         return value if isinstance(value, dict) else None
     if kind is list or typing.get_origin(kind) is list:
-        is_list = isinstance(value, list) and value and all(isinstance(item, str) for item in value)
-        return value if is_list else None
+        item_kind = (typing.get_args(kind) or (str,))[0]
+        if not isinstance(value, list) or not value:
+            return None
+        items = [_as(item_kind, item) for item in value]
+        return None if None in items else items
     return None
 
 
 def _bounds(value: Any, limits: Any) -> str:
+    if isinstance(value, list):
+        found = (_bounds(item, limits) for item in value)
+        return next((message for message in found if message), "")
     if isinstance(value, float) and not math.isfinite(value):
         return f"is {value}, which is not a number to train with. Give a finite number."
     low, above, high = limits.get("min"), limits.get("above"), limits.get("max")

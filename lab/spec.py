@@ -15,6 +15,7 @@ from typing import Any
 
 from lab import methods, schema
 from lab.errors import LabError, Problem, SpecError
+from lab.optimizers import OPTIMIZERS
 from lab.schema import option, show
 
 VERSION = 1
@@ -90,8 +91,16 @@ class TrainSpec:
         choices=("cosine", "linear", "constant"),
     )
     warmup: float = option(0.03, "Share of the run in which the rate rises.", min=0.0, max=0.9)
-    optimizer: str = option("adamw", "The update rule.", choices=("adamw",))
-    weight_decay: float = option(0.0, "Decoupled weight decay of AdamW.", min=0.0, max=1.0)
+    optimizer: str = option("adamw", "The update rule.", choices=tuple(OPTIMIZERS))
+    momentum: float = option(
+        0.0,
+        "Share of the last step that SGD goes on with. The others ignore it.",
+        min=0.0,
+        max=0.999,
+    )
+    weight_decay: float = option(
+        0.0, "Weight decay: decoupled in all rules but SGD's.", min=0.0, max=1.0
+    )
     max_grad_norm: float = option(1.0, "Gradients are clipped to this norm; 0 never.", min=0.0)
     precision: str = option(
         "auto",

@@ -86,7 +86,7 @@ def test_a_spec_or_section_that_is_no_object(value: Any) -> None:
 def test_round_trip_and_defaults() -> None:
     first = RunSpec.from_json({"method": "full", "train": {"batch_size": 8.0}})
     assert first.train.batch_size == 8 and isinstance(first.train.batch_size, int)
-    assert first.method == {"name": "full"}
+    assert first.method == {"name": "full", "train_layers": "all", "freeze": None}
     assert RunSpec.from_json(json.loads(json.dumps(first.to_json()))) == first
     assert RunSpec.from_json({}).method_config.rank == 16
 

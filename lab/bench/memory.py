@@ -69,7 +69,7 @@ def matrix(names: tuple[str, ...] = MODELS) -> Iterator[Case]:
                         yield Case(model, method.name, 4, length, way, "fused")
 
 
-def measure(case: Case, say: Callable[[str], None]) -> dict[str, Any]:
+def measure(case: Case, say: Callable[[str], object]) -> dict[str, Any]:
     """One case on this machine's GPU: predicted, allocated, reserved, error, and whether "fits"
     was right. Raises what the training raises, but for running out of memory."""
     import torch
@@ -189,7 +189,7 @@ def draw(count: int, seed: int, names: tuple[str, ...] = GRID_MODELS) -> list[Ca
 
 
 def grid(
-    count: int, seed: int, say: Callable[[str], None], *, whole: bool = True
+    count: int, seed: int, say: Callable[[str], object], *, whole: bool = True
 ) -> dict[str, Any]:
     """Closed form and layer extension against the shadow step, over `count` cases.
 

@@ -122,17 +122,19 @@ def load(named: Named, base: Any = None) -> Loaded:
             raise LabError(f"{named.run.id}: spec.json is missing or damaged.")
         spec = RunSpec.stored(stored)
         method, config = methods.get(spec.method["name"]), spec.method_config
-        if base is None or method.saves_whole_model:
+        if base is None or method.needs_own_base(config):
             model = weights.load_model(source, dtype, **method.load_kwargs(config))
         else:
             model = weights.same_weights(base)
         tokenizer = _tokenizer(named.run, source)
+        method.extend_tokenizer(tokenizer, config)
         if named.step is None:
             model = method.load(model, named.run.artifact)
         else:
             model = _at_step(model, method, spec, tokenizer, named)
     template.ensure_template(tokenizer)
-    return Loaded(model.to("cuda" if on_gpu else "cpu").eval(), tokenizer, proof)
+    model = weights.on_device(model, "cuda" if on_gpu else "cpu")
+    return Loaded(model.eval(), tokenizer, proof)
 
 
 def _tokenizer(run: RunDir, source: Source) -> Any:
@@ -144,13 +146,20 @@ def _tokenizer(run: RunDir, source: Source) -> Any:
 
 
 def _at_step(model: Any, method: Any, spec: RunSpec, tokenizer: Any, named: Named) -> Any:
+    import torch
+
     from lab.train import checkpoint
 
     assert named.run is not None
     saved = checkpoint.verify(named.run.checkpoints / f"step-{named.step}")
-    model = method.apply(model, spec.method_config, Context(spec, tokenizer))
-    checkpoint.load_weights(saved.path, model, cast=True)
+    # answers are made without autocast: the trained parts take the type of the base
+    own_type = "float32" if model.dtype == torch.float32 else "bfloat16"
+    spec = replace(spec, train=replace(spec.train, adapter_precision=own_type))
+    context = Context(spec, tokenizer)
+    method.prepare(model, spec.method_config, context)
+    model = method.apply(model, spec.method_config, context)
     method.load_state(model, checkpoint.method_state(saved.path))
+    checkpoint.load_weights(saved.path, model, cast=True)
     return model
 
 

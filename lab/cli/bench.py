@@ -13,9 +13,10 @@ from lab.text import duration, size
 
 
 def add(verb: Any) -> None:
-    sub = verb("bench", run, "measure on this machine: faults, memory, services")
+    sub = verb("bench", run, "measure on this machine: faults, memory, services, ui")
     sub.add_argument("what", choices=sorted(BENCHES))
     sub.add_argument("--kills", type=int, metavar="N", help="of faults (50) and services (20)")
+    sub.add_argument("--seconds", type=float, metavar="S", help="of ui: how long viewers look")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument(
         "--cases", type=int, metavar="N", help="of memory: closed forms against N traced steps"
@@ -110,6 +111,24 @@ def memory(arguments: argparse.Namespace) -> int:
     return 0 if all(row["kinds_equal"] and abs(row["error"]) < 0.005 for row in rows) else 1
 
 
+def ui(arguments: argparse.Namespace) -> int:
+    from lab.bench.ui import beside_a_worker, ui
+
+    seconds = arguments.seconds or 60.0
+    found = ui(seconds, _teller(arguments))
+    found["beside_a_worker"] = beside_a_worker(min(seconds, 60.0), _teller(arguments))
+    if arguments.json:
+        print_json(found)
+    else:
+        rows = [
+            [name, ", ".join(f"{key} {value:.3g}" for key, value in figures.items() if value)]
+            for name, figures in found.items()
+            if isinstance(figures, dict)
+        ]
+        table("Pages", ["", ""], rows)
+    return 0
+
+
 def _show(title: str, report: Any, rows: list[list[str]], arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(asdict(report) | {"is_clean": report.is_clean})
@@ -120,4 +139,9 @@ def _show(title: str, report: Any, rows: list[list[str]], arguments: argparse.Na
     return 0 if report.is_clean else 1
 
 
-BENCHES: dict[str, Callable[[argparse.Namespace], int]] = {"faults": faults, "memory": memory, "services": services}
+BENCHES: dict[str, Callable[[argparse.Namespace], int]] = {
+    "faults": faults,
+    "memory": memory,
+    "services": services,
+    "ui": ui,
+}

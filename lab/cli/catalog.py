@@ -9,6 +9,7 @@ from typing import Any
 from lab import machine, methods
 from lab.cli.show import console, print_json, table
 from lab.data import catalog as datasets
+from lab.methods import support
 from lab.models import catalog as models
 from lab.models import configs
 from lab.text import count, size
@@ -18,7 +19,10 @@ def add(verb: Any) -> None:
     verb("doctor", doctor, "what this machine can do, and what is missing")
     verb("models", list_models, "the models that come with the lab, and how to name others")
     verb("datasets", list_datasets, "the datasets that come with the lab")
-    verb("methods", list_methods, "the fine-tuning methods and their options")
+    parser = verb("methods", list_methods, "the fine-tuning methods and their options")
+    parser.add_argument(
+        "--matrix", action="store_true", help="what each can be combined with, and why not"
+    )
 
 
 def doctor(arguments: argparse.Namespace) -> int:
@@ -155,6 +159,8 @@ def list_datasets(arguments: argparse.Namespace) -> int:
 
 
 def list_methods(arguments: argparse.Namespace) -> int:
+    if arguments.matrix:
+        return show_matrix(arguments)
     rows = [method.to_json() for method in methods.all_methods()]
     if arguments.json:
         print_json({"methods": rows})
@@ -166,4 +172,23 @@ def list_methods(arguments: argparse.Namespace) -> int:
             console.print(
                 f"  [cyan]{option['name']}[/cyan] = {option['default']}  {option['help']}"
             )
+    return 0
+
+
+def show_matrix(arguments: argparse.Namespace) -> int:
+    """The support matrix, and below it the reason of every "no"."""
+    rows = support.matrix(methods.all_methods())
+    if arguments.json:
+        print_json({"matrix": rows})
+        return 0
+    numbers = [str(number) for number, _ in enumerate(support.FEATURES, 1)]
+    lines = [
+        [row["name"], *["yes" if cell["yes"] else "–" for cell in row["cells"].values()]]
+        for row in rows
+    ]
+    table("What goes together", ["method", *numbers], lines)
+    for number, feature in zip(numbers, support.FEATURES, strict=True):
+        console.print(f"{number:>3}  {feature.title}")
+    for reason, places in support.reasons(rows).items():
+        console.print(f"– {', '.join(places)}: {reason}")
     return 0

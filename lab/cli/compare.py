@@ -8,7 +8,9 @@ from typing import Any
 from rich.markup import escape
 
 from lab import paths
+from lab.cli.race import show as show_race
 from lab.cli.show import console, loss, print_json, table
+from lab.compare import race
 from lab.compare.table import AXES, UNITS, compare
 from lab.errors import LabError
 from lab.text import count, duration, size
@@ -16,16 +18,28 @@ from lab.text import count, duration, size
 
 def add(verb: Any) -> None:
     sub = verb("compare", run, "final figures of runs, side by side")
-    sub.add_argument("runs", nargs="+", metavar="RUN")
-    sub.add_argument("--by", choices=list(AXES), default="step", help="equal terms: the axis")
+    sub.add_argument("runs", nargs="+", metavar="RUN", help="runs, or one race")
+    sub.add_argument(
+        "--by",
+        choices=list(AXES),
+        help="equal terms: the axis; a race's own budget, or steps, if left out",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     if len(set(arguments.runs)) < len(arguments.runs):
         raise LabError("A run is named twice.", "Name each run once.")
-    answer = compare([paths.run_dir(name) for name in arguments.runs], arguments.by)
+    is_race = len(arguments.runs) == 1 and arguments.runs[0].startswith("race-")
+    if is_race:
+        runs = race.runs_of(arguments.runs[0])
+    else:
+        runs = [paths.run_dir(name) for name in arguments.runs]
+    by = race.axis_of(runs[0]) if is_race else "step"
+    answer = compare(runs, arguments.by or by)
     if arguments.json:
         print_json(answer)
+    elif is_race:
+        show_race(answer)
     else:
         show(answer)
     return 0

@@ -32,7 +32,8 @@ def row(run: RunDir) -> dict[str, Any]:
         "method": method.get("name", ""),
         "seed": (spec.get("train") or {}).get("seed"),
         "state": status(run).state,
-        "trainable": model.get("trainable"),
+        # a method may make more trainable on the way
+        "trainable": (history.last_event(run, "unfrozen") or model).get("trainable"),
         "parameters": model.get("parameters"),
         "steps": last.get("step", 0),
         "tokens": tokens,

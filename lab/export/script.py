@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from lab import methods
+from lab import methods, optimizers
+from lab.errors import LabError
+from lab.methods import support
 from lab.spec import RunSpec
 
 DTYPES = {
@@ -114,6 +116,7 @@ trainer = Trainer(
         warmup_steps={warmup},
         weight_decay={weight_decay},
         max_grad_norm={max_grad_norm},
+        optim="{optim}",
         bf16={bf16},
         use_cpu=not torch.cuda.is_available(),
         seed={seed},
@@ -137,8 +140,15 @@ tokenizer.save_pretrained("output")
 
 
 def script(spec: RunSpec, model: str, data: str, system_prompt: str) -> str:
-    """The script for a spec. `model` and `data` are what the script itself can load."""
+    """The script for a spec. `model` and `data` are what the script itself can load.
+
+    Raises LabError for a method that no plain script can do.
+    """
     method = methods.get(spec.method["name"])
+    if not method.can_script:
+        raise LabError(
+            f"There is no plain script for {method.title}: {support.why(method.can_script)}"
+        )
     lines = method.script(spec.method_config)
     train = spec.train
     rate = method.default_lr if train.learning_rate == "auto" else float(train.learning_rate)
@@ -166,6 +176,7 @@ def script(spec: RunSpec, model: str, data: str, system_prompt: str) -> str:
         "warmup": train.warmup,
         "weight_decay": train.weight_decay,
         "max_grad_norm": train.max_grad_norm,
+        "optim": optimizers.get(train.optimizer).trainer_name or "adamw_torch_fused",
         "bf16": "torch.cuda.is_available()"
         if train.precision == "auto"
         else train.precision in ("mixed", "bfloat16"),
@@ -182,6 +193,10 @@ def _left_out(spec: RunSpec) -> str:
         "max_tokens": train.max_tokens is not None,
         "max_seconds": train.max_seconds is not None,
         "max_flops": train.max_flops is not None,
+        f"optimizer {train.optimizer} (AdamW instead)": not optimizers.get(
+            train.optimizer
+        ).trainer_name,
+        "momentum": train.momentum > 0 and train.optimizer == "sgd",
         "early_stopping": train.early_stopping is not None,
         "activation_checkpointing": train.activation_checkpointing == "on",
         "compile": train.compile == "on",

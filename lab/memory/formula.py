@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from lab import methods, optimizers
 from lab.spec import RunSpec
 
 CUBLAS_WORKSPACE = 2 * (32 << 20)  # 32 MiB on Hopper, for the forward and the backward thread
@@ -59,6 +60,7 @@ class Sizes:
     parameters: int
     trainable: int
     weights: int
+    own: int  # bytes of the weights that train
     gradients: int
     moments: int
     hidden: int
@@ -71,7 +73,9 @@ class Sizes:
     largest_layer: int = 0  # bytes of the gradients of one layer
 
 
-def sizes(model: Any, spec: RunSpec, quantised: Any = None) -> Sizes:
+def sizes(
+    model: Any, spec: RunSpec, quantised: Any = None, frozen_bytes: int | None = None
+) -> Sizes:
     """The sizes of `model` (on the meta device, method applied, types set)."""
     from lab.memory.shadow.structure import stored_bytes
     from lab.memory.shadow.trace import decoder_layers
@@ -85,12 +89,21 @@ def sizes(model: Any, spec: RunSpec, quantised: Any = None) -> Sizes:
     residual = 2 if spec.train.precision == "bfloat16" else 4
     middle = layers[len(layers) // 2] if layers else None
     embedding = model.get_output_embeddings()
+    rule = optimizers.get(spec.train.optimizer)
+    trained = [weight.numel() * weight.element_size() for weight in own]
+    weights = sum(stored_bytes(weight, quantised) for weight in everything)
+    if frozen_bytes is not None:
+        weights = frozen_bytes + sum(trained)
     return Sizes(
         parameters=sum(weight.numel() for weight in everything),
         trainable=sum(weight.numel() for weight in own),
-        weights=sum(stored_bytes(weight, quantised) for weight in everything),
-        gradients=sum(weight.numel() * weight.element_size() for weight in own),
-        moments=2 * sum(weight.numel() * weight.element_size() for weight in own),
+        weights=weights,
+        own=sum(trained),
+        gradients=max(trained, default=0) if rule.in_backward else sum(trained),
+        moments=sum(
+            rule.state_bytes(tuple(weight.shape), weight.element_size(), spec.train.momentum)
+            for weight in own
+        ),
         hidden=hidden,
         vocabulary=config.vocab_size,
         layers=config.num_hidden_layers,
@@ -215,12 +228,14 @@ def estimate(
     memory_bytes: int | None,
     quantised: Any = None,
     loss_kind: str = "",
+    frozen_bytes: int | None = None,
 ) -> Estimate:
     """The peak of each phase for `model` (on the meta device, method applied, types set).
 
-    `memory_bytes` is what the device has free; None leaves `fits` open.
+    `memory_bytes` is what the device has free; None leaves `fits` open. `frozen_bytes` is the
+    size of the base where it is stored in fewer bits than the model on the meta device says.
     """
-    found = sizes(model, spec, quantised)
+    found = sizes(model, spec, quantised, frozen_bytes)
     return from_sizes(found, spec, on_gpu=on_gpu, memory_bytes=memory_bytes, loss_kind=loss_kind)
 
 
@@ -272,7 +287,7 @@ def from_sizes(
         "loss": parts["loss"] if place in ("start", "forward") else 0,
     }
     at_peak["activations"] = max(0, peak - sum(at_peak.values()) + at_peak["activations"])
-    whole = found.trainable == found.parameters
+    whole = methods.get(spec.method["name"]).saves_whole_model
     return Estimate(
         parameters=found.parameters,
         trainable=found.trainable,
@@ -281,11 +296,7 @@ def from_sizes(
         phases=phases,
         peak_bytes=peak,
         peak_phase=peak_phase,
-        disk=disk(
-            spec,
-            found.weights if whole else found.gradients,
-            found.gradients + found.moments,
-        ),
+        disk=disk(spec, found.weights if whole else found.own, found.own + found.moments),
         fits=None if memory_bytes is None else peak <= memory_bytes,
         device="cuda" if on_gpu else "cpu",
         is_bound=not on_gpu,

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from lab import schema
 from lab.errors import LabError, Problem
+from lab.methods import drawing, support
+from lab.methods.support import No
 from lab.schema import show
+
+__all__ = ["Context", "Method", "No", "all_methods", "get", "names", "register"]
 
 
 @dataclass(frozen=True)
@@ -27,42 +31,104 @@ class Context:
 
 
 class Method:
-    """One way to fine-tune. Every hook but `apply`, `save` and `load` has a default."""
+    """One way to fine-tune. Every hook but `apply`, `trainable_count`, `save` and `load` has a
+    default. What a method cannot do is `No("why")`; see `lab.methods.support`."""
 
     name: ClassVar[str]
     title: ClassVar[str]
     source: ClassVar[str]
     summary: ClassVar[str]
+    formula: ClassVar[str] = ""  # what is computed, in one line
+    count: ClassVar[str] = ""  # the closed form of the trainable parameters, in one line
+    explain: ClassVar[str] = ""  # a short paragraph for learners
+    trains: ClassVar[Mapping[str, str]] = {}  # what the figure marks; see lab.methods.drawing
     config: ClassVar[type]
     default_lr: ClassVar[float]
-    can_merge: ClassVar[bool] = False
-    can_pack: ClassVar[bool] = True
-    can_checkpoint_activations: ClassVar[bool] = True
-    starts_at_base: ClassVar[bool] = True
-    saves_whole_model: ClassVar[bool] = False
 
-    def check(self, model: Any, config: Any) -> list[Problem]:
-        """What is wrong with `config` for this model; `model` may be on the meta device."""
+    can_pack: ClassVar[bool | No] = True
+    can_checkpoint_activations: ClassVar[bool | No] = True
+    can_fuse_loss: ClassVar[bool | No] = True
+    can_compile: ClassVar[bool | No] = True
+    can_mix_precision: ClassVar[bool | No] = True
+    can_use_bfloat16: ClassVar[bool | No] = True
+    can_use_bfloat16_adapters: ClassVar[bool | No] = True
+    can_end_by_time: ClassVar[bool | No] = True
+    can_train_conv1d: ClassVar[bool | No] = True
+    can_quantise_base: ClassVar[bool | No] = No(
+        "it trains on the weights as they are; qlora and lora8bit load the base in 4 or 8 bits."
+    )
+    can_merge: ClassVar[bool | No] = No("what it learns is not a change of the base's weights.")
+    can_script: ClassVar[bool | No] = True
+    starts_at_base: ClassVar[bool | No] = True
+    can_update_in_backward: ClassVar[bool | No] = True
+    saves_whole_model: ClassVar[bool] = False
+    opens_base: ClassVar[bool] = False  # weights of the base train, in the base's own type
+    grows: ClassVar[bool] = False  # after_step or on_evaluate may make more parameters trainable
+
+    def check(self, model: Any, config: Any, context: Context) -> list[Problem]:
+        """What is wrong with `config` for this model and spec. `model` may be on the meta device;
+        the tokenizer may be missing, and what needs it is left out then."""
         return []
+
+    def trainable_count(self, model: Any, config: Any, context: Context) -> int:
+        """The closed form: trainable parameters from the shapes of the base alone.
+
+        `model` is the base after `prepare` and before `apply`; it may be on the meta device.
+        """
+        raise NotImplementedError(f"{self.name} has no trainable_count")
+
+    def needs_own_base(self, config: Any) -> bool:
+        """Whether the base's own tensors change or are stored in another form, so that a result
+        cannot stand beside others on one base in memory."""
+        return self.saves_whole_model or bool(self.load_kwargs(config))
+
+    def frozen_bytes(self, model: Any, config: Any) -> int | None:
+        """Bytes of the base's weights where `load_kwargs` stores them in another form; None
+        where they lie in memory as the model on the meta device says."""
+        return None
+
+    def virtual_tokens(self, config: Any) -> tuple[int, int]:
+        """(positions that pass through all layers, positions that are only attended to) which
+        the method puts before every row."""
+        return (0, 0)
 
     def load_kwargs(self, config: Any) -> dict[str, Any]:
         """Extra arguments of `from_pretrained`, before the model exists."""
         return {}
 
+    def extend_tokenizer(self, tokenizer: Any, config: Any) -> None:
+        """Add tokens, before any text is tokenised. Doing it twice changes nothing."""
+
     def prepare(self, model: Any, config: Any, context: Context) -> None:
-        """Change tokenizer or model before `apply`, such as new tokens."""
+        """Change the base before it is measured and `apply` is called, such as room for new
+        tokens."""
 
     def apply(self, model: Any, config: Any, context: Context) -> Any:
         """The model to train: exactly the declared parameters require gradients."""
         raise NotImplementedError(f"{self.name} has no apply")
+
+    def begin(self, model: Any, config: Any, steps: int | None) -> None:
+        """Called once a run is planned, before a checkpoint is read and the first step is made.
+
+        `steps` is the whole run's number of optimizer steps, None if a clock ends it.
+        """
+
+    def grow_fully(self, model: Any, config: Any) -> None:
+        """Make trainable all that will be at the end, for a method that `grows`: the planner
+        counts memory for this."""
 
     def param_groups(self, model: Any, config: Any, learning_rate: float) -> list[dict[str, Any]]:
         """Optimizer groups over the trainable parameters, each with its own rate."""
         trainable = [weight for weight in model.parameters() if weight.requires_grad]
         return [{"params": trainable, "lr": learning_rate}]
 
+    def penalty(self, model: Any, config: Any) -> Any:
+        """A scalar tensor added to the mean loss of each step, such as a regulariser; or None.
+        The recorded loss leaves it out."""
+        return None
+
     def after_step(self, model: Any, config: Any, step: int) -> None:
-        """Called after each optimizer step."""
+        """Called after optimizer step `step` (from 1 on), while the gradients still exist."""
 
     def on_evaluate(self, model: Any, config: Any, step: int, loss: float) -> None:
         """Called after each evaluation."""
@@ -72,7 +138,7 @@ class Method:
         return {}
 
     def load_state(self, model: Any, state: dict[str, Any]) -> None:
-        """Put `state` back."""
+        """Put `state` back; called before the trainable parameters are read."""
 
     def save(self, model: Any, folder: Path) -> None:
         """Write the result as safetensors and JSON into `folder`."""
@@ -82,9 +148,20 @@ class Method:
         """The model to answer with: `base` changed by the saved result."""
         raise NotImplementedError(f"{self.name} has no load")
 
+    def merge(self, model: Any) -> Any:
+        """A loaded result as one plain model, where `can_merge`. Changes the base's tensors in
+        place: not for a tree that shares them."""
+        raise NotImplementedError(f"{self.name} has no merge")
+
     def script(self, config: Any) -> list[str]:
-        """Lines of a plain script that apply the method to `model`; none for full training."""
+        """Lines of a plain script that apply the method to `model`; none for full training.
+        Raises LabError where no plain script can; see `can_script`."""
         return []
+
+    @property
+    def figure(self) -> str:
+        """An SVG of what is trained."""
+        return drawing.figure(self.trains)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -92,13 +169,18 @@ class Method:
             "title": self.title,
             "source": self.source,
             "summary": self.summary,
+            "formula": self.formula,
+            "count": self.count,
+            "explain": self.explain,
             "default_lr": self.default_lr,
             "options": schema.describe(self.config),
             "supports": {
-                "merge": self.can_merge,
-                "packing": self.can_pack,
-                "activation_checkpointing": self.can_checkpoint_activations,
-                "starts_at_base": self.starts_at_base,
+                feature.key: bool(getattr(self, feature.field)) for feature in support.FEATURES
+            },
+            "reasons": {
+                feature.key: support.why(getattr(self, feature.field))
+                for feature in support.FEATURES
+                if not getattr(self, feature.field)
             },
         }
 

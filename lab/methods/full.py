@@ -1,22 +1,40 @@
-"""Full fine-tuning: every parameter trains.
+"""Full fine-tuning: every parameter trains, or those of chosen layers.
 
 theta <- theta - lr * dL/dtheta for all N parameters of the base model. AdamW keeps two moments
 a parameter, so the training state is three to four times the weights.
-Trainable = N, the number of parameters of the base (tied weights counted once).
+Trainable = N, the number of parameters of the base (tied weights counted once), less the frozen.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab.methods import Context, Method, register
+from lab.errors import LabError, Problem
+from lab.methods import Context, Method, No, register
+from lab.methods.drawing import ALL
+from lab.models.structure import decoder_layers, is_norm, parse_layers
+from lab.schema import option, show
+
+PARTS = ("embeddings", "head", "norms", "biases")
 
 
 @dataclass(frozen=True, kw_only=True)
 class FullConfig:
-    """Nothing to choose: all parameters train."""
+    train_layers: str = option(
+        "all",
+        'Which weights train: all; or only those of some decoder layers: "last 4", "first 2", '
+        '"7", "4-11". With the last layer the final norm and an untied head train too.',
+        max_characters=60,
+    )
+    freeze: list[str] | None = option(
+        None,
+        "What stays as it is beside that: embeddings, head, norms, biases, or patterns (regular "
+        "expressions) over full names. Tied weights freeze together.",
+        max_characters=4096,
+    )
 
 
 @register(
@@ -26,19 +44,124 @@ class FullConfig:
     summary="Trains every parameter. The most capacity to learn new facts, the most memory, and "
     "the most forgetting on narrow data.",
     config=FullConfig,
+    formula="θ ← θ − η ∇L(θ)",
+    count="N: every parameter of the base that is not frozen, tied weights once",
+    explain="Nothing is frozen: each step moves every weight a little against its gradient. "
+    "That is the most capacity, so it can take in new facts, and the largest bill: gradients and "
+    "two moments for each weight. On narrow data the same freedom lets the model forget what it "
+    "could do before, so the learning rate is ten times lower than with adapters.",
+    trains={
+        "embeddings": ALL,
+        "attention": ALL,
+        "norm": ALL,
+        "feed_forward": ALL,
+        "head": ALL,
+    },
     default_lr=2e-5,
+    can_merge=No("there is nothing to merge: the result is a whole model."),
+    can_quantise_base=No(
+        "4-bit and 8-bit weights are integers with a shared scale and take no gradient. Choose "
+        "qlora to train on such a base."
+    ),
     saves_whole_model=True,
 )
 class Full(Method):
+    def check(self, model: Any, config: FullConfig, context: Context) -> list[Problem]:
+        problems = []
+        try:
+            if config.train_layers != "all":
+                parse_layers(config.train_layers, len(decoder_layers(model)[1]))
+        except LabError as error:
+            problems.append(Problem("method.train_layers", str(error)))
+        for pattern in config.freeze or []:
+            try:
+                found = any(_frozen_by(model, pattern))
+            except re.error as error:
+                message = f"'{show(pattern)}' is not a pattern: {error}."
+                problems.append(Problem("method.freeze", message))
+                continue
+            if not found:
+                problems.append(
+                    Problem(
+                        "method.freeze",
+                        f"'{show(pattern)}' names no parameter of this model. Write one of "
+                        f"{', '.join(PARTS)}, or a pattern such as .*q_proj.*",
+                    )
+                )
+        if not problems and not selected(model, config):
+            problems.append(
+                Problem("method.freeze", "leaves nothing to train. Freeze less, or choose lora.")
+            )
+        return problems
+
     def apply(self, model: Any, config: FullConfig, context: Context) -> Any:
-        model.requires_grad_(True)
+        model.requires_grad_(False)
+        for weight in selected(model, config).values():
+            weight.requires_grad_(True)
         return model
+
+    def trainable_count(self, model: Any, config: FullConfig, context: Context) -> int:
+        return sum(weight.numel() for weight in selected(model, config).values())
+
+    def script(self, config: FullConfig) -> list[str]:
+        if config == FullConfig():
+            return []
+        raise LabError(
+            "A plain script would train every weight.", "Clear train_layers and freeze to see it."
+        )
 
     def save(self, model: Any, folder: Path) -> None:
         model.save_pretrained(folder)
 
     def load(self, base: Any, folder: Path) -> Any:
         """`base` with the trained weights in place of its own, in the type of `base`."""
-        from lab.models.weights import read_weights
+        from lab.models.weights import has_weights, read_weights
 
-        return read_weights(base, folder)
+        if has_weights(base, folder):
+            return read_weights(base, folder)
+        # transformers writes some architectures (GPT-NeoX) under the hub's older names
+        return type(base).from_pretrained(folder, dtype=base.dtype, use_safetensors=True)
+
+
+def selected(model: Any, config: FullConfig) -> dict[str, Any]:
+    """The parameters that train, by name, tied ones once."""
+    chosen = dict(model.named_parameters())
+    if config.train_layers != "all":
+        prefix, layers = decoder_layers(model)
+        places = parse_layers(config.train_layers, len(layers))
+        starts = tuple(f"{prefix}.{place}." for place in places)
+        above = _above(model) if places[-1] == len(layers) - 1 else set()
+        chosen = {
+            name: weight
+            for name, weight in chosen.items()
+            if name.startswith(starts) or id(weight) in above
+        }
+    frozen = {name for pattern in config.freeze or [] for name in _frozen_by(model, pattern)}
+    return {name: weight for name, weight in chosen.items() if name not in frozen}
+
+
+def _above(model: Any) -> set[int]:
+    """Ids of what stands behind the last layer: the final norm, and the head unless it is tied."""
+    prefix, layers = decoder_layers(model)
+    parts = list(model.get_submodule(prefix.rpartition(".")[0]).children())
+    behind = next(place for place, part in enumerate(parts) if part is layers) + 1
+    norms = {id(w) for part in parts[behind:] if is_norm(part) for w in part.parameters()}
+    tied = {id(weight) for weight in model.get_input_embeddings().parameters()}
+    head = {id(weight) for weight in model.get_output_embeddings().parameters()}
+    return norms | (head - tied)
+
+
+def _frozen_by(model: Any, pattern: str) -> set[str]:
+    """Names of the parameters that one entry of `freeze` means. Raises re.error."""
+    named = dict(model.named_parameters())
+    if pattern == "biases":
+        return {name for name in named if name.endswith("bias")}
+    if pattern not in PARTS:
+        return {name for name in named if re.fullmatch(pattern, name)}
+    modules = {
+        "embeddings": [model.get_input_embeddings()],
+        "head": [model.get_output_embeddings()],
+        "norms": [module for module in model.modules() if is_norm(module)],
+    }[pattern]
+    ids = {id(weight) for module in modules for weight in module.parameters()}
+    return {name for name, weight in named.items() if id(weight) in ids}

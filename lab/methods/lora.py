@@ -1,20 +1,43 @@
 """LoRA: train a rank-r update beside each frozen weight.
 
-y = W0 x + (alpha / r) B A x, with W0 (d_out, d_in) frozen, A (r, d_in) random, B (d_out, r) zero
-at the start, so step 0 equals the base. Trainable = sum over targets of r (d_in + d_out).
+y = W0 x + s B A x, with W0 (d_out, d_in) frozen, A (r, d_in) random, B (d_out, r) zero at the
+start, so step 0 equals the base; s = alpha / r, or alpha / sqrt(r) with rank-stabilised scaling
+(arXiv:2312.03732). Trainable = sum over targets of r (d_in + d_out).
+
+DoRA (arXiv:2402.09353): y = m (W0 + s B A) x / ||W0 + s B A||, with the norm taken a row and m
+(d_out,) trained from ||W0||: d_out more a target.
+LoRA+ (arXiv:2402.12354): B learns `lr_ratio` times as fast as A.
+PiSSA (arXiv:2404.02948) starts with the r largest singular triplets of W0 in B A, OLoRA
+(arXiv:2406.01775) with the first r columns of its QR; W0 keeps the rest, so step 0 equals the
+base up to rounding. The result is saved as a plain LoRA of rank 2r on the untouched base:
+s (B A - B0 A0) = s [B, -B0] [A; A0].
 Source: Hu et al. 2021, arXiv:2106.09685, section 4.1.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab.errors import Problem
-from lab.methods import Context, Method, register
+from lab.errors import LabError, Problem
+from lab.methods import Context, register
+from lab.methods.layers import (
+    Layer,
+    is_tied,
+    module_names,
+    target_problems,
+    targeted,
+    targets_option,
+    weights_of,
+)
+from lab.methods.peft_method import PeftMethod, is_meta
 from lab.schema import option, show
+
+CHANGES_BASE = ("pissa", "olora")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +55,51 @@ class LoraConfig:
     dropout: float = option(
         0.05, "Share of the update's input zeroed at each step.", min=0.0, max=0.95
     )
-    targets: str | list[str] = option(
-        "all-linear",
-        "Which weights get an update: all-linear (every linear layer but the head), a list of "
-        "names such as q_proj and v_proj, or a pattern (regular expression) over full names.",
-        max_characters=4096,
+    targets: str | list[str] = targets_option()
+    start: str = option(
+        "default",
+        "How A and B begin: default (A uniform, B zero), gaussian (A normal, B zero), orthogonal, "
+        "pissa (the largest singular triplets of the weight) or olora (its QR).",
+        choices=("default", "gaussian", "orthogonal", "pissa", "olora"),
+    )
+    bias: str = option(
+        "none",
+        "Biases that train too: none, those of the targets (lora_only), or all of the model.",
+        choices=("none", "lora_only", "all"),
+    )
+    rslora: bool = option(
+        False, "Scale by alpha / sqrt(rank), which keeps high ranks learning (rsLoRA)."
+    )
+    dora: bool = option(
+        False, "Train the length of each row of the weight beside its direction (DoRA). Slower."
+    )
+    lr_ratio: float = option(
+        1.0, "How many times faster B learns than A; 16 is LoRA+'s advice.", min=1.0, max=1000.0
+    )
+    last_rank: int | None = option(
+        None,
+        "Rank in the last layer: ranks run evenly from `rank` in the first layer to it. null: the "
+        "same rank everywhere.",
+        min=1,
+        max=1024,
+    )
+    layer_ranks: list[int] | None = option(
+        None, "One rank for each layer, first to last, in place of `rank`.", min=1, max=1024
+    )
+    last_alpha: float | None = option(
+        None,
+        "Alpha in the last layer, running evenly from `alpha` in the first. null: alpha / rank is "
+        "the same in every layer.",
+        above=0.0,
+        max=65_536,
+    )
+    layer_alphas: list[float] | None = option(
+        None, "One alpha for each layer, first to last.", above=0.0, max=65_536
+    )
+    train_also: list[str] | None = option(
+        None,
+        "Modules trained whole beside the updates: names such as input_layernorm, or embeddings "
+        "and head.",
     )
 
 
@@ -46,91 +109,244 @@ class LoraConfig:
     source="arXiv:2106.09685",
     summary="Freezes the base and trains a low-rank update beside its linear layers. A small file, "
     "little training state, and the base stays as it was.",
+    formula="y = W₀x + (α/r) B A x",
+    count="Σ over targets of r (d_in + d_out)",
+    explain="The base stays frozen. Beside each chosen weight stand two thin matrices: A brings "
+    "the input down to r numbers, B brings them back up. B starts at zero, so the first step "
+    "begins exactly at the base. Only A and B get gradients and moments, which is why the "
+    "training state shrinks a hundredfold, and their product can be added into the weight "
+    "afterwards at no cost.",
+    trains={"attention": "+ B·A", "feed_forward": "+ B·A"},
     config=LoraConfig,
     default_lr=2e-4,
     can_merge=True,
 )
-class Lora(Method):
-    def check(self, model: Any, config: LoraConfig) -> list[Problem]:
-        if config.targets == "all-linear":
-            return []
-        linear = linear_names(model)
-        wanted = config.targets if isinstance(config.targets, list) else [config.targets]
-        is_pattern = isinstance(config.targets, str)
-        choices = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in linear}))
-        problems = []
-        for target in wanted:
-            try:
-                found = any(matches(target, name, is_pattern) for name in linear)
-            except re.error as error:
-                problems.append(
-                    Problem("method.targets", f"'{show(target)}' is not a pattern: {error}.")
+class Lora(PeftMethod):
+    peft_class = "LoraConfig"
+
+    def check(self, model: Any, config: Any, context: Context) -> list[Problem]:
+        problems = target_problems(model, config.targets, self.can_train_conv1d)
+        if problems:
+            return problems
+        layers = targeted(model, config.targets)
+        problems += _problems_by_layer(layers, config)
+        if config.start == "olora" and any(layer.is_conv1d for layer in layers):
+            problems.append(
+                Problem(
+                    "method.start",
+                    "is olora, which needs nn.Linear layers; Conv1D keeps its weight transposed "
+                    "and the QR has the wrong shape. Choose pissa or default.",
                 )
-                continue
-            if not found:
-                problems.append(
-                    Problem(
-                        "method.targets",
-                        f"'{show(target)}' names no linear layer of this model. "
-                        f'Choose from: {choices}; or "all-linear".',
-                    )
+            )
+        if config.start in CHANGES_BASE:
+            problems += _too_high_ranks(layers, config)
+        if config.dora and config.start in CHANGES_BASE:
+            problems.append(
+                Problem(
+                    "method.dora",
+                    f"cannot be combined with start {config.start}: the result is saved as a plain "
+                    "difference to the base, which DoRA's norms are not. Choose start default.",
                 )
-        return problems
+            )
+        return problems + _problems_with_also(model, layers, config)
 
-    def apply(self, model: Any, config: LoraConfig, context: Context) -> Any:
-        import peft
+    def settings(self, config: Any) -> dict[str, Any]:
+        settings: dict[str, Any] = {
+            "r": config.rank,
+            "lora_alpha": int(config.alpha) if config.alpha.is_integer() else config.alpha,
+            "lora_dropout": config.dropout,
+            "target_modules": config.targets,
+        }
+        chosen = {
+            "init_lora_weights": config.start != "default" and config.start,
+            "bias": config.bias != "none" and config.bias,
+            "use_rslora": config.rslora,
+            "use_dora": config.dora,
+        }
+        return settings | {key: value for key, value in chosen.items() if value}
 
-        settings = peft.LoraConfig(
-            r=config.rank,
-            lora_alpha=config.alpha,  # type: ignore[arg-type]
-            lora_dropout=config.dropout,
-            target_modules=config.targets,
-            task_type="CAUSAL_LM",
-        )
-        # PEFT raises a 16-bit adapter to float32 unless told not to.
-        in_float32 = context.spec.train.adapter_precision == "float32"
-        return peft.get_peft_model(model, settings, autocast_adapter_dtype=in_float32)
+    def settings_for(self, model: Any, config: Any, context: Context) -> dict[str, Any]:
+        settings = self.settings(config)
+        layers = targeted(model, config.targets)
+        by_layer = ranks_and_alphas(layers, config)
+        if any(pair != (config.rank, config.alpha) for pair in by_layer.values()):
+            settings["rank_pattern"] = {re.escape(n): pair[0] for n, pair in by_layer.items()}
+            settings["alpha_pattern"] = {re.escape(n): pair[1] for n, pair in by_layer.items()}
+        if config.train_also:
+            names, _ = module_names(model, config.train_also)
+            settings["modules_to_save"] = names
+            settings["ensure_weight_tying"] = is_tied(model)
+        if is_meta(model) and config.start in CHANGES_BASE:
+            del settings["init_lora_weights"]  # there are no values to take apart
+        return settings
 
-    def script(self, config: LoraConfig) -> list[str]:
+    def apply(self, model: Any, config: Any, context: Context) -> Any:
+        model = super().apply(model, config, context)
+        if config.start in CHANGES_BASE and not is_meta(model):
+            model.lab_start = {
+                name: weight.detach().clone() for name, weight in _factors(model).items()
+            }
+        return model
+
+    def trainable_count(self, model: Any, config: Any, context: Context) -> int:
+        layers = targeted(model, config.targets)
+        by_layer = ranks_and_alphas(layers, config)
+        total = sum(by_layer[layer.name][0] * (layer.d_in + layer.d_out) for layer in layers)
+        if config.dora:
+            total += sum(layer.d_out for layer in layers)
+        biases = {name: one for name, one in model.named_parameters() if "bias" in name}
+        if config.bias == "lora_only":
+            kept = {f"{layer.name}.bias" for layer in layers}
+            biases = {name: one for name, one in biases.items() if name in kept}
+        if config.bias != "none":
+            total += sum(one.numel() for one in biases.values())
+        names, _ = module_names(model, config.train_also or [])
+        return int(total + sum(weight.numel() for weight in weights_of(model, names)))
+
+    def needs_own_base(self, config: Any) -> bool:
+        changes = config.bias != "none" or config.start in CHANGES_BASE
+        return changes or super().needs_own_base(config)
+
+    def param_groups(self, model: Any, config: Any, learning_rate: float) -> list[dict[str, Any]]:
+        if config.lr_ratio == 1.0:
+            return super().param_groups(model, config, learning_rate)
+        named = [(name, one) for name, one in model.named_parameters() if one.requires_grad]
+        fast = [one for name, one in named if ".lora_B." in name]
+        others = [one for name, one in named if ".lora_B." not in name]
         return [
-            "import peft  # noqa: E402",
-            "",
-            "model = peft.get_peft_model(",
-            "    model,",
-            "    peft.LoraConfig(",
-            f"        r={config.rank},",
-            f"        lora_alpha={config.alpha:g},",
-            f"        lora_dropout={config.dropout},",
-            f"        target_modules={config.targets!r},",
-            '        task_type="CAUSAL_LM",',
-            "    ),",
-            ")",
-            "model.print_trainable_parameters()",
+            {"params": others, "lr": learning_rate},
+            {"params": fast, "lr": learning_rate * config.lr_ratio},
         ]
 
+    def state(self, model: Any) -> dict[str, Any]:
+        return getattr(model, "lab_start", {})
+
+    def load_state(self, model: Any, state: dict[str, Any]) -> None:
+        """Checks that this machine took the base apart as the first attempt did."""
+        import torch
+
+        for name, start in getattr(model, "lab_start", {}).items():
+            if name not in state or not torch.equal(start.cpu(), state[name].cpu()):
+                raise LabError(
+                    "The start that the base's weights were taken apart into is another one than "
+                    "in the checkpoint.",
+                    "Resume on the machine and the versions that the run was started on.",
+                )
+
     def save(self, model: Any, folder: Path) -> None:
-        model.save_pretrained(folder)
-
-    def load(self, base: Any, folder: Path) -> Any:
-        import peft
-
-        return peft.PeftModel.from_pretrained(base, str(folder))
+        super().save(model, folder)
+        if hasattr(model, "lab_start"):
+            _write_as_difference(model, folder)
 
 
-def linear_names(model: Any) -> list[str]:
-    """Full names of the layers that LoRA can sit beside: nn.Linear and GPT-2's Conv1D."""
-    import torch
-    from transformers.pytorch_utils import Conv1D
+def ranks_and_alphas(layers: list[Layer], config: Any) -> dict[str, tuple[int, float]]:
+    """(rank, alpha) of each target, by the decoder layer that it stands in."""
+    numbers = sorted({layer.number for layer in layers if layer.number is not None})
+    last = max(numbers[-1] if numbers else 0, 1)
+    found = {}
+    for layer in layers:
+        place = layer.number
+        rank, alpha = config.rank, config.alpha
+        if place is not None:
+            if config.layer_ranks:
+                rank = config.layer_ranks[min(place, len(config.layer_ranks) - 1)]
+            elif config.last_rank is not None:
+                rank = round(config.rank + (config.last_rank - config.rank) * place / last)
+            if config.layer_alphas:
+                alpha = config.layer_alphas[min(place, len(config.layer_alphas) - 1)]
+            elif config.last_alpha is not None:
+                alpha = config.alpha + (config.last_alpha - config.alpha) * place / last
+            else:
+                alpha = config.alpha * rank / config.rank
+        found[layer.name] = (rank, alpha)
+    return found
 
-    return [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, (torch.nn.Linear, Conv1D))
+
+def _problems_by_layer(layers: list[Layer], config: Any) -> list[Problem]:
+    count = 1 + max((layer.number for layer in layers if layer.number is not None), default=0)
+    problems = []
+    for one, ramp in (("layer_ranks", "last_rank"), ("layer_alphas", "last_alpha")):
+        given = getattr(config, one)
+        if given and len(given) != count:
+            problems.append(
+                Problem(f"method.{one}", f"has {len(given)} values; the model has {count} layers.")
+            )
+        if given and getattr(config, ramp) is not None:
+            problems.append(Problem(f"method.{ramp}", f"cannot be set beside {one}. Clear one."))
+    return problems
+
+
+def _too_high_ranks(layers: list[Layer], config: Any) -> list[Problem]:
+    by_layer = ranks_and_alphas(layers, config)
+    for layer in layers:
+        rank, most = by_layer[layer.name][0], min(layer.d_in, layer.d_out)
+        if rank > most:
+            return [
+                Problem(
+                    "method.rank",
+                    f"is {rank}; {layer.name} has only {most} singular values to start "
+                    f"{config.start} from. Lower it to {most}.",
+                )
+            ]
+    return []
+
+
+def _problems_with_also(model: Any, layers: list[Layer], config: Any) -> list[Problem]:
+    """Unknown names, which PEFT would pass over in silence, and modules that have an update."""
+    if not config.train_also:
+        return []
+    names, unknown = module_names(model, config.train_also)
+    choices = sorted({name.rsplit(".", 1)[-1] for name, _ in model.named_modules() if name})
+    words = ", ".join(choice for choice in choices if not choice.isdecimal())
+    problems = [
+        Problem(
+            "method.train_also",
+            f"'{show(one)}' names no module of this model. Choose from: embeddings, head, {words}.",
+        )
+        for one in unknown
     ]
+    for layer in layers:
+        inside = [name for name in names if f"{layer.name}.".startswith(f"{name}.")]
+        if inside:
+            problems.append(
+                Problem(
+                    "method.train_also",
+                    f"'{inside[0]}' holds {layer.name}, which has an update already. Leave one "
+                    "out.",
+                )
+            )
+            break
+    return problems
 
 
-def matches(target: str, name: str, is_pattern: bool) -> bool:
-    """Whether PEFT would take layer `name` for `target`: by whole pattern, or by last parts."""
-    if is_pattern:
-        return re.fullmatch(target, name) is not None
-    return name == target or name.endswith(f".{target}")
+def _factors(model: Any) -> dict[str, Any]:
+    return {
+        name: weight
+        for name, weight in model.named_parameters()
+        if ".lora_A." in name or ".lora_B." in name
+    }
+
+
+def _write_as_difference(model: Any, folder: Path) -> None:
+    """Rewrite a saved PiSSA or OLoRA as what was learned: rank 2r on the untouched base."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    file = folder / "adapter_model.safetensors"
+    saved = load_file(file)
+    for name, start in model.lab_start.items():
+        key = name.replace(".default.", ".")
+        begin = start.to(saved[key])
+        parts = [saved[key], begin] if ".lora_A." in name else [saved[key], -begin]
+        saved[key] = torch.cat(parts, dim=0 if ".lora_A." in name else 1).contiguous()
+    save_file(saved, file, metadata={"format": "pt"})
+    settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    # the scale alpha / r (or alpha / sqrt(r)) stays what it was
+    times = math.sqrt(2) if settings["use_rslora"] else 2
+    settings["r"] *= 2
+    settings["lora_alpha"] *= times
+    settings["rank_pattern"] = {k: 2 * v for k, v in settings["rank_pattern"].items()}
+    settings["alpha_pattern"] = {k: times * v for k, v in settings["alpha_pattern"].items()}
+    settings["init_lora_weights"] = True
+    text = json.dumps(settings, indent=2, sort_keys=True)
+    (folder / "adapter_config.json").write_text(text, encoding="utf-8")

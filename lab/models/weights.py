@@ -60,6 +60,16 @@ def load_model(source: Source, dtype: Any, **extra: Any) -> Any:
         ) from None
 
 
+def is_quantised(model: Any) -> bool:
+    """Whether the weights are stored in fewer bits, on the device that they were loaded to."""
+    return getattr(model, "hf_quantizer", None) is not None
+
+
+def on_device(model: Any, device: Any) -> Any:
+    """`model` on `device`; a quantised one stays where it was built."""
+    return model if is_quantised(model) else model.to(device)
+
+
 def empty_model(config: Any) -> Any:
     """The model on the meta device: structure and shapes, no memory."""
     import torch
@@ -83,8 +93,25 @@ def same_weights(model: Any) -> Any:
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
+def has_weights(model: Any, folder: Path) -> bool:
+    """Whether every tensor of `folder`'s safetensors has its name in `model`."""
+    from safetensors import safe_open
+
+    names = set(dict(model.named_parameters(remove_duplicate=False)))
+    names |= set(dict(model.named_buffers()))
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as opened:
+            if not names.issuperset(opened.keys()):
+                return False
+    return True
+
+
 def read_weights(model: Any, folder: Path) -> Any:
-    """`model` with every tensor of `folder`'s safetensors copied over its own, by name."""
+    """`model` with every tensor of `folder`'s safetensors copied over its own, by name.
+
+    Architectures whose files carry other names than their modules (GPT-NeoX) are read by
+    transformers, which knows how to rename them.
+    """
     import torch
     from safetensors.torch import load_file
 
@@ -94,7 +121,10 @@ def read_weights(model: Any, folder: Path) -> Any:
         raise LabError(f"There are no safetensors in {folder}.", "The result is incomplete.")
     with torch.no_grad():
         for file in files:
-            for name, tensor in load_file(file).items():
+            stored = load_file(file)
+            if (folder / "config.json").is_file() and not stored.keys() <= weights.keys():
+                stored = _renamed(model, folder)
+            for name, tensor in stored.items():
                 if name not in weights or weights[name].shape != tensor.shape:
                     raise LabError(
                         f"{file.name} holds '{name}' {tuple(tensor.shape)}, which this base "
@@ -103,6 +133,12 @@ def read_weights(model: Any, folder: Path) -> Any:
                     )
                 weights[name].copy_(tensor)
     return model
+
+
+def _renamed(model: Any, folder: Path) -> dict[str, Any]:
+    """The tensors of a whole model in `folder` under the names of `model`'s modules."""
+    source = Source(folder.name, str(folder.absolute()), local_only=True)
+    return dict(load_model(source, model.dtype).state_dict())
 
 
 def _first_line(error: BaseException) -> str:

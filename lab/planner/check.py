@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from lab import methods, paths
+from lab import methods, optimizers, paths
 from lab.data import catalog as datasets
 from lab.data import prepare, rows, template
 from lab.errors import LabError, Problem
 from lab.memory import fixes as smaller
 from lab.memory import formula
-from lab.methods import Context
+from lab.methods import Context, support
 from lab.models import catalog as models
 from lab.models import weights
 from lab.planner import admit, begin
@@ -38,12 +38,14 @@ def check(value: Any) -> dict[str, Any]:
     if "model" not in wrong:
         tokenizer, model = _gather(problems, "model", lambda: _model(resolved), (None, None))
     facts: dict[str, Any] = {}
+    if tokenizer is not None and not any(field.split(".")[0] == "method" for field in wrong):
+        methods.get(spec.method["name"]).extend_tokenizer(tokenizer, spec.method_config)
     if not wrong & {"data", "data.dataset", "data.format"}:
         facts = _gather(problems, "data.dataset", lambda: _data(resolved, tokenizer), {})
     if not wrong & {"model", "method", "method.name", "start_from"}:
         problems.extend(_gather(problems, "model", lambda: begin.problems(resolved), []))
     if model is not None:
-        check_fit(resolved, model, problems, wrong)
+        check_fit(resolved, model, tokenizer, problems, wrong)
     estimate = None
     if model is not None and not problems:
         resolved, estimate = _estimate(resolved, spec, model, tokenizer, problems)
@@ -197,11 +199,33 @@ def _data(spec: RunSpec, tokenizer: Any) -> dict[str, Any]:
     return facts
 
 
-def check_fit(spec: RunSpec, model: Any, problems: list[Problem], wrong: set[str]) -> None:
+def check_fit(
+    spec: RunSpec,
+    model: Any,
+    tokenizer: Any,
+    problems: list[Problem],
+    wrong: set[str],
+    on_gpu: bool | None = None,
+) -> None:
     """What the parts refuse of each other: the method of the model, the model of the lengths."""
+    import torch
+
     method = methods.get(spec.method["name"])
-    if not wrong & {"method", "method.name", "method.targets"}:
-        problems.extend(method.check(model, spec.method_config))
+    if not any(field.split(".")[0] == "method" for field in wrong):
+        context = Context(spec, tokenizer)
+        problems.extend(
+            _gather(
+                problems,
+                "method.name",
+                lambda: method.check(model, spec.method_config, context),
+                [],
+            )
+        )
+    problems.extend(
+        Problem(place, message)
+        for place, message in support.refusals(method, spec)
+        if not wrong & {place, place.split(".")[0]}
+    )
     if "data.max_length" not in wrong:
         longest = getattr(model.config, "max_position_embeddings", None)
         if longest and spec.data.max_length > longest:
@@ -212,10 +236,6 @@ def check_fit(spec: RunSpec, model: Any, problems: list[Problem], wrong: set[str
                 )
             )
     if "data" not in wrong:
-        if spec.data.packing == "on" and not method.can_pack:
-            problems.append(
-                Problem("data.packing", f"{method.title} cannot train on packed rows. Set it off.")
-            )
         if spec.data.general_mix:
             problems.append(
                 Problem(
@@ -224,16 +244,14 @@ def check_fit(spec: RunSpec, model: Any, problems: list[Problem], wrong: set[str
                     "Set 0.",
                 )
             )
-    if (
-        "train" not in wrong
-        and spec.train.activation_checkpointing == "on"
-        and not method.can_checkpoint_activations
-    ):
-        problems.append(
-            Problem(
-                "train.activation_checkpointing",
-                f"{method.title} cannot be trained with it. Set it off.",
+    if "train" not in wrong:
+        rule = optimizers.get(spec.train.optimizer)
+        problems.extend(
+            problem
+            for problem in rule.problems(
+                spec.train, on_gpu=torch.cuda.is_available() if on_gpu is None else on_gpu
             )
+            if problem.field not in wrong
         )
 
 
@@ -243,6 +261,8 @@ def _estimate(
     """Apply the method on the meta device, count, and hold memory and disk against the need."""
     import torch
 
+    from lab.train.loss import is_plain
+
     structure = model.config
     dtype = torch.bfloat16 if spec.train.precision == "bfloat16" else torch.float32
     method, config = methods.get(spec.method["name"]), spec.method_config
@@ -251,11 +271,13 @@ def _estimate(
         with torch.device("meta"):
             model = model.to(dtype)
             method.prepare(model, config, context)
+            frozen_bytes = method.frozen_bytes(model, config)
             model = method.apply(model, config, context)
+            method.grow_fully(model, config)
     except ValueError as error:  # a library refuses the combination in its own words
         problems.append(Problem("method", f"{method.title} cannot be applied: {error}"))
         return spec, None
-    if spec.train.loss == "fused" and type(model.get_output_embeddings()) is not torch.nn.Linear:
+    if spec.train.loss == "fused" and not is_plain(model.get_output_embeddings()):
         problems.append(
             Problem(
                 "train.loss",
@@ -263,7 +285,9 @@ def _estimate(
                 "or leave the head out of method.targets.",
             )
         )
-    closed = formula.estimate(model, spec, on_gpu=False, memory_bytes=None)
+    closed = formula.estimate(
+        model, spec, on_gpu=False, memory_bytes=None, frozen_bytes=frozen_bytes
+    )
     spec, estimate = admit.admit(spec, asked, structure, method, closed, problems)
     home = next(folder for folder in [paths.home(), *paths.home().parents] if folder.exists())
     room = shutil.disk_usage(home).free - DISK_RESERVE

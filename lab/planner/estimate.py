@@ -37,7 +37,7 @@ def estimate(
     ready = resolve(spec, target.has_bf16 if target.on_gpu else None)
     method = methods.get(ready.method["name"])
     packed = spec.data.packing == "on"  # auto packs what is short; full rows have nothing to pack
-    check_fit(replace(ready, data=spec.data), _empty(config), problems, set())
+    check_fit(replace(ready, data=spec.data), _empty(config), None, problems, set(), target.on_gpu)
     if problems:
         return _refused(problems)
     options = dict(how or {})
@@ -167,7 +167,7 @@ def plan(value: Any, device: dict[str, Any] | None = None) -> dict[str, Any]:
     config = weights.load_config(models.resolve_structure(spec.model))
     ready = resolve(spec, target.has_bf16 if target.on_gpu else None)
     method = methods.get(ready.method["name"])
-    check_fit(replace(ready, data=spec.data), _empty(config), problems, set())
+    check_fit(replace(ready, data=spec.data), _empty(config), None, problems, set(), target.on_gpu)
     if problems:
         return _refused(problems)
     share = planning.reached(_finished_here(), target.flops)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from lab import methods, optimizers
 from lab.errors import LabError, Problem, SpecError
 from lab.files import read_object
+from lab.methods import support
 from lab.paths import RunDir
 from lab.schema import show
 from lab.spec import RunSpec, override
@@ -97,6 +99,9 @@ def changed(run: RunDir, settings: list[str]) -> dict[str, Any]:
                 "the data is lost.",
             )
         )
+    method, rule = methods.get(spec.method["name"]), optimizers.get(spec.train.optimizer)
+    problems += [Problem(*one) for one in support.refusals(method, spec)]
+    problems += rule.problems(spec.train, on_gpu=True)  # the device was looked at at the start
     if problems:
         raise SpecError(problems)
     found = {

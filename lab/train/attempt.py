@@ -64,7 +64,7 @@ class Attempt:
         used = dataclasses.asdict(conductor.trainer.used)
         summary |= used | {
             "parameters": self.parameters,
-            "trainable": self.trainable,
+            "trainable": sum(weight.numel() for weight in checkpoint.trainable(model).values()),
             "planned_steps": conductor.trainer.plan.steps,
             "peak_bytes": self.memory.peak_bytes,
             "peaks": self.memory.peaks,
@@ -134,6 +134,7 @@ class Attempt:
         self.telemetry.enter("tokenising")
         self.source = catalog.resolve(self.spec.model)
         self.tokenizer = weights.load_tokenizer(self.source)
+        self.method.extend_tokenizer(self.tokenizer, self.spec.method_config)
 
         def count_rows(done: int, total: int) -> None:
             self.telemetry.progress(done, total, "row")
@@ -156,13 +157,16 @@ class Attempt:
         return data
 
     def _base(self, data: Prepared) -> Any:
-        """The base model, its evaluation loss measured before anything touches it."""
+        """The base model with room for the method's tokens, its evaluation loss measured before
+        anything else touches it."""
         self.telemetry.enter("loading")
         train = self.spec.train
         dtype = torch.bfloat16 if train.precision == "bfloat16" else torch.float32
         extra = self.method.load_kwargs(self.spec.method_config)
-        model = weights.load_model(self.source, dtype, **extra).to(self.device)
+        model = weights.on_device(weights.load_model(self.source, dtype, **extra), self.device)
         self.memory.mark("load")
+        set_seed(train.seed)
+        self.method.prepare(model, self.spec.method_config, Context(self.spec, self.tokenizer))
         self._check_commands()
         if self.loss == "fused" and not fused_is_exact(model, precision=train.precision):
             self.telemetry.warn(
@@ -217,7 +221,6 @@ class Attempt:
         set_seed(train.seed)
         start = self.spec.start_from.removeprefix("run:") if begins else ""
         twin = weights.same_weights(model) if start else None
-        self.method.prepare(model, config, context)
         model = self.method.apply(model, config, context)
         if start:
             artifact.begin_with(model, twin, self.method, paths.run_dir(start).artifact)
@@ -239,17 +242,23 @@ class Attempt:
     def _conductor(self, model: Any, data: Prepared, saved: Saved | None) -> Conductor:
         """The trainer, where the run stands, and what happens between its steps."""
         spec = self.spec
-        costs = flops.count(model, self.loss)
+        virtual = self.method.virtual_tokens(spec.method_config)
+        costs = flops.count(model, self.loss, virtual)
         stream = batches.Stream(data.train, spec.train.seed)
         plan = schedule.plan(spec.train, stream, costs)
         used = schedule.Used()
+        self.method.begin(model, spec.method_config, None if plan.has_open_end else plan.steps)
         if saved is not None:
-            checkpoint.load_weights(saved.path, model)
             if checkpoint.EXTRA not in saved.lost:
                 self.method.load_state(model, checkpoint.method_state(saved.path))
+            checkpoint.load_weights(saved.path, model)
+            # more may train by now than at the start
+            costs = flops.count(model, self.loss, virtual)
             used = schedule.Used(**saved.state["used"])
         self.telemetry.event("plan", steps=plan.steps, rows=plan.rows, resumed_at=used.step)
-        samples = Sampler(self.tokenizer, datasets.resolve(spec.data.dataset), data, self.telemetry)
+        dataset = datasets.resolve(spec.data.dataset)
+        precision = spec.train.precision
+        samples = Sampler(self.tokenizer, dataset, data, self.telemetry, precision)
         if saved is None and spec.train.sample_every != 0:
             samples.sample(model, 0)
         conductor = Conductor(

@@ -65,7 +65,11 @@ def save(
         save_file(_moments(optimizer, names), aside / "optimizer.safetensors")
         extra = {f"method|{key}": value.contiguous() for key, value in method_state.items()}
         save_file(_random_tensors() | extra, aside / "extra.safetensors")
-        full = state | {"step": step, "random": _random_json()}
+        full = state | {
+            "step": step,
+            "random": _random_json(),
+            "optimizer": _numbers(optimizer, names),
+        }
         (aside / "state.json").write_text(json.dumps(full), encoding="utf-8")
         manifest = {}
         for name in FILES:
@@ -174,15 +178,36 @@ def load_optimizer(saved: Path, model: torch.nn.Module, optimizer: torch.optim.O
         name, _, part = key.rpartition("|")
         state.setdefault(name, {})[part] = tensor
     names = trainable(model)
-    if set(state) != set(names):
+    kept = (read_object(saved / "state.json") or {}).get("optimizer") or {}
+    # SGD remembers nothing, and a weight that has just joined nothing yet
+    if set(state) | set(kept.get("without", ())) != set(names):
         raise LabError(
             f"{saved.name} has no optimizer state for every trainable parameter.",
             "Resuming would train differently; resume from an older checkpoint.",
         )
-    for name, weight in names.items():
-        optimizer.state[weight] = {
-            key: tensor.to(weight.device) for key, tensor in state[name].items()
-        }
+    for name, tensors in state.items():
+        numbers = kept.get("numbers", {}).get(name, {})
+        _put_back(optimizer, names[name], tensors, numbers)
+
+
+def _put_back(
+    optimizer: torch.optim.Optimizer,
+    weight: torch.nn.Parameter,
+    tensors: dict[str, torch.Tensor],
+    numbers: dict[str, float],
+) -> None:
+    if getattr(optimizer, "is_paged", False) and weight.device.type == "cuda":
+        # paged moments lie in memory that only the optimizer itself can ask for
+        for place, group in enumerate(optimizer.param_groups):
+            for number, one in enumerate(group["params"]):
+                if one is weight:
+                    optimizer.init_state(group, weight, place, number)  # type: ignore[attr-defined]
+        for key, tensor in tensors.items():
+            optimizer.state[weight][key].copy_(tensor)
+        optimizer.state[weight].update(numbers)
+        return
+    moved = {key: tensor.to(weight.device) for key, tensor in tensors.items()}
+    optimizer.state[weight] = moved | numbers
 
 
 def method_state(saved: Path) -> dict[str, torch.Tensor]:
@@ -216,12 +241,30 @@ def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
 def _moments(
     optimizer: torch.optim.Optimizer, names: dict[str, torch.nn.Parameter]
 ) -> dict[str, torch.Tensor]:
+    # cloned: bitsandbytes shares one quantisation map between all parameters, and safetensors
+    # refuses tensors that share memory
     return {
-        f"{name}|{key}": value.detach().contiguous()
+        f"{name}|{key}": value.detach().clone(memory_format=torch.contiguous_format)
         for name, weight in names.items()
         for key, value in optimizer.state.get(weight, {}).items()
         if isinstance(value, torch.Tensor)
     }
+
+
+def _numbers(
+    optimizer: torch.optim.Optimizer, names: dict[str, torch.nn.Parameter]
+) -> dict[str, Any]:
+    """State that is no tensor (some rules count their steps as a plain integer), and the names of
+    the parameters of which nothing is remembered."""
+    numbers, without = {}, []
+    for name, weight in names.items():
+        state = optimizer.state.get(weight, {})
+        plain = {key: value for key, value in state.items() if isinstance(value, (int, float))}
+        if plain:
+            numbers[name] = plain
+        if not any(isinstance(value, torch.Tensor) for value in state.values()):
+            without.append(name)
+    return {"numbers": numbers, "without": without}
 
 
 def _random_tensors() -> dict[str, torch.Tensor]:

@@ -92,7 +92,7 @@ class Conductor(TrainerCallback):
         self._before = {"tokens": trainer.used.tokens, "flops": trainer.used.flops}
         if self.resumed is not None:
             step = trainer.used.step
-            optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
+            optimizer = trainer.own_optimizer
             if checkpoint.OPTIMIZER not in self.resumed.lost:
                 checkpoint.load_optimizer(self.resumed.path, trainer.model, optimizer)
             scheduler = trainer.lr_scheduler
@@ -118,6 +118,10 @@ class Conductor(TrainerCallback):
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.rate = self.trainer.optimizer.param_groups[0]["lr"]
 
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        trainer = self.trainer
+        trainer.method.after_step(trainer.model, self.spec.method_config, state.global_step + 1)
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.memory.mark("optimizer")
         self._measure_parts()
@@ -125,7 +129,6 @@ class Conductor(TrainerCallback):
         trainer = self.trainer
         trainer.used.step = state.global_step
         method, config = trainer.method, self.spec.method_config
-        method.after_step(trainer.model, config, state.global_step)
         self._record(step_s)
         self._report_progress()
         wish = self.commands.take()
@@ -147,6 +150,8 @@ class Conductor(TrainerCallback):
             method.on_evaluate(trainer.model, config, state.global_step, loss)
             is_last = self._stops_early(loss) or is_last
             self._warn_of_divergence(loss)
+        if method.grows:
+            self._let_join()
         if sample_due or (is_last and self.spec.train.sample_every != 0):
             self.telemetry.enter("evaluating")
             self.sampler.sample(trainer.model, state.global_step)
@@ -199,6 +204,14 @@ class Conductor(TrainerCallback):
         )
         return loss
 
+    def _let_join(self) -> None:
+        """Take what the method has just made trainable into the optimizer, and say so."""
+        trainer = self.trainer
+        if trainer.join_new_parameters():
+            weights = checkpoint.trainable(trainer.model).values()
+            trainable = sum(weight.numel() for weight in weights)
+            self.telemetry.event("unfrozen", step=trainer.used.step, trainable=trainable)
+
     def _stops_early(self, loss: float) -> bool:
         """Whether the evaluation loss has been no better for as long as the spec allows."""
         patience = self.spec.train.early_stopping
@@ -249,7 +262,7 @@ class Conductor(TrainerCallback):
             self._without_checkpoint(shortage)
             return
         trainer = self.trainer
-        optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
+        optimizer = trainer.own_optimizer
         used = trainer.used
         state = {
             "used": vars(used).copy(),

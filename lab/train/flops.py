@@ -23,11 +23,16 @@ class Flops:
     per_token: float
     per_loss_token: float
     per_token_pair: float
+    virtual: int = 0  # positions before each row that pass through the layers
+    prefix: int = 0  # positions before each row that are only attended to
 
     def of(self, row: Row) -> float:
-        pairs = sum(length * length for length in row.lengths)
+        pairs = sum(
+            (length + self.virtual) * (length + self.virtual + self.prefix)
+            for length in row.lengths
+        )
         return (
-            self.per_token * row.tokens
+            self.per_token * (row.tokens + self.virtual)
             + self.per_loss_token * row.counted
             + self.per_token_pair * pairs
         )
@@ -36,18 +41,22 @@ class Flops:
         return sum(self.of(row) for row in rows)
 
 
-def count(model: Any, loss: str) -> Flops:
-    """The costs for `model` with its trainable parameters marked."""
+def count(model: Any, loss: str, virtual_tokens: tuple[int, int] = (0, 0)) -> Flops:
+    """The costs for `model` with its trainable parameters marked. `virtual_tokens`: positions
+    before each row that pass through the layers, and such that are only attended to."""
     import torch
     from transformers.pytorch_utils import Conv1D
 
-    head = model.get_output_embeddings()
+    head = set(model.get_output_embeddings().modules())
     per_token, per_loss_token = 0.0, 0.0
     for module in model.modules():
         if not isinstance(module, (torch.nn.Linear, Conv1D)):
             continue
-        cost = module.weight.numel() * (6.0 if module.weight.requires_grad else 4.0)
-        if module is head and loss == "fused":
+        # by the layer's own sizes: 4-bit weights lie packed in fewer numbers
+        is_linear = isinstance(module, torch.nn.Linear)
+        size = module.in_features * module.out_features if is_linear else module.weight.numel()
+        cost = size * (6.0 if module.weight.requires_grad else 4.0)
+        if module in head and loss == "fused":
             per_loss_token += cost
         else:
             per_token += cost
@@ -55,4 +64,4 @@ def count(model: Any, loss: str) -> Flops:
     heads = getattr(config, "num_attention_heads", 0)
     width = heads * (getattr(config, "head_dim", None) or config.hidden_size // max(heads, 1))
     layers = getattr(config, "num_hidden_layers", 0)
-    return Flops(per_token, per_loss_token, 12.0 * layers * width)
+    return Flops(per_token, per_loss_token, 12.0 * layers * width, *virtual_tokens)

@@ -76,9 +76,31 @@ def fused_loss(
     counted = hidden_BTH.flatten(0, 1).index_select(0, batch["loss_index"])
     bias = getattr(head, "bias", None)
     loss: torch.Tensor = FusedLinearCrossEntropy.apply(
-        counted, head.weight, bias, batch["targets"], compute
+        counted, head_weight(head), bias, batch["targets"], compute
     )
     return loss
+
+
+def is_plain(head: Any) -> bool:
+    """Whether the head is one linear map whose weight `head_weight` can give: not one with an
+    update beside it."""
+    from peft.tuners.trainable_tokens import TrainableTokensLayer
+    from peft.utils import ModulesToSaveWrapper
+
+    if isinstance(head, ModulesToSaveWrapper):
+        return type(head.original_module) is torch.nn.Linear
+    if isinstance(head, TrainableTokensLayer):
+        return type(head.base_layer) is torch.nn.Linear
+    return type(head) is torch.nn.Linear
+
+
+def head_weight(head: Any) -> torch.Tensor:
+    """(V, H): the head's weight as it is used, with trained rows of tokens put in."""
+    if hasattr(head, "get_merged_weights"):
+        merged: torch.Tensor = head.get_merged_weights(head.active_adapters)
+        return merged
+    weight: torch.Tensor = head.weight
+    return weight
 
 
 def plain_loss(logits_BTV: torch.Tensor, labels_BT: torch.Tensor) -> torch.Tensor:

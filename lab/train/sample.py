@@ -16,21 +16,29 @@ class Sampler:
     """Answers one prompt with the model as it is; each answer becomes an event."""
 
     def __init__(
-        self, tokenizer: Any, dataset: Dataset, data: Prepared, telemetry: Telemetry
+        self,
+        tokenizer: Any,
+        dataset: Dataset,
+        data: Prepared,
+        telemetry: Telemetry,
+        precision: str,
     ) -> None:
-        self.tokenizer, self.telemetry = tokenizer, telemetry
+        self.tokenizer, self.telemetry, self.precision = tokenizer, telemetry, precision
         self.asked, self.prompt = _prompt(tokenizer, dataset, data)
 
     def sample(self, model: Any, step: int) -> None:
         """Write one `sample` event. Draws no random number, so a resumed run stays the same."""
         import torch
 
+        from lab.train.step import autocast
+
         inputs = self.tokenizer(self.prompt, add_special_tokens=False, return_tensors="pt")
         inputs = inputs.to(next(model.parameters()).device)
         was_training = model.training
         model.eval()
         try:
-            with torch.inference_mode():
+            # trained parts may be float32 beside 16-bit weights, as in the step itself
+            with torch.inference_mode(), autocast(model.device, self.precision):
                 output = model.generate(
                     input_ids=inputs["input_ids"],
                     attention_mask=inputs["attention_mask"],

@@ -47,12 +47,17 @@ def summed_loss(
     if loss == "plain":
         with autocast(device, precision):
             outputs = model(**inputs, use_cache=False)
-        return plain_loss(outputs.logits, batch["labels"])
+        return plain_loss(own_positions(outputs.logits, batch), batch["labels"])
     compute = torch.float32 if precision == "float32" else torch.bfloat16
     with without_head(unwrapped(model)) as head:
         with autocast(device, precision):
             outputs = model(**inputs, use_cache=False)
-        return fused_loss(outputs.logits, head, batch, compute)
+        return fused_loss(own_positions(outputs.logits, batch), head, batch, compute)
+
+
+def own_positions(outputs_BTX: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The outputs at the batch's own tokens: prompt tuning puts virtual ones before them."""
+    return outputs_BTX[:, -batch["input_ids"].shape[1] :]
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

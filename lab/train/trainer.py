@@ -15,11 +15,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from lab import optimizers
 from lab.data.batches import Row, Stream, collate
 from lab.methods import Method
 from lab.spec import RunSpec
-from lab.train import schedule
+from lab.train import flops, schedule
 from lab.train.flops import Flops
+from lab.train.in_backward import InBackward
 from lab.train.schedule import OPEN_END, Plan, Used
 from lab.train.step import summed_loss
 from lab.train.telemetry import Memory
@@ -49,7 +51,7 @@ class LabTrainer(Trainer):
         stream: Stream,
         plan: Plan,
         used: Used,
-        flops: Flops,
+        costs: Flops,
         pad: int,
         memory: Memory,
         folder: Path,
@@ -57,7 +59,7 @@ class LabTrainer(Trainer):
         callbacks: list[TrainerCallback],
     ) -> None:
         self.run_spec, self.method = spec, method
-        self.stream, self.plan, self.used, self.flops_of = stream, plan, used, flops
+        self.stream, self.plan, self.used, self.flops_of = stream, plan, used, costs
         self.pad, self.memory = pad, memory
         self.loss_kind = loss
         self.step_losses: list[torch.Tensor] = []
@@ -98,6 +100,30 @@ class LabTrainer(Trainer):
         self.optimizer = make_optimizer(self.model, self.method, self.run_spec)
         return self.optimizer
 
+    def join_new_parameters(self) -> int:
+        """Take parameters that have become trainable into the optimizer, at the rate that their
+        group has now; how many tensors joined."""
+        optimizer, scheduler = self.own_optimizer, self.lr_scheduler
+        known = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+        scale = scheduler.lr_lambdas[0]
+        joined = 0
+        for group in self.method.param_groups(
+            self.model, self.run_spec.method_config, float(self.run_spec.train.learning_rate)
+        ):
+            new = [weight for weight in group["params"] if id(weight) not in known]
+            if not new:
+                continue
+            rate = group["lr"]
+            now = rate * scale(scheduler.last_epoch)
+            optimizer.add_param_group(group | {"params": new, "lr": now, "initial_lr": rate})
+            scheduler.base_lrs.append(rate)
+            scheduler.lr_lambdas.append(scale)
+            joined += len(new)
+        if joined:
+            virtual = self.method.virtual_tokens(self.run_spec.method_config)
+            self.flops_of = flops.count(self.model, self.loss_kind, virtual)
+        return joined
+
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         def scale(step: int) -> float:
             fraction = self.plan.fraction(self.used_at(step))
@@ -117,7 +143,6 @@ class LabTrainer(Trainer):
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
         loss = super().training_step(model, inputs, num_items_in_batch)
         self.memory.mark("backward")
-        self.step_losses.append(loss)
         return loss
 
     def compute_loss(
@@ -135,23 +160,34 @@ class LabTrainer(Trainer):
             model, inputs, precision=self.run_spec.train.precision, loss=self.loss_kind
         )
         self.memory.mark("forward")
-        return total / num_items_in_batch
+        loss = total / num_items_in_batch
+        self.step_losses.append(loss.detach())
+        penalty = self.method.penalty(model, self.run_spec.method_config)
+        return loss if penalty is None else loss + penalty / self.run_spec.train.accumulation
 
     def floating_point_ops(self, inputs: Any) -> int:
         return 0  # Trainer's own estimate walks over all parameters; ours is in the batch
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        self.grad_norm = super()._get_grad_norm(model, grad_norm)
+        optimizer = self.own_optimizer
+        if isinstance(optimizer, InBackward):
+            self.grad_norm = optimizer.take_norm()  # the gradients themselves are gone
+        else:
+            self.grad_norm = super()._get_grad_norm(model, grad_norm)
         return self.grad_norm
+
+    @property
+    def own_optimizer(self) -> Any:
+        """The optimizer itself, without accelerate's wrapping."""
+        return getattr(self.optimizer, "optimizer", self.optimizer)
 
 
 def make_optimizer(model: Any, method: Method, spec: RunSpec) -> torch.optim.Optimizer:
     """The optimizer of a run over the method's own groups; the memory estimate makes the same."""
     train = spec.train
     groups = method.param_groups(model, spec.method_config, float(train.learning_rate))
-    return torch.optim.AdamW(
-        groups, lr=float(train.learning_rate), weight_decay=train.weight_decay, fused=True
-    )
+    made: torch.optim.Optimizer = optimizers.get(train.optimizer).build(groups, train)
+    return made
 
 
 def device_batches(

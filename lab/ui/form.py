@@ -30,7 +30,7 @@ def label(name: str) -> str:
 def set_value(section: str, name: str, value: Any, hint: Any, words: Any) -> None:
     """Put a spec's value into the widget's form: numbers that may be a word are text."""
     if isinstance(value, list):
-        value = ", ".join(value)
+        value = ", ".join(f"{one:g}" if isinstance(one, float) else str(one) for one in value)
     elif words and not isinstance(value, str):
         value = repr(value)
     elif float in _kinds(hint) and isinstance(value, int) and not isinstance(value, bool):
@@ -92,16 +92,37 @@ def _spoken(given: Any, hint: Any, metadata: Any) -> Any:
             return text if text in metadata["words"] else float(text)
         except ValueError:
             return text
-    if isinstance(given, str) and list in {typing.get_origin(kind) for kind in _kinds(hint)}:
-        parts = [part.strip() for part in given.split(",") if part.strip()]
-        return parts if len(parts) > 1 or (parts and parts[0].isidentifier()) else given.strip()
     if given == "" and type(None) in _kinds(hint):
         return None
+    item = _item_kind(hint)
+    if isinstance(given, str) and item is not None:
+        parts = [part.strip() for part in given.split(",") if part.strip()]
+        if item is not str:
+            return [_number(part) for part in parts]
+        if str not in _kinds(hint):
+            return parts
+        return parts if len(parts) > 1 or (parts and parts[0].isidentifier()) else given.strip()
     return given
+
+
+def _number(text: str) -> Any:
+    """A number as typed, or the text itself for the checks to refuse."""
+    try:
+        return int(text) if text.lstrip("-").isdecimal() else float(text)
+    except ValueError:
+        return text
 
 
 def _kinds(hint: Any) -> tuple[Any, ...]:
     return typing.get_args(hint) or (hint,)
+
+
+def _item_kind(hint: Any) -> Any:
+    """The type of an item where the field takes a list, else None."""
+    for kind in (hint, *_kinds(hint)):
+        if typing.get_origin(kind) is list:
+            return typing.get_args(kind)[0]
+    return None
 
 
 def problem(place: str) -> None:
@@ -140,11 +161,12 @@ def widget(section: str, field: Any, hint: Any) -> None:
             st.selectbox(label(field.name), limits["choices"], **shared)
     elif bool in kinds:
         st.toggle(label(field.name), **shared)
-    elif limits.get("words") or str in kinds:
+    elif limits.get("words") or str in kinds or _item_kind(hint) is not None:
         if limits.get("multiline"):
             st.text_area(label(field.name), height=80, placeholder="from the dataset", **shared)
         else:
-            st.text_input(label(field.name), **shared)
+            example = "such as 8, 8, 16" if _item_kind(hint) in (int, float) else None
+            st.text_input(label(field.name), placeholder=example, **shared)
     else:
         is_int = int in kinds
         st.number_input(

@@ -207,16 +207,17 @@ def charts_of(series: Live, view: View) -> dict[str, tuple[str, Any]]:
     Drawn once for all who look at the same run in the same way, until there is something new.
     """
     key = (series.run.id, view)
-    version = (
-        series.train.attempt,
-        series.train.length,
-        series.held_out.length,
-        series.device.length // 5,
-    )
-    with _lock:
-        found = _drawn.get(key)
-    if found is None or found[0] != version:
-        found = (version, _draw(series, view))
+    with series.lock:  # another viewer's refresh would lengthen one column before the next
+        version = (
+            series.train.attempt,
+            series.train.length,
+            series.held_out.length,
+            series.device.length // 5,
+        )
+        with _lock:
+            found = _drawn.get(key)
+        if found is None or found[0] != version:
+            found = (version, _draw(series, view))
     with _lock:
         _drawn.pop(key, None)
         _drawn[key] = found

@@ -54,7 +54,7 @@ def refuse(
         ("method.rank=0", "is 0; it must be at least 1"),
         ('method.targets=["q_proj","c_attn"]', "'c_attn' names no linear layer of this model"),
         ("method.targets=.*(", "is not a pattern"),
-        ("method.name=lorra", "Unknown method 'lorra'. Choose one of: full, lora"),
+        ("method.name=lorra", "Unknown method 'lorra'. Choose one of: full,"),
         ("method.rnak=4", "Did you mean 'rank'?"),
         ("train.lr=4", "unknown key 'lr'"),
         ("name=a/b", "the characters / are not allowed"),

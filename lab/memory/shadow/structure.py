@@ -57,6 +57,7 @@ def build(
             _quantise(model, settings, quantised)
         method.prepare(model, options, context)
         model = method.apply(model, options, context)
+        method.grow_fully(model, options)
     if spec.train.activation_checkpointing == "on":
         checkpoint_activations(model)
     return model, quantised, base

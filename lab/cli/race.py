@@ -1,0 +1,119 @@
+"""race: the same data and budget for several methods, and one table at the end."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+
+from lab import spec
+from lab.cli import watch
+from lab.cli.show import console, loss, print_json, table
+from lab.compare import race
+from lab.compare.race import Budget
+from lab.compare.table import UNITS, compare
+from lab.errors import LabError
+from lab.runs.status import status
+from lab.text import count, duration, size
+
+
+def add(verb: Any) -> None:
+    sub = verb("race", run, "several methods on the same data and budget, one table at the end")
+    sub.add_argument("spec", metavar="SPEC.json")
+    sub.add_argument("--methods", required=True, metavar="A,B,C", help="the methods to race")
+    sub.add_argument(
+        "--budget",
+        metavar="AXIS=NUMBER",
+        help="what each run may use: tokens, seconds, flops or steps; else what the spec says",
+    )
+    sub.add_argument("--seeds", type=int, default=1, metavar="N", help="runs of each method")
+    sub.add_argument("--wait", action="store_true", help="wait until all have ended, then compare")
+    sub.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        dest="settings",
+        help="change one field for all; may be repeated",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    quiet = arguments.json
+    value = spec.override(spec.load(Path(arguments.spec)), arguments.settings)
+    budget = Budget.parse(arguments.budget) if arguments.budget else None
+    if arguments.seeds < 1:
+        raise LabError(f"--seeds is {arguments.seeds}.", "Give 1 or more.")
+    names = [name.strip() for name in arguments.methods.split(",") if name.strip()]
+    asked, notes = race.specs(value, names, budget)
+    plans = race.check(asked, arguments.seeds)
+    race_id, runs = race.start(plans)
+    if not quiet:
+        console.print(f"[bold]{race_id}[/bold]: {len(runs)} runs in the queue")
+        for note in notes:
+            console.print(escape(note))
+    if not arguments.wait:
+        started = [
+            {
+                "id": one.id,
+                "method": plan["spec"]["method"]["name"],
+                "seed": plan["spec"]["train"]["seed"],
+                "state": status(one).state,
+            }
+            for one, plan in zip(runs, plans, strict=True)
+        ]
+        if quiet:
+            print_json({"race": race_id, "notes": notes, "runs": started})
+        else:
+            rows = [[one["method"], str(one["seed"]), one["id"]] for one in started]
+            table("Runs", ["method", "seed", "id"], rows)
+            console.print(f"When they have ended: python -m lab compare {race_id}")
+        return 0
+    failed = 0
+    for one, plan in zip(runs, plans, strict=True):
+        ended = watch.follow(one, plan["spec"]["name"], quiet=quiet)
+        if ended.state in ("failed", "crashed"):
+            failed += 1
+            print(f"{one.id} {ended.state}: {ended.message} {ended.hint}".strip(), file=sys.stderr)
+    answer = compare(runs, race.axis_of(runs[0]))
+    if quiet:
+        print_json({"race": race_id, "notes": notes} | answer)
+    else:
+        show(answer)
+    return 1 if failed else 0
+
+
+def show(answer: dict[str, Any]) -> None:
+    """The race as a table: one row a run, the lowest evaluation loss first."""
+    at = f"{answer['at']:,.0f} {UNITS[answer['by']]}"
+
+    def placed(one: dict[str, Any]) -> tuple[bool, float]:
+        value = one["at"]["eval_loss"]
+        return value is None, value or 0.0
+
+    has_seeds = len({one["seed"] for one in answer["runs"]}) > 1
+    all_done = all(one["state"] == "done" for one in answer["runs"])
+    rows = [
+        [
+            one["method"] + (f" {one['seed']}" if has_seeds else ""),
+            count(one["trainable"]),
+            loss(one["at"]["eval_loss"]),
+            loss(one["train_loss"]["last"]),
+            duration(one["seconds"]),
+            f"{one['tokens_per_s']:.0f}" if one["tokens_per_s"] else "–",
+            size(one["peak_bytes"]),
+            size(one["artifact_bytes"]),
+            *([] if all_done else [one["state"]]),
+        ]
+        for one in sorted(answer["runs"], key=placed)
+    ]
+    columns = ["method" + " and seed" * has_seeds, "trains", "eval", "train", "time", "tok/s"]
+    columns += ["peak", "result", *([] if all_done else ["state"])]
+    table(f"Race: losses after {at}", columns, rows, right="lrrrrrrrl")
+    base = {loss(one["eval_loss"]["base"]) for one in answer["runs"]}
+    console.print(f"Evaluation loss of the base: {', '.join(sorted(base))}")
+    for text in answer["unequal"]:
+        console.print(f"[yellow]Not equal:[/yellow] {escape(text)}")

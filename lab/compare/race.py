@@ -1,0 +1,208 @@
+"""The same data and budget for several methods: one spec becomes a run for each method and seed.
+
+Everything is checked before anything starts. The runs go into the queue; the race's id is a tag
+on each of them, so that they can be found together afterwards.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+import re
+import shutil
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from lab import methods, paths
+from lab.errors import LabError, Problem, SpecError
+from lab.files import read_object
+from lab.paths import RunDir
+from lab.planner.client import planner
+from lab.runs import index, launch, queue
+from lab.schema import show, unknown_key
+from lab.spec import TrainSpec
+
+BUDGETS = {
+    "tokens": "max_tokens",
+    "seconds": "max_seconds",
+    "flops": "max_flops",
+    "steps": "max_steps",
+}
+AXES = {"tokens": "tokens", "seconds": "seconds", "flops": "flops", "steps": "step"}
+WHOLE = ("tokens", "steps")
+MOST_RUNS = 200
+RACE_ID = re.compile(r"race-[0-9]{8}-[0-9]{6}-[a-z0-9]{4}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every run may use: an axis of BUDGETS and how much of it."""
+
+    axis: str
+    amount: float
+
+    @staticmethod
+    def parse(text: str) -> Budget:
+        """From "tokens=10000". Raises LabError."""
+        axis, _, amount = text.partition("=")
+        try:
+            number = float(amount.replace("_", "").replace(",", ""))
+        except ValueError:
+            number = -1.0
+        if axis not in BUDGETS or not 0 < number < float("inf"):
+            raise LabError(
+                f"'{show(text)}' is not a budget.",
+                f"Write one of {', '.join(f'{name}=NUMBER' for name in BUDGETS)}.",
+            )
+        if axis in WHOLE and not number.is_integer():
+            raise LabError(f"'{show(text)}' is not a budget.", f"{axis} are counted in wholes.")
+        return Budget(axis, number)
+
+
+def specs(
+    value: dict[str, Any], names: list[str], budget: Budget | None
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """(a spec for each method, what a person should know). Raises SpecError.
+
+    `value` may hold `methods`: {"lora": {"rank": 8, "learning_rate": 1e-3}}; its other keys are a
+    spec's, and `method` is passed over. Where one method cannot pack, none packs, so that all
+    see the same rows in the same order.
+    """
+    problems = _unknown(names)
+    own = value.get("methods", {})
+    if not isinstance(own, dict) or not all(isinstance(one, dict) for one in own.values()):
+        problems.append(
+            Problem("methods", f'must be an object such as {{"lora": {{}}}}, is {show(own)}.')
+        )
+        own = {}
+    known = methods.names()
+    problems += [
+        Problem(f"methods.{show(name)}", unknown_key(name, known))
+        for name in own
+        if name not in known
+    ]
+    for section in ("train", "data"):
+        if not isinstance(value.get(section, {}), dict):
+            problems.append(Problem(section, f"must be an object, is {show(value[section])}."))
+    if problems:
+        raise SpecError(problems)
+    notes = []
+    cannot = [methods.get(name).title for name in names if not methods.get(name).can_pack]
+    data = dict(value.get("data", {}))
+    if cannot and data.get("packing", "auto") not in ("off", False):
+        data["packing"] = "off"
+        notes.append(f"Packing is off for all: {', '.join(cannot)} cannot train on packed rows.")
+    made = {}
+    for name in names:
+        options = {key: item for key, item in own.get(name, {}).items() if key != "learning_rate"}
+        train = dict(value.get("train", {}))
+        if "learning_rate" in own.get(name, {}):
+            train["learning_rate"] = own[name]["learning_rate"]
+        if budget is not None:
+            train |= dict.fromkeys(BUDGETS.values())
+            whole = budget.axis in WHOLE
+            train[BUDGETS[budget.axis]] = int(budget.amount) if whole else budget.amount
+        rest = {key: item for key, item in value.items() if key not in ("methods", "method")}
+        title = f"{value['name']} · {name}" if value.get("name") else f"race · {name}"
+        made[name] = copy.deepcopy(
+            rest
+            | {"name": title, "method": {"name": name, **options}, "data": data, "train": train}
+        )
+    return made, notes
+
+
+def _unknown(names: list[str]) -> list[Problem]:
+    problems = []
+    if len(names) < 2:
+        problems.append(Problem("--methods", "a race needs two methods or more."))
+    if len(set(names)) < len(names):
+        problems.append(Problem("--methods", "a method is named twice."))
+    for name in names:
+        try:
+            methods.get(name)
+        except LabError as error:
+            problems.append(Problem("--methods", str(error)))
+    return problems
+
+
+def check(asked: dict[str, dict[str, Any]], seeds: int) -> list[dict[str, Any]]:
+    """A checked plan for each seed and method, seed by seed. Raises SpecError with the problems
+    of all methods, each under its method's name."""
+    if not 1 <= seeds * len(asked) <= MOST_RUNS:
+        raise LabError(
+            f"{seeds} seeds of {len(asked)} methods are {seeds * len(asked)} runs.",
+            f"A race has 1 to {MOST_RUNS}.",
+        )
+    problems: list[Problem] = []
+    plans = {}
+    for name, spec in asked.items():
+        try:
+            plans[name] = planner.check(spec)
+        except SpecError as error:
+            problems += [Problem(f"{name}: {one.field}", one.message) for one in error.problems]
+    need = seeds * sum(plan["estimate"]["disk"]["total"] for plan in plans.values())
+    home = next(folder for folder in [paths.home(), *paths.home().parents] if folder.exists())
+    free = shutil.disk_usage(home).free
+    if need > free:
+        problems.append(
+            Problem(
+                "train.save_every",
+                f"not enough disk: all runs together may need {need / 1e9:.2f} GB, "
+                f"{free / 1e9:.2f} GB are free. Set train.save_every to 0, or race fewer.",
+            )
+        )
+    if problems:
+        raise SpecError(problems)
+    return [_seeded(plan, place, seeds) for place in range(seeds) for plan in plans.values()]
+
+
+def _seeded(plan: dict[str, Any], place: int, seeds: int) -> dict[str, Any]:
+    """The plan with another seed; nothing else of a plan depends on it."""
+    if seeds == 1:
+        return plan
+    made = copy.deepcopy(plan)
+    most = 2**32
+    seed = (int(made["spec"]["train"]["seed"]) + place) % most
+    made["spec"]["train"]["seed"] = seed
+    made["asked"].setdefault("train", {})["seed"] = seed
+    made["spec"]["name"] = f"{made['spec']['name']} · seed {seed}"[: index.LONGEST_NAME]
+    return made
+
+
+def start(plans: list[dict[str, Any]]) -> tuple[str, list[RunDir]]:
+    """(the race's id, its runs, in the queue). Raises LabError, and leaves no run behind then."""
+    letters = "".join(random.SystemRandom().choices(launch.LETTERS, k=4))
+    race = f"race-{time.strftime('%Y%m%d-%H%M%S')}-{letters}"
+    runs: list[RunDir] = []
+    try:
+        for plan in plans:
+            runs.append(launch.create(plan))
+            index.label(runs[-1], tags=race)
+    except LabError:
+        for run in runs:
+            launch.delete(run)
+        raise
+    for run in runs:
+        queue.submit(run)
+    return race, runs
+
+
+def runs_of(race: str) -> list[RunDir]:
+    """The runs of a race in the order they were made in. Raises LabError if there are none."""
+    if not RACE_ID.fullmatch(race):
+        raise LabError(f"'{show(race)}' is not a race.", "Write race-DATE-TIME-LETTERS.")
+    found = [entry for entry in index.entries() if race in entry.tags]
+    if not found:
+        raise LabError(f"There is no run of {race}.", "`python -m lab runs` lists all runs.")
+    return [paths.run_dir(entry.id) for entry in sorted(found, key=lambda entry: entry.created)]
+
+
+def axis_of(run: RunDir) -> str:
+    """The axis on which a race is even: that of its runs' budget, steps if they have none."""
+    train = (read_object(run.spec) or {}).get("train") or {}
+    given = [axis for axis, key in BUDGETS.items() if train.get(key) is not None]
+    return AXES[given[0]] if given else "step"
+
+
+assert set(BUDGETS.values()) <= set(TrainSpec.__dataclass_fields__)

@@ -1,0 +1,180 @@
+"""AdaLoRA: spend a budget of ranks where it matters, and prune the rest during training.
+
+y = W0 x + (alpha / r) P diag(e) Q x, with P (d_out, r), e (r,), Q (r, d_in); e is zero at the
+start, so step 0 equals the base. After each step every triplet (a column of P, an entry of e, a
+row of Q) gets a score from smoothed |weight x gradient|; the lowest entries of e are set to zero,
+until `target_rank` a layer is left on average. A penalty keeps P and Q orthogonal.
+Trainable = sum over targets of r (d_in + d_out + 1), with r the rank at the start.
+Source: Zhang et al. 2023, arXiv:2303.10512, section 3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lab.errors import Problem
+from lab.methods import Context, No, register
+from lab.methods.layers import target_problems, targeted, targets_option
+from lab.methods.peft_method import PeftMethod
+from lab.schema import option
+
+SCORES = ("exp_avg_ipt", "exp_avg_unc")
+UNPLANNED = 1_000_000  # steps, before the run is planned
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaloraConfig:
+    rank: int = option(12, "Rank of each update at the start.", min=2, max=1024)
+    target_rank: int = option(
+        8, "Rank a layer on average at the end; below `rank`.", min=1, max=1023
+    )
+    alpha: float = option(32.0, "Scale of the update.", above=0.0, max=65_536)
+    dropout: float = option(
+        0.05, "Share of the update's input zeroed at each step.", min=0.0, max=0.95
+    )
+    targets: str | list[str] = targets_option()
+    warmup: float = option(0.1, "Share of the run before ranks begin to fall.", min=0.0, max=0.9)
+    settle: float = option(
+        0.3, "Share of the run at the end in which the ranks stay as they are.", min=0.0, max=0.9
+    )
+    every: int = option(1, "Steps between two allocations.", min=1, max=100_000)
+    smoothing: float = option(0.85, "How slowly the scores follow the steps.", above=0.0, max=0.999)
+    orthogonality: float = option(
+        0.5, "Weight of the penalty that keeps P and Q orthogonal.", min=0.0, max=100.0
+    )
+
+
+@register(
+    "adalora",
+    title="AdaLoRA",
+    source="arXiv:2303.10512",
+    summary="LoRA that starts with a rank too many everywhere and prunes the ones that matter "
+    "least, so that important layers keep more.",
+    formula="y = W₀x + (α/r) P diag(e) Q x",
+    count="Σ over targets of r (d_in + d_out + 1), r at the start",
+    explain="Not every layer needs the same rank. AdaLoRA writes the update like a singular value "
+    "decomposition, watches at each step which values move the loss, and sets the least important "
+    "ones to zero until the budget is met. The file that it leaves holds only what survived. It "
+    "must know how long the run is, because the budget falls along the way.",
+    trains={"attention": "+ P·e·Q", "feed_forward": "+ P·e·Q"},
+    config=AdaloraConfig,
+    default_lr=1e-3,
+    can_merge=True,
+    can_update_in_backward=No(
+        "its scores are made from the gradients after the step, and they are freed before it."
+    ),
+    can_end_by_time=No(
+        "its budget of ranks falls step by step, so the number of steps must be known. Set "
+        "train.max_steps, train.max_tokens or train.epochs."
+    ),
+)
+class Adalora(PeftMethod):
+    peft_class = "AdaLoraConfig"
+
+    def check(self, model: Any, config: AdaloraConfig, context: Context) -> list[Problem]:
+        problems = target_problems(model, config.targets, self.can_train_conv1d)
+        if config.target_rank >= config.rank:
+            problems.append(
+                Problem(
+                    "method.target_rank",
+                    f"is {config.target_rank}; it must be below rank, {config.rank}.",
+                )
+            )
+        if config.warmup + config.settle > 0.95:
+            problems.append(
+                Problem(
+                    "method.settle",
+                    f"is {config.settle:g}; with warmup {config.warmup:g} less than a twentieth of "
+                    "the run is left to prune in. Lower one.",
+                )
+            )
+        return problems
+
+    def settings(self, config: AdaloraConfig) -> dict[str, Any]:
+        return {
+            "init_r": config.rank,
+            "target_r": config.target_rank,
+            "lora_alpha": config.alpha,
+            "lora_dropout": config.dropout,
+            "target_modules": config.targets,
+            "deltaT": config.every,
+            "beta1": config.smoothing,
+            "beta2": config.smoothing,
+            "orth_reg_weight": config.orthogonality,
+            "total_step": UNPLANNED,
+        }
+
+    def script(self, config: AdaloraConfig) -> list[str]:
+        return [
+            *super().script(config),
+            "# Set total_step, tinit and tfinal to your run, and call",
+            "# model.base_model.update_and_allocate(step) after each optimizer step, before the",
+            "# gradients are cleared: without it nothing is ever pruned.",
+        ]
+
+    def trainable_count(self, model: Any, config: AdaloraConfig, context: Context) -> int:
+        layers = targeted(model, config.targets)
+        return sum(config.rank * (layer.d_in + layer.d_out + 1) for layer in layers)
+
+    def apply(self, model: Any, config: AdaloraConfig, context: Context) -> Any:
+        model = super().apply(model, config, context)
+        for name, weight in model.named_parameters():
+            if ".ranknum." in name:  # a constant, which PEFT thaws when it changes its type
+                weight.requires_grad_(False)
+        return model
+
+    def begin(self, model: Any, config: AdaloraConfig, steps: int | None) -> None:
+        """Fit the schedule of the budget to the run: at least one step prunes."""
+        total = max(steps or UNPLANNED, 1)
+        settings = model.peft_config["default"]
+        settings.total_step = total
+        settings.tfinal = min(int(config.settle * total), total - 1)
+        settings.tinit = min(int(config.warmup * total), total - settings.tfinal - 1)
+
+    def penalty(self, model: Any, config: AdaloraConfig) -> Any:
+        """The mean distance of P'P and QQ' from the identity, as PEFT adds it to its own loss."""
+        import torch
+
+        if not config.orthogonality:
+            return None
+        distances = []
+        for name, weight in model.named_parameters():
+            if ".lora_A." in name or ".lora_B." in name:
+                product = weight @ weight.T if ".lora_A." in name else weight.T @ weight
+                identity = torch.eye(product.shape[0], device=weight.device, dtype=weight.dtype)
+                distances.append(torch.linalg.norm(product - identity))
+        return config.orthogonality * torch.stack(distances).mean()
+
+    def after_step(self, model: Any, config: AdaloraConfig, step: int) -> None:
+        model.base_model.update_and_allocate(step)
+
+    def state(self, model: Any) -> dict[str, Any]:
+        """The smoothed scores, and which triplets are left."""
+        import torch
+
+        allocator = model.base_model.rankallocator
+        tensors = {
+            f"{kind}|{name}": score
+            for kind in SCORES
+            for name, score in getattr(allocator, kind).items()
+        }
+        left = model.peft_config["default"].rank_pattern or {}
+        return tensors | {
+            f"left|{name}": torch.tensor(kept, dtype=torch.bool) for name, kept in left.items()
+        }
+
+    def load_state(self, model: Any, state: dict[str, Any]) -> None:
+        import torch
+
+        allocator = model.base_model.rankallocator
+        device = next(model.parameters()).device
+        left = {}
+        for key, value in state.items():
+            kind, _, name = key.partition("|")
+            if kind == "left":
+                left[name] = value.tolist()
+            else:
+                getattr(allocator, kind)[name] = value.to(device)
+                allocator.ipt.setdefault(name, torch.zeros_like(value, device=device))
+        model.peft_config["default"].rank_pattern = left or None

@@ -1,0 +1,156 @@
+"""Bottleneck adapters: small networks inside the frozen layers.
+
+x -> x + s * up(act(down(x))), with h the hidden size, b the bottleneck: down (b, h), up (h, b),
+both with bias. Houlsby: one after attention and one after the feed-forward part of each layer,
+before the residual is added; Pfeiffer: after the feed-forward part only; parallel: beside it,
+reading its input. Up starts at zero, so step 0 equals the base.
+Trainable = L a (2 h b + b + h), with a = 2 for Houlsby, else 1.
+Sources: Houlsby et al. 2019, arXiv:1902.00751, section 2.1; Pfeiffer et al. 2020,
+arXiv:2005.00247, section 3; He et al. 2021, arXiv:2110.04366, section 4 (parallel).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lab.errors import LabError, Problem
+from lab.files import read_object, write_json
+from lab.methods import Context, Method, No, register
+from lab.methods.peft_method import wants_float32
+from lab.models.structure import decoder_layers, hidden_size, sublayers
+from lab.schema import option
+
+WEIGHTS, SETTINGS = "bottleneck.safetensors", "bottleneck.json"
+NEAR_ZERO = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class BottleneckConfig:
+    kind: str = option(
+        "houlsby",
+        "Where adapters sit: houlsby (after attention and after the feed-forward part), pfeiffer "
+        "(after the feed-forward part), parallel (beside the feed-forward part).",
+        choices=("houlsby", "pfeiffer", "parallel"),
+    )
+    size: int | None = option(
+        None, "Bottleneck b in numbers. null: the hidden size over reduction.", min=1, max=65_536
+    )
+    reduction: float = option(
+        16.0, "Hidden size over bottleneck, where size is null.", min=1.0, max=4096
+    )
+    activation: str = option(
+        "silu",
+        "What stands between down and up. With relu a small bottleneck may die: all its numbers "
+        "below zero, and no gradient.",
+        choices=("silu", "gelu", "relu", "tanh"),
+    )
+    dropout: float = option(
+        0.0, "Share of the adapter's output zeroed at each step.", min=0.0, max=0.95
+    )
+    scale: float = option(
+        1.0,
+        "Factor s of what an adapter adds; 4 was found good for parallel ones.",
+        above=0.0,
+        max=1000.0,
+    )
+    start: str = option(
+        "zero",
+        "How up begins: zero (step 0 equals the base exactly) or near-zero (normal, deviation "
+        "0.01, as Houlsby et al. did).",
+        choices=("zero", "near-zero"),
+    )
+
+
+@register(
+    "bottleneck",
+    title="Bottleneck adapters",
+    source="arXiv:1902.00751",
+    summary="Puts a small two-layer network into each frozen decoder layer. More steps at "
+    "generation than LoRA, since it cannot be merged; a non-linear change in return.",
+    formula="x ← x + s · up(act(down(x)))",
+    count="L · a · (2hb + b + h), a = 2 (Houlsby) or 1",
+    explain="The oldest adapter: inside each layer the hidden state is squeezed to b numbers, "
+    "passed through a non-linearity, widened again and added to itself. The way back starts at "
+    "zero, so training begins exactly at the base. Because of the non-linearity it cannot be "
+    "folded into the weights afterwards, so answers take a little longer.",
+    trains={"attention": "adapter", "feed_forward": "adapter"},
+    config=BottleneckConfig,
+    default_lr=3e-4,
+    can_script=No("PEFT has no bottleneck adapters; they are the lab's own."),
+)
+class BottleneckAdapters(Method):
+    def check(self, model: Any, config: BottleneckConfig, context: Context) -> list[Problem]:
+        problems = []
+        try:
+            for layer in decoder_layers(model)[1]:
+                sublayers(layer)
+        except LabError as error:
+            problems.append(Problem("method.name", str(error)))
+        return problems
+
+    def trainable_count(self, model: Any, config: BottleneckConfig, context: Context) -> int:
+        h, b = hidden_size(model), bottleneck_size(hidden_size(model), config)
+        a_layer = 2 if config.kind == "houlsby" else 1
+        return len(decoder_layers(model)[1]) * a_layer * (2 * h * b + b + h)
+
+    def apply(self, model: Any, config: BottleneckConfig, context: Context) -> Any:
+        import torch
+
+        model.requires_grad_(False)
+        dtype = torch.float32 if wants_float32(context) else torch.bfloat16
+        _insert(model, config, dtype)
+        model.bottleneck_settings = dataclasses.asdict(config)
+        return model
+
+    def save(self, model: Any, folder: Path) -> None:
+        from safetensors.torch import save_file
+
+        from lab.train import bottleneck
+
+        tensors = {
+            f"{name}.{key}": weight.detach().contiguous()
+            for name, adapter in bottleneck.adapters(model).items()
+            for key, weight in adapter.named_parameters()
+        }
+        save_file(tensors, folder / WEIGHTS)
+        write_json(folder / SETTINGS, {"v": 1, **model.bottleneck_settings})
+
+    def load(self, base: Any, folder: Path) -> Any:
+        import torch
+        from safetensors.torch import load_file
+
+        settings = read_object(folder / SETTINGS) or {}
+        known = {field.name for field in dataclasses.fields(BottleneckConfig)}
+        config = BottleneckConfig(**{key: settings[key] for key in known & set(settings)})
+        tensors = load_file(folder / WEIGHTS)
+        _insert(base, config, next(iter(tensors.values())).dtype)
+        base.bottleneck_settings = dataclasses.asdict(config)
+        own = dict(base.named_parameters())
+        if not set(tensors) <= set(own):
+            raise LabError(f"{WEIGHTS} belongs to another model.", "Load it on its own base.")
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                own[name].copy_(tensor)
+        return base
+
+
+def bottleneck_size(h: int, config: BottleneckConfig) -> int:
+    return config.size if config.size is not None else max(1, round(h / config.reduction))
+
+
+def _insert(model: Any, config: BottleneckConfig, dtype: Any) -> None:
+    from lab.train import bottleneck
+
+    bottleneck.insert(
+        model,
+        kind=config.kind,
+        size=bottleneck_size(hidden_size(model), config),
+        activation=config.activation,
+        dropout=config.dropout,
+        scale=config.scale,
+        start_std=NEAR_ZERO if config.start == "near-zero" else 0.0,
+        dtype=dtype,
+    )

@@ -1,0 +1,129 @@
+"""(IA)^3: stretch or shrink what attention and feed-forward pass on, one number a channel.
+
+k = l_k * (W_k x), v = l_v * (W_v x), and W_down (l_ff * act(...)) in the feed-forward block; every
+l is a vector of ones at the start, so step 0 equals the base. Where one matrix makes queries, keys
+and values together, its whole output is scaled.
+Trainable = sum of d_out over keys and values + sum of d_in over the down projections.
+Source: Liu et al. 2022, arXiv:2205.05638, section 3.3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lab.errors import Problem
+from lab.methods import Context, register
+from lab.methods.layers import Layer, linear_layers, matches
+from lab.methods.peft_method import PeftMethod
+from lab.schema import option, show
+
+# last parts of names, as attention layers call their key and value projections
+KEYS_AND_VALUES = (
+    "k_proj", "v_proj", "key", "value", "k", "v", "wk", "wv", "key_proj", "value_proj",
+    "query_key_value", "qkv_proj", "qkv", "c_attn", "Wqkv", "in_proj_qkv", "kv_proj",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ia3Config:
+    attention: list[str] | None = option(
+        None, "Layers whose output is scaled. null: the key and value projections."
+    )
+    feed_forward: list[str] | None = option(
+        None, "Layers whose input is scaled. null: the down projection of each feed-forward block."
+    )
+
+
+@register(
+    "ia3",
+    title="(IA)³",
+    source="arXiv:2205.05638",
+    summary="Trains one factor a channel on keys, values and the feed-forward block: a few "
+    "thousand numbers for a small model.",
+    formula="k = l_k ⊙ W_k x,  v = l_v ⊙ W_v x,  W_down (l_ff ⊙ act(…))",
+    count="Σ d_out of keys and values + Σ d_in of the down projections",
+    explain="Nothing is added to the weights. Instead, each channel of the keys, the values and "
+    "the feed-forward block gets one factor, 1 at the start, that training turns up or down. It "
+    "is the smallest of the methods that reach into every layer, wants a high learning rate, and "
+    "its factors can be multiplied into the weights at the end.",
+    trains={"attention": "× l_k, l_v", "feed_forward": "× l_ff"},
+    config=Ia3Config,
+    default_lr=1e-2,
+    can_merge=True,
+)
+class Ia3(PeftMethod):
+    peft_class = "IA3Config"
+
+    def check(self, model: Any, config: Ia3Config, context: Context) -> list[Problem]:
+        layers = linear_layers(model)
+        choices = ", ".join(sorted({layer.name.rsplit(".", 1)[-1] for layer in layers}))
+        problems = [
+            Problem(
+                f"method.{place}",
+                f"'{show(one)}' names no linear layer of this model. Choose from: {choices}.",
+            )
+            for place in ("attention", "feed_forward")
+            for one in getattr(config, place) or []
+            if not any(matches(one, layer.name, False) for layer in layers)
+        ]
+        outputs, inputs = scaled(model, config)
+        for place, found in (("attention", outputs), ("feed_forward", inputs)):
+            if not found and getattr(config, place) is None:
+                problems.append(
+                    Problem(
+                        f"method.{place}",
+                        "cannot be found by name and shape in this model; name the layers. Choose "
+                        f"from: {choices}.",
+                    )
+                )
+        return problems
+
+    def settings(self, config: Ia3Config) -> dict[str, Any]:
+        return {
+            "target_modules": [*(config.attention or []), *(config.feed_forward or [])] or None,
+            "feedforward_modules": config.feed_forward,
+        }
+
+    def settings_for(self, model: Any, config: Ia3Config, context: Context) -> dict[str, Any]:
+        outputs, inputs = scaled(model, config)
+        names = [layer.name for layer in (*outputs, *inputs)]
+        return {
+            "target_modules": names,
+            "feedforward_modules": [layer.name for layer in inputs],
+            "fan_in_fan_out": any(layer.is_conv1d for layer in (*outputs, *inputs)),
+        }
+
+    def trainable_count(self, model: Any, config: Ia3Config, context: Context) -> int:
+        outputs, inputs = scaled(model, config)
+        return sum(layer.d_out for layer in outputs) + sum(layer.d_in for layer in inputs)
+
+
+def scaled(model: Any, config: Ia3Config) -> tuple[list[Layer], list[Layer]]:
+    """(layers whose output is scaled, layers whose input is)."""
+    layers = [layer for layer in linear_layers(model) if layer.number is not None]
+    inputs = [
+        layer
+        for layer in layers
+        if any(matches(one, layer.name, False) for one in config.feed_forward or [])
+    ]
+    wanted = config.attention or KEYS_AND_VALUES
+    outputs = [
+        layer
+        for layer in layers
+        if any(matches(one, layer.name, False) for one in wanted) and layer not in inputs
+    ]
+    if config.feed_forward is None:
+        inputs = _down_projections(layers, outputs)
+    return outputs, inputs
+
+
+def _down_projections(layers: list[Layer], outputs: list[Layer]) -> list[Layer]:
+    """Of each decoder layer, the last linear map that is not attention's: it closes the
+    feed-forward block. Attention's are those under the same parent as its keys and values."""
+    attention = {layer.name.rpartition(".")[0] for layer in outputs}
+    last: dict[int, Layer] = {}
+    for layer in layers:
+        if layer.name.rpartition(".")[0] not in attention and layer.number is not None:
+            last[layer.number] = layer
+    return [layer for layer in last.values() if layer not in outputs]

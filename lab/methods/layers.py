@@ -1,0 +1,159 @@
+"""The layers of a model that methods are set beside, found by class and shape, never by a list
+of architectures. `model` may be on the meta device everywhere here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from lab.errors import Problem
+from lab.methods.support import No
+from lab.schema import option, show
+
+ALL_LINEAR = "all-linear"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A linear map of `d_in` to `d_out` numbers: an nn.Linear, or GPT-2's Conv1D."""
+
+    name: str
+    d_in: int
+    d_out: int
+    is_conv1d: bool = False
+
+    @property
+    def number(self) -> int | None:
+        """Which decoder layer it belongs to, from 0 on; None for one outside."""
+        found = re.search(r"\.(\d+)\.", f".{self.name}.")
+        return int(found.group(1)) if found else None
+
+
+def targets_option(what: str = "get an update") -> Any:
+    """The field `targets` as all methods beside linear layers have it."""
+    return option(
+        ALL_LINEAR,
+        f"Which weights {what}: all-linear (every linear layer but the head), a list of "
+        "names such as q_proj and v_proj, or a pattern (regular expression) over full names.",
+        max_characters=4096,
+    )
+
+
+def linear_layers(model: Any) -> list[Layer]:
+    """Every linear layer in the model's order, the head included."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    found = []
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            found.append(Layer(name, module.in_features, module.out_features))
+        elif isinstance(module, Conv1D):
+            d_in, d_out = module.weight.shape
+            found.append(Layer(name, d_in, d_out, is_conv1d=True))
+    return found
+
+
+def targeted(model: Any, targets: str | list[str]) -> list[Layer]:
+    """The linear layers that PEFT takes for `targets`. Raises re.error for a bad pattern."""
+    layers = linear_layers(model)
+    if targets == ALL_LINEAR:
+        head = model.get_output_embeddings()
+        names = {name for name, module in model.named_modules() if module is head}
+        return [layer for layer in layers if layer.name not in names]
+    wanted = targets if isinstance(targets, list) else [targets]
+    is_pattern = isinstance(targets, str)
+    return [
+        layer
+        for layer in layers
+        if any(matches(target, layer.name, is_pattern) for target in wanted)
+    ]
+
+
+def matches(target: str, name: str, is_pattern: bool) -> bool:
+    """Whether PEFT would take layer `name` for `target`: by whole pattern, or by last parts."""
+    if is_pattern:
+        return re.fullmatch(target, name) is not None
+    return name == target or name.endswith(f".{target}")
+
+
+def target_problems(
+    model: Any, targets: str | list[str], can_train_conv1d: bool | No
+) -> list[Problem]:
+    """Targets that name nothing, patterns that are none, and Conv1D where it is not supported."""
+    linear = linear_layers(model)
+    problems: list[Problem] = []
+    if targets != ALL_LINEAR:
+        choices = ", ".join(sorted({layer.name.rsplit(".", 1)[-1] for layer in linear}))
+        is_pattern = isinstance(targets, str)
+        for target in [targets] if isinstance(targets, str) else targets:
+            try:
+                found = any(matches(target, layer.name, is_pattern) for layer in linear)
+            except re.error as error:
+                problems.append(
+                    Problem("method.targets", f"'{show(target)}' is not a pattern: {error}.")
+                )
+                continue
+            if not found:
+                problems.append(
+                    Problem(
+                        "method.targets",
+                        f"'{show(target)}' names no linear layer of this model. "
+                        f'Choose from: {choices}; or "all-linear".',
+                    )
+                )
+    if problems or can_train_conv1d:
+        return problems
+    if any(layer.is_conv1d for layer in targeted(model, targets)):
+        reason = can_train_conv1d.reason if isinstance(can_train_conv1d, No) else ""
+        problems.append(Problem("method.targets", f"this model has Conv1D layers: {reason}"))
+    return problems
+
+
+def norms(model: Any) -> list[tuple[str, Any]]:
+    """(name, module) of every normalisation layer with weights, by its class."""
+    return [
+        (name, module)
+        for name, module in model.named_modules()
+        if "norm" in type(module).__name__.lower()
+        and any(True for _ in module.parameters(recurse=False))
+    ]
+
+
+def module_names(model: Any, wanted: list[str]) -> tuple[list[str], list[str]]:
+    """(full names of the modules meant by `wanted`, those that mean none).
+
+    A name is whole or a last part; "embeddings" and "head" mean what the model calls so.
+    """
+    roles = {"embeddings": model.get_input_embeddings(), "head": model.get_output_embeddings()}
+    names: list[str] = []
+    unknown = []
+    modules = [pair for pair in model.named_modules() if pair[0]]
+    for one in wanted:
+        found = [
+            name
+            for name, module in modules
+            if name == one or name.endswith(f".{one}") or roles.get(one) is module
+        ]
+        names += [name for name in found if name not in names]
+        if not found:
+            unknown.append(one)
+    return names, unknown
+
+
+def weights_of(model: Any, names: list[str]) -> Iterator[Any]:
+    """The parameters of the named modules, each once, tied ones too."""
+    seen: set[int] = set()
+    for name in names:
+        for weight in model.get_submodule(name).parameters():
+            if id(weight) not in seen:
+                seen.add(id(weight))
+                yield weight
+
+
+def is_tied(model: Any) -> bool:
+    """Whether head and embeddings are one tensor."""
+    head = model.get_output_embeddings()
+    return head is not None and head.weight is model.get_input_embeddings().weight

@@ -1,0 +1,92 @@
+"""LN tuning: train the scale (and shift) of the normalisation layers, nothing else.
+
+y = g * norm(x) + c with g (h,) and, in LayerNorm, c (h,) trained from the base's own values, so
+step 0 equals the base. Trainable = sum of the norms' own parameters: h each for RMSNorm, 2h for
+LayerNorm, the head size for norms of queries and keys.
+Source: Zhao et al. 2023, arXiv:2312.11420.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lab.errors import Problem
+from lab.methods import Context, register
+from lab.methods.layers import matches, norms
+from lab.methods.peft_method import PeftMethod, wants_float32
+from lab.schema import option, show
+
+
+@dataclass(frozen=True, kw_only=True)
+class LnTuningConfig:
+    targets: list[str] | None = option(
+        None,
+        "Which norms train: names such as input_layernorm. null: every normalisation layer, found "
+        "by its class.",
+    )
+
+
+@register(
+    "ln_tuning",
+    title="LN tuning",
+    source="arXiv:2312.11420",
+    summary="Trains only the scales of the normalisation layers: the smallest change that touches "
+    "every layer.",
+    formula="y = g ⊙ norm(x) + c",
+    count="Σ of the norms' own parameters",
+    explain="Each layer of a transformer first brings its input to a common scale and then "
+    "multiplies every channel by a learned factor. LN tuning trains these factors only. It is "
+    "cheap in state, but the gradient still runs through the whole model, so it saves little time.",
+    trains={"norm": "all"},
+    config=LnTuningConfig,
+    default_lr=2e-3,
+    can_merge=True,
+)
+class LnTuning(PeftMethod):
+    peft_class = "LNTuningConfig"
+
+    def check(self, model: Any, config: LnTuningConfig, context: Context) -> list[Problem]:
+        found = norms(model)
+        if not found:
+            return [Problem("method", "this model has no normalisation layers with weights.")]
+        choices = ", ".join(sorted({name.rsplit(".", 1)[-1] for name, _ in found}))
+        return [
+            Problem(
+                "method.targets",
+                f"'{show(one)}' names no normalisation layer of this model. Choose from: "
+                f"{choices}.",
+            )
+            for one in config.targets or []
+            if not any(matches(one, name, False) for name, _ in found)
+        ]
+
+    def settings(self, config: LnTuningConfig) -> dict[str, Any]:
+        return {"target_modules": config.targets}
+
+    def settings_for(self, model: Any, config: LnTuningConfig, context: Context) -> dict[str, Any]:
+        return {"target_modules": [name for name, _ in chosen(model, config)]}
+
+    def apply(self, model: Any, config: LnTuningConfig, context: Context) -> Any:
+        model = super().apply(model, config, context)
+        if wants_float32(context):
+            # PEFT keeps the type of the copied norm; in bfloat16 small steps from 1.0 are lost
+            for weight in model.parameters():
+                if weight.requires_grad:
+                    weight.data = weight.data.float()
+        return model
+
+    def trainable_count(self, model: Any, config: LnTuningConfig, context: Context) -> int:
+        return sum(
+            weight.numel()
+            for _, module in chosen(model, config)
+            for weight in module.parameters(recurse=False)
+        )
+
+
+def chosen(model: Any, config: LnTuningConfig) -> list[tuple[str, Any]]:
+    return [
+        (name, module)
+        for name, module in norms(model)
+        if config.targets is None or any(matches(one, name, False) for one in config.targets)
+    ]

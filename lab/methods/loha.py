@@ -1,0 +1,67 @@
+"""LoHa: the elementwise product of two low-rank matrices as the update.
+
+W = W0 + (alpha / r) (B1 A1) * (B2 A2), with A (r, d_in) and B (d_out, r) twice; the second pair's
+A is zero at the start, so step 0 equals the base. The product can reach rank r^2.
+Trainable = sum over targets of 2 r (d_in + d_out).
+Source: Hyeon-Woo et al. 2021, arXiv:2108.06098 (FedPara), section 2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lab.errors import Problem
+from lab.methods import Context, No, register
+from lab.methods.layers import target_problems, targeted, targets_option
+from lab.methods.peft_method import PeftMethod
+from lab.schema import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class LohaConfig:
+    rank: int = option(8, "Rank r of each of the two factors.", min=1, max=1024)
+    alpha: float = option(16.0, "Scale: the update is multiplied by alpha / rank.", above=0.0)
+    rank_dropout: float = option(
+        0.0, "Share of the update's rows zeroed at each step.", min=0.0, max=0.95
+    )
+    module_dropout: float = option(
+        0.0, "Share of the updates left out whole at each step.", min=0.0, max=0.95
+    )
+    targets: str | list[str] = targets_option()
+
+
+@register(
+    "loha",
+    title="LoHa",
+    source="arXiv:2108.06098",
+    summary="An update of rank up to r² from two pairs of rank r, multiplied entry by entry.",
+    formula="W = W₀ + (α/r) (B₁A₁) ⊙ (B₂A₂)",
+    count="Σ over targets of 2 r (d_in + d_out)",
+    explain="Two low-rank matrices are multiplied entry by entry. That costs twice the parameters "
+    "of LoRA at the same rank, but the result can have the square of it. The whole update is "
+    "built anew in each step, so a step is slower than LoRA's.",
+    trains={"attention": "B₁A₁ ⊙ B₂A₂", "feed_forward": "B₁A₁ ⊙ B₂A₂"},
+    config=LohaConfig,
+    default_lr=1e-3,
+    can_merge=True,
+    can_train_conv1d=No("PEFT's LoHa knows nn.Linear only. Choose lora, vera or ia3 for GPT-2."),
+)
+class Loha(PeftMethod):
+    peft_class = "LoHaConfig"
+
+    def check(self, model: Any, config: LohaConfig, context: Context) -> list[Problem]:
+        return target_problems(model, config.targets, self.can_train_conv1d)
+
+    def settings(self, config: LohaConfig) -> dict[str, Any]:
+        return {
+            "r": config.rank,
+            "alpha": config.alpha,
+            "rank_dropout": config.rank_dropout,
+            "module_dropout": config.module_dropout,
+            "target_modules": config.targets,
+        }
+
+    def trainable_count(self, model: Any, config: LohaConfig, context: Context) -> int:
+        layers = targeted(model, config.targets)
+        return sum(2 * config.rank * (layer.d_in + layer.d_out) for layer in layers)

@@ -1,0 +1,87 @@
+"""LoRA on an 8-bit base: as LoRA, with the frozen weights stored as integers of 8 bits.
+
+y = s_row (W8 x) + s B A x, with one scale a row of W; columns of the input with an entry above
+`threshold` are multiplied in 16 bits (the outliers of LLM.int8()). Memory: 1 B a weight + 4 B a
+row. Embeddings, norms and head stay as they are. A, B and their start are LoRA's.
+Trainable = sum over targets of r (d_in + d_out). Step 0 equals the quantised base, not the
+original.
+Source: Dettmers et al. 2022, arXiv:2208.07339, with the adapters of arXiv:2106.09685.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lab.methods import No, register
+from lab.methods.lora import LoraConfig
+from lab.methods.qlora import NO_MERGE, QuantisedLora, device_map
+from lab.schema import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora8bitConfig(LoraConfig):
+    start: str = option(
+        "default",
+        "How A and B begin: default (A uniform, B zero), gaussian (A normal, B zero) or "
+        "orthogonal.",
+        choices=("default", "gaussian", "orthogonal"),
+    )
+    threshold: float = option(
+        6.0, "Inputs above it are multiplied in 16 bits. 0: none are.", min=0.0, max=1000.0
+    )
+
+
+@register(
+    "lora8bit",
+    title="LoRA, 8-bit base",
+    source="arXiv:2208.07339",
+    summary="LoRA beside a base that is stored in eight bits: half the memory of 16 bits, closer "
+    "to the original than four.",
+    formula="y = s_row (W₈ x) + (α/r) B A x",
+    count="Σ over targets of r (d_in + d_out), as LoRA",
+    explain="Eight bits a weight are enough to answer almost as the original does, except for a "
+    "few channels with very large values; these are multiplied in 16 bits. The adapter beside it "
+    "trains as in LoRA. It takes twice the memory of QLoRA and is the safer choice where four "
+    "bits hurt.",
+    trains={"attention": "8-bit  + B·A", "feed_forward": "8-bit  + B·A"},
+    config=Lora8bitConfig,
+    default_lr=2e-4,
+    can_merge=NO_MERGE,
+    can_quantise_base=True,
+    starts_at_base=No("it starts at the quantised base, which answers slightly differently."),
+)
+class Lora8bit(QuantisedLora):
+    def load_kwargs(self, config: Lora8bitConfig) -> dict[str, Any]:
+        import logging
+
+        from transformers import BitsAndBytesConfig
+
+        # it warns of its cast to 16 bits at every product, thousands of lines a run
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+        return {
+            "quantization_config": BitsAndBytesConfig(
+                load_in_8bit=True, llm_int8_threshold=config.threshold
+            ),
+            "device_map": device_map(),
+        }
+
+    def needs_own_base(self, config: Lora8bitConfig) -> bool:
+        return True
+
+    def frozen_bytes(self, model: Any, config: Lora8bitConfig) -> int:
+        return self._frozen(model, 1.0, 4.0)
+
+    def script(self, config: Lora8bitConfig) -> list[str]:
+        return [
+            "from transformers import BitsAndBytesConfig  # noqa: E402",
+            "",
+            "model = AutoModelForCausalLM.from_pretrained(",
+            "    MODEL,",
+            "    dtype=model.dtype,",
+            "    quantization_config=BitsAndBytesConfig(",
+            f"        load_in_8bit=True, llm_int8_threshold={config.threshold:g}",
+            "    ),",
+            ")",
+            *super().script(config),
+        ]

@@ -1,0 +1,108 @@
+"""LoRA plus a soft prompt: n trained vectors before the text, thin updates inside.
+
+[P; E(x)] goes in, with P (n, h) trained and E(x) (T, h) the text's embeddings; every linear layer
+of the decoder gets y = W0 x + (alpha / r) B A x, B zero at the start.
+Trainable = sum over linear layers of r (d_in + d_out) + n h.
+Sources: Hu et al. 2021, arXiv:2106.09685; Lester et al. 2021, arXiv:2104.08691, section 2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lab.methods import Context, Method, No, register
+from lab.methods.hybrid import HybridConfig, add_lora, linear_in_layers, lora_count
+from lab.methods.peft_method import wants_float32
+from lab.schema import option
+
+PROMPT = "soft_prompt.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraPromptConfig(HybridConfig):
+    virtual_tokens: int = option(16, "Trained vectors before the text.", min=1, max=2048)
+    start_text: str = option(
+        "",
+        "Text whose embeddings the vectors start from, repeated as needed. Empty: those of tokens "
+        "drawn from the vocabulary.",
+        multiline=True,
+        max_characters=20_000,
+    )
+
+
+@register(
+    "lora_prompt",
+    title="LoRA + soft prompt",
+    source="arXiv:2104.08691",
+    summary="Trained vectors before the text steer the model, low-rank updates adapt it.",
+    formula="[P; E(x)] in; y = W₀x + (α/r) B A x",
+    count="Σ over linear layers of r (d_in + d_out) + n·h",
+    explain="A soft prompt is an instruction that no words could spell: vectors found by training "
+    "that stand before every text. Alone it learns slowly; beside LoRA it carries what is the "
+    "same in all answers, and leaves the rest to the thin matrices.",
+    trains={"input": "P", "attention": "+ B·A", "feed_forward": "+ B·A"},
+    config=LoraPromptConfig,
+    default_lr=1e-3,
+    can_script=No("PEFT cannot mix a prompt with LoRA; the lab's hooks do."),
+    can_pack=No("the prompt stands before the first of the rows that share one, not before each."),
+    starts_at_base=No("the vectors stand before the text from the first step on."),
+)
+class LoraPrompt(Method):
+    def virtual_tokens(self, config: LoraPromptConfig) -> tuple[int, int]:
+        return (config.virtual_tokens, 0)
+
+    def trainable_count(self, model: Any, config: LoraPromptConfig, context: Context) -> int:
+        h: int = model.get_input_embeddings().weight.shape[1]
+        return lora_count(model, linear_in_layers(model), config.rank) + config.virtual_tokens * h
+
+    def apply(self, model: Any, config: LoraPromptConfig, context: Context) -> Any:
+        import torch
+
+        from lab.train import soft_prompt
+
+        model = add_lora(model, linear_in_layers(model), config, context)
+        dtype = torch.float32 if wants_float32(context) else torch.bfloat16
+        prompt = soft_prompt.insert(model, config.virtual_tokens, dtype)
+        table = soft_prompt.body_of(model).get_input_embeddings().weight
+        ids = torch.tensor(_start_ids(config, context.tokenizer, table.shape[0]))
+        with torch.no_grad():
+            prompt.vectors.copy_(table[ids.to(table.device)])
+        return model
+
+    def save(self, model: Any, folder: Path) -> None:
+        from safetensors.torch import save_file
+
+        from lab.train import soft_prompt
+
+        model.save_pretrained(folder, save_embedding_layers=False)
+        vectors = soft_prompt.body_of(model).soft_prompt.vectors.detach().contiguous()
+        save_file({"vectors": vectors}, folder / PROMPT)
+
+    def load(self, base: Any, folder: Path) -> Any:
+        import peft
+        import torch
+        from safetensors.torch import load_file
+
+        from lab.train import soft_prompt
+
+        vectors = load_file(folder / PROMPT)["vectors"]
+        model = peft.PeftModel.from_pretrained(base, str(folder))
+        prompt = soft_prompt.insert(model, vectors.shape[0], vectors.dtype)
+        with torch.no_grad():
+            prompt.vectors.copy_(vectors)
+        return model
+
+
+def _start_ids(config: LoraPromptConfig, tokenizer: Any, rows: int) -> list[int]:
+    """The tokens whose embeddings the vectors start from; drawn from torch's generator."""
+    import torch
+
+    n = config.virtual_tokens
+    ids = tokenizer(config.start_text, add_special_tokens=False)["input_ids"]
+    if ids:
+        return [ids[place % len(ids)] for place in range(n)]
+    with torch.device("cpu"):
+        drawn: list[int] = torch.randint(rows, (n,)).tolist()
+    return drawn

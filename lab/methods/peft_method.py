@@ -1,0 +1,65 @@
+"""What all methods that PEFT implements share: how they are applied, saved, loaded and scripted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from lab.methods import Context, Method
+
+
+class PeftMethod(Method):
+    """A method of the PEFT library: `peft_class` is its config, `settings` fills it."""
+
+    peft_class: ClassVar[str]
+
+    def settings(self, config: Any) -> dict[str, Any]:
+        """Arguments of PEFT's config that follow from the options alone."""
+        raise NotImplementedError(f"{self.name} has no settings")
+
+    def settings_for(self, model: Any, config: Any, context: Context) -> dict[str, Any]:
+        """As `settings`, with what only the model or the tokenizer tells."""
+        return self.settings(config)
+
+    def apply(self, model: Any, config: Any, context: Context) -> Any:
+        import peft
+
+        kind = getattr(peft, self.peft_class)
+        settings = kind(**self.settings_for(model, config, context), task_type="CAUSAL_LM")
+        return peft.get_peft_model(model, settings, autocast_adapter_dtype=wants_float32(context))
+
+    def script(self, config: Any) -> list[str]:
+        lines = [f"        {key}={value!r}," for key, value in self.settings(config).items()]
+        return [
+            "import peft  # noqa: E402",
+            "",
+            "model = peft.get_peft_model(",
+            "    model,",
+            f"    peft.{self.peft_class}(",
+            *lines,
+            '        task_type="CAUSAL_LM",',
+            "    ),",
+            ")",
+            "model.print_trainable_parameters()",
+        ]
+
+    def save(self, model: Any, folder: Path) -> None:
+        model.save_pretrained(folder)
+
+    def load(self, base: Any, folder: Path) -> Any:
+        import peft
+
+        return peft.PeftModel.from_pretrained(base, str(folder))
+
+    def merge(self, model: Any) -> Any:
+        return model.merge_and_unload()
+
+
+def wants_float32(context: Context) -> bool:
+    """PEFT raises a 16-bit adapter to float32 unless told not to."""
+    return context.spec is None or bool(context.spec.train.adapter_precision == "float32")
+
+
+def is_meta(model: Any) -> bool:
+    """Whether the weights have shapes only, so that nothing can be read from them."""
+    return bool(next(model.parameters()).device.type == "meta")

@@ -1,0 +1,157 @@
+"""QLoRA: LoRA beside a base that is stored in four bits.
+
+y = dequant(W4) x + s B A x. Each weight is one of 16 levels of NF4 (quantiles of a normal
+distribution) times the largest absolute value of its block of 64; with double quantisation these
+scales are stored in 8 bits, in blocks of 256. Memory: 0.5 B a weight + 0.0625 B for the scales,
+or 0.016 B with double quantisation. Weights are turned back one matrix at a time, in the compute
+type. Embeddings, norms and head stay as they are; no copies in float32 are made of them, since
+norms compute in float32 inside and frozen weights gain nothing from more bits.
+A, B and their start are LoRA's. Trainable = sum over targets of r (d_in + d_out). Step 0 equals
+the quantised base, not the original.
+Source: Dettmers et al. 2023, arXiv:2305.14314.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lab.errors import Problem
+from lab.methods import Context, No, register
+from lab.methods.layers import ALL_LINEAR, targeted
+from lab.methods.lora import Lora, LoraConfig
+from lab.methods.peft_method import wants_float32
+from lab.schema import option
+
+SCALES = {False: 4 / 64, True: 1 / 64 + 4 / (64 * 256)}  # bytes a weight
+NO_MERGE = No(
+    "a merged weight would have to be quantised again, which changes it. The adapter can be put "
+    "beside the base in 16 bits."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QloraConfig(LoraConfig):
+    start: str = option(
+        "default",
+        "How A and B begin: default (A uniform, B zero), gaussian (A normal, B zero) or "
+        "orthogonal.",
+        choices=("default", "gaussian", "orthogonal"),
+    )
+    levels: str = option(
+        "nf4",
+        "The 16 levels of a weight: nf4 (quantiles of a normal distribution) or fp4 (a float of "
+        "four bits).",
+        choices=("nf4", "fp4"),
+    )
+    double_quantisation: bool = option(True, "Store the scales in 8 bits too.")
+    compute: str = option(
+        "auto",
+        "Type that weights are turned back into. auto: bfloat16 on a GPU that can, else float32.",
+        choices=("auto", "float32", "bfloat16"),
+    )
+
+
+class QuantisedLora(Lora):
+    """LoRA beside a base that bitsandbytes stores in fewer bits."""
+
+    def check(self, model: Any, config: Any, context: Context) -> list[Problem]:
+        problems = super().check(model, config, context)
+        if config.bias != "none":
+            problems.append(
+                Problem("method.bias", f"is {config.bias}; biases of a quantised base are frozen.")
+            )
+        return problems
+
+    def apply(self, model: Any, config: Any, context: Context) -> Any:
+        import torch
+
+        model = super().apply(model, config, context)
+        if not wants_float32(context):
+            # PEFT leaves adapters beside integers in float32
+            for weight in model.parameters():
+                if weight.requires_grad:
+                    weight.data = weight.data.to(torch.bfloat16)
+        return model
+
+    def _frozen(self, model: Any, bytes_a_weight: float, bytes_a_row: float) -> int:
+        layers = targeted(model, ALL_LINEAR)
+        weights = sum(layer.d_in * layer.d_out for layer in layers)
+        rows = sum(layer.d_out for layer in layers)
+        others = sum(one.numel() for one in model.parameters()) - weights
+        width: int = next(model.parameters()).element_size()
+        return int(weights * bytes_a_weight + rows * bytes_a_row + others * width)
+
+
+def device_map() -> dict[str, Any]:
+    """Where bitsandbytes builds the base: weights are quantised on the device that holds them."""
+    import torch
+
+    return {"": 0 if torch.cuda.is_available() else "cpu"}
+
+
+def compute_type(name: str) -> Any:
+    import torch
+
+    has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    if name == "auto":
+        name = "bfloat16" if has_bf16 else "float32"
+    return getattr(torch, name)
+
+
+@register(
+    "qlora",
+    title="QLoRA",
+    source="arXiv:2305.14314",
+    summary="LoRA beside a base that is stored in four bits: a quarter of the memory for weights, "
+    "paid with time to turn them back.",
+    formula="y = dequant(W₄) x + (α/r) B A x",
+    count="Σ over targets of r (d_in + d_out), as LoRA",
+    explain="The frozen base need not be exact, since only the adapter learns. QLoRA stores each "
+    "weight as one of 16 levels with a scale for every 64 of them and turns one matrix at a time "
+    "back into 16 bits when it is needed. An 8-billion-parameter base fits into 6 GB. The adapter "
+    "also learns to make up for the rounding; answers always need the quantised base or lose a "
+    "little.",
+    trains={"attention": "4-bit  + B·A", "feed_forward": "4-bit  + B·A"},
+    config=QloraConfig,
+    default_lr=2e-4,
+    can_merge=NO_MERGE,
+    can_quantise_base=True,
+    starts_at_base=No("it starts at the quantised base, which answers slightly differently."),
+)
+class Qlora(QuantisedLora):
+    def load_kwargs(self, config: QloraConfig) -> dict[str, Any]:
+        from transformers import BitsAndBytesConfig
+
+        return {
+            "quantization_config": BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type=config.levels,
+                bnb_4bit_use_double_quant=config.double_quantisation,
+                bnb_4bit_compute_dtype=compute_type(config.compute),
+            ),
+            "device_map": device_map(),
+        }
+
+    def needs_own_base(self, config: QloraConfig) -> bool:
+        return True
+
+    def frozen_bytes(self, model: Any, config: QloraConfig) -> int:
+        return self._frozen(model, 0.5 + SCALES[config.double_quantisation], 0.0)
+
+    def script(self, config: QloraConfig) -> list[str]:
+        return [
+            "from transformers import BitsAndBytesConfig  # noqa: E402",
+            "",
+            "model = AutoModelForCausalLM.from_pretrained(",
+            "    MODEL,",
+            "    dtype=model.dtype,",
+            "    quantization_config=BitsAndBytesConfig(",
+            "        load_in_4bit=True,",
+            f"        bnb_4bit_quant_type={config.levels!r},",
+            f"        bnb_4bit_use_double_quant={config.double_quantisation},",
+            "        bnb_4bit_compute_dtype=model.dtype,",
+            "    ),",
+            ")",
+            *super().script(config),
+        ]

@@ -1,0 +1,144 @@
+"""What a method can be combined with, and why not where it cannot.
+
+A field of `Method` named here holds True or `No(reason)`. The checks, the form, the command line
+and the support matrix read the same fields; nobody compares names of methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class No:
+    """A "no" that gives its reason: false, so that `if method.can_pack` reads as it should."""
+
+    reason: str
+
+    def __bool__(self) -> bool:
+        return False
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One column of the matrix.
+
+    `key` names it in JSON and `field` on `Method`; `place` is the key of the spec that asks for
+    it and `asked` whether a resolved spec does. What no key asks for is for reading only.
+    """
+
+    key: str
+    field: str
+    title: str
+    place: str = ""
+    asked: Callable[[Any], bool] = lambda spec: False
+
+
+FEATURES = (
+    Feature("packing", "can_pack", "packed rows", "data.packing", lambda s: s.data.packing == "on"),
+    Feature(
+        "activation_checkpointing",
+        "can_checkpoint_activations",
+        "activation checkpointing",
+        "train.activation_checkpointing",
+        lambda s: s.train.activation_checkpointing == "on",
+    ),
+    Feature(
+        "fused_loss", "can_fuse_loss", "fused loss", "train.loss", lambda s: s.train.loss == "fused"
+    ),
+    Feature(
+        "compile",
+        "can_compile",
+        "compiled layers",
+        "train.compile",
+        lambda s: s.train.compile == "on",
+    ),
+    Feature(
+        "mixed_precision",
+        "can_mix_precision",
+        "mixed precision",
+        "train.precision",
+        lambda s: s.train.precision == "mixed",
+    ),
+    Feature(
+        "bfloat16",
+        "can_use_bfloat16",
+        "bfloat16 weights",
+        "train.precision",
+        lambda s: s.train.precision == "bfloat16",
+    ),
+    Feature(
+        "bfloat16_adapters",
+        "can_use_bfloat16_adapters",
+        "bfloat16 adapters",
+        "train.adapter_precision",
+        lambda s: s.train.adapter_precision == "bfloat16",
+    ),
+    Feature(
+        "budget_of_seconds",
+        "can_end_by_time",
+        "budget of seconds",
+        "train.max_seconds",
+        lambda s: s.train.max_seconds is not None,
+    ),
+    Feature(
+        "update_in_backward",
+        "can_update_in_backward",
+        "updates inside the backward pass",
+        "train.optimizer",
+        lambda s: s.train.optimizer.endswith("_in_backward"),
+    ),
+    Feature("conv1d", "can_train_conv1d", "Conv1D layers (GPT-2)", "model"),
+    Feature("quantised_base", "can_quantise_base", "4-bit or 8-bit base", "model"),
+    Feature("merge", "can_merge", "merging into the base"),
+    Feature("plain_script", "can_script", "a plain script without the lab"),
+    Feature("starts_at_base", "starts_at_base", "step 0 equals the base"),
+)
+
+
+def refusals(method: Any, spec: Any) -> list[tuple[str, str]]:
+    """(place in the spec, message) for each feature that a resolved `spec` asks for in vain."""
+    found = []
+    for feature in FEATURES:
+        answer = getattr(method, feature.field)
+        if not answer and feature.asked(spec):
+            found.append(
+                (feature.place, f"{method.title} does not go with {feature.title}: {why(answer)}")
+            )
+    return found
+
+
+def why(answer: Any) -> str:
+    """The reason of a "no", empty for a "yes"."""
+    return answer.reason if isinstance(answer, No) else ("" if answer else "not supported.")
+
+
+def matrix(methods: list[Any]) -> list[dict[str, Any]]:
+    """One row a method: {"name", "title", "cells": {key: {"yes", "reason"}}}."""
+    return [
+        {
+            "name": method.name,
+            "title": method.title,
+            "cells": {
+                feature.key: {
+                    "yes": bool(getattr(method, feature.field)),
+                    "reason": why(getattr(method, feature.field)),
+                }
+                for feature in FEATURES
+            },
+        }
+        for method in methods
+    ]
+
+
+def reasons(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """The reasons of a matrix, each with the "method × feature" that it stands for."""
+    titles = {feature.key: feature.title for feature in FEATURES}
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        for key, cell in row["cells"].items():
+            if not cell["yes"]:
+                found.setdefault(cell["reason"], []).append(f"{row['name']} × {titles[key]}")
+    return found

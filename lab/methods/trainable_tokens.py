@@ -1,0 +1,105 @@
+"""Trainable tokens: train the embeddings of a few chosen tokens, nothing else.
+
+E'[t] = d_t for the chosen tokens t, E'[t] = E[t] for all others, with d (n, h) trained from the
+base's own rows, so step 0 equals the base. Where the head shares its weights with the embeddings,
+it reads the same trained rows.
+Trainable = n h, n the number of chosen tokens and h the hidden size.
+Source: PEFT, package reference "Trainable Tokens".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lab.errors import Problem
+from lab.methods import Context, register
+from lab.methods.peft_method import PeftMethod
+from lab.schema import option, show
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainableTokensConfig:
+    tokens: list[str] | None = option(
+        None,
+        "The tokens to train, each as the tokenizer writes it. null: the tokenizer's special "
+        "tokens, which mark the turns of a chat.",
+    )
+
+
+@register(
+    "trainable_tokens",
+    title="Trainable tokens",
+    source="https://huggingface.co/docs/peft/package_reference/trainable_tokens",
+    summary="Trains the embeddings of a few tokens, such as those that mark the turns of a chat. "
+    "Everything else stays as it was.",
+    formula="E′[t] = d_t for the chosen tokens, E[t] for all others",
+    count="n h: chosen tokens × hidden size",
+    explain="A model reads tokens as vectors. Training only a few of these vectors teaches it what "
+    "a marker means, such as the beginning of an answer, without a single change to what it makes "
+    "of words. It can do little alone; beside LoRA it is the cheap way to teach new markers.",
+    trains={"embeddings": "+ n rows"},
+    config=TrainableTokensConfig,
+    default_lr=5e-3,
+    can_merge=True,
+)
+class TrainableTokens(PeftMethod):
+    peft_class = "TrainableTokensConfig"
+
+    def check(self, model: Any, config: TrainableTokensConfig, context: Context) -> list[Problem]:
+        if context.tokenizer is None:
+            return []
+        ids, unknown = token_ids(context.tokenizer, config)
+        problems = [
+            Problem(
+                "method.tokens",
+                f"'{show(text)}' is not one token of this tokenizer. Give it as in its vocabulary.",
+            )
+            for text in unknown
+        ]
+        if not ids and not unknown:
+            problems.append(
+                Problem("method.tokens", "this tokenizer has no special tokens; name some.")
+            )
+        return problems
+
+    def settings(self, config: TrainableTokensConfig) -> dict[str, Any]:
+        return {}
+
+    def settings_for(
+        self, model: Any, config: TrainableTokensConfig, context: Context
+    ) -> dict[str, Any]:
+        return {"token_indices": token_ids(context.tokenizer, config)[0]}
+
+    def script(self, config: TrainableTokensConfig) -> list[str]:
+        chosen = "tokenizer.all_special_ids"
+        if config.tokens:
+            chosen = f"tokenizer.convert_tokens_to_ids({config.tokens!r})"
+        return [
+            "import peft  # noqa: E402",
+            "",
+            f"tokens = sorted(set({chosen}))",
+            "model = peft.get_peft_model(",
+            '    model, peft.TrainableTokensConfig(token_indices=tokens, task_type="CAUSAL_LM")',
+            ")",
+            "model.print_trainable_parameters()",
+        ]
+
+    def trainable_count(self, model: Any, config: TrainableTokensConfig, context: Context) -> int:
+        width: int = model.get_input_embeddings().weight.shape[1]
+        return len(token_ids(context.tokenizer, config)[0]) * width
+
+
+def token_ids(tokenizer: Any, config: TrainableTokensConfig) -> tuple[list[int], list[str]]:
+    """(ids of the chosen tokens in order, texts that are no single token)."""
+    if config.tokens is None:
+        return sorted(set(tokenizer.all_special_ids)), []
+    known = tokenizer.get_vocab()
+    ids, unknown = set(), []
+    for text in config.tokens:
+        found = [known[text]] if text in known else tokenizer.encode(text, add_special_tokens=False)
+        if len(found) == 1:
+            ids.add(found[0])
+        else:
+            unknown.append(text)
+    return sorted(ids), unknown

@@ -1,0 +1,67 @@
+"""VeRA: one shared random projection, and two small trained vectors a layer.
+
+y = W0 x + b * (B (d * (A x))), with A (r, d_in) and B (d_out, r) random, frozen and shared by all
+layers (cut to each layer's size), d (r,) and b (d_out,) trained; b is zero at the start, so step 0
+equals the base. Trainable = sum over targets of r + d_out.
+Source: Kopiczko et al. 2023, arXiv:2310.11454, section 3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lab.errors import Problem
+from lab.methods import Context, register
+from lab.methods.layers import target_problems, targeted, targets_option
+from lab.methods.peft_method import PeftMethod
+from lab.schema import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class VeraConfig:
+    rank: int = option(
+        256, "Rank of the shared projection. High ranks cost next to nothing.", min=1, max=16_384
+    )
+    dropout: float = option(
+        0.0, "Share of the update's input zeroed at each step.", min=0.0, max=0.95
+    )
+    d_start: float = option(0.1, "What every entry of d begins with.", above=0.0, max=10.0)
+    targets: str | list[str] = targets_option()
+    seed: int = option(0, "Seed of the shared random projection.", min=0, max=2**31 - 1)
+
+
+@register(
+    "vera",
+    title="VeRA",
+    source="arXiv:2310.11454",
+    summary="Freezes random projections that all layers share and trains two vectors a layer: ten "
+    "times fewer parameters than LoRA.",
+    formula="y = W₀x + b ⊙ B (d ⊙ A x), A and B frozen and shared",
+    count="Σ over targets of r + d_out",
+    explain="LoRA learns both thin matrices of each layer. VeRA draws one random pair for the "
+    "whole model, freezes it, and learns only how strongly each of its directions counts in each "
+    "layer. What is stored is a handful of vectors; the random pair can be drawn again from its "
+    "seed, and is saved all the same so that the result does not depend on it.",
+    trains={"attention": "b, d", "feed_forward": "b, d"},
+    config=VeraConfig,
+    default_lr=5e-3,
+    can_merge=True,
+)
+class Vera(PeftMethod):
+    peft_class = "VeraConfig"
+
+    def check(self, model: Any, config: VeraConfig, context: Context) -> list[Problem]:
+        return target_problems(model, config.targets, self.can_train_conv1d)
+
+    def settings(self, config: VeraConfig) -> dict[str, Any]:
+        return {
+            "r": config.rank,
+            "vera_dropout": config.dropout,
+            "d_initial": config.d_start,
+            "target_modules": config.targets,
+            "projection_prng_key": config.seed,
+        }
+
+    def trainable_count(self, model: Any, config: VeraConfig, context: Context) -> int:
+        return sum(config.rank + layer.d_out for layer in targeted(model, config.targets))

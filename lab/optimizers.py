@@ -1,0 +1,242 @@
+"""The update rules that `train.optimizer` chooses from.
+
+One entry each: what it is, what it remembers, where it runs, and how to build it. Nothing here
+imports torch at module level, so that forms and checks can read the table.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from lab.errors import Problem
+
+PRECISIONS = ("float32", "mixed", "bfloat16")
+SMALLEST_8BIT = 4096  # elements; bitsandbytes keeps smaller tensors' moments in float32
+BLOCK_8BIT = 256  # elements that share one float32 scale
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """An update rule.
+
+    `build(groups, train)` makes the torch optimizer from parameter groups and the TrainSpec;
+    `state_bytes(shape, element_size, momentum)` is what it remembers of one trainable tensor.
+    """
+
+    name: str
+    title: str
+    source: str
+    help: str
+    build: Callable[[list[dict[str, Any]], Any], Any]
+    state_bytes: Callable[[tuple[int, ...], int, float], int]
+    precisions: tuple[str, ...] = PRECISIONS
+    on_cpu: bool = True
+    in_backward: bool = False
+    trainer_name: str = ""  # what transformers' TrainingArguments calls it, where they have it
+
+    @property
+    def bytes_per_parameter(self) -> float:
+        """State of a large float32 matrix in bytes a parameter, without momentum."""
+        return self.state_bytes((4096, 4096), 4, 0.0) / 4096**2
+
+    def problems(self, train: Any, *, on_gpu: bool) -> list[Problem]:
+        """Why this rule cannot do what `train` (a resolved TrainSpec) asks for on this device."""
+        found = []
+        if not self.on_cpu and not on_gpu:
+            found.append(
+                Problem(
+                    "train.optimizer",
+                    f"is {self.name}, which moves its state between GPU and host memory; there is "
+                    "no GPU here. Choose adamw8bit, which keeps the same state in 8 bits.",
+                )
+            )
+        if train.precision not in self.precisions:
+            found.append(
+                Problem(
+                    "train.optimizer",
+                    f"is {self.name}, which trains in {' or '.join(self.precisions)}, not in "
+                    f"{train.precision}.",
+                )
+            )
+        if self.in_backward and train.accumulation != 1:
+            found.append(
+                Problem(
+                    "train.accumulation",
+                    f"is {train.accumulation}; {self.name} frees each gradient at once, so there "
+                    "is nothing to add up. Set 1 and a larger train.batch_size.",
+                )
+            )
+        if self.in_backward and train.max_grad_norm > 0:
+            found.append(
+                Problem(
+                    "train.max_grad_norm",
+                    f"is {train.max_grad_norm:g}; {self.name} updates before the norm of all "
+                    "gradients is known, so it cannot clip by it. Set 0.",
+                )
+            )
+        return found
+
+
+def get(name: str) -> Optimizer:
+    return OPTIMIZERS[name]
+
+
+def _adamw(groups: list[dict[str, Any]], train: Any) -> Any:
+    import torch
+
+    return torch.optim.AdamW(
+        groups, lr=float(train.learning_rate), weight_decay=train.weight_decay, fused=True
+    )
+
+
+def _adamw_8bit(groups: list[dict[str, Any]], train: Any) -> Any:
+    import bitsandbytes
+
+    return bitsandbytes.optim.AdamW8bit(
+        groups, lr=float(train.learning_rate), weight_decay=train.weight_decay
+    )
+
+
+def _paged_adamw_8bit(groups: list[dict[str, Any]], train: Any) -> Any:
+    import bitsandbytes
+
+    return bitsandbytes.optim.PagedAdamW8bit(
+        groups, lr=float(train.learning_rate), weight_decay=train.weight_decay
+    )
+
+
+def _adafactor(groups: list[dict[str, Any]], train: Any) -> Any:
+    from transformers.optimization import Adafactor
+
+    # The step size is the run's own rate, as in the other rules. torch's Adafactor scales it by
+    # the size of each weight, so that LoRA's B, which starts at zero, would hardly ever move.
+    return Adafactor(
+        groups,
+        lr=float(train.learning_rate),
+        weight_decay=train.weight_decay,
+        scale_parameter=False,
+        relative_step=False,
+    )
+
+
+def _sgd(groups: list[dict[str, Any]], train: Any) -> Any:
+    import torch
+
+    return torch.optim.SGD(
+        groups,
+        lr=float(train.learning_rate),
+        momentum=train.momentum,
+        weight_decay=train.weight_decay,
+    )
+
+
+def _inside(rule: Callable[[list[dict[str, Any]], Any], Any]) -> Callable[..., Any]:
+    def build(groups: list[dict[str, Any]], train: Any) -> Any:
+        from lab.train.in_backward import InBackward
+
+        return InBackward(groups, float(train.learning_rate), lambda group: rule([group], train))
+
+    return build
+
+
+def _two_moments(shape: tuple[int, ...], element_size: int, momentum: float) -> int:
+    return 2 * math.prod(shape) * element_size
+
+
+def _two_small_moments(shape: tuple[int, ...], element_size: int, momentum: float) -> int:
+    """One byte an element and a float32 scale a block, twice; float32 for small tensors."""
+    elements = math.prod(shape)
+    if elements < SMALLEST_8BIT:
+        return 8 * elements
+    return 2 * (elements + 4 * math.ceil(elements / BLOCK_8BIT) + 4 * BLOCK_8BIT)
+
+
+def _rows_and_columns(shape: tuple[int, ...], element_size: int, momentum: float) -> int:
+    """A float32 mean for each row and each column; vectors keep one an element."""
+    if len(shape) < 2:
+        return 4 * math.prod(shape)
+    return 4 * (math.prod(shape[:-1]) + math.prod(shape[:-2]) * shape[-1])
+
+
+def _one_moment(shape: tuple[int, ...], element_size: int, momentum: float) -> int:
+    return math.prod(shape) * element_size if momentum else 0
+
+
+_ALL = [
+    Optimizer(
+        "adamw",
+        "AdamW",
+        "arXiv:1711.05101",
+        "Two moments a parameter, in the weight's own type. The rule that nearly every recipe "
+        "assumes.",
+        _adamw,
+        _two_moments,
+        trainer_name="adamw_torch_fused",
+    ),
+    Optimizer(
+        "adamw8bit",
+        "8-bit AdamW",
+        "arXiv:2110.02861",
+        "AdamW with both moments in 8 bits, one scale for each 256 values: two bytes a parameter "
+        "in place of eight. Tensors below 4,096 elements keep float32 moments.",
+        _adamw_8bit,
+        _two_small_moments,
+        trainer_name="adamw_bnb_8bit",
+    ),
+    Optimizer(
+        "paged_adamw8bit",
+        "Paged 8-bit AdamW",
+        "arXiv:2305.14314",
+        "8-bit AdamW whose moments the driver moves to host memory while the GPU needs the room. "
+        "Needs a GPU.",
+        _paged_adamw_8bit,
+        _two_small_moments,
+        on_cpu=False,
+        trainer_name="paged_adamw_8bit",
+    ),
+    Optimizer(
+        "adafactor",
+        "Adafactor",
+        "arXiv:1804.04235",
+        "Keeps the second moment as means of rows and columns: next to no state, at the run's own "
+        "rate, without a first moment.",
+        _adafactor,
+        _rows_and_columns,
+        trainer_name="adafactor",
+    ),
+    Optimizer(
+        "sgd",
+        "SGD",
+        "doi:10.1214/aoms/1177729586",
+        "Plain gradient steps, with train.momentum if you like. Transformers need a rate 100 to "
+        "1,000 times AdamW's, and still learn more slowly.",
+        _sgd,
+        _one_moment,
+        trainer_name="sgd",
+    ),
+    Optimizer(
+        "sgd_in_backward",
+        "SGD inside the backward pass",
+        "arXiv:2306.09782",
+        "The idea of LOMO: each weight is updated as soon as its gradient is there, and the "
+        "gradient is freed. Neither gradients nor state take memory. No accumulation and no "
+        "clipping.",
+        _inside(_sgd),
+        _one_moment,
+        in_backward=True,
+    ),
+    Optimizer(
+        "adamw_in_backward",
+        "AdamW inside the backward pass",
+        "arXiv:2306.09782",
+        "AdamW, each weight updated as soon as its gradient is there, and the gradient freed. "
+        "Equal to adamw without clipping, bit for bit. No accumulation and no clipping.",
+        _inside(_adamw),
+        _two_moments,
+        in_backward=True,
+    ),
+]
+OPTIMIZERS = {one.name: one for one in _ALL}

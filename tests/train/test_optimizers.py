@@ -1,0 +1,140 @@
+"""Every update rule: what it remembers, where it is refused, and exact resume."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from lab import optimizers
+from lab.optimizers import OPTIMIZERS
+from lab.paths import RunDir
+from lab.planner.check import check
+from lab.runs import history
+from lab.spec import TrainSpec
+from lab.train import checkpoint
+from tests.conftest import attempt_here
+
+HERE = [name for name, rule in OPTIMIZERS.items() if rule.on_cpu]
+
+
+def small() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(64, 96), nn.Tanh(), nn.Linear(96, 64, bias=False))
+
+
+def steps(model: nn.Module, rule: Any, first: int, last: int) -> None:
+    for step in range(first, last):
+        inputs = torch.randn(8, 64, generator=torch.Generator().manual_seed(step))
+        model(inputs.to(next(model.parameters()).dtype)).float().square().mean().backward()
+        rule.step()
+        rule.zero_grad()
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_state_is_what_the_table_says_and_comes_back_exactly(name: str, tmp_path: Path) -> None:
+    card = optimizers.get(name)
+    for precision in card.precisions:
+        train = TrainSpec(optimizer=name, learning_rate=1e-2, momentum=0.9, precision=precision)
+        dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        whole, broken, again = (small().to(dtype) for _ in range(3))
+
+        def build(model: nn.Module, train: TrainSpec = train) -> Any:
+            return card.build([{"params": list(model.parameters()), "lr": 1e-2}], train)
+
+        steps(whole, build(whole), 0, 6)
+        rule = build(broken)
+        steps(broken, rule, 0, 3)
+        if name == "adamw8bit":
+            assert rule.state[broken[0].weight]["state1"].dtype == torch.uint8
+        tensors = [t for w in rule.state.values() for t in w.values() if torch.is_tensor(t)]
+        held = sum(t.numel() * t.element_size() for t in tensors if t.numel() > 1)
+        weights = list(broken.parameters())
+        assert held == sum(card.state_bytes(tuple(w.shape), w.element_size(), 0.9) for w in weights)
+        saved = checkpoint.save(tmp_path / precision, 3, broken, rule, {}, {})
+        checkpoint.load_weights(saved, again)
+        resumed = build(again)
+        checkpoint.load_optimizer(saved, again, resumed)
+        steps(again, resumed, 3, 6)
+        moved = [not torch.equal(a, b) for a, b in zip(weights, whole.parameters(), strict=True)]
+        assert all(moved)
+        for one, two in zip(whole.parameters(), again.parameters(), strict=True):
+            assert torch.equal(one, two), (name, precision)
+
+
+@pytest.mark.parametrize("rule", ["adamw", "sgd"])
+def test_the_update_inside_the_backward_pass_equals_the_one_after_it(
+    work_here: Callable[..., RunDir], rule: str
+) -> None:
+    """A whole run each, the head tied to the embeddings, with checkpointed activations; the
+    second is stopped and resumed on the way."""
+    sections: dict[str, Any] = {
+        "max_grad_norm": 0,
+        "max_steps": 6,
+        "save_every": 3,
+        "activation_checkpointing": "on",
+        "momentum": 0.5,
+    }
+    plain = work_here("full", train=sections | {"optimizer": rule})
+    inside = work_here("full", train=sections | {"optimizer": f"{rule}_in_backward"})
+    inside.result.unlink()
+    inside.process.unlink()
+    assert attempt_here(inside) == 0
+    assert history.last_event(inside, "plan")["resumed_at"] == 3
+    for key in ("train/loss", "train/grad_norm", "train/learning_rate"):
+        ours, theirs = (
+            {one["step"]: one[key] for one in history.metrics(run, "train")}
+            for run in (plain, inside)
+        )
+        assert ours == pytest.approx(theirs, rel=1e-5 if key == "train/grad_norm" else 0), key
+    from safetensors.torch import load_file
+
+    ours, theirs = (load_file(run.artifact / "model.safetensors") for run in (plain, inside))
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+@pytest.mark.parametrize("name", ["adamw8bit", "adafactor"])
+def test_it_trains_and_resumes_in_the_loop(work_here: Callable[..., RunDir], name: str) -> None:
+    from safetensors.torch import load_file
+
+    train = {"optimizer": name, "max_steps": 6, "save_every": 4, "sample_every": 0}
+    whole, broken = (work_here("lora", train=train) for _ in range(2))
+    losses = [one["train/loss"] for one in history.metrics(whole, "train")]
+    assert losses[-1] < losses[0]
+    broken.result.unlink()
+    broken.process.unlink()
+    assert attempt_here(broken) == 0
+    assert history.last_event(broken, "plan")["resumed_at"] == 4
+    ours, theirs = (
+        load_file(run.artifact / "adapter_model.safetensors") for run in (whole, broken)
+    )
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+
+
+def test_what_a_rule_cannot_do_is_refused_with_the_reason(
+    make_spec: Callable[..., dict[str, Any]],
+) -> None:
+    inside = {"optimizer": "sgd_in_backward", "accumulation": 2}
+    answer = check(make_spec("full", train=inside))
+    found = {problem["field"]: problem["message"] for problem in answer["problems"]}
+    assert set(found) == {"train.accumulation", "train.max_grad_norm"}
+    assert "Set 1" in found["train.accumulation"] and "Set 0" in found["train.max_grad_norm"]
+    free = {"optimizer": "sgd_in_backward", "max_grad_norm": 0}
+    (problem,) = check(make_spec("adalora", train=free))["problems"]
+    assert problem["field"] == "train.optimizer" and "scores" in problem["message"]
+    if not torch.cuda.is_available():
+        answer = check(make_spec("full", train={"optimizer": "paged_adamw8bit"}))
+        (problem,) = answer["problems"]
+        assert problem["field"] == "train.optimizer" and "no GPU here" in problem["message"]
+    plain, small, none = (
+        check(make_spec("full", train={"optimizer": name, "max_grad_norm": 0}))["estimate"]["bytes"]
+        for name in ("adamw", "adamw8bit", "sgd_in_backward")
+    )
+    assert plain["optimizer"] == 2 * plain["weights"]
+    assert 0.25 < small["optimizer"] / plain["weights"] < 0.6
+    assert none["optimizer"] == 0 and none["gradients"] < plain["gradients"]
