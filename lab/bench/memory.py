@@ -163,7 +163,7 @@ def on_processor() -> Iterator[Case]:
 def draw(count: int, seed: int, names: tuple[str, ...] = GRID_MODELS) -> list[Case]:
     """Cases of the grid: models × methods × rows × lengths × checkpointing × loss, by chance."""
     dice = random.Random(seed)
-    found = []
+    found: list[Case] = []
     while len(found) < count:
         method = dice.choice(methods.all_methods())
         model = dice.choice(names)

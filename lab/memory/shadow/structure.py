@@ -55,8 +55,13 @@ def build(
     with torch.device("meta"):
         if quantised is not None:
             _quantise(model, settings, quantised)
-        method.prepare(model, options, context)
-        model = method.apply(model, options, context)
+        try:
+            method.prepare(model, options, context)
+            model = method.apply(model, options, context)
+        except (TypeError, AttributeError) as error:
+            if tokenizer is not None:
+                raise
+            raise ValueError("it needs the model's tokenizer, and a config has none.") from error
         method.grow_fully(model, options)
     if spec.train.activation_checkpointing == "on":
         checkpoint_activations(model)
