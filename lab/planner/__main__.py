@@ -10,6 +10,7 @@ from typing import Any
 
 from lab.errors import LabError
 from lab.planner.check import check, fixes
+from lab.planner.look import look
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
@@ -19,6 +20,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         return {"ok": check(request["spec"])}
     if request.get("ask") == "fixes":
         return {"ok": fixes(request["spec"])}
+    if request.get("ask") == "look":
+        return {"ok": look(request["spec"])}
     if request.get("ask") == "warm":
         import peft  # noqa: F401
         import transformers.models.llama.modeling_llama  # noqa: F401

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -20,6 +21,7 @@ from lab.planner import begin
 from lab.spec import RunSpec
 
 SAMPLE = 200  # examples that are rendered and tokenised here; the worker does all
+READ_S = 4.0  # reading of rows beyond the sample
 DISK_RESERVE = 200_000_000
 
 
@@ -160,36 +162,78 @@ def _model(spec: RunSpec) -> tuple[Any, Any]:
 
 
 def _data(spec: RunSpec, tokenizer: Any) -> dict[str, Any]:
-    """Whether the data can be used, and what it is. Every row is read, a sample is rendered."""
-    dataset = datasets.resolve(spec.data.dataset)
-    examples = rows.read_examples(dataset.path, spec.data.format, spec.data.max_examples)
+    """Whether the data can be used, and what it is. Rows are read for READ_S seconds at most, a
+    sample is rendered; the worker reads all of them."""
+    data = spec.data
+    dataset = datasets.resolve(data.dataset)
+    found = rows.Rows(dataset.path, prepare.reading_of(data, dataset))
+    sample, is_whole = _read(found)
+    prepare.check_objective(data, found.has_chats, dataset)
+    if data.general_mix and data.general_set != "base":
+        datasets.resolve(data.general_set)
     system_prompt = prepare.system_prompt_of(spec, dataset)
+    size = dataset.path.stat().st_size
+    count = found.good if is_whole else round(found.good * size / max(1, found.done))
     facts = {
         "dataset": dataset.id,
         "system_prompt": system_prompt,
-        "examples": len(examples),
-        "bytes": dataset.path.stat().st_size,
+        "examples": count,
+        "examples_read": found.good,
+        "bytes": size,
+        "warnings": _warnings(spec, found),
     }
     if tokenizer is None:
         return facts
-    template.ensure_template(tokenizer)
-    data = spec.data
-    sample = [
+    template.choose(tokenizer, data.template)
+    pieces = [
         piece
-        for example in examples[:SAMPLE]
+        for example in sample
         for piece in template.tokenize(
-            example, tokenizer, system_prompt, data.loss_on, data.max_length
+            example, tokenizer, system_prompt, data.loss_on, data.max_length, data.truncation
         )
     ]
-    if not any(piece.counted for piece in sample):
+    if not any(piece.counted for piece in pieces):
         raise LabError(
-            f"None of the first {min(SAMPLE, len(examples))} rows of '{dataset.id}' has a token to "
-            f"learn from within {data.max_length} tokens.",
+            f"None of the first {len(sample)} rows of '{dataset.id}' has a token to learn from "
+            f"within {data.max_length} tokens.",
             "Raise data.max_length, or set data.loss_on to all.",
         )
-    facts["tokens_per_row"] = sum(len(piece.ids) for piece in sample) / len(sample)
-    facts["loss_tokens_per_row"] = sum(piece.counted for piece in sample) / len(sample)
+    facts["tokens_per_row"] = sum(len(piece.ids) for piece in pieces) / len(pieces)
+    facts["loss_tokens_per_row"] = sum(piece.counted for piece in pieces) / len(pieces)
     return facts
+
+
+def _read(found: rows.Rows) -> tuple[list[rows.Example], bool]:
+    """The first SAMPLE examples, and whether the file was read to its end in READ_S seconds."""
+    sample: list[rows.Example] = []
+    end = time.monotonic() + READ_S
+    for example in found:
+        if len(sample) < SAMPLE:
+            sample.append(example)
+        elif time.monotonic() > end:
+            if found.bad and found.reading.bad_rows == "refuse":
+                found.finish()
+            return sample, False
+    return sample, True
+
+
+def _warnings(spec: RunSpec, found: rows.Rows) -> list[str]:
+    """What a person should know before the run starts, and may well want."""
+    told = []
+    if found.bad:
+        told.append(f"{found.bad} rows cannot be used and are skipped: {found.told()}.")
+    method = methods.get(spec.method["name"])
+    if not found.has_chats and not method.saves_whole_model:
+        told.append(
+            f"{method.title} for continued pretraining: a small update takes up little new "
+            "knowledge (claim C25). Full fine-tuning learns raw text better, if it fits."
+        )
+    if not found.has_chats and not spec.data.general_mix:
+        told.append(
+            "Continued pretraining without general text: the model may forget (claim C14). Set "
+            "data.general_mix to 0.05 or 0.1."
+        )
+    return told
 
 
 def _check_fit(
@@ -224,14 +268,6 @@ def _check_fit(
                 )
             )
     if "data" not in wrong:
-        if spec.data.general_mix:
-            problems.append(
-                Problem(
-                    "data.general_mix",
-                    f"is {spec.data.general_mix:g}; mixing in general text is not possible yet. "
-                    "Set 0.",
-                )
-            )
     if "train" not in wrong:
         rule = optimizers.get(spec.train.optimizer)
         problems.extend(

@@ -40,6 +40,10 @@ class Planner:
         found: list[dict[str, Any]] = self.ask({"ask": "fixes", "spec": spec})["fixes"]
         return found
 
+    def look(self, spec: dict[str, Any]) -> dict[str, Any]:
+        """What the rows of the spec's data look like to its model."""
+        return self.ask({"ask": "look", "spec": spec})
+
     def warm(self) -> None:
         """Have the process import what it needs, before the first question."""
         self.ask({"ask": "warm"})
