@@ -83,6 +83,12 @@ class DataSpec:
         min=0.0,
         max=0.9,
     )
+    held_out: str | None = option(
+        None,
+        "A dataset that measures the evaluation loss instead of a share of the rows, such as "
+        "builtin:made-up-facts@held-out.",
+        max_characters=4096,
+    )
     max_length: int = option(512, "Longest row in tokens; longer ones are cut.", min=8, max=1 << 20)
     truncation: str = option(
         "right",

@@ -53,6 +53,9 @@ def resolve(dataset_id: str) -> Dataset:
         for dataset in built_in():
             if dataset.id == dataset_id:
                 return dataset
+            other = dataset.card.get("held_out")
+            if other and dataset_id == f"{dataset.id}@held-out":
+                return Dataset(dataset_id, dataset.path.with_name(other), dataset.card)
         choices = ", ".join(dataset.id for dataset in built_in())
         raise LabError(
             f"Unknown dataset 'builtin:{show(name)}'.", f"Choose one of: {choices}; or a file."

@@ -69,7 +69,7 @@ def prepare(
     check_objective(data, meta["has_chats"], dataset)
     if meta["bad"]:
         notes.append(f"{meta['bad']} rows cannot be used and were skipped: {meta['told']}.")
-    _, held = batches.split(meta["examples"], data.eval_fraction)
+    _, held = batches.split(meta["examples"], 0.0 if data.held_out else data.eval_fraction)
     is_held = np.isin(tokens.examples, held)
     useful = tokens.learned > 0
     train = np.flatnonzero(useful & ~is_held)
@@ -105,6 +105,11 @@ def prepare(
         else batches.single_rows(mixed, train.tolist())
     )
     held_rows = batches.single_rows(tokens, held_out.tolist())
+    if data.held_out:
+        measured = tokenised(
+            catalog.resolve(data.held_out), tokenizer, data, system_prompt, progress
+        )
+        held_rows = batches.single_rows(measured, np.flatnonzero(measured.learned > 0).tolist())
     figures = _figures(rows, held_rows) | {
         "examples": meta["examples"],
         "bad": meta["bad"],

@@ -171,6 +171,8 @@ def _data(spec: RunSpec, tokenizer: Any) -> dict[str, Any]:
     prepare.check_objective(data, found.has_chats, dataset)
     if data.general_mix and data.general_set != "base":
         datasets.resolve(data.general_set)
+    if data.held_out:
+        datasets.resolve(data.held_out)
     system_prompt = prepare.system_prompt_of(spec, dataset)
     size = dataset.path.stat().st_size
     count = found.good if is_whole else round(found.good * size / max(1, found.done))
