@@ -10,11 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from lab.data import batches, duplicates, prepare, template, view
+from lab.data import batches, duplicates, prepare, preview, template, view
 from lab.data import catalog as datasets
-from lab.data.files import BadRow, Values
 from lab.data.rows import Example, Rows
-from lab.data.shapes import columns_of, detect
 from lab.data.template import Tokens
 from lab.errors import LabError, Problem, SpecError
 from lab.methods import get as method_of
@@ -26,23 +24,6 @@ SHOWN = 20  # rows that are shown
 PACKED = 6  # batches that are shown
 MOST = 3000  # rows that are tokenised
 SECONDS = 8.0
-
-
-def detected(dataset_id: str) -> dict[str, Any]:
-    """{"format", "columns", "names", "rows"} of the first rows, without a tokenizer."""
-    dataset = datasets.resolve(dataset_id)
-    first: list[Any] = []
-    for _, value in Values(dataset.path):
-        if not isinstance(value, BadRow):
-            first.append(value)
-        if len(first) >= 5:
-            break
-    names = sorted({str(key) for row in first if isinstance(row, dict) for key in row})
-    try:
-        shape = detect(first[0]) if first else ""
-    except BadRow as reason:
-        return {"format": "", "columns": {}, "names": names, "why": str(reason)}
-    return {"format": shape, "columns": columns_of(first[0], shape), "names": names, "why": ""}
 
 
 def look(value: Any, seconds: float = SECONDS) -> dict[str, Any]:
@@ -94,7 +75,7 @@ def look(value: Any, seconds: float = SECONDS) -> dict[str, Any]:
     can_pack = method_of(spec.method["name"]).can_pack
     return {
         "dataset": dataset.id,
-        "detected": detected(data.dataset),
+        "detected": preview.detected(data.dataset),
         "system_prompt": system_prompt,
         "examples": len(examples),
         "is_whole": is_whole,
