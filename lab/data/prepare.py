@@ -45,7 +45,7 @@ def prepare(
 ) -> Prepared:
     """Read, render, label, split, mix and pack. `progress(done, total)` counts kB of the file.
 
-    `general` is the file of the general text that spec.data.general_mix asks for. The tokens come
+    `general` is the file of the base's own answers, if spec.data mixes them in. The tokens come
     from the cache if this file was tokenised before with the same settings. Raises LabError if a
     row cannot be used, or nothing is left to learn from.
     """
@@ -87,8 +87,9 @@ def prepare(
         notes.append(f"{dropped} rows have no token that the loss counts and were left out.")
     mixed: Sequence[Tokens] = tokens
     added = 0
-    if data.general_mix and general is not None:
-        extra = tokenised(_set_of(data, general), tokenizer, _plainly(data), "", progress)
+    if data.general_mix:
+        chosen = _general(data, general)
+        extra = tokenised(chosen, tokenizer, _plainly(data), chosen.system_prompt, progress)
         added = round(data.general_mix / (1 - data.general_mix) * len(train))
         usable = np.flatnonzero(extra.learned > 0).tolist()
         if not usable:
@@ -240,10 +241,12 @@ def system_prompt_of(spec: RunSpec, dataset: Dataset) -> str:
     return dataset.system_prompt if given is None else given
 
 
-def _set_of(data: DataSpec, general: Path) -> Dataset:
-    if data.general_set == "base":
-        return Dataset("the base's own answers", general, {})
-    return catalog.resolve(data.general_set)
+def _general(data: DataSpec, answers: Path | None) -> Dataset:
+    """The general text to mix in: the base's own answers, or the set that the spec names."""
+    if data.general_set != "base":
+        return catalog.resolve(data.general_set)
+    assert answers is not None, "the caller samples the base's answers first"
+    return Dataset("the base's own answers", answers, {})
 
 
 def _plainly(data: DataSpec) -> DataSpec:

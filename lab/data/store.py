@@ -1,8 +1,8 @@
 """Tokenised data on disk: made once, shared between runs, read without being loaded.
 
-LAB_HOME/cache/tokens/KEY/ holds ids.bin (uint32), counted.bin (uint8), index.bin (int64, four for
-each sequence: end in ids.bin, row in the file, number of the example, whether it was cut) and
-meta.json. KEY hashes the file's content, the tokenizer, the template and every setting that
+LAB_HOME/cache/tokens/KEY/ holds ids.bin (uint32), counted.bin (uint8), index.bin (int64, five for
+each sequence: end in ids.bin, row in the file, number of the example, whether it was cut, counted
+tokens) and meta.json. KEY hashes the file's content, the tokenizer, the template and every setting that
 decides tokens. A folder is written aside and renamed, so what has its name is whole.
 """
 
@@ -23,7 +23,7 @@ from lab.data.template import IGNORED, Tokens
 from lab.files import read_object, write_json
 
 VERSION = 1  # of what tokenising does: raise it when the same settings give other tokens
-FIELDS = 4
+FIELDS = 5
 BUFFER = 1 << 20  # tokens held before they are written
 
 
@@ -60,9 +60,7 @@ class Tokenised(Sequence[Tokens]):
         self.rows = np.array(index[:, 1])
         self.examples = np.array(index[:, 2])
         self.cut = np.array(index[:, 3]).astype(bool)
-        self.learned = np.array(
-            [0] if not len(index) else np.add.reduceat(self._counted, self._starts, dtype=np.int64)
-        )[: len(index)]
+        self.learned = np.array(index[:, 4])
 
     @property
     def lengths(self) -> np.ndarray:
@@ -118,8 +116,10 @@ def write(key: str, sequences: Iterable[tuple[int, Tokens]], meta: dict[str, Any
             for number, one in sequences:
                 end += len(one.ids)
                 ids.write(np.asarray(one.ids, np.uint32).tobytes())
-                counted.write((np.asarray(one.labels, np.int64) != IGNORED).astype("u1").tobytes())
-                index.write(np.array([end, one.source, number, one.cut], np.int64).tobytes())
+                mask = np.asarray(one.labels, np.int64) != IGNORED
+                counted.write(mask.astype(np.uint8).tobytes())
+                place = [end, one.source, number, one.cut, mask.sum()]
+                index.write(np.array(place, np.int64).tobytes())
         write_json(aside / "meta.json", meta)
         if not (folder() / key).exists():  # another run may have been faster
             os.rename(aside, folder() / key)

@@ -21,7 +21,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     if request.get("ask") == "fixes":
         return {"ok": fixes(request["spec"])}
     if request.get("ask") == "look":
-        return {"ok": look(request["spec"])}
+        return {"ok": look(request["spec"], request["most"])}
     if request.get("ask") == "warm":
         import peft  # noqa: F401
         import transformers.models.llama.modeling_llama  # noqa: F401

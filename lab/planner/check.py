@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from lab.planner import begin
 from lab.spec import RunSpec
 
 SAMPLE = 200  # examples that are rendered and tokenised here; the worker does all
+SLOT = re.compile(r"\{\{\s*([\w ]{1,40}?)\s*\}\}")
 READ_S = 4.0  # reading of rows beyond the sample
 DISK_RESERVE = 200_000_000
 
@@ -182,7 +184,7 @@ def _data(spec: RunSpec, tokenizer: Any) -> dict[str, Any]:
         "examples": count,
         "examples_read": found.good,
         "bytes": size,
-        "warnings": _warnings(spec, found),
+        "warnings": _warnings(spec, found, sample),
     }
     if tokenizer is None:
         return facts
@@ -219,11 +221,17 @@ def _read(found: rows.Rows) -> tuple[list[rows.Example], bool]:
     return sample, True
 
 
-def _warnings(spec: RunSpec, found: rows.Rows) -> list[str]:
+def _warnings(spec: RunSpec, found: rows.Rows, sample: list[rows.Example]) -> list[str]:
     """What a person should know before the run starts, and may well want."""
     told = []
     if found.bad:
         told.append(f"{found.bad} rows cannot be used and are skipped: {found.told()}.")
+    open_slots = _open_slots(sample)
+    if open_slots:
+        told.append(
+            f"Rows hold slots such as {{{{{open_slots[0]}}}}}. Fill them in data.slots, unless the "
+            "model is to write them."
+        )
     method = methods.get(spec.method["name"])
     if not found.has_chats and not method.saves_whole_model:
         told.append(
@@ -236,6 +244,15 @@ def _warnings(spec: RunSpec, found: rows.Rows) -> list[str]:
             "data.general_mix to 0.05 or 0.1."
         )
     return told
+
+
+def _open_slots(sample: list[rows.Example]) -> list[str]:
+    """Names of {{slots}} that stand in a tenth of the answers or more."""
+    answers = [example.messages[-1]["content"] for example in sample if example.messages]
+    found = [SLOT.findall(answer) for answer in answers]
+    if sum(map(bool, found)) < max(1, len(answers) / 10):
+        return []
+    return sorted({name for names in found for name in names})
 
 
 def _check_fit(
@@ -269,7 +286,6 @@ def _check_fit(
                     f"is {spec.data.max_length:,}; the model reads at most {longest:,} tokens.",
                 )
             )
-    if "data" not in wrong:
     if "train" not in wrong:
         rule = optimizers.get(spec.train.optimizer)
         problems.extend(

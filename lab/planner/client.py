@@ -40,9 +40,9 @@ class Planner:
         found: list[dict[str, Any]] = self.ask({"ask": "fixes", "spec": spec})["fixes"]
         return found
 
-    def look(self, spec: dict[str, Any]) -> dict[str, Any]:
-        """What the rows of the spec's data look like to its model."""
-        return self.ask({"ask": "look", "spec": spec})
+    def look(self, spec: dict[str, Any], most: int) -> dict[str, Any]:
+        """What the first `most` rows of the spec's data look like to its model."""
+        return self.ask({"ask": "look", "spec": spec, "most": most})
 
     def warm(self) -> None:
         """Have the process import what it needs, before the first question."""

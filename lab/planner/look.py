@@ -22,11 +22,11 @@ from lab.spec import RunSpec
 
 SHOWN = 20  # rows that are shown
 PACKED = 6  # batches that are shown
-MOST = 3000  # rows that are tokenised
+MOST = 1000  # rows that are tokenised, unless more are asked for
 SECONDS = 8.0
 
 
-def look(value: Any, seconds: float = SECONDS) -> dict[str, Any]:
+def look(value: Any, most: int = MOST) -> dict[str, Any]:
     """What the rows of a spec's data look like to its model.
 
     {"rows", "packed", "lengths", "counts", "twins", "leaks", "bad", "template", …}; see the Data
@@ -44,7 +44,7 @@ def look(value: Any, seconds: float = SECONDS) -> dict[str, Any]:
     template.choose(tokenizer, data.template)
     system_prompt = prepare.system_prompt_of(spec, dataset)
     found = Rows(dataset.path, prepare.reading_of(data, dataset))
-    examples, is_whole, trouble = _read(found, seconds)
+    examples, is_whole, trouble = _read(found, most)
     sequences: list[list[Tokens]] = []
     for example in examples:
         try:
@@ -112,14 +112,14 @@ def look(value: Any, seconds: float = SECONDS) -> dict[str, Any]:
     }
 
 
-def _read(found: Rows, seconds: float) -> tuple[list[Example], bool, str]:
+def _read(found: Rows, most: int) -> tuple[list[Example], bool, str]:
     """The first examples; bad rows are counted, not raised: the page shows them."""
     examples: list[Example] = []
-    end = time.monotonic() + seconds
+    end = time.monotonic() + SECONDS
     try:
         for example in found:
             examples.append(example)
-            if len(examples) >= MOST or time.monotonic() > end:
+            if len(examples) >= most or time.monotonic() > end:
                 return examples, False, ""
     except LabError as error:
         if not examples:

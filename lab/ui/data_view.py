@@ -20,6 +20,7 @@ from lab.ui import charts, form, links, monitoring
 from lab.ui.charts import View
 from lab.ui.guard import safe
 
+MOST = (1000, 10_000)
 PARTS = {
     "messages": ("messages",),
     "tree": ("messages",),
@@ -142,16 +143,26 @@ def train_on(spec: dict[str, Any]) -> None:
 
 
 @st.cache_data(max_entries=8, show_spinner=False)
-def _look(spec: str, changed: int) -> dict[str, Any]:
-    return planner.look(json.loads(spec))
+def _look(spec: str, most: int, changed: int) -> dict[str, Any]:
+    return planner.look(json.loads(spec), most)
 
 
 def look(spec: dict[str, Any]) -> dict[str, Any] | None:
     """What the planner sees in the set; None with the reasons shown."""
+    most = st.segmented_control(
+        "Look at the first",
+        MOST,
+        format_func=lambda count: f"{count:,} rows",
+        default=MOST[0],
+        required=True,
+        key="data.most",
+        persist_state="session",
+        label_visibility="collapsed",
+    )
     changed = catalog.resolve(spec["data"]["dataset"]).path.stat().st_mtime_ns
     try:
         with st.spinner("Reading, rendering and tokenising …"):
-            seen: dict[str, Any] = _look(json.dumps(spec, sort_keys=True), changed)
+            seen: dict[str, Any] = _look(json.dumps(spec, sort_keys=True), most, changed)
             return seen
     except SpecError as error:
         for problem in error.problems:
