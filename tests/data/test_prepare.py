@@ -87,10 +87,10 @@ def test_tokens_are_made_once_and_shared(
     first = prepare.prepare(spec_of(path), tokenizer, lambda *at: told.append(at))
     assert told and len(list(store.folder().iterdir())) == 1
     shutil.copy(path, tmp_path / "copy.jsonl")
-    monkeypatch.setattr(prepare.template, "tokenize", None)  # would fail if it were called
-    again = prepare.prepare(spec_of(tmp_path / "copy.jsonl"), tokenizer)
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare.template, "tokenize", None)  # would fail if it were called
+        again = prepare.prepare(spec_of(tmp_path / "copy.jsonl"), tokenizer)
     assert again.figures == first.figures and list(again.train) == list(first.train)
-    monkeypatch.undo()
     before = first.figures["train_hash"]
     for change in (
         {"max_length": 48},
