@@ -156,10 +156,12 @@ class Attempt:
 
         general = None
         if self.spec.data.general_mix and self.spec.data.general_set == "base":
-            general = self._base_answers(lambda: self._load_base())
+            general = self._base_answers(self._load_base)
+            self.telemetry.enter("tokenising")
         data = prepare.prepare(self.spec, self.tokenizer, count_rows, general)
-        for note in data.notes:
-            self.telemetry.warn(note)
+        planned = (read_object(self.run.estimate) or {}).get("facts") or {}
+        for note in [*planned.get("warnings", []), *data.notes]:
+            self.telemetry.warn(str(note))
         facts = data.facts()
         before = history.last_event(self.run, "data")
         for key in ("train_hash", "held_out_hash"):
