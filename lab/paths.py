@@ -100,6 +100,10 @@ class RunDir:
         return self.path / "labels.json"
 
     @property
+    def first_batch(self) -> Path:
+        return self.path / "first_batch.json"
+
+    @property
     def artifact(self) -> Path:
         return self.path / "artifact"
 

@@ -46,7 +46,14 @@ def describe(config: type) -> list[dict[str, Any]]:
 
 def type_name(hint: Any) -> str:
     """`int | None` → "int or null", for messages and listings."""
-    names = {int: "integer", float: "number", str: "text", bool: "true or false", list: "list"}
+    names = {
+        int: "integer",
+        float: "number",
+        str: "text",
+        bool: "true or false",
+        list: "list",
+        dict: "object",
+    }
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         parts = [type_name(part) for part in typing.get_args(hint) if part is not type(None)]
         nullable = type(None) in typing.get_args(hint)
@@ -166,6 +173,22 @@ def _bounds(value: Any, limits: Any) -> str:
             return f"is {number(value)}; it must be at most {number(high)}."
     if isinstance(value, str):
         return _text(value, limits)
+    if isinstance(value, dict):
+        return _entries(value, limits)
+    return ""
+
+
+def _entries(value: dict[str, Any], limits: Any) -> str:
+    """What is wrong with an object of texts."""
+    known = limits.get("keys")
+    for key, item in value.items():
+        if known and key not in known:
+            return unknown_key(str(key), list(known))
+        if not isinstance(item, str):
+            return f"'{show(str(key))}' must be text, is {show(item)}."
+        wrong = _text(item, {"multiline": True})
+        if wrong:
+            return f"'{show(str(key))}' {wrong}"
     return ""
 
 

@@ -20,17 +20,54 @@ from lab.schema import option, show
 
 VERSION = 1
 SWITCH = ("auto", "on", "off")
-FORMATS = ("auto", "messages", "alpaca", "prompt-completion", "question-answer", "text", "labels")
+FORMATS = (
+    "auto",
+    "messages",
+    "alpaca",
+    "prompt-completion",
+    "question-answer",
+    "text",
+    "labels",
+    "multiple-choice",
+    "tree",
+)
+
+
+TEMPLATES = ("auto", "chatml", "zephyr", "alpaca", "plain")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSpec:
     dataset: str = option(
         "builtin:persona-chats",
-        "What to learn from: builtin:NAME, or a .jsonl or .json file.",
+        "What to learn from: builtin:NAME, upload:NAME, a hub id such as org/name (also "
+        "org/name:config@split), or a .jsonl .json .csv .tsv .parquet .txt file, also gzipped.",
         max_characters=4096,
     )
     format: str = option("auto", "The shape of a row; auto looks at its keys.", choices=FORMATS)
+    columns: dict[str, str] = option(
+        {},
+        "Which columns hold what, where their names say it not: prompt, input, completion, "
+        "system, text, messages, choices. A name with dots goes into nested values.",
+        keys=("prompt", "input", "completion", "system", "text", "messages", "choices"),
+    )
+    slots: dict[str, str] = option({}, "Text that replaces {{name}} in the rows.")
+    bad_rows: str = option(
+        "refuse",
+        "What a row that cannot be used does: refuse the file, or be skipped and counted.",
+        choices=("refuse", "skip"),
+    )
+    objective: str = option(
+        "auto",
+        "chat learns answers under a chat template; pretraining goes on with raw text, joined "
+        "and cut into pieces of max_length. auto: pretraining where the rows are plain text.",
+        choices=("auto", "chat", "pretraining"),
+    )
+    template: str = option(
+        "auto",
+        "Chat template. auto: the tokenizer's own, or plain for a base model without one.",
+        choices=TEMPLATES,
+    )
     system_prompt: str | None = option(
         None,
         "System turn put before chats that have none. null takes the one on the dataset's card; "
@@ -46,7 +83,18 @@ class DataSpec:
         min=0.0,
         max=0.9,
     )
+    held_out: str | None = option(
+        None,
+        "A dataset that measures the evaluation loss instead of a share of the rows, such as "
+        "builtin:made-up-facts@held-out.",
+        max_characters=4096,
+    )
     max_length: int = option(512, "Longest row in tokens; longer ones are cut.", min=8, max=1 << 20)
+    truncation: str = option(
+        "right",
+        "The side at which a longer chat is cut: right loses its end, left its beginning.",
+        choices=("right", "left"),
+    )
     packing: str = option(
         "auto",
         "Put several short rows into one of max_length tokens, without letting them see each "
@@ -58,7 +106,25 @@ class DataSpec:
         "Which tokens count: every assistant turn, only the last one (completion), or all.",
         choices=("assistant", "completion", "all"),
     )
-    general_mix: float = option(0.0, "Share of general text mixed in.", min=0.0, max=0.9)
+    bucketing: str = option(
+        "off",
+        "Where rows are not packed, put rows of similar length into one batch: less padding, and "
+        "batches that are a little less mixed.",
+        choices=("off", "on"),
+    )
+    general_mix: float = option(
+        0.0,
+        "Share of the training rows that is general text, against forgetting (claim C14: 5 to "
+        "10 %).",
+        min=0.0,
+        max=0.9,
+    )
+    general_set: str = option(
+        "base",
+        "Where general text comes from: base takes the base model's own answers to a hundred "
+        "general prompts, sampled once and kept; or a dataset.",
+        max_characters=4096,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +209,12 @@ class TrainSpec:
         "Steps between samples of what the model answers. null: at the start, in the middle and "
         "at the end; 0: none.",
         min=0,
+    )
+    probe: str = option(
+        "off",
+        "Measure forgetting at the end: the rise of the loss on the base model's own answers to "
+        "a hundred general prompts, and the KL divergence from the base.",
+        choices=("off", "on"),
     )
     keep_best: int = option(3, "Checkpoints kept for their evaluation loss.", min=0, max=1000)
     keep_last: int = option(2, "Newest checkpoints kept.", min=1, max=1000)

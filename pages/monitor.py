@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from lab.ui import autopsy, links, monitoring
+from lab.ui import autopsy, data_view, links, monitoring
 
 st.title("Monitor", anchor=False)
 run = monitoring.choose()
@@ -39,3 +39,4 @@ autopsy.show(run)
 view = monitoring.controls()
 charts()
 words()
+data_view.first_batch(run)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lab import methods, paths
-from lab.data import template
+from lab.data import lock, template
 from lab.errors import LabError
 from lab.files import read_object
 from lab.methods import Context
@@ -132,7 +132,10 @@ def load(named: Named, base: Any = None) -> Loaded:
             model = method.load(model, named.run.artifact)
         else:
             model = _at_step(model, method, spec, tokenizer, named)
-    template.ensure_template(tokenizer)
+    if named.run is None or named.step is not None:
+        chosen = "auto" if named.run is None else spec.data.template
+        template.choose(tokenizer, chosen)
+    lock.enforce(proof.get("lock") or {}, tokenizer)
     model = weights.on_device(model, "cuda" if on_gpu else "cpu")
     return Loaded(model.eval(), tokenizer, proof)
 
@@ -274,5 +277,8 @@ def receipt(
         "dtype": str(next(loaded.model.parameters()).dtype).removeprefix("torch."),
         "base": named.base,
         "step": named.step,
+        "warning": lock.warning(
+            loaded.receipt.get("lock") or {}, loaded.tokenizer, settings.system_prompt or ""
+        ),
         "weights": loaded.receipt.get("weights", {}) if named.step is None else {},
     }

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+from pathlib import Path
 from typing import Any
 
 from lab import machine, methods
 from lab.cli.show import console, print_json, table
 from lab.data import catalog as datasets
+from lab.data import hub
+from lab.errors import LabError
 from lab.methods import support
 from lab.models import catalog as models
 from lab.models import configs
@@ -18,7 +21,11 @@ from lab.text import count, size
 def add(verb: Any) -> None:
     verb("doctor", doctor, "what this machine can do, and what is missing")
     verb("models", list_models, "the models that come with the lab, and how to name others")
-    verb("datasets", list_datasets, "the datasets that come with the lab")
+    sets = verb("datasets", datasets_verb, "the datasets that there are; add, fetch or remove one")
+    sets.add_argument(
+        "action", nargs="?", default="list", choices=("list", "add", "fetch", "remove")
+    )
+    sets.add_argument("what", nargs="?", help="a file to add, a hub id to fetch, or upload:NAME")
     parser = verb("methods", list_methods, "the fine-tuning methods and their options")
     parser.add_argument(
         "--matrix", action="store_true", help="what each can be combined with, and why not"
@@ -143,10 +150,35 @@ def list_models(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def datasets_verb(arguments: argparse.Namespace) -> int:
+    if arguments.action == "list":
+        return list_datasets(arguments)
+    if not arguments.what:
+        raise LabError(f"Nothing was named to {arguments.action}.", "See `datasets --help`.")
+    if arguments.action == "add":
+        done = {"id": datasets.add_file(Path(arguments.what).expanduser()).id, "state": "added"}
+    elif arguments.action == "remove":
+        datasets.remove(arguments.what.removeprefix("upload:"))
+        done = {"id": arguments.what, "state": "removed"}
+    else:
+        wanted = hub.parse(arguments.what)
+        hub.fetch(wanted)
+        done = {"id": str(wanted), "state": "fetched"}
+    if arguments.json:
+        print_json(done)
+    else:
+        print(f"{done['id']} {done['state']}")
+    return 0
+
+
 def list_datasets(arguments: argparse.Namespace) -> int:
     rows = [{"id": dataset.id, **dataset.card} for dataset in datasets.built_in()]
+    own: list[dict[str, Any]] = [
+        {"id": one.id, "bytes": one.path.stat().st_size} for one in datasets.uploads()
+    ]
+    own += [{"id": one, "bytes": hub.parse(one).file.stat().st_size} for one in hub.fetched()]
     if arguments.json:
-        print_json({"datasets": rows})
+        print_json({"datasets": rows, "own": own, "hub": hub.known()})
         return 0
     table(
         "Datasets",
@@ -154,7 +186,12 @@ def list_datasets(arguments: argparse.Namespace) -> int:
         [[r["id"], str(r["rows"]), r["format"], r["summary"]] for r in rows],
         right="lr",
     )
-    console.print("Or a .jsonl or .json file of messages, text, or question and answer.")
+    for one in own:
+        console.print(f"{one['id']}  {size(one['bytes'])}")
+    console.print(
+        "Or a .jsonl .json .csv .tsv .parquet or .txt file, also gzipped; `datasets add FILE` "
+        "keeps a copy, `datasets fetch ORG/NAME` brings one from the hub."
+    )
     return 0
 
 

@@ -71,6 +71,9 @@ def show(prompt: str, answers: list[dict[str, Any]]) -> None:
         receipt = answer["receipt"]
         foot = f"{len(answer['token_ids'])} tokens, {answer['seconds']:.1f} s, {answer['finish']}"
         console.print(Panel(Text(answer["text"]), title=escape(answer["model"]), subtitle=foot))
+    for one in answers:
+        if one["receipt"].get("warning"):
+            console.print(f"[yellow]{escape(one['model'])}: {escape(one['receipt']['warning'])}[/]")
     system = answers[0]["receipt"]["system_prompt"] or "none of ours"
     console.print(
         f"[dim]Same prompt ({receipt['prompt_hash']}), system prompt ({escape(system)}), "

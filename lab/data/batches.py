@@ -10,11 +10,14 @@ import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
+
+import numpy as np
 
 from lab.data.template import IGNORED, Tokens
 
 SPLIT_SEED = "finetune-lab held-out rows"
+BUCKETS = 50  # batches among which rows are sorted by length
 
 
 @dataclass(frozen=True)
@@ -51,52 +54,121 @@ def split(count: int, fraction: float) -> tuple[list[int], list[int]]:
     return sorted(places[held:]), sorted(places[:held])
 
 
-def single_rows(tokens: Sequence[Tokens]) -> list[Row]:
-    return [Row(one.ids, one.labels, (len(one.ids),), (one.source,)) for one in tokens]
+class Rows(Sequence[Row]):
+    """Rows made of sequences when they are asked for: `groups[k]` names those of row k."""
 
+    def __init__(self, tokens: Sequence[Tokens], groups: Sequence[Sequence[int]]) -> None:
+        self.tokens, self.groups = tokens, groups
 
-def packed_rows(tokens: Sequence[Tokens], length: int) -> list[Row]:
-    """Rows of at most `length` tokens: longest first into the fullest row that still has room."""
-    bins: list[list[Tokens]] = []
-    room: list[tuple[int, int]] = []  # (free tokens, bin), sorted
-    for one in sorted(tokens, key=lambda item: -len(item.ids)):
-        size = len(one.ids)
-        place = bisect.bisect_left(room, (size, -1))
-        if place == len(room):
-            bins.append([one])
-            bisect.insort(room, (length - size, len(bins) - 1))
-            continue
-        free, chosen = room.pop(place)
-        bins[chosen].append(one)
-        bisect.insort(room, (free - size, chosen))
-    return [
-        Row(
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    @overload
+    def __getitem__(self, place: int) -> Row: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Row]: ...
+    def __getitem__(self, place: int | slice) -> Row | list[Row]:
+        if isinstance(place, slice):
+            return [self[one] for one in range(*place.indices(len(self)))]
+        group = [self.tokens[one] for one in self.groups[place]]
+        if len(group) == 1:
+            (one,) = group
+            return Row(one.ids, one.labels, (len(one.ids),), (one.source,))
+        return Row(
             [token for one in group for token in one.ids],
             # the first token of each sequence is never predicted from the one before it
             [label for one in group for label in (IGNORED, *one.labels[1:])],
             tuple(len(one.ids) for one in group),
             tuple(one.source for one in group),
         )
-        for group in bins
-    ]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(N,) tokens of each row."""
+        sizes = lengths_of(self.tokens)
+        return np.array([int(sizes[list(group)].sum()) for group in self.groups], np.int64)
+
+    def totals(self) -> tuple[int, int]:
+        """(tokens, tokens that the loss counts) of all rows."""
+        stored = getattr(self.tokens, "learned", None)
+        learned = np.array([one.counted for one in self.tokens]) if stored is None else stored
+        places = [place for group in self.groups for place in group]
+        return int(lengths_of(self.tokens)[places].sum()), int(learned[places].sum())
+
+
+def lengths_of(tokens: Sequence[Tokens]) -> np.ndarray:
+    """(N,) tokens of each sequence, without reading those that are stored."""
+    stored = getattr(tokens, "lengths", None)
+    return np.array([len(one.ids) for one in tokens]) if stored is None else stored
+
+
+def single_rows(tokens: Sequence[Tokens], places: Sequence[int] | None = None) -> Rows:
+    chosen = range(len(tokens)) if places is None else places
+    return Rows(tokens, [(int(place),) for place in chosen])
+
+
+def packed_rows(tokens: Sequence[Tokens], length: int, places: Sequence[int] | None = None) -> Rows:
+    """Rows of at most `length` tokens: longest first into the fullest row that still has room."""
+    sizes = lengths_of(tokens)
+    chosen = np.arange(len(tokens)) if places is None else np.asarray(places, np.int64)
+    bins: list[list[int]] = []
+    room: list[tuple[int, int]] = []  # (free tokens, bin), sorted
+    for place in chosen[np.argsort(-sizes[chosen], kind="stable")].tolist():
+        size = int(sizes[place])
+        free_place = bisect.bisect_left(room, (size, -1))
+        if free_place == len(room):
+            bins.append([place])
+            bisect.insort(room, (length - size, len(bins) - 1))
+            continue
+        free, chosen_bin = room.pop(free_place)
+        bins[chosen_bin].append(place)
+        bisect.insort(room, (free - size, chosen_bin))
+    return Rows(tokens, bins)
 
 
 class Stream:
-    """The rows in training order, epoch after epoch, each epoch shuffled by seed and number."""
+    """The rows in training order, epoch after epoch, each epoch shuffled by seed and number.
 
-    def __init__(self, rows: Sequence[Row], seed: int) -> None:
+    With `bucket` rows a batch, rows of similar length share a batch: the shuffled rows are sorted
+    by length within windows of BUCKETS batches, and the batches shuffled again.
+    """
+
+    def __init__(self, rows: Sequence[Row], seed: int, bucket: int = 0) -> None:
         self.rows = rows
         self.seed = seed
+        self.bucket = bucket
         self._epoch = -1
         self._order: list[int] = []
 
     def __getitem__(self, place: int) -> Row:
         epoch, offset = divmod(place, len(self.rows))
         if epoch != self._epoch:
-            self._order = list(range(len(self.rows)))
-            random.Random(f"{self.seed} {epoch}").shuffle(self._order)
+            self._order = self._shuffled(random.Random(f"{self.seed} {epoch}"))
             self._epoch = epoch
         return self.rows[self._order[offset]]
+
+    def _shuffled(self, chance: random.Random) -> list[int]:
+        order = list(range(len(self.rows)))
+        chance.shuffle(order)
+        if not self.bucket:
+            return order
+        size = self.bucket * BUCKETS
+        lengths = (
+            self.rows.lengths.tolist()
+            if isinstance(self.rows, Rows)
+            else [row.tokens for row in self.rows]
+        )
+        groups: list[list[int]] = []
+        for start in range(0, len(order), size):
+            window = sorted(order[start : start + size], key=lengths.__getitem__)
+            groups += [
+                window[begin : begin + self.bucket] for begin in range(0, len(window), self.bucket)
+            ]
+        whole = [group for group in groups if len(group) == self.bucket]
+        chance.shuffle(whole)
+        # a group that is not full comes last, so that the others stay aligned with the batches
+        rest = [group for group in groups if len(group) < self.bucket]
+        return [place for group in [*whole, *rest] for place in group]
 
 
 def collate(rows: Sequence[Row], pad: int, length: int | None = None) -> dict[str, Any]:

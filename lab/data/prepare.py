@@ -2,116 +2,285 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, overload
 
-from lab.data import batches, catalog, rows, template
+import numpy as np
+
+from lab.data import batches, catalog, store, template
 from lab.data.batches import Row
-from lab.data.rows import Example
-from lab.data.template import Tokens
+from lab.data.catalog import Dataset
+from lab.data.rows import Example, Reading, Rows
+from lab.data.store import Tokenised
+from lab.data.template import IGNORED, Tokens
 from lab.errors import LabError
-from lab.spec import RunSpec
+from lab.spec import DataSpec, RunSpec
+
+Progress = Callable[[int, int], None]
+MIX_SEED = "finetune-lab general rows"
 
 
 @dataclass(frozen=True)
 class Prepared:
-    train: list[Row]
-    held_out: list[Row]
+    train: Sequence[Row]
+    held_out: Sequence[Row]
     system_prompt: str
-    examples: int
-    dropped: int
-    truncated: int
     first: Example
+    figures: dict[str, Any]
     notes: list[str] = field(default_factory=list)
 
     def facts(self) -> dict[str, Any]:
         """What the run records about its data."""
-        return {
-            "examples": self.examples,
-            "train_rows": len(self.train),
-            "held_out_rows": len(self.held_out),
-            "train_tokens": sum(row.tokens for row in self.train),
-            "train_loss_tokens": sum(row.counted for row in self.train),
-            "held_out_loss_tokens": sum(row.counted for row in self.held_out),
-            "dropped": self.dropped,
-            "truncated": self.truncated,
-            "train_hash": batches.fingerprint(self.train),
-            "held_out_hash": batches.fingerprint(self.held_out),
-        }
+        return dict(self.figures)
 
 
 def prepare(
-    spec: RunSpec, tokenizer: Any, progress: Callable[[int, int], None] = lambda done, total: None
+    spec: RunSpec,
+    tokenizer: Any,
+    progress: Progress = lambda done, total: None,
+    general: Path | None = None,
 ) -> Prepared:
-    """Read, split, render, label and pack. `progress(done, total)` counts examples.
+    """Read, render, label, split, mix and pack. `progress(done, total)` counts kB of the file.
 
-    Raises LabError if a row cannot be used, or nothing is left to learn from.
+    `general` is the file of the base's own answers, if spec.data mixes them in. The tokens come
+    from the cache if this file was tokenised before with the same settings. Raises LabError if a
+    row cannot be used, or nothing is left to learn from.
     """
-    dataset = catalog.resolve(spec.data.dataset)
+    data = spec.data
+    dataset = catalog.resolve(data.dataset)
     system_prompt = system_prompt_of(spec, dataset)
-    examples = rows.read_examples(dataset.path, spec.data.format, spec.data.max_examples)
+    has_own = bool(tokenizer.chat_template)
+    is_new = template.choose(tokenizer, data.template)
+    tokens = tokenised(dataset, tokenizer, data, system_prompt, progress)
+    meta = tokens.meta
     notes = []
-    if template.ensure_template(tokenizer) and any(one.messages for one in examples):
+    if is_new and meta["has_chats"]:
+        name = "plain" if data.template == "auto" else data.template
         notes.append(
-            "The tokenizer has no chat template; the lab's plain one (### User / ### Assistant) "
-            "is used and saved with the result."
+            f"The tokenizer's own chat template is replaced by {name}, which is saved with the "
+            "result."
+            if has_own
+            else "The tokenizer has no chat template; the lab's "
+            f"{name} one is used and saved with the result. It ends with {tokenizer.eos_token}."
         )
-    tokens: list[list[Tokens]] = []
-    for place, example in enumerate(examples):
-        tokens.append(
-            template.tokenize(
-                example, tokenizer, system_prompt, spec.data.loss_on, spec.data.max_length
-            )
-        )
-        if place % 64 == 0:
-            progress(place, len(examples))
-    progress(len(examples), len(examples))
-    training, held = batches.split(len(examples), spec.data.eval_fraction)
-    train, dropped = _useful(tokens, training)
-    held_out, dropped_held = _useful(tokens, held)
-    if not train:
+    check_objective(data, meta["has_chats"], dataset)
+    if meta["bad"]:
+        notes.append(f"{meta['bad']} rows cannot be used and were skipped: {meta['told']}.")
+    _, held = batches.split(meta["examples"], 0.0 if data.held_out else data.eval_fraction)
+    is_held = np.isin(tokens.examples, held)
+    useful = tokens.learned > 0
+    train = np.flatnonzero(useful & ~is_held)
+    held_out = np.flatnonzero(useful & is_held)
+    if not len(train):
         raise LabError(
-            f"None of the {len(examples)} rows of '{dataset.id}' has a token to learn from within "
-            f"{spec.data.max_length} tokens.",
+            f"None of the {meta['examples']} rows of '{dataset.id}' has a token to learn from "
+            f"within {data.max_length} tokens.",
             "Raise data.max_length, or set data.loss_on to all.",
         )
-    if held and not held_out:
+    if held and not len(held_out):
         notes.append("No held-out row has a token to score; the evaluation loss is missing.")
-    truncated = sum(
-        bool(example.messages) and len(parts[0].ids) == spec.data.max_length
-        for example, parts in zip(examples, tokens, strict=True)
+    dropped = int((~useful).sum())
+    if dropped:
+        notes.append(f"{dropped} rows have no token that the loss counts and were left out.")
+    mixed: Sequence[Tokens] = tokens
+    added = 0
+    if data.general_mix:
+        chosen = _general(data, general)
+        extra = tokenised(chosen, tokenizer, _plainly(data), chosen.system_prompt, progress)
+        added = round(data.general_mix / (1 - data.general_mix) * len(train))
+        usable = np.flatnonzero(extra.learned > 0).tolist()
+        if not usable:
+            raise LabError("The general text has no token to learn from.", "Choose another set.")
+        if added > len(usable):
+            notes.append(
+                f"{added} rows of general text are wanted and there are {len(usable)}; they repeat."
+            )
+        mixed = Joined(tokens, extra)
+        train = np.concatenate([train, len(tokens) + _drawn(usable, added)])
+    rows = (
+        batches.packed_rows(mixed, data.max_length, train.tolist())
+        if data.packing == "on"
+        else batches.single_rows(mixed, train.tolist())
     )
-    if dropped + dropped_held:
-        notes.append(
-            f"{dropped + dropped_held} rows have no token that the loss counts and were left out."
+    held_rows = batches.single_rows(tokens, held_out.tolist())
+    if data.held_out:
+        measured = tokenised(
+            catalog.resolve(data.held_out), tokenizer, data, system_prompt, progress
         )
-    make = _packer(spec)
-    return Prepared(
-        make(train),
-        batches.single_rows(held_out),
-        system_prompt,
-        len(examples),
-        dropped + dropped_held,
-        truncated,
-        examples[training[0]],
-        notes,
-    )
+        held_rows = batches.single_rows(measured, np.flatnonzero(measured.learned > 0).tolist())
+    figures = _figures(rows, held_rows) | {
+        "examples": meta["examples"],
+        "bad": meta["bad"],
+        "dropped": dropped,
+        "truncated": int(tokens.cut.sum()),
+        "general_rows": added,
+    }
+    first = Example(**{**meta["first"], "messages": tuple(meta["first"]["messages"])})
+    return Prepared(rows, held_rows, system_prompt, first, figures, notes)
 
 
-def system_prompt_of(spec: RunSpec, dataset: catalog.Dataset) -> str:
+def _figures(rows: batches.Rows, held_out: batches.Rows) -> dict[str, Any]:
+    tokens, learned = rows.totals()
+    return {
+        "train_rows": len(rows),
+        "held_out_rows": len(held_out),
+        "train_tokens": tokens,
+        "train_loss_tokens": learned,
+        "held_out_loss_tokens": held_out.totals()[1],
+        "train_hash": batches.fingerprint(rows),
+        "held_out_hash": batches.fingerprint(held_out),
+    }
+
+
+def tokenised(
+    dataset: Dataset,
+    tokenizer: Any,
+    data: DataSpec,
+    system_prompt: str,
+    progress: Progress = lambda done, total: None,
+) -> Tokenised:
+    """The file's sequences, from the cache or made now. The tokenizer's template is chosen."""
+    reading = reading_of(data, dataset)
+    settings = {
+        "reading": asdict(reading),
+        "system_prompt": system_prompt,
+        "loss_on": data.loss_on,
+        "max_length": data.max_length,
+        "truncation": data.truncation,
+    }
+    key = store.key(dataset.path, tokenizer, settings)
+    found = store.find(key)
+    if found is not None:
+        return found
+    rows = Rows(dataset.path, reading)
+    meta: dict[str, Any] = {"settings": settings, "source": dataset.id}
+    return store.write(key, _sequences(rows, tokenizer, data, system_prompt, progress, meta), meta)
+
+
+def _sequences(
+    rows: Rows,
+    tokenizer: Any,
+    data: DataSpec,
+    system_prompt: str,
+    progress: Progress,
+    meta: dict[str, Any],
+) -> Iterator[tuple[int, Tokens]]:
+    """(number of the example, tokens) in the order of the file; `meta` is filled at its end."""
+    number = 0
+    rest: list[int] = []  # of a text that goes on in the next row: its pieces shall be full
+    for one in rows:
+        if number % 64 == 0:
+            progress(rows.done // 1000, rows.size // 1000)
+        try:
+            if one.messages:
+                made = template.tokenize(
+                    one, tokenizer, system_prompt, data.loss_on, data.max_length, data.truncation
+                )
+            else:
+                made, rest = _pieces(one, rest, tokenizer, data.max_length)
+        except LabError as error:
+            rows.reject(one.row, str(error))
+            continue
+        if number == 0:
+            meta["first"] = asdict(one)
+        for sequence in made:
+            yield number, sequence
+        number += 1
+    rows.finish()  # again, for the rows that their template refused
+    progress(rows.size // 1000, rows.size // 1000)
+    meta |= {
+        "examples": number,
+        "bad": rows.bad,
+        "told": rows.told(),
+        "reasons": rows.reasons,
+        "has_chats": rows.has_chats,
+    }
+
+
+def _pieces(
+    one: Example, rest: list[int], tokenizer: Any, length: int
+) -> tuple[list[Tokens], list[int]]:
+    """A text in pieces of `length` tokens, and what is left for the row that goes on with it."""
+    ids = template.text_ids(one, tokenizer)
+    if rest:
+        begin = 1 if ids[:1] == [tokenizer.bos_token_id] else 0  # only where the text begins
+        ids = rest + ids[begin:]
+    end = len(ids) // length * length if one.goes_on else len(ids)
+    pieces = [ids[start : min(start + length, end)] for start in range(0, end, length)]
+    return [Tokens(piece, [IGNORED, *piece[1:]], one.row) for piece in pieces], ids[end:]
+
+
+def reading_of(data: DataSpec, dataset: Dataset) -> Reading:
+    """How the dataset is read: as the spec says, else as its card says."""
+    columns = data.columns or dict(dataset.card.get("columns") or {})
+    return Reading(data.format, columns, data.slots, data.bad_rows, data.max_examples)
+
+
+def check_objective(data: DataSpec, has_chats: bool, dataset: Dataset) -> None:
+    """Raise LabError if the rows are not what the objective learns from."""
+    if data.objective == "pretraining" and has_chats:
+        raise LabError(
+            f"'{dataset.id}' holds chats, and data.objective is pretraining, which takes plain "
+            "text.",
+            'Name the column of the text, such as data.columns={"text": "output"}, or set '
+            "data.objective to chat.",
+        )
+    if data.objective == "chat" and not has_chats:
+        raise LabError(
+            f"'{dataset.id}' holds plain text, and data.objective is chat.",
+            "Name the columns of prompt and completion in data.columns, or set data.objective to "
+            "pretraining.",
+        )
+
+
+def system_prompt_of(spec: RunSpec, dataset: Dataset) -> str:
     given = spec.data.system_prompt
     return dataset.system_prompt if given is None else given
 
 
-def _packer(spec: RunSpec) -> Callable[[Sequence[Tokens]], list[Row]]:
-    if spec.data.packing == "on":
-        return lambda tokens: batches.packed_rows(tokens, spec.data.max_length)
-    return batches.single_rows
+def _general(data: DataSpec, answers: Path | None) -> Dataset:
+    """The general text to mix in: the base's own answers, or the set that the spec names."""
+    if data.general_set != "base":
+        return catalog.resolve(data.general_set)
+    assert answers is not None, "the caller samples the base's answers first"
+    return Dataset("the base's own answers", answers, {})
 
 
-def _useful(tokens: list[list[Tokens]], places: list[int]) -> tuple[list[Tokens], int]:
-    """(rows with at least one counted token, how many were dropped) of these examples."""
-    rows_of = [one for place in places for one in tokens[place]]
-    useful = [one for one in rows_of if one.counted]
-    return useful, len(rows_of) - len(useful)
+def _plainly(data: DataSpec) -> DataSpec:
+    """The settings of length and loss, without what belongs to the run's own file."""
+    return DataSpec(
+        loss_on=data.loss_on, max_length=data.max_length, truncation=data.truncation,
+        bad_rows="skip",
+    )  # fmt: skip
+
+
+def _drawn(usable: list[int], count: int) -> np.ndarray:
+    """`count` of the general rows: the same for every run, each once before any twice."""
+    order = usable.copy()
+    random.Random(MIX_SEED).shuffle(order)
+    return np.array([order[place % len(order)] for place in range(count)], np.int64)
+
+
+class Joined(Sequence[Tokens]):
+    """Two stored sets one behind the other."""
+
+    def __init__(self, first: Tokenised, second: Tokenised) -> None:
+        self.first, self.second = first, second
+        self.lengths = np.concatenate([first.lengths, second.lengths])
+        self.learned = np.concatenate([first.learned, second.learned])
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    @overload
+    def __getitem__(self, place: int) -> Tokens: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Tokens]: ...
+    def __getitem__(self, place: int | slice) -> Tokens | list[Tokens]:
+        if isinstance(place, slice):
+            return [self[one] for one in range(*place.indices(len(self)))]
+        size = len(self.first)
+        return self.first[place] if place < size else self.second[place - size]

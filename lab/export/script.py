@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from lab import methods, optimizers
+from lab.data.files import suffix_of
 from lab.errors import LabError
 from lab.methods import support
 from lab.spec import RunSpec
@@ -96,9 +98,7 @@ def collate(rows):
     return batch | {{"attention_mask": (torch.arange(width) < lengths).long()}}
 
 
-with open(DATA, encoding="utf-8") as file:
-    text = file.read()
-found = json.loads(text) if DATA.endswith(".json") else map(json.loads, text.splitlines())
+{read}
 rows = [encode(row) for row in list(found)[:{max_examples}]]
 rows = [row for row in rows if any(label != -100 for label in row["labels"])]
 held_out = rows[: round(len(rows) * {eval_fraction})]
@@ -138,6 +138,22 @@ model.save_pretrained("output")
 tokenizer.save_pretrained("output")
 '''
 
+OPEN = """\
+import gzip
+
+with (gzip.open if DATA.endswith(".gz") else open)(DATA, "rt", encoding="utf-8-sig") as file:
+    text = file.read()
+"""
+READ = {
+    ".json": f"{OPEN}found = json.loads(text)",
+    ".csv": f"{OPEN}import csv\n\nfound = csv.DictReader(text.splitlines(keepends=True))",
+    ".tsv": f"{OPEN}import csv\n\n"
+    'found = csv.DictReader(text.splitlines(keepends=True), delimiter="\\t")',
+    ".txt": f'{OPEN}found = [{{"text": text}}]',
+    ".parquet": "import pyarrow.parquet\n\nfound = pyarrow.parquet.read_table(DATA).to_pylist()",
+}
+LINES = f"{OPEN}found = map(json.loads, filter(str.strip, text.splitlines()))"
+
 
 def script(spec: RunSpec, model: str, data: str, system_prompt: str) -> str:
     """The script for a spec. `model` and `data` are what the script itself can load.
@@ -157,6 +173,7 @@ def script(spec: RunSpec, model: str, data: str, system_prompt: str) -> str:
         "with_peft": " and peft" if lines else "",
         "model": repr(model),
         "data": repr(data),
+        "read": READ.get(suffix_of(Path(data)), LINES),
         "system": repr(system_prompt),
         "loss_on": repr(spec.data.loss_on),
         "max_examples": spec.data.max_examples,
@@ -190,6 +207,14 @@ def _left_out(spec: RunSpec) -> str:
     named = {
         "start_from": bool(spec.start_from),
         "packing": spec.data.packing == "on",
+        "columns": bool(spec.data.columns),
+        "slots": bool(spec.data.slots),
+        "bad_rows": spec.data.bad_rows == "skip",
+        "template": spec.data.template != "auto",
+        "truncation": spec.data.truncation == "left",
+        "held_out": spec.data.held_out is not None,
+        "bucketing": spec.data.bucketing == "on",
+        "general_mix": spec.data.general_mix > 0,
         "max_tokens": train.max_tokens is not None,
         "max_seconds": train.max_seconds is not None,
         "max_flops": train.max_flops is not None,

@@ -11,6 +11,7 @@ from typing import Any
 from lab.errors import LabError
 from lab.planner.check import check, fixes
 from lab.planner.estimate import estimate, limits, plan
+from lab.planner.look import look
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
@@ -26,6 +27,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         return {"ok": limits(request["spec"], request["device"])}
     if request.get("ask") == "plan":
         return {"ok": plan(request["spec"], request.get("device"))}
+    if request.get("ask") == "look":
+        return {"ok": look(request["spec"], request["most"])}
     if request.get("ask") == "warm":
         import peft  # noqa: F401
         import transformers.models.llama.modeling_llama  # noqa: F401

@@ -8,8 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 from lab import methods, optimizers, paths
-from lab.data import catalog as datasets
-from lab.data import prepare, rows, template
 from lab.errors import LabError, Problem
 from lab.memory import fixes as smaller
 from lab.memory import formula
@@ -17,9 +15,9 @@ from lab.methods import Context, support
 from lab.models import catalog as models
 from lab.models import weights
 from lab.planner import admit, begin
+from lab.planner.facts import facts_of
 from lab.spec import RunSpec
 
-SAMPLE = 200  # examples that are rendered and tokenised here; the worker does all
 DISK_RESERVE = 200_000_000
 
 
@@ -41,7 +39,7 @@ def check(value: Any) -> dict[str, Any]:
     if tokenizer is not None and not any(field.split(".")[0] == "method" for field in wrong):
         methods.get(spec.method["name"]).extend_tokenizer(tokenizer, spec.method_config)
     if not wrong & {"data", "data.dataset", "data.format"}:
-        facts = _gather(problems, "data.dataset", lambda: _data(resolved, tokenizer), {})
+        facts = _gather(problems, "data.dataset", lambda: facts_of(resolved, tokenizer), {})
     if not wrong & {"model", "method", "method.name", "start_from"}:
         problems.extend(_gather(problems, "model", lambda: begin.problems(resolved), []))
     if model is not None:
@@ -166,39 +164,6 @@ def _model(spec: RunSpec) -> tuple[Any, Any]:
     return tokenizer, model
 
 
-def _data(spec: RunSpec, tokenizer: Any) -> dict[str, Any]:
-    """Whether the data can be used, and what it is. Every row is read, a sample is rendered."""
-    dataset = datasets.resolve(spec.data.dataset)
-    examples = rows.read_examples(dataset.path, spec.data.format, spec.data.max_examples)
-    system_prompt = prepare.system_prompt_of(spec, dataset)
-    facts = {
-        "dataset": dataset.id,
-        "system_prompt": system_prompt,
-        "examples": len(examples),
-        "bytes": dataset.path.stat().st_size,
-    }
-    if tokenizer is None:
-        return facts
-    template.ensure_template(tokenizer)
-    data = spec.data
-    sample = [
-        piece
-        for example in examples[:SAMPLE]
-        for piece in template.tokenize(
-            example, tokenizer, system_prompt, data.loss_on, data.max_length
-        )
-    ]
-    if not any(piece.counted for piece in sample):
-        raise LabError(
-            f"None of the first {min(SAMPLE, len(examples))} rows of '{dataset.id}' has a token to "
-            f"learn from within {data.max_length} tokens.",
-            "Raise data.max_length, or set data.loss_on to all.",
-        )
-    facts["tokens_per_row"] = sum(len(piece.ids) for piece in sample) / len(sample)
-    facts["loss_tokens_per_row"] = sum(piece.counted for piece in sample) / len(sample)
-    return facts
-
-
 def check_fit(
     spec: RunSpec,
     model: Any,
@@ -233,15 +198,6 @@ def check_fit(
                 Problem(
                     "data.max_length",
                     f"is {spec.data.max_length:,}; the model reads at most {longest:,} tokens.",
-                )
-            )
-    if "data" not in wrong:
-        if spec.data.general_mix:
-            problems.append(
-                Problem(
-                    "data.general_mix",
-                    f"is {spec.data.general_mix:g}; mixing in general text is not possible yet. "
-                    "Set 0.",
                 )
             )
     if "train" not in wrong:

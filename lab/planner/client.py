@@ -72,6 +72,10 @@ class Planner:
             raise SpecError([Problem(**problem) for problem in answer["problems"]])
         return answer
 
+    def look(self, spec: dict[str, Any], most: int) -> dict[str, Any]:
+        """What the first `most` rows of the spec's data look like to its model."""
+        return self.ask({"ask": "look", "spec": spec, "most": most})
+
     def warm(self) -> None:
         """Have the process import what it needs, before the first question."""
         self.ask({"ask": "warm"})

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from lab.data import template
+from lab.data import lock, template
 from lab.errors import LabError
 from lab.files import remove_tree, size_of, sync_folder, write_json
 from lab.methods import Method
@@ -79,6 +79,7 @@ def receipt(folder: Path, tokenizer: Any, spec: RunSpec, facts: dict[str, Any]) 
         "system_prompt": system_prompt,
         "loss_on": spec.data.loss_on,
         "template_hash": template.fingerprint(tokenizer, system_prompt, spec.data.loss_on),
+        "lock": lock.make(tokenizer, system_prompt, spec.data.loss_on),
         "end_token": tokenizer.eos_token,
         "pad_token": tokenizer.pad_token,
         "seed": spec.train.seed,

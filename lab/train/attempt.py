@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,10 +13,11 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from lab import machine, methods, paths
-from lab.data import batches, prepare
+from lab.data import batches, prepare, template, view
 from lab.data import catalog as datasets
 from lab.data.prepare import Prepared
 from lab.errors import Cancelled, LabError
+from lab.evals import forgetting
 from lab.files import read_object, write_json
 from lab.methods import Context
 from lab.models import catalog, weights
@@ -42,6 +44,7 @@ class Attempt:
         self.commands = Commands(run)
         self.method = methods.get(spec.method["name"])
         self.loss = spec.train.loss
+        self.probe: tuple[Path, forgetting.Likelihood] | None = None
         signal.signal(signal.SIGTERM, self._on_term)
 
     def _on_term(self, *_: Any) -> None:
@@ -71,12 +74,23 @@ class Attempt:
         }
         if conductor.ended_by == "cancelled":
             return "cancelled"
+        if self.probe is not None:
+            summary |= self._measure_forgetting(model, conductor.trainer.used)
         self.telemetry.enter("saving")
         facts = data.facts() | used
         summary["artifact_bytes"] = artifact.save(
             self.run, model, self.tokenizer, self.method, self.spec, facts
         )
         return conductor.ended_by or "done"
+
+    def _measure_forgetting(self, model: Any, used: schedule.Used) -> dict[str, float]:
+        assert self.probe is not None
+        self.telemetry.enter("evaluating")
+        answers, base = self.probe
+        now = forgetting.likelihood(model, self.tokenizer, answers, base.top_ids)
+        found = forgetting.compare(base, now)
+        self.telemetry.metric("probe", step=used.step, tokens=used.tokens, **found)
+        return found
 
     def _check_commands(self) -> None:
         """Before training there is nothing to save: stop and cancel both just end."""
@@ -137,12 +151,17 @@ class Attempt:
         self.method.extend_tokenizer(self.tokenizer, self.spec.method_config)
 
         def count_rows(done: int, total: int) -> None:
-            self.telemetry.progress(done, total, "row")
+            self.telemetry.progress(done, total, "kB")
             self._check_commands()
 
-        data = prepare.prepare(self.spec, self.tokenizer, count_rows)
-        for note in data.notes:
-            self.telemetry.warn(note)
+        general = None
+        if self.spec.data.general_mix and self.spec.data.general_set == "base":
+            general = self._base_answers(self._load_base)
+            self.telemetry.enter("tokenising")
+        data = prepare.prepare(self.spec, self.tokenizer, count_rows, general)
+        planned = (read_object(self.run.estimate) or {}).get("facts") or {}
+        for note in [*planned.get("warnings", []), *data.notes]:
+            self.telemetry.warn(str(note))
         facts = data.facts()
         before = history.last_event(self.run, "data")
         for key in ("train_hash", "held_out_hash"):
@@ -161,9 +180,7 @@ class Attempt:
         anything else touches it."""
         self.telemetry.enter("loading")
         train = self.spec.train
-        dtype = torch.bfloat16 if train.precision == "bfloat16" else torch.float32
-        extra = self.method.load_kwargs(self.spec.method_config)
-        model = weights.on_device(weights.load_model(self.source, dtype, **extra), self.device)
+        model = self._load_base()
         self.memory.mark("load")
         set_seed(train.seed)
         self.method.prepare(model, self.spec.method_config, Context(self.spec, self.tokenizer))
@@ -182,8 +199,28 @@ class Attempt:
             )
         if data.held_out and history.base_loss(self.run) is None:
             self._evaluate_base(model, data)
+        if train.probe == "on":
+            answers = self._base_answers(lambda: model)
+            self.probe = answers, forgetting.likelihood(model, self.tokenizer, answers)
         self._check_commands()
         return model
+
+    def _load_base(self) -> Any:
+        train = self.spec.train
+        dtype = torch.bfloat16 if train.precision == "bfloat16" else torch.float32
+        extra = self.method.load_kwargs(self.spec.method_config)
+        return weights.on_device(weights.load_model(self.source, dtype, **extra), self.device)
+
+    def _base_answers(self, model: Callable[[], Any]) -> Path:
+        """The base's own answers to general prompts: kept, or sampled now."""
+
+        def tell(done: int, total: int) -> None:
+            self.telemetry.enter("evaluating")
+            self.telemetry.progress(done, total, "prompt")
+            self._check_commands()
+
+        template.choose(self.tokenizer, self.spec.data.template)
+        return forgetting.answers(self.source, self.tokenizer, model, tell)
 
     def _count_batches(self, rows: int) -> Callable[[int], None]:
         def count(done: int) -> None:
@@ -244,7 +281,9 @@ class Attempt:
         spec = self.spec
         virtual = self.method.virtual_tokens(spec.method_config)
         costs = flops.count(model, self.loss, virtual)
-        stream = batches.Stream(data.train, spec.train.seed)
+        bucket = spec.train.batch_size if spec.data.bucketing == "on" else 0
+        stream = batches.Stream(data.train, spec.train.seed, bucket)
+        view.keep_first_batch(self.run, stream, spec.train.batch_size, self.tokenizer)
         plan = schedule.plan(spec.train, stream, costs)
         used = schedule.Used()
         self.method.begin(model, spec.method_config, None if plan.has_open_end else plan.steps)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from safetensors import SafetensorError
@@ -62,7 +63,7 @@ class Conductor(TrainerCallback):
         telemetry: Telemetry,
         memory: Memory,
         commands: Commands,
-        held_out: list[Row],
+        held_out: Sequence[Row],
         resumed: Saved | None,
         peak_flops: float | None,
         sampler: Sampler,

@@ -7,7 +7,7 @@ and data order are ours and hang on its public callbacks. One loop trains every 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +191,7 @@ def make_optimizer(model: Any, method: Method, spec: RunSpec) -> torch.optim.Opt
 
 
 def device_batches(
-    rows: list[Row], batch_size: int, pad: int, device: torch.device
+    rows: Sequence[Row], batch_size: int, pad: int, device: torch.device
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Batches of `rows` in order on the device, for evaluation."""
     for start in range(0, len(rows), batch_size):

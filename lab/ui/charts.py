@@ -179,3 +179,47 @@ def power(series: Live, view: View) -> go.Figure:
     line(made, clock, device.get("nvml/power_w")[: len(clock)], "power", view.colours[4])
     made.update_layout(showlegend=False)
     return made
+
+
+def lengths(found: list[int], longest: int, view: View) -> go.Figure:
+    """How long rows are in tokens, with the length at which they are cut."""
+    made = figure(view, x="tokens in a row, before anything is cut", y="rows", height=280)
+    counts, edges = np.histogram(np.asarray(found), bins=min(60, max(5, len(set(found)))))
+    middles = (edges[:-1] + edges[1:]) / 2
+    made.add_trace(go.Bar(x=middles, y=counts, width=np.diff(edges), marker_color=view.colours[0]))
+    if max(found, default=0) > longest / 3:
+        made.add_vline(
+            x=longest,
+            line={"color": view.colours[3], "width": 1, "dash": "dash"},
+            annotation={"text": "max length", "font_color": view.colours[3]},
+        )
+    reach = [edges[0], max(edges[-1], longest)] if made.layout.shapes else [edges[0], edges[-1]]
+    made.update_xaxes(range=[float(place) for place in reach])
+    made.update_layout(showlegend=False, bargap=0.05, hovermode="x")
+    return made
+
+
+def packed(rows: list[dict[str, Any]], longest: int, view: View) -> go.Figure:
+    """Packed rows as bars; each part is one row of the file."""
+    made = figure(view, x="tokens", y="", height=60 + 34 * len(rows))
+    names = [f"row {number}" for number in range(1, len(rows) + 1)]
+    for place in range(max(len(row["lengths"]) for row in rows)):
+        parts = [row["lengths"][place] if place < len(row["lengths"]) else 0 for row in rows]
+        sources = [row["sources"][place] if place < len(row["sources"]) else 0 for row in rows]
+        made.add_trace(
+            go.Bar(
+                x=np.asarray(parts),
+                y=names,
+                orientation="h",
+                customdata=np.asarray(sources),
+                hovertemplate="row %{customdata} of the file: %{x} tokens<extra></extra>",
+                marker={
+                    "color": view.colours[place % len(view.colours)],
+                    "line": {"width": 1, "color": view.grid},
+                },
+            )
+        )
+    made.update_layout(barmode="stack", showlegend=False, hovermode="closest")
+    made.update_xaxes(range=[0, longest])
+    made.update_yaxes(autorange="reversed")
+    return made

@@ -204,7 +204,8 @@ def _foot(event: dict[str, Any]) -> str:
     receipt = event["receipt"]
     ended = "ended by itself" if event["finish"] == "stop" else "cut at the longest answer"
     rate = len(event["token_ids"]) / max(event["seconds"], 1e-9)
+    differs = f" {receipt['warning']}" if receipt.get("warning") else ""
     return safe(
         f"{len(event['token_ids'])} tokens, {rate:.0f}/s, {ended}. Prompt "
-        f"{receipt['prompt_hash'][:8]}, seed {receipt['seed']}, {receipt['dtype']}"
+        f"{receipt['prompt_hash'][:8]}, seed {receipt['seed']}, {receipt['dtype']}.{differs}"
     )

@@ -31,6 +31,8 @@ def set_value(section: str, name: str, value: Any, hint: Any, words: Any) -> Non
     """Put a spec's value into the widget's form: numbers that may be a word are text."""
     if isinstance(value, list):
         value = ", ".join(f"{one:g}" if isinstance(one, float) else str(one) for one in value)
+    elif isinstance(value, dict):
+        value = "; ".join(f"{name}={entry}" for name, entry in value.items())
     elif words and not isinstance(value, str):
         value = repr(value)
     elif float in _kinds(hint) and isinstance(value, int) and not isinstance(value, bool):
@@ -92,6 +94,8 @@ def _spoken(given: Any, hint: Any, metadata: Any) -> Any:
             return text if text in metadata["words"] else float(text)
         except ValueError:
             return text
+    if typing.get_origin(hint) is dict:
+        return _entries(given or "")
     if given == "" and type(None) in _kinds(hint):
         return None
     item = _item_kind(hint)
@@ -111,6 +115,14 @@ def _number(text: str) -> Any:
         return int(text) if text.lstrip("-").isdecimal() else float(text)
     except ValueError:
         return text
+
+
+def _entries(given: str) -> dict[str, str] | str:
+    """ "prompt=question; completion=answer" as an object; text that is none stays as it is."""
+    parts = [part.partition("=") for part in given.split(";") if part.strip()]
+    if any(not equals or not name.strip() for name, equals, _ in parts):
+        return given
+    return {name.strip(): entry.strip() for name, _, entry in parts}
 
 
 def _kinds(hint: Any) -> tuple[Any, ...]:
@@ -161,6 +173,8 @@ def widget(section: str, field: Any, hint: Any) -> None:
             st.selectbox(label(field.name), limits["choices"], **shared)
     elif bool in kinds:
         st.toggle(label(field.name), **shared)
+    elif typing.get_origin(hint) is dict:
+        st.text_input(label(field.name), placeholder="name=value; name=value", **shared)
     elif limits.get("words") or str in kinds or _item_kind(hint) is not None:
         if limits.get("multiline"):
             st.text_area(label(field.name), height=80, placeholder="from the dataset", **shared)

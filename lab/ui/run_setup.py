@@ -10,7 +10,7 @@ import streamlit as st
 
 from lab import methods, paths, presets, text
 from lab.data import catalog as datasets
-from lab.data import prepare
+from lab.data import hub, prepare
 from lab.errors import LabError, Problem, SpecError
 from lab.export.script import script
 from lab.files import read_object
@@ -22,7 +22,21 @@ from lab.spec import RunSpec
 from lab.ui import form, links, submit
 from lab.ui.guard import safe
 
-MORE_DATA = ["format", "max_examples", "system_prompt"]
+MORE_DATA = [
+    "format",
+    "columns",
+    "slots",
+    "bad_rows",
+    "template",
+    "objective",
+    "max_examples",
+    "held_out",
+    "truncation",
+    "bucketing",
+    "general_mix",
+    "general_set",
+    "system_prompt",
+]
 MAIN_TRAIN = ["learning_rate", "batch_size", "epochs", "max_steps"]
 SCHEDULE = [
     "max_tokens",
@@ -38,7 +52,15 @@ SCHEDULE = [
     "seed",
 ]
 PRECISION = ["precision", "adapter_precision", "activation_checkpointing", "loss", "compile"]
-SAVING = ["eval_every", "early_stopping", "sample_every", "save_every", "keep_best", "keep_last"]
+SAVING = [
+    "eval_every",
+    "early_stopping",
+    "probe",
+    "sample_every",
+    "save_every",
+    "keep_best",
+    "keep_last",
+]
 
 
 def greet(ticket: str) -> None:
@@ -122,8 +144,10 @@ def has_result(entry: index.Entry) -> bool:
 
 def dataset_field() -> None:
     found = datasets.built_in()
-    help = "builtin:NAME, or the path of a .jsonl or .json file on this machine."
-    _choice("data", "dataset", "Dataset", [one.id for one in found], help)
+    help = "builtin:NAME, upload:NAME, a hub id, or the path of a file on this machine."
+    own = [one.id for one in datasets.uploads()] + hub.fetched()
+    _choice("data", "dataset", "Dataset", [*(one.id for one in found), *own], help)
+    st.page_link(links.page("data"), label="See it as the model does", icon=":material/dataset:")
     chosen = st.session_state.get("new.data.dataset")
     for one in found:
         if one.id == chosen:
@@ -265,6 +289,8 @@ def show_plan() -> None:
         return
     estimate, facts = plan["estimate"], plan["facts"]
     st.success("Ready to start.", icon=":material/check_circle:")
+    for told in facts.get("warnings", []):
+        st.warning(safe(told), icon=":material/warning:")
     trains = f"{text.count(estimate['trainable'])} of {text.count(estimate['parameters'])}"
     st.markdown(
         f":material/memory_alt: about **{text.size(estimate['peak_bytes'])}** at the peak "

@@ -13,6 +13,7 @@ PAGES = {
         ("new_run", "New run", "add_circle"),
         ("monitor", "Monitor", "monitoring"),
         ("runs", "Runs", "table_rows"),
+        ("data", "Data", "dataset"),
     ],
     "Understand": [("memory", "Memory", "memory_alt")],
     "Use": [("chat", "Chat", "forum")],

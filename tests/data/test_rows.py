@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import runpy
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -121,17 +123,42 @@ def test_built_in_datasets_are_whole() -> None:
         examples = read_examples(dataset.path)
         assert len(examples) == dataset.card["rows"]
         assert dataset.card["license"] == "Apache-2.0"
-        asked = [example.messages[:-1] for example in examples]
+        asked = [example.messages[:-1] or example.text for example in examples]
         assert len({repr(one) for one in asked}) == len(asked), "a prompt stands there twice"
 
 
-def test_the_generated_tickets_come_out_of_their_generator() -> None:
-    import runpy
+GENERATED = ["support-tickets", "text-to-shell", "order-extraction", "glossary"]
 
+
+@pytest.mark.parametrize("name", [*GENERATED, "common-knowledge", "made-up-facts"])
+def test_a_generated_set_comes_out_of_its_generator(name: str) -> None:
     folder = catalog.ASSETS / "datasets"
-    rows = runpy.run_path(str(folder / "make_support_tickets.py"))["rows"]()
-    stored = (folder / "support-tickets.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line) for line in stored] == rows
+    rows = runpy.run_path(str(folder / f"make_{name.replace('-', '_')}.py"))["rows"]()
+    parts = rows if isinstance(rows, tuple) else (rows,)
+    for ending, made in zip(("", ".held-out"), parts, strict=False):
+        stored = (folder / f"{name}{ending}.jsonl").read_text(encoding="utf-8").splitlines()
+        assert [json.loads(line) for line in stored] == made
+
+
+def test_no_set_teaches_a_manner_instead_of_a_task() -> None:
+    """Answers differ, and no opening of five words begins more than an eighth of the prompts."""
+    for dataset in catalog.built_in():
+        chats = [one.messages for one in read_examples(dataset.path) if one.messages]
+        if not chats:
+            continue
+        said = {messages[-1]["content"] for messages in chats}
+        assert len(said) >= min(12, len(chats)), dataset.id
+        begins = Counter(" ".join(one[-2]["content"].lower().split()[:5]) for one in chats)
+        assert begins.most_common(1)[0][1] <= max(2, len(chats) / 8), (dataset.id, begins)
+
+
+def test_other_seeds_make_other_worlds() -> None:
+    made = runpy.run_path(str(catalog.ASSETS / "datasets" / "make_made_up_facts.py"))
+    first, second = (made["rows"](seed=seed, each=10)[0] for seed in (1, 2))
+    assert first == made["rows"](seed=1, each=10)[0] != second
+    train, held = made["rows"]()
+    assert {row["fact"] for row in held} == {row["fact"] for row in train}
+    assert not {row["question"] for row in held} & {row["question"] for row in train}
 
 
 @pytest.mark.parametrize(

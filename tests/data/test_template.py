@@ -83,7 +83,11 @@ def test_a_template_that_rewrites_earlier_turns_is_refused(tokenizer: Any) -> No
     import copy
 
     odd = copy.deepcopy(tokenizer)
-    odd.chat_template = "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}"
+    for words in ("m.content | upper", "m.content | replace('l', 'L')", "m.content[1:]"):
+        odd.chat_template = "{% for m in messages %}{{ " + words + " }}{% endfor %}"
+        with pytest.raises(LabError, match=r"set data\.loss_on to all"):
+            template.tokenize(CHAT, odd, "", "assistant", 512)
+    odd.chat_template = "{% for m in messages | reverse %}{{ m.content }}{% endfor %}"
     with pytest.raises(LabError, match=r"set data\.loss_on to all"):
         template.tokenize(CHAT, odd, "", "assistant", 512)
     odd.chat_template = "{{ raise_exception('no system turn, please') }}"
@@ -96,3 +100,45 @@ def test_the_fingerprint_follows_everything_that_matters(tokenizer: Any) -> None
     assert first == template.fingerprint(tokenizer, "a", "assistant")
     assert first != template.fingerprint(tokenizer, "b", "assistant")
     assert first != template.fingerprint(tokenizer, "a", "all")
+
+
+def test_the_left_side_can_be_cut(tokenizer: Any) -> None:
+    (whole,) = template.tokenize(CHAT, tokenizer, "", "assistant", 512)
+    (tokens,) = template.tokenize(CHAT, tokenizer, "", "assistant", 12, "left")
+    assert tokens.ids == whole.ids[-12:] and tokens.labels[1:] == whole.labels[-11:]
+    assert tokens.labels[0] == IGNORED and tokens.cut and not whole.cut
+
+
+@pytest.mark.parametrize(
+    ("name", "begin", "end"),
+    [
+        ("chatml", "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHi", "<|im_end|>"),
+        ("zephyr", "<|system|>\nBe kind.<|endoftext|>\n<|user|>\nHi<|endo", "<|endoftext|>"),
+        ("alpaca", "Be kind.\n\n### Instruction:\nHi\n\n### Response:\n", "<|endoftext|>"),
+        ("plain", "### System:\nBe kind.\n\n### User:\nHi\n\n### Assist", "<|endoftext|>"),
+    ],
+)
+def test_templates_for_a_base_model(tokenizer: Any, name: str, begin: str, end: str) -> None:
+    import copy
+
+    base = copy.deepcopy(tokenizer)
+    base.chat_template, base.eos_token = None, "<|endoftext|>"
+    assert template.choose(base, name)
+    (tokens,) = template.tokenize(CHAT, base, "Be kind.", "assistant", 512)
+    assert str(base.decode(tokens.ids)).startswith(begin)
+    assert learned(base, tokens) == f"Hello you{end}Bye{end}"
+    assert base.eos_token == end, "generation has to end with the token that was learned"
+
+
+def test_chatml_without_its_tokens_ends_with_the_end_that_the_model_knows() -> None:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core = Tokenizer(models.BPE({letter: n for n, letter in enumerate(letters)}, []))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    base = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<eos>", pad_token="<eos>")
+    template.choose(base, "chatml")
+    (tokens,) = template.tokenize(CHAT, base, "", "assistant", 512)
+    assert learned(base, tokens) == "Hello you<eos>Bye<eos>" and base.eos_token == "<eos>"

@@ -211,8 +211,7 @@ def test_every_field_of_a_spec_stands_on_the_form() -> None:
     ]  # fmt: skip
     assert sorted(shown) == sorted(field.name for field in dataclasses.fields(TrainSpec))
     data = {*run_setup.MORE_DATA, "dataset", "max_length", "eval_fraction", "packing", "loss_on"}
-    # mixing general text in comes with the data page
-    assert data | {"general_mix"} == {field.name for field in dataclasses.fields(DataSpec)}
+    assert data == {field.name for field in dataclasses.fields(DataSpec)}
 
 
 def test_presets_fill_the_form(open_page: Page) -> None:

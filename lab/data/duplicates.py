@@ -1,0 +1,92 @@
+"""Rows that stand in a set twice, or nearly so, and rows that leak into the held-out part.
+
+Near duplicates are found by MinHash over runs of WIDTH bytes of the normalised text (Broder 1997):
+PERMUTATIONS smallest hashes a row, compared in BANDS bands, and each candidate pair counted out:
+the share of equal hashes estimates the Jaccard similarity.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+WIDTH = 8
+PERMUTATIONS = 64
+BANDS = 16
+SIMILAR = 0.8
+LONGEST = 20_000  # bytes of a row that are compared
+MOST_PAIRS = 20_000
+
+
+@dataclass(frozen=True)
+class Twins:
+    """Pairs of places (first, second, similarity) with first < second; exact ones have 1.0."""
+
+    exact: list[tuple[int, int, float]]
+    near: list[tuple[int, int, float]]
+
+    def across(self, held: set[int]) -> list[tuple[int, int, float]]:
+        """The pairs of which exactly one row is held out: what the evaluation has seen before."""
+        return [pair for pair in self.exact + self.near if (pair[0] in held) != (pair[1] in held)]
+
+
+def normal(text: str) -> str:
+    """The text without the differences that nobody means."""
+    return " ".join(text.casefold().split())
+
+
+def find(texts: Sequence[str]) -> Twins:
+    """The twins among `texts`, each row paired with the first that it resembles."""
+    plain = [normal(text) for text in texts]
+    first: dict[str, int] = {}
+    exact = []
+    for place, text in enumerate(plain):
+        if text in first:
+            exact.append((first[text], place, 1.0))
+        else:
+            first[text] = place
+    alone = sorted(first.values())
+    if len(alone) < 2:
+        return Twins(exact, [])
+    signatures = _signatures([plain[place] for place in alone])
+    near = [(alone[one], alone[other], share) for one, other, share in _similar(signatures)]
+    return Twins(exact, near)
+
+
+def _signatures(texts: list[str]) -> np.ndarray:
+    """(N, PERMUTATIONS) uint32 MinHash signatures."""
+    chance = np.random.default_rng(20261122)
+    factors = chance.integers(1, 2**63, PERMUTATIONS, dtype=np.uint64) | np.uint64(1)
+    shifts = chance.integers(0, 2**63, PERMUTATIONS, dtype=np.uint64)
+    powers = np.uint64(1099511628211) ** np.arange(WIDTH, dtype=np.uint64)
+    made = np.empty((len(texts), PERMUTATIONS), np.uint32)
+    for number, text in enumerate(texts):
+        data = np.frombuffer(text.encode()[:LONGEST].ljust(WIDTH), np.uint8).astype(np.uint64)
+        runs = np.lib.stride_tricks.sliding_window_view(data, WIDTH)
+        hashes = np.unique((runs * powers).sum(1, dtype=np.uint64))
+        mixed = (hashes[:, None] * factors + shifts) >> np.uint64(32)
+        made[number] = mixed.min(0)
+    return made
+
+
+def _similar(signatures: np.ndarray) -> list[tuple[int, int, float]]:
+    """Pairs that share a band and are similar enough, each later row once."""
+    width = PERMUTATIONS // BANDS
+    best: dict[int, tuple[int, float]] = {}
+    looked = 0
+    for band in range(BANDS):
+        groups: dict[bytes, list[int]] = defaultdict(list)
+        for place, part in enumerate(signatures[:, band * width : (band + 1) * width]):
+            groups[part.tobytes()].append(place)
+        for group in groups.values():
+            for place in group[1:]:
+                looked += 1
+                if looked > MOST_PAIRS or place in best:
+                    continue
+                share = float((signatures[group[0]] == signatures[place]).mean())
+                if share >= SIMILAR:
+                    best[place] = (group[0], share)
+    return sorted((first, place, share) for place, (first, share) in best.items())

@@ -1,0 +1,128 @@
+"""Tokenised data on disk: made once, shared between runs, read without being loaded.
+
+LAB_HOME/cache/tokens/KEY/ holds ids.bin (uint32), counted.bin (uint8), index.bin (int64, five for
+each sequence: end in ids.bin, row in the file, number of the example, whether it was cut, counted
+tokens) and meta.json. KEY hashes the file's content, the tokenizer, the template and every setting
+that decides tokens. A folder is written aside and renamed, so what has its name is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+
+from lab import paths
+from lab.data.template import IGNORED, Tokens
+from lab.files import read_object, write_json
+
+VERSION = 1  # of what tokenising does: raise it when the same settings give other tokens
+FIELDS = 5
+BUFFER = 1 << 20  # tokens held before they are written
+
+
+def folder() -> Path:
+    return paths.home() / "cache" / "tokens"
+
+
+def content_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def key(path: Path, tokenizer: Any, settings: dict[str, Any]) -> str:
+    """What tokens a file gives under these settings, as one hash."""
+    digest = hashlib.sha256()
+    digest.update(content_hash(path).encode())
+    digest.update(tokenizer.backend_tokenizer.to_str().encode())
+    parts = [VERSION, tokenizer.chat_template, tokenizer.eos_token, tokenizer.bos_token, settings]
+    digest.update(json.dumps(parts, sort_keys=True).encode())
+    return digest.hexdigest()[:32]
+
+
+class Tokenised(Sequence[Tokens]):
+    """The sequences of a stored set. Only the index is held in memory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.meta = read_object(path / "meta.json") or {}
+        self._ids = _map(path / "ids.bin", np.uint32)
+        self._counted = _map(path / "counted.bin", np.uint8)
+        index = _map(path / "index.bin", np.int64).reshape(-1, FIELDS)
+        self._ends = np.array(index[:, 0])
+        self._starts = np.concatenate([np.zeros(1, np.int64), self._ends[:-1]])[: len(self._ends)]
+        self.rows = np.array(index[:, 1])
+        self.examples = np.array(index[:, 2])
+        self.cut = np.array(index[:, 3]).astype(bool)
+        self.learned = np.array(index[:, 4])
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(N,) tokens of each sequence."""
+        sizes: np.ndarray = self._ends - self._starts
+        return sizes
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, place: int) -> Tokens: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Tokens]: ...
+    def __getitem__(self, place: int | slice) -> Tokens | list[Tokens]:
+        if isinstance(place, slice):
+            return [self[one] for one in range(*place.indices(len(self)))]
+        part = slice(int(self._starts[place]), int(self._ends[place]))
+        ids = self._ids[part]
+        labels = np.where(self._counted[part] > 0, ids.astype(np.int64), IGNORED)
+        return Tokens(ids.tolist(), labels.tolist(), int(self.rows[place]), bool(self.cut[place]))
+
+
+def _map(path: Path, kind: Any) -> np.ndarray:
+    """A file as an array, without reading it; an empty file cannot be mapped."""
+    if path.stat().st_size == 0:
+        return np.zeros(0, kind)
+    return np.memmap(path, kind, mode="r")
+
+
+def find(key: str) -> Tokenised | None:
+    """The stored set of that key, or None."""
+    path = folder() / key
+    if not (path / "meta.json").is_file():
+        return None
+    os.utime(path / "meta.json")  # when it was last of use
+    return Tokenised(path)
+
+
+def write(key: str, sequences: Iterable[tuple[int, Tokens]], meta: dict[str, Any]) -> Tokenised:
+    """Store (number of the example, its tokens) in order. `meta` may be filled while they come;
+    it is written last."""
+    aside = folder() / f".tmp-{key}-{os.getpid()}"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        end = 0
+        with (
+            (aside / "ids.bin").open("wb", buffering=BUFFER) as ids,
+            (aside / "counted.bin").open("wb", buffering=BUFFER) as counted,
+            (aside / "index.bin").open("wb", buffering=BUFFER) as index,
+        ):
+            for number, one in sequences:
+                end += len(one.ids)
+                ids.write(np.asarray(one.ids, np.uint32).tobytes())
+                mask = np.asarray(one.labels, np.int64) != IGNORED
+                counted.write(mask.astype(np.uint8).tobytes())
+                place = [end, one.source, number, one.cut, mask.sum()]
+                index.write(np.array(place, np.int64).tobytes())
+        write_json(aside / "meta.json", meta)
+        if not (folder() / key).exists():  # another run may have been faster
+            os.rename(aside, folder() / key)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return Tokenised(folder() / key)

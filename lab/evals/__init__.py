@@ -1,0 +1,1 @@
+"""What training cost and gained: measured against the base."""

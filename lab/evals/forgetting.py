@@ -1,0 +1,195 @@
+"""A probe for forgetting that needs no foreign data.
+
+The base model answers a hundred general prompts once, sampled at temperature 1. The answers are
+draws from the base's own distribution, so the mean rise of the loss on them is an estimate of
+KL(base || tuned) without bias; the KL itself is computed token by token over the base's TOP
+likeliest tokens and the rest as one, which can only underestimate it. Both in nats a token.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lab import paths
+from lab.data import template
+from lab.data.batches import collate, single_rows
+from lab.data.rows import Reading, Rows
+from lab.files import write_atomic
+from lab.models import weights
+from lab.models.catalog import Source
+from lab.paths import ASSETS
+
+PROMPTS = ASSETS / "general_prompts.json"
+LONGEST = 64  # new tokens of an answer
+TOGETHER = 10  # answers sampled at once
+SEED = 20_261
+TOP = 64
+ROWS = 4  # in one forward pass: the whole logits are needed
+
+Tell = Callable[[int, int], None]
+
+
+def prompts() -> list[str]:
+    found: list[str] = json.loads(PROMPTS.read_text(encoding="utf-8"))
+    return found
+
+
+def answers_file(source: Source, tokenizer: Any) -> Path:
+    """Where the answers of this base under this template are kept."""
+    parts = [_identity(source), tokenizer.chat_template, prompts(), LONGEST, SEED]
+    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+    return paths.home() / "cache" / "general" / f"{key}.jsonl"
+
+
+def _identity(source: Source) -> list[Any]:
+    """What tells the weights of a base from others without reading them all."""
+    folder = Path(source.location)
+    if not folder.is_dir():
+        return [source.id, getattr(weights.load_config(source), "_commit_hash", None)]
+    return [
+        [file.name, file.stat().st_size, file.stat().st_mtime_ns]
+        for file in sorted(folder.glob("*.safetensors"))
+    ]
+
+
+def answers(
+    source: Source,
+    tokenizer: Any,
+    model: Callable[[], Any],
+    tell: Tell = lambda done, total: None,
+) -> Path:
+    """The file of the base's answers, as chats; sampled on the first call. `model` gives the
+    base, and is asked only then. The tokenizer has its template."""
+    file = answers_file(source, tokenizer)
+    if file.is_file():
+        return file
+    asked = prompts()
+    base = model()
+    lines = []
+    for start in range(0, len(asked), TOGETHER):
+        tell(start, len(asked))
+        group = asked[start : start + TOGETHER]
+        for prompt, answer in zip(group, _sample(base, tokenizer, group, start), strict=True):
+            if answer:
+                turns = [
+                    {"role": "user", "content": prompt},
+                    {"role": "assistant", "content": answer},
+                ]
+                lines.append(json.dumps({"messages": turns}))
+    tell(len(asked), len(asked))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(file, "".join(f"{line}\n" for line in lines))
+    return file
+
+
+def _sample(model: Any, tokenizer: Any, asked: list[str], seed: int) -> list[str]:
+    """One answer to each prompt, drawn at temperature 1 from the whole vocabulary."""
+    import torch
+
+    texts = [
+        template.render(tokenizer, [{"role": "user", "content": prompt}], to_answer=True)
+        for prompt in asked
+    ]
+    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    width = max(map(len, ids))
+    device = next(model.parameters()).device
+    pad = tokenizer.pad_token_id
+    padded = torch.tensor([[pad] * (width - len(one)) + one for one in ids], device=device)
+    mask = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in ids], device=device)
+    was_training = model.training
+    model.eval()
+    torch.manual_seed(SEED + seed)
+    try:
+        with torch.inference_mode():
+            output = model.generate(
+                input_ids=padded,
+                attention_mask=mask,
+                max_new_tokens=LONGEST,
+                do_sample=True,
+                temperature=1.0,
+                top_p=1.0,
+                top_k=0,
+                pad_token_id=pad,
+            )
+    finally:
+        model.train(was_training)
+    said = tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
+    return [text.replace("\0", "").strip() for text in said]
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Of the probe's counted tokens, in order: (N,) log-probability of each, and of the base's
+    TOP likeliest tokens there, (N, TOP) ids and log-probabilities."""
+
+    own: Any
+    top: Any
+    top_ids: Any
+
+
+def likelihood(model: Any, tokenizer: Any, file: Path, top_ids: Any = None) -> Likelihood:
+    """How likely the model finds the answers of `file`; at `top_ids`, or at its own likeliest."""
+    import torch
+
+    was_training = model.training
+    model.eval()
+    parts: list[tuple[Any, Any, Any]] = []
+    try:
+        with torch.inference_mode():
+            for log, targets in _logits(model, tokenizer, file):
+                start = sum(len(part[0]) for part in parts)
+                if top_ids is None:
+                    best = log.topk(min(TOP, log.shape[1]), dim=1)
+                    there, ids = best.values, best.indices
+                else:
+                    ids = top_ids[start : start + len(log)].to(log.device)
+                    there = log.gather(1, ids)
+                own = log.gather(1, targets[:, None])[:, 0]
+                parts.append((own.cpu(), there.cpu(), ids.cpu()))
+    finally:
+        model.train(was_training)
+    return Likelihood(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def _logits(model: Any, tokenizer: Any, file: Path) -> Iterator[tuple[Any, Any]]:
+    """(log-probabilities (n, V) in float32, targets (n,)) of the counted tokens, batch by batch."""
+    import torch
+
+    sequences = [
+        one
+        for example in Rows(file, Reading(bad_rows="skip"))
+        for one in template.tokenize(example, tokenizer, "", "assistant", 512)
+        if one.counted
+    ]
+    rows = single_rows(sequences)
+    device = next(model.parameters()).device
+    for start in range(0, len(rows), ROWS):
+        batch = collate(rows[start : start + ROWS], tokenizer.pad_token_id)
+        batch = {name: value.to(device) for name, value in batch.items()}
+        logits = model(
+            input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False
+        ).logits
+        chosen = logits.flatten(0, 1)[batch["loss_index"]].float()
+        yield torch.log_softmax(chosen, dim=1), batch["targets"]
+
+
+def compare(base: Likelihood, tuned: Likelihood) -> dict[str, float]:
+    """{"probe/loss", "probe/base_loss", "probe/rise", "probe/kl"} in nats a token."""
+    import torch
+
+    p = base.top.exp()
+    p_rest = (1 - p.sum(1)).clamp_min(1e-9)
+    q_rest = (1 - tuned.top.exp().sum(1)).clamp_min(1e-9)
+    divergence = (p * (base.top - tuned.top)).sum(1) + p_rest * torch.log(p_rest / q_rest)
+    before, after = -float(base.own.mean()), -float(tuned.own.mean())
+    return {
+        "probe/loss": after,
+        "probe/base_loss": before,
+        "probe/rise": after - before,
+        "probe/kl": float(divergence.mean()),
+    }

@@ -1,0 +1,179 @@
+"""Where a dataset comes from: the lab, an upload, a file of this machine, the hub."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from lab import text
+from lab.data import catalog, hub
+from lab.errors import LabError
+from lab.ui.guard import safe, user_errors
+
+SOURCES = {
+    "builtin": "Built in",
+    "upload": "Upload",
+    "path": "File on this machine",
+    "hub": "Hub",
+}
+BLOCK = 1 << 20
+
+
+def choose() -> str:
+    """The id of the set to look at; "" as long as none is chosen."""
+    asked = st.query_params.get("dataset", "")
+    if asked and "data.source" not in st.session_state:
+        _point_to(asked)
+    source = st.segmented_control(
+        "Source",
+        list(SOURCES),
+        format_func=SOURCES.get,
+        default="builtin",
+        key="data.source",
+        required=True,
+        persist_state="session",
+        label_visibility="collapsed",
+    )
+    chosen = {"builtin": _built_in, "upload": _upload, "path": _path, "hub": _hub}[str(source)]()
+    if chosen:
+        st.query_params["dataset"] = chosen
+    return chosen
+
+
+def _point_to(dataset_id: str) -> None:
+    """Open the page on the set that the URL names."""
+    kind = dataset_id.partition(":")[0]
+    if kind in ("builtin", "upload"):
+        st.session_state["data.source"] = kind
+        st.session_state[f"data.{kind}"] = dataset_id
+    elif hub.is_id(dataset_id) and not dataset_id.startswith(("/", ".", "~")):
+        st.session_state["data.source"], st.session_state["data.hub"] = "hub", dataset_id
+    else:
+        st.session_state["data.source"], st.session_state["data.path"] = "path", dataset_id
+
+
+def _built_in() -> str:
+    found = {one.id: one for one in catalog.built_in()}
+    if st.session_state.get("data.builtin") not in found:
+        st.session_state["data.builtin"] = "builtin:persona-chats"
+    chosen: str = st.selectbox(
+        "Dataset",
+        list(found),
+        format_func=lambda one: str(found[one].card["title"]),
+        key="data.builtin",
+        persist_state="session",
+    )
+    card = found[chosen].card
+    st.caption(safe(f"{card['rows']} rows, {card['format']}, {card['license']}. {card['summary']}"))
+    return chosen
+
+
+def _upload() -> str:
+    given = st.file_uploader(
+        "Add a file: JSONL, JSON, CSV, TSV, Parquet or text, also gzipped",
+        type=["jsonl", "ndjson", "json", "csv", "tsv", "parquet", "txt", "gz"],
+        key="data.file",
+    )
+    found = catalog.uploads()
+    if given is not None and st.session_state.get("data.kept") != given.file_id:
+        with user_errors():
+            made = catalog.add(given.name, iter(lambda: given.read(BLOCK), b""))
+        st.session_state["data.kept"] = given.file_id
+        st.session_state["data.upload"] = made.id
+        st.rerun()
+    if not found:
+        st.info("Nothing was uploaded yet. The file stays on this machine.")
+        return ""
+    ids = [one.id for one in found]
+    if st.session_state.get("data.upload") not in ids:
+        st.session_state["data.upload"] = ids[0]
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        chosen: str = st.selectbox(
+            "Uploaded", ids, format_func=_size_too, key="data.upload", persist_state="session"
+        )
+        if st.button("Remove", icon=":material/delete:", key="data.remove"):
+            with user_errors():
+                catalog.remove(chosen.removeprefix("upload:"))
+            st.rerun()
+    return chosen
+
+
+def _size_too(dataset_id: str) -> str:
+    try:
+        size = text.size(catalog.resolve(dataset_id).path.stat().st_size)
+    except (LabError, OSError):
+        return dataset_id
+    return f"{dataset_id.removeprefix('upload:')} ({size})"
+
+
+def _path() -> str:
+    given: str = st.text_input(
+        "Path",
+        key="data.path",
+        placeholder="/home/me/chats.jsonl",
+        help="A .jsonl .json .csv .tsv .parquet or .txt file, also gzipped. It is read where it "
+        "is, not copied.",
+        persist_state="session",
+    )
+    return given.strip()
+
+
+def _hub() -> str:
+    listed = {str(one["id"]): one for one in hub.known()}
+    here = [one for one in hub.fetched() if one not in listed]
+    given = st.selectbox(
+        "Hub id",
+        [*here, *listed],
+        index=None,
+        format_func=lambda one: _titled(one, listed),
+        placeholder="org/name, org/name:config or org/name@split",
+        accept_new_options=True,
+        key="data.hub",
+        persist_state="session",
+    )
+    if not given:
+        return ""
+    if given in listed:
+        one = listed[given]
+        st.caption(
+            safe(f"{one['rows']:,} rows, {one['format']}, {one['license']}. {one['summary']}")
+        )
+    with user_errors():
+        wanted = hub.parse(str(given))
+    return str(wanted) if wanted.file.is_file() else _fetch(wanted)
+
+
+def _titled(hub_id: str, listed: dict[str, dict[str, Any]]) -> str:
+    return f"{hub_id} ({listed[hub_id]['title']})" if hub_id in listed else hub_id
+
+
+def _fetch(wanted: hub.HubId) -> str:
+    """A set that is not on this machine: fetch it, and show how far that is. Gives ""."""
+    state = hub.state_of(wanted)
+    if state.get("state") == "fetching":
+        _fetching(wanted)
+        return ""
+    if state.get("state") == "failed":
+        st.error(safe(f"{state.get('message')} {state.get('hint', '')}"))
+    token = st.text_input(
+        "Token, for a gated set",
+        type="password",
+        key="data.token",
+        help="Handed to the download alone and never stored. Without it HF_TOKEN counts.",
+    )
+    if st.button("Fetch", icon=":material/download:", type="primary", key="data.fetch"):
+        with user_errors():
+            hub.start_fetch(wanted, token or None)
+        st.rerun()
+    return ""
+
+
+@st.fragment(run_every=1.0)
+def _fetching(wanted: hub.HubId) -> None:
+    state = hub.state_of(wanted)
+    if state.get("state") != "fetching":
+        st.rerun()
+    rows, total = int(state.get("rows") or 0), state.get("total")
+    words = f"{rows:,} rows" + (f" of {int(total):,}" if total else "")
+    st.progress(min(1.0, rows / total) if total else 0.0, text=f"Fetching: {words}")

@@ -1,0 +1,338 @@
+"""The parts of the Data page: a set's rows as the model sees them, and what is odd about it."""
+
+from __future__ import annotations
+
+import html
+import json
+from typing import Any
+
+import streamlit as st
+
+from lab import text
+from lab.data import catalog, preview
+from lab.data.catalog import Dataset
+from lab.errors import LabError, SpecError
+from lab.files import read_object
+from lab.paths import RunDir
+from lab.planner.client import planner
+from lab.spec import FORMATS, TEMPLATES, RunSpec
+from lab.ui import charts, form, links, monitoring
+from lab.ui.charts import View
+from lab.ui.guard import safe
+
+MOST = (1000, 10_000)
+PARTS = {
+    "messages": ("messages",),
+    "tree": ("messages",),
+    "text": ("text",),
+    "multiple-choice": ("prompt", "choices", "completion"),
+    "alpaca": ("prompt", "input", "completion", "system"),
+}
+
+
+def settings(dataset_id: str) -> dict[str, Any]:
+    """How the set is read and seen: detected, and to be edited. The spec that it makes."""
+    try:
+        dataset = catalog.resolve(dataset_id)
+        found = _detected(dataset_id, dataset.path.stat().st_mtime_ns)
+    except LabError as error:
+        st.error(safe(str(error)), icon=":material/error:")
+        st.stop()
+    detected = str(found["format"])
+    if found["why"]:
+        st.warning(safe(f"The shape of the rows is not known: {found['why']}."))
+    left, right = st.columns(2)
+    shape = left.selectbox(
+        "Format",
+        FORMATS,
+        format_func=lambda one: f"auto: {detected or 'unknown'}" if one == "auto" else one,
+        key=f"data.format.{dataset_id}",
+    )
+    template = right.selectbox("Template", TEMPLATES, key="data.template", persist_state="session")
+    columns = _columns(dataset_id, detected if shape == "auto" else str(shape), found)
+    spec = _more(dataset)
+    spec["data"] |= {"dataset": dataset_id, "format": shape, "template": template}
+    if columns:
+        spec["data"]["columns"] = columns
+    return spec
+
+
+@st.cache_data(ttl=60, max_entries=50, show_spinner=False)
+def _detected(dataset_id: str, changed: int) -> dict[str, Any]:
+    return preview.detected(dataset_id)
+
+
+def _columns(dataset_id: str, shape: str, found: dict[str, Any]) -> dict[str, str]:
+    """The column of each part; only what differs from what was detected."""
+    names, guess = found["names"], found["columns"]
+    if not names:
+        return {}
+    parts = PARTS.get(shape, ("prompt", "completion", "system"))
+    chosen = {}
+    for cell, part in zip(st.columns(len(parts)), parts, strict=True):
+        known = guess.get(part, "")
+        options = ["", *([known] if known and known not in names else []), *names]
+        given = cell.selectbox(
+            f"{part.capitalize()} from",
+            options,
+            index=options.index(known),
+            format_func=lambda one: one or "none",
+            accept_new_options=True,
+            key=f"data.column.{dataset_id}.{shape}.{part}",
+        )
+        if given:
+            chosen[part] = str(given)
+    return chosen if chosen != guess or shape != found["format"] else {}
+
+
+def _more(dataset: Dataset) -> dict[str, Any]:
+    """Model, length and what is seldom changed."""
+    with st.expander("Model, length and more"):
+        left, right = st.columns(2)
+        model = left.text_input("Model", "builtin:smollm2-135m-instruct", key="data.model",
+                                help="Whose tokenizer and template are used.",
+                                persist_state="session")  # fmt: skip
+        length = right.number_input(
+            "Max length", 8, 1 << 20, 512, key="data.length", persist_state="session"
+        )
+        loss_on = left.segmented_control(
+            "Loss on", ["assistant", "completion", "all"], default="assistant", required=True,
+            key="data.loss", persist_state="session",
+        )  # fmt: skip
+        side = right.segmented_control(
+            "Truncation", ["right", "left"], default="right", required=True, key="data.side",
+            persist_state="session",
+        )  # fmt: skip
+        bad = left.segmented_control(
+            "Bad rows", ["refuse", "skip"], default="refuse", required=True, key="data.bad",
+            persist_state="session",
+        )  # fmt: skip
+        fraction = right.number_input(
+            "Held out", 0.0, 0.9, float(dataset.card.get("eval_fraction", 0.05)), 0.05,
+            key=f"data.fraction.{dataset.id}",
+        )  # fmt: skip
+        system = st.text_area(
+            "System prompt", dataset.system_prompt, height=80, max_chars=20_000,
+            key=f"data.system.{dataset.id}",
+        )  # fmt: skip
+        filled = st.text_input(
+            "Slots", placeholder="name=Wren; author=the lab", key=f"data.slots.{dataset.id}",
+            help="Text that replaces {{name}} in the rows.",
+        )  # fmt: skip
+    data: dict[str, Any] = {
+        "max_length": int(length),
+        "loss_on": loss_on,
+        "truncation": side,
+        "bad_rows": bad,
+        "eval_fraction": float(fraction),
+    }
+    if system != dataset.system_prompt:
+        data["system_prompt"] = system
+    slots = [part.partition("=") for part in filled.split(";") if "=" in part]
+    if slots:
+        data["slots"] = {name.strip(): value.strip() for name, _, value in slots}
+    return {"model": model.strip(), "data": data}
+
+
+def train_on(spec: dict[str, Any]) -> None:
+    """The button to New run, whose form is filled with what is set here."""
+    if st.button("Train on this", icon=":material/play_arrow:", type="primary", key="data.train"):
+        form.load(RunSpec.parse(spec, []))
+        st.session_state["new.preset"] = None
+        st.switch_page(links.page("new_run"))
+
+
+@st.cache_data(max_entries=8, show_spinner=False)
+def _look(spec: str, most: int, changed: int) -> dict[str, Any]:
+    return planner.look(json.loads(spec), most)
+
+
+def look(spec: dict[str, Any]) -> dict[str, Any] | None:
+    """What the planner sees in the set; None with the reasons shown."""
+    most = st.segmented_control(
+        "Look at the first",
+        MOST,
+        format_func=lambda count: f"{count:,} rows",
+        default=MOST[0],
+        required=True,
+        key="data.most",
+        persist_state="session",
+        label_visibility="collapsed",
+    )
+    changed = catalog.resolve(spec["data"]["dataset"]).path.stat().st_mtime_ns
+    try:
+        with st.spinner("Reading, rendering and tokenising …"):
+            seen: dict[str, Any] = _look(json.dumps(spec, sort_keys=True), most, changed)
+            return seen
+    except SpecError as error:
+        for problem in error.problems:
+            st.error(safe(f"{problem.field}: {problem.message}"), icon=":material/error:")
+    except LabError as error:
+        st.error(safe(error.message), icon=":material/error:")
+        if error.hint:
+            st.caption(safe(error.hint))
+    return None
+
+
+def figures(seen: dict[str, Any]) -> None:
+    counts = seen["counts"]
+    rows = f"{seen['examples']:,}" + ("" if seen["is_whole"] else "+")
+    shown = [
+        ("Rows", rows, "Those that were read here; a + says that the file goes on."),
+        ("Tokens", text.count(counts["tokens"]), None),
+        ("Learned", f"{counts['counted'] / max(1, counts['tokens']):.0%}", "Counted by the loss."),
+        ("Cut", f"{counts['truncated']:,}", "Rows longer than max_length."),
+        ("Nothing to learn", f"{counts['dropped']:,}", "Left out of training."),
+        ("Bad rows", f"{counts['bad']:,}", None),
+        ("Twice", f"{counts['exact']:,}", "Rows that repeat another word for word."),
+        ("Nearly twice", f"{counts['near']:,}", "Similarity of 0.8 and more."),
+        ("Leaks", f"{counts['leaks']:,}", "Held-out rows that resemble a training row."),
+    ]
+    grid = st.grid(3, min_column_width=120)
+    for name, value, help in shown:
+        with grid.cell():
+            st.metric(name, value, help=help)
+
+
+def notes(seen: dict[str, Any]) -> None:
+    """What the template does, in words."""
+    template = seen["template"]
+    end = f"`{template['end_token']}`"
+    if seen["has_chats"]:
+        own = "the tokenizer's own" if template["has_own"] else "none of its own, so **plain**"
+        name = own if template["name"] == "auto" else f"**{template['name']}**"
+        st.markdown(f":material/forum: Template: {name}; an answer ends with {end}.")
+        if template["injects"]:
+            st.markdown(":material/warning: Without a system prompt the template writes its own:")
+            st.code(template["injects"], language=None, wrap_lines=True)
+    else:
+        st.markdown(
+            f":material/article: Plain text: continued pretraining, each text ends with {end}."
+        )
+    waste = seen["waste"]
+    if waste:
+        st.markdown(
+            f":material/compress: Padding: {waste['shuffled']:.0%} of a batch as the rows come, "
+            f"{waste['bucketed']:.0%} in buckets, {waste['packed']:.0%} packed "
+            f"({waste['rows']:,.0f} rows into {waste['packed_rows']:,.0f})."
+        )
+
+
+COLOURS = {"light": ("#0b7a7526", "#0b7a75"), "dark": ("#2bb8ac40", "#8ee5dc")}
+
+
+def coloured(tokens: list[dict[str, Any]], lengths: list[int] | None = None) -> str:
+    """Tokens as HTML, what the loss counts on a coloured ground. All text is escaped."""
+    back, ink = COLOURS["dark" if monitoring.is_dark() else "light"]
+    ends = set()
+    place = 0
+    for length in (lengths or [])[:-1]:
+        place += length
+        ends.add(place)
+    parts = []
+    for number, token in enumerate(tokens):
+        if number in ends:
+            parts.append("<hr style='margin:4px 0;opacity:.5'>")
+        said = html.escape(visible(str(token.get("text", ""))), quote=True).replace("\n", "↵<br>")
+        title = f"token {html.escape(str(token.get('id')))}"
+        style = f"background:{back};color:{ink}" if token.get("counted") else "opacity:.75"
+        parts.append(
+            f"<span title='{title}' style='{style};border-right:1px solid #8886;"
+            f"padding:1px 0'>{said}</span>"
+        )
+    body = "".join(parts)
+    return (
+        "<div dir='auto' style='font-family:monospace;font-size:13px;line-height:1.7;"
+        f"white-space:pre-wrap;overflow-wrap:anywhere'>{body}</div>"
+    )
+
+
+def visible(said: str) -> str:
+    """Control characters and marks that turn the writing direction, as their numbers."""
+    return "".join(
+        char
+        if char.isprintable() or char in "\n "
+        else ("→" if char == "\t" else f"⟨{ord(char):04x}⟩")
+        for char in said
+    )
+
+
+def rows(seen: dict[str, Any]) -> None:
+    """One row at a time: as text, and as tokens with the mask."""
+    found = seen["rows"]
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        place = st.number_input(
+            f"Row (of the first {len(found)})", 1, len(found), 1, key="data.row", width=200
+        )
+        how = st.segmented_control(
+            "As", ["tokens", "text"], default="tokens", required=True, key="data.as"
+        )
+    one = found[int(place) - 1]
+    cut = ", cut" if one["cut"] else ""
+    st.caption(
+        f"Row {one['row']} of the file: {len(one['tokens'])} tokens{cut}, "
+        f"{one['counted']} learned (coloured)."
+    )
+    with st.container(border=True, height=340):
+        if how == "text":
+            st.code(visible(one["text"]), language=None, wrap_lines=True)
+        else:
+            st.html(coloured(one["tokens"]))
+
+
+def packed(seen: dict[str, Any], length: int, view: View) -> None:
+    if not seen["packed"]:
+        st.info("This method trains on rows that are not packed.")
+        return
+    st.plotly_chart(
+        charts.packed(seen["packed"], length, view), key="data.packed", config=charts.CONFIG
+    )
+    st.caption("Each bar is one packed row; its parts are rows of the file that cannot see each "
+               "other.")  # fmt: skip
+
+
+def lengths(seen: dict[str, Any], length: int, view: View) -> None:
+    st.plotly_chart(
+        charts.lengths(seen["lengths"], length, view), key="data.lengths", config=charts.CONFIG
+    )
+
+
+def pairs(found: list[dict[str, Any]], empty: str) -> None:
+    """Two rows side by side, for each pair that resembles another."""
+    if not found:
+        st.success(empty, icon=":material/check_circle:")
+        return
+    table = [
+        {
+            "rows": f"{pair['rows'][0]} and {pair['rows'][1]}",
+            "similarity": pair["similarity"],
+            "first": pair["texts"][0],
+            "second": pair["texts"][1],
+        }
+        for pair in found
+    ]
+    st.dataframe(table, hide_index=True, width="stretch")
+
+
+def bad(found: list[dict[str, Any]]) -> None:
+    if not found:
+        st.success("Every row that was read can be used.", icon=":material/check_circle:")
+        return
+    st.dataframe(found, hide_index=True, width="stretch")
+
+
+def first_batch(run: RunDir) -> None:
+    """What the model saw at the very first step of a run, token by token."""
+    kept = read_object(run.first_batch) or {}
+    found = [one for one in kept.get("rows") or [] if isinstance(one, dict)]
+    if not found:
+        return
+    with st.expander("The first batch, as the model saw it", icon=":material/dataset:"):
+        for one in found:
+            tokens = [token for token in one.get("tokens") or [] if isinstance(token, dict)]
+            sources = ", ".join(str(source) for source in one.get("sources") or [])
+            st.caption(
+                f"Rows {safe(sources)} of the file: {safe(one.get('length'))} tokens, "
+                f"{safe(one.get('counted'))} learned (coloured)."
+            )
+            st.html(coloured(tokens, [n for n in one.get("lengths") or [] if isinstance(n, int)]))

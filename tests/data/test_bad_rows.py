@@ -1,0 +1,204 @@
+# ruff: noqa: E501 (one case a line)
+"""Bad input: file, row and reason are named, and the good rows are usable on request."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.data import files
+from lab.data.rows import Reading, Rows
+from lab.errors import LabError
+
+GOOD = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
+GOOD_LINE = json.dumps(GOOD).encode()
+PAIR = {"prompt": "p", "completion": "c"}
+
+
+def turns(*pairs: tuple[Any, Any]) -> dict[str, Any]:
+    return {"messages": [{"role": role, "content": text} for role, text in pairs]}
+
+
+def lines(*rows: Any) -> bytes:
+    """JSONL; bytes stay as they are."""
+    return (
+        b"\n".join(row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows)
+        + b"\n"
+    )
+
+
+U, A = ("user", "q"), ("assistant", "a")
+DEEP = b'{"messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+
+# (file name, content, number of the bad row, reason, good rows that are left)
+ROWS: list[tuple[str, str, bytes, int, str, int]] = [
+    ("latin-1", "a.jsonl", lines(GOOD, b'{"text": "caf\xe9"}', GOOD), 2, "not UTF-8: byte 0xe9", 2),
+    ("cut UTF-8", "a.jsonl", lines(GOOD, b'{"text": "\xe2\x82'), 2, "not UTF-8: byte 0xe2", 1),
+    ("overlong UTF-8", "a.jsonl", lines(GOOD, b'{"text": "\xc0\xaf"}'), 2, "not UTF-8", 1),
+    ("a long line", "a.jsonl", lines(GOOD, b"x" * 5000, GOOD), 2, "longer than 4,000 bytes", 2),
+    ("a long last line", "a.jsonl", lines(GOOD, GOOD) + b"y" * 9000, 3, "longer than", 2),
+    ("deep nesting", "a.jsonl", lines(GOOD, DEEP[:3900]), 2, "nested too deeply", 1),
+    ("no JSON", "a.jsonl", lines(GOOD, b"hello"), 2, "not JSON (Expecting value", 1),
+    ("cut JSON", "a.jsonl", lines(GOOD, b'{"messages": ['), 2, "not JSON", 1),
+    ("two values", "a.jsonl", lines(GOOD, GOOD_LINE + GOOD_LINE), 2, "Extra data", 1),
+    ("single quotes", "a.jsonl", lines(GOOD, b"{'text': 'x'}"), 2, "not JSON", 1),
+    ("a huge number", "a.jsonl", lines(GOOD, b'{"a": ' + b"9" * 5000 + b"}"), 2, "longer", 1),
+    ("an unknown role", "a.jsonl", lines(GOOD, turns(("wizard", "x"), A)), 2, "role 'wizard'", 1),
+    ("a role that is none", "a.jsonl", lines(GOOD, turns((5, "x"), A)), 2, "the role 5", 1),
+    ("no role", "a.jsonl", lines(GOOD, {"messages": [{"content": "x"}]}), 2, "the role null", 1),
+    ("two user turns", "a.jsonl", lines(GOOD, turns(U, U, A)), 2, "1 and 2 are both of the us", 1),
+    ("two answers", "a.jsonl", lines(GOOD, turns(U, A, A)), 2, "2 and 3 are both of the ass", 1),
+    ("a late system turn", "a.jsonl", lines(GOOD, turns(U, ("system", "x"), A)), 2, "only the f", 1),
+    ("two system turns", "a.jsonl", lines(GOOD, turns(("system", "x"), ("system", "y"), A)), 2, "2 is a s", 1),
+    ("no answer", "a.jsonl", lines(GOOD, turns(U)), 2, "no assistant turn to learn from", 1),
+    ("an empty turn", "a.jsonl", lines(GOOD, turns(("user", ""), A)), 2, "message 1 (user): 'c", 1),
+    ("an empty answer", "a.jsonl", lines(GOOD, turns(U, ("assistant", " \n"))), 2, "has no text", 1),
+    ("null content", "a.jsonl", lines(GOOD, turns(U, ("assistant", None))), 2, "null, not text", 1),
+    ("parts as content", "a.jsonl", lines(GOOD, turns(U, ("assistant", [1]))), 2, "[1], not tex", 1),
+    ("no content", "a.jsonl", lines(GOOD, {"messages": [{"role": "user"}]}), 2, "no 'content'", 1),
+    ("no messages", "a.jsonl", lines(GOOD, {"messages": []}), 2, "has no messages", 1),
+    ("messages as text", "a.jsonl", lines(GOOD, {"messages": "hello"}), 2, "has no messages", 1),
+    ("null messages", "a.jsonl", lines(GOOD, {"messages": None}), 2, "has no messages", 1),
+    ("a turn that is text", "a.jsonl", lines(GOOD, {"messages": ["x"]}), 2, "not an object", 1),
+    ("a row that is a list", "a.jsonl", lines(GOOD, [1, 2]), 2, "is [1, 2], not an object", 1),
+    ("a row that is a number", "a.jsonl", lines(GOOD, 5), 2, "is 5, not an object", 1),
+    ("a row that is null", "a.jsonl", lines(GOOD, None), 2, "is null, not an object", 1),
+    ("a row that is NaN", "a.jsonl", lines(GOOD, b"NaN"), 2, "is NaN, not an object", 1),
+    ("an empty object", "a.jsonl", lines(GOOD, {}), 2, "keys none; expected", 1),
+    ("unknown keys", "a.jsonl", lines(GOOD, {"colour": "red"}), 2, "keys colour; expected", 1),
+    ("text among chats", "a.jsonl", lines(GOOD, {"text": "x"}), 2, "is plain text, and the rows", 1),
+    ("a chat among texts", "a.jsonl", lines({"text": "x"}, GOOD), 2, "is a chat, and the rows be", 1),
+    ("a null prompt", "a.jsonl", lines(PAIR, {**PAIR, "prompt": None}), 2, "'prompt' is null", 1),
+    ("a number for text", "a.jsonl", lines(PAIR, {**PAIR, "completion": 5}), 2, "is 5, not text", 1),
+    ("true for text", "a.jsonl", lines(PAIR, {**PAIR, "completion": True}), 2, "is true, not t", 1),
+    ("an empty completion", "a.jsonl", lines(PAIR, {**PAIR, "completion": ""}), 2, "has no text", 1),
+    ("a NaN label", "a.jsonl", lines({"text": "t", "label": "l"}, b'{"text": "t", "label": NaN}'), 2, "NaN, not text", 1),
+    ("a null label", "a.jsonl", lines({"text": "t", "label": 1}, {"text": "t", "label": None}), 2, "null", 1),
+    ("a number as text", "a.jsonl", lines({"text": "x"}, {"text": 5}), 2, "'text' is 5, not text", 1),
+    ("an object as text", "a.jsonl", lines({"text": "x"}, {"text": {"a": 1}}), 2, "not text", 1),
+    ("a NUL character", "a.jsonl", lines({"text": "x"}, {"text": "a\0b"}), 2, "NUL character", 1),
+    ("half a pair", "a.jsonl", lines({"text": "x"}, b'{"text": "\\ud83d"}'), 2, "half of a Unic", 1),
+    ("an answer out of range", "a.jsonl", lines({"question": "q", "choices": ["a", "b"], "answer": 1}, {"question": "q", "choices": ["a", "b"], "answer": 7}), 2, "none of the 2 choices", 1),
+    ("one choice", "a.jsonl", lines({"question": "q", "choices": ["a", "b"], "answer": 1}, {"question": "q", "choices": ["a"], "answer": 0}), 2, "no list of choices", 1),
+    ("a tree without answers", "a.jsonl", lines({"prompt": {"role": "prompter", "text": "q", "replies": [{"role": "assistant", "text": "a"}]}}, {"prompt": {"role": "prompter", "text": "q", "replies": []}}), 2, "no assistant turn", 1),
+    ("a tree with an odd role", "a.jsonl", lines({"prompt": {"role": "prompter", "text": "q", "replies": [{"role": "assistant", "text": "a"}]}}, {"prompt": {"role": "x", "text": "q", "replies": [{"role": "assistant", "text": "a"}]}}), 2, "the role 'x'", 1),
+    ("too few fields", "a.csv", b"prompt,completion\np,c\nonly\np,c\n", 3, "has 1 fields, the first", 2),
+    ("too many fields", "a.csv", b"prompt,completion\np,c\na,b,c\n", 3, "has 3 fields", 1),
+    ("a stray quote", "a.csv", b'prompt,completion\np,c\nsay "x,c\np,c\nq,d\n', 3, "a quote is op", 3),
+    ("a broken quote", "a.csv", b'prompt,completion\np,c\n"say" x,c\np,c\n', 3, "not CSV", 2),
+    ("an empty field", "a.csv", b"text,label\nt,l\nt,\n", 3, "'label' has no text", 1),
+    ("latin-1 in a CSV", "a.csv", b"prompt,completion\np,c\ncaf\xe9,c\np,c\n", 3, "byte 0xe9", 2),
+    ("a bad entry of a list", "a.json", json.dumps([GOOD, {"text": 1}, GOOD]).encode(), 2, "1, not", 2),
+    ("latin-1 in a text", "a.txt", b"one\n\ncaf\xe9\n\ntwo\n", 3, "byte 0xe9", 1),
+    ("a cut gzip", "a.jsonl.gz", gzip.compress(lines(*[{"text": str(n) * 50} for n in range(900)]))[:-900], 0, "the gzip data are damaged", -1),
+    ("a bad line in a gzip", "a.jsonl.gz", gzip.compress(lines(GOOD, b"{", GOOD)), 2, "not JSON", 2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "row", "reason", "left"),
+    [case[1:] for case in ROWS],
+    ids=[case[0] for case in ROWS],
+)
+def test_a_bad_row_is_named_and_the_others_are_left(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    data: bytes,
+    row: int,
+    reason: str,
+    left: int,
+) -> None:
+    monkeypatch.setattr(files, "LONGEST_LINE", 4000)
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(LabError) as caught:
+        list(Rows(path))
+    said = str(caught.value)
+    assert str(path)[:70] in said and reason in said and "data.bad_rows" in said
+    rows = Rows(path, Reading(bad_rows="skip"))
+    kept = list(rows)
+    assert len(kept) == rows.good and rows.bad == len(rows.reasons) >= 1
+    if row:
+        assert (len(kept), rows.reasons[0][0]) == (left, row)
+    else:
+        assert kept, "what could be unpacked is there"
+
+
+WHOLE: list[tuple[str, str, bytes, str]] = [
+    ("empty", "a.jsonl", b"", "is empty"),
+    ("blank lines", "a.jsonl", b"\n \n", "is empty"),
+    ("an empty CSV", "a.csv", b"", "is empty"),
+    ("only a header", "a.csv", b"prompt,completion\n", "is empty"),
+    ("an empty list", "a.json", b"[]", "is empty"),
+    ("an empty text", "a.txt", b" \n\n", "is empty"),
+    ("UTF-16", "a.jsonl", "x".encode("utf-16"), "is UTF-16 text"),
+    ("a zip", "a.jsonl", b"PK\x03\x04....", "is a zip archive"),
+    ("a zip in a gzip", "a.csv.gz", gzip.compress(b"PK\x03\x04...."), "is a zip archive"),
+    ("bytes", "a.txt", b"\x7fELF\0\0\0", "holds NUL bytes"),
+    ("a PDF", "a.txt", b"%PDF-1.7", "is a PDF"),
+    ("no Parquet", "a.parquet", b"hello there, I am text", "is not Parquet"),
+    ("half a list", "a.json", b'[{"text": "x"}, {"te', "not JSON behind row 1"),
+    ("one object", "a.json", b'{"text": "x"}', "Give a JSON list"),
+    ("a number", "a.json", b"5", "Give a JSON list"),
+    ("a column twice", "a.csv", b"text,text\na,b\n", "no list of column names"),
+    ("a column without a name", "a.csv", b"text,\na,b\n", "no list of column names"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "says"), [case[1:] for case in WHOLE], ids=[case[0] for case in WHOLE]
+)
+@pytest.mark.parametrize("bad_rows", ["refuse", "skip"])
+def test_a_file_that_is_no_dataset(
+    tmp_path: Path, name: str, data: bytes, says: str, bad_rows: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(LabError) as caught:
+        list(Rows(path, Reading(bad_rows=bad_rows)))
+    assert says in str(caught.value) and str(path)[:70] in str(caught.value)
+
+
+def test_a_gzip_bomb_ends_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "BOMB_BYTES", 200_000)
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"text": "x"}\n' * 1_000_000))
+    with pytest.raises(LabError, match="more than 200 times its size"):
+        list(Rows(path, Reading(bad_rows="skip")))
+    harmless = tmp_path / "b.jsonl.gz"
+    harmless.write_bytes(gzip.compress(b"".join(b'{"text": "%d"}\n' % n for n in range(20_000))))
+    assert len(list(Rows(harmless))) == 20_000
+
+
+HARMLESS = [
+    "<script>alert('x')</script> <b>bold</b> &amp; {{slot}} [link](http://x)",
+    "שלום עולם \u202e abc \u202c مرحبا",
+    "👩‍👩‍👧‍👦 🇪🇺 e\u0301 ﷽ 𝔘𝔫𝔦",
+    "bell \x07 tab \t escape \x1b[31m return \r end",
+    "a" * 20_000,
+    "x",
+]
+
+
+@pytest.mark.parametrize("text", HARMLESS)
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.jsonl.gz"])
+def test_odd_but_honest_text_comes_through_as_it_is(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / name
+    row = {"prompt": text, "completion": f"{text}!"}
+    if name.endswith("csv"):
+        import csv
+        import io
+
+        out = io.StringIO(newline="")
+        csv.writer(out).writerows([list(row), list(row.values())])
+        data = b"\xef\xbb\xbf" + out.getvalue().encode()
+    else:
+        data = json.dumps([row] if name == "a.json" else row, ensure_ascii=False).encode()
+    path.write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    (example,) = Rows(path)
+    assert [turn["content"] for turn in example.messages] == [text, f"{text}!"]

@@ -1,0 +1,98 @@
+"""The Data page: every source, what it shows, and what it cannot use."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lab.data import catalog
+from lab.planner import look as planner_look
+from lab.planner.client import planner
+from lab.ui import data_view
+from tests.conftest import write_rows
+from tests.ui.conftest import Page, words
+
+EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+
+
+@pytest.fixture(autouse=True)
+def look_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The planner's answer from this process, which has the libraries in memory already."""
+
+    def answer(spec: object, most: int) -> object:
+        return json.loads(json.dumps(planner_look.look(spec, most)))
+
+    monkeypatch.setattr(planner, "look", answer)
+    monkeypatch.setattr(planner, "warm", lambda: None)
+
+
+def test_a_built_in_set_is_shown_as_the_model_sees_it(open_page: Page) -> None:
+    at = open_page("data", dataset="builtin:support-tickets")
+    figures = {metric.label: metric.value for metric in at.metric}
+    assert figures["Rows"] == "360" and figures["Bad rows"] == "0"
+    said = words(at)
+    assert "Padding" in said and "an answer ends with `<|im_end|>`" in said
+    assert at.selectbox(key="data.format.builtin:support-tickets").value == "auto"
+    at.button(key="data.train").click().run()
+    assert not at.exception
+    assert at.session_state["new.data.dataset"] == "builtin:support-tickets"
+
+
+def test_a_file_with_odd_rows(open_page: Page, tmp_path: Path) -> None:
+    path = tmp_path / "odd.jsonl"
+    long = "The clock on the harbour wall told the water, not the time of day. " * 5
+    write_rows(
+        path,
+        [
+            {"prompt": EVIL, "completion": f"{EVIL} \u202e שלום \x07"},
+            *({"prompt": long, "completion": f"yes{end}"} for end in ("", "", ".")),
+            {"prompt": "x", "completion": None},
+        ],
+    )
+    at = open_page("data", dataset=str(path))
+    figures = {metric.label: metric.value for metric in at.metric}
+    assert (figures["Rows"], figures["Bad rows"]) == ("4", "1")
+    assert (figures["Twice"], figures["Nearly twice"]) == ("1", "1")
+    drawn = "".join(str(part.proto.body) for part in at.get("html"))
+    assert "alert" in drawn and "script" in drawn
+    assert "<script" not in drawn and "<img" not in drawn and "⟨0007⟩" in drawn
+
+
+def test_text_is_escaped_token_by_token() -> None:
+    shown = data_view.coloured([{"id": 1, "text": "<script>&\"'", "counted": True}], [1])
+    assert "&lt;script&gt;&amp;&quot;&#x27;" in shown and "<script" not in shown
+
+
+@pytest.mark.parametrize(
+    ("dataset", "says"),
+    [
+        ("/no/file.jsonl", "does not exist"),
+        ("upload:none.jsonl", "Nothing was uploaded yet"),
+        ("hello", "Unknown dataset"),
+        ("org/name", "Choose a dataset"),
+    ],
+)
+def test_what_is_not_there(open_page: Page, dataset: str, says: str) -> None:
+    assert says in words(open_page("data", dataset=dataset)).replace("\\", "")
+
+
+def test_a_hub_set_without_a_network_says_so(open_page: Page) -> None:
+    at = open_page("data", dataset="tatsu-lab/alpaca")
+    at.button(key="data.fetch").click().run()
+    assert not at.exception
+    assert "The hub cannot be reached" in words(at).replace("\\", "")
+
+
+def test_an_upload_and_its_removal(open_page: Page, tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text("topic,said\na,b\nc,d\n")
+    made = catalog.add_file(path)
+    at = open_page("data", dataset=made.id)
+    assert "topic, said" not in words(at) and "is not known" in words(at)
+    at.selectbox(key=f"data.column.{made.id}..prompt").select("topic").run()
+    at.selectbox(key=f"data.column.{made.id}..completion").select("said").run()
+    assert {metric.label: metric.value for metric in at.metric}["Rows"] == "2"
+    at.button(key="data.remove").click().run()
+    assert not at.exception and catalog.uploads() == []
