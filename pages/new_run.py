@@ -73,4 +73,4 @@ with grid.cell():
     with st.expander("The same as a plain script", icon=":material/code:"):
         run_setup.show_script()
     with st.expander(f"About {safe(methods.get(method.name).title)}", icon=":material/info:"):
-        st.markdown(f"{safe(method.summary)}\n\nSource: {safe(method.source)}")
+        run_setup.about(method)

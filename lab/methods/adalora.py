@@ -117,6 +117,13 @@ class Adalora(PeftMethod):
         layers = targeted(model, config.targets)
         return sum(config.rank * (layer.d_in + layer.d_out + 1) for layer in layers)
 
+    def apply(self, model: Any, config: AdaloraConfig, context: Context) -> Any:
+        model = super().apply(model, config, context)
+        for name, weight in model.named_parameters():
+            if ".ranknum." in name:  # a constant, which PEFT thaws when it changes its type
+                weight.requires_grad_(False)
+        return model
+
     def begin(self, model: Any, config: AdaloraConfig, steps: int | None) -> None:
         """Fit the schedule of the budget to the run: at least one step prunes."""
         total = max(steps or UNPLANNED, 1)

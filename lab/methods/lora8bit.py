@@ -2,8 +2,9 @@
 
 y = s_row (W8 x) + s B A x, with one scale a row of W; columns of the input with an entry above
 `threshold` are multiplied in 16 bits (the outliers of LLM.int8()). Memory: 1 B a weight + 4 B a
-row. Embeddings, norms and head stay as they are. A, B, start and count as in LoRA; step 0 equals
-the quantised base, not the original.
+row. Embeddings, norms and head stay as they are. A, B and their start are LoRA's.
+Trainable = sum over targets of r (d_in + d_out). Step 0 equals the quantised base, not the
+original.
 Source: Dettmers et al. 2022, arXiv:2208.07339, with the adapters of arXiv:2106.09685.
 """
 

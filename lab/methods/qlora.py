@@ -6,7 +6,8 @@ scales are stored in 8 bits, in blocks of 256. Memory: 0.5 B a weight + 0.0625 B
 or 0.016 B with double quantisation. Weights are turned back one matrix at a time, in the compute
 type. Embeddings, norms and head stay as they are; no copies in float32 are made of them, since
 norms compute in float32 inside and frozen weights gain nothing from more bits.
-A, B, start and count as in LoRA; step 0 equals the quantised base, not the original.
+A, B and their start are LoRA's. Trainable = sum over targets of r (d_in + d_out). Step 0 equals
+the quantised base, not the original.
 Source: Dettmers et al. 2023, arXiv:2305.14314.
 """
 

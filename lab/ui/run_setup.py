@@ -14,7 +14,7 @@ from lab.data import prepare
 from lab.errors import LabError, Problem, SpecError
 from lab.export.script import script
 from lab.files import read_object
-from lab.methods import Method
+from lab.methods import Method, support
 from lab.models import catalog as models
 from lab.planner.client import planner
 from lab.runs import index, tickets
@@ -144,13 +144,11 @@ def _choice(section: str, name: str, label: str, options: list[str], help: str) 
 
 
 def method_field() -> Method:
-    names = methods.names()
-    st.segmented_control(
+    st.selectbox(
         "How to train",
-        names,
+        methods.names(),
         format_func=lambda name: methods.get(name).title,
         key="new.method.name",
-        required=True,
         persist_state="session",
     )
     form.problem("method.name")
@@ -158,6 +156,20 @@ def method_field() -> Method:
     st.caption(safe(method.summary))
     form.problem("method")
     return method
+
+
+def about(method: Method) -> None:
+    """What a learner may want to know of a method: what it trains, and what it cannot."""
+    st.image(method.figure)
+    st.markdown(safe(method.explain))
+    st.markdown(
+        f"Formula: {safe(method.formula)}\n\nTrainable parameters: {safe(method.count)}\n\n"
+        f"Source: {safe(method.source)}"
+    )
+    for feature in support.FEATURES:
+        reason = support.why(getattr(method, feature.field))
+        if reason:
+            st.markdown(f":material/block: **{feature.title}**: {safe(reason)}")
 
 
 def parsed() -> tuple[RunSpec, list[Problem]]:

@@ -114,3 +114,28 @@ def test_a_chart_is_drawn_while_others_read_on(tmp_path: Path) -> None:
         write(run, *steps(step, step))
         series.live(run)
     assert failed == []
+
+
+def test_many_records_at_once_are_as_one_by_one(tmp_path: Path) -> None:
+    odd = [
+        {"kind": "train", "step": 31, "attempt": 1, "train/loss": "low"},
+        {"kind": "train", "step": 32, "attempt": 1, "train/loss": 10**400},
+        {"kind": "train", "step": 33, "attempt": 1},
+        {"kind": "train", "step": "x", "attempt": 1, "train/loss": 1.0},
+    ]
+    for name, records in (
+        ("plain", steps(1, 30)),
+        ("odd", [*steps(1, 30), *odd, *steps(34, 40)]),
+        ("attempts", [*steps(1, 30), *steps(20, 40, attempt=2)]),
+        ("nan", [*steps(1, 5), {"kind": "train", "step": 6, "train/loss": float("nan")}]),
+    ):
+        run = RunDir(tmp_path / name)
+        run.path.mkdir()
+        write(run, *records)
+        at_once = series.Live(run).refresh().train
+        one_by_one = series.Columns()
+        for record in records:
+            one_by_one.add(record)
+        assert at_once.length == one_by_one.length, name
+        for key in ("step", "train/loss"):
+            assert np.array_equal(at_once.get(key), one_by_one.get(key), equal_nan=True), name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -215,6 +216,25 @@ def test_presets_fill_the_form(open_page: Page) -> None:
     at.pills(key="new.preset").set_value("full").run()
     assert at.session_state["new.method.name"] == "full"
     assert "**Full fine\\-tuning** of" in words(at)
+
+
+def test_the_form_draws_every_method(open_page: Page) -> None:
+    """Each method's options, its picture and its reasons; and its defaults are a valid spec."""
+    from lab import methods
+    from lab.ui import form as drawn
+
+    at = open_page("new_run")
+    for method in methods.all_methods():
+        at.selectbox(key="new.method.name").set_value(method.name).run()
+        assert not at.exception, f"{method.name}: {at.exception}"
+        assert at.get("image"), f"{method.name} has no picture"
+        for field in dataclasses.fields(method.config):
+            assert drawn.key(f"method.{method.name}", field.name) in at.session_state
+    at.selectbox(key="new.method.name").set_value("lora").run()
+    form(at, "new.method.lora.layer_ranks", "4, x")
+    at.button(key="start").click().run()
+    beside = [element.value for element in at.markdown if element.value.startswith(":red[")]
+    assert len(beside) == 1 and "must be list of numbers" in beside[0]
 
 
 def test_duplicate_takes_over_what_was_asked(open_page: Page, run: RunDir) -> None:

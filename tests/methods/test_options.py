@@ -1,0 +1,148 @@
+"""Options do what their help says, and what cannot be is refused with the way out."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lab import methods
+from lab.export.script import script
+from lab.methods import Context, drawing
+from lab.methods.adalora import Adalora
+from lab.spec import RunSpec
+from lab.train import checkpoint
+from tests.methods import tiny
+from tests.methods.conformance import STEPS, Case, Trial
+
+REFUSED = [
+    ("lora", {"train_also": ["embed_tokens"]}, "gpt2", "method.train_also", "names no module"),
+    ("lora", {"train_also": ["mlp"]}, "llama", "method.train_also", "which has an update already"),
+    ("lora", {"layer_ranks": [4]}, "llama", "method.layer_ranks", "the model has 2 layers"),
+    (
+        "lora", {"layer_ranks": [4, 8], "last_rank": 2}, "llama", "method.last_rank",
+        "cannot be set beside layer_ranks",
+    ),
+    ("lora", {"start": "olora"}, "gpt2", "method.start", "Choose pissa or default"),
+    ("lora", {"start": "pissa", "rank": 64}, "neox", "method.rank", "Lower it to 32"),
+    ("lora", {"start": "pissa", "dora": True}, "llama", "method.dora", "Choose start default"),
+    ("lora", {"targets": ["nothing"]}, "llama", "method.targets", "Choose from: down_proj"),
+    ("lora", {"targets": "*"}, "llama", "method.targets", "is not a pattern"),
+    ("qlora", {"bias": "all"}, "llama", "method.bias", "are frozen"),
+    ("adalora", {"target_rank": 12}, "llama", "method.target_rank", "must be below rank, 12"),
+    ("adalora", {"warmup": 0.6, "settle": 0.5}, "llama", "method.settle", "Lower one"),
+    ("oft", {"block_size": 24}, "llama", "method.block_size", "All of them divide by 32"),
+    ("lokr", {"factor": 0}, "llama", "method.factor", "give -1"),
+    ("ia3", {"attention": ["keys"]}, "llama", "method.attention", "Choose from: down_proj"),
+    ("ln_tuning", {"targets": ["q_norm"]}, "llama", "method.targets", "input_layernorm"),
+    ("trainable_tokens", {"tokens": ["two words"]}, "llama", "method.tokens", "not one token"),
+    ("prompt", {"start": "text", "text": " "}, "llama", "method.text", "is empty"),
+    ("prefix", {"start": "text", "projection": True}, "llama", "method.start", "Choose random"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "options", "kind", "field", "says"), REFUSED)
+def test_what_cannot_be_is_refused(
+    name: str, options: dict[str, Any], kind: str, field: str, says: str, tiny_tokenizer: Any
+) -> None:
+    method = methods.get(name)
+    context = Context(None, tiny_tokenizer)
+    problems = method.check(tiny.make_empty(kind), method.config(**options), context)
+    assert [problem.field for problem in problems] == [field]
+    assert says in problems[0].message
+
+
+@pytest.mark.parametrize("options", [{"layer_ranks": [4, 0]}, {"layer_ranks": ["x", 8]}])
+def test_lists_of_numbers_are_checked(options: dict[str, Any]) -> None:
+    problems: list[Any] = []
+    RunSpec.parse({"method": {"name": "lora", **options}}, problems)
+    assert [problem.field for problem in problems] == ["method.layer_ranks"]
+
+
+def test_ranks_and_alphas_run_over_the_layers() -> None:
+    from lab.methods.layers import Layer
+    from lab.methods.lora import LoraConfig, ranks_and_alphas
+
+    layers = [Layer(f"model.layers.{number}.q_proj", 8, 8) for number in range(5)]
+
+    def of(**options: Any) -> list[tuple[int, float]]:
+        return list(ranks_and_alphas(layers, LoraConfig(rank=4, alpha=8.0, **options)).values())
+
+    assert of() == [(4, 8.0)] * 5
+    assert of(last_rank=12) == [(4, 8.0), (6, 12.0), (8, 16.0), (10, 20.0), (12, 24.0)]
+    assert of(last_rank=2, last_alpha=4.0)[-1] == (2, 4.0)
+    assert of(layer_ranks=[1, 2, 3, 4, 5])[2] == (3, 6.0)
+    assert of(layer_alphas=[1.0, 2.0, 3.0, 4.0, 5.0])[3] == (4, 4.0)
+
+
+def test_plus_gives_b_a_rate_of_its_own(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    case = Case("lora", "llama", (("lr_ratio", 16.0),))
+    trial = Trial(case, tiny_models["llama"], None, tmp_path)
+    model, optimizer = trial.begin(trial.base())
+    rates = {id(one): group["lr"] for group in optimizer.param_groups for one in group["params"]}
+    for name, weight in checkpoint.trainable(model).items():
+        assert rates[id(weight)] == pytest.approx(0.16 if ".lora_B." in name else 0.01)
+
+
+def test_adalora_prunes_to_its_budget(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    case = Case("adalora", "llama", (("rank", 6), ("target_rank", 2)))
+    trial = Trial(case, tiny_models["llama"], None, tmp_path)
+    trial.fused = True
+    model, optimizer = trial.begin(trial.base())
+    left = []
+    for step in range(1, STEPS + 1):
+        trial.step(model, optimizer, step)
+        values = [one for name, one in model.named_parameters() if ".lora_E." in name]
+        left.append(sum(int((one != 0).sum()) for one in values))
+    assert len(values) == 14 and left[0] == 14 * 6
+    assert left == sorted(left, reverse=True), "ranks only fall"
+    assert left[-1] == 14 * 2
+    assert isinstance(trial.method, Adalora) and trial.method.penalty(model, trial.config) > 0
+
+
+def test_a_quantised_base_keeps_its_other_types(tiny_models: dict[str, Path]) -> None:
+    """No copies in float32 of embeddings, norms and head; adapters in the type asked for."""
+    from lab.models import weights
+    from lab.models.catalog import Source
+
+    for name, adapters in (("qlora", "bfloat16"), ("lora8bit", "float32")):
+        method = methods.get(name)
+        spec = RunSpec.from_json({"method": name, "train": {"adapter_precision": adapters}})
+        config = spec.method_config
+        source = Source("tiny", str(tiny_models["llama"]), local_only=True)
+        model = weights.load_model(source, torch.bfloat16, **method.load_kwargs(config))
+        model = method.apply(model, config, Context(spec))
+        types = {name: one.dtype for name, one in model.named_parameters()}
+        own = {types[name] for name in checkpoint.trainable(model)}
+        assert own == {getattr(torch, adapters)}
+        others = {name: kind for name, kind in types.items() if "lora_" not in name}
+        packed = {name for name, kind in others.items() if kind in (torch.uint8, torch.int8)}
+        assert len(packed) == 14, "seven projections in two layers"
+        assert {kind for name, kind in others.items() if name not in packed} == {torch.bfloat16}
+        empty = tiny.make_empty("llama").to(torch.bfloat16)
+        predicted = method.frozen_bytes(empty, config)
+        stored = sum(
+            one.numel() * one.element_size()
+            for name, one in model.named_parameters()
+            if "lora_" not in name
+        )
+        assert stored < predicted < 1.2 * stored, "the scales come on top"
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_script_picture_and_words(name: str) -> None:
+    method = methods.get(name)
+    spec = RunSpec.from_json({"method": name})
+    ast.parse(script(spec, "MODEL", "data.jsonl", ""))
+    picture = ElementTree.fromstring(method.figure)
+    drawn = [text for text in picture.itertext() if text.strip()]
+    labels = [label for label in method.trains.values() if label != drawing.ALL]
+    assert method.trains and set(labels) <= set(drawn)
+    assert method.formula and method.count and len(method.explain) > 150
+    module = importlib.import_module(type(method).__module__)
+    assert "Trainable" in (module.__doc__ or ""), "formula, shapes and count stand on top"

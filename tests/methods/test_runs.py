@@ -1,0 +1,39 @@
+"""Whole runs of the methods that differ most, from the spec to the answer in the chat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from lab.chat import answer
+from lab.files import read_object
+from lab.paths import RunDir
+from lab.runs import history
+from lab.runs.status import status
+
+
+@pytest.mark.parametrize("name", ["qlora", "prefix", "trainable_tokens", "adalora"])
+def test_a_run_ends_and_its_result_answers(name: str, work_here: Callable[..., RunDir]) -> None:
+    run = work_here(name, train={"max_steps": 4, "save_every": 2, "learning_rate": 1e-2})
+    assert status(run).state == "done", status(run)
+    summary = (read_object(run.result) or {})["summary"]
+    predicted = read_object(run.estimate) or {}
+    assert summary["trainable"] == predicted["trainable"] > 0
+    assert summary["artifact_bytes"] < 5_000_000, "an adapter, not a model"
+    losses = [record["eval/loss"] for record in history.metrics(run, "eval")]
+    assert losses[-1] < losses[0]
+
+    base = answer.load(answer.parse(f"base:{(read_object(run.spec) or {})['model']}"))
+    before = {key: value.clone() for key, value in base.model.state_dict().items()}
+    conversation = [{"role": "user", "content": "What is 3 plus 3?"}]
+    settings = answer.Settings(max_new_tokens=4)
+    for which in (f"run:{run.id}", f"run:{run.id}@2"):
+        named = answer.parse(which)
+        loaded = answer.load(named, base.model)
+        made: dict[str, Any] = answer.answer(loaded, named, conversation, settings)
+        assert made["token_ids"] and made["receipt"]["prompt_tokens"] > 0
+    for key, value in base.model.state_dict().items():
+        assert torch.equal(value, before[key]), f"{key} of the base changed"
