@@ -11,6 +11,7 @@ from lab.cli.show import console, print_json, table
 from lab.data import catalog as datasets
 from lab.methods import support
 from lab.models import catalog as models
+from lab.models import configs
 from lab.text import count, size
 
 
@@ -109,6 +110,17 @@ def list_models(arguments: argparse.Namespace) -> int:
         }
         for model in models.BUILT_IN
     ]
+    rows += [
+        {
+            "id": model.id,
+            "title": model.name,
+            "parameters": model.parameters,
+            "license": model.license,
+            "ready": False,
+            "estimates_only": True,
+        }
+        for model in configs.shipped()
+    ]
     if arguments.json:
         print_json({"models": rows})
         return 0
@@ -121,7 +133,7 @@ def list_models(arguments: argparse.Namespace) -> int:
                 r["title"],
                 count(r["parameters"]),
                 r["license"],
-                "yes" if r["ready"] else "no",
+                "estimates only" if r.get("estimates_only") else "yes" if r["ready"] else "no",
             ]
             for r in rows
         ],

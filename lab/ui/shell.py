@@ -14,6 +14,7 @@ PAGES = {
         ("monitor", "Monitor", "monitoring"),
         ("runs", "Runs", "table_rows"),
     ],
+    "Understand": [("memory", "Memory", "memory_alt")],
     "Use": [("chat", "Chat", "forum")],
 }
 
