@@ -193,11 +193,16 @@ def check_fit(
     )
     if "data.max_length" not in wrong:
         longest = getattr(model.config, "max_position_embeddings", None)
-        if longest and spec.data.max_length > longest:
+        # a method with a problem of its own may say nonsense about its tokens
+        is_known = not any(field.split(".")[0] == "method" for field in wrong)
+        before = method.virtual_tokens(spec.method_config)[0] if is_known else 0
+        if longest and spec.data.max_length + before > longest:
+            own = f"; {before:,} are the method's" if before else ""
             problems.append(
                 Problem(
                     "data.max_length",
-                    f"is {spec.data.max_length:,}; the model reads at most {longest:,} tokens.",
+                    f"is {spec.data.max_length:,}; the model reads at most {longest:,} "
+                    f"tokens{own}.",
                 )
             )
     if "train" not in wrong:
