@@ -224,6 +224,9 @@ class TrainSpec:
 class HardwareSpec:
     devices: int = option(1, "GPUs to use.", min=1, max=1)
     strategy: str = option("single", "How devices share the work.", choices=("single",))
+    ignore_memory: bool = option(
+        False, "Start although the prediction says that the run will not fit into memory."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -74,3 +74,5 @@ with grid.cell():
         run_setup.show_script()
     with st.expander(f"About {safe(methods.get(method.name).title)}", icon=":material/info:"):
         run_setup.about(method)
+    with st.expander("What goes together", icon=":material/grid_on:"):
+        run_setup.matrix()

@@ -54,7 +54,7 @@ def test_the_web_process_never_imports_torch_by_itself() -> None:
 
 
 def test_modules_that_the_web_process_shares_import_nothing_heavy() -> None:
-    heavy_by_trade = ("train", "planner")
+    heavy_by_trade = ("train", "planner", "shadow")
     shared = [
         path
         for path in sources("lab/**/*.py")

@@ -9,15 +9,19 @@ from typing import Any
 
 from lab.cli.show import console, print_json, table
 from lab.errors import LabError
-from lab.text import duration
+from lab.text import duration, size
 
 
 def add(verb: Any) -> None:
-    sub = verb("bench", run, "measure on this machine: faults, services, ui")
+    sub = verb("bench", run, "measure on this machine: faults, memory, services, ui")
     sub.add_argument("what", choices=sorted(BENCHES))
     sub.add_argument("--kills", type=int, metavar="N", help="of faults (50) and services (20)")
     sub.add_argument("--seconds", type=float, metavar="S", help="of ui: how long viewers look")
     sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument(
+        "--cases", type=int, metavar="N", help="of memory: closed forms against N traced steps"
+    )
+    sub.add_argument("--whole", action="store_true", help="trace every layer of each case too")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -62,6 +66,51 @@ def services(arguments: argparse.Namespace) -> int:
     return _show("A queue whose services are killed", report, rows, arguments)
 
 
+def memory(arguments: argparse.Namespace) -> int:
+    """On a GPU predicted against measured; on a CPU what it can check; with --cases the grid."""
+    import torch
+
+    from lab.bench import memory as bench
+
+    say = _teller(arguments)
+    if arguments.cases is not None:
+        if not 1 <= arguments.cases <= 10_000:
+            raise LabError(f"--cases is {arguments.cases}.", "Give 1 to 10000.")
+        found = bench.grid(arguments.cases, arguments.seed, say, whole=arguments.whole)
+        if arguments.json:
+            print_json(found)
+        else:
+            summary = [[name, str(value)] for name, value in found.items() if name != "rows"]
+            table("Predictions against each other", ["", ""], summary)
+        return 0
+    if torch.cuda.is_available():
+        rows = [bench.measure(case, say) for case in bench.matrix()]
+        if arguments.json:
+            print_json({"rows": rows})
+        return 0 if not any(row.get("fits") and not row.get("fitted", True) for row in rows) else 1
+    say("No GPU: checking tensor bytes by kind, and the ledger against real tensors.")
+    rows = [bench.check_ledger(case) for case in bench.on_processor()]
+    if arguments.json:
+        print_json({"rows": rows})
+    else:
+        table(
+            "The ledger on a CPU",
+            ["method", "bytes by kind", "fake step", "real step", "error"],
+            [
+                [
+                    row["method"],
+                    "equal" if row["kinds_equal"] else "differ",
+                    size(row["fake_peak"]),
+                    size(row["real_peak"]),
+                    f"{row['error']:+.3%}",
+                ]
+                for row in rows
+            ],
+            right="llrrr",
+        )
+    return 0 if all(row["kinds_equal"] and abs(row["error"]) < 0.005 for row in rows) else 1
+
+
 def ui(arguments: argparse.Namespace) -> int:
     from lab.bench.ui import beside_a_worker, ui
 
@@ -92,6 +141,7 @@ def _show(title: str, report: Any, rows: list[list[str]], arguments: argparse.Na
 
 BENCHES: dict[str, Callable[[argparse.Namespace], int]] = {
     "faults": faults,
+    "memory": memory,
     "services": services,
     "ui": ui,
 }

@@ -14,6 +14,7 @@ from lab.data import hub
 from lab.errors import LabError
 from lab.methods import support
 from lab.models import catalog as models
+from lab.models import configs
 from lab.text import count, size
 
 
@@ -116,6 +117,17 @@ def list_models(arguments: argparse.Namespace) -> int:
         }
         for model in models.BUILT_IN
     ]
+    rows += [
+        {
+            "id": model.id,
+            "title": model.name,
+            "parameters": model.parameters,
+            "license": model.license,
+            "ready": False,
+            "estimates_only": True,
+        }
+        for model in configs.shipped()
+    ]
     if arguments.json:
         print_json({"models": rows})
         return 0
@@ -128,7 +140,7 @@ def list_models(arguments: argparse.Namespace) -> int:
                 r["title"],
                 count(r["parameters"]),
                 r["license"],
-                "yes" if r["ready"] else "no",
+                "estimates only" if r.get("estimates_only") else "yes" if r["ready"] else "no",
             ]
             for r in rows
         ],

@@ -1,4 +1,4 @@
-"""start, runs, queue, show, logs, stop, resume, rename, delete, estimate."""
+"""start, runs, queue, show, logs, stop, resume, rename, delete."""
 
 from __future__ import annotations
 
@@ -25,15 +25,11 @@ from lab.text import count, duration, size
 def add(verb: Any) -> None:
     sub = verb("start", start, "start a run from a spec; prints the run id")
     sub.add_argument("spec", metavar="SPEC.json")
-    _add_set(sub)
+    add_set(sub)
+    sub.add_argument(
+        "--ignore-memory", action="store_true", help="start even if it is predicted not to fit"
+    )
     sub.add_argument("--wait", action="store_true", help="wait until it has ended")
-    sub = verb("estimate", estimate, "memory and disk that a spec will need")
-    sub.add_argument("--model", required=True)
-    sub.add_argument("--method", required=True)
-    sub.add_argument("--seq-len", type=int)
-    sub.add_argument("--batch-size", type=int)
-    sub.add_argument("--gpu-gb", type=float, help="memory of the device in 10^9 bytes")
-    _add_set(sub)
     verb("runs", list_runs, "all runs, newest first")
     _add_run(verb("show", show, "one run: spec, state, last figures, result"))
     sub = verb("logs", logs, "what the worker printed")
@@ -44,7 +40,7 @@ def add(verb: Any) -> None:
     sub.add_argument("--wait", action="store_true", help="wait until it has ended")
     sub = verb("resume", resume, "go on from the newest valid checkpoint")
     _add_run(sub)
-    _add_set(sub)
+    add_set(sub)
     sub.add_argument(
         "--incomplete",
         action="store_true",
@@ -84,7 +80,7 @@ def _add_run(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("run", metavar="RUN")
 
 
-def _add_set(sub: argparse.ArgumentParser) -> None:
+def add_set(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--set",
         action="append",
@@ -97,6 +93,8 @@ def _add_set(sub: argparse.ArgumentParser) -> None:
 
 def start(arguments: argparse.Namespace) -> int:
     value = spec.override(spec.load(Path(arguments.spec)), arguments.settings)
+    if arguments.ignore_memory:
+        value = spec.override(value, ["hardware.ignore_memory=true"])
     run = launch.start(value)
     if not arguments.json:
         print(run.id, flush=True)
@@ -114,26 +112,6 @@ def _finish(run: paths.RunDir, *, quiet: bool) -> str:
     if ended.message:
         print(f"{run.id} {ended.state}: {ended.message} {ended.hint}".strip(), file=sys.stderr)
     return ended.state
-
-
-def estimate(arguments: argparse.Namespace) -> int:
-    given: dict[str, Any] = {"model": arguments.model, "method": {"name": arguments.method}}
-    if arguments.seq_len is not None:
-        given.setdefault("data", {})["max_length"] = arguments.seq_len
-    if arguments.batch_size is not None:
-        given.setdefault("train", {})["batch_size"] = arguments.batch_size
-    answer = planner.check(spec.override(given, arguments.settings))["estimate"]
-    if arguments.gpu_gb is not None:
-        answer["fits"] = answer["peak_bytes"] <= arguments.gpu_gb * 1e9
-    if arguments.json:
-        print_json(answer)
-        return 0
-    rows = [[name, size(value)] for name, value in answer["bytes"].items()]
-    rows += [[f"peak ({answer['peak_phase']})", size(answer["peak_bytes"])]]
-    rows += [["disk", size(answer["disk"]["total"])]]
-    trains = f"{count(answer['trainable'])} of {count(answer['parameters'])} train"
-    table(f"Estimate by closed form ({trains})", ["", ""], rows, right="lr")
-    return 0
 
 
 def list_runs(arguments: argparse.Namespace) -> int:

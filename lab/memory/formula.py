@@ -1,9 +1,13 @@
-"""Closed forms for memory and disk: instant, named as estimates.
+"""Closed forms for memory and disk: instant, from the model's structure.
 
-Legend: T tokens in a micro-batch, h hidden, f feed-forward, V vocabulary, L layers. All in bytes.
-Weights, gradients and moments are counted exactly from the model's own tensors; activations are
-rules of thumb for bf16 (24h + 8f a layer and token where all weights train, 40h + 10f with
-adapters on every linear layer), doubled in float32.
+Legend: T tokens in a micro-batch, h hidden, f feed-forward, a query width, k key/value width,
+V vocabulary, L layers. All in bytes. Weights, gradients and moments are counted from the model's
+own tensors. What a layer keeps for its backward pass, a token, under bf16 autocast: each norm 4h
+for the float32 copy of its input (2h more where the norm trains, and 2h that its readers share);
+flash attention 4a + 4k; a gated feed-forward 6f; and 2 x width for each input that a trained
+matrix or an adapter keeps. Checkpointing keeps the residual stream for each layer and
+one layer whole. The plain loss needs 12VT at the start of the backward pass, while there are no
+gradients yet; the fused one two chunks of logits and the gradients of its inputs.
 """
 
 from __future__ import annotations
@@ -14,12 +18,16 @@ from typing import Any
 from lab import methods, optimizers
 from lab.spec import RunSpec
 
-CUBLAS_WORKSPACE = 70_000_000
+CUBLAS_WORKSPACE = 2 * (32 << 20)  # 32 MiB on Hopper, for the forward and the backward thread
 CPU_LIBRARIES = 900_000_000  # resident size of Python, torch and transformers before any weight
+PHASES = ("load", "forward", "backward", "optimizer", "evaluate", "save", "resume")
 
 
 @dataclass(frozen=True)
 class Estimate:
+    """A prediction. `bytes`: the size of each part when it is largest, which need not be at the
+    same moment; `at_peak`: the parts at the peak, which add up to `peak_bytes`."""
+
     parameters: int
     trainable: int
     bytes: dict[str, int]
@@ -31,9 +39,185 @@ class Estimate:
     fits: bool | None = None
     seconds: float | None = None
     rules: dict[str, int] = field(default_factory=dict)
+    device: str = "cpu"
+    is_bound: bool = False
+    operation: str = ""
+    module: str = ""
+    at_peak: dict[str, int] = field(default_factory=dict)
+    reserved_bytes: int | None = None
+    context_bytes: int | None = None
+    notes: list[str] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return {"v": 1, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the closed forms need of a model."""
+
+    parameters: int
+    trainable: int
+    weights: int
+    own: int  # bytes of the weights that train
+    gradients: int
+    moments: int
+    hidden: int
+    vocabulary: int
+    layers: int
+    kept: float  # bytes a token that one layer keeps without checkpointing
+    casts: int  # bytes of the 16-bit copies of float32 weights that are kept, all layers
+    residual: int  # bytes a token of the residual stream
+    head_trains: bool
+    largest_layer: int = 0  # bytes of the gradients of one layer
+
+
+def sizes(
+    model: Any, spec: RunSpec, quantised: Any = None, frozen_bytes: int | None = None
+) -> Sizes:
+    """The sizes of `model` (on the meta device, method applied, types set)."""
+    from lab.memory.shadow.structure import stored_bytes
+    from lab.memory.shadow.trace import decoder_layers
+
+    config = model.config
+    everything = list(model.parameters())
+    own = [weight for weight in everything if weight.requires_grad]
+    hidden: int = config.hidden_size
+    layers = decoder_layers(model)
+    width = 4 if spec.train.precision == "float32" else 2
+    residual = 2 if spec.train.precision == "bfloat16" else 4
+    middle = layers[len(layers) // 2] if layers else None
+    embedding = model.get_output_embeddings()
+    rule = optimizers.get(spec.train.optimizer)
+    trained = [weight.numel() * weight.element_size() for weight in own]
+    weights = sum(stored_bytes(weight, quantised) for weight in everything)
+    if frozen_bytes is not None:
+        weights = frozen_bytes + sum(trained)
+    return Sizes(
+        parameters=sum(weight.numel() for weight in everything),
+        trainable=sum(weight.numel() for weight in own),
+        weights=weights,
+        own=sum(trained),
+        gradients=max(trained, default=0) if rule.in_backward else sum(trained),
+        moments=sum(
+            rule.state_bytes(tuple(weight.shape), weight.element_size(), spec.train.momentum)
+            for weight in own
+        ),
+        hidden=hidden,
+        vocabulary=config.vocab_size,
+        layers=config.num_hidden_layers,
+        kept=_kept(middle, config, width, residual),
+        casts=_casts(layers, spec),
+        residual=residual * hidden,
+        head_trains=any(weight.requires_grad for weight in embedding.parameters())
+        if embedding is not None
+        else False,
+        largest_layer=max(
+            (
+                sum(w.numel() * w.element_size() for w in layer.parameters() if w.requires_grad)
+                for layer in layers
+            ),
+            default=0,
+        ),
+    )
+
+
+def _kept(layer: Any, config: Any, width: int, residual: int) -> float:
+    """Bytes a token that one decoder layer keeps for its backward pass."""
+    hidden: int = config.hidden_size
+    if layer is None:
+        return float(width * (12 * hidden + 4 * 4 * hidden))
+    heads: int = config.num_attention_heads
+    groups = getattr(config, "num_key_value_heads", None) or heads
+    size = getattr(config, "head_dim", None) or hidden // heads
+    query, key = heads * size, groups * size
+    activation = str(
+        getattr(config, "hidden_act", None)
+        or getattr(config, "hidden_activation", None)
+        or getattr(config, "activation_function", "")
+    )
+    linear, norms, adapters = _parts(layer)
+    feed = max((out for _, _, out, _ in linear), default=4 * hidden)
+    into = [out for _, wide, out, _ in linear if wide == hidden]
+    wide_out = [wide for _, wide, out, _ in linear if out == hidden and wide != query]
+    feed = wide_out[-1] if wide_out else feed
+    gated = sum(out for out in into if out >= feed) >= 2 * feed
+    total = 0.0
+    for trains in norms:
+        total += 4 * hidden  # float32 input
+        if trains:
+            total += residual * hidden
+    total += width * (2 * query + 2 * key) + 4 * heads
+    # each adapted matrix keeps its own 16-bit copy of a float32 input; trained ones share theirs
+    seen: set[str] = set()
+    for name, wide, _, trains in linear:
+        if name in adapters:
+            if adapters[name] == 4:
+                total += width * wide
+            else:
+                total += width * wide if _reader(name) not in seen else 0
+                seen.add(_reader(name))
+        elif trains and _reader(name) not in seen:
+            seen.add(_reader(name))
+            if not name.endswith(("o_proj", "attn.c_proj")):
+                total += width * wide
+    if activation in ("gelu_new", "gelu_fast") or (activation == "gelu_pytorch_tanh" and not gated):
+        total += 18 * feed if width == 2 else 24 * feed  # five operations, in float32 on CUDA
+    else:
+        total += width * (3 if gated else 1) * feed
+    drop = float(getattr(config, "resid_pdrop", 0.0) or 0.0)
+    if drop > 0:
+        total += 2 * hidden
+    return total
+
+
+def _parts(layer: Any) -> tuple[list[tuple[str, int, int, bool]], list[bool], dict[str, int]]:
+    """(matrices as (name, in, out, trains), whether each norm trains, bytes of adapters' types)."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    linear, norms, adapters = [], [], {}
+    for name, module in layer.named_modules():
+        if "lora_" in name or "_dropout" in name:
+            owner = name.split(".lora_")[0]
+            weight = next(iter(module.parameters(recurse=False)), None)
+            if weight is not None and weight.requires_grad:
+                adapters[owner] = weight.element_size()
+            continue
+        kind = type(module).__name__
+        if isinstance(module, (torch.nn.Linear, Conv1D)) or kind.startswith(("Linear4", "Linear8")):
+            wide, out = module.weight.shape[-2:][::-1]
+            if isinstance(module, Conv1D):
+                wide, out = out, wide
+            base = name.removesuffix(".base_layer")
+            linear.append((base, int(wide), int(out), bool(module.weight.requires_grad)))
+        elif "Norm" in kind and hasattr(module, "weight") and module.weight is not None:
+            if module.weight.numel() == getattr(layer, "hidden_size", module.weight.numel()):
+                norms.append(bool(module.weight.requires_grad))
+    return linear, norms, adapters
+
+
+def _reader(name: str) -> str:
+    """Matrices that read the same input have the same reader."""
+    last = name.rsplit(".", 1)[-1]
+    if last in ("q_proj", "k_proj", "v_proj"):
+        return "attention"
+    if last in ("gate_proj", "up_proj"):
+        return "feed"
+    return name
+
+
+def _casts(layers: list[Any], spec: RunSpec) -> int:
+    """Float32 matrices are kept as 16-bit copies by the products that they are in."""
+    if spec.train.precision != "mixed":
+        return 0
+    return sum(
+        2 * weight.numel()
+        for layer in layers
+        for name, weight in layer.named_parameters()
+        if weight.dim() == 2 and "lora_" not in name
+    )
 
 
 def estimate(
@@ -42,6 +226,8 @@ def estimate(
     *,
     on_gpu: bool,
     memory_bytes: int | None,
+    quantised: Any = None,
+    loss_kind: str = "",
     frozen_bytes: int | None = None,
 ) -> Estimate:
     """The peak of each phase for `model` (on the meta device, method applied, types set).
@@ -49,50 +235,71 @@ def estimate(
     `memory_bytes` is what the device has free; None leaves `fits` open. `frozen_bytes` is the
     size of the base where it is stored in fewer bits than the model on the meta device says.
     """
-    weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
-    own = [weight for weight in model.parameters() if weight.requires_grad]
-    sizes = [weight.numel() * weight.element_size() for weight in own]
-    rule = optimizers.get(spec.train.optimizer)
-    whole = methods.get(spec.method["name"]).saves_whole_model
-    gradients = max(sizes, default=0) if rule.in_backward else sum(sizes)
-    if frozen_bytes is not None:
-        weights = frozen_bytes + sum(sizes)
-    parameters = sum(weight.numel() for weight in model.parameters())
-    trainable = sum(weight.numel() for weight in own)
-    moments = sum(
-        rule.state_bytes(tuple(weight.shape), weight.element_size(), spec.train.momentum)
-        for weight in own
-    )
+    found = sizes(model, spec, quantised, frozen_bytes)
+    return from_sizes(found, spec, on_gpu=on_gpu, memory_bytes=memory_bytes, loss_kind=loss_kind)
+
+
+def from_sizes(
+    found: Sizes, spec: RunSpec, *, on_gpu: bool, memory_bytes: int | None, loss_kind: str = ""
+) -> Estimate:
+    """The same, from sizes taken before: for the same model and method at other lengths."""
     tokens = spec.train.batch_size * spec.data.max_length
-    activations = _activations(model.config, spec, tokens, all_train=trainable == parameters)
-    loss = _loss(model.config, spec, tokens)
+    checkpoints = spec.train.activation_checkpointing == "on"
+    forward_loss, backward_loss = _loss(found, spec, tokens, loss_kind or spec.train.loss)
+    one_layer = int(tokens * found.kept) + found.casts // max(1, found.layers)
+    if checkpoints:
+        kept = tokens * found.residual * found.layers
+    else:
+        kept = int(tokens * found.kept * found.layers) + found.casts
+    work = tokens * 14 * found.hidden  # buffers of the backward pass of one layer
     workspace = CUBLAS_WORKSPACE if on_gpu else CPU_LIBRARIES
-    resting = weights + moments + workspace
+    accumulated = found.gradients if spec.train.accumulation > 1 else 0
+    resting = found.weights + found.moments + workspace
+    head = 2 * found.vocabulary * found.hidden if found.head_trains else 0
+    places = {
+        "start": kept + max(backward_loss, forward_loss),
+        "last layer": kept + head + (one_layer if checkpoints else 0) + work,
+        "first layer": found.gradients + one_layer + work,
+    }
     phases = {
-        "load": weights + workspace,
-        "forward": resting + activations + loss // 2,
-        "backward": resting + gradients + activations + loss,
-        "optimizer": resting + gradients,
-        "evaluate": resting + loss // 2,
+        "load": found.weights + workspace,
+        "forward": resting + accumulated + kept + forward_loss,
+        "backward": resting + accumulated + max(places.values()),
+        "optimizer": resting + found.gradients,
+        "evaluate": resting + forward_loss,
+        "save": resting,
+        "resume": resting,
     }
     peak_phase = max(phases, key=lambda name: phases[name])
+    parts = {
+        "weights": found.weights,
+        "gradients": found.gradients,
+        "optimizer": found.moments,
+        "activations": kept + (one_layer if checkpoints else 0),
+        "loss": max(backward_loss, forward_loss),
+        "workspace": workspace,
+    }
     peak = phases[peak_phase]
+    place = max(places, key=lambda name: places[name]) if peak_phase == "backward" else peak_phase
+    at_peak = {
+        **parts,
+        "gradients": {"start": 0, "last layer": head, "forward": 0}.get(place, found.gradients),
+        "loss": parts["loss"] if place in ("start", "forward") else 0,
+    }
+    at_peak["activations"] = max(0, peak - sum(at_peak.values()) + at_peak["activations"])
+    whole = methods.get(spec.method["name"]).saves_whole_model
     return Estimate(
-        parameters=parameters,
-        trainable=trainable,
-        bytes={
-            "weights": weights,
-            "gradients": gradients,
-            "optimizer": moments,
-            "activations": activations,
-            "loss": loss,
-            "workspace": workspace,
-        },
+        parameters=found.parameters,
+        trainable=found.trainable,
+        bytes=parts,
+        at_peak=at_peak,
         phases=phases,
         peak_bytes=peak,
         peak_phase=peak_phase,
-        disk=disk(spec, weights if whole else sum(sizes), sum(sizes) + moments),
+        disk=disk(spec, found.weights if whole else found.own, found.own + found.moments),
         fits=None if memory_bytes is None else peak <= memory_bytes,
+        device="cuda" if on_gpu else "cpu",
+        is_bound=not on_gpu,
     )
 
 
@@ -105,21 +312,16 @@ def disk(spec: RunSpec, artifact: int, checkpoint: int) -> dict[str, int]:
     return {"artifact": artifact, "checkpoint": checkpoint, "total": artifact + kept * checkpoint}
 
 
-def _activations(config: Any, spec: RunSpec, tokens: int, *, all_train: bool) -> int:
-    hidden: int = config.hidden_size
-    feed_forward: int = getattr(config, "intermediate_size", None) or 4 * hidden
-    layers: int = config.num_hidden_layers
-    width = 2 if spec.train.precision == "float32" else 1
-    a_layer = 24 * hidden + 8 * feed_forward if all_train else 40 * hidden + 10 * feed_forward
-    if spec.train.activation_checkpointing == "on":
-        return width * tokens * (2 * hidden * layers + a_layer)
-    return width * tokens * layers * a_layer
-
-
-def _loss(config: Any, spec: RunSpec, tokens: int) -> int:
-    vocabulary: int = config.vocab_size
-    hidden: int = config.hidden_size
-    if spec.train.loss == "plain":
-        return 12 * vocabulary * tokens
-    chunk = min(1 << 24, tokens * vocabulary) * 4
-    return 2 * chunk + 8 * hidden * tokens
+def _loss(found: Sizes, spec: RunSpec, tokens: int, kind: str) -> tuple[int, int]:
+    """(bytes at the end of the forward pass, at the start of the backward pass)."""
+    if kind == "plain":
+        logits = 4 if spec.train.precision == "float32" else 2
+        return (8 + (0 if logits == 4 else 2)) * found.vocabulary * tokens, (
+            12 * found.vocabulary * tokens
+        )
+    chunk = min(1 << 24, tokens * found.vocabulary)
+    copies = 10 * chunk + 2 * found.residual * tokens
+    if found.head_trains:
+        matrix = found.vocabulary * found.hidden
+        return copies + 6 * matrix, found.residual * tokens + 2 * matrix
+    return copies, found.residual * tokens

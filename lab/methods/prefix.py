@@ -67,6 +67,10 @@ class PrefixConfig:
         "the prefix stands in the key-value cache, which a recomputed layer would find filled "
         "already. Set train.activation_checkpointing off."
     ),
+    can_compile=No(
+        "each layer writes to its own place in the cache, so that each is compiled anew, and torch "
+        "gives up after eight. Set train.compile off."
+    ),
     can_use_bfloat16_adapters=NO_16_BITS,
     starts_at_base=NO_START,
 )

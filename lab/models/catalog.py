@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from lab import paths
 from lab.errors import LabError
 from lab.files import read_object
+from lab.models import configs
 from lab.schema import show
 
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?", re.ASCII)
@@ -55,6 +56,7 @@ class Source:
     id: str
     location: str
     local_only: bool
+    config: dict[str, Any] | None = None  # the architecture itself, where there are no weights
 
     @property
     def options(self) -> dict[str, Any]:
@@ -64,26 +66,57 @@ class Source:
 def resolve(model_id: str) -> Source:
     """The source of `model_id`. Raises LabError that names the value and the way out."""
     kind, _, name = model_id.partition(":")
-    if kind == "builtin":
+    if kind.lower() == "builtin":
         return _built_in(name)
-    if kind == "config":
+    if kind.lower() == "config":
+        known = configs.get(name)
         raise LabError(
-            f"'{show(model_id)}' has no weights: config: models are for estimates only.",
+            f"'{known.id}' has no weights: config: models are for estimates only.",
             "Choose a built-in model, a folder or a hub id to train.",
         )
-    if model_id.startswith(("/", "./", "../", "~")) or _is_dir(Path(model_id)):
+    if _is_folder(model_id):
         return _folder(model_id)
     if HUB_ID.fullmatch(model_id) and ".." not in model_id and "--" not in model_id:
         return Source(model_id, model_id, local_only=not hub_is_reachable())
     raise LabError(
         f"Unknown model '{show(model_id)}'.",
-        "Give builtin:smollm2-135m-instruct, a hub id such as org/name, or a folder.",
+        "Give builtin:smollm2-135m-instruct, a hub id such as org/name, a folder, or, for an "
+        "estimate, config:NAME.",
     )
+
+
+def resolve_structure(model_id: str) -> Source:
+    """As `resolve`, for an estimate: no weights are needed, so that a shipped config or a folder
+    with nothing but config.json will do."""
+    kind, _, name = model_id.partition(":")
+    if kind.lower() == "config":
+        known = configs.get(name)
+        return Source(known.id, known.id, local_only=True, config=known.config)
+    if kind.lower() == "builtin":
+        known_model = built_in(name)
+        return Source(f"builtin:{known_model.name}", str(known_model.folder), local_only=True)
+    if _is_folder(model_id):
+        return _folder(model_id, needs_weights=False)
+    return resolve(model_id)
+
+
+def has_weights(model_id: str) -> bool:
+    """Whether a model could be trained here, as far as its name and files tell."""
+    kind = model_id.partition(":")[0].lower()
+    if kind == "config":
+        return False
+    if _is_folder(model_id):
+        return any(Path(os.path.expanduser(model_id)).glob("*.safetensors"))
+    return True
+
+
+def _is_folder(model_id: str) -> bool:
+    return model_id.startswith(("/", "./", "../", "~")) or _is_dir(Path(model_id))
 
 
 def built_in(name: str) -> BuiltIn:
     for model in BUILT_IN:
-        if model.name == name:
+        if model.name == name.lower():
             return model
     choices = ", ".join(f"builtin:{model.name}" for model in BUILT_IN)
     raise LabError(f"Unknown model 'builtin:{show(name)}'.", f"Choose one of: {choices}.")
@@ -96,10 +129,10 @@ def _built_in(name: str) -> Source:
             f"The built-in model is not prepared yet ({model.folder} is missing).",
             "Run `make setup` once; it takes about a minute.",
         )
-    return Source(f"builtin:{name}", str(model.folder), local_only=True)
+    return Source(f"builtin:{model.name}", str(model.folder), local_only=True)
 
 
-def _folder(model_id: str) -> Source:
+def _folder(model_id: str, *, needs_weights: bool = True) -> Source:
     folder = Path(os.path.expanduser(model_id)).absolute()
     if not _is_dir(folder):
         raise LabError(f"The model folder '{show(model_id)}' does not exist.", "Check the path.")
@@ -115,7 +148,7 @@ def _folder(model_id: str) -> Source:
             "The lab never runs code that comes with a model. Choose an architecture that "
             "transformers knows.",
         )
-    if not any(folder.glob("*.safetensors")):
+    if needs_weights and not any(folder.glob("*.safetensors")):
         raise LabError(
             f"The folder '{show(model_id)}' has no *.safetensors weights.",
             "Other formats can run code when they are loaded; convert them to safetensors.",

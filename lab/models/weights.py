@@ -36,6 +36,8 @@ def load_config(source: Source) -> Any:
     from transformers import AutoConfig
 
     try:
+        if source.config is not None:
+            return AutoConfig.for_model(**source.config)
         return AutoConfig.from_pretrained(source.location, **source.options)
     except Exception as error:  # the file is a stranger's: any nonsense may stand in it
         raise LabError(

@@ -10,6 +10,7 @@ from typing import Any
 
 from lab.errors import LabError
 from lab.planner.check import check, fixes
+from lab.planner.estimate import estimate, limits, plan
 from lab.planner.look import look
 
 
@@ -22,9 +23,17 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         return {"ok": fixes(request["spec"])}
     if request.get("ask") == "look":
         return {"ok": look(request["spec"], request["most"])}
+    if request.get("ask") == "estimate":
+        return {"ok": estimate(request["spec"], request.get("device"), request.get("how") or {})}
+    if request.get("ask") == "limits":
+        return {"ok": limits(request["spec"], request["device"])}
+    if request.get("ask") == "plan":
+        return {"ok": plan(request["spec"], request.get("device"))}
     if request.get("ask") == "warm":
         import peft  # noqa: F401
         import transformers.models.llama.modeling_llama  # noqa: F401
+
+        import lab.memory.shadow.layers  # noqa: F401
 
         return {"ok": {}}
     raise LabError(f"unknown request {request.get('ask')!r}")

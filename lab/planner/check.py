@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from lab import machine, methods, optimizers, paths
+from lab import methods, optimizers, paths
 from lab.data import catalog as datasets
 from lab.data import prepare, rows, template
 from lab.errors import LabError, Problem
@@ -18,7 +18,7 @@ from lab.memory import formula
 from lab.methods import Context, support
 from lab.models import catalog as models
 from lab.models import weights
-from lab.planner import begin
+from lab.planner import admit, begin
 from lab.spec import RunSpec
 
 SAMPLE = 200  # examples that are rendered and tokenised here; the worker does all
@@ -49,10 +49,10 @@ def check(value: Any) -> dict[str, Any]:
     if not wrong & {"model", "method", "method.name", "start_from"}:
         problems.extend(_gather(problems, "model", lambda: begin.problems(resolved), []))
     if model is not None:
-        _check_fit(resolved, model, tokenizer, problems, wrong)
+        check_fit(resolved, model, tokenizer, problems, wrong)
     estimate = None
     if model is not None and not problems:
-        estimate, model = _estimate(resolved, model, tokenizer, problems)
+        resolved, estimate = _estimate(resolved, spec, model, tokenizer, problems)
     if problems or estimate is None:
         return {"problems": [problem.to_json() for problem in problems]}
     final = replace(
@@ -77,13 +77,14 @@ def fixes(value: dict[str, Any]) -> dict[str, Any]:
     """
     import torch
 
+    value = regardless(value)
     now = check(value)
     if now["problems"]:
         return {"peak_bytes": None, "fixes": []}
     peak = now["estimate"]["peak_bytes"]
     found = []
     for fix in smaller.candidates(now["spec"], on_gpu=torch.cuda.is_available()):
-        changed = check(fix.apply(now["spec"]))
+        changed = check(regardless(fix.apply(now["spec"])))
         if changed["problems"] or changed["estimate"]["peak_bytes"] >= peak:
             continue
         found.append(
@@ -99,13 +100,19 @@ def fixes(value: dict[str, Any]) -> dict[str, Any]:
     return {"peak_bytes": peak, "fixes": found}
 
 
-def resolve(spec: RunSpec) -> RunSpec:
-    """The spec with each `auto` decided for this machine."""
+def regardless(value: dict[str, Any]) -> dict[str, Any]:
+    """The spec without the question whether it fits."""
+    return value | {"hardware": {**(value.get("hardware") or {}), "ignore_memory": True}}
+
+
+def resolve(spec: RunSpec, has_bf16: bool | None = None) -> RunSpec:
+    """The spec with each `auto` decided for this machine, or for a GPU with or without bf16."""
     import torch
 
     method = methods.get(spec.method["name"])
     train = spec.train
-    has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    if has_bf16 is None:
+        has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     precision = train.precision
     if precision == "auto":
         precision = "bfloat16" if has_bf16 else "float32"
@@ -255,8 +262,13 @@ def _open_slots(sample: list[rows.Example]) -> list[str]:
     return sorted({name for names in found for name in names})
 
 
-def _check_fit(
-    spec: RunSpec, model: Any, tokenizer: Any, problems: list[Problem], wrong: set[str]
+def check_fit(
+    spec: RunSpec,
+    model: Any,
+    tokenizer: Any,
+    problems: list[Problem],
+    wrong: set[str],
+    on_gpu: bool | None = None,
 ) -> None:
     """What the parts refuse of each other: the method of the model, the model of the lengths."""
     import torch
@@ -290,19 +302,22 @@ def _check_fit(
         rule = optimizers.get(spec.train.optimizer)
         problems.extend(
             problem
-            for problem in rule.problems(spec.train, on_gpu=torch.cuda.is_available())
+            for problem in rule.problems(
+                spec.train, on_gpu=torch.cuda.is_available() if on_gpu is None else on_gpu
+            )
             if problem.field not in wrong
         )
 
 
 def _estimate(
-    spec: RunSpec, model: Any, tokenizer: Any, problems: list[Problem]
-) -> tuple[formula.Estimate | None, Any]:
-    """Apply the method on the meta device, count, and hold the disk against the need."""
+    spec: RunSpec, asked: RunSpec, model: Any, tokenizer: Any, problems: list[Problem]
+) -> tuple[RunSpec, formula.Estimate | None]:
+    """Apply the method on the meta device, count, and hold memory and disk against the need."""
     import torch
 
     from lab.train.loss import is_plain
 
+    structure = model.config
     dtype = torch.bfloat16 if spec.train.precision == "bfloat16" else torch.float32
     method, config = methods.get(spec.method["name"]), spec.method_config
     context = Context(spec, tokenizer)
@@ -315,7 +330,7 @@ def _estimate(
             method.grow_fully(model, config)
     except ValueError as error:  # a library refuses the combination in its own words
         problems.append(Problem("method", f"{method.title} cannot be applied: {error}"))
-        return None, model
+        return spec, None
     if spec.train.loss == "fused" and not is_plain(model.get_output_embeddings()):
         problems.append(
             Problem(
@@ -324,11 +339,10 @@ def _estimate(
                 "or leave the head out of method.targets.",
             )
         )
-    gpus = machine.gpus() if torch.cuda.is_available() else []
-    free = gpus[0]["free_bytes"] if gpus else None
-    estimate = formula.estimate(
-        model, spec, on_gpu=bool(gpus), memory_bytes=free, frozen_bytes=frozen_bytes
+    closed = formula.estimate(
+        model, spec, on_gpu=False, memory_bytes=None, frozen_bytes=frozen_bytes
     )
+    spec, estimate = admit.admit(spec, asked, structure, method, closed, problems)
     home = next(folder for folder in [paths.home(), *paths.home().parents] if folder.exists())
     room = shutil.disk_usage(home).free - DISK_RESERVE
     if estimate.disk["total"] > room:
@@ -340,4 +354,4 @@ def _estimate(
                 "train.keep_last, set train.save_every to 0, or free some room.",
             )
         )
-    return estimate, model
+    return spec, estimate

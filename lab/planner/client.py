@@ -44,6 +44,38 @@ class Planner:
         """What the first `most` rows of the spec's data look like to its model."""
         return self.ask({"ask": "look", "spec": spec, "most": most})
 
+    def estimate(
+        self, spec: dict[str, Any], device: dict[str, Any] | None = None, **how: Any
+    ) -> dict[str, Any]:
+        """The memory of a run that need not be possible here (`lab.planner.estimate`).
+
+        Raises SpecError with all problems.
+        """
+        answer = self.ask({"ask": "estimate", "spec": spec, "device": device, "how": how})
+        if "problems" in answer:
+            raise SpecError([Problem(**problem) for problem in answer["problems"]])
+        return answer
+
+    def limits(self, spec: dict[str, Any], device: dict[str, Any]) -> dict[str, Any]:
+        """The longest row, the largest batch and the largest shipped model that fit a device.
+
+        Raises SpecError with all problems.
+        """
+        answer = self.ask({"ask": "limits", "spec": spec, "device": device})
+        if "problems" in answer:
+            raise SpecError([Problem(**problem) for problem in answer["problems"]])
+        return answer
+
+    def plan(self, spec: dict[str, Any], device: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The fastest settings of `spec` that fit, and the runners-up (`lab.planner.estimate`).
+
+        Raises SpecError with all problems.
+        """
+        answer = self.ask({"ask": "plan", "spec": spec, "device": device})
+        if "problems" in answer:
+            raise SpecError([Problem(**problem) for problem in answer["problems"]])
+        return answer
+
     def warm(self) -> None:
         """Have the process import what it needs, before the first question."""
         self.ask({"ask": "warm"})

@@ -21,7 +21,7 @@ from lab.train import checkpoint
 from lab.train.checkpoint import Saved
 from lab.train.sample import Sampler
 from lab.train.step import evaluation_loss
-from lab.train.telemetry import Memory, Telemetry
+from lab.train.telemetry import Memory, Telemetry, tensor_bytes
 from lab.train.trainer import Clock, LabTrainer, device_batches
 
 EVALUATIONS = 10  # in a run, where the spec leaves it open
@@ -69,6 +69,7 @@ class Conductor(TrainerCallback):
         sampler: Sampler,
     ) -> None:
         self.run, self.spec, self.telemetry, self.memory = run, spec, telemetry, memory
+        self._parts_are_said = False
         self.commands, self.held_out, self.resumed = commands, held_out, resumed
         self.peak_flops, self.sampler = peak_flops, sampler
         self.ended_by: str | None = None
@@ -124,6 +125,7 @@ class Conductor(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.memory.mark("optimizer")
+        self._measure_parts()
         step_s = self.clock.stop()
         trainer = self.trainer
         trainer.used.step = state.global_step
@@ -167,6 +169,16 @@ class Conductor(TrainerCallback):
         self._flush()
 
     # -- what they do -------------------------------------------------------------------
+
+    def _measure_parts(self) -> None:
+        """After the first step of an attempt: what the tensors of each kind really take."""
+        if self._parts_are_said:
+            return
+        self._parts_are_said = True
+        trainer = self.trainer
+        self.telemetry.event(
+            "memory", **tensor_bytes(trainer.model, trainer.optimizer), peaks=self.memory.peaks
+        )
 
     def evaluate(self) -> float:
         """Held-out loss of the model as it is now, recorded at the current step."""

@@ -138,6 +138,26 @@ class Memory:
         return highest if self.on_gpu else max(highest, resident_peak_bytes())
 
 
+def tensor_bytes(model: Any, optimizer: Any) -> dict[str, int]:
+    """Bytes of weights, of their gradients while they exist, and of the optimizer's state."""
+    import torch
+
+    weights = {id(weight): weight for weight in model.parameters()}
+    state = getattr(optimizer, "optimizer", optimizer).state
+    moments = [
+        value
+        for entry in state.values()
+        for value in (entry.values() if isinstance(entry, dict) else ())
+        if isinstance(value, torch.Tensor)
+    ]
+
+    def size(tensors: Any) -> int:
+        return sum(one.numel() * one.element_size() for one in tensors)
+
+    own = [weight for weight in weights.values() if weight.requires_grad]
+    return {"weights": size(weights.values()), "gradients": size(own), "optimizer": size(moments)}
+
+
 def sampler(run: RunDir, uses_gpu: bool) -> Callable[[], dict[str, Any]]:
     """A function that gives one device record: memory, and NVML's figures where there is a GPU."""
     handle, nvml = _nvml_handle() if uses_gpu else (None, None)

@@ -97,11 +97,7 @@ class LabTrainer(Trainer):
         return tensors | {"cost": (sum(row.tokens for row in rows), self.flops_of.of_rows(rows))}
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        train = self.run_spec.train
-        groups = self.method.param_groups(
-            self.model, self.run_spec.method_config, float(train.learning_rate)
-        )
-        self.optimizer = optimizers.get(train.optimizer).build(groups, train)
+        self.optimizer = make_optimizer(self.model, self.method, self.run_spec)
         return self.optimizer
 
     def join_new_parameters(self) -> int:
@@ -184,6 +180,14 @@ class LabTrainer(Trainer):
     def own_optimizer(self) -> Any:
         """The optimizer itself, without accelerate's wrapping."""
         return getattr(self.optimizer, "optimizer", self.optimizer)
+
+
+def make_optimizer(model: Any, method: Method, spec: RunSpec) -> torch.optim.Optimizer:
+    """The optimizer of a run over the method's own groups; the memory estimate makes the same."""
+    train = spec.train
+    groups = method.param_groups(model, spec.method_config, float(train.learning_rate))
+    made: torch.optim.Optimizer = optimizers.get(train.optimizer).build(groups, train)
+    return made
 
 
 def device_batches(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from lab.files import read_object
 from lab.runs.live import Columns, Live, smooth, thin
 
 LIGHT = ("#0b7a75", "#e07a1f", "#6d4fc2", "#c2385f", "#2f6fd0", "#6b7f3a")
@@ -149,6 +150,18 @@ def memory(series: Live, view: View) -> go.Figure:
     for place, (key, name) in enumerate(MEMORY):
         if device.has(key) and not (on_gpu and key.startswith("cpu")):
             line(made, clock, device.get(key)[: len(clock)] / 1e9, name, view.colours[place % 6])
+    predicted = (read_object(series.run.estimate) or {}).get("peak_bytes")
+    if isinstance(predicted, (int, float)) and predicted > 0:
+        bound = "" if on_gpu else " (bound)"
+        made.add_hline(
+            y=predicted / 1e9,
+            line={"color": view.colours[5], "width": 1, "dash": "dot"},
+            annotation={
+                "text": f"predicted {predicted / 1e9:.2f} GB{bound}",
+                "font_color": view.colours[5],
+            },
+            annotation_position="bottom right",
+        )
     peak = series.train.last("memory/peak_bytes")
     if peak:
         made.add_hline(

@@ -11,6 +11,7 @@ import streamlit as st
 from lab import paths, text
 from lab.errors import LabError
 from lab.files import read_object, size_of
+from lab.memory import calibration
 from lab.paths import RunDir
 from lab.runs import checkpoints, history, index, launch, resumption
 from lab.runs.live import AXES, Live, live
@@ -294,6 +295,30 @@ def _checkpoint(run: RunDir, one: dict[str, Any]) -> None:
                 act(lambda: checkpoints.delete(run, step))
 
 
+def _memory_parts(run: RunDir) -> None:
+    """Predicted beside measured memory, part by part, and how the predictions here have done."""
+    rows = calibration.parts(run)
+    if not rows:
+        return
+    with st.expander("Memory, predicted and measured", icon=":material/memory_alt:"):
+        st.dataframe(
+            [
+                {key: text.size(row[key]) if key != "part" else row[key] for key in row}
+                for row in rows
+            ],
+            hide_index=True,
+        )
+        predicted = read_object(run.estimate) or {}
+        if predicted.get("is_bound", True):
+            st.caption("On a CPU the prediction is a bound on the resident memory.")
+        found = calibration.history_of_errors(str(predicted.get("device", "cpu")))
+        if found["runs"]:
+            st.caption(
+                f"Finished runs here: {len(found['runs'])}, median distance "
+                f"{found['median']:.1%}, largest {found['worst']:.1%}."
+            )
+
+
 def words(run: RunDir) -> None:
     """Samples, warnings, the log, the settings, and the figures as a file."""
     found = history.events(run)
@@ -310,6 +335,7 @@ def words(run: RunDir) -> None:
                 st.markdown(block(str(event.get("text", ""))) or "*(nothing)*")
     with st.expander("Log", icon=":material/terminal:"):
         st.code(history.tail(run.log, 20_000) or "(empty)", language=None, height=300)
+    _memory_parts(run)
     kept = checkpoints.table(run)
     if kept:
         with st.expander(f"Checkpoints ({len(kept)})", icon=":material/save:"):

@@ -196,6 +196,24 @@ def about(method: Method) -> None:
             st.markdown(f":material/block: **{feature.title}**: {safe(reason)}")
 
 
+def matrix() -> None:
+    """What goes together, over all methods; the reasons stand beside each method."""
+    rows = support.matrix(methods.all_methods())
+    titles = [feature.title for feature in support.FEATURES]
+    st.dataframe(
+        [
+            {"method": row["title"]}
+            | {
+                title: "yes" if cell["yes"] else "–"
+                for title, cell in zip(titles, row["cells"].values(), strict=True)
+            }
+            for row in rows
+        ],
+        hide_index=True,
+        key="matrix",
+    )
+
+
 def parsed() -> tuple[RunSpec, list[Problem]]:
     """The form as a spec, with the problems that need no model to be seen."""
     problems: list[Problem] = []

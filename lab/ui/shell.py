@@ -15,6 +15,7 @@ PAGES = {
         ("runs", "Runs", "table_rows"),
         ("data", "Data", "dataset"),
     ],
+    "Understand": [("memory", "Memory", "memory_alt")],
     "Use": [("chat", "Chat", "forum")],
 }
 

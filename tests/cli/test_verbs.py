@@ -37,14 +37,17 @@ def test_doctor(lab: Callable[..., Any], lab_home: Path) -> None:
 
 def test_estimate(lab: Callable[..., Any], tiny_model: Path) -> None:
     ask = ["estimate", "--model", str(tiny_model), "--seq-len", "64", "--batch-size", "2"]
-    full = lab(*ask, "--method", "full", "--gpu-gb", "80")
+    full = lab(*ask, "--method", "full", "--gpu-gb", "80")  # a GPU: bf16
     assert full["trainable"] == full["parameters"] and full["fits"] is True
-    assert full["bytes"]["weights"] == 4 * full["parameters"]
-    assert full["bytes"]["optimizer"] == 2 * full["bytes"]["gradients"] == 8 * full["parameters"]
+    assert full["bytes"]["weights"] == 2 * full["parameters"]
+    assert full["bytes"]["optimizer"] == 2 * full["bytes"]["gradients"] == 4 * full["parameters"]
     assert full["peak_bytes"] == full["phases"][full["peak_phase"]] == max(full["phases"].values())
-    assert full["source"] == "formula"
-    lora = lab(*ask, "--method", "lora", "--set", "method.rank=8")
-    assert lora["trainable"] < full["trainable"] and lora["fits"] is None
+    assert full["peak_bytes"] == sum(full["at_peak"].values())
+    assert full["source"] == "shadow" and full["operation"]
+    assert lab(*ask, "--method", "full", "--gpu-gb", "0.05")["fits"] is False
+    lora = lab(*ask, "--method", "lora", "--set", "method.rank=8", "--formula")
+    assert lora["trainable"] < full["trainable"] and lora["source"] == "formula"
+    assert lora["is_bound"] and lora["device"] == "cpu"  # this machine, without a GPU
 
 
 def test_the_life_of_a_run(

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from lab import paths, presets
+from lab.memory import calibration
 from lab.paths import RunDir, all_runs
 from lab.runs import archive, index, launch, resumption
 from lab.ui import run_list
@@ -50,6 +51,12 @@ def test_monitor_of_a_finished_run(open_page: Page, run: RunDir) -> None:
     assert not [button for button in at.button if button.key == "stop"]
     charts = at.get("plotly_chart")
     assert len(charts) >= 4
+    parts = {row["part"]: row for row in calibration.parts(run)}
+    for name in ("weights", "gradients", "optimizer"):  # tensors by kind: nearly exact
+        assert parts[name]["measured"] == pytest.approx(parts[name]["predicted"], rel=0.01), name
+    found = calibration.history_of_errors("cpu")
+    assert [one.id for one in found["runs"]] == [run.id] and found["median"] == found["worst"]
+    assert found["runs"][0].predicted > 0.5 * found["runs"][0].measured
 
 
 @pytest.mark.parametrize("asked", ["../../etc", "20990101-000000-lora-zzzz", "x" * 5000, "<b>"])

@@ -1,0 +1,118 @@
+"""estimate: what a run will need, before it starts."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from lab import spec
+from lab.cli.runs import add_set
+from lab.cli.show import console, print_json, table
+from lab.errors import LabError
+from lab.planner.client import planner
+from lab.text import count, size
+
+
+def add(verb: Any) -> None:
+    sub = verb("estimate", estimate, "the memory of a run on any device, without weights or data")
+    _add_run_and_device(sub)
+    sub.add_argument("--formula", action="store_true", help="the closed form alone, at once")
+    sub.add_argument("--whole", action="store_true", help="trace every layer, however long")
+    sub = verb("plan", plan, "the fastest settings that fit a device, and the runners-up")
+    _add_run_and_device(sub)
+
+
+def _add_run_and_device(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--model", required=True, help="also config:NAME, or a folder's config.json")
+    sub.add_argument("--method", required=True)
+    sub.add_argument("--seq-len", type=int, help="tokens a row")
+    sub.add_argument("--batch-size", type=int, help="rows in a forward pass")
+    sub.add_argument("--gpu-gb", type=float, help="a GPU with that much memory, in 10^9 bytes")
+    sub.add_argument("--gpu", metavar="NAME", help="a GPU of the table, such as 'RTX 4090 24GB'")
+    sub.add_argument("--device", choices=["cpu", "cuda"], help="instead of this machine's")
+    add_set(sub)
+
+
+def estimate(arguments: argparse.Namespace) -> int:
+    answer = planner.estimate(
+        _given(arguments),
+        _device(arguments),
+        shadow=not arguments.formula,
+        whole=arguments.whole,
+    )
+    if arguments.json:
+        print_json(answer)
+        return 0
+    trains = f"{count(answer['trainable'])} of {count(answer['parameters'])} train"
+    how = "shadow step" if answer["source"] == "shadow" else "closed form"
+    rows = [[name, size(value)] for name, value in answer["at_peak"].items()]
+    where = answer["peak_phase"]
+    if answer["module"] or answer["operation"]:
+        where += f", {answer['operation']} in {answer['module'] or 'the step'}"
+    rows.append([f"peak ({where})", size(answer["peak_bytes"])])
+    if answer["reserved_bytes"]:
+        rows.append(["reserved by the allocator", size(answer["reserved_bytes"])])
+    table(f"At the peak, by {how} ({trains})", ["", ""], rows, right="lr")
+    phases = [[name, size(value)] for name, value in answer["phases"].items()]
+    table("Peak of each phase", ["", ""], phases, right="lr")
+    if answer["is_bound"]:
+        console.print("A CPU run: a bound on the resident memory, not an exact figure.")
+    if answer["fits"] is not None:
+        room = size(answer["device_bytes"])
+        console.print(f"Fits into {room}." if answer["fits"] else f"Does not fit into {room}.")
+    for note in answer["notes"]:
+        console.print(note)
+    return 0
+
+
+def plan(arguments: argparse.Namespace) -> int:
+    answer = planner.plan(_given(arguments), _device(arguments))
+    if arguments.json:
+        print_json(answer)
+        return 0
+    rows = [
+        [
+            f"{one['batch_size']} × {one['accumulation']}",
+            one["activation_checkpointing"],
+            one["loss"],
+            size(one["peak_bytes"]) + ("" if one["source"] == "shadow" else " (closed form)"),
+            f"{one['tokens_per_s']:,.0f}",
+            one["why"],
+        ]
+        for one in answer["choices"][:8]
+    ]
+    table(
+        f"Settings for {size(answer['device_bytes'])}, {answer['reserve']:.0%} of it in reserve",
+        ["rows × passes", "checkpointing", "loss", "peak", "tokens/s", "why"],
+        rows,
+        right="lllr",
+    )
+    console.print(
+        f"Speeds take {answer['reached']:.0%} of the device's rate, the median of the finished "
+        "runs here; without runs a third."
+    )
+    return 0
+
+
+def _given(arguments: argparse.Namespace) -> dict[str, Any]:
+    given: dict[str, Any] = {"model": arguments.model, "method": {"name": arguments.method}}
+    if arguments.seq_len is not None:
+        given.setdefault("data", {})["max_length"] = arguments.seq_len
+    if arguments.batch_size is not None:
+        given.setdefault("train", {})["batch_size"] = arguments.batch_size
+    return spec.override(given, arguments.settings)
+
+
+def _device(arguments: argparse.Namespace) -> dict[str, Any]:
+    device: dict[str, Any] = {}
+    if arguments.gpu_gb is not None:
+        if not 0 < arguments.gpu_gb < 1e6:
+            raise LabError(f"--gpu-gb is {arguments.gpu_gb:g}.", "Give GB, such as 24.")
+        if arguments.device == "cpu":
+            raise LabError("--gpu-gb and --device cpu exclude each other.", "Give one of them.")
+        device["memory_bytes"] = int(arguments.gpu_gb * 1e9)
+    if arguments.gpu is not None:
+        device["gpu"] = arguments.gpu
+    if arguments.device is not None:
+        device["kind"] = arguments.device
+    return device

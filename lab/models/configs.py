@@ -1,0 +1,61 @@
+"""The shipped model configs: architectures without weights, for estimates.
+
+Each file of assets/models holds an architecture as transformers reads it, the exact number of
+parameters, where both come from, and the licence of the weights that it describes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from lab.errors import LabError
+from lab.paths import ASSETS
+from lab.schema import show
+
+
+@dataclass(frozen=True)
+class ShippedConfig:
+    name: str
+    parameters: int
+    license: str
+    source: tuple[str, ...]
+    config: dict[str, Any]
+
+    @property
+    def id(self) -> str:
+        return f"config:{self.name}"
+
+
+@cache
+def shipped() -> tuple[ShippedConfig, ...]:
+    """All shipped configs, the smallest first."""
+    found = []
+    for file in (ASSETS / "models").glob("*.json"):
+        card = json.loads(file.read_text(encoding="utf-8"))
+        found.append(
+            ShippedConfig(
+                card["name"],
+                card["parameters"],
+                card["weights_license"],
+                tuple(card["source"]),
+                card["config"],
+            )
+        )
+    return tuple(sorted(found, key=lambda one: one.parameters))
+
+
+def get(name: str) -> ShippedConfig:
+    """The config of that name, in whatever case it is written. Raises LabError."""
+    names = {one.name.lower(): one for one in shipped()}
+    if name.lower() in names:
+        return names[name.lower()]
+    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
+    guess = f"Did you mean config:{names[near[0]].name}? " if near else ""
+    raise LabError(
+        f"There is no shipped config '{show(name)}'.",
+        f"{guess}`python -m lab models` lists them.",
+    )

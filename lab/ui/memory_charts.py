@@ -1,0 +1,142 @@
+"""The pictures of the Memory page: estimates in, Plotly figures out."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+import plotly.graph_objects as go
+
+from lab.memory import rules
+from lab.ui.charts import View, figure
+
+PARTS = ("weights", "gradients", "optimizer", "activations", "loss", "workspace")
+TITLES = {
+    "weights": "weights",
+    "gradients": "gradients",
+    "optimizer": "optimizer state",
+    "activations": "activations",
+    "loss": "logits and loss",
+    "workspace": "workspace",
+}
+GREY = "#8a9aa0"
+
+
+def bars(rows: list[dict[str, Any]], device: dict[str, Any], view: View) -> go.Figure:
+    """One stacked bar a method: the parts at its peak, against the line of the device, with the
+    rules of thumb that speak of such a run as markers."""
+    names = [row["title"] for row in rows]
+    made = figure(view, x="GB at the peak", y="", height=210 + 46 * len(rows))
+    colours = (*view.colours[:5], GREY)
+    for place, part in enumerate(PARTS):
+        made.add_trace(
+            go.Bar(
+                y=names,
+                x=[row["estimate"]["at_peak"].get(part, 0) / 1e9 for row in rows],
+                name=TITLES[part],
+                orientation="h",
+                marker={"color": colours[place]},
+                hovertemplate=f"{TITLES[part]} %{{x:.2f}} GB<extra></extra>",
+            )
+        )
+    points = [
+        (row["title"], claim, value, value / row["estimate"]["peak_bytes"] - 1)
+        for row in rows
+        for claim, value in row["estimate"]["rules"].items()
+    ]
+    if points:
+        made.add_trace(
+            go.Scatter(
+                y=[title for title, *_ in points],
+                x=[value / 1e9 for _, _, value, _ in points],
+                name="rules of thumb",
+                mode="markers",
+                marker={
+                    "symbol": "diamond-open",
+                    "size": 10,
+                    "color": view.ink,
+                    "line": {"width": 1.5, "color": view.ink},
+                },
+                customdata=[[claim, f"{error:+.0%}"] for _, claim, _, error in points],
+                hovertemplate="%{customdata[0]}: %{x:.1f} GB (%{customdata[1]})<extra></extra>",
+            )
+        )
+    if device.get("bytes"):
+        size = device["bytes"] / 1e9
+        made.add_vline(
+            x=size,
+            line={"color": view.colours[3], "width": 2, "dash": "dash"},
+            annotation={
+                "text": f"{device['name']}: {size:.1f} GB",
+                "font_color": view.colours[3],
+                "yanchor": "bottom",
+            },
+            annotation_position="top",
+        )
+    ends = [row["estimate"]["peak_bytes"] for row in rows] + [value for _, _, value, _ in points]
+    widest = max([*ends, device.get("bytes") or 0])
+    made.update_layout(
+        barmode="stack",
+        hovermode="closest",
+        bargap=0.35,
+        legend={
+            "orientation": "h",
+            "yref": "container",
+            "y": 0,
+            "yanchor": "bottom",
+            "traceorder": "normal",
+        },
+        margin={"l": 8, "r": 16, "t": 36, "b": 120},
+    )
+    made.update_xaxes(range=[0, widest * 1.12 / 1e9])
+    made.update_yaxes(autorange="reversed", showgrid=False)
+    return made
+
+
+def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The bars as rows of figures, in GB."""
+    return [
+        {
+            "method": row["title"],
+            "peak": row["estimate"]["peak_bytes"] / 1e9,
+            **{TITLES[part]: row["estimate"]["at_peak"].get(part, 0) / 1e9 for part in PARTS},
+            "phase": row["estimate"]["peak_phase"],
+            "fits": {True: "yes", False: "no", None: ""}[row["estimate"]["fits"]],
+            "by": "shadow step" if row["estimate"]["source"] == "shadow" else "closed form",
+        }
+        for row in rows
+    ]
+
+
+def held_against(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every rule of thumb beside the prediction for the run that it speaks of."""
+    seen: set[str] = set()
+    found = []
+    for row in rows:
+        for claim, value in row["estimate"]["rules"].items():
+            if claim in seen:
+                continue  # the first method of a kind stands for it
+            seen.add(claim)
+            peak = row["estimate"]["peak_bytes"]
+            found.append(
+                {
+                    "claim": claim,
+                    "says": rules.says(claim),
+                    "for": row["title"],
+                    "rule, GB": value / 1e9,
+                    "predicted, GB": peak / 1e9,
+                    "error": value / peak - 1,
+                }
+            )
+    return found
+
+
+def as_csv(rows: list[dict[str, Any]]) -> str:
+    """The rows as CSV with one header line."""
+    text = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(text, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return text.getvalue()

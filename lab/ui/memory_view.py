@@ -1,0 +1,334 @@
+"""The parts of the Memory page: what is asked, and the answers as they come in."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import threading
+from collections import OrderedDict
+from typing import Any
+
+import streamlit as st
+
+from lab import machine, methods, paths, text
+from lab.errors import LabError
+from lab.files import write_atomic
+from lab.memory import hardware, rules
+from lab.models import catalog, configs
+from lab.planner.client import planner
+from lab.ui import memory_charts
+from lab.ui.charts import CONFIG, View
+from lab.ui.guard import safe
+
+HERE = "this machine"
+LARGEST_UPLOAD = 1_000_000  # bytes of a config.json
+KEPT = 64
+# C3's rows: a shipped config of each size
+SIZES = {"13B": "Llama-2-13B", "34B": "CodeLlama-34B", "70B": "Llama-3-70B"}
+SEVEN = "Mistral-7B-v0.3"
+
+
+class Survey:
+    """The estimates of one view, asked one after another by a thread: closed forms first, so that
+    there is something to see at once, then the shadow steps."""
+
+    def __init__(self, asked: dict[str, Any], device: dict[str, Any]) -> None:
+        self.asked, self.device = asked, device
+        self.found: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self.refused: dict[str, str] = {}
+        self.limits: dict[str, Any] = {}
+        self.error = ""
+        self.is_complete = False
+        threading.Thread(target=self._ask, name="survey", daemon=True).start()
+
+    def _ask(self) -> None:
+        try:
+            for shadow in (False, True):
+                for method in methods.all_methods():
+                    if method.name in self.refused:
+                        continue
+                    try:
+                        self.found[method.name] = planner.estimate(
+                            spec_of(self.asked, method), self.device, shadow=shadow
+                        )
+                    except LabError as error:
+                        self.found.pop(method.name, None)
+                        self.refused[method.name] = _reason(error)
+                if not shadow and (self.device.get("gpu") or self.device.get("memory_bytes")):
+                    self._ask_limits()
+        except Exception as error:  # shown on the page; a thread's traceback reaches nobody
+            self.error = str(error)
+        self.is_complete = True
+
+    def _ask_limits(self) -> None:
+        for name in [name for name in ("full", "lora", "qlora") if name in self.found]:
+            try:
+                self.limits[name] = planner.limits(
+                    spec_of(self.asked, methods.get(name)), self.device
+                )
+            except LabError:
+                continue  # its bar says why already
+
+    def rows(self) -> list[dict[str, Any]]:
+        order = [method.name for method in methods.all_methods()]
+        found = dict(self.found)
+        return [
+            {"name": name, "title": methods.get(name).title, "estimate": found[name]}
+            for name in order
+            if name in found
+        ]
+
+
+_surveys: OrderedDict[str, Survey] = OrderedDict()
+_lock = threading.Lock()
+
+
+def survey(asked: dict[str, Any], device: dict[str, Any]) -> Survey:
+    """The survey of this view, begun at the first look and shared by all who look."""
+    text_of = json.dumps([asked, device], sort_keys=True)
+    key = hashlib.sha256(text_of.encode()).hexdigest()
+    with _lock:
+        if key not in _surveys or (_surveys[key].is_complete and _surveys[key].error):
+            _surveys[key] = Survey(asked, device)
+        _surveys.move_to_end(key)
+        while len(_surveys) > KEPT:
+            _surveys.popitem(last=False)
+        return _surveys[key]
+
+
+def spec_of(asked: dict[str, Any], method: methods.Method) -> dict[str, Any]:
+    """The spec of one method under the page's settings: its rank too, where it has one."""
+    options: dict[str, Any] = {"name": method.name}
+    fields = {field.name for field in dataclasses.fields(method.config)}
+    if "rank" in fields:
+        options["rank"] = asked["rank"]
+    if "alpha" in fields:
+        options["alpha"] = 2.0 * asked["rank"]
+    checkpointing = asked["checkpointing"] if method.can_checkpoint_activations else "off"
+    return {
+        "model": asked["model"],
+        "method": options,
+        "data": {"max_length": asked["length"]},
+        "train": {
+            "batch_size": asked["rows"],
+            "activation_checkpointing": checkpointing,
+            "loss": asked["loss"],
+        },
+    }
+
+
+def _reason(error: LabError) -> str:
+    lines = str(error).splitlines()
+    return lines[1].strip() if len(lines) > 1 else str(error)
+
+
+def choose_model() -> str:
+    """A shipped config, a built-in model, a hub id, a folder, or an uploaded config.json."""
+    options = [one.id for one in configs.shipped()]
+    options += [f"builtin:{one.name}" for one in catalog.BUILT_IN if one.is_ready]
+    # by hand: a bound list takes nothing from the URL but its own options
+    asked = st.query_params.get("model") or "config:Llama-3.1-8B"
+    if asked not in options:
+        options.insert(0, asked[:4096])
+    st.session_state["memory.model"] = asked
+    chosen: str = st.selectbox(
+        "Model",
+        options,
+        key="memory.model",
+        on_change=_keep_model,
+        accept_new_options=True,
+        help="A shipped config, or type a hub id or a folder with config.json.",
+    )
+    with st.popover("Upload a config.json", icon=":material/upload_file:"):
+        given = st.file_uploader("config.json", type="json", key="memory.upload")
+    if given is not None:
+        return _uploaded(given.getvalue())
+    return chosen
+
+
+def _keep_model() -> None:
+    st.query_params["model"] = st.session_state["memory.model"]
+
+
+def _uploaded(content: bytes) -> str:
+    """The folder that an uploaded config.json was put into. Raises LabError."""
+    if len(content) > LARGEST_UPLOAD:
+        raise LabError("The file is larger than 1 MB.", "A config.json has a few kB.")
+    try:
+        config = json.loads(content)
+    except (ValueError, RecursionError):
+        config = None
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise LabError("This is no config.json of a model.", "It must name a model_type.")
+    folder = paths.home() / "uploads" / "configs" / hashlib.sha256(content).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / "config.json", json.dumps(config))
+    return str(folder)
+
+
+def choose_device() -> tuple[str, dict[str, Any]]:
+    """(the device's name, what the planner takes for it)."""
+    names = [gpu.name for gpu in hardware.GPUS]
+    chosen: str = st.selectbox(
+        "Device",
+        [*names, HERE],
+        index=names.index("RTX 4090 24GB"),
+        key="device",
+        bind="query-params",
+        format_func=_device_title,
+    )
+    return chosen, {} if chosen == HERE else {"gpu": chosen}
+
+
+def _device_title(name: str) -> str:
+    if name == HERE:
+        gpus = machine.gpus()
+        return f"This machine ({gpus[0]['name'] if gpus else 'no GPU'})"
+    gpu = hardware.get(name)
+    return f"{name} · {gpu.bandwidth / 1e9:,.0f} GB/s · {gpu.flops / 1e12:,.0f} TFLOP/s"
+
+
+def settings() -> dict[str, Any]:
+    """Rows, length, rank and what is kept, from the controls; the URL keeps them."""
+    grid = st.grid(3, min_column_width=220, gap="medium")
+    rows = grid.cell().select_slider(
+        "Rows a pass", [1, 2, 4, 8, 16, 32, 64], 4, key="rows", bind="query-params"
+    )
+    length = grid.cell().select_slider(
+        "Tokens a row",
+        [128, 256, 512, 1024, 2048, 4096, 8192, 16384],
+        1024,
+        key="length",
+        bind="query-params",
+    )
+    rank = grid.cell().select_slider(
+        "Rank", [1, 2, 4, 8, 16, 32, 64, 128, 256], 16, key="rank", bind="query-params"
+    )
+    with st.container(horizontal=True, gap="medium"):
+        checkpointing = st.segmented_control(
+            "Checkpointing",
+            ["auto", "on", "off"],
+            default="auto",
+            required=True,
+            key="checkpointing",
+            bind="query-params",
+            help="auto: on where it does not fit without",
+        )
+        loss = st.segmented_control(
+            "Loss", ["fused", "plain"], default="fused", required=True, key="loss",
+            bind="query-params",
+        )  # fmt: skip
+    return {
+        "rows": rows,
+        "length": length,
+        "rank": rank,
+        "checkpointing": checkpointing,
+        "loss": loss,
+    }
+
+
+def show(now: Survey, device_name: str, view: View) -> None:
+    """The bars, the figures below them, and the points where it stops to fit."""
+    rows = now.rows()
+    if not rows:
+        if now.error or now.is_complete:
+            reason = now.error or next(iter(now.refused.values()), "no method takes this model")
+            st.error(safe(reason), icon=":material/error:")
+        else:
+            st.info("Reading the model's structure …", icon=":material/hourglass_top:")
+        return
+    size = rows[0]["estimate"].get("device_bytes")
+    device = {"name": device_name, "bytes": size}
+    traced = sum(row["estimate"]["source"] == "shadow" for row in rows)
+    if not now.is_complete:
+        st.caption(f"Closed forms first; {traced} of {len(rows)} steps traced so far …")
+    config = CONFIG | {"toImageButtonOptions": {"filename": "memory", "scale": 2}}
+    st.plotly_chart(
+        memory_charts.bars(rows, device, view), key="memory.bars", theme=None, config=config,
+        alt="Memory at the peak by method and part, against the device's memory",
+    )  # fmt: skip
+    figures = memory_charts.table(rows)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.download_button(
+            "CSV", memory_charts.as_csv(figures), "memory.csv", "text/csv",
+            icon=":material/download:", key="memory.csv", on_click="ignore",
+        )  # fmt: skip
+        st.caption("The camera over the picture saves it. The address of this page re-opens it.")
+    st.dataframe(
+        figures,
+        hide_index=True,
+        column_config={
+            name: st.column_config.NumberColumn(f"{name}, GB", format="%.2f")
+            for name in ("peak", *memory_charts.TITLES.values())
+        },
+    )
+    for name, why in now.refused.items():
+        st.caption(f"{safe(methods.get(name).title)}: {safe(why)}")
+    notes = {note for row in rows for note in row["estimate"]["notes"] if "traced" in note}
+    for note in sorted(notes):
+        st.caption(safe(note))
+    _show_limits(now)
+    _show_rules(rows)
+
+
+def _show_limits(now: Survey) -> None:
+    if not now.limits:
+        return
+    st.subheader("Where it stops to fit", anchor=False)
+    st.caption("One thing changed at a time, by the closed form.")
+    grid = st.grid(len(now.limits), min_column_width=230, gap="small")
+    for name, found in now.limits.items():
+        with grid.cell().container(border=True):
+            st.markdown(f"**{safe(methods.get(name).title)}**")
+            st.markdown(
+                f"longest row: **{found['longest_row']:,}** tokens\n\n"
+                f"largest batch: **{found['largest_batch']:,}** rows\n\n"
+                f"largest model: **{safe(found['largest_model'] or 'none of the shipped')}**"
+            )
+
+
+def _show_rules(rows: list[dict[str, Any]]) -> None:
+    st.subheader("Rules of thumb against the step", anchor=False)
+    st.caption(
+        "What four public articles claim for such a model, beside the prediction. Most rules "
+        "know neither the length nor the number of rows."
+    )
+    st.dataframe(
+        memory_charts.held_against(rows),
+        hide_index=True,
+        height="content",
+        column_config={
+            "rule, GB": st.column_config.NumberColumn(format="%.1f"),
+            "predicted, GB": st.column_config.NumberColumn(format="%.1f"),
+            "error": st.column_config.NumberColumn(format="percent"),
+        },
+    )
+
+
+def show_by_size(asked: dict[str, Any]) -> None:
+    """The table of claim C3, 7B to 70B, by the closed form under this page's settings."""
+    st.caption(
+        f"Claim C3 at rank {asked['rank']}, {asked['rows']} × {asked['length']} tokens: printed, "
+        "and by the closed form here (GB)."
+    )
+    shown = []
+    kinds = [name for name in ("full", "lora", "qlora") if name in methods.names()]
+    for size, printed in rules.C3_TABLE.items():
+        model = SEVEN if size == 7 else SIZES[f"{size}B"]
+        row: dict[str, Any] = {"size": f"{size}B", "model": model}
+        for place, name in enumerate(("full", "lora", "qlora")):
+            row[f"{name}, printed"] = printed[place]
+            if name not in kinds:
+                continue
+            found = planner.estimate(
+                spec_of(asked | {"model": f"config:{model}"}, methods.get(name)),
+                {"kind": "cuda"},
+                shadow=False,
+            )
+            row[f"{name}, here"] = round(found["peak_bytes"] / 1e9, 1)
+        shown.append(row)
+    st.dataframe(shown, hide_index=True)
+    st.caption(
+        f"Full fine-tuning of the last one needs {text.size(shown[-1]['full, here'] * 1e9)}."
+    )

@@ -1,0 +1,38 @@
+"""Know the memory of every method before the run: any model, any device, no weights."""
+
+import streamlit as st
+
+from lab.ui import memory_view
+from lab.ui.charts import View
+from lab.ui.guard import user_errors
+from lab.ui.monitoring import is_dark
+
+st.title("Memory", anchor=False)
+st.caption(
+    "The peak of a training step, by method and part. The step itself is traced on tensors "
+    "without data, under the rules of CUDA's kernels and allocator; no GPU is needed."
+)
+with user_errors():
+    grid = st.grid(2, min_column_width=320, gap="medium")
+    with grid.cell():
+        model = memory_view.choose_model()
+    with grid.cell():
+        name, device = memory_view.choose_device()
+    asked = {"model": model, **memory_view.settings()}
+    survey = memory_view.survey(asked, device)
+
+
+@st.fragment(run_every=None if survey.is_complete else 1.0)
+def answers() -> None:
+    was_complete = survey.is_complete
+    memory_view.show(survey, name, View(dark=is_dark()))
+    if was_complete and not complete_at_start:
+        st.rerun()
+
+
+complete_at_start = survey.is_complete
+answers()
+with st.expander("From 7B to 70B", icon=":material/table_chart:"):
+    if st.button("Compute the table", key="memory.sizes", icon=":material/calculate:"):
+        with user_errors(), st.spinner("Reading four models …"):
+            memory_view.show_by_size(asked)

@@ -1,0 +1,58 @@
+"""The Memory page: any model and device in the URL, all methods, the rules, the limits."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from lab import methods
+from lab.ui import memory_charts, memory_view
+from lab.ui.charts import View
+from tests.ui.conftest import Page, words
+
+
+def test_the_url_opens_a_view_of_all_methods(open_page: Page) -> None:
+    asked = {"model": "config:SmolLM2-135M", "device": "T4 16GB", "rows": "2", "length": "128"}
+    at = open_page("memory", **asked)
+    assert at.selectbox(key="memory.model").value == "config:SmolLM2-135M"
+    wanted = {
+        "model": "config:SmolLM2-135M", "rows": 2, "length": 128, "rank": 16,
+        "checkpointing": "auto", "loss": "fused",
+    }  # fmt: skip
+    survey = memory_view.survey(wanted, {"gpu": "T4 16GB"})
+    deadline = time.monotonic() + 60
+    while not survey.is_complete and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert survey.error == "" and survey.is_complete
+    at.run()
+    assert not at.exception
+    rows = survey.rows()
+    assert len(rows) + len(survey.refused) == len(methods.all_methods())
+    assert {row["estimate"]["source"] for row in rows} == {"shadow"}
+    assert "Where it stops to fit" in words(at) and len(at.get("plotly_chart")) == 1
+    longest = survey.limits["lora"]["longest_row"]
+    assert longest == 8192  # as far as the model reads
+
+    figure = memory_charts.bars(rows, {"name": "T4", "bytes": 10**9}, View())
+    peaks = {row["title"]: row["estimate"]["peak_bytes"] / 1e9 for row in rows}
+    totals: dict[str, float] = dict.fromkeys(peaks, 0.0)
+    for trace in figure.data:
+        if trace.type == "bar":
+            for title, value in zip(trace.y, trace.x, strict=True):
+                totals[title] += value
+    assert all(abs(totals[title] - peak) < 1e-6 for title, peak in peaks.items())
+    claims = {row["claim"]: row for row in memory_charts.held_against(rows)}
+    full = next(row for row in rows if row["name"] == "full")["estimate"]
+    expected: Any = 14 * 134_515_008 / full["peak_bytes"] - 1
+    assert abs(claims["B1-adamw-bf16"]["error"] - expected) < 1e-9
+    assert memory_charts.as_csv(memory_charts.table(rows)).count("\n") == len(rows) + 1
+
+
+def test_a_model_that_is_not_there(open_page: Page) -> None:
+    open_page("memory", model="config:no-such-model")
+    survey = next(reversed(memory_view._surveys.values()))
+    deadline = time.monotonic() + 30
+    while not survey.is_complete and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert survey.rows() == []
+    assert all("no shipped config 'no-such-model'" in why for why in survey.refused.values())
