@@ -208,7 +208,7 @@ def packed(rows: list[dict[str, Any]], longest: int, view: View) -> go.Figure:
         sources = [row["sources"][place] if place < len(row["sources"]) else 0 for row in rows]
         made.add_trace(
             go.Bar(
-                x=np.asarray(parts, float),  # stacking small integers overflows their type
+                x=np.asarray(parts),
                 y=names,
                 orientation="h",
                 customdata=np.asarray(sources),
