@@ -27,16 +27,24 @@ with grid.cell():
 
 view = View(dark=monitoring.is_dark())
 length = spec["data"]["max_length"]
-tabs = st.tabs(["Rows", "Lengths", "Packed", "Twice", "Leaks", "Bad rows"])
-with tabs[0]:
-    data_view.rows(seen)
-with tabs[1]:
-    data_view.lengths(seen, length, view)
-with tabs[2]:
-    data_view.packed(seen, length, view)
-with tabs[3]:
-    data_view.pairs(seen["twins"], "No row resembles another.")
-with tabs[4]:
-    data_view.pairs(seen["leaks"], "No held-out row resembles a training row.")
-with tabs[5]:
-    data_view.bad(seen["bad"])
+names = ["Rows", "Lengths", "Packed", "Twice", "Leaks", "Bad rows"]
+# only the open one is drawn: a chart that is drawn while it is hidden is cut to another width
+tabs = dict(zip(names, st.tabs(names, key="data.tab", on_change="rerun"), strict=True))
+if tabs["Rows"].open:
+    with tabs["Rows"]:
+        data_view.rows(seen)
+elif tabs["Lengths"].open:
+    with tabs["Lengths"]:
+        data_view.lengths(seen, length, view)
+elif tabs["Packed"].open:
+    with tabs["Packed"]:
+        data_view.packed(seen, length, view)
+elif tabs["Twice"].open:
+    with tabs["Twice"]:
+        data_view.pairs(seen["twins"], "No row resembles another.")
+elif tabs["Leaks"].open:
+    with tabs["Leaks"]:
+        data_view.pairs(seen["leaks"], "No held-out row resembles a training row.")
+elif tabs["Bad rows"].open:
+    with tabs["Bad rows"]:
+        data_view.bad(seen["bad"])

@@ -221,5 +221,5 @@ def packed(rows: list[dict[str, Any]], longest: int, view: View) -> go.Figure:
         )
     made.update_layout(barmode="stack", showlegend=False, hovermode="closest")
     made.update_xaxes(range=[0, longest])
-    made.update_yaxes(autorange="reversed")
+    made.update_yaxes(type="category", autorange="reversed")
     return made

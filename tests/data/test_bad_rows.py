@@ -167,12 +167,12 @@ def test_a_file_that_is_no_dataset(
 def test_a_gzip_bomb_ends_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "BOMB_BYTES", 200_000)
     path = tmp_path / "a.jsonl.gz"
-    path.write_bytes(gzip.compress(b'{"text": "x"}\n' * 1_000_000))
+    path.write_bytes(gzip.compress(b'{"text": "x"}\n' * 200_000))
     with pytest.raises(LabError, match="more than 200 times its size"):
         list(Rows(path, Reading(bad_rows="skip")))
     harmless = tmp_path / "b.jsonl.gz"
-    harmless.write_bytes(gzip.compress(b"".join(b'{"text": "%d"}\n' % n for n in range(20_000))))
-    assert len(list(Rows(harmless))) == 20_000
+    harmless.write_bytes(gzip.compress(b"".join(b'{"text": "%d"}\n' % n for n in range(15_000))))
+    assert len(list(Rows(harmless))) == 15_000
 
 
 HARMLESS = [

@@ -164,7 +164,10 @@ def test_other_seeds_make_other_worlds() -> None:
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("builtin:nothing", "Choose one of: builtin:everyday-instructions"),
+        (
+            "builtin:nothing",
+            "Choose one of: builtin:common-knowledge, builtin:everyday-instructions",
+        ),
         ("nothing", "Unknown dataset 'nothing'"),
         ("/missing/file.jsonl", "does not exist"),
         ("/etc/passwd", "Unknown dataset"),
