@@ -216,7 +216,8 @@ def grid(
         say(
             f"{number + 1:4d} {case.model} {case.method} {case.rows}x{case.length} "
             f"{case.checkpointing} {case.loss}: {extended.peak_bytes / 1e9:.2f} GB, closed "
-            f"{row['closed_error']:+.1%}, extension {row.get('extension_error', 0):+.3%}"
+            f"{row['closed_error']:+.1%}"
+            + (f", extension {row['extension_error']:+.3%}" if "extension_error" in row else "")
         )
     closed_errors = [abs(row["closed_error"]) for row in rows]
     extension = [abs(row["extension_error"]) for row in rows if "extension_error" in row]

@@ -107,7 +107,7 @@ def sizes(
         hidden=hidden,
         vocabulary=config.vocab_size,
         layers=config.num_hidden_layers,
-        kept=_kept(middle, config, width, residual),
+        kept=_kept(middle, config, width, residual, float(spec.method.get("dropout") or 0.0)),
         casts=_casts(layers, spec),
         residual=residual * hidden,
         head_trains=any(weight.requires_grad for weight in embedding.parameters())
@@ -123,7 +123,7 @@ def sizes(
     )
 
 
-def _kept(layer: Any, config: Any, width: int, residual: int) -> float:
+def _kept(layer: Any, config: Any, width: int, residual: int, dropout: float) -> float:
     """Bytes a token that one decoder layer keeps for its backward pass."""
     hidden: int = config.hidden_size
     if layer is None:
@@ -153,6 +153,7 @@ def _kept(layer: Any, config: Any, width: int, residual: int) -> float:
     seen: set[str] = set()
     for name, wide, _, trains in linear:
         if name in adapters:
+            total += wide if dropout > 0 else 0  # the mask, a byte an element
             if adapters[name] == 4:
                 total += width * wide
             else:

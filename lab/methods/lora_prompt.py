@@ -66,7 +66,7 @@ class LoraPrompt(Method):
         dtype = torch.float32 if wants_float32(context) else torch.bfloat16
         prompt = soft_prompt.insert(model, config.virtual_tokens, dtype)
         table = soft_prompt.body_of(model).get_input_embeddings().weight
-        ids = torch.tensor(_start_ids(config, context.tokenizer, table.shape[0]))
+        ids = torch.tensor(_start_ids(config, context.tokenizer, len(table)))
         with torch.no_grad():
             prompt.vectors.copy_(table[ids.to(table.device)])
         return model
@@ -104,5 +104,5 @@ def _start_ids(config: LoraPromptConfig, tokenizer: Any, rows: int) -> list[int]
     if ids:
         return [ids[place % len(ids)] for place in range(n)]
     with torch.device("cpu"):
-        drawn: list[int] = torch.randint(rows, (n,)).tolist()
+        drawn: list[int] = torch.randint(min(rows, len(tokenizer)), (n,)).tolist()
     return drawn

@@ -21,14 +21,14 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         return {"ok": check(request["spec"])}
     if request.get("ask") == "fixes":
         return {"ok": fixes(request["spec"])}
-    if request.get("ask") == "look":
-        return {"ok": look(request["spec"], request["most"])}
     if request.get("ask") == "estimate":
         return {"ok": estimate(request["spec"], request.get("device"), request.get("how") or {})}
     if request.get("ask") == "limits":
         return {"ok": limits(request["spec"], request["device"])}
     if request.get("ask") == "plan":
         return {"ok": plan(request["spec"], request.get("device"))}
+    if request.get("ask") == "look":
+        return {"ok": look(request["spec"], request["most"])}
     if request.get("ask") == "warm":
         import peft  # noqa: F401
         import transformers.models.llama.modeling_llama  # noqa: F401

@@ -40,10 +40,6 @@ class Planner:
         found: list[dict[str, Any]] = self.ask({"ask": "fixes", "spec": spec})["fixes"]
         return found
 
-    def look(self, spec: dict[str, Any], most: int) -> dict[str, Any]:
-        """What the first `most` rows of the spec's data look like to its model."""
-        return self.ask({"ask": "look", "spec": spec, "most": most})
-
     def estimate(
         self, spec: dict[str, Any], device: dict[str, Any] | None = None, **how: Any
     ) -> dict[str, Any]:
@@ -75,6 +71,10 @@ class Planner:
         if "problems" in answer:
             raise SpecError([Problem(**problem) for problem in answer["problems"]])
         return answer
+
+    def look(self, spec: dict[str, Any], most: int) -> dict[str, Any]:
+        """What the first `most` rows of the spec's data look like to its model."""
+        return self.ask({"ask": "look", "spec": spec, "most": most})
 
     def warm(self) -> None:
         """Have the process import what it needs, before the first question."""

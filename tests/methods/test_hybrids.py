@@ -88,9 +88,11 @@ def test_what_cannot_be_frozen_is_refused(make_spec: Callable[..., dict[str, Any
     spec = made(make_spec, {"name": "progressive"})
     spec["data"]["eval_fraction"] = 0
     assert check(spec)["problems"][0]["field"] == "method.trigger"
-    spec = made(make_spec, {"name": "lora_prompt"})
+    spec = made(make_spec, {"name": "lora_prompt", "virtual_tokens": 500})
     spec["data"]["packing"] = "on"
-    assert check(spec)["problems"][0]["field"] == "data.packing"
+    packing, length = check(spec)["problems"]
+    assert (packing["field"], length["field"]) == ("data.packing", "data.max_length")
+    assert "500 are the method's" in length["message"]
 
 
 @pytest.mark.parametrize("name", ["top_layers_lora", "lora_prompt", "bottleneck"])
@@ -100,6 +102,13 @@ def test_hybrids_answer_as_they_were_trained(
     run = run_here(made(make_spec, {"name": name}))
     answers_with_what_was_trained(run)
     answers_with_what_was_trained(run, "@2")
+    # training on begins with what was trained, and trains as much
+    spec = made(make_spec, {"name": name}, max_steps=1, learning_rate=1e-9, eval_every=0)
+    further = run_here(spec | {"start_from": f"run:{run.id}"})
+    first, last = (history.metrics(one, "eval")[-1]["eval/loss"] for one in (run, further))
+    assert last == pytest.approx(first, abs=1e-4)
+    trainable = {history.last_event(one, "model")["trainable"] for one in (run, further)}
+    assert len(trainable) == 1
     if name == "top_layers_lora":
         opened = load_file(run.artifact / "base_weights.safetensors")
         adapter = load_file(run.artifact / "adapter_model.safetensors")
@@ -152,14 +161,15 @@ def test_the_soft_prompt_goes_in_once_with_a_cache(
     assert said[0].sequences.shape == (1, 16)
 
 
-@pytest.mark.parametrize("trigger", ["steps", "stall"])
-@pytest.mark.parametrize("optimizer", ["adamw"])
+@pytest.mark.parametrize(
+    ("trigger", "optimizer"), [("stall", "adamw"), ("steps", "adamw_in_backward")]
+)
 def test_progressive_opens_from_the_top_and_resumes_exactly(
     make_spec: Callable[..., dict[str, Any]], trigger: str, optimizer: str
 ) -> None:
     method = {"name": "progressive", "trigger": trigger, "every": 3, "least_gain": 10.0}
     spec = made(make_spec, method, max_steps=8, save_every=2, eval_every=2, optimizer=optimizer)
-    spec["train"]["keep_last"] = 9
+    spec["train"] |= {"keep_last": 9, "max_grad_norm": 0}
     whole, broken = run_here(spec), run_here(spec)
     events = history.last_event(whole, "unfrozen")
     opened = {
