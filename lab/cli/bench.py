@@ -7,13 +7,14 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from lab.cli import bench_speed
 from lab.cli.show import console, print_json, table
 from lab.errors import LabError
 from lab.text import duration, size
 
 
 def add(verb: Any) -> None:
-    sub = verb("bench", run, "measure on this machine: faults, memory, services, ui")
+    sub = verb("bench", run, "measure on this machine: faults, memory, services, speed, ui")
     sub.add_argument("what", choices=sorted(BENCHES))
     sub.add_argument("--kills", type=int, metavar="N", help="of faults (50) and services (20)")
     sub.add_argument("--seconds", type=float, metavar="S", help="of ui: how long viewers look")
@@ -22,6 +23,7 @@ def add(verb: Any) -> None:
         "--cases", type=int, metavar="N", help="of memory: closed forms against N traced steps"
     )
     sub.add_argument("--whole", action="store_true", help="trace every layer of each case too")
+    bench_speed.add(sub)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -143,5 +145,6 @@ BENCHES: dict[str, Callable[[argparse.Namespace], int]] = {
     "faults": faults,
     "memory": memory,
     "services": services,
+    "speed": lambda arguments: bench_speed.speed(arguments, _teller(arguments)),
     "ui": ui,
 }

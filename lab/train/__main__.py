@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from lab.paths import RunDir
+from lab.train.telemetry import keep_freed_memory
 from lab.train.worker import work
 
 
@@ -32,4 +33,5 @@ def spare() -> int:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     raise SystemExit(spare() if sys.argv[1] == "--spare" else work(RunDir(Path(sys.argv[1]))))

@@ -50,8 +50,8 @@ class Attempt:
     def _on_term(self, *_: Any) -> None:
         self.commands.stop_signal = True
 
-    def go(self, summary: dict[str, Any]) -> str:
-        """Train to the end of the plan or to a command; figures go into `summary`."""
+    def ready(self) -> Conductor:
+        """Everything before the first step: data, model, method, trainer."""
         # libraries' progress bars write thousands of lines without an end into the log
         logging.disable_progress_bar()
         self.telemetry.resample(sampler(self.run, uses_gpu=self.device.type == "cuda"))
@@ -59,10 +59,15 @@ class Attempt:
         saved = self._newest_checkpoint()
         if saved is not None:
             self._compare_versions()
-        data = self._data()
-        model = self._base(data)
+        self.data = self._data()
+        model = self._base(self.data)
         model = self._with_method(model, begins=saved is None)
-        conductor = self._conductor(model, data, saved)
+        return self._conductor(model, self.data, saved)
+
+    def go(self, summary: dict[str, Any]) -> str:
+        """Train to the end of the plan or to a command; figures go into `summary`."""
+        conductor = self.ready()
+        model = conductor.trainer.model
         conductor.trainer.train()
         used = dataclasses.asdict(conductor.trainer.used)
         summary |= used | {
@@ -77,7 +82,7 @@ class Attempt:
         if self.probe is not None:
             summary |= self._measure_forgetting(model, conductor.trainer.used)
         self.telemetry.enter("saving")
-        facts = data.facts() | used
+        facts = self.data.facts() | used
         summary["artifact_bytes"] = artifact.save(
             self.run, model, self.tokenizer, self.method, self.spec, facts
         )

@@ -6,6 +6,7 @@ most the record it was writing. The sampler writes once a second, also inside a 
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import threading
@@ -18,6 +19,7 @@ from lab.paths import RunDir
 
 VERSION = 1
 SAMPLE_S = 1.0
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 
 
 class Telemetry:
@@ -207,6 +209,19 @@ def _nvml_record(nvml: Any, handle: Any) -> dict[str, Any]:
         except nvml.NVMLError:
             continue  # some cards have no such sensor
     return record
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep freed memory for the next step (Linux with glibc).
+
+    By default a tensor over 32 MB is mapped anew each time and its pages are cleared by the
+    kernel: a fifth to a quarter of a step's time on a CPU, where logits and gradients of the
+    embeddings are that large.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 
 def resident_bytes() -> int:

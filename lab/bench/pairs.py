@@ -1,0 +1,49 @@
+"""Paired measurements: the ratio of two that stand side by side, and how far it can be trusted."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+
+CHANCE = 0.05  # that the median lies below the bound
+
+
+def lower_bound(ratios: Sequence[float]) -> float | None:
+    """A bound that the median of what `ratios` were drawn from exceeds with 95 % confidence.
+
+    The sign test turned round: the k-th smallest value lies above the median only if fewer than
+    k of n values fell below it, a matter of n fair coins, whatever the distribution. None for
+    fewer than five values, which cannot give that confidence.
+    """
+    count = len(ratios)
+    total, rank = 0.0, 0
+    while total + math.comb(count, rank) / 2**count <= CHANCE:
+        total += math.comb(count, rank) / 2**count
+        rank += 1
+    return sorted(ratios)[rank - 1] if rank else None
+
+
+def spread(ratios: Sequence[float]) -> dict[str, float | int | None]:
+    """{"pairs", "median", "lower", "smallest", "largest"} of paired ratios."""
+    return {
+        "pairs": len(ratios),
+        "median": statistics.median(ratios),
+        "lower": lower_bound(ratios),
+        "smallest": min(ratios),
+        "largest": max(ratios),
+    }
+
+
+def far_apart(ours: Sequence[float], theirs: Sequence[float], tolerance: float) -> str:
+    """Why two series of losses are not those of equal work; empty if they are.
+
+    Compared step by step, each within `tolerance` of the larger one.
+    """
+    if len(ours) != len(theirs):
+        return f"{len(ours)} steps against {len(theirs)}"
+    for step, (one, other) in enumerate(zip(ours, theirs, strict=True), 1):
+        # not "abs(...) > limit": a loss that is no number equals nothing
+        if not abs(one - other) <= tolerance * max(abs(one), abs(other)):
+            return f"loss {one:.5f} against {other:.5f} at step {step}"
+    return ""

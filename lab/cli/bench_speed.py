@@ -1,0 +1,122 @@
+"""bench speed and bench overhead: how fast the worker is, and what the lab itself costs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from lab.cli.show import console, print_json, table
+from lab.errors import LabError
+from lab.text import duration, size
+
+
+def add(sub: Any) -> None:
+    """The options of speed and overhead."""
+    group = sub.add_argument_group("speed")
+    group.add_argument("--model", metavar="SHAPE", help="small, llama-3.2-1b or llama-3.1-8b")
+    group.add_argument("--cases", metavar="A,B", help="of full, lora, qlora, chat")
+    group.add_argument("--rivals", metavar="A,B", help="of plain, trl, liger, unsloth")
+    group.add_argument("--pairs", type=int, metavar="N", help="rounds (20; 5 on a GPU)")
+    group.add_argument("--length", type=int, metavar="T", help="tokens a row")
+    group.add_argument("--batch", type=int, metavar="B", help="rows a step")
+    group.add_argument("--steps", type=int, metavar="N", help="timed steps a trial")
+    group.add_argument("--compile", choices=("on", "off"), help="the worker's decoder layers")
+    group.add_argument(
+        "--pack",
+        metavar="FILE.tgz",
+        help="measure nothing: pack what a GPU machine without a network lacks",
+    )
+    group.add_argument("--python", default="3.12", help="of that machine (3.12)")
+    group.add_argument("--with", dest="extra", default="", metavar="A,B", help="packages beside")
+
+
+def speed(arguments: argparse.Namespace, tell: Callable[[str], object]) -> int:
+    from lab.bench.speed import Plan, speed
+
+    if arguments.pack:
+        return _pack(arguments, tell)
+    given: dict[str, Any] = {
+        name: tuple(filter(None, getattr(arguments, name).split(",")))
+        for name in ("cases", "rivals")
+        if getattr(arguments, name) is not None
+    }
+    for name, most in (("pairs", 1000), ("length", 1 << 17), ("batch", 4096), ("steps", 10_000)):
+        value = getattr(arguments, name)
+        if value is None:
+            continue
+        if not 1 <= value <= most:
+            raise LabError(f"--{name} is {value}.", f"Give 1 to {most}.")
+        given[name] = value
+    if arguments.compile:
+        given["compile"] = arguments.compile
+    report = speed(replace(Plan.for_machine(arguments.model), **given), tell)
+    if arguments.json:
+        print_json(asdict(report) | {"is_clean": report.is_clean})
+        return 0 if report.is_clean else 1
+    table(
+        f"{report.model} on {report.device}",
+        ["case", "contestant", "checkpointing", "tokens/s", "peak", "loss, first and last step"],
+        [
+            [
+                one["case"],
+                one["contestant"],
+                one["checkpointing"],
+                f"{one['tokens_per_s']:,.0f}",
+                size(one["peak_bytes"]),
+                f"{one['losses'][0]:.4f}  {one['losses'][-1]:.4f}",
+            ]
+            for one in sorted(
+                report.trials, key=lambda one: (one["case"], one["checkpointing"] == "on")
+            )
+        ],
+    )
+    table(
+        "The worker's tokens/s over a rival's",
+        [
+            "case",
+            "rival",
+            "checkpointing",
+            "pairs",
+            "median",
+            "at least (95 %)",
+            "smallest to largest",
+        ],
+        [
+            [one["case"], one["rival"], one["checkpointing"], *_figures(one["ratio"])]
+            for one in report.ratios
+        ],
+    )
+    for name, why in report.missing.items():
+        console.print(f"{name}: {why}")
+    for failure in report.failures:
+        console.print(f"[red]{failure}[/red]")
+    console.print(
+        "Equal work is proven by the losses of all steps, equal to "
+        f"{max((one['tolerance'] for one in report.ratios), default=0):g}. "
+        f"{duration(report.seconds)}."
+    )
+    return 0 if report.is_clean else 1
+
+
+def _figures(ratio: dict[str, Any] | None) -> list[str]:
+    if ratio is None:
+        return ["–", "not equal work", "–", "–"]
+    lower = "–" if ratio["lower"] is None else f"{ratio['lower']:.3f}"
+    span = f"{ratio['smallest']:.3f} to {ratio['largest']:.3f}"
+    return [str(ratio["pairs"]), f"{ratio['median']:.3f}", lower, span]
+
+
+def _pack(arguments: argparse.Namespace, tell: Callable[[str], object]) -> int:
+    from lab.bench.pack import pack
+
+    extra = list(filter(None, arguments.extra.split(",")))
+    made = pack(Path(arguments.pack), arguments.python, extra, tell)
+    if arguments.json:
+        print_json(made)
+    else:
+        console.print(f"{made['file']}, {size(made['bytes'])}. On the other machine:")
+        console.print(made["commands"], soft_wrap=True)
+    return 0
