@@ -155,8 +155,8 @@ def _sft(trl: Any, model: Any, work: Work) -> tuple[list[float], Any, int]:
 
 
 def _unsloth(work: Work) -> tuple[list[float], Any, int]:
-    import unsloth  # first: it changes what the others define
     import trl
+    import unsloth
     from transformers import set_seed
 
     spec = work.spec
@@ -368,7 +368,7 @@ def serve(name: str, answers: Any) -> None:
     if name == "worker":
         keep_freed_memory()  # as the worker's own process does
     if name == "unsloth":
-        import unsloth  # noqa: F401
+        import unsloth  # noqa: F401  first: it changes what the others define
     if name in ("trl", "unsloth"):
         from trl import SFTTrainer  # noqa: F401
     import peft  # noqa: F401

@@ -53,7 +53,7 @@ class Plan:
 
     @staticmethod
     def for_machine(model: str | None = None, on_gpu: bool | None = None) -> Plan:
-        """The usual plan: a small model on a processor, a published shape and long rows on a GPU."""
+        """The usual plan: a small model on a processor, a published shape on a GPU."""
         if on_gpu if on_gpu is not None else bool(machine.gpus()):
             return Plan(
                 model=model or "llama-3.2-1b",
@@ -287,4 +287,4 @@ def ratio(ours: Answers, theirs: Answers) -> dict[str, Any] | None:
 
 def _device() -> str:
     gpus = machine.gpus()
-    return gpus[0]["name"] if gpus else machine.describe()["processor"]
+    return str(gpus[0]["name"] if gpus else machine.describe()["processor"])

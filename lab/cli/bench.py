@@ -14,7 +14,8 @@ from lab.text import duration, size
 
 
 def add(verb: Any) -> None:
-    sub = verb("bench", run, "measure on this machine: faults, memory, services, speed, ui")
+    what = "measure on this machine: faults, memory, overhead, services, speed, ui"
+    sub = verb("bench", run, what)
     sub.add_argument("what", choices=sorted(BENCHES))
     sub.add_argument("--kills", type=int, metavar="N", help="of faults (50) and services (20)")
     sub.add_argument("--seconds", type=float, metavar="S", help="of ui: how long viewers look")
@@ -144,6 +145,7 @@ def _show(title: str, report: Any, rows: list[list[str]], arguments: argparse.Na
 BENCHES: dict[str, Callable[[argparse.Namespace], int]] = {
     "faults": faults,
     "memory": memory,
+    "overhead": lambda arguments: bench_speed.overhead(arguments, _teller(arguments)),
     "services": services,
     "speed": lambda arguments: bench_speed.speed(arguments, _teller(arguments)),
     "ui": ui,

@@ -120,3 +120,32 @@ def _pack(arguments: argparse.Namespace, tell: Callable[[str], object]) -> int:
         console.print(f"{made['file']}, {size(made['bytes'])}. On the other machine:")
         console.print(made["commands"], soft_wrap=True)
     return 0
+
+
+def overhead(arguments: argparse.Namespace, tell: Callable[[str], object]) -> int:
+    from lab.bench.overhead import overhead
+
+    report = overhead(tell=tell)
+    found = report.to_json()
+    if arguments.json:
+        print_json(found)
+        return 0
+    median = found["median_s"]
+    parts = ", ".join(f"{name} {ms:.2f} ms" for name, ms in report.parts_ms_a_step.items())
+    phases = ", ".join(
+        f"{name} {total / len(report.cold_s):.1f} s" for name, total in report.phases_s.items()
+    )
+    rows = [
+        ["share of the loop's CPU time", f"{report.share:.2%} at {report.step_s:.2f} s a step"],
+        ["of which a step", parts],
+        ["bare import, load and one step", f"{median['bare']:.1f} s"],
+        ["cold worker to its first step", _start(found, "cold")],
+        ["spare worker to its first step", _start(found, "spare")],
+        ["a cold start's phases", phases],
+    ]
+    table("What the lab itself costs", ["", ""], rows)
+    return 0
+
+
+def _start(found: dict[str, Any], name: str) -> str:
+    return f"{found['median_s'][name]:.1f} s, {found[f'{name}_over_bare']:.2f} times the bare one"
