@@ -359,14 +359,8 @@ def _forget_peak() -> int:
     return resident_bytes()
 
 
-def serve(name: str, answers: Any) -> None:
-    """Import what the contestant needs, say so, and do orders until the input ends."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    if name == "worker":
-        keep_freed_memory()  # as the worker's own process does
+def _import(name: str) -> None:
+    """What the contestant needs, so that no trial waits for it."""
     if name == "unsloth":
         import unsloth  # noqa: F401  first: it changes what the others define
     if name in ("trl", "unsloth"):
@@ -375,10 +369,26 @@ def serve(name: str, answers: Any) -> None:
 
     import lab.train.attempt  # noqa: F401
 
+
+def serve(name: str, answers: Any) -> None:
+    """Import what the contestant needs, say so, and do orders until the input ends."""
+    if name == "worker":
+        keep_freed_memory()  # as the worker's own process does
+
     def answer(value: dict[str, Any]) -> None:
         answers.write(json.dumps(value) + "\n")
         answers.flush()
 
+    try:
+        _import(name)
+    except ImportError as error:
+        traceback.print_exc()
+        answer({"missing": f"installed, but it does not load: {error}"})
+        return
+    from transformers.utils import logging  # behind what wants to be imported before it
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     answer({"ready": True})
     for line in sys.stdin:
         order = json.loads(line)

@@ -155,9 +155,13 @@ def speed(plan: Plan, tell: Callable[[str], object] = print) -> Report:
         try:
             for name in names:
                 there[name] = Contestant(name, Path(folder) / f"{name}.log")
-            for one in list(there.values()):
-                one.hear()
-            tell(f"{', '.join(names)}: ready after {time.monotonic() - began:.0f} s")
+            for name in names:
+                if reason := there[name].hear().get("missing"):
+                    report.missing[name] = str(reason)
+                    there.pop(name).end()
+            if WORKER not in there:
+                raise LabError(f"The worker cannot run: {report.missing[WORKER]}.")
+            tell(f"{', '.join(there)}: ready after {time.monotonic() - began:.0f} s")
             _make_model(plan, there[WORKER], Path(folder) / "model")
             for number in range(plan.pairs):
                 for case in plan.cases:

@@ -17,7 +17,7 @@ def add(sub: Any) -> None:
     """The options of speed and overhead."""
     group = sub.add_argument_group("speed")
     group.add_argument("--model", metavar="SHAPE", help="small, llama-3.2-1b or llama-3.1-8b")
-    group.add_argument("--cases", metavar="A,B", help="of full, lora, qlora, chat")
+    group.add_argument("--only", metavar="A,B", help="of full, lora, qlora, chat")
     group.add_argument("--rivals", metavar="A,B", help="of plain, trl, liger, unsloth")
     group.add_argument("--pairs", type=int, metavar="N", help="rounds (20; 5 on a GPU)")
     group.add_argument("--length", type=int, metavar="T", help="tokens a row")
@@ -39,9 +39,9 @@ def speed(arguments: argparse.Namespace, tell: Callable[[str], object]) -> int:
     if arguments.pack:
         return _pack(arguments, tell)
     given: dict[str, Any] = {
-        name: tuple(filter(None, getattr(arguments, name).split(",")))
-        for name in ("cases", "rivals")
-        if getattr(arguments, name) is not None
+        name: tuple(filter(None, chosen.split(",")))
+        for name, chosen in (("cases", arguments.only), ("rivals", arguments.rivals))
+        if chosen is not None
     }
     for name, most in (("pairs", 1000), ("length", 1 << 17), ("batch", 4096), ("steps", 10_000)):
         value = getattr(arguments, name)

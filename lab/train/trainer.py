@@ -220,7 +220,9 @@ def arguments(spec: RunSpec, folder: Path) -> TrainingArguments:
         disable_tqdm=True,
         remove_unused_columns=False,
         logging_nan_inf_filter=False,
-        dataloader_pin_memory=False,
+        # the next batch is copied to the GPU while it still works on the one before
+        dataloader_pin_memory=torch.cuda.is_available(),
+        accelerator_config={"non_blocking": torch.cuda.is_available()},
     )
 
 
