@@ -106,6 +106,7 @@ class Contestant:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 pass_fds=(writing,),
+                start_new_session=True,  # an interrupt ends the bench, which then ends them
                 text=True,
                 env=os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
             )
@@ -167,6 +168,8 @@ def speed(plan: Plan, tell: Callable[[str], object] = print) -> Report:
                 for case in plan.cases:
                     _round(plan, case, number, there, Path(folder) / "model", found, report)
                 tell(f"round {number + 1} of {plan.pairs}, {time.monotonic() - began:.0f} s")
+        except KeyboardInterrupt:
+            tell("ended early: what follows is of the rounds so far")
         finally:
             for one in there.values():
                 one.end()

@@ -20,6 +20,12 @@ def add(sub: Any) -> None:
     group.add_argument("--only", metavar="A,B", help="of full, lora, qlora, chat")
     group.add_argument("--rivals", metavar="A,B", help="of plain, trl, liger, unsloth")
     group.add_argument("--pairs", type=int, metavar="N", help="rounds (20; 5 on a GPU)")
+    group.add_argument(
+        "--seldom",
+        type=int,
+        metavar="N",
+        help="all contestants in every Nth round, the worker and plain in each (4; 1 on a GPU)",
+    )
     group.add_argument("--length", type=int, metavar="T", help="tokens a row")
     group.add_argument("--batch", type=int, metavar="B", help="rows a step")
     group.add_argument("--steps", type=int, metavar="N", help="timed steps a trial")
@@ -43,7 +49,13 @@ def speed(arguments: argparse.Namespace, tell: Callable[[str], object]) -> int:
         for name, chosen in (("cases", arguments.only), ("rivals", arguments.rivals))
         if chosen is not None
     }
-    for name, most in (("pairs", 1000), ("length", 1 << 17), ("batch", 4096), ("steps", 10_000)):
+    for name, most in (
+        ("pairs", 1000),
+        ("seldom", 1000),
+        ("length", 1 << 17),
+        ("batch", 4096),
+        ("steps", 10_000),
+    ):
         value = getattr(arguments, name)
         if value is None:
             continue
