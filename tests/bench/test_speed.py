@@ -65,8 +65,7 @@ def shape_of(case: str, folder: Path) -> Work:
     return work(case, folder, length=length, batch=2, warm=1, steps=2, compile="off")
 
 
-@pytest.mark.parametrize("switch", ["off", "on"])
-@pytest.mark.parametrize("case", ["full", "lora", "chat"])
+@pytest.mark.parametrize(("case", "switch"), [("full", "off"), ("lora", "on"), ("chat", "off")])
 def test_all_contestants_do_the_same_work(case: str, switch: str, folder: Path) -> None:
     """The losses of every step agree, so weights, adapters, rows, order and rates are the same."""
     asked = shape_of(case, folder).with_checkpointing(switch)
