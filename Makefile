@@ -17,7 +17,7 @@ demo: setup
 	$(BIN)/python -m lab demo
 
 test: setup-test check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: setup-test
 	$(BIN)/ruff format --check .

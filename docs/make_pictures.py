@@ -27,6 +27,8 @@ SHOTS = (
     ("monitor", "monitor", "light"),
     ("monitor-dark", "monitor", "dark"),
     ("runs", "runs", "dark"),
+    ("data", "data", "light"),
+    ("memory", "memory", "light"),
 )
 
 

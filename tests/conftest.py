@@ -13,6 +13,10 @@ from typing import Any
 
 import pytest
 
+# One thread each: two test processes on two cores, each with two threads that wait for each other,
+# take up to fifty times as long over small tensors. Workers that tests start inherit it.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 from lab import paths
 from lab.files import read_object
 from lab.planner.client import planner

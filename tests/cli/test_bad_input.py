@@ -40,7 +40,7 @@ def refuse(
     ("setting", "says"),
     [
         ("model=builtin:gpt5", "Unknown model 'builtin:gpt5'. Choose one of: builtin:smollm2"),
-        ("model=config:llama", "no weights"),
+        ("model=config:Llama-3.2-1B", "no weights"),
         ("model=no/such-model", "The hub cannot be reached"),
         ("model=./no-such-folder", "does not exist"),
         ("model=a b", "Unknown model 'a b'"),

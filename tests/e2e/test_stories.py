@@ -58,7 +58,7 @@ def test_quick_start_watch_the_chart_move_then_stop_and_save(page: Page, server:
     wait_for(page, lambda: status(run).state == "stopped", 60, "it did not stop")
     expect(page.get_by_text(re.compile("stopped$")).first).to_be_visible(timeout=15_000)
     assert run.artifact.is_dir()
-    expect(page.get_by_role("button", name="Resume")).to_be_visible(timeout=15_000)
+    expect(page.get_by_role("button", name="Resume", exact=True)).to_be_visible(timeout=15_000)
     assert not maps_torch(server)
 
 
