@@ -16,15 +16,14 @@ import json
 import os
 import sys
 import tempfile
-import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lab import machine, methods
-from lab.bench.workload import Work, batches_of, make_folder
-from lab.train.telemetry import keep_freed_memory, resident_bytes, resident_peak_bytes
+from lab import machine
+from lab.bench import recipe
+from lab.bench.workload import Work, make_folder
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "worker": (),
@@ -57,6 +56,8 @@ def trial(name: str, work: Work) -> dict[str, Any]:
     """
     import torch
 
+    from lab.train.telemetry import resident_peak_bytes
+
     _free()
     before = _forget_peak()
     losses, watch, peak = CONTESTANTS[name](work)
@@ -64,7 +65,8 @@ def trial(name: str, work: Work) -> dict[str, Any]:
         peak = peak or torch.cuda.max_memory_allocated()
     else:
         peak = resident_peak_bytes() - before
-    tokens = sum(len(one["input_ids"]) for step in _batches(work)[work.warm :] for one in step)
+    timed = recipe.batches(work)[work.warm :]
+    tokens = sum(len(one["input_ids"]) for step in timed for one in step)
     return {
         "losses": losses,
         "tokens": tokens,
@@ -89,7 +91,7 @@ def _worker(work: Work) -> tuple[list[float], Any, int]:
         try:
             attempt = Attempt(run, work.spec, telemetry)
             trainer = attempt.ready().trainer
-            watch = _stopwatch(work)
+            watch = recipe.stopwatch(work)
             trainer.add_callback(watch)
             trainer.train()
         finally:
@@ -101,7 +103,7 @@ def _worker(work: Work) -> tuple[list[float], Any, int]:
 def _plain(work: Work, **extra: Any) -> tuple[list[float], Any, int]:
     from transformers import Trainer, TrainingArguments
 
-    model, tokenizer = _model(work), _tokenizer(work)
+    model, tokenizer = recipe.model(work), recipe.tokenizer(work)
 
     def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
         import torch
@@ -116,13 +118,13 @@ def _plain(work: Work, **extra: Any) -> tuple[list[float], Any, int]:
         return batch | {"attention_mask": (torch.arange(width) < lengths).long()}
 
     with tempfile.TemporaryDirectory(prefix="lab-speed-") as folder:
-        trainer = _in_our_order(Trainer)(
+        trainer = recipe.in_our_order(Trainer)(
             model=model,
-            args=TrainingArguments(**_settings(work, folder), **extra),
-            train_dataset=_rows(work),
+            args=TrainingArguments(**recipe.settings(work, folder), **extra),
+            train_dataset=recipe.rows(work),
             data_collator=collate,
         )
-        return _timed(trainer, work)
+        return recipe.timed(trainer, work)
 
 
 def _liger(work: Work) -> tuple[list[float], Any, int]:
@@ -134,24 +136,24 @@ def _liger(work: Work) -> tuple[list[float], Any, int]:
 def _trl(work: Work) -> tuple[list[float], Any, int]:
     import trl
 
-    return _sft(trl, _model(work), work)
+    return _sft(trl, recipe.model(work), work)
 
 
 def _sft(trl: Any, model: Any, work: Work) -> tuple[list[float], Any, int]:
     import datasets
 
     with tempfile.TemporaryDirectory(prefix="lab-speed-") as folder:
-        trainer = _in_our_order(trl.SFTTrainer)(
+        trainer = recipe.in_our_order(trl.SFTTrainer)(
             model=model,
             args=trl.SFTConfig(
-                **_settings(work, folder),
+                **recipe.settings(work, folder),
                 max_length=work.spec.data.max_length,
                 dataset_kwargs={"skip_prepare_dataset": True},
             ),
-            train_dataset=datasets.Dataset.from_list(_rows(work)),
-            processing_class=_tokenizer(work),
+            train_dataset=datasets.Dataset.from_list(recipe.rows(work)),
+            processing_class=recipe.tokenizer(work),
         )
-        return _timed(trainer, work)
+        return recipe.timed(trainer, work)
 
 
 def _unsloth(work: Work) -> tuple[list[float], Any, int]:
@@ -195,150 +197,6 @@ CONTESTANTS: dict[str, Callable[[Work], tuple[list[float], Any, int]]] = {
 }
 
 
-def _model(work: Work) -> Any:
-    """The base with the method applied as a plain script would; weights and adapters begin as the
-    worker's do."""
-    import peft
-    import torch
-    from transformers import AutoModelForCausalLM, set_seed
-
-    spec = work.spec
-    method, config = methods.get(spec.method["name"]), spec.method_config
-    is_wide = spec.train.precision == "float32"
-    model = AutoModelForCausalLM.from_pretrained(
-        spec.model,
-        dtype=torch.float32 if is_wide else torch.bfloat16,
-        use_safetensors=True,
-        trust_remote_code=False,
-        **method.load_kwargs(config),
-    )
-    set_seed(spec.train.seed)
-    if spec.method["name"] == "full":
-        return model
-    if method.load_kwargs(config):
-        # as QLoRA's own recipe does, copies in float32 included
-        model = peft.prepare_model_for_kbit_training(
-            model, use_gradient_checkpointing=spec.train.activation_checkpointing == "on"
-        )
-        set_seed(spec.train.seed)
-    settings = {
-        "r": spec.method["rank"],
-        "lora_alpha": int(spec.method["alpha"]),
-        "lora_dropout": spec.method["dropout"],
-        "target_modules": spec.method["targets"],
-    }
-    if torch.cuda.is_available():
-        model = model.to("cuda") if not method.load_kwargs(config) else model
-    return peft.get_peft_model(model, peft.LoraConfig(**settings, task_type="CAUSAL_LM"))
-
-
-def _settings(work: Work, folder: str) -> dict[str, Any]:
-    """The arguments that every Trainer has. Checkpointing goes by its older name, which TRL and
-    transformers before 5.23 know; the newer ones still take it."""
-    import torch
-
-    train = work.spec.train
-    is_on = train.activation_checkpointing == "on"
-    return {
-        "output_dir": folder,
-        "per_device_train_batch_size": train.batch_size,
-        "max_steps": work.all_steps,
-        "learning_rate": float(train.learning_rate),
-        "lr_scheduler_type": "constant",
-        "weight_decay": train.weight_decay,
-        "max_grad_norm": train.max_grad_norm,
-        "optim": "adamw_torch_fused",
-        "bf16": train.precision != "float32",
-        "use_cpu": not torch.cuda.is_available(),
-        "seed": train.seed,
-        "logging_steps": 10,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "remove_unused_columns": False,
-        "gradient_checkpointing": is_on,
-        "gradient_checkpointing_kwargs": {"use_reentrant": False} if is_on else None,
-    }
-
-
-def _in_our_order(kind: type) -> type:
-    """`kind` of Trainer with the batches in the order that the worker takes them in, keeping the
-    loss of each step; all else is its own."""
-    from torch.utils.data import DataLoader
-
-    class InOurOrder(kind):  # type: ignore[misc]
-        batches: list[list[int]]
-
-        def get_train_dataloader(self) -> Any:
-            loader = DataLoader(
-                self.train_dataset,
-                batch_sampler=self.batches,
-                collate_fn=self.data_collator,
-                pin_memory=self.args.dataloader_pin_memory and not self.args.use_cpu,
-            )
-            return self.accelerator.prepare(loader)
-
-        def compute_loss(self, *arguments: Any, **named: Any) -> Any:
-            found = super().compute_loss(*arguments, **named)
-            loss = found[0] if isinstance(found, tuple) else found
-            self.step_losses.append(loss.detach())
-            return found
-
-    return InOurOrder
-
-
-def _timed(trainer: Any, work: Work) -> tuple[list[float], Any, int]:
-    places = iter(range(len(_rows(work))))
-    trainer.batches = [[next(places) for _ in step] for step in _batches(work)]
-    trainer.step_losses = []
-    watch = _stopwatch(work)
-    trainer.add_callback(watch)
-    trainer.train()
-    return [float(loss) for loss in trainer.step_losses], watch, 0
-
-
-def _stopwatch(work: Work) -> Any:
-    """A callback that times the steps behind the warm ones, the device's work included."""
-    import torch
-    from transformers import TrainerCallback
-
-    def now() -> tuple[float, float]:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return time.perf_counter(), time.process_time()
-
-    class Stopwatch(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step == work.warm:
-                self.began = now()
-            elif state.global_step == work.all_steps:
-                end = now()
-                self.seconds, self.cpu_seconds = (end[0] - self.began[0], end[1] - self.began[1])
-
-    return Stopwatch()
-
-
-_known_batches: dict[str, list[list[dict[str, list[int]]]]] = {}
-
-
-def _batches(work: Work) -> list[list[dict[str, list[int]]]]:
-    """The sequences of each step; read once for all trials of a case."""
-    key = json.dumps(work.with_checkpointing("off").to_json(), sort_keys=True)
-    if key not in _known_batches:
-        _known_batches[key] = batches_of(work, _tokenizer(work))
-    return _known_batches[key]
-
-
-def _rows(work: Work) -> list[dict[str, list[int]]]:
-    return [one for step in _batches(work) for one in step]
-
-
-def _tokenizer(work: Work) -> Any:
-    from lab.models import catalog, weights
-
-    return weights.load_tokenizer(catalog.resolve(work.spec.model))
-
-
 def _free() -> None:
     """Give back what the trial before has left, to the system and to the device."""
     import torch
@@ -352,6 +210,8 @@ def _free() -> None:
 
 def _forget_peak() -> int:
     """Begin a new high-water mark of resident memory; what is resident now."""
+    from lab.train.telemetry import resident_bytes
+
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:
@@ -372,6 +232,8 @@ def _import(name: str) -> None:
 
 def serve(name: str, answers: Any) -> None:
     """Import what the contestant needs, say so, and do orders until the input ends."""
+    from lab.train.telemetry import keep_freed_memory
+
     if name == "worker":
         keep_freed_memory()  # as the worker's own process does
 

@@ -53,11 +53,7 @@ class FusedLinearCrossEntropy(torch.autograd.Function):
             narrow = grad.to(compute)
             if grad_hidden is not None:
                 grad_hidden[part] = torch.mm(narrow, weight)
-            if grad_weight is None:
-                continue
-            if narrow.dtype == grad_weight.dtype:
-                grad_weight.addmm_(narrow.t(), hidden)  # no second (V, H) tensor beside the sum
-            else:
+            if grad_weight is not None:
                 grad_weight += torch.mm(narrow.t(), hidden)
         ctx.gradients = (
             grad_hidden,

@@ -61,8 +61,10 @@ def figure(view: View, *, x: str, y: str, height: int = 260, log: bool = False) 
             "uirevision": f"{view.by}-{log}",
             "transition": {"duration": 0},
             "xaxis": axis | {"title": {"text": x, "font": {"size": 13}}},
+            # without a type, Plotly sees from the data whether they are numbers or names
             "yaxis": axis
-            | {"title": {"text": y, "font": {"size": 13}}, "type": "log" if log else "linear"},
+            | {"title": {"text": y, "font": {"size": 13}}}
+            | ({"type": "log"} if log else {}),
         }
     )
 

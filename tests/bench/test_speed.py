@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lab.bench import contestants, pairs, speed
+from lab.bench import contestants, pairs, recipe, speed
 from lab.bench.workload import SHAPES, Work, make_folder, work
 from lab.errors import LabError
 
@@ -69,7 +69,7 @@ def shape_of(case: str, folder: Path) -> Work:
 def test_all_contestants_do_the_same_work(case: str, switch: str, folder: Path) -> None:
     """The losses of every step agree, so weights, adapters, rows, order and rates are the same."""
     asked = shape_of(case, folder).with_checkpointing(switch)
-    rows = contestants._batches(asked)
+    rows = recipe.batches(asked)
     assert case == "chat" or {len(one["input_ids"]) for step in rows for one in step} == {32}
     assert case != "chat" or max(len(step) for step in rows) > 2, "chats are packed"
     there = [name for name in ("worker", "plain", "trl") if not contestants.absent(name)]

@@ -139,3 +139,8 @@ def test_many_records_at_once_are_as_one_by_one(tmp_path: Path) -> None:
         assert at_once.length == one_by_one.length, name
         for key in ("step", "train/loss"):
             assert np.array_equal(at_once.get(key), one_by_one.get(key), equal_nan=True), name
+
+
+def test_an_axis_may_carry_names() -> None:
+    assert charts.figure(View(), x="GB", y="").layout.yaxis.type is None
+    assert charts.figure(View(), x="step", y="loss", log=True).layout.yaxis.type == "log"
