@@ -215,8 +215,8 @@ def keep_freed_memory() -> None:
     """Let the C library keep freed memory for the next step (Linux with glibc).
 
     By default a tensor over 32 MB is mapped anew each time and its pages are cleared by the
-    kernel: a fifth to a quarter of a step's time on a CPU, where logits and gradients of the
-    embeddings are that large.
+    kernel: about a quarter of the time of head and loss on a CPU, where logits and gradients of
+    the embeddings are that large.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
