@@ -60,7 +60,7 @@ class Columns:
         """Add records that have the same keys, numbers under each, and no attempt of their own;
         False, and nothing added, if they are not like that."""
         keys = list(records[0])
-        if "of" in keys or set(map(len, records)) != {len(keys)}:
+        if len(keys) < 2 or "of" in keys or set(map(len, records)) != {len(keys)}:
             return False
         try:
             rows = list(map(operator.itemgetter(*keys), records))

@@ -126,6 +126,7 @@ def test_many_records_at_once_are_as_one_by_one(tmp_path: Path) -> None:
     for name, records in (
         ("plain", steps(1, 30)),
         ("odd", [*steps(1, 30), *odd, *steps(34, 40)]),
+        ("bare", [{"kind": "train"}] * 3),
         ("attempts", [*steps(1, 30), *steps(20, 40, attempt=2)]),
         ("nan", [*steps(1, 5), {"kind": "train", "step": 6, "train/loss": float("nan")}]),
     ):
