@@ -70,23 +70,26 @@ def beside_a_worker(seconds: float, tell: Callable[[str], object] = print) -> di
     }
     with _home() as folder:
         run = launch.start(spec)
-        while not history.metrics(run, "train"):
-            if status(run).has_ended:
-                raise LabError(f"The run ended: {status(run).message}", f"See {run.log}.")
-            time.sleep(0.5)
-        alone = _pace(run, seconds)
-        tell(f"alone: {alone:.2f} steps/s")
-        with _server(folder) as web:
-            viewing = _viewers(web, "monitor", f"run={run.id}", seconds + 5)
-            time.sleep(5)
-            assert web.process is not None
-            server = psutil.Process(web.process.pid)
-            before = sum(server.cpu_times()[:2])
-            watched = _pace(run, seconds)
-            cores = (sum(server.cpu_times()[:2]) - before) / seconds
-            seen = _answer(viewing)
-        launch.command(run, "cancel")
-        launch.wait(run, timeout_s=120)
+        try:
+            while not history.metrics(run, "train"):
+                if status(run).has_ended:
+                    raise LabError(f"The run ended: {status(run).message}", f"See {run.log}.")
+                time.sleep(0.5)
+            alone = _pace(run, seconds)
+            tell(f"alone: {alone:.2f} steps/s")
+            with _server(folder) as web:
+                viewing = _viewers(web, "monitor", f"run={run.id}", seconds + 5)
+                time.sleep(5)
+                assert web.process is not None
+                server = psutil.Process(web.process.pid)
+                before = sum(server.cpu_times()[:2])
+                watched = _pace(run, seconds)
+                cores = (sum(server.cpu_times()[:2]) - before) / seconds
+                seen = _answer(viewing)
+        finally:  # a worker that is left behind would train on for hours
+            if not status(run).has_ended:
+                launch.command(run, "cancel")
+                launch.wait(run, timeout_s=120)
     return {
         "steps_per_s_alone": alone,
         "steps_per_s_watched": watched,
