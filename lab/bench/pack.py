@@ -22,7 +22,7 @@ from lab.schema import show
 
 # beside torch, transformers, peft and accelerate, and what these bring along
 PACKAGES = (
-    *("nvidia-ml-py", "orjson", "psutil", "rich", "markdown-it-py", "mdurl", "pygments"),
+    *("nvidia-ml-py", "msgspec", "psutil", "rich", "markdown-it-py", "mdurl", "pygments"),
     *("trl", "datasets", "dill", "multiprocess", "bitsandbytes", "liger-kernel"),
 )
 PLATFORMS = tuple(

@@ -10,7 +10,7 @@ from lab import paths, schema
 from lab.errors import SpecError
 from lab.files import read_object, size_of, write_json
 from lab.paths import RunDir
-from lab.runs.live import is_number
+from lab.runs.columns import is_number
 from lab.runs.status import Status, status
 from lab.schema import option
 

@@ -9,7 +9,8 @@ import numpy as np
 import plotly.graph_objects as go
 
 from lab.files import read_object
-from lab.runs.live import Columns, Live, smooth, thin
+from lab.runs.columns import Columns
+from lab.runs.live import Live, smooth, thin
 
 LIGHT = ("#0b7a75", "#e07a1f", "#6d4fc2", "#c2385f", "#2f6fd0", "#6b7f3a")
 DARK = ("#2bb8ac", "#f0a04b", "#a78bfa", "#f0708f", "#6ea8fe", "#b5c96a")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from lab.paths import RunDir
+from lab.runs import columns
 from lab.runs import live as series
 from lab.ui import charts, monitoring
 from lab.ui.charts import View
@@ -134,12 +135,20 @@ def test_many_records_at_once_are_as_one_by_one(tmp_path: Path) -> None:
         run.path.mkdir()
         write(run, *records)
         at_once = series.Live(run).refresh().train
-        one_by_one = series.Columns()
+        one_by_one = columns.Columns()
         for record in records:
             one_by_one.add(record)
-        assert at_once.length == one_by_one.length, name
+        typed = {kind: columns.Columns() for kind in columns.KINDS}
+        data = b"".join(json.dumps(record).encode() + b"\n" for record in records)
+        if columns.add_in_bulk(data, typed):
+            assert name not in ("odd", "nan"), f"{name} is not plain"
+        else:
+            assert name in ("odd", "nan"), name
+            typed["train"] = at_once
+        assert at_once.length == one_by_one.length == typed["train"].length, name
         for key in ("step", "train/loss"):
-            assert np.array_equal(at_once.get(key), one_by_one.get(key), equal_nan=True), name
+            for found in (at_once, typed["train"]):
+                assert np.array_equal(found.get(key), one_by_one.get(key), equal_nan=True), name
 
 
 def test_an_axis_may_carry_names() -> None:
