@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 
-from lab.cli import bench, catalog, chat, compare, demo, memory, race, runs
+from lab.cli import bench, catalog, chat, compare, demo, memory, race, results, runs
 from lab.errors import LabError
 
 Verb = Callable[[argparse.Namespace], int]
@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
         sub.set_defaults(call=call)
         return sub
 
-    for module in (demo, catalog, memory, runs, race, compare, chat, bench):
+    for module in (demo, catalog, memory, runs, race, compare, chat, results, bench):
         module.add(verb)
     return top
 

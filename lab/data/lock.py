@@ -1,22 +1,26 @@
 """The template lock: what a result was trained with, kept beside it and held against later use.
 
 A model answers well only in the form that it learned. The lock holds the chat template, the system
-prompt, the end and pad tokens and the mask policy; chat compares and shows the first token that
-differs.
+prompt, the end and pad tokens and the mask policy; chat, evaluation and merging compare and show
+the first token that differs. An export, which loads no tokenizer, compares the tokenizer's files.
 """
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from typing import Any
 
 from lab.data import template
 from lab.errors import LabError
+from lab.schema import show
 
 PROBE = [
     {"role": "user", "content": "Question one"},
     {"role": "assistant", "content": "Answer one"},
     {"role": "user", "content": "Question two"},
 ]
+FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 AROUND = 4  # tokens shown before and behind a difference
 
 
@@ -31,6 +35,50 @@ def make(tokenizer: Any, system_prompt: str, loss_on: str) -> dict[str, Any]:
         "loss_on": loss_on,
         "probe_ids": _probe_ids(tokenizer, system_prompt),
     }
+
+
+def files(folder: Path) -> dict[str, str]:
+    """sha256 of each file beside a result that decides how text becomes tokens."""
+    return {
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        for name in FILES
+        if (folder / name).is_file()
+    }
+
+
+def enforce_files(receipt: dict[str, Any], folder: Path) -> None:
+    """Raise LabError if a file of the tokenizer in `folder` is not the one of the receipt."""
+    kept = receipt.get("tokenizer_files")
+    if not isinstance(kept, dict):
+        return  # a result from before they were kept
+    now = files(folder)
+    changed = sorted(name for name in kept.keys() | now.keys() if kept.get(name) != now.get(name))
+    if changed:
+        raise LabError(
+            f"{', '.join(changed)} of this result is not the file that it was trained with.",
+            f"Put it back into {folder} as it was.",
+        )
+
+
+def enforce_terms(
+    lock: dict[str, Any], tokenizer: Any, system_prompt: str, loss_on: str, name: str
+) -> None:
+    """Raise LabError if rows made on these terms are not what the result learned from."""
+    if not lock:
+        return
+    enforce(lock, tokenizer)
+    for word, now in (("system_prompt", system_prompt), ("loss_on", loss_on)):
+        trained = str(lock.get(word, ""))
+        if trained == now:
+            continue
+        shown = ""
+        if word == "system_prompt":
+            shown = " " + difference(tokenizer, _ids(lock), _probe_ids(tokenizer, now))
+        raise LabError(
+            f"{name} was trained with the {word.replace('_', ' ')} '{show(trained)}'; these rows "
+            f"have '{show(now)}'.{shown}".rstrip(),
+            "Measure it by itself: its own terms hold then.",
+        )
 
 
 def enforce(lock: dict[str, Any], tokenizer: Any) -> None:

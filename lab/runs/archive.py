@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from lab import paths
+from lab.data import lock
 from lab.errors import LabError
-from lab.files import remove_tree, sync_folder
+from lab.files import read_object, remove_tree, sync_folder
 from lab.paths import RunDir
 from lab.runs import launch
 from lab.runs.status import status
@@ -37,13 +38,17 @@ CHUNK = 1 << 20
 
 
 def export(run: RunDir, target: Path, *, checkpoints: bool = False) -> Path:
-    """Write the run into `target`; checkpoints only if asked for. Raises LabError."""
+    """Write the run into `target`; checkpoints only if asked for.
+
+    Raises LabError, also where the tokenizer beside the result is no longer the one in training.
+    """
     if not status(run).has_ended:
         raise LabError(
             f"{run.id} is {status(run).state}.", "Only a run that has ended is exported."
         )
     if target.exists():
         raise LabError(f"'{show(str(target))}' exists.", "Choose another name.")
+    lock.enforce_files(read_object(run.artifact / "receipt.json") or {}, run.artifact)
     aside = target.with_name(f".{target.name}.tmp")
     try:
         with zipfile.ZipFile(aside, "w", zipfile.ZIP_DEFLATED, compresslevel=3) as archive:

@@ -80,6 +80,7 @@ def receipt(folder: Path, tokenizer: Any, spec: RunSpec, facts: dict[str, Any]) 
         "loss_on": spec.data.loss_on,
         "template_hash": template.fingerprint(tokenizer, system_prompt, spec.data.loss_on),
         "lock": lock.make(tokenizer, system_prompt, spec.data.loss_on),
+        "tokenizer_files": lock.files(folder),
         "end_token": tokenizer.eos_token,
         "pad_token": tokenizer.pad_token,
         "seed": spec.train.seed,

@@ -1,0 +1,97 @@
+"""The loss of models on the same held-out rows, made on the terms that they were trained on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+from lab.chat import answer
+from lab.chat.answer import Named
+from lab.data import lock, template
+from lab.data.prepare import prepare
+from lab.errors import LabError
+from lab.files import read_object
+from lab.schema import show
+from lab.spec import RunSpec
+
+ROWS = 4  # in one forward pass
+
+
+def evaluate(names: list[Named], dataset: str | None = None) -> list[dict[str, Any]]:
+    """{"model", "loss", "perplexity", "tokens", "rows", "data"} of each, loss in nats a token.
+
+    The rows are the held-out ones of the first run named, or the whole of `dataset` in that run's
+    format; a base alone takes `dataset` as its card says. Raises LabError where a result's template
+    lock does not allow the rows, or two tokenizers make different tokens of them.
+    """
+    spec = _terms(names, dataset)
+    found = [_measure(named, spec, whole=dataset is not None) for named in names]
+    if len({row["data"] for row in found}) > 1:
+        apart = ", ".join(f"{row['model']} {row['data'][:8]}" for row in found)
+        raise LabError(
+            f"The models see different tokens in the same rows ({apart}), so their losses do not "
+            "compare.",
+            "Measure models of one base and one template together.",
+        )
+    return found
+
+
+def _terms(names: list[Named], dataset: str | None) -> RunSpec:
+    """The spec whose data section says how rows are made."""
+    run = next((named.run for named in names if named.run is not None), None)
+    if run is None and dataset is None:
+        raise LabError("A base has no held-out rows of its own.", "Name a set with --dataset.")
+    if run is None:
+        assert dataset is not None
+        spec = RunSpec.from_json({"model": names[0].base, "data": {"dataset": dataset}})
+    else:
+        stored = RunSpec.stored(read_object(run.spec) or {})
+        system = str(answer.parse(f"run:{run.id}").receipt.get("system_prompt", ""))
+        spec = replace(stored, data=replace(stored.data, system_prompt=system, packing="off"))
+        if dataset is not None:
+            # what names columns or rows of the run's own file says nothing of another one
+            data = replace(spec.data, dataset=dataset, columns={}, format="auto", max_examples=None)
+            spec = replace(spec, data=data)
+        elif not spec.data.held_out and not spec.data.eval_fraction:
+            raise LabError(f"{run.id} held no rows out.", "Name a set with --dataset.")
+    plain = replace(spec.data, general_mix=0.0, packing="off")
+    if dataset is not None:
+        plain = replace(plain, eval_fraction=0.0, held_out="")
+    return replace(spec, data=plain)
+
+
+def _measure(named: Named, spec: RunSpec, *, whole: bool) -> dict[str, Any]:
+    from lab.train.step import evaluation_loss
+    from lab.train.trainer import device_batches
+
+    loaded = answer.load(named)
+    first = next(loaded.model.parameters())
+    if named.run is None:
+        template.choose(loaded.tokenizer, spec.data.template)
+    prepared = prepare(spec, loaded.tokenizer)
+    proof = loaded.receipt.get("lock") or {}
+    lock.enforce_terms(
+        proof, loaded.tokenizer, prepared.system_prompt, spec.data.loss_on, named.name
+    )
+    rows = prepared.train if whole else prepared.held_out
+    if not len(rows):
+        raise LabError(
+            f"'{show(spec.data.dataset)}' has no held-out row with a token to score.",
+            "Name another set with --dataset.",
+        )
+    loss, tokens = evaluation_loss(
+        loaded.model,
+        device_batches(rows, ROWS, loaded.tokenizer.pad_token_id, first.device),
+        precision="float32",
+        loss="plain",
+    )
+    facts = prepared.facts()
+    return {
+        "model": named.name,
+        "loss": loss,
+        "perplexity": math.exp(min(loss, 700.0)),
+        "tokens": tokens,
+        "rows": len(rows),
+        "data": facts["train_hash" if whole else "held_out_hash"],
+    }

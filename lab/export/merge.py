@@ -1,0 +1,94 @@
+"""A result as one plain model folder that any program of the field loads."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from lab import methods
+from lab.chat import answer
+from lab.data import lock
+from lab.errors import LabError
+from lab.files import read_object, remove_tree, size_of, write_json
+from lab.methods.support import why
+from lab.paths import RunDir
+from lab.schema import show
+from lab.spec import RunSpec
+
+TOLERANCE = 1e-3  # of the logits' spread: what float32 sums in another order differ by
+PROBE_TOKENS = 32
+
+
+def merge(run: RunDir, target: Path) -> dict[str, Any]:
+    """Write base and adapter of `run` as one model into `target`, with tokenizer and receipt.
+
+    The template lock is enforced. The merged model, read back from the disk, must give the answers
+    of the result, or nothing is kept. Returns {"folder", "bytes", "largest_difference"}, the last
+    as a share of the logits' standard deviation. Raises LabError.
+    """
+    spec = RunSpec.stored(read_object(run.spec) or {})
+    method = methods.get(spec.method["name"])
+    if not method.can_merge:
+        raise LabError(
+            f"{run.id} cannot be merged: {method.title}: {why(method.can_merge)}",
+            f"Use {run.artifact} as it is.",
+        )
+    if target.exists():
+        raise LabError(f"'{show(str(target))}' exists.", "Choose another name.")
+    named = answer.parse(f"run:{run.id}")
+    loaded = answer.load(named)
+    lock.enforce_files(loaded.receipt, run.artifact)
+    before = _logits(loaded.model)
+    aside = target.with_name(f".{target.name}.tmp")
+    remove_tree(aside)
+    try:
+        aside.mkdir(parents=True)
+        method.merge(loaded.model).save_pretrained(aside)
+        for name in lock.FILES:
+            if (run.artifact / name).is_file():
+                shutil.copyfile(run.artifact / name, aside / name)
+        apart = _difference(before, _logits(_read(aside, loaded.model)))
+        if not apart <= TOLERANCE:
+            raise LabError(
+                f"The merged model of {run.id} answers differently: {apart:.2e} of the logits' "
+                f"spread, and {TOLERANCE:g} is the most. It was not kept.",
+                f"Use the adapter in {run.artifact}.",
+            )
+        proof = {**loaded.receipt, "merged_from": run.id, "largest_difference": apart}
+        write_json(aside / "receipt.json", proof)
+        os.replace(aside, target)
+    except OSError as error:
+        raise LabError(f"The merge failed: {error}.", "Check the folder and the disk.") from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return {"folder": str(target), "bytes": size_of(target), "largest_difference": apart}
+
+
+def _read(folder: Path, like: Any) -> Any:
+    """The written model on the device and in the type of the one in memory."""
+    from transformers import AutoModelForCausalLM
+
+    first = next(like.parameters())
+    made = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=first.dtype, trust_remote_code=False, use_safetensors=True
+    )
+    return made.to(first.device).eval()
+
+
+def _logits(model: Any) -> Any:
+    """(1, PROBE_TOKENS, V) in float32, of tokens from all over the vocabulary."""
+    import torch
+
+    device = next(model.parameters()).device
+    size = model.get_input_embeddings().weight.shape[0]
+    ids = torch.linspace(0, size - 1, PROBE_TOKENS, device=device).long()[None]
+    with torch.inference_mode():
+        return model(input_ids=ids, use_cache=False).logits.float()
+
+
+def _difference(before: Any, after: Any) -> float:
+    if before.shape != after.shape:
+        return float("inf")
+    return float((before - after).abs().max() / before.std())
