@@ -187,6 +187,13 @@ class TrainSpec:
         "Recompute activations in the backward pass: less memory, 25 to 45 % slower.",
         choices=SWITCH,
     )
+    checkpointed_layers: int | None = option(
+        None,
+        "With activation checkpointing: only the first N layers recompute, the others keep theirs: "
+        "some of the memory for less of the time. null: all; auto takes the fewest that fit.",
+        min=1,
+        max=10_000,
+    )
     compile: str = option(
         "auto", "Compile the decoder layers; pays on a GPU in long runs.", choices=SWITCH
     )

@@ -73,7 +73,8 @@ def plan(arguments: argparse.Namespace) -> int:
     rows = [
         [
             f"{one['batch_size']} × {one['accumulation']}",
-            one["activation_checkpointing"],
+            one["activation_checkpointing"]
+            + (f", {one['checkpointed_layers']} layers" if one["checkpointed_layers"] else ""),
             one["loss"],
             size(one["peak_bytes"]) + ("" if one["source"] == "shadow" else " (closed form)"),
             f"{one['tokens_per_s']:,.0f}",

@@ -18,7 +18,7 @@ from lab.memory.formula import Estimate
 from lab.methods import Method
 from lab.spec import RunSpec
 
-VERSION = 1  # of the prediction: a cached one of another version is made again
+VERSION = 2  # of the prediction: a cached one of another version is made again
 # A CPU run's resident memory beyond the tensors: copies that kernels make, and the heap's holes.
 CPU_SLACK = 1.15
 CHANGED_LOGITS = ("final_logit_softcapping", "logits_scaling", "logit_scale", "logits_soft_cap")
@@ -188,6 +188,7 @@ def _settings(spec: RunSpec, loss: str, packed: bool) -> dict[str, Any]:
         "precision": train.precision,
         "adapter_precision": train.adapter_precision,
         "activation_checkpointing": train.activation_checkpointing,
+        "checkpointed_layers": train.checkpointed_layers,
         "loss": loss,
         "optimizer": train.optimizer,
         "packed": packed,
@@ -208,7 +209,13 @@ def key(config: Any, spec: RunSpec, **how: Any) -> str:
             name: getattr(train, name)
             for name in (
                 *("batch_size", "accumulation", "precision", "adapter_precision", "loss"),
-                *("activation_checkpointing", "optimizer", "max_grad_norm", "compile"),
+                *(
+                    "activation_checkpointing",
+                    "checkpointed_layers",
+                    "optimizer",
+                    "max_grad_norm",
+                    "compile",
+                ),
                 *("save_every", "keep_best", "keep_last", "max_steps"),
             )
         },

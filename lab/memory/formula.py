@@ -245,13 +245,13 @@ def from_sizes(
 ) -> Estimate:
     """The same, from sizes taken before: for the same model and method at other lengths."""
     tokens = spec.train.batch_size * spec.data.max_length
-    checkpoints = spec.train.activation_checkpointing == "on"
     forward_loss, backward_loss = _loss(found, spec, tokens, loss_kind or spec.train.loss)
     one_layer = int(tokens * found.kept) + found.casts // max(1, found.layers)
-    if checkpoints:
-        kept = tokens * found.residual * found.layers
-    else:
-        kept = int(tokens * found.kept * found.layers) + found.casts
+    recomputed = _recomputed(found, spec)
+    kept = tokens * found.residual * recomputed
+    if recomputed < found.layers:
+        share = 1 - recomputed / found.layers
+        kept += int((tokens * found.kept * found.layers + found.casts) * share)
     work = tokens * 14 * found.hidden  # buffers of the backward pass of one layer
     workspace = CUBLAS_WORKSPACE if on_gpu else CPU_LIBRARIES
     accumulated = found.gradients if spec.train.accumulation > 1 else 0
@@ -259,9 +259,12 @@ def from_sizes(
     head = 2 * found.vocabulary * found.hidden if found.head_trains else 0
     places = {
         "start": kept + max(backward_loss, forward_loss),
-        "last layer": kept + head + (one_layer if checkpoints else 0) + work,
+        "last layer": kept + head + (one_layer if recomputed == found.layers else 0) + work,
         "first layer": found.gradients + one_layer + work,
     }
+    if 0 < recomputed < found.layers:  # the first that recomputes, the rest is done with
+        done = int(found.gradients * (1 - recomputed / found.layers))
+        places["middle"] = done + tokens * found.residual * recomputed + one_layer + work
     phases = {
         "load": found.weights + workspace,
         "forward": resting + accumulated + kept + forward_loss,
@@ -276,7 +279,7 @@ def from_sizes(
         "weights": found.weights,
         "gradients": found.gradients,
         "optimizer": found.moments,
-        "activations": kept + (one_layer if checkpoints else 0),
+        "activations": kept + (one_layer if recomputed else 0),
         "loss": max(backward_loss, forward_loss),
         "workspace": workspace,
     }
@@ -311,6 +314,13 @@ def disk(spec: RunSpec, artifact: int, checkpoint: int) -> dict[str, int]:
     if train.max_steps is not None and train.save_every:
         kept = min(kept, train.max_steps // train.save_every)
     return {"artifact": artifact, "checkpoint": checkpoint, "total": artifact + kept * checkpoint}
+
+
+def _recomputed(found: Sizes, spec: RunSpec) -> int:
+    """Layers whose activations are made again in the backward pass."""
+    if spec.train.activation_checkpointing != "on":
+        return 0
+    return min(found.layers, spec.train.checkpointed_layers or found.layers)
 
 
 def _loss(found: Sizes, spec: RunSpec, tokens: int, kind: str) -> tuple[int, int]:

@@ -9,15 +9,16 @@ measured on the finished runs of this machine where there are any.
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from lab.memory import estimate as memory
-from lab.memory import formula
+from lab.memory import formula, partly
+from lab.memory.partly import RESERVE
 from lab.methods import Method
 from lab.spec import RunSpec
 
-RESERVE = 0.06  # of the device's memory, left for fragments and what others take
 REACHED = 0.35  # of a GPU's dense bf16 rate by transformers' own layers, until it is measured
 LAYER_S = 0.3e-3  # a pass through one layer and back costs this beside the work itself
 PLAIN_LOSS = 1.02  # the plain loss moves whole logits through memory
@@ -48,12 +49,14 @@ class Choice:
     source: str
     fits: bool
     why: str = ""
+    checkpointed_layers: int | None = None
 
     def changes(self) -> dict[str, Any]:
         return {
             "train.batch_size": self.batch_size,
             "train.accumulation": self.accumulation,
             "train.activation_checkpointing": self.activation_checkpointing,
+            "train.checkpointed_layers": self.checkpointed_layers,
             "train.loss": self.loss,
         }
 
@@ -101,7 +104,9 @@ def choose(config: Any, spec: RunSpec, method: Method, device: Device) -> list[C
                     )
                 )
     ranked = sorted(choices, key=_rank)
-    ranked = _confirm(ranked, config, spec, method, device, room)
+    ranked = _confirm(
+        ranked, config, spec, method, device, room, lambda one: _speed(one, costs, sizes, device)
+    )
     return _explained(ranked, room)
 
 
@@ -126,7 +131,8 @@ def _speed(spec: RunSpec, costs: Any, sizes: formula.Sizes, device: Device) -> f
     work = (costs.per_token + costs.per_loss_token) * tokens
     work += costs.per_token_pair * spec.train.batch_size * spec.data.max_length**2
     if spec.train.activation_checkpointing == "on":
-        work += 2.0 * (sizes.parameters - sizes.vocabulary * sizes.hidden) * tokens
+        share = (spec.train.checkpointed_layers or sizes.layers) / sizes.layers
+        work += 2.0 * share * (sizes.parameters - sizes.vocabulary * sizes.hidden) * tokens
     if spec.train.loss == "plain":
         work *= PLAIN_LOSS
     launch = sizes.layers * LAYER_S if device.on_gpu else 0.0
@@ -141,9 +147,11 @@ def _confirm(
     method: Method,
     device: Device,
     room: int,
+    speed: Callable[[RunSpec], float],
 ) -> list[Choice]:
-    """The leading choices with the shadow step's peaks, until one of them fits."""
-    traced = []
+    """The leading choices with the shadow step's peaks, until one of them fits and none that is
+    not traced yet promises more. Where checkpointing helps, of the fewest layers that do."""
+    traced: list[Choice] = []
     for place, choice in enumerate(ranked[:CONFIRMED]):
         changed = _with(
             spec,
@@ -152,18 +160,35 @@ def _confirm(
             activation_checkpointing=choice.activation_checkpointing,
             loss=choice.loss,
         )
-        found = memory.cached(config, changed, method, on_gpu=device.on_gpu, memory_bytes=room)
+        how: dict[str, Any] = {"on_gpu": device.on_gpu, "memory_bytes": room}
+        found = memory.cached(config, changed, method, **how)
+        if found.fits and found.source == "shadow" and choice.activation_checkpointing == "on":
+            if not _fits_without(traced, ranked, choice):
+                changed, found = partly.fewest(config, changed, method, found, **how)
         traced.append(
             replace(
                 choice,
+                checkpointed_layers=changed.train.checkpointed_layers,
+                tokens_per_s=round(speed(changed), 1),
                 peak_bytes=found.peak_bytes,
                 fits=bool(found.fits),
                 source=found.source,
             )
         )
-        if traced[-1].fits:
-            return sorted([*traced, *ranked[place + 1 :]], key=_rank)
+        rest = ranked[place + 1 :]
+        if traced[-1].fits and (not rest or _rank(traced[-1]) <= _rank(rest[0])):
+            return sorted([*traced, *rest], key=_rank)
     return sorted([*traced, *ranked[CONFIRMED:]], key=_rank)
+
+
+def _fits_without(traced: list[Choice], ranked: list[Choice], choice: Choice) -> bool:
+    """Whether the same rows and loss fit with no layer checkpointed."""
+    return any(
+        other.fits
+        and other.activation_checkpointing == "off"
+        and (other.batch_size, other.loss) == (choice.batch_size, choice.loss)
+        for other in [*traced, *ranked[len(traced) :]]
+    )
 
 
 def _explained(ranked: list[Choice], room: int) -> list[Choice]:

@@ -8,7 +8,7 @@ from typing import Any
 from lab import machine, text
 from lab.errors import Problem
 from lab.memory import estimate as memory
-from lab.memory import fixes, hardware
+from lab.memory import fixes, hardware, partly
 from lab.memory.formula import Estimate
 from lab.methods import Method
 from lab.spec import RunSpec
@@ -64,7 +64,15 @@ def admit(
     is_open = asked.train.activation_checkpointing == "auto" and room.on_gpu
     if found.fits is False and is_open and method.can_checkpoint_activations:
         spec = replace(spec, train=replace(spec.train, activation_checkpointing="on"))
-        found = predicted(spec)
+        spec, found = partly.with_checkpointing(
+            config,
+            spec,
+            method,
+            memory_bytes=room.bytes,
+            on_gpu=True,
+            packed=spec.data.packing == "on",
+        )
+        found = replace(found, context_bytes=room.context_bytes)
     if found.fits is False and not spec.hardware.ignore_memory:
         problems.append(Problem("hardware.ignore_memory", _refusal(spec, found, config, room)))
     return spec, found

@@ -11,12 +11,14 @@ from lab import machine, methods, paths
 from lab.errors import Problem
 from lab.files import read_object
 from lab.memory import estimate as memory
-from lab.memory import hardware
+from lab.memory import hardware, partly
 from lab.memory import plan as planning
 from lab.models import catalog as models
 from lab.models import configs, weights
 from lab.planner.check import check_fit, resolve
 from lab.spec import RunSpec
+
+CERTAINLY_OVER = 1.5  # times the memory by the closed form: need not be traced to be ruled out
 
 
 def estimate(
@@ -40,35 +42,53 @@ def estimate(
     check_fit(replace(ready, data=spec.data), _empty(config), None, problems, set(), target.on_gpu)
     if problems:
         return _refused(problems)
-    options = dict(how or {})
     try:
-        found = memory.cached(
+        found = _found(
             config,
             ready,
             method,
-            on_gpu=target.on_gpu,
-            memory_bytes=target.memory_bytes,
-            packed=packed,
-            **options,
+            target,
+            packed,
+            dict(how or {}),
+            is_open=(
+                spec.train.activation_checkpointing == "auto"
+                and bool(method.can_checkpoint_activations)
+            ),
         )
-        if spec.train.activation_checkpointing == "auto" and found.fits is False:
-            if method.can_checkpoint_activations:
-                ready = replace(ready, train=replace(ready.train, activation_checkpointing="on"))
-                found = memory.cached(
-                    config,
-                    ready,
-                    method,
-                    on_gpu=target.on_gpu,
-                    memory_bytes=target.memory_bytes,
-                    packed=packed,
-                    **options,
-                )
     except ValueError as error:  # a library refuses the combination in its own words
         return _refused([Problem("method", f"{method.title} cannot be applied: {error}")])
-    answer = found.to_json()
+    answer: dict[str, Any] = found.to_json()
     answer["context_bytes"] = target.context_bytes if target.on_gpu else None
     answer["device_bytes"] = target.memory_bytes
     return answer
+
+
+def _found(
+    config: Any,
+    spec: RunSpec,
+    method: Any,
+    target: Target,
+    packed: bool,
+    options: dict[str, Any],
+    *,
+    is_open: bool,
+) -> Any:
+    """The prediction; where checkpointing is open, with it if the run does not fit without."""
+    how = {
+        "on_gpu": target.on_gpu,
+        "memory_bytes": target.memory_bytes,
+        "packed": packed,
+        **options,
+    }
+    if is_open and target.memory_bytes is not None:
+        closed = memory.cached(config, spec, method, **{**how, "shadow": False})
+        if closed.peak_bytes <= CERTAINLY_OVER * target.memory_bytes:
+            found = memory.cached(config, spec, method, **how)
+            if found.fits:
+                return found
+        spec = replace(spec, train=replace(spec.train, activation_checkpointing="on"))
+        return partly.with_checkpointing(config, spec, method, **how)[1]
+    return memory.cached(config, spec, method, **how)
 
 
 _empties: dict[str, Any] = {}

@@ -30,6 +30,7 @@ CHANGEABLE = (
     "batch_size",
     "accumulation",
     "activation_checkpointing",
+    "checkpointed_layers",
     "compile",
     "eval_every",
     "save_every",

@@ -21,6 +21,7 @@ from lab.evals import forgetting
 from lab.files import read_object, write_json
 from lab.methods import Context
 from lab.models import catalog, weights
+from lab.models.structure import decoder_layers
 from lab.paths import RunDir
 from lab.runs import history, resumption
 from lab.spec import RunSpec
@@ -267,7 +268,7 @@ class Attempt:
         if start:
             artifact.begin_with(model, twin, self.method, paths.run_dir(start).artifact)
         if train.activation_checkpointing == "on":
-            checkpoint_activations(model)
+            checkpoint_activations(model, train.checkpointed_layers)
         if train.compile == "on":
             compile_layers(model)
         self.parameters = sum(weight.numel() for weight in model.parameters())
@@ -338,13 +339,18 @@ def peak_flops(device: torch.device) -> float | None:
     return machine.peak_flops(torch.cuda.get_device_name(device) if on_gpu else "", on_gpu)
 
 
-def checkpoint_activations(model: Any) -> None:
-    """Recompute activations in the backward pass; the name differs between versions."""
+def checkpoint_activations(model: Any, first: int | None = None) -> None:
+    """Recompute activations in the backward pass, of the `first` layers or of all.
+
+    The last layers' activations are gone before the gradients have grown: theirs may stay.
+    """
     settings = {"use_reentrant": False}
     if hasattr(model, "activation_checkpointing_enable"):
         model.activation_checkpointing_enable(activation_checkpointing_kwargs=settings)
     else:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
+    for layer in decoder_layers(model)[1][first:] if first is not None else []:
+        layer.gradient_checkpointing = False
     # without it, nothing in front of frozen layers requires a gradient
     model.enable_input_require_grads()
 

@@ -5,11 +5,33 @@ Legend: N counted tokens, H hidden size, V vocabulary. Losses are sums in nats.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 
 CHUNK_ELEMENTS = 1 << 24  # logits alive at a time: 64 MB in float32
+_is_repeated: ContextVar[bool] = ContextVar("is_repeated", default=True)
+
+
+@contextmanager
+def few_chunks() -> Iterator[None]:
+    """For tensors without data: each chunk but the last needs the same memory, so a few stand for
+    all; an even number for an even number, since blocks of the allocator take turns."""
+    token = _is_repeated.set(False)
+    try:
+        yield
+    finally:
+        _is_repeated.reset(token)
+
+
+def _chunks(count: int, step: int) -> Sequence[int]:
+    starts = range(0, count, step)
+    if _is_repeated.get() or len(starts) <= 4:
+        return starts
+    return [*starts[: 3 - len(starts) % 2], starts[-1]]
 
 
 class FusedLinearCrossEntropy(torch.autograd.Function):
@@ -35,7 +57,7 @@ class FusedLinearCrossEntropy(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias_V, dtype=torch.float32) if needs_bias else None
         weight = weight_VH.to(compute)
         step = max(1, CHUNK_ELEMENTS // weight_VH.shape[0])
-        for start in range(0, hidden_NH.shape[0], step):
+        for start in _chunks(hidden_NH.shape[0], step):
             part = slice(start, start + step)
             hidden = hidden_NH[part].to(compute)
             targets = targets_N[part].unsqueeze(1)

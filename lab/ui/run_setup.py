@@ -51,7 +51,14 @@ SCHEDULE = [
     "accumulation",
     "seed",
 ]
-PRECISION = ["precision", "adapter_precision", "activation_checkpointing", "loss", "compile"]
+PRECISION = [
+    "precision",
+    "adapter_precision",
+    "activation_checkpointing",
+    "checkpointed_layers",
+    "loss",
+    "compile",
+]
 SAVING = [
     "eval_every",
     "early_stopping",

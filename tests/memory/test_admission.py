@@ -13,7 +13,7 @@ from lab.planner import admit
 from lab.planner.check import check
 from lab.planner.estimate import estimate, plan
 
-LLAMA = {
+LLAMA: dict[str, Any] = {
     "model": "config:Llama-3.2-1B",
     "method": {"name": "lora"},
     "data": {"max_length": 1024},
@@ -54,6 +54,27 @@ def test_settings_are_chosen_by_speed_among_those_that_fit() -> None:
         {"memory_bytes": 10 * 10**9},
     )
     assert again["fits"] and again["peak_bytes"] == best["peak_bytes"]
+
+
+def test_as_few_layers_recompute_as_make_it_fit() -> None:
+    value = LLAMA | {"train": LLAMA["train"] | {"activation_checkpointing": "off"}}
+    needed = {way: estimate(with_train(value, way), {"kind": "cuda"}) for way in ("off", "on")}
+    most, least = (needed[way]["peak_bytes"] for way in ("off", "on"))
+    assert most > 1.3 * least
+    room = (most + least) // 2
+    found = estimate(with_train(value, "auto"), {"memory_bytes": room})
+    chosen = found["settings"]["checkpointed_layers"]
+    assert found["fits"] and 2 <= chosen <= 14, "of sixteen"
+    assert found["peak_bytes"] <= 0.94 * room < room
+    one_less = with_train(value, "on", checkpointed_layers=chosen - 1)
+    assert estimate(one_less, {"kind": "cuda"})["peak_bytes"] > 0.94 * room
+    best = plan(value, {"memory_bytes": room})["choices"][0]
+    assert best["fits"] and best["peak_bytes"] <= 0.94 * room
+
+
+def with_train(value: dict[str, Any], way: str, **settings: Any) -> dict[str, Any]:
+    train = {**value["train"], "activation_checkpointing": way, **settings}
+    return value | {"train": train}
 
 
 def test_rules_of_thumb() -> None:

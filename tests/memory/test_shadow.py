@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 
 from lab import methods
+from lab.memory import estimate as memory
 from lab.memory.shadow.layers import extend
 from lab.memory.shadow.structure import build, with_layers
 from lab.memory.shadow.trace import Batch, decoder_layers, trace
 from lab.models import catalog, configs, weights
 from lab.planner.estimate import estimate
 from lab.spec import RunSpec
+from lab.train import loss as loss_module
 
 # torch.cuda.max_memory_allocated of the twelve first steps on an H100, in GB: fused AdamW, clip
 # 1.0, plain loss, no adapter dropout, alpha 2r, all rows full
@@ -89,6 +91,46 @@ def test_layer_extension_equals_the_full_trace(method: str, checkpointing: str, 
         assert peak.total == pytest.approx(whole.peaks[segment].total, rel=1e-4), segment
     highest = [max(peak.counted for peak in one.peaks.values()) for one in (whole, extended)]
     assert highest[1] == pytest.approx(highest[0], rel=0.005)
+
+
+@pytest.mark.parametrize(("method", "first"), [("lora", 5), ("full", 10)])
+def test_some_layers_recompute_as_the_full_trace_says(method: str, first: int) -> None:
+    value = spec_of("Qwen3-0.6B", {"name": method}, 2, 256, "on", "bfloat16")
+    value["train"]["checkpointed_layers"] = first
+    spec = RunSpec.from_json(value)
+    spec = dataclasses.replace(spec, train=dataclasses.replace(spec.train, learning_rate=1e-4))
+    config = with_layers(weights.load_config(catalog.resolve_structure(spec.model)), 13)
+    kind = methods.get(method)
+    found = {}
+    for whole in (True, False):
+        found[whole] = memory.predict(
+            config, spec, kind, on_gpu=True, memory_bytes=None, whole=whole
+        )
+    assert found[False].notes == ["Shadow step, layer extension."]
+    assert found[False].peak_bytes == pytest.approx(found[True].peak_bytes, rel=5e-3)
+    for name, size in found[True].phases.items():
+        assert found[False].phases[name] == pytest.approx(size, rel=5e-3), name
+
+
+def test_chunks_of_the_loss_stand_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that trains its head, traced with all chunks and with a few."""
+    spec = RunSpec.from_json(spec_of("SmolLM2-135M", {"name": "full"}, 4, 512, "on", "bfloat16"))
+    spec = dataclasses.replace(spec, train=dataclasses.replace(spec.train, learning_rate=1e-4))
+    config = with_layers(weights.load_config(catalog.resolve_structure(spec.model)), 2)
+
+    def peaks() -> Any:
+        model, quantised, _ = build(config, spec, methods.get("full"))
+        return trace(
+            model, methods.get("full"), spec, Batch(4, 512), "fused", quantised, on_gpu=True
+        )
+
+    few = peaks()
+    monkeypatch.setattr(loss_module, "_chunks", lambda count, step: range(0, count, step))
+    every = peaks()
+    assert {name: peak.counted for name, peak in few.peaks.items()} == {
+        name: peak.counted for name, peak in every.peaks.items()
+    }
+    assert few.reserved == every.reserved
 
 
 def test_longest_rotary_embeddings_and_masks_can_be_traced() -> None:

@@ -28,6 +28,7 @@ def plain_run(work_here: Callable[..., RunDir]) -> list[float]:
         ({"batch_size": 2, "accumulation": 2}, 1e-5),
         ({"loss": "plain"}, 1e-5),
         ({"activation_checkpointing": "on"}, 1e-5),
+        ({"activation_checkpointing": "on", "checkpointed_layers": 1}, 1e-5),
         ({"precision": "mixed"}, 2e-2),
         ({"precision": "bfloat16"}, 5e-2),
     ],

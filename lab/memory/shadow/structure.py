@@ -64,7 +64,7 @@ def build(
             raise ValueError("it needs the model's tokenizer, and a config has none.") from error
         method.grow_fully(model, options)
     if spec.train.activation_checkpointing == "on":
-        checkpoint_activations(model)
+        checkpoint_activations(model, spec.train.checkpointed_layers)
     return model, quantised, base
 
 

@@ -21,6 +21,7 @@ from lab.memory.shadow.ledger import Ledger, Peak
 from lab.memory.shadow.structure import Quantised, is_quantised, stored_bytes
 from lab.methods import Method
 from lab.spec import RunSpec
+from lab.train.loss import few_chunks
 from lab.train.step import summed_loss
 
 LOSS_SEGMENTS = {"forward.after": "loss", "backward.after": "loss"}
@@ -74,6 +75,7 @@ def trace(
             model.to_empty(device="cpu").tie_weights()
         else:
             stack.enter_context(mode)
+            stack.enter_context(few_chunks())
             become_fake(model, mode, quantised)
         model.train()
         weights = list(model.parameters())
