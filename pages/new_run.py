@@ -4,7 +4,7 @@ import streamlit as st
 
 from lab import methods, presets
 from lab.spec import SECTIONS
-from lab.ui import form, links, run_setup, submit
+from lab.ui import forecast, form, links, run_setup, submit
 from lab.ui.guard import safe, user_errors
 
 st.title("New run", anchor=False)
@@ -57,6 +57,7 @@ with grid.cell():
         st.subheader("What will happen", anchor=False)
         for icon, sentence in run_setup.summary():
             st.markdown(f":material/{icon}: {sentence}")
+        forecast.panel(form.value())
         run_setup.show_problems()
         start = st.button(
             "Start", type="primary", icon=":material/play_arrow:", key="start", width="stretch"

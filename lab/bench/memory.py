@@ -199,7 +199,11 @@ def grid(
     for number, case in enumerate(draw(count, seed)):
         method, config, spec = methods.get(case.method), case.config(), case.spec()
         how: dict[str, Any] = {"on_gpu": True, "memory_bytes": None}
-        closed = memory.predict(config, spec, method, shadow=False, **how)
+        try:
+            closed = memory.predict(config, spec, method, shadow=False, **how)
+        except ValueError as error:  # it needs a tokenizer, which a config has not
+            say(f"{case.model} {case.method}: {error}")
+            continue
         extended = memory.predict(config, spec, method, **how)
         if extended.source != "shadow":
             say(f"{case}: {extended.notes}")

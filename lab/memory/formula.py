@@ -1,11 +1,8 @@
 """Closed forms for memory and disk: instant, from the model's structure.
 
-Legend: T tokens in a micro-batch, h hidden, f feed-forward, a query width, k key/value width,
-V vocabulary, L layers. All in bytes. Weights, gradients and moments are counted from the model's
-own tensors. What a layer keeps for its backward pass, a token, under bf16 autocast: each norm 4h
-for the float32 copy of its input (2h more where the norm trains, and 2h that its readers share);
-flash attention 4a + 4k; a gated feed-forward 6f; and 2 x width for each input that a trained
-matrix or an adapter keeps. Checkpointing keeps the residual stream for each layer and
+Legend: T tokens in a micro-batch, V vocabulary, L layers. All in bytes. Weights, gradients and
+moments are counted from the model's own tensors; what a layer keeps for its backward pass stands in
+`kept.py`. Checkpointing keeps the residual stream for each layer and
 one layer whole. The plain loss needs 12VT at the start of the backward pass, while there are no
 gradients yet; the fused one two chunks of logits and the gradients of its inputs.
 """
@@ -16,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lab import methods, optimizers
+from lab.memory import kept as layer_memory
 from lab.spec import RunSpec
 
 CUBLAS_WORKSPACE = 2 * (32 << 20)  # 32 MiB on Hopper, for the forward and the backward thread
@@ -70,6 +68,7 @@ class Sizes:
     casts: int  # bytes of the 16-bit copies of float32 weights that are kept, all layers
     residual: int  # bytes a token of the residual stream
     head_trains: bool
+    virtual: int = 0  # positions before each row that pass through all layers
     largest_layer: int = 0  # bytes of the gradients of one layer
 
 
@@ -85,7 +84,7 @@ def sizes(
     own = [weight for weight in everything if weight.requires_grad]
     hidden: int = config.hidden_size
     layers = decoder_layers(model)
-    width = 4 if spec.train.precision == "float32" else 2
+    passed, attended = methods.get(spec.method["name"]).virtual_tokens(spec.method_config)
     residual = 2 if spec.train.precision == "bfloat16" else 4
     middle = layers[len(layers) // 2] if layers else None
     embedding = model.get_output_embeddings()
@@ -107,9 +106,10 @@ def sizes(
         hidden=hidden,
         vocabulary=config.vocab_size,
         layers=config.num_hidden_layers,
-        kept=_kept(middle, config, width, residual, float(spec.method.get("dropout") or 0.0)),
-        casts=_casts(layers, spec),
+        kept=layer_memory.kept(middle, config, spec, has_prefix=attended > 0),
+        casts=layer_memory.copies(layers, spec),
         residual=residual * hidden,
+        virtual=passed,
         head_trains=any(weight.requires_grad for weight in embedding.parameters())
         if embedding is not None
         else False,
@@ -120,104 +120,6 @@ def sizes(
             ),
             default=0,
         ),
-    )
-
-
-def _kept(layer: Any, config: Any, width: int, residual: int, dropout: float) -> float:
-    """Bytes a token that one decoder layer keeps for its backward pass."""
-    hidden: int = config.hidden_size
-    if layer is None:
-        return float(width * (12 * hidden + 4 * 4 * hidden))
-    heads: int = config.num_attention_heads
-    groups = getattr(config, "num_key_value_heads", None) or heads
-    size = getattr(config, "head_dim", None) or hidden // heads
-    query, key = heads * size, groups * size
-    activation = str(
-        getattr(config, "hidden_act", None)
-        or getattr(config, "hidden_activation", None)
-        or getattr(config, "activation_function", "")
-    )
-    linear, norms, adapters = _parts(layer)
-    feed = max((out for _, _, out, _ in linear), default=4 * hidden)
-    into = [out for _, wide, out, _ in linear if wide == hidden]
-    wide_out = [wide for _, wide, out, _ in linear if out == hidden and wide != query]
-    feed = wide_out[-1] if wide_out else feed
-    gated = sum(out for out in into if out >= feed) >= 2 * feed
-    total = 0.0
-    for trains in norms:
-        total += 4 * hidden  # float32 input
-        if trains:
-            total += residual * hidden
-    total += width * (2 * query + 2 * key) + 4 * heads
-    # each adapted matrix keeps its own 16-bit copy of a float32 input; trained ones share theirs
-    seen: set[str] = set()
-    for name, wide, _, trains in linear:
-        if name in adapters:
-            total += wide if dropout > 0 else 0  # the mask, a byte an element
-            if adapters[name] == 4:
-                total += width * wide
-            else:
-                total += width * wide if _reader(name) not in seen else 0
-                seen.add(_reader(name))
-        elif trains and _reader(name) not in seen:
-            seen.add(_reader(name))
-            if not name.endswith(("o_proj", "attn.c_proj")):
-                total += width * wide
-    if activation in ("gelu_new", "gelu_fast") or (activation == "gelu_pytorch_tanh" and not gated):
-        total += 18 * feed if width == 2 else 24 * feed  # five operations, in float32 on CUDA
-    else:
-        total += width * (3 if gated else 1) * feed
-    drop = float(getattr(config, "resid_pdrop", 0.0) or 0.0)
-    if drop > 0:
-        total += 2 * hidden
-    return total
-
-
-def _parts(layer: Any) -> tuple[list[tuple[str, int, int, bool]], list[bool], dict[str, int]]:
-    """(matrices as (name, in, out, trains), whether each norm trains, bytes of adapters' types)."""
-    import torch
-    from transformers.pytorch_utils import Conv1D
-
-    linear, norms, adapters = [], [], {}
-    for name, module in layer.named_modules():
-        if "lora_" in name or "_dropout" in name:
-            owner = name.split(".lora_")[0]
-            weight = next(iter(module.parameters(recurse=False)), None)
-            if weight is not None and weight.requires_grad:
-                adapters[owner] = weight.element_size()
-            continue
-        kind = type(module).__name__
-        if isinstance(module, (torch.nn.Linear, Conv1D)) or kind.startswith(("Linear4", "Linear8")):
-            wide, out = module.weight.shape[-2:][::-1]
-            if isinstance(module, Conv1D):
-                wide, out = out, wide
-            base = name.removesuffix(".base_layer")
-            linear.append((base, int(wide), int(out), bool(module.weight.requires_grad)))
-        elif "Norm" in kind and hasattr(module, "weight") and module.weight is not None:
-            if module.weight.numel() == getattr(layer, "hidden_size", module.weight.numel()):
-                norms.append(bool(module.weight.requires_grad))
-    return linear, norms, adapters
-
-
-def _reader(name: str) -> str:
-    """Matrices that read the same input have the same reader."""
-    last = name.rsplit(".", 1)[-1]
-    if last in ("q_proj", "k_proj", "v_proj"):
-        return "attention"
-    if last in ("gate_proj", "up_proj"):
-        return "feed"
-    return name
-
-
-def _casts(layers: list[Any], spec: RunSpec) -> int:
-    """Float32 matrices are kept as 16-bit copies by the products that they are in."""
-    if spec.train.precision != "mixed":
-        return 0
-    return sum(
-        2 * weight.numel()
-        for layer in layers
-        for name, weight in layer.named_parameters()
-        if weight.dim() == 2 and "lora_" not in name
     )
 
 
@@ -244,8 +146,9 @@ def from_sizes(
     found: Sizes, spec: RunSpec, *, on_gpu: bool, memory_bytes: int | None, loss_kind: str = ""
 ) -> Estimate:
     """The same, from sizes taken before: for the same model and method at other lengths."""
-    tokens = spec.train.batch_size * spec.data.max_length
-    forward_loss, backward_loss = _loss(found, spec, tokens, loss_kind or spec.train.loss)
+    own = spec.train.batch_size * spec.data.max_length
+    tokens = own + spec.train.batch_size * found.virtual
+    forward_loss, backward_loss = _loss(found, spec, own, loss_kind or spec.train.loss)
     one_layer = int(tokens * found.kept) + found.casts // max(1, found.layers)
     recomputed = _recomputed(found, spec)
     kept = tokens * found.residual * recomputed

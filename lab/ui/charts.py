@@ -163,7 +163,7 @@ def memory(series: Live, view: View) -> go.Figure:
                 "text": f"predicted {predicted / 1e9:.2f} GB{bound}",
                 "font_color": view.colours[5],
             },
-            annotation_position="bottom right",
+            annotation_position="bottom left",
         )
     peak = series.train.last("memory/peak_bytes")
     if peak:

@@ -20,6 +20,7 @@ TITLES = {
     "loss": "logits and loss",
     "workspace": "workspace",
 }
+STANDARD = ("full", "lora", "qlora")  # what rules of thumb speak of
 GREY = "#8a9aa0"
 
 
@@ -102,6 +103,7 @@ def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "peak": row["estimate"]["peak_bytes"] / 1e9,
             **{TITLES[part]: row["estimate"]["at_peak"].get(part, 0) / 1e9 for part in PARTS},
             "phase": row["estimate"]["peak_phase"],
+            "recomputes": _recomputes(row["estimate"].get("settings") or {}),
             "fits": {True: "yes", False: "no", None: ""}[row["estimate"]["fits"]],
             "by": "shadow step" if row["estimate"]["source"] == "shadow" else "closed form",
         }
@@ -109,14 +111,21 @@ def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def _recomputes(settings: dict[str, Any]) -> str:
+    if settings.get("activation_checkpointing") != "on":
+        return "nothing"
+    some = settings.get("checkpointed_layers")
+    return f"{some} layers" if some else "all layers"
+
+
 def held_against(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Every rule of thumb beside the prediction for the run that it speaks of."""
     seen: set[str] = set()
     found = []
-    for row in rows:
+    for row in sorted(rows, key=lambda row: row["name"] not in STANDARD):
         for claim, value in row["estimate"]["rules"].items():
             if claim in seen:
-                continue  # the first method of a kind stands for it
+                continue  # the usual method of a kind stands for it
             seen.add(claim)
             peak = row["estimate"]["peak_bytes"]
             found.append(

@@ -213,7 +213,7 @@ def settings() -> dict[str, Any]:
             required=True,
             key="checkpointing",
             bind="query-params",
-            help="auto: on where it does not fit without",
+            help="auto: where it does not fit without, of as few layers as make it fit",
         )
         loss = st.segmented_control(
             "Loss", ["fused", "plain"], default="fused", required=True, key="loss",
@@ -265,9 +265,10 @@ def show(now: Survey, device_name: str, view: View) -> None:
     )
     for name, why in now.refused.items():
         st.caption(f"{safe(methods.get(name).title)}: {safe(why)}")
-    notes = {note for row in rows for note in row["estimate"]["notes"] if "traced" in note}
-    for note in sorted(notes):
-        st.caption(safe(note))
+    for row in rows:
+        for note in row["estimate"]["notes"]:
+            if "could not be traced" in note:
+                st.caption(f"{safe(row['title'])}: {safe(note)}")
     _show_limits(now)
     _show_rules(rows)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -314,3 +316,21 @@ def test_the_plain_script_trains(
     ]
     assert losses[1] < losses[0]
     assert (tmp_path / "output" / "adapter_model.safetensors").is_file()
+
+
+def test_new_run_says_the_memory_while_the_form_is_filled_in(open_page: Page) -> None:
+    at = open_page("new_run")
+    end = time.monotonic() + 60
+    while "of memory at the peak" not in words(at):
+        assert time.monotonic() < end, words(at)
+        time.sleep(0.2)
+        at.run()
+    before = words(at)
+    assert "a bound" in before and "free" in before and "Looking at the model" not in before
+    at.number_input(key="new.train.batch_size").set_value(64).run()
+    while words(at) == before or "Looking at the model" in words(at):
+        assert time.monotonic() < end, words(at)
+        time.sleep(0.2)
+        at.run()
+    sizes = [re.findall(r"\*\*([\d.]+) GB\*\* of memory", text) for text in (before, words(at))]
+    assert float(sizes[1][0]) > 1.2 * float(sizes[0][0])

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lab.memory.shadow.allocator import Allocator, Block
@@ -84,6 +85,9 @@ class Ledger(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.prim.device.default:
             return args[0].fake_device  # asked for more often than anything is computed
+        if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
+            if args[0].dtype is torch.bool:
+                return True  # "is this module not dropped now": the answer that takes more memory
         self._settle()
         made = func(*args, **(kwargs or {}))
         self.operations += 1
