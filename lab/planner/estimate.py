@@ -18,7 +18,7 @@ from lab.models import configs, weights
 from lab.planner.check import check_fit, resolve
 from lab.spec import RunSpec
 
-CERTAINLY_OVER = 1.5  # times the memory by the closed form: need not be traced to be ruled out
+CERTAINLY_OVER = 1.2  # times the memory by the closed form: need not be traced to be ruled out
 
 
 def estimate(

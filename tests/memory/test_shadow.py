@@ -9,7 +9,7 @@ import pytest
 
 from lab import methods
 from lab.memory import estimate as memory
-from lab.memory.shadow.layers import extend
+from lab.memory.shadow.layers import FEW, MORE, extend
 from lab.memory.shadow.structure import build, with_layers
 from lab.memory.shadow.trace import Batch, decoder_layers, trace
 from lab.models import catalog, configs, weights
@@ -86,7 +86,7 @@ def test_layer_extension_equals_the_full_trace(method: str, checkpointing: str, 
         assert len(decoder_layers(model)) == count
         return trace(model, kind, spec, Batch(2, 256), loss, quantised, on_gpu=True)
 
-    whole, extended = traced(9), extend(traced(2), traced(4), 9)
+    whole, extended = traced(12), extend(traced(FEW), traced(MORE), MORE, 12)
     for segment, peak in extended.peaks.items():
         assert peak.total == pytest.approx(whole.peaks[segment].total, rel=1e-4), segment
     highest = [max(peak.counted for peak in one.peaks.values()) for one in (whole, extended)]

@@ -73,6 +73,7 @@ def trace(
         stack.enter_context(_no_collector())
         if real:
             model.to_empty(device="cpu").tie_weights()
+            become_zero(model)
         else:
             stack.enter_context(mode)
             stack.enter_context(few_chunks())
@@ -130,6 +131,18 @@ def _no_collector() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
+
+
+def become_zero(model: Any) -> None:
+    """Buffers and plain attributes as zeros: some index, and what happens to be in fresh memory
+    would be out of bounds."""
+    for module in model.modules():
+        for buffer in module.buffers(recurse=False):
+            buffer.zero_()
+        for holder in (vars(module), *(one for one in vars(module).values() if type(one) is dict)):
+            for name, value in holder.items():
+                if isinstance(value, torch.Tensor) and value.is_meta:
+                    holder[name] = torch.zeros_like(value, device="cpu")
 
 
 def become_fake(model: Any, mode: FakeTensorMode, quantised: Quantised | None = None) -> None:
