@@ -31,7 +31,7 @@ class Forecast:
         self.spec = spec
         self.found: dict[str, Any] | None = None
         self.problem = ""
-        self.is_complete = False
+        self.is_complete = self.was_left = False
         self.seen_at = time.monotonic()
         threading.Thread(target=self._ask, name="forecast", daemon=True).start()
 
@@ -42,17 +42,14 @@ class Forecast:
             if not self.found["is_bound"]:
                 time.sleep(STILL_S)
                 if time.monotonic() - self.seen_at > STILL_S:
-                    return  # it is asked again if somebody comes back to it
+                    self.was_left = True  # asked again if somebody comes back to it
+                    return
                 self.found = planner.estimate(self.spec)
-        except SpecError as error:
-            self.problem = "; ".join(problem.message for problem in error.problems)
+        except SpecError:  # each stands beside its field when the form is checked
+            self.problem = "The memory is predicted when the form has no problems."
         except (LabError, RuntimeError) as error:
             self.problem = str(error)
         self.is_complete = True
-
-    @property
-    def is_stale(self) -> bool:
-        return not self.is_complete and time.monotonic() - self.seen_at > 2 * STILL_S
 
 
 _kept: OrderedDict[str, Forecast] = OrderedDict()
@@ -64,7 +61,7 @@ def forecast(spec: dict[str, Any]) -> Forecast:
     key = hashlib.sha256(json.dumps(spec, sort_keys=True, default=str).encode()).hexdigest()
     with _lock:
         found = _kept.pop(key, None)
-        if found is None or found.is_stale:
+        if found is None or found.was_left:
             found = Forecast(spec)
         _kept[key] = found
         while len(_kept) > KEPT:

@@ -16,7 +16,7 @@ from lab import paths, presets
 from lab.memory import calibration
 from lab.paths import RunDir, all_runs
 from lab.runs import archive, index, launch, resumption
-from lab.ui import run_list
+from lab.ui import forecast, run_list
 from tests.ui.conftest import Page, words
 
 
@@ -316,6 +316,27 @@ def test_the_plain_script_trains(
     ]
     assert losses[1] < losses[0]
     assert (tmp_path / "output" / "adapter_model.safetensors").is_file()
+
+
+def test_a_forecast_is_traced_only_while_somebody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+
+    def estimate(spec: object, shadow: bool = True) -> dict[str, object]:
+        asked.append(shadow)
+        return {"is_bound": False, "source": "shadow" if shadow else "formula"}
+
+    monkeypatch.setattr(forecast.planner, "estimate", estimate)
+    monkeypatch.setattr(forecast, "STILL_S", 0.2)
+    left = forecast.forecast({"name": "left at once"})
+    time.sleep(0.5)
+    assert left.was_left and asked == [False]
+    again = forecast.forecast({"name": "left at once"})
+    end = time.monotonic() + 10
+    while not again.is_complete:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+        assert forecast.forecast({"name": "left at once"}) is again
+    assert asked == [False, False, True] and again.found == estimate(None)
 
 
 def test_new_run_says_the_memory_while_the_form_is_filled_in(open_page: Page) -> None:
