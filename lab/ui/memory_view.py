@@ -12,7 +12,7 @@ from typing import Any
 import streamlit as st
 
 from lab import machine, methods, paths, text
-from lab.errors import LabError
+from lab.errors import LabError, SpecError
 from lab.files import write_atomic
 from lab.memory import hardware, rules
 from lab.models import catalog, configs
@@ -55,20 +55,25 @@ class Survey:
                     except LabError as error:
                         self.found.pop(method.name, None)
                         self.refused[method.name] = _reason(error)
-                if not shadow and (self.device.get("gpu") or self.device.get("memory_bytes")):
-                    self._ask_limits()
+                # once more at the end, for what could not be answered the first time
+                if self.device.get("gpu") or self.device.get("memory_bytes"):
+                    self._ask_limits(is_last=shadow)
         except Exception as error:  # shown on the page; a thread's traceback reaches nobody
             self.error = str(error)
         self.is_complete = True
 
-    def _ask_limits(self) -> None:
-        for name in [name for name in ("full", "lora", "qlora") if name in self.found]:
+    def _ask_limits(self, *, is_last: bool) -> None:
+        names = [name for name in ("full", "lora", "qlora") if name in self.found]
+        for name in [name for name in names if name not in self.limits]:
             try:
                 self.limits[name] = planner.limits(
                     spec_of(self.asked, methods.get(name)), self.device
                 )
-            except LabError:
+            except SpecError:
                 continue  # its bar says why already
+            except LabError:
+                if is_last:
+                    raise
 
     def rows(self) -> list[dict[str, Any]]:
         order = [method.name for method in methods.all_methods()]
