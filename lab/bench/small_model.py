@@ -7,8 +7,9 @@ from pathlib import Path
 from lab.models.catalog import BUILT_IN
 
 
-def make_model(folder: Path) -> None:
-    """A random two-layer Llama (1.6 M parameters) with the built-in model's real tokenizer."""
+def make_model(folder: Path, width: int = 32) -> None:
+    """A random two-layer Llama with the built-in model's real tokenizer: 1.6 M parameters, or 3.2
+    M at a `width` of 64, which every processor can store in four bits."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -16,8 +17,8 @@ def make_model(folder: Path) -> None:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
+        hidden_size=width,
+        intermediate_size=2 * width,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,

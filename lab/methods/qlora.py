@@ -14,6 +14,7 @@ Source: Dettmers et al. 2023, arXiv:2305.14314.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from lab.errors import Problem
@@ -23,6 +24,7 @@ from lab.methods.lora import Lora, LoraConfig
 from lab.methods.peft_method import wants_float32
 from lab.schema import option
 
+BLOCK = 64  # weights that share a scale
 SCALES = {False: 4 / 64, True: 1 / 64 + 4 / (64 * 256)}  # bytes a weight
 NO_MERGE = No(
     "a merged weight would have to be quantised again, which changes it. The adapter can be put "
@@ -50,6 +52,24 @@ class QloraConfig(LoraConfig):
         "Type that weights are turned back into. auto: bfloat16 on a GPU that can, else float32.",
         choices=("auto", "float32", "bfloat16"),
     )
+
+
+@cache
+def unpacks_rightly(width: int, levels: str) -> bool:
+    """Whether rows of `width` weights come back from four bits as they should on this processor,
+    tried: some kernels forget that a block of 64 may reach over the end of a row."""
+    import torch
+    from bitsandbytes import functional
+
+    weights = torch.randn((4, width), generator=torch.Generator().manual_seed(0))
+    packed, state = functional.quantize_4bit(weights, blocksize=BLOCK, quant_type=levels)
+    found = functional.dequantize_4bit(packed, state).flatten()
+    flat = torch.nn.functional.pad(weights.flatten(), (0, -weights.numel() % BLOCK))
+    blocks = flat.reshape(-1, BLOCK)
+    largest = blocks.abs().amax(1, keepdim=True)
+    nearest = (blocks / largest).unsqueeze(-1).sub(state.code).abs().argmin(-1)
+    expected = (state.code[nearest] * largest).flatten()[: weights.numel()]
+    return bool(torch.isclose(found, expected, atol=1e-2).float().mean() > 0.99)
 
 
 class QuantisedLora(Lora):
@@ -120,6 +140,25 @@ def compute_type(name: str) -> Any:
     starts_at_base=No("it starts at the quantised base, which answers slightly differently."),
 )
 class Qlora(QuantisedLora):
+    def check(self, model: Any, config: QloraConfig, context: Context) -> list[Problem]:
+        import torch
+
+        problems = super().check(model, config, context)
+        if torch.cuda.is_available() or context.tokenizer is None:
+            return problems  # an estimate may be for any device
+        widths = sorted({layer.d_in for layer in targeted(model, ALL_LINEAR)})
+        wrong = [width for width in widths if not unpacks_rightly(width, config.levels)]
+        if wrong:
+            problems.append(
+                Problem(
+                    "method",
+                    f"this processor's 4-bit kernel turns rows of {', '.join(map(str, wrong))} "
+                    "weights back wrongly (they are no multiple of 64). Choose lora8bit or lora "
+                    "for this model, or a GPU.",
+                )
+            )
+        return problems
+
     def load_kwargs(self, config: QloraConfig) -> dict[str, Any]:
         from transformers import BitsAndBytesConfig
 

@@ -50,7 +50,7 @@ def load_model(source: Source, dtype: Any, **extra: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        model = AutoModelForCausalLM.from_pretrained(
             source.location, dtype=dtype, use_safetensors=True, **source.options, **extra
         )
     except (OSError, ValueError, KeyError) as error:
@@ -58,6 +58,21 @@ def load_model(source: Source, dtype: Any, **extra: Any) -> Any:
             f"The weights of '{source.id}' cannot be loaded: {_first_line(error)}.",
             _way_out(source),
         ) from None
+    if is_quantised(model):
+        keep_layout(model)
+    return model
+
+
+def keep_layout(model: Any) -> None:
+    """Have 4-bit layers keep their weights as they are.
+
+    On processors with bfloat16 instructions bitsandbytes repacks them at the first pass without
+    gradients, rounds their scales, and has no gradient for them afterwards: an evaluation would
+    end the training, and answers would come from other weights than were trained on.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def is_quantised(model: Any) -> bool:

@@ -22,3 +22,13 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         folders[kind] = tmp_path_factory.mktemp("tiny") / kind
         tiny.make_model(kind).save_pretrained(folders[kind])
     return folders
+
+
+@pytest.fixture(scope="session")
+def wide_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same for methods that store the base in fewer bits."""
+    folders = {}
+    for kind in tiny.KINDS:
+        folders[kind] = tmp_path_factory.mktemp("wide") / kind
+        tiny.make_model(kind, 64).save_pretrained(folders[kind])
+    return folders

@@ -57,10 +57,17 @@ CASES = [Case(name, kind) for name in methods.names() for kind in tiny.KINDS] + 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_a_method_keeps_its_promises(
-    case: Case, tiny_models: dict[str, Path], tiny_tokenizer: Any, tmp_path: Path
+    case: Case,
+    tiny_models: dict[str, Path],
+    wide_models: dict[str, Path],
+    tiny_tokenizer: Any,
+    tmp_path: Path,
 ) -> None:
     trial = Trial(case, tiny_models[case.kind], tiny_tokenizer, tmp_path)
-    problems = trial.method.check(tiny.make_empty(case.kind), trial.config, trial.context)
+    width = 32
+    if "quantization_config" in trial.method.load_kwargs(trial.config):
+        trial.folder, width = wide_models[case.kind], 64
+    problems = trial.method.check(tiny.make_empty(case.kind, width), trial.config, trial.context)
     if problems:
         # a refusal has a reason, and trying shows that it is right
         assert all(len(problem.message) > 20 for problem in problems)
@@ -84,7 +91,7 @@ def _recorded(case: Case, losses: list[float]) -> list[float]:
     known = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
     if os.environ.get("LAB_RECORD_LOSSES"):
         known[case.id] = [round(loss, 5) for loss in losses]
-        lines = [f"{json.dumps(key)}: {json.dumps(known[key])}" for key in sorted(known)]
+        lines = [f" {json.dumps(key)}: {json.dumps(known[key])}" for key in sorted(known)]
         RECORD.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
     assert case.id in known, f"no losses are recorded for {case.id}; see the top of this file"
     return list(known[case.id])

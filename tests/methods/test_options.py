@@ -53,7 +53,7 @@ def test_what_cannot_be_is_refused(
 ) -> None:
     method = methods.get(name)
     context = Context(None, tiny_tokenizer)
-    problems = method.check(tiny.make_empty(kind), method.config(**options), context)
+    problems = method.check(tiny.make_empty(kind, 64), method.config(**options), context)
     assert [problem.field for problem in problems] == [field]
     assert says in problems[0].message
 
@@ -117,6 +117,8 @@ def test_a_quantised_base_keeps_its_other_types(tiny_models: dict[str, Path]) ->
         config = spec.method_config
         source = Source("tiny", str(tiny_models["llama"]), local_only=True)
         model = weights.load_model(source, torch.bfloat16, **method.load_kwargs(config))
+        # repacked at the first evaluation, they could not be trained on
+        assert not any(getattr(m, "support_avx512bf16_for_cpu", False) for m in model.modules())
         model = method.apply(model, config, Context(spec))
         types = {name: one.dtype for name, one in model.named_parameters()}
         own = {types[name] for name in checkpoint.trainable(model)}
@@ -133,6 +135,24 @@ def test_a_quantised_base_keeps_its_other_types(tiny_models: dict[str, Path]) ->
             if "lora_" not in name
         )
         assert stored < predicted < 1.2 * stored, "the scales come on top"
+
+
+def test_a_base_that_four_bits_would_distort_is_refused(
+    tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lab.methods import qlora
+
+    assert qlora.unpacks_rightly(64, "nf4") and qlora.unpacks_rightly(64, "fp4")
+    monkeypatch.setattr(qlora, "unpacks_rightly", lambda width, levels: width % 64 == 0)
+    method, config = methods.get("qlora"), qlora.QloraConfig()
+    spec = RunSpec.from_json({"method": "qlora"})
+    for width, count in ((32, 1), (64, 0)):
+        model = tiny.make_empty("llama", width)
+        found = method.check(model, config, Context(spec, tiny_tokenizer))
+        assert len(found) == count
+    (problem,) = method.check(tiny.make_empty("llama"), config, Context(spec, tiny_tokenizer))
+    assert "rows of 32 weights" in problem.message and "lora8bit" in problem.message
+    assert method.check(tiny.make_empty("llama"), config, Context(spec)) == [], "for any device"
 
 
 @pytest.mark.parametrize("name", methods.names())

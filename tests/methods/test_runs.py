@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from lab.bench.small_model import make_model
 from lab.chat import answer
 from lab.files import read_object
-from lab.paths import RunDir
 from lab.runs import history
 from lab.runs.status import status
+from tests.conftest import run_here
 
 
 @pytest.mark.parametrize("name", ["qlora", "prefix", "trainable_tokens", "adalora"])
-def test_a_run_ends_and_its_result_answers(name: str, work_here: Callable[..., RunDir]) -> None:
-    run = work_here(name, train={"max_steps": 4, "save_every": 2, "learning_rate": 1e-2})
+def test_a_run_ends_and_its_result_answers(
+    name: str, make_spec: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    spec = make_spec(name, train={"max_steps": 4, "save_every": 2, "learning_rate": 1e-2})
+    if name == "qlora":
+        make_model(tmp_path / "wide", width=64)
+        spec["model"] = str(tmp_path / "wide")
+    run = run_here(spec)
     assert status(run).state == "done", status(run)
     summary = (read_object(run.result) or {})["summary"]
     predicted = read_object(run.estimate) or {}

@@ -30,39 +30,42 @@ def make_tokenizer() -> Any:
     )
 
 
-def make_config(kind: str) -> Any:
-    """Two layers, hidden size 32, four heads; grouped heads where the architecture has them."""
+def make_config(kind: str, width: int = 32) -> Any:
+    """Two layers, four heads; grouped heads where the architecture has them. A `width` of 64 lets
+    no block of 4-bit weights reach over the end of a row, which some processors' kernels mind."""
     from transformers import GPT2Config, GPTNeoXConfig, LlamaConfig, Qwen3Config
 
     shape: dict[str, Any] = {
-        "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 64,
+        "vocab_size": VOCABULARY, "hidden_size": width, "intermediate_size": 2 * width,
         "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 128,
         "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0,
     }  # fmt: skip
     if kind == "llama":
         return LlamaConfig(**shape, num_key_value_heads=2, tie_word_embeddings=False)
     if kind == "qwen3":  # head size x heads is not the hidden size, head and embeddings are one
-        return Qwen3Config(**shape, num_key_value_heads=2, head_dim=16, tie_word_embeddings=True)
+        return Qwen3Config(
+            **shape, num_key_value_heads=2, head_dim=width // 2, tie_word_embeddings=True
+        )
     if kind == "gpt2":
         return GPT2Config(
-            vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=128,
+            vocab_size=VOCABULARY, n_embd=width, n_layer=2, n_head=4, n_positions=128,
             resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
             bos_token_id=0, eos_token_id=0, pad_token_id=0,
         )  # fmt: skip
     return GPTNeoXConfig(**shape, tie_word_embeddings=False)
 
 
-def make_empty(kind: str) -> Any:
+def make_empty(kind: str, width: int = 32) -> Any:
     """The architecture without memory, as the planner sees it."""
-    return weights.empty_model(make_config(kind))
+    return weights.empty_model(make_config(kind, width))
 
 
-def make_model(kind: str) -> Any:
+def make_model(kind: str, width: int = 32) -> Any:
     """The architecture with random weights that are not all alike."""
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(make_config(kind))
+    model = AutoModelForCausalLM.from_config(make_config(kind, width))
     with torch.no_grad():
         for weight in model.parameters():
             if weight.dim() == 1:  # a fresh GPT-2's biases and a fresh norm's scales are all alike
