@@ -84,6 +84,18 @@ def get(name: str) -> Optimizer:
     return OPTIMIZERS[name]
 
 
+def can_keep_copies(method: Any, rule: Optimizer) -> bool:
+    """Whether 16-bit adapters of `method` get float32 copies inside the optimizer: where nothing
+    of the base trains, which would be large, and where there is a step to make the update in."""
+    return not (method.opens_base or method.saves_whole_model or rule.in_backward)
+
+
+def keeps_copies(method: Any, train: Any) -> bool:
+    """Whether a run with `train` (a resolved TrainSpec) has such copies."""
+    is_narrow = train.adapter_precision == "bfloat16"
+    return is_narrow and can_keep_copies(method, get(train.optimizer))
+
+
 def _adamw(groups: list[dict[str, Any]], train: Any) -> Any:
     import torch
 

@@ -175,7 +175,10 @@ class TrainSpec:
         choices=("auto", "float32", "mixed", "bfloat16"),
     )
     adapter_precision: str = option(
-        "auto", "Type of adapter weights.", choices=("auto", "float32", "bfloat16")
+        "auto",
+        "Type of adapter weights. bfloat16 saves the casts in every layer; the optimizer keeps "
+        "float32 copies, so that small updates count. auto: bfloat16 where the base's weights are.",
+        choices=("auto", "float32", "bfloat16"),
     )
     loss: str = option(
         "fused",

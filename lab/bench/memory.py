@@ -21,7 +21,6 @@ from lab.models import catalog, weights
 from lab.spec import RunSpec
 
 STEPS = 4
-NEED_TOKENIZER = ("lora_embeddings", "lora_prompt", "trainable_tokens")
 MODELS = ("SmolLM2-135M", "gpt2", "Llama-3.2-1B", "Qwen2.5-1.5B", "Llama-3.2-3B", "Llama-3.1-8B")
 GRID_MODELS = (
     *("SmolLM2-135M", "SmolLM2-360M", "SmolLM2-1.7B", "TinyLlama-1.1B", "Llama-3.2-1B"),
@@ -75,6 +74,7 @@ def measure(case: Case, say: Callable[[str], object]) -> dict[str, Any]:
     was right. Raises what the training raises, but for running out of memory."""
     import torch
 
+    from lab.memory.shadow.real import materialise
     from lab.memory.shadow.structure import build
     from lab.memory.shadow.trace import Batch, batch_of
     from lab.train.step import summed_loss
@@ -92,13 +92,9 @@ def measure(case: Case, say: Callable[[str], object]) -> dict[str, Any]:
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     try:
-        model, quantised, _ = build(case.config(), spec, method)
-        if quantised is not None:
-            return row | {"skipped": "a quantised base cannot be made of random weights here"}
-        model.to_empty(device="cuda").tie_weights()
+        model, _, _ = build(case.config(), spec, method)
         with torch.no_grad():
-            for weight in model.parameters():
-                weight.normal_(0, 0.02)
+            materialise(model, "cuda", random=True)
         model.train()
         optimizer = make_optimizer(model, method, spec)
         own = [weight for weight in model.parameters() if weight.requires_grad]
@@ -157,10 +153,10 @@ def check_ledger(case: Case) -> dict[str, Any]:
 
 def on_processor() -> Iterator[Case]:
     """Cases that a CPU can run with real tensors: the smallest model, and every method that takes
-    random weights without a tokenizer."""
+    random weights."""
     for method in methods.all_methods():
         quantises = "quantization_config" in method.load_kwargs(method.config())
-        if quantises or method.name in NEED_TOKENIZER:
+        if quantises:
             continue
         yield Case("SmolLM2-135M", method.name, 1, 64, "off", "plain")
 
@@ -170,9 +166,7 @@ def draw(count: int, seed: int, names: tuple[str, ...] = GRID_MODELS) -> list[Ca
     dice = random.Random(seed)
     found: list[Case] = []
     while len(found) < count:
-        method = dice.choice(
-            [one for one in methods.all_methods() if one.name not in NEED_TOKENIZER]
-        )
+        method = dice.choice(methods.all_methods())
         model = dice.choice(names)
         length = dice.choice((128, 256, 512, 1024, 2048, 4096))
         if model == "gpt2" and length > 1024:

@@ -16,9 +16,10 @@ from lab.files import read_object, write_json
 from lab.memory import formula, rules
 from lab.memory.formula import Estimate
 from lab.methods import Method
+from lab.models.stand_in import StandIn
 from lab.spec import RunSpec
 
-VERSION = 2  # of the prediction: a cached one of another version is made again
+VERSION = 3  # of the prediction: a cached one of another version is made again
 # A CPU run's resident memory beyond the tensors: copies that kernels make, and the heap's holes.
 CPU_SLACK = 1.15
 CHANGED_LOGITS = ("final_logit_softcapping", "logits_scaling", "logit_scale", "logits_soft_cap")
@@ -50,6 +51,8 @@ def predict(
     notes = []
     if loss != spec.train.loss:
         notes.append("This architecture changes its logits after the head: plain loss.")
+    if sized.assumes_tokens:
+        notes.append("The special tokens are those that the config names; no tokenizer was read.")
     if spec.train.compile == "on":
         notes.append("Compiled layers keep less; the figure is that of layers that are not.")
     if shadow:
@@ -77,6 +80,7 @@ class Measured:
     layers: tuple[Any, ...]  # a signature for each decoder layer
     bits: int  # of the base's linear layers
     base: int  # parameters of the base
+    assumes_tokens: bool = False  # what only the tokenizer knows was taken from the config
 
 
 _measured: OrderedDict[str, Measured] = OrderedDict()
@@ -95,6 +99,9 @@ def measure(config: Any, spec: RunSpec, method: Method, tokenizer: Any = None) -
         _measured.move_to_end(name)
         return _measured[name]
     plain = dataclasses.replace(train, activation_checkpointing="off")
+    if tokenizer is None:
+        tokenizer = StandIn(config)
+        method.extend_tokenizer(tokenizer, spec.method_config)
     model, quantised, base = build(
         config, dataclasses.replace(spec, train=plain), method, tokenizer
     )
@@ -103,6 +110,7 @@ def measure(config: Any, spec: RunSpec, method: Method, tokenizer: Any = None) -
         tuple(signatures(decoder_layers(model))),
         quantised.bits if quantised else 16,
         base,
+        getattr(tokenizer, "was_asked", False),
     )
     _measured[name] = found
     if len(_measured) > KEPT:

@@ -68,6 +68,7 @@ class Sizes:
     casts: int  # bytes of the 16-bit copies of float32 weights that are kept, all layers
     residual: int  # bytes a token of the residual stream
     head_trains: bool
+    copied: int = 0  # bytes of the optimizer's float32 copies of 16-bit weights
     virtual: int = 0  # positions before each row that pass through all layers
     largest_layer: int = 0  # bytes of the gradients of one layer
 
@@ -90,6 +91,9 @@ def sizes(
     embedding = model.get_output_embeddings()
     rule = optimizers.get(spec.train.optimizer)
     trained = [weight.numel() * weight.element_size() for weight in own]
+    copied = sum(4 * weight.numel() for weight in own if weight.element_size() < 4)
+    if not optimizers.keeps_copies(methods.get(spec.method["name"]), spec.train):
+        copied = 0
     weights = sum(stored_bytes(weight, quantised) for weight in everything)
     if frozen_bytes is not None:
         weights = frozen_bytes + sum(trained)
@@ -100,9 +104,13 @@ def sizes(
         own=sum(trained),
         gradients=max(trained, default=0) if rule.in_backward else sum(trained),
         moments=sum(
-            rule.state_bytes(tuple(weight.shape), weight.element_size(), spec.train.momentum)
+            rule.state_bytes(
+                tuple(weight.shape), 4 if copied else weight.element_size(), spec.train.momentum
+            )
             for weight in own
-        ),
+        )
+        + copied,
+        copied=copied,
         hidden=hidden,
         vocabulary=config.vocab_size,
         layers=config.num_hidden_layers,
@@ -172,7 +180,7 @@ def from_sizes(
         "load": found.weights + workspace,
         "forward": resting + accumulated + kept + forward_loss,
         "backward": resting + accumulated + max(places.values()),
-        "optimizer": resting + found.gradients,
+        "optimizer": resting + found.gradients + found.copied,  # the update's gradients in float32
         "evaluate": resting + forward_loss,
         "save": resting,
         "resume": resting,

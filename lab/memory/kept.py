@@ -3,11 +3,13 @@
 Bytes a token under bf16 autocast; h hidden, f feed-forward, a query width, k key/value width, and
 "in" and "out" of an adapted matrix:
 
-- the residual stream 2h; each norm 4h for the float32 copy of its input (2h more if it trains);
+- each norm 4h for the float32 copy of its input (2h more if it trains): the residual stream itself
+  is not kept;
 - flash attention 4a + 4k + 4 a head; with a prefix before the keys 4a + 2k more;
 - a gated feed-forward 6f, a plain one 2f, one by GPT-2's gelu 14f; dropout masks a byte an element;
 - 2 in for the input of a trained matrix, once for all matrices that read the same;
-- LoRA, OFT and LoKr 2 in each, and in for a dropout mask; VeRA 2 out; (IA)^3 2 out, or 4 in where
+- LoRA 2 r, OFT and LoKr 2 in each; LoRA too in float32, or with dropout and its mask of one in; in
+  16 bits it reads what is kept already; VeRA 2 out; (IA)^3 2 out, or 4 in where
   it stands before a matrix; a bottleneck adapter 2h + 8 times its size.
 
 Whatever the number of tokens: the 16-bit copies of float32 adapters, and 2 in x out for each matrix
@@ -16,10 +18,13 @@ that LoHa or LoKr make anew. Each was read from the ledger of a traced step.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 from lab.spec import RunSpec
+
+AFTER_ATTENTION = ("o_proj", "attn.c_proj", "out_proj")  # what they read, attention has kept
 
 
 @dataclass
@@ -27,12 +32,15 @@ class Parts:
     """The modules of a layer by what they keep."""
 
     linear: list[tuple[str, int, int, bool]] = field(default_factory=list)  # name, in, out, trains
-    norms: list[tuple[str, bool]] = field(default_factory=list)  # name, trains
-    lora: dict[str, int] = field(default_factory=dict)  # matrix: bytes of the adapter's type
-    own_input: set[str] = field(default_factory=set)  # matrices whose adapter copies its input
+    # name, whether the mean is taken off (it saves its input alone, then), trains
+    norms: list[tuple[str, bool, bool]] = field(default_factory=list)
+    lora: dict[str, tuple[int, int]] = field(default_factory=dict)  # bytes of a weight, rank
+    own_input: dict[str, int] = field(default_factory=dict)  # as `lora`, of OFT and LoKr: bytes
     remade: set[str] = field(default_factory=set)  # matrices whose update is made as a whole
-    scaled: dict[str, bool] = field(default_factory=dict)  # by (IA)^3: whether before the matrix
-    vera: set[str] = field(default_factory=set)
+    # by (IA)^3: whether before the matrix, bytes of the scale's type
+    scaled: dict[str, tuple[bool, int]] = field(default_factory=dict)
+    vera: dict[str, tuple[int, int]] = field(default_factory=dict)  # bytes, rank
+    turned: dict[str, tuple[int, int]] = field(default_factory=dict)  # by OFT: bytes, size of R
     bottlenecks: list[int] = field(default_factory=list)  # their sizes
 
 
@@ -47,34 +55,42 @@ def kept(layer: Any, config: Any, spec: RunSpec, *, has_prefix: bool) -> float:
     query, key, heads = _attention(config)
     parts = _parts(layer)
     widths = {"q_norm": query, "k_norm": key}
-    total = float(residual * hidden)
-    for name, trains in parts.norms:
+    total = 0.0
+    for name, is_centred, trains in parts.norms:
         wide = widths.get(name.rsplit(".", 1)[-1], hidden)
-        total += (4 + (residual if trains else 0)) * wide
+        total += (4 + (residual if trains and not is_centred else 0)) * wide
+        # what each mean and deviation is of: a token, or a head of it
+        total += 8 if is_centred else 4 * wide * heads // query if name in widths else 4
     total += width * (2 * query + 2 * key) + 4 * heads
     if has_prefix:
         total += width * (2 * query + key)
     total += _feed_forward(parts, config, width, query)
     seen: set[str] = set()  # of trained matrices, and 16-bit adapters, those that read the same
     for name, wide, out, trains in parts.linear:
+        # its input as it is, which others may keep too
+        reads = trains or (name in parts.remade and name not in parts.own_input)
         if name in parts.lora:
-            total += wide if dropout > 0 else 0
-            if parts.lora[name] == 4:
+            bytes_each, rank = parts.lora[name]
+            total += (wide if dropout > 0 else 0) + width * rank
+            if bytes_each == 4 or dropout > 0:
                 total += width * wide
-            elif _reader(name) not in seen:
-                seen.add(_reader(name))
-                total += width * wide
+            else:
+                reads = True
         elif name in parts.own_input:
-            total += width * wide
-        elif name in parts.scaled:
-            total += 4 * wide if parts.scaled[name] else 2 * out
-        elif name in parts.vera:
-            total += width * out
-        elif (trains or name in parts.remade) and _reader(name) not in seen:
-            seen.add(_reader(name))
-            if not name.endswith(("o_proj", "attn.c_proj")):
+            if parts.own_input[name] == 4:
                 total += width * wide
-    total += sum(width * hidden + 4 * width * size for size in parts.bottlenecks)
+            else:
+                reads = True
+        elif name in parts.scaled:
+            is_before, bytes_each = parts.scaled[name]
+            total += bytes_each * wide if is_before else 2 * out
+        elif name in parts.vera:
+            total += width * (out + parts.vera[name][1])
+        if reads and _reader(name) not in seen:
+            seen.add(_reader(name))
+            if not name.endswith(AFTER_ATTENTION):
+                total += width * wide
+    total += sum(width * hidden + 2 * width * size for size in parts.bottlenecks)
     if float(getattr(config, "resid_pdrop", 0.0) or 0.0) > 0:
         total += 2 * hidden
     return total
@@ -89,10 +105,18 @@ def copies(layers: list[Any], spec: RunSpec) -> int:
     for layer in layers:
         parts = _parts(layer)
         found += sum(2 * wide * out for name, wide, out, _ in parts.linear if name in parts.remade)
+        # the rotation and the steps that lead to it
+        found += sum((14 if size == 4 else 8) * count for size, count in parts.turned.values())
+        found += sum(
+            2 * parts.vera[name][1] * (wide + out)
+            for name, wide, out, _ in parts.linear
+            if parts.vera.get(name, (2, 0))[0] == 4
+        )
         for name, weight in layer.named_parameters():
             is_mixed = spec.train.precision == "mixed" and "lora_" not in name
             is_adapter = weight.requires_grad and weight.element_size() == 4
-            if weight.dim() == 2 and (is_mixed or (is_adapter and not parts.remade)):
+            is_plain = not (parts.remade or parts.turned or parts.vera)
+            if weight.dim() == 2 and (is_mixed or (is_adapter and is_plain)):
                 found += 2 * weight.numel()
     return found
 
@@ -145,25 +169,35 @@ def _parts(layer: Any) -> Parts:
         elif "Norm" in kind and getattr(module, "weight", None) is not None:
             if not name.endswith(".base_layer"):  # else the trained copy stands in for it
                 place = name.split(".ln_tuning_layers")[0]
-                found.norms.append((place, bool(module.weight.requires_grad)))
+                trains = bool(module.weight.requires_grad)
+                found.norms.append((place, "LayerNorm" in kind, trains))
     return found
 
 
 def _note_adapter(found: Parts, name: str, module: Any) -> None:
     names = set(getattr(module, "adapter_layer_names", ()))
+    own = [
+        one
+        for part, one in module.named_parameters()
+        if one.requires_grad and not part.startswith("base_layer")
+    ]
+    if not own:
+        return
+    size = own[0].element_size()
     if "lora_A" in names:
-        weights = [one for part, one in module.named_parameters() if ".lora_" in f".{part}"]
-        trained = next((weight for weight in weights if weight.requires_grad), None)
-        if trained is not None:
-            found.lora[name] = trained.element_size()
+        found.lora[name] = size, min(own[0].shape)
     elif "vera_lambda_b" in names:
-        found.vera.add(name)
+        found.vera[name] = size, min(one.numel() for one in own)
     elif "ia3_l" in names:
-        found.scaled[name] = bool(getattr(module, "is_feedforward", False))
+        found.scaled[name] = bool(getattr(module, "is_feedforward", False)), size
     elif "oft_R" in names:
-        found.own_input.add(name)
+        found.own_input[name] = size
+        # a triangle of each block trains: b (b - 1) / 2 numbers of b^2
+        blocks, half = own[0].shape
+        side = (1 + math.isqrt(1 + 8 * half)) // 2
+        found.turned[name] = size, blocks * side * side
     elif "lokr_w1" in names:
-        found.own_input.add(name)
+        found.own_input[name] = size
         found.remade.add(name)
     elif "hada_w1_a" in names:
         found.remade.add(name)

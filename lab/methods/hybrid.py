@@ -13,7 +13,7 @@ from typing import Any
 
 from lab.errors import LabError
 from lab.methods import Context, Method
-from lab.methods.peft_method import wants_float32
+from lab.methods.peft_method import as_base, wants_float32
 from lab.models.structure import decoder_layers
 from lab.schema import option
 
@@ -109,7 +109,8 @@ def add_lora(model: Any, names: list[str], config: HybridConfig, context: Contex
         target_modules=names,
         task_type="CAUSAL_LM",
     )
-    return peft.get_peft_model(model, settings, autocast_adapter_dtype=wants_float32(context))
+    made = peft.get_peft_model(model, settings, autocast_adapter_dtype=wants_float32(context))
+    return as_base(made, context)
 
 
 def linear_in_layers(model: Any, places: Iterable[int] | None = None) -> list[str]:

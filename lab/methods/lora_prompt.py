@@ -14,7 +14,7 @@ from typing import Any
 
 from lab.methods import Context, Method, No, register
 from lab.methods.hybrid import HybridConfig, add_lora, linear_in_layers, lora_count
-from lab.methods.peft_method import wants_float32
+from lab.methods.peft_method import is_meta, wants_float32
 from lab.schema import option
 
 PROMPT = "soft_prompt.safetensors"
@@ -65,6 +65,8 @@ class LoraPrompt(Method):
         model = add_lora(model, linear_in_layers(model), config, context)
         dtype = torch.float32 if wants_float32(context) else torch.bfloat16
         prompt = soft_prompt.insert(model, config.virtual_tokens, dtype)
+        if is_meta(model):
+            return model
         table = soft_prompt.body_of(model).get_input_embeddings().weight
         ids = torch.tensor(_start_ids(config, context.tokenizer, len(table)))
         with torch.no_grad():

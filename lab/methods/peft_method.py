@@ -26,7 +26,8 @@ class PeftMethod(Method):
 
         kind = getattr(peft, self.peft_class)
         settings = kind(**self.settings_for(model, config, context), task_type="CAUSAL_LM")
-        return peft.get_peft_model(model, settings, autocast_adapter_dtype=wants_float32(context))
+        made = peft.get_peft_model(model, settings, autocast_adapter_dtype=wants_float32(context))
+        return as_base(made, context)
 
     def script(self, config: Any) -> list[str]:
         lines = [f"        {key}={value!r}," for key, value in self.settings(config).items()]
@@ -58,6 +59,18 @@ class PeftMethod(Method):
 def wants_float32(context: Context) -> bool:
     """PEFT raises a 16-bit adapter to float32 unless told not to."""
     return context.spec is None or bool(context.spec.train.adapter_precision == "float32")
+
+
+def as_base(model: Any, context: Context) -> Any:
+    """`model` with its adapters in the base's type where they should be: on the meta device PEFT
+    leaves them in float32."""
+    if wants_float32(context) or not is_meta(model):
+        return model
+    own_type = model.get_input_embeddings().weight.dtype
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.to(own_type)
+    return model
 
 
 def is_meta(model: Any) -> bool:

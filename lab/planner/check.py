@@ -115,9 +115,7 @@ def resolve(spec: RunSpec, has_bf16: bool | None = None) -> RunSpec:
         "learning_rate": (
             method.default_lr if train.learning_rate == "auto" else train.learning_rate
         ),
-        "adapter_precision": (
-            "float32" if train.adapter_precision == "auto" else train.adapter_precision
-        ),
+        "adapter_precision": _adapter_precision(method, replace(train, precision=precision)),
         "activation_checkpointing": (
             "off" if train.activation_checkpointing == "auto" else train.activation_checkpointing
         ),
@@ -132,6 +130,15 @@ def resolve(spec: RunSpec, has_bf16: bool | None = None) -> RunSpec:
         train=replace(train, **choices),
         data=replace(spec.data, packing=packing),
     )
+
+
+def _adapter_precision(method: Any, train: Any) -> str:
+    """As the base's weights, where the optimizer keeps the bits that bfloat16 lacks."""
+    if train.adapter_precision != "auto":
+        return str(train.adapter_precision)
+    is_narrow = train.precision == "bfloat16" and method.can_use_bfloat16_adapters
+    has_copies = optimizers.can_keep_copies(method, optimizers.get(train.optimizer))
+    return "bfloat16" if is_narrow and has_copies else "float32"
 
 
 def _gather(problems: list[Problem], field: str, ask: Callable[[], Any], otherwise: Any) -> Any:

@@ -20,6 +20,7 @@ from lab.data.batches import Row, Stream, collate
 from lab.methods import Method
 from lab.spec import RunSpec
 from lab.train import flops, schedule
+from lab.train.copies import WithCopies
 from lab.train.flops import Flops
 from lab.train.in_backward import InBackward
 from lab.train.schedule import OPEN_END, Plan, Used
@@ -186,7 +187,12 @@ def make_optimizer(model: Any, method: Method, spec: RunSpec) -> torch.optim.Opt
     """The optimizer of a run over the method's own groups; the memory estimate makes the same."""
     train = spec.train
     groups = method.param_groups(model, spec.method_config, float(train.learning_rate))
-    made: torch.optim.Optimizer = optimizers.get(train.optimizer).build(groups, train)
+    rule = optimizers.get(train.optimizer)
+    if optimizers.keeps_copies(method, train):
+        return WithCopies(
+            groups, float(train.learning_rate), lambda group: rule.build([group], train)
+        )
+    made: torch.optim.Optimizer = rule.build(groups, train)
     return made
 
 

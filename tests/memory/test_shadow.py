@@ -55,6 +55,7 @@ def spec_of(
             "batch_size": rows,
             "loss": "plain",
             "precision": precision,
+            "adapter_precision": "float32",
             "activation_checkpointing": checkpointing,
         },
     }

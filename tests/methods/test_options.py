@@ -53,7 +53,8 @@ def test_what_cannot_be_is_refused(
 ) -> None:
     method = methods.get(name)
     context = Context(None, tiny_tokenizer)
-    problems = method.check(tiny.make_empty(kind, 64), method.config(**options), context)
+    width = 64 if method.load_kwargs(method.config()) else 32
+    problems = method.check(tiny.make_empty(kind, width), method.config(**options), context)
     assert [problem.field for problem in problems] == [field]
     assert says in problems[0].message
 

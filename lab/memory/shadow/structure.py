@@ -11,6 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lab.methods import Context, Method
 from lab.models import weights
+from lab.models.stand_in import StandIn
 from lab.spec import RunSpec
 from lab.train.attempt import checkpoint_activations
 
@@ -51,17 +52,15 @@ def build(
     quantised = Quantised.of(settings)
     model = weights.empty_model(config).to(dtype)
     base = sum(weight.numel() for weight in model.parameters())
+    if tokenizer is None:
+        tokenizer = StandIn(config)
+        method.extend_tokenizer(tokenizer, options)
     context = Context(spec, tokenizer)
     with torch.device("meta"):
         if quantised is not None:
             _quantise(model, settings, quantised)
-        try:
-            method.prepare(model, options, context)
-            model = method.apply(model, options, context)
-        except (TypeError, AttributeError) as error:
-            if tokenizer is not None:
-                raise
-            raise ValueError("it needs the model's tokenizer, and a config has none.") from error
+        method.prepare(model, options, context)
+        model = method.apply(model, options, context)
         method.grow_fully(model, options)
     if spec.train.activation_checkpointing == "on":
         checkpoint_activations(model, spec.train.checkpointed_layers)
@@ -88,6 +87,7 @@ def _quantise(model: Any, settings: Any, quantised: Quantised) -> None:
                 out,
                 bias=has_bias,
                 compute_dtype=getattr(settings, "bnb_4bit_compute_dtype", torch.bfloat16),
+                compress_statistics=getattr(settings, "bnb_4bit_use_double_quant", False),
                 quant_type=getattr(settings, "bnb_4bit_quant_type", "nf4"),
                 device="meta",
             )

@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from lab.memory.shadow.cuda_rules import cuda_rules
 from lab.memory.shadow.ledger import Ledger, Peak
+from lab.memory.shadow.real import materialise
 from lab.memory.shadow.structure import Quantised, is_quantised, stored_bytes
 from lab.methods import Method
 from lab.spec import RunSpec
@@ -72,8 +73,7 @@ def trace(
     with ExitStack() as stack:
         stack.enter_context(_no_collector())
         if real:
-            model.to_empty(device="cpu").tie_weights()
-            become_zero(model)
+            materialise(model, "cpu", random=False)
         else:
             stack.enter_context(mode)
             stack.enter_context(few_chunks())
@@ -131,18 +131,6 @@ def _no_collector() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
-
-
-def become_zero(model: Any) -> None:
-    """Buffers and plain attributes as zeros: some index, and what happens to be in fresh memory
-    would be out of bounds."""
-    for module in model.modules():
-        for buffer in module.buffers(recurse=False):
-            buffer.zero_()
-        for holder in (vars(module), *(one for one in vars(module).values() if type(one) is dict)):
-            for name, value in holder.items():
-                if isinstance(value, torch.Tensor) and value.is_meta:
-                    holder[name] = torch.zeros_like(value, device="cpu")
 
 
 def become_fake(model: Any, mode: FakeTensorMode, quantised: Quantised | None = None) -> None:

@@ -1,0 +1,48 @@
+"""A tokenizer's place where there is only a config: how many tokens there are, and which stand out.
+
+Enough to build a method's structure for an estimate. It turns no text into tokens that mean
+anything.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class StandIn:
+    """Knows as many tokens as the model has embeddings, the special ones that its config names."""
+
+    def __init__(self, config: Any) -> None:
+        self._size = int(config.vocab_size)
+        self._texts: dict[str, int] = {}
+        named = (getattr(config, f"{name}_token_id", None) for name in ("bos", "eos", "pad"))
+        listed = (one if isinstance(one, (list, tuple)) else [one] for one in named)
+        special = {int(one) for ids in listed for one in ids if isinstance(one, int) and one >= 0}
+        self._special = sorted(special) or [0]
+        self.was_asked = False  # for what only the real one knows
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def all_special_ids(self) -> list[int]:
+        self.was_asked = True
+        return self._special
+
+    def add_tokens(self, tokens: list[str]) -> int:
+        """Room for `tokens`; how many there were not before."""
+        new = [one for one in dict.fromkeys(tokens) if one not in self._texts]
+        self._texts |= {one: self._size + place for place, one in enumerate(new)}
+        self._size += len(new)
+        return len(new)
+
+    def get_vocab(self) -> dict[str, int]:
+        return self._texts
+
+    def encode(self, text: str, **_: Any) -> list[int]:
+        """A token of its own for each text, in the order that they are asked for."""
+        self.was_asked = True
+        return [self._texts.setdefault(text, len(self._texts))]
+
+    def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
+        return {"input_ids": self.encode(text) if text else []}

@@ -1,0 +1,82 @@
+"""Float32 copies of 16-bit adapters inside the optimizer: small updates are not rounded away.
+
+bfloat16 keeps 8 bits of a number, so that an update below 1/256 of a weight changes nothing. The
+update is made on a float32 copy, and the weight is its rounding (Micikevicius et al. 2018,
+arXiv:1710.03740, section 3.1). Adapters are small, so the copies cost next to nothing, and no
+layer has to cast on its way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+KEY = "copy"  # in the state of a weight, beside the moments of the rule
+
+
+class WithCopies(torch.optim.Optimizer):
+    """`rule(group)` makes the torch optimizer that updates the copies of a group.
+
+    State lives here, by the weight itself, as checkpoints expect it. What somebody else writes
+    into a weight between two steps (pruning does) is taken over.
+    """
+
+    def __init__(
+        self,
+        groups: list[dict[str, Any]],
+        learning_rate: float,
+        rule: Callable[[dict[str, Any]], torch.optim.Optimizer],
+    ) -> None:
+        self._rule = rule
+        self._rules: list[tuple[torch.optim.Optimizer, list[torch.Tensor]]] = []
+        self._known: dict[torch.Tensor, tuple[dict[str, Any], int]] = {}
+        super().__init__(groups, {"lr": learning_rate})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for place, group in enumerate(self.param_groups):
+            if place == len(self._rules):
+                copies = [_copy(weight) for weight in group["params"]]
+                self._rules.append((self._rule(group | {"params": copies}), copies))
+            rule, copies = self._rules[place]
+            rule.param_groups[0]["lr"] = group["lr"]
+            pairs = [
+                (weight, copy)
+                for weight, copy in zip(group["params"], copies, strict=True)
+                if weight.grad is not None
+            ]
+            for weight, copy in pairs:
+                self._take_over(rule, weight, copy)
+                copy.grad = weight.grad.to(copy.dtype)
+            rule.step()
+            apart = [(weight, copy) for weight, copy in pairs if weight is not copy]
+            for _, copy in apart:
+                copy.grad = None
+            if apart:
+                torch._foreach_copy_([one for one, _ in apart], [copy for _, copy in apart])
+            for weight, copy in pairs:
+                kept = dict(rule.state[copy])
+                if weight is not copy:
+                    kept[KEY] = copy.data
+                self.state[weight] = kept
+                self._known[weight] = kept, weight._version
+
+    def _take_over(self, rule: Any, weight: torch.Tensor, copy: torch.Tensor) -> None:
+        """The state that a checkpoint has put back, and what was written into the weight."""
+        known, version = self._known.get(weight, (None, -1))
+        given = self.state.get(weight)
+        if given and given is not known:
+            if KEY in given:
+                copy.data = given[KEY]
+            rule.state[copy] = {key: value for key, value in given.items() if key != KEY}
+        elif weight is not copy and weight._version != version:
+            copy.copy_(torch.where(copy.to(weight.dtype) == weight, copy, weight.to(copy.dtype)))
+
+
+def _copy(weight: torch.Tensor) -> torch.Tensor:
+    """A float32 copy to update in place of a 16-bit weight; any other is updated itself."""
+    if weight.element_size() >= 4:
+        return weight
+    return torch.nn.Parameter(weight.detach().float())
