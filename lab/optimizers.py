@@ -33,6 +33,7 @@ class Optimizer:
     build: Callable[[list[dict[str, Any]], Any], Any]
     state_bytes: Callable[[tuple[int, ...], int, float], int]
     precisions: tuple[str, ...] = PRECISIONS
+    working_bytes: int = 0  # for each element of the largest tensor, while it is updated
     on_cpu: bool = True
     in_backward: bool = False
     trainer_name: str = ""  # what transformers' TrainingArguments calls it, where they have it
@@ -217,6 +218,7 @@ _ALL = [
         "rate, without a first moment.",
         _adafactor,
         _rows_and_columns,
+        working_bytes=16,
         trainer_name="adafactor",
     ),
     Optimizer(

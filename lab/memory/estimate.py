@@ -11,7 +11,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-from lab import paths
+from lab import optimizers, paths
 from lab.files import read_object, write_json
 from lab.memory import formula, rules
 from lab.memory.formula import Estimate
@@ -19,7 +19,7 @@ from lab.methods import Method
 from lab.models.stand_in import StandIn
 from lab.spec import RunSpec
 
-VERSION = 3  # of the prediction: a cached one of another version is made again
+VERSION = 4  # of the prediction: a cached one of another version is made again
 # A CPU run's resident memory beyond the tensors: copies that kernels make, and the heap's holes.
 CPU_SLACK = 1.15
 CHANGED_LOGITS = ("final_logit_softcapping", "logits_scaling", "logit_scale", "logits_soft_cap")
@@ -51,6 +51,8 @@ def predict(
     notes = []
     if loss != spec.train.loss:
         notes.append("This architecture changes its logits after the head: plain loss.")
+    if not optimizers.get(spec.train.optimizer).on_cpu:
+        notes.append("Paged optimizer state is counted, though the driver may move it to the host.")
     if sized.assumes_tokens:
         notes.append("The special tokens are those that the config names; no tokenizer was read.")
     if spec.train.compile == "on":
@@ -93,7 +95,8 @@ def measure(config: Any, spec: RunSpec, method: Method, tokenizer: Any = None) -
     from lab.memory.shadow.trace import decoder_layers
 
     train = spec.train
-    asked = (config.to_dict(), spec.method, train.precision, train.adapter_precision)
+    relevant = ("precision", "adapter_precision", "optimizer", "momentum")
+    asked = (config.to_dict(), spec.method, [getattr(train, name) for name in relevant])
     name = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
     if name in _measured:
         _measured.move_to_end(name)

@@ -68,7 +68,7 @@ class Sizes:
     casts: int  # bytes of the 16-bit copies of float32 weights that are kept, all layers
     residual: int  # bytes a token of the residual stream
     head_trains: bool
-    copied: int = 0  # bytes of the optimizer's float32 copies of 16-bit weights
+    updating: int = 0  # bytes that the update works in
     virtual: int = 0  # positions before each row that pass through all layers
     largest_layer: int = 0  # bytes of the gradients of one layer
 
@@ -110,7 +110,8 @@ def sizes(
             for weight in own
         )
         + copied,
-        copied=copied,
+        # gradients of the copies, and what a rule needs beside
+        updating=copied + rule.working_bytes * max((weight.numel() for weight in own), default=0),
         hidden=hidden,
         vocabulary=config.vocab_size,
         layers=config.num_hidden_layers,
@@ -180,7 +181,7 @@ def from_sizes(
         "load": found.weights + workspace,
         "forward": resting + accumulated + kept + forward_loss,
         "backward": resting + accumulated + max(places.values()),
-        "optimizer": resting + found.gradients + found.copied,  # the update's gradients in float32
+        "optimizer": resting + found.gradients + found.updating,
         "evaluate": resting + forward_loss,
         "save": resting,
         "resume": resting,

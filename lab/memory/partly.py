@@ -7,7 +7,7 @@ from typing import Any
 
 from lab.memory import estimate as memory
 from lab.memory.formula import Estimate
-from lab.memory.shadow.layers import SHORT
+from lab.memory.shadow.layers import RUN
 from lab.methods import Method
 from lab.spec import RunSpec
 
@@ -41,16 +41,47 @@ def fewest(
     answer stands where the layers differ: each number of them would be traced as a whole.
     """
     count = config.num_hidden_layers
-    if "layer extension" not in " ".join(everywhere.notes) and count > SHORT:
+    if "layer extension" not in " ".join(everywhere.notes) and count > 2 * RUN:
         return spec, everywhere
     best = spec, everywhere
-    low, high = 0, count
+    low, high = 0, count  # the fewest lie between: more than low, and high is enough
+    place = _guess(config, spec, method, everywhere, memory_bytes, how)
+    step = 1
     while high - low > 1:
-        middle = (low + high) // 2
-        some = replace(spec, train=replace(spec.train, checkpointed_layers=middle))
+        place = min(max(place, low + 1), high - 1)
+        some = replace(spec, train=replace(spec.train, checkpointed_layers=place))
         found = memory.cached(config, some, method, memory_bytes=memory_bytes, **how)
         if found.source == "shadow" and found.fits:
-            high, best = middle, (some, found)
+            high, best = place, (some, found)
+            place -= step
+        else:
+            low = place
+            place += step
+        step *= 2
+    return best
+
+
+def _guess(
+    config: Any,
+    spec: RunSpec,
+    method: Method,
+    everywhere: Estimate,
+    memory_bytes: int,
+    how: dict[str, Any],
+) -> int:
+    """The fewest layers by the closed form, set right by how far it is off for all layers."""
+
+    def closed(layers: int | None) -> int:
+        some = replace(spec, train=replace(spec.train, checkpointed_layers=layers))
+        options = {**how, "shadow": False}
+        return memory.cached(config, some, method, memory_bytes=memory_bytes, **options).peak_bytes
+
+    off = everywhere.peak_bytes - closed(None)
+    low, high = 0, int(config.num_hidden_layers)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if closed(middle) + off <= memory_bytes:
+            high = middle
         else:
             low = middle
-    return best
+    return high

@@ -31,7 +31,8 @@ class WithCopies(torch.optim.Optimizer):
     ) -> None:
         self._rule = rule
         self._rules: list[tuple[torch.optim.Optimizer, list[torch.Tensor]]] = []
-        self._known: dict[torch.Tensor, tuple[dict[str, Any], int]] = {}
+        self._versions: dict[torch.Tensor, int] = {}  # of the weights, as they were left
+        self._states: dict[torch.Tensor, dict[str, Any]] = {}  # as they were left here
         super().__init__(groups, {"lr": learning_rate})
 
     @torch.no_grad()
@@ -39,6 +40,7 @@ class WithCopies(torch.optim.Optimizer):
         for place, group in enumerate(self.param_groups):
             if place == len(self._rules):
                 copies = [_copy(weight) for weight in group["params"]]
+                self._versions |= {weight: weight._version for weight in group["params"]}
                 self._rules.append((self._rule(group | {"params": copies}), copies))
             rule, copies = self._rules[place]
             rule.param_groups[0]["lr"] = group["lr"]
@@ -60,18 +62,17 @@ class WithCopies(torch.optim.Optimizer):
                 kept = dict(rule.state[copy])
                 if weight is not copy:
                     kept[KEY] = copy.data
-                self.state[weight] = kept
-                self._known[weight] = kept, weight._version
+                self.state[weight] = self._states[weight] = kept
+                self._versions[weight] = weight._version
 
     def _take_over(self, rule: Any, weight: torch.Tensor, copy: torch.Tensor) -> None:
         """The state that a checkpoint has put back, and what was written into the weight."""
-        known, version = self._known.get(weight, (None, -1))
         given = self.state.get(weight)
-        if given and given is not known:
+        if given and given is not self._states.get(weight):
             if KEY in given:
                 copy.data = given[KEY]
             rule.state[copy] = {key: value for key, value in given.items() if key != KEY}
-        elif weight is not copy and weight._version != version:
+        elif weight is not copy and weight._version != self._versions[weight]:
             copy.copy_(torch.where(copy.to(weight.dtype) == weight, copy, weight.to(copy.dtype)))
 
 

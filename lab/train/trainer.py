@@ -15,14 +15,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from lab import optimizers
 from lab.data.batches import Row, Stream, collate
 from lab.methods import Method
 from lab.spec import RunSpec
 from lab.train import flops, schedule
-from lab.train.copies import WithCopies
 from lab.train.flops import Flops
 from lab.train.in_backward import InBackward
+from lab.train.optimizer import make_optimizer
 from lab.train.schedule import OPEN_END, Plan, Used
 from lab.train.step import summed_loss
 from lab.train.telemetry import Memory
@@ -181,19 +180,6 @@ class LabTrainer(Trainer):
     def own_optimizer(self) -> Any:
         """The optimizer itself, without accelerate's wrapping."""
         return getattr(self.optimizer, "optimizer", self.optimizer)
-
-
-def make_optimizer(model: Any, method: Method, spec: RunSpec) -> torch.optim.Optimizer:
-    """The optimizer of a run over the method's own groups; the memory estimate makes the same."""
-    train = spec.train
-    groups = method.param_groups(model, spec.method_config, float(train.learning_rate))
-    rule = optimizers.get(train.optimizer)
-    if optimizers.keeps_copies(method, train):
-        return WithCopies(
-            groups, float(train.learning_rate), lambda group: rule.build([group], train)
-        )
-    made: torch.optim.Optimizer = rule.build(groups, train)
-    return made
 
 
 def device_batches(

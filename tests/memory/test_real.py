@@ -20,7 +20,7 @@ def built(name: str) -> tuple[Any, Any]:
     value = {"model": "config:SmolLM2-135M", "method": name, "train": {"precision": "bfloat16"}}
     value["train"] |= {"adapter_precision": "bfloat16", "activation_checkpointing": "off"}
     spec = RunSpec.from_json(value)
-    config = with_layers(weights.load_config(catalog.resolve_structure(spec.model)), 2)
+    config = with_layers(weights.load_config(catalog.resolve_structure(spec.model)), range(2))
     model, quantised, _ = build(config, spec, methods.get(name))
     return model, quantised
 

@@ -9,46 +9,22 @@ since a storage shows only later that it has become a gradient.
 from __future__ import annotations
 
 import weakref
-from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lab.memory.shadow.allocator import Allocator, Block
+from lab.memory.shadow.log import Event, Log
 
 ROUND = 512  # bytes, the smallest block of the CUDA caching allocator
+UPDATES = ("warm", "optimizer")
 KINDS = ("weights", "gradients", "optimizer", "activations", "loss", "workspace")
 
 
 def rounded(size: int) -> int:
     return -(-size // ROUND) * ROUND
-
-
-@dataclass(frozen=True)
-class Event:
-    """`size` bytes more (a storage appears) or less (it is gone) within a segment of the step."""
-
-    segment: str
-    storage: int
-    size: int
-    operation: str
-    module: str
-
-
-@dataclass
-class Peak:
-    """The highest point of one segment: bytes by kind, what was running, and the bytes of the
-    allocator's blocks (`counted`), which hold a little more than the tensors."""
-
-    total: int = 0
-    kinds: dict[str, int] = field(default_factory=dict)
-    operation: str = ""
-    module: str = ""
-    counted: int = 0
 
 
 class Ledger(TorchDispatchMode):
@@ -59,6 +35,7 @@ class Ledger(TorchDispatchMode):
         self.segment, self.module = "load", ""
         self.events: list[Event] = []
         self.kind_of: dict[int, str] = {}
+        self.layer_of: dict[int, int] = {}  # of weights and what the optimizer makes for them
         self.operations = 0
         self._known: dict[int, int] = {}  # address of a live storage → its number
         self._sizes: dict[int, int] = {}
@@ -69,18 +46,28 @@ class Ledger(TorchDispatchMode):
     def _should_skip_dynamo(cls) -> bool:
         return False  # nothing is compiled here, and the guard costs more than the ledger
 
-    def adopt(self, tensors: Iterable[torch.Tensor], kind: str) -> None:
+    def adopt(self, tensors: Iterable[torch.Tensor], kind: str, layer: int | None = None) -> None:
         """Count tensors that were there before, such as weights, as `kind`."""
         for tensor in tensors:
             number = self._add(tensor, "given")
             self.kind_of[number] = kind
+            if layer is not None:
+                self.layer_of[number] = layer
 
-    def name(self, tensors: Iterable[torch.Tensor], kind: str) -> None:
+    def name(self, tensors: Iterable[torch.Tensor], kind: str, layer: int | None = None) -> None:
         """Say what storages that are already in the log have turned out to be."""
         for tensor in tensors:
             number = self._known.get(tensor.untyped_storage()._cdata)
             if number is not None:
                 self.kind_of.setdefault(number, kind)
+                if layer is not None:
+                    self.layer_of.setdefault(number, layer)
+
+    def log(self) -> Log:
+        """What is written by now."""
+        self._settle()
+        # a copy: what goes away after the step is none of it
+        return Log(list(self.events), self.kind_of, self.layer_of)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.prim.device.default:
@@ -105,12 +92,25 @@ class Ledger(TorchDispatchMode):
                 if len(summands) == 2 and made.untyped_storage()._cdata not in self._known:
                     self._add(made, operation, held_for=summands)
                     return made
-            self._add(made, operation)
+            self._inherit(self._add(made, operation), args)
         elif isinstance(made, (tuple, list)):
-            for part in made:
+            several = args[0] if args and isinstance(args[0], (tuple, list)) else ()
+            for place, part in enumerate(made):
                 if isinstance(part, torch.Tensor):
-                    self._add(part, operation)
+                    number = self._add(part, operation)
+                    self._inherit(number, several[place : place + 1])
         return made
+
+    def _inherit(self, number: int, made_from: Iterable[Any]) -> None:
+        """Outside the passes through the layers, what is made from a layer's tensor is its too."""
+        if self.segment not in UPDATES or number in self.layer_of:
+            return
+        for tensor in made_from:
+            if isinstance(tensor, torch.Tensor):
+                source = self._known.get(tensor.untyped_storage()._cdata)
+                if source is not None and source in self.layer_of:
+                    self.layer_of[number] = self.layer_of[source]
+                    return
 
     def allocate(self, size: int, operation: str) -> int:
         """A buffer that a kernel takes from the allocator for itself; give it to `release`."""
@@ -177,61 +177,3 @@ class Ledger(TorchDispatchMode):
         size = self._sizes.get(number, 0)
         if size:
             self.events.append(Event(self.segment, number, size, "add", self.module))
-
-    def peaks(self, default: dict[str, str]) -> dict[str, Peak]:
-        """The peak of each segment. `default` maps a segment to the kind of what is born in it
-        and has no name of its own."""
-        self._settle()
-        live: dict[str, int] = defaultdict(int)
-        born: dict[int, str] = {}
-        total = 0
-        found: dict[str, Peak] = {}
-        for event in self.events:
-            kind = born.get(event.storage)
-            if kind is None:
-                kind = self.kind_of.get(event.storage) or default.get(event.segment, "activations")
-                born[event.storage] = kind
-            peak = found.get(event.segment)
-            if peak is None:  # what it begins with counts too
-                peak = found[event.segment] = Peak(total, dict(live))
-            live[kind] += event.size
-            total += event.size
-            if total > peak.total:
-                peak.total, peak.kinds = total, dict(live)
-                peak.operation, peak.module = event.operation, event.module
-        return found
-
-    def blocks(self, steps: int = 3) -> tuple[dict[str, int], int]:
-        """(peak of each segment as the allocator counts it, bytes that it reserves), with the
-        step repeated until its free blocks are where they stay. The optimizer's state appears
-        after the first backward pass, as in a run."""
-        start = [event for event in self.events if event.segment == "load"]
-        state = [
-            event
-            for event in self.events
-            if event.segment == "warm" and self.kind_of.get(event.storage) == "optimizer"
-        ]
-        step = [event for event in self.events if event.segment not in ("load", "warm")]
-        after = next((i for i, event in enumerate(step) if event.segment == "optimizer"), len(step))
-        allocator = Allocator()
-        held: dict[int, Block] = {}
-
-        def replay(events: list[Event]) -> None:
-            for event in events:
-                if event.size > 0:
-                    if event.storage not in held:
-                        held[event.storage] = allocator.take(event.size)
-                elif event.storage in held:
-                    allocator.give(held.pop(event.storage))
-                found[event.segment] = max(found.get(event.segment, 0), allocator.allocated)
-
-        found: dict[str, int] = {}
-        replay(start)
-        first = dict(found)
-        replay(step[:after])
-        replay(state)
-        replay(step[after:])
-        for _ in range(steps - 1):
-            found = {}
-            replay(step)
-        return {**first, **found}, allocator.reserved

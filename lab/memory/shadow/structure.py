@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,15 +115,15 @@ def stored_bytes(weight: Any, quantised: Quantised | None) -> int:
     return int(weight.numel() * weight.element_size())
 
 
-def with_layers(config: Any, count: int) -> Any:
-    """The config with `count` decoder layers, per-layer lists cut to match."""
+def with_layers(config: Any, chosen: Sequence[int]) -> Any:
+    """The config with the `chosen` of its decoder layers, per-layer lists cut to match."""
     short = copy.deepcopy(config)
     total = config.num_hidden_layers
     for name in LISTS_OF_LAYERS:
         values = getattr(config, name, None)
         if isinstance(values, (list, tuple)) and len(values) == total:
-            setattr(short, name, list(values)[:count])
-    short.num_hidden_layers = count
+            setattr(short, name, [values[place] for place in chosen])
+    short.num_hidden_layers = len(chosen)
     return short
 
 

@@ -9,23 +9,28 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    FakeTensor,
+    FakeTensorMode,
+    unset_fake_temporarily,
+)
 
 from lab.memory.shadow.cuda_rules import cuda_rules
-from lab.memory.shadow.ledger import Ledger, Peak
+from lab.memory.shadow.ledger import Ledger
+from lab.memory.shadow.log import Log, Trace
 from lab.memory.shadow.real import materialise
 from lab.memory.shadow.structure import Quantised, is_quantised, stored_bytes
 from lab.methods import Method
 from lab.spec import RunSpec
 from lab.train.loss import few_chunks
+from lab.train.optimizer import make_optimizer
 from lab.train.step import summed_loss
-
-LOSS_SEGMENTS = {"forward.after": "loss", "backward.after": "loss"}
 
 
 @dataclass(frozen=True)
@@ -41,14 +46,6 @@ class Batch:
         return self.rows * self.length
 
 
-@dataclass(frozen=True)
-class Trace:
-    """The peaks of the segments of a step, and what CUDA's allocator reserves for it."""
-
-    peaks: dict[str, Peak]
-    reserved: int | None
-
-
 def trace(
     model: Any,
     method: Method,
@@ -58,67 +55,125 @@ def trace(
     quantised: Quantised | None = None,
     *,
     on_gpu: bool,
-    evaluates: bool = True,
     real: bool = False,
 ) -> Trace:
-    """The peak of each segment of a step of `model` (on the meta device, method applied).
+    """The peak of each segment of a step of `model` (see `record`)."""
+    found = record(model, method, spec, batch, loss, quantised, on_gpu=on_gpu, real=real)
+    return found.read(on_gpu=on_gpu)
 
-    Segments: load; forward.before, forward.layer.I, forward.after; backward in the other order;
-    optimizer; evaluate. The model's tensors are fakes afterwards. Raises whatever an operation
-    that cannot be traced raises. `real` runs it on the CPU with tensors that hold memory, to check
-    the ledger itself.
+
+def record(
+    model: Any,
+    method: Method,
+    spec: RunSpec,
+    batch: Batch,
+    loss: str,
+    quantised: Quantised | None = None,
+    *,
+    on_gpu: bool,
+    real: bool = False,
+) -> Log:
+    """The log of a step of `model` (on the meta device, method applied).
+
+    Segments: load; warm; forward.before, forward.layer.I, forward.after; backward in the other
+    order; optimizer; evaluate as forward. The model's tensors are fakes afterwards. Raises
+    whatever an operation that cannot be traced raises. `real` runs it on the CPU with tensors that
+    hold memory, to check the ledger itself.
     """
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
     ledger = Ledger()
+    with _traced(model, quantised, real=real):
+        weights = _Weights(model)
+        optimizer = make_optimizer(model, method, spec)
+        with ledger, cuda_rules(packed=batch.packed) if on_gpu else nullcontext():
+            for weight in [*model.parameters(), *model.buffers()]:
+                ledger.adopt([weight], "weights", weights.layer_of.get(id(weight)))
+            ledger.segment = "warm"
+            _first_step(ledger, weights, optimizer)
+            ledger.segment = "forward.before"
+            if spec.train.accumulation > 1:
+                weights.give_gradients(ledger)
+            inputs = batch_of(batch)
+            ledger.adopt(inputs.values(), "activations")
+            with _segments(model, ledger):
+                total = summed_loss(model, inputs, precision=spec.train.precision, loss=loss)
+                total = total / batch.tokens
+                ledger.segment = "backward.after"
+                total.backward()
+            weights.name_gradients(ledger)
+            weights.name_state(ledger, optimizer)  # of an update inside the backward pass
+            ledger.segment, ledger.module = "optimizer", ""
+            if spec.train.max_grad_norm:
+                torch.nn.utils.clip_grad_norm_(weights.own, spec.train.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            del total
+            ledger.segment = "evaluate.before"
+            model.eval()
+            with _segments(model, ledger), torch.no_grad():
+                summed_loss(model, inputs, precision=spec.train.precision, loss=loss)
+            return ledger.log()
+
+
+@contextmanager
+def _traced(model: Any, quantised: Quantised | None, *, real: bool = False) -> Iterator[None]:
+    """Within, the model's tensors are fakes (or, if `real`, hold memory), and train."""
     with ExitStack() as stack:
         stack.enter_context(_no_collector())
         if real:
             materialise(model, "cpu", random=False)
         else:
+            mode = FakeTensorMode(allow_non_fake_inputs=True)
             stack.enter_context(mode)
             stack.enter_context(few_chunks())
+            stack.enter_context(_real_tables())
             become_fake(model, mode, quantised)
         model.train()
-        weights = list(model.parameters())
-        own = [weight for weight in weights if weight.requires_grad]
-        optimizer = _optimizer(model, method, spec)
-        stack.enter_context(ledger)
-        if on_gpu:
-            stack.enter_context(cuda_rules(packed=batch.packed))
-        ledger.adopt([*weights, *model.buffers()], "weights")
-        ledger.segment = "warm"
-        _first_step(ledger, own, optimizer)
-        inputs = batch_of(batch)
-        ledger.adopt(inputs.values(), "activations")
-        if spec.train.accumulation > 1:
-            for weight in own:
-                weight.grad = torch.empty_like(weight)
-        stack.enter_context(_segments(model, ledger))
-        ledger.segment = "forward.before"
-        total = summed_loss(model, inputs, precision=spec.train.precision, loss=loss)
-        total = total / batch.tokens
-        ledger.segment = "backward.after"
-        total.backward()
-        ledger.name([weight.grad for weight in own if weight.grad is not None], "gradients")
-        ledger.segment, ledger.module = "optimizer", ""
-        if spec.train.max_grad_norm:
-            torch.nn.utils.clip_grad_norm_(own, spec.train.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        del total
-        if evaluates:
-            ledger.segment = "evaluate"
-            model.eval()
-            with torch.no_grad():
-                summed_loss(model, inputs, precision=spec.train.precision, loss=loss)
-    found = ledger.peaks(LOSS_SEGMENTS)
-    found.pop("warm", None)
-    reserved = None
-    if on_gpu:
-        counted, reserved = ledger.blocks()
-        for segment, peak in found.items():
-            peak.counted = max(peak.total, counted.get(segment, 0))
-    return Trace(found, reserved)
+        yield
+
+
+@contextmanager
+def _real_tables() -> Iterator[None]:
+    """The levels of bitsandbytes' 8-bit optimizers are worked out with numbers, which fakes have
+    not."""
+    from bitsandbytes import functional
+
+    make = functional.create_dynamic_map
+
+    def real(*args: Any, **kwargs: Any) -> torch.Tensor:
+        with unset_fake_temporarily():
+            table: torch.Tensor = make(*args, **kwargs)
+        return table
+
+    with mock.patch.object(functional, "create_dynamic_map", real):
+        yield
+
+
+class _Weights:
+    """The weights that train, and which decoder layer each weight is in."""
+
+    def __init__(self, model: Any) -> None:
+        self.own = [weight for weight in model.parameters() if weight.requires_grad]
+        self.layer_of = {
+            id(tensor): place
+            for place, layer in enumerate(decoder_layers(model))
+            for tensor in (*layer.parameters(), *layer.buffers())
+        }
+
+    def give_gradients(self, ledger: Ledger) -> None:
+        for weight in self.own:
+            weight.grad = torch.empty_like(weight)
+        self.name_gradients(ledger)
+
+    def name_gradients(self, ledger: Ledger) -> None:
+        for weight in self.own:
+            if weight.grad is not None:
+                ledger.name([weight.grad], "gradients", self.layer_of.get(id(weight)))
+
+    def name_state(self, ledger: Ledger, optimizer: torch.optim.Optimizer) -> None:
+        for weight in self.own:
+            state = optimizer.state.get(weight, {})
+            tensors = [value for value in state.values() if isinstance(value, torch.Tensor)]
+            ledger.name(tensors, "optimizer", self.layer_of.get(id(weight)))
 
 
 @contextmanager
@@ -190,27 +245,12 @@ class Unpacked(torch.autograd.Function):
         return (narrow @ narrow.new_empty(ctx.shape)).to(ctx.dtype), None, None
 
 
-def _optimizer(model: Any, method: Method, spec: RunSpec) -> torch.optim.Optimizer:
-    from lab.train.trainer import make_optimizer
-
-    return make_optimizer(model, method, spec)
-
-
-def _first_step(ledger: Ledger, own: list[Any], optimizer: torch.optim.Optimizer) -> None:
+def _first_step(ledger: Ledger, weights: _Weights, optimizer: torch.optim.Optimizer) -> None:
     """Optimizer state as every step but the first finds it."""
-    for weight in own:
-        weight.grad = torch.empty_like(weight)
+    weights.give_gradients(ledger)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    ledger.name(
-        (
-            value
-            for state in optimizer.state.values()
-            for value in state.values()
-            if isinstance(value, torch.Tensor)
-        ),
-        "optimizer",
-    )
+    weights.name_state(ledger, optimizer)
 
 
 def batch_of(batch: Batch) -> dict[str, torch.Tensor]:
@@ -242,17 +282,19 @@ def _segments(model: Any, ledger: Ledger) -> Iterator[None]:
     layers = decoder_layers(model)
     handles: list[Any] = []
 
-    def is_forward() -> bool:
-        return ledger.segment.startswith("forward")
+    def phase() -> str:
+        """forward or evaluate; "" while a layer is recomputed in the backward pass."""
+        found = ledger.segment.partition(".")[0]
+        return found if found in ("forward", "evaluate") else ""
 
     def enter(index: int) -> Any:
         def hook(_module: Any, args: Any, kwargs: Any) -> None:
-            if not is_forward():
+            if not phase():
                 return
             given = args[0] if args else kwargs.get("hidden_states")
             if index == 0 and isinstance(given, torch.Tensor) and given.grad_fn is not None:
                 given.grad_fn.register_prehook(lambda *_: move("backward.before"))
-            ledger.segment = f"forward.layer.{index}"
+            ledger.segment = f"{phase()}.layer.{index}"
 
         return hook
 
@@ -262,13 +304,13 @@ def _segments(model: Any, ledger: Ledger) -> Iterator[None]:
 
     def leave(index: int) -> Any:
         def hook(_module: Any, _args: Any, made: Any) -> None:
-            if not is_forward():
+            if not phase():
                 return
             out = made[0] if isinstance(made, tuple) else made
             if isinstance(out, torch.Tensor) and out.grad_fn is not None:
                 out.grad_fn.register_prehook(lambda *_: move(f"backward.layer.{index}"))
             if index == len(layers) - 1:
-                ledger.segment = "forward.after"
+                ledger.segment = f"{phase()}.after"
 
         return hook
 
