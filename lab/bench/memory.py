@@ -17,6 +17,7 @@ from typing import Any
 
 from lab import methods
 from lab.memory import estimate as memory
+from lab.methods import support
 from lab.models import catalog, weights
 from lab.spec import RunSpec
 
@@ -38,6 +39,7 @@ class Case:
     checkpointing: str
     loss: str
     options: tuple[tuple[str, Any], ...] = ()
+    adapters: str = "float32"
 
     def spec(self, precision: str = "bfloat16") -> RunSpec:
         value = {
@@ -49,7 +51,7 @@ class Case:
                 "activation_checkpointing": self.checkpointing,
                 "loss": self.loss,
                 "precision": precision,
-                "adapter_precision": "float32",
+                "adapter_precision": self.adapters,
                 "learning_rate": 1e-4,
             },
         }
@@ -162,7 +164,8 @@ def on_processor() -> Iterator[Case]:
 
 
 def draw(count: int, seed: int, names: tuple[str, ...] = GRID_MODELS) -> list[Case]:
-    """Cases of the grid: models × methods × rows × lengths × checkpointing × loss, by chance."""
+    """Cases of the grid: models × methods × rows × lengths × checkpointing × loss × type of the
+    adapters, by chance; those left out that the lab refuses."""
     dice = random.Random(seed)
     found: list[Case] = []
     while len(found) < count:
@@ -175,18 +178,26 @@ def draw(count: int, seed: int, names: tuple[str, ...] = GRID_MODELS) -> list[Ca
         options: tuple[tuple[str, Any], ...] = ()
         if any(field.name == "rank" for field in dataclasses.fields(method.config)):
             options = (("rank", dice.choice((4, 16, 64))),)
-        found.append(
-            Case(
-                model,
-                method.name,
-                dice.choice((1, 2, 4, 8)),
-                length,
-                way,
-                dice.choice(("fused", "plain")),
-                options,
-            )
+        case = Case(
+            model,
+            method.name,
+            dice.choice((1, 2, 4, 8)),
+            length,
+            way,
+            dice.choice(("fused", "plain")),
+            options,
+            dice.choice(("float32", "bfloat16")),
         )
+        if not _is_refused(case):
+            found.append(case)
     return found
+
+
+def _is_refused(case: Case) -> bool:
+    method, spec = methods.get(case.method), case.spec()
+    empty = weights.empty_model(case.config())
+    problems = method.check(empty, spec.method_config, methods.Context(spec))
+    return bool(problems or support.refusals(method, spec))
 
 
 def grid(

@@ -1,0 +1,129 @@
+"""16-bit adapters with float32 copies in the optimizer: as good as float32 ones, and resumable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from lab import methods, optimizers
+from lab.files import read_object
+from lab.paths import RunDir
+from lab.planner.check import resolve
+from lab.runs import history
+from lab.runs.status import status
+from lab.spec import RunSpec, TrainSpec
+from lab.train.copies import KEY, WithCopies
+from tests.conftest import attempt_here
+
+RATE = 1e-4
+TRAIN = TrainSpec(learning_rate=RATE, precision="bfloat16", adapter_precision="bfloat16")
+
+
+def made(weight: torch.nn.Parameter, rule: str = "sgd") -> WithCopies:
+    build = optimizers.get(rule).build
+    return WithCopies([{"params": [weight], "lr": RATE}], RATE, lambda group: build([group], TRAIN))
+
+
+def test_updates_below_the_types_resolution_count() -> None:
+    """A hundred steps of 1e-4 from 1.0: bfloat16 alone stays at 1.0."""
+    narrow = torch.nn.Parameter(torch.ones(4, dtype=torch.bfloat16))
+    alone = torch.nn.Parameter(torch.ones(4, dtype=torch.bfloat16))
+    rule, plain = made(narrow), torch.optim.SGD([alone], lr=RATE)
+    for _ in range(100):
+        for weight in (narrow, alone):
+            weight.grad = torch.ones_like(weight)
+        rule.step()
+        plain.step()
+    assert torch.equal(alone.detach(), torch.ones(4, dtype=torch.bfloat16))
+    assert rule.state[narrow][KEY] == pytest.approx(torch.full((4,), 0.99), abs=1e-5)
+    assert torch.equal(narrow.detach(), torch.full((4,), 0.99).to(torch.bfloat16))
+
+
+def test_what_others_write_into_a_weight_stays() -> None:
+    """Pruning between two steps: its zeros stay, the other weights keep all their bits."""
+    weight = torch.nn.Parameter(torch.ones(4, dtype=torch.bfloat16))
+    rule = made(weight)
+    for step in range(20):
+        weight.grad = torch.ones_like(weight)
+        weight.grad[:2] = 0.0
+        rule.step()
+        with torch.no_grad():
+            weight[0] = 0.0
+    assert weight[0] == 0.0 and weight[1] == 1.0
+    assert rule.state[weight][KEY][2] == pytest.approx(1.0 - 20 * RATE, abs=1e-6)
+
+
+def test_a_wide_weight_is_updated_itself() -> None:
+    weight = torch.nn.Parameter(torch.ones(4))
+    rule = made(weight, "adamw")
+    weight.grad = torch.ones(4)
+    rule.step()
+    assert KEY not in rule.state[weight] and weight.grad is not None
+    assert (weight < 1.0).all()
+
+
+def test_auto_takes_the_type_of_the_base_where_copies_keep_the_bits() -> None:
+    def auto(method: str, **train: Any) -> str:
+        spec = RunSpec.from_json({"method": method, "train": {"learning_rate": 1e-4, **train}})
+        return resolve(spec, has_bf16=True).train.adapter_precision
+
+    assert auto("lora") == auto("bottleneck") == auto("qlora") == "bfloat16"
+    assert auto("lora", precision="float32") == auto("lora", precision="mixed") == "float32"
+    assert auto("lora", optimizer="sgd_in_backward") == "float32", "no step to keep copies in"
+    assert auto("prompt") == "float32", "the method does not go with 16 bits"
+    assert auto("top_layers_lora") == "float32", "copies of the base's own weights would be large"
+    assert auto("lora", adapter_precision="float32") == "float32"
+    spec = RunSpec.from_json({"method": "lora"})
+    narrow = replace(spec.train, adapter_precision="bfloat16")
+    assert optimizers.keeps_copies(methods.get("lora"), narrow)
+    assert not optimizers.keeps_copies(methods.get("full"), narrow)
+
+
+@pytest.fixture
+def narrow_run(work_here: Callable[..., RunDir]) -> Callable[..., RunDir]:
+    def run(method: str, adapters: str, **train: Any) -> RunDir:
+        settings = {
+            "precision": "bfloat16", "adapter_precision": adapters, "sample_every": 0,
+            "max_steps": 40, "save_every": 0, "eval_every": 0, "learning_rate": 5e-3, **train,
+        }  # fmt: skip
+        return work_here(method, train=settings)
+
+    return run
+
+
+@pytest.mark.parametrize("method", ["lora", "adalora"])
+def test_quality_does_not_suffer(narrow_run: Callable[..., RunDir], method: str) -> None:
+    losses = {}
+    for adapters in ("float32", "bfloat16"):
+        run = narrow_run(method, adapters)
+        assert status(run).state == "done", status(run)
+        records = history.metrics(run, "eval")
+        losses[adapters] = [one["eval/loss"] for one in records]
+    first, last = losses["float32"][0], losses["float32"][-1]
+    assert last < 0.99 * first, "it learns something that could be lost"
+    gained = {name: first - found[-1] for name, found in losses.items()}
+    assert gained["bfloat16"] == pytest.approx(gained["float32"], rel=0.05)
+
+
+def test_a_run_resumes_with_its_copies_bit_for_bit(narrow_run: Callable[..., RunDir]) -> None:
+    from safetensors.torch import load_file
+
+    whole, broken = (narrow_run("lora", "bfloat16", max_steps=6, save_every=4) for _ in range(2))
+    saved = load_file(broken.checkpoints / "step-4" / "optimizer.safetensors")
+    assert {value.dtype for name, value in saved.items() if name.endswith(KEY)} == {torch.float32}
+    broken.result.unlink()
+    broken.process.unlink()
+    assert attempt_here(broken) == 0
+    assert history.last_event(broken, "plan")["resumed_at"] == 4
+    ours, theirs = (
+        load_file(run.artifact / "adapter_model.safetensors") for run in (whole, broken)
+    )
+    assert all(tensor.dtype == torch.bfloat16 for tensor in ours.values())
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+    predicted = (read_object(whole.estimate) or {})["bytes"]["optimizer"]
+    held = sum(one.numel() * one.element_size() for one in saved.values() if one.numel() > 1)
+    assert held == predicted, "copies and two moments, twelve bytes a parameter"
