@@ -113,11 +113,19 @@ def peak_flops(device_name: str, on_gpu: bool) -> float | None:
     return float(measured) if isinstance(measured, (int, float)) else None
 
 
-def time_product(size: int = 1024, seconds: float = 1.0) -> float:
-    """FLOP/s of the best float32 product of two (size, size) matrices within `seconds`.
+def time_product() -> float:
+    """As `product_flops`; kept in LAB_HOME/machine.json, where runs find it."""
+    flops = product_flops()
+    try:
+        machine_file().parent.mkdir(parents=True, exist_ok=True)
+        write_json(machine_file(), {"v": 1, "cpu_peak_flops": flops, "cores": os.cpu_count()})
+    except OSError as error:
+        raise LabError(f"{machine_file()} cannot be written: {error}.", "Check LAB_HOME.") from None
+    return flops
 
-    The result is kept in LAB_HOME/machine.json, where runs find it.
-    """
+
+def product_flops(size: int = 1024, seconds: float = 1.0) -> float:
+    """FLOP/s of the best float32 product of two (size, size) matrices within `seconds`."""
     import torch
 
     left, right = torch.randn(size, size), torch.randn(size, size)
@@ -128,13 +136,7 @@ def time_product(size: int = 1024, seconds: float = 1.0) -> float:
         started = time.perf_counter()
         torch.mm(left, right)
         best = min(best, time.perf_counter() - started)
-    flops = 2.0 * size**3 / best
-    try:
-        machine_file().parent.mkdir(parents=True, exist_ok=True)
-        write_json(machine_file(), {"v": 1, "cpu_peak_flops": flops, "cores": os.cpu_count()})
-    except OSError as error:
-        raise LabError(f"{machine_file()} cannot be written: {error}.", "Check LAB_HOME.") from None
-    return flops
+    return 2.0 * size**3 / best
 
 
 def _processor() -> str:

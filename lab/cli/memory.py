@@ -55,6 +55,11 @@ def estimate(arguments: argparse.Namespace) -> int:
     table(f"At the peak, by {how} ({trains})", ["", ""], rows, right="lr")
     phases = [[name, size(value)] for name, value in answer["phases"].items()]
     table("Peak of each phase", ["", ""], phases, right="lr")
+    disk = answer["disk"]
+    said = f"About {answer['tokens_per_s']:,.0f} tokens/s"
+    if answer["wh_per_million_tokens"]:
+        said += f", {answer['wh_per_million_tokens']:,.1f} Wh a million tokens"
+    console.print(f"{said}; the result takes {size(disk['artifact'])} of disk.")
     if answer["is_bound"]:
         console.print("A CPU run: a bound on the resident memory, not an exact figure.")
     if answer["fits"] is not None:
@@ -76,6 +81,7 @@ def plan(arguments: argparse.Namespace) -> int:
             one["activation_checkpointing"]
             + (f", {one['checkpointed_layers']} layers" if one["checkpointed_layers"] else ""),
             one["loss"],
+            one["optimizer"],
             size(one["peak_bytes"]) + ("" if one["source"] == "shadow" else " (closed form)"),
             f"{one['tokens_per_s']:,.0f}",
             one["why"],
@@ -84,14 +90,13 @@ def plan(arguments: argparse.Namespace) -> int:
     ]
     table(
         f"Settings for {size(answer['device_bytes'])}, {answer['reserve']:.0%} of it in reserve",
-        ["rows × passes", "checkpointing", "loss", "peak", "tokens/s", "why"],
+        ["rows × passes", "checkpointing", "loss", "optimizer", "peak", "tokens/s", "why"],
         rows,
-        right="lllr",
+        right="llllrr",
     )
-    console.print(
-        f"Speeds take {answer['reached']:.0%} of the device's rate, the median of the finished "
-        "runs here; without runs a third."
-    )
+    console.print(f"Compiled layers: {answer['compile']}.")
+    whose = "as this machine's finished runs do" if answer["is_measured"] else "a usual share"
+    console.print(f"Speeds take {answer['reached']:.0%} of the device's rate, {whose}.")
     return 0
 
 

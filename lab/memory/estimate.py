@@ -82,6 +82,7 @@ class Measured:
     layers: tuple[Any, ...]  # a signature for each decoder layer
     bits: int  # of the base's linear layers
     base: int  # parameters of the base
+    costs: dict[str, Any]  # floating-point operations by the kind of loss
     assumes_tokens: bool = False  # what only the tokenizer knows was taken from the config
 
 
@@ -93,6 +94,7 @@ def measure(config: Any, spec: RunSpec, method: Method, tokenizer: Any = None) -
     """The structure for `spec`, built on the meta device the first time that it is asked for."""
     from lab.memory.shadow.structure import build, signatures
     from lab.memory.shadow.trace import decoder_layers
+    from lab.train import flops
 
     train = spec.train
     relevant = ("precision", "adapter_precision", "optimizer", "momentum")
@@ -113,6 +115,10 @@ def measure(config: Any, spec: RunSpec, method: Method, tokenizer: Any = None) -
         tuple(signatures(decoder_layers(model))),
         quantised.bits if quantised else 16,
         base,
+        {
+            kind: flops.count(model, kind, method.virtual_tokens(spec.method_config))
+            for kind in ("fused", "plain")
+        },
         getattr(tokenizer, "was_asked", False),
     )
     _measured[name] = found

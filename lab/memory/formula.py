@@ -46,6 +46,7 @@ class Estimate:
     context_bytes: int | None = None
     notes: list[str] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
+    pace: dict[str, Any] | None = None  # the predicted time, where the data is known
 
     def to_json(self) -> dict[str, Any]:
         return {"v": 1, **asdict(self)}

@@ -1,39 +1,26 @@
-"""Choose the fastest settings that fit: rows a pass, checkpointing, loss, from the same step.
+"""Choose the fastest settings that fit: rows a pass, checkpointing, loss, optimizer, compilation.
 
-Every choice keeps the rows of an optimizer step, and so the training, as asked. Peaks come from
-the closed form first, and the best ones are confirmed by the shadow step; time comes from the
-step's floating-point operations, the device's speed, and a share of it that is reached, which is
-measured on the finished runs of this machine where there are any.
+Every choice keeps the rows of an optimizer step, and so the training, as asked; only an optimizer
+with smaller state changes its arithmetic, and must be clearly faster to be chosen. Peaks come from
+the closed form first, and the best ones are confirmed by the shadow step; speeds from
+`lab.memory.pace`.
 """
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from lab import optimizers
 from lab.memory import estimate as memory
-from lab.memory import formula, partly
+from lab.memory import formula, pace, partly
+from lab.memory.pace import Device
 from lab.memory.partly import RESERVE
 from lab.methods import Method
 from lab.spec import RunSpec
 
-REACHED = 0.35  # of a GPU's dense bf16 rate by transformers' own layers, until it is measured
-LAYER_S = 0.3e-3  # a pass through one layer and back costs this beside the work itself
-PLAIN_LOSS = 1.02  # the plain loss moves whole logits through memory
 CONFIRMED = 6  # choices that are traced
-
-
-@dataclass(frozen=True)
-class Device:
-    """What the settings are chosen for. `reached`: the share of `flops` that runs get here."""
-
-    memory_bytes: int
-    flops: float
-    on_gpu: bool = True
-    reached: float = REACHED
-    watts: float | None = None
+OTHER_RULE = 0.95  # of its speed is what another optimizer is ranked by
 
 
 @dataclass(frozen=True)
@@ -44,10 +31,13 @@ class Choice:
     accumulation: int
     activation_checkpointing: str
     loss: str
+    optimizer: str
+    compile: str
     peak_bytes: int
     tokens_per_s: float
     source: str
     fits: bool
+    is_asked_rule: bool = True
     why: str = ""
     checkpointed_layers: int | None = None
 
@@ -58,62 +48,81 @@ class Choice:
             "train.activation_checkpointing": self.activation_checkpointing,
             "train.checkpointed_layers": self.checkpointed_layers,
             "train.loss": self.loss,
+            "train.optimizer": self.optimizer,
+            "train.compile": self.compile,
         }
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"changes": self.changes()}
 
 
-def choose(config: Any, spec: RunSpec, method: Method, device: Device) -> list[Choice]:
+def choose(
+    config: Any, spec: RunSpec, method: Method, device: Device, compiles: str = "off"
+) -> list[Choice]:
     """The choices for `spec` (resolved), the best first: those that fit by speed, then the rest by
-    peak. The first says why it leads, the others why they do not."""
-    from lab.memory.shadow.structure import build
-    from lab.train import flops
+    peak. The first says why it leads, the others why they do not.
 
+    `compiles`: whether the run is long enough for compiled layers, which then go with every choice.
+    """
     room = int(device.memory_bytes * (1 - RESERVE))
     ways = ["off", "on"] if method.can_checkpoint_activations else ["off"]
-    model, quantised, _ = build(config, _with(spec, activation_checkpointing="off"), method)
-    sizes = formula.sizes(model, spec, quantised)
-    costs = flops.count(model, memory.loss_kind(config, spec))
     fallback = memory.loss_kind(config, spec)
     losses = ["fused", "plain"] if fallback == spec.train.loss else [fallback]
+    if not method.can_fuse_loss:
+        losses = ["plain"]
     choices = []
-    for rows, times in _splits(spec):
-        for way in ways:
-            for loss in losses:
-                changed = _with(
-                    spec,
-                    batch_size=rows,
-                    accumulation=times,
-                    activation_checkpointing=way,
-                    loss=loss,
-                )
-                found = formula.from_sizes(
-                    sizes, changed, on_gpu=device.on_gpu, memory_bytes=room, loss_kind=loss
-                )
-                choices.append(
-                    Choice(
-                        rows,
-                        times,
-                        way,
-                        loss,
-                        found.peak_bytes,
-                        round(_speed(changed, costs, sizes, device), 1),
-                        "formula",
-                        bool(found.fits),
+    for rule in _rules(spec):
+        for rows, times in _splits(spec):
+            for way in ways:
+                for loss in losses:
+                    changed = _with(
+                        spec,
+                        optimizer=rule,
+                        batch_size=rows,
+                        accumulation=times,
+                        activation_checkpointing=way,
+                        loss=loss,
+                        compile=compiles,
                     )
-                )
-    ranked = sorted(choices, key=_rank)
-    ranked = _confirm(
-        ranked, config, spec, method, device, room, lambda one: _speed(one, costs, sizes, device)
-    )
+                    sized = memory.measure(config, changed, method)
+                    found = formula.from_sizes(
+                        sized.sizes,
+                        changed,
+                        on_gpu=device.on_gpu,
+                        memory_bytes=room,
+                        loss_kind=loss,
+                    )
+                    choices.append(
+                        Choice(
+                            rows,
+                            times,
+                            way,
+                            loss,
+                            rule,
+                            compiles,
+                            found.peak_bytes,
+                            _speed(changed, sized, device),
+                            "formula",
+                            bool(found.fits),
+                            rule == spec.train.optimizer,
+                        )
+                    )
+    ranked = _confirm(sorted(choices, key=_rank), config, spec, method, device, room)
     return _explained(ranked, room)
+
+
+def _rules(spec: RunSpec) -> list[str]:
+    """The optimizer that is asked for, and the one with the same rule and less state."""
+    asked = spec.train.optimizer
+    smaller = {"adamw": "adamw8bit"}.get(asked)
+    return [asked, smaller] if smaller is not None else [asked]
 
 
 def _splits(spec: RunSpec) -> list[tuple[int, int]]:
     """(rows a pass, passes) with the rows of a step as asked."""
     total = spec.train.batch_size * spec.train.accumulation
-    return [(rows, total // rows) for rows in range(1, total + 1) if total % rows == 0]
+    splits = [(rows, total // rows) for rows in range(1, total + 1) if total % rows == 0]
+    return splits[-1:] if optimizers.get(spec.train.optimizer).in_backward else splits
 
 
 def _with(spec: RunSpec, **changes: Any) -> RunSpec:
@@ -121,44 +130,25 @@ def _with(spec: RunSpec, **changes: Any) -> RunSpec:
 
 
 def _rank(choice: Choice) -> tuple[bool, float, int]:
-    speed = -choice.tokens_per_s if choice.fits else 0.0
-    return (not choice.fits, speed, choice.peak_bytes)
+    speed = choice.tokens_per_s * (1.0 if choice.is_asked_rule else OTHER_RULE)
+    return (not choice.fits, -speed if choice.fits else 0.0, choice.peak_bytes)
 
 
-def _speed(spec: RunSpec, costs: Any, sizes: formula.Sizes, device: Device) -> float:
+def _speed(spec: RunSpec, sized: memory.Measured, device: Device) -> float:
     """Tokens a second with rows full of tokens that count."""
-    tokens = spec.train.batch_size * spec.data.max_length
-    work = (costs.per_token + costs.per_loss_token) * tokens
-    work += costs.per_token_pair * spec.train.batch_size * spec.data.max_length**2
-    if spec.train.activation_checkpointing == "on":
-        share = (spec.train.checkpointed_layers or sizes.layers) / sizes.layers
-        work += 2.0 * share * (sizes.parameters - sizes.vocabulary * sizes.hidden) * tokens
-    if spec.train.loss == "plain":
-        work *= PLAIN_LOSS
-    launch = sizes.layers * LAYER_S if device.on_gpu else 0.0
-    seconds = work / (device.flops * device.reached) + launch
-    return float(tokens / seconds)
+    costs = sized.costs[spec.train.loss]
+    return round(1 / pace.seconds_a_token(spec, costs, sized.sizes, device, bits=sized.bits), 1)
 
 
 def _confirm(
-    ranked: list[Choice],
-    config: Any,
-    spec: RunSpec,
-    method: Method,
-    device: Device,
-    room: int,
-    speed: Callable[[RunSpec], float],
+    ranked: list[Choice], config: Any, spec: RunSpec, method: Method, device: Device, room: int
 ) -> list[Choice]:
     """The leading choices with the shadow step's peaks, until one of them fits and none that is
     not traced yet promises more. Where checkpointing helps, of the fewest layers that do."""
     traced: list[Choice] = []
     for place, choice in enumerate(ranked[:CONFIRMED]):
         changed = _with(
-            spec,
-            batch_size=choice.batch_size,
-            accumulation=choice.accumulation,
-            activation_checkpointing=choice.activation_checkpointing,
-            loss=choice.loss,
+            spec, **{key.split(".")[1]: value for key, value in choice.changes().items()}
         )
         how: dict[str, Any] = {"on_gpu": device.on_gpu, "memory_bytes": room}
         found = memory.cached(config, changed, method, **how)
@@ -169,7 +159,7 @@ def _confirm(
             replace(
                 choice,
                 checkpointed_layers=changed.train.checkpointed_layers,
-                tokens_per_s=round(speed(changed), 1),
+                tokens_per_s=_speed(changed, memory.measure(config, changed, method), device),
                 peak_bytes=found.peak_bytes,
                 fits=bool(found.fits),
                 source=found.source,
@@ -182,11 +172,12 @@ def _confirm(
 
 
 def _fits_without(traced: list[Choice], ranked: list[Choice], choice: Choice) -> bool:
-    """Whether the same rows and loss fit with no layer checkpointed."""
+    """Whether the same rows, loss and optimizer fit with no layer checkpointed."""
     return any(
         other.fits
         and other.activation_checkpointing == "off"
-        and (other.batch_size, other.loss) == (choice.batch_size, choice.loss)
+        and (other.batch_size, other.loss, other.optimizer)
+        == (choice.batch_size, choice.loss, choice.optimizer)
         for other in [*traced, *ranked[len(traced) :]]
     )
 
@@ -205,18 +196,7 @@ def _explained(ranked: list[Choice], room: int) -> list[Choice]:
             saved = (best.peak_bytes - choice.peak_bytes) / 1e9
             why = f"{slower:.0%} slower" if slower >= 0.005 else "as fast"
             why += f", {saved:.2f} GB less" if saved > 0 else f", {-saved:.2f} GB more"
+        if not choice.is_asked_rule:
+            why += f"; {optimizers.get(choice.optimizer).title} in place of the one asked for"
         said.append(replace(choice, why=why))
     return said
-
-
-def reached(runs: list[dict[str, Any]], flops: float) -> float:
-    """The share of `flops` that this machine's finished runs got: the median of theirs.
-
-    `runs`: summaries with "flops" and "seconds". REACHED where none has run long enough.
-    """
-    shares = [
-        run["flops"] / run["seconds"] / flops
-        for run in runs
-        if run.get("seconds", 0) > 10 and run.get("flops", 0) > 0
-    ]
-    return statistics.median(shares) if shares else REACHED

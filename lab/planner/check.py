@@ -10,11 +10,12 @@ from typing import Any
 from lab import methods, optimizers, paths
 from lab.errors import LabError, Problem
 from lab.memory import fixes as smaller
-from lab.memory import formula
+from lab.memory import formula, pace
 from lab.methods import Context, support
 from lab.models import catalog as models
 from lab.models import weights
-from lab.planner import admit, begin
+from lab.planner import admit, begin, compilation
+from lab.planner.device import this_machine
 from lab.planner.facts import facts_of
 from lab.spec import RunSpec
 
@@ -46,7 +47,7 @@ def check(value: Any) -> dict[str, Any]:
         check_fit(resolved, model, tokenizer, problems, wrong)
     estimate = None
     if model is not None and not problems:
-        resolved, estimate = _estimate(resolved, spec, model, tokenizer, problems)
+        resolved, estimate = _estimate(resolved, spec, model, tokenizer, facts, problems)
     if problems or estimate is None:
         return {"problems": [problem.to_json() for problem in problems]}
     final = replace(
@@ -224,11 +225,18 @@ def check_fit(
 
 
 def _estimate(
-    spec: RunSpec, asked: RunSpec, model: Any, tokenizer: Any, problems: list[Problem]
+    spec: RunSpec,
+    asked: RunSpec,
+    model: Any,
+    tokenizer: Any,
+    facts: dict[str, Any],
+    problems: list[Problem],
 ) -> tuple[RunSpec, formula.Estimate | None]:
-    """Apply the method on the meta device, count, and hold memory and disk against the need."""
+    """Apply the method on the meta device, count, hold memory and disk against the need, and
+    predict the time."""
     import torch
 
+    from lab.train import flops
     from lab.train.loss import is_plain
 
     structure = model.config
@@ -253,10 +261,15 @@ def _estimate(
                 "or leave the head out of method.targets.",
             )
         )
-    closed = formula.estimate(
-        model, spec, on_gpu=False, memory_bytes=None, frozen_bytes=frozen_bytes
-    )
+    sizes = formula.sizes(model, spec, frozen_bytes=frozen_bytes)
+    costs = flops.count(model, spec.train.loss, method.virtual_tokens(config))
+    where = this_machine(on_gpu=torch.cuda.is_available()).for_pace()
+    way, _ = compilation.choose(asked, spec, method, costs, sizes, where, facts)
+    spec = replace(spec, train=replace(spec.train, compile=way))
+    closed = formula.from_sizes(sizes, spec, on_gpu=False, memory_bytes=None)
     spec, estimate = admit.admit(spec, asked, structure, method, closed, problems)
+    predicted = pace.pace(spec, costs, sizes, where, facts)
+    estimate = replace(estimate, pace=predicted.to_json() if predicted else None)
     home = next(folder for folder in [paths.home(), *paths.home().parents] if folder.exists())
     room = shutil.disk_usage(home).free - DISK_RESERVE
     if estimate.disk["total"] > room:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from lab import machine, methods, paths
-from lab.errors import Problem
-from lab.files import read_object
+from lab import methods
+from lab.errors import LabError, Problem
 from lab.memory import estimate as memory
-from lab.memory import hardware, partly
+from lab.memory import pace, partly
 from lab.memory import plan as planning
 from lab.models import catalog as models
 from lab.models import configs, weights
+from lab.planner import compilation
 from lab.planner.check import check_fit, resolve
+from lab.planner.device import Target, target_of
+from lab.planner.facts import facts_of
 from lab.spec import RunSpec
 
 CERTAINLY_OVER = 1.2  # times the memory by the closed form: need not be traced to be ruled out
@@ -38,18 +39,20 @@ def estimate(
     config = weights.load_config(models.resolve_structure(spec.model))
     ready = resolve(spec, target.has_bf16 if target.on_gpu else None)
     method = methods.get(ready.method["name"])
+    options = dict(how or {})
+    is_timed = options.pop("time", False)
     packed = spec.data.packing == "on"  # auto packs what is short; full rows have nothing to pack
     check_fit(replace(ready, data=spec.data), _empty(config), None, problems, set(), target.on_gpu)
     if problems:
         return _refused(problems)
     try:
-        found = _found(
+        ready, found = _found(
             config,
             ready,
             method,
             target,
             packed,
-            dict(how or {}),
+            options,
             is_open=(
                 spec.train.activation_checkpointing == "auto"
                 and bool(method.can_checkpoint_activations)
@@ -57,7 +60,16 @@ def estimate(
         )
     except ValueError as error:  # a library refuses the combination in its own words
         return _refused([Problem("method", f"{method.title} cannot be applied: {error}")])
+    sized = memory.measure(config, ready, method)
+    costs, where = sized.costs[memory.loss_kind(config, ready)], target.for_pace()
+    each = pace.seconds_a_token(ready, costs, sized.sizes, where, bits=sized.bits)
     answer: dict[str, Any] = found.to_json()
+    answer["tokens_per_s"] = round(1 / each, 1)
+    answer["wh_per_million_tokens"] = target.watts and round(target.watts * each * 1e6 / 3600, 3)
+    if is_timed:
+        facts = _facts(ready)
+        predicted = pace.pace(ready, costs, sized.sizes, where, facts, sized.bits)
+        answer["pace"] = predicted.to_json() if predicted else None
     answer["context_bytes"] = target.context_bytes if target.on_gpu else None
     answer["device_bytes"] = target.memory_bytes
     return answer
@@ -72,8 +84,9 @@ def _found(
     options: dict[str, Any],
     *,
     is_open: bool,
-) -> Any:
-    """The prediction; where checkpointing is open, with it if the run does not fit without."""
+) -> tuple[RunSpec, Any]:
+    """(the spec, its prediction); where checkpointing is open, with it if the run does not fit
+    without."""
     how = {
         "on_gpu": target.on_gpu,
         "memory_bytes": target.memory_bytes,
@@ -85,10 +98,19 @@ def _found(
         if closed.peak_bytes <= CERTAINLY_OVER * target.memory_bytes:
             found = memory.cached(config, spec, method, **how)
             if found.fits:
-                return found
+                return spec, found
         spec = replace(spec, train=replace(spec.train, activation_checkpointing="on"))
-        return partly.with_checkpointing(config, spec, method, **how)[1]
-    return memory.cached(config, spec, method, **how)
+        return partly.with_checkpointing(config, spec, method, **how)
+    return spec, memory.cached(config, spec, method, **how)
+
+
+def _facts(spec: RunSpec) -> dict[str, Any]:
+    """What is known of the data; nothing where it, or the model's tokenizer, is not at hand."""
+    try:
+        tokenizer = weights.load_tokenizer(models.resolve(spec.model))
+        return facts_of(spec, tokenizer)
+    except LabError:
+        return {}
 
 
 _empties: dict[str, Any] = {}
@@ -190,13 +212,13 @@ def plan(value: Any, device: dict[str, Any] | None = None) -> dict[str, Any]:
     check_fit(replace(ready, data=spec.data), _empty(config), None, problems, set(), target.on_gpu)
     if problems:
         return _refused(problems)
-    share = planning.reached(_finished_here(), target.flops)
-    found = planning.choose(
-        config,
-        ready,
-        method,
-        planning.Device(target.memory_bytes, target.flops, target.on_gpu, share, target.watts),
+    where = target.for_pace()
+    sized = memory.measure(config, ready, method)
+    costs = sized.costs[memory.loss_kind(config, ready)]
+    compiles, why = compilation.choose(
+        spec, ready, method, costs, sized.sizes, where, _facts(ready), sized.bits
     )
+    found = planning.choose(config, ready, method, where, compiles)
     best = found[0]
     energy = None
     if target.watts and best.tokens_per_s:
@@ -204,66 +226,12 @@ def plan(value: Any, device: dict[str, Any] | None = None) -> dict[str, Any]:
     return {
         "choices": [choice.to_json() for choice in found],
         "reserve": planning.RESERVE,
-        "reached": share,
+        "reached": where.reached,
+        "is_measured": where.is_measured,
+        "compile": why,
         "energy_wh_per_million_tokens": energy,
         "device_bytes": target.memory_bytes,
     }
-
-
-def _finished_here() -> list[dict[str, Any]]:
-    """Summaries of the finished runs of this machine."""
-    found = []
-    for run in paths.all_runs()[:200]:
-        result = read_object(run.result) or {}
-        if result.get("state") == "done" and isinstance(result.get("summary"), dict):
-            found.append(result["summary"])
-    return found
-
-
-@dataclasses.dataclass(frozen=True)
-class Target:
-    """The device that an estimate is for."""
-
-    on_gpu: bool
-    memory_bytes: int | None
-    has_bf16: bool = True
-    context_bytes: int | None = None
-    flops: float = 300e12
-    watts: float | None = None
-
-
-def target_of(spec: RunSpec, device: dict[str, Any]) -> Target:
-    name = device.get("gpu")
-    if name:
-        gpu = hardware.get(name)
-        size = device.get("memory_bytes") or gpu.usable_bytes
-        return Target(True, size, gpu.has_bf16, gpu.context_bytes, gpu.flops, gpu.watts)
-    size, kind = device.get("memory_bytes"), device.get("kind")
-    if kind == "cuda" or (kind is None and size is not None):
-        return Target(True, size)
-    if kind == "cpu":
-        return _this_processor(size)
-    gpus = machine.gpus()
-    if gpus:
-        known = hardware.known(gpus[0]["name"])
-        return Target(
-            True,
-            gpus[0]["free_bytes"],
-            known.has_bf16 if known else True,
-            known.context_bytes if known else None,
-            known.flops if known else 300e12,
-            known.watts if known else None,
-        )
-    if spec.train.precision in ("mixed", "bfloat16") or not models.has_weights(spec.model):
-        return Target(True, None)  # it cannot be meant for this processor
-    return _this_processor(size)
-
-
-def _this_processor(size: int | None) -> Target:
-    import psutil
-
-    speed = machine.peak_flops("", on_gpu=False) or 5e10
-    return Target(False, size or int(psutil.virtual_memory().available), False, None, speed)
 
 
 def _refused(problems: list[Problem]) -> dict[str, Any]:

@@ -57,6 +57,7 @@ def facts_of(spec: RunSpec, tokenizer: Any) -> dict[str, Any]:
             "Raise data.max_length, or set data.loss_on to all.",
         )
     facts["tokens_per_row"] = sum(len(piece.ids) for piece in pieces) / len(pieces)
+    facts["sequences_per_example"] = len(pieces) / max(1, len(sample))
     facts["loss_tokens_per_row"] = sum(piece.counted for piece in pieces) / len(pieces)
     return facts
 

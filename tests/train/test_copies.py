@@ -47,7 +47,7 @@ def test_what_others_write_into_a_weight_stays() -> None:
     """Pruning between two steps: its zeros stay, the other weights keep all their bits."""
     weight = torch.nn.Parameter(torch.ones(4, dtype=torch.bfloat16))
     rule = made(weight)
-    for step in range(20):
+    for _ in range(20):
         weight.grad = torch.ones_like(weight)
         weight.grad[:2] = 0.0
         rule.step()

@@ -1,0 +1,38 @@
+"""Whether a run's decoder layers are compiled: where it is long enough to pay for the start."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from lab import text
+from lab.memory import pace
+from lab.memory.formula import Sizes
+from lab.spec import RunSpec
+
+
+def choose(
+    asked: RunSpec,
+    spec: RunSpec,
+    method: Any,
+    costs: Any,
+    sizes: Sizes,
+    device: pace.Device,
+    facts: dict[str, Any],
+    bits: int = 16,
+) -> tuple[str, str]:
+    """("on" or "off", why) for the resolved `spec`; what was `asked` for stays."""
+    if asked.train.compile != "auto":
+        return asked.train.compile, "as asked for"
+    if not device.on_gpu:
+        return "off", "compiled layers pay on a GPU only"
+    if not method.can_compile:
+        return "off", f"{method.title} does not go with compiled layers"
+    ways = [replace(spec, train=replace(spec.train, compile=way)) for way in ("off", "on")]
+    plain, compiled = (pace.pace(one, costs, sizes, device, facts, bits) for one in ways)
+    if plain is None or compiled is None:
+        return "off", "nothing is known of the run's length"
+    took = f"{text.duration(compiled.seconds)} against {text.duration(plain.seconds)}"
+    if pace.compiling_pays(plain, compiled):
+        return "on", f"compiled layers pay: {took}"
+    return "off", f"compiled layers would not pay: {took}"

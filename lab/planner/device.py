@@ -1,0 +1,99 @@
+"""The device that an estimate is for: this machine's, a card of the table, or a size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from lab import machine, paths
+from lab.files import read_object
+from lab.memory import hardware, pace
+from lab.models import catalog as models
+from lab.spec import RunSpec
+
+USUAL_FLOPS = 300e12  # dense bf16, of a GPU that the table does not know
+
+
+@dataclass(frozen=True)
+class Target:
+    """The device that an estimate is for."""
+
+    on_gpu: bool
+    memory_bytes: int | None
+    has_bf16: bool = True
+    context_bytes: int | None = None
+    flops: float = USUAL_FLOPS
+    watts: float | None = None
+
+    def for_pace(self) -> pace.Device:
+        """With the share of its rate that runs reach on this machine, if that is of its kind."""
+        own = machine.gpus()
+        share, is_measured = pace.REACHED, False
+        if self.on_gpu and own:
+            known = hardware.known(own[0]["name"])
+            share, is_measured = pace.reached(
+                _finished_here(), known.flops if known else self.flops
+            )
+        elif not self.on_gpu and not own:
+            share, is_measured = pace.reached(_finished_here(), self.flops)
+        return pace.Device(
+            self.memory_bytes or 0, self.flops, self.on_gpu, share, self.watts, is_measured
+        )
+
+
+def target_of(spec: RunSpec, device: dict[str, Any]) -> Target:
+    name = device.get("gpu")
+    if name:
+        gpu = hardware.get(name)
+        size = device.get("memory_bytes") or gpu.usable_bytes
+        return Target(True, size, gpu.has_bf16, gpu.context_bytes, gpu.flops, gpu.watts)
+    size, kind = device.get("memory_bytes"), device.get("kind")
+    if kind == "cuda" or (kind is None and size is not None):
+        return Target(True, size)
+    if kind == "cpu":
+        return _this_processor(size)
+    if machine.gpus():
+        return this_machine(on_gpu=True)
+    if spec.train.precision in ("mixed", "bfloat16") or not models.has_weights(spec.model):
+        return Target(True, None)  # it cannot be meant for this processor
+    return _this_processor(size)
+
+
+def this_machine(*, on_gpu: bool) -> Target:
+    """Its first GPU with what is free, or its processor."""
+    gpus = machine.gpus() if on_gpu else []
+    if not gpus:
+        return _this_processor(None)
+    known = hardware.known(gpus[0]["name"])
+    return Target(
+        True,
+        gpus[0]["free_bytes"],
+        known.has_bf16 if known else True,
+        known.context_bytes if known else None,
+        known.flops if known else USUAL_FLOPS,
+        known.watts if known else None,
+    )
+
+
+def _this_processor(size: int | None) -> Target:
+    import psutil
+
+    speed = machine.peak_flops("", on_gpu=False) or _product_flops()
+    return Target(False, size or int(psutil.virtual_memory().available), False, None, speed)
+
+
+@cache
+def _product_flops() -> float:
+    """Timed once for a planner's life, where `doctor` has kept nothing."""
+    return machine.product_flops(seconds=0.2)
+
+
+def _finished_here() -> list[dict[str, Any]]:
+    """Summaries of the finished runs of this machine."""
+    found = []
+    for run in paths.all_runs()[:200]:
+        result = read_object(run.result) or {}
+        if result.get("state") == "done" and isinstance(result.get("summary"), dict):
+            found.append(result["summary"])
+    return found
