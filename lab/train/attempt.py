@@ -25,7 +25,7 @@ from lab.models.structure import decoder_layers
 from lab.paths import RunDir
 from lab.runs import history, resumption
 from lab.spec import RunSpec
-from lab.train import artifact, checkpoint, flops, schedule
+from lab.train import artifact, checkpoint, compiling, flops, schedule
 from lab.train.checkpoint import Saved
 from lab.train.conductor import Commands, Conductor
 from lab.train.environment import environment
@@ -269,8 +269,6 @@ class Attempt:
             artifact.begin_with(model, twin, self.method, paths.run_dir(start).artifact)
         if train.activation_checkpointing == "on":
             checkpoint_activations(model, train.checkpointed_layers)
-        if train.compile == "on":
-            compile_layers(model)
         self.parameters = sum(weight.numel() for weight in model.parameters())
         self.trainable = sum(weight.numel() for weight in checkpoint.trainable(model).values())
         self.telemetry.event(
@@ -281,6 +279,22 @@ class Attempt:
             loss=self.loss,
         )
         return model
+
+    def _compile(self, model: Any, stream: batches.Stream) -> None:
+        """Compiled layers, or plain ones with a warning where they cannot be had."""
+        self.telemetry.enter("compiling")
+        train, data = self.spec.train, self.spec.data
+        rows = [stream[place] for place in range(train.batch_size)]
+        batch = batches.collate(rows, self.tokenizer.pad_token_id, data.max_length)
+        failed = compiling.first_pass(
+            model,
+            compiling.compile_layers(model),
+            {key: value.to(self.device) for key, value in batch.items()},
+            precision=train.precision,
+            loss=self.loss,
+        )
+        if failed:
+            self.telemetry.warn(f"The layers cannot be compiled ({failed}); training without.")
 
     def _conductor(self, model: Any, data: Prepared, saved: Saved | None) -> Conductor:
         """The trainer, where the run stands, and what happens between its steps."""
@@ -300,6 +314,8 @@ class Attempt:
             # more may train by now than at the start
             costs = flops.count(model, self.loss, virtual)
             used = schedule.Used(**saved.state["used"])
+        if spec.train.compile == "on":
+            self._compile(model, stream)
         self.telemetry.event("plan", steps=plan.steps, rows=plan.rows, resumed_at=used.step)
         dataset = datasets.resolve(spec.data.dataset)
         precision = spec.train.precision
@@ -353,12 +369,3 @@ def checkpoint_activations(model: Any, first: int | None = None) -> None:
         layer.gradient_checkpointing = False
     # without it, nothing in front of frozen layers requires a gradient
     model.enable_input_require_grads()
-
-
-def compile_layers(model: Any) -> None:
-    """Compile each decoder layer by itself: they are alike, so one compilation serves all."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.ModuleList):
-            for layer in module:
-                if "Layer" in type(layer).__name__ or "Block" in type(layer).__name__:
-                    layer.compile()

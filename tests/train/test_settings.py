@@ -67,3 +67,27 @@ def test_text_trains_on_every_token(work_here: Callable[..., RunDir], tmp_path: 
     run = work_here("full", data={"dataset": str(file), "packing": "on"}, train={"max_steps": 4})
     data = history.last_event(run, "data")
     assert losses(run) and data["train_tokens"] - data["train_loss_tokens"] <= 40
+
+
+def test_layers_that_cannot_be_compiled_train_as_they_are(
+    work_here: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A compiler that fails at its first call: a warning, and the very losses of a plain run."""
+    import torch
+
+    settings = {"batch_size": 4, "max_steps": 3, "save_every": 0}
+    plain = losses(work_here("full", train=settings))
+
+    def broken(layer: Any) -> None:
+        def fail(*_: Any, **__: Any) -> None:
+            raise RuntimeError("no C++ compiler")
+
+        layer._compiled_call_impl = fail
+
+    monkeypatch.setattr(torch.nn.Module, "compile", broken)
+    run = work_here("full", train={**settings, "compile": "on"})
+    assert losses(run) == pytest.approx(plain, rel=1e-6)
+    events = history.events(run)
+    assert "compiling" in [one.get("phase") for one in events]
+    warned = [one["message"] for one in events if one["kind"] == "warning"]
+    assert any("no C++ compiler" in message for message in warned)
