@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from lab.ui import memory_view
+from lab.ui import memory_view, planning
 from lab.ui.charts import View
 from lab.ui.guard import user_errors
 from lab.ui.monitoring import is_dark
@@ -32,6 +32,9 @@ def answers() -> None:
 
 complete_at_start = survey.is_complete
 answers()
+with st.expander("The fastest settings that fit", icon=":material/speed:"):
+    chosen = memory_view.choose_method()
+    planning.for_device(memory_view.spec_of(asked, chosen), device)
 with st.expander("From 7B to 70B", icon=":material/table_chart:"):
     if st.button("Compute the table", key="memory.sizes", icon=":material/calculate:"):
         with user_errors(), st.spinner("Reading four models …"):

@@ -4,7 +4,7 @@ import streamlit as st
 
 from lab import methods, presets
 from lab.spec import SECTIONS
-from lab.ui import forecast, form, links, run_setup, submit
+from lab.ui import forecast, form, links, planning, run_setup, submit
 from lab.ui.guard import safe, user_errors
 
 st.title("New run", anchor=False)
@@ -71,6 +71,7 @@ with grid.cell():
         if st.button("Check without starting", key="check", width="stretch"):
             run_setup.check()
         run_setup.show_plan()
+        planning.for_form()
     with st.expander("The same as a plain script", icon=":material/code:"):
         run_setup.show_script()
     with st.expander(f"About {safe(methods.get(method.name).title)}", icon=":material/info:"):

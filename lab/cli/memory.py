@@ -94,9 +94,11 @@ def plan(arguments: argparse.Namespace) -> int:
         rows,
         right="llllrr",
     )
-    console.print(f"Compiled layers: {answer['compile']}.")
-    whose = "as this machine's finished runs do" if answer["is_measured"] else "a usual share"
-    console.print(f"Speeds take {answer['reached']:.0%} of the device's rate, {whose}.")
+    console.print(f"Compiling the layers {answer['compile']}.")
+    if answer["is_measured"]:
+        console.print("Speeds follow what this machine's finished runs have reached.")
+    else:
+        console.print(f"Speeds take {answer['reached']:.0%} of the device's peak rate.")
     return 0
 
 

@@ -88,8 +88,9 @@ def seconds_a_token(
         work += 2.0 * share * (sizes.parameters - sizes.vocabulary * sizes.hidden)
     if train.loss == "plain":
         work *= PLAIN_LOSS
+    launch = sizes.layers * LAYER_S / (train.batch_size * length)
     if not device.on_gpu:
-        return float(work / (device.flops * device.reached))
+        return float(work / (device.flops * device.reached)) + launch
     if bits == 4:
         work *= FOUR_BITS
     has_adapters = sizes.trainable < 0.5 * sizes.parameters
@@ -97,7 +98,6 @@ def seconds_a_token(
         work *= WIDE_ADAPTERS
     if train.compile == "on":
         work *= full / length / COMPILED  # shapes must stay: rows are filled up
-    launch = sizes.layers * LAYER_S / (train.batch_size * length)
     return float(work / (device.flops * device.reached)) + launch
 
 
@@ -166,8 +166,8 @@ def pace(
         steps=steps,
         tokens=round(tokens),
         tokens_per_s=round(1 / each, 1),
-        seconds=round(seconds, 1),
-        evaluating_s=round(evaluating, 1),
+        seconds=round(seconds, 3),
+        evaluating_s=round(evaluating, 3),
         energy_wh=None if watts is None else round(watts * (seconds + evaluating) / 3600, 3),
         is_measured=device.is_measured,
     )

@@ -130,6 +130,7 @@ def _with(spec: RunSpec, **changes: Any) -> RunSpec:
 
 
 def _rank(choice: Choice) -> tuple[bool, float, int]:
+    """Sorts those that fit by speed, the others by peak."""
     speed = choice.tokens_per_s * (1.0 if choice.is_asked_rule else OTHER_RULE)
     return (not choice.fits, -speed if choice.fits else 0.0, choice.peak_bytes)
 
@@ -150,7 +151,10 @@ def _confirm(
         changed = _with(
             spec, **{key.split(".")[1]: value for key, value in choice.changes().items()}
         )
-        how: dict[str, Any] = {"on_gpu": device.on_gpu, "memory_bytes": room}
+        # on a processor runs are admitted with the closed form, which is a bound there
+        how: dict[str, Any] = {
+            "on_gpu": device.on_gpu, "memory_bytes": room, "shadow": device.on_gpu
+        }  # fmt: skip
         found = memory.cached(config, changed, method, **how)
         if found.fits and found.source == "shadow" and choice.activation_checkpointing == "on":
             if not _fits_without(traced, ranked, choice):

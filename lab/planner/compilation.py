@@ -23,16 +23,16 @@ def choose(
 ) -> tuple[str, str]:
     """("on" or "off", why) for the resolved `spec`; what was `asked` for stays."""
     if asked.train.compile != "auto":
-        return asked.train.compile, "as asked for"
+        return asked.train.compile, f"is {asked.train.compile}, as asked for"
     if not device.on_gpu:
-        return "off", "compiled layers pay on a GPU only"
+        return "off", "pays on a GPU only"
     if not method.can_compile:
-        return "off", f"{method.title} does not go with compiled layers"
+        return "off", f"does not go with {method.title}"
     ways = [replace(spec, train=replace(spec.train, compile=way)) for way in ("off", "on")]
     plain, compiled = (pace.pace(one, costs, sizes, device, facts, bits) for one in ways)
     if plain is None or compiled is None:
-        return "off", "nothing is known of the run's length"
+        return "off", "is left out: the run's length is not known"
     took = f"{text.duration(compiled.seconds)} against {text.duration(plain.seconds)}"
     if pace.compiling_pays(plain, compiled):
-        return "on", f"compiled layers pay: {took}"
-    return "off", f"compiled layers would not pay: {took}"
+        return "on", f"pays: {took}"
+    return "off", f"would not pay: {took}"

@@ -45,6 +45,8 @@ class Forecast:
                     self.was_left = True  # asked again if somebody comes back to it
                     return
                 self.found = planner.estimate(self.spec)
+            # how long it takes: reads some of the data, so it comes last
+            self.found = planner.estimate(self.spec, shadow=not self.found["is_bound"], time=True)
         except SpecError:  # each stands beside its field when the form is checked
             self.problem = "The memory is predicted when the form has no problems."
         except (LabError, RuntimeError) as error:
@@ -100,12 +102,26 @@ def show(now: Forecast, view: View) -> None:
         f":material/memory_alt: **{text.size(found['peak_bytes'])}** of memory at the peak "
         f"({safe(found['peak_phase'])}; {how}){free}"
     )
+    if found.get("pace"):
+        st.markdown(f":material/timer: {time_in_words(found)}")
     st.plotly_chart(
         bar(found, view), key="new.forecast", theme=None, config=CONFIG,
         alt="Memory at the peak by part, against the device's free memory",
     )  # fmt: skip
     if found["fits"] is False:
         st.warning("It will not fit as it is. Start says the smallest change that does.")
+
+
+def time_in_words(found: dict[str, Any]) -> str:
+    """The predicted time, what it is for, and the energy and disk that it takes."""
+    pace = found["pace"]
+    seconds = pace["seconds"] + pace["evaluating_s"]
+    steps = "1 step" if pace["steps"] == 1 else f"{pace['steps']:,} steps"
+    said = f"about **{text.duration(seconds)}** for {steps}, {pace['tokens']:,} tokens"
+    if pace["energy_wh"]:
+        said += f", {pace['energy_wh']:,.1f} Wh"
+    said += f", up to {text.size(found['disk']['total'])} of disk"
+    return said if pace["is_measured"] else f"{said} (rough, until a run has finished here)"
 
 
 def bar(found: dict[str, Any], view: View) -> go.Figure:

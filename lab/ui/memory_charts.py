@@ -96,15 +96,18 @@ def bars(rows: list[dict[str, Any]], device: dict[str, Any], view: View) -> go.F
 
 
 def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The bars as rows of figures, in GB."""
+    """The bars as rows of figures, in GB, with the predicted speed, energy and disk."""
     return [
         {
             "method": row["title"],
+            "fits": {True: "yes", False: "no", None: ""}[row["estimate"]["fits"]],
             "peak": row["estimate"]["peak_bytes"] / 1e9,
+            "tokens/s": row["estimate"]["tokens_per_s"],
+            "recomputes": _recomputes(row["estimate"].get("settings") or {}),
             **{TITLES[part]: row["estimate"]["at_peak"].get(part, 0) / 1e9 for part in PARTS},
             "phase": row["estimate"]["peak_phase"],
-            "recomputes": _recomputes(row["estimate"].get("settings") or {}),
-            "fits": {True: "yes", False: "no", None: ""}[row["estimate"]["fits"]],
+            "Wh a million tokens": row["estimate"]["wh_per_million_tokens"],
+            "result on disk, GB": row["estimate"]["disk"]["artifact"] / 1e9,
             "by": "shadow step" if row["estimate"]["source"] == "shadow" else "closed form",
         }
         for row in rows

@@ -194,6 +194,15 @@ def _device_title(name: str) -> str:
     return f"{name} · {gpu.bandwidth / 1e9:,.0f} GB/s · {gpu.flops / 1e12:,.0f} TFLOP/s"
 
 
+def choose_method() -> methods.Method:
+    names = methods.names()
+    chosen: str = st.selectbox(
+        "Method", names, index=names.index("lora"), key="memory.method",
+        format_func=lambda name: methods.get(name).title,
+    )  # fmt: skip
+    return methods.get(chosen)
+
+
 def settings() -> dict[str, Any]:
     """Rows, length, rank and what is kept, from the controls; the URL keeps them."""
     grid = st.grid(3, min_column_width=220, gap="medium")
@@ -266,6 +275,11 @@ def show(now: Survey, device_name: str, view: View) -> None:
         column_config={
             name: st.column_config.NumberColumn(f"{name}, GB", format="%.2f")
             for name in ("peak", *memory_charts.TITLES.values())
+        }
+        | {
+            "tokens/s": st.column_config.NumberColumn(format="localized"),
+            "Wh a million tokens": st.column_config.NumberColumn(format="%.1f"),
+            "result on disk, GB": st.column_config.NumberColumn(format="%.3f"),
         },
     )
     for name, why in now.refused.items():

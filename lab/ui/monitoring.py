@@ -124,12 +124,17 @@ def state(run: RunDir) -> None:
         ("Peak memory", text.size(train.last("memory/peak_bytes")), None),
         ("Training time", text.duration(train.last("seconds")), None),
     ]
+    pace = (read_object(run.estimate) or {}).get("pace") or {}
+    predicted = f"{text.duration(pace['seconds'])} predicted" if pace else None
     if train.has("perf/mfu"):
         share = train.last("perf/mfu")
         figures.insert(3, ("Utilisation", "–" if share is None else f"{share:.0%}", None))
     grid = st.grid(len(figures), min_column_width=120, gap="small")
     for name, value, delta in figures:
-        grid.metric(name, value, delta, delta_color="inverse")
+        if name == "Training time":
+            grid.metric(name, value, predicted, delta_color="off", delta_arrow="off")
+        else:
+            grid.metric(name, value, delta, delta_color="inverse")
 
 
 def _number(value: float | None, digits: int = 3) -> str:

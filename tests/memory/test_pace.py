@@ -1,0 +1,145 @@
+"""Predicted time: what a run goes through, what the device reaches, and when compiling pays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from lab import machine, methods
+from lab.files import read_object, write_json
+from lab.memory import estimate as memory
+from lab.memory import pace
+from lab.memory.pace import Device, course
+from lab.models import catalog, weights
+from lab.paths import RunDir
+from lab.planner import compilation
+from lab.planner.check import check, resolve
+from lab.planner.device import Target
+from lab.planner.estimate import estimate, plan
+from lab.runs import history
+from lab.runs.status import status
+from lab.spec import RunSpec
+
+FACTS = {"examples": 1000, "tokens_per_row": 100.0, "loss_tokens_per_row": 40.0}
+H100 = Device(80 * 10**9, 989e12)
+
+
+def spec_of(**sections: Any) -> RunSpec:
+    value = {"model": "config:Llama-3.1-8B", "method": "lora", **sections}
+    return resolve(RunSpec.from_json(value), has_bf16=True)
+
+
+def test_a_runs_course_follows_its_data_and_budget() -> None:
+    plain = {"packing": "off", "eval_fraction": 0.1, "max_length": 1024}
+    found = course(spec_of(data=plain, train={"batch_size": 4, "epochs": 2}), FACTS, 1e9)
+    assert found is not None
+    assert (found.steps, found.length, found.counted) == (450, 100.0, 40.0)
+    assert found.tokens == 450 * 4 * 100
+    packed = course(spec_of(data=plain | {"packing": "on"}, train={"batch_size": 1}), FACTS, 1e9)
+    assert packed is not None and packed.steps == 90, "ten sequences in a row"
+    assert (packed.length, packed.sequence, packed.counted) == (1000.0, 100.0, 400.0)
+    for budget, steps in (({"max_steps": 7}, 7), ({"max_tokens": 4000}, 10)):
+        some = course(spec_of(data=plain, train={"batch_size": 4, **budget}), FACTS, 1e9)
+        assert some is not None and some.steps == steps
+    assert course(spec_of(), {}, 1e9) is None
+    full = course(spec_of(data=plain, train={"batch_size": 4, "max_steps": 5}), {}, 1e9)
+    assert full is not None and full.tokens == 5 * 4 * 1024, "without data, full rows"
+
+
+def predicted(spec: RunSpec, device: Device = H100, facts: dict[str, Any] = FACTS) -> pace.Pace:
+    config = weights.load_config(catalog.resolve_structure(spec.model))
+    sized = memory.measure(config, spec, methods.get(spec.method["name"]))
+    found = pace.pace(spec, sized.costs[spec.train.loss], sized.sizes, device, facts, sized.bits)
+    assert found is not None
+    return found
+
+
+def test_what_costs_time_costs_time() -> None:
+    """Each factor the way it was measured on an H100: 8B LoRA, 4 x 1,024, tokens a second."""
+    rows = {"data": {"packing": "on", "max_length": 1024}}
+    facts = {"examples": 10**6, "tokens_per_row": 1024.0}
+
+    def speed(method: str = "lora", **train: Any) -> float:
+        asked = {"batch_size": 4, "activation_checkpointing": "off", **train}
+        return predicted(spec_of(method=method, train=asked, **rows), H100, facts).tokens_per_s
+
+    best = speed()
+    assert speed(adapter_precision="float32") == pytest.approx(8_800, rel=0.1)
+    assert speed(adapter_precision="float32") < 0.9 * best
+    assert speed(compile="on") == pytest.approx(13_600, rel=0.1)
+    assert speed("qlora", compile="on") == pytest.approx(12_300, rel=0.1)
+    assert speed(activation_checkpointing="on") < 0.8 * best
+    half = speed(activation_checkpointing="on", checkpointed_layers=16)
+    assert speed(activation_checkpointing="on") < half < best
+    energy = predicted(spec_of(**rows), replace(H100, watts=700.0), facts).energy_wh
+    assert energy is not None and energy > 0
+
+
+def test_a_budget_of_seconds_ends_the_run() -> None:
+    found = predicted(spec_of(train={"max_seconds": 60.0}))
+    assert found.seconds == 60.0 and found.tokens == pytest.approx(
+        60 * found.tokens_per_s, rel=0.01
+    )
+    assert found.steps > 0
+
+
+def test_layers_are_compiled_where_the_run_is_long_enough(
+    make_spec: Callable[..., dict[str, Any]],
+) -> None:
+    def chosen(device: Device = H100, asked: str = "auto", **changes: Any) -> tuple[str, str]:
+        spec = spec_of(data={"packing": "on", "max_length": 1024}, train=changes)
+        config = weights.load_config(catalog.resolve_structure(spec.model))
+        sized = memory.measure(config, spec, methods.get("lora"))
+        return compilation.choose(
+            replace(spec, train=replace(spec.train, compile=asked)),
+            spec, methods.get("lora"), sized.costs["fused"], sized.sizes, device, {},
+        )  # fmt: skip
+
+    assert chosen(max_tokens=10**8)[0] == "on"
+    assert chosen(max_tokens=10**6)[0] == "off"
+    assert chosen(max_tokens=10**8, device=replace(H100, on_gpu=False)) == (
+        "off", "pays on a GPU only",
+    )  # fmt: skip
+    assert chosen(asked="on") == ("on", "is on, as asked for")
+    assert chosen()[0] == "off", "of an unknown length"
+    found = plan(
+        {"model": "config:Llama-3.1-8B", "method": "lora", "data": {"packing": "on"},
+         "train": {"max_tokens": 10**8}},
+        {"gpu": "H100 80GB"},
+    )  # fmt: skip
+    assert found["choices"][0]["compile"] == "on" and found["compile"].startswith("pays")
+    assert check(make_spec())["spec"]["train"]["compile"] == "off", "there is no GPU here"
+
+
+def test_only_runs_on_a_device_of_its_kind_speak_for_it(
+    lab_home: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDir(lab_home / "runs" / "20261122-101530-lora-k3f9")
+    run.path.mkdir(parents=True)
+    write_json(run.result, {"state": "done", "summary": {"flops": 4e12, "seconds": 20.0}})
+    monkeypatch.setattr(machine, "gpus", list)
+    here = Target(False, 10**9, flops=1e12).for_pace()
+    assert here.is_measured and here.reached == pytest.approx(0.2)
+    other = Target(True, 10**9, flops=989e12).for_pace()
+    assert not other.is_measured and other.reached == pace.REACHED
+
+
+def test_a_run_carries_its_prediction(work_here: Callable[..., RunDir]) -> None:
+    run = work_here("lora", train={"max_steps": 4, "save_every": 0, "sample_every": 0})
+    assert status(run).state == "done"
+    said = (read_object(run.estimate) or {})["pace"]
+    assert said["steps"] == 4 and said["seconds"] > 0
+    tokens = history.metrics(run, "train")[-1]["tokens"]
+    assert said["tokens"] == pytest.approx(tokens, rel=0.15)
+
+
+def test_an_estimate_says_speed_and_energy() -> None:
+    value = {"model": "config:Llama-3.2-1B", "method": "lora", "train": {"max_steps": 10}}
+    found = estimate(value, {"gpu": "RTX 4090 24GB"}, {"shadow": False, "time": True})
+    assert found["tokens_per_s"] > 100 and found["wh_per_million_tokens"] > 0
+    assert found["pace"]["steps"] == 10, "by its budget, though there is no data"
+    plain = estimate(value, {"kind": "cuda"}, {"shadow": False})
+    assert plain["wh_per_million_tokens"] is None and plain.get("pace") is None
