@@ -1,0 +1,61 @@
+"""The fastest settings on the pages, and the time of a run while its form is filled in."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from lab.ui import forecast, memory_view
+from tests.ui.conftest import Page, words
+
+
+def number(at: Any, key: str, value: int) -> None:
+    at.number_input(key=key).set_value(value)
+
+
+def test_the_form_takes_over_the_fastest_settings(open_page: Page) -> None:
+    at = open_page("new_run")
+    number(at, "new.train.batch_size", 1)
+    number(at, "new.train.accumulation", 4)
+    at.run()
+    at.button(key="plan").click().run()
+    assert not at.exception and not at.error, words(at)
+    said = words(at)
+    assert "tokens/s**" in said and "Compiling the layers pays on a GPU only" in said
+    at.button(key="plan.take").click().run()
+    assert not at.exception
+    assert at.session_state["new.train.batch_size"] == 4, "all rows of a step in one pass"
+    assert at.session_state["new.train.accumulation"] == 1
+    assert not [button for button in at.button if button.key == "plan.take"], "of another form"
+
+
+def test_a_form_with_problems_has_no_fastest_settings(open_page: Page) -> None:
+    at = open_page("new_run")
+    number(at, "new.data.max_length", 10**6)
+    at.button(key="plan").click().run()
+    assert not at.exception
+    assert "data.max_length" in at.session_state["new.problems"]
+    assert not at.session_state["new.choices"]
+
+
+def test_the_memory_page_plans_for_any_device(open_page: Page, monkeypatch: Any) -> None:
+    monkeypatch.setattr(memory_view.Survey, "_ask", lambda survey: None)  # its bars: other tests
+    at = open_page("memory", model="config:Llama-3.2-1B")
+    at.selectbox(key="device").set_value("RTX 3060 12GB").run()
+    at.button(key="memory.plan").click().run()
+    assert not at.exception and not at.error
+    (table,) = [one.value for one in at.dataframe if "rows × passes" in one.value]
+    assert "the fastest that fits" in table["why"][0] and table["peak, GB"][0] < 12
+    assert "a usual share" in words(at)
+
+
+def test_the_time_is_said_with_what_it_is_for(make_spec: Any) -> None:
+    spec = make_spec("lora", train={"max_steps": 1})
+    now = forecast.forecast(spec)
+    deadline = time.monotonic() + 60
+    while not now.is_complete and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert now.found is not None and now.found["pace"]["steps"] == 1
+    said = forecast.time_in_words(now.found)
+    assert "for 1 step, " in said and "of disk" in said
+    assert said.endswith("(rough, until a run has finished here)")
