@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from lab.ui import memory_view, planning
+from lab.ui import memory_view, planning, survey
 from lab.ui.charts import View
 from lab.ui.guard import user_errors
 from lab.ui.monitoring import is_dark
@@ -19,22 +19,22 @@ with user_errors():
     with grid.cell():
         name, device = memory_view.choose_device()
     asked = {"model": model, **memory_view.settings()}
-    survey = memory_view.survey(asked, device)
+    now = survey.survey(asked, device)
 
 
-@st.fragment(run_every=None if survey.is_complete else 1.0)
+@st.fragment(run_every=None if now.is_complete else 1.0)
 def answers() -> None:
-    was_complete = survey.is_complete
-    memory_view.show(survey, name, View(dark=is_dark()))
+    was_complete = now.is_complete
+    memory_view.show(now, name, View(dark=is_dark()))
     if was_complete and not complete_at_start:
         st.rerun()
 
 
-complete_at_start = survey.is_complete
+complete_at_start = now.is_complete
 answers()
 with st.expander("The fastest settings that fit", icon=":material/speed:"):
     chosen = memory_view.choose_method()
-    planning.for_device(memory_view.spec_of(asked, chosen), device)
+    planning.for_device(survey.spec_of(asked, chosen), device)
 with st.expander("From 7B to 70B", icon=":material/table_chart:"):
     if st.button("Compute the table", key="memory.sizes", icon=":material/calculate:"):
         with user_errors(), st.spinner("Reading four models …"):

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-import threading
-from collections import OrderedDict
 from typing import Any
 
 import streamlit as st
 
 from lab import machine, methods, paths, text
-from lab.errors import LabError, SpecError
+from lab.errors import LabError
 from lab.files import write_atomic
 from lab.memory import hardware, rules
 from lab.models import catalog, configs
@@ -20,112 +17,13 @@ from lab.planner.client import planner
 from lab.ui import memory_charts
 from lab.ui.charts import CONFIG, View
 from lab.ui.guard import safe
+from lab.ui.survey import Survey, spec_of
 
 HERE = "this machine"
 LARGEST_UPLOAD = 1_000_000  # bytes of a config.json
-KEPT = 64
 # C3's rows: a shipped config of each size
 SIZES = {"13B": "Llama-2-13B", "34B": "CodeLlama-34B", "70B": "Llama-3-70B"}
 SEVEN = "Mistral-7B-v0.3"
-
-
-class Survey:
-    """The estimates of one view, asked one after another by a thread: closed forms first, so that
-    there is something to see at once, then the shadow steps."""
-
-    def __init__(self, asked: dict[str, Any], device: dict[str, Any]) -> None:
-        self.asked, self.device = asked, device
-        self.found: OrderedDict[str, dict[str, Any]] = OrderedDict()
-        self.refused: dict[str, str] = {}
-        self.limits: dict[str, Any] = {}
-        self.error = ""
-        self.is_complete = False
-        threading.Thread(target=self._ask, name="survey", daemon=True).start()
-
-    def _ask(self) -> None:
-        try:
-            for shadow in (False, True):
-                for method in methods.all_methods():
-                    if method.name in self.refused:
-                        continue
-                    try:
-                        self.found[method.name] = planner.estimate(
-                            spec_of(self.asked, method), self.device, shadow=shadow
-                        )
-                    except LabError as error:
-                        self.found.pop(method.name, None)
-                        self.refused[method.name] = _reason(error)
-                # once more at the end, for what could not be answered the first time
-                if self.device.get("gpu") or self.device.get("memory_bytes"):
-                    self._ask_limits(is_last=shadow)
-        except Exception as error:  # shown on the page; a thread's traceback reaches nobody
-            self.error = str(error)
-        self.is_complete = True
-
-    def _ask_limits(self, *, is_last: bool) -> None:
-        names = [name for name in ("full", "lora", "qlora") if name in self.found]
-        for name in [name for name in names if name not in self.limits]:
-            try:
-                self.limits[name] = planner.limits(
-                    spec_of(self.asked, methods.get(name)), self.device
-                )
-            except SpecError:
-                continue  # its bar says why already
-            except LabError:
-                if is_last:
-                    raise
-
-    def rows(self) -> list[dict[str, Any]]:
-        order = [method.name for method in methods.all_methods()]
-        found = dict(self.found)
-        return [
-            {"name": name, "title": methods.get(name).title, "estimate": found[name]}
-            for name in order
-            if name in found
-        ]
-
-
-_surveys: OrderedDict[str, Survey] = OrderedDict()
-_lock = threading.Lock()
-
-
-def survey(asked: dict[str, Any], device: dict[str, Any]) -> Survey:
-    """The survey of this view, begun at the first look and shared by all who look."""
-    text_of = json.dumps([asked, device], sort_keys=True)
-    key = hashlib.sha256(text_of.encode()).hexdigest()
-    with _lock:
-        if key not in _surveys or (_surveys[key].is_complete and _surveys[key].error):
-            _surveys[key] = Survey(asked, device)
-        _surveys.move_to_end(key)
-        while len(_surveys) > KEPT:
-            _surveys.popitem(last=False)
-        return _surveys[key]
-
-
-def spec_of(asked: dict[str, Any], method: methods.Method) -> dict[str, Any]:
-    """The spec of one method under the page's settings: its rank too, where it has one."""
-    options: dict[str, Any] = {"name": method.name}
-    fields = {field.name for field in dataclasses.fields(method.config)}
-    if "rank" in fields:
-        options["rank"] = asked["rank"]
-    if "alpha" in fields:
-        options["alpha"] = 2.0 * asked["rank"]
-    checkpointing = asked["checkpointing"] if method.can_checkpoint_activations else "off"
-    return {
-        "model": asked["model"],
-        "method": options,
-        "data": {"max_length": asked["length"]},
-        "train": {
-            "batch_size": asked["rows"],
-            "activation_checkpointing": checkpointing,
-            "loss": asked["loss"],
-        },
-    }
-
-
-def _reason(error: LabError) -> str:
-    lines = str(error).splitlines()
-    return lines[1].strip() if len(lines) > 1 else str(error)
 
 
 def choose_model() -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lab import methods
-from lab.ui import memory_charts, memory_view
+from lab.ui import memory_charts, survey
 from lab.ui.charts import View
 from tests.ui.conftest import Page, words
 
@@ -25,18 +25,18 @@ def test_the_url_opens_a_view_of_the_methods(
         "model": "config:SmolLM2-135M", "rows": 2, "length": 128, "rank": 16,
         "checkpointing": "auto", "loss": "fused",
     }  # fmt: skip
-    survey = memory_view.survey(wanted, {"gpu": "T4 16GB"})
+    found = survey.survey(wanted, {"gpu": "T4 16GB"})
     deadline = time.monotonic() + 60
-    while not survey.is_complete and time.monotonic() < deadline:
+    while not found.is_complete and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert survey.error == "" and survey.is_complete
+    assert found.error == "" and found.is_complete
     at.run()
     assert not at.exception
-    rows = survey.rows()
-    assert len(rows) + len(survey.refused) == 2
+    rows = found.rows()
+    assert len(rows) + len(found.refused) == 2
     assert {row["estimate"]["source"] for row in rows} == {"shadow"}
     assert "Where it stops to fit" in words(at) and len(at.get("plotly_chart")) == 1
-    longest = survey.limits["lora"]["longest_row"]
+    longest = found.limits["lora"]["longest_row"]
     assert longest == 8192  # as far as the model reads
 
     figure = memory_charts.bars(rows, {"name": "T4", "bytes": 10**9}, View())
@@ -56,9 +56,9 @@ def test_the_url_opens_a_view_of_the_methods(
 
 def test_a_model_that_is_not_there(open_page: Page) -> None:
     open_page("memory", model="config:no-such-model")
-    survey = next(reversed(memory_view._surveys.values()))
+    found = next(reversed(survey._surveys.values()))
     deadline = time.monotonic() + 30
-    while not survey.is_complete and time.monotonic() < deadline:
+    while not found.is_complete and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert survey.rows() == []
-    assert all("no shipped config 'no-such-model'" in why for why in survey.refused.values())
+    assert found.rows() == []
+    assert all("no shipped config 'no-such-model'" in why for why in found.refused.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from lab.ui import forecast, memory_view
+from lab.ui import forecast, survey
 from tests.ui.conftest import Page, words
 
 
@@ -39,7 +39,7 @@ def test_a_form_with_problems_has_no_fastest_settings(open_page: Page) -> None:
 
 
 def test_the_memory_page_plans_for_any_device(open_page: Page, monkeypatch: Any) -> None:
-    monkeypatch.setattr(memory_view.Survey, "_ask", lambda survey: None)  # its bars: other tests
+    monkeypatch.setattr(survey.Survey, "_ask", lambda survey: None)  # its bars: other tests
     at = open_page("memory", model="config:Llama-3.2-1B")
     at.selectbox(key="device").set_value("RTX 3060 12GB").run()
     at.button(key="memory.plan").click().run()
