@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from lab import methods
+from lab import methods, optimizers
 from lab.memory import estimate as memory
 from lab.methods import support
 from lab.models import catalog, weights
@@ -62,13 +62,18 @@ class Case:
 
 
 def matrix(names: tuple[str, ...] = MODELS) -> Iterator[Case]:
-    """Models, methods, lengths and checkpointing, each with each."""
+    """Models, methods, lengths and checkpointing, each with each that goes together; adapters in
+    the type that a run would give them."""
     for model in names:
         for method in methods.all_methods():
+            has_copies = optimizers.can_keep_copies(method, optimizers.get("adamw"))
+            narrow = has_copies and bool(method.can_use_bfloat16_adapters)
+            adapters = "bfloat16" if narrow else "float32"
             for length in (256, 1024):
                 for way in ("off", "on"):
-                    if way == "off" or method.can_checkpoint_activations:
-                        yield Case(model, method.name, 4, length, way, "fused")
+                    case = Case(model, method.name, 4, length, way, "fused", (), adapters)
+                    if not _is_refused(case):
+                        yield case
 
 
 def measure(case: Case, say: Callable[[str], object]) -> dict[str, Any]:
@@ -122,6 +127,23 @@ def measure(case: Case, say: Callable[[str], object]) -> dict[str, Any]:
     row["fits_was_right"] = row["fits"] == row["fitted"]
     say(f"{case.model} {case.method} {case.rows} x {case.length} {case.checkpointing}: {row}")
     return row
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the rows of `measure` come to: errors of those that fitted, and promises not kept."""
+    errors = [abs(row["error"]) for row in rows if row.get("error") is not None]
+    return {
+        "cases": len(rows),
+        "fitted": len(errors),
+        "median_error": statistics.median(errors) if errors else None,
+        "within_1_percent": sum(one <= 0.01 for one in errors) / max(1, len(errors)),
+        "within_3_percent": sum(one <= 0.03 for one in errors) / max(1, len(errors)),
+        "worst_error": max(errors, default=None),
+        "said_to_fit_but_did_not": sum(
+            bool(row["fits"]) and not row["fitted"] for row in rows if "fitted" in row
+        ),
+        "traced": sum(row["source"] == "shadow" for row in rows),
+    }
 
 
 def check_ledger(case: Case) -> dict[str, Any]:

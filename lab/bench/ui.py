@@ -127,10 +127,13 @@ def _watch(folder: Path, run: RunDir, seconds: float) -> dict[str, Any]:
         time.sleep(min(10.0, seconds / 3))
         resident, used = server.memory_info().rss, sum(server.cpu_times()[:2])
         began, step = time.monotonic(), STEPS[-1]
+        grown = [resident]  # by the minute: a leak goes on, a cache fills up
         while viewing.poll() is None:
             step += 1
             beat(run, step)
             time.sleep(1.0)
+            if time.monotonic() - began > 60 * len(grown):
+                grown.append(server.memory_info().rss)
         spent = time.monotonic() - began
         growth = server.memory_info().rss - resident
         cores = (sum(server.cpu_times()[:2]) - used) / spent
@@ -139,6 +142,7 @@ def _watch(folder: Path, run: RunDir, seconds: float) -> dict[str, Any]:
         "seconds": spent,
         "resident_bytes": resident,
         "growth_bytes": growth,
+        "resident_by_minute": grown,
         "server_cores": cores,
         "refreshes_per_viewer_per_s": min(seen["refreshes"]) / seen["seconds"],
         **_times(seen),

@@ -16,7 +16,11 @@ from lab.text import duration, size
 def add(sub: Any) -> None:
     """The options of speed and overhead."""
     group = sub.add_argument_group("speed")
-    group.add_argument("--model", metavar="SHAPE", help="small, llama-3.2-1b or llama-3.1-8b")
+    group.add_argument(
+        "--model",
+        metavar="SHAPE",
+        help="small, llama-3.2-1b or llama-3.1-8b; of memory: a shipped config",
+    )
     group.add_argument("--only", metavar="A,B", help="of full, lora, qlora, chat")
     group.add_argument("--rivals", metavar="A,B", help="of plain, trl, liger, unsloth")
     group.add_argument("--pairs", type=int, metavar="N", help="rounds (20; 5 on a GPU)")

@@ -19,7 +19,7 @@ from lab.methods import Method
 from lab.models.stand_in import StandIn
 from lab.spec import RunSpec
 
-VERSION = 4  # of the prediction: a cached one of another version is made again
+VERSION = 5  # of the prediction: a cached one of another version is made again
 # A CPU run's resident memory beyond the tensors: copies that kernels make, and the heap's holes.
 CPU_SLACK = 1.15
 CHANGED_LOGITS = ("final_logit_softcapping", "logits_scaling", "logit_scale", "logits_soft_cap")
@@ -218,7 +218,8 @@ def key(config: Any, spec: RunSpec, **how: Any) -> str:
     relevant = {
         "version": VERSION,
         "packages": {
-            name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft")
+            name: importlib.metadata.version(name)
+            for name in ("torch", "transformers", "peft", "bitsandbytes")
         },
         "config": config.to_dict(),
         "method": spec.method,
@@ -230,6 +231,7 @@ def key(config: Any, spec: RunSpec, **how: Any) -> str:
                     "activation_checkpointing",
                     "checkpointed_layers",
                     "optimizer",
+                    "momentum",
                     "max_grad_norm",
                     "compile",
                 ),
@@ -237,7 +239,8 @@ def key(config: Any, spec: RunSpec, **how: Any) -> str:
             )
         },
         "length": spec.data.max_length,
-        "how": how,
+        # left out is the same as given with its default
+        "how": {"packed": False, "shadow": True, "whole": False, **how},
     }
     text = json.dumps(relevant, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -57,10 +57,11 @@ def kept(layer: Any, config: Any, spec: RunSpec, *, has_prefix: bool) -> float:
     widths = {"q_norm": query, "k_norm": key}
     total = 0.0
     for name, is_centred, trains in parts.norms:
-        wide = widths.get(name.rsplit(".", 1)[-1], hidden)
+        last = name.rsplit(".", 1)[-1]
+        wide = widths.get(last, hidden)
         total += (4 + (residual if trains and not is_centred else 0)) * wide
         # what each mean and deviation is of: a token, or a head of it
-        total += 8 if is_centred else 4 * wide * heads // query if name in widths else 4
+        total += 8 if is_centred else 4 * wide * heads // query if last in widths else 4
     total += width * (2 * query + 2 * key) + 4 * heads
     if has_prefix:
         total += width * (2 * query + key)

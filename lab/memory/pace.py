@@ -62,6 +62,7 @@ class Pace:
     evaluating_s: float
     energy_wh: float | None
     is_measured: bool
+    rate: float  # floating-point operations a second that it takes the device to reach
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -157,7 +158,9 @@ def pace(
     if limit and (not steps or seconds > limit):
         seconds, tokens = limit, limit / each
         steps = math.ceil(tokens / (spec.train.batch_size * spec.train.accumulation * found.length))
-    held = facts.get("examples", 0) * spec.data.eval_fraction * found.sequence
+    examples = min(facts.get("examples", 0), spec.data.max_examples or math.inf)
+    share = 0.0 if spec.data.held_out else spec.data.eval_fraction  # of a set of its own, unknown
+    held = examples * share * found.sequence
     every = spec.train.eval_every
     times = EVALUATIONS if every is None else steps // every if every else 1
     evaluating = (1 + min(times, steps)) * held * each / 3  # the pass forward alone
@@ -170,6 +173,7 @@ def pace(
         evaluating_s=round(evaluating, 3),
         energy_wh=None if watts is None else round(watts * (seconds + evaluating) / 3600, 3),
         is_measured=device.is_measured,
+        rate=device.flops * device.reached,
     )
 
 
@@ -178,14 +182,20 @@ def compiling_pays(plain: Pace, compiled: Pace) -> bool:
     return compiled.seconds < (1 - WORTH) * plain.seconds
 
 
-def reached(runs: list[dict[str, Any]], flops: float) -> tuple[float, bool]:
+def reached(runs: list[tuple[dict[str, Any], dict[str, Any]]], flops: float) -> tuple[float, bool]:
     """(the share of `flops` that this machine's finished runs got, whether there are any).
 
-    `runs`: summaries with "flops" and "seconds"; the median of those of ten seconds and more.
+    `runs`: summaries with "flops", "tokens" and "seconds", each with the pace that was predicted
+    for it, or {}. How far that was off says what to count on, since the factors here are in it.
+    The median of the runs of ten seconds and more.
     """
-    shares = [
-        run["flops"] / run["seconds"] / flops
-        for run in runs
-        if run.get("seconds", 0) > 10 and run.get("flops", 0) > 0
-    ]
-    return (statistics.median(shares), True) if shares else (REACHED, False)
+    rates = []
+    for run, said in runs:
+        if run.get("seconds", 0) <= 10 or run.get("flops", 0) <= 0:
+            continue
+        if said.get("rate") and said.get("tokens_per_s"):
+            off = run["tokens"] / run["seconds"] / said["tokens_per_s"]
+            rates.append(said["rate"] * off)
+        else:
+            rates.append(run["flops"] / run["seconds"])
+    return (statistics.median(rates) / flops, True) if rates else (REACHED, False)

@@ -57,7 +57,13 @@ class Choice:
 
 
 def choose(
-    config: Any, spec: RunSpec, method: Method, device: Device, compiles: str = "off"
+    config: Any,
+    spec: RunSpec,
+    method: Method,
+    device: Device,
+    compiles: str = "off",
+    *,
+    packed: bool = False,
 ) -> list[Choice]:
     """The choices for `spec` (resolved), the best first: those that fit by speed, then the rest by
     peak. The first says why it leads, the others why they do not.
@@ -66,10 +72,8 @@ def choose(
     """
     room = int(device.memory_bytes * (1 - RESERVE))
     ways = ["off", "on"] if method.can_checkpoint_activations else ["off"]
-    fallback = memory.loss_kind(config, spec)
-    losses = ["fused", "plain"] if fallback == spec.train.loss else [fallback]
-    if not method.can_fuse_loss:
-        losses = ["plain"]
+    can_fuse = memory.loss_kind(config, _with(spec, loss="fused")) == "fused"
+    losses = ["fused", "plain"] if can_fuse and method.can_fuse_loss else ["plain"]
     choices = []
     for rule in _rules(spec):
         for rows, times in _splits(spec):
@@ -81,6 +85,7 @@ def choose(
                         batch_size=rows,
                         accumulation=times,
                         activation_checkpointing=way,
+                        checkpointed_layers=None,
                         loss=loss,
                         compile=compiles,
                     )
@@ -107,7 +112,7 @@ def choose(
                             rule == spec.train.optimizer,
                         )
                     )
-    ranked = _confirm(sorted(choices, key=_rank), config, spec, method, device, room)
+    ranked = _confirm(sorted(choices, key=_rank), config, spec, method, device, room, packed)
     return _explained(ranked, room)
 
 
@@ -142,7 +147,13 @@ def _speed(spec: RunSpec, sized: memory.Measured, device: Device) -> float:
 
 
 def _confirm(
-    ranked: list[Choice], config: Any, spec: RunSpec, method: Method, device: Device, room: int
+    ranked: list[Choice],
+    config: Any,
+    spec: RunSpec,
+    method: Method,
+    device: Device,
+    room: int,
+    packed: bool,
 ) -> list[Choice]:
     """The leading choices with the shadow step's peaks, until one of them fits and none that is
     not traced yet promises more. Where checkpointing helps, of the fewest layers that do."""
@@ -153,7 +164,8 @@ def _confirm(
         )
         # on a processor runs are admitted with the closed form, which is a bound there
         how: dict[str, Any] = {
-            "on_gpu": device.on_gpu, "memory_bytes": room, "shadow": device.on_gpu
+            "on_gpu": device.on_gpu, "memory_bytes": room, "shadow": device.on_gpu,
+            "packed": packed,
         }  # fmt: skip
         found = memory.cached(config, changed, method, **how)
         if found.fits and found.source == "shadow" and choice.activation_checkpointing == "on":

@@ -9,6 +9,7 @@ from typing import Any
 
 from lab import methods, optimizers, paths
 from lab.errors import LabError, Problem
+from lab.memory import estimate as memory
 from lab.memory import fixes as smaller
 from lab.memory import formula, pace
 from lab.methods import Context, support
@@ -236,6 +237,7 @@ def _estimate(
     predict the time."""
     import torch
 
+    from lab.memory.shadow.structure import Quantised
     from lab.train import flops
     from lab.train.loss import is_plain
 
@@ -262,13 +264,16 @@ def _estimate(
             )
         )
     sizes = formula.sizes(model, spec, frozen_bytes=frozen_bytes)
-    costs = flops.count(model, spec.train.loss, method.virtual_tokens(config))
+    loss = memory.loss_kind(structure, spec)
+    costs = flops.count(model, loss, method.virtual_tokens(config))
+    stored = Quantised.of(method.load_kwargs(config).get("quantization_config"))
+    bits = stored.bits if stored else 16
     where = this_machine(on_gpu=torch.cuda.is_available()).for_pace()
-    way, _ = compilation.choose(asked, spec, method, costs, sizes, where, facts)
+    way, _ = compilation.choose(asked, spec, method, costs, sizes, where, facts, bits)
     spec = replace(spec, train=replace(spec.train, compile=way))
     closed = formula.from_sizes(sizes, spec, on_gpu=False, memory_bytes=None)
     spec, estimate = admit.admit(spec, asked, structure, method, closed, problems)
-    predicted = pace.pace(spec, costs, sizes, where, facts)
+    predicted = pace.pace(spec, costs, sizes, where, facts, bits)
     estimate = replace(estimate, pace=predicted.to_json() if predicted else None)
     home = next(folder for folder in [paths.home(), *paths.home().parents] if folder.exists())
     room = shutil.disk_usage(home).free - DISK_RESERVE

@@ -12,6 +12,7 @@ from lab.memory import hardware, pace
 from lab.models import catalog as models
 from lab.spec import RunSpec
 
+MOST_RUNS = 200  # the newest, to learn a machine's pace from
 USUAL_FLOPS = 300e12  # dense bf16, of a GPU that the table does not know
 
 
@@ -33,10 +34,10 @@ class Target:
         if self.on_gpu and own:
             known = hardware.known(own[0]["name"])
             share, is_measured = pace.reached(
-                _finished_here(), known.flops if known else self.flops
+                _finished("cuda"), known.flops if known else self.flops
             )
         elif not self.on_gpu and not own:
-            share, is_measured = pace.reached(_finished_here(), self.flops)
+            share, is_measured = pace.reached(_finished("cpu"), self.flops)
         return pace.Device(
             self.memory_bytes or 0, self.flops, self.on_gpu, share, self.watts, is_measured
         )
@@ -89,11 +90,14 @@ def _product_flops() -> float:
     return machine.product_flops(seconds=0.2)
 
 
-def _finished_here() -> list[dict[str, Any]]:
-    """Summaries of the finished runs of this machine."""
+def _finished(kind: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """(summary, predicted pace) of the finished runs of this machine on its `kind` of device."""
     found = []
-    for run in paths.all_runs()[:200]:
+    for run in paths.all_runs()[:MOST_RUNS]:
         result = read_object(run.result) or {}
-        if result.get("state") == "done" and isinstance(result.get("summary"), dict):
-            found.append(result["summary"])
+        if result.get("state") != "done" or not isinstance(result.get("summary"), dict):
+            continue
+        said = read_object(run.estimate) or {}
+        if said.get("device") == kind:
+            found.append((result["summary"], said.get("pace") or {}))
     return found

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from lab import methods
+from lab import machine, methods
 from lab.errors import LabError, Problem
 from lab.memory import estimate as memory
 from lab.memory import pace, partly
@@ -41,7 +41,7 @@ def estimate(
     method = methods.get(ready.method["name"])
     options = dict(how or {})
     is_timed = options.pop("time", False)
-    packed = spec.data.packing == "on"  # auto packs what is short; full rows have nothing to pack
+    packed = _is_packed(spec, ready, target, device)
     check_fit(replace(ready, data=spec.data), _empty(config), None, problems, set(), target.on_gpu)
     if problems:
         return _refused(problems)
@@ -102,6 +102,16 @@ def _found(
         spec = replace(spec, train=replace(spec.train, activation_checkpointing="on"))
         return partly.with_checkpointing(config, spec, method, **how)
     return spec, memory.cached(config, spec, method, **how)
+
+
+def _is_packed(
+    spec: RunSpec, ready: RunSpec, target: Target, device: dict[str, Any] | None
+) -> bool:
+    """A run here is predicted as it would start. Elsewhere only what is asked for counts: auto
+    packs what is short, and full rows have nothing to pack."""
+    is_here = not device and target.on_gpu == bool(machine.gpus())
+    has_data = is_here and models.has_weights(spec.model)
+    return (ready if has_data else spec).data.packing == "on"
 
 
 def _facts(spec: RunSpec) -> dict[str, Any]:
@@ -213,12 +223,16 @@ def plan(value: Any, device: dict[str, Any] | None = None) -> dict[str, Any]:
     if problems:
         return _refused(problems)
     where = target.for_pace()
-    sized = memory.measure(config, ready, method)
-    costs = sized.costs[memory.loss_kind(config, ready)]
-    compiles, why = compilation.choose(
-        spec, ready, method, costs, sized.sizes, where, _facts(ready), sized.bits
-    )
-    found = planning.choose(config, ready, method, where, compiles)
+    try:
+        sized = memory.measure(config, ready, method)
+        costs = sized.costs[memory.loss_kind(config, ready)]
+        compiles, why = compilation.choose(
+            spec, ready, method, costs, sized.sizes, where, _facts(ready), sized.bits
+        )
+        packed = _is_packed(spec, ready, target, device)
+        found = planning.choose(config, ready, method, where, compiles, packed=packed)
+    except ValueError as error:  # a library refuses the combination in its own words
+        return _refused([Problem("method", f"{method.title} cannot be applied: {error}")])
     best = found[0]
     energy = None
     if target.watts and best.tokens_per_s:

@@ -239,8 +239,8 @@ class Conductor(TrainerCallback):
 
     def _shortage(self) -> str:
         """What the disk lacks for a checkpoint, in words; empty if there is room."""
-        weights = checkpoint.trainable(self.trainer.model).values()
-        needed = 3 * sum(weight.numel() * weight.element_size() for weight in weights)
+        held = tensor_bytes(self.trainer.model, self.trainer.own_optimizer)
+        needed = held["gradients"] + held["optimizer"]  # what trains, and what is kept beside it
         free = shutil.disk_usage(self.run.path).free
         if free >= needed + ROOM_BYTES:
             return ""

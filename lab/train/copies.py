@@ -44,13 +44,12 @@ class WithCopies(torch.optim.Optimizer):
                 self._rules.append((self._rule(group | {"params": copies}), copies))
             rule, copies = self._rules[place]
             rule.param_groups[0]["lr"] = group["lr"]
-            pairs = [
-                (weight, copy)
-                for weight, copy in zip(group["params"], copies, strict=True)
-                if weight.grad is not None
-            ]
-            for weight, copy in pairs:
-                self._take_over(rule, weight, copy)
+            pairs = []
+            for number, (weight, copy) in enumerate(zip(group["params"], copies, strict=True)):
+                if weight.grad is None:
+                    continue
+                pairs.append((weight, copy))
+                self._take_over(rule, number, weight, copy)
                 copy.grad = weight.grad.to(copy.dtype)
             rule.step()
             apart = [(weight, copy) for weight, copy in pairs if weight is not copy]
@@ -65,15 +64,36 @@ class WithCopies(torch.optim.Optimizer):
                 self.state[weight] = self._states[weight] = kept
                 self._versions[weight] = weight._version
 
-    def _take_over(self, rule: Any, weight: torch.Tensor, copy: torch.Tensor) -> None:
+    def _take_over(self, rule: Any, place: int, weight: torch.Tensor, copy: torch.Tensor) -> None:
         """The state that a checkpoint has put back, and what was written into the weight."""
         given = self.state.get(weight)
-        if given and given is not self._states.get(weight):
+        is_given = bool(given) and given is not self._states.get(weight)
+        if is_given:
             if KEY in given:
                 copy.data = given[KEY]
-            rule.state[copy] = {key: value for key, value in given.items() if key != KEY}
-        elif weight is not copy and weight._version != self._versions[weight]:
+            self._give_state(rule, place, copy, given, weight.dtype)
+        if weight is not copy and (is_given or weight._version != self._versions[weight]):
             copy.copy_(torch.where(copy.to(weight.dtype) == weight, copy, weight.to(copy.dtype)))
+
+    @staticmethod
+    def _give_state(
+        rule: Any, place: int, copy: torch.Tensor, given: dict[str, Any], narrow: torch.dtype
+    ) -> None:
+        state = {key: value for key, value in given.items() if key != KEY}
+        for key, value in state.items():
+            # of a checkpoint that was written before there were copies
+            if isinstance(value, torch.Tensor) and value.dtype == narrow != copy.dtype:
+                state[key] = value.to(copy.dtype)
+        if getattr(rule, "is_paged", False) and copy.is_cuda:
+            # paged moments lie in memory that only the rule itself can ask for
+            rule.init_state(rule.param_groups[0], copy, 0, place)
+            for key, value in state.items():
+                if isinstance(value, torch.Tensor):
+                    rule.state[copy][key].copy_(value)
+                else:
+                    rule.state[copy][key] = value
+        else:
+            rule.state[copy] = state
 
 
 def _copy(weight: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from lab import text
+from lab import machine, text
 from lab.errors import LabError, SpecError
 from lab.planner.client import planner
 from lab.spec import RunSpec
@@ -20,7 +20,8 @@ SHOWN, SHORT = 6, 3  # choices in a table, in a narrow column
 def for_form() -> None:
     """On New run: look for faster settings of what the form describes, on this machine."""
     if st.button("Find the fastest settings that fit", key="plan", width="stretch"):
-        _ask(form.value(), {}, "new.choices")
+        # a run in 16 bits is for this processor, too, where there is nothing else
+        _ask(form.value(), {} if machine.gpus() else {"kind": "cpu"}, "new.choices")
     found = st.session_state.get("new.choices")
     if not found or found["for"] != form.value():
         return

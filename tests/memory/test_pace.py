@@ -117,14 +117,28 @@ def test_layers_are_compiled_where_the_run_is_long_enough(
 def test_only_runs_on_a_device_of_its_kind_speak_for_it(
     lab_home: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = RunDir(lab_home / "runs" / "20261122-101530-lora-k3f9")
-    run.path.mkdir(parents=True)
-    write_json(run.result, {"state": "done", "summary": {"flops": 4e12, "seconds": 20.0}})
+    for name, device, flops in (("k3f9", "cpu", 4e12), ("k3g0", "cuda", 4e15)):
+        run = RunDir(lab_home / "runs" / f"20261122-101530-lora-{name}")
+        run.path.mkdir(parents=True)
+        summary = {"flops": flops, "tokens": 2000, "seconds": 20.0}
+        write_json(run.result, {"state": "done", "summary": summary})
+        write_json(run.estimate, {"device": device})
     monkeypatch.setattr(machine, "gpus", list)
     here = Target(False, 10**9, flops=1e12).for_pace()
     assert here.is_measured and here.reached == pytest.approx(0.2)
     other = Target(True, 10**9, flops=989e12).for_pace()
     assert not other.is_measured and other.reached == pace.REACHED
+
+
+def test_a_run_that_is_repeated_is_predicted_as_it_went() -> None:
+    """What recomputation costs is in the factors, and not once more in what runs reach."""
+    spec = spec_of(train={"activation_checkpointing": "on", "max_steps": 100})
+    first = predicted(spec)
+    summary = {"flops": 1e18, "tokens": first.tokens, "seconds": 2 * first.seconds}
+    share, is_measured = pace.reached([(summary, first.to_json())], H100.flops)
+    again = predicted(spec, replace(H100, reached=share, is_measured=is_measured))
+    assert again.is_measured and again.seconds == pytest.approx(2 * first.seconds, rel=0.05)
+    assert pace.reached([], 1e12) == (pace.REACHED, False)
 
 
 def test_a_run_carries_its_prediction(work_here: Callable[..., RunDir]) -> None:

@@ -109,12 +109,21 @@ def test_quality_does_not_suffer(narrow_run: Callable[..., RunDir], method: str)
     assert gained["bfloat16"] == pytest.approx(gained["float32"], rel=0.05)
 
 
-def test_a_run_resumes_with_its_copies_bit_for_bit(narrow_run: Callable[..., RunDir]) -> None:
+@pytest.mark.parametrize("method", ["lora", "adalora"])
+def test_a_run_resumes_with_its_copies_bit_for_bit(
+    narrow_run: Callable[..., RunDir], method: str
+) -> None:
+    """AdaLoRA writes into its weights between the update and the checkpoint."""
     from safetensors.torch import load_file
 
-    whole, broken = (narrow_run("lora", "bfloat16", max_steps=6, save_every=4) for _ in range(2))
+    whole, broken = (narrow_run(method, "bfloat16", max_steps=8, save_every=4) for _ in range(2))
     saved = load_file(broken.checkpoints / "step-4" / "optimizer.safetensors")
-    assert {value.dtype for name, value in saved.items() if name.endswith(KEY)} == {torch.float32}
+    copies = {name: value for name, value in saved.items() if name.endswith(f"|{KEY}")}
+    assert {value.dtype for value in copies.values()} == {torch.float32}
+    if method == "adalora":
+        held = load_file(broken.checkpoints / "step-4" / "trainable.safetensors")
+        pruned = [(one == 0).sum() for name, one in held.items() if "lora_E" in name]
+        assert sum(pruned) > 0, "saved in the middle of pruning"
     broken.result.unlink()
     broken.process.unlink()
     assert attempt_here(broken) == 0
@@ -125,5 +134,16 @@ def test_a_run_resumes_with_its_copies_bit_for_bit(narrow_run: Callable[..., Run
     assert all(tensor.dtype == torch.bfloat16 for tensor in ours.values())
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
     predicted = (read_object(whole.estimate) or {})["bytes"]["optimizer"]
-    held = sum(one.numel() * one.element_size() for one in saved.values() if one.numel() > 1)
-    assert held == predicted, "copies and two moments, twelve bytes a parameter"
+    kept = sum(one.numel() * one.element_size() for one in saved.values() if one.numel() > 1)
+    assert kept == predicted, "copies and two moments, twelve bytes a parameter"
+
+
+def test_a_checkpoint_from_before_there_were_copies_goes_on() -> None:
+    weight = torch.nn.Parameter(torch.ones(4, dtype=torch.bfloat16))
+    rule = made(weight, "adamw")
+    moments = {name: torch.zeros_like(weight) for name in ("exp_avg", "exp_avg_sq")}
+    rule.state[weight] = {"step": torch.tensor(3.0), **moments}
+    weight.grad = torch.ones_like(weight)
+    rule.step()
+    assert rule.state[weight]["exp_avg"].dtype == torch.float32
+    assert rule.state[weight]["step"] == 4.0 and (rule.state[weight][KEY] < 1.0).all()

@@ -29,6 +29,17 @@ def test_the_form_takes_over_the_fastest_settings(open_page: Page) -> None:
     assert not [button for button in at.button if button.key == "plan.take"], "of another form"
 
 
+def test_sixteen_bits_are_planned_for_this_processor_where_there_is_no_gpu(
+    open_page: Page,
+) -> None:
+    at = open_page("new_run", session={"new.train.precision": "bfloat16"})
+    at.session_state["new.train.precision"] = "bfloat16"
+    at.run()
+    at.button(key="plan").click().run()
+    assert not at.exception and not at.error, words(at)
+    assert "tokens/s**" in words(at)
+
+
 def test_a_form_with_problems_has_no_fastest_settings(open_page: Page) -> None:
     at = open_page("new_run")
     number(at, "new.data.max_length", 10**6)
