@@ -64,6 +64,12 @@ def active_runs() -> list[RunDir]:
     return [run for run in paths.all_runs() if entry(run).status.is_active]
 
 
+def unfinished_runs() -> list[RunDir]:
+    """Those and the ones that wait, newest first: a short run may begin and end between two
+    looks."""
+    return [run for run in paths.all_runs() if not entry(run).status.has_ended]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Labels:
     """What a person writes on a run afterwards. The spec stays as it was."""

@@ -41,7 +41,8 @@ class Forecast:
             # a processor's figure is a bound, and the closed form's is what runs are admitted with
             if not self.found["is_bound"]:
                 time.sleep(STILL_S)
-                if time.monotonic() - self.seen_at > STILL_S:
+                # a little less: the look that began this may be noted after it has begun
+                if time.monotonic() - self.seen_at > 0.8 * STILL_S:
                     self.was_left = True  # asked again if somebody comes back to it
                     return
                 self.found = planner.estimate(self.spec)

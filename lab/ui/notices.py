@@ -19,21 +19,22 @@ ICONS = {
 
 
 def show() -> None:
-    """Active runs with their progress. Polls only while there are any."""
+    """Active runs with their progress. Polls only while there are any, or some wait."""
     st.session_state.setdefault("notices.seen", [])
     supervisor.nudge()
-    if index.active_runs() or st.session_state["notices.seen"]:
+    if index.unfinished_runs() or st.session_state["notices.seen"]:
         with st.sidebar:
             st.fragment(_list, run_every=3.0)()
 
 
 def _list() -> None:
     supervisor.nudge()
-    active = index.active_runs()
+    unfinished = [run.id for run in index.unfinished_runs()]
     for run_id in st.session_state["notices.seen"]:
-        if run_id not in {run.id for run in active}:
+        if run_id not in unfinished:
             _tell(run_id)
-    st.session_state["notices.seen"] = [run.id for run in active]
+    st.session_state["notices.seen"] = unfinished
+    active = index.active_runs()
     if not active:
         return
     st.caption("Running now")

@@ -319,10 +319,10 @@ def test_the_plain_script_trains(
 
 
 def test_a_forecast_is_traced_only_while_somebody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[bool] = []
+    asked: list[bool | str] = []
 
-    def estimate(spec: object, shadow: bool = True) -> dict[str, object]:
-        asked.append(shadow)
+    def estimate(spec: object, shadow: bool = True, time: bool = False) -> dict[str, object]:
+        asked.append("time" if time else shadow)
         return {"is_bound": False, "source": "shadow" if shadow else "formula"}
 
     monkeypatch.setattr(forecast.planner, "estimate", estimate)
@@ -336,7 +336,7 @@ def test_a_forecast_is_traced_only_while_somebody_looks(monkeypatch: pytest.Monk
         assert time.monotonic() < end
         time.sleep(0.05)
         assert forecast.forecast({"name": "left at once"}) is again
-    assert asked == [False, False, True] and again.found == estimate(None)
+    assert asked == [False, False, True, "time"] and again.found == estimate(None)
 
 
 def test_new_run_says_the_memory_while_the_form_is_filled_in(open_page: Page) -> None:
