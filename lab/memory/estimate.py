@@ -8,9 +8,11 @@ import importlib.metadata
 import json
 import time
 from collections import OrderedDict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import lab
 from lab import optimizers, paths
 from lab.files import read_object, write_json
 from lab.memory import formula, rules
@@ -19,7 +21,8 @@ from lab.methods import Method
 from lab.models.stand_in import StandIn
 from lab.spec import RunSpec
 
-VERSION = 5  # of the prediction: a cached one of another version is made again
+# What a prediction rests on: a cached one of other code is made again.
+CODE = ("memory", "methods", "models", "train", "optimizers.py")
 # A CPU run's resident memory beyond the tensors: copies that kernels make, and the heap's holes.
 CPU_SLACK = 1.15
 CHANGED_LOGITS = ("final_logit_softcapping", "logits_scaling", "logit_scale", "logits_soft_cap")
@@ -216,7 +219,7 @@ def key(config: Any, spec: RunSpec, **how: Any) -> str:
     """Hash of all that a prediction depends on: contents, not names."""
     train = spec.train
     relevant = {
-        "version": VERSION,
+        "code": _code(),
         "packages": {
             name: importlib.metadata.version(name)
             for name in ("torch", "transformers", "peft", "bitsandbytes")
@@ -244,6 +247,17 @@ def key(config: Any, spec: RunSpec, **how: Any) -> str:
     }
     text = json.dumps(relevant, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@cache
+def _code() -> str:
+    """Hash of the sources that make predictions."""
+    found = hashlib.sha256()
+    for name in CODE:
+        place = Path(lab.__file__).parent / name
+        for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            found.update(file.read_bytes())
+    return found.hexdigest()
 
 
 def _cached_file(name: str) -> Path:

@@ -50,7 +50,7 @@ def kept(layer: Any, config: Any, spec: RunSpec, *, has_prefix: bool) -> float:
     residual = 2 if spec.train.precision == "bfloat16" else 4
     dropout = float(spec.method.get("dropout") or 0.0)
     hidden: int = config.hidden_size
-    if layer is None:
+    if layer is None or not getattr(config, "num_attention_heads", None):
         return float(width * (12 * hidden + 4 * 4 * hidden))
     query, key, heads = _attention(config)
     parts = _parts(layer)

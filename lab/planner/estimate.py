@@ -14,7 +14,7 @@ from lab.memory import plan as planning
 from lab.models import catalog as models
 from lab.models import configs, weights
 from lab.planner import compilation
-from lab.planner.check import check_fit, resolve
+from lab.planner.check import check_fit, not_applicable, resolve
 from lab.planner.device import Target, target_of
 from lab.planner.facts import facts_of
 from lab.spec import RunSpec
@@ -59,7 +59,7 @@ def estimate(
             ),
         )
     except ValueError as error:  # a library refuses the combination in its own words
-        return _refused([Problem("method", f"{method.title} cannot be applied: {error}")])
+        return _refused([not_applicable(method, error)])
     sized = memory.measure(config, ready, method)
     costs, where = sized.costs[memory.loss_kind(config, ready)], target.for_pace()
     each = pace.seconds_a_token(ready, costs, sized.sizes, where, bits=sized.bits)
@@ -232,7 +232,7 @@ def plan(value: Any, device: dict[str, Any] | None = None) -> dict[str, Any]:
         packed = _is_packed(spec, ready, target, device)
         found = planning.choose(config, ready, method, where, compiles, packed=packed)
     except ValueError as error:  # a library refuses the combination in its own words
-        return _refused([Problem("method", f"{method.title} cannot be applied: {error}")])
+        return _refused([not_applicable(method, error)])
     best = found[0]
     energy = None
     if target.watts and best.tokens_per_s:

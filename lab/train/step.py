@@ -18,12 +18,27 @@ from lab.train.loss import fused_loss, plain_loss
 INPUTS = ("input_ids", "position_ids")
 
 
+class NoHead(nn.Module):
+    """Passes hidden states on. What else a model asks of its head, such as its weight's type, is
+    the head's own."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.__dict__["head"] = head  # beside the modules: its parameters are not this one's
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["head"], name)
+
+    def forward(self, hidden_BTH: torch.Tensor) -> torch.Tensor:
+        return hidden_BTH
+
+
 @contextmanager
 def without_head(model: nn.Module) -> Iterator[nn.Module]:
     """Within, the model returns hidden states (B, T, H) in place of logits; yields its head."""
     owner: Any = model
     head = owner.get_output_embeddings()
-    owner.set_output_embeddings(nn.Identity())
+    owner.set_output_embeddings(NoHead(head))
     try:
         yield head
     finally:

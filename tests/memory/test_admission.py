@@ -120,3 +120,35 @@ def test_gpus() -> None:
     assert known is not None and known.name == "H100 80GB"
     with pytest.raises(Exception, match="RTX 4090"):
         hardware.get("RTX 409")
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "shape", "expected"),
+    [
+        ("mamba", "full", {"hidden_size": 64, "num_hidden_layers": 3}, "shadow"),
+        (
+            "mixtral",
+            "lora",
+            {
+                "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2,
+                "num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 4,
+            },
+            "Set it to 0",
+        ),
+    ],
+)  # fmt: skip
+def test_layers_of_other_kinds_are_estimated_or_refused_with_the_way_out(
+    kind: str, method: str, shape: dict[str, Any], expected: str, tmp_path: Path
+) -> None:
+    from transformers import AutoConfig
+
+    AutoConfig.for_model(kind, vocab_size=128, **shape).save_pretrained(tmp_path)
+    value = {"model": str(tmp_path), "method": method, "data": {"max_length": 64}}
+    found = estimate(value, {"kind": "cuda"})
+    if "problems" in found:
+        assert found["problems"][0]["field"] == "method.dropout"
+        assert expected in found["problems"][0]["message"]
+        value["method"] = {"name": method, "dropout": 0.0}
+        assert estimate(value, {"kind": "cuda"})["source"] == "shadow"
+    else:
+        assert found["source"] == expected, found["notes"]

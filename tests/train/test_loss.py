@@ -147,3 +147,17 @@ def test_bfloat16_stays_near(tiny_batch: dict[str, torch.Tensor]) -> None:
 @pytest.fixture
 def tiny_batch() -> dict[str, torch.Tensor]:
     return collate(single_rows(sequences()[:2]), pad=0)
+
+
+def test_a_model_that_looks_at_its_head_trains_with_the_fused_loss() -> None:
+    """Mamba asks for the type of the head's weight before it calls it."""
+    from transformers import MambaConfig, MambaForCausalLM
+
+    from lab.train.step import fused_is_exact
+
+    shape = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}
+    torch.manual_seed(0)
+    model = MambaForCausalLM(MambaConfig(**shape))
+    names = {name for name, _ in model.named_parameters()}
+    assert fused_is_exact(model, precision="float32")
+    assert {name for name, _ in model.named_parameters()} == names, "the head is back"

@@ -121,7 +121,8 @@ def with_layers(config: Any, chosen: Sequence[int]) -> Any:
     total = config.num_hidden_layers
     for name in LISTS_OF_LAYERS:
         values = getattr(config, name, None)
-        if isinstance(values, (list, tuple)) and len(values) == total:
+        is_given = name in config.__dict__  # not worked out from the number of layers
+        if is_given and isinstance(values, (list, tuple)) and len(values) == total:
             setattr(short, name, [values[place] for place in chosen])
     short.num_hidden_layers = len(chosen)
     return short
