@@ -21,7 +21,6 @@ from lab.evals import forgetting
 from lab.files import read_object, write_json
 from lab.methods import Context
 from lab.models import catalog, weights
-from lab.models.structure import decoder_layers
 from lab.paths import RunDir
 from lab.runs import history, resumption
 from lab.spec import RunSpec
@@ -29,10 +28,13 @@ from lab.train import artifact, checkpoint, compiling, flops, schedule
 from lab.train.checkpoint import Saved
 from lab.train.conductor import Commands, Conductor
 from lab.train.environment import environment
+from lab.train.recomputing import checkpoint_activations
 from lab.train.sample import Sampler
-from lab.train.step import evaluation_loss, fused_is_exact, is_causal
+from lab.train.step import evaluation_loss, fused_is_exact, is_causal, packs_apart
 from lab.train.telemetry import Memory, Telemetry, sampler
 from lab.train.trainer import LabTrainer, device_batches
+
+UNPACKED = "unpacked"  # the event that says so to later attempts
 
 
 class Attempt:
@@ -60,8 +62,10 @@ class Attempt:
         saved = self._newest_checkpoint()
         if saved is not None:
             self._compare_versions()
+        if history.last_event(self.run, UNPACKED):  # an earlier attempt has found out
+            self.spec = unpacked(self.spec)
         self.data = self._data()
-        model = self._base(self.data)
+        model = self._base()
         model = self._with_method(model, begins=saved is None)
         return self._conductor(model, self.data, saved)
 
@@ -150,7 +154,7 @@ class Attempt:
                 "equal bit for bit to that of an uninterrupted run."
             )
 
-    def _data(self) -> Prepared:
+    def _data(self, *, is_again: bool = False) -> Prepared:
         self.telemetry.enter("tokenising")
         self.source = catalog.resolve(self.spec.model)
         self.tokenizer = weights.load_tokenizer(self.source)
@@ -171,7 +175,7 @@ class Attempt:
         facts = data.facts()
         before = history.last_event(self.run, "data")
         for key in ("train_hash", "held_out_hash"):
-            if before and before.get(key) != facts[key]:
+            if before and not is_again and before.get(key) != facts[key]:
                 raise LabError(
                     f"The data of '{self.spec.data.dataset}' has changed since the last attempt "
                     f"({before.get('examples')} examples then, {facts['examples']} now).",
@@ -181,7 +185,7 @@ class Attempt:
         self._check_commands()
         return data
 
-    def _base(self, data: Prepared) -> Any:
+    def _base(self) -> Any:
         """The base model with room for the method's tokens, its evaluation loss measured before
         anything else touches it."""
         self.telemetry.enter("loading")
@@ -203,13 +207,32 @@ class Attempt:
                 "to write text.",
                 "Choose a causal language model.",
             )
-        if data.held_out and history.base_loss(self.run) is None:
-            self._evaluate_base(model, data)
+        if self.spec.data.packing == "on" and not packs_apart(model, precision=train.precision):
+            self._unpack()
+        if self.data.held_out and history.base_loss(self.run) is None:
+            self._evaluate_base(model, self.data)
         if train.probe == "on":
             answers = self._base_answers(lambda: model)
             self.probe = answers, forgetting.likelihood(model, self.tokenizer, answers)
         self._check_commands()
         return model
+
+    def _unpack(self) -> None:
+        """One sequence a row from here on, unless packing was asked for. Raises LabError then."""
+        asked = (read_object(self.run.spec) or {}).get("asked") or {}
+        if (asked.get("data") or {}).get("packing") == "on":
+            raise LabError(
+                f"'{self.spec.model}' lets packed sequences see each other.",
+                "Set data.packing to off or auto.",
+            )
+        self.telemetry.warn(
+            "This architecture lets packed sequences see each other; training on one sequence a "
+            "row instead."
+        )
+        self.telemetry.event(UNPACKED)
+        self.spec = unpacked(self.spec)
+        self.data = self._data(is_again=True)
+        self.telemetry.enter("loading")
 
     def _load_base(self) -> Any:
         train = self.spec.train
@@ -350,22 +373,10 @@ class Attempt:
         return conductor
 
 
+def unpacked(spec: RunSpec) -> RunSpec:
+    return dataclasses.replace(spec, data=dataclasses.replace(spec.data, packing="off"))
+
+
 def peak_flops(device: torch.device) -> float | None:
     on_gpu = device.type == "cuda"
     return machine.peak_flops(torch.cuda.get_device_name(device) if on_gpu else "", on_gpu)
-
-
-def checkpoint_activations(model: Any, first: int | None = None) -> None:
-    """Recompute activations in the backward pass, of the `first` layers or of all.
-
-    The last layers' activations are gone before the gradients have grown: theirs may stay.
-    """
-    settings = {"use_reentrant": False}
-    if hasattr(model, "activation_checkpointing_enable"):
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs=settings)
-    else:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
-    for layer in decoder_layers(model)[1][first:] if first is not None else []:
-        layer.gradient_checkpointing = False
-    # without it, nothing in front of frozen layers requires a gradient
-    model.enable_input_require_grads()

@@ -127,6 +127,32 @@ def is_causal(model: nn.Module, *, precision: str) -> bool:
 
 
 @torch.no_grad()
+def packs_apart(model: nn.Module, *, precision: str) -> bool:
+    """Whether a sequence says the same behind another one in its row, told by positions that
+    begin anew, as it says alone. What attends by other means (states, convolutions, biases by
+    distance) may see over the border."""
+    device = next(model.parameters()).device
+    ids = torch.arange(8, device=device).unsqueeze(0)
+    other = torch.tensor([[12, 11, 10, 9, 4, 5, 6, 7]], device=device)
+    places = torch.arange(4, device=device).repeat(2).unsqueeze(0)
+    was_training = model.training
+    model.eval()
+    try:
+        with autocast(device, precision):
+            said = [
+                model(input_ids=row, position_ids=places, use_cache=False).logits[0, 4:]
+                for row in (ids, other)
+            ]
+            alone = model(input_ids=ids[:, 4:], position_ids=places[:, :4], use_cache=False).logits[
+                0
+            ]
+    finally:
+        model.train(was_training)
+    moved = max(float((one.float() - alone.float()).abs().max()) for one in said)
+    return bool(moved <= (1e-4 if precision == "float32" else 5e-2) * alone.float().std())
+
+
+@torch.no_grad()
 def evaluation_loss(
     model: nn.Module,
     batches: Iterator[dict[str, torch.Tensor]],

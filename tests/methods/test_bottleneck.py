@@ -19,7 +19,7 @@ from lab.models.structure import decoder_layers, parse_layers, sublayers
 from lab.paths import RunDir
 from lab.runs import history
 from lab.train import bottleneck
-from lab.train.attempt import checkpoint_activations
+from lab.train.recomputing import checkpoint_activations
 
 SMALL = {
     "vocab_size": 64,

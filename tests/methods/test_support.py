@@ -21,7 +21,7 @@ from lab.models import weights
 from lab.models.catalog import Source
 from lab.planner.check import check
 from lab.spec import RunSpec
-from lab.train.attempt import checkpoint_activations
+from lab.train.recomputing import checkpoint_activations
 from lab.train.step import summed_loss
 
 ASKING = {

@@ -14,7 +14,7 @@ from lab.methods import Context, Method
 from lab.models import weights
 from lab.models.stand_in import StandIn
 from lab.spec import RunSpec
-from lab.train.attempt import checkpoint_activations
+from lab.train.recomputing import checkpoint_activations
 
 # Bytes a weight, with what scales its blocks: NF4 has an absmax for 64 weights, in float32
 # (4 / 64), or in 8 bits with a float32 for 256 of them (1 / 64 + 4 / 16384).

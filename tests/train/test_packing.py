@@ -1,0 +1,76 @@
+"""Packed sequences must not see each other; where an architecture lets them, nothing is packed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lab.bench.small_model import make_model
+from lab.files import read_object
+from lab.models import catalog, weights
+from lab.paths import RunDir
+from lab.runs import history
+from lab.runs.status import status
+from lab.train.step import packs_apart
+from tests.conftest import attempt_here, run_here
+from tests.methods import tiny
+
+
+@pytest.fixture(scope="module")
+def mamba(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random state-space model: what comes before in the row is in its state."""
+    from transformers import MambaConfig, MambaForCausalLM
+
+    folder = tmp_path_factory.mktemp("models") / "mamba"
+    make_model(folder)  # for the tokenizer
+    rows = weights.load_config(catalog.resolve(str(folder))).vocab_size
+    for file in folder.glob("*.safetensors"):
+        file.unlink()
+    torch.manual_seed(0)
+    ends = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
+    shape = {"vocab_size": rows, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}
+    MambaForCausalLM(MambaConfig(**shape, **ends)).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_attention_keeps_packed_sequences_apart(kind: str) -> None:
+    assert packs_apart(tiny.make_model(kind), precision="float32")
+    assert packs_apart(tiny.make_model(kind), precision="bfloat16")
+
+
+def run_of(mamba: Path, chats: Path, packing: str) -> RunDir:
+    train = {"max_steps": 4, "batch_size": 2, "save_every": 2, "sample_every": 0, "eval_every": 0}
+    data = {"dataset": str(chats), "max_length": 64, "packing": packing}
+    return run_here(
+        {"model": str(mamba), "method": "full", "data": data, "train": train | {"seed": 1}}
+    )
+
+
+def losses(run: RunDir) -> list[float]:
+    assert status(run).state == "done", status(run)
+    return [one["train/loss"] for one in history.metrics(run, "train")]
+
+
+def test_a_model_that_sees_over_the_border_is_trained_on_single_rows(
+    mamba: Path, chats: Path
+) -> None:
+    plain, packed = run_of(mamba, chats, "off"), run_of(mamba, chats, "auto")
+    assert (read_object(packed.spec) or {})["data"]["packing"] == "on", "as the planner took it"
+    warned = [one["message"] for one in history.events(packed, "warning")]
+    assert any("packed sequences see each other" in message for message in warned)
+    assert losses(packed) == losses(plain)
+    packed.result.unlink()
+    packed.process.unlink()
+    assert attempt_here(packed) == 0, "a later attempt goes on with single rows"
+    assert len(history.events(packed, "unpacked")) == 1
+
+
+def test_packing_that_was_asked_for_is_refused(mamba: Path, chats: Path) -> None:
+    run: Any = run_of(mamba, chats, "on")
+    now = status(run)
+    assert now.state == "failed" and "packed sequences see each other" in now.message
+    assert "Set data.packing to off or auto" in now.hint
