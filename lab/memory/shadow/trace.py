@@ -81,7 +81,7 @@ def record(
     hold memory, to check the ledger itself.
     """
     ledger = Ledger()
-    with _traced(model, quantised, real=real):
+    with _traced(model, quantised, spec.train.optimizer, real=real):
         weights = _Weights(model)
         optimizer = make_optimizer(model, method, spec)
         with ledger, cuda_rules(packed=batch.packed) if on_gpu else nullcontext():
@@ -115,7 +115,9 @@ def record(
 
 
 @contextmanager
-def _traced(model: Any, quantised: Quantised | None, *, real: bool = False) -> Iterator[None]:
+def _traced(
+    model: Any, quantised: Quantised | None, optimizer: str, *, real: bool = False
+) -> Iterator[None]:
     """Within, the model's tensors are fakes (or, if `real`, hold memory), and train."""
     with ExitStack() as stack:
         stack.enter_context(_no_collector())
@@ -125,7 +127,8 @@ def _traced(model: Any, quantised: Quantised | None, *, real: bool = False) -> I
             mode = FakeTensorMode(allow_non_fake_inputs=True)
             stack.enter_context(mode)
             stack.enter_context(few_chunks())
-            stack.enter_context(_real_tables())
+            if optimizer.endswith("8bit"):
+                stack.enter_context(_real_tables())
             become_fake(model, mode, quantised)
         model.train()
         yield
