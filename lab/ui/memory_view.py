@@ -78,18 +78,21 @@ def choose_device() -> tuple[str, dict[str, Any]]:
         [*names, HERE],
         index=names.index("RTX 4090 24GB"),
         key="device",
-        bind="query-params",
-        format_func=_device_title,
+        bind="query-params",  # by its plain name: what is shown of it may change
     )
+    st.caption(_device_title(chosen))
     return chosen, {} if chosen == HERE else {"gpu": chosen}
 
 
 def _device_title(name: str) -> str:
     if name == HERE:
         gpus = machine.gpus()
-        return f"This machine ({gpus[0]['name'] if gpus else 'no GPU'})"
+        return safe(gpus[0]["name"]) if gpus else "no GPU: runs train on the processor"
     gpu = hardware.get(name)
-    return f"{name} · {gpu.bandwidth / 1e9:,.0f} GB/s · {gpu.flops / 1e12:,.0f} TFLOP/s"
+    return (
+        f"{text.size(gpu.usable_bytes)} for the run · {gpu.bandwidth / 1e9:,.0f} GB/s · "
+        f"{gpu.flops / 1e12:,.0f} TFLOP/s · {gpu.watts:.0f} W"
+    )
 
 
 def choose_method() -> methods.Method:

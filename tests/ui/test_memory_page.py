@@ -21,6 +21,7 @@ def test_the_url_opens_a_view_of_the_methods(
     asked = {"model": "config:SmolLM2-135M", "device": "T4 16GB", "rows": "2", "length": "128"}
     at = open_page("memory", **asked)
     assert at.selectbox(key="memory.model").value == "config:SmolLM2-135M"
+    assert at.selectbox(key="device").value == "T4 16GB"
     wanted = {
         "model": "config:SmolLM2-135M", "rows": 2, "length": 128, "rank": 16,
         "checkpointing": "auto", "loss": "fused",
