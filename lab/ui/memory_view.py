@@ -157,7 +157,8 @@ def show(now: Survey, device_name: str, view: View) -> None:
     device = {"name": device_name, "bytes": size}
     traced = sum(row["estimate"]["source"] == "shadow" for row in rows)
     if not now.is_complete:
-        st.caption(f"Closed forms first; {traced} of {len(rows)} steps traced so far …")
+        total = len(methods.all_methods()) - len(now.refused)
+        st.caption(f"Closed forms first; {traced} of {total} steps traced so far …")
     config = CONFIG | {"toImageButtonOptions": {"filename": "memory", "scale": 2}}
     st.plotly_chart(
         memory_charts.bars(rows, device, view), key="memory.bars", theme=None, config=config,
