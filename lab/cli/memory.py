@@ -23,7 +23,9 @@ def add(verb: Any) -> None:
 
 
 def _add_run_and_device(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--model", required=True, help="also config:NAME, or a folder's config.json")
+    sub.add_argument(
+        "--model", required=True, help="also config:NAME, or the path of a config.json"
+    )
     sub.add_argument("--method", required=True)
     sub.add_argument("--seq-len", type=int, help="tokens a row")
     sub.add_argument("--batch-size", type=int, help="rows in a forward pass")

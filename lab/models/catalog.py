@@ -86,8 +86,8 @@ def resolve(model_id: str) -> Source:
 
 
 def resolve_structure(model_id: str) -> Source:
-    """As `resolve`, for an estimate: no weights are needed, so that a shipped config or a folder
-    with nothing but config.json will do."""
+    """As `resolve`, for an estimate: no weights are needed, so that a shipped config, a folder with
+    nothing but config.json, or such a file by any name will do."""
     kind, _, name = model_id.partition(":")
     if kind.lower() == "config":
         known = configs.get(name)
@@ -95,6 +95,8 @@ def resolve_structure(model_id: str) -> Source:
     if kind.lower() == "builtin":
         known_model = built_in(name)
         return Source(f"builtin:{known_model.name}", str(known_model.folder), local_only=True)
+    if model_id.endswith(".json"):
+        return _config_file(model_id)
     if _is_folder(model_id):
         return _folder(model_id, needs_weights=False)
     return resolve(model_id)
@@ -103,7 +105,7 @@ def resolve_structure(model_id: str) -> Source:
 def has_weights(model_id: str) -> bool:
     """Whether a model could be trained here, as far as its name and files tell."""
     kind = model_id.partition(":")[0].lower()
-    if kind == "config":
+    if kind == "config" or model_id.endswith(".json"):
         return False
     if _is_folder(model_id):
         return any(Path(os.path.expanduser(model_id)).glob("*.safetensors"))
@@ -142,18 +144,34 @@ def _folder(model_id: str, *, needs_weights: bool = True) -> Source:
             f"The folder '{show(model_id)}' has no readable config.json.",
             "A model folder holds config.json, *.safetensors and a tokenizer.",
         )
-    if "auto_map" in config:
-        raise LabError(
-            f"The model in '{show(model_id)}' needs code of its own (auto_map in config.json).",
-            "The lab never runs code that comes with a model. Choose an architecture that "
-            "transformers knows.",
-        )
+    _refuse_code(model_id, config)
     if needs_weights and not any(folder.glob("*.safetensors")):
         raise LabError(
             f"The folder '{show(model_id)}' has no *.safetensors weights.",
             "Other formats can run code when they are loaded; convert them to safetensors.",
         )
     return Source(str(folder), str(folder), local_only=True)
+
+
+def _config_file(model_id: str) -> Source:
+    file = Path(os.path.expanduser(model_id)).absolute()
+    config = read_object(file)
+    if config is None or "model_type" not in config:
+        raise LabError(
+            f"'{show(model_id)}' is no readable config of a model.",
+            "Give a config.json that names a model_type.",
+        )
+    _refuse_code(model_id, config)
+    return Source(str(file), str(file), local_only=True, config=config)
+
+
+def _refuse_code(model_id: str, config: dict[str, Any]) -> None:
+    if "auto_map" in config:
+        raise LabError(
+            f"The model in '{show(model_id)}' needs code of its own (auto_map in config.json).",
+            "The lab never runs code that comes with a model. Choose an architecture that "
+            "transformers knows.",
+        )
 
 
 def _is_dir(path: Path) -> bool:

@@ -112,6 +112,14 @@ def test_configs_without_weights(
     )
     found = estimate({"model": str(tmp_path), "method": "full", "data": {"max_length": 32}})
     assert (found["device"], found["source"]) == ("cuda", "shadow")
+    same = {"model": str(tmp_path / "config.json"), "method": "full", "data": {"max_length": 32}}
+    assert estimate(same)["peak_bytes"] == found["peak_bytes"]
+    (tmp_path / "own.json").write_text('{"model_type": "llama", "auto_map": {}}')
+    (tmp_path / "not.json").write_text("[1, 2]")
+    for name, says in (("own.json", "code of its own"), ("not.json", "no readable config")):
+        arguments = ["estimate", "--model", str(tmp_path / name), "--method", "full"]
+        assert cli.main(arguments) == 2
+        assert says in capsys.readouterr().err
 
 
 def test_gpus() -> None:
