@@ -63,6 +63,8 @@ class Pace:
     energy_wh: float | None
     is_measured: bool
     rate: float  # floating-point operations a second that it takes the device to reach
+    launch_s: float  # of a token's time, what is no work
+    packing: str
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -174,6 +176,8 @@ def pace(
         energy_wh=None if watts is None else round(watts * (seconds + evaluating) / 3600, 3),
         is_measured=device.is_measured,
         rate=device.flops * device.reached,
+        launch_s=sizes.layers * LAYER_S / (spec.train.batch_size * found.length),
+        packing=spec.data.packing,
     )
 
 
@@ -193,9 +197,12 @@ def reached(runs: list[tuple[dict[str, Any], dict[str, Any]]], flops: float) -> 
     for run, said in runs:
         if run.get("seconds", 0) <= 10 or run.get("flops", 0) <= 0:
             continue
-        if said.get("rate") and said.get("tokens_per_s"):
-            off = run["tokens"] / run["seconds"] / said["tokens_per_s"]
-            rates.append(said["rate"] * off)
-        else:
+        launch = said.get("launch_s")
+        if launch is None or said["packing"] != run.get("packing", said["packing"]):
             rates.append(run["flops"] / run["seconds"])
+            continue
+        # the work alone: what is no work does not follow the rate
+        took = run["seconds"] / run["tokens"] - launch
+        if took > 0.2 * launch:
+            rates.append(said["rate"] * (1 / said["tokens_per_s"] - launch) / took)
     return (statistics.median(rates) / flops, True) if rates else (REACHED, False)

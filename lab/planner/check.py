@@ -143,10 +143,11 @@ def _adapter_precision(method: Any, train: Any) -> str:
     return "bfloat16" if is_narrow and has_copies else "float32"
 
 
-def not_applicable(method: Any, error: ValueError) -> Problem:
+def not_applicable(method: Any, config: Any, error: ValueError) -> Problem:
     """What a library says of a method on a model, and what to do where that is known."""
     said = f"{method.title} cannot be applied: {error}"
-    if "dropout" in said:  # PEFT's experts, whose weights are no layers
+    # PEFT's experts, whose weights are no layers
+    if "dropout" in said and getattr(config, "dropout", None):
         return Problem("method.dropout", f"{said.rstrip('.')}. Set it to 0 for this model.")
     return Problem("method", said)
 
@@ -261,7 +262,7 @@ def _estimate(
             model = method.apply(model, config, context)
             method.grow_fully(model, config)
     except ValueError as error:  # a library refuses the combination in its own words
-        problems.append(not_applicable(method, error))
+        problems.append(not_applicable(method, config, error))
         return spec, None
     if spec.train.loss == "fused" and not is_plain(model.get_output_embeddings()):
         problems.append(

@@ -38,6 +38,8 @@ class Target:
             )
         elif not self.on_gpu and not own:
             share, is_measured = pace.reached(_finished("cpu"), self.flops)
+        if self.on_gpu:
+            share = min(share, 1.0)  # of a peak from the maker's data sheet
         return pace.Device(
             self.memory_bytes or 0, self.flops, self.on_gpu, share, self.watts, is_measured
         )

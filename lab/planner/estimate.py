@@ -59,7 +59,7 @@ def estimate(
             ),
         )
     except ValueError as error:  # a library refuses the combination in its own words
-        return _refused([not_applicable(method, error)])
+        return _refused([not_applicable(method, ready.method_config, error)])
     sized = memory.measure(config, ready, method)
     costs, where = sized.costs[memory.loss_kind(config, ready)], target.for_pace()
     each = pace.seconds_a_token(ready, costs, sized.sizes, where, bits=sized.bits)
@@ -232,7 +232,7 @@ def plan(value: Any, device: dict[str, Any] | None = None) -> dict[str, Any]:
         packed = _is_packed(spec, ready, target, device)
         found = planning.choose(config, ready, method, where, compiles, packed=packed)
     except ValueError as error:  # a library refuses the combination in its own words
-        return _refused([not_applicable(method, error)])
+        return _refused([not_applicable(method, ready.method_config, error)])
     best = found[0]
     energy = None
     if target.watts and best.tokens_per_s:

@@ -34,7 +34,7 @@ from lab.train.step import evaluation_loss, fused_is_exact, is_causal, packs_apa
 from lab.train.telemetry import Memory, Telemetry, sampler
 from lab.train.trainer import LabTrainer, device_batches
 
-UNPACKED = "unpacked"  # the event that says so to later attempts
+PACKING = "packing"  # the event that tells later attempts what was settled
 
 
 class Attempt:
@@ -47,6 +47,7 @@ class Attempt:
         self.commands = Commands(run)
         self.method = methods.get(spec.method["name"])
         self.loss = spec.train.loss
+        self.said: set[str] = set()
         self.probe: tuple[Path, forgetting.Likelihood] | None = None
         signal.signal(signal.SIGTERM, self._on_term)
 
@@ -62,10 +63,12 @@ class Attempt:
         saved = self._newest_checkpoint()
         if saved is not None:
             self._compare_versions()
-        if history.last_event(self.run, UNPACKED):  # an earlier attempt has found out
+        settled = history.last_event(self.run, PACKING)  # by an earlier attempt
+        if settled.get("packing") == "off":
             self.spec = unpacked(self.spec)
         self.data = self._data()
-        model = self._base()
+        # what is under way goes on with the rows that it began with
+        model = self._base(tries_packing=not settled and saved is None)
         model = self._with_method(model, begins=saved is None)
         return self._conductor(model, self.data, saved)
 
@@ -81,6 +84,7 @@ class Attempt:
             "planned_steps": conductor.trainer.plan.steps,
             "peak_bytes": self.memory.peak_bytes,
             "peaks": self.memory.peaks,
+            "packing": self.spec.data.packing,
         }
         if conductor.ended_by == "cancelled":
             return "cancelled"
@@ -154,7 +158,7 @@ class Attempt:
                 "equal bit for bit to that of an uninterrupted run."
             )
 
-    def _data(self, *, is_again: bool = False) -> Prepared:
+    def _data(self) -> Prepared:
         self.telemetry.enter("tokenising")
         self.source = catalog.resolve(self.spec.model)
         self.tokenizer = weights.load_tokenizer(self.source)
@@ -171,21 +175,24 @@ class Attempt:
         data = prepare.prepare(self.spec, self.tokenizer, count_rows, general)
         planned = (read_object(self.run.estimate) or {}).get("facts") or {}
         for note in [*planned.get("warnings", []), *data.notes]:
-            self.telemetry.warn(str(note))
+            if note not in self.said:
+                self.telemetry.warn(str(note))
+                self.said.add(note)
         facts = data.facts()
-        before = history.last_event(self.run, "data")
+        before, packing = history.last_event(self.run, "data"), self.spec.data.packing
         for key in ("train_hash", "held_out_hash"):
-            if before and not is_again and before.get(key) != facts[key]:
+            is_same = before.get("packing", packing) == packing
+            if before and is_same and before.get(key) != facts[key]:
                 raise LabError(
                     f"The data of '{self.spec.data.dataset}' has changed since the last attempt "
                     f"({before.get('examples')} examples then, {facts['examples']} now).",
                     "Put the file back as it was, or start a new run on the new data.",
                 )
-        self.telemetry.event("data", **facts)
+        self.telemetry.event("data", **facts, packing=packing)
         self._check_commands()
         return data
 
-    def _base(self) -> Any:
+    def _base(self, *, tries_packing: bool) -> Any:
         """The base model with room for the method's tokens, its evaluation loss measured before
         anything else touches it."""
         self.telemetry.enter("loading")
@@ -207,8 +214,11 @@ class Attempt:
                 "to write text.",
                 "Choose a causal language model.",
             )
-        if self.spec.data.packing == "on" and not packs_apart(model, precision=train.precision):
-            self._unpack()
+        if tries_packing and self.spec.data.packing == "on":
+            if packs_apart(model, precision=train.precision):
+                self.telemetry.event(PACKING, packing="on")
+            else:
+                self._unpack()
         if self.data.held_out and history.base_loss(self.run) is None:
             self._evaluate_base(model, self.data)
         if train.probe == "on":
@@ -229,9 +239,9 @@ class Attempt:
             "This architecture lets packed sequences see each other; training on one sequence a "
             "row instead."
         )
-        self.telemetry.event(UNPACKED)
+        self.telemetry.event(PACKING, packing="off")
         self.spec = unpacked(self.spec)
-        self.data = self._data(is_again=True)
+        self.data = self._data()
         self.telemetry.enter("loading")
 
     def _load_base(self) -> Any:

@@ -47,7 +47,4 @@ def first_pass(
     finally:
         for weight in model.parameters():
             weight.grad = None
-    # Evaluations, samples and a short last batch go without: each would be compiled anew, and
-    # after eight of them torch gives up.
-    torch.compiler.set_stance("eager_on_recompile")
     return ""

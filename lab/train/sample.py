@@ -30,7 +30,7 @@ class Sampler:
         """Write one `sample` event. Draws no random number, so a resumed run stays the same."""
         import torch
 
-        from lab.train.step import autocast
+        from lab.train.step import autocast, uncompiled
 
         inputs = self.tokenizer(self.prompt, add_special_tokens=False, return_tensors="pt")
         inputs = inputs.to(next(model.parameters()).device)
@@ -38,7 +38,7 @@ class Sampler:
         model.eval()
         try:
             # trained parts may be float32 beside 16-bit weights, as in the step itself
-            with torch.inference_mode(), autocast(model.device, self.precision):
+            with torch.inference_mode(), uncompiled(), autocast(model.device, self.precision):
                 output = model.generate(
                     input_ids=inputs["input_ids"],
                     attention_mask=inputs["attention_mask"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,22 @@ def test_a_model_that_sees_over_the_border_is_trained_on_single_rows(
     packed.result.unlink()
     packed.process.unlink()
     assert attempt_here(packed) == 0, "a later attempt goes on with single rows"
-    assert len(history.events(packed, "unpacked")) == 1
+    assert [one["packing"] for one in history.events(packed, "packing")] == ["off"]
+
+
+def test_a_worker_killed_while_it_unpacks_goes_on(mamba: Path, chats: Path) -> None:
+    """Its last word on the data was of packed rows."""
+    run = run_of(mamba, chats, "auto")
+    before = losses(run)
+    lines = run.events.read_text().splitlines(keepends=True)
+    settled = next(place for place, line in enumerate(lines) if '"kind": "packing"' in line)
+    run.events.write_text("".join(lines[: settled + 1]))
+    shutil.rmtree(run.checkpoints)
+    run.metrics.unlink()
+    for file in (run.result, run.process):
+        file.unlink()
+    assert attempt_here(run) == 0, status(run)
+    assert losses(run) == before
 
 
 def test_packing_that_was_asked_for_is_refused(mamba: Path, chats: Path) -> None:
