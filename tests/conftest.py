@@ -195,6 +195,13 @@ def lab_json(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
     return call
 
 
+def attempt_again(run: paths.RunDir) -> int:
+    """A further attempt at a run whose last one left no word; the worker's exit code."""
+    run.result.unlink()
+    run.process.unlink()
+    return attempt_here(run)
+
+
 def attempt_here(run: paths.RunDir) -> int:
     """One attempt at `run` in this process; the worker's exit code."""
     from lab.train.worker import work

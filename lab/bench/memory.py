@@ -149,15 +149,15 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def check_ledger(case: Case) -> dict[str, Any]:
     """What a CPU can check of one case: bytes by kind and the ledger, fake against real."""
     from lab.memory.shadow.structure import build
-    from lab.memory.shadow.trace import Batch, trace
+    from lab.memory.shadow.trace import Batch, record
 
     spec, method = case.spec("float32"), methods.get(case.method)
     batch = Batch(case.rows, case.length)
     found: list[Any] = []
     for real in (False, True):
         model, quantised, _ = build(case.config(), spec, method)
-        made = trace(model, method, spec, batch, case.loss, quantised, on_gpu=False, real=real)
-        found.append(made.peaks)
+        log = record(model, method, spec, batch, case.loss, quantised, on_gpu=False, real=real)
+        found.append(log.read(on_gpu=False).peaks)
     fake, real_peaks = found
     kinds = ("weights", "gradients", "optimizer")
     top = {name: max(peak.total for peak in peaks.values()) for name, peaks in zip(

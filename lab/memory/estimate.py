@@ -21,6 +21,13 @@ from lab.methods import Method
 from lab.models.stand_in import StandIn
 from lab.spec import RunSpec
 
+# Settings that a prediction depends on, by what they change.
+STRUCTURE = ("precision", "adapter_precision", "optimizer", "momentum")
+STEP = (
+    *("batch_size", "accumulation", "loss", "max_grad_norm", "compile"),
+    *("activation_checkpointing", "checkpointed_layers"),
+)
+DISK = ("save_every", "keep_best", "keep_last", "max_steps")
 # What a prediction rests on: a cached one of other code is made again.
 CODE = ("memory", "methods", "models", "train", "optimizers.py")
 # A CPU run's resident memory beyond the tensors: copies that kernels make, and the heap's holes.
@@ -100,8 +107,7 @@ def measure(config: Any, spec: RunSpec, method: Method, tokenizer: Any = None) -
     from lab.train import flops
 
     train = spec.train
-    relevant = ("precision", "adapter_precision", "optimizer", "momentum")
-    asked = (config.to_dict(), spec.method, [getattr(train, name) for name in relevant])
+    asked = (config.to_dict(), spec.method, [getattr(train, name) for name in STRUCTURE])
     name = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
     if name in _measured:
         _measured.move_to_end(name)
@@ -226,21 +232,7 @@ def key(config: Any, spec: RunSpec, **how: Any) -> str:
         },
         "config": config.to_dict(),
         "method": spec.method,
-        "train": {
-            name: getattr(train, name)
-            for name in (
-                *("batch_size", "accumulation", "precision", "adapter_precision", "loss"),
-                *(
-                    "activation_checkpointing",
-                    "checkpointed_layers",
-                    "optimizer",
-                    "momentum",
-                    "max_grad_norm",
-                    "compile",
-                ),
-                *("save_every", "keep_best", "keep_last", "max_steps"),
-            )
-        },
+        "train": {name: getattr(train, name) for name in (*STRUCTURE, *STEP, *DISK)},
         "length": spec.data.max_length,
         # left out is the same as given with its default
         "how": {"packed": False, "shadow": True, "whole": False, **how},

@@ -8,6 +8,7 @@ the closed form first, and the best ones are confirmed by the shadow step; speed
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -75,43 +76,38 @@ def choose(
     can_fuse = memory.loss_kind(config, _with(spec, loss="fused")) == "fused"
     losses = ["fused", "plain"] if can_fuse and method.can_fuse_loss else ["plain"]
     choices = []
-    for rule in _rules(spec):
-        for rows, times in _splits(spec):
-            for way in ways:
-                for loss in losses:
-                    changed = _with(
-                        spec,
-                        optimizer=rule,
-                        batch_size=rows,
-                        accumulation=times,
-                        activation_checkpointing=way,
-                        checkpointed_layers=None,
-                        loss=loss,
-                        compile=compiles,
-                    )
-                    sized = memory.measure(config, changed, method)
-                    found = formula.from_sizes(
-                        sized.sizes,
-                        changed,
-                        on_gpu=device.on_gpu,
-                        memory_bytes=room,
-                        loss_kind=loss,
-                    )
-                    choices.append(
-                        Choice(
-                            rows,
-                            times,
-                            way,
-                            loss,
-                            rule,
-                            compiles,
-                            found.peak_bytes,
-                            _speed(changed, sized, device),
-                            "formula",
-                            bool(found.fits),
-                            rule == spec.train.optimizer,
-                        )
-                    )
+    for rule, (rows, times), way, loss in itertools.product(
+        _rules(spec), _splits(spec), ways, losses
+    ):
+        changed = _with(
+            spec,
+            optimizer=rule,
+            batch_size=rows,
+            accumulation=times,
+            activation_checkpointing=way,
+            checkpointed_layers=None,
+            loss=loss,
+            compile=compiles,
+        )
+        sized = memory.measure(config, changed, method)
+        found = formula.from_sizes(
+            sized.sizes, changed, on_gpu=device.on_gpu, memory_bytes=room, loss_kind=loss
+        )
+        choices.append(
+            Choice(
+                batch_size=rows,
+                accumulation=times,
+                activation_checkpointing=way,
+                loss=loss,
+                optimizer=rule,
+                compile=compiles,
+                peak_bytes=found.peak_bytes,
+                tokens_per_s=_speed(changed, sized, device),
+                source="formula",
+                fits=bool(found.fits),
+                is_asked_rule=rule == spec.train.optimizer,
+            )
+        )
     ranked = _confirm(sorted(choices, key=_rank), config, spec, method, device, room, packed)
     return _explained(ranked, room)
 

@@ -11,7 +11,7 @@ from lab import methods
 from lab.memory import estimate as memory
 from lab.memory.shadow.layers import shorten, step
 from lab.memory.shadow.structure import build, with_layers
-from lab.memory.shadow.trace import Batch, trace
+from lab.memory.shadow.trace import Batch, record
 from lab.models import catalog, configs, weights
 from lab.planner.estimate import estimate
 from lab.spec import RunSpec
@@ -132,9 +132,10 @@ def test_chunks_of_the_loss_stand_for_each_other(monkeypatch: pytest.MonkeyPatch
 
     def peaks() -> Any:
         model, quantised, _ = build(config, spec, methods.get("full"))
-        return trace(
+        log = record(
             model, methods.get("full"), spec, Batch(4, 512), "fused", quantised, on_gpu=True
         )
+        return log.read(on_gpu=True)
 
     few = peaks()
     monkeypatch.setattr(loss_module, "_chunks", lambda count, step: range(0, count, step))

@@ -17,7 +17,7 @@ from lab.planner.check import check
 from lab.runs import history
 from lab.spec import TrainSpec
 from lab.train import checkpoint
-from tests.conftest import attempt_here
+from tests.conftest import attempt_again
 
 HERE = [name for name, rule in OPTIMIZERS.items() if rule.on_cpu]
 
@@ -81,9 +81,7 @@ def test_the_update_inside_the_backward_pass_equals_the_one_after_it(
     }
     plain = work_here("full", train=sections | {"optimizer": rule})
     inside = work_here("full", train=sections | {"optimizer": f"{rule}_in_backward"})
-    inside.result.unlink()
-    inside.process.unlink()
-    assert attempt_here(inside) == 0
+    assert attempt_again(inside) == 0
     assert history.last_event(inside, "plan")["resumed_at"] == 3
     for key in ("train/loss", "train/grad_norm", "train/learning_rate"):
         ours, theirs = (
@@ -106,9 +104,7 @@ def test_it_trains_and_resumes_in_the_loop(work_here: Callable[..., RunDir], nam
     whole, broken = (work_here("lora", train=train) for _ in range(2))
     losses = [one["train/loss"] for one in history.metrics(whole, "train")]
     assert losses[-1] < losses[0]
-    broken.result.unlink()
-    broken.process.unlink()
-    assert attempt_here(broken) == 0
+    assert attempt_again(broken) == 0
     assert history.last_event(broken, "plan")["resumed_at"] == 4
     ours, theirs = (
         load_file(run.artifact / "adapter_model.safetensors") for run in (whole, broken)

@@ -17,7 +17,7 @@ from typing import Any
 
 from lab.memory.shadow.log import Event, Log, Trace
 from lab.memory.shadow.structure import build, signatures, with_layers
-from lab.memory.shadow.trace import Batch, decoder_layers, record, trace
+from lab.memory.shadow.trace import Batch, decoder_layers, record
 from lab.methods import Method
 from lab.spec import RunSpec
 
@@ -56,7 +56,8 @@ def step(
         except Irregular:
             pass
     model, quantised, _ = build(config, spec, method)
-    return trace(model, method, spec, batch, loss, quantised, on_gpu=on_gpu), "full trace"
+    log = record(model, method, spec, batch, loss, quantised, on_gpu=on_gpu)
+    return log.read(on_gpu=on_gpu), "full trace"
 
 
 def _kinds(

@@ -23,7 +23,7 @@ from torch._subclasses.fake_tensor import (
 from lab.memory.shadow.cuda_rules import cuda_rules
 from lab.memory.shadow.fake import become_fake
 from lab.memory.shadow.ledger import Ledger
-from lab.memory.shadow.log import Log, Trace
+from lab.memory.shadow.log import Log
 from lab.memory.shadow.real import materialise
 from lab.memory.shadow.structure import Quantised
 from lab.methods import Method
@@ -44,22 +44,6 @@ class Batch:
     @property
     def tokens(self) -> int:
         return self.rows * self.length
-
-
-def trace(
-    model: Any,
-    method: Method,
-    spec: RunSpec,
-    batch: Batch,
-    loss: str,
-    quantised: Quantised | None = None,
-    *,
-    on_gpu: bool,
-    real: bool = False,
-) -> Trace:
-    """The peak of each segment of a step of `model` (see `record`)."""
-    found = record(model, method, spec, batch, loss, quantised, on_gpu=on_gpu, real=real)
-    return found.read(on_gpu=on_gpu)
 
 
 def record(
