@@ -98,7 +98,8 @@ class DataSpec:
     packing: str = option(
         "auto",
         "Put several short rows into one of max_length tokens, without letting them see each "
-        "other. Saves the compute that padding wastes; makes fewer, fuller steps.",
+        "other. Saves the compute that padding wastes; makes fewer, fuller steps. auto: where the "
+        "method and the model can; the model is tried first.",
         choices=SWITCH,
     )
     loss_on: str = option(
@@ -198,7 +199,9 @@ class TrainSpec:
         max=10_000,
     )
     compile: str = option(
-        "auto", "Compile the decoder layers; pays on a GPU in long runs.", choices=SWITCH
+        "auto",
+        "Compile the decoder layers. auto: on a GPU, where the run is long enough to pay for it.",
+        choices=SWITCH,
     )
     seed: int = option(0, "Seed of data order, dropout and adapter starts.", min=0, max=2**32 - 1)
     eval_every: int | None = option(

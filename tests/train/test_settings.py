@@ -91,3 +91,32 @@ def test_layers_that_cannot_be_compiled_train_as_they_are(
     assert "compiling" in [one.get("phase") for one in events]
     warned = [one["message"] for one in events if one["kind"] == "warning"]
     assert any("no C++ compiler" in message for message in warned)
+
+
+def test_evaluations_and_samples_leave_compiled_layers_as_they_are() -> None:
+    """Each length of a row would be compiled anew; within, nothing is, and the plain code runs."""
+    import torch
+
+    from lab.train.step import uncompiled
+
+    torch._dynamo.reset()
+    calls: list[int] = []
+
+    def backend(graph: Any, _inputs: Any) -> Any:
+        calls.append(1)
+        return graph
+
+    class Layer(torch.nn.Module):
+        def forward(self, hidden: Any) -> Any:
+            return hidden * 2 + 1
+
+    layer = Layer()
+    layer.compile(backend=backend)
+    layer(torch.ones(2, 4))
+    assert len(calls) == 1
+    with uncompiled():
+        for rows in (3, 5, 7):
+            assert layer(torch.ones(rows, 4)).shape == (rows, 4)
+    assert len(calls) == 1
+    layer(torch.ones(2, 4))
+    assert len(calls) == 1, "what was compiled is there again"

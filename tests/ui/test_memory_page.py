@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lab import methods
+from lab import methods, paths
 from lab.ui import memory_charts, survey
 from lab.ui.charts import View
 from tests.ui.conftest import Page, words
@@ -53,6 +55,24 @@ def test_the_url_opens_a_view_of_the_methods(
     expected: Any = 14 * 134_515_008 / full["peak_bytes"] - 1
     assert abs(claims["B1-adamw-bf16"]["error"] - expected) < 1e-9
     assert memory_charts.as_csv(memory_charts.table(rows)).count("\n") == len(rows) + 1
+
+
+def test_a_config_is_uploaded(open_page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(survey.Survey, "_ask", lambda self: asked.append(self.asked))
+    at = open_page("memory")
+    shape = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2}
+    given = at.file_uploader(key="memory.upload")
+    given.upload("config.json", json.dumps(shape).encode(), "application/json").run()
+    assert not at.exception and not at.error
+    folder = Path(asked[-1]["model"])
+    assert folder.is_relative_to(paths.home())
+    assert json.loads((folder / "config.json").read_text()) == shape
+    for content in (b"[1, 2]", b"no JSON", b'{"hidden_size": 64}'):
+        given = at.file_uploader(key="memory.upload")
+        given.upload("config.json", content, "application/json").run()
+        assert "no config.json of a model" in at.error[0].value.replace("\\", "")
+    assert len(list(folder.parent.iterdir())) == 1, "what is no config is not kept"
 
 
 def test_a_model_that_is_not_there(open_page: Page) -> None:
