@@ -54,7 +54,9 @@ class Choice:
         }
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"changes": self.changes()}
+        # ranked by the whole figure, or slow devices would make everything a tie
+        said = {"tokens_per_s": round(self.tokens_per_s, 1), "changes": self.changes()}
+        return asdict(self) | said
 
 
 def choose(
@@ -139,7 +141,7 @@ def _rank(choice: Choice) -> tuple[bool, float, int]:
 def _speed(spec: RunSpec, sized: memory.Measured, device: Device) -> float:
     """Tokens a second with rows full of tokens that count."""
     costs = sized.costs[spec.train.loss]
-    return round(1 / pace.seconds_a_token(spec, costs, sized.sizes, device, bits=sized.bits), 1)
+    return 1 / pace.seconds_a_token(spec, costs, sized.sizes, device, bits=sized.bits)
 
 
 def _confirm(

@@ -12,6 +12,7 @@ from lab import machine, methods
 from lab.files import read_object, write_json
 from lab.memory import estimate as memory
 from lab.memory import pace
+from lab.memory import plan as planning
 from lab.memory.pace import Device, course
 from lab.models import catalog, weights
 from lab.paths import RunDir
@@ -163,3 +164,12 @@ def test_an_estimate_says_speed_and_energy() -> None:
     assert found["pace"]["steps"] == 10, "by its budget, though there is no data"
     plain = estimate(value, {"kind": "cuda"}, {"shadow": False})
     assert plain["wh_per_million_tokens"] is None and plain.get("pace") is None
+
+
+def test_a_slow_device_makes_no_tie_of_what_differs() -> None:
+    value = {"model": "config:SmolLM2-135M", "method": "lora", "data": {"max_length": 64}}
+    value["train"] = {"batch_size": 1, "accumulation": 4, "precision": "float32"}
+    config = weights.load_config(catalog.resolve_structure("config:SmolLM2-135M"))
+    slow = Device(16 * 10**9, 1e9, on_gpu=False)
+    best = planning.choose(config, resolve(RunSpec.from_json(value)), methods.get("lora"), slow)[0]
+    assert best.tokens_per_s < 1 and best.batch_size == 4, "fewer passes cost less beside the work"
