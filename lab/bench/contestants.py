@@ -90,10 +90,10 @@ def _worker(work: Work) -> tuple[list[float], Any, int]:
         telemetry.start(sampler(run, uses_gpu=False))
         try:
             attempt = Attempt(run, work.spec, telemetry)
-            trainer = attempt.ready().trainer
-            watch = recipe.stopwatch(work)
-            trainer.add_callback(watch)
-            trainer.train()
+            loop = attempt.ready().loop
+            watch = recipe.Stopwatch(work)
+            loop.callbacks.append(watch)
+            loop.run()
         finally:
             telemetry.stop()
         losses = [record["train/loss"] for record in history.metrics(run, "train")]

@@ -80,12 +80,13 @@ def measure(case: Case, say: Callable[[str], object]) -> dict[str, Any]:
     """One case on this machine's GPU: predicted, allocated, reserved, error, and whether "fits"
     was right. Raises what the training raises, but for running out of memory."""
     import torch
+    from accelerate import Accelerator
 
     from lab.memory.shadow.real import materialise
     from lab.memory.shadow.structure import build
     from lab.memory.shadow.trace import Batch, batch_of
-    from lab.train.step import summed_loss
-    from lab.train.trainer import make_optimizer
+    from lab.train.loop import StepConfig, step
+    from lab.train.optimizer import make_optimizer
 
     free, _ = torch.cuda.mem_get_info()
     spec, method = case.spec(), methods.get(case.method)
@@ -104,17 +105,16 @@ def measure(case: Case, say: Callable[[str], object]) -> dict[str, Any]:
             materialise(model, "cuda", random=True)
         model.train()
         optimizer = make_optimizer(model, method, spec)
-        own = [weight for weight in model.parameters() if weight.requires_grad]
         inputs = {
             name: tensor.cuda() for name, tensor in batch_of(Batch(case.rows, case.length)).items()
         }
-        for _ in range(STEPS):
-            loss = summed_loss(model, inputs, precision=spec.train.precision, loss=case.loss)
-            (loss / (case.rows * case.length)).backward()
-            torch.nn.utils.clip_grad_norm_(own, spec.train.max_grad_norm)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            del loss
+        accelerator = Accelerator(mixed_precision="no")
+        config = dataclasses.replace(  # nothing is pruned in so few steps
+            StepConfig.of(method, spec.method_config, spec.train, case.loss),
+            after_step=lambda model, step: None,
+        )
+        for number in range(1, STEPS + 1):
+            step(accelerator, model, optimizer, [inputs], config, number)
         allocated = torch.cuda.max_memory_allocated()
         row |= {
             "allocated": allocated,

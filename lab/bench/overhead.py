@@ -186,18 +186,18 @@ def measure_share(asked: Work, folder: Path) -> dict[str, Any]:
         attempt = Attempt(run, asked.spec, telemetry)
         conductor = attempt.ready()
         spent = _Spent()
-        for name in ("on_step_begin", "on_pre_optimizer_step", "on_optimizer_step", "on_step_end"):
-            spent.watch(conductor, name)
+        spent.watch(conductor, "on_step_end")
         spent.watch(attempt.memory, "mark")
-        spent.watch(conductor.trainer, "batch")
+        conductor.loop.end_phase = attempt.memory.mark  # the one that is timed now
+        spent.watch(conductor.loop.batches, "tensors")
         sampling = _thread_clock("sampler")
         began, sampled = time.process_time(), time.clock_gettime(sampling)
-        conductor.trainer.train()
+        conductor.loop.run()
         whole = time.process_time() - began
         spent.seconds["sampler"] = time.clock_gettime(sampling) - sampled
     finally:
         telemetry.stop()
-    spent.seconds.pop("batch")  # collating is training's own; it is shown, not counted
+    spent.seconds.pop("tensors")  # collating is training's own; it is shown, not counted
     steps = asked.all_steps
     walls = [record["perf/step_s"] for record in history.metrics(run, "train")]
     return {

@@ -103,34 +103,51 @@ def in_our_order(kind: type) -> type:
 
 
 def timed(trainer: Any, work: Work) -> tuple[list[float], Any, int]:
+    from transformers import TrainerCallback
+
     places = iter(range(len(rows(work))))
     trainer.batches = [[next(places) for _ in step] for step in batches(work)]
     trainer.step_losses = []
-    watch = stopwatch(work)
-    trainer.add_callback(watch)
+    watch = Stopwatch(work)
+
+    class AfterSteps(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            watch.end_step(state.global_step)
+
+    trainer.add_callback(AfterSteps())
     trainer.train()
     return [float(loss) for loss in trainer.step_losses], watch, 0
 
 
-def stopwatch(work: Work) -> Any:
-    """A callback that times the steps behind the warm ones, the device's work included."""
+class Stopwatch:
+    """Times the steps behind the warm ones, the device's work included. A callback of the lab's
+    loop; a Trainer is told by `end_step`."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.seconds = self.cpu_seconds = 0.0
+
+    def end_step(self, step: int) -> None:
+        if step == self.work.warm:
+            self._began = _now()
+        elif step == self.work.all_steps:
+            seconds, cpu_seconds = _now()
+            self.seconds, self.cpu_seconds = seconds - self._began[0], cpu_seconds - self._began[1]
+
+    def on_train_begin(self, loop: Any) -> None: ...
+
+    def on_step_end(self, loop: Any, result: Any) -> None:
+        self.end_step(loop.batches.used.step)
+
+    def on_train_end(self, loop: Any) -> None: ...
+
+
+def _now() -> tuple[float, float]:
     import torch
-    from transformers import TrainerCallback
 
-    def now() -> tuple[float, float]:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return time.perf_counter(), time.process_time()
-
-    class Stopwatch(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step == work.warm:
-                self.began = now()
-            elif state.global_step == work.all_steps:
-                end = now()
-                self.seconds, self.cpu_seconds = (end[0] - self.began[0], end[1] - self.began[1])
-
-    return Stopwatch()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter(), time.process_time()
 
 
 _known_batches: dict[str, list[list[dict[str, list[int]]]]] = {}

@@ -9,7 +9,7 @@ import bisect
 import hashlib
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, overload
 
 import numpy as np
@@ -37,6 +37,11 @@ class Row:
     @property
     def counted(self) -> int:
         return sum(label != IGNORED for label in self.labels)
+
+    @property
+    def targets(self) -> int:
+        """Tokens that count in the loss: a first token is predicted by none."""
+        return sum(label != IGNORED for label in self.labels[1:])
 
     def positions(self) -> list[int]:
         """Position ids that restart with each sequence, which is how packing is told."""
@@ -202,6 +207,11 @@ def collate(rows: Sequence[Row], pad: int, length: int | None = None) -> dict[st
         "loss_index": torch.tensor(index, dtype=torch.long),
         "targets": torch.tensor(targets, dtype=torch.long),
     }
+
+
+def blank(row: Row) -> Row:
+    """`row` without a token that counts."""
+    return replace(row, labels=[IGNORED] * row.tokens)
 
 
 def fingerprint(rows: Sequence[Row]) -> str:

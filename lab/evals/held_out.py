@@ -62,8 +62,7 @@ def _terms(names: list[Named], dataset: str | None) -> RunSpec:
 
 
 def _measure(named: Named, spec: RunSpec, *, whole: bool) -> dict[str, Any]:
-    from lab.train.step import evaluation_loss
-    from lab.train.trainer import device_batches
+    from lab.train.step import device_batches, evaluation_loss
 
     loaded = answer.load(named)
     first = next(loaded.model.parameters())

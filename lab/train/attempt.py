@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from transformers import set_seed
 from transformers.utils import logging
 
@@ -28,11 +29,13 @@ from lab.train import artifact, checkpoint, compiling, flops, schedule
 from lab.train.checkpoint import Saved
 from lab.train.conductor import Commands, Conductor
 from lab.train.environment import environment
+from lab.train.loop import StepConfig, TrainingLoop
+from lab.train.optimizer import make_optimizer
 from lab.train.recomputing import checkpoint_activations
 from lab.train.sample import Sampler
-from lab.train.step import evaluation_loss, fused_is_exact, is_causal, packs_apart
+from lab.train.step import device_batches, evaluation_loss, fused_is_exact, is_causal, packs_apart
+from lab.train.step_batches import StepBatches
 from lab.train.telemetry import Memory, Telemetry, sampler
-from lab.train.trainer import LabTrainer, device_batches
 
 PACKING = "packing"  # the event that tells later attempts what was settled
 
@@ -42,7 +45,11 @@ class Attempt:
 
     def __init__(self, run: RunDir, spec: RunSpec, telemetry: Telemetry) -> None:
         self.run, self.spec, self.telemetry = run, spec, telemetry
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        # plain: autocast belongs to the step, and so does the division by accumulated tokens
+        self.accelerator = Accelerator(
+            mixed_precision="no", gradient_accumulation_steps=1, cpu=not torch.cuda.is_available()
+        )
+        self.device = self.accelerator.device
         self.memory = Memory(self.device)
         self.commands = Commands(run)
         self.method = methods.get(spec.method["name"])
@@ -55,7 +62,7 @@ class Attempt:
         self.commands.stop_signal = True
 
     def ready(self) -> Conductor:
-        """Everything before the first step: data, model, method, trainer."""
+        """Everything before the first step: data, model, method, loop."""
         # libraries' progress bars write thousands of lines without an end into the log
         logging.disable_progress_bar()
         self.telemetry.resample(sampler(self.run, uses_gpu=self.device.type == "cuda"))
@@ -75,13 +82,14 @@ class Attempt:
     def go(self, summary: dict[str, Any]) -> str:
         """Train to the end of the plan or to a command; figures go into `summary`."""
         conductor = self.ready()
-        model = conductor.trainer.model
-        conductor.trainer.train()
-        used = dataclasses.asdict(conductor.trainer.used)
+        loop = conductor.loop
+        model = loop.model
+        loop.run()
+        used = dataclasses.asdict(conductor.used)
         summary |= used | {
             "parameters": self.parameters,
             "trainable": sum(weight.numel() for weight in checkpoint.trainable(model).values()),
-            "planned_steps": conductor.trainer.plan.steps,
+            "planned_steps": conductor.plan.steps,
             "peak_bytes": self.memory.peak_bytes,
             "peaks": self.memory.peaks,
             "packing": self.spec.data.packing,
@@ -89,7 +97,7 @@ class Attempt:
         if conductor.ended_by == "cancelled":
             return "cancelled"
         if self.probe is not None:
-            summary |= self._measure_forgetting(model, conductor.trainer.used)
+            summary |= self._measure_forgetting(model, conductor.used)
         self.telemetry.enter("saving")
         facts = self.data.facts() | used
         summary["artifact_bytes"] = artifact.save(
@@ -330,7 +338,7 @@ class Attempt:
             self.telemetry.warn(f"The layers cannot be compiled ({failed}); training without.")
 
     def _conductor(self, model: Any, data: Prepared, saved: Saved | None) -> Conductor:
-        """The trainer, where the run stands, and what happens between its steps."""
+        """The loop, where the run stands, and what happens between its steps."""
         spec = self.spec
         virtual = self.method.virtual_tokens(spec.method_config)
         costs = flops.count(model, self.loss, virtual)
@@ -358,6 +366,7 @@ class Attempt:
         conductor = Conductor(
             self.run,
             spec,
+            self.method,
             self.telemetry,
             self.memory,
             self.commands,
@@ -366,19 +375,24 @@ class Attempt:
             peak_flops(self.device),
             samples,
         )
-        conductor.trainer = LabTrainer(
+        conductor.loop = TrainingLoop(
+            self.accelerator,
             model,
-            spec,
-            self.method,
-            stream,
-            plan,
-            used,
-            costs,
-            self.tokenizer.pad_token_id,
-            self.memory,
-            self.run.checkpoints,
-            self.loss,
-            [conductor],
+            make_optimizer(model, self.method, spec),
+            spec.train,
+            StepConfig.of(self.method, spec.method_config, spec.train, self.loss),
+            StepBatches(
+                stream,
+                plan,
+                used,
+                costs,
+                spec.train.batch_size,
+                spec.train.accumulation,
+                self.tokenizer.pad_token_id,
+                spec.data.max_length if spec.train.compile == "on" else None,
+            ),
+            callbacks=[conductor],
+            end_phase=self.memory.mark,
         )
         return conductor
 

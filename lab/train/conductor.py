@@ -9,20 +9,22 @@ from collections.abc import Sequence
 from typing import Any
 
 from safetensors import SafetensorError
-from transformers import TrainerCallback
 
 from lab import text
 from lab.data.batches import Row
 from lab.errors import LabError
+from lab.methods import Method
 from lab.paths import RunDir
 from lab.runs import checkpoints
 from lab.spec import RunSpec
-from lab.train import checkpoint
+from lab.train import checkpoint, flops, schedule
 from lab.train.checkpoint import Saved
+from lab.train.loop import StepResult, TrainingLoop
+from lab.train.optimizer import add_new_parameters
 from lab.train.sample import Sampler
-from lab.train.step import evaluation_loss
+from lab.train.schedule import Clock, Plan, Used
+from lab.train.step import device_batches, evaluation_loss
 from lab.train.telemetry import Memory, Telemetry, tensor_bytes
-from lab.train.trainer import Clock, LabTrainer, device_batches
 
 EVALUATIONS = 10  # in a run, where the spec leaves it open
 SAVES = 5
@@ -50,16 +52,17 @@ class Commands:
         return "stop" if self.stop_signal else None
 
 
-class Conductor(TrainerCallback):
-    """Hangs on Trainer's callbacks; `trainer` is set once it exists."""
+class Conductor:
+    """The loop's callback that keeps the run directory; `loop` is set once it exists."""
 
-    trainer: LabTrainer
+    loop: TrainingLoop
     clock: Clock
 
     def __init__(
         self,
         run: RunDir,
         spec: RunSpec,
+        method: Method,
         telemetry: Telemetry,
         memory: Memory,
         commands: Commands,
@@ -68,13 +71,13 @@ class Conductor(TrainerCallback):
         peak_flops: float | None,
         sampler: Sampler,
     ) -> None:
-        self.run, self.spec, self.telemetry, self.memory = run, spec, telemetry, memory
+        self.run, self.spec, self.method = run, spec, method
+        self.telemetry, self.memory = telemetry, memory
         self._parts_are_said = False
         self.commands, self.held_out, self.resumed = commands, held_out, resumed
         self.peak_flops, self.sampler = peak_flops, sampler
         self.ended_by: str | None = None
         self.eval_loss: float | None = None
-        self._random_pending = resumed is not None
         self._pending: dict[str, Any] | None = None
         self._before: dict[str, float] = {}
         kept = resumed.state if resumed is not None else {}
@@ -82,65 +85,44 @@ class Conductor(TrainerCallback):
         self.not_better = int(kept.get("not_better", 0))
         self._has_warned = False
         self._marks = (0, 0, 0)
-        self.rate = 0.0
         self._begun, self._begun_at = 0.0, 0.0
 
-    # -- Trainer's callbacks ------------------------------------------------------------
+    @property
+    def used(self) -> Used:
+        return self.loop.batches.used
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        trainer = self.trainer
-        self.clock = Clock(trainer.used)
-        self._before = {"tokens": trainer.used.tokens, "flops": trainer.used.flops}
-        if self.resumed is not None:
-            step = trainer.used.step
-            optimizer = trainer.own_optimizer
-            if checkpoint.OPTIMIZER not in self.resumed.lost:
-                checkpoint.load_optimizer(self.resumed.path, trainer.model, optimizer)
-            scheduler = trainer.lr_scheduler
-            scheduler.last_epoch = step
-            for group, base, scale in zip(
-                optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
-            ):
-                group["lr"] = base * scale(step)
-            state.global_step = step
-        state.max_steps = trainer.plan.steps
+    @property
+    def plan(self) -> Plan:
+        return self.loop.batches.plan
+
+    # -- the loop's callbacks -----------------------------------------------------------
+
+    def on_train_begin(self, loop: TrainingLoop) -> None:
+        self.loop = loop
+        self.clock = Clock(self.used)
+        self._before = {"tokens": self.used.tokens, "flops": self.used.flops}
+        if self.resumed is not None and checkpoint.OPTIMIZER not in self.resumed.lost:
+            checkpoint.load_optimizer(self.resumed.path, loop.model, loop.optimizer)
         self._marks = self._passed()
-        self._begun, self._begun_at = time.monotonic(), trainer.plan.fraction(trainer.used)
+        self._begun, self._begun_at = time.monotonic(), self.plan.fraction(self.used)
         self.telemetry.enter("training")
         self._report_progress()
+        if self.resumed is not None and checkpoint.EXTRA not in self.resumed.lost:
+            checkpoint.restore_random(self.resumed)
         self.clock.start()
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._random_pending and self.resumed is not None:
-            if checkpoint.EXTRA not in self.resumed.lost:
-                checkpoint.restore_random(self.resumed)
-            self._random_pending = False
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.rate = self.trainer.optimizer.param_groups[0]["lr"]
-
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        trainer = self.trainer
-        trainer.method.after_step(trainer.model, self.spec.method_config, state.global_step + 1)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.memory.mark("optimizer")
+    def on_step_end(self, loop: TrainingLoop, result: StepResult) -> None:
         self._measure_parts()
         step_s = self.clock.stop()
-        trainer = self.trainer
-        trainer.used.step = state.global_step
-        method, config = trainer.method, self.spec.method_config
-        self._record(step_s)
+        self._record(step_s, result)
         self._report_progress()
         wish = self.commands.take()
-        is_last = (
-            state.global_step >= trainer.plan.steps or trainer.plan.fraction(trainer.used) >= 1
-        )
+        is_last = self.used.step >= self.plan.steps or self.plan.fraction(self.used) >= 1
         if wish == "cancel":
-            self.ended_by, control.should_training_stop = "cancelled", True
+            self.ended_by, loop.should_stop = "cancelled", True
             return
         if wish == "stop" and not is_last:
-            self.ended_by, control.should_training_stop = "stopped", True
+            self.ended_by, loop.should_stop = "stopped", True
         passed = self._passed()
         eval_due = self._due(self.spec.train.eval_every, 0, passed)
         save_due = self._due(self.spec.train.save_every, 1, passed)
@@ -148,24 +130,24 @@ class Conductor(TrainerCallback):
         self._marks = passed
         if self.held_out and (is_last or self.ended_by or eval_due):
             loss = self.evaluate()
-            method.on_evaluate(trainer.model, config, state.global_step, loss)
+            self.method.on_evaluate(loop.model, self.spec.method_config, self.used.step, loss)
             is_last = self._stops_early(loss) or is_last
             self._warn_of_divergence(loss)
-        if method.grows:
+        if self.method.grows:
             self._let_join()
         if sample_due or (is_last and self.spec.train.sample_every != 0):
             self.telemetry.enter("evaluating")
-            self.sampler.sample(trainer.model, state.global_step)
+            self.sampler.sample(loop.model, self.used.step)
         if not is_last and (self.ended_by or save_due or wish == "save"):
             self.save()
         if is_last:
-            control.should_training_stop = True
-        if not control.should_training_stop:
+            loop.should_stop = True
+        if not loop.should_stop:
             self.telemetry.enter("training")
             self._report_progress()
         self.clock.start()
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_end(self, loop: TrainingLoop) -> None:
         self._flush()
 
     # -- what they do -------------------------------------------------------------------
@@ -175,43 +157,45 @@ class Conductor(TrainerCallback):
         if self._parts_are_said:
             return
         self._parts_are_said = True
-        trainer = self.trainer
-        self.telemetry.event(
-            "memory", **tensor_bytes(trainer.model, trainer.optimizer), peaks=self.memory.peaks
-        )
+        held = tensor_bytes(self.loop.model, self.loop.optimizer)
+        self.telemetry.event("memory", **held, peaks=self.memory.peaks)
 
     def evaluate(self) -> float:
         """Held-out loss of the model as it is now, recorded at the current step."""
         self.telemetry.enter("evaluating")
         self._flush()
-        trainer, train = self.trainer, self.spec.train
+        train, loop, used = self.spec.train, self.loop, self.used
+        device, pad_token_id = loop.accelerator.device, loop.batches.pad_token_id
         loss: float
         loss, count = evaluation_loss(
-            trainer.model,
-            device_batches(self.held_out, train.batch_size, trainer.pad, trainer.args.device),
+            loop.model,
+            device_batches(self.held_out, train.batch_size, pad_token_id, device),
             precision=train.precision,
-            loss=trainer.loss_kind,
+            loss=loop.config.loss,
             after_batch=lambda rows: self.telemetry.progress(rows, len(self.held_out), "row"),
         )
         self.memory.mark("evaluate")
         self.eval_loss = loss
         self.telemetry.metric(
             "eval",
-            step=trainer.used.step,
-            tokens=trainer.used.tokens,
-            seconds=trainer.used.seconds,
-            flops=trainer.used.flops,
+            step=used.step,
+            tokens=used.tokens,
+            seconds=used.seconds,
+            flops=used.flops,
             **{"eval/loss": loss, "eval/loss_tokens": count},
         )
         return loss
 
     def _let_join(self) -> None:
         """Take what the method has just made trainable into the optimizer, and say so."""
-        trainer = self.trainer
-        if trainer.join_new_parameters():
-            weights = checkpoint.trainable(trainer.model).values()
-            trainable = sum(weight.numel() for weight in weights)
-            self.telemetry.event("unfrozen", step=trainer.used.step, trainable=trainable)
+        loop, batches = self.loop, self.loop.batches
+        multiplier = schedule.lr_multiplier(self.spec.train, self.plan, self.used)
+        if not add_new_parameters(loop.optimizer, loop.model, self.method, self.spec, multiplier):
+            return
+        virtual = self.method.virtual_tokens(self.spec.method_config)
+        batches.costs = flops.count(loop.model, loop.config.loss, virtual)
+        trainable = sum(weight.numel() for weight in checkpoint.trainable(loop.model).values())
+        self.telemetry.event("unfrozen", step=self.used.step, trainable=trainable)
 
     def _stops_early(self, loss: float) -> bool:
         """Whether the evaluation loss has been no better for as long as the spec allows."""
@@ -221,7 +205,7 @@ class Conductor(TrainerCallback):
         if patience is None or self.not_better < patience:
             return False
         self.telemetry.warn(
-            f"Stopped early at step {self.trainer.used.step}: the evaluation loss has not been "
+            f"Stopped early at step {self.used.step}: the evaluation loss has not been "
             f"below {self.best_loss:.4f} for {self.not_better} evaluations."
         )
         return True
@@ -232,14 +216,14 @@ class Conductor(TrainerCallback):
             return
         self._has_warned = True
         self.telemetry.warn(
-            f"The evaluation loss is {loss:.3f} at step {self.trainer.used.step}, after "
+            f"The evaluation loss is {loss:.3f} at step {self.used.step}, after "
             f"{self.best_loss:.3f} at its best: training may be diverging. Stop it and lower "
             "train.learning_rate, or keep the best checkpoint."
         )
 
     def _shortage(self) -> str:
         """What the disk lacks for a checkpoint, in words; empty if there is room."""
-        held = tensor_bytes(self.trainer.model, self.trainer.own_optimizer)
+        held = tensor_bytes(self.loop.model, self.loop.optimizer)
         needed = held["gradients"] + held["optimizer"]  # what trains, and what is kept beside it
         free = shutil.disk_usage(self.run.path).free
         if free >= needed + ROOM_BYTES:
@@ -251,7 +235,7 @@ class Conductor(TrainerCallback):
 
     def _without_checkpoint(self, why: str) -> None:
         self.telemetry.warn(
-            f"The checkpoint of step {self.trainer.used.step} was not written: {why}. Training "
+            f"The checkpoint of step {self.used.step} was not written: {why}. Training "
             "goes on with the one before; the next one is written once there is room."
         )
 
@@ -262,19 +246,17 @@ class Conductor(TrainerCallback):
         if shortage := self._shortage():
             self._without_checkpoint(shortage)
             return
-        trainer = self.trainer
-        optimizer = trainer.own_optimizer
-        used = trainer.used
+        model, used = self.loop.model, self.used
         state = {
             "used": vars(used).copy(),
             "eval_loss": self.eval_loss,
             "best_loss": self.best_loss,
             "not_better": self.not_better,
         }
-        method_state = trainer.method.state(trainer.model)
+        method_state = self.method.state(model)
         try:
             path = checkpoint.save(
-                self.run.checkpoints, used.step, trainer.model, optimizer, state, method_state
+                self.run.checkpoints, used.step, model, self.loop.optimizer, state, method_state
             )
         except (OSError, SafetensorError) as error:
             shortage = self._shortage()
@@ -289,11 +271,10 @@ class Conductor(TrainerCallback):
         )
         self.telemetry.event("checkpoint", step=used.step, path=path.name, removed=removed)
 
-    def _record(self, step_s: float) -> None:
+    def _record(self, step_s: float, result: StepResult) -> None:
         """Queue the record of this step. On a GPU its numbers are read one step later, when
         they are there, so that telemetry never makes the host wait."""
-        trainer = self.trainer
-        used = trainer.used
+        used = self.used
         self._flush()
         self._pending = {
             "step": used.step,
@@ -301,13 +282,12 @@ class Conductor(TrainerCallback):
             "loss_tokens": used.loss_tokens,
             "seconds": used.seconds,
             "flops": used.flops,
-            "train/loss": trainer.step_losses,
-            "train/grad_norm": trainer.grad_norm,
-            "train/learning_rate": self.rate,
+            "train/loss": result.losses,
+            "train/grad_norm": result.grad_norm,
+            "train/learning_rate": self.loop.optimizer.param_groups[0]["lr"],
             "perf/step_s": step_s,
             "memory/peak_bytes": self.memory.peak_bytes,
         }
-        trainer.step_losses = []
         self.eval_loss = None
         self.telemetry.seconds = used.seconds
         if not self.memory.on_gpu:
@@ -318,7 +298,7 @@ class Conductor(TrainerCallback):
         record, self._pending = self._pending, None
         if record is None:
             return
-        record["train/loss"] = float(sum(float(part) for part in record["train/loss"]))
+        record["train/loss"] = float(sum(record["train/loss"].tolist()))
         record["train/grad_norm"] = float(record["train/grad_norm"])
         before = self._before
         step_s = max(record["perf/step_s"], 1e-9)
@@ -339,30 +319,23 @@ class Conductor(TrainerCallback):
 
     def _rows_of(self, step: int) -> str:
         """The rows of the dataset's file that a step learned from."""
-        trainer, train = self.trainer, self.spec.train
-        per_step = train.batch_size * train.accumulation
-        end = min(step * per_step, trainer.plan.rows)
-        found = {
-            source
-            for place in range((step - 1) * per_step, end)
-            for source in trainer.stream[place].sources
-        }
+        micro_batches = self.loop.batches.sequences(step)
+        found = {source for rows in micro_batches for row in rows for source in row.sources}
         shown = ", ".join(map(str, sorted(found)[:12]))
         return f"rows {shown}{' and others' if len(found) > 12 else ''}"
 
     def _passed(self) -> tuple[int, int, int]:
         """How many tenths, fifths and halves of the budget are behind us."""
-        fraction = self.trainer.plan.fraction(self.trainer.used)
+        fraction = self.plan.fraction(self.used)
         return int(fraction * EVALUATIONS), int(fraction * SAVES), int(fraction * SAMPLES)
 
     def _due(self, every: int | None, which: int, passed: tuple[int, int, int]) -> bool:
         if every is None:
             return passed[which] > self._marks[which]
-        return every > 0 and self.trainer.used.step % every == 0
+        return every > 0 and self.used.step % every == 0
 
     def _report_progress(self) -> None:
-        trainer = self.trainer
-        plan, used = trainer.plan, trainer.used
+        plan, used = self.plan, self.used
         fraction = plan.fraction(used)
         gained = fraction - self._begun_at
         spent = time.monotonic() - self._begun

@@ -17,9 +17,39 @@ def make_optimizer(model: Any, method: Method, spec: RunSpec) -> torch.optim.Opt
     train = spec.train
     groups = method.param_groups(model, spec.method_config, float(train.learning_rate))
     rule = optimizers.get(train.optimizer)
+    optimizer: torch.optim.Optimizer
     if optimizers.keeps_copies(method, train):
-        return WithCopies(
+        optimizer = WithCopies(
             groups, float(train.learning_rate), lambda group: rule.build([group], train)
         )
-    made: torch.optim.Optimizer = rule.build(groups, train)
-    return made
+    else:
+        optimizer = rule.build(groups, train)
+    return optimizer
+
+
+def set_learning_rates(optimizer: Any, multiplier: float) -> None:
+    """Give each group `multiplier` times its peak rate, which torch calls `initial_lr`: the rate
+    that the group was made with."""
+    for group in optimizer.param_groups:
+        group["lr"] = group.setdefault("initial_lr", group["lr"]) * multiplier
+
+
+def add_new_parameters(
+    optimizer: torch.optim.Optimizer, model: Any, method: Method, spec: RunSpec, multiplier: float
+) -> int:
+    """Add parameters that have become trainable, at `multiplier` times their group's peak rate.
+
+    Returns how many tensors were added.
+    """
+    known = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+    added = 0
+    for group in method.param_groups(model, spec.method_config, float(spec.train.learning_rate)):
+        weights = [weight for weight in group["params"] if id(weight) not in known]
+        if not weights:
+            continue
+        peak = group["lr"]
+        optimizer.add_param_group(
+            group | {"params": weights, "lr": peak * multiplier, "initial_lr": peak}
+        )
+        added += len(weights)
+    return added

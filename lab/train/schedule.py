@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 
 from lab.data.batches import Stream
@@ -21,6 +22,24 @@ class Used:
     loss_tokens: int = 0
     seconds: float = 0.0
     flops: float = 0.0
+
+
+class Clock:
+    """Seconds of training: runs between `start` and `stop`, over all attempts."""
+
+    def __init__(self, used: Used) -> None:
+        self.used = used
+        self._since: float | None = None
+
+    def start(self) -> None:
+        self._since = time.perf_counter()
+
+    def stop(self) -> float:
+        """Seconds since the start, added to the run's."""
+        passed = time.perf_counter() - (self._since or time.perf_counter())
+        self._since = None
+        self.used.seconds += passed
+        return passed
 
 
 @dataclass(frozen=True)
@@ -74,6 +93,13 @@ def _steps_within(train: TrainSpec, stream: Stream, flops: Flops, most: int) -> 
         if tokens >= (train.max_tokens or math.inf) or operations >= (train.max_flops or math.inf):
             return step + 1
     return most
+
+
+def lr_multiplier(train: TrainSpec, plan: Plan, used: Used) -> float:
+    """Multiplier of the peak learning rates for the step that follows what is `used`."""
+    # a budget of seconds does not know its steps: take each for a five-hundredth of it
+    share = 1.0 / (500 if plan.has_open_end else plan.steps)
+    return rate(train, plan.fraction(used), share)
 
 
 def rate(train: TrainSpec, fraction: float, share: float) -> float:

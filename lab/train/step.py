@@ -7,13 +7,14 @@ nowhere else, so that all of them do the same work.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 
+from lab.data.batches import Row, collate
 from lab.train.loss import fused_loss, plain_loss
 
 INPUTS = ("input_ids", "position_ids")
@@ -163,6 +164,15 @@ def packs_apart(model: nn.Module, *, precision: str) -> bool:
         return bool(moved <= 1e-2 * first.std())
     moved = max(moved, float((first - alone.float()).abs().max()))
     return bool(moved <= 1e-4 * first.std())
+
+
+def device_batches(
+    rows: Sequence[Row], batch_size: int, pad: int, device: torch.device
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Batches of `rows` in order on the device, for evaluation."""
+    for start in range(0, len(rows), batch_size):
+        batch = collate(rows[start : start + batch_size], pad)
+        yield {key: value.to(device) for key, value in batch.items()}
 
 
 @torch.no_grad()

@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from transformers import set_seed
 
 from lab import methods
 from lab.methods import Context, Method
 from lab.models import weights
 from lab.spec import RunSpec
-from lab.train import checkpoint
+from lab.train import checkpoint, loop
+from lab.train.loop import StepConfig
 from lab.train.loss import is_plain
-from lab.train.step import summed_loss
 from tests.methods import tiny
 
 STEPS = 10
@@ -82,17 +83,15 @@ class Trial:
         return model, torch.optim.AdamW(groups, weight_decay=0.0)
 
     def step(self, model: Any, optimizer: Any, number: int) -> float:
-        """One optimizer step as LabTrainer makes it; the mean loss before it."""
-        kind = "fused" if self.fused else "plain"
-        total = summed_loss(model, self.batch, precision="float32", loss=kind)
-        loss = total / self.batch["targets"].numel()
-        penalty = self.method.penalty(model, self.config)
-        (loss if penalty is None else loss + penalty).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        self.method.after_step(model, self.config, number)
-        optimizer.zero_grad()
-        return float(loss)
+        """One optimizer step as a run does it; the mean loss before it."""
+        config = StepConfig(
+            "float32",
+            "fused" if self.fused else "plain",
+            penalty=lambda tuned: self.method.penalty(tuned, self.config),
+            after_step=lambda tuned, step: self.method.after_step(tuned, self.config, step),
+        )
+        result = loop.step(accelerator(), model, optimizer, [self.batch], config, number)
+        return float(result.losses.sum())
 
     def run(self) -> list[str]:
         """What does not hold, in words; an empty list if all does."""
@@ -217,6 +216,11 @@ class Trial:
         self.expect(
             torch.equal(made, expected), f"generated {made.tolist()}, not {expected.tolist()}"
         )
+
+
+@functools.cache
+def accelerator() -> Accelerator:
+    return Accelerator(cpu=True)
 
 
 @functools.cache

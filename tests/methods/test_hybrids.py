@@ -18,8 +18,7 @@ from lab.planner.check import check
 from lab.runs import history
 from lab.spec import RunSpec
 from lab.train import checkpoint
-from lab.train.step import evaluation_loss
-from lab.train.trainer import device_batches
+from lab.train.step import device_batches, evaluation_loss
 from tests.conftest import attempt_here, run_here
 
 FEW = {"max_steps": 4, "eval_every": 2, "save_every": 2, "sample_every": 0}

@@ -79,12 +79,12 @@ def test_out_of_memory_is_explained_with_ranked_fixes(
 ) -> None:
     import torch
 
-    from lab.train import trainer
+    from lab.train import loop
 
     def too_much(*args: Any, **kwargs: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
 
-    monkeypatch.setattr(trainer, "summed_loss", too_much)
+    monkeypatch.setattr(loop, "summed_loss", too_much)
     run = work_here("full", train={"loss": "plain", "batch_size": 4}, data={"max_length": 256})
     now = status(run)
     assert now.state == "failed" and "Out of memory while training. Most is taken by" in now.message
@@ -105,16 +105,16 @@ def test_out_of_memory_is_explained_with_ranked_fixes(
 def test_a_loss_that_is_no_number_ends_the_run_and_says_where(
     work_here: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lab.train import trainer
+    from lab.train import loop
 
-    sound = trainer.summed_loss
+    sound = loop.summed_loss
     calls = []
 
     def nan_at_the_fifth(*args: Any, **kwargs: Any) -> Any:
         calls.append(1)
         return sound(*args, **kwargs) * (float("nan") if len(calls) == 5 else 1.0)
 
-    monkeypatch.setattr(trainer, "summed_loss", nan_at_the_fifth)
+    monkeypatch.setattr(loop, "summed_loss", nan_at_the_fifth)
     run = work_here("full")
     now = status(run)
     assert now.state == "failed" and "became nan at step 5, on rows " in now.message, now

@@ -106,9 +106,9 @@ def test_an_interrupted_attempt_resumes_bitwise(
     run = launch.create(check(make_spec(method, **sections)))
     record = Conductor._record
 
-    def fail_at_seven(self: Conductor, step_s: float) -> None:
-        record(self, step_s)
-        if self.trainer.used.step == 7:
+    def fail_at_seven(self: Conductor, *measured: Any) -> None:
+        record(self, *measured)
+        if self.used.step == 7:
             raise RuntimeError("as if the machine had failed")
 
     with monkeypatch.context() as patch:

@@ -110,9 +110,9 @@ def test_a_disk_that_fills_in_mid_save_costs_one_checkpoint(
     adapter = (whole.checkpoints / "step-8" / "trainable.safetensors").stat().st_size
     limits = {5: int(1.5 * adapter), 9: hard}  # the adapter fits, its moments do not
 
-    def limited(self: Conductor, step_s: float) -> None:
-        record(self, step_s)
-        limit = limits.get(self.trainer.used.step)
+    def limited(self: Conductor, *measured: Any) -> None:
+        record(self, *measured)
+        limit = limits.get(self.used.step)
         if limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
 

@@ -1,7 +1,7 @@
 """The shadow step: the worker's own training step on fake tensors, with a ledger of storages.
 
 The model is built on the meta device, its weights are swapped for fakes (shapes and types, no
-data), and one step of `lab.train.step` runs on them: forward, backward, clipping, optimizer,
+data), and `lab.train.loop.step` runs on them: forward, backward, clipping, optimizer,
 then an evaluation batch. No weights are read and no GPU is needed.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
@@ -28,6 +28,7 @@ from lab.memory.shadow.real import materialise
 from lab.memory.shadow.structure import Quantised
 from lab.methods import Method
 from lab.spec import RunSpec
+from lab.train.loop import StepConfig, step
 from lab.train.loss import few_chunks
 from lab.train.optimizer import make_optimizer
 from lab.train.step import summed_loss
@@ -78,24 +79,46 @@ def record(
                 weights.give_gradients(ledger)
             inputs = batch_of(batch)
             ledger.adopt(inputs.values(), "activations")
+
+            def end_phase(phase: str) -> None:
+                if phase == "forward":
+                    ledger.segment = "backward.after"
+                elif phase == "backward":
+                    weights.name_gradients(ledger)
+                    weights.name_state(ledger, optimizer)  # of an update inside the backward pass
+                    ledger.segment, ledger.module = "optimizer", ""
+
+            # fakes hold no numbers, so that nothing can be pruned by them
+            config = replace(
+                StepConfig.of(method, spec.method_config, spec.train, loss),
+                after_step=lambda model, step: None,
+            )
             with _segments(model, ledger):
-                total = summed_loss(model, inputs, precision=spec.train.precision, loss=loss)
-                total = total / batch.tokens
-                ledger.segment = "backward.after"
-                total.backward()
-            weights.name_gradients(ledger)
-            weights.name_state(ledger, optimizer)  # of an update inside the backward pass
-            ledger.segment, ledger.module = "optimizer", ""
-            if spec.train.max_grad_norm:
-                torch.nn.utils.clip_grad_norm_(weights.own, spec.train.max_grad_norm)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            del total
+                step(_OneDevice(), model, optimizer, [inputs], config, 1, end_phase=end_phase)
             ledger.segment = "evaluate.before"
             model.eval()
             with _segments(model, ledger), torch.no_grad():
                 summed_loss(model, inputs, precision=spec.train.precision, loss=loss)
             return ledger.log()
+
+
+class _OneDevice:
+    """What a step asks of an Accelerator, on one CPU. A real one would settle the device for the
+    whole process, and a process that traces may train on a GPU later."""
+
+    device = torch.device("cpu")
+
+    def no_sync(self, model: Any) -> Any:
+        return nullcontext()
+
+    def reduce(self, tensor: torch.Tensor, reduction: str) -> torch.Tensor:
+        return tensor
+
+    def backward(self, loss: torch.Tensor) -> None:
+        loss.backward()
+
+    def clip_grad_norm_(self, weights: list[torch.Tensor], max_norm: float) -> torch.Tensor:
+        return torch.nn.utils.clip_grad_norm_(weights, max_norm)
 
 
 @contextmanager
