@@ -21,7 +21,7 @@ problems are reported at once. This page is written from the code by `python doc
 
 
 def rows(config: type, skip: tuple[str, ...] = ()) -> list[str]:
-    lines = ["| key | type | default | what it does |", "|---|---|---|---|"]
+    lines = ["| key | title | type | default | what it does |", "|---|---|---|---|---|"]
     for option in schema.describe(config):
         if option["name"] in skip:
             continue
@@ -34,7 +34,8 @@ def rows(config: type, skip: tuple[str, ...] = ()) -> list[str]:
             limits.append("one of " + ", ".join(option["choices"]))
         help = " ".join([option["help"], f"({'; '.join(limits)})" if limits else ""]).strip()
         default = "null" if option["default"] is None else option["default"]
-        lines.append(f"| `{option['name']}` | {option['type']} | {default} | {help} |")
+        cells = [f"`{option['name']}`", option["title"], option["type"], str(default), help]
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 

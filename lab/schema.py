@@ -1,8 +1,8 @@
-"""Dataclasses that a person fills in: help and bounds stand beside the field, once.
+"""Dataclasses that a person fills in: title, help and bounds stand beside the field, once.
 
 The command line, the form and the checks all read the same metadata:
-`help`, `min`, `max`, `above` (exclusive minimum), `choices`, `words` (text allowed instead of
-a number, such as "auto").
+`title`, `help`, `min`, `max`, `above` (exclusive minimum), `choices`, `words` (text allowed instead
+of a number, such as "auto").
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from lab.errors import Problem
 Config = typing.TypeVar("Config")
 
 
-def option(default: Any, help: str, **limits: Any) -> Any:
-    """A dataclass field with help and bounds for people. `default` may be a list factory."""
-    metadata = {"help": help, **limits}
+def option(default: Any, title: str, help: str, **limits: Any) -> Any:
+    """A dataclass field with its title, help and bounds for people. `default` may be a list."""
+    metadata = {"title": title, "help": help, **limits}
     if isinstance(default, (list, dict)):
         return dataclasses.field(default_factory=lambda: default.copy(), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
 def describe(config: type) -> list[dict[str, Any]]:
-    """The options of a config dataclass as JSON: name, type, default, help and bounds."""
+    """The options of a config dataclass as JSON: name, type, default, title, help and bounds."""
     hints = typing.get_type_hints(config)
     rows = []
     for field in dataclasses.fields(config):

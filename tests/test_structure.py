@@ -7,6 +7,7 @@ import re
 import runpy
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from lab.paths import ROOT
 
@@ -115,8 +116,29 @@ def test_every_method_and_every_field_is_documented() -> None:
         for field in dataclasses.fields(kind):
             assert field.metadata.get("help"), f"{section}.{field.name} has no help"
             assert f"`{field.name}`" in text, f"docs/spec.md lacks {section}.{field.name}"
+            assert_has_title(section, field)
     for method in methods.all_methods():
         assert f"## {method.name}" in text, f"docs/spec.md lacks the method {method.name}"
         for field in dataclasses.fields(method.config):
             assert field.metadata.get("help"), f"{method.name}.{field.name} has no help"
+            assert_has_title(method.name, field)
             assert f"`{field.name}`" in text
+
+
+def assert_has_title(section: str, field: Any) -> None:
+    """A title of its own, beside help that does not speak of JSON."""
+    title = field.metadata["title"]
+    assert 2 <= len(title) <= 30, f"{section}.{field.name}: the title '{title}' does not fit a form"
+    assert not title[0].islower() or title.startswith("rsLoRA"), f"'{title}' is no heading"
+    assert "null" not in field.metadata["help"], f"{section}.{field.name}: null is not English"
+
+
+def test_titles_within_a_form_are_told_apart() -> None:
+    import dataclasses
+
+    from lab import methods
+    from lab.spec import SECTIONS
+
+    for config in [*SECTIONS.values(), *(method.config for method in methods.all_methods())]:
+        titles = [field.metadata["title"] for field in dataclasses.fields(config)]
+        assert len(set(titles)) == len(titles), f"{config.__name__} uses one title twice: {titles}"

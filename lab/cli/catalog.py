@@ -207,7 +207,8 @@ def list_methods(arguments: argparse.Namespace) -> int:
         console.print(f"  {row['summary']}")
         for option in row["options"]:
             console.print(
-                f"  [cyan]{option['name']}[/cyan] = {option['default']}  {option['help']}"
+                f"  [cyan]{option['name']}[/cyan] = {option['default']}  "
+                f"{option['title']}: {option['help']}"
             )
     return 0
 

@@ -21,7 +21,7 @@ from lab.paths import RunDir
 from lab.planner.client import planner
 from lab.runs import index, launch, queue
 from lab.schema import show, unknown_key
-from lab.spec import TrainSpec
+from lab.spec_sections import TrainSpec
 
 BUDGETS = {
     "tokens": "max_tokens",

@@ -17,7 +17,8 @@ from lab.data.rows import Example, Reading, Rows
 from lab.data.store import Tokenised
 from lab.data.template import IGNORED, Tokens
 from lab.errors import LabError
-from lab.spec import DataSpec, RunSpec
+from lab.spec import RunSpec
+from lab.spec_sections import DataSpec
 
 Progress = Callable[[int, int], None]
 MIX_SEED = "finetune-lab general rows"

@@ -25,23 +25,53 @@ UNPLANNED = 1_000_000  # steps, before the run is planned
 
 @dataclass(frozen=True, kw_only=True)
 class AdaloraConfig:
-    rank: int = option(12, "Rank of each update at the start.", min=2, max=1024)
+    rank: int = option(12, "Initial rank", "Rank of every update at the start.", min=2, max=1024)
     target_rank: int = option(
-        8, "Rank a layer on average at the end; below `rank`.", min=1, max=1023
+        8,
+        "Target rank",
+        "Average rank per layer at the end; below the initial rank.",
+        min=1,
+        max=1023,
     )
-    alpha: float = option(32.0, "Scale of the update.", above=0.0, max=65_536)
+    alpha: float = option(32.0, "LoRA alpha", "Scale of the update.", above=0.0, max=65_536)
     dropout: float = option(
-        0.05, "Share of the update's input zeroed at each step.", min=0.0, max=0.95
+        0.05, "LoRA dropout", "Dropout probability on the adapter input.", min=0.0, max=0.95
     )
     targets: str | list[str] = targets_option()
-    warmup: float = option(0.1, "Share of the run before ranks begin to fall.", min=0.0, max=0.9)
-    settle: float = option(
-        0.3, "Share of the run at the end in which the ranks stay as they are.", min=0.0, max=0.9
+    warmup: float = option(
+        0.1,
+        "Pruning warm-up",
+        "Fraction of the run before ranks are reduced (PEFT: tinit).",
+        min=0.0,
+        max=0.9,
     )
-    every: int = option(1, "Steps between two allocations.", min=1, max=100_000)
-    smoothing: float = option(0.85, "How slowly the scores follow the steps.", above=0.0, max=0.999)
+    settle: float = option(
+        0.3,
+        "Final phase",
+        "Fraction at the end of the run with fixed ranks (PEFT: tfinal).",
+        min=0.0,
+        max=0.9,
+    )
+    every: int = option(
+        1,
+        "Pruning interval (steps)",
+        "Steps between two rank allocations (PEFT: deltaT).",
+        min=1,
+        max=100_000,
+    )
+    smoothing: float = option(
+        0.85,
+        "Importance smoothing",
+        "EMA factor of the importance scores (PEFT: beta1, beta2).",
+        above=0.0,
+        max=0.999,
+    )
     orthogonality: float = option(
-        0.5, "Weight of the penalty that keeps P and Q orthogonal.", min=0.0, max=100.0
+        0.5,
+        "Orthogonality penalty",
+        "Weight of the penalty that keeps P and Q orthogonal (PEFT: orth_reg_weight).",
+        min=0.0,
+        max=100.0,
     )
 
 

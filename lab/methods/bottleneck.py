@@ -31,35 +31,42 @@ NEAR_ZERO = 0.01
 class BottleneckConfig:
     kind: str = option(
         "houlsby",
-        "Where adapters sit: houlsby (after attention and after the feed-forward part), pfeiffer "
-        "(after the feed-forward part), parallel (beside the feed-forward part).",
+        "Adapter placement",
+        "houlsby (after attention and feed-forward), pfeiffer (after feed-forward) or parallel "
+        "(beside feed-forward).",
         choices=("houlsby", "pfeiffer", "parallel"),
     )
     size: int | None = option(
-        None, "Bottleneck b in numbers. null: the hidden size over reduction.", min=1, max=65_536
+        None,
+        "Bottleneck size",
+        "Hidden units of the adapter. Not set: hidden size / reduction factor.",
+        min=1,
+        max=65_536,
     )
     reduction: float = option(
-        16.0, "Hidden size over bottleneck, where size is null.", min=1.0, max=4096
+        16.0, "Reduction factor", "Hidden size divided by bottleneck size.", min=1.0, max=4096
     )
     activation: str = option(
         "silu",
-        "What stands between down and up. With relu a small bottleneck may die: all its numbers "
-        "below zero, and no gradient.",
+        "Activation",
+        "Non-linearity between the two projections. With relu, small bottlenecks may die.",
         choices=("silu", "gelu", "relu", "tanh"),
     )
     dropout: float = option(
-        0.0, "Share of the adapter's output zeroed at each step.", min=0.0, max=0.95
+        0.0, "Dropout", "Dropout probability on the adapter output.", min=0.0, max=0.95
     )
     scale: float = option(
         1.0,
-        "Factor s of what an adapter adds; 4 was found good for parallel ones.",
+        "Scaling",
+        "Factor s on the adapter output; 4 works well for parallel adapters.",
         above=0.0,
         max=1000.0,
     )
     start: str = option(
         "zero",
-        "How up begins: zero (step 0 equals the base exactly) or near-zero (normal, deviation "
-        "0.01, as Houlsby et al. did).",
+        "Initialisation",
+        "Up-projection: zero (identical to the base model at step 0) or near-zero (normal, std "
+        "0.01, as Houlsby et al.).",
         choices=("zero", "near-zero"),
     )
 

@@ -25,14 +25,16 @@ PARTS = ("embeddings", "head", "norms", "biases")
 class FullConfig:
     train_layers: str = option(
         "all",
-        'Which weights train: all; or only those of some decoder layers: "last 4", "first 2", '
-        '"7", "4-11". With the last layer the final norm and an untied head train too.',
+        "Trainable layers",
+        'all, or some decoder layers: "last 4", "first 2", "7", "4-11". With the last layer, the'
+        " final norm and an untied head train too.",
         max_characters=60,
     )
     freeze: list[str] | None = option(
         None,
-        "What stays as it is beside that: embeddings, head, norms, biases, or patterns (regular "
-        "expressions) over full names. Tied weights freeze together.",
+        "Frozen modules",
+        "Parts kept frozen: embeddings, head, norms, biases, or regular expressions over "
+        "parameter names. Tied weights freeze together.",
         max_characters=4096,
     )
 

@@ -22,12 +22,12 @@ BASE_WEIGHTS = "base_weights.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class HybridConfig:
-    rank: int = option(16, "Rank r of the LoRA updates.", min=1, max=1024)
+    rank: int = option(16, "LoRA rank", "Rank r of the LoRA updates.", min=1, max=1024)
     alpha: float = option(
-        32.0, "The updates are multiplied by alpha / rank.", above=0.0, max=65_536
+        32.0, "LoRA alpha", "The update is scaled by alpha / rank.", above=0.0, max=65_536
     )
     dropout: float = option(
-        0.05, "Share of an update's input zeroed at each step.", min=0.0, max=0.95
+        0.05, "LoRA dropout", "Dropout probability on the adapter input.", min=0.0, max=0.95
     )
 
 
@@ -35,8 +35,8 @@ class HybridConfig:
 class OpenedConfig(HybridConfig):
     base_rate: float = option(
         0.1,
-        "Learning rate of the base's own weights, as a share of the run's. They need about a "
-        "tenth of what adapters need.",
+        "Base learning rate ratio",
+        "Learning rate of unfrozen base weights divided by that of the adapter; about 0.1.",
         above=0.0,
         max=10.0,
     )

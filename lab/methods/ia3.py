@@ -28,10 +28,12 @@ KEYS_AND_VALUES = (
 @dataclass(frozen=True, kw_only=True)
 class Ia3Config:
     attention: list[str] | None = option(
-        None, "Layers whose output is scaled. null: the key and value projections."
+        None,
+        "Attention modules",
+        "Layers whose output is scaled. Not set: the key and value projections.",
     )
     feed_forward: list[str] | None = option(
-        None, "Layers whose input is scaled. null: the down projection of each feed-forward block."
+        None, "Feed-forward modules", "Layers whose input is scaled. Not set: the down projections."
     )
 
 

@@ -31,12 +31,13 @@ class Layer:
         return int(found.group(1)) if found else None
 
 
-def targets_option(what: str = "get an update") -> Any:
+def targets_option(effect: str = "get an adapter") -> Any:
     """The field `targets` as all methods beside linear layers have it."""
     return option(
         ALL_LINEAR,
-        f"Which weights {what}: all-linear (every linear layer but the head), a list of "
-        "names such as q_proj and v_proj, or a pattern (regular expression) over full names.",
+        "Target modules",
+        f"Layers that {effect}: all-linear (all linear layers except the head), a list of names "
+        "such as q_proj, v_proj, or a regular expression over full names.",
         max_characters=4096,
     )
 

@@ -22,8 +22,8 @@ from lab.schema import option, show
 class LnTuningConfig:
     targets: list[str] | None = option(
         None,
-        "Which norms train: names such as input_layernorm. null: every normalisation layer, found "
-        "by its class.",
+        "Target modules",
+        "Norm layers to train, e.g. input_layernorm. Not set: all of them.",
     )
 
 

@@ -20,13 +20,13 @@ from lab.schema import option
 
 @dataclass(frozen=True, kw_only=True)
 class LohaConfig:
-    rank: int = option(8, "Rank r of each of the two factors.", min=1, max=1024)
-    alpha: float = option(16.0, "Scale: the update is multiplied by alpha / rank.", above=0.0)
+    rank: int = option(8, "Rank", "Rank r of each of the two factors.", min=1, max=1024)
+    alpha: float = option(16.0, "Alpha", "The update is scaled by alpha / rank.", above=0.0)
     rank_dropout: float = option(
-        0.0, "Share of the update's rows zeroed at each step.", min=0.0, max=0.95
+        0.0, "Rank dropout", "Probability of dropping a row of the update.", min=0.0, max=0.95
     )
     module_dropout: float = option(
-        0.0, "Share of the updates left out whole at each step.", min=0.0, max=0.95
+        0.0, "Module dropout", "Probability of dropping a layer's whole update.", min=0.0, max=0.95
     )
     targets: str | list[str] = targets_option()
 

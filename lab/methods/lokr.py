@@ -22,21 +22,24 @@ from lab.schema import option
 
 @dataclass(frozen=True, kw_only=True)
 class LokrConfig:
-    rank: int = option(8, "Rank r of the larger factor.", min=1, max=1024)
-    alpha: float = option(16.0, "Scale: the update is multiplied by alpha / rank.", above=0.0)
+    rank: int = option(8, "Rank", "Rank r of the larger factor.", min=1, max=1024)
+    alpha: float = option(16.0, "Alpha", "The update is scaled by alpha / rank.", above=0.0)
     rank_dropout: float = option(
-        0.0, "Share of the update's rows zeroed at each step.", min=0.0, max=0.95
+        0.0, "Rank dropout", "Probability of dropping a row of the update.", min=0.0, max=0.95
     )
     module_dropout: float = option(
-        0.0, "Share of the updates left out whole at each step.", min=0.0, max=0.95
+        0.0, "Module dropout", "Probability of dropping a layer's whole update.", min=0.0, max=0.95
     )
     factor: int = option(
         -1,
-        "Size that the smaller factors aim at; -1 splits each side as evenly as it can be.",
+        "Decompose factor",
+        "Target size of the smaller Kronecker factor; -1: as square as possible.",
         min=-1,
         max=65_536,
     )
-    decompose_both: bool = option(False, "Give the smaller factor a low-rank form too.")
+    decompose_both: bool = option(
+        False, "Decompose both", "Use a low-rank form for the smaller factor too."
+    )
     targets: str | list[str] = targets_option()
 
 

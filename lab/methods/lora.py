@@ -43,63 +43,85 @@ CHANGES_BASE = ("pissa", "olora")
 @dataclass(frozen=True, kw_only=True)
 class LoraConfig:
     rank: int = option(
-        16, "Rank r of the update. Trainable parameters grow linearly with it.", min=1, max=1024
+        16,
+        "LoRA rank",
+        "Rank r of the update; trainable parameters grow linearly with it.",
+        min=1,
+        max=1024,
     )
     alpha: float = option(
         32.0,
-        "Scale: the update is multiplied by alpha / rank. Twice the rank is the usual choice; "
-        "changing the rank alone changes the effective learning rate.",
+        "LoRA alpha",
+        "The update is scaled by alpha / rank; twice the rank is usual. Changing only the rank "
+        "changes the effective learning rate.",
         above=0.0,
         max=65_536,
     )
     dropout: float = option(
-        0.05, "Share of the update's input zeroed at each step.", min=0.0, max=0.95
+        0.05, "LoRA dropout", "Dropout probability on the adapter input.", min=0.0, max=0.95
     )
     targets: str | list[str] = targets_option()
     start: str = option(
         "default",
-        "How A and B begin: default (A uniform, B zero), gaussian (A normal, B zero), orthogonal, "
-        "pissa (the largest singular triplets of the weight) or olora (its QR).",
+        "Initialisation",
+        "Initial A and B: default (A uniform, B zero), gaussian (A normal, B zero), orthogonal, "
+        "pissa (top singular vectors) or olora (QR).",
         choices=("default", "gaussian", "orthogonal", "pissa", "olora"),
     )
     bias: str = option(
         "none",
-        "Biases that train too: none, those of the targets (lora_only), or all of the model.",
+        "Trainable biases",
+        "none, those of the target modules (lora_only), or all biases of the model.",
         choices=("none", "lora_only", "all"),
     )
     rslora: bool = option(
-        False, "Scale by alpha / sqrt(rank), which keeps high ranks learning (rsLoRA)."
+        False,
+        "rsLoRA scaling",
+        "Rank-stabilised LoRA: scale by alpha / √rank, so that high ranks keep learning.",
     )
     dora: bool = option(
-        False, "Train the length of each row of the weight beside its direction (DoRA). Slower."
+        False,
+        "DoRA",
+        "Weight-decomposed LoRA: also train the magnitude of each weight row. Slower.",
     )
     lr_ratio: float = option(
-        1.0, "How many times faster B learns than A; 16 is LoRA+'s advice.", min=1.0, max=1000.0
+        1.0,
+        "LoRA+ ratio",
+        "Learning rate of B divided by that of A; 1 turns LoRA+ off, its paper recommends 16.",
+        min=1.0,
+        max=1000.0,
     )
     last_rank: int | None = option(
         None,
-        "Rank in the last layer: ranks run evenly from `rank` in the first layer to it. null: the "
-        "same rank everywhere.",
+        "Rank of the last layer",
+        "Ranks change linearly from LoRA rank in the first layer to this. Not set: the same rank"
+        " everywhere.",
         min=1,
         max=1024,
     )
     layer_ranks: list[int] | None = option(
-        None, "One rank for each layer, first to last, in place of `rank`.", min=1, max=1024
+        None,
+        "Rank per layer",
+        "One rank per layer, first to last, instead of LoRA rank.",
+        min=1,
+        max=1024,
     )
     last_alpha: float | None = option(
         None,
-        "Alpha in the last layer, running evenly from `alpha` in the first. null: alpha / rank is "
-        "the same in every layer.",
+        "Alpha of the last layer",
+        "Alphas change linearly from LoRA alpha in the first layer to this. Not set: alpha / "
+        "rank is the same in all layers.",
         above=0.0,
         max=65_536,
     )
     layer_alphas: list[float] | None = option(
-        None, "One alpha for each layer, first to last.", above=0.0, max=65_536
+        None, "Alpha per layer", "One alpha per layer, first to last.", above=0.0, max=65_536
     )
     train_also: list[str] | None = option(
         None,
-        "Modules trained whole beside the updates: names such as input_layernorm, or embeddings "
-        "and head.",
+        "Fully trained modules",
+        "Modules trained in full next to the adapter (PEFT: modules_to_save), e.g. "
+        "input_layernorm, embeddings, head.",
     )
 
 

@@ -23,12 +23,16 @@ from lab.schema import option
 class Lora8bitConfig(LoraConfig):
     start: str = option(
         "default",
-        "How A and B begin: default (A uniform, B zero), gaussian (A normal, B zero) or "
-        "orthogonal.",
+        "Initialisation",
+        "Initial A and B: default (A uniform, B zero), gaussian (A normal, B zero) or orthogonal.",
         choices=("default", "gaussian", "orthogonal"),
     )
     threshold: float = option(
-        6.0, "Inputs above it are multiplied in 16 bits. 0: none are.", min=0.0, max=1000.0
+        6.0,
+        "Outlier threshold",
+        "LLM.int8(): input features above it are computed in 16 bits. 0: none.",
+        min=0.0,
+        max=1000.0,
     )
 
 

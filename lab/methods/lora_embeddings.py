@@ -27,8 +27,8 @@ MOST_TOKENS = 10_000
 class LoraEmbeddingsConfig(OpenedConfig):
     new_tokens: list[str] | None = option(
         None,
-        "Words or marks that become one token each, such as <tool>. They are added to the "
-        "tokenizer, which the result carries.",
+        "New tokens",
+        "Strings added to the tokenizer as one token each, e.g. <tool>.",
         max_characters=200,
     )
 

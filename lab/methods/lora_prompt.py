@@ -22,11 +22,13 @@ PROMPT = "soft_prompt.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class LoraPromptConfig(HybridConfig):
-    virtual_tokens: int = option(16, "Trained vectors before the text.", min=1, max=2048)
+    virtual_tokens: int = option(
+        16, "Virtual tokens", "Number of trained vectors before the text.", min=1, max=2048
+    )
     start_text: str = option(
         "",
-        "Text whose embeddings the vectors start from, repeated as needed. Empty: those of tokens "
-        "drawn from the vocabulary.",
+        "Initial text",
+        "Text whose embeddings initialise the vectors. Empty: random tokens.",
         multiline=True,
         max_characters=20_000,
     )

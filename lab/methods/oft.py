@@ -23,11 +23,17 @@ from lab.schema import option
 @dataclass(frozen=True, kw_only=True)
 class OftConfig:
     block_size: int = option(
-        32, "Size b of a rotated block; it must divide the input of every target.", min=2, max=4096
+        32,
+        "Block size",
+        "Size of a rotated block; must divide the input size of every target module.",
+        min=2,
+        max=4096,
     )
-    block_share: bool = option(False, "All blocks of a weight turn alike.")
+    block_share: bool = option(
+        False, "Share blocks", "Use one rotation for all blocks of a weight."
+    )
     module_dropout: float = option(
-        0.0, "Share of the blocks left unrotated at each step.", min=0.0, max=0.95
+        0.0, "Block dropout", "Probability of leaving a block unrotated.", min=0.0, max=0.95
     )
     targets: str | list[str] = targets_option("are rotated")
 

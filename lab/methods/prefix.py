@@ -36,15 +36,24 @@ class PrefixConfig:
     tokens: int = count_option()
     start: str = option(
         "vocabulary",
-        "What the prefix begins as: the base's own keys and values of random tokens, of a text, or "
-        "small random numbers. With projection, always random.",
+        "Initialisation",
+        "From the base model's keys and values of random tokens (vocabulary), of a text, or "
+        "small random numbers. Always random with prefix projection.",
         choices=STARTS,
     )
     text: str = text_option()
     projection: bool = option(
-        False, "Make the prefix by a small network while training, which is easier to train."
+        False,
+        "Prefix projection",
+        "Generate the prefix with an MLP during training, which is easier to train.",
     )
-    projection_width: int = option(512, "Width m of that network.", min=1, max=16_384)
+    projection_width: int = option(
+        512,
+        "Projection size",
+        "Hidden size of that MLP (PEFT: encoder_hidden_size).",
+        min=1,
+        max=16_384,
+    )
 
 
 @register(

@@ -32,19 +32,32 @@ from lab.schema import option
 class ProgressiveConfig(OpenedConfig):
     trigger: str = option(
         "stall",
-        "When the next layers open: stall (the evaluation loss has stopped falling) or steps.",
+        "Unfreeze on",
+        "stall (evaluation loss has stopped improving) or steps (a fixed interval).",
         choices=("stall", "steps"),
     )
     patience: int = option(
-        1, "Evaluations without a better loss that count as a stall.", min=1, max=1000
+        1, "Patience", "Evaluations without improvement that count as a stall.", min=1, max=1000
     )
     least_gain: float = option(
-        0.005, "How much lower the evaluation loss must be to count as better.", min=0.0, max=10.0
+        0.005,
+        "Minimum improvement",
+        "Decrease of the evaluation loss that counts as an improvement.",
+        min=0.0,
+        max=10.0,
     )
-    every: int = option(50, "Steps between openings, for the trigger steps.", min=1, max=10**6)
-    layers_at_once: int = option(1, "Layers opened each time.", min=1, max=1000)
+    every: int = option(
+        50,
+        "Unfreeze every (steps)",
+        "Steps between unfreezings, for trigger steps.",
+        min=1,
+        max=10**6,
+    )
+    layers_at_once: int = option(
+        1, "Layers per unfreezing", "Layers opened each time.", min=1, max=1000
+    )
     most_layers: int | None = option(
-        None, "Layers opened at most. null: all in the end.", min=1, max=1000
+        None, "Max unfrozen layers", "Not set: all layers in the end.", min=1, max=1000
     )
 
 

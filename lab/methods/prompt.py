@@ -32,8 +32,8 @@ class PromptConfig:
     tokens: int = count_option()
     start: str = option(
         "vocabulary",
-        "What the virtual tokens begin as: embeddings of random tokens of the vocabulary, of a "
-        "text, or random numbers of the same size.",
+        "Initialisation",
+        "From embeddings of random tokens (vocabulary), of a text, or random numbers.",
         choices=STARTS,
     )
     text: str = text_option()

@@ -22,11 +22,18 @@ from lab.schema import option
 class PtuningConfig:
     tokens: int = count_option()
     encoder: str = option(
-        "mlp", "The network that makes the virtual tokens.", choices=("mlp", "lstm")
+        "mlp",
+        "Prompt encoder",
+        "Network that produces the virtual tokens: MLP or LSTM.",
+        choices=("mlp", "lstm"),
     )
-    width: int = option(128, "Width m of the network.", min=1, max=16_384)
-    layers: int = option(2, "Layers of the LSTM; the MLP always has its three.", min=1, max=8)
-    dropout: float = option(0.0, "Dropout between the layers of the LSTM.", min=0.0, max=0.9)
+    width: int = option(128, "Encoder hidden size", "Width m of the network.", min=1, max=16_384)
+    layers: int = option(
+        2, "Encoder layers", "LSTM layers; the MLP always has three.", min=1, max=8
+    )
+    dropout: float = option(
+        0.0, "Encoder dropout", "Dropout between LSTM layers.", min=0.0, max=0.9
+    )
 
 
 @register(

@@ -36,20 +36,26 @@ NO_MERGE = No(
 class QloraConfig(LoraConfig):
     start: str = option(
         "default",
-        "How A and B begin: default (A uniform, B zero), gaussian (A normal, B zero) or "
-        "orthogonal.",
+        "Initialisation",
+        "Initial A and B: default (A uniform, B zero), gaussian (A normal, B zero) or orthogonal.",
         choices=("default", "gaussian", "orthogonal"),
     )
     levels: str = option(
         "nf4",
-        "The 16 levels of a weight: nf4 (quantiles of a normal distribution) or fp4 (a float of "
-        "four bits).",
+        "4-bit data type",
+        "nf4 (normal float, recommended) or fp4 (4-bit float).",
         choices=("nf4", "fp4"),
     )
-    double_quantisation: bool = option(True, "Store the scales in 8 bits too.")
+    double_quantisation: bool = option(
+        True,
+        "Double quantisation",
+        "Quantise the quantisation constants too; saves about 0.4 bits per weight.",
+    )
     compute: str = option(
         "auto",
-        "Type that weights are turned back into. auto: bfloat16 on a GPU that can, else float32.",
+        "Compute dtype",
+        "Data type that weights are dequantised to for each product. auto: bfloat16 if the GPU "
+        "supports it, else float32.",
         choices=("auto", "float32", "bfloat16"),
     )
 

@@ -28,7 +28,11 @@ from lab.schema import option
 @dataclass(frozen=True, kw_only=True)
 class TopLayersLoraConfig(OpenedConfig):
     top_layers: int = option(
-        1, "How many of the last decoder layers train all of their weights.", min=1, max=1000
+        1,
+        "Fully trained layers",
+        "How many of the last decoder layers train in full.",
+        min=1,
+        max=1000,
     )
 
 

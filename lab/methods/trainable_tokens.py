@@ -22,8 +22,8 @@ from lab.schema import option, show
 class TrainableTokensConfig:
     tokens: list[str] | None = option(
         None,
-        "The tokens to train, each as the tokenizer writes it. null: the tokenizer's special "
-        "tokens, which mark the turns of a chat.",
+        "Tokens",
+        "Tokens whose embeddings train. Not set: the tokenizer's special tokens.",
     )
 
 

@@ -21,14 +21,26 @@ from lab.schema import option
 @dataclass(frozen=True, kw_only=True)
 class VeraConfig:
     rank: int = option(
-        256, "Rank of the shared projection. High ranks cost next to nothing.", min=1, max=16_384
+        256,
+        "Rank",
+        "Rank of the shared random projection; high ranks cost almost nothing.",
+        min=1,
+        max=16_384,
     )
     dropout: float = option(
-        0.0, "Share of the update's input zeroed at each step.", min=0.0, max=0.95
+        0.0, "Dropout", "Dropout probability on the adapter input.", min=0.0, max=0.95
     )
-    d_start: float = option(0.1, "What every entry of d begins with.", above=0.0, max=10.0)
+    d_start: float = option(
+        0.1,
+        "Initial d",
+        "Initial value of every entry of d (PEFT: d_initial).",
+        above=0.0,
+        max=10.0,
+    )
     targets: str | list[str] = targets_option()
-    seed: int = option(0, "Seed of the shared random projection.", min=0, max=2**31 - 1)
+    seed: int = option(
+        0, "Projection seed", "Seed of the shared random projection.", min=0, max=2**31 - 1
+    )
 
 
 @register(

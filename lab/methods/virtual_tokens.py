@@ -20,13 +20,16 @@ STARTS = ("vocabulary", "text", "random")
 
 def count_option() -> Any:
     """The field `tokens`: how many virtual tokens."""
-    return option(20, "Virtual tokens before every row.", min=1, max=1024)
+    return option(
+        20, "Virtual tokens", "Number of virtual tokens before every sequence.", min=1, max=1024
+    )
 
 
 def text_option() -> Any:
     return option(
         "Answer as a helpful assistant would.",
-        "Text that the virtual tokens begin from with start text; repeated or cut to their number.",
+        "Initial text",
+        "Text the virtual tokens are initialised from; repeated or truncated to their number.",
         max_characters=4000,
         multiline=True,
     )

@@ -74,10 +74,14 @@ def unfinished_runs() -> list[RunDir]:
 class Labels:
     """What a person writes on a run afterwards. The spec stays as it was."""
 
-    name: str = option("", "Another name.", max_characters=LONGEST_NAME, forbid="/\\")
-    tags: str = option("", "Words to find it by, separated by commas.", max_characters=400)
-    notes: str = option("", "What you noticed.", multiline=True, max_characters=20_000)
-    archived: bool = option(False, "Leave it out of the list.")
+    name: str = option(
+        "", "Name", "Display name of the run.", max_characters=LONGEST_NAME, forbid="/\\"
+    )
+    tags: str = option("", "Tags", "Comma-separated tags to find the run by.", max_characters=400)
+    notes: str = option(
+        "", "Notes", "Your own notes on the run.", multiline=True, max_characters=20_000
+    )
+    archived: bool = option(False, "Archived", "Hide the run from the list.")
 
 
 def label(run: RunDir, **changes: Any) -> None:

@@ -22,21 +22,25 @@ from lab.schema import option
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    paused: bool = option(False, "Start nothing new; what runs goes on.")
+    paused: bool = option(False, "Paused", "Start no new runs; running ones continue.")
     at_once: int = option(
         1,
-        "Runs at the same time, as far as their predicted memory fits. Two on one processor slow "
+        "Concurrent runs",
+        "How many runs may train at once, if their estimated memory fits. Two on one CPU slow "
         "each other down.",
         min=1,
         max=64,
     )
     spare: bool = option(
         True,
-        "While somebody sets up a run, keep a worker ready that has its libraries loaded: the "
-        "run starts at once, for about half a gigabyte of memory.",
+        "Keep a warm worker",
+        "While someone fills in the form, keep a worker with its libraries loaded, so the run "
+        "starts at once. Uses about 0.5 GB of memory.",
     )
     continue_after_failure: bool = option(
-        True, "Start the next run after one has failed; otherwise the queue pauses."
+        True,
+        "Continue after a failure",
+        "Start the next run when one fails; otherwise pause the queue.",
     )
 
 

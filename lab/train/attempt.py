@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from transformers import set_seed
 from transformers.utils import logging
 
-from lab import machine, methods, paths
+from lab import methods, paths
 from lab.data import batches, prepare, template, view
 from lab.data import catalog as datasets
 from lab.data.prepare import Prepared
@@ -28,7 +28,7 @@ from lab.spec import RunSpec
 from lab.train import artifact, checkpoint, compiling, flops, schedule
 from lab.train.checkpoint import Saved
 from lab.train.conductor import Commands, Conductor
-from lab.train.environment import environment
+from lab.train.environment import environment, peak_flops
 from lab.train.loop import StepConfig, TrainingLoop
 from lab.train.optimizer import make_optimizer
 from lab.train.recomputing import checkpoint_activations
@@ -269,22 +269,20 @@ class Attempt:
         template.choose(self.tokenizer, self.spec.data.template)
         return forgetting.answers(self.source, self.tokenizer, model, tell)
 
-    def _count_batches(self, rows: int) -> Callable[[int], None]:
-        def count(done: int) -> None:
-            self.telemetry.progress(done, rows, "row")
-            self._check_commands()
-
-        return count
-
     def _evaluate_base(self, model: Any, data: Prepared) -> None:
         self.telemetry.enter("evaluating")
         train, pad = self.spec.train, self.tokenizer.pad_token_id
+
+        def count(rows: int) -> None:
+            self.telemetry.progress(rows, len(data.held_out), "row")
+            self._check_commands()
+
         value, counted = evaluation_loss(
             model,
             device_batches(data.held_out, train.batch_size, pad, self.device),
             precision=train.precision,
             loss=self.loss,
-            after_batch=self._count_batches(len(data.held_out)),
+            after_batch=count,
         )
         self.memory.mark("evaluate")
         self.telemetry.metric(
@@ -399,8 +397,3 @@ class Attempt:
 
 def unpacked(spec: RunSpec) -> RunSpec:
     return dataclasses.replace(spec, data=dataclasses.replace(spec.data, packing="off"))
-
-
-def peak_flops(device: torch.device) -> float | None:
-    on_gpu = device.type == "cuda"
-    return machine.peak_flops(torch.cuda.get_device_name(device) if on_gpu else "", on_gpu)

@@ -7,6 +7,7 @@ import platform
 from importlib.metadata import version
 from typing import Any
 
+from lab import machine
 from lab.paths import ROOT
 from lab.spec import RunSpec
 
@@ -42,3 +43,11 @@ def git_revision() -> str | None:
         return reference.read_text(encoding="utf-8").strip()
     except OSError:
         return None  # an exported copy, or packed references
+
+
+def peak_flops(device: Any) -> float | None:
+    """The device's peak rate in FLOP/s, None where it is not known."""
+    import torch
+
+    on_gpu = device.type == "cuda"
+    return machine.peak_flops(torch.cuda.get_device_name(device) if on_gpu else "", on_gpu)

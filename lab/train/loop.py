@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from transformers import set_seed
 
 from lab.methods import Method
-from lab.spec import TrainSpec
+from lab.spec_sections import TrainSpec
 from lab.train import schedule
 from lab.train.in_backward import InBackward
 from lab.train.optimizer import set_learning_rates

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 
 from lab.data.batches import Stream
-from lab.spec import TrainSpec
+from lab.spec_sections import TrainSpec
 from lab.train.flops import Flops
 
 OPEN_END = 100_000_000  # steps, where only a wall clock ends the run

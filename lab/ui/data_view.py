@@ -15,7 +15,8 @@ from lab.errors import LabError, SpecError
 from lab.files import read_object
 from lab.paths import RunDir
 from lab.planner.client import planner
-from lab.spec import FORMATS, TEMPLATES, RunSpec
+from lab.spec import RunSpec
+from lab.spec_sections import FORMATS, TEMPLATES
 from lab.ui import charts, form, links, monitoring
 from lab.ui.charts import View
 from lab.ui.guard import safe

@@ -1,4 +1,4 @@
-"""Forms drawn from dataclasses: label, help and bounds stand beside the field, once.
+"""Forms drawn from dataclasses: title, help and bounds stand beside the field, once.
 
 A field's value lives in the session under `PREFIX.section.key`. Problems found on submit are
 shown under their fields.
@@ -21,10 +21,6 @@ PREFIX = "new"
 
 def key(section: str, name: str) -> str:
     return f"{PREFIX}.{section}.{name}" if section else f"{PREFIX}.{name}"
-
-
-def label(name: str) -> str:
-    return name.replace("_", " ").capitalize()
 
 
 def set_value(section: str, name: str, value: Any, hint: Any, words: Any) -> None:
@@ -159,6 +155,7 @@ def draw(section: str, config: type, names: list[str] | None = None, columns: in
 def widget(section: str, field: Any, hint: Any) -> None:
     """The widget that suits the field's type, with its problem below."""
     limits, kinds = field.metadata, _kinds(hint)
+    title = limits["title"]
     shared: dict[str, Any] = {
         "key": key(section, field.name),
         "help": help_text(limits),
@@ -166,25 +163,23 @@ def widget(section: str, field: Any, hint: Any) -> None:
     }
     if "choices" in limits:
         if len(limits["choices"]) <= 3:
-            st.segmented_control(
-                label(field.name), limits["choices"], required=True, wrap=True, **shared
-            )
+            st.segmented_control(title, limits["choices"], required=True, wrap=True, **shared)
         else:
-            st.selectbox(label(field.name), limits["choices"], **shared)
+            st.selectbox(title, limits["choices"], **shared)
     elif bool in kinds:
-        st.toggle(label(field.name), **shared)
+        st.toggle(title, **shared)
     elif typing.get_origin(hint) is dict:
-        st.text_input(label(field.name), placeholder="name=value; name=value", **shared)
+        st.text_input(title, placeholder="name=value; name=value", **shared)
     elif limits.get("words") or str in kinds or _item_kind(hint) is not None:
         if limits.get("multiline"):
-            st.text_area(label(field.name), height=80, placeholder="from the dataset", **shared)
+            st.text_area(title, height=80, placeholder="from the dataset", **shared)
         else:
             example = "such as 8, 8, 16" if _item_kind(hint) in (int, float) else None
-            st.text_input(label(field.name), placeholder=example, **shared)
+            st.text_input(title, placeholder=example, **shared)
     else:
         is_int = int in kinds
         st.number_input(
-            label(field.name),
+            title,
             value=None if type(None) in kinds else "min",
             step=1 if is_int else None,
             format=None if is_int else "%g",

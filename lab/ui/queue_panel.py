@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import streamlit as st
 
 from lab.paths import RunDir
@@ -48,17 +50,21 @@ def _line(place: int, run: RunDir) -> None:
 
 def _rules(rules: queue.Settings) -> None:
     fields = {field["name"]: field for field in queue.describe()}
+
+    def shared(name: str) -> dict[str, Any]:
+        return {"label": fields[name]["title"], "help": help_text(fields[name])}
+
     at_once = st.number_input(
-        "Runs at once", 1, 64, rules.at_once, key="queue.at_once",
-        help=help_text(fields["at_once"]),
-    )  # fmt: skip
-    go_on = st.toggle(
-        "Continue after a failure", rules.continue_after_failure, key="queue.after",
-        help=help_text(fields["continue_after_failure"]),
-    )  # fmt: skip
-    ready = st.toggle(
-        "Keep a worker ready", rules.spare, key="queue.spare", help=help_text(fields["spare"])
+        **shared("at_once"),
+        min_value=1,
+        max_value=64,
+        value=rules.at_once,
+        key="queue.at_once",
     )
+    go_on = st.toggle(
+        **shared("continue_after_failure"), value=rules.continue_after_failure, key="queue.after"
+    )
+    ready = st.toggle(**shared("spare"), value=rules.spare, key="queue.spare")
     if (at_once, go_on, ready) != (rules.at_once, rules.continue_after_failure, rules.spare):
         act(
             lambda: queue.change(

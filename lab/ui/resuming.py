@@ -9,7 +9,7 @@ from lab.errors import LabError
 from lab.paths import RunDir
 from lab.runs import launch, resumption
 from lab.schema import show
-from lab.spec import TrainSpec
+from lab.spec_sections import TrainSpec
 from lab.ui.guard import act, safe
 
 
@@ -27,19 +27,17 @@ def _form(run: RunDir) -> None:
     except LabError as error:
         st.error(safe(str(error)))
         return
-    st.caption(
-        "They hold from the newest checkpoint on; the records so far stay. An empty field is null."
-    )
-    helps = {option["name"]: option["help"] for option in schema.describe(TrainSpec)}
+    st.caption("They hold from the newest checkpoint on; the records so far stay. Empty: not set.")
+    options = {option["name"]: option for option in schema.describe(TrainSpec)}
     given: dict[str, str] = {}
     grid = st.grid(2, min_column_width=180, gap="small")
     for name in resumption.CHANGEABLE:
         now = train[name]
         given[name] = grid.text_input(
-            name.replace("_", " ").capitalize(),
+            options[name]["title"],
             "" if now is None else str(now),
             key=f"resume.{run.id}.{name}",
-            help=helps[name],
+            help=options[name]["help"],
         )
     lost = st.toggle(
         "Accept a checkpoint without its optimizer or random state",

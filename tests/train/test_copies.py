@@ -15,7 +15,8 @@ from lab.paths import RunDir
 from lab.planner.check import resolve
 from lab.runs import history
 from lab.runs.status import status
-from lab.spec import RunSpec, TrainSpec
+from lab.spec import RunSpec
+from lab.spec_sections import TrainSpec
 from lab.train.copies import KEY, WithCopies
 from tests.conftest import attempt_again
 

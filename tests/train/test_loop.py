@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from lab.data.batches import Row, Stream, collate
-from lab.spec import TrainSpec
+from lab.spec_sections import TrainSpec
 from lab.train.flops import Flops
 from lab.train.loop import StepConfig, TrainingLoop, step
 from lab.train.optimizer import add_new_parameters

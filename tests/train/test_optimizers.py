@@ -15,7 +15,7 @@ from lab.optimizers import OPTIMIZERS
 from lab.paths import RunDir
 from lab.planner.check import check
 from lab.runs import history
-from lab.spec import TrainSpec
+from lab.spec_sections import TrainSpec
 from lab.train import checkpoint
 from tests.conftest import attempt_again
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lab.data.batches import Row, Stream
-from lab.spec import TrainSpec
+from lab.spec_sections import TrainSpec
 from lab.train.flops import Flops
 from lab.train.schedule import OPEN_END, Used, plan, rate
 

@@ -205,7 +205,7 @@ def test_new_run_shows_all_problems_beside_their_fields(open_page: Page) -> None
 def test_every_field_of_a_spec_stands_on_the_form() -> None:
     import dataclasses
 
-    from lab.spec import DataSpec, TrainSpec
+    from lab.spec_sections import DataSpec, TrainSpec
     from lab.ui import run_setup
 
     shown = [
