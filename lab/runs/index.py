@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ from lab import paths, schema
 from lab.errors import SpecError
 from lab.files import read_object, size_of, write_json
 from lab.paths import RunDir
+from lab.recent import Recent
 from lab.runs.columns import is_number
 from lab.runs.status import Status, status
 from lab.schema import option
@@ -34,24 +34,19 @@ class Entry:
     summary: dict[str, Any]
 
 
-_ended: dict[tuple[str, int, int], Entry] = {}
-_lock = threading.Lock()
+_ended_runs: Recent[tuple[str, int, int], Entry] = Recent(20_000)
 
 
 def entry(run: RunDir) -> Entry:
     """The run's line. An ended run is read once, until its result or its labels change."""
     key = _key(run)
-    with _lock:
-        kept = _ended.get(key) if key else None
-    if kept is not None:
-        return kept
-    made = _read(run)
-    if key and made.status.has_ended:
-        with _lock:
-            if len(_ended) > 20_000:
-                _ended.clear()
-            _ended[key] = made
-    return made
+    cached = _ended_runs.get(key) if key else None
+    if cached is not None:
+        return cached
+    summary = _read(run)
+    if key and summary.status.has_ended:
+        _ended_runs.put(key, summary)
+    return summary
 
 
 def entries() -> list[Entry]:

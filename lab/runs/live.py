@@ -9,7 +9,6 @@ import contextlib
 import gc
 import os
 import threading
-from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 from tsdownsample import NaNMinMaxLTTBDownsampler
 
 from lab.paths import RunDir
+from lab.recent import Recent
 from lab.runs.columns import KINDS, Columns, add_lines
 
 KEPT_RUNS = 12
@@ -89,19 +89,12 @@ class Live:
         return self.kinds["device"]
 
 
-_kept: OrderedDict[str, Live] = OrderedDict()
-_lock = threading.Lock()
+_series: Recent[str, Live] = Recent(KEPT_RUNS)
 
 
 def live(run: RunDir) -> Live:
     """The shared series of `run`, up to date. The least recently seen runs are forgotten."""
-    key = str(run.path)
-    with _lock:
-        found = _kept.pop(key, None) or Live(run)
-        _kept[key] = found
-        while len(_kept) > KEPT_RUNS:
-            _kept.popitem(last=False)
-    return found.refresh()
+    return _series.get_or(str(run.path), lambda: Live(run)).refresh()
 
 
 def thin(x: np.ndarray, y: np.ndarray, most: int = MOST_POINTS) -> tuple[np.ndarray, np.ndarray]:

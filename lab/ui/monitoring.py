@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from typing import Any
 
 import streamlit as st
@@ -13,6 +11,7 @@ from lab.errors import LabError
 from lab.files import read_object, size_of
 from lab.memory import calibration
 from lab.paths import RunDir
+from lab.recent import Recent
 from lab.runs import checkpoints, history, index, launch, resumption
 from lab.runs.live import AXES, Live, live
 from lab.runs.status import RESUMABLE, status
@@ -201,13 +200,12 @@ def _command(run: RunDir, name: str, said: str) -> None:
     st.rerun()
 
 
-_drawn: OrderedDict[tuple[str, View], tuple[Any, dict[str, tuple[str, Any]]]] = OrderedDict()
-_lock = threading.Lock()
-KEPT_DRAWINGS = 24
+Charts = dict[str, tuple[str, Any]]  # key → (title, figure)
+_drawn: Recent[tuple[str, View], tuple[Any, Charts]] = Recent(24)
 
 
-def charts_of(series: Live, view: View) -> dict[str, tuple[str, Any]]:
-    """Every chart that there is something to draw for: key → (title, figure).
+def charts_of(series: Live, view: View) -> Charts:
+    """Every chart that there is something to draw for.
 
     Drawn once for all who look at the same run in the same way, until there is something new.
     """
@@ -219,16 +217,10 @@ def charts_of(series: Live, view: View) -> dict[str, tuple[str, Any]]:
             series.held_out.length,
             series.device.length // 5,
         )
-        with _lock:
-            found = _drawn.get(key)
-        if found is None or found[0] != version:
-            found = (version, _draw(series, view))
-    with _lock:
-        _drawn.pop(key, None)
-        _drawn[key] = found
-        while len(_drawn) > KEPT_DRAWINGS:
-            _drawn.popitem(last=False)
-    return found[1].copy()
+        cached = _drawn.get(key)
+        if cached is None or cached[0] != version:
+            cached = _drawn.put(key, (version, _draw(series, view)))
+    return cached[1].copy()
 
 
 def pace(run: RunDir) -> float:
