@@ -15,6 +15,7 @@ from typing import Any
 
 from lab import methods, schema
 from lab.errors import LabError, Problem, SpecError
+from lab.files import open_regular
 from lab.optimizers import OPTIMIZERS
 from lab.schema import option, show
 
@@ -355,7 +356,8 @@ def _known(value: dict[str, Any]) -> dict[str, Any]:
 def load(path: Path) -> dict[str, Any]:
     """The JSON of a spec file. Raises LabError that says where it stops being JSON."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with open_regular(path)[0] as file:
+            text = file.read().decode("utf-8")
     except FileNotFoundError:
         raise LabError(f"There is no file '{show(str(path))}'.", "Give a spec as JSON.") from None
     except (OSError, ValueError) as error:
