@@ -170,7 +170,8 @@ def _is_token_name(name: bytes) -> bool:
 def _redirect(request: Request) -> Response:
     """To the same address, every other part of its query as it was. Never to another host: one
     slash begins the path, however many were asked for."""
-    path = "/" + quote(request.scope["path"].lstrip("/\\"), safe="/~!$&'()*+,;=:@")
+    asked = request.scope.get("raw_path") or request.scope["path"].encode()
+    path = "/" + quote(asked.lstrip(b"/\\"), safe="%/~!$&'()*+,;=:@")
     kept = [
         pair
         for pair in request.scope["query_string"].split(b"&")
