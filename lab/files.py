@@ -95,6 +95,13 @@ def open_regular(path: Path) -> tuple[IO[bytes], Path]:
         raise
 
 
+def read_regular(path: Path) -> str:
+    """The text of a file that a person names. Raises as `open_regular`, and UnicodeDecodeError."""
+    file, _ = open_regular(path)
+    with file:
+        return file.read().decode("utf-8")
+
+
 def stray_links(folder: Path) -> list[str]:
     """What in `folder` a library must not read: pipes and devices, and links to files that their
     names do not tell of, such as `tokenizer.json` that leads to a key. The hub's own cache keeps
