@@ -147,10 +147,8 @@ def test_only_the_switch_switches_the_token_off(
 
 
 def test_a_short_token_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    access.current.cache_clear()
     monkeypatch.setenv("LAB_TOKEN", "abc")
     assert any("LAB_TOKEN has fewer than 16" in text for text in access.warnings())
-    access.current.cache_clear()
 
 
 # LAB_HOME and what is secret in it

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import stat
 import zipfile
@@ -49,9 +50,13 @@ def export(run: RunDir, target: Path, *, checkpoints: bool = False) -> Path:
     if target.exists():
         raise LabError(f"'{show(str(target))}' exists.", "Choose another name.")
     lock.enforce_files(read_object(run.artifact / "receipt.json") or {}, run.artifact)
-    aside = target.with_name(f".{target.name}.tmp")
+    # a name that nobody can have put a link under before
+    aside = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
     try:
-        with zipfile.ZipFile(aside, "w", zipfile.ZIP_DEFLATED, compresslevel=3) as archive:
+        with (
+            aside.open("xb") as packed,
+            zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=3) as archive,
+        ):
             listed = {}
             for name in _files(run, checkpoints):
                 file = run.path / name
