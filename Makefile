@@ -1,4 +1,4 @@
-# make run    the lab at http://localhost:8501
+# make run    the lab; prints its address with the token. ARGS=--no-token goes without it
 # make demo   the main job without a browser
 # make test   everything that must pass
 # make setup  what the others need: .venv, packages, the built-in model
@@ -11,7 +11,7 @@ PORT ?= 8501
 .PHONY: run demo test setup setup-test check clean
 
 run: setup
-	$(BIN)/python -m streamlit run app.py --server.port $(PORT)
+	$(BIN)/python -m streamlit run app.py --server.port $(PORT) -- $(ARGS)
 
 demo: setup
 	$(BIN)/python -m lab demo

@@ -45,7 +45,7 @@ def main() -> int:
                 executable_path=browser.installed(), args=list(FLAGS)
             )
             for name, path, theme in SHOTS:
-                page = open_page(chrome, theme)
+                page = open_page(chrome, theme, server)
                 page.goto(f"{server.url}/{path}")
                 settled(page)
                 if path == "memory":  # a first picture of closed forms, then the traced steps
@@ -55,7 +55,7 @@ def main() -> int:
                     page.get_by_text("of disk").wait_for(timeout=60_000)
                 settled(page)
                 shoot(page, name)
-            page = open_page(chrome, "light")
+            page = open_page(chrome, "light", server)
             page.goto(f"{server.url}/chat")
             settled(page)
             page.get_by_text("Who created you?").first.click()
@@ -70,11 +70,13 @@ def main() -> int:
     return 0
 
 
-def open_page(chrome: Any, theme: str) -> Any:
+def open_page(chrome: Any, theme: str, server: Server) -> Any:
     context = chrome.new_context(
         viewport={"width": 1440, "height": 900}, color_scheme=theme, device_scale_factor=1
     )
-    return context.new_page()
+    page = context.new_page()
+    page.goto(server.address)
+    return page
 
 
 def shoot(page: Any, name: str) -> None:

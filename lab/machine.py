@@ -117,7 +117,7 @@ def time_product() -> float:
     """As `product_flops`; kept in LAB_HOME/machine.json, where runs find it."""
     flops = product_flops()
     try:
-        machine_file().parent.mkdir(parents=True, exist_ok=True)
+        paths.make_folder(machine_file().parent)
         write_json(machine_file(), {"v": 1, "cpu_peak_flops": flops, "cores": os.cpu_count()})
     except OSError as error:
         raise LabError(f"{machine_file()} cannot be written: {error}.", "Check LAB_HOME.") from None

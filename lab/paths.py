@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,46 @@ def models() -> Path:
 
 def runs() -> Path:
     return home() / "runs"
+
+
+def make_folder(folder: Path) -> Path:
+    """`folder`, created with what is missing above it. Raises OSError.
+
+    Every folder of the lab is made here: LAB_HOME belongs to its owner alone (0700) from the moment
+    it exists, and a home of ours that others could look into is closed.
+    """
+    base = home()
+    if folder == base or base in folder.parents:
+        base.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            base.mkdir(mode=0o700)
+        except FileExistsError:
+            _close(base)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _close(base: Path) -> None:
+    """Take the rights of others from a LAB_HOME of ours. A folder that is more than that, such as
+    /tmp or the account's own home, stays as it is; `home_warning` tells of it."""
+    info = base.stat()
+    is_shared = info.st_mode & stat.S_ISVTX or base.resolve() == Path.home().resolve()
+    if info.st_mode & 0o077 and info.st_uid == os.geteuid() and not is_shared:
+        base.chmod(stat.S_IMODE(info.st_mode) & ~0o077)
+
+
+def home_warning() -> str:
+    """How other accounts of this machine get at LAB_HOME; "" if they do not."""
+    try:
+        info = home().stat()
+    except OSError:
+        return ""
+    if info.st_mode & 0o077:
+        return (
+            f"Other accounts of this machine can look into {home()} "
+            f"(mode {stat.S_IMODE(info.st_mode):04o}). Set LAB_HOME to a folder of your own."
+        )
+    return ""
 
 
 @dataclass(frozen=True)

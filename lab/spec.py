@@ -15,6 +15,7 @@ from typing import Any
 
 from lab import methods, schema
 from lab.errors import LabError, Problem, SpecError
+from lab.files import read_regular
 from lab.schema import option, show
 from lab.spec_sections import DataSpec, HardwareSpec, TrainSpec
 
@@ -138,25 +139,24 @@ def _known(value: dict[str, Any]) -> dict[str, Any]:
 
 def load(path: Path) -> dict[str, Any]:
     """The JSON of a spec file. Raises LabError that says where it stops being JSON."""
+    name = show(str(path))
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path)
     except FileNotFoundError:
-        raise LabError(f"There is no file '{show(str(path))}'.", "Give a spec as JSON.") from None
+        raise LabError(f"There is no file '{name}'.", "Give a spec as JSON.") from None
     except (OSError, ValueError) as error:
-        raise LabError(
-            f"'{show(str(path))}' cannot be read: {error}.", "Give UTF-8 JSON."
-        ) from None
+        raise LabError(f"'{name}' cannot be read: {error}.", "Give UTF-8 JSON.") from None
     try:
         value = json.loads(text)
     except ValueError as error:  # JSONDecodeError, or a number of thousands of digits
         raise LabError(
-            f"'{show(str(path))}' is not JSON: {error}.",
+            f"'{name}' is not JSON: {error}.",
             "See the README for an example of a spec.",
         ) from None
     except RecursionError:
-        raise LabError(f"'{show(str(path))}' is nested too deeply.", "Give a plain spec.") from None
+        raise LabError(f"'{name}' is nested too deeply.", "Give a plain spec.") from None
     if not isinstance(value, dict):
-        raise LabError(f"'{show(str(path))}' holds {show(value)}.", "A spec is a JSON object.")
+        raise LabError(f"'{name}' holds {show(value)}.", "A spec is a JSON object.")
     return value
 
 

@@ -12,6 +12,8 @@ st.markdown(
     "beside its base. Runs go on when you close this page; nothing leaves this computer."
 )
 
+cards.warnings()
+
 first = presets.get("first")
 with st.container(border=True):
     st.subheader("Quick start", anchor=False)

@@ -17,7 +17,7 @@ import pytest
 # take up to fifty times as long over small tensors. Workers that tests start inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from lab import paths
+from lab import access, paths
 from lab.files import read_object
 from lab.planner.client import planner
 from lab.runs import launch, process
@@ -32,6 +32,7 @@ def lab_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("LAB_HOME", str(home))
     monkeypatch.setenv("LAB_MODELS", str(SHARED_MODELS))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    access.current.cache_clear()  # its token is that of another home
     yield home
     end_workers(home)
 

@@ -21,7 +21,7 @@ def make_run(number: int, steps: int, *, active: bool = False) -> RunDir:
     stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(began))
     run = RunDir(paths.runs() / f"{stamp}-lora-{_suffix(number)}")
     for folder in (run.commands, run.checkpoints):
-        folder.mkdir(parents=True)
+        paths.make_folder(folder)
     spec = RunSpec.from_json({"name": f"run {number}", "method": {"name": "lora"}})
     write_json(run.spec, {"v": 1, **spec.to_json(), "asked": spec.to_json()}, durable=False)
     with run.metrics.open("w", encoding="utf-8") as file:

@@ -131,7 +131,7 @@ def _spare(folder: Path, report: Report) -> float:
     from lab.runs.queue import folder as queue_folder
     from lab.runs.spare import Spare
 
-    queue_folder().mkdir(parents=True, exist_ok=True)
+    paths.make_folder(queue_folder())
     spare = Spare()
     spare.keep()
     time.sleep(report.cold_s[-1] + 5.0 if report.cold_s else 25.0)  # its imports
@@ -179,7 +179,7 @@ def measure_share(asked: Work, folder: Path) -> dict[str, Any]:
 
     run = RunDir(folder / "run")
     for part in (run.commands, run.checkpoints):
-        part.mkdir(parents=True)
+        paths.make_folder(part)
     telemetry = Telemetry(run, 1)
     telemetry.start(sampler(run, uses_gpu=False))
     try:

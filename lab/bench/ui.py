@@ -152,7 +152,7 @@ def _watch(folder: Path, run: RunDir, seconds: float) -> dict[str, Any]:
 @contextmanager
 def _home() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="lab-ui-") as folder, home_at(Path(folder)):
-        paths.home().mkdir()
+        paths.make_folder(paths.home())
         yield Path(folder)
 
 
@@ -179,7 +179,11 @@ def _viewers(
     command = [sys.executable, "-m", "lab.ui.viewer", web.url, "--page", page, "--query", query]
     command += ["--viewers", str(viewers), "--seconds", str(seconds), "--reruns", str(reruns)]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, cwd=paths.ROOT, env=dict(os.environ)
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=paths.ROOT,
+        env=os.environ | {"LAB_TOKEN": web.token},
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -23,6 +24,7 @@ class Web:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
+        self.token = secrets.token_hex(16)
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -38,12 +40,17 @@ class Web:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=os.environ | {"LAB_HOME": str(paths.home()), "LAB_MODELS": str(paths.models())},
+                env=os.environ
+                | {"LAB_HOME": str(paths.home()), "LAB_MODELS": str(paths.models())}
+                | {"LAB_TOKEN": self.token},
             )
 
     def answers(self) -> bool:
+        health = urllib.request.Request(
+            f"{self.url}/_stcore/health", headers={"Authorization": f"Bearer {self.token}"}
+        )
         try:
-            with urllib.request.urlopen(f"{self.url}/_stcore/health", timeout=1):
+            with urllib.request.urlopen(health, timeout=1):
                 return True
         except OSError:
             return False

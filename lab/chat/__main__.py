@@ -8,6 +8,7 @@ import secrets
 import socket
 
 from lab import paths
+from lab.files import write_atomic
 from lab.runs import process
 
 
@@ -22,14 +23,9 @@ def main() -> int:
     listener.listen()
     record = process.identity(os.getpid()) or {}
     record |= {"port": listener.getsockname()[1], "token": token}
-    folder = paths.home() / "chat"
-    folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / ".process.json.tmp"
-    handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(json.dumps(record))
+    folder = paths.make_folder(paths.home() / "chat")
     server = uvicorn.Server(uvicorn.Config(application(token), log_level="warning"))
-    os.replace(aside, folder / "process.json")
+    write_atomic(folder / "process.json", json.dumps(record), private=True)
     server.run(sockets=[listener])
     return 0
 

@@ -34,7 +34,7 @@ def ensure() -> dict[str, Any]:
     found = record()
     if found is not None:
         return found
-    folder().mkdir(parents=True, exist_ok=True)
+    paths.make_folder(folder())
     with (folder() / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two pages at once start one process
         return record() or _start()

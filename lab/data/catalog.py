@@ -14,7 +14,7 @@ from lab import paths
 from lab.data import hub
 from lab.data.files import SUFFIXES, suffix_of
 from lab.errors import LabError
-from lab.files import read_object, sync_folder
+from lab.files import open_regular, read_object, real_file, sync_folder
 from lab.paths import ASSETS
 from lab.schema import show
 
@@ -64,11 +64,8 @@ def resolve(dataset_id: str) -> Dataset:
         return _uploaded(name)
     path = Path(os.path.expanduser(dataset_id))
     if suffix_of(path):
-        if not is_file(path):
-            raise LabError(
-                f"The dataset file '{show(dataset_id)}' does not exist.", "Check the path."
-            )
-        return Dataset(str(path.absolute()), path.absolute(), {})
+        real = data_file(path)
+        return Dataset(str(real), real, {})
     if hub.is_id(dataset_id):
         return Dataset(dataset_id, hub.file_of(hub.parse(dataset_id)), {})
     choices = ", ".join(dataset.id for dataset in built_in())
@@ -79,12 +76,16 @@ def resolve(dataset_id: str) -> Dataset:
     )
 
 
-def is_file(path: Path) -> bool:
-    """Whether there is such a file; a name that no file can have is none."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
+def data_file(path: Path) -> Path:
+    """The file of this machine that `path` names, every link followed. Raises LabError if there is
+    none, or if it is not data by its own name, whatever the link to it is called."""
+    real = real_file(path, "dataset file")
+    if not suffix_of(real):
+        raise LabError(
+            f"'{show(str(path))}' is a link to '{show(str(real))}', which is not a data file.",
+            f"Give a file ending in {', '.join(SUFFIXES)}.",
+        )
+    return real
 
 
 def uploads_folder() -> Path:
@@ -99,13 +100,18 @@ def uploads() -> list[Dataset]:
     return [
         Dataset(f"upload:{path.name}", path, {})
         for path in sorted(folder.iterdir())
-        if UPLOAD.fullmatch(path.name) and suffix_of(path) and path.is_file()
+        if _is_upload(path)
     ]
+
+
+def _is_upload(path: Path) -> bool:
+    is_name = UPLOAD.fullmatch(path.name) is not None and path.parent == uploads_folder()
+    return is_name and suffix_of(path) != "" and not path.is_symlink() and path.is_file()
 
 
 def _uploaded(name: str) -> Dataset:
     path = uploads_folder() / name
-    if UPLOAD.fullmatch(name) and not path.is_symlink() and is_file(path):
+    if _is_upload(path):
         return Dataset(f"upload:{name}", path, {})
     known = ", ".join(dataset.id for dataset in uploads()) or "none"
     raise LabError(
@@ -125,7 +131,7 @@ def add(name: str, blocks: Iterable[bytes]) -> Dataset:
             f"{', '.join(SUFFIXES)}.",
         )
     folder = uploads_folder()
-    folder.mkdir(parents=True, exist_ok=True)
+    paths.make_folder(folder)
     target = folder / name
     if target.exists():
         raise LabError(
@@ -153,10 +159,16 @@ def add(name: str, blocks: Iterable[bytes]) -> Dataset:
 
 
 def add_file(path: Path) -> Dataset:
-    """Keep a copy of a file of this machine as an upload."""
-    if not is_file(path):
-        raise LabError(f"There is no file '{show(str(path))}'.", "Check the path.")
-    with path.open("rb") as file:
+    """Keep a copy of a file of this machine as an upload. Raises LabError."""
+    real = data_file(path)
+    if suffix_of(path) != suffix_of(real):
+        raise LabError(
+            f"'{show(str(path))}' is a link to '{show(str(real))}'.", "Give the file itself."
+        )
+    file, opened = open_regular(real)
+    with file:
+        if suffix_of(opened) != suffix_of(real):
+            raise LabError(f"'{show(str(path))}' was changed meanwhile.", "Try again.")
         return add(path.name, iter(lambda: file.read(1 << 20), b""))
 
 

@@ -11,6 +11,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lab.errors import LabError
+from lab.files import open_regular
 from lab.schema import show
 
 FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
@@ -64,9 +66,14 @@ class Values:
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
         try:
-            self.size = self.path.stat().st_size
-            with self.path.open("rb") as raw:
-                self._raw = raw
+            raw, opened = open_regular(self.path)
+            with raw:
+                if suffix_of(opened) != suffix_of(self.path):
+                    raise LabError(
+                        f"'{show(str(self.path))}' is a link to '{show(str(opened))}'.",
+                        "Give the file itself.",
+                    )
+                self._raw, self.size = raw, os.fstat(raw.fileno()).st_size
                 yield from self._of(raw)
                 self.done = self.size
         except OSError as error:

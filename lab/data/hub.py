@@ -125,19 +125,13 @@ def start_fetch(wanted: HubId, token: str | None = None) -> None:
             f"The hub cannot be reached, and '{wanted}' is not on this machine yet.",
             "Connect to the network and fetch it once, or choose a built-in set or a file.",
         )
-    wanted.file.parent.mkdir(parents=True, exist_ok=True)
-    before = os.environ.get("HF_TOKEN")
-    if token:
-        os.environ["HF_TOKEN"] = token  # for the child alone; it is never written down
-    try:
-        child = process.spawn(
-            ["lab", "datasets", "fetch", str(wanted)], wanted.file.with_suffix(".log")
-        )
-    finally:
-        if token:
-            os.environ.pop("HF_TOKEN", None)
-            if before is not None:
-                os.environ["HF_TOKEN"] = before
+    paths.make_folder(wanted.file.parent)
+    child = process.spawn(
+        ["lab", "datasets", "fetch", str(wanted)],
+        wanted.file.with_suffix(".log"),
+        # for the child alone: this process and its other children never have it
+        variables={"HF_TOKEN": token} if token else {},
+    )
     _note(wanted, "fetching", pid=child.pid)
 
 
@@ -145,7 +139,7 @@ def fetch(wanted: HubId) -> Path:
     """Stream the set into its file, in this process. Raises LabError, noted in the record."""
     if wanted.file.is_file():
         return wanted.file
-    wanted.file.parent.mkdir(parents=True, exist_ok=True)
+    paths.make_folder(wanted.file.parent)
     _note(wanted, "fetching")
     aside = wanted.file.with_name(f".tmp-{wanted.file.name}-{os.getpid()}")
     try:

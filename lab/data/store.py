@@ -105,7 +105,8 @@ def write(key: str, sequences: Iterable[tuple[int, Tokens]], meta: dict[str, Any
     it is written last."""
     aside = folder() / f".tmp-{key}-{os.getpid()}"
     shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    paths.make_folder(folder())
+    aside.mkdir()
     try:
         end = 0
         with (

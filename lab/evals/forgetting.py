@@ -82,7 +82,7 @@ def answers(
                 ]
                 lines.append(json.dumps({"messages": turns}))
     tell(len(asked), len(asked))
-    file.parent.mkdir(parents=True, exist_ok=True)
+    paths.make_folder(file.parent)
     write_atomic(file, "".join(f"{line}\n" for line in lines))
     return file
 

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from lab import methods
+from lab import methods, paths
 from lab.chat import answer
 from lab.data import lock
 from lab.errors import LabError
@@ -44,7 +44,8 @@ def merge(run: RunDir, target: Path) -> dict[str, Any]:
     aside = target.with_name(f".{target.name}.tmp")
     remove_tree(aside)
     try:
-        aside.mkdir(parents=True)
+        paths.make_folder(aside.parent)
+        aside.mkdir()
         method.merge(loaded.model).save_pretrained(aside)
         for name in lock.FILES:
             if (run.artifact / name).is_file():

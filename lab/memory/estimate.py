@@ -272,7 +272,7 @@ def cached(
             return dataclasses.replace(made, fits=fits)
     made = predict(config, spec, method, memory_bytes=memory_bytes, **how)
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        paths.make_folder(file.parent)
         write_json(file, made.to_json(), durable=False)
     except OSError:
         return made  # a full or read-only disk costs the cache, not the answer

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from lab import paths
 from lab.errors import LabError
 from lab.files import write_json
 from lab.models.catalog import BUILT_IN, BuiltIn
@@ -26,7 +27,8 @@ def prepare(model: BuiltIn, tell: Callable[[str], object]) -> Path:
     gguf = _package_file(model)
     aside = model.folder.with_name(f".tmp-{model.name}-{os.getpid()}")
     shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    paths.make_folder(aside.parent)
+    aside.mkdir()
     started = time.monotonic()
     try:
         tell(f"Preparing {model.title} (once, about a minute) ...")

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from lab import paths
 from lab.errors import LabError
-from lab.files import read_object
+from lab.files import read_object, real_file, stray_links
 from lab.models import configs
 from lab.schema import show
 
@@ -138,13 +138,18 @@ def _folder(model_id: str, *, needs_weights: bool = True) -> Source:
     folder = Path(os.path.expanduser(model_id)).absolute()
     if not _is_dir(folder):
         raise LabError(f"The model folder '{show(model_id)}' does not exist.", "Check the path.")
-    config = read_object(folder / "config.json")
+    config = read_object(folder / "config.json") if (folder / "config.json").is_file() else None
     if config is None:
         raise LabError(
             f"The folder '{show(model_id)}' has no readable config.json.",
             "A model folder holds config.json, *.safetensors and a tokenizer.",
         )
     _refuse_code(model_id, config)
+    if strays := stray_links(folder):
+        raise LabError(
+            f"The folder '{show(model_id)}' cannot be used: {'; '.join(strays[:5])}.",
+            "Put the files themselves there; a link has to end like the file that it leads to.",
+        )
     if needs_weights and not any(folder.glob("*.safetensors")):
         raise LabError(
             f"The folder '{show(model_id)}' has no *.safetensors weights.",
@@ -154,8 +159,8 @@ def _folder(model_id: str, *, needs_weights: bool = True) -> Source:
 
 
 def _config_file(model_id: str) -> Source:
-    file = Path(os.path.expanduser(model_id)).absolute()
-    config = read_object(file)
+    file = real_file(Path(os.path.expanduser(model_id)), "config")
+    config = read_object(file) if file.suffix == ".json" else None
     if config is None or "model_type" not in config:
         raise LabError(
             f"'{show(model_id)}' is no readable config of a model.",

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import stat
 import zipfile
@@ -19,7 +20,7 @@ from typing import Any
 from lab import paths
 from lab.data import lock
 from lab.errors import LabError
-from lab.files import read_object, remove_tree, sync_folder
+from lab.files import open_regular, read_object, remove_tree, sync_folder
 from lab.paths import RunDir
 from lab.runs import launch
 from lab.runs.status import status
@@ -49,9 +50,13 @@ def export(run: RunDir, target: Path, *, checkpoints: bool = False) -> Path:
     if target.exists():
         raise LabError(f"'{show(str(target))}' exists.", "Choose another name.")
     lock.enforce_files(read_object(run.artifact / "receipt.json") or {}, run.artifact)
-    aside = target.with_name(f".{target.name}.tmp")
+    # a name that nobody can have put a link under before
+    aside = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
     try:
-        with zipfile.ZipFile(aside, "w", zipfile.ZIP_DEFLATED, compresslevel=3) as archive:
+        with (
+            aside.open("xb") as packed,
+            zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=3) as archive,
+        ):
             listed = {}
             for name in _files(run, checkpoints):
                 file = run.path / name
@@ -87,10 +92,11 @@ def import_run(source: Path) -> RunDir:
     Raises LabError, and leaves nothing behind, for anything that `export` would not have written.
     """
     try:
-        with zipfile.ZipFile(source) as archive:
+        file, _ = open_regular(source)
+        with file, zipfile.ZipFile(file) as archive:
             manifest = _manifest(archive)
             folder = paths.runs()
-            folder.mkdir(parents=True, exist_ok=True)
+            paths.make_folder(folder)
             aside = folder / f".tmp-import-{os.getpid()}"
             remove_tree(aside)
             aside.mkdir()
@@ -149,7 +155,7 @@ def _manifest(archive: zipfile.ZipFile) -> dict[str, Any]:
 def _extract(archive: zipfile.ZipFile, name: str, want: Any, folder: Path) -> None:
     """One member, never more bytes than it declared, its hash checked."""
     target = folder / name
-    target.parent.mkdir(parents=True, exist_ok=True)
+    paths.make_folder(target.parent)
     declared = archive.getinfo(name).file_size
     digest, size = hashlib.sha256(), 0
     with archive.open(name) as source, target.open("xb") as file:

@@ -35,7 +35,7 @@ def create(plan: dict[str, Any]) -> RunDir:
     """The run directory of a checked plan: complete when it appears under its name."""
     folder = paths.runs()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        paths.make_folder(folder)
         run_id = new_id(plan["spec"]["method"]["name"])
         aside = folder / f".tmp-{run_id}"
         aside.mkdir()
@@ -90,7 +90,8 @@ def resume(run: RunDir, settings: list[str] | None = None, *, incomplete: bool =
     changes = resumption.changed(run, settings or [])
     kept = run.attempts / str(1 + sum(1 for _ in run.attempts.glob("*")))
     try:
-        kept.mkdir(parents=True)
+        run.attempts.mkdir(exist_ok=True)
+        kept.mkdir()
     except FileExistsError:
         raise LabError(f"{run.id} is being resumed already.", "Wait a moment.") from None
     ended = (run.process, run.environment, run.heartbeat, run.result, run.claim, run.resume)

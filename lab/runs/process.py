@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +57,20 @@ def is_alive(record: Any) -> bool:
 
 
 def spawn(
-    arguments: list[str], log: Path, stdin: int = subprocess.DEVNULL
+    arguments: list[str],
+    log: Path,
+    stdin: int = subprocess.DEVNULL,
+    variables: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
     """`python -m ...` in a session of its own, on this home, its output in a file: a pipe that
-    nobody reads would hang it, and it outlives whoever starts it."""
+    nobody reads would hang it, and it outlives whoever starts it. `variables` are its own
+    environment variables beside those of this process."""
     environment = os.environ | {
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "LAB_HOME": str(paths.home()),
         "LAB_MODELS": str(paths.models()),
+        **(variables or {}),
     }
     with log.open("ab") as output:
         return subprocess.Popen(

@@ -65,7 +65,7 @@ def change(**values: Any) -> Settings:
     made = schema.read(Settings, asdict(settings()) | values, "queue", problems)
     if problems:
         raise SpecError(problems)
-    folder().mkdir(parents=True, exist_ok=True)
+    paths.make_folder(folder())
     write_json(folder() / "settings.json", asdict(made))
     return made
 

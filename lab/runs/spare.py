@@ -10,6 +10,7 @@ import contextlib
 import subprocess
 import time
 
+from lab import paths
 from lab.paths import RunDir
 from lab.runs import process, queue
 
@@ -22,7 +23,7 @@ def want() -> None:
 
     if not queue.settings().spare:
         return
-    queue.folder().mkdir(parents=True, exist_ok=True)
+    paths.make_folder(queue.folder())
     (queue.folder() / "wanted").touch()
     supervisor.ensure()
 

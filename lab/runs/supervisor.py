@@ -44,7 +44,7 @@ def ensure() -> None:
     """Start the supervisor if none runs. Two at once: one gets the lock, the other ends."""
     if is_running():
         return
-    queue.folder().mkdir(parents=True, exist_ok=True)
+    paths.make_folder(queue.folder())
     process.spawn(["lab.runs.supervisor"], queue.folder() / "log.txt")
 
 
@@ -179,7 +179,7 @@ class Supervisor:
             state["left"] = list(self.left.values())
         file = queue.folder() / "state.json"
         if read_object(file) != state:
-            file.parent.mkdir(parents=True, exist_ok=True)
+            paths.make_folder(file.parent)
             write_json(file, state, durable=False)
 
 
@@ -210,7 +210,7 @@ def _free_bytes() -> float:
 
 
 def main() -> int:
-    queue.folder().mkdir(parents=True, exist_ok=True)
+    paths.make_folder(queue.folder())
     with (queue.folder() / "lock").open("w") as lock:
         if not _locked(lock):
             return 0  # another one is at it

@@ -54,7 +54,7 @@ def start(plan: dict[str, Any], ticket: str) -> RunDir:
     if not TICKET.fullmatch(ticket):
         raise LabError("This form is out of date.", "Reload the page.")
     file = _file(ticket)
-    file.parent.mkdir(parents=True, exist_ok=True)
+    paths.make_folder(file.parent)
     _sweep(file.parent)
     try:
         handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

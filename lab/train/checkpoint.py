@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 
 from lab.errors import LabError
 from lab.files import read_object, remove_tree, sync_folder, write_json
+from lab.paths import make_folder
 from lab.runs.checkpoints import PREFIX, listing, step_of
 
 OPTIMIZER, EXTRA = "optimizer.safetensors", "extra.safetensors"
@@ -51,7 +52,7 @@ def save(
     method_state: dict[str, torch.Tensor],
 ) -> Path:
     """Write `step-N` aside, fsync, hash, rename. Raises OSError and leaves nothing half-done."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     final = folder / f"{PREFIX}{step}"
     aside = folder / f".tmp-{PREFIX}{step}"
     remove_tree(aside)

@@ -6,14 +6,20 @@ from typing import Any
 
 import streamlit as st
 
+from lab import access, paths, text
 from lab import machine as this_machine
-from lab import paths, text
 from lab.files import read_object
 from lab.models.catalog import BUILT_IN
 from lab.runs import index
 from lab.runs.index import Entry
 from lab.ui import links
 from lab.ui.guard import safe
+
+
+def warnings() -> None:
+    """Who else gets in, where that is not this account alone."""
+    for warning in access.warnings():
+        st.warning(safe(warning), icon=":material/lock_open:")
 
 
 @st.cache_data(ttl=10, show_spinner=False)

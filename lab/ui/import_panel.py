@@ -27,8 +27,7 @@ def show() -> None:
 
 def _import(given: Any) -> paths.RunDir:
     """The run of an uploaded file, by way of a file beside the runs."""
-    folder = paths.home() / "uploads"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = paths.make_folder(paths.home() / "uploads")
     with tempfile.NamedTemporaryFile(dir=folder, prefix="run-", suffix=".zip") as file:
         while chunk := given.read(1 << 20):
             file.write(chunk)

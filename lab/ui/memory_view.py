@@ -65,7 +65,7 @@ def _uploaded(content: bytes) -> str:
     if not isinstance(config, dict) or "model_type" not in config:
         raise LabError("This is no config.json of a model.", "It must name a model_type.")
     folder = paths.home() / "uploads" / "configs" / hashlib.sha256(content).hexdigest()[:16]
-    folder.mkdir(parents=True, exist_ok=True)
+    paths.make_folder(folder)
     write_atomic(folder / "config.json", json.dumps(config))
     return str(folder)
 

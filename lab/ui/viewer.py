@@ -2,6 +2,7 @@
 
 They speak the web socket of the page, keep its timers (`run_every`) and measure how long the server
 takes; what a browser spends on drawing belongs to the reader's machine, not to the server's.
+LAB_TOKEN lets them in.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import statistics
 import time
 from dataclasses import dataclass, field
@@ -41,7 +43,11 @@ class Viewer:
         """Open the page, run it again `reruns` times, then look at it for `seconds`."""
         address = self.url.replace("http", "ws", 1) + "/_stcore/stream"
         async with websockets.connect(
-            address, subprotocols=[Subprotocol("streamlit")], origin=Origin(self.url), max_size=None
+            address,
+            subprotocols=[Subprotocol("streamlit")],
+            origin=Origin(self.url),
+            max_size=None,
+            additional_headers={"Authorization": f"Bearer {os.environ.get('LAB_TOKEN', '')}"},
         ) as socket:
             reader = asyncio.create_task(self._read(socket))
             self.first_s = await self._run_whole(socket)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -39,6 +40,7 @@ class Server:
         self.home = home
         home.mkdir(parents=True, exist_ok=True)
         self.log = home / "web.log"
+        self.token = secrets.token_hex(16)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -47,6 +49,11 @@ class Server:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def address(self) -> str:
+        """Where a browser that was never here has to begin."""
+        return f"{self.url}/?token={self.token}"
 
     def start(self) -> float:
         """Start it; seconds until it answered."""
@@ -61,11 +68,14 @@ class Server:
                 stderr=subprocess.STDOUT,
                 env=os.environ
                 | {"LAB_HOME": str(self.home), "LAB_MODELS": str(SHARED_MODELS)}
-                | {"HF_HUB_OFFLINE": "1"},
+                | {"HF_HUB_OFFLINE": "1", "LAB_TOKEN": self.token},
             )
+        health = urllib.request.Request(
+            f"{self.url}/_stcore/health", headers={"Authorization": f"Bearer {self.token}"}
+        )
         while time.monotonic() - began < 60:
             try:
-                with urllib.request.urlopen(f"{self.url}/_stcore/health", timeout=1):
+                with urllib.request.urlopen(health, timeout=1):
                     return time.monotonic() - began
             except OSError:
                 time.sleep(0.05)
@@ -113,7 +123,7 @@ def page(chrome: Browser, server: Server, request: pytest.FixtureRequest) -> Ite
     made = context.new_page()
     console: list[str] = []
     made.on("console", lambda message: console.append(f"{message.type}: {message.text}"))
-    made.goto(server.url)
+    made.goto(server.address)
     settled(made)
     yield made
     if request.node.stash.get(FAILED, False):

@@ -122,6 +122,7 @@ def test_a_run_survives_reload_other_browsers_and_a_killed_server(
     settled(page)
     wait_for(page, lambda: points(page) >= 20, 30, "lost after a reload")
     other = chrome.new_context().new_page()
+    other.goto(server.address)
     other.goto(f"{server.url}/monitor?run={run.id}")
     wait_for(other, lambda: points(other) >= 20, 30, "not found by another browser")
     expect(other.get_by_role("link", name="Runs")).to_be_visible()
@@ -184,6 +185,7 @@ def test_every_page_fits_a_narrow_window(
     shutil.copytree(trained_home / "runs", server.home / "runs")
     context = chrome.new_context(viewport={"width": 800, "height": 900}, color_scheme=theme)
     page = context.new_page()
+    page.goto(server.address)
     for name in ("", "new_run", "monitor", "runs", "chat"):
         page.goto(f"{server.url}/{name}")
         settled(page)

@@ -106,3 +106,13 @@ def test_a_changed_member_and_files_that_are_no_archives(exported: Path, tmp_pat
             archive.import_run(target)
     with pytest.raises(LabError, match="cannot be imported"):
         archive.import_run(tmp_path / "missing.zip")
+
+
+def test_an_export_writes_through_no_link(trained: list[RunDir], tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("untouched")
+    target = tmp_path / "run.zip"
+    (tmp_path / ".run.zip.tmp").symlink_to(victim)
+    archive.export(trained[1], target)
+    assert zipfile.is_zipfile(target)
+    assert victim.read_text() == "untouched", "the export went through another's link"

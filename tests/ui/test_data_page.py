@@ -96,3 +96,13 @@ def test_an_upload_and_its_removal(open_page: Page, tmp_path: Path) -> None:
     assert {metric.label: metric.value for metric in at.metric}["Rows"] == "2"
     at.button(key="data.remove").click().run()
     assert not at.exception and catalog.uploads() == []
+
+
+def test_the_data_page_shows_nothing_of_what_a_link_hides(open_page: Page, tmp_path: Path) -> None:
+    secret, link = tmp_path / "id_key", tmp_path / "x.txt"
+    secret.write_text("the-secret-of-another\n")
+    link.symlink_to(secret)
+    page = open_page("data", dataset=str(link))
+    told = words(page).replace("\\", "")
+    assert "is not a data file" in told, told
+    assert "the-secret" not in told
