@@ -31,8 +31,9 @@ class Context:
 
 
 class Method:
-    """One way to fine-tune. Every hook but `apply`, `trainable_count`, `save` and `load` has a
-    default. What a method cannot do is `No("why")`; see `lab.methods.support`."""
+    """One way to fine-tune. Every hook but `apply`, `trainable_count`, `save`, `load` and
+    `check_saved` has a default. What a method cannot do is `No("why")`; see
+    `lab.methods.support`."""
 
     name: ClassVar[str]
     title: ClassVar[str]
@@ -147,6 +148,11 @@ class Method:
     def load(self, base: Any, folder: Path) -> Any:
         """The model to answer with: `base` changed by the saved result."""
         raise NotImplementedError(f"{self.name} has no load")
+
+    def check_saved(self, base: Any, folder: Path) -> None:
+        """Raise LabError unless `folder` holds a whole result of this method that fits `base`, an
+        empty model on the meta device (which it may change). Reads JSON and headers only."""
+        raise NotImplementedError(f"{self.name} has no check_saved")
 
     def merge(self, model: Any) -> Any:
         """A loaded result as one plain model, where `can_merge`. Changes the base's tensors in
