@@ -92,7 +92,8 @@ def config_of(folder: Path, kind: str, base: Any) -> Any:
             values[key] = _judged(key, value)
         elif not _is_default(value, getattr(defaults, key, None)):
             raise _odd(f"sets '{show(key)}' to {show(value)}, which no method of the lab does")
-    if isinstance(values.get("target_modules"), str):
+    targets = values.get("target_modules")
+    if isinstance(targets, str) and not LITERAL.fullmatch(targets):
         # the modules that the pattern has matched: a stranger's may take for ever
         values["target_modules"] = _adapted(base, _tensors(folder))
     try:
@@ -146,7 +147,10 @@ def _check_fit(base: Any, folder: Path, kind: str) -> None:
             f"The adapter in {folder} cannot stand on this base model: {first_line(error)}.",
             "It is damaged, or belongs to another base model.",
         ) from None
+    same = _names_of_one_tensor(model)
     for name, tensor in needed.items():
+        if name not in stored and same.get(name, {name}) & stored.keys():
+            continue  # of two names for one tensor a file holds one
         if name not in stored:
             raise _misfit(folder, f"lacks '{show(name)}'")
         shapes = stored[name].shape, tuple(tensor.shape)
@@ -160,6 +164,14 @@ def _check_fit(base: Any, folder: Path, kind: str) -> None:
                 folder,
                 f"holds '{show(name)}' {stored[name].shape}, and {tuple(tensor.shape)} is needed",
             )
+
+
+def _names_of_one_tensor(model: Any) -> dict[str, set[str]]:
+    """All names under which a file may hold each parameter of an adapter."""
+    names: dict[int, set[str]] = {}
+    for name, weight in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(weight), set()).add(name.replace(".default", ""))
+    return {name: group for group in names.values() for name in group}
 
 
 def _adapted(base: Any, stored: dict[str, headers.Stored]) -> list[str]:
