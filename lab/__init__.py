@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 SAFE = {
     "USE_HUB_KERNELS": "0",  # transformers takes no code from the hub in place of layers
     "DISABLE_SAFETENSORS_CONVERSION": "1",  # nor weights that a service has converted
-    "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",  # a pickle that is read all the same runs no code
+    "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",  # whatever is read all the same runs no code
 }
 os.environ.update(SAFE)
 # an attention implementation of the hub ignores the first of them: it cannot be loaded without this

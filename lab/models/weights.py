@@ -123,9 +123,9 @@ def settle_generation(model: Any) -> None:
     config = getattr(model, "generation_config", None)
     if config is None:
         return
-    for name in ("num_beams", "num_beam_groups"):
-        setattr(config, name, 1)
     for name in (
+        "num_beams",
+        "num_beam_groups",
         "constraints",
         "force_words_ids",
         "penalty_alpha",
@@ -133,7 +133,8 @@ def settle_generation(model: Any) -> None:
         "assistant_early_exit",
         "prompt_lookup_num_tokens",
     ):
-        setattr(config, name, None)
+        if getattr(config, name, None) is not None:
+            setattr(config, name, None)
 
 
 def keep_layout(model: Any) -> None:

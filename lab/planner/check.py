@@ -171,7 +171,6 @@ def _model(spec: RunSpec) -> tuple[Any, Any]:
             "Choose the original model.",
         )
     model = weights.empty_model(config)
-    fit.check(config, weights.stored_tensors(source), source.id)
     tokenizer = weights.load_tokenizer(source)
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
@@ -180,6 +179,7 @@ def _model(spec: RunSpec) -> tuple[Any, Any]:
             f"{rows:,}.",
             "They do not belong together; check the folder.",
         )
+    fit.check(config, weights.stored_tensors(source), source.id)
     return tokenizer, model
 
 

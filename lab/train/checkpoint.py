@@ -145,7 +145,8 @@ def readable(saved: Path) -> Iterator[None]:
         if is_out_of_memory(error):
             raise
         raise LabError(
-            f"{saved.name} holds something else than a checkpoint of this run: {first_line(error)}.",
+            f"{saved.name} holds something else than a checkpoint of this run: "
+            f"{first_line(error)}.",
             "Resume from an older one, or start a new run.",
         ) from None
 

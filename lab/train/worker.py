@@ -6,7 +6,7 @@ import time
 import traceback
 from typing import Any
 
-from lab import text
+from lab import devices, text
 from lab.errors import Cancelled, LabError
 from lab.files import read_object, write_json
 from lab.models.weights import is_out_of_memory
@@ -30,6 +30,7 @@ def work(run: RunDir) -> int:
         telemetry.enter("loading")
         from lab.train.attempt import Attempt  # imports torch: seconds, in which we already beat
 
+        devices.assert_one()
         state = Attempt(run, spec, telemetry).go(summary)
     except Cancelled:
         state = "cancelled"
