@@ -110,6 +110,8 @@ def _least(kind: str) -> dict[str, Any]:
 
 def _judged(key: str, value: Any) -> Any:
     """The value of a known field. Raises LabError where it is none that the lab writes."""
+    if key == "task_type" and value != "CAUSAL_LM":
+        raise _odd(f"is for the task {show(value)}, and CAUSAL_LM is needed")
     if isinstance(value, bool) or value is None:
         return value
     if isinstance(value, (int, float)) and not abs(value) <= MOST_NUMBER:
@@ -117,8 +119,6 @@ def _judged(key: str, value: Any) -> Any:
             raise _odd(f"sets '{key}' to {show(value)}, and {MOST_NUMBER:,} is the most")
     if key == "init_lora_weights" and value not in STARTS:
         raise _odd(f"sets '{key}' to {show(value)}: a saved adapter needs no start")
-    if key == "task_type" and value != "CAUSAL_LM":
-        raise _odd(f"is for the task {show(value)}, and CAUSAL_LM is needed")
     if key in PATTERN_KEYS and not (isinstance(value, dict) and all(map(LITERAL.fullmatch, value))):
         raise _odd(f"sets '{key}' to {show(value)}, and an object by names of modules is needed")
     return value
