@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lab import paths
+from lab import devices, paths
 from lab.errors import LabError
 from lab.files import read_object, write_json
 
@@ -60,28 +60,71 @@ def describe() -> dict[str, Any]:
 
 
 def gpus() -> list[dict[str, Any]]:
-    """The NVIDIA GPUs as NVML sees them; empty without a driver."""
+    """The NVIDIA GPUs that CUDA_VISIBLE_DEVICES lets this process use; empty without a driver."""
+    return devices.visible(all_gpus(), os.environ)
+
+
+def all_gpus() -> list[dict[str, Any]]:
+    """Every NVIDIA GPU as NVML sees it, one that is cut into MIG parts as these; empty without a
+    driver. `index` is NVML's own, `speed` orders cards as CUDA does."""
     import pynvml
 
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
         return []
-    found = []
+    cards = []
     for index in range(pynvml.nvmlDeviceGetCount()):
-        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-        name = pynvml.nvmlDeviceGetName(handle)
-        found.append(
-            {
-                "name": name if isinstance(name, str) else name.decode(),
-                "memory_bytes": int(memory.total),
-                "free_bytes": int(memory.free),
-                "driver": pynvml.nvmlSystemGetDriverVersion(),
-            }
-        )
+        card = pynvml.nvmlDeviceGetHandleByIndex(index)
+        for handle in _parts(pynvml, card) or [card]:
+            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+            cards.append(
+                {
+                    "index": index,
+                    "uuid": _text(pynvml.nvmlDeviceGetUUID(handle)),
+                    "name": _text(pynvml.nvmlDeviceGetName(handle)),
+                    "memory_bytes": int(memory.total),
+                    "free_bytes": int(memory.free),
+                    "driver": pynvml.nvmlSystemGetDriverVersion(),
+                    "speed": _speed(pynvml, card),
+                }
+            )
     pynvml.nvmlShutdown()
-    return found
+    return cards
+
+
+def _parts(nvml: Any, card: Any) -> list[Any]:
+    """The MIG parts of a card; none where it is whole."""
+    try:
+        if not nvml.nvmlDeviceGetMigMode(card)[0]:
+            return []
+        count = nvml.nvmlDeviceGetMaxMigDeviceCount(card)
+    except nvml.NVMLError:
+        return []
+    parts = []
+    for place in range(count):
+        try:
+            parts.append(nvml.nvmlDeviceGetMigDeviceHandleByIndex(card, place))
+        except nvml.NVMLError:
+            continue  # no part there
+    return parts
+
+
+def _speed(nvml: Any, card: Any) -> int:
+    try:
+        clock = nvml.nvmlDeviceGetMaxClockInfo(card, nvml.NVML_CLOCK_SM)
+        return int(nvml.nvmlDeviceGetNumGpuCores(card) * clock)
+    except nvml.NVMLError:
+        return 0
+
+
+def _text(value: str | bytes) -> str:
+    return value if isinstance(value, str) else value.decode()
+
+
+def largest(gpus: list[dict[str, Any]]) -> dict[str, Any]:
+    """The GPU with most memory: a run that needs it waits for it."""
+    return max(gpus, key=lambda gpu: int(gpu["memory_bytes"]))
 
 
 def gpu_bytes_of(pids: list[int]) -> int:

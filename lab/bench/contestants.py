@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lab import machine
+from lab import devices, machine
 from lab.bench import recipe
 from lab.bench.workload import Work, make_folder
 
@@ -266,5 +266,6 @@ def serve(name: str, answers: Any) -> None:
 
 
 if __name__ == "__main__":
+    devices.pin()
     with os.fdopen(int(sys.argv[3]), "w", encoding="utf-8") as file:
         serve(sys.argv[1], file)

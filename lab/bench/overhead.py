@@ -34,7 +34,7 @@ import torch, peft
 from transformers import AutoModelForCausalLM, AutoTokenizer
 folder, ids = sys.argv[1], json.loads(sys.argv[2])
 tokenizer = AutoTokenizer.from_pretrained(folder)
-model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
 model = peft.get_peft_model(model, peft.LoraConfig(r=16, target_modules="all-linear"))
 weights = [weight for weight in model.parameters() if weight.requires_grad]
 optimizer = torch.optim.AdamW(weights, lr=1e-4)

@@ -129,7 +129,7 @@ def load(named: Named, base: Any = None) -> Loaded:
         tokenizer = _tokenizer(named.run, source)
         method.extend_tokenizer(tokenizer, config)
         if named.step is None:
-            model = method.load(model, named.run.artifact)
+            model = method.load_saved(model, named.run.artifact)
         else:
             model = _at_step(model, method, spec, tokenizer, named)
     if named.run is None or named.step is not None:
@@ -161,7 +161,8 @@ def _at_step(model: Any, method: Any, spec: RunSpec, tokenizer: Any, named: Name
     context = Context(spec, tokenizer)
     method.prepare(model, spec.method_config, context)
     model = method.apply(model, spec.method_config, context)
-    method.load_state(model, checkpoint.method_state(saved.path))
+    with checkpoint.readable(saved.path):
+        method.load_state(model, checkpoint.method_state(saved.path))
     checkpoint.load_weights(saved.path, model, cast=True)
     return model
 

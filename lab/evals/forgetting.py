@@ -48,9 +48,9 @@ def answers_file(source: Source, tokenizer: Any) -> Path:
 
 def _identity(source: Source) -> list[Any]:
     """What tells the weights of a base from others without reading them all."""
-    folder = Path(source.location)
-    if not folder.is_dir():
-        return [source.id, getattr(weights.load_config(source), "_commit_hash", None)]
+    folder = weights.local_folder(source, with_weights=False)
+    if not Path(source.location).is_absolute():
+        return [source.id, folder.name]  # the commit
     return [
         [file.name, file.stat().st_size, file.stat().st_mtime_ns]
         for file in sorted(folder.glob("*.safetensors"))

@@ -39,7 +39,7 @@ ROLES = {{"human": "user", "gpt": "assistant", "model": "assistant"}}
 set_seed({seed})
 tokenizer = AutoTokenizer.from_pretrained(MODEL)
 tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-model = AutoModelForCausalLM.from_pretrained(MODEL, dtype={dtype})
+model = AutoModelForCausalLM.from_pretrained(MODEL, dtype={dtype}, use_safetensors=True)
 {method}
 
 def messages_of(row):

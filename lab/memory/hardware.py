@@ -88,9 +88,9 @@ def get(name: str) -> Gpu:
 
 
 def here() -> dict[str, Any] | None:
-    """This machine's first GPU: its name, memory and free bytes; None without one."""
+    """This machine's largest GPU: its name, memory and free bytes; None without one."""
     found = machine.gpus()
-    return found[0] if found else None
+    return machine.largest(found) if found else None
 
 
 def known(name: str) -> Gpu | None:

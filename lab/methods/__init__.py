@@ -31,8 +31,9 @@ class Context:
 
 
 class Method:
-    """One way to fine-tune. Every hook but `apply`, `trainable_count`, `save` and `load` has a
-    default. What a method cannot do is `No("why")`; see `lab.methods.support`."""
+    """One way to fine-tune. Every hook but `apply`, `trainable_count`, `save`, `load` and
+    `check_saved` has a default. What a method cannot do is `No("why")`; see
+    `lab.methods.support`."""
 
     name: ClassVar[str]
     title: ClassVar[str]
@@ -147,6 +148,27 @@ class Method:
     def load(self, base: Any, folder: Path) -> Any:
         """The model to answer with: `base` changed by the saved result."""
         raise NotImplementedError(f"{self.name} has no load")
+
+    def load_saved(self, base: Any, folder: Path) -> Any:
+        """`load`, with a LabError for whatever the files of a stranger make a library say."""
+        from lab.models.weights import first_line, is_out_of_memory
+
+        try:
+            return self.load(base, folder)
+        except LabError:
+            raise
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            raise LabError(
+                f"The result in {folder} cannot be loaded: {first_line(error)}.",
+                "It is damaged, or belongs to another base model.",
+            ) from None
+
+    def check_saved(self, base: Any, folder: Path) -> None:
+        """Raise LabError unless `folder` holds a whole result of this method that fits `base`, an
+        empty model on the meta device (which it may change). Reads JSON and headers only."""
+        raise NotImplementedError(f"{self.name} has no check_saved")
 
     def merge(self, model: Any) -> Any:
         """A loaded result as one plain model, where `can_merge`. Changes the base's tensors in

@@ -20,8 +20,9 @@ from lab.errors import LabError, Problem
 from lab.files import read_object, write_json
 from lab.methods import Context, Method, No, register
 from lab.methods.peft_method import wants_float32
+from lab.models import headers
 from lab.models.structure import decoder_layers, hidden_size, sublayers
-from lab.schema import option
+from lab.schema import option, read
 
 WEIGHTS, SETTINGS = "bottleneck.safetensors", "bottleneck.json"
 NEAR_ZERO = 0.01
@@ -129,19 +130,54 @@ class BottleneckAdapters(Method):
         import torch
         from safetensors.torch import load_file
 
-        settings = read_object(folder / SETTINGS) or {}
-        known = {field.name for field in dataclasses.fields(BottleneckConfig)}
-        config = BottleneckConfig(**{key: settings[key] for key in known & set(settings)})
+        from lab.models.weights import empty_like
+
+        self.check_saved(empty_like(base), folder)
+        config = _saved_settings(folder)
         tensors = load_file(folder / WEIGHTS)
         _insert(base, config, next(iter(tensors.values())).dtype)
         base.bottleneck_settings = dataclasses.asdict(config)
         own = dict(base.named_parameters())
-        if not set(tensors) <= set(own):
-            raise LabError(f"{WEIGHTS} belongs to another model.", "Load it on its own base.")
         with torch.no_grad():
             for name, tensor in tensors.items():
                 own[name].copy_(tensor)
         return base
+
+    def check_saved(self, base: Any, folder: Path) -> None:
+        import torch
+
+        from lab.train import bottleneck
+
+        stored = headers.read_if_there(folder / WEIGHTS)
+        if not stored:
+            raise LabError(f"{folder} has no {WEIGHTS}.", "The result is incomplete.")
+        with torch.device("meta"):
+            _insert(base, _saved_settings(folder), torch.float32)
+        needed = {
+            f"{name}.{key}": tuple(weight.shape)
+            for name, adapter in bottleneck.adapters(base).items()
+            for key, weight in adapter.named_parameters()
+        }
+        if needed != {name: one.shape for name, one in stored.items()}:
+            raise LabError(
+                f"{WEIGHTS} does not hold the adapters that {SETTINGS} describes for this base "
+                "model.",
+                "It is damaged, or belongs to another base model.",
+            )
+
+
+def _saved_settings(folder: Path) -> BottleneckConfig:
+    problems: list[Problem] = []
+    saved = read_object(folder / SETTINGS)
+    if saved is None:
+        raise LabError(f"{folder} has no readable {SETTINGS}.", "The result is incomplete.")
+    saved.pop("v", None)
+    config = read(BottleneckConfig, saved, "", problems)
+    if problems:
+        raise LabError(
+            f"{SETTINGS}: {problems[0].field} {problems[0].message}", "The result is damaged."
+        )
+    return config
 
 
 def bottleneck_size(h: int, config: BottleneckConfig) -> int:

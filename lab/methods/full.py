@@ -15,6 +15,8 @@ from typing import Any
 from lab.errors import LabError, Problem
 from lab.methods import Context, Method, No, register
 from lab.methods.drawing import ALL
+from lab.models import fit
+from lab.models import folder as folders
 from lab.models.structure import decoder_layers, is_norm, parse_layers
 from lab.schema import option, show
 
@@ -119,10 +121,17 @@ class Full(Method):
         """`base` with the trained weights in place of its own, in the type of `base`."""
         from lab.models.weights import has_weights, read_weights
 
+        self.check_saved(base, folder)
         if has_weights(base, folder):
             return read_weights(base, folder)
         # transformers writes some architectures (GPT-NeoX) under the hub's older names
-        return type(base).from_pretrained(folder, dtype=base.dtype, use_safetensors=True)
+        return type(base).from_pretrained(
+            folder, dtype=base.dtype, use_safetensors=True, local_files_only=True
+        )
+
+    def check_saved(self, base: Any, folder: Path) -> None:
+        folders.check(folder, folder.name)
+        fit.check(base.config, folders.stored_tensors(folder, folder.name), folder.name)
 
 
 def selected(model: Any, config: FullConfig) -> dict[str, Any]:

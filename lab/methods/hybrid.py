@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from lab.errors import LabError
-from lab.methods import Context, Method
+from lab.methods import Context, Method, adapter_files
 from lab.methods.peft_method import as_base, wants_float32
+from lab.models import headers
 from lab.models.structure import decoder_layers
-from lab.schema import option
+from lab.schema import option, show
 
 BASE_WEIGHTS = "base_weights.safetensors"
 
@@ -75,12 +76,11 @@ class LoraAndBase(Method):
 
     def load(self, base: Any, folder: Path) -> Any:
         """`base`, whose own weights are overwritten, with the adapter on it."""
-        import peft
         import torch
         from safetensors.torch import load_file
 
         path = folder / BASE_WEIGHTS
-        tensors = load_file(path) if path.is_file() else {}
+        tensors = load_file(path) if headers.read_if_there(path) else {}
         self.make_room(base, tensors)
         own = dict(base.named_parameters())
         for name, tensor in tensors.items():
@@ -92,7 +92,18 @@ class LoraAndBase(Method):
                 )
             with torch.no_grad():
                 own[name].copy_(tensor)
-        return peft.PeftModel.from_pretrained(base, str(folder))
+        return adapter_files.read(base, folder, "LoraConfig")
+
+    def check_saved(self, base: Any, folder: Path) -> None:
+        opened = headers.read_if_there(folder / BASE_WEIGHTS)
+        own = {name for name, _ in base.named_parameters()}
+        unknown = sorted(set(opened) - own)
+        if unknown:
+            raise LabError(
+                f"{BASE_WEIGHTS} holds '{show(unknown[0])}', which this base model does not have.",
+                "The result was trained from another model.",
+            )
+        adapter_files.check(base, folder, "LoraConfig")
 
     def make_room(self, base: Any, tensors: dict[str, Any]) -> None:
         """Change the shapes of `base` to those of the saved weights, where the method does."""

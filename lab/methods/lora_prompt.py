@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab.methods import Context, Method, No, register
+from lab.errors import LabError
+from lab.methods import Context, Method, No, adapter_files, register
 from lab.methods.hybrid import HybridConfig, add_lora, linear_in_layers, lora_count
 from lab.methods.peft_method import is_meta, wants_float32
+from lab.models import headers
 from lab.schema import option
 
 PROMPT = "soft_prompt.safetensors"
@@ -85,18 +87,31 @@ class LoraPrompt(Method):
         save_file({"vectors": vectors}, folder / PROMPT)
 
     def load(self, base: Any, folder: Path) -> Any:
-        import peft
         import torch
         from safetensors.torch import load_file
 
         from lab.train import soft_prompt
 
+        self._check_vectors(base, folder)
         vectors = load_file(folder / PROMPT)["vectors"]
-        model = peft.PeftModel.from_pretrained(base, str(folder))
+        model = adapter_files.read(base, folder, "LoraConfig")
         prompt = soft_prompt.insert(model, vectors.shape[0], vectors.dtype)
         with torch.no_grad():
             prompt.vectors.copy_(vectors)
         return model
+
+    def check_saved(self, base: Any, folder: Path) -> None:
+        self._check_vectors(base, folder)
+        adapter_files.check(base, folder, "LoraConfig")
+
+    def _check_vectors(self, base: Any, folder: Path) -> None:
+        vectors = headers.read_if_there(folder / PROMPT).get("vectors")
+        width = base.get_input_embeddings().weight.shape[1]
+        if vectors is None or len(vectors.shape) != 2 or vectors.shape[1] != width:
+            raise LabError(
+                f"{folder} has no {PROMPT} with vectors of {width} numbers.",
+                "The result is incomplete, or belongs to another base model.",
+            )
 
 
 def _start_ids(config: LoraPromptConfig, tokenizer: Any, rows: int) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lab.methods import Context, Method
+from lab.methods import Context, Method, adapter_files
 
 
 class PeftMethod(Method):
@@ -48,9 +48,10 @@ class PeftMethod(Method):
         model.save_pretrained(folder)
 
     def load(self, base: Any, folder: Path) -> Any:
-        import peft
+        return adapter_files.read(base, folder, self.peft_class)
 
-        return peft.PeftModel.from_pretrained(base, str(folder))
+    def check_saved(self, base: Any, folder: Path) -> None:
+        adapter_files.check(base, folder, self.peft_class)
 
     def merge(self, model: Any) -> Any:
         return model.merge_and_unload()

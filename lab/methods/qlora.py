@@ -191,6 +191,7 @@ class Qlora(QuantisedLora):
             "model = AutoModelForCausalLM.from_pretrained(",
             "    MODEL,",
             "    dtype=model.dtype,",
+            "    use_safetensors=True,",
             "    quantization_config=BitsAndBytesConfig(",
             "        load_in_4bit=True,",
             f"        bnb_4bit_quant_type={config.levels!r},",

@@ -68,6 +68,7 @@ def _convert(gguf: Path, folder: Path, tell: Callable[[str], object]) -> None:
         quantization_config=GgufConfig(dequantize=True),
         dtype=torch.float32,
         trust_remote_code=False,
+        use_safetensors=True,
     )
     tell("  2/3 reading the tokenizer")
     tokenizer = AutoTokenizer.from_pretrained(

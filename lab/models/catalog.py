@@ -14,6 +14,7 @@ from lab import paths
 from lab.errors import LabError
 from lab.files import read_object, real_file, stray_links
 from lab.models import configs
+from lab.models import folder as folders
 from lab.schema import show
 
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?", re.ASCII)
@@ -51,16 +52,12 @@ BUILT_IN = (
 
 @dataclass(frozen=True)
 class Source:
-    """A resolved model id: what `from_pretrained` takes, and whether it may ask the hub."""
+    """A resolved model id: its folder or hub id, and whether only what is on the disk counts."""
 
     id: str
     location: str
     local_only: bool
     config: dict[str, Any] | None = None  # the architecture itself, where there are no weights
-
-    @property
-    def options(self) -> dict[str, Any]:
-        return {"trust_remote_code": False, "local_files_only": self.local_only}
 
 
 def resolve(model_id: str) -> Source:
@@ -138,23 +135,12 @@ def _folder(model_id: str, *, needs_weights: bool = True) -> Source:
     folder = Path(os.path.expanduser(model_id)).absolute()
     if not _is_dir(folder):
         raise LabError(f"The model folder '{show(model_id)}' does not exist.", "Check the path.")
-    config = read_object(folder / "config.json") if (folder / "config.json").is_file() else None
-    if config is None:
-        raise LabError(
-            f"The folder '{show(model_id)}' has no readable config.json.",
-            "A model folder holds config.json, *.safetensors and a tokenizer.",
-        )
-    _refuse_code(model_id, config)
     if strays := stray_links(folder):
         raise LabError(
             f"The folder '{show(model_id)}' cannot be used: {'; '.join(strays[:5])}.",
             "Put the files themselves there; a link has to end like the file that it leads to.",
         )
-    if needs_weights and not any(folder.glob("*.safetensors")):
-        raise LabError(
-            f"The folder '{show(model_id)}' has no *.safetensors weights.",
-            "Other formats can run code when they are loaded; convert them to safetensors.",
-        )
+    folders.check(folder, model_id, needs_weights=needs_weights)
     return Source(str(folder), str(folder), local_only=True)
 
 
@@ -166,17 +152,8 @@ def _config_file(model_id: str) -> Source:
             f"'{show(model_id)}' is no readable config of a model.",
             "Give a config.json that names a model_type.",
         )
-    _refuse_code(model_id, config)
+    folders.check_config(config, model_id, file.name)
     return Source(str(file), str(file), local_only=True, config=config)
-
-
-def _refuse_code(model_id: str, config: dict[str, Any]) -> None:
-    if "auto_map" in config:
-        raise LabError(
-            f"The model in '{show(model_id)}' needs code of its own (auto_map in config.json).",
-            "The lab never runs code that comes with a model. Choose an architecture that "
-            "transformers knows.",
-        )
 
 
 def _is_dir(path: Path) -> bool:

@@ -7,18 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from lab.errors import LabError
+from lab.models import folder as folders
+from lab.models import hub
 from lab.models.catalog import Source
+from lab.models.headers import Stored
 
 
 def load_tokenizer(source: Source) -> Any:
     """The tokenizer of a model, with a pad token. Raises LabError if it has none to load."""
     from transformers import AutoTokenizer
 
+    place = _tokenizer_folder(source)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source.location, **source.options)
+        tokenizer = AutoTokenizer.from_pretrained(
+            place, trust_remote_code=False, local_files_only=True
+        )
     except (OSError, ValueError, KeyError) as error:
         raise LabError(
-            f"The tokenizer of '{source.id}' cannot be loaded: {_first_line(error)}.",
+            f"The tokenizer of '{source.id}' cannot be loaded: {first_line(error)}.",
             _way_out(source),
         ) from None
     if tokenizer.eos_token_id is None:
@@ -35,13 +41,14 @@ def load_config(source: Source) -> Any:
     """The model's config. Raises LabError for an unknown model or architecture."""
     from transformers import AutoConfig
 
+    place = None if source.config is not None else local_folder(source, with_weights=False)
     try:
         if source.config is not None:
             return AutoConfig.for_model(**source.config)
-        return AutoConfig.from_pretrained(source.location, **source.options)
+        return AutoConfig.from_pretrained(place, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # the file is a stranger's: any nonsense may stand in it
         raise LabError(
-            f"The model '{source.id}' cannot be read: {_first_line(error)}.", _way_out(source)
+            f"The model '{source.id}' cannot be read: {first_line(error)}.", _way_out(source)
         ) from None
 
 
@@ -49,18 +56,85 @@ def load_model(source: Source, dtype: Any, **extra: Any) -> Any:
     """The causal language model with its weights in `dtype` (a torch.dtype)."""
     from transformers import AutoModelForCausalLM
 
+    place = local_folder(source, with_weights=True)
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            source.location, dtype=dtype, use_safetensors=True, **source.options, **extra
+            place,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            **extra,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # the files are a stranger's; what memory lacks is told elsewhere
+        if is_out_of_memory(error):
+            raise
         raise LabError(
-            f"The weights of '{source.id}' cannot be loaded: {_first_line(error)}.",
+            f"The weights of '{source.id}' cannot be loaded: {first_line(error)}.",
             _way_out(source),
         ) from None
     if is_quantised(model):
         keep_layout(model)
+    settle_generation(model)
     return model
+
+
+def local_folder(source: Source, *, with_weights: bool) -> Path:
+    """The folder of a source, checked and, for a model of the hub, fetched. Raises LabError."""
+    try:
+        return hub.local_folder(source, with_weights=with_weights)
+    except LabError:
+        raise
+    except Exception as error:  # the hub's client has a dozen of them
+        raise LabError(
+            f"The model '{source.id}' cannot be read: {first_line(error)}.", _way_out(source)
+        ) from None
+
+
+def stored_tensors(source: Source) -> dict[str, Stored]:
+    """What the weights hold, from headers alone, downloaded or not. Raises LabError."""
+    try:
+        return hub.stored_tensors(source)
+    except LabError:
+        raise
+    except Exception as error:
+        raise LabError(
+            f"The weights of '{source.id}' cannot be read: {first_line(error)}.", _way_out(source)
+        ) from None
+
+
+def _tokenizer_folder(source: Source) -> Path:
+    """As `local_folder`, also for a result's folder, which may hold no config.json."""
+    place = Path(source.location)
+    if place.is_absolute() and not (place / "config.json").exists():
+        folders.check_tokenizer(place, source.id)
+        return place
+    return local_folder(source, with_weights=False)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """A GPU's allocator, or Python's own; the kernel's killer leaves no exception."""
+    return type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
+
+
+def settle_generation(model: Any) -> None:
+    """Have `generate` search for one answer, token by token: what a model's generation_config.json
+    may ask for beyond that needs code of the hub, or cannot be streamed."""
+    config = getattr(model, "generation_config", None)
+    if config is None:
+        return
+    for name in (
+        "num_beams",
+        "num_beam_groups",
+        "constraints",
+        "force_words_ids",
+        "penalty_alpha",
+        "dola_layers",
+        "assistant_early_exit",
+        "prompt_lookup_num_tokens",
+    ):
+        if getattr(config, name, None) is not None:
+            setattr(config, name, None)
 
 
 def keep_layout(model: Any) -> None:
@@ -96,9 +170,17 @@ def empty_model(config: Any) -> Any:
     except Exception as error:  # the config is a stranger's: any nonsense may stand in it
         raise LabError(
             f"No causal language model can be built from this config ('{config.model_type}'): "
-            f"{_first_line(error)}.",
+            f"{first_line(error)}.",
             "Choose a model that generates text, and check its config.json.",
         ) from None
+
+
+def empty_like(model: Any) -> Any:
+    """A plain model of the same structure on the meta device, whatever the weights lie in."""
+    config = copy.deepcopy(model.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    return empty_model(config)
 
 
 def same_weights(model: Any) -> Any:
@@ -110,15 +192,9 @@ def same_weights(model: Any) -> Any:
 
 def has_weights(model: Any, folder: Path) -> bool:
     """Whether every tensor of `folder`'s safetensors has its name in `model`."""
-    from safetensors import safe_open
-
     names = set(dict(model.named_parameters(remove_duplicate=False)))
     names |= set(dict(model.named_buffers()))
-    for file in folder.glob("*.safetensors"):
-        with safe_open(file, framework="pt") as opened:
-            if not names.issuperset(opened.keys()):
-                return False
-    return True
+    return names.issuperset(folders.stored_tensors(folder, folder.name))
 
 
 def read_weights(model: Any, folder: Path) -> Any:
@@ -131,9 +207,7 @@ def read_weights(model: Any, folder: Path) -> Any:
     from safetensors.torch import load_file
 
     weights = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise LabError(f"There are no safetensors in {folder}.", "The result is incomplete.")
+    files = folders.weight_files(folder, folder.name)
     with torch.no_grad():
         for file in files:
             stored = load_file(file)
@@ -156,7 +230,8 @@ def _renamed(model: Any, folder: Path) -> dict[str, Any]:
     return dict(load_model(source, model.dtype).state_dict())
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What a library says, as the middle of a sentence."""
     text = str(error).strip().splitlines() or [type(error).__name__]
     return text[0].rstrip(".")
 

@@ -31,9 +31,10 @@ def capacity() -> Capacity:
     gpus = machine.gpus() if torch.cuda.is_available() else []
     if not gpus:
         return Capacity(False, int(psutil.virtual_memory().total))
-    known = hardware.known(gpus[0]["name"])
+    gpu = machine.largest(gpus)
+    known = hardware.known(gpu["name"])
     context = known.context_bytes if known else 600_000_000
-    return Capacity(True, gpus[0]["memory_bytes"] - context, context)
+    return Capacity(True, gpu["memory_bytes"] - context, context)
 
 
 def admit(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from lab import paths
+from lab import methods, paths
 from lab.errors import LabError, Problem
 from lab.files import read_object
-from lab.models import catalog
+from lab.models import catalog, weights
 from lab.schema import show
 from lab.spec import RunSpec
 
@@ -36,6 +36,12 @@ def problems(spec: RunSpec) -> list[Problem]:
             if done.method.get(key) != spec.method.get(key)
         )
         found.append(f"has another method ({', '.join(map(show, differing))} differ)")
+    if not found:
+        try:
+            base = weights.empty_model(weights.load_config(catalog.resolve(spec.model)))
+            methods.get(spec.method["name"]).check_saved(base, run.artifact)
+        except LabError as error:
+            return [Problem("start_from", f"{run.id} cannot be begun with. {error}")]
     return [
         Problem("start_from", f"{run.id} {text}. Use its own model and method to train on.")
         for text in found

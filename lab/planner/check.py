@@ -14,7 +14,7 @@ from lab.memory import fixes as smaller
 from lab.memory import formula, pace
 from lab.methods import Context, support
 from lab.models import catalog as models
-from lab.models import weights
+from lab.models import fit, weights
 from lab.planner import admit, begin, compilation
 from lab.planner.device import this_machine
 from lab.planner.facts import facts_of
@@ -164,7 +164,7 @@ def _gather(problems: list[Problem], field: str, ask: Callable[[], Any], otherwi
 def _model(spec: RunSpec) -> tuple[Any, Any]:
     source = models.resolve(spec.model)
     config = weights.load_config(source)
-    if getattr(config, "quantization_config", None):
+    if any(getattr(c, "quantization_config", None) for c in (config, config.get_text_config())):
         raise LabError(
             f"The weights of '{spec.model}' are quantised already, and cannot be trained as they "
             "are.",
@@ -179,6 +179,7 @@ def _model(spec: RunSpec) -> tuple[Any, Any]:
             f"{rows:,}.",
             "They do not belong together; check the folder.",
         )
+    fit.check(config, weights.stored_tensors(source), source.id)
     return tokenizer, model
 
 

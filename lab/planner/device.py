@@ -32,7 +32,7 @@ class Target:
         own = machine.gpus()
         share, is_measured = pace.REACHED, False
         if self.on_gpu and own:
-            known = hardware.known(own[0]["name"])
+            known = hardware.known(machine.largest(own)["name"])
             share, is_measured = pace.reached(
                 _finished("cuda"), known.flops if known else self.flops
             )
@@ -64,14 +64,15 @@ def target_of(spec: RunSpec, device: dict[str, Any]) -> Target:
 
 
 def this_machine(*, on_gpu: bool) -> Target:
-    """Its first GPU with what is free, or its processor."""
+    """Its largest GPU with what is free, or its processor."""
     gpus = machine.gpus() if on_gpu else []
     if not gpus:
         return _this_processor(None)
-    known = hardware.known(gpus[0]["name"])
+    gpu = machine.largest(gpus)
+    known = hardware.known(gpu["name"])
     return Target(
         True,
-        gpus[0]["free_bytes"],
+        gpu["free_bytes"],
         known.has_bf16 if known else True,
         known.context_bytes if known else None,
         known.flops if known else USUAL_FLOPS,

@@ -21,6 +21,7 @@ from lab import paths
 from lab.data import lock
 from lab.errors import LabError
 from lab.files import open_regular, read_object, remove_tree, sync_folder
+from lab.models import headers
 from lab.paths import RunDir
 from lab.runs import launch
 from lab.runs.status import status
@@ -63,6 +64,8 @@ def export(run: RunDir, target: Path, *, checkpoints: bool = False) -> Path:
                 # weights are noise to a compressor
                 kind = zipfile.ZIP_STORED if name.endswith(".safetensors") else None
                 archive.write(file, name, compress_type=kind)
+                if name.endswith(".safetensors"):
+                    headers.read(file)
                 listed[name] = {"bytes": file.stat().st_size, "sha256": _hash(file)}
             manifest = {"v": 1, "run": run.id, "files": listed}
             archive.writestr(MANIFEST, json.dumps(manifest, indent=1))
@@ -167,6 +170,8 @@ def _extract(archive: zipfile.ZipFile, name: str, want: Any, folder: Path) -> No
             file.write(chunk)
     if not isinstance(want, dict) or want.get("sha256") != digest.hexdigest():
         raise LabError(f"'{show(name)}' is damaged.", "Export it again.")
+    if name.endswith(".safetensors"):
+        headers.read(target)
 
 
 def _hash(path: Path) -> str:

@@ -63,13 +63,14 @@ def new_id(method: str) -> str:
             return run_id
 
 
-def launch(run: RunDir) -> subprocess.Popen[bytes]:
+def launch(run: RunDir, gpu: str | None = None) -> subprocess.Popen[bytes]:
     """Start the worker in a session of its own, with its output in a file, and write it down.
 
-    Called by the supervisor only; everybody else submits to the queue.
+    `gpu` is the UUID of the one that it may use. Called by the supervisor only; everybody else
+    submits to the queue.
     """
-    worker = process.spawn(["lab.train", str(run.path)], run.log)
-    process.register(run, worker.pid)
+    worker = process.spawn(["lab.train", str(run.path)], run.log, gpu=gpu)
+    process.register(run, worker.pid, gpu)
     return worker
 
 

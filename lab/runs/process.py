@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lab import paths
+from lab import devices, paths
 from lab.errors import LabError
 from lab.files import read_object, write_json
 from lab.paths import RunDir
@@ -61,15 +61,18 @@ def spawn(
     log: Path,
     stdin: int = subprocess.DEVNULL,
     variables: Mapping[str, str] | None = None,
+    gpu: str | None = None,
 ) -> subprocess.Popen[bytes]:
     """`python -m ...` in a session of its own, on this home, its output in a file: a pipe that
     nobody reads would hang it, and it outlives whoever starts it. `variables` are its own
-    environment variables beside those of this process."""
+    environment variables beside those of this process. It sees the one device `gpu` (a UUID), if
+    that is given."""
     environment = os.environ | {
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "LAB_HOME": str(paths.home()),
         "LAB_MODELS": str(paths.models()),
+        **(devices.only(gpu) if gpu else {}),
         **(variables or {}),
     }
     with log.open("ab") as output:
@@ -133,12 +136,12 @@ def group_members(leader: int) -> list[int]:
     return found
 
 
-def register(run: RunDir, pid: int) -> None:
-    """Write `process.json` for a process just started."""
+def register(run: RunDir, pid: int, gpu: str | None = None) -> None:
+    """Write `process.json` for a process just started, with the UUID of the GPU that it sees."""
     record = identity(pid)
     if record is None:
         raise LabError("The worker ended before it began.", f"See {run.log}.")
-    write_json(run.process, record)
+    write_json(run.process, record | {"gpu": gpu})
 
 
 def await_registration(run: RunDir) -> None:

@@ -41,13 +41,15 @@ class Spare:
 
     def __init__(self) -> None:
         self.worker: subprocess.Popen[bytes] | None = None
+        self.gpu: str | None = None  # a library may initialise CUDA, so it is settled at the start
 
-    def keep(self) -> None:
-        """Have one ready, or on its way to be."""
+    def keep(self, gpu: str | None = None) -> None:
+        """Have one ready, or on its way to be, that sees the one device `gpu` (a UUID)."""
         if self.worker is not None and self.worker.poll() is None:
             return
+        self.gpu = gpu
         self.worker = process.spawn(
-            ["lab.train", "--spare"], queue.folder() / "spare.txt", stdin=subprocess.PIPE
+            ["lab.train", "--spare"], queue.folder() / "spare.txt", stdin=subprocess.PIPE, gpu=gpu
         )
 
     def drop(self) -> None:
@@ -57,13 +59,16 @@ class Spare:
             with contextlib.suppress(OSError):
                 worker.stdin.close()
 
-    def give(self, run: RunDir) -> subprocess.Popen[bytes] | None:
-        """The worker, sent to `run` and written down as its own; None if there is none alive."""
+    def give(self, run: RunDir, gpu: str | None = None) -> subprocess.Popen[bytes] | None:
+        """The worker, sent to `run` and written down as its own; None if there is none alive, or
+        it sees another device than `gpu`."""
+        if gpu != self.gpu:
+            self.drop()
         worker, self.worker = self.worker, None
         if worker is None or worker.stdin is None or worker.poll() is not None:
             return None
         try:
-            process.register(run, worker.pid)
+            process.register(run, worker.pid, gpu)
             worker.stdin.write(f"{run.path}\n".encode())
             worker.stdin.close()
         except OSError:  # it died meanwhile, and has not touched the run

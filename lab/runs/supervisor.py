@@ -81,14 +81,14 @@ class Supervisor:
                 why[run.id] = reason
                 break  # nobody overtakes
             if queue.claim(run):
-                self._start(run)
+                self._start(run, room_for_a_run(running)[0])
             running = queue.active()
         self._confirm_ends()
         self._say(why, line)
         is_wanted = spare.is_wanted()
         # beside a run on a processor its imports would only slow that run down
         if is_wanted and (not running or machine.gpus()):
-            self.spare.keep()
+            self.spare.keep(room_for_a_run(running)[0])
         elif not is_wanted:
             self.spare.drop()
         return bool(running or (line and not rules.paused) or is_wanted or self.killed)
@@ -100,7 +100,7 @@ class Supervisor:
         if len(running) >= rules.at_once:
             return f"Waiting for {running[-1].id} to end."
         needed = _predicted(run)
-        free = _free_bytes() - sum(_still_to_come(other) for other in running)
+        free = room_for_a_run(running)[1]
         if running and needed + RESERVE_BYTES > free:
             return (
                 f"Waiting for memory: about {needed / 1e9:.1f} GB are needed, "
@@ -108,10 +108,10 @@ class Supervisor:
             )
         return ""
 
-    def _start(self, run: RunDir) -> None:
+    def _start(self, run: RunDir, gpu: str | None) -> None:
         print(f"starting {run.id}", flush=True)
         try:
-            self.children[run.id] = self.spare.give(run) or launch.launch(run)
+            self.children[run.id] = self.spare.give(run, gpu) or launch.launch(run, gpu)
         except (LabError, OSError) as error:
             write_json(
                 run.result,
@@ -188,25 +188,39 @@ def _predicted(run: RunDir) -> float:
     return float(peak) if isinstance(peak, (int, float)) else 0.0
 
 
-def _still_to_come(run: RunDir) -> float:
-    """What a running worker has not taken yet of its predicted peak (on a CPU)."""
+def room_for_a_run(running: list[RunDir]) -> tuple[str | None, float]:
+    """(UUID of the GPU with most room for a new run, bytes that the new run can take there).
+
+    Without a GPU (None, this machine's memory). What the running ones were predicted to take and
+    have not taken yet is not free.
+    """
+    gpus = machine.gpus()
+    if not gpus:
+        import psutil
+
+        own = float(psutil.virtual_memory().available)
+        return None, own - sum(_still_to_come(run, on_gpu=False) for run in running)
+    rooms = {str(gpu["uuid"]): float(gpu["free_bytes"]) for gpu in gpus}
+    for run in running:
+        used = (read_object(run.process) or {}).get("gpu")
+        if used in rooms:  # else it is on a device that is not ours to give
+            rooms[used] -= _still_to_come(run, on_gpu=True)
+    roomiest = max(rooms, key=lambda uuid: rooms[uuid])
+    return roomiest, rooms[roomiest]
+
+
+def _still_to_come(run: RunDir, *, on_gpu: bool) -> float:
+    """What a running worker has not taken yet of its predicted peak."""
     pid = (read_object(run.process) or {}).get("pid")
+    if on_gpu:
+        taken = machine.gpu_bytes_of([int(pid)]) if isinstance(pid, int) else 0
+        return max(0.0, _predicted(run) - taken)
     try:
         with open(f"/proc/{pid}/statm", "rb") as file:
             resident = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
         resident = 0
     return max(0.0, _predicted(run) - resident)
-
-
-def _free_bytes() -> float:
-    """Memory that a new run could take: the GPU's, or this machine's."""
-    gpus = machine.gpus()
-    if gpus:
-        return float(gpus[0]["free_bytes"])
-    import psutil
-
-    return float(psutil.virtual_memory().available)
 
 
 def main() -> int:

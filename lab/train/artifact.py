@@ -53,7 +53,7 @@ def begin_with(model: Any, twin: Any, method: Method, folder: Path) -> None:
     import torch
 
     wanted = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-    other = dict(method.load(twin, folder).named_parameters())
+    other = dict(method.load_saved(twin, folder).named_parameters())
     for weight in wanted.values():
         weight.requires_grad_(True)  # PEFT freezes the base's tensors, which the twin shares
     lost = sorted(set(wanted) - set(other))

@@ -15,6 +15,7 @@ import json
 import os
 import random
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from safetensors.torch import load_file, save_file
 
 from lab.errors import LabError
 from lab.files import read_object, remove_tree, sync_folder, write_json
+from lab.models import headers
+from lab.models.weights import first_line, is_out_of_memory
 from lab.paths import make_folder
 from lab.runs.checkpoints import PREFIX, listing, step_of
 
@@ -124,10 +127,29 @@ def verify(path: Path, *, incomplete: bool = False) -> Saved:
         if name in NEEDED or not incomplete:
             raise LabError(problem)
         lost.append(name)
+    for name in FILES:
+        if name.endswith(".safetensors") and name not in lost:
+            headers.read(path / name)
     state = read_object(path / "state.json")
     if state is None or state.get("step") != step_of(path):
         raise LabError(f"{path.name}: state.json is damaged.")
     return Saved(path, step_of(path), state, tuple(lost))
+
+
+@contextlib.contextmanager
+def readable(saved: Path) -> Iterator[None]:
+    """A LabError for what a checkpoint makes the libraries say, whose files are as its manifest
+    has them and hold something else than a checkpoint."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise LabError(
+            f"{saved.name} holds something else than a checkpoint of this run: "
+            f"{first_line(error)}.",
+            "Resume from an older one, or start a new run.",
+        ) from None
 
 
 def prune(
@@ -162,6 +184,12 @@ def load_weights(saved: Path, model: torch.nn.Module, *, cast: bool = False) -> 
         )
     with torch.no_grad():
         for name, weight in names.items():
+            if weights[name].shape != weight.shape:
+                raise LabError(
+                    f"{saved.name} holds '{name}' {tuple(weights[name].shape)}, the model "
+                    f"{tuple(weight.shape)}.",
+                    "It was written for another model; start a new run.",
+                )
             if weights[name].dtype != weight.dtype and not cast:
                 raise LabError(
                     f"{saved.name} holds '{name}' as {weights[name].dtype}, the model as "
@@ -186,9 +214,10 @@ def load_optimizer(saved: Path, model: torch.nn.Module, optimizer: torch.optim.O
             f"{saved.name} has no optimizer state for every trainable parameter.",
             "Resuming would train differently; resume from an older checkpoint.",
         )
-    for name, tensors in state.items():
-        numbers = kept.get("numbers", {}).get(name, {})
-        _put_back(optimizer, names[name], tensors, numbers)
+    with readable(saved):
+        for name, tensors in state.items():
+            numbers = kept.get("numbers", {}).get(name, {})
+            _put_back(optimizer, names[name], tensors, numbers)
 
 
 def _put_back(
@@ -221,7 +250,12 @@ def method_state(saved: Path) -> dict[str, torch.Tensor]:
 
 
 def restore_random(saved: Saved) -> None:
-    """All generators as they were when the checkpoint was written."""
+    """All generators as they were when the checkpoint was written. Raises LabError."""
+    with readable(saved.path):
+        _restore_random(saved)
+
+
+def _restore_random(saved: Saved) -> None:
     tensors = load_file(saved.path / "extra.safetensors")
     torch.set_rng_state(tensors["torch"])
     for device in range(torch.cuda.device_count()):

@@ -7,7 +7,7 @@ import platform
 from importlib.metadata import version
 from typing import Any
 
-from lab import machine
+from lab import devices, machine
 from lab.paths import ROOT
 from lab.spec import RunSpec
 
@@ -25,6 +25,7 @@ def environment(spec: RunSpec, device: Any) -> dict[str, Any]:
         "packages": {package: version(package) for package in PACKAGES},
         "cuda": torch.version.cuda,
         "device": name or platform.machine(),
+        "gpu": devices.pinned() or None if device.type == "cuda" else None,
         "threads": torch.get_num_threads(),
         "seed": spec.train.seed,
         "git": git_revision(),

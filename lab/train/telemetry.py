@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from lab import devices
 from lab.files import write_atomic
 from lab.paths import RunDir
 
@@ -185,7 +186,10 @@ def _nvml_handle() -> tuple[Any, Any]:
 
     try:
         pynvml.nvmlInit()
+        # the whole card's figures; of a MIG part only its own can be had
         uuid = f"GPU-{torch.cuda.get_device_properties(0).uuid}"
+        if devices.pinned().startswith("MIG-"):
+            uuid = devices.pinned()
         return pynvml.nvmlDeviceGetHandleByUUID(uuid.encode()), pynvml
     except pynvml.NVMLError as error:
         print(f"warning: no NVML, so no power and temperature: {error}", flush=True)

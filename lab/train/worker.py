@@ -6,9 +6,10 @@ import time
 import traceback
 from typing import Any
 
-from lab import text
+from lab import devices, text
 from lab.errors import Cancelled, LabError
 from lab.files import read_object, write_json
+from lab.models.weights import is_out_of_memory
 from lab.paths import RunDir
 from lab.runs import process, resumption
 from lab.train.telemetry import Telemetry, sampler
@@ -29,6 +30,7 @@ def work(run: RunDir) -> int:
         telemetry.enter("loading")
         from lab.train.attempt import Attempt  # imports torch: seconds, in which we already beat
 
+        devices.assert_one()
         state = Attempt(run, spec, telemetry).go(summary)
     except Cancelled:
         state = "cancelled"
@@ -59,11 +61,6 @@ def work(run: RunDir) -> int:
         },
     )
     return 1 if state == "failed" else 0
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """A GPU's allocator, or Python's own; the kernel's killer leaves no exception."""
-    return type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
 
 
 def largest_parts(run: RunDir) -> dict[str, Any]:

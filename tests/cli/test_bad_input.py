@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from lab import cli, paths
 from lab.planner import check as planner_check
@@ -96,6 +98,8 @@ def test_model_folders_that_are_none(
     (folder / "pytorch_model.bin").write_bytes(b"x")
     assert "no *.safetensors" in refuse(spec)
     (folder / "model.safetensors").write_bytes(b"x")
+    assert "is not a readable safetensors file" in refuse(spec)
+    save_file({"weight": np.zeros(2, dtype=np.float32)}, folder / "model.safetensors")
     (folder / "config.json").write_text('{"model_type": "unheard-of"}')
     assert "cannot be read" in refuse(spec)
 

@@ -1,0 +1,222 @@
+"""A PEFT adapter on the disk: judged before PEFT sees it, and read by a config of our own making.
+
+PEFT's own reading follows what adapter_config.json says: other models, modules to import, files
+to unpickle, patterns without end. Here a field that no method of the lab sets must hold its
+default, sizes must be those of the stored tensors, and the weights come from safetensors only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+from lab.errors import LabError
+from lab.files import read_object
+from lab.models import headers
+from lab.schema import show
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+# What the lab's methods set, and what PEFT writes of its own accord.
+KNOWN = frozenset(
+    "peft_type peft_version task_type inference_mode base_model_name_or_path revision "
+    "r lora_alpha lora_dropout target_modules init_lora_weights bias use_rslora use_dora "
+    "rank_pattern alpha_pattern modules_to_save ensure_weight_tying fan_in_fan_out "
+    "init_r target_r total_step tinit tfinal deltaT beta1 beta2 orth_reg_weight "
+    "alpha rank_dropout module_dropout decompose_factor decompose_both "
+    "vera_dropout d_initial projection_prng_key save_projection "
+    "oft_block_size block_share coft eps feedforward_modules token_indices "
+    "num_virtual_tokens token_dim num_transformer_submodules num_attention_heads num_layers "
+    "num_key_value_heads key_value_dim modules_to_save prefix_projection encoder_hidden_size "
+    "encoder_reparameterization_type encoder_num_layers encoder_dropout".split()
+)
+PATTERN_KEYS = ("rank_pattern", "alpha_pattern")
+LITERAL = re.compile(
+    r"(\\?[\w.-])+", re.ASCII
+)  # a name with its dots escaped: a pattern without repeats
+STARTS = (True, False, "gaussian", "orthogonal")
+MOST_NUMBER = 10**7
+# Where PEFT writes none of it, beside what it leaves out by design
+UNREAD = frozenset(
+    ("peft_version", "base_model_name_or_path", "revision", "auto_mapping", "inference_mode")
+)
+
+
+def check(base: Any, folder: Path, kind: str) -> None:
+    """Raise LabError unless `folder` holds an adapter of PEFT's config class `kind` for `base`,
+    which may be on the meta device. Only JSON and the header of the weights are read.
+    """
+    _check_fit(base, folder, kind)
+
+
+def read(base: Any, folder: Path, kind: str) -> Any:
+    """`base` with the adapter of `folder` on it. Raises LabError where they do not fit."""
+    import peft
+
+    from lab.models.weights import first_line, is_out_of_memory
+
+    settings = config_of(folder, kind, base)
+    _check_fit(base, folder, kind)
+    try:
+        with warnings.catch_warnings():
+            # what is missing has been looked at
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")
+            return peft.PeftModel.from_pretrained(base, str(folder), config=settings)
+    except Exception as error:  # the files are a stranger's
+        if is_out_of_memory(error):
+            raise
+        raise LabError(
+            f"The adapter in {folder} cannot be loaded: {first_line(error)}.",
+            "It is damaged, or belongs to another base model.",
+        ) from None
+
+
+def config_of(folder: Path, kind: str, base: Any) -> Any:
+    """PEFT's config for `base`, of the fields that the lab knows. Raises LabError for any other
+    content."""
+    import peft
+
+    raw, config_class = _raw_config(folder), getattr(peft, kind)
+    defaults = config_class(**_least(kind))
+    expected = defaults.peft_type.value
+    if raw.get("peft_type") != expected:
+        raise _odd(f"is of the type '{show(raw.get('peft_type'))}', and {expected} is needed")
+    fields = {field.name for field in dataclasses.fields(config_class) if field.init}
+    values = {}
+    for key, value in raw.items():
+        if key in UNREAD or key == "peft_type":
+            continue
+        if key in KNOWN and key in fields:
+            values[key] = _judged(key, value)
+        elif not _is_default(value, getattr(defaults, key, None)):
+            raise _odd(f"sets '{show(key)}' to {show(value)}, which no method of the lab does")
+    targets = values.get("target_modules")
+    if isinstance(targets, str) and not LITERAL.fullmatch(targets):
+        # the modules that the pattern has matched: a stranger's may take for ever
+        values["target_modules"] = _adapted(base, _tensors(folder))
+    try:
+        made = config_class(**values, inference_mode=True)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise _odd(f"is not one of PEFT's: {error}") from None
+    return made
+
+
+def _least(kind: str) -> dict[str, Any]:
+    """Arguments without which a config of PEFT cannot be made."""
+    return {"total_step": 1} if kind == "AdaLoraConfig" else {}
+
+
+def _judged(key: str, value: Any) -> Any:
+    """The value of a known field. Raises LabError where it is none that the lab writes."""
+    if key == "task_type" and value != "CAUSAL_LM":
+        raise _odd(f"is for the task {show(value)}, and CAUSAL_LM is needed")
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, (int, float)) and not abs(value) <= MOST_NUMBER:
+        if key != "projection_prng_key":
+            raise _odd(f"sets '{key}' to {show(value)}, and {MOST_NUMBER:,} is the most")
+    if key == "init_lora_weights" and value not in STARTS:
+        raise _odd(f"sets '{key}' to {show(value)}: a saved adapter needs no start")
+    if key in PATTERN_KEYS and not (isinstance(value, dict) and all(map(LITERAL.fullmatch, value))):
+        raise _odd(f"sets '{key}' to {show(value)}, and an object by names of modules is needed")
+    return value
+
+
+def _check_fit(base: Any, folder: Path, kind: str) -> None:
+    """Build the adapter on the meta device, where its size costs nothing, and hold its tensors
+    against those of the file."""
+    import peft
+    import torch
+
+    from lab.models.weights import empty_like, first_line
+
+    stored, settings = _tensors(folder), config_of(folder, kind, base)
+    is_pruned = kind == "AdaLoraConfig"  # of each matrix the file holds what is left
+    if is_pruned:
+        settings.rank_pattern = None
+    try:
+        with torch.device("meta"):
+            model = peft.get_peft_model(empty_like(base), settings)
+        needed = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
+    except LabError:
+        raise
+    except Exception as error:
+        raise LabError(
+            f"The adapter in {folder} cannot stand on this base model: {first_line(error)}.",
+            "It is damaged, or belongs to another base model.",
+        ) from None
+    same = _names_of_one_tensor(model)
+    for name, tensor in needed.items():
+        if name not in stored and same.get(name, {name}) & stored.keys():
+            continue  # of two names for one tensor a file holds one
+        if name not in stored:
+            raise _misfit(folder, f"lacks '{show(name)}'")
+        shapes = stored[name].shape, tuple(tensor.shape)
+        is_part = is_pruned and len(shapes[0]) == len(shapes[1])
+        if not (
+            all(have <= need for have, need in zip(*shapes, strict=True))
+            if is_part
+            else shapes[0] == shapes[1]
+        ):
+            raise _misfit(
+                folder,
+                f"holds '{show(name)}' {stored[name].shape}, and {tuple(tensor.shape)} is needed",
+            )
+
+
+def _names_of_one_tensor(model: Any) -> dict[str, set[str]]:
+    """All names under which a file may hold each parameter of an adapter."""
+    names: dict[int, set[str]] = {}
+    for name, weight in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(weight), set()).add(name.replace(".default", ""))
+    return {name: group for group in names.values() for name in group}
+
+
+def _adapted(base: Any, stored: dict[str, headers.Stored]) -> list[str]:
+    """The modules of `base` beside which the stored tensors stand, not those that they replace."""
+    own = {name for name, _ in base.named_parameters(remove_duplicate=False)}
+    modules = {name for name, _ in base.named_modules() if name}
+    adapted = set()
+    for key in stored:
+        name = key.removeprefix("base_model.model.")
+        if name in own:
+            continue
+        while name and name not in modules:
+            name = name.rpartition(".")[0]
+        adapted.add(name)
+    if not adapted - {""}:
+        raise LabError(f"{WEIGHTS} names no module of this base model.", "Load it on its own base.")
+    return sorted(adapted - {""})
+
+
+def _raw_config(folder: Path) -> dict[str, Any]:
+    raw = read_object(folder / CONFIG)
+    if raw is None:
+        raise LabError(f"{folder} has no readable {CONFIG}.", "The result is incomplete.")
+    return raw
+
+
+def _tensors(folder: Path) -> dict[str, headers.Stored]:
+    file = folder / WEIGHTS
+    if file.is_symlink() or not file.is_file():
+        raise LabError(f"{folder} has no {WEIGHTS}.", "The result is incomplete.")
+    return headers.read(file)
+
+
+def _is_default(value: Any, default: Any) -> bool:
+    """Whether a field says nothing. Empty values of any kind do."""
+    if dataclasses.is_dataclass(default) and not isinstance(default, type):
+        default = dataclasses.asdict(default)
+    return not value or value == default
+
+
+def _odd(why: str) -> LabError:
+    return LabError(f"{CONFIG} {why}.", "It was not written by the lab, or it is damaged.")
+
+
+def _misfit(folder: Path, why: str) -> LabError:
+    return LabError(
+        f"{WEIGHTS} in {folder} {why}.", "It is damaged, or belongs to another base model."
+    )
