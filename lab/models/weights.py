@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.errors import LabError
+from lab.models import sizes
 from lab.models.catalog import Source
 
 
@@ -35,6 +36,7 @@ def load_config(source: Source) -> Any:
     """The model's config. Raises LabError for an unknown model or architecture."""
     from transformers import AutoConfig
 
+    check_sizes(source)
     try:
         if source.config is not None:
             return AutoConfig.for_model(**source.config)
@@ -45,10 +47,29 @@ def load_config(source: Source) -> Any:
         ) from None
 
 
+def check_sizes(source: Source) -> None:
+    """Raise LabError unless a model of the numbers in its config.json can be built."""
+    from transformers import PretrainedConfig
+
+    values = source.config
+    file = Path(source.location) / "config.json"
+    if values is None and file.is_file():
+        sizes.check_file(file.stat().st_size, source.id)
+    if values is None:
+        try:
+            values, _ = PretrainedConfig.get_config_dict(source.location, **source.options)
+        except Exception as error:  # as below
+            raise LabError(
+                f"The model '{source.id}' cannot be read: {_first_line(error)}.", _way_out(source)
+            ) from None
+    sizes.check(values, source.id)
+
+
 def load_model(source: Source, dtype: Any, **extra: Any) -> Any:
     """The causal language model with its weights in `dtype` (a torch.dtype)."""
     from transformers import AutoModelForCausalLM
 
+    check_sizes(source)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             source.location, dtype=dtype, use_safetensors=True, **source.options, **extra
