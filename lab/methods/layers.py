@@ -63,8 +63,8 @@ def targeted(model: Any, targets: str | list[str]) -> list[Layer]:
     layers = linear_layers(model)
     if targets == ALL_LINEAR:
         head = model.get_output_embeddings()
-        names = {name for name, module in model.named_modules() if module is head}
-        return [layer for layer in layers if layer.name not in names]
+        heads = {name for name, module in model.named_modules() if module is head}
+        return [layer for layer in layers if layer.name not in heads]
     names = [layer.name for layer in layers]
     if isinstance(targets, str):
         matched = set(patterns.matching(targets, names))

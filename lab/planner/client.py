@@ -112,7 +112,8 @@ class Request:
 class Planner:
     """The planner's processes. Questions do not wait for each other, and have `limits`."""
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, module: str = "lab.planner") -> None:
+        self._module = module
         self.limits_of_requests = limits or Limits()
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -241,7 +242,7 @@ class Planner:
         # NVML counts the GPUs: CUDA's own count would start CUDA, which does not survive a fork
         own = {"TOKENIZERS_PARALLELISM": "false", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "lab.planner"],
+            [sys.executable, "-m", self._module],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -262,9 +263,10 @@ class Planner:
         """Hand each reply to its request; one that nobody waits for is dropped."""
         assert process.stdout is not None
         for line in process.stdout:
-            reply = json.loads(line)
+            reply = _reply(line)
+            number = reply.get("id")
             with self._lock:
-                request = self._requests.pop(reply.get("id"), None)
+                request = self._requests.pop(number, None) if isinstance(number, int) else None
             if request is not None:
                 request._settle(reply)
         with self._lock:
@@ -301,12 +303,21 @@ class Planner:
         process.wait()
 
 
+def _reply(line: bytes) -> dict[str, Any]:
+    """The reply in a line; empty if it is none."""
+    try:
+        reply = json.loads(line)
+    except ValueError:
+        return {}
+    return reply if isinstance(reply, dict) else {}
+
+
 def _reads_files(request: dict[str, Any]) -> bool:
     """Whether the request depends on more than the lab's own configs: rows, templates, patterns
     or configs of somebody else."""
     if request["ask"] not in ("estimate", "limits", "plan"):
         return True
-    spec = request["spec"]
+    spec = request.get("spec")
     spec = spec if isinstance(spec, dict) else {}
     method = spec.get("method")
     targets = method.get("targets") if isinstance(method, dict) else None
