@@ -126,8 +126,13 @@ class Pool:
             if job.reads and sum(one.reads for one in busy) >= READING_AT_ONCE:
                 continue
             idle = [one for one in self._processes if one.job is None and one.reads == job.reads]
-            process = idle[0] if idle else self._fork(job.reads)
             self._waiting.remove(job)
+            try:
+                process = idle[0] if idle else self._fork(job.reads)
+            except OSError as error:
+                hint = "Close some programs, or wait for other requests, then try again."
+                self._say(job, f"The planner cannot start a process: {error.strerror}.", hint)
+                continue
             job.ends = time.monotonic() + job.seconds
             process.job = job
             line = json.dumps({"id": job.id, "request": job.request}).encode() + b"\n"
