@@ -138,7 +138,15 @@ def test_many_at_once_get_their_own_answers(make: Callable[..., Planner]) -> Non
     planner = make()
     begun = [planner.begin({"ask": "echo", "value": number}) for number in range(40)]
     assert [one.answer(PATIENCE_S)["value"] for one in begun] == list(range(40))
-    assert len(children(planner)) <= pool.AT_ONCE, "So many processes, and no more."
+
+
+def test_four_run_at_once_and_the_others_wait(make: Callable[..., Planner]) -> None:
+    planner = make(seconds=600)
+    for _ in range(8):
+        planner._begin({"ask": "spin"}, reads=False)
+    until(lambda: len(children(planner)) >= 4, "Four run.")
+    time.sleep(0.3)
+    assert len(children(planner)) == 4, "The machine's memory is not for any number of them."
 
 
 def test_a_request_that_is_given_up_frees_its_process(make: Callable[..., Planner]) -> None:
