@@ -20,10 +20,12 @@ with user_errors():
         name, device = memory_view.choose_device()
     asked = {"model": model, **memory_view.settings()}
     now = survey.survey(asked, device)
+    now.look("survey")
 
 
 @st.fragment(run_every=None if now.is_complete else 1.0)
 def answers() -> None:
+    now.look("survey")
     was_complete = now.is_complete
     memory_view.show(now, name, View(dark=is_dark()))
     if was_complete and not complete_at_start:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.errors import LabError, Problem
-from lab.methods import Context, Method, No, register
+from lab.methods import Context, Method, No, patterns, register
 from lab.methods.drawing import ALL
 from lab.models import fit
 from lab.models import folder as folders
@@ -79,12 +79,15 @@ class Full(Method):
             problems.append(Problem("method.train_layers", str(error)))
         for pattern in config.freeze or []:
             try:
-                found = any(_frozen_by(model, pattern))
+                is_known = bool(_frozen_by(model, pattern))
             except re.error as error:
                 message = f"'{show(pattern)}' is not a pattern: {error}."
                 problems.append(Problem("method.freeze", message))
                 continue
-            if not found:
+            except LabError as error:
+                problems.append(Problem("method.freeze", str(error)))
+                continue
+            if not is_known:
                 problems.append(
                     Problem(
                         "method.freeze",
@@ -163,12 +166,13 @@ def _above(model: Any) -> set[int]:
 
 
 def _frozen_by(model: Any, pattern: str) -> set[str]:
-    """Names of the parameters that one entry of `freeze` means. Raises re.error."""
+    """Names of the parameters that one entry of `freeze` means. Raises re.error for a bad pattern,
+    LabError for one that takes long."""
     named = dict(model.named_parameters())
     if pattern == "biases":
         return {name for name in named if name.endswith("bias")}
     if pattern not in PARTS:
-        return {name for name in named if re.fullmatch(pattern, name)}
+        return set(patterns.matching(pattern, named))
     modules = {
         "embeddings": [model.get_input_embeddings()],
         "head": [model.get_output_embeddings()],

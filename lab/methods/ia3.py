@@ -67,7 +67,7 @@ class Ia3(PeftMethod):
             )
             for place in ("attention", "feed_forward")
             for one in getattr(config, place) or []
-            if not any(matches(one, layer.name, False) for layer in layers)
+            if not any(matches(one, layer.name) for layer in layers)
         ]
         outputs, inputs = scaled(model, config)
         for place, found in (("attention", outputs), ("feed_forward", inputs)):
@@ -107,13 +107,13 @@ def scaled(model: Any, config: Ia3Config) -> tuple[list[Layer], list[Layer]]:
     inputs = [
         layer
         for layer in layers
-        if any(matches(one, layer.name, False) for one in config.feed_forward or [])
+        if any(matches(one, layer.name) for one in config.feed_forward or [])
     ]
     wanted = config.attention or KEYS_AND_VALUES
     outputs = [
         layer
         for layer in layers
-        if any(matches(one, layer.name, False) for one in wanted) and layer not in inputs
+        if any(matches(one, layer.name) for one in wanted) and layer not in inputs
     ]
     if config.feed_forward is None:
         inputs = _down_projections(layers, outputs)

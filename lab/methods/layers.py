@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from lab.errors import Problem
+from lab.errors import LabError, Problem
+from lab.methods import patterns
 from lab.methods.support import No
 from lab.schema import option, show
 
@@ -58,25 +59,22 @@ def linear_layers(model: Any) -> list[Layer]:
 
 
 def targeted(model: Any, targets: str | list[str]) -> list[Layer]:
-    """The linear layers that PEFT takes for `targets`. Raises re.error for a bad pattern."""
+    """The linear layers that `targets` names. Raises re.error for a bad pattern, LabError for one
+    that takes long."""
     layers = linear_layers(model)
     if targets == ALL_LINEAR:
         head = model.get_output_embeddings()
-        names = {name for name, module in model.named_modules() if module is head}
-        return [layer for layer in layers if layer.name not in names]
-    wanted = targets if isinstance(targets, list) else [targets]
-    is_pattern = isinstance(targets, str)
-    return [
-        layer
-        for layer in layers
-        if any(matches(target, layer.name, is_pattern) for target in wanted)
-    ]
+        heads = {name for name, module in model.named_modules() if module is head}
+        return [layer for layer in layers if layer.name not in heads]
+    names = [layer.name for layer in layers]
+    if isinstance(targets, str):
+        matched = set(patterns.matching(targets, names))
+        return [layer for layer in layers if layer.name in matched]
+    return [layer for layer in layers if any(matches(target, layer.name) for target in targets)]
 
 
-def matches(target: str, name: str, is_pattern: bool) -> bool:
-    """Whether PEFT would take layer `name` for `target`: by whole pattern, or by last parts."""
-    if is_pattern:
-        return re.fullmatch(target, name) is not None
+def matches(target: str, name: str) -> bool:
+    """Whether PEFT would take layer `name` for `target` of a list: by its last parts."""
     return name == target or name.endswith(f".{target}")
 
 
@@ -88,16 +86,22 @@ def target_problems(
     problems: list[Problem] = []
     if targets != ALL_LINEAR:
         choices = ", ".join(sorted({layer.name.rsplit(".", 1)[-1] for layer in linear}))
-        is_pattern = isinstance(targets, str)
+        names = [layer.name for layer in linear]
         for target in [targets] if isinstance(targets, str) else targets:
             try:
-                found = any(matches(target, layer.name, is_pattern) for layer in linear)
+                if isinstance(targets, str):
+                    is_known = bool(patterns.matching(targets, names))
+                else:
+                    is_known = any(matches(target, name) for name in names)
             except re.error as error:
                 problems.append(
                     Problem("method.targets", f"'{show(target)}' is not a pattern: {error}.")
                 )
                 continue
-            if not found:
+            except LabError as error:
+                problems.append(Problem("method.targets", str(error)))
+                continue
+            if not is_known:
                 problems.append(
                     Problem(
                         "method.targets",

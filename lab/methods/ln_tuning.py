@@ -58,7 +58,7 @@ class LnTuning(PeftMethod):
                 f"{choices}.",
             )
             for one in config.targets or []
-            if not any(matches(one, name, False) for name, _ in found)
+            if not any(matches(one, name) for name, _ in found)
         ]
 
     def settings(self, config: LnTuningConfig) -> dict[str, Any]:
@@ -88,5 +88,5 @@ def chosen(model: Any, config: LnTuningConfig) -> list[tuple[str, Any]]:
     return [
         (name, module)
         for name, module in norms(model)
-        if config.targets is None or any(matches(one, name, False) for one in config.targets)
+        if config.targets is None or any(matches(one, name) for one in config.targets)
     ]

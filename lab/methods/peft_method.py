@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lab.methods import Context, Method, adapter_files
+from lab.methods.layers import ALL_LINEAR, targeted
 
 
 class PeftMethod(Method):
@@ -25,7 +26,12 @@ class PeftMethod(Method):
         import peft
 
         kind = getattr(peft, self.peft_class)
-        settings = kind(**self.settings_for(model, config, context), task_type="CAUSAL_LM")
+        values = self.settings_for(model, config, context)
+        targets = values.get("target_modules")
+        if isinstance(targets, str) and targets != ALL_LINEAR:
+            # PEFT would match a pattern without a limit of time, here and at each loading
+            values["target_modules"] = [layer.name for layer in targeted(model, targets)]
+        settings = kind(**values, task_type="CAUSAL_LM")
         made = peft.get_peft_model(model, settings, autocast_adapter_dtype=wants_float32(context))
         return as_base(made, context)
 

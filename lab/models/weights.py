@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from lab.errors import LabError
+from lab.files import read_object
 from lab.models import folder as folders
-from lab.models import hub
+from lab.models import hub, sizes
 from lab.models.catalog import Source
 from lab.models.headers import Stored
 
@@ -42,6 +43,7 @@ def load_config(source: Source) -> Any:
     from transformers import AutoConfig
 
     place = None if source.config is not None else local_folder(source, with_weights=False)
+    check_sizes(source, place)
     try:
         if source.config is not None:
             return AutoConfig.for_model(**source.config)
@@ -52,11 +54,22 @@ def load_config(source: Source) -> Any:
         ) from None
 
 
+def check_sizes(source: Source, folder: Path | None) -> None:
+    """Raise LabError unless a model of the numbers in its config.json can be built."""
+    values = source.config
+    if values is None and folder is not None:
+        file = folder / "config.json"
+        sizes.check_file(file.stat().st_size, source.id)
+        values = read_object(file)
+    sizes.check(values or {}, source.id)
+
+
 def load_model(source: Source, dtype: Any, **extra: Any) -> Any:
     """The causal language model with its weights in `dtype` (a torch.dtype)."""
     from transformers import AutoModelForCausalLM
 
     place = local_folder(source, with_weights=True)
+    check_sizes(source, place)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             place,

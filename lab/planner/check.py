@@ -18,6 +18,7 @@ from lab.models import fit, weights
 from lab.planner import admit, begin, compilation
 from lab.planner.device import this_machine
 from lab.planner.facts import facts_of
+from lab.planner.stages import stage
 from lab.spec import RunSpec
 
 DISK_RESERVE = 200_000_000
@@ -48,7 +49,8 @@ def check(value: Any) -> dict[str, Any]:
         check_fit(resolved, model, tokenizer, problems, wrong)
     estimate = None
     if model is not None and not problems:
-        resolved, estimate = _estimate(resolved, spec, model, tokenizer, facts, problems)
+        with stage("predict"):
+            resolved, estimate = _estimate(resolved, spec, model, tokenizer, facts, problems)
     if problems or estimate is None:
         return {"problems": [problem.to_json() for problem in problems]}
     final = replace(
@@ -163,15 +165,18 @@ def _gather(problems: list[Problem], field: str, ask: Callable[[], Any], otherwi
 
 def _model(spec: RunSpec) -> tuple[Any, Any]:
     source = models.resolve(spec.model)
-    config = weights.load_config(source)
+    with stage("model"):
+        config = weights.load_config(source)
     if any(getattr(c, "quantization_config", None) for c in (config, config.get_text_config())):
         raise LabError(
             f"The weights of '{spec.model}' are quantised already, and cannot be trained as they "
             "are.",
             "Choose the original model.",
         )
-    model = weights.empty_model(config)
-    tokenizer = weights.load_tokenizer(source)
+    with stage("model"):
+        model = weights.empty_model(config)
+    with stage("tokenizer"):
+        tokenizer = weights.load_tokenizer(source)
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         raise LabError(
@@ -197,14 +202,15 @@ def check_fit(
     method = methods.get(spec.method["name"])
     if not any(field.split(".")[0] == "method" for field in wrong):
         context = Context(spec, tokenizer)
-        problems.extend(
-            _gather(
-                problems,
-                "method.name",
-                lambda: method.check(model, spec.method_config, context),
-                [],
+        with stage("method"):
+            problems.extend(
+                _gather(
+                    problems,
+                    "method.name",
+                    lambda: method.check(model, spec.method_config, context),
+                    [],
+                )
             )
-        )
     problems.extend(
         Problem(place, message)
         for place, message in support.refusals(method, spec)

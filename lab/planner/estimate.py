@@ -17,6 +17,7 @@ from lab.planner import compilation
 from lab.planner.check import check_fit, not_applicable, resolve
 from lab.planner.device import Target, target_of
 from lab.planner.facts import facts_of
+from lab.planner.stages import stage
 from lab.spec import RunSpec
 
 CERTAINLY_OVER = 1.2  # times the memory by the closed form: need not be traced to be ruled out
@@ -36,7 +37,7 @@ def estimate(
     if problems:
         return _refused(problems)
     target = target_of(spec, device or {})
-    config = weights.load_config(models.resolve_structure(spec.model))
+    config = _config(spec)
     ready = resolve(spec, target.has_bf16 if target.on_gpu else None)
     method = methods.get(ready.method["name"])
     options = dict(how or {})
@@ -117,10 +118,16 @@ def _is_packed(
 def _facts(spec: RunSpec) -> dict[str, Any]:
     """What is known of the data; nothing where it, or the model's tokenizer, is not at hand."""
     try:
-        tokenizer = weights.load_tokenizer(models.resolve(spec.model))
+        with stage("tokenizer"):
+            tokenizer = weights.load_tokenizer(models.resolve(spec.model))
         return facts_of(spec, tokenizer)
     except LabError:
         return {}
+
+
+def _config(spec: RunSpec) -> Any:
+    with stage("model"):
+        return weights.load_config(models.resolve_structure(spec.model))
 
 
 _empties: dict[str, Any] = {}
@@ -132,7 +139,8 @@ def _empty(config: Any) -> Any:
     if name not in _empties:
         if len(_empties) >= 32:
             _empties.clear()
-        _empties[name] = weights.empty_model(config)
+        with stage("model"):
+            _empties[name] = weights.empty_model(config)
     return _empties[name]
 
 
@@ -164,7 +172,7 @@ def limits(value: Any, device: dict[str, Any]) -> dict[str, Any]:
                 return True
         return False
 
-    config = weights.load_config(models.resolve_structure(spec.model))
+    config = _config(spec)
     longest = getattr(config, "max_position_embeddings", None) or 1 << 20
     found: dict[str, Any] = {
         "longest_row": _highest(
@@ -216,7 +224,7 @@ def plan(value: Any, device: dict[str, Any] | None = None) -> dict[str, Any]:
     target = target_of(spec, device or {})
     if target.memory_bytes is None:
         return _refused([Problem("hardware", "the device has no size. Name a GPU or its GB.")])
-    config = weights.load_config(models.resolve_structure(spec.model))
+    config = _config(spec)
     ready = resolve(spec, target.has_bf16 if target.on_gpu else None)
     method = methods.get(ready.method["name"])
     check_fit(replace(ready, data=spec.data), _empty(config), None, problems, set(), target.on_gpu)

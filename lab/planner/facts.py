@@ -10,6 +10,7 @@ from lab import methods
 from lab.data import catalog as datasets
 from lab.data import prepare, rows, template
 from lab.errors import LabError
+from lab.planner.stages import stage
 from lab.spec import RunSpec
 
 SAMPLE = 200  # examples that are rendered and tokenised here; the worker does all
@@ -22,8 +23,9 @@ def facts_of(spec: RunSpec, tokenizer: Any) -> dict[str, Any]:
     sample is rendered; the worker reads all of them."""
     data = spec.data
     dataset = datasets.resolve(data.dataset)
-    found = rows.Rows(dataset.path, prepare.reading_of(data, dataset))
-    sample, is_whole = _read(found)
+    with stage("rows"):
+        found = rows.Rows(dataset.path, prepare.reading_of(data, dataset))
+        sample, is_whole = _read(found)
     prepare.check_objective(data, found.has_chats, dataset)
     if data.general_mix and data.general_set != "base":
         datasets.resolve(data.general_set)
@@ -42,14 +44,15 @@ def facts_of(spec: RunSpec, tokenizer: Any) -> dict[str, Any]:
     }
     if tokenizer is None:
         return facts
-    template.choose(tokenizer, data.template)
-    pieces = [
-        piece
-        for example in sample
-        for piece in template.tokenize(
-            example, tokenizer, system_prompt, data.loss_on, data.max_length, data.truncation
-        )
-    ]
+    with stage("template"):
+        template.choose(tokenizer, data.template)
+        pieces = [
+            piece
+            for example in sample
+            for piece in template.tokenize(
+                example, tokenizer, system_prompt, data.loss_on, data.max_length, data.truncation
+            )
+        ]
     if not any(piece.counted for piece in pieces):
         raise LabError(
             f"None of the first {len(sample)} rows of '{dataset.id}' has a token to learn from "

@@ -18,7 +18,8 @@ from lab.errors import LabError, Problem, SpecError
 from lab.methods import get as method_of
 from lab.models import catalog as models
 from lab.models import weights
-from lab.spec import RunSpec
+from lab.planner.stages import stage
+from lab.spec import DataSpec, RunSpec
 
 SHOWN = 20  # rows that are shown
 PACKED = 6  # batches that are shown
@@ -39,28 +40,17 @@ def look(value: Any, most: int = MOST) -> dict[str, Any]:
         raise SpecError(wrong)
     data = spec.data
     dataset = datasets.resolve(data.dataset)
-    tokenizer = weights.load_tokenizer(models.resolve(spec.model))
+    with stage("tokenizer"):
+        tokenizer = weights.load_tokenizer(models.resolve(spec.model))
     has_own = bool(tokenizer.chat_template)
-    template.choose(tokenizer, data.template)
+    with stage("template"):
+        template.choose(tokenizer, data.template)
     system_prompt = prepare.system_prompt_of(spec, dataset)
-    found = Rows(dataset.path, prepare.reading_of(data, dataset))
-    examples, is_whole, trouble = _read(found, most)
-    sequences: list[list[Tokens]] = []
-    for example in examples:
-        try:
-            sequences.append(
-                template.tokenize(
-                    example,
-                    tokenizer,
-                    system_prompt,
-                    data.loss_on,
-                    data.max_length,
-                    data.truncation,
-                )
-            )
-        except LabError as error:
-            found.reject(example.row, str(error))
-            sequences.append([])
+    with stage("rows"):
+        found = Rows(dataset.path, prepare.reading_of(data, dataset))
+        examples, is_whole, trouble = _read(found, most)
+    with stage("template"):
+        sequences = _tokenized(found, examples, tokenizer, system_prompt, data)
     usable = [place for place, made in enumerate(sequences) if made]
     if not usable:
         raise LabError(
@@ -70,8 +60,9 @@ def look(value: Any, most: int = MOST) -> dict[str, Any]:
     _, held = batches.split(len(examples), data.eval_fraction)
     flat = [one for place in usable for one in sequences[place]]
     texts = [_words(example) for example in examples]
-    twins = duplicates.find(texts)
-    leaks = twins.across(set(held))
+    with stage("compare"):
+        twins = duplicates.find(texts)
+        leaks = twins.across(set(held))
     can_pack = method_of(spec.method["name"]).can_pack
     return {
         "dataset": dataset.id,
@@ -126,6 +117,23 @@ def _read(found: Rows, most: int) -> tuple[list[Example], bool, str]:
             raise
         return examples, True, str(error)
     return examples, True, ""
+
+
+def _tokenized(
+    found: Rows, examples: list[Example], tokenizer: Any, system_prompt: str, data: DataSpec
+) -> list[list[Tokens]]:
+    """The pieces of each example; none, and a reason in `found`, where it cannot be rendered."""
+    sequences: list[list[Tokens]] = []
+    for example in examples:
+        try:
+            pieces = template.tokenize(
+                example, tokenizer, system_prompt, data.loss_on, data.max_length, data.truncation
+            )
+        except LabError as error:
+            found.reject(example.row, str(error))
+            pieces = []
+        sequences.append(pieces)
+    return sequences
 
 
 def _words(example: Example) -> str:

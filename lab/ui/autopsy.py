@@ -15,6 +15,7 @@ from lab.planner.client import planner
 from lab.runs import launch
 from lab.ui import links
 from lab.ui.guard import safe
+from lab.ui.waiting import wait
 
 
 def show(run: RunDir) -> None:
@@ -24,12 +25,12 @@ def show(run: RunDir) -> None:
     key = f"autopsy.{run.id}"
     if key not in st.session_state:
         if st.button("What would fit?", icon=":material/memory_alt:", key=f"ask.{key}"):
-            with st.spinner("Predicting the peak of each change …"):
-                try:
-                    st.session_state[key] = planner.fixes(resolved(run))
-                except LabError as error:
-                    st.error(safe(str(error)))
-                    return
+            words = "Predicting the peak of each change …"
+            try:
+                st.session_state[key] = wait(words, lambda: planner.fixes(resolved(run)))
+            except LabError as error:
+                st.error(safe(str(error)))
+                return
             st.rerun()
         return
     with st.container(border=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+from collections import OrderedDict
 from typing import Any
 
 import streamlit as st
@@ -20,6 +21,7 @@ from lab.spec_sections import FORMATS, TEMPLATES
 from lab.ui import charts, form, links, monitoring
 from lab.ui.charts import View
 from lab.ui.guard import safe
+from lab.ui.waiting import wait
 
 MOST = (1000, 10_000)
 PARTS = {
@@ -143,9 +145,21 @@ def train_on(spec: dict[str, Any]) -> None:
         st.switch_page(links.page("new_run"))
 
 
-@st.cache_data(max_entries=8, show_spinner=False)
-def _look(spec: str, most: int, changed: int) -> dict[str, Any]:
-    return planner.look(json.loads(spec), most)
+_seen: OrderedDict[tuple[str, int, int], dict[str, Any]] = OrderedDict()
+KEPT = 8
+
+
+def _look(spec: dict[str, Any], most: int, changed: int) -> dict[str, Any]:
+    """The planner's answer, kept for the next look. Not by st.cache_data: inside of it nothing may
+    be written, and so nobody could give the question up."""
+    key = (json.dumps(spec, sort_keys=True), most, changed)
+    seen = _seen.get(key)
+    if seen is None:
+        words = "Reading, rendering and tokenising …"
+        _seen[key] = seen = wait(words, lambda: planner.look(spec, most))
+        while len(_seen) > KEPT:
+            _seen.popitem(last=False)
+    return seen
 
 
 def look(spec: dict[str, Any]) -> dict[str, Any] | None:
@@ -162,9 +176,7 @@ def look(spec: dict[str, Any]) -> dict[str, Any] | None:
     )
     changed = catalog.resolve(spec["data"]["dataset"]).path.stat().st_mtime_ns
     try:
-        with st.spinner("Reading, rendering and tokenising …"):
-            seen: dict[str, Any] = _look(json.dumps(spec, sort_keys=True), most, changed)
-            return seen
+        return _look(spec, most, changed)
     except SpecError as error:
         for problem in error.problems:
             st.error(safe(f"{problem.field}: {problem.message}"), icon=":material/error:")

@@ -14,20 +14,22 @@ import streamlit as st
 
 from lab import text
 from lab.errors import LabError, SpecError
-from lab.planner.client import planner
+from lab.planner.client import Abandoned, planner
 from lab.ui import memory_charts
 from lab.ui.charts import CONFIG, View, figure
 from lab.ui.guard import safe
 from lab.ui.monitoring import is_dark
+from lab.ui.waiting import Watched
 
 KEPT = 32
 STILL_S = 1.5  # a form that has not been looked at for so long has changed
 
 
-class Forecast:
+class Forecast(Watched):
     """The closed form's answer, then the shadow step's, for one state of the form."""
 
     def __init__(self, spec: dict[str, Any]) -> None:
+        super().__init__()
         self.spec = spec
         self.found: dict[str, Any] | None = None
         self.problem = ""
@@ -37,22 +39,29 @@ class Forecast:
 
     def _ask(self) -> None:
         try:
-            self.found = planner.estimate(self.spec, shadow=False)
-            # a processor's figure is a bound, and the closed form's is what runs are admitted with
-            if not self.found["is_bound"]:
-                time.sleep(STILL_S)
-                # a little less: the look that began this may be noted after it has begun
-                if time.monotonic() - self.seen_at > 0.8 * STILL_S:
-                    self.was_left = True  # asked again if somebody comes back to it
-                    return
-                self.found = planner.estimate(self.spec)
-            # how long it takes: reads some of the data, so it comes last
-            self.found = planner.estimate(self.spec, shadow=not self.found["is_bound"], time=True)
+            with self.asking.active():
+                self._ask_in_turn()
         except SpecError:  # each stands beside its field when the form is checked
             self.problem = "The memory is predicted when the form has no problems."
+        except Abandoned:
+            self.was_left = True
+            return
         except (LabError, RuntimeError) as error:
             self.problem = str(error)
-        self.is_complete = True
+        self.is_complete = not self.was_left
+
+    def _ask_in_turn(self) -> None:
+        self.found = planner.estimate(self.spec, shadow=False)
+        # a processor's figure is a bound, and the closed form's is what runs are admitted with
+        if not self.found["is_bound"]:
+            time.sleep(STILL_S)
+            # a little less: the look that began this may be noted after it has begun
+            if time.monotonic() - self.seen_at > 0.8 * STILL_S:
+                self.was_left = True  # asked again if somebody comes back to it
+                return
+            self.found = planner.estimate(self.spec)
+        # how long it takes: reads some of the data, so it comes last
+        self.found = planner.estimate(self.spec, shadow=not self.found["is_bound"], time=True)
 
 
 _kept: OrderedDict[str, Forecast] = OrderedDict()
@@ -64,7 +73,7 @@ def forecast(spec: dict[str, Any]) -> Forecast:
     key = hashlib.sha256(json.dumps(spec, sort_keys=True, default=str).encode()).hexdigest()
     with _lock:
         found = _kept.pop(key, None)
-        if found is None or found.was_left:
+        if found is None or found.was_left or found.asking.is_cancelled:
             found = Forecast(spec)
         _kept[key] = found
         while len(_kept) > KEPT:
@@ -76,11 +85,14 @@ def forecast(spec: dict[str, Any]) -> Forecast:
 def panel(spec: dict[str, Any]) -> None:
     """The predicted memory of `spec`, refreshed until the prediction is complete."""
     now = forecast(spec)
+    now.look("forecast")
     was_complete = now.is_complete
 
     @st.fragment(run_every=None if was_complete else 1.0)
     def answer() -> None:
-        show(forecast(spec), View(dark=is_dark()))
+        now = forecast(spec)
+        now.look("forecast")
+        show(now, View(dark=is_dark()))
         if now.is_complete and not was_complete:
             st.rerun()
 

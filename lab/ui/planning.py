@@ -13,6 +13,7 @@ from lab.planner.client import planner
 from lab.spec import RunSpec
 from lab.ui import form, submit
 from lab.ui.guard import safe
+from lab.ui.waiting import wait
 
 SHOWN, SHORT = 6, 3  # choices in a table, in a narrow column
 
@@ -50,8 +51,8 @@ def for_device(spec: dict[str, Any], device: dict[str, Any]) -> None:
 def _ask(spec: dict[str, Any], device: dict[str, Any], place: str) -> None:
     st.session_state[place] = None
     try:
-        with st.spinner("Comparing settings …"):
-            st.session_state[place] = {"for": spec, **planner.plan(spec, device)}
+        found = wait("Comparing settings …", lambda: planner.plan(spec, device))
+        st.session_state[place] = {"for": spec, **found}
     except SpecError as error:
         if place == "new.choices":
             submit.note(error)

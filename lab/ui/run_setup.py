@@ -21,6 +21,7 @@ from lab.runs import index, tickets
 from lab.spec import RunSpec
 from lab.ui import form, links, submit
 from lab.ui.guard import safe
+from lab.ui.waiting import wait
 
 MORE_DATA = [
     "format",
@@ -274,8 +275,9 @@ def check() -> None:
     """Ask the planner about the form as it is; keep what it says."""
     st.session_state["new.plan"] = None
     try:
-        with st.spinner("Checking the model, the data and the settings …"):
-            plan = planner.check(form.value())
+        spec = form.value()
+        words = "Checking the model, the data and the settings …"
+        plan = wait(words, lambda: planner.check(spec))
     except SpecError as error:
         submit.note(error)
         st.rerun()
@@ -284,7 +286,7 @@ def check() -> None:
         return
     had_problems = bool(st.session_state.get("new.problems"))
     st.session_state["new.problems"] = {}
-    st.session_state["new.plan"] = {"for": form.value(), **plan}
+    st.session_state["new.plan"] = {"for": spec, **plan}
     if had_problems:
         st.rerun()
 

@@ -11,16 +11,18 @@ from typing import Any
 
 from lab import methods
 from lab.errors import LabError, SpecError
-from lab.planner.client import planner
+from lab.planner.client import Abandoned, planner
+from lab.ui.waiting import Watched
 
 KEPT = 64  # views
 
 
-class Survey:
+class Survey(Watched):
     """The estimates of one view, asked one after another by a thread: closed forms first, so that
     there is something to see at once, then the shadow steps."""
 
     def __init__(self, asked: dict[str, Any], device: dict[str, Any]) -> None:
+        super().__init__()
         self.asked, self.device = asked, device
         self.found: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self.refused: dict[str, str] = {}
@@ -31,23 +33,31 @@ class Survey:
 
     def _ask(self) -> None:
         try:
-            for shadow in (False, True):
-                for method in methods.all_methods():
-                    if method.name in self.refused:
-                        continue
-                    try:
-                        self.found[method.name] = planner.estimate(
-                            spec_of(self.asked, method), self.device, shadow=shadow
-                        )
-                    except LabError as error:
-                        self.found.pop(method.name, None)
-                        self.refused[method.name] = _reason(error)
-                # once more at the end, for what could not be answered the first time
-                if self.device.get("gpu") or self.device.get("memory_bytes"):
-                    self._ask_limits(is_last=shadow)
+            with self.asking.active():
+                for shadow in (False, True):
+                    self._ask_all(shadow)
+        except Abandoned:  # asked again if somebody comes back to it
+            return
         except Exception as error:  # shown on the page; a thread's traceback reaches nobody
             self.error = str(error)
         self.is_complete = True
+
+    def _ask_all(self, shadow: bool) -> None:
+        for method in methods.all_methods():
+            if method.name in self.refused:
+                continue
+            try:
+                self.found[method.name] = planner.estimate(
+                    spec_of(self.asked, method), self.device, shadow=shadow
+                )
+            except Abandoned:
+                raise
+            except LabError as error:
+                self.found.pop(method.name, None)
+                self.refused[method.name] = _reason(error)
+        # once more at the end, for what could not be answered the first time
+        if self.device.get("gpu") or self.device.get("memory_bytes"):
+            self._ask_limits(is_last=shadow)
 
     def _ask_limits(self, *, is_last: bool) -> None:
         names = [name for name in ("full", "lora", "qlora") if name in self.found]
@@ -58,8 +68,8 @@ class Survey:
                 )
             except SpecError:
                 continue  # its bar says why already
-            except LabError:
-                if is_last:
+            except LabError as error:
+                if is_last or isinstance(error, Abandoned):
                     raise
 
     def rows(self) -> list[dict[str, Any]]:
@@ -81,7 +91,8 @@ def survey(asked: dict[str, Any], device: dict[str, Any]) -> Survey:
     text_of = json.dumps([asked, device], sort_keys=True)
     key = hashlib.sha256(text_of.encode()).hexdigest()
     with _lock:
-        if key not in _surveys or (_surveys[key].is_complete and _surveys[key].error):
+        now = _surveys.get(key)
+        if now is None or now.asking.is_cancelled or (now.is_complete and now.error):
             _surveys[key] = Survey(asked, device)
         _surveys.move_to_end(key)
         while len(_surveys) > KEPT:

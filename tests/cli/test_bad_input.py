@@ -170,8 +170,8 @@ def test_models_that_cannot_train(
     for change, says in (
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantised already"),
         ({"vocab_size": 100}, "its model only 100"),
-        ({"num_attention_heads": 0}, "Check the files in that folder"),
-        ({"hidden_size": "wide"}, "cannot be read"),
+        ({"num_attention_heads": 0}, "num_attention_heads is 0, and must be from 1 to"),
+        ({"hidden_size": "wide"}, "hidden_size is wide, and must be a whole number"),
     ):
         (folder / "config.json").write_text(json.dumps(config | change))
         assert says in refuse(make_spec() | {"model": str(folder)}), change
