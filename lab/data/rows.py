@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from lab.data import shapes
 from lab.data.files import BadRow, Values
@@ -19,19 +20,26 @@ __all__ = ["BadRow", "Example", "Reading", "Rows", "read_examples"]
 
 SHOWN = 5  # bad rows named in a message; the rest are counted
 KEPT = 200  # bad rows kept for the page
+LONGEST_REASON = 400  # characters
+MOST_BAD = 100_000  # bad rows; a file with more of them, and few good ones, is no dataset
+FEW = 100  # bad rows for each good one, of which a file with MOST_BAD is given up
 
 
 class Rows:
     """Iterates over the usable examples of a file, and keeps account of the others.
 
     `done` and `size` are bytes. After the last row `finish` raises LabError if rows are bad and
-    the reading does not skip them, or if nothing is left.
+    the reading does not skip them, or if nothing is left. Where `until`, a value of
+    time.monotonic(), passes first, the iteration ends early and `is_whole` is False; it raises
+    LabError if nothing could be used by then.
     """
 
-    def __init__(self, path: Path, reading: Reading | None = None) -> None:
+    def __init__(
+        self, path: Path, reading: Reading | None = None, until: float | None = None
+    ) -> None:
         self.path = path
         self.reading = reading or Reading()
-        self.values = Values(path)
+        self.values = Values(path, until)
         self.good = 0
         self.bad = 0
         self.reasons: list[tuple[int, str]] = []
@@ -45,6 +53,11 @@ class Rows:
     @property
     def size(self) -> int:
         return self.values.size
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the time was enough to read all."""
+        return self.values.is_whole
 
     def __iter__(self) -> Iterator[Example]:
         limit = self.reading.limit
@@ -61,7 +74,8 @@ class Rows:
                 continue
             self.good += 1
             yield made
-        self.finish()
+        if self.is_whole or not self.good:
+            self.finish()
 
     def _compare(self, made: Example) -> None:
         """Chats and plain text in one file are a mistake: they are trained in different ways."""
@@ -72,10 +86,17 @@ class Rows:
         self.has_chats = kind == "a chat"
 
     def refuse(self, row: int, reason: str) -> None:
-        """Count a row as bad."""
+        """Count a row as bad. Raises LabError where it is time to give up."""
         self.bad += 1
         if len(self.reasons) < KEPT:
+            if len(reason) > LONGEST_REASON:
+                reason = f"{reason[: LONGEST_REASON - 1]}…"
             self.reasons.append((row, reason))
+        if self.bad > MOST_BAD and (self.reading.bad_rows != "skip" or self._are_few_good()):
+            self._give_up("More than ")
+
+    def _are_few_good(self) -> bool:
+        return self.good * FEW < self.bad
 
     def reject(self, row: int, reason: str) -> None:
         """Count a row as bad that was handed out already: its template refuses it, say."""
@@ -84,18 +105,29 @@ class Rows:
 
     def finish(self) -> None:
         if self.bad and (self.reading.bad_rows != "skip" or not self.good):
+            self._give_up()
+        if not self.good and not self.is_whole:
             raise LabError(
-                f"{self.bad} of {self.bad + self.good} rows of '{show(str(self.path))}' cannot be "
-                f"used: {self.told()}.",
-                "Mend or remove these rows, or set data.bad_rows to skip."
-                if self.good
-                else "Mend these rows, or name the right columns in data.columns.",
+                f"No row was found in the first {self.done:,} bytes of '{show(str(self.path))}' in "
+                "the time there is.",
+                "Check whether it is a dataset.",
             )
         if not self.good:
             raise LabError(
                 f"The dataset '{show(str(self.path))}' is empty.",
                 "Give a file with at least one row.",
             )
+
+    def _give_up(self, before: str = "") -> NoReturn:
+        count = MOST_BAD if before else self.bad
+        seen = self.bad + self.good - (1 if before else 0)
+        raise LabError(
+            f"{before}{count} of {seen} rows of '{show(str(self.path))}' cannot be used: "
+            f"{self.told()}.",
+            "Mend or remove these rows, or set data.bad_rows to skip."
+            if self.good
+            else "Mend these rows, or name the right columns in data.columns.",
+        )
 
     def told(self) -> str:
         """The first bad rows with their reasons, and how many more there are."""
