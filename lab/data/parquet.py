@@ -109,9 +109,10 @@ def _bytes(column: Any) -> int:
     kind = column.type
     if pyarrow.types.is_dictionary(kind):
         lengths = compute.binary_length(column.dictionary)
-        return int(compute.sum(lengths.take(column.indices)).as_py() or 0) + column.indices.nbytes
+        total = compute.sum(lengths.take(column.indices)).as_py()
+        return int(total or 0) + int(column.indices.nbytes)
     if pyarrow.types.is_map(kind):
-        return _bytes(column.keys) + _bytes(column.items)
+        return int(_bytes(column.keys) + _bytes(column.items))
     if pyarrow.types.is_struct(kind):
         return sum(_bytes(part) for part in column.flatten())
     if pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind):

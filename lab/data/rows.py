@@ -6,6 +6,7 @@ that cannot be used is counted, with file, row and reason; nothing is skipped in
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -16,11 +17,12 @@ from lab.data.shapes import Example, Reading
 from lab.errors import LabError
 from lab.schema import show
 
-__all__ = ["BadRow", "Example", "Reading", "Rows", "read_examples"]
+__all__ = ["BadRow", "Example", "Reading", "Rows", "Sample", "read_examples"]
 
 SHOWN = 5  # bad rows named in a message; the rest are counted
 KEPT = 200  # bad rows kept for the page
 LONGEST_REASON = 400  # characters
+LEAST_OF_A_ROW = 20_000  # characters of a row that a sample holds
 MOST_BAD = 100_000  # bad rows; a file with more of them, and few good ones, is no dataset
 FEW = 100  # bad rows for each good one, of which a file with MOST_BAD is given up
 
@@ -29,17 +31,13 @@ class Rows:
     """Iterates over the usable examples of a file, and keeps account of the others.
 
     `done` and `size` are bytes. After the last row `finish` raises LabError if rows are bad and
-    the reading does not skip them, or if nothing is left. Where `until`, a value of
-    time.monotonic(), passes first, the iteration ends early and `is_whole` is False; it raises
-    LabError if nothing could be used by then.
+    the reading does not skip them, or if nothing is left.
     """
 
-    def __init__(
-        self, path: Path, reading: Reading | None = None, until: float | None = None
-    ) -> None:
+    def __init__(self, path: Path, reading: Reading | None = None) -> None:
         self.path = path
         self.reading = reading or Reading()
-        self.values = Values(path, until)
+        self.values = Values(path)
         self.good = 0
         self.bad = 0
         self.reasons: list[tuple[int, str]] = []
@@ -54,9 +52,13 @@ class Rows:
     def size(self) -> int:
         return self.values.size
 
+    def end_after(self, seconds: float) -> None:
+        """Read for so long from now on; the iteration may end early, and `is_whole` tells."""
+        self.values.until = time.monotonic() + seconds
+
     @property
     def is_whole(self) -> bool:
-        """Whether the time was enough to read all."""
+        """Whether the time was enough to read the file to its end."""
         return self.values.is_whole
 
     def __iter__(self) -> Iterator[Example]:
@@ -74,8 +76,7 @@ class Rows:
                 continue
             self.good += 1
             yield made
-        if self.is_whole or not self.good:
-            self.finish()
+        self.finish()
 
     def _compare(self, made: Example) -> None:
         """Chats and plain text in one file are a mistake: they are trained in different ways."""
@@ -134,6 +135,31 @@ class Rows:
         shown = [f"row {row}: {reason}" for row, reason in self.reasons[:SHOWN]]
         more = f"; and {self.bad - len(shown)} more" if self.bad > len(shown) else ""
         return "; ".join(shown) + more
+
+
+class Sample:
+    """The first examples of a file: `most` at most, and about `characters` in all.
+
+    A row may be millions of characters long, which would take minutes to tokenise: such a row is
+    shortened, and `shares` says how many times longer it is in the file.
+    """
+
+    def __init__(self, most: int, characters: int) -> None:
+        self.most, self.room = most, characters
+        self.longest = max(LEAST_OF_A_ROW, characters // 4)
+        self.examples: list[Example] = []
+        self.shares: list[float] = []
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.examples) >= self.most or self.room <= 0
+
+    def add(self, example: Example) -> None:
+        part = shapes.shortened(example, min(self.longest, max(LEAST_OF_A_ROW, self.room)))
+        size = shapes.length(part)
+        self.examples.append(part)
+        self.shares.append(shapes.length(example) / max(1, size))
+        self.room -= size
 
 
 def read_examples(path: Path, form: str = "auto", limit: int | None = None) -> list[Example]:

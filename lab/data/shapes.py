@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lab.data.files import BadRow
@@ -55,6 +55,7 @@ SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
 OPTIONAL = ("input", "system")
 PARTS = ("prompt", "input", "completion", "system", "text", "messages", "choices")
 LETTERS = "ABCDEFGHIJ"
+FIRST_WORDS = 100  # characters that are left of each turn
 NAMED = 12  # columns that a message lists
 LONGEST_ROW = 32_000_000  # characters of a row with its slots filled
 SURROGATE = re.compile("[\ud800-\udfff]")
@@ -83,6 +84,29 @@ class Reading:
     slots: dict[str, str] = field(default_factory=dict)
     bad_rows: str = "refuse"
     limit: int | None = None
+
+
+def length(example: Example) -> int:
+    """The characters of an example."""
+    return len(example.text) + sum(len(turn["content"]) for turn in example.messages)
+
+
+def shortened(example: Example, most: int) -> Example:
+    """The beginning of an example: about `most` characters, and never less than its first turns.
+    What reads a sample looks at this much of a row; training takes all."""
+    if length(example) <= most and len(example.messages) <= most:
+        return example
+    if not example.messages:
+        return replace(example, text=example.text[:most])
+    turns: list[dict[str, str]] = []
+    room = most
+    for turn in example.messages:
+        content = turn["content"][: max(room, FIRST_WORDS)]
+        turns.append({**turn, "content": content})
+        room -= len(content) + 1
+        if room <= 0 and turn["role"] == "assistant":
+            break
+    return replace(example, messages=tuple(turns))
 
 
 def detect(value: Any) -> str:
