@@ -43,6 +43,7 @@ class DataSpec:
         "What to learn from: builtin:NAME, upload:NAME, a hub id such as org/name (also "
         "org/name:config@split), or a .jsonl .json .csv .tsv .parquet .txt file, also gzipped.",
         max_characters=4096,
+        filled=True,
     )
     format: str = option("auto", "The shape of a row; auto looks at its keys.", choices=FORMATS)
     columns: dict[str, str] = option(
@@ -88,6 +89,7 @@ class DataSpec:
         "A dataset that measures the evaluation loss instead of a share of the rows, such as "
         "builtin:made-up-facts@held-out.",
         max_characters=4096,
+        filled=True,
     )
     max_length: int = option(512, "Longest row in tokens; longer ones are cut.", min=8, max=1 << 20)
     truncation: str = option(
@@ -125,6 +127,7 @@ class DataSpec:
         "Where general text comes from: base takes the base model's own answers to a hundred "
         "general prompts, sampled once and kept; or a dataset.",
         max_characters=4096,
+        filled=True,
     )
 
 

@@ -66,7 +66,7 @@ class Work:
         self.steps -= 1 + size // 256
         if self.steps < 0:
             raise TooMuch("it takes too many steps")
-        self.until_clock -= 1
+        self.until_clock -= 1 + size // 4096
         if self.until_clock < 0:
             self.until_clock = CLOCK
             if time.thread_time() > self.ends:
@@ -85,7 +85,7 @@ class Work:
         if isinstance(value, int):
             return 1 + int(value).bit_length() // 3
         if isinstance(value, Namespace):
-            return 1 + self._sum(vars(value).values())
+            return 1 + self._sum(value._Namespace__attrs.values())
         if isinstance(value, (KeysView, ValuesView)):
             return 1 + self._sum(value)
         if isinstance(value, ItemsView):

@@ -17,7 +17,7 @@ from lab.errors import LabError
 from lab.schema import show
 
 MOST_COLUMNS = 100_000
-REREAD = 4  # times that the lines of a file may be read again behind quotes that never close
+REREAD = 1_000_000  # characters, and twice those of the file, that may be read again behind quotes
 NEVER_CLOSED = "a quote is opened and never closed"
 
 # The length of a field is bounded by that of its record, in `_Feed`.
@@ -50,7 +50,7 @@ def records(
         except (csv.Error, StopIteration) as error:
             problem = NEVER_CLOSED if feed.is_short else f"not CSV ({error})"
             feed.go_back()
-            if feed.reread > REREAD * max(longest, feed.read):
+            if feed.reread > REREAD + 2 * feed.read:
                 raise LabError(
                     f"'{show(str(path))}' opens quotes that are never closed; the last in row "
                     f"{row}.",

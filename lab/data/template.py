@@ -130,9 +130,13 @@ def render(tokenizer: Any, messages: list[dict[str, str]], *, to_answer: bool = 
     The same as `tokenizer.apply_chat_template`, within the bounds of `lab.data.sandbox`. Raises
     LabError where the template refuses the chat or fails on it.
     """
-    from jinja2 import TemplateError, TemplateSyntaxError
+    from jinja2 import TemplateError
 
     source = source_of(tokenizer)
+    try:
+        sandbox.compiled(source)
+    except Exception as error:  # whatever a parser can raise at nonsense
+        raise _unusable(error) from None
     try:
         text = sandbox.render(
             source,
@@ -142,11 +146,8 @@ def render(tokenizer: Any, messages: list[dict[str, str]], *, to_answer: bool = 
             add_generation_prompt=to_answer,
             **tokenizer.special_tokens_map,
         )
-    except (TemplateSyntaxError, sandbox.TooMuch) as error:
-        raise TemplateUnusable(
-            f"The chat template cannot be used: {_told(error)}.",
-            "Choose another in data.template, or correct it in the model's folder.",
-        ) from None
+    except sandbox.TooMuch as error:
+        raise _unusable(error) from None
     except TemplateError as error:
         raise LabError(
             f"The chat template refuses this conversation: {_told(error)}.",
@@ -164,6 +165,13 @@ def render(tokenizer: Any, messages: list[dict[str, str]], *, to_answer: bool = 
             "Choose another in data.template, or correct it in the model's folder.",
         )
     return text
+
+
+def _unusable(error: Exception) -> TemplateUnusable:
+    return TemplateUnusable(
+        f"The chat template cannot be used: {_told(error)}.",
+        "Choose another in data.template, or correct it in the model's folder.",
+    )
 
 
 def _told(error: Exception) -> str:

@@ -31,9 +31,9 @@ def facts_of(spec: RunSpec, tokenizer: Any) -> dict[str, Any]:
     sample = _read(found)
     prepare.check_objective(data, found.has_chats, dataset)
     if data.general_mix and data.general_set != "base":
-        _check_further(datasets.resolve(data.general_set), prepare.plainly(data))
+        _check_further("data.general_set", data.general_set, prepare.plainly(data))
     if data.held_out is not None:
-        _check_further(datasets.resolve(data.held_out), data)
+        _check_further("data.held_out", data.held_out, data)
     system_prompt = prepare.system_prompt_of(spec, dataset)
     size = found.size
     count = found.good if found.is_whole else round(found.good * size / max(1, found.done))
@@ -71,12 +71,16 @@ def _read(found: rows.Rows) -> rows.Sample:
     return sample
 
 
-def _check_further(dataset: datasets.Dataset, data: DataSpec) -> None:
+def _check_further(field: str, dataset_id: str, data: DataSpec) -> None:
     """Raise LabError if a further file of the run cannot be read, or its first rows not be used."""
-    found = rows.Rows(dataset.path, replace(prepare.reading_of(data, dataset), limit=SECOND))
-    found.end_after(READ_S)
-    for _ in found:
-        pass
+    try:
+        dataset = datasets.resolve(dataset_id)
+        found = rows.Rows(dataset.path, replace(prepare.reading_of(data, dataset), limit=SECOND))
+        found.end_after(READ_S)
+        for _ in found:
+            pass
+    except LabError as error:
+        raise LabError(f"{field}: {error.message}", error.hint) from None
 
 
 def _tokenised(
