@@ -69,6 +69,12 @@ class Values:
         self._source: Source | None = None
         self._share = 0.0  # of a Parquet file
 
+    def end_at(self, until: float) -> None:
+        """Read until then at most, from now on."""
+        self.until = until
+        if self._source is not None:
+            self._source.until = until
+
     @property
     def done(self) -> int:
         read = self._source.done if self._source else 0

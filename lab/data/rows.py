@@ -54,7 +54,7 @@ class Rows:
 
     def end_after(self, seconds: float) -> None:
         """Read for so long from now on; the iteration may end early, and `is_whole` tells."""
-        self.values.until = time.monotonic() + seconds
+        self.values.end_at(time.monotonic() + seconds)
 
     @property
     def is_whole(self) -> bool:
