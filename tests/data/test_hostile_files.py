@@ -92,9 +92,9 @@ def test_a_bomb_is_refused_in_bounded_time(
 
 # (name, file, content, usable rows, first bad row or 0, its reason)
 MENDED: list[tuple[str, str, Any, int, int, str]] = [
-    ("one stray quote", "a.csv", lambda: PAIRS + b"p,c\n" * 9 + b'"open,c\n' + b"some text,more\n" * 20_000, 20_009, 11, "a quote is opened and never closed"),
+    ("one stray quote", "a.csv", lambda: PAIRS + b"p,c\n" * 9 + b'"open,c\n' + (b"x" * 10_000 + b",c\n") * 2_500, 2509, 11, "a quote is opened and never closed"),
     ("a quote in every row", "a.csv", lambda: PAIRS + b'"x,y\n' * 30_000 + b"p,c\n", 1, 2, "not CSV"),
-    ("one row of 9 MB", "a.json", lambda: b'[{"text": "' + b"x" * 9_000_000 + b'"}' + b', {"text": "y"}' * 20_000 + b"]", 20_001, 0, ""),
+    ("one row of 9 MB", "a.json", lambda: b'[{"text": "' + b"x" * 9_000_000 + b'"}' + b', {"text": "y"}' * 150_000 + b"]", 150_001, 0, ""),
     ("one entry of 40 MB", "a.json", lambda: b'[{"text": "' + b"x" * 40_000_000 + b'"}, {"text": "y"}]', 1, 1, "is longer than 32,000,000 bytes"),
     ("one line of 40 MB", "a.jsonl", lambda: b'{"text": "' + b"x" * 40_000_000 + b'"}\n{"text": "y"}\n', 1, 1, "is longer than 32,000,000 bytes"),
     ("a deep entry", "a.json", lambda: b'[{"text": "x"}, ' + b"[" * 9000 + b'"]\\"]"' + b"]" * 9000 + b', {"text": "y"}]', 2, 2, "nested too deeply"),
