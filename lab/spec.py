@@ -31,9 +31,8 @@ FORMATS = (
     "multiple-choice",
     "tree",
 )
-
-
 TEMPLATES = ("auto", "chatml", "zephyr", "alpaca", "plain")
+DATASET = {"max_characters": 4096, "filled": True}  # of a field that names one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +41,7 @@ class DataSpec:
         "builtin:persona-chats",
         "What to learn from: builtin:NAME, upload:NAME, a hub id such as org/name (also "
         "org/name:config@split), or a .jsonl .json .csv .tsv .parquet .txt file, also gzipped.",
-        max_characters=4096,
-        filled=True,
+        **DATASET,
     )
     format: str = option("auto", "The shape of a row; auto looks at its keys.", choices=FORMATS)
     columns: dict[str, str] = option(
@@ -88,8 +86,7 @@ class DataSpec:
         None,
         "A dataset that measures the evaluation loss instead of a share of the rows, such as "
         "builtin:made-up-facts@held-out.",
-        max_characters=4096,
-        filled=True,
+        **DATASET,
     )
     max_length: int = option(512, "Longest row in tokens; longer ones are cut.", min=8, max=1 << 20)
     truncation: str = option(
@@ -126,8 +123,7 @@ class DataSpec:
         "base",
         "Where general text comes from: base takes the base model's own answers to a hundred "
         "general prompts, sampled once and kept; or a dataset.",
-        max_characters=4096,
-        filled=True,
+        **DATASET,
     )
 
 
