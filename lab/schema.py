@@ -1,8 +1,8 @@
 """Dataclasses that a person fills in: title, help and bounds stand beside the field, once.
 
 The command line, the form and the checks all read the same metadata:
-`title`, `help`, `min`, `max`, `above` (exclusive minimum), `choices`, `words` (text allowed instead
-of a number, such as "auto").
+`title`, `help`, `min`, `max`, `above` (exclusive minimum), `choices`, `filled` (no empty text),
+`words` (text allowed instead of a number, such as "auto").
 """
 
 from __future__ import annotations
@@ -196,6 +196,8 @@ def _text(value: str, limits: Any) -> str:
     longest = limits.get("max_characters", 4096)
     if len(value) > longest:
         return f"has {len(value):,} characters; at most {longest:,} are allowed."
+    if limits.get("filled") and not value.strip():
+        return "is empty; name something, or leave it out."
     if not limits.get("multiline") and any(ord(char) < 32 or ord(char) == 127 for char in value):
         return f"is '{show(value)}': control characters are not allowed."
     if any(0xD800 <= ord(char) <= 0xDFFF for char in value):

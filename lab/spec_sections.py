@@ -22,6 +22,7 @@ FORMATS = (
 
 
 TEMPLATES = ("auto", "chatml", "zephyr", "alpaca", "plain")
+DATASET = {"max_characters": 4096, "filled": True}  # of a field that names one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,7 @@ class DataSpec:
         "Dataset",
         "Training data: builtin:NAME, upload:NAME, a Hub ID (org/name, org/name:config@split) or"
         " a .jsonl, .json, .csv, .tsv, .parquet or .txt file (gzip allowed).",
-        max_characters=4096,
+        **DATASET,
     )
     format: str = option(
         "auto",
@@ -94,7 +95,7 @@ class DataSpec:
         "Evaluation dataset",
         "A separate dataset for the evaluation loss instead of a held-out fraction, e.g. "
         "builtin:made-up-facts@held-out.",
-        max_characters=4096,
+        **DATASET,
     )
     max_length: int = option(
         512,
@@ -143,7 +144,7 @@ class DataSpec:
         "General dataset",
         "Source of the general examples. base: the base model's own answers to 100 general "
         "prompts (sampled once, cached); or a dataset.",
-        max_characters=4096,
+        **DATASET,
     )
 
 

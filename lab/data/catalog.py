@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import tempfile
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from lab.files import open_regular, read_object, real_file, sync_folder
 from lab.paths import ASSETS
 from lab.schema import show
 
+ASIDE = ".tmp-upload-"
 UPLOAD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 
 
@@ -94,14 +97,11 @@ def uploads_folder() -> Path:
 
 def uploads() -> list[Dataset]:
     """The files that were given to the lab, by name."""
-    folder = uploads_folder()
-    if not folder.is_dir():
-        return []
-    return [
-        Dataset(f"upload:{path.name}", path, {})
-        for path in sorted(folder.iterdir())
-        if _is_upload(path)
-    ]
+    try:
+        paths_there = sorted(uploads_folder().iterdir())
+    except OSError:
+        return []  # none was ever added, or the folder cannot be listed
+    return [Dataset(f"upload:{path.name}", path, {}) for path in paths_there if _is_upload(path)]
 
 
 def _is_upload(path: Path) -> bool:
@@ -131,31 +131,64 @@ def add(name: str, blocks: Iterable[bytes]) -> Dataset:
             f"{', '.join(SUFFIXES)}.",
         )
     folder = uploads_folder()
-    paths.make_folder(folder)
     target = folder / name
-    if target.exists():
-        raise LabError(
-            f"There is an uploaded dataset '{name}' already.", "Rename the file, or remove it."
-        )
-    aside = folder / f".tmp-{name}-{os.getpid()}"
+    if os.path.lexists(target):
+        raise _is_taken(name)
+    aside = None
     try:
-        with aside.open("wb") as file:
+        paths.make_folder(folder)
+        _clear(folder)
+        # a name of its own: two uploads may go on in one process
+        handle, aside = tempfile.mkstemp(prefix=ASIDE, dir=folder)
+        with os.fdopen(handle, "wb") as file:
             for block in blocks:
                 file.write(block)
             file.flush()
             os.fsync(file.fileno())
-        os.link(aside, target)  # fails where another upload of this name was faster
+        _publish(aside, target)
         sync_folder(folder)
     except FileExistsError:
-        raise LabError(f"There is an uploaded dataset '{name}' already.") from None
+        raise _is_taken(name) from None
     except OSError as error:
         raise LabError(
-            f"'{name}' could not be kept: {error.strerror}.",
-            f"{shutil.disk_usage(folder).free / 1e9:.1f} GB are free.",
+            f"'{name}' could not be kept in {show(str(folder))}: {error.strerror or error}.",
+            f"{_free(folder)}Free some room, or set LAB_HOME to a folder that can be written.",
         ) from None
     finally:
-        aside.unlink(missing_ok=True)
+        if aside is not None:
+            Path(aside).unlink(missing_ok=True)
     return Dataset(f"upload:{name}", target, {})
+
+
+def _is_taken(name: str) -> LabError:
+    return LabError(
+        f"There is an uploaded dataset '{name}' already.", "Rename the file, or remove it."
+    )
+
+
+def _publish(aside: str, target: Path) -> None:
+    """Give a whole file its name. Raises FileExistsError if another upload was faster."""
+    try:
+        os.link(aside, target)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        os.replace(aside, target)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what uploads left that were killed a day ago or longer."""
+    for path in folder.glob(f"{ASIDE}*"):
+        if time.time() - path.lstat().st_mtime > 86_400:
+            path.unlink(missing_ok=True)
+
+
+def _free(folder: Path) -> str:
+    try:
+        return f"{shutil.disk_usage(folder).free / 1e9:.1f} GB are free. "
+    except OSError:
+        return ""
 
 
 def add_file(path: Path) -> Dataset:
@@ -165,7 +198,12 @@ def add_file(path: Path) -> Dataset:
         raise LabError(
             f"'{show(str(path))}' is a link to '{show(str(real))}'.", "Give the file itself."
         )
-    file, opened = open_regular(real)
+    try:
+        file, opened = open_regular(real)
+    except OSError as error:
+        raise LabError(
+            f"'{show(str(path))}' cannot be read: {error.strerror}.", "Check the file."
+        ) from None
     with file:
         if suffix_of(opened) != suffix_of(real):
             raise LabError(f"'{show(str(path))}' was changed meanwhile.", "Try again.")
@@ -174,4 +212,9 @@ def add_file(path: Path) -> Dataset:
 
 def remove(name: str) -> None:
     """Remove an upload. Raises LabError if there is none."""
-    _uploaded(name).path.unlink()
+    try:
+        _uploaded(name).path.unlink()
+    except OSError as error:
+        raise LabError(
+            f"'{show(name)}' cannot be removed: {error.strerror}.", "Check the folder."
+        ) from None

@@ -29,6 +29,7 @@ ID = re.compile(
     r"(:(?P<config>[\w.+-]{1,64}))?(@(?P<split>[\w.-]{1,64}))?",
     re.ASCII,
 )
+STATES = ("fetching", "done", "failed")
 WAIT_S = 200.0  # that a check waits for a fetch before it says how far it is
 
 
@@ -76,7 +77,9 @@ def fetched() -> list[str]:
     """The ids that are on this machine."""
     folder = paths.home() / "datasets" / "hub"
     records = [read_object(path) or {} for path in sorted(folder.glob("*.state.json"))]
-    return [str(one["id"]) for one in records if one.get("state") == "done" and "id" in one]
+    ids = [one.get("id") for one in records if one.get("state") == "done"]
+    # a file may have been removed by hand, a record damaged
+    return [one for one in ids if isinstance(one, str) and is_id(one) and parse(one).file.is_file()]
 
 
 def file_of(wanted: HubId) -> Path:
@@ -96,23 +99,37 @@ def file_of(wanted: HubId) -> Path:
         if state.get("state") == "failed":
             raise LabError(str(state.get("message")), str(state.get("hint", "")))
         time.sleep(0.2)
-    rows = state_of(wanted).get("rows", 0)
     raise LabError(
-        f"'{wanted}' is still being fetched ({rows:,} rows so far).",
+        f"'{wanted}' is still being fetched ({state_of(wanted)['rows']:,} rows so far).",
         "Try again when it is done; the Data page shows the progress.",
     )
 
 
 def state_of(wanted: HubId) -> dict[str, Any]:
-    """{"state": fetching, done, failed or "", "rows", "total", …} of a fetch."""
+    """{"state": fetching, done, failed or "", "rows", "total", "message", "hint"} of a fetch."""
     record = read_object(wanted.record) or {}
-    if record.get("state") == "fetching" and not process.is_alive(record.get("process")):
-        return record | {
+    state = {
+        "state": record.get("state") if record.get("state") in STATES else "",
+        "rows": _count(record.get("rows")) or 0,
+        "total": _count(record.get("total")),
+        "message": str(record.get("message") or ""),
+        "hint": str(record.get("hint") or ""),
+    }
+    if state["state"] == "done" and not wanted.file.is_file():
+        return state | {"state": ""}  # its file was removed
+    if state["state"] == "fetching" and not process.is_alive(record.get("process")):
+        return state | {
             "state": "failed",
             "message": f"Fetching '{wanted}' was interrupted.",
             "hint": "Fetch it again.",
         }
-    return record
+    return state
+
+
+def _count(value: Any) -> int | None:
+    """A number of rows from a record, which may be damaged."""
+    is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return value if is_count else None
 
 
 def start_fetch(wanted: HubId, token: str | None = None) -> None:

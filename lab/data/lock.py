@@ -7,11 +7,10 @@ the first token that differs. An export, which loads no tokenizer, compares the 
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
-from lab.data import template
+from lab.data import store, template
 from lab.errors import LabError
 from lab.schema import show
 
@@ -39,11 +38,7 @@ def make(tokenizer: Any, system_prompt: str, loss_on: str) -> dict[str, Any]:
 
 def files(folder: Path) -> dict[str, str]:
     """sha256 of each file beside a result that decides how text becomes tokens."""
-    return {
-        name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        for name in FILES
-        if (folder / name).is_file()
-    }
+    return {name: store.content_hash(folder / name) for name in FILES if (folder / name).is_file()}
 
 
 def enforce_files(receipt: dict[str, Any], folder: Path) -> None:
@@ -66,7 +61,7 @@ def enforce_terms(
     """Raise LabError if rows made on these terms are not what the result learned from."""
     if not lock:
         return
-    enforce(lock, tokenizer)
+    enforce(lock, tokenizer)  # which refuses a damaged one
     for word, now in (("system_prompt", system_prompt), ("loss_on", loss_on)):
         trained = str(lock.get(word, ""))
         if trained == now:
@@ -85,6 +80,11 @@ def enforce(lock: dict[str, Any], tokenizer: Any) -> None:
     """Raise LabError if the tokenizer beside a result is not the one that the lock names."""
     if not lock:
         return  # a result from before there were locks
+    if not isinstance(lock, dict):
+        raise LabError(
+            f"The receipt of this result is damaged: its lock is {show(lock)}.",
+            "Put receipt.json back as it was, or export the run again.",
+        )
     now = make(tokenizer, str(lock.get("system_prompt", "")), str(lock.get("loss_on", "")))
     if now["hash"] == lock.get("hash"):
         return
@@ -103,7 +103,7 @@ def enforce(lock: dict[str, Any], tokenizer: Any) -> None:
 
 def warning(lock: dict[str, Any], tokenizer: Any, system_prompt: str) -> str:
     """What to tell a person who asks under another system prompt than the one in training."""
-    trained = str(lock.get("system_prompt", ""))
+    trained = str(lock.get("system_prompt", "")) if isinstance(lock, dict) else system_prompt
     if not lock or trained == system_prompt:
         return ""
     shown = difference(tokenizer, _ids(lock), _probe_ids(tokenizer, system_prompt))
@@ -127,12 +127,16 @@ def difference(tokenizer: Any, before: list[int], now: list[int]) -> str:
 
 
 def _spelled(tokenizer: Any, token: int) -> str:
-    return "⟨" + repr(tokenizer.decode([token]))[1:-1] + "⟩"
+    is_known = 0 <= token < len(tokenizer)
+    return "⟨" + repr(tokenizer.decode([token]) if is_known else str(token))[1:-1] + "⟩"
 
 
 def _ids(lock: dict[str, Any]) -> list[int]:
     ids = lock.get("probe_ids")
-    return [one for one in ids if isinstance(one, int)] if isinstance(ids, list) else []
+    if not isinstance(ids, list):
+        return []
+    # a damaged receipt may hold anything
+    return [one for one in ids if isinstance(one, int) and abs(one) < 2**31]
 
 
 def _probe_ids(tokenizer: Any, system_prompt: str) -> list[int]:

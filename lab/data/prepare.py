@@ -90,7 +90,7 @@ def prepare(
     added = 0
     if data.general_mix:
         chosen = _general(data, general)
-        extra = tokenised(chosen, tokenizer, _plainly(data), chosen.system_prompt, progress)
+        extra = tokenised(chosen, tokenizer, plainly(data), chosen.system_prompt, progress)
         added = round(data.general_mix / (1 - data.general_mix) * len(train))
         usable = np.flatnonzero(extra.learned > 0).tolist()
         if not usable:
@@ -182,6 +182,8 @@ def _sequences(
                 )
             else:
                 made, rest = _pieces(one, rest, tokenizer, data.max_length)
+        except template.TemplateUnusable:
+            raise  # no row can be rendered
         except LabError as error:
             rows.reject(one.row, str(error))
             continue
@@ -250,7 +252,7 @@ def _general(data: DataSpec, answers: Path | None) -> Dataset:
     return Dataset("the base's own answers", answers, {})
 
 
-def _plainly(data: DataSpec) -> DataSpec:
+def plainly(data: DataSpec) -> DataSpec:
     """The settings of length and loss, without what belongs to the run's own file."""
     return DataSpec(
         loss_on=data.loss_on, max_length=data.max_length, truncation=data.truncation,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from lab.data import catalog
@@ -9,6 +10,8 @@ from lab.data.files import BadRow, Values
 from lab.data.shapes import columns_of, detect
 
 FIRST = 5
+SECONDS = 2.0
+MOST_BAD = 10_000  # rows that cannot be read before the first that can
 
 
 def detected(dataset_id: str) -> dict[str, Any]:
@@ -16,10 +19,11 @@ def detected(dataset_id: str) -> dict[str, Any]:
     format is not known. Raises LabError."""
     dataset = catalog.resolve(dataset_id)
     first: list[Any] = []
-    for _, value in Values(dataset.path):
+    values = Values(dataset.path, time.monotonic() + SECONDS)
+    for number, (_, value) in enumerate(values):
         if not isinstance(value, BadRow):
             first.append(value)
-        if len(first) >= FIRST:
+        if len(first) >= FIRST or number > MOST_BAD:
             break
     names = sorted({str(key) for row in first if isinstance(row, dict) for key in row})
     try:

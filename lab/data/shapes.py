@@ -7,7 +7,8 @@ of the spec names others; a name with dots goes into nested values ("instances.0
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lab.data.files import BadRow
@@ -54,6 +55,11 @@ SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
 OPTIONAL = ("input", "system")
 PARTS = ("prompt", "input", "completion", "system", "text", "messages", "choices")
 LETTERS = "ABCDEFGHIJ"
+FIRST_WORDS = 100  # characters that are left of each turn
+NAMED = 12  # columns that a message lists
+LONGEST_ROW = 32_000_000  # characters of a row with its slots filled
+SURROGATE = re.compile("[\ud800-\udfff]")
+SLOT = re.compile(r"\{\{([^{}]*)\}\}")
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,29 @@ class Reading:
     limit: int | None = None
 
 
+def length(example: Example) -> int:
+    """The characters of an example."""
+    return len(example.text) + sum(len(turn["content"]) for turn in example.messages)
+
+
+def shortened(example: Example, most: int) -> Example:
+    """The beginning of an example: about `most` characters, and never less than its first turns.
+    What reads a sample looks at this much of a row; training takes all."""
+    if length(example) <= most and len(example.messages) <= most:
+        return example
+    if not example.messages:
+        return replace(example, text=example.text[:most])
+    turns: list[dict[str, str]] = []
+    room = most
+    for turn in example.messages:
+        content = turn["content"][: max(room, FIRST_WORDS)]
+        turns.append({**turn, "content": content})
+        room -= len(content) + 1
+        if room <= 0 and turn["role"] == "assistant":
+            break
+    return replace(example, messages=tuple(turns))
+
+
 def detect(value: Any) -> str:
     """The shape of a row by its keys. Raises BadRow if it is none that the lab knows."""
     if isinstance(value, str):
@@ -101,7 +130,9 @@ def detect(value: Any) -> str:
             return shape
     if keys & {"text", "content"}:
         return "text"
-    names = ", ".join(show(key) for key in sorted(map(str, keys))) or "none"
+    names = ", ".join(show(key) for key in sorted(map(str, keys))[:NAMED]) or "none"
+    if len(keys) > NAMED:
+        names += f" and {len(keys) - NAMED} more"
     raise BadRow(
         f"keys {names}; expected messages, text, instruction and output, prompt and completion, "
         "question and answer, or text and label; name others in data.columns"
@@ -160,7 +191,7 @@ def example(row: int, value: Any, reading: Reading) -> Example:
     if not isinstance(value, dict):
         raise BadRow(f"is {quoted(value)}, not an object")
     where = columns_of(value, shape, reading.columns)
-    fill = reading.slots
+    fill = Slots(reading.slots)
     if shape == "messages":
         return Example(row, messages=_turns(_at(value, where, "messages", shape), fill))
     if shape == "tree":
@@ -174,8 +205,8 @@ def example(row: int, value: Any, reading: Reading) -> Example:
         return Example(row, messages=_choice(question, value, where))
     said = _at(value, where, "completion", shape)
     name = _named(where, "completion", shape)
-    if shape == "labels" and isinstance(said, int) and not isinstance(said, bool):
-        said = str(said)  # a class by number
+    if shape == "labels" and not isinstance(said, bool):
+        said = _text_of(said)  # a class by number
     answer = _filled(said, name, fill)
     if "input" in where:
         more = _at(value, where, "input", shape)
@@ -195,20 +226,22 @@ def best_path(root: Any) -> list[dict[str, Any]]:
     path, node = [], root
     while isinstance(node, dict):
         path.append({"role": node.get("role"), "content": node.get("text", node.get("content"))})
-        replies = [
-            one
-            for one in node.get("replies") or []
-            if isinstance(one, dict) and not one.get("deleted")
-        ]
-        node = min(replies, key=_rank) if replies else None
+        replies = node.get("replies") or []
+        if not isinstance(replies, list):
+            raise BadRow(f"'replies' is {quoted(replies)}, not a list")
+        usable = [one for one in replies if isinstance(one, dict) and not one.get("deleted")]
+        node = min(usable, key=_rank) if usable else None
     while len(path) > 1 and ROLES.get(str(path[-1]["role"])) != "assistant":
         path.pop()
     return path
 
 
 def _rank(reply: dict[str, Any]) -> float:
+    """The place of a reply among its siblings, 0 the best; those without one come last."""
     rank = reply.get("rank")
-    return float(rank) if isinstance(rank, (int, float)) else math.inf
+    if isinstance(rank, bool) or not isinstance(rank, (int, float)) or rank != rank:
+        return math.inf
+    return float(max(-1e300, min(rank, 1e300)))  # an integer may have thousands of digits
 
 
 def _named(where: dict[str, str], part: str, shape: str) -> str:
@@ -222,8 +255,8 @@ def _at(value: dict[str, Any], where: dict[str, str], part: str, shape: str) -> 
         return value[name]
     found: Any = value
     for key in name.split("."):
-        if isinstance(found, list) and key.isdecimal() and int(key) < len(found):
-            found = found[int(key)]
+        if isinstance(found, list) and _number(key) < len(found):
+            found = found[_number(key)]
         elif isinstance(found, dict) and key in found:
             found = found[key]
         else:
@@ -231,23 +264,48 @@ def _at(value: dict[str, Any], where: dict[str, str], part: str, shape: str) -> 
     return found
 
 
-def _filled(text: Any, name: str, slots: dict[str, str]) -> str:
+def _number(text: str) -> int:
+    """The whole number that a short text spells; far above any count for other texts."""
+    return int(text) if text.isdecimal() and len(text) <= 9 else 10**9
+
+
+class Slots:
+    """The texts of {{slots}}, for one row: each slot is filled once, and what fills it stays as it
+    is. The row as a whole stays below LONGEST_ROW characters."""
+
+    def __init__(self, texts: dict[str, str]) -> None:
+        self.texts = texts
+        self.room = LONGEST_ROW
+
+    def fill(self, text: str) -> str:
+        """`text` with its slots filled. Raises BadRow if the row grows too long."""
+        if not self.texts or "{{" not in text:
+            return text
+        names = [name for name in SLOT.findall(text) if name in self.texts]
+        self.room -= len(text) + sum(len(self.texts[name]) for name in names)
+        if self.room < 0:
+            raise BadRow(f"is longer than {LONGEST_ROW:,} characters with its slots filled")
+        return SLOT.sub(lambda match: self.texts.get(match[1], match[0]), text)
+
+
+def _filled(text: Any, name: str, slots: Slots) -> str:
     """Text with its {{slots}} filled. Raises BadRow for what is no text."""
+    if isinstance(text, BadRow):  # a cell that could not be read
+        raise BadRow(f"'{show(name)}' {text}")
     if not isinstance(text, str):
         raise BadRow(f"'{show(name)}' is {quoted(text)}, not text")
-    if not text.strip():
-        raise BadRow(f"'{show(name)}' has no text")
-    filled: str = text
-    if "\0" in text:
+    filled = slots.fill(text)
+    if not filled or filled.isspace():
+        slot = " once its slots are filled" if text.strip() else ""
+        raise BadRow(f"'{show(name)}' has no text{slot}")
+    if "\0" in filled:
         raise BadRow(f"'{show(name)}' holds a NUL character")
-    if not text.isascii() and any(0xD800 <= ord(char) <= 0xDFFF for char in text):
+    if not filled.isascii() and SURROGATE.search(filled):
         raise BadRow(f"'{show(name)}' holds half of a Unicode pair")
-    for slot, filling in slots.items():
-        filled = filled.replace("{{" + slot + "}}", filling)
     return filled
 
 
-def _turns(turns: Any, slots: dict[str, str]) -> tuple[dict[str, str], ...]:
+def _turns(turns: Any, slots: Slots) -> tuple[dict[str, str], ...]:
     if not isinstance(turns, list) or not turns:
         raise BadRow("has no messages")
     messages: list[dict[str, str]] = []
@@ -275,17 +333,30 @@ def _turns(turns: Any, slots: dict[str, str]) -> tuple[dict[str, str], ...]:
     return tuple(messages)
 
 
+def _text_of(value: Any) -> Any:
+    """A whole number as text; other values as they are. Raises BadRow for thousands of digits."""
+    if not isinstance(value, int):
+        return value
+    try:
+        return str(value)
+    except ValueError as error:
+        raise BadRow(f"holds a number that is too long ({error})") from None
+
+
 def _choice(
     question: str, value: dict[str, Any], where: dict[str, str]
 ) -> tuple[dict[str, str], ...]:
     """A question with lettered choices, and the right one with its letter."""
     names = [name.strip() for name in where.get("choices", "").split(",") if name.strip()]
     found = value.get(names[0]) if len(names) == 1 else [value.get(name) for name in names]
+    if isinstance(found, BadRow):
+        raise BadRow(f"'{show(names[0])}' {found}")
     if not isinstance(found, list) or len(found) < 2:
         raise BadRow("has no list of choices")
     if len(found) > len(LETTERS):
         raise BadRow(f"has {len(found)} choices; at most {len(LETTERS)} are possible")
-    choices = [_filled(str(one) if isinstance(one, int) else one, "choices", {}) for one in found]
+    none = Slots({})
+    choices = [_filled(_text_of(one), "choices", none) for one in found]
     right = _right(value.get(where.get("completion", "answer")), choices)
     listed = "\n".join(f"{LETTERS[place]}. {one}" for place, one in enumerate(choices))
     return (
@@ -302,7 +373,9 @@ def _right(answer: Any, choices: list[str]) -> int:
     if isinstance(answer, str) and len(answer.strip()) == 1 and answer.strip().upper() in letters:
         return letters.index(answer.strip().upper())
     is_number = isinstance(answer, int) and not isinstance(answer, bool)
-    if is_number or (isinstance(answer, str) and answer.strip().isdecimal()):
-        if 0 <= int(answer) < len(choices):
-            return int(answer)
+    number = answer if is_number else _number(answer.strip()) if isinstance(answer, str) else -1
+    if 0 <= number < len(choices):
+        return int(number)
+    if isinstance(answer, BadRow):
+        raise BadRow(f"the answer {answer}")
     raise BadRow(f"the answer {quoted(answer)} is none of the {len(choices)} choices")

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -20,7 +21,9 @@ import numpy as np
 
 from lab import paths
 from lab.data.template import IGNORED, Tokens
+from lab.errors import LabError
 from lab.files import read_object, write_json
+from lab.schema import show
 
 VERSION = 1  # of what tokenising does: raise it when the same settings give other tokens
 FIELDS = 5
@@ -32,8 +35,14 @@ def folder() -> Path:
 
 
 def content_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """sha256 of a file. Raises LabError if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise LabError(
+            f"'{show(str(path))}' cannot be read: {error.strerror or error}.", "Check the file."
+        ) from None
 
 
 def key(path: Path, tokenizer: Any, settings: dict[str, Any]) -> str:
@@ -68,6 +77,14 @@ class Tokenised(Sequence[Tokens]):
         sizes: np.ndarray = self._ends - self._starts
         return sizes
 
+    def is_whole(self) -> bool:
+        """Whether the files belong together, and meta.json says what a set's does."""
+        tokens = int(self._ends[-1]) if len(self._ends) else 0
+        is_ordered = bool((self.lengths >= 0).all())
+        kinds = {"examples": int, "bad": int, "told": str, "has_chats": bool, "first": dict}
+        says = all(isinstance(self.meta.get(name), kind) for name, kind in kinds.items())
+        return says and is_ordered and len(self._ids) == len(self._counted) == tokens
+
     def __len__(self) -> int:
         return len(self._ends)
 
@@ -92,38 +109,62 @@ def _map(path: Path, kind: Any) -> np.ndarray:
 
 
 def find(key: str) -> Tokenised | None:
-    """The stored set of that key, or None."""
+    """The stored set of that key, or None. One that is damaged is removed, and made again."""
     path = folder() / key
     if not (path / "meta.json").is_file():
         return None
-    os.utime(path / "meta.json")  # when it was last of use
-    return Tokenised(path)
+    try:
+        stored = Tokenised(path)
+        is_whole = stored.is_whole()
+        os.utime(path / "meta.json")  # when it was last of use
+    except (OSError, ValueError):
+        is_whole = False
+    if is_whole:
+        return stored
+    shutil.rmtree(path, ignore_errors=True)
+    return None
 
 
 def write(key: str, sequences: Iterable[tuple[int, Tokens]], meta: dict[str, Any]) -> Tokenised:
     """Store (number of the example, its tokens) in order. `meta` may be filled while they come;
     it is written last."""
-    aside = folder() / f".tmp-{key}-{os.getpid()}"
-    shutil.rmtree(aside, ignore_errors=True)
-    paths.make_folder(folder())
-    aside.mkdir()
     try:
-        end = 0
-        with (
-            (aside / "ids.bin").open("wb", buffering=BUFFER) as ids,
-            (aside / "counted.bin").open("wb", buffering=BUFFER) as counted,
-            (aside / "index.bin").open("wb", buffering=BUFFER) as index,
-        ):
-            for number, one in sequences:
-                end += len(one.ids)
-                ids.write(np.asarray(one.ids, np.uint32).tobytes())
-                mask = np.asarray(one.labels, np.int64) != IGNORED
-                counted.write(mask.astype(np.uint8).tobytes())
-                place = [end, one.source, number, one.cut, mask.sum()]
-                index.write(np.array(place, np.int64).tobytes())
-        write_json(aside / "meta.json", meta)
-        if not (folder() / key).exists():  # another run may have been faster
-            os.rename(aside, folder() / key)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        paths.make_folder(folder())
+        aside = Path(tempfile.mkdtemp(prefix=f".tmp-{key}-", dir=folder()))
+        try:
+            _write(aside, sequences, meta)
+            _publish(aside, key)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    except OSError as error:
+        raise LabError(
+            f"The tokens cannot be written to {show(str(folder()))}: {error.strerror or error}.",
+            "Free some room, or set LAB_HOME to a folder that can be written.",
+        ) from None
     return Tokenised(folder() / key)
+
+
+def _publish(aside: Path, key: str) -> None:
+    """Give a whole set its name, unless another run was faster."""
+    try:
+        os.rename(aside, folder() / key)
+    except OSError:
+        if find(key) is None:
+            raise
+
+
+def _write(aside: Path, sequences: Iterable[tuple[int, Tokens]], meta: dict[str, Any]) -> None:
+    end = 0
+    with (
+        (aside / "ids.bin").open("wb", buffering=BUFFER) as ids,
+        (aside / "counted.bin").open("wb", buffering=BUFFER) as counted,
+        (aside / "index.bin").open("wb", buffering=BUFFER) as index,
+    ):
+        for number, one in sequences:
+            end += len(one.ids)
+            ids.write(np.asarray(one.ids, np.uint32).tobytes())
+            mask = np.asarray(one.labels, np.int64) != IGNORED
+            counted.write(mask.astype(np.uint8).tobytes())
+            place = [end, one.source, number, one.cut, mask.sum()]
+            index.write(np.array(place, np.int64).tobytes())
+    write_json(aside / "meta.json", meta)

@@ -15,10 +15,13 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from lab.data import sandbox, shapes
 from lab.data.shapes import Example
 from lab.errors import LabError
+from lab.schema import quoted
 
 IGNORED = -100
+EXACT = 32  # turns before each of which the generation prompt is rendered
 MARK = "\ue000{}\ue001"  # private-use characters: no template trims or rewrites them
 MARKS = re.compile("\ue000(\\d+)\ue001")
 
@@ -100,19 +103,82 @@ def with_system(messages: tuple[dict[str, str], ...], system_prompt: str) -> lis
     return list(messages)
 
 
+class TemplateUnusable(LabError):
+    """The chat template cannot render any chat: no row of a file can be better than the others."""
+
+
+def source_of(tokenizer: Any) -> str:
+    """The text of the tokenizer's chat template. Raises TemplateUnusable if it has none."""
+    try:
+        source = tokenizer.get_chat_template()
+    except (ValueError, AttributeError) as error:
+        raise TemplateUnusable(
+            f"The tokenizer has no chat template to use: {_told(error)}.",
+            "Choose one in data.template.",
+        ) from None
+    if not isinstance(source, str):
+        raise TemplateUnusable(
+            f"The chat template of the tokenizer is {quoted(source)}, not text.",
+            "Choose one in data.template, or correct tokenizer_config.json.",
+        )
+    return source
+
+
 def render(tokenizer: Any, messages: list[dict[str, str]], *, to_answer: bool = False) -> str:
-    """The exact text of a chat; with `to_answer`, up to where the assistant begins to speak."""
+    """The exact text of a chat; with `to_answer`, up to where the assistant begins to speak.
+
+    The same as `tokenizer.apply_chat_template`, within the bounds of `lab.data.sandbox`. Raises
+    LabError where the template refuses the chat or fails on it.
+    """
     from jinja2 import TemplateError
 
+    source = source_of(tokenizer)
     try:
-        return str(
-            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=to_answer)
+        sandbox.compiled(source)
+    except Exception as error:  # whatever a parser can raise at nonsense
+        raise _unusable(error) from None
+    try:
+        text = sandbox.render(
+            source,
+            messages,
+            tools=None,
+            documents=None,
+            add_generation_prompt=to_answer,
+            **tokenizer.special_tokens_map,
         )
+    except sandbox.TooMuch as error:
+        raise _unusable(error) from None
     except TemplateError as error:
         raise LabError(
-            f"The chat template refuses this conversation: {error}.",
+            f"The chat template refuses this conversation: {_told(error)}.",
             "Check the order of the roles, and whether the template takes a system turn.",
         ) from None
+    except Exception as error:  # a template is a stranger's program: it can fail in any way
+        raise LabError(
+            f"The chat template fails on this conversation: {type(error).__name__}, "
+            f"{_told(error)}.",
+            "Choose another in data.template, or correct it in the model's folder.",
+        ) from None
+    if not text.isascii() and shapes.SURROGATE.search(text):
+        raise LabError(
+            "The chat template writes half of a Unicode pair.",
+            "Choose another in data.template, or correct it in the model's folder.",
+        )
+    return text
+
+
+def _unusable(error: Exception) -> TemplateUnusable:
+    return TemplateUnusable(
+        f"The chat template cannot be used: {_told(error)}.",
+        "Choose another in data.template, or correct it in the model's folder.",
+    )
+
+
+def _told(error: Exception) -> str:
+    """What an error of a template says, on one line."""
+    text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    text = "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text[:301])
+    return text if len(text) <= 300 else f"{text[:299]}…"
 
 
 def tokenize(
@@ -214,7 +280,7 @@ def answer_spans(
     Raises LabError where the template does not write the contents as they are, in order.
     """
     roles = tuple(message["role"] for message in messages)
-    frame = _frame(tokenizer, tokenizer.chat_template, tokenizer.eos_token, len(tokenizer), roles)
+    frame = _frame(tokenizer, source_of(tokenizer), tokenizer.eos_token, len(tokenizer), roles)
     spans, place = [], 0
     for number, message in enumerate(messages):
         place += len(frame.before[number])
@@ -272,17 +338,21 @@ def _frame(tokenizer: Any, template: str, end: str, size: int, roles: tuple[str,
             "The loss cannot be limited to the assistant's words; set data.loss_on to all.",
         )
     around = parts[0::2]
-    ends = [*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()]
+    ends = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
     lead, tail = [], []
+    leads: dict[tuple[str, str], int] = {}  # of chats with many turns, which repeat themselves
     for number, role in enumerate(roles):
         if role != "assistant":
             lead.append(0)
             tail.append(0)
             continue
-        prompt = _prompt(tokenizer, marked[:number])
-        is_prompted = bool(prompt) and around[number].startswith(prompt)
-        lead.append(len(around[number]) - len(prompt) if is_prompted else 0)
-        tail.append(_to_end_of_turn(around[number + 1], set(ends)))
+        alike = (roles[number - 1], around[number])
+        if number < EXACT or alike not in leads:
+            prompt = _prompt(tokenizer, marked[:number])
+            is_prompted = bool(prompt) and around[number].startswith(prompt)
+            leads[alike] = len(around[number]) - len(prompt) if is_prompted else 0
+        lead.append(leads[alike])
+        tail.append(_to_end_of_turn(around[number + 1], ends))
     return Frame(tuple(around[:-1]), around[-1], tuple(lead), tuple(tail))
 
 

@@ -23,12 +23,18 @@ def load_tokenizer(source: Source) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(
             place, trust_remote_code=False, local_files_only=True
         )
-    except (OSError, ValueError, KeyError) as error:
+        _ = len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer("a")
+    except Exception as error:  # the files are a stranger's: any nonsense may stand in them
         raise LabError(
             f"The tokenizer of '{source.id}' cannot be loaded: {first_line(error)}.",
             _way_out(source),
         ) from None
-    if tokenizer.eos_token_id is None:
+    if not getattr(tokenizer, "is_fast", False):
+        raise LabError(
+            f"The tokenizer of '{source.id}' does not say where in the text a token stands.",
+            "Give the model a tokenizer.json: transformers' save_pretrained writes it.",
+        )
+    if tokenizer.eos_token_id is None or not tokenizer.eos_token:
         raise LabError(
             f"The tokenizer of '{source.id}' has no end token.",
             "Set eos_token in its tokenizer_config.json: without one no answer ever ends.",

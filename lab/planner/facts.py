@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import replace
 from typing import Any
 
 from lab import methods
@@ -11,11 +12,16 @@ from lab.data import catalog as datasets
 from lab.data import prepare, rows, template
 from lab.errors import LabError
 from lab.planner.stages import stage
+from lab.schema import show
 from lab.spec import RunSpec
+from lab.spec_sections import DataSpec
 
 SAMPLE = 200  # examples that are rendered and tokenised here; the worker does all
 SLOT = re.compile(r"\{\{\s*([\w ]{1,40}?)\s*\}\}")
-READ_S = 4.0  # reading of rows beyond the sample
+CHARACTERS = 2_000_000  # of the sample
+READ_S = 4.0  # reading of rows
+TOKENISE_S = 4.0
+SECOND = 20  # rows that are read of a further file
 
 
 def facts_of(spec: RunSpec, tokenizer: Any) -> dict[str, Any]:
@@ -25,58 +31,92 @@ def facts_of(spec: RunSpec, tokenizer: Any) -> dict[str, Any]:
     dataset = datasets.resolve(data.dataset)
     with stage("rows"):
         found = rows.Rows(dataset.path, prepare.reading_of(data, dataset))
-        sample, is_whole = _read(found)
+        sample = _read(found)
     prepare.check_objective(data, found.has_chats, dataset)
     if data.general_mix and data.general_set != "base":
-        datasets.resolve(data.general_set)
-    if data.held_out:
-        datasets.resolve(data.held_out)
+        _check_further("data.general_set", data.general_set, prepare.plainly(data))
+    if data.held_out is not None:
+        _check_further("data.held_out", data.held_out, data)
     system_prompt = prepare.system_prompt_of(spec, dataset)
-    size = dataset.path.stat().st_size
-    count = found.good if is_whole else round(found.good * size / max(1, found.done))
+    size = found.size
+    count = found.good if found.is_whole else round(found.good * size / max(1, found.done))
     facts = {
         "dataset": dataset.id,
         "system_prompt": system_prompt,
         "examples": count,
         "examples_read": found.good,
         "bytes": size,
-        "warnings": _warnings(spec, found, sample),
+        "warnings": _warnings(spec, found, sample.examples),
     }
     if tokenizer is None:
         return facts
     with stage("template"):
         template.choose(tokenizer, data.template)
-        pieces = [
-            piece
-            for example in sample
-            for piece in template.tokenize(
-                example, tokenizer, system_prompt, data.loss_on, data.max_length, data.truncation
-            )
-        ]
+        pieces, sequences = _tokenised(found, sample, tokenizer, data, system_prompt)
     if not any(piece.counted for piece in pieces):
         raise LabError(
-            f"None of the first {len(sample)} rows of '{dataset.id}' has a token to learn from "
+            f"None of the first {len(sequences)} rows of '{dataset.id}' has a token to learn from "
             f"within {data.max_length} tokens.",
             "Raise data.max_length, or set data.loss_on to all.",
         )
     facts["tokens_per_row"] = sum(len(piece.ids) for piece in pieces) / len(pieces)
-    facts["sequences_per_example"] = len(pieces) / max(1, len(sample))
+    facts["sequences_per_example"] = sum(sequences) / len(sequences)
     facts["loss_tokens_per_row"] = sum(piece.counted for piece in pieces) / len(pieces)
     return facts
 
 
-def _read(found: rows.Rows) -> tuple[list[rows.Example], bool]:
-    """The first SAMPLE examples, and whether the file was read to its end in READ_S seconds."""
-    sample: list[rows.Example] = []
-    end = time.monotonic() + READ_S
+def _read(found: rows.Rows) -> rows.Sample:
+    """The first examples; the others are counted, as far as READ_S seconds reach."""
+    sample = rows.Sample(SAMPLE, CHARACTERS)
+    found.end_after(READ_S)
     for example in found:
-        if len(sample) < SAMPLE:
-            sample.append(example)
-        elif time.monotonic() > end:
-            if found.bad and found.reading.bad_rows == "refuse":
-                found.finish()
-            return sample, False
-    return sample, True
+        if not sample.is_full:
+            sample.add(example)
+    return sample
+
+
+def _check_further(field: str, dataset_id: str, data: DataSpec) -> None:
+    """Raise LabError if a further file of the run cannot be read, or its first rows not be used."""
+    try:
+        dataset = datasets.resolve(dataset_id)
+        found = rows.Rows(dataset.path, replace(prepare.reading_of(data, dataset), limit=SECOND))
+        found.end_after(READ_S)
+        for _ in found:
+            pass
+    except LabError as error:
+        raise LabError(f"{field}: {error.message}", error.hint) from None
+
+
+def _tokenised(
+    found: rows.Rows, sample: rows.Sample, tokenizer: Any, data: DataSpec, system_prompt: str
+) -> tuple[list[template.Tokens], list[float]]:
+    """The sequences of the sample, and how many each of its examples becomes. Raises LabError as
+    the worker will: for a row that the template refuses, unless bad rows are skipped."""
+    pieces: list[template.Tokens] = []
+    counts: list[float] = []
+    end = time.monotonic() + TOKENISE_S
+    for example, share in zip(sample.examples, sample.shares, strict=True):
+        try:
+            made = template.tokenize(
+                example, tokenizer, system_prompt, data.loss_on, data.max_length, data.truncation
+            )
+        except template.TemplateUnusable:
+            raise
+        except LabError as error:
+            found.reject(example.row, str(error))
+            continue
+        pieces.extend(made)
+        counts.append(len(made) if example.messages else len(made) * share)
+        if time.monotonic() > end:
+            break
+    found.finish()
+    if not counts:
+        raise LabError(
+            f"None of the first {len(sample.examples)} rows of '{show(str(found.path))}' can be "
+            f"used: {found.told()}.",
+            "Choose another template, or correct these rows.",
+        )
+    return pieces, counts
 
 
 def _warnings(spec: RunSpec, found: rows.Rows, sample: list[rows.Example]) -> list[str]:

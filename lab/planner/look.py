@@ -12,7 +12,7 @@ import numpy as np
 
 from lab.data import batches, duplicates, prepare, preview, template, view
 from lab.data import catalog as datasets
-from lab.data.rows import Example, Rows
+from lab.data.rows import Example, Rows, Sample
 from lab.data.template import Tokens
 from lab.errors import LabError, Problem, SpecError
 from lab.methods import get as method_of
@@ -24,7 +24,9 @@ from lab.spec import DataSpec, RunSpec
 SHOWN = 20  # rows that are shown
 PACKED = 6  # batches that are shown
 MOST = 1000  # rows that are tokenised, unless more are asked for
-SECONDS = 8.0
+CHARACTERS = 4_000  # of each row that is tokenised, on average
+SECONDS = 8.0  # of reading
+TOKENISE_S = 15.0
 
 
 def look(value: Any, most: int = MOST) -> dict[str, Any]:
@@ -48,9 +50,11 @@ def look(value: Any, most: int = MOST) -> dict[str, Any]:
     system_prompt = prepare.system_prompt_of(spec, dataset)
     with stage("rows"):
         found = Rows(dataset.path, prepare.reading_of(data, dataset))
-        examples, is_whole, trouble = _read(found, most)
+        sample, is_whole, trouble = _read(found, most)
     with stage("template"):
-        sequences = _tokenized(found, examples, tokenizer, system_prompt, data)
+        sequences, is_cut = _tokenized(found, sample.examples, tokenizer, system_prompt, data)
+    is_whole = is_whole and not is_cut
+    examples, shares = sample.examples[: len(sequences)], sample.shares[: len(sequences)]
     usable = [place for place, made in enumerate(sequences) if made]
     if not usable:
         raise LabError(
@@ -70,7 +74,7 @@ def look(value: Any, most: int = MOST) -> dict[str, Any]:
         "system_prompt": system_prompt,
         "examples": len(examples),
         "is_whole": is_whole,
-        "bytes": dataset.path.stat().st_size,
+        "bytes": found.size,
         "has_chats": found.has_chats,
         "template": {
             "has_own": has_own,
@@ -84,7 +88,7 @@ def look(value: Any, most: int = MOST) -> dict[str, Any]:
             for place in usable[:SHOWN]
         ],
         "packed": _packed(flat, data.max_length) if can_pack else [],
-        "lengths": _lengths(examples, tokenizer, system_prompt, sequences),
+        "lengths": _lengths(examples, shares, tokenizer, system_prompt, sequences),
         "counts": {
             "truncated": sum(one.cut for one in flat),
             "dropped": sum(not one.counted for one in flat),
@@ -103,37 +107,43 @@ def look(value: Any, most: int = MOST) -> dict[str, Any]:
     }
 
 
-def _read(found: Rows, most: int) -> tuple[list[Example], bool, str]:
+def _read(found: Rows, most: int) -> tuple[Sample, bool, str]:
     """The first examples; bad rows are counted, not raised: the page shows them."""
-    examples: list[Example] = []
-    end = time.monotonic() + SECONDS
+    sample = Sample(most, CHARACTERS * most)
+    found.end_after(SECONDS)
     try:
         for example in found:
-            examples.append(example)
-            if len(examples) >= most or time.monotonic() > end:
-                return examples, False, ""
+            sample.add(example)
+            if sample.is_full:
+                return sample, False, ""
     except LabError as error:
-        if not examples:
+        if not sample.examples:
             raise
-        return examples, True, str(error)
-    return examples, True, ""
+        return sample, found.is_whole, str(error)
+    return sample, found.is_whole, ""
 
 
 def _tokenized(
     found: Rows, examples: list[Example], tokenizer: Any, system_prompt: str, data: DataSpec
-) -> list[list[Tokens]]:
-    """The pieces of each example; none, and a reason in `found`, where it cannot be rendered."""
+) -> tuple[list[list[Tokens]], bool]:
+    """The pieces of each example, and whether time ended before the last; none, and a reason in
+    `found`, for an example that cannot be rendered."""
     sequences: list[list[Tokens]] = []
+    end = time.monotonic() + TOKENISE_S
     for example in examples:
+        if sequences and time.monotonic() > end:
+            return sequences, True
         try:
             pieces = template.tokenize(
                 example, tokenizer, system_prompt, data.loss_on, data.max_length, data.truncation
             )
+        except template.TemplateUnusable:
+            raise
         except LabError as error:
             found.reject(example.row, str(error))
             pieces = []
         sequences.append(pieces)
-    return sequences
+    return sequences, False
 
 
 def _words(example: Example) -> str:
@@ -150,7 +160,7 @@ def _row(example: Example, first: Tokens, tokenizer: Any, system_prompt: str) ->
     return {
         "row": example.row,
         "text": text[:8000],
-        "tokens": view.pieces(tokenizer, first.ids, first.labels),
+        "tokens": view.pieces(tokenizer, first.ids[: view.LONGEST], first.labels[: view.LONGEST]),
         "cut": first.cut,
         "counted": first.counted,
     }
@@ -169,16 +179,22 @@ def _injected(tokenizer: Any, system_prompt: str) -> str:
 
 
 def _lengths(
-    examples: list[Example], tokenizer: Any, system_prompt: str, made: list[list[Tokens]]
+    examples: list[Example],
+    shares: list[float],
+    tokenizer: Any,
+    system_prompt: str,
+    made: list[list[Tokens]],
 ) -> list[int]:
-    """Tokens of each row before anything is cut; rows that are not cut are known already."""
+    """Tokens of each row before anything is cut; rows that are not cut are known already. Those of
+    a row that was too long to look at as a whole follow from its share."""
     lengths = []
-    for example, sequences in zip(examples, made, strict=True):
+    for example, share, sequences in zip(examples, shares, made, strict=True):
         if sequences and sequences[0].cut:
             text = template.render(tokenizer, template.with_system(example.messages, system_prompt))
-            lengths.append(len(tokenizer(text, add_special_tokens=False)["input_ids"]))
+            count = len(tokenizer(text, add_special_tokens=False)["input_ids"])
+            lengths.append(round(count * share))
         elif sequences:
-            lengths.append(sum(len(one.ids) for one in sequences))
+            lengths.append(round(sum(len(one.ids) for one in sequences) * share))
     return lengths
 
 

@@ -1,0 +1,154 @@
+"""From the bytes of a file to its lines: unpacked, decoded, and bounded in size and time."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from lab.errors import LabError
+from lab.schema import show
+
+BLOCK = 1 << 16
+MOST_BLANK = 1_000_000  # blank lines one after the other
+DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile)
+
+
+class BadRow(Exception):
+    """Why one row cannot be used."""
+
+
+class OutOfTime(Exception):
+    """The time that the caller gave for reading is over."""
+
+
+class Source(io.RawIOBase):
+    """The bytes of a file. `done` counts those that were read, for progress.
+
+    Raises OutOfTime where `until`, a value of time.monotonic(), has passed.
+    """
+
+    def __init__(self, raw: IO[bytes], until: float | None = None) -> None:
+        self.raw, self.until = raw, until
+        self.done = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def check_time(self) -> None:
+        if self.until is not None and time.monotonic() > self.until:
+            raise OutOfTime
+
+    def readinto(self, buffer: Any) -> int:
+        self.check_time()
+        data = self.raw.read(len(buffer))
+        buffer[: len(data)] = data
+        self.done += len(data)
+        return len(data)
+
+
+class Unpacked(io.RawIOBase):
+    """The bytes of a gzip stream. Raises LabError where they are more than `harmless` and more
+    than `ratio` times what they are unpacked from."""
+
+    def __init__(self, source: Source, path: Path, harmless: int, ratio: int) -> None:
+        self.source, self.path = source, path
+        self.harmless, self.ratio = harmless, ratio
+        self.file = gzip.GzipFile(fileobj=io.BufferedReader(source, BLOCK))
+        self.unpacked = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self.source.check_time()  # a small file may unpack for minutes
+        data = self.file.read(len(buffer))
+        buffer[: len(data)] = data
+        self.unpacked += len(data)
+        check_ratio(self.path, self.unpacked, self.source.done, self.harmless, self.ratio)
+        return len(data)
+
+
+def check_ratio(path: Path, unpacked: int, packed: int, harmless: int, ratio: int) -> None:
+    """Raise LabError where a file unpacks to far more than honest data do."""
+    if unpacked > max(harmless, ratio * packed):
+        raise LabError(
+            f"'{show(str(path))}' unpacks to more than {ratio} times its size "
+            f"({unpacked:,} bytes so far).",
+            "This is no ordinary data; unpack it yourself if you trust it.",
+        )
+
+
+def text_of(file: IO[bytes], newline: str) -> io.TextIOWrapper:
+    """The text of a file. Bytes that are not UTF-8 become surrogates, which `not_utf8` names."""
+    return io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline=newline)
+
+
+def lines(
+    file: IO[bytes], path: Path, longest: int, *, ends_with_cr: bool = False
+) -> Iterator[tuple[int, str | BadRow]]:
+    """(line number, line with its end, or BadRow). Memory is bounded by the longest line.
+
+    Lines end with a line feed; with `ends_with_cr` also with a carriage return, as old
+    spreadsheets write them. Raises LabError for a file of nothing but blank lines.
+    """
+    text = text_of(file, "" if ends_with_cr else "\n")
+    ends = ("\n", "\r") if ends_with_cr else ("\n",)
+    row = blank = 0
+    while True:
+        row += 1
+        try:
+            line = text.readline(longest + 1)
+            is_long = len(line) > longest
+            while is_long and line and not line.endswith(ends):
+                line = text.readline(BLOCK)
+        except DAMAGED as error:
+            yield row, BadRow(f"the gzip data are damaged here ({first_line(error)})")
+            return
+        if is_long:
+            yield row, BadRow(f"is longer than {longest:,} bytes")
+            continue
+        if not line:
+            return
+        blank = blank + 1 if line.isspace() else 0
+        if blank > MOST_BLANK:
+            raise LabError(
+                f"'{show(str(path))}' holds more than {MOST_BLANK:,} blank lines before row {row}.",
+                "This is no ordinary data; remove the blank lines.",
+            )
+        if row == 1:
+            line = line.removeprefix("\ufeff")
+            if not line:
+                return
+        yield row, line if line.isascii() else _checked(line, longest)
+
+
+def _checked(line: str, longest: int) -> str | BadRow:
+    """A line that is not ASCII, or why it cannot be used."""
+    try:
+        size = len(line.encode())
+    except UnicodeEncodeError:
+        return BadRow(not_utf8(line))
+    return line if size <= longest else BadRow(f"is longer than {longest:,} bytes")
+
+
+def not_utf8(text: str) -> str:
+    """Which byte of a text that was read by `text_of` is not UTF-8; "" if all are."""
+    try:
+        text.encode("utf-8", "surrogateescape").decode()
+    except UnicodeDecodeError as error:
+        return (
+            f"is not UTF-8: byte 0x{error.object[error.start]:02x} at place {error.start} "
+            f"({error.reason})"
+        )
+    return ""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, at most 200 characters, without its full stop."""
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return text if len(text) <= 200 else f"{text[:199]}…"
