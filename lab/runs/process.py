@@ -132,7 +132,7 @@ def register(run: RunDir, pid: int) -> None:
     record = identity(pid)
     if record is None:
         raise LabError("The worker ended before it began.", f"See {run.log}.")
-    write_json(run.process, record)
+    write_json(run.process, record | {"time": time.time()})
 
 
 def await_registration(run: RunDir) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,8 @@ from lab.runs import history, resumption
 from lab.spec import RunSpec
 from lab.train import artifact, checkpoint, compiling, flops, schedule
 from lab.train.checkpoint import Saved
-from lab.train.conductor import Commands, Conductor
+from lab.train.commands import NEVER, WHILE_TRAINING, Commands
+from lab.train.conductor import Conductor
 from lab.train.environment import environment
 from lab.train.recomputing import checkpoint_activations
 from lab.train.sample import Sampler
@@ -40,19 +40,17 @@ PACKING = "packing"  # the event that tells later attempts what was settled
 class Attempt:
     """One attempt at `spec` in `run`; `go` gives the state that it ended in."""
 
-    def __init__(self, run: RunDir, spec: RunSpec, telemetry: Telemetry) -> None:
+    def __init__(
+        self, run: RunDir, spec: RunSpec, telemetry: Telemetry, commands: Commands | None = None
+    ) -> None:
         self.run, self.spec, self.telemetry = run, spec, telemetry
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.memory = Memory(self.device)
-        self.commands = Commands(run)
+        self.commands = commands or Commands(run)
         self.method = methods.get(spec.method["name"])
         self.loss = spec.train.loss
         self.said: set[str] = set()
         self.probe: tuple[Path, forgetting.Likelihood] | None = None
-        signal.signal(signal.SIGTERM, self._on_term)
-
-    def _on_term(self, *_: Any) -> None:
-        self.commands.stop_signal = True
 
     def ready(self) -> Conductor:
         """Everything before the first step: data, model, method, trainer."""
@@ -76,7 +74,13 @@ class Attempt:
         """Train to the end of the plan or to a command; figures go into `summary`."""
         conductor = self.ready()
         model = conductor.trainer.model
-        conductor.trainer.train()
+        self._check_commands()
+        if self.commands.interrupting:
+            self.commands.interrupting = WHILE_TRAINING
+        try:
+            conductor.trainer.train()
+        except Cancelled:
+            conductor.ended_by = "cancelled"
         used = dataclasses.asdict(conductor.trainer.used)
         summary |= used | {
             "parameters": self.parameters,
@@ -90,6 +94,7 @@ class Attempt:
             return "cancelled"
         if self.probe is not None:
             summary |= self._measure_forgetting(model, conductor.trainer.used)
+        self.commands.interrupting = NEVER
         self.telemetry.enter("saving")
         facts = self.data.facts() | used
         summary["artifact_bytes"] = artifact.save(
@@ -101,15 +106,18 @@ class Attempt:
         assert self.probe is not None
         self.telemetry.enter("evaluating")
         answers, base = self.probe
-        now = forgetting.likelihood(model, self.tokenizer, answers, base.top_ids)
+        now = forgetting.likelihood(
+            model, self.tokenizer, answers, base.top_ids, self.telemetry.sign
+        )
         found = forgetting.compare(base, now)
         self.telemetry.metric("probe", step=used.step, tokens=used.tokens, **found)
         return found
 
     def _check_commands(self) -> None:
         """Before training there is nothing to save: stop and cancel both just end."""
-        if self.commands.take() in ("stop", "cancel"):
-            raise Cancelled
+        command = self.commands.take()
+        if command in ("stop", "cancel"):
+            raise Cancelled(command)
 
     def _newest_checkpoint(self) -> Saved | None:
         may_lack = resumption.takes_incomplete(self.run)
@@ -223,7 +231,12 @@ class Attempt:
             self._evaluate_base(model, self.data)
         if train.probe == "on":
             answers = self._base_answers(lambda: model)
-            self.probe = answers, forgetting.likelihood(model, self.tokenizer, answers)
+            self.probe = (
+                answers,
+                forgetting.likelihood(
+                    model, self.tokenizer, answers, after_batch=self.telemetry.sign
+                ),
+            )
         self._check_commands()
         return model
 
@@ -352,7 +365,9 @@ class Attempt:
         self.telemetry.event("plan", steps=plan.steps, rows=plan.rows, resumed_at=used.step)
         dataset = datasets.resolve(spec.data.dataset)
         precision = spec.train.precision
-        samples = Sampler(self.tokenizer, dataset, data, self.telemetry, precision)
+        samples = Sampler(
+            self.tokenizer, dataset, data, self.telemetry, precision, self.commands.look
+        )
         if saved is None and spec.train.sample_every != 0:
             samples.sample(model, 0)
         conductor = Conductor(

@@ -19,6 +19,7 @@ from lab.runs import checkpoints
 from lab.spec import RunSpec
 from lab.train import checkpoint
 from lab.train.checkpoint import Saved
+from lab.train.commands import Commands
 from lab.train.sample import Sampler
 from lab.train.step import evaluation_loss
 from lab.train.telemetry import Memory, Telemetry, tensor_bytes
@@ -29,25 +30,11 @@ SAVES = 5
 SAMPLES = 2
 DIVERGED = 1.3  # times the best evaluation loss
 ROOM_BYTES = 50_000_000  # left free on the disk beside a checkpoint
-COMMANDS = ("cancel", "stop", "save")
+STOP_S = 60.0  # that an evaluation may still take once a person has said stop
 
 
-class Commands:
-    """The wishes of a person: files in `commands/`, or a SIGTERM."""
-
-    def __init__(self, run: RunDir) -> None:
-        self.run = run
-        self.stop_signal = False
-
-    def take(self) -> str | None:
-        """The most urgent wish, or None. A `save` is answered once and its file removed."""
-        for name in COMMANDS:
-            file = self.run.commands / name
-            if file.exists():
-                if name == "save":
-                    file.unlink(missing_ok=True)
-                return name
-        return "stop" if self.stop_signal else None
+class TakesTooLong(Exception):
+    """An evaluation goes on for longer than who said stop should wait."""
 
 
 class Conductor(TrainerCallback):
@@ -116,6 +103,9 @@ class Conductor(TrainerCallback):
                 checkpoint.restore_random(self.resumed)
             self._random_pending = False
 
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.telemetry.sign()
+
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.rate = self.trainer.optimizer.param_groups[0]["lr"]
 
@@ -148,14 +138,17 @@ class Conductor(TrainerCallback):
         self._marks = passed
         if self.held_out and (is_last or self.ended_by or eval_due):
             loss = self.evaluate()
-            method.on_evaluate(trainer.model, config, state.global_step, loss)
-            is_last = self._stops_early(loss) or is_last
-            self._warn_of_divergence(loss)
+            if loss is not None:
+                method.on_evaluate(trainer.model, config, state.global_step, loss)
+                is_last = self._stops_early(loss) or is_last
+                self._warn_of_divergence(loss)
         if method.grows:
             self._let_join()
         if sample_due or (is_last and self.spec.train.sample_every != 0):
             self.telemetry.enter("evaluating")
             self.sampler.sample(trainer.model, state.global_step)
+        if self.ended_by is None and not is_last and self.commands.look() == "stop":
+            self.ended_by, control.should_training_stop = "stopped", True  # not one more step
         if not is_last and (self.ended_by or save_due or wish == "save"):
             self.save()
         if is_last:
@@ -180,19 +173,28 @@ class Conductor(TrainerCallback):
             "memory", **tensor_bytes(trainer.model, trainer.optimizer), peaks=self.memory.peaks
         )
 
-    def evaluate(self) -> float:
-        """Held-out loss of the model as it is now, recorded at the current step."""
+    def evaluate(self) -> float | None:
+        """Held-out loss of the model as it is now, recorded at the current step; None if it takes
+        too long for a person who has said stop."""
         self.telemetry.enter("evaluating")
         self._flush()
         trainer, train = self.trainer, self.spec.train
         loss: float
-        loss, count = evaluation_loss(
-            trainer.model,
-            device_batches(self.held_out, train.batch_size, trainer.pad, trainer.args.device),
-            precision=train.precision,
-            loss=trainer.loss_kind,
-            after_batch=lambda rows: self.telemetry.progress(rows, len(self.held_out), "row"),
-        )
+        try:
+            loss, count = evaluation_loss(
+                trainer.model,
+                device_batches(self.held_out, train.batch_size, trainer.pad, trainer.args.device),
+                precision=train.precision,
+                loss=trainer.loss_kind,
+                after_batch=self._after_batch,
+            )
+        except TakesTooLong:
+            self.telemetry.warn(
+                f"The evaluation at step {trainer.used.step} was left out: it would have held up "
+                f"the stop for more than {STOP_S:.0f} s. `python -m lab evaluate` measures the "
+                "result."
+            )
+            return None
         self.memory.mark("evaluate")
         self.eval_loss = loss
         self.telemetry.metric(
@@ -204,6 +206,11 @@ class Conductor(TrainerCallback):
             **{"eval/loss": loss, "eval/loss_tokens": count},
         )
         return loss
+
+    def _after_batch(self, rows: int) -> None:
+        self.telemetry.progress(rows, len(self.held_out), "row")
+        if rows < len(self.held_out) and self.commands.stop_waits() > STOP_S:
+            raise TakesTooLong
 
     def _let_join(self) -> None:
         """Take what the method has just made trainable into the optimizer, and say so."""
@@ -309,7 +316,7 @@ class Conductor(TrainerCallback):
         }
         trainer.step_losses = []
         self.eval_loss = None
-        self.telemetry.seconds = used.seconds
+        self.telemetry.seconds, self.telemetry.step_s = used.seconds, step_s
         if not self.memory.on_gpu:
             self._flush()
 

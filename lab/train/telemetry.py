@@ -11,6 +11,7 @@ import json
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ from lab.paths import RunDir
 
 VERSION = 1
 SAMPLE_S = 1.0
+RECENT = 50  # silences of a phase that are remembered
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 
 
@@ -30,6 +32,11 @@ class Telemetry:
         self.attempt = attempt
         self.phase = "starting"
         self.seconds = 0.0  # of training, over all attempts
+        self.step_s = 0.0  # what the last step took
+        self.each_second: Callable[[], None] = lambda: None  # called by the sampler thread
+        self._signs = 0
+        self._sign_at = time.monotonic()
+        self._silences: dict[str, deque[float]] = {}  # the newest of each phase
         self._progress: dict[str, Any] = {}
         self._lock = threading.Lock()
         self._complained: set[int | None] = set()
@@ -71,6 +78,7 @@ class Telemetry:
 
     def enter(self, phase: str) -> None:
         """Begin a phase; said once, however often it is entered again in a row."""
+        self.sign()
         if phase != self.phase:
             self.phase = phase
             self._progress = {}
@@ -79,9 +87,18 @@ class Telemetry:
 
     def progress(self, done: float, total: float, unit: str, eta_s: float | None = None) -> None:
         """How far the phase is; the next heartbeat carries it."""
+        self.sign()
         self._progress = {"done": done, "total": total, "unit": unit}
         if eta_s is not None:
             self._progress["eta_s"] = round(eta_s, 1)
+
+    def sign(self) -> None:
+        """Called by the main thread wherever it gets on: the heartbeat, which another thread
+        writes, tells how often, and how long the longest silence of the phase was lately."""
+        now = time.monotonic()
+        silences = self._silences.setdefault(self.phase, deque(maxlen=RECENT))
+        silences.append(now - self._sign_at)
+        self._signs, self._sign_at = self._signs + 1, now
 
     def warn(self, message: str) -> None:
         self.event("warning", message=message)
@@ -102,7 +119,15 @@ class Telemetry:
             print(f"warning: telemetry cannot write: {error}", flush=True)
 
     def _beat(self) -> None:
-        state = {"phase": self.phase, "time": _now(), "attempt": self.attempt, **self._progress}
+        state = {
+            "phase": self.phase,
+            "time": _now(),
+            "attempt": self.attempt,
+            "signs": self._signs,
+            "slowest_s": round(max(self._silences.get(self.phase) or (0.0,)), 1),
+            "step_s": round(self.step_s, 1),
+            **self._progress,
+        }
         try:
             write_atomic(self.run.heartbeat, json.dumps(state), durable=False)
         except OSError as error:
@@ -111,6 +136,7 @@ class Telemetry:
     def _watch(self) -> None:
         while not self._ended.wait(SAMPLE_S):
             self._beat()
+            self.each_second()
             self.metric("device", seconds=self.seconds, phase=self.phase, **self._sample())
 
 
