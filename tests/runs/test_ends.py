@@ -37,6 +37,8 @@ for count in range(2400):
     time.sleep(0.05)
 """
 
+START = supervisor.ensure
+
 
 @pytest.fixture
 def worker(
@@ -169,6 +171,16 @@ def test_kill_is_at_once_and_by_a_person(worker: Any, first: str | None) -> None
     now = status(run)
     assert now.state == "stopped" and "a person asked" in now.message
     assert "nothing was saved" in now.message and "begins anew" in now.hint
+
+
+def test_stop_kill_on_the_command_line_with_a_supervisor_of_its_own(
+    worker: Any, monkeypatch: pytest.MonkeyPatch, lab_json: Callable[..., Any]
+) -> None:
+    run, child = worker()
+    monkeypatch.setattr(supervisor, "ensure", START)
+    assert lab_json("stop", run.id, "--kill", "--wait")["state"] == "stopped"
+    assert child.wait(timeout=10) == -signal.SIGKILL
+    assert "a person asked" in status(run).message
 
 
 def test_cancel_has_a_short_deadline_even_where_the_heart_beats(worker: Any) -> None:
