@@ -74,17 +74,17 @@ def last_event(run: RunDir, kind: str) -> dict[str, Any]:
     return found[-1] if found else {}
 
 
-def began(run: RunDir) -> float:
-    """When the run began, in seconds since 1970: its first event, else the time in its id. Never
-    the time of a file, which says when it was copied here."""
+def created(run: RunDir, spec: dict[str, Any]) -> float:
+    """When the run was created, in seconds since 1970: what its spec says, else its first event,
+    else the time in its id. Never the time of a file, which says when it was copied here."""
     try:
         with run.events.open("rb") as file:
             first = next(_records(file.read(4096).partition(b"\n")[0]), {})
     except OSError:
         first = {}
-    moment = first.get("time")
-    if isinstance(moment, (int, float)) and 0 < moment < LATEST:
-        return float(moment)
+    for moment in (spec.get("created"), first.get("time")):
+        if isinstance(moment, (int, float)) and 0 < moment < LATEST:
+            return float(moment)
     try:
         return time.mktime(time.strptime(run.id[:15], "%Y%m%d-%H%M%S"))
     except (ValueError, OverflowError):

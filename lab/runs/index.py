@@ -138,7 +138,7 @@ def _read(run: RunDir) -> Entry:
         method=str(method.get("name", "")) if isinstance(method, dict) else "",
         model=str(spec.get("model", "")),
         dataset=str(data.get("dataset", "")) if isinstance(data, dict) else "",
-        created=history.began(run),
+        created=history.created(run, spec),
         status=status(run),
         summary=_numbers(summary),
     )

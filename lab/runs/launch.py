@@ -43,7 +43,8 @@ def create(plan: dict[str, Any]) -> RunDir:
         made = RunDir(aside)
         made.commands.mkdir()
         made.checkpoints.mkdir()
-        write_json(made.spec, {"v": 1, **plan["spec"], "asked": plan["asked"]})
+        stored = {"v": 1, **plan["spec"], "asked": plan["asked"], "created": time.time()}
+        write_json(made.spec, stored)
         write_json(made.estimate, plan["estimate"] | {"facts": plan["facts"]})
         os.rename(aside, folder / run_id)
         sync_folder(folder)

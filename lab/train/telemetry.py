@@ -21,6 +21,7 @@ from lab.paths import RunDir
 VERSION = 1
 SAMPLE_S = 1.0
 RECENT = 50  # silences of a phase that are remembered
+BUSY_BYTES = 1_000_000  # read or written in a second: saving and loading, beside the records
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 
 
@@ -35,6 +36,7 @@ class Telemetry:
         self.step_s = 0.0  # what the last step took
         self.each_second: Callable[[], None] = lambda: None  # called by the sampler thread
         self._signs = 0
+        self._moved = moved_bytes()
         self._sign_at = time.monotonic()
         self._silences: dict[str, deque[float]] = {}  # the newest of each phase
         self._progress: dict[str, Any] = {}
@@ -135,6 +137,9 @@ class Telemetry:
 
     def _watch(self) -> None:
         while not self._ended.wait(SAMPLE_S):
+            before, self._moved = self._moved, moved_bytes()
+            if self._moved - before > BUSY_BYTES:
+                self._signs += 1  # one large file is written or read for minutes without a `sign`
             self._beat()
             self.each_second()
             self.metric("device", seconds=self.seconds, phase=self.phase, **self._sample())
@@ -248,6 +253,16 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, 1 << 30)
+
+
+def moved_bytes() -> int:
+    """What this process has read and written so far; 0 where the kernel does not say."""
+    try:
+        with open("/proc/self/io", "rb") as file:
+            figures = dict(line.split(b": ") for line in file)
+        return sum(int(figures[key]) for key in (b"rchar", b"wchar", b"read_bytes"))
+    except (OSError, KeyError, ValueError):
+        return 0
 
 
 def resident_bytes() -> int:

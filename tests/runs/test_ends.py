@@ -400,11 +400,39 @@ def test_the_heartbeat_counts_what_the_main_thread_does(lab_home: Path) -> None:
     assert 0.2 < beat["slowest_s"] < 5, "the longest silence between two signs"
 
 
+def test_a_long_save_shows_signs_of_life(lab_home: Path) -> None:
+    from lab.train.telemetry import Telemetry
+
+    def signs() -> int:
+        return int((read_object(run.heartbeat) or {}).get("signs", 0))
+
+    run = RunDir(lab_home / "run")
+    run.path.mkdir(parents=True)
+    telemetry = Telemetry(run, 1)
+    telemetry.enter("saving")
+    telemetry.start(dict)
+    time.sleep(2.5)
+    assert signs() == 1, "the records that it writes itself are no sign"
+    with (lab_home / "large").open("wb") as file:
+        file.write(bytes(3_000_000))
+    wait_until(lambda: signs() >= 2, "a large file is one")
+    telemetry.stop()
+
+
 def test_a_copied_run_is_as_old_as_it_was(trained: list[RunDir], lab_home: Path) -> None:
-    run = trained[1]
-    first = history.events(run)[0]["time"]
-    os.utime(run.spec, (first + 9e5, first + 9e5))
-    assert index.entry(run).created == pytest.approx(first), "its first event, not a file's time"
+    run, older = trained[1], trained[0]
+    spec, first = read_object(run.spec) or {}, history.events(run)[0]["time"]
+    for file in (run.spec, run.events, run.path):
+        os.utime(file, (first + 9e5, first + 9e5))
+    assert index.entry(run).created == spec["created"], "what its spec says, not a file's time"
+    assert 0 <= first - spec["created"] < 600, "it was created before its first event"
+    assert 0 < spec["created"] - index.entry(older).created < 600, "in order"
+    earlier = read_object(older.spec) or {}
+    del earlier["created"]
+    write_json(older.spec, earlier)
+    os.utime(older.result)
+    first = history.events(older)[0]["time"]
+    assert index.entry(older).created == pytest.approx(first), "an older lab's run: its first event"
     waits = RunDir(lab_home / "runs" / "20240229-120000-lora-abcd")
     waits.path.mkdir()
     write_json(waits.spec, {"v": 1})
