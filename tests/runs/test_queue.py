@@ -107,11 +107,11 @@ def test_a_run_waits_for_memory_that_others_have_yet_to_take(
     loop = supervisor.Supervisor()
     monkeypatch.setattr(loop, "_start", lambda started: None)
     reserve = supervisor.RESERVE_BYTES
-    monkeypatch.setattr(supervisor, "_free_bytes", lambda: 8e9 + 3e9 + reserve - 1e6)
+    monkeypatch.setattr(supervisor, "_free_bytes", lambda: 8e9 + 3e9 + reserve - 5e5)
     loop.tick()
-    assert queue.waiting() == [run], "a megabyte of the reserve is missing"
+    assert queue.waiting() == [run], "half a megabyte of the reserve is missing"
     assert "about 3.0 GB are needed, 3.3 GB are free" in status(run).message
-    monkeypatch.setattr(supervisor, "_free_bytes", lambda: 8e9 + 3e9 + reserve + 1e6)
+    monkeypatch.setattr(supervisor, "_free_bytes", lambda: 8e9 + 3e9 + reserve + 5e5)
     loop.tick()
     assert queue.waiting() == [], "there is room for all three, and the reserve"
 
