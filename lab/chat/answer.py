@@ -186,11 +186,16 @@ def answer(
 
 
 def stream(
-    loaded: Loaded, named: Named, conversation: list[dict[str, str]], settings: Settings
+    loaded: Loaded,
+    named: Named,
+    conversation: list[dict[str, str]],
+    settings: Settings,
+    gone: threading.Event | None = None,
 ) -> Generator[dict[str, Any]]:
     """{"delta"} for each piece of text as it comes, then the whole answer.
 
-    Ending the iteration early stops the model at its next token.
+    Ending the iteration early stops the model at its next token; so does `gone`, which another
+    thread may set, since many tokens may come before the next piece.
     """
     import torch
     from transformers import TextIteratorStreamer
@@ -199,7 +204,7 @@ def stream(
     prompt = render(tokenizer, conversation, settings)
     inputs = tokenizer(prompt, add_special_tokens=False, return_tensors="pt").to(model.device)
     pieces = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-    gone = threading.Event()
+    gone = gone or threading.Event()
     outcome: list[Any] = []
 
     def generate() -> None:

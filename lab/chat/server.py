@@ -150,7 +150,7 @@ def _generate(
 ) -> None:
     """Make one answer and tell its events, None at the end; end it early if the client is gone."""
     with contextlib.suppress(RuntimeError):  # the server's loop is closed: nobody listens
-        with contextlib.closing(_events(shelf, body)) as events:
+        with contextlib.closing(_events(shelf, body, gone)) as events:
             for event in events:
                 if gone.is_set():
                     return
@@ -158,10 +158,10 @@ def _generate(
         tell(None)
 
 
-def _events(shelf: Shelf, body: dict[str, Any]) -> Generator[str]:
+def _events(shelf: Shelf, body: dict[str, Any], gone: threading.Event) -> Generator[str]:
     """The answer as server-sent events; errors that a person reads become an event too."""
     try:
-        with contextlib.closing(_answer(shelf, body)) as events:
+        with contextlib.closing(_answer(shelf, body, gone)) as events:
             for event in events:
                 yield f"data: {json.dumps(event)}\n\n"
     except LabError as error:
@@ -174,7 +174,7 @@ def _events(shelf: Shelf, body: dict[str, Any]) -> Generator[str]:
         yield f"data: {json.dumps({'error': f'{type(error).__name__}: {error}', 'hint': ''})}\n\n"
 
 
-def _answer(shelf: Shelf, body: dict[str, Any]) -> Generator[dict[str, Any]]:
+def _answer(shelf: Shelf, body: dict[str, Any], gone: threading.Event) -> Generator[dict[str, Any]]:
     named = answer.parse(str(body["model"]))
     settings = Settings(
         seed=int(body.get("seed", 0)),
@@ -190,7 +190,7 @@ def _answer(shelf: Shelf, body: dict[str, Any]) -> Generator[dict[str, Any]]:
             yield {"phase": "loading"}
         loaded = shelf.get(named)
         yield {"phase": "answering"}
-        stream = answer.stream(loaded, named, body["messages"], settings)
+        stream = answer.stream(loaded, named, body["messages"], settings, gone)
         with contextlib.closing(stream) as events:
             for event in events:
                 if "delta" in event:
