@@ -31,12 +31,17 @@ class Problem:
 class SpecError(LabError):
     """Everything that is wrong with a spec, all at once."""
 
-    def __init__(self, problems: list[Problem]) -> None:
+    def __init__(self, problems: list[Problem], begin: str = "The run was not started") -> None:
         self.problems = problems
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         lines = "\n".join(f"  {problem.field}: {problem.message}" for problem in problems)
-        super().__init__(f"The run was not started, the spec has {count}:\n{lines}")
+        super().__init__(f"{begin}, the spec has {count}:\n{lines}")
 
 
-class Cancelled(Exception):
-    """A person asked the worker to end before it had anything to save."""
+class Cancelled(BaseException):
+    """A person asked the worker to end while it had nothing to save. Not an Exception: libraries
+    catch those where they try things, and would go on."""
+
+    def __init__(self, command: str = "cancel") -> None:
+        super().__init__(command)
+        self.command = command

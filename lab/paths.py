@@ -153,6 +153,10 @@ class RunDir:
         return self.path / "result.json"
 
     @property
+    def killed(self) -> Path:
+        return self.path / "killed.json"
+
+    @property
     def attempts(self) -> Path:
         return self.path / "attempts"
 

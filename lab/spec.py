@@ -77,6 +77,10 @@ class RunSpec:
         return _read(_known(value), [])
 
 
+def without_packing(spec: RunSpec) -> RunSpec:
+    return dataclasses.replace(spec, data=dataclasses.replace(spec.data, packing="off"))
+
+
 PLAIN = ("name", "model", "start_from")
 SECTIONS: dict[str, type] = {"data": DataSpec, "train": TrainSpec, "hardware": HardwareSpec}
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
-from lab.runs.status import Status
+if TYPE_CHECKING:  # the states' own module writes figures too
+    from lab.runs.status import Status
 
 COLOURS = {
     "done": "green",

@@ -188,7 +188,6 @@ def measure_share(asked: Work, folder: Path) -> dict[str, Any]:
         spent = _Spent()
         spent.watch(conductor, "on_step_end")
         spent.watch(attempt.memory, "mark")
-        conductor.loop.end_phase = attempt.memory.mark  # the one that is timed now
         spent.watch(conductor.loop.batches, "tensors")
         sampling = _thread_clock("sampler")
         began, sampled = time.process_time(), time.clock_gettime(sampling)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -38,6 +38,14 @@ class Named:
         if self.run is None:
             return {}
         return read_object(self.run.artifact / "receipt.json") or {}
+
+    @property
+    def version(self) -> dict[str, Any]:
+        """What differs as soon as other weights lie under this name: a resumed run writes its
+        result anew, and may write its checkpoints anew."""
+        if self.run is None or self.step is None:
+            return self.receipt
+        return read_object(self.run.checkpoints / f"step-{self.step}" / "manifest.json") or {}
 
 
 @dataclass(frozen=True)
@@ -99,6 +107,7 @@ class Loaded:
     model: Any
     tokenizer: Any
     receipt: dict[str, Any] = field(default_factory=dict)
+    version: dict[str, Any] = field(default_factory=dict)  # as `Named.version` was at the load
 
 
 def load(named: Named, base: Any = None) -> Loaded:
@@ -110,7 +119,7 @@ def load(named: Named, base: Any = None) -> Loaded:
     import torch
 
     source = catalog.resolve(named.base)
-    proof = named.receipt
+    proof, version = named.receipt, named.version  # before the weights are read
     on_gpu = torch.cuda.is_available()
     dtype = torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported() else torch.float32
     if named.run is None:
@@ -137,7 +146,7 @@ def load(named: Named, base: Any = None) -> Loaded:
         template.choose(tokenizer, chosen)
     lock.enforce(proof.get("lock") or {}, tokenizer)
     model = weights.on_device(model, "cuda" if on_gpu else "cpu")
-    return Loaded(model.eval(), tokenizer, proof)
+    return Loaded(model.eval(), tokenizer, proof, version)
 
 
 def _tokenizer(run: RunDir, source: Source) -> Any:
@@ -178,11 +187,16 @@ def answer(
 
 
 def stream(
-    loaded: Loaded, named: Named, conversation: list[dict[str, str]], settings: Settings
-) -> Iterator[dict[str, Any]]:
+    loaded: Loaded,
+    named: Named,
+    conversation: list[dict[str, str]],
+    settings: Settings,
+    gone: threading.Event | None = None,
+) -> Generator[dict[str, Any]]:
     """{"delta"} for each piece of text as it comes, then the whole answer.
 
-    Ending the iteration early stops the model at its next token.
+    Ending the iteration early stops the model at its next token; so does `gone`, which another
+    thread may set, since many tokens may come before the next piece.
     """
     import torch
     from transformers import TextIteratorStreamer
@@ -191,7 +205,7 @@ def stream(
     prompt = render(tokenizer, conversation, settings)
     inputs = tokenizer(prompt, add_special_tokens=False, return_tensors="pt").to(model.device)
     pieces = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-    gone = threading.Event()
+    gone = gone or threading.Event()
     outcome: list[Any] = []
 
     def generate() -> None:

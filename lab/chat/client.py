@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import http.client
 import json
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -60,27 +61,41 @@ def loaded() -> list[str]:
     if found is None:
         return []
     try:
-        names: list[str] = json.loads(_request(found, "GET", "/health").read())["loaded"]
+        with contextlib.closing(_connect(found)) as connection:
+            names: list[str] = json.loads(_ask(connection, found, "GET", "/health").read())[
+                "loaded"
+            ]
         return names
     except (OSError, ValueError, KeyError, http.client.HTTPException):
         return []
 
 
-def stream(model: str, messages: list[dict[str, str]], **settings: Any) -> Iterator[dict[str, Any]]:
+def stream(
+    model: str, messages: list[dict[str, str]], **settings: Any
+) -> Generator[dict[str, Any]]:
     """Events of one answer: {"phase"}, {"delta"} of text, and at the end {"finish", "receipt"}.
 
-    Raises LabError for what a person can mend.
+    Closing it ends the answer: whoever stops listening closes it, and does not wait until it is
+    collected. While there is no news the phase comes again each second, so that a page can notice
+    that it is closed. Raises LabError for what a person can mend.
     """
     body = {"model": model, "messages": messages, **settings}
+    phase = "waiting"
+    closing = contextlib.ExitStack()
     try:
-        response = _request(ensure(), "POST", "/v1/chat/completions", body)
+        connection = closing.enter_context(contextlib.closing(_connect(running := ensure())))
+        response = _ask(connection, running, "POST", "/v1/chat/completions", body)
+        closing.enter_context(response)
         for raw in response:
             line = raw.decode()
+            if line.startswith(":"):
+                yield {"phase": phase}
             if not line.startswith("data: "):
                 continue
             event = json.loads(line[6:])
             if "error" in event:
                 raise LabError(event["error"], event.get("hint", ""))
+            phase = event.get("phase", phase)
             if "choices" in event:
                 event = {"delta": event["choices"][0]["delta"]["content"]}
             yield event
@@ -89,6 +104,8 @@ def stream(model: str, messages: list[dict[str, str]], **settings: Any) -> Itera
             f"The chat process is gone ({type(error).__name__}).",
             "Ask again; it starts anew. If it repeats, the machine may lack memory.",
         ) from None
+    finally:
+        closing.close()
 
 
 def end() -> bool:
@@ -105,12 +122,19 @@ def end() -> bool:
     return True
 
 
-def _request(
-    found: dict[str, Any], method: str, path: str, body: dict[str, Any] | None = None
+def _connect(running: dict[str, Any]) -> http.client.HTTPConnection:
+    return http.client.HTTPConnection("127.0.0.1", running["port"], timeout=600)
+
+
+def _ask(
+    connection: http.client.HTTPConnection,
+    running: dict[str, Any],
+    method: str,
+    path: str,
+    body: dict[str, Any] | None = None,
 ) -> http.client.HTTPResponse:
-    connection = http.client.HTTPConnection("127.0.0.1", found["port"], timeout=600)
     headers = {
-        "Authorization": f"Bearer {found['token']}",
+        "Authorization": f"Bearer {running['token']}",
         "Content-Type": "application/json",
     }
     connection.request(method, path, json.dumps(body) if body is not None else None, headers)

@@ -5,24 +5,29 @@
                                  "system_prompt"}: server-sent events, one JSON object each
     POST /shutdown               end; the memory returns with the process
 
-Every request carries the token of `LAB_HOME/chat/process.json`. One answer is made at a time.
+Every request carries the token of `LAB_HOME/chat/process.json`. One answer is generated at a time,
+in a thread of its own that holds the turn: whatever becomes of the request, the thread ends the
+answer and passes the turn on.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hmac
 import json
 import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Generator
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from lab.chat import answer
 from lab.chat.answer import Loaded, Named, Settings
@@ -30,6 +35,7 @@ from lab.errors import LabError
 
 MOST_MODELS = 5
 IDLE_S = 20 * 60.0
+QUIET_S = 1.0  # without news, after which a comment shows the client that its answer is coming
 
 
 class Shelf:
@@ -40,10 +46,16 @@ class Shelf:
         self.turn = threading.Lock()
         self.last_used = time.monotonic()
 
+    def holds(self, named: Named) -> bool:
+        """Whether the model is in memory as it is on disk: a resumed run has new weights."""
+        loaded = self.models.get(named.name)
+        return loaded is not None and loaded.version == named.version
+
     def get(self, named: Named) -> Loaded:
         """The model, loaded if need be. Results share the tensors of a loaded base."""
+        is_current = self.holds(named)
         found = self.models.pop(named.name, None)
-        if found is None or found.receipt != named.receipt:  # a resumed run has a new result
+        if found is None or not is_current:
             base = self.models.get(f"base:{named.base}")
             found = answer.load(named, None if base is None else base.model)
         self.models[named.name] = found
@@ -70,7 +82,7 @@ def application(token: str) -> Starlette:
             return JSONResponse({"error": "wrong token"}, status_code=401)
         shelf.last_used = time.monotonic()
         body = await request.json()
-        return StreamingResponse(_events(shelf, body), media_type="text/event-stream")
+        return AnswerResponse(shelf, body)
 
     async def shutdown(request: Request) -> Response:
         if not is_allowed(request):
@@ -91,17 +103,67 @@ def application(token: str) -> Starlette:
 def _end_when_idle(shelf: Shelf) -> None:
     def watch() -> None:
         while time.monotonic() - shelf.last_used < IDLE_S or shelf.turn.locked():
-            time.sleep(5)
+            time.sleep(min(5.0, IDLE_S / 4))
         os._exit(0)
 
     threading.Thread(target=watch, name="idle", daemon=True).start()
 
 
-def _events(shelf: Shelf, body: dict[str, Any]) -> Iterator[str]:
+class AnswerResponse(StreamingResponse):
+    """One answer as server-sent events. A request that ends early, at any moment and in any way,
+    ends the answer too."""
+
+    def __init__(self, shelf: Shelf, body: dict[str, Any]) -> None:
+        self.gone = threading.Event()
+        super().__init__(self._stream(shelf, body), media_type="text/event-stream")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.gone.set()
+
+    async def _stream(self, shelf: Shelf, body: dict[str, Any]) -> AsyncIterator[str]:
+        loop, events = asyncio.get_running_loop(), asyncio.Queue[str | None]()
+
+        def tell(event: str | None) -> None:
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+        threading.Thread(
+            target=_generate, args=(shelf, body, tell, self.gone), name="answer", daemon=True
+        ).start()
+        while True:
+            try:
+                event = await asyncio.wait_for(events.get(), QUIET_S)
+            except TimeoutError:
+                event = ": still at it\n\n"  # a client that waits can notice that it is closed
+            if event is None:
+                return
+            yield event
+
+
+def _generate(
+    shelf: Shelf,
+    body: dict[str, Any],
+    tell: Callable[[str | None], None],
+    gone: threading.Event,
+) -> None:
+    """Make one answer and tell its events, None at the end; end it early if the client is gone."""
+    with contextlib.suppress(RuntimeError):  # the server's loop is closed: nobody listens
+        with contextlib.closing(_events(shelf, body, gone)) as events:
+            for event in events:
+                if gone.is_set():
+                    return
+                tell(event)
+        tell(None)
+
+
+def _events(shelf: Shelf, body: dict[str, Any], gone: threading.Event) -> Generator[str]:
     """The answer as server-sent events; errors that a person reads become an event too."""
     try:
-        for event in _answer(shelf, body):
-            yield f"data: {json.dumps(event)}\n\n"
+        with contextlib.closing(_answer(shelf, body, gone)) as events:
+            for event in events:
+                yield f"data: {json.dumps(event)}\n\n"
     except LabError as error:
         yield f"data: {json.dumps({'error': error.message, 'hint': error.hint})}\n\n"
     except Exception as error:
@@ -112,7 +174,7 @@ def _events(shelf: Shelf, body: dict[str, Any]) -> Iterator[str]:
         yield f"data: {json.dumps({'error': f'{type(error).__name__}: {error}', 'hint': ''})}\n\n"
 
 
-def _answer(shelf: Shelf, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _answer(shelf: Shelf, body: dict[str, Any], gone: threading.Event) -> Generator[dict[str, Any]]:
     named = answer.parse(str(body["model"]))
     settings = Settings(
         seed=int(body.get("seed", 0)),
@@ -124,14 +186,16 @@ def _answer(shelf: Shelf, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield {"phase": "waiting"}
     try:
         shelf.last_used = time.monotonic()
-        if named.name not in shelf.models:
+        if not shelf.holds(named):
             yield {"phase": "loading"}
         loaded = shelf.get(named)
         yield {"phase": "answering"}
-        for event in answer.stream(loaded, named, body["messages"], settings):
-            if "delta" in event:
-                event = {"choices": [{"index": 0, "delta": {"content": event["delta"]}}]}
-            yield event
+        stream = answer.stream(loaded, named, body["messages"], settings, gone)
+        with contextlib.closing(stream) as events:
+            for event in events:
+                if "delta" in event:
+                    event = {"choices": [{"index": 0, "delta": {"content": event["delta"]}}]}
+                yield event
     finally:
         shelf.last_used = time.monotonic()
         shelf.turn.release()

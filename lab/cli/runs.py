@@ -37,8 +37,11 @@ def add(verb: Any) -> None:
     sub.add_argument("-f", "--follow", action="store_true", help="go on until the run has ended")
     sub = verb("stop", stop, "stop at the next step and keep the result so far")
     _add_run(sub)
+    sub.add_argument(
+        "--kill", action="store_true", help="at once, losing what came after the last checkpoint"
+    )
     sub.add_argument("--wait", action="store_true", help="wait until it has ended")
-    sub = verb("resume", resume, "go on from the newest valid checkpoint")
+    sub = verb("resume", resume, "go on from the newest valid checkpoint, or make a run longer")
     _add_run(sub)
     add_set(sub)
     sub.add_argument(
@@ -212,7 +215,7 @@ def logs(arguments: argparse.Namespace) -> int:
 
 def stop(arguments: argparse.Namespace) -> int:
     run = paths.run_dir(arguments.run)
-    launch.command(run, "stop")
+    launch.command(run, "kill" if arguments.kill else "stop")
     state = "stopping"
     if arguments.wait:
         state = _finish(run, quiet=arguments.json)

@@ -132,7 +132,13 @@ class Likelihood:
     top_ids: Any
 
 
-def likelihood(model: Any, tokenizer: Any, file: Path, top_ids: Any = None) -> Likelihood:
+def likelihood(
+    model: Any,
+    tokenizer: Any,
+    file: Path,
+    top_ids: Any = None,
+    after_batch: Callable[[], object] = lambda: None,
+) -> Likelihood:
     """How likely the model finds the answers of `file`; at `top_ids`, or at its own likeliest."""
     import torch
 
@@ -151,6 +157,7 @@ def likelihood(model: Any, tokenizer: Any, file: Path, top_ids: Any = None) -> L
                     there = log.gather(1, ids)
                 own = log.gather(1, targets[:, None])[:, 0]
                 parts.append((own.cpu(), there.cpu(), ids.cpu()))
+                after_batch()
     finally:
         model.train(was_training)
     return Likelihood(*(torch.cat(column) for column in zip(*parts, strict=True)))

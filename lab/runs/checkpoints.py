@@ -59,12 +59,16 @@ def pin(run: RunDir, step: int, keep: bool = True) -> None:
 
 
 def delete(run: RunDir, step: int) -> None:
-    """Remove one checkpoint of a run that is not at work. Raises LabError for a pinned one."""
+    """Remove one checkpoint of a run that has ended. Raises LabError for a pinned one, and while
+    the run works or waits: its worker owns its checkpoints, and begins with the newest."""
     path = _existing(run, step)
     if step in pinned(run):
         raise LabError(f"The checkpoint of step {step} is pinned.", "Unpin it first.")
-    if status(run).is_active:
-        raise LabError(f"{run.id} is at work.", "Stop it first; the worker owns its checkpoints.")
+    now = status(run)
+    if not now.has_ended:
+        raise LabError(
+            f"{run.id} is {now.state}.", "Stop it first; the worker owns its checkpoints."
+        )
     remove_tree(path)
 
 

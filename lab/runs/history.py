@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lab.paths import RunDir
+
+LATEST = 2.0**40  # seconds since 1970 that a clock may say
 
 
 def read_lines(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
@@ -69,6 +72,23 @@ def last_event(run: RunDir, kind: str) -> dict[str, Any]:
     """The newest event of a kind, or an empty record."""
     found = events(run, kind)
     return found[-1] if found else {}
+
+
+def created(run: RunDir, spec: dict[str, Any]) -> float:
+    """When the run was created, in seconds since 1970: what its spec says, else its first event,
+    else the time in its id. Never the time of a file, which says when it was copied here."""
+    try:
+        with run.events.open("rb") as file:
+            first = next(_records(file.read(4096).partition(b"\n")[0]), {})
+    except OSError:
+        first = {}
+    for moment in (spec.get("created"), first.get("time")):
+        if isinstance(moment, (int, float)) and 0 < moment < LATEST:
+            return float(moment)
+    try:
+        return time.mktime(time.strptime(run.id[:15], "%Y%m%d-%H%M%S"))
+    except (ValueError, OverflowError):
+        return 0.0
 
 
 def base_loss(run: RunDir) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from lab import paths, schema
@@ -10,6 +11,7 @@ from lab.errors import SpecError
 from lab.files import read_object, size_of, write_json
 from lab.paths import RunDir
 from lab.recent import Recent
+from lab.runs import history
 from lab.runs.columns import is_number
 from lab.runs.status import Status, status
 from lab.schema import option
@@ -34,7 +36,8 @@ class Entry:
     summary: dict[str, Any]
 
 
-_ended_runs: Recent[tuple[str, int, int], Entry] = Recent(20_000)
+Key = tuple[str, tuple[int, ...], tuple[int, ...]]
+_ended_runs: Recent[Key, Entry] = Recent(20_000)
 
 
 def entry(run: RunDir) -> Entry:
@@ -104,16 +107,19 @@ def rename(run: RunDir, name: str) -> None:
     label(run, name=name.strip())
 
 
-def _key(run: RunDir) -> tuple[str, int, int] | None:
+def _key(run: RunDir) -> Key | None:
+    """Changes as soon as the result or the labels are other files: both are replaced by a rename,
+    so they differ in more than their times, which two writes at once or a copy may share."""
+    result = _identity(run.result)
+    return (str(run.path), result, _identity(run.labels)) if result else None
+
+
+def _identity(file: Path) -> tuple[int, ...]:
     try:
-        result = run.result.stat().st_mtime_ns
+        found = file.stat()
     except OSError:
-        return None
-    try:
-        labels = run.labels.stat().st_mtime_ns
-    except OSError:
-        labels = 0
-    return str(run.path), result, labels
+        return ()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _read(run: RunDir) -> Entry:
@@ -122,10 +128,6 @@ def _read(run: RunDir) -> Entry:
     result = read_object(run.result) or {}
     method, data = spec.get("method"), spec.get("data")
     summary = result.get("summary")
-    try:
-        created = run.spec.stat().st_mtime
-    except OSError:
-        created = 0.0
     return Entry(
         id=run.id,
         name=labels.name or str(spec.get("name") or ""),
@@ -135,7 +137,7 @@ def _read(run: RunDir) -> Entry:
         method=str(method.get("name", "")) if isinstance(method, dict) else "",
         model=str(spec.get("model", "")),
         dataset=str(data.get("dataset", "")) if isinstance(data, dict) else "",
-        created=created,
+        created=history.created(run, spec),
         status=status(run),
         summary=_numbers(summary),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import shutil
 import subprocess
 import time
 from typing import Any
@@ -42,7 +43,8 @@ def create(plan: dict[str, Any]) -> RunDir:
         made = RunDir(aside)
         made.commands.mkdir()
         made.checkpoints.mkdir()
-        write_json(made.spec, {"v": 1, **plan["spec"], "asked": plan["asked"]})
+        stored = {"v": 1, **plan["spec"], "asked": plan["asked"], "created": time.time()}
+        write_json(made.spec, stored)
         write_json(made.estimate, plan["estimate"] | {"facts": plan["facts"]})
         os.rename(aside, folder / run_id)
         sync_folder(folder)
@@ -77,26 +79,34 @@ def launch(run: RunDir, gpu: str | None = None) -> subprocess.Popen[bytes]:
 def resume(run: RunDir, settings: list[str] | None = None, *, incomplete: bool = False) -> None:
     """Go on in the same directory from the newest valid checkpoint. Raises LabError.
 
-    `settings` ("train.max_steps=200") hold from now on; `incomplete` allows a checkpoint that has
-    lost its optimizer or random state.
+    A run that is done goes on if `settings` make it longer; its result so far is kept with the
+    attempt. `settings` ("train.max_steps=200") hold from now on; `incomplete` allows a checkpoint
+    that has lost its optimizer or random state.
     """
     now = status(run)
     if now.state == "queued" and not run.queue.exists() and not run.claim.exists():
         queue.submit(run)  # it was made, and whoever made it ended before it was in the queue
         return
-    if now.state == "done":
-        raise LabError(f"{run.id} is done.", "There is nothing left to train.")
-    if now.state not in RESUMABLE:
+    if now.state == "done" and not settings:
+        raise LabError(
+            f"{run.id} is done: there is nothing left to train.",
+            f"To make it longer: python -m lab resume {run.id} --set train.max_steps=N",
+        )
+    if now.state != "done" and now.state not in RESUMABLE:
         raise LabError(f"{run.id} is {now.state}.", "Only a run that has ended can be resumed.")
     changes = resumption.changed(run, settings or [])
+    if now.state == "done":
+        resumption.lengthened(run, changes)
     kept = run.attempts / str(1 + sum(1 for _ in run.attempts.glob("*")))
     try:
         run.attempts.mkdir(exist_ok=True)
         kept.mkdir()
     except FileExistsError:
         raise LabError(f"{run.id} is being resumed already.", "Wait a moment.") from None
-    ended = (run.process, run.environment, run.heartbeat, run.result, run.claim, run.resume)
-    for file in ended:
+    if now.state == "done" and run.artifact.is_dir():  # a stop may come before it is as far again
+        shutil.copytree(run.artifact, kept / "artifact", copy_function=_link_or_copy)
+    ended = (run.process, run.killed, run.environment, run.heartbeat, run.result, run.claim)
+    for file in (*ended, run.resume):
         if file.exists():
             os.replace(file, kept / file.name)
     if changes or incomplete:
@@ -106,8 +116,22 @@ def resume(run: RunDir, settings: list[str] | None = None, *, incomplete: bool =
     queue.submit(run)
 
 
+def _link_or_copy(source: str, target: str) -> None:
+    """The same file under another name, which costs no room, where the file system can do that."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
 def command(run: RunDir, name: str) -> None:
-    """Ask the worker for `stop`, `save` or `cancel`; it answers at its next step."""
+    """Ask the worker for `stop`, `save` or `cancel`, or the supervisor to `kill` it.
+
+    The worker answers at its next step, or sooner where it has nothing to save; the supervisor sees
+    to it that it ends.
+    """
+    from lab.runs import supervisor
+
     now = status(run)
     if now.state == "queued" and name != "save" and queue.withdraw(run):
         return
@@ -115,6 +139,8 @@ def command(run: RunDir, name: str) -> None:
         raise LabError(f"{run.id} is {now.state}, there is nothing to {name}.")
     run.commands.mkdir(exist_ok=True)
     (run.commands / name).touch()
+    if name != "save":
+        supervisor.ensure()
 
 
 def delete(run: RunDir) -> None:

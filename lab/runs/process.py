@@ -141,7 +141,7 @@ def register(run: RunDir, pid: int, gpu: str | None = None) -> None:
     record = identity(pid)
     if record is None:
         raise LabError("The worker ended before it began.", f"See {run.log}.")
-    write_json(run.process, record | {"gpu": gpu})
+    write_json(run.process, record | {"gpu": gpu, "time": time.time()})
 
 
 def await_registration(run: RunDir) -> None:

@@ -6,6 +6,7 @@ moves to `attempts/K/` with that attempt. Changes add up over attempts.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from lab import methods, optimizers
@@ -13,6 +14,8 @@ from lab.errors import LabError, Problem, SpecError
 from lab.files import read_object
 from lab.methods import support
 from lab.paths import RunDir
+from lab.runs import checkpoints, history
+from lab.runs.deadlines import number
 from lab.schema import show
 from lab.spec import RunSpec, override
 
@@ -39,6 +42,12 @@ CHANGEABLE = (
     "keep_best",
     "keep_last",
 )
+BUDGETS = {  # what ends a run, and what it has used of it
+    "max_steps": "step",
+    "max_tokens": "tokens",
+    "max_seconds": "seconds",
+    "max_flops": "flops",
+}
 
 
 def spec_of(run: RunDir) -> RunSpec:
@@ -113,10 +122,46 @@ def changed(run: RunDir, settings: list[str]) -> dict[str, Any]:
     return changes_of(run) | found
 
 
+def lengthened(run: RunDir, changes: dict[str, Any]) -> None:
+    """Raises LabError unless these changes make a finished run longer than it was, and it has a
+    checkpoint to go on from."""
+    if not checkpoints.listing(run.checkpoints):
+        raise LabError(
+            f"{run.id} is done, and no checkpoint is left to go on from.",
+            'Train on from its result as a new run: "Train on from it" on the Monitor page, or '
+            f"python -m lab start SPEC.json --set start_from=run:{run.id}",
+        )
+    train = RunSpec.stored(read_object(run.spec) or {}).to_json()["train"] | changes
+    summary = (read_object(run.result) or {}).get("summary") or {}
+    limits = {name: train[name] for name in BUDGETS if train[name] is not None}
+    problems = [
+        Problem(
+            f"train.{name}",
+            f"is {show(limit)}, and the run has used {used:,.10g} already: give more.",
+        )
+        for name, limit in limits.items()
+        if limit <= (used := number(summary.get(BUDGETS[name])))
+    ]
+    if not limits:
+        rows = history.last_event(run, "data").get("train_rows", 0)
+        per_step = train["batch_size"] * train["accumulation"]
+        steps = math.ceil(max(1, math.ceil(train["epochs"] * rows)) / per_step)
+        if steps <= (used := number(summary.get("step"))):
+            problem = (
+                f"is {show(train['epochs'])}, {steps:,} steps, and the run has made {used:,.0f}"
+            )
+            problems.append(Problem("train.epochs", f"{problem} already: give more."))
+    if problems:
+        raise SpecError(problems, "The run was not resumed, it is done")
+
+
 def in_words(run: RunDir) -> str:
     """What this attempt does otherwise than the spec says; empty if nothing."""
     stored = RunSpec.stored(read_object(run.spec) or {}).to_json()["train"]
-    return ", ".join(
-        f"train.{name} {show(value)} (was {show(stored[name])})"
-        for name, value in changes_of(run).items()
+    changes = changes_of(run)
+    words = ", ".join(
+        f"train.{name} {show(value)} (was {show(stored[name])})" for name, value in changes.items()
     )
+    if {"epochs", *BUDGETS} & set(changes) and stored["schedule"] != "constant":
+        words += "; the learning rate follows its schedule over the new length"
+    return words

@@ -11,6 +11,7 @@ import subprocess
 import time
 
 from lab import paths
+from lab.files import read_object, write_json
 from lab.paths import RunDir
 from lab.runs import process, queue
 
@@ -24,16 +25,15 @@ def want() -> None:
     if not queue.settings().spare:
         return
     paths.make_folder(queue.folder())
-    (queue.folder() / "wanted").touch()
+    write_json(queue.folder() / "wanted", {"v": 1, "time": time.time()}, durable=False)
     supervisor.ensure()
 
 
 def is_wanted() -> bool:
-    try:
-        age = time.time() - (queue.folder() / "wanted").stat().st_mtime
-    except OSError:
+    wanted = (read_object(queue.folder() / "wanted") or {}).get("time")
+    if not isinstance(wanted, (int, float)):
         return False
-    return age < WANTED_S and queue.settings().spare
+    return 0 <= time.time() - wanted < WANTED_S and queue.settings().spare
 
 
 class Spare:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from lab.files import read_object
 from lab.paths import RunDir
-from lab.runs import process
+from lab.runs import deadlines, process
+from lab.runs.deadlines import number as _number
 
 STALLED_S = 60.0
 ENDED = ("done", "stopped", "cancelled", "failed", "crashed", "deleted")
@@ -40,14 +40,15 @@ class Status:
 
     @property
     def fraction(self) -> float:
-        return min(1.0, self.done / self.total) if self.total else 0.0
+        return min(1.0, max(0.0, self.done / self.total)) if self.total else 0.0
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def status(run: RunDir) -> Status:
-    """Result file first, else alive by pid and start time, else queued, else crashed."""
+    """Result file first, else alive by pid and start time, else queued, else ended by the lab, else
+    crashed."""
     result = read_object(run.result)
     if result is not None and result.get("state") in ENDED:
         return Status(
@@ -71,15 +72,19 @@ def status(run: RunDir) -> Status:
     if not process.is_alive(read_object(run.process)):
         if read_object(run.result) is not None:  # it ended between the two looks
             return status(run)
+        killed = deadlines.forced_end(run)
+        if killed is not None:
+            message, hint = str(killed.get("message", "")), str(killed.get("hint", ""))
+            return Status(str(killed["state"]), **progress, message=message, hint=hint)
         if (run.commands / "cancel").exists():
-            return Status("cancelled", **progress, message="The worker was ended by force.")
+            return Status("cancelled", **progress, message="Its worker is gone without a result.")
         return Status(
             "crashed",
             **progress,
             message="The worker is gone without a result: killed, out of memory, or a power cut.",
             hint="Resume it; it goes on from its newest valid checkpoint.",
         )
-    age = _age(run)
+    age = _age(run, beat)
     if age is not None and age > STALLED_S:
         return Status(
             "stalled",
@@ -92,9 +97,12 @@ def status(run: RunDir) -> Status:
         if progress["phase"] in ("training", "evaluating", "saving")
         else "starting"
     )
-    if (run.commands / "stop").exists() or (run.commands / "cancel").exists():
+    message = ""
+    if any((run.commands / name).exists() for name in ("kill", "cancel")):
         state = "stopping"
-    return Status(state, **progress, eta_s=eta_s or None)
+    elif (run.commands / "stop").exists():
+        state, message = "stopping", deadlines.stopping(beat)
+    return Status(state, **progress, eta_s=eta_s or None, message=message)
 
 
 def _why_queued(run: RunDir) -> str:
@@ -104,20 +112,8 @@ def _why_queued(run: RunDir) -> str:
     return str(waiting.get(run.id, "")) if isinstance(waiting, dict) else ""
 
 
-def _age(run: RunDir) -> float | None:
-    """Seconds since the last heartbeat, or since the start where there was none."""
-    for path in (run.heartbeat, run.process):
-        try:
-            return time.time() - path.stat().st_mtime
-        except OSError:
-            continue
-    return None
-
-
-def _number(value: Any) -> float:
-    """A finite number, or 0: the file may hold anything."""
-    try:
-        number = float(value) if isinstance(value, (int, float)) else 0.0
-    except OverflowError:
-        return 0.0
-    return number if math.isfinite(number) else 0.0
+def _age(run: RunDir, beat: dict[str, Any]) -> float | None:
+    """Seconds since the last heartbeat, or since the start where there was none. The worker's own
+    times count: those of the files say when they were copied here."""
+    said = _number(beat.get("time")) or _number((read_object(run.process) or {}).get("time"))
+    return time.time() - said if said else None

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -20,7 +19,8 @@ from lab import machine, paths
 from lab.errors import LabError
 from lab.files import read_object, write_json
 from lab.paths import RunDir
-from lab.runs import launch, process, queue, spare
+from lab.runs import escalation, launch, process, queue, spare
+from lab.runs.escalation import Escalation
 from lab.runs.spare import Spare
 from lab.runs.status import status
 
@@ -28,8 +28,6 @@ TICK_S = 0.4
 IDLE_S = 30.0
 RESERVE_BYTES = 300_000_000
 RETURN_S = 10.0  # after a kill, until memory that is still held is reported
-# Seconds after which a worker that does not answer gets SIGTERM, then SIGKILL.
-GRACE_S = {"stop": (60.0, 180.0), "cancel": (15.0, 30.0)}
 
 
 def record_file() -> Path:
@@ -49,9 +47,20 @@ def ensure() -> None:
 
 
 def nudge() -> None:
-    """Called by whoever looks: if runs wait and nobody starts them, start a supervisor."""
-    if not is_running() and queue.waiting() and not queue.settings().paused:
+    """Called by whoever looks: if runs wait and nobody starts them, or a worker was told to end and
+    nobody sees to it, start a supervisor."""
+    if is_running():
+        return
+    if (queue.waiting() and not queue.settings().paused) or any(map(_is_ending, paths.all_runs())):
         ensure()
+
+
+def _is_ending(run: RunDir) -> bool:
+    """Whether a worker was told to end, or was killed, and has left no result yet."""
+    if run.result.exists() or not run.process.exists():
+        return False
+    asked = any((run.commands / name).exists() for name in escalation.COMMANDS)
+    return run.killed.exists() or (asked and process.is_alive(read_object(run.process)))
 
 
 class Supervisor:
@@ -60,7 +69,7 @@ class Supervisor:
     def __init__(self) -> None:
         self.children: dict[str, subprocess.Popen[bytes]] = {}
         self.seen_active: set[str] = set()
-        self.signalled: dict[tuple[int, str], int] = {}  # by the worker's pid and the command
+        self.escalation = Escalation()
         self.killed: dict[str, tuple[dict[str, Any], float]] = {}  # until their memory is back
         self.left: dict[str, str] = {}
         self.spare = Spare()
@@ -70,7 +79,10 @@ class Supervisor:
         self._reap()
         running = queue.active()
         for run in running:
-            self._escalate(run)
+            record = self.escalation.look(run)
+            if record is not None:
+                self.killed[run.id] = (record, time.monotonic())
+        self.escalation.complete()
         self._after_failures({run.id for run in running})
         line = queue.waiting()
         rules = queue.settings()
@@ -139,23 +151,6 @@ class Supervisor:
                 if status(paths.run_dir(run_id)).state in ("failed", "crashed"):
                     print(f"{run_id} failed: pausing the queue", flush=True)
                     queue.change(paused=True)
-
-    def _escalate(self, run: RunDir) -> None:
-        """TERM, then KILL, for a worker that does not answer to stop or cancel."""
-        for name, (term_s, kill_s) in GRACE_S.items():
-            try:
-                age = time.time() - (run.commands / name).stat().st_mtime
-            except OSError:
-                continue
-            due = signal.SIGKILL if age > kill_s else signal.SIGTERM if age > term_s else None
-            record = read_object(run.process) or {}
-            worker = (int(record.get("pid", 0)), name)
-            if due is None or self.signalled.get(worker) == due:
-                continue
-            self.signalled[worker] = due
-            print(f"{run.id} has not answered {name} for {age:.0f} s: {due.name}", flush=True)
-            if process.send_group(record, due) and due == signal.SIGKILL:
-                self.killed[run.id] = (record, time.monotonic())
 
     def _confirm_ends(self) -> None:
         """Look whether what a killed worker held has come back; say so if it has not."""

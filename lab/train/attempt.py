@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,12 @@ from lab.methods import Context
 from lab.models import catalog, weights
 from lab.paths import RunDir
 from lab.runs import history, resumption
-from lab.spec import RunSpec
+from lab.spec import RunSpec, without_packing
 from lab.train import artifact, checkpoint, compiling, flops, schedule
 from lab.train.checkpoint import Saved
-from lab.train.conductor import Commands, Conductor
-from lab.train.environment import environment, peak_flops
+from lab.train.commands import NEVER, WHILE_TRAINING, Commands
+from lab.train.conductor import Conductor
+from lab.train.environment import changes, environment, peak_flops
 from lab.train.loop import StepConfig, TrainingLoop
 from lab.train.optimizer import make_optimizer
 from lab.train.recomputing import checkpoint_activations
@@ -43,7 +43,9 @@ PACKING = "packing"  # the event that tells later attempts what was settled
 class Attempt:
     """One attempt at `spec` in `run`; `go` gives the state that it ended in."""
 
-    def __init__(self, run: RunDir, spec: RunSpec, telemetry: Telemetry) -> None:
+    def __init__(
+        self, run: RunDir, spec: RunSpec, telemetry: Telemetry, commands: Commands | None = None
+    ) -> None:
         self.run, self.spec, self.telemetry = run, spec, telemetry
         # plain: autocast belongs to the step, and so does the division by accumulated tokens
         self.accelerator = Accelerator(
@@ -51,15 +53,11 @@ class Attempt:
         )
         self.device = self.accelerator.device
         self.memory = Memory(self.device)
-        self.commands = Commands(run)
+        self.commands = commands or Commands(run)
         self.method = methods.get(spec.method["name"])
         self.loss = spec.train.loss
         self.said: set[str] = set()
         self.probe: tuple[Path, forgetting.Likelihood] | None = None
-        signal.signal(signal.SIGTERM, self._on_term)
-
-    def _on_term(self, *_: Any) -> None:
-        self.commands.stop_signal = True
 
     def ready(self) -> Conductor:
         """Everything before the first step: data, model, method, loop."""
@@ -72,7 +70,7 @@ class Attempt:
             self._compare_versions()
         settled = history.last_event(self.run, PACKING)  # by an earlier attempt
         if settled.get("packing") == "off":
-            self.spec = unpacked(self.spec)
+            self.spec = without_packing(self.spec)
         self.data = self._data()
         # what is under way goes on with the rows that it began with
         model = self._base(tries_packing=not settled and saved is None)
@@ -84,7 +82,13 @@ class Attempt:
         conductor = self.ready()
         loop = conductor.loop
         model = loop.model
-        loop.run()
+        self._check_commands()
+        if self.commands.interrupting:
+            self.commands.interrupting = WHILE_TRAINING
+        try:
+            loop.run()
+        except Cancelled:
+            conductor.ended_by = "cancelled"
         used = dataclasses.asdict(conductor.used)
         summary |= used | {
             "parameters": self.parameters,
@@ -97,7 +101,8 @@ class Attempt:
         if conductor.ended_by == "cancelled":
             return "cancelled"
         if self.probe is not None:
-            summary |= self._measure_forgetting(model, conductor.used)
+            summary |= self._measure_forgetting(*self.probe, model, conductor.used)
+        self.commands.interrupting = NEVER
         self.telemetry.enter("saving")
         facts = self.data.facts() | used
         summary["artifact_bytes"] = artifact.save(
@@ -105,19 +110,22 @@ class Attempt:
         )
         return conductor.ended_by or "done"
 
-    def _measure_forgetting(self, model: Any, used: schedule.Used) -> dict[str, float]:
-        assert self.probe is not None
+    def _measure_forgetting(
+        self, answers: Path, base: forgetting.Likelihood, model: Any, used: schedule.Used
+    ) -> dict[str, float]:
         self.telemetry.enter("evaluating")
-        answers, base = self.probe
-        now = forgetting.likelihood(model, self.tokenizer, answers, base.top_ids)
+        now = forgetting.likelihood(
+            model, self.tokenizer, answers, base.top_ids, self.telemetry.sign
+        )
         found = forgetting.compare(base, now)
         self.telemetry.metric("probe", step=used.step, tokens=used.tokens, **found)
         return found
 
     def _check_commands(self) -> None:
         """Before training there is nothing to save: stop and cancel both just end."""
-        if self.commands.take() in ("stop", "cancel"):
-            raise Cancelled
+        command = self.commands.take()
+        if command in ("stop", "cancel"):
+            raise Cancelled(command)
 
     def _newest_checkpoint(self) -> Saved | None:
         may_lack = resumption.takes_incomplete(self.run)
@@ -148,18 +156,7 @@ class Attempt:
         now = read_object(self.run.environment) or {}
         folders = sorted(self.run.attempts.glob("*"), key=lambda path: path.name.zfill(6))
         before = read_object(folders[-1] / "environment.json") if folders else None
-        if before is None:
-            return
-        changed = [
-            f"{name} {before.get('packages', {}).get(name)} then, {version} now"
-            for name, version in now["packages"].items()
-            if before.get("packages", {}).get(name) != version
-        ]
-        changed += [
-            f"{key} {before.get(key)} then, {now[key]} now"
-            for key in ("device", "threads")
-            if before.get(key) != now[key]
-        ]
+        changed = [] if before is None else changes(before, now)
         if changed:
             self.telemetry.warn(
                 f"Resumed under other conditions ({'; '.join(changed)}): the result need not be "
@@ -231,7 +228,12 @@ class Attempt:
             self._evaluate_base(model, self.data)
         if train.probe == "on":
             answers = self._base_answers(lambda: model)
-            self.probe = answers, forgetting.likelihood(model, self.tokenizer, answers)
+            self.probe = (
+                answers,
+                forgetting.likelihood(
+                    model, self.tokenizer, answers, after_batch=self.telemetry.sign
+                ),
+            )
         self._check_commands()
         return model
 
@@ -248,7 +250,7 @@ class Attempt:
             "row instead."
         )
         self.telemetry.event(PACKING, packing="off")
-        self.spec = unpacked(self.spec)
+        self.spec = without_packing(self.spec)
         self.data = self._data()
         self.telemetry.enter("loading")
 
@@ -358,7 +360,9 @@ class Attempt:
         self.telemetry.event("plan", steps=plan.steps, rows=plan.rows, resumed_at=used.step)
         dataset = datasets.resolve(spec.data.dataset)
         precision = spec.train.precision
-        samples = Sampler(self.tokenizer, dataset, data, self.telemetry, precision)
+        samples = Sampler(
+            self.tokenizer, dataset, data, self.telemetry, precision, self.commands.look
+        )
         if saved is None and spec.train.sample_every != 0:
             samples.sample(model, 0)
         conductor = Conductor(
@@ -390,10 +394,6 @@ class Attempt:
                 spec.data.max_length if spec.train.compile == "on" else None,
             ),
             callbacks=[conductor],
-            end_phase=self.memory.mark,
+            end_phase=conductor.end_phase,
         )
         return conductor
-
-
-def unpacked(spec: RunSpec) -> RunSpec:
-    return dataclasses.replace(spec, data=dataclasses.replace(spec.data, packing="off"))

@@ -19,6 +19,7 @@ from lab.runs import checkpoints
 from lab.spec import RunSpec
 from lab.train import checkpoint, flops, schedule
 from lab.train.checkpoint import Saved
+from lab.train.commands import Commands
 from lab.train.loop import StepResult, TrainingLoop
 from lab.train.optimizer import add_new_parameters
 from lab.train.sample import Sampler
@@ -31,25 +32,11 @@ SAVES = 5
 SAMPLES = 2
 DIVERGED = 1.3  # times the best evaluation loss
 ROOM_BYTES = 50_000_000  # left free on the disk beside a checkpoint
-COMMANDS = ("cancel", "stop", "save")
+STOP_S = 60.0  # that an evaluation may still take once a person has said stop
 
 
-class Commands:
-    """The wishes of a person: files in `commands/`, or a SIGTERM."""
-
-    def __init__(self, run: RunDir) -> None:
-        self.run = run
-        self.stop_signal = False
-
-    def take(self) -> str | None:
-        """The most urgent wish, or None. A `save` is answered once and its file removed."""
-        for name in COMMANDS:
-            file = self.run.commands / name
-            if file.exists():
-                if name == "save":
-                    file.unlink(missing_ok=True)
-                return name
-        return "stop" if self.stop_signal else None
+class TakesTooLong(Exception):
+    """An evaluation goes on for longer than who said stop should wait."""
 
 
 class Conductor:
@@ -111,6 +98,11 @@ class Conductor:
             checkpoint.restore_random(self.resumed)
         self.clock.start()
 
+    def end_phase(self, phase: str) -> None:
+        """A forward or backward pass or an update has ended: its peak, and a sign of life."""
+        self.memory.mark(phase)
+        self.telemetry.sign()
+
     def on_step_end(self, loop: TrainingLoop, result: StepResult) -> None:
         self._measure_parts()
         step_s = self.clock.stop()
@@ -130,14 +122,17 @@ class Conductor:
         self._marks = passed
         if self.held_out and (is_last or self.ended_by or eval_due):
             loss = self.evaluate()
-            self.method.on_evaluate(loop.model, self.spec.method_config, self.used.step, loss)
-            is_last = self._stops_early(loss) or is_last
-            self._warn_of_divergence(loss)
+            if loss is not None:
+                self.method.on_evaluate(loop.model, self.spec.method_config, self.used.step, loss)
+                is_last = self._stops_early(loss) or is_last
+                self._warn_of_divergence(loss)
         if self.method.grows:
             self._let_join()
         if sample_due or (is_last and self.spec.train.sample_every != 0):
             self.telemetry.enter("evaluating")
             self.sampler.sample(loop.model, self.used.step)
+        if self.ended_by is None and not is_last and self.commands.look() == "stop":
+            self.ended_by, loop.should_stop = "stopped", True  # not one more step
         if not is_last and (self.ended_by or save_due or wish == "save"):
             self.save()
         if is_last:
@@ -160,20 +155,28 @@ class Conductor:
         held = tensor_bytes(self.loop.model, self.loop.optimizer)
         self.telemetry.event("memory", **held, peaks=self.memory.peaks)
 
-    def evaluate(self) -> float:
-        """Held-out loss of the model as it is now, recorded at the current step."""
+    def evaluate(self) -> float | None:
+        """Held-out loss of the model as it is now, recorded at the current step; None if it takes
+        too long for a person who has said stop."""
         self.telemetry.enter("evaluating")
         self._flush()
         train, loop, used = self.spec.train, self.loop, self.used
         device, pad_token_id = loop.accelerator.device, loop.batches.pad_token_id
         loss: float
-        loss, count = evaluation_loss(
-            loop.model,
-            device_batches(self.held_out, train.batch_size, pad_token_id, device),
-            precision=train.precision,
-            loss=loop.config.loss,
-            after_batch=lambda rows: self.telemetry.progress(rows, len(self.held_out), "row"),
-        )
+        try:
+            loss, count = evaluation_loss(
+                loop.model,
+                device_batches(self.held_out, train.batch_size, pad_token_id, device),
+                precision=train.precision,
+                loss=loop.config.loss,
+                after_batch=self._after_batch,
+            )
+        except TakesTooLong:
+            self.telemetry.warn(
+                f"The evaluation at step {used.step} was left out: it would have held up the stop "
+                f"for more than {STOP_S:.0f} s. `python -m lab evaluate` measures the result."
+            )
+            return None
         self.memory.mark("evaluate")
         self.eval_loss = loss
         self.telemetry.metric(
@@ -185,6 +188,11 @@ class Conductor:
             **{"eval/loss": loss, "eval/loss_tokens": count},
         )
         return loss
+
+    def _after_batch(self, rows: int) -> None:
+        self.telemetry.progress(rows, len(self.held_out), "row")
+        if rows < len(self.held_out) and self.commands.stop_waits() > STOP_S:
+            raise TakesTooLong
 
     def _let_join(self) -> None:
         """Take what the method has just made trainable into the optimizer, and say so."""
@@ -289,7 +297,7 @@ class Conductor:
             "memory/peak_bytes": self.memory.peak_bytes,
         }
         self.eval_loss = None
-        self.telemetry.seconds = used.seconds
+        self.telemetry.seconds, self.telemetry.step_s = used.seconds, step_s
         if not self.memory.on_gpu:
             self._flush()
 

@@ -46,6 +46,21 @@ def git_revision() -> str | None:
         return None  # an exported copy, or packed references
 
 
+def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Versions, device and threads that differ between two attempts, in words."""
+    earlier = before.get("packages", {})
+    packages = [
+        f"{name} {earlier.get(name)} then, {version} now"
+        for name, version in now["packages"].items()
+        if earlier.get(name) != version
+    ]
+    return packages + [
+        f"{key} {before.get(key)} then, {now[key]} now"
+        for key in ("device", "threads")
+        if before.get(key) != now[key]
+    ]
+
+
 def peak_flops(device: Any) -> float | None:
     """The device's peak rate in FLOP/s, None where it is not known."""
     import torch

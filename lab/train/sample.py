@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from lab.data import template
@@ -22,12 +23,15 @@ class Sampler:
         data: Prepared,
         telemetry: Telemetry,
         precision: str,
+        command: Callable[[], str | None] = lambda: None,
     ) -> None:
+        self.command = command  # what a person has asked meanwhile
         self.tokenizer, self.telemetry, self.precision = tokenizer, telemetry, precision
         self.asked, self.prompt = _prompt(tokenizer, dataset, data)
 
     def sample(self, model: Any, step: int) -> None:
-        """Write one `sample` event. Draws no random number, so a resumed run stays the same."""
+        """Write one `sample` event; none if the run is stopped meanwhile. Draws no random number,
+        so a resumed run stays the same."""
         import torch
 
         from lab.train.step import autocast, uncompiled
@@ -49,12 +53,23 @@ class Sampler:
                     top_k=None,
                     use_cache=True,
                     pad_token_id=self.tokenizer.pad_token_id,
+                    stopping_criteria=[self._is_stopped],
                 )
         finally:
             model.train(was_training)
+        if self.command() in ("stop", "cancel"):
+            return
         ids = output[0, inputs["input_ids"].shape[1] :]
         text = self.tokenizer.decode(ids, skip_special_tokens=True).strip()
         self.telemetry.event("sample", step=step, prompt=self.asked, text=text)
+
+    def _is_stopped(self, ids: Any, scores: Any, **_: Any) -> Any:
+        """After each token: a sign of life, and whether the rest of the sample is still wanted."""
+        import torch
+
+        self.telemetry.sign()
+        is_over = self.command() in ("stop", "cancel")
+        return torch.full((ids.shape[0],), is_over, dtype=torch.bool, device=ids.device)
 
 
 def _prompt(tokenizer: Any, dataset: Dataset, data: Prepared) -> tuple[str, str]:

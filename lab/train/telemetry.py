@@ -11,6 +11,7 @@ import json
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,8 @@ from lab.paths import RunDir
 
 VERSION = 1
 SAMPLE_S = 1.0
+RECENT = 50  # silences of a phase that are remembered
+BUSY_BYTES = 1_000_000  # read or written in a second: saving and loading, beside the records
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 
 
@@ -31,6 +34,12 @@ class Telemetry:
         self.attempt = attempt
         self.phase = "starting"
         self.seconds = 0.0  # of training, over all attempts
+        self.step_s = 0.0  # what the last step took
+        self.each_second: Callable[[], None] = lambda: None  # called by the sampler thread
+        self._signs = 0
+        self._moved = moved_bytes()
+        self._sign_at = time.monotonic()
+        self._silences: dict[str, deque[float]] = {}  # the newest of each phase
         self._progress: dict[str, Any] = {}
         self._lock = threading.Lock()
         self._complained: set[int | None] = set()
@@ -72,6 +81,7 @@ class Telemetry:
 
     def enter(self, phase: str) -> None:
         """Begin a phase; said once, however often it is entered again in a row."""
+        self.sign()
         if phase != self.phase:
             self.phase = phase
             self._progress = {}
@@ -80,9 +90,18 @@ class Telemetry:
 
     def progress(self, done: float, total: float, unit: str, eta_s: float | None = None) -> None:
         """How far the phase is; the next heartbeat carries it."""
+        self.sign()
         self._progress = {"done": done, "total": total, "unit": unit}
         if eta_s is not None:
             self._progress["eta_s"] = round(eta_s, 1)
+
+    def sign(self) -> None:
+        """Called by the main thread wherever it gets on: the heartbeat, which another thread
+        writes, tells how often, and how long the longest silence of the phase was lately."""
+        now = time.monotonic()
+        silences = self._silences.setdefault(self.phase, deque(maxlen=RECENT))
+        silences.append(now - self._sign_at)
+        self._signs, self._sign_at = self._signs + 1, now
 
     def warn(self, message: str) -> None:
         self.event("warning", message=message)
@@ -103,7 +122,15 @@ class Telemetry:
             print(f"warning: telemetry cannot write: {error}", flush=True)
 
     def _beat(self) -> None:
-        state = {"phase": self.phase, "time": _now(), "attempt": self.attempt, **self._progress}
+        state = {
+            "phase": self.phase,
+            "time": _now(),
+            "attempt": self.attempt,
+            "signs": self._signs,
+            "slowest_s": round(max(self._silences.get(self.phase) or (0.0,)), 1),
+            "step_s": round(self.step_s, 1),
+            **self._progress,
+        }
         try:
             write_atomic(self.run.heartbeat, json.dumps(state), durable=False)
         except OSError as error:
@@ -111,7 +138,11 @@ class Telemetry:
 
     def _watch(self) -> None:
         while not self._ended.wait(SAMPLE_S):
+            before, self._moved = self._moved, moved_bytes()
+            if self._moved - before > BUSY_BYTES:
+                self._signs += 1  # one large file is written or read for minutes without a `sign`
             self._beat()
+            self.each_second()
             self.metric("device", seconds=self.seconds, phase=self.phase, **self._sample())
 
 
@@ -226,6 +257,16 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, 1 << 30)
+
+
+def moved_bytes() -> int:
+    """What this process has read and written so far; 0 where the kernel does not say."""
+    try:
+        with open("/proc/self/io", "rb") as file:
+            figures = dict(line.split(b": ") for line in file)
+        return sum(int(figures[key]) for key in (b"rchar", b"wchar", b"read_bytes"))
+    except (OSError, KeyError, ValueError):
+        return 0
 
 
 def resident_bytes() -> int:

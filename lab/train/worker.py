@@ -11,12 +11,19 @@ from lab.errors import Cancelled, LabError
 from lab.files import read_object, write_json
 from lab.models.weights import is_out_of_memory
 from lab.paths import RunDir
-from lab.runs import process, resumption
+from lab.runs import checkpoints, process, resumption
+from lab.train.commands import BEFORE_TRAINING, NEVER, Commands
 from lab.train.telemetry import Telemetry, sampler
 
 
 def work(run: RunDir) -> int:
     """Run one attempt to its end; the exit code. Every way out but a kill writes result.json."""
+    commands = Commands(run)
+    with commands.heard():  # from the start: a SIGTERM while torch is imported is a stop, too
+        return _work(run, commands)
+
+
+def _work(run: RunDir, commands: Commands) -> int:
     process.await_registration(run)
     attempt = 1 + sum(1 for _ in run.attempts.glob("*")) if run.attempts.is_dir() else 1
     telemetry = Telemetry(run, attempt)
@@ -26,14 +33,19 @@ def work(run: RunDir) -> int:
     memory: dict[str, Any] | None = None
     try:
         spec = resumption.spec_of(run)
+        commands.interrupting = BEFORE_TRAINING
+        telemetry.each_second = commands.interrupt
         telemetry.start(sampler(run, uses_gpu=False))
         telemetry.enter("loading")
         from lab.train.attempt import Attempt  # imports torch: seconds, in which we already beat
 
         devices.assert_one()
-        state = Attempt(run, spec, telemetry).go(summary)
-    except Cancelled:
-        state = "cancelled"
+        state = Attempt(run, spec, telemetry, commands).go(summary)
+    except Cancelled as ended:
+        commands.interrupting = NEVER
+        state = "cancelled" if ended.command == "cancel" else "stopped"
+        if state == "stopped":
+            message, hint = nothing_to_save(run)
     except LabError as error:
         message, hint = error.message, error.hint
         print(f"error: {error}", flush=True)
@@ -61,6 +73,15 @@ def work(run: RunDir) -> int:
         },
     )
     return 1 if state == "failed" else 0
+
+
+def nothing_to_save(run: RunDir) -> tuple[str, str]:
+    """(message, hint) of a stop before the first step of an attempt."""
+    steps = [checkpoints.step_of(path) for path in checkpoints.listing(run.checkpoints)]
+    if not steps:
+        return "Stopped before the first step: there was nothing to save.", "Resume it to begin."
+    message = f"Stopped before its next step: there was nothing to save since step {steps[-1]}."
+    return message, f"Resume it; it goes on from step {steps[-1]}."
 
 
 def largest_parts(run: RunDir) -> dict[str, Any]:

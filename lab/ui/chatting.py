@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import streamlit as st
@@ -174,25 +175,36 @@ def ask(chosen: list[str], columns: list[Any], prompt: str, how: dict[str, Any])
     st.rerun()
 
 
+def conversation(history: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """What a model is told of a pane's history: without the questions whose answers failed or were
+    interrupted, since a template may demand that the roles alternate."""
+    messages: list[dict[str, str]] = []
+    for message in history:
+        if message.get("failed"):
+            messages.pop()
+            continue
+        if messages and messages[-1]["role"] == message["role"] == "user":
+            messages.pop()
+        messages.append({"role": message["role"], "content": message["content"]})
+    return messages
+
+
 def _one(name: str, body: Any, foot: Any, how: dict[str, Any]) -> dict[str, Any]:
     """One model's answer, shown as it comes."""
-    messages: list[dict[str, str]] = []
-    for message in _history()[name]:
-        if message.get("failed"):
-            messages.pop()  # its question too: a template may demand that the roles alternate
-        else:
-            messages.append({"role": message["role"], "content": message["content"]})
+    messages = conversation(_history()[name])
     text = ""
     try:
-        for event in client.stream(name, messages, **how):
-            if "phase" in event:
-                foot.caption(f"{event['phase']} …")
-            elif "delta" in event:
-                text += event["delta"]
-                body.markdown(block(text))
-            else:
-                body.markdown(block(event["text"]))
-                return {"role": "assistant", "content": event["text"], "foot": _foot(event)}
+        # a rerun or a closed tab ends this script inside the loop: the answer ends with it
+        with contextlib.closing(client.stream(name, messages, **how)) as events:
+            for event in events:
+                if "phase" in event:
+                    foot.caption(f"{event['phase']} …")
+                elif "delta" in event:
+                    text += event["delta"]
+                    body.markdown(block(text))
+                else:
+                    body.markdown(block(event["text"]))
+                    return {"role": "assistant", "content": event["text"], "foot": _foot(event)}
     except LabError as error:
         foot.caption(safe(str(error)))
         return {"role": "assistant", "content": "", "foot": safe(str(error)), "failed": True}

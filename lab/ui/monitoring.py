@@ -157,24 +157,37 @@ def buttons(run: RunDir) -> None:
     now = status(run)
     with st.container(horizontal=True):
         if now.is_active:
-            asked = {name for name in ("stop", "cancel") if (run.commands / name).exists()}
+            commands = ("stop", "cancel", "kill")
+            asked = {name for name in commands if (run.commands / name).exists()}
             if st.button(
                 "Stop and save", icon=":material/stop_circle:", key="stop", disabled=bool(asked),
-                help="Ends after this step and keeps the result; it can be resumed.",
+                help="Ends after this step and keeps the result; it can be resumed. It is given "
+                "the time that it needs, as long as it shows signs of life.",
             ):  # fmt: skip
                 _command(run, "stop", "Stopping after this step …")
             if st.button("Save now", icon=":material/save:", key="save", disabled=bool(asked)):
                 _command(run, "save", "A checkpoint will be written after this step.")
-            with st.popover("Cancel", icon=":material/cancel:", disabled=bool(asked)):
+            is_cancelled = bool(asked & {"cancel", "kill"})
+            with st.popover("Cancel", icon=":material/cancel:", disabled=is_cancelled):
                 st.markdown("End it and throw away what it has learned since the last checkpoint?")
                 if st.button("Yes, cancel the run", type="primary", key="cancel"):
                     _command(run, "cancel", "Cancelling …")
+            if asked:
+                with st.popover("Kill now", icon=":material/bolt:", disabled="kill" in asked):
+                    st.markdown(
+                        "It has not ended yet. Kill its process? What it has learned since the "
+                        "last checkpoint is lost."
+                    )
+                    if st.button("Yes, kill it", type="primary", key="kill"):
+                        _command(run, "kill", "Killing …")
         elif now.state == "queued":
             if st.button("Withdraw", icon=":material/close:", key="withdraw"):
                 act(lambda: launch.command(run, "cancel"))
         else:
             if now.state in RESUMABLE:
                 resuming.buttons(run)
+            elif now.state == "done":
+                resuming.longer(run)
             if run.artifact.is_dir():
                 st.page_link(
                     links.page("chat"), label="Chat with it", icon=":material/forum:",

@@ -7,10 +7,25 @@ import streamlit as st
 from lab import schema
 from lab.errors import LabError
 from lab.paths import RunDir
-from lab.runs import launch, resumption
+from lab.runs import checkpoints, launch, resumption
 from lab.schema import show
 from lab.spec_sections import TrainSpec
 from lab.ui.guard import act, safe
+
+
+def longer(run: RunDir) -> None:
+    """For a run that is done: a form that makes it longer, or what to do instead."""
+    with st.popover("Make it longer", icon=":material/update:"):
+        steps = [checkpoints.step_of(path) for path in checkpoints.listing(run.checkpoints)]
+        if not steps:
+            st.caption("No checkpoint is left to go on from: train on from its result instead.")
+            return
+        st.caption(
+            f"It goes on from the checkpoint of step {steps[-1]:,} and does again what came after. "
+            "The learning rate follows its schedule over the new length, so the result is not that "
+            "of a run that was planned longer. The result so far is kept in `attempts`."
+        )
+        _form(run)
 
 
 def buttons(run: RunDir) -> None:

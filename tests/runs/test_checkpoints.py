@@ -11,7 +11,7 @@ import pytest
 
 from lab.errors import LabError
 from lab.paths import RunDir
-from lab.runs import checkpoints, history
+from lab.runs import checkpoints, history, launch, process, queue
 from lab.runs.status import status
 from lab.train import checkpoint, conductor
 
@@ -45,6 +45,25 @@ def test_the_best_the_last_and_the_pinned_are_kept(
     assert steps(run) == [10, 11]
     with pytest.raises(LabError, match="There are: 10, 11"):
         checkpoints.pin(run, 99)
+
+
+def test_a_checkpoint_is_not_deleted_under_a_run(
+    trained: list[RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither under a worker, nor while a resumed run waits to begin with it."""
+    run = trained[1]
+    process.register(run, os.getpid())
+    result = run.result.read_text()
+    run.result.unlink()
+    with pytest.raises(LabError, match="Stop it first"):
+        checkpoints.delete(run, 8)
+    run.result.write_text(result.replace('"done"', '"stopped"'))
+    monkeypatch.setattr(queue, "submit", lambda run: None)
+    launch.resume(run)
+    assert status(run).state == "queued"
+    with pytest.raises(LabError, match="Stop it first"):
+        checkpoints.delete(run, 8)
+    assert steps(run) == [4, 8]
 
 
 def test_a_full_disk_stops_no_run_and_breaks_no_checkpoint(

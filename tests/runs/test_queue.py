@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from lab import paths
 from lab.errors import LabError, SpecError
 from lab.files import read_object, write_json
 from lab.paths import RunDir
-from lab.runs import history, launch, process, queue, supervisor
+from lab.runs import deadlines, history, launch, process, queue, supervisor
 from lab.runs.status import status
 
 
@@ -47,6 +48,8 @@ def test_order_priority_and_withdrawal(waiting: Callable[..., list[RunDir]]) -> 
     assert queue.waiting() == [third, first, second]
     queue.reorder(second, priority=5)
     assert queue.waiting() == [second, third, first]
+    queue.reorder(first, first=True)
+    assert queue.waiting() == [first, second, third], "to the front means before a higher priority"
     launch.command(first, "cancel")
     assert status(first).state == "cancelled" and queue.waiting() == [second, third]
     with pytest.raises(LabError, match="does not wait"):
@@ -90,6 +93,29 @@ def test_what_holds_a_run_back_is_said(
     assert started == [one.id, two.id], "alone, a run may always try"
 
 
+def test_a_run_waits_for_memory_that_others_have_yet_to_take(
+    waiting: Callable[..., list[RunDir]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two run; one has taken all that it will need, one nothing yet."""
+    big, small, run = waiting(3)
+    for other, peak in ((big, 8e9), (small, 1e6), (run, 3e9)):
+        write_json(other.estimate, {"peak_bytes": peak})
+    process.register(small, os.getpid())  # more than its megabyte is in use
+    write_json(big.process, {"pid": 2**30})  # not a byte
+    monkeypatch.setattr(queue, "active", lambda: [big, small])
+    queue.change(at_once=3)
+    loop = supervisor.Supervisor()
+    monkeypatch.setattr(loop, "_start", lambda started: None)
+    reserve = supervisor.RESERVE_BYTES
+    monkeypatch.setattr(supervisor, "_free_bytes", lambda: 8e9 + 3e9 + reserve - 5e5)
+    loop.tick()
+    assert queue.waiting() == [run], "half a megabyte of the reserve is missing"
+    assert "about 3.0 GB are needed, 3.3 GB are free" in status(run).message
+    monkeypatch.setattr(supervisor, "_free_bytes", lambda: 8e9 + 3e9 + reserve + 5e5)
+    loop.tick()
+    assert queue.waiting() == [], "there is room for all three, and the reserve"
+
+
 def test_settings_are_checked() -> None:
     with pytest.raises(SpecError, match="at least 1"):
         queue.change(at_once=0)
@@ -118,14 +144,15 @@ def test_a_worker_that_does_not_answer_is_ended(
     child = subprocess.Popen([sys.executable, "-c", deaf], start_new_session=True)
     process.register(run, child.pid)
     launch.command(run, "cancel")
-    monkeypatch.setattr(supervisor, "GRACE_S", {"cancel": (0.3, 0.8)})
+    monkeypatch.setattr(deadlines, "CANCEL_S", 0.3)
+    monkeypatch.setattr(deadlines, "TERM_S", {"cancel": 0.5})
     loop = supervisor.Supervisor()
     end = time.monotonic() + 10
     while child.poll() is None:
         loop.tick()
         assert time.monotonic() < end
         time.sleep(0.05)
-    assert loop.signalled == {(child.pid, "cancel"): signal.SIGKILL}
+    assert child.returncode == -signal.SIGKILL
     assert status(run).state == "cancelled" and "by force" in status(run).message
 
 

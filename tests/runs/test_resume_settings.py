@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from lab.errors import SpecError
+from lab.errors import LabError, SpecError
 from lab.files import read_object
 from lab.paths import RunDir
 from lab.planner.check import check
 from lab.runs import history, launch, queue, resumption
 from lab.runs.status import status
 from lab.train import checkpoint
+from lab.train.schedule import rate
 from tests.conftest import attempt_here, run_here
 from tests.runs.test_resume import assert_same_outcome
 
@@ -58,6 +60,63 @@ def test_what_makes_another_run_is_refused_all_at_once(stopped: RunDir) -> None:
     assert status(stopped).state == "stopped" and not stopped.attempts.exists()
     launch.resume(stopped, ["train.batch_size=1", "train.accumulation=2"])
     assert resumption.spec_of(stopped).train.accumulation == 2
+
+
+def test_what_was_changed_at_an_earlier_resume_still_holds(stopped: RunDir) -> None:
+    launch.resume(stopped, ["train.learning_rate=0.0001", "train.weight_decay=0.5"])
+    stopped.result.write_text(json.dumps({"state": "stopped"}))
+    launch.resume(stopped, ["train.max_steps=30", "train.weight_decay=0.25"])
+    stopped.result.write_text(json.dumps({"state": "failed"}))
+    launch.resume(stopped)
+    train = resumption.spec_of(stopped).train
+    assert (train.learning_rate, train.max_steps, train.weight_decay) == (0.0001, 30, 0.25)
+
+
+def test_a_finished_run_is_made_longer(
+    trained: list[RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "submit", lambda run: None)
+    run = trained[1]
+    weights = (run.artifact / "adapter_model.safetensors").read_bytes()
+    launch.resume(run, ["train.max_steps=20"])
+    assert attempt_here(run) == 0
+    assert status(run).state == "done" and history.last_event(run, "plan")["resumed_at"] == 8
+    records = history.metrics(run, "train")
+    assert [record["step"] for record in records] == list(range(1, 21)), "one history"
+    rates = [record["train/learning_rate"] for record in records]
+    expected = [1e-3 * rate(resumption.spec_of(run).train, step / 20, 1 / 20) for step in (8, 19)]
+    assert [rates[8], rates[19]] == pytest.approx(expected), "the schedule is that of 20 steps"
+    assert "follows its schedule over the new length" in warnings(run)
+    assert (run.attempts / "1" / "artifact" / "adapter_model.safetensors").read_bytes() == weights
+    assert (run.artifact / "adapter_model.safetensors").read_bytes() != weights
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (["train.max_steps=12"], "train.max_steps: is 12, and the run has used 12 already"),
+        (["train.learning_rate=0.1"], "train.max_steps: is 12, and the run has used 12 already"),
+        (["train.max_steps=null", "train.epochs=1"], "train.epochs: is 1"),
+        (["train.max_steps=40", "train.max_tokens=5"], "train.max_tokens: is 5"),
+        ([], "resume {id} --set train.max_steps=N"),
+    ],
+)
+def test_a_finished_run_is_not_made_shorter(
+    trained: list[RunDir], settings: list[str], says: str
+) -> None:
+    run = trained[1]
+    with pytest.raises(LabError) as caught:
+        launch.resume(run, settings)
+    assert says.format(id=run.id) in str(caught.value)
+    assert status(run).state == "done" and not run.attempts.exists(), "nothing was touched"
+
+
+def test_a_finished_run_without_a_checkpoint_says_what_to_do(trained: list[RunDir]) -> None:
+    run = trained[1]
+    shutil.rmtree(run.checkpoints)
+    with pytest.raises(LabError, match=f"start_from=run:{run.id}"):
+        launch.resume(run, ["train.max_steps=40"])
+    assert status(run).state == "done" and not run.attempts.exists(), "nothing was touched"
 
 
 def test_lost_optimizer_state_is_refused_unless_allowed(stopped: RunDir) -> None:

@@ -45,13 +45,30 @@ def test_from_queued_to_crashed(run: RunDir, sleeper: subprocess.Popen[bytes]) -
     launch.command(run, "stop")
     assert status(run).state == "stopping"
     (run.commands / "stop").unlink()
-    os.utime(run.heartbeat, (time.time() - 61, time.time() - 61))
+    beat = {"phase": "training", "done": 3, "total": 12, "time": time.time() - 61}
+    run.heartbeat.write_text(json.dumps(beat))
     assert status(run).state == "stalled" and "not been heard for 61 s" in status(run).message
+    os.utime(run.process, (0, 0))
+    run.heartbeat.unlink()
+    assert status(run).state == "starting", "the time of a file says nothing: it may be a copy's"
     sleeper.kill()  # not waited for: a zombie is not alive
     time.sleep(0.2)
     assert status(run).state == "crashed"
     write_json(run.result, {"state": "done"})
     assert status(run).state == "done"
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "fraction"),
+    [(13.7, 12, 1.0), (1e300, 1e-300, 1.0), (-1, 12, 0.0), (3, 0, 0.0), (6, 12, 0.5)],
+)
+def test_a_bar_can_show_every_fraction(
+    run: RunDir, sleeper: subprocess.Popen[bytes], done: float, total: float, fraction: float
+) -> None:
+    """A run overshoots its seconds by part of a step; a bar takes 0 to 1 and raises for others."""
+    process.register(run, sleeper.pid)
+    run.heartbeat.write_text(json.dumps({"phase": "training", "done": done, "total": total}))
+    assert status(run).fraction == fraction
 
 
 def test_a_pid_that_was_given_out_again_is_not_our_worker(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +15,10 @@ from typing import Any
 import pytest
 
 from lab import paths, presets
+from lab.files import write_json
 from lab.memory import calibration
 from lab.paths import RunDir, all_runs
-from lab.runs import archive, index, launch, resumption
+from lab.runs import archive, index, launch, process, resumption, supervisor
 from lab.ui import forecast, run_list
 from tests.ui.conftest import Page, words
 
@@ -74,6 +77,42 @@ def test_monitor_offers_to_resume_a_crashed_run(open_page: Page, run: RunDir) ->
     at = open_page("monitor", run=run.id)
     assert "killed, out of memory, or a power cut" in at.error[0].value.replace("\\", "")
     assert at.button(key="resume")
+
+
+def test_a_stop_names_its_deadline_and_can_be_forced(
+    open_page: Page, run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "ensure", lambda: None)
+    run.result.unlink()
+    process.register(run, os.getpid())
+    beat = {"phase": "training", "done": 3, "total": 12, "unit": "step", "step_s": 120.0}
+    write_json(run.heartbeat, beat | {"time": time.time(), "slowest_s": 120.0})
+    at = open_page("monitor", run=run.id)
+    assert not [button for button in at.button if button.key == "kill"], "not before a stop"
+    at.button(key="stop").click().run()
+    assert "It ends after this step, about 2 min" in words(at)
+    at.button(key="kill").click().run()
+    assert not at.exception and (run.commands / "kill").exists()
+
+
+def test_a_finished_run_can_be_made_longer(
+    open_page: Page, run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lab.runs.queue.submit", lambda run: None)
+    at = open_page("monitor", run=run.id)
+    assert "It goes on from the checkpoint of step 8" in words(at)
+    at.button(key=f"resume.{run.id}.go").click().run()
+    assert "give more" in words(at) or "nothing left to train" in words(at)
+    at.text_input(key=f"resume.{run.id}.max_steps").set_value("30").run()
+    at.button(key=f"resume.{run.id}.go").click().run()
+    assert not at.exception
+    assert resumption.changes_of(run) == {"max_steps": 30}
+
+
+def test_a_finished_run_without_checkpoints_says_what_to_do(open_page: Page, run: RunDir) -> None:
+    shutil.rmtree(run.checkpoints)
+    at = open_page("monitor", run=run.id)
+    assert "No checkpoint is left to go on from: train on from its result" in words(at)
 
 
 def test_resume_with_other_settings(

@@ -1,0 +1,56 @@
+"""How long a command may go unanswered, and the record of an end by force.
+
+The supervisor acts on these (`lab.runs.escalation`), and `status` says them to a person.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from lab import text
+from lab.files import read_object
+from lab.paths import RunDir
+
+HEART_S = 120.0  # without a heartbeat, after which a worker that was told to stop gets a SIGTERM
+QUIET_S = 600.0  # the least that its main thread may take between two signs of life
+MULTIPLE = 10.0  # and how many times its slowest recent stretch between two signs it may take
+CANCEL_S = 15.0  # for cancel, which has nothing to save
+TERM_S = {"stop": 60.0, "cancel": 15.0}  # between SIGTERM and SIGKILL
+
+
+def patience(beat: dict[str, Any]) -> float:
+    """Seconds that the worker of this heartbeat may work in silence after *stop*."""
+    return max(QUIET_S, MULTIPLE * max(number(beat.get("slowest_s")), number(beat.get("step_s"))))
+
+
+def stopping(beat: dict[str, Any]) -> str:
+    """When a worker that was told to stop will end, in words."""
+    step_s = number(beat.get("step_s"))
+    if beat.get("phase") == "training" and step_s:
+        when = f"It ends after this step, about {text.duration(step_s)}"
+    elif beat.get("phase") in ("training", "evaluating", "saving"):
+        when = "It ends as soon as it has saved its result"
+    else:
+        when = "It ends at the next moment that it can be interrupted"
+    return (
+        f"{when}. If it gives no sign of life for {text.duration(patience(beat))}, the lab ends it."
+    )
+
+
+def forced_end(run: RunDir) -> dict[str, Any] | None:
+    """What `killed.json` says of the worker in `process.json`; None if the lab did not kill it."""
+    killed, worker = read_object(run.killed), read_object(run.process)
+    if killed is None or worker is None or killed.get("state") not in ("stopped", "cancelled"):
+        return None
+    is_same = all(killed.get(key) == worker.get(key) for key in ("pid", "start", "boot"))
+    return killed if is_same else None
+
+
+def number(value: Any) -> float:
+    """A finite number that is not negative, or 0: the file may hold anything."""
+    try:
+        found = float(value) if isinstance(value, (int, float)) else 0.0
+    except OverflowError:
+        return 0.0
+    return found if math.isfinite(found) and found > 0 else 0.0
