@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import shutil
+import stat
 import threading
 from pathlib import Path
 from typing import Any
+
+from lab import json_text
+
+LARGEST_JSON = 64_000_000  # bytes of one file of a run, a model or a dataset's card
 
 
 def write_atomic(path: Path, text: str, *, durable: bool = True) -> None:
@@ -21,8 +28,11 @@ def write_atomic(path: Path, text: str, *, durable: bool = True) -> None:
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(aside, path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = str(path), None  # a full disk names no file
         raise
     if durable:
         sync_folder(path.parent)
@@ -32,11 +42,24 @@ def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
     write_atomic(path, json.dumps(value, indent=1, allow_nan=True) + "\n", durable=durable)
 
 
+def read_bytes(path: Path, most: int) -> bytes:
+    """The content of a regular file. Raises OSError, also for a device, a pipe (which would never
+    end) and a file of more than `most` bytes."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb") as file:
+        now = os.fstat(handle)
+        if not stat.S_ISREG(now.st_mode):
+            raise OSError(f"{path} is not a regular file")
+        if now.st_size > most:
+            raise OSError(f"{path} has {now.st_size:,} bytes; at most {most:,} are read")
+        return file.read(most)
+
+
 def read_json(path: Path) -> Any | None:
-    """The parsed file, or None if it is missing, unreadable or not JSON."""
+    """The parsed file, or None if it is missing, unreadable, nested too deeply or not JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return json_text.parse(read_bytes(path, LARGEST_JSON), unique=False)
+    except (OSError, ValueError):
         return None
 
 
@@ -44,6 +67,22 @@ def read_object(path: Path) -> dict[str, Any] | None:
     """As `read_json`, but None for anything that is not a JSON object."""
     value = read_json(path)
     return value if isinstance(value, dict) else None
+
+
+def part(value: Any, *keys: str) -> dict[str, Any]:
+    """The object under `keys` of a stored value, which may hold anything; {} without one."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else {}
+
+
+def number(value: Any) -> float | int | None:
+    """A stored value as a finite number that a double can hold, or None if it is none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    if isinstance(value, int):
+        return value if abs(value) < 1 << 1000 else None
+    return value if math.isfinite(value) else None
 
 
 def sync_folder(folder: Path) -> None:

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lab import methods, schema
+from lab import json_text, methods, schema
 from lab.errors import LabError, Problem, SpecError
+from lab.files import read_bytes
 from lab.optimizers import OPTIMIZERS
 from lab.schema import option, show
 
 VERSION = 1
+LARGEST_SPEC = 5_000_000  # bytes of its file
+MOST_SECTIONS = 3  # in front of a key: data.columns.prompt has two
 SWITCH = ("auto", "on", "off")
 FORMATS = (
     "auto",
@@ -75,7 +77,9 @@ class DataSpec:
         multiline=True,
         max_characters=20_000,
     )
-    max_examples: int | None = option(None, "Use only the first N rows. null uses all.", min=1)
+    max_examples: int | None = option(
+        None, "Use only the first N rows. null uses all.", min=1, max=10**9
+    )
     eval_fraction: float = option(
         0.05,
         "Share of the rows held out to measure the evaluation loss. The same rows for every "
@@ -145,13 +149,16 @@ class TrainSpec:
         1.0, "Passes over the data. Ignored where a budget is set.", above=0.0, max=10_000
     )
     max_steps: int | None = option(None, "Budget: optimizer steps.", min=1, max=100_000_000)
-    max_tokens: int | None = option(None, "Budget: tokens through the model.", min=1)
+    max_tokens: int | None = option(None, "Budget: tokens through the model.", min=1, max=10**15)
     max_seconds: float | None = option(
         None,
         "Budget: seconds of training. Such a run cannot be resumed bit for bit.",
         above=0.0,
+        max=1e9,
     )
-    max_flops: float | None = option(None, "Budget: floating-point operations.", above=0.0)
+    max_flops: float | None = option(
+        None, "Budget: floating-point operations.", above=0.0, max=1e30
+    )
     schedule: str = option(
         "cosine",
         "How the learning rate falls after the warm-up.",
@@ -168,7 +175,9 @@ class TrainSpec:
     weight_decay: float = option(
         0.0, "Weight decay: decoupled in all rules but SGD's.", min=0.0, max=1.0
     )
-    max_grad_norm: float = option(1.0, "Gradients are clipped to this norm; 0 never.", min=0.0)
+    max_grad_norm: float = option(
+        1.0, "Gradients are clipped to this norm; 0 never.", min=0.0, max=1e9
+    )
     precision: str = option(
         "auto",
         "float32; mixed (fp32 weights, bf16 compute); bfloat16 (bf16 weights). auto: bfloat16 "
@@ -205,10 +214,16 @@ class TrainSpec:
     )
     seed: int = option(0, "Seed of data order, dropout and adapter starts.", min=0, max=2**32 - 1)
     eval_every: int | None = option(
-        None, "Steps between evaluations. null: ten times in a run; 0: only at the end.", min=0
+        None,
+        "Steps between evaluations. null: ten times in a run; 0: only at the end.",
+        min=0,
+        max=100_000_000,
     )
     save_every: int | None = option(
-        None, "Steps between checkpoints. null: five times in a run; 0: none.", min=0
+        None,
+        "Steps between checkpoints. null: five times in a run; 0: none.",
+        min=0,
+        max=100_000_000,
     )
     early_stopping: int | None = option(
         None,
@@ -222,6 +237,7 @@ class TrainSpec:
         "Steps between samples of what the model answers. null: at the start, in the middle and "
         "at the end; 0: none.",
         min=0,
+        max=100_000_000,
     )
     probe: str = option(
         "off",
@@ -355,25 +371,34 @@ def _known(value: dict[str, Any]) -> dict[str, Any]:
 def load(path: Path) -> dict[str, Any]:
     """The JSON of a spec file. Raises LabError that says where it stops being JSON."""
     try:
-        text = path.read_text(encoding="utf-8")
+        value = json_text.parse(read_bytes(path, LARGEST_SPEC))
     except FileNotFoundError:
         raise LabError(f"There is no file '{show(str(path))}'.", "Give a spec as JSON.") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        reason = error.strerror or error
         raise LabError(
-            f"'{show(str(path))}' cannot be read: {error}.", "Give UTF-8 JSON."
+            f"'{show(str(path))}' cannot be read: {reason}.", "Give a file with a spec as JSON."
         ) from None
-    try:
-        value = json.loads(text)
-    except ValueError as error:  # JSONDecodeError, or a number of thousands of digits
+    except json_text.BadJson as error:
+        what = "is not JSON" if isinstance(error, json_text.NotJson) else "cannot be read"
         raise LabError(
-            f"'{show(str(path))}' is not JSON: {error}.",
-            "See the README for an example of a spec.",
+            f"'{show(str(path))}' {what}: {error}.", "See the README for an example of a spec."
         ) from None
-    except RecursionError:
-        raise LabError(f"'{show(str(path))}' is nested too deeply.", "Give a plain spec.") from None
+    except ValueError:  # a NUL in the name
+        raise LabError(f"'{show(str(path))}' is not the name of a file.") from None
     if not isinstance(value, dict):
         raise LabError(f"'{show(str(path))}' holds {show(value)}.", "A spec is a JSON object.")
     return value
+
+
+def _said(text: str, setting: str) -> Any:
+    """The value of a setting: JSON where it is JSON, the text itself where it is a plain word."""
+    try:
+        return json_text.parse(text)
+    except json_text.NotJson:
+        return text
+    except json_text.BadJson as error:
+        raise LabError(f"--set '{show(setting)}': {error}.", "Give a plain value.") from None
 
 
 def override(value: dict[str, Any], settings: list[str]) -> dict[str, Any]:
@@ -383,12 +408,14 @@ def override(value: dict[str, Any], settings: list[str]) -> dict[str, Any]:
         key, equals, text = setting.partition("=")
         if not equals or not key.strip():
             raise LabError(f"--set '{show(setting)}' is not of the form section.key=value.")
-        try:
-            parsed = json.loads(text)
-        except ValueError:
-            parsed = text
-        target = changed
         *sections, last = key.strip().split(".")
+        if len(sections) > MOST_SECTIONS:
+            raise LabError(
+                f"--set '{show(setting)}' names sections inside sections.",
+                "Write section.key=value, such as train.max_steps=100.",
+            )
+        parsed = _said(text, setting)
+        target = changed
         for section in sections:
             inner = target.setdefault(section, {})
             if isinstance(inner, str) and section == "method":

@@ -18,7 +18,7 @@ from typing import Any
 
 from lab import machine, paths
 from lab.errors import LabError
-from lab.files import read_object, write_json
+from lab.files import number, read_object, write_json
 from lab.paths import RunDir
 from lab.runs import launch, process, queue, spare
 from lab.runs.spare import Spare
@@ -149,7 +149,7 @@ class Supervisor:
                 continue
             due = signal.SIGKILL if age > kill_s else signal.SIGTERM if age > term_s else None
             record = read_object(run.process) or {}
-            worker = (int(record.get("pid", 0)), name)
+            worker = (int(number(record.get("pid")) or 0), name)
             if due is None or self.signalled.get(worker) == due:
                 continue
             self.signalled[worker] = due
@@ -184,8 +184,7 @@ class Supervisor:
 
 
 def _predicted(run: RunDir) -> float:
-    peak = (read_object(run.estimate) or {}).get("peak_bytes")
-    return float(peak) if isinstance(peak, (int, float)) else 0.0
+    return float(number((read_object(run.estimate) or {}).get("peak_bytes")) or 0.0)
 
 
 def _still_to_come(run: RunDir) -> float:
