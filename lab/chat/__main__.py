@@ -27,6 +27,7 @@ def main() -> int:
     aside = folder / ".process.json.tmp"
     handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(handle, "w", encoding="utf-8") as file:
+        os.fchmod(handle, 0o600)  # a file that a killed process left may have another mode
         file.write(json.dumps(record))
     server = uvicorn.Server(uvicorn.Config(application(token), log_level="warning"))
     os.replace(aside, folder / "process.json")

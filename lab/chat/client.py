@@ -13,7 +13,7 @@ from typing import Any
 
 from lab import paths
 from lab.errors import LabError
-from lab.files import read_object
+from lab.files import part, read_object
 from lab.runs import process
 
 START_S = 60.0
@@ -74,6 +74,8 @@ def stream(model: str, messages: list[dict[str, str]], **settings: Any) -> Itera
     body = {"model": model, "messages": messages, **settings}
     try:
         response = _request(ensure(), "POST", "/v1/chat/completions", body)
+        if response.status != 200:
+            raise LabError(_refusal(response))
         for raw in response:
             line = raw.decode()
             if not line.startswith("data: "):
@@ -89,6 +91,16 @@ def stream(model: str, messages: list[dict[str, str]], **settings: Any) -> Itera
             f"The chat process is gone ({type(error).__name__}).",
             "Ask again; it starts anew. If it repeats, the machine may lack memory.",
         ) from None
+
+
+def _refusal(response: http.client.HTTPResponse) -> str:
+    """What the chat process says of a request that it does not answer."""
+    try:
+        reply = json.loads(response.read())
+    except ValueError:
+        reply = None
+    said = part(reply, "error").get("message")
+    return f"The chat process refused the question: {said or f'status {response.status}'}"
 
 
 def end() -> bool:
