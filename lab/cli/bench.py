@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from rich.markup import escape
+
 from lab.cli import bench_speed
 from lab.cli.show import console, print_json, table
 from lab.errors import LabError
@@ -145,7 +147,7 @@ def _show(title: str, report: Any, rows: list[list[str]], arguments: argparse.Na
     else:
         table(title, ["", ""], rows)
         for failure in report.failures:
-            console.print(f"[red]{failure}[/red]")
+            console.print(f"[red]{escape(failure)}[/red]")
     return 0 if report.is_clean else 1
 
 
