@@ -10,7 +10,7 @@ from lab.paths import RunDir
 from lab.runs import launch, resumption
 from lab.schema import show
 from lab.spec import TrainSpec
-from lab.ui.guard import act, safe
+from lab.ui.guard import act, tell
 
 
 def buttons(run: RunDir) -> None:
@@ -25,7 +25,7 @@ def _form(run: RunDir) -> None:
     try:
         train = resumption.spec_of(run).to_json()["train"]
     except LabError as error:
-        st.error(safe(str(error)))
+        tell(error)
         return
     st.caption(
         "They hold from the newest checkpoint on; the records so far stay. An empty field is null."
