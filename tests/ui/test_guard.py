@@ -14,7 +14,6 @@ from markdown_it import MarkdownIt
 
 from lab.files import read_object
 from lab.paths import RunDir
-from lab.runs import index
 from lab.ui import notices
 from lab.ui.guard import APART, block, plain, safe
 from lab.visible import on_one_line, visible
@@ -40,9 +39,11 @@ KINDS = [
     ":streamlit:", ":small[x]", "$x^2$", "$$x$$", "\\(x\\)", "**bold**", "__bold__", "*it*", "_it_",
     "~~gone~~", "`code`", "``co`de``", "&lt;b&gt;", "&#60;", "a -> b", "<-> x", "a -- b",
     "a >= b ~= c <= d", "->", "a\\", "\\", "\\\\", "line  \nbreak", "a\n===", "a\n---\nb", "a\n\nb",
-    "| a |\n|---|\n| b |", "- [ ] task", "[x](<y>)", "\x1b[31mred", "\u202egnp.exe", "a\u2066b\u2069",
+    "| a |\n|---|\n| b |", "- [ ] task", "[x](<y>)", "\x1b[31mred", "\u202egnp.exe",
+    "a\u2066b\u2069",
     "\u200eleft\u200f", "\u061c", "zero\u200bwidth\u2060\ufeff", "\x00\x07\x9b", "\r\nx\ry",
-    "\u2028x\u2029", "\ue000icon", "\ud800half", "e\u0301", "日本語　空白", "می‌خواهم", "👩‍🚀", "", " ",
+    "\u2028x\u2029", "\ue000icon", "\ud800half", "e\u0301", "日本語　空白", "می‌خواهم", "👩‍🚀", "",
+    " ",
     "train.learning_rate: is 5; it must be at most 1.",
 ]  # fmt: skip
 

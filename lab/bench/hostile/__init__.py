@@ -7,6 +7,7 @@ and what is taken although it is wrong are counted. All three have to be 0.
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import tempfile
@@ -66,15 +67,13 @@ class _Hang(BaseException):
     """Raised in a case that takes too long; no handler of Exception can swallow it."""
 
 
-def hostile(
-    cases: int = CASES, seed: int = 0, tell: Callable[[str], object] = print
-) -> Report:
+def hostile(cases: int = CASES, seed: int = 0, tell: Callable[[str], object] = print) -> Report:
     """Put about `cases` bad inputs to a lab in a temporary home; the report."""
     from lab.bench.hostile import archives, bodies, files, models, runs, specs
 
     began = time.monotonic()
     report, kinds = Report(seed), Counter[str]()
-    with tempfile.TemporaryDirectory(prefix="lab-hostile-") as name, home_at(Path(name)):
+    with _alone() as name:
         for subject in (specs, files, archives, runs, models, bodies):
             chance = random.Random(f"{seed} {subject.__name__}")
             count = max(4, round(cases * subject.SHARE))
@@ -88,9 +87,25 @@ def hostile(
     return report
 
 
+@contextmanager
+def _alone() -> Iterator[str]:
+    """A temporary folder with a home of its own; nothing is asked of the network."""
+    before = os.environ.get("HF_HUB_OFFLINE")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    try:
+        with tempfile.TemporaryDirectory(prefix="lab-hostile-") as name, home_at(Path(name)):
+            yield name
+    finally:
+        if before is None:
+            del os.environ["HF_HUB_OFFLINE"]
+        else:
+            os.environ["HF_HUB_OFFLINE"] = before
+
+
 def _try(case: Case, report: Report) -> None:
     report.cases += 1
     name = f"{case.kind}: {case.name}"[:160]
+    case.ready()
     began = time.monotonic()
     try:
         with _limit():
@@ -130,5 +145,3 @@ def _limit() -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-
-

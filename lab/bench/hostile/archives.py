@@ -21,6 +21,9 @@ from lab.runs import archive, launch
 
 SHARE = 0.15
 Members = dict[str, bytes]
+SWAPPED: tuple[Any, ...] = (
+    *ODD[:6], "x", "../../x", [], ["spec.json"], {}, {"spec.json": 5},
+)  # fmt: skip
 
 
 @contextmanager
@@ -33,62 +36,68 @@ def prepared(folder: Path, chance: random.Random, count: int) -> Iterator[list[C
     with zipfile.ZipFile(io.BytesIO(good)) as opened:
         members = {name: opened.read(name) for name in opened.namelist()}
 
-    def case(name: str, content: Callable[[], bytes], expected: str = "refused") -> Case:
-        return Case("archive", name, lambda: _import(folder, content()), expected)
+    def case(name: str, content: bytes, expected: str = "refused") -> Case:
+        return Case("archive", name, lambda: _import(folder, content), expected)
 
     def changed(name: str, change: Callable[[Members, dict[str, Any]], None]) -> Case:
-        return case(name, lambda: _rewritten(members, change))
+        return case(name, _rewritten(members, change))
 
-    written = [case("a good one", lambda: good, "accepted")]
+    written = [case("a good one", good, "accepted")]
     written += [
-        case(f"cut at {share:.0%}", lambda share=share: good[: int(len(good) * share)])
+        case(f"cut at {share:.0%}", good[: int(len(good) * share)])
         for share in (0.0, 0.1, 0.5, 0.9, 0.999)
     ]
     written += [
-        case(f"{content[:20]!r}", lambda content=content: content)
-        for content in (b"PK", b"PK\x03\x04", b"PK\x05\x06" + b"\x00" * 18, b"not a zip", b"\x1f\x8b")
+        case(f"{content[:20]!r}", content)
+        for content in (
+            b"PK",
+            b"PK\x03\x04",
+            b"PK\x05\x06" + b"\x00" * 18,
+            b"not a zip",
+            b"\x1f\x8b",
+        )
     ]
     written += [changed(f"without {name}", _without(name)) for name in ("spec.json", "result.json")]
-    written.append(case("without a manifest", lambda: _zipped(members, leave_out=archive.MANIFEST)))
-    written += [changed(f"{name} is {str(value)[:20]!r}", _with(name, value))
-                for name in ("spec.json", "result.json")
-                for value in (b"", b"[]", b"{", b"{}", b"null", b"[" * 700 + b"]" * 700)]  # fmt: skip
+    written.append(case("without a manifest", _zipped(members, leave_out=archive.MANIFEST)))
+    for name in ("spec.json", "result.json"):
+        for data in (b"", b"[]", b"{", b"{}", b"null", b"[" * 700 + b"]" * 700):
+            written.append(changed(f"{name} is {data[:20]!r}", _with(name, data)))
     written += [
         changed(f"manifest: {key} is {str(value)[:20]!r}", _manifest_with(key, value))
         for key in ("v", "run", "files")
-        for value in (*ODD[:6], "x", "../../x", [], ["spec.json"], {}, {"spec.json": 5})
+        for value in SWAPPED
         if not (key == "v" and value in (1, True))
     ]
     written += [
         changed(f"listed as {str(value)[:30]!r}", _listed_as(value))
         for value in (None, 5, "x", [], {}, {"bytes": 1}, {"sha256": "0" * 64}, {"bytes": "x"})
     ]
-    for name in ("../evil.json", "/etc/evil.json", "artifact/../../evil.json", "artifact\\evil.json",
+    for name in ("../evil.json", "/etc/evil.json", "artifact/../../evil.json", "a\\evil.json",
                  "artifact/", "artifact/model.bin", "artifact/x.pkl", "artifact/run.py",
                  "process.json", "SPEC.json", "artifact/" + "x" * 200 + ".json", "a\x00b.json",
                  "artifact/x.json/y.json", "checkpoints/step-x/a.json", "commands/stop",
                  "artifact/\u202egpj.json"):  # fmt: skip
         written.append(changed(f"holds {name[:40]!r}", _with(name, b"{}")))
     written += [
-        case(f"a member of kind {kind:o}", lambda kind=kind: _zipped(members, kind=kind))
+        case(f"a member of kind {kind:o}", _zipped(members, kind=kind))
         for kind in (stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR, stat.S_IFDIR)
     ]
     written += [
-        case(f"packed by {method}", lambda method=method: _zipped(members, method=method))
+        case(f"packed by {method}", _zipped(members, method=method))
         for method in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
     ]
     written.append(changed("a bomb", _with("artifact/x.json", b"0" * 60_000_000)))
-    written.append(case("a name that stands twice", lambda: _zipped(members, twice="spec.json")))
-    written.append(case("6,000 members", lambda: _zipped(members, extra=6000)))
+    written.append(case("a name that stands twice", _zipped(members, twice="spec.json")))
+    written.append(case("6,000 members", _zipped(members, extra=6000)))
 
     def more(number: int) -> Case:
         if number % 2:
             flipped = bytearray(good)
             for _ in range(chance.randint(1, 3)):
                 flipped[chance.randrange(len(good))] ^= 1 << chance.randrange(8)
-            return case(f"bits flipped {number}", lambda: bytes(flipped), "either")
+            return case(f"bits flipped {number}", bytes(flipped), "either")
         content = damaged(chance, good)
-        return case(f"damaged {number}", lambda: content, "either")
+        return case(f"damaged {number}", content, "either")
 
     yield filled(chance, written, count, more)
 
@@ -128,7 +137,10 @@ def _rewritten(members: Members, change: Callable[[Members, dict[str, Any]], Non
 
 
 def _without(name: str) -> Callable[[Members, dict[str, Any]], None]:
-    return lambda members, manifest: members.pop(name, None) and None
+    def change(members: Members, manifest: dict[str, Any]) -> None:
+        members.pop(name, None)
+
+    return change
 
 
 def _with(name: str, data: bytes) -> Callable[[Members, dict[str, Any]], None]:

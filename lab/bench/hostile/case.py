@@ -17,6 +17,7 @@ class Case:
     name: str
     act: Callable[[], object]
     expected: str = "refused"
+    ready: Callable[[], object] = bool  # done before the clock of the case starts
 
 
 class WronglyTaken(Exception):
@@ -45,9 +46,7 @@ PIECES = (
 
 def garbled(chance: random.Random, value: dict[str, Any]) -> dict[str, Any]:
     """A copy of a JSON object in which one to three parts are something odd, gone, or new."""
-    changed = {
-        key: dict(item) if isinstance(item, dict) else item for key, item in value.items()
-    }
+    changed = {key: dict(item) if isinstance(item, dict) else item for key, item in value.items()}
     for _ in range(chance.randint(1, 3)):
         parts = [changed, *(item for item in changed.values() if isinstance(item, dict))]
         part = chance.choice(parts)

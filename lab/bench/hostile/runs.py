@@ -16,7 +16,7 @@ from typing import Any
 from lab import cli, paths
 from lab.bench.hostile.case import ODD, Case, WronglyTaken, damaged, filled, garbled
 from lab.bench.made_up import make_run
-from lab.compare.table import compare
+from lab.compare.table import row
 from lab.files import write_json
 from lab.memory import calibration
 from lab.paths import RunDir
@@ -29,7 +29,8 @@ SHARE = 0.15
 HOSTILE = "\x1b[2J\u202e[/bold][red]x\u2066\x9b\x07http://a.b \ud800"
 JSON_FILES = ("spec.json", "estimate.json", "environment.json", "process.json", "heartbeat",
               "result.json", "labels.json", "queue.json", "pins.json", "resume.json",
-              "first_batch.json", "artifact/receipt.json", "checkpoints/step-4/state.json")  # fmt: skip
+              "first_batch.json", "artifact/receipt.json", 
+              "checkpoints/step-4/state.json")  # fmt: skip
 LINE_FILES = ("metrics.jsonl", "events.jsonl")
 SECTIONS = ("method", "data", "train", "hardware", "asked", "name", "model")
 
@@ -110,13 +111,19 @@ def prepared(folder: Path, chance: random.Random, count: int) -> Iterator[list[C
     for kind in ("model", "data", "memory", "sample", "warning", "unfrozen", "phase"):
         keys = ("trainable", "parameters", "train_hash", "peaks", "weights", "message", "text")
         written += [
-            case(f"event {kind}", {"events.jsonl": _line({"kind": kind, **dict.fromkeys(keys, odd)})})
+            case(
+                f"event {kind}", {"events.jsonl": _line({"kind": kind, **dict.fromkeys(keys, odd)})}
+            )
             for odd in ODD[::3]
         ]
     names = {"name": HOSTILE, "model": HOSTILE, "method": {"name": HOSTILE}}
     written.append(with_json("spec.json", spec | names))
-    written.append(with_json("result.json", {"state": "failed", "message": HOSTILE, "hint": HOSTILE}))
-    written.append(with_json("labels.json", {"notes": "a\u202eb", "tags": "x\u2066y", "name": "\x9b"}))
+    written.append(
+        with_json("result.json", {"state": "failed", "message": HOSTILE, "hint": HOSTILE})
+    )
+    written.append(
+        with_json("labels.json", {"notes": "a\u202eb", "tags": "x\u2066y", "name": "\x9b"})
+    )
     written.append(case("log", {"log.txt": HOSTILE.encode(errors="surrogatepass") * 50}))
 
     def more(number: int) -> Case:
@@ -157,14 +164,17 @@ def _look(run: RunDir) -> None:
     json.dumps([now.to_json(), now.fraction, entry.name, entry.summary])
     for kind in ("train", "eval", "device"):
         history.metrics(run, kind)
+    row(run)
     history.events(run), history.base_loss(run), index.disk(run)
     Live(run).refresh()
     checkpoints.table(run), checkpoints.pinned(run), resumption.changes_of(run)
     calibration.outcome(run), calibration.parts(run), calibration.history_of_errors("cpu")
     queue.waiting()
-    compare([run])
-    for arguments in (["show", run.id], ["show", run.id, "--json"], ["logs", run.id], ["runs"],
-                      ["compare", run.id], ["checkpoints", run.id]):  # fmt: skip
+    verbs = ("show", "show --json", "logs", "runs", "compare", "checkpoints")
+    # all that they read is looked at above; how it is printed, two at a time
+    for verb in (verbs[int(run.id[-4:]) % 2], verbs[2 + int(run.id[-4:]) % 4]):
+        name, *options = verb.split()
+        arguments = [name, *([] if name == "runs" else [run.id]), *options]
         out = io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
             code = cli.main(arguments)

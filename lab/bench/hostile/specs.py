@@ -43,7 +43,8 @@ SETTINGS: tuple[str, ...] = (
     'data.slots={"\\ud800": "x"}', "method=[]", "method=5", "method.name=", "method.name=[]",
     "method.rank=99999999", "method.targets=[]", "method.targets=[[]]", "method.targets=[5]",
     'train={"seed": 1, "seed": 2}', "data=" + "[" * 700 + "]" * 700, "name=" + "x" * 200,
-    "name=a\x1bb", "name=a/b", "hardware.devices=2", "hardware.strategy=fsdp", "model=5", "model=[]",
+    "name=a\x1bb", "name=a/b", "hardware.devices=2", "hardware.strategy=fsdp", "model=5",
+    "model=[]",
     "data.system_prompt=" + "x" * 30_000, "train.eval_every=-1", "train.save_every=" + "9" * 30,
 )  # fmt: skip
 BEYOND: tuple[Any, ...] = (float("nan"), float("-inf"), "many", [], {}, True, -(10**400))
@@ -70,7 +71,10 @@ def prepared(folder: Path, chance: random.Random, count: int) -> Iterator[list[C
         good = json.dumps(GOOD).encode()
         return Case("--set", words[:60], lambda: read(good, words), expected)
 
-    written = [value(GOOD, "a good one", "accepted"), value({"name": "x"}, "a short one", "accepted")]
+    written = [
+        value(GOOD, "a good one", "accepted"),
+        value({"name": "x"}, "a short one", "accepted"),
+    ]
     written += [setting("train.max_steps=7", "accepted"), setting("name=8 bits", "accepted")]
     written += [text(content) for content in TEXTS] + [setting(words) for words in SETTINGS]
     written += [value(changed, name) for name, changed in beyond_bounds()]
@@ -89,7 +93,9 @@ def prepared(folder: Path, chance: random.Random, count: int) -> Iterator[list[C
 
 def beyond_bounds() -> Iterator[tuple[str, dict[str, Any]]]:
     """(name, spec) with one number of a section or a method out of its bounds, or no number."""
-    sections = [(name, kind, {}) for name, kind in spec.SECTIONS.items()]
+    sections: list[tuple[str, type, dict[str, Any]]] = [
+        (name, kind, {}) for name, kind in spec.SECTIONS.items()
+    ]
     sections += [("method", one.config, {"name": one.name}) for one in methods.all_methods()]
     for section, kind, start in sections:
         hints = typing.get_type_hints(kind)
