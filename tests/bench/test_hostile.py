@@ -14,7 +14,6 @@ from lab.bench.hostile.case import Case
 from lab.errors import LabError
 
 
-
 @pytest.fixture(scope="module")
 def report() -> hostile.Report:
     told: list[str] = []

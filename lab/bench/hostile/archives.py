@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import random
@@ -21,6 +22,9 @@ from lab.runs import archive, launch
 
 SHARE = 0.15
 Members = dict[str, bytes]
+LISTED: tuple[Any, ...] = (
+    None, 5, "x", [], {}, {"bytes": 1}, {"sha256": "0" * 64}, {"bytes": "x"},
+)  # fmt: skip
 SWAPPED: tuple[Any, ...] = (
     *ODD[:6], "x", "../../x", [], ["spec.json"], {}, {"spec.json": 5},
 )  # fmt: skip
@@ -68,10 +72,7 @@ def prepared(folder: Path, chance: random.Random, count: int) -> Iterator[list[C
         for value in SWAPPED
         if not (key == "v" and value in (1, True))
     ]
-    written += [
-        changed(f"listed as {str(value)[:30]!r}", _listed_as(value))
-        for value in (None, 5, "x", [], {}, {"bytes": 1}, {"sha256": "0" * 64}, {"bytes": "x"})
-    ]
+    written += [changed(f"listed as {str(value)[:30]!r}", _listed_as(value)) for value in LISTED]
     for name in ("../evil.json", "/etc/evil.json", "artifact/../../evil.json", "a\\evil.json",
                  "artifact/", "artifact/model.bin", "artifact/x.pkl", "artifact/run.py",
                  "process.json", "SPEC.json", "artifact/" + "x" * 200 + ".json", "a\x00b.json",
@@ -122,8 +123,6 @@ def _everything() -> list[str]:
 def _rewritten(members: Members, change: Callable[[Members, dict[str, Any]], None]) -> bytes:
     """The archive with `change` made to its members and its manifest, which fits them again
     before `change` has the last word on it."""
-    import hashlib
-
     now = dict(members)
     manifest = json.loads(now.pop(archive.MANIFEST))
     change(now, {})

@@ -32,7 +32,7 @@ GOOD: dict[str, bytes] = {
 DEEP = b"[" * 700 + b"]" * 700
 BAD: dict[str, tuple[bytes, ...]] = {
     ".jsonl": (
-        b"", b"\n\n\n", b"not json\n", b"[1, 2\n", b"5\n", b"null\n", b'"x"\n', b"[]\n", b"{}\n",
+        b"", b"\n\n\n", b"not json\n", b"[1, 2\n", b"5\n", b"null\n", b"[]\n", b"{}\n",
         b'{"text": ""}\n', b'{"text": 5}\n', b'{"text": null}\n', b'{"text": ["x"]}\n',
         b'{"text": "\xff"}\n', b'{"text": ' + DEEP + b"}\n", DEEP + b"\n", b"[" * 100_000,
         b'{"text": ' + b"9" * 5000 + b"}\n", b"\x00\x00\x00\n", b"PK\x03\x04rest",
@@ -40,7 +40,6 @@ BAD: dict[str, tuple[bytes, ...]] = {
         b'{"messages": [{"role": "user"}]}\n', b'{"messages": [{"role": 5, "content": "x"}]}\n',
         b'{"messages": [{"role": "user", "content": {}}]}\n', b'{"prompt": "x"}\n',
         b'{"messages": [{"role": "user", "content": "x"}]}\n', b'{"prompt": [], "completion": 5}\n',
-        b'{"role": "prompter", "text": "x", "replies": 5}\n',
         b'{"prompt": {"role": "prompter", "text": "x", "replies": [5]}}\n',
         b'{"prompt": {"role": "prompter", "text": "x", "replies": 5}}\n',
         b'{"question": "x", "choices": 5, "answer": 0}\n',

@@ -30,7 +30,7 @@ BAD: tuple[tuple[str, Any], ...] = (
     ("num_hidden_layers", 2.5), ("num_attention_heads", 0), ("num_attention_heads", 7),
     ("num_key_value_heads", 0), ("num_key_value_heads", 3), ("hidden_act", "none"),
     ("max_position_embeddings", 0), ("max_position_embeddings", "long"),
-    ("num_labels", 10**8), ("rope_scaling", 5), ("quantization_config", {"quant_method": "x"}),
+    ("num_labels", 10**8), ("rope_scaling", 5),
     ("attn_implementation", "evil/kernel"),
 )  # fmt: skip
 TEXTS = (b"", b"{", b"[]", b"null", b'"llama"', b"\xff", b"[" * 700 + b"]" * 700,
