@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from lab import json_text
+from lab.errors import LabError
+from lab.schema import show
 
 LARGEST_JSON = 64_000_000  # bytes of one file of a run, a model or a dataset's card
 
@@ -53,6 +55,24 @@ def read_bytes(path: Path, most: int) -> bytes:
         if now.st_size > most:
             raise OSError(f"{path} has {now.st_size:,} bytes; at most {most:,} are read")
         return file.read(most)
+
+
+def load_json(path: Path, most: int) -> Any:
+    """The JSON of a file that a person names. Raises LabError that says what is wrong with it."""
+    name, way_out = f"'{show(str(path))}'", "See the README for an example of a spec."
+    try:
+        return json_text.parse(read_bytes(path, most))
+    except FileNotFoundError:
+        raise LabError(f"There is no file {name}.", "Give a file with JSON.") from None
+    except OSError as error:
+        reason = error.strerror or error
+        raise LabError(f"{name} cannot be read: {reason}.", "Give a file with JSON.") from None
+    except json_text.NotJson as error:
+        raise LabError(f"{name} is not JSON: {error}.", way_out) from None
+    except json_text.BadJson as error:
+        raise LabError(f"{name} cannot be read: {error}.", way_out) from None
+    except ValueError:  # a NUL in the name
+        raise LabError(f"{name} is not the name of a file.", "Give a file with JSON.") from None
 
 
 def read_json(path: Path) -> Any | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from lab import json_text, methods, schema
 from lab.errors import LabError, Problem, SpecError
-from lab.files import read_bytes
+from lab.files import load_json
 from lab.optimizers import OPTIMIZERS
 from lab.schema import option, show
 
@@ -370,22 +370,7 @@ def _known(value: dict[str, Any]) -> dict[str, Any]:
 
 def load(path: Path) -> dict[str, Any]:
     """The JSON of a spec file. Raises LabError that says where it stops being JSON."""
-    try:
-        value = json_text.parse(read_bytes(path, LARGEST_SPEC))
-    except FileNotFoundError:
-        raise LabError(f"There is no file '{show(str(path))}'.", "Give a spec as JSON.") from None
-    except OSError as error:
-        reason = error.strerror or error
-        raise LabError(
-            f"'{show(str(path))}' cannot be read: {reason}.", "Give a file with a spec as JSON."
-        ) from None
-    except json_text.BadJson as error:
-        what = "is not JSON" if isinstance(error, json_text.NotJson) else "cannot be read"
-        raise LabError(
-            f"'{show(str(path))}' {what}: {error}.", "See the README for an example of a spec."
-        ) from None
-    except ValueError:  # a NUL in the name
-        raise LabError(f"'{show(str(path))}' is not the name of a file.") from None
+    value = load_json(path, LARGEST_SPEC)
     if not isinstance(value, dict):
         raise LabError(f"'{show(str(path))}' holds {show(value)}.", "A spec is a JSON object.")
     return value
@@ -410,10 +395,7 @@ def override(value: dict[str, Any], settings: list[str]) -> dict[str, Any]:
             raise LabError(f"--set '{show(setting)}' is not of the form section.key=value.")
         *sections, last = key.strip().split(".")
         if len(sections) > MOST_SECTIONS:
-            raise LabError(
-                f"--set '{show(setting)}' names sections inside sections.",
-                "Write section.key=value, such as train.max_steps=100.",
-            )
+            raise LabError(f"--set '{show(setting)}' is not of the form section.key=value.")
         parsed = _said(text, setting)
         target = changed
         for section in sections:

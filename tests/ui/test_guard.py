@@ -79,6 +79,13 @@ def test_one_paragraph_with_one_text(hostile: str) -> None:
     check_one_text(f"name {hostile} end")
 
 
+@pytest.mark.parametrize("hostile", KINDS)
+def test_it_cannot_leave_what_it_stands_in(hostile: str) -> None:
+    """Pages put it into colours, bold type and labels, which a bracket or a star would end."""
+    bare = re.sub(r"\\.", "", safe(hostile))
+    assert not set(bare) & set("[](){}*_`$<>|#~:"), f"{hostile!r} leaves {bare!r} unescaped"
+
+
 def test_any_mixture_of_them() -> None:
     chance = random.Random(0)
     for _ in range(3000):

@@ -83,7 +83,7 @@ def prepared(folder: Path, chance: random.Random, count: int) -> Iterator[list[C
             ("weights without a header", {"config.json": good, "model.safetensors": b"\xff" * 64}),
             ("a header of 2^60 bytes",
              {"config.json": good, "model.safetensors": (2**60).to_bytes(8, "little")}),
-            ("an index that points to a pickle", {
+            ("an index that points to weights of another kind", {
                 "config.json": good, "x.safetensors": b"",
                 "model.safetensors.index.json": pointer, "pytorch_model.bin": b"x"}),
             ("an index that points outside", {
