@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import asdict, dataclass
+
+MOST_PROBLEMS = 20  # that a message lists; the error keeps all
 
 
 class LabError(Exception):
@@ -34,8 +38,44 @@ class SpecError(LabError):
     def __init__(self, problems: list[Problem], begin: str = "The run was not started") -> None:
         self.problems = problems
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        lines = "\n".join(f"  {problem.field}: {problem.message}" for problem in problems)
-        super().__init__(f"{begin}, the spec has {count}:\n{lines}")
+        lines = [f"  {problem.field}: {problem.message}" for problem in problems[:MOST_PROBLEMS]]
+        if len(problems) > MOST_PROBLEMS:
+            lines.append(f"  and {len(problems) - MOST_PROBLEMS} more.")
+        listed = "\n".join(lines)
+        super().__init__(f"{begin}, the spec has {count}:\n{listed}")
+
+
+# What a disk or its owner refuses: nothing is wrong with the lab, and a person can mend it. Other
+# OSErrors are bugs, and keep their traceback.
+REFUSALS = {
+    errno.ENOSPC: "The disk is full",
+    errno.EDQUOT: "The disk quota is used up",
+    errno.EROFS: "The disk is read-only",
+    errno.EACCES: "The permission is missing",
+    errno.EPERM: "The permission is missing",
+    errno.EIO: "The disk reports an error",
+    errno.ENAMETOOLONG: "A name is too long",
+    errno.ENOTDIR: "A file stands where a folder is needed",
+    errno.EEXIST: "A file stands where a folder is needed",
+    errno.ELOOP: "Links lead in a circle",
+    errno.EFBIG: "The file is too large for the disk",
+    errno.EMFILE: "Too many files are open",
+    errno.ENFILE: "Too many files are open on this machine",
+    errno.ENOMEM: "The memory is full",
+}
+
+
+def of_the_disk(error: OSError) -> LabError | None:
+    """What a person reads of an error of the disk or its permissions; None for any other."""
+    says = REFUSALS.get(error.errno or 0)
+    if says is None:
+        return None
+    names = [name for name in (error.filename, error.filename2) if isinstance(name, (str, bytes))]
+    where = f": '{os.fsdecode(names[-1])}'" if names else ""
+    return LabError(
+        f"{says}{where}.",
+        "Mend that and try again, or set LAB_HOME to a folder that can be written.",
+    )
 
 
 class Cancelled(BaseException):

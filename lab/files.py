@@ -3,7 +3,9 @@ lead elsewhere."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import shutil
 import stat
@@ -11,10 +13,13 @@ import threading
 from pathlib import Path
 from typing import IO, Any
 
+from lab import json_text
 from lab.errors import LabError
 from lab.schema import show
 
 NOT_DATA = (Path("/proc"), Path("/sys"))  # what lies there only looks like files
+
+LARGEST_JSON = 64_000_000  # bytes of one file of a run, a model or a dataset's card
 
 
 def write_atomic(path: Path, text: str, *, durable: bool = True, private: bool = False) -> None:
@@ -29,8 +34,11 @@ def write_atomic(path: Path, text: str, *, durable: bool = True, private: bool =
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(aside, path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = str(path), None  # a full disk names no file
         raise
     if durable:
         sync_folder(path.parent)
@@ -46,11 +54,47 @@ def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
     write_atomic(path, json.dumps(value, indent=1, allow_nan=True) + "\n", durable=durable)
 
 
-def read_json(path: Path) -> Any | None:
-    """The parsed file, or None if it is missing, unreadable or not JSON."""
+def read_bytes(path: Path, most: int) -> bytes:
+    """The content of a regular file. Raises OSError, also for a device, a pipe (which would never
+    end) and a file of more than `most` bytes."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb") as file:
+        now = os.fstat(handle)
+        if not stat.S_ISREG(now.st_mode):
+            raise OSError(f"{path} is not a regular file")
+        if now.st_size > most:
+            raise OSError(f"{path} has {now.st_size:,} bytes; at most {most:,} are read")
+        return file.read(most)
+
+
+def load_json(path: Path, most: int) -> Any:
+    """The JSON of a file that a person names. Raises LabError that says what is wrong with it."""
+    name, way_out = f"'{show(str(path))}'", "See the README for an example of a spec."
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        file, _ = open_regular(path)
+        with file:
+            size = os.fstat(file.fileno()).st_size
+            if size > most:
+                raise OSError(f"it has {size:,} bytes; at most {most:,} are read")
+            return json_text.parse(file.read(most))
+    except FileNotFoundError:
+        raise LabError(f"There is no file {name}.", "Give a file with JSON.") from None
+    except OSError as error:
+        reason = error.strerror or error
+        raise LabError(f"{name} cannot be read: {reason}.", "Give a file with JSON.") from None
+    except json_text.NotJson as error:
+        raise LabError(f"{name} is not JSON: {error}.", way_out) from None
+    except json_text.BadJson as error:
+        raise LabError(f"{name} cannot be read: {error}.", way_out) from None
+    except ValueError:  # a NUL in the name
+        raise LabError(f"{name} is not the name of a file.", "Give a file with JSON.") from None
+
+
+def read_json(path: Path) -> Any | None:
+    """The parsed file, or None if it is missing, unreadable, nested too deeply or not JSON."""
+    try:
+        return json_text.parse(read_bytes(path, LARGEST_JSON), unique=False)
+    except (OSError, ValueError):
         return None
 
 
@@ -95,13 +139,6 @@ def open_regular(path: Path) -> tuple[IO[bytes], Path]:
         raise
 
 
-def read_regular(path: Path) -> str:
-    """The text of a file that a person names. Raises as `open_regular`, and UnicodeDecodeError."""
-    file, _ = open_regular(path)
-    with file:
-        return file.read().decode("utf-8")
-
-
 def stray_links(folder: Path) -> list[str]:
     """What in `folder` a library must not read: pipes and devices, and links to files that their
     names do not tell of, such as `tokenizer.json` that leads to a key. The hub's own cache keeps
@@ -118,6 +155,22 @@ def stray_links(folder: Path) -> list[str]:
             elif real.parent != blobs and real.suffix != Path(entry.name).suffix:
                 strays.append(f"'{show(entry.name)}' is a link to '{show(str(real))}'")
     return strays
+
+
+def part(value: Any, *keys: str) -> dict[str, Any]:
+    """The object under `keys` of a stored value, which may hold anything; {} without one."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else {}
+
+
+def number(value: Any) -> float | int | None:
+    """A stored value as a finite number that a double can hold, or None if it is none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    if isinstance(value, int):
+        return value if abs(value) < 1 << 1000 else None
+    return value if math.isfinite(value) else None
 
 
 def sync_folder(folder: Path) -> None:

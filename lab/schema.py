@@ -18,6 +18,7 @@ from typing import Any
 from lab.errors import Problem
 
 Config = typing.TypeVar("Config")
+MOST_ITEMS = 1000  # entries of a list or an object that a person writes
 
 
 def option(default: Any, title: str, help: str, **limits: Any) -> Any:
@@ -71,7 +72,10 @@ def unknown_key(key: str, known: list[str]) -> str:
 
 def show(value: Any) -> str:
     """A value as a message quotes it: printable, on one line, never longer than 80 characters."""
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    try:
+        text = value if isinstance(value, str) else json.dumps(value, default=str)
+    except (ValueError, RecursionError):  # an integer of thousands of digits, a value in itself
+        text = f"{type(value).__name__} that cannot be written"
     text = "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
     return text if len(text) <= 80 else f"{text[:77]}…"
 
@@ -158,6 +162,9 @@ def _as(kind: Any, value: Any) -> Any:
 
 
 def _bounds(value: Any, limits: Any) -> str:
+    if isinstance(value, (list, dict)) and len(value) > limits.get("max_items", MOST_ITEMS):
+        most = limits.get("max_items", MOST_ITEMS)
+        return f"has {len(value):,} entries; at most {most:,} are allowed."
     if isinstance(value, list):
         found = (_bounds(item, limits) for item in value)
         return next((message for message in found if message), "")
@@ -186,7 +193,7 @@ def _entries(value: dict[str, Any], limits: Any) -> str:
             return unknown_key(str(key), list(known))
         if not isinstance(item, str):
             return f"'{show(str(key))}' must be text, is {show(item)}."
-        wrong = _text(item, {"multiline": True})
+        wrong = _text(str(key), {}) or _text(item, {"multiline": True})
         if wrong:
             return f"'{show(str(key))}' {wrong}"
     return ""
@@ -214,7 +221,12 @@ def _up_to(high: Any) -> str:
 
 def number(value: float) -> str:
     """12,000 and 0.0002, as a person writes them."""
-    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+    if isinstance(value, int) and abs(value) < 10**18:
+        return f"{value:,}"
+    try:
+        return f"{value:g}"
+    except OverflowError:  # an integer of hundreds of digits
+        return f"a number of {math.floor(math.log10(abs(int(value)))) + 1} digits"
 
 
 def quoted(value: Any) -> str:

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lab import methods, schema
+from lab import json_text, methods, schema
 from lab.errors import LabError, Problem, SpecError
-from lab.files import read_regular
+from lab.files import load_json
 from lab.schema import option, show
 from lab.spec_sections import DataSpec, HardwareSpec, TrainSpec
 
 VERSION = 1
+LARGEST_SPEC = 5_000_000  # bytes of its file
+MOST_SECTIONS = 3  # in front of a key: data.columns.prompt has two
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,25 +144,20 @@ def _known(value: dict[str, Any]) -> dict[str, Any]:
 
 def load(path: Path) -> dict[str, Any]:
     """The JSON of a spec file. Raises LabError that says where it stops being JSON."""
-    name = show(str(path))
-    try:
-        text = read_regular(path)
-    except FileNotFoundError:
-        raise LabError(f"There is no file '{name}'.", "Give a spec as JSON.") from None
-    except (OSError, ValueError) as error:
-        raise LabError(f"'{name}' cannot be read: {error}.", "Give UTF-8 JSON.") from None
-    try:
-        value = json.loads(text)
-    except ValueError as error:  # JSONDecodeError, or a number of thousands of digits
-        raise LabError(
-            f"'{name}' is not JSON: {error}.",
-            "See the README for an example of a spec.",
-        ) from None
-    except RecursionError:
-        raise LabError(f"'{name}' is nested too deeply.", "Give a plain spec.") from None
+    value = load_json(path, LARGEST_SPEC)
     if not isinstance(value, dict):
-        raise LabError(f"'{name}' holds {show(value)}.", "A spec is a JSON object.")
+        raise LabError(f"'{show(str(path))}' holds {show(value)}.", "A spec is a JSON object.")
     return value
+
+
+def _said(text: str, setting: str) -> Any:
+    """The value of a setting: JSON where it is JSON, the text itself where it is a plain word."""
+    try:
+        return json_text.parse(text)
+    except json_text.NotJson:
+        return text
+    except json_text.BadJson as error:
+        raise LabError(f"--set '{show(setting)}': {error}.", "Give a plain value.") from None
 
 
 def override(value: dict[str, Any], settings: list[str]) -> dict[str, Any]:
@@ -171,12 +167,11 @@ def override(value: dict[str, Any], settings: list[str]) -> dict[str, Any]:
         key, equals, text = setting.partition("=")
         if not equals or not key.strip():
             raise LabError(f"--set '{show(setting)}' is not of the form section.key=value.")
-        try:
-            parsed = json.loads(text)
-        except ValueError:
-            parsed = text
-        target = changed
         *sections, last = key.strip().split(".")
+        if len(sections) > MOST_SECTIONS:
+            raise LabError(f"--set '{show(setting)}' is not of the form section.key=value.")
+        parsed = _said(text, setting)
+        target = changed
         for section in sections:
             inner = target.setdefault(section, {})
             if isinstance(inner, str) and section == "method":

@@ -80,7 +80,7 @@ class DataSpec:
         max_characters=20_000,
     )
     max_examples: int | None = option(
-        None, "Max examples", "Use only the first N examples. Not set: all.", min=1
+        None, "Max examples", "Use only the first N examples. Not set: all.", min=1, max=10**9
     )
     eval_fraction: float = option(
         0.05,
@@ -183,16 +183,17 @@ class TrainSpec:
         None, "Max steps", "Stop after this many optimizer steps.", min=1, max=100_000_000
     )
     max_tokens: int | None = option(
-        None, "Max tokens", "Stop after this many tokens (padding not counted).", min=1
+        None, "Max tokens", "Stop after this many tokens (padding not counted).", min=1, max=10**15
     )
     max_seconds: float | None = option(
         None,
         "Max training time (s)",
         "Stop after this many seconds of training. Such a run cannot be resumed bit for bit.",
         above=0.0,
+        max=1e9,
     )
     max_flops: float | None = option(
-        None, "Max FLOPs", "Stop after this many floating-point operations.", above=0.0
+        None, "Max FLOPs", "Stop after this many floating-point operations.", above=0.0, max=1e30
     )
     schedule: str = option(
         "cosine",
@@ -221,7 +222,7 @@ class TrainSpec:
         0.0, "Weight decay", "Decoupled weight decay (for SGD: an L2 penalty).", min=0.0, max=1.0
     )
     max_grad_norm: float = option(
-        1.0, "Max gradient norm", "Clip gradients to this norm; 0: no clipping.", min=0.0
+        1.0, "Max gradient norm", "Clip gradients to this norm; 0: no clipping.", min=0.0, max=1e9
     )
     precision: str = option(
         "auto",
@@ -270,13 +271,18 @@ class TrainSpec:
         0, "Seed", "Seed for data order, dropout and adapter initialisation.", min=0, max=2**32 - 1
     )
     eval_every: int | None = option(
-        None, "Evaluate every (steps)", "Not set: ten times per run. 0: only at the end.", min=0
+        None,
+        "Evaluate every (steps)",
+        "Not set: ten times per run. 0: only at the end.",
+        min=0,
+        max=100_000_000,
     )
     save_every: int | None = option(
         None,
         "Save every (steps)",
         "Steps between checkpoints. Not set: five times per run. 0: never.",
         min=0,
+        max=100_000_000,
     )
     early_stopping: int | None = option(
         None,
@@ -290,6 +296,7 @@ class TrainSpec:
         "Sample every (steps)",
         "Steps between sample answers. Not set: at the start, middle and end. 0: never.",
         min=0,
+        max=100_000_000,
     )
     probe: str = option(
         "off",

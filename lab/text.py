@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,7 @@ def icon(state: str) -> str:
 
 def duration(seconds: float | None) -> str:
     """95 → "1 min 35 s"."""
-    if seconds is None:
+    if seconds is None or not math.isfinite(seconds):
         return "–"
     if seconds < 60:
         return f"{seconds:.0f} s"

@@ -15,7 +15,7 @@ from typing import Any
 from lab import methods, paths
 from lab.data import lock, template
 from lab.errors import LabError
-from lab.files import read_object
+from lab.files import part, read_object
 from lab.methods import Context
 from lab.models import catalog, weights
 from lab.models.catalog import Source
@@ -96,7 +96,7 @@ def shared_system_prompt(names: list[Named], settings: Settings) -> str:
     for named in names:
         if named.run is not None:
             stored = read_object(named.run.spec) or {}
-            return str((stored.get("data") or {}).get("system_prompt") or "")
+            return str(part(stored, "data").get("system_prompt") or "")
     return ""
 
 
@@ -144,7 +144,7 @@ def load(named: Named, base: Any = None) -> Loaded:
     if named.run is None or named.step is not None:
         chosen = "auto" if named.run is None else spec.data.template
         template.choose(tokenizer, chosen)
-    lock.enforce(proof.get("lock") or {}, tokenizer)
+    lock.enforce(part(proof, "lock"), tokenizer)
     model = weights.on_device(model, "cuda" if on_gpu else "cpu")
     return Loaded(model.eval(), tokenizer, proof, version)
 
@@ -293,7 +293,7 @@ def receipt(
         "base": named.base,
         "step": named.step,
         "warning": lock.warning(
-            loaded.receipt.get("lock") or {}, loaded.tokenizer, settings.system_prompt or ""
+            part(loaded.receipt, "lock"), loaded.tokenizer, settings.system_prompt or ""
         ),
         "weights": loaded.receipt.get("weights", {}) if named.step is None else {},
     }

@@ -14,7 +14,7 @@ from typing import Any
 
 from lab import paths
 from lab.errors import LabError
-from lab.files import read_object
+from lab.files import part, read_object
 from lab.runs import process
 
 START_S = 60.0
@@ -86,6 +86,8 @@ def stream(
         connection = closing.enter_context(contextlib.closing(_connect(running := ensure())))
         response = _ask(connection, running, "POST", "/v1/chat/completions", body)
         closing.enter_context(response)
+        if response.status != 200:
+            raise LabError(_refusal(response))
         for raw in response:
             line = raw.decode()
             if line.startswith(":"):
@@ -106,6 +108,16 @@ def stream(
         ) from None
     finally:
         closing.close()
+
+
+def _refusal(response: http.client.HTTPResponse) -> str:
+    """What the chat process says of a request that it does not answer."""
+    try:
+        reply = json.loads(response.read())
+    except ValueError:
+        reply = None
+    said = part(reply, "error").get("message")
+    return f"The chat process refused the question: {said or f'status {response.status}'}"
 
 
 def end() -> bool:

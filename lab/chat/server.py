@@ -24,14 +24,16 @@ from collections.abc import AsyncIterator, Callable, Generator
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from lab.chat import answer
+from lab.chat import answer, requests
 from lab.chat.answer import Loaded, Named, Settings
-from lab.errors import LabError
+from lab.chat.requests import Refused
+from lab.errors import LabError, Problem
 
 MOST_MODELS = 5
 IDLE_S = 20 * 60.0
@@ -81,7 +83,10 @@ def application(token: str) -> Starlette:
         if not is_allowed(request):
             return JSONResponse({"error": "wrong token"}, status_code=401)
         shelf.last_used = time.monotonic()
-        body = await request.json()
+        try:
+            body = await _asked(request)
+        except Refused as refused:
+            return JSONResponse(refused.to_json(), status_code=refused.status)
         return AnswerResponse(shelf, body)
 
     async def shutdown(request: Request) -> Response:
@@ -98,6 +103,21 @@ def application(token: str) -> Starlette:
             Route("/shutdown", shutdown, methods=["POST"]),
         ]
     )
+
+
+async def _asked(request: Request) -> dict[str, Any]:
+    """The checked body of a request. Raises Refused, also where it names no model of this lab."""
+    data = bytearray()
+    async for block in request.stream():
+        data += block
+        if len(data) > requests.LARGEST_BODY:
+            raise requests.too_large(len(data))
+    asked = requests.read(bytes(data))
+    try:  # looks at the disk, and for a model of the hub at the network
+        await run_in_threadpool(answer.parse, asked["model"])
+    except LabError as error:
+        raise Refused(404, [Problem("model", str(error))], "model_not_found") from None
+    return asked
 
 
 def _end_when_idle(shelf: Shelf) -> None:
@@ -175,12 +195,12 @@ def _events(shelf: Shelf, body: dict[str, Any], gone: threading.Event) -> Genera
 
 
 def _answer(shelf: Shelf, body: dict[str, Any], gone: threading.Event) -> Generator[dict[str, Any]]:
-    named = answer.parse(str(body["model"]))
+    named = answer.parse(body["model"])
     settings = Settings(
-        seed=int(body.get("seed", 0)),
-        max_new_tokens=int(body.get("max_tokens", 128)),
-        temperature=float(body.get("temperature", 0.0)),
-        system_prompt=str(body.get("system_prompt") or ""),
+        seed=body["seed"],
+        max_new_tokens=body["max_tokens"],
+        temperature=body["temperature"],
+        system_prompt=body["system_prompt"],
     )
     while not shelf.turn.acquire(timeout=0.5):
         yield {"phase": "waiting"}

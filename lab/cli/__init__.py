@@ -6,18 +6,23 @@ Exit codes: 0 done, 1 the run failed, 2 the input was wrong (message on stderr, 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Never
 
 from lab.cli import bench, catalog, chat, compare, demo, memory, race, results, runs
-from lab.errors import LabError
+from lab.cli.show import print_json, say
+from lab.errors import LabError, SpecError, of_the_disk
+from lab.visible import visible
 
 Verb = Callable[[argparse.Namespace], int]
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="python -m lab",
         description="Fine-tune language models on one machine: fully and with adapters, "
         "watched, compared, and talked to.",
@@ -35,6 +40,21 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Never:
+        super().error(visible(message))
+
+
+def _refuse(error: LabError, arguments: argparse.Namespace) -> int:
+    """Say what was wrong on stderr; with --json also as JSON on stdout, every problem of a spec."""
+    say(error, error=True)
+    if arguments.json:
+        problems = error.problems if isinstance(error, SpecError) else []
+        listed = [problem.to_json() for problem in problems]
+        print_json({"error": error.message, "hint": error.hint, "problems": listed})
+    return 2
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     # libraries announce their own next versions; a person here cannot do anything about it
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -43,10 +63,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return call(arguments)
     except LabError as error:
-        print(error, file=sys.stderr)
-        return 2
+        return _refuse(error, arguments)
     except BrokenPipeError:
+        # whoever reads has gone; nothing is left to flush when Python ends
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        refusal = of_the_disk(error)
+        if refusal is None:
+            raise
+        return _refuse(refusal, arguments)
     except KeyboardInterrupt:
-        print("Interrupted. Runs that were started go on.", file=sys.stderr)
+        say("Interrupted. Runs that were started go on.", error=True)
         return 130

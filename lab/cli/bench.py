@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from rich.markup import escape
+
 from lab.cli import bench_speed
 from lab.cli.show import console, print_json, table
 from lab.errors import LabError
@@ -14,20 +16,25 @@ from lab.text import duration, size
 
 
 def add(verb: Any) -> None:
-    what = "measure on this machine: faults, memory, overhead, services, speed, ui"
+    what = "measure on this machine: faults, hostile, memory, overhead, services, speed, ui"
     sub = verb("bench", run, what)
     sub.add_argument("what", choices=sorted(BENCHES))
     sub.add_argument("--kills", type=int, metavar="N", help="of faults (50) and services (20)")
     sub.add_argument("--seconds", type=float, metavar="S", help="of ui: how long viewers look")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument(
-        "--cases", type=int, metavar="N", help="of memory: closed forms against N traced steps"
+        "--cases",
+        type=int,
+        metavar="N",
+        help="of hostile: bad inputs (400); of memory: closed forms against N traced steps",
     )
     sub.add_argument("--whole", action="store_true", help="trace every layer of each case too")
     bench_speed.add(sub)
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.cases is not None and not 1 <= arguments.cases <= 10_000:
+        raise LabError(f"--cases is {arguments.cases}.", "Give 1 to 10000.")
     if arguments.kills is not None and not 1 <= arguments.kills <= 100_000:
         raise LabError(f"--kills is {arguments.kills}.", "Give 1 to 100000.")
     return BENCHES[arguments.what](arguments)
@@ -54,6 +61,22 @@ def faults(arguments: argparse.Namespace) -> int:
     return _show("SIGKILL at random moments", report, rows, arguments)
 
 
+def hostile(arguments: argparse.Namespace) -> int:
+    from lab.bench.hostile import CASES, hostile
+
+    report = hostile(arguments.cases or CASES, arguments.seed, _teller(arguments))
+    rows = [
+        ["cases", ", ".join(f"{count} of {kind}" for kind, count in report.kinds.items())],
+        ["refused in words", f"{report.refused} of {report.cases}"],
+        ["tracebacks", str(len(report.tracebacks))],
+        ["hangs", str(len(report.hangs))],
+        ["wrong acceptances and refusals", str(len(report.wrong))],
+        ["slowest", f"{duration(report.slowest_s)} ({report.slowest})"],
+        ["time", duration(report.seconds)],
+    ]
+    return _show("Bad input", report, rows, arguments)
+
+
 def services(arguments: argparse.Namespace) -> int:
     from lab.bench.services import services
 
@@ -77,8 +100,6 @@ def memory(arguments: argparse.Namespace) -> int:
 
     say = _teller(arguments)
     if arguments.cases is not None:
-        if not 1 <= arguments.cases <= 10_000:
-            raise LabError(f"--cases is {arguments.cases}.", "Give 1 to 10000.")
         found = bench.grid(arguments.cases, arguments.seed, say, whole=arguments.whole)
         if arguments.json:
             print_json(found)
@@ -145,12 +166,13 @@ def _show(title: str, report: Any, rows: list[list[str]], arguments: argparse.Na
     else:
         table(title, ["", ""], rows)
         for failure in report.failures:
-            console.print(f"[red]{failure}[/red]")
+            console.print(f"[red]{escape(failure)}[/red]")
     return 0 if report.is_clean else 1
 
 
 BENCHES: dict[str, Callable[[argparse.Namespace], int]] = {
     "faults": faults,
+    "hostile": hostile,
     "memory": memory,
     "overhead": lambda arguments: bench_speed.overhead(arguments, _teller(arguments)),
     "services": services,

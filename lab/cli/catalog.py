@@ -7,8 +7,10 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
 from lab import machine, methods
-from lab.cli.show import console, print_json, table
+from lab.cli.show import console, print_json, say, table
 from lab.data import catalog as datasets
 from lab.data import hub
 from lab.errors import LabError
@@ -68,7 +70,7 @@ def doctor(arguments: argparse.Namespace) -> int:
     ]
     table("This machine", ["", ""], rows)
     for problem in facts["problems"]:
-        console.print(f"[red]Problem:[/red] {problem}")
+        console.print(f"[red]Problem:[/red] {escape(problem)}")
     if not facts["problems"]:
         console.print("[green]Everything that the lab needs is here.[/green]")
     return 0
@@ -167,7 +169,7 @@ def datasets_verb(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(done)
     else:
-        print(f"{done['id']} {done['state']}")
+        say(f"{done['id']} {done['state']}")
     return 0
 
 

@@ -9,9 +9,19 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.text import Text
 
+from lab import schema
 from lab.chat.answer import Named, Settings, answer_all, parse
+from lab.chat.requests import LONGEST_CONTENT, Bounds
 from lab.cli.show import console, print_json
-from lab.errors import LabError
+from lab.errors import LabError, Problem
+
+# the options of the command line by the fields of a request, whose bounds they share
+OPTIONS = {
+    "seed": "seed",
+    "max_tokens": "max-new-tokens",
+    "temperature": "temperature",
+    "system_prompt": "system",
+}
 
 
 def add(verb: Any) -> None:
@@ -38,12 +48,21 @@ def settings(arguments: argparse.Namespace) -> Settings:
     """Raises LabError for a value that no answer can be made with."""
     if not arguments.prompt.strip():
         raise LabError("The prompt is empty.", "Give --prompt some text.")
-    if not 1 <= arguments.max_new_tokens <= 32_768:
-        raise LabError(f"--max-new-tokens is {arguments.max_new_tokens}.", "Give 1 to 32768.")
-    if not 0.0 <= arguments.temperature <= 10.0:
-        raise LabError(f"--temperature is {arguments.temperature}.", "Give 0 to 10.")
-    if not 0 <= arguments.seed < 2**32:
-        raise LabError(f"--seed is {arguments.seed}.", "Give 0 to 4294967295.")
+    asked = {
+        "seed": arguments.seed,
+        "max_tokens": arguments.max_new_tokens,
+        "temperature": arguments.temperature,
+        "system_prompt": arguments.system or "",
+    }
+    problems: list[Problem] = []
+    schema.read(Bounds, asked, "", problems)
+    prompt, _ = schema.check(
+        arguments.prompt, str, {"multiline": True, "max_characters": LONGEST_CONTENT}
+    )
+    said = [f"--{OPTIONS[one.field]} {one.message}" for one in problems]
+    said += [f"--prompt {prompt}"] if prompt else []
+    if said:
+        raise LabError(" ".join(said))
     return Settings(
         seed=arguments.seed,
         max_new_tokens=arguments.max_new_tokens,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from typing import Any
 
 from lab.chat.answer import Settings, parse
 from lab.cli import chat, compare, watch
-from lab.cli.show import console, print_json
+from lab.cli.show import console, print_json, say
 from lab.compare.table import compare as compare_runs
 from lab.models import built_in, catalog
 from lab.runs import launch
@@ -62,10 +61,10 @@ def run(arguments: argparse.Namespace) -> int:
             console.print(f"[bold]{method}[/bold]: run {made.id}")
         ended = watch.follow(made, f"{method:5}", quiet=quiet)
         if ended.state != "done":
-            print(
+            say(
                 f"The {method} run ended as {ended.state}: {ended.message} {ended.hint} "
                 f"Log: {made.log}",
-                file=sys.stderr,
+                error=True,
             )
             return 1
         runs.append(made)

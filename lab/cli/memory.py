@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from rich.markup import escape
+
 from lab import spec
 from lab.cli.runs import add_set
 from lab.cli.show import console, print_json, table
@@ -68,7 +70,7 @@ def estimate(arguments: argparse.Namespace) -> int:
         room = size(answer["device_bytes"])
         console.print(f"Fits into {room}." if answer["fits"] else f"Does not fit into {room}.")
     for note in answer["notes"]:
-        console.print(note)
+        console.print(escape(note))
     return 0
 
 
@@ -96,7 +98,7 @@ def plan(arguments: argparse.Namespace) -> int:
         rows,
         right="llllrr",
     )
-    console.print(f"Compiling the layers {answer['compile']}.")
+    console.print(f"Compiling the layers {escape(answer['compile'])}.")
     if answer["is_measured"]:
         console.print("Speeds follow what this machine's finished runs have reached.")
     else:

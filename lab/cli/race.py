@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from rich.markup import escape
 
 from lab import spec
 from lab.cli import watch
-from lab.cli.show import console, loss, print_json, table
+from lab.cli.show import console, loss, print_json, say, table
 from lab.compare import race
 from lab.compare.race import Budget
 from lab.compare.table import UNITS, compare
@@ -77,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
         ended = watch.follow(one, plan["spec"]["name"], quiet=quiet)
         if ended.state in ("failed", "crashed"):
             failed += 1
-            print(f"{one.id} {ended.state}: {ended.message} {ended.hint}".strip(), file=sys.stderr)
+            say(f"{one.id} {ended.state}: {ended.message} {ended.hint}".strip(), error=True)
     answer = compare(runs, race.axis_of(runs[0]))
     if quiet:
         print_json({"race": race_id, "notes": notes} | answer)

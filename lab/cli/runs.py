@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import codecs
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 from lab import paths, spec
 from lab.cli import watch
-from lab.cli.show import console, loss, print_json, table
+from lab.cli.show import console, loss, print_json, say, table, write
 from lab.compare.table import row
 from lab.errors import LabError
 from lab.files import read_object
@@ -100,7 +100,7 @@ def start(arguments: argparse.Namespace) -> int:
         value = spec.override(value, ["hardware.ignore_memory=true"])
     run = launch.start(value)
     if not arguments.json:
-        print(run.id, flush=True)
+        say(run.id)
     state = "starting"
     if arguments.wait:
         state = _finish(run, quiet=arguments.json)
@@ -113,7 +113,7 @@ def _finish(run: paths.RunDir, *, quiet: bool) -> str:
     """Follow the run to its end and say on stderr why it failed, if it did."""
     ended = watch.follow(run, run.id, quiet=quiet)
     if ended.message:
-        print(f"{run.id} {ended.state}: {ended.message} {ended.hint}".strip(), file=sys.stderr)
+        say(f"{run.id} {ended.state}: {ended.message} {ended.hint}".strip(), error=True)
     return ended.state
 
 
@@ -197,6 +197,8 @@ def logs(arguments: argparse.Namespace) -> int:
         print_json({"id": run.id, "log": history.tail(run.log, 1 << 20)})
         return 0
     shown = 0
+    # a letter of several bytes may be cut in two by the end of what is written so far
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     while True:
         ended = status(run).has_ended
         try:
@@ -206,8 +208,7 @@ def logs(arguments: argparse.Namespace) -> int:
         except OSError:
             data = b""
         shown += len(data)
-        sys.stdout.write(data.decode("utf-8", errors="replace"))
-        sys.stdout.flush()
+        write(decoder.decode(data))
         if ended or not arguments.follow:
             return 0
         time.sleep(0.5)
@@ -222,7 +223,7 @@ def stop(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json({"id": run.id, "state": state})
     else:
-        print(f"{run.id} {state}")
+        say(f"{run.id} {state}")
     return 1 if state in ("failed", "crashed") else 0
 
 
@@ -235,7 +236,7 @@ def resume(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json({"id": run.id, "state": state})
     else:
-        print(f"{run.id} {state}")
+        say(f"{run.id} {state}")
     return 1 if state in ("failed", "crashed") else 0
 
 
@@ -266,7 +267,7 @@ def show_queue(arguments: argparse.Namespace) -> int:
             }
         )
         return 0
-    print(f"{'paused' if rules.paused else 'running'}, {rules.at_once} at once")
+    say(f"{'paused' if rules.paused else 'running'}, {rules.at_once} at once")
     rows = [[entry.id, entry.name, entry.status.message] for entry in line]
     if rows:
         table("Waiting", ["id", "name", "why"], rows)
@@ -299,7 +300,7 @@ def export_run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json({"id": run.id, "file": str(target), "bytes": target.stat().st_size})
     else:
-        print(f"{target} {size(target.stat().st_size)}")
+        say(f"{target} {size(target.stat().st_size)}")
     return 0
 
 
@@ -308,7 +309,7 @@ def import_run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json({"id": run.id, "path": str(run.path)})
     else:
-        print(run.id)
+        say(run.id)
     return 0
 
 
@@ -332,7 +333,7 @@ def label(arguments: argparse.Namespace) -> int:
             }
         )
     else:
-        print(f"{run.id} {', '.join(entry.tags)} {entry.notes}".strip())
+        say(f"{run.id} {', '.join(entry.tags)} {entry.notes}".strip())
     return 0
 
 
@@ -361,7 +362,7 @@ def rename(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json({"id": run.id, "name": arguments.name})
     else:
-        print(f"{run.id} {arguments.name}")
+        say(f"{run.id} {arguments.name}")
     return 0
 
 
@@ -371,5 +372,5 @@ def delete(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json({"id": run.id, "state": "deleted"})
     else:
-        print(f"{run.id} deleted")
+        say(f"{run.id} deleted")
     return 0

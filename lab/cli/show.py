@@ -4,18 +4,50 @@ from __future__ import annotations
 
 import json
 import math
+import sys
+from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.segment import Segment
 from rich.table import Table
 
-console = Console()
+from lab.visible import visible
+
+
+class _Terminal(Console):
+    """A console on which stored text cannot act: names, notes, logs and what models say come from
+    files and from strangers, and a terminal obeys what stands in them."""
+
+    def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
+        for text, style, control in super().render(renderable, options):
+            # what rich itself tells the terminal, such as to move the cursor, is `control`
+            yield Segment(text if control else visible(text), style, control)
+
+
+console = _Terminal()
+
+
+def say(text: object, *, error: bool = False) -> None:
+    """A line on stdout, or on stderr for an `error`, in which nothing acts on the terminal."""
+    print(visible(text), file=sys.stderr if error else sys.stdout, flush=True)
+
+
+def write(text: str) -> None:
+    """As `say`, without an end of the line."""
+    sys.stdout.write(visible(text))
+    sys.stdout.flush()
 
 
 def print_json(value: Any) -> None:
-    """One JSON document; NaN and infinity, which JSON has no numbers for, as text."""
-    print(json.dumps(_plain(value), indent=1, ensure_ascii=False))
+    """One JSON document; NaN and infinity, which JSON has no numbers for, as text. What a terminal
+    would obey is escaped as JSON does it, so that the values stay what they are."""
+    text = json.dumps(_plain(value), indent=1, ensure_ascii=False)
+    shown = "".join(
+        char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text
+    )
+    print(shown)
 
 
 def _plain(value: Any) -> Any:

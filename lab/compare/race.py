@@ -16,7 +16,7 @@ from typing import Any
 
 from lab import methods, paths
 from lab.errors import LabError, Problem, SpecError
-from lab.files import read_object
+from lab.files import part, read_object
 from lab.paths import RunDir
 from lab.planner.client import planner
 from lab.runs import index, launch, queue
@@ -200,7 +200,7 @@ def runs_of(race: str) -> list[RunDir]:
 
 def axis_of(run: RunDir) -> str:
     """The axis on which a race is even: that of its runs' budget, steps if they have none."""
-    train = (read_object(run.spec) or {}).get("train") or {}
+    train = part(read_object(run.spec), "train")
     given = [axis for axis, key in BUDGETS.items() if train.get(key) is not None]
     return AXES[given[0]] if given else "step"
 

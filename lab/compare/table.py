@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lab.errors import LabError
-from lab.files import read_object, size_of
+from lab.files import number, part, read_object, size_of
 from lab.paths import RunDir
 from lab.runs import history, index
 from lab.runs.status import status
@@ -22,25 +22,24 @@ def row(run: RunDir) -> dict[str, Any]:
     model = history.last_event(run, "model")
     data = history.last_event(run, "data")
     last = train[-1] if train else {}
-    method = spec.get("method") or {}
     tuned = [record for record in evals if record.get("of") != "base"]
     seconds, tokens = last.get("seconds", 0.0), last.get("tokens", 0)
     return {
         "id": run.id,
         "name": index.entry(run).name,
-        "model": spec.get("model", ""),
-        "method": method.get("name", ""),
-        "seed": (spec.get("train") or {}).get("seed"),
+        "model": str(spec.get("model", "")),
+        "method": str(part(spec, "method").get("name", "")),
+        "seed": number(part(spec, "train").get("seed")),
         "state": status(run).state,
         # a method may make more trainable on the way
-        "trainable": (history.last_event(run, "unfrozen") or model).get("trainable"),
-        "parameters": model.get("parameters"),
+        "trainable": number((history.last_event(run, "unfrozen") or model).get("trainable")),
+        "parameters": number(model.get("parameters")),
         "steps": last.get("step", 0),
         "tokens": tokens,
         "loss_tokens": last.get("loss_tokens", 0),
         "seconds": seconds,
         "flops": last.get("flops", 0.0),
-        "tokens_per_s": tokens / seconds if seconds else None,
+        "tokens_per_s": number(tokens / seconds) if seconds else None,
         "peak_bytes": max((record.get("memory/peak_bytes", 0) for record in train), default=None),
         "train_loss": {
             "first": train[0].get("train/loss") if train else None,
@@ -94,7 +93,7 @@ def unequal(rows: list[dict[str, Any]]) -> list[str]:
         values = [one[key] for one in rows]
         if len({str(value) for value in values}) > 1:
             shown = ", ".join(
-                f"{value:,}" if isinstance(value, int) else str(value) for value in values
+                f"{value:,}" if number(value) is not None else str(value) for value in values
             )
             found.append(f"{text}: {shown}.")
     return found

@@ -30,4 +30,6 @@ def detected(dataset_id: str) -> dict[str, Any]:
         shape = detect(first[0]) if first else ""
     except BadRow as reason:
         return {"format": "", "columns": {}, "names": names, "why": str(reason)}
+    if not first:
+        return {"format": "", "columns": {}, "names": [], "why": "no row of it can be read"}
     return {"format": shape, "columns": columns_of(first[0], shape), "names": names, "why": ""}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab import paths
-from lab.files import read_object
+from lab.files import number, part, read_object
 from lab.paths import RunDir
 from lab.runs import history
 
@@ -35,14 +35,13 @@ def outcome(run: RunDir) -> Outcome | None:
     """What became of the prediction of a run; None while there is nothing to hold it against."""
     predicted = read_object(run.estimate) or {}
     result = read_object(run.result) or {}
-    measured = (result.get("summary") or {}).get("peak_bytes")
-    peak = predicted.get("peak_bytes")
+    measured = number(part(result, "summary").get("peak_bytes"))
+    peak = number(predicted.get("peak_bytes"))
     if not isinstance(measured, int) or not isinstance(peak, int) or measured <= 0:
         return None
-    spec = read_object(run.spec) or {}
     return Outcome(
         run.id,
-        str((spec.get("method") or {}).get("name", "")),
+        str(part(read_object(run.spec), "method").get("name", "")),
         str(predicted.get("device", "cpu")),
         str(predicted.get("source", "formula")),
         peak,
@@ -68,18 +67,18 @@ def parts(run: RunDir) -> list[dict[str, Any]]:
     """Predicted and measured bytes of each part: tensors by kind as the worker counted them, all
     else by difference from the measured peak. Empty before the first step."""
     predicted = read_object(run.estimate) or {}
-    measured = history.last_event(run, "memory")
-    by_part = predicted.get("bytes") or {}
+    event = history.last_event(run, "memory")
+    measured, by_part = _sizes(event), _sizes(predicted.get("bytes"))
     if not measured or not by_part:
         return []
     rows = [
         {"part": name, "predicted": by_part.get(name), "measured": measured.get(name)}
         for name in PARTS
     ]
-    peaks = measured.get("peaks") or {}
+    peaks = _sizes(event.get("peaks"))
     if peaks:
         resting = measured.get("weights", 0) + measured.get("optimizer", 0)
-        at_peak = predicted.get("at_peak") or by_part
+        at_peak = _sizes(predicted.get("at_peak")) or by_part
         rest = sum(at_peak.get(name, 0) for name in ("gradients", "activations", "loss"))
         rows.append(
             {
@@ -89,3 +88,9 @@ def parts(run: RunDir) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _sizes(value: Any) -> dict[str, float]:
+    """The numbers of a stored object; the file may hold anything."""
+    stored = value if isinstance(value, dict) else {}
+    return {key: size for key, item in stored.items() if (size := number(item)) is not None}

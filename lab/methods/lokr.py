@@ -23,7 +23,9 @@ from lab.schema import option
 @dataclass(frozen=True, kw_only=True)
 class LokrConfig:
     rank: int = option(8, "Rank", "Rank r of the larger factor.", min=1, max=1024)
-    alpha: float = option(16.0, "Alpha", "The update is scaled by alpha / rank.", above=0.0)
+    alpha: float = option(
+        16.0, "Alpha", "The update is scaled by alpha / rank.", above=0.0, max=65_536
+    )
     rank_dropout: float = option(
         0.0, "Rank dropout", "Probability of dropping a row of the update.", min=0.0, max=0.95
     )

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from lab import machine, paths
-from lab.files import read_object
+from lab.files import number, part, read_object
 from lab.memory import hardware, pace
 from lab.models import catalog as models
 from lab.spec import RunSpec
@@ -98,9 +98,17 @@ def _finished(kind: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     found = []
     for run in paths.all_runs()[:MOST_RUNS]:
         result = read_object(run.result) or {}
-        if result.get("state") != "done" or not isinstance(result.get("summary"), dict):
+        summary = part(result, "summary")
+        if result.get("state") != "done" or not _has(summary, "seconds", "flops", "tokens"):
             continue
         said = read_object(run.estimate) or {}
+        pace = part(said, "pace")
         if said.get("device") == kind:
-            found.append((result["summary"], said.get("pace") or {}))
+            is_whole = "packing" in pace and _has(pace, "launch_s", "rate", "tokens_per_s")
+            found.append((summary, pace if is_whole else {}))
     return found
+
+
+def _has(stored: dict[str, Any], *names: str) -> bool:
+    """Whether these are numbers of a stored object, which may hold anything."""
+    return all(number(stored.get(name)) is not None for name in names)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.errors import LabError
-from lab.files import read_object, remove_tree, size_of, write_json
+from lab.files import number, read_object, remove_tree, size_of, write_json
 from lab.paths import RunDir
 from lab.runs.status import status
 
@@ -34,7 +34,7 @@ def pinned(run: RunDir) -> frozenset[int]:
     steps = (read_object(run.pins) or {}).get("steps")
     if not isinstance(steps, list):
         return frozenset()
-    return frozenset(step for step in steps if isinstance(step, int))
+    return frozenset(step for step in steps if isinstance(step, int) and number(step) is not None)
 
 
 def table(run: RunDir) -> list[dict[str, Any]]:
@@ -44,7 +44,7 @@ def table(run: RunDir) -> list[dict[str, Any]]:
         {
             "step": step_of(path),
             "bytes": size_of(path),
-            "eval_loss": (read_object(path / "state.json") or {}).get("eval_loss"),
+            "eval_loss": number((read_object(path / "state.json") or {}).get("eval_loss")),
             "pinned": step_of(path) in pins,
         }
         for path in listing(run.checkpoints)

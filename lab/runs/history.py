@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lab import json_text
 from lab.paths import RunDir
+from lab.runs.columns import is_number
+
+WORDS = ("kind", "of", "phase")  # of a record of metrics; all else in it is a number
 
 LATEST = 2.0**40  # seconds since 1970 that a clock may say
 
@@ -31,8 +34,8 @@ def read_lines(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
 def _records(data: bytes) -> Iterator[dict[str, Any]]:
     for line in data.splitlines():
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
+            record = json_text.parse(line, unique=False)
+        except ValueError:
             continue
         if isinstance(record, dict):
             yield record
@@ -45,9 +48,9 @@ def continuous(records: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]
     attempt = 0
     for record in records:
         step, number = record.get("step"), record.get("attempt", 1)
-        if record.get("kind") != kind or not isinstance(step, (int, float)):
+        if record.get("kind") != kind or not is_number(step):
             continue
-        if isinstance(number, int) and number > attempt:
+        if is_number(number) and number > attempt:
             attempt = number
             while kept and kept[-1]["step"] >= step:
                 kept.pop()
@@ -59,8 +62,15 @@ def metrics(run: RunDir, kind: str) -> list[dict[str, Any]]:
     """All records of `kind`: train and eval continuous by step, device as they came."""
     records, _ = read_lines(run.metrics)
     if kind == "device":
-        return [record for record in records if record.get("kind") == kind]
-    return continuous(records, kind)
+        found = [record for record in records if record.get("kind") == kind]
+    else:
+        found = continuous(records, kind)
+    return [_figures(record) for record in found]
+
+
+def _figures(record: dict[str, Any]) -> dict[str, Any]:
+    """The record without what should be a number and is none: the file may hold anything."""
+    return {key: value for key, value in record.items() if key in WORDS or is_number(value)}
 
 
 def events(run: RunDir, kind: str | None = None) -> list[dict[str, Any]]:
@@ -95,7 +105,7 @@ def base_loss(run: RunDir) -> float | None:
     """The evaluation loss of the untouched base, once it has been measured."""
     for record in metrics(run, "eval"):
         value = record.get("eval/loss")
-        if record.get("of") == "base" and isinstance(value, (int, float)):
+        if record.get("of") == "base" and value is not None:
             return float(value)
     return None
 

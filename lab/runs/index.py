@@ -8,7 +8,7 @@ from typing import Any
 
 from lab import paths, schema
 from lab.errors import SpecError
-from lab.files import read_object, size_of, write_json
+from lab.files import part, read_object, size_of, write_json
 from lab.paths import RunDir
 from lab.recent import Recent
 from lab.runs import history
@@ -124,27 +124,25 @@ def _identity(file: Path) -> tuple[int, ...]:
 
 def _read(run: RunDir) -> Entry:
     spec = read_object(run.spec) or {}
-    labels = schema.read(Labels, read_object(run.labels) or {}, "", [])
+    stored = read_object(run.labels) or {}
+    known = {key: value for key, value in stored.items() if key in asdict(Labels())}
+    labels = schema.read(Labels, known, "", [])
     result = read_object(run.result) or {}
-    method, data = spec.get("method"), spec.get("data")
-    summary = result.get("summary")
     return Entry(
         id=run.id,
-        name=labels.name or str(spec.get("name") or ""),
+        name=labels.name or str(spec.get("name") or "")[:LONGEST_NAME],
         tags=tuple(tag.strip() for tag in labels.tags.split(",") if tag.strip()),
         notes=labels.notes,
         is_archived=labels.archived,
-        method=str(method.get("name", "")) if isinstance(method, dict) else "",
+        method=str(part(spec, "method").get("name", "")),
         model=str(spec.get("model", "")),
-        dataset=str(data.get("dataset", "")) if isinstance(data, dict) else "",
+        dataset=str(part(spec, "data").get("dataset", "")),
         created=history.created(run, spec),
         status=status(run),
-        summary=_numbers(summary),
+        summary=_numbers(part(result, "summary")),
     )
 
 
-def _numbers(summary: Any) -> dict[str, Any]:
+def _numbers(summary: dict[str, Any]) -> dict[str, Any]:
     """The figures of a result; the file may hold anything."""
-    if not isinstance(summary, dict):
-        return {}
     return {key: value for key, value in summary.items() if is_number(value)}

@@ -14,7 +14,7 @@ from typing import Any
 
 from lab import paths, schema
 from lab.errors import LabError, SpecError
-from lab.files import read_object, write_json
+from lab.files import number, read_object, write_json
 from lab.paths import RunDir
 from lab.runs.status import status
 from lab.schema import option
@@ -163,4 +163,4 @@ def pause(paused: bool = True) -> Settings:
 
 
 def _number(value: Any) -> float:
-    return float(value) if isinstance(value, (int, float)) else 0.0
+    return float(number(value) or 0.0)

@@ -55,6 +55,11 @@ def spec_of(run: RunDir) -> RunSpec:
     stored = read_object(run.spec)
     if stored is None:
         raise LabError("spec.json is missing or damaged.", "Start a new run.")
+    for name in ("method", "data", "train"):
+        if not isinstance(stored.get(name), dict):  # defaults in its place would be another run
+            raise LabError(
+                f"spec.json is damaged: '{name}' is {show(stored.get(name))}.", "Start a new run."
+            )
     spec = RunSpec.stored(stored)
     changes = changes_of(run)
     if not changes:

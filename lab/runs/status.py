@@ -6,12 +6,12 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lab.files import read_object
+from lab.files import number, part, read_object
 from lab.paths import RunDir
 from lab.runs import deadlines, process
-from lab.runs.deadlines import number as _number
 
 STALLED_S = 60.0
+LONGEST_WORDS = 20_000  # characters of a message
 ENDED = ("done", "stopped", "cancelled", "failed", "crashed", "deleted")
 ACTIVE = ("starting", "training", "evaluating", "saving", "stopping", "stalled")
 RESUMABLE = ("stopped", "failed", "crashed", "cancelled")
@@ -49,32 +49,28 @@ class Status:
 def status(run: RunDir) -> Status:
     """Result file first, else alive by pid and start time, else queued, else ended by the lab, else
     crashed."""
-    result = read_object(run.result)
-    if result is not None and result.get("state") in ENDED:
-        return Status(
-            state=str(result["state"]),
-            phase="ended",
-            message=str(result.get("message", "")),
-            hint=str(result.get("hint", "")),
-        )
+    ended = _ended(run)
+    if ended is not None:
+        return ended
     if not run.path.is_dir():
         return Status("deleted", message="The run directory is gone.")
     if not run.process.exists():
         return Status("queued", message=_why_queued(run))
     beat = read_object(run.heartbeat) or {}
-    eta_s = _number(beat.get("eta_s"))
+    eta_s = number(beat.get("eta_s"))
     progress: dict[str, Any] = {
-        "phase": str(beat.get("phase", "starting")),
-        "done": _number(beat.get("done")),
-        "total": _number(beat.get("total")),
-        "unit": str(beat.get("unit", "")),
+        "phase": _words(beat.get("phase", "starting")),
+        "done": max(0.0, float(number(beat.get("done")) or 0.0)),
+        "total": max(0.0, float(number(beat.get("total")) or 0.0)),
+        "unit": _words(beat.get("unit")),
     }
     if not process.is_alive(read_object(run.process)):
-        if read_object(run.result) is not None:  # it ended between the two looks
-            return status(run)
+        ended = _ended(run)  # between the two looks
+        if ended is not None:
+            return ended
         killed = deadlines.forced_end(run)
         if killed is not None:
-            message, hint = str(killed.get("message", "")), str(killed.get("hint", ""))
+            message, hint = _words(killed.get("message")), _words(killed.get("hint"))
             return Status(str(killed["state"]), **progress, message=message, hint=hint)
         if (run.commands / "cancel").exists():
             return Status("cancelled", **progress, message="Its worker is gone without a result.")
@@ -105,15 +101,32 @@ def status(run: RunDir) -> Status:
     return Status(state, **progress, eta_s=eta_s or None, message=message)
 
 
+def _ended(run: RunDir) -> Status | None:
+    """The state that the result names; None without a result, or for one that names none."""
+    result = read_object(run.result) or {}
+    if result.get("state") not in ENDED:
+        return None
+    return Status(
+        state=str(result["state"]),
+        phase="ended",
+        message=_words(result.get("message")),
+        hint=_words(result.get("hint")),
+    )
+
+
 def _why_queued(run: RunDir) -> str:
     """What the supervisor wrote about a waiting run."""
-    state = read_object(run.path.parent.parent / "queue" / "state.json") or {}
-    waiting = state.get("waiting")
-    return str(waiting.get(run.id, "")) if isinstance(waiting, dict) else ""
+    state = read_object(run.path.parent.parent / "queue" / "state.json")
+    return _words(part(state, "waiting").get(run.id))
 
 
 def _age(run: RunDir, beat: dict[str, Any]) -> float | None:
     """Seconds since the last heartbeat, or since the start where there was none. The worker's own
     times count: those of the files say when they were copied here."""
-    said = _number(beat.get("time")) or _number((read_object(run.process) or {}).get("time"))
-    return time.time() - said if said else None
+    heard = number(beat.get("time")) or number((read_object(run.process) or {}).get("time"))
+    return time.time() - heard if heard else None
+
+
+def _words(value: Any) -> str:
+    """Text of a file that may hold anything; what is no text says nothing."""
+    return value[:LONGEST_WORDS] if isinstance(value, str) else ""

@@ -17,7 +17,7 @@ from typing import Any
 
 from lab import machine, paths
 from lab.errors import LabError
-from lab.files import read_object, write_json
+from lab.files import number, read_object, write_json
 from lab.paths import RunDir
 from lab.runs import escalation, launch, process, queue, spare
 from lab.runs.escalation import Escalation
@@ -179,8 +179,7 @@ class Supervisor:
 
 
 def _predicted(run: RunDir) -> float:
-    peak = (read_object(run.estimate) or {}).get("peak_bytes")
-    return float(peak) if isinstance(peak, (int, float)) else 0.0
+    return float(number((read_object(run.estimate) or {}).get("peak_bytes")) or 0.0)
 
 
 def room_for_a_run(running: list[RunDir]) -> tuple[str | None, float]:

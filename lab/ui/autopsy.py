@@ -14,7 +14,7 @@ from lab.paths import RunDir
 from lab.planner.client import planner
 from lab.runs import launch
 from lab.ui import links
-from lab.ui.guard import safe
+from lab.ui.guard import safe, tell
 from lab.ui.waiting import wait
 
 
@@ -29,7 +29,7 @@ def show(run: RunDir) -> None:
             try:
                 st.session_state[key] = wait(words, lambda: planner.fixes(resolved(run)))
             except LabError as error:
-                st.error(safe(str(error)))
+                tell(error)
                 return
             st.rerun()
         return
@@ -54,6 +54,6 @@ def _start(run: RunDir, fix: dict[str, Any]) -> None:
     try:
         made = launch.start(Fix(fix["title"], fix["changes"]).apply(resolved(run)))
     except LabError as error:
-        st.error(safe(str(error)))
+        tell(error)
         return
     links.open_run(made.id)

@@ -8,7 +8,7 @@ import streamlit as st
 
 from lab import access, paths, text
 from lab import machine as this_machine
-from lab.files import read_object
+from lab.files import number, read_object
 from lab.models.catalog import BUILT_IN
 from lab.runs import index
 from lab.runs.index import Entry
@@ -30,7 +30,7 @@ def _machine() -> dict[str, Any]:
 def machine() -> None:
     """Processor, memory, GPU, disk, and what that means for training."""
     facts = _machine()
-    peak = (read_object(this_machine.machine_file()) or {}).get("cpu_peak_flops")
+    peak = number((read_object(this_machine.machine_file()) or {}).get("cpu_peak_flops"))
     rows = [
         ("memory", "Processor", f"{facts['processor']}, {facts['cores']} cores"),
         (

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from lab.files import read_object
+from lab.files import number, read_object
 from lab.runs.columns import Columns
 from lab.runs.live import Live, smooth, thin
 
@@ -153,8 +153,8 @@ def memory(series: Live, view: View) -> go.Figure:
     for place, (key, name) in enumerate(MEMORY):
         if device.has(key) and not (on_gpu and key.startswith("cpu")):
             line(made, clock, device.get(key)[: len(clock)] / 1e9, name, view.colours[place % 6])
-    predicted = (read_object(series.run.estimate) or {}).get("peak_bytes")
-    if isinstance(predicted, (int, float)) and predicted > 0:
+    predicted = number((read_object(series.run.estimate) or {}).get("peak_bytes"))
+    if predicted is not None and predicted > 0:
         bound = "" if on_gpu else " (bound)"
         made.add_hline(
             y=predicted / 1e9,

@@ -11,10 +11,10 @@ from lab import paths
 from lab.chat import client
 from lab.data import catalog as datasets
 from lab.errors import LabError
-from lab.files import read_object
+from lab.files import part, read_object
 from lab.models.catalog import BUILT_IN
 from lab.runs import index
-from lab.ui.guard import block, safe
+from lab.ui.guard import block, plain, safe
 
 MOST = 4
 AVATARS = {"user": ":material/person:", "assistant": ":material/smart_toy:"}
@@ -50,7 +50,7 @@ def choose(found: dict[str, str]) -> list[str]:
         "Models side by side",
         list(found),
         key="chat.models",
-        format_func=lambda name: found.get(name, name),
+        format_func=lambda name: str(plain(found.get(name, name))),
         max_selections=MOST,
         persist_state="session",
         help="The base and up to three results. All get the same prompt, template and seed.",
@@ -98,7 +98,7 @@ def _spec(name: str) -> dict[str, Any]:
 def _system_prompt(chosen: list[str]) -> str:
     for name in chosen:
         if name.startswith("run:"):
-            return str((_spec(name).get("data") or {}).get("system_prompt") or "")
+            return str(part(_spec(name), "data").get("system_prompt") or "")
     return ""
 
 
@@ -148,7 +148,7 @@ def suggestions(chosen: list[str]) -> str | None:
     """Prompts to try while the chat is still empty, from the dataset's card."""
     if _history() or not chosen:
         return None
-    wanted = {(_spec(name).get("data") or {}).get("dataset") for name in chosen}
+    wanted = [part(_spec(name), "data").get("dataset") for name in chosen]
     cards = [one.card for one in datasets.built_in() if one.id in wanted]
     prompts = (cards or [one.card for one in datasets.built_in()])[0].get("try", [])
     picked: str | None = st.pills("Try", prompts, key="chat.try", label_visibility="collapsed")
@@ -198,7 +198,7 @@ def _one(name: str, body: Any, foot: Any, how: dict[str, Any]) -> dict[str, Any]
         with contextlib.closing(client.stream(name, messages, **how)) as events:
             for event in events:
                 if "phase" in event:
-                    foot.caption(f"{event['phase']} …")
+                    foot.caption(f"{safe(event['phase'])} …")
                 elif "delta" in event:
                     text += event["delta"]
                     body.markdown(block(text))

@@ -9,7 +9,8 @@ import streamlit as st
 from lab import text
 from lab.data import catalog, hub
 from lab.errors import LabError
-from lab.ui.guard import safe, user_errors
+from lab.files import number
+from lab.ui.guard import plain, safe, user_errors
 
 SOURCES = {
     "builtin": "Built in",
@@ -104,7 +105,7 @@ def _size_too(dataset_id: str) -> str:
         size = text.size(catalog.resolve(dataset_id).path.stat().st_size)
     except (LabError, OSError):
         return dataset_id
-    return f"{dataset_id.removeprefix('upload:')} ({size})"
+    return str(plain(f"{dataset_id.removeprefix('upload:')} ({size})"))
 
 
 def _path() -> str:
@@ -145,7 +146,8 @@ def _hub() -> str:
 
 
 def _titled(hub_id: str, listed: dict[str, dict[str, Any]]) -> str:
-    return f"{hub_id} ({listed[hub_id]['title']})" if hub_id in listed else hub_id
+    titled = f"{hub_id} ({listed[hub_id]['title']})" if hub_id in listed else hub_id
+    return str(plain(titled))
 
 
 def _fetch(wanted: hub.HubId) -> str:
@@ -174,6 +176,6 @@ def _fetching(wanted: hub.HubId) -> None:
     state = hub.state_of(wanted)
     if state.get("state") != "fetching":
         st.rerun()
-    rows, total = int(state.get("rows") or 0), state.get("total")
+    rows, total = int(number(state.get("rows")) or 0), number(state.get("total"))
     words = f"{rows:,} rows" + (f" of {int(total):,}" if total else "")
     st.progress(min(1.0, rows / total) if total else 0.0, text=f"Fetching: {words}")

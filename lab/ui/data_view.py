@@ -12,7 +12,7 @@ import streamlit as st
 from lab import text
 from lab.data import catalog, preview
 from lab.data.catalog import Dataset
-from lab.errors import LabError, SpecError
+from lab.errors import MOST_PROBLEMS, LabError, SpecError
 from lab.files import read_object
 from lab.paths import RunDir
 from lab.planner.client import planner
@@ -20,8 +20,9 @@ from lab.spec import RunSpec
 from lab.spec_sections import FORMATS, TEMPLATES
 from lab.ui import charts, form, links, monitoring
 from lab.ui.charts import View
-from lab.ui.guard import safe
+from lab.ui.guard import plain, safe, tell
 from lab.ui.waiting import wait
+from lab.visible import number_of
 
 MOST = (1000, 10_000)
 PARTS = {
@@ -39,7 +40,7 @@ def settings(dataset_id: str) -> dict[str, Any]:
         dataset = catalog.resolve(dataset_id)
         found = _detected(dataset_id, dataset.path.stat().st_mtime_ns)
     except LabError as error:
-        st.error(safe(str(error)), icon=":material/error:")
+        tell(error)
         st.stop()
     detected = str(found["format"])
     if found["why"]:
@@ -79,7 +80,7 @@ def _columns(dataset_id: str, shape: str, found: dict[str, Any]) -> dict[str, st
             f"{part.capitalize()} from",
             options,
             index=options.index(known),
-            format_func=lambda one: one or "none",
+            format_func=lambda one: str(plain(one)) or "none",
             accept_new_options=True,
             key=f"data.column.{dataset_id}.{shape}.{part}",
         )
@@ -178,12 +179,12 @@ def look(spec: dict[str, Any]) -> dict[str, Any] | None:
     try:
         return _look(spec, most, changed)
     except SpecError as error:
-        for problem in error.problems:
+        for problem in error.problems[:MOST_PROBLEMS]:
             st.error(safe(f"{problem.field}: {problem.message}"), icon=":material/error:")
+        if len(error.problems) > MOST_PROBLEMS:
+            st.caption(f"and {len(error.problems) - MOST_PROBLEMS} more")
     except LabError as error:
-        st.error(safe(error.message), icon=":material/error:")
-        if error.hint:
-            st.caption(safe(error.hint))
+        tell(error)
     return None
 
 
@@ -210,14 +211,14 @@ def figures(seen: dict[str, Any]) -> None:
 def notes(seen: dict[str, Any]) -> None:
     """What the template does, in words."""
     template = seen["template"]
-    end = f"`{template['end_token']}`"
+    end = f"**{safe(template['end_token'])}**"
     if seen["has_chats"]:
         own = "the tokenizer's own" if template["has_own"] else "none of its own, so **plain**"
-        name = own if template["name"] == "auto" else f"**{template['name']}**"
+        name = own if template["name"] == "auto" else f"**{safe(template['name'])}**"
         st.markdown(f":material/forum: Template: {name}; an answer ends with {end}.")
         if template["injects"]:
             st.markdown(":material/warning: Without a system prompt the template writes its own:")
-            st.code(template["injects"], language=None, wrap_lines=True)
+            st.code(plain(template["injects"]), language=None, wrap_lines=True)
     else:
         st.markdown(
             f":material/article: Plain text: continued pretraining, each text ends with {end}."
@@ -261,12 +262,10 @@ def coloured(tokens: list[dict[str, Any]], lengths: list[int] | None = None) -> 
 
 
 def visible(said: str) -> str:
-    """Control characters and marks that turn the writing direction, as their numbers."""
+    """A text to be looked at closely: also tabs and blanks of other widths than a letter's."""
     return "".join(
-        char
-        if char.isprintable() or char in "\n "
-        else ("→" if char == "\t" else f"⟨{ord(char):04x}⟩")
-        for char in said
+        char if char.isprintable() or char == "\n" else number_of(char)
+        for char in plain(said).replace("\t", "→")
     )
 
 
@@ -324,28 +323,38 @@ def pairs(found: list[dict[str, Any]], empty: str) -> None:
         }
         for pair in found
     ]
-    st.dataframe(table, hide_index=True, width="stretch")
+    st.dataframe(plain(table), hide_index=True, width="stretch")
 
 
 def bad(found: list[dict[str, Any]]) -> None:
     if not found:
         st.success("Every row that was read can be used.", icon=":material/check_circle:")
         return
-    st.dataframe(found, hide_index=True, width="stretch")
+    st.dataframe(plain(found), hide_index=True, width="stretch")
 
 
 def first_batch(run: RunDir) -> None:
     """What the model saw at the very first step of a run, token by token."""
     kept = read_object(run.first_batch) or {}
-    found = [one for one in kept.get("rows") or [] if isinstance(one, dict)]
+    found = _objects(kept.get("rows"))
     if not found:
         return
     with st.expander("The first batch, as the model saw it", icon=":material/dataset:"):
         for one in found:
-            tokens = [token for token in one.get("tokens") or [] if isinstance(token, dict)]
-            sources = ", ".join(str(source) for source in one.get("sources") or [])
+            tokens = _objects(one.get("tokens"))
+            sources = ", ".join(str(source) for source in _list(one.get("sources")))
             st.caption(
                 f"Rows {safe(sources)} of the file: {safe(one.get('length'))} tokens, "
                 f"{safe(one.get('counted'))} learned (coloured)."
             )
-            st.html(coloured(tokens, [n for n in one.get("lengths") or [] if isinstance(n, int)]))
+            lengths = [n for n in _list(one.get("lengths")) if isinstance(n, int)]
+            st.html(coloured(tokens, lengths))
+
+
+def _list(value: Any) -> list[Any]:
+    """A stored list; the file may hold anything."""
+    return value if isinstance(value, list) else []
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    return [item for item in _list(value) if isinstance(item, dict)]

@@ -1,48 +1,95 @@
-"""Errors a person reads, shown once and in place."""
+"""Stored text and errors on pages: shown as they are, once, and in place."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import streamlit as st
 
-from lab.errors import LabError
+from lab.errors import LabError, SpecError, of_the_disk
+from lab.visible import on_one_line, visible
+
+SPECIAL = re.compile(r"[\\`*_{}\[\]()#+\-.!|<>~$:=&]")
+# Pages find links, e-mail addresses, icons, emoji and arrows in text whose backslashes are gone
+# already. A word joiner, which draws nothing and breaks no line, keeps their parts apart.
+APART = "\u2060"
+JOINED = re.compile(
+    r"(?<=:)(?=//)"  # http://host
+    r"|(?<=www)(?=\.)"
+    r"|(?<=@)(?=\S)"  # name@host
+    r"|(?<=:)(?=[\w+\-/]+:)"  # :emoji:, :material/icon:
+    r"|(?:(?<=^<)|(?<=\s<)|(?<=^-)|(?<=\s-)|(?<=^>)|(?<=\s>)|(?<=^~)|(?<=\s~))(?=[-=>])",  # ->
+    re.IGNORECASE,
+)
 
 
 def safe(text: object) -> str:
-    """Text of a person or a model, so that Markdown shows it as it is."""
-    special = "\\`*_{}[]()#+-.!|<>~$:=&"
-    return "".join(f"\\{char}" if char in special else char for char in str(text))
+    """Text of a person, a model or a file as Markdown that shows it as it is, on one line."""
+    words = JOINED.sub(APART, on_one_line(text))
+    return SPECIAL.sub(r"\\\g<0>", words)
 
 
-def block(text: str) -> str:
+def block(text: object) -> str:
     """Lines of a person or a model as Markdown that keeps their breaks and indentation."""
     lines = []
-    for line in text.splitlines():
-        words = line.lstrip(" \t")
-        indent = len(line.expandtabs(4)) - len(line.expandtabs(4).lstrip(" "))
-        lines.append("\u00a0" * indent + safe(words))
-    return "  \n".join(lines)
+    for line in visible(text).split("\n"):
+        spaced = line.expandtabs(4)
+        words = spaced.lstrip(" ")
+        lines.append("\u00a0" * (len(spaced) - len(words)) + safe(words))
+    return "  \n".join(lines).strip("\n")
+
+
+def plain(value: Any) -> Any:
+    """A stored value for what shows text as it is (tables, code, lists to choose from): the same,
+    with everything in it visible."""
+    if isinstance(value, dict):
+        return {visible(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return visible(value) if isinstance(value, str) else value
+
+
+def tell(error: LabError) -> None:
+    """Show an error in place: what happened, and below it what to do."""
+    message = block(str(error)) if isinstance(error, SpecError) else safe(error.message)
+    st.error(message, icon=":material/error:")
+    if error.hint:
+        st.caption(safe(error.hint))
+
+
+@contextmanager
+def _told() -> Iterator[list[LabError]]:
+    """Errors that a person reads, and those of the disk, as a list; a bug goes on its way."""
+    errors: list[LabError] = []
+    try:
+        yield errors
+    except LabError as error:
+        errors.append(error)
+    except OSError as error:
+        refusal = of_the_disk(error)
+        if refusal is None:
+            raise
+        errors.append(refusal)
 
 
 def act(action: Callable[[], object]) -> None:
-    """Do what a button says, then draw the page anew; a LabError is shown in place."""
-    try:
+    """Do what a button says, then draw the page anew; an error is shown in place."""
+    with _told() as errors:
         action()
-    except LabError as error:
-        st.error(safe(str(error)))
+    if errors:
+        tell(errors[0])
         return
     st.rerun()
 
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Show a LabError and end the page there; anything else is a bug and goes on its way."""
-    try:
+    """Show an error that a person reads and end the page there; a bug goes on its way."""
+    with _told() as errors:
         yield
-    except LabError as error:
-        st.error(safe(error.message), icon=":material/error:")
-        if error.hint:
-            st.caption(safe(error.hint))
+    if errors:
+        tell(errors[0])
         st.stop()

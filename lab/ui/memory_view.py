@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 
-from lab import machine, methods, paths, text
+from lab import json_text, machine, methods, paths, text
 from lab.errors import LabError
 from lab.files import write_atomic
 from lab.memory import hardware, rules
@@ -16,7 +16,7 @@ from lab.models import catalog, configs
 from lab.planner.client import planner
 from lab.ui import memory_charts
 from lab.ui.charts import CONFIG, View
-from lab.ui.guard import safe
+from lab.ui.guard import plain, safe
 from lab.ui.survey import Survey, spec_of
 
 HERE = "this machine"
@@ -39,6 +39,7 @@ def choose_model() -> str:
         "Model",
         options,
         key="memory.model",
+        format_func=lambda name: str(plain(name)),
         on_change=_keep_model,
         accept_new_options=True,
         help="A shipped config, or type a hub id or a folder with config.json.",
@@ -59,9 +60,9 @@ def _uploaded(content: bytes) -> str:
     if len(content) > LARGEST_UPLOAD:
         raise LabError("The file is larger than 1 MB.", "A config.json has a few kB.")
     try:
-        config = json.loads(content)
-    except (ValueError, RecursionError):
-        config = None
+        config = json_text.parse(content)
+    except json_text.BadJson as error:
+        raise LabError(f"The file is not JSON: {error}.", "Give a model's config.json.") from None
     if not isinstance(config, dict) or "model_type" not in config:
         raise LabError("This is no config.json of a model.", "It must name a model_type.")
     folder = paths.home() / "uploads" / "configs" / hashlib.sha256(content).hexdigest()[:16]

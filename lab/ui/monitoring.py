@@ -8,7 +8,7 @@ import streamlit as st
 
 from lab import paths, text
 from lab.errors import LabError
-from lab.files import read_object, size_of
+from lab.files import number, part, read_object, size_of
 from lab.memory import calibration
 from lab.paths import RunDir
 from lab.recent import Recent
@@ -17,7 +17,7 @@ from lab.runs.live import AXES, Live, live
 from lab.runs.status import RESUMABLE, status
 from lab.ui import cards, charts, links, resuming
 from lab.ui.charts import View
-from lab.ui.guard import act, block, safe
+from lab.ui.guard import act, block, plain, safe
 
 TITLES = {"step": "Steps", "tokens": "Tokens", "seconds": "Seconds"}
 
@@ -58,7 +58,7 @@ def _title(run_id: str) -> str:
         entry = index.entry(paths.run_dir(run_id))
     except LabError:
         return run_id
-    return f"{entry.name or entry.method} · {run_id}"
+    return str(plain(f"{entry.name or entry.method} · {run_id}"))
 
 
 def stage(run: RunDir) -> str:
@@ -108,7 +108,7 @@ def state(run: RunDir) -> None:
         st.progress(now.fraction)
     if now.message:
         show = st.error if now.state in ("failed", "crashed", "stalled") else st.warning
-        show(f"{safe(now.message)}\n\n{safe(now.hint)}", icon=text.icon(now.state))
+        show(f"{block(now.message)}\n\n{safe(now.hint)}", icon=text.icon(now.state))
     base = held_out.base["eval/loss"] if held_out.base else None
     final = held_out.last("eval/loss")
     figures = [
@@ -123,8 +123,8 @@ def state(run: RunDir) -> None:
         ("Peak memory", text.size(train.last("memory/peak_bytes")), None),
         ("Training time", text.duration(train.last("seconds")), None),
     ]
-    pace = (read_object(run.estimate) or {}).get("pace") or {}
-    predicted = f"{text.duration(pace['seconds'])} predicted" if pace else None
+    pace = number(part(read_object(run.estimate), "pace").get("seconds"))
+    predicted = None if pace is None else f"{text.duration(pace)} predicted"
     if train.has("perf/mfu"):
         share = train.last("perf/mfu")
         figures.insert(3, ("Utilisation", "–" if share is None else f"{share:.0%}", None))
@@ -238,7 +238,7 @@ def charts_of(series: Live, view: View) -> Charts:
 
 def pace(run: RunDir) -> float:
     """Seconds between two looks at the charts: there is nothing new before the next step."""
-    step_s = live(run).train.last("perf/step_s") or 1.0
+    step_s = number(live(run).train.last("perf/step_s")) or 1.0
     return float(min(5, max(1, round(step_s))))
 
 
@@ -344,7 +344,7 @@ def words(run: RunDir) -> None:
                 st.caption(safe(f"step {event.get('step')}"))
                 st.markdown(block(str(event.get("text", ""))) or "*(nothing)*")
     with st.expander("Log", icon=":material/terminal:"):
-        st.code(history.tail(run.log, 20_000) or "(empty)", language=None, height=300)
+        st.code(plain(history.tail(run.log, 20_000)) or "(empty)", language=None, height=300)
     _memory_parts(run)
     kept = checkpoints.table(run)
     if kept:
@@ -355,5 +355,5 @@ def words(run: RunDir) -> None:
         changes = resumption.changes_of(run)
         if changes:
             st.caption("Changed on resuming")
-            st.json(changes)
-        st.json(read_object(run.spec) or {}, expanded=1)
+            st.json(plain(changes))
+        st.json(plain(read_object(run.spec) or {}), expanded=1)

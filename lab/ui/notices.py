@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import streamlit as st
 
 from lab import paths
 from lab.errors import LabError
 from lab.runs import index, supervisor
-from lab.ui.guard import safe
+from lab.ui.guard import safe, user_errors
 
 ICONS = {
     "done": ":material/check_circle:",
@@ -21,14 +23,16 @@ ICONS = {
 def show() -> None:
     """Active runs with their progress. Polls only while there are any, or some wait."""
     st.session_state.setdefault("notices.seen", [])
-    supervisor.nudge()
+    with contextlib.suppress(OSError):  # told by the list below
+        supervisor.nudge()
     if index.unfinished_runs() or st.session_state["notices.seen"]:
         with st.sidebar:
             st.fragment(_list, run_every=3.0)()
 
 
 def _list() -> None:
-    supervisor.nudge()
+    with user_errors():  # a full disk is told here; the page beside it goes on
+        supervisor.nudge()
     unfinished = [run.id for run in index.unfinished_runs()]
     for run_id in st.session_state["notices.seen"]:
         if run_id not in unfinished:
@@ -47,7 +51,7 @@ def _list() -> None:
             icon=":material/play_circle:",
             query_params={"run": run.id},
         )
-        st.progress(now.fraction, text=now.phase or now.state)
+        st.progress(now.fraction, text=safe(now.phase or now.state))
 
 
 def _tell(run_id: str) -> None:
@@ -57,7 +61,7 @@ def _tell(run_id: str) -> None:
         return  # deleted meanwhile
     state = entry.status.state
     st.toast(
-        f"{safe(entry.name or run_id)}: {state}",
+        f"{safe(entry.name or run_id)}: {safe(state)}",
         icon=ICONS.get(state, ":material/info:"),
         duration="long",
     )

@@ -12,7 +12,7 @@ from lab.errors import LabError, SpecError
 from lab.planner.client import planner
 from lab.spec import RunSpec
 from lab.ui import form, submit
-from lab.ui.guard import safe
+from lab.ui.guard import safe, tell
 from lab.ui.waiting import wait
 
 SHOWN, SHORT = 6, 3  # choices in a table, in a narrow column
@@ -57,9 +57,9 @@ def _ask(spec: dict[str, Any], device: dict[str, Any], place: str) -> None:
         if place == "new.choices":
             submit.note(error)
             st.rerun()
-        st.error(safe(str(error)))
+        tell(error)
     except LabError as error:
-        st.error(safe(str(error)))
+        tell(error)
 
 
 def _take(changes: dict[str, Any]) -> None:

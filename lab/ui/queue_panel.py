@@ -24,11 +24,9 @@ def show() -> None:
             st.markdown(f"**Queue**, {len(line)} waiting{', paused' if rules.paused else ''}")
             if rules.paused:
                 if st.button("Go on", icon=":material/play_arrow:", key="queue.continue"):
-                    queue.pause(False)
-                    st.rerun()
+                    act(lambda: queue.pause(False))
             elif st.button("Pause", icon=":material/pause:", key="queue.pause"):
-                queue.pause()
-                st.rerun()
+                act(queue.pause)
             with st.popover("Rules", icon=":material/rule:"):
                 _rules(rules)
         for place, run in enumerate(line):

@@ -10,7 +10,7 @@ from lab.paths import RunDir
 from lab.runs import checkpoints, launch, resumption
 from lab.schema import show
 from lab.spec_sections import TrainSpec
-from lab.ui.guard import act, safe
+from lab.ui.guard import act, tell
 
 
 def longer(run: RunDir) -> None:
@@ -40,7 +40,7 @@ def _form(run: RunDir) -> None:
     try:
         train = resumption.spec_of(run).to_json()["train"]
     except LabError as error:
-        st.error(safe(str(error)))
+        tell(error)
         return
     st.caption("They hold from the newest checkpoint on; the records so far stay. Empty: not set.")
     options = {option["name"]: option for option in schema.describe(TrainSpec)}

@@ -15,7 +15,7 @@ from lab.paths import RunDir
 from lab.runs import history, index, launch
 from lab.runs.index import Entry
 from lab.ui import cards, links
-from lab.ui.guard import act, block, safe
+from lab.ui.guard import act, block, plain, safe
 
 
 def search(entries: list[Entry]) -> list[Entry]:
@@ -51,15 +51,15 @@ def table(entries: list[Entry]) -> RunDir | None:
         return None
     frame = pd.DataFrame(
         {
-            "Name": [entry.name or entry.id for entry in entries],
+            "Name": [plain(entry.name or entry.id) for entry in entries],
             "State": [entry.status.state for entry in entries],
             "Progress": [
                 1.0 if entry.status.state == "done" else entry.status.fraction for entry in entries
             ],
-            "Tags": [", ".join(entry.tags) for entry in entries],
-            "Method": [entry.method for entry in entries],
-            "Steps": [entry.summary.get("step") for entry in entries],
-            "Tokens": [entry.summary.get("tokens") for entry in entries],
+            "Tags": [plain(", ".join(entry.tags)) for entry in entries],
+            "Method": [plain(entry.method) for entry in entries],
+            "Steps": [_double(entry.summary.get("step")) for entry in entries],
+            "Tokens": [_double(entry.summary.get("tokens")) for entry in entries],
             "Time": [text.duration(entry.summary.get("seconds")) for entry in entries],
             "Peak": [text.size(entry.summary.get("peak_bytes")) for entry in entries],
             "Started": [pd.Timestamp(entry.created, unit="s", tz="UTC") for entry in entries],
@@ -91,6 +91,11 @@ def table(entries: list[Entry]) -> RunDir | None:
         return None  # deleted in another tab
 
 
+def _double(value: float | None) -> float | None:
+    """A figure of a result as a column takes it: an integer of hundreds of digits is none."""
+    return None if value is None else float(value)
+
+
 def actions(run: RunDir) -> None:
     """What can be done with one run."""
     entry = index.entry(run)
@@ -104,7 +109,7 @@ def actions(run: RunDir) -> None:
         if entry.notes:
             st.markdown(block(entry.notes))
         if entry.status.message:
-            st.caption(safe(f"{entry.status.message} {entry.status.hint}"))
+            st.caption(block(f"{entry.status.message} {entry.status.hint}"))
         with st.container(horizontal=True, vertical_alignment="center"):
             if st.button(
                 "Open", icon=":material/monitoring:", type="primary", key=f"runs.open.{run.id}"

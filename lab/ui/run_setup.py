@@ -11,7 +11,7 @@ import streamlit as st
 from lab import methods, paths, presets, text
 from lab.data import catalog as datasets
 from lab.data import hub, prepare
-from lab.errors import LabError, Problem, SpecError
+from lab.errors import MOST_PROBLEMS, LabError, Problem, SpecError
 from lab.export.script import script
 from lab.files import read_object
 from lab.methods import Method, support
@@ -20,7 +20,7 @@ from lab.planner.client import planner
 from lab.runs import index, tickets
 from lab.spec import RunSpec
 from lab.ui import form, links, submit
-from lab.ui.guard import safe
+from lab.ui.guard import plain, safe, tell
 from lab.ui.waiting import wait
 
 MORE_DATA = [
@@ -170,7 +170,7 @@ def _choice(section: str, name: str, label: str, options: list[str], help: str) 
         options = [current, *options]
     st.selectbox(
         label, options, key=place, help=help, accept_new_options=True, persist_state="session",
-        format_func=lambda option: option or "the untouched base",
+        format_func=lambda option: str(plain(option)) or "the untouched base",
     )  # fmt: skip
     form.problem(f"{section}.{name}" if section else name)
 
@@ -267,7 +267,10 @@ def show_problems() -> None:
     if not problems:
         return
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    lines = "\n".join(f"- **{safe(field)}** {safe(text)}" for field, text in problems.items())
+    listed = list(problems.items())[:MOST_PROBLEMS]
+    lines = "\n".join(f"- **{safe(field)}** {safe(text)}" for field, text in listed)
+    if len(problems) > MOST_PROBLEMS:
+        lines += f"\n- and {len(problems) - MOST_PROBLEMS} more"
     st.error(f"Nothing was started: {count}.\n\n{lines}", icon=":material/error:")
 
 
@@ -282,7 +285,7 @@ def check() -> None:
         submit.note(error)
         st.rerun()
     except LabError as error:
-        st.error(safe(str(error)))
+        tell(error)
         return
     had_problems = bool(st.session_state.get("new.problems"))
     st.session_state["new.problems"] = {}
@@ -303,7 +306,7 @@ def show_plan() -> None:
     trains = f"{text.count(estimate['trainable'])} of {text.count(estimate['parameters'])}"
     st.markdown(
         f":material/memory_alt: about **{text.size(estimate['peak_bytes'])}** at the peak "
-        f"({estimate['peak_phase']}; closed form)\n\n"
+        f"({safe(estimate['peak_phase'])}; closed form)\n\n"
         f":material/tune: trains {trains} parameters\n\n"
         f":material/hard_drive: up to {text.size(estimate['disk']['total'])} of disk\n\n"
         f":material/dataset: {facts['examples']:,} examples, about "

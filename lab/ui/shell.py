@@ -6,6 +6,7 @@ import streamlit as st
 
 from lab.paths import ASSETS, ROOT
 from lab.ui import notices
+from lab.ui.guard import user_errors
 
 PAGES = {
     "": [("home", "Home", "home")],
@@ -42,4 +43,5 @@ page = st.navigation(
     }
 )
 notices.show()
-page.run()
+with user_errors():
+    page.run()

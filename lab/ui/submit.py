@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import Any
 
@@ -34,7 +35,8 @@ def renew() -> str:
 def warm() -> None:
     """While a person still fills in the form: start the planner, and have a worker ready."""
     threading.Thread(target=planner.warm, daemon=True).start()
-    spare.want()
+    with contextlib.suppress(OSError):  # a convenience; Start says what is wrong with the disk
+        spare.want()
 
 
 def start(spec: dict[str, Any], ticket: str) -> RunDir | None:

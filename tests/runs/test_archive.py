@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import stat
+import time
 import warnings
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -116,3 +120,114 @@ def test_an_export_writes_through_no_link(trained: list[RunDir], tmp_path: Path)
     archive.export(trained[1], target)
     assert zipfile.is_zipfile(target)
     assert victim.read_text() == "untouched", "the export went through another's link"
+
+
+def contents(run: RunDir) -> dict[str, bytes]:
+    return {
+        file.relative_to(run.path).as_posix(): file.read_bytes()
+        for file in run.path.rglob("*")
+        if file.is_file()
+    }
+
+
+def test_imports_at_once_lose_nothing(trained: list[RunDir], tmp_path: Path) -> None:
+    """Two different runs and one twice, in one process, as a server with several pages does it."""
+    sources = [archive.export(run, tmp_path / f"{run.id}.zip") for run in trained]
+    before = {run.id: contents(run) for run in trained}
+    for run in trained:
+        launch.delete(run)
+    for _ in range(3):
+        with ThreadPoolExecutor(4) as pool:
+            made = list(pool.map(archive.import_run, [*sources, *sources]))
+        assert len({run.id for run in made}) == 4, "each import is a run of its own"
+        assert {run.id for run in made} >= set(before), "one of each pair has the run's own id"
+        for source, run in zip([*trained, *trained], made, strict=True):
+            wanted = before[source.id].keys() - {"process.json", "heartbeat"}
+            now = contents(run)
+            assert {name for name in wanted if not name.startswith("checkpoints/")} == now.keys()
+            assert all(now[name] == before[source.id][name] for name in now), "every file is whole"
+        assert not list(paths.runs().glob(".tmp-*"))
+        for run in made:
+            launch.delete(run)
+
+
+def test_exports_at_once_into_one_file(trained: list[RunDir], tmp_path: Path) -> None:
+    target = tmp_path / "run.zip"
+
+    def write(run: RunDir) -> str:
+        try:
+            return str(archive.export(run, target))
+        except LabError as error:
+            return error.message
+
+    with ThreadPoolExecutor(4) as pool:
+        said = list(pool.map(write, trained * 2))
+    assert said.count(str(target)) == 1, "one of them has written the file"
+    assert sum("exists" in words for words in said) == 3, "the others are told"
+    assert [file.name for file in tmp_path.glob("*.zip")] == ["run.zip"]
+    assert not list(tmp_path.glob(".tmp-*")) and archive.import_run(target)
+
+
+def test_an_import_looks_at_the_free_disk(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with zipfile.ZipFile(exported) as opened:
+        needed = sum(member.file_size for member in opened.infolist())
+    before = sorted(paths.home().rglob("*"))
+    usage = archive.shutil.disk_usage("/")
+    for free, fits in ((needed + archive.RESERVE_BYTES - 1, False), (2 * needed + 10**9, True)):
+        monkeypatch.setattr(
+            archive.shutil, "disk_usage", lambda path, free=free: usage._replace(free=free)
+        )
+        if fits:
+            assert archive.import_run(exported)
+            continue
+        with pytest.raises(LabError, match=f"needs {needed / 1e9:.2f} GB of disk"):
+            archive.import_run(exported)
+        assert sorted(paths.home().rglob("*")) == before, "nothing was unpacked"
+
+
+def test_an_import_that_fails_on_the_way_leaves_nothing(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sorted(paths.home().rglob("*"))
+    real = archive._extract
+
+    def full(opened: zipfile.ZipFile, name: str, listed: object, folder: Path) -> None:
+        real(opened, name, listed, folder)
+        if name == "result.json":
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(archive, "_extract", full)
+    with pytest.raises(LabError, match="No space left on device"):
+        archive.import_run(exported)
+    assert sorted(paths.home().rglob("*")) == before
+
+    def forgets(opened: zipfile.ZipFile, name: str, listed: object, folder: Path) -> None:
+        if name != "metrics.jsonl":
+            real(opened, name, listed, folder)
+
+    monkeypatch.setattr(archive, "_extract", forgets)
+    with pytest.raises(LabError, match="is not what the file holds"):
+        archive.import_run(exported)
+    assert sorted(paths.home().rglob("*")) == before, "a run that lacks a file is never put there"
+
+
+def test_what_a_killed_import_left_is_cleared_away(exported: Path) -> None:
+    old, new = (paths.runs() / f".tmp-import-{name}" for name in ("old", "new"))
+    for left in (old, new):
+        left.mkdir()
+        (left / "spec.json").write_text("{}")
+    os.utime(old, (time.time() - 2 * archive.LEFT_S,) * 2)
+    archive.import_run(exported)
+    assert not old.exists() and new.exists(), "another import may still be at the new one"
+
+
+def test_an_old_file_and_a_crashed_run(trained: list[RunDir], tmp_path: Path) -> None:
+    run = trained[1]
+    os.utime(run.estimate, (0, 0))  # ZIP knows no time before 1980
+    assert archive.export(run, tmp_path / "old.zip").is_file()
+    run.result.unlink()
+    run.process.write_text('{"pid": 999999, "start": 1}')
+    assert status(run).state == "crashed"
+    with pytest.raises(LabError, match=r"no readable result\.json"):
+        archive.export(run, tmp_path / "crashed.zip")
+    assert not (tmp_path / "crashed.zip").exists()

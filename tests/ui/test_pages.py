@@ -170,6 +170,40 @@ def test_no_page_breaks_on_garbage(open_page: Page, run: RunDir, garbage: str) -
         open_page(page, run=run.id)
 
 
+@pytest.mark.parametrize("odd", ["text", 10**400, {"a": {"b": []}}])
+def test_no_page_breaks_on_files_of_another_shape(
+    open_page: Page, run: RunDir, odd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole JSON, in which each part is something else than it should be."""
+    monkeypatch.setattr("lab.ui.forecast.panel", lambda spec: None)  # asks nothing of the planner
+    spec = dict.fromkeys(("name", "model", "method", "data", "train", "hardware", "asked"), odd)
+    run.spec.write_text(json.dumps(spec))
+    keys = ("peak_bytes", "bytes", "at_peak", "pace", "facts", "device", "is_bound")
+    run.estimate.write_text(json.dumps(dict.fromkeys(keys, odd)))
+    run.labels.write_text(json.dumps(dict.fromkeys(("name", "tags", "notes", "archived"), odd)))
+    run.first_batch.write_text(
+        json.dumps({"rows": [{"tokens": odd, "sources": odd, "lengths": odd, "length": odd}, odd]})
+    )
+    run.pins.write_text(json.dumps({"steps": odd}))
+    run.resume.write_text(json.dumps({"settings": odd}))
+    for state in run.checkpoints.glob("*/state.json"):
+        state.write_text(json.dumps({"eval_loss": odd}))
+    figures = ("step", "tokens", "seconds", "train/loss", "eval/loss", "perf/step_s", "attempt")
+    records = [{"kind": kind, "step": 1, **dict.fromkeys(figures[1:], odd)}
+               for kind in ("train", "eval", "device")]  # fmt: skip
+    run.metrics.write_text("".join(json.dumps(record) + "\n" for record in records))
+    kinds = ("sample", "warning", "model", "data", "memory", "packing")
+    parts = ("message", "text", "prompt", "step", "peaks", "weights", "trainable")
+    events = [{"kind": kind, **dict.fromkeys(parts, odd)} for kind in kinds]
+    run.events.write_text("".join(json.dumps(event) + "\n" for event in events))
+    summary = dict.fromkeys(("step", "tokens", "seconds", "peak_bytes"), odd)
+    ended = {"state": "failed", "message": odd, "hint": odd, "summary": summary}
+    run.result.write_text(json.dumps(ended))
+    for page in ("monitor", "runs", "chat", "home"):
+        open_page(page, run=run.id)
+    open_page("new_run", **{"from": run.id})
+
+
 def test_runs_are_found_renamed_and_deleted(open_page: Page, run: RunDir) -> None:
     at = open_page("runs")
     assert list(at.dataframe[0].value["Name"]) == ["tiny lora"]

@@ -1,0 +1,165 @@
+"""The chat process refuses strangers and nonsense, each in the words of OpenAI's errors."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.chat import client
+from lab.errors import LabError
+from lab.files import read_object
+from lab.runs import process
+from tests.conftest import SHARED_MODELS
+
+MODEL = "base:builtin:smollm2-135m-instruct"
+HI = [{"role": "user", "content": "Hi"}]
+
+
+@pytest.fixture(scope="module")
+def chat_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home whose chat process runs, left by a killed one with a file that all may read."""
+    home = tmp_path_factory.mktemp("chat") / "home"
+    (home / "chat").mkdir(parents=True)
+    left = home / "chat" / ".process.json.tmp"
+    left.touch()
+    left.chmod(0o644)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LAB_HOME", str(home))
+        patch.setenv("LAB_MODELS", str(SHARED_MODELS))
+        record = client.ensure()
+    yield home
+    process.send(record, signal.SIGKILL)
+
+
+def request(
+    home: Path, method: str, path: str, body: bytes | None = None, token: str | None = None
+) -> tuple[int, Any]:
+    record = read_object(home / "chat" / "process.json") or {}
+    connection = http.client.HTTPConnection("127.0.0.1", record["port"], timeout=60)
+    given = record["token"] if token is None else token
+    headers = {"Authorization": f"Bearer {given}"} if given else {}
+    connection.request(method, path, body, headers)
+    reply = connection.getresponse()
+    text = reply.read()
+    return reply.status, json.loads(text) if text.startswith(b"{") else text.decode()
+
+
+def test_the_token_is_nobody_elses(chat_home: Path) -> None:
+    file = chat_home / "chat" / "process.json"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600, "other users could read the token"
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/health"), ("POST", "/v1/chat/completions"), ("POST", "/shutdown")],
+)
+@pytest.mark.parametrize("token", ["", "x", "Bearer", "é"])
+def test_without_the_token_nothing_is_answered(
+    chat_home: Path, method: str, path: str, token: str
+) -> None:
+    body = json.dumps({"model": MODEL, "messages": HI}).encode()
+    status, reply = request(chat_home, method, path, body, token)
+    assert status == 401 and "loaded" not in reply
+    assert request(chat_home, "GET", "/health")[0] == 200, "it still runs, and knows its owner"
+
+
+DEEP = 5000
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param"),
+    [
+        (b"", 400, "body"),
+        (b"{", 400, "body"),
+        (b"\xff\xfe", 400, "body"),
+        (b"[" * DEEP + b"]" * DEEP, 400, "body"),
+        (b'{"seed": ' + b"9" * DEEP + b"}", 400, "body"),
+        (b'{"seed": 1, "seed": 2}', 400, "body"),
+        (b"[]", 400, "body"),
+        (b'"hello"', 400, "body"),
+        (b"null", 400, "body"),
+        (b" " * 5_000_000, 413, "body"),
+    ],
+)
+def test_bodies_that_are_no_request(chat_home: Path, body: bytes, status: int, param: str) -> None:
+    found, reply = request(chat_home, "POST", "/v1/chat/completions", body)
+    assert (found, reply["error"]["param"]) == (status, param)
+    assert reply["error"]["type"] == "invalid_request_error"
+    assert "Traceback" not in str(reply) and "Error" not in reply["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"model": None}, "model"), ({"model": 5}, "model"), ({"model": "x" * 5000}, "model"),
+        ({"max_tokens": 0}, "max_tokens"), ({"max_tokens": 10**9}, "max_tokens"),
+        ({"max_tokens": "many"}, "max_tokens"), ({"max_tokens": True}, "max_tokens"),
+        ({"max_tokens": 1.5}, "max_tokens"), ({"max_tokens": -1}, "max_tokens"),
+        ({"temperature": float("nan")}, "temperature"), ({"temperature": -0.1}, "temperature"),
+        ({"temperature": float("inf")}, "temperature"), ({"temperature": "hot"}, "temperature"),
+        ({"seed": -1}, "seed"), ({"seed": 2**64}, "seed"), ({"seed": 10**400}, "seed"),
+        ({"system_prompt": ["x"]}, "system_prompt"),
+        ({"system_prompt": "x" * 50_000}, "system_prompt"),
+        ({"system_prompt": "\ud800"}, "system_prompt"),
+        ({"stream": False}, "stream"), ({"top_p": 0.5}, "top_p"), ({"": 1}, ""),
+        ({"messages": None}, "messages"), ({"messages": {}}, "messages"),
+        ({"messages": []}, "messages"), ({"messages": "Hi"}, "messages"),
+        ({"messages": HI * 1001}, "messages"),
+        ({"messages": [5]}, "messages[0]"), ({"messages": [{"role": "user"}]}, "messages[0]"),
+        ({"messages": [{**HI[0], "name": "x"}]}, "messages[0]"),
+        ({"messages": [{"role": "root", "content": "Hi"}]}, "messages[0].role"),
+        ({"messages": [{"role": ["user"], "content": "Hi"}]}, "messages[0].role"),
+        ({"messages": [*HI, {"role": "system", "content": "x"}, *HI]}, "messages[1].role"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": "\udfff"}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": "x" * 300_000}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": " \n"}]}, "messages[0]"),
+        ({"messages": [*HI, {"role": "assistant", "content": "Hi"}]}, "messages[1]"),
+    ],
+)  # fmt: skip
+def test_fields_out_of_their_bounds(chat_home: Path, change: dict[str, Any], param: str) -> None:
+    body = json.dumps({"model": MODEL, "messages": HI, **change}).encode()
+    status, reply = request(chat_home, "POST", "/v1/chat/completions", body)
+    assert (status, reply["error"]["param"]) == (422, param), reply
+
+
+def test_all_problems_of_a_request_at_once(chat_home: Path) -> None:
+    body = json.dumps({"model": MODEL, "seed": -1, "max_tokens": 0, "messages": [1, 2]}).encode()
+    _, reply = request(chat_home, "POST", "/v1/chat/completions", body)
+    fields = [one["field"] for one in reply["error"]["problems"]]
+    assert fields == ["seed", "max_tokens", "messages[0]", "messages[1]"]
+    assert "it must be at least 1 and at most 32,768" in reply["error"]["message"]
+
+
+@pytest.mark.parametrize("model", ["nobody", "run:../../etc", "base:builtin:gpt5", "run:x@y"])
+def test_models_that_are_not_there(chat_home: Path, model: str) -> None:
+    body = json.dumps({"model": model, "messages": HI}).encode()
+    status, reply = request(chat_home, "POST", "/v1/chat/completions", body)
+    assert (status, reply["error"]["code"]) == (404, "model_not_found")
+
+
+def test_a_page_reads_why_its_question_is_refused(
+    chat_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAB_HOME", str(chat_home))
+    with pytest.raises(LabError, match="seed: is -1; it must be at least 0"):
+        list(client.stream(MODEL, HI, seed=-1))
+
+
+def test_null_means_the_default_and_bounds_themselves_are_allowed() -> None:
+    from lab.chat import requests
+
+    body = {"model": MODEL, "messages": HI, "seed": None, "max_tokens": 32_768, "stream": True}
+    asked = requests.read(json.dumps(body | {"temperature": 10}).encode())
+    assert asked == {
+        "model": MODEL, "messages": HI, "seed": 0, "max_tokens": 32_768, "temperature": 10.0,
+        "system_prompt": "",
+    }  # fmt: skip
