@@ -91,10 +91,10 @@ class LabTrainer(Trainer):
         return self.accelerator.prepare(loader)
 
     def batch(self, rows: list[Row], length: int | None = None) -> dict[str, Any]:
-        """A collated batch, with what it costs beside the tensors."""
-        tensors = collate(rows, self.pad, length)
-        # plain numbers: on a GPU, reading a tensor back would stop the pipeline
-        return tensors | {"cost": (sum(row.tokens for row in rows), self.flops_of.of_rows(rows))}
+        """A collated batch, with its rows beside the tensors."""
+        # what they cost is counted at their step: the loader reads ahead, and a model may grow
+        # before; on a GPU, reading a tensor back would stop the pipeline
+        return collate(rows, self.pad, length) | {"rows": rows}
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         self.optimizer = make_optimizer(self.model, self.method, self.run_spec)
@@ -152,9 +152,9 @@ class LabTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        tokens, operations = inputs.pop("cost")
-        self.used.tokens += tokens
-        self.used.flops += operations
+        rows = inputs.pop("rows")
+        self.used.tokens += sum(row.tokens for row in rows)
+        self.used.flops += self.flops_of.of_rows(rows)
         self.used.loss_tokens += inputs["targets"].numel()
         total = summed_loss(
             model, inputs, precision=self.run_spec.train.precision, loss=self.loss_kind
