@@ -17,7 +17,7 @@ from lab.train import flops
 from lab.train.step import summed_loss
 
 
-def eager(kind: str, layers: int = 2) -> Any:
+def eager(kind: str, vocabulary: int = 61) -> Any:
     """A model whose attention is plain products, so that torch counts model FLOPs and no
     recomputation; a small vocabulary, so that attention weighs against the head."""
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -27,7 +27,7 @@ def eager(kind: str, layers: int = 2) -> Any:
         "gpt2": {"n_inner": 48, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
     }[kind]
     config = AutoConfig.for_model(
-        kind, vocab_size=61, hidden_size=32, num_hidden_layers=layers, num_attention_heads=4,
+        kind, vocab_size=vocabulary, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
         max_position_embeddings=1024, **shape,
     )  # fmt: skip
     torch.manual_seed(0)
@@ -53,6 +53,15 @@ def long_rows(length: int, count: int = 2) -> Any:
 def test_attention_and_head_are_counted_to_the_percent(kind: str, loss: str) -> None:
     """Rows of 640 tokens: attention is most of the work, half of the tokens have a loss."""
     model, rows = eager(kind), long_rows(640)
+    ours = flops.count(model, loss).of_rows(rows)
+    assert ours == pytest.approx(measured(model, rows, loss), rel=0.01)
+
+
+@pytest.mark.parametrize("loss", ["fused", "plain"])
+def test_the_head_costs_what_the_loss_asks_of_it(loss: str) -> None:
+    """A vocabulary of 5000 words: the plain loss multiplies every token with it, the fused one
+    those that count."""
+    model, rows = eager("llama", vocabulary=5000), long_rows(32)
     ours = flops.count(model, loss).of_rows(rows)
     assert ours == pytest.approx(measured(model, rows, loss), rel=0.01)
 
