@@ -12,18 +12,11 @@ from lab.paths import RunDir
 from tests.conftest import run_here, write_rows
 from tests.methods import tiny
 
-TEMPLATE = (
-    "{% for m in messages %}{{ '<|turn|> ' + m.content + ' <|end|> ' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|turn|> ' }}{% endif %}"
-)
-
 
 @pytest.fixture(scope="session")
 def small_tokenizer() -> Any:
     """One token a word, with a chat template."""
-    tokenizer = tiny.make_tokenizer()
-    tokenizer.chat_template = TEMPLATE
-    return tokenizer
+    return tiny.make_chat_tokenizer()
 
 
 @pytest.fixture(scope="session")
