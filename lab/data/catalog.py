@@ -105,7 +105,7 @@ def uploads() -> list[Dataset]:
 
 def _uploaded(name: str) -> Dataset:
     path = uploads_folder() / name
-    if UPLOAD.fullmatch(name) and not path.is_symlink() and is_file(path):
+    if UPLOAD.fullmatch(name) and suffix_of(path) and not path.is_symlink() and is_file(path):
         return Dataset(f"upload:{name}", path, {})
     known = ", ".join(dataset.id for dataset in uploads()) or "none"
     raise LabError(
