@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 from lab.data import batches
@@ -74,3 +75,76 @@ def test_the_fingerprint_sees_order_and_labels() -> None:
     rows = single_rows(some(5))
     assert batches.fingerprint(rows) == batches.fingerprint(list(rows))
     assert batches.fingerprint(rows) != batches.fingerprint(rows[::-1])
+
+
+def test_a_batch_of_a_fixed_length_is_filled_on_the_right() -> None:
+    """Compiled layers see one length; nothing that counts may move by it."""
+    rows = single_rows([Tokens([1, 2, 3], [-100, -100, 3]), Tokens([4, 5], [-100, 5])])
+    batch = collate(rows, pad=9, length=5)
+    assert batch["input_ids"].tolist() == [[1, 2, 3, 9, 9], [4, 5, 9, 9, 9]]
+    assert batch["labels"].tolist() == [[-100, -100, 3, -100, -100], [-100, 5, *[-100] * 3]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 4]] * 2
+    assert batch["loss_index"].tolist() == [1, 5] and batch["targets"].tolist() == [3, 5]
+
+
+def test_a_packed_row_predicts_no_sequence_from_another() -> None:
+    """Also where a sequence brings a label for its own first token."""
+    packed = packed_rows(
+        [Tokens([1, 2, 3], [1, 2, 3], source=4), Tokens([4, 5], [4, 5], source=9)], 8
+    )
+    assert packed[0].labels == [IGNORED, 2, 3, IGNORED, 5]
+    assert packed[0].sources == (4, 9) and packed[0].lengths == (3, 2)
+    assert collate(packed, pad=0)["loss_index"].tolist() == [0, 1, 3]
+
+
+def test_rows_are_packed_as_full_as_they_can_be() -> None:
+    sizes = [10, 6, 6, 5, 4, 4, 3, 2]
+    tokens = [Tokens(list(range(size)), list(range(size))) for size in sizes]
+    rows = packed_rows(tokens, 10)
+    assert sorted(row.tokens for row in rows) == [10, 10, 10, 10], "forty tokens, four rows"
+
+
+def test_totals_are_of_the_chosen_rows_only() -> None:
+    tokens = [Tokens([1] * n, [IGNORED] * (n - 1) + [1]) for n in (3, 5, 7, 9)]
+    for rows in (single_rows(tokens, [1, 3]), packed_rows(tokens, 32, [1, 3])):
+        assert rows.totals() == (14, 2) and sum(rows.lengths.tolist()) == 14
+    assert single_rows(tokens).totals() == (24, 4)
+
+
+def test_the_fingerprint_sees_where_packed_sequences_end() -> None:
+    whole, cut = (
+        batches.Row([1, 2, 3, 4], [IGNORED, 2, 3, 4], lengths) for lengths in ((4,), (2, 2))
+    )
+    assert batches.fingerprint([whole]) != batches.fingerprint([cut])
+
+
+def test_buckets_are_whole_batches_of_similar_rows_in_mixed_order() -> None:
+    """Lengths within a batch are near, but batches do not come short to long; a batch that is
+    not full comes last, so that the others stay batches."""
+    tokens = some(203, longest=60)
+    stream = Stream(single_rows(tokens), seed=1, bucket=4)
+    sizes = [stream[place].tokens for place in range(203)]
+    parts = [sizes[start : start + 4] for start in range(0, 203, 4)]
+    assert max(max(part) - min(part) for part in parts[:50]) <= 12, "of sixty"
+    assert len(parts[-1]) == 3
+    means = [sum(part) / len(part) for part in parts[:50]]
+    assert means != sorted(means) and means != sorted(means, reverse=True)
+    rises = sum(one < other for one, other in itertools.pairwise(means))
+    assert 10 < rises < 40, "long and short batches take turns"
+
+
+def test_windows_of_buckets_are_large_enough_to_sort_in() -> None:
+    stream = Stream(single_rows(some(400, longest=60)), seed=2, bucket=2)
+    sizes = [stream[place].tokens for place in range(400)]
+    wasted = sum(abs(one - other) for one, other in zip(sizes[::2], sizes[1::2], strict=True))
+    assert wasted < 400, "less than two tokens a batch; unsorted it is about four thousand"
+
+
+def test_an_epoch_of_a_seed_is_the_same_everywhere() -> None:
+    """Held-out rows and orders must not depend on the machine or the process."""
+    assert batches.split(10, 0.3)[1] == batches.split(10, 0.3)[1] != batches.split(11, 0.3)[1]
+    rows = single_rows([Tokens([n, n], [IGNORED, n]) for n in range(8)])
+    order = [Stream(rows, seed=0)[place].ids[0] for place in range(16)]
+    random.seed(5)
+    assert order == [Stream(rows, seed=0)[place].ids[0] for place in range(16)]
+    assert order[:8] != order[8:], "each epoch in an order of its own"

@@ -65,3 +65,74 @@ def test_a_chosen_template_travels_to_chat(work_here: Callable[..., Any], name: 
         assert loaded.tokenizer.chat_template == (
             template.ALPACA_TEMPLATE if name == "alpaca" else template.ZEPHYR_TEMPLATE
         )
+
+
+@pytest.fixture
+def result(words: Any, tmp_path: Any) -> Any:
+    """(folder, receipt) of a result's tokenizer."""
+    words.save_pretrained(tmp_path / "result")
+    folder = tmp_path / "result"
+    receipt = {"tokenizer_files": lock.files(folder)}
+    assert set(receipt["tokenizer_files"]) >= {"tokenizer.json", "tokenizer_config.json"}
+    return folder, receipt
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("how", ["changed", "removed"])
+def test_a_changed_or_missing_file_of_the_tokenizer_is_named(
+    result: Any, name: str, how: str
+) -> None:
+    folder, receipt = result
+    lock.enforce_files(receipt, folder)
+    file = folder / name
+    if how == "changed":
+        file.write_text(file.read_text() + " ")
+    else:
+        file.unlink()
+    with pytest.raises(LabError, match=name.replace(".", r"\.")):
+        lock.enforce_files(receipt, folder)
+
+
+def test_a_template_that_was_put_beside_a_result_is_named(result: Any) -> None:
+    """It would rule over the one that the result was trained with."""
+    folder, receipt = result
+    file = folder / "chat_template.jinja"
+    if file.exists():
+        del receipt["tokenizer_files"][file.name]
+    file.write_text("{{ messages }}")
+    with pytest.raises(LabError, match=r"chat_template\.jinja of this result"):
+        lock.enforce_files(receipt, folder)
+    lock.enforce_files({}, folder)  # a result from before the files were kept
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [("pad_token", "The pad token"), ("eos_token", "The end token"), ("chat_template", "template")],
+)
+def test_each_part_of_the_terms_is_held(words: Any, change: str, says: str) -> None:
+    kept = lock.make(words, "w1", "assistant")
+    lock.enforce(kept, words)
+    setattr(words, change, "w7" if change != "chat_template" else "{{ messages[0].content }}")
+    with pytest.raises(LabError, match=says):
+        lock.enforce(kept, words)
+    with pytest.raises(LabError, match=says):
+        lock.enforce_terms(kept, words, "w1", "assistant", "x")
+
+
+def test_rows_on_other_terms_are_refused_with_the_first_difference(words: Any) -> None:
+    kept = lock.make(words, "w1", "assistant")
+    lock.enforce_terms(kept, words, "w1", "assistant", "run-x")
+    lock.enforce_terms({}, words, "w9", "all", "run-x")
+    with pytest.raises(LabError) as caught:
+        lock.enforce_terms(kept, words, "w9", "assistant", "run-x")
+    said = str(caught.value)
+    assert "run-x was trained with the system prompt 'w1'; these rows have 'w9'" in said
+    assert "From token 2 on: trained ⟨<|turn|>⟩ ⟨w1⟩" in said and "now ⟨<|turn|>⟩ ⟨w9⟩" in said
+    with pytest.raises(LabError, match="with the loss on 'assistant'; these rows have 'all'"):
+        lock.enforce_terms(kept, words, "w1", "all", "run-x")
+
+
+def test_a_difference_in_length_stands_at_the_end(words: Any) -> None:
+    ids = words("w1 w2 w3")["input_ids"]
+    assert lock.difference(words, ids, ids) == lock.difference(words, [], ids) == ""
+    assert lock.difference(words, ids[:2], ids) == "From token 3 on: trained ⟨w2⟩; now ⟨w2⟩ ⟨w3⟩."

@@ -142,3 +142,116 @@ def test_chatml_without_its_tokens_ends_with_the_end_that_the_model_knows() -> N
     template.choose(base, "chatml")
     (tokens,) = template.tokenize(CHAT, base, "", "assistant", 512)
     assert learned(base, tokens) == "Hello you<eos>Bye<eos>" and base.eos_token == "<eos>"
+
+
+def words_of(words: Any, example: Example, loss_on: str = "assistant", **more: Any) -> str:
+    """What is learned of an example, word by word, with the tokens between as dots."""
+    (tokens,) = template.tokenize(example, words, "", loss_on, 64, **more)
+    shown = words.convert_ids_to_tokens(tokens.ids)
+    pairs = zip(shown, tokens.labels, strict=True)
+    return " ".join(word if label != IGNORED else "." for word, label in pairs)
+
+
+TALK = Example(
+    3,
+    messages=(
+        {"role": "user", "content": "w1 w2"},
+        {"role": "assistant", "content": "w3 w4"},
+        {"role": "user", "content": "w5"},
+        {"role": "assistant", "content": "w6"},
+    ),
+)
+
+
+def test_which_words_count_word_by_word(words: Any) -> None:
+    assert words_of(words, TALK) == ". . . . . w3 w4 <|end|> . . . . w6 <|end|>"
+    assert words_of(words, TALK, "completion") == ". . . . . . . . . . . . w6 <|end|>"
+    assert words_of(words, TALK, "all") == (
+        ". w1 w2 <|end|> <|turn|> w3 w4 <|end|> <|turn|> w5 <|end|> <|turn|> w6 <|end|>"
+    ), "the first token is never predicted"
+
+
+def test_what_the_model_writes_before_its_words_counts_too(words: Any) -> None:
+    """A template that puts something between the generation prompt and the answer."""
+    words.chat_template = (
+        "{% for m in messages %}{{ '<|turn|> ' }}"
+        "{{ 'w80 ' if m.role == 'assistant' else '' }}{{ m.content + ' <|end|> ' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|turn|> ' }}{% endif %}"
+    )
+    assert words_of(words, TALK, "completion").endswith(". w80 w6 <|end|>")
+
+
+def test_of_two_end_tokens_the_longer_one_ends_the_turn(words: Any) -> None:
+    """<|end|> may begin another token's text: the whole token is the end."""
+    words.add_special_tokens({"additional_special_tokens": ["<|end|>!"]})
+    words.chat_template = words.chat_template.replace("<|end|>", "<|end|>!")
+    said = words_of(words, TALK, "completion")
+    assert said.endswith(". w6 <|end|>!")
+
+
+def test_each_side_of_a_cut(words: Any) -> None:
+    for length, right, left in (
+        (14, False, False),
+        (13, True, True),
+    ):
+        (one,) = template.tokenize(TALK, words, "", "assistant", length)
+        (other,) = template.tokenize(TALK, words, "", "assistant", length, "left")
+        assert (one.cut, other.cut) == (right, left), f"fourteen tokens, {length} allowed"
+        assert len(one.ids) == len(other.ids) == length and one.source == 3
+    (cut,) = template.tokenize(TALK, words, "", "assistant", 3, "left")
+    assert cut.labels == [IGNORED, *cut.ids[1:]], "the first token of a row is never predicted"
+
+
+def test_tokens_of_its_own_are_written_by_the_template_only(words: Any) -> None:
+    """A tokenizer that begins every text with a token must not begin a chat with it twice."""
+    from tokenizers.processors import TemplateProcessing
+
+    words.bos_token = "w90"
+    words.backend_tokenizer.post_processor = TemplateProcessing(
+        single="w90 $A", special_tokens=[("w90", 92)]
+    )
+    (tokens,) = template.tokenize(TALK, words, "", "assistant", 64)
+    assert words.convert_ids_to_tokens(tokens.ids)[:2] == ["<|turn|>", "w1"]
+    (text,) = template.tokenize(Example(1, text="w1 w2"), words, "", "all", 64)
+    assert words.convert_ids_to_tokens(text.ids) == ["w90", "w1", "w2", "<|end|>"]
+    (piece,) = template.tokenize(Example(1, text="w1", goes_on=True), words, "", "all", 64)
+    assert words.convert_ids_to_tokens(piece.ids) == ["w90", "w1"], "no end where it goes on"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("chat_template", "{{ messages }}"), ("eos_token", "w1"), ("pad_token", "w1"),
+    ],
+)  # fmt: skip
+def test_the_fingerprint_sees_each_part(words: Any, change: tuple[str, str]) -> None:
+    before = template.fingerprint(words, "", "assistant")
+    setattr(words, *change)
+    assert template.fingerprint(words, "", "assistant") != before
+
+
+def test_a_tokenizer_keeps_its_own_template_unless_another_is_chosen(words: Any) -> None:
+    own = words.chat_template
+    assert not template.choose(words) and words.chat_template == own
+    assert template.choose(words, "zephyr") and words.chat_template == template.ZEPHYR_TEMPLATE
+    words.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    assert template.choose(words, "chatml")
+    assert words.eos_token == "<|im_end|>", "what the template ends with ends a generation"
+
+
+def test_two_tokenizers_and_two_templates_never_share_a_frame(words: Any) -> None:
+    """What is known of a template may not outlive it."""
+    first = words_of(words, TALK)
+    words.chat_template = words.chat_template.replace("<|turn|> ", "<|turn|> w70 ")
+    second = words_of(words, TALK)
+    assert first != second and second == (". . . . . . . w3 w4 <|end|> . . . . . . w6 <|end|>")
+
+
+def test_a_template_that_answers_the_words_of_a_turn_is_refused(words: Any) -> None:
+    """It writes w99 behind a turn that says w2: the frame found with marks does not hold then."""
+    words.chat_template = (
+        "{% for m in messages %}{{ '<|turn|> ' + m.content }}"
+        "{{ ' w99' if 'w2' in m.content else '' }}{{ ' <|end|> ' }}{% endfor %}"
+    )
+    with pytest.raises(LabError, match="behind turn 1 by its words"):
+        template.tokenize(TALK, words, "", "assistant", 64)

@@ -15,6 +15,10 @@ from lab.models.catalog import Source
 KINDS = ("llama", "qwen3", "gpt2", "neox")
 VOCABULARY = 96
 TURN, END = "<|turn|>", "<|end|>"
+TEMPLATE = (
+    "{% for m in messages %}{{ '<|turn|> ' + m.content + ' <|end|> ' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|turn|> ' }}{% endif %}"
+)
 
 
 def make_tokenizer() -> Any:
@@ -28,6 +32,13 @@ def make_tokenizer() -> Any:
     return PreTrainedTokenizerFast(
         tokenizer_object=made, eos_token=END, pad_token=END, additional_special_tokens=[TURN]
     )
+
+
+def make_chat_tokenizer() -> Any:
+    """The same with a chat template: a turn token, the content, an end token for every turn."""
+    made = make_tokenizer()
+    made.chat_template = TEMPLATE
+    return made
 
 
 def make_config(kind: str, width: int = 32) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lab.data.batches import collate, packed_rows, single_rows
 from lab.data.template import Tokens
@@ -161,3 +162,149 @@ def test_a_model_that_looks_at_its_head_trains_with_the_fused_loss() -> None:
     names = {name for name, _ in model.named_parameters()}
     assert fused_is_exact(model, precision="float32")
     assert {name for name, _ in model.named_parameters()} == names, "the head is back"
+
+
+class Largest(TorchDispatchMode):
+    """Notes how many numbers the largest tensor has that any operation makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numel = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for one in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(one, torch.Tensor) and "view" not in str(func):
+                self.numel = max(self.numel, one.numel())
+        return result
+
+
+def test_no_more_logits_live_at_a_time_than_a_chunk_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """3000 tokens, 2000 words, 4 hidden numbers: all logits would be six million numbers."""
+    monkeypatch.setattr(losses, "CHUNK_ELEMENTS", 40_000)
+    hidden = torch.randn(3000, 4, requires_grad=True)
+    weight = torch.randn(2000, 4, requires_grad=True)
+    targets = torch.randint(0, 2000, (3000,))
+    with Largest() as largest:
+        total = FusedLinearCrossEntropy.apply(hidden, weight, None, targets, torch.float32)
+        total.backward()
+    assert largest.numel <= 40_000, "the logits of a chunk are the largest tensor that is made"
+    assert largest.numel > 20_000, "chunks are no smaller than they may be"
+
+
+def test_many_chunks_in_sixteen_bits_sum_up_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gradient summed in bfloat16 over 500 chunks loses the small ones."""
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(500, 8).bfloat16(), torch.randn(40, 8).bfloat16()
+    targets = torch.randint(0, 40, (500,))
+    exact = weight.double().requires_grad_(True)
+    logits = hidden.double() @ exact.T
+    total = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+    total.backward()
+    monkeypatch.setattr(losses, "CHUNK_ELEMENTS", 40)
+    ours = weight.clone().requires_grad_(True)
+    summed = FusedLinearCrossEntropy.apply(hidden, ours, None, targets, torch.bfloat16)
+    summed.backward()
+    assert summed.dtype == torch.float32 and ours.grad is not None
+    assert ours.grad.dtype == torch.bfloat16, "a gradient has the type of its weight"
+    assert float(summed) == pytest.approx(float(total), rel=5e-3)
+    far = (ours.grad.double() - exact.grad).norm() / exact.grad.norm()
+    assert float(far) < 5e-3, "rounded once, not once a chunk"
+
+
+def test_only_what_needs_a_gradient_gets_one() -> None:
+    made = [torch.randn(9, 8), torch.randn(20, 8), torch.randn(20)]
+    targets = torch.randint(0, 20, (9,))
+    for which in range(3):
+        ours, theirs = (
+            [one.clone().requires_grad_(place == which) for place, one in enumerate(made)]
+            for _ in range(2)
+        )
+        FusedLinearCrossEntropy.apply(*ours, targets, torch.float32).backward()
+        logits = torch.nn.functional.linear(*theirs)
+        torch.nn.functional.cross_entropy(logits, targets, reduction="sum").backward()
+        for place, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+            assert (one.grad is None) == (place != which)
+            if place == which:
+                torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-5)
+
+
+def test_few_chunks_stand_for_all_only_within() -> None:
+    """Measuring memory leaves out chunks; training afterwards must not."""
+    with losses.few_chunks():
+        assert len(losses._chunks(1000, 10)) <= 4
+    assert list(losses._chunks(1000, 10)) == list(range(0, 1000, 10))
+
+
+def test_the_plain_loss_scores_the_next_token_of_every_place_that_counts() -> None:
+    """By hand: place t says the token at t + 1, and the last place of a row says nothing."""
+    torch.manual_seed(0)
+    logits = torch.randn(2, 4, 7)
+    labels = torch.tensor([[-100, 3, -100, 5], [-100, -100, 0, -100]])
+    expected = sum(
+        -float(torch.log_softmax(logits[row, place - 1], dim=0)[labels[row, place]])
+        for row, place in ((0, 1), (0, 3), (1, 2))
+    )
+    assert float(losses.plain_loss(logits, labels)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_heads_that_are_more_than_a_matrix_are_not_plain() -> None:
+    import peft
+
+    class Scaled(torch.nn.Linear):
+        def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+            return 0.5 * super().forward(hidden)
+
+    assert losses.is_plain(torch.nn.Linear(4, 9)) and not losses.is_plain(Scaled(4, 9))
+    model = model_of("llama")
+    lora = peft.LoraConfig(r=2, target_modules=["lm_head"], task_type="CAUSAL_LM")
+    assert not losses.is_plain(peft.get_peft_model(model, lora).get_output_embeddings())
+    whole = peft.LoraConfig(
+        r=2, target_modules=["q_proj"], modules_to_save=["lm_head"], task_type="CAUSAL_LM"
+    )
+    copied = peft.get_peft_model(model_of("llama"), whole)
+    assert losses.is_plain(copied.base_model.model.lm_head)
+    odd = model_of("llama")
+    odd.lm_head = Scaled(32, 97)
+    assert not losses.is_plain(peft.get_peft_model(odd, whole).base_model.model.lm_head)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_heads_bias_and_trained_rows_are_part_of_the_fused_loss(bias: bool) -> None:
+    """GPT-J and Phi have a bias on the head; trainable tokens put rows of their own into it."""
+    from transformers import PhiConfig, PhiForCausalLM
+
+    torch.manual_seed(0)
+    batch = collate(single_rows(sequences()[:2]), pad=0)
+    if bias:
+        shape = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 64}
+        model: Any = PhiForCausalLM(
+            PhiConfig(**shape, num_hidden_layers=1, num_attention_heads=4, resid_pdrop=0.0)
+        )
+        torch.nn.init.normal_(model.lm_head.bias, std=2.0)
+    else:
+        import peft
+
+        settings = peft.TrainableTokensConfig(token_indices=[3, 7, 9], task_type="CAUSAL_LM")
+        model = peft.get_peft_model(model_of("qwen3"), settings)  # head and embeddings are one
+        for name, weight in model.named_parameters():
+            if "trainable_tokens_delta" in name:
+                torch.nn.init.normal_(weight, std=2.0)
+    model.eval()
+    fused, plain = (
+        float(summed_loss(model, batch, precision="float32", loss=loss))
+        for loss in ("fused", "plain")
+    )
+    assert fused == pytest.approx(plain, rel=1e-5)
+
+
+def test_the_softmax_is_computed_in_float32_whatever_the_products_are_in() -> None:
+    """Only the product is rounded to bfloat16: then the loss agrees to five digits."""
+    torch.manual_seed(0)
+    hidden, weight = 3 * torch.randn(7, 8).bfloat16(), torch.randn(300, 8).bfloat16()
+    targets = torch.randint(0, 300, (7,))
+    expected = torch.nn.functional.cross_entropy(
+        (hidden @ weight.T).float(), targets, reduction="sum"
+    )
+    found = FusedLinearCrossEntropy.apply(hidden, weight, None, targets, torch.bfloat16)
+    assert float(found) == pytest.approx(float(expected), rel=1e-5)

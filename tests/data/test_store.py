@@ -1,0 +1,152 @@
+"""Stored tokens are what was stored, and only the same content under the same terms finds them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lab.data import store
+from lab.data.template import IGNORED, Tokens
+from lab.files import read_object
+
+SEQUENCES = [
+    (0, Tokens([5, 70_000, 4_000_000_000], [IGNORED, 70_000, IGNORED], source=1)),
+    (0, Tokens([9], [IGNORED], source=1, cut=True)),
+    (1, Tokens([3, 4], [IGNORED, 4], source=7)),
+]
+
+
+def test_what_was_stored_comes_back() -> None:
+    made = store.write("k", iter(SEQUENCES), {"examples": 2})
+    again = store.find("k")
+    assert again is not None
+    for found in (made, again):
+        assert list(found) == [one for _, one in SEQUENCES], "ids, labels, rows and cuts"
+        assert found[1:] == [one for _, one in SEQUENCES[1:]]
+        assert found.lengths.tolist() == [3, 1, 2] and found.learned.tolist() == [1, 0, 1]
+        assert found.examples.tolist() == [0, 0, 1] and found.rows.tolist() == [1, 1, 7]
+        assert found.cut.tolist() == [False, True, False]
+        assert found.meta == {"examples": 2}
+
+
+def test_nothing_to_store_is_stored_too() -> None:
+    assert len(store.write("none", iter([]), {})) == 0
+    found = store.find("none")
+    assert found is not None and list(found) == [] and found.lengths.tolist() == []
+
+
+def test_a_set_is_there_when_its_meta_is(lab_home: Path) -> None:
+    """meta.json is written last: a folder without it is no set."""
+    assert store.find("k") is None
+    (store.folder() / "k").mkdir(parents=True)
+    assert store.find("k") is None
+
+
+def test_meta_may_be_filled_while_the_rows_come() -> None:
+    meta: dict[str, Any] = {}
+
+    def rows() -> Iterator[tuple[int, Tokens]]:
+        yield SEQUENCES[0]
+        meta["examples"] = 41
+
+    assert store.write("k", rows(), meta).meta["examples"] == 41
+    assert (read_object(store.folder() / "k" / "meta.json") or {})["examples"] == 41
+
+
+def test_the_faster_of_two_runs_wins_and_the_other_takes_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def slow() -> Iterator[tuple[int, Tokens]]:
+        yield SEQUENCES[0]
+        with monkeypatch.context() as patch:
+            patch.setattr(store.os, "getpid", lambda: 1)
+            store.write("k", iter(SEQUENCES), {"by": "the other"})
+
+    found = store.write("k", slow(), {"by": "this"})
+    assert found.meta == {"by": "the other"} and len(found) == 3
+    assert [one.name for one in store.folder().iterdir()] == ["k"]
+
+
+def test_a_failure_leaves_nothing() -> None:
+    def broken() -> Iterator[tuple[int, Tokens]]:
+        yield SEQUENCES[0]
+        raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError):
+        store.write("k", broken(), {})
+    assert list(store.folder().iterdir()) == []
+
+
+def test_use_is_noted() -> None:
+    """What has not been of use for long may be deleted first."""
+    store.write("k", iter(SEQUENCES), {})
+    meta = store.folder() / "k" / "meta.json"
+    os.utime(meta, (1_000_000, 1_000_000))
+    store.find("k")
+    assert meta.stat().st_mtime > 1_700_000_000
+
+
+def other_vocabulary(words: Any) -> None:
+    """The same words under other numbers, as another model's tokenizer has them."""
+    from tokenizers import models
+
+    known = words.get_vocab()
+    turned = {word: number for number, word in enumerate(sorted(known, key=known.get)[::-1])}
+    words.backend_tokenizer.model = models.WordLevel(turned, unk_token="<|end|>")
+
+
+CHANGES: dict[str, Callable[[Any], Any]] = {
+    "vocabulary": other_vocabulary,
+    "template": lambda words: setattr(words, "chat_template", "{{ messages }}"),
+    "end token": lambda words: setattr(words, "eos_token", "w3"),
+    "begin token": lambda words: setattr(words, "bos_token", "w3"),
+    "added token": lambda words: words.add_tokens(["w1 w2"]),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_another_tokenizer_has_other_tokens(words: Any, tmp_path: Path, change: str) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text("rows")
+    before = store.key(file, words, {"max_length": 8})
+    assert store.key(file, words, {"max_length": 8}) == before, "the same terms, the same key"
+    CHANGES[change](words)
+    assert store.key(file, words, {"max_length": 8}) != before
+
+
+def test_the_key_follows_content_and_settings_not_the_name(words: Any, tmp_path: Path) -> None:
+    keys = set()
+    for name, content, settings in (
+        ("a", "rows", {"max_length": 8}),
+        ("b", "rows", {"max_length": 8}),
+        ("a", "rows!", {"max_length": 8}),
+        ("a", "rows", {"max_length": 9}),
+        ("a", "rows", {"max_length": 8, "loss_on": "all"}),
+    ):
+        file = tmp_path / name
+        file.write_text(content)
+        keys.add(store.key(file, words, settings))
+    assert len(keys) == 4
+
+
+def test_tokens_of_another_model_are_never_taken(words: Any, tmp_path: Path) -> None:
+    """The whole way: one file, two tokenizers with the same template."""
+    from lab.data import prepare
+    from lab.spec import RunSpec
+    from tests.conftest import write_rows
+    from tests.methods import tiny
+
+    file = tmp_path / "a.jsonl"
+    write_rows(file, [{"prompt": "w1", "completion": "w2"}] * 4)
+    data = {"dataset": str(file), "eval_fraction": 0.0, "max_length": 16, "packing": "off"}
+    spec = RunSpec.from_json({"data": data})
+    other = tiny.make_chat_tokenizer()
+    other_vocabulary(other)
+    ours, theirs = (prepare.prepare(spec, one).train[0].ids for one in (words, other))
+    assert ours == [1, 3, 0, 1, 4, 0] and ours != theirs
+    assert np.array_equal(theirs, other("<|turn|> w1 <|end|> <|turn|> w2 <|end|>")["input_ids"])

@@ -1,0 +1,133 @@
+"""A result proves what it was made of, and is never half there."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from lab import methods
+from lab.data import template
+from lab.errors import LabError
+from lab.files import read_object
+from lab.methods import Context
+from lab.models import weights
+from lab.paths import RunDir
+from lab.spec import RunSpec
+from lab.train import artifact
+from tests.methods import tiny
+
+OPTIONS = {
+    "model": "some/model",
+    "start_from": "run:20260101-000000-x-abcd",
+    "method": {"name": "lora", "rank": 2},
+    "data": {"system_prompt": "Be kind.", "loss_on": "completion"},
+    "train": {"seed": 9},
+}
+
+
+def save(run: RunDir, tokenizer: Any, facts: dict[str, Any]) -> int:
+    run.path.mkdir(parents=True, exist_ok=True)
+    spec = RunSpec.from_json(OPTIONS)
+    method = methods.get("lora")
+    model = method.apply(tiny.make_model("llama"), spec.method_config, Context(spec))
+    return artifact.save(run, model, tokenizer, method, spec, facts)
+
+
+def test_the_receipt_is_of_these_files_and_this_run(tmp_path: Path, small_tokenizer: Any) -> None:
+    run = RunDir(tmp_path / "run")
+    size = save(run, small_tokenizer, {"train_hash": "abc", "step": 12})
+    files = [one for one in run.artifact.rglob("*") if one.is_file()]
+    assert size == sum(one.stat().st_size for one in files)
+    assert not (run.artifact / "README.md").exists(), "PEFT's card holds placeholders only"
+    receipt = read_object(run.artifact / "receipt.json") or {}
+
+    def digests(names: Any) -> dict[str, str]:
+        folder = run.artifact
+        return {n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in names}
+
+    assert receipt["weights"] == digests(["adapter_model.safetensors"])
+    present = {one.name for one in files} & {
+        "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
+    }  # fmt: skip
+    assert len(present) >= 2 and receipt["tokenizer_files"] == digests(present)
+    assert (receipt["model"], receipt["start_from"]) == ("some/model", OPTIONS["start_from"])
+    assert receipt["method"]["rank"] == 2
+    assert (receipt["system_prompt"], receipt["loss_on"]) == ("Be kind.", "completion")
+    assert (receipt["seed"], receipt["train_hash"], receipt["step"]) == (9, "abc", 12)
+    assert (receipt["end_token"], receipt["pad_token"]) == (tiny.END, tiny.END)
+    terms = template.fingerprint(small_tokenizer, "Be kind.", "completion")
+    assert receipt["template_hash"] == receipt["lock"]["hash"] == terms
+
+
+def test_a_result_that_cannot_be_written_leaves_the_one_before(
+    tmp_path: Path, small_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDir(tmp_path / "run")
+    save(run, small_tokenizer, {"step": 1})
+    before = (run.artifact / "receipt.json").read_bytes()
+    saved = type(methods.get("lora")).save
+
+    def half(self: Any, model: Any, folder: Path) -> None:
+        saved(self, model, folder)
+        assert run.artifact.is_dir(), "the old result is there until the new one is whole"
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(methods.get("lora")), "save", half)
+        with pytest.raises(OSError, match="No space"):
+            save(run, small_tokenizer, {"step": 2})
+    assert (run.artifact / "receipt.json").read_bytes() == before
+    assert [one.name for one in run.path.iterdir()] == ["artifact"], "nothing half written is left"
+    save(run, small_tokenizer, {"step": 3})
+    assert (read_object(run.artifact / "receipt.json") or {})["step"] == 3
+
+
+@pytest.fixture
+def lora_of(tmp_path: Path) -> Callable[[int], tuple[Any, Any, Path]]:
+    """(model to train, another tree over its base, folder of a result with noise in it)."""
+
+    def make(seed: int) -> tuple[Any, Any, Path]:
+        spec = RunSpec.from_json({"method": {"name": "lora", "rank": 2, "bias": "all"}})
+        method = methods.get("lora")
+        done = method.apply(tiny.make_model("neox"), spec.method_config, Context(spec))
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            for weight in done.parameters():
+                if weight.requires_grad:
+                    weight.copy_(torch.randn(weight.shape))
+        folder = tmp_path / f"result-{seed}"
+        folder.mkdir()
+        method.save(done, folder)
+        base = tiny.make_model("neox")
+        twin = weights.same_weights(base)
+        model = method.apply(base, spec.method_config, Context(spec))
+        return model, twin, folder
+
+    return make
+
+
+def test_training_on_begins_with_every_number_of_the_result(lora_of: Any) -> None:
+    model, twin, folder = lora_of(4)
+    trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    artifact.begin_with(model, twin, methods.get("lora"), folder)
+    torch.manual_seed(4)
+    now = {name: one for name, one in model.named_parameters() if one.requires_grad}
+    assert now.keys() == trained, "as much trains as before"
+    for name, weight in now.items():
+        assert torch.equal(weight, torch.randn(weight.shape)), name
+
+
+def test_a_result_that_lacks_a_weight_is_refused_by_name(lora_of: Any) -> None:
+    model, twin, folder = lora_of(4)
+    model.extra = nn.Parameter(torch.ones(3))
+    before = {name: one.clone() for name, one in model.named_parameters()}
+    with pytest.raises(LabError, match="The result holds no extra: LoRA"):
+        artifact.begin_with(model, twin, methods.get("lora"), folder)
+    left = dict(model.named_parameters())
+    assert all(torch.equal(one, left[n]) for n, one in before.items() if "lora_" in n)

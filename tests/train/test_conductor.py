@@ -1,0 +1,371 @@
+"""What happens between steps: when it is due, what is recorded, what a person's commands do."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from lab.files import read_object, write_json
+from lab.paths import RunDir
+from lab.runs import checkpoints, history
+from lab.runs.status import status
+from lab.train import conductor
+from lab.train.telemetry import Telemetry
+from tests.conftest import attempt_again
+
+Work = Callable[..., RunDir]
+QUIET = {"eval_every": 0, "save_every": 0}
+
+
+def steps(run: RunDir, kind: str) -> list[int]:
+    """The steps of the records (eval) or events (checkpoint, sample) of a kind."""
+    records = history.metrics(run, kind) if kind == "eval" else history.events(run, kind)
+    return [one["step"] for one in records if one.get("of") != "base"]
+
+
+def warnings(run: RunDir) -> str:
+    return "\n".join(one["message"] for one in history.events(run, "warning"))
+
+
+def again(run: RunDir) -> None:
+    """A second attempt, whose records supersede those of the first."""
+    (run.attempts / "1").mkdir(parents=True)
+    assert attempt_again(run) == 0
+
+
+@pytest.fixture
+def evaluations(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[float]], None]:
+    """Let evaluations of a run give these losses, in this order."""
+
+    def give(losses: list[float]) -> None:
+        following: Iterator[float] = iter(losses)
+        monkeypatch.setattr(
+            conductor, "evaluation_loss", lambda *args, **kwargs: (next(following), 10)
+        )
+
+    return give
+
+
+def at_step(monkeypatch: pytest.MonkeyPatch, wanted: int, do: Callable[[RunDir], None]) -> None:
+    """Do something while the worker writes down its step `wanted`."""
+    write = Telemetry.metric
+
+    def metric(self: Telemetry, kind: str, **values: Any) -> None:
+        write(self, kind, **values)
+        if kind == "train" and values["step"] == wanted:
+            do(self.run)
+
+    monkeypatch.setattr(Telemetry, "metric", metric)
+
+
+def command(name: str) -> Callable[[RunDir], None]:
+    def give(run: RunDir) -> None:
+        run.commands.mkdir(exist_ok=True)
+        (run.commands / name).touch()
+
+    return give
+
+
+# -- when it is due ---------------------------------------------------------------------
+
+
+def test_left_open_a_run_evaluates_ten_times_saves_five_and_samples_thrice(
+    small_run: Work,
+) -> None:
+    due = {"eval_every": None, "save_every": None, "sample_every": None}
+    run = small_run("lora", train={"max_steps": 20, "keep_last": 9, **due})
+    assert steps(run, "eval") == list(range(2, 21, 2))
+    assert steps(run, "checkpoint") == [4, 8, 12, 16], "the end has a result of its own"
+    assert steps(run, "sample") == [0, 10, 20]
+
+
+def test_counted_in_steps_and_switched_off(small_run: Work) -> None:
+    every = {"eval_every": 3, "save_every": 2, "sample_every": 5}
+    run = small_run("lora", train={"max_steps": 7, "keep_last": 9, **every})
+    assert steps(run, "eval") == [3, 6, 7] and steps(run, "checkpoint") == [2, 4, 6]
+    assert steps(run, "sample") == [0, 5, 7]
+    quiet = small_run("lora", train={"max_steps": 7, **QUIET})
+    assert steps(quiet, "eval") == [7], "the end is always measured"
+    assert steps(quiet, "checkpoint") == steps(quiet, "sample") == []
+
+
+# -- early stopping and divergence ------------------------------------------------------
+
+
+def test_early_stopping_goes_on_counting_after_a_resume(
+    small_run: Work, evaluations: Callable[[list[float]], None]
+) -> None:
+    """Best at step 2, no better at 4 and 6: after the checkpoint of step 6, one more ends it."""
+    train = {"max_steps": 20, "eval_every": 2, "save_every": 2, "early_stopping": 3}
+    evaluations([2.0, 2.5, 2.4, 2.3])
+    run = small_run("lora", train=train)
+    assert steps(run, "eval") == [2, 4, 6, 8]
+    assert checkpoints.table(run)[-1]["step"] == 6
+    evaluations([2.2, 1.0])
+    again(run)
+    assert history.last_event(run, "plan")["resumed_at"] == 6
+    assert steps(run, "eval") == [2, 4, 6, 8], "the third evaluation without a gain ends it"
+    assert "below 2.0000 for 3 evaluations" in warnings(run)
+
+
+def test_a_gain_begins_the_count_anew_and_equal_is_no_gain(
+    small_run: Work, evaluations: Callable[[list[float]], None]
+) -> None:
+    train = {"max_steps": 20, "eval_every": 1, "early_stopping": 2, "save_every": 0}
+    evaluations([3.0, 3.1, 2.0, 2.0, 2.0, 1.0])
+    run = small_run("lora", train=train)
+    assert steps(run, "eval")[-1] == 5
+
+
+def test_divergence_is_said_once_and_only_where_it_is_large(
+    small_run: Work, evaluations: Callable[[list[float]], None]
+) -> None:
+    train = {"max_steps": 5, "eval_every": 1, "save_every": 0}
+    evaluations([2.0, 2.5, 2.7, 9.0, 9.0])
+    run = small_run("lora", train=train)
+    said = [one for one in history.events(run, "warning") if "diverging" in one["message"]]
+    assert len(said) == 1
+    assert "2.700 at step 3, after 2.000 at its best" in said[0]["message"]
+    evaluations([2.0, 2.5, 1.9, 2.4, 2.4])
+    assert "diverging" not in warnings(small_run("lora", train=train))
+
+
+# -- what a step's record holds ---------------------------------------------------------
+
+
+def test_rates_are_of_the_step_itself(small_run: Work, lab_home: Any) -> None:
+    """Tokens and operations of one step over the seconds of one step, after a resume as well."""
+    lab_home.mkdir(exist_ok=True)
+    write_json(lab_home / "machine.json", {"v": 1, "cpu_peak_flops": 5e9, "cores": 2})
+    run = small_run("lora", train={"max_steps": 8, "save_every": 3, "eval_every": 0})
+    for attempt in (1, 2):
+        if attempt == 2:
+            again(run)
+            assert history.last_event(run, "plan")["resumed_at"] == 6
+        before = {"tokens": 0, "flops": 0.0, "seconds": 0.0}
+        for record in history.metrics(run, "train"):
+            passed = record["perf/step_s"]
+            gained = {key: record[key] - before[key] for key in before}
+            place = f"step {record['step']} of attempt {attempt}"
+            assert record["perf/tokens_per_s"] * passed == pytest.approx(gained["tokens"]), place
+            assert record["perf/mfu"] * 5e9 * passed == pytest.approx(gained["flops"]), place
+            assert gained["seconds"] == pytest.approx(passed, abs=1e-6), place
+            before = {key: record[key] for key in before}
+
+
+def test_evaluations_take_no_training_time(
+    small_run: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A budget of seconds and the tokens a second are those of training alone."""
+
+    def slow(*args: Any, **kwargs: Any) -> tuple[float, int]:
+        time.sleep(1.5)
+        return 2.0, 10
+
+    monkeypatch.setattr(conductor, "evaluation_loss", slow)
+    train = {"max_steps": 3, "eval_every": 1, "save_every": 0}
+    run = small_run("lora", train=train)
+    records = history.metrics(run, "train")
+    assert all(one["perf/step_s"] < 1.5 for one in records)
+    assert records[-1]["seconds"] == pytest.approx(sum(one["perf/step_s"] for one in records))
+
+
+def test_the_time_left_falls_to_nothing(small_run: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of a tenth of a second: what is left follows from how long the steps before took."""
+    told: list[tuple[float, float, float, float | None]] = []
+    report = Telemetry.progress
+
+    def progress(
+        self: Telemetry, done: float, total: float, unit: str, eta_s: float | None = None
+    ) -> None:
+        report(self, done, total, unit, eta_s)
+        if self.phase == "training":
+            told.append((time.monotonic(), done, total, eta_s))
+            time.sleep(0.1)
+
+    monkeypatch.setattr(Telemetry, "progress", progress)
+    run = small_run("lora", train={"max_steps": 10, **QUIET, "save_every": 4})
+    for first_step in (0, 8):
+        begun = told[0][0]
+        assert told[0][1] == first_step and told[0][3] is None, "nothing is known at the start"
+        later = [one for one in told if one[1] > first_step]
+        assert {total for _, _, total, _ in told} == {10}
+        for at, done, _, left in later:
+            expected = (at - begun) / (done - first_step) * (10 - done)
+            assert left == pytest.approx(expected, rel=0.1, abs=0.05), f"after step {done}"
+        assert later[-1][1] == 10 and later[-1][3] == 0.0, "at the end nothing is left"
+        told.clear()
+        if first_step == 0:
+            again(run)
+
+
+def test_a_budget_of_seconds_reports_seconds(
+    small_run: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[float, float, str]] = []
+    report = Telemetry.progress
+
+    def progress(self: Telemetry, done: float, total: float, unit: str, *rest: Any) -> None:
+        report(self, done, total, unit, *rest)
+        if self.phase == "training":
+            told.append((done, total, unit))
+
+    monkeypatch.setattr(Telemetry, "progress", progress)
+    run = small_run("lora", train={"max_steps": None, "max_seconds": 0.4, **QUIET})
+    assert {(total, unit) for _, total, unit in told} == {(0.4, "second")}
+    assert told[-1][0] == pytest.approx(history.metrics(run, "train")[-1]["seconds"], abs=0.06)
+
+
+def test_the_memory_of_a_run_is_told_part_by_part(small_run: Work) -> None:
+    """Four bytes a weight, four a gradient, two moments of four and a count of four a tensor."""
+    runs = [small_run(method, train={"max_steps": 1, **QUIET}) for method in ("full", "lora")]
+    for run in runs:
+        told = history.last_event(run, "memory")
+        model = history.last_event(run, "model")
+        assert told["weights"] == 4 * model["parameters"], run.id
+        assert told["gradients"] == 4 * model["trainable"]
+        extra = told["optimizer"] - 8 * model["trainable"]
+        assert 0 <= extra <= 4 * 100, "two moments, and a counter for each tensor"
+    full, lora = (history.last_event(run, "model") for run in runs)
+    assert full["trainable"] == full["parameters"] > lora["trainable"]
+
+
+# -- commands ---------------------------------------------------------------------------
+
+
+def test_stop_ends_with_a_checkpoint_an_evaluation_and_a_result(
+    small_run: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_step(monkeypatch, 3, command("stop"))
+    run = small_run("lora", train={"max_steps": 9, **QUIET})
+    assert status(run).state == "stopped" and run.artifact.is_dir()
+    last = history.metrics(run, "train")[-1]["step"]
+    assert last in (3, 4), "at the next step, not later"
+    assert steps(run, "eval") == [last] and steps(run, "checkpoint") == [last]
+
+
+def test_stop_at_the_last_step_is_the_end(small_run: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_step(monkeypatch, 4, command("stop"))
+    run = small_run("lora", train={"max_steps": 4, **QUIET})
+    assert status(run).state == "done" and steps(run, "checkpoint") == []
+
+
+def test_cancel_leaves_no_result(small_run: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_step(monkeypatch, 3, command("cancel"))
+    run = small_run("lora", train={"max_steps": 9, **QUIET})
+    assert status(run).state == "cancelled"
+    assert not run.artifact.exists() and not list(run.checkpoints.glob("step-*"))
+    assert history.metrics(run, "train")[-1]["step"] in (3, 4)
+
+
+def test_save_writes_one_checkpoint_and_goes_on(
+    small_run: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_step(monkeypatch, 3, command("save"))
+    run = small_run("lora", train={"max_steps": 9, **QUIET})
+    assert status(run).state == "done" and history.metrics(run, "train")[-1]["step"] == 9
+    saved = steps(run, "checkpoint")
+    assert len(saved) == 1 and saved[0] in (3, 4), "answered once"
+    assert not (run.commands / "save").exists()
+
+
+def test_the_most_urgent_command_is_answered(
+    small_run: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def give_all(run: RunDir) -> None:
+        for name in ("save", "stop", "cancel"):
+            command(name)(run)
+
+    at_step(monkeypatch, 2, give_all)
+    assert status(small_run("lora", train={"max_steps": 9, **QUIET})).state == "cancelled"
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize("name", ["stop", "cancel"])
+def test_before_the_first_step_there_is_nothing_to_save(
+    small_run: Work, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    enter = Telemetry.enter
+
+    def command_while_loading(self: Telemetry, phase: str) -> None:
+        enter(self, phase)
+        if phase == "tokenising":
+            command(name)(self.run)
+
+    monkeypatch.setattr(Telemetry, "enter", command_while_loading)
+    run = small_run("lora", train={"max_steps": 3, **QUIET})
+    assert status(run).state == "cancelled" and history.metrics(run, "train") == []
+
+
+# -- checkpoints ------------------------------------------------------------------------
+
+
+def test_a_checkpoint_knows_its_own_evaluation_only(small_run: Work) -> None:
+    """keep_best ranks by it: a checkpoint without one must not carry the loss of another step."""
+    train = {"max_steps": 7, "eval_every": 2, "save_every": 1, "keep_last": 9}
+    run = small_run("lora", train=train)
+    evals = {one["step"]: one["eval/loss"] for one in history.metrics(run, "eval") if one["step"]}
+    for step in range(1, 7):
+        state = read_object(run.checkpoints / f"step-{step}" / "state.json") or {}
+        assert state["eval_loss"] == evals.get(step), f"step {step}"
+        assert state["used"]["step"] == step
+        best = min((loss for at, loss in evals.items() if at <= step), default=float("inf"))
+        assert state["best_loss"] == best
+
+
+def test_room_on_the_disk_is_counted_for_weights_and_moments(
+    small_run: Work, small_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Full fine-tuning: three numbers of four bytes a weight, and fifty megabytes left free."""
+    usage = conductor.shutil.disk_usage
+    weights = load_file(small_model / "model.safetensors").values()
+    needed = 12 * sum(weight.numel() for weight in weights) + conductor.ROOM_BYTES
+    free: list[int] = []
+
+    def disk_usage(path: Any) -> Any:
+        found = usage(path)
+        return found._replace(free=free[-1]) if free else found  # the planner sees the real disk
+
+    monkeypatch.setattr(conductor.shutil, "disk_usage", disk_usage)
+    at_step(monkeypatch, 1, lambda run: free.append(needed - 100_000))
+    at_step(monkeypatch, 3, lambda run: free.append(needed + 100_000))
+    train = {"max_steps": 5, "eval_every": 0, "save_every": 2}
+    run = small_run("full", train=train)
+    assert steps(run, "checkpoint") == [4], "too little room at step 2, enough at 4"
+    assert "step 2 was not written" in warnings(run)
+    assert re.search(r"\b100\.\d+ kB are missing", warnings(run))
+
+
+def test_rows_of_a_broken_step_are_named(
+    small_run: Work, monkeypatch: pytest.MonkeyPatch, small_tokenizer: Any
+) -> None:
+    """A loss that is no number at the second of four steps: the rows of that step, no others."""
+    import torch
+
+    from lab.data import prepare
+    from lab.data.batches import Stream
+    from lab.spec import RunSpec
+    from lab.train import trainer
+
+    loss, calls = trainer.summed_loss, []
+
+    def broken(*args: Any, **kwargs: Any) -> torch.Tensor:
+        calls.append(1)
+        total: torch.Tensor = loss(*args, **kwargs)
+        return total * float("nan") if len(calls) in (3, 4) else total
+
+    monkeypatch.setattr(trainer, "summed_loss", broken)
+    train = {"max_steps": 4, "batch_size": 2, "accumulation": 2, **QUIET}
+    run = small_run("lora", train=train)
+    assert status(run).state == "failed"
+    spec = RunSpec.stored(json.loads(run.spec.read_text()))
+    stream = Stream(prepare.prepare(spec, small_tokenizer).train, spec.train.seed)
+    rows = sorted(stream[place].sources[0] for place in range(4, 8))
+    assert f"at step 2, on rows {', '.join(map(str, rows))} of" in status(run).message

@@ -1,0 +1,132 @@
+"""A sample shows what the model itself answers, and changes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lab.data.catalog import Dataset
+from lab.data.prepare import Prepared
+from lab.data.shapes import Example
+from lab.train import sample
+from lab.train.sample import Sampler
+from tests.methods import tiny
+
+ASKED, ANSWER = "w5 w6", "w70 w71 w72"
+CHAT = Example(
+    1,
+    messages=(
+        {"role": "user", "content": ASKED},
+        {"role": "assistant", "content": ANSWER},
+        {"role": "user", "content": "w7"},
+        {"role": "assistant", "content": "w73"},
+    ),
+)
+
+
+class Events:
+    def __init__(self) -> None:
+        self.records: list[dict[str, Any]] = []
+
+    def event(self, kind: str, **values: Any) -> None:
+        self.records.append({"kind": kind, **values})
+
+
+def sampler(
+    tokenizer: Any, first: Example, card: dict[str, Any] | None = None, system: str = ""
+) -> tuple[Sampler, Events]:
+    data = Prepared([], [], system, first, {})
+    events: Any = Events()
+    dataset = Dataset("x", Path("x"), card or {})
+    return Sampler(tokenizer, dataset, data, events, "float32"), events
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return tiny.make_model("llama")
+
+
+def test_the_prompt_ends_where_the_answer_begins(small_tokenizer: Any, model: Any) -> None:
+    made, events = sampler(small_tokenizer, CHAT)
+    made.sample(model, 7)
+    (record,) = events.records
+    assert record["kind"] == "sample" and record["step"] == 7
+    assert record["prompt"] == ASKED, "a person reads the question, not the template"
+    assert made.prompt.split() == [tiny.TURN, *ASKED.split(), tiny.END, tiny.TURN]
+    assert "w70" not in made.prompt, "the right answer must not be given away"
+
+
+def test_the_text_is_what_greedy_choice_adds_to_the_prompt(
+    small_tokenizer: Any, model: Any
+) -> None:
+    made, events = sampler(small_tokenizer, CHAT)
+    made.sample(model, 0)
+    ids = small_tokenizer(made.prompt, add_special_tokens=False)["input_ids"]
+    begun = len(ids)
+    with torch.no_grad():
+        while len(ids) < begun + sample.LONGEST and (len(ids) == begun or ids[-1] != 0):
+            ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+    expected = small_tokenizer.decode(ids[begun:], skip_special_tokens=True).strip()
+    assert events.records[0]["text"] == expected and expected
+
+
+def test_a_set_may_suggest_what_to_try(small_tokenizer: Any) -> None:
+    made, _ = sampler(small_tokenizer, CHAT, card={"try": ["w8 w8", "w9"]})
+    assert made.asked == "w8 w8" and "w8 w8" in made.prompt and "w5" not in made.prompt
+
+
+def test_the_system_prompt_of_the_training_stands_in_front(small_tokenizer: Any) -> None:
+    made, _ = sampler(small_tokenizer, CHAT, system="w50 w51")
+    assert made.prompt.index("w50 w51") < made.prompt.index(ASKED)
+    assert made.asked == ASKED
+
+
+def test_a_text_is_continued_from_its_first_words(small_tokenizer: Any, model: Any) -> None:
+    words = [f"w{number}" for number in range(20)]
+    made, events = sampler(small_tokenizer, Example(1, text=" ".join(words)))
+    made.sample(model, 1)
+    assert events.records[0]["prompt"] == made.prompt == " ".join(words[:8])
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_a_sample_draws_nothing_and_leaves_the_mode(
+    small_tokenizer: Any, is_training: bool
+) -> None:
+    """Dropout is off while it answers, so that two samples of one model are equal."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=96, n_embd=32, n_layer=2, n_head=4, n_positions=128,
+        resid_pdrop=0.6, embd_pdrop=0.6, attn_pdrop=0.6, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    model = GPT2LMHeadModel(config).train(is_training)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() == 2:
+                weight.mul_(8.0)
+    made, events = sampler(small_tokenizer, CHAT)
+    state = torch.get_rng_state()
+    made.sample(model, 1)
+    made.sample(model, 2)
+    assert model.training is is_training
+    assert torch.equal(torch.get_rng_state(), state), "a resumed run sees the same dropout masks"
+    first, second = (record["text"] for record in events.records)
+    assert first == second and first
+
+
+def test_the_mode_comes_back_where_generation_fails(small_tokenizer: Any) -> None:
+    class Broken(torch.nn.Linear):
+        device = torch.device("cpu")
+
+        def generate(self, **_: Any) -> Any:
+            raise RuntimeError("no memory")
+
+    made, _ = sampler(small_tokenizer, CHAT)
+    broken: Any = Broken(2, 2).train()
+    with pytest.raises(RuntimeError):
+        made.sample(broken, 1)
+    assert broken.training

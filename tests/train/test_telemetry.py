@@ -1,0 +1,223 @@
+"""What the worker says about itself: units, peaks, whole lines, and a disk that is full."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from lab.files import read_object
+from lab.paths import RunDir
+from lab.runs import history
+from lab.train import telemetry
+from lab.train.telemetry import Memory, Telemetry
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    made = RunDir(tmp_path / "20260101-000000-x-abcd")
+    made.path.mkdir()
+    return made
+
+
+class Card:
+    """NVML as a card without a thermometer offers it: milliwatts, percent, bytes."""
+
+    NVML_TEMPERATURE_GPU = 0
+
+    class NVMLError(Exception):
+        pass
+
+    def nvmlDeviceGetMemoryInfo(self, handle: Any) -> Any:
+        return SimpleNamespace(used=3_000_000_000, total=80_000_000_000, free=77_000_000_000)
+
+    def nvmlDeviceGetUtilizationRates(self, handle: Any) -> Any:
+        return SimpleNamespace(gpu=87, memory=12)
+
+    def nvmlDeviceGetTemperature(self, handle: Any, which: int) -> int:
+        raise self.NVMLError("Not Supported")
+
+    def nvmlDeviceGetPowerUsage(self, handle: Any) -> int:
+        return 312_500
+
+
+def test_the_cards_figures_are_in_watts_shares_and_bytes() -> None:
+    assert telemetry._nvml_record(Card(), None) == {
+        "nvml/used_bytes": 3_000_000_000,
+        "nvml/utilisation": 0.87,
+        "nvml/power_w": 312.5,
+    }, "a sensor that is not there is left out"
+
+
+def test_one_missing_sensor_hides_no_other() -> None:
+    class NoMemory(Card):
+        def nvmlDeviceGetMemoryInfo(self, handle: Any) -> Any:
+            raise self.NVMLError("Not Supported")
+
+        def nvmlDeviceGetTemperature(self, handle: Any, which: int) -> int:
+            return 61
+
+    found = telemetry._nvml_record(NoMemory(), None)
+    assert found == {"nvml/utilisation": 0.87, "nvml/power_w": 312.5, "nvml/temperature_c": 61}
+
+
+@pytest.mark.parametrize("name", ["metrics", "events"])
+@pytest.mark.parametrize("torn", ['{"v": 1, "kind": "tr', '{"v": 1}', "x"])
+def test_the_record_behind_a_torn_line_is_whole(run: RunDir, name: str, torn: str) -> None:
+    """A killed worker leaves half a line, or a whole one without its end."""
+    file: Path = getattr(run, name)
+    file.write_text('{"v": 1, "kind": "eval", "step": 1, "eval/loss": 2.0}\n' + torn)
+    worker = Telemetry(run, 2)
+    worker.metric("eval", step=2, **{"eval/loss": 1.5})
+    worker.event("checkpoint", step=2)
+    worker.stop()
+    lines = file.read_text().splitlines()
+    assert lines[1] == torn, "what was there is left alone"
+    assert json.loads(lines[2])["step"] == 2 and len(lines) == 3
+    if name == "metrics":
+        assert [one["step"] for one in history.metrics(run, "eval")] == [1, 2]
+
+
+def test_whole_and_missing_files_get_no_empty_line(run: RunDir) -> None:
+    run.metrics.write_text('{"v": 1, "kind": "eval", "step": 1}\n')
+    worker = Telemetry(run, 1)
+    worker.metric("eval", step=2)
+    worker.stop()
+    assert [len(line) > 5 for line in run.metrics.read_text().split("\n")] == [True, True, False]
+    assert run.events.read_text() == ""
+
+
+def test_a_record_is_on_disk_as_soon_as_it_is_written(run: RunDir) -> None:
+    """A worker that is killed the next moment loses nothing."""
+    worker = Telemetry(run, 3)
+    before = time.time()
+    worker.metric("train", step=1, **{"train/loss": float("nan")})
+    worker.event("data", examples=5)
+    record = json.loads(run.metrics.read_text())
+    assert record["attempt"] == 3 and record["kind"] == "train" and record["v"] == 1
+    assert record["train/loss"] != record["train/loss"], "NaN stays what it is"
+    assert before - 1 <= record["time"] <= time.time() + 1
+    assert json.loads(run.events.read_text())["attempt"] == 3
+    worker.stop()
+
+
+def test_a_phase_is_said_once_and_starts_without_progress(run: RunDir) -> None:
+    worker = Telemetry(run, 1)
+    worker.enter("training")
+    worker.progress(3, 12, "step", eta_s=90.04)
+    worker._beat()
+    beat = read_object(run.heartbeat) or {}
+    assert (beat["phase"], beat["done"], beat["total"], beat["unit"]) == ("training", 3, 12, "step")
+    assert beat["eta_s"] == 90.0, "in seconds"
+    worker.enter("training")
+    worker.enter("saving")
+    beat = read_object(run.heartbeat) or {}
+    assert beat["phase"] == "saving" and "done" not in beat and "eta_s" not in beat
+    worker.enter("training")
+    worker.progress(4, 12, "step")
+    worker._beat()
+    assert "eta_s" not in (read_object(run.heartbeat) or {}), "an old estimate is not repeated"
+    assert [one["phase"] for one in history.events(run, "phase")] == [
+        "training", "saving", "training",
+    ]  # fmt: skip
+    worker.stop()
+
+
+def test_the_sampler_beats_also_while_the_worker_is_busy(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(telemetry, "SAMPLE_S", 0.02)
+    worker = Telemetry(run, 2)
+    worker.start(lambda: {"cpu/rss_bytes": 1})
+    worker.enter("training")
+    worker.seconds = 42.5
+    worker.resample(lambda: {"cpu/rss_bytes": 2})
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        found = [one for one in history.metrics(run, "device") if one.get("seconds") == 42.5]
+        if any(one["cpu/rss_bytes"] == 2 for one in found):
+            break
+        time.sleep(0.01)
+    worker.stop()
+    assert found[-1]["phase"] == "training" and found[-1]["attempt"] == 2
+    assert found[-1]["cpu/rss_bytes"] == 2, "the function that was given last is asked"
+    assert (read_object(run.heartbeat) or {})["attempt"] == 2
+    assert "sampler" not in [one.name for one in threading.enumerate()], "it ends with the worker"
+
+
+def test_a_full_disk_is_told_once_and_stops_nothing(
+    run: RunDir, capsys: pytest.CaptureFixture[str]
+) -> None:
+    worker = Telemetry(run, 1)
+
+    class Full:
+        number = 28
+
+        def write(self, data: bytes) -> None:
+            raise OSError(self.number, os.strerror(self.number))
+
+    worker._metrics.close()
+    worker._metrics = full = Full()
+    for _ in range(3):
+        worker.metric("train", step=1)
+    full.number = 5
+    worker.metric("train", step=1)
+    said = [line for line in capsys.readouterr().out.splitlines() if "cannot write" in line]
+    assert len(said) == 2 and "No space left" in said[0] and "Input/output" in said[1]
+
+
+def test_peaks_are_the_highest_of_each_phase(monkeypatch: pytest.MonkeyPatch) -> None:
+    peaks = iter([500, 900, 700, 800])
+    resets: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: next(peaks))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", resets.append)
+    memory = Memory(SimpleNamespace(type="cuda"))
+    for phase in ("forward", "backward", "forward", "backward"):
+        memory.mark(phase)
+    assert memory.peaks == {"forward": 700, "backward": 900}
+    assert len(resets) == 4, "each phase is measured from its own start"
+    assert memory.peak_bytes == 900, "of the card, not of the host"
+
+
+def test_resident_memory_is_what_the_system_says() -> None:
+    process = psutil.Process()
+    now = telemetry.resident_bytes()
+    assert now == pytest.approx(process.memory_info().rss, rel=0.1)
+    block = bytearray(os.urandom(1 << 16) * 1600)  # 100 MiB that are really there
+    memory = Memory(torch.device("cpu"))
+    memory.mark("load")
+    held = memory.peaks["load"]
+    assert held >= now + 80_000_000
+    del block
+    highest = telemetry.resident_peak_bytes()
+    assert highest >= held * 0.99, "the high-water mark stays when memory is given back"
+    assert memory.peak_bytes == telemetry.resident_peak_bytes()
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        (line,) = [line for line in file if line.startswith("VmHWM")]
+    assert highest == int(line.split()[1]) * 1024, "kilobytes of 1024 bytes"
+
+
+def test_sizes_of_weights_gradients_and_moments() -> None:
+    tied = torch.nn.Parameter(torch.zeros(10, 4))
+    frozen = torch.nn.Parameter(torch.zeros(5, dtype=torch.bfloat16), requires_grad=False)
+    model = torch.nn.Module()
+    model.a, model.b, model.c = tied, tied, frozen
+    optimizer = torch.optim.SGD([tied], lr=0.1, momentum=0.9)
+    tied.grad = torch.ones_like(tied)
+    optimizer.step()
+    found = telemetry.tensor_bytes(model, SimpleNamespace(optimizer=optimizer))
+    assert found == {"weights": 160 + 10, "gradients": 160, "optimizer": 160}
+
+
+def test_a_processors_record_has_no_figures_of_a_card(run: RunDir) -> None:
+    record = telemetry.sampler(run, uses_gpu=False)()
+    assert set(record) == {"cpu/rss_bytes"}
+    assert record["cpu/rss_bytes"] == pytest.approx(psutil.Process().memory_info().rss, rel=0.1)

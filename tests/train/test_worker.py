@@ -1,0 +1,127 @@
+"""Every way out of an attempt is written down: the state, the reason, and what to do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from lab.errors import Cancelled, LabError
+from lab.files import read_object, write_json
+from lab.paths import RunDir
+from lab.runs import history, process
+from lab.train import worker
+from lab.train.telemetry import Telemetry
+
+
+@pytest.fixture
+def outcome(
+    lab_home: Path,
+    small_spec: Callable[..., dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[..., tuple[int, dict[str, Any], RunDir]]:
+    """(exit code, result, run) of an attempt that ends by `go(telemetry, summary)`."""
+
+    def work(go: Callable[..., str], attempts: int = 0) -> tuple[int, dict[str, Any], RunDir]:
+        run = RunDir(lab_home / "runs" / "20260101-000000-x-abcd")
+        run.path.mkdir(parents=True)
+        write_json(run.spec, small_spec("lora"))
+        parts = {"weights": 10_000_000, "logits": 70_000_000, "gradients": 30_000_000, "x": 1}
+        write_json(run.estimate, {"peak_bytes": 110_000_001, "bytes": parts})
+        for number in range(1, attempts + 1):
+            (run.attempts / str(number)).mkdir(parents=True)
+
+        class Attempt:
+            def __init__(self, run: RunDir, spec: Any, telemetry: Telemetry) -> None:
+                self.telemetry = telemetry
+
+            def go(self, summary: dict[str, Any]) -> str:
+                return go(self.telemetry, summary)
+
+        module = ModuleType("lab.train.attempt")
+        module.Attempt = Attempt  # type: ignore[attr-defined]
+        monkeypatch.setitem(__import__("sys").modules, "lab.train.attempt", module)
+        monkeypatch.setattr(process, "await_registration", lambda run: None)
+        code = worker.work(run)
+        return code, read_object(run.result) or {}, run
+
+    return work
+
+
+def failing(error: BaseException, phase: str = "training") -> Callable[..., str]:
+    def go(telemetry: Telemetry, summary: dict[str, Any]) -> str:
+        telemetry.enter(phase)
+        summary["step"] = 3
+        raise error
+
+    return go
+
+
+@pytest.mark.parametrize("state", ["done", "stopped"])
+def test_an_attempt_that_ends_well(outcome: Callable[..., Any], state: str) -> None:
+    def go(telemetry: Telemetry, summary: dict[str, Any]) -> str:
+        summary["step"] = 12
+        time.sleep(0.05)
+        return state
+
+    before = time.time()
+    code, result, run = outcome(go, attempts=2)
+    assert code == 0 and result["state"] == state
+    assert result["summary"] == {"step": 12} and result["attempt"] == 3
+    assert result["message"] == result["hint"] == "" and result["out_of_memory"] is None
+    assert before <= result["started"] <= result["ended"] - 0.05
+    assert history.events(run)[-1]["phase"] == "ended"
+    assert history.events(run)[-1]["attempt"] == 3
+    assert (read_object(run.heartbeat) or {})["phase"] == "ended"
+
+
+def test_a_cancelled_attempt_is_no_failure(outcome: Callable[..., Any]) -> None:
+    code, result, _ = outcome(failing(Cancelled()))
+    assert (code, result["state"], result["message"]) == (0, "cancelled", "")
+
+
+def test_a_message_of_the_lab_keeps_its_way_out(
+    outcome: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, result, _ = outcome(failing(LabError("The data has changed.", "Put it back.")))
+    assert (code, result["state"], result["attempt"]) == (1, "failed", 1)
+    assert (result["message"], result["hint"]) == ("The data has changed.", "Put it back.")
+    assert result["summary"] == {"step": 3}, "how far it came is kept"
+    said = capsys.readouterr()
+    assert "The data has changed." in said.out and "Traceback" not in said.out + said.err
+
+
+def test_an_error_of_a_library_points_to_the_log(
+    outcome: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, result, _ = outcome(failing(KeyError("w")))
+    assert code == 1 and result["message"] == "KeyError: 'w'" and "log" in result["hint"]
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_recognised(outcome: Callable[..., Any]) -> None:
+    _, result, _ = outcome(failing(OSError(28, "No space left on device")))
+    assert "The disk is full" in result["hint"] and result["out_of_memory"] is None
+
+
+def cards_own() -> BaseException:
+    return type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory.")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), cards_own()], ids=["host", "card"])
+def test_out_of_memory_names_the_phase_and_the_largest_parts(
+    outcome: Callable[..., Any], error: BaseException
+) -> None:
+    code, result, _ = outcome(failing(error, phase="evaluating"))
+    assert code == 1 and result["out_of_memory"]["phase"] == "evaluating"
+    assert result["message"] == (
+        "Out of memory while evaluating. Most is taken by logits 70.00 MB, gradients 30.00 MB, "
+        "weights 10.00 MB (predicted)."
+    )
+    assert "lab fixes" in result["hint"]
+    assert list(result["out_of_memory"]["parts"]) == ["logits", "gradients", "weights", "x"]
+    assert result["out_of_memory"]["predicted_peak_bytes"] == 110_000_001
