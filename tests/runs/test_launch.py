@@ -24,8 +24,12 @@ def nobody_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "nudge", lambda: None)
 
 
+RESOLVED = {
+    "precision": "float32", "adapter_precision": "float32", "learning_rate": 1e-3,
+    "activation_checkpointing": "off", "compile": "off",
+}  # fmt: skip
 PLAN: dict[str, Any] = {
-    "spec": RunSpec().to_json() | {"method": {"name": "lora"}},
+    "spec": RunSpec.from_json({"train": RESOLVED}).to_json(),
     "asked": {"method": "lora", "train": {"learning_rate": "auto"}},
     "estimate": {"peak_bytes": 5},
     "facts": {"examples": 3},
