@@ -7,6 +7,7 @@ of the spec names others; a name with dots goes into nested values ("instances.0
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -243,7 +244,9 @@ def _filled(text: Any, name: str, slots: dict[str, str]) -> str:
     if not text.isascii() and any(0xD800 <= ord(char) <= 0xDFFF for char in text):
         raise BadRow(f"'{show(name)}' holds half of a Unicode pair")
     for slot, filling in slots.items():
-        filled = filled.replace("{{" + slot + "}}", filling)
+        # with or without spaces inside the braces, as the check reads them
+        pattern = r"\{\{\s*" + re.escape(slot.strip()) + r"\s*\}\}"
+        filled = re.sub(pattern, lambda _, said=filling: said, filled)
     return filled
 
 

@@ -80,7 +80,7 @@ def test_each_base_and_template_has_answers_of_its_own(
     assert ask(second, "two") == {"two"}, "Another base's answers are not taken as this one's."
     assert ask(first, "never") == {"one"} and ask(second, "never") == {"two"}
     other = copy.deepcopy(tokenizer)
-    other.chat_template = other.chat_template.replace("user", "human")
+    other.chat_template = other.chat_template.replace("<|im_end|>", "<|im_end|>!")
     assert ask(first, "three", other) == {"three"}, "Another template is another question."
     os.utime(first / "model.safetensors", (2e9, 2e9))
     assert ask(first, "four") == {"four"}, "The weights in the folder have changed."

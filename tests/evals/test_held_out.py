@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from lab.chat import answer
-from lab.data import prepare
 from lab.errors import LabError
 from lab.evals.held_out import evaluate
 from lab.files import read_object, write_json
@@ -72,24 +71,12 @@ def test_all_rows_of_a_set_that_is_named_are_measured_however_the_run_read_its_o
     assert again["loss"] == pytest.approx(plain["loss"])
 
 
-def test_a_set_is_measured_under_the_system_prompt_of_the_result(
-    trained: list[RunDir], chats: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_system_prompt_is_that_of_the_receipt(trained: list[RunDir], chats: Path) -> None:
     run = trained[1]
-    receipt = read_object(run.artifact / "receipt.json") or {}
-    receipt["system_prompt"] = receipt["lock"]["system_prompt"] = "Be brief."
-    write_json(run.artifact / "receipt.json", receipt)
-    seen = []
-    sound = prepare.prepare
-
-    def spy(spec: Any, *rest: Any, **more: Any) -> Any:
-        made = sound(spec, *rest, **more)
-        seen.append(made.system_prompt)
-        return made
-
-    monkeypatch.setattr("lab.evals.held_out.prepare", spy)
-    evaluate(named(run), str(chats))
-    assert seen == ["Be brief."]
+    (before,) = evaluate(named(run), str(chats))
+    with_data(run, system_prompt="Written into the spec afterwards.")
+    (after,) = evaluate(named(run), str(chats))
+    assert (after["tokens"], after["data"]) == (before["tokens"], before["data"])
 
 
 def test_models_that_see_other_tokens_in_the_same_rows_are_not_compared(
