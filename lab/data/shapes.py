@@ -246,7 +246,7 @@ def _filled(text: Any, name: str, slots: dict[str, str]) -> str:
     for slot, filling in slots.items():
         # with or without spaces inside the braces, as the check reads them
         pattern = r"\{\{\s*" + re.escape(slot.strip()) + r"\s*\}\}"
-        filled = re.sub(pattern, lambda _, said=filling: said, filled)
+        filled = re.sub(pattern, filling.replace("\\", r"\\"), filled)
     return filled
 
 
