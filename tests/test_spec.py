@@ -139,3 +139,63 @@ def test_settings_override_one_field_each() -> None:
     assert value["train"] == {"batch_size": 4}, "the given spec is left alone"
     with pytest.raises(LabError, match=r"section\.key=value"):
         spec.override({}, ["train.batch_size"])
+
+
+def test_the_defaults_are_those_that_the_documents_promise() -> None:
+    """A silent change of one of these changes every run of everybody who left it alone."""
+    made = RunSpec.from_json({})
+    train = {
+        "batch_size": 4, "accumulation": 1, "learning_rate": "auto", "epochs": 1.0,
+        "max_steps": None, "max_tokens": None, "max_seconds": None, "max_flops": None,
+        "schedule": "cosine", "warmup": 0.03, "optimizer": "adamw", "momentum": 0.0,
+        "weight_decay": 0.0, "max_grad_norm": 1.0, "precision": "auto",
+        "adapter_precision": "auto", "loss": "fused", "activation_checkpointing": "auto",
+        "checkpointed_layers": None, "compile": "auto", "seed": 0, "eval_every": None,
+        "save_every": None, "early_stopping": None, "sample_every": None, "probe": "off",
+        "keep_best": 3, "keep_last": 2,
+    }  # fmt: skip
+    stored = made.to_json()
+    assert {key: stored["train"][key] for key in train} == train
+    data = {
+        "format": "auto", "bad_rows": "refuse", "objective": "auto", "template": "auto",
+        "system_prompt": None, "max_examples": None, "eval_fraction": 0.05, "held_out": None,
+        "max_length": 512, "truncation": "right", "packing": "auto", "loss_on": "assistant",
+        "bucketing": "off", "general_mix": 0.0, "general_set": "base",
+    }  # fmt: skip
+    assert {key: stored["data"][key] for key in data} == data
+    assert stored["hardware"]["ignore_memory"] is False, "Nobody overrides the forecast unasked."
+    assert made.method["name"] == "lora"
+
+
+def test_every_section_is_read_and_every_key_is_kept() -> None:
+    value = {
+        "name": "n", "model": "m", "start_from": "run:x", "method": {"name": "lora", "rank": 3},
+        "data": {"max_length": 99}, "train": {"seed": 5}, "hardware": {"ignore_memory": True},
+    }  # fmt: skip
+    made = RunSpec.from_json(value)
+    for whole in (made, RunSpec.stored(made.to_json() | {"v": 1, "asked": {}})):
+        assert (whole.name, whole.model, whole.start_from) == ("n", "m", "run:x")
+        assert whole.method["rank"] == 3 and whole.method_config.rank == 3
+        assert whole.data.max_length == 99 and whole.train.seed == 5
+        assert whole.hardware.ignore_memory is True
+    assert "unknown key 'colour'" in problems({"colour": 1})["colour"]
+    assert set(problems({"hardware": {"devices": 2}, "data": {"x": 1}})) == {
+        "hardware.devices", "data.x",
+    }  # fmt: skip
+
+
+def test_settings_are_json_where_they_can_be() -> None:
+    given = {"train": {"batch_size": 4}, "method": {"name": "lora"}}
+    changed = spec.override(
+        given,
+        ["train.batch_size=2", "train.max_steps=null", "data.packing=true", "name=a=b",
+         'method.targets=["q_proj"]', "data.eval_fraction=0.5", "data.system_prompt=Be kind."],
+    )  # fmt: skip
+    assert changed["train"] == {"batch_size": 2, "max_steps": None}
+    assert changed["data"] == {
+        "packing": True, "eval_fraction": 0.5, "system_prompt": "Be kind.",
+    }  # fmt: skip
+    assert changed["name"] == "a=b" and changed["method"]["targets"] == ["q_proj"]
+    assert given == {"train": {"batch_size": 4}, "method": {"name": "lora"}}
+    with pytest.raises(LabError, match="'name' is not a section"):
+        spec.override({"name": "x"}, ["name.first=y"])

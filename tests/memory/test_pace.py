@@ -173,3 +173,85 @@ def test_a_slow_device_makes_no_tie_of_what_differs() -> None:
     slow = Device(16 * 10**9, 1e9, on_gpu=False)
     best = planning.choose(config, resolve(RunSpec.from_json(value)), methods.get("lora"), slow)[0]
     assert best.tokens_per_s < 1 and best.batch_size == 4, "fewer passes cost less beside the work"
+
+
+def test_an_hour_at_700_watts_is_700_watt_hours() -> None:
+    hour = spec_of(train={"max_seconds": 3600.0}, data={"eval_fraction": 0.0})
+    found = predicted(hour, replace(H100, watts=700.0))
+    assert found.evaluating_s == 0.0, "Nothing is held out."
+    assert found.energy_wh == pytest.approx(700.0)
+    assert predicted(hour).energy_wh is None, "A device of unknown power."
+    both = predicted(
+        spec_of(train={"max_seconds": 3600.0, "eval_every": 10}), replace(H100, watts=700.0)
+    )
+    assert both.evaluating_s > 0 and both.energy_wh is not None
+    assert both.energy_wh / 700 == pytest.approx((3600 + both.evaluating_s) / 3600), (
+        "Evaluations take power too."
+    )
+
+
+def test_evaluations_cost_a_forward_pass_each_and_the_base_has_one() -> None:
+    """A tenth of the rows is held out; forward is a third of forward and backward."""
+    data = {"packing": "off", "eval_fraction": 0.1}
+    for every, passes in ((0, 2), (225, 3), (45, 11), (None, 11)):
+        train = {"batch_size": 4, "epochs": 2, "eval_every": every, "compile": "off"}
+        found = predicted(spec_of(data=data, train=train))
+        assert found.steps == 450
+        share = found.evaluating_s / found.seconds  # of two epochs over nine tenths
+        assert share == pytest.approx(passes * 0.1 / 3 / 1.8, rel=0.01), every
+
+
+def test_what_is_mixed_in_held_out_left_out_or_added_up_changes_the_steps() -> None:
+    plain = {"packing": "off", "eval_fraction": 0.0, "max_length": 1024}
+
+    def steps(data: dict[str, Any] | None = None, facts: Any = FACTS, **train: Any) -> int:
+        spec = spec_of(data=plain | (data or {}), train={"batch_size": 4, **train})
+        found = course(spec, facts, 1e9)
+        assert found is not None
+        return found.steps
+
+    assert steps() == 250, "1,000 rows, four a step."
+    assert steps(accumulation=5) == 50
+    assert steps({"general_mix": 0.5}) == 500, "Half of all rows is general text."
+    assert steps({"max_examples": 100}) == 25
+    assert steps({"eval_fraction": 0.5, "held_out": "builtin:x"}) == 250, (
+        "Where a set of its own is measured, all rows train."
+    )
+    assert steps(facts=FACTS | {"sequences_per_example": 3.0}) == 750
+    assert steps(max_flops=1e9 * 400 * 30) == 30, "400 tokens a step at 10^9 each."
+    assert steps(max_steps=7, max_tokens=1200, max_flops=1e9 * 400 * 30) == 3, (
+        "The first budget that is used up ends the run."
+    )
+
+
+def test_seconds_end_a_run_that_has_steps_too() -> None:
+    found = predicted(spec_of(train={"max_seconds": 2.0, "max_steps": 10**6, "compile": "off"}))
+    assert found.seconds == 2.0 and 0 < found.steps < 10**5
+    short = predicted(spec_of(train={"max_seconds": 1e6, "max_steps": 2, "compile": "off"}))
+    assert short.steps == 2 and short.seconds < 100, "The steps end it first."
+
+
+def test_the_start_of_compiled_layers_counts() -> None:
+    one = {"max_steps": 1, "batch_size": 1}
+    compiled = predicted(spec_of(train={**one, "compile": "on"}))
+    plain = predicted(spec_of(train={**one, "compile": "off"}))
+    assert 55 < compiled.seconds - plain.seconds < 65, "It takes about a minute."
+
+
+def test_compiling_has_to_save_a_tenth_of_the_run() -> None:
+    plain = predicted(spec_of(train={"max_steps": 10}))
+    for share, pays in ((1.1, False), (0.95, False), (0.85, True)):
+        compiled = replace(plain, seconds=share * plain.seconds)
+        assert pace.compiling_pays(plain, compiled) is pays, share
+
+
+def test_what_this_machine_reaches_is_the_median_of_its_longer_runs() -> None:
+    def run(rate: float, seconds: float = 100.0) -> tuple[dict[str, Any], dict[str, Any]]:
+        return {"flops": rate * seconds, "seconds": seconds, "tokens": 1000}, {}
+
+    runs = [run(2e12), run(3e12), run(9e12), run(1e15, seconds=5.0)]
+    share, is_measured = pace.reached(runs, 1e13)
+    assert is_measured and share == pytest.approx(0.3), "Five seconds say nothing; 3 is the middle."
+    assert pace.reached([run(1e12, seconds=9.0)], 1e13) == (pace.REACHED, False)
+    damaged = [({"seconds": 50.0}, {}), ({"seconds": 50.0, "flops": 0}, {})]
+    assert pace.reached(damaged, 1e13) == (pace.REACHED, False)

@@ -134,3 +134,99 @@ def test_what_a_rule_cannot_do_is_refused_with_the_reason(
     assert plain["optimizer"] == 2 * plain["weights"]
     assert 0.25 < small["optimizer"] / plain["weights"] < 0.6
     assert none["optimizer"] == 0 and none["gradients"] < plain["gradients"]
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_every_rule_decays_weights_at_the_rate_and_share_that_are_given(name: str) -> None:
+    """With gradients of nearly nothing, only the decay moves the weights: by rate x share of
+    themselves where it is decoupled, and through the gradient in SGD, which is the same here."""
+    from torch import nn
+
+    rate, share = 1e-2, 0.5
+    moved = {}
+    for decay in (0.0, share):
+        torch.manual_seed(0)
+        layer = nn.Linear(128, 128, bias=False)
+        with torch.no_grad():
+            layer.weight.fill_(1.0)
+        # an update inside the backward pass has no gradient to be cleared
+        train = TrainSpec(optimizer=name, learning_rate=rate, weight_decay=decay)
+        rule = optimizers.get(name).build([{"params": [layer.weight], "lr": rate}], train)
+        (layer.weight.sum() * 0.0).backward()
+        rule.step()
+        moved[decay] = float(layer.weight.mean())
+    assert moved[0.0] == pytest.approx(1.0, abs=1e-6), f"{name} moves nothing without a gradient."
+    assert moved[share] == pytest.approx(1.0 - rate * share, abs=1e-4), f"{name} decays."
+
+
+def test_momentum_is_sgds_and_goes_on_with_the_last_step() -> None:
+    from torch import nn
+
+    for name in ("sgd", "sgd_in_backward"):
+        for momentum, way in ((0.0, 2.0), (0.9, 2.9)):
+            layer = nn.Linear(1, 1, bias=False)
+            with torch.no_grad():
+                layer.weight.zero_()
+            train = TrainSpec(optimizer=name, learning_rate=0.01, momentum=momentum)
+            rule = optimizers.get(name).build([{"params": [layer.weight], "lr": 0.01}], train)
+            for _ in range(2):
+                (-layer.weight.sum()).backward()  # a gradient of one
+                rule.step()
+                rule.zero_grad()
+            assert float(layer.weight) == pytest.approx(0.01 * way), (name, momentum)
+
+
+def test_adafactor_steps_at_the_runs_own_rate_from_zero_on() -> None:
+    """LoRA's B starts at zero; a step scaled by the size of the weight would not move it."""
+    from torch import nn
+
+    layer = nn.Linear(64, 64, bias=False)
+    with torch.no_grad():
+        layer.weight.zero_()
+    train = TrainSpec(optimizer="adafactor", learning_rate=1e-2)
+    rule = optimizers.get("adafactor").build([{"params": [layer.weight], "lr": 1e-2}], train)
+    layer.weight.sum().backward()
+    rule.step()
+    assert float(layer.weight.abs().mean()) == pytest.approx(1e-2, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "size", "momentum", "expected"),
+    [
+        ("adamw", (100, 50), 4, 0.0, 2 * 4 * 5000),
+        ("adamw", (100, 50), 2, 0.0, 2 * 2 * 5000),
+        ("sgd", (100, 50), 4, 0.0, 0),
+        ("sgd", (100, 50), 4, 0.9, 4 * 5000),
+        ("adafactor", (100, 50), 4, 0.0, 4 * (100 + 50)),
+        ("adafactor", (100,), 4, 0.0, 4 * 100),
+        ("adafactor", (3, 100, 50), 4, 0.0, 4 * 3 * (100 + 50)),
+        ("adamw8bit", (4095,), 4, 0.0, 8 * 4095),
+    ],
+)
+def test_what_a_rule_remembers_of_a_tensor(
+    name: str, shape: tuple[int, ...], size: int, momentum: float, expected: int
+) -> None:
+    assert optimizers.get(name).state_bytes(shape, size, momentum) == expected
+
+
+def test_eight_bits_take_about_two_bytes_a_parameter_and_a_scale_for_256() -> None:
+    matrix = optimizers.get("adamw8bit").state_bytes((4096, 4096), 4, 0.0) / 4096**2
+    assert matrix == pytest.approx(2 + 2 * 4 / 256, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("method", "adapters", "rule", "copies"),
+    [
+        ("lora", "bfloat16", "adamw", True),
+        ("lora", "float32", "adamw", False),
+        ("full", "bfloat16", "adamw", False),
+        ("lora", "bfloat16", "sgd_in_backward", False),
+    ],
+)
+def test_narrow_adapters_have_copies_where_there_is_a_step(
+    method: str, adapters: str, rule: str, copies: bool
+) -> None:
+    from lab import methods
+
+    train = TrainSpec(adapter_precision=adapters, optimizer=rule, max_grad_norm=0)
+    assert optimizers.keeps_copies(methods.get(method), train) is copies

@@ -1,0 +1,185 @@
+"""Answers: how they end, whose system prompt they have, and which weights give them."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from lab.chat import answer
+from lab.chat.answer import Loaded, Named, Settings
+from lab.errors import LabError
+from lab.files import read_object, write_json
+from lab.paths import RunDir
+
+ASK = [{"role": "user", "content": "Hi"}]
+
+
+class Scripted:
+    """A model that says given tokens, as far as it is let, and remembers how it was asked."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, ids: list[int], eos: Any = None) -> None:
+        self.ids, self.said = ids, 0
+        self.generation_config = SimpleNamespace(eos_token_id=eos)
+        self.asked: dict[str, Any] = {}
+
+    def parameters(self) -> Any:
+        return iter([torch.zeros(1)])
+
+    def generate(self, input_ids: Any, streamer: Any, stopping_criteria: Any, **how: Any) -> Any:
+        self.asked = how | {"input_ids": input_ids, "seed": torch.initial_seed()}
+        streamer.put(input_ids)
+        made = input_ids
+        for token in self.ids[: how["max_new_tokens"]]:
+            made = torch.cat([made, torch.tensor([[token]])], dim=1)
+            streamer.put(torch.tensor([token]))
+            self.said += 1
+            if any(bool(rule(made, None).all()) for rule in stopping_criteria):
+                break
+            time.sleep(0.002)
+        streamer.end()
+        return made
+
+
+def say(model: Any, tokenizer: Any, **settings: Any) -> dict[str, Any]:
+    return answer.answer(Loaded(model, tokenizer), Named("base:x", "x"), ASK, Settings(**settings))
+
+
+@pytest.fixture
+def words(tokenizer: Any) -> list[int]:
+    ids: list[int] = tokenizer("one two three four")["input_ids"]
+    return ids
+
+
+def test_an_answer_stops_at_an_end_token_and_is_cut_at_its_length(
+    tokenizer: Any, words: list[int]
+) -> None:
+    end = tokenizer.eos_token_id
+    stopped = say(Scripted([*words, end]), tokenizer)
+    assert (stopped["finish"], stopped["text"]) == ("stop", "one two three four")
+    assert stopped["token_ids"] == [*words, end], "The answer's tokens, without the prompt's."
+    cut = say(Scripted([*words, end]), tokenizer, max_new_tokens=len(words))
+    assert (cut["finish"], cut["token_ids"]) == ("length", words)
+    other = words[-1]
+    for eos in (other, [end, other]):
+        assert say(Scripted(words, eos), tokenizer)["finish"] == "stop", "The model's own ends."
+    assert say(Scripted([]), tokenizer)["finish"] == "length"
+
+
+def test_the_settings_reach_the_model(tokenizer: Any, words: list[int]) -> None:
+    model = Scripted(words)
+    say(model, tokenizer, max_new_tokens=3, temperature=0.7, seed=12)
+    asked = model.asked
+    assert asked["max_new_tokens"] == 3 and asked["seed"] == 12
+    assert asked["do_sample"] and asked["temperature"] == 0.7
+    assert (asked["top_p"], asked["top_k"]) == (1.0, 0), "Without the model's own habits."
+    say(model, tokenizer, temperature=0.0)
+    assert not model.asked["do_sample"], "At temperature 0 the likeliest token each time."
+    text = tokenizer.decode(model.asked["input_ids"][0])
+    assert text.endswith("<|im_start|>assistant\n") and "Hi" in text
+
+
+def test_the_receipt_is_of_what_was_asked(tokenizer: Any, words: list[int]) -> None:
+    model = Scripted(words)
+    first = say(model, tokenizer, system_prompt="Be odd.", seed=3)["receipt"]
+    assert first["prompt_tokens"] == model.asked["input_ids"].shape[1]
+    assert "Be odd." in first["prompt"] and first["system_prompt"] == "Be odd."
+    assert first["seed"] == 3 and first["dtype"] == "float32"
+    again = say(Scripted([]), tokenizer, system_prompt="Be odd.", seed=3)["receipt"]
+    other = say(Scripted([]), tokenizer, system_prompt="Be even.", seed=3)["receipt"]
+    assert first["prompt_hash"] == again["prompt_hash"] != other["prompt_hash"]
+
+
+def test_leaving_an_answer_stops_the_model(tokenizer: Any, words: list[int]) -> None:
+    model = Scripted(words * 300)
+    loaded = Loaded(model, tokenizer)
+    pieces = answer.stream(loaded, Named("base:x", "x"), ASK, Settings(max_new_tokens=1200))
+    assert "delta" in next(pieces)
+    pieces.close()
+    assert model.said < 600, f"It said {model.said} tokens to nobody."
+
+
+def test_a_model_that_fails_says_so(tokenizer: Any) -> None:
+    class Broken(Scripted):
+        def generate(self, **_: Any) -> Any:
+            raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        say(Broken([]), tokenizer)
+
+
+def trained_with(run: RunDir, system_prompt: str) -> None:
+    stored = read_object(run.spec) or {}
+    stored["data"]["system_prompt"] = system_prompt
+    write_json(run.spec, stored)
+
+
+def test_all_models_get_the_system_prompt_that_the_first_result_was_trained_with(
+    trained: list[RunDir], tiny_model: Path
+) -> None:
+    full, lora = trained
+    trained_with(full, "Be brief.")
+    trained_with(lora, "Be long.")
+    base = answer.parse(f"base:{tiny_model}")
+    runs = [answer.parse(f"run:{run.id}") for run in (full, lora)]
+
+    def prompts(names: list[Named], **settings: Any) -> set[str]:
+        made = answer.answer_all(names, ASK, Settings(max_new_tokens=1, **settings))
+        for one in made:
+            assert one["receipt"]["system_prompt"] in one["receipt"]["prompt"]
+        return {one["receipt"]["system_prompt"] for one in made}
+
+    assert prompts([base, *runs]) == {"Be brief."}
+    assert prompts([runs[1], base]) == {"Be long."}
+    assert prompts([base]) == {""}
+    assert prompts([base, runs[0]], system_prompt="Be odd.") == {"Be odd."}, "What is given counts."
+    assert prompts([base, runs[0]], system_prompt="") == {""}, "No system prompt is given, too."
+
+
+def test_a_checkpoint_answers_with_its_own_weights(trained: list[RunDir]) -> None:
+    ids = torch.arange(40)[None]
+    for run in trained:
+        steps = sorted(int(path.name[5:]) for path in run.checkpoints.glob("step-*"))
+        loaded = {
+            name: answer.load(answer.parse(f"run:{run.id}{name}"))
+            for name in ("", *(f"@{step}" for step in (steps[0], steps[-1])))
+        }
+        said = {}
+        for name, one in loaded.items():
+            assert not one.model.training, "Nothing is dropped out of an answer."
+            with torch.inference_mode():
+                said[name] = one.model(ids).logits
+        first, last = (f"@{step}" for step in (steps[0], steps[-1]))
+        assert not torch.allclose(said[first], said[last], atol=1e-4), "It went on learning."
+        if steps[-1] == 12:
+            assert torch.allclose(said[last], said[""], atol=1e-5), "The last step is the result."
+        assert not torch.allclose(said[first], said[""], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("run:{id}@x", "is not a step"),
+        ("run:{id}@-4", "is not a step"),
+        ("run:{id}@3", "has no checkpoint of step 3"),
+        ("run:", "names no model"),
+        ("base:", "names no model"),
+        ("{id}", "names no model"),
+    ],
+)
+def test_names_that_mean_no_model(trained: list[RunDir], name: str, says: str) -> None:
+    with pytest.raises(LabError, match=says):
+        answer.parse(name.format(id=trained[1].id))
+
+
+def test_a_run_without_a_result_is_not_talked_to(trained: list[RunDir]) -> None:
+    run = trained[1]
+    run.artifact.rename(run.path / "elsewhere")
+    with pytest.raises(LabError, match="no result to talk to"):
+        answer.parse(f"run:{run.id}")

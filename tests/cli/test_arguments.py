@@ -1,0 +1,364 @@
+"""What is written on the command line arrives where it is meant; the exit code says how it went."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab import cli
+from lab.chat.answer import Settings
+from lab.cli import runs as run_verbs
+from lab.files import read_object, write_json
+from lab.paths import RunDir
+from lab.runs import history, launch, queue, supervisor
+from lab.runs.status import Status
+
+
+@pytest.fixture
+def nobody_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "ensure", lambda: None)
+    monkeypatch.setattr(supervisor, "nudge", lambda: None)
+
+
+@pytest.fixture
+def run(lab_home: Path, nobody_starts: None) -> RunDir:
+    return make("k3f9", lab_home)
+
+
+def make(name: str, home: Path, state: str = "") -> RunDir:
+    made = RunDir(home / "runs" / f"20261122-101530-lora-{name}")
+    made.commands.mkdir(parents=True)
+    made.checkpoints.mkdir()
+    write_json(made.spec, {"name": name, "model": "m", "method": {"name": "lora"}})
+    if state:
+        write_json(made.process, {"pid": 999_999, "start": 1})
+        write_json(made.result, {"state": state, "message": "It broke.", "hint": "Mend it."})
+    return made
+
+
+@pytest.mark.parametrize(
+    ("state", "code"),
+    [("done", 0), ("stopped", 0), ("cancelled", 0), ("failed", 1), ("crashed", 1)],
+)
+@pytest.mark.parametrize("verb", ["start", "stop", "resume"])
+def test_the_exit_code_is_the_end_of_the_run(
+    run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], verb: str, state: str, code: int,
+) -> None:  # fmt: skip
+    ended = Status(state, message="It broke." if code else "", hint="Mend it." if code else "")
+    monkeypatch.setattr(run_verbs.watch, "follow", lambda *_, **__: ended)
+    monkeypatch.setattr(launch, "start", lambda spec: run)
+    monkeypatch.setattr(launch, "command", lambda run, name: None)
+    monkeypatch.setattr(launch, "resume", lambda *_, **__: None)
+    file = tmp_path / "spec.json"
+    file.write_text("{}")
+    assert cli.main([verb, str(file) if verb == "start" else run.id, "--wait"]) == code
+    captured = capsys.readouterr()
+    assert run.id in captured.out
+    said = f"{run.id} {state}: It broke. Mend it."
+    assert (said in captured.err) is bool(code), "Why it failed stands on stderr."
+
+
+def test_start_takes_its_settings(
+    run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(launch, "start", lambda spec: asked.append(spec) or run)
+    file = tmp_path / "spec.json"
+    file.write_text('{"train": {"seed": 1}}')
+    assert cli.main(["start", str(file), "--set", "train.seed=2", "--set", "name=x"]) == 0
+    assert cli.main(["start", str(file), "--ignore-memory"]) == 0
+    assert asked == [
+        {"train": {"seed": 2}, "name": "x"},
+        {"train": {"seed": 1}, "hardware": {"ignore_memory": True}},
+    ]
+
+
+def test_stop_stops_and_resume_takes_its_settings(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Any] = []
+    monkeypatch.setattr(launch, "command", lambda run, name: calls.append(name))
+    monkeypatch.setattr(
+        launch, "resume", lambda run, settings, *, incomplete: calls.append((settings, incomplete))
+    )
+    assert cli.main(["stop", run.id]) == 0
+    assert cli.main(["resume", run.id]) == 0
+    assert cli.main(["resume", run.id, "--incomplete", "--set", "train.max_steps=9"]) == 0
+    assert calls == ["stop", ([], False), (["train.max_steps=9"], True)]
+
+
+def test_the_queue_is_paused_goes_on_and_is_reordered(
+    lab_json: Callable[..., Any], lab_home: Path, nobody_starts: None
+) -> None:
+    waiting = [make(name, lab_home) for name in ("aaaa", "bbbb", "cccc")]
+    for run in waiting:
+        queue.submit(run)
+    assert lab_json("queue", "pause")["settings"]["paused"] is True
+    assert lab_json("queue")["settings"]["paused"] is True, "Looking changes nothing."
+    assert lab_json("queue", "continue")["settings"]["paused"] is False
+    answer = lab_json("queue", "first", waiting[2].id)
+    assert [one["name"] for one in answer["waiting"]] == ["cccc", "aaaa", "bbbb"]
+    for word, goes_on in (("pause", False), ("continue", True)):
+        settings = lab_json("queue", "--after-failure", word)["settings"]
+        assert settings["continue_after_failure"] is goes_on
+    assert lab_json("queue", "--at-once", "3")["settings"]["at_once"] == 3
+    assert cli.main(["queue", "first"]) == 2
+
+
+def test_checkpoints_are_pinned_unpinned_and_deleted(
+    trained: list[RunDir], lab_json: Callable[..., Any]
+) -> None:
+    run = trained[1]
+
+    def table(*arguments: str) -> dict[int, bool]:
+        answer = lab_json("checkpoints", run.id, *arguments)["checkpoints"]
+        return {one["step"]: one["pinned"] for one in answer}
+
+    steps = sorted(table())
+    assert table("--pin", str(steps[0])) == {step: step == steps[0] for step in steps}
+    assert not any(table("--unpin", str(steps[0])).values())
+    assert sorted(table("--delete", str(steps[0]))) == steps[1:]
+
+
+def test_labels_that_are_not_named_stay(lab_json: Callable[..., Any], run: RunDir) -> None:
+    lab_json("label", run.id, "--tags", "a, b", "--notes", "fine", "--archive")
+    answer = lab_json("label", run.id, "--no-archive")
+    assert (answer["tags"], answer["notes"], answer["archived"]) == (["a", "b"], "fine", False)
+    assert lab_json("label", run.id, "--notes", "")["notes"] == ""
+    assert lab_json("label", run.id)["tags"] == ["a", "b"]
+
+
+def test_export_takes_checkpoints_only_if_asked(
+    trained: list[RunDir], lab_json: Callable[..., Any], tmp_path: Path
+) -> None:
+    import zipfile
+
+    for name, options in (("with", ["--checkpoints"]), ("without", [])):
+        file = tmp_path / f"{name}.zip"
+        lab_json("export", trained[1].id, str(file), *options)
+        inside = any("checkpoints/step-" in one for one in zipfile.ZipFile(file).namelist())
+        assert inside is (name == "with"), name
+
+
+def test_runs_and_logs_are_shown(
+    run: RunDir, capsys: pytest.CaptureFixture[str], lab_json: Callable[..., Any]
+) -> None:
+    import os
+
+    from lab.runs import process
+
+    process.register(run, os.getpid())
+    run.heartbeat.write_text('{"phase": "training", "done": 3, "total": 12, "unit": "step"}')
+    assert cli.main(["runs"]) == 0
+    assert "3/12" in capsys.readouterr().out
+    run.process.unlink()
+    write_json(run.result, {"state": "done"})
+    run.log.write_text("a line\nlast line\n")
+    assert cli.main(["logs", run.id, "-f"]) == 0
+    assert capsys.readouterr().out == "a line\nlast line\n"
+    assert lab_json("logs", run.id)["log"] == "a line\nlast line\n"
+
+
+def asked_of_planner(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[Any, ...]:
+    from lab.cli import memory
+    from lab.errors import LabError
+
+    seen: list[Any] = []
+
+    def estimate(spec: Any, device: Any, **how: Any) -> Any:
+        seen.extend([spec, device, how])
+        raise LabError("Seen.")
+
+    monkeypatch.setattr(memory.planner, "estimate", estimate)
+    assert cli.main(["estimate", "--model", "m", "--method", "lora", *arguments]) == 2
+    return tuple(seen)
+
+
+def test_an_estimate_is_asked_as_it_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, device, how = asked_of_planner(monkeypatch)
+    assert (spec, device) == ({"model": "m", "method": {"name": "lora"}}, {})
+    assert how == {"shadow": True, "whole": False}
+    spec, device, how = asked_of_planner(
+        monkeypatch, "--seq-len", "99", "--batch-size", "7", "--gpu-gb", "24", "--device", "cuda",
+        "--set", "method.rank=5", "--whole",
+    )  # fmt: skip
+    assert spec["data"] == {"max_length": 99} and spec["train"] == {"batch_size": 7}
+    assert spec["method"] == {"name": "lora", "rank": 5}
+    assert device == {"memory_bytes": 24 * 10**9, "kind": "cuda"}, "GB are powers of ten."
+    assert how == {"shadow": True, "whole": True}
+    assert asked_of_planner(monkeypatch, "--gpu", "T4 16GB", "--formula")[1:] == (
+        {"gpu": "T4 16GB"}, {"shadow": False, "whole": False},
+    )  # fmt: skip
+    assert asked_of_planner(monkeypatch, "--device", "cpu")[1] == {"kind": "cpu"}
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--gpu-gb", "0"], ["--gpu-gb", "nan"], ["--gpu-gb", "8", "--device", "cpu"]]
+)
+def test_devices_that_cannot_be(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["estimate", "--model", "m", "--method", "lora", *arguments]) == 2
+    assert "--gpu-gb" in capsys.readouterr().err
+
+
+def test_an_estimate_says_whether_it_fits(capsys: pytest.CaptureFixture[str]) -> None:
+    ask = ["estimate", "--model", "config:SmolLM2-135M", "--method", "lora", "--formula"]
+    assert cli.main([*ask, "--gpu-gb", "500"]) == 0
+    assert "Fits into 500.00 GB." in capsys.readouterr().out
+    assert cli.main([*ask, "--gpu-gb", "0.1"]) == 0
+    assert "Does not fit into 100.00 MB." in capsys.readouterr().out
+
+
+def test_chat_takes_its_settings(monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> None:
+    from lab.cli import chat
+
+    seen: list[Settings] = []
+    monkeypatch.setattr(chat, "answer_all", lambda names, conversation, how: seen.append(how) or [])
+    ask = ["chat", f"base:{tiny_model}", "--prompt", "Hi", "--json"]
+    assert cli.main(ask) == 0
+    options = ["--seed", "7", "--system", "Be odd.", "--max-new-tokens", "33"]
+    assert cli.main([*ask, *options, "--temperature", "0.4"]) == 0
+    assert seen == [
+        Settings(seed=0, max_new_tokens=128, temperature=0.0, system_prompt=None),
+        Settings(seed=7, max_new_tokens=33, temperature=0.4, system_prompt="Be odd."),
+    ]
+
+
+def test_evaluate_takes_its_set_and_shows_loss_and_perplexity(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lab.evals import held_out
+
+    asked: list[Any] = []
+
+    def evaluate(names: Any, dataset: str | None) -> list[dict[str, Any]]:
+        asked.append(dataset)
+        row = {"model": "m", "loss": 2.0, "perplexity": 7.389, "tokens": 1234, "rows": 5}
+        return [row]
+
+    monkeypatch.setattr(held_out, "evaluate", evaluate)
+    assert cli.main(["evaluate", f"base:{tiny_model}", "--dataset", "x.jsonl"]) == 0
+    shown = capsys.readouterr().out
+    assert asked == ["x.jsonl"]
+    assert "2.0000" in shown and "7.39" in shown and "5 rows, 1,234 counted tokens" in shown
+
+
+def figures(name: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "id": name, "name": name, "method": name, "model": "m", "state": "done", "seed": 0,
+        "trainable": 10, "parameters": 100, "steps": 5, "tokens": 500, "seconds": 5.0,
+        "tokens_per_s": 100.0, "peak_bytes": 10**9, "artifact_bytes": 10**6,
+        "eval_loss": {"base": 3.25, "final": 2.25}, "train_loss": {"first": 4.0, "last": 1.25},
+        "at": {"value": 5, "eval_loss": 2.5}, **changes,
+    }  # fmt: skip
+
+
+def lines_with(shown: str, *words: str) -> list[str]:
+    return [line for line in shown.splitlines() if any(word in line for word in words)]
+
+
+def test_a_comparison_says_each_loss_and_what_is_not_equal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, lab_home: Path
+) -> None:
+    from lab.cli import compare
+
+    pair = [make(name, lab_home, "done") for name in ("aaaa", "bbbb")]
+    asked: list[str] = []
+
+    def compared(runs: Any, by: str) -> dict[str, Any]:
+        asked.append(by)
+        unequal = ["They trained on different data: x, y."] if by == "step" else []
+        return {"runs": [figures("one"), figures("two")], "by": by, "at": 5, "unequal": unequal}
+
+    monkeypatch.setattr(compare, "compare", compared)
+    assert cli.main(["compare", pair[0].id, pair[1].id]) == 0
+    shown = capsys.readouterr().out
+    assert "Not equal: They trained on different data" in shown and "Equal terms" not in shown
+    for words, value in (("loss, base", "3.2500"), ("loss, end", "2.2500"),
+                         ("loss at 5 steps", "2.5000"), ("loss, last step", "1.2500")):  # fmt: skip
+        (line,) = lines_with(shown, words)
+        assert line.count(value) == 2, line
+    assert cli.main(["compare", pair[0].id, pair[1].id, "--by", "tokens"]) == 0
+    assert "Equal terms" in capsys.readouterr().out
+    assert asked == ["step", "tokens"]
+    assert cli.main(["compare", pair[0].id, pair[0].id]) == 2
+    assert "named twice" in capsys.readouterr().err
+
+
+def test_the_best_of_a_race_stands_first_and_a_failure_is_the_exit_code(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, lab_home: Path,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    from lab.cli import race as verb
+
+    runs = [make(name, lab_home, state) for name, state in (("aaaa", "done"), ("bbbb", "failed"))]
+    rows = [figures("worse", at={"eval_loss": 2.9}), figures("none", at={"eval_loss": None}),
+            figures("better", at={"eval_loss": 2.1})]  # fmt: skip
+    asked: list[Any] = []
+    plans = [
+        {"spec": {"name": name, "method": {"name": name}, "train": {"seed": 0}}} for name in "ab"
+    ]
+
+    def specs(value: Any, names: Any, budget: Any) -> Any:
+        asked.append((names, budget))
+        return {}, []
+
+    monkeypatch.setattr(verb.race, "specs", specs)
+    monkeypatch.setattr(verb.race, "check", lambda specs, seeds: asked.append(seeds) or plans)
+    monkeypatch.setattr(verb.race, "start", lambda plans: ("race-x", runs))
+    monkeypatch.setattr(
+        verb, "compare", lambda runs, by: {"runs": rows, "by": "step", "at": 5, "unequal": []}
+    )
+    monkeypatch.setattr(
+        verb.watch,
+        "follow",
+        lambda run, name, quiet: Status(read_object(run.result)["state"]),  # type: ignore[index]
+    )
+    file = tmp_path / "race.json"
+    file.write_text("{}")
+    arguments = ["race", str(file), "--methods", "a, b", "--budget", "steps=5", "--seeds", "3"]
+    assert cli.main([*arguments, "--wait"]) == 1, "One of them failed."
+    order = [
+        line.split()[0] for line in lines_with(capsys.readouterr().out, "better", "worse", "none")
+    ]
+    assert order == ["better", "worse", "none"]
+    assert asked == [(["a", "b"], verb.Budget("steps", 5)), 3]
+    write_json(runs[1].result, {"state": "done"})
+    assert cli.main([*arguments, "--wait"]) == 0
+    assert cli.main([*arguments, "--seeds", "0"]) == 2
+
+
+def test_numbers_that_json_lacks_are_words(capsys: pytest.CaptureFixture[str]) -> None:
+    from lab.cli import show
+
+    show.print_json({"a": [float("nan"), float("inf"), -float("inf"), 1.5], "b": (1, None)})
+    assert json.loads(capsys.readouterr().out) == {
+        "a": ["NaN", "Infinity", "-Infinity", 1.5], "b": [1, None],
+    }  # fmt: skip
+    assert show.loss(None) == "–" and show.loss(0.0) == "0.0000" and show.loss(1.23456) == "1.2346"
+    show.table("t", ["a"], [["[bold]x[/bold]"]])
+    assert "[bold]x[/bold]" in capsys.readouterr().out, "Cells are text, not markup."
+
+
+def test_who_follows_a_run_sees_its_newest_losses(lab_home: Path) -> None:
+    from lab.cli import watch
+
+    run = make("aaaa", lab_home)
+    records = [{"kind": "train", "step": step, "train/loss": 5.0 - step} for step in (1, 2, 3)]
+    run.metrics.write_text("".join(json.dumps(one) + "\n" for one in records))
+    now = Status("training", phase="training", done=3, total=12, unit="step", eta_s=65.0)
+    said = watch._note(now, history.read_lines(run.metrics)[0])
+    assert said == "training · step 3 of 12 · train/loss 2.000 · 1 min 05 s left"
+
+
+def test_every_verb_has_its_help() -> None:
+    parser = cli.parser()
+    (verbs,) = [one for one in parser._actions if isinstance(one, argparse._SubParsersAction)]
+    assert {"start", "runs", "race", "compare", "chat", "merge", "evaluate"} <= set(verbs.choices)
+    for name, sub in verbs.choices.items():
+        assert sub.description, name

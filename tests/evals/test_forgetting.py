@@ -1,0 +1,198 @@
+"""The probe for forgetting: whose answers are kept, and divergences worked out by hand."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lab.evals import forgetting
+from lab.evals.forgetting import Likelihood
+from lab.models.catalog import Source
+from tests.conftest import write_rows
+
+
+def source_of(folder: Path) -> Source:
+    return Source("a base", str(folder), local_only=True)
+
+
+class Speaker:
+    """A base that says a word of its own to every prompt, and remembers how it was asked."""
+
+    def __init__(self, tokenizer: Any, word: str) -> None:
+        self.ids = tokenizer(word)["input_ids"]
+        self.training = True
+        self.asked: list[dict[str, Any]] = []
+
+    def parameters(self) -> Any:
+        return iter([torch.zeros(1)])
+
+    def eval(self) -> None:
+        self.train(False)
+
+    def train(self, mode: bool) -> None:
+        self.training = mode
+
+    def generate(self, input_ids: Any, **how: Any) -> Any:
+        assert not self.training, "Answers are drawn without dropout."
+        self.asked.append({"input_ids": input_ids, **how})
+        said = torch.tensor([self.ids] * len(input_ids))
+        return torch.cat([input_ids, said], dim=1)
+
+
+@pytest.fixture
+def few_prompts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    few = ["Hi", "Name three large rivers of Europe, please.", "Why?"]
+    monkeypatch.setattr(forgetting, "prompts", lambda: few)
+    return few
+
+
+def said_by(file: Path) -> set[str]:
+    return {json.loads(line)["messages"][-1]["content"] for line in file.read_text().splitlines()}
+
+
+def test_each_base_and_template_has_answers_of_its_own(
+    tokenizer: Any, tiny_model: Path, tmp_path: Path, few_prompts: list[str]
+) -> None:
+    """Two folders with the same files but other weights; a third is the first one trained on."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    shutil.copytree(tiny_model, first)
+    shutil.copytree(tiny_model, second)
+    weights = second / "model.safetensors"
+    os.utime(weights, (1e9, 1e9))
+    sampled = []
+
+    def ask(folder: Path, word: str, speaker: Any = tokenizer) -> set[str]:
+        def base() -> Speaker:
+            sampled.append(word)
+            return Speaker(tokenizer, word)
+
+        return said_by(forgetting.answers(source_of(folder), speaker, base))
+
+    assert ask(first, "one") == {"one"}
+    assert ask(second, "two") == {"two"}, "Another base's answers are not taken as this one's."
+    assert ask(first, "never") == {"one"} and ask(second, "never") == {"two"}
+    other = copy.deepcopy(tokenizer)
+    other.chat_template = other.chat_template.replace("<|im_end|>", "<|im_end|>!")
+    assert ask(first, "three", other) == {"three"}, "Another template is another question."
+    os.utime(first / "model.safetensors", (2e9, 2e9))
+    assert ask(first, "four") == {"four"}, "The weights in the folder have changed."
+    assert sampled == ["one", "two", "three", "four"], "Each base is asked once."
+
+
+def test_prompts_of_all_lengths_end_where_the_answer_begins(
+    tokenizer: Any, tiny_model: Path, few_prompts: list[str]
+) -> None:
+    from lab.data import template
+
+    base = Speaker(tokenizer, "yes")
+    forgetting.answers(source_of(tiny_model), tokenizer, lambda: base)
+    (asked,) = base.asked
+    assert asked["do_sample"] and asked["temperature"] == 1.0, "Draws from the base's own."
+    assert asked["top_p"] == 1.0 and not asked["top_k"], "From the whole vocabulary."
+    assert base.training, "The model is left as it was."
+    for prompt, ids, mask in zip(
+        few_prompts, asked["input_ids"], asked["attention_mask"], strict=True
+    ):
+        text = template.render(tokenizer, [{"role": "user", "content": prompt}], to_answer=True)
+        own = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert ids[-len(own) :].tolist() == own, f"'{prompt}' stands at the end of its row."
+        assert mask.tolist() == [0] * (len(ids) - len(own)) + [1] * len(own)
+
+
+def test_answers_of_nothing_are_left_out(
+    tokenizer: Any, tiny_model: Path, few_prompts: list[str]
+) -> None:
+    base = Speaker(tokenizer, "  ")
+    file = forgetting.answers(source_of(tiny_model), tokenizer, lambda: base)
+    assert file.read_text() == ""
+
+
+def likely(
+    probabilities: list[list[float]], top: int, own: list[int], ids: Any = None
+) -> Likelihood:
+    log = torch.tensor(probabilities).log()
+    chosen = log.topk(top, dim=1).indices if ids is None else ids
+    return Likelihood(
+        log.gather(1, torch.tensor(own)[:, None])[:, 0], log.gather(1, chosen), chosen
+    )
+
+
+P = [[0.5, 0.3, 0.15, 0.05], [0.1, 0.2, 0.6, 0.1]]
+Q = [[0.25, 0.25, 0.25, 0.25], [0.3, 0.1, 0.4, 0.2]]
+
+
+def test_the_divergence_is_that_of_the_likeliest_tokens_and_the_rest() -> None:
+    base = likely(P, 2, [0, 2])
+    tuned = likely(Q, 2, [0, 2], base.top_ids)
+    first = 0.5 * math.log(2) + 0.3 * math.log(1.2) + 0.2 * math.log(0.2 / 0.5)
+    second = 0.6 * math.log(1.5) + 0.2 * math.log(2) + 0.2 * math.log(0.2 / 0.5)
+    found = forgetting.compare(base, tuned)
+    assert found["probe/kl"] == pytest.approx((first + second) / 2, rel=1e-5)
+    assert found["probe/base_loss"] == pytest.approx(-math.log(0.5 * 0.6) / 2, rel=1e-5)
+    assert found["probe/loss"] == pytest.approx(-math.log(0.25 * 0.4) / 2, rel=1e-5)
+    assert found["probe/rise"] == pytest.approx(math.log(0.3 / 0.1) / 2, rel=1e-5)
+    assert forgetting.compare(base, base)["probe/kl"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_over_the_whole_vocabulary_it_is_torchs_divergence() -> None:
+    from torch.distributions import Categorical, kl_divergence
+
+    base = likely(P, 4, [0, 0])
+    tuned = likely(Q, 4, [0, 0], base.top_ids)
+    exact = kl_divergence(Categorical(torch.tensor(P)), Categorical(torch.tensor(Q))).mean()
+    assert forgetting.compare(base, tuned)["probe/kl"] == pytest.approx(float(exact), abs=1e-5)
+
+
+def test_likelihoods_are_those_of_the_answers_tokens(
+    tiny_model: Path, tokenizer: Any, tmp_path: Path
+) -> None:
+    """Held against the model's own logits, row by row; dropout is off, and the mode comes back."""
+    from transformers import AutoModelForCausalLM
+
+    from lab.data import template
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    file = tmp_path / "answers.jsonl"
+    chats = [
+        {"messages": [{"role": "user", "content": f"Say {text}."},
+                      {"role": "assistant", "content": text}]}
+        for text in ("yes", "a longer answer than that", "no", "maybe not", "well")
+    ]  # fmt: skip
+    write_rows(file, chats)
+    model.eval()
+    rows = []
+    for chat in chats:
+        asked = template.render(tokenizer, chat["messages"][:1], to_answer=True)
+        whole = template.render(tokenizer, chat["messages"]).rstrip()
+        ids = tokenizer(whole, add_special_tokens=False, return_tensors="pt")["input_ids"]
+        before = len(tokenizer(asked, add_special_tokens=False)["input_ids"])
+        # the template's own system turn stands before both
+        with torch.no_grad():
+            log = torch.log_softmax(model(ids).logits[0], dim=-1)
+        rows.append(log[before - 1 : -1].gather(1, ids[0, before:, None])[:, 0])
+    expected = torch.cat(rows)
+    for layer in model.model.layers:
+        layer.self_attn.attention_dropout = 0.9
+    model.train()
+    found = forgetting.likelihood(model, tokenizer, file)
+    assert model.training, "The model is put back into its mode."
+    assert torch.allclose(found.own, expected, atol=1e-5)
+    assert found.top.shape == found.top_ids.shape == (len(expected), forgetting.TOP)
+    assert (found.top[:, :-1] >= found.top[:, 1:]).all(), "The likeliest first."
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.mlp.down_proj.weight.mul_(50.0)
+    tuned = forgetting.likelihood(model, tokenizer, file, found.top_ids)
+    assert torch.equal(tuned.top_ids, found.top_ids), "Both are read at the base's tokens."
+    assert not (tuned.top[:, :-1] >= tuned.top[:, 1:]).all(), (
+        "There the tuned model has an order of its own."
+    )
+    assert forgetting.compare(found, tuned)["probe/kl"] > 0

@@ -1,0 +1,211 @@
+"""The plain script learns the same tokens, in the same batches, at the same rate as the lab."""
+
+from __future__ import annotations
+
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.data import prepare
+from lab.errors import LabError
+from lab.export.script import script
+from lab.models import weights
+from lab.models.catalog import Source
+from lab.spec import RunSpec
+from tests.conftest import write_rows
+
+TURNS = [
+    [("user", "What is one?"), ("assistant", "It is 1.")],
+    [("user", "Hi"), ("assistant", "Hello!"), ("user", "And two?"), ("assistant", "It is 2.")],
+    [("system", "Be odd."), ("user", "Three?"), ("assistant", "  3 it is  ")],
+    [("user", "A long question " * 12), ("assistant", "A long answer " * 12)],
+    [("user", "Who?"), ("assistant", "Me.")],
+    [("user", "When?"), ("assistant", "Now.")],
+]
+
+
+class Recorder:
+    """In place of transformers' Trainer: it remembers what it would train on."""
+
+    def __init__(self, **given: Any) -> None:
+        self.given = given
+
+    def evaluate(self) -> dict[str, float]:
+        return {"eval_loss": 0.0}
+
+    def train(self) -> None:
+        pass
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    file = tmp_path / "turns.jsonl"
+    write_rows(file, [{"messages": [{"role": r, "content": c} for r, c in one]} for one in TURNS])
+    return file
+
+
+@pytest.fixture
+def run_script(
+    tiny_model: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., dict[str, Any]]:
+    """`run_script(spec)`: what the script has made when it ends, without training."""
+
+    def run(spec: dict[str, Any], system: str = "Be kind.", data: Path = rows) -> dict[str, Any]:
+        monkeypatch.setattr("transformers.Trainer", Recorder)
+        monkeypatch.chdir(tmp_path)
+        file = tmp_path / "train.py"
+        file.write_text(script(RunSpec.from_json(spec), str(tiny_model), str(data), system))
+        return runpy.run_path(str(file))
+
+    return run
+
+
+def spec_of(method: Any = "full", data: Any = {}, **train: Any) -> dict[str, Any]:  # noqa: B006
+    return {
+        "method": method,
+        "data": {"max_length": 48, "eval_fraction": 0.0, **data},
+        "train": train,
+    }
+
+
+@pytest.mark.parametrize("loss_on", ["assistant", "completion", "all"])
+@pytest.mark.parametrize("system", ["Be kind.", ""])
+def test_its_tokens_and_their_mask_are_the_labs(
+    run_script: Callable[..., Any], rows: Path, tiny_model: Path, loss_on: str, system: str
+) -> None:
+    made = run_script(spec_of(data={"loss_on": loss_on}), system)["rows"]
+    value = spec_of(data={"loss_on": loss_on, "dataset": str(rows), "packing": "off"})
+    value["data"]["system_prompt"] = system
+    tokenizer = weights.load_tokenizer(Source("tiny", str(tiny_model), local_only=True))
+    ours = prepare.prepare(RunSpec.from_json(value), tokenizer).train
+    expected = {
+        tuple(one.ids[0] if one.ids and isinstance(one.ids[0], list) else one.ids): tuple(
+            one.labels
+        )
+        for one in lab_rows(value, tokenizer)
+    }
+    assert len(made) == len(expected) == len(ours)
+    for row in made:
+        ids, labels = tuple(row["input_ids"]), tuple(row["labels"])
+        assert ids in expected, "The same ids, cut at the same length."
+        # nothing comes before the first token, so that neither of the two ever counts it
+        counted = [place for place, label in enumerate(labels) if place and label != -100]
+        wanted = [place for place, label in enumerate(expected[ids]) if place and label != -100]
+        assert counted == wanted, f"{loss_on}: the loss counts the same tokens."
+        assert all(labels[place] == ids[place] for place in counted)
+
+
+def lab_rows(value: dict[str, Any], tokenizer: Any) -> list[Any]:
+    """The lab's own tokens and labels of each row that it learns from."""
+    from lab.data import template
+    from lab.data.rows import Reading, Rows
+
+    data = value["data"]
+    template.choose(tokenizer, "auto")
+    return [
+        piece
+        for example in Rows(Path(data["dataset"]), Reading())
+        for piece in template.tokenize(
+            example, tokenizer, data["system_prompt"], data["loss_on"], data["max_length"], "right"
+        )
+        if piece.counted
+    ]
+
+
+def test_every_setting_arrives_under_its_own_name(run_script: Callable[..., Any]) -> None:
+    made = run_script(
+        spec_of(
+            batch_size=3, accumulation=5, learning_rate=2e-4, epochs=2.5, schedule="linear",
+            warmup=0.2, weight_decay=0.04, max_grad_norm=0.7, seed=11, optimizer="sgd",
+        )
+    )  # fmt: skip
+    args = made["trainer"].given["args"]
+    expected = {
+        "per_device_train_batch_size": 3, "gradient_accumulation_steps": 5, "learning_rate": 2e-4,
+        "num_train_epochs": 2.5, "max_steps": -1, "warmup_steps": 0.2, "weight_decay": 0.04,
+        "max_grad_norm": 0.7, "seed": 11,
+    }  # fmt: skip
+    assert {name: getattr(args, name) for name in expected} == expected
+    assert str(args.lr_scheduler_type.value) == "linear" and str(args.optim.value) == "sgd"
+    steps = run_script(spec_of(max_steps=9))["trainer"].given["args"]
+    assert steps.max_steps == 9
+
+
+def test_a_rate_of_auto_is_the_methods_and_the_types_are_the_specs(
+    run_script: Callable[..., Any],
+) -> None:
+    import torch
+
+    from lab import methods
+
+    made = run_script(spec_of({"name": "lora", "rank": 3}, precision="bfloat16"))
+    args, model = (made["trainer"].given[name] for name in ("args", "model"))
+    assert args.learning_rate == methods.get("lora").default_lr
+    assert model.get_base_model().dtype == torch.bfloat16 and args.bf16
+    assert model.peft_config["default"].r == 3
+    for precision, mixed in (("mixed", True), ("float32", False)):
+        made = run_script(spec_of(precision=precision))
+        assert made["model"].dtype == torch.float32, precision
+        assert made["trainer"].given["args"].bf16 is mixed, precision
+
+
+def test_held_out_rows_do_not_train_and_only_the_first_rows_are_read(
+    run_script: Callable[..., Any],
+) -> None:
+    made = run_script(spec_of(data={"eval_fraction": 0.5, "max_examples": 4, "max_length": 256}))
+    trains, held = made["trainer"].given["train_dataset"], made["trainer"].given["eval_dataset"]
+    assert len(trains) == len(held) == 2, "Half of the first four rows each."
+    assert not [row for row in trains if row in held]
+    assert run_script(spec_of())["trainer"].given["eval_dataset"] is None
+
+
+def test_padding_is_neither_read_nor_learned(run_script: Callable[..., Any]) -> None:
+    made = run_script(spec_of())
+    short, long = sorted(made["rows"], key=lambda row: len(row["input_ids"]))[
+        :: len(made["rows"]) - 1
+    ]
+    batch = made["trainer"].given["data_collator"]([short, long])
+    count = len(short["input_ids"])
+    assert batch["input_ids"].shape[1] == len(long["input_ids"]) > count
+    assert batch["attention_mask"][0].tolist() == [1] * count + [0] * (
+        len(long["input_ids"]) - count
+    )
+    assert set(batch["labels"][0, count:].tolist()) == {-100}
+    assert batch["labels"][1].tolist() == long["labels"]
+
+
+@pytest.mark.parametrize(
+    ("section", "setting", "name"),
+    [
+        ("data", {"packing": "on"}, "packing"),
+        ("data", {"template": "chatml"}, "template"),
+        ("data", {"truncation": "left"}, "truncation"),
+        ("data", {"bucketing": "on"}, "bucketing"),
+        ("data", {"general_mix": 0.1}, "general_mix"),
+        ("data", {"held_out": "builtin:x"}, "held_out"),
+        ("data", {"slots": {"a": "b"}}, "slots"),
+        ("data", {"columns": {"prompt": "q"}}, "columns"),
+        ("data", {"bad_rows": "skip"}, "bad_rows"),
+        ("train", {"max_tokens": 5}, "max_tokens"),
+        ("train", {"max_seconds": 5.0}, "max_seconds"),
+        ("train", {"max_flops": 5.0}, "max_flops"),
+        ("train", {"early_stopping": 2}, "early_stopping"),
+        ("train", {"activation_checkpointing": "on"}, "activation_checkpointing"),
+        ("train", {"compile": "on"}, "compile"),
+        ("train", {"optimizer": "adamw_in_backward"}, "optimizer adamw_in_backward"),
+        ("train", {"optimizer": "sgd", "momentum": 0.9}, "momentum"),
+    ],
+)
+def test_what_it_leaves_out_it_says(section: str, setting: dict[str, Any], name: str) -> None:
+    plain = script(RunSpec.from_json({"method": "full"}), "m", "d.jsonl", "")
+    assert "Left out" not in plain
+    said = script(RunSpec.from_json({"method": "full", section: setting}), "m", "d.jsonl", "")
+    assert f"Left out: {name}" in said.split('"""')[1]
+
+
+def test_a_method_that_is_the_labs_own_has_no_plain_script() -> None:
+    with pytest.raises(LabError, match="no plain script for Bottleneck"):
+        script(RunSpec.from_json({"method": "bottleneck"}), "m", "d.jsonl", "")

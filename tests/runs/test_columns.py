@@ -1,0 +1,123 @@
+"""Records as columns, one by one and in bulk."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lab.runs import columns
+from lab.runs.columns import Columns
+
+Records = list[dict[str, Any]]
+
+
+def step(number: int, attempt: int = 1, **more: Any) -> dict[str, Any]:
+    return {
+        "kind": "train",
+        "step": number,
+        "attempt": attempt,
+        "a": number / 7,
+        "b": -number,
+        **more,
+    }
+
+
+def read(records: Records) -> dict[str, Columns]:
+    """All at once, as from a file."""
+    kinds = {kind: Columns() for kind in columns.KINDS}
+    columns.add_lines(b"".join(json.dumps(one).encode() + b"\n" for one in records), kinds)
+    return kinds
+
+
+def singly(records: Records) -> dict[str, Columns]:
+    kinds = {kind: Columns() for kind in columns.KINDS}
+    for one in records:
+        columns.add_lines(json.dumps(one).encode() + b"\n", kinds)
+    return kinds
+
+
+def test_many_plain_records_are_not_read_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    add = Columns.add
+
+    def counted(self: Columns, record: dict[str, Any]) -> None:
+        calls.append(1)
+        add(self, record)
+
+    monkeypatch.setattr(Columns, "add", counted)
+    records = [step(number) for number in range(1, 5001)]
+    found = read(records)["train"]
+    assert found.length == 5000 and len(calls) < 10, f"{len(calls)} records went one by one."
+    assert found.get("a").tolist() == [number / 7 for number in range(1, 5001)]
+    assert found.get("b").tolist() == [-float(number) for number in range(1, 5001)]
+    assert found.get("step").tolist() == [float(number) for number in range(1, 5001)]
+
+
+MANY = range(1, 1500)
+CASES: dict[str, Records] = {
+    "a column that begins late": [step(n, **({"late": n} if n > 700 else {})) for n in MANY],
+    "a column that is missing now and then": [step(n, **({"c": n} if n % 3 else {})) for n in MANY],
+    "a second attempt": [*[step(n) for n in MANY], *[step(n, 2) for n in range(800, 1600)]],
+    "a second attempt that goes on": [
+        *[step(n) for n in MANY], *[step(n, 2) for n in range(1500, 3000)],
+    ],
+    "the base and evaluations": [
+        {"kind": "eval", "of": "base", "step": 0, "attempt": 1, "eval/loss": 3.0},
+        *[{"kind": "eval", "step": n, "attempt": 1, "eval/loss": 1 / n} for n in MANY],
+    ],
+    "three kinds in turn": [
+        one
+        for n in MANY
+        for one in (step(n), {"kind": "device", "time": 1e9 + n, "cpu/rss_bytes": n * 10**6})
+    ],
+    "words, truth and nothing": [
+        *[step(n) for n in MANY], step(1500, a="x"), step(1501, a=True), step(1502, a=None),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_many_records_at_once_are_the_same_columns(name: str) -> None:
+    at_once, one_by_one = read(CASES[name]), singly(CASES[name])
+    for kind in columns.KINDS:
+        found, expected = at_once[kind], one_by_one[kind]
+        assert found.length == expected.length, kind
+        assert found.base == expected.base
+        for key in ("step", "a", "b", "c", "late", "eval/loss", "time", "cpu/rss_bytes"):
+            assert found.has(key) == expected.has(key), key
+            assert np.array_equal(found.get(key), expected.get(key), equal_nan=True), (kind, key)
+
+
+def test_columns_say_what_the_records_said() -> None:
+    kept = Columns()
+    for record in (
+        step(1),
+        step(2, late=5.0),
+        {"kind": "train", "step": 3, "attempt": 1, "a": True, "b": "x"},
+        step(4, late=7.0),
+    ):
+        kept.add(record)
+    assert kept.get("step").tolist() == [1, 2, 3, 4]
+    late = kept.get("late")
+    assert math.isnan(late[0]) and late[1] == 5.0 and math.isnan(late[2]) and late[3] == 7.0
+    assert math.isnan(kept.get("a")[2]), "Truth is no number."
+    assert kept.last("late") == 7.0 and kept.last("b") == -4.0
+    for number in (4, 5):
+        kept.add(step(number, 2, late=number * 10))
+    assert kept.get("step").tolist() == [1, 2, 3, 4, 5], "Step 4 was done again."
+    assert kept.get("late").tolist()[3:] == [40.0, 50.0]
+
+
+def test_the_base_is_no_point_of_the_series() -> None:
+    found = read(CASES["the base and evaluations"])["eval"]
+    assert found.base is not None and found.base["eval/loss"] == 3.0
+    assert found.length == len(MANY) and found.get("step")[0] == 1
+    many_bases = [*CASES["the base and evaluations"], CASES["the base and evaluations"][0]]
+    assert read(many_bases)["eval"].length == len(MANY)
+    unmeasured = Columns()
+    unmeasured.add({"kind": "eval", "of": "base", "step": 0})
+    assert unmeasured.base is None and unmeasured.length == 0

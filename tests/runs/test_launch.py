@@ -1,0 +1,155 @@
+"""Runs are made, stopped, resumed and deleted only from the states that allow it."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab import paths
+from lab.errors import LabError
+from lab.files import read_object, write_json
+from lab.paths import RunDir
+from lab.runs import launch, process, queue, supervisor
+from lab.runs.status import status
+from lab.spec import RunSpec
+
+
+@pytest.fixture(autouse=True)
+def nobody_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "ensure", lambda: None)
+    monkeypatch.setattr(supervisor, "nudge", lambda: None)
+
+
+RESOLVED = {
+    "precision": "float32", "adapter_precision": "float32", "learning_rate": 1e-3,
+    "activation_checkpointing": "off", "compile": "off",
+}  # fmt: skip
+PLAN: dict[str, Any] = {
+    "spec": RunSpec.from_json({"train": RESOLVED}).to_json(),
+    "asked": {"method": "lora", "train": {"learning_rate": "auto"}},
+    "estimate": {"peak_bytes": 5},
+    "facts": {"examples": 3},
+}
+
+
+@pytest.fixture
+def run(lab_home: Path) -> RunDir:
+    return launch.create(PLAN)
+
+
+def end(run: RunDir, state: str) -> None:
+    write_json(run.process, {"v": 1, "pid": 999_999, "start": 1})
+    write_json(run.result, {"state": state})
+
+
+def begin(run: RunDir) -> None:
+    """As if this process were its worker."""
+    queue.claim(run)
+    process.register(run, os.getpid())
+
+
+def test_a_run_holds_its_plan_from_the_first_moment(run: RunDir) -> None:
+    stored = read_object(run.spec) or {}
+    assert stored["asked"] == PLAN["asked"], "What was asked for, before autos were resolved."
+    assert {key: stored[key] for key in PLAN["spec"]} == PLAN["spec"]
+    assert read_object(run.estimate) == {"peak_bytes": 5, "facts": {"examples": 3}}
+    assert paths.RUN_ID.fullmatch(run.id) and paths.all_runs() == [run]
+    assert [one.name for one in paths.runs().iterdir()] == [run.id], "Nothing is left aside."
+    assert paths.RUN_ID.fullmatch(launch.new_id("../Odd Name!"))
+
+
+def test_stop_save_and_cancel_are_for_runs_at_work(run: RunDir) -> None:
+    queue.submit(run)
+    with pytest.raises(LabError, match="is queued, there is nothing to save"):
+        launch.command(run, "save")
+    assert run.queue.exists() and status(run).state == "queued", "It goes on waiting."
+    begin(run)
+    for name in ("save", "stop", "cancel"):
+        launch.command(run, name)
+        assert (run.commands / name).exists()
+    end(run, "done")
+    for file in run.commands.iterdir():
+        file.unlink()
+    for name in ("save", "stop", "cancel"):
+        with pytest.raises(LabError, match=f"is done, there is nothing to {name}"):
+            launch.command(run, name)
+    assert list(run.commands.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["stop", "cancel"])
+def test_stopping_a_run_that_waits_takes_it_out_of_the_queue(run: RunDir, name: str) -> None:
+    queue.submit(run)
+    launch.command(run, name)
+    assert status(run).state == "cancelled" and queue.waiting() == []
+
+
+@pytest.mark.parametrize("state", ["stopped", "failed", "cancelled"])
+def test_a_run_that_has_ended_is_resumed_with_its_past_put_away(run: RunDir, state: str) -> None:
+    end(run, state)
+    (run.commands / "stop").touch()
+    run.heartbeat.write_text("{}")
+    write_json(run.environment, {"seed": 0})
+    launch.resume(run, ["train.max_steps=77"], incomplete=True)
+    assert status(run).state == "queued" and queue.waiting() == [run]
+    assert list(run.commands.iterdir()) == [], "An old command would stop it at once."
+    kept = {file.name for file in (run.attempts / "1").iterdir()}
+    assert kept == {"process.json", "result.json", "heartbeat", "environment.json"}
+    assert not (run.result.exists() or run.process.exists())
+    assert read_object(run.resume) == {"v": 1, "settings": {"max_steps": 77}, "incomplete": True}
+    begin(run)
+    end(run, state)
+    launch.resume(run)
+    assert (run.attempts / "2" / "resume.json").exists()
+
+
+def test_runs_that_are_done_or_at_work_are_not_resumed(run: RunDir) -> None:
+    end(run, "done")
+    with pytest.raises(LabError, match="nothing left to train"):
+        launch.resume(run)
+    run.result.unlink()
+    begin(run)
+    with pytest.raises(LabError, match="is starting"):
+        launch.resume(run)
+    with pytest.raises(LabError, match="Stop it first"):
+        launch.delete(run)
+    assert run.path.is_dir() and not run.attempts.exists()
+
+
+def test_a_run_that_never_came_into_the_queue_gets_there(run: RunDir) -> None:
+    assert queue.waiting() == []
+    launch.resume(run)
+    assert queue.waiting() == [run] and not run.attempts.exists()
+    with pytest.raises(LabError, match="is queued"):
+        launch.resume(run)
+
+
+def test_deleting_a_run_takes_all_of_it(run: RunDir) -> None:
+    other = launch.create(PLAN)
+    queue.submit(run)
+    (run.checkpoints / "step-4").mkdir()
+    launch.delete(run)
+    assert paths.all_runs() == [other]
+    assert [one.name for one in paths.runs().iterdir()] == [other.id]
+
+
+def test_waiting_ends_with_the_run_or_with_patience(run: RunDir) -> None:
+    queue.submit(run)
+    started = time.monotonic()
+    with pytest.raises(LabError, match="is still queued after"):
+        launch.wait(run, poll_s=0.05, timeout_s=0.3)
+    assert 0.25 < time.monotonic() - started < 20
+    end(run, "failed")
+    assert launch.wait(run, timeout_s=5) == "failed"
+
+
+def test_a_disk_that_cannot_be_written_is_said(
+    lab_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab_home.mkdir()
+    (lab_home / "runs").write_text("a file in the way")
+    with pytest.raises(LabError, match="cannot be written"):
+        launch.create(PLAN)

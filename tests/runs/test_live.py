@@ -1,0 +1,89 @@
+"""The shared series of a run: read on, read anew where the file is another, and drawn."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lab.paths import RunDir
+from lab.runs import live as series
+
+
+def lines(first: int, last: int, value: float = 1.0) -> str:
+    return "".join(
+        json.dumps({"kind": "train", "step": step, "attempt": 1, "x": value}) + "\n"
+        for step in range(first, last + 1)
+    )
+
+
+def test_another_file_is_read_from_its_beginning(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    run.metrics.write_text(lines(1, 5))
+    found = series.Live(run).refresh()
+    assert found.train.length == 5
+    other = tmp_path / "other"
+    other.write_text(lines(1, 9, value=2.0))
+    other.replace(run.metrics)  # as an import or a restored copy does
+    assert found.refresh().train.get("x").tolist() == [2.0] * 9
+    with run.metrics.open("r+") as file:  # the same file, shorter
+        file.truncate(0)
+        file.write(lines(1, 2, value=3.0))
+    assert found.refresh().train.get("x").tolist() == [3.0, 3.0]
+    with run.metrics.open("a") as file:
+        file.write(lines(3, 4, value=3.0))
+    assert found.refresh().train.length == 4
+
+
+def test_a_line_longer_than_a_piece_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(series, "CHUNK", 4096)
+    run = RunDir(tmp_path)
+    run.metrics.write_text(lines(1, 3) + "x" * 10_000 + "\n" + lines(4, 200))
+    found = series.Live(run).refresh()
+    assert found.train.get("step").tolist()[:3] == [1, 2, 3]
+    assert found.train.get("step").tolist()[-1] == 200
+    assert found.offset == run.metrics.stat().st_size
+
+
+def test_pieces_are_cut_between_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(series, "CHUNK", 1000)
+    run = RunDir(tmp_path)
+    run.metrics.write_text(lines(1, 500))
+    assert series.Live(run).refresh().train.get("step").tolist() == list(range(1, 501))
+
+
+def test_the_runs_that_nobody_looks_at_are_forgotten(tmp_path: Path) -> None:
+    runs = []
+    for number in range(series.KEPT_RUNS + 1):
+        (tmp_path / str(number)).mkdir()
+        runs.append(RunDir(tmp_path / str(number)))
+    first = series.live(runs[0])
+    for run in runs[1:-1]:
+        series.live(run)
+    assert series.live(runs[0]) is first, "As many as are kept, and it was just looked at."
+    second = series.live(runs[1])
+    series.live(runs[0])
+    series.live(runs[1])
+    series.live(runs[-1])
+    assert series.live(runs[0]) is first and series.live(runs[1]) is second
+    assert len(series._kept) <= series.KEPT_RUNS
+
+
+def test_a_mean_that_moves_weighs_what_came_before() -> None:
+    """With 0.75 each earlier value counts three quarters of the next one."""
+    values = np.array([8.0, 4.0, 0.0])
+    expected = [8.0, (8 * 0.75 + 4) / 1.75, (8 * 0.5625 + 4 * 0.75) / (0.5625 + 0.75 + 1)]
+    assert series.smooth(values, 0.75).tolist() == pytest.approx(expected)
+    gap = series.smooth(np.array([8.0, np.nan, 4.0]), 0.75)
+    assert gap[2] == pytest.approx(expected[1]), "A gap weighs nothing."
+
+
+def test_short_series_stay_as_they_are() -> None:
+    x = np.arange(series.MOST_POINTS, dtype=float)
+    thin_x, thin_y = series.thin(x, x * 2)
+    assert thin_x is x and len(thin_y) == len(x)
+    assert len(series.thin(np.arange(10_000.0), np.arange(10_000.0))[0]) == series.MOST_POINTS

@@ -1,0 +1,62 @@
+"""When a spare worker is wanted, and how many there are, without starting one."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import pytest
+
+from lab.runs import process, queue, spare, supervisor
+
+
+@pytest.fixture(autouse=True)
+def no_supervisor(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    started: list[str] = []
+    monkeypatch.setattr(supervisor, "ensure", lambda: started.append("supervisor"))
+    return started
+
+
+def test_a_spare_is_wanted_for_ten_minutes(no_supervisor: list[str]) -> None:
+    assert not spare.is_wanted()
+    spare.want()
+    assert spare.is_wanted() and no_supervisor == ["supervisor"]
+    for age, wanted in ((590, True), (610, False)):
+        moment = time.time() - age
+        os.utime(queue.folder() / "wanted", (moment, moment))
+        assert spare.is_wanted() is wanted, f"{age} s ago somebody set up a run."
+    spare.want()
+    queue.change(spare=False)
+    assert not spare.is_wanted(), "The setting says no."
+
+
+def test_where_the_setting_says_no_nothing_is_started(no_supervisor: list[str]) -> None:
+    queue.change(spare=False)
+    spare.want()
+    assert no_supervisor == [] and not (queue.folder() / "wanted").exists()
+
+
+class Worker:
+    def __init__(self) -> None:
+        self.ended: int | None = None
+
+    def poll(self) -> int | None:
+        return self.ended
+
+
+def test_one_is_kept_and_replaced_when_it_dies(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Worker] = []
+
+    def spawn(*_: Any, **__: Any) -> Worker:
+        started.append(Worker())
+        return started[-1]
+
+    monkeypatch.setattr(process, "spawn", spawn)
+    held = spare.Spare()
+    held.keep()
+    held.keep()
+    assert len(started) == 1, "One is enough."
+    started[0].ended = -9
+    held.keep()
+    assert len(started) == 2 and held.worker is started[1]  # type: ignore[comparison-overlap]

@@ -1,0 +1,111 @@
+"""One submission is one run: second clicks, other forms, and servers that die between."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.errors import LabError
+from lab.paths import RunDir, all_runs, home
+from lab.runs import launch, queue, tickets
+from lab.spec import RunSpec
+
+
+def plan(name: str) -> dict[str, Any]:
+    asked = {"name": name, "method": "lora", "train": {"a": 1, "b": 2}}
+    return {"spec": RunSpec(name=name).to_json(), "asked": asked, "estimate": {}, "facts": {}}
+
+
+@pytest.fixture
+def submitted(monkeypatch: pytest.MonkeyPatch) -> list[RunDir]:
+    found: list[RunDir] = []
+    monkeypatch.setattr(queue, "submit", found.append)
+    return found
+
+
+def test_a_ticket_knows_its_run_and_its_form(submitted: list[RunDir]) -> None:
+    ticket = tickets.new()
+    assert tickets.TICKET.fullmatch(ticket) and tickets.new() != ticket
+    assert tickets.claimed(ticket) is None and not tickets.is_same(ticket, {})
+    run = tickets.start(plan("one"), ticket)
+    assert submitted == [run], "It waits in the queue."
+    assert tickets.claimed(ticket) == run and tickets.start(plan("one"), ticket) == run
+    asked = plan("one")["asked"]
+    turned = {key: asked[key] for key in reversed(asked)}
+    assert tickets.is_same(ticket, asked) and tickets.is_same(ticket, turned)
+    assert not tickets.is_same(ticket, plan("two")["asked"])
+    assert all_runs() == [run]
+
+
+def test_two_clicks_at_once_are_one_run(
+    submitted: list[RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = launch.create
+
+    def slowly(made: dict[str, Any]) -> RunDir:
+        time.sleep(0.3)
+        return create(made)
+
+    monkeypatch.setattr(launch, "create", slowly)
+    ticket, found = tickets.new(), []
+    threads = [
+        threading.Thread(target=lambda: found.append(tickets.start(plan("one"), ticket)))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4 and len(set(found)) == 1 and len(all_runs()) == 1
+
+
+def test_a_start_that_fails_leaves_the_ticket_free(
+    submitted: list[RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create, ticket = launch.create, tickets.new()
+
+    def fail(made: dict[str, Any]) -> RunDir:
+        raise LabError("The disk is full.")
+
+    monkeypatch.setattr(launch, "create", fail)
+    with pytest.raises(LabError, match="disk is full"):
+        tickets.start(plan("one"), ticket)
+    assert not (home() / "tickets" / ticket).exists()
+    monkeypatch.setattr(launch, "create", create)
+    assert tickets.start(plan("one"), ticket) == all_runs()[0]
+
+
+@pytest.mark.parametrize("ticket", ["", "../../../x", "ABCDEFABCDEF", "a" * 13, "a" * 12 + "\n"])
+def test_what_is_no_ticket_starts_nothing(submitted: list[RunDir], ticket: str) -> None:
+    with pytest.raises(LabError, match="out of date"):
+        tickets.start(plan("one"), ticket)
+    assert tickets.claimed(ticket) is None and all_runs() == []
+
+
+def test_tickets_of_last_week_are_forgotten_and_no_others(submitted: list[RunDir]) -> None:
+    old, young = tickets.new(), tickets.new()
+    for ticket in (old, young):
+        tickets.start(plan(ticket), ticket)
+    week = 7 * 24 * 3600
+    for ticket, age in ((old, week + 60), (young, week - 60)):
+        moment = time.time() - age
+        os.utime(home() / "tickets" / ticket, (moment, moment))
+    tickets.start(plan("three"), tickets.new())
+    assert tickets.claimed(old) is None and tickets.claimed(young) is not None
+    assert len(all_runs()) == 3, "The runs stay."
+
+
+def test_a_server_that_died_between_ticket_and_run(
+    submitted: list[RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticket = tickets.new()
+    file: Path = home() / "tickets" / ticket
+    file.parent.mkdir(parents=True)
+    file.touch()
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    assert tickets.start(plan("one"), ticket) == all_runs()[0]

@@ -1,0 +1,76 @@
+"""Figures as people read them."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from lab import text
+from lab.runs.status import Status
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (None, "–"), (0, "0 s"), (59.4, "59 s"), (60, "1 min 00 s"), (95, "1 min 35 s"),
+        (119.6, "2 min 00 s"), (3599, "59 min 59 s"), (3600, "1 h 00 min"), (5400, "1 h 30 min"),
+        (90_000, "25 h 00 min"),
+    ],
+)  # fmt: skip
+def test_durations(seconds: float | None, words: str) -> None:
+    assert text.duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (None, "–"), (0, "0"), (999, "999"), (1000, "1.0 k"), (134_515_008, "134.5 M"),
+        (8_030_261_248, "8.0 B"), (-2_500_000, "-2.5 M"),
+    ],
+)  # fmt: skip
+def test_counts(value: float | None, words: str) -> None:
+    assert text.count(value) == words
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (None, "–"), (0, "0 B"), (999, "999 B"), (1000, "1.00 kB"), (23_118_622, "23.12 MB"),
+        (10**9, "1.00 GB"), (2**30, "1.07 GB"), (-3 * 10**9, "-3.00 GB"), (2e12, "2000.00 GB"),
+    ],
+)  # fmt: skip
+def test_sizes_are_in_powers_of_ten(value: float | None, words: str) -> None:
+    assert text.size(value) == words
+
+
+@pytest.mark.parametrize(
+    ("age", "words"),
+    [
+        (5, "just now"),
+        (300, "5 min ago"),
+        (3600, "60 min ago"),
+        (7200, "2 h ago"),
+        (86_400, "24 h ago"),
+    ],
+)
+def test_moments(age: float, words: str) -> None:
+    assert text.when(time.time() - age) == words
+    moment = time.mktime((2025, 3, 9, 12, 0, 0, 0, 0, -1))
+    assert text.when(moment) == "09 Mar 2025"
+
+
+def test_progress_says_how_much_of_how_much() -> None:
+    now = Status("training", phase="training", done=1200, total=6000, unit="step", eta_s=80.0)
+    assert text.progress(now) == "training · step 1,200 of 6,000 · 1 min 20 s left"
+    saving = Status("saving", phase="saving", done=12, total=60, unit="step", eta_s=80.0)
+    assert text.progress(saving) == "saving · step 12 of 60", "Only training has a time left."
+    assert text.progress(Status("queued")) == "queued"
+
+
+def test_good_and_bad_ends_look_different() -> None:
+    for state in ("failed", "crashed", "stalled"):
+        assert text.colour(state) == "red", state
+    assert text.colour("done") == "green" and text.colour("training") == "blue"
+    icons = {text.icon(state) for state in ("done", "failed", "stopped", "queued", "training")}
+    assert len(icons) == 5

@@ -1,0 +1,152 @@
+"""Charts hold the figures of the run, in the units that their axes say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lab.files import write_json
+from lab.paths import RunDir
+from lab.runs.live import Live
+from lab.ui import charts
+from lab.ui.charts import View
+
+
+def series(folder: Path, *records: dict[str, Any], estimate: Any = None) -> Live:
+    run = RunDir(folder)
+    with run.metrics.open("a") as file:
+        file.writelines(json.dumps(record) + "\n" for record in records)
+    if estimate is not None:
+        write_json(run.estimate, estimate)
+    return Live(run).refresh()
+
+
+def steps(count: int = 4, **more: Any) -> list[dict[str, Any]]:
+    return [
+        {"kind": "train", "attempt": 1, "step": step, "tokens": 100 * step, "seconds": 2.0 * step,
+         "train/loss": 5.0 - step, **more}
+        for step in range(1, count + 1)
+    ]  # fmt: skip
+
+
+def device(count: int = 12, **values: float) -> list[dict[str, Any]]:
+    return [
+        {
+            "kind": "device",
+            "time": 1e9 + number,
+            **{key.replace("__", "/"): value for key, value in values.items()},
+        }
+        for number in range(count)
+    ]
+
+
+def lines_of(figure: Any) -> dict[str, float]:
+    """{first word of the note: height} of the horizontal lines."""
+    notes = [note.text for note in figure.layout.annotations]
+    heights = [shape.y0 for shape in figure.layout.shapes]
+    return {note.split()[0]: height for note, height in zip(notes, heights, strict=True)}
+
+
+def traces_of(figure: Any) -> dict[str, Any]:
+    return {trace.name: trace for trace in figure.data}
+
+
+def test_memory_is_in_gb_of_powers_of_ten_on_a_gpu(tmp_path: Path) -> None:
+    found = series(
+        tmp_path,
+        *steps(**{"memory/peak_bytes": 24 * 10**9}),
+        *device(
+            cuda__allocated_bytes=20e9,
+            cuda__reserved_bytes=26e9,
+            nvml__used_bytes=27e9,
+            cpu__rss_bytes=3e9,
+        ),
+        estimate={"peak_bytes": 25 * 10**9},
+    )  # fmt: skip
+    figure = charts.memory(found, View())
+    assert lines_of(figure) == {"predicted": 25.0, "peak": 24.0}
+    notes = {note.text for note in figure.layout.annotations}
+    assert notes == {"predicted 25.00 GB", "peak 24.00 GB"}
+    heights = {name: set(trace.y) for name, trace in traces_of(figure).items()}
+    assert heights == {"allocated": {20.0}, "reserved": {26.0}, "whole device": {27.0}}, (
+        "The process's own memory is another one's."
+    )
+    assert "(GB)" in figure.layout.yaxis.title.text
+
+
+def test_memory_of_a_processor_has_a_bound(tmp_path: Path) -> None:
+    found = series(tmp_path, *device(cpu__rss_bytes=3e9), estimate={"peak_bytes": 4 * 10**9})
+    figure = charts.memory(found, View())
+    assert [note.text for note in figure.layout.annotations] == ["predicted 4.00 GB (bound)"]
+    assert {name: set(trace.y) for name, trace in traces_of(figure).items()} == {"process": {3.0}}
+    assert not charts.memory(series(tmp_path / ".."), View()).layout.shapes
+
+
+def test_the_clock_starts_at_nought_and_goes_in_fives(tmp_path: Path) -> None:
+    clock = charts.clock_of(series(tmp_path, *device(13)).device)
+    assert clock.tolist() == [float(second) for second in range(10)]
+    figure = charts.power(series(tmp_path, *device(0)), View())
+    assert len(figure.data) == 1
+
+
+def test_power_is_in_watts(tmp_path: Path) -> None:
+    figure = charts.power(series(tmp_path, *device(10, nvml__power_w=350.0)), View())
+    (trace,) = figure.data
+    assert set(trace.y) == {350.0} and list(trace.x) == list(range(10))
+
+
+@pytest.mark.parametrize(
+    ("by", "at"),
+    [("step", [1, 2, 3, 4]), ("tokens", [100, 200, 300, 400]), ("seconds", [2, 4, 6, 8])],
+)
+def test_the_loss_stands_over_the_chosen_axis_beside_the_base(
+    tmp_path: Path, by: str, at: list[float]
+) -> None:
+    evals = [
+        {"kind": "eval", "of": "base", "step": 0, "eval/loss": 6.0},
+        {"kind": "eval", "attempt": 1, "step": 4, "tokens": 400, "seconds": 8.0, "eval/loss": 2.0},
+    ]
+    figure = charts.loss(series(tmp_path, *steps(), *evals), View(by=by))
+    traces = traces_of(figure)
+    assert list(traces["train"].x) == at and list(traces["train"].y) == [4.0, 3.0, 2.0, 1.0]
+    assert list(traces["evaluation"].x) == [0.0, at[-1]]
+    assert list(traces["evaluation"].y) == [6.0, 2.0]
+    assert lines_of(figure) == {"base": 6.0}, "The line is the untouched base's."
+    assert figure.layout.xaxis.title.text == charts.TITLES[by]
+    assert "train, raw" not in traces
+
+
+def test_smoothing_draws_the_raw_line_faintly_behind(tmp_path: Path) -> None:
+    traces = traces_of(charts.loss(series(tmp_path, *steps()), View(smoothing=0.5)))
+    assert list(traces["train, raw"].y) == [4.0, 3.0, 2.0, 1.0]
+    # the mean of what came so far, each earlier one half as heavy
+    second, third = (4 / 2 + 3) / 1.5, (4 / 4 + 3 / 2 + 2) / 1.75
+    assert list(traces["train"].y)[:3] == pytest.approx([4.0, second, third])
+    assert traces["train, raw"].opacity < traces["train"].opacity
+
+
+def test_what_is_missing_leaves_a_gap(tmp_path: Path) -> None:
+    found = series(tmp_path, *steps(2), {"kind": "train", "step": 3, "attempt": 1})
+    (trace,) = charts.single(found.train, "train/loss", "loss", View(), 0).data
+    assert trace.connectgaps is False and np.isnan(trace.y[2])
+
+
+def test_lengths_are_counted_and_the_cut_stands_where_rows_are_cut() -> None:
+    figure = charts.lengths([10, 10, 20, 500], 512, View())
+    (bars,) = figure.data
+    assert sum(bars.y) == 4 and bars.y[0] == 3
+    assert [shape.x0 for shape in figure.layout.shapes] == [512]
+    assert figure.layout.xaxis.range[1] >= 512
+    assert not charts.lengths([10, 12], 512, View()).layout.shapes, "Far from any row."
+
+
+def test_packed_rows_name_the_rows_of_the_file() -> None:
+    rows = [{"lengths": [30, 20], "sources": [7, 9]}, {"lengths": [50], "sources": [8]}]
+    figure = charts.packed(rows, 64, View())
+    assert [list(trace.x) for trace in figure.data] == [[30, 50], [20, 0]]
+    assert [list(trace.customdata) for trace in figure.data] == [[7, 8], [9, 0]]
+    assert list(figure.layout.xaxis.range) == [0, 64]
