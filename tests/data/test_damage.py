@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from lab.errors import LabError, Problem
 from lab.models import weights
 from lab.models.catalog import Source
 from lab.planner import facts
+from lab.planner.look import look
 from lab.spec import RunSpec
 from tests.conftest import SHARED_MODELS, write_rows
 
@@ -251,13 +253,31 @@ def test_a_row_that_the_template_refuses_is_named_or_skipped(
         "{% for m in messages %}{{ 1 / 0 if m.content == 'odd' else m.content }}</s>{% endfor %}"
     )
     data = {"dataset": str(file), "max_length": 64, "loss_on": "all"}
-    for look in (facts.facts_of, prepare.prepare):
+    for reader in (facts.facts_of, prepare.prepare):
         with pytest.raises(LabError, match=r"row 21: The chat template fails .* ZeroDivisionError"):
-            look(RunSpec.from_json({"data": data}), other)
+            reader(RunSpec.from_json({"data": data}), other)
         skipping = RunSpec.from_json({"data": data | {"bad_rows": "skip"}})
-        seen = look(skipping, other)
+        seen: Any = reader(skipping, other)
         count = seen["examples"] if isinstance(seen, dict) else seen.facts()["examples"]
         assert count in (20, 21)
     other.chat_template = "{% for m in messages %}{{ 'a' * 10**9 }}{% endfor %}"
     with pytest.raises(template.TemplateUnusable):
         prepare.prepare(RunSpec.from_json({"data": data | {"bad_rows": "skip"}}), other)
+
+
+def test_rows_of_millions_of_characters_are_looked_at_in_part(
+    tmp_path: Path, tiny_model: Path, tokenizer: Any
+) -> None:
+    file = tmp_path / "long.jsonl"
+    write_rows(file, [{"text": "word " * 1_000_000} for _ in range(4)])
+    data = {"dataset": str(file), "max_length": 512}
+    spec = RunSpec.from_json({"data": data})
+    began = time.process_time()
+    seen = facts.facts_of(spec, tokenizer)
+    assert seen["examples"] == 4
+    # a word is a token: a million in each row, of which the sample holds a tenth
+    assert seen["sequences_per_example"] == pytest.approx(1_000_000 / 512, rel=0.05)
+    page = look({"model": str(tiny_model), "data": data}, most=20)
+    assert page["lengths"][0] == pytest.approx(1_000_000, rel=0.05)
+    assert all(len(row["tokens"]) <= 512 for row in page["rows"])
+    assert time.process_time() - began < 60, "all of it would take minutes"
