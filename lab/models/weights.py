@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lab.errors import LabError
+from lab.models import fit, hub
 from lab.models import folder as folders
-from lab.models import hub
 from lab.models.catalog import Source
 from lab.models.headers import Stored
 
@@ -56,6 +56,10 @@ def load_model(source: Source, dtype: Any, **extra: Any) -> Any:
     """The causal language model with its weights in `dtype` (a torch.dtype)."""
     from transformers import AutoModelForCausalLM
 
+    config = load_config(source)
+    if getattr(config, "quantization_config", None) is None:
+        # what is missing would be made up of random numbers
+        fit.check(config, stored_tensors(source), source.id)
     place = local_folder(source, with_weights=True)
     try:
         model = AutoModelForCausalLM.from_pretrained(
