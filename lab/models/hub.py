@@ -33,10 +33,8 @@ def local_folder(source: Source, *, with_weights: bool) -> Path:
     if place.is_absolute():
         folders.check(place, source.id, needs_weights=with_weights)
         return place
-    from huggingface_hub import snapshot_download
-
     if source.local_only:
-        place = Path(snapshot_download(source.location, local_files_only=True))
+        place = _cached(source)
     else:
         sizes = _sizes(source)
         place = _fetch(source, _small(sizes))
@@ -79,6 +77,16 @@ def _small(sizes: dict[str, int]) -> list[str]:
     return [
         name for name, size in sizes.items() if SMALL.fullmatch(name) and size <= MOST_SMALL_BYTES
     ]
+
+
+def _cached(source: Source) -> Path:
+    """The folder of what the hub's cache holds of a model. Raises FileNotFoundError."""
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(source.location, "config.json")
+    if not isinstance(config, str):
+        raise FileNotFoundError("it is not in the local cache")
+    return Path(config).parent
 
 
 def _fetch(source: Source, names: list[str]) -> Path:

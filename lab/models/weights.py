@@ -8,8 +8,8 @@ from typing import Any
 
 from lab.errors import LabError
 from lab.files import read_object
+from lab.models import fit, hub, sizes
 from lab.models import folder as folders
-from lab.models import hub, sizes
 from lab.models.catalog import Source
 from lab.models.headers import Stored
 
@@ -74,8 +74,11 @@ def load_model(source: Source, dtype: Any, **extra: Any) -> Any:
     """The causal language model with its weights in `dtype` (a torch.dtype)."""
     from transformers import AutoModelForCausalLM
 
+    config = load_config(source)
+    if getattr(config, "quantization_config", None) is None:
+        # what is missing would be made up of random numbers
+        fit.check(config, stored_tensors(source), source.id)
     place = local_folder(source, with_weights=True)
-    check_sizes(source, place)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             place,

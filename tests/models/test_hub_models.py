@@ -20,7 +20,7 @@ from lab.errors import LabError
 from lab.models import catalog, hub, weights
 from tests.models import hostile
 
-NAME, COMMIT = "org/name", "a" * 40
+NAME = "org/name"
 BIN, WEIGHTS = "pytorch_model.bin", "model.safetensors"
 
 
@@ -40,13 +40,13 @@ class Hub(BaseHTTPRequestHandler):
             return self.answer([self.entry(file) for file in self.files()])
         if path.startswith(f"/api/models/{NAME}"):
             siblings = [{"rfilename": file.name} for file in self.files()]
-            return self.answer({"id": NAME, "sha": COMMIT, "siblings": siblings})
+            return self.answer({"id": NAME, "sha": self.commit(), "siblings": siblings})
         found = re.fullmatch(rf"/{NAME}/resolve/[^/]+/(.+)", path)
         file = self.folder / (found[1] if found else "nothing")
         if not file.is_file():
             return self.answer({}, 404, {"X-Error-Code": "EntryNotFound"})
         data, status = file.read_bytes(), 200
-        headers = {"X-Repo-Commit": COMMIT, "ETag": hashlib.sha1(data).hexdigest()}
+        headers = {"X-Repo-Commit": self.commit(), "ETag": hashlib.sha1(data).hexdigest()}
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if asked:
             end = int(asked[2]) + 1 if asked[2] else len(data)
@@ -60,6 +60,11 @@ class Hub(BaseHTTPRequestHandler):
 
     def files(self) -> list[Path]:
         return sorted(self.folder.iterdir())
+
+    def commit(self) -> str:
+        """Another one when the files change."""
+        contents = [(file.name, file.read_bytes()) for file in self.files()]
+        return hashlib.sha1(repr(contents).encode()).hexdigest()
 
     def entry(self, file: Path) -> dict[str, Any]:
         size = file.stat().st_size
@@ -95,6 +100,8 @@ def sent(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     monkeypatch.setenv("HF_ENDPOINT", address)
     constants = huggingface_hub.constants
     monkeypatch.setattr(constants, "ENDPOINT", address)
+    files = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     hub._remote_header.cache_clear()
