@@ -23,18 +23,9 @@ LARGEST_SPEC = 5_000_000  # bytes of its file
 MOST_SECTIONS = 3  # in front of a key: data.columns.prompt has two
 SWITCH = ("auto", "on", "off")
 FORMATS = (
-    "auto",
-    "messages",
-    "alpaca",
-    "prompt-completion",
-    "question-answer",
-    "text",
-    "labels",
-    "multiple-choice",
-    "tree",
-)
-
-
+    "auto", "messages", "alpaca", "prompt-completion", "question-answer", "text", "labels",
+    "multiple-choice", "tree",
+)  # fmt: skip
 TEMPLATES = ("auto", "chatml", "zephyr", "alpaca", "plain")
 
 
