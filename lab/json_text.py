@@ -47,6 +47,14 @@ def parse(text: str | bytes, *, unique: bool = True) -> Any:
     return value
 
 
+def value_or_text(text: str) -> Any:
+    """As `parse`, but what is not JSON at all is the text itself: 8 is a number, 8bit a word."""
+    try:
+        return parse(text)
+    except NotJson:
+        return text
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):

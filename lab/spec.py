@@ -150,16 +150,6 @@ def load(path: Path) -> dict[str, Any]:
     return value
 
 
-def _said(text: str, setting: str) -> Any:
-    """The value of a setting: JSON where it is JSON, the text itself where it is a plain word."""
-    try:
-        return json_text.parse(text)
-    except json_text.NotJson:
-        return text
-    except json_text.BadJson as error:
-        raise LabError(f"--set '{show(setting)}': {error}.", "Give a plain value.") from None
-
-
 def override(value: dict[str, Any], settings: list[str]) -> dict[str, Any]:
     """A copy of `value` with `section.key=value` settings applied; values are JSON or text."""
     changed = copy.deepcopy(value)
@@ -170,7 +160,10 @@ def override(value: dict[str, Any], settings: list[str]) -> dict[str, Any]:
         *sections, last = key.strip().split(".")
         if len(sections) > MOST_SECTIONS:
             raise LabError(f"--set '{show(setting)}' is not of the form section.key=value.")
-        parsed = _said(text, setting)
+        try:
+            parsed = json_text.value_or_text(text)
+        except json_text.BadJson as error:
+            raise LabError(f"--set '{show(setting)}': {error}.", "Give a plain value.") from None
         target = changed
         for section in sections:
             inner = target.setdefault(section, {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import stat
@@ -231,3 +232,28 @@ def test_an_old_file_and_a_crashed_run(trained: list[RunDir], tmp_path: Path) ->
     with pytest.raises(LabError, match=r"no readable result\.json"):
         archive.export(run, tmp_path / "crashed.zip")
     assert not (tmp_path / "crashed.zip").exists()
+
+
+@pytest.mark.parametrize("name", ["spec.json", "result.json"])
+@pytest.mark.parametrize("content", [None, b"", b"[]", b'{"method": "lora"}'])
+def test_a_file_without_a_spec_or_a_result_is_no_run(
+    exported: Path, tmp_path: Path, name: str, content: bytes | None
+) -> None:
+    """Its manifest agrees with it: it was made so."""
+    target = tmp_path / "other.zip"
+    with zipfile.ZipFile(exported) as source, zipfile.ZipFile(target, "w") as made:
+        members = {member: source.read(member) for member in source.namelist()}
+        manifest = json.loads(members.pop(archive.MANIFEST))
+        members.pop(name)
+        members |= {} if content is None else {name: content}
+        manifest["files"] = {
+            member: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            for member, data in members.items()
+        }
+        for member, data in members.items():
+            made.writestr(member, data)
+        made.writestr(archive.MANIFEST, json.dumps(manifest))
+    before = sorted(paths.runs().iterdir())
+    with pytest.raises(LabError):
+        archive.import_run(target)
+    assert sorted(paths.runs().iterdir()) == before
