@@ -102,7 +102,8 @@ def application(token: str) -> Starlette:
 
 def _end_when_idle(shelf: Shelf) -> None:
     def watch() -> None:
-        while time.monotonic() - shelf.last_used < IDLE_S or shelf.turn.locked():
+        # the turn first: whoever gives it back has set the time before
+        while shelf.turn.locked() or time.monotonic() - shelf.last_used < IDLE_S:
             time.sleep(min(5.0, IDLE_S / 4))
         os._exit(0)
 
