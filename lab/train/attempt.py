@@ -106,17 +106,15 @@ class Attempt:
         assert self.probe is not None
         self.telemetry.enter("evaluating")
         answers, base = self.probe
-        now = forgetting.likelihood(
-            model, self.tokenizer, answers, base.top_ids, self.telemetry.sign
-        )
+        sign = self.telemetry.sign
+        now = forgetting.likelihood(model, self.tokenizer, answers, base.top_ids, sign)
         found = forgetting.compare(base, now)
         self.telemetry.metric("probe", step=used.step, tokens=used.tokens, **found)
         return found
 
     def _check_commands(self) -> None:
         """Before training there is nothing to save: stop and cancel both just end."""
-        command = self.commands.take()
-        if command in ("stop", "cancel"):
+        if (command := self.commands.take()) in ("stop", "cancel"):
             raise Cancelled(command)
 
     def _newest_checkpoint(self) -> Saved | None:
@@ -231,12 +229,9 @@ class Attempt:
             self._evaluate_base(model, self.data)
         if train.probe == "on":
             answers = self._base_answers(lambda: model)
-            self.probe = (
-                answers,
-                forgetting.likelihood(
-                    model, self.tokenizer, answers, after_batch=self.telemetry.sign
-                ),
-            )
+            sign = self.telemetry.sign
+            base = forgetting.likelihood(model, self.tokenizer, answers, after_batch=sign)
+            self.probe = answers, base
         self._check_commands()
         return model
 
@@ -364,10 +359,8 @@ class Attempt:
             self._compile(model, stream)
         self.telemetry.event("plan", steps=plan.steps, rows=plan.rows, resumed_at=used.step)
         dataset = datasets.resolve(spec.data.dataset)
-        precision = spec.train.precision
-        samples = Sampler(
-            self.tokenizer, dataset, data, self.telemetry, precision, self.commands.look
-        )
+        precision, look = spec.train.precision, self.commands.look
+        samples = Sampler(self.tokenizer, dataset, data, self.telemetry, precision, look)
         if saved is None and spec.train.sample_every != 0:
             samples.sample(model, 0)
         conductor = Conductor(
