@@ -75,8 +75,7 @@ class Attempt:
         conductor = self.ready()
         model = conductor.trainer.model
         self._check_commands()
-        if self.commands.interrupting:
-            self.commands.interrupting = WHILE_TRAINING
+        self.commands.interrupting = WHILE_TRAINING
         try:
             conductor.trainer.train()
         except Cancelled:
@@ -106,8 +105,9 @@ class Attempt:
         assert self.probe is not None
         self.telemetry.enter("evaluating")
         answers, base = self.probe
-        sign = self.telemetry.sign
-        now = forgetting.likelihood(model, self.tokenizer, answers, base.top_ids, sign)
+        now = forgetting.likelihood(
+            model, self.tokenizer, answers, base.top_ids, self.telemetry.sign
+        )
         found = forgetting.compare(base, now)
         self.telemetry.metric("probe", step=used.step, tokens=used.tokens, **found)
         return found
