@@ -205,7 +205,7 @@ def stream(
     prompt = render(tokenizer, conversation, settings)
     inputs = tokenizer(prompt, add_special_tokens=False, return_tensors="pt").to(model.device)
     pieces = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-    gone = gone or threading.Event()
+    ended, gone = threading.Event(), gone or threading.Event()
     outcome: list[Any] = []
 
     def generate() -> None:
@@ -219,7 +219,9 @@ def stream(
                         max_new_tokens=settings.max_new_tokens,
                         pad_token_id=tokenizer.pad_token_id,
                         streamer=pieces,
-                        stopping_criteria=[lambda ids, scores, **_: _all(ids, gone.is_set())],
+                        stopping_criteria=[
+                            lambda ids, scores, **_: _all(ids, ended.is_set() or gone.is_set())
+                        ],
                         **sampling(settings),
                     )
                 )
@@ -236,7 +238,7 @@ def stream(
             if piece:
                 yield {"delta": piece}
     finally:
-        gone.set()
+        ended.set()
         thread.join()
     if isinstance(outcome[0], Exception):
         raise outcome[0]

@@ -122,7 +122,8 @@ async def _asked(request: Request) -> dict[str, Any]:
 
 def _end_when_idle(shelf: Shelf) -> None:
     def watch() -> None:
-        while time.monotonic() - shelf.last_used < IDLE_S or shelf.turn.locked():
+        # the turn first: whoever gives it back has set the time before
+        while shelf.turn.locked() or time.monotonic() - shelf.last_used < IDLE_S:
             time.sleep(min(5.0, IDLE_S / 4))
         os._exit(0)
 

@@ -83,8 +83,7 @@ class Attempt:
         loop = conductor.loop
         model = loop.model
         self._check_commands()
-        if self.commands.interrupting:
-            self.commands.interrupting = WHILE_TRAINING
+        self.commands.interrupting = WHILE_TRAINING
         try:
             loop.run()
         except Cancelled:
@@ -123,8 +122,7 @@ class Attempt:
 
     def _check_commands(self) -> None:
         """Before training there is nothing to save: stop and cancel both just end."""
-        command = self.commands.take()
-        if command in ("stop", "cancel"):
+        if (command := self.commands.take()) in ("stop", "cancel"):
             raise Cancelled(command)
 
     def _newest_checkpoint(self) -> Saved | None:
@@ -228,12 +226,9 @@ class Attempt:
             self._evaluate_base(model, self.data)
         if train.probe == "on":
             answers = self._base_answers(lambda: model)
-            self.probe = (
-                answers,
-                forgetting.likelihood(
-                    model, self.tokenizer, answers, after_batch=self.telemetry.sign
-                ),
-            )
+            sign = self.telemetry.sign
+            base = forgetting.likelihood(model, self.tokenizer, answers, after_batch=sign)
+            self.probe = answers, base
         self._check_commands()
         return model
 
@@ -359,10 +354,8 @@ class Attempt:
             self._compile(model, stream)
         self.telemetry.event("plan", steps=plan.steps, rows=plan.rows, resumed_at=used.step)
         dataset = datasets.resolve(spec.data.dataset)
-        precision = spec.train.precision
-        samples = Sampler(
-            self.tokenizer, dataset, data, self.telemetry, precision, self.commands.look
-        )
+        precision, look = spec.train.precision, self.commands.look
+        samples = Sampler(self.tokenizer, dataset, data, self.telemetry, precision, look)
         if saved is None and spec.train.sample_every != 0:
             samples.sample(model, 0)
         conductor = Conductor(
