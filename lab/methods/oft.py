@@ -26,9 +26,6 @@ class OftConfig:
         32, "Size b of a rotated block; it must divide the input of every target.", min=2, max=4096
     )
     block_share: bool = option(False, "All blocks of a weight turn alike.")
-    module_dropout: float = option(
-        0.0, "Share of the blocks left unrotated at each step.", min=0.0, max=0.95
-    )
     targets: str | list[str] = targets_option("are rotated")
 
 
@@ -73,7 +70,6 @@ class Oft(PeftMethod):
             "r": 0,
             "oft_block_size": config.block_size,
             "block_share": config.block_share,
-            "module_dropout": config.module_dropout,
             "target_modules": config.targets,
         }
 
