@@ -170,7 +170,23 @@ def test_a_prompt_of_text_begins_with_its_embeddings() -> None:
     with torch.no_grad():
         expected = base(torch.cat([torch.tensor([words]), ids], dim=1)).logits[:, 5:]
         assert torch.allclose(model.eval()(input_ids=ids).logits[:, -3:], expected, atol=1e-4)
-        assert torch.allclose(hybrid.eval()(input_ids=ids).logits, expected, atol=1e-4)
+        hybrid.eval()
+        assert torch.allclose(hybrid(input_ids=ids).logits, expected, atol=1e-4)
+        # as the step asks, and as generation asks, with a row that is filled up on the left
+        at = torch.arange(3).unsqueeze(0)
+        said = hybrid(input_ids=ids, position_ids=at, use_cache=False).logits
+        assert torch.allclose(said, expected, atol=1e-4), "text stands behind the prompt"
+        filled = torch.cat([torch.zeros(1, 2, dtype=torch.long), ids], dim=1)
+        mask = torch.tensor([[0, 0, 1, 1, 1]])
+        places = torch.tensor([[1, 1, 0, 1, 2]])
+        said = hybrid(input_ids=filled, attention_mask=mask, position_ids=places).logits[:, 2:]
+        assert torch.allclose(said, expected, atol=1e-4), "the prompt is seen, the filling is not"
+    from lab.train import soft_prompt
+
+    soft_prompt.remove(hybrid)
+    with torch.no_grad():
+        plain = base(ids).logits
+        assert torch.allclose(hybrid(input_ids=ids).logits, plain, atol=1e-5), "taken out again"
 
 
 def test_a_random_start_is_as_large_as_the_embeddings() -> None:
