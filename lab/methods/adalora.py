@@ -155,11 +155,12 @@ class Adalora(PeftMethod):
         return model
 
     def begin(self, model: Any, config: AdaloraConfig, steps: int | None) -> None:
-        """Fit the schedule of the budget to the run: at least one step prunes."""
-        total = max(steps or UNPLANNED, 1)
+        """Fit the schedule of the budget to the run: at least one step prunes, and one before it
+        gives the scores to prune by; a run of one step ends on the way."""
+        total = max(steps or UNPLANNED, 2)
         settings = model.peft_config["default"]
         settings.total_step = total
-        settings.tfinal = min(int(config.settle * total), total - 1)
+        settings.tfinal = min(int(config.settle * total), total - 2)
         settings.tinit = min(int(config.warmup * total), total - settings.tfinal - 1)
 
     def penalty(self, model: Any, config: AdaloraConfig) -> Any:

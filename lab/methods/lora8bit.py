@@ -13,7 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lab.methods import No, register
+from lab.errors import Problem
+from lab.methods import Context, No, register
 from lab.methods.lora import LoraConfig
 from lab.methods.qlora import NO_MERGE, QuantisedLora, device_map
 from lab.schema import option
@@ -56,6 +57,18 @@ class Lora8bitConfig(LoraConfig):
     starts_at_base=No("it starts at the quantised base, which answers slightly differently."),
 )
 class Lora8bit(QuantisedLora):
+    def check(self, model: Any, config: Lora8bitConfig, context: Context) -> list[Problem]:
+        problems = super().check(model, config, context)
+        if config.dora:
+            problems.append(
+                Problem(
+                    "method.dora",
+                    "is on; its norms read the 8-bit base in a way that loses the scales of its "
+                    "rows after the first step. Choose qlora or lora, or leave dora off.",
+                )
+            )
+        return problems
+
     def load_kwargs(self, config: Lora8bitConfig) -> dict[str, Any]:
         import logging
 

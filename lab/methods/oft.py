@@ -32,9 +32,6 @@ class OftConfig:
     block_share: bool = option(
         False, "Share blocks", "Use one rotation for all blocks of a weight."
     )
-    module_dropout: float = option(
-        0.0, "Block dropout", "Probability of leaving a block unrotated.", min=0.0, max=0.95
-    )
     targets: str | list[str] = targets_option("are rotated")
 
 
@@ -79,7 +76,6 @@ class Oft(PeftMethod):
             "r": 0,
             "oft_block_size": config.block_size,
             "block_share": config.block_share,
-            "module_dropout": config.module_dropout,
             "target_modules": config.targets,
         }
 

@@ -35,6 +35,7 @@ REFUSED = [
     ("lora", {"targets": ["nothing"]}, "llama", "method.targets", "Choose from: down_proj"),
     ("lora", {"targets": "*"}, "llama", "method.targets", "is not a pattern"),
     ("qlora", {"bias": "all"}, "llama", "method.bias", "are frozen"),
+    ("lora8bit", {"dora": True}, "llama", "method.dora", "Choose qlora or lora"),
     ("adalora", {"target_rank": 12}, "llama", "method.target_rank", "must be below rank, 12"),
     ("adalora", {"warmup": 0.6, "settle": 0.5}, "llama", "method.settle", "Lower one"),
     ("oft", {"block_size": 24}, "llama", "method.block_size", "All of them divide by 32"),
@@ -105,6 +106,24 @@ def test_adalora_prunes_to_its_budget(tiny_models: dict[str, Path], tmp_path: Pa
     assert left == sorted(left, reverse=True), "ranks only fall"
     assert left[-1] == 14 * 2
     assert isinstance(trial.method, Adalora) and trial.method.penalty(model, trial.config) > 0
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize("settle", [0.0, 0.9])
+def test_adalora_trains_however_short_the_run_is(
+    tiny_models: dict[str, Path], tmp_path: Path, steps: int, settle: float
+) -> None:
+    """From the second step on there are scores to prune by."""
+    options = (("rank", 6), ("target_rank", 2), ("settle", settle), ("warmup", 0.0))
+    trial = Trial(Case("adalora", "llama", options), tiny_models["llama"], None, tmp_path)
+    trial.fused = True
+    model, optimizer = trial.begin(trial.base())
+    trial.method.begin(model, trial.config, steps)
+    for step in range(1, steps + 1):
+        trial.step(model, optimizer, step)
+    values = [one for name, one in model.named_parameters() if ".lora_E." in name]
+    left = sum(int((one != 0).sum()) for one in values)
+    assert left == 14 * 2 or (steps == 1 and left > 14 * 2)
 
 
 def test_a_quantised_base_keeps_its_other_types(tiny_models: dict[str, Path]) -> None:

@@ -178,18 +178,27 @@ def test_evaluations_take_no_training_time(
 
 
 def test_the_time_left_falls_to_nothing(small_run: Work, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps of a tenth of a second: what is left follows from how long the steps before took."""
+    """By a clock of the test's own, on which every step takes ten seconds, and the sixth forty."""
+    now = [1000.0]
     told: list[tuple[float, float, float, float | None]] = []
     report = Telemetry.progress
+
+    class Clock:
+        def monotonic(self) -> float:
+            return now[0]
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(time, name)
 
     def progress(
         self: Telemetry, done: float, total: float, unit: str, eta_s: float | None = None
     ) -> None:
         report(self, done, total, unit, eta_s)
         if self.phase == "training":
-            told.append((time.monotonic(), done, total, eta_s))
-            time.sleep(0.1)
+            told.append((now[0], done, total, eta_s))
+            now[0] += 40.0 if done == 6 else 10.0
 
+    monkeypatch.setattr(conductor, "time", Clock())
     monkeypatch.setattr(Telemetry, "progress", progress)
     run = small_run("lora", train={"max_steps": 10, **QUIET, "save_every": 4})
     for first_step in (0, 8):
@@ -199,7 +208,7 @@ def test_the_time_left_falls_to_nothing(small_run: Work, monkeypatch: pytest.Mon
         assert {total for _, _, total, _ in told} == {10}
         for at, done, _, left in later:
             expected = (at - begun) / (done - first_step) * (10 - done)
-            assert left == pytest.approx(expected, rel=0.1, abs=0.05), f"after step {done}"
+            assert left == pytest.approx(expected, abs=0.01), f"after step {done}"
         assert later[-1][1] == 10 and later[-1][3] == 0.0, "at the end nothing is left"
         told.clear()
         if first_step == 0:
@@ -218,9 +227,18 @@ def test_a_budget_of_seconds_reports_seconds(
             told.append((done, total, unit))
 
     monkeypatch.setattr(Telemetry, "progress", progress)
-    run = small_run("lora", train={"max_steps": None, "max_seconds": 0.4, **QUIET})
+    train = {"max_seconds": 0.4, "warmup": 0.0, "schedule": "linear", "learning_rate": 1e-3}
+    run = small_run("lora", train={"max_steps": None, **QUIET, **train})
     assert {(total, unit) for _, total, unit in told} == {(0.4, "second")}
-    assert told[-1][0] == pytest.approx(history.metrics(run, "train")[-1]["seconds"], abs=0.06)
+    records = history.metrics(run, "train")
+    assert told[-1][0] == pytest.approx(records[-1]["seconds"], abs=0.06)
+    assert records[0]["train/learning_rate"] > 0.99e-3, "the first step begins at the top"
+    passed = [0.0, 0.0, *(one["seconds"] for one in records)]
+    for place, record in enumerate(records):
+        # it falls with the clock, as that stood before the step or the one before it
+        high, low = (1e-3 * (1 - passed[place + k] / 0.4) for k in (0, 1))
+        assert low - 2e-6 <= record["train/learning_rate"] <= high + 2e-6, f"step {place + 1}"
+    assert records[-1]["train/learning_rate"] < 0.5e-3
 
 
 def test_the_memory_of_a_run_is_told_part_by_part(small_run: Work) -> None:

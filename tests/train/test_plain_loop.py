@@ -187,12 +187,17 @@ def test_every_term_of_adaloras_loss_counts_once_a_step(
     runs = []
     for sizes in ({"batch_size": 4}, {"batch_size": 2, "accumulation": 2}):
         runs.append(run_here(small_spec(method, train=train | sizes)))
+    without = run_here(
+        small_spec(method | {"orthogonality": 0.0}, train=train | {"batch_size": 4, "max_steps": 1})
+    )
     norms, losses = (
         [[one[key] for one in history.metrics(run, "train")] for run in runs]
         for key in ("train/grad_norm", "train/loss")
     )
     assert norms[0] == pytest.approx(norms[1], rel=1e-4)
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    (alone,) = history.metrics(without, "train")
+    assert norms[0][0] > 1.05 * alone["train/grad_norm"], "the penalty has a gradient of its own"
     stream = rows_of(runs[0], small_tokenizer)[1]
     first = mean(base(small_model), [stream[place] for place in range(4)])
     assert losses[0][0] == pytest.approx(first, rel=1e-5), "the recorded loss has no penalty in it"

@@ -10,6 +10,7 @@ import pytest
 from lab.paths import RunDir
 from lab.runs import history
 from lab.runs.status import status
+from tests.conftest import SHARED_MODELS, run_here
 
 
 def losses(run: RunDir) -> list[float]:
@@ -17,15 +18,22 @@ def losses(run: RunDir) -> list[float]:
     return [record["train/loss"] for record in history.metrics(run, "train")]
 
 
-@pytest.fixture
-def plain_run(work_here: Callable[..., RunDir]) -> list[float]:
-    return losses(work_here("full", train={"batch_size": 4, "max_steps": 6, "save_every": 0}))
+PLAIN = {"batch_size": 4, "max_steps": 6, "save_every": 0}
+
+
+@pytest.fixture(scope="module")
+def plain_run(
+    make_spec: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> list[float]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LAB_HOME", str(tmp_path_factory.mktemp("plain") / "home"))
+        patch.setenv("LAB_MODELS", str(SHARED_MODELS))
+        return losses(run_here(make_spec("full", train=PLAIN)))
 
 
 @pytest.mark.parametrize(
     ("settings", "tolerance"),
     [
-        ({"batch_size": 2, "accumulation": 2}, 1e-5),
         ({"loss": "plain"}, 1e-5),
         ({"activation_checkpointing": "on"}, 1e-5),
         ({"activation_checkpointing": "on", "checkpointed_layers": 1}, 1e-5),
@@ -39,7 +47,7 @@ def test_the_losses_stay(
     settings: dict[str, Any],
     tolerance: float,
 ) -> None:
-    run = work_here("full", train={"batch_size": 4, "max_steps": 6, "save_every": 0, **settings})
+    run = work_here("full", train=PLAIN | settings)
     assert losses(run) == pytest.approx(plain_run, rel=tolerance)
 
 
