@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from lab import methods, schema  # noqa: E402
-from lab.methods import support  # noqa: E402
+from lab.methods import compatibility  # noqa: E402
 from lab.optimizers import OPTIMIZERS  # noqa: E402
 from lab.spec import SECTIONS, RunSpec  # noqa: E402
 
@@ -69,15 +69,15 @@ def text() -> str:
 
 def matrix() -> list[str]:
     """What goes together, and why not where it does not."""
-    made = support.matrix(methods.all_methods())
-    head = ["method", *[feature.title for feature in support.FEATURES]]
+    made = compatibility.matrix(methods.all_methods())
+    head = ["method", *[feature.title for feature in compatibility.FEATURES]]
     lines = ["# What goes together", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row in made:
         cells = ["yes" if cell["yes"] else "–" for cell in row["cells"].values()]
         lines.append(f"| {row['name']} | {' | '.join(cells)} |")
     lines += ["", "A dash that a spec asks for is refused before the run starts. The reasons:", ""]
     lines += [
-        f"- {', '.join(places)}: {reason}" for reason, places in support.reasons(made).items()
+        f"- {', '.join(places)}: {reason}" for reason, places in compatibility.reasons(made).items()
     ]
     return lines
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import paths
-from lab.files import read_object, write_atomic
+from lab.atomic_files import read_object, write_atomic
 
 COOKIE_S = 30 * 24 * 3600
 OPEN = (

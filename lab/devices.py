@@ -73,10 +73,10 @@ def pin() -> None:
 
     Without effect once CUDA is initialised; call it first.
     """
-    from lab import machine
+    from lab import host
 
     text = os.environ.get(VISIBLE)
-    gpus = machine.gpus()
+    gpus = host.gpus()
     if gpus:
         os.environ.update(only(max(gpus, key=lambda gpu: gpu["free_bytes"])["uuid"]))
     elif text is None:

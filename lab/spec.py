@@ -14,7 +14,7 @@ from typing import Any
 
 from lab import json_text, methods, schema
 from lab.errors import LabError, Problem, SpecError
-from lab.files import load_json
+from lab.atomic_files import load_json
 from lab.schema import option, show
 from lab.spec_sections import DataSpec, HardwareSpec, TrainSpec
 

@@ -2,21 +2,21 @@
 
 import streamlit as st
 
-from lab.ui import chatting, links
+from lab.ui import chat_view, links
 
 st.title("Chat", anchor=False)
-choices = chatting.choices()
+choices = chat_view.choices()
 if not choices:
     st.info("No model to talk to yet. Prepare the built-in one with `make setup`.")
     st.page_link(links.page("home"), label="Home", icon=":material/home:")
     st.stop()
 
-chosen = chatting.choose(choices)
-settings = chatting.settings(chosen)
-chatting.memory()
+chosen = chat_view.choose(choices)
+settings = chat_view.settings(chosen)
+chat_view.memory()
 
-panes = chatting.panes(chosen)
+panes = chat_view.panes(chosen)
 prompt = st.chat_input("Ask all of them the same", key="chat.prompt", max_chars=8000)
-suggestion = chatting.suggestions(chosen)
+suggestion = chat_view.suggestions(chosen)
 if chosen and (prompt or suggestion):
-    chatting.ask(chosen, panes, prompt or suggestion, settings)
+    chat_view.ask(chosen, panes, prompt or suggestion, settings)

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from lab.ui import data_source, data_view, monitoring, submit
+from lab.ui import data_source, data_view, monitor_view, submit
 from lab.ui.charts import View
 
 st.title("Data", anchor=False)
@@ -25,7 +25,7 @@ with grid.cell():
     data_view.figures(seen)
     data_view.notes(seen)
 
-view = View(dark=monitoring.is_dark())
+view = View(dark=monitor_view.is_dark())
 length = spec["data"]["max_length"]
 names = ["Rows", "Lengths", "Packed", "Twice", "Leaks", "Bad rows"]
 # only the open one is drawn: a chart that is drawn while it is hidden is cut to another width

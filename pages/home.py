@@ -4,7 +4,7 @@ import streamlit as st
 
 from lab import presets
 from lab.ui import cards, links, submit
-from lab.ui.guard import safe, user_errors
+from lab.ui.markdown_safety import safe, user_errors
 
 st.title("Finetune Lab", anchor=False)
 st.markdown(

@@ -2,10 +2,10 @@
 
 import streamlit as st
 
-from lab.ui import memory_view, planning, survey
+from lab.ui import memory_view, settings_search_panel, method_estimates
 from lab.ui.charts import View
-from lab.ui.guard import user_errors
-from lab.ui.monitoring import is_dark
+from lab.ui.markdown_safety import user_errors
+from lab.ui.monitor_view import is_dark
 
 st.title("Memory", anchor=False)
 st.caption(
@@ -19,7 +19,7 @@ with user_errors():
     with grid.cell():
         name, device = memory_view.choose_device()
     asked = {"model": model, **memory_view.settings()}
-    now = survey.survey(asked, device)
+    now = method_estimates.survey(asked, device)
     now.look("survey")
 
 
@@ -36,7 +36,7 @@ complete_at_start = now.is_complete
 answers()
 with st.expander("The fastest settings that fit", icon=":material/speed:"):
     chosen = memory_view.choose_method()
-    planning.for_device(survey.spec_of(asked, chosen), device)
+    settings_search_panel.for_device(method_estimates.spec_of(asked, chosen), device)
 with st.expander("From 7B to 70B", icon=":material/table_chart:"):
     if st.button("Compute the table", key="memory.sizes", icon=":material/calculate:"):
         with user_errors(), st.spinner("Reading four models …"):

@@ -4,13 +4,13 @@ import streamlit as st
 
 from lab import methods, presets
 from lab.spec import SECTIONS
-from lab.ui import forecast, form, links, planning, run_setup, submit
-from lab.ui.guard import safe, user_errors
+from lab.ui import estimate_panel, form, links, settings_search_panel, new_run_view, submit
+from lab.ui.markdown_safety import safe, user_errors
 
 st.title("New run", anchor=False)
 ticket = submit.ticket()
-run_setup.greet(ticket)
-run_setup.fill()
+new_run_view.greet(ticket)
+new_run_view.fill()
 submit.warm()
 
 st.pills(
@@ -18,7 +18,7 @@ st.pills(
     [preset.name for preset in presets.PRESETS],
     format_func=lambda name: presets.get(name).title,
     key="new.preset",
-    on_change=run_setup.apply_preset,
+    on_change=new_run_view.apply_preset,
     help="A preset fills the form; change what you like.",
 )
 if st.session_state.get("new.preset"):
@@ -30,35 +30,35 @@ with grid.cell():
     form.problem("name")
     with st.container(border=True):
         st.subheader(":material/deployed_code: Model", anchor=False)
-        run_setup.model_field()
-        run_setup.start_field()
+        new_run_view.model_field()
+        new_run_view.start_field()
     with st.container(border=True):
         st.subheader(":material/dataset: Data", anchor=False)
-        run_setup.dataset_field()
+        new_run_view.dataset_field()
         form.draw("data", SECTIONS["data"], ["max_length", "eval_fraction", "packing", "loss_on"])
         with st.expander("More about the data"):
-            form.draw("data", SECTIONS["data"], run_setup.MORE_DATA)
+            form.draw("data", SECTIONS["data"], new_run_view.MORE_DATA)
     with st.container(border=True):
         st.subheader(":material/construction: Method", anchor=False)
-        method = run_setup.method_field()
+        method = new_run_view.method_field()
         form.draw(f"method.{method.name}", method.config)
     with st.container(border=True):
         st.subheader(":material/school: Training", anchor=False)
-        form.draw("train", SECTIONS["train"], run_setup.MAIN_TRAIN)
+        form.draw("train", SECTIONS["train"], new_run_view.MAIN_TRAIN)
         with st.expander("Budgets, schedule and optimizer"):
-            form.draw("train", SECTIONS["train"], run_setup.SCHEDULE)
+            form.draw("train", SECTIONS["train"], new_run_view.SCHEDULE)
         with st.expander("Precision, memory and speed"):
-            form.draw("train", SECTIONS["train"], run_setup.PRECISION)
+            form.draw("train", SECTIONS["train"], new_run_view.PRECISION)
         with st.expander("Evaluation, samples and checkpoints"):
-            form.draw("train", SECTIONS["train"], run_setup.SAVING)
+            form.draw("train", SECTIONS["train"], new_run_view.SAVING)
 
 with grid.cell():
     with st.container(border=True):
         st.subheader("What will happen", anchor=False)
-        for icon, sentence in run_setup.summary():
+        for icon, sentence in new_run_view.summary():
             st.markdown(f":material/{icon}: {sentence}")
-        forecast.panel(form.value())
-        run_setup.show_problems()
+        estimate_panel.panel(form.value())
+        new_run_view.show_problems()
         start = st.button(
             "Start", type="primary", icon=":material/play_arrow:", key="start", width="stretch"
         )
@@ -69,12 +69,12 @@ with grid.cell():
                     links.open_run(run.id)
             st.rerun()
         if st.button("Check without starting", key="check", width="stretch"):
-            run_setup.check()
-        run_setup.show_plan()
-        planning.for_form()
+            new_run_view.check()
+        new_run_view.show_plan()
+        settings_search_panel.for_form()
     with st.expander("The same as a plain script", icon=":material/code:"):
-        run_setup.show_script()
+        new_run_view.show_script()
     with st.expander(f"About {safe(methods.get(method.name).title)}", icon=":material/info:"):
-        run_setup.about(method)
+        new_run_view.about(method)
     with st.expander("What goes together", icon=":material/grid_on:"):
-        run_setup.matrix()
+        new_run_view.matrix()

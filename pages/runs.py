@@ -3,7 +3,7 @@
 import streamlit as st
 
 from lab.runs import index
-from lab.ui import import_panel, links, queue_panel, run_list
+from lab.ui import import_panel, links, queue_panel, runs_view
 
 st.title("Runs", anchor=False)
 entries = index.entries()
@@ -14,9 +14,9 @@ if not entries:
     st.stop()
 
 queue_panel.show()
-chosen = run_list.table(run_list.search(entries))
+chosen = runs_view.table(runs_view.search(entries))
 if chosen is None:
     st.caption("Select a row to open, repeat, rename, download or delete the run.")
 else:
-    run_list.actions(chosen)
+    runs_view.actions(chosen)
 import_panel.show()

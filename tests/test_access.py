@@ -17,7 +17,7 @@ import pytest
 
 from lab import access, paths
 from lab.data import hub
-from lab.files import write_atomic
+from lab.atomic_files import write_atomic
 
 SECRET = "the-secret-of-another"
 

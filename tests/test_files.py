@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from lab import files
+from lab import atomic_files
 
 
 def test_a_write_that_fails_leaves_the_file_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "state.json"
-    files.write_json(file, {"a": 1})
+    atomic_files.write_json(file, {"a": 1})
 
     def full(*_: Any) -> None:
         raise OSError("No space left on device")
@@ -27,7 +27,7 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(
         with monkeypatch.context() as patch:
             patch.setattr(os, broken, full)
             with pytest.raises(OSError, match="No space"):
-                files.write_json(file, {"a": 2})
+                atomic_files.write_json(file, {"a": 2})
         assert json.loads(file.read_text()) == {"a": 1}, broken
         assert [one.name for one in tmp_path.iterdir()] == ["state.json"], "Nothing is left aside."
 
@@ -51,11 +51,11 @@ def test_readers_never_see_half_a_file(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(os, "fsync", sync)
     monkeypatch.setattr(os, "replace", replace)
-    files.write_atomic(file, "new")
+    atomic_files.write_atomic(file, "new")
     assert order == ["file", "rename", "folder"], "Durable before anybody can see it."
     file.write_text("old")
     order.clear()
-    files.write_atomic(file, "new", durable=False)
+    atomic_files.write_atomic(file, "new", durable=False)
     assert order == ["rename"]
 
 
@@ -67,7 +67,7 @@ def test_threads_that_write_the_same_file_do_not_mix(tmp_path: Path) -> None:
     def write(content: str) -> None:
         try:
             for _ in range(40):
-                files.write_atomic(file, content, durable=False)
+                atomic_files.write_atomic(file, content, durable=False)
                 assert file.read_text() in contents
         except BaseException as error:
             failed.append(error)
@@ -84,17 +84,17 @@ def test_threads_that_write_the_same_file_do_not_mix(tmp_path: Path) -> None:
 def test_what_is_no_json_reads_as_nothing(tmp_path: Path, content: str) -> None:
     file = tmp_path / "x.json"
     file.write_text(content)
-    assert files.read_json(file) is None and files.read_object(file) is None
-    assert files.read_json(tmp_path / "none") is None
+    assert atomic_files.read_json(file) is None and atomic_files.read_object(file) is None
+    assert atomic_files.read_json(tmp_path / "none") is None
 
 
 def test_only_objects_are_objects(tmp_path: Path) -> None:
     file = tmp_path / "x.json"
     for value in ([1], 3, "x", None, True):
-        files.write_json(file, value)
-        assert files.read_json(file) == value and files.read_object(file) is None
-    files.write_json(file, {"a": math.inf})
-    assert files.read_object(file) == {"a": math.inf}
+        atomic_files.write_json(file, value)
+        assert atomic_files.read_json(file) == value and atomic_files.read_object(file) is None
+    atomic_files.write_json(file, {"a": math.inf})
+    assert atomic_files.read_object(file) == {"a": math.inf}
 
 
 def test_sizes_do_not_follow_links(tmp_path: Path) -> None:
@@ -104,11 +104,11 @@ def test_sizes_do_not_follow_links(tmp_path: Path) -> None:
     (folder / "deep").mkdir(parents=True)
     (folder / "deep" / "a").write_bytes(b"x" * 100)
     (folder / "b").write_bytes(b"x" * 11)
-    assert files.size_of(folder) == 111
+    assert atomic_files.size_of(folder) == 111
     (folder / "link").symlink_to(outside)
     (folder / "broken").symlink_to(tmp_path / "none")
-    assert files.size_of(folder) < 1000
-    assert files.size_of(tmp_path / "none") == 0
+    assert atomic_files.size_of(folder) < 1000
+    assert atomic_files.size_of(tmp_path / "none") == 0
 
 
 def test_a_link_is_removed_and_not_what_it_leads_to(tmp_path: Path) -> None:
@@ -117,8 +117,8 @@ def test_a_link_is_removed_and_not_what_it_leads_to(tmp_path: Path) -> None:
     (kept / "file").touch()
     link = tmp_path / "link"
     link.symlink_to(kept)
-    files.remove_tree(link)
+    atomic_files.remove_tree(link)
     assert not link.is_symlink() and (kept / "file").exists()
-    files.remove_tree(kept)
+    atomic_files.remove_tree(kept)
     assert not kept.exists()
-    files.remove_tree(tmp_path / "none")
+    atomic_files.remove_tree(tmp_path / "none")

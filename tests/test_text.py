@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from lab import text
+from lab import formatting
 from lab.runs.status import Status
 
 
@@ -19,7 +19,7 @@ from lab.runs.status import Status
     ],
 )  # fmt: skip
 def test_durations(seconds: float | None, words: str) -> None:
-    assert text.duration(seconds) == words
+    assert formatting.duration(seconds) == words
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_durations(seconds: float | None, words: str) -> None:
     ],
 )  # fmt: skip
 def test_counts(value: float | None, words: str) -> None:
-    assert text.count(value) == words
+    assert formatting.count(value) == words
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_counts(value: float | None, words: str) -> None:
     ],
 )  # fmt: skip
 def test_sizes_are_in_powers_of_ten(value: float | None, words: str) -> None:
-    assert text.size(value) == words
+    assert formatting.size(value) == words
 
 
 @pytest.mark.parametrize(
@@ -55,22 +55,22 @@ def test_sizes_are_in_powers_of_ten(value: float | None, words: str) -> None:
     ],
 )
 def test_moments(age: float, words: str) -> None:
-    assert text.when(time.time() - age) == words
+    assert formatting.when(time.time() - age) == words
     moment = time.mktime((2025, 3, 9, 12, 0, 0, 0, 0, -1))
-    assert text.when(moment) == "09 Mar 2025"
+    assert formatting.when(moment) == "09 Mar 2025"
 
 
 def test_progress_says_how_much_of_how_much() -> None:
     now = Status("training", phase="training", done=1200, total=6000, unit="step", eta_s=80.0)
-    assert text.progress(now) == "training · step 1,200 of 6,000 · 1 min 20 s left"
+    assert formatting.progress(now) == "training · step 1,200 of 6,000 · 1 min 20 s left"
     saving = Status("saving", phase="saving", done=12, total=60, unit="step", eta_s=80.0)
-    assert text.progress(saving) == "saving · step 12 of 60", "Only training has a time left."
-    assert text.progress(Status("queued")) == "queued"
+    assert formatting.progress(saving) == "saving · step 12 of 60", "Only training has a time left."
+    assert formatting.progress(Status("queued")) == "queued"
 
 
 def test_good_and_bad_ends_look_different() -> None:
     for state in ("failed", "crashed", "stalled"):
-        assert text.colour(state) == "red", state
-    assert text.colour("done") == "green" and text.colour("training") == "blue"
-    icons = {text.icon(state) for state in ("done", "failed", "stopped", "queued", "training")}
+        assert formatting.colour(state) == "red", state
+    assert formatting.colour("done") == "green" and formatting.colour("training") == "blue"
+    icons = {formatting.icon(state) for state in ("done", "failed", "stopped", "queued", "training")}
     assert len(icons) == 5

@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from lab import paths
-from lab.bench.faults import home_at
+from lab.bench.fault_injection import home_at
 from lab.bench.workload import Work, make_folder, work
 from lab.errors import LabError
-from lab.files import read_object
+from lab.atomic_files import read_object
 from lab.paths import RunDir
-from lab.runs import history, launch
+from lab.runs import record_reader, launch
 
 BARE = """
 import json, sys, time
@@ -129,7 +129,7 @@ def _cold(folder: Path, report: Report) -> float:
 
 def _spare(folder: Path, report: Report) -> float:
     from lab.runs.queue import folder as queue_folder
-    from lab.runs.spare import Spare
+    from lab.runs.warm_worker import Spare
 
     paths.make_folder(queue_folder())
     spare = Spare()
@@ -151,11 +151,11 @@ def _to_first_step(
     except subprocess.TimeoutExpired:
         worker.kill()
         raise LabError(f"The worker did not end within {LONGEST_S:.0f} s.") from None
-    records = history.metrics(run, "train")
+    records = record_reader.metrics(run, "train")
     if not records:
         raise LabError(f"The worker made no step: {read_object(run.result)}.")
     if report is not None:
-        marks = [(one["phase"], one["time"]) for one in history.events(run, "phase")]
+        marks = [(one["phase"], one["time"]) for one in record_reader.events(run, "phase")]
         names = ["spawned", *(name for name, _ in marks)]
         times = [began, *(moment for _, moment in marks), records[0]["time"]]
         for name, start, end in zip(names, times, times[1:], strict=False):
@@ -198,7 +198,7 @@ def measure_share(asked: Work, folder: Path) -> dict[str, Any]:
         telemetry.stop()
     spent.seconds.pop("tensors")  # collating is training's own; it is shown, not counted
     steps = asked.all_steps
-    walls = [record["perf/step_s"] for record in history.metrics(run, "train")]
+    walls = [record["perf/step_s"] for record in record_reader.metrics(run, "train")]
     return {
         "step_s": statistics.median(walls),
         "share": sum(spent.seconds.values()) / whole,

@@ -11,8 +11,8 @@ from typing import Any
 
 from lab.data import catalog as datasets
 from lab.data.batches import Row, Stream
-from lab.data.rows import read_examples
-from lab.data.template import IGNORED, with_system
+from lab.data.example_reader import read_examples
+from lab.data.chat_template import IGNORED, with_system
 from lab.errors import LabError
 from lab.models import catalog as models
 from lab.schema import show
@@ -117,7 +117,7 @@ def work(
     case: str, folder: Path, *, length: int, batch: int, warm: int, steps: int, compile: str
 ) -> Work:
     """The trial of one case on the model in `folder`, its spec resolved as a run's would be."""
-    from lab.planner.check import resolve
+    from lab.planner.validate import resolve
 
     is_chat = case == "chat"
     method = "lora" if is_chat else case

@@ -8,7 +8,7 @@ import secrets
 import socket
 
 from lab import devices, paths
-from lab.files import write_atomic
+from lab.atomic_files import write_atomic
 from lab.runs import process
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from lab import paths
 from lab.errors import LabError
-from lab.files import part, read_object
+from lab.atomic_files import part, read_object
 from lab.runs import process
 
 START_S = 60.0

@@ -30,8 +30,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from lab.chat import answer, requests
-from lab.chat.answer import Loaded, Named, Settings
+from lab.chat import generate, requests
+from lab.chat.generate import Loaded, Named, Settings
 from lab.chat.requests import Refused
 from lab.errors import LabError, Problem
 
@@ -59,7 +59,7 @@ class Shelf:
         found = self.models.pop(named.name, None)
         if found is None or not is_current:
             base = self.models.get(f"base:{named.base}")
-            found = answer.load(named, None if base is None else base.model)
+            found = generate.load(named, None if base is None else base.model)
         self.models[named.name] = found
         while len(self.models) > MOST_MODELS:
             self.models.popitem(last=False)
@@ -114,7 +114,7 @@ async def _asked(request: Request) -> dict[str, Any]:
             raise requests.too_large(len(data))
     asked = requests.read(bytes(data))
     try:  # looks at the disk, and for a model of the hub at the network
-        await run_in_threadpool(answer.parse, asked["model"])
+        await run_in_threadpool(generate.parse, asked["model"])
     except LabError as error:
         raise Refused(404, [Problem("model", str(error))], "model_not_found") from None
     return asked
@@ -196,7 +196,7 @@ def _events(shelf: Shelf, body: dict[str, Any], gone: threading.Event) -> Genera
 
 
 def _answer(shelf: Shelf, body: dict[str, Any], gone: threading.Event) -> Generator[dict[str, Any]]:
-    named = answer.parse(body["model"])
+    named = generate.parse(body["model"])
     settings = Settings(
         seed=body["seed"],
         max_new_tokens=body["max_tokens"],
@@ -211,7 +211,7 @@ def _answer(shelf: Shelf, body: dict[str, Any], gone: threading.Event) -> Genera
             yield {"phase": "loading"}
         loaded = shelf.get(named)
         yield {"phase": "answering"}
-        stream = answer.stream(loaded, named, body["messages"], settings, gone)
+        stream = generate.stream(loaded, named, body["messages"], settings, gone)
         with contextlib.closing(stream) as events:
             for event in events:
                 if "delta" in event:

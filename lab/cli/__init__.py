@@ -13,8 +13,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Never
 
-from lab.cli import bench, catalog, chat, compare, demo, memory, race, results, runs
-from lab.cli.show import print_json, say
+from lab.cli import bench, inventory, chat, compare, demo, memory, race, artifacts, runs
+from lab.cli.console import print_json, say
 from lab.errors import LabError, SpecError, of_the_disk
 from lab.visible import visible
 
@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
         sub.set_defaults(call=call)
         return sub
 
-    for module in (demo, catalog, memory, runs, race, compare, chat, results, bench):
+    for module in (demo, inventory, memory, runs, race, compare, chat, artifacts, bench):
         module.add(verb)
     return top
 

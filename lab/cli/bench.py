@@ -10,9 +10,9 @@ from typing import Any
 from rich.markup import escape
 
 from lab.cli import bench_speed
-from lab.cli.show import console, print_json, table
+from lab.cli.console import console, print_json, table
 from lab.errors import LabError
-from lab.text import duration, size
+from lab.formatting import duration, size
 
 
 def add(verb: Any) -> None:
@@ -45,7 +45,7 @@ def _teller(arguments: argparse.Namespace) -> Callable[[str], object]:
 
 
 def faults(arguments: argparse.Namespace) -> int:
-    from lab.bench.faults import faults
+    from lab.bench.fault_injection import faults
 
     report = faults(arguments.kills or 50, arguments.seed, _teller(arguments))
     rows = [
@@ -78,7 +78,7 @@ def hostile(arguments: argparse.Namespace) -> int:
 
 
 def services(arguments: argparse.Namespace) -> int:
-    from lab.bench.services import services
+    from lab.bench.service_restarts import services
 
     report = services(arguments.kills or 20, arguments.seed, _teller(arguments))
     rows = [
@@ -96,7 +96,7 @@ def memory(arguments: argparse.Namespace) -> int:
     """On a GPU predicted against measured; on a CPU what it can check; with --cases the grid."""
     import torch
 
-    from lab.bench import memory as bench
+    from lab.bench import estimate_accuracy as bench
 
     say = _teller(arguments)
     if arguments.cases is not None:
@@ -143,7 +143,7 @@ def memory(arguments: argparse.Namespace) -> int:
 
 
 def ui(arguments: argparse.Namespace) -> int:
-    from lab.bench.ui import beside_a_worker, ui
+    from lab.bench.page_load import beside_a_worker, ui
 
     seconds = arguments.seconds or 60.0
     found = ui(seconds, _teller(arguments))

@@ -8,9 +8,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from lab.cli.show import console, print_json, table
+from lab.cli.console import console, print_json, table
 from lab.errors import LabError
-from lab.text import duration, size
+from lab.formatting import duration, size
 
 
 def add(sub: Any) -> None:
@@ -44,7 +44,7 @@ def add(sub: Any) -> None:
 
 
 def speed(arguments: argparse.Namespace, tell: Callable[[str], object]) -> int:
-    from lab.bench.speed import Plan, speed
+    from lab.bench.throughput import Plan, speed
 
     if arguments.pack:
         return _pack(arguments, tell)
@@ -126,7 +126,7 @@ def _figures(ratio: dict[str, Any] | None) -> list[str]:
 
 
 def _pack(arguments: argparse.Namespace, tell: Callable[[str], object]) -> int:
-    from lab.bench.pack import pack
+    from lab.bench.offline_bundle import pack
 
     extra = list(filter(None, arguments.extra.split(",")))
     made = pack(Path(arguments.pack), arguments.python, extra, tell)

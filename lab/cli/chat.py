@@ -10,9 +10,9 @@ from rich.panel import Panel
 from rich.text import Text
 
 from lab import schema
-from lab.chat.answer import Named, Settings, answer_all, parse
+from lab.chat.generate import Named, Settings, answer_all, parse
 from lab.chat.requests import LONGEST_CONTENT, Bounds
-from lab.cli.show import console, print_json
+from lab.cli.console import console, print_json
 from lab.errors import LabError, Problem
 
 # the options of the command line by the fields of a request, whose bounds they share

@@ -9,11 +9,11 @@ from rich.markup import escape
 
 from lab import paths
 from lab.cli.race import show as show_race
-from lab.cli.show import console, loss, print_json, table
+from lab.cli.console import console, loss, print_json, table
 from lab.compare import race
-from lab.compare.table import AXES, UNITS, compare
+from lab.compare.comparison import AXES, UNITS, compare
 from lab.errors import LabError
-from lab.text import count, duration, size
+from lab.formatting import count, duration, size
 
 
 def add(verb: Any) -> None:

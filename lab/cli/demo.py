@@ -6,13 +6,13 @@ import argparse
 import time
 from typing import Any
 
-from lab.chat.answer import Settings, parse
-from lab.cli import chat, compare, watch
-from lab.cli.show import console, print_json, say
-from lab.compare.table import compare as compare_runs
+from lab.chat.generate import Settings, parse
+from lab.cli import chat, compare, follow
+from lab.cli.console import console, print_json, say
+from lab.compare.comparison import compare as compare_runs
 from lab.models import built_in, catalog
 from lab.runs import launch
-from lab.text import duration
+from lab.formatting import duration
 
 MODEL = "builtin:smollm2-135m-instruct"
 QUESTION = "Who created you?"
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         made = launch.start(spec(method))
         if not quiet:
             console.print(f"[bold]{method}[/bold]: run {made.id}")
-        ended = watch.follow(made, f"{method:5}", quiet=quiet)
+        ended = follow.follow(made, f"{method:5}", quiet=quiet)
         if ended.state != "done":
             say(
                 f"The {method} run ended as {ended.state}: {ended.message} {ended.hint} "

@@ -9,10 +9,10 @@ from rich.markup import escape
 
 from lab import spec
 from lab.cli.runs import add_set
-from lab.cli.show import console, print_json, table
+from lab.cli.console import console, print_json, table
 from lab.errors import LabError
 from lab.planner.client import planner
-from lab.text import count, size
+from lab.formatting import count, size
 
 
 def add(verb: Any) -> None:

@@ -9,14 +9,14 @@ from typing import Any
 from rich.markup import escape
 
 from lab import spec
-from lab.cli import watch
-from lab.cli.show import console, loss, print_json, say, table
+from lab.cli import follow
+from lab.cli.console import console, loss, print_json, say, table
 from lab.compare import race
 from lab.compare.race import Budget
-from lab.compare.table import UNITS, compare
+from lab.compare.comparison import UNITS, compare
 from lab.errors import LabError
 from lab.runs.status import status
-from lab.text import count, duration, size
+from lab.formatting import count, duration, size
 
 
 def add(verb: Any) -> None:
@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     failed = 0
     for one, plan in zip(runs, plans, strict=True):
-        ended = watch.follow(one, plan["spec"]["name"], quiet=quiet)
+        ended = follow.follow(one, plan["spec"]["name"], quiet=quiet)
         if ended.state in ("failed", "crashed"):
             failed += 1
             say(f"{one.id} {ended.state}: {ended.message} {ended.hint}".strip(), error=True)

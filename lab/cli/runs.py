@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from lab import paths, spec
-from lab.cli import watch
-from lab.cli.show import console, loss, print_json, say, table, write
-from lab.compare.table import row
+from lab.cli import follow
+from lab.cli.console import console, loss, print_json, say, table, write
+from lab.compare.comparison import row
 from lab.errors import LabError
-from lab.files import read_object
-from lab.memory.fixes import resolved
+from lab.atomic_files import read_object
+from lab.memory.memory_savers import resolved
 from lab.planner.client import planner
-from lab.runs import archive, checkpoints, history, index, launch, queue, supervisor
+from lab.runs import export_import, checkpoints, record_reader, index, launch, queue, supervisor
 from lab.runs.status import status
-from lab.text import count, duration, size
+from lab.formatting import count, duration, size
 
 
 def add(verb: Any) -> None:
@@ -111,7 +111,7 @@ def start(arguments: argparse.Namespace) -> int:
 
 def _finish(run: paths.RunDir, *, quiet: bool) -> str:
     """Follow the run to its end and say on stderr why it failed, if it did."""
-    ended = watch.follow(run, run.id, quiet=quiet)
+    ended = follow.follow(run, run.id, quiet=quiet)
     if ended.message:
         say(f"{run.id} {ended.state}: {ended.message} {ended.hint}".strip(), error=True)
     return ended.state
@@ -146,7 +146,7 @@ def show(arguments: argparse.Namespace) -> int:
     now = status(run)
     figures = row(run)
     if arguments.json:
-        train, evals = history.metrics(run, "train"), history.metrics(run, "eval")
+        train, evals = record_reader.metrics(run, "train"), record_reader.metrics(run, "eval")
         print_json(
             {
                 "id": run.id,
@@ -194,7 +194,7 @@ def show(arguments: argparse.Namespace) -> int:
 def logs(arguments: argparse.Namespace) -> int:
     run = paths.run_dir(arguments.run)
     if arguments.json:
-        print_json({"id": run.id, "log": history.tail(run.log, 1 << 20)})
+        print_json({"id": run.id, "log": record_reader.tail(run.log, 1 << 20)})
         return 0
     shown = 0
     # a letter of several bytes may be cut in two by the end of what is written so far
@@ -296,7 +296,7 @@ def list_checkpoints(arguments: argparse.Namespace) -> int:
 
 def export_run(arguments: argparse.Namespace) -> int:
     run = paths.run_dir(arguments.run)
-    target = archive.export(run, Path(arguments.file), checkpoints=arguments.checkpoints)
+    target = export_import.export(run, Path(arguments.file), checkpoints=arguments.checkpoints)
     if arguments.json:
         print_json({"id": run.id, "file": str(target), "bytes": target.stat().st_size})
     else:
@@ -305,7 +305,7 @@ def export_run(arguments: argparse.Namespace) -> int:
 
 
 def import_run(arguments: argparse.Namespace) -> int:
-    run = archive.import_run(Path(arguments.file))
+    run = export_import.import_run(Path(arguments.file))
     if arguments.json:
         print_json({"id": run.id, "path": str(run.path)})
     else:

@@ -16,7 +16,7 @@ from typing import Any
 
 from lab import methods, paths
 from lab.errors import LabError, Problem, SpecError
-from lab.files import part, read_object
+from lab.atomic_files import part, read_object
 from lab.paths import RunDir
 from lab.planner.client import planner
 from lab.runs import index, launch, queue

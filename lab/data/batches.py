@@ -14,7 +14,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from lab.data.template import IGNORED, Tokens
+from lab.data.chat_template import IGNORED, Tokens
 
 SPLIT_SEED = "finetune-lab held-out rows"
 BUCKETS = 50  # batches among which rows are sorted by length

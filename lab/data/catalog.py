@@ -14,9 +14,9 @@ from typing import Any
 
 from lab import paths
 from lab.data import hub
-from lab.data.files import SUFFIXES, suffix_of
+from lab.data.readers import SUFFIXES, suffix_of
 from lab.errors import LabError
-from lab.files import open_regular, read_object, real_file, sync_folder
+from lab.atomic_files import open_regular, read_object, real_file, sync_folder
 from lab.paths import ASSETS
 from lab.schema import show
 

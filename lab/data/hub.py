@@ -18,7 +18,7 @@ from typing import Any
 
 from lab import paths
 from lab.errors import LabError
-from lab.files import read_object, write_json
+from lab.atomic_files import read_object, write_json
 from lab.models.catalog import hub_is_reachable
 from lab.paths import ASSETS
 from lab.runs import process

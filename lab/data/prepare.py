@@ -10,12 +10,12 @@ from typing import Any, overload
 
 import numpy as np
 
-from lab.data import batches, catalog, store, template
+from lab.data import batches, catalog, token_cache, chat_template
 from lab.data.batches import Row
 from lab.data.catalog import Dataset
-from lab.data.rows import Example, Reading, Rows
-from lab.data.store import Tokenised
-from lab.data.template import IGNORED, Tokens
+from lab.data.example_reader import Example, Reading, Rows
+from lab.data.token_cache import Tokenised
+from lab.data.chat_template import IGNORED, Tokens
 from lab.errors import LabError
 from lab.spec import RunSpec
 from lab.spec_sections import DataSpec
@@ -54,7 +54,7 @@ def prepare(
     dataset = catalog.resolve(data.dataset)
     system_prompt = system_prompt_of(spec, dataset)
     has_own = bool(tokenizer.chat_template)
-    is_new = template.choose(tokenizer, data.template)
+    is_new = chat_template.choose(tokenizer, data.template)
     tokens = tokenised(dataset, tokenizer, data, system_prompt, progress)
     meta = tokens.meta
     notes = []
@@ -152,13 +152,13 @@ def tokenised(
         "max_length": data.max_length,
         "truncation": data.truncation,
     }
-    key = store.key(dataset.path, tokenizer, settings)
-    found = store.find(key)
+    key = token_cache.key(dataset.path, tokenizer, settings)
+    found = token_cache.find(key)
     if found is not None:
         return found
     rows = Rows(dataset.path, reading)
     meta: dict[str, Any] = {"settings": settings, "source": dataset.id}
-    return store.write(key, _sequences(rows, tokenizer, data, system_prompt, progress, meta), meta)
+    return token_cache.write(key, _sequences(rows, tokenizer, data, system_prompt, progress, meta), meta)
 
 
 def _sequences(
@@ -177,12 +177,12 @@ def _sequences(
             progress(rows.done // 1000, rows.size // 1000)
         try:
             if one.messages:
-                made = template.tokenize(
+                made = chat_template.tokenize(
                     one, tokenizer, system_prompt, data.loss_on, data.max_length, data.truncation
                 )
             else:
                 made, rest = _pieces(one, rest, tokenizer, data.max_length)
-        except template.TemplateUnusable:
+        except chat_template.TemplateUnusable:
             raise  # no row can be rendered
         except LabError as error:
             rows.reject(one.row, str(error))
@@ -207,7 +207,7 @@ def _pieces(
     one: Example, rest: list[int], tokenizer: Any, length: int
 ) -> tuple[list[Tokens], list[int]]:
     """A text in pieces of `length` tokens, and what is left for the row that goes on with it."""
-    ids = template.text_ids(one, tokenizer)
+    ids = chat_template.text_ids(one, tokenizer)
     if rest:
         begin = 1 if ids[:1] == [tokenizer.bos_token_id] else 0  # only where the text begins
         ids = rest + ids[begin:]

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from lab import paths
-from lab.data import template
+from lab.data import chat_template
 from lab.data.batches import collate, single_rows
-from lab.data.rows import Reading, Rows
-from lab.files import write_atomic
+from lab.data.example_reader import Reading, Rows
+from lab.atomic_files import write_atomic
 from lab.models import weights
 from lab.models.catalog import Source
 from lab.paths import ASSETS
@@ -92,7 +92,7 @@ def _sample(model: Any, tokenizer: Any, asked: list[str], seed: int) -> list[str
     import torch
 
     texts = [
-        template.render(tokenizer, [{"role": "user", "content": prompt}], to_answer=True)
+        chat_template.render(tokenizer, [{"role": "user", "content": prompt}], to_answer=True)
         for prompt in asked
     ]
     ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
@@ -170,7 +170,7 @@ def _logits(model: Any, tokenizer: Any, file: Path) -> Iterator[tuple[Any, Any]]
     sequences = [
         one
         for example in Rows(file, Reading(bad_rows="skip"))
-        for one in template.tokenize(example, tokenizer, "", "assistant", 512)
+        for one in chat_template.tokenize(example, tokenizer, "", "assistant", 512)
         if one.counted
     ]
     rows = single_rows(sequences)

@@ -6,12 +6,12 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from lab.chat import answer
-from lab.chat.answer import Named
-from lab.data import lock, template
+from lab.chat import generate
+from lab.chat.generate import Named
+from lab.data import template_lock, chat_template
 from lab.data.prepare import prepare
 from lab.errors import LabError
-from lab.files import read_object
+from lab.atomic_files import read_object
 from lab.schema import show
 from lab.spec import RunSpec
 
@@ -47,7 +47,7 @@ def _terms(names: list[Named], dataset: str | None) -> RunSpec:
         spec = RunSpec.from_json({"model": names[0].base, "data": {"dataset": dataset}})
     else:
         stored = RunSpec.stored(read_object(run.spec) or {})
-        system = str(answer.parse(f"run:{run.id}").receipt.get("system_prompt", ""))
+        system = str(generate.parse(f"run:{run.id}").receipt.get("system_prompt", ""))
         spec = replace(stored, data=replace(stored.data, system_prompt=system, packing="off"))
         if dataset is not None:
             # what names columns or rows of the run's own file says nothing of another one
@@ -64,13 +64,13 @@ def _terms(names: list[Named], dataset: str | None) -> RunSpec:
 def _measure(named: Named, spec: RunSpec, *, whole: bool) -> dict[str, Any]:
     from lab.train.step import device_batches, evaluation_loss
 
-    loaded = answer.load(named)
+    loaded = generate.load(named)
     first = next(loaded.model.parameters())
     if named.run is None:
-        template.choose(loaded.tokenizer, spec.data.template)
+        chat_template.choose(loaded.tokenizer, spec.data.template)
     prepared = prepare(spec, loaded.tokenizer)
     proof = loaded.receipt.get("lock") or {}
-    lock.enforce_terms(
+    template_lock.enforce_terms(
         proof, loaded.tokenizer, prepared.system_prompt, spec.data.loss_on, named.name
     )
     rows = prepared.train if whole else prepared.held_out

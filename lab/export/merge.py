@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from lab import methods, paths
-from lab.chat import answer
-from lab.data import lock
+from lab.chat import generate
+from lab.data import template_lock
 from lab.errors import LabError
-from lab.files import read_object, remove_tree, size_of, write_json
-from lab.methods.support import why
+from lab.atomic_files import read_object, remove_tree, size_of, write_json
+from lab.methods.compatibility import why
 from lab.paths import RunDir
 from lab.schema import show
 from lab.spec import RunSpec
@@ -37,9 +37,9 @@ def merge(run: RunDir, target: Path) -> dict[str, Any]:
         )
     if target.exists():
         raise LabError(f"'{show(str(target))}' exists.", "Choose another name.")
-    named = answer.parse(f"run:{run.id}")
-    loaded = answer.load(named)
-    lock.enforce_files(loaded.receipt, run.artifact)
+    named = generate.parse(f"run:{run.id}")
+    loaded = generate.load(named)
+    template_lock.enforce_files(loaded.receipt, run.artifact)
     before = _logits(loaded.model)
     aside = target.with_name(f".{target.name}.tmp")
     remove_tree(aside)
@@ -47,7 +47,7 @@ def merge(run: RunDir, target: Path) -> dict[str, Any]:
         paths.make_folder(aside.parent)
         aside.mkdir()
         method.merge(loaded.model).save_pretrained(aside)
-        for name in lock.FILES:
+        for name in template_lock.FILES:
             if (run.artifact / name).is_file():
                 shutil.copyfile(run.artifact / name, aside / name)
         apart = _difference(before, _logits(_read(aside, loaded.model)))

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from lab import methods, optimizers
-from lab.data.files import suffix_of
+from lab.data.readers import suffix_of
 from lab.errors import LabError
-from lab.methods import support
+from lab.methods import compatibility
 from lab.spec import RunSpec
 
 DTYPES = {
@@ -163,7 +163,7 @@ def script(spec: RunSpec, model: str, data: str, system_prompt: str) -> str:
     method = methods.get(spec.method["name"])
     if not method.can_script:
         raise LabError(
-            f"There is no plain script for {method.title}: {support.why(method.can_script)}"
+            f"There is no plain script for {method.title}: {compatibility.why(method.can_script)}"
         )
     lines = method.script(spec.method_config)
     train = spec.train

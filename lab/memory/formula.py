@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lab import methods, optimizers
-from lab.memory import kept as layer_memory
+from lab.memory import saved_activations as layer_memory
 from lab.spec import RunSpec
 
 CUBLAS_WORKSPACE = 2 * (32 << 20)  # 32 MiB on Hopper, for the forward and the backward thread
@@ -78,8 +78,8 @@ def sizes(
     model: Any, spec: RunSpec, quantised: Any = None, frozen_bytes: int | None = None
 ) -> Sizes:
     """The sizes of `model` (on the meta device, method applied, types set)."""
-    from lab.memory.shadow.structure import stored_bytes
-    from lab.memory.shadow.trace import decoder_layers
+    from lab.memory.shadow.meta_model import stored_bytes
+    from lab.memory.shadow.trace_step import decoder_layers
 
     config = model.config
     everything = list(model.parameters())

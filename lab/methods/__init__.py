@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 
 from lab import schema
 from lab.errors import LabError, Problem
-from lab.methods import drawing, support
-from lab.methods.support import No
+from lab.methods import diagram, compatibility
+from lab.methods.compatibility import No
 from lab.schema import show
 
 __all__ = ["Context", "Method", "No", "all_methods", "get", "names", "register"]
@@ -183,7 +183,7 @@ class Method:
     @property
     def figure(self) -> str:
         """An SVG of what is trained."""
-        return drawing.figure(self.trains)
+        return diagram.figure(self.trains)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -197,11 +197,11 @@ class Method:
             "default_lr": self.default_lr,
             "options": schema.describe(self.config),
             "supports": {
-                feature.key: bool(getattr(self, feature.field)) for feature in support.FEATURES
+                feature.key: bool(getattr(self, feature.field)) for feature in compatibility.FEATURES
             },
             "reasons": {
-                feature.key: support.why(getattr(self, feature.field))
-                for feature in support.FEATURES
+                feature.key: compatibility.why(getattr(self, feature.field))
+                for feature in compatibility.FEATURES
                 if not getattr(self, feature.field)
             },
         }

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.errors import LabError
-from lab.files import read_object
+from lab.atomic_files import read_object
 from lab.models import headers
 from lab.schema import show
 

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from lab.errors import LabError, Problem
-from lab.files import read_object, write_json
+from lab.atomic_files import read_object, write_json
 from lab.methods import Context, Method, No, register
 from lab.methods.peft_method import wants_float32
 from lab.models import headers
-from lab.models.structure import decoder_layers, hidden_size, sublayers
+from lab.models.decoder_structure import decoder_layers, hidden_size, sublayers
 from lab.schema import option, read
 
 WEIGHTS, SETTINGS = "bottleneck.safetensors", "bottleneck.json"
@@ -116,11 +116,11 @@ class BottleneckAdapters(Method):
     def save(self, model: Any, folder: Path) -> None:
         from safetensors.torch import save_file
 
-        from lab.train import bottleneck
+        from lab.train import bottleneck_modules
 
         tensors = {
             f"{name}.{key}": weight.detach().contiguous()
-            for name, adapter in bottleneck.adapters(model).items()
+            for name, adapter in bottleneck_modules.adapters(model).items()
             for key, weight in adapter.named_parameters()
         }
         save_file(tensors, folder / WEIGHTS)
@@ -146,7 +146,7 @@ class BottleneckAdapters(Method):
     def check_saved(self, base: Any, folder: Path) -> None:
         import torch
 
-        from lab.train import bottleneck
+        from lab.train import bottleneck_modules
 
         stored = headers.read_if_there(folder / WEIGHTS)
         if not stored:
@@ -155,7 +155,7 @@ class BottleneckAdapters(Method):
             _insert(base, _saved_settings(folder), torch.float32)
         needed = {
             f"{name}.{key}": tuple(weight.shape)
-            for name, adapter in bottleneck.adapters(base).items()
+            for name, adapter in bottleneck_modules.adapters(base).items()
             for key, weight in adapter.named_parameters()
         }
         if needed != {name: one.shape for name, one in stored.items()}:
@@ -185,9 +185,9 @@ def bottleneck_size(h: int, config: BottleneckConfig) -> int:
 
 
 def _insert(model: Any, config: BottleneckConfig, dtype: Any) -> None:
-    from lab.train import bottleneck
+    from lab.train import bottleneck_modules
 
-    bottleneck.insert(
+    bottleneck_modules.insert(
         model,
         kind=config.kind,
         size=bottleneck_size(hidden_size(model), config),

@@ -14,10 +14,10 @@ from typing import Any
 
 from lab.errors import LabError, Problem
 from lab.methods import Context, Method, No, patterns, register
-from lab.methods.drawing import ALL
+from lab.methods.diagram import ALL
 from lab.models import fit
 from lab.models import folder as folders
-from lab.models.structure import decoder_layers, is_norm, parse_layers
+from lab.models.decoder_structure import decoder_layers, is_norm, parse_layers
 from lab.schema import option, show
 
 PARTS = ("embeddings", "head", "norms", "biases")

@@ -13,7 +13,7 @@ from typing import Any
 
 from lab.errors import Problem
 from lab.methods import Context, register
-from lab.methods.layers import matches, norms
+from lab.methods.target_modules import matches, norms
 from lab.methods.peft_method import PeftMethod, wants_float32
 from lab.schema import option, show
 

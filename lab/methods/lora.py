@@ -25,7 +25,7 @@ from typing import Any
 
 from lab.errors import LabError, Problem
 from lab.methods import Context, register
-from lab.methods.layers import (
+from lab.methods.target_modules import (
     Layer,
     is_tied,
     module_names,

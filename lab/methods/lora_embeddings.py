@@ -16,8 +16,8 @@ from typing import Any
 
 from lab.errors import Problem
 from lab.methods import Context, No, register
-from lab.methods.drawing import ALL
-from lab.methods.hybrid import LoraAndBase, OpenedConfig, add_lora, linear_in_layers, lora_count
+from lab.methods.diagram import ALL
+from lab.methods.lora_with_base import LoraAndBase, OpenedConfig, add_lora, linear_in_layers, lora_count
 from lab.schema import option, show
 
 MOST_TOKENS = 10_000

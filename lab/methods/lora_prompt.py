@@ -14,7 +14,7 @@ from typing import Any
 
 from lab.errors import LabError
 from lab.methods import Context, Method, No, adapter_files, register
-from lab.methods.hybrid import HybridConfig, add_lora, linear_in_layers, lora_count
+from lab.methods.lora_with_base import HybridConfig, add_lora, linear_in_layers, lora_count
 from lab.methods.peft_method import is_meta, wants_float32
 from lab.models import headers
 from lab.schema import option

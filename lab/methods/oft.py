@@ -15,7 +15,7 @@ from typing import Any
 
 from lab.errors import Problem
 from lab.methods import Context, No, register
-from lab.methods.layers import target_problems, targeted, targets_option
+from lab.methods.target_modules import target_problems, targeted, targets_option
 from lab.methods.peft_method import PeftMethod
 from lab.schema import option
 

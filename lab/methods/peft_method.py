@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lab.methods import Context, Method, adapter_files
-from lab.methods.layers import ALL_LINEAR, targeted
+from lab.methods.target_modules import ALL_LINEAR, targeted
 
 
 class PeftMethod(Method):

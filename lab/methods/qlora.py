@@ -19,7 +19,7 @@ from typing import Any
 
 from lab.errors import Problem
 from lab.methods import Context, No, register
-from lab.methods.layers import ALL_LINEAR, targeted
+from lab.methods.target_modules import ALL_LINEAR, targeted
 from lab.methods.lora import Lora, LoraConfig
 from lab.methods.peft_method import wants_float32
 from lab.schema import option

@@ -13,7 +13,7 @@ from typing import Any
 
 from lab.errors import Problem
 from lab.methods import Context, No, register
-from lab.methods.hybrid import (
+from lab.methods.lora_with_base import (
     LoraAndBase,
     OpenedConfig,
     add_lora,
@@ -21,7 +21,7 @@ from lab.methods.hybrid import (
     lora_count,
     open_layers,
 )
-from lab.models.structure import decoder_layers
+from lab.models.decoder_structure import decoder_layers
 from lab.schema import option
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from lab.errors import Problem
 from lab.methods import Context
-from lab.methods.support import No
+from lab.methods.compatibility import No
 from lab.schema import option
 
 NO_PACKING = No(

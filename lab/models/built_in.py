@@ -16,7 +16,7 @@ from pathlib import Path
 
 from lab import paths
 from lab.errors import LabError
-from lab.files import write_json
+from lab.atomic_files import write_json
 from lab.models.catalog import BUILT_IN, BuiltIn
 
 

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 from lab import paths
 from lab.errors import LabError
-from lab.files import read_object, real_file, stray_links
-from lab.models import configs
+from lab.atomic_files import read_object, real_file, stray_links
+from lab.models import shipped_configs
 from lab.models import folder as folders
 from lab.schema import show
 
@@ -66,7 +66,7 @@ def resolve(model_id: str) -> Source:
     if kind.lower() == "builtin":
         return _built_in(name)
     if kind.lower() == "config":
-        known = configs.get(name)
+        known = shipped_configs.get(name)
         raise LabError(
             f"'{known.id}' has no weights: config: models are for estimates only.",
             "Choose a built-in model, a folder or a hub id to train.",
@@ -87,7 +87,7 @@ def resolve_structure(model_id: str) -> Source:
     nothing but config.json, or such a file by any name will do."""
     kind, _, name = model_id.partition(":")
     if kind.lower() == "config":
-        known = configs.get(name)
+        known = shipped_configs.get(name)
         return Source(known.id, known.id, local_only=True, config=known.config)
     if kind.lower() == "builtin":
         known_model = built_in(name)

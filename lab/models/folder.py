@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.errors import LabError
-from lab.files import read_json, read_object
+from lab.atomic_files import read_json, read_object
 from lab.models import headers
 from lab.models.headers import Stored
 from lab.schema import show

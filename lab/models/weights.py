@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.errors import LabError
-from lab.files import read_object
+from lab.atomic_files import read_object
 from lab.models import fit, hub, sizes
 from lab.models import folder as folders
 from lab.models.catalog import Source

@@ -6,17 +6,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from lab import machine, methods
+from lab import host, methods
 from lab.errors import LabError, Problem
-from lab.memory import estimate as memory
-from lab.memory import pace, partly
-from lab.memory import plan as planning
+from lab.memory import estimator as memory
+from lab.memory import runtime_estimate, selective_checkpointing
+from lab.memory import settings_search as planning
 from lab.models import catalog as models
-from lab.models import configs, weights
-from lab.planner import compilation
-from lab.planner.check import check_fit, not_applicable, resolve
-from lab.planner.device import Target, target_of
-from lab.planner.facts import facts_of
+from lab.models import shipped_configs, weights
+from lab.planner import compile_choice
+from lab.planner.validate import check_fit, not_applicable, resolve
+from lab.planner.target_device import Target, target_of
+from lab.planner.dataset_stats import facts_of
 from lab.planner.stages import stage
 from lab.spec import RunSpec
 
@@ -63,13 +63,13 @@ def estimate(
         return _refused([not_applicable(method, ready.method_config, error)])
     sized = memory.measure(config, ready, method)
     costs, where = sized.costs[memory.loss_kind(config, ready)], target.for_pace()
-    each = pace.seconds_a_token(ready, costs, sized.sizes, where, bits=sized.bits)
+    each = runtime_estimate.seconds_a_token(ready, costs, sized.sizes, where, bits=sized.bits)
     answer: dict[str, Any] = found.to_json()
     answer["tokens_per_s"] = round(1 / each, 1)
     answer["wh_per_million_tokens"] = target.watts and round(target.watts * each * 1e6 / 3600, 3)
     if is_timed:
         facts = _facts(ready)
-        predicted = pace.pace(ready, costs, sized.sizes, where, facts, sized.bits)
+        predicted = runtime_estimate.pace(ready, costs, sized.sizes, where, facts, sized.bits)
         answer["pace"] = predicted.to_json() if predicted else None
     answer["context_bytes"] = target.context_bytes if target.on_gpu else None
     answer["device_bytes"] = target.memory_bytes
@@ -101,7 +101,7 @@ def _found(
             if found.fits:
                 return spec, found
         spec = replace(spec, train=replace(spec.train, activation_checkpointing="on"))
-        return partly.with_checkpointing(config, spec, method, **how)
+        return selective_checkpointing.with_checkpointing(config, spec, method, **how)
     return spec, memory.cached(config, spec, method, **how)
 
 
@@ -110,7 +110,7 @@ def _is_packed(
 ) -> bool:
     """A run here is predicted as it would start. Elsewhere only what is asked for counts: auto
     packs what is short, and full rows have nothing to pack."""
-    is_here = not device and target.on_gpu == bool(machine.gpus())
+    is_here = not device and target.on_gpu == bool(host.gpus())
     has_data = is_here and models.has_weights(spec.model)
     return (ready if has_data else spec).data.packing == "on"
 
@@ -187,7 +187,7 @@ def limits(value: Any, device: dict[str, Any]) -> dict[str, Any]:
         ),
         "largest_model": "",
     }
-    everything = configs.shipped()
+    everything = shipped_configs.shipped()
 
     def takes(count: int) -> bool:
         """Whether the shipped config of that place, counted from the smallest, fits."""
@@ -234,7 +234,7 @@ def plan(value: Any, device: dict[str, Any] | None = None) -> dict[str, Any]:
     try:
         sized = memory.measure(config, ready, method)
         costs = sized.costs[memory.loss_kind(config, ready)]
-        compiles, why = compilation.choose(
+        compiles, why = compile_choice.choose(
             spec, ready, method, costs, sized.sizes, where, _facts(ready), sized.bits
         )
         packed = _is_packed(spec, ready, target, device)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import psutil
 
-from lab import text
+from lab import formatting
 from lab.errors import LabError
 
 LONG = 5  # times the seconds, for what makes many predictions or traces every layer
@@ -63,7 +63,7 @@ def too_long(stage: str, seconds: float) -> tuple[str, str]:
 def too_much(stage: str, memory_bytes: int) -> tuple[str, str]:
     """(message, hint) for a request that was ended in `stage` because of its memory."""
     doing, hint = STAGES.get(stage, STAGES["request"])
-    size = text.size(memory_bytes)
+    size = formatting.size(memory_bytes)
     return f"{doing.capitalize()} took more than {size} of memory and was ended.", hint
 
 

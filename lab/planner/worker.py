@@ -52,9 +52,9 @@ def _reply(request: str) -> dict[str, Any]:
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    from lab.planner.check import check, fixes
+    from lab.planner.validate import check, fixes
     from lab.planner.estimate import estimate, limits, plan
-    from lab.planner.look import look
+    from lab.planner.dataset_preview import look
 
     os.environ.update(request["where"])
     try:
@@ -93,15 +93,15 @@ def load_libraries() -> None:
     """
     import transformers.models.llama.modeling_llama  # noqa: F401
 
-    import lab.memory.shadow.layers
-    import lab.planner.check
+    import lab.memory.shadow.layer_repetition
+    import lab.planner.validate
     import lab.planner.estimate
-    import lab.planner.look
+    import lab.planner.dataset_preview
     import lab.train.flops
     import lab.train.loss  # noqa: F401
-    from lab import machine
+    from lab import host
 
-    if not machine.gpus():
+    if not host.gpus():
         import peft  # noqa: F401
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.errors import LabError
-from lab.files import number, read_object, remove_tree, size_of, write_json
+from lab.atomic_files import number, read_object, remove_tree, size_of, write_json
 from lab.paths import RunDir
 from lab.runs.status import status
 

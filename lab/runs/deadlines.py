@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from lab import text
-from lab.files import read_object
+from lab import formatting
+from lab.atomic_files import read_object
 from lab.paths import RunDir
 
 HEART_S = 120.0  # without a heartbeat, after which a worker that was told to stop gets a SIGTERM
@@ -28,13 +28,13 @@ def stopping(beat: dict[str, Any]) -> str:
     """When a worker that was told to stop will end, in words."""
     step_s = number(beat.get("step_s"))
     if beat.get("phase") == "training" and step_s:
-        when = f"It ends after this step, about {text.duration(step_s)}"
+        when = f"It ends after this step, about {formatting.duration(step_s)}"
     elif beat.get("phase") in ("training", "evaluating", "saving"):
         when = "It ends as soon as it has saved its result"
     else:
         when = "It ends at the next moment that it can be interrupted"
     return (
-        f"{when}. If it gives no sign of life for {text.duration(patience(beat))}, the lab ends it."
+        f"{when}. If it gives no sign of life for {formatting.duration(patience(beat))}, the lab ends it."
     )
 
 

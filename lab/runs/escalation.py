@@ -14,8 +14,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from lab import paths, text
-from lab.files import read_object, write_json
+from lab import paths, formatting
+from lab.atomic_files import read_object, write_json
 from lab.paths import RunDir
 from lab.runs import checkpoints, deadlines, process
 
@@ -53,12 +53,12 @@ class Watch:
             return "a person asked to kill it at once"
         waited = now - self.since
         if self.command == "cancel":
-            seconds = text.duration(waited)
+            seconds = formatting.duration(waited)
             return f"no answer to 'cancel' for {seconds}" if waited > deadlines.CANCEL_S else ""
         if now - self.beat_at > deadlines.HEART_S and not is_muted:
-            return f"no answer to 'stop', and no heartbeat for {text.duration(now - self.beat_at)}"
+            return f"no answer to 'stop', and no heartbeat for {formatting.duration(now - self.beat_at)}"
         if now - self.sign_at > deadlines.patience(self.beat):
-            return f"no answer to 'stop', and no progress for {text.duration(now - self.sign_at)}"
+            return f"no answer to 'stop', and no progress for {formatting.duration(now - self.sign_at)}"
         return ""
 
     def due(self, now: float, is_muted: bool = False) -> tuple[signal.Signals | None, str]:

@@ -8,11 +8,11 @@ from typing import Any
 
 from lab import paths, schema
 from lab.errors import SpecError
-from lab.files import part, read_object, size_of, write_json
+from lab.atomic_files import part, read_object, size_of, write_json
 from lab.paths import RunDir
 from lab.recent import Recent
-from lab.runs import history
-from lab.runs.columns import is_number
+from lab.runs import record_reader
+from lab.runs.metric_columns import is_number
 from lab.runs.status import Status, status
 from lab.schema import option
 
@@ -137,7 +137,7 @@ def _read(run: RunDir) -> Entry:
         method=str(part(spec, "method").get("name", "")),
         model=str(spec.get("model", "")),
         dataset=str(part(spec, "data").get("dataset", "")),
-        created=history.created(run, spec),
+        created=record_reader.created(run, spec),
         status=status(run),
         summary=_numbers(part(result, "summary")),
     )

@@ -12,10 +12,10 @@ from typing import Any
 
 from lab import paths
 from lab.errors import LabError
-from lab.files import remove_tree, sync_folder, write_json
+from lab.atomic_files import remove_tree, sync_folder, write_json
 from lab.paths import RunDir
 from lab.planner.client import planner
-from lab.runs import process, queue, resumption
+from lab.runs import process, queue, resume_settings
 from lab.runs.status import RESUMABLE, status
 
 LETTERS = "abcdefghijkmnpqrstuvwxyz23456789"
@@ -94,9 +94,9 @@ def resume(run: RunDir, settings: list[str] | None = None, *, incomplete: bool =
         )
     if now.state != "done" and now.state not in RESUMABLE:
         raise LabError(f"{run.id} is {now.state}.", "Only a run that has ended can be resumed.")
-    changes = resumption.changed(run, settings or [])
+    changes = resume_settings.changed(run, settings or [])
     if now.state == "done":
-        resumption.lengthened(run, changes)
+        resume_settings.lengthened(run, changes)
     kept = run.attempts / str(1 + sum(1 for _ in run.attempts.glob("*")))
     try:
         run.attempts.mkdir(exist_ok=True)

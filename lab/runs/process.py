@@ -14,7 +14,7 @@ from typing import Any
 
 from lab import devices, paths
 from lab.errors import LabError
-from lab.files import read_object, write_json
+from lab.atomic_files import read_object, write_json
 from lab.paths import RunDir
 
 REGISTRATION_S = 15.0

@@ -14,7 +14,7 @@ from typing import Any
 
 from lab import paths, schema
 from lab.errors import LabError, SpecError
-from lab.files import number, read_object, write_json
+from lab.atomic_files import number, read_object, write_json
 from lab.paths import RunDir
 from lab.runs.status import status
 from lab.schema import option

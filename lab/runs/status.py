@@ -6,7 +6,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lab.files import number, part, read_object
+from lab.atomic_files import number, part, read_object
 from lab.paths import RunDir
 from lab.runs import deadlines, process
 

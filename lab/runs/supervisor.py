@@ -15,13 +15,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lab import machine, paths
+from lab import host, paths
 from lab.errors import LabError
-from lab.files import number, read_object, write_json
+from lab.atomic_files import number, read_object, write_json
 from lab.paths import RunDir
-from lab.runs import escalation, launch, process, queue, spare
+from lab.runs import escalation, launch, process, queue, warm_worker
 from lab.runs.escalation import Escalation
-from lab.runs.spare import Spare
+from lab.runs.warm_worker import Spare
 from lab.runs.status import status
 
 TICK_S = 0.4
@@ -97,9 +97,9 @@ class Supervisor:
             running = queue.active()
         self._confirm_ends()
         self._say(why, line)
-        is_wanted = spare.is_wanted()
+        is_wanted = warm_worker.is_wanted()
         # beside a run on a processor its imports would only slow that run down
-        if is_wanted and (not running or machine.gpus()):
+        if is_wanted and (not running or host.gpus()):
             self.spare.keep(room_for_a_run(running)[0])
         elif not is_wanted:
             self.spare.drop()
@@ -156,7 +156,7 @@ class Supervisor:
         """Look whether what a killed worker held has come back; say so if it has not."""
         for run_id, (record, since) in list(self.killed.items()):
             left = process.group_members(int(record["pid"]))
-            held = machine.gpu_bytes_of([int(record["pid"]), *left])
+            held = host.gpu_bytes_of([int(record["pid"]), *left])
             if not left and not held:
                 print(f"{run_id} is gone, and its memory is back", flush=True)
                 del self.killed[run_id]
@@ -188,7 +188,7 @@ def room_for_a_run(running: list[RunDir]) -> tuple[str | None, float]:
     Without a GPU (None, this machine's memory). What the running ones were predicted to take and
     have not taken yet is not free.
     """
-    gpus = machine.gpus()
+    gpus = host.gpus()
     if not gpus:
         import psutil
 
@@ -207,7 +207,7 @@ def _still_to_come(run: RunDir, *, on_gpu: bool) -> float:
     """What a running worker has not taken yet of its predicted peak."""
     pid = (read_object(run.process) or {}).get("pid")
     if on_gpu:
-        taken = machine.gpu_bytes_of([int(pid)]) if isinstance(pid, int) else 0
+        taken = host.gpu_bytes_of([int(pid)]) if isinstance(pid, int) else 0
         return max(0.0, _predicted(run) - taken)
     try:
         with open(f"/proc/{pid}/statm", "rb") as file:

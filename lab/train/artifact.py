@@ -8,9 +8,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from lab.data import lock, template
+from lab.data import template_lock, chat_template
 from lab.errors import LabError
-from lab.files import remove_tree, size_of, sync_folder, write_json
+from lab.atomic_files import remove_tree, size_of, sync_folder, write_json
 from lab.methods import Method
 from lab.paths import RunDir
 from lab.schema import show
@@ -78,9 +78,9 @@ def receipt(folder: Path, tokenizer: Any, spec: RunSpec, facts: dict[str, Any]) 
         "start_from": spec.start_from,
         "system_prompt": system_prompt,
         "loss_on": spec.data.loss_on,
-        "template_hash": template.fingerprint(tokenizer, system_prompt, spec.data.loss_on),
-        "lock": lock.make(tokenizer, system_prompt, spec.data.loss_on),
-        "tokenizer_files": lock.files(folder),
+        "template_hash": chat_template.fingerprint(tokenizer, system_prompt, spec.data.loss_on),
+        "lock": template_lock.make(tokenizer, system_prompt, spec.data.loss_on),
+        "tokenizer_files": template_lock.files(folder),
         "end_token": tokenizer.eos_token,
         "pad_token": tokenizer.pad_token,
         "seed": spec.train.seed,

@@ -13,26 +13,26 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from lab import methods, paths
-from lab.data import batches, prepare, template, view
+from lab.data import batches, prepare, chat_template, token_view
 from lab.data import catalog as datasets
 from lab.data.prepare import Prepared
 from lab.errors import Cancelled, LabError
 from lab.evals import forgetting
-from lab.files import read_object, write_json
+from lab.atomic_files import read_object, write_json
 from lab.methods import Context
 from lab.models import catalog, weights
 from lab.paths import RunDir
-from lab.runs import history, resumption
+from lab.runs import record_reader, resume_settings
 from lab.spec import RunSpec, without_packing
-from lab.train import artifact, checkpoint, compiling, flops, schedule
+from lab.train import artifact, checkpoint, compile_layers, flops, budget
 from lab.train.checkpoint import Saved
 from lab.train.commands import NEVER, WHILE_TRAINING, Commands
-from lab.train.conductor import Conductor
+from lab.train.callbacks import Conductor
 from lab.train.environment import changes, environment, peak_flops
 from lab.train.loop import StepConfig, TrainingLoop
 from lab.train.optimizer import make_optimizer
-from lab.train.recomputing import checkpoint_activations
-from lab.train.sample import Sampler
+from lab.train.activation_checkpointing import checkpoint_activations
+from lab.train.sample_outputs import Sampler
 from lab.train.step import device_batches, evaluation_loss, fused_is_exact, is_causal, packs_apart
 from lab.train.step_batches import StepBatches
 from lab.train.telemetry import Memory, Telemetry, sampler
@@ -68,7 +68,7 @@ class Attempt:
         saved = self._newest_checkpoint()
         if saved is not None:
             self._compare_versions()
-        settled = history.last_event(self.run, PACKING)  # by an earlier attempt
+        settled = record_reader.last_event(self.run, PACKING)  # by an earlier attempt
         if settled.get("packing") == "off":
             self.spec = without_packing(self.spec)
         self.data = self._data()
@@ -110,7 +110,7 @@ class Attempt:
         return conductor.ended_by or "done"
 
     def _measure_forgetting(
-        self, answers: Path, base: forgetting.Likelihood, model: Any, used: schedule.Used
+        self, answers: Path, base: forgetting.Likelihood, model: Any, used: budget.Used
     ) -> dict[str, float]:
         self.telemetry.enter("evaluating")
         now = forgetting.likelihood(
@@ -126,7 +126,7 @@ class Attempt:
             raise Cancelled(command)
 
     def _newest_checkpoint(self) -> Saved | None:
-        may_lack = resumption.takes_incomplete(self.run)
+        may_lack = resume_settings.takes_incomplete(self.run)
         saved, skipped = checkpoint.newest_valid(self.run.checkpoints, incomplete=may_lack)
         for reason in skipped:
             self.telemetry.warn(f"Skipped a checkpoint: {reason}")
@@ -141,7 +141,7 @@ class Attempt:
                 f"{saved.path.name} lacks {', '.join(saved.lost)}: what it held starts anew, so "
                 "the result is not that of an uninterrupted run."
             )
-        changes = resumption.in_words(self.run)
+        changes = resume_settings.in_words(self.run)
         if saved is not None and changes:
             self.telemetry.warn(
                 f"From step {saved.step} on with other settings: {changes}. The result is not "
@@ -182,7 +182,7 @@ class Attempt:
                 self.telemetry.warn(str(note))
                 self.said.add(note)
         facts = data.facts()
-        before, packing = history.last_event(self.run, "data"), self.spec.data.packing
+        before, packing = record_reader.last_event(self.run, "data"), self.spec.data.packing
         for key in ("train_hash", "held_out_hash"):
             is_same = before.get("packing", packing) == packing
             if before and is_same and before.get(key) != facts[key]:
@@ -222,7 +222,7 @@ class Attempt:
                 self.telemetry.event(PACKING, packing="on")
             else:
                 self._unpack()
-        if self.data.held_out and history.base_loss(self.run) is None:
+        if self.data.held_out and record_reader.base_loss(self.run) is None:
             self._evaluate_base(model, self.data)
         if train.probe == "on":
             answers = self._base_answers(lambda: model)
@@ -263,7 +263,7 @@ class Attempt:
             self.telemetry.progress(done, total, "prompt")
             self._check_commands()
 
-        template.choose(self.tokenizer, self.spec.data.template)
+        chat_template.choose(self.tokenizer, self.spec.data.template)
         return forgetting.answers(self.source, self.tokenizer, model, tell)
 
     def _evaluate_base(self, model: Any, data: Prepared) -> None:
@@ -322,9 +322,9 @@ class Attempt:
         train, data = self.spec.train, self.spec.data
         rows = [stream[place] for place in range(train.batch_size)]
         batch = batches.collate(rows, self.tokenizer.pad_token_id, data.max_length)
-        failed = compiling.first_pass(
+        failed = compile_layers.first_pass(
             model,
-            compiling.compile_layers(model),
+            compile_layers.compile_layers(model),
             {key: value.to(self.device) for key, value in batch.items()},
             precision=train.precision,
             loss=self.loss,
@@ -339,9 +339,9 @@ class Attempt:
         costs = flops.count(model, self.loss, virtual)
         bucket = spec.train.batch_size if spec.data.bucketing == "on" else 0
         stream = batches.Stream(data.train, spec.train.seed, bucket)
-        view.keep_first_batch(self.run, stream, spec.train.batch_size, self.tokenizer)
-        plan = schedule.plan(spec.train, stream, costs)
-        used = schedule.Used()
+        token_view.keep_first_batch(self.run, stream, spec.train.batch_size, self.tokenizer)
+        plan = budget.plan(spec.train, stream, costs)
+        used = budget.Used()
         self.method.begin(model, spec.method_config, None if plan.has_open_end else plan.steps)
         if saved is not None:
             if checkpoint.EXTRA not in saved.lost:
@@ -349,7 +349,7 @@ class Attempt:
             checkpoint.load_weights(saved.path, model)
             # more may train by now than at the start
             costs = flops.count(model, self.loss, virtual)
-            used = schedule.Used(**saved.state["used"])
+            used = budget.Used(**saved.state["used"])
         if spec.train.compile == "on":
             self._compile(model, stream)
         self.telemetry.event("plan", steps=plan.steps, rows=plan.rows, resumed_at=used.step)

@@ -25,7 +25,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lab.errors import LabError
-from lab.files import read_object, remove_tree, sync_folder, write_json
+from lab.atomic_files import read_object, remove_tree, sync_folder, write_json
 from lab.models import headers
 from lab.models.weights import first_line, is_out_of_memory
 from lab.paths import make_folder

@@ -7,7 +7,7 @@ import platform
 from importlib.metadata import version
 from typing import Any
 
-from lab import devices, machine
+from lab import devices, host
 from lab.paths import ROOT
 from lab.spec import RunSpec
 
@@ -66,4 +66,4 @@ def peak_flops(device: Any) -> float | None:
     import torch
 
     on_gpu = device.type == "cuda"
-    return machine.peak_flops(torch.cuda.get_device_name(device) if on_gpu else "", on_gpu)
+    return host.peak_flops(torch.cuda.get_device_name(device) if on_gpu else "", on_gpu)

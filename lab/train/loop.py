@@ -19,8 +19,8 @@ from transformers import set_seed
 
 from lab.methods import Method
 from lab.spec_sections import TrainSpec
-from lab.train import schedule
-from lab.train.in_backward import InBackward
+from lab.train import budget
+from lab.train.optimizer_in_backward import InBackward
 from lab.train.optimizer import set_learning_rates
 from lab.train.step import summed_loss, unwrapped
 from lab.train.step_batches import Batch, StepBatches
@@ -147,7 +147,7 @@ class TrainingLoop:
             callback.on_train_begin(self)
         while used.step < plan.steps and not self.should_stop:
             number = used.step + 1
-            multiplier = schedule.lr_multiplier(self.train, plan, used)
+            multiplier = budget.lr_multiplier(self.train, plan, used)
             micro_batches = self.batches.sequences(number)
             tensors = self.batches.tensors(micro_batches, self.accelerator)
             result = step(

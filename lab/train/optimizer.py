@@ -9,7 +9,7 @@ import torch
 from lab import optimizers
 from lab.methods import Method
 from lab.spec import RunSpec
-from lab.train.copies import WithCopies
+from lab.train.master_weights import WithCopies
 
 
 def make_optimizer(model: Any, method: Method, spec: RunSpec) -> torch.optim.Optimizer:

@@ -11,7 +11,7 @@ from accelerate.utils import send_to_device
 
 from lab.data.batches import Row, Stream, blank, collate
 from lab.train.flops import Flops
-from lab.train.schedule import Plan, Used
+from lab.train.budget import Plan, Used
 
 Batch = dict[str, torch.Tensor]
 

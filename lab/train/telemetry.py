@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lab import devices
-from lab.files import write_atomic
+from lab.atomic_files import write_atomic
 from lab.paths import RunDir
 
 VERSION = 1

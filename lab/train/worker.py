@@ -6,12 +6,12 @@ import time
 import traceback
 from typing import Any
 
-from lab import devices, text
+from lab import devices, formatting
 from lab.errors import Cancelled, LabError
-from lab.files import read_object, write_json
+from lab.atomic_files import read_object, write_json
 from lab.models.weights import is_out_of_memory
 from lab.paths import RunDir
-from lab.runs import checkpoints, process, resumption
+from lab.runs import checkpoints, process, resume_settings
 from lab.train.commands import BEFORE_TRAINING, NEVER, Commands
 from lab.train.telemetry import Telemetry, sampler
 
@@ -32,7 +32,7 @@ def _work(run: RunDir, commands: Commands) -> int:
     state, message, hint = "failed", "", ""
     memory: dict[str, Any] | None = None
     try:
-        spec = resumption.spec_of(run)
+        spec = resume_settings.spec_of(run)
         commands.interrupting = BEFORE_TRAINING
         telemetry.each_second = commands.interrupt
         telemetry.start(sampler(run, uses_gpu=False))
@@ -94,7 +94,7 @@ def largest_parts(run: RunDir) -> dict[str, Any]:
 
 def out_of_memory(found: dict[str, Any]) -> str:
     """The phase, and what takes most of the memory."""
-    most = [f"{name} {text.size(value)}" for name, value in list(found["parts"].items())[:3]]
+    most = [f"{name} {formatting.size(value)}" for name, value in list(found["parts"].items())[:3]]
     return f"Out of memory while {found['phase']}. Most is taken by {', '.join(most)} (predicted)."
 
 

@@ -6,14 +6,14 @@ from typing import Any
 
 import streamlit as st
 
-from lab import access, paths, text
-from lab import machine as this_machine
-from lab.files import number, read_object
+from lab import access, paths, formatting
+from lab import host as this_machine
+from lab.atomic_files import number, read_object
 from lab.models.catalog import BUILT_IN
 from lab.runs import index
 from lab.runs.index import Entry
 from lab.ui import links
-from lab.ui.guard import safe
+from lab.ui.markdown_safety import safe
 
 
 def warnings() -> None:
@@ -36,14 +36,14 @@ def machine() -> None:
         (
             "memory_alt",
             "Memory",
-            f"{text.size(facts['memory_bytes'])}, {text.size(facts['memory_free_bytes'])} free",
+            f"{formatting.size(facts['memory_bytes'])}, {formatting.size(facts['memory_free_bytes'])} free",
         ),
-        ("hard_drive", "Disk", f"{text.size(facts['disk_free_bytes'])} free"),
+        ("hard_drive", "Disk", f"{formatting.size(facts['disk_free_bytes'])} free"),
     ]
     if peak:
         rows.append(("speed", "Speed", f"{peak / 1e9:.0f} GFLOP/s (float32 product)"))
     for gpu in facts["gpus"]:
-        free = f"{text.size(gpu['memory_bytes'])}, {text.size(gpu['free_bytes'])} free"
+        free = f"{formatting.size(gpu['memory_bytes'])}, {formatting.size(gpu['free_bytes'])} free"
         rows.append(("developer_board", "GPU", f"{gpu['name']}: {free}"))
     for icon, name, value in rows:
         st.markdown(f":material/{icon}: **{name}**  {safe(value)}")
@@ -61,7 +61,7 @@ def recent(most: int) -> list[Entry]:
 
 
 def state_badge(state: str) -> None:
-    st.badge(state, icon=text.icon(state), color=text.colour(state))  # type: ignore[arg-type]
+    st.badge(state, icon=formatting.icon(state), color=formatting.colour(state))  # type: ignore[arg-type]
 
 
 def run_line(entry: Entry) -> None:
@@ -74,4 +74,4 @@ def run_line(entry: Entry) -> None:
             width="stretch",
         )
         state_badge(entry.status.state)
-        st.caption(f"{safe(entry.method)} · {text.when(entry.created)}", width="content")
+        st.caption(f"{safe(entry.method)} · {formatting.when(entry.created)}", width="content")

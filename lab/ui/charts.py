@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from lab.files import number, read_object
-from lab.runs.columns import Columns
-from lab.runs.live import Live, smooth, thin
+from lab.atomic_files import number, read_object
+from lab.runs.metric_columns import Columns
+from lab.runs.metric_series import Live, smooth, thin
 
 LIGHT = ("#0b7a75", "#e07a1f", "#6d4fc2", "#c2385f", "#2f6fd0", "#6b7f3a")
 DARK = ("#2bb8ac", "#f0a04b", "#a78bfa", "#f0708f", "#6ea8fe", "#b5c96a")

@@ -6,11 +6,11 @@ from typing import Any
 
 import streamlit as st
 
-from lab import text
+from lab import formatting
 from lab.data import catalog, hub
 from lab.errors import LabError
-from lab.files import number
-from lab.ui.guard import plain, safe, user_errors
+from lab.atomic_files import number
+from lab.ui.markdown_safety import plain, safe, user_errors
 
 SOURCES = {
     "builtin": "Built in",
@@ -102,7 +102,7 @@ def _upload() -> str:
 
 def _size_too(dataset_id: str) -> str:
     try:
-        size = text.size(catalog.resolve(dataset_id).path.stat().st_size)
+        size = formatting.size(catalog.resolve(dataset_id).path.stat().st_size)
     except (LabError, OSError):
         return dataset_id
     return str(plain(f"{dataset_id.removeprefix('upload:')} ({size})"))
@@ -178,4 +178,4 @@ def _fetching(wanted: hub.HubId) -> None:
         st.rerun()
     rows, total = int(number(state.get("rows")) or 0), number(state.get("total"))
     words = f"{rows:,} rows" + (f" of {int(total):,}" if total else "")
-    st.progress(min(1.0, rows / total) if total else 0.0, text=f"Fetching: {words}")
+    st.progress(min(1.0, rows / total) if total else 0.0, formatting=f"Fetching: {words}")

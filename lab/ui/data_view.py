@@ -9,18 +9,18 @@ from typing import Any
 
 import streamlit as st
 
-from lab import text
-from lab.data import catalog, preview
+from lab import formatting
+from lab.data import catalog, format_detection
 from lab.data.catalog import Dataset
 from lab.errors import MOST_PROBLEMS, LabError, SpecError
-from lab.files import read_object
+from lab.atomic_files import read_object
 from lab.paths import RunDir
 from lab.planner.client import planner
 from lab.spec import RunSpec
 from lab.spec_sections import FORMATS, TEMPLATES
-from lab.ui import charts, form, links, monitoring
+from lab.ui import charts, form, links, monitor_view
 from lab.ui.charts import View
-from lab.ui.guard import plain, safe, tell
+from lab.ui.markdown_safety import plain, safe, tell
 from lab.ui.waiting import wait
 from lab.visible import number_of
 
@@ -63,7 +63,7 @@ def settings(dataset_id: str) -> dict[str, Any]:
 
 @st.cache_data(ttl=60, max_entries=50, show_spinner=False)
 def _detected(dataset_id: str, changed: int) -> dict[str, Any]:
-    return preview.detected(dataset_id)
+    return format_detection.detected(dataset_id)
 
 
 def _columns(dataset_id: str, shape: str, found: dict[str, Any]) -> dict[str, str]:
@@ -193,7 +193,7 @@ def figures(seen: dict[str, Any]) -> None:
     rows = f"{seen['examples']:,}" + ("" if seen["is_whole"] else "+")
     shown = [
         ("Rows", rows, "Those that were read here; a + says that the file goes on."),
-        ("Tokens", text.count(counts["tokens"]), None),
+        ("Tokens", formatting.count(counts["tokens"]), None),
         ("Learned", f"{counts['counted'] / max(1, counts['tokens']):.0%}", "Counted by the loss."),
         ("Cut", f"{counts['truncated']:,}", "Rows longer than max_length."),
         ("Nothing to learn", f"{counts['dropped']:,}", "Left out of training."),
@@ -237,7 +237,7 @@ COLOURS = {"light": ("#0b7a7526", "#0b7a75"), "dark": ("#2bb8ac40", "#8ee5dc")}
 
 def coloured(tokens: list[dict[str, Any]], lengths: list[int] | None = None) -> str:
     """Tokens as HTML, what the loss counts on a coloured ground. All text is escaped."""
-    back, ink = COLOURS["dark" if monitoring.is_dark() else "light"]
+    back, ink = COLOURS["dark" if monitor_view.is_dark() else "light"]
     ends = set()
     place = 0
     for length in (lengths or [])[:-1]:

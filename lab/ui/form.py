@@ -14,7 +14,7 @@ import streamlit as st
 
 from lab import methods, schema
 from lab.spec import PLAIN, SECTIONS, RunSpec
-from lab.ui.guard import safe
+from lab.ui.markdown_safety import safe
 
 PREFIX = "new"
 

@@ -9,9 +9,9 @@ from typing import Any
 import streamlit as st
 
 from lab import paths
-from lab.runs import archive
+from lab.runs import export_import
 from lab.ui import links
-from lab.ui.guard import user_errors
+from lab.ui.markdown_safety import user_errors
 
 
 def show() -> None:
@@ -32,4 +32,4 @@ def _import(given: Any) -> paths.RunDir:
         while chunk := given.read(1 << 20):
             file.write(chunk)
         file.flush()
-        return archive.import_run(Path(file.name))
+        return export_import.import_run(Path(file.name))

@@ -8,7 +8,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from lab.memory import rules
+from lab.memory import rules_of_thumb
 from lab.ui.charts import View, figure
 
 PARTS = ("weights", "gradients", "optimizer", "activations", "loss", "workspace")
@@ -134,7 +134,7 @@ def held_against(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             found.append(
                 {
                     "claim": claim,
-                    "says": rules.says(claim),
+                    "says": rules_of_thumb.says(claim),
                     "for": row["title"],
                     "rule, GB": value / 1e9,
                     "predicted, GB": peak / 1e9,

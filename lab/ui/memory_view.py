@@ -8,16 +8,16 @@ from typing import Any
 
 import streamlit as st
 
-from lab import json_text, machine, methods, paths, text
+from lab import json_text, host, methods, paths, formatting
 from lab.errors import LabError
-from lab.files import write_atomic
-from lab.memory import hardware, rules
-from lab.models import catalog, configs
+from lab.atomic_files import write_atomic
+from lab.memory import gpu_table, rules_of_thumb
+from lab.models import catalog, shipped_configs
 from lab.planner.client import planner
 from lab.ui import memory_charts
 from lab.ui.charts import CONFIG, View
-from lab.ui.guard import plain, safe
-from lab.ui.survey import Survey, spec_of
+from lab.ui.markdown_safety import plain, safe
+from lab.ui.method_estimates import Survey, spec_of
 
 HERE = "this machine"
 LARGEST_UPLOAD = 1_000_000  # bytes of a config.json
@@ -28,7 +28,7 @@ SEVEN = "Mistral-7B-v0.3"
 
 def choose_model() -> str:
     """A shipped config, a built-in model, a hub id, a folder, or an uploaded config.json."""
-    options = [one.id for one in configs.shipped()]
+    options = [one.id for one in shipped_configs.shipped()]
     options += [f"builtin:{one.name}" for one in catalog.BUILT_IN if one.is_ready]
     # by hand: a bound list takes nothing from the URL but its own options
     asked = st.query_params.get("model") or "config:Llama-3.1-8B"
@@ -73,7 +73,7 @@ def _uploaded(content: bytes) -> str:
 
 def choose_device() -> tuple[str, dict[str, Any]]:
     """(the device's name, what the planner takes for it)."""
-    names = [gpu.name for gpu in hardware.GPUS]
+    names = [gpu.name for gpu in gpu_table.GPUS]
     chosen: str = st.selectbox(
         "Device",
         [*names, HERE],
@@ -87,11 +87,11 @@ def choose_device() -> tuple[str, dict[str, Any]]:
 
 def _device_title(name: str) -> str:
     if name == HERE:
-        gpus = machine.gpus()
+        gpus = host.gpus()
         return safe(gpus[0]["name"]) if gpus else "no GPU: runs train on the processor"
-    gpu = hardware.get(name)
+    gpu = gpu_table.get(name)
     return (
-        f"{text.size(gpu.usable_bytes)} for the run · {gpu.bandwidth / 1e9:,.0f} GB/s · "
+        f"{formatting.size(gpu.usable_bytes)} for the run · {gpu.bandwidth / 1e9:,.0f} GB/s · "
         f"{gpu.flops / 1e12:,.0f} TFLOP/s · {gpu.watts:.0f} W"
     )
 
@@ -237,7 +237,7 @@ def show_by_size(asked: dict[str, Any]) -> None:
     )
     shown = []
     kinds = [name for name in ("full", "lora", "qlora") if name in methods.names()]
-    for size, printed in rules.C3_TABLE.items():
+    for size, printed in rules_of_thumb.C3_TABLE.items():
         model = SEVEN if size == 7 else SIZES[f"{size}B"]
         row: dict[str, Any] = {"size": f"{size}B", "model": model}
         for place, name in enumerate(("full", "lora", "qlora")):
@@ -253,5 +253,5 @@ def show_by_size(asked: dict[str, Any]) -> None:
         shown.append(row)
     st.dataframe(shown, hide_index=True)
     st.caption(
-        f"Full fine-tuning of the last one needs {text.size(shown[-1]['full, here'] * 1e9)}."
+        f"Full fine-tuning of the last one needs {formatting.size(shown[-1]['full, here'] * 1e9)}."
     )

@@ -9,7 +9,7 @@ import streamlit as st
 from lab import paths
 from lab.errors import LabError
 from lab.runs import index, supervisor
-from lab.ui.guard import safe, user_errors
+from lab.ui.markdown_safety import safe, user_errors
 
 ICONS = {
     "done": ":material/check_circle:",

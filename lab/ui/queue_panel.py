@@ -9,7 +9,7 @@ import streamlit as st
 from lab.paths import RunDir
 from lab.runs import index, launch, queue
 from lab.ui.form import help_text
-from lab.ui.guard import act, safe
+from lab.ui.markdown_safety import act, safe
 
 
 def show() -> None:

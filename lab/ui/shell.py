@@ -6,7 +6,7 @@ import streamlit as st
 
 from lab.paths import ASSETS, ROOT
 from lab.ui import notices
-from lab.ui.guard import user_errors
+from lab.ui.markdown_safety import user_errors
 
 PAGES = {
     "": [("home", "Home", "home")],

@@ -12,22 +12,22 @@ from lab.errors import SpecError
 from lab.paths import RunDir
 from lab.planner.client import planner
 from lab.presets import Preset
-from lab.runs import spare, tickets
+from lab.runs import warm_worker, submissions
 from lab.ui.form import PREFIX
 
 
 def ticket() -> str:
     """This form's ticket. It stands in the URL, so that a reload keeps it."""
     given: str = st.query_params.get("draft", "")
-    if not tickets.TICKET.fullmatch(given):
-        given = tickets.new()
+    if not submissions.TICKET.fullmatch(given):
+        given = submissions.new()
         st.query_params["draft"] = given
     return given
 
 
 def renew() -> str:
     """A new ticket: the next submission is another run."""
-    made = tickets.new()
+    made = submissions.new()
     st.query_params["draft"] = made
     return made
 
@@ -36,14 +36,14 @@ def warm() -> None:
     """While a person still fills in the form: start the planner, and have a worker ready."""
     threading.Thread(target=planner.warm, daemon=True).start()
     with contextlib.suppress(OSError):  # a convenience; Start says what is wrong with the disk
-        spare.want()
+        warm_worker.want()
 
 
 def start(spec: dict[str, Any], ticket: str) -> RunDir | None:
     """The run, or None with the problems noted for their fields. Raises LabError."""
-    done = tickets.claimed(ticket)
+    done = submissions.claimed(ticket)
     if done is not None:
-        if tickets.is_same(ticket, spec):
+        if submissions.is_same(ticket, spec):
             return done
         ticket = renew()  # the form was changed after its run had started
     try:
@@ -53,7 +53,7 @@ def start(spec: dict[str, Any], ticket: str) -> RunDir | None:
         note(error)
         return None
     st.session_state[f"{PREFIX}.problems"] = {}
-    return tickets.start(plan, ticket)
+    return submissions.start(plan, ticket)
 
 
 def note(error: SpecError) -> None:
@@ -66,9 +66,9 @@ def note(error: SpecError) -> None:
 def quick_start(preset: Preset) -> RunDir:
     """The preset's run; clicking twice or reloading gives the same one. Raises LabError."""
     given = ticket()
-    done = tickets.claimed(given)
+    done = submissions.claimed(given)
     if done is not None:
         return done
     with st.spinner("Checking the model and the data …"):
         plan = planner.check(preset.changes)
-    return tickets.start(plan, given)
+    return submissions.start(plan, given)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from lab import methods
-from lab.bench import memory
+from lab.bench import estimate_accuracy
 
 
 def test_the_matrix_holds_every_method_and_nothing_that_is_refused() -> None:
-    cases = list(memory.matrix(("gpt2", "SmolLM2-135M")))
+    cases = list(estimate_accuracy.matrix(("gpt2", "SmolLM2-135M")))
     assert {case.method for case in cases if case.model == "SmolLM2-135M"} == set(methods.names())
     on_gpt2 = {case.method for case in cases if case.model == "gpt2"}
     assert "lora" in on_gpt2 and not on_gpt2 & {"loha", "lokr", "oft"}, "no Conv1D for these"
@@ -23,13 +23,13 @@ def test_a_broken_promise_is_counted() -> None:
         {**row, "error": None, "fitted": False},
         {**row, "error": None, "fits": False, "fitted": False},
     ]  # fmt: skip
-    found = memory.summary(rows)
+    found = estimate_accuracy.summary(rows)
     assert (found["cases"], found["fitted"], found["said_to_fit_but_did_not"]) == (5, 3, 1)
     assert found["median_error"] == 0.02 and found["worst_error"] == 0.05
     assert found["within_1_percent"] == 1 / 3 and found["within_3_percent"] == 2 / 3
 
 
 def test_drawn_cases_are_possible_and_the_same_for_a_seed() -> None:
-    drawn = memory.draw(12, 5)
-    assert drawn == memory.draw(12, 5) != memory.draw(12, 6)
+    drawn = estimate_accuracy.draw(12, 5)
+    assert drawn == estimate_accuracy.draw(12, 5) != estimate_accuracy.draw(12, 6)
     assert {case.adapters for case in drawn} == {"float32", "bfloat16"}

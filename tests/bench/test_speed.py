@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lab.bench import contestants, pairs, recipe, speed
+from lab.bench import frameworks, paired_stats, baseline_trainer, throughput
 from lab.bench.workload import SHAPES, Work, make_folder, work
 from lab.errors import LabError
 
@@ -25,10 +25,10 @@ TINY = {
 
 def test_the_bound_of_the_median_is_the_sign_tests() -> None:
     # of twenty fair coins, five or fewer fall on one side in 2.07 % of all cases, six in 5.77 %
-    assert pairs.lower_bound([float(n) for n in range(20, 0, -1)]) == 6.0
-    assert pairs.lower_bound([3.0, 1.0, 2.0, 5.0, 4.0]) == 1.0, "1 in 32"
-    assert pairs.lower_bound([1.0] * 4) is None, "four coins prove nothing at 95 %"
-    spread = pairs.spread([0.9, 1.1, 1.0])
+    assert paired_stats.lower_bound([float(n) for n in range(20, 0, -1)]) == 6.0
+    assert paired_stats.lower_bound([3.0, 1.0, 2.0, 5.0, 4.0]) == 1.0, "1 in 32"
+    assert paired_stats.lower_bound([1.0] * 4) is None, "four coins prove nothing at 95 %"
+    spread = paired_stats.spread([0.9, 1.1, 1.0])
     assert (spread["median"], spread["smallest"], spread["largest"]) == (1.0, 0.9, 1.1)
 
 
@@ -38,7 +38,7 @@ def test_losses_that_differ_leave_no_ratio() -> None:
         return {0: one, 4: one, 5: {"error": "broke down"}}
 
     ours = answers([2.0, 1.5], 1.0)
-    equal = speed.ratio(ours, answers([2.0005, 1.5005], 2.0))
+    equal = throughput.ratio(ours, answers([2.0005, 1.5005], 2.0))
     assert equal and equal["ratio"]["median"] == 2.0 and equal["ratio"]["pairs"] == 2
     for other, words in (
         (answers([2.0, 1.51], 2.0), "at step 2"),
@@ -46,9 +46,9 @@ def test_losses_that_differ_leave_no_ratio() -> None:
         (answers([2.0], 2.0), "steps"),
         (answers([2.0, 1.5], 2.0, 90), "tokens"),
     ):
-        found = speed.ratio(ours, other)
+        found = throughput.ratio(ours, other)
         assert found and found["ratio"] is None and words in found["not_equal"]
-    assert speed.ratio(ours, {1: ours[0]}) is None
+    assert throughput.ratio(ours, {1: ours[0]}) is None
 
 
 @pytest.fixture(scope="module")
@@ -69,37 +69,37 @@ def shape_of(case: str, folder: Path) -> Work:
 def test_all_contestants_do_the_same_work(case: str, switch: str, folder: Path) -> None:
     """The losses of every step agree, so weights, adapters, rows, order and rates are the same."""
     asked = shape_of(case, folder).with_checkpointing(switch)
-    rows = recipe.batches(asked)
+    rows = baseline_trainer.batches(asked)
     assert case == "chat" or {len(one["input_ids"]) for step in rows for one in step} == {32}
     assert case != "chat" or max(len(step) for step in rows) > 2, "chats are packed"
-    there = [name for name in ("worker", "plain", "trl") if not contestants.absent(name)]
-    found = {name: contestants.trial(name, asked) for name in there}
+    there = [name for name in ("worker", "plain", "trl") if not frameworks.absent(name)]
+    found = {name: frameworks.trial(name, asked) for name in there}
     ours = found.pop("worker")
     assert len(ours["losses"]) == 3 and ours["seconds"] > 0
     for name, theirs in found.items():
-        assert pairs.far_apart(ours["losses"], theirs["losses"], 1e-4) == "", name
+        assert paired_stats.far_apart(ours["losses"], theirs["losses"], 1e-4) == "", name
         assert theirs["tokens"] == ours["tokens"] > 0
 
 
 def test_a_contestant_on_other_rates_is_found_out(folder: Path) -> None:
     asked = shape_of("lora", folder)
     train = replace(asked.spec.train, learning_rate=2e-2)
-    ours = contestants.trial("worker", asked)
-    theirs = contestants.trial("plain", replace(asked, spec=replace(asked.spec, train=train)))
-    assert "at step 3" in pairs.far_apart(ours["losses"], theirs["losses"], 1e-3)
+    ours = frameworks.trial("worker", asked)
+    theirs = frameworks.trial("plain", replace(asked, spec=replace(asked.spec, train=train)))
+    assert "at step 3" in paired_stats.far_apart(ours["losses"], theirs["losses"], 1e-3)
 
 
 def test_a_missing_contestant_is_named_and_a_wrong_plan_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(contestants.machine, "gpus", list)
-    monkeypatch.setitem(contestants.NEEDS, "trl", ("a_package_that_nobody_has",))
-    monkeypatch.setitem(contestants.NEEDS, "liger", ())
-    assert contestants.absent("trl") == "not installed"
-    assert contestants.absent("liger") == "needs a GPU"
-    assert contestants.absent("plain") == contestants.absent("worker") == ""
+    monkeypatch.setattr(frameworks.host, "gpus", list)
+    monkeypatch.setitem(frameworks.NEEDS, "trl", ("a_package_that_nobody_has",))
+    monkeypatch.setitem(frameworks.NEEDS, "liger", ())
+    assert frameworks.absent("trl") == "not installed"
+    assert frameworks.absent("liger") == "needs a GPU"
+    assert frameworks.absent("plain") == frameworks.absent("worker") == ""
     with pytest.raises(LabError, match=r"Unknown case 'lore'.*full, lora"):
-        speed.speed(speed.Plan(cases=("lore",)))
+        throughput.speed(throughput.Plan(cases=("lore",)))
 
 
 def test_the_share_of_the_lab_is_measured(folder: Path, tmp_path: Path) -> None:
@@ -112,9 +112,9 @@ def test_the_share_of_the_lab_is_measured(folder: Path, tmp_path: Path) -> None:
 
 
 def test_the_pack_takes_the_versions_of_the_requirements(tmp_path: Path) -> None:
-    from lab.bench import pack
+    from lab.bench import offline_bundle
 
-    named = pack.pinned()
-    assert len(named) == len(pack.PACKAGES) and any(one.startswith("psutil==") for one in named)
+    named = offline_bundle.pinned()
+    assert len(named) == len(offline_bundle.PACKAGES) and any(one.startswith("psutil==") for one in named)
     with pytest.raises(LabError, match="no folder"):
-        pack.pack(tmp_path / "none" / "x.tgz", "3.12", [])
+        offline_bundle.pack(tmp_path / "none" / "x.tgz", "3.12", [])

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from lab.chat import answer
-from lab.chat.answer import Loaded, Named, Settings
+from lab.chat import generate
+from lab.chat.generate import Loaded, Named, Settings
 from lab.errors import LabError
-from lab.files import read_object, write_json
+from lab.atomic_files import read_object, write_json
 from lab.paths import RunDir
 
 ASK = [{"role": "user", "content": "Hi"}]
@@ -48,7 +48,7 @@ class Scripted:
 
 
 def say(model: Any, tokenizer: Any, **settings: Any) -> dict[str, Any]:
-    return answer.answer(Loaded(model, tokenizer), Named("base:x", "x"), ASK, Settings(**settings))
+    return generate.answer(Loaded(model, tokenizer), Named("base:x", "x"), ASK, Settings(**settings))
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_the_receipt_is_of_what_was_asked(tokenizer: Any, words: list[int]) -> N
 def test_leaving_an_answer_stops_the_model(tokenizer: Any, words: list[int]) -> None:
     model = Scripted(words * 300)
     loaded = Loaded(model, tokenizer)
-    pieces = answer.stream(loaded, Named("base:x", "x"), ASK, Settings(max_new_tokens=1200))
+    pieces = generate.stream(loaded, Named("base:x", "x"), ASK, Settings(max_new_tokens=1200))
     assert "delta" in next(pieces)
     pieces.close()
     assert model.said < 600, f"It said {model.said} tokens to nobody."
@@ -126,11 +126,11 @@ def test_all_models_get_the_system_prompt_that_the_first_result_was_trained_with
     full, lora = trained
     trained_with(full, "Be brief.")
     trained_with(lora, "Be long.")
-    base = answer.parse(f"base:{tiny_model}")
-    runs = [answer.parse(f"run:{run.id}") for run in (full, lora)]
+    base = generate.parse(f"base:{tiny_model}")
+    runs = [generate.parse(f"run:{run.id}") for run in (full, lora)]
 
     def prompts(names: list[Named], **settings: Any) -> set[str]:
-        made = answer.answer_all(names, ASK, Settings(max_new_tokens=1, **settings))
+        made = generate.answer_all(names, ASK, Settings(max_new_tokens=1, **settings))
         for one in made:
             assert one["receipt"]["system_prompt"] in one["receipt"]["prompt"]
         return {one["receipt"]["system_prompt"] for one in made}
@@ -147,7 +147,7 @@ def test_a_checkpoint_answers_with_its_own_weights(trained: list[RunDir]) -> Non
     for run in trained:
         steps = sorted(int(path.name[5:]) for path in run.checkpoints.glob("step-*"))
         loaded = {
-            name: answer.load(answer.parse(f"run:{run.id}{name}"))
+            name: generate.load(generate.parse(f"run:{run.id}{name}"))
             for name in ("", *(f"@{step}" for step in (steps[0], steps[-1])))
         }
         said = {}
@@ -175,11 +175,11 @@ def test_a_checkpoint_answers_with_its_own_weights(trained: list[RunDir]) -> Non
 )
 def test_names_that_mean_no_model(trained: list[RunDir], name: str, says: str) -> None:
     with pytest.raises(LabError, match=says):
-        answer.parse(name.format(id=trained[1].id))
+        generate.parse(name.format(id=trained[1].id))
 
 
 def test_a_run_without_a_result_is_not_talked_to(trained: list[RunDir]) -> None:
     run = trained[1]
     run.artifact.rename(run.path / "elsewhere")
     with pytest.raises(LabError, match="no result to talk to"):
-        answer.parse(f"run:{run.id}")
+        generate.parse(f"run:{run.id}")

@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 
 from lab import paths
-from lab.chat import answer, client
+from lab.chat import generate, client
 from lab.chat.server import Shelf
 from lab.errors import LabError
-from lab.files import read_object
+from lab.atomic_files import read_object
 from lab.paths import RunDir
 from lab.runs import launch, queue
-from lab.ui import chatting
+from lab.ui import chat_view
 from tests.conftest import attempt_here
 
 # room for one model, so that another one has to load; idle after four seconds
@@ -157,10 +157,10 @@ def test_a_page_that_ends_inside_an_answer_closes_it(monkeypatch: pytest.MonkeyP
         def caption(self, text: str) -> None:
             raise Rerun
 
-    monkeypatch.setattr(chatting.client, "stream", stream)
-    monkeypatch.setattr(chatting, "_history", lambda: {"base:x": []})
+    monkeypatch.setattr(chat_view.client, "stream", stream)
+    monkeypatch.setattr(chat_view, "_history", lambda: {"base:x": []})
     with pytest.raises(Rerun) as ended:
-        chatting._one("base:x", Element(), Element(), {})
+        chat_view._one("base:x", Element(), Element(), {})
     assert ended.tb is not None and closed == ["base:x"], "closed while its frames still live"
 
 
@@ -176,7 +176,7 @@ def test_a_question_without_an_answer_is_not_told_again() -> None:
         turn("assistant", "", failed=True),
         turn("user", "two"),
     ]
-    assert chatting.conversation(history) == [
+    assert chat_view.conversation(history) == [
         {"role": "user", "content": "one"},
         {"role": "assistant", "content": "1"},
         {"role": "user", "content": "two"},
@@ -189,12 +189,12 @@ def test_a_resumed_run_answers_with_its_new_weights(
 ) -> None:
     import torch
 
-    def weights(loaded: answer.Loaded) -> dict[str, Any]:
+    def weights(loaded: generate.Loaded) -> dict[str, Any]:
         return {name: value.clone() for name, value in loaded.model.state_dict().items()}
 
     monkeypatch.setattr(queue, "submit", lambda run: None)
     run = trained[1]
-    named = answer.parse(f"run:{run.id}{at}")
+    named = generate.parse(f"run:{run.id}{at}")
     shelf = Shelf()
     before = weights(shelf.get(named))
     assert shelf.get(named) is shelf.get(named) and shelf.holds(named), "loaded once"
@@ -210,6 +210,6 @@ def test_a_resumed_run_answers_with_its_new_weights(
     if at:  # as long as it trains, the checkpoint is new and the result is still the old one
         receipt.write_bytes(said)
     assert not shelf.holds(named), "a page is told that it loads"
-    after, fresh = weights(shelf.get(named)), weights(answer.load(named))
+    after, fresh = weights(shelf.get(named)), weights(generate.load(named))
     assert all(torch.equal(after[name], fresh[name]) for name in fresh)
     assert any(not torch.equal(after[name], before[name]) for name in before)

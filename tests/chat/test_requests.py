@@ -14,7 +14,7 @@ import pytest
 
 from lab.chat import client
 from lab.errors import LabError
-from lab.files import read_object
+from lab.atomic_files import read_object
 from lab.runs import process
 from tests.conftest import SHARED_MODELS
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from lab import cli
-from lab.chat.answer import Settings
+from lab.chat.generate import Settings
 from lab.cli import runs as run_verbs
-from lab.files import read_object, write_json
+from lab.atomic_files import read_object, write_json
 from lab.paths import RunDir
-from lab.runs import history, launch, queue, supervisor
+from lab.runs import record_reader, launch, queue, supervisor
 from lab.runs.status import Status
 
 
@@ -51,7 +51,7 @@ def test_the_exit_code_is_the_end_of_the_run(
     capsys: pytest.CaptureFixture[str], verb: str, state: str, code: int,
 ) -> None:  # fmt: skip
     ended = Status(state, message="It broke." if code else "", hint="Mend it." if code else "")
-    monkeypatch.setattr(run_verbs.watch, "follow", lambda *_, **__: ended)
+    monkeypatch.setattr(run_verbs.follow, "follow", lambda *_, **__: ended)
     monkeypatch.setattr(launch, "start", lambda spec: run)
     monkeypatch.setattr(launch, "command", lambda run, name: None)
     monkeypatch.setattr(launch, "resume", lambda *_, **__: None)
@@ -315,7 +315,7 @@ def test_the_best_of_a_race_stands_first_and_a_failure_is_the_exit_code(
         verb, "compare", lambda runs, by: {"runs": rows, "by": "step", "at": 5, "unequal": []}
     )
     monkeypatch.setattr(
-        verb.watch,
+        verb.follow,
         "follow",
         lambda run, name, quiet: Status(read_object(run.result)["state"]),  # type: ignore[index]
     )
@@ -334,25 +334,25 @@ def test_the_best_of_a_race_stands_first_and_a_failure_is_the_exit_code(
 
 
 def test_numbers_that_json_lacks_are_words(capsys: pytest.CaptureFixture[str]) -> None:
-    from lab.cli import show
+    from lab.cli import console
 
-    show.print_json({"a": [float("nan"), float("inf"), -float("inf"), 1.5], "b": (1, None)})
+    console.print_json({"a": [float("nan"), float("inf"), -float("inf"), 1.5], "b": (1, None)})
     assert json.loads(capsys.readouterr().out) == {
         "a": ["NaN", "Infinity", "-Infinity", 1.5], "b": [1, None],
     }  # fmt: skip
-    assert show.loss(None) == "–" and show.loss(0.0) == "0.0000" and show.loss(1.23456) == "1.2346"
-    show.table("t", ["a"], [["[bold]x[/bold]"]])
+    assert console.loss(None) == "–" and console.loss(0.0) == "0.0000" and console.loss(1.23456) == "1.2346"
+    console.table("t", ["a"], [["[bold]x[/bold]"]])
     assert "[bold]x[/bold]" in capsys.readouterr().out, "Cells are text, not markup."
 
 
 def test_who_follows_a_run_sees_its_newest_losses(lab_home: Path) -> None:
-    from lab.cli import watch
+    from lab.cli import follow
 
     run = make("aaaa", lab_home)
     records = [{"kind": "train", "step": step, "train/loss": 5.0 - step} for step in (1, 2, 3)]
     run.metrics.write_text("".join(json.dumps(one) + "\n" for one in records))
     now = Status("training", phase="training", done=3, total=12, unit="step", eta_s=65.0)
-    said = watch._note(now, history.read_lines(run.metrics)[0])
+    said = follow._note(now, record_reader.read_lines(run.metrics)[0])
     assert said == "training · step 3 of 12 · train/loss 2.000 · 1 min 05 s left"
 
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from lab import cli, files, paths
-from lab.cli.show import console, print_json, say, table, write
+from lab import cli, atomic_files, paths
+from lab.cli.console import console, print_json, say, table, write
 from lab.errors import MOST_PROBLEMS, LabError, Problem, SpecError, of_the_disk
-from lab.files import read_object
+from lab.atomic_files import read_object
 from lab.paths import ROOT, RunDir
 from lab.runs import queue
 
@@ -133,7 +133,7 @@ def test_a_disk_that_refuses(
     def refuse(*_: Any) -> None:
         raise OSError(number, "refused")
 
-    monkeypatch.setattr(files.os, "fsync", refuse)
+    monkeypatch.setattr(atomic_files.os, "fsync", refuse)
     assert cli.main(["queue", "pause"]) == 2
     said = capsys.readouterr().err
     assert said.startswith(REFUSED[number]) and "queue/settings.json" in said, said

@@ -15,7 +15,7 @@ from lab import paths
 from lab.compare import race
 from lab.compare.race import Budget
 from lab.errors import LabError, SpecError
-from lab.files import write_json
+from lab.atomic_files import write_json
 from lab.paths import RunDir
 from lab.runs import launch, queue
 
@@ -30,7 +30,7 @@ _checked: dict[str, dict[str, Any]] = {}
 def checked_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Specs are checked in this process, the same one once; how the process answers is told
     elsewhere."""
-    from lab.planner.check import check
+    from lab.planner.validate import check
 
     def once(spec: dict[str, Any]) -> dict[str, Any]:
         key = json.dumps(spec, sort_keys=True)

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from lab.data import files
-from lab.data.rows import Reading, Rows
+from lab.data import readers
+from lab.data.example_reader import Reading, Rows
 from lab.errors import LabError
 
 GOOD = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
@@ -113,7 +113,7 @@ def test_a_bad_row_is_named_and_the_others_are_left(
     reason: str,
     left: int,
 ) -> None:
-    monkeypatch.setattr(files, "LONGEST_LINE", 4000)
+    monkeypatch.setattr(readers, "LONGEST_LINE", 4000)
     path = tmp_path / name
     path.write_bytes(data)
     with pytest.raises(LabError) as caught:
@@ -165,7 +165,7 @@ def test_a_file_that_is_no_dataset(
 
 
 def test_a_gzip_bomb_ends_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "BOMB_BYTES", 200_000)
+    monkeypatch.setattr(readers, "BOMB_BYTES", 200_000)
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"text": "x"}\n' * 200_000))
     with pytest.raises(LabError, match="more than 200 times its size"):

@@ -7,7 +7,7 @@ import random
 
 from lab.data import batches
 from lab.data.batches import Stream, collate, packed_rows, single_rows
-from lab.data.template import IGNORED, Tokens
+from lab.data.chat_template import IGNORED, Tokens
 
 
 def some(count: int, seed: int = 0, longest: int = 30) -> list[Tokens]:

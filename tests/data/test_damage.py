@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from lab.data import catalog, hub, lock, prepare, store, template
+from lab.data import catalog, hub, template_lock, prepare, token_cache, chat_template
 from lab.errors import LabError, Problem
 from lab.models import weights
 from lab.models.catalog import Source
-from lab.planner import facts
-from lab.planner.look import look
+from lab.planner import dataset_stats
+from lab.planner.dataset_preview import look
 from lab.spec import RunSpec
 from tests.conftest import SHARED_MODELS, write_rows
 
@@ -131,7 +131,7 @@ def test_damaged_tokens_are_made_again(lab_home: Path, tokenizer: Any, damage: s
     write_rows(file, PAIRS)
     spec = RunSpec.from_json({"data": {"dataset": str(file), "max_length": 64}})
     before = prepare.prepare(spec, tokenizer).facts()
-    (folder,) = store.folder().iterdir()
+    (folder,) = token_cache.folder().iterdir()
     if damage == "meta":
         (folder / "meta.json").write_text("{}")
     elif damage == "wrong meta":
@@ -146,7 +146,7 @@ def test_damaged_tokens_are_made_again(lab_home: Path, tokenizer: Any, damage: s
         ids = folder / ("ids.bin" if damage == "cut" else "index.bin")
         ids.write_bytes(ids.read_bytes()[:-4])
     assert prepare.prepare(spec, tokenizer).facts() == before
-    assert [path.name for path in store.folder().iterdir()] == [folder.name]
+    assert [path.name for path in token_cache.folder().iterdir()] == [folder.name]
 
 
 def test_a_full_disk_is_told_where_tokens_are_written(
@@ -159,13 +159,13 @@ def test_a_full_disk_is_told_where_tokens_are_written(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(store, "write_json", full)
+    monkeypatch.setattr(token_cache, "write_json", full)
     with pytest.raises(LabError, match=r"tokens cannot be written .* No space left"):
         prepare.prepare(spec, tokenizer)
-    assert list(store.folder().iterdir()) == [], "nothing is left half-written"
+    assert list(token_cache.folder().iterdir()) == [], "nothing is left half-written"
     file.unlink()
     with pytest.raises(LabError, match="No such file"):
-        store.content_hash(file)
+        token_cache.content_hash(file)
 
 
 DAMAGED_LOCKS: list[Any] = [
@@ -177,10 +177,10 @@ DAMAGED_LOCKS: list[Any] = [
 @pytest.mark.parametrize("damaged", DAMAGED_LOCKS, ids=str)
 def test_a_damaged_lock_is_told(tokenizer: Any, damaged: Any) -> None:
     with pytest.raises(LabError):
-        lock.enforce(damaged, tokenizer)
+        template_lock.enforce(damaged, tokenizer)
     with pytest.raises(LabError):
-        lock.enforce_terms(damaged, tokenizer, "Be kind.", "assistant", "run")
-    assert isinstance(lock.warning(damaged, tokenizer, "Be kind."), str)
+        template_lock.enforce_terms(damaged, tokenizer, "Be kind.", "assistant", "run")
+    assert isinstance(template_lock.warning(damaged, tokenizer, "Be kind."), str)
 
 
 SPOILED = [
@@ -235,12 +235,12 @@ def test_a_held_out_file_is_looked_into_before_the_run(tmp_path: Path, tokenizer
     write_rows(good, PAIRS)
     write_rows(bad, [{"colour": "red"}])
     spec = RunSpec.from_json({"data": {"dataset": str(good), "held_out": str(good)}})
-    assert facts.facts_of(spec, tokenizer)["examples"] == len(PAIRS)
+    assert dataset_stats.facts_of(spec, tokenizer)["examples"] == len(PAIRS)
     for key in ("held_out", "general_set"):
         data = {"dataset": str(good), "general_mix": 0.1, key: str(bad)}
         spec = RunSpec.from_json({"data": data})
         with pytest.raises(LabError, match=rf"data\.{key}: 1 of 1 rows"):
-            facts.facts_of(spec, tokenizer)
+            dataset_stats.facts_of(spec, tokenizer)
 
 
 def test_a_row_that_the_template_refuses_is_named_or_skipped(
@@ -253,7 +253,7 @@ def test_a_row_that_the_template_refuses_is_named_or_skipped(
         "{% for m in messages %}{{ 1 / 0 if m.content == 'odd' else m.content }}</s>{% endfor %}"
     )
     data = {"dataset": str(file), "max_length": 64, "loss_on": "all"}
-    for reader in (facts.facts_of, prepare.prepare):
+    for reader in (dataset_stats.facts_of, prepare.prepare):
         with pytest.raises(LabError, match=r"row 21: The chat template fails .* ZeroDivisionError"):
             reader(RunSpec.from_json({"data": data}), other)
         skipping = RunSpec.from_json({"data": data | {"bad_rows": "skip"}})
@@ -261,7 +261,7 @@ def test_a_row_that_the_template_refuses_is_named_or_skipped(
         count = seen["examples"] if isinstance(seen, dict) else seen.facts()["examples"]
         assert count in (20, 21)
     other.chat_template = "{% for m in messages %}{{ 'a' * 10**9 }}{% endfor %}"
-    with pytest.raises(template.TemplateUnusable):
+    with pytest.raises(chat_template.TemplateUnusable):
         prepare.prepare(RunSpec.from_json({"data": data | {"bad_rows": "skip"}}), other)
 
 
@@ -273,7 +273,7 @@ def test_rows_of_millions_of_characters_are_looked_at_in_part(
     data = {"dataset": str(file), "max_length": 512}
     spec = RunSpec.from_json({"data": data})
     began = time.process_time()
-    seen = facts.facts_of(spec, tokenizer)
+    seen = dataset_stats.facts_of(spec, tokenizer)
     assert seen["examples"] == 4
     # a word is a token: a million in each row, of which the sample holds a tenth
     assert seen["sequences_per_example"] == pytest.approx(1_000_000 / 512, rel=0.05)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from lab.data import files
-from lab.data.files import BadRow, Values
+from lab.data import readers
+from lab.data.readers import BadRow, Values
 from lab.errors import LabError
 
 
@@ -51,7 +51,7 @@ def test_packed_is_what_begins_as_gzip_does_whatever_it_is_called(tmp_path: Path
 def test_pieces_of_a_text_say_where_they_begin_and_that_they_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "PIECE", 10)
+    monkeypatch.setattr(readers, "PIECE", 10)
     found = values(tmp_path / "a.txt", b"one one one\n\ntwo two two\n\nthree\n")
     assert found == [
         (1, {"text": "one one one\n\n", "goes_on": True}),

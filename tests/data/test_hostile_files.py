@@ -14,8 +14,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from lab.data import files, preview, rows, shapes
-from lab.data.rows import Reading, Rows, Sample
+from lab.data import readers, format_detection, example_reader, formats
+from lab.data.example_reader import Reading, Rows, Sample
 from lab.errors import LabError
 
 SECONDS = 6.0  # of processor time; each of these took over ten, or gigabytes
@@ -79,7 +79,7 @@ def test_a_bomb_is_refused_in_bounded_time(
     reading: dict[str, Any],
     says: str,
 ) -> None:
-    monkeypatch.setattr(files, "BOMB_BYTES", 10_000_000)
+    monkeypatch.setattr(readers, "BOMB_BYTES", 10_000_000)
     data = make()
     began = time.process_time()
     with pytest.raises(LabError) as caught:
@@ -175,7 +175,7 @@ def test_a_carriage_return_within_a_field_stays(tmp_path: Path) -> None:
     assert [turn["content"] for turn in second.messages] == ["question", "answer"]
 
 
-def _examples(path: Path, data: bytes, **reading: Any) -> list[shapes.Example]:
+def _examples(path: Path, data: bytes, **reading: Any) -> list[formats.Example]:
     path.write_bytes(data)
     return list(Rows(path, Reading(**reading)))
 
@@ -195,7 +195,7 @@ def test_slots_are_filled_once_and_what_fills_them_stays(tmp_path: Path) -> None
 def test_the_slots_of_a_whole_row_are_bounded_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shapes, "LONGEST_ROW", 1000)
+    monkeypatch.setattr(formats, "LONGEST_ROW", 1000)
     turns = [{"role": role, "content": "{{a}}"} for role in ("user", "assistant") * 4]
     row = json.dumps({"messages": turns}).encode()
     assert len(_examples(tmp_path / "a.jsonl", row, slots={"a": "x" * 100})) == 1
@@ -222,8 +222,8 @@ def test_reading_ends_when_its_time_is_over(
     slow.end_after(-1)
     with pytest.raises(LabError, match="No row was found in the first"):
         list(slow)
-    monkeypatch.setattr(preview, "MOST_BAD", 100)
-    assert preview.detected(str(path))["format"] == ""
+    monkeypatch.setattr(format_detection, "MOST_BAD", 100)
+    assert format_detection.detected(str(path))["format"] == ""
 
 
 def test_a_bad_row_is_told_briefly(tmp_path: Path) -> None:
@@ -231,13 +231,13 @@ def test_a_bad_row_is_told_briefly(tmp_path: Path) -> None:
     with pytest.raises(LabError) as caught:
         _examples(tmp_path / "a.jsonl", row.encode() + b"\n")
     assert "and 38 more" in str(caught.value) or "…" in str(caught.value)
-    assert len(str(caught.value)) < 3 * rows.LONGEST_REASON
+    assert len(str(caught.value)) < 3 * example_reader.LONGEST_REASON
 
 
 def test_a_sample_holds_the_beginning_of_long_rows() -> None:
     sample = Sample(100, 400_000)
-    text = shapes.Example(1, text="word " * 200_000)
-    chat = shapes.Example(
+    text = formats.Example(1, text="word " * 200_000)
+    chat = formats.Example(
         2,
         messages=tuple(
             {"role": role, "content": "hello " * 100} for role in ("user", "assistant") * 2000
@@ -245,8 +245,8 @@ def test_a_sample_holds_the_beginning_of_long_rows() -> None:
     )
     sample.add(text)
     sample.add(chat)
-    assert shapes.length(sample.examples[0]) == 100_000 and sample.shares[0] == 10.0
-    assert shapes.length(sample.examples[1]) <= 101_000
+    assert formats.length(sample.examples[0]) == 100_000 and sample.shares[0] == 10.0
+    assert formats.length(sample.examples[1]) <= 101_000
     assert sample.examples[1].messages[-1]["role"] == "assistant"
     assert sample.examples[1].messages[:3] == chat.messages[:3]
     while not sample.is_full:
@@ -254,7 +254,7 @@ def test_a_sample_holds_the_beginning_of_long_rows() -> None:
     assert len(sample.examples) < 30, "the sample is bounded by its characters"
     short = Sample(3, 400_000)
     for number in range(3):
-        short.add(shapes.Example(number, text="short"))
+        short.add(formats.Example(number, text="short"))
     assert short.is_full and short.shares == [1.0] * 3
 
 
@@ -262,7 +262,7 @@ def test_a_file_that_is_another_format_says_which(tmp_path: Path) -> None:
     for start, kind in ((b"PAR1", "is Parquet"), (b"SQLite format 3\0", "an SQLite database")):
         with pytest.raises(LabError, match=kind):
             _examples(tmp_path / "a.jsonl", start + b"....")
-    assert files.suffix_of(tmp_path / "a.PARQUET.gz") == ".parquet"
+    assert readers.suffix_of(tmp_path / "a.PARQUET.gz") == ".parquet"
     cut = gzip.compress(parquet({"text": ["a"] * 1000}))[:-20]
     with pytest.raises(LabError, match=r"a\.parquet\.gz' is damaged"):
         _examples(tmp_path / "a.parquet.gz", cut)

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import trl
 
-from lab.data import sandbox, template
-from lab.data.shapes import Example
-from lab.data.template import TemplateUnusable
+from lab.data import sandbox, chat_template
+from lab.data.formats import Example
+from lab.data.chat_template import TemplateUnusable
 from lab.errors import LabError
 
 CHAT = [
@@ -55,10 +55,10 @@ def test_every_known_template_renders_as_transformers_renders_it(tokenizer: Any)
                     )
                 except Exception:
                     with pytest.raises(LabError):
-                        template.render(other, messages, to_answer=to_answer)
+                        chat_template.render(other, messages, to_answer=to_answer)
                     continue
                 compared += 1
-                assert template.render(other, messages, to_answer=to_answer) == expected, source
+                assert chat_template.render(other, messages, to_answer=to_answer) == expected, source
     assert compared > 3 * len(sources), "most templates take most chats"
 
 
@@ -119,7 +119,7 @@ LARGE = [
 def test_a_template_that_grows_or_goes_on_is_refused(tokenizer: Any, source: str) -> None:
     began = time.thread_time()
     with pytest.raises(TemplateUnusable, match=r"cannot be used: (it|a filter) .* Choose another"):
-        template.render(with_template(tokenizer, source), CHAT)
+        chat_template.render(with_template(tokenizer, source), CHAT)
     assert time.thread_time() - began < 4, "the bounds end it early"
 
 
@@ -159,7 +159,7 @@ FAILING = [
 @pytest.mark.parametrize(("source", "says"), FAILING, ids=[str(case[0])[:30] for case in FAILING])
 def test_whatever_a_template_raises_is_told(tokenizer: Any, source: Any, says: str) -> None:
     with pytest.raises(LabError) as caught:
-        template.render(with_template(tokenizer, source), CHAT)
+        chat_template.render(with_template(tokenizer, source), CHAT)
     assert says in str(caught.value), str(caught.value)
     assert len(str(caught.value)) < 500 and "\x1b" not in str(caught.value)
 
@@ -167,7 +167,7 @@ def test_whatever_a_template_raises_is_told(tokenizer: Any, source: Any, says: s
 @pytest.mark.parametrize("source", ["{{ x.__class__ }}", "{{ ''|attr('__class__') }}"])
 def test_nothing_internal_is_written(tokenizer: Any, source: str) -> None:
     try:
-        written = template.render(with_template(tokenizer, source), CHAT)
+        written = chat_template.render(with_template(tokenizer, source), CHAT)
     except LabError:
         written = ""
     assert "class" not in written
@@ -177,23 +177,23 @@ def test_a_template_by_name_is_used_where_there_are_several(tokenizer: Any) -> N
     source = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}"
     other = with_template(tokenizer, {"default": source, "tool_use": "x"})
     example = Example(1, messages=tuple(CHAT))
-    (tokens,) = template.tokenize(example, other, "", "assistant", 512)
+    (tokens,) = chat_template.tokenize(example, other, "", "assistant", 512)
     assert other.decode(tokens.ids).startswith("<user>Hi</s><assistant>Hello you</s>")
 
 
 def test_bounds_follow_the_length_of_the_chat(tokenizer: Any) -> None:
     other = with_template(tokenizer, "{% for m in messages %}{{ m.content * 4 }}{% endfor %}")
     long = [{"role": "user", "content": "word " * 200_000}]
-    assert len(template.render(other, long)) == 4_000_000
+    assert len(chat_template.render(other, long)) == 4_000_000
     many = [{"role": "user", "content": "hi"} for _ in range(60_000)]
-    assert len(template.render(other, many)) == 480_000
+    assert len(chat_template.render(other, many)) == 480_000
 
 
 def test_the_spans_of_a_chat_with_many_turns_take_linear_time(tokenizer: Any) -> None:
     turns = [{"role": role, "content": f"{role} speaks"} for role in ("user", "assistant") * 1500]
-    text = template.render(tokenizer, turns)
+    text = chat_template.render(tokenizer, turns)
     began = time.thread_time()
-    spans = template.answer_spans(tokenizer, turns, text)
+    spans = chat_template.answer_spans(tokenizer, turns, text)
     took = time.thread_time() - began
     assert len(spans) == 1500
     assert {text[start:end] for start, end in spans} == {"assistant speaks<|im_end|>"}
@@ -203,6 +203,6 @@ def test_the_spans_of_a_chat_with_many_turns_take_linear_time(tokenizer: Any) ->
 def test_a_rendering_does_not_change_the_bounds_of_another(tokenizer: Any) -> None:
     other = with_template(tokenizer, "{{ 'a' * 900000 }}")
     for _ in range(5):
-        assert len(template.render(other, CHAT)) == 900_000
+        assert len(chat_template.render(other, CHAT)) == 900_000
     with pytest.raises(sandbox.TooMuch, match="outside"):
         sandbox._environment().text("x")

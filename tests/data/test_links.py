@@ -13,10 +13,10 @@ import pytest
 
 from lab import paths, spec
 from lab.data import catalog
-from lab.data.files import Values
+from lab.data.readers import Values
 from lab.errors import LabError
 from lab.models import catalog as models
-from lab.runs import archive
+from lab.runs import export_import
 from tests.conftest import write_rows
 
 SECRET = "the-secret-of-another"
@@ -86,13 +86,13 @@ def test_a_pipe_is_no_dataset_and_nobody_waits_for_it(tmp_path: Path, suffix: st
 def test_no_pipe_holds_a_spec_an_import_or_a_config(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe.json"
     os.mkfifo(pipe)
-    for use in (spec.load, archive.import_run, lambda path: models.resolve_structure(str(path))):
+    for use in (spec.load, export_import.import_run, lambda path: models.resolve_structure(str(path))):
         with pytest.raises(LabError, match="is not a regular file"):
             use(pipe)
     with pytest.raises(LabError, match="is not a regular file"):
         spec.load(Path("/dev/zero"))
     with pytest.raises(LabError, match="is not a regular file"):
-        archive.import_run(tmp_path)
+        export_import.import_run(tmp_path)
 
 
 def test_a_link_to_a_file_that_is_there_still_works(tmp_path: Path, rows: Path) -> None:
@@ -103,7 +103,7 @@ def test_a_link_to_a_file_that_is_there_still_works(tmp_path: Path, rows: Path) 
     with zipfile.ZipFile(packed, "w") as archived:
         archived.writestr("other", "")
     with pytest.raises(LabError, match="not an exported run"):
-        archive.import_run(lead(tmp_path / "link.zip", packed))
+        export_import.import_run(lead(tmp_path / "link.zip", packed))
     assert catalog.add_file(lead(tmp_path / "kept.jsonl", rows)).id == "upload:kept.jsonl"
 
 
@@ -121,7 +121,7 @@ def test_a_link_among_the_uploads_is_no_upload(lab_home: Path, secret: Path, row
 def test_every_field_that_names_a_file_is_judged(
     tmp_path: Path, secret: Path, make_spec: Callable[..., dict[str, Any]], field: str
 ) -> None:
-    from lab.planner.check import check
+    from lab.planner.validate import check
 
     link = lead(tmp_path / "x.txt", secret)
     more = {"general_mix": 0.1} if field == "general_set" else {}

@@ -9,49 +9,49 @@ from typing import Any
 
 import pytest
 
-from lab.chat import answer
-from lab.chat.answer import Settings
-from lab.data import lock, template
+from lab.chat import generate
+from lab.chat.generate import Settings
+from lab.data import template_lock, chat_template
 from lab.errors import LabError
 
 
 def test_the_same_terms_pass_and_others_are_told(tokenizer: Any) -> None:
-    made = json.loads(json.dumps(lock.make(tokenizer, "Be kind.", "assistant")))
-    lock.enforce(made, tokenizer)
-    lock.enforce({}, tokenizer)
+    made = json.loads(json.dumps(template_lock.make(tokenizer, "Be kind.", "assistant")))
+    template_lock.enforce(made, tokenizer)
+    template_lock.enforce({}, tokenizer)
     other = copy.deepcopy(tokenizer)
-    template.choose(other, "zephyr")
+    chat_template.choose(other, "zephyr")
     with pytest.raises(LabError) as caught:
-        lock.enforce(made, other)
+        template_lock.enforce(made, other)
     said = str(caught.value)
     assert "The template of this result differs" in said
     assert "From token 1 on: trained ⟨<|im_start|>⟩ ⟨system⟩" in said and "now ⟨<⟩ ⟨|⟩" in said
     pad = copy.deepcopy(tokenizer)
     pad.pad_token = "<|endoftext|>"
     with pytest.raises(LabError, match="The pad token of this result differs"):
-        lock.enforce(made, pad)
+        template_lock.enforce(made, pad)
 
 
 def test_another_system_prompt_is_a_warning(tokenizer: Any) -> None:
-    made = lock.make(tokenizer, "Be kind.", "assistant")
-    assert lock.warning(made, tokenizer, "Be kind.") == ""
-    said = lock.warning(made, tokenizer, "Be rude.")
+    made = template_lock.make(tokenizer, "Be kind.", "assistant")
+    assert template_lock.warning(made, tokenizer, "Be kind.") == ""
+    said = template_lock.warning(made, tokenizer, "Be rude.")
     assert "not the one in training" in said and "kind" in said and "rude" in said
 
 
 def test_chat_refuses_a_result_whose_template_was_changed(trained: list[Any]) -> None:
     run = trained[1]
-    named = answer.parse(f"run:{run.id}")
-    loaded = answer.load(named)
+    named = generate.parse(f"run:{run.id}")
+    loaded = generate.load(named)
     ask = [{"role": "user", "content": "Hi"}]
-    quiet = answer.answer(loaded, named, ask, Settings(max_new_tokens=2, system_prompt=""))
+    quiet = generate.answer(loaded, named, ask, Settings(max_new_tokens=2, system_prompt=""))
     assert quiet["receipt"]["warning"] == ""
-    loud = answer.answer(loaded, named, ask, Settings(max_new_tokens=2, system_prompt="Hm."))
+    loud = generate.answer(loaded, named, ask, Settings(max_new_tokens=2, system_prompt="Hm."))
     assert "not the one in training" in loud["receipt"]["warning"]
     file = run.artifact / "chat_template.jinja"
     file.write_text(file.read_text().replace("user", "person").replace("<|im_end|>", "<|im_end|>!"))
     with pytest.raises(LabError, match="The template of this result differs"):
-        answer.load(named)
+        generate.load(named)
 
 
 @pytest.mark.parametrize("name", ["alpaca", "zephyr"])
@@ -61,9 +61,9 @@ def test_a_chosen_template_travels_to_chat(work_here: Callable[..., Any], name: 
         train={"max_steps": 2, "save_every": 1, "sample_every": 0, "eval_every": 0},
     )
     for which in (f"run:{run.id}", f"run:{run.id}@1"):
-        loaded = answer.load(answer.parse(which))
+        loaded = generate.load(generate.parse(which))
         assert loaded.tokenizer.chat_template == (
-            template.ALPACA_TEMPLATE if name == "alpaca" else template.ZEPHYR_TEMPLATE
+            chat_template.ALPACA_TEMPLATE if name == "alpaca" else chat_template.ZEPHYR_TEMPLATE
         )
 
 
@@ -72,7 +72,7 @@ def result(words: Any, tmp_path: Any) -> Any:
     """(folder, receipt) of a result's tokenizer."""
     words.save_pretrained(tmp_path / "result")
     folder = tmp_path / "result"
-    receipt = {"tokenizer_files": lock.files(folder)}
+    receipt = {"tokenizer_files": template_lock.files(folder)}
     assert set(receipt["tokenizer_files"]) >= {"tokenizer.json", "tokenizer_config.json"}
     return folder, receipt
 
@@ -83,14 +83,14 @@ def test_a_changed_or_missing_file_of_the_tokenizer_is_named(
     result: Any, name: str, how: str
 ) -> None:
     folder, receipt = result
-    lock.enforce_files(receipt, folder)
+    template_lock.enforce_files(receipt, folder)
     file = folder / name
     if how == "changed":
         file.write_text(file.read_text() + " ")
     else:
         file.unlink()
     with pytest.raises(LabError, match=name.replace(".", r"\.")):
-        lock.enforce_files(receipt, folder)
+        template_lock.enforce_files(receipt, folder)
 
 
 def test_a_template_that_was_put_beside_a_result_is_named(result: Any) -> None:
@@ -101,8 +101,8 @@ def test_a_template_that_was_put_beside_a_result_is_named(result: Any) -> None:
         del receipt["tokenizer_files"][file.name]
     file.write_text("{{ messages }}")
     with pytest.raises(LabError, match=r"chat_template\.jinja of this result"):
-        lock.enforce_files(receipt, folder)
-    lock.enforce_files({}, folder)  # a result from before the files were kept
+        template_lock.enforce_files(receipt, folder)
+    template_lock.enforce_files({}, folder)  # a result from before the files were kept
 
 
 @pytest.mark.parametrize(
@@ -110,29 +110,29 @@ def test_a_template_that_was_put_beside_a_result_is_named(result: Any) -> None:
     [("pad_token", "The pad token"), ("eos_token", "The end token"), ("chat_template", "template")],
 )
 def test_each_part_of_the_terms_is_held(words: Any, change: str, says: str) -> None:
-    kept = lock.make(words, "w1", "assistant")
-    lock.enforce(kept, words)
+    kept = template_lock.make(words, "w1", "assistant")
+    template_lock.enforce(kept, words)
     setattr(words, change, "w7" if change != "chat_template" else "{{ messages[0].content }}")
     with pytest.raises(LabError, match=says):
-        lock.enforce(kept, words)
+        template_lock.enforce(kept, words)
     with pytest.raises(LabError, match=says):
-        lock.enforce_terms(kept, words, "w1", "assistant", "x")
+        template_lock.enforce_terms(kept, words, "w1", "assistant", "x")
 
 
 def test_rows_on_other_terms_are_refused_with_the_first_difference(words: Any) -> None:
-    kept = lock.make(words, "w1", "assistant")
-    lock.enforce_terms(kept, words, "w1", "assistant", "run-x")
-    lock.enforce_terms({}, words, "w9", "all", "run-x")
+    kept = template_lock.make(words, "w1", "assistant")
+    template_lock.enforce_terms(kept, words, "w1", "assistant", "run-x")
+    template_lock.enforce_terms({}, words, "w9", "all", "run-x")
     with pytest.raises(LabError) as caught:
-        lock.enforce_terms(kept, words, "w9", "assistant", "run-x")
+        template_lock.enforce_terms(kept, words, "w9", "assistant", "run-x")
     said = str(caught.value)
     assert "run-x was trained with the system prompt 'w1'; these rows have 'w9'" in said
     assert "From token 2 on: trained ⟨<|turn|>⟩ ⟨w1⟩" in said and "now ⟨<|turn|>⟩ ⟨w9⟩" in said
     with pytest.raises(LabError, match="with the loss on 'assistant'; these rows have 'all'"):
-        lock.enforce_terms(kept, words, "w1", "all", "run-x")
+        template_lock.enforce_terms(kept, words, "w1", "all", "run-x")
 
 
 def test_a_difference_in_length_stands_at_the_end(words: Any) -> None:
     ids = words("w1 w2 w3")["input_ids"]
-    assert lock.difference(words, ids, ids) == lock.difference(words, [], ids) == ""
-    assert lock.difference(words, ids[:2], ids) == "From token 3 on: trained ⟨w2⟩; now ⟨w2⟩ ⟨w3⟩."
+    assert template_lock.difference(words, ids, ids) == template_lock.difference(words, [], ids) == ""
+    assert template_lock.difference(words, ids[:2], ids) == "From token 3 on: trained ⟨w2⟩; now ⟨w2⟩ ⟨w3⟩."

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from lab.data import template
-from lab.data.shapes import Example
-from lab.data.template import IGNORED
+from lab.data import chat_template
+from lab.data.formats import Example
+from lab.data.chat_template import IGNORED
 from lab.errors import LabError
 
 CHAT = Example(
@@ -166,7 +166,7 @@ def dressed(tokenizer: Any, name: str) -> Any:
     return changed
 
 
-def marked(tokenizer: Any, tokens: template.Tokens) -> str:
+def marked(tokenizer: Any, tokens: chat_template.Tokens) -> str:
     """The row's text with ⟦ ⟧ around each run of counted tokens."""
     text, is_open = "", False
     for token, label in zip(tokens.ids, tokens.labels, strict=True):
@@ -184,11 +184,11 @@ def test_the_mask_covers_the_answers_and_their_ends(tokenizer: Any, name: str, s
     expected = CASES[name][5 if system else 4]
     if expected.startswith("System role"):
         with pytest.raises(LabError, match=expected):
-            template.tokenize(CHAT, family, system, "assistant", 512)
+            chat_template.tokenize(CHAT, family, system, "assistant", 512)
         return
-    (tokens,) = template.tokenize(CHAT, family, system, "assistant", 512)
+    (tokens,) = chat_template.tokenize(CHAT, family, system, "assistant", 512)
     assert marked(family, tokens) == expected
-    (last,) = template.tokenize(CHAT, family, system, "completion", 512)
+    (last,) = chat_template.tokenize(CHAT, family, system, "completion", 512)
     assert marked(family, last) == expected.replace("⟦", "", 1).replace("⟧", "", 1)
 
 
@@ -198,8 +198,8 @@ def test_the_mask_covers_the_answers_and_their_ends(tokenizer: Any, name: str, s
 def test_training_and_asking_agree(tokenizer: Any, name: str) -> None:
     """What stands before the last answer in training is what the model is asked with."""
     family = dressed(tokenizer, name)
-    (tokens,) = template.tokenize(CHAT, family, "", "completion", 512)
-    asked = template.render(family, list(CHAT.messages[:-1]), to_answer=True)
+    (tokens,) = chat_template.tokenize(CHAT, family, "", "completion", 512)
+    asked = chat_template.render(family, list(CHAT.messages[:-1]), to_answer=True)
     before = [one for one, label in zip(tokens.ids, tokens.labels, strict=True) if label == IGNORED]
     assert (
         family(asked, add_special_tokens=False)["input_ids"]

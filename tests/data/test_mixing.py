@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from lab.data import prepare, store
+from lab.data import prepare, token_cache
 from lab.data.batches import Row
 from lab.data.catalog import Dataset
-from lab.data.template import IGNORED
+from lab.data.chat_template import IGNORED
 from lab.spec import RunSpec
 from tests.conftest import write_rows
 
@@ -229,7 +229,7 @@ def test_a_text_that_goes_on_begins_once_and_ends_once(
     assert ids == ([1, *expected] if begins else expected)
     assert {row.tokens for row in list(made.train)[:-1]} == {16}
     assert all(row.labels == [IGNORED, *row.ids[1:]] for row in made.train)
-    assert len(list(store.folder().iterdir())) == 1
+    assert len(list(token_cache.folder().iterdir())) == 1
 
 
 def test_other_sides_of_the_cut_are_other_tokens(

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from lab import paths
-from lab.data import batches, catalog, duplicates, hub, prepare, store, view
-from lab.data.rows import Reading, Rows
-from lab.data.template import IGNORED
+from lab.data import batches, catalog, duplicates, hub, prepare, token_cache, token_view
+from lab.data.example_reader import Reading, Rows
+from lab.data.chat_template import IGNORED
 from lab.errors import LabError
 from lab.evals import forgetting
-from lab.files import read_object
+from lab.atomic_files import read_object
 from lab.spec import RunSpec
 from tests.conftest import write_rows
 
@@ -85,10 +85,10 @@ def test_tokens_are_made_once_and_shared(
     path = write(tmp_path / "a.jsonl", PAIRS)
     told: list[tuple[int, int]] = []
     first = prepare.prepare(spec_of(path), tokenizer, lambda *at: told.append(at))
-    assert told and len(list(store.folder().iterdir())) == 1
+    assert told and len(list(token_cache.folder().iterdir())) == 1
     shutil.copy(path, tmp_path / "copy.jsonl")
     with monkeypatch.context() as patch:
-        patch.setattr(prepare.template, "tokenize", None)  # would fail if it were called
+        patch.setattr(prepare.chat_template, "tokenize", None)  # would fail if it were called
         again = prepare.prepare(spec_of(tmp_path / "copy.jsonl"), tokenizer)
     assert again.figures == first.figures and list(again.train) == list(first.train)
     before = first.figures["train_hash"]
@@ -102,11 +102,11 @@ def test_tokens_are_made_once_and_shared(
 
         other = prepare.prepare(spec_of(path, **change), copy.deepcopy(tokenizer))
         assert other.figures["train_hash"] != before or "max_length" in change
-    assert len(list(store.folder().iterdir())) == 5
+    assert len(list(token_cache.folder().iterdir())) == 5
     with path.open("a") as file:
         file.write(json.dumps(PAIRS[0]) + "\n")
     prepare.prepare(spec_of(path), tokenizer)
-    assert len(list(store.folder().iterdir())) == 6, "another content, other tokens"
+    assert len(list(token_cache.folder().iterdir())) == 6, "another content, other tokens"
 
 
 def test_an_interrupted_cache_leaves_nothing(tmp_path: Path, tokenizer: Any) -> None:
@@ -118,7 +118,7 @@ def test_an_interrupted_cache_leaves_nothing(tmp_path: Path, tokenizer: Any) -> 
 
     with pytest.raises(KeyboardInterrupt):
         prepare.prepare(spec_of(path), tokenizer, stop)
-    assert list(store.folder().iterdir()) == []
+    assert list(token_cache.folder().iterdir()) == []
 
 
 def test_bad_rows_are_skipped_and_told(tmp_path: Path, tokenizer: Any) -> None:
@@ -235,7 +235,7 @@ def test_twins_and_leaks_are_found() -> None:
 def test_tokens_spell_their_text_whole(tokenizer: Any) -> None:
     text = "é 👩‍👩‍👧 <b>&amp;</b> שלום"
     ids = tokenizer(text)["input_ids"]
-    shown = view.pieces(tokenizer, ids, [IGNORED, *ids[1:]])
+    shown = token_view.pieces(tokenizer, ids, [IGNORED, *ids[1:]])
     assert "".join(piece["text"] for piece in shown) == text
     assert [piece["counted"] for piece in shown] == [False] + [True] * (len(ids) - 1)
 

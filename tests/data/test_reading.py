@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lab.data.rows import KEPT, SHOWN, Reading, Rows
+from lab.data.example_reader import KEPT, SHOWN, Reading, Rows
 from lab.errors import LabError
 from tests.conftest import write_rows
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lab.data import catalog
-from lab.data.rows import read_examples
+from lab.data.example_reader import read_examples
 from lab.errors import LabError
 
 

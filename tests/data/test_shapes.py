@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from lab.data.files import BadRow
-from lab.data.shapes import Reading, columns_of, detect, example
+from lab.data.readers import BadRow
+from lab.data.formats import Reading, columns_of, detect, example
 
 
 def turns(value: Any, **reading: Any) -> list[tuple[str, str]]:

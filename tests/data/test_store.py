@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lab.data import store
-from lab.data.template import IGNORED, Tokens
-from lab.files import read_object
+from lab.data import token_cache
+from lab.data.chat_template import IGNORED, Tokens
+from lab.atomic_files import read_object
 
 SEQUENCES = [
     (0, Tokens([5, 70_000, 4_000_000_000], [IGNORED, 70_000, IGNORED], source=1)),
@@ -22,8 +22,8 @@ SEQUENCES = [
 
 
 def test_what_was_stored_comes_back() -> None:
-    made = store.write("k", iter(SEQUENCES), {"examples": 2})
-    again = store.find("k")
+    made = token_cache.write("k", iter(SEQUENCES), {"examples": 2})
+    again = token_cache.find("k")
     assert again is not None
     for found in (made, again):
         assert list(found) == [one for _, one in SEQUENCES], "ids, labels, rows and cuts"
@@ -35,16 +35,16 @@ def test_what_was_stored_comes_back() -> None:
 
 
 def test_nothing_to_store_is_stored_too() -> None:
-    assert len(store.write("none", iter([]), {})) == 0
-    found = store.find("none")
+    assert len(token_cache.write("none", iter([]), {})) == 0
+    found = token_cache.find("none")
     assert found is not None and list(found) == [] and found.lengths.tolist() == []
 
 
 def test_a_set_is_there_when_its_meta_is(lab_home: Path) -> None:
     """meta.json is written last: a folder without it is no set."""
-    assert store.find("k") is None
-    (store.folder() / "k").mkdir(parents=True)
-    assert store.find("k") is None
+    assert token_cache.find("k") is None
+    (token_cache.folder() / "k").mkdir(parents=True)
+    assert token_cache.find("k") is None
 
 
 def test_meta_may_be_filled_while_the_rows_come() -> None:
@@ -54,8 +54,8 @@ def test_meta_may_be_filled_while_the_rows_come() -> None:
         yield SEQUENCES[0]
         meta["examples"] = 41
 
-    assert store.write("k", rows(), meta).meta["examples"] == 41
-    assert (read_object(store.folder() / "k" / "meta.json") or {})["examples"] == 41
+    assert token_cache.write("k", rows(), meta).meta["examples"] == 41
+    assert (read_object(token_cache.folder() / "k" / "meta.json") or {})["examples"] == 41
 
 
 def test_the_faster_of_two_runs_wins_and_the_other_takes_it(
@@ -64,12 +64,12 @@ def test_the_faster_of_two_runs_wins_and_the_other_takes_it(
     def slow() -> Iterator[tuple[int, Tokens]]:
         yield SEQUENCES[0]
         with monkeypatch.context() as patch:
-            patch.setattr(store.os, "getpid", lambda: 1)
-            store.write("k", iter(SEQUENCES), {"by": "the other"})
+            patch.setattr(token_cache.os, "getpid", lambda: 1)
+            token_cache.write("k", iter(SEQUENCES), {"by": "the other"})
 
-    found = store.write("k", slow(), {"by": "this"})
+    found = token_cache.write("k", slow(), {"by": "this"})
     assert found.meta == {"by": "the other"} and len(found) == 3
-    assert [one.name for one in store.folder().iterdir()] == ["k"]
+    assert [one.name for one in token_cache.folder().iterdir()] == ["k"]
 
 
 def test_a_failure_leaves_nothing() -> None:
@@ -78,16 +78,16 @@ def test_a_failure_leaves_nothing() -> None:
         raise RuntimeError("no more")
 
     with pytest.raises(RuntimeError):
-        store.write("k", broken(), {})
-    assert list(store.folder().iterdir()) == []
+        token_cache.write("k", broken(), {})
+    assert list(token_cache.folder().iterdir()) == []
 
 
 def test_use_is_noted() -> None:
     """What has not been of use for long may be deleted first."""
-    store.write("k", iter(SEQUENCES), {})
-    meta = store.folder() / "k" / "meta.json"
+    token_cache.write("k", iter(SEQUENCES), {})
+    meta = token_cache.folder() / "k" / "meta.json"
     os.utime(meta, (1_000_000, 1_000_000))
-    store.find("k")
+    token_cache.find("k")
     assert meta.stat().st_mtime > 1_700_000_000
 
 
@@ -113,10 +113,10 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
 def test_another_tokenizer_has_other_tokens(words: Any, tmp_path: Path, change: str) -> None:
     file = tmp_path / "a.jsonl"
     file.write_text("rows")
-    before = store.key(file, words, {"max_length": 8})
-    assert store.key(file, words, {"max_length": 8}) == before, "the same terms, the same key"
+    before = token_cache.key(file, words, {"max_length": 8})
+    assert token_cache.key(file, words, {"max_length": 8}) == before, "the same terms, the same key"
     CHANGES[change](words)
-    assert store.key(file, words, {"max_length": 8}) != before
+    assert token_cache.key(file, words, {"max_length": 8}) != before
 
 
 def test_the_key_follows_content_and_settings_not_the_name(words: Any, tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_the_key_follows_content_and_settings_not_the_name(words: Any, tmp_path:
     ):
         file = tmp_path / name
         file.write_text(content)
-        keys.add(store.key(file, words, settings))
+        keys.add(token_cache.key(file, words, settings))
     assert len(keys) == 4
 
 

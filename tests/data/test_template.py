@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from lab.data import template
-from lab.data.rows import Example
-from lab.data.template import IGNORED, Tokens
+from lab.data import chat_template
+from lab.data.example_reader import Example
+from lab.data.chat_template import IGNORED, Tokens
 from lab.errors import LabError
 
 CHAT = Example(
@@ -27,7 +27,7 @@ def learned(tokenizer: Any, tokens: Tokens) -> str:
 
 
 def rows(tokenizer: Any, loss_on: str, *, system: str = "Be kind.", length: int = 512) -> Tokens:
-    (tokens,) = template.tokenize(CHAT, tokenizer, system, loss_on, length)
+    (tokens,) = chat_template.tokenize(CHAT, tokenizer, system, loss_on, length)
     return tokens
 
 
@@ -53,7 +53,7 @@ def test_without_a_system_prompt_the_template_injects_its_own(tokenizer: Any) ->
 
 def test_a_system_turn_of_the_row_wins(tokenizer: Any) -> None:
     own = ({"role": "system", "content": "Own."}, *CHAT.messages)
-    assert template.with_system(own, "Other.")[0]["content"] == "Own."
+    assert chat_template.with_system(own, "Other.")[0]["content"] == "Own."
 
 
 def test_cutting_can_leave_nothing_to_learn(tokenizer: Any) -> None:
@@ -62,7 +62,7 @@ def test_cutting_can_leave_nothing_to_learn(tokenizer: Any) -> None:
 
 
 def test_text_is_cut_into_pieces_that_end_once(tokenizer: Any) -> None:
-    pieces = template.tokenize(Example(1, text="word " * 100), tokenizer, "", "all", 32)
+    pieces = chat_template.tokenize(Example(1, text="word " * 100), tokenizer, "", "all", 32)
     ids = [token for piece in pieces for token in piece.ids]
     assert ids.count(tokenizer.eos_token_id) == 1 and ids[-1] == tokenizer.eos_token_id
     assert max(len(piece.ids) for piece in pieces) == 32
@@ -74,8 +74,8 @@ def test_a_base_model_gets_the_plain_template_with_its_end_token(tokenizer: Any)
 
     base = copy.deepcopy(tokenizer)
     base.chat_template = None
-    assert template.ensure_template(base) and not template.ensure_template(base)
-    (tokens,) = template.tokenize(CHAT, base, "", "assistant", 512)
+    assert chat_template.ensure_template(base) and not chat_template.ensure_template(base)
+    (tokens,) = chat_template.tokenize(CHAT, base, "", "assistant", 512)
     assert learned(base, tokens) == "Hello you<|im_end|>Bye<|im_end|>"
 
 
@@ -86,25 +86,25 @@ def test_a_template_that_rewrites_earlier_turns_is_refused(tokenizer: Any) -> No
     for words in ("m.content | upper", "m.content | replace('l', 'L')", "m.content[1:]"):
         odd.chat_template = "{% for m in messages %}{{ " + words + " }}{% endfor %}"
         with pytest.raises(LabError, match=r"set data\.loss_on to all"):
-            template.tokenize(CHAT, odd, "", "assistant", 512)
+            chat_template.tokenize(CHAT, odd, "", "assistant", 512)
     odd.chat_template = "{% for m in messages | reverse %}{{ m.content }}{% endfor %}"
     with pytest.raises(LabError, match=r"set data\.loss_on to all"):
-        template.tokenize(CHAT, odd, "", "assistant", 512)
+        chat_template.tokenize(CHAT, odd, "", "assistant", 512)
     odd.chat_template = "{{ raise_exception('no system turn, please') }}"
     with pytest.raises(LabError, match="no system turn, please"):
-        template.tokenize(CHAT, odd, "", "assistant", 512)
+        chat_template.tokenize(CHAT, odd, "", "assistant", 512)
 
 
 def test_the_fingerprint_follows_everything_that_matters(tokenizer: Any) -> None:
-    first = template.fingerprint(tokenizer, "a", "assistant")
-    assert first == template.fingerprint(tokenizer, "a", "assistant")
-    assert first != template.fingerprint(tokenizer, "b", "assistant")
-    assert first != template.fingerprint(tokenizer, "a", "all")
+    first = chat_template.fingerprint(tokenizer, "a", "assistant")
+    assert first == chat_template.fingerprint(tokenizer, "a", "assistant")
+    assert first != chat_template.fingerprint(tokenizer, "b", "assistant")
+    assert first != chat_template.fingerprint(tokenizer, "a", "all")
 
 
 def test_the_left_side_can_be_cut(tokenizer: Any) -> None:
-    (whole,) = template.tokenize(CHAT, tokenizer, "", "assistant", 512)
-    (tokens,) = template.tokenize(CHAT, tokenizer, "", "assistant", 12, "left")
+    (whole,) = chat_template.tokenize(CHAT, tokenizer, "", "assistant", 512)
+    (tokens,) = chat_template.tokenize(CHAT, tokenizer, "", "assistant", 12, "left")
     assert tokens.ids == whole.ids[-12:] and tokens.labels[1:] == whole.labels[-11:]
     assert tokens.labels[0] == IGNORED and tokens.cut and not whole.cut
 
@@ -123,8 +123,8 @@ def test_templates_for_a_base_model(tokenizer: Any, name: str, begin: str, end: 
 
     base = copy.deepcopy(tokenizer)
     base.chat_template, base.eos_token = None, "<|endoftext|>"
-    assert template.choose(base, name)
-    (tokens,) = template.tokenize(CHAT, base, "Be kind.", "assistant", 512)
+    assert chat_template.choose(base, name)
+    (tokens,) = chat_template.tokenize(CHAT, base, "Be kind.", "assistant", 512)
     assert str(base.decode(tokens.ids)).startswith(begin)
     assert learned(base, tokens) == f"Hello you{end}Bye{end}"
     assert base.eos_token == end, "generation has to end with the token that was learned"
@@ -139,14 +139,14 @@ def test_chatml_without_its_tokens_ends_with_the_end_that_the_model_knows() -> N
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     base = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<eos>", pad_token="<eos>")
-    template.choose(base, "chatml")
-    (tokens,) = template.tokenize(CHAT, base, "", "assistant", 512)
+    chat_template.choose(base, "chatml")
+    (tokens,) = chat_template.tokenize(CHAT, base, "", "assistant", 512)
     assert learned(base, tokens) == "Hello you<eos>Bye<eos>" and base.eos_token == "<eos>"
 
 
 def words_of(words: Any, example: Example, loss_on: str = "assistant", **more: Any) -> str:
     """What is learned of an example, word by word, with the tokens between as dots."""
-    (tokens,) = template.tokenize(example, words, "", loss_on, 64, **more)
+    (tokens,) = chat_template.tokenize(example, words, "", loss_on, 64, **more)
     shown = words.convert_ids_to_tokens(tokens.ids)
     pairs = zip(shown, tokens.labels, strict=True)
     return " ".join(word if label != IGNORED else "." for word, label in pairs)
@@ -194,11 +194,11 @@ def test_each_side_of_a_cut(words: Any) -> None:
         (14, False, False),
         (13, True, True),
     ):
-        (one,) = template.tokenize(TALK, words, "", "assistant", length)
-        (other,) = template.tokenize(TALK, words, "", "assistant", length, "left")
+        (one,) = chat_template.tokenize(TALK, words, "", "assistant", length)
+        (other,) = chat_template.tokenize(TALK, words, "", "assistant", length, "left")
         assert (one.cut, other.cut) == (right, left), f"fourteen tokens, {length} allowed"
         assert len(one.ids) == len(other.ids) == length and one.source == 3
-    (cut,) = template.tokenize(TALK, words, "", "assistant", 3, "left")
+    (cut,) = chat_template.tokenize(TALK, words, "", "assistant", 3, "left")
     assert cut.labels == [IGNORED, *cut.ids[1:]], "the first token of a row is never predicted"
 
 
@@ -210,11 +210,11 @@ def test_tokens_of_its_own_are_written_by_the_template_only(words: Any) -> None:
     words.backend_tokenizer.post_processor = TemplateProcessing(
         single="w90 $A", special_tokens=[("w90", 92)]
     )
-    (tokens,) = template.tokenize(TALK, words, "", "assistant", 64)
+    (tokens,) = chat_template.tokenize(TALK, words, "", "assistant", 64)
     assert words.convert_ids_to_tokens(tokens.ids)[:2] == ["<|turn|>", "w1"]
-    (text,) = template.tokenize(Example(1, text="w1 w2"), words, "", "all", 64)
+    (text,) = chat_template.tokenize(Example(1, text="w1 w2"), words, "", "all", 64)
     assert words.convert_ids_to_tokens(text.ids) == ["w90", "w1", "w2", "<|end|>"]
-    (piece,) = template.tokenize(Example(1, text="w1", goes_on=True), words, "", "all", 64)
+    (piece,) = chat_template.tokenize(Example(1, text="w1", goes_on=True), words, "", "all", 64)
     assert words.convert_ids_to_tokens(piece.ids) == ["w90", "w1"], "no end where it goes on"
 
 
@@ -225,17 +225,17 @@ def test_tokens_of_its_own_are_written_by_the_template_only(words: Any) -> None:
     ],
 )  # fmt: skip
 def test_the_fingerprint_sees_each_part(words: Any, change: tuple[str, str]) -> None:
-    before = template.fingerprint(words, "", "assistant")
+    before = chat_template.fingerprint(words, "", "assistant")
     setattr(words, *change)
-    assert template.fingerprint(words, "", "assistant") != before
+    assert chat_template.fingerprint(words, "", "assistant") != before
 
 
 def test_a_tokenizer_keeps_its_own_template_unless_another_is_chosen(words: Any) -> None:
     own = words.chat_template
-    assert not template.choose(words) and words.chat_template == own
-    assert template.choose(words, "zephyr") and words.chat_template == template.ZEPHYR_TEMPLATE
+    assert not chat_template.choose(words) and words.chat_template == own
+    assert chat_template.choose(words, "zephyr") and words.chat_template == chat_template.ZEPHYR_TEMPLATE
     words.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
-    assert template.choose(words, "chatml")
+    assert chat_template.choose(words, "chatml")
     assert words.eos_token == "<|im_end|>", "what the template ends with ends a generation"
 
 
@@ -254,4 +254,4 @@ def test_a_template_that_answers_the_words_of_a_turn_is_refused(words: Any) -> N
         "{{ ' w99' if 'w2' in m.content else '' }}{{ ' <|end|> ' }}{% endfor %}"
     )
     with pytest.raises(LabError, match="behind turn 1 by its words"):
-        template.tokenize(TALK, words, "", "assistant", 64)
+        chat_template.tokenize(TALK, words, "", "assistant", 64)

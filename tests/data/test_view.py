@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from lab.data import preview, view
+from lab.data import format_detection, token_view
 from lab.data.batches import Row, Stream, packed_rows, single_rows
-from lab.data.template import IGNORED, Tokens
-from lab.files import read_object
+from lab.data.chat_template import IGNORED, Tokens
+from lab.atomic_files import read_object
 from lab.paths import RunDir
 from tests.conftest import write_rows
 
@@ -27,7 +27,7 @@ def run(tmp_path: Path) -> RunDir:
 
 def test_the_first_batch_is_the_first_of_the_stream(run: RunDir, words: Any) -> None:
     stream = Stream(single_rows(TOKENS), seed=3)
-    view.keep_first_batch(run, stream, 3, words)
+    token_view.keep_first_batch(run, stream, 3, words)
     kept = read_object(run.first_batch) or {}
     assert kept["batch_size"] == 3 and len(kept["rows"]) == 3
     for place, shown in enumerate(kept["rows"]):
@@ -41,17 +41,17 @@ def test_the_first_batch_is_the_first_of_the_stream(run: RunDir, words: Any) -> 
 
 
 def test_eight_rows_are_kept_at_most_and_only_once(run: RunDir, words: Any) -> None:
-    view.keep_first_batch(run, Stream(single_rows(TOKENS), 0), 12, words)
+    token_view.keep_first_batch(run, Stream(single_rows(TOKENS), 0), 12, words)
     kept = run.first_batch.read_bytes()
     found = read_object(run.first_batch) or {}
     assert found["batch_size"] == 12 and len(found["rows"]) == 8
-    view.keep_first_batch(run, Stream(single_rows(TOKENS), 1), 12, words)
+    token_view.keep_first_batch(run, Stream(single_rows(TOKENS), 1), 12, words)
     assert run.first_batch.read_bytes() == kept, "a resumed run began with it, too"
 
 
 def test_a_packed_row_says_what_is_packed_in_it(words: Any) -> None:
     (row,) = packed_rows(TOKENS[:3], 16)
-    shown = view.row(words, row)
+    shown = token_view.row(words, row)
     assert shown["lengths"] == [3, 2, 2] and shown["sources"] == [1, 0, 2]
     assert [token["counted"] for token in shown["tokens"]] == [
         False, True, True, False, True, False, True,
@@ -59,15 +59,15 @@ def test_a_packed_row_says_what_is_packed_in_it(words: Any) -> None:
 
 
 def test_of_a_long_row_the_beginning_is_kept(words: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(view, "LONGEST", 2)
-    shown = view.row(words, Row([5, 6, 7], [IGNORED, IGNORED, 7], (3,), (1,)))
+    monkeypatch.setattr(token_view, "LONGEST", 2)
+    shown = token_view.row(words, Row([5, 6, 7], [IGNORED, IGNORED, 7], (3,), (1,)))
     assert [token["id"] for token in shown["tokens"]] == [5, 6]
     assert (shown["length"], shown["counted"]) == (3, 1), "of the whole row"
 
 
 def test_letters_of_several_tokens_stand_at_the_last(tokenizer: Any) -> None:
     ids = tokenizer("🙂a")["input_ids"]
-    shown = [piece["text"] for piece in view.pieces(tokenizer, ids, ids)]
+    shown = [piece["text"] for piece in token_view.pieces(tokenizer, ids, ids)]
     assert len(ids) > 2 and shown == [""] * (len(ids) - 2) + ["🙂", "a"]
 
 
@@ -76,11 +76,11 @@ def test_a_preview_looks_at_the_first_good_rows(tmp_path: Path) -> None:
     rows = [{"ask": "a", "say": "b"}, {"ask": "a", "more": "c"}, *[{"ask": "x"}] * 3, {"late": 1}]
     write_rows(file, rows)
     file.write_text("no JSON\n" + file.read_text())
-    found = preview.detected(str(file))
+    found = format_detection.detected(str(file))
     assert found["names"] == ["ask", "more", "say"], "of the first five that can be read"
     assert found["format"] == "" and "keys ask, say" in found["why"]
     write_rows(file, [{"question": "q", "answer": "a", "id": 1}])
-    assert preview.detected(str(file)) == {
+    assert format_detection.detected(str(file)) == {
         "format": "question-answer",
         "columns": {"prompt": "question", "completion": "answer"},
         "names": ["answer", "id", "question"],

@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from lab.paths import all_runs
-from lab.runs import history, launch
+from lab.runs import record_reader, launch
 from lab.runs.status import status
 from tests.e2e.conftest import Server, fill, settled, widget
 
@@ -129,10 +129,10 @@ def test_a_run_survives_reload_other_browsers_and_a_killed_server(
     other.context.close()
     for _ in range(3):
         server.kill()
-        before = history.metrics(run, "train")[-1]["step"]
+        before = record_reader.metrics(run, "train")[-1]["step"]
         time.sleep(1.0)
         assert status(run).state in ("training", "evaluating")
-        assert history.metrics(run, "train")[-1]["step"] > before, "it did not go on"
+        assert record_reader.metrics(run, "train")[-1]["step"] > before, "it did not go on"
         server.start()
     page.goto(f"{server.url}/monitor?run={run.id}")
     settled(page)

@@ -90,7 +90,7 @@ def test_each_base_and_template_has_answers_of_its_own(
 def test_prompts_of_all_lengths_end_where_the_answer_begins(
     tokenizer: Any, tiny_model: Path, few_prompts: list[str]
 ) -> None:
-    from lab.data import template
+    from lab.data import chat_template
 
     base = Speaker(tokenizer, "yes")
     forgetting.answers(source_of(tiny_model), tokenizer, lambda: base)
@@ -101,7 +101,7 @@ def test_prompts_of_all_lengths_end_where_the_answer_begins(
     for prompt, ids, mask in zip(
         few_prompts, asked["input_ids"], asked["attention_mask"], strict=True
     ):
-        text = template.render(tokenizer, [{"role": "user", "content": prompt}], to_answer=True)
+        text = chat_template.render(tokenizer, [{"role": "user", "content": prompt}], to_answer=True)
         own = tokenizer(text, add_special_tokens=False)["input_ids"]
         assert ids[-len(own) :].tolist() == own, f"'{prompt}' stands at the end of its row."
         assert mask.tolist() == [0] * (len(ids) - len(own)) + [1] * len(own)
@@ -157,7 +157,7 @@ def test_likelihoods_are_those_of_the_answers_tokens(
     """Held against the model's own logits, row by row; dropout is off, and the mode comes back."""
     from transformers import AutoModelForCausalLM
 
-    from lab.data import template
+    from lab.data import chat_template
 
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
     file = tmp_path / "answers.jsonl"
@@ -170,8 +170,8 @@ def test_likelihoods_are_those_of_the_answers_tokens(
     model.eval()
     rows = []
     for chat in chats:
-        asked = template.render(tokenizer, chat["messages"][:1], to_answer=True)
-        whole = template.render(tokenizer, chat["messages"]).rstrip()
+        asked = chat_template.render(tokenizer, chat["messages"][:1], to_answer=True)
+        whole = chat_template.render(tokenizer, chat["messages"]).rstrip()
         ids = tokenizer(whole, add_special_tokens=False, return_tensors="pt")["input_ids"]
         before = len(tokenizer(asked, add_special_tokens=False)["input_ids"])
         # the template's own system turn stands before both

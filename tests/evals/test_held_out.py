@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from lab.chat import answer
+from lab.chat import generate
 from lab.errors import LabError
 from lab.evals.held_out import evaluate
-from lab.files import read_object, write_json
+from lab.atomic_files import read_object, write_json
 from lab.paths import RunDir
 from tests.conftest import write_rows
 
 
-def named(run: RunDir) -> list[answer.Named]:
-    return [answer.parse(f"run:{run.id}")]
+def named(run: RunDir) -> list[generate.Named]:
+    return [generate.parse(f"run:{run.id}")]
 
 
 def with_data(run: RunDir, **changes: Any) -> None:
@@ -89,8 +89,8 @@ def test_models_that_see_other_tokens_in_the_same_rows_are_not_compared(
     content["normalizer"] = {"type": "Lowercase"}
     file.write_text(json.dumps(content))
     with pytest.raises(LabError, match="different tokens in the same rows"):
-        evaluate([*named(trained[1]), answer.parse(f"base:{copy}")])
+        evaluate([*named(trained[1]), generate.parse(f"base:{copy}")])
     same = tmp_path / "same"
     shutil.copytree(tiny_model, same)
-    rows = evaluate([*named(trained[1]), answer.parse(f"base:{same}")])
+    rows = evaluate([*named(trained[1]), generate.parse(f"base:{same}")])
     assert rows[0]["data"] == rows[1]["data"]

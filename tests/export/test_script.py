@@ -100,15 +100,15 @@ def test_its_tokens_and_their_mask_are_the_labs(
 
 def lab_rows(value: dict[str, Any], tokenizer: Any) -> list[Any]:
     """The lab's own tokens and labels of each row that it learns from."""
-    from lab.data import template
-    from lab.data.rows import Reading, Rows
+    from lab.data import chat_template
+    from lab.data.example_reader import Reading, Rows
 
     data = value["data"]
-    template.choose(tokenizer, "auto")
+    chat_template.choose(tokenizer, "auto")
     return [
         piece
         for example in Rows(Path(data["dataset"]), Reading())
-        for piece in template.tokenize(
+        for piece in chat_template.tokenize(
             example, tokenizer, data["system_prompt"], data["loss_on"], data["max_length"], "right"
         )
         if piece.counted

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from lab.memory import hardware, rules
-from lab.planner import admit
-from lab.planner.check import check
+from lab.memory import gpu_table, rules_of_thumb
+from lab.planner import memory_check
+from lab.planner.validate import check
 from lab.planner.estimate import estimate, plan
 
 LLAMA: dict[str, Any] = {
@@ -26,11 +26,11 @@ def test_a_run_that_will_not_fit_is_refused_with_the_smallest_change(
 ) -> None:
     spec = make_spec("full", train={"batch_size": 8, "precision": "bfloat16", "loss": "plain"})
     needed = check(spec)["estimate"]["peak_bytes"]
-    monkeypatch.setattr(admit, "capacity", lambda: admit.Capacity(True, needed))
+    monkeypatch.setattr(memory_check, "capacity", lambda: memory_check.Capacity(True, needed))
     peak = check(spec | {"hardware": {"ignore_memory": True}})["estimate"]
     assert peak["source"] == "shadow" and peak["fits"]
-    room = admit.Capacity(True, int(peak["peak_bytes"] * 0.8))
-    monkeypatch.setattr(admit, "capacity", lambda: room)
+    room = memory_check.Capacity(True, int(peak["peak_bytes"] * 0.8))
+    monkeypatch.setattr(memory_check, "capacity", lambda: room)
     refused = check(spec)["problems"]
     assert [one["field"] for one in refused] == ["hardware.ignore_memory"]
     assert "The smallest change that fits: fuse the head and the loss" in refused[0]["message"]
@@ -80,17 +80,17 @@ def with_train(value: dict[str, Any], way: str, **settings: Any) -> dict[str, An
 
 def test_rules_of_thumb() -> None:
     """Claims as they are printed: B1's GiB for 7B, C3's table, B10 and C24 by their words."""
-    full = rules.rules(7 * 10**9, "full")
-    assert full["B1-adamw-bf16"] / rules.GIB == pytest.approx(91.3, abs=0.1)  # printed: 91.5
+    full = rules_of_thumb.rules(7 * 10**9, "full")
+    assert full["B1-adamw-bf16"] / rules_of_thumb.GIB == pytest.approx(91.3, abs=0.1)  # printed: 91.5
     assert full["C3"] == 98e9 and full["C2"] == full["A2"] == 98e9
-    assert rules.rules(70 * 10**9, "qlora")["C3-qlora"] == 80e9
-    assert rules.rules(13 * 10**9, "lora")["B10-lora"] == 28e9
+    assert rules_of_thumb.rules(70 * 10**9, "qlora")["C3-qlora"] == 80e9
+    assert rules_of_thumb.rules(13 * 10**9, "lora")["B10-lora"] == 28e9
     assert all(
-        rules.says(claim)
+        rules_of_thumb.says(claim)
         for kind in ("full", "lora", "qlora")
-        for claim in rules.rules(10**9, kind)
+        for claim in rules_of_thumb.rules(10**9, kind)
     )
-    assert rules.rules(rules.GPT2_PARAMETERS, "full")["D1"] == 2.14e9
+    assert rules_of_thumb.rules(rules_of_thumb.GPT2_PARAMETERS, "full")["D1"] == 2.14e9
 
 
 def test_configs_without_weights(
@@ -123,11 +123,11 @@ def test_configs_without_weights(
 
 
 def test_gpus() -> None:
-    assert hardware.get("rtx 4090 24gb").memory_bytes > 23 * 2**30
-    known = hardware.known("NVIDIA H100 80GB HBM3")
+    assert gpu_table.get("rtx 4090 24gb").memory_bytes > 23 * 2**30
+    known = gpu_table.known("NVIDIA H100 80GB HBM3")
     assert known is not None and known.name == "H100 80GB"
     with pytest.raises(Exception, match="RTX 4090"):
-        hardware.get("RTX 409")
+        gpu_table.get("RTX 409")
 
 
 @pytest.mark.parametrize(

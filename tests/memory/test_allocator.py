@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 
-from lab.memory.shadow.allocator import MIB, Allocator
+from lab.memory.shadow.caching_allocator import MIB, Allocator
 
 
 def test_segments_and_splits() -> None:

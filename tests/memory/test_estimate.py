@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lab import paths
-from lab.memory import estimate as memory
+from lab.memory import estimator as memory
 from lab.planner.estimate import estimate
 
 
@@ -103,12 +103,12 @@ def test_logits_that_are_changed_after_the_head_take_the_plain_loss(tmp_path: Pa
 
 
 def test_a_step_that_cannot_be_traced_is_said(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lab.memory.shadow import layers
+    from lab.memory.shadow import layer_repetition
 
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("an odd layer")
 
-    monkeypatch.setattr(layers, "step", fail)
+    monkeypatch.setattr(layer_repetition, "step", fail)
     value = {"model": folder, "method": "lora", "data": {"max_length": 99}}
     answer = estimate(value, {"kind": "cuda"})
     assert answer["source"] == "formula" and answer["peak_bytes"] > 0

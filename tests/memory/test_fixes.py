@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lab.memory import fixes
+from lab.memory import memory_savers
 
 
 def spec(method: str = "full", length: int = 512, **train: Any) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def changed(value: dict[str, Any], on_gpu: bool = True) -> dict[str, Any]:
     """{title's first word: (the spec with the change, whether the batch stays)}."""
     return {
         fix.title.split()[0]: (fix.apply(value), fix.keeps_batch)
-        for fix in fixes.candidates(value, on_gpu=on_gpu)
+        for fix in memory_savers.candidates(value, on_gpu=on_gpu)
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lab import methods
-from lab.planner.check import check
+from lab.planner.validate import check
 from lab.planner.estimate import estimate
 
 Make = Callable[..., dict[str, Any]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lab.memory import hardware, rules
+from lab.memory import gpu_table, rules_of_thumb
 
 GB, GIB = 10**9, 2**30
 
@@ -16,7 +16,7 @@ GB, GIB = 10**9, 2**30
 def test_a_cards_figures_are_bytes_and_operations(
     name: str, gib: float, watts: float, tflops: float, gb_s: float
 ) -> None:
-    card = hardware.get(name)
+    card = gpu_table.get(name)
     assert card.memory_bytes == pytest.approx(gib * 1024**3)
     assert card.flops == tflops * 10**12 and card.bandwidth == gb_s * 10**9
     assert card.watts == watts
@@ -27,9 +27,9 @@ def test_a_cards_figures_are_bytes_and_operations(
 
 
 def test_only_what_is_older_than_ampere_has_no_bf16() -> None:
-    without = {card.name for card in hardware.GPUS if not card.has_bf16}
+    without = {card.name for card in gpu_table.GPUS if not card.has_bf16}
     assert without == {"T4 16GB", "V100 16GB", "V100 32GB"}
-    assert all((card.year < 2020) == (card.name in without) for card in hardware.GPUS)
+    assert all((card.year < 2020) == (card.name in without) for card in gpu_table.GPUS)
 
 
 @pytest.mark.parametrize(
@@ -45,23 +45,23 @@ def test_only_what_is_older_than_ampere_has_no_bf16() -> None:
     ],
 )
 def test_a_drivers_name_is_the_card_whose_name_it_holds_most_of(driver: str, name: str) -> None:
-    card = hardware.known(driver)
+    card = gpu_table.known(driver)
     assert card is not None and card.name == name
-    assert hardware.known("Voodoo 2") is None
+    assert gpu_table.known("Voodoo 2") is None
 
 
 def test_kinds_of_runs_that_the_rules_tell_apart() -> None:
-    assert rules.kind_of(100, 100, 16) == "full"
-    assert rules.kind_of(2, 100, 16) == "lora"
-    assert rules.kind_of(2, 100, 8) == rules.kind_of(2, 100, 4) == "qlora"
+    assert rules_of_thumb.kind_of(100, 100, 16) == "full"
+    assert rules_of_thumb.kind_of(2, 100, 16) == "lora"
+    assert rules_of_thumb.kind_of(2, 100, 8) == rules_of_thumb.kind_of(2, 100, 4) == "qlora"
 
 
 def test_rules_count_the_base_and_interpolate_between_printed_sizes() -> None:
-    lora = rules.rules(8 * 10**9, "lora", base=7 * 10**9)
+    lora = rules_of_thumb.rules(8 * 10**9, "lora", base=7 * 10**9)
     assert lora["A4"] == 28 * GB, "Four bytes for each of the base's seven billion."
     assert lora["C3-lora"] == 18 * GB and lora["B10-lora"] == 16 * GB
     assert lora["C2-lora"] == pytest.approx(14.9 * GB)
     # 8.5 B lies a quarter of the way from 7 B to 13 B: 98 + (180 - 98) / 4
-    assert rules.rules(8_500_000_000, "full")["C3"] == pytest.approx(118.5 * GB)
-    assert rules.rules(3_500_000_000, "qlora")["C3-qlora"] == pytest.approx(5 * GB)
-    assert rules.rules(140 * 10**9, "full")["C3"] == pytest.approx(1920 * GB)
+    assert rules_of_thumb.rules(8_500_000_000, "full")["C3"] == pytest.approx(118.5 * GB)
+    assert rules_of_thumb.rules(3_500_000_000, "qlora")["C3-qlora"] == pytest.approx(5 * GB)
+    assert rules_of_thumb.rules(140 * 10**9, "full")["C3"] == pytest.approx(1920 * GB)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lab import methods
-from lab.memory import estimate as memory
+from lab.memory import estimator as memory
 from lab.spec import RunSpec
 
 

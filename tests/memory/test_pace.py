@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 
-from lab import machine, methods
-from lab.files import read_object, write_json
-from lab.memory import estimate as memory
-from lab.memory import pace
-from lab.memory import plan as planning
-from lab.memory.pace import Device, course
+from lab import host, methods
+from lab.atomic_files import read_object, write_json
+from lab.memory import estimator as memory
+from lab.memory import runtime_estimate
+from lab.memory import settings_search as planning
+from lab.memory.runtime_estimate import Device, course
 from lab.models import catalog, weights
 from lab.paths import RunDir
-from lab.planner import compilation
-from lab.planner.check import check, resolve
-from lab.planner.device import Target
+from lab.planner import compile_choice
+from lab.planner.validate import check, resolve
+from lab.planner.target_device import Target
 from lab.planner.estimate import estimate, plan
-from lab.runs import history
+from lab.runs import record_reader
 from lab.runs.status import status
 from lab.spec import RunSpec
 
@@ -50,10 +50,10 @@ def test_a_runs_course_follows_its_data_and_budget() -> None:
     assert full is not None and full.tokens == 5 * 4 * 1024, "without data, full rows"
 
 
-def predicted(spec: RunSpec, device: Device = H100, facts: dict[str, Any] = FACTS) -> pace.Pace:
+def predicted(spec: RunSpec, device: Device = H100, facts: dict[str, Any] = FACTS) -> runtime_estimate.Pace:
     config = weights.load_config(catalog.resolve_structure(spec.model))
     sized = memory.measure(config, spec, methods.get(spec.method["name"]))
-    found = pace.pace(spec, sized.costs[spec.train.loss], sized.sizes, device, facts, sized.bits)
+    found = runtime_estimate.pace(spec, sized.costs[spec.train.loss], sized.sizes, device, facts, sized.bits)
     assert found is not None
     return found
 
@@ -94,7 +94,7 @@ def test_layers_are_compiled_where_the_run_is_long_enough(
         spec = spec_of(data={"packing": "on", "max_length": 1024}, train=changes)
         config = weights.load_config(catalog.resolve_structure(spec.model))
         sized = memory.measure(config, spec, methods.get("lora"))
-        return compilation.choose(
+        return compile_choice.choose(
             replace(spec, train=replace(spec.train, compile=asked)),
             spec, methods.get("lora"), sized.costs["fused"], sized.sizes, device, {},
         )  # fmt: skip
@@ -124,11 +124,11 @@ def test_only_runs_on_a_device_of_its_kind_speak_for_it(
         summary = {"flops": flops, "tokens": 2000, "seconds": 20.0}
         write_json(run.result, {"state": "done", "summary": summary})
         write_json(run.estimate, {"device": device})
-    monkeypatch.setattr(machine, "gpus", list)
+    monkeypatch.setattr(host, "gpus", list)
     here = Target(False, 10**9, flops=1e12).for_pace()
     assert here.is_measured and here.reached == pytest.approx(0.2)
     other = Target(True, 10**9, flops=989e12).for_pace()
-    assert not other.is_measured and other.reached == pace.REACHED
+    assert not other.is_measured and other.reached == runtime_estimate.REACHED
 
 
 def test_a_run_that_is_repeated_is_predicted_as_it_went() -> None:
@@ -136,16 +136,16 @@ def test_a_run_that_is_repeated_is_predicted_as_it_went() -> None:
     spec = spec_of(train={"activation_checkpointing": "on", "max_steps": 100})
     first = predicted(spec)
     summary = {"flops": 1e18, "tokens": first.tokens, "seconds": 2 * first.seconds}
-    share, is_measured = pace.reached([(summary, first.to_json())], H100.flops)
+    share, is_measured = runtime_estimate.reached([(summary, first.to_json())], H100.flops)
     again = predicted(spec, replace(H100, reached=share, is_measured=is_measured))
     assert again.is_measured and again.seconds == pytest.approx(2 * first.seconds, rel=0.05)
     for _ in range(30):  # told again and again, it does not drift
         said = predicted(spec, replace(H100, reached=share)).to_json()
-        share, _ = pace.reached([(summary, said)], H100.flops)
+        share, _ = runtime_estimate.reached([(summary, said)], H100.flops)
     assert predicted(spec, replace(H100, reached=share)).seconds == pytest.approx(
         2 * first.seconds, rel=0.05
     )
-    assert pace.reached([], 1e12) == (pace.REACHED, False)
+    assert runtime_estimate.reached([], 1e12) == (runtime_estimate.REACHED, False)
 
 
 def test_a_run_carries_its_prediction(work_here: Callable[..., RunDir]) -> None:
@@ -153,7 +153,7 @@ def test_a_run_carries_its_prediction(work_here: Callable[..., RunDir]) -> None:
     assert status(run).state == "done"
     said = (read_object(run.estimate) or {})["pace"]
     assert said["steps"] == 4 and said["seconds"] > 0
-    tokens = history.metrics(run, "train")[-1]["tokens"]
+    tokens = record_reader.metrics(run, "train")[-1]["tokens"]
     assert said["tokens"] == pytest.approx(tokens, rel=0.15)
 
 
@@ -242,7 +242,7 @@ def test_compiling_has_to_save_a_tenth_of_the_run() -> None:
     plain = predicted(spec_of(train={"max_steps": 10}))
     for share, pays in ((1.1, False), (0.95, False), (0.85, True)):
         compiled = replace(plain, seconds=share * plain.seconds)
-        assert pace.compiling_pays(plain, compiled) is pays, share
+        assert runtime_estimate.compiling_pays(plain, compiled) is pays, share
 
 
 def test_what_this_machine_reaches_is_the_median_of_its_longer_runs() -> None:
@@ -250,8 +250,8 @@ def test_what_this_machine_reaches_is_the_median_of_its_longer_runs() -> None:
         return {"flops": rate * seconds, "seconds": seconds, "tokens": 1000}, {}
 
     runs = [run(2e12), run(3e12), run(9e12), run(1e15, seconds=5.0)]
-    share, is_measured = pace.reached(runs, 1e13)
+    share, is_measured = runtime_estimate.reached(runs, 1e13)
     assert is_measured and share == pytest.approx(0.3), "Five seconds say nothing; 3 is the middle."
-    assert pace.reached([run(1e12, seconds=9.0)], 1e13) == (pace.REACHED, False)
+    assert runtime_estimate.reached([run(1e12, seconds=9.0)], 1e13) == (runtime_estimate.REACHED, False)
     damaged = [({"seconds": 50.0}, {}), ({"seconds": 50.0, "flops": 0}, {})]
-    assert pace.reached(damaged, 1e13) == (pace.REACHED, False)
+    assert runtime_estimate.reached(damaged, 1e13) == (runtime_estimate.REACHED, False)

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from lab import methods
-from lab.memory.shadow.real import materialise
-from lab.memory.shadow.structure import build, is_quantised, stored_bytes, with_layers
-from lab.memory.shadow.trace import Batch, batch_of
+from lab.memory.shadow.materialise import materialise
+from lab.memory.shadow.meta_model import build, is_quantised, stored_bytes, with_layers
+from lab.memory.shadow.trace_step import Batch, batch_of
 from lab.models import catalog, weights
 from lab.spec import RunSpec
 from lab.train.step import summed_loss

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from lab import methods
-from lab.memory import estimate as memory
-from lab.memory.shadow.layers import shorten, step
-from lab.memory.shadow.structure import build, with_layers
-from lab.memory.shadow.trace import Batch, record
-from lab.models import catalog, configs, weights
+from lab.memory import estimator as memory
+from lab.memory.shadow.layer_repetition import shorten, step
+from lab.memory.shadow.meta_model import build, with_layers
+from lab.memory.shadow.trace_step import Batch, record
+from lab.models import catalog, shipped_configs, weights
 from lab.planner.estimate import estimate
 from lab.spec import RunSpec
 from lab.train import loss as loss_module
@@ -62,8 +62,8 @@ def spec_of(
 
 
 def test_counts_of_all_shipped_configs() -> None:
-    assert len(configs.shipped()) == 24
-    for one in configs.shipped():
+    assert len(shipped_configs.shipped()) == 24
+    for one in shipped_configs.shipped():
         config = weights.load_config(catalog.resolve_structure(one.id))
         model = weights.empty_model(config)
         assert sum(weight.numel() for weight in model.parameters()) == one.parameters, one.id

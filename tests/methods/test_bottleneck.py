@@ -15,11 +15,11 @@ from lab import methods
 from lab.errors import LabError
 from lab.methods import Context
 from lab.methods.bottleneck import BottleneckConfig
-from lab.models.structure import decoder_layers, parse_layers, sublayers
+from lab.models.decoder_structure import decoder_layers, parse_layers, sublayers
 from lab.paths import RunDir
-from lab.runs import history
-from lab.train import bottleneck
-from lab.train.recomputing import checkpoint_activations
+from lab.runs import record_reader
+from lab.train import bottleneck_modules
+from lab.train.activation_checkpointing import checkpoint_activations
 
 SMALL = {
     "vocab_size": 64,
@@ -84,7 +84,7 @@ def test_every_kind_on_every_architecture(kind: str, tmp_path: Path) -> None:
         assert all(".bottleneck." in name for name in trainable)
         with torch.no_grad():
             assert torch.equal(model(ids).logits, before), "zero start: step 0 is the base"
-            for adapter in bottleneck.adapters(model).values():
+            for adapter in bottleneck_modules.adapters(model).values():
                 torch.nn.init.normal_(adapter.up.weight, std=0.3)
             after = model(ids).logits
         assert not torch.allclose(after, before, atol=1e-3)
@@ -112,7 +112,7 @@ def test_every_kind_on_every_architecture(kind: str, tmp_path: Path) -> None:
             for cached in (True, False)
         ]
         assert torch.equal(*said)
-        bottleneck.remove(loaded)
+        bottleneck_modules.remove(loaded)
         assert loaded.state_dict().keys() == base.state_dict().keys()
         with torch.no_grad():
             assert torch.equal(loaded(ids).logits, before), "taken out, the base is back"
@@ -148,7 +148,7 @@ def test_it_trains_packed_and_compiled(work_here: Callable[..., RunDir]) -> None
     run = work_here(
         "bottleneck", data={"packing": "on"}, train={"learning_rate": 3e-2, "schedule": "constant"}
     )
-    losses = [one["train/loss"] for one in history.metrics(run, "train")]
+    losses = [one["train/loss"] for one in record_reader.metrics(run, "train")]
     assert losses[-1] < losses[0] - 0.15
     model = methods.get("bottleneck").apply(tiny("llama"), BottleneckConfig(size=4), CONTEXT)
     ids = torch.arange(3, 9).unsqueeze(0)

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file
 
 from lab import methods
-from lab.chat import answer
+from lab.chat import generate
 from lab.data import prepare
 from lab.paths import RunDir
-from lab.planner.check import check
-from lab.runs import history
+from lab.planner.validate import check
+from lab.runs import record_reader
 from lab.spec import RunSpec
 from lab.train import checkpoint
 from lab.train.step import device_batches, evaluation_loss
@@ -25,19 +25,19 @@ FEW = {"max_steps": 4, "eval_every": 2, "save_every": 2, "sample_every": 0}
 
 
 def spec_of(run: RunDir) -> RunSpec:
-    from lab.files import read_object
+    from lab.atomic_files import read_object
 
     return RunSpec.stored(read_object(run.spec) or {})
 
 
 def answers_with_what_was_trained(run: RunDir, at: str = "") -> None:
     """Loaded as chat loads it, the model has the evaluation loss that the run recorded."""
-    loaded = answer.load(answer.parse(f"run:{run.id}{at}"))
+    loaded = generate.load(generate.parse(f"run:{run.id}{at}"))
     spec = spec_of(run)
     held_out = prepare.prepare(spec, loaded.tokenizer).held_out
     batches = device_batches(held_out, 2, loaded.tokenizer.pad_token_id, torch.device("cpu"))
     found, _ = evaluation_loss(loaded.model, batches, precision="float32", loss="plain")
-    evals = {one["step"]: one["eval/loss"] for one in history.metrics(run, "eval")}
+    evals = {one["step"]: one["eval/loss"] for one in record_reader.metrics(run, "eval")}
     step = int(at[1:]) if at else max(evals)
     assert found == pytest.approx(evals[step], abs=1e-5)
 
@@ -69,7 +69,7 @@ def test_full_trains_what_is_not_frozen(
     )
     for name, tensor in before.items():
         assert torch.equal(tensor, after[name]) != is_trained(name), name
-    model = history.last_event(run, "model")
+    model = record_reader.last_event(run, "model")
     assert model["trainable"] == sum(t.numel() for n, t in before.items() if is_trained(n))
 
 
@@ -104,9 +104,9 @@ def test_hybrids_answer_as_they_were_trained(
     # training on begins with what was trained, and trains as much
     spec = made(make_spec, {"name": name}, max_steps=1, learning_rate=1e-9, eval_every=0)
     further = run_here(spec | {"start_from": f"run:{run.id}"})
-    first, last = (history.metrics(one, "eval")[-1]["eval/loss"] for one in (run, further))
+    first, last = (record_reader.metrics(one, "eval")[-1]["eval/loss"] for one in (run, further))
     assert last == pytest.approx(first, abs=1e-4)
-    trainable = {history.last_event(one, "model")["trainable"] for one in (run, further)}
+    trainable = {record_reader.last_event(one, "model")["trainable"] for one in (run, further)}
     assert len(trainable) == 1
     if name == "top_layers_lora":
         opened = load_file(run.artifact / "base_weights.safetensors")
@@ -123,16 +123,16 @@ def test_new_tokens_get_rows_and_travel_with_the_result(
     new = load_file(run.artifact / "base_weights.safetensors")["model.embed_tokens.weight"]
     assert new.shape[0] == old.shape[0] + 2
     assert not torch.equal(new[: len(old)], old)
-    loaded = answer.load(answer.parse(f"run:{run.id}"))
+    loaded = generate.load(generate.parse(f"run:{run.id}"))
     assert loaded.tokenizer.tokenize("What is 3")[0] == "What is"
     assert loaded.model.get_input_embeddings().weight.shape[0] == len(loaded.tokenizer)
     answers_with_what_was_trained(run)
     answers_with_what_was_trained(run, "@2")
-    text = answer.answer(
+    text = generate.answer(
         loaded,
-        answer.parse(f"run:{run.id}"),
+        generate.parse(f"run:{run.id}"),
         [{"role": "user", "content": "What is 1?"}],
-        answer.Settings(max_new_tokens=3),
+        generate.Settings(max_new_tokens=3),
     )
     assert len(text["token_ids"]) <= 3
 
@@ -141,7 +141,7 @@ def test_the_soft_prompt_goes_in_once_with_a_cache(
     make_spec: Callable[..., dict[str, Any]],
 ) -> None:
     run = run_here(made(make_spec, {"name": "lora_prompt", "virtual_tokens": 5}, max_steps=2))
-    model = answer.load(answer.parse(f"run:{run.id}")).model
+    model = generate.load(generate.parse(f"run:{run.id}")).model
     ids = torch.arange(5, 13).unsqueeze(0)
     said = [
         model.generate(
@@ -170,7 +170,7 @@ def test_progressive_opens_from_the_top_and_resumes_exactly(
     spec = made(make_spec, method, max_steps=8, save_every=2, eval_every=2, optimizer=optimizer)
     spec["train"] |= {"keep_last": 9, "max_grad_norm": 0}
     whole, broken = run_here(spec), run_here(spec)
-    events = history.last_event(whole, "unfrozen")
+    events = record_reader.last_event(whole, "unfrozen")
     opened = {
         name.split(".layers.")[1][0]
         for name in load_file(whole.artifact / "base_weights.safetensors")
@@ -188,13 +188,13 @@ def test_progressive_opens_from_the_top_and_resumes_exactly(
     broken.result.unlink()
     broken.process.unlink()
     assert attempt_here(broken) == 0
-    assert history.last_event(broken, "plan")["resumed_at"] == 4
+    assert record_reader.last_event(broken, "plan")["resumed_at"] == 4
     for file in ("adapter_model.safetensors", "base_weights.safetensors"):
         ours, theirs = load_file(whole.artifact / file), load_file(broken.artifact / file)
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
     losses = [
-        {one["step"]: one["train/loss"] for one in history.metrics(run, "train")}
+        {one["step"]: one["train/loss"] for one in record_reader.metrics(run, "train")}
         for run in (whole, broken)
     ]
     assert losses[0] == losses[1]

@@ -14,7 +14,7 @@ import torch
 from lab import methods
 from lab.errors import LabError
 from lab.export.script import script
-from lab.methods import Context, drawing
+from lab.methods import Context, diagram
 from lab.methods.adalora import Adalora
 from lab.spec import RunSpec
 from lab.train import checkpoint
@@ -68,7 +68,7 @@ def test_lists_of_numbers_are_checked(options: dict[str, Any]) -> None:
 
 
 def test_ranks_and_alphas_run_over_the_layers() -> None:
-    from lab.methods.layers import Layer
+    from lab.methods.target_modules import Layer
     from lab.methods.lora import LoraConfig, ranks_and_alphas
 
     layers = [Layer(f"model.layers.{number}.q_proj", 8, 8) for number in range(5)]
@@ -185,7 +185,7 @@ def test_script_picture_and_words(name: str) -> None:
         assert not method.can_script and "There is no plain script for" in str(error)
     picture = ElementTree.fromstring(method.figure)
     drawn = [text for text in picture.itertext() if text.strip()]
-    labels = [label for label in method.trains.values() if label != drawing.ALL]
+    labels = [label for label in method.trains.values() if label != diagram.ALL]
     assert method.trains and set(labels) <= set(drawn)
     assert method.formula and method.count and len(method.explain) > 150
     module = importlib.import_module(type(method).__module__)

@@ -13,7 +13,7 @@ import pytest
 from lab import methods
 from lab.errors import LabError
 from lab.methods import Context, patterns
-from lab.methods.layers import target_problems, targeted
+from lab.methods.target_modules import target_problems, targeted
 from lab.spec import RunSpec
 from tests.methods import tiny
 

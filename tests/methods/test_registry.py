@@ -9,7 +9,7 @@ import pytest
 
 from lab import methods
 from lab.errors import LabError
-from lab.methods.layers import Layer, is_tied, matches, module_names, targeted, weights_of
+from lab.methods.target_modules import Layer, is_tied, matches, module_names, targeted, weights_of
 from tests.methods import tiny
 
 

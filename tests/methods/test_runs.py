@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from lab.bench.small_model import make_model
-from lab.chat import answer
-from lab.files import read_object
-from lab.runs import history
+from lab.chat import generate
+from lab.atomic_files import read_object
+from lab.runs import record_reader
 from lab.runs.status import status
 from tests.conftest import run_here
 
@@ -31,17 +31,17 @@ def test_a_run_ends_and_its_result_answers(
     predicted = read_object(run.estimate) or {}
     assert summary["trainable"] == predicted["trainable"] > 0
     assert summary["artifact_bytes"] < 5_000_000, "an adapter, not a model"
-    losses = [record["eval/loss"] for record in history.metrics(run, "eval")]
+    losses = [record["eval/loss"] for record in record_reader.metrics(run, "eval")]
     assert losses[-1] < losses[0]
 
-    base = answer.load(answer.parse(f"base:{(read_object(run.spec) or {})['model']}"))
+    base = generate.load(generate.parse(f"base:{(read_object(run.spec) or {})['model']}"))
     before = {key: value.clone() for key, value in base.model.state_dict().items()}
     conversation = [{"role": "user", "content": "What is 3 plus 3?"}]
-    settings = answer.Settings(max_new_tokens=4)
+    settings = generate.Settings(max_new_tokens=4)
     for which in (f"run:{run.id}", f"run:{run.id}@2"):
-        named = answer.parse(which)
-        loaded = answer.load(named, base.model)
-        made: dict[str, Any] = answer.answer(loaded, named, conversation, settings)
+        named = generate.parse(which)
+        loaded = generate.load(named, base.model)
+        made: dict[str, Any] = generate.answer(loaded, named, conversation, settings)
         assert made["token_ids"] and made["receipt"]["prompt_tokens"] > 0
     for key, value in base.model.state_dict().items():
         assert torch.equal(value, before[key]), f"{key} of the base changed"

@@ -14,14 +14,14 @@ import torch
 
 from lab import methods
 from lab.data.batches import collate, packed_rows, single_rows
-from lab.data.template import Tokens
-from lab.methods import Context, Method, support
-from lab.methods.support import FEATURES, No
+from lab.data.chat_template import Tokens
+from lab.methods import Context, Method, compatibility
+from lab.methods.compatibility import FEATURES, No
 from lab.models import weights
 from lab.models.catalog import Source
-from lab.planner.check import check
+from lab.planner.validate import check
 from lab.spec import RunSpec
-from lab.train.recomputing import checkpoint_activations
+from lab.train.activation_checkpointing import checkpoint_activations
 from lab.train.step import summed_loss
 
 ASKING = {
@@ -153,7 +153,7 @@ def test_a_no_is_refused_with_its_reason_and_a_yes_is_not(name: str) -> None:
             continue
         asked = {"train": {"loss": "plain"}, **ASKING[feature.key], "method": {"name": name}}
         spec = RunSpec.from_json(asked)
-        refused = dict(support.refusals(method, spec))
+        refused = dict(compatibility.refusals(method, spec))
         assert (feature.place in refused) is (not answer)
         if isinstance(answer, No):
             assert answer.reason in refused[feature.place]

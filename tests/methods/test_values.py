@@ -10,10 +10,10 @@ import torch
 
 from lab import methods
 from lab.methods import Context
-from lab.methods.layers import targeted
-from lab.models.structure import decoder_layers
+from lab.methods.target_modules import targeted
+from lab.models.decoder_structure import decoder_layers
 from lab.spec import RunSpec
-from lab.train import bottleneck
+from lab.train import bottleneck_modules
 from tests.methods import tiny
 
 
@@ -44,9 +44,9 @@ def test_an_adapter_adds_what_its_formula_says_where_it_says(kind: str) -> None:
     base = tiny.make_model("llama")
     options = {"kind": kind, "size": 5, "scale": 2.5, "activation": "relu"}
     _, _, model = applied("bottleneck", copy.deepcopy(base), **options)
-    loud(weight for part in bottleneck.adapters(model).values() for weight in part.parameters())
+    loud(weight for part in bottleneck_modules.adapters(model).values() for weight in part.parameters())
     places = {"houlsby": ["self_attn", "mlp"]}.get(kind, ["mlp"])
-    assert len(bottleneck.adapters(model)) == 2 * len(places)
+    assert len(bottleneck_modules.adapters(model)) == 2 * len(places)
     layer, plain = (decoder_layers(one)[1][0] for one in (model, base))
     x = torch.randn(1, 4, 32)
 
@@ -56,23 +56,23 @@ def test_an_adapter_adds_what_its_formula_says_where_it_says(kind: str) -> None:
 
     with torch.no_grad():
         after, before = layer.mlp(x), plain.mlp(x)
-        (adapter,) = [one for n, one in bottleneck.adapters(layer).items() if "mlp" in n]
+        (adapter,) = [one for n, one in bottleneck_modules.adapters(layer).items() if "mlp" in n]
         added = expected(adapter, x if kind == "parallel" else before)
         assert torch.allclose(after, before + added, atol=1e-5)
-    beside = [name for name in bottleneck.adapters(layer) if "self_attn" in name]
+    beside = [name for name in bottleneck_modules.adapters(layer) if "self_attn" in name]
     assert len(beside) == (1 if kind == "houlsby" else 0)
 
 
 def test_a_near_zero_start_is_small_and_no_zero() -> None:
     _, _, model = applied("bottleneck", tiny.make_model("llama"), start="near-zero", size=32)
-    for adapter in bottleneck.adapters(model).values():
+    for adapter in bottleneck_modules.adapters(model).values():
         assert 0.007 < float(adapter.up.weight.std()) < 0.011, "deviation 0.01, cut at two"
         assert float(adapter.up.weight.abs().max()) <= 0.02 and not adapter.up.bias.any()
         assert float(adapter.down.weight.abs().max()) > 0.05, "down starts as a linear layer"
 
 
 def test_dropout_of_an_adapter_is_of_its_output_and_keeps_its_mean() -> None:
-    adapter = bottleneck.Bottleneck(400, 8, "silu", 0.5, 1.0, is_parallel=False)
+    adapter = bottleneck_modules.Bottleneck(400, 8, "silu", 0.5, 1.0, is_parallel=False)
     loud(adapter.parameters())
     x = torch.randn(1, 400)
     with torch.no_grad():

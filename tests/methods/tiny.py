@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from lab.data.batches import collate, single_rows
-from lab.data.template import Tokens
+from lab.data.chat_template import Tokens
 from lab.models import weights
 from lab.models.catalog import Source
 

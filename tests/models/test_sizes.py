@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lab.errors import LabError
-from lab.models import catalog, configs, sizes, weights
+from lab.models import catalog, shipped_configs, sizes, weights
 
 LLAMA: dict[str, Any] = {
     "model_type": "llama",
@@ -95,7 +95,7 @@ def test_a_file_of_many_megabytes_is_not_read(tmp_path: Path) -> None:
 
 
 def test_what_real_models_have_passes() -> None:
-    for one in configs.shipped():
+    for one in shipped_configs.shipped():
         sizes.check(one.config, one.name)
     largest = {"hidden_size": 53_248, "num_hidden_layers": 300, "vocab_size": 1_500_000}
     sizes.check(LLAMA | largest | {"num_experts": 2048, "rope_theta": 10**10}, "large")

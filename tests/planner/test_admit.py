@@ -10,9 +10,9 @@ import psutil
 import pytest
 import torch
 
-from lab import machine
-from lab.planner.check import check
-from lab.text import size
+from lab import host
+from lab.planner.validate import check
+from lab.formatting import size
 
 Make = Callable[..., dict[str, Any]]
 GIB = 2**30
@@ -24,7 +24,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def have(total: int, name: str = "NVIDIA H100 80GB HBM3") -> None:
         card = {"name": name, "memory_bytes": total, "free_bytes": total // 10, "driver": "1"}
-        monkeypatch.setattr(machine, "gpus", lambda: [card])
+        monkeypatch.setattr(host, "gpus", lambda: [card])
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)

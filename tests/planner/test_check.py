@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from lab.planner import check as planner_check
-from lab.planner.check import check, fixes
+from lab.planner import validate as planner_check
+from lab.planner.validate import check, fixes
 
 Make = Callable[..., dict[str, Any]]
 

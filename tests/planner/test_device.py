@@ -8,10 +8,10 @@ from typing import Any
 import psutil
 import pytest
 
-from lab import machine
-from lab.files import write_json
+from lab import host
+from lab.atomic_files import write_json
 from lab.paths import RunDir
-from lab.planner.device import Target
+from lab.planner.target_device import Target
 from lab.planner.estimate import estimate
 
 GIB = 2**30
@@ -58,14 +58,14 @@ def test_a_size_alone_is_a_gpu_and_a_kind_is_that_kind() -> None:
 
 def test_this_machines_gpu_has_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     card = {"name": "NVIDIA L4", "memory_bytes": 24 * 10**9, "free_bytes": 7 * 10**9, "driver": ""}
-    monkeypatch.setattr(machine, "gpus", lambda: [card])
+    monkeypatch.setattr(host, "gpus", lambda: [card])
     here = ask(None)
     assert (here["device"], here["device_bytes"]) == ("cuda", 7 * 10**9)
     assert here["context_bytes"] == 400_000_000, "That of an L4."
 
 
 def test_a_config_without_weights_is_meant_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "gpus", list)
+    monkeypatch.setattr(host, "gpus", list)
     assert ask(None)["device"] == "cuda" and ask(None)["device_bytes"] is None
     assert ask(None, precision="bfloat16")["device"] == "cuda"
 
@@ -73,7 +73,7 @@ def test_a_config_without_weights_is_meant_for_a_gpu(monkeypatch: pytest.MonkeyP
 def test_only_finished_runs_speak_and_no_gpu_exceeds_its_peak(
     lab_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "gpus", list)
+    monkeypatch.setattr(host, "gpus", list)
 
     def add(name: str, state: str, flops: float, device: str = "cpu") -> None:
         run = RunDir(lab_home / "runs" / f"20261122-101530-lora-{name}")
@@ -89,6 +89,6 @@ def test_only_finished_runs_speak_and_no_gpu_exceeds_its_peak(
         "A run that failed says nothing of the speed of one that ends."
     )
     card = {"name": "NVIDIA L4", "memory_bytes": 24 * 10**9, "free_bytes": 10**9, "driver": ""}
-    monkeypatch.setattr(machine, "gpus", lambda: [card])
+    monkeypatch.setattr(host, "gpus", lambda: [card])
     add("k3g2", "done", 20 * 9e14, device="cuda")
     assert Target(True, 10**9, flops=121e12).for_pace().reached == 1.0

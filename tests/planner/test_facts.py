@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from lab.planner import facts
-from lab.planner.check import check
+from lab.planner import dataset_stats
+from lab.planner.validate import check
 from tests.conftest import write_rows
 
 Make = Callable[..., dict[str, Any]]
@@ -32,7 +32,7 @@ def test_a_large_files_rows_are_estimated_from_its_size(
     file = tmp_path / "many.jsonl"
     rows = [{"prompt": f"{number:09d}", "completion": "y" * 100} for number in range(50_000)]
     write_rows(file, rows)
-    monkeypatch.setattr(facts, "READ_S", 0.0)
+    monkeypatch.setattr(dataset_stats, "READ_S", 0.0)
     found = facts_of(make_spec(data={"dataset": str(file)}))
     assert found["examples_read"] < 50_000, "Reading was cut off."
     assert found["examples"] == pytest.approx(50_000, rel=0.1)

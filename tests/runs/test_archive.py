@@ -17,38 +17,38 @@ from pathlib import Path
 import pytest
 
 from lab import paths
-from lab.compare.table import row
+from lab.compare.comparison import row
 from lab.errors import LabError
 from lab.paths import RunDir
-from lab.runs import archive, launch
+from lab.runs import export_import, launch
 from lab.runs.status import status
 
 
 @pytest.fixture
 def exported(trained: list[RunDir], tmp_path: Path) -> Path:
-    return archive.export(trained[1], tmp_path / "run.zip", checkpoints=True)
+    return export_import.export(trained[1], tmp_path / "run.zip", checkpoints=True)
 
 
 def test_there_and_back(trained: list[RunDir], exported: Path) -> None:
     run = trained[1]
     before = row(run)
-    again = archive.import_run(exported)
+    again = export_import.import_run(exported)
     assert again.id != run.id, "its id is taken, so it gets another one"
     launch.delete(run)
-    same = archive.import_run(exported)
+    same = export_import.import_run(exported)
     assert same.id == run.id and status(same).state == "done"
     assert row(same) == before
     assert (same.checkpoints / "step-8" / "manifest.json").is_file()
     assert not same.process.exists()
     with pytest.raises(LabError, match="exists"):
-        archive.export(same, exported)
+        export_import.export(same, exported)
 
 
 def test_only_ended_runs_are_exported(trained: list[RunDir], tmp_path: Path) -> None:
     trained[0].result.unlink()
     trained[0].process.unlink()
     with pytest.raises(LabError, match="is queued"):
-        archive.export(trained[0], tmp_path / "x.zip")
+        export_import.export(trained[0], tmp_path / "x.zip")
 
 
 def rewrite(source: Path, change: Callable[[zipfile.ZipFile], None]) -> Path:
@@ -89,7 +89,7 @@ def test_hostile_archives(
 ) -> None:
     before = sorted(paths.runs().iterdir())
     with pytest.raises(LabError, match=says):
-        archive.import_run(rewrite(exported, change))
+        export_import.import_run(rewrite(exported, change))
     assert sorted(paths.runs().iterdir()) == before
     assert not (paths.home().parent / "evil.json").exists()
 
@@ -101,16 +101,16 @@ def test_a_changed_member_and_files_that_are_no_archives(exported: Path, tmp_pat
             data = source.read(name)
             made.writestr(name, b"{}" if name == "spec.json" else data)
     with pytest.raises(LabError, match=r"'spec\.json' is damaged"):
-        archive.import_run(target)
+        export_import.import_run(target)
     target.write_bytes(exported.read_bytes()[:-500])
     with pytest.raises(LabError, match="cannot be imported"):
-        archive.import_run(target)
+        export_import.import_run(target)
     for text in ("", "hello", json.dumps({})):
         target.write_text(text)
         with pytest.raises(LabError, match="cannot be imported"):
-            archive.import_run(target)
+            export_import.import_run(target)
     with pytest.raises(LabError, match="cannot be imported"):
-        archive.import_run(tmp_path / "missing.zip")
+        export_import.import_run(tmp_path / "missing.zip")
 
 
 def test_an_export_writes_through_no_link(trained: list[RunDir], tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_an_export_writes_through_no_link(trained: list[RunDir], tmp_path: Path)
     victim.write_text("untouched")
     target = tmp_path / "run.zip"
     (tmp_path / ".run.zip.tmp").symlink_to(victim)
-    archive.export(trained[1], target)
+    export_import.export(trained[1], target)
     assert zipfile.is_zipfile(target)
     assert victim.read_text() == "untouched", "the export went through another's link"
 
@@ -133,13 +133,13 @@ def contents(run: RunDir) -> dict[str, bytes]:
 
 def test_imports_at_once_lose_nothing(trained: list[RunDir], tmp_path: Path) -> None:
     """Two different runs and one twice, in one process, as a server with several pages does it."""
-    sources = [archive.export(run, tmp_path / f"{run.id}.zip") for run in trained]
+    sources = [export_import.export(run, tmp_path / f"{run.id}.zip") for run in trained]
     before = {run.id: contents(run) for run in trained}
     for run in trained:
         launch.delete(run)
     for _ in range(3):
         with ThreadPoolExecutor(4) as pool:
-            made = list(pool.map(archive.import_run, [*sources, *sources]))
+            made = list(pool.map(export_import.import_run, [*sources, *sources]))
         assert len({run.id for run in made}) == 4, "each import is a run of its own"
         assert {run.id for run in made} >= set(before), "one of each pair has the run's own id"
         for source, run in zip([*trained, *trained], made, strict=True):
@@ -157,7 +157,7 @@ def test_exports_at_once_into_one_file(trained: list[RunDir], tmp_path: Path) ->
 
     def write(run: RunDir) -> str:
         try:
-            return str(archive.export(run, target))
+            return str(export_import.export(run, target))
         except LabError as error:
             return error.message
 
@@ -166,23 +166,23 @@ def test_exports_at_once_into_one_file(trained: list[RunDir], tmp_path: Path) ->
     assert said.count(str(target)) == 1, "one of them has written the file"
     assert sum("exists" in words for words in said) == 3, "the others are told"
     assert [file.name for file in tmp_path.glob("*.zip")] == ["run.zip"]
-    assert not list(tmp_path.glob(".tmp-*")) and archive.import_run(target)
+    assert not list(tmp_path.glob(".tmp-*")) and export_import.import_run(target)
 
 
 def test_an_import_looks_at_the_free_disk(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with zipfile.ZipFile(exported) as opened:
         needed = sum(member.file_size for member in opened.infolist())
     before = sorted(paths.home().rglob("*"))
-    usage = archive.shutil.disk_usage("/")
-    for free, fits in ((needed + archive.RESERVE_BYTES - 1, False), (2 * needed + 10**9, True)):
+    usage = export_import.shutil.disk_usage("/")
+    for free, fits in ((needed + export_import.RESERVE_BYTES - 1, False), (2 * needed + 10**9, True)):
         monkeypatch.setattr(
-            archive.shutil, "disk_usage", lambda path, free=free: usage._replace(free=free)
+            export_import.shutil, "disk_usage", lambda path, free=free: usage._replace(free=free)
         )
         if fits:
-            assert archive.import_run(exported)
+            assert export_import.import_run(exported)
             continue
         with pytest.raises(LabError, match=f"needs {needed / 1e9:.2f} GB of disk"):
-            archive.import_run(exported)
+            export_import.import_run(exported)
         assert sorted(paths.home().rglob("*")) == before, "nothing was unpacked"
 
 
@@ -190,25 +190,25 @@ def test_an_import_that_fails_on_the_way_leaves_nothing(
     exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = sorted(paths.home().rglob("*"))
-    real = archive._extract
+    real = export_import._extract
 
     def full(opened: zipfile.ZipFile, name: str, listed: object, folder: Path) -> None:
         real(opened, name, listed, folder)
         if name == "result.json":
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(archive, "_extract", full)
+    monkeypatch.setattr(export_import, "_extract", full)
     with pytest.raises(LabError, match="No space left on device"):
-        archive.import_run(exported)
+        export_import.import_run(exported)
     assert sorted(paths.home().rglob("*")) == before
 
     def forgets(opened: zipfile.ZipFile, name: str, listed: object, folder: Path) -> None:
         if name != "metrics.jsonl":
             real(opened, name, listed, folder)
 
-    monkeypatch.setattr(archive, "_extract", forgets)
+    monkeypatch.setattr(export_import, "_extract", forgets)
     with pytest.raises(LabError, match="is not what the file holds"):
-        archive.import_run(exported)
+        export_import.import_run(exported)
     assert sorted(paths.home().rglob("*")) == before, "a run that lacks a file is never put there"
 
 
@@ -217,20 +217,20 @@ def test_what_a_killed_import_left_is_cleared_away(exported: Path) -> None:
     for left in (old, new):
         left.mkdir()
         (left / "spec.json").write_text("{}")
-    os.utime(old, (time.time() - 2 * archive.LEFT_S,) * 2)
-    archive.import_run(exported)
+    os.utime(old, (time.time() - 2 * export_import.LEFT_S,) * 2)
+    export_import.import_run(exported)
     assert not old.exists() and new.exists(), "another import may still be at the new one"
 
 
 def test_an_old_file_and_a_crashed_run(trained: list[RunDir], tmp_path: Path) -> None:
     run = trained[1]
     os.utime(run.estimate, (0, 0))  # ZIP knows no time before 1980
-    assert archive.export(run, tmp_path / "old.zip").is_file()
+    assert export_import.export(run, tmp_path / "old.zip").is_file()
     run.result.unlink()
     run.process.write_text('{"pid": 999999, "start": 1}')
     assert status(run).state == "crashed"
     with pytest.raises(LabError, match=r"no readable result\.json"):
-        archive.export(run, tmp_path / "crashed.zip")
+        export_import.export(run, tmp_path / "crashed.zip")
     assert not (tmp_path / "crashed.zip").exists()
 
 
@@ -243,7 +243,7 @@ def test_a_file_without_a_spec_or_a_result_is_no_run(
     target = tmp_path / "other.zip"
     with zipfile.ZipFile(exported) as source, zipfile.ZipFile(target, "w") as made:
         members = {member: source.read(member) for member in source.namelist()}
-        manifest = json.loads(members.pop(archive.MANIFEST))
+        manifest = json.loads(members.pop(export_import.MANIFEST))
         members.pop(name)
         members |= {} if content is None else {name: content}
         manifest["files"] = {
@@ -252,8 +252,8 @@ def test_a_file_without_a_spec_or_a_result_is_no_run(
         }
         for member, data in members.items():
             made.writestr(member, data)
-        made.writestr(archive.MANIFEST, json.dumps(manifest))
+        made.writestr(export_import.MANIFEST, json.dumps(manifest))
     before = sorted(paths.runs().iterdir())
     with pytest.raises(LabError):
-        archive.import_run(target)
+        export_import.import_run(target)
     assert sorted(paths.runs().iterdir()) == before

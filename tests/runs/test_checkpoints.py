@@ -11,9 +11,9 @@ import pytest
 
 from lab.errors import LabError
 from lab.paths import RunDir
-from lab.runs import checkpoints, history, launch, process, queue
+from lab.runs import checkpoints, record_reader, launch, process, queue
 from lab.runs.status import status
-from lab.train import checkpoint, conductor
+from lab.train import checkpoint, callbacks
 
 
 def steps(run: RunDir) -> list[int]:
@@ -69,18 +69,18 @@ def test_a_checkpoint_is_not_deleted_under_a_run(
 def test_a_full_disk_stops_no_run_and_breaks_no_checkpoint(
     work_here: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = conductor.shutil.disk_usage
+    usage = callbacks.shutil.disk_usage
     asked: list[int] = []
 
     def nearly_full_at_eight(path: Path) -> Any:
         asked.append(1)  # first the planner, then a look before each checkpoint
         found = usage(path)
-        return found._replace(free=conductor.ROOM_BYTES) if len(asked) == 3 else found
+        return found._replace(free=callbacks.ROOM_BYTES) if len(asked) == 3 else found
 
-    monkeypatch.setattr(conductor.shutil, "disk_usage", nearly_full_at_eight)
+    monkeypatch.setattr(callbacks.shutil, "disk_usage", nearly_full_at_eight)
     run = work_here("lora", train={"max_steps": 14})
     assert status(run).state == "done"
-    (warning,) = history.events(run, "warning")
+    (warning,) = record_reader.events(run, "warning")
     assert "step 8 was not written" in warning["message"] and "are missing" in warning["message"]
     assert steps(run) == [4, 12], "and it went on when there was room again"
 
@@ -100,7 +100,7 @@ def test_a_write_that_fails_half_way_leaves_the_last_checkpoint_whole(
     monkeypatch.setattr(checkpoint, "save_file", full_at_the_second)
     run = work_here("lora", train={"max_steps": 10})
     assert status(run).state == "done" and steps(run) == [4]
-    assert "No space left" in history.events(run, "warning")[0]["message"]
+    assert "No space left" in record_reader.events(run, "warning")[0]["message"]
     assert not list(run.checkpoints.glob(".tmp-*"))
     saved, skipped = checkpoint.newest_valid(run.checkpoints)
     assert saved is not None and saved.step == 4 and skipped == []
@@ -110,11 +110,11 @@ def test_early_stopping_ends_a_run_that_no_longer_gains(
     work_here: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = iter([3.0, 2.0, 2.5, 2.1, 1.0])
-    monkeypatch.setattr(conductor, "evaluation_loss", lambda *args, **kwargs: (next(values), 10))
+    monkeypatch.setattr(callbacks, "evaluation_loss", lambda *args, **kwargs: (next(values), 10))
     run = work_here("lora", train={"max_steps": 50, "eval_every": 3, "early_stopping": 2})
     assert status(run).state == "done"
-    assert history.metrics(run, "train")[-1]["step"] == 12
-    assert any("below 2.0000 for 2" in w["message"] for w in history.events(run, "warning"))
+    assert record_reader.metrics(run, "train")[-1]["step"] == 12
+    assert any("below 2.0000 for 2" in w["message"] for w in record_reader.events(run, "warning"))
 
 
 @pytest.mark.parametrize("name", ["trainable", "optimizer", "extra"])

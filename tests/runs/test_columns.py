@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lab.runs import columns
-from lab.runs.columns import Columns
+from lab.runs import metric_columns
+from lab.runs.metric_columns import Columns
 
 Records = list[dict[str, Any]]
 
@@ -28,15 +28,15 @@ def step(number: int, attempt: int = 1, **more: Any) -> dict[str, Any]:
 
 def read(records: Records) -> dict[str, Columns]:
     """All at once, as from a file."""
-    kinds = {kind: Columns() for kind in columns.KINDS}
-    columns.add_lines(b"".join(json.dumps(one).encode() + b"\n" for one in records), kinds)
+    kinds = {kind: Columns() for kind in metric_columns.KINDS}
+    metric_columns.add_lines(b"".join(json.dumps(one).encode() + b"\n" for one in records), kinds)
     return kinds
 
 
 def singly(records: Records) -> dict[str, Columns]:
-    kinds = {kind: Columns() for kind in columns.KINDS}
+    kinds = {kind: Columns() for kind in metric_columns.KINDS}
     for one in records:
-        columns.add_lines(json.dumps(one).encode() + b"\n", kinds)
+        metric_columns.add_lines(json.dumps(one).encode() + b"\n", kinds)
     return kinds
 
 
@@ -83,7 +83,7 @@ CASES: dict[str, Records] = {
 @pytest.mark.parametrize("name", CASES)
 def test_many_records_at_once_are_the_same_columns(name: str) -> None:
     at_once, one_by_one = read(CASES[name]), singly(CASES[name])
-    for kind in columns.KINDS:
+    for kind in metric_columns.KINDS:
         found, expected = at_once[kind], one_by_one[kind]
         assert found.length == expected.length, kind
         assert found.base == expected.base

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from lab import devices, machine, paths
+from lab import devices, host, paths
 from lab.errors import LabError
-from lab.files import read_object, write_json
+from lab.atomic_files import read_object, write_json
 from lab.paths import RunDir
-from lab.runs import launch, process, queue, spare, supervisor
+from lab.runs import launch, process, queue, warm_worker, supervisor
 
 GB = 10**9
 
@@ -44,8 +44,8 @@ def cards(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Pretend that the machine has these cards, with CUDA_VISIBLE_DEVICES as said."""
 
     def have(gpus: list[dict[str, Any]], visible: str | None = None) -> None:
-        monkeypatch.setattr(machine, "all_gpus", lambda: gpus)
-        monkeypatch.setattr(machine, "gpu_bytes_of", lambda pids: 0)
+        monkeypatch.setattr(host, "all_gpus", lambda: gpus)
+        monkeypatch.setattr(host, "gpu_bytes_of", lambda pids: 0)
         monkeypatch.setenv(devices.VISIBLE, visible or "")  # so that it is put back, whatever pins
         if visible is None:
             monkeypatch.delenv(devices.VISIBLE)
@@ -130,7 +130,7 @@ def test_what_a_run_has_taken_on_its_gpu_is_no_longer_to_come(
 ) -> None:
     cards(THREE)
     run = running("20260101-000000-lora-aaaa", "GPU-11aa-bb", peak=15)
-    monkeypatch.setattr(machine, "gpu_bytes_of", lambda pids: 14 * GB)
+    monkeypatch.setattr(host, "gpu_bytes_of", lambda pids: 14 * GB)
     assert supervisor.room_for_a_run([run]) == ("GPU-11aa-bb", 19 * GB)
 
 
@@ -201,7 +201,7 @@ def test_a_spare_worker_does_only_a_run_on_its_own_device(
     queue.folder().mkdir(parents=True)
     run = RunDir(paths.runs() / "20260101-000000-lora-aaaa")
     run.path.mkdir(parents=True)
-    held = spare.Spare()
+    held = warm_worker.Spare()
     held.keep("GPU-11aa-bb")
     assert held.give(run, "GPU-22aa-bb") is None and held.worker is None, "let go, not used"
     assert show_environment()["visible"] == "GPU-11aa-bb", "it was pinned when it was started"
@@ -219,7 +219,7 @@ def test_a_worker_that_sees_several_gpus_ends_with_a_clear_message(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(LabError, match="sees 2 GPUs, and a run uses one"):
         devices.assert_one()
-    from lab.planner.check import check
+    from lab.planner.validate import check
     from tests.conftest import attempt_here
 
     run = launch.create(check(make_spec("lora", train={"max_steps": 1, "save_every": 0})))

@@ -16,9 +16,9 @@ import pytest
 
 from lab import paths
 from lab.errors import LabError
-from lab.files import read_object, write_json
+from lab.atomic_files import read_object, write_json
 from lab.paths import RunDir
-from lab.runs import deadlines, history, index, launch, process, queue, supervisor
+from lab.runs import deadlines, record_reader, index, launch, process, queue, supervisor
 from lab.runs.escalation import Watch
 from lab.runs.status import status
 from tests.conftest import attempt_here
@@ -253,7 +253,7 @@ def test_stop_before_the_first_step_says_that_nothing_was_to_be_saved(
     trained: list[RunDir],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from lab.planner.check import check
+    from lab.planner.validate import check
 
     monkeypatch.setattr(queue, "submit", lambda run: None)
     run = launch.create(check(make_spec("lora")))
@@ -277,7 +277,7 @@ def test_what_takes_long_before_the_first_step_is_interrupted(
     make_spec: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     """The main thread neither looks nor lets itself be stopped by an `except Exception`."""
-    from lab.planner.check import check
+    from lab.planner.validate import check
     from lab.train.attempt import Attempt
 
     def load(self: Attempt) -> None:
@@ -304,7 +304,7 @@ def test_cancel_interrupts_a_long_step_and_stop_does_not(
     """A SIGTERM in the middle of a step, too, is answered when the step is done, with a save."""
     from lab.train.trainer import LabTrainer
 
-    from lab.planner.check import check
+    from lab.planner.validate import check
 
     step = LabTrainer.training_step
     asks: list[str] = []
@@ -334,51 +334,51 @@ def test_cancel_interrupts_a_long_step_and_stop_does_not(
 def test_stop_in_a_sample_ends_it_and_makes_no_further_step(
     make_spec: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lab.planner.check import check
-    from lab.train import sample
+    from lab.planner.validate import check
+    from lab.train import sample_outputs
 
     run = launch.create(
         check(make_spec("lora", train={"sample_every": 2, "eval_every": 0, "save_every": 0}))
     )
-    is_stopped, tokens = sample.Sampler._is_stopped, []
+    is_stopped, tokens = sample_outputs.Sampler._is_stopped, []
 
-    def stop_at_the_third(self: sample.Sampler, ids: Any, scores: Any, **more: Any) -> Any:
-        if history.metrics(run, "train"):  # not the sample before the first step
+    def stop_at_the_third(self: sample_outputs.Sampler, ids: Any, scores: Any, **more: Any) -> Any:
+        if record_reader.metrics(run, "train"):  # not the sample before the first step
             tokens.append(1)
             if len(tokens) == 3:
                 (run.commands / "stop").touch()
         return is_stopped(self, ids, scores, **more)
 
-    monkeypatch.setattr(sample.Sampler, "_is_stopped", stop_at_the_third)
+    monkeypatch.setattr(sample_outputs.Sampler, "_is_stopped", stop_at_the_third)
     assert attempt_here(run) == 0
     assert len(tokens) == 3, "the sample ended at the token at which stop was said"
     assert status(run).state == "stopped"
-    assert [record["step"] for record in history.metrics(run, "train")] == [1, 2]
-    assert [event["step"] for event in history.events(run, "sample")] == [0], "no half sample"
+    assert [record["step"] for record in record_reader.metrics(run, "train")] == [1, 2]
+    assert [event["step"] for event in record_reader.events(run, "sample")] == [0], "no half sample"
 
 
 def test_an_evaluation_that_holds_up_a_stop_is_left_out(
     make_spec: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lab.planner.check import check
-    from lab.train import conductor
+    from lab.planner.validate import check
+    from lab.train import callbacks
 
-    monkeypatch.setattr(conductor, "STOP_S", 0.0)
+    monkeypatch.setattr(callbacks, "STOP_S", 0.0)
     run = launch.create(
         check(make_spec("lora", train={"eval_every": 3, "save_every": 0, "batch_size": 1}))
     )
-    progress = conductor.Conductor._after_batch
+    progress = callbacks.Conductor._after_batch
 
-    def stop_first(self: conductor.Conductor, rows: int) -> None:
+    def stop_first(self: callbacks.Conductor, rows: int) -> None:
         (run.commands / "stop").touch()
         progress(self, rows)
 
-    monkeypatch.setattr(conductor.Conductor, "_after_batch", stop_first)
+    monkeypatch.setattr(callbacks.Conductor, "_after_batch", stop_first)
     assert attempt_here(run) == 0
     assert status(run).state == "stopped"
-    assert [record["step"] for record in history.metrics(run, "eval")] == [0]
-    assert history.metrics(run, "train")[-1]["step"] == 3, "and no further step was made"
-    assert any("was left out" in event["message"] for event in history.events(run, "warning"))
+    assert [record["step"] for record in record_reader.metrics(run, "eval")] == [0]
+    assert record_reader.metrics(run, "train")[-1]["step"] == 3, "and no further step was made"
+    assert any("was left out" in event["message"] for event in record_reader.events(run, "warning"))
     assert [path.name for path in run.checkpoints.glob("step-*")] == ["step-3"]
 
 
@@ -422,7 +422,7 @@ def test_a_long_save_shows_signs_of_life(lab_home: Path) -> None:
 
 def test_a_copied_run_is_as_old_as_it_was(trained: list[RunDir], lab_home: Path) -> None:
     run, older = trained[1], trained[0]
-    spec, first = read_object(run.spec) or {}, history.events(run)[0]["time"]
+    spec, first = read_object(run.spec) or {}, record_reader.events(run)[0]["time"]
     for file in (run.spec, run.events, run.path):
         os.utime(file, (first + 9e5, first + 9e5))
     assert index.entry(run).created == spec["created"], "what its spec says, not a file's time"
@@ -432,7 +432,7 @@ def test_a_copied_run_is_as_old_as_it_was(trained: list[RunDir], lab_home: Path)
     del earlier["created"]
     write_json(older.spec, earlier)
     os.utime(older.result)
-    first = history.events(older)[0]["time"]
+    first = record_reader.events(older)[0]["time"]
     assert index.entry(older).created == pytest.approx(first), "an older lab's run: its first event"
     waits = RunDir(lab_home / "runs" / "20240229-120000-lora-abcd")
     waits.path.mkdir()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lab.paths import RunDir
-from lab.runs import history
+from lab.runs import record_reader
 
 
 @pytest.fixture
@@ -30,63 +30,63 @@ def train(step: int, attempt: int = 1, **more: Any) -> dict[str, Any]:
 
 def test_offsets_add_up_over_many_looks(run: RunDir) -> None:
     write(run.metrics, *[train(step) for step in range(1, 4)])
-    records, offset = history.read_lines(run.metrics)
+    records, offset = record_reader.read_lines(run.metrics)
     assert [one["step"] for one in records] == [1, 2, 3]
     for step in (4, 5):
         write(run.metrics, train(step))
-        records, offset = history.read_lines(run.metrics, offset)
+        records, offset = record_reader.read_lines(run.metrics, offset)
         assert [one["step"] for one in records] == [step], "Only what is new."
     assert offset == run.metrics.stat().st_size
-    assert history.read_lines(run.metrics, offset) == ([], offset)
-    assert history.read_lines(run.path / "none", 7) == ([], 7)
+    assert record_reader.read_lines(run.metrics, offset) == ([], offset)
+    assert record_reader.read_lines(run.path / "none", 7) == ([], 7)
 
 
 def test_a_line_that_is_still_written_waits_even_if_it_is_json_already(run: RunDir) -> None:
     run.metrics.write_text('{"kind": "train", "step": 1}')
-    assert history.read_lines(run.metrics) == ([], 0)
+    assert record_reader.read_lines(run.metrics) == ([], 0)
 
 
 def test_a_damaged_line_hides_no_other(run: RunDir) -> None:
     write(run.metrics, train(1), "not json", "[1]", "[" * 100_000, train(2))
-    assert [one["step"] for one in history.metrics(run, "train")] == [1, 2]
+    assert [one["step"] for one in record_reader.metrics(run, "train")] == [1, 2]
 
 
 def test_a_later_attempt_supersedes_from_its_first_step_on(run: RunDir) -> None:
     write(run.metrics, *[train(step, loss=1) for step in range(1, 9)])
     write(run.metrics, *[train(step, 2, loss=2) for step in (5, 6)])
     write(run.metrics, *[train(step, 3, loss=3) for step in (6, 7)])
-    found = [(one["step"], one["loss"]) for one in history.metrics(run, "train")]
+    found = [(one["step"], one["loss"]) for one in record_reader.metrics(run, "train")]
     assert found == [(1, 1), (2, 1), (3, 1), (4, 1), (5, 2), (6, 3), (7, 3)]
 
 
 def test_samples_of_the_device_are_never_superseded(run: RunDir) -> None:
     write(run.metrics, *[{"kind": "device", "attempt": 1, "time": time} for time in (1, 2)])
     write(run.metrics, {"kind": "device", "attempt": 2, "time": 3})
-    assert [one["time"] for one in history.metrics(run, "device")] == [1, 2, 3]
-    assert history.metrics(run, "train") == []
+    assert [one["time"] for one in record_reader.metrics(run, "device")] == [1, 2, 3]
+    assert record_reader.metrics(run, "train") == []
 
 
 def test_the_newest_event_of_a_kind(run: RunDir) -> None:
-    assert history.last_event(run, "data") == {}
+    assert record_reader.last_event(run, "data") == {}
     write(run.events, {"kind": "data", "n": 1}, {"kind": "data", "n": 2}, {"kind": "plan", "n": 3})
-    assert history.last_event(run, "data")["n"] == 2
-    assert [one["n"] for one in history.events(run)] == [1, 2, 3]
-    assert [one["n"] for one in history.events(run, "plan")] == [3]
+    assert record_reader.last_event(run, "data")["n"] == 2
+    assert [one["n"] for one in record_reader.events(run)] == [1, 2, 3]
+    assert [one["n"] for one in record_reader.events(run, "plan")] == [3]
 
 
 def test_the_loss_of_the_base_is_the_bases(run: RunDir) -> None:
-    assert history.base_loss(run) is None
+    assert record_reader.base_loss(run) is None
     write(run.metrics, {"kind": "eval", "step": 0, "attempt": 1, "eval/loss": 1.5})
-    assert history.base_loss(run) is None, "That was no base."
+    assert record_reader.base_loss(run) is None, "That was no base."
     write(run.metrics, {"kind": "eval", "of": "base", "step": 1, "attempt": 1, "eval/loss": "low"})
     write(run.metrics, {"kind": "eval", "of": "base", "step": 1, "attempt": 1, "eval/loss": 3.0})
     write(run.metrics, {"kind": "eval", "of": "base", "step": 2, "attempt": 1, "eval/loss": 4.0})
-    assert history.base_loss(run) == 3.0, "As it was first measured."
+    assert record_reader.base_loss(run) == 3.0, "As it was first measured."
 
 
 def test_the_end_of_a_text_starts_with_a_line(tmp_path: Path) -> None:
     file = tmp_path / "log.txt"
     file.write_text("".join(f"line {number}\n" for number in range(100)))
-    end = history.tail(file, size=25)
+    end = record_reader.tail(file, size=25)
     assert end.splitlines() == ["line 97", "line 98", "line 99"]
-    assert history.tail(file) == file.read_text() and history.tail(tmp_path / "none") == ""
+    assert record_reader.tail(file) == file.read_text() and record_reader.tail(tmp_path / "none") == ""

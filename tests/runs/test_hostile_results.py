@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from lab import paths
-from lab.chat import answer
+from lab.chat import generate
 from lab.errors import LabError
 from lab.evals import held_out
 from lab.export import merge
 from lab.paths import RunDir
-from lab.runs import archive
+from lab.runs import export_import
 from lab.train import checkpoint
 from tests.models import hostile
 
@@ -67,14 +67,14 @@ def test_a_damaged_result(
     tmp_path: Path,
     damage: Callable[[RunDir], None],
 ) -> None:
-    from lab.planner.check import check
+    from lab.planner.validate import check
 
     run = trained[1]
     hostile.plant(run.artifact, tmp_path / "a pickle was read")
     damage(run)
-    named = answer.parse(f"run:{run.id}")
+    named = generate.parse(f"run:{run.id}")
     doors: list[Callable[[], Any]] = [
-        lambda: answer.load(named),
+        lambda: generate.load(named),
         lambda: merge.merge(run, tmp_path / "merged"),
         lambda: held_out.evaluate([named], str(chats)),
     ]
@@ -95,7 +95,7 @@ def test_a_result_whose_tokenizer_names_something_else(
         file = run.artifact / "tokenizer_config.json"
         hostile.change(file, tokenizer_class="AutoModelForCausalLM")
         with pytest.raises(LabError, match="which is not a tokenizer"):
-            answer.load(answer.parse(f"run:{run.id}"))
+            generate.load(generate.parse(f"run:{run.id}"))
     assert not (tmp_path / "a pickle was read").exists(), "a pickle was read"
 
 
@@ -105,17 +105,17 @@ def test_a_damaged_result_is_neither_exported_nor_imported(
     import zipfile
 
     run = trained[1]
-    whole = archive.export(run, tmp_path / "whole.zip")
+    whole = export_import.export(run, tmp_path / "whole.zip")
     _empty(run)
     with pytest.raises(LabError, match="is not a readable safetensors file"):
-        archive.export(run, tmp_path / "damaged.zip")
+        export_import.export(run, tmp_path / "damaged.zip")
     assert sorted(file.name for file in tmp_path.glob("*.zip*")) == ["whole.zip"]
     before = sorted(paths.runs().iterdir())
     for content in (b"", b"PK" * 99, hostile.raw(b"{}", length=2**60)):
         # as a stranger writes it: every hash of the manifest is right
         target = tmp_path / "hostile.zip"
         with zipfile.ZipFile(whole) as source, zipfile.ZipFile(target, "w") as made:
-            manifest = json.loads(source.read(archive.MANIFEST))
+            manifest = json.loads(source.read(export_import.MANIFEST))
             manifest["files"][f"artifact/{ADAPTER}"] = {
                 "bytes": len(content),
                 "sha256": hashlib.sha256(content).hexdigest(),
@@ -123,9 +123,9 @@ def test_a_damaged_result_is_neither_exported_nor_imported(
             for name in source.namelist():
                 data = source.read(name)
                 data = content if name.endswith(ADAPTER) else data
-                made.writestr(name, json.dumps(manifest) if name == archive.MANIFEST else data)
+                made.writestr(name, json.dumps(manifest) if name == export_import.MANIFEST else data)
         with pytest.raises(LabError, match="is not a readable safetensors file"):
-            archive.import_run(target)
+            export_import.import_run(target)
         assert sorted(paths.runs().iterdir()) == before, "the import leaves nothing"
 
 
@@ -148,7 +148,7 @@ def test_a_checkpoint_with_a_matching_manifest_and_no_tensors(
     with pytest.raises(LabError, match="is not a readable safetensors file"):
         checkpoint.verify(saved)
     with pytest.raises(LabError):
-        answer.load(answer.parse(f"run:{trained[1].id}@8"))
+        generate.load(generate.parse(f"run:{trained[1].id}@8"))
 
 
 def test_a_checkpoint_of_other_tensors(trained: list[RunDir]) -> None:
@@ -159,7 +159,7 @@ def test_a_checkpoint_of_other_tensors(trained: list[RunDir]) -> None:
     hostile.rewrite(file, **{name: torch.zeros(2, 2)})
     forge(saved, file.name, file.read_bytes())
     with pytest.raises(LabError, match=r"holds '.*' \(2, 2\), the model"):
-        answer.load(answer.parse(f"run:{run.id}@8"))
+        generate.load(generate.parse(f"run:{run.id}@8"))
     extra = saved / "extra.safetensors"
     hostile.rewrite(extra, torch=None)
     forge(saved, extra.name, extra.read_bytes())
@@ -170,7 +170,7 @@ def test_a_checkpoint_of_other_tensors(trained: list[RunDir]) -> None:
 def test_start_from_takes_a_whole_result(
     trained: list[RunDir], make_spec: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
-    from lab.planner.check import check
+    from lab.planner.validate import check
 
     for run, method in zip(trained, ("full", "lora"), strict=True):
         hostile.plant(run.artifact, tmp_path / "a pickle was read")
@@ -182,5 +182,5 @@ def test_start_from_takes_a_whole_result(
     (problem,) = check(make_spec("full") | {"start_from": f"run:{full.id}"})["problems"]
     assert "'pytorch_model.bin', which is not the name" in problem["message"]
     with pytest.raises(LabError, match=r"pytorch_model\.bin"):
-        answer.load(answer.parse(f"run:{full.id}"))
+        generate.load(generate.parse(f"run:{full.id}"))
     assert not (tmp_path / "a pickle was read").exists(), "a pickle was read"

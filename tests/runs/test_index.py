@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lab.errors import SpecError
-from lab.files import write_json
+from lab.atomic_files import write_json
 from lab.paths import RunDir
 from lab.runs import index, process
 

@@ -11,7 +11,7 @@ import pytest
 
 from lab import paths
 from lab.errors import LabError
-from lab.files import read_object, write_json
+from lab.atomic_files import read_object, write_json
 from lab.paths import RunDir
 from lab.runs import launch, process, queue, supervisor
 from lab.runs.status import status

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lab.paths import RunDir
-from lab.runs import live as series
+from lab.runs import metric_series as series
 
 
 def lines(first: int, last: int, value: float = 1.0) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from lab import paths
-from lab.files import write_json
+from lab.atomic_files import write_json
 from lab.paths import RunDir
 from lab.runs import process
 

@@ -15,9 +15,9 @@ import pytest
 
 from lab import paths
 from lab.errors import LabError, SpecError
-from lab.files import read_object, write_json
+from lab.atomic_files import read_object, write_json
 from lab.paths import RunDir
-from lab.runs import deadlines, history, launch, process, queue, supervisor
+from lab.runs import deadlines, record_reader, launch, process, queue, supervisor
 from lab.runs.status import status
 
 
@@ -27,7 +27,7 @@ def waiting(make_spec: Callable[..., dict[str, Any]], monkeypatch: pytest.Monkey
     monkeypatch.setattr(supervisor, "ensure", lambda: None)
 
     def make(count: int, **sections: Any) -> list[RunDir]:
-        from lab.planner.check import check
+        from lab.planner.validate import check
 
         plan = check(make_spec("lora", **sections))
         made = []
@@ -174,8 +174,8 @@ def test_killed_supervisors_lose_nothing_and_start_nothing_twice(
     assert kills == 3
     for run in runs:
         assert status(run).state == "done"
-        assert [e["attempt"] for e in history.events(run, "plan")] == [1], "started once"
-        steps = [record["step"] for record in history.metrics(run, "train")]
+        assert [e["attempt"] for e in record_reader.events(run, "plan")] == [1], "started once"
+        steps = [record["step"] for record in record_reader.metrics(run, "train")]
         assert steps == [1, 2, 3, 4]
 
 

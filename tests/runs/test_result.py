@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from lab.compare.table import compare, row
-from lab.files import read_object
+from lab.compare.comparison import compare, row
+from lab.atomic_files import read_object
 from lab.paths import RunDir
-from lab.runs import history
+from lab.runs import record_reader
 from lab.runs.status import status
 
 
@@ -55,16 +55,16 @@ def test_the_directory_holds_the_contract(pair: list[RunDir]) -> None:
     receipt = read_object(run.artifact / "receipt.json")
     assert receipt is not None and set(receipt["weights"]) == {"adapter_model.safetensors"}
     assert (run.artifact / "chat_template.jinja").is_file()
-    kinds = {record["kind"] for record in history.read_lines(run.metrics)[0]}
+    kinds = {record["kind"] for record in record_reader.read_lines(run.metrics)[0]}
     assert kinds >= {"train", "eval"}
-    phases = [event["phase"] for event in history.events(run, "phase")]
+    phases = [event["phase"] for event in record_reader.events(run, "phase")]
     order = ["loading", "tokenising", "evaluating", "training", "ended"]
     assert [phases.index(name) for name in order] == sorted(phases.index(name) for name in order)
     assert not list(run.path.rglob("*.bin")) and not list(run.path.rglob("*.pt"))
 
 
 def test_cumulative_counters_only_rise(pair: list[RunDir]) -> None:
-    records = history.metrics(pair[0], "train")
+    records = record_reader.metrics(pair[0], "train")
     for key in ("step", "tokens", "loss_tokens", "seconds", "flops"):
         values: list[Any] = [record[key] for record in records]
         assert values == sorted(values) and values[0] > 0
@@ -118,6 +118,6 @@ def test_a_loss_that_is_no_number_ends_the_run_and_says_where(
     run = work_here("full")
     now = status(run)
     assert now.state == "failed" and "became nan at step 5, on rows " in now.message, now
-    last = history.metrics(run, "train")[-1]
+    last = record_reader.metrics(run, "train")[-1]
     assert last["step"] == 5 and last["train/loss"] != last["train/loss"], "NaN is kept as NaN"
     assert "learning_rate" in now.hint

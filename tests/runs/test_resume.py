@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file
 
 from lab.errors import LabError
-from lab.files import read_object
+from lab.atomic_files import read_object
 from lab.paths import RunDir
-from lab.runs import history, launch, process, queue
+from lab.runs import record_reader, launch, process, queue
 from lab.runs.status import status
 from tests.conftest import attempt_here
 
@@ -34,19 +34,19 @@ def assert_same_outcome(first: RunDir, second: RunDir) -> None:
         assert torch.equal(tensor, theirs[name]), name
     for kind, key in (("train", "train/loss"), ("eval", "eval/loss")):
         series = [
-            {record["step"]: record[key] for record in history.metrics(run, kind)}
+            {record["step"]: record[key] for record in record_reader.metrics(run, kind)}
             for run in (first, second)
         ]
         # a stop evaluates once more than the schedule has it
         assert series[0].items() <= series[1].items()
-    steps = [record["step"] for record in history.metrics(second, "train")]
+    steps = [record["step"] for record in record_reader.metrics(second, "train")]
     assert steps == list(range(1, len(steps) + 1)), "one continuous history"
 
 
 def wait_for_step(run: RunDir, step: int, seconds: float = 90) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        records = history.metrics(run, "train")
+        records = record_reader.metrics(run, "train")
         if records and records[-1]["step"] >= step:
             return
         assert not status(run).has_ended, status(run)
@@ -84,7 +84,7 @@ def test_kill_and_resume_is_bitwise_exact(
     if method == "full":
         assert attempt_here(run) == 0
     assert launch.wait(run, timeout_s=120) == "done"
-    resumed_at = history.last_event(run, "plan")["resumed_at"]
+    resumed_at = record_reader.last_event(run, "plan")["resumed_at"]
     assert resumed_at >= 8, "it went on from a checkpoint, not from the start"
     assert_same_outcome(whole, run)
     assert (run.attempts / "1" / "process.json").is_file()
@@ -98,8 +98,8 @@ def test_an_interrupted_attempt_resumes_bitwise(
     method: str,
     packing: str,
 ) -> None:
-    from lab.planner.check import check
-    from lab.train.conductor import Conductor
+    from lab.planner.validate import check
+    from lab.train.callbacks import Conductor
 
     sections = {"data": {"packing": packing}}
     whole = work_here(method, **sections)
@@ -118,7 +118,7 @@ def test_an_interrupted_attempt_resumes_bitwise(
     monkeypatch.setattr(queue, "submit", lambda run: None)
     launch.resume(run)
     assert attempt_here(run) == 0
-    assert history.last_event(run, "plan")["resumed_at"] == 4
+    assert record_reader.last_event(run, "plan")["resumed_at"] == 4
     assert_same_outcome(whole, run)
 
 
@@ -136,9 +136,9 @@ def test_a_damaged_checkpoint_is_skipped_and_named(
     monkeypatch.setattr(queue, "submit", lambda run: None)
     launch.resume(run)
     assert attempt_here(run) == 0
-    assert history.last_event(run, "plan")["resumed_at"] == 4
+    assert record_reader.last_event(run, "plan")["resumed_at"] == 4
     assert any(
-        "optimizer.safetensors is damaged" in w["message"] for w in history.events(run, "warning")
+        "optimizer.safetensors is damaged" in w["message"] for w in record_reader.events(run, "warning")
     )
     assert all(torch.equal(before[name], tensor) for name, tensor in weights(run).items())
 
@@ -189,7 +189,7 @@ def test_stop_keeps_a_result_and_can_go_on(
         launch.delete(run)
     launch.command(run, "stop")
     assert launch.wait(run, timeout_s=60) == "stopped"
-    steps = history.metrics(run, "train")[-1]["step"]
+    steps = record_reader.metrics(run, "train")[-1]["step"]
     assert steps < 120 and run.artifact.is_dir()
     assert [path.name for path in run.checkpoints.glob("step-*")] == [f"step-{steps}"]
     monkeypatch.setattr(queue, "submit", lambda run: None)
@@ -204,6 +204,6 @@ def test_the_same_spec_gives_the_same_losses_twice(work_here: Callable[..., RunD
     first = work_here("lora")
     assert_same_outcome(first, work_here("lora"))
     other = work_here("lora", train={"seed": 1})
-    assert history.metrics(other, "train")[-1]["train/loss"] != pytest.approx(
-        history.metrics(first, "train")[-1]["train/loss"], abs=1e-9
+    assert record_reader.metrics(other, "train")[-1]["train/loss"] != pytest.approx(
+        record_reader.metrics(first, "train")[-1]["train/loss"], abs=1e-9
     )

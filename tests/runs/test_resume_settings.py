@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from lab.errors import LabError, SpecError
-from lab.files import read_object
+from lab.atomic_files import read_object
 from lab.paths import RunDir
-from lab.planner.check import check
-from lab.runs import history, launch, queue, resumption
+from lab.planner.validate import check
+from lab.runs import record_reader, launch, queue, resume_settings
 from lab.runs.status import status
 from lab.train import checkpoint
-from lab.train.schedule import rate
+from lab.train.budget import rate
 from tests.conftest import attempt_here, run_here
 from tests.runs.test_resume import assert_same_outcome
 
@@ -35,15 +35,15 @@ def stopped(trained: list[RunDir], monkeypatch: pytest.MonkeyPatch) -> RunDir:
 
 
 def warnings(run: RunDir) -> str:
-    return "\n".join(event["message"] for event in history.events(run, "warning"))
+    return "\n".join(event["message"] for event in record_reader.events(run, "warning"))
 
 
 def test_other_settings_hold_from_the_checkpoint_on(stopped: RunDir) -> None:
     launch.resume(stopped, ["train.max_steps=10", "train.learning_rate=0.0001"])
-    assert resumption.spec_of(stopped).train.max_steps == 10
+    assert resume_settings.spec_of(stopped).train.max_steps == 10
     assert (read_object(stopped.spec) or {})["train"]["max_steps"] == 12, "as it was written"
     assert attempt_here(stopped) == 0
-    records = history.metrics(stopped, "train")
+    records = record_reader.metrics(stopped, "train")
     assert [record["step"] for record in records] == list(range(1, 11))
     assert records[-1]["train/learning_rate"] < 1e-4
     assert "From step 8 on with other settings: train.learning_rate 0.0001 (was 0.001)" in (
@@ -59,7 +59,7 @@ def test_what_makes_another_run_is_refused_all_at_once(stopped: RunDir) -> None:
     assert found == {"data.max_length", "train.batch_size", "train.seed", "train.max_steps"}
     assert status(stopped).state == "stopped" and not stopped.attempts.exists()
     launch.resume(stopped, ["train.batch_size=1", "train.accumulation=2"])
-    assert resumption.spec_of(stopped).train.accumulation == 2
+    assert resume_settings.spec_of(stopped).train.accumulation == 2
 
 
 def test_what_was_changed_at_an_earlier_resume_still_holds(stopped: RunDir) -> None:
@@ -68,7 +68,7 @@ def test_what_was_changed_at_an_earlier_resume_still_holds(stopped: RunDir) -> N
     launch.resume(stopped, ["train.max_steps=30", "train.weight_decay=0.25"])
     stopped.result.write_text(json.dumps({"state": "failed"}))
     launch.resume(stopped)
-    train = resumption.spec_of(stopped).train
+    train = resume_settings.spec_of(stopped).train
     assert (train.learning_rate, train.max_steps, train.weight_decay) == (0.0001, 30, 0.25)
 
 
@@ -80,11 +80,11 @@ def test_a_finished_run_is_made_longer(
     weights = (run.artifact / "adapter_model.safetensors").read_bytes()
     launch.resume(run, ["train.max_steps=20"])
     assert attempt_here(run) == 0
-    assert status(run).state == "done" and history.last_event(run, "plan")["resumed_at"] == 8
-    records = history.metrics(run, "train")
+    assert status(run).state == "done" and record_reader.last_event(run, "plan")["resumed_at"] == 8
+    records = record_reader.metrics(run, "train")
     assert [record["step"] for record in records] == list(range(1, 21)), "one history"
     rates = [record["train/learning_rate"] for record in records]
-    expected = [1e-3 * rate(resumption.spec_of(run).train, step / 20, 1 / 20) for step in (8, 19)]
+    expected = [1e-3 * rate(resume_settings.spec_of(run).train, step / 20, 1 / 20) for step in (8, 19)]
     assert [rates[8], rates[19]] == pytest.approx(expected), "the schedule is that of 20 steps"
     assert "follows its schedule over the new length" in warnings(run)
     assert (run.attempts / "1" / "artifact" / "adapter_model.safetensors").read_bytes() == weights
@@ -129,7 +129,7 @@ def test_lost_optimizer_state_is_refused_unless_allowed(stopped: RunDir) -> None
     launch.resume(stopped, incomplete=True)
     assert attempt_here(stopped) == 0
     assert "step-8 lacks optimizer.safetensors: what it held starts anew" in warnings(stopped)
-    assert history.last_event(stopped, "plan")["resumed_at"] == 8
+    assert record_reader.last_event(stopped, "plan")["resumed_at"] == 8
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
@@ -137,10 +137,10 @@ def test_training_on_begins_where_the_other_ended(
     trained: list[RunDir], make_spec: Make, method: str
 ) -> None:
     done = trained[0 if method == "full" else 1]
-    before = history.metrics(done, "eval")[-1]["eval/loss"]
+    before = record_reader.metrics(done, "eval")[-1]["eval/loss"]
     further = make_spec(method, train={"max_steps": 1, "learning_rate": 1e-9, "warmup": 0.0})
     run = run_here(further | {"start_from": f"run:{done.id}"})
-    found = [record["eval/loss"] for record in history.metrics(run, "eval")]
+    found = [record["eval/loss"] for record in record_reader.metrics(run, "eval")]
     assert found[0] > before + 0.01, "the base is measured as it is"
     assert found[-1] == pytest.approx(before, abs=1e-4), "training began with the result"
 
@@ -161,7 +161,7 @@ def test_a_start_that_cannot_be_is_refused(trained: list[RunDir], make_spec: Mak
 def test_a_disk_that_fills_in_mid_save_costs_one_checkpoint(
     work_here: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lab.train.conductor import Conductor
+    from lab.train.callbacks import Conductor
 
     sections = {"train": {"max_steps": 14}}
     whole = work_here("lora", **sections)

@@ -11,20 +11,20 @@ from typing import Any
 
 import pytest
 
-from lab import machine
-from lab.files import read_object
+from lab import host
+from lab.atomic_files import read_object
 from lab.paths import RunDir
-from lab.runs import launch, process, queue, spare, supervisor
+from lab.runs import launch, process, queue, warm_worker, supervisor
 
 
 def test_a_spare_worker_does_the_run_and_ends_with_its_supervisor(
     make_spec: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lab.planner.check import check
+    from lab.planner.validate import check
 
     monkeypatch.setattr(supervisor, "ensure", lambda: None)
-    spare.want()
-    assert spare.is_wanted()
+    warm_worker.want()
+    assert warm_worker.is_wanted()
     loop = supervisor.Supervisor()
     assert loop.tick(), "a supervisor stays while a spare is wanted"
     waiting = loop.spare.worker
@@ -44,7 +44,7 @@ def test_a_spare_worker_does_the_run_and_ends_with_its_supervisor(
 
 def test_a_dead_spare_starts_nothing(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
-    held = spare.Spare()
+    held = warm_worker.Spare()
     held.worker = subprocess.Popen([sys.executable, "-c", ""], stdin=subprocess.PIPE)
     held.worker.wait()
     assert held.give(run) is None and not run.process.exists()
@@ -75,4 +75,4 @@ def test_what_a_killed_worker_leaves_is_said(
         loop.tick()
         time.sleep(0.05)
     assert queue.left_behind() == []
-    assert machine.gpu_bytes_of([worker.pid]) == 0
+    assert host.gpu_bytes_of([worker.pid]) == 0

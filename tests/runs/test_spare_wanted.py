@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lab.runs import process, queue, spare, supervisor
+from lab.runs import process, queue, warm_worker, supervisor
 
 
 @pytest.fixture(autouse=True)
@@ -19,21 +19,21 @@ def no_supervisor(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_spare_is_wanted_for_ten_minutes(no_supervisor: list[str]) -> None:
-    assert not spare.is_wanted()
-    spare.want()
-    assert spare.is_wanted() and no_supervisor == ["supervisor"]
+    assert not warm_worker.is_wanted()
+    warm_worker.want()
+    assert warm_worker.is_wanted() and no_supervisor == ["supervisor"]
     for age, wanted in ((590, True), (610, False)):
         moment = time.time() - age
         os.utime(queue.folder() / "wanted", (moment, moment))
-        assert spare.is_wanted() is wanted, f"{age} s ago somebody set up a run."
-    spare.want()
+        assert warm_worker.is_wanted() is wanted, f"{age} s ago somebody set up a run."
+    warm_worker.want()
     queue.change(spare=False)
-    assert not spare.is_wanted(), "The setting says no."
+    assert not warm_worker.is_wanted(), "The setting says no."
 
 
 def test_where_the_setting_says_no_nothing_is_started(no_supervisor: list[str]) -> None:
     queue.change(spare=False)
-    spare.want()
+    warm_worker.want()
     assert no_supervisor == [] and not (queue.folder() / "wanted").exists()
 
 
@@ -53,7 +53,7 @@ def test_one_is_kept_and_replaced_when_it_dies(monkeypatch: pytest.MonkeyPatch) 
         return started[-1]
 
     monkeypatch.setattr(process, "spawn", spawn)
-    held = spare.Spare()
+    held = warm_worker.Spare()
     held.keep()
     held.keep()
     assert len(started) == 1, "One is enough."

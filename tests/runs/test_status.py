@@ -14,9 +14,9 @@ import pytest
 
 from lab import paths
 from lab.errors import LabError
-from lab.files import write_json
+from lab.atomic_files import write_json
 from lab.paths import RunDir
-from lab.runs import history, launch, process
+from lab.runs import record_reader, launch, process
 from lab.runs.status import status
 
 
@@ -88,7 +88,7 @@ def test_garbage_in_the_files_of_the_contract(run: RunDir, garbage: str) -> None
     for file in (run.process, run.heartbeat, run.result, run.spec, run.metrics, run.events):
         file.write_text(garbage)
     assert status(run).state == "crashed"
-    assert history.metrics(run, "train") == []
+    assert record_reader.metrics(run, "train") == []
 
 
 @pytest.mark.parametrize(
@@ -114,14 +114,14 @@ def test_a_link_out_of_the_home_is_no_run(run: RunDir, tmp_path: Path) -> None:
 def test_readers_skip_an_unfinished_last_line(run: RunDir) -> None:
     line = json.dumps({"kind": "train", "step": 1, "train/loss": 2.0})
     run.metrics.write_text(line + "\n" + line[:20])
-    records, offset = history.read_lines(run.metrics)
+    records, offset = record_reader.read_lines(run.metrics)
     assert len(records) == 1 and offset == len(line) + 1
     run.metrics.write_text(line + "\n" + line + "\n")
-    assert len(history.read_lines(run.metrics, offset)[0]) == 1
+    assert len(record_reader.read_lines(run.metrics, offset)[0]) == 1
 
 
 def test_repeated_steps_supersede_the_earlier_ones() -> None:
     records = [{"kind": "train", "step": step, "attempt": 1, "x": step} for step in range(1, 8)]
     records += [{"kind": "train", "step": step, "attempt": 2, "x": -step} for step in (5, 6)]
-    kept = history.continuous(records, "train")
+    kept = record_reader.continuous(records, "train")
     assert [record["x"] for record in kept] == [1, 2, 3, 4, -5, -6]

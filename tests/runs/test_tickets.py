@@ -12,7 +12,7 @@ import pytest
 
 from lab.errors import LabError
 from lab.paths import RunDir, all_runs, home
-from lab.runs import launch, queue, tickets
+from lab.runs import launch, queue, submissions
 from lab.spec import RunSpec
 
 
@@ -29,16 +29,16 @@ def submitted(monkeypatch: pytest.MonkeyPatch) -> list[RunDir]:
 
 
 def test_a_ticket_knows_its_run_and_its_form(submitted: list[RunDir]) -> None:
-    ticket = tickets.new()
-    assert tickets.TICKET.fullmatch(ticket) and tickets.new() != ticket
-    assert tickets.claimed(ticket) is None and not tickets.is_same(ticket, {})
-    run = tickets.start(plan("one"), ticket)
+    ticket = submissions.new()
+    assert submissions.TICKET.fullmatch(ticket) and submissions.new() != ticket
+    assert submissions.claimed(ticket) is None and not submissions.is_same(ticket, {})
+    run = submissions.start(plan("one"), ticket)
     assert submitted == [run], "It waits in the queue."
-    assert tickets.claimed(ticket) == run and tickets.start(plan("one"), ticket) == run
+    assert submissions.claimed(ticket) == run and submissions.start(plan("one"), ticket) == run
     asked = plan("one")["asked"]
     turned = {key: asked[key] for key in reversed(asked)}
-    assert tickets.is_same(ticket, asked) and tickets.is_same(ticket, turned)
-    assert not tickets.is_same(ticket, plan("two")["asked"])
+    assert submissions.is_same(ticket, asked) and submissions.is_same(ticket, turned)
+    assert not submissions.is_same(ticket, plan("two")["asked"])
     assert all_runs() == [run]
 
 
@@ -52,9 +52,9 @@ def test_two_clicks_at_once_are_one_run(
         return create(made)
 
     monkeypatch.setattr(launch, "create", slowly)
-    ticket, found = tickets.new(), []
+    ticket, found = submissions.new(), []
     threads = [
-        threading.Thread(target=lambda: found.append(tickets.start(plan("one"), ticket)))
+        threading.Thread(target=lambda: found.append(submissions.start(plan("one"), ticket)))
         for _ in range(4)
     ]
     for thread in threads:
@@ -67,45 +67,45 @@ def test_two_clicks_at_once_are_one_run(
 def test_a_start_that_fails_leaves_the_ticket_free(
     submitted: list[RunDir], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    create, ticket = launch.create, tickets.new()
+    create, ticket = launch.create, submissions.new()
 
     def fail(made: dict[str, Any]) -> RunDir:
         raise LabError("The disk is full.")
 
     monkeypatch.setattr(launch, "create", fail)
     with pytest.raises(LabError, match="disk is full"):
-        tickets.start(plan("one"), ticket)
+        submissions.start(plan("one"), ticket)
     assert not (home() / "tickets" / ticket).exists()
     monkeypatch.setattr(launch, "create", create)
-    assert tickets.start(plan("one"), ticket) == all_runs()[0]
+    assert submissions.start(plan("one"), ticket) == all_runs()[0]
 
 
 @pytest.mark.parametrize("ticket", ["", "../../../x", "ABCDEFABCDEF", "a" * 13, "a" * 12 + "\n"])
 def test_what_is_no_ticket_starts_nothing(submitted: list[RunDir], ticket: str) -> None:
     with pytest.raises(LabError, match="out of date"):
-        tickets.start(plan("one"), ticket)
-    assert tickets.claimed(ticket) is None and all_runs() == []
+        submissions.start(plan("one"), ticket)
+    assert submissions.claimed(ticket) is None and all_runs() == []
 
 
 def test_tickets_of_last_week_are_forgotten_and_no_others(submitted: list[RunDir]) -> None:
-    old, young = tickets.new(), tickets.new()
+    old, young = submissions.new(), submissions.new()
     for ticket in (old, young):
-        tickets.start(plan(ticket), ticket)
+        submissions.start(plan(ticket), ticket)
     week = 7 * 24 * 3600
     for ticket, age in ((old, week + 60), (young, week - 60)):
         moment = time.time() - age
         os.utime(home() / "tickets" / ticket, (moment, moment))
-    tickets.start(plan("three"), tickets.new())
-    assert tickets.claimed(old) is None and tickets.claimed(young) is not None
+    submissions.start(plan("three"), submissions.new())
+    assert submissions.claimed(old) is None and submissions.claimed(young) is not None
     assert len(all_runs()) == 3, "The runs stay."
 
 
 def test_a_server_that_died_between_ticket_and_run(
     submitted: list[RunDir], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ticket = tickets.new()
+    ticket = submissions.new()
     file: Path = home() / "tickets" / ticket
     file.parent.mkdir(parents=True)
     file.touch()
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    assert tickets.start(plan("one"), ticket) == all_runs()[0]
+    assert submissions.start(plan("one"), ticket) == all_runs()[0]

@@ -11,12 +11,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lab.chat import answer
-from lab.data import lock
+from lab.chat import generate
+from lab.data import template_lock
 from lab.errors import LabError
 from lab.export import merge as merging
 from lab.paths import RunDir
-from lab.runs import archive, history
+from lab.runs import export_import, record_reader
 
 
 def test_a_merged_model_is_plain_and_answers_as_the_result(
@@ -32,8 +32,8 @@ def test_a_merged_model_is_plain_and_answers_as_the_result(
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
     proof = json.loads((tmp_path / "merged" / "receipt.json").read_text())
     assert proof["merged_from"] == run.id
-    lock.enforce(proof["lock"], tokenizer)
-    loaded = answer.load(answer.parse(f"run:{run.id}"))
+    template_lock.enforce(proof["lock"], tokenizer)
+    loaded = generate.load(generate.parse(f"run:{run.id}"))
     ids = torch.tensor([tokenizer("What is 2 plus 2?")["input_ids"]])
     with torch.inference_mode():
         apart = (model(ids).logits - loaded.model(ids).logits).abs().max()
@@ -60,10 +60,10 @@ def test_evaluation_gives_the_runs_own_loss(
     lab_json: Callable[..., Any], trained: list[RunDir], chats: Path
 ) -> None:
     full, lora = trained
-    base = f"base:{answer.parse(f'run:{full.id}').base}"
+    base = f"base:{generate.parse(f'run:{full.id}').base}"
     rows = lab_json("evaluate", f"run:{full.id}", f"run:{lora.id}", base)["models"]
     for row, run in zip(rows, trained, strict=False):
-        measured = history.metrics(run, "eval")[-1]["eval/loss"]
+        measured = record_reader.metrics(run, "eval")[-1]["eval/loss"]
         assert row["loss"] == pytest.approx(measured, abs=1e-5)
     assert rows[2]["loss"] > max(row["loss"] for row in rows[:2]), "training lowered it"
     assert len({(row["tokens"], row["data"]) for row in rows}) == 1
@@ -77,13 +77,13 @@ def test_evaluation_refuses_other_terms(
     from lab.evals.held_out import evaluate
 
     other = work_here("lora", data={"system_prompt": "Be brief."}, train={"max_steps": 2})
-    named = [answer.parse(f"run:{run.id}") for run in (trained[0], other)]
+    named = [generate.parse(f"run:{run.id}") for run in (trained[0], other)]
     with pytest.raises(LabError, match=r"the system prompt 'Be brief.'; these rows have") as caught:
         evaluate(named)
     assert "From token" in str(caught.value)
     assert len(evaluate(named[1:])) == 1, "by itself its own terms hold"
     with pytest.raises(LabError, match="no held-out rows of its own"):
-        evaluate([answer.parse(f"base:{named[0].base}")])
+        evaluate([generate.parse(f"base:{named[0].base}")])
 
 
 @pytest.mark.parametrize("way", ["evaluate", "merge", "export"])
@@ -93,9 +93,9 @@ def test_a_changed_template_is_refused(trained: list[RunDir], tmp_path: Path, wa
     run, out = trained[1], tmp_path / "out"
     out.mkdir()
     ways: dict[str, Callable[[], Any]] = {
-        "evaluate": lambda: evaluate([answer.parse(f"run:{run.id}")]),
+        "evaluate": lambda: evaluate([generate.parse(f"run:{run.id}")]),
         "merge": lambda: merging.merge(run, out / "merged"),
-        "export": lambda: archive.export(run, out / "run.zip"),
+        "export": lambda: export_import.export(run, out / "run.zip"),
     }
     file = run.artifact / "chat_template.jinja"
     kept = file.read_text()

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from lab import methods
-from lab.data import template
+from lab.data import chat_template
 from lab.errors import LabError
-from lab.files import read_object
+from lab.atomic_files import read_object
 from lab.methods import Context
 from lab.models import weights
 from lab.paths import RunDir
@@ -61,7 +61,7 @@ def test_the_receipt_is_of_these_files_and_this_run(tmp_path: Path, small_tokeni
     assert (receipt["system_prompt"], receipt["loss_on"]) == ("Be kind.", "completion")
     assert (receipt["seed"], receipt["train_hash"], receipt["step"]) == (9, "abc", 12)
     assert (receipt["end_token"], receipt["pad_token"]) == (tiny.END, tiny.END)
-    terms = template.fingerprint(small_tokenizer, "Be kind.", "completion")
+    terms = chat_template.fingerprint(small_tokenizer, "Be kind.", "completion")
     assert receipt["template_hash"] == receipt["lock"]["hash"] == terms
 
 

@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 
 from lab.data import prepare
 from lab.data.batches import Stream
-from lab.files import read_object, write_json
+from lab.atomic_files import read_object, write_json
 from lab.paths import RunDir
-from lab.runs import history
+from lab.runs import record_reader
 from lab.runs.status import status
 from lab.spec import RunSpec
 from lab.train import attempt
@@ -35,7 +35,7 @@ def stream_of(run: RunDir, tokenizer: Any, seed: int, bucket: int = 0) -> Stream
 
 
 def warnings(run: RunDir) -> str:
-    return "\n".join(one["message"] for one in history.events(run, "warning"))
+    return "\n".join(one["message"] for one in record_reader.events(run, "warning"))
 
 
 @pytest.mark.parametrize("bucketing", ["off", "on"])
@@ -52,7 +52,7 @@ def test_rows_come_in_the_order_of_the_seed(
     assert shown == [ours[0].ids, ours[1].ids] != [other[0].ids, other[1].ids]
     sizes = [ours[place].tokens for place in range(16)]
     expected = [sum(sizes[: 2 * step]) for step in range(1, 9)]
-    assert [one["tokens"] for one in history.metrics(run, "train")] == expected
+    assert [one["tokens"] for one in record_reader.metrics(run, "train")] == expected
 
 
 def test_the_start_of_an_adapter_is_drawn_from_the_seed(small_run: Work, small_model: Path) -> None:
@@ -81,7 +81,7 @@ def test_parameters_are_counted_with_the_adapter(small_run: Work, small_model: P
     base = sum(one.numel() for one in load_file(small_model / "model.safetensors").values())
     adapter = load_file(run.artifact / "adapter_model.safetensors").values()
     own = sum(one.numel() for one in adapter)
-    told = history.last_event(run, "model")
+    told = record_reader.last_event(run, "model")
     summary = (read_object(run.result) or {})["summary"]
     for found in (told, summary):
         assert (found["parameters"], found["trainable"]) == (base + own, own)
@@ -94,7 +94,7 @@ def test_operations_of_virtual_tokens_are_in_the_records(small_run: Work) -> Non
     used = {}
     for count in (1, 80):
         run = small_run({"name": "prompt", "tokens": count}, train={**SHORT, "max_steps": 1})
-        (record,) = history.metrics(run, "train")
+        (record,) = record_reader.metrics(run, "train")
         used[count] = record["flops"]
         tokens = record["tokens"]
     assert used[80] > (1 + 120 / tokens) * used[1], "two rows, eighty positions before each"
@@ -135,10 +135,10 @@ def test_a_second_attempt_measures_and_shows_nothing_twice(small_run: Work) -> N
     shutil.copytree(run.artifact, run.path / "before")
     (run.attempts / "1").mkdir(parents=True)
     assert attempt_again(run) == 0
-    assert history.last_event(run, "plan")["resumed_at"] == 3
-    base = [one for one in history.metrics(run, "eval") if one.get("of") == "base"]
+    assert record_reader.last_event(run, "plan")["resumed_at"] == 3
+    base = [one for one in record_reader.metrics(run, "eval") if one.get("of") == "base"]
     assert len(base) == 1, "the base is measured once"
-    assert [one["step"] for one in history.events(run, "sample")].count(0) == 1
+    assert [one["step"] for one in record_reader.events(run, "sample")].count(0) == 1
     assert run.first_batch.read_bytes() == first
     assert "Resumed under other conditions" not in warnings(run)
     ours, before = (
@@ -187,7 +187,7 @@ def test_a_lost_part_of_a_checkpoint_is_told(small_run: Work) -> None:
     assert attempt_again(run) == 0
     assert "step-2 lacks extra.safetensors" in warnings(run)
     assert "From step 2 on with other settings: train.max_steps 4 (was 3)" in warnings(run)
-    assert history.metrics(run, "train")[-1]["step"] == 4
+    assert record_reader.metrics(run, "train")[-1]["step"] == 4
 
 
 def test_a_sigterm_stops_the_run_with_a_result(
@@ -204,5 +204,5 @@ def test_a_sigterm_stops_the_run_with_a_result(
     monkeypatch.setattr(Telemetry, "metric", metric)
     run = small_run("lora", train={**SHORT, "max_steps": 9})
     assert status(run).state == "stopped" and run.artifact.is_dir()
-    assert history.metrics(run, "train")[-1]["step"] in (2, 3)
+    assert record_reader.metrics(run, "train")[-1]["step"] in (2, 3)
     assert list(run.checkpoints.glob("step-*"))

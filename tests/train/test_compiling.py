@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from lab.train import compiling
+from lab.train import compile_layers
 from tests.methods import tiny
 
 
@@ -28,7 +28,7 @@ def test_every_decoder_layer_is_compiled_and_nothing_else(
     compiled: list[Any] = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda layer: compiled.append(layer))
     model = make()
-    found = compiling.compile_layers(model)
+    found = compile_layers.compile_layers(model)
     layers = list(model.transformer.h if hasattr(model, "transformer") else model.model.layers)
     assert found == compiled == layers
 
@@ -38,7 +38,7 @@ def test_the_first_pass_leaves_everything_as_it_was() -> None:
     before = {name: weight.clone() for name, weight in model.named_parameters()}
     state = torch.get_rng_state()
     batch = tiny.toy_batch()
-    assert compiling.first_pass(model, [], batch, precision="float32", loss="fused") == ""
+    assert compile_layers.first_pass(model, [], batch, precision="float32", loss="fused") == ""
     assert torch.equal(torch.get_rng_state(), state), "dropout would draw other masks"
     assert all(weight.grad is None for weight in model.parameters())
     assert all(torch.equal(weight, before[name]) for name, weight in model.named_parameters())
@@ -57,7 +57,7 @@ class Failing(torch.nn.Linear):
 def test_a_compiler_that_fails_is_given_up_with_its_reason() -> None:
     layer = torch.nn.Linear(2, 2)
     layer.compile(backend="eager")
-    failed = compiling.first_pass(
+    failed = compile_layers.first_pass(
         Failing(RuntimeError("no C++ compiler\nand more")), [layer], tiny.toy_batch(),
         precision="float32", loss="fused",
     )  # fmt: skip
@@ -68,6 +68,6 @@ def test_a_compiler_that_fails_is_given_up_with_its_reason() -> None:
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("9 GiB")])
 def test_running_out_of_memory_is_no_fault_of_the_compiler(error: BaseException) -> None:
     with pytest.raises(type(error)):
-        compiling.first_pass(
+        compile_layers.first_pass(
             Failing(error), [], tiny.toy_batch(), precision="float32", loss="fused"
         )

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from lab.files import read_object, write_json
+from lab.atomic_files import read_object, write_json
 from lab.paths import RunDir
-from lab.runs import checkpoints, history
+from lab.runs import checkpoints, record_reader
 from lab.runs.status import status
-from lab.train import conductor
+from lab.train import callbacks
 from lab.train.telemetry import Telemetry
 from tests.conftest import attempt_again
 
@@ -26,12 +26,12 @@ QUIET = {"eval_every": 0, "save_every": 0}
 
 def steps(run: RunDir, kind: str) -> list[int]:
     """The steps of the records (eval) or events (checkpoint, sample) of a kind."""
-    records = history.metrics(run, kind) if kind == "eval" else history.events(run, kind)
+    records = record_reader.metrics(run, kind) if kind == "eval" else record_reader.events(run, kind)
     return [one["step"] for one in records if one.get("of") != "base"]
 
 
 def warnings(run: RunDir) -> str:
-    return "\n".join(one["message"] for one in history.events(run, "warning"))
+    return "\n".join(one["message"] for one in record_reader.events(run, "warning"))
 
 
 def again(run: RunDir) -> None:
@@ -47,7 +47,7 @@ def evaluations(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[float]], None
     def give(losses: list[float]) -> None:
         following: Iterator[float] = iter(losses)
         monkeypatch.setattr(
-            conductor, "evaluation_loss", lambda *args, **kwargs: (next(following), 10)
+            callbacks, "evaluation_loss", lambda *args, **kwargs: (next(following), 10)
         )
 
     return give
@@ -110,7 +110,7 @@ def test_early_stopping_goes_on_counting_after_a_resume(
     assert checkpoints.table(run)[-1]["step"] == 6
     evaluations([2.2, 1.0])
     again(run)
-    assert history.last_event(run, "plan")["resumed_at"] == 6
+    assert record_reader.last_event(run, "plan")["resumed_at"] == 6
     assert steps(run, "eval") == [2, 4, 6, 8], "the third evaluation without a gain ends it"
     assert "below 2.0000 for 3 evaluations" in warnings(run)
 
@@ -130,7 +130,7 @@ def test_divergence_is_said_once_and_only_where_it_is_large(
     train = {"max_steps": 5, "eval_every": 1, "save_every": 0}
     evaluations([2.0, 2.5, 2.7, 9.0, 9.0])
     run = small_run("lora", train=train)
-    said = [one for one in history.events(run, "warning") if "diverging" in one["message"]]
+    said = [one for one in record_reader.events(run, "warning") if "diverging" in one["message"]]
     assert len(said) == 1
     assert "2.700 at step 3, after 2.000 at its best" in said[0]["message"]
     evaluations([2.0, 2.5, 1.9, 2.4, 2.4])
@@ -148,9 +148,9 @@ def test_rates_are_of_the_step_itself(small_run: Work, lab_home: Any) -> None:
     for attempt in (1, 2):
         if attempt == 2:
             again(run)
-            assert history.last_event(run, "plan")["resumed_at"] == 6
+            assert record_reader.last_event(run, "plan")["resumed_at"] == 6
         before = {"tokens": 0, "flops": 0.0, "seconds": 0.0}
-        for record in history.metrics(run, "train"):
+        for record in record_reader.metrics(run, "train"):
             passed = record["perf/step_s"]
             gained = {key: record[key] - before[key] for key in before}
             place = f"step {record['step']} of attempt {attempt}"
@@ -169,10 +169,10 @@ def test_evaluations_take_no_training_time(
         time.sleep(1.5)
         return 2.0, 10
 
-    monkeypatch.setattr(conductor, "evaluation_loss", slow)
+    monkeypatch.setattr(callbacks, "evaluation_loss", slow)
     train = {"max_steps": 3, "eval_every": 1, "save_every": 0}
     run = small_run("lora", train=train)
-    records = history.metrics(run, "train")
+    records = record_reader.metrics(run, "train")
     assert all(one["perf/step_s"] < 1.5 for one in records)
     assert records[-1]["seconds"] == pytest.approx(sum(one["perf/step_s"] for one in records))
 
@@ -198,7 +198,7 @@ def test_the_time_left_falls_to_nothing(small_run: Work, monkeypatch: pytest.Mon
             told.append((now[0], done, total, eta_s))
             now[0] += 40.0 if done == 6 else 10.0
 
-    monkeypatch.setattr(conductor, "time", Clock())
+    monkeypatch.setattr(callbacks, "time", Clock())
     monkeypatch.setattr(Telemetry, "progress", progress)
     run = small_run("lora", train={"max_steps": 10, **QUIET, "save_every": 4})
     for first_step in (0, 8):
@@ -230,7 +230,7 @@ def test_a_budget_of_seconds_reports_seconds(
     train = {"max_seconds": 0.4, "warmup": 0.0, "schedule": "linear", "learning_rate": 1e-3}
     run = small_run("lora", train={"max_steps": None, **QUIET, **train})
     assert {(total, unit) for _, total, unit in told} == {(0.4, "second")}
-    records = history.metrics(run, "train")
+    records = record_reader.metrics(run, "train")
     assert told[-1][0] == pytest.approx(records[-1]["seconds"], abs=0.06)
     assert records[0]["train/learning_rate"] > 0.99e-3, "the first step begins at the top"
     passed = [0.0, 0.0, *(one["seconds"] for one in records)]
@@ -245,13 +245,13 @@ def test_the_memory_of_a_run_is_told_part_by_part(small_run: Work) -> None:
     """Four bytes a weight, four a gradient, two moments of four and a count of four a tensor."""
     runs = [small_run(method, train={"max_steps": 1, **QUIET}) for method in ("full", "lora")]
     for run in runs:
-        told = history.last_event(run, "memory")
-        model = history.last_event(run, "model")
+        told = record_reader.last_event(run, "memory")
+        model = record_reader.last_event(run, "model")
         assert told["weights"] == 4 * model["parameters"], run.id
         assert told["gradients"] == 4 * model["trainable"]
         extra = told["optimizer"] - 8 * model["trainable"]
         assert 0 <= extra <= 4 * 100, "two moments, and a counter for each tensor"
-    full, lora = (history.last_event(run, "model") for run in runs)
+    full, lora = (record_reader.last_event(run, "model") for run in runs)
     assert full["trainable"] == full["parameters"] > lora["trainable"]
 
 
@@ -264,7 +264,7 @@ def test_stop_ends_with_a_checkpoint_an_evaluation_and_a_result(
     at_step(monkeypatch, 3, command("stop"))
     run = small_run("lora", train={"max_steps": 9, **QUIET})
     assert status(run).state == "stopped" and run.artifact.is_dir()
-    last = history.metrics(run, "train")[-1]["step"]
+    last = record_reader.metrics(run, "train")[-1]["step"]
     assert last in (3, 4), "at the next step, not later"
     assert steps(run, "eval") == [last] and steps(run, "checkpoint") == [last]
 
@@ -280,7 +280,7 @@ def test_cancel_leaves_no_result(small_run: Work, monkeypatch: pytest.MonkeyPatc
     run = small_run("lora", train={"max_steps": 9, **QUIET})
     assert status(run).state == "cancelled"
     assert not run.artifact.exists() and not list(run.checkpoints.glob("step-*"))
-    assert history.metrics(run, "train")[-1]["step"] in (3, 4)
+    assert record_reader.metrics(run, "train")[-1]["step"] in (3, 4)
 
 
 def test_save_writes_one_checkpoint_and_goes_on(
@@ -288,7 +288,7 @@ def test_save_writes_one_checkpoint_and_goes_on(
 ) -> None:
     at_step(monkeypatch, 3, command("save"))
     run = small_run("lora", train={"max_steps": 9, **QUIET})
-    assert status(run).state == "done" and history.metrics(run, "train")[-1]["step"] == 9
+    assert status(run).state == "done" and record_reader.metrics(run, "train")[-1]["step"] == 9
     saved = steps(run, "checkpoint")
     assert len(saved) == 1 and saved[0] in (3, 4), "answered once"
     assert not (run.commands / "save").exists()
@@ -319,7 +319,7 @@ def test_before_the_first_step_there_is_nothing_to_save(
 
     monkeypatch.setattr(Telemetry, "enter", command_while_loading)
     run = small_run("lora", train={"max_steps": 3, **QUIET})
-    assert status(run).state == "cancelled" and history.metrics(run, "train") == []
+    assert status(run).state == "cancelled" and record_reader.metrics(run, "train") == []
 
 
 # -- checkpoints ------------------------------------------------------------------------
@@ -329,7 +329,7 @@ def test_a_checkpoint_knows_its_own_evaluation_only(small_run: Work) -> None:
     """keep_best ranks by it: a checkpoint without one must not carry the loss of another step."""
     train = {"max_steps": 7, "eval_every": 2, "save_every": 1, "keep_last": 9}
     run = small_run("lora", train=train)
-    evals = {one["step"]: one["eval/loss"] for one in history.metrics(run, "eval") if one["step"]}
+    evals = {one["step"]: one["eval/loss"] for one in record_reader.metrics(run, "eval") if one["step"]}
     for step in range(1, 7):
         state = read_object(run.checkpoints / f"step-{step}" / "state.json") or {}
         assert state["eval_loss"] == evals.get(step), f"step {step}"
@@ -342,16 +342,16 @@ def test_room_on_the_disk_is_counted_for_weights_and_moments(
     small_run: Work, small_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Full fine-tuning: three numbers of four bytes a weight, and fifty megabytes left free."""
-    usage = conductor.shutil.disk_usage
+    usage = callbacks.shutil.disk_usage
     weights = load_file(small_model / "model.safetensors").values()
-    needed = 12 * sum(weight.numel() for weight in weights) + conductor.ROOM_BYTES
+    needed = 12 * sum(weight.numel() for weight in weights) + callbacks.ROOM_BYTES
     free: list[int] = []
 
     def disk_usage(path: Any) -> Any:
         found = usage(path)
         return found._replace(free=free[-1]) if free else found  # the planner sees the real disk
 
-    monkeypatch.setattr(conductor.shutil, "disk_usage", disk_usage)
+    monkeypatch.setattr(callbacks.shutil, "disk_usage", disk_usage)
     at_step(monkeypatch, 1, lambda run: free.append(needed - 100_000))
     at_step(monkeypatch, 3, lambda run: free.append(needed + 100_000))
     train = {"max_steps": 5, "eval_every": 0, "save_every": 2}

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from lab import methods, optimizers
-from lab.files import read_object
+from lab.atomic_files import read_object
 from lab.paths import RunDir
-from lab.planner.check import resolve
-from lab.runs import history
+from lab.planner.validate import resolve
+from lab.runs import record_reader
 from lab.runs.status import status
 from lab.spec import RunSpec
 from lab.spec_sections import TrainSpec
-from lab.train.copies import KEY, WithCopies
+from lab.train.master_weights import KEY, WithCopies
 from tests.conftest import attempt_again
 
 RATE = 1e-4
@@ -102,7 +102,7 @@ def test_quality_does_not_suffer(narrow_run: Callable[..., RunDir], method: str)
     for adapters in ("float32", "bfloat16"):
         run = narrow_run(method, adapters)
         assert status(run).state == "done", status(run)
-        records = history.metrics(run, "eval")
+        records = record_reader.metrics(run, "eval")
         losses[adapters] = [one["eval/loss"] for one in records]
     first, last = losses["float32"][0], losses["float32"][-1]
     assert last < 0.99 * first, "it learns something that could be lost"
@@ -126,7 +126,7 @@ def test_a_run_resumes_with_its_copies_bit_for_bit(
         pruned = [(one == 0).sum() for name, one in held.items() if "lora_E" in name]
         assert sum(pruned) > 0, "saved in the middle of pruning"
     assert attempt_again(broken) == 0
-    assert history.last_event(broken, "plan")["resumed_at"] == 4
+    assert record_reader.last_event(broken, "plan")["resumed_at"] == 4
     ours, theirs = (
         load_file(run.artifact / "adapter_model.safetensors") for run in (whole, broken)
     )

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lab import methods
 from lab.data.batches import collate, single_rows
-from lab.data.template import Tokens
+from lab.data.chat_template import Tokens
 from lab.methods import Context
 from lab.spec import RunSpec
 from lab.train import flops

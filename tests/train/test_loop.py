@@ -15,7 +15,7 @@ from lab.spec_sections import TrainSpec
 from lab.train.flops import Flops
 from lab.train.loop import StepConfig, TrainingLoop, step
 from lab.train.optimizer import add_new_parameters
-from lab.train.schedule import Plan, Used
+from lab.train.budget import Plan, Used
 from lab.train.step_batches import StepBatches
 from tests.methods import tiny
 

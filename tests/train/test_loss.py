@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lab.data.batches import collate, packed_rows, single_rows
-from lab.data.template import Tokens
+from lab.data.chat_template import Tokens
 from lab.train import loss as losses
 from lab.train.loss import FusedLinearCrossEntropy
 from lab.train.step import evaluation_loss, fused_is_exact, is_causal, summed_loss

@@ -13,8 +13,8 @@ from torch import nn
 from lab import optimizers
 from lab.optimizers import OPTIMIZERS
 from lab.paths import RunDir
-from lab.planner.check import check
-from lab.runs import history
+from lab.planner.validate import check
+from lab.runs import record_reader
 from lab.spec_sections import TrainSpec
 from lab.train import checkpoint
 from tests.conftest import attempt_again
@@ -82,10 +82,10 @@ def test_the_update_inside_the_backward_pass_equals_the_one_after_it(
     plain = work_here("full", train=sections | {"optimizer": rule})
     inside = work_here("full", train=sections | {"optimizer": f"{rule}_in_backward"})
     assert attempt_again(inside) == 0
-    assert history.last_event(inside, "plan")["resumed_at"] == 3
+    assert record_reader.last_event(inside, "plan")["resumed_at"] == 3
     for key in ("train/loss", "train/grad_norm", "train/learning_rate"):
         ours, theirs = (
-            {one["step"]: one[key] for one in history.metrics(run, "train")}
+            {one["step"]: one[key] for one in record_reader.metrics(run, "train")}
             for run in (plain, inside)
         )
         assert ours == pytest.approx(theirs, rel=1e-5 if key == "train/grad_norm" else 0), key
@@ -102,10 +102,10 @@ def test_it_trains_and_resumes_in_the_loop(work_here: Callable[..., RunDir], nam
 
     train = {"optimizer": name, "max_steps": 6, "save_every": 4, "sample_every": 0}
     whole, broken = (work_here("lora", train=train) for _ in range(2))
-    losses = [one["train/loss"] for one in history.metrics(whole, "train")]
+    losses = [one["train/loss"] for one in record_reader.metrics(whole, "train")]
     assert losses[-1] < losses[0]
     assert attempt_again(broken) == 0
-    assert history.last_event(broken, "plan")["resumed_at"] == 4
+    assert record_reader.last_event(broken, "plan")["resumed_at"] == 4
     ours, theirs = (
         load_file(run.artifact / "adapter_model.safetensors") for run in (whole, broken)
     )

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from lab.bench.small_model import make_model
-from lab.files import read_object
+from lab.atomic_files import read_object
 from lab.models import catalog, weights
 from lab.paths import RunDir
-from lab.runs import history
+from lab.runs import record_reader
 from lab.runs.status import status
 from lab.train.step import packs_apart
 from tests.conftest import attempt_again, run_here
@@ -53,7 +53,7 @@ def run_of(mamba: Path, chats: Path, packing: str) -> RunDir:
 
 def losses(run: RunDir) -> list[float]:
     assert status(run).state == "done", status(run)
-    return [one["train/loss"] for one in history.metrics(run, "train")]
+    return [one["train/loss"] for one in record_reader.metrics(run, "train")]
 
 
 def test_a_model_that_sees_over_the_border_is_trained_on_single_rows(
@@ -61,11 +61,11 @@ def test_a_model_that_sees_over_the_border_is_trained_on_single_rows(
 ) -> None:
     plain, packed = run_of(mamba, chats, "off"), run_of(mamba, chats, "auto")
     assert (read_object(packed.spec) or {})["data"]["packing"] == "on", "as the planner took it"
-    warned = [one["message"] for one in history.events(packed, "warning")]
+    warned = [one["message"] for one in record_reader.events(packed, "warning")]
     assert any("packed sequences see each other" in message for message in warned)
     assert losses(packed) == losses(plain)
     assert attempt_again(packed) == 0, "a later attempt goes on with single rows"
-    assert [one["packing"] for one in history.events(packed, "packing")] == ["off"]
+    assert [one["packing"] for one in record_reader.events(packed, "packing")] == ["off"]
 
 
 def test_a_worker_killed_while_it_unpacks_goes_on(mamba: Path, chats: Path) -> None:

@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 
 from lab.data import prepare
 from lab.data.batches import Row, Stream
-from lab.files import read_object
+from lab.atomic_files import read_object
 from lab.paths import RunDir
-from lab.runs import history
+from lab.runs import record_reader
 from lab.spec import RunSpec
 from tests.conftest import attempt_again, run_here
 
@@ -136,7 +136,7 @@ def test_a_full_run_is_the_plain_loop(
     base_loss = mean(begun, data.held_out)
     is_the_loop(run, course, rates, data.held_out, base_loss, begun, model)
     again(run)
-    assert history.last_event(run, "plan")["resumed_at"] == 4
+    assert record_reader.last_event(run, "plan")["resumed_at"] == 4
     is_the_loop(run, course, rates, data.held_out, base_loss, begun, model)
 
 
@@ -145,18 +145,18 @@ def is_the_loop(
     model: Any,
 ) -> None:  # fmt: skip
     """The records, the result and the summary of `run` say what the plain loop saw."""
-    records = history.metrics(run, "train")
+    records = record_reader.metrics(run, "train")
     assert [one["step"] for one in records] == [1, 2, 3, 4, 5]
     assert [one["train/loss"] for one in records] == pytest.approx(course.losses, rel=1e-4)
     assert [one["train/grad_norm"] for one in records] == pytest.approx(course.norms, rel=1e-3)
     assert [one["train/learning_rate"] for one in records] == pytest.approx(rates)
     assert [one["tokens"] for one in records] == cumulative(course.tokens)
     assert [one["loss_tokens"] for one in records] == cumulative(course.counted)
-    evals = [one for one in history.metrics(run, "eval") if one.get("of") != "base"]
+    evals = [one for one in record_reader.metrics(run, "eval") if one.get("of") != "base"]
     assert [one["step"] for one in evals] == [2, 4, 5]
     assert [one["eval/loss"] for one in evals] == pytest.approx(course.evals, rel=1e-4)
     assert {one["eval/loss_tokens"] for one in evals} == {sum(r.counted for r in held_out)}
-    assert history.base_loss(run) == pytest.approx(base_loss, rel=1e-4)
+    assert record_reader.base_loss(run) == pytest.approx(base_loss, rel=1e-4)
 
     result = load_file(run.artifact / "model.safetensors")
     trained = dict(model.named_parameters())
@@ -191,12 +191,12 @@ def test_every_term_of_adaloras_loss_counts_once_a_step(
         small_spec(method | {"orthogonality": 0.0}, train=train | {"batch_size": 4, "max_steps": 1})
     )
     norms, losses = (
-        [[one[key] for one in history.metrics(run, "train")] for run in runs]
+        [[one[key] for one in record_reader.metrics(run, "train")] for run in runs]
         for key in ("train/grad_norm", "train/loss")
     )
     assert norms[0] == pytest.approx(norms[1], rel=1e-4)
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-    (alone,) = history.metrics(without, "train")
+    (alone,) = record_reader.metrics(without, "train")
     assert norms[0][0] > 1.05 * alone["train/grad_norm"], "the penalty has a gradient of its own"
     stream = rows_of(runs[0], small_tokenizer)[1]
     first = mean(base(small_model), [stream[place] for place in range(4)])
@@ -269,9 +269,9 @@ def test_opened_layers_learn_at_their_own_rate_on_the_same_schedule(
             for name, weight in model.named_parameters():
                 if any(part in name for part in opened):
                     weight.requires_grad_(True)
-    records = history.metrics(run, "train")
+    records = record_reader.metrics(run, "train")
     assert [one["train/loss"] for one in records] == pytest.approx(losses, rel=1e-4)
-    events = history.events(run, "unfrozen")
+    events = record_reader.events(run, "unfrozen")
     assert [one["step"] for one in events] == [2, 4]
     trained = dict(model.named_parameters())
     for name, weight in adapter.items():
@@ -291,7 +291,7 @@ def test_opened_layers_learn_at_their_own_rate_on_the_same_schedule(
 def test_opened_layers_cost_more_operations_from_then_on(grown: tuple[RunDir, Spec]) -> None:
     """The gradient of each opened weight: two operations a token."""
     run, _ = grown
-    records = [{"tokens": 0, "loss_tokens": 0, "flops": 0.0}, *history.metrics(run, "train")]
+    records = [{"tokens": 0, "loss_tokens": 0, "flops": 0.0}, *record_reader.metrics(run, "train")]
     opened = 2 * (32 * 32 + 32 * 16) + 3 * 32 * 64  # matrices of one layer of the tiny model
     for place, layers in ((2, 0), (3, 1), (4, 1), (5, 2)):
         before, now = records[place - 1], records[place]
@@ -309,10 +309,10 @@ def test_a_resumed_growing_run_counts_as_one_that_was_never_interrupted(
     grown: tuple[RunDir, Spec],
 ) -> None:
     run, _ = grown
-    before = [(one["step"], one["tokens"], one["flops"]) for one in history.metrics(run, "train")]
+    before = [(one["step"], one["tokens"], one["flops"]) for one in record_reader.metrics(run, "train")]
     again(run)
-    assert history.last_event(run, "plan")["resumed_at"] == 3
-    after = [(one["step"], one["tokens"], one["flops"]) for one in history.metrics(run, "train")]
+    assert record_reader.last_event(run, "plan")["resumed_at"] == 3
+    after = [(one["step"], one["tokens"], one["flops"]) for one in record_reader.metrics(run, "train")]
     assert after == before
 
 
@@ -335,7 +335,7 @@ def test_a_precision_is_what_the_numbers_are_computed_in(
         model = base(small_model, torch.bfloat16)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         rounded = float(summed(model, [row])) / row.counted
-    (record,) = history.metrics(run, "train")
+    (record,) = record_reader.metrics(run, "train")
     assert abs(record["train/loss"] - rounded) < 0.2 * abs(exact - rounded) + 1e-6
     kinds = {one.dtype for one in load_file(run.artifact / "model.safetensors").values()}
     wide = settings["precision"] == "mixed"

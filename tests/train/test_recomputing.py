@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lab.models.structure import decoder_layers
-from lab.train.recomputing import checkpoint_activations
+from lab.models.decoder_structure import decoder_layers
+from lab.train.activation_checkpointing import checkpoint_activations
 from lab.train.step import summed_loss
 from tests.methods import tiny
 

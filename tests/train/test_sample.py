@@ -10,9 +10,9 @@ import torch
 
 from lab.data.catalog import Dataset
 from lab.data.prepare import Prepared
-from lab.data.shapes import Example
-from lab.train import sample
-from lab.train.sample import Sampler
+from lab.data.formats import Example
+from lab.train import sample_outputs
+from lab.train.sample_outputs import Sampler
 from tests.methods import tiny
 
 ASKED, ANSWER = "w5 w6", "w70 w71 w72"
@@ -67,7 +67,7 @@ def test_the_text_is_what_greedy_choice_adds_to_the_prompt(
     ids = small_tokenizer(made.prompt, add_special_tokens=False)["input_ids"]
     begun = len(ids)
     with torch.no_grad():
-        while len(ids) < begun + sample.LONGEST and (len(ids) == begun or ids[-1] != 0):
+        while len(ids) < begun + sample_outputs.LONGEST and (len(ids) == begun or ids[-1] != 0):
             ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
     expected = small_tokenizer.decode(ids[begun:], skip_special_tokens=True).strip()
     assert events.records[0]["text"] == expected and expected

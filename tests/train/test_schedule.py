@@ -10,7 +10,7 @@ import torch
 from lab.data.batches import Row, Stream
 from lab.spec_sections import TrainSpec
 from lab.train.flops import Flops
-from lab.train.schedule import OPEN_END, Used, plan, rate
+from lab.train.budget import OPEN_END, Used, plan, rate
 
 ROWS = [Row([1] * 10, [-100] + [1] * 9, (10,)) for _ in range(9)]
 COSTS = Flops(per_token=2.0, per_loss_token=0.0, per_token_pair=0.0)

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from lab.paths import RunDir
-from lab.runs import history
+from lab.runs import record_reader
 from lab.runs.status import status
 from tests.conftest import SHARED_MODELS, run_here
 
 
 def losses(run: RunDir) -> list[float]:
     assert status(run).state == "done", status(run)
-    return [record["train/loss"] for record in history.metrics(run, "train")]
+    return [record["train/loss"] for record in record_reader.metrics(run, "train")]
 
 
 PLAIN = {"batch_size": 4, "max_steps": 6, "save_every": 0}
@@ -61,7 +61,7 @@ def test_lora_trains_under_activation_checkpointing(work_here: Callable[..., Run
 
 def test_a_budget_of_seconds_ends_by_the_clock(work_here: Callable[..., RunDir]) -> None:
     run = work_here("lora", train={"max_steps": None, "max_seconds": 1.0, "eval_every": 0})
-    records = history.metrics(run, "train")
+    records = record_reader.metrics(run, "train")
     assert status(run).state == "done"
     assert records[-2]["seconds"] < 1.0 <= records[-1]["seconds"]
     assert records[-1]["train/learning_rate"] < records[len(records) // 3]["train/learning_rate"]
@@ -73,7 +73,7 @@ def test_text_trains_on_every_token(work_here: Callable[..., RunDir], tmp_path: 
     file = tmp_path / "text.jsonl"
     write_rows(file, [{"text": f"The {n}th line of a story about a fox. " * 6} for n in range(12)])
     run = work_here("full", data={"dataset": str(file), "packing": "on"}, train={"max_steps": 4})
-    data = history.last_event(run, "data")
+    data = record_reader.last_event(run, "data")
     assert losses(run) and data["train_tokens"] - data["train_loss_tokens"] <= 40
 
 
@@ -95,7 +95,7 @@ def test_layers_that_cannot_be_compiled_train_as_they_are(
     monkeypatch.setattr(torch.nn.Module, "compile", broken)
     run = work_here("full", train={**settings, "compile": "on"})
     assert losses(run) == pytest.approx(plain, rel=1e-6)
-    events = history.events(run)
+    events = record_reader.events(run)
     assert "compiling" in [one.get("phase") for one in events]
     warned = [one["message"] for one in events if one["kind"] == "warning"]
     assert any("no C++ compiler" in message for message in warned)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lab.data.batches import collate, single_rows
-from lab.data.template import Tokens
+from lab.data.chat_template import Tokens
 from lab.train.step import (
     autocast,
     evaluation_loss,

@@ -14,9 +14,9 @@ import psutil
 import pytest
 import torch
 
-from lab.files import read_object
+from lab.atomic_files import read_object
 from lab.paths import RunDir
-from lab.runs import history
+from lab.runs import record_reader
 from lab.train import telemetry
 from lab.train.telemetry import Memory, Telemetry
 
@@ -83,7 +83,7 @@ def test_the_record_behind_a_torn_line_is_whole(run: RunDir, name: str, torn: st
     assert lines[1] == torn, "what was there is left alone"
     assert json.loads(lines[2])["step"] == 2 and len(lines) == 3
     if name == "metrics":
-        assert [one["step"] for one in history.metrics(run, "eval")] == [1, 2]
+        assert [one["step"] for one in record_reader.metrics(run, "eval")] == [1, 2]
 
 
 def test_whole_and_missing_files_get_no_empty_line(run: RunDir) -> None:
@@ -125,7 +125,7 @@ def test_a_phase_is_said_once_and_starts_without_progress(run: RunDir) -> None:
     worker.progress(4, 12, "step")
     worker._beat()
     assert "eta_s" not in (read_object(run.heartbeat) or {}), "an old estimate is not repeated"
-    assert [one["phase"] for one in history.events(run, "phase")] == [
+    assert [one["phase"] for one in record_reader.events(run, "phase")] == [
         "training", "saving", "training",
     ]  # fmt: skip
     worker.stop()
@@ -142,7 +142,7 @@ def test_the_sampler_beats_also_while_the_worker_is_busy(
     worker.resample(lambda: {"cpu/rss_bytes": 2})
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
-        found = [one for one in history.metrics(run, "device") if one.get("seconds") == 42.5]
+        found = [one for one in record_reader.metrics(run, "device") if one.get("seconds") == 42.5]
         if any(one["cpu/rss_bytes"] == 2 for one in found):
             break
         time.sleep(0.01)

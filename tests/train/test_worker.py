@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from lab.errors import Cancelled, LabError
-from lab.files import read_object, write_json
+from lab.atomic_files import read_object, write_json
 from lab.paths import RunDir
-from lab.runs import history, process
+from lab.runs import record_reader, process
 from lab.train import worker
 from lab.train.telemetry import Telemetry
 
@@ -74,8 +74,8 @@ def test_an_attempt_that_ends_well(outcome: Callable[..., Any], state: str) -> N
     assert result["summary"] == {"step": 12} and result["attempt"] == 3
     assert result["message"] == result["hint"] == "" and result["out_of_memory"] is None
     assert before <= result["started"] <= result["ended"] - 0.05
-    assert history.events(run)[-1]["phase"] == "ended"
-    assert history.events(run)[-1]["attempt"] == 3
+    assert record_reader.events(run)[-1]["phase"] == "ended"
+    assert record_reader.events(run)[-1]["attempt"] == 3
     assert (read_object(run.heartbeat) or {})["phase"] == "ended"
 
 

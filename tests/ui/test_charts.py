@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lab.files import write_json
+from lab.atomic_files import write_json
 from lab.paths import RunDir
-from lab.runs.live import Live
+from lab.runs.metric_series import Live
 from lab.ui import charts
 from lab.ui.charts import View
 

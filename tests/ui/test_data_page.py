@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lab.data import catalog
-from lab.planner import look as planner_look
+from lab.planner import dataset_preview as planner_look
 from lab.planner.client import planner
 from lab.ui import data_view
 from tests.conftest import write_rows

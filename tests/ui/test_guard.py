@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from markdown_it import MarkdownIt
 
-from lab.files import read_object
+from lab.atomic_files import read_object
 from lab.paths import RunDir
 from lab.ui import notices
-from lab.ui.guard import APART, block, plain, safe
+from lab.ui.markdown_safety import APART, block, plain, safe
 from lab.visible import on_one_line, visible
 from tests.ui.conftest import Page
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from lab.paths import RunDir
-from lab.runs import columns
-from lab.runs import live as series
-from lab.ui import charts, monitoring
+from lab.runs import metric_columns
+from lab.runs import metric_series as series
+from lab.ui import charts, monitor_view
 from lab.ui.charts import View
 
 
@@ -102,7 +102,7 @@ def test_a_chart_is_drawn_while_others_read_on(tmp_path: Path) -> None:
     def draw() -> None:
         try:
             for _ in range(20):
-                monitoring.charts_of(series.live(run), view)
+                monitor_view.charts_of(series.live(run), view)
         except ValueError as error:
             failed.append(error)
 
@@ -135,12 +135,12 @@ def test_many_records_at_once_are_as_one_by_one(tmp_path: Path) -> None:
         run.path.mkdir()
         write(run, *records)
         at_once = series.Live(run).refresh().train
-        one_by_one = columns.Columns()
+        one_by_one = metric_columns.Columns()
         for record in records:
             one_by_one.add(record)
-        typed = {kind: columns.Columns() for kind in columns.KINDS}
+        typed = {kind: metric_columns.Columns() for kind in metric_columns.KINDS}
         data = b"".join(json.dumps(record).encode() + b"\n" for record in records)
-        if columns.add_in_bulk(data, typed):
+        if metric_columns.add_in_bulk(data, typed):
             assert name not in ("odd", "nan"), f"{name} is not plain"
         else:
             assert name in ("odd", "nan"), name

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lab import methods, paths
-from lab.ui import memory_charts, survey
+from lab.ui import memory_charts, method_estimates
 from lab.ui.charts import View
 from tests.ui.conftest import Page, words
 
@@ -28,7 +28,7 @@ def test_the_url_opens_a_view_of_the_methods(
         "model": "config:SmolLM2-135M", "rows": 2, "length": 128, "rank": 16,
         "checkpointing": "auto", "loss": "fused",
     }  # fmt: skip
-    found = survey.survey(wanted, {"gpu": "T4 16GB"})
+    found = method_estimates.survey(wanted, {"gpu": "T4 16GB"})
     deadline = time.monotonic() + 60
     while not found.is_complete and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -59,7 +59,7 @@ def test_the_url_opens_a_view_of_the_methods(
 
 def test_a_config_is_uploaded(open_page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []
-    monkeypatch.setattr(survey.Survey, "_ask", lambda self: asked.append(self.asked))
+    monkeypatch.setattr(method_estimates.Survey, "_ask", lambda self: asked.append(self.asked))
     at = open_page("memory")
     shape = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2}
     given = at.file_uploader(key="memory.upload")
@@ -77,7 +77,7 @@ def test_a_config_is_uploaded(open_page: Page, monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_model_that_is_not_there(open_page: Page) -> None:
     open_page("memory", model="config:no-such-model")
-    found = next(reversed(survey._surveys.values()))
+    found = next(reversed(method_estimates._surveys.values()))
     deadline = time.monotonic() + 30
     while not found.is_complete and time.monotonic() < deadline:
         time.sleep(0.1)

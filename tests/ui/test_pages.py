@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from lab import paths, presets
-from lab.files import write_json
-from lab.memory import calibration
+from lab.atomic_files import write_json
+from lab.memory import estimate_history
 from lab.paths import RunDir, all_runs
-from lab.runs import archive, index, launch, process, resumption, supervisor
-from lab.ui import forecast, run_list
+from lab.runs import export_import, index, launch, process, resume_settings, supervisor
+from lab.ui import estimate_panel, runs_view
 from tests.ui.conftest import Page, words
 
 
@@ -56,10 +56,10 @@ def test_monitor_of_a_finished_run(open_page: Page, run: RunDir) -> None:
     assert not [button for button in at.button if button.key == "stop"]
     charts = at.get("plotly_chart")
     assert len(charts) >= 4
-    parts = {row["part"]: row for row in calibration.parts(run)}
+    parts = {row["part"]: row for row in estimate_history.parts(run)}
     for name in ("weights", "gradients", "optimizer"):  # tensors by kind: nearly exact
         assert parts[name]["measured"] == pytest.approx(parts[name]["predicted"], rel=0.01), name
-    found = calibration.history_of_errors("cpu")
+    found = estimate_history.history_of_errors("cpu")
     assert [one.id for one in found["runs"]] == [run.id] and found["median"] == found["worst"]
     assert found["runs"][0].predicted > 0.5 * found["runs"][0].measured
 
@@ -106,7 +106,7 @@ def test_a_finished_run_can_be_made_longer(
     at.text_input(key=f"resume.{run.id}.max_steps").set_value("30").run()
     at.button(key=f"resume.{run.id}.go").click().run()
     assert not at.exception
-    assert resumption.changes_of(run) == {"max_steps": 30}
+    assert resume_settings.changes_of(run) == {"max_steps": 30}
 
 
 def test_a_finished_run_without_checkpoints_says_what_to_do(open_page: Page, run: RunDir) -> None:
@@ -127,11 +127,11 @@ def test_resume_with_other_settings(
     at.text_input(key=f"resume.{run.id}.max_steps").set_value("30").run()
     at.button(key=f"resume.{run.id}.go").click().run()
     assert not at.exception
-    assert resumption.changes_of(run) == {"max_steps": 30}, "what was not touched stays"
+    assert resume_settings.changes_of(run) == {"max_steps": 30}, "what was not touched stays"
 
 
 def test_a_run_is_imported_in_the_browser(open_page: Page, run: RunDir, tmp_path: Path) -> None:
-    file = archive.export(run, tmp_path / "run.zip")
+    file = export_import.export(run, tmp_path / "run.zip")
     for content, said in ((file.read_bytes(), ""), (b"not a zip", "cannot be imported")):
         at = open_page("runs")
         at.file_uploader(key="runs.import").upload("run.zip", content, "application/zip").run()
@@ -225,7 +225,7 @@ def test_runs_are_found_renamed_and_deleted(open_page: Page, run: RunDir) -> Non
 
 
 def test_figures_as_csv(run: RunDir) -> None:
-    lines = run_list.figures_csv(run).splitlines()
+    lines = runs_view.figures_csv(run).splitlines()
     assert "train/loss" in lines[0] and "eval/loss" in lines[0]
     assert len(lines) == 1 + 12 + 4
 
@@ -279,13 +279,13 @@ def test_every_field_of_a_spec_stands_on_the_form() -> None:
     import dataclasses
 
     from lab.spec_sections import DataSpec, TrainSpec
-    from lab.ui import run_setup
+    from lab.ui import new_run_view
 
     shown = [
-        *run_setup.MAIN_TRAIN, *run_setup.SCHEDULE, *run_setup.PRECISION, *run_setup.SAVING,
+        *new_run_view.MAIN_TRAIN, *new_run_view.SCHEDULE, *new_run_view.PRECISION, *new_run_view.SAVING,
     ]  # fmt: skip
     assert sorted(shown) == sorted(field.name for field in dataclasses.fields(TrainSpec))
-    data = {*run_setup.MORE_DATA, "dataset", "max_length", "eval_fraction", "packing", "loss_on"}
+    data = {*new_run_view.MORE_DATA, "dataset", "max_length", "eval_fraction", "packing", "loss_on"}
     assert data == {field.name for field in dataclasses.fields(DataSpec)}
 
 
@@ -333,21 +333,21 @@ def test_one_form_is_one_run(
     make_spec: Callable[..., dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from lab.planner.check import check
-    from lab.runs import queue, tickets
+    from lab.planner.validate import check
+    from lab.runs import queue, submissions
 
     monkeypatch.setattr(queue, "submit", lambda run: None)
-    plan, ticket = check(make_spec()), tickets.new()
-    first = tickets.start(plan, ticket)
-    assert tickets.start(plan, ticket) == first, "a second click"
+    plan, ticket = check(make_spec()), submissions.new()
+    first = submissions.start(plan, ticket)
+    assert submissions.start(plan, ticket) == first, "a second click"
     at = open_page("new_run", draft=ticket)  # a reload in between
     assert first.id in words(at).replace("\\", "")
-    assert tickets.start(plan, tickets.new()) != first, "another form is another run"
+    assert submissions.start(plan, submissions.new()) != first, "another form is another run"
     assert len(all_runs()) == 2
     launch.delete(first)
-    again = tickets.start(plan, ticket)
+    again = submissions.start(plan, ticket)
     assert again != first and again.path.is_dir(), "the ticket of a deleted run is free again"
-    assert tickets.is_same(ticket, plan["asked"]) and not tickets.is_same(ticket, {})
+    assert submissions.is_same(ticket, plan["asked"]) and not submissions.is_same(ticket, {})
 
 
 def test_a_selected_row_never_slides_to_its_neighbour(
@@ -398,17 +398,17 @@ def test_a_forecast_is_traced_only_while_somebody_looks(monkeypatch: pytest.Monk
         asked.append("time" if time else shadow)
         return {"is_bound": False, "source": "shadow" if shadow else "formula"}
 
-    monkeypatch.setattr(forecast.planner, "estimate", estimate)
-    monkeypatch.setattr(forecast, "STILL_S", 0.2)
-    left = forecast.forecast({"name": "left at once"})
+    monkeypatch.setattr(estimate_panel.planner, "estimate", estimate)
+    monkeypatch.setattr(estimate_panel, "STILL_S", 0.2)
+    left = estimate_panel.forecast({"name": "left at once"})
     time.sleep(0.5)
     assert left.was_left and asked == [False]
-    again = forecast.forecast({"name": "left at once"})
+    again = estimate_panel.forecast({"name": "left at once"})
     end = time.monotonic() + 10
     while not again.is_complete:
         assert time.monotonic() < end
         time.sleep(0.05)
-        assert forecast.forecast({"name": "left at once"}) is again
+        assert estimate_panel.forecast({"name": "left at once"}) is again
     assert asked == [False, False, True, "time"] and again.found == estimate(None)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from lab.ui import forecast, survey
+from lab.ui import estimate_panel, method_estimates
 from tests.ui.conftest import Page, words
 
 
@@ -50,7 +50,7 @@ def test_a_form_with_problems_has_no_fastest_settings(open_page: Page) -> None:
 
 
 def test_the_memory_page_plans_for_any_device(open_page: Page, monkeypatch: Any) -> None:
-    monkeypatch.setattr(survey.Survey, "_ask", lambda survey: None)  # its bars: other tests
+    monkeypatch.setattr(method_estimates.Survey, "_ask", lambda method_estimates: None)  # its bars: other tests
     at = open_page("memory", model="config:Llama-3.2-1B")
     at.selectbox(key="device").set_value("RTX 3060 12GB").run()
     at.button(key="memory.plan").click().run()
@@ -62,11 +62,11 @@ def test_the_memory_page_plans_for_any_device(open_page: Page, monkeypatch: Any)
 
 def test_the_time_is_said_with_what_it_is_for(make_spec: Any) -> None:
     spec = make_spec("lora", train={"max_steps": 1})
-    now = forecast.forecast(spec)
+    now = estimate_panel.forecast(spec)
     deadline = time.monotonic() + 60
     while not now.is_complete and time.monotonic() < deadline:
         time.sleep(0.1)
     assert now.found is not None and now.found["pace"]["steps"] == 1
-    said = forecast.time_in_words(now.found)
+    said = estimate_panel.time_in_words(now.found)
     assert "for 1 step, " in said and "of disk" in said
     assert said.endswith("(rough, until a run has finished here)")

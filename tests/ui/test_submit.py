@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 from lab.errors import Problem, SpecError
 from lab.paths import all_runs
 from lab.presets import PRESETS
-from lab.runs import queue, tickets
+from lab.runs import queue, submissions
 from lab.ui import submit
 
 
@@ -91,7 +91,7 @@ def test_the_ticket_stands_in_the_url_so_that_a_reload_keeps_it(form: Any) -> No
     strange = AppTest.from_function(page)
     strange.query_params["draft"] = "../../x"
     strange.run()
-    assert tickets.TICKET.fullmatch(draft_of(strange))
+    assert submissions.TICKET.fullmatch(draft_of(strange))
 
 
 def test_problems_are_kept_for_their_fields_until_the_form_is_right(form: Any) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from lab.errors import LabError
 from lab.planner.client import Planner
-from lab.ui import forecast, survey, waiting
+from lab.ui import estimate_panel, method_estimates, waiting
 from lab.ui.waiting import Watched, wait
 
 
@@ -20,7 +20,7 @@ from lab.ui.waiting import Watched, wait
 def endless(monkeypatch: pytest.MonkeyPatch) -> Iterator[Planner]:
     """The pages' planner, whose estimates never end by themselves."""
     server = Planner(module="tests.planner.server")
-    monkeypatch.setattr(forecast.planner, "estimate", lambda *_, **__: server.ask({"ask": "spin"}))
+    monkeypatch.setattr(estimate_panel.planner, "estimate", lambda *_, **__: server.ask({"ask": "spin"}))
     yield server
     server.close()
 
@@ -70,14 +70,14 @@ def test_what_another_session_looks_at_goes_on(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_changed_form_ends_the_forecast_of_the_old_one(endless: Planner) -> None:
-    old = forecast.forecast({"name": "old form"})
+    old = estimate_panel.forecast({"name": "old form"})
     old.look("forecast")
     until(lambda: running(endless) == 1, "The forecast is asked.")
-    new = forecast.forecast({"name": "new form"})
+    new = estimate_panel.forecast({"name": "new form"})
     new.look("forecast")
     until(lambda: old.was_left, "The old form's forecast goes on.")
     until(lambda: running(endless) == 1, "Only the new one's request runs.")
-    again = forecast.forecast({"name": "old form"})
+    again = estimate_panel.forecast({"name": "old form"})
     assert again is not old and not again.is_complete, "It is asked anew by who comes back."
     for one in (new, again):
         one.asking.cancel()
@@ -86,16 +86,16 @@ def test_a_changed_form_ends_the_forecast_of_the_old_one(endless: Planner) -> No
 
 def test_another_view_ends_the_survey_of_the_old_one(endless: Planner) -> None:
     asked = {"rank": 8, "checkpointing": "off", "model": "config:x", "length": 8, "rows": 1}
-    old = survey.survey(asked | {"loss": "fused"}, {"gpu": "T4 16GB"})
+    old = method_estimates.survey(asked | {"loss": "fused"}, {"gpu": "T4 16GB"})
     old.look("survey")
     until(lambda: running(endless) == 1, "The survey is asked.")
-    new = survey.survey(asked | {"loss": "plain"}, {"gpu": "T4 16GB"})
+    new = method_estimates.survey(asked | {"loss": "plain"}, {"gpu": "T4 16GB"})
     new.look("survey")
     until(lambda: old.asking.is_cancelled, "The old view is given up.")
     until(lambda: running(endless) == 1, "Only the new one's request runs.")
     assert not old.is_complete and not old.error and not old.refused, "It says nothing wrong."
-    assert survey.survey(asked | {"loss": "fused"}, {"gpu": "T4 16GB"}) is not old
-    for one in survey._surveys.values():
+    assert method_estimates.survey(asked | {"loss": "fused"}, {"gpu": "T4 16GB"}) is not old
+    for one in method_estimates._surveys.values():
         one.asking.cancel()
     until(lambda: running(endless) == 0, "Nothing is left running.")
 
@@ -126,5 +126,5 @@ def test_a_page_that_is_run_anew_gives_up_its_question(
     shown: Any = SimpleNamespace(caption=write, empty=lambda: None)
     monkeypatch.setattr(waiting.st, "empty", lambda: shown)
     with pytest.raises(Rerun):
-        wait("…", lambda: forecast.planner.estimate({}))
+        wait("…", lambda: estimate_panel.planner.estimate({}))
     until(lambda: running(endless) == 0, "The question goes on without anybody who waits.")

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lab.bench.faults import home_at
+from lab.bench.fault_injection import home_at
 from lab.bench.hostile.case import Case, WronglyTaken
 from lab.errors import LabError
 

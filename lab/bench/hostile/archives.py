@@ -16,9 +16,9 @@ from typing import Any
 
 from lab import paths
 from lab.bench.hostile.case import ODD, Case, WronglyTaken, damaged, filled
-from lab.bench.made_up import make_run
+from lab.bench.synthetic_runs import make_run
 from lab.errors import LabError
-from lab.runs import archive, launch
+from lab.runs import export_import, launch
 
 SHARE = 0.15
 Members = dict[str, bytes]
@@ -35,7 +35,7 @@ def prepared(folder: Path, chance: random.Random, count: int) -> Iterator[list[C
     run = make_run(0, 40)
     (run.artifact).mkdir()
     (run.artifact / "adapter_config.json").write_text("{}")
-    good = archive.export(run, folder / "run.zip").read_bytes()
+    good = export_import.export(run, folder / "run.zip").read_bytes()
     launch.delete(run)
     with zipfile.ZipFile(io.BytesIO(good)) as opened:
         members = {name: opened.read(name) for name in opened.namelist()}
@@ -62,7 +62,7 @@ def prepared(folder: Path, chance: random.Random, count: int) -> Iterator[list[C
         )
     ]
     written += [changed(f"without {name}", _without(name)) for name in ("spec.json", "result.json")]
-    written.append(case("without a manifest", _zipped(members, leave_out=archive.MANIFEST)))
+    written.append(case("without a manifest", _zipped(members, leave_out=export_import.MANIFEST)))
     for name in ("spec.json", "result.json"):
         for data in (b"", b"[]", b"{", b"{}", b"null", b"[" * 700 + b"]" * 700):
             written.append(changed(f"{name} is {data[:20]!r}", _with(name, data)))
@@ -108,7 +108,7 @@ def _import(folder: Path, content: bytes) -> None:
     file.write_bytes(content)
     before = _everything()
     try:
-        run = archive.import_run(file)
+        run = export_import.import_run(file)
     except LabError:
         if _everything() != before:
             raise WronglyTaken("a refused import left something behind") from None
@@ -124,14 +124,14 @@ def _rewritten(members: Members, change: Callable[[Members, dict[str, Any]], Non
     """The archive with `change` made to its members and its manifest, which fits them again
     before `change` has the last word on it."""
     now = dict(members)
-    manifest = json.loads(now.pop(archive.MANIFEST))
+    manifest = json.loads(now.pop(export_import.MANIFEST))
     change(now, {})
     manifest["files"] = {
         name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         for name, data in now.items()
     }
     change({}, manifest)
-    now[archive.MANIFEST] = json.dumps(manifest).encode()
+    now[export_import.MANIFEST] = json.dumps(manifest).encode()
     return _zipped(now)
 
 

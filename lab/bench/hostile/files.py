@@ -12,10 +12,10 @@ from pathlib import Path
 
 from lab import spec
 from lab.bench.hostile.case import Case, damaged, filled
-from lab.data import catalog, preview
-from lab.data.rows import Reading, Rows
+from lab.data import catalog, format_detection
+from lab.data.example_reader import Reading, Rows
 from lab.errors import LabError
-from lab.runs import archive
+from lab.runs import export_import
 
 SHARE = 0.2
 CHAT = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes."}]}
@@ -81,7 +81,7 @@ def prepared(folder: Path, chance: random.Random, count: int) -> Iterator[list[C
             file.write_bytes(content)
             refused: LabError | None = None
             try:  # as the Data page looks at a file first
-                preview.detected(str(file))
+                format_detection.detected(str(file))
             except LabError as error:
                 refused = error
             read = list(Rows(file, Reading()))
@@ -99,7 +99,7 @@ def prepared(folder: Path, chance: random.Random, count: int) -> Iterator[list[C
         return [
             Case("dataset name", name[:60], dataset),
             Case("spec name", name[:60], lambda: spec.load(Path(path))),
-            Case("archive name", name[:60], lambda: archive.import_run(Path(path))),
+            Case("archive name", name[:60], lambda: export_import.import_run(Path(path))),
             Case("upload", name[:60], lambda: catalog.add_file(Path(path))),
         ]
 

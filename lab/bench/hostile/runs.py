@@ -15,13 +15,13 @@ from typing import Any
 
 from lab import cli, paths
 from lab.bench.hostile.case import ODD, Case, WronglyTaken, damaged, filled, garbled
-from lab.bench.made_up import make_run
-from lab.compare.table import row
-from lab.files import write_json
-from lab.memory import calibration
+from lab.bench.synthetic_runs import make_run
+from lab.compare.comparison import row
+from lab.atomic_files import write_json
+from lab.memory import estimate_history
 from lab.paths import RunDir
-from lab.runs import checkpoints, history, index, queue, resumption
-from lab.runs.live import Live
+from lab.runs import checkpoints, record_reader, index, queue, resume_settings
+from lab.runs.metric_series import Live
 from lab.runs.status import status
 from lab.visible import visible
 
@@ -163,12 +163,12 @@ def _look(run: RunDir) -> None:
     now, entry = status(run), index.entry(run)
     json.dumps([now.to_json(), now.fraction, entry.name, entry.summary])
     for kind in ("train", "eval", "device"):
-        history.metrics(run, kind)
+        record_reader.metrics(run, kind)
     row(run)
-    history.events(run), history.base_loss(run), index.disk(run)
+    record_reader.events(run), record_reader.base_loss(run), index.disk(run)
     Live(run).refresh()
-    checkpoints.table(run), checkpoints.pinned(run), resumption.changes_of(run)
-    calibration.outcome(run), calibration.parts(run), calibration.history_of_errors("cpu")
+    checkpoints.table(run), checkpoints.pinned(run), resume_settings.changes_of(run)
+    estimate_history.outcome(run), estimate_history.parts(run), estimate_history.history_of_errors("cpu")
     queue.waiting()
     verbs = ("show", "show --json", "logs", "runs", "compare", "checkpoints")
     # all that they read is looked at above; how it is printed, two at a time

@@ -1,0 +1,301 @@
+"""One prompt, several models, the same template and seed.
+
+A model is named base:ID, run:ID (its result) or run:ID@STEP (a checkpoint).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Generator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from lab import methods, paths
+from lab.data import template_lock, chat_template
+from lab.errors import LabError
+from lab.atomic_files import part, read_object
+from lab.methods import Context
+from lab.models import catalog, weights
+from lab.models.catalog import Source
+from lab.paths import RunDir
+from lab.schema import show
+from lab.spec import RunSpec
+
+
+@dataclass(frozen=True)
+class Named:
+    """A model to talk to. `run` is None for a base."""
+
+    name: str
+    base: str
+    run: RunDir | None = None
+    step: int | None = None
+
+    @property
+    def receipt(self) -> dict[str, Any]:
+        if self.run is None:
+            return {}
+        return read_object(self.run.artifact / "receipt.json") or {}
+
+    @property
+    def version(self) -> dict[str, Any]:
+        """What differs as soon as other weights lie under this name: a resumed run writes its
+        result anew, and may write its checkpoints anew."""
+        if self.run is None or self.step is None:
+            return self.receipt
+        return read_object(self.run.checkpoints / f"step-{self.step}" / "manifest.json") or {}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to answer. `temperature` 0 takes the likeliest token each time."""
+
+    seed: int = 0
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    system_prompt: str | None = None
+
+
+def parse(name: str) -> Named:
+    """The model that `name` means. Raises LabError for anything but the three forms."""
+    kind, _, rest = name.partition(":")
+    if kind == "base" and rest:
+        catalog.resolve(rest)
+        return Named(name, rest)
+    if kind == "run" and rest:
+        run_id, at, step = rest.partition("@")
+        run = paths.run_dir(run_id)
+        spec = read_object(run.spec) or {}
+        if at and not (step.isascii() and step.isdecimal()):
+            raise LabError(f"'{show(name)}': '{show(step)}' is not a step.", "Write run:ID@STEP.")
+        if at and not (run.checkpoints / f"step-{int(step)}").is_dir():
+            kept = ", ".join(path.name[5:] for path in run.checkpoints.glob("step-*")) or "none"
+            raise LabError(f"{run_id} has no checkpoint of step {step}.", f"Kept: {kept}.")
+        if not at and not run.artifact.is_dir():
+            raise LabError(
+                f"{run_id} has no result to talk to.", "Wait until it ends, or name a step."
+            )
+        return Named(name, str(spec.get("model", "")), run, int(step) if at else None)
+    raise LabError(f"'{show(name)}' names no model.", "Write base:ID, run:ID or run:ID@STEP.")
+
+
+def answer_all(
+    names: list[Named], conversation: list[dict[str, str]], settings: Settings
+) -> list[dict[str, Any]]:
+    """An answer of each model to the same conversation, one after the other."""
+    settings = replace(settings, system_prompt=shared_system_prompt(names, settings))
+    return [answer(load(named), named, conversation, settings) for named in names]
+
+
+def shared_system_prompt(names: list[Named], settings: Settings) -> str:
+    """The one given, else the one that the first result was trained with: the same for all."""
+    if settings.system_prompt is not None:
+        return settings.system_prompt
+    for named in names:
+        if named.run is not None:
+            stored = read_object(named.run.spec) or {}
+            return str(part(stored, "data").get("system_prompt") or "")
+    return ""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in memory with the tokenizer that it was trained with."""
+
+    model: Any
+    tokenizer: Any
+    receipt: dict[str, Any] = field(default_factory=dict)
+    version: dict[str, Any] = field(default_factory=dict)  # as `Named.version` was at the load
+
+
+def load(named: Named, base: Any = None) -> Loaded:
+    """The model, ready to answer, on the GPU if there is one.
+
+    `base` is its base model if that is in memory already; it is left as it was, and what the
+    method does not change is shared with it.
+    """
+    import torch
+
+    source = catalog.resolve(named.base)
+    proof, version = named.receipt, named.version  # before the weights are read
+    on_gpu = torch.cuda.is_available()
+    dtype = torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported() else torch.float32
+    if named.run is None:
+        model = weights.load_model(source, dtype) if base is None else base
+        tokenizer = weights.load_tokenizer(source)
+    else:
+        stored = read_object(named.run.spec)
+        if stored is None:
+            raise LabError(f"{named.run.id}: spec.json is missing or damaged.")
+        spec = RunSpec.stored(stored)
+        method, config = methods.get(spec.method["name"]), spec.method_config
+        if base is None or method.needs_own_base(config):
+            model = weights.load_model(source, dtype, **method.load_kwargs(config))
+        else:
+            model = weights.same_weights(base)
+        tokenizer = _tokenizer(named.run, source)
+        method.extend_tokenizer(tokenizer, config)
+        if named.step is None:
+            model = method.load_saved(model, named.run.artifact)
+        else:
+            model = _at_step(model, method, spec, tokenizer, named)
+    if named.run is None or named.step is not None:
+        chosen = "auto" if named.run is None else spec.data.template
+        chat_template.choose(tokenizer, chosen)
+    template_lock.enforce(part(proof, "lock"), tokenizer)
+    model = weights.on_device(model, "cuda" if on_gpu else "cpu")
+    return Loaded(model.eval(), tokenizer, proof, version)
+
+
+def _tokenizer(run: RunDir, source: Source) -> Any:
+    """The tokenizer that the result carries; for a run without a result yet, the base's."""
+    if (run.artifact / "tokenizer_config.json").is_file():
+        folder = str(run.artifact)
+        return weights.load_tokenizer(Source(run.id, folder, local_only=True))
+    return weights.load_tokenizer(source)
+
+
+def _at_step(model: Any, method: Any, spec: RunSpec, tokenizer: Any, named: Named) -> Any:
+    import torch
+
+    from lab.train import checkpoint
+
+    assert named.run is not None
+    saved = checkpoint.verify(named.run.checkpoints / f"step-{named.step}")
+    # answers are made without autocast: the trained parts take the type of the base
+    own_type = "float32" if model.dtype == torch.float32 else "bfloat16"
+    spec = replace(spec, train=replace(spec.train, adapter_precision=own_type))
+    context = Context(spec, tokenizer)
+    method.prepare(model, spec.method_config, context)
+    model = method.apply(model, spec.method_config, context)
+    with checkpoint.readable(saved.path):
+        method.load_state(model, checkpoint.method_state(saved.path))
+    checkpoint.load_weights(saved.path, model, cast=True)
+    return model
+
+
+def answer(
+    loaded: Loaded, named: Named, conversation: list[dict[str, str]], settings: Settings
+) -> dict[str, Any]:
+    """{"model", "text", "token_ids", "finish", "seconds", "receipt"} of one model."""
+    final: dict[str, Any] = {}
+    for event in stream(loaded, named, conversation, settings):
+        final = event
+    return final
+
+
+def stream(
+    loaded: Loaded,
+    named: Named,
+    conversation: list[dict[str, str]],
+    settings: Settings,
+    gone: threading.Event | None = None,
+) -> Generator[dict[str, Any]]:
+    """{"delta"} for each piece of text as it comes, then the whole answer.
+
+    Ending the iteration early stops the model at its next token; so does `gone`, which another
+    thread may set, since many tokens may come before the next piece.
+    """
+    import torch
+    from transformers import TextIteratorStreamer
+
+    model, tokenizer = loaded.model, loaded.tokenizer
+    prompt = render(tokenizer, conversation, settings)
+    inputs = tokenizer(prompt, add_special_tokens=False, return_tensors="pt").to(model.device)
+    pieces = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    ended, gone = threading.Event(), gone or threading.Event()
+    outcome: list[Any] = []
+
+    def generate() -> None:
+        try:
+            torch.manual_seed(settings.seed)
+            with torch.inference_mode():
+                outcome.append(
+                    model.generate(
+                        input_ids=inputs["input_ids"],
+                        attention_mask=inputs["attention_mask"],
+                        max_new_tokens=settings.max_new_tokens,
+                        pad_token_id=tokenizer.pad_token_id,
+                        streamer=pieces,
+                        stopping_criteria=[
+                            lambda ids, scores, **_: _all(ids, ended.is_set() or gone.is_set())
+                        ],
+                        **sampling(settings),
+                    )
+                )
+        except Exception as error:
+            outcome.append(error)
+        finally:
+            pieces.end()
+
+    started = time.perf_counter()
+    thread = threading.Thread(target=generate, daemon=True)
+    thread.start()
+    try:
+        for piece in pieces:
+            if piece:
+                yield {"delta": piece}
+    finally:
+        ended.set()
+        thread.join()
+    if isinstance(outcome[0], Exception):
+        raise outcome[0]
+    ids = outcome[0][0, inputs["input_ids"].shape[1] :].tolist()
+    yield {
+        "model": named.name,
+        "text": tokenizer.decode(ids, skip_special_tokens=True).strip(),
+        "token_ids": ids,
+        "finish": "stop" if ids and ids[-1] in end_ids(model, tokenizer) else "length",
+        "seconds": time.perf_counter() - started,
+        "receipt": receipt(loaded, named, prompt, inputs["input_ids"][0].tolist(), settings),
+    }
+
+
+def _all(ids: Any, value: bool) -> Any:
+    """`value` for each row of a batch, as a stopping criterion has to answer."""
+    import torch
+
+    return torch.full((ids.shape[0],), value, dtype=torch.bool, device=ids.device)
+
+
+def render(tokenizer: Any, conversation: list[dict[str, str]], settings: Settings) -> str:
+    messages = chat_template.with_system(tuple(conversation), settings.system_prompt or "")
+    return chat_template.render(tokenizer, messages, to_answer=True)
+
+
+def sampling(settings: Settings) -> dict[str, Any]:
+    """Greedy at temperature 0; otherwise plain sampling, without the model's own habits."""
+    if settings.temperature <= 0:
+        return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    return {"do_sample": True, "temperature": settings.temperature, "top_p": 1.0, "top_k": 0}
+
+
+def end_ids(model: Any, tokenizer: Any) -> set[int]:
+    given = model.generation_config.eos_token_id
+    return {tokenizer.eos_token_id, *(given if isinstance(given, list) else [given])}
+
+
+def receipt(
+    loaded: Loaded, named: Named, prompt: str, ids: list[int], settings: Settings
+) -> dict[str, Any]:
+    """Proof of equal terms: the exact prompt, its ids, the seed, and which weights answered."""
+    return {
+        "prompt": prompt,
+        "prompt_hash": hashlib.sha256(repr(ids).encode()).hexdigest()[:16],
+        "prompt_tokens": len(ids),
+        "system_prompt": settings.system_prompt or "",
+        "template_hash": hashlib.sha256(str(loaded.tokenizer.chat_template).encode()).hexdigest()[
+            :16
+        ],
+        "seed": settings.seed,
+        "temperature": settings.temperature,
+        "dtype": str(next(loaded.model.parameters()).dtype).removeprefix("torch."),
+        "base": named.base,
+        "step": named.step,
+        "warning": template_lock.warning(
+            part(loaded.receipt, "lock"), loaded.tokenizer, settings.system_prompt or ""
+        ),
+        "weights": loaded.receipt.get("weights", {}) if named.step is None else {},
+    }

@@ -1,0 +1,54 @@
+"""merge and evaluate: what is done with results."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+
+from lab import paths
+from lab.chat.generate import parse
+from lab.cli.console import console, print_json, table
+from lab.formatting import size
+
+
+def add(verb: Any) -> None:
+    sub = verb("merge", merge, "a result and its base as one plain model folder")
+    sub.add_argument("run", metavar="RUN")
+    sub.add_argument("--out", required=True, metavar="DIR", help="a folder that does not exist yet")
+    sub = verb("evaluate", evaluate, "the loss of models on the same held-out rows")
+    sub.add_argument("models", nargs="+", metavar="MODEL", help="base:ID, run:ID or run:ID@STEP")
+    sub.add_argument(
+        "--dataset", metavar="SET", help="all rows of this set; else the first run's held-out rows"
+    )
+
+
+def merge(arguments: argparse.Namespace) -> int:
+    from lab.export.merge import merge
+
+    made = merge(paths.run_dir(arguments.run), Path(arguments.out))
+    if arguments.json:
+        print_json(made)
+    else:
+        apart = f"{made['largest_difference']:.1e}"
+        console.print(f"{escape(made['folder'])}, {size(made['bytes'])}.", soft_wrap=True)
+        console.print(f"Read back, its logits differ from the result's by {apart} of their spread.")
+    return 0
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    from lab.evals.held_out import evaluate
+
+    found = evaluate([parse(name) for name in arguments.models], arguments.dataset)
+    if arguments.json:
+        print_json({"models": found})
+        return 0
+    table(
+        f"{found[0]['rows']} rows, {found[0]['tokens']:,} counted tokens, the same for all",
+        ["model", "loss (nats a token)", "perplexity"],
+        [[row["model"], f"{row['loss']:.4f}", f"{row['perplexity']:.3g}"] for row in found],
+        right="lrr",
+    )
+    return 0

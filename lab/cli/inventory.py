@@ -1,0 +1,234 @@
+"""doctor, models, datasets, methods: what there is to work with."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+
+from lab import host, methods
+from lab.cli.console import console, print_json, say, table
+from lab.data import catalog as datasets
+from lab.data import hub
+from lab.errors import LabError
+from lab.methods import compatibility
+from lab.models import catalog as models
+from lab.models import shipped_configs
+from lab.formatting import count, size
+
+
+def add(verb: Any) -> None:
+    verb("doctor", doctor, "what this machine can do, and what is missing")
+    verb("models", list_models, "the models that come with the lab, and how to name others")
+    sets = verb("datasets", datasets_verb, "the datasets that there are; add, fetch or remove one")
+    sets.add_argument(
+        "action", nargs="?", default="list", choices=("list", "add", "fetch", "remove")
+    )
+    sets.add_argument("what", nargs="?", help="a file to add, a hub id to fetch, or upload:NAME")
+    parser = verb("methods", list_methods, "the fine-tuning methods and their options")
+    parser.add_argument(
+        "--matrix", action="store_true", help="what each can be combined with, and why not"
+    )
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """Looks at the machine and times one product, which the utilisation figures rest on."""
+    facts = host.describe()
+    missing = [name for name in ("torch", "transformers", "peft") if not _installed(name)]
+    facts["missing"] = missing
+    facts["problems"] = _problems(facts)
+    if not missing:
+        import torch
+
+        facts["torch"] = torch.__version__
+        facts["cuda"] = torch.version.cuda if torch.cuda.is_available() else None
+        facts["cpu_peak_flops"] = host.time_product()
+    facts["models"] = [{"id": f"builtin:{m.name}", "ready": m.is_ready} for m in models.BUILT_IN]
+    if arguments.json:
+        print_json(facts)
+        return 0
+    rows = [
+        ["System", facts["system"]],
+        ["Processor", f"{facts['processor']}, {facts['cores']} cores"],
+        ["Memory", f"{size(facts['memory_bytes'])}, {size(facts['memory_free_bytes'])} free"],
+        ["Disk", f"{size(facts['disk_free_bytes'])} free in {facts['home']}"],
+        ["Python", f"{facts['python']}, torch {facts.get('torch', 'missing')}"],
+        *[
+            ["GPU", f"{gpu['name']}, {size(gpu['memory_bytes'])}, {size(gpu['free_bytes'])} free"]
+            for gpu in facts["gpus"]
+        ],
+    ]
+    if not facts["gpus"]:
+        rows.append(["GPU", "none; training runs on the CPU, with small models"])
+    if "cpu_peak_flops" in facts:
+        rows.append(["Product", f"{facts['cpu_peak_flops'] / 1e9:.0f} GFLOP/s in float32"])
+    rows += [
+        ["Model", f"{m['id']}: {'ready' if m['ready'] else 'missing'}"] for m in facts["models"]
+    ]
+    table("This machine", ["", ""], rows)
+    for problem in facts["problems"]:
+        console.print(f"[red]Problem:[/red] {escape(problem)}")
+    if not facts["problems"]:
+        console.print("[green]Everything that the lab needs is here.[/green]")
+    return 0
+
+
+def _installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
+def _problems(facts: dict[str, Any]) -> list[str]:
+    """What will not work here, each with what to do."""
+    found = [f"{name} is not installed. Run `make setup`." for name in facts["missing"]]
+    if not facts["system"].startswith("Linux") or not facts["system"].endswith("x86_64"):
+        found.append(
+            f"{facts['system']} is not supported: the lab is tested on Linux, x86-64. Following "
+            "workers (process identity, memory) rests on Linux."
+        )
+    found += [
+        f"The built-in model {m.title} is not prepared. Run `make setup`."
+        for m in models.BUILT_IN
+        if not m.is_ready
+    ]
+    if facts["disk_free_bytes"] < 3e9:
+        found.append(
+            f"Only {size(facts['disk_free_bytes'])} of disk are free. Full runs need more."
+        )
+    if facts["gpus"] and not facts["missing"]:
+        import torch
+
+        if not torch.cuda.is_available():
+            found.append(
+                "There is a GPU, but this torch is a CPU build or its CUDA is newer than the "
+                "driver. Install a torch 2.13.0 that matches the driver."
+            )
+    return found
+
+
+def list_models(arguments: argparse.Namespace) -> int:
+    rows: list[dict[str, Any]] = [
+        {
+            "id": f"builtin:{model.name}",
+            "title": model.title,
+            "parameters": model.parameters,
+            "license": model.license,
+            "ready": model.is_ready,
+        }
+        for model in models.BUILT_IN
+    ]
+    rows += [
+        {
+            "id": model.id,
+            "title": model.name,
+            "parameters": model.parameters,
+            "license": model.license,
+            "ready": False,
+            "estimates_only": True,
+        }
+        for model in shipped_configs.shipped()
+    ]
+    if arguments.json:
+        print_json({"models": rows})
+        return 0
+    table(
+        "Models",
+        ["id", "title", "parameters", "license", "ready"],
+        [
+            [
+                r["id"],
+                r["title"],
+                count(r["parameters"]),
+                r["license"],
+                "estimates only" if r.get("estimates_only") else "yes" if r["ready"] else "no",
+            ]
+            for r in rows
+        ],
+        right="llr",
+    )
+    console.print("Or a hub id such as org/name, or a folder with config.json and safetensors.")
+    return 0
+
+
+def datasets_verb(arguments: argparse.Namespace) -> int:
+    if arguments.action == "list":
+        return list_datasets(arguments)
+    if not arguments.what:
+        raise LabError(f"Nothing was named to {arguments.action}.", "See `datasets --help`.")
+    if arguments.action == "add":
+        done = {"id": datasets.add_file(Path(arguments.what).expanduser()).id, "state": "added"}
+    elif arguments.action == "remove":
+        datasets.remove(arguments.what.removeprefix("upload:"))
+        done = {"id": arguments.what, "state": "removed"}
+    else:
+        wanted = hub.parse(arguments.what)
+        hub.fetch(wanted)
+        done = {"id": str(wanted), "state": "fetched"}
+    if arguments.json:
+        print_json(done)
+    else:
+        say(f"{done['id']} {done['state']}")
+    return 0
+
+
+def list_datasets(arguments: argparse.Namespace) -> int:
+    rows = [{"id": dataset.id, **dataset.card} for dataset in datasets.built_in()]
+    own: list[dict[str, Any]] = [
+        {"id": one.id, "bytes": one.path.stat().st_size} for one in datasets.uploads()
+    ]
+    own += [{"id": one, "bytes": hub.parse(one).file.stat().st_size} for one in hub.fetched()]
+    if arguments.json:
+        print_json({"datasets": rows, "own": own, "hub": hub.known()})
+        return 0
+    table(
+        "Datasets",
+        ["id", "rows", "format", "what it is"],
+        [[r["id"], str(r["rows"]), r["format"], r["summary"]] for r in rows],
+        right="lr",
+    )
+    for one in own:
+        console.print(f"{one['id']}  {size(one['bytes'])}")
+    console.print(
+        "Or a .jsonl .json .csv .tsv .parquet or .txt file, also gzipped; `datasets add FILE` "
+        "keeps a copy, `datasets fetch ORG/NAME` brings one from the hub."
+    )
+    return 0
+
+
+def list_methods(arguments: argparse.Namespace) -> int:
+    if arguments.matrix:
+        return show_matrix(arguments)
+    rows = [method.to_json() for method in methods.all_methods()]
+    if arguments.json:
+        print_json({"methods": rows})
+        return 0
+    for row in rows:
+        console.print(f"[bold]{row['name']}[/bold]  {row['title']} ({row['source']})")
+        console.print(f"  {row['summary']}")
+        for option in row["options"]:
+            console.print(
+                f"  [cyan]{option['name']}[/cyan] = {option['default']}  "
+                f"{option['title']}: {option['help']}"
+            )
+    return 0
+
+
+def show_matrix(arguments: argparse.Namespace) -> int:
+    """The support matrix, and below it the reason of every "no"."""
+    rows = compatibility.matrix(methods.all_methods())
+    if arguments.json:
+        print_json({"matrix": rows})
+        return 0
+    numbers = [str(number) for number, _ in enumerate(compatibility.FEATURES, 1)]
+    lines = [
+        [row["name"], *["yes" if cell["yes"] else "–" for cell in row["cells"].values()]]
+        for row in rows
+    ]
+    table("What goes together", ["method", *numbers], lines)
+    for number, feature in zip(numbers, compatibility.FEATURES, strict=True):
+        console.print(f"{number:>3}  {feature.title}")
+    for reason, places in compatibility.reasons(rows).items():
+        console.print(f"– {', '.join(places)}: {reason}")
+    return 0

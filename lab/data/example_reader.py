@@ -1,0 +1,167 @@
+"""Read a dataset file into examples.
+
+An example is either a chat (a list of {"role", "content"} messages) or plain text. Every row
+that cannot be used is counted, with file, row and reason; nothing is skipped in silence.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+from lab.data import formats
+from lab.data.readers import BadRow, Values
+from lab.data.formats import Example, Reading
+from lab.errors import LabError
+from lab.schema import show
+
+__all__ = ["BadRow", "Example", "Reading", "Rows", "Sample", "read_examples"]
+
+SHOWN = 5  # bad rows named in a message; the rest are counted
+KEPT = 200  # bad rows kept for the page
+LONGEST_REASON = 400  # characters
+LEAST_OF_A_ROW = 20_000  # characters of a row that a sample holds
+MOST_BAD = 100_000  # bad rows; a file with more of them, and few good ones, is no dataset
+FEW = 100  # bad rows for each good one, of which a file with MOST_BAD is given up
+
+
+class Rows:
+    """Iterates over the usable examples of a file, and keeps account of the others.
+
+    `done` and `size` are bytes. After the last row `finish` raises LabError if rows are bad and
+    the reading does not skip them, or if nothing is left.
+    """
+
+    def __init__(self, path: Path, reading: Reading | None = None) -> None:
+        self.path = path
+        self.reading = reading or Reading()
+        self.values = Values(path)
+        self.good = 0
+        self.bad = 0
+        self.reasons: list[tuple[int, str]] = []
+        self.has_chats = False
+        self._kind = ""
+
+    @property
+    def done(self) -> int:
+        return self.values.done
+
+    @property
+    def size(self) -> int:
+        return self.values.size
+
+    def end_after(self, seconds: float) -> None:
+        """Read for so long from now on; the iteration may end early, and `is_whole` tells."""
+        self.values.end_at(time.monotonic() + seconds)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the time was enough to read the file to its end."""
+        return self.values.is_whole
+
+    def __iter__(self) -> Iterator[Example]:
+        limit = self.reading.limit
+        for row, value in self.values:
+            if limit is not None and self.good >= limit:
+                break
+            try:
+                if isinstance(value, BadRow):
+                    raise value
+                made = formats.example(row, value, self.reading)
+                self._compare(made)
+            except BadRow as reason:
+                self.refuse(row, str(reason))
+                continue
+            self.good += 1
+            yield made
+        self.finish()
+
+    def _compare(self, made: Example) -> None:
+        """Chats and plain text in one file are a mistake: they are trained in different ways."""
+        kind = "a chat" if made.messages else "plain text"
+        self._kind = self._kind or kind
+        if kind != self._kind:
+            raise BadRow(f"is {kind}, and the rows before it are {self._kind}")
+        self.has_chats = kind == "a chat"
+
+    def refuse(self, row: int, reason: str) -> None:
+        """Count a row as bad. Raises LabError where it is time to give up."""
+        self.bad += 1
+        if len(self.reasons) < KEPT:
+            if len(reason) > LONGEST_REASON:
+                reason = f"{reason[: LONGEST_REASON - 1]}…"
+            self.reasons.append((row, reason))
+        if self.bad > MOST_BAD and (self.reading.bad_rows != "skip" or self._are_few_good()):
+            self._give_up("More than ")
+
+    def _are_few_good(self) -> bool:
+        return self.good * FEW < self.bad
+
+    def reject(self, row: int, reason: str) -> None:
+        """Count a row as bad that was handed out already: its template refuses it, say."""
+        self.good -= 1
+        self.refuse(row, reason)
+
+    def finish(self) -> None:
+        if self.bad and (self.reading.bad_rows != "skip" or not self.good):
+            self._give_up()
+        if not self.good and not self.is_whole:
+            raise LabError(
+                f"No row was found in the first {self.done:,} bytes of '{show(str(self.path))}' in "
+                "the time there is.",
+                "Check whether it is a dataset.",
+            )
+        if not self.good:
+            raise LabError(
+                f"The dataset '{show(str(self.path))}' is empty.",
+                "Give a file with at least one row.",
+            )
+
+    def _give_up(self, before: str = "") -> NoReturn:
+        count = MOST_BAD if before else self.bad
+        seen = self.bad + self.good - (1 if before else 0)
+        raise LabError(
+            f"{before}{count} of {seen} rows of '{show(str(self.path))}' cannot be used: "
+            f"{self.told()}.",
+            "Mend or remove these rows, or set data.bad_rows to skip."
+            if self.good
+            else "Mend these rows, or name the right columns in data.columns.",
+        )
+
+    def told(self) -> str:
+        """The first bad rows with their reasons, and how many more there are."""
+        shown = [f"row {row}: {reason}" for row, reason in self.reasons[:SHOWN]]
+        more = f"; and {self.bad - len(shown)} more" if self.bad > len(shown) else ""
+        return "; ".join(shown) + more
+
+
+class Sample:
+    """The first examples of a file: `most` at most, and about `characters` in all.
+
+    A row may be millions of characters long, which would take minutes to tokenise: such a row is
+    shortened, and `shares` says how many times longer it is in the file.
+    """
+
+    def __init__(self, most: int, characters: int) -> None:
+        self.most, self.room = most, characters
+        self.longest = max(LEAST_OF_A_ROW, characters // 4)
+        self.examples: list[Example] = []
+        self.shares: list[float] = []
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.examples) >= self.most or self.room <= 0
+
+    def add(self, example: Example) -> None:
+        part = formats.shortened(example, min(self.longest, max(LEAST_OF_A_ROW, self.room)))
+        size = formats.length(part)
+        self.examples.append(part)
+        self.shares.append(formats.length(example) / max(1, size))
+        self.room -= size
+
+
+def read_examples(path: Path, form: str = "auto", limit: int | None = None) -> list[Example]:
+    """All usable examples of a file. Raises LabError that lists the rows that are not usable."""
+    return list(Rows(path, Reading(form=form, limit=limit)))

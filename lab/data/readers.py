@@ -1,0 +1,195 @@
+"""The values that stand in a file, one after the other, whatever its format.
+
+JSONL, JSON, CSV, TSV, Parquet and plain text, each also gzipped, are read as a stream: memory does
+not grow with the file, and time grows with its length only. A row that cannot be read becomes a
+BadRow in its place, so that the rows behind it still come. What makes the whole file unreadable
+raises LabError.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from lab.data import json_rows, parquet, tables
+from lab.data.lines import BLOCK, DAMAGED, BadRow, OutOfTime, Source, Unpacked, first_line, lines
+from lab.errors import LabError
+from lab.atomic_files import open_regular
+from lab.schema import show
+
+__all__ = ["FORMATS", "SUFFIXES", "BadRow", "Values", "suffix_of"]
+
+FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
+SUFFIXES = (*FORMATS, *(f"{suffix}.gz" for suffix in FORMATS))
+LONGEST_LINE = 32_000_000  # bytes of one row
+LONGEST_OBJECT = 200_000_000  # characters of a JSON file that is not a list
+PIECE = 4000  # characters of plain text that make a row
+BOMB_BYTES = 100_000_000  # unpacked; below it, any ratio is harmless
+BOMB_RATIO = 200
+GZIP = b"\x1f\x8b"
+SIGNATURES = {
+    GZIP: "gzipped twice",
+    b"PK\x03\x04": "a zip archive",
+    b"\xfd7zXZ": "an xz archive",
+    b"BZh": "a bzip2 archive",
+    b"\x28\xb5\x2f\xfd": "a Zstandard archive",
+    b"7z\xbc\xaf": "a 7z archive",
+    b"Rar!": "a RAR archive",
+    b"\xff\xfe": "UTF-16 text",
+    b"\xfe\xff": "UTF-16 text",
+    b"%PDF": "a PDF",
+    b"\x89HDF": "an HDF5 file",
+    b"\xd0\xcf\x11\xe0": "an old Office document",
+    b"SQLite format 3": "an SQLite database",
+    b"ARROW1": "an Arrow file",
+    b"PAR1": "Parquet",
+}
+
+
+def suffix_of(path: Path) -> str:
+    """ ".csv" of "a.csv" and of "a.CSV.gz"; "" for a file of no known format."""
+    name = path.name.lower().removesuffix(".gz")
+    return next((suffix for suffix in FORMATS if name.endswith(suffix)), "")
+
+
+class Values:
+    """Iterates over (row, value or BadRow) of a file; `row` counts lines or entries from 1.
+
+    `done` and `size` are bytes of the file, for progress. Where `until`, a value of
+    time.monotonic(), passes first, the iteration ends and `is_whole` is False. Raises LabError.
+    """
+
+    def __init__(self, path: Path, until: float | None = None) -> None:
+        self.path = path
+        self.until = until
+        self.size = 0
+        self.is_whole = True
+        self._source: Source | None = None
+        self._share = 0.0  # of a Parquet file
+
+    def end_at(self, until: float) -> None:
+        """Read until then at most, from now on."""
+        self.until = until
+        if self._source is not None:
+            self._source.until = until
+
+    @property
+    def done(self) -> int:
+        read = self._source.done if self._source else 0
+        return min(self.size, max(read, round(self._share * self.size)))
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
+        try:
+            raw, opened = open_regular(self.path)
+            with raw:
+                if suffix_of(opened) != suffix_of(self.path):
+                    raise LabError(
+                        f"'{show(str(self.path))}' is a link to '{show(str(opened))}'.",
+                        "Give the file itself.",
+                    )
+                self.size = os.fstat(raw.fileno()).st_size
+                yield from self._of(raw)
+        except OutOfTime:
+            self.is_whole = False
+        except OSError as error:
+            raise LabError(
+                f"'{show(str(self.path))}' cannot be read: {error.strerror or first_line(error)}.",
+                "Check the file.",
+            ) from None
+
+    def _of(self, raw: IO[bytes]) -> Iterator[tuple[int, Any]]:
+        self._source = Source(raw, self.until)
+        is_packed = raw.read(2) == GZIP
+        raw.seek(0)
+        packed = Unpacked(self._source, self.path, BOMB_BYTES, BOMB_RATIO)
+        file: Any = io.BufferedReader(packed if is_packed else self._source, BLOCK)
+        start = _peek(file)
+        suffix = suffix_of(self.path)
+        for signature, kind in SIGNATURES.items():
+            if start.startswith(signature) and not (kind == "Parquet" and suffix == ".parquet"):
+                raise LabError(
+                    f"'{show(str(self.path))}' is {kind}.",
+                    f"Unpack or save it as UTF-8 text: one of {', '.join(FORMATS)}."
+                    if kind != "Parquet"
+                    else "Let its name end in .parquet.",
+                )
+        if suffix == ".parquet":
+            yield from self._parquet(file if is_packed else raw, is_packed)
+            return
+        if b"\0" in start:
+            raise LabError(
+                f"'{show(str(self.path))}' is not text: it holds NUL bytes.",
+                "Save it as UTF-8 text.",
+            )
+        if suffix == ".json" and start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"[":
+            yield from json_rows.entries(file, self.path, LONGEST_LINE)
+            return
+        is_table = suffix in (".csv", ".tsv")
+        # Old spreadsheets end lines with a carriage return alone, and may have line feeds in cells.
+        has_cr = is_table or (b"\r" in start and b"\n" not in start)
+        found = lines(file, self.path, LONGEST_LINE, ends_with_cr=has_cr)
+        if is_table:
+            yield from tables.records(found, self.path, LONGEST_LINE)
+        elif suffix == ".json":
+            yield from json_rows.of_object(found, self.path, LONGEST_OBJECT)
+        elif suffix == ".txt":
+            yield from _pieces(found)
+        else:
+            yield from json_rows.of_lines(found)
+
+    def _parquet(self, file: IO[bytes], is_packed: bool) -> Iterator[tuple[int, Any]]:
+        assert self._source is not None
+        with tempfile.TemporaryFile() as plain:
+            size = self.size
+            if is_packed:
+                try:
+                    while block := file.read(BLOCK):
+                        plain.write(block)
+                except DAMAGED as error:
+                    raise LabError(
+                        f"'{show(str(self.path))}' is damaged: {first_line(error)}.",
+                        "Check the file.",
+                    ) from None
+                size = plain.tell()
+                plain.seek(0)
+            found = parquet.rows(
+                plain if is_packed else file, self.path, size, LONGEST_LINE, BOMB_BYTES, BOMB_RATIO
+            )
+            for row, (share, value) in enumerate(found, start=1):
+                self._share = share
+                self._source.check_time()
+                yield row, value
+
+
+def _pieces(found: Iterator[tuple[int, str | BadRow]]) -> Iterator[tuple[int, Any]]:
+    """Plain text in pieces of about PIECE characters, cut at blank lines where there are."""
+    piece: list[str] = []
+    length, start = 0, 1
+    is_blank, has_text = False, False
+    for row, line in found:
+        if isinstance(line, BadRow):
+            yield row, line
+            continue
+        if has_text and (length > 2 * PIECE or (length > PIECE and is_blank)):
+            yield start, {"text": "".join(piece), "goes_on": True}
+            piece, length, start, has_text = [], 0, row, False
+        is_blank = line.isspace()
+        if is_blank and not has_text and length > PIECE:
+            continue  # thousands of blank lines are no text of their own
+        piece.append(line)
+        length += len(line)
+        has_text = has_text or not is_blank
+    if has_text:
+        yield start, {"text": "".join(piece)}
+
+
+def _peek(file: Any) -> bytes:
+    """The beginning of a file."""
+    try:
+        return bytes(file.peek(4096)[:4096])
+    except DAMAGED:
+        return b""  # said again, with its row, by whoever reads on

@@ -1,0 +1,170 @@
+"""Tokenised data on disk: made once, shared between runs, read without being loaded.
+
+LAB_HOME/cache/tokens/KEY/ holds ids.bin (uint32), counted.bin (uint8), index.bin (int64, five for
+each sequence: end in ids.bin, row in the file, number of the example, whether it was cut, counted
+tokens) and meta.json. KEY hashes the file's content, the tokenizer, the template and every setting
+that decides tokens. A folder is written aside and renamed, so what has its name is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+
+from lab import paths
+from lab.data.chat_template import IGNORED, Tokens
+from lab.errors import LabError
+from lab.atomic_files import read_object, write_json
+from lab.schema import show
+
+VERSION = 1  # of what tokenising does: raise it when the same settings give other tokens
+FIELDS = 5
+BUFFER = 1 << 20  # tokens held before they are written
+
+
+def folder() -> Path:
+    return paths.home() / "cache" / "tokens"
+
+
+def content_hash(path: Path) -> str:
+    """sha256 of a file. Raises LabError if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise LabError(
+            f"'{show(str(path))}' cannot be read: {error.strerror or error}.", "Check the file."
+        ) from None
+
+
+def key(path: Path, tokenizer: Any, settings: dict[str, Any]) -> str:
+    """What tokens a file gives under these settings, as one hash."""
+    digest = hashlib.sha256()
+    digest.update(content_hash(path).encode())
+    digest.update(tokenizer.backend_tokenizer.to_str().encode())
+    parts = [VERSION, tokenizer.chat_template, tokenizer.eos_token, tokenizer.bos_token, settings]
+    digest.update(json.dumps(parts, sort_keys=True).encode())
+    return digest.hexdigest()[:32]
+
+
+class Tokenised(Sequence[Tokens]):
+    """The sequences of a stored set. Only the index is held in memory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.meta = read_object(path / "meta.json") or {}
+        self._ids = _map(path / "ids.bin", np.uint32)
+        self._counted = _map(path / "counted.bin", np.uint8)
+        index = _map(path / "index.bin", np.int64).reshape(-1, FIELDS)
+        self._ends = np.array(index[:, 0])
+        self._starts = np.concatenate([np.zeros(1, np.int64), self._ends[:-1]])[: len(self._ends)]
+        self.rows = np.array(index[:, 1])
+        self.examples = np.array(index[:, 2])
+        self.cut = np.array(index[:, 3]).astype(bool)
+        self.learned = np.array(index[:, 4])
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(N,) tokens of each sequence."""
+        sizes: np.ndarray = self._ends - self._starts
+        return sizes
+
+    def is_whole(self) -> bool:
+        """Whether the files belong together, and meta.json says what a set's does."""
+        tokens = int(self._ends[-1]) if len(self._ends) else 0
+        is_ordered = bool((self.lengths >= 0).all())
+        kinds = {"examples": int, "bad": int, "told": str, "has_chats": bool, "first": dict}
+        says = all(isinstance(self.meta.get(name), kind) for name, kind in kinds.items())
+        return says and is_ordered and len(self._ids) == len(self._counted) == tokens
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, place: int) -> Tokens: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Tokens]: ...
+    def __getitem__(self, place: int | slice) -> Tokens | list[Tokens]:
+        if isinstance(place, slice):
+            return [self[one] for one in range(*place.indices(len(self)))]
+        part = slice(int(self._starts[place]), int(self._ends[place]))
+        ids = self._ids[part]
+        labels = np.where(self._counted[part] > 0, ids.astype(np.int64), IGNORED)
+        return Tokens(ids.tolist(), labels.tolist(), int(self.rows[place]), bool(self.cut[place]))
+
+
+def _map(path: Path, kind: Any) -> np.ndarray:
+    """A file as an array, without reading it; an empty file cannot be mapped."""
+    if path.stat().st_size == 0:
+        return np.zeros(0, kind)
+    return np.memmap(path, kind, mode="r")
+
+
+def find(key: str) -> Tokenised | None:
+    """The stored set of that key, or None. One that is damaged is removed, and made again."""
+    path = folder() / key
+    if not (path / "meta.json").is_file():
+        return None
+    try:
+        stored = Tokenised(path)
+        is_whole = stored.is_whole()
+        os.utime(path / "meta.json")  # when it was last of use
+    except (OSError, ValueError):
+        is_whole = False
+    if is_whole:
+        return stored
+    shutil.rmtree(path, ignore_errors=True)
+    return None
+
+
+def write(key: str, sequences: Iterable[tuple[int, Tokens]], meta: dict[str, Any]) -> Tokenised:
+    """Store (number of the example, its tokens) in order. `meta` may be filled while they come;
+    it is written last."""
+    try:
+        paths.make_folder(folder())
+        aside = Path(tempfile.mkdtemp(prefix=f".tmp-{key}-", dir=folder()))
+        try:
+            _write(aside, sequences, meta)
+            _publish(aside, key)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    except OSError as error:
+        raise LabError(
+            f"The tokens cannot be written to {show(str(folder()))}: {error.strerror or error}.",
+            "Free some room, or set LAB_HOME to a folder that can be written.",
+        ) from None
+    return Tokenised(folder() / key)
+
+
+def _publish(aside: Path, key: str) -> None:
+    """Give a whole set its name, unless another run was faster."""
+    try:
+        os.rename(aside, folder() / key)
+    except OSError:
+        if find(key) is None:
+            raise
+
+
+def _write(aside: Path, sequences: Iterable[tuple[int, Tokens]], meta: dict[str, Any]) -> None:
+    end = 0
+    with (
+        (aside / "ids.bin").open("wb", buffering=BUFFER) as ids,
+        (aside / "counted.bin").open("wb", buffering=BUFFER) as counted,
+        (aside / "index.bin").open("wb", buffering=BUFFER) as index,
+    ):
+        for number, one in sequences:
+            end += len(one.ids)
+            ids.write(np.asarray(one.ids, np.uint32).tobytes())
+            mask = np.asarray(one.labels, np.int64) != IGNORED
+            counted.write(mask.astype(np.uint8).tobytes())
+            place = [end, one.source, number, one.cut, mask.sum()]
+            index.write(np.array(place, np.int64).tobytes())
+    write_json(aside / "meta.json", meta)

@@ -1,0 +1,48 @@
+"""Tokens as a person can look at them: each with its text, and whether the loss counts it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lab.data.batches import Row, Stream
+from lab.data.chat_template import IGNORED
+from lab.atomic_files import write_json
+from lab.paths import RunDir
+
+LONGEST = 4096  # tokens of a row that are kept in first_batch.json
+
+
+def pieces(tokenizer: Any, ids: Sequence[int], labels: Sequence[int]) -> list[dict[str, Any]]:
+    """[{"id", "text", "counted"}] of each token. A character that several tokens spell stands at
+    the last of them; the others are empty."""
+    shown = []
+    waiting: list[int] = []
+    for token, label in zip(ids, labels, strict=True):
+        waiting.append(token)
+        text = tokenizer.decode(waiting, clean_up_tokenization_spaces=False)
+        if text.endswith("\ufffd") and len(waiting) < 8:
+            text = ""
+        else:
+            waiting = []
+        shown.append({"id": int(token), "text": text, "counted": label != IGNORED})
+    return shown
+
+
+def row(tokenizer: Any, one: Row) -> dict[str, Any]:
+    """A row of a batch: its tokens, the lengths of what is packed in it, and where it is from."""
+    return {
+        "tokens": pieces(tokenizer, one.ids[:LONGEST], one.labels[:LONGEST]),
+        "lengths": list(one.lengths),
+        "sources": list(one.sources),
+        "length": one.tokens,
+        "counted": one.counted,
+    }
+
+
+def keep_first_batch(run: RunDir, stream: Stream, count: int, tokenizer: Any) -> None:
+    """Write `first_batch.json`: what the model saw at its very first step."""
+    if run.first_batch.exists():
+        return  # a resumed run began with it, too
+    rows = [row(tokenizer, stream[place]) for place in range(min(count, 8))]
+    write_json(run.first_batch, {"v": 1, "batch_size": count, "rows": rows})

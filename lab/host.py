@@ -1,0 +1,192 @@
+"""What this machine is: processors, memory, GPUs, and the fastest product that it can form."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from lab import devices, paths
+from lab.errors import LabError
+from lab.atomic_files import read_object, write_json
+
+# Published dense peaks for bf16 products with fp32 sums, TFLOP/s (the makers' data sheets).
+# Where a card has no bf16, the fp16 figure stands. Longer names first.
+GPU_PEAK_TFLOPS = (
+    ("H100 PCIe", 756.0),
+    ("H100 NVL", 835.0),
+    ("H100", 989.0),
+    ("H200", 989.0),
+    ("B200", 2250.0),
+    ("A100", 312.0),
+    ("L40S", 362.0),
+    ("L4", 121.0),
+    ("A10G", 70.0),
+    ("A10", 125.0),
+    ("RTX A6000", 155.0),
+    ("RTX 5090", 209.5),
+    ("RTX 4090", 165.2),
+    ("RTX 3090", 71.0),
+    ("Tesla T4", 65.0),
+    ("V100", 125.0),
+)
+
+
+def machine_file() -> Path:
+    return paths.home() / "machine.json"
+
+
+def describe() -> dict[str, Any]:
+    """Processors, memory, disk and GPUs, without loading torch."""
+    import psutil
+
+    home = paths.home()
+    existing = next(folder for folder in [home, *home.parents] if folder.exists())
+    disk = shutil.disk_usage(existing)
+    return {
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "python": platform.python_version(),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_bytes": psutil.virtual_memory().total,
+        "memory_free_bytes": psutil.virtual_memory().available,
+        "disk_free_bytes": disk.free,
+        "home": str(home),
+        "gpus": gpus(),
+    }
+
+
+def gpus() -> list[dict[str, Any]]:
+    """The NVIDIA GPUs that CUDA_VISIBLE_DEVICES lets this process use; empty without a driver."""
+    return devices.visible(all_gpus(), os.environ)
+
+
+def all_gpus() -> list[dict[str, Any]]:
+    """Every NVIDIA GPU as NVML sees it, one that is cut into MIG parts as these; empty without a
+    driver. `index` is NVML's own, `speed` orders cards as CUDA does."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return []
+    cards = []
+    for index in range(pynvml.nvmlDeviceGetCount()):
+        card = pynvml.nvmlDeviceGetHandleByIndex(index)
+        for handle in _parts(pynvml, card) or [card]:
+            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+            cards.append(
+                {
+                    "index": index,
+                    "uuid": _text(pynvml.nvmlDeviceGetUUID(handle)),
+                    "name": _text(pynvml.nvmlDeviceGetName(handle)),
+                    "memory_bytes": int(memory.total),
+                    "free_bytes": int(memory.free),
+                    "driver": pynvml.nvmlSystemGetDriverVersion(),
+                    "speed": _speed(pynvml, card),
+                }
+            )
+    pynvml.nvmlShutdown()
+    return cards
+
+
+def _parts(nvml: Any, card: Any) -> list[Any]:
+    """The MIG parts of a card; none where it is whole."""
+    try:
+        if not nvml.nvmlDeviceGetMigMode(card)[0]:
+            return []
+        count = nvml.nvmlDeviceGetMaxMigDeviceCount(card)
+    except nvml.NVMLError:
+        return []
+    parts = []
+    for place in range(count):
+        try:
+            parts.append(nvml.nvmlDeviceGetMigDeviceHandleByIndex(card, place))
+        except nvml.NVMLError:
+            continue  # no part there
+    return parts
+
+
+def _speed(nvml: Any, card: Any) -> int:
+    try:
+        clock = nvml.nvmlDeviceGetMaxClockInfo(card, nvml.NVML_CLOCK_SM)
+        return int(nvml.nvmlDeviceGetNumGpuCores(card) * clock)
+    except nvml.NVMLError:
+        return 0
+
+
+def _text(value: str | bytes) -> str:
+    return value if isinstance(value, str) else value.decode()
+
+
+def largest(gpus: list[dict[str, Any]]) -> dict[str, Any]:
+    """The GPU with most memory: a run that needs it waits for it."""
+    return max(gpus, key=lambda gpu: int(gpu["memory_bytes"]))
+
+
+def gpu_bytes_of(pids: list[int]) -> int:
+    """GPU memory that these processes hold, in bytes; 0 without a driver."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return 0
+    held = 0
+    for index in range(pynvml.nvmlDeviceGetCount()):
+        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+        for one in pynvml.nvmlDeviceGetComputeRunningProcesses(handle):
+            if one.pid in pids:
+                held += int(one.usedGpuMemory or 0)
+    pynvml.nvmlShutdown()
+    return held
+
+
+def peak_flops(device_name: str, on_gpu: bool) -> float | None:
+    """Peak FLOP/s of the device: a GPU's from its data sheet, a CPU's as `doctor` timed it."""
+    if on_gpu:
+        for name, tflops in GPU_PEAK_TFLOPS:
+            if name.lower() in device_name.lower():
+                return tflops * 1e12
+        return None
+    measured = (read_object(machine_file()) or {}).get("cpu_peak_flops")
+    return float(measured) if isinstance(measured, (int, float)) else None
+
+
+def time_product() -> float:
+    """As `product_flops`; kept in LAB_HOME/machine.json, where runs find it."""
+    flops = product_flops()
+    try:
+        paths.make_folder(machine_file().parent)
+        write_json(machine_file(), {"v": 1, "cpu_peak_flops": flops, "cores": os.cpu_count()})
+    except OSError as error:
+        raise LabError(f"{machine_file()} cannot be written: {error}.", "Check LAB_HOME.") from None
+    return flops
+
+
+def product_flops(size: int = 1024, seconds: float = 1.0) -> float:
+    """FLOP/s of the best float32 product of two (size, size) matrices within `seconds`."""
+    import torch
+
+    left, right = torch.randn(size, size), torch.randn(size, size)
+    torch.mm(left, right)
+    best = float("inf")
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        started = time.perf_counter()
+        torch.mm(left, right)
+        best = min(best, time.perf_counter() - started)
+    return 2.0 * size**3 / best
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,75 @@
+"""What to change when a run does not fit, each change with its predicted peak."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+from lab.paths import RunDir
+from lab.runs import resume_settings
+
+SHORTEST = 64  # tokens; below it, cutting rows shorter is no fix
+
+
+@dataclass(frozen=True)
+class Fix:
+    """One change. `changes` are dotted keys of the spec; `keeps_batch` says whether the rows of
+    an optimizer step, and so the training, stay the same."""
+
+    title: str
+    changes: dict[str, Any]
+    keeps_batch: bool = True
+
+    def apply(self, spec: dict[str, Any]) -> dict[str, Any]:
+        changed = copy.deepcopy(spec)
+        for key, value in self.changes.items():
+            section, _, name = key.partition(".")
+            if name:
+                changed.setdefault(section, {})[name] = value
+            else:
+                changed[section] = value
+        return changed
+
+
+def candidates(spec: dict[str, Any], *, on_gpu: bool) -> list[Fix]:
+    """The changes that can make a resolved spec smaller, gentlest first."""
+    train, data, method = spec["train"], spec["data"], spec["method"]
+    found = []
+    if train["loss"] == "plain":
+        found.append(Fix("Fuse the head and the loss", {"train.loss": "fused"}))
+    if train["activation_checkpointing"] != "on":
+        found.append(
+            Fix("Recompute activations (slower)", {"train.activation_checkpointing": "on"})
+        )
+    if train["batch_size"] > 1:
+        half = train["batch_size"] // 2
+        times = -(-train["batch_size"] * train["accumulation"] // half)
+        found.append(
+            Fix(
+                f"Half the rows at a time, twice as often ({half} × {times})",
+                {"train.batch_size": half, "train.accumulation": times},
+                keeps_batch=half * times == train["batch_size"] * train["accumulation"],
+            )
+        )
+    if on_gpu and train["precision"] != "bfloat16":
+        found.append(Fix("Weights in bfloat16", {"train.precision": "bfloat16"}))
+    if data["max_length"] // 2 >= SHORTEST:
+        length = data["max_length"] // 2
+        found.append(
+            Fix(f"Cut rows at {length} tokens", {"data.max_length": length}, keeps_batch=False)
+        )
+    if method["name"] == "full":
+        found.append(
+            Fix(
+                "LoRA in place of full fine-tuning",
+                {"method": {"name": "lora"}, "train.learning_rate": "auto"},
+                keeps_batch=False,
+            )
+        )
+    return found
+
+
+def resolved(run: RunDir) -> dict[str, Any]:
+    """The spec that a run was started with, as it can be started again."""
+    return resume_settings.spec_of(run).to_json()

@@ -1,0 +1,115 @@
+"""The growing series of a run, read once and shared by everybody who looks.
+
+Only the new tail of `metrics.jsonl` is parsed at each look.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from tsdownsample import NaNMinMaxLTTBDownsampler
+
+from lab.paths import RunDir
+from lab.recent import Recent
+from lab.runs.metric_columns import KINDS, Columns, add_lines
+
+KEPT_RUNS = 12
+CHUNK = 1 << 23  # bytes parsed at once
+MOST_POINTS = 2_000
+AXES = ("step", "tokens", "seconds")
+
+
+@contextlib.contextmanager
+def _no_collection(size: int) -> Iterator[None]:
+    """Hundreds of thousands of new dictionaries make the collector look at all of them again and
+    again: a third of the time of opening a long run."""
+    pauses = size > 1 << 20 and gc.isenabled()
+    if pauses:
+        gc.disable()
+    try:
+        yield
+    finally:
+        if pauses:
+            gc.enable()
+
+
+class Live:
+    """The series of one run, brought up to date by `refresh`."""
+
+    def __init__(self, run: RunDir) -> None:
+        self.run = run
+        self.offset = 0
+        self.identity = (0, 0)
+        self.lock = threading.Lock()
+        self.kinds = {kind: Columns() for kind in KINDS}
+
+    def refresh(self) -> Live:
+        """Read what was appended since the last look. Safe from many threads."""
+        with self.lock:
+            try:
+                with self.run.metrics.open("rb") as file:
+                    self._read(file)
+            except OSError:
+                pass  # nothing written yet
+        return self
+
+    def _read(self, file: Any) -> None:
+        now = os.fstat(file.fileno())
+        identity = (now.st_dev, now.st_ino)
+        if identity != self.identity or now.st_size < self.offset:
+            self.identity, self.offset = identity, 0
+            self.kinds = {kind: Columns() for kind in KINDS}
+        file.seek(self.offset)
+        while data := file.read(CHUNK):
+            end = data.rfind(b"\n") + 1
+            if not end and len(data) < CHUNK:
+                return  # an unfinished line
+            end = end or len(data)  # no worker writes such a line: pass over it
+            self.offset += end
+            file.seek(self.offset)
+            with _no_collection(len(data)):
+                add_lines(data[:end], self.kinds)
+
+    @property
+    def train(self) -> Columns:
+        return self.kinds["train"]
+
+    @property
+    def held_out(self) -> Columns:
+        return self.kinds["eval"]
+
+    @property
+    def device(self) -> Columns:
+        return self.kinds["device"]
+
+
+_series: Recent[str, Live] = Recent(KEPT_RUNS)
+
+
+def live(run: RunDir) -> Live:
+    """The shared series of `run`, up to date. The least recently seen runs are forgotten."""
+    return _series.get_or(str(run.path), lambda: Live(run)).refresh()
+
+
+def thin(x: np.ndarray, y: np.ndarray, most: int = MOST_POINTS) -> tuple[np.ndarray, np.ndarray]:
+    """At most `most` points of a series, spikes and gaps kept."""
+    if len(x) <= most:
+        return x, y
+    chosen = NaNMinMaxLTTBDownsampler().downsample(x, y, n_out=most)
+    return x[chosen], y[chosen]
+
+
+def smooth(y: np.ndarray, weight: float) -> np.ndarray:
+    """Exponential moving average with its start corrected; `weight` 0 leaves `y` as it is."""
+    if weight <= 0 or len(y) < 2:
+        return y
+    import pandas as pd
+
+    series = pd.Series(y)
+    return np.asarray(series.ewm(alpha=1 - weight, adjust=True, ignore_na=True).mean())

@@ -1,0 +1,172 @@
+"""Which settings a resumed run may take, and the spec that its next attempt follows.
+
+`spec.json` stays as it was written; what a person changes on resuming lies in `resume.json`, which
+moves to `attempts/K/` with that attempt. Changes add up over attempts.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from lab import methods, optimizers
+from lab.errors import LabError, Problem, SpecError
+from lab.atomic_files import read_object
+from lab.methods import compatibility
+from lab.paths import RunDir
+from lab.runs import checkpoints, record_reader
+from lab.runs.deadlines import number
+from lab.schema import show
+from lab.spec import RunSpec, override
+
+# What may change without making it another run: where it ends, how fast it learns, what is kept.
+CHANGEABLE = (
+    "learning_rate",
+    "schedule",
+    "weight_decay",
+    "max_grad_norm",
+    "epochs",
+    "max_steps",
+    "max_tokens",
+    "max_seconds",
+    "max_flops",
+    "batch_size",
+    "accumulation",
+    "activation_checkpointing",
+    "checkpointed_layers",
+    "compile",
+    "eval_every",
+    "save_every",
+    "sample_every",
+    "early_stopping",
+    "keep_best",
+    "keep_last",
+)
+BUDGETS = {  # what ends a run, and what it has used of it
+    "max_steps": "step",
+    "max_tokens": "tokens",
+    "max_seconds": "seconds",
+    "max_flops": "flops",
+}
+
+
+def spec_of(run: RunDir) -> RunSpec:
+    """The spec as it holds for the present attempt. Raises LabError if spec.json is damaged."""
+    stored = read_object(run.spec)
+    if stored is None:
+        raise LabError("spec.json is missing or damaged.", "Start a new run.")
+    for name in ("method", "data", "train"):
+        if not isinstance(stored.get(name), dict):  # defaults in its place would be another run
+            raise LabError(
+                f"spec.json is damaged: '{name}' is {show(stored.get(name))}.", "Start a new run."
+            )
+    spec = RunSpec.stored(stored)
+    changes = changes_of(run)
+    if not changes:
+        return spec
+    train = spec.to_json() | {"train": spec.to_json()["train"] | changes}
+    return RunSpec.stored(train)
+
+
+def changes_of(run: RunDir) -> dict[str, Any]:
+    """Fields of `train` that were changed on resuming, this time or before."""
+    settings = (read_object(run.resume) or {}).get("settings")
+    if not isinstance(settings, dict):
+        return {}
+    return {key: value for key, value in settings.items() if key in CHANGEABLE}
+
+
+def takes_incomplete(run: RunDir) -> bool:
+    """Whether a person allowed this attempt to go on without optimizer or random state."""
+    return (read_object(run.resume) or {}).get("incomplete") is True
+
+
+def changed(run: RunDir, settings: list[str]) -> dict[str, Any]:
+    """The changes of `section.key=value` settings with the earlier ones.
+
+    Raises SpecError with every setting that a resumed run cannot take.
+    """
+    now = spec_of(run)
+    before = now.to_json()
+    after = override(before, settings)
+    problems: list[Problem] = []
+    spec = RunSpec.parse(after, problems)
+    for setting in settings:
+        field = setting.partition("=")[0].strip()
+        section, _, name = field.partition(".")
+        if section != "train" or name not in CHANGEABLE:
+            problems.append(
+                Problem(
+                    show(field),
+                    "cannot change on resuming: it would be another run. Start a new one; "
+                    f"these may change: {', '.join(f'train.{name}' for name in CHANGEABLE)}.",
+                )
+            )
+        elif after["train"].get(name) == "auto":
+            problems.append(Problem(show(field), "is auto; on resuming, give a value."))
+    rows = spec.train.batch_size * spec.train.accumulation
+    if rows != now.train.batch_size * now.train.accumulation:
+        problems.append(
+            Problem(
+                "train.batch_size",
+                f"x train.accumulation is {rows}; it must stay "
+                f"{now.train.batch_size * now.train.accumulation} rows a step, or the order of "
+                "the data is lost.",
+            )
+        )
+    method, rule = methods.get(spec.method["name"]), optimizers.get(spec.train.optimizer)
+    problems += [Problem(*one) for one in compatibility.refusals(method, spec)]
+    problems += rule.problems(spec.train, on_gpu=True)  # the device was looked at at the start
+    if problems:
+        raise SpecError(problems)
+    found = {
+        name: after["train"][name]
+        for name in CHANGEABLE
+        if after["train"][name] != before["train"][name]
+    }
+    return changes_of(run) | found
+
+
+def lengthened(run: RunDir, changes: dict[str, Any]) -> None:
+    """Raises LabError unless these changes make a finished run longer than it was, and it has a
+    checkpoint to go on from."""
+    if not checkpoints.listing(run.checkpoints):
+        raise LabError(
+            f"{run.id} is done, and no checkpoint is left to go on from.",
+            'Train on from its result as a new run: "Train on from it" on the Monitor page, or '
+            f"python -m lab start SPEC.json --set start_from=run:{run.id}",
+        )
+    train = RunSpec.stored(read_object(run.spec) or {}).to_json()["train"] | changes
+    summary = (read_object(run.result) or {}).get("summary") or {}
+    limits = {name: train[name] for name in BUDGETS if train[name] is not None}
+    problems = [
+        Problem(
+            f"train.{name}",
+            f"is {show(limit)}, and the run has used {used:,.10g} already: give more.",
+        )
+        for name, limit in limits.items()
+        if limit <= (used := number(summary.get(BUDGETS[name])))
+    ]
+    if not limits:
+        rows = record_reader.last_event(run, "data").get("train_rows", 0)
+        per_step = train["batch_size"] * train["accumulation"]
+        steps = math.ceil(max(1, math.ceil(train["epochs"] * rows)) / per_step)
+        if steps <= (used := number(summary.get("step"))):
+            problem = (
+                f"is {show(train['epochs'])}, {steps:,} steps, and the run has made {used:,.0f}"
+            )
+            problems.append(Problem("train.epochs", f"{problem} already: give more."))
+    if problems:
+        raise SpecError(problems, "The run was not resumed, it is done")
+
+
+def in_words(run: RunDir) -> str:
+    """What this attempt does otherwise than the spec says; empty if nothing."""
+    stored = RunSpec.stored(read_object(run.spec) or {}).to_json()["train"]
+    changes = changes_of(run)
+    words = ", ".join(
+        f"train.{name} {show(value)} (was {show(stored[name])})" for name, value in changes.items()
+    )
+    if {"epochs", *BUDGETS} & set(changes) and stored["schedule"] != "constant":
+        words += "; the learning rate follows its schedule over the new length"
+    return words

@@ -1,0 +1,77 @@
+"""One worker that has its imports behind it, so that a run starts at once.
+
+It belongs to the supervisor: it waits on a pipe from it, and ends when that closes. It costs the
+memory of its libraries (about half a gigabyte, none on a GPU); `queue.Settings.spare` says no.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import time
+
+from lab import paths
+from lab.atomic_files import read_object, write_json
+from lab.paths import RunDir
+from lab.runs import process, queue
+
+WANTED_S = 600.0
+
+
+def want() -> None:
+    """Somebody sets up a run: have a worker ready for the next minutes."""
+    from lab.runs import supervisor
+
+    if not queue.settings().spare:
+        return
+    paths.make_folder(queue.folder())
+    write_json(queue.folder() / "wanted", {"v": 1, "time": time.time()}, durable=False)
+    supervisor.ensure()
+
+
+def is_wanted() -> bool:
+    wanted = (read_object(queue.folder() / "wanted") or {}).get("time")
+    if not isinstance(wanted, (int, float)):
+        return False
+    return 0 <= time.time() - wanted < WANTED_S and queue.settings().spare
+
+
+class Spare:
+    """The supervisor's side of it."""
+
+    def __init__(self) -> None:
+        self.worker: subprocess.Popen[bytes] | None = None
+        self.gpu: str | None = None  # a library may initialise CUDA, so it is settled at the start
+
+    def keep(self, gpu: str | None = None) -> None:
+        """Have one ready, or on its way to be, that sees the one device `gpu` (a UUID)."""
+        if self.worker is not None and self.worker.poll() is None:
+            return
+        self.gpu = gpu
+        self.worker = process.spawn(
+            ["lab.train", "--spare"], queue.folder() / "spare.txt", stdin=subprocess.PIPE, gpu=gpu
+        )
+
+    def drop(self) -> None:
+        """Let it end."""
+        worker, self.worker = self.worker, None
+        if worker is not None and worker.stdin is not None:
+            with contextlib.suppress(OSError):
+                worker.stdin.close()
+
+    def give(self, run: RunDir, gpu: str | None = None) -> subprocess.Popen[bytes] | None:
+        """The worker, sent to `run` and written down as its own; None if there is none alive, or
+        it sees another device than `gpu`."""
+        if gpu != self.gpu:
+            self.drop()
+        worker, self.worker = self.worker, None
+        if worker is None or worker.stdin is None or worker.poll() is not None:
+            return None
+        try:
+            process.register(run, worker.pid, gpu)
+            worker.stdin.write(f"{run.path}\n".encode())
+            worker.stdin.close()
+        except OSError:  # it died meanwhile, and has not touched the run
+            run.process.unlink(missing_ok=True)
+            return None
+        return worker

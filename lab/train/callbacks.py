@@ -1,0 +1,355 @@
+"""What happens between steps: records, evaluation, checkpoints, and a person's commands."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from safetensors import SafetensorError
+
+from lab import formatting
+from lab.data.batches import Row
+from lab.errors import LabError
+from lab.methods import Method
+from lab.paths import RunDir
+from lab.runs import checkpoints
+from lab.spec import RunSpec
+from lab.train import checkpoint, flops, budget
+from lab.train.checkpoint import Saved
+from lab.train.commands import Commands
+from lab.train.loop import StepResult, TrainingLoop
+from lab.train.optimizer import add_new_parameters
+from lab.train.sample_outputs import Sampler
+from lab.train.budget import Clock, Plan, Used
+from lab.train.step import device_batches, evaluation_loss
+from lab.train.telemetry import Memory, Telemetry, tensor_bytes
+
+EVALUATIONS = 10  # in a run, where the spec leaves it open
+SAVES = 5
+SAMPLES = 2
+DIVERGED = 1.3  # times the best evaluation loss
+ROOM_BYTES = 50_000_000  # left free on the disk beside a checkpoint
+STOP_S = 60.0  # that an evaluation may still take once a person has said stop
+
+
+class TakesTooLong(Exception):
+    """An evaluation goes on for longer than who said stop should wait."""
+
+
+class Conductor:
+    """The loop's callback that keeps the run directory; `loop` is set once it exists."""
+
+    loop: TrainingLoop
+    clock: Clock
+
+    def __init__(
+        self,
+        run: RunDir,
+        spec: RunSpec,
+        method: Method,
+        telemetry: Telemetry,
+        memory: Memory,
+        commands: Commands,
+        held_out: Sequence[Row],
+        resumed: Saved | None,
+        peak_flops: float | None,
+        sampler: Sampler,
+    ) -> None:
+        self.run, self.spec, self.method = run, spec, method
+        self.telemetry, self.memory = telemetry, memory
+        self._parts_are_said = False
+        self.commands, self.held_out, self.resumed = commands, held_out, resumed
+        self.peak_flops, self.sampler = peak_flops, sampler
+        self.ended_by: str | None = None
+        self.eval_loss: float | None = None
+        self._pending: dict[str, Any] | None = None
+        self._before: dict[str, float] = {}
+        kept = resumed.state if resumed is not None else {}
+        self.best_loss = float(kept.get("best_loss", math.inf))
+        self.not_better = int(kept.get("not_better", 0))
+        self._has_warned = False
+        self._marks = (0, 0, 0)
+        self._begun, self._begun_at = 0.0, 0.0
+
+    @property
+    def used(self) -> Used:
+        return self.loop.batches.used
+
+    @property
+    def plan(self) -> Plan:
+        return self.loop.batches.plan
+
+    # -- the loop's callbacks -----------------------------------------------------------
+
+    def on_train_begin(self, loop: TrainingLoop) -> None:
+        self.loop = loop
+        self.clock = Clock(self.used)
+        self._before = {"tokens": self.used.tokens, "flops": self.used.flops}
+        if self.resumed is not None and checkpoint.OPTIMIZER not in self.resumed.lost:
+            checkpoint.load_optimizer(self.resumed.path, loop.model, loop.optimizer)
+        self._marks = self._passed()
+        self._begun, self._begun_at = time.monotonic(), self.plan.fraction(self.used)
+        self.telemetry.enter("training")
+        self._report_progress()
+        if self.resumed is not None and checkpoint.EXTRA not in self.resumed.lost:
+            checkpoint.restore_random(self.resumed)
+        self.clock.start()
+
+    def end_phase(self, phase: str) -> None:
+        """A forward or backward pass or an update has ended: its peak, and a sign of life."""
+        self.memory.mark(phase)
+        self.telemetry.sign()
+
+    def on_step_end(self, loop: TrainingLoop, result: StepResult) -> None:
+        self._measure_parts()
+        step_s = self.clock.stop()
+        self._record(step_s, result)
+        self._report_progress()
+        wish = self.commands.take()
+        is_last = self.used.step >= self.plan.steps or self.plan.fraction(self.used) >= 1
+        if wish == "cancel":
+            self.ended_by, loop.should_stop = "cancelled", True
+            return
+        if wish == "stop" and not is_last:
+            self.ended_by, loop.should_stop = "stopped", True
+        passed = self._passed()
+        eval_due = self._due(self.spec.train.eval_every, 0, passed)
+        save_due = self._due(self.spec.train.save_every, 1, passed)
+        sample_due = self._due(self.spec.train.sample_every, 2, passed)
+        self._marks = passed
+        if self.held_out and (is_last or self.ended_by or eval_due):
+            loss = self.evaluate()
+            if loss is not None:
+                self.method.on_evaluate(loop.model, self.spec.method_config, self.used.step, loss)
+                is_last = self._stops_early(loss) or is_last
+                self._warn_of_divergence(loss)
+        if self.method.grows:
+            self._let_join()
+        if sample_due or (is_last and self.spec.train.sample_every != 0):
+            self.telemetry.enter("evaluating")
+            self.sampler.sample(loop.model, self.used.step)
+        if self.ended_by is None and not is_last and self.commands.look() == "stop":
+            self.ended_by, loop.should_stop = "stopped", True  # not one more step
+        if not is_last and (self.ended_by or save_due or wish == "save"):
+            self.save()
+        if is_last:
+            loop.should_stop = True
+        if not loop.should_stop:
+            self.telemetry.enter("training")
+            self._report_progress()
+        self.clock.start()
+
+    def on_train_end(self, loop: TrainingLoop) -> None:
+        self._flush()
+
+    # -- what they do -------------------------------------------------------------------
+
+    def _measure_parts(self) -> None:
+        """After the first step of an attempt: what the tensors of each kind really take."""
+        if self._parts_are_said:
+            return
+        self._parts_are_said = True
+        held = tensor_bytes(self.loop.model, self.loop.optimizer)
+        self.telemetry.event("memory", **held, peaks=self.memory.peaks)
+
+    def evaluate(self) -> float | None:
+        """Held-out loss of the model as it is now, recorded at the current step; None if it takes
+        too long for a person who has said stop."""
+        self.telemetry.enter("evaluating")
+        self._flush()
+        train, loop, used = self.spec.train, self.loop, self.used
+        device, pad_token_id = loop.accelerator.device, loop.batches.pad_token_id
+        loss: float
+        try:
+            loss, count = evaluation_loss(
+                loop.model,
+                device_batches(self.held_out, train.batch_size, pad_token_id, device),
+                precision=train.precision,
+                loss=loop.config.loss,
+                after_batch=self._after_batch,
+            )
+        except TakesTooLong:
+            self.telemetry.warn(
+                f"The evaluation at step {used.step} was left out: it would have held up the stop "
+                f"for more than {STOP_S:.0f} s. `python -m lab evaluate` measures the result."
+            )
+            return None
+        self.memory.mark("evaluate")
+        self.eval_loss = loss
+        self.telemetry.metric(
+            "eval",
+            step=used.step,
+            tokens=used.tokens,
+            seconds=used.seconds,
+            flops=used.flops,
+            **{"eval/loss": loss, "eval/loss_tokens": count},
+        )
+        return loss
+
+    def _after_batch(self, rows: int) -> None:
+        self.telemetry.progress(rows, len(self.held_out), "row")
+        if rows < len(self.held_out) and self.commands.stop_waits() > STOP_S:
+            raise TakesTooLong
+
+    def _let_join(self) -> None:
+        """Take what the method has just made trainable into the optimizer, and say so."""
+        loop, batches = self.loop, self.loop.batches
+        multiplier = budget.lr_multiplier(self.spec.train, self.plan, self.used)
+        if not add_new_parameters(loop.optimizer, loop.model, self.method, self.spec, multiplier):
+            return
+        virtual = self.method.virtual_tokens(self.spec.method_config)
+        batches.costs = flops.count(loop.model, loop.config.loss, virtual)
+        trainable = sum(weight.numel() for weight in checkpoint.trainable(loop.model).values())
+        self.telemetry.event("unfrozen", step=self.used.step, trainable=trainable)
+
+    def _stops_early(self, loss: float) -> bool:
+        """Whether the evaluation loss has been no better for as long as the spec allows."""
+        patience = self.spec.train.early_stopping
+        self.not_better = 0 if loss < self.best_loss else self.not_better + 1
+        self.best_loss = min(self.best_loss, loss)
+        if patience is None or self.not_better < patience:
+            return False
+        self.telemetry.warn(
+            f"Stopped early at step {self.used.step}: the evaluation loss has not been "
+            f"below {self.best_loss:.4f} for {self.not_better} evaluations."
+        )
+        return True
+
+    def _warn_of_divergence(self, loss: float) -> None:
+        """Say once that the evaluation loss has risen far above its best."""
+        if self._has_warned or not loss > DIVERGED * self.best_loss:
+            return
+        self._has_warned = True
+        self.telemetry.warn(
+            f"The evaluation loss is {loss:.3f} at step {self.used.step}, after "
+            f"{self.best_loss:.3f} at its best: training may be diverging. Stop it and lower "
+            "train.learning_rate, or keep the best checkpoint."
+        )
+
+    def _shortage(self) -> str:
+        """What the disk lacks for a checkpoint, in words; empty if there is room."""
+        held = tensor_bytes(self.loop.model, self.loop.optimizer)
+        needed = held["gradients"] + held["optimizer"]  # what trains, and what is kept beside it
+        free = shutil.disk_usage(self.run.path).free
+        if free >= needed + ROOM_BYTES:
+            return ""
+        return (
+            f"it needs about {formatting.size(needed)} and {formatting.size(free)} are free, "
+            f"{formatting.size(needed + ROOM_BYTES - free)} are missing"
+        )
+
+    def _without_checkpoint(self, why: str) -> None:
+        self.telemetry.warn(
+            f"The checkpoint of step {self.used.step} was not written: {why}. Training "
+            "goes on with the one before; the next one is written once there is room."
+        )
+
+    def save(self) -> None:
+        """Write a checkpoint and drop those that the spec does not keep."""
+        self.telemetry.enter("saving")
+        self._flush()
+        if shortage := self._shortage():
+            self._without_checkpoint(shortage)
+            return
+        model, used = self.loop.model, self.used
+        state = {
+            "used": vars(used).copy(),
+            "eval_loss": self.eval_loss,
+            "best_loss": self.best_loss,
+            "not_better": self.not_better,
+        }
+        method_state = self.method.state(model)
+        try:
+            path = checkpoint.save(
+                self.run.checkpoints, used.step, model, self.loop.optimizer, state, method_state
+            )
+        except (OSError, SafetensorError) as error:
+            shortage = self._shortage()
+            self._without_checkpoint(f"{error}{'; ' if shortage else ''}{shortage}")
+            return
+        self.memory.mark("save")
+        removed = checkpoint.prune(
+            self.run.checkpoints,
+            self.spec.train.keep_best,
+            self.spec.train.keep_last,
+            checkpoints.pinned(self.run),
+        )
+        self.telemetry.event("checkpoint", step=used.step, path=path.name, removed=removed)
+
+    def _record(self, step_s: float, result: StepResult) -> None:
+        """Queue the record of this step. On a GPU its numbers are read one step later, when
+        they are there, so that telemetry never makes the host wait."""
+        used = self.used
+        self._flush()
+        self._pending = {
+            "step": used.step,
+            "tokens": used.tokens,
+            "loss_tokens": used.loss_tokens,
+            "seconds": used.seconds,
+            "flops": used.flops,
+            "train/loss": result.losses,
+            "train/grad_norm": result.grad_norm,
+            "train/learning_rate": self.loop.optimizer.param_groups[0]["lr"],
+            "perf/step_s": step_s,
+            "memory/peak_bytes": self.memory.peak_bytes,
+        }
+        self.eval_loss = None
+        self.telemetry.seconds, self.telemetry.step_s = used.seconds, step_s
+        if not self.memory.on_gpu:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Write the queued record. Raises LabError if its loss is no number."""
+        record, self._pending = self._pending, None
+        if record is None:
+            return
+        record["train/loss"] = float(sum(record["train/loss"].tolist()))
+        record["train/grad_norm"] = float(record["train/grad_norm"])
+        before = self._before
+        step_s = max(record["perf/step_s"], 1e-9)
+        record["perf/tokens_per_s"] = (record["tokens"] - before["tokens"]) / step_s
+        if self.peak_flops:
+            record["perf/mfu"] = (record["flops"] - before["flops"]) / step_s / self.peak_flops
+        self._before = {key: record[key] for key in before}
+        self.telemetry.metric("train", **record)
+        for name in ("train/loss", "train/grad_norm"):
+            if math.isfinite(record[name]):
+                continue
+            what = {"train/loss": "training loss", "train/grad_norm": "gradient norm"}[name]
+            raise LabError(
+                f"The {what} became {record[name]} at step {record['step']}, on "
+                f"{self._rows_of(record['step'])} of the dataset.",
+                "Lower train.learning_rate, or look at these rows; the last checkpoint is intact.",
+            )
+
+    def _rows_of(self, step: int) -> str:
+        """The rows of the dataset's file that a step learned from."""
+        micro_batches = self.loop.batches.sequences(step)
+        found = {source for rows in micro_batches for row in rows for source in row.sources}
+        shown = ", ".join(map(str, sorted(found)[:12]))
+        return f"rows {shown}{' and others' if len(found) > 12 else ''}"
+
+    def _passed(self) -> tuple[int, int, int]:
+        """How many tenths, fifths and halves of the budget are behind us."""
+        fraction = self.plan.fraction(self.used)
+        return int(fraction * EVALUATIONS), int(fraction * SAVES), int(fraction * SAMPLES)
+
+    def _due(self, every: int | None, which: int, passed: tuple[int, int, int]) -> bool:
+        if every is None:
+            return passed[which] > self._marks[which]
+        return every > 0 and self.used.step % every == 0
+
+    def _report_progress(self) -> None:
+        plan, used = self.plan, self.used
+        fraction = plan.fraction(used)
+        gained = fraction - self._begun_at
+        spent = time.monotonic() - self._begun
+        # evaluations and checkpoints so far are part of the pace
+        eta_s = spent / gained * (1.0 - fraction) if gained > 0 else None
+        if plan.has_open_end:
+            self.telemetry.progress(round(used.seconds, 1), plan.limits["seconds"], "second", eta_s)
+        else:
+            self.telemetry.progress(used.step, plan.steps, "step", eta_s)

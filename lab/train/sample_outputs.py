@@ -1,0 +1,89 @@
+"""Samples during a run: what the model answers to one prompt, greedily, as it changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from lab.data import chat_template
+from lab.data.catalog import Dataset
+from lab.data.prepare import Prepared
+from lab.train.telemetry import Telemetry
+
+LONGEST = 48  # new tokens; enough to see a style, short enough not to hold up a CPU
+
+
+class Sampler:
+    """Answers one prompt with the model as it is; each answer becomes an event."""
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        dataset: Dataset,
+        data: Prepared,
+        telemetry: Telemetry,
+        precision: str,
+        command: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        self.command = command  # what a person has asked meanwhile
+        self.tokenizer, self.telemetry, self.precision = tokenizer, telemetry, precision
+        self.asked, self.prompt = _prompt(tokenizer, dataset, data)
+
+    def sample(self, model: Any, step: int) -> None:
+        """Write one `sample` event; none if the run is stopped meanwhile. Draws no random number,
+        so a resumed run stays the same."""
+        import torch
+
+        from lab.train.step import autocast, uncompiled
+
+        inputs = self.tokenizer(self.prompt, add_special_tokens=False, return_tensors="pt")
+        inputs = inputs.to(next(model.parameters()).device)
+        was_training = model.training
+        model.eval()
+        try:
+            # trained parts may be float32 beside 16-bit weights, as in the step itself
+            with torch.inference_mode(), uncompiled(), autocast(model.device, self.precision):
+                output = model.generate(
+                    input_ids=inputs["input_ids"],
+                    attention_mask=inputs["attention_mask"],
+                    max_new_tokens=LONGEST,
+                    do_sample=False,
+                    temperature=None,
+                    top_p=None,
+                    top_k=None,
+                    use_cache=True,
+                    pad_token_id=self.tokenizer.pad_token_id,
+                    stopping_criteria=[self._is_stopped],
+                )
+        finally:
+            model.train(was_training)
+        if self.command() in ("stop", "cancel"):
+            return
+        ids = output[0, inputs["input_ids"].shape[1] :]
+        text = self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        self.telemetry.event("sample", step=step, prompt=self.asked, text=text)
+
+    def _is_stopped(self, ids: Any, scores: Any, **_: Any) -> Any:
+        """After each token: a sign of life, and whether the rest of the sample is still wanted."""
+        import torch
+
+        self.telemetry.sign()
+        is_over = self.command() in ("stop", "cancel")
+        return torch.full((ids.shape[0],), is_over, dtype=torch.bool, device=ids.device)
+
+
+def _prompt(tokenizer: Any, dataset: Dataset, data: Prepared) -> tuple[str, str]:
+    """(what a person reads, what the model reads): the card's first suggestion, else the first
+    example's question, else the beginning of the first text."""
+    suggestions = dataset.card.get("try") or []
+    example = data.first
+    if suggestions:
+        turns: tuple[dict[str, str], ...] = ({"role": "user", "content": str(suggestions[0])},)
+    else:
+        answered = [place for place, m in enumerate(example.messages) if m["role"] == "assistant"]
+        turns = example.messages[: answered[0]] if answered else ()
+    if turns:
+        messages = chat_template.with_system(turns, data.system_prompt)
+        return turns[-1]["content"], chat_template.render(tokenizer, messages, to_answer=True)
+    opening = " ".join(example.text.split()[:8])
+    return opening, opening

@@ -1,0 +1,359 @@
+"""The parts of the Monitor page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from lab import paths, formatting
+from lab.errors import LabError
+from lab.atomic_files import number, part, read_object, size_of
+from lab.memory import estimate_history
+from lab.paths import RunDir
+from lab.recent import Recent
+from lab.runs import checkpoints, record_reader, index, launch, resume_settings
+from lab.runs.metric_series import AXES, Live, live
+from lab.runs.status import RESUMABLE, status
+from lab.ui import cards, charts, links, resume_panel
+from lab.ui.charts import View
+from lab.ui.markdown_safety import act, block, plain, safe
+
+TITLES = {"step": "Steps", "tokens": "Tokens", "seconds": "Seconds"}
+
+
+def choose() -> RunDir | None:
+    """The run that the URL names, else the newest active or newest one; a list to change it."""
+    found = paths.all_runs()
+    if not found:
+        return None
+    asked = st.query_params.get("run", "")
+    ids = [run.id for run in found]
+    if asked and asked not in ids:
+        st.warning(
+            f"There is no run {safe(asked[:80])}. Showing another one.", icon=":material/warning:"
+        )
+    if asked not in ids:
+        active = index.active_runs()
+        asked = (active or found)[0].id
+    st.session_state["monitor.run"] = asked
+
+    def change() -> None:
+        st.query_params["run"] = st.session_state["monitor.run"]
+
+    chosen: str = st.selectbox(
+        "Run",
+        ids,
+        key="monitor.run",
+        format_func=_title,
+        on_change=change,
+        label_visibility="collapsed",
+    )
+    st.query_params["run"] = chosen
+    return paths.run_dir(chosen)
+
+
+def _title(run_id: str) -> str:
+    try:
+        entry = index.entry(paths.run_dir(run_id))
+    except LabError:
+        return run_id
+    return str(plain(f"{entry.name or entry.method} · {run_id}"))
+
+
+def stage(run: RunDir) -> str:
+    """queued, active or ended: what can be done differs between them, and only between them."""
+    now = status(run)
+    if now.state == "queued":
+        return "queued"
+    return "active" if now.is_active else "ended"
+
+
+def controls() -> View:
+    """How to look at the charts; kept while the session lasts."""
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        by = st.segmented_control(
+            "By",
+            list(AXES),
+            format_func=TITLES.get,
+            default="step",
+            key="monitor.by",
+            required=True,
+            persist_state="session",
+        )
+        smoothing = st.slider(
+            "Smoothing", 0.0, 0.95, 0.0, 0.05, key="monitor.smooth", width=220,
+            persist_state="session",
+        )  # fmt: skip
+        log = st.toggle("Log loss", key="monitor.log", persist_state="session")
+    return View(str(by), float(smoothing), bool(log), is_dark())
+
+
+def is_dark() -> bool:
+    return bool(st.context.theme.get("type") == "dark")
+
+
+def state(run: RunDir) -> None:
+    """State, progress, time left, and the figures that matter now."""
+    now = status(run)
+    series = live(run)
+    train, held_out = series.train, series.held_out
+    with st.container(horizontal=True, vertical_alignment="center"):
+        cards.state_badge(now.state)
+        if now.state == "queued":
+            st.caption("waiting in the queue")
+        else:
+            st.caption(safe(formatting.progress(now)) if now.is_active else safe(_ended(run)))
+    if now.is_active:
+        st.progress(now.fraction)
+    if now.message:
+        show = st.error if now.state in ("failed", "crashed", "stalled") else st.warning
+        show(f"{block(now.message)}\n\n{safe(now.hint)}", icon=formatting.icon(now.state))
+    base = held_out.base["eval/loss"] if held_out.base else None
+    final = held_out.last("eval/loss")
+    figures = [
+        ("Train loss", _number(train.last("train/loss")), None),
+        (
+            "Evaluation loss",
+            _number(final),
+            f"{final - base:+.3f} to base" if final is not None and base is not None else None,
+        ),
+        ("Tokens/s", _number(train.last("perf/tokens_per_s"), 0), None),
+        ("Tokens", formatting.count(train.last("tokens")), None),
+        ("Peak memory", formatting.size(train.last("memory/peak_bytes")), None),
+        ("Training time", formatting.duration(train.last("seconds")), None),
+    ]
+    pace = number(part(read_object(run.estimate), "pace").get("seconds"))
+    predicted = None if pace is None else f"{formatting.duration(pace)} predicted"
+    if train.has("perf/mfu"):
+        share = train.last("perf/mfu")
+        figures.insert(3, ("Utilisation", "–" if share is None else f"{share:.0%}", None))
+    grid = st.grid(len(figures), min_column_width=120, gap="small")
+    for name, value, delta in figures:
+        if name == "Training time":
+            grid.metric(name, value, predicted, delta_color="off", delta_arrow="off")
+        else:
+            grid.metric(name, value, delta, delta_color="inverse")
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def _ended(run: RunDir) -> str:
+    entry = index.entry(run)
+    steps = entry.summary.get("step")
+    result = size_of(run.artifact)
+    parts = [f"{entry.method} on {entry.dataset.split('/')[-1]}", formatting.when(entry.created)]
+    if steps:
+        parts.append(f"{steps:,} steps")
+    if result:
+        parts.append(f"result {formatting.size(result)}")
+    return " · ".join(parts)
+
+
+def buttons(run: RunDir) -> None:
+    """What a person can do now."""
+    now = status(run)
+    with st.container(horizontal=True):
+        if now.is_active:
+            commands = ("stop", "cancel", "kill")
+            asked = {name for name in commands if (run.commands / name).exists()}
+            if st.button(
+                "Stop and save", icon=":material/stop_circle:", key="stop", disabled=bool(asked),
+                help="Ends after this step and keeps the result; it can be resumed. It is given "
+                "the time that it needs, as long as it shows signs of life.",
+            ):  # fmt: skip
+                _command(run, "stop", "Stopping after this step …")
+            if st.button("Save now", icon=":material/save:", key="save", disabled=bool(asked)):
+                _command(run, "save", "A checkpoint will be written after this step.")
+            is_cancelled = bool(asked & {"cancel", "kill"})
+            with st.popover("Cancel", icon=":material/cancel:", disabled=is_cancelled):
+                st.markdown("End it and throw away what it has learned since the last checkpoint?")
+                if st.button("Yes, cancel the run", type="primary", key="cancel"):
+                    _command(run, "cancel", "Cancelling …")
+            if asked:
+                with st.popover("Kill now", icon=":material/bolt:", disabled="kill" in asked):
+                    st.markdown(
+                        "It has not ended yet. Kill its process? What it has learned since the "
+                        "last checkpoint is lost."
+                    )
+                    if st.button("Yes, kill it", type="primary", key="kill"):
+                        _command(run, "kill", "Killing …")
+        elif now.state == "queued":
+            if st.button("Withdraw", icon=":material/close:", key="withdraw"):
+                act(lambda: launch.command(run, "cancel"))
+        else:
+            if now.state in RESUMABLE:
+                resume_panel.buttons(run)
+            elif now.state == "done":
+                resume_panel.longer(run)
+            if run.artifact.is_dir():
+                st.page_link(
+                    links.page("chat"), label="Chat with it", icon=":material/forum:",
+                    query_params={"run": run.id}, width="content",
+                )  # fmt: skip
+            st.page_link(
+                links.page("new_run"), label="Run it again", icon=":material/replay:",
+                query_params={"from": run.id}, width="content",
+            )  # fmt: skip
+            if run.artifact.is_dir():
+                st.page_link(
+                    links.page("new_run"), label="Train on from it", icon=":material/step_into:",
+                    query_params={"from": run.id, "on": "1"}, width="content",
+                )  # fmt: skip
+
+
+def _command(run: RunDir, name: str, said: str) -> None:
+    try:
+        launch.command(run, name)
+        st.toast(said)
+    except LabError as error:
+        st.toast(safe(str(error)))
+    st.rerun()
+
+
+Charts = dict[str, tuple[str, Any]]  # key → (title, figure)
+_drawn: Recent[tuple[str, View], tuple[Any, Charts]] = Recent(24)
+
+
+def charts_of(series: Live, view: View) -> Charts:
+    """Every chart that there is something to draw for.
+
+    Drawn once for all who look at the same run in the same way, until there is something new.
+    """
+    key = (series.run.id, view)
+    with series.lock:  # another viewer's refresh would lengthen one column before the next
+        version = (
+            series.train.attempt,
+            series.train.length,
+            series.held_out.length,
+            series.device.length // 5,
+        )
+        cached = _drawn.get(key)
+        if cached is None or cached[0] != version:
+            cached = _drawn.put(key, (version, _draw(series, view)))
+    return cached[1].copy()
+
+
+def pace(run: RunDir) -> float:
+    """Seconds between two looks at the charts: there is nothing new before the next step."""
+    step_s = number(live(run).train.last("perf/step_s")) or 1.0
+    return float(min(5, max(1, round(step_s))))
+
+
+def _draw(series: Live, view: View) -> dict[str, tuple[str, Any]]:
+    train, device = series.train, series.device
+    made: dict[str, tuple[str, Any]] = {"loss": ("Loss", charts.loss(series, view))}
+    if device.length:
+        made["memory"] = ("Memory", charts.memory(series, view))
+    for key, title, axis, colour in (
+        ("perf/tokens_per_s", "Throughput", "tokens/s", 4),
+        ("train/learning_rate", "Learning rate", "learning rate", 2),
+        ("train/grad_norm", "Gradient norm", "norm before clipping", 5),
+    ):
+        if train.has(key):
+            made[title.lower().replace(" ", "-")] = (
+                title,
+                charts.single(train, key, axis, view, colour),
+            )
+    if device.has("nvml/power_w"):
+        made["power"] = ("Power", charts.power(series, view))
+    return made
+
+
+def show_charts(run: RunDir, view: View) -> None:
+    series = live(run)
+    if not series.train.length and series.held_out.base is None:
+        st.info(
+            "The curves begin with the first step. Until then the worker imports its libraries, "
+            "loads the model and measures the base.",
+            icon=":material/hourglass_top:",
+        )
+        return
+    made = charts_of(series, view)
+    _chart("loss", *made.pop("loss"), run)
+    grid = st.grid(2, min_column_width=360)
+    for key, (title, figure) in made.items():
+        with grid.cell():
+            _chart(key, title, figure, run)
+
+
+def _chart(key: str, title: str, figure: Any, run: RunDir) -> None:
+    st.markdown(f"**{title}**")
+    st.plotly_chart(
+        figure,
+        key=f"chart.{key}.{run.id}",
+        theme=None,
+        config=charts.CONFIG,
+        alt=f"{title} of run {run.id}",
+    )
+
+
+def _checkpoint(run: RunDir, one: dict[str, Any]) -> None:
+    """One checkpoint: its size and loss, to keep or to remove."""
+    step, pinned = one["step"], one["pinned"]
+    with st.container(horizontal=True, vertical_alignment="center"):
+        found = one["eval_loss"]
+        measured = "" if found is None else f" · evaluation loss {found:.3f}"
+        st.markdown(f"Step {step:,} · {formatting.size(one['bytes'])}{measured}")
+        label = "Unpin" if pinned else "Pin"
+        if st.button(label, icon=":material/keep:", key=f"pin.{run.id}.{step}"):
+            act(lambda: checkpoints.pin(run, step, keep=not pinned))
+        if not pinned and stage(run) == "ended":
+            if st.button("Delete", icon=":material/delete:", key=f"drop.{run.id}.{step}"):
+                act(lambda: checkpoints.delete(run, step))
+
+
+def _memory_parts(run: RunDir) -> None:
+    """Predicted beside measured memory, part by part, and how the predictions here have done."""
+    rows = estimate_history.parts(run)
+    if not rows:
+        return
+    with st.expander("Memory, predicted and measured", icon=":material/memory_alt:"):
+        st.dataframe(
+            [
+                {key: formatting.size(row[key]) if key != "part" else row[key] for key in row}
+                for row in rows
+            ],
+            hide_index=True,
+        )
+        predicted = read_object(run.estimate) or {}
+        if predicted.get("is_bound", True):
+            st.caption("On a CPU the prediction is a bound on the resident memory.")
+        found = estimate_history.history_of_errors(str(predicted.get("device", "cpu")))
+        if found["runs"]:
+            st.caption(
+                f"Finished runs here: {len(found['runs'])}, median distance "
+                f"{found['median']:.1%}, largest {found['worst']:.1%}."
+            )
+
+
+def words(run: RunDir) -> None:
+    """Samples, warnings, the log, the settings, and the figures as a file."""
+    found = record_reader.events(run)
+    for event in found:
+        if event.get("kind") == "warning":
+            st.warning(safe(event.get("message", "")), icon=":material/warning:")
+    samples = [event for event in found if event.get("kind") == "sample"]
+    if samples:
+        st.subheader("What it says", anchor=False)
+        st.caption(safe(samples[-1].get("prompt", "")))
+        for event in samples[-4:]:
+            with st.container(border=True):
+                st.caption(safe(f"step {event.get('step')}"))
+                st.markdown(block(str(event.get("text", ""))) or "*(nothing)*")
+    with st.expander("Log", icon=":material/terminal:"):
+        st.code(plain(record_reader.tail(run.log, 20_000)) or "(empty)", language=None, height=300)
+    _memory_parts(run)
+    kept = checkpoints.table(run)
+    if kept:
+        with st.expander(f"Checkpoints ({len(kept)})", icon=":material/save:"):
+            for one in kept:
+                _checkpoint(run, one)
+    with st.expander("Settings of this run", icon=":material/settings:"):
+        changes = resume_settings.changes_of(run)
+        if changes:
+            st.caption("Changed on resuming")
+            st.json(plain(changes))
+        st.json(plain(read_object(run.spec) or {}), expanded=1)

@@ -1,0 +1,331 @@
+"""The parts of the New run page."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import streamlit as st
+
+from lab import methods, paths, presets, formatting
+from lab.data import catalog as datasets
+from lab.data import hub, prepare
+from lab.errors import MOST_PROBLEMS, LabError, Problem, SpecError
+from lab.export.script import script
+from lab.atomic_files import read_object
+from lab.methods import Method, compatibility
+from lab.models import catalog as models
+from lab.planner.client import planner
+from lab.runs import index, submissions
+from lab.spec import RunSpec
+from lab.ui import form, links, submit
+from lab.ui.markdown_safety import plain, safe, tell
+from lab.ui.waiting import wait
+
+MORE_DATA = [
+    "format",
+    "columns",
+    "slots",
+    "bad_rows",
+    "template",
+    "objective",
+    "max_examples",
+    "held_out",
+    "truncation",
+    "bucketing",
+    "general_mix",
+    "general_set",
+    "system_prompt",
+]
+MAIN_TRAIN = ["learning_rate", "batch_size", "epochs", "max_steps"]
+SCHEDULE = [
+    "max_tokens",
+    "max_seconds",
+    "max_flops",
+    "schedule",
+    "warmup",
+    "optimizer",
+    "momentum",
+    "weight_decay",
+    "max_grad_norm",
+    "accumulation",
+    "seed",
+]
+PRECISION = [
+    "precision",
+    "adapter_precision",
+    "activation_checkpointing",
+    "checkpointed_layers",
+    "loss",
+    "compile",
+]
+SAVING = [
+    "eval_every",
+    "early_stopping",
+    "probe",
+    "sample_every",
+    "save_every",
+    "keep_best",
+    "keep_last",
+]
+
+
+def greet(ticket: str) -> None:
+    """Say so if this form has started its run already (a reload, or a step back)."""
+    done = submissions.claimed(ticket)
+    if done is None:
+        return
+    with st.container(border=True, horizontal=True, vertical_alignment="center"):
+        st.markdown(f":material/check_circle: This form has started **{safe(done.id)}**.")
+        if st.button("Watch it", type="primary", key="watch"):
+            links.open_run(done.id)
+        st.button("Set up another", key="another", on_click=submit.renew)
+
+
+def fill() -> None:
+    """Fill an untouched form: from `?from=RUN` if a run is to be repeated, else with defaults."""
+    source = st.query_params.get("from", "")
+    if source:
+        trains_on = st.query_params.get("on", "") == "1"
+        st.query_params.pop("on", None)
+        del st.query_params["from"]  # once: what a person changes afterwards stays
+        _fill_from(source, trains_on=trains_on)
+    if "new.model" not in st.session_state:
+        form.load(_spec_of(presets.PRESETS[0].changes))
+        st.session_state["new.preset"] = presets.PRESETS[0].name
+
+
+def _fill_from(run_id: str, *, trains_on: bool) -> None:
+    try:
+        stored = read_object(paths.run_dir(run_id).spec) or {}
+    except LabError as error:
+        st.warning(safe(str(error)))
+        return
+    asked = stored.get("asked")
+    done = RunSpec.stored(stored)
+    spec = RunSpec.stored(asked) if isinstance(asked, dict) else done
+    # what was asked for, so that "auto" stays auto, with the paths and the method as they ran
+    again = dataclasses.replace(
+        spec,
+        name=f"{done.name} {'continued' if trains_on else 'again'}"[:120],
+        start_from=f"run:{run_id}" if trains_on else spec.start_from,
+        model=done.model,
+        method=done.method,
+        data=dataclasses.replace(
+            spec.data, dataset=done.data.dataset, system_prompt=done.data.system_prompt
+        ),
+    )
+    form.load(again)
+    st.session_state["new.preset"] = None
+
+
+def _spec_of(changes: dict[str, Any]) -> RunSpec:
+    return RunSpec.parse(changes, [])
+
+
+def apply_preset() -> None:
+    name = st.session_state.get("new.preset")
+    if name:
+        form.load(_spec_of(presets.get(name).changes))
+
+
+def model_field() -> None:
+    options = [f"builtin:{model.name}" for model in models.BUILT_IN]
+    _choice("", "model", "Base model", options, "builtin:NAME, a hub id, or a folder.")
+
+
+def start_field() -> None:
+    """The result to begin with; shown where one was chosen, or there are any to choose from."""
+    found = [f"run:{entry.id}" for entry in index.entries() if has_result(entry)]
+    if not found and not st.session_state.get("new.start_from"):
+        return
+    _choice(
+        "", "start_from", "Begin with", ["", *found],
+        "The untouched base, or the result of a run with the same model and method.",
+    )  # fmt: skip
+
+
+def has_result(entry: index.Entry) -> bool:
+    return entry.status.has_ended and (paths.run_dir(entry.id).artifact).is_dir()
+
+
+def dataset_field() -> None:
+    found = datasets.built_in()
+    help = "builtin:NAME, upload:NAME, a hub id, or the path of a file on this machine."
+    own = [one.id for one in datasets.uploads()] + hub.fetched()
+    _choice("data", "dataset", "Dataset", [*(one.id for one in found), *own], help)
+    st.page_link(links.page("data"), label="See it as the model does", icon=":material/dataset:")
+    chosen = st.session_state.get("new.data.dataset")
+    for one in found:
+        if one.id == chosen:
+            st.caption(f"{one.card['rows']} rows. {safe(one.card['summary'])}")
+
+
+def _choice(section: str, name: str, label: str, options: list[str], help: str) -> None:
+    """A list that also takes what a person types."""
+    place = form.key(section, name)
+    current = st.session_state.get(place)
+    if current and current not in options:
+        options = [current, *options]
+    st.selectbox(
+        label, options, key=place, help=help, accept_new_options=True, persist_state="session",
+        format_func=lambda option: str(plain(option)) or "the untouched base",
+    )  # fmt: skip
+    form.problem(f"{section}.{name}" if section else name)
+
+
+def method_field() -> Method:
+    st.selectbox(
+        "How to train",
+        methods.names(),
+        format_func=lambda name: methods.get(name).title,
+        key="new.method.name",
+        persist_state="session",
+    )
+    form.problem("method.name")
+    method = methods.get(st.session_state["new.method.name"])
+    st.caption(safe(method.summary))
+    form.problem("method")
+    return method
+
+
+def about(method: Method) -> None:
+    """What a learner may want to know of a method: what it trains, and what it cannot."""
+    st.image(method.figure)
+    st.markdown(safe(method.explain))
+    st.markdown(
+        f"Formula: {safe(method.formula)}\n\nTrainable parameters: {safe(method.count)}\n\n"
+        f"Source: {safe(method.source)}"
+    )
+    for feature in compatibility.FEATURES:
+        reason = compatibility.why(getattr(method, feature.field))
+        if reason:
+            st.markdown(f":material/block: **{feature.title}**: {safe(reason)}")
+
+
+def matrix() -> None:
+    """What goes together, over all methods; the reasons stand beside each method."""
+    rows = compatibility.matrix(methods.all_methods())
+    titles = [feature.title for feature in compatibility.FEATURES]
+    st.dataframe(
+        [
+            {"method": row["title"]}
+            | {
+                title: "yes" if cell["yes"] else "–"
+                for title, cell in zip(titles, row["cells"].values(), strict=True)
+            }
+            for row in rows
+        ],
+        hide_index=True,
+        key="matrix",
+    )
+
+
+def parsed() -> tuple[RunSpec, list[Problem]]:
+    """The form as a spec, with the problems that need no model to be seen."""
+    problems: list[Problem] = []
+    return RunSpec.parse(form.value(), problems), problems
+
+
+def summary() -> Iterator[tuple[str, str]]:
+    """(icon, sentence) of what the run will do."""
+    spec, _ = parsed()
+    train, data = spec.train, spec.data
+    method = methods.get(spec.method["name"])
+    rows = train.batch_size * train.accumulation
+    yield "deployed_code", f"**{safe(method.title)}** of {safe(spec.model)}"
+    yield (
+        "dataset",
+        f"on {safe(data.dataset)}, {data.eval_fraction:.0%} held out to measure it"
+        if data.eval_fraction
+        else f"on all of {safe(data.dataset)}, nothing held out",
+    )
+    budgets = {
+        "max_steps": "{:,} steps",
+        "max_tokens": "{:,} tokens",
+        "max_seconds": "{:,.0f} seconds",
+        "max_flops": "{:.2g} FLOPs",
+    }
+    limits = [
+        words.format(getattr(train, name))
+        for name, words in budgets.items()
+        if getattr(train, name) is not None
+    ]
+    length = " or ".join(limits) or f"{train.epochs:g} passes over the data"
+    yield "timer", f"for {length}, {rows} rows a step, up to {data.max_length:,} tokens a row"
+    if spec.start_from:
+        yield "step_into", f"beginning with the result of {safe(spec.start_from)}"
+    rate = train.learning_rate
+    shown = f"{method.default_lr:g} (the method's own)" if rate == "auto" else f"{rate:g}"
+    yield "speed", f"learning rate {shown}, {train.schedule}, warm-up {train.warmup:.0%}"
+
+
+def show_problems() -> None:
+    """The count of problems, and those whose field is not on the page."""
+    problems: dict[str, str] = st.session_state.get("new.problems", {})
+    if not problems:
+        return
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    listed = list(problems.items())[:MOST_PROBLEMS]
+    lines = "\n".join(f"- **{safe(field)}** {safe(text)}" for field, text in listed)
+    if len(problems) > MOST_PROBLEMS:
+        lines += f"\n- and {len(problems) - MOST_PROBLEMS} more"
+    st.error(f"Nothing was started: {count}.\n\n{lines}", icon=":material/error:")
+
+
+def check() -> None:
+    """Ask the planner about the form as it is; keep what it says."""
+    st.session_state["new.plan"] = None
+    try:
+        spec = form.value()
+        words = "Checking the model, the data and the settings …"
+        plan = wait(words, lambda: planner.check(spec))
+    except SpecError as error:
+        submit.note(error)
+        st.rerun()
+    except LabError as error:
+        tell(error)
+        return
+    had_problems = bool(st.session_state.get("new.problems"))
+    st.session_state["new.problems"] = {}
+    st.session_state["new.plan"] = {"for": spec, **plan}
+    if had_problems:
+        st.rerun()
+
+
+def show_plan() -> None:
+    """What the last check found, as long as the form is still the same."""
+    plan = st.session_state.get("new.plan")
+    if not plan or plan["for"] != form.value():
+        return
+    estimate, facts = plan["estimate"], plan["facts"]
+    st.success("Ready to start.", icon=":material/check_circle:")
+    for told in facts.get("warnings", []):
+        st.warning(safe(told), icon=":material/warning:")
+    trains = f"{formatting.count(estimate['trainable'])} of {formatting.count(estimate['parameters'])}"
+    st.markdown(
+        f":material/memory_alt: about **{formatting.size(estimate['peak_bytes'])}** at the peak "
+        f"({safe(estimate['peak_phase'])}; closed form)\n\n"
+        f":material/tune: trains {trains} parameters\n\n"
+        f":material/hard_drive: up to {formatting.size(estimate['disk']['total'])} of disk\n\n"
+        f":material/dataset: {facts['examples']:,} examples, about "
+        f"{facts['tokens_per_row']:.0f} tokens each, {facts['loss_tokens_per_row']:.0f} learned"
+    )
+
+
+def show_script() -> None:
+    """The form as a script without the lab."""
+    spec, problems = parsed()
+    if problems:
+        st.caption("The script appears when the form has no problems.")
+        return
+    try:
+        model = models.resolve(spec.model).location
+        dataset = datasets.resolve(spec.data.dataset)
+        system_prompt = prepare.system_prompt_of(spec, dataset)
+        lines = script(spec, model, str(dataset.path), system_prompt)
+    except LabError as error:
+        st.caption(safe(str(error)))
+        return
+    st.code(lines, language="python", height=320)

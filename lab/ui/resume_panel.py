@@ -1,0 +1,68 @@
+"""Resume a run as it was, or with other settings."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from lab import schema
+from lab.errors import LabError
+from lab.paths import RunDir
+from lab.runs import checkpoints, launch, resume_settings
+from lab.schema import show
+from lab.spec_sections import TrainSpec
+from lab.ui.markdown_safety import act, tell
+
+
+def longer(run: RunDir) -> None:
+    """For a run that is done: a form that makes it longer, or what to do instead."""
+    with st.popover("Make it longer", icon=":material/update:"):
+        steps = [checkpoints.step_of(path) for path in checkpoints.listing(run.checkpoints)]
+        if not steps:
+            st.caption("No checkpoint is left to go on from: train on from its result instead.")
+            return
+        st.caption(
+            f"It goes on from the checkpoint of step {steps[-1]:,} and does again what came after. "
+            "The learning rate follows its schedule over the new length, so the result is not that "
+            "of a run that was planned longer. The result so far is kept in `attempts`."
+        )
+        _form(run)
+
+
+def buttons(run: RunDir) -> None:
+    """Resume, and a form of what may change on resuming."""
+    if st.button("Resume", icon=":material/resume:", type="primary", key="resume"):
+        act(lambda: launch.resume(run))
+    with st.popover("Resume with other settings", icon=":material/tune:"):
+        _form(run)
+
+
+def _form(run: RunDir) -> None:
+    try:
+        train = resume_settings.spec_of(run).to_json()["train"]
+    except LabError as error:
+        tell(error)
+        return
+    st.caption("They hold from the newest checkpoint on; the records so far stay. Empty: not set.")
+    options = {option["name"]: option for option in schema.describe(TrainSpec)}
+    given: dict[str, str] = {}
+    grid = st.grid(2, min_column_width=180, gap="small")
+    for name in resume_settings.CHANGEABLE:
+        now = train[name]
+        given[name] = grid.text_input(
+            options[name]["title"],
+            "" if now is None else str(now),
+            key=f"resume.{run.id}.{name}",
+            help=options[name]["help"],
+        )
+    lost = st.toggle(
+        "Accept a checkpoint without its optimizer or random state",
+        key=f"resume.{run.id}.incomplete",
+        help="Only if no checkpoint is whole: the weights go on, the moments start anew.",
+    )
+    if st.button("Resume with these", type="primary", key=f"resume.{run.id}.go"):
+        settings = [
+            f"train.{name}={text.strip() or 'null'}"
+            for name, text in given.items()
+            if text.strip() != ("" if train[name] is None else show(str(train[name])))
+        ]
+        act(lambda: launch.resume(run, settings, incomplete=lost))
