@@ -58,8 +58,11 @@ def text() -> str:
             "",
             f"**{method.title}** ({method.source}). {method.summary}",
         ]
-        parts += ["", f"{method.explain}", ""]
-        parts += [f"- Formula: {method.formula}", f"- Trainable parameters: {method.count}"]
+        parts += ["", f"{method.description}", ""]
+        parts += [
+            f"- Formula: {method.formula}",
+            f"- Trainable parameters: {method.parameter_formula}",
+        ]
         parts += [f"- Default learning rate: {method.default_lr:g}", ""]
         if schema.describe(method.config):
             parts += [*rows(method.config), ""]

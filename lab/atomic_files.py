@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from lab import json_text
 from lab.errors import LabError
-from lab.schema import show
+from lab.schema import quote
 
 NOT_DATA = (Path("/proc"), Path("/sys"))  # what lies there only looks like files
 
@@ -69,7 +69,7 @@ def read_bytes(path: Path, most: int) -> bytes:
 
 def load_json(path: Path, most: int) -> Any:
     """The JSON of a file that a person names. Raises LabError that says what is wrong with it."""
-    name, way_out = f"'{show(str(path))}'", "See the README for an example of a spec."
+    name, way_out = f"'{quote(str(path))}'", "See the README for an example of a spec."
     try:
         file, _ = open_regular(path)
         with file:
@@ -112,11 +112,12 @@ def real_file(path: Path, name: str = "file") -> Path:
         is_regular = stat.S_ISREG(real.stat().st_mode)
     except (OSError, ValueError, RuntimeError):  # also a name with NUL, and links in a circle
         raise LabError(
-            f"The {name} '{show(str(path))}' does not exist.", "Check the path."
+            f"The {name} '{quote(str(path))}' does not exist.", "Check the path."
         ) from None
     if not is_regular or any(folder in real.parents for folder in NOT_DATA):
         raise LabError(
-            f"The {name} '{show(str(path))}' is not a regular file.", "Give the path of a file."
+            f"The {name} '{quote(str(path))}' is not a regular file.",
+            "Give the path of a file.",
         )
     return real
 
@@ -131,7 +132,7 @@ def open_regular(path: Path) -> tuple[IO[bytes], Path]:
         is_regular = stat.S_ISREG(os.fstat(handle).st_mode)
         if not is_regular or any(folder in real.parents for folder in NOT_DATA):
             raise LabError(
-                f"'{show(str(path))}' is not a regular file.", "Give the path of a file."
+                f"'{quote(str(path))}' is not a regular file.", "Give the path of a file."
             )
         return os.fdopen(handle, "rb"), real
     except BaseException:
@@ -151,9 +152,9 @@ def stray_links(folder: Path) -> list[str]:
                 continue
             real = Path(os.path.realpath(entry.path))
             if not entry.is_file():
-                strays.append(f"'{show(entry.name)}' is not a regular file")
+                strays.append(f"'{quote(entry.name)}' is not a regular file")
             elif real.parent != blobs and real.suffix != Path(entry.name).suffix:
-                strays.append(f"'{show(entry.name)}' is a link to '{show(str(real))}'")
+                strays.append(f"'{quote(entry.name)}' is a link to '{quote(str(real))}'")
     return strays
 
 

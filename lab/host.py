@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from lab import devices, paths
-from lab.errors import LabError
 from lab.atomic_files import read_object, write_json
+from lab.errors import LabError
 
 # Published dense peaks for bf16 products with fp32 sums, TFLOP/s (the makers' data sheets).
 # Where a card has no bf16, the fp16 figure stands. Longer names first.

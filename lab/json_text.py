@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from typing import Any
 
-from lab.schema import show
+from lab.schema import quote
 
 MOST_DEPTH = 64  # lists and objects inside each other; Python gives up at about a thousand
 
@@ -59,7 +59,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
         twice = next(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
-        raise BadJson(f"'{show(twice)}' stands twice in one object")
+        raise BadJson(f"'{quote(twice)}' stands twice in one object")
     return value
 
 

@@ -14,12 +14,12 @@ from typing import Any
 from lab.errors import Problem
 
 PRECISIONS = ("float32", "mixed", "bfloat16")
-SMALLEST_8BIT = 4096  # elements; bitsandbytes keeps smaller tensors' moments in float32
+MIN_8BIT_ELEMENTS = 4096  # elements; bitsandbytes keeps smaller tensors' moments in float32
 BLOCK_8BIT = 256  # elements that share one float32 scale
 
 
 @dataclass(frozen=True)
-class Optimizer:
+class OptimizerInfo:
     """An update rule.
 
     `build(groups, train)` makes the torch optimizer from parameter groups and the TrainSpec;
@@ -81,20 +81,20 @@ class Optimizer:
         return found
 
 
-def get(name: str) -> Optimizer:
+def get(name: str) -> OptimizerInfo:
     return OPTIMIZERS[name]
 
 
-def can_keep_copies(method: Any, rule: Optimizer) -> bool:
+def can_use_master_weights(method: Any, rule: OptimizerInfo) -> bool:
     """Whether 16-bit adapters of `method` get float32 copies inside the optimizer: where nothing
     of the base trains, which would be large, and where there is a step to make the update in."""
-    return not (method.opens_base or method.saves_whole_model or rule.in_backward)
+    return not (method.diagram_labels_base_weights or method.saves_whole_model or rule.in_backward)
 
 
-def keeps_copies(method: Any, train: Any) -> bool:
+def uses_master_weights(method: Any, train: Any) -> bool:
     """Whether a run with `train` (a resolved TrainSpec) has such copies."""
     is_narrow = train.adapter_precision == "bfloat16"
-    return is_narrow and can_keep_copies(method, get(train.optimizer))
+    return is_narrow and can_use_master_weights(method, get(train.optimizer))
 
 
 def _adamw(groups: list[dict[str, Any]], train: Any) -> Any:
@@ -148,9 +148,11 @@ def _sgd(groups: list[dict[str, Any]], train: Any) -> Any:
 
 def _inside(rule: Callable[[list[dict[str, Any]], Any], Any]) -> Callable[..., Any]:
     def build(groups: list[dict[str, Any]], train: Any) -> Any:
-        from lab.train.optimizer_in_backward import InBackward
+        from lab.train.optimizer_in_backward import BackwardOptimizer
 
-        return InBackward(groups, float(train.learning_rate), lambda group: rule([group], train))
+        return BackwardOptimizer(
+            groups, float(train.learning_rate), lambda group: rule([group], train)
+        )
 
     return build
 
@@ -162,7 +164,7 @@ def _two_moments(shape: tuple[int, ...], element_size: int, momentum: float) -> 
 def _two_small_moments(shape: tuple[int, ...], element_size: int, momentum: float) -> int:
     """One byte an element and a float32 scale a block, twice; float32 for small tensors."""
     elements = math.prod(shape)
-    if elements < SMALLEST_8BIT:
+    if elements < MIN_8BIT_ELEMENTS:
         return 8 * elements
     return 2 * (elements + 4 * math.ceil(elements / BLOCK_8BIT) + 4 * BLOCK_8BIT)
 
@@ -179,7 +181,7 @@ def _one_moment(shape: tuple[int, ...], element_size: int, momentum: float) -> i
 
 
 _ALL = [
-    Optimizer(
+    OptimizerInfo(
         "adamw",
         "AdamW",
         "arXiv:1711.05101",
@@ -189,7 +191,7 @@ _ALL = [
         _two_moments,
         trainer_name="adamw_torch_fused",
     ),
-    Optimizer(
+    OptimizerInfo(
         "adamw8bit",
         "8-bit AdamW",
         "arXiv:2110.02861",
@@ -199,7 +201,7 @@ _ALL = [
         _two_small_moments,
         trainer_name="adamw_bnb_8bit",
     ),
-    Optimizer(
+    OptimizerInfo(
         "paged_adamw8bit",
         "Paged 8-bit AdamW",
         "arXiv:2305.14314",
@@ -210,7 +212,7 @@ _ALL = [
         on_cpu=False,
         trainer_name="paged_adamw_8bit",
     ),
-    Optimizer(
+    OptimizerInfo(
         "adafactor",
         "Adafactor",
         "arXiv:1804.04235",
@@ -221,7 +223,7 @@ _ALL = [
         working_bytes=16,
         trainer_name="adafactor",
     ),
-    Optimizer(
+    OptimizerInfo(
         "sgd",
         "SGD",
         "doi:10.1214/aoms/1177729586",
@@ -231,7 +233,7 @@ _ALL = [
         _one_moment,
         trainer_name="sgd",
     ),
-    Optimizer(
+    OptimizerInfo(
         "sgd_in_backward",
         "SGD inside the backward pass",
         "arXiv:2306.09782",
@@ -242,7 +244,7 @@ _ALL = [
         _one_moment,
         in_backward=True,
     ),
-    Optimizer(
+    OptimizerInfo(
         "adamw_in_backward",
         "AdamW inside the backward pass",
         "arXiv:2306.09782",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab.errors import LabError
-from lab.schema import show
+from lab.schema import quote
 
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS = ROOT / "assets"
@@ -169,7 +169,7 @@ def run_dir(run_id: str) -> RunDir:
     """
     if not isinstance(run_id, str) or not RUN_ID.fullmatch(run_id):
         raise LabError(
-            f"'{show(run_id)}' is not a run id.",
+            f"'{quote(run_id)}' is not a run id.",
             "Run ids look like 20261122-101530-lora-k3f9; `python -m lab runs` lists them.",
         )
     path = runs() / run_id

@@ -67,10 +67,10 @@ def type_name(hint: Any) -> str:
 def unknown_key(key: str, known: list[str]) -> str:
     near = difflib.get_close_matches(key, known, n=1)
     guess = f" Did you mean '{near[0]}'?" if near else ""
-    return f"unknown key '{show(key)}'.{guess} Known keys: {', '.join(known)}."
+    return f"unknown key '{quote(key)}'.{guess} Known keys: {', '.join(known)}."
 
 
-def show(value: Any) -> str:
+def quote(value: Any) -> str:
     """A value as a message quotes it: printable, on one line, never longer than 80 characters."""
     try:
         text = value if isinstance(value, str) else json.dumps(value, default=str)
@@ -80,13 +80,13 @@ def show(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}…"
 
 
-def read(config: type[Config], value: Any, where: str, problems: list[Problem]) -> Config:
+def parse(config: type[Config], value: Any, where: str, problems: list[Problem]) -> Config:
     """`value` (parsed JSON) as a `config`, with every problem added to `problems`.
 
     A field with a problem keeps its default, so that the caller can go on and find the rest.
     """
     if not isinstance(value, dict):
-        problems.append(Problem(where or "spec", f"must be an object, is {show(value)}."))
+        problems.append(Problem(where or "spec", f"must be an object, is {quote(value)}."))
         return config()
     hints = typing.get_type_hints(config)
     fields = {field.name: field for field in dataclasses.fields(config)}  # type: ignore[arg-type]
@@ -96,7 +96,7 @@ def read(config: type[Config], value: Any, where: str, problems: list[Problem]) 
         if key not in fields:
             problems.append(Problem(place, unknown_key(key, list(fields))))
             continue
-        message, cleaned = check(given, hints[key], fields[key].metadata)
+        message, cleaned = validate(given, hints[key], fields[key].metadata)
         if message:
             problems.append(Problem(place, message))
         else:
@@ -104,7 +104,7 @@ def read(config: type[Config], value: Any, where: str, problems: list[Problem]) 
     return config(**accepted)
 
 
-def check(value: Any, hint: Any, limits: Any) -> tuple[str, Any]:
+def validate(value: Any, hint: Any, limits: Any) -> tuple[str, Any]:
     """(what is wrong with `value`, "") or ("", the value in the field's type)."""
     allowed = typing.get_args(hint) if _is_union(hint) else (hint,)
     if value is None:
@@ -117,13 +117,13 @@ def check(value: Any, hint: Any, limits: Any) -> tuple[str, Any]:
             value = "on" if value else "off"
         if value in choices:
             return "", value
-        return f"is '{show(value)}'. Choose one of: {', '.join(map(str, choices))}.", None
+        return f"is '{quote(value)}'. Choose one of: {', '.join(map(str, choices))}.", None
     if isinstance(value, str) and value in limits.get("words", ()):
         return "", value
     for kind in allowed:
         if kind is str and "words" in limits:
             continue  # only the listed words are text that this field takes
-        cleaned = _as(kind, value)
+        cleaned = coerce(kind, value)
         if cleaned is not None:
             return _bounds(cleaned, limits), cleaned
     return f"must be {_expected(hint, limits)}, is {quoted(value)}.", None
@@ -133,7 +133,7 @@ def _is_union(hint: Any) -> bool:
     return typing.get_origin(hint) in (typing.Union, types.UnionType)
 
 
-def _as(kind: Any, value: Any) -> Any:
+def coerce(kind: Any, value: Any) -> Any:
     """`value` as `kind`, or None if it is something else. A bool is no number; 4.0 is 4."""
     if kind is bool:
         return value if isinstance(value, bool) else None
@@ -156,7 +156,7 @@ def _as(kind: Any, value: Any) -> Any:
         item_kind = (typing.get_args(kind) or (str,))[0]
         if not isinstance(value, list) or not value:
             return None
-        items = [_as(item_kind, item) for item in value]
+        items = [coerce(item_kind, item) for item in value]
         return None if None in items else items
     return None
 
@@ -192,10 +192,10 @@ def _entries(value: dict[str, Any], limits: Any) -> str:
         if known and key not in known:
             return unknown_key(str(key), list(known))
         if not isinstance(item, str):
-            return f"'{show(str(key))}' must be text, is {show(item)}."
+            return f"'{quote(str(key))}' must be text, is {quote(item)}."
         wrong = _text(str(key), {}) or _text(item, {"multiline": True})
         if wrong:
-            return f"'{show(str(key))}' {wrong}"
+            return f"'{quote(str(key))}' {wrong}"
     return ""
 
 
@@ -206,12 +206,12 @@ def _text(value: str, limits: Any) -> str:
     if limits.get("filled") and not value.strip():
         return "is empty; name something, or leave it out."
     if not limits.get("multiline") and any(ord(char) < 32 or ord(char) == 127 for char in value):
-        return f"is '{show(value)}': control characters are not allowed."
+        return f"is '{quote(value)}': control characters are not allowed."
     if any(0xD800 <= ord(char) <= 0xDFFF for char in value):
-        return f"is '{show(value)}': it holds half of a Unicode pair."
+        return f"is '{quote(value)}': it holds half of a Unicode pair."
     forbidden = [char for char in limits.get("forbid", "") if char in value]
     if forbidden:
-        return f"is '{show(value)}': the characters {' '.join(forbidden)} are not allowed."
+        return f"is '{quote(value)}': the characters {' '.join(forbidden)} are not allowed."
     return ""
 
 
@@ -230,7 +230,7 @@ def number(value: float) -> str:
 
 
 def quoted(value: Any) -> str:
-    return f"'{show(value)}'" if isinstance(value, str) else show(value)
+    return f"'{quote(value)}'" if isinstance(value, str) else quote(value)
 
 
 def _expected(hint: Any, limits: Any) -> str:

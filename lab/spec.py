@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from lab import json_text, methods, schema
-from lab.errors import LabError, Problem, SpecError
 from lab.atomic_files import load_json
-from lab.schema import option, show
+from lab.errors import LabError, Problem, SpecError
+from lab.schema import option, quote
 from lab.spec_sections import DataSpec, HardwareSpec, TrainSpec
 
 VERSION = 1
@@ -73,7 +73,7 @@ class RunSpec:
         return _read(value, problems)
 
     @staticmethod
-    def stored(value: dict[str, Any]) -> RunSpec:
+    def from_stored(value: dict[str, Any]) -> RunSpec:
         """A spec as a run directory keeps it: keys that a later version added are passed over."""
         return _read(_known(value), [])
 
@@ -82,22 +82,22 @@ def without_packing(spec: RunSpec) -> RunSpec:
     return dataclasses.replace(spec, data=dataclasses.replace(spec.data, packing="off"))
 
 
-PLAIN = ("name", "model", "start_from")
+TOP_LEVEL_KEYS = ("name", "model", "start_from")
 SECTIONS: dict[str, type] = {"data": DataSpec, "train": TrainSpec, "hardware": HardwareSpec}
 
 
 def _read(value: Any, problems: list[Problem]) -> RunSpec:
     if not isinstance(value, dict):
-        problems.append(Problem("spec", f"must be a JSON object, is {show(value)}."))
+        problems.append(Problem("spec", f"must be a JSON object, is {quote(value)}."))
         return RunSpec()
     known = [entry.name for entry in dataclasses.fields(RunSpec)]
     problems += [
-        Problem(show(key), schema.unknown_key(key, known)) for key in value if key not in known
+        Problem(quote(key), schema.unknown_key(key, known)) for key in value if key not in known
     ]
-    top = {key: value[key] for key in PLAIN if key in value}
-    plain = schema.read(RunSpec, top, "", problems)
+    top = {key: value[key] for key in TOP_LEVEL_KEYS if key in value}
+    plain = schema.parse(RunSpec, top, "", problems)
     parts: dict[str, Any] = {
-        name: schema.read(kind, value[name], name, problems)
+        name: schema.parse(kind, value[name], name, problems)
         for name, kind in SECTIONS.items()
         if name in value
     }
@@ -115,7 +115,7 @@ def _read_method(value: Any, problems: list[Problem]) -> dict[str, Any]:
         value = {"name": value}
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
         problems.append(
-            Problem("method", f'must be an object such as {{"name": "lora"}}, is {show(value)}.')
+            Problem("method", f'must be an object such as {{"name": "lora"}}, is {quote(value)}.')
         )
         return fallback
     try:
@@ -124,12 +124,12 @@ def _read_method(value: Any, problems: list[Problem]) -> dict[str, Any]:
         problems.append(Problem("method.name", str(error)))
         return fallback
     options = {key: item for key, item in value.items() if key != "name"}
-    config: Any = schema.read(method.config, options, "method", problems)
+    config: Any = schema.parse(method.config, options, "method", problems)
     return {"name": method.name, **dataclasses.asdict(config)}
 
 
 def _known(value: dict[str, Any]) -> dict[str, Any]:
-    kept: dict[str, Any] = {key: value[key] for key in PLAIN if key in value}
+    kept: dict[str, Any] = {key: value[key] for key in TOP_LEVEL_KEYS if key in value}
     for name, kind in SECTIONS.items():
         fields = {entry.name for entry in dataclasses.fields(kind)}
         part = value.get(name)
@@ -146,7 +146,7 @@ def load(path: Path) -> dict[str, Any]:
     """The JSON of a spec file. Raises LabError that says where it stops being JSON."""
     value = load_json(path, LARGEST_SPEC)
     if not isinstance(value, dict):
-        raise LabError(f"'{show(str(path))}' holds {show(value)}.", "A spec is a JSON object.")
+        raise LabError(f"'{quote(str(path))}' holds {quote(value)}.", "A spec is a JSON object.")
     return value
 
 
@@ -156,21 +156,21 @@ def override(value: dict[str, Any], settings: list[str]) -> dict[str, Any]:
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key.strip():
-            raise LabError(f"--set '{show(setting)}' is not of the form section.key=value.")
+            raise LabError(f"--set '{quote(setting)}' is not of the form section.key=value.")
         *sections, last = key.strip().split(".")
         if len(sections) > MOST_SECTIONS:
-            raise LabError(f"--set '{show(setting)}' is not of the form section.key=value.")
+            raise LabError(f"--set '{quote(setting)}' is not of the form section.key=value.")
         try:
             parsed = json_text.value_or_text(text)
         except json_text.BadJson as error:
-            raise LabError(f"--set '{show(setting)}': {error}.", "Give a plain value.") from None
+            raise LabError(f"--set '{quote(setting)}': {error}.", "Give a plain value.") from None
         target = changed
         for section in sections:
             inner = target.setdefault(section, {})
             if isinstance(inner, str) and section == "method":
                 inner = target[section] = {"name": inner}
             if not isinstance(inner, dict):
-                raise LabError(f"--set '{show(setting)}': '{show(section)}' is not a section.")
+                raise LabError(f"--set '{quote(setting)}': '{quote(section)}' is not a section.")
             target = inner
         target[last] = parsed
     return changed

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from lab.optimizers import OPTIMIZERS
 from lab.schema import option
 
-SWITCH = ("auto", "on", "off")
+AUTO_ON_OFF = ("auto", "on", "off")
 FORMATS = (
     "auto",
     "messages",
@@ -115,7 +115,7 @@ class DataSpec:
         "Packing",
         "Combine short examples into full-length sequences that cannot attend to each other. "
         "Less padding, fewer and fuller steps. auto: on where method and model support it.",
-        choices=SWITCH,
+        choices=AUTO_ON_OFF,
     )
     loss_on: str = option(
         "assistant",
@@ -250,7 +250,7 @@ class TrainSpec:
         "Activation checkpointing",
         "Recompute activations in the backward pass instead of storing them: less memory, 25 to "
         "45 % slower.",
-        choices=SWITCH,
+        choices=AUTO_ON_OFF,
     )
     checkpointed_layers: int | None = option(
         None,
@@ -265,7 +265,7 @@ class TrainSpec:
         "Compile layers",
         "Speed up the decoder layers with torch.compile. auto: on a GPU, if the run is long "
         "enough to pay for the compilation.",
-        choices=SWITCH,
+        choices=AUTO_ON_OFF,
     )
     seed: int = option(
         0, "Seed", "Seed for data order, dropout and adapter initialisation.", min=0, max=2**32 - 1

@@ -4,7 +4,7 @@ import streamlit as st
 
 from lab import presets
 from lab.ui import cards, links, submit
-from lab.ui.markdown_safety import safe, user_errors
+from lab.ui.markdown_safety import escape_markdown, user_errors
 
 st.title("Finetune Lab", anchor=False)
 st.markdown(
@@ -42,4 +42,6 @@ with grid.cell():
     for entry in entries:
         cards.run_line(entry)
     if entries:
-        st.page_link(links.page("runs"), label=safe("All runs"), icon=":material/table_rows:")
+        st.page_link(
+            links.page("runs"), label=escape_markdown("All runs"), icon=":material/table_rows:"
+        )

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from lab.ui import memory_view, settings_search_panel, method_estimates
+from lab.ui import memory_view, method_estimates, settings_search_panel
 from lab.ui.charts import View
 from lab.ui.markdown_safety import user_errors
 from lab.ui.monitor_view import is_dark

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from lab.ui import out_of_memory_panel, data_view, links, monitor_view
+from lab.ui import data_view, links, monitor_view, out_of_memory_panel
 
 st.title("Monitor", anchor=False)
 run = monitor_view.choose()

@@ -4,13 +4,13 @@ import streamlit as st
 
 from lab import methods, presets
 from lab.spec import SECTIONS
-from lab.ui import estimate_panel, form, links, settings_search_panel, new_run_view, submit
-from lab.ui.markdown_safety import safe, user_errors
+from lab.ui import estimate_panel, form, links, new_run_view, settings_search_panel, submit
+from lab.ui.markdown_safety import escape_markdown, user_errors
 
 st.title("New run", anchor=False)
 ticket = submit.ticket()
-new_run_view.greet(ticket)
-new_run_view.fill()
+new_run_view.show_already_started(ticket)
+new_run_view.prefill_form()
 submit.warm()
 
 st.pills(
@@ -74,7 +74,9 @@ with grid.cell():
         settings_search_panel.for_form()
     with st.expander("The same as a plain script", icon=":material/code:"):
         new_run_view.show_script()
-    with st.expander(f"About {safe(methods.get(method.name).title)}", icon=":material/info:"):
-        new_run_view.about(method)
+    with st.expander(
+        f"About {escape_markdown(methods.get(method.name).title)}", icon=":material/info:"
+    ):
+        new_run_view.method_help(method)
     with st.expander("What goes together", icon=":material/grid_on:"):
         new_run_view.matrix()

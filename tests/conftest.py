@@ -157,7 +157,7 @@ def start(make_spec: Callable[..., dict[str, Any]]) -> Callable[..., paths.RunDi
     """Start a run on the tiny model in a worker of its own."""
 
     def begin(method: str = "lora", **sections: Any) -> paths.RunDir:
-        return launch.start(make_spec(method, **sections))
+        return launch.submit(make_spec(method, **sections))
 
     return begin
 
@@ -178,7 +178,7 @@ def run_here(spec: dict[str, Any]) -> paths.RunDir:
 
     plan = check(spec)
     assert plan["problems"] == []
-    run = launch.create(plan)
+    run = launch.create_run_dir(plan)
     attempt_here(run)
     return run
 

@@ -34,8 +34,8 @@ MODULES = {
         ["tests/train/test_loss.py", "tests/train/test_settings.py::test_the_losses_stay"],
     ),
     "loss": ("lab/train/loss.py", []),
-    "schedule": ("lab/train/schedule.py", []),
-    "template": ("lab/data/template.py", ["tests/data/test_masks.py"]),
+    "schedule": ("lab/train/budget.py", []),
+    "template": ("lab/data/chat_template.py", ["tests/data/test_masks.py"]),
     "prepare": ("lab/data/prepare.py", []),
     "status": ("lab/runs/status.py", []),
     "queue": ("lab/runs/queue.py", []),
@@ -47,12 +47,15 @@ MODULES = {
         ],
     ),
     "server": ("lab/chat/server.py", []),
-    "guard": ("lab/ui/guard.py", ["tests/ui/test_pages.py::test_hostile_text_is_shown_as_text"]),
+    "guard": (
+        "lab/ui/markdown_safety.py",
+        ["tests/ui/test_pages.py::test_hostile_text_is_shown_as_text"],
+    ),
     "script": (
         "lab/export/script.py",
         ["tests/ui/test_pages.py::test_the_plain_script_trains"],
     ),
-    "table": ("lab/compare/table.py", ["tests/runs/test_result.py"]),
+    "table": ("lab/compare/comparison.py", ["tests/runs/test_result.py"]),
 }
 LEAST_S = 30.0  # what a module gets, however many share the time
 

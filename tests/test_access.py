@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from lab import access, paths
-from lab.data import hub
 from lab.atomic_files import write_atomic
+from lab.data import hub
 
 SECRET = "the-secret-of-another"
 

@@ -30,7 +30,7 @@ class Config:
 
 def read(**values: Any) -> tuple[Config, dict[str, str]]:
     problems: list[Problem] = []
-    found = schema.read(Config, values, "part", problems)
+    found = schema.parse(Config, values, "part", problems)
     return found, {one.field: one.message for one in problems}
 
 
@@ -102,11 +102,11 @@ def test_defaults_are_not_shared() -> None:
 
 
 def test_values_are_quoted_on_one_short_line() -> None:
-    assert schema.show("x" * 80) == "x" * 80
-    long = schema.show("x" * 81)
+    assert schema.quote("x" * 80) == "x" * 80
+    long = schema.quote("x" * 81)
     assert len(long) == 78 and long.endswith("x…")
-    assert schema.show("a\nb\x1b[0m") == "a\\x0ab\\x1b[0m"
-    assert schema.show({"a": [1, None]}) == '{"a": [1, null]}'
+    assert schema.quote("a\nb\x1b[0m") == "a\\x0ab\\x1b[0m"
+    assert schema.quote({"a": [1, None]}) == '{"a": [1, null]}'
     assert schema.number(12_000) == "12,000" and schema.number(0.0002) == "0.0002"
 
 

@@ -100,7 +100,7 @@ def test_an_old_run_may_hold_keys_of_another_version() -> None:
     stored = RunSpec().to_json()
     stored["train"]["from_the_future"] = 1
     stored["later"] = {}
-    assert RunSpec.stored(stored) == RunSpec.from_json(RunSpec().to_json())
+    assert RunSpec.from_stored(stored) == RunSpec.from_json(RunSpec().to_json())
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_every_section_is_read_and_every_key_is_kept() -> None:
         "data": {"max_length": 99}, "train": {"seed": 5}, "hardware": {"ignore_memory": True},
     }  # fmt: skip
     made = RunSpec.from_json(value)
-    for whole in (made, RunSpec.stored(made.to_json() | {"v": 1, "asked": {}})):
+    for whole in (made, RunSpec.from_stored(made.to_json() | {"v": 1, "asked": {}})):
         assert (whole.name, whole.model, whole.start_from) == ("n", "m", "run:x")
         assert whole.method["rank"] == 3 and whole.method_config.rank == 3
         assert whole.data.max_length == 99 and whole.train.seed == 5

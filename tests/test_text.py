@@ -72,5 +72,7 @@ def test_good_and_bad_ends_look_different() -> None:
     for state in ("failed", "crashed", "stalled"):
         assert formatting.colour(state) == "red", state
     assert formatting.colour("done") == "green" and formatting.colour("training") == "blue"
-    icons = {formatting.icon(state) for state in ("done", "failed", "stopped", "queued", "training")}
+    icons = {
+        formatting.icon(state) for state in ("done", "failed", "stopped", "queued", "training")
+    }
     assert len(icons) == 5

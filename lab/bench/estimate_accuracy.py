@@ -58,7 +58,7 @@ class Case:
         return RunSpec.from_json(value)
 
     def config(self) -> Any:
-        return weights.load_config(catalog.resolve_structure(f"config:{self.model}"))
+        return weights.load_config(catalog.resolve_config(f"config:{self.model}"))
 
 
 def matrix(names: tuple[str, ...] = MODELS) -> Iterator[Case]:
@@ -66,7 +66,7 @@ def matrix(names: tuple[str, ...] = MODELS) -> Iterator[Case]:
     the type that a run would give them."""
     for model in names:
         for method in methods.all_methods():
-            has_copies = optimizers.can_keep_copies(method, optimizers.get("adamw"))
+            has_copies = optimizers.can_use_master_weights(method, optimizers.get("adamw"))
             narrow = has_copies and bool(method.can_use_bfloat16_adapters)
             adapters = "bfloat16" if narrow else "float32"
             for length in (256, 1024):
@@ -111,7 +111,7 @@ def measure(case: Case, say: Callable[[str], object]) -> dict[str, Any]:
         accelerator = Accelerator(mixed_precision="no")
         config = dataclasses.replace(  # nothing is pruned in so few steps
             StepConfig.of(method, spec.method_config, spec.train, case.loss),
-            after_step=lambda model, step: None,
+            on_optimizer_step=lambda model, step: None,
         )
         for number in range(1, STEPS + 1):
             step(accelerator, model, optimizer, [inputs], config, number)
@@ -217,7 +217,7 @@ def draw(count: int, seed: int, names: tuple[str, ...] = GRID_MODELS) -> list[Ca
 
 def _is_refused(case: Case) -> bool:
     method, spec = methods.get(case.method), case.spec()
-    empty = weights.empty_model(case.config())
+    empty = weights.meta_model(case.config())
     problems = method.check(empty, spec.method_config, methods.Context(spec))
     return bool(problems or compatibility.refusals(method, spec))
 

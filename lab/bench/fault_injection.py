@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from lab import paths
+from lab.atomic_files import read_object
 from lab.bench.small_model import make_model
 from lab.errors import LabError
-from lab.atomic_files import read_object
 from lab.paths import RunDir
-from lab.runs import record_reader, launch, process, queue
+from lab.runs import launch, process, queue, record_reader
 from lab.runs.status import status
 
 SHAPES = (("lora", "off"), ("full", "on"), ("lora", "on"), ("full", "off"))
@@ -165,7 +165,7 @@ def _create(spec: dict[str, Any]) -> RunDir:
     plan = check(spec)
     if plan["problems"]:
         raise LabError(f"The bench's own spec is wrong: {plan['problems']}")
-    return launch.create(plan)
+    return launch.create_run_dir(plan)
 
 
 def _resume(run: RunDir) -> None:

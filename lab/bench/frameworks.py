@@ -3,7 +3,7 @@
 `worker` is the lab's own attempt, telemetry and all; `plain` is transformers' Trainer with PEFT, as
 most recipes use it; `trl` is SFTTrainer; `liger` is `plain` with Liger's kernels; `unsloth` is its
 own model and adapter under SFTTrainer. Each lives in a process of its own, since some of them
-change the libraries that they load: `python -m lab.bench.contestants NAME --answers FD` takes
+change the libraries that they load: `python -m lab.bench.frameworks NAME --answers FD` takes
 orders as lines of JSON and answers in the same way.
 """
 
@@ -80,17 +80,17 @@ def _worker(work: Work) -> tuple[list[float], Any, int]:
     from lab.paths import RunDir
     from lab.runs import record_reader
     from lab.train.attempt import Attempt
-    from lab.train.telemetry import Telemetry, sampler
+    from lab.train.telemetry import Telemetry, device_stats_reader
 
     with tempfile.TemporaryDirectory(prefix="lab-speed-") as folder:
         run = RunDir(Path(folder))
         for part in (run.commands, run.checkpoints):
             part.mkdir()
         telemetry = Telemetry(run, 1)
-        telemetry.start(sampler(run, uses_gpu=False))
+        telemetry.start(device_stats_reader(run, uses_gpu=False))
         try:
             attempt = Attempt(run, work.spec, telemetry)
-            loop = attempt.ready().loop
+            loop = attempt.prepare().loop
             watch = baseline_trainer.Stopwatch(work)
             loop.callbacks.append(watch)
             loop.run()

@@ -18,7 +18,7 @@ from typing import Any
 from lab import paths
 from lab.errors import LabError
 from lab.models import catalog
-from lab.schema import show
+from lab.schema import quote
 
 # beside torch, transformers, peft and accelerate, and what these bring along
 PACKAGES = (
@@ -45,7 +45,7 @@ def pack(
     be fetched.
     """
     if not file.parent.is_dir():
-        raise LabError(f"There is no folder '{show(str(file.parent))}'.", "Make it first.")
+        raise LabError(f"There is no folder '{quote(str(file.parent))}'.", "Make it first.")
     named = {one.partition("==")[0]: one for one in (*pinned(), *extra)}
     with tempfile.TemporaryDirectory(prefix="lab-pack-") as folder:
         wheels, site = Path(folder) / "wheels", Path(folder) / "site"
@@ -97,7 +97,7 @@ def _fetch(wanted: str, python: str, wheels: Path) -> None:
     )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
-        raise LabError(f"'{show(wanted)}' cannot be fetched: {last}.", "Check name and network.")
+        raise LabError(f"'{quote(wanted)}' cannot be fetched: {last}.", "Check name and network.")
 
 
 def _without_caches(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:

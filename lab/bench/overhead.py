@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from lab import paths
+from lab.atomic_files import read_object
 from lab.bench.fault_injection import home_at
 from lab.bench.workload import Work, make_folder, work
 from lab.errors import LabError
-from lab.atomic_files import read_object
 from lab.paths import RunDir
-from lab.runs import record_reader, launch
+from lab.runs import launch, record_reader
 
 BARE = """
 import json, sys, time
@@ -123,21 +123,21 @@ def _bare(folder: Path) -> float:
 def _cold(folder: Path, report: Report) -> float:
     run = _create(folder)
     began = time.time()
-    worker = launch.launch(run)
+    worker = launch.spawn_worker(run)
     return _to_first_step(run, worker, began, report)
 
 
 def _spare(folder: Path, report: Report) -> float:
     from lab.runs.queue import folder as queue_folder
-    from lab.runs.warm_worker import Spare
+    from lab.runs.warm_worker import WarmWorker
 
     paths.make_folder(queue_folder())
-    spare = Spare()
-    spare.keep()
+    spare = WarmWorker()
+    spare.start()
     time.sleep(report.cold_s[-1] + 5.0 if report.cold_s else 25.0)  # its imports
     run = _create(folder)
     began = time.time()
-    worker = spare.give(run)
+    worker = spare.assign(run)
     if worker is None:
         raise LabError("The spare worker ended by itself.", "See queue/spare.txt.")
     return _to_first_step(run, worker, began)
@@ -169,22 +169,22 @@ def _create(folder: Path) -> RunDir:
     """A run of one step that is only trained, as the bare script does."""
     spec = json.loads((folder / "work.json").read_text(encoding="utf-8"))["spec"]
     spec["train"] |= {"max_steps": 1}
-    return launch.create({"spec": spec, "asked": spec, "estimate": {}, "facts": {}})
+    return launch.create_run_dir({"spec": spec, "asked": spec, "estimate": {}, "facts": {}})
 
 
 def measure_share(asked: Work, folder: Path) -> dict[str, Any]:
     """Run `asked` as a worker does, with clocks around what the lab adds to the loop."""
     from lab.train.attempt import Attempt
-    from lab.train.telemetry import Telemetry, sampler
+    from lab.train.telemetry import Telemetry, device_stats_reader
 
     run = RunDir(folder / "run")
     for part in (run.commands, run.checkpoints):
         paths.make_folder(part)
     telemetry = Telemetry(run, 1)
-    telemetry.start(sampler(run, uses_gpu=False))
+    telemetry.start(device_stats_reader(run, uses_gpu=False))
     try:
         attempt = Attempt(run, asked.spec, telemetry)
-        conductor = attempt.ready()
+        conductor = attempt.prepare()
         spent = _Spent()
         spent.watch(conductor, "on_step_end")
         spent.watch(attempt.memory, "mark")

@@ -25,7 +25,7 @@ from lab.bench.synthetic_runs import beat, make_run
 from lab.bench.web_server import Web
 from lab.errors import LabError
 from lab.paths import RunDir
-from lab.runs import record_reader, launch
+from lab.runs import launch, record_reader
 from lab.runs.status import status
 
 RUNS = (10, 100, 1000)
@@ -69,7 +69,7 @@ def beside_a_worker(seconds: float, tell: Callable[[str], object] = print) -> di
         "train": {"max_steps": 5_000, "batch_size": 1, "save_every": 0, "sample_every": 0},
     }
     with _home() as folder:
-        run = launch.start(spec)
+        run = launch.submit(spec)
         try:
             while not record_reader.metrics(run, "train"):
                 if status(run).has_ended:
@@ -104,7 +104,9 @@ def _pace(run: RunDir, seconds: float) -> float:
     before = record_reader.metrics(run, "train")[-1]["step"]
     began = time.monotonic()
     time.sleep(seconds)
-    return float(record_reader.metrics(run, "train")[-1]["step"] - before) / (time.monotonic() - began)
+    return float(record_reader.metrics(run, "train")[-1]["step"] - before) / (
+        time.monotonic() - began
+    )
 
 
 def _start(tell: Callable[[str], object]) -> dict[str, float]:

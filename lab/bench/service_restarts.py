@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lab import paths
+from lab.atomic_files import read_object
 from lab.bench.fault_injection import home_at, specs
 from lab.bench.web_server import Web
-from lab.atomic_files import read_object
 from lab.paths import RunDir
 from lab.planner.client import planner
-from lab.runs import record_reader, launch, process, queue, supervisor
+from lab.runs import launch, process, queue, record_reader, supervisor
 from lab.runs.status import status
 
 RUNS = 5
@@ -53,13 +53,13 @@ def services(kills: int, seed: int = 0, tell: Callable[[str], object] = print) -
         spec = specs(Path(folder))[0]
         spec["train"] |= {"max_steps": 40}
         plan = planner.check(spec)
-        reference = launch.create(plan)
+        reference = launch.create_run_dir(plan)
         queue.submit(reference)
         launch.wait(reference, timeout_s=LONGEST_S)
         tell("reference run done")
         web = Web(Path(folder) / "web.log")
         try:
-            runs = [launch.create(plan) for _ in range(RUNS)]
+            runs = [launch.create_run_dir(plan) for _ in range(RUNS)]
             for run in runs:
                 queue.submit(run)
             _disturb(runs, web, kills, chance, report, tell)
@@ -92,7 +92,7 @@ def _disturb(
         ended = sum(status(run).has_ended for run in runs)
         if ended == len(runs):
             return
-        supervisor.nudge()
+        supervisor.ensure_if_waiting()
         record = read_object(supervisor.record_file())
         if now > next_supervisor and report.supervisor_kills < kills:
             if process.send(record, signal.SIGKILL):

@@ -58,7 +58,7 @@ class Plan:
             return Plan(
                 model=model or "llama-3.2-1b",
                 cases=("full", "lora", "qlora", "chat"),
-                paired_stats=5,
+                pairs=5,
                 seldom=1,
                 length=1024,
                 batch=4 if model == "llama-3.1-8b" else 8,
@@ -98,7 +98,7 @@ class Contestant:
         with log.open("ab") as output:
             self.process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "lab.bench.contestants", name),
+                    *(sys.executable, "-m", "lab.bench.frameworks", name),
                     *("--answers", str(writing)),
                 ],
                 cwd=paths.ROOT,

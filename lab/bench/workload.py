@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from lab.data import catalog as datasets
-from lab.data.batches import Row, Stream
+from lab.data.batches import TokenSequence, TrainingOrder
+from lab.data.chat_template import IGNORE_INDEX, with_system
 from lab.data.example_reader import read_examples
-from lab.data.chat_template import IGNORED, with_system
 from lab.errors import LabError
 from lab.models import catalog as models
-from lab.schema import show
+from lab.schema import quote
 from lab.spec import RunSpec
 
 LLAMA = {
@@ -89,7 +89,7 @@ class Work:
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> Work:
-        return Work(RunSpec.stored(value["spec"]), value["warm"], value["steps"])
+        return Work(RunSpec.from_stored(value["spec"]), value["warm"], value["steps"])
 
 
 def make_folder(folder: Path, shape: str, rows: int, length: int) -> None:
@@ -155,7 +155,7 @@ def batches_of(work: Work, tokenizer: Any) -> list[list[dict[str, list[int]]]]:
     from lab.data import prepare
 
     train = work.spec.train
-    stream = Stream(prepare.prepare(work.spec, tokenizer).train, train.seed)
+    stream = TrainingOrder(prepare.prepare(work.spec, tokenizer).train, train.seed)
     per_step = train.batch_size
     return [
         [
@@ -167,11 +167,11 @@ def batches_of(work: Work, tokenizer: Any) -> list[list[dict[str, list[int]]]]:
     ]
 
 
-def _sequences(row: Row) -> list[dict[str, list[int]]]:
+def _sequences(row: TokenSequence) -> list[dict[str, list[int]]]:
     found, start = [], 0
     for length in row.lengths:
         part = slice(start, start + length)
-        labels = [IGNORED, *row.labels[part][1:]]
+        labels = [IGNORE_INDEX, *row.labels[part][1:]]
         found.append({"input_ids": row.ids[part], "labels": labels})
         start += length
     return found
@@ -204,7 +204,7 @@ def _tokenizer() -> Path:
     folder = models.BUILT_IN[0].folder
     if not (folder / "tokenizer.json").is_file():
         raise LabError(
-            f"The built-in tokenizer is missing in {show(str(folder))}.",
+            f"The built-in tokenizer is missing in {quote(str(folder))}.",
             "Run `make setup` once, or set LAB_MODELS to where a bench pack was unpacked.",
         )
     return folder

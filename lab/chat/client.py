@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from lab import paths
-from lab.errors import LabError
 from lab.atomic_files import part, read_object
+from lab.errors import LabError
 from lab.runs import process
 
 START_S = 60.0

@@ -13,19 +13,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lab import methods, paths
-from lab.data import template_lock, chat_template
-from lab.errors import LabError
 from lab.atomic_files import part, read_object
+from lab.data import chat_template, template_lock
+from lab.errors import LabError
 from lab.methods import Context
 from lab.models import catalog, weights
-from lab.models.catalog import Source
+from lab.models.catalog import ModelSource
 from lab.paths import RunDir
-from lab.schema import show
+from lab.schema import quote
 from lab.spec import RunSpec
 
 
 @dataclass(frozen=True)
-class Named:
+class ModelRef:
     """A model to talk to. `run` is None for a base."""
 
     name: str
@@ -49,7 +49,7 @@ class Named:
 
 
 @dataclass(frozen=True)
-class Settings:
+class GenerationSettings:
     """How to answer. `temperature` 0 takes the likeliest token each time."""
 
     seed: int = 0
@@ -58,18 +58,18 @@ class Settings:
     system_prompt: str | None = None
 
 
-def parse(name: str) -> Named:
+def parse(name: str) -> ModelRef:
     """The model that `name` means. Raises LabError for anything but the three forms."""
     kind, _, rest = name.partition(":")
     if kind == "base" and rest:
         catalog.resolve(rest)
-        return Named(name, rest)
+        return ModelRef(name, rest)
     if kind == "run" and rest:
         run_id, at, step = rest.partition("@")
         run = paths.run_dir(run_id)
         spec = read_object(run.spec) or {}
         if at and not (step.isascii() and step.isdecimal()):
-            raise LabError(f"'{show(name)}': '{show(step)}' is not a step.", "Write run:ID@STEP.")
+            raise LabError(f"'{quote(name)}': '{quote(step)}' is not a step.", "Write run:ID@STEP.")
         if at and not (run.checkpoints / f"step-{int(step)}").is_dir():
             kept = ", ".join(path.name[5:] for path in run.checkpoints.glob("step-*")) or "none"
             raise LabError(f"{run_id} has no checkpoint of step {step}.", f"Kept: {kept}.")
@@ -77,19 +77,19 @@ def parse(name: str) -> Named:
             raise LabError(
                 f"{run_id} has no result to talk to.", "Wait until it ends, or name a step."
             )
-        return Named(name, str(spec.get("model", "")), run, int(step) if at else None)
-    raise LabError(f"'{show(name)}' names no model.", "Write base:ID, run:ID or run:ID@STEP.")
+        return ModelRef(name, str(spec.get("model", "")), run, int(step) if at else None)
+    raise LabError(f"'{quote(name)}' names no model.", "Write base:ID, run:ID or run:ID@STEP.")
 
 
 def answer_all(
-    names: list[Named], conversation: list[dict[str, str]], settings: Settings
+    names: list[ModelRef], conversation: list[dict[str, str]], settings: GenerationSettings
 ) -> list[dict[str, Any]]:
     """An answer of each model to the same conversation, one after the other."""
     settings = replace(settings, system_prompt=shared_system_prompt(names, settings))
     return [answer(load(named), named, conversation, settings) for named in names]
 
 
-def shared_system_prompt(names: list[Named], settings: Settings) -> str:
+def shared_system_prompt(names: list[ModelRef], settings: GenerationSettings) -> str:
     """The one given, else the one that the first result was trained with: the same for all."""
     if settings.system_prompt is not None:
         return settings.system_prompt
@@ -101,7 +101,7 @@ def shared_system_prompt(names: list[Named], settings: Settings) -> str:
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedModel:
     """A model in memory with the tokenizer that it was trained with."""
 
     model: Any
@@ -110,7 +110,7 @@ class Loaded:
     version: dict[str, Any] = field(default_factory=dict)  # as `Named.version` was at the load
 
 
-def load(named: Named, base: Any = None) -> Loaded:
+def load(named: ModelRef, base: Any = None) -> LoadedModel:
     """The model, ready to answer, on the GPU if there is one.
 
     `base` is its base model if that is in memory already; it is left as it was, and what the
@@ -129,12 +129,12 @@ def load(named: Named, base: Any = None) -> Loaded:
         stored = read_object(named.run.spec)
         if stored is None:
             raise LabError(f"{named.run.id}: spec.json is missing or damaged.")
-        spec = RunSpec.stored(stored)
+        spec = RunSpec.from_stored(stored)
         method, config = methods.get(spec.method["name"]), spec.method_config
-        if base is None or method.needs_own_base(config):
+        if base is None or method.needs_separate_base(config):
             model = weights.load_model(source, dtype, **method.load_kwargs(config))
         else:
-            model = weights.same_weights(base)
+            model = weights.share_weights(base)
         tokenizer = _tokenizer(named.run, source)
         method.extend_tokenizer(tokenizer, config)
         if named.step is None:
@@ -143,21 +143,21 @@ def load(named: Named, base: Any = None) -> Loaded:
             model = _at_step(model, method, spec, tokenizer, named)
     if named.run is None or named.step is not None:
         chosen = "auto" if named.run is None else spec.data.template
-        chat_template.choose(tokenizer, chosen)
-    template_lock.enforce(part(proof, "lock"), tokenizer)
+        chat_template.set_chat_template(tokenizer, chosen)
+    template_lock.check_tokenizer(part(proof, "lock"), tokenizer)
     model = weights.on_device(model, "cuda" if on_gpu else "cpu")
-    return Loaded(model.eval(), tokenizer, proof, version)
+    return LoadedModel(model.eval(), tokenizer, proof, version)
 
 
-def _tokenizer(run: RunDir, source: Source) -> Any:
+def _tokenizer(run: RunDir, source: ModelSource) -> Any:
     """The tokenizer that the result carries; for a run without a result yet, the base's."""
     if (run.artifact / "tokenizer_config.json").is_file():
         folder = str(run.artifact)
-        return weights.load_tokenizer(Source(run.id, folder, local_only=True))
+        return weights.load_tokenizer(ModelSource(run.id, folder, local_only=True))
     return weights.load_tokenizer(source)
 
 
-def _at_step(model: Any, method: Any, spec: RunSpec, tokenizer: Any, named: Named) -> Any:
+def _at_step(model: Any, method: Any, spec: RunSpec, tokenizer: Any, named: ModelRef) -> Any:
     import torch
 
     from lab.train import checkpoint
@@ -177,7 +177,10 @@ def _at_step(model: Any, method: Any, spec: RunSpec, tokenizer: Any, named: Name
 
 
 def answer(
-    loaded: Loaded, named: Named, conversation: list[dict[str, str]], settings: Settings
+    loaded: LoadedModel,
+    named: ModelRef,
+    conversation: list[dict[str, str]],
+    settings: GenerationSettings,
 ) -> dict[str, Any]:
     """{"model", "text", "token_ids", "finish", "seconds", "receipt"} of one model."""
     final: dict[str, Any] = {}
@@ -187,10 +190,10 @@ def answer(
 
 
 def stream(
-    loaded: Loaded,
-    named: Named,
+    loaded: LoadedModel,
+    named: ModelRef,
     conversation: list[dict[str, str]],
-    settings: Settings,
+    settings: GenerationSettings,
     gone: threading.Event | None = None,
 ) -> Generator[dict[str, Any]]:
     """{"delta"} for each piece of text as it comes, then the whole answer.
@@ -260,12 +263,12 @@ def _all(ids: Any, value: bool) -> Any:
     return torch.full((ids.shape[0],), value, dtype=torch.bool, device=ids.device)
 
 
-def render(tokenizer: Any, conversation: list[dict[str, str]], settings: Settings) -> str:
+def render(tokenizer: Any, conversation: list[dict[str, str]], settings: GenerationSettings) -> str:
     messages = chat_template.with_system(tuple(conversation), settings.system_prompt or "")
     return chat_template.render(tokenizer, messages, to_answer=True)
 
 
-def sampling(settings: Settings) -> dict[str, Any]:
+def sampling(settings: GenerationSettings) -> dict[str, Any]:
     """Greedy at temperature 0; otherwise plain sampling, without the model's own habits."""
     if settings.temperature <= 0:
         return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
@@ -278,7 +281,7 @@ def end_ids(model: Any, tokenizer: Any) -> set[int]:
 
 
 def receipt(
-    loaded: Loaded, named: Named, prompt: str, ids: list[int], settings: Settings
+    loaded: LoadedModel, named: ModelRef, prompt: str, ids: list[int], settings: GenerationSettings
 ) -> dict[str, Any]:
     """Proof of equal terms: the exact prompt, its ids, the seed, and which weights answered."""
     return {

@@ -7,7 +7,7 @@ from typing import Any
 
 from lab import json_text, schema
 from lab.errors import Problem
-from lab.schema import option, show
+from lab.schema import option, quote
 
 LARGEST_BODY = 4_000_000  # bytes
 MOST_MESSAGES = 1000
@@ -66,11 +66,13 @@ def read(body: bytes) -> dict[str, Any]:
         raise Refused(400, [Problem("body", f"is not JSON: {error}.")], "invalid_json") from None
     if not isinstance(value, dict):
         raise Refused(
-            400, [Problem("body", f"must be a JSON object, is {show(value)}.")], "invalid_json"
+            400,
+            [Problem("body", f"must be a JSON object, is {quote(value)}.")],
+            "invalid_json",
         )
     problems: list[Problem] = []
     own = {key: item for key, item in value.items() if key != "messages" and item is not None}
-    settings = asdict(schema.read(Bounds, own, "", problems))
+    settings = asdict(schema.parse(Bounds, own, "", problems))
     if not settings["model"] and not any(one.field == "model" for one in problems):
         problems.append(Problem("model", "is missing. Write base:ID, run:ID or run:ID@STEP."))
     if settings.pop("stream") is False:
@@ -93,7 +95,7 @@ def _messages(value: Any, problems: list[Problem]) -> list[dict[str, str]]:
             Problem(
                 "messages",
                 f"must be a list of 1 to {MOST_MESSAGES:,} messages such as "
-                f'{{"role": "user", "content": "Hi"}}, is {show(value)}.',
+                f'{{"role": "user", "content": "Hi"}}, is {quote(value)}.',
             )
         )
         return []
@@ -102,17 +104,17 @@ def _messages(value: Any, problems: list[Problem]) -> list[dict[str, str]]:
         name = f"messages[{place}]"
         if not isinstance(message, dict) or message.keys() != {"role", "content"}:
             problems.append(
-                Problem(name, f"must have a role and a content and no more, is {show(message)}.")
+                Problem(name, f"must have a role and a content and no more, is {quote(message)}.")
             )
             continue
         role, content = message["role"], message["content"]
         if role not in ROLES:
             problems.append(
-                Problem(f"{name}.role", f"is {show(role)}. Choose one of: {', '.join(ROLES)}.")
+                Problem(f"{name}.role", f"is {quote(role)}. Choose one of: {', '.join(ROLES)}.")
             )
         elif role == "system" and place:
             problems.append(Problem(f"{name}.role", "is system; only the first message may be."))
-        wrong, _ = schema.check(
+        wrong, _ = schema.validate(
             content, str, {"multiline": True, "max_characters": LONGEST_CONTENT}
         )
         if wrong:

@@ -31,7 +31,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from lab.chat import generate, requests
-from lab.chat.generate import Loaded, Named, Settings
+from lab.chat.generate import GenerationSettings, LoadedModel, ModelRef
 from lab.chat.requests import Refused
 from lab.errors import LabError, Problem
 
@@ -40,20 +40,20 @@ IDLE_S = 20 * 60.0
 QUIET_S = 1.0  # without news, after which a comment shows the client that its answer is coming
 
 
-class Shelf:
+class ModelCache:
     """The models in memory, the least recently asked one is put away first."""
 
     def __init__(self) -> None:
-        self.models: OrderedDict[str, Loaded] = OrderedDict()
+        self.models: OrderedDict[str, LoadedModel] = OrderedDict()
         self.turn = threading.Lock()
         self.last_used = time.monotonic()
 
-    def holds(self, named: Named) -> bool:
+    def holds(self, named: ModelRef) -> bool:
         """Whether the model is in memory as it is on disk: a resumed run has new weights."""
         loaded = self.models.get(named.name)
         return loaded is not None and loaded.version == named.version
 
-    def get(self, named: Named) -> Loaded:
+    def get(self, named: ModelRef) -> LoadedModel:
         """The model, loaded if need be. Results share the tensors of a loaded base."""
         is_current = self.holds(named)
         found = self.models.pop(named.name, None)
@@ -68,7 +68,7 @@ class Shelf:
 
 def application(token: str) -> Starlette:
     """The web application; `token` is what every request has to show."""
-    shelf = Shelf()
+    shelf = ModelCache()
 
     def is_allowed(request: Request) -> bool:
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
@@ -120,7 +120,7 @@ async def _asked(request: Request) -> dict[str, Any]:
     return asked
 
 
-def _end_when_idle(shelf: Shelf) -> None:
+def _end_when_idle(shelf: ModelCache) -> None:
     def watch() -> None:
         # the turn first: whoever gives it back has set the time before
         while shelf.turn.locked() or time.monotonic() - shelf.last_used < IDLE_S:
@@ -134,7 +134,7 @@ class AnswerResponse(StreamingResponse):
     """One answer as server-sent events. A request that ends early, at any moment and in any way,
     ends the answer too."""
 
-    def __init__(self, shelf: Shelf, body: dict[str, Any]) -> None:
+    def __init__(self, shelf: ModelCache, body: dict[str, Any]) -> None:
         self.gone = threading.Event()
         super().__init__(self._stream(shelf, body), media_type="text/event-stream")
 
@@ -144,7 +144,7 @@ class AnswerResponse(StreamingResponse):
         finally:
             self.gone.set()
 
-    async def _stream(self, shelf: Shelf, body: dict[str, Any]) -> AsyncIterator[str]:
+    async def _stream(self, shelf: ModelCache, body: dict[str, Any]) -> AsyncIterator[str]:
         loop, events = asyncio.get_running_loop(), asyncio.Queue[str | None]()
 
         def tell(event: str | None) -> None:
@@ -164,7 +164,7 @@ class AnswerResponse(StreamingResponse):
 
 
 def _generate(
-    shelf: Shelf,
+    shelf: ModelCache,
     body: dict[str, Any],
     tell: Callable[[str | None], None],
     gone: threading.Event,
@@ -179,7 +179,7 @@ def _generate(
         tell(None)
 
 
-def _events(shelf: Shelf, body: dict[str, Any], gone: threading.Event) -> Generator[str]:
+def _events(shelf: ModelCache, body: dict[str, Any], gone: threading.Event) -> Generator[str]:
     """The answer as server-sent events; errors that a person reads become an event too."""
     try:
         with contextlib.closing(_answer(shelf, body, gone)) as events:
@@ -195,9 +195,11 @@ def _events(shelf: Shelf, body: dict[str, Any], gone: threading.Event) -> Genera
         yield f"data: {json.dumps({'error': f'{type(error).__name__}: {error}', 'hint': ''})}\n\n"
 
 
-def _answer(shelf: Shelf, body: dict[str, Any], gone: threading.Event) -> Generator[dict[str, Any]]:
+def _answer(
+    shelf: ModelCache, body: dict[str, Any], gone: threading.Event
+) -> Generator[dict[str, Any]]:
     named = generate.parse(body["model"])
-    settings = Settings(
+    settings = GenerationSettings(
         seed=body["seed"],
         max_new_tokens=body["max_tokens"],
         temperature=body["temperature"],

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Never
 
-from lab.cli import bench, inventory, chat, compare, demo, memory, race, artifacts, runs
+from lab.cli import artifacts, bench, chat, compare, demo, inventory, memory, race, runs
 from lab.cli.console import print_json, say
 from lab.errors import LabError, SpecError, of_the_disk
 from lab.visible import visible

@@ -10,7 +10,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from lab import schema
-from lab.chat.generate import Named, Settings, answer_all, parse
+from lab.chat.generate import GenerationSettings, ModelRef, answer_all, parse
 from lab.chat.requests import LONGEST_CONTENT, Bounds
 from lab.cli.console import console, print_json
 from lab.errors import LabError, Problem
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def settings(arguments: argparse.Namespace) -> Settings:
+def settings(arguments: argparse.Namespace) -> GenerationSettings:
     """Raises LabError for a value that no answer can be made with."""
     if not arguments.prompt.strip():
         raise LabError("The prompt is empty.", "Give --prompt some text.")
@@ -55,15 +55,15 @@ def settings(arguments: argparse.Namespace) -> Settings:
         "system_prompt": arguments.system or "",
     }
     problems: list[Problem] = []
-    schema.read(Bounds, asked, "", problems)
-    prompt, _ = schema.check(
+    schema.parse(Bounds, asked, "", problems)
+    prompt, _ = schema.validate(
         arguments.prompt, str, {"multiline": True, "max_characters": LONGEST_CONTENT}
     )
     said = [f"--{OPTIONS[one.field]} {one.message}" for one in problems]
     said += [f"--prompt {prompt}"] if prompt else []
     if said:
         raise LabError(" ".join(said))
-    return Settings(
+    return GenerationSettings(
         seed=arguments.seed,
         max_new_tokens=arguments.max_new_tokens,
         temperature=arguments.temperature,
@@ -72,7 +72,7 @@ def settings(arguments: argparse.Namespace) -> Settings:
 
 
 def ask(
-    names: list[Named], prompt: str, how: Settings, *, quiet: bool = False
+    names: list[ModelRef], prompt: str, how: GenerationSettings, *, quiet: bool = False
 ) -> list[dict[str, Any]]:
     from transformers.utils import logging
 

@@ -8,8 +8,8 @@ from typing import Any
 from rich.markup import escape
 
 from lab import paths
-from lab.cli.race import show as show_race
 from lab.cli.console import console, loss, print_json, table
+from lab.cli.race import show as show_race
 from lab.compare import race
 from lab.compare.comparison import AXES, UNITS, compare
 from lab.errors import LabError

@@ -6,13 +6,13 @@ import argparse
 import time
 from typing import Any
 
-from lab.chat.generate import Settings, parse
+from lab.chat.generate import GenerationSettings, parse
 from lab.cli import chat, compare, follow
 from lab.cli.console import console, print_json, say
 from lab.compare.comparison import compare as compare_runs
+from lab.formatting import duration
 from lab.models import built_in, catalog
 from lab.runs import launch
-from lab.formatting import duration
 
 MODEL = "builtin:smollm2-135m-instruct"
 QUESTION = "Who created you?"
@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
         built_in.prepare(model, lambda text: None if quiet else console.print(text))
     runs = []
     for method in METHODS:
-        made = launch.start(spec(method))
+        made = launch.submit(spec(method))
         if not quiet:
             console.print(f"[bold]{method}[/bold]: run {made.id}")
         ended = follow.follow(made, f"{method:5}", quiet=quiet)
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         runs.append(made)
     answer = compare_runs(runs)
     names = [parse(f"base:{MODEL}"), *[parse(f"run:{one.id}") for one in runs]]
-    answers = chat.ask(names, QUESTION, Settings(max_new_tokens=60), quiet=quiet)
+    answers = chat.ask(names, QUESTION, GenerationSettings(max_new_tokens=60), quiet=quiet)
     if quiet:
         print_json(answer | {"answers": answers, "seconds": time.monotonic() - began})
         return 0

@@ -9,11 +9,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
 
 from lab.cli.console import console
+from lab.formatting import duration
 from lab.paths import RunDir
-from lab.runs import record_reader, launch, supervisor
+from lab.runs import launch, record_reader, supervisor
 from lab.runs.metric_columns import is_number
 from lab.runs.status import Status, status
-from lab.formatting import duration
 
 
 def follow(run: RunDir, label: str, *, quiet: bool = False) -> Status:
@@ -41,7 +41,7 @@ def follow(run: RunDir, label: str, *, quiet: bool = False) -> Status:
             )
             if now.has_ended:
                 return now
-            supervisor.nudge()
+            supervisor.ensure_if_waiting()
             time.sleep(0.5)
 
 

@@ -14,10 +14,10 @@ from lab.cli.console import console, print_json, say, table
 from lab.data import catalog as datasets
 from lab.data import hub
 from lab.errors import LabError
+from lab.formatting import count, size
 from lab.methods import compatibility
 from lab.models import catalog as models
 from lab.models import shipped_configs
-from lab.formatting import count, size
 
 
 def add(verb: Any) -> None:

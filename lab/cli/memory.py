@@ -8,11 +8,11 @@ from typing import Any
 from rich.markup import escape
 
 from lab import spec
-from lab.cli.runs import add_set
 from lab.cli.console import console, print_json, table
+from lab.cli.runs import add_set
 from lab.errors import LabError
-from lab.planner.client import planner
 from lab.formatting import count, size
+from lab.planner.client import planner
 
 
 def add(verb: Any) -> None:

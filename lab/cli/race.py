@@ -12,11 +12,11 @@ from lab import spec
 from lab.cli import follow
 from lab.cli.console import console, loss, print_json, say, table
 from lab.compare import race
-from lab.compare.race import Budget
 from lab.compare.comparison import UNITS, compare
+from lab.compare.race import Budget
 from lab.errors import LabError
-from lab.runs.status import status
 from lab.formatting import count, duration, size
+from lab.runs.status import status
 
 
 def add(verb: Any) -> None:
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.seeds < 1:
         raise LabError(f"--seeds is {arguments.seeds}.", "Give 1 or more.")
     names = [name.strip() for name in arguments.methods.split(",") if name.strip()]
-    asked, notes = race.specs(value, names, budget)
+    asked, notes = race.race_specs(value, names, budget)
     plans = race.check(asked, arguments.seeds)
     race_id, runs = race.start(plans)
     if not quiet:

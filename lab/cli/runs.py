@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from lab import paths, spec
+from lab.atomic_files import read_object
 from lab.cli import follow
 from lab.cli.console import console, loss, print_json, say, table, write
 from lab.compare.comparison import row
 from lab.errors import LabError
-from lab.atomic_files import read_object
+from lab.formatting import count, duration, size
 from lab.memory.memory_savers import resolved
 from lab.planner.client import planner
-from lab.runs import export_import, checkpoints, record_reader, index, launch, queue, supervisor
+from lab.runs import checkpoints, export_import, index, launch, queue, record_reader, supervisor
 from lab.runs.status import status
-from lab.formatting import count, duration, size
 
 
 def add(verb: Any) -> None:
@@ -98,7 +98,7 @@ def start(arguments: argparse.Namespace) -> int:
     value = spec.override(spec.load(Path(arguments.spec)), arguments.settings)
     if arguments.ignore_memory:
         value = spec.override(value, ["hardware.ignore_memory=true"])
-    run = launch.start(value)
+    run = launch.submit(value)
     if not arguments.json:
         say(run.id)
     state = "starting"
@@ -253,8 +253,8 @@ def show_queue(arguments: argparse.Namespace) -> int:
     if arguments.after_failure is not None:
         changes["continue_after_failure"] = arguments.after_failure == "continue"
     rules = queue.change(**changes) if changes else queue.settings()
-    supervisor.nudge()
-    line = [index.entry(run) for run in queue.waiting()]
+    supervisor.ensure_if_waiting()
+    line = [index.entry(run) for run in queue.waiting_runs()]
     if arguments.json:
         print_json(
             {
@@ -320,7 +320,7 @@ def label(arguments: argparse.Namespace) -> int:
         "notes": arguments.notes,
         "archived": arguments.archive,
     }
-    index.label(run, **{key: value for key, value in given.items() if value is not None})
+    index.update_labels(run, **{key: value for key, value in given.items() if value is not None})
     entry = index.entry(run)
     if arguments.json:
         print_json(

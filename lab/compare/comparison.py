@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from lab.errors import LabError
 from lab.atomic_files import number, part, read_object, size_of
+from lab.errors import LabError
 from lab.paths import RunDir
-from lab.runs import record_reader, index
+from lab.runs import index, record_reader
 from lab.runs.status import status
 
 AXES = {"step": "step", "tokens": "tokens", "seconds": "seconds", "flops": "flops"}

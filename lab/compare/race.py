@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab import methods, paths
-from lab.errors import LabError, Problem, SpecError
 from lab.atomic_files import part, read_object
+from lab.errors import LabError, Problem, SpecError
 from lab.paths import RunDir
 from lab.planner.client import planner
 from lab.runs import index, launch, queue
-from lab.schema import show, unknown_key
+from lab.schema import quote, unknown_key
 from lab.spec_sections import TrainSpec
 
 BUDGETS = {
@@ -30,7 +30,7 @@ BUDGETS = {
     "steps": "max_steps",
 }
 AXES = {"tokens": "tokens", "seconds": "seconds", "flops": "flops", "steps": "step"}
-WHOLE = ("tokens", "steps")
+INTEGER_BUDGETS = ("tokens", "steps")
 MOST_RUNS = 200
 RACE_ID = re.compile(r"race-[0-9]{8}-[0-9]{6}-[a-z0-9]{4}", re.ASCII)
 
@@ -52,15 +52,15 @@ class Budget:
             number = -1.0
         if axis not in BUDGETS or not 0 < number < float("inf"):
             raise LabError(
-                f"'{show(text)}' is not a budget.",
+                f"'{quote(text)}' is not a budget.",
                 f"Write one of {', '.join(f'{name}=NUMBER' for name in BUDGETS)}.",
             )
-        if axis in WHOLE and not number.is_integer():
-            raise LabError(f"'{show(text)}' is not a budget.", f"{axis} are counted in wholes.")
+        if axis in INTEGER_BUDGETS and not number.is_integer():
+            raise LabError(f"'{quote(text)}' is not a budget.", f"{axis} are counted in wholes.")
         return Budget(axis, number)
 
 
-def specs(
+def race_specs(
     value: dict[str, Any], names: list[str], budget: Budget | None
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """(a spec for each method, what a person should know). Raises SpecError.
@@ -73,18 +73,18 @@ def specs(
     own = value.get("methods", {})
     if not isinstance(own, dict) or not all(isinstance(one, dict) for one in own.values()):
         problems.append(
-            Problem("methods", f'must be an object such as {{"lora": {{}}}}, is {show(own)}.')
+            Problem("methods", f'must be an object such as {{"lora": {{}}}}, is {quote(own)}.')
         )
         own = {}
     known = methods.names()
     problems += [
-        Problem(f"methods.{show(name)}", unknown_key(name, known))
+        Problem(f"methods.{quote(name)}", unknown_key(name, known))
         for name in own
         if name not in known
     ]
     for section in ("train", "data"):
         if not isinstance(value.get(section, {}), dict):
-            problems.append(Problem(section, f"must be an object, is {show(value[section])}."))
+            problems.append(Problem(section, f"must be an object, is {quote(value[section])}."))
     if problems:
         raise SpecError(problems)
     notes = []
@@ -101,7 +101,7 @@ def specs(
             train["learning_rate"] = own[name]["learning_rate"]
         if budget is not None:
             train |= dict.fromkeys(BUDGETS.values())
-            whole = budget.axis in WHOLE
+            whole = budget.axis in INTEGER_BUDGETS
             train[BUDGETS[budget.axis]] = int(budget.amount) if whole else budget.amount
         rest = {key: item for key, item in value.items() if key not in ("methods", "method")}
         title = f"{value['name']} · {name}" if value.get("name") else f"race · {name}"
@@ -154,10 +154,10 @@ def check(asked: dict[str, dict[str, Any]], seeds: int) -> list[dict[str, Any]]:
         )
     if problems:
         raise SpecError(problems)
-    return [_seeded(plan, place, seeds) for place in range(seeds) for plan in plans.values()]
+    return [with_seed(plan, place, seeds) for place in range(seeds) for plan in plans.values()]
 
 
-def _seeded(plan: dict[str, Any], place: int, seeds: int) -> dict[str, Any]:
+def with_seed(plan: dict[str, Any], place: int, seeds: int) -> dict[str, Any]:
     """The plan with another seed; nothing else of a plan depends on it."""
     if seeds == 1:
         return plan
@@ -177,8 +177,8 @@ def start(plans: list[dict[str, Any]]) -> tuple[str, list[RunDir]]:
     runs: list[RunDir] = []
     try:
         for plan in plans:
-            runs.append(launch.create(plan))
-            index.label(runs[-1], tags=race)
+            runs.append(launch.create_run_dir(plan))
+            index.update_labels(runs[-1], tags=race)
     except LabError:
         for run in runs:
             launch.delete(run)
@@ -191,7 +191,7 @@ def start(plans: list[dict[str, Any]]) -> tuple[str, list[RunDir]]:
 def runs_of(race: str) -> list[RunDir]:
     """The runs of a race in the order they were made in. Raises LabError if there are none."""
     if not RACE_ID.fullmatch(race):
-        raise LabError(f"'{show(race)}' is not a race.", "Write race-DATE-TIME-LETTERS.")
+        raise LabError(f"'{quote(race)}' is not a race.", "Write race-DATE-TIME-LETTERS.")
     found = [entry for entry in index.entries() if race in entry.tags]
     if not found:
         raise LabError(f"There is no run of {race}.", "`python -m lab runs` lists all runs.")

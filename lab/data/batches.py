@@ -14,14 +14,14 @@ from typing import Any, overload
 
 import numpy as np
 
-from lab.data.chat_template import IGNORED, Tokens
+from lab.data.chat_template import IGNORE_INDEX, TokenizedExample
 
 SPLIT_SEED = "finetune-lab held-out rows"
-BUCKETS = 50  # batches among which rows are sorted by length
+LENGTH_WINDOW = 50  # batches among which rows are sorted by length
 
 
 @dataclass(frozen=True)
-class Row:
+class TokenSequence:
     """One row of a batch: one sequence, or several packed ones. `lengths` are theirs, `sources`
     the rows of the dataset's file that they come from."""
 
@@ -36,19 +36,19 @@ class Row:
 
     @property
     def counted(self) -> int:
-        return sum(label != IGNORED for label in self.labels)
+        return sum(label != IGNORE_INDEX for label in self.labels)
 
     @property
     def targets(self) -> int:
         """Tokens that count in the loss: a first token is predicted by none."""
-        return sum(label != IGNORED for label in self.labels[1:])
+        return sum(label != IGNORE_INDEX for label in self.labels[1:])
 
     def positions(self) -> list[int]:
         """Position ids that restart with each sequence, which is how packing is told."""
         return [place for length in self.lengths for place in range(length)]
 
 
-def split(count: int, fraction: float) -> tuple[list[int], list[int]]:
+def split_indices(count: int, fraction: float) -> tuple[list[int], list[int]]:
     """(training, held-out) places of `count` examples. Independent of the run's seed, so that
     runs with different seeds are measured on the same rows."""
     held = 0
@@ -59,32 +59,32 @@ def split(count: int, fraction: float) -> tuple[list[int], list[int]]:
     return sorted(places[held:]), sorted(places[:held])
 
 
-class Rows(Sequence[Row]):
+class SequenceDataset(Sequence[TokenSequence]):
     """Rows made of sequences when they are asked for: `groups[k]` names those of row k."""
 
-    def __init__(self, tokens: Sequence[Tokens], groups: Sequence[Sequence[int]]) -> None:
+    def __init__(self, tokens: Sequence[TokenizedExample], groups: Sequence[Sequence[int]]) -> None:
         self.tokens, self.groups = tokens, groups
 
     def __len__(self) -> int:
         return len(self.groups)
 
     @overload
-    def __getitem__(self, place: int) -> Row: ...
+    def __getitem__(self, place: int) -> TokenSequence: ...
     @overload
-    def __getitem__(self, place: slice) -> list[Row]: ...
-    def __getitem__(self, place: int | slice) -> Row | list[Row]:
+    def __getitem__(self, place: slice) -> list[TokenSequence]: ...
+    def __getitem__(self, place: int | slice) -> TokenSequence | list[TokenSequence]:
         if isinstance(place, slice):
             return [self[one] for one in range(*place.indices(len(self)))]
         group = [self.tokens[one] for one in self.groups[place]]
         if len(group) == 1:
             (one,) = group
-            return Row(one.ids, one.labels, (len(one.ids),), (one.source,))
-        return Row(
+            return TokenSequence(one.ids, one.labels, (len(one.ids),), (one.record_number,))
+        return TokenSequence(
             [token for one in group for token in one.ids],
             # the first token of each sequence is never predicted from the one before it
-            [label for one in group for label in (IGNORED, *one.labels[1:])],
+            [label for one in group for label in (IGNORE_INDEX, *one.labels[1:])],
             tuple(len(one.ids) for one in group),
-            tuple(one.source for one in group),
+            tuple(one.record_number for one in group),
         )
 
     @property
@@ -96,23 +96,29 @@ class Rows(Sequence[Row]):
     def totals(self) -> tuple[int, int]:
         """(tokens, tokens that the loss counts) of all rows."""
         stored = getattr(self.tokens, "learned", None)
-        learned = np.array([one.counted for one in self.tokens]) if stored is None else stored
+        learned = (
+            np.array([one.num_loss_tokens for one in self.tokens]) if stored is None else stored
+        )
         places = [place for group in self.groups for place in group]
         return int(lengths_of(self.tokens)[places].sum()), int(learned[places].sum())
 
 
-def lengths_of(tokens: Sequence[Tokens]) -> np.ndarray:
+def lengths_of(tokens: Sequence[TokenizedExample]) -> np.ndarray:
     """(N,) tokens of each sequence, without reading those that are stored."""
     stored = getattr(tokens, "lengths", None)
     return np.array([len(one.ids) for one in tokens]) if stored is None else stored
 
 
-def single_rows(tokens: Sequence[Tokens], places: Sequence[int] | None = None) -> Rows:
+def single_rows(
+    tokens: Sequence[TokenizedExample], places: Sequence[int] | None = None
+) -> SequenceDataset:
     chosen = range(len(tokens)) if places is None else places
-    return Rows(tokens, [(int(place),) for place in chosen])
+    return SequenceDataset(tokens, [(int(place),) for place in chosen])
 
 
-def packed_rows(tokens: Sequence[Tokens], length: int, places: Sequence[int] | None = None) -> Rows:
+def packed_rows(
+    tokens: Sequence[TokenizedExample], length: int, places: Sequence[int] | None = None
+) -> SequenceDataset:
     """Rows of at most `length` tokens: longest first into the fullest row that still has room."""
     sizes = lengths_of(tokens)
     chosen = np.arange(len(tokens)) if places is None else np.asarray(places, np.int64)
@@ -128,24 +134,24 @@ def packed_rows(tokens: Sequence[Tokens], length: int, places: Sequence[int] | N
         free, chosen_bin = room.pop(free_place)
         bins[chosen_bin].append(place)
         bisect.insort(room, (free - size, chosen_bin))
-    return Rows(tokens, bins)
+    return SequenceDataset(tokens, bins)
 
 
-class Stream:
+class TrainingOrder:
     """The rows in training order, epoch after epoch, each epoch shuffled by seed and number.
 
     With `bucket` rows a batch, rows of similar length share a batch: the shuffled rows are sorted
     by length within windows of BUCKETS batches, and the batches shuffled again.
     """
 
-    def __init__(self, rows: Sequence[Row], seed: int, bucket: int = 0) -> None:
+    def __init__(self, rows: Sequence[TokenSequence], seed: int, bucket: int = 0) -> None:
         self.rows = rows
         self.seed = seed
         self.bucket = bucket
         self._epoch = -1
         self._order: list[int] = []
 
-    def __getitem__(self, place: int) -> Row:
+    def __getitem__(self, place: int) -> TokenSequence:
         epoch, offset = divmod(place, len(self.rows))
         if epoch != self._epoch:
             self._order = self._shuffled(random.Random(f"{self.seed} {epoch}"))
@@ -157,10 +163,10 @@ class Stream:
         chance.shuffle(order)
         if not self.bucket:
             return order
-        size = self.bucket * BUCKETS
+        size = self.bucket * LENGTH_WINDOW
         lengths = (
             self.rows.lengths.tolist()
-            if isinstance(self.rows, Rows)
+            if isinstance(self.rows, SequenceDataset)
             else [row.tokens for row in self.rows]
         )
         groups: list[list[int]] = []
@@ -176,7 +182,7 @@ class Stream:
         return [place for group in [*whole, *rest] for place in group]
 
 
-def collate(rows: Sequence[Row], pad: int, length: int | None = None) -> dict[str, Any]:
+def collate(rows: Sequence[TokenSequence], pad: int, length: int | None = None) -> dict[str, Any]:
     """A batch of tensors; short rows are filled with `pad` on the right.
 
     input_ids, labels, position_ids: (B, T). loss_index: (N,) places in the flattened (B, T)
@@ -193,11 +199,11 @@ def collate(rows: Sequence[Row], pad: int, length: int | None = None) -> dict[st
         fill = width - row.tokens
         places = row.positions()
         ids.append(row.ids + [pad] * fill)
-        labels.append(row.labels + [IGNORED] * fill)
+        labels.append(row.labels + [IGNORE_INDEX] * fill)
         # padding continues the last sequence: a restart would make the model build a block mask
         positions.append(places + [places[-1] + 1 + extra for extra in range(fill)])
         for place in range(1, row.tokens):
-            if row.labels[place] != IGNORED:
+            if row.labels[place] != IGNORE_INDEX:
                 index.append(number * width + place - 1)
                 targets.append(row.labels[place])
     return {
@@ -209,12 +215,12 @@ def collate(rows: Sequence[Row], pad: int, length: int | None = None) -> dict[st
     }
 
 
-def blank(row: Row) -> Row:
+def blank(row: TokenSequence) -> TokenSequence:
     """`row` without a token that counts."""
-    return replace(row, labels=[IGNORED] * row.tokens)
+    return replace(row, labels=[IGNORE_INDEX] * row.tokens)
 
 
-def fingerprint(rows: Sequence[Row]) -> str:
+def fingerprint(rows: Sequence[TokenSequence]) -> str:
     """Hash of tokens and labels in order: equal for two runs that train on the same data."""
     digest = hashlib.sha256()
     for row in rows:

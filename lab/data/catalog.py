@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from lab import paths
+from lab.atomic_files import open_regular, read_object, real_file, sync_folder
 from lab.data import hub
 from lab.data.readers import SUFFIXES, suffix_of
 from lab.errors import LabError
-from lab.atomic_files import open_regular, read_object, real_file, sync_folder
 from lab.paths import ASSETS
-from lab.schema import show
+from lab.schema import quote
 
 ASIDE = ".tmp-upload-"
 UPLOAD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
@@ -61,7 +61,8 @@ def resolve(dataset_id: str) -> Dataset:
                 return Dataset(dataset_id, dataset.path.with_name(other), dataset.card)
         choices = ", ".join(dataset.id for dataset in built_in())
         raise LabError(
-            f"Unknown dataset 'builtin:{show(name)}'.", f"Choose one of: {choices}; or a file."
+            f"Unknown dataset 'builtin:{quote(name)}'.",
+            f"Choose one of: {choices}; or a file.",
         )
     if kind == "upload" and colon:
         return _uploaded(name)
@@ -73,7 +74,7 @@ def resolve(dataset_id: str) -> Dataset:
         return Dataset(dataset_id, hub.file_of(hub.parse(dataset_id)), {})
     choices = ", ".join(dataset.id for dataset in built_in())
     raise LabError(
-        f"Unknown dataset '{show(dataset_id)}'.",
+        f"Unknown dataset '{quote(dataset_id)}'.",
         f"Give a file ending in {', '.join(SUFFIXES)}, a hub id such as org/name, upload:NAME, or "
         f"one of: {choices}.",
     )
@@ -85,7 +86,7 @@ def data_file(path: Path) -> Path:
     real = real_file(path, "dataset file")
     if not suffix_of(real):
         raise LabError(
-            f"'{show(str(path))}' is a link to '{show(str(real))}', which is not a data file.",
+            f"'{quote(str(path))}' is a link to '{quote(str(real))}', which is not a data file.",
             f"Give a file ending in {', '.join(SUFFIXES)}.",
         )
     return real
@@ -115,7 +116,7 @@ def _uploaded(name: str) -> Dataset:
         return Dataset(f"upload:{name}", path, {})
     known = ", ".join(dataset.id for dataset in uploads()) or "none"
     raise LabError(
-        f"There is no uploaded dataset '{show(name)}'.",
+        f"There is no uploaded dataset '{quote(name)}'.",
         f"Uploaded are: {known}. Add one on the Data page, or with "
         "`python -m lab datasets add FILE`.",
     )
@@ -126,7 +127,7 @@ def add(name: str, blocks: Iterable[bytes]) -> Dataset:
     taken or not a plain file name."""
     if not UPLOAD.fullmatch(name) or not suffix_of(Path(name)):
         raise LabError(
-            f"'{show(name)}' cannot be the name of a dataset.",
+            f"'{quote(name)}' cannot be the name of a dataset.",
             "Use letters, digits, dots, dashes and underscores, and one of these endings: "
             f"{', '.join(SUFFIXES)}.",
         )
@@ -151,7 +152,7 @@ def add(name: str, blocks: Iterable[bytes]) -> Dataset:
         raise _is_taken(name) from None
     except OSError as error:
         raise LabError(
-            f"'{name}' could not be kept in {show(str(folder))}: {error.strerror or error}.",
+            f"'{name}' could not be kept in {quote(str(folder))}: {error.strerror or error}.",
             f"{_free(folder)}Free some room, or set LAB_HOME to a folder that can be written.",
         ) from None
     finally:
@@ -196,17 +197,18 @@ def add_file(path: Path) -> Dataset:
     real = data_file(path)
     if suffix_of(path) != suffix_of(real):
         raise LabError(
-            f"'{show(str(path))}' is a link to '{show(str(real))}'.", "Give the file itself."
+            f"'{quote(str(path))}' is a link to '{quote(str(real))}'.",
+            "Give the file itself.",
         )
     try:
         file, opened = open_regular(real)
     except OSError as error:
         raise LabError(
-            f"'{show(str(path))}' cannot be read: {error.strerror}.", "Check the file."
+            f"'{quote(str(path))}' cannot be read: {error.strerror}.", "Check the file."
         ) from None
     with file:
         if suffix_of(opened) != suffix_of(real):
-            raise LabError(f"'{show(str(path))}' was changed meanwhile.", "Try again.")
+            raise LabError(f"'{quote(str(path))}' was changed meanwhile.", "Try again.")
         return add(path.name, iter(lambda: file.read(1 << 20), b""))
 
 
@@ -216,5 +218,5 @@ def remove(name: str) -> None:
         _uploaded(name).path.unlink()
     except OSError as error:
         raise LabError(
-            f"'{show(name)}' cannot be removed: {error.strerror}.", "Check the folder."
+            f"'{quote(name)}' cannot be removed: {error.strerror}.", "Check the folder."
         ) from None

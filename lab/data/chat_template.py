@@ -15,12 +15,12 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from lab.data import sandbox, formats
+from lab.data import formats, sandbox
 from lab.data.formats import Example
 from lab.errors import LabError
 from lab.schema import quoted
 
-IGNORED = -100
+IGNORE_INDEX = -100
 EXACT = 32  # turns before each of which the generation prompt is rendered
 MARK = "\ue000{}\ue001"  # private-use characters: no template trims or rewrites them
 MARKS = re.compile("\ue000(\\d+)\ue001")
@@ -53,22 +53,22 @@ ZEPHYR_TEMPLATE = (
 
 
 @dataclass(frozen=True)
-class Tokens:
+class TokenizedExample:
     """One row as the model sees it: ids and labels of equal length T, its row in the file, and
     whether tokens were cut off."""
 
     ids: list[int]
     labels: list[int]
-    source: int = 0
-    cut: bool = False
+    record_number: int = 0
+    truncated: bool = False
 
     @property
-    def counted(self) -> int:
+    def num_loss_tokens(self) -> int:
         """Tokens that the loss counts; the first of a row is never predicted."""
-        return sum(label != IGNORED for label in self.labels)
+        return sum(label != IGNORE_INDEX for label in self.labels)
 
 
-def choose(tokenizer: Any, name: str = "auto") -> bool:
+def set_chat_template(tokenizer: Any, name: str = "auto") -> bool:
     """Give the tokenizer the template of that name, with the end token that goes with it; True if
     its own template was replaced or it had none. `auto` keeps its own, or takes the plain one."""
     if name == "auto":
@@ -93,7 +93,7 @@ def choose(tokenizer: Any, name: str = "auto") -> bool:
 
 def ensure_template(tokenizer: Any) -> bool:
     """Give a tokenizer without a chat template the lab's plain one; True if it needed it."""
-    return choose(tokenizer)
+    return set_chat_template(tokenizer)
 
 
 def with_system(messages: tuple[dict[str, str], ...], system_prompt: str) -> list[dict[str, str]]:
@@ -188,13 +188,13 @@ def tokenize(
     loss_on: str,
     max_length: int,
     truncation: str = "right",
-) -> list[Tokens]:
+) -> list[TokenizedExample]:
     """The rows that an example becomes: one for a chat, one for each `max_length` of a text."""
     if example.messages:
         return [_chat(example, tokenizer, system_prompt, loss_on, max_length, truncation)]
     ids = text_ids(example, tokenizer)
     pieces = [ids[start : start + max_length] for start in range(0, len(ids), max_length)]
-    return [Tokens(piece, [IGNORED, *piece[1:]], example.row) for piece in pieces]
+    return [TokenizedExample(piece, [IGNORE_INDEX, *piece[1:]], example.row) for piece in pieces]
 
 
 def text_ids(example: Example, tokenizer: Any) -> list[int]:
@@ -232,7 +232,7 @@ def encode(example: Example, tokenizer: Any, system_prompt: str, loss_on: str) -
             spans = spans[-1:]
         labels = _within(spans, ids, places)
     if labels:
-        labels[0] = IGNORED
+        labels[0] = IGNORE_INDEX
     return Encoded(text, ids, labels, places)
 
 
@@ -240,7 +240,7 @@ def _within(
     spans: list[tuple[int, int]], ids: list[int], places: list[tuple[int, int]]
 ) -> list[int]:
     """The ids whose text begins within a span, IGNORED elsewhere. Spans are in order."""
-    labels = [IGNORED] * len(ids)
+    labels = [IGNORE_INDEX] * len(ids)
     current = 0
     for number, (start, _) in enumerate(places):
         while current < len(spans) and start >= spans[current][1]:
@@ -259,17 +259,19 @@ def _chat(
     loss_on: str,
     max_length: int,
     truncation: str,
-) -> Tokens:
+) -> TokenizedExample:
     whole = encode(example, tokenizer, system_prompt, loss_on)
-    return cut(whole.ids, whole.labels, example.row, max_length, truncation)
+    return truncate(whole.ids, whole.labels, example.row, max_length, truncation)
 
 
-def cut(ids: list[int], labels: list[int], row: int, max_length: int, side: str) -> Tokens:
+def truncate(
+    ids: list[int], labels: list[int], row: int, max_length: int, side: str
+) -> TokenizedExample:
     """At most `max_length` tokens, losing the end ("right") or the beginning ("left")."""
     is_cut = len(ids) > max_length
     if is_cut and side == "left":
-        ids, labels = ids[-max_length:], [IGNORED, *labels[-max_length + 1 :]]
-    return Tokens(ids[:max_length], labels[:max_length], row, is_cut)
+        ids, labels = ids[-max_length:], [IGNORE_INDEX, *labels[-max_length + 1 :]]
+    return TokenizedExample(ids[:max_length], labels[:max_length], row, is_cut)
 
 
 def answer_spans(

@@ -22,13 +22,13 @@ MOST_PAIRS = 20_000
 
 
 @dataclass(frozen=True)
-class Twins:
+class DuplicatePairs:
     """Pairs of places (first, second, similarity) with first < second; exact ones have 1.0."""
 
     exact: list[tuple[int, int, float]]
     near: list[tuple[int, int, float]]
 
-    def across(self, held: set[int]) -> list[tuple[int, int, float]]:
+    def across_split(self, held: set[int]) -> list[tuple[int, int, float]]:
         """The pairs of which exactly one row is held out: what the evaluation has seen before."""
         return [pair for pair in self.exact + self.near if (pair[0] in held) != (pair[1] in held)]
 
@@ -38,7 +38,7 @@ def normal(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def find(texts: Sequence[str]) -> Twins:
+def find_duplicates(texts: Sequence[str]) -> DuplicatePairs:
     """The twins among `texts`, each row paired with the first that it resembles."""
     plain = [normal(text) for text in texts]
     first: dict[str, int] = {}
@@ -50,10 +50,10 @@ def find(texts: Sequence[str]) -> Twins:
             first[text] = place
     alone = sorted(first.values())
     if len(alone) < 2:
-        return Twins(exact, [])
+        return DuplicatePairs(exact, [])
     signatures = _signatures([plain[place] for place in alone])
     near = [(alone[one], alone[other], share) for one, other, share in _similar(signatures)]
-    return Twins(exact, near)
+    return DuplicatePairs(exact, near)
 
 
 def _signatures(texts: list[str]) -> np.ndarray:

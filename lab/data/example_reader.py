@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from lab.data import formats
-from lab.data.readers import BadRow, Values
-from lab.data.formats import Example, Reading
+from lab.data.formats import Example, ReadOptions
+from lab.data.readers import BadRow, RecordReader
 from lab.errors import LabError
-from lab.schema import show
+from lab.schema import quote
 
-__all__ = ["BadRow", "Example", "Reading", "Rows", "Sample", "read_examples"]
+__all__ = ["BadRow", "Example", "ExampleReader", "ReadOptions", "Sample", "read_examples"]
 
 SHOWN = 5  # bad rows named in a message; the rest are counted
 KEPT = 200  # bad rows kept for the page
@@ -27,25 +27,25 @@ MOST_BAD = 100_000  # bad rows; a file with more of them, and few good ones, is 
 FEW = 100  # bad rows for each good one, of which a file with MOST_BAD is given up
 
 
-class Rows:
+class ExampleReader:
     """Iterates over the usable examples of a file, and keeps account of the others.
 
     `done` and `size` are bytes. After the last row `finish` raises LabError if rows are bad and
     the reading does not skip them, or if nothing is left.
     """
 
-    def __init__(self, path: Path, reading: Reading | None = None) -> None:
+    def __init__(self, path: Path, reading: ReadOptions | None = None) -> None:
         self.path = path
-        self.reading = reading or Reading()
-        self.values = Values(path)
-        self.good = 0
-        self.bad = 0
+        self.reading = reading or ReadOptions()
+        self.values = RecordReader(path)
+        self.num_valid = 0
+        self.num_invalid = 0
         self.reasons: list[tuple[int, str]] = []
         self.has_chats = False
         self._kind = ""
 
     @property
-    def done(self) -> int:
+    def bytes_read(self) -> int:
         return self.values.done
 
     @property
@@ -64,7 +64,7 @@ class Rows:
     def __iter__(self) -> Iterator[Example]:
         limit = self.reading.limit
         for row, value in self.values:
-            if limit is not None and self.good >= limit:
+            if limit is not None and self.num_valid >= limit:
                 break
             try:
                 if isinstance(value, BadRow):
@@ -74,7 +74,7 @@ class Rows:
             except BadRow as reason:
                 self.refuse(row, str(reason))
                 continue
-            self.good += 1
+            self.num_valid += 1
             yield made
         self.finish()
 
@@ -88,52 +88,57 @@ class Rows:
 
     def refuse(self, row: int, reason: str) -> None:
         """Count a row as bad. Raises LabError where it is time to give up."""
-        self.bad += 1
+        self.num_invalid += 1
         if len(self.reasons) < KEPT:
             if len(reason) > LONGEST_REASON:
                 reason = f"{reason[: LONGEST_REASON - 1]}…"
             self.reasons.append((row, reason))
-        if self.bad > MOST_BAD and (self.reading.bad_rows != "skip" or self._are_few_good()):
+        if self.num_invalid > MOST_BAD and (
+            self.reading.bad_rows != "skip" or self._are_few_good()
+        ):
             self._give_up("More than ")
 
     def _are_few_good(self) -> bool:
-        return self.good * FEW < self.bad
+        return self.num_valid * FEW < self.num_invalid
 
     def reject(self, row: int, reason: str) -> None:
         """Count a row as bad that was handed out already: its template refuses it, say."""
-        self.good -= 1
+        self.num_valid -= 1
         self.refuse(row, reason)
 
     def finish(self) -> None:
-        if self.bad and (self.reading.bad_rows != "skip" or not self.good):
+        if self.num_invalid and (self.reading.bad_rows != "skip" or not self.num_valid):
             self._give_up()
-        if not self.good and not self.is_whole:
+        if not self.num_valid and not self.is_whole:
             raise LabError(
-                f"No row was found in the first {self.done:,} bytes of '{show(str(self.path))}' in "
+                f"No row was found in the first {self.bytes_read:,} bytes of "
+                f"'{quote(str(self.path))}' in "
                 "the time there is.",
                 "Check whether it is a dataset.",
             )
-        if not self.good:
+        if not self.num_valid:
             raise LabError(
-                f"The dataset '{show(str(self.path))}' is empty.",
+                f"The dataset '{quote(str(self.path))}' is empty.",
                 "Give a file with at least one row.",
             )
 
     def _give_up(self, before: str = "") -> NoReturn:
-        count = MOST_BAD if before else self.bad
-        seen = self.bad + self.good - (1 if before else 0)
+        count = MOST_BAD if before else self.num_invalid
+        seen = self.num_invalid + self.num_valid - (1 if before else 0)
         raise LabError(
-            f"{before}{count} of {seen} rows of '{show(str(self.path))}' cannot be used: "
-            f"{self.told()}.",
+            f"{before}{count} of {seen} rows of '{quote(str(self.path))}' cannot be used: "
+            f"{self.invalid_summary()}.",
             "Mend or remove these rows, or set data.bad_rows to skip."
-            if self.good
+            if self.num_valid
             else "Mend these rows, or name the right columns in data.columns.",
         )
 
-    def told(self) -> str:
+    def invalid_summary(self) -> str:
         """The first bad rows with their reasons, and how many more there are."""
         shown = [f"row {row}: {reason}" for row, reason in self.reasons[:SHOWN]]
-        more = f"; and {self.bad - len(shown)} more" if self.bad > len(shown) else ""
+        more = (
+            f"; and {self.num_invalid - len(shown)} more" if self.num_invalid > len(shown) else ""
+        )
         return "; ".join(shown) + more
 
 
@@ -164,4 +169,4 @@ class Sample:
 
 def read_examples(path: Path, form: str = "auto", limit: int | None = None) -> list[Example]:
     """All usable examples of a file. Raises LabError that lists the rows that are not usable."""
-    return list(Rows(path, Reading(form=form, limit=limit)))
+    return list(ExampleReader(path, ReadOptions(form=form, limit=limit)))

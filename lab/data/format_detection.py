@@ -6,8 +6,8 @@ import time
 from typing import Any
 
 from lab.data import catalog
-from lab.data.readers import BadRow, Values
 from lab.data.formats import columns_of, detect
+from lab.data.readers import BadRow, RecordReader
 
 FIRST = 5
 SECONDS = 2.0
@@ -19,7 +19,7 @@ def detected(dataset_id: str) -> dict[str, Any]:
     format is not known. Raises LabError."""
     dataset = catalog.resolve(dataset_id)
     first: list[Any] = []
-    values = Values(dataset.path, time.monotonic() + SECONDS)
+    values = RecordReader(dataset.path, time.monotonic() + SECONDS)
     for number, (_, value) in enumerate(values):
         if not isinstance(value, BadRow):
             first.append(value)

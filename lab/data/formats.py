@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lab.data.readers import BadRow
-from lab.schema import quoted, show
+from lab.schema import quote, quoted
 
 ROLES = {
     "system": "system",
@@ -26,7 +26,7 @@ ROLES = {
     "bot": "assistant",
 }
 # Which columns a shape takes, unless `columns` names others. The first that a row has is used.
-SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
+FORMATS: dict[str, dict[str, tuple[str, ...]]] = {
     "messages": {"messages": ("messages", "conversations", "conversation")},
     "alpaca": {
         "prompt": ("instruction",),
@@ -76,7 +76,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadOptions:
     """How the rows of a file become examples."""
 
     form: str = "auto"
@@ -125,12 +125,12 @@ def detect(value: Any) -> str:
     if {"instruction", "output"} <= keys:
         return "alpaca"
     for shape in ("question-answer", "prompt-completion", "labels"):
-        parts = SHAPES[shape]
+        parts = FORMATS[shape]
         if all(keys & set(parts[part]) for part in ("prompt", "completion")):
             return shape
     if keys & {"text", "content"}:
         return "text"
-    names = ", ".join(show(key) for key in sorted(map(str, keys))[:NAMED]) or "none"
+    names = ", ".join(quote(key) for key in sorted(map(str, keys))[:NAMED]) or "none"
     if len(keys) > NAMED:
         names += f" and {len(keys) - NAMED} more"
     raise BadRow(
@@ -155,7 +155,7 @@ def columns_of(value: Any, shape: str, columns: dict[str, str] | None = None) ->
     if not isinstance(value, dict):
         return {}
     found = {}
-    for part, names in SHAPES[shape].items():
+    for part, names in FORMATS[shape].items():
         given = (columns or {}).get(part)
         name = given or next((name for name in names if name in value), "")
         if not name and part == "choices":
@@ -181,7 +181,7 @@ def choices_of(value: dict[str, Any]) -> list[str]:
     return []
 
 
-def example(row: int, value: Any, reading: Reading) -> Example:
+def example(row: int, value: Any, reading: ReadOptions) -> Example:
     """The example of a row. Raises BadRow."""
     shape = reading.form
     if shape == "auto":
@@ -245,7 +245,7 @@ def _rank(reply: dict[str, Any]) -> float:
 
 
 def _named(where: dict[str, str], part: str, shape: str) -> str:
-    return where.get(part) or SHAPES[shape][part][0]
+    return where.get(part) or FORMATS[shape][part][0]
 
 
 def _at(value: dict[str, Any], where: dict[str, str], part: str, shape: str) -> Any:
@@ -260,7 +260,7 @@ def _at(value: dict[str, Any], where: dict[str, str], part: str, shape: str) -> 
         elif isinstance(found, dict) and key in found:
             found = found[key]
         else:
-            raise BadRow(f"has no '{show(name)}'")
+            raise BadRow(f"has no '{quote(name)}'")
     return found
 
 
@@ -291,17 +291,17 @@ class Slots:
 def _filled(text: Any, name: str, slots: Slots) -> str:
     """Text with its {{slots}} filled. Raises BadRow for what is no text."""
     if isinstance(text, BadRow):  # a cell that could not be read
-        raise BadRow(f"'{show(name)}' {text}")
+        raise BadRow(f"'{quote(name)}' {text}")
     if not isinstance(text, str):
-        raise BadRow(f"'{show(name)}' is {quoted(text)}, not text")
+        raise BadRow(f"'{quote(name)}' is {quoted(text)}, not text")
     filled = slots.fill(text)
     if not filled or filled.isspace():
         slot = " once its slots are filled" if text.strip() else ""
-        raise BadRow(f"'{show(name)}' has no text{slot}")
+        raise BadRow(f"'{quote(name)}' has no text{slot}")
     if "\0" in filled:
-        raise BadRow(f"'{show(name)}' holds a NUL character")
+        raise BadRow(f"'{quote(name)}' holds a NUL character")
     if not filled.isascii() and SURROGATE.search(filled):
-        raise BadRow(f"'{show(name)}' holds half of a Unicode pair")
+        raise BadRow(f"'{quote(name)}' holds half of a Unicode pair")
     return filled
 
 
@@ -350,7 +350,7 @@ def _choice(
     names = [name.strip() for name in where.get("choices", "").split(",") if name.strip()]
     found = value.get(names[0]) if len(names) == 1 else [value.get(name) for name in names]
     if isinstance(found, BadRow):
-        raise BadRow(f"'{show(names[0])}' {found}")
+        raise BadRow(f"'{quote(names[0])}' {found}")
     if not isinstance(found, list) or len(found) < 2:
         raise BadRow("has no list of choices")
     if len(found) > len(LETTERS):

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from lab import paths
-from lab.errors import LabError
 from lab.atomic_files import read_object, write_json
+from lab.errors import LabError
 from lab.models.catalog import hub_is_reachable
 from lab.paths import ASSETS
 from lab.runs import process
-from lab.schema import show
+from lab.schema import quote
 
 ID = re.compile(
     r"(?P<name>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})"
@@ -62,7 +62,8 @@ def parse(text: str) -> HubId:
     found = ID.fullmatch(text)
     if found is None or not is_id(text):
         raise LabError(
-            f"'{show(text)}' is no hub id.", "Write org/name, org/name:config or org/name@split."
+            f"'{quote(text)}' is no hub id.",
+            "Write org/name, org/name:config or org/name@split.",
         )
     return HubId(found["name"], found["config"], found["split"] or "train")
 

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from lab.data.lines import BLOCK, DAMAGED, BadRow, first_line, not_utf8, text_of
 from lab.errors import LabError
-from lab.schema import show
+from lab.schema import quote
 
 DECODER = json.JSONDecoder()
 SPACE = re.compile(r"[ \t\r\n]*")
@@ -66,7 +66,7 @@ def entries(file: IO[bytes], path: Path, longest: int) -> Iterator[tuple[int, An
         yield row + 1, BadRow(f"the gzip data are damaged here ({first_line(error)})")
     except _Broken as error:
         raise LabError(
-            f"'{show(str(path))}' is not JSON behind row {max(0, row - error.in_entry)}: {error}.",
+            f"'{quote(str(path))}' is not JSON behind row {max(0, row - error.in_entry)}: {error}.",
             "Give a JSON list of rows, or JSONL with one object a line.",
         ) from None
 
@@ -194,7 +194,7 @@ def of_object(
         size += len(line)
         if size > longest:
             raise LabError(
-                f"'{show(str(path))}' is one JSON value of more than {longest:,} characters.",
+                f"'{quote(str(path))}' is one JSON value of more than {longest:,} characters.",
                 "Save it as JSONL, with one object a line.",
             )
     value = parse("".join(held)) if "".join(held).strip() else []
@@ -206,7 +206,7 @@ def of_object(
 
 def _not_json(path: Path, reason: str) -> LabError:
     return LabError(
-        f"'{show(str(path))}' is not JSON: {reason}.",
+        f"'{quote(str(path))}' is not JSON: {reason}.",
         "Give a JSON list of rows, or JSONL with one object a line.",
     )
 
@@ -217,4 +217,4 @@ def _rows_inside(value: Any, path: Path) -> list[Any]:
         lists = [part for part in value.values() if isinstance(part, list) and part]
         if len(lists) == 1 and all(isinstance(row, dict) for row in lists[0]):
             return list(lists[0])
-    raise LabError(f"'{show(str(path))}' holds {show(value)}.", "Give a JSON list of rows.")
+    raise LabError(f"'{quote(str(path))}' holds {quote(value)}.", "Give a JSON list of rows.")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lab.errors import LabError
-from lab.schema import show
+from lab.schema import quote
 
 BLOCK = 1 << 16
 MOST_BLANK = 1_000_000  # blank lines one after the other
@@ -77,7 +77,7 @@ def check_ratio(path: Path, unpacked: int, packed: int, harmless: int, ratio: in
     """Raise LabError where a file unpacks to far more than honest data do."""
     if unpacked > max(harmless, ratio * packed):
         raise LabError(
-            f"'{show(str(path))}' unpacks to more than {ratio} times its size "
+            f"'{quote(str(path))}' unpacks to more than {ratio} times its size "
             f"({unpacked:,} bytes so far).",
             "This is no ordinary data; unpack it yourself if you trust it.",
         )
@@ -117,7 +117,8 @@ def lines(
         blank = blank + 1 if line.isspace() else 0
         if blank > MOST_BLANK:
             raise LabError(
-                f"'{show(str(path))}' holds more than {MOST_BLANK:,} blank lines before row {row}.",
+                f"'{quote(str(path))}' holds more than {MOST_BLANK:,} blank lines before row "
+                f"{row}.",
                 "This is no ordinary data; remove the blank lines.",
             )
         if row == 1:

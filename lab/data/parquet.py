@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from lab.data.lines import BadRow, check_ratio, first_line
 from lab.errors import LabError
-from lab.schema import show
+from lab.schema import quote
 
 BATCH = 256  # rows
 BATCH_BYTES = 32_000_000  # of a batch that is expanded as a whole
@@ -43,7 +43,7 @@ def rows(
         raise
     except Exception as error:  # a stranger's bytes: Arrow's readers have errors of every kind
         raise LabError(
-            f"'{show(str(path))}' is not Parquet, or is damaged: {show(first_line(error))}.",
+            f"'{quote(str(path))}' is not Parquet, or is damaged: {quote(first_line(error))}.",
             "Check the file.",
         ) from None
 
@@ -53,14 +53,15 @@ def _checked(metadata: Any, path: Path, size: int, harmless: int, ratio: int) ->
     names = list(metadata.schema.to_arrow_schema().names)
     if len(set(names)) < len(names):
         raise LabError(
-            f"'{show(str(path))}' names a column twice.", "Name each column once, and save it anew."
+            f"'{quote(str(path))}' names a column twice.",
+            "Name each column once, and save it anew.",
         )
     parts = _parts(metadata)
     check_ratio(path, sum(part.total_uncompressed_size for part in parts), size, harmless, ratio)
     values = max([metadata.num_rows, *(part.num_values for part in parts)])
     if values > max(HARMLESS_VALUES, ratio * size):
         raise LabError(
-            f"'{show(str(path))}' holds {values:,} values in {size:,} bytes.",
+            f"'{quote(str(path))}' holds {values:,} values in {size:,} bytes.",
             "This is no ordinary data; check how it was made.",
         )
     return names

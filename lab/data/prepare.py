@@ -10,12 +10,12 @@ from typing import Any, overload
 
 import numpy as np
 
-from lab.data import batches, catalog, token_cache, chat_template
-from lab.data.batches import Row
+from lab.data import batches, catalog, chat_template, token_cache
+from lab.data.batches import TokenSequence
 from lab.data.catalog import Dataset
-from lab.data.example_reader import Example, Reading, Rows
-from lab.data.token_cache import Tokenised
-from lab.data.chat_template import IGNORED, Tokens
+from lab.data.chat_template import IGNORE_INDEX, TokenizedExample
+from lab.data.example_reader import Example, ExampleReader, ReadOptions
+from lab.data.token_cache import TokenizedDataset
 from lab.errors import LabError
 from lab.spec import RunSpec
 from lab.spec_sections import DataSpec
@@ -25,9 +25,9 @@ MIX_SEED = "finetune-lab general rows"
 
 
 @dataclass(frozen=True)
-class Prepared:
-    train: Sequence[Row]
-    held_out: Sequence[Row]
+class PreparedData:
+    train: Sequence[TokenSequence]
+    held_out: Sequence[TokenSequence]
     system_prompt: str
     first: Example
     figures: dict[str, Any]
@@ -43,7 +43,7 @@ def prepare(
     tokenizer: Any,
     progress: Progress = lambda done, total: None,
     general: Path | None = None,
-) -> Prepared:
+) -> PreparedData:
     """Read, render, label, split, mix and pack. `progress(done, total)` counts kB of the file.
 
     `general` is the file of the base's own answers, if spec.data mixes them in. The tokens come
@@ -54,7 +54,7 @@ def prepare(
     dataset = catalog.resolve(data.dataset)
     system_prompt = system_prompt_of(spec, dataset)
     has_own = bool(tokenizer.chat_template)
-    is_new = chat_template.choose(tokenizer, data.template)
+    is_new = chat_template.set_chat_template(tokenizer, data.template)
     tokens = tokenised(dataset, tokenizer, data, system_prompt, progress)
     meta = tokens.meta
     notes = []
@@ -70,7 +70,7 @@ def prepare(
     check_objective(data, meta["has_chats"], dataset)
     if meta["bad"]:
         notes.append(f"{meta['bad']} rows cannot be used and were skipped: {meta['told']}.")
-    _, held = batches.split(meta["examples"], 0.0 if data.held_out else data.eval_fraction)
+    _, held = batches.split_indices(meta["examples"], 0.0 if data.held_out else data.eval_fraction)
     is_held = np.isin(tokens.examples, held)
     useful = tokens.learned > 0
     train = np.flatnonzero(useful & ~is_held)
@@ -86,7 +86,7 @@ def prepare(
     dropped = int((~useful).sum())
     if dropped:
         notes.append(f"{dropped} rows have no token that the loss counts and were left out.")
-    mixed: Sequence[Tokens] = tokens
+    mixed: Sequence[TokenizedExample] = tokens
     added = 0
     if data.general_mix:
         chosen = _general(data, general)
@@ -99,7 +99,7 @@ def prepare(
             notes.append(
                 f"{added} rows of general text are wanted and there are {len(usable)}; they repeat."
             )
-        mixed = Joined(tokens, extra)
+        mixed = ConcatSequences(tokens, extra)
         train = np.concatenate([train, len(tokens) + _drawn(usable, added)])
     rows = (
         batches.packed_rows(mixed, data.max_length, train.tolist())
@@ -120,10 +120,10 @@ def prepare(
         "general_rows": added,
     }
     first = Example(**{**meta["first"], "messages": tuple(meta["first"]["messages"])})
-    return Prepared(rows, held_rows, system_prompt, first, figures, notes)
+    return PreparedData(rows, held_rows, system_prompt, first, figures, notes)
 
 
-def _figures(rows: batches.Rows, held_out: batches.Rows) -> dict[str, Any]:
+def _figures(rows: batches.SequenceDataset, held_out: batches.SequenceDataset) -> dict[str, Any]:
     tokens, learned = rows.totals()
     return {
         "train_rows": len(rows),
@@ -142,7 +142,7 @@ def tokenised(
     data: DataSpec,
     system_prompt: str,
     progress: Progress = lambda done, total: None,
-) -> Tokenised:
+) -> TokenizedDataset:
     """The file's sequences, from the cache or made now. The tokenizer's template is chosen."""
     reading = reading_of(data, dataset)
     settings = {
@@ -156,25 +156,27 @@ def tokenised(
     found = token_cache.find(key)
     if found is not None:
         return found
-    rows = Rows(dataset.path, reading)
+    rows = ExampleReader(dataset.path, reading)
     meta: dict[str, Any] = {"settings": settings, "source": dataset.id}
-    return token_cache.write(key, _sequences(rows, tokenizer, data, system_prompt, progress, meta), meta)
+    return token_cache.write(
+        key, _sequences(rows, tokenizer, data, system_prompt, progress, meta), meta
+    )
 
 
 def _sequences(
-    rows: Rows,
+    rows: ExampleReader,
     tokenizer: Any,
     data: DataSpec,
     system_prompt: str,
     progress: Progress,
     meta: dict[str, Any],
-) -> Iterator[tuple[int, Tokens]]:
+) -> Iterator[tuple[int, TokenizedExample]]:
     """(number of the example, tokens) in the order of the file; `meta` is filled at its end."""
     number = 0
     rest: list[int] = []  # of a text that goes on in the next row: its pieces shall be full
     for one in rows:
         if number % 64 == 0:
-            progress(rows.done // 1000, rows.size // 1000)
+            progress(rows.bytes_read // 1000, rows.size // 1000)
         try:
             if one.messages:
                 made = chat_template.tokenize(
@@ -196,8 +198,8 @@ def _sequences(
     progress(rows.size // 1000, rows.size // 1000)
     meta |= {
         "examples": number,
-        "bad": rows.bad,
-        "told": rows.told(),
+        "bad": rows.num_invalid,
+        "told": rows.invalid_summary(),
         "reasons": rows.reasons,
         "has_chats": rows.has_chats,
     }
@@ -205,7 +207,7 @@ def _sequences(
 
 def _pieces(
     one: Example, rest: list[int], tokenizer: Any, length: int
-) -> tuple[list[Tokens], list[int]]:
+) -> tuple[list[TokenizedExample], list[int]]:
     """A text in pieces of `length` tokens, and what is left for the row that goes on with it."""
     ids = chat_template.text_ids(one, tokenizer)
     if rest:
@@ -213,13 +215,15 @@ def _pieces(
         ids = rest + ids[begin:]
     end = len(ids) // length * length if one.goes_on else len(ids)
     pieces = [ids[start : min(start + length, end)] for start in range(0, end, length)]
-    return [Tokens(piece, [IGNORED, *piece[1:]], one.row) for piece in pieces], ids[end:]
+    return [TokenizedExample(piece, [IGNORE_INDEX, *piece[1:]], one.row) for piece in pieces], ids[
+        end:
+    ]
 
 
-def reading_of(data: DataSpec, dataset: Dataset) -> Reading:
+def reading_of(data: DataSpec, dataset: Dataset) -> ReadOptions:
     """How the dataset is read: as the spec says, else as its card says."""
     columns = data.columns or dict(dataset.card.get("columns") or {})
-    return Reading(data.format, columns, data.slots, data.bad_rows, data.max_examples)
+    return ReadOptions(data.format, columns, data.slots, data.bad_rows, data.max_examples)
 
 
 def check_objective(data: DataSpec, has_chats: bool, dataset: Dataset) -> None:
@@ -267,10 +271,10 @@ def _drawn(usable: list[int], count: int) -> np.ndarray:
     return np.array([order[place % len(order)] for place in range(count)], np.int64)
 
 
-class Joined(Sequence[Tokens]):
+class ConcatSequences(Sequence[TokenizedExample]):
     """Two stored sets one behind the other."""
 
-    def __init__(self, first: Tokenised, second: Tokenised) -> None:
+    def __init__(self, first: TokenizedDataset, second: TokenizedDataset) -> None:
         self.first, self.second = first, second
         self.lengths = np.concatenate([first.lengths, second.lengths])
         self.learned = np.concatenate([first.learned, second.learned])
@@ -279,10 +283,10 @@ class Joined(Sequence[Tokens]):
         return len(self.first) + len(self.second)
 
     @overload
-    def __getitem__(self, place: int) -> Tokens: ...
+    def __getitem__(self, place: int) -> TokenizedExample: ...
     @overload
-    def __getitem__(self, place: slice) -> list[Tokens]: ...
-    def __getitem__(self, place: int | slice) -> Tokens | list[Tokens]:
+    def __getitem__(self, place: slice) -> list[TokenizedExample]: ...
+    def __getitem__(self, place: int | slice) -> TokenizedExample | list[TokenizedExample]:
         if isinstance(place, slice):
             return [self[one] for one in range(*place.indices(len(self)))]
         size = len(self.first)

@@ -15,13 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from lab.atomic_files import open_regular
 from lab.data import json_rows, parquet, tables
 from lab.data.lines import BLOCK, DAMAGED, BadRow, OutOfTime, Source, Unpacked, first_line, lines
 from lab.errors import LabError
-from lab.atomic_files import open_regular
-from lab.schema import show
+from lab.schema import quote
 
-__all__ = ["FORMATS", "SUFFIXES", "BadRow", "Values", "suffix_of"]
+__all__ = ["FORMATS", "SUFFIXES", "BadRow", "RecordReader", "suffix_of"]
 
 FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
 SUFFIXES = (*FORMATS, *(f"{suffix}.gz" for suffix in FORMATS))
@@ -56,7 +56,7 @@ def suffix_of(path: Path) -> str:
     return next((suffix for suffix in FORMATS if name.endswith(suffix)), "")
 
 
-class Values:
+class RecordReader:
     """Iterates over (row, value or BadRow) of a file; `row` counts lines or entries from 1.
 
     `done` and `size` are bytes of the file, for progress. Where `until`, a value of
@@ -88,7 +88,7 @@ class Values:
             with raw:
                 if suffix_of(opened) != suffix_of(self.path):
                     raise LabError(
-                        f"'{show(str(self.path))}' is a link to '{show(str(opened))}'.",
+                        f"'{quote(str(self.path))}' is a link to '{quote(str(opened))}'.",
                         "Give the file itself.",
                     )
                 self.size = os.fstat(raw.fileno()).st_size
@@ -97,7 +97,7 @@ class Values:
             self.is_whole = False
         except OSError as error:
             raise LabError(
-                f"'{show(str(self.path))}' cannot be read: {error.strerror or first_line(error)}.",
+                f"'{quote(str(self.path))}' cannot be read: {error.strerror or first_line(error)}.",
                 "Check the file.",
             ) from None
 
@@ -112,7 +112,7 @@ class Values:
         for signature, kind in SIGNATURES.items():
             if start.startswith(signature) and not (kind == "Parquet" and suffix == ".parquet"):
                 raise LabError(
-                    f"'{show(str(self.path))}' is {kind}.",
+                    f"'{quote(str(self.path))}' is {kind}.",
                     f"Unpack or save it as UTF-8 text: one of {', '.join(FORMATS)}."
                     if kind != "Parquet"
                     else "Let its name end in .parquet.",
@@ -122,7 +122,7 @@ class Values:
             return
         if b"\0" in start:
             raise LabError(
-                f"'{show(str(self.path))}' is not text: it holds NUL bytes.",
+                f"'{quote(str(self.path))}' is not text: it holds NUL bytes.",
                 "Save it as UTF-8 text.",
             )
         if suffix == ".json" and start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"[":
@@ -151,7 +151,7 @@ class Values:
                         plain.write(block)
                 except DAMAGED as error:
                     raise LabError(
-                        f"'{show(str(self.path))}' is damaged: {first_line(error)}.",
+                        f"'{quote(str(self.path))}' is damaged: {first_line(error)}.",
                         "Check the file.",
                     ) from None
                 size = plain.tell()

@@ -14,7 +14,7 @@ from typing import Any
 
 from lab.data.lines import BadRow
 from lab.errors import LabError
-from lab.schema import show
+from lab.schema import quote
 
 MOST_COLUMNS = 100_000
 REREAD = 1_000_000  # characters, and twice those of the file, that may be read again behind quotes
@@ -33,7 +33,7 @@ def records(
     if first is None:
         return
     if isinstance(first[1], BadRow):
-        raise LabError(f"'{show(str(path))}', row 1: {first[1]}.", "Check the file.")
+        raise LabError(f"'{quote(str(path))}', row 1: {first[1]}.", "Check the file.")
     mark = "\t" if ".tsv" in path.suffixes[-2:] else _delimiter(first[1])
     reader = csv.reader(feed, delimiter=mark, strict=True)
     names = _names(feed, reader, path)
@@ -52,7 +52,7 @@ def records(
             feed.go_back()
             if feed.reread > REREAD + 2 * feed.read:
                 raise LabError(
-                    f"'{show(str(path))}' opens quotes that are never closed; the last in row "
+                    f"'{quote(str(path))}' opens quotes that are never closed; the last in row "
                     f"{row}.",
                     'Close them, or write each quote inside a field twice: "".',
                 ) from None
@@ -74,16 +74,16 @@ def _names(feed: _Feed, reader: Any, path: Path) -> list[str]:
         problem = ""
     except (csv.Error, StopIteration) as error:
         names, problem = [], f" ({NEVER_CLOSED if feed.is_short else error})"
-    shown = show("".join(line for _, line in feed.taken if isinstance(line, str)).strip())
+    shown = quote("".join(line for _, line in feed.taken if isinstance(line, str)).strip())
     if len(names) > MOST_COLUMNS:
         raise LabError(
-            f"'{show(str(path))}' names {len(names):,} columns; at most {MOST_COLUMNS:,} are "
+            f"'{quote(str(path))}' names {len(names):,} columns; at most {MOST_COLUMNS:,} are "
             "possible.",
             "Keep the columns that hold text.",
         )
     if not names or len(set(names)) < len(names) or not all(name.strip() for name in names):
         raise LabError(
-            f"The first line of '{show(str(path))}' is no list of column names: {shown}{problem}.",
+            f"The first line of '{quote(str(path))}' is no list of column names: {shown}{problem}.",
             "Name each column once in the first line.",
         )
     return names

@@ -10,9 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lab.data import token_cache, chat_template
+from lab.data import chat_template, token_cache
 from lab.errors import LabError
-from lab.schema import show
+from lab.schema import quote
 
 PROBE = [
     {"role": "user", "content": "Question one"},
@@ -23,7 +23,7 @@ FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 AROUND = 4  # tokens shown before and behind a difference
 
 
-def make(tokenizer: Any, system_prompt: str, loss_on: str) -> dict[str, Any]:
+def make_lock(tokenizer: Any, system_prompt: str, loss_on: str) -> dict[str, Any]:
     """The lock of a result, as its receipt keeps it."""
     return {
         "hash": chat_template.fingerprint(tokenizer, system_prompt, loss_on),
@@ -38,7 +38,9 @@ def make(tokenizer: Any, system_prompt: str, loss_on: str) -> dict[str, Any]:
 
 def files(folder: Path) -> dict[str, str]:
     """sha256 of each file beside a result that decides how text becomes tokens."""
-    return {name: token_cache.content_hash(folder / name) for name in FILES if (folder / name).is_file()}
+    return {
+        name: token_cache.content_hash(folder / name) for name in FILES if (folder / name).is_file()
+    }
 
 
 def enforce_files(receipt: dict[str, Any], folder: Path) -> None:
@@ -55,13 +57,13 @@ def enforce_files(receipt: dict[str, Any], folder: Path) -> None:
         )
 
 
-def enforce_terms(
+def check_settings(
     lock: dict[str, Any], tokenizer: Any, system_prompt: str, loss_on: str, name: str
 ) -> None:
     """Raise LabError if rows made on these terms are not what the result learned from."""
     if not lock:
         return
-    enforce(lock, tokenizer)  # which refuses a damaged one
+    check_tokenizer(lock, tokenizer)  # which refuses a damaged one
     for word, now in (("system_prompt", system_prompt), ("loss_on", loss_on)):
         trained = str(lock.get(word, ""))
         if trained == now:
@@ -70,22 +72,22 @@ def enforce_terms(
         if word == "system_prompt":
             shown = " " + difference(tokenizer, _ids(lock), _probe_ids(tokenizer, now))
         raise LabError(
-            f"{name} was trained with the {word.replace('_', ' ')} '{show(trained)}'; these rows "
-            f"have '{show(now)}'.{shown}".rstrip(),
+            f"{name} was trained with the {word.replace('_', ' ')} '{quote(trained)}'; these rows "
+            f"have '{quote(now)}'.{shown}".rstrip(),
             "Measure it by itself: its own terms hold then.",
         )
 
 
-def enforce(lock: dict[str, Any], tokenizer: Any) -> None:
+def check_tokenizer(lock: dict[str, Any], tokenizer: Any) -> None:
     """Raise LabError if the tokenizer beside a result is not the one that the lock names."""
     if not lock:
         return  # a result from before there were locks
     if not isinstance(lock, dict):
         raise LabError(
-            f"The receipt of this result is damaged: its lock is {show(lock)}.",
+            f"The receipt of this result is damaged: its lock is {quote(lock)}.",
             "Put receipt.json back as it was, or export the run again.",
         )
-    now = make(tokenizer, str(lock.get("system_prompt", "")), str(lock.get("loss_on", "")))
+    now = make_lock(tokenizer, str(lock.get("system_prompt", "")), str(lock.get("loss_on", "")))
     if now["hash"] == lock.get("hash"):
         return
     changed = [

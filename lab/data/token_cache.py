@@ -20,10 +20,10 @@ from typing import Any, overload
 import numpy as np
 
 from lab import paths
-from lab.data.chat_template import IGNORED, Tokens
-from lab.errors import LabError
 from lab.atomic_files import read_object, write_json
-from lab.schema import show
+from lab.data.chat_template import IGNORE_INDEX, TokenizedExample
+from lab.errors import LabError
+from lab.schema import quote
 
 VERSION = 1  # of what tokenising does: raise it when the same settings give other tokens
 FIELDS = 5
@@ -41,7 +41,8 @@ def content_hash(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise LabError(
-            f"'{show(str(path))}' cannot be read: {error.strerror or error}.", "Check the file."
+            f"'{quote(str(path))}' cannot be read: {error.strerror or error}.",
+            "Check the file.",
         ) from None
 
 
@@ -55,7 +56,7 @@ def key(path: Path, tokenizer: Any, settings: dict[str, Any]) -> str:
     return digest.hexdigest()[:32]
 
 
-class Tokenised(Sequence[Tokens]):
+class TokenizedDataset(Sequence[TokenizedExample]):
     """The sequences of a stored set. Only the index is held in memory."""
 
     def __init__(self, path: Path) -> None:
@@ -89,16 +90,18 @@ class Tokenised(Sequence[Tokens]):
         return len(self._ends)
 
     @overload
-    def __getitem__(self, place: int) -> Tokens: ...
+    def __getitem__(self, place: int) -> TokenizedExample: ...
     @overload
-    def __getitem__(self, place: slice) -> list[Tokens]: ...
-    def __getitem__(self, place: int | slice) -> Tokens | list[Tokens]:
+    def __getitem__(self, place: slice) -> list[TokenizedExample]: ...
+    def __getitem__(self, place: int | slice) -> TokenizedExample | list[TokenizedExample]:
         if isinstance(place, slice):
             return [self[one] for one in range(*place.indices(len(self)))]
         part = slice(int(self._starts[place]), int(self._ends[place]))
         ids = self._ids[part]
-        labels = np.where(self._counted[part] > 0, ids.astype(np.int64), IGNORED)
-        return Tokens(ids.tolist(), labels.tolist(), int(self.rows[place]), bool(self.cut[place]))
+        labels = np.where(self._counted[part] > 0, ids.astype(np.int64), IGNORE_INDEX)
+        return TokenizedExample(
+            ids.tolist(), labels.tolist(), int(self.rows[place]), bool(self.cut[place])
+        )
 
 
 def _map(path: Path, kind: Any) -> np.ndarray:
@@ -108,13 +111,13 @@ def _map(path: Path, kind: Any) -> np.ndarray:
     return np.memmap(path, kind, mode="r")
 
 
-def find(key: str) -> Tokenised | None:
+def find(key: str) -> TokenizedDataset | None:
     """The stored set of that key, or None. One that is damaged is removed, and made again."""
     path = folder() / key
     if not (path / "meta.json").is_file():
         return None
     try:
-        stored = Tokenised(path)
+        stored = TokenizedDataset(path)
         is_whole = stored.is_whole()
         os.utime(path / "meta.json")  # when it was last of use
     except (OSError, ValueError):
@@ -125,7 +128,9 @@ def find(key: str) -> Tokenised | None:
     return None
 
 
-def write(key: str, sequences: Iterable[tuple[int, Tokens]], meta: dict[str, Any]) -> Tokenised:
+def write(
+    key: str, sequences: Iterable[tuple[int, TokenizedExample]], meta: dict[str, Any]
+) -> TokenizedDataset:
     """Store (number of the example, its tokens) in order. `meta` may be filled while they come;
     it is written last."""
     try:
@@ -138,10 +143,10 @@ def write(key: str, sequences: Iterable[tuple[int, Tokens]], meta: dict[str, Any
             shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
         raise LabError(
-            f"The tokens cannot be written to {show(str(folder()))}: {error.strerror or error}.",
+            f"The tokens cannot be written to {quote(str(folder()))}: {error.strerror or error}.",
             "Free some room, or set LAB_HOME to a folder that can be written.",
         ) from None
-    return Tokenised(folder() / key)
+    return TokenizedDataset(folder() / key)
 
 
 def _publish(aside: Path, key: str) -> None:
@@ -153,7 +158,9 @@ def _publish(aside: Path, key: str) -> None:
             raise
 
 
-def _write(aside: Path, sequences: Iterable[tuple[int, Tokens]], meta: dict[str, Any]) -> None:
+def _write(
+    aside: Path, sequences: Iterable[tuple[int, TokenizedExample]], meta: dict[str, Any]
+) -> None:
     end = 0
     with (
         (aside / "ids.bin").open("wb", buffering=BUFFER) as ids,
@@ -163,8 +170,8 @@ def _write(aside: Path, sequences: Iterable[tuple[int, Tokens]], meta: dict[str,
         for number, one in sequences:
             end += len(one.ids)
             ids.write(np.asarray(one.ids, np.uint32).tobytes())
-            mask = np.asarray(one.labels, np.int64) != IGNORED
+            mask = np.asarray(one.labels, np.int64) != IGNORE_INDEX
             counted.write(mask.astype(np.uint8).tobytes())
-            place = [end, one.source, number, one.cut, mask.sum()]
+            place = [end, one.record_number, number, one.truncated, mask.sum()]
             index.write(np.array(place, np.int64).tobytes())
     write_json(aside / "meta.json", meta)

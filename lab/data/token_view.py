@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lab.data.batches import Row, Stream
-from lab.data.chat_template import IGNORED
 from lab.atomic_files import write_json
+from lab.data.batches import TokenSequence, TrainingOrder
+from lab.data.chat_template import IGNORE_INDEX
 from lab.paths import RunDir
 
 LONGEST = 4096  # tokens of a row that are kept in first_batch.json
@@ -25,11 +25,11 @@ def pieces(tokenizer: Any, ids: Sequence[int], labels: Sequence[int]) -> list[di
             text = ""
         else:
             waiting = []
-        shown.append({"id": int(token), "text": text, "counted": label != IGNORED})
+        shown.append({"id": int(token), "text": text, "counted": label != IGNORE_INDEX})
     return shown
 
 
-def row(tokenizer: Any, one: Row) -> dict[str, Any]:
+def row(tokenizer: Any, one: TokenSequence) -> dict[str, Any]:
     """A row of a batch: its tokens, the lengths of what is packed in it, and where it is from."""
     return {
         "tokens": pieces(tokenizer, one.ids[:LONGEST], one.labels[:LONGEST]),
@@ -40,7 +40,7 @@ def row(tokenizer: Any, one: Row) -> dict[str, Any]:
     }
 
 
-def keep_first_batch(run: RunDir, stream: Stream, count: int, tokenizer: Any) -> None:
+def keep_first_batch(run: RunDir, stream: TrainingOrder, count: int, tokenizer: Any) -> None:
     """Write `first_batch.json`: what the model saw at its very first step."""
     if run.first_batch.exists():
         return  # a resumed run began with it, too

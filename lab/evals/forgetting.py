@@ -16,19 +16,19 @@ from pathlib import Path
 from typing import Any
 
 from lab import paths
+from lab.atomic_files import write_atomic
 from lab.data import chat_template
 from lab.data.batches import collate, single_rows
-from lab.data.example_reader import Reading, Rows
-from lab.atomic_files import write_atomic
+from lab.data.example_reader import ExampleReader, ReadOptions
 from lab.models import weights
-from lab.models.catalog import Source
+from lab.models.catalog import ModelSource
 from lab.paths import ASSETS
 
 PROMPTS = ASSETS / "general_prompts.json"
-LONGEST = 64  # new tokens of an answer
-TOGETHER = 10  # answers sampled at once
+MAX_NEW_TOKENS = 64  # new tokens of an answer
+SAMPLING_BATCH = 10  # answers sampled at once
 SEED = 20_261
-TOP = 64
+TOP_K = 64
 ROWS = 4  # in one forward pass: the whole logits are needed
 
 Tell = Callable[[int, int], None]
@@ -39,14 +39,14 @@ def prompts() -> list[str]:
     return found
 
 
-def answers_file(source: Source, tokenizer: Any) -> Path:
+def answers_file(source: ModelSource, tokenizer: Any) -> Path:
     """Where the answers of this base under this template are kept."""
-    parts = [_identity(source), tokenizer.chat_template, prompts(), LONGEST, SEED]
+    parts = [_identity(source), tokenizer.chat_template, prompts(), MAX_NEW_TOKENS, SEED]
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
     return paths.home() / "cache" / "general" / f"{key}.jsonl"
 
 
-def _identity(source: Source) -> list[Any]:
+def _identity(source: ModelSource) -> list[Any]:
     """What tells the weights of a base from others without reading them all."""
     folder = weights.local_folder(source, with_weights=False)
     if not Path(source.location).is_absolute():
@@ -57,8 +57,8 @@ def _identity(source: Source) -> list[Any]:
     ]
 
 
-def answers(
-    source: Source,
+def base_answers_file(
+    source: ModelSource,
     tokenizer: Any,
     model: Callable[[], Any],
     tell: Tell = lambda done, total: None,
@@ -71,9 +71,9 @@ def answers(
     asked = prompts()
     base = model()
     lines = []
-    for start in range(0, len(asked), TOGETHER):
+    for start in range(0, len(asked), SAMPLING_BATCH):
         tell(start, len(asked))
-        group = asked[start : start + TOGETHER]
+        group = asked[start : start + SAMPLING_BATCH]
         for prompt, answer in zip(group, _sample(base, tokenizer, group, start), strict=True):
             if answer:
                 turns = [
@@ -109,7 +109,7 @@ def _sample(model: Any, tokenizer: Any, asked: list[str], seed: int) -> list[str
             output = model.generate(
                 input_ids=padded,
                 attention_mask=mask,
-                max_new_tokens=LONGEST,
+                max_new_tokens=MAX_NEW_TOKENS,
                 do_sample=True,
                 temperature=1.0,
                 top_p=1.0,
@@ -150,7 +150,7 @@ def likelihood(
             for log, targets in _logits(model, tokenizer, file):
                 start = sum(len(part[0]) for part in parts)
                 if top_ids is None:
-                    best = log.topk(min(TOP, log.shape[1]), dim=1)
+                    best = log.topk(min(TOP_K, log.shape[1]), dim=1)
                     there, ids = best.values, best.indices
                 else:
                     ids = top_ids[start : start + len(log)].to(log.device)
@@ -169,9 +169,9 @@ def _logits(model: Any, tokenizer: Any, file: Path) -> Iterator[tuple[Any, Any]]
 
     sequences = [
         one
-        for example in Rows(file, Reading(bad_rows="skip"))
+        for example in ExampleReader(file, ReadOptions(bad_rows="skip"))
         for one in chat_template.tokenize(example, tokenizer, "", "assistant", 512)
-        if one.counted
+        if one.num_loss_tokens
     ]
     rows = single_rows(sequences)
     device = next(model.parameters()).device

@@ -6,19 +6,19 @@ import math
 from dataclasses import replace
 from typing import Any
 
+from lab.atomic_files import read_object
 from lab.chat import generate
-from lab.chat.generate import Named
-from lab.data import template_lock, chat_template
+from lab.chat.generate import ModelRef
+from lab.data import chat_template, template_lock
 from lab.data.prepare import prepare
 from lab.errors import LabError
-from lab.atomic_files import read_object
-from lab.schema import show
+from lab.schema import quote
 from lab.spec import RunSpec
 
 ROWS = 4  # in one forward pass
 
 
-def evaluate(names: list[Named], dataset: str | None = None) -> list[dict[str, Any]]:
+def evaluate(names: list[ModelRef], dataset: str | None = None) -> list[dict[str, Any]]:
     """{"model", "loss", "perplexity", "tokens", "rows", "data"} of each, loss in nats a token.
 
     The rows are the held-out ones of the first run named, or the whole of `dataset` in that run's
@@ -37,7 +37,7 @@ def evaluate(names: list[Named], dataset: str | None = None) -> list[dict[str, A
     return found
 
 
-def _terms(names: list[Named], dataset: str | None) -> RunSpec:
+def _terms(names: list[ModelRef], dataset: str | None) -> RunSpec:
     """The spec whose data section says how rows are made."""
     run = next((named.run for named in names if named.run is not None), None)
     if run is None and dataset is None:
@@ -46,7 +46,7 @@ def _terms(names: list[Named], dataset: str | None) -> RunSpec:
         assert dataset is not None
         spec = RunSpec.from_json({"model": names[0].base, "data": {"dataset": dataset}})
     else:
-        stored = RunSpec.stored(read_object(run.spec) or {})
+        stored = RunSpec.from_stored(read_object(run.spec) or {})
         system = str(generate.parse(f"run:{run.id}").receipt.get("system_prompt", ""))
         spec = replace(stored, data=replace(stored.data, system_prompt=system, packing="off"))
         if dataset is not None:
@@ -61,22 +61,22 @@ def _terms(names: list[Named], dataset: str | None) -> RunSpec:
     return replace(spec, data=plain)
 
 
-def _measure(named: Named, spec: RunSpec, *, whole: bool) -> dict[str, Any]:
+def _measure(named: ModelRef, spec: RunSpec, *, whole: bool) -> dict[str, Any]:
     from lab.train.step import device_batches, evaluation_loss
 
     loaded = generate.load(named)
     first = next(loaded.model.parameters())
     if named.run is None:
-        chat_template.choose(loaded.tokenizer, spec.data.template)
+        chat_template.set_chat_template(loaded.tokenizer, spec.data.template)
     prepared = prepare(spec, loaded.tokenizer)
     proof = loaded.receipt.get("lock") or {}
-    template_lock.enforce_terms(
+    template_lock.check_settings(
         proof, loaded.tokenizer, prepared.system_prompt, spec.data.loss_on, named.name
     )
     rows = prepared.train if whole else prepared.held_out
     if not len(rows):
         raise LabError(
-            f"'{show(spec.data.dataset)}' has no held-out row with a token to score.",
+            f"'{quote(spec.data.dataset)}' has no held-out row with a token to score.",
             "Name another set with --dataset.",
         )
     loss, tokens = evaluation_loss(

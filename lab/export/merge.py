@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from lab import methods, paths
+from lab.atomic_files import read_object, remove_tree, size_of, write_json
 from lab.chat import generate
 from lab.data import template_lock
 from lab.errors import LabError
-from lab.atomic_files import read_object, remove_tree, size_of, write_json
-from lab.methods.compatibility import why
+from lab.methods.compatibility import unsupported_reason
 from lab.paths import RunDir
-from lab.schema import show
+from lab.schema import quote
 from lab.spec import RunSpec
 
 TOLERANCE = 1e-3  # of the logits' spread: what float32 sums in another order differ by
@@ -28,15 +28,15 @@ def merge(run: RunDir, target: Path) -> dict[str, Any]:
     of the result, or nothing is kept. Returns {"folder", "bytes", "largest_difference"}, the last
     as a share of the logits' standard deviation. Raises LabError.
     """
-    spec = RunSpec.stored(read_object(run.spec) or {})
+    spec = RunSpec.from_stored(read_object(run.spec) or {})
     method = methods.get(spec.method["name"])
     if not method.can_merge:
         raise LabError(
-            f"{run.id} cannot be merged: {method.title}: {why(method.can_merge)}",
+            f"{run.id} cannot be merged: {method.title}: {unsupported_reason(method.can_merge)}",
             f"Use {run.artifact} as it is.",
         )
     if target.exists():
-        raise LabError(f"'{show(str(target))}' exists.", "Choose another name.")
+        raise LabError(f"'{quote(str(target))}' exists.", "Choose another name.")
     named = generate.parse(f"run:{run.id}")
     loaded = generate.load(named)
     template_lock.enforce_files(loaded.receipt, run.artifact)

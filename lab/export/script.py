@@ -163,7 +163,8 @@ def script(spec: RunSpec, model: str, data: str, system_prompt: str) -> str:
     method = methods.get(spec.method["name"])
     if not method.can_script:
         raise LabError(
-            f"There is no plain script for {method.title}: {compatibility.why(method.can_script)}"
+            f"There is no plain script for {method.title}: "
+            f"{compatibility.unsupported_reason(method.can_script)}"
         )
     lines = method.script(spec.method_config)
     train = spec.train

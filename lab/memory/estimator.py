@@ -18,7 +18,7 @@ from lab.atomic_files import read_object, write_json
 from lab.memory import formula, rules_of_thumb
 from lab.memory.formula import Estimate
 from lab.methods import Method
-from lab.models.stub_tokenizer import StandIn
+from lab.models.stub_tokenizer import StubTokenizer
 from lab.spec import RunSpec
 
 # Settings that a prediction depends on, by what they change.
@@ -114,7 +114,7 @@ def measure(config: Any, spec: RunSpec, method: Method, tokenizer: Any = None) -
         return _measured[name]
     plain = dataclasses.replace(train, activation_checkpointing="off")
     if tokenizer is None:
-        tokenizer = StandIn(config)
+        tokenizer = StubTokenizer(config)
         method.extend_tokenizer(tokenizer, spec.method_config)
     model, quantised, base = build(
         config, dataclasses.replace(spec, train=plain), method, tokenizer
@@ -150,8 +150,8 @@ def _traced(
     whole: bool,
 ) -> Estimate:
     """`closed` with the figures of the shadow step; as it is, with a note, if that fails."""
-    from lab.memory.shadow.layer_repetition import step
     from lab.memory.shadow.allocation_tracker import KINDS
+    from lab.memory.shadow.layer_repetition import step
     from lab.memory.shadow.trace_step import Batch
 
     batch = Batch(spec.train.batch_size, spec.data.max_length, packed)

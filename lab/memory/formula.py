@@ -93,7 +93,7 @@ def sizes(
     rule = optimizers.get(spec.train.optimizer)
     trained = [weight.numel() * weight.element_size() for weight in own]
     copied = sum(4 * weight.numel() for weight in own if weight.element_size() < 4)
-    if not optimizers.keeps_copies(methods.get(spec.method["name"]), spec.train):
+    if not optimizers.uses_master_weights(methods.get(spec.method["name"]), spec.train):
         copied = 0
     weights = sum(stored_bytes(weight, quantised) for weight in everything)
     if frozen_bytes is not None:

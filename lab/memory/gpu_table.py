@@ -12,7 +12,7 @@ from typing import Any
 
 from lab import host
 from lab.errors import LabError
-from lab.schema import show
+from lab.schema import quote
 
 GIB = 1 << 30
 
@@ -84,7 +84,7 @@ def get(name: str) -> Gpu:
         return names[name.lower()]
     near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.3)
     choices = ", ".join(names[one].name for one in near) or ", ".join(gpu.name for gpu in GPUS)
-    raise LabError(f"Unknown GPU '{show(name)}'.", f"Choose one of: {choices}.")
+    raise LabError(f"Unknown GPU '{quote(name)}'.", f"Choose one of: {choices}.")
 
 
 def here() -> dict[str, Any] | None:

@@ -149,7 +149,7 @@ def pace(
     facts: dict[str, Any],
     bits: int = 16,
 ) -> Pace | None:
-    """The prediction for a run on data of which `facts` tell (`lab.planner.facts`)."""
+    """The prediction for a run on data of which `facts` tell (`lab.planner.dataset_stats`)."""
     found = course(spec, facts, costs.per_token + costs.per_loss_token)
     if found is None:
         return None

@@ -3,7 +3,7 @@
 Every choice keeps the rows of an optimizer step, and so the training, as asked; only an optimizer
 with smaller state changes its arithmetic, and must be clearly faster to be chosen. Peaks come from
 the closed form first, and the best ones are confirmed by the shadow step; speeds from
-`lab.memory.pace`.
+`lab.memory.runtime_estimate`.
 """
 
 from __future__ import annotations
@@ -168,7 +168,9 @@ def _confirm(
         found = memory.cached(config, changed, method, **how)
         if found.fits and found.source == "shadow" and choice.activation_checkpointing == "on":
             if not _fits_without(traced, ranked, choice):
-                changed, found = selective_checkpointing.fewest(config, changed, method, found, **how)
+                changed, found = selective_checkpointing.fewest(
+                    config, changed, method, found, **how
+                )
         traced.append(
             replace(
                 choice,

@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 
 from lab import schema
 from lab.errors import LabError, Problem
-from lab.methods import diagram, compatibility
-from lab.methods.compatibility import No
-from lab.schema import show
+from lab.methods import compatibility, diagram
+from lab.methods.compatibility import Unsupported
+from lab.schema import quote
 
 __all__ = ["Context", "Method", "No", "all_methods", "get", "names", "register"]
 
@@ -33,38 +33,46 @@ class Context:
 class Method:
     """One way to fine-tune. Every hook but `apply`, `trainable_count`, `save`, `load` and
     `check_saved` has a default. What a method cannot do is `No("why")`; see
-    `lab.methods.support`."""
+    `lab.methods.compatibility`."""
 
     name: ClassVar[str]
     title: ClassVar[str]
     source: ClassVar[str]
     summary: ClassVar[str]
     formula: ClassVar[str] = ""  # what is computed, in one line
-    count: ClassVar[str] = ""  # the closed form of the trainable parameters, in one line
-    explain: ClassVar[str] = ""  # a short paragraph for learners
-    trains: ClassVar[Mapping[str, str]] = {}  # what the figure marks; see lab.methods.drawing
+    parameter_formula: ClassVar[str] = (
+        ""  # the closed form of the trainable parameters, in one line
+    )
+    description: ClassVar[str] = ""  # a short paragraph for learners
+    diagram_labels: ClassVar[
+        Mapping[str, str]
+    ] = {}  # what the figure marks; see lab.methods.diagram
     config: ClassVar[type]
     default_lr: ClassVar[float]
 
-    can_pack: ClassVar[bool | No] = True
-    can_checkpoint_activations: ClassVar[bool | No] = True
-    can_fuse_loss: ClassVar[bool | No] = True
-    can_compile: ClassVar[bool | No] = True
-    can_mix_precision: ClassVar[bool | No] = True
-    can_use_bfloat16: ClassVar[bool | No] = True
-    can_use_bfloat16_adapters: ClassVar[bool | No] = True
-    can_end_by_time: ClassVar[bool | No] = True
-    can_train_conv1d: ClassVar[bool | No] = True
-    can_quantise_base: ClassVar[bool | No] = No(
+    can_pack: ClassVar[bool | Unsupported] = True
+    can_checkpoint_activations: ClassVar[bool | Unsupported] = True
+    can_fuse_loss: ClassVar[bool | Unsupported] = True
+    can_compile: ClassVar[bool | Unsupported] = True
+    can_mix_precision: ClassVar[bool | Unsupported] = True
+    can_use_bfloat16: ClassVar[bool | Unsupported] = True
+    can_use_bfloat16_adapters: ClassVar[bool | Unsupported] = True
+    can_limit_time: ClassVar[bool | Unsupported] = True
+    can_train_conv1d: ClassVar[bool | Unsupported] = True
+    can_quantise_base: ClassVar[bool | Unsupported] = Unsupported(
         "it trains on the weights as they are; qlora and lora8bit load the base in 4 or 8 bits."
     )
-    can_merge: ClassVar[bool | No] = No("what it learns is not a change of the base's weights.")
-    can_script: ClassVar[bool | No] = True
-    starts_at_base: ClassVar[bool | No] = True
-    can_update_in_backward: ClassVar[bool | No] = True
+    can_merge: ClassVar[bool | Unsupported] = Unsupported(
+        "what it learns is not a change of the base's weights."
+    )
+    can_script: ClassVar[bool | Unsupported] = True
+    is_identity_at_start: ClassVar[bool | Unsupported] = True
+    can_update_in_backward: ClassVar[bool | Unsupported] = True
     saves_whole_model: ClassVar[bool] = False
-    opens_base: ClassVar[bool] = False  # weights of the base train, in the base's own type
-    grows: ClassVar[bool] = False  # after_step or on_evaluate may make more parameters trainable
+    trains_base_weights: ClassVar[bool] = False  # weights of the base train, in the base's own type
+    adds_parameters: ClassVar[bool] = (
+        False  # on_optimizer_step or on_evaluate may make more parameters trainable
+    )
 
     def check(self, model: Any, config: Any, context: Context) -> list[Problem]:
         """What is wrong with `config` for this model and spec. `model` may be on the meta device;
@@ -78,7 +86,7 @@ class Method:
         """
         raise NotImplementedError(f"{self.name} has no trainable_count")
 
-    def needs_own_base(self, config: Any) -> bool:
+    def needs_separate_base(self, config: Any) -> bool:
         """Whether the base's own tensors change or are stored in another form, so that a result
         cannot stand beside others on one base in memory."""
         return self.saves_whole_model or bool(self.load_kwargs(config))
@@ -108,15 +116,15 @@ class Method:
         """The model to train: exactly the declared parameters require gradients."""
         raise NotImplementedError(f"{self.name} has no apply")
 
-    def begin(self, model: Any, config: Any, steps: int | None) -> None:
+    def set_total_steps(self, model: Any, config: Any, steps: int | None) -> None:
         """Called once a run is planned, before a checkpoint is read and the first step is made.
 
         `steps` is the whole run's number of optimizer steps, None if a clock ends it.
         """
 
-    def grow_fully(self, model: Any, config: Any) -> None:
-        """Make trainable all that will be at the end, for a method that `grows`: the planner
-        counts memory for this."""
+    def unfreeze_all(self, model: Any, config: Any) -> None:
+        """Make trainable what will be at the end, for a method with `adds_parameters`: memory is
+        counted for this."""
 
     def param_groups(self, model: Any, config: Any, learning_rate: float) -> list[dict[str, Any]]:
         """Optimizer groups over the trainable parameters, each with its own rate."""
@@ -128,7 +136,7 @@ class Method:
         The recorded loss leaves it out."""
         return None
 
-    def after_step(self, model: Any, config: Any, step: int) -> None:
+    def on_optimizer_step(self, model: Any, config: Any, step: int) -> None:
         """Called after optimizer step `step` (from 1 on), while the gradients still exist."""
 
     def on_evaluate(self, model: Any, config: Any, step: int, loss: float) -> None:
@@ -183,7 +191,7 @@ class Method:
     @property
     def figure(self) -> str:
         """An SVG of what is trained."""
-        return diagram.figure(self.trains)
+        return diagram.figure(self.diagram_labels)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -192,15 +200,16 @@ class Method:
             "source": self.source,
             "summary": self.summary,
             "formula": self.formula,
-            "count": self.count,
-            "explain": self.explain,
+            "count": self.parameter_formula,
+            "explain": self.description,
             "default_lr": self.default_lr,
             "options": schema.describe(self.config),
             "supports": {
-                feature.key: bool(getattr(self, feature.field)) for feature in compatibility.FEATURES
+                feature.key: bool(getattr(self, feature.field))
+                for feature in compatibility.FEATURES
             },
             "reasons": {
-                feature.key: compatibility.why(getattr(self, feature.field))
+                feature.key: compatibility.unsupported_reason(getattr(self, feature.field))
                 for feature in compatibility.FEATURES
                 if not getattr(self, feature.field)
             },
@@ -243,5 +252,5 @@ def get(name: str) -> Method:
     """The method of that name. Raises LabError with the choices for any other."""
     _import_all()
     if name not in _methods:
-        raise LabError(f"Unknown method '{show(name)}'.", f"Choose one of: {', '.join(names())}.")
+        raise LabError(f"Unknown method '{quote(name)}'.", f"Choose one of: {', '.join(names())}.")
     return _methods[name]

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab.errors import Problem
-from lab.methods import Context, No, register
-from lab.methods.target_modules import target_problems, targeted, targets_option
+from lab.methods import Context, Unsupported, register
 from lab.methods.peft_method import PeftMethod
+from lab.methods.target_modules import target_layers, target_problems, targets_option
 from lab.schema import option
 
 SCORES = ("exp_avg_ipt", "exp_avg_unc")
-UNPLANNED = 1_000_000  # steps, before the run is planned
+PLACEHOLDER_STEPS = 1_000_000  # steps, before the run is planned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,19 +82,20 @@ class AdaloraConfig:
     summary="LoRA that starts with a rank too many everywhere and prunes the ones that matter "
     "least, so that important layers keep more.",
     formula="y = W₀x + (α/r) P diag(e) Q x",
-    count="Σ over targets of r (d_in + d_out + 1), r at the start",
-    explain="Not every layer needs the same rank. AdaLoRA writes the update like a singular value "
+    parameter_formula="Σ over targets of r (d_in + d_out + 1), r at the start",
+    description="Not every layer needs the same rank. AdaLoRA writes the update like a "
+    "singular value "
     "decomposition, watches at each step which values move the loss, and sets the least important "
     "ones to zero until the budget is met. The file that it leaves holds only what survived. It "
     "must know how long the run is, because the budget falls along the way.",
-    trains={"attention": "+ P·e·Q", "feed_forward": "+ P·e·Q"},
+    diagram_labels={"attention": "+ P·e·Q", "feed_forward": "+ P·e·Q"},
     config=AdaloraConfig,
     default_lr=1e-3,
     can_merge=True,
-    can_update_in_backward=No(
+    can_update_in_backward=Unsupported(
         "its scores are made from the gradients after the step, and they are freed before it."
     ),
-    can_end_by_time=No(
+    can_limit_time=Unsupported(
         "its budget of ranks falls step by step, so the number of steps must be known. Set "
         "train.max_steps, train.max_tokens or train.epochs."
     ),
@@ -132,7 +133,7 @@ class Adalora(PeftMethod):
             "beta1": config.smoothing,
             "beta2": config.smoothing,
             "orth_reg_weight": config.orthogonality,
-            "total_step": UNPLANNED,
+            "total_step": PLACEHOLDER_STEPS,
         }
 
     def script(self, config: AdaloraConfig) -> list[str]:
@@ -144,7 +145,7 @@ class Adalora(PeftMethod):
         ]
 
     def trainable_count(self, model: Any, config: AdaloraConfig, context: Context) -> int:
-        layers = targeted(model, config.targets)
+        layers = target_layers(model, config.targets)
         return sum(config.rank * (layer.d_in + layer.d_out + 1) for layer in layers)
 
     def apply(self, model: Any, config: AdaloraConfig, context: Context) -> Any:
@@ -154,10 +155,10 @@ class Adalora(PeftMethod):
                 weight.requires_grad_(False)
         return model
 
-    def begin(self, model: Any, config: AdaloraConfig, steps: int | None) -> None:
+    def set_total_steps(self, model: Any, config: AdaloraConfig, steps: int | None) -> None:
         """Fit the schedule of the budget to the run: at least one step prunes, and one before it
         gives the scores to prune by; a run of one step ends on the way."""
-        total = max(steps or UNPLANNED, 2)
+        total = max(steps or PLACEHOLDER_STEPS, 2)
         settings = model.peft_config["default"]
         settings.total_step = total
         settings.tfinal = min(int(config.settle * total), total - 2)
@@ -177,7 +178,7 @@ class Adalora(PeftMethod):
                 distances.append(torch.linalg.norm(product - identity))
         return config.orthogonality * torch.stack(distances).mean()
 
-    def after_step(self, model: Any, config: AdaloraConfig, step: int) -> None:
+    def on_optimizer_step(self, model: Any, config: AdaloraConfig, step: int) -> None:
         model.base_model.update_and_allocate(step)
 
     def state(self, model: Any) -> dict[str, Any]:

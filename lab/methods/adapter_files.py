@@ -13,10 +13,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from lab.errors import LabError
 from lab.atomic_files import read_object
+from lab.errors import LabError
 from lab.models import headers
-from lab.schema import show
+from lab.schema import quote
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # What the lab's methods set, and what PEFT writes of its own accord.
@@ -82,7 +82,7 @@ def config_of(folder: Path, kind: str, base: Any) -> Any:
     defaults = config_class(**_least(kind))
     expected = defaults.peft_type.value
     if raw.get("peft_type") != expected:
-        raise _odd(f"is of the type '{show(raw.get('peft_type'))}', and {expected} is needed")
+        raise _odd(f"is of the type '{quote(raw.get('peft_type'))}', and {expected} is needed")
     fields = {field.name for field in dataclasses.fields(config_class) if field.init}
     values = {}
     for key, value in raw.items():
@@ -91,7 +91,7 @@ def config_of(folder: Path, kind: str, base: Any) -> Any:
         if key in KNOWN and key in fields:
             values[key] = _judged(key, value)
         elif not _is_default(value, getattr(defaults, key, None)):
-            raise _odd(f"sets '{show(key)}' to {show(value)}, which no method of the lab does")
+            raise _odd(f"sets '{quote(key)}' to {quote(value)}, which no method of the lab does")
     targets = values.get("target_modules")
     if isinstance(targets, str) and not LITERAL.fullmatch(targets):
         # the modules that the pattern has matched: a stranger's may take for ever
@@ -111,16 +111,16 @@ def _least(kind: str) -> dict[str, Any]:
 def _judged(key: str, value: Any) -> Any:
     """The value of a known field. Raises LabError where it is none that the lab writes."""
     if key == "task_type" and value != "CAUSAL_LM":
-        raise _odd(f"is for the task {show(value)}, and CAUSAL_LM is needed")
+        raise _odd(f"is for the task {quote(value)}, and CAUSAL_LM is needed")
     if isinstance(value, bool) or value is None:
         return value
     if isinstance(value, (int, float)) and not abs(value) <= MOST_NUMBER:
         if key != "projection_prng_key":
-            raise _odd(f"sets '{key}' to {show(value)}, and {MOST_NUMBER:,} is the most")
+            raise _odd(f"sets '{key}' to {quote(value)}, and {MOST_NUMBER:,} is the most")
     if key == "init_lora_weights" and value not in STARTS:
-        raise _odd(f"sets '{key}' to {show(value)}: a saved adapter needs no start")
+        raise _odd(f"sets '{key}' to {quote(value)}: a saved adapter needs no start")
     if key in PATTERN_KEYS and not (isinstance(value, dict) and all(map(LITERAL.fullmatch, value))):
-        raise _odd(f"sets '{key}' to {show(value)}, and an object by names of modules is needed")
+        raise _odd(f"sets '{key}' to {quote(value)}, and an object by names of modules is needed")
     return value
 
 
@@ -152,7 +152,7 @@ def _check_fit(base: Any, folder: Path, kind: str) -> None:
         if name not in stored and same.get(name, {name}) & stored.keys():
             continue  # of two names for one tensor a file holds one
         if name not in stored:
-            raise _misfit(folder, f"lacks '{show(name)}'")
+            raise _misfit(folder, f"lacks '{quote(name)}'")
         shapes = stored[name].shape, tuple(tensor.shape)
         is_part = is_pruned and len(shapes[0]) == len(shapes[1])
         if not (
@@ -162,7 +162,7 @@ def _check_fit(base: Any, folder: Path, kind: str) -> None:
         ):
             raise _misfit(
                 folder,
-                f"holds '{show(name)}' {stored[name].shape}, and {tuple(tensor.shape)} is needed",
+                f"holds '{quote(name)}' {stored[name].shape}, and {tuple(tensor.shape)} is needed",
             )
 
 

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab.errors import LabError, Problem
 from lab.atomic_files import read_object, write_json
-from lab.methods import Context, Method, No, register
+from lab.errors import LabError, Problem
+from lab.methods import Context, Method, Unsupported, register
 from lab.methods.peft_method import wants_float32
 from lab.models import headers
 from lab.models.decoder_structure import decoder_layers, hidden_size, sublayers
-from lab.schema import option, read
+from lab.schema import option, parse
 
 WEIGHTS, SETTINGS = "bottleneck.safetensors", "bottleneck.json"
 NEAR_ZERO = 0.01
@@ -79,15 +79,15 @@ class BottleneckConfig:
     summary="Puts a small two-layer network into each frozen decoder layer. More steps at "
     "generation than LoRA, since it cannot be merged; a non-linear change in return.",
     formula="x ← x + s · up(act(down(x)))",
-    count="L · a · (2hb + b + h), a = 2 (Houlsby) or 1",
-    explain="The oldest adapter: inside each layer the hidden state is squeezed to b numbers, "
+    parameter_formula="L · a · (2hb + b + h), a = 2 (Houlsby) or 1",
+    description="The oldest adapter: inside each layer the hidden state is squeezed to b numbers, "
     "passed through a non-linearity, widened again and added to itself. The way back starts at "
     "zero, so training begins exactly at the base. Because of the non-linearity it cannot be "
     "folded into the weights afterwards, so answers take a little longer.",
-    trains={"attention": "adapter", "feed_forward": "adapter"},
+    diagram_labels={"attention": "adapter", "feed_forward": "adapter"},
     config=BottleneckConfig,
     default_lr=3e-4,
-    can_script=No("PEFT has no bottleneck adapters; they are the lab's own."),
+    can_script=Unsupported("PEFT has no bottleneck adapters; they are the lab's own."),
 )
 class BottleneckAdapters(Method):
     def check(self, model: Any, config: BottleneckConfig, context: Context) -> list[Problem]:
@@ -172,7 +172,7 @@ def _saved_settings(folder: Path) -> BottleneckConfig:
     if saved is None:
         raise LabError(f"{folder} has no readable {SETTINGS}.", "The result is incomplete.")
     saved.pop("v", None)
-    config = read(BottleneckConfig, saved, "", problems)
+    config = parse(BottleneckConfig, saved, "", problems)
     if problems:
         raise LabError(
             f"{SETTINGS}: {problems[0].field} {problems[0].message}", "The result is damaged."

@@ -12,7 +12,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class No:
+class Unsupported:
     """A "no" that gives its reason: false, so that `if method.can_pack` reads as it should."""
 
     reason: str
@@ -78,7 +78,7 @@ FEATURES = (
     ),
     Feature(
         "budget_of_seconds",
-        "can_end_by_time",
+        "can_limit_time",
         "budget of seconds",
         "train.max_seconds",
         lambda s: s.train.max_seconds is not None,
@@ -94,7 +94,7 @@ FEATURES = (
     Feature("quantised_base", "can_quantise_base", "4-bit or 8-bit base", "model"),
     Feature("merge", "can_merge", "merging into the base"),
     Feature("plain_script", "can_script", "a plain script without the lab"),
-    Feature("starts_at_base", "starts_at_base", "step 0 equals the base"),
+    Feature("is_identity_at_start", "is_identity_at_start", "step 0 equals the base"),
 )
 
 
@@ -105,14 +105,20 @@ def refusals(method: Any, spec: Any) -> list[tuple[str, str]]:
         answer = getattr(method, feature.field)
         if not answer and feature.asked(spec):
             found.append(
-                (feature.place, f"{method.title} does not go with {feature.title}: {why(answer)}")
+                (
+                    feature.place,
+                    f"{method.title} does not go with {feature.title}: "
+                    f"{unsupported_reason(answer)}",
+                )
             )
     return found
 
 
-def why(answer: Any) -> str:
+def unsupported_reason(answer: Any) -> str:
     """The reason of a "no", empty for a "yes"."""
-    return answer.reason if isinstance(answer, No) else ("" if answer else "not supported.")
+    return (
+        answer.reason if isinstance(answer, Unsupported) else ("" if answer else "not supported.")
+    )
 
 
 def matrix(methods: list[Any]) -> list[dict[str, Any]]:
@@ -124,7 +130,7 @@ def matrix(methods: list[Any]) -> list[dict[str, Any]]:
             "cells": {
                 feature.key: {
                     "yes": bool(getattr(method, feature.field)),
-                    "reason": why(getattr(method, feature.field)),
+                    "reason": unsupported_reason(getattr(method, feature.field)),
                 }
                 for feature in FEATURES
             },

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from lab.errors import LabError, Problem
-from lab.methods import Context, Method, No, patterns, register
+from lab.methods import Context, Method, Unsupported, patterns, register
 from lab.methods.diagram import ALL
 from lab.models import fit
 from lab.models import folder as folders
 from lab.models.decoder_structure import decoder_layers, is_norm, parse_layers
-from lab.schema import option, show
+from lab.schema import option, quote
 
 PARTS = ("embeddings", "head", "norms", "biases")
 
@@ -49,12 +49,12 @@ class FullConfig:
     "the most forgetting on narrow data.",
     config=FullConfig,
     formula="θ ← θ − η ∇L(θ)",
-    count="N: every parameter of the base that is not frozen, tied weights once",
-    explain="Nothing is frozen: each step moves every weight a little against its gradient. "
+    parameter_formula="N: every parameter of the base that is not frozen, tied weights once",
+    description="Nothing is frozen: each step moves every weight a little against its gradient. "
     "That is the most capacity, so it can take in new facts, and the largest bill: gradients and "
     "two moments for each weight. On narrow data the same freedom lets the model forget what it "
     "could do before, so the learning rate is ten times lower than with adapters.",
-    trains={
+    diagram_labels={
         "embeddings": ALL,
         "attention": ALL,
         "norm": ALL,
@@ -62,8 +62,8 @@ class FullConfig:
         "head": ALL,
     },
     default_lr=2e-5,
-    can_merge=No("there is nothing to merge: the result is a whole model."),
-    can_quantise_base=No(
+    can_merge=Unsupported("there is nothing to merge: the result is a whole model."),
+    can_quantise_base=Unsupported(
         "4-bit and 8-bit weights are integers with a shared scale and take no gradient. Choose "
         "qlora to train on such a base."
     ),
@@ -81,7 +81,7 @@ class Full(Method):
             try:
                 is_known = bool(_frozen_by(model, pattern))
             except re.error as error:
-                message = f"'{show(pattern)}' is not a pattern: {error}."
+                message = f"'{quote(pattern)}' is not a pattern: {error}."
                 problems.append(Problem("method.freeze", message))
                 continue
             except LabError as error:
@@ -91,7 +91,7 @@ class Full(Method):
                 problems.append(
                     Problem(
                         "method.freeze",
-                        f"'{show(pattern)}' names no parameter of this model. Write one of "
+                        f"'{quote(pattern)}' names no parameter of this model. Write one of "
                         f"{', '.join(PARTS)}, or a pattern such as .*q_proj.*",
                     )
                 )

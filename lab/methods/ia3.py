@@ -14,9 +14,9 @@ from typing import Any
 
 from lab.errors import Problem
 from lab.methods import Context, register
-from lab.methods.target_modules import Layer, linear_layers, matches
 from lab.methods.peft_method import PeftMethod
-from lab.schema import option, show
+from lab.methods.target_modules import LinearLayer, linear_layers, matches
+from lab.schema import option, quote
 
 # last parts of names, as attention layers call their key and value projections
 KEYS_AND_VALUES = (
@@ -44,12 +44,13 @@ class Ia3Config:
     summary="Trains one factor a channel on keys, values and the feed-forward block: a few "
     "thousand numbers for a small model.",
     formula="k = l_k ⊙ W_k x,  v = l_v ⊙ W_v x,  W_down (l_ff ⊙ act(…))",
-    count="Σ d_out of keys and values + Σ d_in of the down projections",
-    explain="Nothing is added to the weights. Instead, each channel of the keys, the values and "
+    parameter_formula="Σ d_out of keys and values + Σ d_in of the down projections",
+    description="Nothing is added to the weights. Instead, each channel of the keys, the "
+    "values and "
     "the feed-forward block gets one factor, 1 at the start, that training turns up or down. It "
     "is the smallest of the methods that reach into every layer, wants a high learning rate, and "
     "its factors can be multiplied into the weights at the end.",
-    trains={"attention": "× l_k, l_v", "feed_forward": "× l_ff"},
+    diagram_labels={"attention": "× l_k, l_v", "feed_forward": "× l_ff"},
     config=Ia3Config,
     default_lr=1e-2,
     can_merge=True,
@@ -63,7 +64,7 @@ class Ia3(PeftMethod):
         problems = [
             Problem(
                 f"method.{place}",
-                f"'{show(one)}' names no linear layer of this model. Choose from: {choices}.",
+                f"'{quote(one)}' names no linear layer of this model. Choose from: {choices}.",
             )
             for place in ("attention", "feed_forward")
             for one in getattr(config, place) or []
@@ -101,9 +102,9 @@ class Ia3(PeftMethod):
         return sum(layer.d_out for layer in outputs) + sum(layer.d_in for layer in inputs)
 
 
-def scaled(model: Any, config: Ia3Config) -> tuple[list[Layer], list[Layer]]:
+def scaled(model: Any, config: Ia3Config) -> tuple[list[LinearLayer], list[LinearLayer]]:
     """(layers whose output is scaled, layers whose input is)."""
-    layers = [layer for layer in linear_layers(model) if layer.number is not None]
+    layers = [layer for layer in linear_layers(model) if layer.layer_index is not None]
     inputs = [
         layer
         for layer in layers
@@ -120,12 +121,12 @@ def scaled(model: Any, config: Ia3Config) -> tuple[list[Layer], list[Layer]]:
     return outputs, inputs
 
 
-def _down_projections(layers: list[Layer], outputs: list[Layer]) -> list[Layer]:
+def _down_projections(layers: list[LinearLayer], outputs: list[LinearLayer]) -> list[LinearLayer]:
     """Of each decoder layer, the last linear map that is not attention's: it closes the
     feed-forward block. Attention's are those under the same parent as its keys and values."""
     attention = {layer.name.rpartition(".")[0] for layer in outputs}
-    last: dict[int, Layer] = {}
+    last: dict[int, LinearLayer] = {}
     for layer in layers:
-        if layer.name.rpartition(".")[0] not in attention and layer.number is not None:
-            last[layer.number] = layer
+        if layer.name.rpartition(".")[0] not in attention and layer.layer_index is not None:
+            last[layer.layer_index] = layer
     return [layer for layer in last.values() if layer not in outputs]

@@ -13,9 +13,9 @@ from typing import Any
 
 from lab.errors import Problem
 from lab.methods import Context, register
-from lab.methods.target_modules import matches, norms
 from lab.methods.peft_method import PeftMethod, wants_float32
-from lab.schema import option, show
+from lab.methods.target_modules import matches, norms
+from lab.schema import option, quote
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +34,11 @@ class LnTuningConfig:
     summary="Trains only the scales of the normalisation layers: the smallest change that touches "
     "every layer.",
     formula="y = g ⊙ norm(x) + c",
-    count="Σ of the norms' own parameters",
-    explain="Each layer of a transformer first brings its input to a common scale and then "
+    parameter_formula="Σ of the norms' own parameters",
+    description="Each layer of a transformer first brings its input to a common scale and then "
     "multiplies every channel by a learned factor. LN tuning trains these factors only. It is "
     "cheap in state, but the gradient still runs through the whole model, so it saves little time.",
-    trains={"norm": "all"},
+    diagram_labels={"norm": "all"},
     config=LnTuningConfig,
     default_lr=2e-3,
     can_merge=True,
@@ -54,7 +54,7 @@ class LnTuning(PeftMethod):
         return [
             Problem(
                 "method.targets",
-                f"'{show(one)}' names no normalisation layer of this model. Choose from: "
+                f"'{quote(one)}' names no normalisation layer of this model. Choose from: "
                 f"{choices}.",
             )
             for one in config.targets or []

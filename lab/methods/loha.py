@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab.errors import Problem
-from lab.methods import Context, No, register
-from lab.methods.target_modules import target_problems, targeted, targets_option
+from lab.methods import Context, Unsupported, register
 from lab.methods.peft_method import PeftMethod
+from lab.methods.target_modules import target_layers, target_problems, targets_option
 from lab.schema import option
 
 
@@ -39,15 +39,18 @@ class LohaConfig:
     source="arXiv:2108.06098",
     summary="An update of rank up to r² from two pairs of rank r, multiplied entry by entry.",
     formula="W = W₀ + (α/r) (B₁A₁) ⊙ (B₂A₂)",
-    count="Σ over targets of 2 r (d_in + d_out)",
-    explain="Two low-rank matrices are multiplied entry by entry. That costs twice the parameters "
+    parameter_formula="Σ over targets of 2 r (d_in + d_out)",
+    description="Two low-rank matrices are multiplied entry by entry. That costs twice the "
+    "parameters "
     "of LoRA at the same rank, but the result can have the square of it. The whole update is "
     "built anew in each step, so a step is slower than LoRA's.",
-    trains={"attention": "B₁A₁ ⊙ B₂A₂", "feed_forward": "B₁A₁ ⊙ B₂A₂"},
+    diagram_labels={"attention": "B₁A₁ ⊙ B₂A₂", "feed_forward": "B₁A₁ ⊙ B₂A₂"},
     config=LohaConfig,
     default_lr=1e-3,
     can_merge=True,
-    can_train_conv1d=No("PEFT's LoHa knows nn.Linear only. Choose lora, vera or ia3 for GPT-2."),
+    can_train_conv1d=Unsupported(
+        "PEFT's LoHa knows nn.Linear only. Choose lora, vera or ia3 for GPT-2."
+    ),
 )
 class Loha(PeftMethod):
     peft_class = "LoHaConfig"
@@ -65,5 +68,5 @@ class Loha(PeftMethod):
         }
 
     def trainable_count(self, model: Any, config: LohaConfig, context: Context) -> int:
-        layers = targeted(model, config.targets)
+        layers = target_layers(model, config.targets)
         return sum(2 * config.rank * (layer.d_in + layer.d_out) for layer in layers)

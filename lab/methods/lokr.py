@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab.errors import Problem
-from lab.methods import Context, No, register
-from lab.methods.target_modules import target_problems, targeted, targets_option
+from lab.methods import Context, Unsupported, register
 from lab.methods.peft_method import PeftMethod
+from lab.methods.target_modules import target_layers, target_problems, targets_option
 from lab.schema import option
 
 
@@ -52,15 +52,17 @@ class LokrConfig:
     summary="The update is a Kronecker product: a small block pattern, repeated at scale. Few "
     "parameters, high rank.",
     formula="W = W₀ + (α/r) C ⊗ (B A)",
-    count="Σ over targets of l m + r (k + n), where d_in = m n and d_out = l k",
-    explain="A Kronecker product places a scaled copy of one matrix at every entry of another. "
+    parameter_formula="Σ over targets of l m + r (k + n), where d_in = m n and d_out = l k",
+    description="A Kronecker product places a scaled copy of one matrix at every entry of another. "
     "Two small matrices thus describe a large one whose rank is the product of their ranks. It "
     "suits changes that repeat across the weight, and is the cheapest of the full-rank updates.",
-    trains={"attention": "C ⊗ B·A", "feed_forward": "C ⊗ B·A"},
+    diagram_labels={"attention": "C ⊗ B·A", "feed_forward": "C ⊗ B·A"},
     config=LokrConfig,
     default_lr=1e-3,
     can_merge=True,
-    can_train_conv1d=No("PEFT's LoKr knows nn.Linear only. Choose lora, vera or ia3 for GPT-2."),
+    can_train_conv1d=Unsupported(
+        "PEFT's LoKr knows nn.Linear only. Choose lora, vera or ia3 for GPT-2."
+    ),
 )
 class Lokr(PeftMethod):
     peft_class = "LoKrConfig"
@@ -84,7 +86,7 @@ class Lokr(PeftMethod):
 
     def trainable_count(self, model: Any, config: LokrConfig, context: Context) -> int:
         total = 0
-        for layer in targeted(model, config.targets):
+        for layer in target_layers(model, config.targets):
             small_in, large_in = split(layer.d_in, config.factor)
             small_out, large_out = split(layer.d_out, config.factor)
             small, large = (small_out, small_in), (large_out, large_in)

@@ -25,19 +25,19 @@ from typing import Any
 
 from lab.errors import LabError, Problem
 from lab.methods import Context, register
+from lab.methods.peft_method import PeftMethod, is_meta
 from lab.methods.target_modules import (
-    Layer,
+    LinearLayer,
     is_tied,
     module_names,
+    target_layers,
     target_problems,
-    targeted,
     targets_option,
     weights_of,
 )
-from lab.methods.peft_method import PeftMethod, is_meta
-from lab.schema import option, show
+from lab.schema import option, quote
 
-CHANGES_BASE = ("pissa", "olora")
+DECOMPOSES_BASE = ("pissa", "olora")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,13 +132,14 @@ class LoraConfig:
     summary="Freezes the base and trains a low-rank update beside its linear layers. A small file, "
     "little training state, and the base stays as it was.",
     formula="y = W₀x + (α/r) B A x",
-    count="Σ over targets of r (d_in + d_out)",
-    explain="The base stays frozen. Beside each chosen weight stand two thin matrices: A brings "
+    parameter_formula="Σ over targets of r (d_in + d_out)",
+    description="The base stays frozen. Beside each chosen weight stand two thin matrices: A "
+    "brings "
     "the input down to r numbers, B brings them back up. B starts at zero, so the first step "
     "begins exactly at the base. Only A and B get gradients and moments, which is why the "
     "training state shrinks a hundredfold, and their product can be added into the weight "
     "afterwards at no cost.",
-    trains={"attention": "+ B·A", "feed_forward": "+ B·A"},
+    diagram_labels={"attention": "+ B·A", "feed_forward": "+ B·A"},
     config=LoraConfig,
     default_lr=2e-4,
     can_merge=True,
@@ -150,7 +151,7 @@ class Lora(PeftMethod):
         problems = target_problems(model, config.targets, self.can_train_conv1d)
         if problems:
             return problems
-        layers = targeted(model, config.targets)
+        layers = target_layers(model, config.targets)
         problems += _problems_by_layer(layers, config)
         if config.start == "olora" and any(layer.is_conv1d for layer in layers):
             problems.append(
@@ -160,9 +161,9 @@ class Lora(PeftMethod):
                     "and the QR has the wrong shape. Choose pissa or default.",
                 )
             )
-        if config.start in CHANGES_BASE:
+        if config.start in DECOMPOSES_BASE:
             problems += _too_high_ranks(layers, config)
-        if config.dora and config.start in CHANGES_BASE:
+        if config.dora and config.start in DECOMPOSES_BASE:
             problems.append(
                 Problem(
                     "method.dora",
@@ -189,7 +190,7 @@ class Lora(PeftMethod):
 
     def settings_for(self, model: Any, config: Any, context: Context) -> dict[str, Any]:
         settings = self.settings(config)
-        layers = targeted(model, config.targets)
+        layers = target_layers(model, config.targets)
         by_layer = ranks_and_alphas(layers, config)
         if any(pair != (config.rank, config.alpha) for pair in by_layer.values()):
             settings["rank_pattern"] = {re.escape(n): pair[0] for n, pair in by_layer.items()}
@@ -198,20 +199,20 @@ class Lora(PeftMethod):
             names, _ = module_names(model, config.train_also)
             settings["modules_to_save"] = names
             settings["ensure_weight_tying"] = is_tied(model)
-        if is_meta(model) and config.start in CHANGES_BASE:
+        if is_meta(model) and config.start in DECOMPOSES_BASE:
             del settings["init_lora_weights"]  # there are no values to take apart
         return settings
 
     def apply(self, model: Any, config: Any, context: Context) -> Any:
         model = super().apply(model, config, context)
-        if config.start in CHANGES_BASE and not is_meta(model):
+        if config.start in DECOMPOSES_BASE and not is_meta(model):
             model.lab_start = {
                 name: weight.detach().clone() for name, weight in _factors(model).items()
             }
         return model
 
     def trainable_count(self, model: Any, config: Any, context: Context) -> int:
-        layers = targeted(model, config.targets)
+        layers = target_layers(model, config.targets)
         by_layer = ranks_and_alphas(layers, config)
         total = sum(by_layer[layer.name][0] * (layer.d_in + layer.d_out) for layer in layers)
         if config.dora:
@@ -225,9 +226,9 @@ class Lora(PeftMethod):
         names, _ = module_names(model, config.train_also or [])
         return int(total + sum(weight.numel() for weight in weights_of(model, names)))
 
-    def needs_own_base(self, config: Any) -> bool:
-        changes = config.bias != "none" or config.start in CHANGES_BASE
-        return changes or super().needs_own_base(config)
+    def needs_separate_base(self, config: Any) -> bool:
+        changes = config.bias != "none" or config.start in DECOMPOSES_BASE
+        return changes or super().needs_separate_base(config)
 
     def param_groups(self, model: Any, config: Any, learning_rate: float) -> list[dict[str, Any]]:
         if config.lr_ratio == 1.0:
@@ -261,13 +262,13 @@ class Lora(PeftMethod):
             _write_as_difference(model, folder)
 
 
-def ranks_and_alphas(layers: list[Layer], config: Any) -> dict[str, tuple[int, float]]:
+def ranks_and_alphas(layers: list[LinearLayer], config: Any) -> dict[str, tuple[int, float]]:
     """(rank, alpha) of each target, by the decoder layer that it stands in."""
-    numbers = sorted({layer.number for layer in layers if layer.number is not None})
+    numbers = sorted({layer.layer_index for layer in layers if layer.layer_index is not None})
     last = max(numbers[-1] if numbers else 0, 1)
     found = {}
     for layer in layers:
-        place = layer.number
+        place = layer.layer_index
         rank, alpha = config.rank, config.alpha
         if place is not None:
             if config.layer_ranks:
@@ -284,8 +285,10 @@ def ranks_and_alphas(layers: list[Layer], config: Any) -> dict[str, tuple[int, f
     return found
 
 
-def _problems_by_layer(layers: list[Layer], config: Any) -> list[Problem]:
-    count = 1 + max((layer.number for layer in layers if layer.number is not None), default=0)
+def _problems_by_layer(layers: list[LinearLayer], config: Any) -> list[Problem]:
+    count = 1 + max(
+        (layer.layer_index for layer in layers if layer.layer_index is not None), default=0
+    )
     problems = []
     for one, ramp in (("layer_ranks", "last_rank"), ("layer_alphas", "last_alpha")):
         given = getattr(config, one)
@@ -298,7 +301,7 @@ def _problems_by_layer(layers: list[Layer], config: Any) -> list[Problem]:
     return problems
 
 
-def _too_high_ranks(layers: list[Layer], config: Any) -> list[Problem]:
+def _too_high_ranks(layers: list[LinearLayer], config: Any) -> list[Problem]:
     by_layer = ranks_and_alphas(layers, config)
     for layer in layers:
         rank, most = by_layer[layer.name][0], min(layer.d_in, layer.d_out)
@@ -313,7 +316,7 @@ def _too_high_ranks(layers: list[Layer], config: Any) -> list[Problem]:
     return []
 
 
-def _problems_with_also(model: Any, layers: list[Layer], config: Any) -> list[Problem]:
+def _problems_with_also(model: Any, layers: list[LinearLayer], config: Any) -> list[Problem]:
     """Unknown names, which PEFT would pass over in silence, and modules that have an update."""
     if not config.train_also:
         return []
@@ -323,7 +326,8 @@ def _problems_with_also(model: Any, layers: list[Layer], config: Any) -> list[Pr
     problems = [
         Problem(
             "method.train_also",
-            f"'{show(one)}' names no module of this model. Choose from: embeddings, head, {words}.",
+            f"'{quote(one)}' names no module of this model. Choose from: embeddings, head, "
+            f"{words}.",
         )
         for one in unknown
     ]

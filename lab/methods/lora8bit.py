@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab.errors import Problem
-from lab.methods import Context, No, register
+from lab.methods import Context, Unsupported, register
 from lab.methods.lora import LoraConfig
 from lab.methods.qlora import NO_MERGE, QuantisedLora, device_map
 from lab.schema import option
@@ -44,17 +44,20 @@ class Lora8bitConfig(LoraConfig):
     summary="LoRA beside a base that is stored in eight bits: half the memory of 16 bits, closer "
     "to the original than four.",
     formula="y = s_row (W₈ x) + (α/r) B A x",
-    count="Σ over targets of r (d_in + d_out), as LoRA",
-    explain="Eight bits a weight are enough to answer almost as the original does, except for a "
+    parameter_formula="Σ over targets of r (d_in + d_out), as LoRA",
+    description="Eight bits a weight are enough to answer almost as the original does, except "
+    "for a "
     "few channels with very large values; these are multiplied in 16 bits. The adapter beside it "
     "trains as in LoRA. It takes twice the memory of QLoRA and is the safer choice where four "
     "bits hurt.",
-    trains={"attention": "8-bit  + B·A", "feed_forward": "8-bit  + B·A"},
+    diagram_labels={"attention": "8-bit  + B·A", "feed_forward": "8-bit  + B·A"},
     config=Lora8bitConfig,
     default_lr=2e-4,
     can_merge=NO_MERGE,
     can_quantise_base=True,
-    starts_at_base=No("it starts at the quantised base, which answers slightly differently."),
+    is_identity_at_start=Unsupported(
+        "it starts at the quantised base, which answers slightly differently."
+    ),
 )
 class Lora8bit(QuantisedLora):
     def check(self, model: Any, config: Lora8bitConfig, context: Context) -> list[Problem]:
@@ -83,7 +86,7 @@ class Lora8bit(QuantisedLora):
             "device_map": device_map(),
         }
 
-    def needs_own_base(self, config: Lora8bitConfig) -> bool:
+    def needs_separate_base(self, config: Lora8bitConfig) -> bool:
         return True
 
     def frozen_bytes(self, model: Any, config: Lora8bitConfig) -> int:

@@ -15,10 +15,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab.errors import Problem
-from lab.methods import Context, No, register
+from lab.methods import Context, Unsupported, register
 from lab.methods.diagram import ALL
-from lab.methods.lora_with_base import LoraAndBase, OpenedConfig, add_lora, linear_in_layers, lora_count
-from lab.schema import option, show
+from lab.methods.lora_with_base import (
+    LoraAndBase,
+    OpenedConfig,
+    add_lora,
+    linear_in_layers,
+    lora_count,
+)
+from lab.schema import option, quote
 
 MOST_TOKENS = 10_000
 
@@ -40,15 +46,17 @@ class LoraEmbeddingsConfig(OpenedConfig):
     summary="LoRA on the layers while embeddings and head train fully. For new words, special "
     "tokens or a new language.",
     formula="y = W₀x + (α/r) B A x; E ← E − η ∇L",
-    count="Σ over linear layers of r (d_in + d_out) + V·h (twice if the head is not tied)",
-    explain="LoRA cannot teach a token that the model has never seen: its embedding is a row of a "
+    parameter_formula="Σ over linear layers of r (d_in + d_out) + V·h (twice if the head is "
+    "not tied)",
+    description="LoRA cannot teach a token that the model has never seen: its embedding is a "
+    "row of a "
     "table, and the table is frozen. Here the table and the head train as well, new tokens get "
     "rows of their own that start at the mean of the others, and the thin matrices do the rest.",
-    trains={"embeddings": ALL, "attention": "+ B·A", "feed_forward": "+ B·A", "head": ALL},
+    diagram_labels={"embeddings": ALL, "attention": "+ B·A", "feed_forward": "+ B·A", "head": ALL},
     config=LoraEmbeddingsConfig,
     default_lr=2e-4,
-    can_script=No("new rows and a rate of their own for the tables are the lab's own."),
-    can_quantise_base=No("it opens weights of the base, which train as they are."),
+    can_script=Unsupported("new rows and a rate of their own for the tables are the lab's own."),
+    can_quantise_base=Unsupported("it opens weights of the base, which train as they are."),
 )
 class LoraEmbeddings(LoraAndBase):
     def check(self, model: Any, config: LoraEmbeddingsConfig, context: Context) -> list[Problem]:
@@ -66,7 +74,8 @@ class LoraEmbeddings(LoraAndBase):
                 problems.append(
                     Problem(
                         "method.new_tokens",
-                        f"holds '{show(token)}'; a token has 1 to 100 characters that can be seen.",
+                        f"holds '{quote(token)}'; a token has 1 to 100 characters that can be "
+                        "seen.",
                     )
                 )
         return problems

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.errors import LabError
-from lab.methods import Context, Method, No, adapter_files, register
+from lab.methods import Context, Method, Unsupported, adapter_files, register
 from lab.methods.lora_with_base import HybridConfig, add_lora, linear_in_layers, lora_count
 from lab.methods.peft_method import is_meta, wants_float32
 from lab.models import headers
@@ -42,16 +42,19 @@ class LoraPromptConfig(HybridConfig):
     source="arXiv:2104.08691",
     summary="Trained vectors before the text steer the model, low-rank updates adapt it.",
     formula="[P; E(x)] in; y = W₀x + (α/r) B A x",
-    count="Σ over linear layers of r (d_in + d_out) + n·h",
-    explain="A soft prompt is an instruction that no words could spell: vectors found by training "
+    parameter_formula="Σ over linear layers of r (d_in + d_out) + n·h",
+    description="A soft prompt is an instruction that no words could spell: vectors found by "
+    "training "
     "that stand before every text. Alone it learns slowly; beside LoRA it carries what is the "
     "same in all answers, and leaves the rest to the thin matrices.",
-    trains={"input": "P", "attention": "+ B·A", "feed_forward": "+ B·A"},
+    diagram_labels={"input": "P", "attention": "+ B·A", "feed_forward": "+ B·A"},
     config=LoraPromptConfig,
     default_lr=1e-3,
-    can_script=No("PEFT cannot mix a prompt with LoRA; the lab's hooks do."),
-    can_pack=No("the prompt stands before the first of the rows that share one, not before each."),
-    starts_at_base=No("the vectors stand before the text from the first step on."),
+    can_script=Unsupported("PEFT cannot mix a prompt with LoRA; the lab's hooks do."),
+    can_pack=Unsupported(
+        "the prompt stands before the first of the rows that share one, not before each."
+    ),
+    is_identity_at_start=Unsupported("the vectors stand before the text from the first step on."),
 )
 class LoraPrompt(Method):
     def virtual_tokens(self, config: LoraPromptConfig) -> tuple[int, int]:

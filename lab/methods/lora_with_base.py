@@ -16,7 +16,7 @@ from lab.methods import Context, Method, adapter_files
 from lab.methods.peft_method import as_base, wants_float32
 from lab.models import headers
 from lab.models.decoder_structure import decoder_layers
-from lab.schema import option, show
+from lab.schema import option, quote
 
 BASE_WEIGHTS = "base_weights.safetensors"
 
@@ -46,9 +46,9 @@ class OpenedConfig(HybridConfig):
 class LoraAndBase(Method):
     """LoRA, and opened weights of the base at a rate of their own."""
 
-    opens_base = True
+    trains_base_weights = True
 
-    def needs_own_base(self, config: Any) -> bool:
+    def needs_separate_base(self, config: Any) -> bool:
         return True  # the base's own tensors change
 
     def param_groups(self, model: Any, config: Any, learning_rate: float) -> list[dict[str, Any]]:
@@ -100,7 +100,7 @@ class LoraAndBase(Method):
         unknown = sorted(set(opened) - own)
         if unknown:
             raise LabError(
-                f"{BASE_WEIGHTS} holds '{show(unknown[0])}', which this base model does not have.",
+                f"{BASE_WEIGHTS} holds '{quote(unknown[0])}', which this base model does not have.",
                 "The result was trained from another model.",
             )
         adapter_files.check(base, folder, "LoraConfig")
@@ -144,7 +144,7 @@ def lora_count(model: Any, names: list[str], rank: int) -> int:
     return rank * sum(sum(model.get_submodule(name).weight.shape) for name in names)
 
 
-def open_layers(model: Any, places: Iterable[int]) -> None:
+def unfreeze_layers(model: Any, places: Iterable[int]) -> None:
     """Make the base's own weights in the decoder layers `places` trainable."""
     layers = decoder_layers(model)[1]
     for place in places:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab.errors import Problem
-from lab.methods import Context, No, register
-from lab.methods.target_modules import target_problems, targeted, targets_option
+from lab.methods import Context, Unsupported, register
 from lab.methods.peft_method import PeftMethod
+from lab.methods.target_modules import target_layers, target_problems, targets_option
 from lab.schema import option
 
 
@@ -42,15 +42,17 @@ class OftConfig:
     summary="Turns the frozen weights by trained rotations, which keeps the angles between "
     "neurons and with them much of what the base knows.",
     formula="y = W₀ R x, R orthogonal and block-diagonal",
-    count="Σ over targets of (d_in / b) · b (b − 1) / 2",
-    explain="LoRA adds something to a weight. OFT turns it: the inputs pass through a rotation "
+    parameter_formula="Σ over targets of (d_in / b) · b (b − 1) / 2",
+    description="LoRA adds something to a weight. OFT turns it: the inputs pass through a rotation "
     "first, one small block at a time. A rotation changes directions but neither lengths nor the "
     "angles between neurons, which is meant to keep the base's knowledge intact.",
-    trains={"attention": "rotate R", "feed_forward": "rotate R"},
+    diagram_labels={"attention": "rotate R", "feed_forward": "rotate R"},
     config=OftConfig,
     default_lr=1e-3,
     can_merge=True,
-    can_train_conv1d=No("PEFT's OFT knows nn.Linear only. Choose lora, vera or ia3 for GPT-2."),
+    can_train_conv1d=Unsupported(
+        "PEFT's OFT knows nn.Linear only. Choose lora, vera or ia3 for GPT-2."
+    ),
 )
 class Oft(PeftMethod):
     peft_class = "OFTConfig"
@@ -59,7 +61,7 @@ class Oft(PeftMethod):
         problems = target_problems(model, config.targets, self.can_train_conv1d)
         if problems:
             return problems
-        sizes = sorted({layer.d_in for layer in targeted(model, config.targets)})
+        sizes = sorted({layer.d_in for layer in target_layers(model, config.targets)})
         odd = [size for size in sizes if size % config.block_size]
         if odd:
             problems.append(
@@ -83,7 +85,7 @@ class Oft(PeftMethod):
         size = config.block_size
         return sum(
             (1 if config.block_share else layer.d_in // size) * (size * (size - 1) // 2)
-            for layer in targeted(model, config.targets)
+            for layer in target_layers(model, config.targets)
         )
 
 

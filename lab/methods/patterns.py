@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable
 
 from lab.errors import LabError
-from lab.schema import show
+from lab.schema import quote
 
 SECONDS = 2.0  # for one pattern over all names: others take a few milliseconds
 
@@ -42,7 +42,7 @@ def matching(pattern: str, names: Iterable[str], seconds: float = SECONDS) -> li
         ]
     except (TimeoutError, MemoryError):
         raise LabError(
-            f"The pattern '{show(pattern)}' takes longer than {seconds:g} s to match.",
+            f"The pattern '{quote(pattern)}' takes longer than {seconds:g} s to match.",
             "Repeats inside repeats do that, such as (a+)+. Write it without, or list the names.",
         ) from None
     except (regex.error, RecursionError, OverflowError) as error:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lab.methods import Context, Method, adapter_files
-from lab.methods.target_modules import ALL_LINEAR, targeted
+from lab.methods.target_modules import ALL_LINEAR, target_layers
 
 
 class PeftMethod(Method):
@@ -30,7 +30,7 @@ class PeftMethod(Method):
         targets = values.get("target_modules")
         if isinstance(targets, str) and targets != ALL_LINEAR:
             # PEFT would match a pattern without a limit of time, here and at each loading
-            values["target_modules"] = [layer.name for layer in targeted(model, targets)]
+            values["target_modules"] = [layer.name for layer in target_layers(model, targets)]
         settings = kind(**values, task_type="CAUSAL_LM")
         made = peft.get_peft_model(model, settings, autocast_adapter_dtype=wants_float32(context))
         return as_base(made, context)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab.errors import LabError, Problem
-from lab.methods import Context, No, register
+from lab.methods import Context, Unsupported, register
 from lab.methods.peft_method import PeftMethod, is_meta
 from lab.methods.virtual_tokens import (
     NO_16_BITS,
@@ -63,25 +63,26 @@ class PrefixConfig:
     summary="Learns keys and values that stand before every attention layer: a prompt with a voice "
     "in each layer, stored in a few megabytes.",
     formula="attention(q, [P_k; K], [P_v; V])",
-    count="n · 2 L d_kv, without projection",
-    explain="Attention looks up what earlier tokens left behind as keys and values. Prefix tuning "
+    parameter_formula="n · 2 L d_kv, without projection",
+    description="Attention looks up what earlier tokens left behind as keys and values. "
+    "Prefix tuning "
     "leaves trained ones in every layer, as if a text had been read that no words could say. No "
     "weight changes; the price is a longer key-value cache and places in the context. Started "
     "from the keys and values of real tokens it learns far better than from random numbers.",
-    trains={"attention": "P_k, P_v"},
+    diagram_labels={"attention": "P_k, P_v"},
     config=PrefixConfig,
     default_lr=1e-2,
     can_pack=NO_PACKING,
-    can_checkpoint_activations=No(
+    can_checkpoint_activations=Unsupported(
         "the prefix stands in the key-value cache, which a recomputed layer would find filled "
         "already. Set train.activation_checkpointing off."
     ),
-    can_compile=No(
+    can_compile=Unsupported(
         "each layer writes to its own place in the cache, so that each is compiled anew, and torch "
         "gives up after eight. Set train.compile off."
     ),
     can_use_bfloat16_adapters=NO_16_BITS,
-    starts_at_base=NO_START,
+    is_identity_at_start=NO_START,
 )
 class Prefix(PeftMethod):
     peft_class = "PrefixTuningConfig"

@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab.errors import Problem
-from lab.methods import Context, No, register
+from lab.methods import Context, Unsupported, register
 from lab.methods.lora_with_base import (
     LoraAndBase,
     OpenedConfig,
     add_lora,
     linear_in_layers,
     lora_count,
-    open_layers,
+    unfreeze_layers,
 )
 from lab.models.decoder_structure import decoder_layers
 from lab.schema import option
@@ -77,17 +77,17 @@ class Progress:
     summary="Starts as LoRA and opens the base from the top, layer by layer, when the evaluation "
     "loss stalls or on a schedule.",
     formula="y = W₀x + (α/r) B A x; W₀ of the top layers joins, one opening after the other",
-    count="Σ over linear layers of r (d_in + d_out), plus each opened layer's weights",
-    explain="Training everything at once shakes all that the model knows; training only thin "
+    parameter_formula="Σ over linear layers of r (d_in + d_out), plus each opened layer's weights",
+    description="Training everything at once shakes all that the model knows; training only thin "
     "matrices may not reach far enough. So begin with the matrices, and when they have given what "
     "they can, let the top layer move as well, then the one below. Each opened layer adds its "
     "gradients and moments to the memory: the estimate counts all that may open.",
-    trains={"attention": "B·A, then all", "feed_forward": "B·A, then all"},
+    diagram_labels={"attention": "B·A, then all", "feed_forward": "B·A, then all"},
     config=ProgressiveConfig,
     default_lr=2e-4,
-    can_script=No("opening layers on the way is the lab's own."),
-    can_quantise_base=No("it opens weights of the base, which train as they are."),
-    grows=True,
+    can_script=Unsupported("opening layers on the way is the lab's own."),
+    can_quantise_base=Unsupported("it opens weights of the base, which train as they are."),
+    adds_parameters=True,
 )
 class Progressive(LoraAndBase):
     def check(self, model: Any, config: ProgressiveConfig, context: Context) -> list[Problem]:
@@ -109,10 +109,10 @@ class Progressive(LoraAndBase):
         model.progress = Progress()
         return model
 
-    def grow_fully(self, model: Any, config: ProgressiveConfig) -> None:
+    def unfreeze_all(self, model: Any, config: ProgressiveConfig) -> None:
         _open(model, config.most_layers or len(decoder_layers(model)[1]))
 
-    def after_step(self, model: Any, config: ProgressiveConfig, step: int) -> None:
+    def on_optimizer_step(self, model: Any, config: ProgressiveConfig, step: int) -> None:
         if config.trigger == "steps":
             _open_next(model, config, step // config.every * config.layers_at_once)
 
@@ -156,5 +156,5 @@ def _open(model: Any, number: int) -> None:
     """Let the top `number` layers train."""
     count = len(decoder_layers(model)[1])
     number = min(number, count)
-    open_layers(model, range(count - number, count))
+    unfreeze_layers(model, range(count - number, count))
     model.progress.opened = number

@@ -46,17 +46,18 @@ class PromptConfig:
     summary="Learns a few vectors that stand before every prompt like words that nobody could "
     "write. The model itself stays untouched.",
     formula="input = [p₁ … p_n, E[x₁] … E[x_T]]",
-    count="n h: virtual tokens × hidden size",
-    explain="A good instruction before a question changes the answer. Prompt tuning searches for "
+    parameter_formula="n h: virtual tokens × hidden size",
+    description="A good instruction before a question changes the answer. Prompt tuning "
+    "searches for "
     "the best instruction directly among vectors instead of words. It has the fewest parameters "
     "of all, learns slowly, needs a high learning rate, and works better the larger the model "
     "is. Each virtual token takes a place in the context.",
-    trains={"input": "all"},
+    diagram_labels={"input": "all"},
     config=PromptConfig,
     default_lr=3e-2,
     can_pack=NO_PACKING,
     can_use_bfloat16_adapters=NO_16_BITS,
-    starts_at_base=NO_START,
+    is_identity_at_start=NO_START,
 )
 class Prompt(PeftMethod):
     peft_class = "PromptTuningConfig"

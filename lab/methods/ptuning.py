@@ -43,16 +43,17 @@ class PtuningConfig:
     summary="Prompt tuning whose vectors are made by a small network, which makes them easier to "
     "find. The network is dropped when training ends.",
     formula="input = [f(e)₁ … f(e)_n, E[x₁] … E[x_T]]",
-    count="n h + (h m + m) + (m² + m) + (m h + h) with the MLP",
-    explain="Vectors that are searched for one by one settle badly. P-tuning lets a small network "
+    parameter_formula="n h + (h m + m) + (m² + m) + (m h + h) with the MLP",
+    description="Vectors that are searched for one by one settle badly. P-tuning lets a small "
+    "network "
     "produce all of them, so that they move together. Only its output is kept for answering: the "
     "result is as small as prompt tuning's, while training holds the network as well.",
-    trains={"input": "f(e)"},
+    diagram_labels={"input": "f(e)"},
     config=PtuningConfig,
     default_lr=3e-3,
     can_pack=NO_PACKING,
     can_use_bfloat16_adapters=NO_16_BITS,
-    starts_at_base=NO_START,
+    is_identity_at_start=NO_START,
 )
 class Ptuning(PeftMethod):
     peft_class = "PromptEncoderConfig"

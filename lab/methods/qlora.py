@@ -18,15 +18,15 @@ from functools import cache
 from typing import Any
 
 from lab.errors import Problem
-from lab.methods import Context, No, register
-from lab.methods.target_modules import ALL_LINEAR, targeted
+from lab.methods import Context, Unsupported, register
 from lab.methods.lora import Lora, LoraConfig
 from lab.methods.peft_method import wants_float32
+from lab.methods.target_modules import ALL_LINEAR, target_layers
 from lab.schema import option
 
 BLOCK = 64  # weights that share a scale
 SCALES = {False: 4 / 64, True: 1 / 64 + 4 / (64 * 256)}  # bytes a weight
-NO_MERGE = No(
+NO_MERGE = Unsupported(
     "a merged weight would have to be quantised again, which changes it. The adapter can be put "
     "beside the base in 16 bits."
 )
@@ -61,7 +61,7 @@ class QloraConfig(LoraConfig):
 
 
 @cache
-def unpacks_rightly(width: int, levels: str) -> bool:
+def dequantises_exactly(width: int, levels: str) -> bool:
     """Whether rows of `width` weights come back from four bits as they should on this processor,
     tried: some kernels forget that a block of 64 may reach over the end of a row."""
     import torch
@@ -101,7 +101,7 @@ class QuantisedLora(Lora):
         return model
 
     def _frozen(self, model: Any, bytes_a_weight: float, bytes_a_row: float) -> int:
-        layers = targeted(model, ALL_LINEAR)
+        layers = target_layers(model, ALL_LINEAR)
         weights = sum(layer.d_in * layer.d_out for layer in layers)
         rows = sum(layer.d_out for layer in layers)
         others = sum(one.numel() for one in model.parameters()) - weights
@@ -132,18 +132,21 @@ def compute_type(name: str) -> Any:
     summary="LoRA beside a base that is stored in four bits: a quarter of the memory for weights, "
     "paid with time to turn them back.",
     formula="y = dequant(W₄) x + (α/r) B A x",
-    count="Σ over targets of r (d_in + d_out), as LoRA",
-    explain="The frozen base need not be exact, since only the adapter learns. QLoRA stores each "
+    parameter_formula="Σ over targets of r (d_in + d_out), as LoRA",
+    description="The frozen base need not be exact, since only the adapter learns. QLoRA "
+    "stores each "
     "weight as one of 16 levels with a scale for every 64 of them and turns one matrix at a time "
     "back into 16 bits when it is needed. An 8-billion-parameter base fits into 6 GB. The adapter "
     "also learns to make up for the rounding; answers always need the quantised base or lose a "
     "little.",
-    trains={"attention": "4-bit  + B·A", "feed_forward": "4-bit  + B·A"},
+    diagram_labels={"attention": "4-bit  + B·A", "feed_forward": "4-bit  + B·A"},
     config=QloraConfig,
     default_lr=2e-4,
     can_merge=NO_MERGE,
     can_quantise_base=True,
-    starts_at_base=No("it starts at the quantised base, which answers slightly differently."),
+    is_identity_at_start=Unsupported(
+        "it starts at the quantised base, which answers slightly differently."
+    ),
 )
 class Qlora(QuantisedLora):
     def check(self, model: Any, config: QloraConfig, context: Context) -> list[Problem]:
@@ -152,8 +155,8 @@ class Qlora(QuantisedLora):
         problems = super().check(model, config, context)
         if torch.cuda.is_available() or context.tokenizer is None:
             return problems  # an estimate may be for any device
-        widths = sorted({layer.d_in for layer in targeted(model, ALL_LINEAR)})
-        wrong = [width for width in widths if not unpacks_rightly(width, config.levels)]
+        widths = sorted({layer.d_in for layer in target_layers(model, ALL_LINEAR)})
+        wrong = [width for width in widths if not dequantises_exactly(width, config.levels)]
         if wrong:
             problems.append(
                 Problem(
@@ -178,7 +181,7 @@ class Qlora(QuantisedLora):
             "device_map": device_map(),
         }
 
-    def needs_own_base(self, config: QloraConfig) -> bool:
+    def needs_separate_base(self, config: QloraConfig) -> bool:
         return True
 
     def frozen_bytes(self, model: Any, config: QloraConfig) -> int:

@@ -10,14 +10,14 @@ from typing import Any
 
 from lab.errors import LabError, Problem
 from lab.methods import patterns
-from lab.methods.compatibility import No
-from lab.schema import option, show
+from lab.methods.compatibility import Unsupported
+from lab.schema import option, quote
 
 ALL_LINEAR = "all-linear"
 
 
 @dataclass(frozen=True)
-class Layer:
+class LinearLayer:
     """A linear map of `d_in` to `d_out` numbers: an nn.Linear, or GPT-2's Conv1D."""
 
     name: str
@@ -26,7 +26,7 @@ class Layer:
     is_conv1d: bool = False
 
     @property
-    def number(self) -> int | None:
+    def layer_index(self) -> int | None:
         """Which decoder layer it belongs to, from 0 on; None for one outside."""
         found = re.search(r"\.(\d+)\.", f".{self.name}.")
         return int(found.group(1)) if found else None
@@ -43,7 +43,7 @@ def targets_option(effect: str = "get an adapter") -> Any:
     )
 
 
-def linear_layers(model: Any) -> list[Layer]:
+def linear_layers(model: Any) -> list[LinearLayer]:
     """Every linear layer in the model's order, the head included."""
     import torch
     from transformers.pytorch_utils import Conv1D
@@ -51,14 +51,14 @@ def linear_layers(model: Any) -> list[Layer]:
     found = []
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear):
-            found.append(Layer(name, module.in_features, module.out_features))
+            found.append(LinearLayer(name, module.in_features, module.out_features))
         elif isinstance(module, Conv1D):
             d_in, d_out = module.weight.shape
-            found.append(Layer(name, d_in, d_out, is_conv1d=True))
+            found.append(LinearLayer(name, d_in, d_out, is_conv1d=True))
     return found
 
 
-def targeted(model: Any, targets: str | list[str]) -> list[Layer]:
+def target_layers(model: Any, targets: str | list[str]) -> list[LinearLayer]:
     """The linear layers that `targets` names. Raises re.error for a bad pattern, LabError for one
     that takes long."""
     layers = linear_layers(model)
@@ -79,7 +79,7 @@ def matches(target: str, name: str) -> bool:
 
 
 def target_problems(
-    model: Any, targets: str | list[str], can_train_conv1d: bool | No
+    model: Any, targets: str | list[str], can_train_conv1d: bool | Unsupported
 ) -> list[Problem]:
     """Targets that name nothing, patterns that are none, and Conv1D where it is not supported."""
     linear = linear_layers(model)
@@ -95,7 +95,7 @@ def target_problems(
                     is_known = any(matches(target, name) for name in names)
             except re.error as error:
                 problems.append(
-                    Problem("method.targets", f"'{show(target)}' is not a pattern: {error}.")
+                    Problem("method.targets", f"'{quote(target)}' is not a pattern: {error}.")
                 )
                 continue
             except LabError as error:
@@ -105,14 +105,14 @@ def target_problems(
                 problems.append(
                     Problem(
                         "method.targets",
-                        f"'{show(target)}' names no linear layer of this model. "
+                        f"'{quote(target)}' names no linear layer of this model. "
                         f'Choose from: {choices}; or "all-linear".',
                     )
                 )
     if problems or can_train_conv1d:
         return problems
-    if any(layer.is_conv1d for layer in targeted(model, targets)):
-        reason = can_train_conv1d.reason if isinstance(can_train_conv1d, No) else ""
+    if any(layer.is_conv1d for layer in target_layers(model, targets)):
+        reason = can_train_conv1d.reason if isinstance(can_train_conv1d, Unsupported) else ""
         problems.append(Problem("method.targets", f"this model has Conv1D layers: {reason}"))
     return problems
 

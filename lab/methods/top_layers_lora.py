@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab.errors import Problem
-from lab.methods import Context, No, register
+from lab.methods import Context, Unsupported, register
 from lab.methods.lora_with_base import (
     LoraAndBase,
     OpenedConfig,
     add_lora,
     linear_in_layers,
     lora_count,
-    open_layers,
+    unfreeze_layers,
 )
 from lab.models.decoder_structure import decoder_layers
 from lab.schema import option
@@ -43,15 +43,18 @@ class TopLayersLoraConfig(OpenedConfig):
     summary="The last layers train fully, the ones below get a low-rank update. More capacity "
     "than LoRA where it is near the output, far less memory than full training.",
     formula="top k layers: θ ← θ − η ∇L; below: y = W₀x + (α/r) B A x",
-    count="weights of the top k layers + Σ over linear layers below of r (d_in + d_out)",
-    explain="The last layers are nearest to the words that come out and change most in full "
+    parameter_formula="weights of the top k layers + Σ over linear layers below of r (d_in + "
+    "d_out)",
+    description="The last layers are nearest to the words that come out and change most in full "
     "fine-tuning. Here they may change freely, at a tenth of the adapters' rate, while the layers "
     "below are only nudged by thin matrices.",
-    trains={"attention": "B·A, top: all", "feed_forward": "B·A, top: all"},
+    diagram_labels={"attention": "B·A, top: all", "feed_forward": "B·A, top: all"},
     config=TopLayersLoraConfig,
     default_lr=2e-4,
-    can_script=No("two learning rates and opened layers are the lab's own."),
-    can_quantise_base=No("its top layers train as they are, and 4-bit weights take no gradient."),
+    can_script=Unsupported("two learning rates and opened layers are the lab's own."),
+    can_quantise_base=Unsupported(
+        "its top layers train as they are, and 4-bit weights take no gradient."
+    ),
 )
 class TopLayersLora(LoraAndBase):
     def check(self, model: Any, config: TopLayersLoraConfig, context: Context) -> list[Problem]:
@@ -76,7 +79,7 @@ class TopLayersLora(LoraAndBase):
     def apply(self, model: Any, config: TopLayersLoraConfig, context: Context) -> Any:
         count = len(decoder_layers(model)[1])
         model = add_lora(model, _below(model, config), config, context)
-        open_layers(model, range(count - config.top_layers, count))
+        unfreeze_layers(model, range(count - config.top_layers, count))
         return model
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from lab.errors import Problem
 from lab.methods import Context, register
 from lab.methods.peft_method import PeftMethod
-from lab.schema import option, show
+from lab.schema import option, quote
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +34,12 @@ class TrainableTokensConfig:
     summary="Trains the embeddings of a few tokens, such as those that mark the turns of a chat. "
     "Everything else stays as it was.",
     formula="E′[t] = d_t for the chosen tokens, E[t] for all others",
-    count="n h: chosen tokens × hidden size",
-    explain="A model reads tokens as vectors. Training only a few of these vectors teaches it what "
+    parameter_formula="n h: chosen tokens × hidden size",
+    description="A model reads tokens as vectors. Training only a few of these vectors "
+    "teaches it what "
     "a marker means, such as the beginning of an answer, without a single change to what it makes "
     "of words. It can do little alone; beside LoRA it is the cheap way to teach new markers.",
-    trains={"embeddings": "+ n rows"},
+    diagram_labels={"embeddings": "+ n rows"},
     config=TrainableTokensConfig,
     default_lr=5e-3,
     can_merge=True,
@@ -53,7 +54,8 @@ class TrainableTokens(PeftMethod):
         problems = [
             Problem(
                 "method.tokens",
-                f"'{show(text)}' is not one token of this tokenizer. Give it as in its vocabulary.",
+                f"'{quote(text)}' is not one token of this tokenizer. Give it as in its "
+                "vocabulary.",
             )
             for text in unknown
         ]

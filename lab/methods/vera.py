@@ -13,8 +13,8 @@ from typing import Any
 
 from lab.errors import Problem
 from lab.methods import Context, register
-from lab.methods.target_modules import target_problems, targeted, targets_option
 from lab.methods.peft_method import PeftMethod
+from lab.methods.target_modules import target_layers, target_problems, targets_option
 from lab.schema import option
 
 
@@ -50,12 +50,12 @@ class VeraConfig:
     summary="Freezes random projections that all layers share and trains two vectors a layer: ten "
     "times fewer parameters than LoRA.",
     formula="y = W₀x + b ⊙ B (d ⊙ A x), A and B frozen and shared",
-    count="Σ over targets of r + d_out",
-    explain="LoRA learns both thin matrices of each layer. VeRA draws one random pair for the "
+    parameter_formula="Σ over targets of r + d_out",
+    description="LoRA learns both thin matrices of each layer. VeRA draws one random pair for the "
     "whole model, freezes it, and learns only how strongly each of its directions counts in each "
     "layer. What is stored is a handful of vectors; the random pair can be drawn again from its "
     "seed, and is saved all the same so that the result does not depend on it.",
-    trains={"attention": "b, d", "feed_forward": "b, d"},
+    diagram_labels={"attention": "b, d", "feed_forward": "b, d"},
     config=VeraConfig,
     default_lr=5e-3,
     can_merge=True,
@@ -76,4 +76,4 @@ class Vera(PeftMethod):
         }
 
     def trainable_count(self, model: Any, config: VeraConfig, context: Context) -> int:
-        return sum(config.rank + layer.d_out for layer in targeted(model, config.targets))
+        return sum(config.rank + layer.d_out for layer in target_layers(model, config.targets))

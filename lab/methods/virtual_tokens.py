@@ -6,15 +6,15 @@ from typing import Any
 
 from lab.errors import Problem
 from lab.methods import Context
-from lab.methods.compatibility import No
+from lab.methods.compatibility import Unsupported
 from lab.schema import option
 
-NO_PACKING = No(
+NO_PACKING = Unsupported(
     "its virtual tokens stand before a row once, so the second text of a packed row would follow "
     "the first one, not them. Set data.packing off."
 )
-NO_START = No("the virtual tokens are there from the first step on.")
-NO_16_BITS = No("PEFT keeps virtual tokens in float32.")
+NO_START = Unsupported("the virtual tokens are there from the first step on.")
+NO_16_BITS = Unsupported("PEFT keeps virtual tokens in float32.")
 STARTS = ("vocabulary", "text", "random")
 
 

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lab import paths
-from lab.errors import LabError
 from lab.atomic_files import write_json
+from lab.errors import LabError
 from lab.models.catalog import BUILT_IN, BuiltIn
 
 

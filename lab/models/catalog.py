@@ -11,11 +11,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from lab import paths
-from lab.errors import LabError
 from lab.atomic_files import read_object, real_file, stray_links
-from lab.models import shipped_configs
+from lab.errors import LabError
 from lab.models import folder as folders
-from lab.schema import show
+from lab.models import shipped_configs
+from lab.schema import quote
 
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?", re.ASCII)
 
@@ -51,7 +51,7 @@ BUILT_IN = (
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelSource:
     """A resolved model id: its folder or hub id, and whether only what is on the disk counts."""
 
     id: str
@@ -60,7 +60,7 @@ class Source:
     config: dict[str, Any] | None = None  # the architecture itself, where there are no weights
 
 
-def resolve(model_id: str) -> Source:
+def resolve(model_id: str) -> ModelSource:
     """The source of `model_id`. Raises LabError that names the value and the way out."""
     kind, _, name = model_id.partition(":")
     if kind.lower() == "builtin":
@@ -74,24 +74,24 @@ def resolve(model_id: str) -> Source:
     if _is_folder(model_id):
         return _folder(model_id)
     if HUB_ID.fullmatch(model_id) and ".." not in model_id and "--" not in model_id:
-        return Source(model_id, model_id, local_only=not hub_is_reachable())
+        return ModelSource(model_id, model_id, local_only=not hub_is_reachable())
     raise LabError(
-        f"Unknown model '{show(model_id)}'.",
+        f"Unknown model '{quote(model_id)}'.",
         "Give builtin:smollm2-135m-instruct, a hub id such as org/name, a folder, or, for an "
         "estimate, config:NAME.",
     )
 
 
-def resolve_structure(model_id: str) -> Source:
+def resolve_config(model_id: str) -> ModelSource:
     """As `resolve`, for an estimate: no weights are needed, so that a shipped config, a folder with
     nothing but config.json, or such a file by any name will do."""
     kind, _, name = model_id.partition(":")
     if kind.lower() == "config":
         known = shipped_configs.get(name)
-        return Source(known.id, known.id, local_only=True, config=known.config)
+        return ModelSource(known.id, known.id, local_only=True, config=known.config)
     if kind.lower() == "builtin":
         known_model = built_in(name)
-        return Source(f"builtin:{known_model.name}", str(known_model.folder), local_only=True)
+        return ModelSource(f"builtin:{known_model.name}", str(known_model.folder), local_only=True)
     if model_id.endswith(".json"):
         return _config_file(model_id)
     if _is_folder(model_id):
@@ -118,42 +118,42 @@ def built_in(name: str) -> BuiltIn:
         if model.name == name.lower():
             return model
     choices = ", ".join(f"builtin:{model.name}" for model in BUILT_IN)
-    raise LabError(f"Unknown model 'builtin:{show(name)}'.", f"Choose one of: {choices}.")
+    raise LabError(f"Unknown model 'builtin:{quote(name)}'.", f"Choose one of: {choices}.")
 
 
-def _built_in(name: str) -> Source:
+def _built_in(name: str) -> ModelSource:
     model = built_in(name)
     if not model.is_ready:
         raise LabError(
             f"The built-in model is not prepared yet ({model.folder} is missing).",
             "Run `make setup` once; it takes about a minute.",
         )
-    return Source(f"builtin:{model.name}", str(model.folder), local_only=True)
+    return ModelSource(f"builtin:{model.name}", str(model.folder), local_only=True)
 
 
-def _folder(model_id: str, *, needs_weights: bool = True) -> Source:
+def _folder(model_id: str, *, needs_weights: bool = True) -> ModelSource:
     folder = Path(os.path.expanduser(model_id)).absolute()
     if not _is_dir(folder):
-        raise LabError(f"The model folder '{show(model_id)}' does not exist.", "Check the path.")
+        raise LabError(f"The model folder '{quote(model_id)}' does not exist.", "Check the path.")
     if strays := stray_links(folder):
         raise LabError(
-            f"The folder '{show(model_id)}' cannot be used: {'; '.join(strays[:5])}.",
+            f"The folder '{quote(model_id)}' cannot be used: {'; '.join(strays[:5])}.",
             "Put the files themselves there; a link has to end like the file that it leads to.",
         )
     folders.check(folder, model_id, needs_weights=needs_weights)
-    return Source(str(folder), str(folder), local_only=True)
+    return ModelSource(str(folder), str(folder), local_only=True)
 
 
-def _config_file(model_id: str) -> Source:
+def _config_file(model_id: str) -> ModelSource:
     file = real_file(Path(os.path.expanduser(model_id)), "config")
     config = read_object(file) if file.suffix == ".json" else None
     if config is None or "model_type" not in config:
         raise LabError(
-            f"'{show(model_id)}' is no readable config of a model.",
+            f"'{quote(model_id)}' is no readable config of a model.",
             "Give a config.json that names a model_type.",
         )
     folders.check_config(config, model_id, file.name)
-    return Source(str(file), str(file), local_only=True, config=config)
+    return ModelSource(str(file), str(file), local_only=True, config=config)
 
 
 def _is_dir(path: Path) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 from lab.errors import LabError
 from lab.models.headers import FLOATS, Stored
-from lab.schema import show
+from lab.schema import quote
 
 SHOWN = 3
 _checked: dict[int, str] = {}  # hash of config and tensors -> what does not fit
@@ -22,7 +22,7 @@ def check(config: Any, tensors: dict[str, Stored], name: str) -> None:
         _checked[key] = "; ".join(_misfits(config, tensors))
     if _checked[key]:
         raise LabError(
-            f"The weights of '{show(name)}' do not fit its config.json: {_checked[key]}.",
+            f"The weights of '{quote(name)}' do not fit its config.json: {_checked[key]}.",
             "They do not belong together, or the download is incomplete.",
         )
 
@@ -31,10 +31,10 @@ def _misfits(config: Any, tensors: dict[str, Stored]) -> list[str]:
     import torch
     from transformers.utils import logging
 
-    from lab.models.weights import empty_model, first_line
+    from lab.models.weights import first_line, meta_model
 
     try:
-        empty = empty_model(config)
+        empty = meta_model(config)
         stored = {
             key: torch.empty(one.shape, dtype=_type(one.dtype), device="meta")
             for key, one in tensors.items()
@@ -62,16 +62,16 @@ def _misfits(config: Any, tensors: dict[str, Stored]) -> list[str]:
         return [first_line(error)]
     missing = sorted(found["missing_keys"])
     unequal = sorted(found["mismatched_keys"], key=lambda one: str(one[0]))
-    misfits = [f"there is no '{show(key)}'" for key in missing]
+    misfits = [f"there is no '{quote(key)}'" for key in missing]
     misfits += [
-        f"'{show(key)}' is {tuple(stored_shape)}, and {tuple(shape)} is needed"
+        f"'{quote(key)}' is {tuple(stored_shape)}, and {tuple(shape)} is needed"
         for key, stored_shape, shape in unequal
     ]
-    misfits += [show(str(message)) for message in found.get("error_msgs", ())]
+    misfits += [quote(str(message)) for message in found.get("error_msgs", ())]
     names = {key for key, _ in empty.named_parameters(remove_duplicate=False)}
     prefix = f"{empty.base_model_prefix}."
     misfits += [
-        f"'{show(key)}' has the type {one.dtype}, which is not a floating-point type of the lab's"
+        f"'{quote(key)}' has the type {one.dtype}, which is not a floating-point type of the lab's"
         for key, one in sorted(tensors.items())
         if one.dtype not in FLOATS and {key, prefix + key, key.removeprefix(prefix)} & names
     ]

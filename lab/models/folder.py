@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from lab.errors import LabError
 from lab.atomic_files import read_json, read_object
+from lab.errors import LabError
 from lab.models import headers
 from lab.models.headers import Stored
-from lab.schema import show
+from lab.schema import quote
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 # transformers reads a folder with such a file as a checkpoint of several processes
@@ -65,13 +65,14 @@ def check_configs(folder: Path, name: str) -> None:
     config = read_object(file) if file.is_file() else None  # a pipe would never end
     if config is None:
         raise LabError(
-            f"The folder '{show(name)}' has no readable config.json.",
+            f"The folder '{quote(name)}' has no readable config.json.",
             "A model folder holds config.json, *.safetensors and a tokenizer.",
         )
     check_config(config, name)
     if (folder / "adapter_config.json").exists():
         raise LabError(
-            f"'{show(name)}' holds an adapter (adapter_config.json) beside a model, which would be "
+            f"'{quote(name)}' holds an adapter (adapter_config.json) beside a model, which "
+            "would be "
             "loaded with it.",
             "Give the folder of the base model, without adapter_config.json.",
         )
@@ -91,21 +92,21 @@ def check_config(config: dict[str, Any], name: str, file: str = "config.json") -
             else:
                 way_out = f"Remove {key} from {file}, or choose another model."
             raise LabError(
-                f"The model in '{show(name)}' {ELSEWHERE[key]} ({key} in {file}).", way_out
+                f"The model in '{quote(name)}' {ELSEWHERE[key]} ({key} in {file}).", way_out
             )
         if key in IMPLEMENTATIONS:
-            _check_implementation(key, value, IMPLEMENTATIONS[key], f"{file} of '{show(name)}'")
+            _check_implementation(key, value, IMPLEMENTATIONS[key], f"{file} of '{quote(name)}'")
         if (
             key in ("dtype", "torch_dtype")
             and isinstance(value, str)
             and not TYPES.fullmatch(value)
         ):
             raise LabError(
-                f"{file} of '{show(name)}' names the unknown type '{show(value)}' ({key}).",
+                f"{file} of '{quote(name)}' names the unknown type '{quote(value)}' ({key}).",
                 "Write float32, float16 or bfloat16.",
             )
         if key == "tokenizer_class":
-            _check_class(value, f"{file} of '{show(name)}'")
+            _check_class(value, f"{file} of '{quote(name)}'")
 
 
 def check_tokenizer(folder: Path, name: str) -> None:
@@ -116,7 +117,8 @@ def check_tokenizer(folder: Path, name: str) -> None:
         config = read_object(folder / file)
         if config is None:
             raise LabError(
-                f"{file} of '{show(name)}' is not a JSON object.", "Copy or download it again."
+                f"{file} of '{quote(name)}' is not a JSON object.",
+                "Copy or download it again.",
             )
         check_config(config, name, file)
         versions = config.get("fast_tokenizer_files")
@@ -124,7 +126,7 @@ def check_tokenizer(folder: Path, name: str) -> None:
             isinstance(versions, list) and all(_is_plain(one, ".json") for one in versions)
         ):
             raise LabError(
-                f"{file} of '{show(name)}' names other files ({show(versions)}).",
+                f"{file} of '{quote(name)}' names other files ({quote(versions)}).",
                 "fast_tokenizer_files is a list of names of JSON files in the same folder.",
             )
 
@@ -135,7 +137,7 @@ def stored_tensors(folder: Path, name: str) -> dict[str, Stored]:
     for file in weight_files(folder, name):
         tensors |= headers.read(file)
     if not tensors:
-        raise LabError(f"The weights of '{show(name)}' hold no tensors.", "Download them again.")
+        raise LabError(f"The weights of '{quote(name)}' hold no tensors.", "Download them again.")
     return tensors
 
 
@@ -151,19 +153,19 @@ def weight_names(names: Iterable[str], index: Path, name: str) -> list[str]:
     names = list(names)
     for part in filter(PART_OF_DISTRIBUTED.fullmatch, names):
         raise LabError(
-            f"'{show(name)}' holds {part}, a part of a distributed checkpoint.",
+            f"'{quote(name)}' holds {part}, a part of a distributed checkpoint.",
             "Save the model as one folder with save_pretrained.",
         )
     if WEIGHTS in names:
         return [WEIGHTS]
     if not any(one.endswith(".safetensors") for one in names):
         raise LabError(
-            f"The folder '{show(name)}' has no *.safetensors weights.",
+            f"The folder '{quote(name)}' has no *.safetensors weights.",
             "Other formats can run code when they are loaded; convert them to safetensors.",
         )
     if not index.is_file():
         raise LabError(
-            f"The folder '{show(name)}' has neither {WEIGHTS} nor {INDEX}.",
+            f"The folder '{quote(name)}' has neither {WEIGHTS} nor {INDEX}.",
             "Several files of weights need that index; one file is called as the first.",
         )
     return _of_index(index, names, name)
@@ -174,12 +176,13 @@ def _of_index(index: Path, names: list[str], name: str) -> list[str]:
     weight_map, metadata = listed.get("weight_map"), listed.get("metadata")
     if not isinstance(weight_map, dict) or not weight_map or not isinstance(metadata, dict):
         raise LabError(
-            f"{INDEX} of '{show(name)}' has no weight_map and metadata.", "Download it again."
+            f"{INDEX} of '{quote(name)}' has no weight_map and metadata.",
+            "Download it again.",
         )
     for value in weight_map.values():
         if not _is_plain(value, ".safetensors"):
             raise LabError(
-                f"{INDEX} of '{show(name)}' names '{show(value)}', which is not the name of a "
+                f"{INDEX} of '{quote(name)}' names '{quote(value)}', which is not the name of a "
                 ".safetensors file in the same folder.",
                 "Other formats can run code when they are loaded; convert them to safetensors.",
             )
@@ -187,7 +190,7 @@ def _of_index(index: Path, names: list[str], name: str) -> list[str]:
     missing = [file for file in files if file not in names]
     if missing:
         raise LabError(
-            f"'{show(name)}' lacks {show(', '.join(missing[:3]))}, which its {INDEX} names.",
+            f"'{quote(name)}' lacks {quote(', '.join(missing[:3]))}, which its {INDEX} names.",
             "Download the missing files.",
         )
     return files
@@ -205,7 +208,7 @@ def _inside(folder: Path, file: str, name: str) -> Path:
         is_ours = False
     if not is_ours:
         raise LabError(
-            f"{show(file)} of '{show(name)}' is a link that leaves the folder, or not a file.",
+            f"{quote(file)} of '{quote(name)}' is a link that leaves the folder, or not a file.",
             "Copy the weights into the folder.",
         )
     return folder / file
@@ -223,7 +226,7 @@ def _check_generation(folder: Path, name: str) -> None:
     ]
     if not isinstance(config, dict) or not all(type(number) is int for number in ids):
         raise LabError(
-            f"{file.name} of '{show(name)}' is not an object with numbers as token ids.",
+            f"{file.name} of '{quote(name)}' is not an object with numbers as token ids.",
             "Correct it, or remove it: the model's config is enough.",
         )
     check_config(config, name, file.name)
@@ -237,7 +240,7 @@ def _check_implementation(key: str, value: Any, allowed: tuple[str, ...], where:
         is_kernel = isinstance(choice, str) and "/" in choice
         why = "which is code of the hub" if is_kernel else "which the lab does not know"
         raise LabError(
-            f"{where} asks for '{show(choice)}' ({key}), {why}.",
+            f"{where} asks for '{quote(choice)}' ({key}), {why}.",
             f"Remove {key}, or choose one of: {', '.join(allowed)}.",
         )
 
@@ -247,7 +250,7 @@ def _check_class(value: Any, where: str) -> None:
     if value is None or (isinstance(value, str) and TOKENIZER_CLASS.fullmatch(value)):
         return
     raise LabError(
-        f"{where} names '{show(value)}' as tokenizer_class, which is not a tokenizer.",
+        f"{where} names '{quote(value)}' as tokenizer_class, which is not a tokenizer.",
         "Write PreTrainedTokenizerFast, or remove it.",
     )
 

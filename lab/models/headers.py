@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from lab.errors import LabError
-from lab.schema import show
+from lab.schema import quote
 
 MOST_BYTES = 25_000_000  # the hub reads no longer header either
 BITS = {
@@ -45,7 +45,7 @@ def read(file: Path) -> dict[str, Stored]:
         return _read(file, facts.st_size, facts.st_mtime_ns)
     except OSError as error:
         raise LabError(
-            f"'{show(file.name)}' cannot be read: {error.strerror or error}.",
+            f"'{quote(file.name)}' cannot be read: {error.strerror or error}.",
             "Check the file and its permissions.",
         ) from None
 
@@ -89,7 +89,7 @@ def parse(header: bytes, data_bytes: int, name: str) -> dict[str, Stored]:
         ((key, value["data_offsets"]) for key, value in listed.items()), key=lambda pair: pair[1]
     ):
         if start != end:
-            raise _damaged(name, f"the bytes of '{show(key)}' begin at {start:,}, not at {end:,}")
+            raise _damaged(name, f"the bytes of '{quote(key)}' begin at {start:,}, not at {end:,}")
         end = stop
     if end != data_bytes:
         raise _damaged(name, f"its tensors take {end:,} bytes, and it holds {data_bytes:,}")
@@ -101,14 +101,14 @@ def _stored(key: str, value: Any, name: str) -> Stored:
     entry = value if isinstance(value, dict) else {}
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in BITS:
-        raise _damaged(name, f"'{show(key)}' has the unknown type {show(str(dtype))}")
+        raise _damaged(name, f"'{quote(key)}' has the unknown type {quote(str(dtype))}")
     if not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2:
-        raise _damaged(name, f"'{show(key)}' has no valid shape or offsets")
+        raise _damaged(name, f"'{quote(key)}' has no valid shape or offsets")
     bits = math.prod(shape) * BITS[dtype]
     if offsets[1] - offsets[0] != bits / 8:
         raise _damaged(
             name,
-            f"'{show(key)}' has {offsets[1] - offsets[0]:,} bytes, its shape needs another number",
+            f"'{quote(key)}' has {offsets[1] - offsets[0]:,} bytes, its shape needs another number",
         )
     return Stored(dtype, tuple(shape))
 
@@ -130,6 +130,6 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _damaged(name: str, why: str) -> LabError:
     return LabError(
-        f"'{show(name)}' is not a readable safetensors file: {why}.",
+        f"'{quote(name)}' is not a readable safetensors file: {why}.",
         "Copy or download it again.",
     )

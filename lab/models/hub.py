@@ -15,16 +15,16 @@ from typing import Any
 from lab.errors import LabError
 from lab.models import folder as folders
 from lab.models import headers
-from lab.models.catalog import Source
+from lab.models.catalog import ModelSource
 from lab.models.headers import Stored
-from lab.schema import show
+from lab.schema import quote
 
 SMALL = re.compile(r"[^/]+\.(json|txt|jinja|model|tiktoken)|additional_chat_templates/[^/]+\.jinja")
 MOST_SMALL_BYTES = 200_000_000
 CHUNK = 100_000  # more than most headers have
 
 
-def local_folder(source: Source, *, with_weights: bool) -> Path:
+def local_folder(source: ModelSource, *, with_weights: bool) -> Path:
     """The folder of a source, checked; a model of the hub is fetched into the hub's cache first.
 
     Raises LabError for what may not be loaded. What the hub's client raises passes through.
@@ -47,7 +47,7 @@ def local_folder(source: Source, *, with_weights: bool) -> Path:
     return place
 
 
-def stored_tensors(source: Source) -> dict[str, Stored]:
+def stored_tensors(source: ModelSource) -> dict[str, Stored]:
     """What the weights of a source hold, from headers alone, downloaded or not."""
     if Path(source.location).is_absolute() or source.local_only:
         place = local_folder(source, with_weights=True)
@@ -56,7 +56,7 @@ def stored_tensors(source: Source) -> dict[str, Stored]:
     return remote_tensors(source, sizes, _fetch(source, _small(sizes)))
 
 
-def remote_tensors(source: Source, sizes: dict[str, int], place: Path) -> dict[str, Stored]:
+def remote_tensors(source: ModelSource, sizes: dict[str, int], place: Path) -> dict[str, Stored]:
     """The tensors of the hub's files; `place` holds the index. Nothing but headers is fetched."""
     tensors: dict[str, Stored] = {}
     for name in folders.weight_names(sizes, place / folders.INDEX, source.id):
@@ -64,7 +64,7 @@ def remote_tensors(source: Source, sizes: dict[str, int], place: Path) -> dict[s
     return tensors
 
 
-def _sizes(source: Source) -> dict[str, int]:
+def _sizes(source: ModelSource) -> dict[str, int]:
     """Bytes of each file at the top of the repository, by name."""
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
@@ -79,7 +79,7 @@ def _small(sizes: dict[str, int]) -> list[str]:
     ]
 
 
-def _cached(source: Source) -> Path:
+def _cached(source: ModelSource) -> Path:
     """The folder of what the hub's cache holds of a model. Raises FileNotFoundError."""
     from huggingface_hub import try_to_load_from_cache
 
@@ -89,7 +89,7 @@ def _cached(source: Source) -> Path:
     return Path(config).parent
 
 
-def _fetch(source: Source, names: list[str]) -> Path:
+def _fetch(source: ModelSource, names: list[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     # a name is taken as a pattern; the brackets that it may hold are taken literally
@@ -122,7 +122,8 @@ def _bytes(url: str, begin: int, end: int) -> bytes:
         hf_raise_for_status(response)
         if begin and response.status_code != 206:
             raise LabError(
-                f"The hub does not send parts of '{show(url)}'.", "Download the model by hand."
+                f"The hub does not send parts of '{quote(url)}'.",
+                "Download the model by hand.",
             )
         for chunk in response.iter_bytes():
             received += chunk

@@ -14,7 +14,7 @@ from typing import Any
 
 from lab.errors import LabError
 from lab.paths import ASSETS
-from lab.schema import show
+from lab.schema import quote
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,6 @@ def get(name: str) -> ShippedConfig:
     near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
     guess = f"Did you mean config:{names[near[0]].name}? " if near else ""
     raise LabError(
-        f"There is no shipped config '{show(name)}'.",
+        f"There is no shipped config '{quote(name)}'.",
         f"{guess}`python -m lab models` lists them.",
     )

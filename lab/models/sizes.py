@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from lab.errors import LabError
-from lab.schema import number, show
+from lab.schema import number, quote
 
 LARGEST_FILE = 4_000_000  # bytes of a config.json
 DEEPEST, LONGEST = 12, 100_000  # of objects in each other, and of one object, list or text
@@ -57,7 +57,7 @@ def check(config: dict[str, Any], name: str) -> None:
             f"; and {len(problems) - 8:,} more" if len(problems) > 8 else ""
         )
         raise LabError(
-            f"No model can be built from the config.json of '{show(name)}': {shown}.",
+            f"No model can be built from the config.json of '{quote(name)}': {shown}.",
             "Correct these fields, or choose another model.",
         )
 
@@ -66,7 +66,7 @@ def check_file(size: int, name: str) -> None:
     """Raise LabError for a config.json of `size` bytes that is too large to be read."""
     if size > LARGEST_FILE:
         raise LabError(
-            f"The config.json of '{show(name)}' has {size:,} bytes; at most {LARGEST_FILE:,} are "
+            f"The config.json of '{quote(name)}' has {size:,} bytes; at most {LARGEST_FILE:,} are "
             "read.",
             "A config.json has a few kB.",
         )
@@ -78,7 +78,7 @@ def _look(config: dict[Any, Any], within: str, depth: int, problems: list[str]) 
         return
     layers, experts = 0, 0
     for key, value in config.items():
-        place = f"{within}{show(str(key))}"
+        place = f"{within}{quote(str(key))}"
         if isinstance(value, (list, dict, str)) and len(value) > LONGEST:
             problems.append(f"{place} has {len(value):,} entries, at most {LONGEST:,} are allowed")
         elif isinstance(value, dict):
@@ -114,7 +114,7 @@ def _wrong(key: str, value: Any, needed: bool) -> str:
     if high == POSITIONS and isinstance(value, float) and value.is_integer():
         value = int(value)  # seconds times a rate, in some configs
     if needed and type(value) is not int:
-        return f"is {show(value)}, and must be a whole number"
+        return f"is {quote(value)}, and must be a whole number"
     if type(value) is int and not low <= value <= high:
         if needed:
             return f"is {number(value)}, and must be from 1 to {number(high)}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 
-class StandIn:
+class StubTokenizer:
     """Knows as many tokens as the model has embeddings, the special ones that its config names."""
 
     def __init__(self, config: Any) -> None:
@@ -19,14 +19,14 @@ class StandIn:
         listed = (one if isinstance(one, (list, tuple)) else [one] for one in named)
         special = {int(one) for ids in listed for one in ids if isinstance(one, int) and one >= 0}
         self._special = sorted(special) or [0]
-        self.was_asked = False  # for what only the real one knows
+        self.was_used = False  # for what only the real one knows
 
     def __len__(self) -> int:
         return self._size
 
     @property
     def all_special_ids(self) -> list[int]:
-        self.was_asked = True
+        self.was_used = True
         return self._special
 
     def add_tokens(self, tokens: list[str]) -> int:
@@ -41,7 +41,7 @@ class StandIn:
 
     def encode(self, text: str, **_: Any) -> list[int]:
         """A token of its own for each text, in the order that they are asked for."""
-        self.was_asked = True
+        self.was_used = True
         return [self._texts.setdefault(text, len(self._texts))]
 
     def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:

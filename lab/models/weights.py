@@ -6,15 +6,15 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from lab.errors import LabError
 from lab.atomic_files import read_object
+from lab.errors import LabError
 from lab.models import fit, hub, sizes
 from lab.models import folder as folders
-from lab.models.catalog import Source
+from lab.models.catalog import ModelSource
 from lab.models.headers import Stored
 
 
-def load_tokenizer(source: Source) -> Any:
+def load_tokenizer(source: ModelSource) -> Any:
     """The tokenizer of a model, with a pad token. Raises LabError if it has none to load."""
     from transformers import AutoTokenizer
 
@@ -44,7 +44,7 @@ def load_tokenizer(source: Source) -> Any:
     return tokenizer
 
 
-def load_config(source: Source) -> Any:
+def load_config(source: ModelSource) -> Any:
     """The model's config. Raises LabError for an unknown model or architecture."""
     from transformers import AutoConfig
 
@@ -60,7 +60,7 @@ def load_config(source: Source) -> Any:
         ) from None
 
 
-def check_sizes(source: Source, folder: Path | None) -> None:
+def check_sizes(source: ModelSource, folder: Path | None) -> None:
     """Raise LabError unless a model of the numbers in its config.json can be built."""
     values = source.config
     if values is None and folder is not None:
@@ -70,7 +70,7 @@ def check_sizes(source: Source, folder: Path | None) -> None:
     sizes.check(values or {}, source.id)
 
 
-def load_model(source: Source, dtype: Any, **extra: Any) -> Any:
+def load_model(source: ModelSource, dtype: Any, **extra: Any) -> Any:
     """The causal language model with its weights in `dtype` (a torch.dtype)."""
     from transformers import AutoModelForCausalLM
 
@@ -96,12 +96,12 @@ def load_model(source: Source, dtype: Any, **extra: Any) -> Any:
             _way_out(source),
         ) from None
     if is_quantised(model):
-        keep_layout(model)
+        disable_cpu_repacking(model)
     settle_generation(model)
     return model
 
 
-def local_folder(source: Source, *, with_weights: bool) -> Path:
+def local_folder(source: ModelSource, *, with_weights: bool) -> Path:
     """The folder of a source, checked and, for a model of the hub, fetched. Raises LabError."""
     try:
         return hub.local_folder(source, with_weights=with_weights)
@@ -113,7 +113,7 @@ def local_folder(source: Source, *, with_weights: bool) -> Path:
         ) from None
 
 
-def stored_tensors(source: Source) -> dict[str, Stored]:
+def stored_tensors(source: ModelSource) -> dict[str, Stored]:
     """What the weights hold, from headers alone, downloaded or not. Raises LabError."""
     try:
         return hub.stored_tensors(source)
@@ -125,7 +125,7 @@ def stored_tensors(source: Source) -> dict[str, Stored]:
         ) from None
 
 
-def _tokenizer_folder(source: Source) -> Path:
+def _tokenizer_folder(source: ModelSource) -> Path:
     """As `local_folder`, also for a result's folder, which may hold no config.json."""
     place = Path(source.location)
     if place.is_absolute() and not (place / "config.json").exists():
@@ -159,7 +159,7 @@ def settle_generation(model: Any) -> None:
             setattr(config, name, None)
 
 
-def keep_layout(model: Any) -> None:
+def disable_cpu_repacking(model: Any) -> None:
     """Have 4-bit layers keep their weights as they are.
 
     On processors with bfloat16 instructions bitsandbytes repacks them at the first pass without
@@ -181,7 +181,7 @@ def on_device(model: Any, device: Any) -> Any:
     return model if is_quantised(model) else model.to(device)
 
 
-def empty_model(config: Any) -> Any:
+def meta_model(config: Any) -> Any:
     """The model on the meta device: structure and shapes, no memory."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -202,10 +202,10 @@ def empty_like(model: Any) -> Any:
     config = copy.deepcopy(model.config)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    return empty_model(config)
+    return meta_model(config)
 
 
-def same_weights(model: Any) -> Any:
+def share_weights(model: Any) -> Any:
     """Another tree of modules over the very tensors of `model`: a variant costs no memory but
     its own, and what is put into its tree is not in the other."""
     tensors = [*model.parameters(), *model.buffers()]
@@ -248,7 +248,7 @@ def read_weights(model: Any, folder: Path) -> Any:
 
 def _renamed(model: Any, folder: Path) -> dict[str, Any]:
     """The tensors of a whole model in `folder` under the names of `model`'s modules."""
-    source = Source(folder.name, str(folder.absolute()), local_only=True)
+    source = ModelSource(folder.name, str(folder.absolute()), local_only=True)
     return dict(load_model(source, model.dtype).state_dict())
 
 
@@ -258,7 +258,7 @@ def first_line(error: BaseException) -> str:
     return text[0].rstrip(".")
 
 
-def _way_out(source: Source) -> str:
+def _way_out(source: ModelSource) -> str:
     if source.location.startswith("/"):
         return "Check the files in that folder."
     if source.location == source.id and source.local_only:

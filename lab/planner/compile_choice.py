@@ -29,7 +29,9 @@ def choose(
     if not method.can_compile:
         return "off", f"does not go with {method.title}"
     ways = [replace(spec, train=replace(spec.train, compile=way)) for way in ("off", "on")]
-    plain, compiled = (runtime_estimate.pace(one, costs, sizes, device, facts, bits) for one in ways)
+    plain, compiled = (
+        runtime_estimate.pace(one, costs, sizes, device, facts, bits) for one in ways
+    )
     if plain is None or compiled is None:
         return "off", "is left out: the run's length is not known"
     took = f"{formatting.duration(compiled.seconds)} against {formatting.duration(plain.seconds)}"

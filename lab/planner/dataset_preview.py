@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from lab.data import batches, duplicates, prepare, format_detection, chat_template, token_view
+from lab.data import batches, chat_template, duplicates, format_detection, prepare, token_view
 from lab.data import catalog as datasets
-from lab.data.example_reader import Example, Rows, Sample
-from lab.data.chat_template import Tokens
+from lab.data.chat_template import TokenizedExample
+from lab.data.example_reader import Example, ExampleReader, Sample
 from lab.errors import LabError, Problem, SpecError
 from lab.methods import get as method_of
 from lab.models import catalog as models
@@ -46,10 +46,10 @@ def look(value: Any, most: int = MOST) -> dict[str, Any]:
         tokenizer = weights.load_tokenizer(models.resolve(spec.model))
     has_own = bool(tokenizer.chat_template)
     with stage("template"):
-        chat_template.choose(tokenizer, data.template)
+        chat_template.set_chat_template(tokenizer, data.template)
     system_prompt = prepare.system_prompt_of(spec, dataset)
     with stage("rows"):
-        found = Rows(dataset.path, prepare.reading_of(data, dataset))
+        found = ExampleReader(dataset.path, prepare.reading_of(data, dataset))
         sample, is_whole, trouble = _read(found, most)
     with stage("template"):
         sequences, is_cut = _tokenized(found, sample.examples, tokenizer, system_prompt, data)
@@ -58,15 +58,15 @@ def look(value: Any, most: int = MOST) -> dict[str, Any]:
     usable = [place for place, made in enumerate(sequences) if made]
     if not usable:
         raise LabError(
-            f"No row of '{dataset.id}' can be used: {found.told() or trouble}.",
+            f"No row of '{dataset.id}' can be used: {found.invalid_summary() or trouble}.",
             "Name the right columns, or choose another template.",
         )
-    _, held = batches.split(len(examples), data.eval_fraction)
+    _, held = batches.split_indices(len(examples), data.eval_fraction)
     flat = [one for place in usable for one in sequences[place]]
     texts = [_words(example) for example in examples]
     with stage("compare"):
-        twins = duplicates.find(texts)
-        leaks = twins.across(set(held))
+        twins = duplicates.find_duplicates(texts)
+        leaks = twins.across_split(set(held))
     can_pack = method_of(spec.method["name"]).can_pack
     return {
         "dataset": dataset.id,
@@ -90,12 +90,12 @@ def look(value: Any, most: int = MOST) -> dict[str, Any]:
         "packed": _packed(flat, data.max_length) if can_pack else [],
         "lengths": _lengths(examples, shares, tokenizer, system_prompt, sequences),
         "counts": {
-            "truncated": sum(one.cut for one in flat),
-            "dropped": sum(not one.counted for one in flat),
-            "bad": found.bad,
+            "truncated": sum(one.truncated for one in flat),
+            "dropped": sum(not one.num_loss_tokens for one in flat),
+            "bad": found.num_invalid,
             "held_out": len(held),
             "tokens": sum(len(one.ids) for one in flat),
-            "counted": sum(one.counted for one in flat),
+            "counted": sum(one.num_loss_tokens for one in flat),
             "exact": len(twins.exact),
             "near": len(twins.near),
             "leaks": len(leaks),
@@ -107,7 +107,7 @@ def look(value: Any, most: int = MOST) -> dict[str, Any]:
     }
 
 
-def _read(found: Rows, most: int) -> tuple[Sample, bool, str]:
+def _read(found: ExampleReader, most: int) -> tuple[Sample, bool, str]:
     """The first examples; bad rows are counted, not raised: the page shows them."""
     sample = Sample(most, CHARACTERS * most)
     found.end_after(SECONDS)
@@ -124,11 +124,15 @@ def _read(found: Rows, most: int) -> tuple[Sample, bool, str]:
 
 
 def _tokenized(
-    found: Rows, examples: list[Example], tokenizer: Any, system_prompt: str, data: DataSpec
-) -> tuple[list[list[Tokens]], bool]:
+    found: ExampleReader,
+    examples: list[Example],
+    tokenizer: Any,
+    system_prompt: str,
+    data: DataSpec,
+) -> tuple[list[list[TokenizedExample]], bool]:
     """The pieces of each example, and whether time ended before the last; none, and a reason in
     `found`, for an example that cannot be rendered."""
-    sequences: list[list[Tokens]] = []
+    sequences: list[list[TokenizedExample]] = []
     end = time.monotonic() + TOKENISE_S
     for example in examples:
         if sequences and time.monotonic() > end:
@@ -151,18 +155,24 @@ def _words(example: Example) -> str:
     return example.text or "\n".join(message["content"] for message in example.messages)
 
 
-def _row(example: Example, first: Tokens, tokenizer: Any, system_prompt: str) -> dict[str, Any]:
+def _row(
+    example: Example, first: TokenizedExample, tokenizer: Any, system_prompt: str
+) -> dict[str, Any]:
     """One row: its rendered text, and its tokens with the mask."""
     if example.messages:
-        text = chat_template.render(tokenizer, chat_template.with_system(example.messages, system_prompt))
+        text = chat_template.render(
+            tokenizer, chat_template.with_system(example.messages, system_prompt)
+        )
     else:
         text = example.text
     return {
         "row": example.row,
         "text": text[:8000],
-        "tokens": token_view.pieces(tokenizer, first.ids[: token_view.LONGEST], first.labels[: token_view.LONGEST]),
-        "cut": first.cut,
-        "counted": first.counted,
+        "tokens": token_view.pieces(
+            tokenizer, first.ids[: token_view.LONGEST], first.labels[: token_view.LONGEST]
+        ),
+        "cut": first.truncated,
+        "counted": first.num_loss_tokens,
     }
 
 
@@ -183,14 +193,16 @@ def _lengths(
     shares: list[float],
     tokenizer: Any,
     system_prompt: str,
-    made: list[list[Tokens]],
+    made: list[list[TokenizedExample]],
 ) -> list[int]:
     """Tokens of each row before anything is cut; rows that are not cut are known already. Those of
     a row that was too long to look at as a whole follow from its share."""
     lengths = []
     for example, share, sequences in zip(examples, shares, made, strict=True):
-        if sequences and sequences[0].cut:
-            text = chat_template.render(tokenizer, chat_template.with_system(example.messages, system_prompt))
+        if sequences and sequences[0].truncated:
+            text = chat_template.render(
+                tokenizer, chat_template.with_system(example.messages, system_prompt)
+            )
             count = len(tokenizer(text, add_special_tokens=False)["input_ids"])
             lengths.append(round(count * share))
         elif sequences:
@@ -198,17 +210,17 @@ def _lengths(
     return lengths
 
 
-def _packed(flat: list[Tokens], length: int) -> list[dict[str, Any]]:
-    rows = batches.packed_rows([one for one in flat if one.counted], length)
+def _packed(flat: list[TokenizedExample], length: int) -> list[dict[str, Any]]:
+    rows = batches.packed_rows([one for one in flat if one.num_loss_tokens], length)
     return [
         {"lengths": list(row.lengths), "sources": list(row.sources), "length": row.tokens}
         for row in rows[:PACKED]
     ]
 
 
-def _waste(flat: list[Tokens], spec: RunSpec) -> dict[str, float]:
+def _waste(flat: list[TokenizedExample], spec: RunSpec) -> dict[str, float]:
     """Share of each batch that is padding: rows in their shuffled order, in buckets, packed."""
-    useful = [one for one in flat if one.counted]
+    useful = [one for one in flat if one.num_loss_tokens]
     if not useful:
         return {}
     size, seed = spec.train.batch_size, spec.train.seed
@@ -220,8 +232,8 @@ def _waste(flat: list[Tokens], spec: RunSpec) -> dict[str, float]:
         room = sum(int(group.max()) * len(group) for group in groups)
         return 1 - float(lengths.sum()) / room
 
-    def ordered(rows: batches.Rows, bucket: int) -> np.ndarray:
-        stream = batches.Stream(rows, seed, bucket)
+    def ordered(rows: batches.SequenceDataset, bucket: int) -> np.ndarray:
+        stream = batches.TrainingOrder(rows, seed, bucket)
         return np.array([stream[place].tokens for place in range(len(rows))])
 
     return {

@@ -9,10 +9,10 @@ from typing import Any
 
 from lab import methods
 from lab.data import catalog as datasets
-from lab.data import prepare, example_reader, chat_template
+from lab.data import chat_template, example_reader, prepare
 from lab.errors import LabError
 from lab.planner.stages import stage
-from lab.schema import show
+from lab.schema import quote
 from lab.spec import RunSpec
 from lab.spec_sections import DataSpec
 
@@ -30,7 +30,7 @@ def facts_of(spec: RunSpec, tokenizer: Any) -> dict[str, Any]:
     data = spec.data
     dataset = datasets.resolve(data.dataset)
     with stage("rows"):
-        found = example_reader.Rows(dataset.path, prepare.reading_of(data, dataset))
+        found = example_reader.ExampleReader(dataset.path, prepare.reading_of(data, dataset))
         sample = _read(found)
     prepare.check_objective(data, found.has_chats, dataset)
     if data.general_mix and data.general_set != "base":
@@ -39,21 +39,25 @@ def facts_of(spec: RunSpec, tokenizer: Any) -> dict[str, Any]:
         _check_further("data.held_out", data.held_out, data)
     system_prompt = prepare.system_prompt_of(spec, dataset)
     size = found.size
-    count = found.good if found.is_whole else round(found.good * size / max(1, found.done))
+    count = (
+        found.num_valid
+        if found.is_whole
+        else round(found.num_valid * size / max(1, found.bytes_read))
+    )
     facts = {
         "dataset": dataset.id,
         "system_prompt": system_prompt,
         "examples": count,
-        "examples_read": found.good,
+        "examples_read": found.num_valid,
         "bytes": size,
         "warnings": _warnings(spec, found, sample.examples),
     }
     if tokenizer is None:
         return facts
     with stage("template"):
-        chat_template.choose(tokenizer, data.template)
+        chat_template.set_chat_template(tokenizer, data.template)
         pieces, sequences = _tokenised(found, sample, tokenizer, data, system_prompt)
-    if not any(piece.counted for piece in pieces):
+    if not any(piece.num_loss_tokens for piece in pieces):
         raise LabError(
             f"None of the first {len(sequences)} rows of '{dataset.id}' has a token to learn from "
             f"within {data.max_length} tokens.",
@@ -61,11 +65,11 @@ def facts_of(spec: RunSpec, tokenizer: Any) -> dict[str, Any]:
         )
     facts["tokens_per_row"] = sum(len(piece.ids) for piece in pieces) / len(pieces)
     facts["sequences_per_example"] = sum(sequences) / len(sequences)
-    facts["loss_tokens_per_row"] = sum(piece.counted for piece in pieces) / len(pieces)
+    facts["loss_tokens_per_row"] = sum(piece.num_loss_tokens for piece in pieces) / len(pieces)
     return facts
 
 
-def _read(found: example_reader.Rows) -> example_reader.Sample:
+def _read(found: example_reader.ExampleReader) -> example_reader.Sample:
     """The first examples; the others are counted, as far as READ_S seconds reach."""
     sample = example_reader.Sample(SAMPLE, CHARACTERS)
     found.end_after(READ_S)
@@ -79,7 +83,9 @@ def _check_further(field: str, dataset_id: str, data: DataSpec) -> None:
     """Raise LabError if a further file of the run cannot be read, or its first rows not be used."""
     try:
         dataset = datasets.resolve(dataset_id)
-        found = example_reader.Rows(dataset.path, replace(prepare.reading_of(data, dataset), limit=SECOND))
+        found = example_reader.ExampleReader(
+            dataset.path, replace(prepare.reading_of(data, dataset), limit=SECOND)
+        )
         found.end_after(READ_S)
         for _ in found:
             pass
@@ -88,11 +94,15 @@ def _check_further(field: str, dataset_id: str, data: DataSpec) -> None:
 
 
 def _tokenised(
-    found: example_reader.Rows, sample: example_reader.Sample, tokenizer: Any, data: DataSpec, system_prompt: str
-) -> tuple[list[chat_template.Tokens], list[float]]:
+    found: example_reader.ExampleReader,
+    sample: example_reader.Sample,
+    tokenizer: Any,
+    data: DataSpec,
+    system_prompt: str,
+) -> tuple[list[chat_template.TokenizedExample], list[float]]:
     """The sequences of the sample, and how many each of its examples becomes. Raises LabError as
     the worker will: for a row that the template refuses, unless bad rows are skipped."""
-    pieces: list[chat_template.Tokens] = []
+    pieces: list[chat_template.TokenizedExample] = []
     counts: list[float] = []
     end = time.monotonic() + TOKENISE_S
     for example, share in zip(sample.examples, sample.shares, strict=True):
@@ -112,18 +122,22 @@ def _tokenised(
     found.finish()
     if not counts:
         raise LabError(
-            f"None of the first {len(sample.examples)} rows of '{show(str(found.path))}' can be "
-            f"used: {found.told()}.",
+            f"None of the first {len(sample.examples)} rows of '{quote(str(found.path))}' can be "
+            f"used: {found.invalid_summary()}.",
             "Choose another template, or correct these rows.",
         )
     return pieces, counts
 
 
-def _warnings(spec: RunSpec, found: example_reader.Rows, sample: list[example_reader.Example]) -> list[str]:
+def _warnings(
+    spec: RunSpec, found: example_reader.ExampleReader, sample: list[example_reader.Example]
+) -> list[str]:
     """What a person should know before the run starts, and may well want."""
     told = []
-    if found.bad:
-        told.append(f"{found.bad} rows cannot be used and are skipped: {found.told()}.")
+    if found.num_invalid:
+        told.append(
+            f"{found.num_invalid} rows cannot be used and are skipped: {found.invalid_summary()}."
+        )
     open_slots = _open_slots(sample)
     if open_slots:
         told.append(

@@ -14,10 +14,10 @@ from lab.memory import settings_search as planning
 from lab.models import catalog as models
 from lab.models import shipped_configs, weights
 from lab.planner import compile_choice
-from lab.planner.validate import check_fit, not_applicable, resolve
-from lab.planner.target_device import Target, target_of
 from lab.planner.dataset_stats import facts_of
 from lab.planner.stages import stage
+from lab.planner.target_device import Target, target_of
+from lab.planner.validate import check_fit, not_applicable, resolve
 from lab.spec import RunSpec
 
 CERTAINLY_OVER = 1.2  # times the memory by the closed form: need not be traced to be ruled out
@@ -127,7 +127,7 @@ def _facts(spec: RunSpec) -> dict[str, Any]:
 
 def _config(spec: RunSpec) -> Any:
     with stage("model"):
-        return weights.load_config(models.resolve_structure(spec.model))
+        return weights.load_config(models.resolve_config(spec.model))
 
 
 _empties: dict[str, Any] = {}
@@ -140,7 +140,7 @@ def _empty(config: Any) -> Any:
         if len(_empties) >= 32:
             _empties.clear()
         with stage("model"):
-            _empties[name] = weights.empty_model(config)
+            _empties[name] = weights.meta_model(config)
     return _empties[name]
 
 
@@ -191,7 +191,7 @@ def limits(value: Any, device: dict[str, Any]) -> dict[str, Any]:
 
     def takes(count: int) -> bool:
         """Whether the shipped config of that place, counted from the smallest, fits."""
-        other = weights.load_config(models.resolve_structure(everything[count - 1].id))
+        other = weights.load_config(models.resolve_config(everything[count - 1].id))
         reach = getattr(other, "max_position_embeddings", None) or longest
         rows = replace(ready, data=replace(ready.data, max_length=min(reach, length)))
         try:

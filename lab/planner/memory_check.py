@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lab import host, formatting
+from lab import formatting, host
 from lab.errors import Problem
 from lab.memory import estimator as memory
-from lab.memory import memory_savers, gpu_table, selective_checkpointing
+from lab.memory import gpu_table, memory_savers, selective_checkpointing
 from lab.memory.formula import Estimate
 from lab.methods import Method
 from lab.spec import RunSpec
@@ -82,7 +82,8 @@ def admit(
 def _refusal(spec: RunSpec, found: Estimate, config: Any, room: Capacity) -> str:
     device = "the GPU" if room.on_gpu else "this machine"
     said = (
-        f"the run needs {formatting.size(found.peak_bytes)} at its peak ({found.peak_phase}), {device} "
+        f"the run needs {formatting.size(found.peak_bytes)} at its peak ({found.peak_phase}), "
+        f"{device} "
         f"has {formatting.size(room.bytes)}. "
     )
     change = smallest_change(spec, config, room)
@@ -95,19 +96,22 @@ def _refusal(spec: RunSpec, found: Estimate, config: Any, room: Capacity) -> str
             for key, value in fix.changes.items()
         )
         said += (
-            f"The smallest change that fits: {fix.title.lower()} ({settings}), {formatting.size(peak)}. "
+            f"The smallest change that fits: {fix.title.lower()} ({settings}), "
+            f"{formatting.size(peak)}. "
         )
     return said + "Set hardware.ignore_memory to true to start it all the same."
 
 
-def smallest_change(spec: RunSpec, config: Any, room: Capacity) -> tuple[memory_savers.Fix, int] | None:
+def smallest_change(
+    spec: RunSpec, config: Any, room: Capacity
+) -> tuple[memory_savers.Fix, int] | None:
     """The gentlest change, made again if it can be (halved rows, shorter rows), that makes `spec`
     fit by the closed form; with its predicted peak."""
     from lab import methods
     from lab.planner.validate import resolve
 
     def peak_of(value: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        changed = resolve(RunSpec.stored(value), room.on_gpu)
+        changed = resolve(RunSpec.from_stored(value), room.on_gpu)
         method = methods.get(changed.method["name"])
         found = memory.cached(
             config,

@@ -10,15 +10,15 @@ from typing import Any
 from lab import methods, optimizers, paths
 from lab.errors import LabError, Problem
 from lab.memory import estimator as memory
-from lab.memory import memory_savers as smaller
 from lab.memory import formula, runtime_estimate
+from lab.memory import memory_savers as smaller
 from lab.methods import Context, compatibility
 from lab.models import catalog as models
 from lab.models import fit, weights
-from lab.planner import memory_check, initial_weights, compile_choice
-from lab.planner.target_device import this_machine
+from lab.planner import compile_choice, initial_weights, memory_check
 from lab.planner.dataset_stats import facts_of
 from lab.planner.stages import stage
+from lab.planner.target_device import this_machine
 from lab.spec import RunSpec
 
 DISK_RESERVE = 200_000_000
@@ -141,7 +141,7 @@ def _adapter_precision(method: Any, train: Any) -> str:
     if train.adapter_precision != "auto":
         return str(train.adapter_precision)
     is_narrow = train.precision == "bfloat16" and method.can_use_bfloat16_adapters
-    has_copies = optimizers.can_keep_copies(method, optimizers.get(train.optimizer))
+    has_copies = optimizers.can_use_master_weights(method, optimizers.get(train.optimizer))
     return "bfloat16" if is_narrow and has_copies else "float32"
 
 
@@ -174,7 +174,7 @@ def _model(spec: RunSpec) -> tuple[Any, Any]:
             "Choose the original model.",
         )
     with stage("model"):
-        model = weights.empty_model(config)
+        model = weights.meta_model(config)
     with stage("tokenizer"):
         tokenizer = weights.load_tokenizer(source)
     rows = model.get_input_embeddings().weight.shape[0]
@@ -267,7 +267,7 @@ def _estimate(
             method.prepare(model, config, context)
             frozen_bytes = method.frozen_bytes(model, config)
             model = method.apply(model, config, context)
-            method.grow_fully(model, config)
+            method.unfreeze_all(model, config)
     except ValueError as error:  # a library refuses the combination in its own words
         problems.append(not_applicable(method, config, error))
         return spec, None

@@ -52,9 +52,9 @@ def _reply(request: str) -> dict[str, Any]:
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    from lab.planner.validate import check, fixes
-    from lab.planner.estimate import estimate, limits, plan
     from lab.planner.dataset_preview import look
+    from lab.planner.estimate import estimate, limits, plan
+    from lab.planner.validate import check, fixes
 
     os.environ.update(request["where"])
     try:
@@ -94,9 +94,9 @@ def load_libraries() -> None:
     import transformers.models.llama.modeling_llama  # noqa: F401
 
     import lab.memory.shadow.layer_repetition
-    import lab.planner.validate
-    import lab.planner.estimate
     import lab.planner.dataset_preview
+    import lab.planner.estimate
+    import lab.planner.validate
     import lab.train.flops
     import lab.train.loss  # noqa: F401
     from lab import host

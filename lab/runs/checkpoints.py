@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lab.errors import LabError
 from lab.atomic_files import number, read_object, remove_tree, size_of, write_json
+from lab.errors import LabError
 from lab.paths import RunDir
 from lab.runs.status import status
 

@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from lab import paths, formatting
+from lab import formatting, paths
 from lab.atomic_files import read_object, write_json
 from lab.paths import RunDir
 from lab.runs import checkpoints, deadlines, process
@@ -56,9 +56,11 @@ class Watch:
             seconds = formatting.duration(waited)
             return f"no answer to 'cancel' for {seconds}" if waited > deadlines.CANCEL_S else ""
         if now - self.beat_at > deadlines.HEART_S and not is_muted:
-            return f"no answer to 'stop', and no heartbeat for {formatting.duration(now - self.beat_at)}"
+            return "no answer to 'stop', and no heartbeat for "
+            f"{formatting.duration(now - self.beat_at)}"
         if now - self.sign_at > deadlines.patience(self.beat):
-            return f"no answer to 'stop', and no progress for {formatting.duration(now - self.sign_at)}"
+            return "no answer to 'stop', and no progress for "
+            f"{formatting.duration(now - self.sign_at)}"
         return ""
 
     def due(self, now: float, is_muted: bool = False) -> tuple[signal.Signals | None, str]:

@@ -25,14 +25,14 @@ from pathlib import Path
 from typing import Any
 
 from lab import json_text, paths
+from lab.atomic_files import open_regular, read_object, remove_tree, sync_folder
 from lab.data import template_lock
 from lab.errors import LabError, of_the_disk
-from lab.atomic_files import open_regular, read_object, remove_tree, sync_folder
 from lab.models import headers
 from lab.paths import RunDir
 from lab.runs import launch
 from lab.runs.status import status
-from lab.schema import show
+from lab.schema import quote
 
 MANIFEST = "MANIFEST.json"
 TOP = (
@@ -68,7 +68,7 @@ def export(run: RunDir, target: Path, *, checkpoints: bool = False) -> Path:
             f"{run.id} has no readable result.json and spec.json, so that no lab would import it.",
             "Resume the run first; when it ends, it writes its result.",
         )
-    taken = LabError(f"'{show(str(target))}' exists.", "Choose another name.")
+    taken = LabError(f"'{quote(str(target))}' exists.", "Choose another name.")
     if target.exists() or target.is_symlink():
         raise taken
     template_lock.enforce_files(read_object(run.artifact / "receipt.json") or {}, run.artifact)
@@ -88,7 +88,8 @@ def export(run: RunDir, target: Path, *, checkpoints: bool = False) -> Path:
     except OSError as error:
         reason = error.strerror or error
         raise LabError(
-            f"'{show(str(target))}' could not be written: {reason}.", "Check the folder and disk."
+            f"'{quote(str(target))}' could not be written: {reason}.",
+            "Check the folder and disk.",
         ) from None
     return target
 
@@ -174,11 +175,11 @@ def _reading(source: Path) -> Iterator[zipfile.ZipFile]:
         if refusal is not None and error.filename and str(source) != str(error.filename):
             raise refusal from None
         reason = error.strerror or "it is damaged"
-        raise LabError(f"'{show(str(source))}' cannot be imported: {reason}.", way_out) from None
+        raise LabError(f"'{quote(str(source))}' cannot be imported: {reason}.", way_out) from None
     except DAMAGE as error:
         kind = "not a ZIP archive" if isinstance(error, zipfile.BadZipFile) else "damaged"
         raise LabError(
-            f"'{show(str(source))}' cannot be imported: it is {kind}, or cut short.", way_out
+            f"'{quote(str(source))}' cannot be imported: it is {kind}, or cut short.", way_out
         ) from None
 
 
@@ -191,7 +192,7 @@ def _manifest(archive: zipfile.ZipFile) -> dict[str, Any]:
         raise LabError("The file is not an exported run.", "Give a file made by export.")
     for member in members:
         kind = stat.S_IFMT(member.external_attr >> 16)
-        name = show(member.filename)
+        name = quote(member.filename)
         if member.filename != MANIFEST and not MEMBER.fullmatch(member.filename):
             raise LabError(f"The file holds '{name}', which no run has.")
         if kind not in (0, stat.S_IFREG) or member.flag_bits & 1:
@@ -246,11 +247,11 @@ def _extract(archive: zipfile.ZipFile, name: str, listed: Any, folder: Path) -> 
         while chunk := source.read(CHUNK):
             size += len(chunk)
             if size > declared:
-                raise LabError(f"'{show(name)}' is larger than it says.")
+                raise LabError(f"'{quote(name)}' is larger than it says.")
             digest.update(chunk)
             file.write(chunk)
     if listed != {"bytes": size, "sha256": digest.hexdigest()}:
-        raise LabError(f"'{show(name)}' is damaged.", "Export it again.")
+        raise LabError(f"'{quote(name)}' is damaged.", "Export it again.")
     if name.endswith(".safetensors"):
         headers.read(target)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lab import paths, schema
-from lab.errors import SpecError
 from lab.atomic_files import part, read_object, size_of, write_json
+from lab.errors import SpecError
 from lab.paths import RunDir
 from lab.recent import Recent
 from lab.runs import record_reader
@@ -20,7 +20,7 @@ LONGEST_NAME = 120
 
 
 @dataclass(frozen=True)
-class Entry:
+class RunSummary:
     """One line of the list of runs."""
 
     id: str
@@ -37,10 +37,10 @@ class Entry:
 
 
 Key = tuple[str, tuple[int, ...], tuple[int, ...]]
-_ended_runs: Recent[Key, Entry] = Recent(20_000)
+_ended_runs: Recent[Key, RunSummary] = Recent(20_000)
 
 
-def entry(run: RunDir) -> Entry:
+def entry(run: RunDir) -> RunSummary:
     """The run's line. An ended run is read once, until its result or its labels change."""
     key = _key(run)
     cached = _ended_runs.get(key) if key else None
@@ -52,7 +52,7 @@ def entry(run: RunDir) -> Entry:
     return summary
 
 
-def entries() -> list[Entry]:
+def entries() -> list[RunSummary]:
     """All runs, newest first."""
     return [entry(run) for run in paths.all_runs()]
 
@@ -82,12 +82,12 @@ class Labels:
     archived: bool = option(False, "Archived", "Hide the run from the list.")
 
 
-def label(run: RunDir, **changes: Any) -> None:
+def update_labels(run: RunDir, **changes: Any) -> None:
     """Write name, tags, notes or archived on a run. Raises SpecError for what cannot be."""
     problems: list[Any] = []
     stored = read_object(run.labels) or {}
     known = {key: value for key, value in stored.items() if key in asdict(Labels())}
-    made = schema.read(Labels, known | changes, "", problems)
+    made = schema.parse(Labels, known | changes, "", problems)
     if problems:
         raise SpecError(problems)
     write_json(run.labels, {"v": 1, **asdict(made)})
@@ -104,7 +104,7 @@ def disk(run: RunDir) -> dict[str, int]:
 
 
 def rename(run: RunDir, name: str) -> None:
-    label(run, name=name.strip())
+    update_labels(run, name=name.strip())
 
 
 def _key(run: RunDir) -> Key | None:
@@ -122,13 +122,13 @@ def _identity(file: Path) -> tuple[int, ...]:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def _read(run: RunDir) -> Entry:
+def _read(run: RunDir) -> RunSummary:
     spec = read_object(run.spec) or {}
     stored = read_object(run.labels) or {}
     known = {key: value for key, value in stored.items() if key in asdict(Labels())}
-    labels = schema.read(Labels, known, "", [])
+    labels = schema.parse(Labels, known, "", [])
     result = read_object(run.result) or {}
-    return Entry(
+    return RunSummary(
         id=run.id,
         name=labels.name or str(spec.get("name") or "")[:LONGEST_NAME],
         tags=tuple(tag.strip() for tag in labels.tags.split(",") if tag.strip()),

@@ -11,8 +11,8 @@ import time
 from typing import Any
 
 from lab import paths
-from lab.errors import LabError
 from lab.atomic_files import remove_tree, sync_folder, write_json
+from lab.errors import LabError
 from lab.paths import RunDir
 from lab.planner.client import planner
 from lab.runs import process, queue, resume_settings
@@ -21,18 +21,18 @@ from lab.runs.status import RESUMABLE, status
 LETTERS = "abcdefghijkmnpqrstuvwxyz23456789"
 
 
-def start(spec: dict[str, Any]) -> RunDir:
+def submit(spec: dict[str, Any]) -> RunDir:
     """Check `spec`, make its run directory, put it into the queue.
 
     Raises SpecError with all problems before anything is written.
     """
     plan = planner.check(spec)
-    run = create(plan)
+    run = create_run_dir(plan)
     queue.submit(run)
     return run
 
 
-def create(plan: dict[str, Any]) -> RunDir:
+def create_run_dir(plan: dict[str, Any]) -> RunDir:
     """The run directory of a checked plan: complete when it appears under its name."""
     folder = paths.runs()
     try:
@@ -65,7 +65,7 @@ def new_id(method: str) -> str:
             return run_id
 
 
-def launch(run: RunDir, gpu: str | None = None) -> subprocess.Popen[bytes]:
+def spawn_worker(run: RunDir, gpu: str | None = None) -> subprocess.Popen[bytes]:
     """Start the worker in a session of its own, with its output in a file, and write it down.
 
     `gpu` is the UUID of the one that it may use. Called by the supervisor only; everybody else
@@ -94,7 +94,7 @@ def resume(run: RunDir, settings: list[str] | None = None, *, incomplete: bool =
         )
     if now.state != "done" and now.state not in RESUMABLE:
         raise LabError(f"{run.id} is {now.state}.", "Only a run that has ended can be resumed.")
-    changes = resume_settings.changed(run, settings or [])
+    changes = resume_settings.merged_changes(run, settings or [])
     if now.state == "done":
         resume_settings.lengthened(run, changes)
     kept = run.attempts / str(1 + sum(1 for _ in run.attempts.glob("*")))
@@ -167,5 +167,5 @@ def wait(run: RunDir, poll_s: float = 0.5, timeout_s: float | None = None) -> st
             return now.state
         if deadline is not None and time.monotonic() > deadline:
             raise LabError(f"{run.id} is still {now.state} after {timeout_s:.0f} s.")
-        supervisor.nudge()
+        supervisor.ensure_if_waiting()
         time.sleep(poll_s)

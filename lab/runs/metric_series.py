@@ -39,7 +39,7 @@ def _no_collection(size: int) -> Iterator[None]:
             gc.enable()
 
 
-class Live:
+class MetricSeries:
     """The series of one run, brought up to date by `refresh`."""
 
     def __init__(self, run: RunDir) -> None:
@@ -49,7 +49,7 @@ class Live:
         self.lock = threading.Lock()
         self.kinds = {kind: Columns() for kind in KINDS}
 
-    def refresh(self) -> Live:
+    def refresh(self) -> MetricSeries:
         """Read what was appended since the last look. Safe from many threads."""
         with self.lock:
             try:
@@ -81,7 +81,7 @@ class Live:
         return self.kinds["train"]
 
     @property
-    def held_out(self) -> Columns:
+    def evaluation(self) -> Columns:
         return self.kinds["eval"]
 
     @property
@@ -89,15 +89,17 @@ class Live:
         return self.kinds["device"]
 
 
-_series: Recent[str, Live] = Recent(KEPT_RUNS)
+_series: Recent[str, MetricSeries] = Recent(KEPT_RUNS)
 
 
-def live(run: RunDir) -> Live:
+def series_of(run: RunDir) -> MetricSeries:
     """The shared series of `run`, up to date. The least recently seen runs are forgotten."""
-    return _series.get_or(str(run.path), lambda: Live(run)).refresh()
+    return _series.get_or(str(run.path), lambda: MetricSeries(run)).refresh()
 
 
-def thin(x: np.ndarray, y: np.ndarray, most: int = MOST_POINTS) -> tuple[np.ndarray, np.ndarray]:
+def downsample(
+    x: np.ndarray, y: np.ndarray, most: int = MOST_POINTS
+) -> tuple[np.ndarray, np.ndarray]:
     """At most `most` points of a series, spikes and gaps kept."""
     if len(x) <= most:
         return x, y
@@ -105,7 +107,7 @@ def thin(x: np.ndarray, y: np.ndarray, most: int = MOST_POINTS) -> tuple[np.ndar
     return x[chosen], y[chosen]
 
 
-def smooth(y: np.ndarray, weight: float) -> np.ndarray:
+def ema(y: np.ndarray, weight: float) -> np.ndarray:
     """Exponential moving average with its start corrected; `weight` 0 leaves `y` as it is."""
     if weight <= 0 or len(y) < 2:
         return y

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from lab import devices, paths
-from lab.errors import LabError
 from lab.atomic_files import read_object, write_json
+from lab.errors import LabError
 from lab.paths import RunDir
 
 REGISTRATION_S = 15.0

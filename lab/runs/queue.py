@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from lab import paths, schema
-from lab.errors import LabError, SpecError
 from lab.atomic_files import number, read_object, write_json
+from lab.errors import LabError, SpecError
 from lab.paths import RunDir
 from lab.runs.status import status
 from lab.schema import option
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class QueueSettings:
     paused: bool = option(False, "Paused", "Start no new runs; running ones continue.")
     at_once: int = option(
         1,
@@ -46,23 +46,23 @@ class Settings:
 
 def describe() -> list[dict[str, Any]]:
     """The queue's settings with their help, for forms."""
-    return schema.describe(Settings)
+    return schema.describe(QueueSettings)
 
 
 def folder() -> Path:
     return paths.home() / "queue"
 
 
-def settings() -> Settings:
+def settings() -> QueueSettings:
     stored = read_object(folder() / "settings.json") or {}
-    known = {key: value for key, value in stored.items() if key in asdict(Settings())}
-    return schema.read(Settings, known, "queue", [])
+    known = {key: value for key, value in stored.items() if key in asdict(QueueSettings())}
+    return schema.parse(QueueSettings, known, "queue", [])
 
 
-def change(**values: Any) -> Settings:
+def change(**values: Any) -> QueueSettings:
     """Change settings of the queue. Raises SpecError for a value that it cannot take."""
     problems: list[Any] = []
-    made = schema.read(Settings, asdict(settings()) | values, "queue", problems)
+    made = schema.parse(QueueSettings, asdict(settings()) | values, "queue", problems)
     if problems:
         raise SpecError(problems)
     paths.make_folder(folder())
@@ -78,7 +78,7 @@ def submit(run: RunDir, priority: int = 0) -> None:
     supervisor.ensure()
 
 
-def waiting() -> list[RunDir]:
+def waiting_runs() -> list[RunDir]:
     """The runs that wait, the next one first: by priority, then by order."""
     found = []
     for run in paths.all_runs():
@@ -97,7 +97,7 @@ def active() -> list[RunDir]:
     return [run for run in paths.all_runs() if status(run).is_active]
 
 
-def left_behind() -> list[str]:
+def unreleased_memory() -> list[str]:
     """What killed workers have not given back, in words."""
     found = (read_object(folder() / "state.json") or {}).get("left")
     return [str(line) for line in found] if isinstance(found, list) else []
@@ -105,7 +105,7 @@ def left_behind() -> list[str]:
 
 def reorder(run: RunDir, *, priority: int | None = None, first: bool = False) -> None:
     """Change a waiting run's priority, or put it in front of all others."""
-    line = waiting()
+    line = waiting_runs()
     if run not in line:
         raise LabError(f"{run.id} does not wait in the queue.", "Only waiting runs can be moved.")
     place = read_object(run.queue) or {}
@@ -153,7 +153,7 @@ def withdraw(run: RunDir) -> bool:
     return True
 
 
-def pause(paused: bool = True) -> Settings:
+def pause(paused: bool = True) -> QueueSettings:
     made = change(paused=paused)
     if not paused:
         from lab.runs import supervisor

@@ -10,13 +10,13 @@ import math
 from typing import Any
 
 from lab import methods, optimizers
-from lab.errors import LabError, Problem, SpecError
 from lab.atomic_files import read_object
+from lab.errors import LabError, Problem, SpecError
 from lab.methods import compatibility
 from lab.paths import RunDir
 from lab.runs import checkpoints, record_reader
 from lab.runs.deadlines import number
-from lab.schema import show
+from lab.schema import quote
 from lab.spec import RunSpec, override
 
 # What may change without making it another run: where it ends, how fast it learns, what is kept.
@@ -58,14 +58,15 @@ def spec_of(run: RunDir) -> RunSpec:
     for name in ("method", "data", "train"):
         if not isinstance(stored.get(name), dict):  # defaults in its place would be another run
             raise LabError(
-                f"spec.json is damaged: '{name}' is {show(stored.get(name))}.", "Start a new run."
+                f"spec.json is damaged: '{name}' is {quote(stored.get(name))}.",
+                "Start a new run.",
             )
-    spec = RunSpec.stored(stored)
+    spec = RunSpec.from_stored(stored)
     changes = changes_of(run)
     if not changes:
         return spec
     train = spec.to_json() | {"train": spec.to_json()["train"] | changes}
-    return RunSpec.stored(train)
+    return RunSpec.from_stored(train)
 
 
 def changes_of(run: RunDir) -> dict[str, Any]:
@@ -81,7 +82,7 @@ def takes_incomplete(run: RunDir) -> bool:
     return (read_object(run.resume) or {}).get("incomplete") is True
 
 
-def changed(run: RunDir, settings: list[str]) -> dict[str, Any]:
+def merged_changes(run: RunDir, settings: list[str]) -> dict[str, Any]:
     """The changes of `section.key=value` settings with the earlier ones.
 
     Raises SpecError with every setting that a resumed run cannot take.
@@ -97,13 +98,13 @@ def changed(run: RunDir, settings: list[str]) -> dict[str, Any]:
         if section != "train" or name not in CHANGEABLE:
             problems.append(
                 Problem(
-                    show(field),
+                    quote(field),
                     "cannot change on resuming: it would be another run. Start a new one; "
                     f"these may change: {', '.join(f'train.{name}' for name in CHANGEABLE)}.",
                 )
             )
         elif after["train"].get(name) == "auto":
-            problems.append(Problem(show(field), "is auto; on resuming, give a value."))
+            problems.append(Problem(quote(field), "is auto; on resuming, give a value."))
     rows = spec.train.batch_size * spec.train.accumulation
     if rows != now.train.batch_size * now.train.accumulation:
         problems.append(
@@ -136,13 +137,13 @@ def lengthened(run: RunDir, changes: dict[str, Any]) -> None:
             'Train on from its result as a new run: "Train on from it" on the Monitor page, or '
             f"python -m lab start SPEC.json --set start_from=run:{run.id}",
         )
-    train = RunSpec.stored(read_object(run.spec) or {}).to_json()["train"] | changes
+    train = RunSpec.from_stored(read_object(run.spec) or {}).to_json()["train"] | changes
     summary = (read_object(run.result) or {}).get("summary") or {}
     limits = {name: train[name] for name in BUDGETS if train[name] is not None}
     problems = [
         Problem(
             f"train.{name}",
-            f"is {show(limit)}, and the run has used {used:,.10g} already: give more.",
+            f"is {quote(limit)}, and the run has used {used:,.10g} already: give more.",
         )
         for name, limit in limits.items()
         if limit <= (used := number(summary.get(BUDGETS[name])))
@@ -153,19 +154,20 @@ def lengthened(run: RunDir, changes: dict[str, Any]) -> None:
         steps = math.ceil(max(1, math.ceil(train["epochs"] * rows)) / per_step)
         if steps <= (used := number(summary.get("step"))):
             problem = (
-                f"is {show(train['epochs'])}, {steps:,} steps, and the run has made {used:,.0f}"
+                f"is {quote(train['epochs'])}, {steps:,} steps, and the run has made {used:,.0f}"
             )
             problems.append(Problem("train.epochs", f"{problem} already: give more."))
     if problems:
         raise SpecError(problems, "The run was not resumed, it is done")
 
 
-def in_words(run: RunDir) -> str:
+def describe_changes(run: RunDir) -> str:
     """What this attempt does otherwise than the spec says; empty if nothing."""
-    stored = RunSpec.stored(read_object(run.spec) or {}).to_json()["train"]
+    stored = RunSpec.from_stored(read_object(run.spec) or {}).to_json()["train"]
     changes = changes_of(run)
     words = ", ".join(
-        f"train.{name} {show(value)} (was {show(stored[name])})" for name, value in changes.items()
+        f"train.{name} {quote(value)} (was {quote(stored[name])})"
+        for name, value in changes.items()
     )
     if {"epochs", *BUDGETS} & set(changes) and stored["schedule"] != "constant":
         words += "; the learning rate follows its schedule over the new length"

@@ -26,7 +26,7 @@ def new() -> str:
     return secrets.token_hex(6)
 
 
-def claimed(ticket: str) -> RunDir | None:
+def run_of(ticket: str) -> RunDir | None:
     """The run that this ticket has started, or None."""
     if not TICKET.fullmatch(ticket):
         return None
@@ -65,7 +65,7 @@ def start(plan: dict[str, Any], ticket: str) -> RunDir:
         file.unlink(missing_ok=True)  # its run is gone, or its server died: the ticket is free
         return start(plan, ticket)
     try:
-        run = launch.create(plan)
+        run = launch.create_run_dir(plan)
         os.write(handle, f"{run.id} {_hash(plan['asked'])}".encode())
         queue.submit(run)
     except BaseException:
@@ -79,7 +79,7 @@ def start(plan: dict[str, Any], ticket: str) -> RunDir:
 def _of_the_faster(ticket: str) -> RunDir | None:
     """The run that another click is starting, or None if none comes of it."""
     for _ in range(30):
-        run = claimed(ticket)
+        run = run_of(ticket)
         if run is not None:
             return run
         time.sleep(0.1)

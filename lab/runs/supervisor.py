@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from lab import host, paths
-from lab.errors import LabError
 from lab.atomic_files import number, read_object, write_json
+from lab.errors import LabError
 from lab.paths import RunDir
 from lab.runs import escalation, launch, process, queue, warm_worker
 from lab.runs.escalation import Escalation
-from lab.runs.warm_worker import Spare
 from lab.runs.status import status
+from lab.runs.warm_worker import WarmWorker
 
 TICK_S = 0.4
 IDLE_S = 30.0
@@ -46,12 +46,14 @@ def ensure() -> None:
     process.spawn(["lab.runs.supervisor"], queue.folder() / "log.txt")
 
 
-def nudge() -> None:
+def ensure_if_waiting() -> None:
     """Called by whoever looks: if runs wait and nobody starts them, or a worker was told to end and
     nobody sees to it, start a supervisor."""
     if is_running():
         return
-    if (queue.waiting() and not queue.settings().paused) or any(map(_is_ending, paths.all_runs())):
+    if (queue.waiting_runs() and not queue.settings().paused) or any(
+        map(_is_ending, paths.all_runs())
+    ):
         ensure()
 
 
@@ -71,8 +73,8 @@ class Supervisor:
         self.seen_active: set[str] = set()
         self.escalation = Escalation()
         self.killed: dict[str, tuple[dict[str, Any], float]] = {}  # until their memory is back
-        self.left: dict[str, str] = {}
-        self.spare = Spare()
+        self.unreleased: dict[str, str] = {}
+        self.spare = WarmWorker()
 
     def tick(self) -> bool:
         """Do what is due; False if there was nothing to do and nothing to wait for."""
@@ -84,11 +86,11 @@ class Supervisor:
                 self.killed[run.id] = (record, time.monotonic())
         self.escalation.complete()
         self._after_failures({run.id for run in running})
-        line = queue.waiting()
+        line = queue.waiting_runs()
         rules = queue.settings()
         why: dict[str, str] = {}
         for run in line:
-            reason = self._obstacle(run, running, rules)
+            reason = self._reason_to_wait(run, running, rules)
             if reason:
                 why[run.id] = reason
                 break  # nobody overtakes
@@ -96,16 +98,18 @@ class Supervisor:
                 self._start(run, room_for_a_run(running)[0])
             running = queue.active()
         self._confirm_ends()
-        self._say(why, line)
+        self._write_state(why, line)
         is_wanted = warm_worker.is_wanted()
         # beside a run on a processor its imports would only slow that run down
         if is_wanted and (not running or host.gpus()):
-            self.spare.keep(room_for_a_run(running)[0])
+            self.spare.start(room_for_a_run(running)[0])
         elif not is_wanted:
-            self.spare.drop()
+            self.spare.stop()
         return bool(running or (line and not rules.paused) or is_wanted or self.killed)
 
-    def _obstacle(self, run: RunDir, running: list[RunDir], rules: queue.Settings) -> str:
+    def _reason_to_wait(
+        self, run: RunDir, running: list[RunDir], rules: queue.QueueSettings
+    ) -> str:
         """Why this run cannot start now, in words; empty if it can."""
         if rules.paused:
             return "The queue is paused."
@@ -123,7 +127,7 @@ class Supervisor:
     def _start(self, run: RunDir, gpu: str | None) -> None:
         print(f"starting {run.id}", flush=True)
         try:
-            self.children[run.id] = self.spare.give(run, gpu) or launch.launch(run, gpu)
+            self.children[run.id] = self.spare.assign(run, gpu) or launch.spawn_worker(run, gpu)
         except (LabError, OSError) as error:
             write_json(
                 run.result,
@@ -160,18 +164,18 @@ class Supervisor:
             if not left and not held:
                 print(f"{run_id} is gone, and its memory is back", flush=True)
                 del self.killed[run_id]
-                self.left.pop(run_id, None)
+                self.unreleased.pop(run_id, None)
             elif time.monotonic() - since > RETURN_S:
-                self.left[run_id] = (
+                self.unreleased[run_id] = (
                     f"{run_id} was killed, but {len(left)} of its processes live and "
                     f"{held / 1e9:.1f} GB of GPU memory are not back. A driver that hangs keeps "
                     "them: restart the machine if they stay."
                 )
 
-    def _say(self, why: dict[str, str], line: list[RunDir]) -> None:
+    def _write_state(self, why: dict[str, str], line: list[RunDir]) -> None:
         state: dict[str, Any] = {"waiting": {run.id: why.get(run.id, "") for run in line}}
-        if self.left:
-            state["left"] = list(self.left.values())
+        if self.unreleased:
+            state["left"] = list(self.unreleased.values())
         file = queue.folder() / "state.json"
         if read_object(file) != state:
             paths.make_folder(file.parent)
@@ -193,17 +197,17 @@ def room_for_a_run(running: list[RunDir]) -> tuple[str | None, float]:
         import psutil
 
         own = float(psutil.virtual_memory().available)
-        return None, own - sum(_still_to_come(run, on_gpu=False) for run in running)
+        return None, own - sum(_unallocated_bytes(run, on_gpu=False) for run in running)
     rooms = {str(gpu["uuid"]): float(gpu["free_bytes"]) for gpu in gpus}
     for run in running:
         used = (read_object(run.process) or {}).get("gpu")
         if used in rooms:  # else it is on a device that is not ours to give
-            rooms[used] -= _still_to_come(run, on_gpu=True)
+            rooms[used] -= _unallocated_bytes(run, on_gpu=True)
     roomiest = max(rooms, key=lambda uuid: rooms[uuid])
     return roomiest, rooms[roomiest]
 
 
-def _still_to_come(run: RunDir, *, on_gpu: bool) -> float:
+def _unallocated_bytes(run: RunDir, *, on_gpu: bool) -> float:
     """What a running worker has not taken yet of its predicted peak."""
     pid = (read_object(run.process) or {}).get("pid")
     if on_gpu:
@@ -233,7 +237,7 @@ def main() -> int:
                 # Gone from the record first, then a last look: whoever submits after that look
                 # finds no record and starts another supervisor.
                 record_file().unlink(missing_ok=True)
-                if not queue.waiting() or queue.settings().paused:
+                if not queue.waiting_runs() or queue.settings().paused:
                     return 0
                 write_json(record_file(), process.identity(os.getpid()))
             time.sleep(TICK_S)

@@ -18,7 +18,7 @@ from lab.runs import process, queue
 WANTED_S = 600.0
 
 
-def want() -> None:
+def request_warm_worker() -> None:
     """Somebody sets up a run: have a worker ready for the next minutes."""
     from lab.runs import supervisor
 
@@ -36,14 +36,14 @@ def is_wanted() -> bool:
     return 0 <= time.time() - wanted < WANTED_S and queue.settings().spare
 
 
-class Spare:
+class WarmWorker:
     """The supervisor's side of it."""
 
     def __init__(self) -> None:
         self.worker: subprocess.Popen[bytes] | None = None
         self.gpu: str | None = None  # a library may initialise CUDA, so it is settled at the start
 
-    def keep(self, gpu: str | None = None) -> None:
+    def start(self, gpu: str | None = None) -> None:
         """Have one ready, or on its way to be, that sees the one device `gpu` (a UUID)."""
         if self.worker is not None and self.worker.poll() is None:
             return
@@ -52,18 +52,18 @@ class Spare:
             ["lab.train", "--spare"], queue.folder() / "spare.txt", stdin=subprocess.PIPE, gpu=gpu
         )
 
-    def drop(self) -> None:
+    def stop(self) -> None:
         """Let it end."""
         worker, self.worker = self.worker, None
         if worker is not None and worker.stdin is not None:
             with contextlib.suppress(OSError):
                 worker.stdin.close()
 
-    def give(self, run: RunDir, gpu: str | None = None) -> subprocess.Popen[bytes] | None:
+    def assign(self, run: RunDir, gpu: str | None = None) -> subprocess.Popen[bytes] | None:
         """The worker, sent to `run` and written down as its own; None if there is none alive, or
         it sees another device than `gpu`."""
         if gpu != self.gpu:
-            self.drop()
+            self.stop()
         worker, self.worker = self.worker, None
         if worker is None or worker.stdin is None or worker.poll() is not None:
             return None

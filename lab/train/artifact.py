@@ -8,12 +8,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from lab.data import template_lock, chat_template
-from lab.errors import LabError
 from lab.atomic_files import remove_tree, size_of, sync_folder, write_json
+from lab.data import chat_template, template_lock
+from lab.errors import LabError
 from lab.methods import Method
 from lab.paths import RunDir
-from lab.schema import show
+from lab.schema import quote
 from lab.spec import RunSpec
 
 
@@ -45,7 +45,7 @@ def save(
     return size_of(run.artifact)
 
 
-def begin_with(model: Any, twin: Any, method: Method, folder: Path) -> None:
+def load_initial_weights(model: Any, twin: Any, method: Method, folder: Path) -> None:
     """Copy what another run has trained into `model`, by name. Raises LabError if names differ.
 
     `twin` is another tree over the tensors of the base, as it was before the method was applied.
@@ -59,7 +59,7 @@ def begin_with(model: Any, twin: Any, method: Method, folder: Path) -> None:
     lost = sorted(set(wanted) - set(other))
     if lost:
         raise LabError(
-            f"The result holds no {show(', '.join(lost[:3]))}: {method.title} does not keep all "
+            f"The result holds no {quote(', '.join(lost[:3]))}: {method.title} does not keep all "
             "that it trains.",
             "Begin with the base instead.",
         )
@@ -79,7 +79,7 @@ def receipt(folder: Path, tokenizer: Any, spec: RunSpec, facts: dict[str, Any]) 
         "system_prompt": system_prompt,
         "loss_on": spec.data.loss_on,
         "template_hash": chat_template.fingerprint(tokenizer, system_prompt, spec.data.loss_on),
-        "lock": template_lock.make(tokenizer, system_prompt, spec.data.loss_on),
+        "lock": template_lock.make_lock(tokenizer, system_prompt, spec.data.loss_on),
         "tokenizer_files": template_lock.files(folder),
         "end_token": tokenizer.eos_token,
         "pad_token": tokenizer.pad_token,

@@ -13,29 +13,35 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from lab import methods, paths
-from lab.data import batches, prepare, chat_template, token_view
+from lab.atomic_files import read_object, write_json
+from lab.data import batches, chat_template, prepare, token_view
 from lab.data import catalog as datasets
-from lab.data.prepare import Prepared
+from lab.data.prepare import PreparedData
 from lab.errors import Cancelled, LabError
 from lab.evals import forgetting
-from lab.atomic_files import read_object, write_json
 from lab.methods import Context
 from lab.models import catalog, weights
 from lab.paths import RunDir
 from lab.runs import record_reader, resume_settings
 from lab.spec import RunSpec, without_packing
-from lab.train import artifact, checkpoint, compile_layers, flops, budget
-from lab.train.checkpoint import Saved
+from lab.train import artifact, budget, checkpoint, compile_layers, flops
+from lab.train.activation_checkpointing import checkpoint_activations
+from lab.train.callbacks import RunCallback
+from lab.train.checkpoint import Checkpoint
 from lab.train.commands import NEVER, WHILE_TRAINING, Commands
-from lab.train.callbacks import Conductor
 from lab.train.environment import changes, environment, peak_flops
 from lab.train.loop import StepConfig, TrainingLoop
 from lab.train.optimizer import make_optimizer
-from lab.train.activation_checkpointing import checkpoint_activations
-from lab.train.sample_outputs import Sampler
-from lab.train.step import device_batches, evaluation_loss, fused_is_exact, is_causal, packs_apart
+from lab.train.sample_outputs import SampleGenerator
+from lab.train.step import (
+    device_batches,
+    evaluation_loss,
+    fused_matches_plain,
+    is_causal,
+    isolates_packed_sequences,
+)
 from lab.train.step_batches import StepBatches
-from lab.train.telemetry import Memory, Telemetry, sampler
+from lab.train.telemetry import PeakMemory, Telemetry, device_stats_reader
 
 PACKING = "packing"  # the event that tells later attempts what was settled
 
@@ -52,18 +58,20 @@ class Attempt:
             mixed_precision="no", gradient_accumulation_steps=1, cpu=not torch.cuda.is_available()
         )
         self.device = self.accelerator.device
-        self.memory = Memory(self.device)
+        self.memory = PeakMemory(self.device)
         self.commands = commands or Commands(run)
         self.method = methods.get(spec.method["name"])
         self.loss = spec.train.loss
-        self.said: set[str] = set()
-        self.probe: tuple[Path, forgetting.Likelihood] | None = None
+        self.warned: set[str] = set()
+        self.forgetting_probe: tuple[Path, forgetting.Likelihood] | None = None
 
-    def ready(self) -> Conductor:
+    def prepare(self) -> RunCallback:
         """Everything before the first step: data, model, method, loop."""
         # libraries' progress bars write thousands of lines without an end into the log
         logging.disable_progress_bar()
-        self.telemetry.resample(sampler(self.run, uses_gpu=self.device.type == "cuda"))
+        self.telemetry.set_sampler(
+            device_stats_reader(self.run, uses_gpu=self.device.type == "cuda")
+        )
         write_json(self.run.environment, environment(self.spec, self.device))
         saved = self._newest_checkpoint()
         if saved is not None:
@@ -73,13 +81,13 @@ class Attempt:
             self.spec = without_packing(self.spec)
         self.data = self._data()
         # what is under way goes on with the rows that it began with
-        model = self._base(tries_packing=not settled and saved is None)
-        model = self._with_method(model, begins=saved is None)
+        model = self._load_and_evaluate_base(tries_packing=not settled and saved is None)
+        model = self._apply_method(model, begins=saved is None)
         return self._conductor(model, self.data, saved)
 
-    def go(self, summary: dict[str, Any]) -> str:
+    def run_training(self, summary: dict[str, Any]) -> str:
         """Train to the end of the plan or to a command; figures go into `summary`."""
-        conductor = self.ready()
+        conductor = self.prepare()
         loop = conductor.loop
         model = loop.model
         self._check_commands()
@@ -99,10 +107,10 @@ class Attempt:
         }
         if conductor.ended_by == "cancelled":
             return "cancelled"
-        if self.probe is not None:
-            summary |= self._measure_forgetting(*self.probe, model, conductor.used)
+        if self.forgetting_probe is not None:
+            summary |= self._measure_forgetting(*self.forgetting_probe, model, conductor.used)
         self.commands.interrupting = NEVER
-        self.telemetry.enter("saving")
+        self.telemetry.enter_phase("saving")
         facts = self.data.facts() | used
         summary["artifact_bytes"] = artifact.save(
             self.run, model, self.tokenizer, self.method, self.spec, facts
@@ -110,9 +118,9 @@ class Attempt:
         return conductor.ended_by or "done"
 
     def _measure_forgetting(
-        self, answers: Path, base: forgetting.Likelihood, model: Any, used: budget.Used
+        self, answers: Path, base: forgetting.Likelihood, model: Any, used: budget.BudgetUsed
     ) -> dict[str, float]:
-        self.telemetry.enter("evaluating")
+        self.telemetry.enter_phase("evaluating")
         now = forgetting.likelihood(
             model, self.tokenizer, answers, base.top_ids, self.telemetry.sign
         )
@@ -125,9 +133,9 @@ class Attempt:
         if (command := self.commands.take()) in ("stop", "cancel"):
             raise Cancelled(command)
 
-    def _newest_checkpoint(self) -> Saved | None:
+    def _newest_checkpoint(self) -> Checkpoint | None:
         may_lack = resume_settings.takes_incomplete(self.run)
-        saved, skipped = checkpoint.newest_valid(self.run.checkpoints, incomplete=may_lack)
+        saved, skipped = checkpoint.latest_valid(self.run.checkpoints, incomplete=may_lack)
         for reason in skipped:
             self.telemetry.warn(f"Skipped a checkpoint: {reason}")
         if saved is None and skipped:
@@ -136,12 +144,12 @@ class Attempt:
                 "Resume with `--incomplete` to go on from the newest weights without the lost "
                 "optimizer or random state, or start a new run.",
             )
-        if saved is not None and saved.lost:
+        if saved is not None and saved.missing_files:
             self.telemetry.warn(
-                f"{saved.path.name} lacks {', '.join(saved.lost)}: what it held starts anew, so "
-                "the result is not that of an uninterrupted run."
+                f"{saved.path.name} lacks {', '.join(saved.missing_files)}, which starts anew: the "
+                "result is not that of an uninterrupted run."
             )
-        changes = resume_settings.in_words(self.run)
+        changes = resume_settings.describe_changes(self.run)
         if saved is not None and changes:
             self.telemetry.warn(
                 f"From step {saved.step} on with other settings: {changes}. The result is not "
@@ -161,8 +169,8 @@ class Attempt:
                 "equal bit for bit to that of an uninterrupted run."
             )
 
-    def _data(self) -> Prepared:
-        self.telemetry.enter("tokenising")
+    def _data(self) -> PreparedData:
+        self.telemetry.enter_phase("tokenising")
         self.source = catalog.resolve(self.spec.model)
         self.tokenizer = weights.load_tokenizer(self.source)
         self.method.extend_tokenizer(self.tokenizer, self.spec.method_config)
@@ -174,13 +182,13 @@ class Attempt:
         general = None
         if self.spec.data.general_mix and self.spec.data.general_set == "base":
             general = self._base_answers(self._load_base)
-            self.telemetry.enter("tokenising")
+            self.telemetry.enter_phase("tokenising")
         data = prepare.prepare(self.spec, self.tokenizer, count_rows, general)
         planned = (read_object(self.run.estimate) or {}).get("facts") or {}
         for note in [*planned.get("warnings", []), *data.notes]:
-            if note not in self.said:
+            if note not in self.warned:
                 self.telemetry.warn(str(note))
-                self.said.add(note)
+                self.warned.add(note)
         facts = data.facts()
         before, packing = record_reader.last_event(self.run, "data"), self.spec.data.packing
         for key in ("train_hash", "held_out_hash"):
@@ -195,17 +203,17 @@ class Attempt:
         self._check_commands()
         return data
 
-    def _base(self, *, tries_packing: bool) -> Any:
+    def _load_and_evaluate_base(self, *, tries_packing: bool) -> Any:
         """The base model with room for the method's tokens, its evaluation loss measured before
         anything else touches it."""
-        self.telemetry.enter("loading")
+        self.telemetry.enter_phase("loading")
         train = self.spec.train
         model = self._load_base()
-        self.memory.mark("load")
+        self.memory.end_phase("load")
         set_seed(train.seed)
         self.method.prepare(model, self.spec.method_config, Context(self.spec, self.tokenizer))
         self._check_commands()
-        if self.loss == "fused" and not fused_is_exact(model, precision=train.precision):
+        if self.loss == "fused" and not fused_matches_plain(model, precision=train.precision):
             self.telemetry.warn(
                 "This architecture changes its logits after the head, so the fused loss would be "
                 "wrong; training with the plain loss."
@@ -218,7 +226,7 @@ class Attempt:
                 "Choose a causal language model.",
             )
         if tries_packing and self.spec.data.packing == "on":
-            if packs_apart(model, precision=train.precision):
+            if isolates_packed_sequences(model, precision=train.precision):
                 self.telemetry.event(PACKING, packing="on")
             else:
                 self._unpack()
@@ -228,7 +236,7 @@ class Attempt:
             answers = self._base_answers(lambda: model)
             sign = self.telemetry.sign
             base = forgetting.likelihood(model, self.tokenizer, answers, after_batch=sign)
-            self.probe = answers, base
+            self.forgetting_probe = answers, base
         self._check_commands()
         return model
 
@@ -240,14 +248,11 @@ class Attempt:
                 f"'{self.spec.model}' lets packed sequences see each other.",
                 "Set data.packing to off or auto.",
             )
-        self.telemetry.warn(
-            "This architecture lets packed sequences see each other; training on one sequence a "
-            "row instead."
-        )
+        self.telemetry.warn("This architecture lets packed sequences see each other: not packing.")
         self.telemetry.event(PACKING, packing="off")
         self.spec = without_packing(self.spec)
         self.data = self._data()
-        self.telemetry.enter("loading")
+        self.telemetry.enter_phase("loading")
 
     def _load_base(self) -> Any:
         train = self.spec.train
@@ -259,15 +264,15 @@ class Attempt:
         """The base's own answers to general prompts: kept, or sampled now."""
 
         def tell(done: int, total: int) -> None:
-            self.telemetry.enter("evaluating")
+            self.telemetry.enter_phase("evaluating")
             self.telemetry.progress(done, total, "prompt")
             self._check_commands()
 
-        chat_template.choose(self.tokenizer, self.spec.data.template)
-        return forgetting.answers(self.source, self.tokenizer, model, tell)
+        chat_template.set_chat_template(self.tokenizer, self.spec.data.template)
+        return forgetting.base_answers_file(self.source, self.tokenizer, model, tell)
 
-    def _evaluate_base(self, model: Any, data: Prepared) -> None:
-        self.telemetry.enter("evaluating")
+    def _evaluate_base(self, model: Any, data: PreparedData) -> None:
+        self.telemetry.enter_phase("evaluating")
         train, pad = self.spec.train, self.tokenizer.pad_token_id
 
         def count(rows: int) -> None:
@@ -281,7 +286,7 @@ class Attempt:
             loss=self.loss,
             after_batch=count,
         )
-        self.memory.mark("evaluate")
+        self.memory.end_phase("evaluate")
         self.telemetry.metric(
             "eval",
             step=0,
@@ -292,17 +297,17 @@ class Attempt:
             **{"eval/loss": value, "eval/loss_tokens": counted},
         )
 
-    def _with_method(self, model: Any, *, begins: bool) -> Any:
+    def _apply_method(self, model: Any, *, begins: bool) -> Any:
         """The model with the method applied and its speed and memory settings in place."""
-        self.telemetry.enter("loading")
+        self.telemetry.enter_phase("loading")
         train, config = self.spec.train, self.spec.method_config
         context = Context(self.spec, self.tokenizer)
         set_seed(train.seed)
         start = self.spec.start_from.removeprefix("run:") if begins else ""
-        twin = weights.same_weights(model) if start else None
+        twin = weights.share_weights(model) if start else None
         model = self.method.apply(model, config, context)
         if start:
-            artifact.begin_with(model, twin, self.method, paths.run_dir(start).artifact)
+            artifact.load_initial_weights(model, twin, self.method, paths.run_dir(start).artifact)
         if train.activation_checkpointing == "on":
             checkpoint_activations(model, train.checkpointed_layers)
         self.parameters = sum(weight.numel() for weight in model.parameters())
@@ -316,9 +321,9 @@ class Attempt:
         )
         return model
 
-    def _compile(self, model: Any, stream: batches.Stream) -> None:
+    def _compile(self, model: Any, stream: batches.TrainingOrder) -> None:
         """Compiled layers, or plain ones with a warning where they cannot be had."""
-        self.telemetry.enter("compiling")
+        self.telemetry.enter_phase("compiling")
         train, data = self.spec.train, self.spec.data
         rows = [stream[place] for place in range(train.batch_size)]
         batch = batches.collate(rows, self.tokenizer.pad_token_id, data.max_length)
@@ -332,33 +337,35 @@ class Attempt:
         if failed:
             self.telemetry.warn(f"The layers cannot be compiled ({failed}); training without.")
 
-    def _conductor(self, model: Any, data: Prepared, saved: Saved | None) -> Conductor:
+    def _conductor(self, model: Any, data: PreparedData, saved: Checkpoint | None) -> RunCallback:
         """The loop, where the run stands, and what happens between its steps."""
         spec = self.spec
         virtual = self.method.virtual_tokens(spec.method_config)
         costs = flops.count(model, self.loss, virtual)
         bucket = spec.train.batch_size if spec.data.bucketing == "on" else 0
-        stream = batches.Stream(data.train, spec.train.seed, bucket)
+        stream = batches.TrainingOrder(data.train, spec.train.seed, bucket)
         token_view.keep_first_batch(self.run, stream, spec.train.batch_size, self.tokenizer)
-        plan = budget.plan(spec.train, stream, costs)
-        used = budget.Used()
-        self.method.begin(model, spec.method_config, None if plan.has_open_end else plan.steps)
+        plan = budget.training_budget(spec.train, stream, costs)
+        used = budget.BudgetUsed()
+        self.method.set_total_steps(
+            model, spec.method_config, None if plan.is_time_limited else plan.steps
+        )
         if saved is not None:
-            if checkpoint.EXTRA not in saved.lost:
+            if checkpoint.EXTRA not in saved.missing_files:
                 self.method.load_state(model, checkpoint.method_state(saved.path))
             checkpoint.load_weights(saved.path, model)
             # more may train by now than at the start
             costs = flops.count(model, self.loss, virtual)
-            used = budget.Used(**saved.state["used"])
+            used = budget.BudgetUsed(**saved.state["used"])
         if spec.train.compile == "on":
             self._compile(model, stream)
         self.telemetry.event("plan", steps=plan.steps, rows=plan.rows, resumed_at=used.step)
         dataset = datasets.resolve(spec.data.dataset)
         precision, look = spec.train.precision, self.commands.look
-        samples = Sampler(self.tokenizer, dataset, data, self.telemetry, precision, look)
+        samples = SampleGenerator(self.tokenizer, dataset, data, self.telemetry, precision, look)
         if saved is None and spec.train.sample_every != 0:
             samples.sample(model, 0)
-        conductor = Conductor(
+        conductor = RunCallback(
             self.run,
             spec,
             self.method,

@@ -6,15 +6,15 @@ import math
 import time
 from dataclasses import dataclass
 
-from lab.data.batches import Stream
+from lab.data.batches import TrainingOrder
 from lab.spec_sections import TrainSpec
-from lab.train.flops import Flops
+from lab.train.flops import FlopCosts
 
-OPEN_END = 100_000_000  # steps, where only a wall clock ends the run
+UNLIMITED_STEPS = 100_000_000  # steps, where only a wall clock ends the run
 
 
 @dataclass
-class Used:
+class BudgetUsed:
     """What a run has used so far, over all attempts."""
 
     step: int = 0
@@ -24,10 +24,10 @@ class Used:
     flops: float = 0.0
 
 
-class Clock:
+class TrainingTimer:
     """Seconds of training: runs between `start` and `stop`, over all attempts."""
 
-    def __init__(self, used: Used) -> None:
+    def __init__(self, used: BudgetUsed) -> None:
         self.used = used
         self._since: float | None = None
 
@@ -43,7 +43,7 @@ class Clock:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingBudget:
     """How far the run goes: `steps` optimizer steps over `rows` rows, unless seconds end it."""
 
     steps: int
@@ -51,16 +51,16 @@ class Plan:
     limits: dict[str, float]
 
     @property
-    def has_open_end(self) -> bool:
-        return self.steps >= OPEN_END
+    def is_time_limited(self) -> bool:
+        return self.steps >= UNLIMITED_STEPS
 
-    def fraction(self, used: Used) -> float:
+    def fraction(self, used: BudgetUsed) -> float:
         """Share of the tightest budget that is used, 0 to 1."""
         shares = [getattr(used, key) / limit for key, limit in self.limits.items()]
         return min(1.0, max(shares, default=0.0))
 
 
-def plan(train: TrainSpec, stream: Stream, flops: Flops) -> Plan:
+def training_budget(train: TrainSpec, stream: TrainingOrder, flops: FlopCosts) -> TrainingBudget:
     """The budgets of `train` as steps. Tokens and FLOPs are known row by row, so only seconds
     leave the end open."""
     per_step = train.batch_size * train.accumulation
@@ -74,14 +74,14 @@ def plan(train: TrainSpec, stream: Stream, flops: Flops) -> Plan:
     if not given:
         rows = max(1, math.ceil(train.epochs * len(stream.rows)))
         steps = math.ceil(rows / per_step)
-        return Plan(steps, rows, {"step": float(steps)})
-    steps = train.max_steps or OPEN_END
+        return TrainingBudget(steps, rows, {"step": float(steps)})
+    steps = train.max_steps or UNLIMITED_STEPS
     if train.max_tokens is not None or train.max_flops is not None:
         steps = min(steps, _steps_within(train, stream, flops, steps))
-    return Plan(steps, steps * per_step, given)
+    return TrainingBudget(steps, steps * per_step, given)
 
 
-def _steps_within(train: TrainSpec, stream: Stream, flops: Flops, most: int) -> int:
+def _steps_within(train: TrainSpec, stream: TrainingOrder, flops: FlopCosts, most: int) -> int:
     """The first step at which the token or FLOP budget is used up."""
     per_step = train.batch_size * train.accumulation
     tokens, operations = 0.0, 0.0
@@ -95,10 +95,10 @@ def _steps_within(train: TrainSpec, stream: Stream, flops: Flops, most: int) -> 
     return most
 
 
-def lr_multiplier(train: TrainSpec, plan: Plan, used: Used) -> float:
+def lr_multiplier(train: TrainSpec, plan: TrainingBudget, used: BudgetUsed) -> float:
     """Multiplier of the peak learning rates for the step that follows what is `used`."""
     # a budget of seconds does not know its steps: take each for a five-hundredth of it
-    share = 1.0 / (500 if plan.has_open_end else plan.steps)
+    share = 1.0 / (500 if plan.is_time_limited else plan.steps)
     return rate(train, plan.fraction(used), share)
 
 

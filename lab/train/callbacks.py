@@ -11,21 +11,21 @@ from typing import Any
 from safetensors import SafetensorError
 
 from lab import formatting
-from lab.data.batches import Row
+from lab.data.batches import TokenSequence
 from lab.errors import LabError
 from lab.methods import Method
 from lab.paths import RunDir
 from lab.runs import checkpoints
 from lab.spec import RunSpec
-from lab.train import checkpoint, flops, budget
-from lab.train.checkpoint import Saved
+from lab.train import budget, checkpoint, flops
+from lab.train.budget import BudgetUsed, TrainingBudget, TrainingTimer
+from lab.train.checkpoint import Checkpoint
 from lab.train.commands import Commands
 from lab.train.loop import StepResult, TrainingLoop
 from lab.train.optimizer import add_new_parameters
-from lab.train.sample_outputs import Sampler
-from lab.train.budget import Clock, Plan, Used
+from lab.train.sample_outputs import SampleGenerator
 from lab.train.step import device_batches, evaluation_loss
-from lab.train.telemetry import Memory, Telemetry, tensor_bytes
+from lab.train.telemetry import PeakMemory, Telemetry, tensor_bytes
 
 EVALUATIONS = 10  # in a run, where the spec leaves it open
 SAVES = 5
@@ -39,11 +39,11 @@ class TakesTooLong(Exception):
     """An evaluation goes on for longer than who said stop should wait."""
 
 
-class Conductor:
+class RunCallback:
     """The loop's callback that keeps the run directory; `loop` is set once it exists."""
 
     loop: TrainingLoop
-    clock: Clock
+    clock: TrainingTimer
 
     def __init__(
         self,
@@ -51,12 +51,12 @@ class Conductor:
         spec: RunSpec,
         method: Method,
         telemetry: Telemetry,
-        memory: Memory,
+        memory: PeakMemory,
         commands: Commands,
-        held_out: Sequence[Row],
-        resumed: Saved | None,
+        held_out: Sequence[TokenSequence],
+        resumed: Checkpoint | None,
         peak_flops: float | None,
-        sampler: Sampler,
+        sampler: SampleGenerator,
     ) -> None:
         self.run, self.spec, self.method = run, spec, method
         self.telemetry, self.memory = telemetry, memory
@@ -69,38 +69,38 @@ class Conductor:
         self._before: dict[str, float] = {}
         kept = resumed.state if resumed is not None else {}
         self.best_loss = float(kept.get("best_loss", math.inf))
-        self.not_better = int(kept.get("not_better", 0))
+        self.evals_without_improvement = int(kept.get("not_better", 0))
         self._has_warned = False
-        self._marks = (0, 0, 0)
+        self._last_intervals = (0, 0, 0)
         self._begun, self._begun_at = 0.0, 0.0
 
     @property
-    def used(self) -> Used:
+    def used(self) -> BudgetUsed:
         return self.loop.batches.used
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> TrainingBudget:
         return self.loop.batches.plan
 
     # -- the loop's callbacks -----------------------------------------------------------
 
     def on_train_begin(self, loop: TrainingLoop) -> None:
         self.loop = loop
-        self.clock = Clock(self.used)
+        self.clock = TrainingTimer(self.used)
         self._before = {"tokens": self.used.tokens, "flops": self.used.flops}
-        if self.resumed is not None and checkpoint.OPTIMIZER not in self.resumed.lost:
+        if self.resumed is not None and checkpoint.OPTIMIZER not in self.resumed.missing_files:
             checkpoint.load_optimizer(self.resumed.path, loop.model, loop.optimizer)
-        self._marks = self._passed()
+        self._last_intervals = self._intervals_passed()
         self._begun, self._begun_at = time.monotonic(), self.plan.fraction(self.used)
-        self.telemetry.enter("training")
+        self.telemetry.enter_phase("training")
         self._report_progress()
-        if self.resumed is not None and checkpoint.EXTRA not in self.resumed.lost:
+        if self.resumed is not None and checkpoint.EXTRA not in self.resumed.missing_files:
             checkpoint.restore_random(self.resumed)
         self.clock.start()
 
     def end_phase(self, phase: str) -> None:
         """A forward or backward pass or an update has ended: its peak, and a sign of life."""
-        self.memory.mark(phase)
+        self.memory.end_phase(phase)
         self.telemetry.sign()
 
     def on_step_end(self, loop: TrainingLoop, result: StepResult) -> None:
@@ -115,21 +115,21 @@ class Conductor:
             return
         if wish == "stop" and not is_last:
             self.ended_by, loop.should_stop = "stopped", True
-        passed = self._passed()
-        eval_due = self._due(self.spec.train.eval_every, 0, passed)
-        save_due = self._due(self.spec.train.save_every, 1, passed)
-        sample_due = self._due(self.spec.train.sample_every, 2, passed)
-        self._marks = passed
+        passed = self._intervals_passed()
+        eval_due = self._is_due(self.spec.train.eval_every, 0, passed)
+        save_due = self._is_due(self.spec.train.save_every, 1, passed)
+        sample_due = self._is_due(self.spec.train.sample_every, 2, passed)
+        self._last_intervals = passed
         if self.held_out and (is_last or self.ended_by or eval_due):
             loss = self.evaluate()
             if loss is not None:
                 self.method.on_evaluate(loop.model, self.spec.method_config, self.used.step, loss)
                 is_last = self._stops_early(loss) or is_last
                 self._warn_of_divergence(loss)
-        if self.method.grows:
-            self._let_join()
+        if self.method.adds_parameters:
+            self._add_new_parameters()
         if sample_due or (is_last and self.spec.train.sample_every != 0):
-            self.telemetry.enter("evaluating")
+            self.telemetry.enter_phase("evaluating")
             self.sampler.sample(loop.model, self.used.step)
         if self.ended_by is None and not is_last and self.commands.look() == "stop":
             self.ended_by, loop.should_stop = "stopped", True  # not one more step
@@ -138,7 +138,7 @@ class Conductor:
         if is_last:
             loop.should_stop = True
         if not loop.should_stop:
-            self.telemetry.enter("training")
+            self.telemetry.enter_phase("training")
             self._report_progress()
         self.clock.start()
 
@@ -158,7 +158,7 @@ class Conductor:
     def evaluate(self) -> float | None:
         """Held-out loss of the model as it is now, recorded at the current step; None if it takes
         too long for a person who has said stop."""
-        self.telemetry.enter("evaluating")
+        self.telemetry.enter_phase("evaluating")
         self._flush()
         train, loop, used = self.spec.train, self.loop, self.used
         device, pad_token_id = loop.accelerator.device, loop.batches.pad_token_id
@@ -177,7 +177,7 @@ class Conductor:
                 f"for more than {STOP_S:.0f} s. `python -m lab evaluate` measures the result."
             )
             return None
-        self.memory.mark("evaluate")
+        self.memory.end_phase("evaluate")
         self.eval_loss = loss
         self.telemetry.metric(
             "eval",
@@ -194,7 +194,7 @@ class Conductor:
         if rows < len(self.held_out) and self.commands.stop_waits() > STOP_S:
             raise TakesTooLong
 
-    def _let_join(self) -> None:
+    def _add_new_parameters(self) -> None:
         """Take what the method has just made trainable into the optimizer, and say so."""
         loop, batches = self.loop, self.loop.batches
         multiplier = budget.lr_multiplier(self.spec.train, self.plan, self.used)
@@ -208,13 +208,15 @@ class Conductor:
     def _stops_early(self, loss: float) -> bool:
         """Whether the evaluation loss has been no better for as long as the spec allows."""
         patience = self.spec.train.early_stopping
-        self.not_better = 0 if loss < self.best_loss else self.not_better + 1
+        self.evals_without_improvement = (
+            0 if loss < self.best_loss else self.evals_without_improvement + 1
+        )
         self.best_loss = min(self.best_loss, loss)
-        if patience is None or self.not_better < patience:
+        if patience is None or self.evals_without_improvement < patience:
             return False
         self.telemetry.warn(
             f"Stopped early at step {self.used.step}: the evaluation loss has not been "
-            f"below {self.best_loss:.4f} for {self.not_better} evaluations."
+            f"below {self.best_loss:.4f} for {self.evals_without_improvement} evaluations."
         )
         return True
 
@@ -229,7 +231,7 @@ class Conductor:
             "train.learning_rate, or keep the best checkpoint."
         )
 
-    def _shortage(self) -> str:
+    def _missing_disk_space(self) -> str:
         """What the disk lacks for a checkpoint, in words; empty if there is room."""
         held = tensor_bytes(self.loop.model, self.loop.optimizer)
         needed = held["gradients"] + held["optimizer"]  # what trains, and what is kept beside it
@@ -241,7 +243,7 @@ class Conductor:
             f"{formatting.size(needed + ROOM_BYTES - free)} are missing"
         )
 
-    def _without_checkpoint(self, why: str) -> None:
+    def _warn_checkpoint_skipped(self, why: str) -> None:
         self.telemetry.warn(
             f"The checkpoint of step {self.used.step} was not written: {why}. Training "
             "goes on with the one before; the next one is written once there is room."
@@ -249,17 +251,17 @@ class Conductor:
 
     def save(self) -> None:
         """Write a checkpoint and drop those that the spec does not keep."""
-        self.telemetry.enter("saving")
+        self.telemetry.enter_phase("saving")
         self._flush()
-        if shortage := self._shortage():
-            self._without_checkpoint(shortage)
+        if shortage := self._missing_disk_space():
+            self._warn_checkpoint_skipped(shortage)
             return
         model, used = self.loop.model, self.used
         state = {
             "used": vars(used).copy(),
             "eval_loss": self.eval_loss,
             "best_loss": self.best_loss,
-            "not_better": self.not_better,
+            "not_better": self.evals_without_improvement,
         }
         method_state = self.method.state(model)
         try:
@@ -267,11 +269,11 @@ class Conductor:
                 self.run.checkpoints, used.step, model, self.loop.optimizer, state, method_state
             )
         except (OSError, SafetensorError) as error:
-            shortage = self._shortage()
-            self._without_checkpoint(f"{error}{'; ' if shortage else ''}{shortage}")
+            shortage = self._missing_disk_space()
+            self._warn_checkpoint_skipped(f"{error}{'; ' if shortage else ''}{shortage}")
             return
-        self.memory.mark("save")
-        removed = checkpoint.prune(
+        self.memory.end_phase("save")
+        removed = checkpoint.delete_old(
             self.run.checkpoints,
             self.spec.train.keep_best,
             self.spec.train.keep_last,
@@ -332,14 +334,14 @@ class Conductor:
         shown = ", ".join(map(str, sorted(found)[:12]))
         return f"rows {shown}{' and others' if len(found) > 12 else ''}"
 
-    def _passed(self) -> tuple[int, int, int]:
+    def _intervals_passed(self) -> tuple[int, int, int]:
         """How many tenths, fifths and halves of the budget are behind us."""
         fraction = self.plan.fraction(self.used)
         return int(fraction * EVALUATIONS), int(fraction * SAVES), int(fraction * SAMPLES)
 
-    def _due(self, every: int | None, which: int, passed: tuple[int, int, int]) -> bool:
+    def _is_due(self, every: int | None, which: int, passed: tuple[int, int, int]) -> bool:
         if every is None:
-            return passed[which] > self._marks[which]
+            return passed[which] > self._last_intervals[which]
         return every > 0 and self.used.step % every == 0
 
     def _report_progress(self) -> None:
@@ -349,7 +351,7 @@ class Conductor:
         spent = time.monotonic() - self._begun
         # evaluations and checkpoints so far are part of the pace
         eta_s = spent / gained * (1.0 - fraction) if gained > 0 else None
-        if plan.has_open_end:
+        if plan.is_time_limited:
             self.telemetry.progress(round(used.seconds, 1), plan.limits["seconds"], "second", eta_s)
         else:
             self.telemetry.progress(used.step, plan.steps, "step", eta_s)

@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from lab.errors import LabError
 from lab.atomic_files import read_object, remove_tree, sync_folder, write_json
+from lab.errors import LabError
 from lab.models import headers
 from lab.models.weights import first_line, is_out_of_memory
 from lab.paths import make_folder
@@ -37,13 +37,13 @@ FILES = ("trainable.safetensors", "optimizer.safetensors", "extra.safetensors", 
 
 
 @dataclass(frozen=True)
-class Saved:
+class Checkpoint:
     """A valid checkpoint and its counters."""
 
     path: Path
     step: int
     state: dict[str, Any]
-    lost: tuple[str, ...] = ()  # files that a person allowed to be missing
+    missing_files: tuple[str, ...] = ()  # files that a person allowed to be missing
 
 
 def save(
@@ -89,7 +89,7 @@ def save(
     return final
 
 
-def newest_valid(folder: Path, *, incomplete: bool = False) -> tuple[Saved | None, list[str]]:
+def latest_valid(folder: Path, *, incomplete: bool = False) -> tuple[Checkpoint | None, list[str]]:
     """(the newest checkpoint whose files match its manifest, why newer ones were skipped).
 
     With `incomplete`, where none is whole, the newest one with weights and counters.
@@ -106,7 +106,7 @@ def newest_valid(folder: Path, *, incomplete: bool = False) -> tuple[Saved | Non
     return None, skipped
 
 
-def verify(path: Path, *, incomplete: bool = False) -> Saved:
+def verify(path: Path, *, incomplete: bool = False) -> Checkpoint:
     """The checkpoint, with every file checked against size and hash. Raises LabError.
 
     With `incomplete`, optimizer and random state may be missing or damaged: they are in `lost`.
@@ -133,7 +133,7 @@ def verify(path: Path, *, incomplete: bool = False) -> Saved:
     state = read_object(path / "state.json")
     if state is None or state.get("step") != step_of(path):
         raise LabError(f"{path.name}: state.json is damaged.")
-    return Saved(path, step_of(path), state, tuple(lost))
+    return Checkpoint(path, step_of(path), state, tuple(lost))
 
 
 @contextlib.contextmanager
@@ -152,7 +152,7 @@ def readable(saved: Path) -> Iterator[None]:
         ) from None
 
 
-def prune(
+def delete_old(
     folder: Path, keep_best: int, keep_last: int, pins: frozenset[int] = frozenset()
 ) -> list[str]:
     """Remove all but the newest `keep_last`, the `keep_best` with the lowest evaluation loss and
@@ -249,13 +249,13 @@ def method_state(saved: Path) -> dict[str, torch.Tensor]:
     }
 
 
-def restore_random(saved: Saved) -> None:
+def restore_random(saved: Checkpoint) -> None:
     """All generators as they were when the checkpoint was written. Raises LabError."""
     with readable(saved.path):
         _restore_random(saved)
 
 
-def _restore_random(saved: Saved) -> None:
+def _restore_random(saved: Checkpoint) -> None:
     tensors = load_file(saved.path / "extra.safetensors")
     torch.set_rng_state(tensors["torch"])
     for device in range(torch.cuda.device_count()):

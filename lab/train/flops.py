@@ -13,11 +13,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from lab.data.batches import Row
+from lab.data.batches import TokenSequence
 
 
 @dataclass(frozen=True)
-class Flops:
+class FlopCosts:
     """Costs of one training step by what causes them."""
 
     per_token: float
@@ -26,7 +26,7 @@ class Flops:
     virtual: int = 0  # positions before each row that pass through the layers
     prefix: int = 0  # positions before each row that are only attended to
 
-    def of(self, row: Row) -> float:
+    def of(self, row: TokenSequence) -> float:
         pairs = sum(
             (length + self.virtual) * (length + self.virtual + self.prefix)
             for length in row.lengths
@@ -37,11 +37,11 @@ class Flops:
             + self.per_token_pair * pairs
         )
 
-    def of_rows(self, rows: Iterable[Row]) -> float:
+    def of_rows(self, rows: Iterable[TokenSequence]) -> float:
         return sum(self.of(row) for row in rows)
 
 
-def count(model: Any, loss: str, virtual_tokens: tuple[int, int] = (0, 0)) -> Flops:
+def count(model: Any, loss: str, virtual_tokens: tuple[int, int] = (0, 0)) -> FlopCosts:
     """The costs for `model` with its trainable parameters marked. `virtual_tokens`: positions
     before each row that pass through the layers, and such that are only attended to."""
     import torch
@@ -64,4 +64,4 @@ def count(model: Any, loss: str, virtual_tokens: tuple[int, int] = (0, 0)) -> Fl
     heads = getattr(config, "num_attention_heads", 0)
     width = heads * (getattr(config, "head_dim", None) or config.hidden_size // max(heads, 1))
     layers = getattr(config, "num_hidden_layers", 0)
-    return Flops(per_token, per_loss_token, 12.0 * layers * width, *virtual_tokens)
+    return FlopCosts(per_token, per_loss_token, 12.0 * layers * width, *virtual_tokens)

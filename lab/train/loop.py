@@ -20,8 +20,8 @@ from transformers import set_seed
 from lab.methods import Method
 from lab.spec_sections import TrainSpec
 from lab.train import budget
-from lab.train.optimizer_in_backward import InBackward
 from lab.train.optimizer import set_learning_rates
+from lab.train.optimizer_in_backward import BackwardOptimizer
 from lab.train.step import summed_loss, unwrapped
 from lab.train.step_batches import Batch, StepBatches
 
@@ -31,14 +31,14 @@ class StepConfig:
     """What a step does with its micro-batches; the same for all steps of a run.
 
     `penalty(model)` is a scalar tensor that is added to the mean loss of the step, or None;
-    `after_step(model, step)` is called after the update, while the gradients still exist.
+    `on_optimizer_step(model, step)` is called after the update, while the gradients still exist.
     """
 
     precision: str
     loss: str  # "fused" or "plain"
     max_grad_norm: float = 1.0  # 0: gradients are not clipped
     penalty: Callable[[Any], torch.Tensor | None] = lambda model: None
-    after_step: Callable[[Any, int], None] = lambda model, step: None
+    on_optimizer_step: Callable[[Any, int], None] = lambda model, step: None
 
     @classmethod
     def of(cls, method: Method, method_config: Any, train: TrainSpec, loss: str) -> StepConfig:
@@ -48,7 +48,9 @@ class StepConfig:
             loss,
             train.max_grad_norm,
             penalty=lambda model: method.penalty(model, method_config),
-            after_step=lambda model, step: method.after_step(model, method_config, step),
+            on_optimizer_step=lambda model, step: method.on_optimizer_step(
+                model, method_config, step
+            ),
         )
 
 
@@ -93,7 +95,7 @@ def step(
             end_phase("backward")
     grad_norm = _clip(accelerator, bare_model, optimizer, config.max_grad_norm)
     optimizer.step()
-    config.after_step(bare_model, number)
+    config.on_optimizer_step(bare_model, number)
     optimizer.zero_grad(set_to_none=True)
     end_phase("optimizer")
     return StepResult(accelerator.reduce(torch.stack(losses), "mean"), grad_norm)
@@ -104,8 +106,8 @@ def _clip(
 ) -> torch.Tensor:
     """Clip the gradients to `max_grad_norm` (0: leave them); their norm before that, a scalar."""
     bare_optimizer = getattr(optimizer, "optimizer", optimizer)
-    if isinstance(bare_optimizer, InBackward):
-        return bare_optimizer.take_norm()  # the gradients have been used and freed
+    if isinstance(bare_optimizer, BackwardOptimizer):
+        return bare_optimizer.pop_grad_norm()  # the gradients have been used and freed
     # in the model's order: another order of the groups would round the norm differently
     weights = [weight for weight in model.parameters() if weight.grad is not None]
     norm: torch.Tensor = accelerator.clip_grad_norm_(weights, max_grad_norm or float("inf"))

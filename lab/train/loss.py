@@ -13,23 +13,23 @@ from typing import Any
 import torch
 
 CHUNK_ELEMENTS = 1 << 24  # logits alive at a time: 64 MB in float32
-_is_repeated: ContextVar[bool] = ContextVar("is_repeated", default=True)
+_all_chunks: ContextVar[bool] = ContextVar("is_repeated", default=True)
 
 
 @contextmanager
-def few_chunks() -> Iterator[None]:
+def trace_few_chunks() -> Iterator[None]:
     """For tensors without data: each chunk but the last needs the same memory, so a few stand for
     all; an even number for an even number, since blocks of the allocator take turns."""
-    token = _is_repeated.set(False)
+    token = _all_chunks.set(False)
     try:
         yield
     finally:
-        _is_repeated.reset(token)
+        _all_chunks.reset(token)
 
 
 def _chunks(count: int, step: int) -> Sequence[int]:
     starts = range(0, count, step)
-    if _is_repeated.get() or len(starts) <= 4:
+    if _all_chunks.get() or len(starts) <= 4:
         return starts
     return [*starts[: 3 - len(starts) % 2], starts[-1]]
 

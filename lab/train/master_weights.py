@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-KEY = "copy"  # in the state of a weight, beside the moments of the rule
+MASTER_KEY = "copy"  # in the state of a weight, beside the moments of the rule
 
 
-class WithCopies(torch.optim.Optimizer):
+class MasterWeightOptimizer(torch.optim.Optimizer):
     """`rule(group)` makes the torch optimizer that updates the copies of a group.
 
     State lives here, by the weight itself, as checkpoints expect it. What somebody else writes
@@ -49,7 +49,7 @@ class WithCopies(torch.optim.Optimizer):
                 if weight.grad is None:
                     continue
                 pairs.append((weight, copy))
-                self._take_over(rule, number, weight, copy)
+                self._sync_master(rule, number, weight, copy)
                 copy.grad = weight.grad.to(copy.dtype)
             rule.step()
             apart = [(weight, copy) for weight, copy in pairs if weight is not copy]
@@ -60,17 +60,17 @@ class WithCopies(torch.optim.Optimizer):
             for weight, copy in pairs:
                 kept = dict(rule.state[copy])
                 if weight is not copy:
-                    kept[KEY] = copy.data
+                    kept[MASTER_KEY] = copy.data
                 self.state[weight] = self._states[weight] = kept
                 self._versions[weight] = weight._version
 
-    def _take_over(self, rule: Any, place: int, weight: torch.Tensor, copy: torch.Tensor) -> None:
+    def _sync_master(self, rule: Any, place: int, weight: torch.Tensor, copy: torch.Tensor) -> None:
         """The state that a checkpoint has put back, and what was written into the weight."""
         given = self.state.get(weight)
         is_given = bool(given) and given is not self._states.get(weight)
         if is_given:
-            if KEY in given:
-                copy.data = given[KEY]
+            if MASTER_KEY in given:
+                copy.data = given[MASTER_KEY]
             self._give_state(rule, place, copy, given, weight.dtype)
         if weight is not copy and (is_given or weight._version != self._versions[weight]):
             copy.copy_(torch.where(copy.to(weight.dtype) == weight, copy, weight.to(copy.dtype)))
@@ -79,7 +79,7 @@ class WithCopies(torch.optim.Optimizer):
     def _give_state(
         rule: Any, place: int, copy: torch.Tensor, given: dict[str, Any], narrow: torch.dtype
     ) -> None:
-        state = {key: value for key, value in given.items() if key != KEY}
+        state = {key: value for key, value in given.items() if key != MASTER_KEY}
         for key, value in state.items():
             # of a checkpoint that was written before there were copies
             if isinstance(value, torch.Tensor) and value.dtype == narrow != copy.dtype:

@@ -9,7 +9,7 @@ import torch
 from lab import optimizers
 from lab.methods import Method
 from lab.spec import RunSpec
-from lab.train.master_weights import WithCopies
+from lab.train.master_weights import MasterWeightOptimizer
 
 
 def make_optimizer(model: Any, method: Method, spec: RunSpec) -> torch.optim.Optimizer:
@@ -18,8 +18,8 @@ def make_optimizer(model: Any, method: Method, spec: RunSpec) -> torch.optim.Opt
     groups = method.param_groups(model, spec.method_config, float(train.learning_rate))
     rule = optimizers.get(train.optimizer)
     optimizer: torch.optim.Optimizer
-    if optimizers.keeps_copies(method, train):
-        optimizer = WithCopies(
+    if optimizers.uses_master_weights(method, train):
+        optimizer = MasterWeightOptimizer(
             groups, float(train.learning_rate), lambda group: rule.build([group], train)
         )
     else:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 
-class InBackward(torch.optim.Optimizer):
+class BackwardOptimizer(torch.optim.Optimizer):
     """An optimizer whose `step` has nothing left to do.
 
     `rule(group)` makes a torch optimizer over a group of one parameter; its state lives here, by
@@ -55,7 +55,7 @@ class InBackward(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Everything happened in the backward pass."""
 
-    def take_norm(self) -> torch.Tensor:
+    def pop_grad_norm(self) -> torch.Tensor:
         """Norm of all gradients since the last call, a scalar."""
         norms, self._norms = self._norms, []
         return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())

@@ -7,20 +7,20 @@ from typing import Any
 
 from lab.data import chat_template
 from lab.data.catalog import Dataset
-from lab.data.prepare import Prepared
+from lab.data.prepare import PreparedData
 from lab.train.telemetry import Telemetry
 
 LONGEST = 48  # new tokens; enough to see a style, short enough not to hold up a CPU
 
 
-class Sampler:
+class SampleGenerator:
     """Answers one prompt with the model as it is; each answer becomes an event."""
 
     def __init__(
         self,
         tokenizer: Any,
         dataset: Dataset,
-        data: Prepared,
+        data: PreparedData,
         telemetry: Telemetry,
         precision: str,
         command: Callable[[], str | None] = lambda: None,
@@ -72,7 +72,7 @@ class Sampler:
         return torch.full((ids.shape[0],), is_over, dtype=torch.bool, device=ids.device)
 
 
-def _prompt(tokenizer: Any, dataset: Dataset, data: Prepared) -> tuple[str, str]:
+def _prompt(tokenizer: Any, dataset: Dataset, data: PreparedData) -> tuple[str, str]:
     """(what a person reads, what the model reads): the card's first suggestion, else the first
     example's question, else the beginning of the first text."""
     suggestions = dataset.card.get("try") or []

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lab.data.batches import Row, collate
+from lab.data.batches import TokenSequence, collate
 from lab.train.loss import fused_loss, plain_loss
 
 INPUTS = ("input_ids", "position_ids")
@@ -28,7 +28,7 @@ def uncompiled() -> Any:
     return torch.compiler.set_stance("force_eager")
 
 
-class NoHead(nn.Module):
+class HeadPassthrough(nn.Module):
     """Passes hidden states on. What else a model asks of its head, such as its weight's type, is
     the head's own."""
 
@@ -48,7 +48,7 @@ def without_head(model: nn.Module) -> Iterator[nn.Module]:
     """Within, the model returns hidden states (B, T, H) in place of logits; yields its head."""
     owner: Any = model
     head = owner.get_output_embeddings()
-    owner.set_output_embeddings(NoHead(head))
+    owner.set_output_embeddings(HeadPassthrough(head))
     try:
         yield head
     finally:
@@ -72,15 +72,17 @@ def summed_loss(
     if loss == "plain":
         with autocast(device, precision):
             outputs = model(**inputs, use_cache=False)
-        return plain_loss(own_positions(outputs.logits, batch), batch["labels"])
+        return plain_loss(drop_virtual_positions(outputs.logits, batch), batch["labels"])
     compute = torch.float32 if precision == "float32" else torch.bfloat16
     with without_head(unwrapped(model)) as head:
         with autocast(device, precision):
             outputs = model(**inputs, use_cache=False)
-        return fused_loss(own_positions(outputs.logits, batch), head, batch, compute)
+        return fused_loss(drop_virtual_positions(outputs.logits, batch), head, batch, compute)
 
 
-def own_positions(outputs_BTX: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+def drop_virtual_positions(
+    outputs_BTX: torch.Tensor, batch: dict[str, torch.Tensor]
+) -> torch.Tensor:
     """The outputs at the batch's own tokens: prompt tuning puts virtual ones before them."""
     return outputs_BTX[:, -batch["input_ids"].shape[1] :]
 
@@ -92,7 +94,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def fused_is_exact(model: nn.Module, *, precision: str) -> bool:
+def fused_matches_plain(model: nn.Module, *, precision: str) -> bool:
     """Whether the fused loss equals the plain one on eight tokens.
 
     Architectures that change their logits after the head (soft caps, scales) fail this, and
@@ -137,7 +139,7 @@ def is_causal(model: nn.Module, *, precision: str) -> bool:
 
 
 @torch.no_grad()
-def packs_apart(model: nn.Module, *, precision: str) -> bool:
+def isolates_packed_sequences(model: nn.Module, *, precision: str) -> bool:
     """Whether a sequence says the same behind another one in its row, told by positions that
     begin anew, as it says alone. What attends by other means (states, convolutions, biases by
     distance) may see over the border."""
@@ -167,7 +169,7 @@ def packs_apart(model: nn.Module, *, precision: str) -> bool:
 
 
 def device_batches(
-    rows: Sequence[Row], batch_size: int, pad: int, device: torch.device
+    rows: Sequence[TokenSequence], batch_size: int, pad: int, device: torch.device
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Batches of `rows` in order on the device, for evaluation."""
     for start in range(0, len(rows), batch_size):

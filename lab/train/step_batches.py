@@ -9,9 +9,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
 
-from lab.data.batches import Row, Stream, blank, collate
-from lab.train.flops import Flops
-from lab.train.budget import Plan, Used
+from lab.data.batches import TokenSequence, TrainingOrder, blank, collate
+from lab.train.budget import BudgetUsed, TrainingBudget
+from lab.train.flops import FlopCosts
 
 Batch = dict[str, torch.Tensor]
 
@@ -25,16 +25,16 @@ class StepBatches:
     `length` is that of every sequence where layers are compiled for one.
     """
 
-    stream: Stream
-    plan: Plan
-    used: Used
-    costs: Flops
+    stream: TrainingOrder
+    plan: TrainingBudget
+    used: BudgetUsed
+    costs: FlopCosts
     batch_size: int
     accumulation: int
     pad_token_id: int
     length: int | None = None
 
-    def sequences(self, number: int) -> list[list[Row]]:
+    def sequences(self, number: int) -> list[list[TokenSequence]]:
         """Those of step `number` (from 1), by micro-batch; the last step may have fewer."""
         per_step = self.batch_size * self.accumulation
         start, end = (number - 1) * per_step, min(number * per_step, self.plan.rows)
@@ -44,7 +44,7 @@ class StepBatches:
         ]
 
     def tensors(
-        self, micro_batches: Sequence[Sequence[Row]], accelerator: Accelerator
+        self, micro_batches: Sequence[Sequence[TokenSequence]], accelerator: Accelerator
     ) -> list[Batch]:
         """The micro-batches of this process, on its device. Where none is left for it, one whose
         tokens do not count: every process takes part in every backward pass."""
@@ -61,7 +61,7 @@ class StepBatches:
             tensors.append(send_to_device(batch, accelerator.device, non_blocking=on_gpu))
         return tensors
 
-    def count(self, number: int, micro_batches: Sequence[Sequence[Row]]) -> None:
+    def count(self, number: int, micro_batches: Sequence[Sequence[TokenSequence]]) -> None:
         """Add step `number` to what is used: the micro-batches of all processes, so that they
         agree without asking each other."""
         self.used.step = number

@@ -54,11 +54,11 @@ class Telemetry:
     def start(self, sample: Callable[[], dict[str, Any]]) -> None:
         """Begin to beat and to sample; `sample()` gives one device record."""
         self._sample = sample
-        self._beat()
+        self._write_heartbeat()
         self._thread = threading.Thread(target=self._watch, name="sampler", daemon=True)
         self._thread.start()
 
-    def resample(self, sample: Callable[[], dict[str, Any]]) -> None:
+    def set_sampler(self, sample: Callable[[], dict[str, Any]]) -> None:
         """Sample with another function from now on, once the device is known."""
         self._sample = sample
 
@@ -79,14 +79,14 @@ class Telemetry:
         record = {"v": VERSION, "kind": kind, "attempt": self.attempt, "time": _now(), **values}
         self._write(self._events, record)
 
-    def enter(self, phase: str) -> None:
+    def enter_phase(self, phase: str) -> None:
         """Begin a phase; said once, however often it is entered again in a row."""
         self.sign()
         if phase != self.phase:
             self.phase = phase
             self._progress = {}
             self.event("phase", phase=phase)
-            self._beat()
+            self._write_heartbeat()
 
     def progress(self, done: float, total: float, unit: str, eta_s: float | None = None) -> None:
         """How far the phase is; the next heartbeat carries it."""
@@ -113,15 +113,15 @@ class Telemetry:
             with self._lock:
                 file.write(line.encode())
         except OSError as error:  # a full disk must not end the training
-            self._complain(error)
+            self._log_error_once(error)
 
-    def _complain(self, error: OSError) -> None:
+    def _log_error_once(self, error: OSError) -> None:
         """Into the log, once for each kind of error: the disk may be the very trouble."""
         if error.errno not in self._complained:
             self._complained.add(error.errno)
             print(f"warning: telemetry cannot write: {error}", flush=True)
 
-    def _beat(self) -> None:
+    def _write_heartbeat(self) -> None:
         state = {
             "phase": self.phase,
             "time": _now(),
@@ -134,19 +134,19 @@ class Telemetry:
         try:
             write_atomic(self.run.heartbeat, json.dumps(state), durable=False)
         except OSError as error:
-            self._complain(error)
+            self._log_error_once(error)
 
     def _watch(self) -> None:
         while not self._ended.wait(SAMPLE_S):
             before, self._moved = self._moved, moved_bytes()
             if self._moved - before > BUSY_BYTES:
                 self._signs += 1  # one large file is written or read for minutes without a `sign`
-            self._beat()
+            self._write_heartbeat()
             self.each_second()
             self.metric("device", seconds=self.seconds, phase=self.phase, **self._sample())
 
 
-class Memory:
+class PeakMemory:
     """Peaks by phase. On a GPU from the allocator; on a CPU the resident memory."""
 
     def __init__(self, device: Any) -> None:
@@ -154,7 +154,7 @@ class Memory:
         self.on_gpu = getattr(device, "type", "cpu") == "cuda"
         self.peaks: dict[str, int] = {}
 
-    def mark(self, phase: str) -> None:
+    def end_phase(self, phase: str) -> None:
         """Close the phase that ran since the last mark, under the name `phase`."""
         import torch
 
@@ -192,7 +192,7 @@ def tensor_bytes(model: Any, optimizer: Any) -> dict[str, int]:
     return {"weights": size(weights.values()), "gradients": size(own), "optimizer": size(moments)}
 
 
-def sampler(run: RunDir, uses_gpu: bool) -> Callable[[], dict[str, Any]]:
+def device_stats_reader(run: RunDir, uses_gpu: bool) -> Callable[[], dict[str, Any]]:
     """A function that gives one device record: memory, and NVML's figures where there is a GPU."""
     handle, nvml = _nvml_handle() if uses_gpu else (None, None)
 

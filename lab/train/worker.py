@@ -7,13 +7,13 @@ import traceback
 from typing import Any
 
 from lab import devices, formatting
-from lab.errors import Cancelled, LabError
 from lab.atomic_files import read_object, write_json
+from lab.errors import Cancelled, LabError
 from lab.models.weights import is_out_of_memory
 from lab.paths import RunDir
 from lab.runs import checkpoints, process, resume_settings
 from lab.train.commands import BEFORE_TRAINING, NEVER, Commands
-from lab.train.telemetry import Telemetry, sampler
+from lab.train.telemetry import Telemetry, device_stats_reader
 
 
 def work(run: RunDir) -> int:
@@ -35,12 +35,12 @@ def _work(run: RunDir, commands: Commands) -> int:
         spec = resume_settings.spec_of(run)
         commands.interrupting = BEFORE_TRAINING
         telemetry.each_second = commands.interrupt
-        telemetry.start(sampler(run, uses_gpu=False))
-        telemetry.enter("loading")
+        telemetry.start(device_stats_reader(run, uses_gpu=False))
+        telemetry.enter_phase("loading")
         from lab.train.attempt import Attempt  # imports torch: seconds, in which we already beat
 
         devices.assert_one()
-        state = Attempt(run, spec, telemetry, commands).go(summary)
+        state = Attempt(run, spec, telemetry, commands).run_training(summary)
     except Cancelled as ended:
         commands.interrupting = NEVER
         state = "cancelled" if ended.command == "cancel" else "stopped"
@@ -56,7 +56,7 @@ def _work(run: RunDir, commands: Commands) -> int:
             memory = {"phase": telemetry.phase, **largest_parts(run)}
             message = out_of_memory(memory)
     finally:
-        telemetry.enter("ended")
+        telemetry.enter_phase("ended")
         telemetry.stop()
     write_json(
         run.result,

@@ -6,20 +6,20 @@ from typing import Any
 
 import streamlit as st
 
-from lab import access, paths, formatting
+from lab import access, formatting, paths
 from lab import host as this_machine
 from lab.atomic_files import number, read_object
 from lab.models.catalog import BUILT_IN
 from lab.runs import index
-from lab.runs.index import Entry
+from lab.runs.index import RunSummary
 from lab.ui import links
-from lab.ui.markdown_safety import safe
+from lab.ui.markdown_safety import escape_markdown
 
 
 def warnings() -> None:
     """Who else gets in, where that is not this account alone."""
     for warning in access.warnings():
-        st.warning(safe(warning), icon=":material/lock_open:")
+        st.warning(escape_markdown(warning), icon=":material/lock_open:")
 
 
 @st.cache_data(ttl=10, show_spinner=False)
@@ -36,7 +36,8 @@ def machine() -> None:
         (
             "memory_alt",
             "Memory",
-            f"{formatting.size(facts['memory_bytes'])}, {formatting.size(facts['memory_free_bytes'])} free",
+            f"{formatting.size(facts['memory_bytes'])}, "
+            f"{formatting.size(facts['memory_free_bytes'])} free",
         ),
         ("hard_drive", "Disk", f"{formatting.size(facts['disk_free_bytes'])} free"),
     ]
@@ -46,7 +47,7 @@ def machine() -> None:
         free = f"{formatting.size(gpu['memory_bytes'])}, {formatting.size(gpu['free_bytes'])} free"
         rows.append(("developer_board", "GPU", f"{gpu['name']}: {free}"))
     for icon, name, value in rows:
-        st.markdown(f":material/{icon}: **{name}**  {safe(value)}")
+        st.markdown(f":material/{icon}: **{name}**  {escape_markdown(value)}")
     if not facts["gpus"]:
         st.caption("No NVIDIA GPU: training runs on the processor, well suited to small models.")
     for model in BUILT_IN:
@@ -56,7 +57,7 @@ def machine() -> None:
             )
 
 
-def recent(most: int) -> list[Entry]:
+def recent(most: int) -> list[RunSummary]:
     return [index.entry(run) for run in paths.all_runs()[:most]]
 
 
@@ -64,14 +65,16 @@ def state_badge(state: str) -> None:
     st.badge(state, icon=formatting.icon(state), color=formatting.colour(state))  # type: ignore[arg-type]
 
 
-def run_line(entry: Entry) -> None:
+def run_line(entry: RunSummary) -> None:
     """Name, state and age of a run, with a link to its Monitor."""
     with st.container(border=True, horizontal=True, vertical_alignment="center", gap="small"):
         st.page_link(
             links.page("monitor"),
-            label=f"**{safe(entry.name or entry.id)}**",
+            label=f"**{escape_markdown(entry.name or entry.id)}**",
             query_params={"run": entry.id},
             width="stretch",
         )
         state_badge(entry.status.state)
-        st.caption(f"{safe(entry.method)} · {formatting.when(entry.created)}", width="content")
+        st.caption(
+            f"{escape_markdown(entry.method)} · {formatting.when(entry.created)}", width="content"
+        )

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from lab.atomic_files import number, read_object
 from lab.runs.metric_columns import Columns
-from lab.runs.metric_series import Live, smooth, thin
+from lab.runs.metric_series import MetricSeries, downsample, ema
 
 LIGHT = ("#0b7a75", "#e07a1f", "#6d4fc2", "#c2385f", "#2f6fd0", "#6b7f3a")
 DARK = ("#2bb8ac", "#f0a04b", "#a78bfa", "#f0708f", "#6ea8fe", "#b5c96a")
@@ -74,7 +74,7 @@ def line(
     made: go.Figure, x: np.ndarray, y: np.ndarray, name: str, colour: str, **style: Any
 ) -> None:
     """One trace of at most 2,000 points; NaN leaves a gap."""
-    thin_x, thin_y = thin(x, y)
+    thin_x, thin_y = downsample(x, y)
     faint = style.pop("faint", False)
     dots = style.pop("dots", False) or len(thin_x) == 1
     kind = go.Scattergl if len(thin_x) > 1500 else go.Scatter
@@ -93,14 +93,14 @@ def line(
     )
 
 
-def loss(series: Live, view: View) -> go.Figure:
+def loss(series: MetricSeries, view: View) -> go.Figure:
     """Training and evaluation loss, with the base's evaluation loss as a line."""
     made = figure(view, x=TITLES[view.by], y="loss (nats/token)", height=340, log=view.log)
-    train, held_out = series.train, series.held_out
+    train, held_out = series.train, series.evaluation
     x, y = train.get(view.by), train.get("train/loss")
     if view.smoothing > 0:
         line(made, x, y, "train, raw", view.colours[0], faint=True)
-    line(made, x, smooth(y, view.smoothing), "train", view.colours[0])
+    line(made, x, ema(y, view.smoothing), "train", view.colours[0])
     base = held_out.base
     evaluated = held_out.get(view.by), held_out.get("eval/loss")
     if base is not None:
@@ -122,7 +122,7 @@ def loss(series: Live, view: View) -> go.Figure:
 def single(columns: Columns, key: str, title: str, view: View, colour: int) -> go.Figure:
     """One quantity of the training steps."""
     made = figure(view, x=TITLES[view.by], y=title)
-    values = smooth(columns.get(key), view.smoothing)
+    values = ema(columns.get(key), view.smoothing)
     line(made, columns.get(view.by), values, title, view.colours[colour])
     made.update_layout(showlegend=False)
     return made
@@ -144,7 +144,7 @@ def clock_of(device: Columns) -> np.ndarray:
     return clock[:whole] - clock[0] if len(clock) else clock
 
 
-def memory(series: Live, view: View) -> go.Figure:
+def memory(series: MetricSeries, view: View) -> go.Figure:
     """Memory over the clock, with the highest peak as a line. GB are 10^9 bytes."""
     made = figure(view, x="seconds since the start", y="memory (GB)")
     device = series.device
@@ -175,7 +175,7 @@ def memory(series: Live, view: View) -> go.Figure:
     return made
 
 
-def power(series: Live, view: View) -> go.Figure:
+def power(series: MetricSeries, view: View) -> go.Figure:
     made = figure(view, x="seconds since the start", y="power (W)")
     device = series.device
     clock = clock_of(device)

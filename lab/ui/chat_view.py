@@ -8,13 +8,13 @@ from typing import Any
 import streamlit as st
 
 from lab import paths
+from lab.atomic_files import part, read_object
 from lab.chat import client
 from lab.data import catalog as datasets
 from lab.errors import LabError
-from lab.atomic_files import part, read_object
 from lab.models.catalog import BUILT_IN
 from lab.runs import index
-from lab.ui.markdown_safety import block, plain, safe
+from lab.ui.markdown_safety import escape_lines, escape_markdown, plain
 
 MOST = 4
 AVATARS = {"user": ":material/person:", "assistant": ":material/smart_toy:"}
@@ -135,10 +135,10 @@ def panes(chosen: list[str]) -> list[Any]:
     columns = [grid.cell() for _ in chosen]
     for column, name in zip(columns, chosen, strict=True):
         with column:
-            st.markdown(f"**{safe(titles.get(name, name))}**")
+            st.markdown(f"**{escape_markdown(titles.get(name, name))}**")
             for message in _history().get(name, []):
                 with st.chat_message(message["role"], avatar=AVATARS[message["role"]]):
-                    st.markdown(block(message["content"]) or "*(nothing)*")
+                    st.markdown(escape_lines(message["content"]) or "*(nothing)*")
                     if message.get("foot"):
                         st.caption(message["foot"])
     return columns
@@ -163,7 +163,7 @@ def ask(chosen: list[str], columns: list[Any], prompt: str, how: dict[str, Any])
         past.append({"role": "user", "content": prompt})
         with column:
             with st.chat_message("user", avatar=AVATARS["user"]):
-                st.markdown(block(prompt))
+                st.markdown(escape_lines(prompt))
             with st.chat_message("assistant", avatar=AVATARS["assistant"]):
                 places.append((st.empty(), st.empty()))
     for _, foot in places:
@@ -198,16 +198,21 @@ def _one(name: str, body: Any, foot: Any, how: dict[str, Any]) -> dict[str, Any]
         with contextlib.closing(client.stream(name, messages, **how)) as events:
             for event in events:
                 if "phase" in event:
-                    foot.caption(f"{safe(event['phase'])} …")
+                    foot.caption(f"{escape_markdown(event['phase'])} …")
                 elif "delta" in event:
                     text += event["delta"]
-                    body.markdown(block(text))
+                    body.markdown(escape_lines(text))
                 else:
-                    body.markdown(block(event["text"]))
+                    body.markdown(escape_lines(event["text"]))
                     return {"role": "assistant", "content": event["text"], "foot": _foot(event)}
     except LabError as error:
-        foot.caption(safe(str(error)))
-        return {"role": "assistant", "content": "", "foot": safe(str(error)), "failed": True}
+        foot.caption(escape_markdown(str(error)))
+        return {
+            "role": "assistant",
+            "content": "",
+            "foot": escape_markdown(str(error)),
+            "failed": True,
+        }
     return {"role": "assistant", "content": text, "foot": "ended early", "failed": True}
 
 
@@ -217,7 +222,7 @@ def _foot(event: dict[str, Any]) -> str:
     ended = "ended by itself" if event["finish"] == "stop" else "cut at the longest answer"
     rate = len(event["token_ids"]) / max(event["seconds"], 1e-9)
     differs = f" {receipt['warning']}" if receipt.get("warning") else ""
-    return safe(
+    return escape_markdown(
         f"{len(event['token_ids'])} tokens, {rate:.0f}/s, {ended}. Prompt "
         f"{receipt['prompt_hash'][:8]}, seed {receipt['seed']}, {receipt['dtype']}.{differs}"
     )

@@ -7,10 +7,10 @@ from typing import Any
 import streamlit as st
 
 from lab import formatting
+from lab.atomic_files import number
 from lab.data import catalog, hub
 from lab.errors import LabError
-from lab.atomic_files import number
-from lab.ui.markdown_safety import plain, safe, user_errors
+from lab.ui.markdown_safety import escape_markdown, plain, user_errors
 
 SOURCES = {
     "builtin": "Built in",
@@ -66,7 +66,11 @@ def _built_in() -> str:
         persist_state="session",
     )
     card = found[chosen].card
-    st.caption(safe(f"{card['rows']} rows, {card['format']}, {card['license']}. {card['summary']}"))
+    st.caption(
+        escape_markdown(
+            f"{card['rows']} rows, {card['format']}, {card['license']}. {card['summary']}"
+        )
+    )
     return chosen
 
 
@@ -138,7 +142,9 @@ def _hub() -> str:
     if given in listed:
         one = listed[given]
         st.caption(
-            safe(f"{one['rows']:,} rows, {one['format']}, {one['license']}. {one['summary']}")
+            escape_markdown(
+                f"{one['rows']:,} rows, {one['format']}, {one['license']}. {one['summary']}"
+            )
         )
     with user_errors():
         wanted = hub.parse(str(given))
@@ -157,7 +163,7 @@ def _fetch(wanted: hub.HubId) -> str:
         _fetching(wanted)
         return ""
     if state.get("state") == "failed":
-        st.error(safe(f"{state.get('message')} {state.get('hint', '')}"))
+        st.error(escape_markdown(f"{state.get('message')} {state.get('hint', '')}"))
     token = st.text_input(
         "Token, for a gated set",
         type="password",

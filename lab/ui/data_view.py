@@ -10,17 +10,17 @@ from typing import Any
 import streamlit as st
 
 from lab import formatting
+from lab.atomic_files import read_object
 from lab.data import catalog, format_detection
 from lab.data.catalog import Dataset
 from lab.errors import MOST_PROBLEMS, LabError, SpecError
-from lab.atomic_files import read_object
 from lab.paths import RunDir
 from lab.planner.client import planner
 from lab.spec import RunSpec
 from lab.spec_sections import FORMATS, TEMPLATES
 from lab.ui import charts, form, links, monitor_view
 from lab.ui.charts import View
-from lab.ui.markdown_safety import plain, safe, tell
+from lab.ui.markdown_safety import escape_markdown, plain, tell
 from lab.ui.waiting import wait
 from lab.visible import number_of
 
@@ -44,7 +44,7 @@ def settings(dataset_id: str) -> dict[str, Any]:
         st.stop()
     detected = str(found["format"])
     if found["why"]:
-        st.warning(safe(f"The shape of the rows is not known: {found['why']}."))
+        st.warning(escape_markdown(f"The shape of the rows is not known: {found['why']}."))
     left, right = st.columns(2)
     shape = left.selectbox(
         "Format",
@@ -180,7 +180,9 @@ def look(spec: dict[str, Any]) -> dict[str, Any] | None:
         return _look(spec, most, changed)
     except SpecError as error:
         for problem in error.problems[:MOST_PROBLEMS]:
-            st.error(safe(f"{problem.field}: {problem.message}"), icon=":material/error:")
+            st.error(
+                escape_markdown(f"{problem.field}: {problem.message}"), icon=":material/error:"
+            )
         if len(error.problems) > MOST_PROBLEMS:
             st.caption(f"and {len(error.problems) - MOST_PROBLEMS} more")
     except LabError as error:
@@ -211,10 +213,10 @@ def figures(seen: dict[str, Any]) -> None:
 def notes(seen: dict[str, Any]) -> None:
     """What the template does, in words."""
     template = seen["template"]
-    end = f"**{safe(template['end_token'])}**"
+    end = f"**{escape_markdown(template['end_token'])}**"
     if seen["has_chats"]:
         own = "the tokenizer's own" if template["has_own"] else "none of its own, so **plain**"
-        name = own if template["name"] == "auto" else f"**{safe(template['name'])}**"
+        name = own if template["name"] == "auto" else f"**{escape_markdown(template['name'])}**"
         st.markdown(f":material/forum: Template: {name}; an answer ends with {end}.")
         if template["injects"]:
             st.markdown(":material/warning: Without a system prompt the template writes its own:")
@@ -344,8 +346,9 @@ def first_batch(run: RunDir) -> None:
             tokens = _objects(one.get("tokens"))
             sources = ", ".join(str(source) for source in _list(one.get("sources")))
             st.caption(
-                f"Rows {safe(sources)} of the file: {safe(one.get('length'))} tokens, "
-                f"{safe(one.get('counted'))} learned (coloured)."
+                f"Rows {escape_markdown(sources)} of the file: "
+                f"{escape_markdown(one.get('length'))} tokens, "
+                f"{escape_markdown(one.get('counted'))} learned (coloured)."
             )
             lengths = [n for n in _list(one.get("lengths")) if isinstance(n, int)]
             st.html(coloured(tokens, lengths))

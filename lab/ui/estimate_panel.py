@@ -17,7 +17,7 @@ from lab.errors import LabError, SpecError
 from lab.planner.client import Abandoned, planner
 from lab.ui import memory_charts
 from lab.ui.charts import CONFIG, View, figure
-from lab.ui.markdown_safety import safe
+from lab.ui.markdown_safety import escape_markdown
 from lab.ui.monitor_view import is_dark
 from lab.ui.waiting import Watched
 
@@ -102,7 +102,7 @@ def panel(spec: dict[str, Any]) -> None:
 def show(now: Forecast, view: View) -> None:
     """One bar of what the peak is made of, against what the device has, and a sentence."""
     if now.found is None:
-        words = safe(now.problem) if now.is_complete else "Looking at the model …"
+        words = escape_markdown(now.problem) if now.is_complete else "Looking at the model …"
         st.caption(f":material/memory_alt: {words}")
         return
     found = now.found
@@ -113,7 +113,7 @@ def show(now: Forecast, view: View) -> None:
     free = f", {formatting.size(room)} free" if room else ""
     st.markdown(
         f":material/memory_alt: **{formatting.size(found['peak_bytes'])}** of memory at the peak "
-        f"({safe(found['peak_phase'])}; {how}){free}"
+        f"({escape_markdown(found['peak_phase'])}; {how}){free}"
     )
     if found.get("pace"):
         st.markdown(f":material/timer: {time_in_words(found)}")

@@ -13,8 +13,8 @@ from typing import Any
 import streamlit as st
 
 from lab import methods, schema
-from lab.spec import PLAIN, SECTIONS, RunSpec
-from lab.ui.markdown_safety import safe
+from lab.spec import SECTIONS, TOP_LEVEL_KEYS, RunSpec
+from lab.ui.markdown_safety import escape_markdown
 
 PREFIX = "new"
 
@@ -31,7 +31,7 @@ def set_value(section: str, name: str, value: Any, hint: Any, words: Any) -> Non
         value = "; ".join(f"{name}={entry}" for name, entry in value.items())
     elif words and not isinstance(value, str):
         value = repr(value)
-    elif float in _kinds(hint) and isinstance(value, int) and not isinstance(value, bool):
+    elif float in union_members(hint) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     st.session_state[key(section, name)] = value
 
@@ -39,7 +39,7 @@ def set_value(section: str, name: str, value: Any, hint: Any, words: Any) -> Non
 def load(spec: RunSpec) -> None:
     """Fill the whole form from a spec."""
     st.session_state[f"{PREFIX}.problems"] = {}
-    for name in PLAIN:
+    for name in TOP_LEVEL_KEYS:
         st.session_state[key("", name)] = getattr(spec, name)
     for section, config in SECTIONS.items():
         _load_section(section, config, dataclasses.asdict(getattr(spec, section)))
@@ -75,14 +75,14 @@ def value() -> dict[str, Any]:
 def _section(section: str, config: type) -> dict[str, Any]:
     hints = typing.get_type_hints(config)
     return {
-        field.name: _spoken(
+        field.name: parse_input(
             st.session_state.get(key(section, field.name)), hints[field.name], field.metadata
         )
         for field in dataclasses.fields(config)
     }
 
 
-def _spoken(given: Any, hint: Any, metadata: Any) -> Any:
+def parse_input(given: Any, hint: Any, metadata: Any) -> Any:
     """What a person typed, as the spec means it."""
     if isinstance(given, str) and metadata.get("words"):
         text = given.strip()
@@ -92,14 +92,14 @@ def _spoken(given: Any, hint: Any, metadata: Any) -> Any:
             return text
     if typing.get_origin(hint) is dict:
         return _entries(given or "")
-    if given == "" and type(None) in _kinds(hint):
+    if given == "" and type(None) in union_members(hint):
         return None
     item = _item_kind(hint)
     if isinstance(given, str) and item is not None:
         parts = [part.strip() for part in given.split(",") if part.strip()]
         if item is not str:
             return [_number(part) for part in parts]
-        if str not in _kinds(hint):
+        if str not in union_members(hint):
             return parts
         return parts if len(parts) > 1 or (parts and parts[0].isidentifier()) else given.strip()
     return given
@@ -121,13 +121,13 @@ def _entries(given: str) -> dict[str, str] | str:
     return {name.strip(): entry.strip() for name, _, entry in parts}
 
 
-def _kinds(hint: Any) -> tuple[Any, ...]:
+def union_members(hint: Any) -> tuple[Any, ...]:
     return typing.get_args(hint) or (hint,)
 
 
 def _item_kind(hint: Any) -> Any:
     """The type of an item where the field takes a list, else None."""
-    for kind in (hint, *_kinds(hint)):
+    for kind in (hint, *union_members(hint)):
         if typing.get_origin(kind) is list:
             return typing.get_args(kind)[0]
     return None
@@ -137,7 +137,7 @@ def problem(place: str) -> None:
     """What is wrong with the field, under it."""
     message = st.session_state.get(f"{PREFIX}.problems", {}).get(place)
     if message:
-        st.markdown(f":red[:material/error: {safe(message)}]")
+        st.markdown(f":red[:material/error: {escape_markdown(message)}]")
 
 
 def draw(section: str, config: type, names: list[str] | None = None, columns: int = 2) -> None:
@@ -154,7 +154,7 @@ def draw(section: str, config: type, names: list[str] | None = None, columns: in
 
 def widget(section: str, field: Any, hint: Any) -> None:
     """The widget that suits the field's type, with its problem below."""
-    limits, kinds = field.metadata, _kinds(hint)
+    limits, kinds = field.metadata, union_members(hint)
     title = limits["title"]
     shared: dict[str, Any] = {
         "key": key(section, field.name),

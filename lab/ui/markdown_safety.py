@@ -26,19 +26,19 @@ JOINED = re.compile(
 )
 
 
-def safe(text: object) -> str:
+def escape_markdown(text: object) -> str:
     """Text of a person, a model or a file as Markdown that shows it as it is, on one line."""
     words = JOINED.sub(APART, on_one_line(text))
     return SPECIAL.sub(r"\\\g<0>", words)
 
 
-def block(text: object) -> str:
+def escape_lines(text: object) -> str:
     """Lines of a person or a model as Markdown that keeps their breaks and indentation."""
     lines = []
     for line in visible(text).split("\n"):
         spaced = line.expandtabs(4)
         words = spaced.lstrip(" ")
-        lines.append("\u00a0" * (len(spaced) - len(words)) + safe(words))
+        lines.append("\u00a0" * (len(spaced) - len(words)) + escape_markdown(words))
     return "  \n".join(lines).strip("\n")
 
 
@@ -54,10 +54,12 @@ def plain(value: Any) -> Any:
 
 def tell(error: LabError) -> None:
     """Show an error in place: what happened, and below it what to do."""
-    message = block(str(error)) if isinstance(error, SpecError) else safe(error.message)
+    message = (
+        escape_lines(str(error)) if isinstance(error, SpecError) else escape_markdown(error.message)
+    )
     st.error(message, icon=":material/error:")
     if error.hint:
-        st.caption(safe(error.hint))
+        st.caption(escape_markdown(error.hint))
 
 
 @contextmanager
@@ -75,7 +77,7 @@ def _told() -> Iterator[list[LabError]]:
         errors.append(refusal)
 
 
-def act(action: Callable[[], object]) -> None:
+def run_action(action: Callable[[], object]) -> None:
     """Do what a button says, then draw the page anew; an error is shown in place."""
     with _told() as errors:
         action()

@@ -8,15 +8,15 @@ from typing import Any
 
 import streamlit as st
 
-from lab import json_text, host, methods, paths, formatting
-from lab.errors import LabError
+from lab import formatting, host, json_text, methods, paths
 from lab.atomic_files import write_atomic
+from lab.errors import LabError
 from lab.memory import gpu_table, rules_of_thumb
 from lab.models import catalog, shipped_configs
 from lab.planner.client import planner
 from lab.ui import memory_charts
 from lab.ui.charts import CONFIG, View
-from lab.ui.markdown_safety import plain, safe
+from lab.ui.markdown_safety import escape_markdown, plain
 from lab.ui.method_estimates import Survey, spec_of
 
 HERE = "this machine"
@@ -88,7 +88,7 @@ def choose_device() -> tuple[str, dict[str, Any]]:
 def _device_title(name: str) -> str:
     if name == HERE:
         gpus = host.gpus()
-        return safe(gpus[0]["name"]) if gpus else "no GPU: runs train on the processor"
+        return escape_markdown(gpus[0]["name"]) if gpus else "no GPU: runs train on the processor"
     gpu = gpu_table.get(name)
     return (
         f"{formatting.size(gpu.usable_bytes)} for the run · {gpu.bandwidth / 1e9:,.0f} GB/s · "
@@ -150,7 +150,7 @@ def show(now: Survey, device_name: str, view: View) -> None:
     if not rows:
         if now.error or now.is_complete:
             reason = now.error or next(iter(now.refused.values()), "no method takes this model")
-            st.error(safe(reason), icon=":material/error:")
+            st.error(escape_markdown(reason), icon=":material/error:")
         else:
             st.info("Reading the model's structure …", icon=":material/hourglass_top:")
         return
@@ -186,11 +186,11 @@ def show(now: Survey, device_name: str, view: View) -> None:
         },
     )
     for name, why in now.refused.items():
-        st.caption(f"{safe(methods.get(name).title)}: {safe(why)}")
+        st.caption(f"{escape_markdown(methods.get(name).title)}: {escape_markdown(why)}")
     for row in rows:
         for note in row["estimate"]["notes"]:
             if "could not be traced" in note:
-                st.caption(f"{safe(row['title'])}: {safe(note)}")
+                st.caption(f"{escape_markdown(row['title'])}: {escape_markdown(note)}")
     _show_limits(now)
     _show_rules(rows)
 
@@ -203,11 +203,12 @@ def _show_limits(now: Survey) -> None:
     grid = st.grid(len(now.limits), min_column_width=230, gap="small")
     for name, found in now.limits.items():
         with grid.cell().container(border=True):
-            st.markdown(f"**{safe(methods.get(name).title)}**")
+            st.markdown(f"**{escape_markdown(methods.get(name).title)}**")
             st.markdown(
                 f"longest row: **{found['longest_row']:,}** tokens\n\n"
                 f"largest batch: **{found['largest_batch']:,}** rows\n\n"
-                f"largest model: **{safe(found['largest_model'] or 'none of the shipped')}**"
+                "largest model: "
+                f"**{escape_markdown(found['largest_model'] or 'none of the shipped')}**"
             )
 
 

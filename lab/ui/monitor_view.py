@@ -6,18 +6,18 @@ from typing import Any
 
 import streamlit as st
 
-from lab import paths, formatting
-from lab.errors import LabError
+from lab import formatting, paths
 from lab.atomic_files import number, part, read_object, size_of
+from lab.errors import LabError
 from lab.memory import estimate_history
 from lab.paths import RunDir
 from lab.recent import Recent
-from lab.runs import checkpoints, record_reader, index, launch, resume_settings
-from lab.runs.metric_series import AXES, Live, live
+from lab.runs import checkpoints, index, launch, record_reader, resume_settings
+from lab.runs.metric_series import AXES, MetricSeries, series_of
 from lab.runs.status import RESUMABLE, status
 from lab.ui import cards, charts, links, resume_panel
 from lab.ui.charts import View
-from lab.ui.markdown_safety import act, block, plain, safe
+from lab.ui.markdown_safety import escape_lines, escape_markdown, plain, run_action
 
 TITLES = {"step": "Steps", "tokens": "Tokens", "seconds": "Seconds"}
 
@@ -31,7 +31,8 @@ def choose() -> RunDir | None:
     ids = [run.id for run in found]
     if asked and asked not in ids:
         st.warning(
-            f"There is no run {safe(asked[:80])}. Showing another one.", icon=":material/warning:"
+            f"There is no run {escape_markdown(asked[:80])}. Showing another one.",
+            icon=":material/warning:",
         )
     if asked not in ids:
         active = index.active_runs()
@@ -96,19 +97,26 @@ def is_dark() -> bool:
 def state(run: RunDir) -> None:
     """State, progress, time left, and the figures that matter now."""
     now = status(run)
-    series = live(run)
-    train, held_out = series.train, series.held_out
+    series = series_of(run)
+    train, held_out = series.train, series.evaluation
     with st.container(horizontal=True, vertical_alignment="center"):
         cards.state_badge(now.state)
         if now.state == "queued":
             st.caption("waiting in the queue")
         else:
-            st.caption(safe(formatting.progress(now)) if now.is_active else safe(_ended(run)))
+            st.caption(
+                escape_markdown(formatting.progress(now))
+                if now.is_active
+                else escape_markdown(_ended(run))
+            )
     if now.is_active:
         st.progress(now.fraction)
     if now.message:
         show = st.error if now.state in ("failed", "crashed", "stalled") else st.warning
-        show(f"{block(now.message)}\n\n{safe(now.hint)}", icon=formatting.icon(now.state))
+        show(
+            f"{escape_lines(now.message)}\n\n{escape_markdown(now.hint)}",
+            icon=formatting.icon(now.state),
+        )
     base = held_out.base["eval/loss"] if held_out.base else None
     final = held_out.last("eval/loss")
     figures = [
@@ -182,7 +190,7 @@ def buttons(run: RunDir) -> None:
                         _command(run, "kill", "Killing …")
         elif now.state == "queued":
             if st.button("Withdraw", icon=":material/close:", key="withdraw"):
-                act(lambda: launch.command(run, "cancel"))
+                run_action(lambda: launch.command(run, "cancel"))
         else:
             if now.state in RESUMABLE:
                 resume_panel.buttons(run)
@@ -209,7 +217,7 @@ def _command(run: RunDir, name: str, said: str) -> None:
         launch.command(run, name)
         st.toast(said)
     except LabError as error:
-        st.toast(safe(str(error)))
+        st.toast(escape_markdown(str(error)))
     st.rerun()
 
 
@@ -217,7 +225,7 @@ Charts = dict[str, tuple[str, Any]]  # key → (title, figure)
 _drawn: Recent[tuple[str, View], tuple[Any, Charts]] = Recent(24)
 
 
-def charts_of(series: Live, view: View) -> Charts:
+def charts_of(series: MetricSeries, view: View) -> Charts:
     """Every chart that there is something to draw for.
 
     Drawn once for all who look at the same run in the same way, until there is something new.
@@ -227,7 +235,7 @@ def charts_of(series: Live, view: View) -> Charts:
         version = (
             series.train.attempt,
             series.train.length,
-            series.held_out.length,
+            series.evaluation.length,
             series.device.length // 5,
         )
         cached = _drawn.get(key)
@@ -238,11 +246,11 @@ def charts_of(series: Live, view: View) -> Charts:
 
 def pace(run: RunDir) -> float:
     """Seconds between two looks at the charts: there is nothing new before the next step."""
-    step_s = number(live(run).train.last("perf/step_s")) or 1.0
+    step_s = number(series_of(run).train.last("perf/step_s")) or 1.0
     return float(min(5, max(1, round(step_s))))
 
 
-def _draw(series: Live, view: View) -> dict[str, tuple[str, Any]]:
+def _draw(series: MetricSeries, view: View) -> dict[str, tuple[str, Any]]:
     train, device = series.train, series.device
     made: dict[str, tuple[str, Any]] = {"loss": ("Loss", charts.loss(series, view))}
     if device.length:
@@ -263,8 +271,8 @@ def _draw(series: Live, view: View) -> dict[str, tuple[str, Any]]:
 
 
 def show_charts(run: RunDir, view: View) -> None:
-    series = live(run)
-    if not series.train.length and series.held_out.base is None:
+    series = series_of(run)
+    if not series.train.length and series.evaluation.base is None:
         st.info(
             "The curves begin with the first step. Until then the worker imports its libraries, "
             "loads the model and measures the base.",
@@ -299,10 +307,10 @@ def _checkpoint(run: RunDir, one: dict[str, Any]) -> None:
         st.markdown(f"Step {step:,} · {formatting.size(one['bytes'])}{measured}")
         label = "Unpin" if pinned else "Pin"
         if st.button(label, icon=":material/keep:", key=f"pin.{run.id}.{step}"):
-            act(lambda: checkpoints.pin(run, step, keep=not pinned))
+            run_action(lambda: checkpoints.pin(run, step, keep=not pinned))
         if not pinned and stage(run) == "ended":
             if st.button("Delete", icon=":material/delete:", key=f"drop.{run.id}.{step}"):
-                act(lambda: checkpoints.delete(run, step))
+                run_action(lambda: checkpoints.delete(run, step))
 
 
 def _memory_parts(run: RunDir) -> None:
@@ -334,15 +342,15 @@ def words(run: RunDir) -> None:
     found = record_reader.events(run)
     for event in found:
         if event.get("kind") == "warning":
-            st.warning(safe(event.get("message", "")), icon=":material/warning:")
+            st.warning(escape_markdown(event.get("message", "")), icon=":material/warning:")
     samples = [event for event in found if event.get("kind") == "sample"]
     if samples:
         st.subheader("What it says", anchor=False)
-        st.caption(safe(samples[-1].get("prompt", "")))
+        st.caption(escape_markdown(samples[-1].get("prompt", "")))
         for event in samples[-4:]:
             with st.container(border=True):
-                st.caption(safe(f"step {event.get('step')}"))
-                st.markdown(block(str(event.get("text", ""))) or "*(nothing)*")
+                st.caption(escape_markdown(f"step {event.get('step')}"))
+                st.markdown(escape_lines(str(event.get("text", ""))) or "*(nothing)*")
     with st.expander("Log", icon=":material/terminal:"):
         st.code(plain(record_reader.tail(run.log, 20_000)) or "(empty)", language=None, height=300)
     _memory_parts(run)

@@ -8,19 +8,19 @@ from typing import Any
 
 import streamlit as st
 
-from lab import methods, paths, presets, formatting
+from lab import formatting, methods, paths, presets
+from lab.atomic_files import read_object
 from lab.data import catalog as datasets
 from lab.data import hub, prepare
 from lab.errors import MOST_PROBLEMS, LabError, Problem, SpecError
 from lab.export.script import script
-from lab.atomic_files import read_object
 from lab.methods import Method, compatibility
 from lab.models import catalog as models
 from lab.planner.client import planner
 from lab.runs import index, submissions
 from lab.spec import RunSpec
 from lab.ui import form, links, submit
-from lab.ui.markdown_safety import plain, safe, tell
+from lab.ui.markdown_safety import escape_markdown, plain, tell
 from lab.ui.waiting import wait
 
 MORE_DATA = [
@@ -71,19 +71,21 @@ SAVING = [
 ]
 
 
-def greet(ticket: str) -> None:
+def show_already_started(ticket: str) -> None:
     """Say so if this form has started its run already (a reload, or a step back)."""
-    done = submissions.claimed(ticket)
+    done = submissions.run_of(ticket)
     if done is None:
         return
     with st.container(border=True, horizontal=True, vertical_alignment="center"):
-        st.markdown(f":material/check_circle: This form has started **{safe(done.id)}**.")
+        st.markdown(
+            f":material/check_circle: This form has started **{escape_markdown(done.id)}**."
+        )
         if st.button("Watch it", type="primary", key="watch"):
             links.open_run(done.id)
         st.button("Set up another", key="another", on_click=submit.renew)
 
 
-def fill() -> None:
+def prefill_form() -> None:
     """Fill an untouched form: from `?from=RUN` if a run is to be repeated, else with defaults."""
     source = st.query_params.get("from", "")
     if source:
@@ -100,11 +102,11 @@ def _fill_from(run_id: str, *, trains_on: bool) -> None:
     try:
         stored = read_object(paths.run_dir(run_id).spec) or {}
     except LabError as error:
-        st.warning(safe(str(error)))
+        st.warning(escape_markdown(str(error)))
         return
     asked = stored.get("asked")
-    done = RunSpec.stored(stored)
-    spec = RunSpec.stored(asked) if isinstance(asked, dict) else done
+    done = RunSpec.from_stored(stored)
+    spec = RunSpec.from_stored(asked) if isinstance(asked, dict) else done
     # what was asked for, so that "auto" stays auto, with the paths and the method as they ran
     again = dataclasses.replace(
         spec,
@@ -146,7 +148,7 @@ def start_field() -> None:
     )  # fmt: skip
 
 
-def has_result(entry: index.Entry) -> bool:
+def has_result(entry: index.RunSummary) -> bool:
     return entry.status.has_ended and (paths.run_dir(entry.id).artifact).is_dir()
 
 
@@ -159,7 +161,7 @@ def dataset_field() -> None:
     chosen = st.session_state.get("new.data.dataset")
     for one in found:
         if one.id == chosen:
-            st.caption(f"{one.card['rows']} rows. {safe(one.card['summary'])}")
+            st.caption(f"{one.card['rows']} rows. {escape_markdown(one.card['summary'])}")
 
 
 def _choice(section: str, name: str, label: str, options: list[str], help: str) -> None:
@@ -185,23 +187,24 @@ def method_field() -> Method:
     )
     form.problem("method.name")
     method = methods.get(st.session_state["new.method.name"])
-    st.caption(safe(method.summary))
+    st.caption(escape_markdown(method.summary))
     form.problem("method")
     return method
 
 
-def about(method: Method) -> None:
+def method_help(method: Method) -> None:
     """What a learner may want to know of a method: what it trains, and what it cannot."""
     st.image(method.figure)
-    st.markdown(safe(method.explain))
+    st.markdown(escape_markdown(method.description))
     st.markdown(
-        f"Formula: {safe(method.formula)}\n\nTrainable parameters: {safe(method.count)}\n\n"
-        f"Source: {safe(method.source)}"
+        f"Formula: {escape_markdown(method.formula)}\n\nTrainable parameters: "
+        f"{escape_markdown(method.parameter_formula)}\n\n"
+        f"Source: {escape_markdown(method.source)}"
     )
     for feature in compatibility.FEATURES:
-        reason = compatibility.why(getattr(method, feature.field))
+        reason = compatibility.unsupported_reason(getattr(method, feature.field))
         if reason:
-            st.markdown(f":material/block: **{feature.title}**: {safe(reason)}")
+            st.markdown(f":material/block: **{feature.title}**: {escape_markdown(reason)}")
 
 
 def matrix() -> None:
@@ -234,12 +237,12 @@ def summary() -> Iterator[tuple[str, str]]:
     train, data = spec.train, spec.data
     method = methods.get(spec.method["name"])
     rows = train.batch_size * train.accumulation
-    yield "deployed_code", f"**{safe(method.title)}** of {safe(spec.model)}"
+    yield "deployed_code", f"**{escape_markdown(method.title)}** of {escape_markdown(spec.model)}"
     yield (
         "dataset",
-        f"on {safe(data.dataset)}, {data.eval_fraction:.0%} held out to measure it"
+        f"on {escape_markdown(data.dataset)}, {data.eval_fraction:.0%} held out to measure it"
         if data.eval_fraction
-        else f"on all of {safe(data.dataset)}, nothing held out",
+        else f"on all of {escape_markdown(data.dataset)}, nothing held out",
     )
     budgets = {
         "max_steps": "{:,} steps",
@@ -255,7 +258,7 @@ def summary() -> Iterator[tuple[str, str]]:
     length = " or ".join(limits) or f"{train.epochs:g} passes over the data"
     yield "timer", f"for {length}, {rows} rows a step, up to {data.max_length:,} tokens a row"
     if spec.start_from:
-        yield "step_into", f"beginning with the result of {safe(spec.start_from)}"
+        yield "step_into", f"beginning with the result of {escape_markdown(spec.start_from)}"
     rate = train.learning_rate
     shown = f"{method.default_lr:g} (the method's own)" if rate == "auto" else f"{rate:g}"
     yield "speed", f"learning rate {shown}, {train.schedule}, warm-up {train.warmup:.0%}"
@@ -268,7 +271,9 @@ def show_problems() -> None:
         return
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     listed = list(problems.items())[:MOST_PROBLEMS]
-    lines = "\n".join(f"- **{safe(field)}** {safe(text)}" for field, text in listed)
+    lines = "\n".join(
+        f"- **{escape_markdown(field)}** {escape_markdown(text)}" for field, text in listed
+    )
     if len(problems) > MOST_PROBLEMS:
         lines += f"\n- and {len(problems) - MOST_PROBLEMS} more"
     st.error(f"Nothing was started: {count}.\n\n{lines}", icon=":material/error:")
@@ -302,11 +307,13 @@ def show_plan() -> None:
     estimate, facts = plan["estimate"], plan["facts"]
     st.success("Ready to start.", icon=":material/check_circle:")
     for told in facts.get("warnings", []):
-        st.warning(safe(told), icon=":material/warning:")
-    trains = f"{formatting.count(estimate['trainable'])} of {formatting.count(estimate['parameters'])}"
+        st.warning(escape_markdown(told), icon=":material/warning:")
+    trains = (
+        f"{formatting.count(estimate['trainable'])} of {formatting.count(estimate['parameters'])}"
+    )
     st.markdown(
         f":material/memory_alt: about **{formatting.size(estimate['peak_bytes'])}** at the peak "
-        f"({safe(estimate['peak_phase'])}; closed form)\n\n"
+        f"({escape_markdown(estimate['peak_phase'])}; closed form)\n\n"
         f":material/tune: trains {trains} parameters\n\n"
         f":material/hard_drive: up to {formatting.size(estimate['disk']['total'])} of disk\n\n"
         f":material/dataset: {facts['examples']:,} examples, about "
@@ -326,6 +333,6 @@ def show_script() -> None:
         system_prompt = prepare.system_prompt_of(spec, dataset)
         lines = script(spec, model, str(dataset.path), system_prompt)
     except LabError as error:
-        st.caption(safe(str(error)))
+        st.caption(escape_markdown(str(error)))
         return
     st.code(lines, language="python", height=320)

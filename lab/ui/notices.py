@@ -9,7 +9,7 @@ import streamlit as st
 from lab import paths
 from lab.errors import LabError
 from lab.runs import index, supervisor
-from lab.ui.markdown_safety import safe, user_errors
+from lab.ui.markdown_safety import escape_markdown, user_errors
 
 ICONS = {
     "done": ":material/check_circle:",
@@ -24,7 +24,7 @@ def show() -> None:
     """Active runs with their progress. Polls only while there are any, or some wait."""
     st.session_state.setdefault("notices.seen", [])
     with contextlib.suppress(OSError):  # told by the list below
-        supervisor.nudge()
+        supervisor.ensure_if_waiting()
     if index.unfinished_runs() or st.session_state["notices.seen"]:
         with st.sidebar:
             st.fragment(_list, run_every=3.0)()
@@ -32,7 +32,7 @@ def show() -> None:
 
 def _list() -> None:
     with user_errors():  # a full disk is told here; the page beside it goes on
-        supervisor.nudge()
+        supervisor.ensure_if_waiting()
     unfinished = [run.id for run in index.unfinished_runs()]
     for run_id in st.session_state["notices.seen"]:
         if run_id not in unfinished:
@@ -47,11 +47,11 @@ def _list() -> None:
         now = entry.status
         st.page_link(
             str(paths.ROOT / "pages" / "monitor.py"),
-            label=safe(entry.name or run.id),
+            label=escape_markdown(entry.name or run.id),
             icon=":material/play_circle:",
             query_params={"run": run.id},
         )
-        st.progress(now.fraction, text=safe(now.phase or now.state))
+        st.progress(now.fraction, text=escape_markdown(now.phase or now.state))
 
 
 def _tell(run_id: str) -> None:
@@ -61,7 +61,7 @@ def _tell(run_id: str) -> None:
         return  # deleted meanwhile
     state = entry.status.state
     st.toast(
-        f"{safe(entry.name or run_id)}: {safe(state)}",
+        f"{escape_markdown(entry.name or run_id)}: {escape_markdown(state)}",
         icon=ICONS.get(state, ":material/info:"),
         duration="long",
     )

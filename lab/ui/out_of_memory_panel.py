@@ -7,14 +7,14 @@ from typing import Any
 import streamlit as st
 
 from lab import formatting
-from lab.errors import LabError
 from lab.atomic_files import read_object
+from lab.errors import LabError
 from lab.memory.memory_savers import Fix, resolved
 from lab.paths import RunDir
 from lab.planner.client import planner
 from lab.runs import launch
 from lab.ui import links
-from lab.ui.markdown_safety import safe, tell
+from lab.ui.markdown_safety import escape_markdown, tell
 from lab.ui.waiting import wait
 
 
@@ -43,7 +43,8 @@ def _line(run: RunDir, place: int, fix: dict[str, Any]) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         kept = "same batch" if fix["keeps_batch"] else "trains differently"
         st.markdown(
-            f"{safe(fix['title'])} · saves **{formatting.size(fix['saves_bytes'])}** · peak "
+            f"{escape_markdown(fix['title'])} · saves "
+            f"**{formatting.size(fix['saves_bytes'])}** · peak "
             f"{formatting.size(fix['peak_bytes'])} · {kept}"
         )
         if st.button("Queue it with this", icon=":material/replay:", key=f"fix.{run.id}.{place}"):
@@ -52,7 +53,7 @@ def _line(run: RunDir, place: int, fix: dict[str, Any]) -> None:
 
 def _start(run: RunDir, fix: dict[str, Any]) -> None:
     try:
-        made = launch.start(Fix(fix["title"], fix["changes"]).apply(resolved(run)))
+        made = launch.submit(Fix(fix["title"], fix["changes"]).apply(resolved(run)))
     except LabError as error:
         tell(error)
         return

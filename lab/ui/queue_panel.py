@@ -9,14 +9,14 @@ import streamlit as st
 from lab.paths import RunDir
 from lab.runs import index, launch, queue
 from lab.ui.form import help_text
-from lab.ui.markdown_safety import act, safe
+from lab.ui.markdown_safety import escape_markdown, run_action
 
 
 def show() -> None:
     """Shown where something waits, or the queue is paused."""
-    for trouble in queue.left_behind():
-        st.warning(safe(trouble), icon=":material/warning:")
-    line, rules = queue.waiting(), queue.settings()
+    for trouble in queue.unreleased_memory():
+        st.warning(escape_markdown(trouble), icon=":material/warning:")
+    line, rules = queue.waiting_runs(), queue.settings()
     if not line and not rules.paused:
         return
     with st.container(border=True):
@@ -24,9 +24,9 @@ def show() -> None:
             st.markdown(f"**Queue**, {len(line)} waiting{', paused' if rules.paused else ''}")
             if rules.paused:
                 if st.button("Go on", icon=":material/play_arrow:", key="queue.continue"):
-                    act(lambda: queue.pause(False))
+                    run_action(lambda: queue.pause(False))
             elif st.button("Pause", icon=":material/pause:", key="queue.pause"):
-                act(queue.pause)
+                run_action(queue.pause)
             with st.popover("Rules", icon=":material/rule:"):
                 _rules(rules)
         for place, run in enumerate(line):
@@ -36,17 +36,17 @@ def show() -> None:
 def _line(place: int, run: RunDir) -> None:
     entry = index.entry(run)
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.markdown(f"{place + 1}. {safe(entry.name or run.id)}")
-        st.caption(safe(entry.status.message))
+        st.markdown(f"{place + 1}. {escape_markdown(entry.name or run.id)}")
+        st.caption(escape_markdown(entry.status.message))
         if place and st.button(
             "Run next", icon=":material/vertical_align_top:", key=f"up.{run.id}"
         ):
-            act(lambda: queue.reorder(run, first=True))
+            run_action(lambda: queue.reorder(run, first=True))
         if st.button("Withdraw", icon=":material/close:", key=f"out.{run.id}"):
-            act(lambda: launch.command(run, "cancel"))
+            run_action(lambda: launch.command(run, "cancel"))
 
 
-def _rules(rules: queue.Settings) -> None:
+def _rules(rules: queue.QueueSettings) -> None:
     fields = {field["name"]: field for field in queue.describe()}
 
     def shared(name: str) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def _rules(rules: queue.Settings) -> None:
     )
     ready = st.toggle(**shared("spare"), value=rules.spare, key="queue.spare")
     if (at_once, go_on, ready) != (rules.at_once, rules.continue_after_failure, rules.spare):
-        act(
+        run_action(
             lambda: queue.change(
                 at_once=int(at_once), continue_after_failure=bool(go_on), spare=bool(ready)
             )

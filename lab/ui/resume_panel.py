@@ -8,9 +8,9 @@ from lab import schema
 from lab.errors import LabError
 from lab.paths import RunDir
 from lab.runs import checkpoints, launch, resume_settings
-from lab.schema import show
+from lab.schema import quote
 from lab.spec_sections import TrainSpec
-from lab.ui.markdown_safety import act, tell
+from lab.ui.markdown_safety import run_action, tell
 
 
 def longer(run: RunDir) -> None:
@@ -31,7 +31,7 @@ def longer(run: RunDir) -> None:
 def buttons(run: RunDir) -> None:
     """Resume, and a form of what may change on resuming."""
     if st.button("Resume", icon=":material/resume:", type="primary", key="resume"):
-        act(lambda: launch.resume(run))
+        run_action(lambda: launch.resume(run))
     with st.popover("Resume with other settings", icon=":material/tune:"):
         _form(run)
 
@@ -63,6 +63,6 @@ def _form(run: RunDir) -> None:
         settings = [
             f"train.{name}={text.strip() or 'null'}"
             for name, text in given.items()
-            if text.strip() != ("" if train[name] is None else show(str(train[name])))
+            if text.strip() != ("" if train[name] is None else quote(str(train[name])))
         ]
-        act(lambda: launch.resume(run, settings, incomplete=lost))
+        run_action(lambda: launch.resume(run, settings, incomplete=lost))

@@ -9,16 +9,16 @@ import json
 import pandas as pd
 import streamlit as st
 
-from lab import paths, formatting
+from lab import formatting, paths
 from lab.errors import LabError
 from lab.paths import RunDir
-from lab.runs import record_reader, index, launch
-from lab.runs.index import Entry
+from lab.runs import index, launch, record_reader
+from lab.runs.index import RunSummary
 from lab.ui import cards, links
-from lab.ui.markdown_safety import act, block, plain, safe
+from lab.ui.markdown_safety import escape_lines, escape_markdown, plain, run_action
 
 
-def search(entries: list[Entry]) -> list[Entry]:
+def search(entries: list[RunSummary]) -> list[RunSummary]:
     """The runs that match what was typed and the states chosen."""
     states = sorted({entry.status.state for entry in entries})
     with st.container(horizontal=True, vertical_alignment="bottom"):
@@ -38,13 +38,13 @@ def search(entries: list[Entry]) -> list[Entry]:
     ]
 
 
-def _haystack(entry: Entry) -> str:
+def _haystack(entry: RunSummary) -> str:
     fields = (entry.name, entry.method, entry.model, entry.dataset, entry.id, *entry.tags)
     fields = (*fields, entry.notes)
     return " ".join(fields).lower()
 
 
-def table(entries: list[Entry]) -> RunDir | None:
+def table(entries: list[RunSummary]) -> RunDir | None:
     """The list; the run of the selected row."""
     if not entries:
         st.caption("No run matches.")
@@ -101,15 +101,17 @@ def actions(run: RunDir) -> None:
     entry = index.entry(run)
     with st.container(border=True):
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.markdown(f"**{safe(entry.name or run.id)}**")
+            st.markdown(f"**{escape_markdown(entry.name or run.id)}**")
             cards.state_badge(entry.status.state)
-            st.caption(safe(run.id))
-        parts = [f"{kind} {formatting.size(size)}" for kind, size in index.disk(run).items() if size]
+            st.caption(escape_markdown(run.id))
+        parts = [
+            f"{kind} {formatting.size(size)}" for kind, size in index.disk(run).items() if size
+        ]
         st.caption(f"On disk: {', '.join(parts)}")
         if entry.notes:
-            st.markdown(block(entry.notes))
+            st.markdown(escape_lines(entry.notes))
         if entry.status.message:
-            st.caption(block(f"{entry.status.message} {entry.status.hint}"))
+            st.caption(escape_lines(f"{entry.status.message} {entry.status.hint}"))
         with st.container(horizontal=True, vertical_alignment="center"):
             if st.button(
                 "Open", icon=":material/monitoring:", type="primary", key=f"runs.open.{run.id}"
@@ -129,10 +131,10 @@ def actions(run: RunDir) -> None:
             with st.popover("Delete", icon=":material/delete:", disabled=entry.status.is_active):
                 st.markdown("Remove the run with its checkpoints and its result?")
                 if st.button("Yes, delete it", type="primary", key=f"runs.delete.{run.id}"):
-                    act(lambda: launch.delete(run))
+                    run_action(lambda: launch.delete(run))
 
 
-def _labels(run: RunDir, entry: Entry) -> None:
+def _labels(run: RunDir, entry: RunSummary) -> None:
     """Another name, tags and notes, and whether the run stands in the list."""
     given = {
         "name": st.text_input("Name", entry.name, key=f"runs.name.{run.id}"),
@@ -141,8 +143,8 @@ def _labels(run: RunDir, entry: Entry) -> None:
         "archived": st.toggle("Archived", entry.is_archived, key=f"runs.archive.{run.id}"),
     }
     if st.button("Save", key=f"runs.label.{run.id}"):
-        act(
-            lambda: index.label(
+        run_action(
+            lambda: index.update_labels(
                 run, **{key: "" if text is None else text for key, text in given.items()}
             )
         )

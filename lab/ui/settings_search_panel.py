@@ -7,12 +7,12 @@ from typing import Any
 
 import streamlit as st
 
-from lab import host, formatting
+from lab import formatting, host
 from lab.errors import LabError, SpecError
 from lab.planner.client import planner
 from lab.spec import RunSpec
 from lab.ui import form, submit
-from lab.ui.markdown_safety import safe, tell
+from lab.ui.markdown_safety import escape_markdown, tell
 from lab.ui.waiting import wait
 
 SHOWN, SHORT = 6, 3  # choices in a table, in a narrow column
@@ -75,7 +75,8 @@ def show(found: dict[str, Any], *, is_narrow: bool = False) -> None:
         for place, one in enumerate(choices[:SHORT], 1):
             st.markdown(
                 f"{place}. **{one['tokens_per_s']:,.0f} tokens/s**, "
-                f"{formatting.size(one['peak_bytes'])}: {_words(one)}; {safe(one['why'])}"
+                f"{formatting.size(one['peak_bytes'])}: {_words(one)}; "
+                f"{escape_markdown(one['why'])}"
             )
     else:
         _table(choices)
@@ -86,7 +87,7 @@ def show(found: dict[str, Any], *, is_narrow: bool = False) -> None:
     st.caption(
         f"Every choice trains on the same rows a step. {found['reserve']:.0%} of "
         f"{formatting.size(found['device_bytes'])} stay free. Compiling the layers "
-        f"{safe(found['compile'])}. {rest}"
+        f"{escape_markdown(found['compile'])}. {rest}"
     )
 
 

@@ -12,7 +12,7 @@ from lab.errors import SpecError
 from lab.paths import RunDir
 from lab.planner.client import planner
 from lab.presets import Preset
-from lab.runs import warm_worker, submissions
+from lab.runs import submissions, warm_worker
 from lab.ui.form import PREFIX
 
 
@@ -36,12 +36,12 @@ def warm() -> None:
     """While a person still fills in the form: start the planner, and have a worker ready."""
     threading.Thread(target=planner.warm, daemon=True).start()
     with contextlib.suppress(OSError):  # a convenience; Start says what is wrong with the disk
-        warm_worker.want()
+        warm_worker.request_warm_worker()
 
 
 def start(spec: dict[str, Any], ticket: str) -> RunDir | None:
     """The run, or None with the problems noted for their fields. Raises LabError."""
-    done = submissions.claimed(ticket)
+    done = submissions.run_of(ticket)
     if done is not None:
         if submissions.is_same(ticket, spec):
             return done
@@ -66,7 +66,7 @@ def note(error: SpecError) -> None:
 def quick_start(preset: Preset) -> RunDir:
     """The preset's run; clicking twice or reloading gives the same one. Raises LabError."""
     given = ticket()
-    done = submissions.claimed(given)
+    done = submissions.run_of(given)
     if done is not None:
         return done
     with st.spinner("Checking the model and the data …"):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lab.bench import frameworks, paired_stats, baseline_trainer, throughput
+from lab.bench import baseline_trainer, frameworks, paired_stats, throughput
 from lab.bench.workload import SHAPES, Work, make_folder, work
 from lab.errors import LabError
 
@@ -115,6 +115,8 @@ def test_the_pack_takes_the_versions_of_the_requirements(tmp_path: Path) -> None
     from lab.bench import offline_bundle
 
     named = offline_bundle.pinned()
-    assert len(named) == len(offline_bundle.PACKAGES) and any(one.startswith("psutil==") for one in named)
+    assert len(named) == len(offline_bundle.PACKAGES) and any(
+        one.startswith("psutil==") for one in named
+    )
     with pytest.raises(LabError, match="no folder"):
         offline_bundle.pack(tmp_path / "none" / "x.tgz", "3.12", [])

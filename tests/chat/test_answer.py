@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from lab.chat import generate
-from lab.chat.generate import Loaded, Named, Settings
-from lab.errors import LabError
 from lab.atomic_files import read_object, write_json
+from lab.chat import generate
+from lab.chat.generate import GenerationSettings, LoadedModel, ModelRef
+from lab.errors import LabError
 from lab.paths import RunDir
 
 ASK = [{"role": "user", "content": "Hi"}]
@@ -48,7 +48,9 @@ class Scripted:
 
 
 def say(model: Any, tokenizer: Any, **settings: Any) -> dict[str, Any]:
-    return generate.answer(Loaded(model, tokenizer), Named("base:x", "x"), ASK, Settings(**settings))
+    return generate.answer(
+        LoadedModel(model, tokenizer), ModelRef("base:x", "x"), ASK, GenerationSettings(**settings)
+    )
 
 
 @pytest.fixture
@@ -98,8 +100,10 @@ def test_the_receipt_is_of_what_was_asked(tokenizer: Any, words: list[int]) -> N
 
 def test_leaving_an_answer_stops_the_model(tokenizer: Any, words: list[int]) -> None:
     model = Scripted(words * 300)
-    loaded = Loaded(model, tokenizer)
-    pieces = generate.stream(loaded, Named("base:x", "x"), ASK, Settings(max_new_tokens=1200))
+    loaded = LoadedModel(model, tokenizer)
+    pieces = generate.stream(
+        loaded, ModelRef("base:x", "x"), ASK, GenerationSettings(max_new_tokens=1200)
+    )
     assert "delta" in next(pieces)
     pieces.close()
     assert model.said < 600, f"It said {model.said} tokens to nobody."
@@ -129,8 +133,8 @@ def test_all_models_get_the_system_prompt_that_the_first_result_was_trained_with
     base = generate.parse(f"base:{tiny_model}")
     runs = [generate.parse(f"run:{run.id}") for run in (full, lora)]
 
-    def prompts(names: list[Named], **settings: Any) -> set[str]:
-        made = generate.answer_all(names, ASK, Settings(max_new_tokens=1, **settings))
+    def prompts(names: list[ModelRef], **settings: Any) -> set[str]:
+        made = generate.answer_all(names, ASK, GenerationSettings(max_new_tokens=1, **settings))
         for one in made:
             assert one["receipt"]["system_prompt"] in one["receipt"]["prompt"]
         return {one["receipt"]["system_prompt"] for one in made}

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from lab import paths
-from lab.chat import generate, client
-from lab.chat.server import Shelf
-from lab.errors import LabError
 from lab.atomic_files import read_object
+from lab.chat import client, generate
+from lab.chat.server import ModelCache
+from lab.errors import LabError
 from lab.paths import RunDir
 from lab.runs import launch, queue
 from lab.ui import chat_view
@@ -189,13 +189,13 @@ def test_a_resumed_run_answers_with_its_new_weights(
 ) -> None:
     import torch
 
-    def weights(loaded: generate.Loaded) -> dict[str, Any]:
+    def weights(loaded: generate.LoadedModel) -> dict[str, Any]:
         return {name: value.clone() for name, value in loaded.model.state_dict().items()}
 
     monkeypatch.setattr(queue, "submit", lambda run: None)
     run = trained[1]
     named = generate.parse(f"run:{run.id}{at}")
-    shelf = Shelf()
+    shelf = ModelCache()
     before = weights(shelf.get(named))
     assert shelf.get(named) is shelf.get(named) and shelf.holds(named), "loaded once"
     result = read_object(run.result) or {}

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from lab.atomic_files import read_object
 from lab.chat import client
 from lab.errors import LabError
-from lab.atomic_files import read_object
 from lab.runs import process
 from tests.conftest import SHARED_MODELS
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from lab import cli
-from lab.chat.generate import Settings
-from lab.cli import runs as run_verbs
 from lab.atomic_files import read_object, write_json
+from lab.chat.generate import GenerationSettings
+from lab.cli import runs as run_verbs
 from lab.paths import RunDir
-from lab.runs import record_reader, launch, queue, supervisor
+from lab.runs import launch, queue, record_reader, supervisor
 from lab.runs.status import Status
 
 
@@ -217,15 +217,15 @@ def test_an_estimate_says_whether_it_fits(capsys: pytest.CaptureFixture[str]) ->
 def test_chat_takes_its_settings(monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> None:
     from lab.cli import chat
 
-    seen: list[Settings] = []
+    seen: list[GenerationSettings] = []
     monkeypatch.setattr(chat, "answer_all", lambda names, conversation, how: seen.append(how) or [])
     ask = ["chat", f"base:{tiny_model}", "--prompt", "Hi", "--json"]
     assert cli.main(ask) == 0
     options = ["--seed", "7", "--system", "Be odd.", "--max-new-tokens", "33"]
     assert cli.main([*ask, *options, "--temperature", "0.4"]) == 0
     assert seen == [
-        Settings(seed=0, max_new_tokens=128, temperature=0.0, system_prompt=None),
-        Settings(seed=7, max_new_tokens=33, temperature=0.4, system_prompt="Be odd."),
+        GenerationSettings(seed=0, max_new_tokens=128, temperature=0.0, system_prompt=None),
+        GenerationSettings(seed=7, max_new_tokens=33, temperature=0.4, system_prompt="Be odd."),
     ]
 
 
@@ -340,7 +340,11 @@ def test_numbers_that_json_lacks_are_words(capsys: pytest.CaptureFixture[str]) -
     assert json.loads(capsys.readouterr().out) == {
         "a": ["NaN", "Infinity", "-Infinity", 1.5], "b": [1, None],
     }  # fmt: skip
-    assert console.loss(None) == "–" and console.loss(0.0) == "0.0000" and console.loss(1.23456) == "1.2346"
+    assert (
+        console.loss(None) == "–"
+        and console.loss(0.0) == "0.0000"
+        and console.loss(1.23456) == "1.2346"
+    )
     console.table("t", ["a"], [["[bold]x[/bold]"]])
     assert "[bold]x[/bold]" in capsys.readouterr().out, "Cells are text, not markup."
 

@@ -71,9 +71,9 @@ def test_nothing_starts_while_one_method_has_a_problem(
 def test_every_method_gets_the_same_rows(make_spec: Callable[..., dict[str, Any]]) -> None:
     spec = make_spec("lora", data={"packing": "on"})
     able = [one.name for one in methods.all_methods() if one.can_pack][:2]
-    made, notes = race.specs(spec, able, Budget("steps", 3))
+    made, notes = race.race_specs(spec, able, Budget("steps", 3))
     assert {one["data"]["packing"] for one in made.values()} == {"on"} and notes == []
-    made, notes = race.specs(spec, [*able, "lora_prompt"], Budget("tokens", 500))
+    made, notes = race.race_specs(spec, [*able, "lora_prompt"], Budget("tokens", 500))
     assert {one["data"]["packing"] for one in made.values()} == {"off"}
     assert "LoRA + soft prompt" in notes[0]
     assert {one["train"]["max_tokens"] for one in made.values()} == {500}
@@ -100,7 +100,7 @@ def test_every_method_gets_the_same_rows(make_spec: Callable[..., dict[str, Any]
 )
 def test_races_that_cannot_be(names: list[str], changes: dict[str, Any], words: str) -> None:
     with pytest.raises(SpecError) as error:
-        race.specs({"model": "x"} | changes, names, None)
+        race.race_specs({"model": "x"} | changes, names, None)
     assert words in str(error.value)
 
 

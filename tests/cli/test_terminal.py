@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from lab import cli, atomic_files, paths
+from lab import atomic_files, cli, paths
+from lab.atomic_files import read_object
 from lab.cli.console import console, print_json, say, table, write
 from lab.errors import MOST_PROBLEMS, LabError, Problem, SpecError, of_the_disk
-from lab.atomic_files import read_object
 from lab.paths import ROOT, RunDir
 from lab.runs import queue
 

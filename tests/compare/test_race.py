@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from lab import paths
+from lab.atomic_files import write_json
 from lab.compare import race
 from lab.compare.race import Budget
 from lab.errors import LabError, SpecError
-from lab.atomic_files import write_json
 from lab.paths import RunDir
 from lab.runs import launch, queue
 
@@ -51,11 +51,11 @@ def test_the_budget_of_a_race_is_its_only_one(
     make_spec: Make, text: str, key: str, amount: float
 ) -> None:
     value = make_spec("lora", train={"max_steps": 7, "max_tokens": 9, "max_seconds": 3.0})
-    specs, _ = race.specs(value, ["lora", "full"], Budget.parse(text))
+    specs, _ = race.race_specs(value, ["lora", "full"], Budget.parse(text))
     for name, spec in specs.items():
         budgets = {one: spec["train"].get(one) for one in BUDGETS}
         assert budgets == dict.fromkeys(BUDGETS) | {key: amount}, name
-    kept, _ = race.specs(value, ["lora", "full"], None)
+    kept, _ = race.race_specs(value, ["lora", "full"], None)
     assert kept["full"]["train"]["max_tokens"] == 9, "Without one, what the spec says holds."
 
 
@@ -63,7 +63,7 @@ def test_a_methods_own_rate_and_options_are_its_own(make_spec: Make) -> None:
     value = make_spec("lora", train={"learning_rate": 1e-3})
     value["methods"] = {"lora": {"learning_rate": 5e-3, "rank": 2}}
     for names in (["lora", "full"], ["full", "lora"]):
-        specs, _ = race.specs(value, names, None)
+        specs, _ = race.race_specs(value, names, None)
         assert list(specs) == names
         assert specs["lora"]["train"]["learning_rate"] == 5e-3
         assert specs["full"]["train"]["learning_rate"] == 1e-3
@@ -72,7 +72,7 @@ def test_a_methods_own_rate_and_options_are_its_own(make_spec: Make) -> None:
 
 
 def test_seeds_count_up_and_everything_else_stays(make_spec: Make) -> None:
-    specs, _ = race.specs(make_spec("lora", train={"seed": 40}), ["lora", "full"], None)
+    specs, _ = race.race_specs(make_spec("lora", train={"seed": 40}), ["lora", "full"], None)
     plans = race.check(specs, seeds=3)
     assert [plan["spec"]["train"]["seed"] for plan in plans] == [40, 40, 41, 41, 42, 42]
     assert [plan["asked"]["train"]["seed"] for plan in plans] == [40, 40, 41, 41, 42, 42]
@@ -80,7 +80,9 @@ def test_seeds_count_up_and_everything_else_stays(make_spec: Make) -> None:
         same = plans[0] if plan["spec"]["method"]["name"] == "lora" else plans[1]
         for section in ("data", "method", "model"):
             assert plan["spec"][section] == same["spec"][section]
-    highest = race.specs(make_spec("lora", train={"seed": 2**32 - 1}), ["lora", "full"], None)[0]
+    highest = race.race_specs(make_spec("lora", train={"seed": 2**32 - 1}), ["lora", "full"], None)[
+        0
+    ]
     assert [one["spec"]["train"]["seed"] for one in race.check(highest, 2)][2:] == [0, 0]
     with pytest.raises(LabError, match="202 runs"):
         race.check(specs, 101)
@@ -89,7 +91,7 @@ def test_seeds_count_up_and_everything_else_stays(make_spec: Make) -> None:
 def test_all_runs_together_must_fit_the_disk(
     make_spec: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    specs, _ = race.specs(make_spec("lora"), ["lora", "full"], None)
+    specs, _ = race.race_specs(make_spec("lora"), ["lora", "full"], None)
     need = sum(plan["estimate"]["disk"]["total"] for plan in race.check(specs, 1))
     usage = shutil.disk_usage("/")
     for free, seeds, fits in ((2 * need, 2, True), (2 * need - 1, 2, False), (need, 1, True)):
@@ -105,8 +107,8 @@ def test_all_runs_together_must_fit_the_disk(
 def test_a_race_that_cannot_be_written_leaves_no_run(
     make_spec: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plans = race.check(race.specs(make_spec("lora"), ["lora", "full"], None)[0], 1)
-    real, calls = launch.create, []
+    plans = race.check(race.race_specs(make_spec("lora"), ["lora", "full"], None)[0], 1)
+    real, calls = launch.create_run_dir, []
 
     def second_fails(plan: dict[str, Any]) -> RunDir:
         calls.append(plan)
@@ -124,7 +126,7 @@ def test_the_runs_of_a_race_come_in_their_order_and_on_its_axis(
     make_spec: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queue, "submit", lambda run: None)
-    specs, _ = race.specs(make_spec("lora"), ["lora", "full"], Budget("seconds", 5.0))
+    specs, _ = race.race_specs(make_spec("lora"), ["lora", "full"], Budget("seconds", 5.0))
     name, runs = race.start(race.check(specs, 2))
     for age, run in enumerate(reversed(runs)):
         os.utime(run.spec, (1e9 - age, 1e9 - age))

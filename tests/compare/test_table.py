@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from lab.compare.comparison import compare, row, unequal
 from lab.atomic_files import write_json
+from lab.compare.comparison import compare, row, unequal
 from lab.paths import RunDir
 
 Lines = list[dict[str, Any]]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lab.data import readers
-from lab.data.example_reader import Reading, Rows
+from lab.data.example_reader import ExampleReader, ReadOptions
 from lab.errors import LabError
 
 GOOD = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
@@ -117,12 +117,12 @@ def test_a_bad_row_is_named_and_the_others_are_left(
     path = tmp_path / name
     path.write_bytes(data)
     with pytest.raises(LabError) as caught:
-        list(Rows(path))
+        list(ExampleReader(path))
     said = str(caught.value)
     assert str(path)[:70] in said and reason in said and "data.bad_rows" in said
-    rows = Rows(path, Reading(bad_rows="skip"))
+    rows = ExampleReader(path, ReadOptions(bad_rows="skip"))
     kept = list(rows)
-    assert len(kept) == rows.good and rows.bad == len(rows.reasons) >= 1
+    assert len(kept) == rows.num_valid and rows.num_invalid == len(rows.reasons) >= 1
     if row:
         assert (len(kept), rows.reasons[0][0]) == (left, row)
     else:
@@ -160,7 +160,7 @@ def test_a_file_that_is_no_dataset(
     path = tmp_path / name
     path.write_bytes(data)
     with pytest.raises(LabError) as caught:
-        list(Rows(path, Reading(bad_rows=bad_rows)))
+        list(ExampleReader(path, ReadOptions(bad_rows=bad_rows)))
     assert says in str(caught.value) and str(path)[:70] in str(caught.value)
 
 
@@ -169,10 +169,10 @@ def test_a_gzip_bomb_ends_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"text": "x"}\n' * 200_000))
     with pytest.raises(LabError, match="more than 200 times its size"):
-        list(Rows(path, Reading(bad_rows="skip")))
+        list(ExampleReader(path, ReadOptions(bad_rows="skip")))
     harmless = tmp_path / "b.jsonl.gz"
     harmless.write_bytes(gzip.compress(b"".join(b'{"text": "%d"}\n' % n for n in range(15_000))))
-    assert len(list(Rows(harmless))) == 15_000
+    assert len(list(ExampleReader(harmless))) == 15_000
 
 
 HARMLESS = [
@@ -200,5 +200,5 @@ def test_odd_but_honest_text_comes_through_as_it_is(tmp_path: Path, name: str, t
     else:
         data = json.dumps([row] if name == "a.json" else row, ensure_ascii=False).encode()
     path.write_bytes(gzip.compress(data) if name.endswith("gz") else data)
-    (example,) = Rows(path)
+    (example,) = ExampleReader(path)
     assert [turn["content"] for turn in example.messages] == [text, f"{text}!"]

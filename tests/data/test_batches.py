@@ -6,27 +6,29 @@ import itertools
 import random
 
 from lab.data import batches
-from lab.data.batches import Stream, collate, packed_rows, single_rows
-from lab.data.chat_template import IGNORED, Tokens
+from lab.data.batches import TrainingOrder, collate, packed_rows, single_rows
+from lab.data.chat_template import IGNORE_INDEX, TokenizedExample
 
 
-def some(count: int, seed: int = 0, longest: int = 30) -> list[Tokens]:
+def some(count: int, seed: int = 0, longest: int = 30) -> list[TokenizedExample]:
     chance = random.Random(seed)
     made = []
     for number in range(count):
         length = chance.randint(2, longest)
         ids = [100 * number + place for place in range(length)]
-        made.append(Tokens(ids, [IGNORED, *ids[1:]]))
+        made.append(TokenizedExample(ids, [IGNORE_INDEX, *ids[1:]]))
     return made
 
 
 def test_the_split_is_complete_disjoint_and_free_of_the_run_seed() -> None:
-    train, held = batches.split(50, 0.2)
+    train, held = batches.split_indices(50, 0.2)
     assert len(held) == 10 and sorted(train + held) == list(range(50))
-    assert batches.split(50, 0.2) == (train, held)
-    assert batches.split(50, 0.0) == (list(range(50)), [])
-    assert len(batches.split(3, 0.01)[1]) == 1, "a fraction above zero holds out at least one"
-    assert batches.split(1, 0.5) == ([0], []), "the only row trains"
+    assert batches.split_indices(50, 0.2) == (train, held)
+    assert batches.split_indices(50, 0.0) == (list(range(50)), [])
+    assert len(batches.split_indices(3, 0.01)[1]) == 1, (
+        "a fraction above zero holds out at least one"
+    )
+    assert batches.split_indices(1, 0.5) == ([0], []), "the only row trains"
 
 
 def test_packing_keeps_every_sequence_once_and_whole() -> None:
@@ -38,21 +40,25 @@ def test_packing_keeps_every_sequence_once_and_whole() -> None:
         start = 0
         for length in row.lengths:
             pieces.append(tuple(row.ids[start : start + length]))
-            assert row.labels[start] == IGNORED, "nobody is predicted from another sequence"
+            assert row.labels[start] == IGNORE_INDEX, "nobody is predicted from another sequence"
             start += length
     assert sorted(pieces) == sorted(tuple(one.ids) for one in tokens)
     assert len(rows) <= 1.1 * sum(len(one.ids) for one in tokens) / 64 + 1
 
 
 def test_positions_restart_with_each_sequence() -> None:
-    (row,) = packed_rows([Tokens([1, 2, 3], [-100, 2, 3]), Tokens([4, 5], [-100, 5])], 8)
+    (row,) = packed_rows(
+        [TokenizedExample([1, 2, 3], [-100, 2, 3]), TokenizedExample([4, 5], [-100, 5])], 8
+    )
     assert row.positions() == [0, 1, 2, 0, 1]
     batch = collate([row], pad=0, length=8)
     assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 1, 2, 3, 4]]
 
 
 def test_the_loss_index_points_in_front_of_each_counted_token() -> None:
-    rows = single_rows([Tokens([1, 2, 3], [-100, -100, 3]), Tokens([4, 5], [-100, 5])])
+    rows = single_rows(
+        [TokenizedExample([1, 2, 3], [-100, -100, 3]), TokenizedExample([4, 5], [-100, 5])]
+    )
     batch = collate(rows, pad=9)
     assert batch["input_ids"].tolist() == [[1, 2, 3], [4, 5, 9]]
     assert batch["labels"].tolist() == [[-100, -100, 3], [-100, 5, -100]]
@@ -61,14 +67,14 @@ def test_the_loss_index_points_in_front_of_each_counted_token() -> None:
 
 def test_each_epoch_sees_every_row_in_an_order_of_its_own() -> None:
     rows = single_rows(some(20))
-    stream = Stream(rows, seed=1)
+    stream = TrainingOrder(rows, seed=1)
     first = [stream[place].ids for place in range(20)]
     second = [stream[place].ids for place in range(20, 40)]
     assert sorted(first) == sorted(second) == sorted(row.ids for row in rows)
     assert first != second
-    again = Stream(rows, seed=1)
+    again = TrainingOrder(rows, seed=1)
     assert [again[place].ids for place in range(20, 40)] == second, "no need to begin at the start"
-    assert [Stream(rows, seed=2)[place].ids for place in range(20)] != first
+    assert [TrainingOrder(rows, seed=2)[place].ids for place in range(20)] != first
 
 
 def test_the_fingerprint_sees_order_and_labels() -> None:
@@ -79,7 +85,9 @@ def test_the_fingerprint_sees_order_and_labels() -> None:
 
 def test_a_batch_of_a_fixed_length_is_filled_on_the_right() -> None:
     """Compiled layers see one length; nothing that counts may move by it."""
-    rows = single_rows([Tokens([1, 2, 3], [-100, -100, 3]), Tokens([4, 5], [-100, 5])])
+    rows = single_rows(
+        [TokenizedExample([1, 2, 3], [-100, -100, 3]), TokenizedExample([4, 5], [-100, 5])]
+    )
     batch = collate(rows, pad=9, length=5)
     assert batch["input_ids"].tolist() == [[1, 2, 3, 9, 9], [4, 5, 9, 9, 9]]
     assert batch["labels"].tolist() == [[-100, -100, 3, -100, -100], [-100, 5, *[-100] * 3]]
@@ -90,22 +98,26 @@ def test_a_batch_of_a_fixed_length_is_filled_on_the_right() -> None:
 def test_a_packed_row_predicts_no_sequence_from_another() -> None:
     """Also where a sequence brings a label for its own first token."""
     packed = packed_rows(
-        [Tokens([1, 2, 3], [1, 2, 3], source=4), Tokens([4, 5], [4, 5], source=9)], 8
+        [
+            TokenizedExample([1, 2, 3], [1, 2, 3], record_number=4),
+            TokenizedExample([4, 5], [4, 5], record_number=9),
+        ],
+        8,
     )
-    assert packed[0].labels == [IGNORED, 2, 3, IGNORED, 5]
+    assert packed[0].labels == [IGNORE_INDEX, 2, 3, IGNORE_INDEX, 5]
     assert packed[0].sources == (4, 9) and packed[0].lengths == (3, 2)
     assert collate(packed, pad=0)["loss_index"].tolist() == [0, 1, 3]
 
 
 def test_rows_are_packed_as_full_as_they_can_be() -> None:
     sizes = [10, 6, 6, 5, 4, 4, 3, 2]
-    tokens = [Tokens(list(range(size)), list(range(size))) for size in sizes]
+    tokens = [TokenizedExample(list(range(size)), list(range(size))) for size in sizes]
     rows = packed_rows(tokens, 10)
     assert sorted(row.tokens for row in rows) == [10, 10, 10, 10], "forty tokens, four rows"
 
 
 def test_totals_are_of_the_chosen_rows_only() -> None:
-    tokens = [Tokens([1] * n, [IGNORED] * (n - 1) + [1]) for n in (3, 5, 7, 9)]
+    tokens = [TokenizedExample([1] * n, [IGNORE_INDEX] * (n - 1) + [1]) for n in (3, 5, 7, 9)]
     for rows in (single_rows(tokens, [1, 3]), packed_rows(tokens, 32, [1, 3])):
         assert rows.totals() == (14, 2) and sum(rows.lengths.tolist()) == 14
     assert single_rows(tokens).totals() == (24, 4)
@@ -113,7 +125,8 @@ def test_totals_are_of_the_chosen_rows_only() -> None:
 
 def test_the_fingerprint_sees_where_packed_sequences_end() -> None:
     whole, cut = (
-        batches.Row([1, 2, 3, 4], [IGNORED, 2, 3, 4], lengths) for lengths in ((4,), (2, 2))
+        batches.TokenSequence([1, 2, 3, 4], [IGNORE_INDEX, 2, 3, 4], lengths)
+        for lengths in ((4,), (2, 2))
     )
     assert batches.fingerprint([whole]) != batches.fingerprint([cut])
 
@@ -122,7 +135,7 @@ def test_buckets_are_whole_batches_of_similar_rows_in_mixed_order() -> None:
     """Lengths within a batch are near, but batches do not come short to long; a batch that is
     not full comes last, so that the others stay batches."""
     tokens = some(203, longest=60)
-    stream = Stream(single_rows(tokens), seed=1, bucket=4)
+    stream = TrainingOrder(single_rows(tokens), seed=1, bucket=4)
     sizes = [stream[place].tokens for place in range(203)]
     parts = [sizes[start : start + 4] for start in range(0, 203, 4)]
     assert max(max(part) - min(part) for part in parts[:50]) <= 12, "of sixty"
@@ -134,7 +147,7 @@ def test_buckets_are_whole_batches_of_similar_rows_in_mixed_order() -> None:
 
 
 def test_windows_of_buckets_are_large_enough_to_sort_in() -> None:
-    stream = Stream(single_rows(some(400, longest=60)), seed=2, bucket=2)
+    stream = TrainingOrder(single_rows(some(400, longest=60)), seed=2, bucket=2)
     sizes = [stream[place].tokens for place in range(400)]
     wasted = sum(abs(one - other) for one, other in zip(sizes[::2], sizes[1::2], strict=True))
     assert wasted < 400, "less than two tokens a batch; unsorted it is about four thousand"
@@ -142,9 +155,13 @@ def test_windows_of_buckets_are_large_enough_to_sort_in() -> None:
 
 def test_an_epoch_of_a_seed_is_the_same_everywhere() -> None:
     """Held-out rows and orders must not depend on the machine or the process."""
-    assert batches.split(10, 0.3)[1] == batches.split(10, 0.3)[1] != batches.split(11, 0.3)[1]
-    rows = single_rows([Tokens([n, n], [IGNORED, n]) for n in range(8)])
-    order = [Stream(rows, seed=0)[place].ids[0] for place in range(16)]
+    assert (
+        batches.split_indices(10, 0.3)[1]
+        == batches.split_indices(10, 0.3)[1]
+        != batches.split_indices(11, 0.3)[1]
+    )
+    rows = single_rows([TokenizedExample([n, n], [IGNORE_INDEX, n]) for n in range(8)])
+    order = [TrainingOrder(rows, seed=0)[place].ids[0] for place in range(16)]
     random.seed(5)
-    assert order == [Stream(rows, seed=0)[place].ids[0] for place in range(16)]
+    assert order == [TrainingOrder(rows, seed=0)[place].ids[0] for place in range(16)]
     assert order[:8] != order[8:], "each epoch in an order of its own"

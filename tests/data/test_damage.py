@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from lab.data import catalog, hub, template_lock, prepare, token_cache, chat_template
+from lab.data import catalog, chat_template, hub, prepare, template_lock, token_cache
 from lab.errors import LabError, Problem
 from lab.models import weights
-from lab.models.catalog import Source
+from lab.models.catalog import ModelSource
 from lab.planner import dataset_stats
 from lab.planner.dataset_preview import look
 from lab.spec import RunSpec
@@ -177,9 +177,9 @@ DAMAGED_LOCKS: list[Any] = [
 @pytest.mark.parametrize("damaged", DAMAGED_LOCKS, ids=str)
 def test_a_damaged_lock_is_told(tokenizer: Any, damaged: Any) -> None:
     with pytest.raises(LabError):
-        template_lock.enforce(damaged, tokenizer)
+        template_lock.check_tokenizer(damaged, tokenizer)
     with pytest.raises(LabError):
-        template_lock.enforce_terms(damaged, tokenizer, "Be kind.", "assistant", "run")
+        template_lock.check_settings(damaged, tokenizer, "Be kind.", "assistant", "run")
     assert isinstance(template_lock.warning(damaged, tokenizer, "Be kind."), str)
 
 
@@ -218,7 +218,7 @@ def test_nonsense_in_tokenizer_files_is_told(tmp_path: Path, spoiled: Any) -> No
     else:
         (tmp_path / spoiled[0]).write_text(spoiled[1])
     with pytest.raises(LabError, match="The tokenizer of 'mine'"):
-        weights.load_tokenizer(Source("mine", str(tmp_path), local_only=True))
+        weights.load_tokenizer(ModelSource("mine", str(tmp_path), local_only=True))
 
 
 @pytest.mark.parametrize("key", ["held_out", "dataset", "general_set"])

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from lab.data import duplicates
-from lab.data.duplicates import find
+from lab.data.duplicates import find_duplicates
 
 
 def sentence(words: list[str]) -> str:
@@ -34,7 +34,7 @@ def test_what_is_near_has_most_in_common(changed: int, is_near: bool) -> None:
     one, other = sentence(first), sentence(first[: 200 - changed] + rest[:changed])
     share = in_common(one, other)
     assert (share > 0.9) if is_near else (share < 0.6), "the case is clear"
-    near = find([one, other]).near
+    near = find_duplicates([one, other]).near
     assert len(near) == is_near
     if is_near:
         assert near[0][:2] == (0, 1) and near[0][2] == pytest.approx(share, abs=0.15)
@@ -44,12 +44,12 @@ def test_rows_that_share_their_frame_are_no_twins() -> None:
     """A prompt that stands in every row, and a fifth or a half of the row with it."""
     frame = sentence(vocabulary(1, 20))
     rows = [f"{frame} {sentence(vocabulary(10 + n, 20))}" for n in range(20)]
-    twins = find(rows)
+    twins = find_duplicates(rows)
     assert twins.near == twins.exact == []
 
 
 def test_case_and_white_space_make_no_difference() -> None:
-    twins = find(["Who are you?", "who  ARE\n you?", "Who are you!"])
+    twins = find_duplicates(["Who are you?", "who  ARE\n you?", "Who are you!"])
     assert twins.exact == [(0, 1, 1.0)]
 
 
@@ -57,26 +57,26 @@ def test_each_row_is_paired_with_the_first_that_it_resembles() -> None:
     """Places are those of the file, also behind rows that stand there twice."""
     long = sentence(vocabulary(1, 200))
     rows = ["short", "short", "other", "short", long, "x" * 40, long + " almost"]
-    twins = find(rows)
+    twins = find_duplicates(rows)
     assert twins.exact == [(0, 1, 1.0), (0, 3, 1.0)]
     assert [pair[:2] for pair in twins.near] == [(4, 6)]
 
 
 def test_a_leak_has_one_side_held_out() -> None:
-    twins = duplicates.Twins([(0, 1, 1.0), (2, 3, 1.0)], [(4, 5, 0.9), (6, 7, 0.9)])
-    assert twins.across({1, 2, 3, 5}) == [(0, 1, 1.0), (4, 5, 0.9)]
-    assert twins.across({6, 7}) == []
+    twins = duplicates.DuplicatePairs([(0, 1, 1.0), (2, 3, 1.0)], [(4, 5, 0.9), (6, 7, 0.9)])
+    assert twins.across_split({1, 2, 3, 5}) == [(0, 1, 1.0), (4, 5, 0.9)]
+    assert twins.across_split({6, 7}) == []
 
 
 def test_difference_behind_a_long_beginning_is_seen() -> None:
     """Thousands of characters in common and as many that are not."""
     frame = sentence(vocabulary(1, 400))
     rows = [f"{frame} {sentence(vocabulary(seed, 400))}" for seed in (2, 3)]
-    assert find(rows).near == []
+    assert find_duplicates(rows).near == []
 
 
 def test_short_and_empty_texts_are_compared_too() -> None:
-    twins = find(["a", "", "b", "", "ab", "🙂"])
+    twins = find_duplicates(["a", "", "b", "", "ab", "🙂"])
     assert twins.exact == [(1, 3, 1.0)] and twins.near == []
 
 
@@ -86,4 +86,4 @@ def test_small_changes_are_found_wherever_they_stand() -> None:
     rows = []
     for place in range(0, 120, 3):
         rows.append(sentence([*words[:place], f"unlike{place}", *words[place + 1 :]]))
-    assert {pair[1] for pair in find(rows).near} == set(range(1, 40))
+    assert {pair[1] for pair in find_duplicates(rows).near} == set(range(1, 40))

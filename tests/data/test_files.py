@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from lab.data import readers
-from lab.data.readers import BadRow, Values
+from lab.data.readers import BadRow, RecordReader
 from lab.errors import LabError
 
 
 def values(path: Path, data: bytes) -> list[tuple[int, Any]]:
     path.write_bytes(data)
-    return list(Values(path))
+    return list(RecordReader(path))
 
 
 @pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
@@ -84,7 +84,7 @@ def test_progress_ends_with_the_file(tmp_path: Path, name: str) -> None:
     else:
         lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
         path.write_bytes(gzip.compress(lines) if name.endswith("gz") else lines)
-    found = Values(path)
+    found = RecordReader(path)
     seen = []
     numbers = []
     for row, _ in found:

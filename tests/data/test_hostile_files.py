@@ -14,8 +14,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from lab.data import readers, format_detection, example_reader, formats
-from lab.data.example_reader import Reading, Rows, Sample
+from lab.data import example_reader, format_detection, formats, readers
+from lab.data.example_reader import ExampleReader, ReadOptions, Sample
 from lab.errors import LabError
 
 SECONDS = 6.0  # of processor time; each of these took over ten, or gigabytes
@@ -35,10 +35,10 @@ def repeated(text: str, count: int) -> Any:
     return pyarrow.DictionaryArray.from_arrays(places, pyarrow.array([text]))
 
 
-def read(path: Path, data: bytes, **reading: Any) -> tuple[int, Rows]:
+def read(path: Path, data: bytes, **reading: Any) -> tuple[int, ExampleReader]:
     """(usable rows, the account of all)."""
     path.write_bytes(data)
-    found = Rows(path, Reading(**reading))
+    found = ExampleReader(path, ReadOptions(**reading))
     return sum(1 for _ in found), found
 
 
@@ -130,11 +130,11 @@ def test_only_the_row_at_fault_is_lost_and_time_is_linear(
     began = time.process_time()
     count, found = read(tmp_path / name, data, bad_rows="skip")
     took = time.process_time() - began
-    assert count == good, found.told()
+    assert count == good, found.invalid_summary()
     if row:
-        assert found.reasons[0][0] == row and reason in found.reasons[0][1], found.told()
+        assert found.reasons[0][0] == row and reason in found.reasons[0][1], found.invalid_summary()
     else:
-        assert found.bad == 0, found.told()
+        assert found.num_invalid == 0, found.invalid_summary()
     assert took < SECONDS, f"reading took {took:.1f} s"
 
 
@@ -177,7 +177,7 @@ def test_a_carriage_return_within_a_field_stays(tmp_path: Path) -> None:
 
 def _examples(path: Path, data: bytes, **reading: Any) -> list[formats.Example]:
     path.write_bytes(data)
-    return list(Rows(path, Reading(**reading)))
+    return list(ExampleReader(path, ReadOptions(**reading)))
 
 
 def test_slots_are_filled_once_and_what_fills_them_stays(tmp_path: Path) -> None:
@@ -208,17 +208,17 @@ def test_reading_ends_when_its_time_is_over(
 ) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"text": "x"}\n' * 100_000)
-    found = Rows(path)
+    found = ExampleReader(path)
     found.end_after(60)
     counted = 0
     for _ in found:
         counted += 1
         if counted == 10:
             found.end_after(-1)
-    assert not found.is_whole and 10 <= found.good < 100_000
-    assert 0 < found.done < found.size, "progress tells how far it came"
+    assert not found.is_whole and 10 <= found.num_valid < 100_000
+    assert 0 < found.bytes_read < found.size, "progress tells how far it came"
     path.write_bytes(b"1\n" * 50_000)
-    slow = Rows(path, Reading(bad_rows="skip"))
+    slow = ExampleReader(path, ReadOptions(bad_rows="skip"))
     slow.end_after(-1)
     with pytest.raises(LabError, match="No row was found in the first"):
         list(slow)

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import trl
 
-from lab.data import sandbox, chat_template
-from lab.data.formats import Example
+from lab.data import chat_template, sandbox
 from lab.data.chat_template import TemplateUnusable
+from lab.data.formats import Example
 from lab.errors import LabError
 
 CHAT = [
@@ -58,7 +58,9 @@ def test_every_known_template_renders_as_transformers_renders_it(tokenizer: Any)
                         chat_template.render(other, messages, to_answer=to_answer)
                     continue
                 compared += 1
-                assert chat_template.render(other, messages, to_answer=to_answer) == expected, source
+                assert chat_template.render(other, messages, to_answer=to_answer) == expected, (
+                    source
+                )
     assert compared > 3 * len(sources), "most templates take most chats"
 
 

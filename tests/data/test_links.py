@@ -13,7 +13,7 @@ import pytest
 
 from lab import paths, spec
 from lab.data import catalog
-from lab.data.readers import Values
+from lab.data.readers import RecordReader
 from lab.errors import LabError
 from lab.models import catalog as models
 from lab.runs import export_import
@@ -53,7 +53,7 @@ def test_a_dataset_is_judged_by_where_its_name_leads(
         with pytest.raises(LabError, match=r"is not a (data|regular) file"):
             catalog.add_file(name)
         with pytest.raises(LabError, match=r"is (a link to|not a regular file)"):
-            list(Values(name))
+            list(RecordReader(name))
     assert catalog.resolve(str(lead(tmp_path / "latest.txt", rows))).path == rows
     with pytest.raises(LabError, match="does not exist"):
         catalog.resolve(str(lead(tmp_path / "circle.txt", tmp_path / "circle.txt")))
@@ -69,14 +69,14 @@ def test_a_name_that_is_pointed_elsewhere_after_the_look_is_refused(
     found = catalog.resolve(str(folder / "x.txt"))
     lead(folder / "x.txt", secret)
     with pytest.raises(LabError, match="is a link to"):
-        list(Values(found.path))
+        list(RecordReader(found.path))
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet", ".txt", ".txt.gz"])
 def test_a_pipe_is_no_dataset_and_nobody_waits_for_it(tmp_path: Path, suffix: str) -> None:
     pipe = tmp_path / f"pipe{suffix}"
     os.mkfifo(pipe)
-    for use in (lambda: catalog.resolve(str(pipe)), lambda: list(Values(pipe))):
+    for use in (lambda: catalog.resolve(str(pipe)), lambda: list(RecordReader(pipe))):
         with pytest.raises(LabError, match="is not a regular file"):
             use()
     with pytest.raises(LabError, match="is not a regular file"):
@@ -86,7 +86,7 @@ def test_a_pipe_is_no_dataset_and_nobody_waits_for_it(tmp_path: Path, suffix: st
 def test_no_pipe_holds_a_spec_an_import_or_a_config(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe.json"
     os.mkfifo(pipe)
-    for use in (spec.load, export_import.import_run, lambda path: models.resolve_structure(str(path))):
+    for use in (spec.load, export_import.import_run, lambda path: models.resolve_config(str(path))):
         with pytest.raises(LabError, match="is not a regular file"):
             use(pipe)
     with pytest.raises(LabError, match="is not a regular file"):
@@ -133,7 +133,7 @@ def test_every_field_that_names_a_file_is_judged(
 def test_a_config_is_judged_by_where_its_name_leads(tmp_path: Path, secret: Path) -> None:
     secret.write_text('{"model_type": "llama", "token": "' + SECRET + '"}')
     with pytest.raises(LabError, match="no readable config") as error:
-        models.resolve_structure(str(lead(tmp_path / "config.json", secret)))
+        models.resolve_config(str(lead(tmp_path / "config.json", secret)))
     assert SECRET not in str(error.value)
 
 

@@ -10,30 +10,30 @@ from typing import Any
 import pytest
 
 from lab.chat import generate
-from lab.chat.generate import Settings
-from lab.data import template_lock, chat_template
+from lab.chat.generate import GenerationSettings
+from lab.data import chat_template, template_lock
 from lab.errors import LabError
 
 
 def test_the_same_terms_pass_and_others_are_told(tokenizer: Any) -> None:
-    made = json.loads(json.dumps(template_lock.make(tokenizer, "Be kind.", "assistant")))
-    template_lock.enforce(made, tokenizer)
-    template_lock.enforce({}, tokenizer)
+    made = json.loads(json.dumps(template_lock.make_lock(tokenizer, "Be kind.", "assistant")))
+    template_lock.check_tokenizer(made, tokenizer)
+    template_lock.check_tokenizer({}, tokenizer)
     other = copy.deepcopy(tokenizer)
-    chat_template.choose(other, "zephyr")
+    chat_template.set_chat_template(other, "zephyr")
     with pytest.raises(LabError) as caught:
-        template_lock.enforce(made, other)
+        template_lock.check_tokenizer(made, other)
     said = str(caught.value)
     assert "The template of this result differs" in said
     assert "From token 1 on: trained ⟨<|im_start|>⟩ ⟨system⟩" in said and "now ⟨<⟩ ⟨|⟩" in said
     pad = copy.deepcopy(tokenizer)
     pad.pad_token = "<|endoftext|>"
     with pytest.raises(LabError, match="The pad token of this result differs"):
-        template_lock.enforce(made, pad)
+        template_lock.check_tokenizer(made, pad)
 
 
 def test_another_system_prompt_is_a_warning(tokenizer: Any) -> None:
-    made = template_lock.make(tokenizer, "Be kind.", "assistant")
+    made = template_lock.make_lock(tokenizer, "Be kind.", "assistant")
     assert template_lock.warning(made, tokenizer, "Be kind.") == ""
     said = template_lock.warning(made, tokenizer, "Be rude.")
     assert "not the one in training" in said and "kind" in said and "rude" in said
@@ -44,9 +44,13 @@ def test_chat_refuses_a_result_whose_template_was_changed(trained: list[Any]) ->
     named = generate.parse(f"run:{run.id}")
     loaded = generate.load(named)
     ask = [{"role": "user", "content": "Hi"}]
-    quiet = generate.answer(loaded, named, ask, Settings(max_new_tokens=2, system_prompt=""))
+    quiet = generate.answer(
+        loaded, named, ask, GenerationSettings(max_new_tokens=2, system_prompt="")
+    )
     assert quiet["receipt"]["warning"] == ""
-    loud = generate.answer(loaded, named, ask, Settings(max_new_tokens=2, system_prompt="Hm."))
+    loud = generate.answer(
+        loaded, named, ask, GenerationSettings(max_new_tokens=2, system_prompt="Hm.")
+    )
     assert "not the one in training" in loud["receipt"]["warning"]
     file = run.artifact / "chat_template.jinja"
     file.write_text(file.read_text().replace("user", "person").replace("<|im_end|>", "<|im_end|>!"))
@@ -110,29 +114,34 @@ def test_a_template_that_was_put_beside_a_result_is_named(result: Any) -> None:
     [("pad_token", "The pad token"), ("eos_token", "The end token"), ("chat_template", "template")],
 )
 def test_each_part_of_the_terms_is_held(words: Any, change: str, says: str) -> None:
-    kept = template_lock.make(words, "w1", "assistant")
-    template_lock.enforce(kept, words)
+    kept = template_lock.make_lock(words, "w1", "assistant")
+    template_lock.check_tokenizer(kept, words)
     setattr(words, change, "w7" if change != "chat_template" else "{{ messages[0].content }}")
     with pytest.raises(LabError, match=says):
-        template_lock.enforce(kept, words)
+        template_lock.check_tokenizer(kept, words)
     with pytest.raises(LabError, match=says):
-        template_lock.enforce_terms(kept, words, "w1", "assistant", "x")
+        template_lock.check_settings(kept, words, "w1", "assistant", "x")
 
 
 def test_rows_on_other_terms_are_refused_with_the_first_difference(words: Any) -> None:
-    kept = template_lock.make(words, "w1", "assistant")
-    template_lock.enforce_terms(kept, words, "w1", "assistant", "run-x")
-    template_lock.enforce_terms({}, words, "w9", "all", "run-x")
+    kept = template_lock.make_lock(words, "w1", "assistant")
+    template_lock.check_settings(kept, words, "w1", "assistant", "run-x")
+    template_lock.check_settings({}, words, "w9", "all", "run-x")
     with pytest.raises(LabError) as caught:
-        template_lock.enforce_terms(kept, words, "w9", "assistant", "run-x")
+        template_lock.check_settings(kept, words, "w9", "assistant", "run-x")
     said = str(caught.value)
     assert "run-x was trained with the system prompt 'w1'; these rows have 'w9'" in said
     assert "From token 2 on: trained ⟨<|turn|>⟩ ⟨w1⟩" in said and "now ⟨<|turn|>⟩ ⟨w9⟩" in said
     with pytest.raises(LabError, match="with the loss on 'assistant'; these rows have 'all'"):
-        template_lock.enforce_terms(kept, words, "w1", "all", "run-x")
+        template_lock.check_settings(kept, words, "w1", "all", "run-x")
 
 
 def test_a_difference_in_length_stands_at_the_end(words: Any) -> None:
     ids = words("w1 w2 w3")["input_ids"]
-    assert template_lock.difference(words, ids, ids) == template_lock.difference(words, [], ids) == ""
-    assert template_lock.difference(words, ids[:2], ids) == "From token 3 on: trained ⟨w2⟩; now ⟨w2⟩ ⟨w3⟩."
+    assert (
+        template_lock.difference(words, ids, ids) == template_lock.difference(words, [], ids) == ""
+    )
+    assert (
+        template_lock.difference(words, ids[:2], ids)
+        == "From token 3 on: trained ⟨w2⟩; now ⟨w2⟩ ⟨w3⟩."
+    )

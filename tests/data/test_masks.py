@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from lab.data import chat_template
+from lab.data.chat_template import IGNORE_INDEX
 from lab.data.formats import Example
-from lab.data.chat_template import IGNORED
 from lab.errors import LabError
 
 CHAT = Example(
@@ -166,11 +166,11 @@ def dressed(tokenizer: Any, name: str) -> Any:
     return changed
 
 
-def marked(tokenizer: Any, tokens: chat_template.Tokens) -> str:
+def marked(tokenizer: Any, tokens: chat_template.TokenizedExample) -> str:
     """The row's text with ⟦ ⟧ around each run of counted tokens."""
     text, is_open = "", False
     for token, label in zip(tokens.ids, tokens.labels, strict=True):
-        if (label != IGNORED) != is_open:
+        if (label != IGNORE_INDEX) != is_open:
             text += "⟧" if is_open else "⟦"
             is_open = not is_open
         text += tokenizer.decode([token])
@@ -200,7 +200,9 @@ def test_training_and_asking_agree(tokenizer: Any, name: str) -> None:
     family = dressed(tokenizer, name)
     (tokens,) = chat_template.tokenize(CHAT, family, "", "completion", 512)
     asked = chat_template.render(family, list(CHAT.messages[:-1]), to_answer=True)
-    before = [one for one, label in zip(tokens.ids, tokens.labels, strict=True) if label == IGNORED]
+    before = [
+        one for one, label in zip(tokens.ids, tokens.labels, strict=True) if label == IGNORE_INDEX
+    ]
     assert (
         family(asked, add_special_tokens=False)["input_ids"]
         == before[: len(family(asked, add_special_tokens=False)["input_ids"])]

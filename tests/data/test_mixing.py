@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from lab.data import prepare, token_cache
-from lab.data.batches import Row
+from lab.data.batches import TokenSequence
 from lab.data.catalog import Dataset
-from lab.data.chat_template import IGNORED
+from lab.data.chat_template import IGNORE_INDEX
 from lab.spec import RunSpec
 from tests.conftest import write_rows
 
-Prepare = Callable[..., prepare.Prepared]
+Prepare = Callable[..., prepare.PreparedData]
 
 
 def pairs(count: int, first: int, answer: str = "w90") -> list[dict[str, str]]:
@@ -28,7 +28,7 @@ def pairs(count: int, first: int, answer: str = "w90") -> list[dict[str, str]]:
 def ready(words: Any, tmp_path: Path) -> Prepare:
     """Prepare rows of one's own with the settings given; lists of rows become files."""
 
-    def make(rows: Any, **data: Any) -> prepare.Prepared:
+    def make(rows: Any, **data: Any) -> prepare.PreparedData:
         data["dataset"] = rows
         for key, value in data.items():
             if isinstance(value, list):
@@ -41,7 +41,7 @@ def ready(words: Any, tmp_path: Path) -> Prepare:
     return make
 
 
-def texts(words: Any, rows: Sequence[Row]) -> list[str]:
+def texts(words: Any, rows: Sequence[TokenSequence]) -> list[str]:
     return [words.decode(row.ids) for row in rows]
 
 
@@ -92,7 +92,7 @@ def test_general_rows_follow_the_runs_terms_of_loss_and_length_only(
     for row in mixed:
         text = words.decode(row.ids)
         assert "w80" not in text and row.tokens == 12
-        learned = words.decode([label for label in row.labels if label != IGNORED])
+        learned = words.decode([label for label in row.labels if label != IGNORE_INDEX])
         assert set(learned.split()) == {"w91"}, "only what the assistant says counts"
     assert all("w80" in words.decode(row.ids) for row in rows if row not in mixed)
 
@@ -228,7 +228,7 @@ def test_a_text_that_goes_on_begins_once_and_ends_once(
     expected = [2 + n for n in range(60)] + [0]
     assert ids == ([1, *expected] if begins else expected)
     assert {row.tokens for row in list(made.train)[:-1]} == {16}
-    assert all(row.labels == [IGNORED, *row.ids[1:]] for row in made.train)
+    assert all(row.labels == [IGNORE_INDEX, *row.ids[1:]] for row in made.train)
     assert len(list(token_cache.folder().iterdir())) == 1
 
 

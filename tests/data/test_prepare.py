@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from lab import paths
+from lab.atomic_files import read_object
 from lab.data import batches, catalog, duplicates, hub, prepare, token_cache, token_view
-from lab.data.example_reader import Reading, Rows
-from lab.data.chat_template import IGNORED
+from lab.data.chat_template import IGNORE_INDEX
+from lab.data.example_reader import ExampleReader, ReadOptions
 from lab.errors import LabError
 from lab.evals import forgetting
-from lab.atomic_files import read_object
 from lab.spec import RunSpec
 from tests.conftest import write_rows
 
@@ -60,17 +60,17 @@ def write(path: Path, rows: list[dict[str, str]]) -> Path:
 def test_every_format_gives_the_same_examples(tmp_path: Path, suffix: str, packed: str) -> None:
     rows = [{**row, "completion": f'{row["completion"]},\n"quoted"\té'} for row in PAIRS]
     path = write(tmp_path / f"rows.{suffix}{packed}", rows)
-    found = [one.messages for one in Rows(path)]
-    plain = [one.messages for one in Rows(write(tmp_path / "plain.jsonl", rows))]
+    found = [one.messages for one in ExampleReader(path)]
+    plain = [one.messages for one in ExampleReader(write(tmp_path / "plain.jsonl", rows))]
     assert found == plain and len(found) == 40
-    assert len(list(Rows(path, Reading(limit=7)))) == 7
+    assert len(list(ExampleReader(path, ReadOptions(limit=7)))) == 7
 
 
 def test_plain_text_is_cut_at_blank_lines_and_joined_again(tmp_path: Path, tokenizer: Any) -> None:
     text = "".join(f"Paragraph {n} goes on for a while.\n" * 40 + "\n" for n in range(12))
     path = tmp_path / "book.txt.gz"
     path.write_bytes(gzip.compress(text.encode()))
-    found = list(Rows(path))
+    found = list(ExampleReader(path))
     assert "".join(one.text for one in found) == text and len(found) > 3
     spec = spec_of(path, eval_fraction=0.0)
     made = prepare.prepare(spec, tokenizer).train
@@ -155,7 +155,7 @@ def test_rows_longer_than_the_window_and_without_a_loss_token(
     left = prepare.prepare(spec_of(path, truncation="left"), tokenizer)
     assert (left.figures["truncated"], left.figures["dropped"]) == (1, 0)
     (one,) = [row for row in [*left.train, *left.held_out] if row.tokens == 64]
-    learned = [label for label in one.labels if label != IGNORED]
+    learned = [label for label in one.labels if label != IGNORE_INDEX]
     assert tokenizer.decode(learned) == "yes<|im_end|>"
 
 
@@ -177,11 +177,15 @@ def test_general_text_is_mixed_in_by_its_share(tmp_path: Path, tokenizer: Any) -
 def test_columns_slots_and_nested_values(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     write_rows(path, [{"ask": "who?", "say": [{"text": "I am {{name}}"}]}])
-    reading = Reading(columns={"prompt": "ask", "completion": "say.0.text"}, slots={"name": "Wren"})
-    (one,) = Rows(path, reading)
+    reading = ReadOptions(
+        columns={"prompt": "ask", "completion": "say.0.text"}, slots={"name": "Wren"}
+    )
+    (one,) = ExampleReader(path, reading)
     assert [turn["content"] for turn in one.messages] == ["who?", "I am Wren"]
     with pytest.raises(LabError, match=r"row 1: has no 'say\.1\.text'"):
-        list(Rows(path, Reading(columns={"prompt": "ask", "completion": "say.1.text"})))
+        list(
+            ExampleReader(path, ReadOptions(columns={"prompt": "ask", "completion": "say.1.text"}))
+        )
 
 
 def test_a_set_with_its_own_held_out_part(tokenizer: Any) -> None:
@@ -209,15 +213,17 @@ def test_an_objective_that_does_not_fit(
 def test_buckets_hold_every_row_once_and_waste_less(tokenizer: Any) -> None:
     rows = prepare.prepare(spec_of("builtin:everyday-instructions"), tokenizer).train
 
-    def padding(stream: batches.Stream) -> int:
+    def padding(stream: batches.TrainingOrder) -> int:
         sizes = [stream[place].tokens for place in range(len(rows))]
         groups = [sizes[start : start + 4] for start in range(0, len(sizes), 4)]
         return sum(max(group) * len(group) - sum(group) for group in groups)
 
-    plain, bucketed = batches.Stream(rows, 0), batches.Stream(rows, 0, bucket=4)
+    plain, bucketed = batches.TrainingOrder(rows, 0), batches.TrainingOrder(rows, 0, bucket=4)
     order = [bucketed[place].sources for place in range(len(rows))]
     assert sorted(order) == sorted(row.sources for row in rows)
-    assert order == [batches.Stream(rows, 0, bucket=4)[place].sources for place in range(len(rows))]
+    assert order == [
+        batches.TrainingOrder(rows, 0, bucket=4)[place].sources for place in range(len(rows))
+    ]
     assert order != [bucketed[place].sources for place in range(len(rows), 2 * len(rows))]
     assert padding(bucketed) < 0.5 * padding(plain)
 
@@ -225,17 +231,17 @@ def test_buckets_hold_every_row_once_and_waste_less(tokenizer: Any) -> None:
 def test_twins_and_leaks_are_found() -> None:
     long = "The harbour clock of the town told the water and not the time of day. " * 4
     texts = ["one two three", long, long.upper(), long + "Almost.", "something else entirely"]
-    twins = duplicates.find(texts)
+    twins = duplicates.find_duplicates(texts)
     assert [pair[:2] for pair in twins.exact] == [(1, 2)]
     assert [pair[:2] for pair in twins.near] == [(1, 3)]
-    assert [pair[:2] for pair in twins.across({3})] == [(1, 3)]
-    assert duplicates.find([]).exact == [] == duplicates.find(["a"]).near
+    assert [pair[:2] for pair in twins.across_split({3})] == [(1, 3)]
+    assert duplicates.find_duplicates([]).exact == [] == duplicates.find_duplicates(["a"]).near
 
 
 def test_tokens_spell_their_text_whole(tokenizer: Any) -> None:
     text = "é 👩‍👩‍👧 <b>&amp;</b> שלום"
     ids = tokenizer(text)["input_ids"]
-    shown = token_view.pieces(tokenizer, ids, [IGNORED, *ids[1:]])
+    shown = token_view.pieces(tokenizer, ids, [IGNORE_INDEX, *ids[1:]])
     assert "".join(piece["text"] for piece in shown) == text
     assert [piece["counted"] for piece in shown] == [False] + [True] * (len(ids) - 1)
 

@@ -7,29 +7,29 @@ from typing import Any
 
 import pytest
 
-from lab.data.example_reader import KEPT, SHOWN, Reading, Rows
+from lab.data.example_reader import KEPT, SHOWN, ExampleReader, ReadOptions
 from lab.errors import LabError
 from tests.conftest import write_rows
 
 
-def rows_of(path: Path, rows: list[Any], **reading: Any) -> Rows:
+def rows_of(path: Path, rows: list[Any], **reading: Any) -> ExampleReader:
     write_rows(path / "a.jsonl", rows)
-    return Rows(path / "a.jsonl", Reading(**reading))
+    return ExampleReader(path / "a.jsonl", ReadOptions(**reading))
 
 
 def test_a_limit_counts_rows_that_can_be_used(tmp_path: Path) -> None:
     rows = [{"text": "a"}, {"text": ""}, {"text": "b"}, {"text": "c"}, {"text": ""}]
     made = rows_of(tmp_path, rows, limit=2, bad_rows="skip")
-    assert [one.row for one in made] == [1, 3] and made.bad == 1
+    assert [one.row for one in made] == [1, 3] and made.num_invalid == 1
 
 
 def test_every_bad_row_is_counted_and_the_first_are_kept(tmp_path: Path) -> None:
     rows = [{"text": "a"}, *[{"text": ""}] * (KEPT + 30)]
     made = rows_of(tmp_path, rows, bad_rows="skip")
     assert len(list(made)) == 1
-    assert made.bad == KEPT + 30 and len(made.reasons) == KEPT
-    assert made.told().endswith(f"; and {KEPT + 30 - SHOWN} more")
-    assert made.told().count("row ") == SHOWN
+    assert made.num_invalid == KEPT + 30 and len(made.reasons) == KEPT
+    assert made.invalid_summary().endswith(f"; and {KEPT + 30 - SHOWN} more")
+    assert made.invalid_summary().count("row ") == SHOWN
 
 
 def test_a_file_of_bad_rows_only_is_refused_even_where_they_are_skipped(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_a_row_that_its_template_refuses_is_no_longer_a_good_one(tmp_path: Path)
     with pytest.raises(LabError, match=r"2 of 2 rows .* row 1: refused; row 2: refused"):
         for one in made:
             made.reject(one.row, "refused")
-    assert (made.good, made.bad) == (0, 2)
+    assert (made.num_valid, made.num_invalid) == (0, 2)
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
+from lab.data.formats import ReadOptions, columns_of, detect, example
 from lab.data.readers import BadRow
-from lab.data.formats import Reading, columns_of, detect, example
 
 
 def turns(value: Any, **reading: Any) -> list[tuple[str, str]]:
-    found = example(1, value, Reading(**reading))
+    found = example(1, value, ReadOptions(**reading))
     return [(turn["role"], turn["content"]) for turn in found.messages]
 
 
@@ -123,13 +123,13 @@ def test_slots_are_filled_in_every_turn_and_column() -> None:
     ]
     for row in rows:
         assert [content for _, content in turns(row, slots=slots)] == [filled] * 3
-    assert example(1, {"text": text}, Reading(slots=slots)).text == filled
+    assert example(1, {"text": text}, ReadOptions(slots=slots)).text == filled
 
 
 def test_a_text_knows_whether_it_goes_on() -> None:
-    assert example(1, {"text": "x", "goes_on": True}, Reading()).goes_on
-    assert not example(1, {"text": "x"}, Reading()).goes_on
-    assert not example(1, "x", Reading()).goes_on
+    assert example(1, {"text": "x", "goes_on": True}, ReadOptions()).goes_on
+    assert not example(1, {"text": "x"}, ReadOptions()).goes_on
+    assert not example(1, "x", ReadOptions()).goes_on
 
 
 def test_columns_decide_the_shape_and_reach_into_values() -> None:

@@ -10,19 +10,25 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lab.data import token_cache
-from lab.data.chat_template import IGNORED, Tokens
 from lab.atomic_files import read_object
+from lab.data import token_cache
+from lab.data.chat_template import IGNORE_INDEX, TokenizedExample
 
+META: dict[str, Any] = {"examples": 2, "bad": 0, "told": "", "has_chats": True, "first": {}}
 SEQUENCES = [
-    (0, Tokens([5, 70_000, 4_000_000_000], [IGNORED, 70_000, IGNORED], source=1)),
-    (0, Tokens([9], [IGNORED], source=1, cut=True)),
-    (1, Tokens([3, 4], [IGNORED, 4], source=7)),
+    (
+        0,
+        TokenizedExample(
+            [5, 70_000, 4_000_000_000], [IGNORE_INDEX, 70_000, IGNORE_INDEX], record_number=1
+        ),
+    ),
+    (0, TokenizedExample([9], [IGNORE_INDEX], record_number=1, truncated=True)),
+    (1, TokenizedExample([3, 4], [IGNORE_INDEX, 4], record_number=7)),
 ]
 
 
 def test_what_was_stored_comes_back() -> None:
-    made = token_cache.write("k", iter(SEQUENCES), {"examples": 2})
+    made = token_cache.write("k", iter(SEQUENCES), META)
     again = token_cache.find("k")
     assert again is not None
     for found in (made, again):
@@ -31,11 +37,11 @@ def test_what_was_stored_comes_back() -> None:
         assert found.lengths.tolist() == [3, 1, 2] and found.learned.tolist() == [1, 0, 1]
         assert found.examples.tolist() == [0, 0, 1] and found.rows.tolist() == [1, 1, 7]
         assert found.cut.tolist() == [False, True, False]
-        assert found.meta == {"examples": 2}
+        assert found.meta == META
 
 
 def test_nothing_to_store_is_stored_too() -> None:
-    assert len(token_cache.write("none", iter([]), {})) == 0
+    assert len(token_cache.write("none", iter([]), META)) == 0
     found = token_cache.find("none")
     assert found is not None and list(found) == [] and found.lengths.tolist() == []
 
@@ -50,7 +56,7 @@ def test_a_set_is_there_when_its_meta_is(lab_home: Path) -> None:
 def test_meta_may_be_filled_while_the_rows_come() -> None:
     meta: dict[str, Any] = {}
 
-    def rows() -> Iterator[tuple[int, Tokens]]:
+    def rows() -> Iterator[tuple[int, TokenizedExample]]:
         yield SEQUENCES[0]
         meta["examples"] = 41
 
@@ -61,19 +67,19 @@ def test_meta_may_be_filled_while_the_rows_come() -> None:
 def test_the_faster_of_two_runs_wins_and_the_other_takes_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def slow() -> Iterator[tuple[int, Tokens]]:
+    def slow() -> Iterator[tuple[int, TokenizedExample]]:
         yield SEQUENCES[0]
         with monkeypatch.context() as patch:
             patch.setattr(token_cache.os, "getpid", lambda: 1)
-            token_cache.write("k", iter(SEQUENCES), {"by": "the other"})
+            token_cache.write("k", iter(SEQUENCES), META | {"by": "the other"})
 
-    found = token_cache.write("k", slow(), {"by": "this"})
-    assert found.meta == {"by": "the other"} and len(found) == 3
+    found = token_cache.write("k", slow(), META | {"by": "this"})
+    assert found.meta["by"] == "the other" and len(found) == 3
     assert [one.name for one in token_cache.folder().iterdir()] == ["k"]
 
 
 def test_a_failure_leaves_nothing() -> None:
-    def broken() -> Iterator[tuple[int, Tokens]]:
+    def broken() -> Iterator[tuple[int, TokenizedExample]]:
         yield SEQUENCES[0]
         raise RuntimeError("no more")
 
@@ -84,7 +90,7 @@ def test_a_failure_leaves_nothing() -> None:
 
 def test_use_is_noted() -> None:
     """What has not been of use for long may be deleted first."""
-    token_cache.write("k", iter(SEQUENCES), {})
+    token_cache.write("k", iter(SEQUENCES), META)
     meta = token_cache.folder() / "k" / "meta.json"
     os.utime(meta, (1_000_000, 1_000_000))
     token_cache.find("k")

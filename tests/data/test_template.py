@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from lab.data import chat_template
+from lab.data.chat_template import IGNORE_INDEX, TokenizedExample
 from lab.data.example_reader import Example
-from lab.data.chat_template import IGNORED, Tokens
 from lab.errors import LabError
 
 CHAT = Example(
@@ -22,11 +22,13 @@ CHAT = Example(
 )
 
 
-def learned(tokenizer: Any, tokens: Tokens) -> str:
-    return str(tokenizer.decode([label for label in tokens.labels if label != IGNORED]))
+def learned(tokenizer: Any, tokens: TokenizedExample) -> str:
+    return str(tokenizer.decode([label for label in tokens.labels if label != IGNORE_INDEX]))
 
 
-def rows(tokenizer: Any, loss_on: str, *, system: str = "Be kind.", length: int = 512) -> Tokens:
+def rows(
+    tokenizer: Any, loss_on: str, *, system: str = "Be kind.", length: int = 512
+) -> TokenizedExample:
     (tokens,) = chat_template.tokenize(CHAT, tokenizer, system, loss_on, length)
     return tokens
 
@@ -44,7 +46,7 @@ def test_smollm2_assistant_turns(tokenizer: Any) -> None:
 def test_completion_counts_the_last_turn_and_all_counts_everything(tokenizer: Any) -> None:
     assert learned(tokenizer, rows(tokenizer, "completion")) == "Bye<|im_end|>"
     everything = rows(tokenizer, "all")
-    assert everything.labels == [IGNORED, *everything.ids[1:]]
+    assert everything.labels == [IGNORE_INDEX, *everything.ids[1:]]
 
 
 def test_without_a_system_prompt_the_template_injects_its_own(tokenizer: Any) -> None:
@@ -58,7 +60,7 @@ def test_a_system_turn_of_the_row_wins(tokenizer: Any) -> None:
 
 def test_cutting_can_leave_nothing_to_learn(tokenizer: Any) -> None:
     tokens = rows(tokenizer, "assistant", length=12)
-    assert len(tokens.ids) == 12 and tokens.counted == 0
+    assert len(tokens.ids) == 12 and tokens.num_loss_tokens == 0
 
 
 def test_text_is_cut_into_pieces_that_end_once(tokenizer: Any) -> None:
@@ -66,7 +68,7 @@ def test_text_is_cut_into_pieces_that_end_once(tokenizer: Any) -> None:
     ids = [token for piece in pieces for token in piece.ids]
     assert ids.count(tokenizer.eos_token_id) == 1 and ids[-1] == tokenizer.eos_token_id
     assert max(len(piece.ids) for piece in pieces) == 32
-    assert all(piece.labels[0] == IGNORED for piece in pieces)
+    assert all(piece.labels[0] == IGNORE_INDEX for piece in pieces)
 
 
 def test_a_base_model_gets_the_plain_template_with_its_end_token(tokenizer: Any) -> None:
@@ -106,7 +108,7 @@ def test_the_left_side_can_be_cut(tokenizer: Any) -> None:
     (whole,) = chat_template.tokenize(CHAT, tokenizer, "", "assistant", 512)
     (tokens,) = chat_template.tokenize(CHAT, tokenizer, "", "assistant", 12, "left")
     assert tokens.ids == whole.ids[-12:] and tokens.labels[1:] == whole.labels[-11:]
-    assert tokens.labels[0] == IGNORED and tokens.cut and not whole.cut
+    assert tokens.labels[0] == IGNORE_INDEX and tokens.truncated and not whole.truncated
 
 
 @pytest.mark.parametrize(
@@ -123,7 +125,7 @@ def test_templates_for_a_base_model(tokenizer: Any, name: str, begin: str, end: 
 
     base = copy.deepcopy(tokenizer)
     base.chat_template, base.eos_token = None, "<|endoftext|>"
-    assert chat_template.choose(base, name)
+    assert chat_template.set_chat_template(base, name)
     (tokens,) = chat_template.tokenize(CHAT, base, "Be kind.", "assistant", 512)
     assert str(base.decode(tokens.ids)).startswith(begin)
     assert learned(base, tokens) == f"Hello you{end}Bye{end}"
@@ -139,7 +141,7 @@ def test_chatml_without_its_tokens_ends_with_the_end_that_the_model_knows() -> N
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     base = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<eos>", pad_token="<eos>")
-    chat_template.choose(base, "chatml")
+    chat_template.set_chat_template(base, "chatml")
     (tokens,) = chat_template.tokenize(CHAT, base, "", "assistant", 512)
     assert learned(base, tokens) == "Hello you<eos>Bye<eos>" and base.eos_token == "<eos>"
 
@@ -149,7 +151,7 @@ def words_of(words: Any, example: Example, loss_on: str = "assistant", **more: A
     (tokens,) = chat_template.tokenize(example, words, "", loss_on, 64, **more)
     shown = words.convert_ids_to_tokens(tokens.ids)
     pairs = zip(shown, tokens.labels, strict=True)
-    return " ".join(word if label != IGNORED else "." for word, label in pairs)
+    return " ".join(word if label != IGNORE_INDEX else "." for word, label in pairs)
 
 
 TALK = Example(
@@ -196,10 +198,12 @@ def test_each_side_of_a_cut(words: Any) -> None:
     ):
         (one,) = chat_template.tokenize(TALK, words, "", "assistant", length)
         (other,) = chat_template.tokenize(TALK, words, "", "assistant", length, "left")
-        assert (one.cut, other.cut) == (right, left), f"fourteen tokens, {length} allowed"
-        assert len(one.ids) == len(other.ids) == length and one.source == 3
+        assert (one.truncated, other.truncated) == (right, left), (
+            f"fourteen tokens, {length} allowed"
+        )
+        assert len(one.ids) == len(other.ids) == length and one.record_number == 3
     (cut,) = chat_template.tokenize(TALK, words, "", "assistant", 3, "left")
-    assert cut.labels == [IGNORED, *cut.ids[1:]], "the first token of a row is never predicted"
+    assert cut.labels == [IGNORE_INDEX, *cut.ids[1:]], "the first token of a row is never predicted"
 
 
 def test_tokens_of_its_own_are_written_by_the_template_only(words: Any) -> None:
@@ -232,10 +236,13 @@ def test_the_fingerprint_sees_each_part(words: Any, change: tuple[str, str]) -> 
 
 def test_a_tokenizer_keeps_its_own_template_unless_another_is_chosen(words: Any) -> None:
     own = words.chat_template
-    assert not chat_template.choose(words) and words.chat_template == own
-    assert chat_template.choose(words, "zephyr") and words.chat_template == chat_template.ZEPHYR_TEMPLATE
+    assert not chat_template.set_chat_template(words) and words.chat_template == own
+    assert (
+        chat_template.set_chat_template(words, "zephyr")
+        and words.chat_template == chat_template.ZEPHYR_TEMPLATE
+    )
     words.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
-    assert chat_template.choose(words, "chatml")
+    assert chat_template.set_chat_template(words, "chatml")
     assert words.eos_token == "<|im_end|>", "what the template ends with ends a generation"
 
 

@@ -7,15 +7,19 @@ from typing import Any
 
 import pytest
 
-from lab.data import format_detection, token_view
-from lab.data.batches import Row, Stream, packed_rows, single_rows
-from lab.data.chat_template import IGNORED, Tokens
 from lab.atomic_files import read_object
+from lab.data import format_detection, token_view
+from lab.data.batches import TokenSequence, TrainingOrder, packed_rows, single_rows
+from lab.data.chat_template import IGNORE_INDEX, TokenizedExample
 from lab.paths import RunDir
 from tests.conftest import write_rows
 
 TOKENS = [
-    Tokens([10 + n, 20 + n, 30 + n][: 2 + n % 2], [IGNORED, 20 + n, 30 + n][: 2 + n % 2], source=n)
+    TokenizedExample(
+        [10 + n, 20 + n, 30 + n][: 2 + n % 2],
+        [IGNORE_INDEX, 20 + n, 30 + n][: 2 + n % 2],
+        record_number=n,
+    )
     for n in range(12)
 ]
 
@@ -26,7 +30,7 @@ def run(tmp_path: Path) -> RunDir:
 
 
 def test_the_first_batch_is_the_first_of_the_stream(run: RunDir, words: Any) -> None:
-    stream = Stream(single_rows(TOKENS), seed=3)
+    stream = TrainingOrder(single_rows(TOKENS), seed=3)
     token_view.keep_first_batch(run, stream, 3, words)
     kept = read_object(run.first_batch) or {}
     assert kept["batch_size"] == 3 and len(kept["rows"]) == 3
@@ -34,18 +38,18 @@ def test_the_first_batch_is_the_first_of_the_stream(run: RunDir, words: Any) -> 
         row = stream[place]
         assert [token["id"] for token in shown["tokens"]] == row.ids
         assert [token["text"] for token in shown["tokens"]] == [f"w{one - 2}" for one in row.ids]
-        counted = [label != IGNORED for label in row.labels]
+        counted = [label != IGNORE_INDEX for label in row.labels]
         assert [token["counted"] for token in shown["tokens"]] == counted
         assert (shown["length"], shown["counted"]) == (len(row.ids), sum(counted))
         assert (shown["lengths"], shown["sources"]) == ([len(row.ids)], list(row.sources))
 
 
 def test_eight_rows_are_kept_at_most_and_only_once(run: RunDir, words: Any) -> None:
-    token_view.keep_first_batch(run, Stream(single_rows(TOKENS), 0), 12, words)
+    token_view.keep_first_batch(run, TrainingOrder(single_rows(TOKENS), 0), 12, words)
     kept = run.first_batch.read_bytes()
     found = read_object(run.first_batch) or {}
     assert found["batch_size"] == 12 and len(found["rows"]) == 8
-    token_view.keep_first_batch(run, Stream(single_rows(TOKENS), 1), 12, words)
+    token_view.keep_first_batch(run, TrainingOrder(single_rows(TOKENS), 1), 12, words)
     assert run.first_batch.read_bytes() == kept, "a resumed run began with it, too"
 
 
@@ -60,7 +64,9 @@ def test_a_packed_row_says_what_is_packed_in_it(words: Any) -> None:
 
 def test_of_a_long_row_the_beginning_is_kept(words: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(token_view, "LONGEST", 2)
-    shown = token_view.row(words, Row([5, 6, 7], [IGNORED, IGNORED, 7], (3,), (1,)))
+    shown = token_view.row(
+        words, TokenSequence([5, 6, 7], [IGNORE_INDEX, IGNORE_INDEX, 7], (3,), (1,))
+    )
     assert [token["id"] for token in shown["tokens"]] == [5, 6]
     assert (shown["length"], shown["counted"]) == (3, 1), "of the whole row"
 

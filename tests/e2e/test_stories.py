@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from lab.paths import all_runs
-from lab.runs import record_reader, launch
+from lab.runs import launch, record_reader
 from lab.runs.status import status
 from tests.e2e.conftest import Server, fill, settled, widget
 

@@ -15,12 +15,12 @@ import torch
 
 from lab.evals import forgetting
 from lab.evals.forgetting import Likelihood
-from lab.models.catalog import Source
+from lab.models.catalog import ModelSource
 from tests.conftest import write_rows
 
 
-def source_of(folder: Path) -> Source:
-    return Source("a base", str(folder), local_only=True)
+def source_of(folder: Path) -> ModelSource:
+    return ModelSource("a base", str(folder), local_only=True)
 
 
 class Speaker:
@@ -74,7 +74,7 @@ def test_each_base_and_template_has_answers_of_its_own(
             sampled.append(word)
             return Speaker(tokenizer, word)
 
-        return said_by(forgetting.answers(source_of(folder), speaker, base))
+        return said_by(forgetting.base_answers_file(source_of(folder), speaker, base))
 
     assert ask(first, "one") == {"one"}
     assert ask(second, "two") == {"two"}, "Another base's answers are not taken as this one's."
@@ -93,7 +93,7 @@ def test_prompts_of_all_lengths_end_where_the_answer_begins(
     from lab.data import chat_template
 
     base = Speaker(tokenizer, "yes")
-    forgetting.answers(source_of(tiny_model), tokenizer, lambda: base)
+    forgetting.base_answers_file(source_of(tiny_model), tokenizer, lambda: base)
     (asked,) = base.asked
     assert asked["do_sample"] and asked["temperature"] == 1.0, "Draws from the base's own."
     assert asked["top_p"] == 1.0 and not asked["top_k"], "From the whole vocabulary."
@@ -101,7 +101,9 @@ def test_prompts_of_all_lengths_end_where_the_answer_begins(
     for prompt, ids, mask in zip(
         few_prompts, asked["input_ids"], asked["attention_mask"], strict=True
     ):
-        text = chat_template.render(tokenizer, [{"role": "user", "content": prompt}], to_answer=True)
+        text = chat_template.render(
+            tokenizer, [{"role": "user", "content": prompt}], to_answer=True
+        )
         own = tokenizer(text, add_special_tokens=False)["input_ids"]
         assert ids[-len(own) :].tolist() == own, f"'{prompt}' stands at the end of its row."
         assert mask.tolist() == [0] * (len(ids) - len(own)) + [1] * len(own)
@@ -111,7 +113,7 @@ def test_answers_of_nothing_are_left_out(
     tokenizer: Any, tiny_model: Path, few_prompts: list[str]
 ) -> None:
     base = Speaker(tokenizer, "  ")
-    file = forgetting.answers(source_of(tiny_model), tokenizer, lambda: base)
+    file = forgetting.base_answers_file(source_of(tiny_model), tokenizer, lambda: base)
     assert file.read_text() == ""
 
 
@@ -185,7 +187,7 @@ def test_likelihoods_are_those_of_the_answers_tokens(
     found = forgetting.likelihood(model, tokenizer, file)
     assert model.training, "The model is put back into its mode."
     assert torch.allclose(found.own, expected, atol=1e-5)
-    assert found.top.shape == found.top_ids.shape == (len(expected), forgetting.TOP)
+    assert found.top.shape == found.top_ids.shape == (len(expected), forgetting.TOP_K)
     assert (found.top[:, :-1] >= found.top[:, 1:]).all(), "The likeliest first."
     with torch.no_grad():
         for layer in model.model.layers:

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
+from lab.atomic_files import read_object, write_json
 from lab.chat import generate
 from lab.errors import LabError
 from lab.evals.held_out import evaluate
-from lab.atomic_files import read_object, write_json
 from lab.paths import RunDir
 from tests.conftest import write_rows
 
 
-def named(run: RunDir) -> list[generate.Named]:
+def named(run: RunDir) -> list[generate.ModelRef]:
     return [generate.parse(f"run:{run.id}")]
 
 

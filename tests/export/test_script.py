@@ -13,7 +13,7 @@ from lab.data import prepare
 from lab.errors import LabError
 from lab.export.script import script
 from lab.models import weights
-from lab.models.catalog import Source
+from lab.models.catalog import ModelSource
 from lab.spec import RunSpec
 from tests.conftest import write_rows
 
@@ -79,7 +79,7 @@ def test_its_tokens_and_their_mask_are_the_labs(
     made = run_script(spec_of(data={"loss_on": loss_on}), system)["rows"]
     value = spec_of(data={"loss_on": loss_on, "dataset": str(rows), "packing": "off"})
     value["data"]["system_prompt"] = system
-    tokenizer = weights.load_tokenizer(Source("tiny", str(tiny_model), local_only=True))
+    tokenizer = weights.load_tokenizer(ModelSource("tiny", str(tiny_model), local_only=True))
     ours = prepare.prepare(RunSpec.from_json(value), tokenizer).train
     expected = {
         tuple(one.ids[0] if one.ids and isinstance(one.ids[0], list) else one.ids): tuple(
@@ -101,13 +101,13 @@ def test_its_tokens_and_their_mask_are_the_labs(
 def lab_rows(value: dict[str, Any], tokenizer: Any) -> list[Any]:
     """The lab's own tokens and labels of each row that it learns from."""
     from lab.data import chat_template
-    from lab.data.example_reader import Reading, Rows
+    from lab.data.example_reader import ExampleReader, ReadOptions
 
     data = value["data"]
-    chat_template.choose(tokenizer, "auto")
+    chat_template.set_chat_template(tokenizer, "auto")
     return [
         piece
-        for example in Rows(Path(data["dataset"]), Reading())
+        for example in ExampleReader(Path(data["dataset"]), ReadOptions())
         for piece in chat_template.tokenize(
             example, tokenizer, data["system_prompt"], data["loss_on"], data["max_length"], "right"
         )

@@ -10,8 +10,8 @@ import pytest
 
 from lab.memory import gpu_table, rules_of_thumb
 from lab.planner import memory_check
-from lab.planner.validate import check
 from lab.planner.estimate import estimate, plan
+from lab.planner.validate import check
 
 LLAMA: dict[str, Any] = {
     "model": "config:Llama-3.2-1B",
@@ -81,7 +81,9 @@ def with_train(value: dict[str, Any], way: str, **settings: Any) -> dict[str, An
 def test_rules_of_thumb() -> None:
     """Claims as they are printed: B1's GiB for 7B, C3's table, B10 and C24 by their words."""
     full = rules_of_thumb.rules(7 * 10**9, "full")
-    assert full["B1-adamw-bf16"] / rules_of_thumb.GIB == pytest.approx(91.3, abs=0.1)  # printed: 91.5
+    assert full["B1-adamw-bf16"] / rules_of_thumb.GIB == pytest.approx(
+        91.3, abs=0.1
+    )  # printed: 91.5
     assert full["C3"] == 98e9 and full["C2"] == full["A2"] == 98e9
     assert rules_of_thumb.rules(70 * 10**9, "qlora")["C3-qlora"] == 80e9
     assert rules_of_thumb.rules(13 * 10**9, "lora")["B10-lora"] == 28e9

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from lab import methods
-from lab.planner.validate import check
 from lab.planner.estimate import estimate
+from lab.planner.validate import check
 
 Make = Callable[..., dict[str, Any]]
 CLOSED = {"shadow": False}

@@ -17,9 +17,9 @@ from lab.memory.runtime_estimate import Device, course
 from lab.models import catalog, weights
 from lab.paths import RunDir
 from lab.planner import compile_choice
-from lab.planner.validate import check, resolve
-from lab.planner.target_device import Target
 from lab.planner.estimate import estimate, plan
+from lab.planner.target_device import Target
+from lab.planner.validate import check, resolve
 from lab.runs import record_reader
 from lab.runs.status import status
 from lab.spec import RunSpec
@@ -50,10 +50,14 @@ def test_a_runs_course_follows_its_data_and_budget() -> None:
     assert full is not None and full.tokens == 5 * 4 * 1024, "without data, full rows"
 
 
-def predicted(spec: RunSpec, device: Device = H100, facts: dict[str, Any] = FACTS) -> runtime_estimate.Pace:
-    config = weights.load_config(catalog.resolve_structure(spec.model))
+def predicted(
+    spec: RunSpec, device: Device = H100, facts: dict[str, Any] = FACTS
+) -> runtime_estimate.Pace:
+    config = weights.load_config(catalog.resolve_config(spec.model))
     sized = memory.measure(config, spec, methods.get(spec.method["name"]))
-    found = runtime_estimate.pace(spec, sized.costs[spec.train.loss], sized.sizes, device, facts, sized.bits)
+    found = runtime_estimate.pace(
+        spec, sized.costs[spec.train.loss], sized.sizes, device, facts, sized.bits
+    )
     assert found is not None
     return found
 
@@ -92,7 +96,7 @@ def test_layers_are_compiled_where_the_run_is_long_enough(
 ) -> None:
     def chosen(device: Device = H100, asked: str = "auto", **changes: Any) -> tuple[str, str]:
         spec = spec_of(data={"packing": "on", "max_length": 1024}, train=changes)
-        config = weights.load_config(catalog.resolve_structure(spec.model))
+        config = weights.load_config(catalog.resolve_config(spec.model))
         sized = memory.measure(config, spec, methods.get("lora"))
         return compile_choice.choose(
             replace(spec, train=replace(spec.train, compile=asked)),
@@ -169,7 +173,7 @@ def test_an_estimate_says_speed_and_energy() -> None:
 def test_a_slow_device_makes_no_tie_of_what_differs() -> None:
     value = {"model": "config:SmolLM2-135M", "method": "lora", "data": {"max_length": 64}}
     value["train"] = {"batch_size": 1, "accumulation": 4, "precision": "float32"}
-    config = weights.load_config(catalog.resolve_structure("config:SmolLM2-135M"))
+    config = weights.load_config(catalog.resolve_config("config:SmolLM2-135M"))
     slow = Device(16 * 10**9, 1e9, on_gpu=False)
     best = planning.choose(config, resolve(RunSpec.from_json(value)), methods.get("lora"), slow)[0]
     assert best.tokens_per_s < 1 and best.batch_size == 4, "fewer passes cost less beside the work"
@@ -252,6 +256,9 @@ def test_what_this_machine_reaches_is_the_median_of_its_longer_runs() -> None:
     runs = [run(2e12), run(3e12), run(9e12), run(1e15, seconds=5.0)]
     share, is_measured = runtime_estimate.reached(runs, 1e13)
     assert is_measured and share == pytest.approx(0.3), "Five seconds say nothing; 3 is the middle."
-    assert runtime_estimate.reached([run(1e12, seconds=9.0)], 1e13) == (runtime_estimate.REACHED, False)
+    assert runtime_estimate.reached([run(1e12, seconds=9.0)], 1e13) == (
+        runtime_estimate.REACHED,
+        False,
+    )
     damaged = [({"seconds": 50.0}, {}), ({"seconds": 50.0, "flops": 0}, {})]
     assert runtime_estimate.reached(damaged, 1e13) == (runtime_estimate.REACHED, False)

@@ -20,7 +20,7 @@ def built(name: str) -> tuple[Any, Any]:
     value = {"model": "config:SmolLM2-135M", "method": name, "train": {"precision": "bfloat16"}}
     value["train"] |= {"adapter_precision": "bfloat16", "activation_checkpointing": "off"}
     spec = RunSpec.from_json(value)
-    config = with_layers(weights.load_config(catalog.resolve_structure(spec.model)), range(2))
+    config = with_layers(weights.load_config(catalog.resolve_config(spec.model)), range(2))
     model, quantised, _ = build(config, spec, methods.get(name))
     return model, quantised
 
@@ -31,7 +31,7 @@ def test_a_quantised_base_is_made_in_its_bits_and_trains(name: str) -> None:
     predicted = sum(stored_bytes(weight, quantised) for weight in model.parameters())
     with torch.no_grad():
         materialise(model, "cpu", random=True)
-    weights.keep_layout(model)
+    weights.disable_cpu_repacking(model)
     kept = 0
     for weight in model.parameters():
         kept += weight.numel() * weight.element_size()

@@ -64,8 +64,8 @@ def spec_of(
 def test_counts_of_all_shipped_configs() -> None:
     assert len(shipped_configs.shipped()) == 24
     for one in shipped_configs.shipped():
-        config = weights.load_config(catalog.resolve_structure(one.id))
-        model = weights.empty_model(config)
+        config = weights.load_config(catalog.resolve_config(one.id))
+        model = weights.meta_model(config)
         assert sum(weight.numel() for weight in model.parameters()) == one.parameters, one.id
 
 
@@ -96,7 +96,7 @@ def test_layer_extension_says_what_the_full_trace_says(
     spec = (
         resolved(value, loss="fused", **train) if "loss" not in train else resolved(value, **train)
     )
-    config = with_layers(weights.load_config(catalog.resolve_structure(spec.model)), range(12))
+    config = with_layers(weights.load_config(catalog.resolve_config(spec.model)), range(12))
     found = memory.measure(config, spec, methods.get(method)).layers
     made = {
         whole: step(
@@ -128,7 +128,7 @@ def test_chunks_of_the_loss_stand_for_each_other(monkeypatch: pytest.MonkeyPatch
     """A model that trains its head, traced with all chunks and with a few."""
     spec = RunSpec.from_json(spec_of("SmolLM2-135M", {"name": "full"}, 4, 512, "on", "bfloat16"))
     spec = dataclasses.replace(spec, train=dataclasses.replace(spec.train, learning_rate=1e-4))
-    config = with_layers(weights.load_config(catalog.resolve_structure(spec.model)), range(2))
+    config = with_layers(weights.load_config(catalog.resolve_config(spec.model)), range(2))
 
     def peaks() -> Any:
         model, quantised, _ = build(config, spec, methods.get("full"))

@@ -77,7 +77,7 @@ class Trial:
         set_seed(7)
         self.method.prepare(model, self.config, self.context)
         model = self.method.apply(model, self.config, self.context)
-        self.method.begin(model, self.config, STEPS)
+        self.method.set_total_steps(model, self.config, STEPS)
         model.train()
         groups = self.method.param_groups(model, self.config, RATE)
         return model, torch.optim.AdamW(groups, weight_decay=0.0)
@@ -88,7 +88,9 @@ class Trial:
             "float32",
             "fused" if self.fused else "plain",
             penalty=lambda tuned: self.method.penalty(tuned, self.config),
-            after_step=lambda tuned, step: self.method.after_step(tuned, self.config, step),
+            on_optimizer_step=lambda tuned, step: self.method.on_optimizer_step(
+                tuned, self.config, step
+            ),
         )
         result = loop.step(accelerator(), model, optimizer, [self.batch], config, number)
         return float(result.losses.sum())
@@ -106,7 +108,7 @@ class Trial:
         count = sum(one.numel() for one in declared.values())
         self.expect(count == expected, f"{count} trainable, the closed form says {expected}")
         started = logits(model, self.batch)
-        if self.method.starts_at_base:
+        if self.method.is_identity_at_start:
             self.expect(
                 torch.allclose(started, reference, atol=2e-5),
                 f"step 0 differs from the base by {float((started - reference).abs().max()):.2e}",
@@ -141,7 +143,7 @@ class Trial:
 
     def check_resume(self, model: Any, optimizer: Any, middle: Path) -> None:
         """Half the steps, a checkpoint and the other half equal all steps, bit for bit."""
-        saved, skipped = checkpoint.newest_valid(middle)
+        saved, skipped = checkpoint.latest_valid(middle)
         assert saved is not None and not skipped
         again, second = self.begin(self.base())
         set_seed(99)  # nothing may hang on the state that a new process happens to have
@@ -175,8 +177,8 @@ class Trial:
         foreign = [p.name for p in artifact.iterdir() if p.suffix in (".bin", ".pt", ".pkl")]
         self.expect(not foreign, f"saved more than safetensors and JSON: {foreign}")
         base = self.base()
-        shared = not self.method.needs_own_base(self.config)
-        tree = weights.same_weights(base) if shared else self.base()
+        shared = not self.method.needs_separate_base(self.config)
+        tree = weights.share_weights(base) if shared else self.base()
         result = self.method.load(tree, artifact).eval()
         trained, said = logits(model, self.batch), logits(result, self.batch)
         self.expect(

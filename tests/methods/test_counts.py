@@ -13,7 +13,7 @@ import torch
 
 from lab import methods
 from lab.methods import Context
-from lab.models.weights import empty_model
+from lab.models.weights import meta_model
 
 SHAPES: dict[str, dict[str, Any]] = {
     "gpt2": {
@@ -43,7 +43,7 @@ SEVEN = [*ATTENTION, "gate_proj", "up_proj", "down_proj"]
 def model_of(name: str) -> Any:
     from transformers import AutoConfig
 
-    return empty_model(AutoConfig.for_model(**SHAPES[name]))
+    return meta_model(AutoConfig.for_model(**SHAPES[name]))
 
 
 # claim, model, method, options, (trainable, total) as printed, (trainable, total) as they are, and

@@ -115,7 +115,7 @@ class Course:
         method.extend_tokenizer(tokenizer, config)
         self.words = len(tokenizer)
         model, optimizer = trial.begin(trial.base())
-        method.begin(model, config, STEPS)
+        method.set_total_steps(model, config, STEPS)
         trial.fused = is_plain(model.get_output_embeddings()) and bool(method.can_fuse_loss)
         self.rates = sorted(
             (group["lr"], sum(one.numel() for one in group["params"]))
@@ -177,7 +177,7 @@ def test_as_many_layers_open_as_were_chosen() -> None:
     method = methods.get("top_layers_lora")
     for count in (1, 3):
         spec = RunSpec.from_json({"method": {"name": method.name, "top_layers": count}})
-        model = weights.empty_model(config)
+        model = weights.meta_model(config)
         model = method.apply(model, spec.method_config, Context(spec))
         names = checkpoint.trainable(model)
         opened = {name.split(".layers.")[1][0] for name in names if ".lora_" not in name}

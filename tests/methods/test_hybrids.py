@@ -27,7 +27,7 @@ FEW = {"max_steps": 4, "eval_every": 2, "save_every": 2, "sample_every": 0}
 def spec_of(run: RunDir) -> RunSpec:
     from lab.atomic_files import read_object
 
-    return RunSpec.stored(read_object(run.spec) or {})
+    return RunSpec.from_stored(read_object(run.spec) or {})
 
 
 def answers_with_what_was_trained(run: RunDir, at: str = "") -> None:
@@ -132,7 +132,7 @@ def test_new_tokens_get_rows_and_travel_with_the_result(
         loaded,
         generate.parse(f"run:{run.id}"),
         [{"role": "user", "content": "What is 1?"}],
-        generate.Settings(max_new_tokens=3),
+        generate.GenerationSettings(max_new_tokens=3),
     )
     assert len(text["token_ids"]) <= 3
 
@@ -212,10 +212,10 @@ def test_counts_equal_the_closed_form(
     tokenizer = weights.load_tokenizer(source)
     for name in ("top_layers_lora", "lora_embeddings", "lora_prompt", "progressive", "full"):
         method = methods.get(name)
-        spec = RunSpec.stored(make_spec(name) | {"method": {"name": name}})
+        spec = RunSpec.from_stored(make_spec(name) | {"method": {"name": name}})
         context = Context(spec, tokenizer)
         with torch.device("meta"):
-            model = weights.empty_model(weights.load_config(source))
+            model = weights.meta_model(weights.load_config(source))
             expected = method.trainable_count(model, spec.method_config, context)
             model = method.apply(model, spec.method_config, context)
         assert sum(w.numel() for w in checkpoint.trainable(model).values()) == expected, name

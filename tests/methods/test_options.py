@@ -68,10 +68,10 @@ def test_lists_of_numbers_are_checked(options: dict[str, Any]) -> None:
 
 
 def test_ranks_and_alphas_run_over_the_layers() -> None:
-    from lab.methods.target_modules import Layer
     from lab.methods.lora import LoraConfig, ranks_and_alphas
+    from lab.methods.target_modules import LinearLayer
 
-    layers = [Layer(f"model.layers.{number}.q_proj", 8, 8) for number in range(5)]
+    layers = [LinearLayer(f"model.layers.{number}.q_proj", 8, 8) for number in range(5)]
 
     def of(**options: Any) -> list[tuple[int, float]]:
         return list(ranks_and_alphas(layers, LoraConfig(rank=4, alpha=8.0, **options)).values())
@@ -118,7 +118,7 @@ def test_adalora_trains_however_short_the_run_is(
     trial = Trial(Case("adalora", "llama", options), tiny_models["llama"], None, tmp_path)
     trial.fused = True
     model, optimizer = trial.begin(trial.base())
-    trial.method.begin(model, trial.config, steps)
+    trial.method.set_total_steps(model, trial.config, steps)
     for step in range(1, steps + 1):
         trial.step(model, optimizer, step)
     values = [one for name, one in model.named_parameters() if ".lora_E." in name]
@@ -129,13 +129,13 @@ def test_adalora_trains_however_short_the_run_is(
 def test_a_quantised_base_keeps_its_other_types(tiny_models: dict[str, Path]) -> None:
     """No copies in float32 of embeddings, norms and head; adapters in the type asked for."""
     from lab.models import weights
-    from lab.models.catalog import Source
+    from lab.models.catalog import ModelSource
 
     for name, adapters in (("qlora", "bfloat16"), ("lora8bit", "float32")):
         method = methods.get(name)
         spec = RunSpec.from_json({"method": name, "train": {"adapter_precision": adapters}})
         config = spec.method_config
-        source = Source("tiny", str(tiny_models["llama"]), local_only=True)
+        source = ModelSource("tiny", str(tiny_models["llama"]), local_only=True)
         model = weights.load_model(source, torch.bfloat16, **method.load_kwargs(config))
         # repacked at the first evaluation, they could not be trained on
         assert not any(getattr(m, "support_avx512bf16_for_cpu", False) for m in model.modules())
@@ -162,7 +162,7 @@ def test_a_base_that_four_bits_would_distort_is_refused(
 ) -> None:
     from lab.methods import qlora
 
-    assert qlora.unpacks_rightly(64, "nf4") and qlora.unpacks_rightly(64, "fp4")
+    assert qlora.dequantises_exactly(64, "nf4") and qlora.dequantises_exactly(64, "fp4")
     monkeypatch.setattr(qlora, "unpacks_rightly", lambda width, levels: width % 64 == 0)
     method, config = methods.get("qlora"), qlora.QloraConfig()
     spec = RunSpec.from_json({"method": "qlora"})
@@ -185,8 +185,8 @@ def test_script_picture_and_words(name: str) -> None:
         assert not method.can_script and "There is no plain script for" in str(error)
     picture = ElementTree.fromstring(method.figure)
     drawn = [text for text in picture.itertext() if text.strip()]
-    labels = [label for label in method.trains.values() if label != diagram.ALL]
-    assert method.trains and set(labels) <= set(drawn)
-    assert method.formula and method.count and len(method.explain) > 150
+    labels = [label for label in method.diagram_labels.values() if label != diagram.ALL]
+    assert method.diagram_labels and set(labels) <= set(drawn)
+    assert method.formula and method.parameter_formula and len(method.description) > 150
     module = importlib.import_module(type(method).__module__)
     assert "Trainable" in (module.__doc__ or ""), "formula, shapes and count stand on top"

@@ -13,7 +13,7 @@ import pytest
 from lab import methods
 from lab.errors import LabError
 from lab.methods import Context, patterns
-from lab.methods.target_modules import target_problems, targeted
+from lab.methods.target_modules import target_layers, target_problems
 from lab.spec import RunSpec
 from tests.methods import tiny
 
@@ -59,7 +59,7 @@ def test_slow_targets_are_a_problem_of_their_field() -> None:
     (problem,) = target_problems(model, SLOW, True)
     assert problem.field == "method.targets" and "takes longer than" in problem.message
     with pytest.raises(LabError, match="takes longer than"):
-        targeted(model, SLOW)
+        target_layers(model, SLOW)
 
 
 @pytest.mark.usefixtures("hasty")

@@ -9,7 +9,14 @@ import pytest
 
 from lab import methods
 from lab.errors import LabError
-from lab.methods.target_modules import Layer, is_tied, matches, module_names, targeted, weights_of
+from lab.methods.target_modules import (
+    LinearLayer,
+    is_tied,
+    matches,
+    module_names,
+    target_layers,
+    weights_of,
+)
 from tests.methods import tiny
 
 
@@ -67,15 +74,15 @@ def test_targets_are_whole_last_parts_or_whole_patterns(
     ],
 )  # fmt: skip
 def test_a_layer_knows_its_number(name: str, number: int | None) -> None:
-    assert Layer(name, 2, 2).number == number
+    assert LinearLayer(name, 2, 2).layer_index == number
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_all_linear_is_all_but_the_head(kind: str) -> None:
     model = tiny.make_empty(kind)
-    layers = targeted(model, "all-linear")
+    layers = target_layers(model, "all-linear")
     each = {"llama": 7, "qwen3": 7, "gpt2": 4, "neox": 4}[kind]
-    assert len(layers) == 2 * each and all(layer.number is not None for layer in layers)
+    assert len(layers) == 2 * each and all(layer.layer_index is not None for layer in layers)
     for layer in layers:
         shape = tuple(model.get_submodule(layer.name).weight.shape)
         assert shape == (

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from lab.atomic_files import read_object
 from lab.bench.small_model import make_model
 from lab.chat import generate
-from lab.atomic_files import read_object
 from lab.runs import record_reader
 from lab.runs.status import status
 from tests.conftest import run_here
@@ -37,7 +37,7 @@ def test_a_run_ends_and_its_result_answers(
     base = generate.load(generate.parse(f"base:{(read_object(run.spec) or {})['model']}"))
     before = {key: value.clone() for key, value in base.model.state_dict().items()}
     conversation = [{"role": "user", "content": "What is 3 plus 3?"}]
-    settings = generate.Settings(max_new_tokens=4)
+    settings = generate.GenerationSettings(max_new_tokens=4)
     for which in (f"run:{run.id}", f"run:{run.id}@2"):
         named = generate.parse(which)
         loaded = generate.load(named, base.model)

@@ -14,11 +14,11 @@ import torch
 
 from lab import methods
 from lab.data.batches import collate, packed_rows, single_rows
-from lab.data.chat_template import Tokens
+from lab.data.chat_template import TokenizedExample
 from lab.methods import Context, Method, compatibility
-from lab.methods.compatibility import FEATURES, No
+from lab.methods.compatibility import FEATURES, Unsupported
 from lab.models import weights
-from lab.models.catalog import Source
+from lab.models.catalog import ModelSource
 from lab.planner.validate import check
 from lab.spec import RunSpec
 from lab.train.activation_checkpointing import checkpoint_activations
@@ -35,7 +35,10 @@ ASKING = {
     "budget_of_seconds": {"train": {"max_seconds": 60.0}},
     "update_in_backward": {"train": {"optimizer": "adamw_in_backward"}},
 }
-TOKENS = [Tokens(ids, ids) for ids in ([1, 11, 20, 23, 0], [1, 12, 21, 24, 27, 0], [1, 13, 22, 0])]
+TOKENS = [
+    TokenizedExample(ids, ids)
+    for ids in ([1, 11, 20, 23, 0], [1, 12, 21, 24, 27, 0], [1, 13, 22, 0])
+]
 
 
 @pytest.fixture
@@ -49,13 +52,13 @@ def build(tiny_models: dict[str, Any], tiny_tokenizer: Any) -> Callable[..., Any
             "train": {"adapter_precision": adapters},
         }
         spec = RunSpec.from_json(value)
-        source = Source("tiny", str(tiny_models["llama"]), local_only=True)
+        source = ModelSource("tiny", str(tiny_models["llama"]), local_only=True)
         base = weights.load_model(source, dtype, **method.load_kwargs(spec.method_config))
         torch.manual_seed(0)
         context = Context(spec, tiny_tokenizer)
         method.prepare(base, spec.method_config, context)
         model = method.apply(base, spec.method_config, context)
-        method.begin(model, spec.method_config, 10)
+        method.set_total_steps(model, spec.method_config, 10)
         return model.train()
 
     return make
@@ -121,7 +124,7 @@ def test_trying_gives_the_matrix(name: str, build: Callable[..., Any]) -> None:
             adapters = "bfloat16"  # its trained parts are the base's own
         narrow = loss_and_gradients(model, single, precision="bfloat16")
         near = abs(narrow[0] - plain[0]) < 0.1 * plain[0]
-        base_type = {torch.bfloat16} if method.opens_base else set()
+        base_type = {torch.bfloat16} if method.diagram_labels_base_weights else set()
         own_type = getattr(torch, adapters)
         near = near and narrow[1].keys() == plain[1].keys()
         return near and own_type in types and types <= {own_type} | base_type
@@ -148,14 +151,14 @@ def test_a_no_is_refused_with_its_reason_and_a_yes_is_not(name: str) -> None:
     method = methods.get(name)
     for feature in FEATURES:
         answer = getattr(method, feature.field)
-        assert answer is True or (isinstance(answer, No) and answer.reason.endswith("."))
+        assert answer is True or (isinstance(answer, Unsupported) and answer.reason.endswith("."))
         if feature.key not in ASKING:
             continue
         asked = {"train": {"loss": "plain"}, **ASKING[feature.key], "method": {"name": name}}
         spec = RunSpec.from_json(asked)
         refused = dict(compatibility.refusals(method, spec))
         assert (feature.place in refused) is (not answer)
-        if isinstance(answer, No):
+        if isinstance(answer, Unsupported):
             assert answer.reason in refused[feature.place]
 
 

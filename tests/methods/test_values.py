@@ -10,7 +10,7 @@ import torch
 
 from lab import methods
 from lab.methods import Context
-from lab.methods.target_modules import targeted
+from lab.methods.target_modules import target_layers
 from lab.models.decoder_structure import decoder_layers
 from lab.spec import RunSpec
 from lab.train import bottleneck_modules
@@ -44,7 +44,11 @@ def test_an_adapter_adds_what_its_formula_says_where_it_says(kind: str) -> None:
     base = tiny.make_model("llama")
     options = {"kind": kind, "size": 5, "scale": 2.5, "activation": "relu"}
     _, _, model = applied("bottleneck", copy.deepcopy(base), **options)
-    loud(weight for part in bottleneck_modules.adapters(model).values() for weight in part.parameters())
+    loud(
+        weight
+        for part in bottleneck_modules.adapters(model).values()
+        for weight in part.parameters()
+    )
     places = {"houlsby": ["self_attn", "mlp"]}.get(kind, ["mlp"])
     assert len(bottleneck_modules.adapters(model)) == 2 * len(places)
     layer, plain = (decoder_layers(one)[1][0] for one in (model, base))
@@ -222,7 +226,7 @@ def test_new_tokens_begin_as_the_mean_of_the_others() -> None:
 def test_the_bases_own_weights_learn_at_their_share_of_the_rate() -> None:
     for name in ("top_layers_lora", "lora_embeddings", "progressive"):
         method, config, model = applied(name, tiny.make_model("llama"), base_rate=0.25)
-        method.grow_fully(model, config)
+        method.unfreeze_all(model, config)
         names = {id(weight): n for n, weight in model.named_parameters()}
         rates = {
             names[id(weight)]: group["lr"]
@@ -270,7 +274,7 @@ def test_progressive_opens_by_steps_and_no_more_than_it_may() -> None:
     method, config, model = applied("progressive", tiny.make_model("llama"), **options)
     found = []
     for step in range(1, 8):
-        method.after_step(model, config, step)
+        method.on_optimizer_step(model, config, step)
         method.on_evaluate(model, config, step, 9.0)
         found.append(opened(model))
     assert found == [[], [], [1], [1], [1], [1], [1]]
@@ -297,7 +301,7 @@ def test_four_bits_and_their_scales_take_what_is_predicted(double: bool) -> None
     else:
         assert state.state2 is None
     model = tiny.make_empty("llama", 64).to(torch.bfloat16)
-    linear = sum(one.d_in * one.d_out for one in targeted(model, "all-linear"))
+    linear = sum(one.d_in * one.d_out for one in target_layers(model, "all-linear"))
     others = sum(one.numel() for one in model.parameters()) - linear
     config = methods.get("qlora").config(double_quantisation=double)
     predicted = methods.get("qlora").frozen_bytes(model, config) or 0
@@ -311,7 +315,7 @@ def test_eight_bits_and_their_scales_take_what_is_predicted() -> None:
     packed, scales, _ = functional.int8_vectorwise_quant(matrix.half())
     assert (packed.element_size(), scales.element_size(), scales.numel()) == (1, 4, 96)
     model = tiny.make_empty("llama", 64).to(torch.bfloat16)
-    layers = targeted(model, "all-linear")
+    layers = target_layers(model, "all-linear")
     linear = sum(one.d_in * one.d_out for one in layers)
     others = sum(one.numel() for one in model.parameters()) - linear
     found = methods.get("lora8bit").frozen_bytes(model, methods.get("lora8bit").config())

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from lab.data.batches import collate, single_rows
-from lab.data.chat_template import Tokens
+from lab.data.chat_template import TokenizedExample
 from lab.models import weights
-from lab.models.catalog import Source
+from lab.models.catalog import ModelSource
 
 KINDS = ("llama", "qwen3", "gpt2", "neox")
 VOCABULARY = 96
@@ -68,7 +68,7 @@ def make_config(kind: str, width: int = 32) -> Any:
 
 def make_empty(kind: str, width: int = 32) -> Any:
     """The architecture without memory, as the planner sees it."""
-    return weights.empty_model(make_config(kind, width))
+    return weights.meta_model(make_config(kind, width))
 
 
 def make_model(kind: str, width: int = 32) -> Any:
@@ -88,7 +88,7 @@ def make_model(kind: str, width: int = 32) -> Any:
 
 def load(folder: Path, **extra: Any) -> Any:
     """The model as the worker loads it."""
-    source = Source("tiny", str(folder), local_only=True)
+    source = ModelSource("tiny", str(folder), local_only=True)
     return weights.load_model(source, torch.float32, **extra).eval()
 
 
@@ -97,5 +97,5 @@ def toy_batch() -> dict[str, torch.Tensor]:
     rows = []
     for number, length in enumerate((12, 9, 12, 7)):
         ids = [1, 10 + number, *[20 + (number + 3 * place) % 8 for place in range(length)], 0]
-        rows.append(Tokens(ids, [-100, -100, *ids[2:]]))
+        rows.append(TokenizedExample(ids, [-100, -100, *ids[2:]]))
     return collate(single_rows(rows), pad=0)

@@ -43,7 +43,7 @@ def refusal(
 
     def why() -> str:
         problems = check(make_spec() | {"model": str(model)})["problems"]
-        source = catalog.Source("it", str(model), local_only=True)
+        source = catalog.ModelSource("it", str(model), local_only=True)
         for load in (
             lambda: weights.load_model(source, torch.float32),
             lambda: weights.load_tokenizer(source),
@@ -378,10 +378,10 @@ def test_a_config_for_an_estimate_is_judged_as_well(tmp_path: Path, model: Path)
         file = tmp_path / "some.json"
         file.write_text(json.dumps({"model_type": "llama"} | fields))
         with pytest.raises(LabError):
-            catalog.resolve_structure(str(file))
+            catalog.resolve_config(str(file))
         shutil.copyfile(file, model / "config.json")
         with pytest.raises(LabError):
-            catalog.resolve_structure(str(model))
+            catalog.resolve_config(str(model))
 
 
 def test_every_process_of_the_lab_switches_hub_kernels_off() -> None:

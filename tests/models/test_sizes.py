@@ -71,7 +71,7 @@ def test_sizes_of_no_model_are_refused_at_once(
     file = tmp_path / "config.json"
     file.write_text(json.dumps(LLAMA | change))
     started = time.monotonic()
-    for source in (catalog.resolve_structure(str(tmp_path)), catalog.resolve_structure(str(file))):
+    for source in (catalog.resolve_config(str(tmp_path)), catalog.resolve_config(str(file))):
         with pytest.raises(LabError) as caught:
             weights.load_config(source)
         assert says in caught.value.message, "The message names the field and its value."
@@ -91,7 +91,7 @@ def test_a_file_of_many_megabytes_is_not_read(tmp_path: Path) -> None:
     text = json.dumps(LLAMA)
     (tmp_path / "config.json").write_text(text + " " * sizes.LARGEST_FILE)
     with pytest.raises(LabError, match="bytes; at most 4,000,000 are read"):
-        weights.load_config(catalog.resolve_structure(str(tmp_path)))
+        weights.load_config(catalog.resolve_config(str(tmp_path)))
 
 
 def test_what_real_models_have_passes() -> None:
@@ -120,6 +120,6 @@ def test_the_defaults_of_every_architecture_that_generates_pass() -> None:
 
 def test_weights_are_not_loaded_under_such_a_config(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(LLAMA | {"num_hidden_layers": 10**6}))
-    source = catalog.Source(str(tmp_path), str(tmp_path), local_only=True)
+    source = catalog.ModelSource(str(tmp_path), str(tmp_path), local_only=True)
     with pytest.raises(LabError, match="num_hidden_layers is 1,000,000"):
         weights.load_model(source, None)

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from lab import host
-from lab.planner.validate import check
 from lab.formatting import size
+from lab.planner.validate import check
 
 Make = Callable[..., dict[str, Any]]
 GIB = 2**30

@@ -11,8 +11,8 @@ import pytest
 from lab import host
 from lab.atomic_files import write_json
 from lab.paths import RunDir
-from lab.planner.target_device import Target
 from lab.planner.estimate import estimate
+from lab.planner.target_device import Target
 
 GIB = 2**30
 VALUE: dict[str, Any] = {

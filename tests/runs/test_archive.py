@@ -174,7 +174,10 @@ def test_an_import_looks_at_the_free_disk(exported: Path, monkeypatch: pytest.Mo
         needed = sum(member.file_size for member in opened.infolist())
     before = sorted(paths.home().rglob("*"))
     usage = export_import.shutil.disk_usage("/")
-    for free, fits in ((needed + export_import.RESERVE_BYTES - 1, False), (2 * needed + 10**9, True)):
+    for free, fits in (
+        (needed + export_import.RESERVE_BYTES - 1, False),
+        (2 * needed + 10**9, True),
+    ):
         monkeypatch.setattr(
             export_import.shutil, "disk_usage", lambda path, free=free: usage._replace(free=free)
         )

@@ -11,9 +11,9 @@ import pytest
 
 from lab.errors import LabError
 from lab.paths import RunDir
-from lab.runs import checkpoints, record_reader, launch, process, queue
+from lab.runs import checkpoints, launch, process, queue, record_reader
 from lab.runs.status import status
-from lab.train import checkpoint, callbacks
+from lab.train import callbacks, checkpoint
 
 
 def steps(run: RunDir) -> list[int]:
@@ -24,7 +24,7 @@ def test_the_best_the_last_and_the_pinned_are_kept(
     work_here: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pins = {"steps": [3]}
-    prune = checkpoint.prune
+    prune = checkpoint.delete_old
 
     def pin_then_prune(folder: Path, *rest: Any) -> list[str]:
         checkpoints.write_json(folder.parent / "pins.json", pins)
@@ -102,7 +102,7 @@ def test_a_write_that_fails_half_way_leaves_the_last_checkpoint_whole(
     assert status(run).state == "done" and steps(run) == [4]
     assert "No space left" in record_reader.events(run, "warning")[0]["message"]
     assert not list(run.checkpoints.glob(".tmp-*"))
-    saved, skipped = checkpoint.newest_valid(run.checkpoints)
+    saved, skipped = checkpoint.latest_valid(run.checkpoints)
     assert saved is not None and saved.step == 4 and skipped == []
 
 
@@ -130,6 +130,6 @@ def test_no_damaged_checkpoint_is_ever_taken(trained: list[RunDir], name: str, h
         data = bytearray(file.read_bytes())
         data[-1] ^= 1
         file.write_bytes(data)
-    saved, skipped = checkpoint.newest_valid(run.checkpoints)
+    saved, skipped = checkpoint.latest_valid(run.checkpoints)
     assert saved is not None and saved.step == 4
     assert len(skipped) == 1 and f"{name}.safetensors" in skipped[0]

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from lab import devices, host, paths
-from lab.errors import LabError
 from lab.atomic_files import read_object, write_json
+from lab.errors import LabError
 from lab.paths import RunDir
-from lab.runs import launch, process, queue, warm_worker, supervisor
+from lab.runs import launch, process, queue, supervisor, warm_worker
 
 GB = 10**9
 
@@ -201,12 +201,12 @@ def test_a_spare_worker_does_only_a_run_on_its_own_device(
     queue.folder().mkdir(parents=True)
     run = RunDir(paths.runs() / "20260101-000000-lora-aaaa")
     run.path.mkdir(parents=True)
-    held = warm_worker.Spare()
-    held.keep("GPU-11aa-bb")
-    assert held.give(run, "GPU-22aa-bb") is None and held.worker is None, "let go, not used"
+    held = warm_worker.WarmWorker()
+    held.start("GPU-11aa-bb")
+    assert held.assign(run, "GPU-22aa-bb") is None and held.worker is None, "let go, not used"
     assert show_environment()["visible"] == "GPU-11aa-bb", "it was pinned when it was started"
-    held.keep("GPU-22aa-bb")
-    worker = held.give(run, "GPU-22aa-bb")
+    held.start("GPU-22aa-bb")
+    worker = held.assign(run, "GPU-22aa-bb")
     assert worker is not None and (read_object(run.process) or {})["gpu"] == "GPU-22aa-bb"
     worker.wait(timeout=30)
 
@@ -222,7 +222,7 @@ def test_a_worker_that_sees_several_gpus_ends_with_a_clear_message(
     from lab.planner.validate import check
     from tests.conftest import attempt_here
 
-    run = launch.create(check(make_spec("lora", train={"max_steps": 1, "save_every": 0})))
+    run = launch.create_run_dir(check(make_spec("lora", train={"max_steps": 1, "save_every": 0})))
     assert attempt_here(run) == 1
     assert "sees 2 GPUs" in (read_object(run.result) or {})["message"]
 
@@ -230,7 +230,7 @@ def test_a_worker_that_sees_several_gpus_ends_with_a_clear_message(
 def test_the_process_of_a_worker_pins_itself_before_anything_else(tmp_path: Path) -> None:
     """A real `python -m lab.train`, started by hand, with the list of cards put in its way."""
     (tmp_path / "sitecustomize.py").write_text(
-        "import lab.machine as m, json, os, atexit\n"
+        "import lab.host as m, json, os, atexit\n"
         f"m.all_gpus = lambda: {THREE!r}\n"
         "atexit.register(lambda: print('SEES', os.environ['CUDA_VISIBLE_DEVICES'], flush=True))\n"
     )

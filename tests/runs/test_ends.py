@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from lab import paths
-from lab.errors import LabError
 from lab.atomic_files import read_object, write_json
+from lab.errors import LabError
 from lab.paths import RunDir
-from lab.runs import deadlines, record_reader, index, launch, process, queue, supervisor
+from lab.runs import deadlines, index, launch, process, queue, record_reader, supervisor
 from lab.runs.escalation import Watch
 from lab.runs.status import status
 from tests.conftest import attempt_here
@@ -213,12 +213,12 @@ def test_a_supervisor_killed_after_its_kill_leaves_no_crash(
     assert not run.result.exists() and status(run).state == "stopped", "told from killed.json"
     started: list[int] = []
     monkeypatch.setattr(supervisor, "ensure", lambda: started.append(1))
-    supervisor.nudge()
+    supervisor.ensure_if_waiting()
     assert started, "whoever looks starts the next one"
     supervisor.Supervisor().tick()
     assert (read_object(run.result) or {})["state"] == "stopped", "the next one completes it"
     started.clear()
-    supervisor.nudge()
+    supervisor.ensure_if_waiting()
     assert not started, "then there is nothing to do"
 
 
@@ -256,7 +256,7 @@ def test_stop_before_the_first_step_says_that_nothing_was_to_be_saved(
     from lab.planner.validate import check
 
     monkeypatch.setattr(queue, "submit", lambda run: None)
-    run = launch.create(check(make_spec("lora")))
+    run = launch.create_run_dir(check(make_spec("lora")))
     (run.commands / "stop").touch()
     assert attempt_here(run) == 0
     now = status(run)
@@ -291,7 +291,7 @@ def test_what_takes_long_before_the_first_step_is_interrupted(
         raise AssertionError("nobody interrupted the loading")
 
     monkeypatch.setattr(Attempt, "_load_base", load)
-    run = launch.create(check(make_spec("lora")))
+    run = launch.create_run_dir(check(make_spec("lora")))
     began = time.monotonic()
     assert attempt_here(run) == 0
     assert time.monotonic() - began < 30
@@ -324,7 +324,7 @@ def test_cancel_interrupts_a_long_step_and_stop_does_not(
     plan = check(make_spec("lora", train={"eval_every": 0, "save_every": 0}))
     for ask, state, saved in (("cancel", "cancelled", []), ("term", "stopped", ["step-4"])):
         asks[:] = [ask]
-        run = launch.create(plan)
+        run = launch.create_run_dir(plan)
         assert attempt_here(run) == 0
         assert status(run).state == state
         assert [path.name for path in run.checkpoints.glob("step-*")] == saved
@@ -337,19 +337,21 @@ def test_stop_in_a_sample_ends_it_and_makes_no_further_step(
     from lab.planner.validate import check
     from lab.train import sample_outputs
 
-    run = launch.create(
+    run = launch.create_run_dir(
         check(make_spec("lora", train={"sample_every": 2, "eval_every": 0, "save_every": 0}))
     )
-    is_stopped, tokens = sample_outputs.Sampler._is_stopped, []
+    is_stopped, tokens = sample_outputs.SampleGenerator._is_stopped, []
 
-    def stop_at_the_third(self: sample_outputs.Sampler, ids: Any, scores: Any, **more: Any) -> Any:
+    def stop_at_the_third(
+        self: sample_outputs.SampleGenerator, ids: Any, scores: Any, **more: Any
+    ) -> Any:
         if record_reader.metrics(run, "train"):  # not the sample before the first step
             tokens.append(1)
             if len(tokens) == 3:
                 (run.commands / "stop").touch()
         return is_stopped(self, ids, scores, **more)
 
-    monkeypatch.setattr(sample_outputs.Sampler, "_is_stopped", stop_at_the_third)
+    monkeypatch.setattr(sample_outputs.SampleGenerator, "_is_stopped", stop_at_the_third)
     assert attempt_here(run) == 0
     assert len(tokens) == 3, "the sample ended at the token at which stop was said"
     assert status(run).state == "stopped"
@@ -364,16 +366,16 @@ def test_an_evaluation_that_holds_up_a_stop_is_left_out(
     from lab.train import callbacks
 
     monkeypatch.setattr(callbacks, "STOP_S", 0.0)
-    run = launch.create(
+    run = launch.create_run_dir(
         check(make_spec("lora", train={"eval_every": 3, "save_every": 0, "batch_size": 1}))
     )
-    progress = callbacks.Conductor._after_batch
+    progress = callbacks.RunCallback._after_batch
 
-    def stop_first(self: callbacks.Conductor, rows: int) -> None:
+    def stop_first(self: callbacks.RunCallback, rows: int) -> None:
         (run.commands / "stop").touch()
         progress(self, rows)
 
-    monkeypatch.setattr(callbacks.Conductor, "_after_batch", stop_first)
+    monkeypatch.setattr(callbacks.RunCallback, "_after_batch", stop_first)
     assert attempt_here(run) == 0
     assert status(run).state == "stopped"
     assert [record["step"] for record in record_reader.metrics(run, "eval")] == [0]
@@ -388,13 +390,13 @@ def test_the_heartbeat_counts_what_the_main_thread_does(lab_home: Path) -> None:
     run = RunDir(lab_home / "run")
     run.path.mkdir(parents=True)
     telemetry = Telemetry(run, 1)
-    telemetry.enter("training")
+    telemetry.enter_phase("training")
     telemetry.sign()
     time.sleep(0.3)
     telemetry.progress(1, 2, "step")
-    telemetry._beat()
+    telemetry._write_heartbeat()
     beat = read_object(run.heartbeat) or {}
-    telemetry._beat()
+    telemetry._write_heartbeat()
     again = read_object(run.heartbeat) or {}
     telemetry.stop()
     assert beat["signs"] == 3 == again["signs"], "beats alone are no sign"
@@ -410,7 +412,7 @@ def test_a_long_save_shows_signs_of_life(lab_home: Path) -> None:
     run = RunDir(lab_home / "run")
     run.path.mkdir(parents=True)
     telemetry = Telemetry(run, 1)
-    telemetry.enter("saving")
+    telemetry.enter_phase("saving")
     telemetry.start(dict)
     time.sleep(2.5)
     assert signs() == 1, "the records that it writes itself are no sign"
@@ -450,10 +452,10 @@ def test_two_changes_at_one_moment_are_both_seen(lab_home: Path) -> None:
     run.path.mkdir(parents=True)
     write_json(run.spec, {"v": 1})
     write_json(run.result, {"state": "done"})
-    index.label(run, notes="one")
+    index.update_labels(run, notes="one")
     moment = run.labels.stat().st_mtime_ns
     assert index.entry(run).notes == "one"
-    index.label(run, notes="two")
+    index.update_labels(run, notes="two")
     os.utime(run.labels, ns=(moment, moment))
     assert index.entry(run).notes == "two"
 

@@ -89,4 +89,6 @@ def test_the_end_of_a_text_starts_with_a_line(tmp_path: Path) -> None:
     file.write_text("".join(f"line {number}\n" for number in range(100)))
     end = record_reader.tail(file, size=25)
     assert end.splitlines() == ["line 97", "line 98", "line 99"]
-    assert record_reader.tail(file) == file.read_text() and record_reader.tail(tmp_path / "none") == ""
+    assert (
+        record_reader.tail(file) == file.read_text() and record_reader.tail(tmp_path / "none") == ""
+    )

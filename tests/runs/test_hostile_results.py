@@ -123,7 +123,9 @@ def test_a_damaged_result_is_neither_exported_nor_imported(
             for name in source.namelist():
                 data = source.read(name)
                 data = content if name.endswith(ADAPTER) else data
-                made.writestr(name, json.dumps(manifest) if name == export_import.MANIFEST else data)
+                made.writestr(
+                    name, json.dumps(manifest) if name == export_import.MANIFEST else data
+                )
         with pytest.raises(LabError, match="is not a readable safetensors file"):
             export_import.import_run(target)
         assert sorted(paths.runs().iterdir()) == before, "the import leaves nothing"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lab.errors import SpecError
 from lab.atomic_files import write_json
+from lab.errors import SpecError
 from lab.paths import RunDir
 from lab.runs import index, process
 
@@ -48,10 +48,10 @@ def test_a_run_that_has_ended_is_read_again_when_its_result_or_labels_change(run
     write_json(run.result, {"state": "failed", "summary": {"steps": 3}})
     later(run.result, 1)
     assert index.entry(run).summary == {"steps": 3}
-    index.label(run, name="second")
+    index.update_labels(run, name="second")
     later(run.labels, 2)
     assert index.entry(run).name == "second"
-    index.label(run, name="third", archived=True)
+    index.update_labels(run, name="third", archived=True)
     later(run.labels, 3)
     entry = index.entry(run)
     assert entry.name == "third" and entry.is_archived
@@ -63,22 +63,22 @@ def test_a_run_that_has_ended_is_read_again_when_its_result_or_labels_change(run
 
 def test_labels_add_up_and_the_persons_name_counts(run: RunDir) -> None:
     assert index.entry(run).name == "first"
-    index.label(run, tags=" good,  small ,", notes="learns")
+    index.update_labels(run, tags=" good,  small ,", notes="learns")
     index.rename(run, "  mine ")
-    index.label(run, archived=True)
+    index.update_labels(run, archived=True)
     entry = index.entry(run)
     assert (entry.name, entry.tags, entry.notes) == ("mine", ("good", "small"), "learns")
     assert entry.is_archived and (entry.model, entry.method, entry.dataset) == ("m", "lora", "d")
-    index.label(run, name="", archived=False)
+    index.update_labels(run, name="", archived=False)
     entry = index.entry(run)
     assert entry.name == "first" and not entry.is_archived, "Without another name, the spec's."
     before = run.labels.read_text()
     for wrong in ({"name": "a/b"}, {"name": "x" * 121}, {"tags": "x" * 401}, {"archived": "no"}):
         with pytest.raises(SpecError):
-            index.label(run, **wrong)  # type: ignore[arg-type]
+            index.update_labels(run, **wrong)  # type: ignore[arg-type]
     assert run.labels.read_text() == before, "What is refused is not written."
     with pytest.raises(SpecError, match="unknown key 'colour'"):
-        index.label(run, colour="red")
+        index.update_labels(run, colour="red")
 
 
 def test_bytes_on_disk_are_told_apart(run: RunDir) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from lab import paths
-from lab.errors import LabError
 from lab.atomic_files import read_object, write_json
+from lab.errors import LabError
 from lab.paths import RunDir
 from lab.runs import launch, process, queue, supervisor
 from lab.runs.status import status
@@ -38,7 +38,7 @@ PLAN: dict[str, Any] = {
 
 @pytest.fixture
 def run(lab_home: Path) -> RunDir:
-    return launch.create(PLAN)
+    return launch.create_run_dir(PLAN)
 
 
 def end(run: RunDir, state: str) -> None:
@@ -84,7 +84,7 @@ def test_stop_save_and_cancel_are_for_runs_at_work(run: RunDir) -> None:
 def test_stopping_a_run_that_waits_takes_it_out_of_the_queue(run: RunDir, name: str) -> None:
     queue.submit(run)
     launch.command(run, name)
-    assert status(run).state == "cancelled" and queue.waiting() == []
+    assert status(run).state == "cancelled" and queue.waiting_runs() == []
 
 
 @pytest.mark.parametrize("state", ["stopped", "failed", "cancelled"])
@@ -94,7 +94,7 @@ def test_a_run_that_has_ended_is_resumed_with_its_past_put_away(run: RunDir, sta
     run.heartbeat.write_text("{}")
     write_json(run.environment, {"seed": 0})
     launch.resume(run, ["train.max_steps=77"], incomplete=True)
-    assert status(run).state == "queued" and queue.waiting() == [run]
+    assert status(run).state == "queued" and queue.waiting_runs() == [run]
     assert list(run.commands.iterdir()) == [], "An old command would stop it at once."
     kept = {file.name for file in (run.attempts / "1").iterdir()}
     assert kept == {"process.json", "result.json", "heartbeat", "environment.json"}
@@ -120,15 +120,15 @@ def test_runs_that_are_done_or_at_work_are_not_resumed(run: RunDir) -> None:
 
 
 def test_a_run_that_never_came_into_the_queue_gets_there(run: RunDir) -> None:
-    assert queue.waiting() == []
+    assert queue.waiting_runs() == []
     launch.resume(run)
-    assert queue.waiting() == [run] and not run.attempts.exists()
+    assert queue.waiting_runs() == [run] and not run.attempts.exists()
     with pytest.raises(LabError, match="is queued"):
         launch.resume(run)
 
 
 def test_deleting_a_run_takes_all_of_it(run: RunDir) -> None:
-    other = launch.create(PLAN)
+    other = launch.create_run_dir(PLAN)
     queue.submit(run)
     (run.checkpoints / "step-4").mkdir()
     launch.delete(run)
@@ -152,4 +152,4 @@ def test_a_disk_that_cannot_be_written_is_said(
     lab_home.mkdir()
     (lab_home / "runs").write_text("a file in the way")
     with pytest.raises(LabError, match="cannot be written"):
-        launch.create(PLAN)
+        launch.create_run_dir(PLAN)

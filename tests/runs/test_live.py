@@ -22,7 +22,7 @@ def lines(first: int, last: int, value: float = 1.0) -> str:
 def test_another_file_is_read_from_its_beginning(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     run.metrics.write_text(lines(1, 5))
-    found = series.Live(run).refresh()
+    found = series.MetricSeries(run).refresh()
     assert found.train.length == 5
     other = tmp_path / "other"
     other.write_text(lines(1, 9, value=2.0))
@@ -43,7 +43,7 @@ def test_a_line_longer_than_a_piece_is_passed_over(
     monkeypatch.setattr(series, "CHUNK", 4096)
     run = RunDir(tmp_path)
     run.metrics.write_text(lines(1, 3) + "x" * 10_000 + "\n" + lines(4, 200))
-    found = series.Live(run).refresh()
+    found = series.MetricSeries(run).refresh()
     assert found.train.get("step").tolist()[:3] == [1, 2, 3]
     assert found.train.get("step").tolist()[-1] == 200
     assert found.offset == run.metrics.stat().st_size
@@ -53,7 +53,7 @@ def test_pieces_are_cut_between_lines(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(series, "CHUNK", 1000)
     run = RunDir(tmp_path)
     run.metrics.write_text(lines(1, 500))
-    assert series.Live(run).refresh().train.get("step").tolist() == list(range(1, 501))
+    assert series.MetricSeries(run).refresh().train.get("step").tolist() == list(range(1, 501))
 
 
 def test_the_runs_that_nobody_looks_at_are_forgotten(tmp_path: Path) -> None:
@@ -61,15 +61,15 @@ def test_the_runs_that_nobody_looks_at_are_forgotten(tmp_path: Path) -> None:
     for number in range(series.KEPT_RUNS + 1):
         (tmp_path / str(number)).mkdir()
         runs.append(RunDir(tmp_path / str(number)))
-    first = series.live(runs[0])
+    first = series.series_of(runs[0])
     for run in runs[1:-1]:
-        series.live(run)
-    assert series.live(runs[0]) is first, "As many as are kept, and it was just looked at."
-    second = series.live(runs[1])
-    series.live(runs[0])
-    series.live(runs[1])
-    series.live(runs[-1])
-    assert series.live(runs[0]) is first and series.live(runs[1]) is second
+        series.series_of(run)
+    assert series.series_of(runs[0]) is first, "As many as are kept, and it was just looked at."
+    second = series.series_of(runs[1])
+    series.series_of(runs[0])
+    series.series_of(runs[1])
+    series.series_of(runs[-1])
+    assert series.series_of(runs[0]) is first and series.series_of(runs[1]) is second
     assert len(series._kept) <= series.KEPT_RUNS
 
 
@@ -77,13 +77,13 @@ def test_a_mean_that_moves_weighs_what_came_before() -> None:
     """With 0.75 each earlier value counts three quarters of the next one."""
     values = np.array([8.0, 4.0, 0.0])
     expected = [8.0, (8 * 0.75 + 4) / 1.75, (8 * 0.5625 + 4 * 0.75) / (0.5625 + 0.75 + 1)]
-    assert series.smooth(values, 0.75).tolist() == pytest.approx(expected)
-    gap = series.smooth(np.array([8.0, np.nan, 4.0]), 0.75)
+    assert series.ema(values, 0.75).tolist() == pytest.approx(expected)
+    gap = series.ema(np.array([8.0, np.nan, 4.0]), 0.75)
     assert gap[2] == pytest.approx(expected[1]), "A gap weighs nothing."
 
 
 def test_short_series_stay_as_they_are() -> None:
     x = np.arange(series.MOST_POINTS, dtype=float)
-    thin_x, thin_y = series.thin(x, x * 2)
+    thin_x, thin_y = series.downsample(x, x * 2)
     assert thin_x is x and len(thin_y) == len(x)
-    assert len(series.thin(np.arange(10_000.0), np.arange(10_000.0))[0]) == series.MOST_POINTS
+    assert len(series.downsample(np.arange(10_000.0), np.arange(10_000.0))[0]) == series.MOST_POINTS

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from lab import paths
-from lab.errors import LabError, SpecError
 from lab.atomic_files import read_object, write_json
+from lab.errors import LabError, SpecError
 from lab.paths import RunDir
-from lab.runs import deadlines, record_reader, launch, process, queue, supervisor
+from lab.runs import deadlines, launch, process, queue, record_reader, supervisor
 from lab.runs.status import status
 
 
@@ -32,7 +32,7 @@ def waiting(make_spec: Callable[..., dict[str, Any]], monkeypatch: pytest.Monkey
         plan = check(make_spec("lora", **sections))
         made = []
         for _ in range(count):
-            run = launch.create(plan)
+            run = launch.create_run_dir(plan)
             queue.submit(run)
             made.append(run)
         return made
@@ -42,29 +42,31 @@ def waiting(make_spec: Callable[..., dict[str, Any]], monkeypatch: pytest.Monkey
 
 def test_order_priority_and_withdrawal(waiting: Callable[..., list[RunDir]]) -> None:
     first, second, third = waiting(3)
-    assert queue.waiting() == [first, second, third]
-    assert {status(run).state for run in queue.waiting()} == {"queued"}
+    assert queue.waiting_runs() == [first, second, third]
+    assert {status(run).state for run in queue.waiting_runs()} == {"queued"}
     queue.reorder(third, first=True)
-    assert queue.waiting() == [third, first, second]
+    assert queue.waiting_runs() == [third, first, second]
     queue.reorder(second, priority=5)
-    assert queue.waiting() == [second, third, first]
+    assert queue.waiting_runs() == [second, third, first]
     queue.reorder(first, first=True)
-    assert queue.waiting() == [first, second, third], "to the front means before a higher priority"
+    assert queue.waiting_runs() == [first, second, third], (
+        "to the front means before a higher priority"
+    )
     launch.command(first, "cancel")
-    assert status(first).state == "cancelled" and queue.waiting() == [second, third]
+    assert status(first).state == "cancelled" and queue.waiting_runs() == [second, third]
     with pytest.raises(LabError, match="does not wait"):
         queue.reorder(first, first=True)
     launch.delete(second)
-    assert queue.waiting() == [third]
+    assert queue.waiting_runs() == [third]
 
 
 def test_a_run_is_started_or_withdrawn_never_both(waiting: Callable[..., list[RunDir]]) -> None:
     first, second = waiting(2)
     assert queue.withdraw(first) and not queue.claim(first)
     assert queue.claim(second) and not queue.withdraw(second)
-    assert queue.waiting() == [] and status(second).state == "queued"
+    assert queue.waiting_runs() == [] and status(second).state == "queued"
     queue.recover()  # the supervisor that had claimed it was killed before it started it
-    assert queue.waiting() == [second]
+    assert queue.waiting_runs() == [second]
     launch.delete(second)
     assert status(second).state == "deleted"
 
@@ -109,11 +111,11 @@ def test_a_run_waits_for_memory_that_others_have_yet_to_take(
     reserve = supervisor.RESERVE_BYTES
     monkeypatch.setattr(supervisor, "_free_bytes", lambda: 8e9 + 3e9 + reserve - 5e5)
     loop.tick()
-    assert queue.waiting() == [run], "half a megabyte of the reserve is missing"
+    assert queue.waiting_runs() == [run], "half a megabyte of the reserve is missing"
     assert "about 3.0 GB are needed, 3.3 GB are free" in status(run).message
     monkeypatch.setattr(supervisor, "_free_bytes", lambda: 8e9 + 3e9 + reserve + 5e5)
     loop.tick()
-    assert queue.waiting() == [], "there is room for all three, and the reserve"
+    assert queue.waiting_runs() == [], "there is room for all three, and the reserve"
 
 
 def test_settings_are_checked() -> None:
@@ -121,7 +123,7 @@ def test_settings_are_checked() -> None:
         queue.change(at_once=0)
     assert queue.change(at_once=2).at_once == 2 and queue.settings().at_once == 2
     (queue.folder() / "settings.json").write_text("{garbage")
-    assert queue.settings() == queue.Settings()
+    assert queue.settings() == queue.QueueSettings()
 
 
 def test_a_failure_pauses_the_queue_if_asked(
@@ -169,7 +171,7 @@ def test_killed_supervisors_lose_nothing_and_start_nothing_twice(
         record = read_object(supervisor.record_file())
         if kills < 3 and started >= kills and process.send(record, signal.SIGKILL):
             kills += 1
-        supervisor.nudge()
+        supervisor.ensure_if_waiting()
         time.sleep(0.1)
     assert kills == 3
     for run in runs:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from lab.compare.comparison import compare, row
 from lab.atomic_files import read_object
+from lab.compare.comparison import compare, row
 from lab.paths import RunDir
 from lab.runs import record_reader
 from lab.runs.status import status

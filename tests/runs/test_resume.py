@@ -13,10 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lab.errors import LabError
 from lab.atomic_files import read_object
+from lab.errors import LabError
 from lab.paths import RunDir
-from lab.runs import record_reader, launch, process, queue
+from lab.runs import launch, process, queue, record_reader
 from lab.runs.status import status
 from tests.conftest import attempt_here
 
@@ -99,20 +99,20 @@ def test_an_interrupted_attempt_resumes_bitwise(
     packing: str,
 ) -> None:
     from lab.planner.validate import check
-    from lab.train.callbacks import Conductor
+    from lab.train.callbacks import RunCallback
 
     sections = {"data": {"packing": packing}}
     whole = work_here(method, **sections)
-    run = launch.create(check(make_spec(method, **sections)))
-    record = Conductor._record
+    run = launch.create_run_dir(check(make_spec(method, **sections)))
+    record = RunCallback._record
 
-    def fail_at_seven(self: Conductor, *measured: Any) -> None:
+    def fail_at_seven(self: RunCallback, *measured: Any) -> None:
         record(self, *measured)
         if self.used.step == 7:
             raise RuntimeError("as if the machine had failed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Conductor, "_record", fail_at_seven)
+        patch.setattr(RunCallback, "_record", fail_at_seven)
         assert attempt_here(run) == 1
     assert status(run).state == "failed" and "as if the machine" in status(run).message
     monkeypatch.setattr(queue, "submit", lambda run: None)
@@ -138,7 +138,8 @@ def test_a_damaged_checkpoint_is_skipped_and_named(
     assert attempt_here(run) == 0
     assert record_reader.last_event(run, "plan")["resumed_at"] == 4
     assert any(
-        "optimizer.safetensors is damaged" in w["message"] for w in record_reader.events(run, "warning")
+        "optimizer.safetensors is damaged" in w["message"]
+        for w in record_reader.events(run, "warning")
     )
     assert all(torch.equal(before[name], tensor) for name, tensor in weights(run).items())
 

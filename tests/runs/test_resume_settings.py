@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from lab.errors import LabError, SpecError
 from lab.atomic_files import read_object
+from lab.errors import LabError, SpecError
 from lab.paths import RunDir
 from lab.planner.validate import check
-from lab.runs import record_reader, launch, queue, resume_settings
+from lab.runs import launch, queue, record_reader, resume_settings
 from lab.runs.status import status
 from lab.train import checkpoint
 from lab.train.budget import rate
@@ -84,7 +84,9 @@ def test_a_finished_run_is_made_longer(
     records = record_reader.metrics(run, "train")
     assert [record["step"] for record in records] == list(range(1, 21)), "one history"
     rates = [record["train/learning_rate"] for record in records]
-    expected = [1e-3 * rate(resume_settings.spec_of(run).train, step / 20, 1 / 20) for step in (8, 19)]
+    expected = [
+        1e-3 * rate(resume_settings.spec_of(run).train, step / 20, 1 / 20) for step in (8, 19)
+    ]
     assert [rates[8], rates[19]] == pytest.approx(expected), "the schedule is that of 20 steps"
     assert "follows its schedule over the new length" in warnings(run)
     assert (run.attempts / "1" / "artifact" / "adapter_model.safetensors").read_bytes() == weights
@@ -128,7 +130,7 @@ def test_lost_optimizer_state_is_refused_unless_allowed(stopped: RunDir) -> None
     assert "--incomplete" in status(stopped).hint
     launch.resume(stopped, incomplete=True)
     assert attempt_here(stopped) == 0
-    assert "step-8 lacks optimizer.safetensors: what it held starts anew" in warnings(stopped)
+    assert "step-8 lacks optimizer.safetensors, which starts anew" in warnings(stopped)
     assert record_reader.last_event(stopped, "plan")["resumed_at"] == 8
 
 
@@ -161,21 +163,21 @@ def test_a_start_that_cannot_be_is_refused(trained: list[RunDir], make_spec: Mak
 def test_a_disk_that_fills_in_mid_save_costs_one_checkpoint(
     work_here: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lab.train.callbacks import Conductor
+    from lab.train.callbacks import RunCallback
 
     sections = {"train": {"max_steps": 14}}
     whole = work_here("lora", **sections)
-    record, hard = Conductor._record, resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    record, hard = RunCallback._record, resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     adapter = (whole.checkpoints / "step-8" / "trainable.safetensors").stat().st_size
     limits = {5: int(1.5 * adapter), 9: hard}  # the adapter fits, its moments do not
 
-    def limited(self: Conductor, *measured: Any) -> None:
+    def limited(self: RunCallback, *measured: Any) -> None:
         record(self, *measured)
         limit = limits.get(self.used.step)
         if limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
 
-    monkeypatch.setattr(Conductor, "_record", limited)
+    monkeypatch.setattr(RunCallback, "_record", limited)
     try:
         run = work_here("lora", **sections)
     finally:

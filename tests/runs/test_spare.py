@@ -14,7 +14,7 @@ import pytest
 from lab import host
 from lab.atomic_files import read_object
 from lab.paths import RunDir
-from lab.runs import launch, process, queue, warm_worker, supervisor
+from lab.runs import launch, process, queue, supervisor, warm_worker
 
 
 def test_a_spare_worker_does_the_run_and_ends_with_its_supervisor(
@@ -23,13 +23,13 @@ def test_a_spare_worker_does_the_run_and_ends_with_its_supervisor(
     from lab.planner.validate import check
 
     monkeypatch.setattr(supervisor, "ensure", lambda: None)
-    warm_worker.want()
+    warm_worker.request_warm_worker()
     assert warm_worker.is_wanted()
     loop = supervisor.Supervisor()
     assert loop.tick(), "a supervisor stays while a spare is wanted"
     waiting = loop.spare.worker
     assert waiting is not None and waiting.poll() is None
-    run = launch.create(check(make_spec("lora", train={"max_steps": 2, "save_every": 0})))
+    run = launch.create_run_dir(check(make_spec("lora", train={"max_steps": 2, "save_every": 0})))
     queue.submit(run)
     loop.tick()
     assert (read_object(run.process) or {})["pid"] == waiting.pid, "the spare took the run"
@@ -44,10 +44,10 @@ def test_a_spare_worker_does_the_run_and_ends_with_its_supervisor(
 
 def test_a_dead_spare_starts_nothing(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
-    held = warm_worker.Spare()
+    held = warm_worker.WarmWorker()
     held.worker = subprocess.Popen([sys.executable, "-c", ""], stdin=subprocess.PIPE)
     held.worker.wait()
-    assert held.give(run) is None and not run.process.exists()
+    assert held.assign(run) is None and not run.process.exists()
 
 
 def test_what_a_killed_worker_leaves_is_said(
@@ -67,12 +67,12 @@ def test_what_a_killed_worker_leaves_is_said(
     monkeypatch.setattr(supervisor, "RETURN_S", 0.0)
     loop.killed["a-run"] = (record, time.monotonic())
     loop.tick()
-    assert "1 of its processes live" in queue.left_behind()[0]
+    assert "1 of its processes live" in queue.unreleased_memory()[0]
     subprocess.run(["kill", *map(str, process.group_members(worker.pid))], check=True)
     end = time.monotonic() + 10
     while loop.killed:
         assert time.monotonic() < end
         loop.tick()
         time.sleep(0.05)
-    assert queue.left_behind() == []
+    assert queue.unreleased_memory() == []
     assert host.gpu_bytes_of([worker.pid]) == 0

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lab.runs import process, queue, warm_worker, supervisor
+from lab.runs import process, queue, supervisor, warm_worker
 
 
 @pytest.fixture(autouse=True)
@@ -20,20 +20,20 @@ def no_supervisor(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_a_spare_is_wanted_for_ten_minutes(no_supervisor: list[str]) -> None:
     assert not warm_worker.is_wanted()
-    warm_worker.want()
+    warm_worker.request_warm_worker()
     assert warm_worker.is_wanted() and no_supervisor == ["supervisor"]
     for age, wanted in ((590, True), (610, False)):
         moment = time.time() - age
         os.utime(queue.folder() / "wanted", (moment, moment))
         assert warm_worker.is_wanted() is wanted, f"{age} s ago somebody set up a run."
-    warm_worker.want()
+    warm_worker.request_warm_worker()
     queue.change(spare=False)
     assert not warm_worker.is_wanted(), "The setting says no."
 
 
 def test_where_the_setting_says_no_nothing_is_started(no_supervisor: list[str]) -> None:
     queue.change(spare=False)
-    warm_worker.want()
+    warm_worker.request_warm_worker()
     assert no_supervisor == [] and not (queue.folder() / "wanted").exists()
 
 
@@ -53,10 +53,10 @@ def test_one_is_kept_and_replaced_when_it_dies(monkeypatch: pytest.MonkeyPatch) 
         return started[-1]
 
     monkeypatch.setattr(process, "spawn", spawn)
-    held = warm_worker.Spare()
-    held.keep()
-    held.keep()
+    held = warm_worker.WarmWorker()
+    held.start()
+    held.start()
     assert len(started) == 1, "One is enough."
     started[0].ended = -9
-    held.keep()
+    held.start()
     assert len(started) == 2 and held.worker is started[1]  # type: ignore[comparison-overlap]

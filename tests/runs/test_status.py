@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from lab import paths
-from lab.errors import LabError
 from lab.atomic_files import write_json
+from lab.errors import LabError
 from lab.paths import RunDir
-from lab.runs import record_reader, launch, process
+from lab.runs import launch, process, record_reader
 from lab.runs.status import status
 
 

@@ -31,10 +31,10 @@ def submitted(monkeypatch: pytest.MonkeyPatch) -> list[RunDir]:
 def test_a_ticket_knows_its_run_and_its_form(submitted: list[RunDir]) -> None:
     ticket = submissions.new()
     assert submissions.TICKET.fullmatch(ticket) and submissions.new() != ticket
-    assert submissions.claimed(ticket) is None and not submissions.is_same(ticket, {})
+    assert submissions.run_of(ticket) is None and not submissions.is_same(ticket, {})
     run = submissions.start(plan("one"), ticket)
     assert submitted == [run], "It waits in the queue."
-    assert submissions.claimed(ticket) == run and submissions.start(plan("one"), ticket) == run
+    assert submissions.run_of(ticket) == run and submissions.start(plan("one"), ticket) == run
     asked = plan("one")["asked"]
     turned = {key: asked[key] for key in reversed(asked)}
     assert submissions.is_same(ticket, asked) and submissions.is_same(ticket, turned)
@@ -45,7 +45,7 @@ def test_a_ticket_knows_its_run_and_its_form(submitted: list[RunDir]) -> None:
 def test_two_clicks_at_once_are_one_run(
     submitted: list[RunDir], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    create = launch.create
+    create = launch.create_run_dir
 
     def slowly(made: dict[str, Any]) -> RunDir:
         time.sleep(0.3)
@@ -67,7 +67,7 @@ def test_two_clicks_at_once_are_one_run(
 def test_a_start_that_fails_leaves_the_ticket_free(
     submitted: list[RunDir], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    create, ticket = launch.create, submissions.new()
+    create, ticket = launch.create_run_dir, submissions.new()
 
     def fail(made: dict[str, Any]) -> RunDir:
         raise LabError("The disk is full.")
@@ -84,7 +84,7 @@ def test_a_start_that_fails_leaves_the_ticket_free(
 def test_what_is_no_ticket_starts_nothing(submitted: list[RunDir], ticket: str) -> None:
     with pytest.raises(LabError, match="out of date"):
         submissions.start(plan("one"), ticket)
-    assert submissions.claimed(ticket) is None and all_runs() == []
+    assert submissions.run_of(ticket) is None and all_runs() == []
 
 
 def test_tickets_of_last_week_are_forgotten_and_no_others(submitted: list[RunDir]) -> None:
@@ -96,7 +96,7 @@ def test_tickets_of_last_week_are_forgotten_and_no_others(submitted: list[RunDir
         moment = time.time() - age
         os.utime(home() / "tickets" / ticket, (moment, moment))
     submissions.start(plan("three"), submissions.new())
-    assert submissions.claimed(old) is None and submissions.claimed(young) is not None
+    assert submissions.run_of(old) is None and submissions.run_of(young) is not None
     assert len(all_runs()) == 3, "The runs stay."
 
 

@@ -32,7 +32,7 @@ def test_a_merged_model_is_plain_and_answers_as_the_result(
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
     proof = json.loads((tmp_path / "merged" / "receipt.json").read_text())
     assert proof["merged_from"] == run.id
-    template_lock.enforce(proof["lock"], tokenizer)
+    template_lock.check_tokenizer(proof["lock"], tokenizer)
     loaded = generate.load(generate.parse(f"run:{run.id}"))
     ids = torch.tensor([tokenizer("What is 2 plus 2?")["input_ids"]])
     with torch.inference_mode():

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from lab import methods
+from lab.atomic_files import read_object
 from lab.data import chat_template
 from lab.errors import LabError
-from lab.atomic_files import read_object
 from lab.methods import Context
 from lab.models import weights
 from lab.paths import RunDir
@@ -105,7 +105,7 @@ def lora_of(tmp_path: Path) -> Callable[[int], tuple[Any, Any, Path]]:
         folder.mkdir()
         method.save(done, folder)
         base = tiny.make_model("neox")
-        twin = weights.same_weights(base)
+        twin = weights.share_weights(base)
         model = method.apply(base, spec.method_config, Context(spec))
         return model, twin, folder
 
@@ -115,7 +115,7 @@ def lora_of(tmp_path: Path) -> Callable[[int], tuple[Any, Any, Path]]:
 def test_training_on_begins_with_every_number_of_the_result(lora_of: Any) -> None:
     model, twin, folder = lora_of(4)
     trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
-    artifact.begin_with(model, twin, methods.get("lora"), folder)
+    artifact.load_initial_weights(model, twin, methods.get("lora"), folder)
     torch.manual_seed(4)
     now = {name: one for name, one in model.named_parameters() if one.requires_grad}
     assert now.keys() == trained, "as much trains as before"
@@ -128,6 +128,6 @@ def test_a_result_that_lacks_a_weight_is_refused_by_name(lora_of: Any) -> None:
     model.extra = nn.Parameter(torch.ones(3))
     before = {name: one.clone() for name, one in model.named_parameters()}
     with pytest.raises(LabError, match="The result holds no extra: LoRA"):
-        artifact.begin_with(model, twin, methods.get("lora"), folder)
+        artifact.load_initial_weights(model, twin, methods.get("lora"), folder)
     left = dict(model.named_parameters())
     assert all(torch.equal(one, left[n]) for n, one in before.items() if "lora_" in n)

@@ -14,9 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lab.data import prepare
-from lab.data.batches import Stream
 from lab.atomic_files import read_object, write_json
+from lab.data import prepare
+from lab.data.batches import TrainingOrder
 from lab.paths import RunDir
 from lab.runs import record_reader
 from lab.runs.status import status
@@ -29,9 +29,9 @@ Work = Callable[..., RunDir]
 SHORT = {"max_steps": 2, "eval_every": 0, "save_every": 0}
 
 
-def stream_of(run: RunDir, tokenizer: Any, seed: int, bucket: int = 0) -> Stream:
-    spec = RunSpec.stored(read_object(run.spec) or {})
-    return Stream(prepare.prepare(spec, tokenizer).train, seed, bucket)
+def stream_of(run: RunDir, tokenizer: Any, seed: int, bucket: int = 0) -> TrainingOrder:
+    spec = RunSpec.from_stored(read_object(run.spec) or {})
+    return TrainingOrder(prepare.prepare(spec, tokenizer).train, seed, bucket)
 
 
 def warnings(run: RunDir) -> str:

@@ -67,7 +67,7 @@ def test_the_lowest_losses_the_newest_and_the_pinned_are_kept(
     """Step 4 has no evaluation, step 3 the lowest; 10 is newer than 4, whatever letters say."""
     for step, loss in ((1, 4.0), (2, 2.0), (3, 1.0), (4, None), (10, 3.0)):
         write(step, loss)
-    removed = checkpoint.prune(tmp_path, best, last, frozenset(pins))
+    removed = checkpoint.delete_old(tmp_path, best, last, frozenset(pins))
     found = sorted(int(path.name.removeprefix("step-")) for path in tmp_path.iterdir())
     assert found == left
     assert sorted(removed) == sorted(f"step-{n}" for n in {1, 2, 3, 4, 10} - set(left))
@@ -78,7 +78,7 @@ def test_the_newest_whole_one_is_taken_by_its_number(
 ) -> None:
     for step in (9, 10, 2):
         write(step)
-    found, skipped = checkpoint.newest_valid(tmp_path)
+    found, skipped = checkpoint.latest_valid(tmp_path)
     assert found is not None and (found.step, skipped) == (10, [])
 
 
@@ -106,17 +106,17 @@ def test_what_may_be_lost_and_what_may_not(
     damage(write(2) / name, how)
     with pytest.raises(LabError, match=name.replace(".", r"\.")):
         checkpoint.verify(tmp_path / "step-2")
-    found, skipped = checkpoint.newest_valid(tmp_path)
+    found, skipped = checkpoint.latest_valid(tmp_path)
     assert found is not None and found.step == 1 and len(skipped) == 1
     damage(tmp_path / "step-1" / "optimizer.safetensors", "short")
-    found, skipped = checkpoint.newest_valid(tmp_path)
+    found, skipped = checkpoint.latest_valid(tmp_path)
     assert found is None and len(skipped) == 2
-    allowed, _ = checkpoint.newest_valid(tmp_path, incomplete=True)
+    allowed, _ = checkpoint.latest_valid(tmp_path, incomplete=True)
     assert allowed is not None
     if name in checkpoint.NEEDED:
-        assert (allowed.step, allowed.lost) == (1, ("optimizer.safetensors",))
+        assert (allowed.step, allowed.missing_files) == (1, ("optimizer.safetensors",))
     else:
-        assert (allowed.step, allowed.lost) == (2, (name,))
+        assert (allowed.step, allowed.missing_files) == (2, (name,))
 
 
 def test_a_checkpoint_under_another_number_is_damaged(

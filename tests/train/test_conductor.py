@@ -26,7 +26,9 @@ QUIET = {"eval_every": 0, "save_every": 0}
 
 def steps(run: RunDir, kind: str) -> list[int]:
     """The steps of the records (eval) or events (checkpoint, sample) of a kind."""
-    records = record_reader.metrics(run, kind) if kind == "eval" else record_reader.events(run, kind)
+    records = (
+        record_reader.metrics(run, kind) if kind == "eval" else record_reader.events(run, kind)
+    )
     return [one["step"] for one in records if one.get("of") != "base"]
 
 
@@ -310,7 +312,7 @@ def test_the_most_urgent_command_is_answered(
 def test_before_the_first_step_there_is_nothing_to_save(
     small_run: Work, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    enter = Telemetry.enter
+    enter = Telemetry.enter_phase
 
     def command_while_loading(self: Telemetry, phase: str) -> None:
         enter(self, phase)
@@ -329,7 +331,9 @@ def test_a_checkpoint_knows_its_own_evaluation_only(small_run: Work) -> None:
     """keep_best ranks by it: a checkpoint without one must not carry the loss of another step."""
     train = {"max_steps": 7, "eval_every": 2, "save_every": 1, "keep_last": 9}
     run = small_run("lora", train=train)
-    evals = {one["step"]: one["eval/loss"] for one in record_reader.metrics(run, "eval") if one["step"]}
+    evals = {
+        one["step"]: one["eval/loss"] for one in record_reader.metrics(run, "eval") if one["step"]
+    }
     for step in range(1, 7):
         state = read_object(run.checkpoints / f"step-{step}" / "state.json") or {}
         assert state["eval_loss"] == evals.get(step), f"step {step}"
@@ -368,7 +372,7 @@ def test_rows_of_a_broken_step_are_named(
     import torch
 
     from lab.data import prepare
-    from lab.data.batches import Stream
+    from lab.data.batches import TrainingOrder
     from lab.spec import RunSpec
     from lab.train import trainer
 
@@ -383,7 +387,7 @@ def test_rows_of_a_broken_step_are_named(
     train = {"max_steps": 4, "batch_size": 2, "accumulation": 2, **QUIET}
     run = small_run("lora", train=train)
     assert status(run).state == "failed"
-    spec = RunSpec.stored(json.loads(run.spec.read_text()))
-    stream = Stream(prepare.prepare(spec, small_tokenizer).train, spec.train.seed)
+    spec = RunSpec.from_stored(json.loads(run.spec.read_text()))
+    stream = TrainingOrder(prepare.prepare(spec, small_tokenizer).train, spec.train.seed)
     rows = sorted(stream[place].sources[0] for place in range(4, 8))
     assert f"at step 2, on rows {', '.join(map(str, rows))} of" in status(run).message

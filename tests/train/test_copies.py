@@ -17,16 +17,18 @@ from lab.runs import record_reader
 from lab.runs.status import status
 from lab.spec import RunSpec
 from lab.spec_sections import TrainSpec
-from lab.train.master_weights import KEY, WithCopies
+from lab.train.master_weights import MASTER_KEY, MasterWeightOptimizer
 from tests.conftest import attempt_again
 
 RATE = 1e-4
 TRAIN = TrainSpec(learning_rate=RATE, precision="bfloat16", adapter_precision="bfloat16")
 
 
-def made(weight: torch.nn.Parameter, rule: str = "sgd") -> WithCopies:
+def made(weight: torch.nn.Parameter, rule: str = "sgd") -> MasterWeightOptimizer:
     build = optimizers.get(rule).build
-    return WithCopies([{"params": [weight], "lr": RATE}], RATE, lambda group: build([group], TRAIN))
+    return MasterWeightOptimizer(
+        [{"params": [weight], "lr": RATE}], RATE, lambda group: build([group], TRAIN)
+    )
 
 
 def test_updates_below_the_types_resolution_count() -> None:
@@ -40,7 +42,7 @@ def test_updates_below_the_types_resolution_count() -> None:
         rule.step()
         plain.step()
     assert torch.equal(alone.detach(), torch.ones(4, dtype=torch.bfloat16))
-    assert rule.state[narrow][KEY] == pytest.approx(torch.full((4,), 0.99), abs=1e-5)
+    assert rule.state[narrow][MASTER_KEY] == pytest.approx(torch.full((4,), 0.99), abs=1e-5)
     assert torch.equal(narrow.detach(), torch.full((4,), 0.99).to(torch.bfloat16))
 
 
@@ -55,7 +57,7 @@ def test_what_others_write_into_a_weight_stays() -> None:
         with torch.no_grad():
             weight[0] = 0.0
     assert weight[0] == 0.0 and weight[1] == 1.0
-    assert rule.state[weight][KEY][2] == pytest.approx(1.0 - 20 * RATE, abs=1e-6)
+    assert rule.state[weight][MASTER_KEY][2] == pytest.approx(1.0 - 20 * RATE, abs=1e-6)
 
 
 def test_a_wide_weight_is_updated_itself() -> None:
@@ -63,7 +65,7 @@ def test_a_wide_weight_is_updated_itself() -> None:
     rule = made(weight, "adamw")
     weight.grad = torch.ones(4)
     rule.step()
-    assert KEY not in rule.state[weight] and weight.grad is not None
+    assert MASTER_KEY not in rule.state[weight] and weight.grad is not None
     assert (weight < 1.0).all()
 
 
@@ -80,8 +82,8 @@ def test_auto_takes_the_type_of_the_base_where_copies_keep_the_bits() -> None:
     assert auto("lora", adapter_precision="float32") == "float32"
     spec = RunSpec.from_json({"method": "lora"})
     narrow = replace(spec.train, adapter_precision="bfloat16")
-    assert optimizers.keeps_copies(methods.get("lora"), narrow)
-    assert not optimizers.keeps_copies(methods.get("full"), narrow)
+    assert optimizers.uses_master_weights(methods.get("lora"), narrow)
+    assert not optimizers.uses_master_weights(methods.get("full"), narrow)
 
 
 @pytest.fixture
@@ -119,7 +121,7 @@ def test_a_run_resumes_with_its_copies_bit_for_bit(
 
     whole, broken = (narrow_run(method, "bfloat16", max_steps=8, save_every=4) for _ in range(2))
     saved = load_file(broken.checkpoints / "step-4" / "optimizer.safetensors")
-    copies = {name: value for name, value in saved.items() if name.endswith(f"|{KEY}")}
+    copies = {name: value for name, value in saved.items() if name.endswith(f"|{MASTER_KEY}")}
     assert {value.dtype for value in copies.values()} == {torch.float32}
     if method == "adalora":
         held = load_file(broken.checkpoints / "step-4" / "trainable.safetensors")
@@ -145,4 +147,4 @@ def test_a_checkpoint_from_before_there_were_copies_goes_on() -> None:
     weight.grad = torch.ones_like(weight)
     rule.step()
     assert rule.state[weight]["exp_avg"].dtype == torch.float32
-    assert rule.state[weight]["step"] == 4.0 and (rule.state[weight][KEY] < 1.0).all()
+    assert rule.state[weight]["step"] == 4.0 and (rule.state[weight][MASTER_KEY] < 1.0).all()

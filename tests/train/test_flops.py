@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lab import methods
 from lab.data.batches import collate, single_rows
-from lab.data.chat_template import Tokens
+from lab.data.chat_template import TokenizedExample
 from lab.methods import Context
 from lab.spec import RunSpec
 from lab.train import flops
@@ -45,7 +45,7 @@ def measured(model: Any, rows: Any, loss: str) -> float:
 
 def long_rows(length: int, count: int = 2) -> Any:
     ids = [place % 61 for place in range(length)]
-    return single_rows([Tokens(ids, [-100] * (length // 2) + ids[length // 2 :])] * count)
+    return single_rows([TokenizedExample(ids, [-100] * (length // 2) + ids[length // 2 :])] * count)
 
 
 @pytest.mark.parametrize("loss", ["fused", "plain"])
@@ -85,13 +85,13 @@ def test_frozen_layers_and_virtual_tokens_are_counted(name: str) -> None:
 
 def test_packed_sequences_attend_to_themselves_only() -> None:
     from lab.data.batches import packed_rows
-    from lab.train.flops import Flops
+    from lab.train.flops import FlopCosts
 
-    short = [Tokens([1] * 3, [-100, 1, 1]), Tokens([1] * 4, [-100, -100, 1, 1])]
+    short = [TokenizedExample([1] * 3, [-100, 1, 1]), TokenizedExample([1] * 4, [-100, -100, 1, 1])]
     (row,) = packed_rows(short, 16)
-    costs = Flops(per_token=10.0, per_loss_token=100.0, per_token_pair=1000.0)
+    costs = FlopCosts(per_token=10.0, per_loss_token=100.0, per_token_pair=1000.0)
     assert costs.of(row) == 10 * 7 + 100 * 4 + 1000 * (3 * 3 + 4 * 4)
-    both = Flops(1.0, 0.0, 1000.0, virtual=2, prefix=5)
+    both = FlopCosts(1.0, 0.0, 1000.0, virtual=2, prefix=5)
     (single,) = single_rows(short[:1])
     assert both.of(single) == (3 + 2) + 1000 * (5 * 10), "virtual tokens ask, a prefix answers"
 

@@ -10,17 +10,19 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from lab.data.batches import Row, Stream, collate
+from lab.data.batches import TokenSequence, TrainingOrder, collate
 from lab.spec_sections import TrainSpec
-from lab.train.flops import Flops
+from lab.train.budget import BudgetUsed, TrainingBudget
+from lab.train.flops import FlopCosts
 from lab.train.loop import StepConfig, TrainingLoop, step
 from lab.train.optimizer import add_new_parameters
-from lab.train.budget import Plan, Used
 from lab.train.step_batches import StepBatches
 from tests.methods import tiny
 
 UNEQUAL = [
-    Row([1, 10 + size, *range(20, 20 + size)], [-100, -100, *range(20, 20 + size)], (size + 2,))
+    TokenSequence(
+        [1, 10 + size, *range(20, 20 + size)], [-100, -100, *range(20, 20 + size)], (size + 2,)
+    )
     for size in (3, 11, 5, 8)
 ]
 RATE = 0.05
@@ -37,7 +39,7 @@ def accelerator() -> Accelerator:
 
 
 def stepped(
-    accelerator: Accelerator, base: Any, parts: list[list[Row]], **options: Any
+    accelerator: Accelerator, base: Any, parts: list[list[TokenSequence]], **options: Any
 ) -> tuple[dict[str, torch.Tensor], Any]:
     """Weights after one step of plain SGD over micro-batches, and the step's result."""
     model = copy.deepcopy(base).train()
@@ -127,11 +129,11 @@ def test_the_multiplier_scales_the_peak_rate_and_does_not_pile_up(
 def test_hooks_are_called_in_their_phase(accelerator: Accelerator, base: Any) -> None:
     model, calls = copy.deepcopy(base), []
 
-    def after_step(tuned: Any, number: int) -> None:
+    def on_optimizer_step(tuned: Any, number: int) -> None:
         assert tuned is model and next(tuned.parameters()).grad is not None, "gradients exist still"
         calls.append(f"after step {number}")
 
-    config = StepConfig("float32", "fused", after_step=after_step)
+    config = StepConfig("float32", "fused", on_optimizer_step=on_optimizer_step)
     batches = [collate([row], 0) for row in UNEQUAL[:2]]
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
     step(accelerator, model, optimizer, batches, config, 7, end_phase=calls.append)
@@ -141,20 +143,22 @@ def test_hooks_are_called_in_their_phase(accelerator: Accelerator, base: Any) ->
 
 # -- which sequences ----------------------------------------------------------------------
 
-ROWS = [Row([number] * 4, [-100] + [number] * 3, (4,), (number,)) for number in range(10)]
+ROWS = [TokenSequence([number] * 4, [-100] + [number] * 3, (4,), (number,)) for number in range(10)]
 
 
 def step_batches(rows: int = 14, **used: int) -> StepBatches:
-    plan = Plan(-(-rows // 4), rows, {"step": 4.0})
-    return StepBatches(Stream(ROWS, seed=3), plan, Used(**used), Flops(2.0, 1.0, 0.0), 2, 2, 0)
+    plan = TrainingBudget(-(-rows // 4), rows, {"step": 4.0})
+    return StepBatches(
+        TrainingOrder(ROWS, seed=3), plan, BudgetUsed(**used), FlopCosts(2.0, 1.0, 0.0), 2, 2, 0
+    )
 
 
-def sources(micro_batches: list[list[Row]]) -> list[list[int]]:
+def sources(micro_batches: list[list[TokenSequence]]) -> list[list[int]]:
     return [[row.sources[0] for row in rows] for rows in micro_batches]
 
 
 def test_steps_follow_the_stream_and_the_last_one_is_smaller() -> None:
-    batches, stream = step_batches(), Stream(ROWS, seed=3)
+    batches, stream = step_batches(), TrainingOrder(ROWS, seed=3)
     order = [stream[index].sources[0] for index in range(14)]
     assert sources(batches.sequences(1)) == [order[0:2], order[2:4]]
     assert sources(batches.sequences(3)) == [order[8:10], order[10:12]], "over the end of an epoch"
@@ -166,7 +170,7 @@ def test_steps_follow_the_stream_and_the_last_one_is_smaller() -> None:
 def test_what_a_step_uses_is_added_up() -> None:
     batches = step_batches(step=2, tokens=100, loss_tokens=50, flops=7)
     batches.count(3, batches.sequences(3))
-    assert batches.used == Used(3, 100 + 4 * 4, 50 + 4 * 3, 0.0, 7 + 4 * (2 * 4 + 3))
+    assert batches.used == BudgetUsed(3, 100 + 4 * 4, 50 + 4 * 3, 0.0, 7 + 4 * (2 * 4 + 3))
 
 
 def test_processes_share_the_micro_batches_of_a_step() -> None:

@@ -9,10 +9,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lab.data.batches import collate, packed_rows, single_rows
-from lab.data.chat_template import Tokens
+from lab.data.chat_template import TokenizedExample
 from lab.train import loss as losses
 from lab.train.loss import FusedLinearCrossEntropy
-from lab.train.step import evaluation_loss, fused_is_exact, is_causal, summed_loss
+from lab.train.step import evaluation_loss, fused_matches_plain, is_causal, summed_loss
 
 HEADS = {"num_attention_heads": 4}
 
@@ -52,12 +52,12 @@ def model_of(kind: str) -> Any:
 KINDS = ["llama", "qwen3", "gpt2", "neox"]
 
 
-def sequences() -> list[Tokens]:
+def sequences() -> list[TokenizedExample]:
     torch.manual_seed(1)
     made = []
     for length in (5, 17, 9, 23, 12, 30):
         ids = torch.randint(0, 97, (length,)).tolist()
-        made.append(Tokens(ids, [-100, -100, *ids[2:]]))
+        made.append(TokenizedExample(ids, [-100, -100, *ids[2:]]))
     return made
 
 
@@ -125,8 +125,8 @@ def test_an_architecture_that_changes_its_logits_is_noticed() -> None:
         num_attention_heads=4, num_key_value_heads=2, head_dim=8,
         final_logit_softcapping=0.05, pad_token_id=0,
     )  # fmt: skip
-    assert not fused_is_exact(Gemma2ForCausalLM(config), precision="float32")
-    assert all(fused_is_exact(model_of(kind), precision="float32") for kind in KINDS)
+    assert not fused_matches_plain(Gemma2ForCausalLM(config), precision="float32")
+    assert all(fused_matches_plain(model_of(kind), precision="float32") for kind in KINDS)
 
 
 def test_a_model_that_looks_ahead_is_noticed() -> None:
@@ -154,13 +154,13 @@ def test_a_model_that_looks_at_its_head_trains_with_the_fused_loss() -> None:
     """Mamba asks for the type of the head's weight before it calls it."""
     from transformers import MambaConfig, MambaForCausalLM
 
-    from lab.train.step import fused_is_exact
+    from lab.train.step import fused_matches_plain
 
     shape = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}
     torch.manual_seed(0)
     model = MambaForCausalLM(MambaConfig(**shape))
     names = {name for name, _ in model.named_parameters()}
-    assert fused_is_exact(model, precision="float32")
+    assert fused_matches_plain(model, precision="float32")
     assert {name for name, _ in model.named_parameters()} == names, "the head is back"
 
 
@@ -231,7 +231,7 @@ def test_only_what_needs_a_gradient_gets_one() -> None:
 
 def test_few_chunks_stand_for_all_only_within() -> None:
     """Measuring memory leaves out chunks; training afterwards must not."""
-    with losses.few_chunks():
+    with losses.trace_few_chunks():
         assert len(losses._chunks(1000, 10)) <= 4
     assert list(losses._chunks(1000, 10)) == list(range(0, 1000, 10))
 

@@ -44,9 +44,9 @@ def test_every_group_moves_by_its_rate(precision: str, optimizer: str) -> None:
             assert torch.allclose(moved, expected, rtol=2e-2, atol=2e-2), name
     if optimizer == "sgd_in_backward":
         count = sum(weight.numel() for weight in weights.values())
-        both = rule.take_norm()  # of two backward passes
+        both = rule.pop_grad_norm()  # of two backward passes
         assert float(both) == pytest.approx((2 * count) ** 0.5, rel=1e-4)
-        assert float(rule.take_norm()) == 0.0, "taken once"
+        assert float(rule.pop_grad_norm()) == 0.0, "taken once"
         assert all(weight.grad is None for weight in weights.values()), "freed in the pass"
     else:
         held = any("copy" in state for state in rule.state.values())

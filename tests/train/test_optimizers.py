@@ -229,4 +229,4 @@ def test_narrow_adapters_have_copies_where_there_is_a_step(
     from lab import methods
 
     train = TrainSpec(adapter_precision=adapters, optimizer=rule, max_grad_norm=0)
-    assert optimizers.keeps_copies(methods.get(method), train) is copies
+    assert optimizers.uses_master_weights(methods.get(method), train) is copies

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from lab.bench.small_model import make_model
 from lab.atomic_files import read_object
+from lab.bench.small_model import make_model
 from lab.models import catalog, weights
 from lab.paths import RunDir
 from lab.runs import record_reader
 from lab.runs.status import status
-from lab.train.step import packs_apart
+from lab.train.step import isolates_packed_sequences
 from tests.conftest import attempt_again, run_here
 from tests.methods import tiny
 
@@ -39,8 +39,8 @@ def mamba(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_attention_keeps_packed_sequences_apart(kind: str) -> None:
-    assert packs_apart(tiny.make_model(kind), precision="float32")
-    assert packs_apart(tiny.make_model(kind), precision="bfloat16")
+    assert isolates_packed_sequences(tiny.make_model(kind), precision="float32")
+    assert isolates_packed_sequences(tiny.make_model(kind), precision="bfloat16")
 
 
 def run_of(mamba: Path, chats: Path, packing: str) -> RunDir:

@@ -16,9 +16,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lab.data import prepare
-from lab.data.batches import Row, Stream
 from lab.atomic_files import read_object
+from lab.data import prepare
+from lab.data.batches import TokenSequence, TrainingOrder
 from lab.paths import RunDir
 from lab.runs import record_reader
 from lab.spec import RunSpec
@@ -39,7 +39,7 @@ class Course:
 
 
 def spec_of(run: RunDir) -> RunSpec:
-    return RunSpec.stored(read_object(run.spec) or {})
+    return RunSpec.from_stored(read_object(run.spec) or {})
 
 
 def base(folder: Path, kind: torch.dtype = torch.float32) -> Any:
@@ -48,7 +48,7 @@ def base(folder: Path, kind: torch.dtype = torch.float32) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=kind)
 
 
-def summed(model: Any, rows: list[Row]) -> torch.Tensor:
+def summed(model: Any, rows: list[TokenSequence]) -> torch.Tensor:
     """The summed loss of rows, each alone, without padding."""
     total = torch.zeros(())
     for row in rows:
@@ -68,14 +68,14 @@ def mean(model: Any, rows: Any) -> float:
     return total / sum(row.counted for row in rows)
 
 
-def rows_of(run: RunDir, tokenizer: Any) -> tuple[prepare.Prepared, Stream]:
+def rows_of(run: RunDir, tokenizer: Any) -> tuple[prepare.PreparedData, TrainingOrder]:
     spec = spec_of(run)
     data = prepare.prepare(spec, tokenizer)
-    return data, Stream(data.train, spec.train.seed)
+    return data, TrainingOrder(data.train, spec.train.seed)
 
 
 def plain_loop(
-    model: Any, stream: Stream, held_out: Any, rates: list[float], per_step: int, rows: int,
+    model: Any, stream: TrainingOrder, held_out: Any, rates: list[float], per_step: int, rows: int,
     *, optimizer: torch.optim.Optimizer, clip: float, evaluate_every: int,
 ) -> Course:  # fmt: skip
     course = Course()
@@ -309,10 +309,14 @@ def test_a_resumed_growing_run_counts_as_one_that_was_never_interrupted(
     grown: tuple[RunDir, Spec],
 ) -> None:
     run, _ = grown
-    before = [(one["step"], one["tokens"], one["flops"]) for one in record_reader.metrics(run, "train")]
+    before = [
+        (one["step"], one["tokens"], one["flops"]) for one in record_reader.metrics(run, "train")
+    ]
     again(run)
     assert record_reader.last_event(run, "plan")["resumed_at"] == 3
-    after = [(one["step"], one["tokens"], one["flops"]) for one in record_reader.metrics(run, "train")]
+    after = [
+        (one["step"], one["tokens"], one["flops"]) for one in record_reader.metrics(run, "train")
+    ]
     assert after == before
 
 

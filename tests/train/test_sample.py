@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from lab.data.catalog import Dataset
-from lab.data.prepare import Prepared
 from lab.data.formats import Example
+from lab.data.prepare import PreparedData
 from lab.train import sample_outputs
-from lab.train.sample_outputs import Sampler
+from lab.train.sample_outputs import SampleGenerator
 from tests.methods import tiny
 
 ASKED, ANSWER = "w5 w6", "w70 w71 w72"
@@ -37,11 +37,11 @@ class Events:
 
 def sampler(
     tokenizer: Any, first: Example, card: dict[str, Any] | None = None, system: str = ""
-) -> tuple[Sampler, Events]:
-    data = Prepared([], [], system, first, {})
+) -> tuple[SampleGenerator, Events]:
+    data = PreparedData([], [], system, first, {})
     events: Any = Events()
     dataset = Dataset("x", Path("x"), card or {})
-    return Sampler(tokenizer, dataset, data, events, "float32"), events
+    return SampleGenerator(tokenizer, dataset, data, events, "float32"), events
 
 
 @pytest.fixture(scope="module")

@@ -7,17 +7,17 @@ import math
 import pytest
 import torch
 
-from lab.data.batches import Row, Stream
+from lab.data.batches import TokenSequence, TrainingOrder
 from lab.spec_sections import TrainSpec
-from lab.train.flops import Flops
-from lab.train.budget import OPEN_END, Used, plan, rate
+from lab.train.budget import UNLIMITED_STEPS, BudgetUsed, rate, training_budget
+from lab.train.flops import FlopCosts
 
-ROWS = [Row([1] * 10, [-100] + [1] * 9, (10,)) for _ in range(9)]
-COSTS = Flops(per_token=2.0, per_loss_token=0.0, per_token_pair=0.0)
+ROWS = [TokenSequence([1] * 10, [-100] + [1] * 9, (10,)) for _ in range(9)]
+COSTS = FlopCosts(per_token=2.0, per_loss_token=0.0, per_token_pair=0.0)
 
 
 def planned(**settings: object):  # type: ignore[no-untyped-def]
-    return plan(TrainSpec(batch_size=2, **settings), Stream(ROWS, 0), COSTS)  # type: ignore[arg-type]
+    return training_budget(TrainSpec(batch_size=2, **settings), TrainingOrder(ROWS, 0), COSTS)  # type: ignore[arg-type]
 
 
 def test_epochs_count_where_no_budget_is_set() -> None:
@@ -32,14 +32,14 @@ def test_the_tightest_budget_ends_the_run() -> None:
     assert planned(max_tokens=101).steps == 6
     assert planned(max_flops=200.0).steps == 5
     assert planned(max_steps=3, max_tokens=100).steps == 3
-    assert planned(max_seconds=5.0).steps == OPEN_END
+    assert planned(max_seconds=5.0).steps == UNLIMITED_STEPS
 
 
 def test_the_fraction_follows_the_tightest() -> None:
     made = planned(max_steps=10, max_seconds=100.0)
-    assert made.fraction(Used(step=5, seconds=10)) == 0.5
-    assert made.fraction(Used(step=5, seconds=90)) == 0.9
-    assert made.fraction(Used(step=50)) == 1.0
+    assert made.fraction(BudgetUsed(step=5, seconds=10)) == 0.5
+    assert made.fraction(BudgetUsed(step=5, seconds=90)) == 0.9
+    assert made.fraction(BudgetUsed(step=50)) == 1.0
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
@@ -106,7 +106,7 @@ def test_a_budget_that_is_overrun_leaves_no_negative_or_rising_rate(schedule: st
 def test_accumulated_batches_make_one_step() -> None:
     epochs = planned(accumulation=2)  # nine rows, four a step
     assert (epochs.steps, epochs.rows) == (3, 9)
-    assert epochs.fraction(Used(step=3)) == 1.0 and epochs.fraction(Used(step=2)) < 1.0
+    assert epochs.fraction(BudgetUsed(step=3)) == 1.0 and epochs.fraction(BudgetUsed(step=2)) < 1.0
     assert planned(accumulation=2, max_steps=5).rows == 20
     assert planned(accumulation=2, max_tokens=100).steps == 3, "forty tokens a step"
     assert planned(accumulation=2, max_flops=161.0).steps == 3, "eighty operations a step"
@@ -116,5 +116,5 @@ def test_a_run_has_at_least_one_row_and_stays_within_its_budget() -> None:
     assert (planned(epochs=0.01).steps, planned(epochs=0.01).rows) == (1, 1)
     assert planned(epochs=1.2).rows == 11, "a part of a row is a row"
     over = planned(max_tokens=100)
-    assert over.fraction(Used(tokens=250)) == 1.0, "a budget cannot be used more than whole"
-    assert over.fraction(Used(tokens=25, step=99)) == 0.25, "only set budgets count"
+    assert over.fraction(BudgetUsed(tokens=250)) == 1.0, "a budget cannot be used more than whole"
+    assert over.fraction(BudgetUsed(tokens=25, step=99)) == 0.25, "only set budgets count"

@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 from lab.data.batches import collate, single_rows
-from lab.data.chat_template import Tokens
+from lab.data.chat_template import TokenizedExample
 from lab.train.step import (
     autocast,
+    drop_virtual_positions,
     evaluation_loss,
-    fused_is_exact,
+    fused_matches_plain,
     is_causal,
-    own_positions,
-    packs_apart,
+    isolates_packed_sequences,
     summed_loss,
 )
 from tests.methods import tiny
@@ -36,7 +36,7 @@ def batches(sizes: list[int]) -> list[dict[str, torch.Tensor]]:
         for _ in range(size):
             number += 1
             ids = [(7 * number + place) % 90 + 2 for place in range(4 + 3 * number)]
-            rows.append(Tokens(ids, [-100] * 3 + ids[3:]))
+            rows.append(TokenizedExample(ids, [-100] * 3 + ids[3:]))
         made.append(collate(single_rows(rows), pad=0))
     return made
 
@@ -72,7 +72,7 @@ def test_every_counted_token_weighs_the_same(model: Any, loss: str) -> None:
 
 
 def test_no_token_to_score_is_no_number(model: Any) -> None:
-    empty = collate(single_rows([Tokens([5, 6, 7], [-100] * 3)]), pad=0)
+    empty = collate(single_rows([TokenizedExample([5, 6, 7], [-100] * 3)]), pad=0)
     for parts in ([], [empty]):
         value, count = evaluation_loss(model, iter(parts), precision="float32", loss="fused")
         assert math.isnan(value) and count == 0
@@ -104,11 +104,11 @@ def test_measuring_switches_dropout_off_and_puts_the_mode_back(is_training: bool
     found, _ = evaluation_loss(model, iter(parts), precision="float32", loss="fused")
     assert found == pytest.approx(expected, rel=1e-5), "dropout is off while it is measured"
     check("an evaluation")
-    assert fused_is_exact(model, precision="float32")
+    assert fused_matches_plain(model, precision="float32")
     check("the check of the fused loss")
     assert is_causal(model, precision="float32")
     check("the check of causality")
-    assert packs_apart(model, precision="float32")
+    assert isolates_packed_sequences(model, precision="float32")
     check("the check of packing")
     assert all(weight.grad is None for weight in model.parameters())
 
@@ -131,7 +131,7 @@ def test_the_head_is_back_where_the_forward_pass_fails(model: Any) -> None:
 
 def test_the_loss_counts_the_batchs_own_positions_behind_virtual_ones() -> None:
     outputs = torch.arange(2 * 7 * 3).view(2, 7, 3)
-    own = own_positions(outputs, {"input_ids": torch.zeros(2, 4)})
+    own = drop_virtual_positions(outputs, {"input_ids": torch.zeros(2, 4)})
     assert torch.equal(own, outputs[:, 3:])
 
 

@@ -18,7 +18,7 @@ from lab.atomic_files import read_object
 from lab.paths import RunDir
 from lab.runs import record_reader
 from lab.train import telemetry
-from lab.train.telemetry import Memory, Telemetry
+from lab.train.telemetry import PeakMemory, Telemetry
 
 
 @pytest.fixture
@@ -111,19 +111,19 @@ def test_a_record_is_on_disk_as_soon_as_it_is_written(run: RunDir) -> None:
 
 def test_a_phase_is_said_once_and_starts_without_progress(run: RunDir) -> None:
     worker = Telemetry(run, 1)
-    worker.enter("training")
+    worker.enter_phase("training")
     worker.progress(3, 12, "step", eta_s=90.04)
-    worker._beat()
+    worker._write_heartbeat()
     beat = read_object(run.heartbeat) or {}
     assert (beat["phase"], beat["done"], beat["total"], beat["unit"]) == ("training", 3, 12, "step")
     assert beat["eta_s"] == 90.0, "in seconds"
-    worker.enter("training")
-    worker.enter("saving")
+    worker.enter_phase("training")
+    worker.enter_phase("saving")
     beat = read_object(run.heartbeat) or {}
     assert beat["phase"] == "saving" and "done" not in beat and "eta_s" not in beat
-    worker.enter("training")
+    worker.enter_phase("training")
     worker.progress(4, 12, "step")
-    worker._beat()
+    worker._write_heartbeat()
     assert "eta_s" not in (read_object(run.heartbeat) or {}), "an old estimate is not repeated"
     assert [one["phase"] for one in record_reader.events(run, "phase")] == [
         "training", "saving", "training",
@@ -137,9 +137,9 @@ def test_the_sampler_beats_also_while_the_worker_is_busy(
     monkeypatch.setattr(telemetry, "SAMPLE_S", 0.02)
     worker = Telemetry(run, 2)
     worker.start(lambda: {"cpu/rss_bytes": 1})
-    worker.enter("training")
+    worker.enter_phase("training")
     worker.seconds = 42.5
-    worker.resample(lambda: {"cpu/rss_bytes": 2})
+    worker.set_sampler(lambda: {"cpu/rss_bytes": 2})
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         found = [one for one in record_reader.metrics(run, "device") if one.get("seconds") == 42.5]
@@ -179,9 +179,9 @@ def test_peaks_are_the_highest_of_each_phase(monkeypatch: pytest.MonkeyPatch) ->
     resets: list[Any] = []
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: next(peaks))
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", resets.append)
-    memory = Memory(SimpleNamespace(type="cuda"))
+    memory = PeakMemory(SimpleNamespace(type="cuda"))
     for phase in ("forward", "backward", "forward", "backward"):
-        memory.mark(phase)
+        memory.end_phase(phase)
     assert memory.peaks == {"forward": 700, "backward": 900}
     assert len(resets) == 4, "each phase is measured from its own start"
     assert memory.peak_bytes == 900, "of the card, not of the host"
@@ -192,8 +192,8 @@ def test_resident_memory_is_what_the_system_says() -> None:
     now = telemetry.resident_bytes()
     assert now == pytest.approx(process.memory_info().rss, rel=0.1)
     block = bytearray(os.urandom(1 << 16) * 1600)  # 100 MiB that are really there
-    memory = Memory(torch.device("cpu"))
-    memory.mark("load")
+    memory = PeakMemory(torch.device("cpu"))
+    memory.end_phase("load")
     held = memory.peaks["load"]
     assert held >= now + 80_000_000
     del block
@@ -218,6 +218,6 @@ def test_sizes_of_weights_gradients_and_moments() -> None:
 
 
 def test_a_processors_record_has_no_figures_of_a_card(run: RunDir) -> None:
-    record = telemetry.sampler(run, uses_gpu=False)()
+    record = telemetry.device_stats_reader(run, uses_gpu=False)()
     assert set(record) == {"cpu/rss_bytes"}
     assert record["cpu/rss_bytes"] == pytest.approx(psutil.Process().memory_info().rss, rel=0.1)

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from lab.errors import Cancelled, LabError
 from lab.atomic_files import read_object, write_json
+from lab.errors import Cancelled, LabError
 from lab.paths import RunDir
-from lab.runs import record_reader, process
+from lab.runs import process, record_reader
 from lab.train import worker
 from lab.train.telemetry import Telemetry
 
@@ -54,7 +54,7 @@ def outcome(
 
 def failing(error: BaseException, phase: str = "training") -> Callable[..., str]:
     def go(telemetry: Telemetry, summary: dict[str, Any]) -> str:
-        telemetry.enter(phase)
+        telemetry.enter_phase(phase)
         summary["step"] = 3
         raise error
 

@@ -11,18 +11,18 @@ import pytest
 
 from lab.atomic_files import write_json
 from lab.paths import RunDir
-from lab.runs.metric_series import Live
+from lab.runs.metric_series import MetricSeries
 from lab.ui import charts
 from lab.ui.charts import View
 
 
-def series(folder: Path, *records: dict[str, Any], estimate: Any = None) -> Live:
+def series(folder: Path, *records: dict[str, Any], estimate: Any = None) -> MetricSeries:
     run = RunDir(folder)
     with run.metrics.open("a") as file:
         file.writelines(json.dumps(record) + "\n" for record in records)
     if estimate is not None:
         write_json(run.estimate, estimate)
-    return Live(run).refresh()
+    return MetricSeries(run).refresh()
 
 
 def steps(count: int = 4, **more: Any) -> list[dict[str, Any]]:

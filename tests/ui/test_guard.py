@@ -15,7 +15,7 @@ from markdown_it import MarkdownIt
 from lab.atomic_files import read_object
 from lab.paths import RunDir
 from lab.ui import notices
-from lab.ui.markdown_safety import APART, block, plain, safe
+from lab.ui.markdown_safety import APART, escape_lines, escape_markdown, plain
 from lab.visible import on_one_line, visible
 from tests.ui.conftest import Page
 
@@ -58,7 +58,7 @@ def inline(text: str) -> list[Any]:
 
 def check_one_text(hostile: str) -> None:
     words = on_one_line(hostile)
-    children = inline(safe(hostile))
+    children = inline(escape_markdown(hostile))
     assert [child.type for child in children] == (["text"] if words else []), hostile
     shown = "".join(child.content for child in children)
     assert shown.replace(APART, "") == words, "what is shown is what stands there"
@@ -82,7 +82,7 @@ def test_one_paragraph_with_one_text(hostile: str) -> None:
 @pytest.mark.parametrize("hostile", KINDS)
 def test_it_cannot_leave_what_it_stands_in(hostile: str) -> None:
     """Pages put it into colours, bold type and labels, which a bracket or a star would end."""
-    bare = re.sub(r"\\.", "", safe(hostile))
+    bare = re.sub(r"\\.", "", escape_markdown(hostile))
     assert not set(bare) & set("[](){}*_`$<>|#~:"), f"{hostile!r} leaves {bare!r} unescaped"
 
 
@@ -96,11 +96,11 @@ def test_any_mixture_of_them() -> None:
 @pytest.mark.parametrize("hostile", KINDS)
 def test_a_block_keeps_its_lines_and_nothing_acts(hostile: str) -> None:
     text = f"first\n{hostile}\n    last"
-    children = inline(block(text))
+    children = inline(escape_lines(text))
     assert {child.type for child in children} <= {"text", "hardbreak"}
     shown = "\n".join(
         "".join(child.content if child.type == "text" else "\n" for child in token.children or [])
-        for token in MARKDOWN.parse(block(text))
+        for token in MARKDOWN.parse(escape_lines(text))
         if token.type == "inline"
     )
     assert not ACTS.search(shown)

@@ -29,17 +29,17 @@ def steps(first: int, last: int, attempt: int = 1) -> list[dict[str, object]]:
 
 def test_the_tail_is_added_and_attempts_supersede(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
-    assert series.live(run).train.length == 0
+    assert series.series_of(run).train.length == 0
     write(run, *steps(1, 10))
-    found = series.live(run)
+    found = series.series_of(run)
     offset = found.offset
     with run.metrics.open("a") as file:
         file.write('{"kind": "train", "st')
-    assert series.live(run).offset == offset, "an unfinished line waits"
+    assert series.series_of(run).offset == offset, "an unfinished line waits"
     with run.metrics.open("a") as file:
         file.write('ep": 11, "attempt": 1, "train/loss": 0.0}\n')
     write(run, *steps(8, 9, attempt=2))
-    train = series.live(run).train
+    train = series.series_of(run).train
     assert train.get("step").tolist() == [*range(1, 8), 8, 9]
     assert train.last("train/loss") == 2 + 9 / 1000
     assert np.isnan(train.get("not there")).all() and train.last("not there") is None
@@ -49,19 +49,19 @@ def test_zero_nan_and_none_are_three_things(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     for step, value in enumerate([1.0, 0.0, float("nan"), None, 2.0]):
         write(run, {"kind": "train", "step": step, "train/loss": value})
-    losses = series.live(run).train.get("train/loss")
+    losses = series.series_of(run).train.get("train/loss")
     assert losses[1] == 0.0 and np.isnan(losses[2]) and np.isnan(losses[3]) and losses[4] == 2.0
 
 
 def test_many_readers_at_once(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     write(run, *steps(1, 2000))
-    threads = [threading.Thread(target=series.live, args=(run,)) for _ in range(8)]
+    threads = [threading.Thread(target=series.series_of, args=(run,)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert series.live(run).train.length == 2000
+    assert series.series_of(run).train.length == 2000
 
 
 def test_thinning_keeps_spikes_and_gaps() -> None:
@@ -69,7 +69,7 @@ def test_thinning_keeps_spikes_and_gaps() -> None:
     y = np.sin(x / 1000)
     y[54_321] = 50.0
     y[70_000] = np.nan
-    thin_x, thin_y = series.thin(x, y)
+    thin_x, thin_y = series.downsample(x, y)
     assert len(thin_x) <= series.MOST_POINTS
     assert 50.0 in thin_y and np.isnan(thin_y).any()
     assert (np.diff(thin_x) > 0).all()
@@ -77,8 +77,8 @@ def test_thinning_keeps_spikes_and_gaps() -> None:
 
 def test_smoothing_starts_at_the_first_value() -> None:
     y = np.array([4.0, 2.0, 2.0, 2.0])
-    assert series.smooth(y, 0.0) is y
-    soft = series.smooth(y, 0.9)
+    assert series.ema(y, 0.0) is y
+    soft = series.ema(y, 0.9)
     assert soft[0] == 4.0 and 2.0 < soft[3] < 3.5
 
 
@@ -86,7 +86,7 @@ def test_a_chart_holds_what_it_says(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     write(run, {"kind": "eval", "of": "base", "step": 0, "eval/loss": 3.0})
     write(run, *steps(1, 30), {"kind": "eval", "step": 30, "eval/loss": 2.0})
-    figure = charts.loss(series.live(run), View(smoothing=0.5, log=True, dark=True))
+    figure = charts.loss(series.series_of(run), View(smoothing=0.5, log=True, dark=True))
     named = {trace.name: trace for trace in figure.data}
     assert list(named["evaluation"].y) == [3.0, 2.0]
     assert named["train, raw"].y[0] == 1.001 and figure.layout.yaxis.type == "log"
@@ -102,7 +102,7 @@ def test_a_chart_is_drawn_while_others_read_on(tmp_path: Path) -> None:
     def draw() -> None:
         try:
             for _ in range(20):
-                monitor_view.charts_of(series.live(run), view)
+                monitor_view.charts_of(series.series_of(run), view)
         except ValueError as error:
             failed.append(error)
 
@@ -113,7 +113,7 @@ def test_a_chart_is_drawn_while_others_read_on(tmp_path: Path) -> None:
     while any(thread.is_alive() for thread in threads):
         step += 1
         write(run, *steps(step, step))
-        series.live(run)
+        series.series_of(run)
     assert failed == []
 
 
@@ -134,7 +134,7 @@ def test_many_records_at_once_are_as_one_by_one(tmp_path: Path) -> None:
         run = RunDir(tmp_path / name)
         run.path.mkdir()
         write(run, *records)
-        at_once = series.Live(run).refresh().train
+        at_once = series.MetricSeries(run).refresh().train
         one_by_one = metric_columns.Columns()
         for record in records:
             one_by_one.add(record)

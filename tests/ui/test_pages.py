@@ -175,7 +175,9 @@ def test_no_page_breaks_on_files_of_another_shape(
     open_page: Page, run: RunDir, odd: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whole JSON, in which each part is something else than it should be."""
-    monkeypatch.setattr("lab.ui.forecast.panel", lambda spec: None)  # asks nothing of the planner
+    monkeypatch.setattr(
+        "lab.ui.estimate_panel.panel", lambda spec: None
+    )  # asks nothing of the planner
     spec = dict.fromkeys(("name", "model", "method", "data", "train", "hardware", "asked"), odd)
     run.spec.write_text(json.dumps(spec))
     keys = ("peak_bytes", "bytes", "at_peak", "pace", "facts", "device", "is_bound")
@@ -212,10 +214,10 @@ def test_runs_are_found_renamed_and_deleted(open_page: Page, run: RunDir) -> Non
     index.rename(run, "my favourite")
     at.text_input(key="runs.search").set_value("FAVOURITE").run()
     assert list(at.dataframe[0].value["Name"]) == ["my favourite"]
-    index.label(run, tags="good, small", notes="learns *fast*")
+    index.update_labels(run, tags="good, small", notes="learns *fast*")
     at.text_input(key="runs.search").set_value("small").run()
     assert list(at.dataframe[0].value["Tags"]) == ["good, small"]
-    index.label(run, archived=True)
+    index.update_labels(run, archived=True)
     at.run()
     assert "No run matches" in words(at)
     at.toggle(key="runs.archived").set_value(True).run()
@@ -282,7 +284,8 @@ def test_every_field_of_a_spec_stands_on_the_form() -> None:
     from lab.ui import new_run_view
 
     shown = [
-        *new_run_view.MAIN_TRAIN, *new_run_view.SCHEDULE, *new_run_view.PRECISION, *new_run_view.SAVING,
+        *new_run_view.MAIN_TRAIN, *new_run_view.SCHEDULE, *new_run_view.PRECISION,
+        *new_run_view.SAVING,
     ]  # fmt: skip
     assert sorted(shown) == sorted(field.name for field in dataclasses.fields(TrainSpec))
     data = {*new_run_view.MORE_DATA, "dataset", "max_length", "eval_fraction", "packing", "loss_on"}

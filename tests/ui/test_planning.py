@@ -50,7 +50,9 @@ def test_a_form_with_problems_has_no_fastest_settings(open_page: Page) -> None:
 
 
 def test_the_memory_page_plans_for_any_device(open_page: Page, monkeypatch: Any) -> None:
-    monkeypatch.setattr(method_estimates.Survey, "_ask", lambda method_estimates: None)  # its bars: other tests
+    monkeypatch.setattr(
+        method_estimates.Survey, "_ask", lambda method_estimates: None
+    )  # its bars: other tests
     at = open_page("memory", model="config:Llama-3.2-1B")
     at.selectbox(key="device").set_value("RTX 3060 12GB").run()
     at.button(key="memory.plan").click().run()

@@ -20,7 +20,9 @@ from lab.ui.waiting import Watched, wait
 def endless(monkeypatch: pytest.MonkeyPatch) -> Iterator[Planner]:
     """The pages' planner, whose estimates never end by themselves."""
     server = Planner(module="tests.planner.server")
-    monkeypatch.setattr(estimate_panel.planner, "estimate", lambda *_, **__: server.ask({"ask": "spin"}))
+    monkeypatch.setattr(
+        estimate_panel.planner, "estimate", lambda *_, **__: server.ask({"ask": "spin"})
+    )
     yield server
     server.close()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from lab import spec
 from lab.bench.hostile.case import Case, damaged, filled
 from lab.data import catalog, format_detection
-from lab.data.example_reader import Reading, Rows
+from lab.data.example_reader import ExampleReader, ReadOptions
 from lab.errors import LabError
 from lab.runs import export_import
 
@@ -84,7 +84,7 @@ def prepared(folder: Path, chance: random.Random, count: int) -> Iterator[list[C
                 format_detection.detected(str(file))
             except LabError as error:
                 refused = error
-            read = list(Rows(file, Reading()))
+            read = list(ExampleReader(file, ReadOptions()))
             if refused is not None and read:
                 raise refused
 
@@ -94,7 +94,7 @@ def prepared(folder: Path, chance: random.Random, count: int) -> Iterator[list[C
         path = name if ":" in name or name[:1] in ("", "/", "~") else str(here / name)
 
         def dataset() -> None:
-            list(Rows(catalog.resolve(path).path, Reading()))
+            list(ExampleReader(catalog.resolve(path).path, ReadOptions()))
 
         return [
             Case("dataset name", name[:60], dataset),

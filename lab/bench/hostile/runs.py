@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from lab import cli, paths
+from lab.atomic_files import write_json
 from lab.bench.hostile.case import ODD, Case, WronglyTaken, damaged, filled, garbled
 from lab.bench.synthetic_runs import make_run
 from lab.compare.comparison import row
-from lab.atomic_files import write_json
 from lab.memory import estimate_history
 from lab.paths import RunDir
-from lab.runs import checkpoints, record_reader, index, queue, resume_settings
-from lab.runs.metric_series import Live
+from lab.runs import checkpoints, index, queue, record_reader, resume_settings
+from lab.runs.metric_series import MetricSeries
 from lab.runs.status import status
 from lab.visible import visible
 
@@ -166,10 +166,14 @@ def _look(run: RunDir) -> None:
         record_reader.metrics(run, kind)
     row(run)
     record_reader.events(run), record_reader.base_loss(run), index.disk(run)
-    Live(run).refresh()
+    MetricSeries(run).refresh()
     checkpoints.table(run), checkpoints.pinned(run), resume_settings.changes_of(run)
-    estimate_history.outcome(run), estimate_history.parts(run), estimate_history.history_of_errors("cpu")
-    queue.waiting()
+    (
+        estimate_history.outcome(run),
+        estimate_history.parts(run),
+        estimate_history.history_of_errors("cpu"),
+    )
+    queue.waiting_runs()
     verbs = ("show", "show --json", "logs", "runs", "compare", "checkpoints")
     # all that they read is looked at above; how it is printed, two at a time
     for verb in (verbs[int(run.id[-4:]) % 2], verbs[2 + int(run.id[-4:]) % 4]):

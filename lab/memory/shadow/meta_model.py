@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lab.methods import Context, Method
 from lab.models import weights
-from lab.models.stub_tokenizer import StandIn
+from lab.models.stub_tokenizer import StubTokenizer
 from lab.spec import RunSpec
 from lab.train.activation_checkpointing import checkpoint_activations
 
@@ -51,10 +51,10 @@ def build(
     options = spec.method_config
     settings = method.load_kwargs(options).get("quantization_config")
     quantised = Quantised.of(settings)
-    model = weights.empty_model(config).to(dtype)
+    model = weights.meta_model(config).to(dtype)
     base = sum(weight.numel() for weight in model.parameters())
     if tokenizer is None:
-        tokenizer = StandIn(config)
+        tokenizer = StubTokenizer(config)
         method.extend_tokenizer(tokenizer, options)
     context = Context(spec, tokenizer)
     with torch.device("meta"):
@@ -62,7 +62,7 @@ def build(
             _quantise(model, settings, quantised)
         method.prepare(model, options, context)
         model = method.apply(model, options, context)
-        method.grow_fully(model, options)
+        method.unfreeze_all(model, options)
     if spec.train.activation_checkpointing == "on":
         checkpoint_activations(model, spec.train.checkpointed_layers)
     return model, quantised, base

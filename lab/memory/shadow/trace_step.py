@@ -20,16 +20,16 @@ from torch._subclasses.fake_tensor import (
     unset_fake_temporarily,
 )
 
+from lab.memory.shadow.allocation_log import Log
+from lab.memory.shadow.allocation_tracker import Ledger
 from lab.memory.shadow.cuda_emulation import cuda_rules
 from lab.memory.shadow.fake_tensors import become_fake
-from lab.memory.shadow.allocation_tracker import Ledger
-from lab.memory.shadow.allocation_log import Log
 from lab.memory.shadow.materialise import materialise
 from lab.memory.shadow.meta_model import Quantised
 from lab.methods import Method
 from lab.spec import RunSpec
 from lab.train.loop import StepConfig, step
-from lab.train.loss import few_chunks
+from lab.train.loss import trace_few_chunks
 from lab.train.optimizer import make_optimizer
 from lab.train.step import summed_loss
 
@@ -91,7 +91,7 @@ def record(
             # fakes hold no numbers, so that nothing can be pruned by them
             config = replace(
                 StepConfig.of(method, spec.method_config, spec.train, loss),
-                after_step=lambda model, step: None,
+                on_optimizer_step=lambda model, step: None,
             )
             with _segments(model, ledger):
                 step(_OneDevice(), model, optimizer, [inputs], config, 1, end_phase=end_phase)
@@ -133,7 +133,7 @@ def _traced(
         else:
             mode = FakeTensorMode(allow_non_fake_inputs=True)
             stack.enter_context(mode)
-            stack.enter_context(few_chunks())
+            stack.enter_context(trace_few_chunks())
             if optimizer.endswith("8bit"):
                 stack.enter_context(_real_tables())
             become_fake(model, mode, quantised)
