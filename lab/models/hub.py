@@ -39,8 +39,8 @@ def local_folder(source: ModelSource, *, with_weights: bool) -> Path:
         sizes = _sizes(source)
         place = _fetch(source, _small(sizes))
         folders.check_configs(place, source.id)
-        remote_tensors(source, sizes, place)
         if with_weights:
+            remote_tensors(source, sizes, place)
             wanted = folders.weight_names(sizes, place / folders.INDEX, source.id)
             place = _fetch(source, [*_small(sizes), *wanted])
     folders.check(place, source.id, needs_weights=with_weights)

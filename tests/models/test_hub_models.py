@@ -175,6 +175,8 @@ def test_only_pickles(refusal: Callable[[], str], model: Path) -> None:
 )
 def test_damaged_weights(refusal: Callable[[], str], model: Path, content: bytes) -> None:
     (model / WEIGHTS).write_bytes(content)
+    with pytest.raises(LabError, match="is not a readable safetensors file"):
+        hub.local_folder(catalog.resolve(NAME), with_weights=True)
     assert "is not a readable safetensors file" in refusal()
 
 
