@@ -77,7 +77,7 @@ def test_what_holds_a_run_back_is_said(
     one, two = waiting(2)
     started: list[str] = []
     loop = supervisor.Supervisor()
-    monkeypatch.setattr(loop, "_start", lambda run: started.append(run.id))
+    monkeypatch.setattr(loop, "_start", lambda run, gpu: started.append(run.id))
     queue.pause()
     assert loop.tick() is False
     assert status(one).message == "The queue is paused."
