@@ -175,6 +175,10 @@ def test_evaluations_take_no_training_time(
     records = history.metrics(run, "train")
     assert all(one["perf/step_s"] < 1.5 for one in records)
     assert records[-1]["seconds"] == pytest.approx(sum(one["perf/step_s"] for one in records))
+    # what the sampler notes in the meantime stands on the same clock
+    sampled = [one["seconds"] for one in history.metrics(run, "device")]
+    assert sampled[-1] > 0.0
+    assert set(sampled) <= {0.0, *(one["seconds"] for one in records)}
 
 
 def test_the_time_left_falls_to_nothing(small_run: Work, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,21 @@ def test_what_others_write_into_a_weight_stays() -> None:
     assert rule.state[weight][KEY][2] == pytest.approx(1.0 - 20 * RATE, abs=1e-6)
 
 
+@pytest.mark.parametrize("value", [0.0, 3.0])
+def test_what_was_written_once_is_what_the_next_update_begins_with(value: float) -> None:
+    """The copy must follow, or the next step would write the old weight back."""
+    weight = torch.nn.Parameter(torch.ones(2, dtype=torch.bfloat16))
+    rule = made(weight)
+    for step in range(6):
+        weight.grad = torch.tensor([0.0, 1.0], dtype=torch.bfloat16)
+        rule.step()
+        if step == 2:
+            with torch.no_grad():
+                weight[0] = value
+    assert weight[0] == value and rule.state[weight][KEY][0] == value
+    assert rule.state[weight][KEY][1] == pytest.approx(1.0 - 6 * RATE, abs=1e-6)
+
+
 def test_a_wide_weight_is_updated_itself() -> None:
     weight = torch.nn.Parameter(torch.ones(4))
     rule = made(weight, "adamw")
