@@ -242,7 +242,6 @@ def test_a_budget_of_seconds_reports_seconds(
         # it falls with the clock, as that stood before the step or the one before it
         high, low = (1e-3 * (1 - passed[place + k] / 0.4) for k in (0, 1))
         assert low - 2e-6 <= record["train/learning_rate"] <= high + 2e-6, f"step {place + 1}"
-    assert records[-1]["train/learning_rate"] < 0.5e-3
 
 
 def test_the_memory_of_a_run_is_told_part_by_part(small_run: Work) -> None:
