@@ -60,6 +60,47 @@ def test_what_others_write_into_a_weight_stays() -> None:
     assert rule.state[weight][MASTER_KEY][2] == pytest.approx(1.0 - 20 * RATE, abs=1e-6)
 
 
+@pytest.mark.parametrize("value", [0.0, 3.0])
+def test_what_was_written_once_is_what_the_next_update_begins_with(value: float) -> None:
+    """The copy must follow, or the next step would write the old weight back."""
+    weight = torch.nn.Parameter(torch.ones(2, dtype=torch.bfloat16))
+    rule = made(weight)
+    for step in range(6):
+        weight.grad = torch.tensor([0.0, 1.0], dtype=torch.bfloat16)
+        rule.step()
+        if step == 2:
+            with torch.no_grad():
+                weight[0] = value
+    assert weight[0] == value and rule.state[weight][MASTER_KEY][0] == value
+    assert rule.state[weight][MASTER_KEY][1] == pytest.approx(1.0 - 6 * RATE, abs=1e-6)
+
+
+def test_a_weight_without_a_gradient_stays() -> None:
+    """Such as a layer that a row did not pass through."""
+    weights = [torch.nn.Parameter(torch.ones(2, dtype=torch.bfloat16)) for _ in range(2)]
+    build = optimizers.get("adamw").build
+    rule = MasterWeightOptimizer(
+        [{"params": weights, "lr": RATE}], RATE, lambda group: build([group], TRAIN)
+    )
+    for _ in range(3):
+        weights[0].grad = torch.ones(2, dtype=torch.bfloat16)
+        rule.step()
+    assert torch.equal(weights[1].detach(), torch.ones(2, dtype=torch.bfloat16))
+    assert weights[1] not in rule.state and (rule.state[weights[0]][MASTER_KEY] < 1.0).all()
+
+
+def test_a_schedule_reaches_the_copies() -> None:
+    weight = torch.nn.Parameter(torch.ones(2, dtype=torch.bfloat16))
+    rule = made(weight)
+    for rate in (RATE, RATE / 4, 0.0):
+        rule.param_groups[0]["lr"] = rate
+        weight.grad = torch.ones_like(weight)
+        rule.step()
+    assert rule.state[weight][MASTER_KEY] == pytest.approx(
+        torch.full((2,), 1.0 - 1.25 * RATE), abs=1e-7
+    )
+
+
 def test_a_wide_weight_is_updated_itself() -> None:
     weight = torch.nn.Parameter(torch.ones(4))
     rule = made(weight, "adamw")
