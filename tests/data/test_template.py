@@ -198,10 +198,10 @@ def test_each_side_of_a_cut(words: Any) -> None:
         (other,) = template.tokenize(TALK, words, "", "assistant", length, "left")
         assert (one.cut, other.cut) == (right, left), f"fourteen tokens, {length} allowed"
         assert len(one.ids) == len(other.ids) == length and one.source == 3
-    # cut between the turn token and the words: the first of them is not predicted any more
+    # cut within the words: the first of them is not predicted any more
     (cut,) = template.tokenize(TALK, words, "", "assistant", 8, "left")
-    assert words.convert_ids_to_tokens(cut.ids)[0] == "<|end|>"
-    assert cut.labels[0] == IGNORED and cut.counted == 2
+    assert words.convert_ids_to_tokens(cut.ids)[0] == "w4"
+    assert cut.labels[0] == IGNORED and cut.counted == 3
 
 
 def test_tokens_of_its_own_are_written_by_the_template_only(words: Any) -> None:
