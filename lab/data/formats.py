@@ -171,8 +171,7 @@ def choices_of(value: dict[str, Any]) -> list[str]:
         if isinstance(value.get(name), list):
             return [name]
     for names in (
-        [f"choice{number}" for number in range(10)],
-        [f"choice{number}" for number in range(1, 11)],
+        [f"choice{number}" for number in range(11)],  # from 0 or from 1 on
         list(LETTERS),
     ):
         found = [name for name in names if name in value]

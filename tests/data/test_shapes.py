@@ -81,6 +81,13 @@ def test_choices_in_columns_of_their_own(names: list[str]) -> None:
     assert turns(value) == [("user", "Which?\n\nA. w\nB. x\nC. y\nD. z"), ("assistant", "D. z")]
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_ten_choices_in_columns_are_ten(first: int) -> None:
+    names = [f"choice{number}" for number in range(first, first + 10)]
+    value = {"question": "Which?", **dict(zip(names, "qrstuvwxyz", strict=True)), "answer": "J"}
+    assert turns(value)[1] == ("assistant", "J. z")
+
+
 def test_a_class_by_number_is_its_number() -> None:
     assert turns({"text": "t", "label": 3})[1] == ("assistant", "3")
     assert turns({"sentence": "t", "intent": 0})[1] == ("assistant", "0")

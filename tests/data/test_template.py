@@ -202,8 +202,10 @@ def test_each_side_of_a_cut(words: Any) -> None:
             f"fourteen tokens, {length} allowed"
         )
         assert len(one.ids) == len(other.ids) == length and one.record_number == 3
-    (cut,) = chat_template.tokenize(TALK, words, "", "assistant", 3, "left")
-    assert cut.labels == [IGNORE_INDEX, *cut.ids[1:]], "the first token of a row is never predicted"
+    # cut within the words: the first of them is not predicted any more
+    (cut,) = chat_template.tokenize(TALK, words, "", "assistant", 8, "left")
+    assert words.convert_ids_to_tokens(cut.ids)[0] == "w4"
+    assert cut.labels[0] == IGNORE_INDEX and cut.num_loss_tokens == 3
 
 
 def test_tokens_of_its_own_are_written_by_the_template_only(words: Any) -> None:
