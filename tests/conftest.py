@@ -62,7 +62,7 @@ def no_planner_left() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random two-layer Llama (1.6 M parameters) with SmolLM2's real tokenizer."""
-    from lab.bench.small_model import make_model
+    from bench.small_model import make_model
 
     folder = tmp_path_factory.mktemp("models") / "tiny-llama"
     make_model(folder)

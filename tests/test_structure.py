@@ -45,7 +45,7 @@ def offenders(files: list[Path], banned: set[str], names: object) -> list[str]:
 
 
 def test_only_lab_ui_knows_streamlit() -> None:
-    core = [path for path in sources("lab/**/*.py") if "ui" not in path.parts]
+    core = [path for path in sources("lab/**/*.py", "bench/**/*.py") if "ui" not in path.parts]
     assert offenders(core, {"streamlit", "pages", "lab.ui"}, all_imports) == []
 
 
@@ -67,7 +67,7 @@ def test_modules_that_the_web_process_shares_import_nothing_heavy() -> None:
 def test_pages_stay_thin_and_files_short() -> None:
     too_long = [
         f"{path.relative_to(ROOT)}: {lines}"
-        for path in sources("pages/*.py", "lab/**/*.py")
+        for path in sources("pages/*.py", "lab/**/*.py", "bench/**/*.py")
         if (lines := len(path.read_text(encoding="utf-8").splitlines()))
         > (100 if path.parent.name == "pages" else 400)
     ]
@@ -81,7 +81,7 @@ def test_nothing_loads_pickles_runs_shells_or_remote_code() -> None:
     )
     found = [
         f"{path.relative_to(ROOT)}: {line.strip()}"
-        for path in sources("lab/**/*.py", "pages/*.py", "app.py")
+        for path in sources("lab/**/*.py", "bench/**/*.py", "pages/*.py", "app.py")
         for line in path.read_text(encoding="utf-8").splitlines()
         if banned.search(line)
     ]
@@ -90,8 +90,10 @@ def test_nothing_loads_pickles_runs_shells_or_remote_code() -> None:
 
 def test_no_vague_names() -> None:
     vague = {"utils.py", "helpers.py", "misc.py", "common.py"}
-    assert [path for path in sources("lab/**/*.py") if path.name in vague] == []
-    assert [path for path in sources("lab/**/*.py") if "Manager" in path.read_text()] == []
+    assert [path for path in sources("lab/**/*.py", "bench/**/*.py") if path.name in vague] == []
+    assert [
+        path for path in sources("lab/**/*.py", "bench/**/*.py") if "Manager" in path.read_text()
+    ] == []
 
 
 def test_the_readme_shows_the_tree_that_is_there() -> None:

@@ -45,7 +45,7 @@ def _teller(arguments: argparse.Namespace) -> Callable[[str], object]:
 
 
 def faults(arguments: argparse.Namespace) -> int:
-    from lab.bench.fault_injection import faults
+    from bench.fault_injection import faults
 
     report = faults(arguments.kills or 50, arguments.seed, _teller(arguments))
     rows = [
@@ -62,7 +62,7 @@ def faults(arguments: argparse.Namespace) -> int:
 
 
 def hostile(arguments: argparse.Namespace) -> int:
-    from lab.bench.hostile import CASES, hostile
+    from bench.hostile import CASES, hostile
 
     report = hostile(arguments.cases or CASES, arguments.seed, _teller(arguments))
     rows = [
@@ -78,7 +78,7 @@ def hostile(arguments: argparse.Namespace) -> int:
 
 
 def services(arguments: argparse.Namespace) -> int:
-    from lab.bench.service_restarts import services
+    from bench.service_restarts import services
 
     report = services(arguments.kills or 20, arguments.seed, _teller(arguments))
     rows = [
@@ -96,7 +96,7 @@ def memory(arguments: argparse.Namespace) -> int:
     """On a GPU predicted against measured; on a CPU what it can check; with --cases the grid."""
     import torch
 
-    from lab.bench import estimate_accuracy as bench
+    from bench import estimate_accuracy as bench
 
     say = _teller(arguments)
     if arguments.cases is not None:
@@ -143,7 +143,7 @@ def memory(arguments: argparse.Namespace) -> int:
 
 
 def ui(arguments: argparse.Namespace) -> int:
-    from lab.bench.page_load import beside_a_worker, ui
+    from bench.page_load import beside_a_worker, ui
 
     seconds = arguments.seconds or 60.0
     found = ui(seconds, _teller(arguments))

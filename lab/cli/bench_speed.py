@@ -44,7 +44,7 @@ def add(sub: Any) -> None:
 
 
 def speed(arguments: argparse.Namespace, tell: Callable[[str], object]) -> int:
-    from lab.bench.throughput import Plan, speed
+    from bench.throughput import Plan, speed
 
     if arguments.pack:
         return _pack(arguments, tell)
@@ -126,7 +126,7 @@ def _figures(ratio: dict[str, Any] | None) -> list[str]:
 
 
 def _pack(arguments: argparse.Namespace, tell: Callable[[str], object]) -> int:
-    from lab.bench.offline_bundle import pack
+    from bench.offline_bundle import pack
 
     extra = list(filter(None, arguments.extra.split(",")))
     made = pack(Path(arguments.pack), arguments.python, extra, tell)
@@ -139,7 +139,7 @@ def _pack(arguments: argparse.Namespace, tell: Callable[[str], object]) -> int:
 
 
 def overhead(arguments: argparse.Namespace, tell: Callable[[str], object]) -> int:
-    from lab.bench.overhead import overhead
+    from bench.overhead import overhead
 
     report = overhead(tell=tell)
     found = report.to_json()

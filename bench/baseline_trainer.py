@@ -6,8 +6,8 @@ import json
 import time
 from typing import Any
 
+from bench.workload import Work, batches_of
 from lab import methods
-from lab.bench.workload import Work, batches_of
 
 
 def model(work: Work) -> Any:

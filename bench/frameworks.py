@@ -3,7 +3,7 @@
 `worker` is the lab's own attempt, telemetry and all; `plain` is transformers' Trainer with PEFT, as
 most recipes use it; `trl` is SFTTrainer; `liger` is `plain` with Liger's kernels; `unsloth` is its
 own model and adapter under SFTTrainer. Each lives in a process of its own, since some of them
-change the libraries that they load: `python -m lab.bench.frameworks NAME --answers FD` takes
+change the libraries that they load: `python -m bench.frameworks NAME --answers FD` takes
 orders as lines of JSON and answers in the same way.
 """
 
@@ -21,9 +21,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench import baseline_trainer
+from bench.workload import Work, make_folder
 from lab import devices, host
-from lab.bench import baseline_trainer
-from lab.bench.workload import Work, make_folder
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "worker": (),
