@@ -187,7 +187,7 @@ def measure_share(asked: Work, folder: Path) -> dict[str, Any]:
         conductor = attempt.prepare()
         spent = _Spent()
         spent.watch(conductor, "on_step_end")
-        spent.watch(attempt.memory, "mark")
+        spent.watch(attempt.memory, "end_phase")
         spent.watch(conductor.loop.batches, "tensors")
         sampling = _thread_clock("sampler")
         began, sampled = time.process_time(), time.clock_gettime(sampling)

@@ -15,7 +15,7 @@ from lab.data import catalog as datasets
 from lab.data import hub
 from lab.errors import LabError
 from lab.formatting import count, size
-from lab.methods import compatibility
+from lab.methods.parts import compatibility
 from lab.models import catalog as models
 from lab.models import shipped_configs
 

@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 
 from lab import schema
 from lab.errors import LabError, Problem
-from lab.methods import compatibility, diagram
-from lab.methods.compatibility import Unsupported
+from lab.methods.parts import compatibility, diagram
+from lab.methods.parts.compatibility import Unsupported
 from lab.schema import quote
 
 __all__ = ["Context", "Method", "No", "all_methods", "get", "names", "register"]
@@ -33,7 +33,7 @@ class Context:
 class Method:
     """One way to fine-tune. Every hook but `apply`, `trainable_count`, `save`, `load` and
     `check_saved` has a default. What a method cannot do is `No("why")`; see
-    `lab.methods.compatibility`."""
+    `lab.methods.parts.compatibility`."""
 
     name: ClassVar[str]
     title: ClassVar[str]
@@ -46,7 +46,7 @@ class Method:
     description: ClassVar[str] = ""  # a short paragraph for learners
     diagram_labels: ClassVar[
         Mapping[str, str]
-    ] = {}  # what the figure marks; see lab.methods.diagram
+    ] = {}  # what the figure marks; see lab.methods.parts.diagram
     config: ClassVar[type]
     default_lr: ClassVar[float]
 
@@ -235,6 +235,8 @@ def register(name: str, **fields: Any) -> Callable[[type[Method]], type[Method]]
 
 def _import_all() -> None:
     for module in pkgutil.iter_modules(__path__):
+        if module.ispkg:
+            continue  # parts, of which methods are made
         importlib.import_module(f"{__name__}.{module.name}")
 
 

@@ -12,7 +12,8 @@ from lab.errors import LabError, Problem
 from lab.memory import estimator as memory
 from lab.memory import formula, runtime_estimate
 from lab.memory import memory_savers as smaller
-from lab.methods import Context, compatibility
+from lab.methods import Context
+from lab.methods.parts import compatibility
 from lab.models import catalog as models
 from lab.models import fit, weights
 from lab.planner import compile_choice, initial_weights, memory_check

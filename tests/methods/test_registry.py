@@ -9,7 +9,7 @@ import pytest
 
 from lab import methods
 from lab.errors import LabError
-from lab.methods.target_modules import (
+from lab.methods.parts.target_modules import (
     LinearLayer,
     is_tied,
     matches,
