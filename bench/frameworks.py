@@ -23,7 +23,7 @@ from typing import Any
 
 from bench import baseline_trainer
 from bench.workload import Work, make_folder
-from lab import devices, host
+from lab import devices, host, methods
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "worker": (),
@@ -163,16 +163,16 @@ def _unsloth(work: Work) -> tuple[list[float], Any, int]:
 
     spec = work.spec
     checkpointing = "unsloth" if spec.train.activation_checkpointing == "on" else False
-    is_full = spec.method["name"] == "full"
+    method = methods.get(spec.method["name"])
     model, _ = unsloth.FastLanguageModel.from_pretrained(
         spec.model,
         max_seq_length=spec.data.max_length,
-        load_in_4bit=spec.method["name"] == "qlora",
-        full_finetuning=is_full,
+        load_in_4bit=bool(method.load_kwargs(spec.method_config)),
+        full_finetuning=method.saves_whole_model,
         use_gradient_checkpointing=checkpointing,
         local_files_only=True,
     )
-    if not is_full:
+    if not method.saves_whole_model:
         set_seed(spec.train.seed)
         model = unsloth.FastLanguageModel.get_peft_model(
             model,
@@ -266,6 +266,6 @@ def serve(name: str, answers: Any) -> None:
 
 
 if __name__ == "__main__":
-    devices.pin()
+    devices.pin(host.gpus())
     with os.fdopen(int(sys.argv[3]), "w", encoding="utf-8") as file:
         serve(sys.argv[1], file)

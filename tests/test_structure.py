@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lab import methods
 from lab.paths import ROOT
+from tests.import_graph import circles, imports, room
 
 HEAVY = {"torch", "transformers", "peft", "trl", "datasets", "accelerate", "bitsandbytes"}
 
@@ -55,13 +57,132 @@ def test_the_web_process_never_imports_torch_by_itself() -> None:
 
 
 def test_modules_that_the_web_process_shares_import_nothing_heavy() -> None:
-    heavy_by_trade = ("train", "planner", "shadow")
+    heavy_by_trade = ("train", "planner", "shadow", "bottleneck_modules.py", "soft_prompt.py")
     shared = [
         path
         for path in sources("lab/**/*.py")
         if not any(part in path.relative_to(ROOT).parts for part in heavy_by_trade)
     ]
     assert offenders(shared, HEAVY | {"lab.train"}, top_level_imports) == []
+
+
+# Files that import each other, some of them within functions only. None may join them.
+KNOWN_CIRCLES = (
+    {"fit", "weights"},
+    {"memory_check", "validate"},
+    {"launch", "queue", "supervisor", "warm_worker"},
+)
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    stems = [{name.rpartition(".")[2] for name in circle} for circle in circles()]
+    new = [circle for circle in stems if circle not in KNOWN_CIRCLES]
+    assert new == [], "these files import each other: move what they share into a file below them"
+    solved = [circle for circle in KNOWN_CIRCLES if circle not in stems]
+    assert solved == [], "these circles are gone: take them out of KNOWN_CIRCLES"
+
+
+# From the ground up: a room imports its own floor and those below it. What is not named here
+# (single files such as lab/paths.py) is the ground.
+FLOORS = (
+    ("models",),
+    ("methods",),
+    ("spec",),
+    ("data",),
+    ("train",),
+    ("memory", "forecast"),
+    ("planner", "preflight"),
+    ("runs",),
+    ("chat", "compare", "evals", "export"),
+    ("cli", "ui"),
+    ("bench", "__main__"),
+)
+# Imports that climb. The list only gets shorter.
+CLIMBS = {
+    ("cli", "bench"),  # the verb, when it is called
+    ("data", "runs"),  # the identity of a process
+    ("memory", "runs"),
+    ("forecast", "runs"),
+    ("optimizers", "train"),  # the one that updates inside the backward pass
+    ("train", "evals"),  # the probe for forgetting
+    ("train", "runs"),  # checkpoints, records and settings of a resume
+}
+
+
+def test_rooms_import_downwards() -> None:
+    floor = {name: level for level, names in enumerate(FLOORS, 1) for name in names}
+    climbs = {
+        (room(name), room(other)): f"{name} imports {other}"
+        for name, others in imports().items()
+        for other in others
+        if floor.get(room(other), 0) > floor.get(room(name), 0)
+    }
+    new = [text for rooms, text in climbs.items() if rooms not in CLIMBS]
+    assert new == [], "a room imports from a floor above it"
+
+
+def test_the_benches_are_imported_by_their_verb_alone() -> None:
+    everything_else = sources("lab/**/*.py", "pages/*.py", "app.py")
+    assert offenders(everything_else, {"bench"}, top_level_imports) == []
+
+
+def test_every_file_of_methods_is_one_method() -> None:
+    for file in sources("lab/methods/*.py"):
+        if file.stem != "__init__":
+            count = len(re.findall(r"^@register\($", file.read_text(encoding="utf-8"), re.M))
+            assert count == 1, f"{file.name} registers {count} methods: parts lie in methods/parts/"
+
+
+def names_of_methods(node: ast.AST, names: set[str]) -> bool:
+    """Whether `node` compares with the name of a method, or lists such names and nothing else."""
+
+    def is_name(operand: ast.AST) -> bool:
+        return isinstance(operand, ast.Constant) and operand.value in names
+
+    def is_list(operand: ast.AST) -> bool:
+        is_literal = isinstance(operand, (ast.Tuple, ast.List, ast.Set))
+        return is_literal and len(operand.elts) > 0 and all(map(is_name, operand.elts))  # type: ignore[attr-defined]
+
+    if isinstance(node, ast.Compare):
+        # "prompt" in record: a key that is looked for, not the method of that name
+        is_key = isinstance(node.ops[0], (ast.In, ast.NotIn))
+        operands = node.comparators if is_key else [node.left, *node.comparators]
+        return any(is_name(operand) or is_list(operand) for operand in operands)
+    if isinstance(node, ast.match_case):
+        return any(is_name(part) for part in ast.walk(node.pattern))
+    return is_list(node) and len(node.elts) > 1  # type: ignore[attr-defined]
+
+
+def test_nobody_compares_names_of_methods() -> None:
+    names = set(methods.names())
+    allowed = {ROOT / "lab" / "presets.py", ROOT / "lab" / "cli" / "demo.py"}
+    compared = [
+        f"{file.relative_to(ROOT)}: {ast.unparse(node)}"
+        for file in sources("lab/**/*.py", "bench/**/*.py", "pages/*.py")
+        if file not in allowed and "methods" not in file.parts
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if names_of_methods(node, names)
+    ]
+    assert compared == [], "ask a field or a hook of the method instead of its name"
+
+
+def test_comparisons_of_names_are_seen() -> None:
+    names = {"full", "lora", "prompt"}
+
+    def is_seen(source: str) -> bool:
+        return any(names_of_methods(node, names) for node in ast.walk(ast.parse(source)))
+
+    for source in (
+        'method.name == "full"',
+        'if "lora" != name: pass',
+        'name in ("full", "lora")',
+        'for name in ["full", "lora"]: pass',
+        'STANDARD = ("full", "lora")',
+        'match name:\n    case "full": pass',
+    ):
+        assert is_seen(source), f"{source} compares names of methods"
+    for source in ('"prompt" in record', 'part in ("prompt", "completion")', 'x == "on"'):
+        assert not is_seen(source), f"{source} compares no name of a method"
 
 
 def test_pages_stay_thin_and_files_short() -> None:
@@ -108,7 +229,6 @@ def test_the_readme_shows_the_tree_that_is_there() -> None:
 def test_every_method_and_every_field_is_documented() -> None:
     import dataclasses
 
-    from lab import methods
     from lab.spec import SECTIONS
 
     text = (ROOT / "docs" / "spec.md").read_text(encoding="utf-8")
@@ -138,7 +258,6 @@ def assert_has_title(section: str, field: Any) -> None:
 def test_titles_within_a_form_are_told_apart() -> None:
     import dataclasses
 
-    from lab import methods
     from lab.spec import SECTIONS
 
     for config in [*SECTIONS.values(), *(method.config for method in methods.all_methods())]:

@@ -69,6 +69,8 @@ class FullConfig:
         "qlora to train on such a base."
     ),
     saves_whole_model=True,
+    is_standard=True,
+    lighter_method="lora",
 )
 class Full(Method):
     def check(self, model: Any, config: FullConfig, context: Context) -> list[Problem]:

@@ -143,6 +143,7 @@ class LoraConfig:
     config=LoraConfig,
     default_lr=2e-4,
     can_merge=True,
+    is_standard=True,
 )
 class Lora(PeftMethod):
     peft_class = "LoraConfig"

@@ -147,6 +147,7 @@ def compute_type(name: str) -> Any:
     is_identity_at_start=Unsupported(
         "it starts at the quantised base, which answers slightly differently."
     ),
+    is_standard=True,
 )
 class Qlora(QuantisedLora):
     def check(self, model: Any, config: QloraConfig, context: Context) -> list[Problem]:
