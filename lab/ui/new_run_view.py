@@ -17,7 +17,7 @@ from lab.export.script import script
 from lab.methods import Method
 from lab.methods.parts import compatibility
 from lab.models import catalog as models
-from lab.planner.client import planner
+from lab.preflight.client import planner
 from lab.runs import index, submissions
 from lab.spec import RunSpec
 from lab.ui import form, links, submit
