@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import methods
+from lab.metrics import KINDS, METRICS
 from lab.paths import ROOT
 from tests.import_graph import circles, imports, room
 
@@ -264,3 +265,36 @@ def test_titles_within_a_form_are_told_apart() -> None:
     for config in [*SECTIONS.values(), *(method.config for method in methods.all_methods())]:
         titles = [field.metadata["title"] for field in dataclasses.fields(config)]
         assert len(set(titles)) == len(titles), f"{config.__name__} uses one title twice: {titles}"
+
+
+def test_every_metric_is_documented_with_its_unit() -> None:
+    text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    written = runpy.run_path(str(ROOT / "docs" / "make_metrics.py"))["text"]()
+    assert text == written, "run python docs/make_metrics.py"
+    for metric in METRICS:
+        assert metric.unit and metric.help.endswith("."), f"{metric.key} has no unit or no meaning"
+        assert set(metric.kinds) <= set(KINDS), f"{metric.key} is of kinds that there are not"
+    keys = [metric.key for metric in METRICS]
+    assert len(set(keys)) == len(keys), "a metric stands in the table once"
+    groups = "|".join(sorted({key.partition("/")[0] for key in keys if "/" in key}))
+    used: dict[str, str] = {}
+    for file in sources("lab/**/*.py", "pages/*.py"):
+        if file.name != "metrics.py":
+            found = re.findall(rf'"((?:{groups})/[a-z_]+)"', file.read_text(encoding="utf-8"))
+            used |= dict.fromkeys(found, str(file.relative_to(ROOT)))
+    unknown = {key: file for key, file in used.items() if key not in keys}
+    assert unknown == {}, "these keys are not in the table of lab/metrics.py"
+    gone = [key for key in keys if "/" in key and key not in used]
+    assert gone == [], "nothing writes these metrics: take them out of lab/metrics.py"
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    tree = ast.parse((ROOT / "lab" / "ui" / "shell.py").read_text(encoding="utf-8"))
+    (pages,) = [
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PAGES"
+    ]
+    shown = [name for entries in pages.values() for name, _, _ in entries]
+    files = [file.stem for file in sources("pages/*.py")]
+    assert sorted(shown) == sorted(files), "every file of pages/ is an entry of PAGES in the shell"
