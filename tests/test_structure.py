@@ -298,3 +298,40 @@ def test_every_page_is_in_the_navigation() -> None:
     shown = [name for entries in pages.values() for name, _, _ in entries]
     files = [file.stem for file in sources("pages/*.py")]
     assert sorted(shown) == sorted(files), "every file of pages/ is an entry of PAGES in the shell"
+
+
+def test_the_glossary_names_files_that_are_there_and_each_term_once() -> None:
+    text = (ROOT / "docs" / "GLOSSARY.md").read_text(encoding="utf-8")
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")][1:]
+    terms = [row[0].removeprefix("| ") for row in rows]
+    assert len(rows) > 40 and len(set(terms)) == len(terms), "one line for each term"
+    for row in rows:
+        assert len(row) == 3 and row[1].endswith("."), f"{row[0]} has a term, a meaning, a place"
+        for place in re.findall(r"`([^`]+)`", row[2]):
+            assert (ROOT / "lab" / place).exists(), f"{row[0]} is defined in lab/{place}, not there"
+    for page in ("README.md", "ARCHITECTURE.md"):
+        assert "(docs/GLOSSARY.md)" in (ROOT / page).read_text(encoding="utf-8")
+
+
+def test_a_class_has_a_name_of_its_own() -> None:
+    classes: dict[str, list[str]] = {}
+    for file in sources("lab/**/*.py"):
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                classes.setdefault(node.name, []).append(str(file.relative_to(ROOT)))
+    shared = {name: files for name, files in classes.items() if len(files) > 1}
+    assert set(shared) <= {"Unpacked"}, f"one word for one concept: {shared}"
+
+
+NAMELESS = ("found", "made", "one")  # they say nothing of the thing that they name
+MOST_NAMELESS = 1400  # uses in the lab; the number only gets smaller
+
+
+def test_names_say_what_they_hold() -> None:
+    uses = [
+        file
+        for file in sources("lab/**/*.py", "pages/*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if getattr(node, "id", getattr(node, "arg", None)) in NAMELESS
+    ]
+    assert len(uses) <= MOST_NAMELESS, f"{NAMELESS} are no names: take the noun (docs/GLOSSARY.md)"
