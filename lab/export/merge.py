@@ -12,7 +12,7 @@ from lab.atomic_files import read_object, remove_tree, size_of, write_json
 from lab.chat import generate
 from lab.data import template_lock
 from lab.errors import LabError
-from lab.methods.compatibility import unsupported_reason
+from lab.methods.parts.compatibility import unsupported_reason
 from lab.paths import RunDir
 from lab.schema import quote
 from lab.spec import RunSpec

@@ -8,7 +8,7 @@ from typing import Any
 from lab import methods, optimizers
 from lab.data.readers import suffix_of
 from lab.errors import LabError
-from lab.methods import compatibility
+from lab.methods.parts import compatibility
 from lab.spec import RunSpec
 
 DTYPES = {

@@ -14,7 +14,8 @@ from lab.forecast import compile_choice, formula, runtime_estimate
 from lab.forecast import estimator as memory
 from lab.forecast import memory_savers as smaller
 from lab.forecast.target_device import this_machine
-from lab.methods import Context, compatibility
+from lab.methods import Context
+from lab.methods.parts import compatibility
 from lab.models import catalog as models
 from lab.models import fit, weights
 from lab.preflight import initial_weights, memory_check

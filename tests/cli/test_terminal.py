@@ -205,3 +205,11 @@ def test_json_that_is_nested_too_deeply(
     )
     assert cli.main([*verb, *(["--set", f"name={deep}"] if where == "--set" else [])]) == 2
     assert "nested too deeply" in capsys.readouterr().err
+
+
+def test_one_place_decides_between_json_and_text() -> None:
+    """A verb returns an Answer; its data and its text come from the same values."""
+    verbs = (ROOT / "lab" / "cli").glob("*.py")
+    files = {file.stem: file.read_text(encoding="utf-8") for file in verbs}
+    printing = [name for name, text in files.items() if "print_json" in text]
+    assert sorted(printing) == ["__init__", "console"], "a verb returns its data in an Answer"

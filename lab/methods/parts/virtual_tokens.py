@@ -6,7 +6,7 @@ from typing import Any
 
 from lab.errors import Problem
 from lab.methods import Context
-from lab.methods.compatibility import Unsupported
+from lab.methods.parts.compatibility import Unsupported
 from lab.schema import option
 
 NO_PACKING = Unsupported(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lab import methods
 from lab.data import catalog as datasets
 from lab.data.batches import TokenSequence, TrainingOrder
 from lab.data.chat_template import IGNORE_INDEX, with_system
@@ -125,7 +126,7 @@ def work(
         {
             "name": f"speed {case}",
             "model": str(folder),
-            "method": {"name": method} | ({} if method == "full" else ADAPTER),
+            "method": {"name": method} | ({} if methods.get(method).saves_whole_model else ADAPTER),
             "data": {
                 "dataset": str(folder / ("chats.jsonl" if is_chat else "text.jsonl")),
                 "max_length": length,

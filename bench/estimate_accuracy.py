@@ -17,7 +17,7 @@ from typing import Any
 
 from lab import methods, optimizers
 from lab.forecast import estimator as memory
-from lab.methods import compatibility
+from lab.methods.parts import compatibility
 from lab.models import catalog, weights
 from lab.spec import RunSpec
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lab.bench.hostile.case import ODD, Case, damaged, filled
+from bench.hostile.case import ODD, Case, damaged, filled
 from lab.errors import LabError
 from lab.preflight.client import planner
 

@@ -3,7 +3,7 @@
 `worker` is the lab's own attempt, telemetry and all; `plain` is transformers' Trainer with PEFT, as
 most recipes use it; `trl` is SFTTrainer; `liger` is `plain` with Liger's kernels; `unsloth` is its
 own model and adapter under SFTTrainer. Each lives in a process of its own, since some of them
-change the libraries that they load: `python -m lab.bench.frameworks NAME --answers FD` takes
+change the libraries that they load: `python -m bench.frameworks NAME --answers FD` takes
 orders as lines of JSON and answers in the same way.
 """
 
@@ -21,9 +21,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lab import devices, host
-from lab.bench import baseline_trainer
-from lab.bench.workload import Work, make_folder
+from bench import baseline_trainer
+from bench.workload import Work, make_folder
+from lab import devices, host, methods
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "worker": (),
@@ -163,16 +163,16 @@ def _unsloth(work: Work) -> tuple[list[float], Any, int]:
 
     spec = work.spec
     checkpointing = "unsloth" if spec.train.activation_checkpointing == "on" else False
-    is_full = spec.method["name"] == "full"
+    method = methods.get(spec.method["name"])
     model, _ = unsloth.FastLanguageModel.from_pretrained(
         spec.model,
         max_seq_length=spec.data.max_length,
-        load_in_4bit=spec.method["name"] == "qlora",
-        full_finetuning=is_full,
+        load_in_4bit=bool(method.load_kwargs(spec.method_config)),
+        full_finetuning=method.saves_whole_model,
         use_gradient_checkpointing=checkpointing,
         local_files_only=True,
     )
-    if not is_full:
+    if not method.saves_whole_model:
         set_seed(spec.train.seed)
         model = unsloth.FastLanguageModel.get_peft_model(
             model,
@@ -266,6 +266,6 @@ def serve(name: str, answers: Any) -> None:
 
 
 if __name__ == "__main__":
-    devices.pin()
+    devices.pin(host.gpus())
     with os.fdopen(int(sys.argv[3]), "w", encoding="utf-8") as file:
         serve(sys.argv[1], file)

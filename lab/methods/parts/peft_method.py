@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lab.methods import Context, Method, adapter_files
-from lab.methods.target_modules import ALL_LINEAR, target_layers
+from lab.methods import Context, Method
+from lab.methods.parts import adapter_files
+from lab.methods.parts.target_modules import ALL_LINEAR, target_layers
 
 
 class PeftMethod(Method):

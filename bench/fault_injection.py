@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.small_model import make_model
 from lab import paths
 from lab.atomic_files import read_object
-from lab.bench.small_model import make_model
 from lab.errors import LabError
 from lab.paths import RunDir
 from lab.runs import launch, process, queue, record_reader

@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lab.bench.fault_injection import home_at
-from lab.bench.hostile.case import Case, WronglyTaken
+from bench.fault_injection import home_at
+from bench.hostile.case import Case, WronglyTaken
 from lab.errors import LabError
 
 CASES = 400
@@ -69,7 +69,7 @@ class _Hang(BaseException):
 
 def hostile(cases: int = CASES, seed: int = 0, tell: Callable[[str], object] = print) -> Report:
     """Put about `cases` bad inputs to a lab in a temporary home; the report."""
-    from lab.bench.hostile import archives, bodies, files, models, runs, specs
+    from bench.hostile import archives, bodies, files, models, runs, specs
 
     began = time.monotonic()
     report, kinds = Report(seed), Counter[str]()

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab.errors import LabError, Problem
-from lab.methods import patterns
-from lab.methods.compatibility import Unsupported
+from lab.methods.parts import patterns
+from lab.methods.parts.compatibility import Unsupported
 from lab.schema import option, quote
 
 ALL_LINEAR = "all-linear"

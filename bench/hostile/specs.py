@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bench.hostile.case import ODD, Case, damaged, filled, garbled, nested
 from lab import methods, spec
-from lab.bench.hostile.case import ODD, Case, damaged, filled, garbled, nested
 from lab.errors import Problem, SpecError
 
 SHARE = 0.3

@@ -15,10 +15,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.fault_injection import home_at, specs
+from bench.web_server import Web
 from lab import paths
 from lab.atomic_files import read_object
-from lab.bench.fault_injection import home_at, specs
-from lab.bench.web_server import Web
 from lab.paths import RunDir
 from lab.preflight.client import planner
 from lab.runs import launch, process, queue, record_reader, supervisor

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bench.hostile.case import ODD, Case, WronglyTaken, damaged, filled
+from bench.synthetic_runs import make_run
 from lab import paths
-from lab.bench.hostile.case import ODD, Case, WronglyTaken, damaged, filled
-from lab.bench.synthetic_runs import make_run
 from lab.errors import LabError
 from lab.runs import export_import, launch
 

@@ -20,10 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench import paired_stats
+from bench.frameworks import CONTESTANTS, DEFAULTS, absent
+from bench.workload import CASES, SHAPES, work
 from lab import host, paths
-from lab.bench import paired_stats
-from lab.bench.frameworks import CONTESTANTS, DEFAULTS, absent
-from lab.bench.workload import CASES, SHAPES, work
 from lab.errors import LabError
 
 TOLERANCE = {"float32": 1e-3, "mixed": 2e-2, "bfloat16": 2e-2}  # of a step's loss, relative
@@ -98,7 +98,7 @@ class Contestant:
         with log.open("ab") as output:
             self.process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "lab.bench.frameworks", name),
+                    *(sys.executable, "-m", "bench.frameworks", name),
                     *("--answers", str(writing)),
                 ],
                 cwd=paths.ROOT,

@@ -20,10 +20,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.fault_injection import home_at
+from bench.workload import Work, make_folder, work
 from lab import paths
 from lab.atomic_files import read_object
-from lab.bench.fault_injection import home_at
-from lab.bench.workload import Work, make_folder, work
 from lab.errors import LabError
 from lab.paths import RunDir
 from lab.runs import launch, record_reader
@@ -83,7 +83,7 @@ def overhead(rounds: int = 3, steps: int = 12, tell: Callable[[str], object] = p
         model = Path(folder) / "model"
         # in a process of its own: the starts below must find no library in memory here
         subprocess.run(
-            [sys.executable, "-m", "lab.bench.overhead", str(model), str(steps)],
+            [sys.executable, "-m", "bench.overhead", str(model), str(steps)],
             cwd=paths.ROOT,
             check=True,
             stdout=subprocess.DEVNULL,
@@ -187,7 +187,7 @@ def measure_share(asked: Work, folder: Path) -> dict[str, Any]:
         conductor = attempt.prepare()
         spent = _Spent()
         spent.watch(conductor, "on_step_end")
-        spent.watch(attempt.memory, "mark")
+        spent.watch(attempt.memory, "end_phase")
         spent.watch(conductor.loop.batches, "tensors")
         sampling = _thread_clock("sampler")
         began, sampled = time.process_time(), time.clock_gettime(sampling)

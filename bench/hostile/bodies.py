@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lab.bench.hostile.case import ODD, Case, WronglyTaken, damaged, filled, garbled
+from bench.hostile.case import ODD, Case, WronglyTaken, damaged, filled, garbled
 from lab.chat import client, requests
 from lab.errors import LabError
 

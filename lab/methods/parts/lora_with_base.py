@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from lab.errors import LabError
-from lab.methods import Context, Method, adapter_files
-from lab.methods.peft_method import as_base, wants_float32
+from lab.methods import Context, Method
+from lab.methods.parts import adapter_files
+from lab.methods.parts.peft_method import as_base, wants_float32
 from lab.models import headers
 from lab.models.decoder_structure import decoder_layers
 from lab.schema import option, quote

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bench.hostile.case import ODD, Case, WronglyTaken, damaged, filled, garbled
+from bench.synthetic_runs import make_run
 from lab import cli, paths
 from lab.atomic_files import write_json
-from lab.bench.hostile.case import ODD, Case, WronglyTaken, damaged, filled, garbled
-from lab.bench.synthetic_runs import make_run
 from lab.compare.comparison import row
 from lab.paths import RunDir
 from lab.runs import checkpoints, estimate_history, index, queue, record_reader, resume_settings

@@ -19,10 +19,10 @@ from typing import Any
 
 import psutil
 
+from bench.fault_injection import home_at
+from bench.synthetic_runs import beat, make_run
+from bench.web_server import Web
 from lab import paths
-from lab.bench.fault_injection import home_at
-from lab.bench.synthetic_runs import beat, make_run
-from lab.bench.web_server import Web
 from lab.errors import LabError
 from lab.paths import RunDir
 from lab.runs import launch, record_reader

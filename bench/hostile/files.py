@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bench.hostile.case import Case, damaged, filled
 from lab import spec
-from lab.bench.hostile.case import Case, damaged, filled
 from lab.data import catalog, format_detection
 from lab.data.example_reader import ExampleReader, ReadOptions
 from lab.errors import LabError

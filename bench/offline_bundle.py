@@ -58,7 +58,7 @@ def pack(
                 opened.extractall(site)
         with tarfile.open(file, "w:gz") as made:
             made.add(site, "site")
-            for name in ("lab", "assets"):
+            for name in ("lab", "bench", "assets"):
                 made.add(paths.ROOT / name, f"lab/{name}", filter=_without_caches)
             tokenizer = catalog.BUILT_IN[0].folder
             for name in TOKENIZER:

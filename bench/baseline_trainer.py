@@ -6,8 +6,8 @@ import json
 import time
 from typing import Any
 
+from bench.workload import Work, batches_of
 from lab import methods
-from lab.bench.workload import Work, batches_of
 
 
 def model(work: Work) -> Any:
@@ -28,7 +28,7 @@ def model(work: Work) -> Any:
         **method.load_kwargs(config),
     )
     set_seed(spec.train.seed)
-    if spec.method["name"] == "full":
+    if method.saves_whole_model:
         return model
     if method.load_kwargs(config):
         # as QLoRA's own recipe does, copies in float32 included
