@@ -88,7 +88,7 @@ def get(name: str) -> OptimizerInfo:
 def can_use_master_weights(method: Any, rule: OptimizerInfo) -> bool:
     """Whether 16-bit adapters of `method` get float32 copies inside the optimizer: where nothing
     of the base trains, which would be large, and where there is a step to make the update in."""
-    return not (method.diagram_labels_base_weights or method.saves_whole_model or rule.in_backward)
+    return not (method.trains_base_weights or method.saves_whole_model or rule.in_backward)
 
 
 def uses_master_weights(method: Any, train: Any) -> bool:

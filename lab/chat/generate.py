@@ -17,9 +17,10 @@ from lab.atomic_files import part, read_object
 from lab.data import chat_template, template_lock
 from lab.errors import LabError
 from lab.methods import Context
-from lab.models import catalog, weights
+from lab.models import catalog, weights, weights_hash
 from lab.models.catalog import ModelSource
 from lab.paths import RunDir
+from lab.runs import record_reader
 from lab.schema import quote
 from lab.spec import RunSpec
 
@@ -42,10 +43,21 @@ class ModelRef:
     @property
     def version(self) -> dict[str, Any]:
         """What differs as soon as other weights lie under this name: a resumed run writes its
-        result anew, and may write its checkpoints anew."""
-        if self.run is None or self.step is None:
-            return self.receipt
-        return read_object(self.run.checkpoints / f"step-{self.step}" / "manifest.json") or {}
+        result anew, and may write its checkpoints anew; a base may be exchanged."""
+        written = self.receipt
+        if self.run is not None and self.step is not None:
+            manifest = self.run.checkpoints / f"step-{self.step}" / "manifest.json"
+            written = read_object(manifest) or {}
+        return {"written": written, "base": weights_hash.state_of(self.base)}
+
+    @property
+    def trained_on(self) -> Any:
+        """What the run keeps of its base; None for a run from before it was kept."""
+        if self.run is None:
+            return None
+        if self.step is None:
+            return self.receipt.get("base")
+        return record_reader.last_event(self.run, weights_hash.EVENT)
 
 
 @dataclass(frozen=True)
@@ -107,29 +119,31 @@ class LoadedModel:
     model: Any
     tokenizer: Any
     receipt: dict[str, Any] = field(default_factory=dict)
-    version: dict[str, Any] = field(default_factory=dict)  # as `Named.version` was at the load
+    version: dict[str, Any] = field(default_factory=dict)  # as `ModelRef.version` was at the load
+    note: str = ""  # what a person should know of it
 
 
 def load(named: ModelRef, base: Any = None) -> LoadedModel:
     """The model, ready to answer, on the GPU if there is one.
 
     `base` is its base model if that is in memory already; it is left as it was, and what the
-    method does not change is shared with it.
+    method does not change is shared with it. Raises LabError if the base is not the one that the
+    result was trained on.
     """
     import torch
 
     source = catalog.resolve(named.base)
     proof, version = named.receipt, named.version  # before the weights are read
+    note = ""
+    if named.run is not None:
+        note = weights_hash.check(named.trained_on, weights_hash.identify(source), named.name)
     on_gpu = torch.cuda.is_available()
     dtype = torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported() else torch.float32
     if named.run is None:
         model = weights.load_model(source, dtype) if base is None else base
         tokenizer = weights.load_tokenizer(source)
     else:
-        stored = read_object(named.run.spec)
-        if stored is None:
-            raise LabError(f"{named.run.id}: spec.json is missing or damaged.")
-        spec = RunSpec.from_stored(stored)
+        spec = RunSpec.of_run(named.run)
         method, config = methods.get(spec.method["name"]), spec.method_config
         if base is None or method.needs_separate_base(config):
             model = weights.load_model(source, dtype, **method.load_kwargs(config))
@@ -146,7 +160,7 @@ def load(named: ModelRef, base: Any = None) -> LoadedModel:
         chat_template.set_chat_template(tokenizer, chosen)
     template_lock.check_tokenizer(part(proof, "lock"), tokenizer)
     model = weights.on_device(model, "cuda" if on_gpu else "cpu")
-    return LoadedModel(model.eval(), tokenizer, proof, version)
+    return LoadedModel(model.eval(), tokenizer, proof, version, note)
 
 
 def _tokenizer(run: RunDir, source: ModelSource) -> Any:
@@ -284,6 +298,9 @@ def receipt(
     loaded: LoadedModel, named: ModelRef, prompt: str, ids: list[int], settings: GenerationSettings
 ) -> dict[str, Any]:
     """Proof of equal terms: the exact prompt, its ids, the seed, and which weights answered."""
+    differs = template_lock.warning(
+        part(loaded.receipt, "lock"), loaded.tokenizer, settings.system_prompt or ""
+    )
     return {
         "prompt": prompt,
         "prompt_hash": hashlib.sha256(repr(ids).encode()).hexdigest()[:16],
@@ -297,8 +314,6 @@ def receipt(
         "dtype": str(next(loaded.model.parameters()).dtype).removeprefix("torch."),
         "base": named.base,
         "step": named.step,
-        "warning": template_lock.warning(
-            part(loaded.receipt, "lock"), loaded.tokenizer, settings.system_prompt or ""
-        ),
+        "warning": f"{loaded.note} {differs}".strip(),
         "weights": loaded.receipt.get("weights", {}) if named.step is None else {},
     }

@@ -58,7 +58,8 @@ class ModelCache:
         is_current = self.holds(named)
         found = self.models.pop(named.name, None)
         if found is None or not is_current:
-            base = self.models.get(f"base:{named.base}")
+            base_ref = ModelRef(f"base:{named.base}", named.base)
+            base = self.models.get(base_ref.name) if self.holds(base_ref) else None
             found = generate.load(named, None if base is None else base.model)
         self.models[named.name] = found
         while len(self.models) > MOST_MODELS:

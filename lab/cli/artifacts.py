@@ -35,6 +35,8 @@ def merge(arguments: argparse.Namespace) -> int:
         apart = f"{made['largest_difference']:.1e}"
         console.print(f"{escape(made['folder'])}, {size(made['bytes'])}.", soft_wrap=True)
         console.print(f"Read back, its logits differ from the result's by {apart} of their spread.")
+        if made["note"]:
+            console.print(f"[yellow]{escape(made['note'])}[/]")
     return 0
 
 
@@ -51,4 +53,6 @@ def evaluate(arguments: argparse.Namespace) -> int:
         [[row["model"], f"{row['loss']:.4f}", f"{row['perplexity']:.3g}"] for row in found],
         right="lrr",
     )
+    for note in filter(None, (row["note"] for row in found)):
+        console.print(f"[yellow]{escape(note)}[/]")
     return 0

@@ -20,7 +20,7 @@ from lab.atomic_files import write_atomic
 from lab.data import chat_template
 from lab.data.batches import collate, single_rows
 from lab.data.example_reader import ExampleReader, ReadOptions
-from lab.models import weights
+from lab.models import weights_hash
 from lab.models.catalog import ModelSource
 from lab.paths import ASSETS
 
@@ -41,20 +41,15 @@ def prompts() -> list[str]:
 
 def answers_file(source: ModelSource, tokenizer: Any) -> Path:
     """Where the answers of this base under this template are kept."""
-    parts = [_identity(source), tokenizer.chat_template, prompts(), MAX_NEW_TOKENS, SEED]
+    parts = [
+        weights_hash.identify(source)["weights"],
+        tokenizer.chat_template,
+        prompts(),
+        MAX_NEW_TOKENS,
+        SEED,
+    ]
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
     return paths.home() / "cache" / "general" / f"{key}.jsonl"
-
-
-def _identity(source: ModelSource) -> list[Any]:
-    """What tells the weights of a base from others without reading them all."""
-    folder = weights.local_folder(source, with_weights=False)
-    if not Path(source.location).is_absolute():
-        return [source.id, folder.name]  # the commit
-    return [
-        [file.name, file.stat().st_size, file.stat().st_mtime_ns]
-        for file in sorted(folder.glob("*.safetensors"))
-    ]
 
 
 def base_answers_file(

@@ -6,7 +6,6 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from lab.atomic_files import read_object
 from lab.chat import generate
 from lab.chat.generate import ModelRef
 from lab.data import chat_template, template_lock
@@ -46,7 +45,7 @@ def _terms(names: list[ModelRef], dataset: str | None) -> RunSpec:
         assert dataset is not None
         spec = RunSpec.from_json({"model": names[0].base, "data": {"dataset": dataset}})
     else:
-        stored = RunSpec.from_stored(read_object(run.spec) or {})
+        stored = RunSpec.of_run(run)
         system = str(generate.parse(f"run:{run.id}").receipt.get("system_prompt", ""))
         spec = replace(stored, data=replace(stored.data, system_prompt=system, packing="off"))
         if dataset is not None:
@@ -92,5 +91,6 @@ def _measure(named: ModelRef, spec: RunSpec, *, whole: bool) -> dict[str, Any]:
         "perplexity": math.exp(min(loss, 700.0)),
         "tokens": tokens,
         "rows": len(rows),
+        "note": loaded.note,
         "data": facts["train_hash" if whole else "held_out_hash"],
     }

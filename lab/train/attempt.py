@@ -20,7 +20,7 @@ from lab.data.prepare import PreparedData
 from lab.errors import Cancelled, LabError
 from lab.evals import forgetting
 from lab.methods import Context
-from lab.models import catalog, weights
+from lab.models import catalog, weights, weights_hash
 from lab.paths import RunDir
 from lab.runs import record_reader, resume_settings
 from lab.spec import RunSpec, without_packing
@@ -79,6 +79,8 @@ class Attempt:
         settled = record_reader.last_event(self.run, PACKING)  # by an earlier attempt
         if settled.get("packing") == "off":
             self.spec = without_packing(self.spec)
+        self.source = catalog.resolve(self.spec.model)
+        self.base = self._identify_base(begins=saved is None)
         self.data = self._data()
         # what is under way goes on with the rows that it began with
         model = self._load_and_evaluate_base(tries_packing=not settled and saved is None)
@@ -111,7 +113,7 @@ class Attempt:
             summary |= self._measure_forgetting(*self.forgetting_probe, model, conductor.used)
         self.commands.interrupting = NEVER
         self.telemetry.enter_phase("saving")
-        facts = self.data.facts() | used
+        facts = self.data.facts() | used | {"base": self.base}
         summary["artifact_bytes"] = artifact.save(
             self.run, model, self.tokenizer, self.method, self.spec, facts
         )
@@ -169,9 +171,32 @@ class Attempt:
                 "equal bit for bit to that of an uninterrupted run."
             )
 
+    def _identify_base(self, *, begins: bool) -> dict[str, Any]:
+        """What the base is, before it is loaded. Raises LabError if it is not the one of earlier
+        attempts, or of the run whose weights this one begins with."""
+        self.telemetry.enter_phase("loading")
+
+        def count_bytes(done: int, total: int) -> None:
+            self.telemetry.progress(done // 1_000_000, total // 1_000_000, "MB of the base")
+            self._check_commands()
+
+        base = weights_hash.identify(self.source, count_bytes)
+        recorded = record_reader.last_event(self.run, weights_hash.EVENT)
+        if recorded:
+            weights_hash.check(recorded, base, self.run.id)
+        else:
+            if record_reader.last_event(self.run, "data"):  # of an attempt of an earlier version
+                self.telemetry.warn(weights_hash.check(None, base, self.run.id))
+            self.telemetry.event(weights_hash.EVENT, **base)
+        start = self.spec.start_from.removeprefix("run:") if begins else ""
+        if start:
+            receipt = read_object(paths.run_dir(start).artifact / "receipt.json") or {}
+            if note := weights_hash.check(receipt.get("base"), base, f"run:{start}"):
+                self.telemetry.warn(note)
+        return base
+
     def _data(self) -> PreparedData:
         self.telemetry.enter_phase("tokenising")
-        self.source = catalog.resolve(self.spec.model)
         self.tokenizer = weights.load_tokenizer(self.source)
         self.method.extend_tokenizer(self.tokenizer, self.spec.method_config)
 

@@ -124,7 +124,7 @@ def test_trying_gives_the_matrix(name: str, build: Callable[..., Any]) -> None:
             adapters = "bfloat16"  # its trained parts are the base's own
         narrow = loss_and_gradients(model, single, precision="bfloat16")
         near = abs(narrow[0] - plain[0]) < 0.1 * plain[0]
-        base_type = {torch.bfloat16} if method.diagram_labels_base_weights else set()
+        base_type = {torch.bfloat16} if method.trains_base_weights else set()
         own_type = getattr(torch, adapters)
         near = near and narrow[1].keys() == plain[1].keys()
         return near and own_type in types and types <= {own_type} | base_type
