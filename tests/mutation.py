@@ -1,10 +1,11 @@
 """How many small faults the nearest tests see: `python tests/mutation.py [MODULE…]`, by hand.
 
-Cosmic-ray makes the faults (`pip install -r requirements-mutation.txt`), one at a time, in a copy
-of the working tree; each is tried by a fresh pytest on the files that are nearest to the module, so
-that workers and other processes which tests start run the faulty code too. A fault counts as seen
-where a test fails or never ends. `--sample` faults are drawn of each module by `--seed`, and the
-whole ends after `--minutes`, shared by the modules; a module's line says how many were tried.
+Cosmic-ray makes the faults (`pip install -r requirements-mutation.txt`), one at a time, on the disk
+of a copy of the working tree, so that workers and other processes which tests start run the faulty
+code too. Each is tried by pytest on the tests that are nearest to the module, in a process forked
+from one that has imported the large libraries already. A fault counts as seen where a test fails
+or never ends. `--sample` faults are drawn of each module by `--seed`; all ends after `--minutes`,
+which the modules share: a line says how many were tried.
 
     python tests/mutation.py --sample 8 --minutes 10 --jobs 2
     python tests/mutation.py schedule loss --sample 0        every fault of two modules
@@ -14,14 +15,17 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
+import importlib
+import multiprocessing
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,9 +59,20 @@ MODULES = {
         "lab/export/script.py",
         ["tests/ui/test_pages.py::test_the_plain_script_trains"],
     ),
-    "table": ("lab/compare/comparison.py", ["tests/runs/test_result.py"]),
+    "table": (
+        "lab/compare/comparison.py",
+        [
+            "tests/runs/test_result.py::test_a_finished_run_tells_everything",
+            "tests/runs/test_result.py::test_unequal_terms_are_named",
+        ],
+    ),
 }
-LEAST_S = 30.0  # what a module gets, however many share the time
+# `==` for `is` and the like: the same for None, numbers and words, which is what they compare
+EQUIVALENT = ("_Eq_Is", "_Is_Eq", "_NotEq_IsNot", "_IsNot_NotEq")
+LARGE = (
+    *("torch", "transformers", "peft", "bitsandbytes", "safetensors.torch", "pandas", "plotly"),
+    *("streamlit.testing.v1", "transformers.models.llama.modeling_llama", "accelerate", "trl"),
+)
 
 
 @dataclass
@@ -137,52 +152,92 @@ def faults_of(file: Path, workplace: Path) -> list[Any]:
     real = [
         change
         for change in made
-        if not any(start <= change.start_pos < end for start, end in spans)
+        if not change.operator_name.endswith(EQUIVALENT)
+        and not any(start <= change.start_pos < end for start, end in spans)
     ]
     return sorted(real, key=lambda one: (one.start_pos, one.operator_name, one.occurrence))
 
 
+def warm() -> None:
+    """Import what nearly every test needs, so that the forked processes need not."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"  # a fault may be as old as the code it replaces
+    sys.dont_write_bytecode = True
+    for name in LARGE:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+
+
+def run_tests(place: Path, tests: list[str], timeout: float) -> int | None:
+    """pytest's exit code in a process of its own; None if it had not ended in time."""
+    child = os.fork()
+    if child == 0:
+        code = 3
+        try:
+            os.setsid()
+            output = os.open(place.parent / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            os.chdir(place)
+            sys.path[0] = str(place)
+            options = ["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "-W", "ignore"]
+            import pytest
+
+            code = int(pytest.main([*options, "--basetemp", str(place.parent / "made"), *tests]))
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+    end = time.monotonic() + timeout
+    ended = 0
+    while not ended and time.monotonic() < end:
+        time.sleep(0.05)
+        ended, state = os.waitpid(child, os.WNOHANG)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)  # what the tests have left, and pytest if it hangs
+    if ended:
+        return os.waitstatus_to_exitcode(state)
+    os.waitpid(child, 0)
+    return None
+
+
 def measure(name: str, sample: int, seed: int, seconds: float) -> Outcome:
     """Try faults of a module, in a copy of its own, for `seconds` at most."""
-    from cosmic_ray.mutating import mutate_and_test
-    from cosmic_ray.work_item import TestOutcome
+    from cosmic_ray import plugins
+    from cosmic_ray.mutating import use_mutation
 
     found, started = Outcome(name), time.monotonic()
     tests = nearest(name)
     if not tests:
         found.note = "no test is near it: nothing is seen"
         return found
-    with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
+    with tempfile.TemporaryDirectory(prefix="mutation-", ignore_cleanup_errors=True) as folder:
         place = copy_of_tree(Path(folder) / "lab")
-        command = [
-            *("env", "-C", str(place), "PYTHONDONTWRITEBYTECODE=1", sys.executable),
-            *("-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider"),
-            *("--basetemp", str(Path(folder) / "pytest"), *tests),
-        ]
-        sound = subprocess.run(command, capture_output=True, text=True)
-        longest = 2 * (time.monotonic() - started) + 20
-        if sound.returncode != 0:
-            last = (sound.stdout.strip().splitlines() or ["no output"])[-1]
-            found.note = f"the tests fail without a fault: {last}"
+        file = place / MODULES[name][0]
+        begun = time.monotonic()
+        if run_tests(place, tests, timeout=600) != 0:
+            lines = (place.parent / "output.txt").read_text(errors="replace").strip().splitlines()
+            found.note = f"the tests fail without a fault: {lines[-1] if lines else 'no output'}"
             return found
-        faults = faults_of(place / MODULES[name][0], Path(folder))
+        longest = 3 * (time.monotonic() - begun) + 20
+        faults = faults_of(file, Path(folder))
         found.faults = len(faults)
-        drawn = list(faults)
-        random.Random(f"{seed} {name}").shuffle(drawn)
-        for fault in drawn[: sample or None]:
+        random.Random(f"{seed} {name}").shuffle(faults)
+        for fault in faults[: sample or None]:
             left = seconds - (time.monotonic() - started)
-            if left < longest / 4 and found.tried:
+            if left <= 0 and found.tried:
                 found.note = "the time was up"
                 break
-            result = mutate_and_test([fault], " ".join(command), longest)
-            if result.test_outcome not in (TestOutcome.KILLED, TestOutcome.SURVIVED):
-                continue
+            operator = plugins.get_operator(fault.operator_name)(**fault.operator_args)
+            with use_mutation(file, operator, fault.occurrence) as (_, faulty):
+                if faulty is None:
+                    continue
+                code = run_tests(place, tests, longest)
             found.tried += 1
-            if result.test_outcome == TestOutcome.KILLED:
-                found.seen += 1
-            else:
+            if code == 0:
                 line = fault.start_pos[0]
                 found.unseen.append(f"{MODULES[name][0]}:{line} {fault.operator_name}")
+            else:
+                found.seen += 1
     found.seconds = time.monotonic() - started
     return found
 
@@ -204,12 +259,14 @@ def main() -> int:
     except ImportError:
         parser.error("cosmic-ray is missing. Run: pip install -r requirements-mutation.txt")
     os.nice(5)
-    share = max(LEAST_S, 60 * given.minutes * given.jobs / len(names))
-    made = []
-    with ThreadPoolExecutor(given.jobs) as pool:
-        waiting = [pool.submit(measure, name, given.sample, given.seed, share) for name in names]
-        for one in waiting:
-            made.append(one.result())
+    warm()
+    share = 60 * given.minutes * given.jobs / len(names)
+    made: list[Outcome] = []
+    # a process for each module: what one has loaded, the next does not see
+    with multiprocessing.get_context("fork").Pool(given.jobs, maxtasksperchild=1) as pool:
+        asked = [(name, given.sample, given.seed, share) for name in names]
+        for one in [pool.apply_async(measure, arguments) for arguments in asked]:
+            made.append(one.get())
             print(made[-1].line(), flush=True)
             if given.unseen:
                 print("".join(f"    {fault}\n" for fault in made[-1].unseen), end="")

@@ -360,6 +360,21 @@ def test_who_follows_a_run_sees_its_newest_losses(lab_home: Path) -> None:
     assert said == "training · step 3 of 12 · train/loss 2.000 · 1 min 05 s left"
 
 
+def test_nothing_is_drawn_where_json_is_wanted(
+    lab_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rich.console import Console
+
+    from lab.cli import watch
+
+    run = make("aaaa", lab_home, "done")
+    monkeypatch.setattr(watch, "console", Console(force_terminal=True))
+    assert watch.follow(run, "a label", quiet=True).state == "done"
+    assert capsys.readouterr().out == ""
+    assert watch.follow(run, "a label").state == "done"
+    assert "a label" in capsys.readouterr().out
+
+
 def test_every_verb_has_its_help() -> None:
     parser = cli.parser()
     (verbs,) = [one for one in parser._actions if isinstance(one, argparse._SubParsersAction)]

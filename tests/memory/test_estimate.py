@@ -36,7 +36,7 @@ def ask(folder: str, device: Any = None, method: Any = "lora", **sections: Any) 
 OTHERS: list[dict[str, Any]] = [
     {"data": {"max_length": 256}},
     {"data": {"packing": "on"}},
-    {"train": {"optimizer": "sgd", "loss": "plain"}},
+    {"train": {"optimizer": "sgd"}},
     {"train": {"keep_last": 9, "max_steps": 10_000}},
     {"method": {"name": "lora", "rank": 64}},
 ]

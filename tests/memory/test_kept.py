@@ -38,7 +38,21 @@ def peak_above_rest(name: str, adapters: str, *, shadow: bool) -> float:
     return float(found.peak_bytes - found.phases["load"])
 
 
+@pytest.fixture(scope="module")
+def frozen() -> tuple[float, float]:
+    """(closed form, trace) of a base of which two rows train: what every method stands on."""
+    closed, traced = (
+        peak_above_rest("trainable_tokens", "float32", shadow=way) for way in (False, True)
+    )
+    return closed, traced
+
+
 @pytest.mark.parametrize("name", methods.names())
-def test_the_closed_form_is_near_the_traced_step(name: str) -> None:
+def test_the_closed_form_is_near_the_traced_step(name: str, frozen: tuple[float, float]) -> None:
+    """The whole, and what the method adds to it."""
     closed, traced = (peak_above_rest(name, "float32", shadow=way) for way in (False, True))
     assert closed == pytest.approx(traced, rel=0.2), f"{name}: closed form / trace"
+    # the closed form counts the keys and values of a prefix too low
+    most = 0.2 if name == "prefix" else 0.12
+    wrong = abs((closed - frozen[0]) - (traced - frozen[1]))
+    assert wrong < most * traced, f"{name}: what it adds is off by {wrong / 1e6:.0f} MB"
