@@ -24,9 +24,10 @@ PROBE_TOKENS = 32
 def merge(run: RunDir, target: Path) -> dict[str, Any]:
     """Write base and adapter of `run` as one model into `target`, with tokenizer and receipt.
 
-    The template lock and the hash of the base are enforced. The merged model, read back from the disk, must give the answers
-    of the result, or nothing is kept. Returns {"folder", "bytes", "largest_difference", "note"}:
-    the difference as a share of the logits' standard deviation. Raises LabError.
+    The template lock and the hash of the base are enforced. The merged model, read back from the
+    disk, must give the answers of the result, or nothing is kept. Returns {"folder", "bytes",
+    "largest_difference", "note"}: the difference as a share of the logits' standard deviation,
+    and what a person should know of the base. Raises LabError.
     """
     spec = RunSpec.of_run(run)
     method = methods.get(spec.method["name"])

@@ -22,7 +22,7 @@ from lab.chat.server import ModelCache
 from lab.errors import LabError
 from lab.evals.held_out import evaluate
 from lab.export.merge import merge
-from lab.models import catalog, weights_hash
+from lab.models import weights_hash
 from lab.paths import RunDir
 from lab.planner import initial_weights
 from lab.runs import launch, record_reader
@@ -63,29 +63,22 @@ def test_the_hash_is_of_names_types_shapes_and_values_and_of_nothing_else(tmp_pa
         assert written(tmp_path / what, tensors) != first, f"Another {what} is another base."
 
 
-def settled(folder: Path) -> None:
-    """Wait until the files are older than the time in which a change could go unseen."""
-    weights_hash.SETTLED_S = 0.05
-    time.sleep(0.1)
-
-
-@pytest.fixture(autouse=True)
-def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights_hash, "SETTLED_S", weights_hash.SETTLED_S)
-
-
 def test_weights_are_read_once_for_each_state_of_their_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, read = tmp_path / "base", weights_hash._read
     reads: list[list[Path]] = []
-    monkeypatch.setattr(
-        weights_hash, "_read", lambda files, *rest: reads.append(files) or read(files, *rest)
-    )
+
+    def count(files: list[Path], *rest: Any) -> str:
+        reads.append(files)
+        return read(files, *rest)
+
+    monkeypatch.setattr(weights_hash, "_read", count)
     first = written(folder, TENSORS)
     assert weights_hash.hash_of(folder, "base") == first
     assert len(reads) == 2, "Files that were just written are not trusted to be what they were."
-    settled(folder)
+    monkeypatch.setattr(weights_hash, "SETTLED_S", 0.02)
+    time.sleep(0.05)
     assert {weights_hash.hash_of(folder, "base") for _ in range(3)} == {first}
     assert len(reads) == 3
     file = folder / "model.safetensors"
@@ -106,10 +99,7 @@ def test_weights_are_read_once_for_each_state_of_their_files(
 def test_progress_counts_bytes_and_may_end_the_reading(tmp_path: Path) -> None:
     written(tmp_path / "base", TENSORS)
     seen: list[tuple[int, int]] = []
-    source = catalog.ModelSource("base", str(tmp_path / "base"), local_only=True)
-    weights_hash.hash_of(
-        tmp_path / "base", source.id, lambda done, total: seen.append((done, total))
-    )
+    weights_hash.hash_of(tmp_path / "base", "base", lambda *counts: seen.append(counts))
     assert seen[0] == (0, 52) and seen[-1] == (52, 52), "12 x 4 bytes and 2 x 2."
 
     class Enough(Exception):
@@ -135,7 +125,7 @@ def test_a_file_that_ends_early_or_changes_is_refused(
     with pytest.raises(LabError, match="changed while they were read"):
         weights_hash.hash_of(folder, "base", touch)
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(LabError, match="model.safetensors"):
+    with pytest.raises(LabError, match="safetensors"):
         weights_hash.hash_of(folder, "base")
 
 
@@ -157,6 +147,7 @@ def exchange(base: Path) -> str:
     file = base / "model.safetensors"
     before = file.stat()
     changed = {name: tensor * 1.5 for name, tensor in load_file(file).items()}
+    file.unlink()  # a loaded model reads its weights from the old file
     save_file(changed, file, metadata={"format": "pt"})
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert file.stat().st_size == before.st_size
@@ -168,7 +159,7 @@ def forget_base(run: RunDir) -> None:
     receipt = read_object(run.artifact / "receipt.json") or {}
     assert receipt.pop("base")
     write_json(run.artifact / "receipt.json", receipt)
-    lines = [line for line in run.events.read_text().splitlines() if '"kind":"base"' not in line]
+    lines = run.events.read_text().splitlines()
     lines = [line for line in lines if json.loads(line).get("kind") != "base"]
     run.events.write_text("".join(f"{line}\n" for line in lines))
 
@@ -211,9 +202,8 @@ def test_another_base_is_refused_with_both_hashes(
     monkeypatch.setattr(launch.queue, "submit", lambda run: None)
     (_, run), base = movable
     trained_on = weights_hash.hash_of(base, "base")
-    use(run, tmp_path / "equal")  # a moved, equal folder passes
-    if use is use_resume:
-        pytest.importorskip("torch")
+    if use is not use_resume:  # which would leave nothing to resume
+        use(run, tmp_path / "equal")  # a moved, equal folder passes
     now = exchange(base)
     before = sorted(file.name for file in run.path.rglob("*"))
     with pytest.raises(LabError) as refused:
@@ -247,7 +237,7 @@ def test_a_damaged_hash_is_not_an_old_receipt(movable: tuple[list[RunDir], Path]
     receipt = read_object(run.artifact / "receipt.json") or {}
     for damaged in ({"weights": "abc"}, {"weights": None}, ["x"], "x", 7):
         write_json(run.artifact / "receipt.json", receipt | {"base": damaged})
-        with pytest.raises(LabError, match="receipt of .* is damaged"):
+        with pytest.raises(LabError, match="is damaged: its base is"):
             generate.load(generate.parse(f"run:{run.id}"))
 
 
@@ -255,7 +245,6 @@ def test_a_worker_goes_on_with_the_base_it_began_with(
     movable: tuple[list[RunDir], Path], tmp_path: Path
 ) -> None:
     (_, run), base = movable
-    run.result.unlink()
     now = exchange(base)
     assert attempt_again(run) != 0
     said = (read_object(run.result) or {})["message"]
@@ -294,6 +283,7 @@ def test_a_base_in_memory_is_left_once_its_files_change(
     exchange(base)
     second = models.get(ref)
     assert second is not first, "The base is read again."
+    (base / "model.safetensors").unlink()
     (base / "model.safetensors").write_bytes(saved)
     result = models.get(generate.parse(f"run:{run.id}"))
     embeddings = [one.model.get_input_embeddings().weight for one in (first, second, result)]
