@@ -78,6 +78,12 @@ def _measure(named: ModelRef, spec: RunSpec, *, whole: bool) -> dict[str, Any]:
             f"'{quote(spec.data.dataset)}' has no held-out row with a token to score.",
             "Name another set with --dataset.",
         )
+    longest = max(rows[index].tokens for index in range(len(rows)))
+    if loaded.length is not None and longest > loaded.length:
+        raise LabError(
+            f"The longest row has {longest:,} tokens, and {named.name} reads {loaded.length:,}.",
+            "Measure models that read as much, or train with a shorter data.max_length.",
+        )
     loss, tokens = evaluation_loss(
         loaded.model,
         device_batches(rows, ROWS, loaded.tokenizer.pad_token_id, first.device),

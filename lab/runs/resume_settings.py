@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from lab import methods, optimizers
+from lab import methods, optimizers, spec_rules
 from lab.atomic_files import read_object
 from lab.errors import LabError, Problem, SpecError
 from lab.methods import compatibility
@@ -110,6 +110,13 @@ def merged_changes(run: RunDir, settings: list[str]) -> dict[str, Any]:
     method, rule = methods.get(spec.method["name"]), optimizers.get(spec.train.optimizer)
     problems += [Problem(*one) for one in compatibility.refusals(method, spec)]
     problems += rule.problems(spec.train, on_gpu=True)  # the device was looked at at the start
+    changed = {setting.partition("=")[0].strip() for setting in settings}
+    steps = spec_rules.RunFacts(max_steps=spec.train.max_steps)
+    problems += [
+        Problem(rule.field, spec_rules.explanation(rule, spec))
+        for rule in spec_rules.broken(spec, steps)
+        if rule.refuses and changed & {rule.field, *rule.others}
+    ]
     if problems:
         raise SpecError(problems)
     found = {

@@ -21,6 +21,7 @@ from lab.errors import Cancelled, LabError
 from lab.evals import forgetting
 from lab.methods import Context
 from lab.models import catalog, weights, weights_hash
+from lab.models.context_length import text_length
 from lab.paths import RunDir
 from lab.runs import record_reader, resume_settings
 from lab.spec import RunSpec, without_packing
@@ -124,7 +125,7 @@ class Attempt:
     ) -> dict[str, float]:
         self.telemetry.enter_phase("evaluating")
         now = forgetting.likelihood(
-            model, self.tokenizer, answers, base.top_ids, self.telemetry.sign
+            model, self.tokenizer, answers, base.top_ids, self.telemetry.sign, self.length
         )
         found = forgetting.compare(base, now)
         self.telemetry.metric("probe", step=used.step, tokens=used.tokens, **found)
@@ -234,6 +235,7 @@ class Attempt:
         self.telemetry.enter_phase("loading")
         train = self.spec.train
         model = self._load_base()
+        self.length = text_length(model.config, self.method, self.spec.method_config)
         self.memory.end_phase("load")
         set_seed(train.seed)
         self.method.prepare(model, self.spec.method_config, Context(self.spec, self.tokenizer))
@@ -260,7 +262,9 @@ class Attempt:
         if train.probe == "on":
             answers = self._base_answers(lambda: model)
             sign = self.telemetry.sign
-            base = forgetting.likelihood(model, self.tokenizer, answers, after_batch=sign)
+            base = forgetting.likelihood(
+                model, self.tokenizer, answers, after_batch=sign, length=self.length
+            )
             self.forgetting_probe = answers, base
         self._check_commands()
         return model
@@ -387,7 +391,9 @@ class Attempt:
         self.telemetry.event("plan", steps=plan.steps, rows=plan.rows, resumed_at=used.step)
         dataset = datasets.resolve(spec.data.dataset)
         precision, look = spec.train.precision, self.commands.look
-        samples = SampleGenerator(self.tokenizer, dataset, data, self.telemetry, precision, look)
+        samples = SampleGenerator(
+            self.tokenizer, dataset, data, self.telemetry, precision, look, self.length
+        )
         if saved is None and spec.train.sample_every != 0:
             samples.sample(model, 0)
         conductor = RunCallback(
