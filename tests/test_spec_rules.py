@@ -24,7 +24,7 @@ CHATS, TEXT = RunFacts(60, has_chats=True), RunFacts(60, has_chats=False)
 
 
 def spec_of(settings: dict[str, Any]) -> RunSpec:
-    value: dict[str, Any] = {}
+    value: dict[str, Any] = {"method": {"name": "lora"}}
     for field, setting in settings.items():
         section, _, name = field.partition(".")
         value.setdefault(section, {})[name] = setting
@@ -249,7 +249,7 @@ def test_a_default_is_never_refused_beside_anything() -> None:
     for field, value in OTHERS.items():
         settings = {key: other for key, other in defaults.items() if key != field} | {field: value}
         expected = {field} if field in ALONE else set()
-        for facts in (CHATS, RunFacts(), RunFacts(1, has_chats=True)):
+        for facts in (CHATS, RunFacts(), RunFacts(10_000, has_chats=True)):
             assert found(settings, facts)[0] == expected, field
 
 

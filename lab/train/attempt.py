@@ -20,17 +20,18 @@ from lab.data.prepare import PreparedData
 from lab.errors import Cancelled, LabError
 from lab.evals import forgetting
 from lab.methods import Context
-from lab.models import catalog, weights, weights_hash
+from lab.models import catalog, weights
 from lab.models.context_length import text_length
 from lab.paths import RunDir
 from lab.runs import record_reader, resume_settings
 from lab.spec import RunSpec, without_packing
 from lab.train import artifact, budget, checkpoint, compile_layers, flops
 from lab.train.activation_checkpointing import checkpoint_activations
+from lab.train.base_identity import identify_base
 from lab.train.callbacks import RunCallback
 from lab.train.checkpoint import Checkpoint
 from lab.train.commands import NEVER, WHILE_TRAINING, Commands
-from lab.train.environment import changes, environment, peak_flops
+from lab.train.environment import changes_since_last_attempt, environment, peak_flops
 from lab.train.loop import StepConfig, TrainingLoop
 from lab.train.optimizer import make_optimizer
 from lab.train.sample_outputs import SampleGenerator
@@ -76,12 +77,19 @@ class Attempt:
         write_json(self.run.environment, environment(self.spec, self.device))
         saved = self._newest_checkpoint()
         if saved is not None:
-            self._compare_versions()
+            if text := changes_since_last_attempt(self.run):
+                self.telemetry.warn(
+                    f"Resumed under other conditions ({text}): the result need not be equal bit "
+                    "for bit to that of an uninterrupted run."
+                )
         settled = record_reader.last_event(self.run, PACKING)  # by an earlier attempt
         if settled.get("packing") == "off":
             self.spec = without_packing(self.spec)
         self.source = catalog.resolve(self.spec.model)
-        self.base = self._identify_base(begins=saved is None)
+        start = self.spec.start_from if saved is None else ""
+        self.base = identify_base(
+            self.run, self.source, self.telemetry, self._check_commands, start
+        )
         self.data = self._data()
         # what is under way goes on with the rows that it began with
         model = self._load_and_evaluate_base(tries_packing=not settled and saved is None)
@@ -159,42 +167,6 @@ class Attempt:
                 "that of an uninterrupted run."
             )
         return saved
-
-    def _compare_versions(self) -> None:
-        """Warn if this attempt runs on other versions or another device than the one before."""
-        now = read_object(self.run.environment) or {}
-        folders = sorted(self.run.attempts.glob("*"), key=lambda path: path.name.zfill(6))
-        before = read_object(folders[-1] / "environment.json") if folders else None
-        changed = [] if before is None else changes(before, now)
-        if changed:
-            self.telemetry.warn(
-                f"Resumed under other conditions ({'; '.join(changed)}): the result need not be "
-                "equal bit for bit to that of an uninterrupted run."
-            )
-
-    def _identify_base(self, *, begins: bool) -> dict[str, Any]:
-        """What the base is, before it is loaded. Raises LabError if it is not the one of earlier
-        attempts, or of the run whose weights this one begins with."""
-        self.telemetry.enter_phase("loading")
-
-        def count_bytes(done: int, total: int) -> None:
-            self.telemetry.progress(done // 1_000_000, total // 1_000_000, "MB of the base")
-            self._check_commands()
-
-        base = weights_hash.identify(self.source, count_bytes)
-        recorded = record_reader.last_event(self.run, weights_hash.EVENT)
-        if recorded:
-            weights_hash.check(recorded, base, self.run.id)
-        else:
-            if record_reader.last_event(self.run, "data"):  # of an attempt of an earlier version
-                self.telemetry.warn(weights_hash.check(None, base, self.run.id))
-            self.telemetry.event(weights_hash.EVENT, **base)
-        start = self.spec.start_from.removeprefix("run:") if begins else ""
-        if start:
-            receipt = read_object(paths.run_dir(start).artifact / "receipt.json") or {}
-            if note := weights_hash.check(receipt.get("base"), base, f"run:{start}"):
-                self.telemetry.warn(note)
-        return base
 
     def _data(self) -> PreparedData:
         self.telemetry.enter_phase("tokenising")

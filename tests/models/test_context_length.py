@@ -138,7 +138,7 @@ def test_the_command_line_refuses_with_both_numbers(
 ) -> None:
     prompt = "one " * 200
     models = [f"base:{tiny_model}", f"base:{short_model}"]
-    assert cli.main(["chat", *models, "--prompt", prompt]) == 1
+    assert cli.main(["chat", *models, "--prompt", prompt]) == 2
     said = " ".join(capsys.readouterr().err.split())
     text = generate.render(tokenizer, chat(200), GenerationSettings())
     count = len(tokenizer(text, add_special_tokens=False)["input_ids"])
