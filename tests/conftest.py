@@ -19,7 +19,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 from lab import access, paths
 from lab.atomic_files import read_object
-from lab.planner.client import planner
+from lab.preflight.client import planner
 from lab.runs import launch, process
 
 SHARED_MODELS = paths.models()  # before any test sets LAB_HOME: `make setup` has filled it
@@ -174,7 +174,7 @@ def work_here(make_spec: Callable[..., dict[str, Any]]) -> Callable[..., paths.R
 
 def run_here(spec: dict[str, Any]) -> paths.RunDir:
     """Check and do a run in this process."""
-    from lab.planner.validate import check
+    from lab.preflight.validate import check
 
     plan = check(spec)
     assert plan["problems"] == []

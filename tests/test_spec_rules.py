@@ -13,7 +13,7 @@ import pytest
 from lab import methods, presets, spec_rules
 from lab.cli import demo
 from lab.errors import SpecError
-from lab.planner.validate import check
+from lab.preflight.validate import check
 from lab.runs import resume_settings
 from lab.spec import RunSpec
 from lab.spec_rules import RULES, RunFacts

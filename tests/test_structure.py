@@ -51,11 +51,11 @@ def test_only_lab_ui_knows_streamlit() -> None:
 
 def test_the_web_process_never_imports_torch_by_itself() -> None:
     web = sources("pages/*.py", "lab/ui/**/*.py", "app.py")
-    assert offenders(web, HEAVY | {"lab.train", "lab.planner.validate"}, top_level_imports) == []
+    assert offenders(web, HEAVY | {"lab.train", "lab.preflight.validate"}, top_level_imports) == []
 
 
 def test_modules_that_the_web_process_shares_import_nothing_heavy() -> None:
-    heavy_by_trade = ("train", "planner", "shadow")
+    heavy_by_trade = ("train", "preflight", "trace")
     shared = [
         path
         for path in sources("lab/**/*.py")

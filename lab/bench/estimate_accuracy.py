@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab import methods, optimizers
-from lab.memory import estimator as memory
+from lab.forecast import estimator as memory
 from lab.methods import compatibility
 from lab.models import catalog, weights
 from lab.spec import RunSpec
@@ -82,9 +82,9 @@ def measure(case: Case, say: Callable[[str], object]) -> dict[str, Any]:
     import torch
     from accelerate import Accelerator
 
-    from lab.memory.shadow.materialise import materialise
-    from lab.memory.shadow.meta_model import build
-    from lab.memory.shadow.trace_step import Batch, batch_of
+    from lab.forecast.trace.materialise import materialise
+    from lab.forecast.trace.meta_model import build
+    from lab.forecast.trace.trace_step import Batch, batch_of
     from lab.train.loop import StepConfig, step
     from lab.train.optimizer import make_optimizer
 
@@ -148,8 +148,8 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def check_ledger(case: Case) -> dict[str, Any]:
     """What a CPU can check of one case: bytes by kind and the ledger, fake against real."""
-    from lab.memory.shadow.meta_model import build
-    from lab.memory.shadow.trace_step import Batch, record
+    from lab.forecast.trace.meta_model import build
+    from lab.forecast.trace.trace_step import Batch, record
 
     spec, method = case.spec("float32"), methods.get(case.method)
     batch = Batch(case.rows, case.length)

@@ -160,7 +160,7 @@ def _uninterrupted(spec: dict[str, Any]) -> tuple[RunDir, float]:
 
 
 def _create(spec: dict[str, Any]) -> RunDir:
-    from lab.planner.validate import check
+    from lab.preflight.validate import check
 
     plan = check(spec)
     if plan["problems"]:

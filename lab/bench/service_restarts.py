@@ -20,7 +20,7 @@ from lab.atomic_files import read_object
 from lab.bench.fault_injection import home_at, specs
 from lab.bench.web_server import Web
 from lab.paths import RunDir
-from lab.planner.client import planner
+from lab.preflight.client import planner
 from lab.runs import launch, process, queue, record_reader, supervisor
 from lab.runs.status import status
 

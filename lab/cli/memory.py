@@ -12,7 +12,7 @@ from lab.cli.console import console, print_json, table
 from lab.cli.runs import add_set
 from lab.errors import LabError
 from lab.formatting import count, size
-from lab.planner.client import planner
+from lab.preflight.client import planner
 
 
 def add(verb: Any) -> None:

@@ -15,9 +15,9 @@ from lab.cli import follow
 from lab.cli.console import console, loss, print_json, say, table, write
 from lab.compare.comparison import row
 from lab.errors import LabError
+from lab.forecast.memory_savers import resolved
 from lab.formatting import count, duration, size
-from lab.memory.memory_savers import resolved
-from lab.planner.client import planner
+from lab.preflight.client import planner
 from lab.runs import checkpoints, export_import, index, launch, queue, record_reader, supervisor
 from lab.runs.status import status
 

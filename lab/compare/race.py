@@ -18,7 +18,7 @@ from lab import methods, paths
 from lab.atomic_files import part, read_object
 from lab.errors import LabError, Problem, SpecError
 from lab.paths import RunDir
-from lab.planner.client import planner
+from lab.preflight.client import planner
 from lab.runs import index, launch, queue
 from lab.schema import quote, unknown_key
 from lab.spec_sections import TrainSpec

@@ -14,7 +14,7 @@ from lab import paths
 from lab.atomic_files import remove_tree, sync_folder, write_json
 from lab.errors import LabError
 from lab.paths import RunDir
-from lab.planner.client import planner
+from lab.preflight.client import planner
 from lab.runs import process, queue, resume_settings
 from lab.runs.status import RESUMABLE, status
 

@@ -86,7 +86,7 @@ class Attempt:
         if settled.get("packing") == "off":
             self.spec = without_packing(self.spec)
         self.source = catalog.resolve(self.spec.model)
-        start = self.spec.start_from if saved is None else ""
+        start = "" if saved else self.spec.start_from
         self.base = identify_base(
             self.run, self.source, self.telemetry, self._check_commands, start
         )

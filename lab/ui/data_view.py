@@ -15,7 +15,7 @@ from lab.data import catalog, format_detection
 from lab.data.catalog import Dataset
 from lab.errors import MOST_PROBLEMS, LabError, SpecError
 from lab.paths import RunDir
-from lab.planner.client import planner
+from lab.preflight.client import planner
 from lab.spec import RunSpec
 from lab.spec_sections import FORMATS, TEMPLATES
 from lab.ui import charts, form, links, monitor_view

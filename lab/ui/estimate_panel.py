@@ -14,7 +14,7 @@ import streamlit as st
 
 from lab import formatting
 from lab.errors import LabError, SpecError
-from lab.planner.client import Abandoned, planner
+from lab.preflight.client import Abandoned, planner
 from lab.ui import memory_charts
 from lab.ui.charts import CONFIG, View, figure
 from lab.ui.markdown_safety import escape_markdown

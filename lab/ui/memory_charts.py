@@ -8,7 +8,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from lab.memory import rules_of_thumb
+from lab.forecast import rules_of_thumb
 from lab.ui.charts import View, figure
 
 PARTS = ("weights", "gradients", "optimizer", "activations", "loss", "workspace")

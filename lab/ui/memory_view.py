@@ -8,12 +8,12 @@ from typing import Any
 
 import streamlit as st
 
-from lab import formatting, host, json_text, methods, paths
+from lab import formatting, gpu_table, host, json_text, methods, paths
 from lab.atomic_files import write_atomic
 from lab.errors import LabError
-from lab.memory import gpu_table, rules_of_thumb
+from lab.forecast import rules_of_thumb
 from lab.models import catalog, shipped_configs
-from lab.planner.client import planner
+from lab.preflight.client import planner
 from lab.ui import memory_charts
 from lab.ui.charts import CONFIG, View
 from lab.ui.markdown_safety import escape_markdown, plain

@@ -11,7 +11,7 @@ from typing import Any
 
 from lab import methods
 from lab.errors import LabError, SpecError
-from lab.planner.client import Abandoned, planner
+from lab.preflight.client import Abandoned, planner
 from lab.ui.waiting import Watched
 
 KEPT = 64  # views

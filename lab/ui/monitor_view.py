@@ -9,10 +9,9 @@ import streamlit as st
 from lab import formatting, paths
 from lab.atomic_files import number, part, read_object, size_of
 from lab.errors import LabError
-from lab.memory import estimate_history
 from lab.paths import RunDir
 from lab.recent import Recent
-from lab.runs import checkpoints, index, launch, record_reader, resume_settings
+from lab.runs import checkpoints, estimate_history, index, launch, record_reader, resume_settings
 from lab.runs.metric_series import AXES, MetricSeries, series_of
 from lab.runs.status import RESUMABLE, status
 from lab.ui import cards, charts, links, resume_panel

@@ -16,7 +16,7 @@ from lab.errors import MOST_PROBLEMS, LabError, Problem, SpecError
 from lab.export.script import script
 from lab.methods import Method, compatibility
 from lab.models import catalog as models
-from lab.planner.client import planner
+from lab.preflight.client import planner
 from lab.runs import index, submissions
 from lab.spec import RunSpec
 from lab.ui import form, links, submit

@@ -9,9 +9,9 @@ import streamlit as st
 from lab import formatting
 from lab.atomic_files import read_object
 from lab.errors import LabError
-from lab.memory.memory_savers import Fix, resolved
+from lab.forecast.memory_savers import Fix, resolved
 from lab.paths import RunDir
-from lab.planner.client import planner
+from lab.preflight.client import planner
 from lab.runs import launch
 from lab.ui import links
 from lab.ui.markdown_safety import escape_markdown, tell

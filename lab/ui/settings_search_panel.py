@@ -9,7 +9,7 @@ import streamlit as st
 
 from lab import formatting, host
 from lab.errors import LabError, SpecError
-from lab.planner.client import planner
+from lab.preflight.client import planner
 from lab.spec import RunSpec
 from lab.ui import form, submit
 from lab.ui.markdown_safety import escape_markdown, tell

@@ -10,7 +10,7 @@ import streamlit as st
 
 from lab.errors import SpecError
 from lab.paths import RunDir
-from lab.planner.client import planner
+from lab.preflight.client import planner
 from lab.presets import Preset
 from lab.runs import submissions, warm_worker
 from lab.ui.form import PREFIX

@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from lab.planner.client import Asking
+from lab.preflight.client import Asking
 
 Answer = TypeVar("Answer")
 TICK_S = 0.3

@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from lab import cli, paths
-from lab.planner import validate as planner_check
+from lab.preflight import validate as planner_check
 from tests.conftest import write_rows
 
 Spec = dict[str, Any]

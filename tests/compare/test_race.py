@@ -30,7 +30,7 @@ _checked: dict[str, dict[str, Any]] = {}
 def checked_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Specs are checked in this process, the same one once; how the process answers is told
     elsewhere."""
-    from lab.planner.validate import check
+    from lab.preflight.validate import check
 
     def once(spec: dict[str, Any]) -> dict[str, Any]:
         key = json.dumps(spec, sort_keys=True)

@@ -15,12 +15,11 @@ from typing import Any
 
 import pytest
 
-from lab.data import catalog, chat_template, hub, prepare, template_lock, token_cache
+from lab.data import catalog, chat_template, dataset_stats, hub, prepare, template_lock, token_cache
+from lab.data.dataset_preview import look
 from lab.errors import LabError, Problem
 from lab.models import weights
 from lab.models.catalog import ModelSource
-from lab.planner import dataset_stats
-from lab.planner.dataset_preview import look
 from lab.spec import RunSpec
 from tests.conftest import SHARED_MODELS, write_rows
 

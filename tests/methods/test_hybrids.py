@@ -14,7 +14,7 @@ from lab import methods
 from lab.chat import generate
 from lab.data import prepare
 from lab.paths import RunDir
-from lab.planner.validate import check
+from lab.preflight.validate import check
 from lab.runs import record_reader
 from lab.spec import RunSpec
 from lab.train import checkpoint

@@ -19,7 +19,7 @@ from lab.methods import Context, Method, compatibility
 from lab.methods.compatibility import FEATURES, Unsupported
 from lab.models import weights
 from lab.models.catalog import ModelSource
-from lab.planner.validate import check
+from lab.preflight.validate import check
 from lab.spec import RunSpec
 from lab.train.activation_checkpointing import checkpoint_activations
 from lab.train.step import summed_loss

@@ -39,7 +39,7 @@ def refusal(
     model: Path, tmp_path: Path, make_spec: Callable[..., dict[str, Any]]
 ) -> Callable[[], str]:
     """Why the planner refuses the folder; loading it is refused as well, and reads no pickle."""
-    from lab.planner.validate import check
+    from lab.preflight.validate import check
 
     def why() -> str:
         problems = check(make_spec() | {"model": str(model)})["problems"]
@@ -93,7 +93,7 @@ def test_the_environment_keeps_a_pickle_from_running(model: Path, tmp_path: Path
 def test_pickles_beside_whole_weights_are_left_alone(
     model: Path, tmp_path: Path, make_spec: Callable[..., dict[str, Any]]
 ) -> None:
-    from lab.planner.validate import check
+    from lab.preflight.validate import check
 
     (model / "pytorch_model.bin.index.json").write_text(
         json.dumps({"metadata": {}, "weight_map": {"x": BIN}})
@@ -256,7 +256,7 @@ def test_the_first_misfits_are_named_and_the_others_counted(
 def test_weights_in_other_floating_types_and_some_too_many_fit(
     model: Path, make_spec: Callable[..., dict[str, Any]], dtype: torch.dtype
 ) -> None:
-    from lab.planner.validate import check
+    from lab.preflight.validate import check
 
     changes = {Q: torch.zeros(32, 32, dtype=dtype), "model.rotary_emb.inv_freq": torch.zeros(2)}
     hostile.rewrite(model / "model.safetensors", **changes)
@@ -386,7 +386,7 @@ def test_a_config_for_an_estimate_is_judged_as_well(tmp_path: Path, model: Path)
 
 def test_every_process_of_the_lab_switches_hub_kernels_off() -> None:
     """Whatever the environment says, and also where the package `kernels` is installed."""
-    entries = ["lab.cli", "lab.train.worker", "lab.planner"]
+    entries = ["lab.cli", "lab.train.worker", "lab.preflight"]
     code = (
         "import importlib, os, sys; importlib.import_module(sys.argv[1]);"
         "import importlib.util as u; sys.path.insert(0, sys.argv[2]);"

@@ -24,7 +24,7 @@ from lab.evals.held_out import evaluate
 from lab.export.merge import merge
 from lab.models import weights_hash
 from lab.paths import RunDir
-from lab.planner import initial_weights
+from lab.preflight import initial_weights
 from lab.runs import launch, record_reader
 from lab.spec import RunSpec
 from tests.conftest import attempt_again

@@ -219,7 +219,7 @@ def test_a_worker_that_sees_several_gpus_ends_with_a_clear_message(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(LabError, match="sees 2 GPUs, and a run uses one"):
         devices.assert_one()
-    from lab.planner.validate import check
+    from lab.preflight.validate import check
     from tests.conftest import attempt_here
 
     run = launch.create_run_dir(check(make_spec("lora", train={"max_steps": 1, "save_every": 0})))

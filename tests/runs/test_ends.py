@@ -253,7 +253,7 @@ def test_stop_before_the_first_step_says_that_nothing_was_to_be_saved(
     trained: list[RunDir],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from lab.planner.validate import check
+    from lab.preflight.validate import check
 
     monkeypatch.setattr(queue, "submit", lambda run: None)
     run = launch.create_run_dir(check(make_spec("lora")))
@@ -277,7 +277,7 @@ def test_what_takes_long_before_the_first_step_is_interrupted(
     make_spec: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     """The main thread neither looks nor lets itself be stopped by an `except Exception`."""
-    from lab.planner.validate import check
+    from lab.preflight.validate import check
     from lab.train.attempt import Attempt
 
     def load(self: Attempt) -> None:
@@ -304,7 +304,7 @@ def test_cancel_interrupts_a_long_step_and_stop_does_not(
     """A SIGTERM in the middle of a step, too, is answered when the step is done, with a save."""
     from lab.train.trainer import LabTrainer
 
-    from lab.planner.validate import check
+    from lab.preflight.validate import check
 
     step = LabTrainer.training_step
     asks: list[str] = []
@@ -334,7 +334,7 @@ def test_cancel_interrupts_a_long_step_and_stop_does_not(
 def test_stop_in_a_sample_ends_it_and_makes_no_further_step(
     make_spec: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lab.planner.validate import check
+    from lab.preflight.validate import check
     from lab.train import sample_outputs
 
     run = launch.create_run_dir(
@@ -362,7 +362,7 @@ def test_stop_in_a_sample_ends_it_and_makes_no_further_step(
 def test_an_evaluation_that_holds_up_a_stop_is_left_out(
     make_spec: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lab.planner.validate import check
+    from lab.preflight.validate import check
     from lab.train import callbacks
 
     monkeypatch.setattr(callbacks, "STOP_S", 0.0)

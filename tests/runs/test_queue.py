@@ -27,7 +27,7 @@ def waiting(make_spec: Callable[..., dict[str, Any]], monkeypatch: pytest.Monkey
     monkeypatch.setattr(supervisor, "ensure", lambda: None)
 
     def make(count: int, **sections: Any) -> list[RunDir]:
-        from lab.planner.validate import check
+        from lab.preflight.validate import check
 
         plan = check(make_spec("lora", **sections))
         made = []

@@ -98,7 +98,7 @@ def test_an_interrupted_attempt_resumes_bitwise(
     method: str,
     packing: str,
 ) -> None:
-    from lab.planner.validate import check
+    from lab.preflight.validate import check
     from lab.train.callbacks import RunCallback
 
     sections = {"data": {"packing": packing}}

@@ -13,7 +13,7 @@ import pytest
 from lab.atomic_files import read_object
 from lab.errors import LabError, SpecError
 from lab.paths import RunDir
-from lab.planner.validate import check
+from lab.preflight.validate import check
 from lab.runs import launch, queue, record_reader, resume_settings
 from lab.runs.status import status
 from lab.train import checkpoint

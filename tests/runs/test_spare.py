@@ -20,7 +20,7 @@ from lab.runs import launch, process, queue, supervisor, warm_worker
 def test_a_spare_worker_does_the_run_and_ends_with_its_supervisor(
     make_spec: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lab.planner.validate import check
+    from lab.preflight.validate import check
 
     monkeypatch.setattr(supervisor, "ensure", lambda: None)
     warm_worker.request_warm_worker()

@@ -13,7 +13,7 @@ from torch import nn
 from lab import optimizers
 from lab.optimizers import OPTIMIZERS
 from lab.paths import RunDir
-from lab.planner.validate import check
+from lab.preflight.validate import check
 from lab.runs import record_reader
 from lab.spec_sections import TrainSpec
 from lab.train import checkpoint

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from lab.data import catalog
-from lab.planner import dataset_preview as planner_look
-from lab.planner.client import planner
+from lab.data import dataset_preview as planner_look
+from lab.preflight.client import planner
 from lab.ui import data_view
 from tests.conftest import write_rows
 from tests.ui.conftest import Page, words

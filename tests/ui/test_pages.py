@@ -16,9 +16,16 @@ import pytest
 
 from lab import paths, presets
 from lab.atomic_files import write_json
-from lab.memory import estimate_history
 from lab.paths import RunDir, all_runs
-from lab.runs import export_import, index, launch, process, resume_settings, supervisor
+from lab.runs import (
+    estimate_history,
+    export_import,
+    index,
+    launch,
+    process,
+    resume_settings,
+    supervisor,
+)
 from lab.ui import estimate_panel, runs_view
 from tests.ui.conftest import Page, words
 
@@ -336,7 +343,7 @@ def test_one_form_is_one_run(
     make_spec: Callable[..., dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from lab.planner.validate import check
+    from lab.preflight.validate import check
     from lab.runs import queue, submissions
 
     monkeypatch.setattr(queue, "submit", lambda run: None)

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from lab.errors import LabError
-from lab.planner.client import Planner
+from lab.preflight.client import Planner
 from lab.ui import estimate_panel, method_estimates, waiting
 from lab.ui.waiting import Watched, wait
 
@@ -19,7 +19,7 @@ from lab.ui.waiting import Watched, wait
 @pytest.fixture
 def endless(monkeypatch: pytest.MonkeyPatch) -> Iterator[Planner]:
     """The pages' planner, whose estimates never end by themselves."""
-    server = Planner(module="tests.planner.server")
+    server = Planner(module="tests.preflight.server")
     monkeypatch.setattr(
         estimate_panel.planner, "estimate", lambda *_, **__: server.ask({"ask": "spin"})
     )

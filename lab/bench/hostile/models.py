@@ -12,7 +12,7 @@ from typing import Any
 
 from lab.bench.hostile.case import ODD, Case, damaged, filled
 from lab.errors import LabError
-from lab.planner.client import planner
+from lab.preflight.client import planner
 
 SHARE = 0.08
 CONFIG: dict[str, Any] = {

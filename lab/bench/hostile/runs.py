@@ -18,9 +18,8 @@ from lab.atomic_files import write_json
 from lab.bench.hostile.case import ODD, Case, WronglyTaken, damaged, filled, garbled
 from lab.bench.synthetic_runs import make_run
 from lab.compare.comparison import row
-from lab.memory import estimate_history
 from lab.paths import RunDir
-from lab.runs import checkpoints, index, queue, record_reader, resume_settings
+from lab.runs import checkpoints, estimate_history, index, queue, record_reader, resume_settings
 from lab.runs.metric_series import MetricSeries
 from lab.runs.status import status
 from lab.visible import visible

@@ -1,0 +1,256 @@
+"""What the Data page asks: rows as the model would see them, and what is odd about the set.
+
+Reads the beginning of the file only, so that a large one answers as fast as a small one.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from lab.data import batches, chat_template, duplicates, format_detection, prepare, token_view
+from lab.data import catalog as datasets
+from lab.data.chat_template import TokenizedExample
+from lab.data.example_reader import Example, ExampleReader, Sample
+from lab.errors import LabError, Problem, SpecError
+from lab.methods import get as method_of
+from lab.models import catalog as models
+from lab.models import weights
+from lab.spec import DataSpec, RunSpec
+from lab.stages import stage
+
+SHOWN = 20  # rows that are shown
+PACKED = 6  # batches that are shown
+MOST = 1000  # rows that are tokenised, unless more are asked for
+CHARACTERS = 4_000  # of each row that is tokenised, on average
+SECONDS = 8.0  # of reading
+TOKENISE_S = 15.0
+
+
+def look(value: Any, most: int = MOST) -> dict[str, Any]:
+    """What the rows of a spec's data look like to its model.
+
+    {"rows", "packed", "lengths", "counts", "twins", "leaks", "bad", "template", …}; see the Data
+    page. Raises LabError for what a person can mend.
+    """
+    problems: list[Problem] = []
+    spec = RunSpec.parse(value, problems)
+    wrong = [problem for problem in problems if problem.field.startswith(("data", "model"))]
+    if wrong:
+        raise SpecError(wrong)
+    data = spec.data
+    dataset = datasets.resolve(data.dataset)
+    with stage("tokenizer"):
+        tokenizer = weights.load_tokenizer(models.resolve(spec.model))
+    has_own = bool(tokenizer.chat_template)
+    with stage("template"):
+        chat_template.set_chat_template(tokenizer, data.template)
+    system_prompt = prepare.system_prompt_of(spec, dataset)
+    with stage("rows"):
+        found = ExampleReader(dataset.path, prepare.reading_of(data, dataset))
+        sample, is_whole, trouble = _read(found, most)
+    with stage("template"):
+        sequences, is_cut = _tokenized(found, sample.examples, tokenizer, system_prompt, data)
+    is_whole = is_whole and not is_cut
+    examples, shares = sample.examples[: len(sequences)], sample.shares[: len(sequences)]
+    usable = [place for place, made in enumerate(sequences) if made]
+    if not usable:
+        raise LabError(
+            f"No row of '{dataset.id}' can be used: {found.invalid_summary() or trouble}.",
+            "Name the right columns, or choose another template.",
+        )
+    _, held = batches.split_indices(len(examples), data.eval_fraction)
+    flat = [one for place in usable for one in sequences[place]]
+    texts = [_words(example) for example in examples]
+    with stage("compare"):
+        twins = duplicates.find_duplicates(texts)
+        leaks = twins.across_split(set(held))
+    can_pack = method_of(spec.method["name"]).can_pack
+    return {
+        "dataset": dataset.id,
+        "detected": format_detection.detected(data.dataset),
+        "system_prompt": system_prompt,
+        "examples": len(examples),
+        "is_whole": is_whole,
+        "bytes": found.size,
+        "has_chats": found.has_chats,
+        "template": {
+            "has_own": has_own,
+            "name": data.template,
+            "end_token": tokenizer.eos_token,
+            "pad_token": tokenizer.pad_token,
+            "injects": _injected(tokenizer, system_prompt) if found.has_chats else "",
+        },
+        "rows": [
+            _row(examples[place], sequences[place][0], tokenizer, system_prompt)
+            for place in usable[:SHOWN]
+        ],
+        "packed": _packed(flat, data.max_length) if can_pack else [],
+        "lengths": _lengths(examples, shares, tokenizer, system_prompt, sequences),
+        "counts": {
+            "truncated": sum(one.truncated for one in flat),
+            "dropped": sum(not one.num_loss_tokens for one in flat),
+            "bad": found.num_invalid,
+            "held_out": len(held),
+            "tokens": sum(len(one.ids) for one in flat),
+            "counted": sum(one.num_loss_tokens for one in flat),
+            "exact": len(twins.exact),
+            "near": len(twins.near),
+            "leaks": len(leaks),
+        },
+        "twins": [_pair(examples, texts, pair) for pair in (twins.exact + twins.near)[:20]],
+        "leaks": [_pair(examples, texts, pair) for pair in leaks[:20]],
+        "bad": [{"row": row, "reason": reason} for row, reason in found.reasons[:50]],
+        "waste": _waste(flat, spec),
+    }
+
+
+def _read(found: ExampleReader, most: int) -> tuple[Sample, bool, str]:
+    """The first examples; bad rows are counted, not raised: the page shows them."""
+    sample = Sample(most, CHARACTERS * most)
+    found.end_after(SECONDS)
+    try:
+        for example in found:
+            sample.add(example)
+            if sample.is_full:
+                return sample, False, ""
+    except LabError as error:
+        if not sample.examples:
+            raise
+        return sample, found.is_whole, str(error)
+    return sample, found.is_whole, ""
+
+
+def _tokenized(
+    found: ExampleReader,
+    examples: list[Example],
+    tokenizer: Any,
+    system_prompt: str,
+    data: DataSpec,
+) -> tuple[list[list[TokenizedExample]], bool]:
+    """The pieces of each example, and whether time ended before the last; none, and a reason in
+    `found`, for an example that cannot be rendered."""
+    sequences: list[list[TokenizedExample]] = []
+    end = time.monotonic() + TOKENISE_S
+    for example in examples:
+        if sequences and time.monotonic() > end:
+            return sequences, True
+        try:
+            pieces = chat_template.tokenize(
+                example, tokenizer, system_prompt, data.loss_on, data.max_length, data.truncation
+            )
+        except chat_template.TemplateUnusable:
+            raise
+        except LabError as error:
+            found.reject(example.row, str(error))
+            pieces = []
+        sequences.append(pieces)
+    return sequences, False
+
+
+def _words(example: Example) -> str:
+    """What makes a row the same as another: all that is said in it."""
+    return example.text or "\n".join(message["content"] for message in example.messages)
+
+
+def _row(
+    example: Example, first: TokenizedExample, tokenizer: Any, system_prompt: str
+) -> dict[str, Any]:
+    """One row: its rendered text, and its tokens with the mask."""
+    if example.messages:
+        text = chat_template.render(
+            tokenizer, chat_template.with_system(example.messages, system_prompt)
+        )
+    else:
+        text = example.text
+    return {
+        "row": example.row,
+        "text": text[:8000],
+        "tokens": token_view.pieces(
+            tokenizer, first.ids[: token_view.LONGEST], first.labels[: token_view.LONGEST]
+        ),
+        "cut": first.truncated,
+        "counted": first.num_loss_tokens,
+    }
+
+
+def _injected(tokenizer: Any, system_prompt: str) -> str:
+    """The system turn that the template writes where none is given; "" if it writes none."""
+    if system_prompt:
+        return ""
+    try:
+        text = chat_template.render(tokenizer, [{"role": "user", "content": "\ue000"}])
+    except LabError:
+        return ""
+    before = text.partition("\ue000")[0]
+    return before if "system" in before.lower() else ""
+
+
+def _lengths(
+    examples: list[Example],
+    shares: list[float],
+    tokenizer: Any,
+    system_prompt: str,
+    made: list[list[TokenizedExample]],
+) -> list[int]:
+    """Tokens of each row before anything is cut; rows that are not cut are known already. Those of
+    a row that was too long to look at as a whole follow from its share."""
+    lengths = []
+    for example, share, sequences in zip(examples, shares, made, strict=True):
+        if sequences and sequences[0].truncated:
+            text = chat_template.render(
+                tokenizer, chat_template.with_system(example.messages, system_prompt)
+            )
+            count = len(tokenizer(text, add_special_tokens=False)["input_ids"])
+            lengths.append(round(count * share))
+        elif sequences:
+            lengths.append(round(sum(len(one.ids) for one in sequences) * share))
+    return lengths
+
+
+def _packed(flat: list[TokenizedExample], length: int) -> list[dict[str, Any]]:
+    rows = batches.packed_rows([one for one in flat if one.num_loss_tokens], length)
+    return [
+        {"lengths": list(row.lengths), "sources": list(row.sources), "length": row.tokens}
+        for row in rows[:PACKED]
+    ]
+
+
+def _waste(flat: list[TokenizedExample], spec: RunSpec) -> dict[str, float]:
+    """Share of each batch that is padding: rows in their shuffled order, in buckets, packed."""
+    useful = [one for one in flat if one.num_loss_tokens]
+    if not useful:
+        return {}
+    size, seed = spec.train.batch_size, spec.train.seed
+    single = batches.single_rows(useful)
+    packed = batches.packed_rows(useful, spec.data.max_length)
+
+    def share(lengths: np.ndarray) -> float:
+        groups = [lengths[start : start + size] for start in range(0, len(lengths), size)]
+        room = sum(int(group.max()) * len(group) for group in groups)
+        return 1 - float(lengths.sum()) / room
+
+    def ordered(rows: batches.SequenceDataset, bucket: int) -> np.ndarray:
+        stream = batches.TrainingOrder(rows, seed, bucket)
+        return np.array([stream[place].tokens for place in range(len(rows))])
+
+    return {
+        "shuffled": share(ordered(single, 0)),
+        "bucketed": share(ordered(single, size)),
+        "packed": share(ordered(packed, 0)),
+        "rows": float(len(single)),
+        "packed_rows": float(len(packed)),
+    }
+
+
+def _pair(
+    examples: list[Example], texts: list[str], pair: tuple[int, int, float]
+) -> dict[str, Any]:
+    first, second, share = pair
+    return {
+        "rows": [examples[first].row, examples[second].row],
+        "similarity": share,
+        "texts": [texts[first][:300], texts[second][:300]],
+    }

@@ -1,0 +1,40 @@
+"""Whether a run's decoder layers are compiled: where it is long enough to pay for the start."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from lab import formatting
+from lab.forecast import runtime_estimate
+from lab.forecast.formula import Sizes
+from lab.spec import RunSpec
+
+
+def choose(
+    asked: RunSpec,
+    spec: RunSpec,
+    method: Any,
+    costs: Any,
+    sizes: Sizes,
+    device: runtime_estimate.Device,
+    facts: dict[str, Any],
+    bits: int = 16,
+) -> tuple[str, str]:
+    """("on" or "off", why) for the resolved `spec`; what was `asked` for stays."""
+    if asked.train.compile != "auto":
+        return asked.train.compile, f"is {asked.train.compile}, as asked for"
+    if not device.on_gpu:
+        return "off", "pays on a GPU only"
+    if not method.can_compile:
+        return "off", f"does not go with {method.title}"
+    ways = [replace(spec, train=replace(spec.train, compile=way)) for way in ("off", "on")]
+    plain, compiled = (
+        runtime_estimate.pace(one, costs, sizes, device, facts, bits) for one in ways
+    )
+    if plain is None or compiled is None:
+        return "off", "is left out: the run's length is not known"
+    took = f"{formatting.duration(compiled.seconds)} against {formatting.duration(plain.seconds)}"
+    if runtime_estimate.compiling_pays(plain, compiled):
+        return "on", f"pays: {took}"
+    return "off", f"would not pay: {took}"

@@ -1,0 +1,279 @@
+"""The prediction for one spec: the shadow step where it can be traced, else the closed form."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import time
+from collections import OrderedDict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import lab
+from lab import optimizers, paths
+from lab.atomic_files import read_object, write_json
+from lab.forecast import formula, rules_of_thumb
+from lab.forecast.formula import Estimate
+from lab.methods import Method
+from lab.models.stub_tokenizer import StubTokenizer
+from lab.spec import RunSpec
+
+# Settings that a prediction depends on, by what they change.
+STRUCTURE = ("precision", "adapter_precision", "optimizer", "momentum")
+STEP = (
+    *("batch_size", "accumulation", "loss", "max_grad_norm", "compile"),
+    *("activation_checkpointing", "checkpointed_layers"),
+)
+DISK = ("save_every", "keep_best", "keep_last", "max_steps")
+# What a prediction rests on: a cached one of other code is made again.
+CODE = ("forecast", "methods", "models", "train", "optimizers.py")
+# A CPU run's resident memory beyond the tensors: copies that kernels make, and the heap's holes.
+CPU_SLACK = 1.15
+CHANGED_LOGITS = ("final_logit_softcapping", "logits_scaling", "logit_scale", "logits_soft_cap")
+
+
+def predict(
+    config: Any,
+    spec: RunSpec,
+    method: Method,
+    *,
+    on_gpu: bool,
+    memory_bytes: int | None,
+    packed: bool = False,
+    shadow: bool = True,
+    whole: bool = False,
+    tokenizer: Any = None,
+) -> Estimate:
+    """The memory of `spec` (resolved) with a model of `config`.
+
+    Full rows are assumed. `packed`: several sequences stand in a row, which takes a mask.
+    `whole` traces every layer. Raises ValueError where a library refuses the method.
+    """
+    started = time.perf_counter()
+    loss = loss_kind(config, spec)
+    sized = measure(config, spec, method, tokenizer)
+    made = formula.from_sizes(
+        sized.sizes, spec, on_gpu=on_gpu, memory_bytes=memory_bytes, loss_kind=loss
+    )
+    notes = []
+    if loss != spec.train.loss:
+        notes.append("This architecture changes its logits after the head: plain loss.")
+    if not optimizers.get(spec.train.optimizer).on_cpu:
+        notes.append("Paged optimizer state is counted, though the driver may move it to the host.")
+    if sized.assumes_tokens:
+        notes.append("The special tokens are those that the config names; no tokenizer was read.")
+    if spec.train.compile == "on":
+        notes.append("Compiled layers keep less; the figure is that of layers that are not.")
+    if shadow:
+        made = _traced(
+            config, sized.layers, spec, method, made, loss, notes,
+            on_gpu=on_gpu, packed=packed, whole=whole,
+        )  # fmt: skip
+    kind = rules_of_thumb.kind_of(made.trainable, made.parameters, sized.bits)
+    return dataclasses.replace(
+        made,
+        fits=None if memory_bytes is None else made.peak_bytes <= memory_bytes,
+        rules=rules_of_thumb.rules(made.parameters, kind, sized.base),
+        notes=notes,
+        seconds=round(time.perf_counter() - started, 3),
+        settings=_settings(spec, loss, packed),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What the structure of a model with its method says, whatever the rows: kept, so that the
+    closed form answers at once when only the rows change."""
+
+    sizes: formula.Sizes
+    layers: tuple[Any, ...]  # a signature for each decoder layer
+    bits: int  # of the base's linear layers
+    base: int  # parameters of the base
+    costs: dict[str, Any]  # floating-point operations by the kind of loss
+    assumes_tokens: bool = False  # what only the tokenizer knows was taken from the config
+
+
+_measured: OrderedDict[str, Measured] = OrderedDict()
+KEPT = 256
+
+
+def measure(config: Any, spec: RunSpec, method: Method, tokenizer: Any = None) -> Measured:
+    """The structure for `spec`, built on the meta device the first time that it is asked for."""
+    from lab.forecast.trace.meta_model import build, signatures
+    from lab.forecast.trace.trace_step import decoder_layers
+    from lab.train import flops
+
+    train = spec.train
+    asked = (config.to_dict(), spec.method, [getattr(train, name) for name in STRUCTURE])
+    name = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
+    if name in _measured:
+        _measured.move_to_end(name)
+        return _measured[name]
+    plain = dataclasses.replace(train, activation_checkpointing="off")
+    if tokenizer is None:
+        tokenizer = StubTokenizer(config)
+        method.extend_tokenizer(tokenizer, spec.method_config)
+    model, quantised, base = build(
+        config, dataclasses.replace(spec, train=plain), method, tokenizer
+    )
+    found = Measured(
+        formula.sizes(model, spec, quantised),
+        tuple(signatures(decoder_layers(model))),
+        quantised.bits if quantised else 16,
+        base,
+        {
+            kind: flops.count(model, kind, method.virtual_tokens(spec.method_config))
+            for kind in ("fused", "plain")
+        },
+        getattr(tokenizer, "was_asked", False),
+    )
+    _measured[name] = found
+    if len(_measured) > KEPT:
+        _measured.popitem(last=False)
+    return found
+
+
+def _traced(
+    config: Any,
+    layers: tuple[Any, ...],
+    spec: RunSpec,
+    method: Method,
+    closed: Estimate,
+    loss: str,
+    notes: list[str],
+    *,
+    on_gpu: bool,
+    packed: bool,
+    whole: bool,
+) -> Estimate:
+    """`closed` with the figures of the shadow step; as it is, with a note, if that fails."""
+    from lab.forecast.trace.allocation_tracker import KINDS
+    from lab.forecast.trace.layer_repetition import step
+    from lab.forecast.trace.trace_step import Batch
+
+    batch = Batch(spec.train.batch_size, spec.data.max_length, packed)
+    try:
+        found, how = step(config, layers, method, spec, batch, loss, on_gpu=on_gpu, whole=whole)
+    except Exception as error:  # anything may stand in the code of an architecture
+        first = (str(error).strip().splitlines() or [""])[0][:200]
+        notes.append(f"The step could not be traced ({type(error).__name__}: {first}).")
+        return closed
+    workspace = formula.CUBLAS_WORKSPACE if on_gpu else formula.CPU_LIBRARIES
+    scale = 1.0 if on_gpu else CPU_SLACK
+
+    def whole_of(peak: Any) -> int:
+        return int(max(peak.counted, peak.total) * scale) + workspace
+
+    phases: dict[str, int] = {}
+    highest: dict[str, Any] = {}
+    for segment, peak in found.peaks.items():
+        phase = segment.partition(".")[0]
+        if whole_of(peak) > phases.get(phase, 0):
+            phases[phase], highest[phase] = whole_of(peak), peak
+    resting = int((closed.bytes["weights"] + closed.bytes["optimizer"]) * scale) + workspace
+    phases |= {"save": resting, "resume": resting}
+    peak_phase = max(phases, key=lambda name: phases[name])
+    top = highest[peak_phase]
+    at_peak = {kind: max(0, top.kinds.get(kind, 0)) for kind in KINDS}
+    at_peak["workspace"] = phases[peak_phase] - sum(at_peak.values())
+    parts = dict(closed.bytes)  # weights, gradients and moments are exact there
+    for kind in ("activations", "loss"):
+        parts[kind] = max(peak.kinds.get(kind, 0) for peak in found.peaks.values())
+    parts["workspace"] = at_peak["workspace"]
+    notes.append(f"Shadow step, {how}.")
+    return dataclasses.replace(
+        closed,
+        bytes=parts,
+        at_peak=at_peak,
+        phases={name: phases[name] for name in formula.PHASES},
+        peak_bytes=phases[peak_phase],
+        peak_phase=peak_phase,
+        source="shadow",
+        operation=top.operation,
+        module=top.module,
+        reserved_bytes=None if found.reserved is None else found.reserved + workspace,
+    )
+
+
+def loss_kind(config: Any, spec: RunSpec) -> str:
+    """The loss that the worker will use: plain where the logits are changed after the head."""
+    changes = any(getattr(config, name, None) not in (None, 1, 1.0) for name in CHANGED_LOGITS)
+    return "plain" if changes else spec.train.loss
+
+
+def _settings(spec: RunSpec, loss: str, packed: bool) -> dict[str, Any]:
+    """The settings that the figure rests on."""
+    train = spec.train
+    return {
+        "batch_size": train.batch_size,
+        "max_length": spec.data.max_length,
+        "accumulation": train.accumulation,
+        "precision": train.precision,
+        "adapter_precision": train.adapter_precision,
+        "activation_checkpointing": train.activation_checkpointing,
+        "checkpointed_layers": train.checkpointed_layers,
+        "loss": loss,
+        "optimizer": train.optimizer,
+        "packed": packed,
+    }
+
+
+def key(config: Any, spec: RunSpec, **how: Any) -> str:
+    """Hash of all that a prediction depends on: contents, not names."""
+    train = spec.train
+    relevant = {
+        "code": _code(),
+        "packages": {
+            name: importlib.metadata.version(name)
+            for name in ("torch", "transformers", "peft", "bitsandbytes")
+        },
+        "config": config.to_dict(),
+        "method": spec.method,
+        "train": {name: getattr(train, name) for name in (*STRUCTURE, *STEP, *DISK)},
+        "length": spec.data.max_length,
+        # left out is the same as given with its default
+        "how": {"packed": False, "shadow": True, "whole": False, **how},
+    }
+    text = json.dumps(relevant, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@cache
+def _code() -> str:
+    """Hash of the sources that make predictions."""
+    found = hashlib.sha256()
+    for name in CODE:
+        place = Path(lab.__file__).parent / name
+        for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            found.update(file.read_bytes())
+    return found.hexdigest()
+
+
+def _cached_file(name: str) -> Path:
+    return paths.home() / "cache" / "memory" / f"{name}.json"
+
+
+def cached(
+    config: Any, spec: RunSpec, method: Method, *, memory_bytes: int | None, **how: Any
+) -> Estimate:
+    """`predict`, or its answer to the same question before. Closed forms are quicker than disks."""
+    if not how.get("shadow", True):
+        return predict(config, spec, method, memory_bytes=memory_bytes, **how)
+    file = _cached_file(key(config, spec, **how))
+    stored = read_object(file)
+    if stored is not None:
+        known = {field.name for field in dataclasses.fields(Estimate)}
+        if known <= stored.keys():
+            made = Estimate(**{name: stored[name] for name in known})
+            fits = None if memory_bytes is None else made.peak_bytes <= memory_bytes
+            return dataclasses.replace(made, fits=fits)
+    made = predict(config, spec, method, memory_bytes=memory_bytes, **how)
+    try:
+        paths.make_folder(file.parent)
+        write_json(file, made.to_json(), durable=False)
+    except OSError:
+        return made  # a full or read-only disk costs the cache, not the answer
+    return made

@@ -1,0 +1,208 @@
+"""How long a run takes, before it starts: its operations over what the device reaches of its peak.
+
+What is reached is the median of this machine's finished runs; without any, REACHED. The factors
+were measured on one H100 with rows of 1,024 tokens and hold to a fifth or so: they rank settings,
+and say whether a run takes minutes or hours.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lab.forecast.formula import Sizes
+from lab.spec import RunSpec
+
+REACHED = 0.35  # of a GPU's dense bf16 rate by transformers' own layers, until it is measured
+LAYER_S = 0.3e-3  # a pass through one layer and back costs this beside the work itself
+PLAIN_LOSS = 1.02  # the plain loss moves whole logits through memory
+WIDE_ADAPTERS = 1.17  # casts in every layer, with float32 adapters beside 16-bit weights
+FOUR_BITS = 1.1  # weights are turned back for every product
+COMPILED = 1.27  # compiled layers are that much faster,
+COMPILE_S = 60.0  # once this has passed
+EVALUATIONS = 10  # in a run, where the spec leaves it open
+WORTH = 0.1  # share of the run that compiling must save, to be chosen
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a run is predicted for. `reached`: the share of `flops` that runs get here;
+    `is_measured`: whether finished runs say so."""
+
+    memory_bytes: int
+    flops: float
+    on_gpu: bool = True
+    reached: float = REACHED
+    watts: float | None = None
+    is_measured: bool = False
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a run goes through: rows of `length` tokens on average, `counted` of them in the loss,
+    in sequences of `sequence` tokens."""
+
+    steps: int
+    tokens: float
+    length: float
+    sequence: float
+    counted: float
+
+
+@dataclass(frozen=True)
+class Pace:
+    """The prediction. `seconds` are of training alone; energy needs a device of known power."""
+
+    steps: int
+    tokens: int
+    tokens_per_s: float
+    seconds: float
+    evaluating_s: float
+    energy_wh: float | None
+    is_measured: bool
+    rate: float  # floating-point operations a second that it takes the device to reach
+    launch_s: float  # of a token's time, what is no work
+    packing: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def seconds_a_token(
+    spec: RunSpec,
+    costs: Any,
+    sizes: Sizes,
+    device: Device,
+    course: Course | None = None,
+    bits: int = 16,
+) -> float:
+    """Of training, at full rows unless `course` says what stands in them."""
+    full = float(spec.data.max_length)
+    length, sequence, counted = (
+        (course.length, course.sequence, course.counted) if course else (full, full, full)
+    )
+    work = costs.per_token + costs.per_loss_token * counted / length
+    work += costs.per_token_pair * sequence
+    train = spec.train
+    if train.activation_checkpointing == "on":
+        share = (train.checkpointed_layers or sizes.layers) / sizes.layers
+        work += 2.0 * share * (sizes.parameters - sizes.vocabulary * sizes.hidden)
+    if train.loss == "plain":
+        work *= PLAIN_LOSS
+    launch = sizes.layers * LAYER_S / (train.batch_size * length)
+    if not device.on_gpu:
+        return float(work / (device.flops * device.reached)) + launch
+    if bits == 4:
+        work *= FOUR_BITS
+    has_adapters = sizes.trainable < 0.5 * sizes.parameters
+    if has_adapters and train.precision == "bfloat16" and train.adapter_precision == "float32":
+        work *= WIDE_ADAPTERS
+    if train.compile == "on":
+        work *= full / length / COMPILED  # shapes must stay: rows are filled up
+    return float(work / (device.flops * device.reached)) + launch
+
+
+def course(spec: RunSpec, facts: dict[str, Any], flops_a_token: float) -> Course | None:
+    """The steps and tokens of a run on data of which `facts` tell; None where neither they nor a
+    budget do.
+
+    Seconds as a budget leave the end open: the caller knows them.
+    """
+    train, data = spec.train, spec.data
+    has_budget = any((train.max_steps, train.max_tokens, train.max_flops, train.max_seconds))
+    if not facts.get("tokens_per_row"):
+        if not has_budget:
+            return None
+        facts = {"examples": 0, "tokens_per_row": data.max_length}  # full rows, as many as it takes
+    sequence = float(facts["tokens_per_row"])
+    counted = float(facts.get("loss_tokens_per_row") or sequence) / sequence
+    examples = min(facts["examples"], data.max_examples or facts["examples"])
+    sequences = examples * float(facts.get("sequences_per_example") or 1.0)
+    sequences *= (1 - (0.0 if data.held_out else data.eval_fraction)) / (1 - data.general_mix)
+    length, rows = sequence, sequences
+    if data.packing == "on":
+        together = max(1.0, math.floor(data.max_length / sequence))
+        length, rows = sequence * together, max(1.0, sequences / together)
+    per_step = train.batch_size * train.accumulation
+    steps = float(math.ceil(train.epochs * rows / per_step))
+    limits = [
+        train.max_steps,
+        train.max_tokens and train.max_tokens / (per_step * length),
+        train.max_flops and train.max_flops / (per_step * length * flops_a_token),
+    ]
+    given = [float(limit) for limit in limits if limit]
+    if given:
+        steps = min(given)
+    elif train.max_seconds:
+        steps = math.inf
+    whole = max(1, math.ceil(steps)) if math.isfinite(steps) else 0
+    return Course(whole, whole * per_step * length, length, sequence, counted * length)
+
+
+def pace(
+    spec: RunSpec,
+    costs: Any,
+    sizes: Sizes,
+    device: Device,
+    facts: dict[str, Any],
+    bits: int = 16,
+) -> Pace | None:
+    """The prediction for a run on data of which `facts` tell (`lab.data.dataset_stats`)."""
+    found = course(spec, facts, costs.per_token + costs.per_loss_token)
+    if found is None:
+        return None
+    each = seconds_a_token(spec, costs, sizes, device, found, bits)
+    tokens, steps = found.tokens, found.steps
+    seconds = tokens * each + (COMPILE_S if spec.train.compile == "on" and device.on_gpu else 0.0)
+    limit = spec.train.max_seconds
+    if limit and (not steps or seconds > limit):
+        seconds, tokens = limit, limit / each
+        steps = math.ceil(tokens / (spec.train.batch_size * spec.train.accumulation * found.length))
+    examples = min(facts.get("examples", 0), spec.data.max_examples or math.inf)
+    share = 0.0 if spec.data.held_out else spec.data.eval_fraction  # of a set of its own, unknown
+    held = examples * share * found.sequence
+    every = spec.train.eval_every
+    times = EVALUATIONS if every is None else steps // every if every else 1
+    evaluating = (1 + min(times, steps)) * held * each / 3  # the pass forward alone
+    watts = device.watts
+    return Pace(
+        steps=steps,
+        tokens=round(tokens),
+        tokens_per_s=round(1 / each, 1),
+        seconds=round(seconds, 3),
+        evaluating_s=round(evaluating, 3),
+        energy_wh=None if watts is None else round(watts * (seconds + evaluating) / 3600, 3),
+        is_measured=device.is_measured,
+        rate=device.flops * device.reached,
+        launch_s=sizes.layers * LAYER_S / (spec.train.batch_size * found.length),
+        packing=spec.data.packing,
+    )
+
+
+def compiling_pays(plain: Pace, compiled: Pace) -> bool:
+    """Whether compiled layers save a share of the run that is worth their start."""
+    return compiled.seconds < (1 - WORTH) * plain.seconds
+
+
+def reached(runs: list[tuple[dict[str, Any], dict[str, Any]]], flops: float) -> tuple[float, bool]:
+    """(the share of `flops` that this machine's finished runs got, whether there are any).
+
+    `runs`: summaries with "flops", "tokens" and "seconds", each with the pace that was predicted
+    for it, or {}. How far that was off says what to count on, since the factors here are in it.
+    The median of the runs of ten seconds and more.
+    """
+    rates = []
+    for run, said in runs:
+        if run.get("seconds", 0) <= 10 or run.get("flops", 0) <= 0:
+            continue
+        launch = said.get("launch_s")
+        if launch is None or said["packing"] != run.get("packing", said["packing"]):
+            rates.append(run["flops"] / run["seconds"])
+            continue
+        # the work alone: what is no work does not follow the rate
+        took = run["seconds"] / run["tokens"] - launch
+        if took > 0.2 * launch:
+            rates.append(said["rate"] * (1 / said["tokens_per_s"] - launch) / took)
+    return (statistics.median(rates) / flops, True) if rates else (REACHED, False)

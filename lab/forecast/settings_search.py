@@ -1,0 +1,218 @@
+"""Choose the fastest settings that fit: rows a pass, checkpointing, loss, optimizer, compilation.
+
+Every choice keeps the rows of an optimizer step, and so the training, as asked; only an optimizer
+with smaller state changes its arithmetic, and must be clearly faster to be chosen. Peaks come from
+the closed form first, and the best ones are confirmed by the shadow step; speeds from
+`lab.forecast.runtime_estimate`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from lab import optimizers
+from lab.forecast import estimator as memory
+from lab.forecast import formula, runtime_estimate, selective_checkpointing
+from lab.forecast.runtime_estimate import Device
+from lab.forecast.selective_checkpointing import RESERVE
+from lab.methods import Method
+from lab.spec import RunSpec
+
+CONFIRMED = 6  # choices that are traced
+OTHER_RULE = 0.95  # of its speed is what another optimizer is ranked by
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One way to do the same training, with what it needs and how fast it should be."""
+
+    batch_size: int
+    accumulation: int
+    activation_checkpointing: str
+    loss: str
+    optimizer: str
+    compile: str
+    peak_bytes: int
+    tokens_per_s: float
+    source: str
+    fits: bool
+    is_asked_rule: bool = True
+    why: str = ""
+    checkpointed_layers: int | None = None
+
+    def changes(self) -> dict[str, Any]:
+        return {
+            "train.batch_size": self.batch_size,
+            "train.accumulation": self.accumulation,
+            "train.activation_checkpointing": self.activation_checkpointing,
+            "train.checkpointed_layers": self.checkpointed_layers,
+            "train.loss": self.loss,
+            "train.optimizer": self.optimizer,
+            "train.compile": self.compile,
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        # ranked by the whole figure, or slow devices would make everything a tie
+        said = {"tokens_per_s": round(self.tokens_per_s, 1), "changes": self.changes()}
+        return asdict(self) | said
+
+
+def choose(
+    config: Any,
+    spec: RunSpec,
+    method: Method,
+    device: Device,
+    compiles: str = "off",
+    *,
+    packed: bool = False,
+) -> list[Choice]:
+    """The choices for `spec` (resolved), the best first: those that fit by speed, then the rest by
+    peak. The first says why it leads, the others why they do not.
+
+    `compiles`: whether the run is long enough for compiled layers, which then go with every choice.
+    """
+    room = int(device.memory_bytes * (1 - RESERVE))
+    ways = ["off", "on"] if method.can_checkpoint_activations else ["off"]
+    can_fuse = memory.loss_kind(config, _with(spec, loss="fused")) == "fused"
+    losses = ["fused", "plain"] if can_fuse and method.can_fuse_loss else ["plain"]
+    choices = []
+    for rule, (rows, times), way, loss in itertools.product(
+        _rules(spec), _splits(spec), ways, losses
+    ):
+        changed = _with(
+            spec,
+            optimizer=rule,
+            batch_size=rows,
+            accumulation=times,
+            activation_checkpointing=way,
+            checkpointed_layers=None,
+            loss=loss,
+            compile=compiles,
+        )
+        sized = memory.measure(config, changed, method)
+        found = formula.from_sizes(
+            sized.sizes, changed, on_gpu=device.on_gpu, memory_bytes=room, loss_kind=loss
+        )
+        choices.append(
+            Choice(
+                batch_size=rows,
+                accumulation=times,
+                activation_checkpointing=way,
+                loss=loss,
+                optimizer=rule,
+                compile=compiles,
+                peak_bytes=found.peak_bytes,
+                tokens_per_s=_speed(changed, sized, device),
+                source="formula",
+                fits=bool(found.fits),
+                is_asked_rule=rule == spec.train.optimizer,
+            )
+        )
+    ranked = _confirm(sorted(choices, key=_rank), config, spec, method, device, room, packed)
+    return _explained(ranked, room)
+
+
+def _rules(spec: RunSpec) -> list[str]:
+    """The optimizer that is asked for, and the one with the same rule and less state."""
+    asked = spec.train.optimizer
+    smaller = {"adamw": "adamw8bit"}.get(asked)
+    return [asked, smaller] if smaller is not None else [asked]
+
+
+def _splits(spec: RunSpec) -> list[tuple[int, int]]:
+    """(rows a pass, passes) with the rows of a step as asked."""
+    total = spec.train.batch_size * spec.train.accumulation
+    splits = [(rows, total // rows) for rows in range(1, total + 1) if total % rows == 0]
+    return splits[-1:] if optimizers.get(spec.train.optimizer).in_backward else splits
+
+
+def _with(spec: RunSpec, **changes: Any) -> RunSpec:
+    return replace(spec, train=replace(spec.train, **changes))
+
+
+def _rank(choice: Choice) -> tuple[bool, float, int]:
+    """Sorts those that fit by speed, the others by peak."""
+    speed = choice.tokens_per_s * (1.0 if choice.is_asked_rule else OTHER_RULE)
+    return (not choice.fits, -speed if choice.fits else 0.0, choice.peak_bytes)
+
+
+def _speed(spec: RunSpec, sized: memory.Measured, device: Device) -> float:
+    """Tokens a second with rows full of tokens that count."""
+    costs = sized.costs[spec.train.loss]
+    return 1 / runtime_estimate.seconds_a_token(spec, costs, sized.sizes, device, bits=sized.bits)
+
+
+def _confirm(
+    ranked: list[Choice],
+    config: Any,
+    spec: RunSpec,
+    method: Method,
+    device: Device,
+    room: int,
+    packed: bool,
+) -> list[Choice]:
+    """The leading choices with the shadow step's peaks, until one of them fits and none that is
+    not traced yet promises more. Where checkpointing helps, of the fewest layers that do."""
+    traced: list[Choice] = []
+    for place, choice in enumerate(ranked[:CONFIRMED]):
+        changed = _with(
+            spec, **{key.split(".")[1]: value for key, value in choice.changes().items()}
+        )
+        # on a processor runs are admitted with the closed form, which is a bound there
+        how: dict[str, Any] = {
+            "on_gpu": device.on_gpu, "memory_bytes": room, "shadow": device.on_gpu,
+            "packed": packed,
+        }  # fmt: skip
+        found = memory.cached(config, changed, method, **how)
+        if found.fits and found.source == "shadow" and choice.activation_checkpointing == "on":
+            if not _fits_without(traced, ranked, choice):
+                changed, found = selective_checkpointing.fewest(
+                    config, changed, method, found, **how
+                )
+        traced.append(
+            replace(
+                choice,
+                checkpointed_layers=changed.train.checkpointed_layers,
+                tokens_per_s=_speed(changed, memory.measure(config, changed, method), device),
+                peak_bytes=found.peak_bytes,
+                fits=bool(found.fits),
+                source=found.source,
+            )
+        )
+        rest = ranked[place + 1 :]
+        if traced[-1].fits and (not rest or _rank(traced[-1]) <= _rank(rest[0])):
+            return sorted([*traced, *rest], key=_rank)
+    return sorted([*traced, *ranked[CONFIRMED:]], key=_rank)
+
+
+def _fits_without(traced: list[Choice], ranked: list[Choice], choice: Choice) -> bool:
+    """Whether the same rows, loss and optimizer fit with no layer checkpointed."""
+    return any(
+        other.fits
+        and other.activation_checkpointing == "off"
+        and (other.batch_size, other.loss, other.optimizer)
+        == (choice.batch_size, choice.loss, choice.optimizer)
+        for other in [*traced, *ranked[len(traced) :]]
+    )
+
+
+def _explained(ranked: list[Choice], room: int) -> list[Choice]:
+    best = ranked[0]
+    said = []
+    for choice in ranked:
+        if not choice.fits:
+            over = (choice.peak_bytes - room) / 1e9
+            why = f"needs {over:.2f} GB more than there is"
+        elif choice is best:
+            why = "the fastest that fits and leaves the reserve"
+        else:
+            slower = 1 - choice.tokens_per_s / best.tokens_per_s
+            saved = (best.peak_bytes - choice.peak_bytes) / 1e9
+            why = f"{slower:.0%} slower" if slower >= 0.005 else "as fast"
+            why += f", {saved:.2f} GB less" if saved > 0 else f", {-saved:.2f} GB more"
+        if not choice.is_asked_rule:
+            why += f"; {optimizers.get(choice.optimizer).title} in place of the one asked for"
+        said.append(replace(choice, why=why))
+    return said

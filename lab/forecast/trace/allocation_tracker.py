@@ -1,0 +1,179 @@
+"""A ledger of live storages: what CUDA's caching allocator would count, without a GPU.
+
+A dispatch mode below autograd writes down every storage that an operation makes and, through a
+finalizer, when it is gone; each is rounded up to 512 bytes as the allocator does. Only the log is
+kept while the step runs. What was alive when, and of which kind, is read from it afterwards,
+since a storage shows only later that it has become a gradient.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lab.forecast.trace.allocation_log import Event, Log
+
+ROUND = 512  # bytes, the smallest block of the CUDA caching allocator
+UPDATES = ("warm", "optimizer")
+KINDS = ("weights", "gradients", "optimizer", "activations", "loss", "workspace")
+
+
+def rounded(size: int) -> int:
+    return -(-size // ROUND) * ROUND
+
+
+class Ledger(TorchDispatchMode):
+    """Logs storages while it is active. `segment` and `module` are set by the tracer's hooks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.segment, self.module = "load", ""
+        self.events: list[Event] = []
+        self.kind_of: dict[int, str] = {}
+        self.layer_of: dict[int, int] = {}  # of weights and what the optimizer makes for them
+        self.operations = 0
+        self._known: dict[int, int] = {}  # address of a live storage → its number
+        self._sizes: dict[int, int] = {}
+        self._count = 0
+        self._held: tuple[int, list[int]] | None = None
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and the guard costs more than the ledger
+
+    def adopt(self, tensors: Iterable[torch.Tensor], kind: str, layer: int | None = None) -> None:
+        """Count tensors that were there before, such as weights, as `kind`."""
+        for tensor in tensors:
+            number = self._add(tensor, "given")
+            self.kind_of[number] = kind
+            if layer is not None:
+                self.layer_of[number] = layer
+
+    def name(self, tensors: Iterable[torch.Tensor], kind: str, layer: int | None = None) -> None:
+        """Say what storages that are already in the log have turned out to be."""
+        for tensor in tensors:
+            number = self._known.get(tensor.untyped_storage()._cdata)
+            if number is not None:
+                self.kind_of.setdefault(number, kind)
+                if layer is not None:
+                    self.layer_of.setdefault(number, layer)
+
+    def log(self) -> Log:
+        """What is written by now."""
+        self._settle()
+        # a copy: what goes away after the step is none of it
+        return Log(list(self.events), self.kind_of, self.layer_of)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.prim.device.default:
+            return args[0].fake_device  # asked for more often than anything is computed
+        if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
+            if args[0].dtype is torch.bool:
+                return True  # "is this module not dropped now": the answer that takes more memory
+        self._settle()
+        made = func(*args, **(kwargs or {}))
+        self.operations += 1
+        operation = func._schema.name.removeprefix("aten::")
+        if isinstance(made, torch.Tensor):
+            # The engine sums gradients in place where it holds the last reference; it never does
+            # so for the tensor subclass that fakes are. If a summand dies with this sum, the real
+            # run has put the sum into it.
+            if operation == "add" and not torch.is_grad_enabled():
+                summands = [
+                    self._known.get(part.untyped_storage()._cdata, -1)
+                    for part in args[:2]
+                    if isinstance(part, torch.Tensor) and part.shape == made.shape
+                ]
+                if len(summands) == 2 and made.untyped_storage()._cdata not in self._known:
+                    self._add(made, operation, held_for=summands)
+                    return made
+            self._inherit(self._add(made, operation), args)
+        elif isinstance(made, (tuple, list)):
+            several = args[0] if args and isinstance(args[0], (tuple, list)) else ()
+            for place, part in enumerate(made):
+                if isinstance(part, torch.Tensor):
+                    number = self._add(part, operation)
+                    self._inherit(number, several[place : place + 1])
+        return made
+
+    def _inherit(self, number: int, made_from: Iterable[Any]) -> None:
+        """Outside the passes through the layers, what is made from a layer's tensor is its too."""
+        if self.segment not in UPDATES or number in self.layer_of:
+            return
+        for tensor in made_from:
+            if isinstance(tensor, torch.Tensor):
+                source = self._known.get(tensor.untyped_storage()._cdata)
+                if source is not None and source in self.layer_of:
+                    self.layer_of[number] = self.layer_of[source]
+                    return
+
+    def allocate(self, size: int, operation: str) -> int:
+        """A buffer that a kernel takes from the allocator for itself; give it to `release`."""
+        self._settle()
+        return self._appear(rounded(size), operation)
+
+    def release(self, number: int) -> None:
+        self._gone(number, None)
+
+    def _add(self, tensor: torch.Tensor, operation: str, held_for: list[int] | None = None) -> int:
+        storage = tensor.untyped_storage()
+        address = storage._cdata
+        number = self._known.get(address)
+        if number is not None:
+            return number
+        size = rounded(storage.nbytes())
+        if held_for is None:
+            number = self._appear(size, operation)
+        else:
+            self._count += 1
+            number = self._count
+            self._sizes[number] = size
+            self._held = (number, held_for)
+        self._known[address] = number
+        weakref.finalize(storage, self._gone, number, address).atexit = False
+        return number
+
+    def _appear(self, size: int, operation: str) -> int:
+        self._count += 1
+        self._sizes[self._count] = size
+        if size:
+            self.events.append(Event(self.segment, self._count, size, operation, self.module))
+        return self._count
+
+    def _gone(self, number: int, address: int | None) -> None:
+        if address is not None and self._known.get(address) == number:
+            del self._known[address]
+        if self._held is not None and number in self._held[1]:
+            held = self._held[0]
+            self._held = None
+            if self._sizes[held] == self._sizes[number] and held in self._sizes:
+                # in place: the sum takes over the block, under its own number
+                self.events.append(
+                    Event(self.segment, number, -self._sizes.pop(number), "add", self.module)
+                )
+                self.events.append(Event(self.segment, held, self._sizes[held], "add", self.module))
+                return
+            self._write(held)
+        if self._held is not None and self._held[0] == number:
+            self._held = None
+            self._sizes.pop(number, None)
+            return
+        size = self._sizes.pop(number, 0)
+        if size:
+            self.events.append(Event(self.segment, number, -size, "", self.module))
+
+    def _settle(self) -> None:
+        """No summand has died: the sum has a block of its own."""
+        if self._held is not None:
+            held, self._held = self._held[0], None
+            self._write(held)
+
+    def _write(self, number: int) -> None:
+        size = self._sizes.get(number, 0)
+        if size:
+            self.events.append(Event(self.segment, number, size, "add", self.module))

@@ -1,0 +1,67 @@
+"""Tensors with shapes and types and no data, in place of a model's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from lab.forecast.trace.meta_model import Quantised, is_quantised, stored_bytes
+
+
+def become_fake(model: Any, mode: FakeTensorMode, quantised: Quantised | None = None) -> None:
+    """Swap every parameter and buffer for a fake on the CPU; tied ones stay tied. A quantised
+    weight becomes as many bytes as it takes, and its layer one that unpacks it when it runs."""
+    done: dict[int, Any] = {}
+    device = torch.device("cpu")
+    for module in model.modules():
+        for name, weight in module._parameters.items():
+            if weight is None:
+                continue
+            if quantised is not None and is_quantised(weight):
+                fake = torch.empty(stored_bytes(weight, quantised), dtype=torch.uint8)
+                module._parameters[name] = torch.nn.Parameter(fake, requires_grad=False)
+                module.forward = _unpacking(module, tuple(weight.shape))
+                continue
+            if id(weight) not in done:
+                fake = FakeTensor(mode, weight.detach().to("meta"), device)
+                made = torch.nn.Parameter(fake, requires_grad=weight.requires_grad)
+                done[id(weight)] = made
+            module._parameters[name] = done[id(weight)]
+        for name, buffer in module._buffers.items():
+            if buffer is None:
+                continue
+            if id(buffer) not in done:
+                done[id(buffer)] = FakeTensor(mode, buffer.detach().to("meta"), device)
+            module._buffers[name] = done[id(buffer)]
+        for name, value in vars(module).items():  # plain attributes, as in rotary embeddings
+            if isinstance(value, torch.Tensor) and value.is_meta:
+                module.__dict__[name] = FakeTensor(mode, value.detach(), device)
+
+
+def _unpacking(module: Any, shape: tuple[int, ...]) -> Any:
+    """The forward of a quantised layer of `shape` (out, in)."""
+
+    def forward(given: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = Unpacked.apply(given, module.weight, shape)
+        return made if module.bias is None else made + module.bias.to(made.dtype)
+
+    return forward
+
+
+class Unpacked(torch.autograd.Function):
+    """y = x W^T with W unpacked to 16 bits for the time of the product, forward and backward.
+    x is not kept: W does not train."""
+
+    @staticmethod
+    def forward(ctx: Any, given: Any, packed: Any, shape: Any) -> Any:
+        ctx.save_for_backward(packed)
+        ctx.shape, ctx.dtype = shape, given.dtype
+        narrow = given.to(torch.bfloat16)
+        return (narrow @ narrow.new_empty(shape).t()).to(given.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        narrow = grads[0].to(torch.bfloat16)
+        return (narrow @ narrow.new_empty(ctx.shape)).to(ctx.dtype), None, None

@@ -1,0 +1,253 @@
+"""Layer extension: trace five layers of a kind, and let the middle one stand for all between.
+
+Layers that are alike do the same to memory, each with tensors of its own. So the log of a deep
+model is that of a short one with the events of a middle layer said again for each further layer,
+its storages under new numbers. The allocator replays the whole log: nothing is extrapolated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Hashable, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from lab.forecast.trace.allocation_log import Event, Log, Trace
+from lab.forecast.trace.meta_model import build, signatures, with_layers
+from lab.forecast.trace.trace_step import Batch, decoder_layers, record
+from lab.methods import Method
+from lab.spec import RunSpec
+
+RUN = 5  # layers that stand for a longer run of their kind: two at each end, and one between
+KEPT = 64  # logs
+LAYER = ".layer."
+
+
+class Irregular(Exception):
+    """The layers of a short model do not repeat what memory does."""
+
+
+def step(
+    config: Any,
+    found: tuple[Any, ...],
+    method: Method,
+    spec: RunSpec,
+    batch: Batch,
+    loss: str,
+    *,
+    on_gpu: bool,
+    whole: bool = False,
+) -> tuple[Trace, str]:
+    """(the trace of a step of a model of `config`, "full trace" or "layer extension").
+
+    `found` are the signatures of its layers with the method in place; extension is used where
+    enough of them are alike.
+    """
+    chosen, stands_for = shorten(_kinds(config, found, spec, batch))
+    # keys and values of virtual tokens come before the layers, for all of them in one tensor
+    has_prefix = method.virtual_tokens(spec.method_config)[1] > 0
+    if not whole and not has_prefix and len(chosen) < len(found):
+        try:
+            short = _short(config, found, chosen, method, spec, batch, loss, on_gpu)
+            return extend(short, stands_for).read(on_gpu=on_gpu), "layer extension"
+        except Irregular:
+            pass
+    model, quantised, _ = build(config, spec, method)
+    log = record(model, method, spec, batch, loss, quantised, on_gpu=on_gpu)
+    return log.read(on_gpu=on_gpu), "full trace"
+
+
+def _kinds(
+    config: Any, found: tuple[Any, ...], spec: RunSpec, batch: Batch
+) -> list[tuple[Hashable, ...]]:
+    """What tells one layer from another: its tensors, its attention, whether it recomputes."""
+    train = spec.train
+    some = train.checkpointed_layers or len(found)
+    recomputed = some if train.activation_checkpointing == "on" else 0
+    kinds = getattr(config, "layer_types", None)
+    window = getattr(config, "sliding_window", None)
+    # a window that is longer than the rows changes nothing
+    is_short = isinstance(window, int) and batch.length < window and not batch.packed
+    if not isinstance(kinds, (list, tuple)) or len(kinds) != len(found):
+        kinds = [""] * len(found)
+    elif is_short and set(kinds) <= {"sliding_attention", "full_attention"}:
+        kinds = [""] * len(found)
+    return [
+        (layer, kind, place < recomputed)
+        for place, (layer, kind) in enumerate(zip(found, kinds, strict=True))
+    ]
+
+
+def shorten(kinds: Sequence[Hashable]) -> tuple[list[int], list[int]]:
+    """(the layers of a short model, for each layer of the whole one its place in the short one).
+
+    A run of more than RUN layers of one kind is cut to its first, its last and one between.
+    """
+    chosen: list[int] = []
+    stands_for: list[int] = []
+    for _, run in itertools.groupby(range(len(kinds)), key=lambda place: kinds[place]):
+        layers = list(run)
+        first, more = len(chosen), len(layers) - RUN
+        chosen += layers if more <= 0 else [*layers[:3], *layers[-2:]]
+        places = list(range(first, len(chosen)))
+        stands_for += places if more <= 0 else [*places[:3], *[first + 2] * more, *places[3:]]
+    return chosen, stands_for
+
+
+_logs: OrderedDict[str, Log] = OrderedDict()  # for the same layers in another number
+
+
+def _short(
+    config: Any,
+    found: tuple[Any, ...],
+    chosen: list[int],
+    method: Method,
+    spec: RunSpec,
+    batch: Batch,
+    loss: str,
+    on_gpu: bool,
+) -> Log:
+    """The log of the `chosen` layers alone. Raises Irregular where they come out otherwise."""
+    if spec.train.checkpointed_layers is not None:
+        some = sum(place < spec.train.checkpointed_layers for place in chosen)
+        spec = replace(spec, train=replace(spec.train, checkpointed_layers=some))
+    few = with_layers(config, chosen)
+    asked = [few.to_dict(), spec.method, asdict(spec.train), asdict(batch), loss, on_gpu]
+    name = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
+    if name not in _logs:
+        small, quantised, _ = build(few, spec, method)
+        if signatures(decoder_layers(small)) != [found[place] for place in chosen]:
+            raise Irregular("the method treats the layers of a short model in another way")
+        _logs[name] = record(small, method, spec, batch, loss, quantised, on_gpu=on_gpu)
+        if len(_logs) > KEPT:
+            _logs.popitem(last=False)
+    _logs.move_to_end(name)
+    return _logs[name]
+
+
+def extend(short: Log, stands_for: list[int]) -> Log:
+    """The log of a step of a model of whose layers each is like the one of `short` that stands for
+    it. Raises Irregular."""
+    return _Extension(short, stands_for).log()
+
+
+Name = tuple[str, int | None, int]  # part of the step, layer, number there
+
+
+class _Extension:
+    """Storages of the short model are known by where they appear: the part of the step, the layer
+    if it is one's, and the number there. A further layer's are the same with another layer."""
+
+    def __init__(self, short: Log, stands_for: list[int]) -> None:
+        self.short, self.stands_for = short, stands_for
+        self.places: dict[int, list[int]] = defaultdict(list)  # in the whole, by the short one's
+        for place, stand in enumerate(stands_for):
+            self.places[stand].append(place)
+        self.middles = [stand for stand, places in self.places.items() if len(places) > 1]
+        self.parts = self._parts()
+        self.names = self._names()
+        self._check()
+        self.made = Log([], {})
+        self.numbers: dict[Name, int] = {}
+
+    def _parts(self) -> list[tuple[str, int | None, list[Event]]]:
+        """(phase and place, layer or None, events) in order; each is one stretch of the log."""
+        found = []
+        for segment, events in itertools.groupby(self.short.events, key=lambda e: e.segment):
+            place, _, layer = segment.partition(LAYER)
+            found.append((place, int(layer) if layer else None, list(events)))
+        if max(Counter((place, layer) for place, layer, _ in found).values()) > 1:
+            raise Irregular("a part of the step is come back to")
+        return found
+
+    def _names(self) -> dict[int, Name]:
+        found: dict[int, Name] = {}
+        counts: Counter[tuple[str, int | None]] = Counter()
+        for place, layer, events in self.parts:
+            for event in events:
+                if event.size > 0 and event.storage not in found:
+                    owner = layer if layer is not None else self.short.layer_of.get(event.storage)
+                    found[event.storage] = place, owner, counts[place, owner]
+                    counts[place, owner] += 1
+        return found
+
+    def _check(self) -> None:
+        """The layers around a middle one must be as it is, or it could not stand for them."""
+        sizes: dict[tuple[str, int | None], dict[int, int]] = defaultdict(dict)
+        for event in self.short.events:
+            place, layer, count = self.names[event.storage]
+            if layer is not None and event.size > 0:
+                sizes[place, layer].setdefault(count, event.size)
+        for place in {place for place, _ in sizes}:
+            for middle in self.middles:
+                before, itself, after = (sizes[place, middle + step] for step in (-1, 0, 1))
+                if not before == itself == after:
+                    raise Irregular(f"the layers differ in {place}")
+
+    def log(self) -> Log:
+        done: set[str] = set()
+        for place, layer, events in self.parts:
+            if layer is None:
+                self._say_between(place, events)
+            elif place not in done:
+                done.add(place)
+                self._say_layers(place)
+        return self.made
+
+    def _say_layers(self, place: str) -> None:
+        """All layers of a phase in their order: from the last to the first in the backward pass."""
+        there = {layer: events for part, layer, events in self.parts if part == place}
+        order = range(len(self.stands_for))
+        for whole in reversed(order) if place == "backward" else order:
+            stand = self.stands_for[whole]
+            if stand not in there:
+                raise Irregular(f"nothing happens to layer {stand} in {place}")
+            self._say(f"{place}{LAYER}{whole}", there[stand], stand, whole)
+
+    def _say_between(self, place: str, events: list[Event]) -> None:
+        """A part that is in no layer; what it does to a middle layer's storages it does to those
+        of all that it stands for."""
+        for layer, some in itertools.groupby(events, key=lambda e: self.names[e.storage][1]):
+            stretch = list(some)
+            for whole in [layer] if layer is None else self.places[layer]:
+                self._say(place, stretch, layer, whole)
+
+    def _say(self, segment: str, events: list[Event], stand: int | None, whole: int | None) -> None:
+        """`events` of the short model's layer `stand` as they are in layer `whole`."""
+        moves = self._moves(events, stand, whole)
+        shift = stand != whole
+        old, new = f".{stand}", f".{whole}"
+        numbers, made = self.numbers, self.made.events
+        for event in events:
+            place, layer, count = self.names[event.storage]
+            name = place, moves[layer], count
+            number = numbers.get(name)
+            if number is None:
+                number = numbers[name] = len(numbers)
+                if event.storage in self.short.kind_of:
+                    self.made.kind_of[number] = self.short.kind_of[event.storage]
+            module = event.module.replace(old, new, 1) if shift else event.module
+            made.append(Event(segment, number, event.size, event.operation, module))
+
+    def _moves(
+        self, events: list[Event], stand: int | None, whole: int | None
+    ) -> dict[int | None, int | None]:
+        """For each layer that `events` of `stand` reach to, the one that is so to `whole`."""
+        moves: dict[int | None, int | None] = {}
+        for layer in {self.names[event.storage][1] for event in events}:
+            if layer is None or stand is None or whole is None:
+                moves[layer] = layer
+                continue
+            moved = whole + layer - stand
+            if not 0 <= moved < len(self.stands_for):
+                raise Irregular("an event reaches over the end of the layers")
+            other = self.stands_for[moved]
+            if other != layer and not any(
+                abs(layer - one) <= 1 and abs(other - one) <= 1 for one in self.middles
+            ):
+                raise Irregular("an event reaches over to another kind of layer")
+            moves[layer] = moved
+        return moves

@@ -1,0 +1,289 @@
+"""The shadow step: the worker's own training step on fake tensors, with a ledger of storages.
+
+The model is built on the meta device, its weights are swapped for fakes (shapes and types, no
+data), and `lab.train.loop.step` runs on them: forward, backward, clipping, optimizer,
+then an evaluation batch. No weights are read and no GPU is needed.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest import mock
+
+import torch
+from torch._subclasses.fake_tensor import (
+    FakeTensorMode,
+    unset_fake_temporarily,
+)
+
+from lab.forecast.trace.allocation_log import Log
+from lab.forecast.trace.allocation_tracker import Ledger
+from lab.forecast.trace.cuda_emulation import cuda_rules
+from lab.forecast.trace.fake_tensors import become_fake
+from lab.forecast.trace.materialise import materialise
+from lab.forecast.trace.meta_model import Quantised
+from lab.methods import Method
+from lab.spec import RunSpec
+from lab.train.loop import StepConfig, step
+from lab.train.loss import trace_few_chunks
+from lab.train.optimizer import make_optimizer
+from lab.train.step import summed_loss
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The shape of one micro-batch: full rows. `packed`: several sequences in a row."""
+
+    rows: int
+    length: int
+    packed: bool = False
+
+    @property
+    def tokens(self) -> int:
+        return self.rows * self.length
+
+
+def record(
+    model: Any,
+    method: Method,
+    spec: RunSpec,
+    batch: Batch,
+    loss: str,
+    quantised: Quantised | None = None,
+    *,
+    on_gpu: bool,
+    real: bool = False,
+) -> Log:
+    """The log of a step of `model` (on the meta device, method applied).
+
+    Segments: load; warm; forward.before, forward.layer.I, forward.after; backward in the other
+    order; optimizer; evaluate as forward. The model's tensors are fakes afterwards. Raises
+    whatever an operation that cannot be traced raises. `real` runs it on the CPU with tensors that
+    hold memory, to check the ledger itself.
+    """
+    ledger = Ledger()
+    with _traced(model, quantised, spec.train.optimizer, real=real):
+        weights = _Weights(model)
+        optimizer = make_optimizer(model, method, spec)
+        with ledger, cuda_rules(packed=batch.packed) if on_gpu else nullcontext():
+            for weight in [*model.parameters(), *model.buffers()]:
+                ledger.adopt([weight], "weights", weights.layer_of.get(id(weight)))
+            ledger.segment = "warm"
+            _first_step(ledger, weights, optimizer)
+            ledger.segment = "forward.before"
+            if spec.train.accumulation > 1:
+                weights.give_gradients(ledger)
+            inputs = batch_of(batch)
+            ledger.adopt(inputs.values(), "activations")
+
+            def end_phase(phase: str) -> None:
+                if phase == "forward":
+                    ledger.segment = "backward.after"
+                elif phase == "backward":
+                    weights.name_gradients(ledger)
+                    weights.name_state(ledger, optimizer)  # of an update inside the backward pass
+                    ledger.segment, ledger.module = "optimizer", ""
+
+            # fakes hold no numbers, so that nothing can be pruned by them
+            config = replace(
+                StepConfig.of(method, spec.method_config, spec.train, loss),
+                on_optimizer_step=lambda model, step: None,
+            )
+            with _segments(model, ledger):
+                step(_OneDevice(), model, optimizer, [inputs], config, 1, end_phase=end_phase)
+            ledger.segment = "evaluate.before"
+            model.eval()
+            with _segments(model, ledger), torch.no_grad():
+                summed_loss(model, inputs, precision=spec.train.precision, loss=loss)
+            return ledger.log()
+
+
+class _OneDevice:
+    """What a step asks of an Accelerator, on one CPU. A real one would settle the device for the
+    whole process, and a process that traces may train on a GPU later."""
+
+    device = torch.device("cpu")
+
+    def no_sync(self, model: Any) -> Any:
+        return nullcontext()
+
+    def reduce(self, tensor: torch.Tensor, reduction: str) -> torch.Tensor:
+        return tensor
+
+    def backward(self, loss: torch.Tensor) -> None:
+        loss.backward()
+
+    def clip_grad_norm_(self, weights: list[torch.Tensor], max_norm: float) -> torch.Tensor:
+        return torch.nn.utils.clip_grad_norm_(weights, max_norm)
+
+
+@contextmanager
+def _traced(
+    model: Any, quantised: Quantised | None, optimizer: str, *, real: bool = False
+) -> Iterator[None]:
+    """Within, the model's tensors are fakes (or, if `real`, hold memory), and train."""
+    with ExitStack() as stack:
+        stack.enter_context(_no_collector())
+        if real:
+            materialise(model, "cpu", random=False)
+        else:
+            mode = FakeTensorMode(allow_non_fake_inputs=True)
+            stack.enter_context(mode)
+            stack.enter_context(trace_few_chunks())
+            if optimizer.endswith("8bit"):
+                stack.enter_context(_real_tables())
+            become_fake(model, mode, quantised)
+        model.train()
+        yield
+
+
+@contextmanager
+def _real_tables() -> Iterator[None]:
+    """The levels of bitsandbytes' 8-bit optimizers are worked out with numbers, which fakes have
+    not."""
+    from bitsandbytes import functional
+
+    make = functional.create_dynamic_map
+
+    def real(*args: Any, **kwargs: Any) -> torch.Tensor:
+        with unset_fake_temporarily():
+            table: torch.Tensor = make(*args, **kwargs)
+        return table
+
+    with mock.patch.object(functional, "create_dynamic_map", real):
+        yield
+
+
+class _Weights:
+    """The weights that train, and which decoder layer each weight is in."""
+
+    def __init__(self, model: Any) -> None:
+        self.own = [weight for weight in model.parameters() if weight.requires_grad]
+        self.layer_of = {
+            id(tensor): place
+            for place, layer in enumerate(decoder_layers(model))
+            for tensor in (*layer.parameters(), *layer.buffers())
+        }
+
+    def give_gradients(self, ledger: Ledger) -> None:
+        for weight in self.own:
+            weight.grad = torch.empty_like(weight)
+        self.name_gradients(ledger)
+
+    def name_gradients(self, ledger: Ledger) -> None:
+        for weight in self.own:
+            if weight.grad is not None:
+                ledger.name([weight.grad], "gradients", self.layer_of.get(id(weight)))
+
+    def name_state(self, ledger: Ledger, optimizer: torch.optim.Optimizer) -> None:
+        for weight in self.own:
+            state = optimizer.state.get(weight, {})
+            tensors = [value for value in state.values() if isinstance(value, torch.Tensor)]
+            ledger.name(tensors, "optimizer", self.layer_of.get(id(weight)))
+
+
+@contextmanager
+def _no_collector() -> Iterator[None]:
+    """The cycle collector walks over all that the libraries hold, again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _first_step(ledger: Ledger, weights: _Weights, optimizer: torch.optim.Optimizer) -> None:
+    """Optimizer state as every step but the first finds it."""
+    weights.give_gradients(ledger)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    weights.name_state(ledger, optimizer)
+
+
+def batch_of(batch: Batch) -> dict[str, torch.Tensor]:
+    """A batch as `lab.data.batches.collate` makes it, every token but the first counted."""
+    shape = (batch.rows, batch.length)
+    counted = batch.rows * (batch.length - 1)
+    return {
+        "input_ids": torch.zeros(shape, dtype=torch.long),
+        "labels": torch.zeros(shape, dtype=torch.long),
+        "position_ids": torch.arange(batch.length).repeat(batch.rows, 1),
+        "loss_index": torch.zeros((counted,), dtype=torch.long),
+        "targets": torch.zeros((counted,), dtype=torch.long),
+    }
+
+
+def decoder_layers(model: Any) -> list[Any]:
+    """The repeated blocks of the model, in order: the longest list of modules of one length with
+    the config's number of layers, else an empty list."""
+    count = getattr(model.config, "num_hidden_layers", 0)
+    for module in model.modules():
+        if isinstance(module, torch.nn.ModuleList) and len(module) == count:
+            return list(module)
+    return []
+
+
+@contextmanager
+def _segments(model: Any, ledger: Ledger) -> Iterator[None]:
+    """Hooks that say which layer the step is in, forward and backward, and which module."""
+    layers = decoder_layers(model)
+    handles: list[Any] = []
+
+    def phase() -> str:
+        """forward or evaluate; "" while a layer is recomputed in the backward pass."""
+        found = ledger.segment.partition(".")[0]
+        return found if found in ("forward", "evaluate") else ""
+
+    def enter(index: int) -> Any:
+        def hook(_module: Any, args: Any, kwargs: Any) -> None:
+            if not phase():
+                return
+            given = args[0] if args else kwargs.get("hidden_states")
+            if index == 0 and isinstance(given, torch.Tensor) and given.grad_fn is not None:
+                given.grad_fn.register_prehook(lambda *_: move("backward.before"))
+            ledger.segment = f"{phase()}.layer.{index}"
+
+        return hook
+
+    def move(segment: str) -> None:
+        ledger.segment = segment
+        ledger.module = segment
+
+    def leave(index: int) -> Any:
+        def hook(_module: Any, _args: Any, made: Any) -> None:
+            if not phase():
+                return
+            out = made[0] if isinstance(made, tuple) else made
+            if isinstance(out, torch.Tensor) and out.grad_fn is not None:
+                out.grad_fn.register_prehook(lambda *_: move(f"backward.layer.{index}"))
+            if index == len(layers) - 1:
+                ledger.segment = f"{phase()}.after"
+
+        return hook
+
+    for index, layer in enumerate(layers):
+        handles.append(layer.register_forward_pre_hook(enter(index), with_kwargs=True))
+        handles.append(layer.register_forward_hook(leave(index)))
+    path: list[str] = []
+    for name, module in model.named_modules():
+
+        def push(_module: Any, _args: Any, name: str = name) -> None:
+            path.append(ledger.module)
+            ledger.module = name
+
+        def pop(_module: Any, _args: Any, _made: Any) -> None:
+            ledger.module = path.pop() if path else ""
+
+        handles.append(module.register_forward_pre_hook(push))
+        handles.append(module.register_forward_hook(pop))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

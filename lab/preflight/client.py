@@ -1,0 +1,329 @@
+"""Ask the planner. It is started at the first question and kept for the next ones."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import IO, Any
+
+from lab import paths
+from lab.errors import LabError, Problem, SpecError
+from lab.paths import ROOT
+from lab.stages import LONG, Limits
+
+TIMEOUT_S = 900.0  # with the time that a request waits for others; each has limits of its own
+
+
+class Abandoned(LabError):
+    """Nobody wants the answer any more: the question was given up."""
+
+    def __init__(self) -> None:
+        super().__init__("The question was given up.", "Ask again.")
+
+
+class Asking:
+    """What a page asks, for as long as it wants to know.
+
+    `with asking.active():` around calls of the planner; `asking.cancel()` from any thread ends
+    those that run, and every later one, with Abandoned.
+    """
+
+    _current: ContextVar[Asking | None] = ContextVar("asking", default=None)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._requests: set[Request] = set()
+        self.is_cancelled = False
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        """What this thread asks inside belongs to it."""
+        before = self._current.set(self)
+        try:
+            yield
+        finally:
+            self._current.reset(before)
+
+    def cancel(self) -> None:
+        with self._lock:
+            self.is_cancelled = True
+            requests = list(self._requests)
+        for request in requests:
+            request.cancel()
+
+    def _add(self, request: Request) -> None:
+        with self._lock:
+            if self.is_cancelled:
+                raise Abandoned
+            self._requests.add(request)
+
+    def _remove(self, request: Request) -> None:
+        with self._lock:
+            self._requests.discard(request)
+
+
+class Request:
+    """One request under way."""
+
+    def __init__(self, planner: Planner, number: int) -> None:
+        self.id = number
+        self._planner = planner
+        self._reply: dict[str, Any] = {}
+        self._is_answered = threading.Event()
+
+    def answer(self, timeout: float = TIMEOUT_S) -> dict[str, Any]:
+        """Waits for it. Raises LabError, Abandoned, or RuntimeError for a bug over there."""
+        if not self._is_answered.wait(timeout):
+            self.cancel()
+            raise LabError(
+                f"The planner did not answer within {timeout:g} s.",
+                "Try again; if it repeats, `python -m lab doctor` says what is missing.",
+            )
+        reply = self._reply
+        if "cancelled" in reply:
+            raise Abandoned
+        if "error" in reply:
+            raise LabError(reply["error"], reply.get("hint", ""))
+        if "bug" in reply:
+            raise RuntimeError(f"planner: {reply['bug']}\n{reply.get('traceback', '')}")
+        answer: dict[str, Any] = reply["ok"]
+        return answer
+
+    def cancel(self) -> None:
+        """Give it up: its process ends at once, and `answer` raises Abandoned."""
+        self._planner._forget(self)
+        self._settle({"cancelled": True})
+
+    def _settle(self, reply: dict[str, Any]) -> None:
+        if not self._is_answered.is_set():
+            self._reply = reply
+            self._is_answered.set()
+
+
+class Planner:
+    """The planner's processes. Questions do not wait for each other, and have `limits`."""
+
+    def __init__(self, limits: Limits | None = None, module: str = "lab.preflight") -> None:
+        self._module = module
+        self.limits_of_requests = limits or Limits()
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._requests: dict[int, Request] = {}  # those that wait for their reply
+        self._ids = itertools.count(1)
+
+    def check(self, spec: dict[str, Any]) -> dict[str, Any]:
+        """The resolved spec, facts and estimate. Raises SpecError with all problems."""
+        answer = self.ask({"ask": "check", "spec": spec})
+        if answer["problems"]:
+            raise SpecError([Problem(**problem) for problem in answer["problems"]])
+        return answer
+
+    def fixes(self, spec: dict[str, Any]) -> list[dict[str, Any]]:
+        """What makes a resolved spec smaller, the largest predicted saving first."""
+        found: list[dict[str, Any]] = self.ask({"ask": "fixes", "spec": spec})["fixes"]
+        return found
+
+    def estimate(
+        self, spec: dict[str, Any], device: dict[str, Any] | None = None, **how: Any
+    ) -> dict[str, Any]:
+        """The memory of a run that need not be possible here (`lab.preflight.estimate`).
+
+        Raises SpecError with all problems.
+        """
+        return self._ask_of({"ask": "estimate", "spec": spec, "device": device, "how": how})
+
+    def limits(self, spec: dict[str, Any], device: dict[str, Any]) -> dict[str, Any]:
+        """The longest row, the largest batch and the largest shipped model that fit a device.
+
+        Raises SpecError with all problems.
+        """
+        return self._ask_of({"ask": "limits", "spec": spec, "device": device})
+
+    def plan(self, spec: dict[str, Any], device: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The fastest settings of `spec` that fit, and the runners-up (`lab.preflight.estimate`).
+
+        Raises SpecError with all problems.
+        """
+        return self._ask_of({"ask": "plan", "spec": spec, "device": device})
+
+    def look(self, spec: dict[str, Any], most: int) -> dict[str, Any]:
+        """What the first `most` rows of the spec's data look like to its model."""
+        return self.ask({"ask": "look", "spec": spec, "most": most})
+
+    def warm(self) -> None:
+        """Have the processes import what they need, before the first question."""
+        requests = [self._begin({"ask": "warm"}, reads) for reads in (True, False)]
+        for request in requests:
+            request.answer()
+
+    def _ask_of(self, request: dict[str, Any]) -> dict[str, Any]:
+        answer = self.ask(request)
+        if "problems" in answer:
+            raise SpecError([Problem(**problem) for problem in answer["problems"]])
+        return answer
+
+    def ask(self, request: dict[str, Any], timeout: float = TIMEOUT_S) -> dict[str, Any]:
+        """The answer to one request. Raises LabError, or RuntimeError for a bug over there."""
+        asking = Asking._current.get()
+        begun = self.begin(request)
+        if asking is None:
+            return begun.answer(timeout)
+        try:
+            asking._add(begun)
+            return begun.answer(timeout)
+        except Abandoned:
+            begun.cancel()
+            raise
+        finally:
+            asking._remove(begun)
+
+    def begin(self, request: dict[str, Any]) -> Request:
+        """Send a request, and go on without its answer. Raises LabError if it cannot be sent."""
+        return self._begin(request, _reads_files(request))
+
+    def _begin(self, request: dict[str, Any], reads: bool) -> Request:
+        # the folders may change between calls, and paths are relative to the asker
+        where = {
+            "LAB_HOME": str(paths.home()),
+            "LAB_MODELS": str(paths.models()),
+            "PWD": os.getcwd(),
+        }
+        try:
+            text = json.dumps(request | {"where": where})
+        except (RecursionError, TypeError, ValueError) as error:
+            raise LabError(
+                f"The settings cannot be sent to the planner: {error}.",
+                "Write plain JSON, nested less than a hundred times.",
+            ) from None
+        limits = self.limits_of_requests
+        is_long = request["ask"] in ("plan", "fixes", "limits", "warm")
+        is_long = is_long or bool((request.get("how") or {}).get("whole"))
+        with self._lock:
+            begun = Request(self, next(self._ids))
+            message = {
+                "id": begun.id,
+                "request": text,
+                "reads": reads,
+                "seconds": limits.seconds * (LONG if is_long else 1),
+                "part_seconds": limits.part_seconds,
+                "memory_bytes": limits.memory_bytes,
+            }
+            self._running()
+            self._requests[begun.id] = begun
+            try:
+                self._write(message)
+            except OSError as error:
+                del self._requests[begun.id]
+                self._end()
+                raise LabError(
+                    f"The planner cannot be asked: {error}.", "Try again; it is started anew."
+                ) from None
+        return begun
+
+    def close(self) -> None:
+        """End all its processes; what waits for an answer is told."""
+        with self._lock:
+            self._end()
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is not None and self._process.poll() is None:
+            return self._process
+        self._end()
+        errors = tempfile.TemporaryFile()
+        # NVML counts the GPUs: CUDA's own count would start CUDA, which does not survive a fork
+        own = {"TOKENIZERS_PARALLELISM": "false", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", self._module],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=os.environ | own,
+        )
+        # The pipe is always drained, so that the planner can never hang on it.
+        threading.Thread(target=self._drain, args=(self._process, errors), daemon=True).start()
+        atexit.register(self.close)
+        return self._process
+
+    def _write(self, message: dict[str, Any]) -> None:
+        assert self._process is not None and self._process.stdin is not None
+        self._process.stdin.write(json.dumps(message).encode() + b"\n")
+        self._process.stdin.flush()
+
+    def _drain(self, process: subprocess.Popen[bytes], errors: IO[bytes]) -> None:
+        """Hand each reply to its request; one that nobody waits for is dropped."""
+        assert process.stdout is not None
+        for line in process.stdout:
+            reply = _reply(line)
+            number = reply.get("id")
+            with self._lock:
+                request = self._requests.pop(number, None) if isinstance(number, int) else None
+            if request is not None:
+                request._settle(reply)
+        with self._lock:
+            if self._process is not process and self._process is not None:
+                return  # another one has taken over, with the requests that there are
+            requests, self._requests = self._requests, {}
+        errors.seek(0)
+        said = errors.read().decode(errors="replace").strip().splitlines()
+        for request in requests.values():
+            last = f" Its last words: {said[-1][:300]}" if said else ""
+            hint = f"Try again; `python -m lab doctor` says what is missing.{last}"
+            request._settle({"error": "The planner ended before it answered.", "hint": hint})
+
+    def _forget(self, request: Request) -> None:
+        with self._lock:
+            if self._requests.pop(request.id, None) is None or self._process is None:
+                return
+            with contextlib.suppress(OSError):  # it has ended, and the request with it
+                self._write({"cancel": request.id})
+
+    def _end(self) -> None:
+        process, self._process = self._process, None
+        requests, self._requests = self._requests, {}
+        for request in requests.values():
+            request._settle({"error": "The planner was ended.", "hint": "Ask again."})
+        if process is None:
+            return
+        with contextlib.suppress(OSError):
+            if process.stdin is not None:
+                process.stdin.close()
+        # It keeps nothing, and its processes end with it: half a second of taking its libraries
+        # down would be waited for in vain.
+        process.kill()
+        process.wait()
+
+
+def _reply(line: bytes) -> dict[str, Any]:
+    """The reply in a line; empty if it is none."""
+    try:
+        reply = json.loads(line)
+    except ValueError:
+        return {}
+    return reply if isinstance(reply, dict) else {}
+
+
+def _reads_files(request: dict[str, Any]) -> bool:
+    """Whether the request depends on more than the lab's own configs: rows, templates, patterns
+    or configs of somebody else."""
+    if request["ask"] not in ("estimate", "limits", "plan"):
+        return True
+    spec = request.get("spec")
+    spec = spec if isinstance(spec, dict) else {}
+    method = spec.get("method")
+    targets = method.get("targets") if isinstance(method, dict) else None
+    is_known = str(spec.get("model", "")).startswith(("config:", "builtin:"))
+    is_plain = targets is None or targets == "all-linear"
+    return not is_known or not is_plain or bool((request.get("how") or {}).get("time"))
+
+
+planner = Planner()

@@ -1,0 +1,259 @@
+"""Estimate the memory of a spec that need not be possible here: no weights, no data, any GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from lab import host, methods
+from lab.data.dataset_stats import facts_of
+from lab.errors import LabError, Problem
+from lab.forecast import compile_choice, runtime_estimate, selective_checkpointing
+from lab.forecast import estimator as memory
+from lab.forecast import settings_search as planning
+from lab.forecast.target_device import Target, target_of
+from lab.models import catalog as models
+from lab.models import shipped_configs, weights
+from lab.preflight.validate import check_fit, not_applicable, resolve
+from lab.spec import RunSpec
+from lab.stages import stage
+
+CERTAINLY_OVER = 1.2  # times the memory by the closed form: need not be traced to be ruled out
+
+
+def estimate(
+    value: Any, device: dict[str, Any] | None = None, how: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The estimate as JSON, or {"problems"}.
+
+    `device`: {"kind": "cuda" or "cpu", "memory_bytes", "gpu": a name of the table}, each optional;
+    without a kind it is this machine, or a GPU of no particular size for a model that cannot run
+    here. `how`: {"shadow": false} for the closed form alone, {"whole": true} to trace every layer.
+    """
+    problems: list[Problem] = []
+    spec = RunSpec.parse(value, problems)
+    if problems:
+        return _refused(problems)
+    target = target_of(spec, device or {})
+    config = _config(spec)
+    ready = resolve(spec, target.has_bf16 if target.on_gpu else None)
+    method = methods.get(ready.method["name"])
+    options = dict(how or {})
+    is_timed = options.pop("time", False)
+    packed = _is_packed(spec, ready, target, device)
+    check_fit(replace(ready, data=spec.data), _empty(config), None, problems, set(), target.on_gpu)
+    if problems:
+        return _refused(problems)
+    try:
+        ready, found = _found(
+            config,
+            ready,
+            method,
+            target,
+            packed,
+            options,
+            is_open=(
+                spec.train.activation_checkpointing == "auto"
+                and bool(method.can_checkpoint_activations)
+            ),
+        )
+    except ValueError as error:  # a library refuses the combination in its own words
+        return _refused([not_applicable(method, ready.method_config, error)])
+    sized = memory.measure(config, ready, method)
+    costs, where = sized.costs[memory.loss_kind(config, ready)], target.for_pace()
+    each = runtime_estimate.seconds_a_token(ready, costs, sized.sizes, where, bits=sized.bits)
+    answer: dict[str, Any] = found.to_json()
+    answer["tokens_per_s"] = round(1 / each, 1)
+    answer["wh_per_million_tokens"] = target.watts and round(target.watts * each * 1e6 / 3600, 3)
+    if is_timed:
+        facts = _facts(ready)
+        predicted = runtime_estimate.pace(ready, costs, sized.sizes, where, facts, sized.bits)
+        answer["pace"] = predicted.to_json() if predicted else None
+    answer["context_bytes"] = target.context_bytes if target.on_gpu else None
+    answer["device_bytes"] = target.memory_bytes
+    return answer
+
+
+def _found(
+    config: Any,
+    spec: RunSpec,
+    method: Any,
+    target: Target,
+    packed: bool,
+    options: dict[str, Any],
+    *,
+    is_open: bool,
+) -> tuple[RunSpec, Any]:
+    """(the spec, its prediction); where checkpointing is open, with it if the run does not fit
+    without."""
+    how = {
+        "on_gpu": target.on_gpu,
+        "memory_bytes": target.memory_bytes,
+        "packed": packed,
+        **options,
+    }
+    if is_open and target.memory_bytes is not None:
+        closed = memory.cached(config, spec, method, **{**how, "shadow": False})
+        if closed.peak_bytes <= CERTAINLY_OVER * target.memory_bytes:
+            found = memory.cached(config, spec, method, **how)
+            if found.fits:
+                return spec, found
+        spec = replace(spec, train=replace(spec.train, activation_checkpointing="on"))
+        return selective_checkpointing.with_checkpointing(config, spec, method, **how)
+    return spec, memory.cached(config, spec, method, **how)
+
+
+def _is_packed(
+    spec: RunSpec, ready: RunSpec, target: Target, device: dict[str, Any] | None
+) -> bool:
+    """A run here is predicted as it would start. Elsewhere only what is asked for counts: auto
+    packs what is short, and full rows have nothing to pack."""
+    is_here = not device and target.on_gpu == bool(host.gpus())
+    has_data = is_here and models.has_weights(spec.model)
+    return (ready if has_data else spec).data.packing == "on"
+
+
+def _facts(spec: RunSpec) -> dict[str, Any]:
+    """What is known of the data; nothing where it, or the model's tokenizer, is not at hand."""
+    try:
+        with stage("tokenizer"):
+            tokenizer = weights.load_tokenizer(models.resolve(spec.model))
+        return facts_of(spec, tokenizer)
+    except LabError:
+        return {}
+
+
+def _config(spec: RunSpec) -> Any:
+    with stage("model"):
+        return weights.load_config(models.resolve_config(spec.model))
+
+
+_empties: dict[str, Any] = {}
+
+
+def _empty(config: Any) -> Any:
+    """The base on the meta device, kept for the next question: checks only look at it."""
+    name = config.to_json_string(use_diff=False)
+    if name not in _empties:
+        if len(_empties) >= 32:
+            _empties.clear()
+        with stage("model"):
+            _empties[name] = weights.meta_model(config)
+    return _empties[name]
+
+
+def limits(value: Any, device: dict[str, Any]) -> dict[str, Any]:
+    """What still fits into `device` by the closed form, one thing changed at a time:
+    {"longest_row", "largest_batch", "largest_model"}; 0 or "" where not even the least does."""
+    problems: list[Problem] = []
+    spec = RunSpec.parse(value, problems)
+    if problems:
+        return _refused(problems)
+    target = target_of(spec, device)
+    ready = resolve(spec, target.has_bf16 if target.on_gpu else None)
+    method = methods.get(ready.method["name"])
+
+    is_open = spec.train.activation_checkpointing == "auto" and method.can_checkpoint_activations
+
+    def fits(one: RunSpec, config: Any) -> bool:
+        for way in ("off", "on") if is_open else (one.train.activation_checkpointing,):
+            tried = replace(one, train=replace(one.train, activation_checkpointing=way))
+            found = memory.predict(
+                config,
+                tried,
+                method,
+                on_gpu=target.on_gpu,
+                memory_bytes=target.memory_bytes,
+                shadow=False,
+            )
+            if found.fits:
+                return True
+        return False
+
+    config = _config(spec)
+    longest = getattr(config, "max_position_embeddings", None) or 1 << 20
+    found: dict[str, Any] = {
+        "longest_row": _highest(
+            lambda count: fits(replace(ready, data=replace(ready.data, max_length=count)), config),
+            longest,
+        ),
+        "largest_batch": _highest(
+            lambda count: fits(
+                replace(ready, train=replace(ready.train, batch_size=count)), config
+            ),
+            4096,
+        ),
+        "largest_model": "",
+    }
+    everything = shipped_configs.shipped()
+
+    def takes(count: int) -> bool:
+        """Whether the shipped config of that place, counted from the smallest, fits."""
+        other = weights.load_config(models.resolve_config(everything[count - 1].id))
+        reach = getattr(other, "max_position_embeddings", None) or longest
+        rows = replace(ready, data=replace(ready.data, max_length=min(reach, length)))
+        try:
+            return fits(rows, other)
+        except ValueError:
+            return False  # the method does not take this architecture
+
+    length = ready.data.max_length
+    place = _highest(takes, len(everything))
+    found["largest_model"] = everything[place - 1].name if place else ""
+    return found
+
+
+def _highest(fits: Callable[[int], bool], most: int) -> int:
+    """The largest count up to `most` that fits; 0 if one does not."""
+    low, high = 0, most + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def plan(value: Any, device: dict[str, Any] | None = None) -> dict[str, Any]:
+    """{"choices": the best first, "reserve", "reached", "energy_wh_per_million_tokens"}, or
+    {"problems"}. `device` as in `estimate`; it must have a size."""
+    problems: list[Problem] = []
+    spec = RunSpec.parse(value, problems)
+    if problems:
+        return _refused(problems)
+    target = target_of(spec, device or {})
+    if target.memory_bytes is None:
+        return _refused([Problem("hardware", "the device has no size. Name a GPU or its GB.")])
+    config = _config(spec)
+    ready = resolve(spec, target.has_bf16 if target.on_gpu else None)
+    method = methods.get(ready.method["name"])
+    check_fit(replace(ready, data=spec.data), _empty(config), None, problems, set(), target.on_gpu)
+    if problems:
+        return _refused(problems)
+    where = target.for_pace()
+    try:
+        sized = memory.measure(config, ready, method)
+        costs = sized.costs[memory.loss_kind(config, ready)]
+        compiles, why = compile_choice.choose(
+            spec, ready, method, costs, sized.sizes, where, _facts(ready), sized.bits
+        )
+        packed = _is_packed(spec, ready, target, device)
+        found = planning.choose(config, ready, method, where, compiles, packed=packed)
+    except ValueError as error:  # a library refuses the combination in its own words
+        return _refused([not_applicable(method, ready.method_config, error)])
+    best = found[0]
+    energy = None
+    if target.watts and best.tokens_per_s:
+        energy = round(target.watts * 1e6 / best.tokens_per_s / 3600, 2)
+    return {
+        "choices": [choice.to_json() for choice in found],
+        "reserve": planning.RESERVE,
+        "reached": where.reached,
+        "is_measured": where.is_measured,
+        "compile": why,
+        "energy_wh_per_million_tokens": energy,
+        "device_bytes": target.memory_bytes,
+    }
+
+
+def _refused(problems: list[Problem]) -> dict[str, Any]:
+    return {"problems": [problem.to_json() for problem in problems]}

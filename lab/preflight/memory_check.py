@@ -1,0 +1,141 @@
+"""Whether a run fits into this machine's memory; if not, the smallest change that makes it fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lab import formatting, gpu_table, host
+from lab.errors import Problem
+from lab.forecast import estimator as memory
+from lab.forecast import memory_savers, selective_checkpointing
+from lab.forecast.formula import Estimate
+from lab.methods import Method
+from lab.spec import RunSpec
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What a run here can have: the GPU's memory without CUDA's context, or the machine's."""
+
+    on_gpu: bool
+    bytes: int
+    context_bytes: int | None = None
+
+
+def capacity() -> Capacity:
+    """The whole device: what other runs hold now, the queue waits for."""
+    import psutil
+    import torch
+
+    gpus = host.gpus() if torch.cuda.is_available() else []
+    if not gpus:
+        return Capacity(False, int(psutil.virtual_memory().total))
+    gpu = host.largest(gpus)
+    known = gpu_table.known(gpu["name"])
+    context = known.context_bytes if known else 600_000_000
+    return Capacity(True, gpu["memory_bytes"] - context, context)
+
+
+def admit(
+    spec: RunSpec,
+    asked: RunSpec,
+    config: Any,
+    method: Method,
+    closed: Estimate,
+    problems: list[Problem],
+) -> tuple[RunSpec, Estimate]:
+    """(the spec with automatic checkpointing decided, its prediction).
+
+    On a GPU the prediction is the shadow step's, on a CPU `closed`, whose figure is a bound. A run
+    that will not fit becomes a problem, unless the spec says to start it all the same.
+    """
+    room = capacity()
+
+    def predicted(one: RunSpec) -> Estimate:
+        if not room.on_gpu:
+            return replace(closed, fits=closed.peak_bytes <= room.bytes)
+        packed = one.data.packing == "on"
+        found = memory.cached(
+            config, one, method, on_gpu=True, memory_bytes=room.bytes, packed=packed
+        )
+        return replace(found, context_bytes=room.context_bytes)
+
+    found = predicted(spec)
+    is_open = asked.train.activation_checkpointing == "auto" and room.on_gpu
+    if found.fits is False and is_open and method.can_checkpoint_activations:
+        spec = replace(spec, train=replace(spec.train, activation_checkpointing="on"))
+        spec, found = selective_checkpointing.with_checkpointing(
+            config,
+            spec,
+            method,
+            memory_bytes=room.bytes,
+            on_gpu=True,
+            packed=spec.data.packing == "on",
+        )
+        found = replace(found, context_bytes=room.context_bytes)
+    if found.fits is False and not spec.hardware.ignore_memory:
+        problems.append(Problem("hardware.ignore_memory", _refusal(spec, found, config, room)))
+    return spec, found
+
+
+def _refusal(spec: RunSpec, found: Estimate, config: Any, room: Capacity) -> str:
+    device = "the GPU" if room.on_gpu else "this machine"
+    said = (
+        f"the run needs {formatting.size(found.peak_bytes)} at its peak ({found.peak_phase}), "
+        f"{device} "
+        f"has {formatting.size(room.bytes)}. "
+    )
+    change = smallest_change(spec, config, room)
+    if change is None:
+        said += "No single change makes it fit; choose a smaller model or a smaller method. "
+    else:
+        fix, peak = change
+        settings = ", ".join(
+            f"{key}={value['name'] if isinstance(value, dict) else value}"
+            for key, value in fix.changes.items()
+        )
+        said += (
+            f"The smallest change that fits: {fix.title.lower()} ({settings}), "
+            f"{formatting.size(peak)}. "
+        )
+    return said + "Set hardware.ignore_memory to true to start it all the same."
+
+
+def smallest_change(
+    spec: RunSpec, config: Any, room: Capacity
+) -> tuple[memory_savers.Fix, int] | None:
+    """The gentlest change, made again if it can be (halved rows, shorter rows), that makes `spec`
+    fit by the closed form; with its predicted peak."""
+    from lab import methods
+    from lab.preflight.validate import resolve
+
+    def peak_of(value: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        changed = resolve(RunSpec.from_stored(value), room.on_gpu)
+        method = methods.get(changed.method["name"])
+        found = memory.cached(
+            config,
+            changed,
+            method,
+            on_gpu=room.on_gpu,
+            memory_bytes=room.bytes,
+            packed=changed.data.packing == "on",
+            shadow=False,
+        )
+        return found.peak_bytes, changed.to_json()
+
+    for fix in memory_savers.candidates(spec.to_json(), on_gpu=room.on_gpu):
+        changes, value = dict(fix.changes), spec.to_json()
+        step: memory_savers.Fix | None = fix
+        while step is not None:
+            changes |= step.changes
+            peak, value = peak_of(step.apply(value))
+            if peak <= room.bytes:
+                title = fix.title if changes == fix.changes else fix.title.split(" (")[0]
+                return memory_savers.Fix(title, changes, fix.keeps_batch), peak
+            # the same kind of change once more
+            again = memory_savers.candidates(value, on_gpu=room.on_gpu)
+            step = next((one for one in again if one.changes.keys() == fix.changes.keys()), None)
+            if step is not None and step.changes == fix.changes:
+                step = None
+    return None

@@ -1,0 +1,321 @@
+"""Check a spec against its model, data and machine, and resolve every `auto`."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from lab import methods, optimizers, paths, spec_rules
+from lab.data.dataset_stats import facts_of
+from lab.errors import LabError, Problem
+from lab.forecast import compile_choice, formula, runtime_estimate
+from lab.forecast import estimator as memory
+from lab.forecast import memory_savers as smaller
+from lab.forecast.target_device import this_machine
+from lab.methods import Context, compatibility
+from lab.models import catalog as models
+from lab.models import fit, weights
+from lab.models.context_length import context_length
+from lab.preflight import initial_weights, memory_check
+from lab.spec import RunSpec, without_packing
+from lab.stages import stage
+
+DISK_RESERVE = 200_000_000
+
+
+def check(value: Any) -> dict[str, Any]:
+    """What would run: {"problems", "spec", "asked", "facts", "estimate"}.
+
+    With problems the other parts are None. All problems come at once: what depends on a part
+    that is itself wrong is left out, the rest is looked at.
+    """
+    problems: list[Problem] = []
+    spec = RunSpec.parse(value, problems)
+    # a field with a problem holds its default, so the others can still be looked at
+    wrong = {problem.field for problem in problems}
+    resolved = resolve(spec)
+    tokenizer, model = None, None
+    if "model" not in wrong:
+        tokenizer, model = _gather(problems, "model", lambda: _model(resolved), (None, None))
+    facts: dict[str, Any] = {}
+    if tokenizer is not None and not any(field.split(".")[0] == "method" for field in wrong):
+        methods.get(spec.method["name"]).extend_tokenizer(tokenizer, spec.method_config)
+    if not wrong & {"data", "data.dataset", "data.format"}:
+        facts = _gather(problems, "data.dataset", lambda: facts_of(resolved, tokenizer), {})
+    if not wrong & {"model", "method", "method.name", "start_from"}:
+        problems.extend(_gather(problems, "model", lambda: initial_weights.problems(resolved), []))
+    if not {"data", "train"} & wrong:
+        idle, warnings = spec_rules.problems(spec, _run_facts(resolved, facts), frozenset(wrong))
+        problems.extend(idle)
+        facts["warnings"] = [*facts.get("warnings", []), *warnings]
+    if model is not None:
+        check_fit(resolved, model, tokenizer, problems, wrong)
+    estimate = None
+    if model is not None and not problems:
+        with stage("predict"):
+            resolved, estimate = _estimate(resolved, spec, model, tokenizer, facts, problems)
+    if problems or estimate is None:
+        return {"problems": [problem.to_json() for problem in problems]}
+    final = replace(
+        resolved,
+        model=models.resolve(spec.model).id,
+        data=replace(resolved.data, dataset=facts["dataset"], system_prompt=facts["system_prompt"]),
+    )
+    return {
+        "problems": [],
+        "spec": final.to_json(),
+        "asked": value,
+        "facts": facts,
+        "estimate": estimate.to_json(),
+    }
+
+
+def _run_facts(spec: RunSpec, facts: dict[str, Any]) -> spec_rules.RunFacts:
+    """What the rules may know of a run: its steps at most, and of what its rows are."""
+    train, steps = spec.train, spec.train.max_steps
+    if all(getattr(train, name) is None for name in spec_rules.BUDGETS):
+        # no row holds fewer than one sequence; the rest is for what a sample cannot tell
+        course = runtime_estimate.course(without_packing(spec), facts, 1.0)
+        steps = None if course is None else math.ceil(1.25 * course.steps) + 1
+    return spec_rules.RunFacts(steps, facts.get("has_chats"))
+
+
+def fixes(value: dict[str, Any]) -> dict[str, Any]:
+    """{"peak_bytes", "fixes"}: what makes a resolved spec smaller, the largest saving first.
+
+    Each fix has its title, changes, whether it keeps the batch, and its predicted peak; one that
+    saves nothing is left out.
+    """
+    import torch
+
+    value = regardless(value)
+    now = check(value)
+    if now["problems"]:
+        return {"peak_bytes": None, "fixes": []}
+    peak = now["estimate"]["peak_bytes"]
+    found = []
+    for fix in smaller.candidates(now["spec"], on_gpu=torch.cuda.is_available()):
+        changed = check(regardless(fix.apply(now["spec"])))
+        if changed["problems"] or changed["estimate"]["peak_bytes"] >= peak:
+            continue
+        found.append(
+            {
+                "title": fix.title,
+                "changes": fix.changes,
+                "keeps_batch": fix.keeps_batch,
+                "peak_bytes": changed["estimate"]["peak_bytes"],
+                "saves_bytes": peak - changed["estimate"]["peak_bytes"],
+            }
+        )
+    found.sort(key=lambda fix: -fix["saves_bytes"])
+    return {"peak_bytes": peak, "fixes": found}
+
+
+def regardless(value: dict[str, Any]) -> dict[str, Any]:
+    """The spec without the question whether it fits."""
+    return value | {"hardware": {**(value.get("hardware") or {}), "ignore_memory": True}}
+
+
+def resolve(spec: RunSpec, has_bf16: bool | None = None) -> RunSpec:
+    """The spec with each `auto` decided for this machine, or for a GPU with or without bf16."""
+    import torch
+
+    method = methods.get(spec.method["name"])
+    train = spec.train
+    if has_bf16 is None:
+        has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    precision = train.precision
+    if precision == "auto":
+        precision = "bfloat16" if has_bf16 else "float32"
+    choices: dict[str, Any] = {
+        "precision": precision,
+        "learning_rate": (
+            method.default_lr if train.learning_rate == "auto" else train.learning_rate
+        ),
+        "adapter_precision": _adapter_precision(method, replace(train, precision=precision)),
+        "activation_checkpointing": (
+            "off" if train.activation_checkpointing == "auto" else train.activation_checkpointing
+        ),
+        "compile": "off" if train.compile == "auto" else train.compile,
+    }
+    packing = spec.data.packing
+    if packing == "auto":
+        packing = "on" if method.can_pack and spec.data.bucketing == "off" else "off"
+    return replace(
+        spec,
+        name=spec.name.strip() or method.title,
+        train=replace(train, **choices),
+        data=replace(spec.data, packing=packing),
+    )
+
+
+def _adapter_precision(method: Any, train: Any) -> str:
+    """As the base's weights, where the optimizer keeps the bits that bfloat16 lacks."""
+    if train.adapter_precision != "auto":
+        return str(train.adapter_precision)
+    is_narrow = train.precision == "bfloat16" and method.can_use_bfloat16_adapters
+    has_copies = optimizers.can_use_master_weights(method, optimizers.get(train.optimizer))
+    return "bfloat16" if is_narrow and has_copies else "float32"
+
+
+def not_applicable(method: Any, config: Any, error: ValueError) -> Problem:
+    """What a library says of a method on a model, and what to do where that is known."""
+    said = f"{method.title} cannot be applied: {error}"
+    # PEFT's experts, whose weights are no layers
+    if "dropout" in said and getattr(config, "dropout", None):
+        return Problem("method.dropout", f"{said.rstrip('.')}. Set it to 0 for this model.")
+    return Problem("method", said)
+
+
+def _gather(problems: list[Problem], field: str, ask: Callable[[], Any], otherwise: Any) -> Any:
+    """`ask()`, or `otherwise` with its LabError noted as a problem of `field`."""
+    try:
+        return ask()
+    except LabError as error:
+        problems.append(Problem(field, str(error)))
+        return otherwise
+
+
+def _model(spec: RunSpec) -> tuple[Any, Any]:
+    source = models.resolve(spec.model)
+    with stage("model"):
+        config = weights.load_config(source)
+    if any(getattr(c, "quantization_config", None) for c in (config, config.get_text_config())):
+        raise LabError(
+            f"The weights of '{spec.model}' are quantised already, and cannot be trained as they "
+            "are.",
+            "Choose the original model.",
+        )
+    with stage("model"):
+        model = weights.meta_model(config)
+    with stage("tokenizer"):
+        tokenizer = weights.load_tokenizer(source)
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise LabError(
+            f"The tokenizer of '{spec.model}' knows {len(tokenizer):,} tokens, its model only "
+            f"{rows:,}.",
+            "They do not belong together; check the folder.",
+        )
+    fit.check(config, weights.stored_tensors(source), source.id)
+    return tokenizer, model
+
+
+def check_fit(
+    spec: RunSpec,
+    model: Any,
+    tokenizer: Any,
+    problems: list[Problem],
+    wrong: set[str],
+    on_gpu: bool | None = None,
+) -> None:
+    """What the parts refuse of each other: the method of the model, the model of the lengths."""
+    import torch
+
+    method = methods.get(spec.method["name"])
+    if not any(field.split(".")[0] == "method" for field in wrong):
+        context = Context(spec, tokenizer)
+        with stage("method"):
+            problems.extend(
+                _gather(
+                    problems,
+                    "method.name",
+                    lambda: method.check(model, spec.method_config, context),
+                    [],
+                )
+            )
+    problems.extend(
+        Problem(place, message)
+        for place, message in compatibility.refusals(method, spec)
+        if not wrong & {place, place.split(".")[0]}
+    )
+    if "data.max_length" not in wrong:
+        longest = context_length(model.config)
+        # a method with a problem of its own may say nonsense about its tokens
+        is_known = not any(field.split(".")[0] == "method" for field in wrong)
+        before = method.virtual_tokens(spec.method_config)[0] if is_known else 0
+        if longest and spec.data.max_length + before > longest:
+            own = f"; {before:,} are the method's" if before else ""
+            problems.append(
+                Problem(
+                    "data.max_length",
+                    f"is {spec.data.max_length:,}; the model reads at most {longest:,} "
+                    f"tokens{own}.",
+                )
+            )
+    if "train" not in wrong:
+        rule = optimizers.get(spec.train.optimizer)
+        problems.extend(
+            problem
+            for problem in rule.problems(
+                spec.train, on_gpu=torch.cuda.is_available() if on_gpu is None else on_gpu
+            )
+            if problem.field not in wrong
+        )
+
+
+def _estimate(
+    spec: RunSpec,
+    asked: RunSpec,
+    model: Any,
+    tokenizer: Any,
+    facts: dict[str, Any],
+    problems: list[Problem],
+) -> tuple[RunSpec, formula.Estimate | None]:
+    """Apply the method on the meta device, count, hold memory and disk against the need, and
+    predict the time."""
+    import torch
+
+    from lab.forecast.trace.meta_model import Quantised
+    from lab.train import flops
+    from lab.train.loss import is_plain
+
+    structure = model.config
+    dtype = torch.bfloat16 if spec.train.precision == "bfloat16" else torch.float32
+    method, config = methods.get(spec.method["name"]), spec.method_config
+    context = Context(spec, tokenizer)
+    try:
+        with torch.device("meta"):
+            model = model.to(dtype)
+            method.prepare(model, config, context)
+            frozen_bytes = method.frozen_bytes(model, config)
+            model = method.apply(model, config, context)
+            method.unfreeze_all(model, config)
+    except ValueError as error:  # a library refuses the combination in its own words
+        problems.append(not_applicable(method, config, error))
+        return spec, None
+    if spec.train.loss == "fused" and not is_plain(model.get_output_embeddings()):
+        problems.append(
+            Problem(
+                "train.loss",
+                "the fused loss works on a plain head, and the method changes the head. Set plain, "
+                "or leave the head out of method.targets.",
+            )
+        )
+    sizes = formula.sizes(model, spec, frozen_bytes=frozen_bytes)
+    loss = memory.loss_kind(structure, spec)
+    costs = flops.count(model, loss, method.virtual_tokens(config))
+    stored = Quantised.of(method.load_kwargs(config).get("quantization_config"))
+    bits = stored.bits if stored else 16
+    where = this_machine(on_gpu=torch.cuda.is_available()).for_pace()
+    way, _ = compile_choice.choose(asked, spec, method, costs, sizes, where, facts, bits)
+    spec = replace(spec, train=replace(spec.train, compile=way))
+    closed = formula.from_sizes(sizes, spec, on_gpu=False, memory_bytes=None)
+    spec, estimate = memory_check.admit(spec, asked, structure, method, closed, problems)
+    predicted = runtime_estimate.pace(spec, costs, sizes, where, facts, bits)
+    estimate = replace(estimate, pace=predicted.to_json() if predicted else None)
+    home = next(folder for folder in [paths.home(), *paths.home().parents] if folder.exists())
+    room = shutil.disk_usage(home).free - DISK_RESERVE
+    if estimate.disk["total"] > room:
+        problems.append(
+            Problem(
+                "train.save_every",
+                f"not enough disk: the run may need {estimate.disk['total'] / 1e9:.2f} GB in "
+                f"{paths.home()}, {max(room, 0) / 1e9:.2f} GB are free. Lower train.keep_best and "
+                "train.keep_last, set train.save_every to 0, or free some room.",
+            )
+        )
+    return spec, estimate

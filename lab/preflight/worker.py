@@ -1,0 +1,117 @@
+"""One of the planner's processes: answers one request after another, over two pipes.
+
+It is forked from a process that has the libraries in memory, keeps what it has learned for the next
+request, and may be ended at any moment.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import traceback
+from typing import Any, BinaryIO
+
+from lab import stages
+from lab.errors import LabError
+
+STAGE, REPLY = b"S", b"R"  # how a line to the pool begins
+PR_SET_PDEATHSIG = 1
+
+
+def serve(requests: BinaryIO, replies: BinaryIO) -> None:
+    """Answer the lines of `requests` until they end."""
+
+    def tell(stage: str) -> None:
+        replies.write(STAGE + stage.encode() + b"\n")
+        replies.flush()
+
+    stages.listen(tell)
+    for line in requests:
+        job = json.loads(line)
+        reply = {"id": job["id"], **_reply(job["request"])}
+        replies.write(REPLY + json.dumps(reply).encode() + b"\n")
+        replies.flush()
+
+
+def _reply(request: str) -> dict[str, Any]:
+    try:
+        return {"ok": answer(json.loads(request))}
+    except LabError as error:
+        return {"error": error.message, "hint": error.hint}
+    except MemoryError:
+        return {"error": "The request takes more memory than there is.", "hint": ""}
+    except RecursionError:
+        return {"error": "The request is nested too deeply.", "hint": "Nest its values less."}
+    except Exception as error:
+        traceback.print_exc()
+        said = traceback.format_exc()[-4000:]
+        return {"bug": f"{type(error).__name__}: {error}", "traceback": said}
+
+
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    from lab.data.dataset_preview import look
+    from lab.preflight.estimate import estimate, limits, plan
+    from lab.preflight.validate import check, fixes
+
+    os.environ.update(request["where"])
+    try:
+        os.chdir(os.environ["PWD"])
+    except OSError as error:
+        raise LabError(
+            f"The folder {os.environ['PWD']} cannot be entered: {error.strerror}.",
+            "Ask again from another folder.",
+        ) from None
+    kind = request.get("ask")
+    if kind == "check":
+        return check(request["spec"])
+    if kind == "fixes":
+        return fixes(request["spec"])
+    if kind == "estimate":
+        return estimate(request["spec"], request.get("device"), request.get("how") or {})
+    if kind == "limits":
+        return limits(request["spec"], request["device"])
+    if kind == "plan":
+        return plan(request["spec"], request.get("device"))
+    if kind == "look":
+        return look(request["spec"], request["most"])
+    if kind == "warm":
+        load_libraries()
+        import peft  # noqa: F401
+
+        return {}
+    raise LabError(f"unknown request {kind!r}")
+
+
+def load_libraries() -> None:
+    """Import what requests need and may be in memory before a process is forked.
+
+    Not peft where there is a GPU: it imports bitsandbytes, which starts CUDA, and CUDA does not
+    survive a fork.
+    """
+    import transformers.models.llama.modeling_llama  # noqa: F401
+
+    import lab.data.dataset_preview
+    import lab.forecast.trace.layer_repetition
+    import lab.preflight.estimate
+    import lab.preflight.validate
+    import lab.train.flops
+    import lab.train.loss  # noqa: F401
+    from lab import host
+
+    if not host.gpus():
+        import peft  # noqa: F401
+
+
+def prepare(parent: int) -> None:
+    """Set up a forked process: it ends with its parent, and is the first to go without memory."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(0)
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")
+    except OSError as error:  # not everywhere allowed; the pool watches the memory too
+        print(f"oom_score_adj: {error}", file=sys.stderr)

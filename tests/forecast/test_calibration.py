@@ -1,0 +1,86 @@
+"""Predictions held against what finished runs took."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.atomic_files import write_json
+from lab.paths import RunDir
+from lab.runs import estimate_history
+
+GB = 10**9
+
+
+@pytest.fixture
+def ended(lab_home: Path) -> Any:
+    """`ended("k3f9", predicted, measured)`: a run that has ended, with its prediction."""
+
+    def make(name: str, predicted: int, measured: int, **more: Any) -> RunDir:
+        run = RunDir(lab_home / "runs" / f"20261122-10153{len(name)}-lora-{name[-4:]}")
+        run.path.mkdir(parents=True)
+        device = more.pop("device", "cuda")
+        write_json(run.spec, {"method": {"name": "lora"}})
+        write_json(run.estimate, {"peak_bytes": predicted, "device": device, "source": "shadow"})
+        write_json(run.result, {"state": "done", "summary": {"peak_bytes": measured}, **more})
+        return run
+
+    return make
+
+
+def test_an_overestimate_is_above_zero_and_an_underestimate_below(ended: Any) -> None:
+    over = estimate_history.outcome(ended("abc1", 15 * GB, 10 * GB))
+    under = estimate_history.outcome(ended("xabc2", 5 * GB, 10 * GB))
+    assert over is not None and over.error == pytest.approx(0.5), "Half too much was predicted."
+    assert under is not None and under.error == pytest.approx(-0.5), "Half too little."
+
+
+def test_the_errors_of_this_machine_by_device_oldest_first(ended: Any) -> None:
+    ended("abc1", 11 * GB, 10 * GB)  # + 10 %
+    ended("xabc2", 7 * GB, 10 * GB)  # - 30 %
+    ended("xxabc3", 12 * GB, 10 * GB)  # + 20 %
+    ended("xxxabc4", 50 * GB, 10 * GB, device="cpu")
+    found = estimate_history.history_of_errors("cuda")
+    assert [run.id[-4:] for run in found["runs"]] == ["abc1", "abc2", "abc3"], "Oldest first."
+    assert found["median"] == pytest.approx(0.2), "The middle of the sizes 10, 20 and 30 %."
+    assert found["worst"] == pytest.approx(0.3), "Too little by 30 % is worse than 20 % too much."
+    other = estimate_history.history_of_errors("cpu")
+    assert [run.id[-4:] for run in other["runs"]] == ["abc4"] and other["worst"] == 4.0
+    assert estimate_history.history_of_errors("tpu") == {"runs": [], "median": None, "worst": None}
+
+
+def test_a_run_that_ran_out_of_memory_did_not_fit(ended: Any) -> None:
+    fitted = estimate_history.outcome(ended("abc1", GB, GB))
+    failed = estimate_history.outcome(ended("xabc2", GB, GB, out_of_memory={"phase": "training"}))
+    assert fitted is not None and fitted.fitted
+    assert failed is not None and not failed.fitted
+    assert estimate_history.outcome(ended("xxabc3", GB, 0)) is None, "Nothing was measured."
+
+
+def test_the_parts_of_the_peak_are_told_apart(ended: Any) -> None:
+    run = ended("abc1", 20 * GB, 19 * GB)
+    at_peak = {
+        "weights": 4, "optimizer": 8, "gradients": 2, "activations": 3, "loss": 1, "workspace": 5,
+    }  # fmt: skip
+    write_json(
+        run.estimate, {"bytes": {"weights": 4, "gradients": 4, "optimizer": 8}, "at_peak": at_peak}
+    )
+    assert estimate_history.parts(run) == [], "Nothing is measured before the first step."
+    measured = {
+        "weights": 5,
+        "gradients": 4,
+        "optimizer": 9,
+        "peaks": {"forward": 17, "backward": 26},
+    }
+    run.events.write_text(json.dumps({"kind": "memory", **measured}) + "\n")
+    rows = {row["part"]: (row["predicted"], row["measured"]) for row in estimate_history.parts(run)}
+    assert rows == {
+        "weights": (4, 5),
+        "gradients": (4, 4),
+        "optimizer": (8, 9),
+        # 2 + 3 + 1 + 5 of what was predicted; 26 less the 14 that rest there all the time
+        "all else at the peak": (11, 12),
+    }

@@ -1,0 +1,132 @@
+"""Predictions that are kept: the same question is answered from the disk, another one is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab import paths
+from lab.forecast import estimator as memory
+from lab.preflight.estimate import estimate
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    from transformers import LlamaConfig
+
+    place = tmp_path_factory.mktemp("kept")
+    LlamaConfig(
+        vocab_size=256, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2,
+    ).save_pretrained(place)  # fmt: skip
+    return str(place)
+
+
+def ask(folder: str, device: Any = None, method: Any = "lora", **sections: Any) -> dict[str, Any]:
+    data = {"max_length": 128, **sections.get("data", {})}
+    train = {"batch_size": 4, "activation_checkpointing": "off", **sections.get("train", {})}
+    value = {"model": folder, "method": method, "data": data, "train": train}
+    answer = estimate(value, device or {"kind": "cuda"})
+    assert answer["source"] == "shadow", answer["notes"]
+    return answer
+
+
+OTHERS: list[dict[str, Any]] = [
+    {"data": {"max_length": 256}},
+    {"data": {"packing": "on"}},
+    {"train": {"optimizer": "sgd"}},
+    {"train": {"keep_last": 9, "max_steps": 10_000}},
+    {"method": {"name": "lora", "rank": 64}},
+]
+
+
+def test_another_question_gets_an_answer_of_its_own(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = ask(folder)
+    answers = [ask(folder, **changes) for changes in OTHERS]
+    for changes, answer in zip(OTHERS, answers, strict=True):
+        figures = [(one["peak_bytes"], one["disk"]) for one in (first, answer)]
+        assert figures[0] != figures[1], f"{changes} changes the prediction."
+
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("It was answered before.")
+
+    monkeypatch.setattr(memory, "predict", never)
+    again = [ask(folder), *[ask(folder, **changes) for changes in OTHERS]]
+    for before, after in zip([first, *answers], again, strict=True):
+        assert before["peak_bytes"] == after["peak_bytes"]
+        assert before["disk"] == after["disk"]
+
+
+def test_whether_it_fits_is_asked_anew_of_each_device(folder: str) -> None:
+    peak = ask(folder)["peak_bytes"]
+    for size, fits in ((peak - 1, False), (peak, True), (peak - 1, False)):
+        assert ask(folder, {"memory_bytes": size})["fits"] is fits
+    assert list((paths.home() / "cache" / "memory").iterdir()), "Kept on the disk."
+
+
+def test_a_damaged_answer_is_made_again(folder: str) -> None:
+    first = ask(folder)
+    (file,) = (paths.home() / "cache" / "memory").iterdir()
+    for text in ("{", "[]", '{"peak_bytes": 1}'):
+        file.write_text(text)
+        assert ask(folder)["peak_bytes"] == first["peak_bytes"]
+
+
+def test_a_processor_takes_more_than_its_tensors_and_a_gpu_does_not(folder: str) -> None:
+    """Every part counted by the ledger; what is added is cuBLAS's workspace on a GPU, and on a
+    processor the libraries and a seventh for copies and holes."""
+    gpu = ask(folder)
+    assert gpu["at_peak"]["workspace"] == 2 * 32 * 2**20
+    cpu = ask(folder, {"kind": "cpu"})
+    tensors = sum(size for part, size in cpu["at_peak"].items() if part != "workspace")
+    assert cpu["peak_bytes"] == pytest.approx(900e6 + 1.15 * tensors, rel=1e-3)
+    assert gpu["reserved_bytes"] >= gpu["peak_bytes"], "The allocator holds what it gives out."
+
+
+def test_logits_that_are_changed_after_the_head_take_the_plain_loss(tmp_path: Path) -> None:
+    from transformers import Gemma2Config
+
+    shape: dict[str, Any] = {
+        "vocab_size": 2048, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+    }  # fmt: skip
+    Gemma2Config(**shape, final_logit_softcapping=30.0).save_pretrained(tmp_path / "capped")
+    Gemma2Config(**shape, final_logit_softcapping=None).save_pretrained(tmp_path / "free")
+    capped, free = (ask(str(tmp_path / name)) for name in ("capped", "free"))
+    assert capped["settings"]["loss"] == "plain" and free["settings"]["loss"] == "fused"
+    assert "plain loss" in " ".join(capped["notes"]) and "plain" not in " ".join(free["notes"])
+    assert capped["bytes"]["loss"] > 1.2 * free["bytes"]["loss"]
+
+
+def test_a_step_that_cannot_be_traced_is_said(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lab.forecast.trace import layer_repetition
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("an odd layer")
+
+    monkeypatch.setattr(layer_repetition, "step", fail)
+    value = {"model": folder, "method": "lora", "data": {"max_length": 99}}
+    answer = estimate(value, {"kind": "cuda"})
+    assert answer["source"] == "formula" and answer["peak_bytes"] > 0
+    assert "an odd layer" in " ".join(answer["notes"])
+
+
+def test_a_number_of_layers_that_is_given_stays(tmp_path: Path) -> None:
+    from transformers import LlamaConfig
+
+    LlamaConfig(
+        vocab_size=256, hidden_size=64, intermediate_size=256, num_hidden_layers=6,
+        num_attention_heads=4, num_key_value_heads=2,
+    ).save_pretrained(tmp_path)  # fmt: skip
+    rows = {"batch_size": 16, "activation_checkpointing": "auto", "checkpointed_layers": 5}
+    value = {"model": str(tmp_path), "method": "lora", "data": {"max_length": 256}, "train": rows}
+    needed = estimate(
+        {**value, "train": {**rows, "activation_checkpointing": "on"}}, {"kind": "cuda"}
+    )["peak_bytes"]
+    found = estimate(value, {"memory_bytes": int(needed * 1.25)})
+    assert found["settings"]["activation_checkpointing"] == "on" and found["fits"]
+    assert found["settings"]["checkpointed_layers"] == 5, "Five were asked for."

@@ -1,0 +1,128 @@
+"""Which settings are ranked first, and the reasons that people read beside the others."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.preflight.estimate import plan
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    from transformers import LlamaConfig
+
+    place = tmp_path_factory.mktemp("plan")
+    LlamaConfig(
+        vocab_size=4096, hidden_size=256, intermediate_size=768, num_hidden_layers=4,
+        num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True,
+    ).save_pretrained(place)  # fmt: skip
+    return str(place)
+
+
+def spec_of(folder: str, method: Any = "full", **train: Any) -> dict[str, Any]:
+    return {
+        "model": folder,
+        "method": method,
+        "data": {"max_length": 1024},
+        "train": {"batch_size": 2, "accumulation": 3, **train},
+    }
+
+
+@pytest.fixture(scope="module")
+def tight(folder: str) -> dict[str, Any]:
+    """The settings for a device that some of them do not fit."""
+    sizes = [
+        choice["peak_bytes"]
+        for choice in plan(spec_of(folder), {"memory_bytes": 10**11})["choices"]
+    ]
+    return plan(spec_of(folder), {"memory_bytes": int((min(sizes) + max(sizes)) / 2 / 0.94)})
+
+
+def test_each_choice_says_by_how_much_it_is_slower_smaller_or_too_large(
+    tight: dict[str, Any],
+) -> None:
+    best, *others = tight["choices"]
+    room = 0.94 * tight["device_bytes"]
+    assert best["fits"] and best["why"].startswith("the fastest that fits")
+    seen = set()
+    for choice in others:
+        why = choice["why"]
+        if not choice["fits"]:
+            over = re.match(r"needs ([\d.]+) GB more than there is", why)
+            assert over, why
+            assert float(over[1]) == pytest.approx((choice["peak_bytes"] - room) / 1e9, abs=0.006)
+            seen.add("too large")
+            continue
+        amount = re.search(r"([\d.]+) GB (less|more)", why)
+        assert amount, why
+        apart = (choice["peak_bytes"] - best["peak_bytes"]) / 1e9
+        assert float(amount[1]) == pytest.approx(abs(apart), abs=0.006), why
+        if abs(apart) > 0.006:
+            assert amount[2] == ("more" if apart > 0 else "less"), f"{why}; it is {apart:+.3f} GB."
+            seen.add(amount[2])
+        slower = re.match(r"(\d+)% slower", why)
+        share = 100 * (best["tokens_per_s"] - choice["tokens_per_s"]) / best["tokens_per_s"]
+        assert float(slower[1] if slower else 0) == pytest.approx(share, abs=0.6), why
+    assert seen == {"too large", "less", "more"}, "Every kind of reason occurs."
+
+
+def test_every_choice_trains_the_same_rows_and_says_so_in_its_changes(
+    tight: dict[str, Any],
+) -> None:
+    splits = set()
+    for choice in tight["choices"]:
+        changes = choice["changes"]
+        splits.add((changes["train.batch_size"], changes["train.accumulation"]))
+        for key, value in changes.items():
+            assert choice[key.removeprefix("train.")] == value, key
+    assert splits == {(1, 6), (2, 3), (3, 2), (6, 1)}, "Six rows a step, in every way."
+
+
+def test_those_that_fit_come_first_by_speed_then_the_rest_by_what_they_need(
+    tight: dict[str, Any],
+) -> None:
+    fitting = [choice["fits"] for choice in tight["choices"]]
+    assert fitting == sorted(fitting, reverse=True) and not fitting[-1]
+    asked = [
+        choice["tokens_per_s"]
+        for choice in tight["choices"]
+        if choice["fits"] and choice["is_asked_rule"]
+    ]
+    assert asked == sorted(asked, reverse=True) and asked[0] > asked[-1]
+    for choice in tight["choices"]:
+        assert choice["fits"] is (choice["peak_bytes"] <= int(0.94 * tight["device_bytes"])), (
+            "What is chosen leaves six per cent of the device free."
+        )
+
+
+def test_another_optimizer_leads_only_where_it_is_clearly_faster(folder: str) -> None:
+    large = plan(spec_of(folder), {"memory_bytes": 10**12})["choices"]
+    assert large[0]["optimizer"] == "adamw", "Everything fits; the rule that is asked for stays."
+    other = [choice for choice in large if choice["optimizer"] == "adamw8bit"]
+    assert other and all("in place of the one asked for" in choice["why"] for choice in other)
+    assert {
+        choice["optimizer"]
+        for choice in plan(spec_of(folder, optimizer="sgd"), {"memory_bytes": 10**12})["choices"]
+    } == {"sgd"}
+
+
+def test_what_cannot_be_done_is_no_choice(folder: str, tmp_path: Path) -> None:
+    from transformers import Gemma2Config
+
+    room = {"memory_bytes": 10**12}
+    inside = spec_of(folder, optimizer="sgd_in_backward", max_grad_norm=0, accumulation=1)
+    found = plan(inside, room)["choices"]
+    assert {choice["accumulation"] for choice in found} == {1}, "Nothing is there to add up."
+    assert {choice["batch_size"] for choice in found} == {2}
+    prefix = plan(spec_of(folder, "prefix"), room)["choices"]
+    assert {choice["activation_checkpointing"] for choice in prefix} == {"off"}
+    Gemma2Config(
+        vocab_size=512, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=16,
+    ).save_pretrained(tmp_path)  # fmt: skip
+    capped = plan(spec_of(str(tmp_path), loss="fused"), room)["choices"]
+    assert {choice["loss"] for choice in capped} == {"plain"}, "It caps its logits after the head."

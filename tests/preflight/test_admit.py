@@ -1,0 +1,133 @@
+"""Whether a run fits here: what the device has, what is refused, and the way out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from lab import host
+from lab.formatting import size
+from lab.preflight.validate import check
+
+Make = Callable[..., dict[str, Any]]
+GIB = 2**30
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`gpu(bytes)`: this machine has an H100 of that size, of which only a tenth is free now."""
+
+    def have(total: int, name: str = "NVIDIA H100 80GB HBM3") -> None:
+        card = {"name": name, "memory_bytes": total, "free_bytes": total // 10, "driver": "1"}
+        monkeypatch.setattr(host, "gpus", lambda: [card])
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    return have
+
+
+def large(make_spec: Make, method: str = "full", **train: Any) -> dict[str, Any]:
+    sections = {"batch_size": 8, "precision": "bfloat16", "activation_checkpointing": "off"}
+    return make_spec(method, train=sections | train, data={"max_length": 512})
+
+
+def problem_of(spec: dict[str, Any]) -> str:
+    (problem,) = check(spec)["problems"]
+    assert problem["field"] == "hardware.ignore_memory"
+    message: str = problem["message"]
+    return message
+
+
+@pytest.mark.parametrize(
+    ("name", "context"), [("NVIDIA H100 80GB HBM3", 550_000_000), ("A new card", 600_000_000)]
+)
+def test_a_gpu_has_what_cudas_context_leaves(
+    make_spec: Make, gpu: Callable[..., None], name: str, context: int
+) -> None:
+    gpu(80 * 10**9, name)
+    answer = check(large(make_spec))
+    assert answer["problems"] == []
+    peak = answer["estimate"]["peak_bytes"]
+    assert answer["estimate"]["context_bytes"] == context
+    assert answer["estimate"]["source"] == "shadow" and answer["estimate"]["device"] == "cuda"
+    gpu(peak + context, name)
+    assert check(large(make_spec))["problems"] == [], "It fits to the byte."
+    gpu(peak + context - 1, name)
+    said = problem_of(large(make_spec))
+    assert f"the GPU has {size(peak - 1)}" in said, "What others hold now is the queue's matter."
+    assert f"needs {size(peak)} at its peak" in said
+
+
+def test_a_processor_has_the_machines_memory(
+    make_spec: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = make_spec("full", data={"max_length": 512}, train={"batch_size": 8})
+    peak = check(spec)["estimate"]["peak_bytes"]
+    memory = psutil.virtual_memory()._replace(total=peak - 1, available=peak + 10**12)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    said = problem_of(spec)
+    assert f"this machine has {size(peak - 1)}" in said and "GPU" not in said
+    forced = check(spec | {"hardware": {"ignore_memory": True}})
+    assert forced["problems"] == [] and forced["estimate"]["fits"] is False
+    enough = memory._replace(total=peak, available=10**6)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: enough)
+    assert check(spec)["estimate"]["fits"] is True, "All of it, not what happens to be free."
+
+
+def test_the_change_that_is_named_makes_it_fit_and_says_what_it_then_needs(
+    make_spec: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So little memory that rows must be halved again and again."""
+    spec = make_spec("lora", data={"max_length": 64}, train={"batch_size": 512})
+    spec["train"]["activation_checkpointing"] = "on"
+    eighth = spec | {"train": spec["train"] | {"batch_size": 64, "accumulation": 8}}
+    room = check(eighth)["estimate"]["peak_bytes"]
+    memory = psutil.virtual_memory()._replace(total=room)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    said = problem_of(spec)
+    named = re.search(r"fits: half the rows.*\((.*)\), ([\d.]+ [kMG]B)\.", said)
+    assert named, said
+    changes = dict(part.split("=") for part in named[1].split(", "))
+    assert changes["train.batch_size"] == "64" and changes["train.accumulation"] == "8", (
+        "Halved three times, and as many rows a step."
+    )
+    assert check(eighth)["problems"] == [] and named[2] == size(room)
+
+
+def test_checkpointing_is_decided_only_where_it_is_left_open(
+    make_spec: Make, gpu: Callable[..., None]
+) -> None:
+    gpu(80 * 10**9)
+    spec = large(make_spec, "lora")
+    most = check(spec)["estimate"]["peak_bytes"]
+    spec["train"]["activation_checkpointing"] = "auto"
+    assert check(spec)["spec"]["train"]["activation_checkpointing"] == "off", "There is room."
+    gpu(most + 550_000_000 - 1)
+    decided = check(spec)
+    assert decided["problems"] == []
+    assert decided["spec"]["train"]["activation_checkpointing"] == "on"
+    assert decided["estimate"]["peak_bytes"] < most
+    assert decided["estimate"]["context_bytes"] == 550_000_000
+    spec["train"]["activation_checkpointing"] = "off"
+    assert "recompute activations" in problem_of(spec), "Switched off, it is proposed, not done."
+    prefix = large(make_spec, "prefix", activation_checkpointing="auto", batch_size=64)
+    gpu(600_000_000)
+    refused = {one["field"] for one in check(prefix)["problems"]}
+    assert refused == {"hardware.ignore_memory"}, "Prefixes cannot be recomputed."
+
+
+def test_packed_rows_need_their_mask(make_spec: Make, gpu: Callable[..., None]) -> None:
+    gpu(80 * 10**9)
+    peaks = []
+    for packing in ("off", "on"):
+        spec = large(make_spec, "lora")
+        spec["data"]["packing"] = packing
+        answer = check(spec)
+        assert answer["estimate"]["settings"]["packed"] is (packing == "on")
+        peaks.append(answer["estimate"]["peak_bytes"])
+    assert peaks[1] - peaks[0] >= 8 * 512 * 512, "A mask of rows x length x length."

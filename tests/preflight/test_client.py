@@ -1,0 +1,74 @@
+"""The planner process: asked from anywhere, and asked again when it has died."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.errors import LabError, SpecError
+from lab.preflight.client import Planner
+
+
+@pytest.fixture(scope="module")
+def planner() -> Iterator[Planner]:
+    made = Planner()
+    yield made
+    made.close()
+
+
+def test_problems_come_as_they_are_with_their_fields(
+    planner: Planner, make_spec: Callable[..., dict[str, Any]]
+) -> None:
+    spec = make_spec("lora", train={"batch_size": 0})
+    for ask in (
+        lambda: planner.check(spec),
+        lambda: planner.estimate(spec),
+        lambda: planner.plan(spec),
+        lambda: planner.limits(spec, {"memory_bytes": 10**9}),
+    ):
+        with pytest.raises(SpecError) as caught:
+            ask()
+        (problem,) = caught.value.problems
+        assert (problem.field, "is 0" in problem.message) == ("train.batch_size", True)
+
+
+def test_each_question_brings_its_own_folders(
+    planner: Planner, make_spec: Callable[..., dict[str, Any]], tmp_path: Path,
+    chats: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    uploads = tmp_path / "other" / "datasets"
+    uploads.mkdir(parents=True)
+    (uploads / "mine.jsonl").write_bytes(chats.read_bytes())
+    spec = make_spec("lora", data={"dataset": "upload:mine.jsonl"})
+    with pytest.raises(SpecError, match="no uploaded dataset"):
+        planner.check(spec)
+    monkeypatch.setenv("LAB_HOME", str(tmp_path / "other"))
+    assert planner.check(spec)["facts"]["dataset"] == "upload:mine.jsonl"
+    monkeypatch.chdir(uploads)
+    here = planner.check(make_spec("lora", data={"dataset": "./mine.jsonl"}))
+    assert here["facts"]["examples"] == 24, "Paths are relative to who asks."
+
+
+def test_errors_keep_their_hint_and_bugs_are_raised(
+    planner: Planner, make_spec: Callable[..., dict[str, Any]]
+) -> None:
+    with pytest.raises(LabError) as caught:
+        planner.look(make_spec() | {"model": "builtin:nothing"}, 10)
+    assert caught.value.hint.startswith("Choose one of: builtin:")
+    with pytest.raises(RuntimeError, match="KeyError"):
+        planner.ask({"ask": "check"})
+
+
+def test_a_planner_that_has_died_is_started_again(planner: Planner) -> None:
+    planner.warm()
+    first = planner._process
+    assert first is not None
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    planner.warm()
+    assert planner._process is not None and planner._process.pid != first.pid

@@ -1,0 +1,94 @@
+"""The device that an estimate is for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from lab import host
+from lab.atomic_files import write_json
+from lab.forecast.target_device import Target
+from lab.paths import RunDir
+from lab.preflight.estimate import estimate
+
+GIB = 2**30
+VALUE: dict[str, Any] = {
+    "model": "config:SmolLM2-135M",
+    "method": "lora",
+    "data": {"max_length": 64},
+}
+CLOSED = {"shadow": False}
+
+
+def ask(device: dict[str, Any] | None, **train: Any) -> dict[str, Any]:
+    return estimate(VALUE | {"train": {"batch_size": 1, **train}}, device, CLOSED)
+
+
+def test_a_card_of_the_table_has_its_memory_less_the_context() -> None:
+    card = ask({"gpu": "T4 16GB"})
+    assert card["device_bytes"] == 15 * GIB - 350_000_000
+    assert card["context_bytes"] == 350_000_000
+    assert card["settings"]["precision"] == "float32", "A T4 has no bf16."
+    assert ask({"gpu": "RTX 3090 24GB"})["settings"]["precision"] == "bfloat16"
+    sized = ask({"gpu": "T4 16GB", "memory_bytes": 8 * 10**9})
+    assert sized["device_bytes"] == 8 * 10**9, "A size that is given counts."
+
+
+def test_energy_is_watts_over_speed() -> None:
+    """A T4 takes 70 W: a million tokens at v tokens a second take 10^6 / v seconds."""
+    card = ask({"gpu": "T4 16GB"})
+    hours = 1e6 / card["tokens_per_s"] / 3600
+    assert card["wh_per_million_tokens"] == pytest.approx(70 * hours, rel=0.01)
+    assert ask({"kind": "cuda"})["wh_per_million_tokens"] is None
+
+
+def test_a_size_alone_is_a_gpu_and_a_kind_is_that_kind() -> None:
+    assert ask({"memory_bytes": 10**10})["device"] == "cuda"
+    cpu = ask({"kind": "cpu", "memory_bytes": 10**10})
+    assert (cpu["device"], cpu["device_bytes"]) == ("cpu", 10**10)
+    assert cpu["settings"]["precision"] == "float32" and cpu["context_bytes"] is None
+    free = psutil.virtual_memory().available
+    assert ask({"kind": "cpu"})["device_bytes"] == pytest.approx(free, rel=0.2)
+    none = ask({"kind": "cuda"})
+    assert none["device_bytes"] is None and none["fits"] is None
+
+
+def test_this_machines_gpu_has_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = {"name": "NVIDIA L4", "memory_bytes": 24 * 10**9, "free_bytes": 7 * 10**9, "driver": ""}
+    monkeypatch.setattr(host, "gpus", lambda: [card])
+    here = ask(None)
+    assert (here["device"], here["device_bytes"]) == ("cuda", 7 * 10**9)
+    assert here["context_bytes"] == 400_000_000, "That of an L4."
+
+
+def test_a_config_without_weights_is_meant_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "gpus", list)
+    assert ask(None)["device"] == "cuda" and ask(None)["device_bytes"] is None
+    assert ask(None, precision="bfloat16")["device"] == "cuda"
+
+
+def test_only_finished_runs_speak_and_no_gpu_exceeds_its_peak(
+    lab_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "gpus", list)
+
+    def add(name: str, state: str, flops: float, device: str = "cpu") -> None:
+        run = RunDir(lab_home / "runs" / f"20261122-101530-lora-{name}")
+        run.path.mkdir(parents=True)
+        summary = {"flops": flops, "tokens": 2000, "seconds": 20.0}
+        write_json(run.result, {"state": state, "summary": summary})
+        write_json(run.estimate, {"device": device})
+
+    add("k3f9", "done", 4e12)
+    add("k3g0", "failed", 4e13)
+    add("k3g1", "stopped", 4e13)
+    assert Target(False, 10**9, flops=1e12).for_pace().reached == pytest.approx(0.2), (
+        "A run that failed says nothing of the speed of one that ends."
+    )
+    card = {"name": "NVIDIA L4", "memory_bytes": 24 * 10**9, "free_bytes": 10**9, "driver": ""}
+    monkeypatch.setattr(host, "gpus", lambda: [card])
+    add("k3g2", "done", 20 * 9e14, device="cuda")
+    assert Target(True, 10**9, flops=121e12).for_pace().reached == 1.0

@@ -1,0 +1,95 @@
+"""Estimates for any device: limits to the token, energy, and what is decided by the size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lab.preflight.estimate import estimate, limits, plan
+
+CLOSED = {"shadow": False}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    from transformers import LlamaConfig
+
+    place = tmp_path_factory.mktemp("limits")
+    LlamaConfig(
+        vocab_size=1024, hidden_size=128, intermediate_size=512, num_hidden_layers=4,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=8192,
+    ).save_pretrained(place)  # fmt: skip
+    return str(place)
+
+
+def spec(folder: str, rows: int = 2, length: int = 256, way: str = "off") -> dict[str, Any]:
+    train = {"batch_size": rows, "activation_checkpointing": way}
+    return {"model": folder, "method": "lora", "data": {"max_length": length}, "train": train}
+
+
+def test_limits_are_where_one_more_does_not_fit(folder: str) -> None:
+    device = {"memory_bytes": 300 * 10**6}
+    found = limits(spec(folder), device)
+    row, rows = found["longest_row"], found["largest_batch"]
+    assert 256 < row < 8192 and 2 < rows < 4096
+    assert row == pytest.approx(256 * rows / 2, rel=0.02), "Twice the tokens either way."
+    for value, more in (
+        (spec(folder, length=row), spec(folder, length=row + 1)),
+        (spec(folder, rows=rows), spec(folder, rows=rows + 1)),
+    ):
+        assert estimate(value, device, CLOSED)["fits"] is True, value
+        assert estimate(more, device, CLOSED)["fits"] is False, more
+
+
+def test_limits_end_where_the_model_or_the_lab_ends(folder: str) -> None:
+    everything = limits(spec(folder, rows=1, length=8), {"memory_bytes": 10**15})
+    assert everything["longest_row"] == 8192, "As far as the model reads."
+    assert everything["largest_batch"] == 4096
+    nothing = limits(spec(folder), {"memory_bytes": 10**6})
+    assert nothing == {"longest_row": 0, "largest_batch": 0, "largest_model": ""}
+
+
+def test_where_checkpointing_is_open_limits_are_those_with_it(folder: str) -> None:
+    device = {"memory_bytes": 300 * 10**6}
+    rows = {
+        way: limits(spec(folder, way=way), device)["longest_row"] for way in ("off", "on", "auto")
+    }
+    assert rows["auto"] == rows["on"] > 1.5 * rows["off"]
+
+
+def test_checkpointing_that_is_open_follows_the_size(folder: str) -> None:
+    value = spec(folder, rows=8, length=1024, way="auto")
+    peak = estimate(spec(folder, rows=8, length=1024), {"kind": "cuda"})["peak_bytes"]
+    for size, way in ((peak, "off"), (peak - 1, "on")):
+        found = estimate(value, {"memory_bytes": size})
+        assert found["settings"]["activation_checkpointing"] == way, size
+        assert found["fits"] is True
+    assert estimate(value, {"kind": "cuda"})["settings"]["activation_checkpointing"] == "off"
+    prefix = value | {"method": "prefix"}
+    assert estimate(prefix, {"memory_bytes": 200 * 10**6})["fits"] is False
+    assert "problems" not in estimate(prefix, {"memory_bytes": 200 * 10**6})
+
+
+def test_a_plan_needs_a_device_of_a_size_and_says_its_energy(folder: str) -> None:
+    refused = plan(spec(folder), {"kind": "cuda"})
+    assert "no size" in refused["problems"][0]["message"]
+    found = plan(spec(folder), {"gpu": "T4 16GB"})
+    hours = 1e6 / found["choices"][0]["tokens_per_s"] / 3600
+    assert found["energy_wh_per_million_tokens"] == pytest.approx(70 * hours, rel=0.02, abs=0.01)
+    assert plan(spec(folder), {"memory_bytes": 10**10})["energy_wh_per_million_tokens"] is None
+
+
+def test_rows_are_packed_elsewhere_only_if_that_is_asked_for(folder: str) -> None:
+    value = spec(folder)
+    assert estimate(value, {"kind": "cuda"})["settings"]["packed"] is False
+    value["data"]["packing"] = "on"
+    assert estimate(value, {"kind": "cuda"})["settings"]["packed"] is True
+
+
+def test_all_problems_are_refused_before_anything_is_estimated(folder: str) -> None:
+    value = spec(folder, rows=0) | {"method": {"name": "lora", "rank": 0}}
+    for answer in (estimate(value), plan(value), limits(value, {"memory_bytes": 10**9})):
+        assert {one["field"] for one in answer["problems"]} == {"train.batch_size", "method.rank"}
+    long = estimate(spec(folder, length=8193), {"kind": "cuda"})
+    assert [one["field"] for one in long["problems"]] == ["data.max_length"]

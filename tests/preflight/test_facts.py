@@ -1,0 +1,108 @@
+"""What is said of a spec's data before the run starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.data import dataset_stats
+from lab.preflight.validate import check
+from tests.conftest import write_rows
+
+Make = Callable[..., dict[str, Any]]
+
+
+def facts_of(spec: dict[str, Any]) -> dict[str, Any]:
+    answer = check(spec)
+    assert answer["problems"] == []
+    found: dict[str, Any] = answer["facts"]
+    return found
+
+
+def pairs(count: int, answer: str = "yes") -> list[dict[str, str]]:
+    return [{"prompt": f"Is {number} a number?", "completion": answer} for number in range(count)]
+
+
+def test_a_large_files_rows_are_estimated_from_its_size(
+    make_spec: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "many.jsonl"
+    rows = [{"prompt": f"{number:09d}", "completion": "y" * 100} for number in range(50_000)]
+    write_rows(file, rows)
+    monkeypatch.setattr(dataset_stats, "READ_S", 0.0)
+    found = facts_of(make_spec(data={"dataset": str(file)}))
+    assert found["examples_read"] < 50_000, "Reading was cut off."
+    assert found["examples"] == pytest.approx(50_000, rel=0.1)
+    assert found["bytes"] == file.stat().st_size
+
+
+def test_the_tokens_of_a_row_and_those_in_the_loss(
+    make_spec: Make, tmp_path: Path, tokenizer: Any
+) -> None:
+    file = tmp_path / "pairs.jsonl"
+    write_rows(file, pairs(10, "one two three"))
+    found = facts_of(make_spec(data={"dataset": str(file)}))
+    answer = len(tokenizer("one two three")["input_ids"])
+    assert found["loss_tokens_per_row"] == pytest.approx(answer + 1, abs=1), "And the end token."
+    assert found["tokens_per_row"] > 2 * found["loss_tokens_per_row"]
+    assert found["examples"] == 10 and found["sequences_per_example"] == 1.0
+    whole = facts_of(make_spec(data={"dataset": str(file), "loss_on": "all"}))
+    assert whole["loss_tokens_per_row"] > 0.8 * whole["tokens_per_row"]
+
+
+def test_long_text_is_cut_into_several_sequences(make_spec: Make, tmp_path: Path) -> None:
+    file = tmp_path / "text.jsonl"
+    write_rows(file, [{"text": "word " * 200}] * 5)
+    found = facts_of(make_spec("full", data={"dataset": str(file), "max_length": 64}))
+    assert found["sequences_per_example"] == pytest.approx(200 / 64, abs=1.0)
+    assert found["tokens_per_row"] <= 64
+
+
+def test_what_a_person_should_know_is_said(make_spec: Make, tmp_path: Path) -> None:
+    text = tmp_path / "text.jsonl"
+    write_rows(text, [{"text": "Once upon a time there was a fox."}] * 5)
+
+    def said(method: str = "full", **data: Any) -> str:
+        return " ".join(
+            facts_of(make_spec(method, data={"dataset": str(text), **data}))["warnings"]
+        )
+
+    assert "C14" in said() and "C25" not in said()
+    assert "C14" in said("lora") and "C25" in said("lora"), "A small update learns little."
+    general = tmp_path / "general.jsonl"
+    write_rows(general, pairs(30))
+    mixed = {"general_mix": 0.1, "general_set": str(general)}
+    assert "C14" not in said(**mixed)
+    chats = tmp_path / "chats.jsonl"
+    write_rows(chats, pairs(10))
+    assert facts_of(make_spec(data={"dataset": str(chats)}))["warnings"] == []
+    write_rows(chats, [*pairs(5), *pairs(5, "Dear {{ name }}, {{city}} calls.")])
+    (slots,) = facts_of(make_spec(data={"dataset": str(chats)}))["warnings"]
+    assert "{{city}}" in slots
+    filled = {"dataset": str(chats), "slots": {"name": "Ada", "city": "Bonn"}}
+    assert facts_of(make_spec(data=filled))["warnings"] == []
+    with chats.open("a") as file:
+        file.write('{"prompt": "x"}\n')
+    skipped = {**filled, "bad_rows": "skip"}
+    (bad,) = facts_of(make_spec(data=skipped))["warnings"]
+    assert bad.startswith("1 rows cannot be used")
+
+
+@pytest.mark.parametrize("field", ["general_set", "held_out"])
+def test_other_sets_that_are_not_there_are_refused_before_the_run(
+    make_spec: Make, field: str
+) -> None:
+    data = {field: "builtin:nothing", "general_mix": 0.1}
+    (problem,) = check(make_spec(data=data))["problems"]
+    assert "Unknown dataset 'builtin:nothing'" in problem["message"]
+
+
+def test_rows_whose_answers_are_cut_off_are_refused(make_spec: Make, tmp_path: Path) -> None:
+    file = tmp_path / "long.jsonl"
+    write_rows(file, [{"prompt": "word " * 100, "completion": "yes"}] * 3)
+    (problem,) = check(make_spec(data={"dataset": str(file), "max_length": 64}))["problems"]
+    assert "has a token to learn from within 64 tokens" in problem["message"]
+    assert check(make_spec(data={"dataset": str(file), "max_length": 256}))["problems"] == []
