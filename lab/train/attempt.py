@@ -76,20 +76,18 @@ class Attempt:
         )
         write_json(self.run.environment, environment(self.spec, self.device))
         saved = self._newest_checkpoint()
-        if saved is not None:
-            if text := changes_since_last_attempt(self.run):
-                self.telemetry.warn(
-                    f"Resumed under other conditions ({text}): the result need not be equal bit "
-                    "for bit to that of an uninterrupted run."
-                )
+        if saved is not None and (text := changes_since_last_attempt(self.run)):
+            self.telemetry.warn(
+                f"Resumed under other conditions ({text}): the result need not be equal bit for "
+                "bit to that of an uninterrupted run."
+            )
         settled = record_reader.last_event(self.run, PACKING)  # by an earlier attempt
         if settled.get("packing") == "off":
             self.spec = without_packing(self.spec)
         self.source = catalog.resolve(self.spec.model)
-        start = "" if saved else self.spec.start_from
-        self.base = identify_base(
-            self.run, self.source, self.telemetry, self._check_commands, start
-        )
+        begin = "" if saved else self.spec.start_from
+        look = self._check_commands
+        self.base = identify_base(self.run, self.source, self.telemetry, look, begin)
         self.data = self._data()
         # what is under way goes on with the rows that it began with
         model = self._load_and_evaluate_base(tries_packing=not settled and saved is None)
