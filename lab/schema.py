@@ -1,7 +1,8 @@
 """Dataclasses that a person fills in: title, help and bounds stand beside the field, once.
 
 The command line, the form and the checks all read the same metadata:
-`title`, `help`, `min`, `max`, `above` (exclusive minimum), `choices`, `filled` (no empty text),
+`title`, `help`, `min`, `max`, `above` (exclusive minimum), `excluded` (numbers between them that
+are not allowed), `choices`, `filled` (no empty text),
 `words` (text allowed instead of a number, such as "auto").
 """
 
@@ -176,6 +177,8 @@ def _bounds(value: Any, limits: Any) -> str:
             return f"is {number(value)}; it must be above {number(above)}{_up_to(high)}."
         if low is not None and value < low:
             return f"is {number(value)}; it must be at least {number(low)}{_up_to(high)}."
+        if value in limits.get("excluded", ()):
+            return f"is {number(value)}, which is not allowed. {limits['help']}"
         if high is not None and value > high:
             return f"is {number(value)}; it must be at most {number(high)}."
     if isinstance(value, str):

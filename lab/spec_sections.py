@@ -114,7 +114,8 @@ class DataSpec:
         "auto",
         "Packing",
         "Combine short examples into full-length sequences that cannot attend to each other. "
-        "Less padding, fewer and fuller steps. auto: on where method and model support it.",
+        "Less padding, fewer and fuller steps. auto: on where method and model support it, unless "
+        "examples are grouped by length.",
         choices=AUTO_ON_OFF,
     )
     loss_on: str = option(

@@ -34,6 +34,8 @@ def merge(arguments: argparse.Namespace) -> Answer:
         apart = f"{made['largest_difference']:.1e}"
         console.print(f"{escape(made['folder'])}, {size(made['bytes'])}.", soft_wrap=True)
         console.print(f"Read back, its logits differ from the result's by {apart} of their spread.")
+        if made["note"]:
+            console.print(f"[yellow]{escape(made['note'])}[/]")
 
     return Answer(made, display)
 
@@ -50,5 +52,7 @@ def evaluate(arguments: argparse.Namespace) -> Answer:
             [[row["model"], f"{row['loss']:.4f}", f"{row['perplexity']:.3g}"] for row in found],
             right="lrr",
         )
+        for note in filter(None, (row["note"] for row in found)):
+            console.print(f"[yellow]{escape(note)}[/]")
 
     return Answer({"models": found}, display)

@@ -50,6 +50,7 @@ def facts_of(spec: RunSpec, tokenizer: Any) -> dict[str, Any]:
         "examples": count,
         "examples_read": found.num_valid,
         "bytes": size,
+        "has_chats": found.has_chats,
         "warnings": _warnings(spec, found, sample.examples),
     }
     if tokenizer is None:

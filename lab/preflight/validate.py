@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from lab import methods, optimizers, paths
+from lab import methods, optimizers, paths, spec_rules
 from lab.data.dataset_stats import facts_of
 from lab.errors import LabError, Problem
 from lab.forecast import compile_choice, formula, runtime_estimate
@@ -18,8 +19,9 @@ from lab.methods import Context
 from lab.methods.parts import compatibility
 from lab.models import catalog as models
 from lab.models import fit, weights
+from lab.models.context_length import context_length
 from lab.preflight import initial_weights, memory_check
-from lab.spec import RunSpec
+from lab.spec import RunSpec, without_packing
 from lab.stages import stage
 
 DISK_RESERVE = 200_000_000
@@ -46,6 +48,10 @@ def check(value: Any) -> dict[str, Any]:
         facts = _gather(problems, "data.dataset", lambda: facts_of(resolved, tokenizer), {})
     if not wrong & {"model", "method", "method.name", "start_from"}:
         problems.extend(_gather(problems, "model", lambda: initial_weights.problems(resolved), []))
+    if not {"data", "train"} & wrong:
+        idle, warnings = spec_rules.problems(spec, _run_facts(resolved, facts), frozenset(wrong))
+        problems.extend(idle)
+        facts["warnings"] = [*facts.get("warnings", []), *warnings]
     if model is not None:
         check_fit(resolved, model, tokenizer, problems, wrong)
     estimate = None
@@ -66,6 +72,16 @@ def check(value: Any) -> dict[str, Any]:
         "facts": facts,
         "estimate": estimate.to_json(),
     }
+
+
+def _run_facts(spec: RunSpec, facts: dict[str, Any]) -> spec_rules.RunFacts:
+    """What the rules may know of a run: its steps at most, and of what its rows are."""
+    train, steps = spec.train, spec.train.max_steps
+    if all(getattr(train, name) is None for name in spec_rules.BUDGETS):
+        # no row holds fewer than one sequence; the rest is for what a sample cannot tell
+        course = runtime_estimate.course(without_packing(spec), facts, 1.0)
+        steps = None if course is None else math.ceil(1.25 * course.steps) + 1
+    return spec_rules.RunFacts(steps, facts.get("has_chats"))
 
 
 def fixes(value: dict[str, Any]) -> dict[str, Any]:
@@ -128,7 +144,7 @@ def resolve(spec: RunSpec, has_bf16: bool | None = None) -> RunSpec:
     }
     packing = spec.data.packing
     if packing == "auto":
-        packing = "on" if method.can_pack else "off"
+        packing = "on" if method.can_pack and spec.data.bucketing == "off" else "off"
     return replace(
         spec,
         name=spec.name.strip() or method.title,
@@ -218,7 +234,7 @@ def check_fit(
         if not wrong & {place, place.split(".")[0]}
     )
     if "data.max_length" not in wrong:
-        longest = getattr(model.config, "max_position_embeddings", None)
+        longest = context_length(model.config)
         # a method with a problem of its own may say nonsense about its tokens
         is_known = not any(field.split(".")[0] == "method" for field in wrong)
         before = method.virtual_tokens(spec.method_config)[0] if is_known else 0
