@@ -68,6 +68,7 @@ class RecordReader:
         self.until = until
         self.size = 0
         self.is_whole = True
+        self.notes: list[str] = []  # of the file as a whole
         self._source: Source | None = None
         self._share = 0.0  # of a Parquet file
 

@@ -26,11 +26,12 @@ from lab.visible import number_of
 
 MOST = (1000, 10_000)
 PARTS = {
-    "messages": ("messages",),
+    "messages": ("messages", "system", "tools"),
     "tree": ("messages",),
     "text": ("text",),
     "multiple-choice": ("prompt", "choices", "completion"),
     "alpaca": ("prompt", "input", "completion", "system"),
+    "preference": ("prompt", "messages", "completion", "system"),
 }
 
 
@@ -225,6 +226,8 @@ def notes(seen: dict[str, Any]) -> None:
         st.markdown(
             f":material/article: Plain text: continued pretraining, each text ends with {end}."
         )
+    for note in seen["notes"]:
+        st.markdown(f":material/info: {escape_markdown(note)}")
     waste = seen["waste"]
     if waste:
         st.markdown(
