@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from lab.data import examples, formats
 from lab.data.formats import Example, ReadOptions
+from lab.data.lines import way_out_of
 from lab.data.readers import BadRow, RecordReader
 from lab.errors import LabError
 from lab.schema import quote
@@ -117,13 +118,13 @@ class ExampleReader:
         if not self.num_valid and not self.is_whole:
             raise LabError(
                 f"No row was found in the first {self.bytes_read:,} bytes of "
-                f"'{quote(str(self.path))}' in "
+                f"'{quote(self.path.name)}' in "
                 "the time there is.",
                 "Check whether it is a dataset.",
             )
         if not self.num_valid:
             raise LabError(
-                f"The dataset '{quote(str(self.path))}' is empty.",
+                f"The dataset '{quote(self.path.name)}' is empty.",
                 "Give a file with at least one row.",
             )
 
@@ -131,12 +132,18 @@ class ExampleReader:
         count = MOST_BAD if before else self.num_invalid
         seen = self.num_invalid + self.num_valid - (1 if before else 0)
         raise LabError(
-            f"{before}{count} of {seen} rows of '{quote(str(self.path))}' cannot be used: "
+            f"{before}{count} of {seen} rows of '{quote(self.path.name)}' cannot be used: "
             f"{self.invalid_summary()}.",
-            "Mend or remove these rows, or set data.bad_rows to skip."
-            if self.num_valid
-            else "Mend these rows, or name the right columns in data.columns.",
+            self._way_out(),
         )
+
+    def _way_out(self) -> str:
+        first = self.reasons.groups[0].text if self.reasons.groups else ""
+        if conversion := way_out_of(first):
+            return conversion + (" Or set data.bad_rows to skip." if self.num_valid else "")
+        if self.num_valid:
+            return "Mend or remove these rows, or set data.bad_rows to skip."
+        return "Mend these rows, or name the right columns in data.columns."
 
     def invalid_summary(self) -> str:
         """The reasons of bad rows, each once, and how many more there are."""
