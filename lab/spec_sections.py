@@ -17,6 +17,7 @@ FORMATS = (
     "text",
     "labels",
     "multiple-choice",
+    "preference",
     "tree",
 )
 
@@ -37,15 +38,26 @@ class DataSpec:
     format: str = option(
         "auto",
         "Example format",
-        "How an example is structured; auto detects it from the column names.",
+        "How an example is structured; auto detects it from the column names. preference learns "
+        "the chosen answers of comparisons.",
         choices=FORMATS,
     )
     columns: dict[str, str] = option(
         {},
         "Column mapping",
-        "Which columns hold prompt, input, completion, system, text, messages or choices when "
-        "their names are not recognised; dots reach nested values (answers.0.text).",
-        keys=("prompt", "input", "completion", "system", "text", "messages", "choices"),
+        "Which columns hold prompt, input, completion, system, history, tools, text, messages or "
+        "choices when their names are not recognised; dots reach nested values (answers.0.text).",
+        keys=(
+            "prompt",
+            "input",
+            "completion",
+            "system",
+            "history",
+            "tools",
+            "text",
+            "messages",
+            "choices",
+        ),
     )
     slots: dict[str, str] = option(
         {}, "Placeholders", "Values for {{name}} placeholders in the examples."

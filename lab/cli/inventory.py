@@ -161,7 +161,11 @@ def datasets_verb(arguments: argparse.Namespace) -> Answer:
     if not arguments.what:
         raise LabError(f"Nothing was named to {arguments.action}.", "See `datasets --help`.")
     if arguments.action == "add":
-        done = {"id": datasets.add_file(Path(arguments.what).expanduser()).id, "state": "added"}
+        path = Path(arguments.what).expanduser()
+        made = datasets.add_file(path)
+        done = {"id": made.id, "state": "added"}
+        if (told := datasets.renamed(path.name, made)) and not arguments.json:
+            say(told)
     elif arguments.action == "remove":
         datasets.remove(arguments.what.removeprefix("upload:"))
         done = {"id": arguments.what, "state": "removed"}

@@ -13,6 +13,7 @@ import numpy as np
 from lab.data import batches, chat_template, duplicates, format_detection, prepare, token_view
 from lab.data import catalog as datasets
 from lab.data.chat_template import TokenizedExample
+from lab.data.conversations import words as message_words
 from lab.data.example_reader import Example, ExampleReader, Sample
 from lab.errors import LabError, Problem, SpecError
 from lab.methods import get as method_of
@@ -102,7 +103,11 @@ def look(value: Any, most: int = MOST) -> dict[str, Any]:
         },
         "twins": [_pair(examples, texts, pair) for pair in (twins.exact + twins.near)[:20]],
         "leaks": [_pair(examples, texts, pair) for pair in leaks[:20]],
-        "bad": [{"row": row, "reason": reason} for row, reason in found.reasons[:50]],
+        "bad": [
+            {"reason": group.text, "rows": group.count, "first row": group.row}
+            for group in found.reasons.groups[:50]
+        ],
+        "notes": found.notes(),
         "waste": _waste(flat, spec),
     }
 
@@ -152,7 +157,7 @@ def _tokenized(
 
 def _words(example: Example) -> str:
     """What makes a row the same as another: all that is said in it."""
-    return example.text or "\n".join(message["content"] for message in example.messages)
+    return example.text or "\n".join(map(message_words, example.messages))
 
 
 def _row(

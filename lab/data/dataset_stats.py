@@ -134,7 +134,7 @@ def _warnings(
     spec: RunSpec, found: example_reader.ExampleReader, sample: list[example_reader.Example]
 ) -> list[str]:
     """What a person should know before the run starts, and may well want."""
-    told = []
+    told = found.notes()
     if found.num_invalid:
         told.append(
             f"{found.num_invalid} rows cannot be used and are skipped: {found.invalid_summary()}."

@@ -68,6 +68,7 @@ def prepare(
             f"{name} one is used and saved with the result. It ends with {tokenizer.eos_token}."
         )
     check_objective(data, meta["has_chats"], dataset)
+    notes += meta["record_notes"]
     if meta["bad"]:
         notes.append(f"{meta['bad']} rows cannot be used and were skipped: {meta['told']}.")
     _, held = batches.split_indices(meta["examples"], 0.0 if data.held_out else data.eval_fraction)
@@ -119,7 +120,7 @@ def prepare(
         "truncated": int(tokens.cut.sum()),
         "general_rows": added,
     }
-    first = Example(**{**meta["first"], "messages": tuple(meta["first"]["messages"])})
+    first = Example(**{**meta["first"], "messages": tuple(meta["first"]["messages"]), "notes": ()})
     return PreparedData(rows, held_rows, system_prompt, first, figures, notes)
 
 
@@ -200,7 +201,7 @@ def _sequences(
         "examples": number,
         "bad": rows.num_invalid,
         "told": rows.invalid_summary(),
-        "reasons": rows.reasons,
+        "record_notes": rows.notes(),
         "has_chats": rows.has_chats,
     }
 
@@ -223,7 +224,8 @@ def _pieces(
 def reading_of(data: DataSpec, dataset: Dataset) -> ReadOptions:
     """How the dataset is read: as the spec says, else as its card says."""
     columns = data.columns or dict(dataset.card.get("columns") or {})
-    return ReadOptions(data.format, columns, data.slots, data.bad_rows, data.max_examples)
+    ignored = tuple(dataset.card.get("metadata") or ())
+    return ReadOptions(data.format, columns, data.slots, data.bad_rows, data.max_examples, ignored)
 
 
 def check_objective(data: DataSpec, has_chats: bool, dataset: Dataset) -> None:

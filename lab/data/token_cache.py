@@ -25,7 +25,7 @@ from lab.data.chat_template import IGNORE_INDEX, TokenizedExample
 from lab.errors import LabError
 from lab.schema import quote
 
-VERSION = 1  # of what tokenising does: raise it when the same settings give other tokens
+VERSION = 2  # of what tokenising does: raise it when the same settings give other tokens
 FIELDS = 5
 BUFFER = 1 << 20  # tokens held before they are written
 
@@ -83,6 +83,7 @@ class TokenizedDataset(Sequence[TokenizedExample]):
         tokens = int(self._ends[-1]) if len(self._ends) else 0
         is_ordered = bool((self.lengths >= 0).all())
         kinds = {"examples": int, "bad": int, "told": str, "has_chats": bool, "first": dict}
+        kinds["record_notes"] = list
         says = all(isinstance(self.meta.get(name), kind) for name, kind in kinds.items())
         return says and is_ordered and len(self._ids) == len(self._counted) == tokens
 

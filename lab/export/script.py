@@ -209,6 +209,7 @@ def _left_out(spec: RunSpec) -> str:
         "start_from": bool(spec.start_from),
         "packing": spec.data.packing == "on",
         "columns": bool(spec.data.columns),
+        "format": spec.data.format in ("multiple-choice", "preference", "tree"),
         "slots": bool(spec.data.slots),
         "bad_rows": spec.data.bad_rows == "skip",
         "template": spec.data.template != "auto",

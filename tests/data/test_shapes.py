@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from lab.data.formats import ReadOptions, columns_of, detect, example
+from lab.data.examples import example
+from lab.data.formats import ReadOptions, columns_of, detect
 from lab.data.readers import BadRow
 
 
