@@ -14,7 +14,7 @@ from typing import Any
 
 from lab import methods, paths
 from lab.atomic_files import part, read_object
-from lab.data import chat_template, template_lock
+from lab.data import chat_template, stop_tokens, template_lock
 from lab.errors import LabError
 from lab.methods import Context
 from lab.models import catalog, weights
@@ -141,9 +141,12 @@ def load(named: ModelRef, base: Any = None) -> LoadedModel:
             model = method.load_saved(model, named.run.artifact)
         else:
             model = _at_step(model, method, spec, tokenizer, named)
-    if named.run is None or named.step is not None:
-        chosen = "auto" if named.run is None else spec.data.template
-        chat_template.set_chat_template(tokenizer, chosen)
+    if named.run is None:
+        chat_template.set_chat_template(tokenizer)
+    elif named.step is not None:
+        chat_template.set_up_template(tokenizer, spec.data)
+    else:  # the result carries its template
+        chat_template.set_up_template(tokenizer, replace(spec.data, template="auto"))
     template_lock.check_tokenizer(part(proof, "lock"), tokenizer)
     model = weights.on_device(model, "cuda" if on_gpu else "cpu")
     return LoadedModel(model.eval(), tokenizer, proof, version)
@@ -206,6 +209,7 @@ def stream(
 
     model, tokenizer = loaded.model, loaded.tokenizer
     prompt = render(tokenizer, conversation, settings)
+    stops = stop_tokens.ids(tokenizer, model)
     inputs = tokenizer(prompt, add_special_tokens=False, return_tensors="pt").to(model.device)
     pieces = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     ended, gone = threading.Event(), gone or threading.Event()
@@ -221,6 +225,7 @@ def stream(
                         attention_mask=inputs["attention_mask"],
                         max_new_tokens=settings.max_new_tokens,
                         pad_token_id=tokenizer.pad_token_id,
+                        eos_token_id=stops,
                         streamer=pieces,
                         stopping_criteria=[
                             lambda ids, scores, **_: _all(ids, ended.is_set() or gone.is_set())
@@ -250,7 +255,7 @@ def stream(
         "model": named.name,
         "text": tokenizer.decode(ids, skip_special_tokens=True).strip(),
         "token_ids": ids,
-        "finish": "stop" if ids and ids[-1] in end_ids(model, tokenizer) else "length",
+        "finish": "stop" if ids and ids[-1] in stops else "length",
         "seconds": time.perf_counter() - started,
         "receipt": receipt(loaded, named, prompt, inputs["input_ids"][0].tolist(), settings),
     }
@@ -273,11 +278,6 @@ def sampling(settings: GenerationSettings) -> dict[str, Any]:
     if settings.temperature <= 0:
         return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     return {"do_sample": True, "temperature": settings.temperature, "top_p": 1.0, "top_k": 0}
-
-
-def end_ids(model: Any, tokenizer: Any) -> set[int]:
-    given = model.generation_config.eos_token_id
-    return {tokenizer.eos_token_id, *(given if isinstance(given, list) else [given])}
 
 
 def receipt(

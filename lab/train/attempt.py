@@ -268,7 +268,7 @@ class Attempt:
             self.telemetry.progress(done, total, "prompt")
             self._check_commands()
 
-        chat_template.set_chat_template(self.tokenizer, self.spec.data.template)
+        chat_template.set_up_template(self.tokenizer, self.spec.data)
         return forgetting.base_answers_file(self.source, self.tokenizer, model, tell)
 
     def _evaluate_base(self, model: Any, data: PreparedData) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lab.data import chat_template
+from lab.data import chat_template, stop_tokens
 from lab.data.catalog import Dataset
 from lab.data.prepare import PreparedData
 from lab.train.telemetry import Telemetry
@@ -53,6 +53,7 @@ class SampleGenerator:
                     top_k=None,
                     use_cache=True,
                     pad_token_id=self.tokenizer.pad_token_id,
+                    eos_token_id=stop_tokens.ids(self.tokenizer, model),
                     stopping_criteria=[self._is_stopped],
                 )
         finally:
