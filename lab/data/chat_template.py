@@ -48,6 +48,12 @@ ZEPHYR_TEMPLATE = (
     "{{ '<|' + message['role'] + '|>\n' + message['content'] + eos_token + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
+TEMPLATES = {
+    "plain": PLAIN_TEMPLATE,
+    "alpaca": ALPACA_TEMPLATE,
+    "chatml": CHATML_TEMPLATE,
+    "zephyr": ZEPHYR_TEMPLATE,
+}
 
 
 @dataclass(frozen=True)
@@ -76,12 +82,7 @@ def set_chat_template(tokenizer: Any, name: str = "auto") -> bool:
             rendering.source_of(tokenizer)  # of several there must be a default
             return False
         name = "plain"
-    chosen = {
-        "plain": PLAIN_TEMPLATE,
-        "alpaca": ALPACA_TEMPLATE,
-        "chatml": CHATML_TEMPLATE,
-        "zephyr": ZEPHYR_TEMPLATE,
-    }[name]
+    chosen = TEMPLATES[name]
     if name == "chatml":
         # a base model that never learned <|im_end|> as one token ends with the end it knows
         end = "<|im_end|>" if "<|im_end|>" in tokenizer.get_vocab() else tokenizer.eos_token

@@ -258,6 +258,7 @@ def cached(tokenizer: Any, key: Any, compute: Any) -> Any:
         key,
         tokenizer.eos_token,
         len(tokenizer),
+        len(tokenizer.all_special_tokens),
         json.dumps([settings.args, settings.date, settings.stop_ids], sort_keys=True),
     )
     if whole not in values:

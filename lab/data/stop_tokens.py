@@ -21,14 +21,14 @@ FILE = "generation_config.json"
 
 
 def ids(tokenizer: Any, model: Any = None) -> list[int]:
-    """The ids at which generation stops, the one that the labels teach first.
+    """The ids at which generation stops, in ascending order.
 
     `model` adds the end of its own generation config to that of its folder, which the tokenizer
     carries.
     """
     own = _listed(getattr(getattr(model, "generation_config", None), "eos_token_id", None))
     known = [tokenizer.eos_token_id, *rendering.settings_of(tokenizer).stop_ids, *own]
-    return list(dict.fromkeys([*taught(tokenizer), *known]))
+    return sorted({*taught(tokenizer), *known})
 
 
 def spellings(tokenizer: Any) -> set[str]:
@@ -97,28 +97,22 @@ def _behind_an_answer(tokenizer: Any) -> list[str]:
 
 def _leading(tokenizer: Any, text: str) -> list[int]:
     """The ids of the control tokens that `text` begins with; blanks may stand between."""
-    vocabulary = tokenizer.get_vocab()
     pattern = control_pattern(tokenizer)
     found, offset = [], 0
     while match := pattern.match(text, offset + len(text[offset:]) - len(text[offset:].lstrip())):
-        found.append(int(vocabulary[match[0]]))
+        found.append(int(tokenizer.convert_tokens_to_ids(match[0])))
         offset = match.end()
     return found
 
 
 def control_tokens(tokenizer: Any) -> set[str]:
     """The texts that become one token wherever they stand: special and added ones."""
-    return set(
-        rendering.cached(
-            tokenizer,
-            "control",
-            lambda: {
-                token
-                for token in {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
-                if token and not token.isspace() and token in tokenizer.get_vocab()
-            },
-        )
-    )
+
+    def compute() -> set[str]:
+        added = tokenizer.get_added_vocab()
+        return {t for t in {*tokenizer.all_special_tokens, *added} if t and not t.isspace()}
+
+    return set(rendering.cached(tokenizer, "control", compute))
 
 
 def control_pattern(tokenizer: Any) -> re.Pattern[str]:

@@ -197,7 +197,8 @@ class Attempt:
                 raise LabError(
                     f"The data of '{self.spec.data.dataset}' has changed since the last attempt "
                     f"({before.get('examples')} examples then, {facts['examples']} now).",
-                    "Put the file back as it was, or start a new run on the new data.",
+                    "Put the file back as it was, or start a new run; a newer lab may also "
+                    "learn other tokens of the same file.",
                 )
         self.telemetry.event("data", **facts, packing=packing)
         self._check_commands()

@@ -85,6 +85,9 @@ def _prompt(tokenizer: Any, dataset: Dataset, data: PreparedData) -> tuple[str, 
         turns = example.messages[: answered[0]] if answered else ()
     if turns:
         messages = chat_template.with_system(turns, data.system_prompt)
-        return turns[-1]["content"], chat_template.render(tokenizer, messages, to_answer=True)
+        tools = () if suggestions else getattr(example, "tools", None) or ()
+        return turns[-1]["content"], chat_template.render(
+            tokenizer, messages, to_answer=True, tools=list(tools)
+        )
     opening = " ".join(example.text.split()[:8])
     return opening, opening
