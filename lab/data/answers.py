@@ -110,6 +110,9 @@ class Conversation:
                 return self._built(index, prompt, text)
             first = _position(text, _parts(message), begun)
             start = min(start, first if first >= 0 else start)
+            # and the text must be past the beginning of it
+            if self._heading(prompt[begun:]) in text[start : max(first, start)]:
+                return self._built(index, prompt, text)
             notes = (PROMPTED.format(quoted(prompt[start:])),)
         missing = lost(message, text[start:])
         if missing:
@@ -117,6 +120,11 @@ class Conversation:
                 return self._built(index, prompt, text, missing)
             raise _lost(missing, message, index)
         return self._ended(message, text, start, notes)
+
+    def _heading(self, opening: str) -> str:
+        """What a generation prompt begins with: its first control token, or a few characters."""
+        match = self.pattern.match(opening.lstrip())
+        return match[0] if match else opening.strip()[: ANCHORS[-1]] or "\0"
 
     def _prompt_of(self, index: int, text: str) -> str:
         if index:

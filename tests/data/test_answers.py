@@ -61,10 +61,17 @@ CASES: dict[str, tuple[str, list[dict[str, Any]], list[str]]] = {
          "<r>user:a b<r>assistant:c<r>user:d<r>assistant:⟦e f</e>⟧"],
     ),
     "no end behind the last answer only": (
-        ROW + "<r>{{ m.role }}:{{ m.content }}{{ '</e>' if not loop.last }}" + END
-        + prompt("<r>assistant:"),
+        ROW + "<r>{{ m.role }}:{{ m.content }}{{ '</e>' if m.role == 'user' or not loop.last }}"
+        + END + prompt("<r>assistant:"),
         [user("a b"), bot("c"), user("d"), bot("e f ")],
         ["<r>user:a b</e><r>assistant:⟦c</e>⟧<r>user:d</e><r>assistant:⟦e f </e>⟧"],
+    ),
+    "an end behind every turn but the last": (
+        ROW + "<r>{{ m.role }}:{{ m.content }}{{ '</e>' if not loop.last }}" + END
+        + prompt("<r>assistant:"),
+        TWO,
+        ["<r>user:a b<r>assistant:⟦c</e>⟧",
+         "<r>user:a b</e><r>assistant:c</e><r>user:d<r>assistant:⟦e f</e>⟧"],
     ),
     "two tokens close an answer": (
         ROW + "<r>{{ m.role }}\n{{ m.content }}{{ '<s>' if m.role == 'assistant' }}</e>" + END
@@ -86,17 +93,17 @@ CASES: dict[str, tuple[str, list[dict[str, Any]], list[str]]] = {
     ),
     "a thought": (
         THINKING, [user("a"), bot(THOUGHT)],
-        ["<r>user\na</e>\n<r>assistant\n⟦<think>\nSo.\n</think>\n\nc</e>⟧\n"],
+        ["<r>user\na</e><r>assistant\n⟦<think>\nSo.\n</think>\n\nc</e>⟧"],
     ),
     "a thought beside the content": (
         THINKING, [user("a"), bot("c", thinking="So.")],
-        ["<r>user\na</e>\n<r>assistant\n⟦<think>\nSo.\n</think>\n\nc</e>⟧\n"],
+        ["<r>user\na</e><r>assistant\n⟦<think>\nSo.\n</think>\n\nc</e>⟧"],
     ),
     "thoughts that are dropped later": (
         THINKING, [user("a"), bot(THOUGHT), user("b"), bot("<think>\nNo.\n</think>\n\nd")],
-        ["<r>user\na</e>\n<r>assistant\n⟦<think>\nSo.\n</think>\n\nc</e>⟧\n",
-         "<r>user\na</e>\n<r>assistant\nc</e>\n<r>user\nb</e>\n<r>assistant\n"
-         "⟦<think>\nNo.\n</think>\n\nd</e>⟧\n"],
+        ["<r>user\na</e><r>assistant\n⟦<think>\nSo.\n</think>\n\nc</e>⟧",
+         "<r>user\na</e><r>assistant\nc</e><r>user\nb</e><r>assistant\n"
+         "⟦<think>\nNo.\n</think>\n\nd</e>⟧"],
     ),
     "thoughts that are always dropped": (
         ROW + "<r>{{ m.role }}\n{{ m.content.split('</think>')[-1].strip() }}</e>" + END
@@ -299,7 +306,7 @@ def test_the_mask_is_the_one_that_a_template_marks_itself(tokenizer: Any, file: 
         asked = rendering.render(family, chat[:1], to_answer=True)
         whole = rendering.render(family, chat)
         common = asked if whole.startswith(asked) else whole[: whole.index(ours)]
-        assert common.endswith(before), "What is marked in front is asked with."
+        assert common.rstrip().endswith(before.rstrip()), "What is marked in front is asked with."
         assert after.strip() in ("", family.eos_token), "Nothing of weight follows the stop."
 
 
