@@ -47,7 +47,7 @@ def look(value: Any, most: int = MOST) -> dict[str, Any]:
         tokenizer = weights.load_tokenizer(models.resolve(spec.model))
     has_own = bool(tokenizer.chat_template)
     with stage("template"):
-        chat_template.set_chat_template(tokenizer, data.template)
+        chat_template.set_up_template(tokenizer, data)
     system_prompt = prepare.system_prompt_of(spec, dataset)
     with stage("rows"):
         found = ExampleReader(dataset.path, prepare.reading_of(data, dataset))
@@ -85,11 +85,12 @@ def look(value: Any, most: int = MOST) -> dict[str, Any]:
             "injects": _injected(tokenizer, system_prompt) if found.has_chats else "",
         },
         "rows": [
-            _row(examples[place], sequences[place][0], tokenizer, system_prompt)
-            for place in usable[:SHOWN]
-        ],
+            _row(examples[i], sequence, tokenizer, system_prompt, len(sequences[i]) > 1)
+            for i in usable[:SHOWN]
+            for sequence in (sequences[i] if examples[i].messages else sequences[i][:1])
+        ][:SHOWN],
         "packed": _packed(flat, data.max_length) if can_pack else [],
-        "lengths": _lengths(examples, shares, tokenizer, system_prompt, sequences),
+        "lengths": _lengths(examples, shares, sequences),
         "counts": {
             "truncated": sum(one.truncated for one in flat),
             "dropped": sum(not one.num_loss_tokens for one in flat),
@@ -161,12 +162,17 @@ def _words(example: Example) -> str:
 
 
 def _row(
-    example: Example, first: TokenizedExample, tokenizer: Any, system_prompt: str
+    example: Example, first: TokenizedExample, tokenizer: Any, system_prompt: str, is_part: bool
 ) -> dict[str, Any]:
-    """One row: its rendered text, and its tokens with the mask."""
-    if example.messages:
+    """One row, or the part of it that became an example of its own: its rendered text, and its
+    tokens with the mask."""
+    if example.messages and is_part:
+        text = tokenizer.decode(first.ids)
+    elif example.messages:
         text = chat_template.render(
-            tokenizer, chat_template.with_system(example.messages, system_prompt)
+            tokenizer,
+            chat_template.with_system(example.messages, system_prompt),
+            tools=list(getattr(example, "tools", None) or []),
         )
     else:
         text = example.text
@@ -194,22 +200,14 @@ def _injected(tokenizer: Any, system_prompt: str) -> str:
 
 
 def _lengths(
-    examples: list[Example],
-    shares: list[float],
-    tokenizer: Any,
-    system_prompt: str,
-    made: list[list[TokenizedExample]],
+    examples: list[Example], shares: list[float], made: list[list[TokenizedExample]]
 ) -> list[int]:
-    """Tokens of each row before anything is cut; rows that are not cut are known already. Those of
-    a row that was too long to look at as a whole follow from its share."""
-    lengths = []
+    """Tokens of each row before anything is cut. Those of a row that was too long to look at as a
+    whole follow from its share."""
+    lengths: list[int] = []
     for example, share, sequences in zip(examples, shares, made, strict=True):
-        if sequences and sequences[0].truncated:
-            text = chat_template.render(
-                tokenizer, chat_template.with_system(example.messages, system_prompt)
-            )
-            count = len(tokenizer(text, add_special_tokens=False)["input_ids"])
-            lengths.append(round(count * share))
+        if example.messages:
+            lengths.extend(round(one.full_length * share) for one in sequences)
         elif sequences:
             lengths.append(round(sum(len(one.ids) for one in sequences) * share))
     return lengths

@@ -56,7 +56,7 @@ def facts_of(spec: RunSpec, tokenizer: Any) -> dict[str, Any]:
     if tokenizer is None:
         return facts
     with stage("template"):
-        chat_template.set_chat_template(tokenizer, data.template)
+        chat_template.set_up_template(tokenizer, data)
         pieces, sequences = _tokenised(found, sample, tokenizer, data, system_prompt)
     if not any(piece.num_loss_tokens for piece in pieces):
         raise LabError(
