@@ -79,6 +79,7 @@ class ModelCache:
         self.models: OrderedDict[str, LoadedModel] = OrderedDict()
         self.turn = threading.Lock()
         self.last_used = time.monotonic()
+        self.checking = 0  # requests whose prompt is being measured
 
     def holds(self, named: ModelRef) -> bool:
         """Whether the model is in memory as it is on disk: a resumed run has new weights."""
@@ -115,13 +116,16 @@ def application(token: str) -> Starlette:
     async def complete(request: Request) -> Response:
         if not is_allowed(request):
             return JSONResponse({"error": "wrong token"}, status_code=401)
-        shelf.last_used = time.monotonic()
+        shelf.checking += 1
         try:
             body = await _asked(request, terms)
         except Refused as refused:
             return JSONResponse(refused.to_json(), status_code=refused.status)
         except ClientDisconnect:
             return Response(status_code=400)  # nobody is left to read it
+        finally:
+            shelf.last_used = time.monotonic()
+            shelf.checking -= 1
         return AnswerResponse(shelf, body)
 
     async def shutdown(request: Request) -> Response:
@@ -163,10 +167,15 @@ async def _asked(request: Request, terms: TermsCache) -> dict[str, Any]:
     return asked
 
 
+def _rested(shelf: ModelCache) -> float:
+    """Seconds since the last request."""
+    return time.monotonic() - shelf.last_used
+
+
 def _end_when_idle(shelf: ModelCache) -> None:
     def watch() -> None:
         # the turn first: whoever gives it back has set the time before
-        while shelf.turn.locked() or time.monotonic() - shelf.last_used < IDLE_S:
+        while shelf.turn.locked() or shelf.checking or _rested(shelf) < IDLE_S:
             time.sleep(min(5.0, IDLE_S / 4))
         os._exit(0)
 

@@ -61,7 +61,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Answer:
+class AnswerTurn:
     """An answer in the text that ends with it; `is_built` from the prompt and its own words."""
 
     text: str
@@ -96,7 +96,7 @@ class Conversation:
             self.tokenizer, self.messages[:count], to_answer=True, tools=self.tools
         )
 
-    def answer(self, index: int) -> Answer:
+    def answer(self, index: int) -> AnswerTurn:
         """The answer in message `index`, under the prompt of asking. Raises LabError."""
         message, text = self.messages[index], self.text(index + 1)
         prompt = self._prompt_of(index, text)
@@ -141,7 +141,7 @@ class Conversation:
 
     def _built(
         self, index: int, prompt: str, text: str, missing: frozenset[str] = frozenset()
-    ) -> Answer:
+    ) -> AnswerTurn:
         """The prompt of asking, and behind it the answer: as the template writes it behind such a
         prompt elsewhere, or in its own words."""
         message = self.messages[index]
@@ -167,7 +167,7 @@ class Conversation:
         end = self.pattern.match(behind.lstrip())
         stop = end[0] if end and end[0] in self.stops else ""
         whole = prompt + (words if stop else words.rstrip()) + stop
-        return Answer(
+        return AnswerTurn(
             whole, len(prompt), len(whole), not stop, self._append_notes(not stop, (BUILT,)), True
         )
 
@@ -178,17 +178,17 @@ class Conversation:
         start: int,
         notes: tuple[str, ...] = (),
         is_built: bool = False,
-    ) -> Answer:
+    ) -> AnswerTurn:
         """The answer from `start` to the first stop token behind its words."""
         for match in self.pattern.finditer(text, start):
             if match[0] in self.stops and not lost(message, text[start : match.start()]):
-                return Answer(text, start, match.end(), False, notes, is_built)
+                return AnswerTurn(text, start, match.end(), False, notes, is_built)
         content = str(message.get("content") or "")
         blanks = content[len(content.rstrip()) :]
         end = max(start, len(text.rstrip()))
         if blanks and content.strip() and text.startswith(blanks, end):
             end += len(blanks)
-        return Answer(text, start, end, True, self._append_notes(True, notes), is_built)
+        return AnswerTurn(text, start, end, True, self._append_notes(True, notes), is_built)
 
     def _append_notes(self, appends: bool, notes: tuple[str, ...]) -> tuple[str, ...]:
         if not appends:
@@ -254,7 +254,7 @@ def _whole(chat: Conversation) -> str:
     return text
 
 
-def _together(chat: Conversation, answers: list[Answer], learned: list[int]) -> Piece | None:
+def _together(chat: Conversation, answers: list[AnswerTurn], learned: list[int]) -> Piece | None:
     """The whole chat as one text, if it begins as each answer's own rendering does."""
     text = chat.text(len(chat.messages))
     end = str(chat.tokenizer.eos_token)

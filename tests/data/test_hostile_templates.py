@@ -161,7 +161,7 @@ FAILING = [
     ("x" * 200_001, "more than 200,000 characters"),
     (5, "is 5, not text"),
     ([], "not text"),
-    ({"tool_use": "x"}, "no default"),
+    ({"tool_use": "x"}, "none is called default: tool_use"),
     (None, "no chat template to use"),
 ]
 
@@ -197,17 +197,6 @@ def test_bounds_follow_the_length_of_the_chat(tokenizer: Any) -> None:
     assert len(chat_template.render(other, long)) == 4_000_000
     many = [{"role": "user", "content": "hi"} for _ in range(60_000)]
     assert len(chat_template.render(other, many)) == 480_000
-
-
-def test_the_spans_of_a_chat_with_many_turns_take_linear_time(tokenizer: Any) -> None:
-    turns = [{"role": role, "content": f"{role} speaks"} for role in ("user", "assistant") * 1500]
-    text = chat_template.render(tokenizer, turns)
-    began = time.thread_time()
-    spans = chat_template.answer_spans(tokenizer, turns, text)
-    took = time.thread_time() - began
-    assert len(spans) == 1500
-    assert {text[start:end] for start, end in spans} == {"assistant speaks<|im_end|>"}
-    assert took < 5, f"{took:.1f} s: each turn renders all that stand before it"
 
 
 def test_a_rendering_does_not_change_the_bounds_of_another(tokenizer: Any) -> None:
