@@ -125,7 +125,7 @@ RULES = (
     Rule(
         "data.eval_fraction", ("data.held_out",),
         lambda spec, facts: spec.data.eval_fraction > 0 and spec.data.held_out is not None,
-        "data.held_out names the rows that are evaluated", "Set one of the two.",
+        "data.held_out names the rows that are evaluated", "Set one of the two.", refuses=False,
     ),
     # -- intervals and lengths of the run
     Rule(
