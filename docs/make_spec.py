@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from lab import methods, schema  # noqa: E402
-from lab.methods import compatibility  # noqa: E402
+from lab.methods.parts import compatibility  # noqa: E402
 from lab.optimizers import OPTIMIZERS  # noqa: E402
 from lab.spec import SECTIONS, RunSpec  # noqa: E402
 

@@ -68,15 +68,13 @@ def pinned() -> str:
     return entries[0] if len(entries) == 1 and entries[0] != "-1" else ""
 
 
-def pin() -> None:
-    """See one GPU at most from now on: the pinned one, or the one with most free memory.
+def pin(gpus: list[dict[str, Any]]) -> None:
+    """See one of `gpus` (those of `host.gpus()`) at most from now on: the pinned one, or the one
+    with most free memory.
 
     Without effect once CUDA is initialised; call it first.
     """
-    from lab import host
-
     text = os.environ.get(VISIBLE)
-    gpus = host.gpus()
     if gpus:
         os.environ.update(only(max(gpus, key=lambda gpu: gpu["free_bytes"])["uuid"]))
     elif text is None:

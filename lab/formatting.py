@@ -4,37 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:  # the states' own module writes figures too
-    from lab.runs.status import Status
-
-COLOURS = {
-    "done": "green",
-    "stopped": "orange",
-    "cancelled": "gray",
-    "failed": "red",
-    "crashed": "red",
-    "stalled": "red",
-    "queued": "gray",
-}
-ICONS = {
-    "done": "check_circle",
-    "stopped": "pause_circle",
-    "cancelled": "cancel",
-    "failed": "error",
-    "crashed": "error",
-    "stalled": "hourglass_disabled",
-    "queued": "schedule",
-}
-
-
-def colour(state: str) -> str:
-    return COLOURS.get(state, "blue")
-
-
-def icon(state: str) -> str:
-    return f":material/{ICONS.get(state, 'play_circle')}:"
 
 
 def duration(seconds: float | None) -> str:
@@ -78,13 +47,3 @@ def when(moment: float) -> str:
     if age < 36 * 3600:
         return f"{age / 3600:.0f} h ago"
     return time.strftime("%d %b %Y", time.localtime(moment))
-
-
-def progress(now: Status) -> str:
-    """ "training · step 12 of 60 · 1 min 20 s left"."""
-    parts = [now.phase or now.state]
-    if now.total:
-        parts.append(f"{now.unit} {now.done:,.0f} of {now.total:,.0f}")
-    if now.eta_s is not None and now.state == "training":
-        parts.append(f"{duration(now.eta_s)} left")
-    return " · ".join(parts)

@@ -194,6 +194,13 @@ def _entries(value: dict[str, Any], limits: Any) -> str:
     for key, item in value.items():
         if known and key not in known:
             return unknown_key(str(key), list(known))
+        if limits.get("scalars") and not isinstance(item, str):
+            if item is not None and not isinstance(item, (bool, int, float)):
+                return f"'{quote(str(key))}' must be text, a number, true, false or null."
+            wrong = _text(str(key), {}) or ("" if isinstance(item, bool) else _bounds(item, {}))
+            if wrong:
+                return f"'{quote(str(key))}' {wrong}"
+            continue
         if not isinstance(item, str):
             return f"'{quote(str(key))}' must be text, is {quote(item)}."
         wrong = _text(str(key), {}) or _text(item, {"multiline": True})

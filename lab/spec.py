@@ -44,7 +44,7 @@ class RunSpec:
         max_characters=200,
     )
     method: dict[str, Any] = option(
-        {"name": "lora"}, "Method", "The fine-tuning method and its options."
+        {"name": methods.DEFAULT}, "Method", "The fine-tuning method and its options."
     )
     data: DataSpec = field(default_factory=DataSpec)
     train: TrainSpec = field(default_factory=TrainSpec)
@@ -136,12 +136,12 @@ def _read(value: Any, problems: list[Problem]) -> RunSpec:
     if "method" in value:
         spec = dataclasses.replace(spec, method=_read_method(value["method"], problems))
     else:
-        spec = dataclasses.replace(spec, method=_read_method({"name": "lora"}, problems))
+        spec = dataclasses.replace(spec, method=_read_method({"name": methods.DEFAULT}, problems))
     return spec
 
 
 def _read_method(value: Any, problems: list[Problem]) -> dict[str, Any]:
-    fallback = {"name": "lora"}
+    fallback = {"name": methods.DEFAULT}
     if isinstance(value, str):
         value = {"name": value}
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):

@@ -20,7 +20,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 from lab import access, paths
 from lab.atomic_files import read_object
 from lab.preflight.client import planner
-from lab.runs import launch, process
+from lab.runs import launch, process, record_reader
 
 SHARED_MODELS = paths.models()  # before any test sets LAB_HOME: `make setup` has filled it
 
@@ -62,7 +62,7 @@ def no_planner_left() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random two-layer Llama (1.6 M parameters) with SmolLM2's real tokenizer."""
-    from lab.bench.small_model import make_model
+    from bench.small_model import make_model
 
     folder = tmp_path_factory.mktemp("models") / "tiny-llama"
     make_model(folder)
@@ -210,6 +210,15 @@ def attempt_here(run: paths.RunDir) -> int:
     before = signal.getsignal(signal.SIGTERM)
     process.register(run, os.getpid())
     try:
-        return work(run)
+        code = work(run)
     finally:
         signal.signal(signal.SIGTERM, before)
+    assert_metrics_are_documented(run)
+    return code
+
+
+def assert_metrics_are_documented(run: paths.RunDir) -> None:
+    """A user of an undocumented metric gets a warning; a test fails."""
+    messages = [event.get("message", "") for event in record_reader.events(run, "warning")]
+    left_out = [message for message in messages if message.startswith("A metric is left out")]
+    assert left_out == [], "add the metric to the table of lab/metrics.py, as a number"

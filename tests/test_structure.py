@@ -9,7 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lab import methods
+from lab.metrics import KINDS, METRICS
 from lab.paths import ROOT
+from tests.import_graph import circles, imports, room
 
 HEAVY = {"torch", "transformers", "peft", "trl", "datasets", "accelerate", "bitsandbytes"}
 
@@ -45,7 +48,7 @@ def offenders(files: list[Path], banned: set[str], names: object) -> list[str]:
 
 
 def test_only_lab_ui_knows_streamlit() -> None:
-    core = [path for path in sources("lab/**/*.py") if "ui" not in path.parts]
+    core = [path for path in sources("lab/**/*.py", "bench/**/*.py") if "ui" not in path.parts]
     assert offenders(core, {"streamlit", "pages", "lab.ui"}, all_imports) == []
 
 
@@ -55,7 +58,7 @@ def test_the_web_process_never_imports_torch_by_itself() -> None:
 
 
 def test_modules_that_the_web_process_shares_import_nothing_heavy() -> None:
-    heavy_by_trade = ("train", "preflight", "trace")
+    heavy_by_trade = ("train", "preflight", "trace", "bottleneck_modules.py", "soft_prompt.py")
     shared = [
         path
         for path in sources("lab/**/*.py")
@@ -64,10 +67,130 @@ def test_modules_that_the_web_process_shares_import_nothing_heavy() -> None:
     assert offenders(shared, HEAVY | {"lab.train"}, top_level_imports) == []
 
 
+# Files that import each other, some of them within functions only. None may join them.
+KNOWN_CIRCLES = (
+    {"fit", "weights"},
+    {"memory_check", "validate"},
+    {"launch", "queue", "supervisor", "warm_worker"},
+)
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    stems = [{name.rpartition(".")[2] for name in circle} for circle in circles()]
+    new = [circle for circle in stems if circle not in KNOWN_CIRCLES]
+    assert new == [], "these files import each other: move what they share into a file below them"
+    solved = [circle for circle in KNOWN_CIRCLES if circle not in stems]
+    assert solved == [], "these circles are gone: take them out of KNOWN_CIRCLES"
+
+
+# From the ground up: a room imports its own floor and those below it. What is not named here
+# (single files such as lab/paths.py) is the ground.
+FLOORS = (
+    ("models",),
+    ("methods",),
+    ("spec",),
+    ("data",),
+    ("train",),
+    ("forecast",),
+    ("preflight",),
+    ("runs",),
+    ("chat", "compare", "evals", "export"),
+    ("cli", "ui"),
+    ("bench", "__main__"),
+)
+# Imports that climb. The list only gets shorter.
+CLIMBS = {
+    ("cli", "bench"),  # the verb, when it is called
+    ("data", "runs"),  # the identity of a process
+    ("forecast", "runs"),  # the settings that a resumed run may change
+    ("optimizers", "train"),  # the one that updates inside the backward pass
+    ("train", "evals"),  # the probe for forgetting
+    ("train", "runs"),  # checkpoints, records and settings of a resume
+}
+
+
+def test_rooms_import_downwards() -> None:
+    floor = {name: level for level, names in enumerate(FLOORS, 1) for name in names}
+    climbs = {
+        (room(name), room(other)): f"{name} imports {other}"
+        for name, others in imports().items()
+        for other in others
+        if floor.get(room(other), 0) > floor.get(room(name), 0)
+    }
+    new = [text for rooms, text in climbs.items() if rooms not in CLIMBS]
+    assert new == [], "a room imports from a floor above it"
+    solved = CLIMBS - set(climbs)
+    assert solved == set(), "nothing climbs there any more: take it out of CLIMBS"
+
+
+def test_the_benches_are_imported_by_their_verb_alone() -> None:
+    everything_else = sources("lab/**/*.py", "pages/*.py", "app.py")
+    assert offenders(everything_else, {"bench"}, top_level_imports) == []
+
+
+def test_every_file_of_methods_is_one_method() -> None:
+    for file in sources("lab/methods/*.py"):
+        if file.stem != "__init__":
+            count = len(re.findall(r"^@register\($", file.read_text(encoding="utf-8"), re.M))
+            assert count == 1, f"{file.name} registers {count} methods: parts lie in methods/parts/"
+
+
+def names_of_methods(node: ast.AST, names: set[str]) -> bool:
+    """Whether `node` compares with the name of a method, or lists such names and nothing else."""
+
+    def is_name(operand: ast.AST) -> bool:
+        return isinstance(operand, ast.Constant) and operand.value in names
+
+    def is_list(operand: ast.AST) -> bool:
+        is_literal = isinstance(operand, (ast.Tuple, ast.List, ast.Set))
+        return is_literal and len(operand.elts) > 0 and all(map(is_name, operand.elts))  # type: ignore[attr-defined]
+
+    if isinstance(node, ast.Compare):
+        # "prompt" in record: a key that is looked for, not the method of that name
+        is_key = isinstance(node.ops[0], (ast.In, ast.NotIn))
+        operands = node.comparators if is_key else [node.left, *node.comparators]
+        return any(is_name(operand) or is_list(operand) for operand in operands)
+    if isinstance(node, ast.match_case):
+        return any(is_name(part) for part in ast.walk(node.pattern))
+    return is_list(node) and len(node.elts) > 1  # type: ignore[attr-defined]
+
+
+def test_nobody_compares_names_of_methods() -> None:
+    names = set(methods.names())
+    allowed = {ROOT / "lab" / "presets.py", ROOT / "lab" / "cli" / "demo.py"}
+    compared = [
+        f"{file.relative_to(ROOT)}: {ast.unparse(node)}"
+        for file in sources("lab/**/*.py", "bench/**/*.py", "pages/*.py")
+        if file not in allowed and "methods" not in file.parts
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if names_of_methods(node, names)
+    ]
+    assert compared == [], "ask a field or a hook of the method instead of its name"
+
+
+def test_comparisons_of_names_are_seen() -> None:
+    names = {"full", "lora", "prompt"}
+
+    def is_seen(source: str) -> bool:
+        return any(names_of_methods(node, names) for node in ast.walk(ast.parse(source)))
+
+    for source in (
+        'method.name == "full"',
+        'if "lora" != name: pass',
+        'name in ("full", "lora")',
+        'for name in ["full", "lora"]: pass',
+        'STANDARD = ("full", "lora")',
+        'match name:\n    case "full": pass',
+    ):
+        assert is_seen(source), f"{source} compares names of methods"
+    for source in ('"prompt" in record', 'part in ("prompt", "completion")', 'x == "on"'):
+        assert not is_seen(source), f"{source} compares no name of a method"
+
+
 def test_pages_stay_thin_and_files_short() -> None:
     too_long = [
         f"{path.relative_to(ROOT)}: {lines}"
-        for path in sources("pages/*.py", "lab/**/*.py")
+        for path in sources("pages/*.py", "lab/**/*.py", "bench/**/*.py")
         if (lines := len(path.read_text(encoding="utf-8").splitlines()))
         > (100 if path.parent.name == "pages" else 400)
     ]
@@ -81,7 +204,7 @@ def test_nothing_loads_pickles_runs_shells_or_remote_code() -> None:
     )
     found = [
         f"{path.relative_to(ROOT)}: {line.strip()}"
-        for path in sources("lab/**/*.py", "pages/*.py", "app.py")
+        for path in sources("lab/**/*.py", "bench/**/*.py", "pages/*.py", "app.py")
         for line in path.read_text(encoding="utf-8").splitlines()
         if banned.search(line)
     ]
@@ -90,8 +213,10 @@ def test_nothing_loads_pickles_runs_shells_or_remote_code() -> None:
 
 def test_no_vague_names() -> None:
     vague = {"utils.py", "helpers.py", "misc.py", "common.py"}
-    assert [path for path in sources("lab/**/*.py") if path.name in vague] == []
-    assert [path for path in sources("lab/**/*.py") if "Manager" in path.read_text()] == []
+    assert [path for path in sources("lab/**/*.py", "bench/**/*.py") if path.name in vague] == []
+    assert [
+        path for path in sources("lab/**/*.py", "bench/**/*.py") if "Manager" in path.read_text()
+    ] == []
 
 
 def test_the_readme_shows_the_tree_that_is_there() -> None:
@@ -106,7 +231,6 @@ def test_the_readme_shows_the_tree_that_is_there() -> None:
 def test_every_method_and_every_field_is_documented() -> None:
     import dataclasses
 
-    from lab import methods
     from lab.spec import SECTIONS
 
     text = (ROOT / "docs" / "spec.md").read_text(encoding="utf-8")
@@ -136,9 +260,78 @@ def assert_has_title(section: str, field: Any) -> None:
 def test_titles_within_a_form_are_told_apart() -> None:
     import dataclasses
 
-    from lab import methods
     from lab.spec import SECTIONS
 
     for config in [*SECTIONS.values(), *(method.config for method in methods.all_methods())]:
         titles = [field.metadata["title"] for field in dataclasses.fields(config)]
         assert len(set(titles)) == len(titles), f"{config.__name__} uses one title twice: {titles}"
+
+
+def test_every_metric_is_documented_with_its_unit() -> None:
+    text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    written = runpy.run_path(str(ROOT / "docs" / "make_metrics.py"))["text"]()
+    assert text == written, "run python docs/make_metrics.py"
+    for metric in METRICS:
+        assert metric.unit and metric.help.endswith("."), f"{metric.key} has no unit or no meaning"
+        assert set(metric.kinds) <= set(KINDS), f"{metric.key} is of kinds that there are not"
+    keys = [metric.key for metric in METRICS]
+    assert len(set(keys)) == len(keys), "a metric stands in the table once"
+    groups = "|".join(sorted({key.partition("/")[0] for key in keys if "/" in key}))
+    used: dict[str, str] = {}
+    for file in sources("lab/**/*.py", "pages/*.py"):
+        if file.name != "metrics.py":
+            found = re.findall(rf'"((?:{groups})/[a-z_]+)"', file.read_text(encoding="utf-8"))
+            used |= dict.fromkeys(found, str(file.relative_to(ROOT)))
+    unknown = {key: file for key, file in used.items() if key not in keys}
+    assert unknown == {}, "these keys are not in the table of lab/metrics.py"
+    gone = [key for key in keys if "/" in key and key not in used]
+    assert gone == [], "nothing writes these metrics: take them out of lab/metrics.py"
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    tree = ast.parse((ROOT / "lab" / "ui" / "shell.py").read_text(encoding="utf-8"))
+    (pages,) = [
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PAGES"
+    ]
+    shown = [name for entries in pages.values() for name, _, _ in entries]
+    files = [file.stem for file in sources("pages/*.py")]
+    assert sorted(shown) == sorted(files), "every file of pages/ is an entry of PAGES in the shell"
+
+
+def test_the_glossary_names_files_that_are_there_and_each_term_once() -> None:
+    text = (ROOT / "docs" / "GLOSSARY.md").read_text(encoding="utf-8")
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")][1:]
+    terms = [row[0].removeprefix("| ") for row in rows]
+    assert len(rows) > 40 and len(set(terms)) == len(terms), "one line for each term"
+    for row in rows:
+        assert len(row) == 3 and row[1].endswith("."), f"{row[0]} has a term, a meaning, a place"
+        for place in re.findall(r"`([^`]+)`", row[2]):
+            assert (ROOT / "lab" / place).exists(), f"{row[0]} is defined in lab/{place}, not there"
+    for page in ("README.md", "ARCHITECTURE.md"):
+        assert "(docs/GLOSSARY.md)" in (ROOT / page).read_text(encoding="utf-8")
+
+
+def test_a_class_has_a_name_of_its_own() -> None:
+    classes: dict[str, list[str]] = {}
+    for file in sources("lab/**/*.py"):
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                classes.setdefault(node.name, []).append(str(file.relative_to(ROOT)))
+    shared = {name: files for name, files in classes.items() if len(files) > 1}
+    assert set(shared) <= {"Unpacked"}, f"one word for one concept: {shared}"
+
+
+NAMELESS = ("found", "made", "one")  # they say nothing of the thing that they name
+MOST_NAMELESS = 1400  # uses in the lab; the number only gets smaller
+
+
+def test_names_say_what_they_hold() -> None:
+    uses = [
+        file
+        for file in sources("lab/**/*.py", "pages/*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if getattr(node, "id", getattr(node, "arg", None)) in NAMELESS
+    ]
+    assert len(uses) <= MOST_NAMELESS, f"{NAMELESS} are no names: take the noun (docs/GLOSSARY.md)"

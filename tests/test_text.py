@@ -7,7 +7,6 @@ import time
 import pytest
 
 from lab import formatting
-from lab.runs.status import Status
 
 
 @pytest.mark.parametrize(
@@ -58,21 +57,3 @@ def test_moments(age: float, words: str) -> None:
     assert formatting.when(time.time() - age) == words
     moment = time.mktime((2025, 3, 9, 12, 0, 0, 0, 0, -1))
     assert formatting.when(moment) == "09 Mar 2025"
-
-
-def test_progress_says_how_much_of_how_much() -> None:
-    now = Status("training", phase="training", done=1200, total=6000, unit="step", eta_s=80.0)
-    assert formatting.progress(now) == "training · step 1,200 of 6,000 · 1 min 20 s left"
-    saving = Status("saving", phase="saving", done=12, total=60, unit="step", eta_s=80.0)
-    assert formatting.progress(saving) == "saving · step 12 of 60", "Only training has a time left."
-    assert formatting.progress(Status("queued")) == "queued"
-
-
-def test_good_and_bad_ends_look_different() -> None:
-    for state in ("failed", "crashed", "stalled"):
-        assert formatting.colour(state) == "red", state
-    assert formatting.colour("done") == "green" and formatting.colour("training") == "blue"
-    icons = {
-        formatting.icon(state) for state in ("done", "failed", "stopped", "queued", "training")
-    }
-    assert len(icons) == 5

@@ -7,7 +7,7 @@ import os
 import secrets
 import socket
 
-from lab import devices, paths
+from lab import devices, host, paths
 from lab.atomic_files import write_atomic
 from lab.runs import process
 
@@ -17,7 +17,7 @@ def main() -> int:
 
     from lab.chat.server import application
 
-    devices.pin()
+    devices.pin(host.gpus())
     token = secrets.token_urlsafe(32)
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))

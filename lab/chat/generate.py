@@ -14,7 +14,7 @@ from typing import Any
 
 from lab import methods, paths
 from lab.atomic_files import part, read_object
-from lab.data import chat_template, template_lock
+from lab.data import chat_template, stop_tokens, template_lock
 from lab.errors import LabError
 from lab.methods import Context
 from lab.models import catalog, weights, weights_hash
@@ -131,14 +131,15 @@ def prompt_terms(named: ModelRef) -> PromptTerms:
     config = weights.load_config(source)
     if named.run is None:
         tokenizer = weights.load_tokenizer(source)
-        chat_template.set_chat_template(tokenizer, "auto")
+        chat_template.set_chat_template(tokenizer)
         return PromptTerms(tokenizer, context_length(config))
     spec = RunSpec.of_run(named.run)
     method, options = methods.get(spec.method["name"]), spec.method_config
     tokenizer = _tokenizer(named.run, source)
     method.extend_tokenizer(tokenizer, options)
-    if named.step is not None:
-        chat_template.set_chat_template(tokenizer, spec.data.template)
+    # a result carries its template
+    chosen = spec.data.template if named.step is not None else "auto"
+    chat_template.set_up_template(tokenizer, replace(spec.data, template=chosen))
     length = text_length(config, method, options)
     return PromptTerms(tokenizer, length, sum(method.virtual_tokens(options)))
 
@@ -263,6 +264,7 @@ def stream(
 
     model, tokenizer = loaded.model, loaded.tokenizer
     prompt = render(tokenizer, conversation, settings)
+    stops = stop_tokens.ids(tokenizer, model)
     inputs = tokenizer(prompt, add_special_tokens=False, return_tensors="pt").to(model.device)
     prompt_tokens = inputs["input_ids"].shape[1]
     room = room_for_answer(prompt_tokens, loaded.length, named.name, loaded.virtual)
@@ -280,6 +282,7 @@ def stream(
                         attention_mask=inputs["attention_mask"],
                         max_new_tokens=min(settings.max_new_tokens, room),
                         pad_token_id=tokenizer.pad_token_id,
+                        eos_token_id=stops,
                         streamer=pieces,
                         stopping_criteria=[
                             lambda ids, scores, **_: _all(ids, ended.is_set() or gone.is_set())
@@ -310,7 +313,7 @@ def stream(
         "text": tokenizer.decode(ids, skip_special_tokens=True).strip(),
         "token_ids": ids,
         "is_at_context_end": len(ids) == room,
-        "finish": "stop" if ids and ids[-1] in end_ids(model, tokenizer) else "length",
+        "finish": "stop" if ids and ids[-1] in stops else "length",
         "seconds": time.perf_counter() - started,
         "receipt": receipt(loaded, named, prompt, inputs["input_ids"][0].tolist(), settings),
     }
@@ -333,11 +336,6 @@ def sampling(settings: GenerationSettings) -> dict[str, Any]:
     if settings.temperature <= 0:
         return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     return {"do_sample": True, "temperature": settings.temperature, "top_p": 1.0, "top_k": 0}
-
-
-def end_ids(model: Any, tokenizer: Any) -> set[int]:
-    given = model.generation_config.eos_token_id
-    return {tokenizer.eos_token_id, *(given if isinstance(given, list) else [given])}
 
 
 def receipt(

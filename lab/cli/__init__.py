@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from typing import Never
 
 from lab.cli import artifacts, bench, chat, compare, demo, inventory, memory, race, runs
-from lab.cli.console import print_json, say
+from lab.cli.console import Answer, print_json, say
 from lab.errors import LabError, SpecError, of_the_disk
 from lab.visible import visible
 
-Verb = Callable[[argparse.Namespace], int]
+Verb = Callable[[argparse.Namespace], Answer]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     call: Verb = arguments.call
     try:
-        return call(arguments)
+        return call(arguments).print(as_json=arguments.json)
     except LabError as error:
         return _refuse(error, arguments)
     except BrokenPipeError:

@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from lab import paths
 from lab.chat.generate import parse
-from lab.cli.console import console, print_json, table
+from lab.cli.console import Answer, console, table
 from lab.formatting import size
 
 
@@ -25,34 +25,34 @@ def add(verb: Any) -> None:
     )
 
 
-def merge(arguments: argparse.Namespace) -> int:
+def merge(arguments: argparse.Namespace) -> Answer:
     from lab.export.merge import merge
 
     made = merge(paths.run_dir(arguments.run), Path(arguments.out))
-    if arguments.json:
-        print_json(made)
-    else:
+
+    def display() -> None:
         apart = f"{made['largest_difference']:.1e}"
         console.print(f"{escape(made['folder'])}, {size(made['bytes'])}.", soft_wrap=True)
         console.print(f"Read back, its logits differ from the result's by {apart} of their spread.")
         if made["note"]:
             console.print(f"[yellow]{escape(made['note'])}[/]")
-    return 0
+
+    return Answer(made, display)
 
 
-def evaluate(arguments: argparse.Namespace) -> int:
+def evaluate(arguments: argparse.Namespace) -> Answer:
     from lab.evals.held_out import evaluate
 
     found = evaluate([parse(name) for name in arguments.models], arguments.dataset)
-    if arguments.json:
-        print_json({"models": found})
-        return 0
-    table(
-        f"{found[0]['rows']} rows, {found[0]['tokens']:,} counted tokens, the same for all",
-        ["model", "loss (nats a token)", "perplexity"],
-        [[row["model"], f"{row['loss']:.4f}", f"{row['perplexity']:.3g}"] for row in found],
-        right="lrr",
-    )
-    for note in filter(None, (row["note"] for row in found)):
-        console.print(f"[yellow]{escape(note)}[/]")
-    return 0
+
+    def display() -> None:
+        table(
+            f"{found[0]['rows']} rows, {found[0]['tokens']:,} counted tokens, the same for all",
+            ["model", "loss (nats a token)", "perplexity"],
+            [[row["model"], f"{row['loss']:.4f}", f"{row['perplexity']:.3g}"] for row in found],
+            right="lrr",
+        )
+        for note in filter(None, (row["note"] for row in found)):
+            console.print(f"[yellow]{escape(note)}[/]")
+
+    return Answer({"models": found}, display)

@@ -10,7 +10,7 @@ from typing import Any
 from rich.markup import escape
 
 from lab.cli import bench_speed
-from lab.cli.console import console, print_json, table
+from lab.cli.console import Answer, console, table
 from lab.errors import LabError
 from lab.formatting import duration, size
 
@@ -32,7 +32,7 @@ def add(verb: Any) -> None:
     bench_speed.add(sub)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> Answer:
     if arguments.cases is not None and not 1 <= arguments.cases <= 10_000:
         raise LabError(f"--cases is {arguments.cases}.", "Give 1 to 10000.")
     if arguments.kills is not None and not 1 <= arguments.kills <= 100_000:
@@ -44,8 +44,8 @@ def _teller(arguments: argparse.Namespace) -> Callable[[str], object]:
     return (lambda text: None) if arguments.json else console.print
 
 
-def faults(arguments: argparse.Namespace) -> int:
-    from lab.bench.fault_injection import faults
+def faults(arguments: argparse.Namespace) -> Answer:
+    from bench.fault_injection import faults
 
     report = faults(arguments.kills or 50, arguments.seed, _teller(arguments))
     rows = [
@@ -58,11 +58,11 @@ def faults(arguments: argparse.Namespace) -> int:
         ["damaged checkpoints skipped", str(report.damaged_skipped)],
         ["time", duration(report.seconds)],
     ]
-    return _show("SIGKILL at random moments", report, rows, arguments)
+    return _report("SIGKILL at random moments", report, rows)
 
 
-def hostile(arguments: argparse.Namespace) -> int:
-    from lab.bench.hostile import CASES, hostile
+def hostile(arguments: argparse.Namespace) -> Answer:
+    from bench.hostile import CASES, hostile
 
     report = hostile(arguments.cases or CASES, arguments.seed, _teller(arguments))
     rows = [
@@ -74,11 +74,11 @@ def hostile(arguments: argparse.Namespace) -> int:
         ["slowest", f"{duration(report.slowest_s)} ({report.slowest})"],
         ["time", duration(report.seconds)],
     ]
-    return _show("Bad input", report, rows, arguments)
+    return _report("Bad input", report, rows)
 
 
-def services(arguments: argparse.Namespace) -> int:
-    from lab.bench.service_restarts import services
+def services(arguments: argparse.Namespace) -> Answer:
+    from bench.service_restarts import services
 
     report = services(arguments.kills or 20, arguments.seed, _teller(arguments))
     rows = [
@@ -89,39 +89,33 @@ def services(arguments: argparse.Namespace) -> int:
         ["weights bit for bit equal", f"{report.equal} of {report.runs}"],
         ["time", duration(report.seconds)],
     ]
-    return _show("A queue whose services are killed", report, rows, arguments)
+    return _report("A queue whose services are killed", report, rows)
 
 
-def memory(arguments: argparse.Namespace) -> int:
+def memory(arguments: argparse.Namespace) -> Answer:
     """On a GPU predicted against measured; on a CPU what it can check; with --cases the grid."""
     import torch
 
-    from lab.bench import estimate_accuracy as bench
+    from bench import estimate_accuracy as bench
 
     say = _teller(arguments)
     if arguments.cases is not None:
-        found = bench.grid(arguments.cases, arguments.seed, say, whole=arguments.whole)
-        if arguments.json:
-            print_json(found)
-        else:
-            summary = [[name, str(value)] for name, value in found.items() if name != "rows"]
-            table("Predictions against each other", ["", ""], summary)
-        return 0
+        report = bench.grid(arguments.cases, arguments.seed, say, whole=arguments.whole)
+        figures = {name: value for name, value in report.items() if name != "rows"}
+        return Answer(report, lambda: _show_figures("Predictions against each other", figures))
     if torch.cuda.is_available():
         names = (arguments.model,) if arguments.model else bench.MODELS
         rows = [bench.measure(case, say) for case in bench.matrix(names)]
-        found = bench.summary(rows)
-        if arguments.json:
-            print_json({"rows": rows, **found})
-        else:
-            shown = [[name, str(value)] for name, value in found.items()]
-            table("Predicted against measured", ["", ""], shown)
-        return 1 if found["said_to_fit_but_did_not"] else 0
+        summary = bench.summary(rows)
+        return Answer(
+            {"rows": rows, **summary},
+            lambda: _show_figures("Predicted against measured", summary),
+            1 if summary["said_to_fit_but_did_not"] else 0,
+        )
     say("No GPU: checking tensor bytes by kind, and the ledger against real tensors.")
     rows = [bench.check_ledger(case) for case in bench.on_processor()]
-    if arguments.json:
-        print_json({"rows": rows})
-    else:
+
+    def display() -> None:
         table(
             "The ledger on a CPU",
             ["method", "bytes by kind", "fake step", "real step", "error"],
@@ -137,40 +131,47 @@ def memory(arguments: argparse.Namespace) -> int:
             ],
             right="llrrr",
         )
+
     # on a CPU fakes take attention apart, which keeps copies of keys and values that the fused
     # kernel of the real step does not; CUDA's rules have a kernel of their own
-    return 0 if all(row["kinds_equal"] and -0.005 < row["error"] < 0.02 for row in rows) else 1
+    is_close = all(row["kinds_equal"] and -0.005 < row["error"] < 0.02 for row in rows)
+    return Answer({"rows": rows}, display, 0 if is_close else 1)
 
 
-def ui(arguments: argparse.Namespace) -> int:
-    from lab.bench.page_load import beside_a_worker, ui
+def ui(arguments: argparse.Namespace) -> Answer:
+    from bench.page_load import beside_a_worker, ui
 
     seconds = arguments.seconds or 60.0
     found = ui(seconds, _teller(arguments))
     found["beside_a_worker"] = beside_a_worker(min(seconds, 60.0), _teller(arguments))
-    if arguments.json:
-        print_json(found)
-    else:
+
+    def display() -> None:
         rows = [
             [name, ", ".join(f"{key} {value:.3g}" for key, value in figures.items() if value)]
             for name, figures in found.items()
             if isinstance(figures, dict)
         ]
         table("Pages", ["", ""], rows)
-    return 0
+
+    return Answer(found, display)
 
 
-def _show(title: str, report: Any, rows: list[list[str]], arguments: argparse.Namespace) -> int:
-    if arguments.json:
-        print_json(asdict(report) | {"is_clean": report.is_clean})
-    else:
+def _show_figures(title: str, figures: dict[str, Any]) -> None:
+    table(title, ["", ""], [[name, str(value)] for name, value in figures.items()])
+
+
+def _report(title: str, report: Any, rows: list[list[str]]) -> Answer:
+    def display() -> None:
         table(title, ["", ""], rows)
         for failure in report.failures:
             console.print(f"[red]{escape(failure)}[/red]")
-    return 0 if report.is_clean else 1
+
+    return Answer(
+        asdict(report) | {"is_clean": report.is_clean}, display, 0 if report.is_clean else 1
+    )
 
 
-BENCHES: dict[str, Callable[[argparse.Namespace], int]] = {
+BENCHES: dict[str, Callable[[argparse.Namespace], Answer]] = {
     "faults": faults,
     "hostile": hostile,
     "memory": memory,

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from lab.cli.console import console, print_json, table
+from lab.cli.console import Answer, console, table
 from lab.errors import LabError
 from lab.formatting import duration, size
 
@@ -43,8 +43,8 @@ def add(sub: Any) -> None:
     group.add_argument("--with", dest="extra", default="", metavar="A,B", help="packages beside")
 
 
-def speed(arguments: argparse.Namespace, tell: Callable[[str], object]) -> int:
-    from lab.bench.throughput import Plan, speed
+def speed(arguments: argparse.Namespace, tell: Callable[[str], object]) -> Answer:
+    from bench.throughput import Plan, speed
 
     if arguments.pack:
         return _pack(arguments, tell)
@@ -69,52 +69,61 @@ def speed(arguments: argparse.Namespace, tell: Callable[[str], object]) -> int:
     if arguments.compile:
         given["compile"] = arguments.compile
     report = speed(replace(Plan.for_machine(arguments.model), **given), tell)
-    if arguments.json:
-        print_json(asdict(report) | {"is_clean": report.is_clean})
-        return 0 if report.is_clean else 1
-    table(
-        f"{report.model} on {report.device}",
-        ["case", "contestant", "checkpointing", "tokens/s", "peak", "loss, first and last step"],
-        [
+
+    def display() -> None:
+        table(
+            f"{report.model} on {report.device}",
             [
-                one["case"],
-                one["contestant"],
-                one["checkpointing"],
-                f"{one['tokens_per_s']:,.0f}",
-                size(one["peak_bytes"]),
-                f"{one['losses'][0]:.4f}  {one['losses'][-1]:.4f}",
-            ]
-            for one in sorted(
-                report.trials, key=lambda one: (one["case"], one["checkpointing"] == "on")
-            )
-        ],
+                "case",
+                "contestant",
+                "checkpointing",
+                "tokens/s",
+                "peak",
+                "loss, first and last step",
+            ],
+            [
+                [
+                    one["case"],
+                    one["contestant"],
+                    one["checkpointing"],
+                    f"{one['tokens_per_s']:,.0f}",
+                    size(one["peak_bytes"]),
+                    f"{one['losses'][0]:.4f}  {one['losses'][-1]:.4f}",
+                ]
+                for one in sorted(
+                    report.trials, key=lambda one: (one["case"], one["checkpointing"] == "on")
+                )
+            ],
+        )
+        table(
+            "The worker's tokens/s over a rival's",
+            [
+                "case",
+                "rival",
+                "checkpointing",
+                "pairs",
+                "median",
+                "at least (95 %)",
+                "smallest to largest",
+            ],
+            [
+                [one["case"], one["rival"], one["checkpointing"], *_figures(one["ratio"])]
+                for one in report.ratios
+            ],
+        )
+        for name, why in report.missing.items():
+            console.print(f"{name}: {why}")
+        for failure in report.failures:
+            console.print(f"[red]{failure}[/red]")
+        console.print(
+            "Equal work is proven by the losses of all steps, equal to "
+            f"{max((one['tolerance'] for one in report.ratios), default=0):g}. "
+            f"{duration(report.seconds)}."
+        )
+
+    return Answer(
+        asdict(report) | {"is_clean": report.is_clean}, display, 0 if report.is_clean else 1
     )
-    table(
-        "The worker's tokens/s over a rival's",
-        [
-            "case",
-            "rival",
-            "checkpointing",
-            "pairs",
-            "median",
-            "at least (95 %)",
-            "smallest to largest",
-        ],
-        [
-            [one["case"], one["rival"], one["checkpointing"], *_figures(one["ratio"])]
-            for one in report.ratios
-        ],
-    )
-    for name, why in report.missing.items():
-        console.print(f"{name}: {why}")
-    for failure in report.failures:
-        console.print(f"[red]{failure}[/red]")
-    console.print(
-        "Equal work is proven by the losses of all steps, equal to "
-        f"{max((one['tolerance'] for one in report.ratios), default=0):g}. "
-        f"{duration(report.seconds)}."
-    )
-    return 0 if report.is_clean else 1
 
 
 def _figures(ratio: dict[str, Any] | None) -> list[str]:
@@ -125,42 +134,42 @@ def _figures(ratio: dict[str, Any] | None) -> list[str]:
     return [str(ratio["pairs"]), f"{ratio['median']:.3f}", lower, span]
 
 
-def _pack(arguments: argparse.Namespace, tell: Callable[[str], object]) -> int:
-    from lab.bench.offline_bundle import pack
+def _pack(arguments: argparse.Namespace, tell: Callable[[str], object]) -> Answer:
+    from bench.offline_bundle import pack
 
     extra = list(filter(None, arguments.extra.split(",")))
     made = pack(Path(arguments.pack), arguments.python, extra, tell)
-    if arguments.json:
-        print_json(made)
-    else:
+
+    def display() -> None:
         console.print(f"{made['file']}, {size(made['bytes'])}. On the other machine:")
         console.print(made["commands"], soft_wrap=True)
-    return 0
+
+    return Answer(made, display)
 
 
-def overhead(arguments: argparse.Namespace, tell: Callable[[str], object]) -> int:
-    from lab.bench.overhead import overhead
+def overhead(arguments: argparse.Namespace, tell: Callable[[str], object]) -> Answer:
+    from bench.overhead import overhead
 
     report = overhead(tell=tell)
     found = report.to_json()
-    if arguments.json:
-        print_json(found)
-        return 0
-    median = found["median_s"]
-    parts = ", ".join(f"{name} {ms:.2f} ms" for name, ms in report.parts_ms_a_step.items())
-    phases = ", ".join(
-        f"{name} {total / len(report.cold_s):.1f} s" for name, total in report.phases_s.items()
-    )
-    rows = [
-        ["share of the loop's CPU time", f"{report.share:.2%} at {report.step_s:.2f} s a step"],
-        ["of which a step", parts],
-        ["bare import, load and one step", f"{median['bare']:.1f} s"],
-        ["cold worker to its first step", _start(found, "cold")],
-        ["spare worker to its first step", _start(found, "spare")],
-        ["a cold start's phases", phases],
-    ]
-    table("What the lab itself costs", ["", ""], rows)
-    return 0
+
+    def display() -> None:
+        median = found["median_s"]
+        parts = ", ".join(f"{name} {ms:.2f} ms" for name, ms in report.parts_ms_a_step.items())
+        phases = ", ".join(
+            f"{name} {total / len(report.cold_s):.1f} s" for name, total in report.phases_s.items()
+        )
+        rows = [
+            ["share of the loop's CPU time", f"{report.share:.2%} at {report.step_s:.2f} s a step"],
+            ["of which a step", parts],
+            ["bare import, load and one step", f"{median['bare']:.1f} s"],
+            ["cold worker to its first step", _start(found, "cold")],
+            ["spare worker to its first step", _start(found, "spare")],
+            ["a cold start's phases", phases],
+        ]
+        table("What the lab itself costs", ["", ""], rows)
+
+    return Answer(found, display)
 
 
 def _start(found: dict[str, Any], name: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from rich.markup import escape
 
 from lab import paths
-from lab.cli.console import console, loss, print_json, table
+from lab.cli.console import Answer, console, loss, table
 from lab.cli.race import show as show_race
 from lab.compare import race
 from lab.compare.comparison import AXES, UNITS, compare
@@ -26,7 +26,7 @@ def add(verb: Any) -> None:
     )
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> Answer:
     if len(set(arguments.runs)) < len(arguments.runs):
         raise LabError("A run is named twice.", "Name each run once.")
     is_race = len(arguments.runs) == 1 and arguments.runs[0].startswith("race-")
@@ -36,13 +36,14 @@ def run(arguments: argparse.Namespace) -> int:
         runs = [paths.run_dir(name) for name in arguments.runs]
     by = race.axis_of(runs[0]) if is_race else "step"
     answer = compare(runs, arguments.by or by)
-    if arguments.json:
-        print_json(answer)
-    elif is_race:
-        show_race(answer)
-    else:
-        show(answer)
-    return 0
+
+    def display() -> None:
+        if is_race:
+            show_race(answer)
+        else:
+            show(answer)
+
+    return Answer(answer, display)
 
 
 def show(answer: dict[str, Any]) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -58,6 +59,23 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return {math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, "NaN")
     return value
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a verb answers: `data` becomes one JSON document under --json, and `display` prints it
+    for a person otherwise."""
+
+    data: Any
+    display: Callable[[], object]
+    exit_code: int = 0
+
+    def print(self, *, as_json: bool) -> int:
+        if as_json:
+            print_json(self.data)
+        else:
+            self.display()
+        return self.exit_code
 
 
 def table(title: str, columns: list[str], rows: list[list[str]], right: str = "") -> None:

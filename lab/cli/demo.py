@@ -8,7 +8,7 @@ from typing import Any
 
 from lab.chat.generate import GenerationSettings, parse
 from lab.cli import chat, compare, follow
-from lab.cli.console import console, print_json, say
+from lab.cli.console import Answer, console, say
 from lab.compare.comparison import compare as compare_runs
 from lab.formatting import duration
 from lab.models import built_in, catalog
@@ -49,7 +49,7 @@ def spec(method: str) -> dict[str, Any]:
     }
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> Answer:
     quiet = arguments.json
     began = time.monotonic()
     for model in catalog.BUILT_IN:
@@ -61,21 +61,21 @@ def run(arguments: argparse.Namespace) -> int:
             console.print(f"[bold]{method}[/bold]: run {made.id}")
         ended = follow.follow(made, f"{method:5}", quiet=quiet)
         if ended.state != "done":
-            say(
+            message = (
                 f"The {method} run ended as {ended.state}: {ended.message} {ended.hint} "
-                f"Log: {made.log}",
-                error=True,
+                f"Log: {made.log}"
             )
-            return 1
+            say(message, error=True)
+            return Answer({"error": message}, lambda: None, 1)
         runs.append(made)
     answer = compare_runs(runs)
     names = [parse(f"base:{MODEL}"), *[parse(f"run:{one.id}") for one in runs]]
     answers = chat.ask(names, QUESTION, GenerationSettings(max_new_tokens=60), quiet=quiet)
-    if quiet:
-        print_json(answer | {"answers": answers, "seconds": time.monotonic() - began})
-        return 0
-    compare.show(answer)
-    console.print()
-    chat.show(QUESTION, answers)
-    console.print(f"Done in {duration(time.monotonic() - began)}.")
-    return 0
+
+    def display() -> None:
+        compare.show(answer)
+        console.print()
+        chat.show(QUESTION, answers)
+        console.print(f"Done in {duration(time.monotonic() - began)}.")
+
+    return Answer(answer | {"answers": answers, "seconds": time.monotonic() - began}, display)

@@ -10,9 +10,9 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 
 from lab.cli.console import console
 from lab.formatting import duration
+from lab.metrics import is_number
 from lab.paths import RunDir
 from lab.runs import launch, record_reader, supervisor
-from lab.runs.metric_columns import is_number
 from lab.runs.status import Status, status
 
 

@@ -10,12 +10,12 @@ from typing import Any
 from rich.markup import escape
 
 from lab import host, methods
-from lab.cli.console import console, print_json, say, table
+from lab.cli.console import Answer, console, say, table
 from lab.data import catalog as datasets
 from lab.data import hub
 from lab.errors import LabError
 from lab.formatting import count, size
-from lab.methods import compatibility
+from lab.methods.parts import compatibility
 from lab.models import catalog as models
 from lab.models import shipped_configs
 
@@ -34,7 +34,7 @@ def add(verb: Any) -> None:
     )
 
 
-def doctor(arguments: argparse.Namespace) -> int:
+def doctor(arguments: argparse.Namespace) -> Answer:
     """Looks at the machine and times one product, which the utilisation figures rest on."""
     facts = host.describe()
     missing = [name for name in ("torch", "transformers", "peft") if not _installed(name)]
@@ -47,33 +47,36 @@ def doctor(arguments: argparse.Namespace) -> int:
         facts["cuda"] = torch.version.cuda if torch.cuda.is_available() else None
         facts["cpu_peak_flops"] = host.time_product()
     facts["models"] = [{"id": f"builtin:{m.name}", "ready": m.is_ready} for m in models.BUILT_IN]
-    if arguments.json:
-        print_json(facts)
-        return 0
-    rows = [
-        ["System", facts["system"]],
-        ["Processor", f"{facts['processor']}, {facts['cores']} cores"],
-        ["Memory", f"{size(facts['memory_bytes'])}, {size(facts['memory_free_bytes'])} free"],
-        ["Disk", f"{size(facts['disk_free_bytes'])} free in {facts['home']}"],
-        ["Python", f"{facts['python']}, torch {facts.get('torch', 'missing')}"],
-        *[
-            ["GPU", f"{gpu['name']}, {size(gpu['memory_bytes'])}, {size(gpu['free_bytes'])} free"]
-            for gpu in facts["gpus"]
-        ],
-    ]
-    if not facts["gpus"]:
-        rows.append(["GPU", "none; training runs on the CPU, with small models"])
-    if "cpu_peak_flops" in facts:
-        rows.append(["Product", f"{facts['cpu_peak_flops'] / 1e9:.0f} GFLOP/s in float32"])
-    rows += [
-        ["Model", f"{m['id']}: {'ready' if m['ready'] else 'missing'}"] for m in facts["models"]
-    ]
-    table("This machine", ["", ""], rows)
-    for problem in facts["problems"]:
-        console.print(f"[red]Problem:[/red] {escape(problem)}")
-    if not facts["problems"]:
-        console.print("[green]Everything that the lab needs is here.[/green]")
-    return 0
+
+    def display() -> None:
+        rows = [
+            ["System", facts["system"]],
+            ["Processor", f"{facts['processor']}, {facts['cores']} cores"],
+            ["Memory", f"{size(facts['memory_bytes'])}, {size(facts['memory_free_bytes'])} free"],
+            ["Disk", f"{size(facts['disk_free_bytes'])} free in {facts['home']}"],
+            ["Python", f"{facts['python']}, torch {facts.get('torch', 'missing')}"],
+            *[
+                [
+                    "GPU",
+                    f"{gpu['name']}, {size(gpu['memory_bytes'])}, {size(gpu['free_bytes'])} free",
+                ]
+                for gpu in facts["gpus"]
+            ],
+        ]
+        if not facts["gpus"]:
+            rows.append(["GPU", "none; training runs on the CPU, with small models"])
+        if "cpu_peak_flops" in facts:
+            rows.append(["Product", f"{facts['cpu_peak_flops'] / 1e9:.0f} GFLOP/s in float32"])
+        rows += [
+            ["Model", f"{m['id']}: {'ready' if m['ready'] else 'missing'}"] for m in facts["models"]
+        ]
+        table("This machine", ["", ""], rows)
+        for problem in facts["problems"]:
+            console.print(f"[red]Problem:[/red] {escape(problem)}")
+        if not facts["problems"]:
+            console.print("[green]Everything that the lab needs is here.[/green]")
+
+    return Answer(facts, display)
 
 
 def _installed(name: str) -> bool:
@@ -108,7 +111,7 @@ def _problems(facts: dict[str, Any]) -> list[str]:
     return found
 
 
-def list_models(arguments: argparse.Namespace) -> int:
+def list_models(arguments: argparse.Namespace) -> Answer:
     rows: list[dict[str, Any]] = [
         {
             "id": f"builtin:{model.name}",
@@ -130,35 +133,39 @@ def list_models(arguments: argparse.Namespace) -> int:
         }
         for model in shipped_configs.shipped()
     ]
-    if arguments.json:
-        print_json({"models": rows})
-        return 0
-    table(
-        "Models",
-        ["id", "title", "parameters", "license", "ready"],
-        [
+
+    def display() -> None:
+        table(
+            "Models",
+            ["id", "title", "parameters", "license", "ready"],
             [
-                r["id"],
-                r["title"],
-                count(r["parameters"]),
-                r["license"],
-                "estimates only" if r.get("estimates_only") else "yes" if r["ready"] else "no",
-            ]
-            for r in rows
-        ],
-        right="llr",
-    )
-    console.print("Or a hub id such as org/name, or a folder with config.json and safetensors.")
-    return 0
+                [
+                    r["id"],
+                    r["title"],
+                    count(r["parameters"]),
+                    r["license"],
+                    "estimates only" if r.get("estimates_only") else "yes" if r["ready"] else "no",
+                ]
+                for r in rows
+            ],
+            right="llr",
+        )
+        console.print("Or a hub id such as org/name, or a folder with config.json and safetensors.")
+
+    return Answer({"models": rows}, display)
 
 
-def datasets_verb(arguments: argparse.Namespace) -> int:
+def datasets_verb(arguments: argparse.Namespace) -> Answer:
     if arguments.action == "list":
         return list_datasets(arguments)
     if not arguments.what:
         raise LabError(f"Nothing was named to {arguments.action}.", "See `datasets --help`.")
     if arguments.action == "add":
-        done = {"id": datasets.add_file(Path(arguments.what).expanduser()).id, "state": "added"}
+        path = Path(arguments.what).expanduser()
+        made = datasets.add_file(path)
+        done = {"id": made.id, "state": "added"}
+        if (told := datasets.renamed(path.name, made)) and not arguments.json:
+            say(told)
     elif arguments.action == "remove":
         datasets.remove(arguments.what.removeprefix("upload:"))
         done = {"id": arguments.what, "state": "removed"}
@@ -166,69 +173,69 @@ def datasets_verb(arguments: argparse.Namespace) -> int:
         wanted = hub.parse(arguments.what)
         hub.fetch(wanted)
         done = {"id": str(wanted), "state": "fetched"}
-    if arguments.json:
-        print_json(done)
-    else:
+
+    def display() -> None:
         say(f"{done['id']} {done['state']}")
-    return 0
+
+    return Answer(done, display)
 
 
-def list_datasets(arguments: argparse.Namespace) -> int:
+def list_datasets(arguments: argparse.Namespace) -> Answer:
     rows = [{"id": dataset.id, **dataset.card} for dataset in datasets.built_in()]
     own: list[dict[str, Any]] = [
         {"id": one.id, "bytes": one.path.stat().st_size} for one in datasets.uploads()
     ]
     own += [{"id": one, "bytes": hub.parse(one).file.stat().st_size} for one in hub.fetched()]
-    if arguments.json:
-        print_json({"datasets": rows, "own": own, "hub": hub.known()})
-        return 0
-    table(
-        "Datasets",
-        ["id", "rows", "format", "what it is"],
-        [[r["id"], str(r["rows"]), r["format"], r["summary"]] for r in rows],
-        right="lr",
-    )
-    for one in own:
-        console.print(f"{one['id']}  {size(one['bytes'])}")
-    console.print(
-        "Or a .jsonl .json .csv .tsv .parquet or .txt file, also gzipped; `datasets add FILE` "
-        "keeps a copy, `datasets fetch ORG/NAME` brings one from the hub."
-    )
-    return 0
+
+    def display() -> None:
+        table(
+            "Datasets",
+            ["id", "rows", "format", "what it is"],
+            [[r["id"], str(r["rows"]), r["format"], r["summary"]] for r in rows],
+            right="lr",
+        )
+        for one in own:
+            console.print(f"{one['id']}  {size(one['bytes'])}")
+        console.print(
+            "Or a .jsonl .json .csv .tsv .parquet or .txt file, also gzipped; `datasets add FILE` "
+            "keeps a copy, `datasets fetch ORG/NAME` brings one from the hub."
+        )
+
+    return Answer({"datasets": rows, "own": own, "hub": hub.known()}, display)
 
 
-def list_methods(arguments: argparse.Namespace) -> int:
+def list_methods(arguments: argparse.Namespace) -> Answer:
     if arguments.matrix:
         return show_matrix(arguments)
     rows = [method.to_json() for method in methods.all_methods()]
-    if arguments.json:
-        print_json({"methods": rows})
-        return 0
-    for row in rows:
-        console.print(f"[bold]{row['name']}[/bold]  {row['title']} ({row['source']})")
-        console.print(f"  {row['summary']}")
-        for option in row["options"]:
-            console.print(
-                f"  [cyan]{option['name']}[/cyan] = {option['default']}  "
-                f"{option['title']}: {option['help']}"
-            )
-    return 0
+
+    def display() -> None:
+        for row in rows:
+            console.print(f"[bold]{row['name']}[/bold]  {row['title']} ({row['source']})")
+            console.print(f"  {row['summary']}")
+            for option in row["options"]:
+                console.print(
+                    f"  [cyan]{option['name']}[/cyan] = {option['default']}  "
+                    f"{option['title']}: {option['help']}"
+                )
+
+    return Answer({"methods": rows}, display)
 
 
-def show_matrix(arguments: argparse.Namespace) -> int:
+def show_matrix(arguments: argparse.Namespace) -> Answer:
     """The support matrix, and below it the reason of every "no"."""
     rows = compatibility.matrix(methods.all_methods())
-    if arguments.json:
-        print_json({"matrix": rows})
-        return 0
-    numbers = [str(number) for number, _ in enumerate(compatibility.FEATURES, 1)]
-    lines = [
-        [row["name"], *["yes" if cell["yes"] else "–" for cell in row["cells"].values()]]
-        for row in rows
-    ]
-    table("What goes together", ["method", *numbers], lines)
-    for number, feature in zip(numbers, compatibility.FEATURES, strict=True):
-        console.print(f"{number:>3}  {feature.title}")
-    for reason, places in compatibility.reasons(rows).items():
-        console.print(f"– {', '.join(places)}: {reason}")
-    return 0
+
+    def display() -> None:
+        numbers = [str(number) for number, _ in enumerate(compatibility.FEATURES, 1)]
+        lines = [
+            [row["name"], *["yes" if cell["yes"] else "–" for cell in row["cells"].values()]]
+            for row in rows
+        ]
+        table("What goes together", ["method", *numbers], lines)
+        for number, feature in zip(numbers, compatibility.FEATURES, strict=True):
+            console.print(f"{number:>3}  {feature.title}")
+        for reason, places in compatibility.reasons(rows).items():
+            console.print(f"– {', '.join(places)}: {reason}")
+
+    return Answer({"matrix": rows}, display)

@@ -8,7 +8,7 @@ from typing import Any
 from rich.markup import escape
 
 from lab import spec
-from lab.cli.console import console, print_json, table
+from lab.cli.console import Answer, console, table
 from lab.cli.runs import add_set
 from lab.errors import LabError
 from lab.formatting import count, size
@@ -37,73 +37,74 @@ def _add_run_and_device(sub: argparse.ArgumentParser) -> None:
     add_set(sub)
 
 
-def estimate(arguments: argparse.Namespace) -> int:
+def estimate(arguments: argparse.Namespace) -> Answer:
     answer = planner.estimate(
         _given(arguments),
         _device(arguments),
         shadow=not arguments.formula,
         whole=arguments.whole,
     )
-    if arguments.json:
-        print_json(answer)
-        return 0
-    trains = f"{count(answer['trainable'])} of {count(answer['parameters'])} train"
-    how = "shadow step" if answer["source"] == "shadow" else "closed form"
-    rows = [[name, size(value)] for name, value in answer["at_peak"].items()]
-    where = answer["peak_phase"]
-    if answer["module"] or answer["operation"]:
-        where += f", {answer['operation']} in {answer['module'] or 'the step'}"
-    rows.append([f"peak ({where})", size(answer["peak_bytes"])])
-    if answer["reserved_bytes"]:
-        rows.append(["reserved by the allocator", size(answer["reserved_bytes"])])
-    table(f"At the peak, by {how} ({trains})", ["", ""], rows, right="lr")
-    phases = [[name, size(value)] for name, value in answer["phases"].items()]
-    table("Peak of each phase", ["", ""], phases, right="lr")
-    disk = answer["disk"]
-    said = f"About {answer['tokens_per_s']:,.0f} tokens/s"
-    if answer["wh_per_million_tokens"]:
-        said += f", {answer['wh_per_million_tokens']:,.1f} Wh a million tokens"
-    console.print(f"{said}; the result takes {size(disk['artifact'])} of disk.")
-    if answer["is_bound"]:
-        console.print("A CPU run: a bound on the resident memory, not an exact figure.")
-    if answer["fits"] is not None:
-        room = size(answer["device_bytes"])
-        console.print(f"Fits into {room}." if answer["fits"] else f"Does not fit into {room}.")
-    for note in answer["notes"]:
-        console.print(escape(note))
-    return 0
+
+    def display() -> None:
+        trains = f"{count(answer['trainable'])} of {count(answer['parameters'])} train"
+        how = "shadow step" if answer["source"] == "shadow" else "closed form"
+        rows = [[name, size(value)] for name, value in answer["at_peak"].items()]
+        where = answer["peak_phase"]
+        if answer["module"] or answer["operation"]:
+            where += f", {answer['operation']} in {answer['module'] or 'the step'}"
+        rows.append([f"peak ({where})", size(answer["peak_bytes"])])
+        if answer["reserved_bytes"]:
+            rows.append(["reserved by the allocator", size(answer["reserved_bytes"])])
+        table(f"At the peak, by {how} ({trains})", ["", ""], rows, right="lr")
+        phases = [[name, size(value)] for name, value in answer["phases"].items()]
+        table("Peak of each phase", ["", ""], phases, right="lr")
+        disk = answer["disk"]
+        said = f"About {answer['tokens_per_s']:,.0f} tokens/s"
+        if answer["wh_per_million_tokens"]:
+            said += f", {answer['wh_per_million_tokens']:,.1f} Wh a million tokens"
+        console.print(f"{said}; the result takes {size(disk['artifact'])} of disk.")
+        if answer["is_bound"]:
+            console.print("A CPU run: a bound on the resident memory, not an exact figure.")
+        if answer["fits"] is not None:
+            room = size(answer["device_bytes"])
+            console.print(f"Fits into {room}." if answer["fits"] else f"Does not fit into {room}.")
+        for note in answer["notes"]:
+            console.print(escape(note))
+
+    return Answer(answer, display)
 
 
-def plan(arguments: argparse.Namespace) -> int:
+def plan(arguments: argparse.Namespace) -> Answer:
     answer = planner.plan(_given(arguments), _device(arguments))
-    if arguments.json:
-        print_json(answer)
-        return 0
-    rows = [
-        [
-            f"{one['batch_size']} × {one['accumulation']}",
-            one["activation_checkpointing"]
-            + (f", {one['checkpointed_layers']} layers" if one["checkpointed_layers"] else ""),
-            one["loss"],
-            one["optimizer"],
-            size(one["peak_bytes"]) + ("" if one["source"] == "shadow" else " (closed form)"),
-            f"{one['tokens_per_s']:,.0f}",
-            one["why"],
+
+    def display() -> None:
+        rows = [
+            [
+                f"{one['batch_size']} × {one['accumulation']}",
+                one["activation_checkpointing"]
+                + (f", {one['checkpointed_layers']} layers" if one["checkpointed_layers"] else ""),
+                one["loss"],
+                one["optimizer"],
+                size(one["peak_bytes"]) + ("" if one["source"] == "shadow" else " (closed form)"),
+                f"{one['tokens_per_s']:,.0f}",
+                one["why"],
+            ]
+            for one in answer["choices"][:8]
         ]
-        for one in answer["choices"][:8]
-    ]
-    table(
-        f"Settings for {size(answer['device_bytes'])}, {answer['reserve']:.0%} of it in reserve",
-        ["rows × passes", "checkpointing", "loss", "optimizer", "peak", "tokens/s", "why"],
-        rows,
-        right="llllrr",
-    )
-    console.print(f"Compiling the layers {escape(answer['compile'])}.")
-    if answer["is_measured"]:
-        console.print("Speeds follow what this machine's finished runs have reached.")
-    else:
-        console.print(f"Speeds take {answer['reached']:.0%} of the device's peak rate.")
-    return 0
+        table(
+            f"Settings for {size(answer['device_bytes'])}, "
+            f"{answer['reserve']:.0%} of it in reserve",
+            ["rows × passes", "checkpointing", "loss", "optimizer", "peak", "tokens/s", "why"],
+            rows,
+            right="llllrr",
+        )
+        console.print(f"Compiling the layers {escape(answer['compile'])}.")
+        if answer["is_measured"]:
+            console.print("Speeds follow what this machine's finished runs have reached.")
+        else:
+            console.print(f"Speeds take {answer['reached']:.0%} of the device's peak rate.")
+
+    return Answer(answer, display)
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:

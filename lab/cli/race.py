@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from lab import spec
 from lab.cli import follow
-from lab.cli.console import console, loss, print_json, say, table
+from lab.cli.console import Answer, console, loss, say, table
 from lab.compare import race
 from lab.compare.comparison import UNITS, compare
 from lab.compare.race import Budget
@@ -40,7 +40,7 @@ def add(verb: Any) -> None:
     )
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> Answer:
     quiet = arguments.json
     value = spec.override(spec.load(Path(arguments.spec)), arguments.settings)
     budget = Budget.parse(arguments.budget) if arguments.budget else None
@@ -64,13 +64,13 @@ def run(arguments: argparse.Namespace) -> int:
             }
             for one, plan in zip(runs, plans, strict=True)
         ]
-        if quiet:
-            print_json({"race": race_id, "notes": notes, "runs": started})
-        else:
-            rows = [[one["method"], str(one["seed"]), one["id"]] for one in started]
+
+        def show_started() -> None:
+            rows = [[run["method"], str(run["seed"]), run["id"]] for run in started]
             table("Runs", ["method", "seed", "id"], rows)
             console.print(f"When they have ended: python -m lab compare {race_id}")
-        return 0
+
+        return Answer({"race": race_id, "notes": notes, "runs": started}, show_started)
     failed = 0
     for one, plan in zip(runs, plans, strict=True):
         ended = follow.follow(one, plan["spec"]["name"], quiet=quiet)
@@ -78,11 +78,11 @@ def run(arguments: argparse.Namespace) -> int:
             failed += 1
             say(f"{one.id} {ended.state}: {ended.message} {ended.hint}".strip(), error=True)
     answer = compare(runs, race.axis_of(runs[0]))
-    if quiet:
-        print_json({"race": race_id, "notes": notes} | answer)
-    else:
+
+    def display() -> None:
         show(answer)
-    return 1 if failed else 0
+
+    return Answer({"race": race_id, "notes": notes} | answer, display, 1 if failed else 0)
 
 
 def show(answer: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from lab import paths, spec
 from lab.atomic_files import read_object
 from lab.cli import follow
-from lab.cli.console import console, loss, print_json, say, table, write
+from lab.cli.console import Answer, console, loss, say, table, write
 from lab.compare.comparison import row
 from lab.errors import LabError
 from lab.forecast.memory_savers import resolved
@@ -20,6 +20,8 @@ from lab.formatting import count, duration, size
 from lab.preflight.client import planner
 from lab.runs import checkpoints, export_import, index, launch, queue, record_reader, supervisor
 from lab.runs.status import status
+
+ENDED_BADLY = ("failed", "crashed")
 
 
 def add(verb: Any) -> None:
@@ -94,7 +96,7 @@ def add_set(sub: argparse.ArgumentParser) -> None:
     )
 
 
-def start(arguments: argparse.Namespace) -> int:
+def start(arguments: argparse.Namespace) -> Answer:
     value = spec.override(spec.load(Path(arguments.spec)), arguments.settings)
     if arguments.ignore_memory:
         value = spec.override(value, ["hardware.ignore_memory=true"])
@@ -104,9 +106,11 @@ def start(arguments: argparse.Namespace) -> int:
     state = "starting"
     if arguments.wait:
         state = _finish(run, quiet=arguments.json)
-    if arguments.json:
-        print_json({"id": run.id, "path": str(run.path), "state": status(run).state})
-    return 1 if state in ("failed", "crashed") else 0
+    return Answer(
+        {"id": run.id, "path": str(run.path), "state": status(run).state},
+        lambda: None,  # its id stands there since before it began
+        1 if state in ENDED_BADLY else 0,
+    )
 
 
 def _finish(run: paths.RunDir, *, quiet: bool) -> str:
@@ -117,8 +121,8 @@ def _finish(run: paths.RunDir, *, quiet: bool) -> str:
     return ended.state
 
 
-def list_runs(arguments: argparse.Namespace) -> int:
-    found = [
+def list_runs(arguments: argparse.Namespace) -> Answer:
+    runs = [
         {
             "id": entry.id,
             "name": entry.name,
@@ -128,74 +132,75 @@ def list_runs(arguments: argparse.Namespace) -> int:
         }
         for entry in index.entries()
     ]
-    if arguments.json:
-        print_json({"runs": found})
-    elif not found:
-        console.print("No runs yet. `python -m lab demo` makes the first two.")
-    else:
+
+    def display() -> None:
+        if not runs:
+            console.print("No runs yet. `python -m lab demo` makes the first two.")
+            return
         rows = [
             [r["id"], r["name"], r["state"], f"{r['done']:g}/{r['total']:g}" if r["total"] else ""]
-            for r in found
+            for r in runs
         ]
         table("Runs", ["id", "name", "state", "progress"], rows)
-    return 0
+
+    return Answer({"runs": runs}, display)
 
 
-def show(arguments: argparse.Namespace) -> int:
+def show(arguments: argparse.Namespace) -> Answer:
     run = paths.run_dir(arguments.run)
     now = status(run)
     figures = row(run)
-    if arguments.json:
-        train, evals = record_reader.metrics(run, "train"), record_reader.metrics(run, "eval")
-        print_json(
-            {
-                "id": run.id,
-                "path": str(run.path),
-                "spec": read_object(run.spec),
-                "estimate": read_object(run.estimate),
-                "environment": read_object(run.environment),
-                "status": now.to_json(),
-                "last": {
-                    "train": train[-1] if train else None,
-                    "eval": evals[-1] if evals else None,
-                },
-                "figures": figures,
-                "disk": index.disk(run),
-                "result": read_object(run.result),
-            }
-        )
-        return 0
-    rows = [
-        ["state", now.state + (f", {now.phase}" if now.is_active else "")],
-        ["name", str(figures["name"])],
-        ["model", str(figures["model"])],
-        ["method", str(figures["method"])],
-        ["trains", f"{count(figures['trainable'])} of {count(figures['parameters'])}"],
-        ["steps", f"{figures['steps']:,}"],
-        ["tokens", f"{figures['tokens']:,}"],
-        ["time", duration(figures["seconds"])],
-        [
-            "train loss",
-            f"{loss(figures['train_loss']['first'])} to {loss(figures['train_loss']['last'])}",
-        ],
-        [
-            "evaluation loss",
-            f"base {loss(figures['eval_loss']['base'])}, now {loss(figures['eval_loss']['final'])}",
-        ],
-        ["peak memory", size(figures["peak_bytes"])],
-        ["folder", str(run.path)],
-    ]
-    if now.message:
-        rows.insert(1, ["why", f"{now.message} {now.hint}"])
-    table(run.id, ["", ""], rows)
-    return 0
+    train, evals = record_reader.metrics(run, "train"), record_reader.metrics(run, "eval")
+    data = {
+        "id": run.id,
+        "path": str(run.path),
+        "spec": read_object(run.spec),
+        "estimate": read_object(run.estimate),
+        "environment": read_object(run.environment),
+        "status": now.to_json(),
+        "last": {
+            "train": train[-1] if train else None,
+            "eval": evals[-1] if evals else None,
+        },
+        "figures": figures,
+        "disk": index.disk(run),
+        "result": read_object(run.result),
+    }
+
+    def display() -> None:
+        evaluated = figures["eval_loss"]
+        rows = [
+            ["state", now.state + (f", {now.phase}" if now.is_active else "")],
+            ["name", str(figures["name"])],
+            ["model", str(figures["model"])],
+            ["method", str(figures["method"])],
+            ["trains", f"{count(figures['trainable'])} of {count(figures['parameters'])}"],
+            ["steps", f"{figures['steps']:,}"],
+            ["tokens", f"{figures['tokens']:,}"],
+            ["time", duration(figures["seconds"])],
+            [
+                "train loss",
+                f"{loss(figures['train_loss']['first'])} to {loss(figures['train_loss']['last'])}",
+            ],
+            ["evaluation loss", f"base {loss(evaluated['base'])}, now {loss(evaluated['final'])}"],
+            ["peak memory", size(figures["peak_bytes"])],
+            ["folder", str(run.path)],
+        ]
+        if now.message:
+            rows.insert(1, ["why", f"{now.message} {now.hint}"])
+        table(run.id, ["", ""], rows)
+
+    return Answer(data, display)
 
 
-def logs(arguments: argparse.Namespace) -> int:
+def logs(arguments: argparse.Namespace) -> Answer:
     run = paths.run_dir(arguments.run)
-    if arguments.json:
-        print_json({"id": run.id, "log": record_reader.tail(run.log, 1 << 20)})
-        return 0
+    data = {"id": run.id, "log": record_reader.tail(run.log, 1 << 20)}
+    return Answer(data, lambda: _print_log(run, follow=arguments.follow))
+
+
+def _print_log(run: paths.RunDir, *, follow: bool) -> None:
+    """The whole log, and what is added until the run has ended if `follow`."""
     shown = 0
     # a letter of several bytes may be cut in two by the end of what is written so far
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -209,38 +214,38 @@ def logs(arguments: argparse.Namespace) -> int:
             data = b""
         shown += len(data)
         write(decoder.decode(data))
-        if ended or not arguments.follow:
-            return 0
+        if ended or not follow:
+            return
         time.sleep(0.5)
 
 
-def stop(arguments: argparse.Namespace) -> int:
+def stop(arguments: argparse.Namespace) -> Answer:
     run = paths.run_dir(arguments.run)
     launch.command(run, "kill" if arguments.kill else "stop")
     state = "stopping"
     if arguments.wait:
         state = _finish(run, quiet=arguments.json)
-    if arguments.json:
-        print_json({"id": run.id, "state": state})
-    else:
+
+    def display() -> None:
         say(f"{run.id} {state}")
-    return 1 if state in ("failed", "crashed") else 0
+
+    return Answer({"id": run.id, "state": state}, display, 1 if state in ENDED_BADLY else 0)
 
 
-def resume(arguments: argparse.Namespace) -> int:
+def resume(arguments: argparse.Namespace) -> Answer:
     run = paths.run_dir(arguments.run)
     launch.resume(run, arguments.settings, incomplete=arguments.incomplete)
     state = "starting"
     if arguments.wait:
         state = _finish(run, quiet=arguments.json)
-    if arguments.json:
-        print_json({"id": run.id, "state": state})
-    else:
+
+    def display() -> None:
         say(f"{run.id} {state}")
-    return 1 if state in ("failed", "crashed") else 0
+
+    return Answer({"id": run.id, "state": state}, display, 1 if state in ENDED_BADLY else 0)
 
 
-def show_queue(arguments: argparse.Namespace) -> int:
+def show_queue(arguments: argparse.Namespace) -> Answer:
     if arguments.action == "first":
         if not arguments.run:
             raise LabError("Which run?", "Write: queue first RUN")
@@ -255,26 +260,26 @@ def show_queue(arguments: argparse.Namespace) -> int:
     rules = queue.change(**changes) if changes else queue.settings()
     supervisor.ensure_if_waiting()
     line = [index.entry(run) for run in queue.waiting_runs()]
-    if arguments.json:
-        print_json(
-            {
-                "settings": asdict(rules),
-                "waiting": [
-                    {"id": entry.id, "name": entry.name, "why": entry.status.message}
-                    for entry in line
-                ],
-                "active": [run.id for run in queue.active()],
-            }
-        )
-        return 0
-    say(f"{'paused' if rules.paused else 'running'}, {rules.at_once} at once")
-    rows = [[entry.id, entry.name, entry.status.message] for entry in line]
-    if rows:
-        table("Waiting", ["id", "name", "why"], rows)
-    return 0
+
+    def display() -> None:
+        say(f"{'paused' if rules.paused else 'running'}, {rules.at_once} at once")
+        rows = [[entry.id, entry.name, entry.status.message] for entry in line]
+        if rows:
+            table("Waiting", ["id", "name", "why"], rows)
+
+    return Answer(
+        {
+            "settings": asdict(rules),
+            "waiting": [
+                {"id": entry.id, "name": entry.name, "why": entry.status.message} for entry in line
+            ],
+            "active": [run.id for run in queue.active()],
+        },
+        display,
+    )
 
 
-def list_checkpoints(arguments: argparse.Namespace) -> int:
+def list_checkpoints(arguments: argparse.Namespace) -> Answer:
     run = paths.run_dir(arguments.run)
     if arguments.pin is not None:
         checkpoints.pin(run, arguments.pin)
@@ -283,37 +288,42 @@ def list_checkpoints(arguments: argparse.Namespace) -> int:
     if arguments.delete is not None:
         checkpoints.delete(run, arguments.delete)
     found = checkpoints.table(run)
-    if arguments.json:
-        print_json({"id": run.id, "checkpoints": found})
-        return 0
-    rows = [
-        [f"{one['step']:,}", size(one["bytes"]), loss(one["eval_loss"]), "pinned" * one["pinned"]]
-        for one in found
-    ]
-    table("Checkpoints", ["step", "size", "evaluation loss", ""], rows, right="rrr")
-    return 0
+
+    def display() -> None:
+        rows = [
+            [
+                f"{one['step']:,}",
+                size(one["bytes"]),
+                loss(one["eval_loss"]),
+                "pinned" * one["pinned"],
+            ]
+            for one in found
+        ]
+        table("Checkpoints", ["step", "size", "evaluation loss", ""], rows, right="rrr")
+
+    return Answer({"id": run.id, "checkpoints": found}, display)
 
 
-def export_run(arguments: argparse.Namespace) -> int:
+def export_run(arguments: argparse.Namespace) -> Answer:
     run = paths.run_dir(arguments.run)
     target = export_import.export(run, Path(arguments.file), checkpoints=arguments.checkpoints)
-    if arguments.json:
-        print_json({"id": run.id, "file": str(target), "bytes": target.stat().st_size})
-    else:
+
+    def display() -> None:
         say(f"{target} {size(target.stat().st_size)}")
-    return 0
+
+    return Answer({"id": run.id, "file": str(target), "bytes": target.stat().st_size}, display)
 
 
-def import_run(arguments: argparse.Namespace) -> int:
+def import_run(arguments: argparse.Namespace) -> Answer:
     run = export_import.import_run(Path(arguments.file))
-    if arguments.json:
-        print_json({"id": run.id, "path": str(run.path)})
-    else:
+
+    def display() -> None:
         say(run.id)
-    return 0
+
+    return Answer({"id": run.id, "path": str(run.path)}, display)
 
 
-def label(arguments: argparse.Namespace) -> int:
+def label(arguments: argparse.Namespace) -> Answer:
     run = paths.run_dir(arguments.run)
     given = {
         "tags": arguments.tags,
@@ -322,55 +332,56 @@ def label(arguments: argparse.Namespace) -> int:
     }
     index.update_labels(run, **{key: value for key, value in given.items() if value is not None})
     entry = index.entry(run)
-    if arguments.json:
-        print_json(
-            {
-                "id": run.id,
-                "name": entry.name,
-                "tags": list(entry.tags),
-                "notes": entry.notes,
-                "archived": entry.is_archived,
-            }
-        )
-    else:
+
+    def display() -> None:
         say(f"{run.id} {', '.join(entry.tags)} {entry.notes}".strip())
-    return 0
+
+    return Answer(
+        {
+            "id": run.id,
+            "name": entry.name,
+            "tags": list(entry.tags),
+            "notes": entry.notes,
+            "archived": entry.is_archived,
+        },
+        display,
+    )
 
 
-def fixes(arguments: argparse.Namespace) -> int:
+def fixes(arguments: argparse.Namespace) -> Answer:
     run = paths.run_dir(arguments.run)
     found = planner.fixes(resolved(run))
-    if arguments.json:
-        print_json({"id": run.id, "fixes": found})
-        return 0
-    rows = [
-        [
-            fix["title"],
-            size(fix["peak_bytes"]),
-            size(fix["saves_bytes"]),
-            "same batch" if fix["keeps_batch"] else "trains differently",
+
+    def display() -> None:
+        rows = [
+            [
+                fix["title"],
+                size(fix["peak_bytes"]),
+                size(fix["saves_bytes"]),
+                "same batch" if fix["keeps_batch"] else "trains differently",
+            ]
+            for fix in found
         ]
-        for fix in found
-    ]
-    table("What makes it smaller", ["", "predicted peak", "saves", ""], rows, right="lrrl")
-    return 0
+        table("What makes it smaller", ["", "predicted peak", "saves", ""], rows, right="lrrl")
+
+    return Answer({"id": run.id, "fixes": found}, display)
 
 
-def rename(arguments: argparse.Namespace) -> int:
+def rename(arguments: argparse.Namespace) -> Answer:
     run = paths.run_dir(arguments.run)
     index.rename(run, arguments.name)
-    if arguments.json:
-        print_json({"id": run.id, "name": arguments.name})
-    else:
+
+    def display() -> None:
         say(f"{run.id} {arguments.name}")
-    return 0
+
+    return Answer({"id": run.id, "name": arguments.name}, display)
 
 
-def delete(arguments: argparse.Namespace) -> int:
+def delete(arguments: argparse.Namespace) -> Answer:
     run = paths.run_dir(arguments.run)
     launch.delete(run)
-    if arguments.json:
-        print_json({"id": run.id, "state": "deleted"})
-    else:
+
+    def display() -> None:
         say(f"{run.id} deleted")
-    return 0
+
+    return Answer({"id": run.id, "state": "deleted"}, display)

@@ -17,7 +17,7 @@ from typing import Any
 
 from lab import paths
 from lab.atomic_files import write_atomic
-from lab.data import chat_template
+from lab.data import chat_template, rendering, stop_tokens
 from lab.data.batches import collate, single_rows
 from lab.data.example_reader import ExampleReader, ReadOptions
 from lab.models import weights_hash
@@ -49,6 +49,9 @@ def answers_file(source: ModelSource, tokenizer: Any) -> Path:
         prompts(),
         MAX_NEW_TOKENS,
         SEED,
+        # where an answer stops, and what else the template reads, decide what is sampled
+        stop_tokens.ids(tokenizer),
+        rendering.settings_of(tokenizer).to_json(),
     ]
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
     return paths.home() / "cache" / "general" / f"{key}.jsonl"
@@ -113,6 +116,7 @@ def _sample(model: Any, tokenizer: Any, asked: list[str], seed: int) -> list[str
                 top_p=1.0,
                 top_k=0,
                 pad_token_id=pad,
+                eos_token_id=stop_tokens.ids(tokenizer, model),
             )
     finally:
         model.train(was_training)

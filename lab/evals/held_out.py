@@ -66,7 +66,7 @@ def _measure(named: ModelRef, spec: RunSpec, *, whole: bool) -> dict[str, Any]:
     loaded = generate.load(named)
     first = next(loaded.model.parameters())
     if named.run is None:
-        chat_template.set_chat_template(loaded.tokenizer, spec.data.template)
+        chat_template.set_up_template(loaded.tokenizer, spec.data)
     prepared = prepare(spec, loaded.tokenizer)
     proof = loaded.receipt.get("lock") or {}
     template_lock.check_settings(

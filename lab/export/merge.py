@@ -10,9 +10,9 @@ from typing import Any
 from lab import methods, paths
 from lab.atomic_files import remove_tree, size_of, write_json
 from lab.chat import generate
-from lab.data import template_lock
+from lab.data import stop_tokens, template_lock
 from lab.errors import LabError
-from lab.methods.compatibility import unsupported_reason
+from lab.methods.parts.compatibility import unsupported_reason
 from lab.paths import RunDir
 from lab.schema import quote
 from lab.spec import RunSpec
@@ -51,6 +51,7 @@ def merge(run: RunDir, target: Path) -> dict[str, Any]:
         for name in template_lock.FILES:
             if (run.artifact / name).is_file():
                 shutil.copyfile(run.artifact / name, aside / name)
+        stop_tokens.write(aside, loaded.tokenizer, loaded.model)
         apart = _difference(before, _logits(_read(aside, loaded.model)))
         if not apart <= TOLERANCE:
             raise LabError(

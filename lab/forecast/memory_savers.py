@@ -6,6 +6,7 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
+from lab import methods
 from lab.paths import RunDir
 from lab.runs import resume_settings
 
@@ -59,11 +60,13 @@ def candidates(spec: dict[str, Any], *, on_gpu: bool) -> list[Fix]:
         found.append(
             Fix(f"Cut rows at {length} tokens", {"data.max_length": length}, keeps_batch=False)
         )
-    if method["name"] == "full":
+    chosen = methods.get(method["name"])
+    if chosen.lighter_method:
+        lighter = methods.get(chosen.lighter_method)
         found.append(
             Fix(
-                "LoRA in place of full fine-tuning",
-                {"method": {"name": "lora"}, "train.learning_rate": "auto"},
+                f"{lighter.title} in place of {chosen.title.lower()}",
+                {"method": {"name": lighter.name}, "train.learning_rate": "auto"},
                 keeps_batch=False,
             )
         )

@@ -10,6 +10,10 @@ import itertools
 from dataclasses import dataclass
 
 GB, GIB = 10**9, 2**30
+# The kinds of runs that the articles tell apart.
+FULL = "full"
+ADAPTER = "lora"
+QUANTISED = "qlora"
 # C3 prints a table for four sizes (billions): full, LoRA, QLoRA in GB.
 C3_TABLE = {7: (98, 18, 10), 13: (180, 32, 16), 34: (470, 80, 40), 70: (960, 160, 80)}
 
@@ -51,11 +55,10 @@ GPT2_PARAMETERS = 124_439_808
 
 
 def kind_of(trainable: int, parameters: int, bits: int) -> str:
-    """full, lora or qlora: the three kinds that the articles tell apart. Adapters of every sort
-    count as lora."""
+    """The kind of run that the articles would call it; adapters of every sort count as LoRA."""
     if bits < 16:
-        return "qlora"
-    return "full" if trainable > 0.9 * parameters else "lora"
+        return QUANTISED
+    return FULL if trainable > 0.9 * parameters else ADAPTER
 
 
 def rules(parameters: int, kind: str, base: int | None = None) -> dict[str, int]:
@@ -86,8 +89,8 @@ def rules(parameters: int, kind: str, base: int | None = None) -> dict[str, int]
         "D2": 2 * count,
     }
     found = {rule.claim: round(values[rule.claim]) for rule in RULES if rule.kind == kind}
-    if count == GPT2_PARAMETERS and kind != "qlora":
-        found |= {"D1": round(2.14 * GB)} if kind == "full" else {"D1-lora": round(0.89 * GB)}
+    if count == GPT2_PARAMETERS and kind != QUANTISED:
+        found |= {"D1": round(2.14 * GB)} if kind == FULL else {"D1-lora": round(0.89 * GB)}
     return found
 
 

@@ -15,11 +15,11 @@ from typing import Any, ClassVar
 
 from lab import schema
 from lab.errors import LabError, Problem
-from lab.methods import compatibility, diagram
-from lab.methods.compatibility import Unsupported
+from lab.methods.parts import compatibility, diagram
+from lab.methods.parts.compatibility import Unsupported
 from lab.schema import quote
 
-__all__ = ["Context", "Method", "No", "all_methods", "get", "names", "register"]
+__all__ = ["Context", "Method", "No", "all_methods", "get", "names", "register", "standard_methods"]
 
 
 @dataclass(frozen=True)
@@ -33,20 +33,17 @@ class Context:
 class Method:
     """One way to fine-tune. Every hook but `apply`, `trainable_count`, `save`, `load` and
     `check_saved` has a default. What a method cannot do is `No("why")`; see
-    `lab.methods.compatibility`."""
+    `lab.methods.parts.compatibility`."""
 
     name: ClassVar[str]
     title: ClassVar[str]
     source: ClassVar[str]
     summary: ClassVar[str]
     formula: ClassVar[str] = ""  # what is computed, in one line
-    parameter_formula: ClassVar[str] = (
-        ""  # the closed form of the trainable parameters, in one line
-    )
+    parameter_formula: ClassVar[str] = ""  # the trainable parameters in closed form, in one line
     description: ClassVar[str] = ""  # a short paragraph for learners
-    diagram_labels: ClassVar[
-        Mapping[str, str]
-    ] = {}  # what the figure marks; see lab.methods.diagram
+    # What the figure marks; see lab.methods.parts.diagram.
+    diagram_labels: ClassVar[Mapping[str, str]] = {}
     config: ClassVar[type]
     default_lr: ClassVar[float]
 
@@ -70,9 +67,12 @@ class Method:
     can_update_in_backward: ClassVar[bool | Unsupported] = True
     saves_whole_model: ClassVar[bool] = False
     trains_base_weights: ClassVar[bool] = False  # weights of the base train, in the base's own type
-    adds_parameters: ClassVar[bool] = (
-        False  # on_optimizer_step or on_evaluate may make more parameters trainable
-    )
+    # on_optimizer_step or on_evaluate may make more parameters trainable
+    adds_parameters: ClassVar[bool] = False
+    # One of the few that articles and their rules of thumb speak of; not inherited.
+    is_standard: ClassVar[bool] = False
+    # The method to offer where this one does not fit into memory; not inherited.
+    lighter_method: ClassVar[str] = ""
 
     def check(self, model: Any, config: Any, context: Context) -> list[Problem]:
         """What is wrong with `config` for this model and spec. `model` may be on the meta device;
@@ -216,6 +216,9 @@ class Method:
         }
 
 
+DEFAULT = "lora"  # of a new spec
+NOT_INHERITED: dict[str, Any] = {"is_standard": False, "lighter_method": ""}
+
 _methods: dict[str, Method] = {}
 
 
@@ -225,7 +228,7 @@ def register(name: str, **fields: Any) -> Callable[[type[Method]], type[Method]]
     def add(kind: type[Method]) -> type[Method]:
         if name in _methods:
             raise ValueError(f"two methods are named {name}")
-        for key, value in {"name": name, **fields}.items():
+        for key, value in {"name": name, **NOT_INHERITED, **fields}.items():
             setattr(kind, key, value)
         _methods[name] = kind()
         return kind
@@ -235,6 +238,8 @@ def register(name: str, **fields: Any) -> Callable[[type[Method]], type[Method]]
 
 def _import_all() -> None:
     for module in pkgutil.iter_modules(__path__):
+        if module.ispkg:
+            continue  # parts, of which methods are made
         importlib.import_module(f"{__name__}.{module.name}")
 
 
@@ -242,6 +247,11 @@ def all_methods() -> list[Method]:
     """Every method, full fine-tuning first, then by name."""
     _import_all()
     return sorted(_methods.values(), key=lambda method: (method.name != "full", method.name))
+
+
+def standard_methods() -> list[Method]:
+    """The methods that rules of thumb speak of, in the order of `all_methods`."""
+    return [method for method in all_methods() if method.is_standard]
 
 
 def names() -> list[str]:

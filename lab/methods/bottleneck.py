@@ -19,7 +19,7 @@ from typing import Any
 from lab.atomic_files import read_object, write_json
 from lab.errors import LabError, Problem
 from lab.methods import Context, Method, Unsupported, register
-from lab.methods.peft_method import wants_float32
+from lab.methods.parts.peft_method import wants_float32
 from lab.models import headers
 from lab.models.decoder_structure import decoder_layers, hidden_size, sublayers
 from lab.schema import option, parse
@@ -116,7 +116,7 @@ class BottleneckAdapters(Method):
     def save(self, model: Any, folder: Path) -> None:
         from safetensors.torch import save_file
 
-        from lab.train import bottleneck_modules
+        from lab.methods.parts import bottleneck_modules
 
         tensors = {
             f"{name}.{key}": weight.detach().contiguous()
@@ -146,7 +146,7 @@ class BottleneckAdapters(Method):
     def check_saved(self, base: Any, folder: Path) -> None:
         import torch
 
-        from lab.train import bottleneck_modules
+        from lab.methods.parts import bottleneck_modules
 
         stored = headers.read_if_there(folder / WEIGHTS)
         if not stored:
@@ -185,7 +185,7 @@ def bottleneck_size(h: int, config: BottleneckConfig) -> int:
 
 
 def _insert(model: Any, config: BottleneckConfig, dtype: Any) -> None:
-    from lab.train import bottleneck_modules
+    from lab.methods.parts import bottleneck_modules
 
     bottleneck_modules.insert(
         model,

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from lab.errors import LabError, Problem
-from lab.methods import Context, Method, Unsupported, patterns, register
-from lab.methods.diagram import ALL
+from lab.methods import Context, Method, Unsupported, register
+from lab.methods.parts import patterns
+from lab.methods.parts.diagram import ALL
 from lab.models import fit
 from lab.models import folder as folders
 from lab.models.decoder_structure import decoder_layers, is_norm, parse_layers
@@ -68,6 +69,8 @@ class FullConfig:
         "qlora to train on such a base."
     ),
     saves_whole_model=True,
+    is_standard=True,
+    lighter_method="lora",
 )
 class Full(Method):
     def check(self, model: Any, config: FullConfig, context: Context) -> list[Problem]:

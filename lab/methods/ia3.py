@@ -14,8 +14,8 @@ from typing import Any
 
 from lab.errors import Problem
 from lab.methods import Context, register
-from lab.methods.peft_method import PeftMethod
-from lab.methods.target_modules import LinearLayer, linear_layers, matches
+from lab.methods.parts.peft_method import PeftMethod
+from lab.methods.parts.target_modules import LinearLayer, linear_layers, matches
 from lab.schema import option, quote
 
 # last parts of names, as attention layers call their key and value projections

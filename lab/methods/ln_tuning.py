@@ -13,8 +13,8 @@ from typing import Any
 
 from lab.errors import Problem
 from lab.methods import Context, register
-from lab.methods.peft_method import PeftMethod, wants_float32
-from lab.methods.target_modules import matches, norms
+from lab.methods.parts.peft_method import PeftMethod, wants_float32
+from lab.methods.parts.target_modules import matches, norms
 from lab.schema import option, quote
 
 

@@ -25,8 +25,8 @@ from typing import Any
 
 from lab.errors import LabError, Problem
 from lab.methods import Context, register
-from lab.methods.peft_method import PeftMethod, is_meta
-from lab.methods.target_modules import (
+from lab.methods.parts.peft_method import PeftMethod, is_meta
+from lab.methods.parts.target_modules import (
     LinearLayer,
     is_tied,
     module_names,
@@ -143,6 +143,7 @@ class LoraConfig:
     config=LoraConfig,
     default_lr=2e-4,
     can_merge=True,
+    is_standard=True,
 )
 class Lora(PeftMethod):
     peft_class = "LoraConfig"

@@ -16,8 +16,8 @@ from typing import Any
 
 from lab.errors import Problem
 from lab.methods import Context, Unsupported, register
-from lab.methods.diagram import ALL
-from lab.methods.lora_with_base import (
+from lab.methods.parts.diagram import ALL
+from lab.methods.parts.lora_with_base import (
     LoraAndBase,
     OpenedConfig,
     add_lora,

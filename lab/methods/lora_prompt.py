@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from lab.errors import LabError
-from lab.methods import Context, Method, Unsupported, adapter_files, register
-from lab.methods.lora_with_base import HybridConfig, add_lora, linear_in_layers, lora_count
-from lab.methods.peft_method import is_meta, wants_float32
+from lab.methods import Context, Method, Unsupported, register
+from lab.methods.parts import adapter_files
+from lab.methods.parts.lora_with_base import HybridConfig, add_lora, linear_in_layers, lora_count
+from lab.methods.parts.peft_method import is_meta, wants_float32
 from lab.models import headers
 from lab.schema import option
 
@@ -67,7 +68,7 @@ class LoraPrompt(Method):
     def apply(self, model: Any, config: LoraPromptConfig, context: Context) -> Any:
         import torch
 
-        from lab.train import soft_prompt
+        from lab.methods.parts import soft_prompt
 
         model = add_lora(model, linear_in_layers(model), config, context)
         dtype = torch.float32 if wants_float32(context) else torch.bfloat16
@@ -83,7 +84,7 @@ class LoraPrompt(Method):
     def save(self, model: Any, folder: Path) -> None:
         from safetensors.torch import save_file
 
-        from lab.train import soft_prompt
+        from lab.methods.parts import soft_prompt
 
         model.save_pretrained(folder, save_embedding_layers=False)
         vectors = soft_prompt.body_of(model).soft_prompt.vectors.detach().contiguous()
@@ -93,7 +94,7 @@ class LoraPrompt(Method):
         import torch
         from safetensors.torch import load_file
 
-        from lab.train import soft_prompt
+        from lab.methods.parts import soft_prompt
 
         self._check_vectors(base, folder)
         vectors = load_file(folder / PROMPT)["vectors"]

@@ -15,8 +15,8 @@ from typing import Any
 
 from lab.errors import Problem
 from lab.methods import Context, Unsupported, register
-from lab.methods.peft_method import PeftMethod
-from lab.methods.target_modules import target_layers, target_problems, targets_option
+from lab.methods.parts.peft_method import PeftMethod
+from lab.methods.parts.target_modules import target_layers, target_problems, targets_option
 from lab.schema import option
 
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from lab.errors import LabError, Problem
 from lab.methods import Context, Unsupported, register
-from lab.methods.peft_method import PeftMethod, is_meta
-from lab.methods.virtual_tokens import (
+from lab.methods.parts.peft_method import PeftMethod, is_meta
+from lab.methods.parts.virtual_tokens import (
     NO_16_BITS,
     NO_PACKING,
     NO_START,

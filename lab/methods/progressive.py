@@ -16,7 +16,7 @@ from typing import Any
 
 from lab.errors import Problem
 from lab.methods import Context, Unsupported, register
-from lab.methods.lora_with_base import (
+from lab.methods.parts.lora_with_base import (
     LoraAndBase,
     OpenedConfig,
     add_lora,

@@ -13,8 +13,8 @@ from typing import Any
 
 from lab.errors import Problem
 from lab.methods import Context, register
-from lab.methods.peft_method import PeftMethod, is_meta
-from lab.methods.virtual_tokens import (
+from lab.methods.parts.peft_method import PeftMethod, is_meta
+from lab.methods.parts.virtual_tokens import (
     NO_16_BITS,
     NO_PACKING,
     NO_START,

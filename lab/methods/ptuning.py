@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab.methods import Context, register
-from lab.methods.peft_method import PeftMethod
-from lab.methods.virtual_tokens import NO_16_BITS, NO_PACKING, NO_START, count_option
+from lab.methods.parts.peft_method import PeftMethod
+from lab.methods.parts.virtual_tokens import NO_16_BITS, NO_PACKING, NO_START, count_option
 from lab.schema import option
 
 

@@ -20,8 +20,8 @@ from typing import Any
 from lab.errors import Problem
 from lab.methods import Context, Unsupported, register
 from lab.methods.lora import Lora, LoraConfig
-from lab.methods.peft_method import wants_float32
-from lab.methods.target_modules import ALL_LINEAR, target_layers
+from lab.methods.parts.peft_method import wants_float32
+from lab.methods.parts.target_modules import ALL_LINEAR, target_layers
 from lab.schema import option
 
 BLOCK = 64  # weights that share a scale
@@ -148,6 +148,7 @@ def compute_type(name: str) -> Any:
     is_identity_at_start=Unsupported(
         "it starts at the quantised base, which answers slightly differently."
     ),
+    is_standard=True,
 )
 class Qlora(QuantisedLora):
     def check(self, model: Any, config: QloraConfig, context: Context) -> list[Problem]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from lab.errors import Problem
 from lab.methods import Context, register
-from lab.methods.peft_method import PeftMethod
+from lab.methods.parts.peft_method import PeftMethod
 from lab.schema import option, quote
 
 

@@ -6,16 +6,19 @@ import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import date
 from typing import Any
 
 from lab import methods, optimizers, paths, spec_rules
+from lab.data import rendering
 from lab.data.dataset_stats import facts_of
 from lab.errors import LabError, Problem
 from lab.forecast import compile_choice, formula, runtime_estimate
 from lab.forecast import estimator as memory
 from lab.forecast import memory_savers as smaller
 from lab.forecast.target_device import this_machine
-from lab.methods import Context, compatibility
+from lab.methods import Context
+from lab.methods.parts import compatibility
 from lab.models import catalog as models
 from lab.models import fit, weights
 from lab.models.context_length import context_length
@@ -34,6 +37,7 @@ def check(value: Any) -> dict[str, Any]:
     """
     problems: list[Problem] = []
     spec = RunSpec.parse(value, problems)
+    spec = _check_template_settings(spec, problems)
     # a field with a problem holds its default, so the others can still be looked at
     wrong = {problem.field for problem in problems}
     resolved = resolve(spec)
@@ -62,7 +66,12 @@ def check(value: Any) -> dict[str, Any]:
     final = replace(
         resolved,
         model=models.resolve(spec.model).id,
-        data=replace(resolved.data, dataset=facts["dataset"], system_prompt=facts["system_prompt"]),
+        data=replace(
+            resolved.data,
+            dataset=facts["dataset"],
+            system_prompt=facts["system_prompt"],
+            template_date=_date(resolved, tokenizer),
+        ),
     )
     return {
         "problems": [],
@@ -81,6 +90,27 @@ def _run_facts(spec: RunSpec, facts: dict[str, Any]) -> spec_rules.RunFacts:
         course = runtime_estimate.course(without_packing(spec), facts, 1.0)
         steps = None if course is None else math.ceil(1.25 * course.steps) + 1
     return spec_rules.RunFacts(steps, facts.get("has_chats"))
+
+
+def _check_template_settings(spec: RunSpec, problems: list[Problem]) -> RunSpec:
+    """The spec with the default in place of what no template can be given."""
+    checks: dict[str, tuple[Callable[[], None], Any]] = {
+        "template_args": (lambda: rendering.check_args(spec.data.template_args), {}),
+        "template_date": (lambda: rendering.check_date(spec.data.template_date), None),
+    }
+    for name, (check_value, default) in checks.items():
+        before = len(problems)
+        _gather(problems, f"data.{name}", check_value, None)
+        if len(problems) > before:
+            spec = replace(spec, data=replace(spec.data, **{name: default}))
+    return spec
+
+
+def _date(spec: RunSpec, tokenizer: Any) -> str | None:
+    """The date that the run's template writes, from now on the same; None if it writes none."""
+    if spec.data.template_date or not rendering.reads_date(tokenizer):
+        return spec.data.template_date
+    return date.today().isoformat()
 
 
 def fixes(value: dict[str, Any]) -> dict[str, Any]:

@@ -105,6 +105,8 @@ def _pack(run: RunDir, file: Any, checkpoints: bool) -> None:
             if is_noise:
                 headers.read(run.path / name)  # no lab would import a damaged one
             member.compress_type = zipfile.ZIP_STORED if is_noise else zipfile.ZIP_DEFLATED
+            if is_noise:
+                headers.read(run.path / name)
             digest, size = hashlib.sha256(), 0
             with (run.path / name).open("rb") as source, archive.open(member, "w") as packed:
                 while chunk := source.read(CHUNK):

@@ -9,10 +9,10 @@ from typing import Any
 from lab import paths, schema
 from lab.atomic_files import part, read_object, size_of, write_json
 from lab.errors import SpecError
+from lab.metrics import is_number
 from lab.paths import RunDir
 from lab.recent import Recent
 from lab.runs import record_reader
-from lab.runs.metric_columns import is_number
 from lab.runs.status import Status, status
 from lab.schema import option
 

@@ -18,16 +18,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from lab.metrics import is_number
+
 KINDS = ("train", "eval", "device")
 IN_BULK = 1 << 16  # bytes from which fixed fields are worth their preparation
 Keys = tuple[str, ...]
-
-
-def is_number(value: Any) -> bool:
-    """Whether `value` fits into a double; the file may hold anything."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    return isinstance(value, float) or abs(value) < 1 << 1000
 
 
 class Columns:

@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lab import json_text
+from lab.metrics import WORDS, is_number
 from lab.paths import RunDir
-from lab.runs.metric_columns import is_number
-
-WORDS = ("kind", "of", "phase")  # of a record of metrics; all else in it is a number
 
 LATEST = 2.0**40  # seconds since 1970 that a clock may say
 

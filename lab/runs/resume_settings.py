@@ -12,7 +12,7 @@ from typing import Any
 from lab import methods, optimizers, spec_rules
 from lab.atomic_files import read_object
 from lab.errors import LabError, Problem, SpecError
-from lab.methods import compatibility
+from lab.methods.parts import compatibility
 from lab.models import catalog, weights_hash
 from lab.paths import RunDir
 from lab.runs import checkpoints, record_reader

@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from lab import devices
+from lab import devices, host
 from lab.paths import RunDir
 from lab.train.telemetry import keep_freed_memory
 from lab.train.worker import work
@@ -34,6 +34,6 @@ def spare() -> int:
 
 
 if __name__ == "__main__":
-    devices.pin()  # before anything initialises CUDA
+    devices.pin(host.gpus())  # before anything initialises CUDA
     keep_freed_memory()
     raise SystemExit(spare() if sys.argv[1] == "--spare" else work(RunDir(Path(sys.argv[1]))))

@@ -193,7 +193,8 @@ class Attempt:
                 raise LabError(
                     f"The data of '{self.spec.data.dataset}' has changed since the last attempt "
                     f"({before.get('examples')} examples then, {facts['examples']} now).",
-                    "Put the file back as it was, or start a new run on the new data.",
+                    "Put the file back as it was, or start a new run; a newer lab may also "
+                    "learn other tokens of the same file.",
                 )
         self.telemetry.event("data", **facts, packing=packing)
         self._check_commands()
@@ -267,7 +268,7 @@ class Attempt:
             self.telemetry.progress(done, total, "prompt")
             self._check_commands()
 
-        chat_template.set_chat_template(self.tokenizer, self.spec.data.template)
+        chat_template.set_up_template(self.tokenizer, self.spec.data)
         return forgetting.base_answers_file(self.source, self.tokenizer, model, tell)
 
     def _evaluate_base(self, model: Any, data: PreparedData) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 
 from lab import formatting
@@ -282,8 +283,8 @@ class RunCallback:
         self.telemetry.event("checkpoint", step=used.step, path=path.name, removed=removed)
 
     def _record(self, step_s: float, result: StepResult) -> None:
-        """Queue the record of this step. On a GPU its numbers are read one step later, when
-        they are there, so that telemetry never makes the host wait."""
+        """Queue the record of this step; a value may be a tensor of one element. On a GPU it is
+        read one step later, when it is there, so that telemetry never makes the host wait."""
         used = self.used
         self._flush()
         self._pending = {
@@ -308,8 +309,8 @@ class RunCallback:
         record, self._pending = self._pending, None
         if record is None:
             return
-        record["train/loss"] = float(sum(record["train/loss"].tolist()))
-        record["train/grad_norm"] = float(record["train/grad_norm"])
+        record["train/loss"] = sum(record["train/loss"].tolist())
+        record = {key: _number(value) for key, value in record.items()}
         before = self._before
         step_s = max(record["perf/step_s"], 1e-9)
         record["perf/tokens_per_s"] = (record["tokens"] - before["tokens"]) / step_s
@@ -355,3 +356,8 @@ class RunCallback:
             self.telemetry.progress(round(used.seconds, 1), plan.limits["seconds"], "second", eta_s)
         else:
             self.telemetry.progress(used.step, plan.steps, "step", eta_s)
+
+
+def _number(value: Any) -> Any:
+    """The number in a tensor of one element; anything else as it is."""
+    return value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lab.data import chat_template
+from lab.data import chat_template, stop_tokens
 from lab.data.catalog import Dataset
 from lab.data.prepare import PreparedData
 from lab.models.context_length import PromptTooLong, room_for_answer
@@ -64,6 +64,7 @@ class SampleGenerator:
                     top_k=None,
                     use_cache=True,
                     pad_token_id=self.tokenizer.pad_token_id,
+                    eos_token_id=stop_tokens.ids(self.tokenizer, model),
                     stopping_criteria=[self._is_stopped],
                 )
         finally:
@@ -95,6 +96,9 @@ def _prompt(tokenizer: Any, dataset: Dataset, data: PreparedData) -> tuple[str, 
         turns = example.messages[: answered[0]] if answered else ()
     if turns:
         messages = chat_template.with_system(turns, data.system_prompt)
-        return turns[-1]["content"], chat_template.render(tokenizer, messages, to_answer=True)
+        tools = () if suggestions else getattr(example, "tools", None) or ()
+        return turns[-1]["content"], chat_template.render(
+            tokenizer, messages, to_answer=True, tools=list(tools)
+        )
     opening = " ".join(example.text.split()[:8])
     return opening, opening

@@ -15,12 +15,13 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from lab import devices
+from lab import devices, metrics
 from lab.atomic_files import write_atomic
 from lab.paths import RunDir
 
 VERSION = 1
 SAMPLE_S = 1.0
+LEFT_OUT = "A metric is left out:"
 RECENT = 50  # silences of a phase that are remembered
 BUSY_BYTES = 1_000_000  # read or written in a second: saving and loading, beside the records
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
@@ -43,6 +44,7 @@ class Telemetry:
         self._progress: dict[str, Any] = {}
         self._lock = threading.Lock()
         self._complained: set[int | None] = set()
+        self._problems_of_metrics: set[str] = set()
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         self._sample: Callable[[], dict[str, Any]] = dict
@@ -70,7 +72,16 @@ class Telemetry:
         self._events.close()
 
     def metric(self, kind: str, **values: Any) -> None:
-        """One line of metrics: `kind` is train, eval or device."""
+        """One line of metrics; keys, kinds and units are those of `lab/metrics.py`.
+
+        What the table does not know, or what is no number, is left out with a warning: a metric
+        that was added wrongly ends no run.
+        """
+        values, problems = metrics.check(kind, values)
+        for problem in problems:
+            if problem not in self._problems_of_metrics:
+                self._problems_of_metrics.add(problem)
+                self.warn(f"{LEFT_OUT} {problem}.")
         record = {"v": VERSION, "kind": kind, "attempt": self.attempt, "time": _now(), **values}
         self._write(self._metrics, record)
 

@@ -12,7 +12,7 @@ from lab.atomic_files import number, read_object
 from lab.models.catalog import BUILT_IN
 from lab.runs import index
 from lab.runs.index import RunSummary
-from lab.ui import links
+from lab.ui import links, run_state
 from lab.ui.markdown_safety import escape_markdown
 
 
@@ -62,7 +62,7 @@ def recent(most: int) -> list[RunSummary]:
 
 
 def state_badge(state: str) -> None:
-    st.badge(state, icon=formatting.icon(state), color=formatting.colour(state))  # type: ignore[arg-type]
+    st.badge(state, icon=run_state.icon(state), color=run_state.colour(state))  # type: ignore[arg-type]
 
 
 def run_line(entry: RunSummary) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from lab import methods
 from lab.forecast import rules_of_thumb
 from lab.ui.charts import View, figure
 
@@ -20,7 +21,6 @@ TITLES = {
     "loss": "logits and loss",
     "workspace": "workspace",
 }
-STANDARD = ("full", "lora", "qlora")  # what rules of thumb speak of
 GREY = "#8a9aa0"
 
 
@@ -125,7 +125,7 @@ def held_against(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Every rule of thumb beside the prediction for the run that it speaks of."""
     seen: set[str] = set()
     found = []
-    for row in sorted(rows, key=lambda row: row["name"] not in STANDARD):
+    for row in sorted(rows, key=lambda row: not methods.get(row["name"]).is_standard):
         for claim, value in row["estimate"]["rules"].items():
             if claim in seen:
                 continue  # the usual method of a kind stands for it

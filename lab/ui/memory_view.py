@@ -99,7 +99,7 @@ def _device_title(name: str) -> str:
 def choose_method() -> methods.Method:
     names = methods.names()
     chosen: str = st.selectbox(
-        "Method", names, index=names.index("lora"), key="memory.method",
+        "Method", names, index=names.index(methods.DEFAULT), key="memory.method",
         format_func=lambda name: methods.get(name).title,
     )  # fmt: skip
     return methods.get(chosen)
@@ -237,20 +237,17 @@ def show_by_size(asked: dict[str, Any]) -> None:
         "and by the closed form here (GB)."
     )
     shown = []
-    kinds = [name for name in ("full", "lora", "qlora") if name in methods.names()]
     for size, printed in rules_of_thumb.C3_TABLE.items():
         model = SEVEN if size == 7 else SIZES[f"{size}B"]
         row: dict[str, Any] = {"size": f"{size}B", "model": model}
-        for place, name in enumerate(("full", "lora", "qlora")):
-            row[f"{name}, printed"] = printed[place]
-            if name not in kinds:
-                continue
-            found = planner.estimate(
-                spec_of(asked | {"model": f"config:{model}"}, methods.get(name)),
+        for method, gigabytes in zip(methods.standard_methods(), printed, strict=True):
+            row[f"{method.name}, printed"] = gigabytes
+            estimate = planner.estimate(
+                spec_of(asked | {"model": f"config:{model}"}, method),
                 {"kind": "cuda"},
                 shadow=False,
             )
-            row[f"{name}, here"] = round(found["peak_bytes"] / 1e9, 1)
+            row[f"{method.name}, here"] = round(estimate["peak_bytes"] / 1e9, 1)
         shown.append(row)
     st.dataframe(shown, hide_index=True)
     st.caption(

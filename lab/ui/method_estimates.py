@@ -60,7 +60,7 @@ class Survey(Watched):
             self._ask_limits(is_last=shadow)
 
     def _ask_limits(self, *, is_last: bool) -> None:
-        names = [name for name in ("full", "lora", "qlora") if name in self.found]
+        names = [m.name for m in methods.standard_methods() if m.name in self.found]
         for name in [name for name in names if name not in self.limits]:
             try:
                 self.limits[name] = planner.limits(

@@ -14,7 +14,7 @@ from lab.recent import Recent
 from lab.runs import checkpoints, estimate_history, index, launch, record_reader, resume_settings
 from lab.runs.metric_series import AXES, MetricSeries, series_of
 from lab.runs.status import RESUMABLE, status
-from lab.ui import cards, charts, links, resume_panel
+from lab.ui import cards, charts, links, resume_panel, run_state
 from lab.ui.charts import View
 from lab.ui.markdown_safety import escape_lines, escape_markdown, plain, run_action
 
@@ -104,7 +104,7 @@ def state(run: RunDir) -> None:
             st.caption("waiting in the queue")
         else:
             st.caption(
-                escape_markdown(formatting.progress(now))
+                escape_markdown(run_state.progress(now))
                 if now.is_active
                 else escape_markdown(_ended(run))
             )
@@ -114,7 +114,7 @@ def state(run: RunDir) -> None:
         show = st.error if now.state in ("failed", "crashed", "stalled") else st.warning
         show(
             f"{escape_lines(now.message)}\n\n{escape_markdown(now.hint)}",
-            icon=formatting.icon(now.state),
+            icon=run_state.icon(now.state),
         )
     base = held_out.base["eval/loss"] if held_out.base else None
     final = held_out.last("eval/loss")

@@ -14,7 +14,8 @@ from lab.data import catalog as datasets
 from lab.data import hub, prepare
 from lab.errors import MOST_PROBLEMS, LabError, Problem, SpecError
 from lab.export.script import script
-from lab.methods import Method, compatibility
+from lab.methods import Method
+from lab.methods.parts import compatibility
 from lab.models import catalog as models
 from lab.preflight.client import planner
 from lab.runs import index, submissions
@@ -29,6 +30,8 @@ MORE_DATA = [
     "slots",
     "bad_rows",
     "template",
+    "template_args",
+    "template_date",
     "objective",
     "max_examples",
     "held_out",

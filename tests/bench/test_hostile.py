@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from bench import hostile
+from bench.hostile import specs
+from bench.hostile.case import Case
 from lab import cli
-from lab.bench import hostile
-from lab.bench.hostile import specs
-from lab.bench.hostile.case import Case
 from lab.errors import LabError
 
 

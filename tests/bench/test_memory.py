@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from bench import estimate_accuracy
 from lab import methods
-from lab.bench import estimate_accuracy
 
 
 def test_the_matrix_holds_every_method_and_nothing_that_is_refused() -> None:

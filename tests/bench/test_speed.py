@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from lab.bench import baseline_trainer, frameworks, paired_stats, throughput
-from lab.bench.workload import SHAPES, Work, make_folder, work
+from bench import baseline_trainer, frameworks, paired_stats, throughput
+from bench.workload import SHAPES, Work, make_folder, work
 from lab.errors import LabError
 
 TINY = {
@@ -103,7 +103,7 @@ def test_a_missing_contestant_is_named_and_a_wrong_plan_refused(
 
 
 def test_the_share_of_the_lab_is_measured(folder: Path, tmp_path: Path) -> None:
-    from lab.bench.overhead import measure_share
+    from bench.overhead import measure_share
 
     found = measure_share(shape_of("lora", folder), tmp_path)
     assert 0 < found["share"] < 1 and found["step_s"] > 0
@@ -112,7 +112,7 @@ def test_the_share_of_the_lab_is_measured(folder: Path, tmp_path: Path) -> None:
 
 
 def test_the_pack_takes_the_versions_of_the_requirements(tmp_path: Path) -> None:
-    from lab.bench import offline_bundle
+    from bench import offline_bundle
 
     named = offline_bundle.pinned()
     assert len(named) == len(offline_bundle.PACKAGES) and any(

@@ -14,7 +14,7 @@ import torch
 from lab import methods
 from lab.errors import LabError
 from lab.methods import Context
-from lab.methods.adapter_files import CONFIG, WEIGHTS
+from lab.methods.parts.adapter_files import CONFIG, WEIGHTS
 from lab.models import weights
 from lab.spec import RunSpec
 from tests.methods import tiny

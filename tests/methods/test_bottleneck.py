@@ -15,10 +15,10 @@ from lab import methods
 from lab.errors import LabError
 from lab.methods import Context
 from lab.methods.bottleneck import BottleneckConfig
+from lab.methods.parts import bottleneck_modules
 from lab.models.decoder_structure import decoder_layers, parse_layers, sublayers
 from lab.paths import RunDir
 from lab.runs import record_reader
-from lab.train import bottleneck_modules
 from lab.train.activation_checkpointing import checkpoint_activations
 
 SMALL = {

@@ -14,8 +14,9 @@ import torch
 from lab import methods
 from lab.errors import LabError
 from lab.export.script import script
-from lab.methods import Context, diagram
+from lab.methods import Context
 from lab.methods.adalora import Adalora
+from lab.methods.parts import diagram
 from lab.spec import RunSpec
 from lab.train import checkpoint
 from tests.methods import tiny
@@ -77,7 +78,7 @@ def test_lists_of_numbers_are_checked(options: dict[str, Any]) -> None:
 
 def test_ranks_and_alphas_run_over_the_layers() -> None:
     from lab.methods.lora import LoraConfig, ranks_and_alphas
-    from lab.methods.target_modules import LinearLayer
+    from lab.methods.parts.target_modules import LinearLayer
 
     layers = [LinearLayer(f"model.layers.{number}.q_proj", 8, 8) for number in range(5)]
 

@@ -12,8 +12,9 @@ import pytest
 
 from lab import methods
 from lab.errors import LabError
-from lab.methods import Context, patterns
-from lab.methods.target_modules import target_layers, target_problems
+from lab.methods import Context
+from lab.methods.parts import patterns
+from lab.methods.parts.target_modules import target_layers, target_problems
 from lab.spec import RunSpec
 from tests.methods import tiny
 

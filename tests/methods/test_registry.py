@@ -9,7 +9,8 @@ import pytest
 
 from lab import methods
 from lab.errors import LabError
-from lab.methods.target_modules import (
+from lab.methods.parts import patterns
+from lab.methods.parts.target_modules import (
     LinearLayer,
     is_tied,
     matches,
@@ -63,7 +64,8 @@ def test_what_a_page_is_told_of_a_method_is_what_it_is() -> None:
 def test_targets_are_whole_last_parts_or_whole_patterns(
     target: str, name: str, is_pattern: bool, is_meant: bool
 ) -> None:
-    assert matches(target, name, is_pattern) is is_meant
+    is_taken = bool(patterns.matching(target, [name])) if is_pattern else matches(target, name)
+    assert is_taken is is_meant
 
 
 @pytest.mark.parametrize(
@@ -97,3 +99,14 @@ def test_tied_weights_are_counted_once() -> None:
     assert unknown == ["nothing"] and len(names) == 4
     found = list(weights_of(model, names))
     assert len(found) == 3 and len({id(one) for one in found}) == 3
+
+
+def test_a_lighter_method_is_there_and_what_a_method_says_of_itself_is_not_inherited() -> None:
+    by_name = {method.name: method for method in methods.all_methods()}
+    for method in by_name.values():
+        assert method.lighter_method in {"", *by_name} - {method.name}, (
+            f"{method.name} offers '{method.lighter_method}' in its place, which is no other method"
+        )
+    standard = [method.name for method in methods.standard_methods()]
+    assert standard == ["full", "lora", "qlora"], "the methods that rules of thumb speak of"
+    assert by_name["full"].lighter_method == "lora" and by_name["qlora"].lighter_method == ""

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from bench.small_model import make_model
 from lab.atomic_files import read_object
-from lab.bench.small_model import make_model
 from lab.chat import generate
 from lab.runs import record_reader
 from lab.runs.status import status

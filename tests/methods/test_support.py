@@ -15,8 +15,9 @@ import torch
 from lab import methods
 from lab.data.batches import collate, packed_rows, single_rows
 from lab.data.chat_template import TokenizedExample
-from lab.methods import Context, Method, compatibility
-from lab.methods.compatibility import FEATURES, Unsupported
+from lab.methods import Context, Method
+from lab.methods.parts import compatibility
+from lab.methods.parts.compatibility import FEATURES, Unsupported
 from lab.models import weights
 from lab.models.catalog import ModelSource
 from lab.preflight.validate import check

@@ -10,10 +10,10 @@ import torch
 
 from lab import methods
 from lab.methods import Context
-from lab.methods.target_modules import target_layers
+from lab.methods.parts import bottleneck_modules
+from lab.methods.parts.target_modules import target_layers
 from lab.models.decoder_structure import decoder_layers
 from lab.spec import RunSpec
-from lab.train import bottleneck_modules
 from tests.methods import tiny
 
 
@@ -185,7 +185,7 @@ def test_a_prompt_of_text_begins_with_its_embeddings() -> None:
         places = torch.tensor([[1, 1, 0, 1, 2]])
         said = hybrid(input_ids=filled, attention_mask=mask, position_ids=places).logits[:, 2:]
         assert torch.allclose(said, expected, atol=1e-4), "the prompt is seen, the filling is not"
-    from lab.train import soft_prompt
+    from lab.methods.parts import soft_prompt
 
     soft_prompt.remove(hybrid)
     with torch.no_grad():

@@ -98,9 +98,9 @@ def test_a_worker_started_by_hand_takes_the_roomiest_of_what_it_may_see(
     cards: Callable[..., None], gpus: list[dict[str, Any]], visible: str | None, chosen: str
 ) -> None:
     cards(gpus, visible)
-    devices.pin()
+    devices.pin(host.gpus())
     assert os.environ[devices.VISIBLE] == chosen
-    devices.pin()
+    devices.pin(host.gpus())
     assert os.environ[devices.VISIBLE] == chosen, "pinning again changes nothing"
 
 

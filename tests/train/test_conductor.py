@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from lab.atomic_files import read_object, write_json
@@ -322,9 +323,10 @@ def test_before_the_first_step_there_is_nothing_to_save(
         if phase == "tokenising":
             command(name)(self.run)
 
-    monkeypatch.setattr(Telemetry, "enter", command_while_loading)
+    monkeypatch.setattr(Telemetry, "enter_phase", command_while_loading)
     run = small_run("lora", train={"max_steps": 3, **QUIET})
-    assert status(run).state == "cancelled" and record_reader.metrics(run, "train") == []
+    state = {"stop": "stopped", "cancel": "cancelled"}[name]
+    assert status(run).state == state and record_reader.metrics(run, "train") == []
 
 
 # -- checkpoints ------------------------------------------------------------------------
@@ -372,21 +374,20 @@ def test_rows_of_a_broken_step_are_named(
     small_run: Work, monkeypatch: pytest.MonkeyPatch, small_tokenizer: Any
 ) -> None:
     """A loss that is no number at the second of four steps: the rows of that step, no others."""
-    import torch
 
     from lab.data import prepare
     from lab.data.batches import TrainingOrder
     from lab.spec import RunSpec
-    from lab.train import trainer
+    from lab.train import loop
 
-    loss, calls = trainer.summed_loss, []
+    loss, calls = loop.summed_loss, []
 
     def broken(*args: Any, **kwargs: Any) -> torch.Tensor:
         calls.append(1)
         total: torch.Tensor = loss(*args, **kwargs)
         return total * float("nan") if len(calls) in (3, 4) else total
 
-    monkeypatch.setattr(trainer, "summed_loss", broken)
+    monkeypatch.setattr(loop, "summed_loss", broken)
     train = {"max_steps": 4, "batch_size": 2, "accumulation": 2, **QUIET}
     run = small_run("lora", train=train)
     assert status(run).state == "failed"
@@ -394,3 +395,24 @@ def test_rows_of_a_broken_step_are_named(
     stream = TrainingOrder(prepare.prepare(spec, small_tokenizer).train, spec.train.seed)
     rows = sorted(stream[place].sources[0] for place in range(4, 8))
     assert f"at step 2, on rows {', '.join(map(str, rows))} of" in status(run).message
+
+
+def test_a_tensor_of_one_element_becomes_the_number_in_a_record(
+    work_here: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a step gives is a tensor, on a GPU one that may not be read at once."""
+    flush = callbacks.RunCallback._flush
+
+    def with_tensor(self: callbacks.RunCallback) -> None:
+        if self._pending is not None:
+            step_s = torch.tensor(self._pending["perf/step_s"], dtype=torch.float64)
+            self._pending["perf/step_s"] = step_s
+        flush(self)
+
+    monkeypatch.setattr(callbacks.RunCallback, "_flush", with_tensor)
+    run = work_here(train={"max_steps": 2, **QUIET})
+    assert status(run).state == "done"
+    records = record_reader.metrics(run, "train")
+    assert [record["step"] for record in records] == [1, 2]
+    assert all(isinstance(record["perf/step_s"], float) for record in records)
+    assert all(record["perf/tokens_per_s"] > 0 for record in records)

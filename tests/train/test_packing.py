@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from bench.small_model import make_model
 from lab.atomic_files import read_object
-from lab.bench.small_model import make_model
 from lab.models import catalog, weights
 from lab.paths import RunDir
 from lab.runs import record_reader

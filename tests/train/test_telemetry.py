@@ -109,6 +109,41 @@ def test_a_record_is_on_disk_as_soon_as_it_is_written(run: RunDir) -> None:
     worker.stop()
 
 
+def test_a_metric_that_is_no_number_or_not_in_the_table_is_left_out_and_ends_nothing(
+    run: RunDir, capsys: pytest.CaptureFixture[str]
+) -> None:
+    worker = Telemetry(run, 1)
+    values = {
+        "train/loss": 2.0,
+        "train/grad_norm": torch.tensor(1.0),
+        "train/mood": 1.0,
+        "eval/loss": 1.0,
+        "perf/step_s": True,
+    }
+    for step in (1, 2):
+        worker.metric("train", step=step, **values)
+    worker.metric("device", phase=3)
+    worker.metric("dream", step=1)
+    worker.stop()
+    records = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    assert [record.get("train/loss") for record in records] == [2.0, 2.0, None, None]
+    common = {"v", "kind", "attempt", "time"}
+    measured = [set(record) - common for record in records]
+    assert measured == [{"step", "train/loss"}, {"step", "train/loss"}, set(), set()]
+    warned = [event["message"] for event in record_reader.events(run, "warning")]
+    for key, reason in {
+        "train/grad_norm": "Tensor and should be a number",
+        "train/mood": "not in the table",
+        "eval/loss": "of a train record is not in the table",
+        "perf/step_s": "bool and should be a number",
+        "phase": "int and should be text",
+        "step": "of a dream record",
+    }.items():
+        matches = [message for message in warned if f"'{key}'" in message]
+        assert len(matches) == 1 and reason in matches[0], f"{key} is warned of once: {warned}"
+    assert len(warned) == 6 == capsys.readouterr().out.count("left out")
+
+
 def test_a_phase_is_said_once_and_starts_without_progress(run: RunDir) -> None:
     worker = Telemetry(run, 1)
     worker.enter_phase("training")

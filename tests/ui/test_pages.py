@@ -50,6 +50,11 @@ def test_empty_states_say_what_to_do(open_page: Page, page: str, says: str) -> N
     assert says in words(open_page(page))
 
 
+@pytest.mark.parametrize("page", sorted(file.stem for file in (paths.ROOT / "pages").glob("*.py")))
+def test_every_page_opens_in_an_empty_home(open_page: Page, page: str) -> None:
+    assert words(open_page(page)).strip(), "a page says something before there is anything to show"
+
+
 def test_home_lists_recent_runs(open_page: Page, run: RunDir) -> None:
     said = words(open_page("home"))
     assert "This machine" in said and "lora · " in said

@@ -1,0 +1,267 @@
+"""Predictions held against measurements, on a GPU; on a CPU the parts that a CPU can check.
+
+On a GPU each case is trained for a few steps with random weights made on the device, and the
+allocator's own figures are put beside the prediction. On a CPU tensor bytes by kind must be equal
+to the byte, and the ledger of the fake step to that of the same step with real tensors. `grid`
+holds the predictions against each other: closed form and layer extension against full traces.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from lab import methods, optimizers
+from lab.forecast import estimator as memory
+from lab.methods.parts import compatibility
+from lab.models import catalog, weights
+from lab.spec import RunSpec
+
+STEPS = 4
+MODELS = ("SmolLM2-135M", "gpt2", "Llama-3.2-1B", "Qwen2.5-1.5B", "Llama-3.2-3B", "Llama-3.1-8B")
+GRID_MODELS = (
+    *("SmolLM2-135M", "SmolLM2-360M", "SmolLM2-1.7B", "TinyLlama-1.1B", "Llama-3.2-1B"),
+    *("Qwen2.5-0.5B", "Qwen2.5-1.5B", "Qwen3-0.6B", "Qwen3-1.7B", "Llama-3.2-3B"),
+    *("Mistral-7B-v0.3", "Llama-3.1-8B", "Llama-2-13B", "gpt2"),
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    model: str
+    method: str
+    rows: int
+    length: int
+    checkpointing: str
+    loss: str
+    options: tuple[tuple[str, Any], ...] = ()
+    adapters: str = "float32"
+
+    def spec(self, precision: str = "bfloat16") -> RunSpec:
+        value = {
+            "model": f"config:{self.model}",
+            "method": {"name": self.method, **dict(self.options)},
+            "data": {"max_length": self.length, "packing": "off"},
+            "train": {
+                "batch_size": self.rows,
+                "activation_checkpointing": self.checkpointing,
+                "loss": self.loss,
+                "precision": precision,
+                "adapter_precision": self.adapters,
+                "learning_rate": 1e-4,
+            },
+        }
+        return RunSpec.from_json(value)
+
+    def config(self) -> Any:
+        return weights.load_config(catalog.resolve_config(f"config:{self.model}"))
+
+
+def matrix(names: tuple[str, ...] = MODELS) -> Iterator[Case]:
+    """Models, methods, lengths and checkpointing, each with each that goes together; adapters in
+    the type that a run would give them."""
+    for model in names:
+        for method in methods.all_methods():
+            has_copies = optimizers.can_use_master_weights(method, optimizers.get("adamw"))
+            narrow = has_copies and bool(method.can_use_bfloat16_adapters)
+            adapters = "bfloat16" if narrow else "float32"
+            for length in (256, 1024):
+                for way in ("off", "on"):
+                    case = Case(model, method.name, 4, length, way, "fused", (), adapters)
+                    if not _is_refused(case):
+                        yield case
+
+
+def measure(case: Case, say: Callable[[str], object]) -> dict[str, Any]:
+    """One case on this machine's GPU: predicted, allocated, reserved, error, and whether "fits"
+    was right. Raises what the training raises, but for running out of memory."""
+    import torch
+    from accelerate import Accelerator
+
+    from lab.forecast.trace.materialise import materialise
+    from lab.forecast.trace.meta_model import build
+    from lab.forecast.trace.trace_step import Batch, batch_of
+    from lab.train.loop import StepConfig, step
+    from lab.train.optimizer import make_optimizer
+
+    free, _ = torch.cuda.mem_get_info()
+    spec, method = case.spec(), methods.get(case.method)
+    predicted = memory.predict(case.config(), spec, method, on_gpu=True, memory_bytes=free)
+    row: dict[str, Any] = {
+        **dataclasses.asdict(case),
+        "predicted": predicted.peak_bytes,
+        "fits": predicted.fits,
+        "source": predicted.source,
+    }
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    try:
+        model, _, _ = build(case.config(), spec, method)
+        with torch.no_grad():
+            materialise(model, "cuda", random=True)
+        model.train()
+        optimizer = make_optimizer(model, method, spec)
+        inputs = {
+            name: tensor.cuda() for name, tensor in batch_of(Batch(case.rows, case.length)).items()
+        }
+        accelerator = Accelerator(mixed_precision="no")
+        config = dataclasses.replace(  # nothing is pruned in so few steps
+            StepConfig.of(method, spec.method_config, spec.train, case.loss),
+            on_optimizer_step=lambda model, step: None,
+        )
+        for number in range(1, STEPS + 1):
+            step(accelerator, model, optimizer, [inputs], config, number)
+        allocated = torch.cuda.max_memory_allocated()
+        row |= {
+            "allocated": allocated,
+            "reserved": torch.cuda.max_memory_reserved(),
+            "error": predicted.peak_bytes / allocated - 1,
+            "fitted": True,
+        }
+    except torch.OutOfMemoryError:
+        row |= {"allocated": None, "reserved": None, "error": None, "fitted": False}
+    row["fits_was_right"] = row["fits"] == row["fitted"]
+    say(f"{case.model} {case.method} {case.rows} x {case.length} {case.checkpointing}: {row}")
+    return row
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the rows of `measure` come to: errors of those that fitted, and promises not kept."""
+    errors = [abs(row["error"]) for row in rows if row.get("error") is not None]
+    return {
+        "cases": len(rows),
+        "fitted": len(errors),
+        "median_error": statistics.median(errors) if errors else None,
+        "within_1_percent": sum(one <= 0.01 for one in errors) / max(1, len(errors)),
+        "within_3_percent": sum(one <= 0.03 for one in errors) / max(1, len(errors)),
+        "worst_error": max(errors, default=None),
+        "said_to_fit_but_did_not": sum(
+            bool(row["fits"]) and not row["fitted"] for row in rows if "fitted" in row
+        ),
+        "traced": sum(row["source"] == "shadow" for row in rows),
+    }
+
+
+def check_ledger(case: Case) -> dict[str, Any]:
+    """What a CPU can check of one case: bytes by kind and the ledger, fake against real."""
+    from lab.forecast.trace.meta_model import build
+    from lab.forecast.trace.trace_step import Batch, record
+
+    spec, method = case.spec("float32"), methods.get(case.method)
+    batch = Batch(case.rows, case.length)
+    found: list[Any] = []
+    for real in (False, True):
+        model, quantised, _ = build(case.config(), spec, method)
+        log = record(model, method, spec, batch, case.loss, quantised, on_gpu=False, real=real)
+        found.append(log.read(on_gpu=False).peaks)
+    fake, real_peaks = found
+    kinds = ("weights", "gradients", "optimizer")
+    top = {name: max(peak.total for peak in peaks.values()) for name, peaks in zip(
+        ("fake", "real"), found, strict=True
+    )}  # fmt: skip
+    return {
+        **dataclasses.asdict(case),
+        "kinds_equal": all(
+            fake["optimizer"].kinds.get(kind) == real_peaks["optimizer"].kinds.get(kind)
+            for kind in kinds
+        ),
+        "fake_peak": top["fake"],
+        "real_peak": top["real"],
+        "error": top["fake"] / top["real"] - 1,
+    }
+
+
+def on_processor() -> Iterator[Case]:
+    """Cases that a CPU can run with real tensors: the smallest model, and every method that takes
+    random weights."""
+    for method in methods.all_methods():
+        quantises = "quantization_config" in method.load_kwargs(method.config())
+        if quantises:
+            continue
+        yield Case("SmolLM2-135M", method.name, 1, 64, "off", "plain")
+
+
+def draw(count: int, seed: int, names: tuple[str, ...] = GRID_MODELS) -> list[Case]:
+    """Cases of the grid: models × methods × rows × lengths × checkpointing × loss × type of the
+    adapters, by chance; those left out that the lab refuses."""
+    dice = random.Random(seed)
+    found: list[Case] = []
+    while len(found) < count:
+        method = dice.choice(methods.all_methods())
+        model = dice.choice(names)
+        length = dice.choice((128, 256, 512, 1024, 2048, 4096))
+        if model == "gpt2" and length > 1024:
+            continue
+        way = dice.choice(("off", "on")) if method.can_checkpoint_activations else "off"
+        options: tuple[tuple[str, Any], ...] = ()
+        if any(field.name == "rank" for field in dataclasses.fields(method.config)):
+            options = (("rank", dice.choice((4, 16, 64))),)
+        case = Case(
+            model,
+            method.name,
+            dice.choice((1, 2, 4, 8)),
+            length,
+            way,
+            dice.choice(("fused", "plain")),
+            options,
+            dice.choice(("float32", "bfloat16")),
+        )
+        if not _is_refused(case):
+            found.append(case)
+    return found
+
+
+def _is_refused(case: Case) -> bool:
+    method, spec = methods.get(case.method), case.spec()
+    empty = weights.meta_model(case.config())
+    problems = method.check(empty, spec.method_config, methods.Context(spec))
+    return bool(problems or compatibility.refusals(method, spec))
+
+
+def grid(
+    count: int, seed: int, say: Callable[[str], object], *, whole: bool = True
+) -> dict[str, Any]:
+    """Closed form and layer extension against the shadow step, over `count` cases.
+
+    `whole` traces every layer too. Shares are of the cases that can be traced.
+    """
+    rows = []
+    for number, case in enumerate(draw(count, seed)):
+        method, config, spec = methods.get(case.method), case.config(), case.spec()
+        how: dict[str, Any] = {"on_gpu": True, "memory_bytes": None}
+        closed = memory.predict(config, spec, method, shadow=False, **how)
+        extended = memory.predict(config, spec, method, **how)
+        if extended.source != "shadow":
+            say(f"{case}: {extended.notes}")
+            continue
+        row = {
+            **dataclasses.asdict(case),
+            "shadow": extended.peak_bytes,
+            "closed_error": closed.peak_bytes / extended.peak_bytes - 1,
+        }
+        if whole:
+            full = memory.predict(config, spec, method, whole=True, **how)
+            row["extension_error"] = extended.peak_bytes / full.peak_bytes - 1
+        rows.append(row)
+        say(
+            f"{number + 1:4d} {case.model} {case.method} {case.rows}x{case.length} "
+            f"{case.checkpointing} {case.loss}: {extended.peak_bytes / 1e9:.2f} GB, closed "
+            f"{row['closed_error']:+.1%}"
+            + (f", extension {row['extension_error']:+.3%}" if "extension_error" in row else "")
+        )
+    closed_errors = [abs(row["closed_error"]) for row in rows]
+    extension = [abs(row["extension_error"]) for row in rows if "extension_error" in row]
+    return {
+        "cases": len(rows),
+        "closed_within_10_percent": sum(one <= 0.10 for one in closed_errors) / len(rows),
+        "closed_median": statistics.median(closed_errors),
+        "extension_within_half_a_percent": (
+            sum(one <= 0.005 for one in extension) / len(extension) if extension else None
+        ),
+        "extension_worst": max(extension, default=None),
+        "rows": rows,
+    }

@@ -1,0 +1,86 @@
+"""What all methods that PEFT implements share: how they are applied, saved, loaded and scripted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from lab.methods import Context, Method
+from lab.methods.parts import adapter_files
+from lab.methods.parts.target_modules import ALL_LINEAR, target_layers
+
+
+class PeftMethod(Method):
+    """A method of the PEFT library: `peft_class` is its config, `settings` fills it."""
+
+    peft_class: ClassVar[str]
+
+    def settings(self, config: Any) -> dict[str, Any]:
+        """Arguments of PEFT's config that follow from the options alone."""
+        raise NotImplementedError(f"{self.name} has no settings")
+
+    def settings_for(self, model: Any, config: Any, context: Context) -> dict[str, Any]:
+        """As `settings`, with what only the model or the tokenizer tells."""
+        return self.settings(config)
+
+    def apply(self, model: Any, config: Any, context: Context) -> Any:
+        import peft
+
+        kind = getattr(peft, self.peft_class)
+        values = self.settings_for(model, config, context)
+        targets = values.get("target_modules")
+        if isinstance(targets, str) and targets != ALL_LINEAR:
+            # PEFT would match a pattern without a limit of time, here and at each loading
+            values["target_modules"] = [layer.name for layer in target_layers(model, targets)]
+        settings = kind(**values, task_type="CAUSAL_LM")
+        made = peft.get_peft_model(model, settings, autocast_adapter_dtype=wants_float32(context))
+        return as_base(made, context)
+
+    def script(self, config: Any) -> list[str]:
+        lines = [f"        {key}={value!r}," for key, value in self.settings(config).items()]
+        return [
+            "import peft  # noqa: E402",
+            "",
+            "model = peft.get_peft_model(",
+            "    model,",
+            f"    peft.{self.peft_class}(",
+            *lines,
+            '        task_type="CAUSAL_LM",',
+            "    ),",
+            ")",
+            "model.print_trainable_parameters()",
+        ]
+
+    def save(self, model: Any, folder: Path) -> None:
+        model.save_pretrained(folder)
+
+    def load(self, base: Any, folder: Path) -> Any:
+        return adapter_files.read(base, folder, self.peft_class)
+
+    def check_saved(self, base: Any, folder: Path) -> None:
+        adapter_files.check(base, folder, self.peft_class)
+
+    def merge(self, model: Any) -> Any:
+        return model.merge_and_unload()
+
+
+def wants_float32(context: Context) -> bool:
+    """PEFT raises a 16-bit adapter to float32 unless told not to."""
+    return context.spec is None or bool(context.spec.train.adapter_precision == "float32")
+
+
+def as_base(model: Any, context: Context) -> Any:
+    """`model` with its adapters in the base's type where they should be: on the meta device PEFT
+    leaves them in float32."""
+    if wants_float32(context) or not is_meta(model):
+        return model
+    own_type = model.get_input_embeddings().weight.dtype
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.to(own_type)
+    return model
+
+
+def is_meta(model: Any) -> bool:
+    """Whether the weights have shapes only, so that nothing can be read from them."""
+    return bool(next(model.parameters()).device.type == "meta")

@@ -1,0 +1,164 @@
+"""The layers of a model that methods are set beside, found by class and shape, never by a list
+of architectures. `model` may be on the meta device everywhere here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from lab.errors import LabError, Problem
+from lab.methods.parts import patterns
+from lab.methods.parts.compatibility import Unsupported
+from lab.schema import option, quote
+
+ALL_LINEAR = "all-linear"
+
+
+@dataclass(frozen=True)
+class LinearLayer:
+    """A linear map of `d_in` to `d_out` numbers: an nn.Linear, or GPT-2's Conv1D."""
+
+    name: str
+    d_in: int
+    d_out: int
+    is_conv1d: bool = False
+
+    @property
+    def layer_index(self) -> int | None:
+        """Which decoder layer it belongs to, from 0 on; None for one outside."""
+        found = re.search(r"\.(\d+)\.", f".{self.name}.")
+        return int(found.group(1)) if found else None
+
+
+def targets_option(effect: str = "get an adapter") -> Any:
+    """The field `targets` as all methods beside linear layers have it."""
+    return option(
+        ALL_LINEAR,
+        "Target modules",
+        f"Layers that {effect}: all-linear (all linear layers except the head), a list of names "
+        "such as q_proj, v_proj, or a regular expression over full names.",
+        max_characters=4096,
+    )
+
+
+def linear_layers(model: Any) -> list[LinearLayer]:
+    """Every linear layer in the model's order, the head included."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    found = []
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            found.append(LinearLayer(name, module.in_features, module.out_features))
+        elif isinstance(module, Conv1D):
+            d_in, d_out = module.weight.shape
+            found.append(LinearLayer(name, d_in, d_out, is_conv1d=True))
+    return found
+
+
+def target_layers(model: Any, targets: str | list[str]) -> list[LinearLayer]:
+    """The linear layers that `targets` names. Raises re.error for a bad pattern, LabError for one
+    that takes long."""
+    layers = linear_layers(model)
+    if targets == ALL_LINEAR:
+        head = model.get_output_embeddings()
+        heads = {name for name, module in model.named_modules() if module is head}
+        return [layer for layer in layers if layer.name not in heads]
+    names = [layer.name for layer in layers]
+    if isinstance(targets, str):
+        matched = set(patterns.matching(targets, names))
+        return [layer for layer in layers if layer.name in matched]
+    return [layer for layer in layers if any(matches(target, layer.name) for target in targets)]
+
+
+def matches(target: str, name: str) -> bool:
+    """Whether PEFT would take layer `name` for `target` of a list: by its last parts."""
+    return name == target or name.endswith(f".{target}")
+
+
+def target_problems(
+    model: Any, targets: str | list[str], can_train_conv1d: bool | Unsupported
+) -> list[Problem]:
+    """Targets that name nothing, patterns that are none, and Conv1D where it is not supported."""
+    linear = linear_layers(model)
+    problems: list[Problem] = []
+    if targets != ALL_LINEAR:
+        choices = ", ".join(sorted({layer.name.rsplit(".", 1)[-1] for layer in linear}))
+        names = [layer.name for layer in linear]
+        for target in [targets] if isinstance(targets, str) else targets:
+            try:
+                if isinstance(targets, str):
+                    is_known = bool(patterns.matching(targets, names))
+                else:
+                    is_known = any(matches(target, name) for name in names)
+            except re.error as error:
+                problems.append(
+                    Problem("method.targets", f"'{quote(target)}' is not a pattern: {error}.")
+                )
+                continue
+            except LabError as error:
+                problems.append(Problem("method.targets", str(error)))
+                continue
+            if not is_known:
+                problems.append(
+                    Problem(
+                        "method.targets",
+                        f"'{quote(target)}' names no linear layer of this model. "
+                        f'Choose from: {choices}; or "all-linear".',
+                    )
+                )
+    if problems or can_train_conv1d:
+        return problems
+    if any(layer.is_conv1d for layer in target_layers(model, targets)):
+        reason = can_train_conv1d.reason if isinstance(can_train_conv1d, Unsupported) else ""
+        problems.append(Problem("method.targets", f"this model has Conv1D layers: {reason}"))
+    return problems
+
+
+def norms(model: Any) -> list[tuple[str, Any]]:
+    """(name, module) of every normalisation layer with weights, by its class."""
+    return [
+        (name, module)
+        for name, module in model.named_modules()
+        if "norm" in type(module).__name__.lower()
+        and any(True for _ in module.parameters(recurse=False))
+    ]
+
+
+def module_names(model: Any, wanted: list[str]) -> tuple[list[str], list[str]]:
+    """(full names of the modules meant by `wanted`, those that mean none).
+
+    A name is whole or a last part; "embeddings" and "head" mean what the model calls so.
+    """
+    roles = {"embeddings": model.get_input_embeddings(), "head": model.get_output_embeddings()}
+    names: list[str] = []
+    unknown = []
+    modules = [pair for pair in model.named_modules() if pair[0]]
+    for one in wanted:
+        found = [
+            name
+            for name, module in modules
+            if name == one or name.endswith(f".{one}") or roles.get(one) is module
+        ]
+        names += [name for name in found if name not in names]
+        if not found:
+            unknown.append(one)
+    return names, unknown
+
+
+def weights_of(model: Any, names: list[str]) -> Iterator[Any]:
+    """The parameters of the named modules, each once, tied ones too."""
+    seen: set[int] = set()
+    for name in names:
+        for weight in model.get_submodule(name).parameters():
+            if id(weight) not in seen:
+                seen.add(id(weight))
+                yield weight
+
+
+def is_tied(model: Any) -> bool:
+    """Whether head and embeddings are one tensor."""
+    head = model.get_output_embeddings()
+    return head is not None and head.weight is model.get_input_embeddings().weight
