@@ -76,7 +76,7 @@ class DataSpec:
         {},
         "Chat template arguments",
         "Variables that the chat template reads, such as enable_thinking=false: text, numbers, "
-        "true, false or null. Used wherever a chat is rendered, and kept with the result.",
+        "true or false. Used wherever a chat is rendered, and kept with the result.",
         scalars=True,
         max_items=20,
     )

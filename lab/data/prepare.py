@@ -67,7 +67,7 @@ def prepare(
             else "The tokenizer has no chat template; the lab's "
             f"{name} one is used and saved with the result. It ends with {tokenizer.eos_token}."
         )
-    notes.extend(meta["notes"])
+    notes.extend(meta.get("notes", []))
     check_objective(data, meta["has_chats"], dataset)
     if meta["bad"]:
         notes.append(f"{meta['bad']} rows cannot be used and were skipped: {meta['told']}.")

@@ -91,14 +91,7 @@ class TokenizedDataset(Sequence[TokenizedExample]):
         """Whether the files belong together, and meta.json says what a set's does."""
         tokens = int(self._ends[-1]) if len(self._ends) else 0
         is_ordered = bool((self.lengths >= 0).all())
-        kinds = {
-            "examples": int,
-            "bad": int,
-            "told": str,
-            "has_chats": bool,
-            "first": dict,
-            "notes": list,
-        }
+        kinds = {"examples": int, "bad": int, "told": str, "has_chats": bool, "first": dict}
         says = all(isinstance(self.meta.get(name), kind) for name, kind in kinds.items())
         return says and is_ordered and len(self._ids) == len(self._counted) == tokens
 
