@@ -68,7 +68,7 @@ def prepare(
             f"{name} one is used and saved with the result. It ends with {tokenizer.eos_token}."
         )
     check_objective(data, meta["has_chats"], dataset)
-    notes += meta.get("record_notes", [])
+    notes += meta["record_notes"]
     if meta["bad"]:
         notes.append(f"{meta['bad']} rows cannot be used and were skipped: {meta['told']}.")
     _, held = batches.split_indices(meta["examples"], 0.0 if data.held_out else data.eval_fraction)
