@@ -323,7 +323,7 @@ def test_a_run_keeps_its_first_batch_and_its_cost(
     assert len(set(forgetting.prompts())) == 100
     few = forgetting.prompts()[:12]
     monkeypatch.setattr(forgetting, "prompts", lambda: few)
-    monkeypatch.setattr(forgetting, "LONGEST", 8)
+    monkeypatch.setattr(forgetting, "MAX_NEW_TOKENS", 8)
     run = work_here(
         train={"max_steps": 3, "probe": "on", "sample_every": 0, "save_every": 0},
         data={"general_mix": 0.2, "bucketing": "on"},

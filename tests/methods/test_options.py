@@ -164,7 +164,7 @@ def test_a_base_that_four_bits_would_distort_is_refused(
     from lab.methods import qlora
 
     assert qlora.dequantises_exactly(64, "nf4") and qlora.dequantises_exactly(64, "fp4")
-    monkeypatch.setattr(qlora, "unpacks_rightly", lambda width, levels: width % 64 == 0)
+    monkeypatch.setattr(qlora, "dequantises_exactly", lambda width, levels: width % 64 == 0)
     method, config = methods.get("qlora"), qlora.QloraConfig()
     spec = RunSpec.from_json({"method": "qlora"})
     for width, count in ((32, 1), (64, 0)):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -107,13 +108,18 @@ def test_a_run_waits_for_memory_that_others_have_yet_to_take(
     monkeypatch.setattr(queue, "active", lambda: [big, small])
     queue.change(at_once=3)
     loop = supervisor.Supervisor()
-    monkeypatch.setattr(loop, "_start", lambda started: None)
+    monkeypatch.setattr(loop, "_start", lambda *_: None)
     reserve = supervisor.RESERVE_BYTES
-    monkeypatch.setattr(supervisor, "_free_bytes", lambda: 8e9 + 3e9 + reserve - 5e5)
+
+    def free_bytes(value: float) -> None:
+        memory = SimpleNamespace(available=value)
+        monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
+
+    free_bytes(8e9 + 3e9 + reserve - 5e5)
     loop.tick()
     assert queue.waiting_runs() == [run], "half a megabyte of the reserve is missing"
     assert "about 3.0 GB are needed, 3.3 GB are free" in status(run).message
-    monkeypatch.setattr(supervisor, "_free_bytes", lambda: 8e9 + 3e9 + reserve + 5e5)
+    free_bytes(8e9 + 3e9 + reserve + 5e5)
     loop.tick()
     assert queue.waiting_runs() == [], "there is room for all three, and the reserve"
 

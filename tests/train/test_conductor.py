@@ -323,7 +323,7 @@ def test_before_the_first_step_there_is_nothing_to_save(
         if phase == "tokenising":
             command(name)(self.run)
 
-    monkeypatch.setattr(Telemetry, "enter", command_while_loading)
+    monkeypatch.setattr(Telemetry, "enter_phase", command_while_loading)
     run = small_run("lora", train={"max_steps": 3, **QUIET})
     assert status(run).state == "cancelled" and record_reader.metrics(run, "train") == []
 
@@ -377,16 +377,16 @@ def test_rows_of_a_broken_step_are_named(
     from lab.data import prepare
     from lab.data.batches import TrainingOrder
     from lab.spec import RunSpec
-    from lab.train import trainer
+    from lab.train import loop
 
-    loss, calls = trainer.summed_loss, []
+    loss, calls = loop.summed_loss, []
 
     def broken(*args: Any, **kwargs: Any) -> torch.Tensor:
         calls.append(1)
         total: torch.Tensor = loss(*args, **kwargs)
         return total * float("nan") if len(calls) in (3, 4) else total
 
-    monkeypatch.setattr(trainer, "summed_loss", broken)
+    monkeypatch.setattr(loop, "summed_loss", broken)
     train = {"max_steps": 4, "batch_size": 2, "accumulation": 2, **QUIET}
     run = small_run("lora", train=train)
     assert status(run).state == "failed"
