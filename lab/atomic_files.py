@@ -37,7 +37,7 @@ def write_atomic(path: Path, text: str, *, durable: bool = True, private: bool =
     except BaseException as error:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and error.errno:
             error.filename, error.filename2 = str(path), None  # a full disk names no file
         raise
     if durable:
@@ -148,10 +148,11 @@ def stray_links(folder: Path) -> list[str]:
     strays = []
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
-            if entry.name.startswith(".") or entry.is_dir():
+            path = Path(entry.path)  # whose questions a link to itself does not end
+            if entry.name.startswith(".") or path.is_dir():
                 continue
-            real = Path(os.path.realpath(entry.path))
-            if not entry.is_file():
+            real = Path(os.path.realpath(path))
+            if not path.is_file():
                 strays.append(f"'{quote(entry.name)}' is not a regular file")
             elif real.parent != blobs and real.suffix != Path(entry.name).suffix:
                 strays.append(f"'{quote(entry.name)}' is a link to '{quote(str(real))}'")

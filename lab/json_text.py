@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections import Counter
 from typing import Any
@@ -28,12 +29,14 @@ def parse(text: str | bytes, *, unique: bool = True) -> Any:
     """
     try:
         if isinstance(text, bytes):
-            text = text.decode("utf-8")
+            is_wide = text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+            text = text.decode("utf-16" if is_wide else "utf-8")
         value = json.loads(
             text.removeprefix("\ufeff"), object_pairs_hook=_object if unique else None
         )
     except UnicodeDecodeError as error:
-        raise BadJson(f"not UTF-8 at byte {error.start}") from None
+        name = "UTF-16" if error.encoding.startswith("utf-16") else "UTF-8"
+        raise BadJson(f"not {name} at byte {error.start}") from None
     except json.JSONDecodeError as error:
         raise NotJson(f"{error.msg} (line {error.lineno}, column {error.colno})") from None
     except RecursionError:

@@ -1,7 +1,8 @@
 """Dataclasses that a person fills in: title, help and bounds stand beside the field, once.
 
 The command line, the form and the checks all read the same metadata:
-`title`, `help`, `min`, `max`, `above` (exclusive minimum), `choices`, `filled` (no empty text),
+`title`, `help`, `min`, `max`, `above` (exclusive minimum), `excluded` (numbers between them that
+are not allowed), `choices`, `filled` (no empty text),
 `words` (text allowed instead of a number, such as "auto").
 """
 
@@ -176,6 +177,8 @@ def _bounds(value: Any, limits: Any) -> str:
             return f"is {number(value)}; it must be above {number(above)}{_up_to(high)}."
         if low is not None and value < low:
             return f"is {number(value)}; it must be at least {number(low)}{_up_to(high)}."
+        if value in limits.get("excluded", ()):
+            return f"is {number(value)}, which is not allowed. {limits['help']}"
         if high is not None and value > high:
             return f"is {number(value)}; it must be at most {number(high)}."
     if isinstance(value, str):
@@ -191,6 +194,13 @@ def _entries(value: dict[str, Any], limits: Any) -> str:
     for key, item in value.items():
         if known and key not in known:
             return unknown_key(str(key), list(known))
+        if limits.get("scalars") and not isinstance(item, str):
+            if item is not None and not isinstance(item, (bool, int, float)):
+                return f"'{quote(str(key))}' must be text, a number, true, false or null."
+            wrong = _text(str(key), {}) or ("" if isinstance(item, bool) else _bounds(item, {}))
+            if wrong:
+                return f"'{quote(str(key))}' {wrong}"
+            continue
         if not isinstance(item, str):
             return f"'{quote(str(key))}' must be text, is {quote(item)}."
         wrong = _text(str(key), {}) or _text(item, {"multiline": True})

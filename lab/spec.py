@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from lab import json_text, methods, schema
-from lab.atomic_files import load_json
+from lab.atomic_files import load_json, read_object
 from lab.errors import LabError, Problem, SpecError
+from lab.paths import RunDir
 from lab.schema import option, quote
 from lab.spec_sections import DataSpec, HardwareSpec, TrainSpec
 
@@ -76,6 +77,36 @@ class RunSpec:
     def from_stored(value: dict[str, Any]) -> RunSpec:
         """A spec as a run directory keeps it: keys that a later version added are passed over."""
         return _read(_known(value), [])
+
+    @staticmethod
+    def of_run(run: RunDir) -> RunSpec:
+        """The spec that `run` was made with. Raises LabError if spec.json is missing or damaged:
+        with defaults for what is lost it would be another run."""
+        stored = read_object(run.spec)
+        if stored is None:
+            raise LabError(
+                f"spec.json of {run.id} is missing or damaged.",
+                "Put it back as it was, or start a new run.",
+            )
+        for name in ("method", "data", "train"):
+            if not isinstance(stored.get(name), dict):
+                raise _damaged(run, f"is {quote(stored.get(name))}", name)
+        if not isinstance(stored.get("model"), str):
+            raise _damaged(run, f"is {quote(stored.get('model'))}", "model")
+        if stored["method"].get("name") not in methods.names():
+            raise _damaged(run, f"is {quote(stored['method'].get('name'))}", "method.name")
+        problems: list[Problem] = []
+        spec = _read(_known(stored), problems)
+        if problems:
+            raise _damaged(run, problems[0].message.rstrip("."), problems[0].field)
+        return spec
+
+
+def _damaged(run: RunDir, why: str, field: str) -> LabError:
+    return LabError(
+        f"spec.json of {run.id} is damaged: '{field}' {why}.",
+        "Put it back as it was, or start a new run.",
+    )
 
 
 def without_packing(spec: RunSpec) -> RunSpec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from lab.optimizers import OPTIMIZERS
 from lab.schema import option
@@ -17,6 +18,7 @@ FORMATS = (
     "text",
     "labels",
     "multiple-choice",
+    "preference",
     "tree",
 )
 
@@ -37,15 +39,26 @@ class DataSpec:
     format: str = option(
         "auto",
         "Example format",
-        "How an example is structured; auto detects it from the column names.",
+        "How an example is structured; auto detects it from the column names. preference learns "
+        "the chosen answers of comparisons.",
         choices=FORMATS,
     )
     columns: dict[str, str] = option(
         {},
         "Column mapping",
-        "Which columns hold prompt, input, completion, system, text, messages or choices when "
-        "their names are not recognised; dots reach nested values (answers.0.text).",
-        keys=("prompt", "input", "completion", "system", "text", "messages", "choices"),
+        "Which columns hold prompt, input, completion, system, history, tools, text, messages or "
+        "choices when their names are not recognised; dots reach nested values (answers.0.text).",
+        keys=(
+            "prompt",
+            "input",
+            "completion",
+            "system",
+            "history",
+            "tools",
+            "text",
+            "messages",
+            "choices",
+        ),
     )
     slots: dict[str, str] = option(
         {}, "Placeholders", "Values for {{name}} placeholders in the examples."
@@ -70,6 +83,22 @@ class DataSpec:
         "Chat template",
         "How messages become text. auto: the tokenizer's own template, or plain if it has none.",
         choices=TEMPLATES,
+    )
+    template_args: dict[str, Any] = option(
+        {},
+        "Chat template arguments",
+        "Variables that the chat template reads, such as enable_thinking=false: text, numbers, "
+        "true or false. Used wherever a chat is rendered, and kept with the result.",
+        scalars=True,
+        max_items=20,
+    )
+    template_date: str | None = option(
+        None,
+        "Chat template date",
+        "The date that the chat template writes, as 2026-01-31. Not set: the day when the run is "
+        "created, if the template reads the clock. It stays the same when the run is resumed and "
+        "in its chat.",
+        max_characters=40,
     )
     system_prompt: str | None = option(
         None,
@@ -114,7 +143,8 @@ class DataSpec:
         "auto",
         "Packing",
         "Combine short examples into full-length sequences that cannot attend to each other. "
-        "Less padding, fewer and fuller steps. auto: on where method and model support it.",
+        "Less padding, fewer and fuller steps. auto: on where method and model support it, unless "
+        "examples are grouped by length.",
         choices=AUTO_ON_OFF,
     )
     loss_on: str = option(

@@ -200,12 +200,14 @@ def run_tests(place: Path, tests: list[str], timeout: float) -> int | None:
     return None
 
 
-def measure(name: str, sample: int, seed: int, seconds: float) -> Outcome:
-    """Try faults of a module, in a copy of its own, for `seconds` at most."""
+def measure(name: str, sample: int, seed: int, end: float, share: float) -> Outcome:
+    """Try faults of a module, in a copy of its own, for a `share` of the time until `end`: what the
+    modules before it have left is shared by those that follow."""
     from cosmic_ray import plugins
     from cosmic_ray.mutating import use_mutation
 
     found, started = Outcome(name), time.monotonic()
+    seconds = share * (end - started)
     tests = nearest(name)
     if not tests:
         found.note = "no test is near it: nothing is seen"
@@ -223,8 +225,7 @@ def measure(name: str, sample: int, seed: int, seconds: float) -> Outcome:
         found.faults = len(faults)
         random.Random(f"{seed} {name}").shuffle(faults)
         for fault in faults[: sample or None]:
-            left = seconds - (time.monotonic() - started)
-            if left <= 0 and found.tried:
+            if time.monotonic() - started > seconds:
                 found.note = "the time was up"
                 break
             operator = plugins.get_operator(fault.operator_name)(**fault.operator_args)
@@ -260,11 +261,14 @@ def main() -> int:
         parser.error("cosmic-ray is missing. Run: pip install -r requirements-mutation.txt")
     os.nice(5)
     warm()
-    share = 60 * given.minutes * given.jobs / len(names)
+    end = time.monotonic() + 60 * given.minutes
     made: list[Outcome] = []
     # a process for each module: what one has loaded, the next does not see
     with multiprocessing.get_context("fork").Pool(given.jobs, maxtasksperchild=1) as pool:
-        asked = [(name, given.sample, given.seed, share) for name in names]
+        asked = [
+            (name, given.sample, given.seed, end, min(1.0, given.jobs / (len(names) - place)))
+            for place, name in enumerate(names)
+        ]
         for one in [pool.apply_async(measure, arguments) for arguments in asked]:
             made.append(one.get())
             print(made[-1].line(), flush=True)

@@ -15,17 +15,17 @@ from lab.schema import option
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    count: int = option(3, "A count.", min=1, max=10)
-    share: float = option(0.5, "A share.", above=0.0, max=1.0)
-    rate: float | str = option("auto", "A rate.", words=("auto",), above=0.0)
-    limit: int | None = option(None, "A limit.", min=0)
-    way: str = option("auto", "A way.", choices=("auto", "on", "off"))
-    name: str = option("", "A name.", max_characters=5, forbid="/\\")
-    text: str = option("", "A text.", multiline=True)
-    ranks: list[int] | None = option(None, "Ranks.", min=1, max=8)
-    slots: dict[str, str] = option({}, "Slots.", keys=("a", "b"))
-    flag: bool = option(False, "A flag.")
-    names: list[str] = option(["x"], "Names.")
+    count: int = option(3, "Count", "A count.", min=1, max=10)
+    share: float = option(0.5, "Share", "A share.", above=0.0, max=1.0)
+    rate: float | str = option("auto", "Rate", "A rate.", words=("auto",), above=0.0)
+    limit: int | None = option(None, "Limit", "A limit.", min=0)
+    way: str = option("auto", "Way", "A way.", choices=("auto", "on", "off"))
+    name: str = option("", "Name", "A name.", max_characters=5, forbid="/\\")
+    text: str = option("", "Text", "A text.", multiline=True)
+    ranks: list[int] | None = option(None, "Ranks", "Ranks.", min=1, max=8)
+    slots: dict[str, str] = option({}, "Slots", "Slots.", keys=("a", "b"))
+    flag: bool = option(False, "Flag", "A flag.")
+    names: list[str] = option(["x"], "Names", "Names.")
 
 
 def read(**values: Any) -> tuple[Config, dict[str, str]]:
@@ -113,7 +113,8 @@ def test_values_are_quoted_on_one_short_line() -> None:
 def test_a_form_learns_everything_of_an_option() -> None:
     rows = {row["name"]: row for row in schema.describe(Config)}
     assert rows["count"] == {
-        "name": "count", "type": "integer", "default": 3, "help": "A count.", "min": 1, "max": 10,
+        "name": "count", "type": "integer", "default": 3, "title": "Count", "help": "A count.",
+        "min": 1, "max": 10,
     }  # fmt: skip
     assert rows["limit"]["type"] == "integer or null" and rows["limit"]["default"] is None
     assert rows["names"]["default"] == ["x"] and rows["flag"]["type"] == "true or false"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -199,3 +200,57 @@ def test_settings_are_json_where_they_can_be() -> None:
     assert given == {"train": {"batch_size": 4}, "method": {"name": "lora"}}
     with pytest.raises(LabError, match="'name' is not a section"):
         spec.override({"name": "x"}, ["name.first=y"])
+
+
+DAMAGES: list[tuple[str, Any]] = [
+    ("model", None),
+    ("method", None),
+    ("method", {"name": "lorra"}),
+    ("method", {"name": "lora", "rank": "many"}),
+    ("train", []),
+    ("train", {"batch_size": -1}),
+    ("data", "builtin:persona-chats"),
+    ("data", {"max_length": 3}),
+]
+
+
+@pytest.mark.parametrize(("section", "value"), DAMAGES)
+def test_a_run_with_a_damaged_spec_is_not_used_as_another_one(
+    trained: list[Any], tmp_path: Path, section: str, value: Any
+) -> None:
+    from lab.chat import generate
+    from lab.evals.held_out import evaluate
+    from lab.export.merge import merge
+    from lab.preflight import initial_weights
+
+    run = trained[1]
+    whole = json.loads(run.spec.read_text())
+    assert RunSpec.of_run(run).to_json() == RunSpec.from_stored(whole).to_json()
+    run.spec.write_text(json.dumps(whole | {section: value}))
+    named = generate.ModelRef(f"run:{run.id}", whole["model"], run)
+    for use in (
+        lambda: merge(run, tmp_path / "merged"),
+        lambda: evaluate([named]),
+        lambda: generate.load(named),
+        lambda: RunSpec.of_run(run),
+    ):
+        with pytest.raises(LabError, match=f"is damaged: '{section}") as refused:
+            use()
+        assert run.id in refused.value.message
+    spec = RunSpec.from_json({"model": whole["model"], "start_from": f"run:{run.id}"})
+    (problem,) = initial_weights.problems(spec)
+    assert problem.field == "start_from" and f"'{section}" in problem.message
+    assert not (tmp_path / "merged").exists()
+
+
+def test_a_spec_of_a_later_version_is_read_without_its_new_keys(trained: list[Any]) -> None:
+    run = trained[1]
+    whole = json.loads(run.spec.read_text())
+    later = copy.deepcopy(whole)
+    later["train"]["colour"], later["mood"], later["method"]["sparkle"] = "blue", "good", 1
+    run.spec.write_text(json.dumps(later))
+    assert RunSpec.of_run(run).to_json() == RunSpec.from_stored(whole).to_json()
+    for text in ("", "[]", "{"):
+        run.spec.write_text(text)
+        with pytest.raises(LabError, match="is missing or damaged"):
+            RunSpec.of_run(run)

@@ -14,12 +14,14 @@ from typing import Any
 
 from lab import methods, paths
 from lab.atomic_files import part, read_object
-from lab.data import chat_template, template_lock
+from lab.data import chat_template, stop_tokens, template_lock
 from lab.errors import LabError
 from lab.methods import Context
-from lab.models import catalog, weights
+from lab.models import catalog, weights, weights_hash
 from lab.models.catalog import ModelSource
+from lab.models.context_length import context_length, room_for_answer, text_length
 from lab.paths import RunDir
+from lab.runs import record_reader
 from lab.schema import quote
 from lab.spec import RunSpec
 
@@ -42,10 +44,21 @@ class ModelRef:
     @property
     def version(self) -> dict[str, Any]:
         """What differs as soon as other weights lie under this name: a resumed run writes its
-        result anew, and may write its checkpoints anew."""
-        if self.run is None or self.step is None:
-            return self.receipt
-        return read_object(self.run.checkpoints / f"step-{self.step}" / "manifest.json") or {}
+        result anew, and may write its checkpoints anew; a base may be exchanged."""
+        written = self.receipt
+        if self.run is not None and self.step is not None:
+            manifest = self.run.checkpoints / f"step-{self.step}" / "manifest.json"
+            written = read_object(manifest) or {}
+        return {"written": written, "base": weights_hash.state_of(self.base)}
+
+    @property
+    def trained_on(self) -> Any:
+        """What the run keeps of its base; None for a run from before it was kept."""
+        if self.run is None:
+            return None
+        if self.step is None:
+            return self.receipt.get("base")
+        return record_reader.last_event(self.run, weights_hash.EVENT)
 
 
 @dataclass(frozen=True)
@@ -84,8 +97,11 @@ def parse(name: str) -> ModelRef:
 def answer_all(
     names: list[ModelRef], conversation: list[dict[str, str]], settings: GenerationSettings
 ) -> list[dict[str, Any]]:
-    """An answer of each model to the same conversation, one after the other."""
+    """An answer of each model to the same conversation, one after the other. Raises LabError, also
+    where the conversation is too long for one of them, before any answers."""
     settings = replace(settings, system_prompt=shared_system_prompt(names, settings))
+    for named in names:
+        check_length(prompt_terms(named), named, conversation, settings)
     return [answer(load(named), named, conversation, settings) for named in names]
 
 
@@ -101,52 +117,92 @@ def shared_system_prompt(names: list[ModelRef], settings: GenerationSettings) ->
 
 
 @dataclass(frozen=True)
+class PromptTerms:
+    """How a model reads a conversation, which is known before its weights are in memory."""
+
+    tokenizer: Any
+    length: int | None = None  # the most tokens of text, prompt and answer together
+    virtual: int = 0  # tokens of the method, which are not counted in `length`
+
+
+def prompt_terms(named: ModelRef) -> PromptTerms:
+    """The tokenizer with the template of the model, and its length. Raises LabError."""
+    source = catalog.resolve(named.base)
+    config = weights.load_config(source)
+    if named.run is None:
+        tokenizer = weights.load_tokenizer(source)
+        chat_template.set_chat_template(tokenizer)
+        return PromptTerms(tokenizer, context_length(config))
+    spec = RunSpec.of_run(named.run)
+    method, options = methods.get(spec.method["name"]), spec.method_config
+    tokenizer = _tokenizer(named.run, source)
+    method.extend_tokenizer(tokenizer, options)
+    # a result carries its template
+    chosen = spec.data.template if named.step is not None else "auto"
+    chat_template.set_up_template(tokenizer, replace(spec.data, template=chosen))
+    length = text_length(config, method, options)
+    return PromptTerms(tokenizer, length, sum(method.virtual_tokens(options)))
+
+
+def check_length(
+    terms: PromptTerms,
+    named: ModelRef,
+    conversation: list[dict[str, str]],
+    settings: GenerationSettings,
+) -> None:
+    """Raise PromptTooLong if the conversation leaves no room for an answer."""
+    prompt = render(terms.tokenizer, conversation, settings)
+    ids = terms.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    room_for_answer(len(ids), terms.length, named.name, terms.virtual)
+
+
+@dataclass(frozen=True)
 class LoadedModel:
     """A model in memory with the tokenizer that it was trained with."""
 
     model: Any
     tokenizer: Any
     receipt: dict[str, Any] = field(default_factory=dict)
-    version: dict[str, Any] = field(default_factory=dict)  # as `Named.version` was at the load
+    version: dict[str, Any] = field(default_factory=dict)  # as `ModelRef.version` was at the load
+    note: str = ""  # what a person should know of it
+    length: int | None = None  # as in PromptTerms
+    virtual: int = 0
 
 
 def load(named: ModelRef, base: Any = None) -> LoadedModel:
     """The model, ready to answer, on the GPU if there is one.
 
     `base` is its base model if that is in memory already; it is left as it was, and what the
-    method does not change is shared with it.
+    method does not change is shared with it. Raises LabError if the base is not the one that the
+    result was trained on.
     """
     import torch
 
     source = catalog.resolve(named.base)
     proof, version = named.receipt, named.version  # before the weights are read
+    terms = prompt_terms(named)
+    tokenizer = terms.tokenizer
+    note = ""
+    if named.run is not None:
+        note = weights_hash.check(named.trained_on, weights_hash.identify(source), named.name)
     on_gpu = torch.cuda.is_available()
     dtype = torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported() else torch.float32
     if named.run is None:
         model = weights.load_model(source, dtype) if base is None else base
-        tokenizer = weights.load_tokenizer(source)
     else:
-        stored = read_object(named.run.spec)
-        if stored is None:
-            raise LabError(f"{named.run.id}: spec.json is missing or damaged.")
-        spec = RunSpec.from_stored(stored)
+        spec = RunSpec.of_run(named.run)
         method, config = methods.get(spec.method["name"]), spec.method_config
         if base is None or method.needs_separate_base(config):
             model = weights.load_model(source, dtype, **method.load_kwargs(config))
         else:
             model = weights.share_weights(base)
-        tokenizer = _tokenizer(named.run, source)
-        method.extend_tokenizer(tokenizer, config)
         if named.step is None:
             model = method.load_saved(model, named.run.artifact)
         else:
             model = _at_step(model, method, spec, tokenizer, named)
-    if named.run is None or named.step is not None:
-        chosen = "auto" if named.run is None else spec.data.template
-        chat_template.set_chat_template(tokenizer, chosen)
     template_lock.check_tokenizer(part(proof, "lock"), tokenizer)
     model = weights.on_device(model, "cuda" if on_gpu else "cpu")
-    return LoadedModel(model.eval(), tokenizer, proof, version)
+    return LoadedModel(model.eval(), tokenizer, proof, version, note, terms.length, terms.virtual)
 
 
 def _tokenizer(run: RunDir, source: ModelSource) -> Any:
@@ -182,7 +238,8 @@ def answer(
     conversation: list[dict[str, str]],
     settings: GenerationSettings,
 ) -> dict[str, Any]:
-    """{"model", "text", "token_ids", "finish", "seconds", "receipt"} of one model."""
+    """{"model", "text", "token_ids", "is_at_context_end", "finish", "seconds", "receipt"} of one
+    model."""
     final: dict[str, Any] = {}
     for event in stream(loaded, named, conversation, settings):
         final = event
@@ -199,14 +256,18 @@ def stream(
     """{"delta"} for each piece of text as it comes, then the whole answer.
 
     Ending the iteration early stops the model at its next token; so does `gone`, which another
-    thread may set, since many tokens may come before the next piece.
+    thread may set, since many tokens may come before the next piece. An answer ends where the
+    model's context does. Raises PromptTooLong if the prompt leaves no room for one.
     """
     import torch
     from transformers import TextIteratorStreamer
 
     model, tokenizer = loaded.model, loaded.tokenizer
     prompt = render(tokenizer, conversation, settings)
+    stops = stop_tokens.ids(tokenizer, model)
     inputs = tokenizer(prompt, add_special_tokens=False, return_tensors="pt").to(model.device)
+    prompt_tokens = inputs["input_ids"].shape[1]
+    room = room_for_answer(prompt_tokens, loaded.length, named.name, loaded.virtual)
     pieces = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     ended, gone = threading.Event(), gone or threading.Event()
     outcome: list[Any] = []
@@ -219,8 +280,9 @@ def stream(
                     model.generate(
                         input_ids=inputs["input_ids"],
                         attention_mask=inputs["attention_mask"],
-                        max_new_tokens=settings.max_new_tokens,
+                        max_new_tokens=min(settings.max_new_tokens, room),
                         pad_token_id=tokenizer.pad_token_id,
+                        eos_token_id=stops,
                         streamer=pieces,
                         stopping_criteria=[
                             lambda ids, scores, **_: _all(ids, ended.is_set() or gone.is_set())
@@ -245,12 +307,13 @@ def stream(
         thread.join()
     if isinstance(outcome[0], Exception):
         raise outcome[0]
-    ids = outcome[0][0, inputs["input_ids"].shape[1] :].tolist()
+    ids = outcome[0][0, prompt_tokens:].tolist()
     yield {
         "model": named.name,
         "text": tokenizer.decode(ids, skip_special_tokens=True).strip(),
         "token_ids": ids,
-        "finish": "stop" if ids and ids[-1] in end_ids(model, tokenizer) else "length",
+        "is_at_context_end": len(ids) == room,
+        "finish": "stop" if ids and ids[-1] in stops else "length",
         "seconds": time.perf_counter() - started,
         "receipt": receipt(loaded, named, prompt, inputs["input_ids"][0].tolist(), settings),
     }
@@ -275,15 +338,13 @@ def sampling(settings: GenerationSettings) -> dict[str, Any]:
     return {"do_sample": True, "temperature": settings.temperature, "top_p": 1.0, "top_k": 0}
 
 
-def end_ids(model: Any, tokenizer: Any) -> set[int]:
-    given = model.generation_config.eos_token_id
-    return {tokenizer.eos_token_id, *(given if isinstance(given, list) else [given])}
-
-
 def receipt(
     loaded: LoadedModel, named: ModelRef, prompt: str, ids: list[int], settings: GenerationSettings
 ) -> dict[str, Any]:
     """Proof of equal terms: the exact prompt, its ids, the seed, and which weights answered."""
+    differs = template_lock.warning(
+        part(loaded.receipt, "lock"), loaded.tokenizer, settings.system_prompt or ""
+    )
     return {
         "prompt": prompt,
         "prompt_hash": hashlib.sha256(repr(ids).encode()).hexdigest()[:16],
@@ -297,8 +358,6 @@ def receipt(
         "dtype": str(next(loaded.model.parameters()).dtype).removeprefix("torch."),
         "base": named.base,
         "step": named.step,
-        "warning": template_lock.warning(
-            part(loaded.receipt, "lock"), loaded.tokenizer, settings.system_prompt or ""
-        ),
+        "warning": f"{loaded.note} {differs}".strip(),
         "weights": loaded.receipt.get("weights", {}) if named.step is None else {},
     }

@@ -25,19 +25,51 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from lab.chat import generate, requests
-from lab.chat.generate import GenerationSettings, LoadedModel, ModelRef
+from lab.chat.generate import GenerationSettings, LoadedModel, ModelRef, PromptTerms
 from lab.chat.requests import Refused
 from lab.errors import LabError, Problem
+from lab.models.context_length import PromptTooLong
 
 MOST_MODELS = 5
 IDLE_S = 20 * 60.0
 QUIET_S = 1.0  # without news, after which a comment shows the client that its answer is coming
+
+
+class TermsCache:
+    """How the models that were asked last read a conversation. Its tokenizers are its own: those
+    of the models in memory may be at work in another thread."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.terms: OrderedDict[str, tuple[dict[str, Any], PromptTerms]] = OrderedDict()
+
+    def check_length(self, body: dict[str, Any]) -> None:
+        """Raises LabError for a model that does not exist, PromptTooLong for a conversation that
+        leaves no room for an answer."""
+        named = generate.parse(body["model"])
+        with self.lock:
+            version, terms = self.terms.pop(named.name, ({}, None))
+            if terms is None or version != named.version:
+                version, terms = named.version, generate.prompt_terms(named)
+            self.terms[named.name] = (version, terms)
+            while len(self.terms) > MOST_MODELS:
+                self.terms.popitem(last=False)
+            generate.check_length(terms, named, body["messages"], settings_of(body))
+
+
+def settings_of(body: dict[str, Any]) -> GenerationSettings:
+    return GenerationSettings(
+        seed=body["seed"],
+        max_new_tokens=body["max_tokens"],
+        temperature=body["temperature"],
+        system_prompt=body["system_prompt"],
+    )
 
 
 class ModelCache:
@@ -58,7 +90,8 @@ class ModelCache:
         is_current = self.holds(named)
         found = self.models.pop(named.name, None)
         if found is None or not is_current:
-            base = self.models.get(f"base:{named.base}")
+            base_ref = ModelRef(f"base:{named.base}", named.base)
+            base = self.models.get(base_ref.name) if self.holds(base_ref) else None
             found = generate.load(named, None if base is None else base.model)
         self.models[named.name] = found
         while len(self.models) > MOST_MODELS:
@@ -68,7 +101,7 @@ class ModelCache:
 
 def application(token: str) -> Starlette:
     """The web application; `token` is what every request has to show."""
-    shelf = ModelCache()
+    shelf, terms = ModelCache(), TermsCache()
 
     def is_allowed(request: Request) -> bool:
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
@@ -84,9 +117,11 @@ def application(token: str) -> Starlette:
             return JSONResponse({"error": "wrong token"}, status_code=401)
         shelf.last_used = time.monotonic()
         try:
-            body = await _asked(request)
+            body = await _asked(request, terms)
         except Refused as refused:
             return JSONResponse(refused.to_json(), status_code=refused.status)
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody is left to read it
         return AnswerResponse(shelf, body)
 
     async def shutdown(request: Request) -> Response:
@@ -105,8 +140,9 @@ def application(token: str) -> Starlette:
     )
 
 
-async def _asked(request: Request) -> dict[str, Any]:
-    """The checked body of a request. Raises Refused, also where it names no model of this lab."""
+async def _asked(request: Request, terms: TermsCache) -> dict[str, Any]:
+    """The checked body of a request. Raises Refused, also where it names no model of this lab or
+    is too long for it, and ClientDisconnect."""
     data = bytearray()
     async for block in request.stream():
         data += block
@@ -117,6 +153,13 @@ async def _asked(request: Request) -> dict[str, Any]:
         await run_in_threadpool(generate.parse, asked["model"])
     except LabError as error:
         raise Refused(404, [Problem("model", str(error))], "model_not_found") from None
+    try:
+        await run_in_threadpool(terms.check_length, asked)
+    except PromptTooLong as error:
+        raise Refused(400, [Problem("messages", str(error))], "context_length_exceeded") from None
+    except Exception:
+        # a damaged model or template: the answer's thread comes to it too, and tells it
+        return asked
     return asked
 
 
@@ -199,12 +242,7 @@ def _answer(
     shelf: ModelCache, body: dict[str, Any], gone: threading.Event
 ) -> Generator[dict[str, Any]]:
     named = generate.parse(body["model"])
-    settings = GenerationSettings(
-        seed=body["seed"],
-        max_new_tokens=body["max_tokens"],
-        temperature=body["temperature"],
-        system_prompt=body["system_prompt"],
-    )
+    settings = settings_of(body)
     while not shelf.turn.acquire(timeout=0.5):
         yield {"phase": "waiting"}
     try:

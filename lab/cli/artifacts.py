@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from lab import paths
 from lab.chat.generate import parse
-from lab.cli.console import Answer, console, table
+from lab.cli.console import Output, console, table
 from lab.formatting import size
 
 
@@ -25,7 +25,7 @@ def add(verb: Any) -> None:
     )
 
 
-def merge(arguments: argparse.Namespace) -> Answer:
+def merge(arguments: argparse.Namespace) -> Output:
     from lab.export.merge import merge
 
     made = merge(paths.run_dir(arguments.run), Path(arguments.out))
@@ -34,11 +34,13 @@ def merge(arguments: argparse.Namespace) -> Answer:
         apart = f"{made['largest_difference']:.1e}"
         console.print(f"{escape(made['folder'])}, {size(made['bytes'])}.", soft_wrap=True)
         console.print(f"Read back, its logits differ from the result's by {apart} of their spread.")
+        if made["note"]:
+            console.print(f"[yellow]{escape(made['note'])}[/]")
 
-    return Answer(made, display)
+    return Output(made, display)
 
 
-def evaluate(arguments: argparse.Namespace) -> Answer:
+def evaluate(arguments: argparse.Namespace) -> Output:
     from lab.evals.held_out import evaluate
 
     found = evaluate([parse(name) for name in arguments.models], arguments.dataset)
@@ -50,5 +52,7 @@ def evaluate(arguments: argparse.Namespace) -> Answer:
             [[row["model"], f"{row['loss']:.4f}", f"{row['perplexity']:.3g}"] for row in found],
             right="lrr",
         )
+        for note in filter(None, (row["note"] for row in found)):
+            console.print(f"[yellow]{escape(note)}[/]")
 
-    return Answer({"models": found}, display)
+    return Output({"models": found}, display)

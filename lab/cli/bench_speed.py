@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from lab.cli.console import Answer, console, table
+from lab.cli.console import Output, console, table
 from lab.errors import LabError
 from lab.formatting import duration, size
 
@@ -43,7 +43,7 @@ def add(sub: Any) -> None:
     group.add_argument("--with", dest="extra", default="", metavar="A,B", help="packages beside")
 
 
-def speed(arguments: argparse.Namespace, tell: Callable[[str], object]) -> Answer:
+def speed(arguments: argparse.Namespace, tell: Callable[[str], object]) -> Output:
     from bench.throughput import Plan, speed
 
     if arguments.pack:
@@ -121,7 +121,7 @@ def speed(arguments: argparse.Namespace, tell: Callable[[str], object]) -> Answe
             f"{duration(report.seconds)}."
         )
 
-    return Answer(
+    return Output(
         asdict(report) | {"is_clean": report.is_clean}, display, 0 if report.is_clean else 1
     )
 
@@ -134,7 +134,7 @@ def _figures(ratio: dict[str, Any] | None) -> list[str]:
     return [str(ratio["pairs"]), f"{ratio['median']:.3f}", lower, span]
 
 
-def _pack(arguments: argparse.Namespace, tell: Callable[[str], object]) -> Answer:
+def _pack(arguments: argparse.Namespace, tell: Callable[[str], object]) -> Output:
     from bench.offline_bundle import pack
 
     extra = list(filter(None, arguments.extra.split(",")))
@@ -144,10 +144,10 @@ def _pack(arguments: argparse.Namespace, tell: Callable[[str], object]) -> Answe
         console.print(f"{made['file']}, {size(made['bytes'])}. On the other machine:")
         console.print(made["commands"], soft_wrap=True)
 
-    return Answer(made, display)
+    return Output(made, display)
 
 
-def overhead(arguments: argparse.Namespace, tell: Callable[[str], object]) -> Answer:
+def overhead(arguments: argparse.Namespace, tell: Callable[[str], object]) -> Output:
     from bench.overhead import overhead
 
     report = overhead(tell=tell)
@@ -169,7 +169,7 @@ def overhead(arguments: argparse.Namespace, tell: Callable[[str], object]) -> An
         ]
         table("What the lab itself costs", ["", ""], rows)
 
-    return Answer(found, display)
+    return Output(found, display)
 
 
 def _start(found: dict[str, Any], name: str) -> str:

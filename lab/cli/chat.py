@@ -12,7 +12,7 @@ from rich.text import Text
 from lab import schema
 from lab.chat.generate import GenerationSettings, ModelRef, answer_all, parse
 from lab.chat.requests import LONGEST_CONTENT, Bounds
-from lab.cli.console import Answer, console
+from lab.cli.console import Output, console
 from lab.errors import LabError, Problem
 
 # the options of the command line by the fields of a request, whose bounds they share
@@ -34,14 +34,14 @@ def add(verb: Any) -> None:
     sub.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token")
 
 
-def run(arguments: argparse.Namespace) -> Answer:
+def run(arguments: argparse.Namespace) -> Output:
     names = [parse(name) for name in arguments.models]
     answers = ask(names, arguments.prompt, settings(arguments), quiet=arguments.json)
 
     def display() -> None:
         show(arguments.prompt, answers)
 
-    return Answer({"answers": answers}, display)
+    return Output({"answers": answers}, display)
 
 
 def settings(arguments: argparse.Namespace) -> GenerationSettings:

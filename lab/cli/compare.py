@@ -8,7 +8,7 @@ from typing import Any
 from rich.markup import escape
 
 from lab import paths
-from lab.cli.console import Answer, console, loss, table
+from lab.cli.console import Output, console, loss, table
 from lab.cli.race import show as show_race
 from lab.compare import race
 from lab.compare.comparison import AXES, UNITS, compare
@@ -26,7 +26,7 @@ def add(verb: Any) -> None:
     )
 
 
-def run(arguments: argparse.Namespace) -> Answer:
+def run(arguments: argparse.Namespace) -> Output:
     if len(set(arguments.runs)) < len(arguments.runs):
         raise LabError("A run is named twice.", "Name each run once.")
     is_race = len(arguments.runs) == 1 and arguments.runs[0].startswith("race-")
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> Answer:
         else:
             show(answer)
 
-    return Answer(answer, display)
+    return Output(answer, display)
 
 
 def show(answer: dict[str, Any]) -> None:

@@ -62,7 +62,7 @@ def _plain(value: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Output:
     """What a verb answers: `data` becomes one JSON document under --json, and `display` prints it
     for a person otherwise."""
 

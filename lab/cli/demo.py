@@ -8,7 +8,7 @@ from typing import Any
 
 from lab.chat.generate import GenerationSettings, parse
 from lab.cli import chat, compare, follow
-from lab.cli.console import Answer, console, say
+from lab.cli.console import Output, console, say
 from lab.compare.comparison import compare as compare_runs
 from lab.formatting import duration
 from lab.models import built_in, catalog
@@ -49,7 +49,7 @@ def spec(method: str) -> dict[str, Any]:
     }
 
 
-def run(arguments: argparse.Namespace) -> Answer:
+def run(arguments: argparse.Namespace) -> Output:
     quiet = arguments.json
     began = time.monotonic()
     for model in catalog.BUILT_IN:
@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> Answer:
                 f"Log: {made.log}"
             )
             say(message, error=True)
-            return Answer({"error": message}, lambda: None, 1)
+            return Output({"error": message}, lambda: None, 1)
         runs.append(made)
     answer = compare_runs(runs)
     names = [parse(f"base:{MODEL}"), *[parse(f"run:{one.id}") for one in runs]]
@@ -78,4 +78,4 @@ def run(arguments: argparse.Namespace) -> Answer:
         chat.show(QUESTION, answers)
         console.print(f"Done in {duration(time.monotonic() - began)}.")
 
-    return Answer(answer | {"answers": answers, "seconds": time.monotonic() - began}, display)
+    return Output(answer | {"answers": answers, "seconds": time.monotonic() - began}, display)

@@ -10,7 +10,7 @@ from typing import Any
 from rich.markup import escape
 
 from lab import host, methods
-from lab.cli.console import Answer, console, say, table
+from lab.cli.console import Output, console, say, table
 from lab.data import catalog as datasets
 from lab.data import hub
 from lab.errors import LabError
@@ -34,7 +34,7 @@ def add(verb: Any) -> None:
     )
 
 
-def doctor(arguments: argparse.Namespace) -> Answer:
+def doctor(arguments: argparse.Namespace) -> Output:
     """Looks at the machine and times one product, which the utilisation figures rest on."""
     facts = host.describe()
     missing = [name for name in ("torch", "transformers", "peft") if not _installed(name)]
@@ -76,7 +76,7 @@ def doctor(arguments: argparse.Namespace) -> Answer:
         if not facts["problems"]:
             console.print("[green]Everything that the lab needs is here.[/green]")
 
-    return Answer(facts, display)
+    return Output(facts, display)
 
 
 def _installed(name: str) -> bool:
@@ -111,7 +111,7 @@ def _problems(facts: dict[str, Any]) -> list[str]:
     return found
 
 
-def list_models(arguments: argparse.Namespace) -> Answer:
+def list_models(arguments: argparse.Namespace) -> Output:
     rows: list[dict[str, Any]] = [
         {
             "id": f"builtin:{model.name}",
@@ -152,16 +152,20 @@ def list_models(arguments: argparse.Namespace) -> Answer:
         )
         console.print("Or a hub id such as org/name, or a folder with config.json and safetensors.")
 
-    return Answer({"models": rows}, display)
+    return Output({"models": rows}, display)
 
 
-def datasets_verb(arguments: argparse.Namespace) -> Answer:
+def datasets_verb(arguments: argparse.Namespace) -> Output:
     if arguments.action == "list":
         return list_datasets(arguments)
     if not arguments.what:
         raise LabError(f"Nothing was named to {arguments.action}.", "See `datasets --help`.")
     if arguments.action == "add":
-        done = {"id": datasets.add_file(Path(arguments.what).expanduser()).id, "state": "added"}
+        path = Path(arguments.what).expanduser()
+        made = datasets.add_file(path)
+        done = {"id": made.id, "state": "added"}
+        if (told := datasets.renamed(path.name, made)) and not arguments.json:
+            say(told)
     elif arguments.action == "remove":
         datasets.remove(arguments.what.removeprefix("upload:"))
         done = {"id": arguments.what, "state": "removed"}
@@ -173,10 +177,10 @@ def datasets_verb(arguments: argparse.Namespace) -> Answer:
     def display() -> None:
         say(f"{done['id']} {done['state']}")
 
-    return Answer(done, display)
+    return Output(done, display)
 
 
-def list_datasets(arguments: argparse.Namespace) -> Answer:
+def list_datasets(arguments: argparse.Namespace) -> Output:
     rows = [{"id": dataset.id, **dataset.card} for dataset in datasets.built_in()]
     own: list[dict[str, Any]] = [
         {"id": one.id, "bytes": one.path.stat().st_size} for one in datasets.uploads()
@@ -197,10 +201,10 @@ def list_datasets(arguments: argparse.Namespace) -> Answer:
             "keeps a copy, `datasets fetch ORG/NAME` brings one from the hub."
         )
 
-    return Answer({"datasets": rows, "own": own, "hub": hub.known()}, display)
+    return Output({"datasets": rows, "own": own, "hub": hub.known()}, display)
 
 
-def list_methods(arguments: argparse.Namespace) -> Answer:
+def list_methods(arguments: argparse.Namespace) -> Output:
     if arguments.matrix:
         return show_matrix(arguments)
     rows = [method.to_json() for method in methods.all_methods()]
@@ -215,10 +219,10 @@ def list_methods(arguments: argparse.Namespace) -> Answer:
                     f"{option['title']}: {option['help']}"
                 )
 
-    return Answer({"methods": rows}, display)
+    return Output({"methods": rows}, display)
 
 
-def show_matrix(arguments: argparse.Namespace) -> Answer:
+def show_matrix(arguments: argparse.Namespace) -> Output:
     """The support matrix, and below it the reason of every "no"."""
     rows = compatibility.matrix(methods.all_methods())
 
@@ -234,4 +238,4 @@ def show_matrix(arguments: argparse.Namespace) -> Answer:
         for reason, places in compatibility.reasons(rows).items():
             console.print(f"– {', '.join(places)}: {reason}")
 
-    return Answer({"matrix": rows}, display)
+    return Output({"matrix": rows}, display)

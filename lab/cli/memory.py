@@ -8,7 +8,7 @@ from typing import Any
 from rich.markup import escape
 
 from lab import spec
-from lab.cli.console import Answer, console, table
+from lab.cli.console import Output, console, table
 from lab.cli.runs import add_set
 from lab.errors import LabError
 from lab.formatting import count, size
@@ -37,7 +37,7 @@ def _add_run_and_device(sub: argparse.ArgumentParser) -> None:
     add_set(sub)
 
 
-def estimate(arguments: argparse.Namespace) -> Answer:
+def estimate(arguments: argparse.Namespace) -> Output:
     answer = planner.estimate(
         _given(arguments),
         _device(arguments),
@@ -71,10 +71,10 @@ def estimate(arguments: argparse.Namespace) -> Answer:
         for note in answer["notes"]:
             console.print(escape(note))
 
-    return Answer(answer, display)
+    return Output(answer, display)
 
 
-def plan(arguments: argparse.Namespace) -> Answer:
+def plan(arguments: argparse.Namespace) -> Output:
     answer = planner.plan(_given(arguments), _device(arguments))
 
     def display() -> None:
@@ -104,7 +104,7 @@ def plan(arguments: argparse.Namespace) -> Answer:
         else:
             console.print(f"Speeds take {answer['reached']:.0%} of the device's peak rate.")
 
-    return Answer(answer, display)
+    return Output(answer, display)
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from lab import spec
 from lab.cli import follow
-from lab.cli.console import Answer, console, loss, say, table
+from lab.cli.console import Output, console, loss, say, table
 from lab.compare import race
 from lab.compare.comparison import UNITS, compare
 from lab.compare.race import Budget
@@ -40,7 +40,7 @@ def add(verb: Any) -> None:
     )
 
 
-def run(arguments: argparse.Namespace) -> Answer:
+def run(arguments: argparse.Namespace) -> Output:
     quiet = arguments.json
     value = spec.override(spec.load(Path(arguments.spec)), arguments.settings)
     budget = Budget.parse(arguments.budget) if arguments.budget else None
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> Answer:
             table("Runs", ["method", "seed", "id"], rows)
             console.print(f"When they have ended: python -m lab compare {race_id}")
 
-        return Answer({"race": race_id, "notes": notes, "runs": started}, show_started)
+        return Output({"race": race_id, "notes": notes, "runs": started}, show_started)
     failed = 0
     for one, plan in zip(runs, plans, strict=True):
         ended = follow.follow(one, plan["spec"]["name"], quiet=quiet)
@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     def display() -> None:
         show(answer)
 
-    return Answer({"race": race_id, "notes": notes} | answer, display, 1 if failed else 0)
+    return Output({"race": race_id, "notes": notes} | answer, display, 1 if failed else 0)
 
 
 def show(answer: dict[str, Any]) -> None:

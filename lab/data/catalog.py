@@ -7,6 +7,7 @@ import re
 import shutil
 import tempfile
 import time
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from lab.paths import ASSETS
 from lab.schema import quote
 
 ASIDE = ".tmp-upload-"
+LONGEST_NAME = 100
+MOST_ALIKE = 1000  # uploads whose names become the same safe one
 UPLOAD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 
 
@@ -122,18 +125,36 @@ def _uploaded(name: str) -> Dataset:
     )
 
 
+def safe_name(name: str) -> str:
+    """A name for an upload that any file system takes, as close to `name` as may be: of
+    "chats (1).jsonl" "chats-1.jsonl", of a name without Latin letters "upload.jsonl"."""
+    base = _base(name)
+    lower = base.lower()
+    suffix = next((ending for ending in reversed(SUFFIXES) if lower.endswith(ending)), "")
+    stem = unicodedata.normalize("NFKD", base[: len(base) - len(suffix)])
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", stem.encode("ascii", "ignore").decode())
+    plain = plain.strip("-._")[: LONGEST_NAME - len(suffix) - len("-999")]
+    return f"{plain or 'upload'}{suffix}"
+
+
+def _base(name: str) -> str:
+    """The last part of a path as any system writes it."""
+    return re.split(r"[/\\]", name)[-1]
+
+
 def add(name: str, blocks: Iterable[bytes]) -> Dataset:
-    """Keep an upload under its name, written aside first. Raises LabError for a name that is
-    taken or not a plain file name."""
-    if not UPLOAD.fullmatch(name) or not suffix_of(Path(name)):
+    """Keep an upload under its name, or under a safe one with a number where that is taken; it is
+    written aside first. Raises LabError for what is not data by its name, and for a name that is
+    taken."""
+    if not suffix_of(Path(_base(name))):
         raise LabError(
             f"'{quote(name)}' cannot be the name of a dataset.",
-            "Use letters, digits, dots, dashes and underscores, and one of these endings: "
-            f"{', '.join(SUFFIXES)}.",
+            f"Use one of these endings: {', '.join(SUFFIXES)}.",
         )
+    is_safe = UPLOAD.fullmatch(name) is not None
+    names = [name] if is_safe else _numbered(safe_name(name))
     folder = uploads_folder()
-    target = folder / name
-    if os.path.lexists(target):
+    if is_safe and os.path.lexists(folder / name):
         raise _is_taken(name)
     aside = None
     try:
@@ -146,19 +167,33 @@ def add(name: str, blocks: Iterable[bytes]) -> Dataset:
                 file.write(block)
             file.flush()
             os.fsync(file.fileno())
-        _publish(aside, target)
+        target = _publish(aside, [folder / free for free in names])
         sync_folder(folder)
-    except FileExistsError:
-        raise _is_taken(name) from None
     except OSError as error:
         raise LabError(
-            f"'{name}' could not be kept in {quote(str(folder))}: {error.strerror or error}.",
+            f"'{quote(name)}' could not be kept in {quote(str(folder))}: "
+            f"{error.strerror or error}.",
             f"{_free(folder)}Free some room, or set LAB_HOME to a folder that can be written.",
         ) from None
     finally:
         if aside is not None:
             Path(aside).unlink(missing_ok=True)
-    return Dataset(f"upload:{name}", target, {})
+    if target is None:
+        raise _is_taken(names[-1])
+    return Dataset(f"upload:{target.name}", target, {})
+
+
+def renamed(name: str, dataset: Dataset) -> str:
+    """Says under which name a file is kept as an upload, if not its own; "" otherwise."""
+    own = dataset.id.removeprefix("upload:")
+    return "" if own == name else f"'{quote(name)}' is kept as '{own}'."
+
+
+def _numbered(name: str) -> list[str]:
+    """The name, and what it becomes where it is taken: "chats-2.jsonl"."""
+    suffix = next(ending for ending in reversed(SUFFIXES) if name.endswith(ending))
+    stem = name.removesuffix(suffix)
+    return [name, *(f"{stem}-{number}{suffix}" for number in range(2, MOST_ALIKE))]
 
 
 def _is_taken(name: str) -> LabError:
@@ -167,15 +202,22 @@ def _is_taken(name: str) -> LabError:
     )
 
 
-def _publish(aside: str, target: Path) -> None:
-    """Give a whole file its name. Raises FileExistsError if another upload was faster."""
-    try:
-        os.link(aside, target)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without links
-        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        os.replace(aside, target)
+def _publish(aside: str, targets: list[Path]) -> Path | None:
+    """Give a whole file the first of these names that is free; None if none is."""
+    for target in targets:
+        try:
+            os.link(aside, target)
+            return target
+        except FileExistsError:  # another upload was faster, or has it for long
+            continue
+        except OSError:  # a file system without links
+            try:
+                os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            except FileExistsError:
+                continue
+            os.replace(aside, target)
+            return target
+    return None
 
 
 def _clear(folder: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from lab.data import batches, chat_template, duplicates, format_detection, prepare, token_view
 from lab.data import catalog as datasets
 from lab.data.chat_template import TokenizedExample
+from lab.data.conversations import words as message_words
 from lab.data.example_reader import Example, ExampleReader, Sample
 from lab.errors import LabError, Problem, SpecError
 from lab.methods import get as method_of
@@ -46,7 +47,7 @@ def look(value: Any, most: int = MOST) -> dict[str, Any]:
         tokenizer = weights.load_tokenizer(models.resolve(spec.model))
     has_own = bool(tokenizer.chat_template)
     with stage("template"):
-        chat_template.set_chat_template(tokenizer, data.template)
+        chat_template.set_up_template(tokenizer, data)
     system_prompt = prepare.system_prompt_of(spec, dataset)
     with stage("rows"):
         found = ExampleReader(dataset.path, prepare.reading_of(data, dataset))
@@ -84,11 +85,12 @@ def look(value: Any, most: int = MOST) -> dict[str, Any]:
             "injects": _injected(tokenizer, system_prompt) if found.has_chats else "",
         },
         "rows": [
-            _row(examples[place], sequences[place][0], tokenizer, system_prompt)
-            for place in usable[:SHOWN]
-        ],
+            _row(examples[i], sequence, tokenizer, system_prompt, len(sequences[i]) > 1)
+            for i in usable[:SHOWN]
+            for sequence in (sequences[i] if examples[i].messages else sequences[i][:1])
+        ][:SHOWN],
         "packed": _packed(flat, data.max_length) if can_pack else [],
-        "lengths": _lengths(examples, shares, tokenizer, system_prompt, sequences),
+        "lengths": _lengths(examples, shares, sequences),
         "counts": {
             "truncated": sum(one.truncated for one in flat),
             "dropped": sum(not one.num_loss_tokens for one in flat),
@@ -102,7 +104,11 @@ def look(value: Any, most: int = MOST) -> dict[str, Any]:
         },
         "twins": [_pair(examples, texts, pair) for pair in (twins.exact + twins.near)[:20]],
         "leaks": [_pair(examples, texts, pair) for pair in leaks[:20]],
-        "bad": [{"row": row, "reason": reason} for row, reason in found.reasons[:50]],
+        "bad": [
+            {"reason": group.text, "rows": group.count, "first row": group.row}
+            for group in found.reasons.groups[:50]
+        ],
+        "notes": found.notes(),
         "waste": _waste(flat, spec),
     }
 
@@ -152,16 +158,21 @@ def _tokenized(
 
 def _words(example: Example) -> str:
     """What makes a row the same as another: all that is said in it."""
-    return example.text or "\n".join(message["content"] for message in example.messages)
+    return example.text or "\n".join(map(message_words, example.messages))
 
 
 def _row(
-    example: Example, first: TokenizedExample, tokenizer: Any, system_prompt: str
+    example: Example, first: TokenizedExample, tokenizer: Any, system_prompt: str, is_part: bool
 ) -> dict[str, Any]:
-    """One row: its rendered text, and its tokens with the mask."""
-    if example.messages:
+    """One row, or the part of it that became an example of its own: its rendered text, and its
+    tokens with the mask."""
+    if example.messages and is_part:
+        text = tokenizer.decode(first.ids)
+    elif example.messages:
         text = chat_template.render(
-            tokenizer, chat_template.with_system(example.messages, system_prompt)
+            tokenizer,
+            chat_template.with_system(example.messages, system_prompt),
+            tools=list(getattr(example, "tools", None) or []),
         )
     else:
         text = example.text
@@ -189,22 +200,14 @@ def _injected(tokenizer: Any, system_prompt: str) -> str:
 
 
 def _lengths(
-    examples: list[Example],
-    shares: list[float],
-    tokenizer: Any,
-    system_prompt: str,
-    made: list[list[TokenizedExample]],
+    examples: list[Example], shares: list[float], made: list[list[TokenizedExample]]
 ) -> list[int]:
-    """Tokens of each row before anything is cut; rows that are not cut are known already. Those of
-    a row that was too long to look at as a whole follow from its share."""
-    lengths = []
+    """Tokens of each row before anything is cut. Those of a row that was too long to look at as a
+    whole follow from its share."""
+    lengths: list[int] = []
     for example, share, sequences in zip(examples, shares, made, strict=True):
-        if sequences and sequences[0].truncated:
-            text = chat_template.render(
-                tokenizer, chat_template.with_system(example.messages, system_prompt)
-            )
-            count = len(tokenizer(text, add_special_tokens=False)["input_ids"])
-            lengths.append(round(count * share))
+        if example.messages:
+            lengths.extend(round(one.full_length * share) for one in sequences)
         elif sequences:
             lengths.append(round(sum(len(one.ids) for one in sequences) * share))
     return lengths

@@ -50,12 +50,13 @@ def facts_of(spec: RunSpec, tokenizer: Any) -> dict[str, Any]:
         "examples": count,
         "examples_read": found.num_valid,
         "bytes": size,
+        "has_chats": found.has_chats,
         "warnings": _warnings(spec, found, sample.examples),
     }
     if tokenizer is None:
         return facts
     with stage("template"):
-        chat_template.set_chat_template(tokenizer, data.template)
+        chat_template.set_up_template(tokenizer, data)
         pieces, sequences = _tokenised(found, sample, tokenizer, data, system_prompt)
     if not any(piece.num_loss_tokens for piece in pieces):
         raise LabError(
@@ -133,7 +134,7 @@ def _warnings(
     spec: RunSpec, found: example_reader.ExampleReader, sample: list[example_reader.Example]
 ) -> list[str]:
     """What a person should know before the run starts, and may well want."""
-    told = []
+    told = found.notes()
     if found.num_invalid:
         told.append(
             f"{found.num_invalid} rows cannot be used and are skipped: {found.invalid_summary()}."

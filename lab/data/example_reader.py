@@ -1,26 +1,32 @@
 """Read a dataset file into examples.
 
 An example is either a chat (a list of {"role", "content"} messages) or plain text. Every row
-that cannot be used is counted, with file, row and reason; nothing is skipped in silence.
+that cannot be used is counted, with its reason, and so is everything in a row that is not used.
+What many rows share is told once, with their number and the first of them.
 """
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from lab.data import formats
+from lab.data import examples, formats
 from lab.data.formats import Example, ReadOptions
+from lab.data.lines import way_out_of
 from lab.data.readers import BadRow, RecordReader
 from lab.errors import LabError
 from lab.schema import quote
 
 __all__ = ["BadRow", "Example", "ExampleReader", "ReadOptions", "Sample", "read_examples"]
 
-SHOWN = 5  # bad rows named in a message; the rest are counted
-KEPT = 200  # bad rows kept for the page
+SHOWN = 5  # reasons in a message, and notes; the rest are counted
+KEPT = 200  # different reasons or notes that are kept
+FIGURES = re.compile(r"0x[0-9a-f]+|\d+")  # in which reasons may differ and be the same
+MOST_NOTES = 12
 LONGEST_REASON = 400  # characters
 LEAST_OF_A_ROW = 20_000  # characters of a row that a sample holds
 MOST_BAD = 100_000  # bad rows; a file with more of them, and few good ones, is no dataset
@@ -40,7 +46,8 @@ class ExampleReader:
         self.values = RecordReader(path)
         self.num_valid = 0
         self.num_invalid = 0
-        self.reasons: list[tuple[int, str]] = []
+        self.reasons = Tally()
+        self.noted = Tally()
         self.has_chats = False
         self._kind = ""
 
@@ -69,12 +76,14 @@ class ExampleReader:
             try:
                 if isinstance(value, BadRow):
                     raise value
-                made = formats.example(row, value, self.reading)
+                made = examples.example(row, value, self.reading)
                 self._compare(made)
             except BadRow as reason:
                 self.refuse(row, str(reason))
                 continue
             self.num_valid += 1
+            for note in made.notes:
+                self.noted.add(row, note)
             yield made
         self.finish()
 
@@ -89,10 +98,7 @@ class ExampleReader:
     def refuse(self, row: int, reason: str) -> None:
         """Count a row as bad. Raises LabError where it is time to give up."""
         self.num_invalid += 1
-        if len(self.reasons) < KEPT:
-            if len(reason) > LONGEST_REASON:
-                reason = f"{reason[: LONGEST_REASON - 1]}…"
-            self.reasons.append((row, reason))
+        self.reasons.add(row, reason)
         if self.num_invalid > MOST_BAD and (
             self.reading.bad_rows != "skip" or self._are_few_good()
         ):
@@ -112,13 +118,13 @@ class ExampleReader:
         if not self.num_valid and not self.is_whole:
             raise LabError(
                 f"No row was found in the first {self.bytes_read:,} bytes of "
-                f"'{quote(str(self.path))}' in "
+                f"'{quote(self.path.name)}' in "
                 "the time there is.",
                 "Check whether it is a dataset.",
             )
         if not self.num_valid:
             raise LabError(
-                f"The dataset '{quote(str(self.path))}' is empty.",
+                f"The dataset '{quote(self.path.name)}' is empty.",
                 "Give a file with at least one row.",
             )
 
@@ -126,20 +132,72 @@ class ExampleReader:
         count = MOST_BAD if before else self.num_invalid
         seen = self.num_invalid + self.num_valid - (1 if before else 0)
         raise LabError(
-            f"{before}{count} of {seen} rows of '{quote(str(self.path))}' cannot be used: "
+            f"{before}{count} of {seen} rows of '{quote(self.path.name)}' cannot be used: "
             f"{self.invalid_summary()}.",
-            "Mend or remove these rows, or set data.bad_rows to skip."
-            if self.num_valid
-            else "Mend these rows, or name the right columns in data.columns.",
+            self._way_out(),
         )
 
+    def _way_out(self) -> str:
+        first = self.reasons.groups[0].text if self.reasons.groups else ""
+        if conversion := way_out_of(first):
+            return conversion + (" Or set data.bad_rows to skip." if self.num_valid else "")
+        if self.num_valid:
+            return "Mend or remove these rows, or set data.bad_rows to skip."
+        return "Mend these rows, or name the right columns in data.columns."
+
     def invalid_summary(self) -> str:
-        """The first bad rows with their reasons, and how many more there are."""
-        shown = [f"row {row}: {reason}" for row, reason in self.reasons[:SHOWN]]
-        more = (
-            f"; and {self.num_invalid - len(shown)} more" if self.num_invalid > len(shown) else ""
-        )
-        return "; ".join(shown) + more
+        """The reasons of bad rows, each once, and how many more there are."""
+        shown = self.reasons.groups[:SHOWN]
+        texts = [
+            f"row {group.row}: {group.text}"
+            if group.count == 1
+            else f"row {group.row} and {group.count - 1} more: {group.text}"
+            for group in shown
+        ]
+        more = self.num_invalid - sum(group.count for group in shown)
+        return "; ".join(texts) + (f"; and {more} more" if more else "")
+
+    def notes(self) -> list[str]:
+        """What a person should know of the file and its rows, each once."""
+        shown = self.noted.groups[:MOST_NOTES]
+        notes = [
+            f"{group.text[:1].upper()}{group.text[1:]} ({group.count} rows, the first is row "
+            f"{group.row})."
+            if group.count > 1
+            else f"{group.text[:1].upper()}{group.text[1:]} (row {group.row})."
+            for group in shown
+        ]
+        if more := len(self.noted.groups) - len(shown):
+            notes.append(f"{more} more notes on rows of '{quote(self.path.name)}'.")
+        return [*self.values.notes, *notes]
+
+
+@dataclass
+class Group:
+    """What several rows share: the first of them, what is said of it, and how many they are."""
+
+    row: int
+    text: str
+    count: int = 0
+
+
+class Tally:
+    """Sentences about rows. Those that differ in figures only are counted together."""
+
+    def __init__(self) -> None:
+        self.groups: list[Group] = []
+        self._known: dict[str, Group] = {}
+
+    def add(self, row: int, text: str) -> None:
+        if len(text) > LONGEST_REASON:
+            text = f"{text[: LONGEST_REASON - 1]}…"
+        kind = FIGURES.sub("#", text)
+        group = self._known.get(kind)
+        if group is None and len(self.groups) < KEPT:
+            group = self._known[kind] = Group(row, text)
+            self.groups.append(group)
+        if group is not None:
+            group.count += 1
 
 
 class Sample:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,6 +34,15 @@ def parse(line: str) -> Any:
         return BadRow(f"not JSON ({first_line(error)})")
     except RecursionError:
         return BadRow("nested too deeply")
+
+
+def begins_as_list(start: bytes) -> bool:
+    """Whether a file that begins so is one JSON list, rather than a value in each line."""
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if text[:1] != b"[":
+        return False
+    first, _, rest = text.decode("utf-8", "replace").partition("\n")
+    return not rest.strip() or isinstance(parse(first), BadRow)
 
 
 def of_lines(lines: Iterator[tuple[int, str | BadRow]]) -> Iterator[tuple[int, Any]]:
@@ -66,7 +75,7 @@ def entries(file: IO[bytes], path: Path, longest: int) -> Iterator[tuple[int, An
         yield row + 1, BadRow(f"the gzip data are damaged here ({first_line(error)})")
     except _Broken as error:
         raise LabError(
-            f"'{quote(str(path))}' is not JSON behind row {max(0, row - error.in_entry)}: {error}.",
+            f"'{quote(path.name)}' is not JSON behind row {max(0, row - error.in_entry)}: {error}.",
             "Give a JSON list of rows, or JSONL with one object a line.",
         ) from None
 
@@ -171,9 +180,13 @@ class _Window:
 
 
 def of_object(
-    lines: Iterator[tuple[int, str | BadRow]], path: Path, longest: int
+    lines: Iterator[tuple[int, str | BadRow]],
+    path: Path,
+    longest: int,
+    say: Callable[[str], None],
 ) -> Iterator[tuple[int, Any]]:
-    """A .json file that is no list: rows under one key, or JSONL with the wrong name."""
+    """A .json file that is not a list: rows under one key, or JSONL with the wrong name, of which
+    `say` is told."""
     held: list[str] = []
     size = 0
     for row, line in lines:
@@ -184,6 +197,7 @@ def of_object(
             if following is None:
                 yield from enumerate(_rows_inside(value, path), start=1)
                 return
+            say("holds a row in each line, not a JSON list")
             yield row, value
             yield following
             yield from rest
@@ -194,7 +208,7 @@ def of_object(
         size += len(line)
         if size > longest:
             raise LabError(
-                f"'{quote(str(path))}' is one JSON value of more than {longest:,} characters.",
+                f"'{quote(path.name)}' is one JSON value of more than {longest:,} characters.",
                 "Save it as JSONL, with one object a line.",
             )
     value = parse("".join(held)) if "".join(held).strip() else []
@@ -206,7 +220,7 @@ def of_object(
 
 def _not_json(path: Path, reason: str) -> LabError:
     return LabError(
-        f"'{quote(str(path))}' is not JSON: {reason}.",
+        f"'{quote(path.name)}' is not JSON: {reason}.",
         "Give a JSON list of rows, or JSONL with one object a line.",
     )
 
@@ -217,4 +231,4 @@ def _rows_inside(value: Any, path: Path) -> list[Any]:
         lists = [part for part in value.values() if isinstance(part, list) and part]
         if len(lists) == 1 and all(isinstance(row, dict) for row in lists[0]):
             return list(lists[0])
-    raise LabError(f"'{quote(str(path))}' holds {quote(value)}.", "Give a JSON list of rows.")
+    raise LabError(f"'{quote(path.name)}' holds {quote(value)}.", "Give a JSON list of rows.")

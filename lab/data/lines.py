@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
+import re
 import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from lab.data import encodings
 from lab.errors import LabError
 from lab.schema import quote
 
 BLOCK = 1 << 16
+UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+ENOUGH = 200  # bytes on each side of one that is not UTF-8, to tell what it may be
 MOST_BLANK = 1_000_000  # blank lines one after the other
 DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile)
 
@@ -73,11 +78,42 @@ class Unpacked(io.RawIOBase):
         return len(data)
 
 
+class Recoded(io.RawIOBase):
+    """The UTF-8 bytes of a text in UTF-16 that begins with a byte order mark. Raises LabError where
+    the text ends within a character."""
+
+    def __init__(self, file: IO[bytes], path: Path) -> None:
+        self.file, self.path = file, path
+        self.decoder = codecs.getincrementaldecoder("utf-16")("surrogatepass")
+        self.rest = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self.rest:
+            block = self.file.read(BLOCK)
+            try:
+                text = self.decoder.decode(block, final=not block)
+            except UnicodeDecodeError:
+                raise LabError(
+                    f"'{quote(self.path.name)}' is UTF-16 text that ends within a character.",
+                    "Check the file; it may be cut.",
+                ) from None
+            self.rest = text.encode("utf-8", "surrogatepass")
+            if not block:
+                break
+        size = min(len(buffer), len(self.rest))
+        buffer[:size] = self.rest[:size]
+        self.rest = self.rest[size:]
+        return size
+
+
 def check_ratio(path: Path, unpacked: int, packed: int, harmless: int, ratio: int) -> None:
     """Raise LabError where a file unpacks to far more than honest data do."""
     if unpacked > max(harmless, ratio * packed):
         raise LabError(
-            f"'{quote(str(path))}' unpacks to more than {ratio} times its size "
+            f"'{quote(path.name)}' unpacks to more than {ratio} times its size "
             f"({unpacked:,} bytes so far).",
             "This is no ordinary data; unpack it yourself if you trust it.",
         )
@@ -117,7 +153,7 @@ def lines(
         blank = blank + 1 if line.isspace() else 0
         if blank > MOST_BLANK:
             raise LabError(
-                f"'{quote(str(path))}' holds more than {MOST_BLANK:,} blank lines before row "
+                f"'{quote(path.name)}' holds more than {MOST_BLANK:,} blank lines before row "
                 f"{row}.",
                 "This is no ordinary data; remove the blank lines.",
             )
@@ -139,14 +175,28 @@ def _checked(line: str, longest: int) -> str | BadRow:
 
 def not_utf8(text: str) -> str:
     """Which byte of a text that was read by `text_of` is not UTF-8; "" if all are."""
+    data = text.encode("utf-8", "surrogateescape")
     try:
-        text.encode("utf-8", "surrogateescape").decode()
+        data.decode()
     except UnicodeDecodeError as error:
+        around = data[max(0, error.start - ENOUGH) : error.start + ENOUGH]
+        encoding = encodings.guess(around)
         return (
-            f"is not UTF-8: byte 0x{error.object[error.start]:02x} at place {error.start} "
-            f"({error.reason})"
+            f"is not UTF-8: byte 0x{data[error.start]:02x} at place {error.start} "
+            f"({f'the text seems to be {encoding}' if encoding else error.reason})"
         )
     return ""
+
+
+def way_out_of(reason: str) -> str:
+    """How a file is converted whose encoding `not_utf8` named; "" for other reasons."""
+    seems = re.search(r"^is not UTF-8: .* seems to be ([\w-]+)", reason)
+    if seems is None:
+        return ""
+    return (
+        "Save the file as UTF-8 (in Excel: CSV UTF-8), or convert it: "
+        f"iconv -f {seems[1].upper()} -t UTF-8 OLD > NEW."
+    )
 
 
 def first_line(error: BaseException) -> str:

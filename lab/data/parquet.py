@@ -43,7 +43,7 @@ def rows(
         raise
     except Exception as error:  # a stranger's bytes: Arrow's readers have errors of every kind
         raise LabError(
-            f"'{quote(str(path))}' is not Parquet, or is damaged: {quote(first_line(error))}.",
+            f"'{quote(path.name)}' is not Parquet, or is damaged: {quote(first_line(error))}.",
             "Check the file.",
         ) from None
 
@@ -53,7 +53,7 @@ def _checked(metadata: Any, path: Path, size: int, harmless: int, ratio: int) ->
     names = list(metadata.schema.to_arrow_schema().names)
     if len(set(names)) < len(names):
         raise LabError(
-            f"'{quote(str(path))}' names a column twice.",
+            f"'{quote(path.name)}' names a column twice.",
             "Name each column once, and save it anew.",
         )
     parts = _parts(metadata)
@@ -61,7 +61,7 @@ def _checked(metadata: Any, path: Path, size: int, harmless: int, ratio: int) ->
     values = max([metadata.num_rows, *(part.num_values for part in parts)])
     if values > max(HARMLESS_VALUES, ratio * size):
         raise LabError(
-            f"'{quote(str(path))}' holds {values:,} values in {size:,} bytes.",
+            f"'{quote(path.name)}' holds {values:,} values in {size:,} bytes.",
             "This is no ordinary data; check how it was made.",
         )
     return names

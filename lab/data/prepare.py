@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, overload
 import numpy as np
 
 from lab.data import batches, catalog, chat_template, token_cache
+from lab.data.answers import SPLIT
 from lab.data.batches import TokenSequence
 from lab.data.catalog import Dataset
 from lab.data.chat_template import IGNORE_INDEX, TokenizedExample
@@ -54,7 +56,7 @@ def prepare(
     dataset = catalog.resolve(data.dataset)
     system_prompt = system_prompt_of(spec, dataset)
     has_own = bool(tokenizer.chat_template)
-    is_new = chat_template.set_chat_template(tokenizer, data.template)
+    is_new = chat_template.set_up_template(tokenizer, data)
     tokens = tokenised(dataset, tokenizer, data, system_prompt, progress)
     meta = tokens.meta
     notes = []
@@ -67,7 +69,9 @@ def prepare(
             else "The tokenizer has no chat template; the lab's "
             f"{name} one is used and saved with the result. It ends with {tokenizer.eos_token}."
         )
+    notes.extend(meta["notes"])
     check_objective(data, meta["has_chats"], dataset)
+    notes += meta["record_notes"]
     if meta["bad"]:
         notes.append(f"{meta['bad']} rows cannot be used and were skipped: {meta['told']}.")
     _, held = batches.split_indices(meta["examples"], 0.0 if data.held_out else data.eval_fraction)
@@ -119,7 +123,7 @@ def prepare(
         "truncated": int(tokens.cut.sum()),
         "general_rows": added,
     }
-    first = Example(**{**meta["first"], "messages": tuple(meta["first"]["messages"])})
+    first = Example(**{**meta["first"], "messages": tuple(meta["first"]["messages"]), "notes": ()})
     return PreparedData(rows, held_rows, system_prompt, first, figures, notes)
 
 
@@ -173,6 +177,9 @@ def _sequences(
 ) -> Iterator[tuple[int, TokenizedExample]]:
     """(number of the example, tokens) in the order of the file; `meta` is filled at its end."""
     number = 0
+    counts: Counter[str] = Counter()
+    first_records: dict[str, int] = {}
+    num_chats = num_chat_sequences = 0
     rest: list[int] = []  # of a text that goes on in the next row: its pieces shall be full
     for one in rows:
         if number % 64 == 0:
@@ -193,6 +200,11 @@ def _sequences(
             meta["first"] = asdict(one)
         for sequence in made:
             yield number, sequence
+        for note in {note for sequence in made for note in sequence.notes}:
+            counts[note] += 1
+            first_records.setdefault(note, one.row)
+        if len(made) > 1 and one.messages:
+            num_chats, num_chat_sequences = num_chats + 1, num_chat_sequences + len(made)
         number += 1
     rows.finish()  # again, for the rows that their template refused
     progress(rows.size // 1000, rows.size // 1000)
@@ -200,8 +212,13 @@ def _sequences(
         "examples": number,
         "bad": rows.num_invalid,
         "told": rows.invalid_summary(),
-        "reasons": rows.reasons,
+        "record_notes": rows.notes(),
         "has_chats": rows.has_chats,
+        "notes": [
+            f"{count} {note} (first: row {first_records[note]}"
+            f"{f'; {num_chat_sequences} examples of {num_chats}' if note == SPLIT else ''})."
+            for note, count in sorted(counts.items())
+        ],
     }
 
 
@@ -223,7 +240,8 @@ def _pieces(
 def reading_of(data: DataSpec, dataset: Dataset) -> ReadOptions:
     """How the dataset is read: as the spec says, else as its card says."""
     columns = data.columns or dict(dataset.card.get("columns") or {})
-    return ReadOptions(data.format, columns, data.slots, data.bad_rows, data.max_examples)
+    ignored = tuple(dataset.card.get("metadata") or ())
+    return ReadOptions(data.format, columns, data.slots, data.bad_rows, data.max_examples, ignored)
 
 
 def check_objective(data: DataSpec, has_chats: bool, dataset: Dataset) -> None:

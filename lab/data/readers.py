@@ -17,13 +17,25 @@ from typing import IO, Any
 
 from lab.atomic_files import open_regular
 from lab.data import json_rows, parquet, tables
-from lab.data.lines import BLOCK, DAMAGED, BadRow, OutOfTime, Source, Unpacked, first_line, lines
+from lab.data.lines import (
+    BLOCK,
+    DAMAGED,
+    UTF16_MARKS,
+    BadRow,
+    OutOfTime,
+    Recoded,
+    Source,
+    Unpacked,
+    first_line,
+    lines,
+)
 from lab.errors import LabError
 from lab.schema import quote
 
 __all__ = ["FORMATS", "SUFFIXES", "BadRow", "RecordReader", "suffix_of"]
 
 FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
+JSON = (".jsonl", ".ndjson", ".json")
 SUFFIXES = (*FORMATS, *(f"{suffix}.gz" for suffix in FORMATS))
 LONGEST_LINE = 32_000_000  # bytes of one row
 LONGEST_OBJECT = 200_000_000  # characters of a JSON file that is not a list
@@ -39,8 +51,8 @@ SIGNATURES = {
     b"\x28\xb5\x2f\xfd": "a Zstandard archive",
     b"7z\xbc\xaf": "a 7z archive",
     b"Rar!": "a RAR archive",
-    b"\xff\xfe": "UTF-16 text",
-    b"\xfe\xff": "UTF-16 text",
+    b"\xff\xfe\0\0": "UTF-32 text",
+    b"\0\0\xfe\xff": "UTF-32 text",
     b"%PDF": "a PDF",
     b"\x89HDF": "an HDF5 file",
     b"\xd0\xcf\x11\xe0": "an old Office document",
@@ -68,6 +80,7 @@ class RecordReader:
         self.until = until
         self.size = 0
         self.is_whole = True
+        self.notes: list[str] = []  # of the file as a whole
         self._source: Source | None = None
         self._share = 0.0  # of a Parquet file
 
@@ -97,7 +110,7 @@ class RecordReader:
             self.is_whole = False
         except OSError as error:
             raise LabError(
-                f"'{quote(str(self.path))}' cannot be read: {error.strerror or first_line(error)}.",
+                f"'{quote(self.path.name)}' cannot be read: {error.strerror or first_line(error)}.",
                 "Check the file.",
             ) from None
 
@@ -112,7 +125,7 @@ class RecordReader:
         for signature, kind in SIGNATURES.items():
             if start.startswith(signature) and not (kind == "Parquet" and suffix == ".parquet"):
                 raise LabError(
-                    f"'{quote(str(self.path))}' is {kind}.",
+                    f"'{quote(self.path.name)}' is {kind}.",
                     f"Unpack or save it as UTF-8 text: one of {', '.join(FORMATS)}."
                     if kind != "Parquet"
                     else "Let its name end in .parquet.",
@@ -120,12 +133,20 @@ class RecordReader:
         if suffix == ".parquet":
             yield from self._parquet(file if is_packed else raw, is_packed)
             return
+        if start.startswith(UTF16_MARKS):
+            file = io.BufferedReader(Recoded(file, self.path), BLOCK)
+            start = _peek(file)
+            self._say("is UTF-16 text")
         if b"\0" in start:
+            is_wide = start.count(b"\0") > len(start) // 4
             raise LabError(
-                f"'{quote(str(self.path))}' is not text: it holds NUL bytes.",
+                f"'{quote(self.path.name)}' is not text: it holds NUL bytes"
+                + (", as UTF-16 without a byte order mark does." if is_wide else "."),
                 "Save it as UTF-8 text.",
             )
-        if suffix == ".json" and start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"[":
+        if suffix in JSON and json_rows.begins_as_list(start):
+            if suffix != ".json":
+                self._say("holds a JSON list, not a row in each line")
             yield from json_rows.entries(file, self.path, LONGEST_LINE)
             return
         is_table = suffix in (".csv", ".tsv")
@@ -135,11 +156,14 @@ class RecordReader:
         if is_table:
             yield from tables.records(found, self.path, LONGEST_LINE)
         elif suffix == ".json":
-            yield from json_rows.of_object(found, self.path, LONGEST_OBJECT)
+            yield from json_rows.of_object(found, self.path, LONGEST_OBJECT, self._say)
         elif suffix == ".txt":
             yield from _pieces(found)
         else:
             yield from json_rows.of_lines(found)
+
+    def _say(self, what: str) -> None:
+        self.notes.append(f"'{quote(self.path.name)}' {what}, and is read as such.")
 
     def _parquet(self, file: IO[bytes], is_packed: bool) -> Iterator[tuple[int, Any]]:
         assert self._source is not None
@@ -151,7 +175,7 @@ class RecordReader:
                         plain.write(block)
                 except DAMAGED as error:
                     raise LabError(
-                        f"'{quote(str(self.path))}' is damaged: {first_line(error)}.",
+                        f"'{quote(self.path.name)}' is damaged: {first_line(error)}.",
                         "Check the file.",
                     ) from None
                 size = plain.tell()

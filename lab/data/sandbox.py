@@ -211,8 +211,23 @@ def _raise_exception(message: Any) -> None:
 
 
 def _strftime_now(pattern: str) -> str:
+    return _strftime(datetime.now(), pattern)
+
+
+def _strftime(now: datetime, pattern: str) -> str:
     work_now().allow(formatted(pattern, "%", []))
-    return datetime.now().strftime(pattern)
+    return now.strftime(pattern)
+
+
+def _characters(value: Any) -> int:
+    """The length of all texts in a value, with a little for each entry."""
+    if isinstance(value, str):
+        return len(value) + 16
+    if isinstance(value, dict):
+        return 16 + sum(map(_characters, [*value, *value.values()]))
+    if isinstance(value, (list, tuple)):
+        return 16 + sum(map(_characters, value))
+    return 16
 
 
 @functools.lru_cache(maxsize=1)
@@ -232,12 +247,16 @@ def compiled(source: str) -> jinja2.Template:
         current.work = before
 
 
-def render(source: str, messages: list[dict[str, str]], **variables: Any) -> str:
-    """What a template makes of a chat. Raises whatever a template can raise: any Exception, and
-    TooMuch where it breaks its bounds."""
+def render(
+    source: str, messages: list[dict[str, Any]], *, now: datetime | None = None, **variables: Any
+) -> str:
+    """What a template makes of a chat; `now` is the time that it may ask for, by default that of
+    the clock. Raises whatever a template can raise: any Exception, and TooMuch where it breaks its
+    bounds."""
     template = compiled(source)
-    characters = sum(len(text) + 16 for message in messages for text in message.values())
-    before, current.work = current.work, Work(characters)
+    if now is not None:
+        variables["strftime_now"] = functools.partial(_strftime, now)
+    before, current.work = current.work, Work(_characters([messages, variables.get("tools")]))
     try:
         return template.render(messages=messages, **variables)
     finally:

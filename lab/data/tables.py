@@ -7,17 +7,22 @@ few times: a quote that is never closed costs the record that it opens in, not t
 from __future__ import annotations
 
 import csv
+import re
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lab.data.lines import BadRow
+from lab.data.lines import BadRow, way_out_of
 from lab.errors import LabError
 from lab.schema import quote
 
 MOST_COLUMNS = 100_000
 REREAD = 1_000_000  # characters, and twice those of the file, that may be read again behind quotes
+MARKS = ",;\t|"
+SNIFFED = 30  # lines that are looked at to tell the delimiter
+SNIFFED_CHARACTERS = 1_000_000
+SEPARATOR = re.compile(r'"?sep=([,;\t|])"?\s*', re.IGNORECASE)
 NEVER_CLOSED = "a quote is opened and never closed"
 
 # The length of a field is bounded by that of its record, in `_Feed`.
@@ -27,14 +32,24 @@ csv.field_size_limit(2**31 - 1)
 def records(
     lines: Iterator[tuple[int, str | BadRow]], path: Path, longest: int
 ) -> Iterator[tuple[int, dict[str, str] | BadRow]]:
-    """(number of its first line, record or BadRow); the first record names the columns."""
+    """(number of its first line, record or BadRow); the first record names the columns, behind the
+    `sep=;` that Excel may write. Rows without any text are passed over."""
     feed = _Feed(lines, longest)
-    first = feed.peek()
+    mark = "\t" if ".tsv" in path.suffixes[-2:] else ""
+    while (first := feed.peek()) is not None:
+        if isinstance(first[1], BadRow):
+            raise LabError(
+                f"'{quote(path.name)}', row {first[0]}: {first[1]}.",
+                way_out_of(str(first[1])) or "Check the file.",
+            )
+        named = SEPARATOR.fullmatch(first[1])
+        if not named and not first[1].isspace():
+            break
+        mark = named[1] if named else mark
+        feed.drop()
     if first is None:
         return
-    if isinstance(first[1], BadRow):
-        raise LabError(f"'{quote(str(path))}', row 1: {first[1]}.", "Check the file.")
-    mark = "\t" if ".tsv" in path.suffixes[-2:] else _delimiter(first[1])
+    mark = mark or _delimiter([line for _, line in feed.look(SNIFFED) if isinstance(line, str)])
     reader = csv.reader(feed, delimiter=mark, strict=True)
     names = _names(feed, reader, path)
     while (following := feed.peek()) is not None:
@@ -52,7 +67,7 @@ def records(
             feed.go_back()
             if feed.reread > REREAD + 2 * feed.read:
                 raise LabError(
-                    f"'{quote(str(path))}' opens quotes that are never closed; the last in row "
+                    f"'{quote(path.name)}' opens quotes that are never closed; the last in row "
                     f"{row}.",
                     'Close them, or write each quote inside a field twice: "".',
                 ) from None
@@ -60,37 +75,77 @@ def records(
             continue
         if feed.lines_taken == 1 and line.count('"') % 2:
             yield row, BadRow(NEVER_CLOSED)
-        elif len(fields) != len(names):
-            yield row, BadRow(f"has {len(fields)} fields, the first line names {len(names)}")
-        else:
-            yield row, dict(zip(names, fields, strict=True))
+        elif (record := _record(names, fields)) is None or record:
+            yield (
+                row,
+                record
+                or BadRow(
+                    f"has {len(fields)} fields, the first line names {len(names)} columns; a field "
+                    f"with '{mark}' in it has to stand in quotes"
+                ),
+            )
+
+
+def _record(names: list[str], fields: list[str]) -> dict[str, str] | None:
+    """{column: text}; {} for a row without any text, None for one with another number of fields.
+
+    Empty fields behind the last column are what spreadsheets leave there. A first column without a
+    name that holds a number is the index that pandas writes."""
+    while len(fields) > len(names) and not fields[-1].strip() and len(fields) <= MOST_COLUMNS:
+        fields.pop()
+    if len(fields) != len(names):
+        return {} if len(fields) <= MOST_COLUMNS and not any(map(str.strip, fields)) else None
+    if not any(map(str.strip, fields)):
+        return {}
+    return {
+        name or f"column {place}": field
+        for place, (name, field) in enumerate(zip(names, fields, strict=True), start=1)
+        if name or not (field.isspace() or not field or (place == 1 and field.isdecimal()))
+    }
 
 
 def _names(feed: _Feed, reader: Any, path: Path) -> list[str]:
-    """The names of the columns. Raises LabError where the first record gives none."""
+    """The names of the columns without the blanks around them, "" for one that has none. Raises
+    LabError where the first record gives none, or one twice."""
     feed.begin()
     try:
-        names: list[str] = next(reader)
+        names: list[str] = [name.strip() for name in next(reader)]
         problem = ""
     except (csv.Error, StopIteration) as error:
         names, problem = [], f" ({NEVER_CLOSED if feed.is_short else error})"
     shown = quote("".join(line for _, line in feed.taken if isinstance(line, str)).strip())
     if len(names) > MOST_COLUMNS:
         raise LabError(
-            f"'{quote(str(path))}' names {len(names):,} columns; at most {MOST_COLUMNS:,} are "
+            f"'{quote(path.name)}' names {len(names):,} columns; at most {MOST_COLUMNS:,} are "
             "possible.",
             "Keep the columns that hold text.",
         )
-    if not names or len(set(names)) < len(names) or not all(name.strip() for name in names):
+    while names and not names[-1]:
+        names.pop()
+    given = [name for name in names if name]
+    if not given or len(set(given)) < len(given):
         raise LabError(
-            f"The first line of '{quote(str(path))}' is no list of column names: {shown}{problem}.",
+            f"The first line of '{quote(path.name)}' is no list of column names: {shown}{problem}.",
             "Name each column once in the first line.",
         )
     return names
 
 
-def _delimiter(header: str) -> str:
-    return max(",;\t|", key=header.count)
+def _delimiter(lines: list[str]) -> str:
+    """What separates the fields: of the marks in the header, the one by which most of the lines
+    behind it have as many fields as the header; of equals, the one that stands there most often."""
+    bare = re.sub(r'"[^"]*"', "", lines[0])
+
+    def fit(mark: str) -> tuple[float, int]:
+        try:
+            header, *records = csv.reader(lines, delimiter=mark)
+        except csv.Error:
+            return 0.0, bare.count(mark)
+        alike = sum(len(fields) == len(header) for fields in records if fields)
+        return (alike / len(records) if records else 1.0, bare.count(mark))
+
+    marks = [mark for mark in MARKS if mark in bare]
+    return max(marks, key=fit) if len(marks) > 1 else "".join(marks) or ","
 
 
 class _Feed:
@@ -113,6 +168,18 @@ class _Feed:
             self.read += _length(following[1])
             self.ahead.append(following)
         return self.ahead[0]
+
+    def look(self, most: int) -> list[tuple[int, str | BadRow]]:
+        """The next lines, which stay: `most` of them, and not many characters."""
+        size = 0
+        while len(self.ahead) < most and size < SNIFFED_CHARACTERS:
+            following = next(self.lines, None)
+            if following is None:
+                break
+            size += _length(following[1])
+            self.read += _length(following[1])
+            self.ahead.append(following)
+        return list(self.ahead)
 
     def begin(self) -> None:
         """The next line begins a record."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lab.data import chat_template, token_cache
+from lab.data import chat_template, rendering, token_cache
 from lab.errors import LabError
 from lab.schema import quote
 
@@ -32,6 +32,7 @@ def make_lock(tokenizer: Any, system_prompt: str, loss_on: str) -> dict[str, Any
         "end_token": tokenizer.eos_token,
         "pad_token": tokenizer.pad_token,
         "loss_on": loss_on,
+        **rendering.settings_of(tokenizer).to_json(),
         "probe_ids": _probe_ids(tokenizer, system_prompt),
     }
 
@@ -92,8 +93,8 @@ def check_tokenizer(lock: dict[str, Any], tokenizer: Any) -> None:
         return
     changed = [
         name.replace("_", " ")
-        for name in ("template", "end_token", "pad_token")
-        if now[name] != lock.get(name)
+        for name in ("template", "end_token", "pad_token", "template_args", "template_date")
+        if now.get(name) != lock.get(name)
     ]
     shown = difference(tokenizer, _ids(lock), now["probe_ids"])
     raise LabError(

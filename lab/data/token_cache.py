@@ -21,11 +21,12 @@ import numpy as np
 
 from lab import paths
 from lab.atomic_files import read_object, write_json
+from lab.data import rendering, stop_tokens
 from lab.data.chat_template import IGNORE_INDEX, TokenizedExample
 from lab.errors import LabError
 from lab.schema import quote
 
-VERSION = 1  # of what tokenising does: raise it when the same settings give other tokens
+VERSION = 2  # of what tokenising does: raise it when the same settings give other tokens
 FIELDS = 5
 BUFFER = 1 << 20  # tokens held before they are written
 
@@ -51,7 +52,15 @@ def key(path: Path, tokenizer: Any, settings: dict[str, Any]) -> str:
     digest = hashlib.sha256()
     digest.update(content_hash(path).encode())
     digest.update(tokenizer.backend_tokenizer.to_str().encode())
-    parts = [VERSION, tokenizer.chat_template, tokenizer.eos_token, tokenizer.bos_token, settings]
+    parts = [
+        VERSION,
+        tokenizer.chat_template,
+        tokenizer.eos_token,
+        tokenizer.bos_token,
+        rendering.settings_of(tokenizer).to_json(),
+        sorted(stop_tokens.ids(tokenizer)),
+        settings,
+    ]
     digest.update(json.dumps(parts, sort_keys=True).encode())
     return digest.hexdigest()[:32]
 
@@ -83,6 +92,7 @@ class TokenizedDataset(Sequence[TokenizedExample]):
         tokens = int(self._ends[-1]) if len(self._ends) else 0
         is_ordered = bool((self.lengths >= 0).all())
         kinds = {"examples": int, "bad": int, "told": str, "has_chats": bool, "first": dict}
+        kinds |= {"notes": list, "record_notes": list}
         says = all(isinstance(self.meta.get(name), kind) for name, kind in kinds.items())
         return says and is_ordered and len(self._ids) == len(self._counted) == tokens
 

@@ -17,11 +17,12 @@ from typing import Any
 
 from lab import paths
 from lab.atomic_files import write_atomic
-from lab.data import chat_template
+from lab.data import chat_template, rendering, stop_tokens
 from lab.data.batches import collate, single_rows
 from lab.data.example_reader import ExampleReader, ReadOptions
-from lab.models import weights
+from lab.models import weights_hash
 from lab.models.catalog import ModelSource
+from lab.models.context_length import context_length, room_for_answer
 from lab.paths import ASSETS
 
 PROMPTS = ASSETS / "general_prompts.json"
@@ -29,6 +30,7 @@ MAX_NEW_TOKENS = 64  # new tokens of an answer
 SAMPLING_BATCH = 10  # answers sampled at once
 SEED = 20_261
 TOP_K = 64
+MAX_LENGTH = 512  # tokens of a prompt and its answer
 ROWS = 4  # in one forward pass: the whole logits are needed
 
 Tell = Callable[[int, int], None]
@@ -41,20 +43,18 @@ def prompts() -> list[str]:
 
 def answers_file(source: ModelSource, tokenizer: Any) -> Path:
     """Where the answers of this base under this template are kept."""
-    parts = [_identity(source), tokenizer.chat_template, prompts(), MAX_NEW_TOKENS, SEED]
+    parts = [
+        weights_hash.identify(source)["weights"],
+        tokenizer.chat_template,
+        prompts(),
+        MAX_NEW_TOKENS,
+        SEED,
+        # where an answer stops, and what else the template reads, decide what is sampled
+        stop_tokens.ids(tokenizer),
+        rendering.settings_of(tokenizer).to_json(),
+    ]
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
     return paths.home() / "cache" / "general" / f"{key}.jsonl"
-
-
-def _identity(source: ModelSource) -> list[Any]:
-    """What tells the weights of a base from others without reading them all."""
-    folder = weights.local_folder(source, with_weights=False)
-    if not Path(source.location).is_absolute():
-        return [source.id, folder.name]  # the commit
-    return [
-        [file.name, file.stat().st_size, file.stat().st_mtime_ns]
-        for file in sorted(folder.glob("*.safetensors"))
-    ]
 
 
 def base_answers_file(
@@ -97,6 +97,7 @@ def _sample(model: Any, tokenizer: Any, asked: list[str], seed: int) -> list[str
     ]
     ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     width = max(map(len, ids))
+    room = room_for_answer(width, context_length(getattr(model, "config", None)), "the base")
     device = next(model.parameters()).device
     pad = tokenizer.pad_token_id
     padded = torch.tensor([[pad] * (width - len(one)) + one for one in ids], device=device)
@@ -109,12 +110,13 @@ def _sample(model: Any, tokenizer: Any, asked: list[str], seed: int) -> list[str
             output = model.generate(
                 input_ids=padded,
                 attention_mask=mask,
-                max_new_tokens=MAX_NEW_TOKENS,
+                max_new_tokens=min(MAX_NEW_TOKENS, room),
                 do_sample=True,
                 temperature=1.0,
                 top_p=1.0,
                 top_k=0,
                 pad_token_id=pad,
+                eos_token_id=stop_tokens.ids(tokenizer, model),
             )
     finally:
         model.train(was_training)
@@ -138,8 +140,12 @@ def likelihood(
     file: Path,
     top_ids: Any = None,
     after_batch: Callable[[], object] = lambda: None,
+    length: int | None = None,
 ) -> Likelihood:
-    """How likely the model finds the answers of `file`; at `top_ids`, or at its own likeliest."""
+    """How likely the model finds the answers of `file`; at `top_ids`, or at its own likeliest.
+
+    `length` is the most tokens that are read of a chat: the same for the models that are compared.
+    """
     import torch
 
     was_training = model.training
@@ -147,7 +153,9 @@ def likelihood(
     parts: list[tuple[Any, Any, Any]] = []
     try:
         with torch.inference_mode():
-            for log, targets in _logits(model, tokenizer, file):
+            for log, targets in _logits(
+                model, tokenizer, file, min(MAX_LENGTH, length or MAX_LENGTH)
+            ):
                 start = sum(len(part[0]) for part in parts)
                 if top_ids is None:
                     best = log.topk(min(TOP_K, log.shape[1]), dim=1)
@@ -163,14 +171,14 @@ def likelihood(
     return Likelihood(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def _logits(model: Any, tokenizer: Any, file: Path) -> Iterator[tuple[Any, Any]]:
+def _logits(model: Any, tokenizer: Any, file: Path, length: int) -> Iterator[tuple[Any, Any]]:
     """(log-probabilities (n, V) in float32, targets (n,)) of the counted tokens, batch by batch."""
     import torch
 
     sequences = [
         one
         for example in ExampleReader(file, ReadOptions(bad_rows="skip"))
-        for one in chat_template.tokenize(example, tokenizer, "", "assistant", 512)
+        for one in chat_template.tokenize(example, tokenizer, "", "assistant", length)
         if one.num_loss_tokens
     ]
     rows = single_rows(sequences)

@@ -6,7 +6,6 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from lab.atomic_files import read_object
 from lab.chat import generate
 from lab.chat.generate import ModelRef
 from lab.data import chat_template, template_lock
@@ -46,7 +45,7 @@ def _terms(names: list[ModelRef], dataset: str | None) -> RunSpec:
         assert dataset is not None
         spec = RunSpec.from_json({"model": names[0].base, "data": {"dataset": dataset}})
     else:
-        stored = RunSpec.from_stored(read_object(run.spec) or {})
+        stored = RunSpec.of_run(run)
         system = str(generate.parse(f"run:{run.id}").receipt.get("system_prompt", ""))
         spec = replace(stored, data=replace(stored.data, system_prompt=system, packing="off"))
         if dataset is not None:
@@ -67,7 +66,7 @@ def _measure(named: ModelRef, spec: RunSpec, *, whole: bool) -> dict[str, Any]:
     loaded = generate.load(named)
     first = next(loaded.model.parameters())
     if named.run is None:
-        chat_template.set_chat_template(loaded.tokenizer, spec.data.template)
+        chat_template.set_up_template(loaded.tokenizer, spec.data)
     prepared = prepare(spec, loaded.tokenizer)
     proof = loaded.receipt.get("lock") or {}
     template_lock.check_settings(
@@ -78,6 +77,12 @@ def _measure(named: ModelRef, spec: RunSpec, *, whole: bool) -> dict[str, Any]:
         raise LabError(
             f"'{quote(spec.data.dataset)}' has no held-out row with a token to score.",
             "Name another set with --dataset.",
+        )
+    longest = max(rows[index].tokens for index in range(len(rows)))
+    if loaded.length is not None and longest > loaded.length:
+        raise LabError(
+            f"The longest row has {longest:,} tokens, and {named.name} reads {loaded.length:,}.",
+            "Measure models that read as much, or train with a shorter data.max_length.",
         )
     loss, tokens = evaluation_loss(
         loaded.model,
@@ -92,5 +97,6 @@ def _measure(named: ModelRef, spec: RunSpec, *, whole: bool) -> dict[str, Any]:
         "perplexity": math.exp(min(loss, 700.0)),
         "tokens": tokens,
         "rows": len(rows),
+        "note": loaded.note,
         "data": facts["train_hash" if whole else "held_out_hash"],
     }

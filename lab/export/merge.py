@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from lab import methods, paths
-from lab.atomic_files import read_object, remove_tree, size_of, write_json
+from lab.atomic_files import remove_tree, size_of, write_json
 from lab.chat import generate
-from lab.data import template_lock
+from lab.data import stop_tokens, template_lock
 from lab.errors import LabError
 from lab.methods.parts.compatibility import unsupported_reason
 from lab.paths import RunDir
@@ -24,11 +24,12 @@ PROBE_TOKENS = 32
 def merge(run: RunDir, target: Path) -> dict[str, Any]:
     """Write base and adapter of `run` as one model into `target`, with tokenizer and receipt.
 
-    The template lock is enforced. The merged model, read back from the disk, must give the answers
-    of the result, or nothing is kept. Returns {"folder", "bytes", "largest_difference"}, the last
-    as a share of the logits' standard deviation. Raises LabError.
+    The template lock and the hash of the base are enforced. The merged model, read back from the
+    disk, must give the answers of the result, or nothing is kept. Returns {"folder", "bytes",
+    "largest_difference", "note"}: the difference as a share of the logits' standard deviation,
+    and what a person should know of the base. Raises LabError.
     """
-    spec = RunSpec.from_stored(read_object(run.spec) or {})
+    spec = RunSpec.of_run(run)
     method = methods.get(spec.method["name"])
     if not method.can_merge:
         raise LabError(
@@ -50,6 +51,7 @@ def merge(run: RunDir, target: Path) -> dict[str, Any]:
         for name in template_lock.FILES:
             if (run.artifact / name).is_file():
                 shutil.copyfile(run.artifact / name, aside / name)
+        stop_tokens.write(aside, loaded.tokenizer, loaded.model)
         apart = _difference(before, _logits(_read(aside, loaded.model)))
         if not apart <= TOLERANCE:
             raise LabError(
@@ -64,7 +66,12 @@ def merge(run: RunDir, target: Path) -> dict[str, Any]:
         raise LabError(f"The merge failed: {error}.", "Check the folder and the disk.") from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return {"folder": str(target), "bytes": size_of(target), "largest_difference": apart}
+    return {
+        "folder": str(target),
+        "bytes": size_of(target),
+        "largest_difference": apart,
+        "note": loaded.note,
+    }
 
 
 def _read(folder: Path, like: Any) -> Any:

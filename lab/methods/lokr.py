@@ -38,6 +38,7 @@ class LokrConfig:
         "Target size of the smaller Kronecker factor; -1: as square as possible.",
         min=-1,
         max=65_536,
+        excluded=(0,),
     )
     decompose_both: bool = option(
         False, "Decompose both", "Use a low-rank form for the smaller factor too."
@@ -68,10 +69,7 @@ class Lokr(PeftMethod):
     peft_class = "LoKrConfig"
 
     def check(self, model: Any, config: LokrConfig, context: Context) -> list[Problem]:
-        problems = target_problems(model, config.targets, self.can_train_conv1d)
-        if config.factor == 0:
-            problems.append(Problem("method.factor", "is 0; give -1 or a size from 1 on."))
-        return problems
+        return target_problems(model, config.targets, self.can_train_conv1d)
 
     def settings(self, config: LokrConfig) -> dict[str, Any]:
         return {

@@ -152,6 +152,14 @@ class Lora(PeftMethod):
         problems = target_problems(model, config.targets, self.can_train_conv1d)
         if problems:
             return problems
+        if config.bias != "none" and not _biases(model, config):
+            where = "the target modules have" if config.bias == "lora_only" else "this model has"
+            problems.append(
+                Problem(
+                    "method.bias",
+                    f"is {config.bias} and has no effect: {where} no biases. Leave it out.",
+                )
+            )
         layers = target_layers(model, config.targets)
         problems += _problems_by_layer(layers, config)
         if config.start == "olora" and any(layer.is_conv1d for layer in layers):
@@ -218,12 +226,8 @@ class Lora(PeftMethod):
         total = sum(by_layer[layer.name][0] * (layer.d_in + layer.d_out) for layer in layers)
         if config.dora:
             total += sum(layer.d_out for layer in layers)
-        biases = {name: one for name, one in model.named_parameters() if "bias" in name}
-        if config.bias == "lora_only":
-            kept = {f"{layer.name}.bias" for layer in layers}
-            biases = {name: one for name, one in biases.items() if name in kept}
         if config.bias != "none":
-            total += sum(one.numel() for one in biases.values())
+            total += sum(one.numel() for one in _biases(model, config).values())
         names, _ = module_names(model, config.train_also or [])
         return int(total + sum(weight.numel() for weight in weights_of(model, names)))
 
@@ -300,6 +304,15 @@ def _problems_by_layer(layers: list[LinearLayer], config: Any) -> list[Problem]:
         if given and getattr(config, ramp) is not None:
             problems.append(Problem(f"method.{ramp}", f"cannot be set beside {one}. Clear one."))
     return problems
+
+
+def _biases(model: Any, config: Any) -> dict[str, Any]:
+    """The biases that train where config.bias is lora_only or all, by name."""
+    biases = {name: one for name, one in model.named_parameters() if "bias" in name}
+    if config.bias == "all":
+        return biases
+    kept = {f"{layer.name}.bias" for layer in target_layers(model, config.targets)}
+    return {name: one for name, one in biases.items() if name in kept}
 
 
 def _too_high_ranks(layers: list[LinearLayer], config: Any) -> list[Problem]:

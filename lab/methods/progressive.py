@@ -91,7 +91,8 @@ class Progress:
 )
 class Progressive(LoraAndBase):
     def check(self, model: Any, config: ProgressiveConfig, context: Context) -> list[Problem]:
-        if config.trigger == "steps" or context.spec.data.eval_fraction > 0:
+        data = context.spec.data
+        if config.trigger == "steps" or data.eval_fraction > 0 or data.held_out is not None:
             return []
         return [
             Problem(

@@ -84,6 +84,7 @@ class QuantisedLora(Lora):
     def check(self, model: Any, config: Any, context: Context) -> list[Problem]:
         problems = super().check(model, config, context)
         if config.bias != "none":
+            problems = [problem for problem in problems if problem.field != "method.bias"]
             problems.append(
                 Problem("method.bias", f"is {config.bias}; biases of a quantised base are frozen.")
             )

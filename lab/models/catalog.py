@@ -99,6 +99,14 @@ def resolve_config(model_id: str) -> ModelSource:
     return resolve(model_id)
 
 
+def local_folder(model_id: str) -> Path | None:
+    """The folder that `model_id` means, whether it exists or not; None for a model of the hub."""
+    kind, _, name = model_id.partition(":")
+    if kind.lower() == "builtin":
+        return next((one.folder for one in BUILT_IN if one.name == name.lower()), None)
+    return Path(os.path.expanduser(model_id)) if _is_folder(model_id) else None
+
+
 def has_weights(model_id: str) -> bool:
     """Whether a model could be trained here, as far as its name and files tell."""
     kind = model_id.partition(":")[0].lower()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -32,10 +32,16 @@ FLOATS = ("F16", "BF16", "F32", "F64")
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor as a header describes it."""
+    """A tensor as a header describes it. `start` is where its bytes begin, behind the header; two
+    tensors that differ in nothing else are equal."""
 
     dtype: str
     shape: tuple[int, ...]
+    start: int = field(default=0, compare=False)
+
+    @property
+    def size_bytes(self) -> int:
+        return math.prod(self.shape) * BITS[self.dtype] // 8
 
 
 def read(file: Path) -> dict[str, Stored]:
@@ -110,7 +116,7 @@ def _stored(key: str, value: Any, name: str) -> Stored:
             name,
             f"'{quote(key)}' has {offsets[1] - offsets[0]:,} bytes, its shape needs another number",
         )
-    return Stored(dtype, tuple(shape))
+    return Stored(dtype, tuple(shape), offsets[0])
 
 
 def _are_counts(value: Any) -> TypeGuard[list[int]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.atomic_files import read_object
+from lab.data import rendering, stop_tokens
 from lab.errors import LabError
 from lab.models import fit, hub, sizes
 from lab.models import folder as folders
@@ -41,6 +42,7 @@ def load_tokenizer(source: ModelSource) -> Any:
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    rendering.configure(tokenizer, stop_ids=stop_tokens.of_folder(Path(place)))
     return tokenizer
 
 

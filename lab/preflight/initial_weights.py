@@ -5,7 +5,9 @@ from __future__ import annotations
 from lab import methods, paths
 from lab.atomic_files import read_object
 from lab.errors import LabError, Problem
-from lab.models import catalog, weights
+from lab.models import catalog, weights, weights_hash
+from lab.models.catalog import ModelSource
+from lab.paths import RunDir
 from lab.schema import quote
 from lab.spec import RunSpec
 
@@ -25,10 +27,11 @@ def problems(spec: RunSpec) -> list[Problem]:
         return [
             Problem("start_from", f"{run.id} has no result yet. Wait until it ends, or stop it.")
         ]
-    done = RunSpec.from_stored(read_object(run.spec) or {})
-    found = []
-    if done.model != catalog.resolve(spec.model).id:
-        found.append(f"trained {quote(done.model)}, this one {quote(spec.model)}")
+    try:
+        done = RunSpec.of_run(run)
+        found = _another_base(run, done, catalog.resolve(spec.model))
+    except LabError as error:
+        return [Problem("start_from", str(error))]
     if done.method != spec.method:
         differing = sorted(
             key
@@ -46,3 +49,16 @@ def problems(spec: RunSpec) -> list[Problem]:
         Problem("start_from", f"{run.id} {text}. Use its own model and method to train on.")
         for text in found
     ]
+
+
+def _another_base(run: RunDir, done: RunSpec, source: ModelSource) -> list[str]:
+    """What is wrong with `source` as the base of `run`'s weights. Raises LabError, with both
+    hashes, if it lies under the same name and holds others; large ones are left to the worker."""
+    recorded = (read_object(run.artifact / "receipt.json") or {}).get("base")
+    now = weights_hash.identify_quickly(source) if recorded else None
+    if now is not None:
+        weights_hash.check(recorded, now, f"run:{run.id}")
+        return []  # the same weights, wherever they lie
+    if done.model != source.id:
+        return [f"trained {quote(done.model)}, this one {quote(source.id)}"]
+    return []

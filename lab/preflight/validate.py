@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import date
 from typing import Any
 
-from lab import methods, optimizers, paths
+from lab import methods, optimizers, paths, spec_rules
+from lab.data import rendering
 from lab.data.dataset_stats import facts_of
 from lab.errors import LabError, Problem
 from lab.forecast import compile_choice, formula, runtime_estimate
@@ -18,8 +21,9 @@ from lab.methods import Context
 from lab.methods.parts import compatibility
 from lab.models import catalog as models
 from lab.models import fit, weights
+from lab.models.context_length import context_length
 from lab.preflight import initial_weights, memory_check
-from lab.spec import RunSpec
+from lab.spec import RunSpec, without_packing
 from lab.stages import stage
 
 DISK_RESERVE = 200_000_000
@@ -33,6 +37,7 @@ def check(value: Any) -> dict[str, Any]:
     """
     problems: list[Problem] = []
     spec = RunSpec.parse(value, problems)
+    spec = _check_template_settings(spec, problems)
     # a field with a problem holds its default, so the others can still be looked at
     wrong = {problem.field for problem in problems}
     resolved = resolve(spec)
@@ -46,6 +51,10 @@ def check(value: Any) -> dict[str, Any]:
         facts = _gather(problems, "data.dataset", lambda: facts_of(resolved, tokenizer), {})
     if not wrong & {"model", "method", "method.name", "start_from"}:
         problems.extend(_gather(problems, "model", lambda: initial_weights.problems(resolved), []))
+    if not {"data", "train"} & wrong:
+        idle, warnings = spec_rules.problems(spec, _run_facts(resolved, facts), frozenset(wrong))
+        problems.extend(idle)
+        facts["warnings"] = [*facts.get("warnings", []), *warnings]
     if model is not None:
         check_fit(resolved, model, tokenizer, problems, wrong)
     estimate = None
@@ -57,7 +66,12 @@ def check(value: Any) -> dict[str, Any]:
     final = replace(
         resolved,
         model=models.resolve(spec.model).id,
-        data=replace(resolved.data, dataset=facts["dataset"], system_prompt=facts["system_prompt"]),
+        data=replace(
+            resolved.data,
+            dataset=facts["dataset"],
+            system_prompt=facts["system_prompt"],
+            template_date=_date(resolved, tokenizer),
+        ),
     )
     return {
         "problems": [],
@@ -66,6 +80,37 @@ def check(value: Any) -> dict[str, Any]:
         "facts": facts,
         "estimate": estimate.to_json(),
     }
+
+
+def _run_facts(spec: RunSpec, facts: dict[str, Any]) -> spec_rules.RunFacts:
+    """What the rules may know of a run: its steps at most, and of what its rows are."""
+    train, steps = spec.train, spec.train.max_steps
+    if all(getattr(train, name) is None for name in spec_rules.BUDGETS):
+        # no row holds fewer than one sequence; the rest is for what a sample cannot tell
+        course = runtime_estimate.course(without_packing(spec), facts, 1.0)
+        steps = None if course is None else math.ceil(1.25 * course.steps) + 1
+    return spec_rules.RunFacts(steps, facts.get("has_chats"))
+
+
+def _check_template_settings(spec: RunSpec, problems: list[Problem]) -> RunSpec:
+    """The spec with the default in place of what no template can be given."""
+    checks: dict[str, tuple[Callable[[], None], Any]] = {
+        "template_args": (lambda: rendering.check_args(spec.data.template_args), {}),
+        "template_date": (lambda: rendering.check_date(spec.data.template_date), None),
+    }
+    for name, (check_value, default) in checks.items():
+        before = len(problems)
+        _gather(problems, f"data.{name}", check_value, None)
+        if len(problems) > before:
+            spec = replace(spec, data=replace(spec.data, **{name: default}))
+    return spec
+
+
+def _date(spec: RunSpec, tokenizer: Any) -> str | None:
+    """The date that the run's template writes, from now on the same; None if it writes none."""
+    if spec.data.template_date or not rendering.reads_date(tokenizer):
+        return spec.data.template_date
+    return date.today().isoformat()
 
 
 def fixes(value: dict[str, Any]) -> dict[str, Any]:
@@ -128,7 +173,7 @@ def resolve(spec: RunSpec, has_bf16: bool | None = None) -> RunSpec:
     }
     packing = spec.data.packing
     if packing == "auto":
-        packing = "on" if method.can_pack else "off"
+        packing = "on" if method.can_pack and spec.data.bucketing == "off" else "off"
     return replace(
         spec,
         name=spec.name.strip() or method.title,
@@ -218,7 +263,7 @@ def check_fit(
         if not wrong & {place, place.split(".")[0]}
     )
     if "data.max_length" not in wrong:
-        longest = getattr(model.config, "max_position_embeddings", None)
+        longest = context_length(model.config)
         # a method with a problem of its own may say nonsense about its tokens
         is_known = not any(field.split(".")[0] == "method" for field in wrong)
         before = method.virtual_tokens(spec.method_config)[0] if is_known else 0

@@ -102,7 +102,11 @@ def _pack(run: RunDir, file: Any, checkpoints: bool) -> None:
             member = zipfile.ZipInfo.from_file(run.path / name, name, strict_timestamps=False)
             # weights are noise to a compressor
             is_noise = name.endswith(".safetensors")
+            if is_noise:
+                headers.read(run.path / name)  # no lab would import a damaged one
             member.compress_type = zipfile.ZIP_STORED if is_noise else zipfile.ZIP_DEFLATED
+            if is_noise:
+                headers.read(run.path / name)
             digest, size = hashlib.sha256(), 0
             with (run.path / name).open("rb") as source, archive.open(member, "w") as packed:
                 while chunk := source.read(CHUNK):

@@ -95,6 +95,7 @@ def resume(run: RunDir, settings: list[str] | None = None, *, incomplete: bool =
     if now.state != "done" and now.state not in RESUMABLE:
         raise LabError(f"{run.id} is {now.state}.", "Only a run that has ended can be resumed.")
     changes = resume_settings.merged_changes(run, settings or [])
+    resume_settings.check_base(run)
     if now.state == "done":
         resume_settings.lengthened(run, changes)
     kept = run.attempts / str(1 + sum(1 for _ in run.attempts.glob("*")))

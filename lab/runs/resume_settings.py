@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from lab import methods, optimizers
+from lab import methods, optimizers, spec_rules
 from lab.atomic_files import read_object
 from lab.errors import LabError, Problem, SpecError
 from lab.methods.parts import compatibility
+from lab.models import catalog, weights_hash
 from lab.paths import RunDir
 from lab.runs import checkpoints, record_reader
 from lab.runs.deadlines import number
@@ -52,16 +53,7 @@ BUDGETS = {  # what ends a run, and what it has used of it
 
 def spec_of(run: RunDir) -> RunSpec:
     """The spec as it holds for the present attempt. Raises LabError if spec.json is damaged."""
-    stored = read_object(run.spec)
-    if stored is None:
-        raise LabError("spec.json is missing or damaged.", "Start a new run.")
-    for name in ("method", "data", "train"):
-        if not isinstance(stored.get(name), dict):  # defaults in its place would be another run
-            raise LabError(
-                f"spec.json is damaged: '{name}' is {quote(stored.get(name))}.",
-                "Start a new run.",
-            )
-    spec = RunSpec.from_stored(stored)
+    spec = RunSpec.of_run(run)
     changes = changes_of(run)
     if not changes:
         return spec
@@ -118,6 +110,13 @@ def merged_changes(run: RunDir, settings: list[str]) -> dict[str, Any]:
     method, rule = methods.get(spec.method["name"]), optimizers.get(spec.train.optimizer)
     problems += [Problem(*one) for one in compatibility.refusals(method, spec)]
     problems += rule.problems(spec.train, on_gpu=True)  # the device was looked at at the start
+    changed = {setting.partition("=")[0].strip() for setting in settings}
+    steps = spec_rules.RunFacts(max_steps=spec.train.max_steps)
+    problems += [
+        Problem(rule.field, spec_rules.explanation(rule, spec))
+        for rule in spec_rules.broken(spec, steps)
+        if rule.refuses and changed & {rule.field, *rule.others}
+    ]
     if problems:
         raise SpecError(problems)
     found = {
@@ -137,7 +136,7 @@ def lengthened(run: RunDir, changes: dict[str, Any]) -> None:
             'Train on from its result as a new run: "Train on from it" on the Monitor page, or '
             f"python -m lab start SPEC.json --set start_from=run:{run.id}",
         )
-    train = RunSpec.from_stored(read_object(run.spec) or {}).to_json()["train"] | changes
+    train = RunSpec.of_run(run).to_json()["train"] | changes
     summary = (read_object(run.result) or {}).get("summary") or {}
     limits = {name: train[name] for name in BUDGETS if train[name] is not None}
     problems = [
@@ -161,9 +160,21 @@ def lengthened(run: RunDir, changes: dict[str, Any]) -> None:
         raise SpecError(problems, "The run was not resumed, it is done")
 
 
+def check_base(run: RunDir) -> None:
+    """Raises LabError if the base is not the one that the run was begun on, where that takes no
+    longer than a few seconds to tell; the worker looks in any case."""
+    recorded = record_reader.last_event(run, weights_hash.EVENT)
+    model = RunSpec.of_run(run).model
+    if not recorded or catalog.local_folder(model) is None:
+        return
+    base = weights_hash.identify_quickly(catalog.resolve(model))
+    if base is not None:
+        weights_hash.check(recorded, base, run.id)
+
+
 def describe_changes(run: RunDir) -> str:
     """What this attempt does otherwise than the spec says; empty if nothing."""
-    stored = RunSpec.from_stored(read_object(run.spec) or {}).to_json()["train"]
+    stored = RunSpec.of_run(run).to_json()["train"]
     changes = changes_of(run)
     words = ", ".join(
         f"train.{name} {quote(value)} (was {quote(stored[name])})"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.atomic_files import remove_tree, size_of, sync_folder, write_json
-from lab.data import chat_template, template_lock
+from lab.data import chat_template, stop_tokens, template_lock
 from lab.errors import LabError
 from lab.methods import Method
 from lab.paths import RunDir
@@ -34,7 +34,8 @@ def save(
         # PEFT writes a model card of placeholders
         (aside / "README.md").unlink(missing_ok=True)
         tokenizer.save_pretrained(aside)
-        write_json(aside / "receipt.json", receipt(aside, tokenizer, spec, facts))
+        stop_tokens.write(aside, tokenizer, model)
+        write_json(aside / "receipt.json", receipt(aside, model, tokenizer, spec, facts))
         _sync(aside)
         remove_tree(run.artifact)
         os.replace(aside, run.artifact)
@@ -68,7 +69,9 @@ def load_initial_weights(model: Any, twin: Any, method: Method, folder: Path) ->
             weight.copy_(other[name])
 
 
-def receipt(folder: Path, tokenizer: Any, spec: RunSpec, facts: dict[str, Any]) -> dict[str, Any]:
+def receipt(
+    folder: Path, model: Any, tokenizer: Any, spec: RunSpec, facts: dict[str, Any]
+) -> dict[str, Any]:
     """What the result was made of: enough to prove a comparison fair."""
     system_prompt = spec.data.system_prompt or ""
     return {
@@ -82,6 +85,7 @@ def receipt(folder: Path, tokenizer: Any, spec: RunSpec, facts: dict[str, Any]) 
         "lock": template_lock.make_lock(tokenizer, system_prompt, spec.data.loss_on),
         "tokenizer_files": template_lock.files(folder),
         "end_token": tokenizer.eos_token,
+        "stop_tokens": stop_tokens.ids(tokenizer, model),
         "pad_token": tokenizer.pad_token,
         "seed": spec.train.seed,
         **facts,

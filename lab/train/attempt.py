@@ -21,15 +21,17 @@ from lab.errors import Cancelled, LabError
 from lab.evals import forgetting
 from lab.methods import Context
 from lab.models import catalog, weights
+from lab.models.context_length import text_length
 from lab.paths import RunDir
 from lab.runs import record_reader, resume_settings
 from lab.spec import RunSpec, without_packing
 from lab.train import artifact, budget, checkpoint, compile_layers, flops
 from lab.train.activation_checkpointing import checkpoint_activations
+from lab.train.base_identity import identify_base
 from lab.train.callbacks import RunCallback
 from lab.train.checkpoint import Checkpoint
 from lab.train.commands import NEVER, WHILE_TRAINING, Commands
-from lab.train.environment import changes, environment, peak_flops
+from lab.train.environment import changes_since_last_attempt, environment, peak_flops
 from lab.train.loop import StepConfig, TrainingLoop
 from lab.train.optimizer import make_optimizer
 from lab.train.sample_outputs import SampleGenerator
@@ -74,11 +76,18 @@ class Attempt:
         )
         write_json(self.run.environment, environment(self.spec, self.device))
         saved = self._newest_checkpoint()
-        if saved is not None:
-            self._compare_versions()
+        if saved is not None and (text := changes_since_last_attempt(self.run)):
+            self.telemetry.warn(
+                f"Resumed under other conditions ({text}): the result need not be equal bit for "
+                "bit to that of an uninterrupted run."
+            )
         settled = record_reader.last_event(self.run, PACKING)  # by an earlier attempt
         if settled.get("packing") == "off":
             self.spec = without_packing(self.spec)
+        self.source = catalog.resolve(self.spec.model)
+        begin = "" if saved else self.spec.start_from
+        look = self._check_commands
+        self.base = identify_base(self.run, self.source, self.telemetry, look, begin)
         self.data = self._data()
         # what is under way goes on with the rows that it began with
         model = self._load_and_evaluate_base(tries_packing=not settled and saved is None)
@@ -111,7 +120,7 @@ class Attempt:
             summary |= self._measure_forgetting(*self.forgetting_probe, model, conductor.used)
         self.commands.interrupting = NEVER
         self.telemetry.enter_phase("saving")
-        facts = self.data.facts() | used
+        facts = self.data.facts() | used | {"base": self.base}
         summary["artifact_bytes"] = artifact.save(
             self.run, model, self.tokenizer, self.method, self.spec, facts
         )
@@ -122,7 +131,7 @@ class Attempt:
     ) -> dict[str, float]:
         self.telemetry.enter_phase("evaluating")
         now = forgetting.likelihood(
-            model, self.tokenizer, answers, base.top_ids, self.telemetry.sign
+            model, self.tokenizer, answers, base.top_ids, self.telemetry.sign, self.length
         )
         found = forgetting.compare(base, now)
         self.telemetry.metric("probe", step=used.step, tokens=used.tokens, **found)
@@ -157,21 +166,8 @@ class Attempt:
             )
         return saved
 
-    def _compare_versions(self) -> None:
-        """Warn if this attempt runs on other versions or another device than the one before."""
-        now = read_object(self.run.environment) or {}
-        folders = sorted(self.run.attempts.glob("*"), key=lambda path: path.name.zfill(6))
-        before = read_object(folders[-1] / "environment.json") if folders else None
-        changed = [] if before is None else changes(before, now)
-        if changed:
-            self.telemetry.warn(
-                f"Resumed under other conditions ({'; '.join(changed)}): the result need not be "
-                "equal bit for bit to that of an uninterrupted run."
-            )
-
     def _data(self) -> PreparedData:
         self.telemetry.enter_phase("tokenising")
-        self.source = catalog.resolve(self.spec.model)
         self.tokenizer = weights.load_tokenizer(self.source)
         self.method.extend_tokenizer(self.tokenizer, self.spec.method_config)
 
@@ -197,7 +193,8 @@ class Attempt:
                 raise LabError(
                     f"The data of '{self.spec.data.dataset}' has changed since the last attempt "
                     f"({before.get('examples')} examples then, {facts['examples']} now).",
-                    "Put the file back as it was, or start a new run on the new data.",
+                    "Put the file back as it was, or start a new run; a newer lab may also "
+                    "learn other tokens of the same file.",
                 )
         self.telemetry.event("data", **facts, packing=packing)
         self._check_commands()
@@ -209,6 +206,7 @@ class Attempt:
         self.telemetry.enter_phase("loading")
         train = self.spec.train
         model = self._load_base()
+        self.length = text_length(model.config, self.method, self.spec.method_config)
         self.memory.end_phase("load")
         set_seed(train.seed)
         self.method.prepare(model, self.spec.method_config, Context(self.spec, self.tokenizer))
@@ -235,7 +233,9 @@ class Attempt:
         if train.probe == "on":
             answers = self._base_answers(lambda: model)
             sign = self.telemetry.sign
-            base = forgetting.likelihood(model, self.tokenizer, answers, after_batch=sign)
+            base = forgetting.likelihood(
+                model, self.tokenizer, answers, after_batch=sign, length=self.length
+            )
             self.forgetting_probe = answers, base
         self._check_commands()
         return model
@@ -268,7 +268,7 @@ class Attempt:
             self.telemetry.progress(done, total, "prompt")
             self._check_commands()
 
-        chat_template.set_chat_template(self.tokenizer, self.spec.data.template)
+        chat_template.set_up_template(self.tokenizer, self.spec.data)
         return forgetting.base_answers_file(self.source, self.tokenizer, model, tell)
 
     def _evaluate_base(self, model: Any, data: PreparedData) -> None:
@@ -362,7 +362,9 @@ class Attempt:
         self.telemetry.event("plan", steps=plan.steps, rows=plan.rows, resumed_at=used.step)
         dataset = datasets.resolve(spec.data.dataset)
         precision, look = spec.train.precision, self.commands.look
-        samples = SampleGenerator(self.tokenizer, dataset, data, self.telemetry, precision, look)
+        samples = SampleGenerator(
+            self.tokenizer, dataset, data, self.telemetry, precision, look, self.length
+        )
         if saved is None and spec.train.sample_every != 0:
             samples.sample(model, 0)
         conductor = RunCallback(

@@ -8,7 +8,8 @@ from importlib.metadata import version
 from typing import Any
 
 from lab import devices, host
-from lab.paths import ROOT
+from lab.atomic_files import read_object
+from lab.paths import ROOT, RunDir
 from lab.spec import RunSpec
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors", "numpy", "tokenizers")
@@ -67,3 +68,10 @@ def peak_flops(device: Any) -> float | None:
 
     on_gpu = device.type == "cuda"
     return host.peak_flops(torch.cuda.get_device_name(device) if on_gpu else "", on_gpu)
+
+
+def changes_since_last_attempt(run: RunDir) -> str:
+    """What is otherwise than in the attempt before: versions, the device; empty if nothing is."""
+    folders = sorted(run.attempts.glob("*"), key=lambda path: path.name.zfill(6))
+    before = read_object(folders[-1] / "environment.json") if folders else None
+    return "" if before is None else "; ".join(changes(before, read_object(run.environment) or {}))

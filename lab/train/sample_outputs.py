@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lab.data import chat_template
+from lab.data import chat_template, stop_tokens
 from lab.data.catalog import Dataset
 from lab.data.prepare import PreparedData
+from lab.models.context_length import PromptTooLong, room_for_answer
 from lab.train.telemetry import Telemetry
 
 LONGEST = 48  # new tokens; enough to see a style, short enough not to hold up a CPU
@@ -24,10 +25,18 @@ class SampleGenerator:
         telemetry: Telemetry,
         precision: str,
         command: Callable[[], str | None] = lambda: None,
+        length: int | None = None,
     ) -> None:
+        """`length`: the most tokens that the model reads, prompt and answer together."""
         self.command = command  # what a person has asked meanwhile
         self.tokenizer, self.telemetry, self.precision = tokenizer, telemetry, precision
         self.asked, self.prompt = _prompt(tokenizer, dataset, data)
+        ids = tokenizer(self.prompt, add_special_tokens=False)["input_ids"]
+        try:
+            self.room = room_for_answer(len(ids), length, "the model")
+        except PromptTooLong as error:
+            self.room = 0
+            telemetry.warn(f"No samples are made. {error.message}")
 
     def sample(self, model: Any, step: int) -> None:
         """Write one `sample` event; none if the run is stopped meanwhile. Draws no random number,
@@ -36,6 +45,8 @@ class SampleGenerator:
 
         from lab.train.step import autocast, uncompiled
 
+        if not self.room:
+            return
         inputs = self.tokenizer(self.prompt, add_special_tokens=False, return_tensors="pt")
         inputs = inputs.to(next(model.parameters()).device)
         was_training = model.training
@@ -46,13 +57,14 @@ class SampleGenerator:
                 output = model.generate(
                     input_ids=inputs["input_ids"],
                     attention_mask=inputs["attention_mask"],
-                    max_new_tokens=LONGEST,
+                    max_new_tokens=min(LONGEST, self.room),
                     do_sample=False,
                     temperature=None,
                     top_p=None,
                     top_k=None,
                     use_cache=True,
                     pad_token_id=self.tokenizer.pad_token_id,
+                    eos_token_id=stop_tokens.ids(self.tokenizer, model),
                     stopping_criteria=[self._is_stopped],
                 )
         finally:
@@ -84,6 +96,9 @@ def _prompt(tokenizer: Any, dataset: Dataset, data: PreparedData) -> tuple[str, 
         turns = example.messages[: answered[0]] if answered else ()
     if turns:
         messages = chat_template.with_system(turns, data.system_prompt)
-        return turns[-1]["content"], chat_template.render(tokenizer, messages, to_answer=True)
+        tools = () if suggestions else getattr(example, "tools", None) or ()
+        return turns[-1]["content"], chat_template.render(
+            tokenizer, messages, to_answer=True, tools=list(tools)
+        )
     opening = " ".join(example.text.split()[:8])
     return opening, opening

@@ -220,6 +220,8 @@ def _foot(event: dict[str, Any]) -> str:
     """Proof of equal terms under each answer."""
     receipt = event["receipt"]
     ended = "ended by itself" if event["finish"] == "stop" else "cut at the longest answer"
+    if event["finish"] != "stop" and event["is_at_context_end"]:
+        ended = "cut at the end of what the model reads"
     rate = len(event["token_ids"]) / max(event["seconds"], 1e-9)
     differs = f" {receipt['warning']}" if receipt.get("warning") else ""
     return escape_markdown(

@@ -86,7 +86,10 @@ def _upload() -> str:
             made = catalog.add(given.name, iter(lambda: given.read(BLOCK), b""))
         st.session_state["data.kept"] = given.file_id
         st.session_state["data.upload"] = made.id
+        st.session_state["data.renamed"] = catalog.renamed(given.name, made)
         st.rerun()
+    if told := st.session_state.pop("data.renamed", ""):
+        st.info(escape_markdown(told))
     if not found:
         st.info("Nothing was uploaded yet. The file stays on this machine.")
         return ""

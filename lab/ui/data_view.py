@@ -26,11 +26,12 @@ from lab.visible import number_of
 
 MOST = (1000, 10_000)
 PARTS = {
-    "messages": ("messages",),
+    "messages": ("messages", "system", "tools"),
     "tree": ("messages",),
     "text": ("text",),
     "multiple-choice": ("prompt", "choices", "completion"),
     "alpaca": ("prompt", "input", "completion", "system"),
+    "preference": ("prompt", "messages", "completion", "system"),
 }
 
 
@@ -43,8 +44,8 @@ def settings(dataset_id: str) -> dict[str, Any]:
         tell(error)
         st.stop()
     detected = str(found["format"])
-    if found["why"]:
-        st.warning(escape_markdown(f"The shape of the rows is not known: {found['why']}."))
+    if found["why"]:  # the look at the rows, beside this, says why
+        st.warning("The format of the rows is not known; choose it, or name the columns.")
     left, right = st.columns(2)
     shape = left.selectbox(
         "Format",
@@ -86,7 +87,8 @@ def _columns(dataset_id: str, shape: str, found: dict[str, Any]) -> dict[str, st
         )
         if given:
             chosen[part] = str(given)
-    return chosen if chosen != guess or shape != found["format"] else {}
+    shown = {part: column for part, column in guess.items() if part in parts}
+    return chosen if chosen != shown or shape != found["format"] else {}
 
 
 def _more(dataset: Dataset) -> dict[str, Any]:
@@ -225,6 +227,8 @@ def notes(seen: dict[str, Any]) -> None:
         st.markdown(
             f":material/article: Plain text: continued pretraining, each text ends with {end}."
         )
+    for note in seen["notes"]:
+        st.markdown(f":material/info: {escape_markdown(note)}")
     waste = seen["waste"]
     if waste:
         st.markdown(

@@ -7,6 +7,7 @@ shown under their fields.
 from __future__ import annotations
 
 import dataclasses
+import json
 import typing
 from typing import Any
 
@@ -28,7 +29,10 @@ def set_value(section: str, name: str, value: Any, hint: Any, words: Any) -> Non
     if isinstance(value, list):
         value = ", ".join(f"{one:g}" if isinstance(one, float) else str(one) for one in value)
     elif isinstance(value, dict):
-        value = "; ".join(f"{name}={entry}" for name, entry in value.items())
+        value = "; ".join(
+            f"{name}={entry if isinstance(entry, str) else json.dumps(entry)}"
+            for name, entry in value.items()
+        )
     elif words and not isinstance(value, str):
         value = repr(value)
     elif float in union_members(hint) and isinstance(value, int) and not isinstance(value, bool):
@@ -91,7 +95,10 @@ def parse_input(given: Any, hint: Any, metadata: Any) -> Any:
         except ValueError:
             return text
     if typing.get_origin(hint) is dict:
-        return _entries(given or "")
+        entries = _entries(given or "")
+        if metadata.get("scalars") and isinstance(entries, dict):
+            return {name: _scalar(entry) for name, entry in entries.items()}
+        return entries
     if given == "" and type(None) in union_members(hint):
         return None
     item = _item_kind(hint)
@@ -119,6 +126,15 @@ def _entries(given: str) -> dict[str, str] | str:
     if any(not equals or not name.strip() for name, equals, _ in parts):
         return given
     return {name.strip(): entry.strip() for name, _, entry in parts}
+
+
+def _scalar(text: str) -> Any:
+    """`false`, `3` or `null` as JSON means them; other text as it is."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return text if isinstance(value, (dict, list)) else value
 
 
 def union_members(hint: Any) -> tuple[Any, ...]:

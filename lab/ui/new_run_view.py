@@ -30,6 +30,8 @@ MORE_DATA = [
     "slots",
     "bad_rows",
     "template",
+    "template_args",
+    "template_date",
     "objective",
     "max_examples",
     "held_out",

@@ -50,18 +50,16 @@ ROWS: list[tuple[str, str, bytes, int, str, int]] = [
     ("an unknown role", "a.jsonl", lines(GOOD, turns(("wizard", "x"), A)), 2, "role 'wizard'", 1),
     ("a role that is none", "a.jsonl", lines(GOOD, turns((5, "x"), A)), 2, "the role 5", 1),
     ("no role", "a.jsonl", lines(GOOD, {"messages": [{"content": "x"}]}), 2, "the role null", 1),
-    ("two user turns", "a.jsonl", lines(GOOD, turns(U, U, A)), 2, "1 and 2 are both of the us", 1),
-    ("two answers", "a.jsonl", lines(GOOD, turns(U, A, A)), 2, "2 and 3 are both of the ass", 1),
     ("a late system turn", "a.jsonl", lines(GOOD, turns(U, ("system", "x"), A)), 2, "only the f", 1),
     ("two system turns", "a.jsonl", lines(GOOD, turns(("system", "x"), ("system", "y"), A)), 2, "2 is a s", 1),
     ("no answer", "a.jsonl", lines(GOOD, turns(U)), 2, "no assistant turn to learn from", 1),
     ("an empty turn", "a.jsonl", lines(GOOD, turns(("user", ""), A)), 2, "message 1 (user): 'c", 1),
     ("an empty answer", "a.jsonl", lines(GOOD, turns(U, ("assistant", " \n"))), 2, "has no text", 1),
     ("null content", "a.jsonl", lines(GOOD, turns(U, ("assistant", None))), 2, "null, not text", 1),
-    ("parts as content", "a.jsonl", lines(GOOD, turns(U, ("assistant", [1]))), 2, "[1], not tex", 1),
+    ("parts as content", "a.jsonl", lines(GOOD, turns(U, ("assistant", [1]))), 2, "holds 1, not a part with text", 1),
     ("no content", "a.jsonl", lines(GOOD, {"messages": [{"role": "user"}]}), 2, "no 'content'", 1),
     ("no messages", "a.jsonl", lines(GOOD, {"messages": []}), 2, "has no messages", 1),
-    ("messages as text", "a.jsonl", lines(GOOD, {"messages": "hello"}), 2, "has no messages", 1),
+    ("messages as text", "a.jsonl", lines(GOOD, {"messages": "hello"}), 2, "'messages' is 'hello', which is not JSON", 1),
     ("null messages", "a.jsonl", lines(GOOD, {"messages": None}), 2, "has no messages", 1),
     ("a turn that is text", "a.jsonl", lines(GOOD, {"messages": ["x"]}), 2, "not an object", 1),
     ("a row that is a list", "a.jsonl", lines(GOOD, [1, 2]), 2, "is [1, 2], not an object", 1),
@@ -119,12 +117,15 @@ def test_a_bad_row_is_named_and_the_others_are_left(
     with pytest.raises(LabError) as caught:
         list(ExampleReader(path))
     said = str(caught.value)
-    assert str(path)[:70] in said and reason in said and "data.bad_rows" in said
+    assert path.name in said and reason in said and "data.bad_rows" in said
     rows = ExampleReader(path, ReadOptions(bad_rows="skip"))
     kept = list(rows)
-    assert len(kept) == rows.num_valid and rows.num_invalid == len(rows.reasons) >= 1
+    assert (
+        len(kept) == rows.num_valid
+        and rows.num_invalid == sum(g.count for g in rows.reasons.groups) >= 1
+    )
     if row:
-        assert (len(kept), rows.reasons[0][0]) == (left, row)
+        assert (len(kept), rows.reasons.groups[0].row) == (left, row)
     else:
         assert kept, "what could be unpacked is there"
 
@@ -136,7 +137,14 @@ WHOLE: list[tuple[str, str, bytes, str]] = [
     ("only a header", "a.csv", b"prompt,completion\n", "is empty"),
     ("an empty list", "a.json", b"[]", "is empty"),
     ("an empty text", "a.txt", b" \n\n", "is empty"),
-    ("UTF-16", "a.jsonl", "x".encode("utf-16"), "is UTF-16 text"),
+    ("UTF-32", "a.jsonl", "x".encode("utf-32"), "is UTF-32 text"),
+    (
+        "UTF-16 without its mark",
+        "a.csv",
+        "a,b\nc,d\n".encode("utf-16-le"),
+        "as UTF-16 without a byte order",
+    ),
+    ("half a character of UTF-16", "a.jsonl", b'\xff\xfe{\0"', "is UTF-16 text that ends within"),
     ("a zip", "a.jsonl", b"PK\x03\x04....", "is a zip archive"),
     ("a zip in a gzip", "a.csv.gz", gzip.compress(b"PK\x03\x04...."), "is a zip archive"),
     ("bytes", "a.txt", b"\x7fELF\0\0\0", "holds NUL bytes"),
@@ -146,7 +154,8 @@ WHOLE: list[tuple[str, str, bytes, str]] = [
     ("one object", "a.json", b'{"text": "x"}', "Give a JSON list"),
     ("a number", "a.json", b"5", "Give a JSON list"),
     ("a column twice", "a.csv", b"text,text\na,b\n", "no list of column names"),
-    ("a column without a name", "a.csv", b"text,\na,b\n", "no list of column names"),
+    ("a column without a name", "a.csv", b"text,\na,b\n", "has 2 fields, the first line names 1"),
+    ("no column with a name", "a.csv", b",,\na,b,c\n", "no list of column names"),
 ]
 
 
@@ -161,7 +170,7 @@ def test_a_file_that_is_no_dataset(
     path.write_bytes(data)
     with pytest.raises(LabError) as caught:
         list(ExampleReader(path, ReadOptions(bad_rows=bad_rows)))
-    assert says in str(caught.value) and str(path)[:70] in str(caught.value)
+    assert says in str(caught.value) and path.name in str(caught.value)
 
 
 def test_a_gzip_bomb_ends_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from lab.data import example_reader, format_detection, formats, readers
+from lab.data import example_reader, format_detection, formats, placeholders, readers
 from lab.data.example_reader import ExampleReader, ReadOptions, Sample
 from lab.errors import LabError
 
@@ -132,7 +132,8 @@ def test_only_the_row_at_fault_is_lost_and_time_is_linear(
     took = time.process_time() - began
     assert count == good, found.invalid_summary()
     if row:
-        assert found.reasons[0][0] == row and reason in found.reasons[0][1], found.invalid_summary()
+        first = found.reasons.groups[0]
+        assert first.row == row and reason in first.text, found.invalid_summary()
     else:
         assert found.num_invalid == 0, found.invalid_summary()
     assert took < SECONDS, f"reading took {took:.1f} s"
@@ -195,7 +196,7 @@ def test_slots_are_filled_once_and_what_fills_them_stays(tmp_path: Path) -> None
 def test_the_slots_of_a_whole_row_are_bounded_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(formats, "LONGEST_ROW", 1000)
+    monkeypatch.setattr(placeholders, "LONGEST_ROW", 1000)
     turns = [{"role": role, "content": "{{a}}"} for role in ("user", "assistant") * 4]
     row = json.dumps({"messages": turns}).encode()
     assert len(_examples(tmp_path / "a.jsonl", row, slots={"a": "x" * 100})) == 1

@@ -23,6 +23,7 @@ CHAT = [
     {"role": "assistant", "content": "Bye"},
 ]
 SYSTEM = [{"role": "system", "content": "Be kind."}, *CHAT]
+PARTS = ("idefics3", "smolvlm", "llava_next")
 STORED = sorted((Path(trl.__file__).parent / "chat_templates").glob("*.jinja"))
 
 
@@ -43,15 +44,22 @@ def test_every_known_template_renders_as_transformers_renders_it(tokenizer: Any)
         "{% macro m(x) %}<{{ x }}>{% endmacro %}{{ m('a') * 2 }}{{ [1, 2]|sum }}{{ bos_token }}"
     ]
     sources = [path.read_text(encoding="utf-8") for path in STORED] + own
+    in_parts = {path.read_text("utf-8") for path in STORED if path.stem.startswith(PARTS)}
     assert len(STORED) > 20
     compared = 0
     for source in sources:
         other = with_template(tokenizer, source)
         for messages in (CHAT, SYSTEM, CHAT[:1]):
+            shown = messages
+            if source in in_parts:  # of images and texts: a content that is a text is not written
+                shown = [
+                    {"role": m["role"], "content": [{"type": "text", "text": m["content"]}]}
+                    for m in messages
+                ]
             for to_answer in (True, False):
                 try:
                     expected = other.apply_chat_template(
-                        messages, tokenize=False, add_generation_prompt=to_answer
+                        shown, tokenize=False, add_generation_prompt=to_answer
                     )
                 except Exception:
                     with pytest.raises(LabError):

@@ -186,8 +186,16 @@ def test_the_mask_covers_the_answers_and_their_ends(tokenizer: Any, name: str, s
         with pytest.raises(LabError, match=expected):
             chat_template.tokenize(CHAT, family, system, "assistant", 512)
         return
-    (tokens,) = chat_template.tokenize(CHAT, family, system, "assistant", 512)
-    assert marked(family, tokens) == expected
+    sequences = chat_template.tokenize(CHAT, family, system, "assistant", 512)
+    if name == "qwen3":  # which writes an answer differently once it is not the last
+        first, second = sequences
+        opening, mark, _ = expected.partition("⟦")
+        assert marked(family, first) == (
+            opening + mark + "<think>\n\n</think>\n\nHello you<|im_end|>⟧\n"
+        )
+        assert marked(family, second) == expected.replace("⟦", "", 1).replace("⟧", "", 1)
+    else:
+        assert [marked(family, tokens) for tokens in sequences] == [expected]
     (last,) = chat_template.tokenize(CHAT, family, system, "completion", 512)
     assert marked(family, last) == expected.replace("⟦", "", 1).replace("⟧", "", 1)
 

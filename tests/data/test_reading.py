@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import pytest
@@ -23,12 +24,23 @@ def test_a_limit_counts_rows_that_can_be_used(tmp_path: Path) -> None:
     assert [one.row for one in made] == [1, 3] and made.num_invalid == 1
 
 
-def test_every_bad_row_is_counted_and_the_first_are_kept(tmp_path: Path) -> None:
-    rows = [{"text": "a"}, *[{"text": ""}] * (KEPT + 30)]
+def test_every_bad_row_is_counted_and_each_reason_is_told_once(tmp_path: Path) -> None:
+    rows = [{"text": "a"}, *[{"text": ""}] * 230, {"text": 5}, {"text": 77}, {"text": None}]
+    made = rows_of(tmp_path, rows, bad_rows="skip")
+    assert len(list(made)) == 1 and made.num_invalid == 233
+    assert made.invalid_summary() == (
+        "row 2 and 229 more: 'text' has no text; row 232 and 1 more: 'text' is 5, not text; "
+        "row 234: 'text' is null, not text"
+    )
+
+
+def test_reasons_without_end_are_counted_and_the_first_are_told(tmp_path: Path) -> None:
+    letters = [f"{first}{second}" for first in ascii_lowercase for second in ascii_lowercase]
+    rows = [{"text": "a"}, *({"text": [word]} for word in letters)]
     made = rows_of(tmp_path, rows, bad_rows="skip")
     assert len(list(made)) == 1
-    assert made.num_invalid == KEPT + 30 and len(made.reasons) == KEPT
-    assert made.invalid_summary().endswith(f"; and {KEPT + 30 - SHOWN} more")
+    assert len(made.reasons.groups) == KEPT and made.num_invalid == len(letters)
+    assert made.invalid_summary().endswith(f"; and {len(letters) - SHOWN} more")
     assert made.invalid_summary().count("row ") == SHOWN
 
 
@@ -39,7 +51,7 @@ def test_a_file_of_bad_rows_only_is_refused_even_where_they_are_skipped(tmp_path
 
 def test_a_row_that_its_template_refuses_is_no_longer_a_good_one(tmp_path: Path) -> None:
     made = rows_of(tmp_path, [{"text": "a"}, {"text": "b"}], bad_rows="skip")
-    with pytest.raises(LabError, match=r"2 of 2 rows .* row 1: refused; row 2: refused"):
+    with pytest.raises(LabError, match=r"2 of 2 rows .* row 1 and 1 more: refused"):
         for one in made:
             made.reject(one.row, "refused")
     assert (made.num_valid, made.num_invalid) == (0, 2)

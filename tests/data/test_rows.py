@@ -57,7 +57,7 @@ def test_text_stays_text(tmp_path: Path) -> None:
         ({"messages": [{"role": "user", "content": "x"}]}, "no assistant turn"),
         ({"messages": [{"role": "user", "content": ""}]}, "message 1 (user): 'content' has no"),
         ({"messages": [{"role": "user", "content": None}]}, "null, not text"),
-        ({"messages": "hello"}, "has no messages"),
+        ({"messages": "hello"}, "'messages' is 'hello', which is not JSON"),
         ({"messages": ["hello"]}, "not an object"),
         ({"text": "  "}, "'text' has no text"),
         ({"text": 5}, "'text' is 5, not text"),
@@ -76,7 +76,7 @@ def test_a_bad_row_is_named(tmp_path: Path, row: Any, says: str) -> None:
 
 def test_many_bad_rows_are_counted_not_listed(tmp_path: Path) -> None:
     path = file_of(tmp_path, *[{"text": ""}] * 50)
-    with pytest.raises(LabError, match=r"50 of 50 rows .* and 45 more"):
+    with pytest.raises(LabError, match=r"50 of 50 rows .*: row 1 and 49 more: 'text' has no text"):
         read_examples(path)
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from lab.data.formats import ReadOptions, columns_of, detect, example
+from lab.data.examples import example
+from lab.data.formats import ReadOptions, columns_of, detect
 from lab.data.readers import BadRow
 
 
@@ -79,6 +80,13 @@ def test_choices_in_columns_of_their_own(names: list[str]) -> None:
     value = {"question": "Which?", **dict(zip(names, "wxyz", strict=True)), "answer": "D"}
     assert detect(value) == "multiple-choice"
     assert turns(value) == [("user", "Which?\n\nA. w\nB. x\nC. y\nD. z"), ("assistant", "D. z")]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_ten_choices_in_columns_are_ten(first: int) -> None:
+    names = [f"choice{number}" for number in range(first, first + 10)]
+    value = {"question": "Which?", **dict(zip(names, "qrstuvwxyz", strict=True)), "answer": "J"}
+    assert turns(value)[1] == ("assistant", "J. z")
 
 
 def test_a_class_by_number_is_its_number() -> None:

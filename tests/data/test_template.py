@@ -81,20 +81,33 @@ def test_a_base_model_gets_the_plain_template_with_its_end_token(tokenizer: Any)
     assert learned(base, tokens) == "Hello you<|im_end|>Bye<|im_end|>"
 
 
-def test_a_template_that_rewrites_earlier_turns_is_refused(tokenizer: Any) -> None:
+def test_a_template_that_changes_the_words_is_refused(tokenizer: Any) -> None:
     import copy
 
     odd = copy.deepcopy(tokenizer)
     for words in ("m.content | upper", "m.content | replace('l', 'L')", "m.content[1:]"):
         odd.chat_template = "{% for m in messages %}{{ " + words + " }}{% endfor %}"
-        with pytest.raises(LabError, match=r"set data\.loss_on to all"):
+        with pytest.raises(LabError, match="changes or leaves out the words of turn") as caught:
             chat_template.tokenize(CHAT, odd, "", "assistant", 512)
-    odd.chat_template = "{% for m in messages | reverse %}{{ m.content }}{% endfor %}"
-    with pytest.raises(LabError, match=r"set data\.loss_on to all"):
-        chat_template.tokenize(CHAT, odd, "", "assistant", 512)
+        assert "all" not in str(caught.value).split(), "Nobody is led to learn the user's words."
     odd.chat_template = "{{ raise_exception('no system turn, please') }}"
     with pytest.raises(LabError, match="no system turn, please"):
         chat_template.tokenize(CHAT, odd, "", "assistant", 512)
+
+
+def test_a_template_that_turns_the_chat_round_learns_each_answer_as_it_is_asked(
+    tokenizer: Any,
+) -> None:
+    import copy
+
+    odd = copy.deepcopy(tokenizer)
+    odd.chat_template = (
+        "{% for m in messages | reverse %}{{ m.content }}{{ eos_token }}{% endfor %}"
+    )
+    first, second = chat_template.tokenize(CHAT, odd, "", "assistant", 512)
+    assert learned(odd, first) == "Hello you<|im_end|>"
+    assert learned(odd, second) == "Bye<|im_end|>"
+    assert odd.decode(second.ids) == "Hello you<|im_end|>" * 2 + "Hi<|im_end|>Bye<|im_end|>"
 
 
 def test_the_fingerprint_follows_everything_that_matters(tokenizer: Any) -> None:
@@ -202,8 +215,10 @@ def test_each_side_of_a_cut(words: Any) -> None:
             f"fourteen tokens, {length} allowed"
         )
         assert len(one.ids) == len(other.ids) == length and one.record_number == 3
-    (cut,) = chat_template.tokenize(TALK, words, "", "assistant", 3, "left")
-    assert cut.labels == [IGNORE_INDEX, *cut.ids[1:]], "the first token of a row is never predicted"
+    # cut within the words: the first of them is not predicted any more
+    (cut,) = chat_template.tokenize(TALK, words, "", "assistant", 8, "left")
+    assert words.convert_ids_to_tokens(cut.ids)[0] == "w4"
+    assert cut.labels[0] == IGNORE_INDEX and cut.num_loss_tokens == 3
 
 
 def test_tokens_of_its_own_are_written_by_the_template_only(words: Any) -> None:
@@ -254,11 +269,13 @@ def test_two_tokenizers_and_two_templates_never_share_a_frame(words: Any) -> Non
     assert first != second and second == (". . . . . . . w3 w4 <|end|> . . . . . . w6 <|end|>")
 
 
-def test_a_template_that_answers_the_words_of_a_turn_is_refused(words: Any) -> None:
-    """It writes w99 behind a turn that says w2: the frame found with marks does not hold then."""
+def test_a_template_that_answers_the_words_of_a_turn_is_learned_as_it_is_rendered(
+    words: Any,
+) -> None:
+    """It writes w99 behind a turn that says w2: what is in front of an answer is not learned."""
     words.chat_template = (
         "{% for m in messages %}{{ '<|turn|> ' + m.content }}"
-        "{{ ' w99' if 'w2' in m.content else '' }}{{ ' <|end|> ' }}{% endfor %}"
+        "{{ ' w90' if 'w2' in m.content else '' }}{{ ' <|end|> ' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|turn|> ' }}{% endif %}"
     )
-    with pytest.raises(LabError, match="behind turn 1 by its words"):
-        chat_template.tokenize(TALK, words, "", "assistant", 64)
+    assert words_of(words, TALK) == ". . . . . . w3 w4 <|end|> . . . . w6 <|end|>"

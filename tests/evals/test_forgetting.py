@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -61,13 +60,19 @@ def said_by(file: Path) -> set[str]:
 def test_each_base_and_template_has_answers_of_its_own(
     tokenizer: Any, tiny_model: Path, tmp_path: Path, few_prompts: list[str]
 ) -> None:
-    """Two folders with the same files but other weights; a third is the first one trained on."""
+    """Two folders with the same files but other weights, by one bit."""
     first, second = tmp_path / "first", tmp_path / "second"
     shutil.copytree(tiny_model, first)
     shutil.copytree(tiny_model, second)
-    weights = second / "model.safetensors"
-    os.utime(weights, (1e9, 1e9))
     sampled = []
+
+    def change(folder: Path) -> None:
+        file = folder / "model.safetensors"
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+
+    change(second)
 
     def ask(folder: Path, word: str, speaker: Any = tokenizer) -> set[str]:
         def base() -> Speaker:
@@ -82,9 +87,12 @@ def test_each_base_and_template_has_answers_of_its_own(
     other = copy.deepcopy(tokenizer)
     other.chat_template = other.chat_template.replace("<|im_end|>", "<|im_end|>!")
     assert ask(first, "three", other) == {"three"}, "Another template is another question."
-    os.utime(first / "model.safetensors", (2e9, 2e9))
-    assert ask(first, "four") == {"four"}, "The weights in the folder have changed."
-    assert sampled == ["one", "two", "three", "four"], "Each base is asked once."
+    change(first)
+    assert ask(first, "never") == {"two"}, "They are the second one's weights now."
+    change(first)
+    (second / "model.safetensors").write_bytes((second / "model.safetensors").read_bytes())
+    assert ask(second, "never") == {"two"}, "The same weights, written anew, are the same base."
+    assert sampled == ["one", "two", "three"], "Each base is asked once."
 
 
 def test_prompts_of_all_lengths_end_where_the_answer_begins(

@@ -40,7 +40,8 @@ REFUSED = [
     ("adalora", {"target_rank": 12}, "llama", "method.target_rank", "must be below rank, 12"),
     ("adalora", {"warmup": 0.6, "settle": 0.5}, "llama", "method.settle", "Lower one"),
     ("oft", {"block_size": 24}, "llama", "method.block_size", "All of them divide by 32"),
-    ("lokr", {"factor": 0}, "llama", "method.factor", "give -1"),
+    ("lora", {"bias": "all"}, "llama", "method.bias", "this model has no biases"),
+    ("lora", {"bias": "lora_only"}, "llama", "method.bias", "the target modules have no biases"),
     ("ia3", {"attention": ["keys"]}, "llama", "method.attention", "Choose from: down_proj"),
     ("ln_tuning", {"targets": ["q_norm"]}, "llama", "method.targets", "input_layernorm"),
     ("trainable_tokens", {"tokens": ["two words"]}, "llama", "method.tokens", "not one token"),
@@ -59,6 +60,13 @@ def test_what_cannot_be_is_refused(
     problems = method.check(tiny.make_empty(kind, width), method.config(**options), context)
     assert [problem.field for problem in problems] == [field]
     assert says in problems[0].message
+
+
+def test_a_factor_of_zero_is_refused_wherever_a_spec_is_read() -> None:
+    for factor, is_refused in ((0, True), (-1, False), (1, False), (-2, True)):
+        problems: list[Any] = []
+        RunSpec.parse({"method": {"name": "lokr", "factor": factor}}, problems)
+        assert [problem.field for problem in problems] == ["method.factor"] * is_refused, factor
 
 
 @pytest.mark.parametrize("options", [{"layer_ranks": [4, 0]}, {"layer_ranks": ["x", 8]}])

@@ -36,7 +36,12 @@ def test_only_a_result_of_the_same_model_and_method_can_be_the_start(
     assert "another method (rank differ)" in other, "The same method with another option."
     copy = tmp_path / "copy"
     shutil.copytree(tiny_model, copy)
-    assert "trained " in refusal(model=str(copy)) and str(copy)[:40] in refusal(model=str(copy))
+    assert refusal(model=str(copy)) == "", "The same weights elsewhere are the same base."
+    file = copy / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert str(copy)[:40] in refusal(model=str(copy)) and "not the one" in refusal(model=str(copy))
     for name, says in (
         (f"base:{tiny_model}", "names no result"),
         (lora.id, "names no result"),

@@ -58,7 +58,10 @@ def worker(
     ) -> tuple[RunDir, subprocess.Popen[bytes]]:
         run = RunDir(lab_home / "runs" / f"20260101-00000{len(children)}-lora-abcd")
         run.commands.mkdir(parents=True)
-        write_json(run.spec, {"v": 1, "train": {"precision": "float32"}})
+        write_json(
+            run.spec,
+            {"v": 1, "method": {"name": "lora"}, "data": {}, "train": {"precision": "float32"}},
+        )
         flags = [str(flag) for flag in (beats, gets_on, dies_of_term)]
         child = subprocess.Popen(
             [sys.executable, "-c", WORKER, str(run.path), *flags], start_new_session=True
@@ -308,7 +311,7 @@ def test_cancel_interrupts_a_long_step_and_stop_does_not(
     step = loop.step
     asks: list[str] = []
 
-    def slow(*args: Any, **kwargs: Any) -> Any:
+    def slow(*args: Any) -> Any:
         if args[5] == 4:  # the number of the step
             if asks[0] == "term":
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -317,7 +320,7 @@ def test_cancel_interrupts_a_long_step_and_stop_does_not(
             end = time.monotonic() + (2.5 if asks[0] != "cancel" else 60)
             while time.monotonic() < end:
                 time.sleep(0.01)
-        return step(*args, **kwargs)
+        return step(*args)
 
     monkeypatch.setattr(loop, "step", slow)
     plan = check(make_spec("lora", train={"eval_every": 0, "save_every": 0}))

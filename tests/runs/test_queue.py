@@ -96,6 +96,16 @@ def test_what_holds_a_run_back_is_said(
     assert started == [one.id, two.id], "alone, a run may always try"
 
 
+def machine_with(monkeypatch: pytest.MonkeyPatch, available: float) -> SimpleNamespace:
+    """A machine without a GPU and with so many bytes of memory free."""
+    import psutil
+
+    memory = SimpleNamespace(available=available)
+    monkeypatch.setattr(supervisor.host, "gpus", list)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    return memory
+
+
 def test_a_run_waits_for_memory_that_others_have_yet_to_take(
     waiting: Callable[..., list[RunDir]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,18 +118,13 @@ def test_a_run_waits_for_memory_that_others_have_yet_to_take(
     monkeypatch.setattr(queue, "active", lambda: [big, small])
     queue.change(at_once=3)
     loop = supervisor.Supervisor()
-    monkeypatch.setattr(loop, "_start", lambda *_: None)
+    monkeypatch.setattr(loop, "_start", lambda started, gpu: None)
     reserve = supervisor.RESERVE_BYTES
-
-    def free_bytes(value: float) -> None:
-        memory = SimpleNamespace(available=value)
-        monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
-
-    free_bytes(8e9 + 3e9 + reserve - 5e5)
+    free = machine_with(monkeypatch, 8e9 + 3e9 + reserve - 5e5)
     loop.tick()
     assert queue.waiting_runs() == [run], "half a megabyte of the reserve is missing"
     assert "about 3.0 GB are needed, 3.3 GB are free" in status(run).message
-    free_bytes(8e9 + 3e9 + reserve + 5e5)
+    free.available = 8e9 + 3e9 + reserve + 5e5
     loop.tick()
     assert queue.waiting_runs() == [], "there is room for all three, and the reserve"
 

@@ -34,6 +34,9 @@ class Events:
     def event(self, kind: str, **values: Any) -> None:
         self.records.append({"kind": kind, **values})
 
+    def sign(self) -> None:
+        pass
+
 
 def sampler(
     tokenizer: Any, first: Example, card: dict[str, Any] | None = None, system: str = ""

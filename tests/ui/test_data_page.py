@@ -98,6 +98,25 @@ def test_an_upload_and_its_removal(open_page: Page, tmp_path: Path) -> None:
     assert not at.exception and catalog.uploads() == []
 
 
+def test_what_is_not_used_and_what_cannot_be_used_is_said_once(
+    open_page: Page, tmp_path: Path
+) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text("Prompt,completion,mood\n" + "a,b,sad\n" * 5)
+    said = words(open_page("data", dataset=str(path))).replace("\\", "")
+    assert said.count("'mood' is not used (5 rows, the first is row 2)") == 1
+    assert said.count("Column 'Prompt' is read as 'prompt'") == 1
+    path.write_text("prompt,completion\n" + "a,b,c\n" * 30)
+    said = words(open_page("data", dataset=str(path))).replace("\\", "")
+    assert said.count("has 3 fields") == 1 and "row 2 and 29 more" in said
+    assert "data.columns" in said
+    path.write_text("prompt,chosen,rejected\na,b,c\n")
+    at = open_page("data", dataset=str(path))
+    assert words(at).replace("\\", "").count("is a preference") == 1
+    at.selectbox(key=f"data.format.{path}").select("preference").run()
+    assert {metric.label: metric.value for metric in at.metric}["Rows"] == "1"
+
+
 def test_the_data_page_shows_nothing_of_what_a_link_hides(open_page: Page, tmp_path: Path) -> None:
     secret, link = tmp_path / "id_key", tmp_path / "x.txt"
     secret.write_text("the-secret-of-another\n")

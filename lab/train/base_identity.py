@@ -1,0 +1,48 @@
+"""The base of a run is the same in all its attempts, and the one of the weights it begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from lab import paths
+from lab.atomic_files import read_object
+from lab.models import weights_hash
+from lab.models.catalog import ModelSource
+from lab.paths import RunDir
+from lab.runs import record_reader
+from lab.train.telemetry import Telemetry
+
+
+def identify_base(
+    run: RunDir,
+    source: ModelSource,
+    telemetry: Telemetry,
+    check_commands: Callable[[], None],
+    start_from: str,
+) -> dict[str, Any]:
+    """What the base is, read before it is loaded; what the first attempt finds becomes an event.
+
+    Raises LabError if it is not the one of earlier attempts, or of the run `start_from` (empty
+    where a checkpoint has its weights already).
+    """
+    telemetry.enter_phase("loading")
+
+    def count_bytes(done: int, total: int) -> None:
+        telemetry.progress(done // 1_000_000, total // 1_000_000, "MB of the base")
+        check_commands()
+
+    base = weights_hash.identify(source, count_bytes)
+    recorded = record_reader.last_event(run, weights_hash.EVENT)
+    if recorded:
+        weights_hash.check(recorded, base, run.id)
+    else:
+        if record_reader.last_event(run, "data"):  # of an attempt of an earlier version
+            telemetry.warn(weights_hash.check(None, base, run.id))
+        telemetry.event(weights_hash.EVENT, **base)
+    if start_from:
+        begun_with = paths.run_dir(start_from.removeprefix("run:"))
+        receipt = read_object(begun_with.artifact / "receipt.json") or {}
+        if note := weights_hash.check(receipt.get("base"), base, start_from):
+            telemetry.warn(note)
+    return base
