@@ -142,18 +142,18 @@ def ui(arguments: argparse.Namespace) -> Output:
     from bench.page_load import beside_a_worker, ui
 
     seconds = arguments.seconds or 60.0
-    found = ui(seconds, _teller(arguments))
-    found["beside_a_worker"] = beside_a_worker(min(seconds, 60.0), _teller(arguments))
+    report = ui(seconds, _teller(arguments))
+    report["beside_a_worker"] = beside_a_worker(min(seconds, 60.0), _teller(arguments))
 
     def display() -> None:
         rows = [
             [name, ", ".join(f"{key} {value:.3g}" for key, value in figures.items() if value)]
-            for name, figures in found.items()
+            for name, figures in report.items()
             if isinstance(figures, dict)
         ]
         table("Pages", ["", ""], rows)
 
-    return Output(found, display)
+    return Output(report, display)
 
 
 def _show_figures(title: str, figures: dict[str, Any]) -> None:

@@ -56,20 +56,20 @@ def run(arguments: argparse.Namespace) -> Output:
         built_in.prepare(model, lambda text: None if quiet else console.print(text))
     runs = []
     for method in METHODS:
-        made = launch.submit(spec(method))
+        started = launch.submit(spec(method))
         if not quiet:
-            console.print(f"[bold]{method}[/bold]: run {made.id}")
-        ended = follow.follow(made, f"{method:5}", quiet=quiet)
+            console.print(f"[bold]{method}[/bold]: run {started.id}")
+        ended = follow.follow(started, f"{method:5}", quiet=quiet)
         if ended.state != "done":
             message = (
                 f"The {method} run ended as {ended.state}: {ended.message} {ended.hint} "
-                f"Log: {made.log}"
+                f"Log: {started.log}"
             )
             say(message, error=True)
             return Output({"error": message}, lambda: None, 1)
-        runs.append(made)
+        runs.append(started)
     answer = compare_runs(runs)
-    names = [parse(f"base:{MODEL}"), *[parse(f"run:{one.id}") for one in runs]]
+    names = [parse(f"base:{MODEL}"), *[parse(f"run:{finished.id}") for finished in runs]]
     answers = chat.ask(names, QUESTION, GenerationSettings(max_new_tokens=60), quiet=quiet)
 
     def display() -> None:

@@ -85,30 +85,30 @@ def _installed(name: str) -> bool:
 
 def _problems(facts: dict[str, Any]) -> list[str]:
     """What will not work here, each with what to do."""
-    found = [f"{name} is not installed. Run `make setup`." for name in facts["missing"]]
+    problems = [f"{name} is not installed. Run `make setup`." for name in facts["missing"]]
     if not facts["system"].startswith("Linux") or not facts["system"].endswith("x86_64"):
-        found.append(
+        problems.append(
             f"{facts['system']} is not supported: the lab is tested on Linux, x86-64. Following "
             "workers (process identity, memory) rests on Linux."
         )
-    found += [
+    problems += [
         f"The built-in model {m.title} is not prepared. Run `make setup`."
         for m in models.BUILT_IN
         if not m.is_ready
     ]
     if facts["disk_free_bytes"] < 3e9:
-        found.append(
+        problems.append(
             f"Only {size(facts['disk_free_bytes'])} of disk are free. Full runs need more."
         )
     if facts["gpus"] and not facts["missing"]:
         import torch
 
         if not torch.cuda.is_available():
-            found.append(
+            problems.append(
                 "There is a GPU, but this torch is a CPU build or its CUDA is newer than the "
                 "driver. Install a torch 2.13.0 that matches the driver."
             )
-    return found
+    return problems
 
 
 def list_models(arguments: argparse.Namespace) -> Output:
@@ -162,17 +162,17 @@ def datasets_verb(arguments: argparse.Namespace) -> Output:
         raise LabError(f"Nothing was named to {arguments.action}.", "See `datasets --help`.")
     if arguments.action == "add":
         path = Path(arguments.what).expanduser()
-        made = datasets.add_file(path)
-        done = {"id": made.id, "state": "added"}
-        if (told := datasets.renamed(path.name, made)) and not arguments.json:
-            say(told)
+        added = datasets.add_file(path)
+        done = {"id": added.id, "state": "added"}
+        if (note := datasets.renamed(path.name, added)) and not arguments.json:
+            say(note)
     elif arguments.action == "remove":
         datasets.remove(arguments.what.removeprefix("upload:"))
         done = {"id": arguments.what, "state": "removed"}
     else:
-        wanted = hub.parse(arguments.what)
-        hub.fetch(wanted)
-        done = {"id": str(wanted), "state": "fetched"}
+        dataset_id = hub.parse(arguments.what)
+        hub.fetch(dataset_id)
+        done = {"id": str(dataset_id), "state": "fetched"}
 
     def display() -> None:
         say(f"{done['id']} {done['state']}")
@@ -183,9 +183,11 @@ def datasets_verb(arguments: argparse.Namespace) -> Output:
 def list_datasets(arguments: argparse.Namespace) -> Output:
     rows = [{"id": dataset.id, **dataset.card} for dataset in datasets.built_in()]
     own: list[dict[str, Any]] = [
-        {"id": one.id, "bytes": one.path.stat().st_size} for one in datasets.uploads()
+        {"id": upload.id, "bytes": upload.path.stat().st_size} for upload in datasets.uploads()
     ]
-    own += [{"id": one, "bytes": hub.parse(one).file.stat().st_size} for one in hub.fetched()]
+    own += [
+        {"id": upload, "bytes": hub.parse(upload).file.stat().st_size} for upload in hub.fetched()
+    ]
 
     def display() -> None:
         table(
@@ -194,8 +196,8 @@ def list_datasets(arguments: argparse.Namespace) -> Output:
             [[r["id"], str(r["rows"]), r["format"], r["summary"]] for r in rows],
             right="lr",
         )
-        for one in own:
-            console.print(f"{one['id']}  {size(one['bytes'])}")
+        for upload in own:
+            console.print(f"{upload['id']}  {size(upload['bytes'])}")
         console.print(
             "Or a .jsonl .json .csv .tsv .parquet or .txt file, also gzipped; `datasets add FILE` "
             "keeps a copy, `datasets fetch ORG/NAME` brings one from the hub."

@@ -59,10 +59,10 @@ def estimate(arguments: argparse.Namespace) -> Output:
         phases = [[name, size(value)] for name, value in answer["phases"].items()]
         table("Peak of each phase", ["", ""], phases, right="lr")
         disk = answer["disk"]
-        said = f"About {answer['tokens_per_s']:,.0f} tokens/s"
+        speed = f"About {answer['tokens_per_s']:,.0f} tokens/s"
         if answer["wh_per_million_tokens"]:
-            said += f", {answer['wh_per_million_tokens']:,.1f} Wh a million tokens"
-        console.print(f"{said}; the result takes {size(disk['artifact'])} of disk.")
+            speed += f", {answer['wh_per_million_tokens']:,.1f} Wh a million tokens"
+        console.print(f"{speed}; the result takes {size(disk['artifact'])} of disk.")
         if answer["is_bound"]:
             console.print("A CPU run: a bound on the resident memory, not an exact figure.")
         if answer["fits"] is not None:
@@ -80,16 +80,21 @@ def plan(arguments: argparse.Namespace) -> Output:
     def display() -> None:
         rows = [
             [
-                f"{one['batch_size']} × {one['accumulation']}",
-                one["activation_checkpointing"]
-                + (f", {one['checkpointed_layers']} layers" if one["checkpointed_layers"] else ""),
-                one["loss"],
-                one["optimizer"],
-                size(one["peak_bytes"]) + ("" if one["source"] == "shadow" else " (closed form)"),
-                f"{one['tokens_per_s']:,.0f}",
-                one["why"],
+                f"{candidate['batch_size']} × {candidate['accumulation']}",
+                candidate["activation_checkpointing"]
+                + (
+                    f", {candidate['checkpointed_layers']} layers"
+                    if candidate["checkpointed_layers"]
+                    else ""
+                ),
+                candidate["loss"],
+                candidate["optimizer"],
+                size(candidate["peak_bytes"])
+                + ("" if candidate["source"] == "shadow" else " (closed form)"),
+                f"{candidate['tokens_per_s']:,.0f}",
+                candidate["why"],
             ]
-            for one in answer["choices"][:8]
+            for candidate in answer["choices"][:8]
         ]
         table(
             f"Settings for {size(answer['device_bytes'])}, "
@@ -108,12 +113,12 @@ def plan(arguments: argparse.Namespace) -> Output:
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
-    given: dict[str, Any] = {"model": arguments.model, "method": {"name": arguments.method}}
+    requested: dict[str, Any] = {"model": arguments.model, "method": {"name": arguments.method}}
     if arguments.seq_len is not None:
-        given.setdefault("data", {})["max_length"] = arguments.seq_len
+        requested.setdefault("data", {})["max_length"] = arguments.seq_len
     if arguments.batch_size is not None:
-        given.setdefault("train", {})["batch_size"] = arguments.batch_size
-    return spec.override(given, arguments.settings)
+        requested.setdefault("train", {})["batch_size"] = arguments.batch_size
+    return spec.override(requested, arguments.settings)
 
 
 def _device(arguments: argparse.Namespace) -> dict[str, Any]:

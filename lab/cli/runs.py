@@ -287,21 +287,21 @@ def list_checkpoints(arguments: argparse.Namespace) -> Output:
         checkpoints.pin(run, arguments.unpin, keep=False)
     if arguments.delete is not None:
         checkpoints.delete(run, arguments.delete)
-    found = checkpoints.table(run)
+    saved = checkpoints.table(run)
 
     def display() -> None:
         rows = [
             [
-                f"{one['step']:,}",
-                size(one["bytes"]),
-                loss(one["eval_loss"]),
-                "pinned" * one["pinned"],
+                f"{checkpoint['step']:,}",
+                size(checkpoint["bytes"]),
+                loss(checkpoint["eval_loss"]),
+                "pinned" * checkpoint["pinned"],
             ]
-            for one in found
+            for checkpoint in saved
         ]
         table("Checkpoints", ["step", "size", "evaluation loss", ""], rows, right="rrr")
 
-    return Output({"id": run.id, "checkpoints": found}, display)
+    return Output({"id": run.id, "checkpoints": saved}, display)
 
 
 def export_run(arguments: argparse.Namespace) -> Output:
@@ -325,12 +325,12 @@ def import_run(arguments: argparse.Namespace) -> Output:
 
 def label(arguments: argparse.Namespace) -> Output:
     run = paths.run_dir(arguments.run)
-    given = {
+    labels = {
         "tags": arguments.tags,
         "notes": arguments.notes,
         "archived": arguments.archive,
     }
-    index.update_labels(run, **{key: value for key, value in given.items() if value is not None})
+    index.update_labels(run, **{key: value for key, value in labels.items() if value is not None})
     entry = index.entry(run)
 
     def display() -> None:
@@ -350,7 +350,7 @@ def label(arguments: argparse.Namespace) -> Output:
 
 def fixes(arguments: argparse.Namespace) -> Output:
     run = paths.run_dir(arguments.run)
-    found = planner.fixes(resolved(run))
+    savers = planner.fixes(resolved(run))
 
     def display() -> None:
         rows = [
@@ -360,11 +360,11 @@ def fixes(arguments: argparse.Namespace) -> Output:
                 size(fix["saves_bytes"]),
                 "same batch" if fix["keeps_batch"] else "trains differently",
             ]
-            for fix in found
+            for fix in savers
         ]
         table("What makes it smaller", ["", "predicted peak", "saves", ""], rows, right="lrrl")
 
-    return Output({"id": run.id, "fixes": found}, display)
+    return Output({"id": run.id, "fixes": savers}, display)
 
 
 def rename(arguments: argparse.Namespace) -> Output:
