@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from typing import Never
 
 from lab.cli import artifacts, bench, chat, compare, demo, inventory, memory, race, runs
-from lab.cli.console import Answer, print_json, say
+from lab.cli.console import Output, print_json, say
 from lab.errors import LabError, SpecError, of_the_disk
 from lab.visible import visible
 
-Verb = Callable[[argparse.Namespace], Answer]
+Verb = Callable[[argparse.Namespace], Output]
 
 
 def parser() -> argparse.ArgumentParser:

@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from lab import paths
 from lab.chat.generate import parse
-from lab.cli.console import Answer, console, table
+from lab.cli.console import Output, console, table
 from lab.formatting import size
 
 
@@ -25,34 +25,36 @@ def add(verb: Any) -> None:
     )
 
 
-def merge(arguments: argparse.Namespace) -> Answer:
+def merge(arguments: argparse.Namespace) -> Output:
     from lab.export.merge import merge
 
-    made = merge(paths.run_dir(arguments.run), Path(arguments.out))
+    merged = merge(paths.run_dir(arguments.run), Path(arguments.out))
 
     def display() -> None:
-        apart = f"{made['largest_difference']:.1e}"
-        console.print(f"{escape(made['folder'])}, {size(made['bytes'])}.", soft_wrap=True)
-        console.print(f"Read back, its logits differ from the result's by {apart} of their spread.")
-        if made["note"]:
-            console.print(f"[yellow]{escape(made['note'])}[/]")
+        max_difference = f"{merged['largest_difference']:.1e}"
+        console.print(f"{escape(merged['folder'])}, {size(merged['bytes'])}.", soft_wrap=True)
+        console.print(
+            f"Read back, its logits differ from the result's by {max_difference} of their spread."
+        )
+        if merged["note"]:
+            console.print(f"[yellow]{escape(merged['note'])}[/]")
 
-    return Answer(made, display)
+    return Output(merged, display)
 
 
-def evaluate(arguments: argparse.Namespace) -> Answer:
+def evaluate(arguments: argparse.Namespace) -> Output:
     from lab.evals.held_out import evaluate
 
-    found = evaluate([parse(name) for name in arguments.models], arguments.dataset)
+    results = evaluate([parse(name) for name in arguments.models], arguments.dataset)
 
     def display() -> None:
         table(
-            f"{found[0]['rows']} rows, {found[0]['tokens']:,} counted tokens, the same for all",
+            f"{results[0]['rows']} rows, {results[0]['tokens']:,} counted tokens, the same for all",
             ["model", "loss (nats a token)", "perplexity"],
-            [[row["model"], f"{row['loss']:.4f}", f"{row['perplexity']:.3g}"] for row in found],
+            [[row["model"], f"{row['loss']:.4f}", f"{row['perplexity']:.3g}"] for row in results],
             right="lrr",
         )
-        for note in filter(None, (row["note"] for row in found)):
+        for note in filter(None, (row["note"] for row in results)):
             console.print(f"[yellow]{escape(note)}[/]")
 
-    return Answer({"models": found}, display)
+    return Output({"models": results}, display)

@@ -10,7 +10,7 @@ from typing import Any
 from rich.markup import escape
 
 from lab.cli import bench_speed
-from lab.cli.console import Answer, console, table
+from lab.cli.console import Output, console, table
 from lab.errors import LabError
 from lab.formatting import duration, size
 
@@ -32,7 +32,7 @@ def add(verb: Any) -> None:
     bench_speed.add(sub)
 
 
-def run(arguments: argparse.Namespace) -> Answer:
+def run(arguments: argparse.Namespace) -> Output:
     if arguments.cases is not None and not 1 <= arguments.cases <= 10_000:
         raise LabError(f"--cases is {arguments.cases}.", "Give 1 to 10000.")
     if arguments.kills is not None and not 1 <= arguments.kills <= 100_000:
@@ -44,7 +44,7 @@ def _teller(arguments: argparse.Namespace) -> Callable[[str], object]:
     return (lambda text: None) if arguments.json else console.print
 
 
-def faults(arguments: argparse.Namespace) -> Answer:
+def faults(arguments: argparse.Namespace) -> Output:
     from bench.fault_injection import faults
 
     report = faults(arguments.kills or 50, arguments.seed, _teller(arguments))
@@ -61,7 +61,7 @@ def faults(arguments: argparse.Namespace) -> Answer:
     return _report("SIGKILL at random moments", report, rows)
 
 
-def hostile(arguments: argparse.Namespace) -> Answer:
+def hostile(arguments: argparse.Namespace) -> Output:
     from bench.hostile import CASES, hostile
 
     report = hostile(arguments.cases or CASES, arguments.seed, _teller(arguments))
@@ -77,7 +77,7 @@ def hostile(arguments: argparse.Namespace) -> Answer:
     return _report("Bad input", report, rows)
 
 
-def services(arguments: argparse.Namespace) -> Answer:
+def services(arguments: argparse.Namespace) -> Output:
     from bench.service_restarts import services
 
     report = services(arguments.kills or 20, arguments.seed, _teller(arguments))
@@ -92,7 +92,7 @@ def services(arguments: argparse.Namespace) -> Answer:
     return _report("A queue whose services are killed", report, rows)
 
 
-def memory(arguments: argparse.Namespace) -> Answer:
+def memory(arguments: argparse.Namespace) -> Output:
     """On a GPU predicted against measured; on a CPU what it can check; with --cases the grid."""
     import torch
 
@@ -102,12 +102,12 @@ def memory(arguments: argparse.Namespace) -> Answer:
     if arguments.cases is not None:
         report = bench.grid(arguments.cases, arguments.seed, say, whole=arguments.whole)
         figures = {name: value for name, value in report.items() if name != "rows"}
-        return Answer(report, lambda: _show_figures("Predictions against each other", figures))
+        return Output(report, lambda: _show_figures("Predictions against each other", figures))
     if torch.cuda.is_available():
         names = (arguments.model,) if arguments.model else bench.MODELS
         rows = [bench.measure(case, say) for case in bench.matrix(names)]
         summary = bench.summary(rows)
-        return Answer(
+        return Output(
             {"rows": rows, **summary},
             lambda: _show_figures("Predicted against measured", summary),
             1 if summary["said_to_fit_but_did_not"] else 0,
@@ -135,43 +135,43 @@ def memory(arguments: argparse.Namespace) -> Answer:
     # on a CPU fakes take attention apart, which keeps copies of keys and values that the fused
     # kernel of the real step does not; CUDA's rules have a kernel of their own
     is_close = all(row["kinds_equal"] and -0.005 < row["error"] < 0.02 for row in rows)
-    return Answer({"rows": rows}, display, 0 if is_close else 1)
+    return Output({"rows": rows}, display, 0 if is_close else 1)
 
 
-def ui(arguments: argparse.Namespace) -> Answer:
+def ui(arguments: argparse.Namespace) -> Output:
     from bench.page_load import beside_a_worker, ui
 
     seconds = arguments.seconds or 60.0
-    found = ui(seconds, _teller(arguments))
-    found["beside_a_worker"] = beside_a_worker(min(seconds, 60.0), _teller(arguments))
+    report = ui(seconds, _teller(arguments))
+    report["beside_a_worker"] = beside_a_worker(min(seconds, 60.0), _teller(arguments))
 
     def display() -> None:
         rows = [
             [name, ", ".join(f"{key} {value:.3g}" for key, value in figures.items() if value)]
-            for name, figures in found.items()
+            for name, figures in report.items()
             if isinstance(figures, dict)
         ]
         table("Pages", ["", ""], rows)
 
-    return Answer(found, display)
+    return Output(report, display)
 
 
 def _show_figures(title: str, figures: dict[str, Any]) -> None:
     table(title, ["", ""], [[name, str(value)] for name, value in figures.items()])
 
 
-def _report(title: str, report: Any, rows: list[list[str]]) -> Answer:
+def _report(title: str, report: Any, rows: list[list[str]]) -> Output:
     def display() -> None:
         table(title, ["", ""], rows)
         for failure in report.failures:
             console.print(f"[red]{escape(failure)}[/red]")
 
-    return Answer(
+    return Output(
         asdict(report) | {"is_clean": report.is_clean}, display, 0 if report.is_clean else 1
     )
 
 
-BENCHES: dict[str, Callable[[argparse.Namespace], Answer]] = {
+BENCHES: dict[str, Callable[[argparse.Namespace], Output]] = {
     "faults": faults,
     "hostile": hostile,
     "memory": memory,

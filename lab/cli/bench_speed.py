@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from lab.cli.console import Answer, console, table
+from lab.cli.console import Output, console, table
 from lab.errors import LabError
 from lab.formatting import duration, size
 
@@ -43,12 +43,12 @@ def add(sub: Any) -> None:
     group.add_argument("--with", dest="extra", default="", metavar="A,B", help="packages beside")
 
 
-def speed(arguments: argparse.Namespace, tell: Callable[[str], object]) -> Answer:
+def speed(arguments: argparse.Namespace, tell: Callable[[str], object]) -> Output:
     from bench.throughput import Plan, speed
 
     if arguments.pack:
         return _pack(arguments, tell)
-    given: dict[str, Any] = {
+    changes: dict[str, Any] = {
         name: tuple(filter(None, chosen.split(",")))
         for name, chosen in (("cases", arguments.only), ("rivals", arguments.rivals))
         if chosen is not None
@@ -65,10 +65,10 @@ def speed(arguments: argparse.Namespace, tell: Callable[[str], object]) -> Answe
             continue
         if not 1 <= value <= most:
             raise LabError(f"--{name} is {value}.", f"Give 1 to {most}.")
-        given[name] = value
+        changes[name] = value
     if arguments.compile:
-        given["compile"] = arguments.compile
-    report = speed(replace(Plan.for_machine(arguments.model), **given), tell)
+        changes["compile"] = arguments.compile
+    report = speed(replace(Plan.for_machine(arguments.model), **changes), tell)
 
     def display() -> None:
         table(
@@ -83,15 +83,15 @@ def speed(arguments: argparse.Namespace, tell: Callable[[str], object]) -> Answe
             ],
             [
                 [
-                    one["case"],
-                    one["contestant"],
-                    one["checkpointing"],
-                    f"{one['tokens_per_s']:,.0f}",
-                    size(one["peak_bytes"]),
-                    f"{one['losses'][0]:.4f}  {one['losses'][-1]:.4f}",
+                    row["case"],
+                    row["contestant"],
+                    row["checkpointing"],
+                    f"{row['tokens_per_s']:,.0f}",
+                    size(row["peak_bytes"]),
+                    f"{row['losses'][0]:.4f}  {row['losses'][-1]:.4f}",
                 ]
-                for one in sorted(
-                    report.trials, key=lambda one: (one["case"], one["checkpointing"] == "on")
+                for row in sorted(
+                    report.trials, key=lambda row: (row["case"], row["checkpointing"] == "on")
                 )
             ],
         )
@@ -107,8 +107,8 @@ def speed(arguments: argparse.Namespace, tell: Callable[[str], object]) -> Answe
                 "smallest to largest",
             ],
             [
-                [one["case"], one["rival"], one["checkpointing"], *_figures(one["ratio"])]
-                for one in report.ratios
+                [row["case"], row["rival"], row["checkpointing"], *_figures(row["ratio"])]
+                for row in report.ratios
             ],
         )
         for name, why in report.missing.items():
@@ -117,11 +117,11 @@ def speed(arguments: argparse.Namespace, tell: Callable[[str], object]) -> Answe
             console.print(f"[red]{failure}[/red]")
         console.print(
             "Equal work is proven by the losses of all steps, equal to "
-            f"{max((one['tolerance'] for one in report.ratios), default=0):g}. "
+            f"{max((row['tolerance'] for row in report.ratios), default=0):g}. "
             f"{duration(report.seconds)}."
         )
 
-    return Answer(
+    return Output(
         asdict(report) | {"is_clean": report.is_clean}, display, 0 if report.is_clean else 1
     )
 
@@ -134,27 +134,27 @@ def _figures(ratio: dict[str, Any] | None) -> list[str]:
     return [str(ratio["pairs"]), f"{ratio['median']:.3f}", lower, span]
 
 
-def _pack(arguments: argparse.Namespace, tell: Callable[[str], object]) -> Answer:
+def _pack(arguments: argparse.Namespace, tell: Callable[[str], object]) -> Output:
     from bench.offline_bundle import pack
 
     extra = list(filter(None, arguments.extra.split(",")))
-    made = pack(Path(arguments.pack), arguments.python, extra, tell)
+    bundle = pack(Path(arguments.pack), arguments.python, extra, tell)
 
     def display() -> None:
-        console.print(f"{made['file']}, {size(made['bytes'])}. On the other machine:")
-        console.print(made["commands"], soft_wrap=True)
+        console.print(f"{bundle['file']}, {size(bundle['bytes'])}. On the other machine:")
+        console.print(bundle["commands"], soft_wrap=True)
 
-    return Answer(made, display)
+    return Output(bundle, display)
 
 
-def overhead(arguments: argparse.Namespace, tell: Callable[[str], object]) -> Answer:
+def overhead(arguments: argparse.Namespace, tell: Callable[[str], object]) -> Output:
     from bench.overhead import overhead
 
     report = overhead(tell=tell)
-    found = report.to_json()
+    data = report.to_json()
 
     def display() -> None:
-        median = found["median_s"]
+        median = data["median_s"]
         parts = ", ".join(f"{name} {ms:.2f} ms" for name, ms in report.parts_ms_a_step.items())
         phases = ", ".join(
             f"{name} {total / len(report.cold_s):.1f} s" for name, total in report.phases_s.items()
@@ -163,14 +163,14 @@ def overhead(arguments: argparse.Namespace, tell: Callable[[str], object]) -> An
             ["share of the loop's CPU time", f"{report.share:.2%} at {report.step_s:.2f} s a step"],
             ["of which a step", parts],
             ["bare import, load and one step", f"{median['bare']:.1f} s"],
-            ["cold worker to its first step", _start(found, "cold")],
-            ["spare worker to its first step", _start(found, "spare")],
+            ["cold worker to its first step", _start(data, "cold")],
+            ["spare worker to its first step", _start(data, "spare")],
             ["a cold start's phases", phases],
         ]
         table("What the lab itself costs", ["", ""], rows)
 
-    return Answer(found, display)
+    return Output(data, display)
 
 
-def _start(found: dict[str, Any], name: str) -> str:
-    return f"{found['median_s'][name]:.1f} s, {found[f'{name}_over_bare']:.2f} times the bare one"
+def _start(data: dict[str, Any], name: str) -> str:
+    return f"{data['median_s'][name]:.1f} s, {data[f'{name}_over_bare']:.2f} times the bare one"

@@ -12,7 +12,7 @@ from rich.text import Text
 from lab import schema
 from lab.chat.generate import GenerationSettings, ModelRef, answer_all, parse
 from lab.chat.requests import LONGEST_CONTENT, Bounds
-from lab.cli.console import Answer, console
+from lab.cli.console import Output, console
 from lab.errors import LabError, Problem
 
 # the options of the command line by the fields of a request, whose bounds they share
@@ -34,35 +34,35 @@ def add(verb: Any) -> None:
     sub.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token")
 
 
-def run(arguments: argparse.Namespace) -> Answer:
+def run(arguments: argparse.Namespace) -> Output:
     names = [parse(name) for name in arguments.models]
     answers = ask(names, arguments.prompt, settings(arguments), quiet=arguments.json)
 
     def display() -> None:
         show(arguments.prompt, answers)
 
-    return Answer({"answers": answers}, display)
+    return Output({"answers": answers}, display)
 
 
 def settings(arguments: argparse.Namespace) -> GenerationSettings:
     """Raises LabError for a value that no answer can be made with."""
     if not arguments.prompt.strip():
         raise LabError("The prompt is empty.", "Give --prompt some text.")
-    asked = {
+    request = {
         "seed": arguments.seed,
         "max_tokens": arguments.max_new_tokens,
         "temperature": arguments.temperature,
         "system_prompt": arguments.system or "",
     }
     problems: list[Problem] = []
-    schema.parse(Bounds, asked, "", problems)
+    schema.parse(Bounds, request, "", problems)
     prompt, _ = schema.validate(
         arguments.prompt, str, {"multiline": True, "max_characters": LONGEST_CONTENT}
     )
-    said = [f"--{OPTIONS[one.field]} {one.message}" for one in problems]
-    said += [f"--prompt {prompt}"] if prompt else []
-    if said:
-        raise LabError(" ".join(said))
+    messages = [f"--{OPTIONS[problem.field]} {problem.message}" for problem in problems]
+    messages += [f"--prompt {prompt}"] if prompt else []
+    if messages:
+        raise LabError(" ".join(messages))
     return GenerationSettings(
         seed=arguments.seed,
         max_new_tokens=arguments.max_new_tokens,
@@ -90,9 +90,11 @@ def show(prompt: str, answers: list[dict[str, Any]]) -> None:
         receipt = answer["receipt"]
         foot = f"{len(answer['token_ids'])} tokens, {answer['seconds']:.1f} s, {answer['finish']}"
         console.print(Panel(Text(answer["text"]), title=escape(answer["model"]), subtitle=foot))
-    for one in answers:
-        if one["receipt"].get("warning"):
-            console.print(f"[yellow]{escape(one['model'])}: {escape(one['receipt']['warning'])}[/]")
+    for entry in answers:
+        if entry["receipt"].get("warning"):
+            console.print(
+                f"[yellow]{escape(entry['model'])}: {escape(entry['receipt']['warning'])}[/]"
+            )
     system = answers[0]["receipt"]["system_prompt"] or "none of ours"
     console.print(
         f"[dim]Same prompt ({receipt['prompt_hash']}), system prompt ({escape(system)}), "

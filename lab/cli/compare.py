@@ -8,7 +8,7 @@ from typing import Any
 from rich.markup import escape
 
 from lab import paths
-from lab.cli.console import Answer, console, loss, table
+from lab.cli.console import Output, console, loss, table
 from lab.cli.race import show as show_race
 from lab.compare import race
 from lab.compare.comparison import AXES, UNITS, compare
@@ -26,7 +26,7 @@ def add(verb: Any) -> None:
     )
 
 
-def run(arguments: argparse.Namespace) -> Answer:
+def run(arguments: argparse.Namespace) -> Output:
     if len(set(arguments.runs)) < len(arguments.runs):
         raise LabError("A run is named twice.", "Name each run once.")
     is_race = len(arguments.runs) == 1 and arguments.runs[0].startswith("race-")
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> Answer:
         else:
             show(answer)
 
-    return Answer(answer, display)
+    return Output(answer, display)
 
 
 def show(answer: dict[str, Any]) -> None:
@@ -56,24 +56,24 @@ def show(answer: dict[str, Any]) -> None:
 
     table(
         "Comparison",
-        ["", *[escape(f"{one['name'] or one['method']}") for one in rows]],
+        ["", *[escape(f"{run['name'] or run['method']}") for run in rows]],
         [
-            line("method", [one["method"] for one in rows]),
-            line("state", [one["state"] for one in rows]),
+            line("method", [run["method"] for run in rows]),
+            line("state", [run["state"] for run in rows]),
             line("trains", [f"{count(r['trainable'])} of {count(r['parameters'])}" for r in rows]),
-            line("evaluation loss, base", [loss(one["eval_loss"]["base"]) for one in rows]),
-            line("evaluation loss, end", [loss(one["eval_loss"]["final"]) for one in rows]),
-            line(f"evaluation loss at {at}", [loss(one["at"]["eval_loss"]) for one in rows]),
-            line("train loss, last step", [loss(one["train_loss"]["last"]) for one in rows]),
-            line("steps", [f"{one['steps']:,}" for one in rows]),
-            line("tokens", [f"{one['tokens']:,}" for one in rows]),
-            line("training time", [duration(one["seconds"]) for one in rows]),
+            line("evaluation loss, base", [loss(run["eval_loss"]["base"]) for run in rows]),
+            line("evaluation loss, end", [loss(run["eval_loss"]["final"]) for run in rows]),
+            line(f"evaluation loss at {at}", [loss(run["at"]["eval_loss"]) for run in rows]),
+            line("train loss, last step", [loss(run["train_loss"]["last"]) for run in rows]),
+            line("steps", [f"{run['steps']:,}" for run in rows]),
+            line("tokens", [f"{run['tokens']:,}" for run in rows]),
+            line("training time", [duration(run["seconds"]) for run in rows]),
             line(
                 "tokens/s",
                 [f"{r['tokens_per_s']:.0f}" if r["tokens_per_s"] else "–" for r in rows],
             ),
-            line("peak memory", [size(one["peak_bytes"]) for one in rows]),
-            line("size of the result", [size(one["artifact_bytes"]) for one in rows]),
+            line("peak memory", [size(run["peak_bytes"]) for run in rows]),
+            line("size of the result", [size(run["artifact_bytes"]) for run in rows]),
         ],
         right="l" + "r" * len(rows),
     )

@@ -62,7 +62,7 @@ def _plain(value: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Output:
     """What a verb answers: `data` becomes one JSON document under --json, and `display` prints it
     for a person otherwise."""
 
@@ -80,14 +80,16 @@ class Answer:
 
 def table(title: str, columns: list[str], rows: list[list[str]], right: str = "") -> None:
     """A table on the terminal; `right` marks right-aligned columns with r, others with any."""
-    made = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
-    for place, column in enumerate(columns):
-        justify = "right" if right[place : place + 1] == "r" else "left"
-        made.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    rich_table = Table(
+        title=title, title_justify="left", header_style="bold", box=None, pad_edge=False
+    )
+    for index, column in enumerate(columns):
+        justify = "right" if right[index : index + 1] == "r" else "left"
+        rich_table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for row in rows:
         # names, paths and messages may hold what rich would take for markup
-        made.add_row(*(escape(cell) for cell in row))
-    console.print(made)
+        rich_table.add_row(*(escape(cell) for cell in row))
+    console.print(rich_table)
 
 
 def loss(value: float | None) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from lab.chat.generate import GenerationSettings, parse
 from lab.cli import chat, compare, follow
-from lab.cli.console import Answer, console, say
+from lab.cli.console import Output, console, say
 from lab.compare.comparison import compare as compare_runs
 from lab.formatting import duration
 from lab.models import built_in, catalog
@@ -49,27 +49,27 @@ def spec(method: str) -> dict[str, Any]:
     }
 
 
-def run(arguments: argparse.Namespace) -> Answer:
+def run(arguments: argparse.Namespace) -> Output:
     quiet = arguments.json
     began = time.monotonic()
     for model in catalog.BUILT_IN:
         built_in.prepare(model, lambda text: None if quiet else console.print(text))
     runs = []
     for method in METHODS:
-        made = launch.submit(spec(method))
+        started = launch.submit(spec(method))
         if not quiet:
-            console.print(f"[bold]{method}[/bold]: run {made.id}")
-        ended = follow.follow(made, f"{method:5}", quiet=quiet)
+            console.print(f"[bold]{method}[/bold]: run {started.id}")
+        ended = follow.follow(started, f"{method:5}", quiet=quiet)
         if ended.state != "done":
             message = (
                 f"The {method} run ended as {ended.state}: {ended.message} {ended.hint} "
-                f"Log: {made.log}"
+                f"Log: {started.log}"
             )
             say(message, error=True)
-            return Answer({"error": message}, lambda: None, 1)
-        runs.append(made)
+            return Output({"error": message}, lambda: None, 1)
+        runs.append(started)
     answer = compare_runs(runs)
-    names = [parse(f"base:{MODEL}"), *[parse(f"run:{one.id}") for one in runs]]
+    names = [parse(f"base:{MODEL}"), *[parse(f"run:{finished.id}") for finished in runs]]
     answers = chat.ask(names, QUESTION, GenerationSettings(max_new_tokens=60), quiet=quiet)
 
     def display() -> None:
@@ -78,4 +78,4 @@ def run(arguments: argparse.Namespace) -> Answer:
         chat.show(QUESTION, answers)
         console.print(f"Done in {duration(time.monotonic() - began)}.")
 
-    return Answer(answer | {"answers": answers, "seconds": time.monotonic() - began}, display)
+    return Output(answer | {"answers": answers, "seconds": time.monotonic() - began}, display)

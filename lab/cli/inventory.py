@@ -10,7 +10,7 @@ from typing import Any
 from rich.markup import escape
 
 from lab import host, methods
-from lab.cli.console import Answer, console, say, table
+from lab.cli.console import Output, console, say, table
 from lab.data import catalog as datasets
 from lab.data import hub
 from lab.errors import LabError
@@ -34,7 +34,7 @@ def add(verb: Any) -> None:
     )
 
 
-def doctor(arguments: argparse.Namespace) -> Answer:
+def doctor(arguments: argparse.Namespace) -> Output:
     """Looks at the machine and times one product, which the utilisation figures rest on."""
     facts = host.describe()
     missing = [name for name in ("torch", "transformers", "peft") if not _installed(name)]
@@ -76,7 +76,7 @@ def doctor(arguments: argparse.Namespace) -> Answer:
         if not facts["problems"]:
             console.print("[green]Everything that the lab needs is here.[/green]")
 
-    return Answer(facts, display)
+    return Output(facts, display)
 
 
 def _installed(name: str) -> bool:
@@ -85,33 +85,33 @@ def _installed(name: str) -> bool:
 
 def _problems(facts: dict[str, Any]) -> list[str]:
     """What will not work here, each with what to do."""
-    found = [f"{name} is not installed. Run `make setup`." for name in facts["missing"]]
+    problems = [f"{name} is not installed. Run `make setup`." for name in facts["missing"]]
     if not facts["system"].startswith("Linux") or not facts["system"].endswith("x86_64"):
-        found.append(
+        problems.append(
             f"{facts['system']} is not supported: the lab is tested on Linux, x86-64. Following "
             "workers (process identity, memory) rests on Linux."
         )
-    found += [
+    problems += [
         f"The built-in model {m.title} is not prepared. Run `make setup`."
         for m in models.BUILT_IN
         if not m.is_ready
     ]
     if facts["disk_free_bytes"] < 3e9:
-        found.append(
+        problems.append(
             f"Only {size(facts['disk_free_bytes'])} of disk are free. Full runs need more."
         )
     if facts["gpus"] and not facts["missing"]:
         import torch
 
         if not torch.cuda.is_available():
-            found.append(
+            problems.append(
                 "There is a GPU, but this torch is a CPU build or its CUDA is newer than the "
                 "driver. Install a torch 2.13.0 that matches the driver."
             )
-    return found
+    return problems
 
 
-def list_models(arguments: argparse.Namespace) -> Answer:
+def list_models(arguments: argparse.Namespace) -> Output:
     rows: list[dict[str, Any]] = [
         {
             "id": f"builtin:{model.name}",
@@ -152,40 +152,42 @@ def list_models(arguments: argparse.Namespace) -> Answer:
         )
         console.print("Or a hub id such as org/name, or a folder with config.json and safetensors.")
 
-    return Answer({"models": rows}, display)
+    return Output({"models": rows}, display)
 
 
-def datasets_verb(arguments: argparse.Namespace) -> Answer:
+def datasets_verb(arguments: argparse.Namespace) -> Output:
     if arguments.action == "list":
         return list_datasets(arguments)
     if not arguments.what:
         raise LabError(f"Nothing was named to {arguments.action}.", "See `datasets --help`.")
     if arguments.action == "add":
         path = Path(arguments.what).expanduser()
-        made = datasets.add_file(path)
-        done = {"id": made.id, "state": "added"}
-        if (told := datasets.renamed(path.name, made)) and not arguments.json:
-            say(told)
+        added = datasets.add_file(path)
+        done = {"id": added.id, "state": "added"}
+        if (note := datasets.renamed(path.name, added)) and not arguments.json:
+            say(note)
     elif arguments.action == "remove":
         datasets.remove(arguments.what.removeprefix("upload:"))
         done = {"id": arguments.what, "state": "removed"}
     else:
-        wanted = hub.parse(arguments.what)
-        hub.fetch(wanted)
-        done = {"id": str(wanted), "state": "fetched"}
+        dataset_id = hub.parse(arguments.what)
+        hub.fetch(dataset_id)
+        done = {"id": str(dataset_id), "state": "fetched"}
 
     def display() -> None:
         say(f"{done['id']} {done['state']}")
 
-    return Answer(done, display)
+    return Output(done, display)
 
 
-def list_datasets(arguments: argparse.Namespace) -> Answer:
+def list_datasets(arguments: argparse.Namespace) -> Output:
     rows = [{"id": dataset.id, **dataset.card} for dataset in datasets.built_in()]
     own: list[dict[str, Any]] = [
-        {"id": one.id, "bytes": one.path.stat().st_size} for one in datasets.uploads()
+        {"id": upload.id, "bytes": upload.path.stat().st_size} for upload in datasets.uploads()
     ]
-    own += [{"id": one, "bytes": hub.parse(one).file.stat().st_size} for one in hub.fetched()]
+    own += [
+        {"id": upload, "bytes": hub.parse(upload).file.stat().st_size} for upload in hub.fetched()
+    ]
 
     def display() -> None:
         table(
@@ -194,17 +196,17 @@ def list_datasets(arguments: argparse.Namespace) -> Answer:
             [[r["id"], str(r["rows"]), r["format"], r["summary"]] for r in rows],
             right="lr",
         )
-        for one in own:
-            console.print(f"{one['id']}  {size(one['bytes'])}")
+        for upload in own:
+            console.print(f"{upload['id']}  {size(upload['bytes'])}")
         console.print(
             "Or a .jsonl .json .csv .tsv .parquet or .txt file, also gzipped; `datasets add FILE` "
             "keeps a copy, `datasets fetch ORG/NAME` brings one from the hub."
         )
 
-    return Answer({"datasets": rows, "own": own, "hub": hub.known()}, display)
+    return Output({"datasets": rows, "own": own, "hub": hub.known()}, display)
 
 
-def list_methods(arguments: argparse.Namespace) -> Answer:
+def list_methods(arguments: argparse.Namespace) -> Output:
     if arguments.matrix:
         return show_matrix(arguments)
     rows = [method.to_json() for method in methods.all_methods()]
@@ -219,10 +221,10 @@ def list_methods(arguments: argparse.Namespace) -> Answer:
                     f"{option['title']}: {option['help']}"
                 )
 
-    return Answer({"methods": rows}, display)
+    return Output({"methods": rows}, display)
 
 
-def show_matrix(arguments: argparse.Namespace) -> Answer:
+def show_matrix(arguments: argparse.Namespace) -> Output:
     """The support matrix, and below it the reason of every "no"."""
     rows = compatibility.matrix(methods.all_methods())
 
@@ -238,4 +240,4 @@ def show_matrix(arguments: argparse.Namespace) -> Answer:
         for reason, places in compatibility.reasons(rows).items():
             console.print(f"– {', '.join(places)}: {reason}")
 
-    return Answer({"matrix": rows}, display)
+    return Output({"matrix": rows}, display)

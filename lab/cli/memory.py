@@ -8,7 +8,7 @@ from typing import Any
 from rich.markup import escape
 
 from lab import spec
-from lab.cli.console import Answer, console, table
+from lab.cli.console import Output, console, table
 from lab.cli.runs import add_set
 from lab.errors import LabError
 from lab.formatting import count, size
@@ -37,7 +37,7 @@ def _add_run_and_device(sub: argparse.ArgumentParser) -> None:
     add_set(sub)
 
 
-def estimate(arguments: argparse.Namespace) -> Answer:
+def estimate(arguments: argparse.Namespace) -> Output:
     answer = planner.estimate(
         _given(arguments),
         _device(arguments),
@@ -59,10 +59,10 @@ def estimate(arguments: argparse.Namespace) -> Answer:
         phases = [[name, size(value)] for name, value in answer["phases"].items()]
         table("Peak of each phase", ["", ""], phases, right="lr")
         disk = answer["disk"]
-        said = f"About {answer['tokens_per_s']:,.0f} tokens/s"
+        speed = f"About {answer['tokens_per_s']:,.0f} tokens/s"
         if answer["wh_per_million_tokens"]:
-            said += f", {answer['wh_per_million_tokens']:,.1f} Wh a million tokens"
-        console.print(f"{said}; the result takes {size(disk['artifact'])} of disk.")
+            speed += f", {answer['wh_per_million_tokens']:,.1f} Wh a million tokens"
+        console.print(f"{speed}; the result takes {size(disk['artifact'])} of disk.")
         if answer["is_bound"]:
             console.print("A CPU run: a bound on the resident memory, not an exact figure.")
         if answer["fits"] is not None:
@@ -71,25 +71,30 @@ def estimate(arguments: argparse.Namespace) -> Answer:
         for note in answer["notes"]:
             console.print(escape(note))
 
-    return Answer(answer, display)
+    return Output(answer, display)
 
 
-def plan(arguments: argparse.Namespace) -> Answer:
+def plan(arguments: argparse.Namespace) -> Output:
     answer = planner.plan(_given(arguments), _device(arguments))
 
     def display() -> None:
         rows = [
             [
-                f"{one['batch_size']} × {one['accumulation']}",
-                one["activation_checkpointing"]
-                + (f", {one['checkpointed_layers']} layers" if one["checkpointed_layers"] else ""),
-                one["loss"],
-                one["optimizer"],
-                size(one["peak_bytes"]) + ("" if one["source"] == "shadow" else " (closed form)"),
-                f"{one['tokens_per_s']:,.0f}",
-                one["why"],
+                f"{candidate['batch_size']} × {candidate['accumulation']}",
+                candidate["activation_checkpointing"]
+                + (
+                    f", {candidate['checkpointed_layers']} layers"
+                    if candidate["checkpointed_layers"]
+                    else ""
+                ),
+                candidate["loss"],
+                candidate["optimizer"],
+                size(candidate["peak_bytes"])
+                + ("" if candidate["source"] == "shadow" else " (closed form)"),
+                f"{candidate['tokens_per_s']:,.0f}",
+                candidate["why"],
             ]
-            for one in answer["choices"][:8]
+            for candidate in answer["choices"][:8]
         ]
         table(
             f"Settings for {size(answer['device_bytes'])}, "
@@ -104,16 +109,16 @@ def plan(arguments: argparse.Namespace) -> Answer:
         else:
             console.print(f"Speeds take {answer['reached']:.0%} of the device's peak rate.")
 
-    return Answer(answer, display)
+    return Output(answer, display)
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
-    given: dict[str, Any] = {"model": arguments.model, "method": {"name": arguments.method}}
+    requested: dict[str, Any] = {"model": arguments.model, "method": {"name": arguments.method}}
     if arguments.seq_len is not None:
-        given.setdefault("data", {})["max_length"] = arguments.seq_len
+        requested.setdefault("data", {})["max_length"] = arguments.seq_len
     if arguments.batch_size is not None:
-        given.setdefault("train", {})["batch_size"] = arguments.batch_size
-    return spec.override(given, arguments.settings)
+        requested.setdefault("train", {})["batch_size"] = arguments.batch_size
+    return spec.override(requested, arguments.settings)
 
 
 def _device(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from lab import spec
 from lab.cli import follow
-from lab.cli.console import Answer, console, loss, say, table
+from lab.cli.console import Output, console, loss, say, table
 from lab.compare import race
 from lab.compare.comparison import UNITS, compare
 from lab.compare.race import Budget
@@ -40,15 +40,15 @@ def add(verb: Any) -> None:
     )
 
 
-def run(arguments: argparse.Namespace) -> Answer:
+def run(arguments: argparse.Namespace) -> Output:
     quiet = arguments.json
     value = spec.override(spec.load(Path(arguments.spec)), arguments.settings)
     budget = Budget.parse(arguments.budget) if arguments.budget else None
     if arguments.seeds < 1:
         raise LabError(f"--seeds is {arguments.seeds}.", "Give 1 or more.")
     names = [name.strip() for name in arguments.methods.split(",") if name.strip()]
-    asked, notes = race.race_specs(value, names, budget)
-    plans = race.check(asked, arguments.seeds)
+    specs, notes = race.race_specs(value, names, budget)
+    plans = race.check(specs, arguments.seeds)
     race_id, runs = race.start(plans)
     if not quiet:
         console.print(f"[bold]{race_id}[/bold]: {len(runs)} runs in the queue")
@@ -57,12 +57,12 @@ def run(arguments: argparse.Namespace) -> Answer:
     if not arguments.wait:
         started = [
             {
-                "id": one.id,
+                "id": started_run.id,
                 "method": plan["spec"]["method"]["name"],
                 "seed": plan["spec"]["train"]["seed"],
-                "state": status(one).state,
+                "state": status(started_run).state,
             }
-            for one, plan in zip(runs, plans, strict=True)
+            for started_run, plan in zip(runs, plans, strict=True)
         ]
 
         def show_started() -> None:
@@ -70,49 +70,49 @@ def run(arguments: argparse.Namespace) -> Answer:
             table("Runs", ["method", "seed", "id"], rows)
             console.print(f"When they have ended: python -m lab compare {race_id}")
 
-        return Answer({"race": race_id, "notes": notes, "runs": started}, show_started)
+        return Output({"race": race_id, "notes": notes, "runs": started}, show_started)
     failed = 0
-    for one, plan in zip(runs, plans, strict=True):
-        ended = follow.follow(one, plan["spec"]["name"], quiet=quiet)
+    for started_run, plan in zip(runs, plans, strict=True):
+        ended = follow.follow(started_run, plan["spec"]["name"], quiet=quiet)
         if ended.state in ("failed", "crashed"):
             failed += 1
-            say(f"{one.id} {ended.state}: {ended.message} {ended.hint}".strip(), error=True)
+            say(f"{started_run.id} {ended.state}: {ended.message} {ended.hint}".strip(), error=True)
     answer = compare(runs, race.axis_of(runs[0]))
 
     def display() -> None:
         show(answer)
 
-    return Answer({"race": race_id, "notes": notes} | answer, display, 1 if failed else 0)
+    return Output({"race": race_id, "notes": notes} | answer, display, 1 if failed else 0)
 
 
 def show(answer: dict[str, Any]) -> None:
     """The race as a table: one row a run, the lowest evaluation loss first."""
     at = f"{answer['at']:,.0f} {UNITS[answer['by']]}"
 
-    def placed(one: dict[str, Any]) -> tuple[bool, float]:
-        value = one["at"]["eval_loss"]
+    def placed(run: dict[str, Any]) -> tuple[bool, float]:
+        value = run["at"]["eval_loss"]
         return value is None, value or 0.0
 
-    has_seeds = len({one["seed"] for one in answer["runs"]}) > 1
-    all_done = all(one["state"] == "done" for one in answer["runs"])
+    has_seeds = len({run["seed"] for run in answer["runs"]}) > 1
+    all_done = all(run["state"] == "done" for run in answer["runs"])
     rows = [
         [
-            one["method"] + (f" {one['seed']}" if has_seeds else ""),
-            count(one["trainable"]),
-            loss(one["at"]["eval_loss"]),
-            loss(one["train_loss"]["last"]),
-            duration(one["seconds"]),
-            f"{one['tokens_per_s']:.0f}" if one["tokens_per_s"] else "–",
-            size(one["peak_bytes"]),
-            size(one["artifact_bytes"]),
-            *([] if all_done else [one["state"]]),
+            run["method"] + (f" {run['seed']}" if has_seeds else ""),
+            count(run["trainable"]),
+            loss(run["at"]["eval_loss"]),
+            loss(run["train_loss"]["last"]),
+            duration(run["seconds"]),
+            f"{run['tokens_per_s']:.0f}" if run["tokens_per_s"] else "–",
+            size(run["peak_bytes"]),
+            size(run["artifact_bytes"]),
+            *([] if all_done else [run["state"]]),
         ]
-        for one in sorted(answer["runs"], key=placed)
+        for run in sorted(answer["runs"], key=placed)
     ]
     columns = ["method" + " and seed" * has_seeds, "trains", "eval", "train", "time", "tok/s"]
     columns += ["peak", "result", *([] if all_done else ["state"])]
     table(f"Race: losses after {at}", columns, rows, right="lrrrrrrrl")
-    base = {loss(one["eval_loss"]["base"]) for one in answer["runs"]}
+    base = {loss(run["eval_loss"]["base"]) for run in answer["runs"]}
     console.print(f"Evaluation loss of the base: {', '.join(sorted(base))}")
     for text in answer["unequal"]:
         console.print(f"[yellow]Not equal:[/yellow] {escape(text)}")

@@ -12,7 +12,7 @@ from typing import Any
 from lab import paths, spec
 from lab.atomic_files import read_object
 from lab.cli import follow
-from lab.cli.console import Answer, console, loss, say, table, write
+from lab.cli.console import Output, console, loss, say, table, write
 from lab.compare.comparison import row
 from lab.errors import LabError
 from lab.forecast.memory_savers import resolved
@@ -96,7 +96,7 @@ def add_set(sub: argparse.ArgumentParser) -> None:
     )
 
 
-def start(arguments: argparse.Namespace) -> Answer:
+def start(arguments: argparse.Namespace) -> Output:
     value = spec.override(spec.load(Path(arguments.spec)), arguments.settings)
     if arguments.ignore_memory:
         value = spec.override(value, ["hardware.ignore_memory=true"])
@@ -106,7 +106,7 @@ def start(arguments: argparse.Namespace) -> Answer:
     state = "starting"
     if arguments.wait:
         state = _finish(run, quiet=arguments.json)
-    return Answer(
+    return Output(
         {"id": run.id, "path": str(run.path), "state": status(run).state},
         lambda: None,  # its id stands there since before it began
         1 if state in ENDED_BADLY else 0,
@@ -121,7 +121,7 @@ def _finish(run: paths.RunDir, *, quiet: bool) -> str:
     return ended.state
 
 
-def list_runs(arguments: argparse.Namespace) -> Answer:
+def list_runs(arguments: argparse.Namespace) -> Output:
     runs = [
         {
             "id": entry.id,
@@ -143,10 +143,10 @@ def list_runs(arguments: argparse.Namespace) -> Answer:
         ]
         table("Runs", ["id", "name", "state", "progress"], rows)
 
-    return Answer({"runs": runs}, display)
+    return Output({"runs": runs}, display)
 
 
-def show(arguments: argparse.Namespace) -> Answer:
+def show(arguments: argparse.Namespace) -> Output:
     run = paths.run_dir(arguments.run)
     now = status(run)
     figures = row(run)
@@ -190,13 +190,13 @@ def show(arguments: argparse.Namespace) -> Answer:
             rows.insert(1, ["why", f"{now.message} {now.hint}"])
         table(run.id, ["", ""], rows)
 
-    return Answer(data, display)
+    return Output(data, display)
 
 
-def logs(arguments: argparse.Namespace) -> Answer:
+def logs(arguments: argparse.Namespace) -> Output:
     run = paths.run_dir(arguments.run)
     data = {"id": run.id, "log": record_reader.tail(run.log, 1 << 20)}
-    return Answer(data, lambda: _print_log(run, follow=arguments.follow))
+    return Output(data, lambda: _print_log(run, follow=arguments.follow))
 
 
 def _print_log(run: paths.RunDir, *, follow: bool) -> None:
@@ -219,7 +219,7 @@ def _print_log(run: paths.RunDir, *, follow: bool) -> None:
         time.sleep(0.5)
 
 
-def stop(arguments: argparse.Namespace) -> Answer:
+def stop(arguments: argparse.Namespace) -> Output:
     run = paths.run_dir(arguments.run)
     launch.command(run, "kill" if arguments.kill else "stop")
     state = "stopping"
@@ -229,10 +229,10 @@ def stop(arguments: argparse.Namespace) -> Answer:
     def display() -> None:
         say(f"{run.id} {state}")
 
-    return Answer({"id": run.id, "state": state}, display, 1 if state in ENDED_BADLY else 0)
+    return Output({"id": run.id, "state": state}, display, 1 if state in ENDED_BADLY else 0)
 
 
-def resume(arguments: argparse.Namespace) -> Answer:
+def resume(arguments: argparse.Namespace) -> Output:
     run = paths.run_dir(arguments.run)
     launch.resume(run, arguments.settings, incomplete=arguments.incomplete)
     state = "starting"
@@ -242,10 +242,10 @@ def resume(arguments: argparse.Namespace) -> Answer:
     def display() -> None:
         say(f"{run.id} {state}")
 
-    return Answer({"id": run.id, "state": state}, display, 1 if state in ENDED_BADLY else 0)
+    return Output({"id": run.id, "state": state}, display, 1 if state in ENDED_BADLY else 0)
 
 
-def show_queue(arguments: argparse.Namespace) -> Answer:
+def show_queue(arguments: argparse.Namespace) -> Output:
     if arguments.action == "first":
         if not arguments.run:
             raise LabError("Which run?", "Write: queue first RUN")
@@ -267,7 +267,7 @@ def show_queue(arguments: argparse.Namespace) -> Answer:
         if rows:
             table("Waiting", ["id", "name", "why"], rows)
 
-    return Answer(
+    return Output(
         {
             "settings": asdict(rules),
             "waiting": [
@@ -279,7 +279,7 @@ def show_queue(arguments: argparse.Namespace) -> Answer:
     )
 
 
-def list_checkpoints(arguments: argparse.Namespace) -> Answer:
+def list_checkpoints(arguments: argparse.Namespace) -> Output:
     run = paths.run_dir(arguments.run)
     if arguments.pin is not None:
         checkpoints.pin(run, arguments.pin)
@@ -287,56 +287,56 @@ def list_checkpoints(arguments: argparse.Namespace) -> Answer:
         checkpoints.pin(run, arguments.unpin, keep=False)
     if arguments.delete is not None:
         checkpoints.delete(run, arguments.delete)
-    found = checkpoints.table(run)
+    saved = checkpoints.table(run)
 
     def display() -> None:
         rows = [
             [
-                f"{one['step']:,}",
-                size(one["bytes"]),
-                loss(one["eval_loss"]),
-                "pinned" * one["pinned"],
+                f"{checkpoint['step']:,}",
+                size(checkpoint["bytes"]),
+                loss(checkpoint["eval_loss"]),
+                "pinned" * checkpoint["pinned"],
             ]
-            for one in found
+            for checkpoint in saved
         ]
         table("Checkpoints", ["step", "size", "evaluation loss", ""], rows, right="rrr")
 
-    return Answer({"id": run.id, "checkpoints": found}, display)
+    return Output({"id": run.id, "checkpoints": saved}, display)
 
 
-def export_run(arguments: argparse.Namespace) -> Answer:
+def export_run(arguments: argparse.Namespace) -> Output:
     run = paths.run_dir(arguments.run)
     target = export_import.export(run, Path(arguments.file), checkpoints=arguments.checkpoints)
 
     def display() -> None:
         say(f"{target} {size(target.stat().st_size)}")
 
-    return Answer({"id": run.id, "file": str(target), "bytes": target.stat().st_size}, display)
+    return Output({"id": run.id, "file": str(target), "bytes": target.stat().st_size}, display)
 
 
-def import_run(arguments: argparse.Namespace) -> Answer:
+def import_run(arguments: argparse.Namespace) -> Output:
     run = export_import.import_run(Path(arguments.file))
 
     def display() -> None:
         say(run.id)
 
-    return Answer({"id": run.id, "path": str(run.path)}, display)
+    return Output({"id": run.id, "path": str(run.path)}, display)
 
 
-def label(arguments: argparse.Namespace) -> Answer:
+def label(arguments: argparse.Namespace) -> Output:
     run = paths.run_dir(arguments.run)
-    given = {
+    labels = {
         "tags": arguments.tags,
         "notes": arguments.notes,
         "archived": arguments.archive,
     }
-    index.update_labels(run, **{key: value for key, value in given.items() if value is not None})
+    index.update_labels(run, **{key: value for key, value in labels.items() if value is not None})
     entry = index.entry(run)
 
     def display() -> None:
         say(f"{run.id} {', '.join(entry.tags)} {entry.notes}".strip())
 
-    return Answer(
+    return Output(
         {
             "id": run.id,
             "name": entry.name,
@@ -348,9 +348,9 @@ def label(arguments: argparse.Namespace) -> Answer:
     )
 
 
-def fixes(arguments: argparse.Namespace) -> Answer:
+def fixes(arguments: argparse.Namespace) -> Output:
     run = paths.run_dir(arguments.run)
-    found = planner.fixes(resolved(run))
+    savers = planner.fixes(resolved(run))
 
     def display() -> None:
         rows = [
@@ -360,28 +360,28 @@ def fixes(arguments: argparse.Namespace) -> Answer:
                 size(fix["saves_bytes"]),
                 "same batch" if fix["keeps_batch"] else "trains differently",
             ]
-            for fix in found
+            for fix in savers
         ]
         table("What makes it smaller", ["", "predicted peak", "saves", ""], rows, right="lrrl")
 
-    return Answer({"id": run.id, "fixes": found}, display)
+    return Output({"id": run.id, "fixes": savers}, display)
 
 
-def rename(arguments: argparse.Namespace) -> Answer:
+def rename(arguments: argparse.Namespace) -> Output:
     run = paths.run_dir(arguments.run)
     index.rename(run, arguments.name)
 
     def display() -> None:
         say(f"{run.id} {arguments.name}")
 
-    return Answer({"id": run.id, "name": arguments.name}, display)
+    return Output({"id": run.id, "name": arguments.name}, display)
 
 
-def delete(arguments: argparse.Namespace) -> Answer:
+def delete(arguments: argparse.Namespace) -> Output:
     run = paths.run_dir(arguments.run)
     launch.delete(run)
 
     def display() -> None:
         say(f"{run.id} deleted")
 
-    return Answer({"id": run.id, "state": "deleted"}, display)
+    return Output({"id": run.id, "state": "deleted"}, display)

@@ -65,14 +65,14 @@ def compare(runs: list[RunDir], by: str = "step") -> dict[str, Any]:
         raise LabError(f"Cannot compare by '{by}'.", f"Choose one of: {', '.join(AXES)}.")
     rows = [row(run) for run in runs]
     key = "steps" if by == "step" else by
-    common = min((one[key] or 0 for one in rows), default=0)
-    for one, run in zip(rows, runs, strict=True):
+    common = min((figures[key] or 0 for figures in rows), default=0)
+    for figures, run in zip(rows, runs, strict=True):
         reached = [
             record
             for record in record_reader.metrics(run, "eval")
             if record.get(AXES[by], 0) <= common and record.get("of") != "base"
         ]
-        one["at"] = {
+        figures["at"] = {
             "value": common,
             "eval_loss": reached[-1].get("eval/loss") if reached else None,
         }
@@ -88,12 +88,12 @@ def unequal(rows: list[dict[str, Any]]) -> list[str]:
         "tokens": "They trained on different numbers of tokens",
         "state": "They ended in different states",
     }
-    found = []
+    differences = []
     for key, text in checks.items():
-        values = [one[key] for one in rows]
+        values = [row[key] for row in rows]
         if len({str(value) for value in values}) > 1:
             shown = ", ".join(
                 f"{value:,}" if number(value) is not None else str(value) for value in values
             )
-            found.append(f"{text}: {shown}.")
-    return found
+            differences.append(f"{text}: {shown}.")
+    return differences

@@ -71,7 +71,9 @@ def race_specs(
     """
     problems = _unknown(names)
     own = value.get("methods", {})
-    if not isinstance(own, dict) or not all(isinstance(one, dict) for one in own.values()):
+    if not isinstance(own, dict) or not all(
+        isinstance(method_options, dict) for method_options in own.values()
+    ):
         problems.append(
             Problem("methods", f'must be an object such as {{"lora": {{}}}}, is {quote(own)}.')
         )
@@ -93,7 +95,7 @@ def race_specs(
     if cannot and data.get("packing", "auto") not in ("off", False):
         data["packing"] = "off"
         notes.append(f"Packing is off for all: {', '.join(cannot)} cannot train on packed rows.")
-    made = {}
+    specs = {}
     for name in names:
         options = {key: item for key, item in own.get(name, {}).items() if key != "learning_rate"}
         train = dict(value.get("train", {}))
@@ -105,11 +107,11 @@ def race_specs(
             train[BUDGETS[budget.axis]] = int(budget.amount) if whole else budget.amount
         rest = {key: item for key, item in value.items() if key not in ("methods", "method")}
         title = f"{value['name']} · {name}" if value.get("name") else f"race · {name}"
-        made[name] = copy.deepcopy(
+        specs[name] = copy.deepcopy(
             rest
             | {"name": title, "method": {"name": name, **options}, "data": data, "train": train}
         )
-    return made, notes
+    return specs, notes
 
 
 def _unknown(names: list[str]) -> list[Problem]:
@@ -126,21 +128,23 @@ def _unknown(names: list[str]) -> list[Problem]:
     return problems
 
 
-def check(asked: dict[str, dict[str, Any]], seeds: int) -> list[dict[str, Any]]:
+def check(specs: dict[str, dict[str, Any]], seeds: int) -> list[dict[str, Any]]:
     """A checked plan for each seed and method, seed by seed. Raises SpecError with the problems
     of all methods, each under its method's name."""
-    if not 1 <= seeds * len(asked) <= MOST_RUNS:
+    if not 1 <= seeds * len(specs) <= MOST_RUNS:
         raise LabError(
-            f"{seeds} seeds of {len(asked)} methods are {seeds * len(asked)} runs.",
+            f"{seeds} seeds of {len(specs)} methods are {seeds * len(specs)} runs.",
             f"A race has 1 to {MOST_RUNS}.",
         )
     problems: list[Problem] = []
     plans = {}
-    for name, spec in asked.items():
+    for name, spec in specs.items():
         try:
             plans[name] = planner.check(spec)
         except SpecError as error:
-            problems += [Problem(f"{name}: {one.field}", one.message) for one in error.problems]
+            problems += [
+                Problem(f"{name}: {problem.field}", problem.message) for problem in error.problems
+            ]
     need = seeds * sum(plan["estimate"]["disk"]["total"] for plan in plans.values())
     home = next(folder for folder in [paths.home(), *paths.home().parents] if folder.exists())
     free = shutil.disk_usage(home).free
@@ -154,20 +158,20 @@ def check(asked: dict[str, dict[str, Any]], seeds: int) -> list[dict[str, Any]]:
         )
     if problems:
         raise SpecError(problems)
-    return [with_seed(plan, place, seeds) for place in range(seeds) for plan in plans.values()]
+    return [with_seed(plan, index, seeds) for index in range(seeds) for plan in plans.values()]
 
 
-def with_seed(plan: dict[str, Any], place: int, seeds: int) -> dict[str, Any]:
+def with_seed(plan: dict[str, Any], seed_index: int, seeds: int) -> dict[str, Any]:
     """The plan with another seed; nothing else of a plan depends on it."""
     if seeds == 1:
         return plan
-    made = copy.deepcopy(plan)
+    seeded = copy.deepcopy(plan)
     most = 2**32
-    seed = (int(made["spec"]["train"]["seed"]) + place) % most
-    made["spec"]["train"]["seed"] = seed
-    made["asked"].setdefault("train", {})["seed"] = seed
-    made["spec"]["name"] = f"{made['spec']['name']} · seed {seed}"[: index.LONGEST_NAME]
-    return made
+    seed = (int(seeded["spec"]["train"]["seed"]) + seed_index) % most
+    seeded["spec"]["train"]["seed"] = seed
+    seeded["asked"].setdefault("train", {})["seed"] = seed
+    seeded["spec"]["name"] = f"{seeded['spec']['name']} · seed {seed}"[: index.LONGEST_NAME]
+    return seeded
 
 
 def start(plans: list[dict[str, Any]]) -> tuple[str, list[RunDir]]:
@@ -192,17 +196,17 @@ def runs_of(race: str) -> list[RunDir]:
     """The runs of a race in the order they were made in. Raises LabError if there are none."""
     if not RACE_ID.fullmatch(race):
         raise LabError(f"'{quote(race)}' is not a race.", "Write race-DATE-TIME-LETTERS.")
-    found = [entry for entry in index.entries() if race in entry.tags]
-    if not found:
+    entries = [entry for entry in index.entries() if race in entry.tags]
+    if not entries:
         raise LabError(f"There is no run of {race}.", "`python -m lab runs` lists all runs.")
-    return [paths.run_dir(entry.id) for entry in sorted(found, key=lambda entry: entry.created)]
+    return [paths.run_dir(entry.id) for entry in sorted(entries, key=lambda entry: entry.created)]
 
 
 def axis_of(run: RunDir) -> str:
     """The axis on which a race is even: that of its runs' budget, steps if they have none."""
     train = part(read_object(run.spec), "train")
-    given = [axis for axis, key in BUDGETS.items() if train.get(key) is not None]
-    return AXES[given[0]] if given else "step"
+    limits = [axis for axis, key in BUDGETS.items() if train.get(key) is not None]
+    return AXES[limits[0]] if limits else "step"
 
 
 assert set(BUDGETS.values()) <= set(TrainSpec.__dataclass_fields__)

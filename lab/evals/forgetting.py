@@ -37,8 +37,8 @@ Tell = Callable[[int, int], None]
 
 
 def prompts() -> list[str]:
-    found: list[str] = json.loads(PROMPTS.read_text(encoding="utf-8"))
-    return found
+    texts: list[str] = json.loads(PROMPTS.read_text(encoding="utf-8"))
+    return texts
 
 
 def answers_file(source: ModelSource, tokenizer: Any) -> Path:
@@ -68,12 +68,12 @@ def base_answers_file(
     file = answers_file(source, tokenizer)
     if file.is_file():
         return file
-    asked = prompts()
+    questions = prompts()
     base = model()
     lines = []
-    for start in range(0, len(asked), SAMPLING_BATCH):
-        tell(start, len(asked))
-        group = asked[start : start + SAMPLING_BATCH]
+    for start in range(0, len(questions), SAMPLING_BATCH):
+        tell(start, len(questions))
+        group = questions[start : start + SAMPLING_BATCH]
         for prompt, answer in zip(group, _sample(base, tokenizer, group, start), strict=True):
             if answer:
                 turns = [
@@ -81,27 +81,27 @@ def base_answers_file(
                     {"role": "assistant", "content": answer},
                 ]
                 lines.append(json.dumps({"messages": turns}))
-    tell(len(asked), len(asked))
+    tell(len(questions), len(questions))
     paths.make_folder(file.parent)
     write_atomic(file, "".join(f"{line}\n" for line in lines))
     return file
 
 
-def _sample(model: Any, tokenizer: Any, asked: list[str], seed: int) -> list[str]:
+def _sample(model: Any, tokenizer: Any, questions: list[str], seed: int) -> list[str]:
     """One answer to each prompt, drawn at temperature 1 from the whole vocabulary."""
     import torch
 
     texts = [
         chat_template.render(tokenizer, [{"role": "user", "content": prompt}], to_answer=True)
-        for prompt in asked
+        for prompt in questions
     ]
     ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     width = max(map(len, ids))
     room = room_for_answer(width, context_length(getattr(model, "config", None)), "the base")
     device = next(model.parameters()).device
     pad = tokenizer.pad_token_id
-    padded = torch.tensor([[pad] * (width - len(one)) + one for one in ids], device=device)
-    mask = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in ids], device=device)
+    padded = torch.tensor([[pad] * (width - len(row)) + row for row in ids], device=device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=device)
     was_training = model.training
     model.eval()
     torch.manual_seed(SEED + seed)
@@ -120,8 +120,8 @@ def _sample(model: Any, tokenizer: Any, asked: list[str], seed: int) -> list[str
             )
     finally:
         model.train(was_training)
-    said = tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
-    return [text.replace("\0", "").strip() for text in said]
+    replies = tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
+    return [text.replace("\0", "").strip() for text in replies]
 
 
 @dataclass(frozen=True)
@@ -176,10 +176,10 @@ def _logits(model: Any, tokenizer: Any, file: Path, length: int) -> Iterator[tup
     import torch
 
     sequences = [
-        one
+        tokens
         for example in ExampleReader(file, ReadOptions(bad_rows="skip"))
-        for one in chat_template.tokenize(example, tokenizer, "", "assistant", length)
-        if one.num_loss_tokens
+        for tokens in chat_template.tokenize(example, tokenizer, "", "assistant", length)
+        if tokens.num_loss_tokens
     ]
     rows = single_rows(sequences)
     device = next(model.parameters()).device

@@ -25,15 +25,15 @@ def evaluate(names: list[ModelRef], dataset: str | None = None) -> list[dict[str
     lock does not allow the rows, or two tokenizers make different tokens of them.
     """
     spec = _terms(names, dataset)
-    found = [_measure(named, spec, whole=dataset is not None) for named in names]
-    if len({row["data"] for row in found}) > 1:
-        apart = ", ".join(f"{row['model']} {row['data'][:8]}" for row in found)
+    rows = [_measure(named, spec, whole=dataset is not None) for named in names]
+    if len({row["data"] for row in rows}) > 1:
+        apart = ", ".join(f"{row['model']} {row['data'][:8]}" for row in rows)
         raise LabError(
             f"The models see different tokens in the same rows ({apart}), so their losses do not "
             "compare.",
             "Measure models of one base and one template together.",
         )
-    return found
+    return rows
 
 
 def _terms(names: list[ModelRef], dataset: str | None) -> RunSpec:

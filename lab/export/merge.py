@@ -79,10 +79,10 @@ def _read(folder: Path, like: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
     first = next(like.parameters())
-    made = AutoModelForCausalLM.from_pretrained(
+    merged = AutoModelForCausalLM.from_pretrained(
         folder, dtype=first.dtype, trust_remote_code=False, use_safetensors=True
     )
-    return made.to(first.device).eval()
+    return merged.to(first.device).eval()
 
 
 def _logits(model: Any) -> Any:

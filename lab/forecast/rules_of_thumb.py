@@ -19,7 +19,7 @@ C3_TABLE = {7: (98, 18, 10), 13: (180, 32, 16), 34: (470, 80, 40), 70: (960, 160
 
 
 @dataclass(frozen=True)
-class Rule:
+class RuleOfThumb:
     """One claim: which kind of run it speaks of (full, lora, qlora), and its sentence."""
 
     claim: str
@@ -28,28 +28,32 @@ class Rule:
 
 
 RULES = (
-    Rule("A2", "full", "weights 2N, gradients 2N, moments 8N, activations as large as the model"),
-    Rule("A4", "lora", "2N frozen, the adapter negligible, activations about as large as full's"),
-    Rule("A4-qlora", "qlora", "0.5N frozen and the same activations"),
-    Rule("B1-adamw-bf16", "full", "14 bytes a parameter, in bf16 with AdamW"),
-    Rule("B1-adamw-fp32", "full", "20 bytes a parameter, in fp32 with AdamW"),
-    Rule("B1-sgd-bf16", "full", "8 bytes a parameter, in bf16 with SGD"),
-    Rule("C2", "full", "2N weights, 4N gradients in fp32, 8N Adam"),
-    Rule("C2-lora", "lora", "2N and 0.9 GB for a 7B model with q and v"),
-    Rule("C3", "full", "98 GB for 7B, 180 for 13B, 470 for 34B, 960 for 70B"),
-    Rule("C3-lora", "lora", "18, 32, 80 and 160 GB"),
-    Rule("C3-qlora", "qlora", "10, 16, 40 and 80 GB"),
-    Rule("C4", "qlora", "8 to 10 GB for an 8B model; the middle is taken"),
-    Rule("B10-lora", "lora", "2.0 GB a billion, and 2"),
-    Rule("B10-qlora", "qlora", "0.6 GB a billion, and 2"),
-    Rule("C24-full", "full", "14 GB a billion"),
-    Rule("C24-lora", "lora", "2.5 GB a billion"),
-    Rule("C24-qlora", "qlora", "0.6 GB a billion"),
-    Rule("D2", "lora", "a fifth to a tenth of full; a seventh of B1's 14 bytes is taken"),
+    RuleOfThumb(
+        "A2", "full", "weights 2N, gradients 2N, moments 8N, activations as large as the model"
+    ),
+    RuleOfThumb(
+        "A4", "lora", "2N frozen, the adapter negligible, activations about as large as full's"
+    ),
+    RuleOfThumb("A4-qlora", "qlora", "0.5N frozen and the same activations"),
+    RuleOfThumb("B1-adamw-bf16", "full", "14 bytes a parameter, in bf16 with AdamW"),
+    RuleOfThumb("B1-adamw-fp32", "full", "20 bytes a parameter, in fp32 with AdamW"),
+    RuleOfThumb("B1-sgd-bf16", "full", "8 bytes a parameter, in bf16 with SGD"),
+    RuleOfThumb("C2", "full", "2N weights, 4N gradients in fp32, 8N Adam"),
+    RuleOfThumb("C2-lora", "lora", "2N and 0.9 GB for a 7B model with q and v"),
+    RuleOfThumb("C3", "full", "98 GB for 7B, 180 for 13B, 470 for 34B, 960 for 70B"),
+    RuleOfThumb("C3-lora", "lora", "18, 32, 80 and 160 GB"),
+    RuleOfThumb("C3-qlora", "qlora", "10, 16, 40 and 80 GB"),
+    RuleOfThumb("C4", "qlora", "8 to 10 GB for an 8B model; the middle is taken"),
+    RuleOfThumb("B10-lora", "lora", "2.0 GB a billion, and 2"),
+    RuleOfThumb("B10-qlora", "qlora", "0.6 GB a billion, and 2"),
+    RuleOfThumb("C24-full", "full", "14 GB a billion"),
+    RuleOfThumb("C24-lora", "lora", "2.5 GB a billion"),
+    RuleOfThumb("C24-qlora", "qlora", "0.6 GB a billion"),
+    RuleOfThumb("D2", "lora", "a fifth to a tenth of full; a seventh of B1's 14 bytes is taken"),
 )
 GPT2_RULES = (
-    Rule("D1", "full", "2.14 GB for GPT-2 at 4 x 128 tokens"),
-    Rule("D1-lora", "lora", "0.89 GB for GPT-2 at 4 x 128 tokens, r 8"),
+    RuleOfThumb("D1", "full", "2.14 GB for GPT-2 at 4 x 128 tokens"),
+    RuleOfThumb("D1-lora", "lora", "0.89 GB for GPT-2 at 4 x 128 tokens, r 8"),
 )
 GPT2_PARAMETERS = 124_439_808
 

@@ -193,7 +193,7 @@ class Adalora(PeftMethod):
         }
         left = model.peft_config["default"].rank_pattern or {}
         return tensors | {
-            f"left|{name}": torch.tensor(kept, dtype=torch.bool) for name, kept in left.items()
+            f"left|{name}": torch.tensor(mask, dtype=torch.bool) for name, mask in left.items()
         }
 
     def load_state(self, model: Any, state: dict[str, Any]) -> None:

@@ -158,7 +158,7 @@ class BottleneckAdapters(Method):
             for name, adapter in bottleneck_modules.adapters(base).items()
             for key, weight in adapter.named_parameters()
         }
-        if needed != {name: one.shape for name, one in stored.items()}:
+        if needed != {name: tensor.shape for name, tensor in stored.items()}:
             raise LabError(
                 f"{WEIGHTS} does not hold the adapters that {SETTINGS} describes for this base "
                 "model.",

@@ -146,7 +146,7 @@ def selected(model: Any, config: FullConfig) -> dict[str, Any]:
     if config.train_layers != "all":
         prefix, layers = decoder_layers(model)
         places = parse_layers(config.train_layers, len(layers))
-        starts = tuple(f"{prefix}.{place}." for place in places)
+        starts = tuple(f"{prefix}.{index}." for index in places)
         above = _above(model) if places[-1] == len(layers) - 1 else set()
         chosen = {
             name: weight
@@ -161,7 +161,7 @@ def _above(model: Any) -> set[int]:
     """Ids of what stands behind the last layer: the final norm, and the head unless it is tied."""
     prefix, layers = decoder_layers(model)
     parts = list(model.get_submodule(prefix.rpartition(".")[0]).children())
-    behind = next(place for place, part in enumerate(parts) if part is layers) + 1
+    behind = next(index for index, part in enumerate(parts) if part is layers) + 1
     norms = {id(w) for part in parts[behind:] if is_norm(part) for w in part.parameters()}
     tied = {id(weight) for weight in model.get_input_embeddings().parameters()}
     head = {id(weight) for weight in model.get_output_embeddings().parameters()}

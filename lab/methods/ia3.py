@@ -63,19 +63,19 @@ class Ia3(PeftMethod):
         choices = ", ".join(sorted({layer.name.rsplit(".", 1)[-1] for layer in layers}))
         problems = [
             Problem(
-                f"method.{place}",
-                f"'{quote(one)}' names no linear layer of this model. Choose from: {choices}.",
+                f"method.{option_name}",
+                f"'{quote(target)}' names no linear layer of this model. Choose from: {choices}.",
             )
-            for place in ("attention", "feed_forward")
-            for one in getattr(config, place) or []
-            if not any(matches(one, layer.name) for layer in layers)
+            for option_name in ("attention", "feed_forward")
+            for target in getattr(config, option_name) or []
+            if not any(matches(target, layer.name) for layer in layers)
         ]
         outputs, inputs = scaled(model, config)
-        for place, found in (("attention", outputs), ("feed_forward", inputs)):
-            if not found and getattr(config, place) is None:
+        for option_name, targeted in (("attention", outputs), ("feed_forward", inputs)):
+            if not targeted and getattr(config, option_name) is None:
                 problems.append(
                     Problem(
-                        f"method.{place}",
+                        f"method.{option_name}",
                         "cannot be found by name and shape in this model; name the layers. Choose "
                         f"from: {choices}.",
                     )
@@ -108,13 +108,13 @@ def scaled(model: Any, config: Ia3Config) -> tuple[list[LinearLayer], list[Linea
     inputs = [
         layer
         for layer in layers
-        if any(matches(one, layer.name) for one in config.feed_forward or [])
+        if any(matches(target, layer.name) for target in config.feed_forward or [])
     ]
-    wanted = config.attention or KEYS_AND_VALUES
+    attention_targets = config.attention or KEYS_AND_VALUES
     outputs = [
         layer
         for layer in layers
-        if any(matches(one, layer.name) for one in wanted) and layer not in inputs
+        if any(matches(target, layer.name) for target in attention_targets) and layer not in inputs
     ]
     if config.feed_forward is None:
         inputs = _down_projections(layers, outputs)

@@ -47,18 +47,18 @@ class LnTuning(PeftMethod):
     peft_class = "LNTuningConfig"
 
     def check(self, model: Any, config: LnTuningConfig, context: Context) -> list[Problem]:
-        found = norms(model)
-        if not found:
+        norm_layers = norms(model)
+        if not norm_layers:
             return [Problem("method", "this model has no normalisation layers with weights.")]
-        choices = ", ".join(sorted({name.rsplit(".", 1)[-1] for name, _ in found}))
+        choices = ", ".join(sorted({name.rsplit(".", 1)[-1] for name, _ in norm_layers}))
         return [
             Problem(
                 "method.targets",
-                f"'{quote(one)}' names no normalisation layer of this model. Choose from: "
+                f"'{quote(target)}' names no normalisation layer of this model. Choose from: "
                 f"{choices}.",
             )
-            for one in config.targets or []
-            if not any(matches(one, name) for name, _ in found)
+            for target in config.targets or []
+            if not any(matches(target, name) for name, _ in norm_layers)
         ]
 
     def settings(self, config: LnTuningConfig) -> dict[str, Any]:
@@ -88,5 +88,5 @@ def chosen(model: Any, config: LnTuningConfig) -> list[tuple[str, Any]]:
     return [
         (name, module)
         for name, module in norms(model)
-        if config.targets is None or any(matches(one, name) for one in config.targets)
+        if config.targets is None or any(matches(target, name) for target in config.targets)
     ]

@@ -102,5 +102,9 @@ def split(size: int, factor: int) -> tuple[int, int]:
     if factor > 0 and size % factor == 0:
         return factor, size // factor
     most = size if factor == -1 else factor
-    small = max(one for one in range(1, int(size**0.5) + 1) if size % one == 0 and one <= most)
+    small = max(
+        divisor
+        for divisor in range(1, int(size**0.5) + 1)
+        if size % divisor == 0 and divisor <= most
+    )
     return small, size // small

@@ -227,7 +227,7 @@ class Lora(PeftMethod):
         if config.dora:
             total += sum(layer.d_out for layer in layers)
         if config.bias != "none":
-            total += sum(one.numel() for one in _biases(model, config).values())
+            total += sum(bias.numel() for bias in _biases(model, config).values())
         names, _ = module_names(model, config.train_also or [])
         return int(total + sum(weight.numel() for weight in weights_of(model, names)))
 
@@ -238,9 +238,11 @@ class Lora(PeftMethod):
     def param_groups(self, model: Any, config: Any, learning_rate: float) -> list[dict[str, Any]]:
         if config.lr_ratio == 1.0:
             return super().param_groups(model, config, learning_rate)
-        named = [(name, one) for name, one in model.named_parameters() if one.requires_grad]
-        fast = [one for name, one in named if ".lora_B." in name]
-        others = [one for name, one in named if ".lora_B." not in name]
+        named = [
+            (name, weight) for name, weight in model.named_parameters() if weight.requires_grad
+        ]
+        fast = [weight for name, weight in named if ".lora_B." in name]
+        others = [weight for name, weight in named if ".lora_B." not in name]
         return [
             {"params": others, "lr": learning_rate},
             {"params": fast, "lr": learning_rate * config.lr_ratio},
@@ -271,23 +273,23 @@ def ranks_and_alphas(layers: list[LinearLayer], config: Any) -> dict[str, tuple[
     """(rank, alpha) of each target, by the decoder layer that it stands in."""
     numbers = sorted({layer.layer_index for layer in layers if layer.layer_index is not None})
     last = max(numbers[-1] if numbers else 0, 1)
-    found = {}
+    rank_alpha = {}
     for layer in layers:
-        place = layer.layer_index
+        layer_index = layer.layer_index
         rank, alpha = config.rank, config.alpha
-        if place is not None:
+        if layer_index is not None:
             if config.layer_ranks:
-                rank = config.layer_ranks[min(place, len(config.layer_ranks) - 1)]
+                rank = config.layer_ranks[min(layer_index, len(config.layer_ranks) - 1)]
             elif config.last_rank is not None:
-                rank = round(config.rank + (config.last_rank - config.rank) * place / last)
+                rank = round(config.rank + (config.last_rank - config.rank) * layer_index / last)
             if config.layer_alphas:
-                alpha = config.layer_alphas[min(place, len(config.layer_alphas) - 1)]
+                alpha = config.layer_alphas[min(layer_index, len(config.layer_alphas) - 1)]
             elif config.last_alpha is not None:
-                alpha = config.alpha + (config.last_alpha - config.alpha) * place / last
+                alpha = config.alpha + (config.last_alpha - config.alpha) * layer_index / last
             else:
                 alpha = config.alpha * rank / config.rank
-        found[layer.name] = (rank, alpha)
-    return found
+        rank_alpha[layer.name] = (rank, alpha)
+    return rank_alpha
 
 
 def _problems_by_layer(layers: list[LinearLayer], config: Any) -> list[Problem]:
@@ -295,24 +297,29 @@ def _problems_by_layer(layers: list[LinearLayer], config: Any) -> list[Problem]:
         (layer.layer_index for layer in layers if layer.layer_index is not None), default=0
     )
     problems = []
-    for one, ramp in (("layer_ranks", "last_rank"), ("layer_alphas", "last_alpha")):
-        given = getattr(config, one)
-        if given and len(given) != count:
+    for option_name, ramp in (("layer_ranks", "last_rank"), ("layer_alphas", "last_alpha")):
+        layer_values = getattr(config, option_name)
+        if layer_values and len(layer_values) != count:
             problems.append(
-                Problem(f"method.{one}", f"has {len(given)} values; the model has {count} layers.")
+                Problem(
+                    f"method.{option_name}",
+                    f"has {len(layer_values)} values; the model has {count} layers.",
+                )
             )
-        if given and getattr(config, ramp) is not None:
-            problems.append(Problem(f"method.{ramp}", f"cannot be set beside {one}. Clear one."))
+        if layer_values and getattr(config, ramp) is not None:
+            problems.append(
+                Problem(f"method.{ramp}", f"cannot be set beside {option_name}. Clear one.")
+            )
     return problems
 
 
 def _biases(model: Any, config: Any) -> dict[str, Any]:
     """The biases that train where config.bias is lora_only or all, by name."""
-    biases = {name: one for name, one in model.named_parameters() if "bias" in name}
+    biases = {name: weight for name, weight in model.named_parameters() if "bias" in name}
     if config.bias == "all":
         return biases
-    kept = {f"{layer.name}.bias" for layer in target_layers(model, config.targets)}
-    return {name: one for name, one in biases.items() if name in kept}
+    target_biases = {f"{layer.name}.bias" for layer in target_layers(model, config.targets)}
+    return {name: weight for name, weight in biases.items() if name in target_biases}
 
 
 def _too_high_ranks(layers: list[LinearLayer], config: Any) -> list[Problem]:
@@ -340,10 +347,10 @@ def _problems_with_also(model: Any, layers: list[LinearLayer], config: Any) -> l
     problems = [
         Problem(
             "method.train_also",
-            f"'{quote(one)}' names no module of this model. Choose from: embeddings, head, "
-            f"{words}.",
+            f"'{quote(unknown_name)}' names no module of this model. Choose from: embeddings, "
+            f"head, {words}.",
         )
-        for one in unknown
+        for unknown_name in unknown
     ]
     for layer in layers:
         inside = [name for name in names if f"{layer.name}.".startswith(f"{name}.")]

@@ -125,7 +125,7 @@ def _start_ids(config: LoraPromptConfig, tokenizer: Any, rows: int) -> list[int]
     n = config.virtual_tokens
     ids = tokenizer(config.start_text, add_special_tokens=False)["input_ids"]
     if ids:
-        return [ids[place % len(ids)] for place in range(n)]
+        return [ids[index % len(ids)] for index in range(n)]
     with torch.device("cpu"):
         drawn: list[int] = torch.randint(min(rows, len(tokenizer)), (n,)).tolist()
     return drawn

@@ -147,10 +147,10 @@ class Progressive(LoraAndBase):
         _open(model, int(state["opened"]))
 
 
-def _open_next(model: Any, config: ProgressiveConfig, wanted: int) -> None:
-    most = config.most_layers or wanted
-    if min(wanted, most) > model.progress.opened:
-        _open(model, min(wanted, most))
+def _open_next(model: Any, config: ProgressiveConfig, num_layers: int) -> None:
+    most = config.most_layers or num_layers
+    if min(num_layers, most) > model.progress.opened:
+        _open(model, min(num_layers, most))
 
 
 def _open(model: Any, number: int) -> None:

@@ -69,13 +69,13 @@ def dequantises_exactly(width: int, levels: str) -> bool:
 
     weights = torch.randn((4, width), generator=torch.Generator().manual_seed(0))
     packed, state = functional.quantize_4bit(weights, blocksize=BLOCK, quant_type=levels)
-    found = functional.dequantize_4bit(packed, state).flatten()
+    dequantised = functional.dequantize_4bit(packed, state).flatten()
     flat = torch.nn.functional.pad(weights.flatten(), (0, -weights.numel() % BLOCK))
     blocks = flat.reshape(-1, BLOCK)
     largest = blocks.abs().amax(1, keepdim=True)
     nearest = (blocks / largest).unsqueeze(-1).sub(state.code).abs().argmin(-1)
     expected = (state.code[nearest] * largest).flatten()[: weights.numel()]
-    return bool(torch.isclose(found, expected, atol=1e-2).float().mean() > 0.99)
+    return bool(torch.isclose(dequantised, expected, atol=1e-2).float().mean() > 0.99)
 
 
 class QuantisedLora(Lora):
@@ -105,7 +105,7 @@ class QuantisedLora(Lora):
         layers = target_layers(model, ALL_LINEAR)
         weights = sum(layer.d_in * layer.d_out for layer in layers)
         rows = sum(layer.d_out for layer in layers)
-        others = sum(one.numel() for one in model.parameters()) - weights
+        others = sum(weight.numel() for weight in model.parameters()) - weights
         width: int = next(model.parameters()).element_size()
         return int(weights * bytes_a_weight + rows * bytes_a_row + others * width)
 

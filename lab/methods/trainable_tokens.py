@@ -99,9 +99,11 @@ def token_ids(tokenizer: Any, config: TrainableTokensConfig) -> tuple[list[int],
     known = tokenizer.get_vocab()
     ids, unknown = set(), []
     for text in config.tokens:
-        found = [known[text]] if text in known else tokenizer.encode(text, add_special_tokens=False)
-        if len(found) == 1:
-            ids.add(found[0])
+        token_ids = (
+            [known[text]] if text in known else tokenizer.encode(text, add_special_tokens=False)
+        )
+        if len(token_ids) == 1:
+            ids.add(token_ids[0])
         else:
             unknown.append(text)
     return sorted(ids), unknown

@@ -17,12 +17,12 @@ def listing(folder: Path) -> list[Path]:
     """The checkpoint folders by step, oldest first; whether they are valid is not looked at."""
     if not folder.is_dir():
         return []
-    found = [
+    folders = [
         path
         for path in folder.iterdir()
         if path.name.startswith(PREFIX) and path.name[len(PREFIX) :].isdecimal() and path.is_dir()
     ]
-    return sorted(found, key=step_of)
+    return sorted(folders, key=step_of)
 
 
 def step_of(path: Path) -> int:
@@ -75,6 +75,6 @@ def delete(run: RunDir, step: int) -> None:
 def _existing(run: RunDir, step: int) -> Path:
     path = run.checkpoints / f"{PREFIX}{step}"
     if not path.is_dir():
-        kept = ", ".join(str(step_of(one)) for one in listing(run.checkpoints)) or "none"
-        raise LabError(f"{run.id} has no checkpoint of step {step}.", f"There are: {kept}.")
+        steps = ", ".join(str(step_of(folder)) for folder in listing(run.checkpoints)) or "none"
+        raise LabError(f"{run.id} has no checkpoint of step {step}.", f"There are: {steps}.")
     return path

@@ -49,7 +49,7 @@ def forced_end(run: RunDir) -> dict[str, Any] | None:
 def number(value: Any) -> float:
     """A finite number that is not negative, or 0: the file may hold anything."""
     try:
-        found = float(value) if isinstance(value, (int, float)) else 0.0
+        seconds = float(value) if isinstance(value, (int, float)) else 0.0
     except OverflowError:
         return 0.0
-    return found if math.isfinite(found) and found > 0 else 0.0
+    return seconds if math.isfinite(seconds) and seconds > 0 else 0.0

@@ -53,9 +53,9 @@ def outcome(run: RunDir) -> Outcome | None:
 def history_of_errors(device: str = "cuda") -> dict[str, Any]:
     """{"runs": outcomes oldest first, "median", "worst"} of the runs on `device` here; the errors
     are shares, and None without runs."""
-    found = [outcome(run) for run in reversed(paths.all_runs())]
-    runs = [one for one in found if one is not None and one.device == device]
-    sizes = [abs(one.error) for one in runs]
+    errors = [outcome(run) for run in reversed(paths.all_runs())]
+    runs = [error for error in errors if error is not None and error.device == device]
+    sizes = [abs(run.error) for run in runs]
     return {
         "runs": runs,
         "median": statistics.median(sizes) if sizes else None,

@@ -87,10 +87,10 @@ def update_labels(run: RunDir, **changes: Any) -> None:
     problems: list[Any] = []
     stored = read_object(run.labels) or {}
     known = {key: value for key, value in stored.items() if key in asdict(Labels())}
-    made = schema.parse(Labels, known | changes, "", problems)
+    labels = schema.parse(Labels, known | changes, "", problems)
     if problems:
         raise SpecError(problems)
-    write_json(run.labels, {"v": 1, **asdict(made)})
+    write_json(run.labels, {"v": 1, **asdict(labels)})
 
 
 def disk(run: RunDir) -> dict[str, int]:
@@ -116,10 +116,10 @@ def _key(run: RunDir) -> Key | None:
 
 def _identity(file: Path) -> tuple[int, ...]:
     try:
-        found = file.stat()
+        stat = file.stat()
     except OSError:
         return ()
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def _read(run: RunDir) -> RunSummary:

@@ -40,12 +40,12 @@ def create_run_dir(plan: dict[str, Any]) -> RunDir:
         run_id = new_id(plan["spec"]["method"]["name"])
         aside = folder / f".tmp-{run_id}"
         aside.mkdir()
-        made = RunDir(aside)
-        made.commands.mkdir()
-        made.checkpoints.mkdir()
+        new_run = RunDir(aside)
+        new_run.commands.mkdir()
+        new_run.checkpoints.mkdir()
         stored = {"v": 1, **plan["spec"], "asked": plan["asked"], "created": time.time()}
-        write_json(made.spec, stored)
-        write_json(made.estimate, plan["estimate"] | {"facts": plan["facts"]})
+        write_json(new_run.spec, stored)
+        write_json(new_run.estimate, plan["estimate"] | {"facts": plan["facts"]})
         os.rename(aside, folder / run_id)
         sync_folder(folder)
     except OSError as error:
@@ -98,18 +98,18 @@ def resume(run: RunDir, settings: list[str] | None = None, *, incomplete: bool =
     resume_settings.check_base(run)
     if now.state == "done":
         resume_settings.lengthened(run, changes)
-    kept = run.attempts / str(1 + sum(1 for _ in run.attempts.glob("*")))
+    attempt_dir = run.attempts / str(1 + sum(1 for _ in run.attempts.glob("*")))
     try:
         run.attempts.mkdir(exist_ok=True)
-        kept.mkdir()
+        attempt_dir.mkdir()
     except FileExistsError:
         raise LabError(f"{run.id} is being resumed already.", "Wait a moment.") from None
     if now.state == "done" and run.artifact.is_dir():  # a stop may come before it is as far again
-        shutil.copytree(run.artifact, kept / "artifact", copy_function=_link_or_copy)
+        shutil.copytree(run.artifact, attempt_dir / "artifact", copy_function=_link_or_copy)
     ended = (run.process, run.killed, run.environment, run.heartbeat, run.result, run.claim)
     for file in (*ended, run.resume):
         if file.exists():
-            os.replace(file, kept / file.name)
+            os.replace(file, attempt_dir / file.name)
     if changes or incomplete:
         write_json(run.resume, {"v": 1, "settings": changes, "incomplete": incomplete})
     for file in run.commands.glob("*"):

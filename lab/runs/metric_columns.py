@@ -107,7 +107,7 @@ def add_lines(data: bytes, kinds: dict[str, Columns]) -> None:
 def add_in_bulk(data: bytes, kinds: dict[str, Columns]) -> bool:
     """Add lines whose records have the keys of the first or last of their kind; False, and nothing
     added, if there are others."""
-    keys = {kind: found for kind in KINDS if (found := _keys(data, kind)) is not None}
+    keys = {kind: kind_keys for kind in KINDS if (kind_keys := _keys(data, kind)) is not None}
     shapes = {kind: _shape(kind, *keys[kind]) for kind in keys}
     if not shapes:
         return False
@@ -139,26 +139,26 @@ def _record(row: msgspec.Struct, keys: Keys) -> dict[str, Any]:
 def _keys(data: bytes, kind: str) -> tuple[Keys, Keys] | None:
     """(keys of numbers, other keys) of the first and last record of a kind; None without one."""
     mark = f'"kind": "{kind}"'.encode()
-    found: dict[str, Any] = {}
-    for place in (data.rfind(mark), data.find(mark)):
-        if place < 0:
+    record_keys: dict[str, Any] = {}
+    for offset in (data.rfind(mark), data.find(mark)):
+        if offset < 0:
             return None
-        end = data.find(b"\n", place)
+        end = data.find(b"\n", offset)
         try:
-            record = json.loads(data[data.rfind(b"\n", 0, place) + 1 : end])
+            record = json.loads(data[data.rfind(b"\n", 0, offset) + 1 : end])
         except (ValueError, RecursionError):
             return None
         if not isinstance(record, dict) or record.pop("kind", None) != kind:
             return None
-        found |= record
-    numbers = tuple(key for key, value in found.items() if is_number(value))
-    return numbers, tuple(key for key in found if key not in numbers)
+        record_keys |= record
+    numbers = tuple(key for key, value in record_keys.items() if is_number(value))
+    return numbers, tuple(key for key in record_keys if key not in numbers)
 
 
 @functools.lru_cache(maxsize=64)
 def _shape(kind: str, numbers: Keys, others: Keys) -> type[msgspec.Struct]:
     """A type for the records of a kind, fields in the order of `numbers`, then `others`."""
-    names = {f"field{place}": key for place, key in enumerate(numbers + others)}
+    names = {f"field{index}": key for index, key in enumerate(numbers + others)}
     fields: list[tuple[str, Any, Any]] = [
         (name, float, math.nan) if key in numbers else (name, Any, msgspec.UNSET)
         for name, key in names.items()

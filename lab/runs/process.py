@@ -122,7 +122,7 @@ def send_group(record: Any, number: signal.Signals) -> bool:
 
 def group_members(leader: int) -> list[int]:
     """The living processes of the group that `leader` leads or led."""
-    found = []
+    pids = []
     for entry in os.scandir("/proc"):
         if not entry.name.isdigit():
             continue
@@ -132,8 +132,8 @@ def group_members(leader: int) -> list[int]:
             continue
         fields = text.rpartition(")")[2].split()
         if fields[0] not in ("Z", "X") and int(fields[2]) == leader:
-            found.append(int(entry.name))
-    return found
+            pids.append(int(entry.name))
+    return pids
 
 
 def register(run: RunDir, pid: int, gpu: str | None = None) -> None:

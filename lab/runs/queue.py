@@ -62,12 +62,12 @@ def settings() -> QueueSettings:
 def change(**values: Any) -> QueueSettings:
     """Change settings of the queue. Raises SpecError for a value that it cannot take."""
     problems: list[Any] = []
-    made = schema.parse(QueueSettings, asdict(settings()) | values, "queue", problems)
+    new_settings = schema.parse(QueueSettings, asdict(settings()) | values, "queue", problems)
     if problems:
         raise SpecError(problems)
     paths.make_folder(folder())
-    write_json(folder() / "settings.json", asdict(made))
-    return made
+    write_json(folder() / "settings.json", asdict(new_settings))
+    return new_settings
 
 
 def submit(run: RunDir, priority: int = 0) -> None:
@@ -80,16 +80,21 @@ def submit(run: RunDir, priority: int = 0) -> None:
 
 def waiting_runs() -> list[RunDir]:
     """The runs that wait, the next one first: by priority, then by order."""
-    found = []
+    entries = []
     for run in paths.all_runs():
         if run.result.exists() or run.process.exists():
             continue
-        place = read_object(run.queue)
-        if place is not None:
-            found.append(
-                (-_number(place.get("priority")), _number(place.get("order")), run.id, run)
+        queue_entry = read_object(run.queue)
+        if queue_entry is not None:
+            entries.append(
+                (
+                    -_number(queue_entry.get("priority")),
+                    _number(queue_entry.get("order")),
+                    run.id,
+                    run,
+                )
             )
-    return [entry[-1] for entry in sorted(found)]
+    return [entry[-1] for entry in sorted(entries)]
 
 
 def active() -> list[RunDir]:
@@ -99,8 +104,8 @@ def active() -> list[RunDir]:
 
 def unreleased_memory() -> list[str]:
     """What killed workers have not given back, in words."""
-    found = (read_object(folder() / "state.json") or {}).get("left")
-    return [str(line) for line in found] if isinstance(found, list) else []
+    lines = (read_object(folder() / "state.json") or {}).get("left")
+    return [str(line) for line in lines] if isinstance(lines, list) else []
 
 
 def reorder(run: RunDir, *, priority: int | None = None, first: bool = False) -> None:
@@ -108,16 +113,16 @@ def reorder(run: RunDir, *, priority: int | None = None, first: bool = False) ->
     line = waiting_runs()
     if run not in line:
         raise LabError(f"{run.id} does not wait in the queue.", "Only waiting runs can be moved.")
-    place = read_object(run.queue) or {}
+    queue_entry = read_object(run.queue) or {}
     if first:
         front = read_object(line[0].queue) or {}
-        place |= {
+        queue_entry |= {
             "priority": _number(front.get("priority")),
             "order": _number(front.get("order")) - 1,
         }
     if priority is not None:
-        place["priority"] = priority
-    write_json(run.queue, place)
+        queue_entry["priority"] = priority
+    write_json(run.queue, queue_entry)
 
 
 def claim(run: RunDir) -> bool:
@@ -154,12 +159,12 @@ def withdraw(run: RunDir) -> bool:
 
 
 def pause(paused: bool = True) -> QueueSettings:
-    made = change(paused=paused)
+    new_settings = change(paused=paused)
     if not paused:
         from lab.runs import supervisor
 
         supervisor.ensure()
-    return made
+    return new_settings
 
 
 def _number(value: Any) -> float:

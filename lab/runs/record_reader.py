@@ -42,7 +42,7 @@ def _records(data: bytes) -> Iterator[dict[str, Any]]:
 def continuous(records: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     """The records of one kind, as if the run had never been interrupted: what a later attempt
     did again supersedes what an earlier one had written from that step on."""
-    kept: list[dict[str, Any]] = []
+    history: list[dict[str, Any]] = []
     attempt = 0
     for record in records:
         step, number = record.get("step"), record.get("attempt", 1)
@@ -50,20 +50,20 @@ def continuous(records: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]
             continue
         if is_number(number) and number > attempt:
             attempt = number
-            while kept and kept[-1]["step"] >= step:
-                kept.pop()
-        kept.append(record)
-    return kept
+            while history and history[-1]["step"] >= step:
+                history.pop()
+        history.append(record)
+    return history
 
 
 def metrics(run: RunDir, kind: str) -> list[dict[str, Any]]:
     """All records of `kind`: train and eval continuous by step, device as they came."""
     records, _ = read_lines(run.metrics)
     if kind == "device":
-        found = [record for record in records if record.get("kind") == kind]
+        matches = [record for record in records if record.get("kind") == kind]
     else:
-        found = continuous(records, kind)
-    return [_figures(record) for record in found]
+        matches = continuous(records, kind)
+    return [_figures(record) for record in matches]
 
 
 def _figures(record: dict[str, Any]) -> dict[str, Any]:
@@ -78,8 +78,8 @@ def events(run: RunDir, kind: str | None = None) -> list[dict[str, Any]]:
 
 def last_event(run: RunDir, kind: str) -> dict[str, Any]:
     """The newest event of a kind, or an empty record."""
-    found = events(run, kind)
-    return found[-1] if found else {}
+    matches = events(run, kind)
+    return matches[-1] if matches else {}
 
 
 def created(run: RunDir, spec: dict[str, Any]) -> float:

@@ -109,7 +109,7 @@ def merged_changes(run: RunDir, settings: list[str]) -> dict[str, Any]:
             )
         )
     method, rule = methods.get(spec.method["name"]), optimizers.get(spec.train.optimizer)
-    problems += [Problem(*one) for one in compatibility.refusals(method, spec)]
+    problems += [Problem(*refusal) for refusal in compatibility.refusals(method, spec)]
     problems += rule.problems(spec.train, on_gpu=True)  # the device was looked at at the start
     changed = {setting.partition("=")[0].strip() for setting in settings}
     steps = spec_rules.RunFacts(max_steps=spec.train.max_steps)
@@ -120,12 +120,12 @@ def merged_changes(run: RunDir, settings: list[str]) -> dict[str, Any]:
     ]
     if problems:
         raise SpecError(problems)
-    found = {
+    changes = {
         name: after["train"][name]
         for name in CHANGEABLE
         if after["train"][name] != before["train"][name]
     }
-    return changes_of(run) | found
+    return changes_of(run) | changes
 
 
 def lengthened(run: RunDir, changes: dict[str, Any]) -> None:

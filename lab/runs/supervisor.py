@@ -61,8 +61,8 @@ def _is_ending(run: RunDir) -> bool:
     """Whether a worker was told to end, or was killed, and has left no result yet."""
     if run.result.exists() or not run.process.exists():
         return False
-    asked = any((run.commands / name).exists() for name in escalation.COMMANDS)
-    return run.killed.exists() or (asked and process.is_alive(read_object(run.process)))
+    has_command = any((run.commands / name).exists() for name in escalation.COMMANDS)
+    return run.killed.exists() or (has_command and process.is_alive(read_object(run.process)))
 
 
 class Supervisor:
@@ -160,16 +160,16 @@ class Supervisor:
         """Look whether what a killed worker held has come back; say so if it has not."""
         for run_id, (record, since) in list(self.killed.items()):
             left = process.group_members(int(record["pid"]))
-            held = host.gpu_bytes_of([int(record["pid"]), *left])
-            if not left and not held:
+            used_bytes = host.gpu_bytes_of([int(record["pid"]), *left])
+            if not left and not used_bytes:
                 print(f"{run_id} is gone, and its memory is back", flush=True)
                 del self.killed[run_id]
                 self.unreleased.pop(run_id, None)
             elif time.monotonic() - since > RETURN_S:
                 self.unreleased[run_id] = (
                     f"{run_id} was killed, but {len(left)} of its processes live and "
-                    f"{held / 1e9:.1f} GB of GPU memory are not back. A driver that hangs keeps "
-                    "them: restart the machine if they stay."
+                    f"{used_bytes / 1e9:.1f} GB of GPU memory are not back. A driver that "
+                    "hangs keeps them: restart the machine if they stay."
                 )
 
     def _write_state(self, why: dict[str, str], line: list[RunDir]) -> None:

@@ -30,10 +30,10 @@ def request_warm_worker() -> None:
 
 
 def is_wanted() -> bool:
-    wanted = (read_object(queue.folder() / "wanted") or {}).get("time")
-    if not isinstance(wanted, (int, float)):
+    wanted_at = (read_object(queue.folder() / "wanted") or {}).get("time")
+    if not isinstance(wanted_at, (int, float)):
         return False
-    return 0 <= time.time() - wanted < WANTED_S and queue.settings().spare
+    return 0 <= time.time() - wanted_at < WANTED_S and queue.settings().spare
 
 
 class WarmWorker:

@@ -53,11 +53,11 @@ def load_initial_weights(model: Any, twin: Any, method: Method, folder: Path) ->
     """
     import torch
 
-    wanted = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    trainable = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     other = dict(method.load_saved(twin, folder).named_parameters())
-    for weight in wanted.values():
+    for weight in trainable.values():
         weight.requires_grad_(True)  # PEFT freezes the base's tensors, which the twin shares
-    lost = sorted(set(wanted) - set(other))
+    lost = sorted(set(trainable) - set(other))
     if lost:
         raise LabError(
             f"The result holds no {quote(', '.join(lost[:3]))}: {method.title} does not keep all "
@@ -65,7 +65,7 @@ def load_initial_weights(model: Any, twin: Any, method: Method, folder: Path) ->
             "Begin with the base instead.",
         )
     with torch.no_grad():
-        for name, weight in wanted.items():
+        for name, weight in trainable.items():
             weight.copy_(other[name])
 
 

@@ -13,7 +13,7 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from lab import methods, paths
-from lab.atomic_files import read_object, write_json
+from lab.atomic_files import part, read_object, write_json
 from lab.data import batches, chat_template, prepare, token_view
 from lab.data import catalog as datasets
 from lab.data.prepare import PreparedData
@@ -132,9 +132,9 @@ class Attempt:
         now = forgetting.likelihood(
             model, self.tokenizer, answers, base.top_ids, self.telemetry.sign, self.length
         )
-        found = forgetting.compare(base, now)
-        self.telemetry.metric("probe", step=used.step, tokens=used.tokens, **found)
-        return found
+        divergence = forgetting.compare(base, now)
+        self.telemetry.metric("probe", step=used.step, tokens=used.tokens, **divergence)
+        return divergence
 
     def _check_commands(self) -> None:
         """Before training there is nothing to save: stop and cancel both just end."""
@@ -241,8 +241,7 @@ class Attempt:
 
     def _unpack(self) -> None:
         """One sequence a row from here on, unless packing was asked for. Raises LabError then."""
-        asked = (read_object(self.run.spec) or {}).get("asked") or {}
-        if (asked.get("data") or {}).get("packing") == "on":
+        if part(part(read_object(self.run.spec), "asked"), "data").get("packing") == "on":
             raise LabError(
                 f"'{self.spec.model}' lets packed sequences see each other.",
                 "Set data.packing to off or auto.",
@@ -324,7 +323,7 @@ class Attempt:
         """Compiled layers, or plain ones with a warning where they cannot be had."""
         self.telemetry.enter_phase("compiling")
         train, data = self.spec.train, self.spec.data
-        rows = [stream[place] for place in range(train.batch_size)]
+        rows = [stream[index] for index in range(train.batch_size)]
         batch = batches.collate(rows, self.tokenizer.pad_token_id, data.max_length)
         failed = compile_layers.first_pass(
             model,

@@ -70,15 +70,15 @@ def training_budget(train: TrainSpec, stream: TrainingOrder, flops: FlopCosts) -
         "seconds": train.max_seconds,
         "flops": train.max_flops,
     }
-    given = {key: float(limit) for key, limit in limits.items() if limit is not None}
-    if not given:
+    set_limits = {key: float(limit) for key, limit in limits.items() if limit is not None}
+    if not set_limits:
         rows = max(1, math.ceil(train.epochs * len(stream.rows)))
         steps = math.ceil(rows / per_step)
         return TrainingBudget(steps, rows, {"step": float(steps)})
     steps = train.max_steps or UNLIMITED_STEPS
     if train.max_tokens is not None or train.max_flops is not None:
         steps = min(steps, _steps_within(train, stream, flops, steps))
-    return TrainingBudget(steps, steps * per_step, given)
+    return TrainingBudget(steps, steps * per_step, set_limits)
 
 
 def _steps_within(train: TrainSpec, stream: TrainingOrder, flops: FlopCosts, most: int) -> int:
@@ -86,8 +86,8 @@ def _steps_within(train: TrainSpec, stream: TrainingOrder, flops: FlopCosts, mos
     per_step = train.batch_size * train.accumulation
     tokens, operations = 0.0, 0.0
     for step in range(most):
-        for place in range(step * per_step, (step + 1) * per_step):
-            row = stream[place]
+        for index in range(step * per_step, (step + 1) * per_step):
+            row = stream[index]
             tokens += row.tokens
             operations += flops.of(row)
         if tokens >= (train.max_tokens or math.inf) or operations >= (train.max_flops or math.inf):
@@ -105,12 +105,12 @@ def lr_multiplier(train: TrainSpec, plan: TrainingBudget, used: BudgetUsed) -> f
 def rate(train: TrainSpec, fraction: float, share: float) -> float:
     """Multiplier of the peak learning rate. `fraction` of the budget is used before the step,
     `share` is the step's own part: the middle of the step counts, so none has the rate zero."""
-    place = min(1.0, fraction + share / 2)
-    if place < train.warmup:
-        return place / train.warmup
+    progress = min(1.0, fraction + share / 2)
+    if progress < train.warmup:
+        return progress / train.warmup
     if train.schedule == "constant":
         return 1.0
-    left = (1.0 - place) / (1.0 - train.warmup)
+    left = (1.0 - progress) / (1.0 - train.warmup)
     if train.schedule == "linear":
         return left
     return 0.5 * (1.0 - math.cos(math.pi * left))

@@ -68,9 +68,9 @@ class RunCallback:
         self.eval_loss: float | None = None
         self._pending: dict[str, Any] | None = None
         self._before: dict[str, float] = {}
-        kept = resumed.state if resumed is not None else {}
-        self.best_loss = float(kept.get("best_loss", math.inf))
-        self.evals_without_improvement = int(kept.get("not_better", 0))
+        state = resumed.state if resumed is not None else {}
+        self.best_loss = float(state.get("best_loss", math.inf))
+        self.evals_without_improvement = int(state.get("not_better", 0))
         self._has_warned = False
         self._last_intervals = (0, 0, 0)
         self._begun, self._begun_at = 0.0, 0.0
@@ -153,8 +153,8 @@ class RunCallback:
         if self._parts_are_said:
             return
         self._parts_are_said = True
-        held = tensor_bytes(self.loop.model, self.loop.optimizer)
-        self.telemetry.event("memory", **held, peaks=self.memory.peaks)
+        part_bytes = tensor_bytes(self.loop.model, self.loop.optimizer)
+        self.telemetry.event("memory", **part_bytes, peaks=self.memory.peaks)
 
     def evaluate(self) -> float | None:
         """Held-out loss of the model as it is now, recorded at the current step; None if it takes
@@ -234,8 +234,10 @@ class RunCallback:
 
     def _missing_disk_space(self) -> str:
         """What the disk lacks for a checkpoint, in words; empty if there is room."""
-        held = tensor_bytes(self.loop.model, self.loop.optimizer)
-        needed = held["gradients"] + held["optimizer"]  # what trains, and what is kept beside it
+        part_bytes = tensor_bytes(self.loop.model, self.loop.optimizer)
+        needed = (
+            part_bytes["gradients"] + part_bytes["optimizer"]
+        )  # what trains, and what is kept beside it
         free = shutil.disk_usage(self.run.path).free
         if free >= needed + ROOM_BYTES:
             return ""
@@ -331,9 +333,9 @@ class RunCallback:
     def _rows_of(self, step: int) -> str:
         """The rows of the dataset's file that a step learned from."""
         micro_batches = self.loop.batches.sequences(step)
-        found = {source for rows in micro_batches for row in rows for source in row.sources}
-        shown = ", ".join(map(str, sorted(found)[:12]))
-        return f"rows {shown}{' and others' if len(found) > 12 else ''}"
+        records = {source for rows in micro_batches for row in rows for source in row.sources}
+        shown = ", ".join(map(str, sorted(records)[:12]))
+        return f"rows {shown}{' and others' if len(records) > 12 else ''}"
 
     def _intervals_passed(self) -> tuple[int, int, int]:
         """How many tenths, fifths and halves of the budget are behind us."""

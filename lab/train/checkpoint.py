@@ -157,18 +157,18 @@ def delete_old(
 ) -> list[str]:
     """Remove all but the newest `keep_last`, the `keep_best` with the lowest evaluation loss and
     the pinned ones; the names removed."""
-    found = listing(folder)
+    checkpoints = listing(folder)
     scored = []
-    for path in found:
+    for path in checkpoints:
         loss = (read_object(path / "state.json") or {}).get("eval_loss")
         if isinstance(loss, (int, float)):
             scored.append((loss, path))
-    kept = set(found[-keep_last:])
-    kept |= {path for _, path in sorted(scored, key=lambda pair: pair[0])[:keep_best]}
-    removed = [path for path in found if path not in kept and step_of(path) not in pins]
-    for path in removed:
+    to_keep = set(checkpoints[-keep_last:])
+    to_keep |= {path for _, path in sorted(scored, key=lambda pair: pair[0])[:keep_best]}
+    to_delete = [path for path in checkpoints if path not in to_keep and step_of(path) not in pins]
+    for path in to_delete:
         remove_tree(path)
-    return [path.name for path in removed]
+    return [path.name for path in to_delete]
 
 
 def load_weights(saved: Path, model: torch.nn.Module, *, cast: bool = False) -> None:
@@ -207,16 +207,16 @@ def load_optimizer(saved: Path, model: torch.nn.Module, optimizer: torch.optim.O
         name, _, part = key.rpartition("|")
         state.setdefault(name, {})[part] = tensor
     names = trainable(model)
-    kept = (read_object(saved / "state.json") or {}).get("optimizer") or {}
+    stored = (read_object(saved / "state.json") or {}).get("optimizer") or {}
     # SGD remembers nothing, and a weight that has just joined nothing yet
-    if set(state) | set(kept.get("without", ())) != set(names):
+    if set(state) | set(stored.get("without", ())) != set(names):
         raise LabError(
             f"{saved.name} has no optimizer state for every trainable parameter.",
             "Resuming would train differently; resume from an older checkpoint.",
         )
     with readable(saved):
         for name, tensors in state.items():
-            numbers = kept.get("numbers", {}).get(name, {})
+            numbers = stored.get("numbers", {}).get(name, {})
             _put_back(optimizer, names[name], tensors, numbers)
 
 
@@ -228,10 +228,10 @@ def _put_back(
 ) -> None:
     if getattr(optimizer, "is_paged", False) and weight.device.type == "cuda":
         # paged moments lie in memory that only the optimizer itself can ask for
-        for place, group in enumerate(optimizer.param_groups):
-            for number, one in enumerate(group["params"]):
-                if one is weight:
-                    optimizer.init_state(group, weight, place, number)  # type: ignore[attr-defined]
+        for group_index, group in enumerate(optimizer.param_groups):
+            for weight_index, other in enumerate(group["params"]):
+                if other is weight:
+                    optimizer.init_state(group, weight, group_index, weight_index)  # type: ignore[attr-defined]
         for key, tensor in tensors.items():
             optimizer.state[weight][key].copy_(tensor)
         optimizer.state[weight].update(numbers)

@@ -12,16 +12,16 @@ from lab.train.step import summed_loss
 def compile_layers(model: Any) -> list[Any]:
     """Compile each decoder layer by itself: they are alike, so one compilation serves all. The
     layers; torch compiles them when they are first called."""
-    found = [
+    layers = [
         layer
         for module in model.modules()
         if isinstance(module, torch.nn.ModuleList)
         for layer in module
         if "Layer" in type(layer).__name__ or "Block" in type(layer).__name__
     ]
-    for layer in found:
+    for layer in layers:
         layer.compile()
-    return found
+    return layers
 
 
 def first_pass(

@@ -37,12 +37,12 @@ class MasterWeightOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        for place, group in enumerate(self.param_groups):
-            if place == len(self._rules):
+        for group_index, group in enumerate(self.param_groups):
+            if group_index == len(self._rules):
                 copies = [_copy(weight) for weight in group["params"]]
                 self._versions |= {weight: weight._version for weight in group["params"]}
                 self._rules.append((self._rule(group | {"params": copies}), copies))
-            rule, copies = self._rules[place]
+            rule, copies = self._rules[group_index]
             rule.param_groups[0]["lr"] = group["lr"]
             pairs = []
             for number, (weight, copy) in enumerate(zip(group["params"], copies, strict=True)):
@@ -56,37 +56,43 @@ class MasterWeightOptimizer(torch.optim.Optimizer):
             for _, copy in apart:
                 copy.grad = None
             if apart:
-                torch._foreach_copy_([one for one, _ in apart], [copy for _, copy in apart])
+                torch._foreach_copy_([weight for weight, _ in apart], [copy for _, copy in apart])
             for weight, copy in pairs:
-                kept = dict(rule.state[copy])
+                state = dict(rule.state[copy])
                 if weight is not copy:
-                    kept[MASTER_KEY] = copy.data
-                self.state[weight] = self._states[weight] = kept
+                    state[MASTER_KEY] = copy.data
+                self.state[weight] = self._states[weight] = state
                 self._versions[weight] = weight._version
 
-    def _sync_master(self, rule: Any, place: int, weight: torch.Tensor, copy: torch.Tensor) -> None:
+    def _sync_master(
+        self, rule: Any, group_index: int, weight: torch.Tensor, copy: torch.Tensor
+    ) -> None:
         """The state that a checkpoint has put back, and what was written into the weight."""
-        given = self.state.get(weight)
-        is_given = bool(given) and given is not self._states.get(weight)
-        if is_given:
-            if MASTER_KEY in given:
-                copy.data = given[MASTER_KEY]
-            self._give_state(rule, place, copy, given, weight.dtype)
-        if weight is not copy and (is_given or weight._version != self._versions[weight]):
+        state = self.state.get(weight)
+        is_restored = bool(state) and state is not self._states.get(weight)
+        if is_restored:
+            if MASTER_KEY in state:
+                copy.data = state[MASTER_KEY]
+            self._give_state(rule, group_index, copy, state, weight.dtype)
+        if weight is not copy and (is_restored or weight._version != self._versions[weight]):
             copy.copy_(torch.where(copy.to(weight.dtype) == weight, copy, weight.to(copy.dtype)))
 
     @staticmethod
     def _give_state(
-        rule: Any, place: int, copy: torch.Tensor, given: dict[str, Any], narrow: torch.dtype
+        rule: Any,
+        group_index: int,
+        copy: torch.Tensor,
+        restored: dict[str, Any],
+        narrow: torch.dtype,
     ) -> None:
-        state = {key: value for key, value in given.items() if key != MASTER_KEY}
+        state = {key: value for key, value in restored.items() if key != MASTER_KEY}
         for key, value in state.items():
             # of a checkpoint that was written before there were copies
             if isinstance(value, torch.Tensor) and value.dtype == narrow != copy.dtype:
                 state[key] = value.to(copy.dtype)
         if getattr(rule, "is_paged", False) and copy.is_cuda:
             # paged moments lie in memory that only the rule itself can ask for
-            rule.init_state(rule.param_groups[0], copy, 0, place)
+            rule.init_state(rule.param_groups[0], copy, 0, group_index)
             for key, value in state.items():
                 if isinstance(value, torch.Tensor):
                     rule.state[copy][key].copy_(value)

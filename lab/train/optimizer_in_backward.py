@@ -33,20 +33,22 @@ class BackwardOptimizer(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)
-        place = len(self.param_groups) - 1
-        group = self.param_groups[place]
+        group_index = len(self.param_groups) - 1
+        group = self.param_groups[group_index]
         for weight in group["params"]:
             rule = self._rule(group | {"params": [weight]})
-            weight.register_post_accumulate_grad_hook(self._updater(rule, place))
+            weight.register_post_accumulate_grad_hook(self._updater(rule, group_index))
 
-    def _updater(self, rule: torch.optim.Optimizer, place: int) -> Callable[[torch.Tensor], None]:
+    def _updater(
+        self, rule: torch.optim.Optimizer, group_index: int
+    ) -> Callable[[torch.Tensor], None]:
         def update(weight: torch.Tensor) -> None:
             assert weight.grad is not None
             norm = torch.linalg.vector_norm(weight.grad.detach(), dtype=torch.float32)
             self._norms.append(norm)
             # accelerate replaces both at its start: take them as they are now
             rule.state = self.state
-            rule.param_groups[0]["lr"] = self.param_groups[place]["lr"]
+            rule.param_groups[0]["lr"] = self.param_groups[group_index]["lr"]
             rule.step()
             weight.grad = None
 

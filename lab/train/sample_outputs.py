@@ -92,7 +92,7 @@ def _prompt(tokenizer: Any, dataset: Dataset, data: PreparedData) -> tuple[str, 
     if suggestions:
         turns: tuple[dict[str, str], ...] = ({"role": "user", "content": str(suggestions[0])},)
     else:
-        answered = [place for place, m in enumerate(example.messages) if m["role"] == "assistant"]
+        answered = [index for index, m in enumerate(example.messages) if m["role"] == "assistant"]
         turns = example.messages[: answered[0]] if answered else ()
     if turns:
         messages = chat_template.with_system(turns, data.system_prompt)

@@ -131,11 +131,15 @@ def is_causal(model: nn.Module, *, precision: str) -> bool:
     model.eval()
     try:
         with autocast(device, precision):
-            said = [model(input_ids=ids, use_cache=False).logits[0, :-1] for ids in (first, second)]
+            logits = [
+                model(input_ids=ids, use_cache=False).logits[0, :-1] for ids in (first, second)
+            ]
     finally:
         model.train(was_training)
-    moved = (said[0].float() - said[1].float()).abs().max()
-    return bool(moved <= (1e-5 if precision == "float32" else 1e-2) * said[0].float().std())
+    max_difference = (logits[0].float() - logits[1].float()).abs().max()
+    return bool(
+        max_difference <= (1e-5 if precision == "float32" else 1e-2) * logits[0].float().std()
+    )
 
 
 @torch.no_grad()
@@ -151,7 +155,7 @@ def isolates_packed_sequences(model: nn.Module, *, precision: str) -> bool:
     model.eval()
     try:
         with autocast(device, precision):
-            said = [
+            logits = [
                 model(input_ids=row, position_ids=places, use_cache=False).logits[0, 4:]
                 for row in (ids, other)
             ]
@@ -160,7 +164,7 @@ def isolates_packed_sequences(model: nn.Module, *, precision: str) -> bool:
             ]
     finally:
         model.train(was_training)
-    first, second = (one.float() for one in said)
+    first, second = (row.float() for row in logits)
     moved = float((first - second).abs().max())
     if precision != "float32":  # a row of another length may round otherwise
         return bool(moved <= 1e-2 * first.std())

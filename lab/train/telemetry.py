@@ -197,7 +197,7 @@ def tensor_bytes(model: Any, optimizer: Any) -> dict[str, int]:
     ]
 
     def size(tensors: Any) -> int:
-        return sum(one.numel() * one.element_size() for one in tensors)
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     own = [weight for weight in weights.values() if weight.requires_grad]
     return {"weights": size(weights.values()), "gradients": size(own), "optimizer": size(moments)}
@@ -240,7 +240,7 @@ def _nvml_handle() -> tuple[Any, Any]:
 
 def _nvml_record(nvml: Any, handle: Any) -> dict[str, Any]:
     """What NVML can say about the card; a figure that it refuses is left out."""
-    asked = {
+    readers = {
         "nvml/used_bytes": lambda: int(nvml.nvmlDeviceGetMemoryInfo(handle).used),
         "nvml/utilisation": lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100,
         "nvml/power_w": lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1000,
@@ -249,9 +249,9 @@ def _nvml_record(nvml: Any, handle: Any) -> dict[str, Any]:
         ),
     }
     record = {}
-    for key, ask in asked.items():
+    for key, read in readers.items():
         try:
-            record[key] = ask()
+            record[key] = read()
         except nvml.NVMLError:
             continue  # some cards have no such sensor
     return record

@@ -92,10 +92,10 @@ def largest_parts(run: RunDir) -> dict[str, Any]:
     return {"predicted_peak_bytes": predicted.get("peak_bytes"), "parts": dict(ranked)}
 
 
-def out_of_memory(found: dict[str, Any]) -> str:
+def out_of_memory(report: dict[str, Any]) -> str:
     """The phase, and what takes most of the memory."""
-    most = [f"{name} {formatting.size(value)}" for name, value in list(found["parts"].items())[:3]]
-    return f"Out of memory while {found['phase']}. Most is taken by {', '.join(most)} (predicted)."
+    most = [f"{name} {formatting.size(value)}" for name, value in list(report["parts"].items())[:3]]
+    return f"Out of memory while {report['phase']}. Most is taken by {', '.join(most)} (predicted)."
 
 
 def hint_for(error: Exception) -> str:

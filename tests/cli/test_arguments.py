@@ -22,7 +22,7 @@ from lab.runs.status import Status
 @pytest.fixture
 def nobody_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "ensure", lambda: None)
-    monkeypatch.setattr(supervisor, "nudge", lambda: None)
+    monkeypatch.setattr(supervisor, "ensure_if_waiting", lambda: None)
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_the_exit_code_is_the_end_of_the_run(
 ) -> None:  # fmt: skip
     ended = Status(state, message="It broke." if code else "", hint="Mend it." if code else "")
     monkeypatch.setattr(run_verbs.follow, "follow", lambda *_, **__: ended)
-    monkeypatch.setattr(launch, "start", lambda spec: run)
+    monkeypatch.setattr(launch, "submit", lambda spec: run)
     monkeypatch.setattr(launch, "command", lambda run, name: None)
     monkeypatch.setattr(launch, "resume", lambda *_, **__: None)
     file = tmp_path / "spec.json"
@@ -68,7 +68,7 @@ def test_start_takes_its_settings(
     run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[dict[str, Any]] = []
-    monkeypatch.setattr(launch, "start", lambda spec: asked.append(spec) or run)
+    monkeypatch.setattr(launch, "submit", lambda spec: asked.append(spec) or run)
     file = tmp_path / "spec.json"
     file.write_text('{"train": {"seed": 1}}')
     assert cli.main(["start", str(file), "--set", "train.seed=2", "--set", "name=x"]) == 0
@@ -308,7 +308,7 @@ def test_the_best_of_a_race_stands_first_and_a_failure_is_the_exit_code(
         asked.append((names, budget))
         return {}, []
 
-    monkeypatch.setattr(verb.race, "specs", specs)
+    monkeypatch.setattr(verb.race, "race_specs", specs)
     monkeypatch.setattr(verb.race, "check", lambda specs, seeds: asked.append(seeds) or plans)
     monkeypatch.setattr(verb.race, "start", lambda plans: ("race-x", runs))
     monkeypatch.setattr(
@@ -365,13 +365,13 @@ def test_nothing_is_drawn_where_json_is_wanted(
 ) -> None:
     from rich.console import Console
 
-    from lab.cli import watch
+    from lab.cli import follow
 
     run = make("aaaa", lab_home, "done")
-    monkeypatch.setattr(watch, "console", Console(force_terminal=True))
-    assert watch.follow(run, "a label", quiet=True).state == "done"
+    monkeypatch.setattr(follow, "console", Console(force_terminal=True))
+    assert follow.follow(run, "a label", quiet=True).state == "done"
     assert capsys.readouterr().out == ""
-    assert watch.follow(run, "a label").state == "done"
+    assert follow.follow(run, "a label").state == "done"
     assert "a label" in capsys.readouterr().out
 
 

@@ -208,8 +208,8 @@ def test_json_that_is_nested_too_deeply(
 
 
 def test_one_place_decides_between_json_and_text() -> None:
-    """A verb returns an Answer; its data and its text come from the same values."""
+    """A verb returns an Output; its data and its text come from the same values."""
     verbs = (ROOT / "lab" / "cli").glob("*.py")
     files = {file.stem: file.read_text(encoding="utf-8") for file in verbs}
     printing = [name for name, text in files.items() if "print_json" in text]
-    assert sorted(printing) == ["__init__", "console"], "a verb returns its data in an Answer"
+    assert sorted(printing) == ["__init__", "console"], "a verb returns its data in an Output"

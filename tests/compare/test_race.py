@@ -116,7 +116,7 @@ def test_a_race_that_cannot_be_written_leaves_no_run(
             raise LabError("The disk is full.")
         return real(plan)
 
-    monkeypatch.setattr(launch, "create", second_fails)
+    monkeypatch.setattr(launch, "create_run_dir", second_fails)
     with pytest.raises(LabError, match="disk is full"):
         race.start(plans)
     assert paths.all_runs() == []

@@ -30,7 +30,7 @@ def test_the_best_the_last_and_the_pinned_are_kept(
         checkpoints.write_json(folder.parent / "pins.json", pins)
         return prune(folder, *rest[:2], checkpoints.pinned(RunDir(folder.parent)))
 
-    monkeypatch.setattr(checkpoint, "prune", pin_then_prune)
+    monkeypatch.setattr(checkpoint, "delete_old", pin_then_prune)
     run = work_here(
         "lora", train={"save_every": 1, "eval_every": 5, "keep_best": 1, "keep_last": 2}
     )

@@ -21,7 +21,7 @@ from lab.spec import RunSpec
 @pytest.fixture(autouse=True)
 def nobody_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "ensure", lambda: None)
-    monkeypatch.setattr(supervisor, "nudge", lambda: None)
+    monkeypatch.setattr(supervisor, "ensure_if_waiting", lambda: None)
 
 
 RESOLVED = {

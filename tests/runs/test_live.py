@@ -70,7 +70,7 @@ def test_the_runs_that_nobody_looks_at_are_forgotten(tmp_path: Path) -> None:
     series.series_of(runs[1])
     series.series_of(runs[-1])
     assert series.series_of(runs[0]) is first and series.series_of(runs[1]) is second
-    assert len(series._kept) <= series.KEPT_RUNS
+    assert len(series._series) <= series.KEPT_RUNS
 
 
 def test_a_mean_that_moves_weighs_what_came_before() -> None:

@@ -51,7 +51,7 @@ def test_two_clicks_at_once_are_one_run(
         time.sleep(0.3)
         return create(made)
 
-    monkeypatch.setattr(launch, "create", slowly)
+    monkeypatch.setattr(launch, "create_run_dir", slowly)
     ticket, found = submissions.new(), []
     threads = [
         threading.Thread(target=lambda: found.append(submissions.start(plan("one"), ticket)))
@@ -72,11 +72,11 @@ def test_a_start_that_fails_leaves_the_ticket_free(
     def fail(made: dict[str, Any]) -> RunDir:
         raise LabError("The disk is full.")
 
-    monkeypatch.setattr(launch, "create", fail)
+    monkeypatch.setattr(launch, "create_run_dir", fail)
     with pytest.raises(LabError, match="disk is full"):
         submissions.start(plan("one"), ticket)
     assert not (home() / "tickets" / ticket).exists()
-    monkeypatch.setattr(launch, "create", create)
+    monkeypatch.setattr(launch, "create_run_dir", create)
     assert submissions.start(plan("one"), ticket) == all_runs()[0]
 
 

@@ -97,10 +97,10 @@ def config_of(folder: Path, kind: str, base: Any) -> Any:
         # the modules that the pattern has matched: a stranger's may take for ever
         values["target_modules"] = _adapted(base, _tensors(folder))
     try:
-        made = config_class(**values, inference_mode=True)
+        config = config_class(**values, inference_mode=True)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise _odd(f"is not one of PEFT's: {error}") from None
-    return made
+    return config
 
 
 def _least(kind: str) -> dict[str, Any]:

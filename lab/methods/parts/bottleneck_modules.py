@@ -64,16 +64,16 @@ def insert(
         parts = sublayers(layer)
         device = next(layer.parameters()).device
         places = [parts.attention, parts.last] if kind == "houlsby" else [parts.last]
-        for place in places:
+        for module in places:
             adapter = Bottleneck(
                 width, size, activation, dropout, scale, is_parallel=kind == "parallel"
             )
             adapter.start(start_std)
-            place.add_module(CHILD, adapter.to(device, dtype))
+            module.add_module(CHILD, adapter.to(device, dtype))
             if kind == "parallel":
-                _hook_parallel(parts.first, place)
+                _hook_parallel(parts.first, module)
             else:
-                place.register_forward_hook(_after)
+                module.register_forward_hook(_after)
 
 
 def _after(module: Any, inputs: Any, output: Any) -> Any:

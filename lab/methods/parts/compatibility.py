@@ -100,18 +100,18 @@ FEATURES = (
 
 def refusals(method: Any, spec: Any) -> list[tuple[str, str]]:
     """(place in the spec, message) for each feature that a resolved `spec` asks for in vain."""
-    found = []
+    problems = []
     for feature in FEATURES:
         answer = getattr(method, feature.field)
         if not answer and feature.asked(spec):
-            found.append(
+            problems.append(
                 (
                     feature.place,
                     f"{method.title} does not go with {feature.title}: "
                     f"{unsupported_reason(answer)}",
                 )
             )
-    return found
+    return problems
 
 
 def unsupported_reason(answer: Any) -> str:
@@ -142,9 +142,9 @@ def matrix(methods: list[Any]) -> list[dict[str, Any]]:
 def reasons(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
     """The reasons of a matrix, each with the "method × feature" that it stands for."""
     titles = {feature.key: feature.title for feature in FEATURES}
-    found: dict[str, list[str]] = {}
+    pairs: dict[str, list[str]] = {}
     for row in rows:
         for key, cell in row["cells"].items():
             if not cell["yes"]:
-                found.setdefault(cell["reason"], []).append(f"{row['name']} × {titles[key]}")
-    return found
+                pairs.setdefault(cell["reason"], []).append(f"{row['name']} × {titles[key]}")
+    return pairs

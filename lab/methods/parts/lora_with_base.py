@@ -53,11 +53,16 @@ class LoraAndBase(Method):
         return True  # the base's own tensors change
 
     def param_groups(self, model: Any, config: Any, learning_rate: float) -> list[dict[str, Any]]:
-        trainable = [(name, one) for name, one in model.named_parameters() if one.requires_grad]
+        trainable = [
+            (name, weight) for name, weight in model.named_parameters() if weight.requires_grad
+        ]
         return [
-            {"params": [one for name, one in trainable if is_lora(name)], "lr": learning_rate},
             {
-                "params": [one for name, one in trainable if not is_lora(name)],
+                "params": [weight for name, weight in trainable if is_lora(name)],
+                "lr": learning_rate,
+            },
+            {
+                "params": [weight for name, weight in trainable if not is_lora(name)],
                 "lr": learning_rate * config.base_rate,
             },
         ]
@@ -68,9 +73,9 @@ class LoraAndBase(Method):
         # PEFT would ask the hub whether the vocabulary has grown
         model.save_pretrained(folder, save_embedding_layers=False)
         opened = {
-            base_name(name): one.detach().contiguous()
-            for name, one in model.named_parameters()
-            if one.requires_grad and not is_lora(name)
+            base_name(name): weight.detach().contiguous()
+            for name, weight in model.named_parameters()
+            if weight.requires_grad and not is_lora(name)
         }
         if opened:
             save_file(opened, folder / BASE_WEIGHTS)
@@ -121,8 +126,8 @@ def add_lora(model: Any, names: list[str], config: HybridConfig, context: Contex
         target_modules=names,
         task_type="CAUSAL_LM",
     )
-    made = peft.get_peft_model(model, settings, autocast_adapter_dtype=wants_float32(context))
-    return as_base(made, context)
+    peft_model = peft.get_peft_model(model, settings, autocast_adapter_dtype=wants_float32(context))
+    return as_base(peft_model, context)
 
 
 def linear_in_layers(model: Any, places: Iterable[int] | None = None) -> list[str]:
@@ -131,11 +136,11 @@ def linear_in_layers(model: Any, places: Iterable[int] | None = None) -> list[st
     from transformers.pytorch_utils import Conv1D
 
     prefix, layers = decoder_layers(model)
-    wanted = range(len(layers)) if places is None else places
+    indices = range(len(layers)) if places is None else places
     return [
-        f"{prefix}.{place}.{name}"
-        for place in wanted
-        for name, module in layers[place].named_modules()
+        f"{prefix}.{index}.{name}"
+        for index in indices
+        for name, module in layers[index].named_modules()
         if isinstance(module, (torch.nn.Linear, Conv1D))
     ]
 
@@ -148,8 +153,8 @@ def lora_count(model: Any, names: list[str], rank: int) -> int:
 def unfreeze_layers(model: Any, places: Iterable[int]) -> None:
     """Make the base's own weights in the decoder layers `places` trainable."""
     layers = decoder_layers(model)[1]
-    for place in places:
-        for name, weight in layers[place].named_parameters():
+    for index in places:
+        for name, weight in layers[index].named_parameters():
             if not is_lora(name):
                 weight.requires_grad_(True)
 

@@ -33,8 +33,10 @@ class PeftMethod(Method):
             # PEFT would match a pattern without a limit of time, here and at each loading
             values["target_modules"] = [layer.name for layer in target_layers(model, targets)]
         settings = kind(**values, task_type="CAUSAL_LM")
-        made = peft.get_peft_model(model, settings, autocast_adapter_dtype=wants_float32(context))
-        return as_base(made, context)
+        peft_model = peft.get_peft_model(
+            model, settings, autocast_adapter_dtype=wants_float32(context)
+        )
+        return as_base(peft_model, context)
 
     def script(self, config: Any) -> list[str]:
         lines = [f"        {key}={value!r}," for key, value in self.settings(config).items()]

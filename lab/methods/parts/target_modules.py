@@ -28,8 +28,8 @@ class LinearLayer:
     @property
     def layer_index(self) -> int | None:
         """Which decoder layer it belongs to, from 0 on; None for one outside."""
-        found = re.search(r"\.(\d+)\.", f".{self.name}.")
-        return int(found.group(1)) if found else None
+        match = re.search(r"\.(\d+)\.", f".{self.name}.")
+        return int(match.group(1)) if match else None
 
 
 def targets_option(effect: str = "get an adapter") -> Any:
@@ -48,14 +48,14 @@ def linear_layers(model: Any) -> list[LinearLayer]:
     import torch
     from transformers.pytorch_utils import Conv1D
 
-    found = []
+    layers = []
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear):
-            found.append(LinearLayer(name, module.in_features, module.out_features))
+            layers.append(LinearLayer(name, module.in_features, module.out_features))
         elif isinstance(module, Conv1D):
             d_in, d_out = module.weight.shape
-            found.append(LinearLayer(name, d_in, d_out, is_conv1d=True))
-    return found
+            layers.append(LinearLayer(name, d_in, d_out, is_conv1d=True))
+    return layers
 
 
 def target_layers(model: Any, targets: str | list[str]) -> list[LinearLayer]:
@@ -127,7 +127,7 @@ def norms(model: Any) -> list[tuple[str, Any]]:
     ]
 
 
-def module_names(model: Any, wanted: list[str]) -> tuple[list[str], list[str]]:
+def module_names(model: Any, requested: list[str]) -> tuple[list[str], list[str]]:
     """(full names of the modules meant by `wanted`, those that mean none).
 
     A name is whole or a last part; "embeddings" and "head" mean what the model calls so.
@@ -136,15 +136,17 @@ def module_names(model: Any, wanted: list[str]) -> tuple[list[str], list[str]]:
     names: list[str] = []
     unknown = []
     modules = [pair for pair in model.named_modules() if pair[0]]
-    for one in wanted:
-        found = [
+    for requested_name in requested:
+        matching = [
             name
             for name, module in modules
-            if name == one or name.endswith(f".{one}") or roles.get(one) is module
+            if name == requested_name
+            or name.endswith(f".{requested_name}")
+            or roles.get(requested_name) is module
         ]
-        names += [name for name in found if name not in names]
-        if not found:
-            unknown.append(one)
+        names += [name for name in matching if name not in names]
+        if not matching:
+            unknown.append(requested_name)
     return names, unknown
 
 
