@@ -41,28 +41,6 @@ IDLE_S = 20 * 60.0
 QUIET_S = 1.0  # without news, after which a comment shows the client that its answer is coming
 
 
-class TermsCache:
-    """How the models that were asked last read a conversation. Its tokenizers are its own: those
-    of the models in memory may be at work in another thread."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.terms: OrderedDict[str, tuple[dict[str, Any], PromptTerms]] = OrderedDict()
-
-    def check_length(self, body: dict[str, Any]) -> None:
-        """Raises LabError for a model that does not exist, PromptTooLong for a conversation that
-        leaves no room for an answer."""
-        named = generate.parse(body["model"])
-        with self.lock:
-            version, terms = self.terms.pop(named.name, ({}, None))
-            if terms is None or version != named.version:
-                version, terms = named.version, generate.prompt_terms(named)
-            self.terms[named.name] = (version, terms)
-            while len(self.terms) > MOST_MODELS:
-                self.terms.popitem(last=False)
-            generate.check_length(terms, named, body["messages"], settings_of(body))
-
-
 def settings_of(body: dict[str, Any]) -> GenerationSettings:
     return GenerationSettings(
         seed=body["seed"],
@@ -79,6 +57,26 @@ class ModelCache:
         self.models: OrderedDict[str, LoadedModel] = OrderedDict()
         self.turn = threading.Lock()
         self.last_used = time.monotonic()
+        # how the models that were asked last read a conversation; with tokenizers of its own, since
+        # those of the models in memory may be at work in another thread
+        self.terms: OrderedDict[str, tuple[dict[str, Any], PromptTerms]] = OrderedDict()
+        self.measuring = threading.Lock()
+
+    def check_length(self, body: dict[str, Any]) -> None:
+        """Raises LabError for a model that cannot be read, PromptTooLong for a conversation that
+        leaves no room for an answer."""
+        named = generate.parse(body["model"])
+        with self.measuring:
+            try:
+                version, terms = self.terms.pop(named.name, ({}, None))
+                if terms is None or version != named.version:
+                    version, terms = named.version, generate.prompt_terms(named)
+                self.terms[named.name] = (version, terms)
+                while len(self.terms) > MOST_MODELS:
+                    self.terms.popitem(last=False)
+                generate.check_length(terms, named, body["messages"], settings_of(body))
+            finally:
+                self.last_used = time.monotonic()
 
     def holds(self, named: ModelRef) -> bool:
         """Whether the model is in memory as it is on disk: a resumed run has new weights."""
@@ -101,7 +99,7 @@ class ModelCache:
 
 def application(token: str) -> Starlette:
     """The web application; `token` is what every request has to show."""
-    shelf, terms = ModelCache(), TermsCache()
+    shelf = ModelCache()
 
     def is_allowed(request: Request) -> bool:
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
@@ -117,7 +115,7 @@ def application(token: str) -> Starlette:
             return JSONResponse({"error": "wrong token"}, status_code=401)
         shelf.last_used = time.monotonic()
         try:
-            body = await _asked(request, terms)
+            body = await _asked(request, shelf)
         except Refused as refused:
             return JSONResponse(refused.to_json(), status_code=refused.status)
         except ClientDisconnect:
@@ -140,7 +138,7 @@ def application(token: str) -> Starlette:
     )
 
 
-async def _asked(request: Request, terms: TermsCache) -> dict[str, Any]:
+async def _asked(request: Request, shelf: ModelCache) -> dict[str, Any]:
     """The checked body of a request. Raises Refused, also where it names no model of this lab or
     is too long for it, and ClientDisconnect."""
     data = bytearray()
@@ -154,7 +152,7 @@ async def _asked(request: Request, terms: TermsCache) -> dict[str, Any]:
     except LabError as error:
         raise Refused(404, [Problem("model", str(error))], "model_not_found") from None
     try:
-        await run_in_threadpool(terms.check_length, asked)
+        await run_in_threadpool(shelf.check_length, asked)
     except PromptTooLong as error:
         raise Refused(400, [Problem("messages", str(error))], "context_length_exceeded") from None
     except Exception:
@@ -165,8 +163,12 @@ async def _asked(request: Request, terms: TermsCache) -> dict[str, Any]:
 
 def _end_when_idle(shelf: ModelCache) -> None:
     def watch() -> None:
-        # the turn first: whoever gives it back has set the time before
-        while shelf.turn.locked() or time.monotonic() - shelf.last_used < IDLE_S:
+        # the locks first: whoever gives one back has set the time before
+        while (
+            shelf.turn.locked()
+            or shelf.measuring.locked()
+            or time.monotonic() - shelf.last_used < IDLE_S
+        ):
             time.sleep(min(5.0, IDLE_S / 4))
         os._exit(0)
 

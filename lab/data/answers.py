@@ -10,13 +10,12 @@ becomes a piece of its own.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lab.data import rendering, stop_tokens
+from lab.data import rendering, stop_tokens, wording
 from lab.data.rendering import Message
 from lab.errors import LabError
 from lab.schema import quote, quoted
@@ -24,9 +23,7 @@ from lab.schema import quote, quoted
 EXACT = 12  # answers up to which each is rendered under all turns before it
 WINDOW = 6  # answers that are rendered together in a longer chat
 ANCHORS = (24, 12, 6, 4)  # characters of a prompt that are looked for in a rendering
-THINK = re.compile(r"</?think>")
 OPENED = re.compile(r"<think>\s*\Z")
-BLANKS = re.compile(r"\s+")
 ANOTHER = "Choose another template in data.template."
 
 SPLIT = (
@@ -61,7 +58,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Answer:
+class AnswerTurn:
     """An answer in the text that ends with it; `is_built` from the prompt and its own words."""
 
     text: str
@@ -96,25 +93,25 @@ class Conversation:
             self.tokenizer, self.messages[:count], to_answer=True, tools=self.tools
         )
 
-    def answer(self, index: int) -> Answer:
+    def answer(self, index: int) -> AnswerTurn:
         """The answer in message `index`, under the prompt of asking. Raises LabError."""
         message, text = self.messages[index], self.text(index + 1)
         prompt = self._prompt_of(index, text)
         notes: tuple[str, ...] = ()
         start = len(prompt)
         if not text.startswith(prompt):
-            start = _shared(prompt, text)
-            begun = _shared(prompt, self.text(index)) if index else 0
+            start = wording.shared_length(prompt, text)
+            begun = wording.shared_length(prompt, self.text(index)) if index else 0
             # what differs must be the generation prompt, not what stands before it
             if start < begun:
                 return self._built(index, prompt, text)
-            first = _position(text, _parts(message), begun)
+            first = wording.position(text, wording.parts_of(message), begun)
             start = min(start, first if first >= 0 else start)
             # and the text must be past the beginning of it
             if self._heading(prompt[begun:]) in text[start : max(first, start)]:
                 return self._built(index, prompt, text)
             notes = (PROMPTED.format(quoted(prompt[start:])),)
-        missing = lost(message, text[start:])
+        missing = wording.lost(message, text[start:])
         if missing:
             if missing <= {"thought", *rendering.THOUGHT_KEYS}:
                 return self._built(index, prompt, text, missing)
@@ -136,19 +133,19 @@ class Conversation:
         if prompt and text.startswith(prompt):
             return prompt
         # the assistant speaks first, and the template has no prompt for that
-        first = _position(text, _parts(self.messages[0]), 0)
+        first = wording.position(text, wording.parts_of(self.messages[0]), 0)
         return text[: max(first, 0)]
 
     def _built(
         self, index: int, prompt: str, text: str, missing: frozenset[str] = frozenset()
-    ) -> Answer:
+    ) -> AnswerTurn:
         """The prompt of asking, and behind it the answer: as the template writes it behind such a
         prompt elsewhere, or in its own words."""
         message = self.messages[index]
         for size in ANCHORS if not missing else ():
             anchor = prompt[-size:]
             behind = text.rpartition(anchor)[2] if anchor and anchor in text else ""
-            if behind and not lost(message, behind):
+            if behind and not wording.lost(message, behind):
                 return self._ended(message, prompt + behind, len(prompt), (MOVED,), True)
         if message.get("tool_calls"):
             raise _lost(missing or frozenset({"tool_calls"}), message, index)
@@ -162,12 +159,12 @@ class Conversation:
         if OPENED.search(prompt) and words.lstrip().startswith("<think>"):
             words = words.lstrip().removeprefix("<think>").lstrip("\n")
             prompt = prompt.rstrip() + "\n" if prompt.rstrip() == prompt else prompt
-        plain = _parts(message)[-1:] or [""]
-        behind = text[max(0, _end_position(text, plain[-1])) :]
+        plain = wording.parts_of(message)[-1:] or [""]
+        behind = text[max(0, wording.end_position(text, plain[-1])) :]
         end = self.pattern.match(behind.lstrip())
         stop = end[0] if end and end[0] in self.stops else ""
         whole = prompt + (words if stop else words.rstrip()) + stop
-        return Answer(
+        return AnswerTurn(
             whole, len(prompt), len(whole), not stop, self._append_notes(not stop, (BUILT,)), True
         )
 
@@ -178,17 +175,17 @@ class Conversation:
         start: int,
         notes: tuple[str, ...] = (),
         is_built: bool = False,
-    ) -> Answer:
+    ) -> AnswerTurn:
         """The answer from `start` to the first stop token behind its words."""
         for match in self.pattern.finditer(text, start):
-            if match[0] in self.stops and not lost(message, text[start : match.start()]):
-                return Answer(text, start, match.end(), False, notes, is_built)
+            if match[0] in self.stops and not wording.lost(message, text[start : match.start()]):
+                return AnswerTurn(text, start, match.end(), False, notes, is_built)
         content = str(message.get("content") or "")
         blanks = content[len(content.rstrip()) :]
         end = max(start, len(text.rstrip()))
         if blanks and content.strip() and text.startswith(blanks, end):
             end += len(blanks)
-        return Answer(text, start, end, True, self._append_notes(True, notes), is_built)
+        return AnswerTurn(text, start, end, True, self._append_notes(True, notes), is_built)
 
     def _append_notes(self, appends: bool, notes: tuple[str, ...]) -> tuple[str, ...]:
         if not appends:
@@ -254,7 +251,7 @@ def _whole(chat: Conversation) -> str:
     return text
 
 
-def _together(chat: Conversation, answers: list[Answer], learned: list[int]) -> Piece | None:
+def _together(chat: Conversation, answers: list[AnswerTurn], learned: list[int]) -> Piece | None:
     """The whole chat as one text, if it begins as each answer's own rendering does."""
     text = chat.text(len(chat.messages))
     end = str(chat.tokenizer.eos_token)
@@ -345,80 +342,6 @@ def _opening_before(messages: list[Message], opening: str, index: int) -> int:
     return 0
 
 
-def lost(message: Message, text: str) -> frozenset[str]:
-    """The keys of an assistant's message of which something is missing in `text`; `thought` for
-    one that stands in the content. Blanks do not count."""
-    missing = set()
-    squeezed = _squeezed(text)
-    content = message.get("content")
-    if isinstance(content, str):
-        for is_thought, part in _thoughts(content):
-            if _squeezed(part) not in squeezed:
-                missing.add("thought" if is_thought else "content")
-    if _squeezed(rendering.thought_of(message)) not in squeezed:
-        missing.add(next(key for key in rendering.THOUGHT_KEYS if message.get(key)))
-    if not all(_is_written(leaf, text, squeezed) for leaf in _leaves(message.get("tool_calls"))):
-        missing.add("tool_calls")
-    return frozenset(missing)
-
-
-def _thoughts(content: str) -> list[tuple[bool, str]]:
-    """(whether it is thought, text) of each part of a content with <think> tags."""
-    tags = THINK.findall(content)
-    texts = THINK.split(content)
-    parts = []
-    for i, text in enumerate(texts):
-        is_closed = i < len(tags) and tags[i] == "</think>"
-        parts.append((is_closed or (i > 0 and tags[i - 1] == "<think>"), text))
-    return parts
-
-
-def _parts(message: Message) -> list[str]:
-    """The words of a message in the order in which they are written."""
-    content = message.get("content")
-    words = [text for _, text in _thoughts(content)] if isinstance(content, str) else []
-    return [text for text in (rendering.thought_of(message), *words) if text.strip()]
-
-
-def _leaves(value: Any) -> Iterator[str]:
-    """The names and texts that tool calls hold."""
-    if isinstance(value, list):
-        for item in value:
-            yield from _leaves(item)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            if key == "arguments":
-                yield from _argument_leaves(item)
-            elif key == "name" and isinstance(item, str):
-                yield item
-            elif isinstance(item, (dict, list)):
-                yield from _leaves(item)
-
-
-def _argument_leaves(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            yield value
-            return
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield str(key)
-            yield from _argument_leaves(item if not isinstance(item, str) else [item])
-    elif isinstance(value, list):
-        for item in value:
-            if isinstance(item, str):
-                yield item
-            else:
-                yield from _argument_leaves(item)
-
-
-def _is_written(leaf: str, text: str, squeezed: str) -> bool:
-    forms = (leaf, json.dumps(leaf)[1:-1], json.dumps(leaf, ensure_ascii=False)[1:-1])
-    return any(form in text or _squeezed(form) in squeezed for form in forms)
-
-
 def _lost(missing: frozenset[str], message: Message, index: int) -> LabError:
     keys = sorted(missing - {"content", "thought"})
     if keys:
@@ -438,59 +361,23 @@ def _lost(missing: frozenset[str], message: Message, index: int) -> LabError:
 def _check_others(text: str, messages: list[Message], chat: Conversation) -> None:
     """Raise LabError unless `text` says what the turns say that are not the model's, and names the
     tools."""
-    squeezed = _squeezed(text)
+    squeezed = wording.squeezed(text)
     cursor = 0
     for index, message in enumerate(messages):
         content = message.get("content")
         if message["role"] == "assistant" or not isinstance(content, str):
             continue
-        words = _squeezed(content)
+        words = wording.squeezed(content)
         at = squeezed.find(words, cursor)
         if at >= 0:
             cursor = at + len(words)
-        elif words not in squeezed and not _is_written(content, text, squeezed):
+        elif words not in squeezed and not wording.is_written(content, text, squeezed):
             raise _lost(frozenset({"content"}), message, index)
     for tool in chat.tools or []:
         function = tool.get("function", tool) if isinstance(tool, dict) else {}
         name = function.get("name") if isinstance(function, dict) else None
-        if isinstance(name, str) and not _is_written(name, text, squeezed):
+        if isinstance(name, str) and not wording.is_written(name, text, squeezed):
             raise LabError(
                 f"The chat template leaves out 'tools': nothing says '{quote(name)}'.",
                 f"{ANOTHER[:-1]}, or remove the tools from the row.",
             )
-
-
-def _squeezed(text: str) -> str:
-    return BLANKS.sub("", text)
-
-
-def _position(text: str, parts: list[str], start: int) -> int:
-    """Where the first of the words stands behind `start`, -1 if nowhere; blanks do not count."""
-    if not parts:
-        return -1
-    return _find(text, parts[0], start)[0]
-
-
-def _end_position(text: str, words: str) -> int:
-    """Where the last occurrence of the words ends, -1 if there is none."""
-    start, end = -1, -1
-    while True:
-        start, following = _find(text, words, start + 1)
-        if start < 0 or not words.strip():
-            return end
-        end = following
-
-
-def _find(text: str, words: str, start: int) -> tuple[int, int]:
-    pattern = r"\s*".join(map(re.escape, words.split()))
-    match = re.compile(pattern).search(text, start)
-    return (match.start(), match.end()) if match else (-1, -1)
-
-
-def _shared(one: str, other: str) -> int:
-    """The number of characters with which both texts begin."""
-    low, high = 0, min(len(one), len(other))
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if one[:middle] == other[:middle] else (low, middle - 1)
-    return low

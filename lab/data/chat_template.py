@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -72,6 +73,32 @@ class TokenizedExample:
     def num_loss_tokens(self) -> int:
         """Tokens that the loss counts; the first of a row is never predicted."""
         return sum(label != IGNORE_INDEX for label in self.labels)
+
+
+class ExampleNotes:
+    """What was done to examples so that they can be learned, each kind with the number of examples
+    and the first record."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._first_records: dict[str, int] = {}
+        self._num_parts = 0  # examples that conversations were split into
+
+    def add(self, example: Example, sequences: list[TokenizedExample]) -> None:
+        notes = {note for sequence in sequences for note in sequence.notes}
+        for note in notes:
+            self._counts[note] += 1
+            self._first_records.setdefault(note, example.row)
+        if answers.SPLIT in notes:
+            self._num_parts += len(sequences)
+
+    def lines(self) -> list[str]:
+        """A sentence for each kind of note."""
+        lines = []
+        for note, count in sorted(self._counts.items()):
+            parts = f"; {self._num_parts} examples" if note == answers.SPLIT else ""
+            lines.append(f"{count} {note} (first: row {self._first_records[note]}{parts}).")
+        return lines
 
 
 def set_chat_template(tokenizer: Any, name: str = "auto") -> bool:

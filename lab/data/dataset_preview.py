@@ -10,7 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from lab.data import batches, chat_template, duplicates, format_detection, prepare, token_view
+from lab.data import (
+    batches,
+    chat_template,
+    duplicates,
+    format_detection,
+    prepare,
+    stop_tokens,
+    token_view,
+)
 from lab.data import catalog as datasets
 from lab.data.chat_template import TokenizedExample
 from lab.data.conversations import words as message_words
@@ -68,6 +76,9 @@ def look(value: Any, most: int = MOST) -> dict[str, Any]:
     with stage("compare"):
         twins = duplicates.find_duplicates(texts)
         leaks = twins.across_split(set(held))
+    notes = chat_template.ExampleNotes()
+    for example, parts in zip(examples, sequences, strict=True):
+        notes.add(example, parts)
     can_pack = method_of(spec.method["name"]).can_pack
     return {
         "dataset": dataset.id,
@@ -80,9 +91,10 @@ def look(value: Any, most: int = MOST) -> dict[str, Any]:
         "template": {
             "has_own": has_own,
             "name": data.template,
-            "end_token": tokenizer.eos_token,
+            "end_token": _end_token(tokenizer, found.has_chats),
             "pad_token": tokenizer.pad_token,
             "injects": _injected(tokenizer, system_prompt) if found.has_chats else "",
+            "notes": notes.lines(),
         },
         "rows": [
             _row(examples[i], sequence, tokenizer, system_prompt, len(sequences[i]) > 1)
@@ -185,6 +197,12 @@ def _row(
         "cut": first.truncated,
         "counted": first.num_loss_tokens,
     }
+
+
+def _end_token(tokenizer: Any, has_chats: bool) -> str:
+    """The token that an example ends with."""
+    taught = stop_tokens.taught(tokenizer) if has_chats else []
+    return str(tokenizer.convert_ids_to_tokens(taught[0]) if taught else tokenizer.eos_token)
 
 
 def _injected(tokenizer: Any, system_prompt: str) -> str:

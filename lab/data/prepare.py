@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any, overload
 import numpy as np
 
 from lab.data import batches, catalog, chat_template, token_cache
-from lab.data.answers import SPLIT
 from lab.data.batches import TokenSequence
 from lab.data.catalog import Dataset
 from lab.data.chat_template import IGNORE_INDEX, TokenizedExample
@@ -69,7 +67,7 @@ def prepare(
             else "The tokenizer has no chat template; the lab's "
             f"{name} one is used and saved with the result. It ends with {tokenizer.eos_token}."
         )
-    notes.extend(meta["notes"])
+    notes.extend(meta.get("notes", []))
     check_objective(data, meta["has_chats"], dataset)
     notes += meta["record_notes"]
     if meta["bad"]:
@@ -177,9 +175,7 @@ def _sequences(
 ) -> Iterator[tuple[int, TokenizedExample]]:
     """(number of the example, tokens) in the order of the file; `meta` is filled at its end."""
     number = 0
-    counts: Counter[str] = Counter()
-    first_records: dict[str, int] = {}
-    num_chats = num_chat_sequences = 0
+    notes = chat_template.ExampleNotes()
     rest: list[int] = []  # of a text that goes on in the next row: its pieces shall be full
     for one in rows:
         if number % 64 == 0:
@@ -200,11 +196,7 @@ def _sequences(
             meta["first"] = asdict(one)
         for sequence in made:
             yield number, sequence
-        for note in {note for sequence in made for note in sequence.notes}:
-            counts[note] += 1
-            first_records.setdefault(note, one.row)
-        if len(made) > 1 and one.messages:
-            num_chats, num_chat_sequences = num_chats + 1, num_chat_sequences + len(made)
+        notes.add(one, made)
         number += 1
     rows.finish()  # again, for the rows that their template refused
     progress(rows.size // 1000, rows.size // 1000)
@@ -214,11 +206,7 @@ def _sequences(
         "told": rows.invalid_summary(),
         "record_notes": rows.notes(),
         "has_chats": rows.has_chats,
-        "notes": [
-            f"{count} {note} (first: row {first_records[note]}"
-            f"{f'; {num_chat_sequences} examples of {num_chats}' if note == SPLIT else ''})."
-            for note, count in sorted(counts.items())
-        ],
+        "notes": notes.lines(),
     }
 
 

@@ -113,7 +113,7 @@ def source_of(tokenizer: Any, tools: list[Any] | None = None) -> str:
     template = tokenizer.chat_template
     if isinstance(template, dict) and not {"default"} & template.keys():
         raise TemplateUnusable(
-            f"The tokenizer has {len(template)} chat templates and none is called default: "
+            f"The tokenizer has {len(template)} chat templates and no default: "
             f"{', '.join(quote(str(name)) for name in sorted(template)[:12])}.",
             "Name the one to use 'default' in tokenizer_config.json, or choose another in "
             "data.template.",

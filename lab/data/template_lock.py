@@ -39,9 +39,14 @@ def make_lock(tokenizer: Any, system_prompt: str, loss_on: str) -> dict[str, Any
 
 def files(folder: Path) -> dict[str, str]:
     """sha256 of each file beside a result that decides how text becomes tokens."""
-    return {
-        name: token_cache.content_hash(folder / name) for name in FILES if (folder / name).is_file()
-    }
+    return {name: token_cache.content_hash(folder / name) for name in file_names(folder)}
+
+
+def file_names(folder: Path) -> list[str]:
+    """The files of a tokenizer in `folder`, those of further named templates among them."""
+    more = sorted(folder.glob("additional_chat_templates/*.jinja"))
+    names = [*FILES, *(f"additional_chat_templates/{path.name}" for path in more)]
+    return [name for name in names if (folder / name).is_file()]
 
 
 def enforce_files(receipt: dict[str, Any], folder: Path) -> None:

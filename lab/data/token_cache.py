@@ -92,7 +92,6 @@ class TokenizedDataset(Sequence[TokenizedExample]):
         tokens = int(self._ends[-1]) if len(self._ends) else 0
         is_ordered = bool((self.lengths >= 0).all())
         kinds = {"examples": int, "bad": int, "told": str, "has_chats": bool, "first": dict}
-        kinds |= {"notes": list, "record_notes": list}
         says = all(isinstance(self.meta.get(name), kind) for name, kind in kinds.items())
         return says and is_ordered and len(self._ids) == len(self._counted) == tokens
 

@@ -48,9 +48,9 @@ def merge(run: RunDir, target: Path) -> dict[str, Any]:
         paths.make_folder(aside.parent)
         aside.mkdir()
         method.merge(loaded.model).save_pretrained(aside)
-        for name in template_lock.FILES:
-            if (run.artifact / name).is_file():
-                shutil.copyfile(run.artifact / name, aside / name)
+        for name in template_lock.file_names(run.artifact):
+            (aside / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(run.artifact / name, aside / name)
         stop_tokens.write(aside, loaded.tokenizer, loaded.model)
         apart = _difference(before, _logits(_read(aside, loaded.model)))
         if not apart <= TOLERANCE:

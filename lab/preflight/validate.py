@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import date
 from typing import Any
 
-from lab import methods, optimizers, paths, spec_rules
+from lab import methods, optimizers, paths
 from lab.data import rendering
 from lab.data.dataset_stats import facts_of
 from lab.errors import LabError, Problem
@@ -22,7 +22,7 @@ from lab.methods.parts import compatibility
 from lab.models import catalog as models
 from lab.models import fit, weights
 from lab.models.context_length import context_length
-from lab.preflight import initial_weights, memory_check
+from lab.preflight import initial_weights, memory_check, spec_rules
 from lab.spec import RunSpec, without_packing
 from lab.stages import stage
 

@@ -85,8 +85,7 @@ class Attempt:
         if settled.get("packing") == "off":
             self.spec = without_packing(self.spec)
         self.source = catalog.resolve(self.spec.model)
-        begin = "" if saved else self.spec.start_from
-        look = self._check_commands
+        begin, look = "" if saved else self.spec.start_from, self._check_commands
         self.base = identify_base(self.run, self.source, self.telemetry, look, begin)
         self.data = self._data()
         # what is under way goes on with the rows that it began with

@@ -223,6 +223,8 @@ def notes(seen: dict[str, Any]) -> None:
         if template["injects"]:
             st.markdown(":material/warning: Without a system prompt the template writes its own:")
             st.code(plain(template["injects"]), language=None, wrap_lines=True)
+        for note in template["notes"]:
+            st.markdown(f":material/info: {escape_markdown(note)}")
     else:
         st.markdown(
             f":material/article: Plain text: continued pretraining, each text ends with {end}."

@@ -402,7 +402,7 @@ def test_of_several_templates_the_default_is_taken(tokenizer: Any) -> None:
         lambda: chat_template.set_chat_template(family),
         lambda: rendering.render(family, TWO),
     ):
-        with pytest.raises(LabError, match="none is called default: rag, tool_use"):
+        with pytest.raises(LabError, match="2 chat templates and no default: rag, tool_use"):
             ask()
 
 

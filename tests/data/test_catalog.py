@@ -42,7 +42,7 @@ def test_an_upload_that_breaks_off_leaves_nothing() -> None:
         yield b"half"
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(LabError, match=r"could not be kept: No space left.*GB are free"):
+    with pytest.raises(LabError, match=r"could not be kept in .*: No space left.*GB are free"):
         catalog.add("a.jsonl", blocks())
     assert list(catalog.uploads_folder().iterdir()) == []
 

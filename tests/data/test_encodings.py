@@ -43,7 +43,7 @@ TABLES: list[tuple[str, str]] = [
     ("sep with a mark", BOM + "sep=;\r\nprompt;completion\r\n{};{}\r\n"),
     ("sep in quotes", '"sep=|"\nprompt|completion\n{}|{}\n'),
     ("SEP by tabs", "SEP=\t\nprompt\tcompletion\n{}\t{}\n"),
-    ("sep that the header would hide", "sep=,\nprompt,completion,a;b;c\n{},\"{}\",x\n"),
+    ("sep that the header would hide", 'sep=,\na;b;c;d,prompt,completion\nw;x;y;z,{},"{}"\n'),
     ("trailing commas", "prompt,completion,,\n{},\"{}\",,\n"),
     ("trailing commas in rows only", "prompt,completion\n{},\"{}\",,\n"),
     ("trailing commas in the header only", "prompt,completion,,\n{},\"{}\"\n"),
@@ -90,6 +90,12 @@ def test_a_column_without_a_name_that_holds_something_is_named(tmp_path: Path) -
     reader = ExampleReader(tmp_path / "a.csv")
     assert [message["content"] for message in next(iter(list(reader))).messages] == ["p", "c"]
     assert reader.notes() == ["'column 2' is not used (row 2)."]
+
+
+def test_the_index_that_pandas_writes_needs_no_note(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(",prompt,completion\n0,p,c\n1,p,c\n")
+    reader = ExampleReader(tmp_path / "a.csv")
+    assert len(list(reader)) == 2 and reader.notes() == []
 
 
 def test_a_text_of_one_column_keeps_its_marks(tmp_path: Path) -> None:

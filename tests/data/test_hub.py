@@ -94,8 +94,8 @@ def test_a_token_is_the_childs_alone(
         monkeypatch.setenv("HF_TOKEN", before)
     started: list[Any] = []
 
-    def spawn(module: list[str], log: Path) -> Any:
-        started.append((module, os.environ.get("HF_TOKEN")))
+    def spawn(module: list[str], log: Path, variables: dict[str, str] | None = None) -> Any:
+        started.append((module, (os.environ | (variables or {})).get("HF_TOKEN")))
         return SimpleNamespace(pid=os.getpid())
 
     monkeypatch.setattr(process, "spawn", spawn)
@@ -116,14 +116,16 @@ def test_without_a_network_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(process, "spawn", None)
     with pytest.raises(LabError, match="The hub cannot be reached"):
         hub.start_fetch(hub.parse("org/name"))
-    assert hub.state_of(hub.parse("org/name")) == {}
+    assert hub.state_of(hub.parse("org/name"))["state"] == ""
 
 
 def test_a_check_waits_for_a_fetch_only_so_long(
     asked: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hub, "WAIT_S", 0.3)
-    monkeypatch.setattr(process, "spawn", lambda module, log: SimpleNamespace(pid=os.getpid()))
+    monkeypatch.setattr(
+        process, "spawn", lambda module, log, **more: SimpleNamespace(pid=os.getpid())
+    )
     wanted = hub.parse("org/name")
     with pytest.raises(LabError, match=r"still being fetched \(0 rows so far\)"):
         hub.file_of(wanted)

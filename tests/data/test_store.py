@@ -14,7 +14,10 @@ from lab.atomic_files import read_object
 from lab.data import token_cache
 from lab.data.chat_template import IGNORE_INDEX, TokenizedExample
 
-META: dict[str, Any] = {"examples": 2, "bad": 0, "told": "", "has_chats": True, "first": {}}
+META: dict[str, Any] = {
+    "examples": 2, "bad": 0, "told": "", "has_chats": True, "first": {}, "notes": [],
+    "record_notes": [],
+}  # fmt: skip
 SEQUENCES = [
     (
         0,

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from lab import paths
-from lab.atomic_files import read_object
+from lab.atomic_files import read_object, write_json
 from lab.chat import generate
 from lab.chat.generate import GenerationSettings
 from lab.data import chat_template, stop_tokens
@@ -134,6 +134,30 @@ def test_the_date_of_a_run_is_the_day_when_it_was_made(
         GenerationSettings(max_new_tokens=1),
     )  # fmt: skip
     assert told["receipt"]["prompt"].startswith("w1 "), "Chat writes the date of the run."
+
+
+def test_named_templates_travel_with_the_result(
+    small_spec: Callable[..., dict[str, Any]], small_model: Path, tmp_path: Path
+) -> None:
+    named = tmp_path / "named"
+    shutil.copytree(small_model, named)
+    (named / "chat_template.jinja").unlink()
+    config = read_object(named / "tokenizer_config.json") or {}
+    config["chat_template"] = [
+        {"name": "default", "template": tiny.TEMPLATE},
+        {"name": "tool_use", "template": "w1 " + tiny.TEMPLATE},
+    ]
+    write_json(named / "tokenizer_config.json", config)
+    run = run_here({**small_spec("lora", train={"max_steps": 2}), "model": str(named)})
+    merge(run, tmp_path / "merged")
+    for folder in (run.artifact, tmp_path / "merged"):
+        loaded = weights.load_tokenizer(ModelSource("n", str(folder), local_only=True))
+        assert set(loaded.chat_template) == {"default", "tool_use"}, folder
+    told = generate.answer(
+        generate.load(generate.parse(f"run:{run.id}")), generate.parse(f"run:{run.id}"),
+        [{"role": "user", "content": "w5"}], GenerationSettings(max_new_tokens=1),
+    )  # fmt: skip
+    assert told["receipt"]["prompt"] == "<|turn|> w5 <|end|> <|turn|> "
 
 
 def test_template_arguments_are_checked_and_kept(

@@ -31,7 +31,7 @@ class RunFacts:
 
 
 @dataclass(frozen=True)
-class Rule:
+class SpecRule:
     """`field` has no effect where `is_idle`; `others` are the fields that decide it."""
 
     field: str
@@ -85,164 +85,164 @@ FOR_CHATS = "Leave it out, or give chats."
 
 RULES = (
     # -- what needs evaluations
-    Rule(
+    SpecRule(
         "train.early_stopping", ("data.eval_fraction", "data.held_out"), no_held_out,
         "no rows are held out, so there is no evaluation loss to stop by", OPTIONAL_EVALUATION,
     ),
-    Rule(
+    SpecRule(
         "train.early_stopping", ("train.eval_every", "train.max_steps"),
         lambda spec, facts: never_stalls(spec.train.early_stopping or 0, spec, facts),
         "the run has too few evaluations for so many without improvement before its end",
         "Lower it, or evaluate more often (train.eval_every).",
     ),
-    Rule(
+    SpecRule(
         "train.eval_every", ("data.eval_fraction", "data.held_out"),
         lambda spec, facts: bool(spec.train.eval_every) and no_held_out(spec, facts),
         "no rows are held out to evaluate on", OPTIONAL_EVALUATION,
     ),
-    Rule(
+    SpecRule(
         "train.eval_every", ("train.max_steps",), beyond("train.eval_every"),
         "the run has fewer steps, so it is evaluated only at its end", "Lower it.", refuses=False,
     ),
-    Rule(
+    SpecRule(
         "train.keep_best", ("data.eval_fraction", "data.held_out"),
         lambda spec, facts: spec.train.keep_best > 0 and no_held_out(spec, facts),
         "no rows are held out, so no checkpoint is known to be better than another",
         "Raise data.eval_fraction, name data.held_out, or set train.keep_last.",
     ),
-    Rule(
+    SpecRule(
         "train.keep_best", ("train.save_every",),
         lambda spec, facts: spec.train.keep_best > 0 and spec.train.save_every == 0,
         "train.save_every is 0, so a checkpoint is written only when the run is stopped",
         "Set train.save_every.", refuses=False,
     ),
-    Rule(
+    SpecRule(
         "train.keep_last", ("train.save_every",),
         lambda spec, facts: spec.train.save_every == 0,
         "train.save_every is 0, so a checkpoint is written only when the run is stopped",
         "Set train.save_every.", refuses=False,
     ),
-    Rule(
+    SpecRule(
         "data.eval_fraction", ("data.held_out",),
         lambda spec, facts: spec.data.eval_fraction > 0 and spec.data.held_out is not None,
-        "data.held_out names the rows that are evaluated", "Set one of the two.",
+        "data.held_out names the rows that are evaluated", "Set one of the two.", refuses=False,
     ),
     # -- intervals and lengths of the run
-    Rule(
+    SpecRule(
         "train.save_every", ("train.max_steps",), beyond("train.save_every"),
         "the run has fewer steps, so it writes no checkpoint on the way", "Lower it.",
         refuses=False,
     ),
-    Rule(
+    SpecRule(
         "train.sample_every", ("train.max_steps",), beyond("train.sample_every"),
         "the run has fewer steps, so there are samples only at its start and end", "Lower it.",
         refuses=False,
     ),
-    Rule(
+    SpecRule(
         "train.warmup", ("train.max_steps",),
         lambda spec, facts: 0 < spec.train.warmup * (facts.max_steps or math.inf) <= 0.5,
         "it is less than half a step of this run, so the rate begins at its peak", "Raise it.",
         refuses=False,
     ),
-    Rule(
+    SpecRule(
         "train.epochs", tuple(f"train.{name}" for name in BUDGETS),
         lambda spec, facts: any(getattr(spec.train, name) is not None for name in BUDGETS),
         "another limit is set, which alone ends the run", "Leave one out.", refuses=False,
     ),
     # -- the optimizer and memory
-    Rule(
+    SpecRule(
         "train.momentum", ("train.optimizer",),
         lambda spec, facts: not spec.train.optimizer.startswith("sgd"),
         "only SGD has a momentum of its own to set", "Choose sgd, or leave it out.",
     ),
-    Rule(
+    SpecRule(
         "train.checkpointed_layers", ("train.activation_checkpointing",),
         lambda spec, facts: spec.train.activation_checkpointing == "off",
         "activation checkpointing is off", "Set train.activation_checkpointing to on.",
     ),
     # -- data
-    Rule(
+    SpecRule(
         "data.bucketing", ("data.packing",),
         lambda spec, facts: spec.data.bucketing == "on" and spec.data.packing == "on",
         "packed rows all have the same length", "Set data.packing to off, or leave it out.",
     ),
-    Rule(
+    SpecRule(
         "data.bucketing", ("train.batch_size",),
         lambda spec, facts: spec.data.bucketing == "on" and spec.train.batch_size == 1,
         "a batch of one row has no padding", "Raise train.batch_size.", refuses=False,
     ),
-    Rule(
+    SpecRule(
         "data.general_set", ("data.general_mix",),
         lambda spec, facts: spec.data.general_mix == 0,
         "no general rows are mixed in", "Set data.general_mix, such as 0.05.",
     ),
-    Rule(
+    SpecRule(
         "data.truncation", ("data.objective",), is_text,
         "plain text is split at the sequence length, not truncated", FOR_CHATS,
     ),
-    Rule(
+    SpecRule(
         "data.system_prompt", ("data.objective",),
         lambda spec, facts: bool(spec.data.system_prompt) and is_text(spec, facts),
         "plain text has no turns before which it could stand", FOR_CHATS,
     ),
-    Rule(
+    SpecRule(
         "data.template", ("data.objective",),
         lambda spec, facts: is_text(spec, facts) and not spec.data.general_mix,
         "plain text is trained on as it is", FOR_CHATS,
     ),
-    Rule(
+    SpecRule(
         "data.loss_on", ("data.objective",),
         lambda spec, facts: spec.data.loss_on == "completion" and is_text(spec, facts),
         "plain text has no answers; every token counts", FOR_CHATS,
     ),
     # -- options of methods
-    Rule(
+    SpecRule(
         "method.text", ("method.start",),
         lambda spec, facts: spec.method["start"] != "text",
         "it is read only where method.start is text", "Set method.start to text.",
     ),
-    Rule(
+    SpecRule(
         "method.projection_width", ("method.projection",),
         lambda spec, facts: not spec.method["projection"],
         "there is no projection", "Set method.projection to true, or leave it out.",
     ),
-    Rule(
+    SpecRule(
         "method.layers", ("method.encoder",),
         lambda spec, facts: spec.method["encoder"] == "mlp",
         "the MLP always has three layers", "Set method.encoder to lstm, or leave it out.",
     ),
-    Rule(
+    SpecRule(
         "method.dropout", ("method.encoder", "method.layers"),
         lambda spec, facts: "encoder" in spec.method
         and (spec.method["encoder"] == "mlp" or spec.method["layers"] == 1),
         "dropout stands between the layers of an LSTM of two or more",
         "Set method.encoder to lstm with two layers, or leave it out.",
     ),
-    Rule(
+    SpecRule(
         "method.reduction", ("method.size",),
         lambda spec, facts: spec.method["size"] is not None,
         "method.size says how large the bottleneck is", "Set one of the two.",
     ),
-    Rule(
+    SpecRule(
         "method.rank", ("method.layer_ranks", "method.layer_alphas"),
         lambda spec, facts: bool(spec.method.get("layer_ranks"))
         and bool(spec.method.get("layer_alphas")),
         "method.layer_ranks and method.layer_alphas say both for each layer",
         "Leave it out.", refuses=False,
     ),
-    Rule(
+    SpecRule(
         "method.alpha", ("method.layer_alphas",),
         lambda spec, facts: bool(spec.method.get("layer_alphas")),
         "method.layer_alphas says it for each layer", "Set one of the two.", refuses=False,
     ),
-    Rule(
+    SpecRule(
         "method.rslora", ("method.rank",),
         lambda spec, facts: spec.method["rank"] == 1
         and not (spec.method["layer_ranks"] or spec.method["last_rank"]),
         "with rank 1 the scale alpha / √rank is alpha / rank", "Raise method.rank.", refuses=False,
     ),
     *(
-        Rule(
+        SpecRule(
             f"method.{name}", ("method.trigger",),
             lambda spec, facts: spec.method.get("trigger") == "steps",
             "layers are unfrozen at a fixed interval (method.trigger)",
@@ -250,27 +250,27 @@ RULES = (
         )
         for name in ("patience", "least_gain")
     ),
-    Rule(
+    SpecRule(
         "method.patience", ("train.eval_every", "train.max_steps"),
         lambda spec, facts: spec.method.get("trigger") == "stall"
         and never_stalls(spec.method["patience"], spec, facts),
         "the run has too few evaluations for so many without improvement, so no layer is unfrozen",
         "Lower it, or evaluate more often (train.eval_every).",
     ),
-    Rule(
+    SpecRule(
         "method.every", ("method.trigger",),
         lambda spec, facts: spec.method.get("trigger") == "stall",
         "layers are unfrozen when the evaluation loss stalls (method.trigger)",
         "Set method.trigger to steps, or leave it out.",
     ),
-    Rule(
+    SpecRule(
         "method.every", ("train.max_steps",),
         lambda spec, facts: spec.method.get("trigger") == "steps"
         and facts.max_steps is not None
         and spec.method["every"] > facts.max_steps,
         "the run has fewer steps, so no layer is unfrozen", "Lower it.",
     ),
-    Rule(
+    SpecRule(
         "method.layers_at_once", ("method.most_layers",),
         lambda spec, facts: spec.method["layers_at_once"] > (spec.method["most_layers"] or 1000),
         "method.most_layers allows fewer", "Lower it.", refuses=False,
@@ -299,10 +299,10 @@ def is_asked(spec: RunSpec, field: str) -> bool:
     return bool(value_of(spec, field) != default)
 
 
-def broken(spec: RunSpec, facts: RunFacts, wrong: frozenset[str] = frozenset()) -> list[Rule]:
+def broken(spec: RunSpec, facts: RunFacts, wrong: frozenset[str] = frozenset()) -> list[SpecRule]:
     """The rules that `spec`, as it was asked for, breaks; those of the fields in `wrong`, which
     have problems already, are left out. One rule for each field."""
-    found: dict[str, Rule] = {}
+    found: dict[str, SpecRule] = {}
     for rule in RULES:
         fields = {rule.field, *rule.others}
         sections = {field.partition(".")[0] for field in fields}
@@ -313,7 +313,7 @@ def broken(spec: RunSpec, facts: RunFacts, wrong: frozenset[str] = frozenset()) 
     return list(found.values())
 
 
-def explanation(rule: Rule, spec: RunSpec) -> str:
+def explanation(rule: SpecRule, spec: RunSpec) -> str:
     value = quote(value_of(spec, rule.field))
     return f"is {value} and has no effect: {rule.reason}. {rule.way_out}"
 
