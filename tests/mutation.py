@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-# Beside these, every tests/**/test_MODULE*.py counts as near.
+# Beside these, every tests/**/test_FILE*.py of the module's file counts as near.
 MODULES = {
     "step": (
         "lab/train/step.py",
@@ -100,7 +100,7 @@ def nearest(name: str) -> list[str]:
     listed = [place for place in MODULES[name][1] if is_there(*place.split("::"))]
     own = sorted(
         str(file.relative_to(ROOT))
-        for file in (ROOT / "tests").rglob(f"test_{name}*.py")
+        for file in (ROOT / "tests").rglob(f"test_{Path(MODULES[name][0]).stem}*.py")
         if "e2e" not in file.parts
     )
     return list(dict.fromkeys([*own, *listed]))
