@@ -431,6 +431,7 @@ def test_arguments_and_the_date_reach_every_rendering(tokenizer: Any) -> None:
     ("template", "model_stops", "expected"),
     [
         (PLAIN, [], ["</e>"]),
+        (PLAIN.replace("</e>", "</e><s>"), [], ["</e>"]),
         (PLAIN.replace("</e>", "<s>"), [], ["<s>", "</e>"]),
         (PLAIN.replace("</e>", "<r><s>"), [], ["<s>", "</e>"]),
         (PLAIN.replace("</e>", "<s>"), ["<s>"], ["</e>", "<s>"]),
