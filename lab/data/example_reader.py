@@ -189,6 +189,7 @@ class Tally:
         self._known: dict[str, Group] = {}
 
     def add(self, row: int, text: str) -> None:
+        text = text.rstrip(".")
         if len(text) > LONGEST_REASON:
             text = f"{text[: LONGEST_REASON - 1]}…"
         kind = FIGURES.sub("#", text)

@@ -50,6 +50,10 @@ def example(row: int, value: Any, reading: ReadOptions) -> Example:
         text = record.text("text")
         return Example(row, text=text, goes_on=bool(value.get("goes_on")), notes=record.notes())
     messages = record.messages()
+    if reading.learns_all and any(message.get("learn") is False for message in messages):
+        raise BadRow(
+            "marks what is not to be learned, and data.loss_on is all; set it to assistant"
+        )
     tools = conversations.tools_of(record.at("tools"), record.fill) if record.has("tools") else None
     return Example(row, messages=messages, tools=tools, notes=record.notes())
 

@@ -74,7 +74,8 @@ class Example:
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How the rows of a file become examples. `ignored` are columns that need no note."""
+    """How the rows of a file become examples. `ignored` are columns that need no note;
+    `learns_all` says that the loss counts every token, which no mark of a row can be part of."""
 
     form: str = "auto"
     columns: dict[str, str] = field(default_factory=dict)
@@ -82,6 +83,7 @@ class ReadOptions:
     bad_rows: str = "refuse"
     limit: int | None = None
     ignored: tuple[str, ...] = ()
+    learns_all: bool = False
 
 
 def length(example: Example) -> int:

@@ -229,7 +229,10 @@ def reading_of(data: DataSpec, dataset: Dataset) -> ReadOptions:
     """How the dataset is read: as the spec says, else as its card says."""
     columns = data.columns or dict(dataset.card.get("columns") or {})
     ignored = tuple(dataset.card.get("metadata") or ())
-    return ReadOptions(data.format, columns, data.slots, data.bad_rows, data.max_examples, ignored)
+    return ReadOptions(
+        data.format, columns, data.slots, data.bad_rows, data.max_examples, ignored,
+        learns_all=data.loss_on == "all",
+    )  # fmt: skip
 
 
 def check_objective(data: DataSpec, has_chats: bool, dataset: Dataset) -> None:

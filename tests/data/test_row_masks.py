@@ -14,7 +14,6 @@ from lab.errors import LabError
 from lab.spec import RunSpec
 from tests.conftest import write_rows
 
-PLACE = "builtin:smollm2-135m-instruct"
 ROWS = [
     {
         "messages": [
@@ -54,6 +53,20 @@ def test_a_marked_answer_is_shown_and_not_learned(
         [i for i, label in zip(first.ids, first.labels, strict=True) if label != -100]
     )
     assert "w701" in counted and "w700" not in counted, counted
+
+
+def test_where_all_is_learned_a_mark_is_refused_not_passed_over(
+    tmp_path: Path, tiny_model: Path, tokenizer: Any
+) -> None:
+    spec = spec_of(tmp_path, ROWS, tiny_model, loss_on="all")
+    says = r"row 1 and 11 more: marks what is not to be learned, and data\.loss_on is all"
+    with pytest.raises(LabError, match=says):
+        dataset_preview.look(spec)
+    for reader in (dataset_stats.facts_of, prepare.prepare):
+        with pytest.raises(LabError, match=says):
+            reader(RunSpec.from_json(spec), tokenizer)
+    with pytest.raises(LabError, match=r"[^.]\. Name the right columns|[^.]\. Mend these rows"):
+        dataset_preview.look(spec)
 
 
 def test_page_check_and_run_say_the_same_of_the_rows(
