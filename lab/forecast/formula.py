@@ -71,7 +71,6 @@ class Sizes:
     head_trains: bool
     updating: int = 0  # bytes that the update works in
     virtual: int = 0  # positions before each row that pass through all layers
-    largest_layer: int = 0  # bytes of the gradients of one layer
 
 
 def sizes(
@@ -123,13 +122,6 @@ def sizes(
         head_trains=any(weight.requires_grad for weight in embedding.parameters())
         if embedding is not None
         else False,
-        largest_layer=max(
-            (
-                sum(w.numel() * w.element_size() for w in layer.parameters() if w.requires_grad)
-                for layer in layers
-            ),
-            default=0,
-        ),
     )
 
 
@@ -175,7 +167,9 @@ def from_sizes(
         "last layer": kept + head + (one_layer if recomputed == found.layers else 0) + work,
         "first layer": found.gradients + one_layer + work,
     }
-    if 0 < recomputed < found.layers:  # the first that recomputes, the rest is done with
+    if (
+        0 < recomputed < found.layers
+    ):  # backward reaches the first checkpointed layer; later layers are freed
         done = int(found.gradients * (1 - recomputed / found.layers))
         places["middle"] = done + tokens * found.residual * recomputed + one_layer + work
     phases = {

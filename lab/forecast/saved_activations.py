@@ -1,4 +1,4 @@
-"""What one decoder layer keeps for its backward pass, read from its modules.
+"""Activation bytes that one decoder layer saves for backward, derived from its modules.
 
 Bytes a token under bf16 autocast; h hidden, f feed-forward, a query width, k key/value width, and
 "in" and "out" of an adapted matrix:

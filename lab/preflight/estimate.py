@@ -19,7 +19,7 @@ from lab.preflight.validate import check_fit, not_applicable, resolve
 from lab.spec import RunSpec
 from lab.stages import stage
 
-CERTAINLY_OVER = 1.2  # times the memory by the closed form: need not be traced to be ruled out
+CERTAINLY_OVER = 1.2  # if the formula exceeds memory by this factor, skip the trace
 
 
 def estimate(
