@@ -99,7 +99,7 @@ def read_json(path: Path) -> Any | None:
 
 
 def read_object(path: Path) -> dict[str, Any] | None:
-    """As `read_json`, but None for anything that is not a JSON object."""
+    """As `read_json`, but None unless the file holds a JSON object."""
     value = read_json(path)
     return value if isinstance(value, dict) else None
 

@@ -1,4 +1,4 @@
-"""GPUs that people fine-tune on: memory, bandwidth, speed, and what is gone before the first byte.
+"""Data sheet of common GPUs: memory, bandwidth, FLOP/s, and CUDA context size.
 
 Memory is what the driver shows (GiB on the box, less what the driver keeps for itself), bandwidth
 and dense bf16 rates are from the makers' data sheets; where a card has no bf16, its fp16 rate.

@@ -1,4 +1,4 @@
-"""What this machine is: processors, memory, GPUs, and the fastest product that it can form."""
+"""Facts about this machine: CPU, memory, GPUs, and its peak matrix-multiply rate."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The update rules that `train.optimizer` chooses from.
 
-One entry each: what it is, what it remembers, where it runs, and how to build it. Nothing here
+One entry per optimizer: description, state size, supported devices, and a factory. Nothing here
 imports torch at module level, so that forms and checks can read the table.
 """
 

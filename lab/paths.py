@@ -1,4 +1,7 @@
-"""Where everything lies. LAB_HOME and LAB_MODELS are read on every call, never at import."""
+"""Paths of everything the lab stores.
+
+LAB_HOME and LAB_MODELS are read on every call, never at import.
+"""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def stream(
 
     Closing it ends the answer: whoever stops listening closes it, and does not wait until it is
     collected. While there is no news the phase comes again each second, so that a page can notice
-    that it is closed. Raises LabError for what a person can mend.
+    that it is closed. Raises LabError for problems the user can fix.
     """
     body = {"model": model, "messages": messages, **settings}
     phase = "waiting"

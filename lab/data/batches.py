@@ -60,7 +60,7 @@ def split_indices(count: int, fraction: float) -> tuple[list[int], list[int]]:
 
 
 class SequenceDataset(Sequence[TokenSequence]):
-    """Rows made of sequences when they are asked for: `groups[k]` names those of row k."""
+    """Sequences assembled lazily from examples: `groups[k]` lists the examples in sequence k."""
 
     def __init__(self, tokens: Sequence[TokenizedExample], groups: Sequence[Sequence[int]]) -> None:
         self.tokens, self.groups = tokens, groups

@@ -42,7 +42,7 @@ def look(value: Any, most: int = MOST) -> dict[str, Any]:
     """What the rows of a spec's data look like to its model.
 
     {"rows", "packed", "lengths", "counts", "twins", "leaks", "bad", "template", …}; see the Data
-    page. Raises LabError for what a person can mend.
+    page. Raises LabError for problems the user can fix.
     """
     problems: list[Problem] = []
     spec = RunSpec.parse(value, problems)

@@ -1,4 +1,4 @@
-"""Rows that stand in a set twice, or nearly so, and rows that leak into the held-out part.
+"""Duplicate and near-duplicate examples, and examples that leak into the held-out split.
 
 Near duplicates are found by MinHash over runs of WIDTH bytes of the normalised text (Broder 1997):
 PERMUTATIONS smallest hashes a row, compared in BANDS bands, and each candidate pair counted out:
@@ -34,7 +34,7 @@ class DuplicatePairs:
 
 
 def normal(text: str) -> str:
-    """The text without the differences that nobody means."""
+    """Normalised text: lower-cased, whitespace collapsed."""
     return " ".join(text.casefold().split())
 
 

@@ -1,4 +1,4 @@
-"""What stands at the beginning of a dataset's file: found without a tokenizer, fast at any size."""
+"""Detects the format of a dataset from its first records, without a tokenizer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The values that stand in a file, one after the other, whatever its format.
+"""Streams the records of a file, whatever its format.
 
 JSONL, JSON, CSV, TSV, Parquet and plain text, each also gzipped, are read as a stream: memory does
 not grow with the file, and time grows with its length only. A row that cannot be read becomes a

@@ -36,7 +36,6 @@ NESTED_METADATA = frozenset(
 CONTEXT = frozenset(("context", "contexts", "passage", "document", "background", "knowledge"))
 MEDIA = {"image": "pictures", "picture": "pictures", "photo": "pictures", "pixel": "pictures",
          "audio": "sounds", "speech": "sounds", "video": "videos", "frames": "videos"}  # fmt: skip
-COMPARED = frozenset(("rejected", "chosen"))
 ANSWERS = ("canonical_solution", "answer_key", "answerkey", "solution", "solutions", "answer",
            "answers", "correct_answer", "best_answer", "gold", "gold_answer", "ground_truth",
            "reference", "reference_answer", "expected_output", "final_answer", "code", "program",

@@ -3,7 +3,8 @@
 LAB_HOME/cache/tokens/KEY/ holds ids.bin (uint32), counted.bin (uint8), index.bin (int64, five for
 each sequence: end in ids.bin, row in the file, number of the example, whether it was cut, counted
 tokens) and meta.json. KEY hashes the file's content, the tokenizer, the template and every setting
-that decides tokens. A folder is written aside and renamed, so what has its name is whole.
+that decides tokens. Folders are written to a temporary path and renamed, so a
+folder with its final name is complete.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How long a run takes, before it starts: its operations over what the device reaches of its peak.
+"""Estimates run time before the start: FLOPs divided by the FLOP/s the device achieves.
 
 What is reached is the median of this machine's finished runs; without any, REACHED. The factors
 were measured on one H100 with rows of 1,024 tokens and hold to a fifth or so: they rank settings,
@@ -63,7 +63,7 @@ class Pace:
     energy_wh: float | None
     is_measured: bool
     rate: float  # floating-point operations a second that it takes the device to reach
-    launch_s: float  # of a token's time, what is no work
+    launch_s: float  # fixed overhead per token (kernel launches)
     packing: str
 
     def to_json(self) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def seconds_a_token(
     if has_adapters and train.precision == "bfloat16" and train.adapter_precision == "float32":
         work *= WIDE_ADAPTERS
     if train.compile == "on":
-        work *= full / length / COMPILED  # shapes must stay: rows are filled up
+        work *= full / length / COMPILED  # static shapes: sequences are padded to full length
     return float(work / (device.flops * device.reached)) + launch
 
 

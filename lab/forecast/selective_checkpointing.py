@@ -1,4 +1,4 @@
-"""Checkpointing of the fewest layers that makes a run fit: each one spared saves time."""
+"""Finds the smallest number of checkpointed layers that fits; each of the others saves time."""
 
 from __future__ import annotations
 

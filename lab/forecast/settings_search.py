@@ -21,7 +21,7 @@ from lab.methods import Method
 from lab.spec import RunSpec
 
 CONFIRMED = 6  # choices that are traced
-OTHER_RULE = 0.95  # of its speed is what another optimizer is ranked by
+OTHER_RULE = 0.95  # a different optimizer is ranked at this fraction of its speed
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A tokenizer's place where there is only a config: how many tokens there are, and which stand out.
+"""Stub tokenizer for estimates from a config alone: knows vocabulary size and special tokens.
 
 Enough to build a method's structure for an estimate. It turns no text into tokens that mean
 anything.
@@ -19,14 +19,12 @@ class StubTokenizer:
         listed = (one if isinstance(one, (list, tuple)) else [one] for one in named)
         special = {int(one) for ids in listed for one in ids if isinstance(one, int) and one >= 0}
         self._special = sorted(special) or [0]
-        self.was_used = False  # for what only the real one knows
 
     def __len__(self) -> int:
         return self._size
 
     @property
     def all_special_ids(self) -> list[int]:
-        self.was_used = True
         return self._special
 
     def add_tokens(self, tokens: list[str]) -> int:
@@ -41,7 +39,6 @@ class StubTokenizer:
 
     def encode(self, text: str, **_: Any) -> list[int]:
         """A token of its own for each text, in the order that they are asked for."""
-        self.was_used = True
         return [self._texts.setdefault(text, len(self._texts))]
 
     def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:

@@ -56,7 +56,7 @@ def load_config(source: ModelSource) -> Any:
         if source.config is not None:
             return AutoConfig.for_model(**source.config)
         return AutoConfig.from_pretrained(place, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # the file is a stranger's: any nonsense may stand in it
+    except Exception as error:  # untrusted file: it may contain anything
         raise LabError(
             f"The model '{source.id}' cannot be read: {first_line(error)}.", _way_out(source)
         ) from None

@@ -58,7 +58,7 @@ def entries() -> list[RunSummary]:
 
 
 def active_runs() -> list[RunDir]:
-    """The runs whose workers are at it, newest first."""
+    """Runs with a live worker, newest first."""
     return [run for run in paths.all_runs() if entry(run).status.is_active]
 
 

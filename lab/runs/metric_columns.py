@@ -21,7 +21,7 @@ import numpy as np
 from lab.metrics import is_number
 
 KINDS = ("train", "eval", "device")
-IN_BULK = 1 << 16  # bytes from which fixed fields are worth their preparation
+IN_BULK = 1 << 16  # minimum size in bytes for the bulk decoder to pay off
 Keys = tuple[str, ...]
 
 

@@ -1,4 +1,4 @@
-"""Who a worker is: pid, start time and boot, since a pid alone is given out again."""
+"""Identifies a process by PID, start time and boot ID, because PIDs are reused."""
 
 from __future__ import annotations
 

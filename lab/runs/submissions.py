@@ -77,7 +77,7 @@ def start(plan: dict[str, Any], ticket: str) -> RunDir:
 
 
 def _of_the_faster(ticket: str) -> RunDir | None:
-    """The run that another click is starting, or None if none comes of it."""
+    """The run that a concurrent click is starting, or None if it fails."""
     for _ in range(30):
         run = run_of(ticket)
         if run is not None:

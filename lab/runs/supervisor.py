@@ -93,7 +93,7 @@ class Supervisor:
             reason = self._reason_to_wait(run, running, rules)
             if reason:
                 why[run.id] = reason
-                break  # nobody overtakes
+                break  # strict order: later runs wait too
             if queue.claim(run):
                 self._start(run, room_for_a_run(running)[0])
             running = queue.active()

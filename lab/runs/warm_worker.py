@@ -1,4 +1,4 @@
-"""One worker that has its imports behind it, so that a run starts at once.
+"""A warm worker with its libraries already imported, so that a run starts at once.
 
 It belongs to the supervisor: it waits on a pipe from it, and ends when that closes. It costs the
 memory of its libraries (about half a gigabyte, none on a GPU); `queue.Settings.spare` says no.

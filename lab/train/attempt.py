@@ -88,7 +88,7 @@ class Attempt:
         begin, look = "" if saved else self.spec.start_from, self._check_commands
         self.base = identify_base(self.run, self.source, self.telemetry, look, begin)
         self.data = self._data()
-        # what is under way goes on with the rows that it began with
+        # a resumed run keeps the packing it started with
         model = self._load_and_evaluate_base(tries_packing=not settled and saved is None)
         model = self._apply_method(model, begins=saved is None)
         return self._conductor(model, self.data, saved)

@@ -127,7 +127,7 @@ class Telemetry:
             self._log_error_once(error)
 
     def _log_error_once(self, error: OSError) -> None:
-        """Into the log, once for each kind of error: the disk may be the very trouble."""
+        """Logged once per error code, because the disk itself may be the problem."""
         if error.errno not in self._complained:
             self._complained.add(error.errno)
             print(f"warning: telemetry cannot write: {error}", flush=True)

@@ -37,7 +37,8 @@ def _work(run: RunDir, commands: Commands) -> int:
         telemetry.each_second = commands.interrupt
         telemetry.start(device_stats_reader(run, uses_gpu=False))
         telemetry.enter_phase("loading")
-        from lab.train.attempt import Attempt  # imports torch: seconds, in which we already beat
+        # importing torch takes seconds; the heartbeat already runs
+        from lab.train.attempt import Attempt
 
         devices.assert_one()
         state = Attempt(run, spec, telemetry, commands).run_training(summary)

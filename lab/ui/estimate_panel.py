@@ -22,7 +22,7 @@ from lab.ui.monitor_view import is_dark
 from lab.ui.waiting import Watched
 
 KEPT = 32
-STILL_S = 1.5  # a form that has not been looked at for so long has changed
+STILL_S = 1.5  # if the form is not polled for this long, its values have changed
 
 
 class Forecast(Watched):

@@ -66,7 +66,7 @@ class Ledger(TorchDispatchMode):
     def log(self) -> Log:
         """What is written by now."""
         self._settle()
-        # a copy: what goes away after the step is none of it
+        # copied, so that frees after the step are not included
         return Log(list(self.events), self.kind_of, self.layer_of)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -1,4 +1,4 @@
-"""Layer extension: trace five layers of a kind, and let the middle one stand for all between.
+"""Layer repetition: trace five identical layers and repeat the middle one's events for the rest.
 
 Layers that are alike do the same to memory, each with tensors of its own. So the log of a deep
 model is that of a short one with the events of a middle layer said again for each further layer,
@@ -27,7 +27,7 @@ LAYER = ".layer."
 
 
 class Irregular(Exception):
-    """The layers of a short model do not repeat what memory does."""
+    """Raised when identical layers do not allocate identically."""
 
 
 def step(

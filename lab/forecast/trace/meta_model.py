@@ -1,4 +1,4 @@
-"""A model's structure on the meta device: base, quantisation, method, as the worker makes them."""
+"""Builds the model on the meta device as the worker does: base, quantisation, method."""
 
 from __future__ import annotations
 
