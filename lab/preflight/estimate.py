@@ -210,7 +210,7 @@ def _largest_that_fits(
     """
     low, high = 0, most + 1  # low fits, high does not
     peaks: dict[int, float] = {}
-    count = near or high // 2
+    count = most if near else high // 2  # both ends tell where the line meets the room
     for step in itertools.count():
         if high - low <= 1:
             return low
@@ -221,7 +221,9 @@ def _largest_that_fits(
         else:
             high = count
         ends = [end for end in (low, high) if math.isfinite(peaks.get(end, math.inf))]
-        if near is None or step % 4 == 3:
+        if near and step == 0:
+            count = near
+        elif near is None or step % 4 == 3:
             count = (low + high) // 2
         elif len(ends) == 2 and peaks[high] > peaks[low]:
             share = (room - peaks[low]) / (peaks[high] - peaks[low])
