@@ -3,7 +3,7 @@
 On a GPU each case is trained for a few steps with random weights made on the device, and the
 allocator's own figures are put beside the prediction. On a CPU tensor bytes by kind must be equal
 to the byte, and the ledger of the fake step to that of the same step with real tensors. `grid`
-holds the predictions against each other: closed form and layer extension against full traces.
+holds the predictions against each other: outlines and layer extension against full traces.
 """
 
 from __future__ import annotations
@@ -225,7 +225,7 @@ def _is_refused(case: Case) -> bool:
 def grid(
     count: int, seed: int, say: Callable[[str], object], *, whole: bool = True
 ) -> dict[str, Any]:
-    """Closed form and layer extension against the shadow step, over `count` cases.
+    """Outline and layer extension against the shadow step, over `count` cases.
 
     `whole` traces every layer too. Shares are of the cases that can be traced.
     """
@@ -233,7 +233,7 @@ def grid(
     for number, case in enumerate(draw(count, seed)):
         method, config, spec = methods.get(case.method), case.config(), case.spec()
         how: dict[str, Any] = {"on_gpu": True, "memory_bytes": None}
-        closed = memory.predict(config, spec, method, shadow=False, **how)
+        outline = memory.predict(config, spec, method, shadow=False, **how)
         extended = memory.predict(config, spec, method, **how)
         if extended.source != "shadow":
             say(f"{case}: {extended.notes}")
@@ -241,7 +241,7 @@ def grid(
         row = {
             **dataclasses.asdict(case),
             "shadow": extended.peak_bytes,
-            "closed_error": closed.peak_bytes / extended.peak_bytes - 1,
+            "outline_error": outline.peak_bytes / extended.peak_bytes - 1,
         }
         if whole:
             full = memory.predict(config, spec, method, whole=True, **how)
@@ -249,16 +249,16 @@ def grid(
         rows.append(row)
         say(
             f"{number + 1:4d} {case.model} {case.method} {case.rows}x{case.length} "
-            f"{case.checkpointing} {case.loss}: {extended.peak_bytes / 1e9:.2f} GB, closed "
-            f"{row['closed_error']:+.1%}"
+            f"{case.checkpointing} {case.loss}: {extended.peak_bytes / 1e9:.2f} GB, outline "
+            f"{row['outline_error']:+.1%}"
             + (f", extension {row['extension_error']:+.3%}" if "extension_error" in row else "")
         )
-    closed_errors = [abs(row["closed_error"]) for row in rows]
+    outline_errors = [abs(row["outline_error"]) for row in rows]
     extension = [abs(row["extension_error"]) for row in rows if "extension_error" in row]
     return {
         "cases": len(rows),
-        "closed_within_10_percent": sum(one <= 0.10 for one in closed_errors) / len(rows),
-        "closed_median": statistics.median(closed_errors),
+        "outline_within_2_percent": sum(one <= 0.02 for one in outline_errors) / len(rows),
+        "outline_median": statistics.median(outline_errors),
         "extension_within_half_a_percent": (
             sum(one <= 0.005 for one in extension) / len(extension) if extension else None
         ),

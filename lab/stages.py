@@ -37,7 +37,7 @@ STAGES = {
         "matching the method with the model",
         "Write the names of modules in place of a pattern, or choose a smaller method.",
     ),
-    "predict": ("predicting memory and time", "Try again; the closed form alone takes less."),
+    "predict": ("predicting memory and time", "Try again; the outline alone takes less."),
 }
 # Parts that a file, a template, a pattern or a config decides over.
 SHORT = ("rows", "slots", "template", "tokenizer", "model", "method")

@@ -26,7 +26,7 @@ def add(verb: Any) -> None:
         "--cases",
         type=int,
         metavar="N",
-        help="of hostile: bad inputs (400); of memory: closed forms against N traced steps",
+        help="of hostile: bad inputs (400); of memory: outlines against N traced steps",
     )
     sub.add_argument("--whole", action="store_true", help="trace every layer of each case too")
     bench_speed.add(sub)

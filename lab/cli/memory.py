@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.markup import escape
 
-from lab import spec
+from lab import formatting, spec
 from lab.cli.console import Output, console, table
 from lab.cli.runs import add_set
 from lab.errors import LabError
@@ -18,7 +18,7 @@ from lab.preflight.client import planner
 def add(verb: Any) -> None:
     sub = verb("estimate", estimate, "the memory of a run on any device, without weights or data")
     _add_run_and_device(sub)
-    sub.add_argument("--formula", action="store_true", help="the closed form alone, at once")
+    sub.add_argument("--formula", action="store_true", help="the outline of the step alone, sooner")
     sub.add_argument("--whole", action="store_true", help="trace every layer, however long")
     sub = verb("plan", plan, "the fastest settings that fit a device, and the runners-up")
     _add_run_and_device(sub)
@@ -47,7 +47,7 @@ def estimate(arguments: argparse.Namespace) -> Output:
 
     def display() -> None:
         trains = f"{count(answer['trainable'])} of {count(answer['parameters'])} train"
-        how = "shadow step" if answer["source"] == "shadow" else "closed form"
+        how = formatting.estimated_by(answer["source"])
         rows = [[name, size(value)] for name, value in answer["at_peak"].items()]
         where = answer["peak_phase"]
         if answer["module"] or answer["operation"]:
@@ -68,6 +68,8 @@ def estimate(arguments: argparse.Namespace) -> Output:
         if answer["fits"] is not None:
             room = size(answer["device_bytes"])
             console.print(f"Fits into {room}." if answer["fits"] else f"Does not fit into {room}.")
+        elif answer["trace_error"]:
+            console.print("Whether it fits is not known: the figures are the least that it needs.")
         for note in answer["notes"]:
             console.print(escape(note))
 
@@ -90,7 +92,7 @@ def plan(arguments: argparse.Namespace) -> Output:
                 candidate["loss"],
                 candidate["optimizer"],
                 size(candidate["peak_bytes"])
-                + ("" if candidate["source"] == "shadow" else " (closed form)"),
+                + ("" if candidate["source"] == "shadow" else " (about)"),
                 f"{candidate['tokens_per_s']:,.0f}",
                 candidate["why"],
             ]

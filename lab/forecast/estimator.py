@@ -1,4 +1,7 @@
-"""The prediction for one spec: the shadow step where it can be traced, else the closed form."""
+"""The prediction for one spec: its step traced on fake tensors, or the outline of that step.
+
+What cannot be traced is counted as far as it goes, and never said to fit.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,9 @@ import hashlib
 import importlib.metadata
 import json
 import time
-from collections import OrderedDict
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lab
 from lab import optimizers, paths
@@ -19,7 +21,13 @@ from lab.forecast import formula, rules_of_thumb
 from lab.forecast.formula import Estimate
 from lab.methods import Method
 from lab.models.stub_tokenizer import StubTokenizer
+from lab.recent import Recent
 from lab.spec import RunSpec
+
+if TYPE_CHECKING:
+    from lab.forecast.outline import Outline
+    from lab.forecast.trace.allocation_log import Trace
+    from lab.forecast.trace.trace_step import Batch
 
 # Settings that a prediction depends on, by what they change.
 STRUCTURE = ("precision", "adapter_precision", "optimizer", "momentum")
@@ -31,7 +39,8 @@ DISK = ("save_every", "keep_best", "keep_last", "max_steps")
 # What a prediction rests on: a cached one of other code is made again.
 CODE = ("forecast", "methods", "models", "train", "optimizers.py")
 # A CPU run's resident memory beyond the tensors: copies that kernels make, and the heap's holes.
-CPU_SLACK = 1.15
+CPU_SLACK = 1.3
+OUTLINE = "outline"
 CHANGED_LOGITS = ("final_logit_softcapping", "logits_scaling", "logit_scale", "logits_soft_cap")
 
 
@@ -46,18 +55,18 @@ def predict(
     shadow: bool = True,
     whole: bool = False,
     tokenizer: Any = None,
+    short: Outline | None = None,
 ) -> Estimate:
     """The memory of `spec` (resolved) with a model of `config`.
 
-    Full rows are assumed. `packed`: several sequences stand in a row, which takes a mask.
-    `whole` traces every layer. Raises ValueError where a library refuses the method.
+    Full rows are assumed. `packed`: several sequences stand in a row, which takes a mask. Without
+    `shadow` it is the outline of the step, `short` if that is at hand; with it the traced step,
+    and `whole` traces every layer. Raises ValueError where a library refuses the method.
     """
     started = time.perf_counter()
     loss = loss_kind(config, spec)
     sized = measure(config, spec, method, tokenizer)
-    made = formula.from_sizes(
-        sized.sizes, spec, on_gpu=on_gpu, memory_bytes=memory_bytes, loss_kind=loss
-    )
+    made = formula.counted(sized.sizes, spec, on_gpu=on_gpu)
     notes = []
     if loss != spec.train.loss:
         notes.append("This architecture changes its logits after the head: plain loss.")
@@ -67,15 +76,31 @@ def predict(
         notes.append("The special tokens are those that the config names; no tokenizer was read.")
     if spec.train.compile == "on":
         notes.append("Compiled layers keep less; the figure is that of layers that are not.")
-    if shadow:
-        made = _traced(
-            config, sized.layers, spec, method, made, loss, notes,
-            on_gpu=on_gpu, packed=packed, whole=whole,
-        )  # fmt: skip
+
+    def trace() -> tuple[Trace, str]:
+        from lab.forecast.outline import whole_step
+        from lab.forecast.trace.layer_repetition import step
+
+        batch = batch_of(spec, packed)
+        if shadow:
+            return step(config, sized.layers, method, spec, batch, loss, on_gpu=on_gpu, whole=whole)
+        found = short or outline_of(config, spec, method, on_gpu=on_gpu, packed=packed)
+        return whole_step(found, sized.sizes, spec.train.accumulation), OUTLINE
+
+    try:
+        found, how = trace()
+    except Exception as error:  # anything may stand in the code of an architecture
+        said = (str(error).strip().splitlines() or [""])[0][:200]
+        why = f"{type(error).__name__}: {said}"
+        notes.append(f"The step could not be traced ({why}). What it needs at least is counted.")
+        made = dataclasses.replace(made, trace_error=why)
+    else:
+        made = _traced(made, found, "outline" if how == OUTLINE else "shadow", on_gpu=on_gpu)
+        notes.append(f"Shadow step, {how}.")
     kind = rules_of_thumb.kind_of(made.trainable, made.parameters, sized.bits)
     return dataclasses.replace(
         made,
-        fits=None if memory_bytes is None else made.peak_bytes <= memory_bytes,
+        fits=made.fits_into(memory_bytes),
         rules=rules_of_thumb.rules(made.parameters, kind, sized.base),
         notes=notes,
         seconds=round(time.perf_counter() - started, 3),
@@ -83,10 +108,46 @@ def predict(
     )
 
 
+def batch_of(spec: RunSpec, packed: bool) -> Batch:
+    """The shape of a micro-batch of `spec`."""
+    from lab.forecast.trace.trace_step import Batch
+
+    return Batch(spec.train.batch_size, spec.data.max_length, packed)
+
+
+def outline_of(
+    config: Any, spec: RunSpec, method: Method, *, on_gpu: bool, packed: bool
+) -> Outline:
+    """The outline of the step of `spec`. Raises whatever cannot be traced."""
+    from lab.forecast.outline import outline
+
+    layers = measure(config, spec, method).layers
+    batch, loss = batch_of(spec, packed), loss_kind(config, spec)
+    return outline(config, layers, method, spec, batch, loss, on_gpu=on_gpu)
+
+
+def for_any_rows(
+    config: Any, spec: RunSpec, method: Method, most: int, *, on_gpu: bool, packed: bool
+) -> Outline | None:
+    """The outline of the step of `spec` from those with `most` rows and with half as many, which
+    are traced once for every number of rows; None where the step cannot be traced."""
+    from lab.forecast.outline import at_rows
+
+    outlines = []
+    for rows in (most // 2, most) if most > 1 else (1, 2):
+        train = dataclasses.replace(spec.train, batch_size=rows, accumulation=1)
+        few = dataclasses.replace(spec, train=train)
+        try:
+            short = outline_of(config, few, method, on_gpu=on_gpu, packed=packed)
+        except Exception:  # `predict` meets it again, and tells it
+            return None
+        outlines.append((rows, short))
+    return at_rows(outlines[0], outlines[1], spec.train.batch_size)
+
+
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What the structure of a model with its method says, whatever the rows: kept, so that the
-    closed form answers at once when only the rows change."""
+    """What the structure of a model with its method says, whatever the rows."""
 
     sizes: formula.Sizes
     layers: tuple[Any, ...]  # a signature for each decoder layer
@@ -96,8 +157,7 @@ class Measured:
     assumes_tokens: bool = False  # what only the tokenizer knows was taken from the config
 
 
-_measured: OrderedDict[str, Measured] = OrderedDict()
-KEPT = 256
+_measured: Recent[str, Measured] = Recent(256)
 
 
 def measure(config: Any, spec: RunSpec, method: Method, tokenizer: Any = None) -> Measured:
@@ -109,9 +169,9 @@ def measure(config: Any, spec: RunSpec, method: Method, tokenizer: Any = None) -
     train = spec.train
     asked = (config.to_dict(), spec.method, [getattr(train, name) for name in STRUCTURE])
     name = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
-    if name in _measured:
-        _measured.move_to_end(name)
-        return _measured[name]
+    known = _measured.get(name)
+    if known is not None:
+        return known
     plain = dataclasses.replace(train, activation_checkpointing="off")
     if tokenizer is None:
         tokenizer = StubTokenizer(config)
@@ -119,48 +179,26 @@ def measure(config: Any, spec: RunSpec, method: Method, tokenizer: Any = None) -
     model, quantised, base = build(
         config, dataclasses.replace(spec, train=plain), method, tokenizer
     )
-    found = Measured(
-        formula.sizes(model, spec, quantised),
-        tuple(signatures(decoder_layers(model))),
-        quantised.bits if quantised else 16,
-        base,
-        {
-            kind: flops.count(model, kind, method.virtual_tokens(spec.method_config))
-            for kind in ("fused", "plain")
-        },
-        getattr(tokenizer, "was_asked", False),
+    return _measured.put(
+        name,
+        Measured(
+            formula.sizes(model, spec, quantised),
+            tuple(signatures(decoder_layers(model))),
+            quantised.bits if quantised else 16,
+            base,
+            {
+                kind: flops.count(model, kind, method.virtual_tokens(spec.method_config))
+                for kind in ("fused", "plain")
+            },
+            getattr(tokenizer, "was_asked", False),
+        ),
     )
-    _measured[name] = found
-    if len(_measured) > KEPT:
-        _measured.popitem(last=False)
-    return found
 
 
-def _traced(
-    config: Any,
-    layers: tuple[Any, ...],
-    spec: RunSpec,
-    method: Method,
-    closed: Estimate,
-    loss: str,
-    notes: list[str],
-    *,
-    on_gpu: bool,
-    packed: bool,
-    whole: bool,
-) -> Estimate:
-    """`closed` with the figures of the shadow step; as it is, with a note, if that fails."""
+def _traced(counts: Estimate, found: Trace, source: str, *, on_gpu: bool) -> Estimate:
+    """`counts` with the figures of a traced step."""
     from lab.forecast.trace.allocation_tracker import KINDS
-    from lab.forecast.trace.layer_repetition import step
-    from lab.forecast.trace.trace_step import Batch
 
-    batch = Batch(spec.train.batch_size, spec.data.max_length, packed)
-    try:
-        found, how = step(config, layers, method, spec, batch, loss, on_gpu=on_gpu, whole=whole)
-    except Exception as error:  # anything may stand in the code of an architecture
-        first = (str(error).strip().splitlines() or [""])[0][:200]
-        notes.append(f"The step could not be traced ({type(error).__name__}: {first}).")
-        return closed
     workspace = formula.CUBLAS_WORKSPACE if on_gpu else formula.CPU_LIBRARIES
     scale = 1.0 if on_gpu else CPU_SLACK
 
@@ -173,25 +211,24 @@ def _traced(
         phase = segment.partition(".")[0]
         if whole_of(peak) > phases.get(phase, 0):
             phases[phase], highest[phase] = whole_of(peak), peak
-    resting = int((closed.bytes["weights"] + closed.bytes["optimizer"]) * scale) + workspace
+    resting = int((counts.bytes["weights"] + counts.bytes["optimizer"]) * scale) + workspace
     phases |= {"save": resting, "resume": resting}
     peak_phase = max(phases, key=lambda name: phases[name])
     top = highest[peak_phase]
     at_peak = {kind: max(0, top.kinds.get(kind, 0)) for kind in KINDS}
     at_peak["workspace"] = phases[peak_phase] - sum(at_peak.values())
-    parts = dict(closed.bytes)  # weights, gradients and moments are exact there
+    parts = dict(counts.bytes)  # weights, gradients and moments are exact there
     for kind in ("activations", "loss"):
         parts[kind] = max(peak.kinds.get(kind, 0) for peak in found.peaks.values())
     parts["workspace"] = at_peak["workspace"]
-    notes.append(f"Shadow step, {how}.")
     return dataclasses.replace(
-        closed,
+        counts,
         bytes=parts,
         at_peak=at_peak,
         phases={name: phases[name] for name in formula.PHASES},
         peak_bytes=phases[peak_phase],
         peak_phase=peak_phase,
-        source="shadow",
+        source=source,
         operation=top.operation,
         module=top.module,
         reserved_bytes=None if found.reserved is None else found.reserved + workspace,
@@ -259,17 +296,14 @@ def _cached_file(name: str) -> Path:
 def cached(
     config: Any, spec: RunSpec, method: Method, *, memory_bytes: int | None, **how: Any
 ) -> Estimate:
-    """`predict`, or its answer to the same question before. Closed forms are quicker than disks."""
-    if not how.get("shadow", True):
-        return predict(config, spec, method, memory_bytes=memory_bytes, **how)
+    """`predict`, or its answer to the same question before."""
     file = _cached_file(key(config, spec, **how))
     stored = read_object(file)
     if stored is not None:
         known = {field.name for field in dataclasses.fields(Estimate)}
         if known <= stored.keys():
             made = Estimate(**{name: stored[name] for name in known})
-            fits = None if memory_bytes is None else made.peak_bytes <= memory_bytes
-            return dataclasses.replace(made, fits=fits)
+            return dataclasses.replace(made, fits=made.fits_into(memory_bytes))
     made = predict(config, spec, method, memory_bytes=memory_bytes, **how)
     try:
         paths.make_folder(file.parent)

@@ -69,18 +69,18 @@ def _guess(
     memory_bytes: int,
     how: dict[str, Any],
 ) -> int:
-    """The fewest layers by the closed form, set right by how far it is off for all layers."""
+    """The fewest layers by outlines, set right by how far these are off for all layers."""
 
-    def closed(layers: int | None) -> int:
+    def outlined(layers: int | None) -> int:
         some = replace(spec, train=replace(spec.train, checkpointed_layers=layers))
         options = {**how, "shadow": False}
-        return memory.cached(config, some, method, memory_bytes=memory_bytes, **options).peak_bytes
+        return memory.predict(config, some, method, memory_bytes=memory_bytes, **options).peak_bytes
 
-    off = everywhere.peak_bytes - closed(None)
+    off = everywhere.peak_bytes - outlined(None)
     low, high = 0, int(config.num_hidden_layers)
     while high - low > 1:
         middle = (low + high) // 2
-        if closed(middle) + off <= memory_bytes:
+        if outlined(middle) + off <= memory_bytes:
             high = middle
         else:
             low = middle

@@ -2,7 +2,7 @@
 
 Every choice keeps the rows of an optimizer step, and so the training, as asked; only an optimizer
 with smaller state changes its arithmetic, and must be clearly faster to be chosen. Peaks come from
-the closed form first, and the best ones are confirmed by the shadow step; speeds from
+outlines first, and the best ones are confirmed by the shadow step; speeds from
 `lab.forecast.runtime_estimate`.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from lab import optimizers
 from lab.forecast import estimator as memory
-from lab.forecast import formula, runtime_estimate, selective_checkpointing
+from lab.forecast import runtime_estimate, selective_checkpointing
 from lab.forecast.runtime_estimate import Device
 from lab.forecast.selective_checkpointing import RESERVE
 from lab.methods import Method
@@ -69,7 +69,8 @@ def choose(
     packed: bool = False,
 ) -> list[Choice]:
     """The choices for `spec` (resolved), the best first: those that fit by speed, then the rest by
-    peak. The first says why it leads, the others why they do not.
+    peak. The first says why it leads, the others why they do not. What cannot be traced is left
+    out; empty where nothing can.
 
     `compiles`: whether the run is long enough for compiled layers, which then go with every choice.
     """
@@ -77,7 +78,9 @@ def choose(
     ways = ["off", "on"] if method.can_checkpoint_activations else ["off"]
     can_fuse = memory.loss_kind(config, _with(spec, loss="fused")) == "fused"
     losses = ["fused", "plain"] if can_fuse and method.can_fuse_loss else ["plain"]
-    choices = []
+    choices: list[Choice] = []
+    untraceable: set[tuple[str, str]] = set()
+    most = max(rows for rows, _ in _splits(spec))
     for rule, (rows, times), way, loss in itertools.product(
         _rules(spec), _splits(spec), ways, losses
     ):
@@ -91,10 +94,19 @@ def choose(
             loss=loss,
             compile=compiles,
         )
-        sized = memory.measure(config, changed, method)
-        found = formula.from_sizes(
-            sized.sizes, changed, on_gpu=device.on_gpu, memory_bytes=room, loss_kind=loss
+        if (way, loss) in untraceable:
+            continue
+        asked_rule = _with(changed, optimizer=spec.train.optimizer)
+        short = memory.for_any_rows(
+            config, asked_rule, method, most, on_gpu=device.on_gpu, packed=packed
         )
+        if short is None:  # nobody can say whether it fits
+            untraceable.add((way, loss))
+            continue
+        found = memory.predict(
+            config, changed, method, on_gpu=device.on_gpu, memory_bytes=room, packed=packed,
+            shadow=False, short=short,
+        )  # fmt: skip
         choices.append(
             Choice(
                 batch_size=rows,
@@ -104,12 +116,14 @@ def choose(
                 optimizer=rule,
                 compile=compiles,
                 peak_bytes=found.peak_bytes,
-                tokens_per_s=_speed(changed, sized, device),
-                source="formula",
+                tokens_per_s=_speed(changed, memory.measure(config, changed, method), device),
+                source=found.source,
                 fits=bool(found.fits),
                 is_asked_rule=rule == spec.train.optimizer,
             )
         )
+    if not choices:
+        return []
     ranked = _confirm(sorted(choices, key=_rank), config, spec, method, device, room, packed)
     return _explained(ranked, room)
 
@@ -160,7 +174,7 @@ def _confirm(
         changed = _with(
             spec, **{key.split(".")[1]: value for key, value in choice.changes().items()}
         )
-        # on a processor runs are admitted with the closed form, which is a bound there
+        # on a processor runs are admitted with the outline, which is a bound there
         how: dict[str, Any] = {
             "on_gpu": device.on_gpu, "memory_bytes": room, "shadow": device.on_gpu,
             "packed": packed,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -19,7 +21,7 @@ from lab.preflight.validate import check_fit, not_applicable, resolve
 from lab.spec import RunSpec
 from lab.stages import stage
 
-CERTAINLY_OVER = 1.2  # if the formula exceeds memory by this factor, skip the trace
+CERTAINLY_OVER = 1.2  # times the memory by the outline: need not be traced to be ruled out
 
 
 def estimate(
@@ -29,7 +31,7 @@ def estimate(
 
     `device`: {"kind": "cuda" or "cpu", "memory_bytes", "gpu": a name of the table}, each optional;
     without a kind it is this machine, or a GPU of no particular size for a model that cannot run
-    here. `how`: {"shadow": false} for the closed form alone, {"whole": true} to trace every layer.
+    here. `how`: {"shadow": false} for the outline alone, {"whole": true} to trace every layer.
     """
     problems: list[Problem] = []
     spec = RunSpec.parse(value, problems)
@@ -94,10 +96,10 @@ def _found(
         **options,
     }
     if is_open and target.memory_bytes is not None:
-        closed = memory.cached(config, spec, method, **{**how, "shadow": False})
-        if closed.peak_bytes <= CERTAINLY_OVER * target.memory_bytes:
+        outline = memory.cached(config, spec, method, **{**how, "shadow": False})
+        if outline.peak_bytes <= CERTAINLY_OVER * target.memory_bytes:
             found = memory.cached(config, spec, method, **how)
-            if found.fits:
+            if found.fits is not False:
                 return spec, found
         spec = replace(spec, train=replace(spec.train, activation_checkpointing="on"))
         return selective_checkpointing.with_checkpointing(config, spec, method, **how)
@@ -144,7 +146,7 @@ def _empty(config: Any) -> Any:
 
 
 def limits(value: Any, device: dict[str, Any]) -> dict[str, Any]:
-    """What still fits into `device` by the closed form, one thing changed at a time:
+    """What still fits into `device` by outlines, one thing changed at a time:
     {"longest_row", "largest_batch", "largest_model"}; 0 or "" where not even the least does."""
     problems: list[Problem] = []
     spec = RunSpec.parse(value, problems)
@@ -153,64 +155,80 @@ def limits(value: Any, device: dict[str, Any]) -> dict[str, Any]:
     target = target_of(spec, device)
     ready = resolve(spec, target.has_bf16 if target.on_gpu else None)
     method = methods.get(ready.method["name"])
+    if spec.train.activation_checkpointing == "auto" and method.can_checkpoint_activations:
+        ready = replace(ready, train=replace(ready.train, activation_checkpointing="on"))
 
-    is_open = spec.train.activation_checkpointing == "auto" and method.can_checkpoint_activations
+    def peak(one: RunSpec, config: Any) -> float:
+        """Infinite where nobody can say it."""
+        found = memory.predict(
+            config,
+            one,
+            method,
+            on_gpu=target.on_gpu,
+            memory_bytes=target.memory_bytes,
+            shadow=False,
+        )
+        return found.peak_bytes if found.is_traced else math.inf
 
-    def fits(one: RunSpec, config: Any) -> bool:
-        for way in ("off", "on") if is_open else (one.train.activation_checkpointing,):
-            tried = replace(one, train=replace(one.train, activation_checkpointing=way))
-            found = memory.predict(
-                config,
-                tried,
-                method,
-                on_gpu=target.on_gpu,
-                memory_bytes=target.memory_bytes,
-                shadow=False,
-            )
-            if found.fits:
-                return True
-        return False
+    def with_rows(rows: int) -> float:
+        return peak(replace(ready, train=replace(ready.train, batch_size=rows)), config)
 
-    config = _config(spec)
+    def with_length(tokens: int) -> float:
+        return peak(replace(ready, data=replace(ready.data, max_length=tokens)), config)
+
+    config, room = _config(spec), float(target.memory_bytes or 0)
     longest = getattr(config, "max_position_embeddings", None) or 1 << 20
-    found: dict[str, Any] = {
-        "longest_row": _highest(
-            lambda count: fits(replace(ready, data=replace(ready.data, max_length=count)), config),
-            longest,
-        ),
-        "largest_batch": _highest(
-            lambda count: fits(
-                replace(ready, train=replace(ready.train, batch_size=count)), config
-            ),
-            4096,
-        ),
-        "largest_model": "",
-    }
+    length, rows = ready.data.max_length, ready.train.batch_size
     everything = shipped_configs.shipped()
 
-    def takes(count: int) -> bool:
-        """Whether the shipped config of that place, counted from the smallest, fits."""
+    def of_model(count: int) -> float:
+        """The peak with the shipped config of that place, counted from the smallest."""
         other = weights.load_config(models.resolve_config(everything[count - 1].id))
         reach = getattr(other, "max_position_embeddings", None) or longest
-        rows = replace(ready, data=replace(ready.data, max_length=min(reach, length)))
         try:
-            return fits(rows, other)
+            return peak(
+                replace(ready, data=replace(ready.data, max_length=min(reach, length))), other
+            )
         except ValueError:
-            return False  # the method does not take this architecture
+            return math.inf  # the method does not take this architecture
 
-    length = ready.data.max_length
-    place = _highest(takes, len(everything))
-    found["largest_model"] = everything[place - 1].name if place else ""
-    return found
+    place = _largest_that_fits(of_model, room, len(everything))
+    return {
+        "longest_row": _largest_that_fits(with_length, room, longest, length),
+        "largest_batch": _largest_that_fits(with_rows, room, 4096, rows),
+        "largest_model": everything[place - 1].name if place else "",
+    }
 
 
-def _highest(fits: Callable[[int], bool], most: int) -> int:
-    """The largest count up to `most` that fits; 0 if one does not."""
-    low, high = 0, most + 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
+def _largest_that_fits(
+    peak: Callable[[int], float], room: float, most: int, near: int | None = None
+) -> int:
+    """The largest count up to `most` with a peak of at most `room`; 0 if one has more.
+
+    Peaks that grow along a line are found in a few steps from `near`; without it the middle is
+    tried each time.
+    """
+    low, high = 0, most + 1  # low fits, high does not
+    peaks: dict[int, float] = {}
+    count = near or high // 2
+    for step in itertools.count():
+        if high - low <= 1:
+            return low
+        count = min(max(count, low + 1), high - 1)
+        peaks[count] = peak(count)
+        if peaks[count] <= room:
+            low = count
+        else:
+            high = count
+        ends = [end for end in (low, high) if math.isfinite(peaks.get(end, math.inf))]
+        if near is None or step % 4 == 3:
+            count = (low + high) // 2
+        elif len(ends) == 2 and peaks[high] > peaks[low]:
+            share = (room - peaks[low]) / (peaks[high] - peaks[low])
+            count = low + int(share * (high - low))
+        else:
+            count = count * 2 if low == count else count // 2
+    raise AssertionError("the bounds meet")
 
 
 def plan(value: Any, device: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -238,6 +256,11 @@ def plan(value: Any, device: dict[str, Any] | None = None) -> dict[str, Any]:
         )
         packed = _is_packed(spec, ready, target, device)
         found = planning.choose(config, ready, method, where, compiles, packed=packed)
+        if not found:
+            why = memory.predict(
+                config, ready, method, on_gpu=target.on_gpu, memory_bytes=None, shadow=False
+            ).trace_error
+            return _refused([Problem("model", f"the step cannot be traced ({why}).")])
     except ValueError as error:  # a library refuses the combination in its own words
         return _refused([not_applicable(method, ready.method_config, error)])
     best = found[0]

@@ -13,6 +13,8 @@ from lab.forecast.formula import Estimate
 from lab.methods import Method
 from lab.spec import RunSpec
 
+NEAR = 0.02  # of the memory: so close to it, the outline's word is not enough
+
 
 @dataclass(frozen=True)
 class Capacity:
@@ -42,24 +44,31 @@ def admit(
     asked: RunSpec,
     config: Any,
     method: Method,
-    closed: Estimate,
+    counts: Estimate,
     problems: list[Problem],
 ) -> tuple[RunSpec, Estimate]:
     """(the spec with automatic checkpointing decided, its prediction).
 
-    On a GPU the prediction is the shadow step's, on a CPU `closed`, whose figure is a bound. A run
-    that will not fit becomes a problem, unless the spec says to start it all the same.
+    On a GPU the prediction is the shadow step's, on a CPU its outline with a margin. `counts` is
+    what was counted with the model's own tokenizer. A run that will not fit becomes a problem,
+    unless the spec says to start it all the same; one of which that cannot be said does not.
     """
     room = capacity()
 
     def predicted(one: RunSpec) -> Estimate:
-        if not room.on_gpu:
-            return replace(closed, fits=closed.peak_bytes <= room.bytes)
-        packed = one.data.packing == "on"
         found = memory.cached(
-            config, one, method, on_gpu=True, memory_bytes=room.bytes, packed=packed
+            config,
+            one,
+            method,
+            on_gpu=room.on_gpu,
+            memory_bytes=room.bytes,
+            packed=one.data.packing == "on",
+            shadow=room.on_gpu,
         )
-        return replace(found, context_bytes=room.context_bytes)
+        if room.on_gpu:
+            return replace(found, context_bytes=room.context_bytes)
+        own = {name: getattr(counts, name) for name in ("parameters", "trainable", "disk")}
+        return replace(found, **own)
 
     found = predicted(spec)
     is_open = asked.train.activation_checkpointing == "auto" and room.on_gpu
@@ -106,33 +115,29 @@ def smallest_change(
     spec: RunSpec, config: Any, room: Capacity
 ) -> tuple[memory_savers.Fix, int] | None:
     """The gentlest change, made again if it can be (halved rows, shorter rows), that makes `spec`
-    fit by the closed form; with its predicted peak."""
+    fit by its outline; with its predicted peak."""
     from lab import methods
     from lab.preflight.validate import resolve
 
-    def peak_of(value: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    def peak_of(value: dict[str, Any]) -> tuple[Estimate, dict[str, Any]]:
         changed = resolve(RunSpec.from_stored(value), room.on_gpu)
         method = methods.get(changed.method["name"])
-        found = memory.cached(
-            config,
-            changed,
-            method,
-            on_gpu=room.on_gpu,
-            memory_bytes=room.bytes,
-            packed=changed.data.packing == "on",
-            shadow=False,
-        )
-        return found.peak_bytes, changed.to_json()
+        how: dict[str, Any] = {"on_gpu": room.on_gpu, "packed": changed.data.packing == "on"}
+        limit = room.bytes
+        found = memory.predict(config, changed, method, memory_bytes=limit, shadow=False, **how)
+        if room.on_gpu and abs(found.peak_bytes - limit) < NEAR * limit:
+            found = memory.cached(config, changed, method, memory_bytes=limit, **how)
+        return found, changed.to_json()
 
     for fix in memory_savers.candidates(spec.to_json(), on_gpu=room.on_gpu):
         changes, value = dict(fix.changes), spec.to_json()
         step: memory_savers.Fix | None = fix
         while step is not None:
             changes |= step.changes
-            peak, value = peak_of(step.apply(value))
-            if peak <= room.bytes:
+            found, value = peak_of(step.apply(value))
+            if found.fits:
                 title = fix.title if changes == fix.changes else fix.title.split(" (")[0]
-                return memory_savers.Fix(title, changes, fix.keeps_batch), peak
+                return memory_savers.Fix(title, changes, fix.keeps_batch), found.peak_bytes
             # the same kind of change once more
             again = memory_savers.candidates(value, on_gpu=room.on_gpu)
             step = next((one for one in again if one.changes.keys() == fix.changes.keys()), None)

@@ -63,6 +63,9 @@ def check(value: Any) -> dict[str, Any]:
             resolved, estimate = _estimate(resolved, spec, model, tokenizer, facts, problems)
     if problems or estimate is None:
         return {"problems": [problem.to_json() for problem in problems]}
+    if estimate.trace_error:
+        told = f"The memory is not known: the step cannot be traced ({estimate.trace_error})."
+        facts["warnings"] = [*facts["warnings"], told]
     final = replace(
         resolved,
         model=models.resolve(spec.model).id,
@@ -333,8 +336,8 @@ def _estimate(
     where = this_machine(on_gpu=torch.cuda.is_available()).for_pace()
     way, _ = compile_choice.choose(asked, spec, method, costs, sizes, where, facts, bits)
     spec = replace(spec, train=replace(spec.train, compile=way))
-    closed = formula.from_sizes(sizes, spec, on_gpu=False, memory_bytes=None)
-    spec, estimate = memory_check.admit(spec, asked, structure, method, closed, problems)
+    counts = formula.counted(sizes, spec, on_gpu=False)
+    spec, estimate = memory_check.admit(spec, asked, structure, method, counts, problems)
     predicted = runtime_estimate.pace(spec, costs, sizes, where, facts, bits)
     estimate = replace(estimate, pace=predicted.to_json() if predicted else None)
     home = next(folder for folder in [paths.home(), *paths.home().parents] if folder.exists())

@@ -26,7 +26,7 @@ STILL_S = 1.5  # if the form is not polled for this long, its values have change
 
 
 class Forecast(Watched):
-    """The closed form's answer, then the shadow step's, for one state of the form."""
+    """The outline of the step, then the traced step, for one state of the form."""
 
     def __init__(self, spec: dict[str, Any]) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Forecast(Watched):
 
     def _ask_in_turn(self) -> None:
         self.found = planner.estimate(self.spec, shadow=False)
-        # a processor's figure is a bound, and the closed form's is what runs are admitted with
+        # a processor's figure is a bound, and runs are admitted with that of the outline
         if not self.found["is_bound"]:
             time.sleep(STILL_S)
             # a little less: the look that began this may be noted after it has begun
@@ -106,9 +106,9 @@ def show(now: Forecast, view: View) -> None:
         st.caption(f":material/memory_alt: {words}")
         return
     found = now.found
-    how = "a bound" if found["is_bound"] else "closed form, the step is being traced …"
-    if found["source"] == "shadow" and not found["is_bound"]:
-        how = "traced step"
+    how = formatting.estimated_by(found["source"])
+    if found["source"] == "outline":
+        how = "a bound" if found["is_bound"] else "about, the step is being traced …"
     room = found.get("device_bytes")
     free = f", {formatting.size(room)} free" if room else ""
     st.markdown(
@@ -123,6 +123,8 @@ def show(now: Forecast, view: View) -> None:
     )  # fmt: skip
     if found["fits"] is False:
         st.warning("It will not fit as it is. Start says the smallest change that does.")
+    elif found.get("trace_error"):
+        st.warning("Whether it fits is not known: this model's step cannot be traced.")
 
 
 def time_in_words(found: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from lab import methods
+from lab import formatting, methods
 from lab.forecast import rules_of_thumb
 from lab.ui.charts import View, figure
 
@@ -100,7 +100,7 @@ def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         {
             "method": row["title"],
-            "fits": {True: "yes", False: "no", None: ""}[row["estimate"]["fits"]],
+            "fits": _fits(row["estimate"]),
             "peak": row["estimate"]["peak_bytes"] / 1e9,
             "tokens/s": row["estimate"]["tokens_per_s"],
             "recomputes": _recomputes(row["estimate"].get("settings") or {}),
@@ -108,10 +108,16 @@ def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "phase": row["estimate"]["peak_phase"],
             "Wh a million tokens": row["estimate"]["wh_per_million_tokens"],
             "result on disk, GB": row["estimate"]["disk"]["artifact"] / 1e9,
-            "by": "shadow step" if row["estimate"]["source"] == "shadow" else "closed form",
+            "by": formatting.estimated_by(row["estimate"]["source"]),
         }
         for row in rows
     ]
+
+
+def _fits(estimate: dict[str, Any]) -> str:
+    if estimate["fits"] is None and estimate.get("trace_error"):
+        return "not known"
+    return {True: "yes", False: "no", None: ""}[estimate["fits"]]
 
 
 def _recomputes(settings: dict[str, Any]) -> str:

@@ -159,7 +159,7 @@ def show(now: Survey, device_name: str, view: View) -> None:
     traced = sum(row["estimate"]["source"] == "shadow" for row in rows)
     if not now.is_complete:
         total = len(methods.all_methods()) - len(now.refused)
-        st.caption(f"Closed forms first; {traced} of {total} steps traced so far …")
+        st.caption(f"Outlines first; {traced} of {total} steps traced so far …")
     config = CONFIG | {"toImageButtonOptions": {"filename": "memory", "scale": 2}}
     st.plotly_chart(
         memory_charts.bars(rows, device, view), key="memory.bars", theme=None, config=config,
@@ -188,9 +188,10 @@ def show(now: Survey, device_name: str, view: View) -> None:
     for name, why in now.refused.items():
         st.caption(f"{escape_markdown(methods.get(name).title)}: {escape_markdown(why)}")
     for row in rows:
-        for note in row["estimate"]["notes"]:
-            if "could not be traced" in note:
-                st.caption(f"{escape_markdown(row['title'])}: {escape_markdown(note)}")
+        why = row["estimate"].get("trace_error")
+        if why:
+            told = f"{row['title']}: not known, the step cannot be traced ({why})."
+            st.caption(escape_markdown(told))
     _show_limits(now)
     _show_rules(rows)
 
@@ -199,7 +200,7 @@ def _show_limits(now: Survey) -> None:
     if not now.limits:
         return
     st.subheader("Where it stops to fit", anchor=False)
-    st.caption("One thing changed at a time, by the closed form.")
+    st.caption("One thing changed at a time, by outlines of the step.")
     grid = st.grid(len(now.limits), min_column_width=230, gap="small")
     for name, found in now.limits.items():
         with grid.cell().container(border=True):
@@ -231,10 +232,10 @@ def _show_rules(rows: list[dict[str, Any]]) -> None:
 
 
 def show_by_size(asked: dict[str, Any]) -> None:
-    """The table of claim C3, 7B to 70B, by the closed form under this page's settings."""
+    """The table of claim C3, 7B to 70B, by outlines under this page's settings."""
     st.caption(
         f"Claim C3 at rank {asked['rank']}, {asked['rows']} × {asked['length']} tokens: printed, "
-        "and by the closed form here (GB)."
+        "and by the outline of the step here (GB)."
     )
     shown = []
     for size, printed in rules_of_thumb.C3_TABLE.items():

@@ -18,8 +18,8 @@ KEPT = 64  # views
 
 
 class Survey(Watched):
-    """The estimates of one view, asked one after another by a thread: closed forms first, so that
-    there is something to see at once, then the shadow steps."""
+    """The estimates of one view, asked one after another by a thread: outlines first, so that
+    there is something to see soon, then the traced steps."""
 
     def __init__(self, asked: dict[str, Any], device: dict[str, Any]) -> None:
         super().__init__()

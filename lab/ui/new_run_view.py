@@ -316,7 +316,8 @@ def show_plan() -> None:
     )
     st.markdown(
         f":material/memory_alt: about **{formatting.size(estimate['peak_bytes'])}** at the peak "
-        f"({escape_markdown(estimate['peak_phase'])}; closed form)\n\n"
+        f"({escape_markdown(estimate['peak_phase'])}; "
+        f"{formatting.estimated_by(estimate['source'])})\n\n"
         f":material/tune: trains {trains} parameters\n\n"
         f":material/hard_drive: up to {formatting.size(estimate['disk']['total'])} of disk\n\n"
         f":material/dataset: {facts['examples']:,} examples, about "

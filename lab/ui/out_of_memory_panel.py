@@ -34,7 +34,7 @@ def show(run: RunDir) -> None:
             st.rerun()
         return
     with st.container(border=True):
-        st.markdown("**What makes it smaller** (predicted by the closed form)")
+        st.markdown("**What makes it smaller** (predicted)")
         for place, fix in enumerate(st.session_state[key]):
             _line(run, place, fix)
 

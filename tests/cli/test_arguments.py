@@ -238,8 +238,14 @@ def test_evaluate_takes_its_set_and_shows_loss_and_perplexity(
 
     def evaluate(names: Any, dataset: str | None) -> list[dict[str, Any]]:
         asked.append(dataset)
-        row = {"model": "m", "loss": 2.0, "perplexity": 7.389, "tokens": 1234, "rows": 5}
-        row |= {"note": ""}
+        row = {
+            "model": "m",
+            "loss": 2.0,
+            "perplexity": 7.389,
+            "tokens": 1234,
+            "rows": 5,
+            "note": "",
+        }
         return [row]
 
     monkeypatch.setattr(held_out, "evaluate", evaluate)

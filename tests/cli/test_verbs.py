@@ -46,7 +46,7 @@ def test_estimate(lab: Callable[..., Any], tiny_model: Path) -> None:
     assert full["source"] == "shadow" and full["operation"]
     assert lab(*ask, "--method", "full", "--gpu-gb", "0.05")["fits"] is False
     lora = lab(*ask, "--method", "lora", "--set", "method.rank=8", "--formula")
-    assert lora["trainable"] < full["trainable"] and lora["source"] == "formula"
+    assert lora["trainable"] < full["trainable"] and lora["source"] == "outline"
     assert lora["is_bound"] and lora["device"] == "cpu"  # this machine, without a GPU
 
 

@@ -78,12 +78,12 @@ def test_a_damaged_answer_is_made_again(folder: str) -> None:
 
 def test_a_processor_takes_more_than_its_tensors_and_a_gpu_does_not(folder: str) -> None:
     """Every part counted by the ledger; what is added is cuBLAS's workspace on a GPU, and on a
-    processor the libraries and a seventh for copies and holes."""
+    processor the libraries and a third for copies and holes."""
     gpu = ask(folder)
     assert gpu["at_peak"]["workspace"] == 2 * 32 * 2**20
     cpu = ask(folder, {"kind": "cpu"})
     tensors = sum(size for part, size in cpu["at_peak"].items() if part != "workspace")
-    assert cpu["peak_bytes"] == pytest.approx(900e6 + 1.15 * tensors, rel=1e-3)
+    assert cpu["peak_bytes"] == pytest.approx(900e6 + 1.3 * tensors, rel=1e-3)
     assert gpu["reserved_bytes"] >= gpu["peak_bytes"], "The allocator holds what it gives out."
 
 
@@ -111,7 +111,7 @@ def test_a_step_that_cannot_be_traced_is_said(folder: str, monkeypatch: pytest.M
     monkeypatch.setattr(layer_repetition, "step", fail)
     value = {"model": folder, "method": "lora", "data": {"max_length": 99}}
     answer = estimate(value, {"kind": "cuda"})
-    assert answer["source"] == "formula" and answer["peak_bytes"] > 0
+    assert answer["source"] == "formula" and answer["fits"] is None
     assert "an odd layer" in " ".join(answer["notes"])
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from lab.preflight.estimate import estimate, limits, plan
 
-CLOSED = {"shadow": False}
+OUTLINE = {"shadow": False}
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +38,8 @@ def test_limits_are_where_one_more_does_not_fit(folder: str) -> None:
         (spec(folder, length=row), spec(folder, length=row + 1)),
         (spec(folder, rows=rows), spec(folder, rows=rows + 1)),
     ):
-        assert estimate(value, device, CLOSED)["fits"] is True, value
-        assert estimate(more, device, CLOSED)["fits"] is False, more
+        assert estimate(value, device, OUTLINE)["fits"] is True, value
+        assert estimate(more, device, OUTLINE)["fits"] is False, more
 
 
 def test_limits_end_where_the_model_or_the_lab_ends(folder: str) -> None:

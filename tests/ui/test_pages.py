@@ -411,7 +411,7 @@ def test_a_forecast_is_traced_only_while_somebody_looks(monkeypatch: pytest.Monk
 
     def estimate(spec: object, shadow: bool = True, time: bool = False) -> dict[str, object]:
         asked.append("time" if time else shadow)
-        return {"is_bound": False, "source": "shadow" if shadow else "formula"}
+        return {"is_bound": False, "source": "shadow" if shadow else "outline"}
 
     monkeypatch.setattr(estimate_panel.planner, "estimate", estimate)
     monkeypatch.setattr(estimate_panel, "STILL_S", 0.2)

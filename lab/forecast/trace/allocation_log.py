@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -44,6 +45,18 @@ class Trace:
     reserved: int | None
 
 
+@dataclass(frozen=True)
+class Blocks:
+    """What CUDA's allocator counts. `peaks`: the highest of each segment; `changes`: for each
+    segment of the step (bytes at its end, bytes at its highest), less those at its start;
+    `resting`: bytes between two steps; `reserved`: bytes that it holds."""
+
+    peaks: dict[str, int]
+    changes: dict[str, tuple[int, int]]
+    resting: int
+    reserved: int
+
+
 @dataclass
 class Log:
     """The events of a step in order; of the storages that have a name what they are, and of those
@@ -59,22 +72,28 @@ class Log:
         found.pop("warm", None)
         reserved = None
         if on_gpu:
-            counted, reserved = self.blocks()
+            blocks = self.blocks()
+            reserved = blocks.reserved
             for segment, peak in found.items():
-                peak.counted = max(peak.total, counted.get(segment, 0))
+                peak.counted = max(peak.total, blocks.peaks.get(segment, 0))
         return Trace(found, reserved)
+
+    def with_kinds(self) -> Iterator[tuple[Event, str]]:
+        """The events, each with what its storage is."""
+        kinds: dict[int, str] = {}
+        for event in self.events:
+            kind = kinds.get(event.storage)
+            if kind is None:
+                kind = self.kind_of.get(event.storage) or BORN_AS.get(event.segment, "activations")
+                kinds[event.storage] = kind
+            yield event, kind
 
     def peaks(self) -> dict[str, Peak]:
         """The peak of each segment by the bytes of tensors."""
         live: dict[str, int] = defaultdict(int)
-        born: dict[int, str] = {}
         total = 0
         found: dict[str, Peak] = {}
-        for event in self.events:
-            kind = born.get(event.storage)
-            if kind is None:
-                kind = self.kind_of.get(event.storage) or BORN_AS.get(event.segment, "activations")
-                born[event.storage] = kind
+        for event, kind in self.with_kinds():
             peak = found.get(event.segment)
             if peak is None:  # what it begins with counts too
                 peak = found[event.segment] = Peak(total, dict(live))
@@ -85,10 +104,10 @@ class Log:
                 peak.operation, peak.module = event.operation, event.module
         return found
 
-    def blocks(self) -> tuple[dict[str, int], int]:
-        """(peak of each segment as the allocator counts it, bytes that it reserves), with the
-        step repeated until its free blocks are where they stay. The optimizer's state appears
-        after the first backward pass, as in a run."""
+    def blocks(self) -> Blocks:
+        """What the allocator counts and reserves, with the step repeated until its free blocks are
+        where they stay. The optimizer's state appears after the first backward pass, as in a
+        run."""
         parts = [
             (segment, [(event.storage, event.size) for event in events])
             for segment, events in itertools.groupby(self.events, key=lambda e: e.segment)
@@ -103,20 +122,26 @@ class Log:
         after = next((i for i, part in enumerate(step) if part[0] == "optimizer"), len(step))
         allocator = Allocator()
         held: dict[int, Block] = {}
+        changes: dict[str, tuple[int, int]] = {}
 
         def replay(parts: list[tuple[str, list[tuple[int, int]]]]) -> dict[str, int]:
             found: dict[str, int] = {}
+            changes.clear()
             for segment, events in parts:
-                highest = found.get(segment, 0)
+                begin, highest = allocator.allocated, found.get(segment, 0)
+                top = begin
                 for storage, size in events:
                     if size > 0:
                         if storage not in held:
                             held[storage] = allocator.take(size)
-                            if allocator.allocated > highest:
-                                highest = allocator.allocated
+                            highest = max(highest, allocator.allocated)
+                            top = max(top, allocator.allocated)
                     elif storage in held:
                         allocator.give(held.pop(storage))
                 found[segment] = max(highest, allocator.allocated)
+                before, most = changes.get(segment, (0, 0))
+                net = before + allocator.allocated - begin
+                changes[segment] = net, max(most, before + top - begin)
             return found
 
         first = replay(start)
@@ -128,4 +153,4 @@ class Log:
             before, found = found, replay(step)
             if found == before:
                 break
-        return {**first, **found}, allocator.reserved
+        return Blocks({**first, **found}, dict(changes), allocator.allocated, allocator.reserved)

@@ -46,7 +46,7 @@ def step(
     `found` are the signatures of its layers with the method in place; extension is used where
     enough of them are alike.
     """
-    chosen, stands_for = shorten(_kinds(config, found, spec, batch))
+    chosen, stands_for = shorten(layer_kinds(config, found, spec, batch))
     # keys and values of virtual tokens come before the layers, for all of them in one tensor
     has_prefix = method.virtual_tokens(spec.method_config)[1] > 0
     if not whole and not has_prefix and len(chosen) < len(found):
@@ -60,7 +60,7 @@ def step(
     return log.read(on_gpu=on_gpu), "full trace"
 
 
-def _kinds(
+def layer_kinds(
     config: Any, found: tuple[Any, ...], spec: RunSpec, batch: Batch
 ) -> list[tuple[Hashable, ...]]:
     """What tells one layer from another: its tensors, its attention, whether it recomputes."""

@@ -21,6 +21,7 @@ from lab.train.activation_checkpointing import checkpoint_activations
 NF4 = 0.5 + 4 / 64
 NF4_DOUBLE = 0.5 + 1 / 64 + 4 / (64 * 256)
 LISTS_OF_LAYERS = ("layer_types", "mlp_layer_types", "no_rope_layers", "layers_block_type")
+PLACES_OF_LAYERS = ("attn_layer_indices",)  # lists of which layers are of a kind
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,11 @@ def with_layers(config: Any, chosen: Sequence[int]) -> Any:
         is_given = name in config.__dict__  # not worked out from the number of layers
         if is_given and isinstance(values, (list, tuple)) and len(values) == total:
             setattr(short, name, [values[place] for place in chosen])
+    where = {place: position for position, place in enumerate(chosen)}
+    for name in PLACES_OF_LAYERS:
+        places = config.__dict__.get(name)
+        if isinstance(places, (list, tuple)):
+            setattr(short, name, [where[place] for place in places if place in where])
     short.num_hidden_layers = len(chosen)
     return short
 

@@ -1,0 +1,263 @@
+"""The outline of a step: its first and last layer and one of each kind traced, the rest added up.
+
+A traced layer tells for each part of the step how many bytes are there afterwards, and how many at
+its highest point. Layers that are alike do the same, so the whole model's step is a sum: weights
+and optimizer state, which are counted exactly, and then part after part. That takes a second where
+all events of a deep model take several, and nothing here knows what a layer is made of.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from lab.forecast.formula import Sizes
+from lab.forecast.trace.allocation_log import BEFORE, Log, Peak, Trace
+from lab.forecast.trace.layer_repetition import LAYER, Irregular, layer_kinds
+from lab.forecast.trace.meta_model import build, signatures, with_layers
+from lab.forecast.trace.trace_step import Batch, decoder_layers, record
+from lab.methods import Method
+from lab.recent import Recent
+from lab.spec import RunSpec
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one part of the step does to memory, in bytes more than at its start: by kind at its end
+    (`net`) and at its highest point (`top`), and in all (`net_bytes`, `top_bytes`), which counts
+    the blocks of CUDA's allocator on a GPU and tensors elsewhere."""
+
+    net: dict[str, int] = field(default_factory=dict)
+    top: dict[str, int] = field(default_factory=dict)
+    net_bytes: int = 0
+    top_bytes: int = 0
+    operation: str = ""
+    module: str = ""
+
+
+@dataclass(frozen=True)
+class Outline:
+    """The parts of a step of a short model, and for each layer of the whole one its place there.
+
+    `unused`: bytes of the blocks of the short model's weights and state beyond their tensors;
+    `left`: bytes that one step leaves for the next.
+    """
+
+    parts: dict[str, Part]
+    layers: int  # of the short model
+    unused: int = 0
+    left: int = 0
+    stands_for: tuple[int, ...] = ()
+
+
+_outlines: Recent[str, Outline] = Recent(256)
+
+
+def outline(
+    config: Any,
+    layers: tuple[Any, ...],
+    method: Method,
+    spec: RunSpec,
+    batch: Batch,
+    loss: str,
+    *,
+    on_gpu: bool,
+) -> Outline:
+    """The outline of a step of a model of `config`; `layers` are the signatures of its layers with
+    the method in place. Raises Irregular, and whatever an operation that cannot be traced raises.
+    """
+    chosen, stands_for = choose_layers(layer_kinds(config, layers, spec, batch))
+
+    def short_of(places: list[int]) -> Outline:
+        return _short(config, layers, places, method, spec, batch, loss, on_gpu)
+
+    short = short_of(chosen)
+    others = [place for place in range(len(layers)) if place not in chosen]
+    if others and method.virtual_tokens(spec.method_config)[1] > 0:
+        # keys and values of virtual tokens come before the layers, for all of them in one tensor
+        longer = short_of(sorted([*chosen, others[0]]))
+        parts = {
+            segment: part if LAYER in segment else _along(part, longer.parts[segment], len(others))
+            for segment, part in short.parts.items()
+        }
+        short = replace(short, parts=parts)
+    return replace(short, stands_for=tuple(stands_for))
+
+
+def _short(
+    config: Any,
+    layers: tuple[Any, ...],
+    chosen: list[int],
+    method: Method,
+    spec: RunSpec,
+    batch: Batch,
+    loss: str,
+    on_gpu: bool,
+) -> Outline:
+    """The parts of a step of the `chosen` layers alone. Raises Irregular if these come out as
+    others."""
+    if spec.train.checkpointed_layers is not None:
+        some = sum(place < spec.train.checkpointed_layers for place in chosen)
+        spec = replace(spec, train=replace(spec.train, checkpointed_layers=some))
+    few = with_layers(config, chosen) if chosen else config
+    described = [few.to_dict(), spec.method, asdict(spec.train), asdict(batch), loss, on_gpu]
+    text = json.dumps(described, sort_keys=True, default=str)
+    key = hashlib.sha256(text.encode()).hexdigest()
+    known = _outlines.get(key)
+    if known is not None:
+        return known
+    model, quantised, _ = build(few, spec, method)
+    if signatures(decoder_layers(model)) != [layers[place] for place in chosen]:
+        raise Irregular("the method treats the layers of a short model in another way")
+    log = record(model, method, spec, batch, loss, quantised, on_gpu=on_gpu)
+    return _outlines.put(key, read(log, len(chosen), on_gpu=on_gpu))
+
+
+def choose_layers(kinds: Sequence[Hashable]) -> tuple[list[int], list[int]]:
+    """(the layers of a short model, for each layer of the whole one its place in the short one):
+    the first, the last, and one of each kind between."""
+    last = len(kinds) - 1
+    between: dict[Hashable, int] = {}
+    for place in range(1, last):
+        between.setdefault(kinds[place], place)
+    chosen = sorted({0, last, *between.values()}) if kinds else []
+    position = {place: short for short, place in enumerate(chosen)}
+    return chosen, [
+        position[place if place in (0, last) else between[kind]] for place, kind in enumerate(kinds)
+    ]
+
+
+def read(log: Log, layers: int, *, on_gpu: bool) -> Outline:
+    """The parts of a recorded step of a model with so many layers."""
+    parts = _parts(log)
+    if not on_gpu:
+        return Outline(parts, layers)
+    blocks = log.blocks()
+    for segment, (net, top) in blocks.changes.items():
+        parts[segment] = replace(parts[segment], net_bytes=net, top_bytes=top)
+    # what a step leaves behind, its rows, is there once, before the next one begins
+    left = sum(event.size for event in log.events if event.segment not in BEFORE)
+    unused = blocks.resting - sum(event.size for event in log.events)
+    return Outline(parts, layers, unused, left)
+
+
+def _parts(log: Log) -> dict[str, Part]:
+    """The parts by the bytes of tensors. One that is come back to goes on from where it was."""
+    net: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    sums: dict[str, int] = defaultdict(int)
+    parts: dict[str, Part] = {}
+    for event, kind in log.with_kinds():
+        segment = event.segment
+        net[segment][kind] += event.size
+        sums[segment] += event.size
+        part = parts.setdefault(segment, Part())
+        if sums[segment] > part.top_bytes:
+            top = dict(net[segment])
+            parts[segment] = Part({}, top, 0, sums[segment], event.operation, event.module)
+    return {
+        segment: replace(part, net=dict(net[segment]), net_bytes=sums[segment])
+        for segment, part in parts.items()
+    }
+
+
+def whole_step(short: Outline, sizes: Sizes, accumulation: int = 1) -> Trace:
+    """The peaks of a step of the whole model, whose weights, state and gradients are `sizes`."""
+    places = range(len(short.stands_for))
+    overhead = short.unused + short.left
+    if short.layers:
+        overhead += short.unused * (len(places) - short.layers) // short.layers
+    rest = {"weights": sizes.weights, "optimizer": sizes.moments}
+    peaks = {"load": Peak(sizes.weights, {"weights": sizes.weights}, "given")}
+    walk = _Walk(short, peaks, rest, overhead)
+    if accumulation > 1:  # those of earlier passes; the short model's come with its own part
+        own = short.parts["forward.before"].net.get("gradients", 0)
+        walk.add("gradients", sizes.gradients - own)
+        walk.adds_gradients = own > 0
+    walk.go("forward.before")
+    walk.through_layers("forward", places)
+    walk.go("forward.after")
+    walk.go("backward.after")
+    walk.through_layers("backward", reversed(places))
+    walk.go("backward.before")
+    update = {**rest, "gradients": sizes.gradients, "activations": sizes.updating}
+    total = sum(update.values())
+    peaks["optimizer"] = Peak(total, update, counted=total + overhead)
+    walk = _Walk(short, peaks, rest, overhead)
+    walk.go("evaluate.before")
+    walk.through_layers("evaluate", places)
+    walk.go("evaluate.after")
+    return Trace(peaks, None)
+
+
+class _Walk:
+    """Goes through the parts of a step in order and writes the peak of each into `peaks`."""
+
+    def __init__(
+        self, short: Outline, peaks: dict[str, Peak], rest: dict[str, int], overhead: int
+    ) -> None:
+        self.short, self.peaks = short, peaks
+        self.live: dict[str, int] = defaultdict(int, rest)
+        self.blocks = sum(rest.values()) + overhead
+        self.adds_gradients = True  # False: each goes into one that is there already
+
+    def add(self, kind: str, size: int) -> None:
+        self.live[kind] += size
+        self.blocks += size
+
+    def through_layers(self, phase: str, places: Iterable[int]) -> None:
+        for place in places:
+            stand = self.short.stands_for[place]
+            self.go(f"{phase}{LAYER}{stand}", f"{phase}{LAYER}{place}", f".{stand}", f".{place}")
+
+    def go(self, source: str, segment: str = "", old: str = "", new: str = "") -> None:
+        """Through the part `source` of the short model, as `segment` of the whole one."""
+        part = self.short.parts.get(source, Part())
+        kinds = dict(self.live)
+        for kind, size in part.top.items():
+            kinds[kind] = kinds.get(kind, 0) + size
+        self.peaks[segment or source] = Peak(
+            sum(kinds.values()), kinds, part.operation,
+            part.module.replace(old, new, 1) if old else part.module,
+            self.blocks + part.top_bytes,
+        )  # fmt: skip
+        for kind, size in part.net.items():
+            self.live[kind] += size
+        self.blocks += part.net_bytes
+        if not self.adds_gradients:
+            self.add("gradients", -part.net.get("gradients", 0))
+
+
+def at_rows(few: tuple[int, Outline], many: tuple[int, Outline], rows: int) -> Outline:
+    """The outline at `rows` rows, from those at two other numbers: sizes are linear in rows, but
+    where a chunk of the loss is full."""
+    (first, start), (second, end) = few, many
+    steps = (rows - first) / (second - first)
+    parts = {
+        segment: _along(start.parts.get(segment, Part()), part, steps)
+        for segment, part in end.parts.items()
+    }
+    return replace(end, parts=parts, left=round(start.left + steps * (end.left - start.left)))
+
+
+def _along(first: Part, second: Part, steps: float) -> Part:
+    """The part that is so many steps after `first`, of which `second` is the next."""
+
+    def line(start: int, end: int) -> int:
+        return round(start + steps * (end - start))
+
+    def lines(start: dict[str, int], end: dict[str, int]) -> dict[str, int]:
+        return {
+            kind: line(start.get(kind, 0), end.get(kind, 0)) for kind in start.keys() | end.keys()
+        }
+
+    return replace(
+        second,
+        net=lines(first.net, second.net),
+        top=lines(first.top, second.top),
+        net_bytes=line(first.net_bytes, second.net_bytes),
+        top_bytes=line(first.top_bytes, second.top_bytes),
+    )
