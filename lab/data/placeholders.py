@@ -10,7 +10,7 @@ from lab.schema import quote, quoted
 
 LONGEST_ROW = 32_000_000  # characters of a row with its slots filled
 SURROGATE = re.compile("[\ud800-\udfff]")
-SLOT = re.compile(r"\{\{([^{}]*)\}\}")
+SLOT = re.compile(r"\{\{\s*([^{}]*?)\s*\}\}")
 
 
 class Slots:
@@ -18,7 +18,7 @@ class Slots:
     is. The row as a whole stays below LONGEST_ROW characters."""
 
     def __init__(self, texts: dict[str, str]) -> None:
-        self.texts = texts
+        self.texts = {name.strip(): text for name, text in texts.items()}
         self.room = LONGEST_ROW
 
     def fill(self, text: str) -> str:

@@ -40,7 +40,8 @@ def test_the_url_opens_a_view_of_the_methods(
     assert {row["estimate"]["source"] for row in rows} == {"shadow"}
     assert "Where it stops to fit" in words(at) and len(at.get("plotly_chart")) == 1
     longest = found.limits["lora"]["longest_row"]
-    assert longest == 8192  # as far as the model reads
+    # the whole trace says 15.760 GB at 7,961 tokens, and 15.756 GB are there
+    assert longest == pytest.approx(7961, rel=0.01)
 
     figure = memory_charts.bars(rows, {"name": "T4", "bytes": 10**9}, View())
     peaks = {row["title"]: row["estimate"]["peak_bytes"] / 1e9 for row in rows}
@@ -68,10 +69,14 @@ def test_a_config_is_uploaded(open_page: Page, monkeypatch: pytest.MonkeyPatch) 
     folder = Path(asked[-1]["model"])
     assert folder.is_relative_to(paths.home())
     assert json.loads((folder / "config.json").read_text()) == shape
-    for content in (b"[1, 2]", b"no JSON", b'{"hidden_size": 64}'):
+    for content, says in (
+        (b"[1, 2]", "no config.json of a model"),
+        (b"no JSON", "The file is not JSON"),
+        (b'{"hidden_size": 64}', "no config.json of a model"),
+    ):
         given = at.file_uploader(key="memory.upload")
         given.upload("config.json", content, "application/json").run()
-        assert "no config.json of a model" in at.error[0].value.replace("\\", "")
+        assert says in at.error[0].value.replace("\\", "")
     assert len(list(folder.parent.iterdir())) == 1, "what is no config is not kept"
 
 
