@@ -77,6 +77,7 @@ def trial(name: str, work: Work) -> dict[str, Any]:
 
 
 def _worker(work: Work) -> tuple[list[float], Any, int]:
+    from lab.atomic_files import write_json
     from lab.paths import RunDir
     from lab.runs import record_reader
     from lab.train.attempt import Attempt
@@ -86,6 +87,7 @@ def _worker(work: Work) -> tuple[list[float], Any, int]:
         run = RunDir(Path(folder))
         for part in (run.commands, run.checkpoints):
             part.mkdir()
+        write_json(run.spec, work.spec.to_json())
         telemetry = Telemetry(run, 1)
         telemetry.start(device_stats_reader(run, uses_gpu=False))
         try:

@@ -23,7 +23,7 @@ from typing import Any
 from bench.fault_injection import home_at
 from bench.workload import Work, make_folder, work
 from lab import paths
-from lab.atomic_files import read_object
+from lab.atomic_files import read_object, write_json
 from lab.errors import LabError
 from lab.paths import RunDir
 from lab.runs import launch, record_reader
@@ -180,6 +180,7 @@ def measure_share(asked: Work, folder: Path) -> dict[str, Any]:
     run = RunDir(folder / "run")
     for part in (run.commands, run.checkpoints):
         paths.make_folder(part)
+    write_json(run.spec, asked.spec.to_json())
     telemetry = Telemetry(run, 1)
     telemetry.start(device_stats_reader(run, uses_gpu=False))
     try:

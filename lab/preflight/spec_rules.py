@@ -237,8 +237,8 @@ RULES = (
     ),
     SpecRule(
         "method.rslora", ("method.rank",),
-        lambda spec, facts: spec.method["rank"] == 1
-        and not (spec.method["layer_ranks"] or spec.method["last_rank"]),
+        lambda spec, facts: spec.method.get("rank") == 1
+        and not (spec.method.get("layer_ranks") or spec.method.get("last_rank")),
         "with rank 1 the scale alpha / √rank is alpha / rank", "Raise method.rank.", refuses=False,
     ),
     *(
@@ -308,6 +308,8 @@ def broken(spec: RunSpec, facts: RunFacts, wrong: frozenset[str] = frozenset()) 
         sections = {field.partition(".")[0] for field in fields}
         if wrong & (fields | sections) or rule.field in found:
             continue
+        if "method" in sections and "method.name" in wrong:
+            continue  # the spec holds another method in its place
         if is_asked(spec, rule.field) and rule.is_idle(spec, facts):
             found[rule.field] = rule
     return list(found.values())

@@ -161,7 +161,7 @@ FAILING = [
     ("x" * 200_001, "more than 200,000 characters"),
     (5, "is 5, not text"),
     ([], "not text"),
-    ({"tool_use": "x"}, "none is called default: tool_use"),
+    ({"tool_use": "x"}, "no default: tool_use"),
     (None, "no chat template to use"),
 ]
 

@@ -58,7 +58,7 @@ def both(config: Any, spec: RunSpec, *, on_gpu: bool = True) -> tuple[Estimate, 
 def hold(outline: Estimate, traced: Estimate, within: float = 0.015) -> None:
     assert outline.peak_bytes == pytest.approx(traced.peak_bytes, rel=within)
     for phase in ("forward", "backward", "evaluate"):
-        assert outline.phases[phase] == pytest.approx(traced.phases[phase], rel=0.03), phase
+        assert outline.phases[phase] == pytest.approx(traced.phases[phase], rel=0.04), phase
     assert sum(outline.at_peak.values()) == outline.peak_bytes, "The parts add up."
 
 

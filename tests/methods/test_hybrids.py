@@ -86,7 +86,7 @@ def test_what_cannot_be_frozen_is_refused(make_spec: Callable[..., dict[str, Any
     assert "none would be left" in check(spec)["problems"][0]["message"]
     spec = made(make_spec, {"name": "progressive"})
     spec["data"]["eval_fraction"] = 0
-    assert check(spec)["problems"][0]["field"] == "method.trigger"
+    assert "method.trigger" in {problem["field"] for problem in check(spec)["problems"]}
     spec = made(make_spec, {"name": "lora_prompt", "virtual_tokens": 500})
     spec["data"]["packing"] = "on"
     packing, length = check(spec)["problems"]
@@ -166,7 +166,8 @@ def test_the_soft_prompt_goes_in_once_with_a_cache(
 def test_progressive_opens_from_the_top_and_resumes_exactly(
     make_spec: Callable[..., dict[str, Any]], trigger: str, optimizer: str
 ) -> None:
-    method = {"name": "progressive", "trigger": trigger, "every": 3, "least_gain": 10.0}
+    option = {"least_gain": 10.0} if trigger == "stall" else {"every": 3}
+    method = {"name": "progressive", "trigger": trigger, **option}
     spec = made(make_spec, method, max_steps=8, save_every=2, eval_every=2, optimizer=optimizer)
     spec["train"] |= {"keep_last": 9, "max_grad_norm": 0}
     whole, broken = run_here(spec), run_here(spec)

@@ -60,7 +60,13 @@ def worker(
         run.commands.mkdir(parents=True)
         write_json(
             run.spec,
-            {"v": 1, "method": {"name": "lora"}, "data": {}, "train": {"precision": "float32"}},
+            {
+                "v": 1,
+                "model": "builtin:smollm2-135m-instruct",
+                "method": {"name": "lora"},
+                "data": {},
+                "train": {"precision": "float32"},
+            },
         )
         flags = [str(flag) for flag in (beats, gets_on, dies_of_term)]
         child = subprocess.Popen(

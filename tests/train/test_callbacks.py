@@ -383,8 +383,10 @@ def test_rows_of_a_broken_step_are_named(
     loss, calls = loop.summed_loss, []
 
     def broken(*args: Any, **kwargs: Any) -> torch.Tensor:
-        calls.append(1)
         total: torch.Tensor = loss(*args, **kwargs)
+        if type(total) is not torch.Tensor:  # the forecast traces the same step on fakes
+            return total
+        calls.append(1)
         return total * float("nan") if len(calls) in (3, 4) else total
 
     monkeypatch.setattr(loop, "summed_loss", broken)

@@ -111,7 +111,9 @@ def test_packed_rows_give_the_losses_of_single_rows(kind: str) -> None:
     ):
         parts = [collate(rows[place : place + size], pad=0) for place in range(0, len(rows), size)]
         values.append(evaluation_loss(model, iter(parts), precision="float32", loss="fused"))
-    assert values[0][1] == values[1][1] == values[2][1] == sum(one.counted for one in tokens)
+    assert (
+        values[0][1] == values[1][1] == values[2][1] == sum(one.num_loss_tokens for one in tokens)
+    )
     assert values[1][0] == pytest.approx(values[0][0], abs=1e-5), "batch size"
     assert values[2][0] == pytest.approx(values[0][0], abs=1e-5), "packing"
 

@@ -36,10 +36,10 @@ def outcome(
             (run.attempts / str(number)).mkdir(parents=True)
 
         class Attempt:
-            def __init__(self, run: RunDir, spec: Any, telemetry: Telemetry) -> None:
+            def __init__(self, run: RunDir, spec: Any, telemetry: Telemetry, commands: Any) -> None:
                 self.telemetry = telemetry
 
-            def go(self, summary: dict[str, Any]) -> str:
+            def run_training(self, summary: dict[str, Any]) -> str:
                 return go(self.telemetry, summary)
 
         module = ModuleType("lab.train.attempt")
