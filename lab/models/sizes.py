@@ -52,6 +52,9 @@ def check(config: dict[str, Any], name: str) -> None:
     """Raise LabError with all that is wrong if `config`, of the model `name`, cannot be built."""
     problems: list[str] = []
     _look(config, "", 1, problems)
+    heads, shared = config.get("num_attention_heads"), config.get("num_key_value_heads")
+    if type(heads) is int and type(shared) is int and shared > 0 and heads % shared:
+        problems.append(f"num_key_value_heads is {shared}, which does not divide {heads} heads")
     if problems:
         shown = "; ".join(problems[:8]) + (
             f"; and {len(problems) - 8:,} more" if len(problems) > 8 else ""

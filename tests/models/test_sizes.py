@@ -123,3 +123,10 @@ def test_weights_are_not_loaded_under_such_a_config(tmp_path: Path) -> None:
     source = catalog.ModelSource(str(tmp_path), str(tmp_path), local_only=True)
     with pytest.raises(LabError, match="num_hidden_layers is 1,000,000"):
         weights.load_model(source, None)
+
+
+def test_heads_that_share_keys_divide_the_heads() -> None:
+    shape = {"model_type": "llama", "num_attention_heads": 4}
+    sizes.check(shape | {"num_key_value_heads": 2}, "mine")
+    with pytest.raises(LabError, match="num_key_value_heads is 3, which does not divide 4 heads"):
+        sizes.check(shape | {"num_key_value_heads": 3}, "mine")
