@@ -308,3 +308,12 @@ def test_resuming_refuses_what_it_makes_idle(trained: list[Any]) -> None:
     assert [problem.field for problem in refused.value.problems] == ["train.early_stopping"]
     settings = ["train.early_stopping=2", "train.max_steps=40"]
     assert resume_settings.merged_changes(run, settings)["early_stopping"] == 2
+
+
+def test_no_rule_judges_a_method_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unknown method leaves a spec without its options."""
+    rule = next(rule for rule in RULES if rule.field == "method.rank")
+    rule = dataclasses.replace(rule, is_idle=lambda spec, facts: spec.method["rank"] == 1)
+    monkeypatch.setattr(spec_rules, "RULES", (rule,))
+    spec = RunSpec.parse({"method": {"name": "lorra"}}, [])
+    assert spec_rules.broken(spec, RunFacts(10, True), frozenset({"method.name"})) == []
