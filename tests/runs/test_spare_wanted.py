@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import Any
 
@@ -18,14 +17,17 @@ def no_supervisor(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return started
 
 
-def test_a_spare_is_wanted_for_ten_minutes(no_supervisor: list[str]) -> None:
+def test_a_spare_is_wanted_for_ten_minutes(
+    no_supervisor: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert not warm_worker.is_wanted()
     warm_worker.request_warm_worker()
     assert warm_worker.is_wanted() and no_supervisor == ["supervisor"]
-    for age, wanted in ((590, True), (610, False)):
-        moment = time.time() - age
-        os.utime(queue.folder() / "wanted", (moment, moment))
-        assert warm_worker.is_wanted() is wanted, f"{age} s ago somebody set up a run."
+    now = time.time()
+    for age, wanted in ((590, True), (610, False), (-60, False)):
+        with monkeypatch.context() as clock:
+            clock.setattr(time, "time", lambda age=age: now + age)
+            assert warm_worker.is_wanted() is wanted, f"{age} s ago somebody set up a run."
     warm_worker.request_warm_worker()
     queue.change(spare=False)
     assert not warm_worker.is_wanted(), "The setting says no."
