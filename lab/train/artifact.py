@@ -90,10 +90,16 @@ def receipt(
         "seed": spec.train.seed,
         **facts,
         "weights": {
-            file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+            file.name: _sha256(file)
             for file in sorted(folder.glob("*.safetensors"))
         },
     }
+
+
+def _sha256(path: Path) -> str:
+    """Of a file that may be as large as the memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(folder: Path) -> None:
