@@ -3,9 +3,9 @@
 x -> x + s * up(act(down(x))), with h the hidden size, b the bottleneck: down (b, h), up (h, b),
 both with bias. Houlsby: one after attention and one after the feed-forward part of each layer,
 before the residual is added; Pfeiffer: one after the residual of the feed-forward part is added
-(AdapterHub's `original_ln_before`, with layers that normalise first); feed-forward: the second of
-Houlsby's two alone; parallel: beside the feed-forward part, reading its input. Up starts at zero, so
-step 0 equals the base.
+(AdapterHub's `original_ln_before`, in layers that normalise first); feed-forward: the second of
+Houlsby's two alone; parallel: beside the feed-forward part, reading its input. Up starts at zero,
+so step 0 equals the base.
 Trainable = L a (2 h b + b + h), with a = 2 for Houlsby, else 1.
 Sources: Houlsby et al. 2019, arXiv:1902.00751, section 2.1; Pfeiffer et al. 2020,
 arXiv:2005.00247, section 3; He et al. 2021, arXiv:2110.04366, section 4 (parallel).

@@ -89,10 +89,7 @@ def receipt(
         "pad_token": tokenizer.pad_token,
         "seed": spec.train.seed,
         **facts,
-        "weights": {
-            file.name: _sha256(file)
-            for file in sorted(folder.glob("*.safetensors"))
-        },
+        "weights": {file.name: _sha256(file) for file in sorted(folder.glob("*.safetensors"))},
     }
 
 
