@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lab
-from lab import optimizers, paths
+from lab import methods, optimizers, paths
 from lab.atomic_files import read_object, write_json
 from lab.forecast import formula, rules_of_thumb
 from lab.forecast.formula import Estimate
@@ -75,7 +75,7 @@ def predict(
     if sized.assumes_tokens:
         notes.append("The special tokens are those that the config names; no tokenizer was read.")
     if spec.train.compile == "on":
-        notes.append("Compiled layers keep less; the figure is that of layers that are not.")
+        notes.append("Compiled layers are not traced: the figure is that of layers as they are.")
 
     def trace() -> tuple[Trace, str]:
         from lab.forecast.outline import whole_step
@@ -91,7 +91,9 @@ def predict(
         found, how = trace()
     except Exception as error:  # anything may stand in the code of an architecture
         said = (str(error).strip().splitlines() or [""])[0][:200]
-        why = f"{type(error).__name__}: {said}"
+        why = f"{type(error).__name__}: {said.rstrip('.')}"
+        if _fails_for_real(error, config, spec, method, on_gpu=on_gpu):
+            raise StepFails(f"its training step fails ({why}). Choose another method.") from None
         notes.append(f"The step could not be traced ({why}). What it needs at least is counted.")
         made = dataclasses.replace(made, trace_error=why)
     else:
@@ -106,6 +108,33 @@ def predict(
         seconds=round(time.perf_counter() - started, 3),
         settings=_settings(spec, loss, packed),
     )
+
+
+class StepFails(ValueError):
+    """Raised where the training step itself raises, with tensors that hold data too."""
+
+
+def _fails_for_real(
+    error: Exception, config: Any, spec: RunSpec, method: Method, *, on_gpu: bool
+) -> bool:
+    """Whether `error`, which ended a traced step, would end the run as well: it is none of tracing,
+    and the base without the method can be traced."""
+    from lab.forecast.trace.trace_step import is_of_tracing
+
+    plain = methods.plainest()
+    if is_of_tracing(error) or method is plain:
+        return False
+    alone = dataclasses.replace(spec, method={"name": plain.name})
+    train = dataclasses.replace(
+        spec.train, adapter_precision="float32", batch_size=1, optimizer="sgd"
+    )
+    try:
+        outline_of(
+            config, dataclasses.replace(alone, train=train), plain, on_gpu=on_gpu, packed=False
+        )
+    except Exception:  # then nothing can be said of the method
+        return False
+    return True
 
 
 def batch_of(spec: RunSpec, packed: bool) -> Batch:

@@ -10,6 +10,7 @@ from lab import methods
 from lab.paths import RunDir
 from lab.runs import resume_settings
 
+WITH_STATE = ("adamw", "adamw8bit", "paged_adamw8bit", "adafactor")
 SHORTEST = 64  # tokens; below it, cutting rows shorter is no fix
 
 
@@ -55,12 +56,17 @@ def candidates(spec: dict[str, Any], *, on_gpu: bool) -> list[Fix]:
         )
     if on_gpu and train["precision"] != "bfloat16":
         found.append(Fix("Weights in bfloat16", {"train.precision": "bfloat16"}))
+    chosen = methods.get(method["name"])
+    rule = train.get("optimizer", "adamw")
+    if chosen.saves_whole_model and rule == "adamw":
+        found.append(
+            Fix("AdamW's state in 8 bits", {"train.optimizer": "adamw8bit"}, keeps_batch=False)
+        )
     if data["max_length"] // 2 >= SHORTEST:
         length = data["max_length"] // 2
         found.append(
             Fix(f"Cut rows at {length} tokens", {"data.max_length": length}, keeps_batch=False)
         )
-    chosen = methods.get(method["name"])
     if chosen.lighter_method:
         lighter = methods.get(chosen.lighter_method)
         found.append(
@@ -70,6 +76,9 @@ def candidates(spec: dict[str, Any], *, on_gpu: bool) -> list[Fix]:
                 keeps_batch=False,
             )
         )
+    if chosen.saves_whole_model and rule in WITH_STATE:
+        title = "SGD, which keeps no state and needs a rate 100 times as high"
+        found.append(Fix(title, {"train.optimizer": "sgd"}, keeps_batch=False))
     return found
 
 

@@ -90,9 +90,13 @@ def admit(
 
 def _refusal(spec: RunSpec, found: Estimate, config: Any, room: Capacity) -> str:
     device = "the GPU" if room.on_gpu else "this machine"
+    reserved = ""
+    if found.needed_bytes > found.peak_bytes:
+        size = formatting.size(found.needed_bytes)
+        reserved = f"for which the allocator reserves {size}; "
     said = (
         f"the run needs {formatting.size(found.peak_bytes)} at its peak ({found.peak_phase}), "
-        f"{device} "
+        f"{reserved}{device} "
         f"has {formatting.size(room.bytes)}. "
     )
     change = smallest_change(spec, config, room)
@@ -117,15 +121,18 @@ def smallest_change(
     """The gentlest change, made again if it can be (halved rows, shorter rows), that makes `spec`
     fit by its outline; with its predicted peak."""
     from lab import methods
-    from lab.preflight.validate import resolve
+    from lab.models.weights import meta_model
+    from lab.preflight.validate import fit_method, resolve
+
+    empty = meta_model(config)
 
     def peak_of(value: dict[str, Any]) -> tuple[Estimate, dict[str, Any]]:
-        changed = resolve(RunSpec.from_stored(value), room.on_gpu)
+        changed, _ = fit_method(resolve(RunSpec.from_stored(value), room.on_gpu), empty)
         method = methods.get(changed.method["name"])
         how: dict[str, Any] = {"on_gpu": room.on_gpu, "packed": changed.data.packing == "on"}
         limit = room.bytes
         found = memory.predict(config, changed, method, memory_bytes=limit, shadow=False, **how)
-        if room.on_gpu and abs(found.peak_bytes - limit) < NEAR * limit:
+        if room.on_gpu and found.peak_bytes < (1 + NEAR) * limit:  # what it reserves is traced
             found = memory.cached(config, changed, method, memory_bytes=limit, **how)
         return found, changed.to_json()
 

@@ -16,6 +16,7 @@ from lab.errors import LabError, Problem
 from lab.forecast import compile_choice, formula, runtime_estimate
 from lab.forecast import estimator as memory
 from lab.forecast import memory_savers as smaller
+from lab.forecast.estimator import StepFails
 from lab.forecast.target_device import this_machine
 from lab.methods import Context
 from lab.methods.parts import compatibility
@@ -51,6 +52,9 @@ def check(value: Any) -> dict[str, Any]:
         facts = _gather(problems, "data.dataset", lambda: facts_of(resolved, tokenizer), {})
     if not wrong & {"model", "method", "method.name", "start_from"}:
         problems.extend(_gather(problems, "model", lambda: initial_weights.problems(resolved), []))
+    notes: list[str] = []
+    if model is not None and not any(field.split(".")[0] == "method" for field in wrong):
+        resolved, notes = fit_method(resolved, model)
     if not {"data", "train"} & wrong:
         idle, warnings = spec_rules.problems(spec, _run_facts(resolved, facts), frozenset(wrong))
         problems.extend(idle)
@@ -65,7 +69,8 @@ def check(value: Any) -> dict[str, Any]:
         return {"problems": [problem.to_json() for problem in problems]}
     if estimate.trace_error:
         told = f"The memory is not known: the step cannot be traced ({estimate.trace_error})."
-        facts["warnings"] = [*facts["warnings"], told]
+        notes.append(told)
+    facts["warnings"] = [*facts["warnings"], *notes]
     final = replace(
         resolved,
         model=models.resolve(spec.model).id,
@@ -185,6 +190,13 @@ def resolve(spec: RunSpec, has_bf16: bool | None = None) -> RunSpec:
     )
 
 
+def fit_method(spec: RunSpec, model: Any) -> tuple[RunSpec, list[str]]:
+    """(`spec` with the method's defaults that `model` does not take replaced, notes that say so).
+    `model` may be on the meta device."""
+    changes, notes = methods.get(spec.method["name"]).fit_defaults(model, spec.method_config)
+    return replace(spec, method=spec.method | changes), notes
+
+
 def _adapter_precision(method: Any, train: Any) -> str:
     """As the base's weights, where the optimizer keeps the bits that bfloat16 lacks."""
     if train.adapter_precision != "auto":
@@ -200,6 +212,8 @@ def not_applicable(method: Any, config: Any, error: ValueError) -> Problem:
     # PEFT's experts, whose weights are no layers
     if "dropout" in said and getattr(config, "dropout", None):
         return Problem("method.dropout", f"{said.rstrip('.')}. Set it to 0 for this model.")
+    if isinstance(error, StepFails):
+        return Problem("method", f"{method.title} does not work with this model: {error}")
     return Problem("method", said)
 
 
@@ -337,7 +351,11 @@ def _estimate(
     way, _ = compile_choice.choose(asked, spec, method, costs, sizes, where, facts, bits)
     spec = replace(spec, train=replace(spec.train, compile=way))
     counts = formula.counted(sizes, spec, on_gpu=False)
-    spec, estimate = memory_check.admit(spec, asked, structure, method, counts, problems)
+    try:
+        spec, estimate = memory_check.admit(spec, asked, structure, method, counts, problems)
+    except StepFails as error:
+        problems.append(not_applicable(method, config, error))
+        return spec, None
     predicted = runtime_estimate.pace(spec, costs, sizes, where, facts, bits)
     estimate = replace(estimate, pace=predicted.to_json() if predicted else None)
     home = next(folder for folder in [paths.home(), *paths.home().parents] if folder.exists())

@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lab.forecast.trace.allocation_log import Event, Log
+from lab.forecast.trace.fake_tensors import grouped_product
 
 ROUND = 512  # bytes, the smallest block of the CUDA caching allocator
 UPDATES = ("warm", "optimizer")
@@ -82,7 +83,10 @@ class Ledger(TorchDispatchMode):
         operation = func._schema.name.removeprefix("aten::")
         if operation in INPUT_COPIED:
             self.release(self.allocate(args[0].untyped_storage().nbytes(), operation))
-        made = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._grouped_mm.default and isinstance(args[0], FakeTensor):
+            made = grouped_product(*args, **(kwargs or {}))
+        else:
+            made = func(*args, **(kwargs or {}))
         self.operations += 1
         if isinstance(made, torch.Tensor):
             # The engine sums gradients in place where the first is no view (which holds the tensor

@@ -65,12 +65,49 @@ def target_layers(model: Any, targets: str | list[str]) -> list[LinearLayer]:
     if targets == ALL_LINEAR:
         head = model.get_output_embeddings()
         heads = {name for name, module in model.named_modules() if module is head}
-        return [layer for layer in layers if layer.name not in heads]
+        bypassed = bypassed_names(model)
+        return [
+            layer
+            for layer in layers
+            if layer.name not in heads and layer.name.rsplit(".", 1)[-1] not in bypassed
+        ]
     names = [layer.name for layer in layers]
     if isinstance(targets, str):
         matched = set(patterns.matching(targets, names))
         return [layer for layer in layers if layer.name in matched]
     return [layer for layer in layers if any(matches(target, layer.name) for target in targets)]
+
+
+def bypassed_names(model: Any) -> set[str]:
+    """Last names of linear layers that nothing can stand beside: whose weight the architecture's
+    kernels read without calling the layer, such as Mamba's out_proj (PEFT refuses them), and
+    routers that give back more than a linear map does."""
+    import peft
+    from peft.tuners.tuners_utils import _check_lora_target_modules_mamba
+
+    refused = set()
+    for name, module in model.named_modules():
+        last = name.rsplit(".", 1)[-1]
+        try:
+            _check_lora_target_modules_mamba(peft.LoraConfig(), model, last)
+        except ValueError:
+            refused.add(last)
+        if last not in refused and not _gives_a_tensor(module):
+            refused.add(last)
+    return refused & {layer.name.rsplit(".", 1)[-1] for layer in linear_layers(model)}
+
+
+def _gives_a_tensor(module: Any) -> bool:
+    """Whether a linear layer of an architecture's own class answers as nn.Linear does, tried."""
+    import torch
+
+    kind = type(module)
+    is_own = kind.__module__.startswith("transformers.models") and issubclass(kind, torch.nn.Linear)
+    if not is_own or kind.forward is torch.nn.Linear.forward:
+        return True
+    with torch.no_grad():
+        answer = kind.forward(module, module.weight.new_zeros(1, module.in_features))
+    return isinstance(answer, torch.Tensor)
 
 
 def matches(target: str, name: str) -> bool:
