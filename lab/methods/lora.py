@@ -25,17 +25,19 @@ from typing import Any
 
 from lab.errors import LabError, Problem
 from lab.methods import Context, register
+from lab.methods.parts import patterns
 from lab.methods.parts.peft_method import PeftMethod, is_meta
 from lab.methods.parts.target_modules import (
     LinearLayer,
     is_tied,
     module_names,
+    peft_targets,
     target_layers,
     target_problems,
     targets_option,
     weights_of,
 )
-from lab.schema import option, quote
+from lab.schema import option
 
 DECOMPOSES_BASE = ("pissa", "olora")
 
@@ -122,6 +124,7 @@ class LoraConfig:
         "Fully trained modules",
         "Modules trained in full next to the adapter (PEFT: modules_to_save), e.g. "
         "input_layernorm, embeddings, head.",
+        names=True,
     )
 
 
@@ -187,7 +190,7 @@ class Lora(PeftMethod):
             "r": config.rank,
             "lora_alpha": int(config.alpha) if config.alpha.is_integer() else config.alpha,
             "lora_dropout": config.dropout,
-            "target_modules": config.targets,
+            "target_modules": peft_targets(config.targets),
         }
         chosen = {
             "init_lora_weights": config.start != "default" and config.start,
@@ -341,17 +344,18 @@ def _problems_with_also(model: Any, layers: list[LinearLayer], config: Any) -> l
     """Unknown names, which PEFT would pass over in silence, and modules that have an update."""
     if not config.train_also:
         return []
-    names, unknown = module_names(model, config.train_also)
-    choices = sorted({name.rsplit(".", 1)[-1] for name, _ in model.named_modules() if name})
-    words = ", ".join(choice for choice in choices if not choice.isdecimal())
-    problems = [
-        Problem(
-            "method.train_also",
-            f"'{quote(unknown_name)}' names no module of this model. Choose from: embeddings, "
-            f"head, {words}.",
-        )
-        for unknown_name in unknown
-    ]
+    known = [name for name, _ in model.named_modules() if name]
+    parts = sorted({name.rsplit(".", 1)[-1] for name in known})
+    words = ", ".join(part for part in parts if not part.isdecimal())
+    problems = patterns.problems(
+        "method.train_also",
+        config.train_also,
+        [*known, "embeddings", "head"],
+        f"names no module of this model. Choose from: embeddings, head, {words}.",
+    )
+    if problems:
+        return problems
+    names, _ = module_names(model, config.train_also)
     for layer in layers:
         inside = [name for name in names if f"{layer.name}.".startswith(f"{name}.")]
         if inside:

@@ -88,6 +88,8 @@ def _section(section: str, config: type) -> dict[str, Any]:
 
 def parse_input(given: Any, hint: Any, metadata: Any) -> Any:
     """What a person typed, as the spec means it."""
+    if metadata.get("names") and isinstance(given, str) and given.strip():
+        return given.strip()  # one text of names: the spec takes it apart
     if isinstance(given, str) and metadata.get("words"):
         text = given.strip()
         try:
@@ -106,9 +108,7 @@ def parse_input(given: Any, hint: Any, metadata: Any) -> Any:
         parts = [part.strip() for part in given.split(",") if part.strip()]
         if item is not str:
             return [_number(part) for part in parts]
-        if str not in union_members(hint):
-            return parts
-        return parts if len(parts) > 1 or (parts and parts[0].isidentifier()) else given.strip()
+        return parts
     return given
 
 
