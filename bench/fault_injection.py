@@ -89,9 +89,9 @@ def _one_run(
     """One run, killed `kills` times on its way, held against its reference."""
     run = _create(spec)
     report.runs += 1
-    for number in range(kills + 1):
+    for attempt in range(kills + 1):
         worker = _fork(run)
-        is_last = number == kills
+        is_last = attempt == kills
         limit = LONGEST_S if is_last else chance.uniform(0.0, 0.8 * duration)
         ended = _wait(worker, limit)
         if ended and status(run).state == "done":
@@ -132,8 +132,8 @@ def _hold_against(run: RunDir, reference: RunDir, report: Report) -> None:
 
     weights = [
         {name: value.tobytes() for name, value in load_file(file).items()}
-        for one in (run, reference)
-        for file in one.artifact.glob("*.safetensors")
+        for compared in (run, reference)
+        for file in compared.artifact.glob("*.safetensors")
     ]
     if len(weights) == 2 and weights[0] == weights[1]:
         report.equal += 1
@@ -141,10 +141,10 @@ def _hold_against(run: RunDir, reference: RunDir, report: Report) -> None:
         report.failures.append(f"{run.id}: other weights than {reference.id}")
     series = [
         [
-            [(record["step"], record[key]) for record in record_reader.metrics(one, kind)]
+            [(record["step"], record[key]) for record in record_reader.metrics(compared, kind)]
             for kind, key in (("train", "train/loss"), ("eval", "eval/loss"))
         ]
-        for one in (run, reference)
+        for compared in (run, reference)
     ]
     if series[0] == series[1]:
         report.continuous += 1
