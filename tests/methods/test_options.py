@@ -80,7 +80,8 @@ def test_lists_of_numbers_are_checked(options: dict[str, Any]) -> None:
 
 
 def test_ranks_and_alphas_run_over_the_layers() -> None:
-    from lab.methods.lora import LoraConfig, ranks_and_alphas
+    from lab.methods.lora import LoraConfig
+    from lab.methods.parts.lora_ranks import ranks_and_alphas
     from lab.methods.parts.target_modules import LinearLayer
 
     layers = [LinearLayer(f"model.layers.{number}.q_proj", 8, 8) for number in range(5)]
