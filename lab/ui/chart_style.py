@@ -107,7 +107,7 @@ def line(
             hoverinfo="skip" if faint else None,
             hovertemplate=None if faint else "%{y:.4~g}",
             connectgaps=False,
-            cliponaxis=False if kind is go.Scatter else None,
+            **({"cliponaxis": False} if kind is go.Scatter else {}),
         )
     )
 
