@@ -19,9 +19,9 @@ GONE_S = 5.0  # a page that waits looks once a second
 
 
 class BackgroundJob:
-    """Questions to the preflight process, asked in a thread, for sessions that show them.
+    """Questions to the preflight process, asked in a thread for the sessions that look.
 
-    A subclass says in `ask` what is asked and keeps the answers as attributes. `error` is what `ask`
+    A subclass says in `ask` what is asked, and keeps the answers as attributes. `error` is what it
     raised. `is_complete` says that no further answer comes; it stays False for a job that was
     abandoned, because no session looked at it any more.
     """
@@ -45,9 +45,10 @@ class BackgroundJob:
         try:
             with self.asking.active():
                 self.ask()
+        except Abandoned:
+            self.was_abandoned = True
         except Exception as error:  # the page shows it: a thread's traceback reaches nobody
             self.error = error
-        self.was_abandoned = isinstance(self.error, Abandoned)
         self.is_complete = not self.was_abandoned
 
     @property
@@ -107,6 +108,8 @@ def wait(label: str, ask: Callable[[], Answer]) -> Answer:
             except BaseException:
                 job.asking.cancel()
                 raise
+    if job.was_abandoned:
+        raise Abandoned
     if job.error is not None:
         raise job.error
     return job.answer

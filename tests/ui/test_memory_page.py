@@ -61,7 +61,9 @@ def test_the_url_opens_a_view_of_the_methods(
 def test_a_config_is_uploaded(open_page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     requests: list[dict[str, Any]] = []
     monkeypatch.setattr(
-        method_estimates.MethodEstimates, "ask", lambda self: requests.append(self.settings)
+        method_estimates.MethodEstimates,
+        "start",
+        lambda self: requests.append(self.settings) or self,
     )
     at = open_page("memory")
     shape = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2}

@@ -50,7 +50,7 @@ def test_a_form_with_problems_has_no_fastest_settings(open_page: Page) -> None:
 
 
 def test_the_memory_page_plans_for_any_device(open_page: Page, monkeypatch: Any) -> None:
-    monkeypatch.setattr(method_estimates.MethodEstimates, "ask", lambda self: None)
+    monkeypatch.setattr(method_estimates.MethodEstimates, "start", lambda self: self)
     at = open_page("memory", model="config:Llama-3.2-1B")
     at.selectbox(key="device").set_value("RTX 3060 12GB").run()
     at.button(key="memory.plan").click().run()
