@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -176,7 +177,7 @@ def test_the_names_of_lines_never_strike_each_other(tmp_path: Path) -> None:
         for note in figure.layout.annotations
     )
     assert len(pixels) == 3
-    assert all(b - a >= 13.9 for a, b in zip(pixels, pixels[1:], strict=False))
+    assert all(b - a >= 13.9 for a, b in itertools.pairwise(pixels))
     assert pixels[0] >= 0 and pixels[-1] <= figure.layout.height - 50 + 0.1
 
 
