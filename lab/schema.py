@@ -92,14 +92,14 @@ def parse(config: type[Config], value: Any, where: str, problems: list[Problem])
     hints = typing.get_type_hints(config)
     fields = {field.name: field for field in dataclasses.fields(config)}  # type: ignore[arg-type]
     accepted: dict[str, Any] = {}
-    for key, given in value.items():
-        place = f"{where}.{key}" if where else key
+    for key, item in value.items():
+        field_key = f"{where}.{key}" if where else key
         if key not in fields:
-            problems.append(Problem(place, unknown_key(key, list(fields))))
+            problems.append(Problem(field_key, unknown_key(key, list(fields))))
             continue
-        message, cleaned = validate(given, hints[key], fields[key].metadata)
+        message, cleaned = validate(item, hints[key], fields[key].metadata)
         if message:
-            problems.append(Problem(place, message))
+            problems.append(Problem(field_key, message))
         else:
             accepted[key] = cleaned
     return config(**accepted)
@@ -167,8 +167,8 @@ def _bounds(value: Any, limits: Any) -> str:
         most = limits.get("max_items", MOST_ITEMS)
         return f"has {len(value):,} entries; at most {most:,} are allowed."
     if isinstance(value, list):
-        found = (_bounds(item, limits) for item in value)
-        return next((message for message in found if message), "")
+        messages = (_bounds(item, limits) for item in value)
+        return next((message for message in messages if message), "")
     if isinstance(value, float) and not math.isfinite(value):
         return f"is {value}, which is not a number to train with. Give a finite number."
     low, above, high = limits.get("min"), limits.get("above"), limits.get("max")

@@ -81,12 +81,12 @@ def _ends(x: np.ndarray, y: np.ndarray, name: str, colour: str) -> list[End]:
     return [End(name, float(y[known[-1]]), colour, float(x[known[-1]]))] if len(known) else []
 
 
-SMOOTHED = ("perf/tokens_per_s", "train/grad_norm")
+PLANS = ("train/learning_rate",)
 
 
 def single(series: MetricSeries, key: str, title: str, view: View) -> go.Figure:
     """One quantity of the training steps; a plan such as the learning rate is never smoothed."""
-    smoothing = view.smoothing if key in SMOOTHED else 0.0
+    smoothing = 0.0 if key in PLANS else view.smoothing
     columns = series.train
     scale, x_title = x_axis(view.by, columns)
     chart = figure(view, x=x_title, y=title)

@@ -200,6 +200,32 @@ def test_a_run_has_one_colour_and_the_overlaid_run_its_own(tmp_path: Path) -> No
     assert traces_of(charts.loss(first, View(), third))["evaluation, overlaid"].line.dash == "dash"
 
 
+def test_one_quantity_is_smoothed_as_the_losses_are(tmp_path: Path) -> None:
+    found = series(tmp_path, *steps())
+    (plain,) = charts.single(found, "train/loss", "loss", View()).data
+    raw, smooth = charts.single(found, "train/loss", "loss", View(smoothing=0.5)).data
+    assert list(raw.y) == list(plain.y) and raw.opacity < smooth.opacity
+    assert list(plain.y) == [4.0, 3.0, 2.0, 1.0]
+    assert list(smooth.y)[:2] == pytest.approx([4.0, (4 / 2 + 3) / 1.5])
+
+
+def test_single_points_are_seen(tmp_path: Path) -> None:
+    evals = [{"kind": "eval", "attempt": 1, "step": 1, "eval/loss": 2.0}]
+    traces = traces_of(charts.loss(series(tmp_path, *steps(1), *evals), View()))
+    assert {trace.mode for trace in traces.values()} == {"lines+markers"}, "a line needs two"
+    (tmp_path / "more").mkdir()
+    longer = traces_of(charts.loss(series(tmp_path / "more", *steps(3), *evals), View()))
+    assert (longer["training"].mode, longer["evaluation"].mode) == ("lines", "lines+markers")
+
+
+def test_only_the_loss_is_ever_logarithmic(tmp_path: Path) -> None:
+    found = series(tmp_path, *steps())
+    assert charts.loss(found, View(log=True)).layout.yaxis.type == "log"
+    assert charts.loss(found, View()).layout.yaxis.type is None
+    rate = charts.single(found, "train/loss", "loss", View(log=True))
+    assert rate.layout.yaxis.type is None
+
+
 def test_lengths_are_counted_and_the_cut_stands_where_rows_are_cut() -> None:
     figure = charts.lengths([10, 10, 20, 500], 512, View())
     (bars,) = figure.data
