@@ -68,8 +68,8 @@ def test_what_does_not_fit_is_warned_of(
 ) -> None:
     screen = Screen()
     monkeypatch.setattr(estimate_panel, "st", screen)
-    now: Any = SimpleNamespace(found=estimate(**changes), is_complete=True, problem="")
-    estimate_panel.show(now, View())
+    job: Any = SimpleNamespace(estimate=estimate(**changes), is_complete=True, problem="")
+    estimate_panel.show(job, View())
     said = screen.texts("markdown")[0]
     assert "**8.00 GB** of memory at the peak (optimizer; traced step), 24.00 GB free" in said
     warned = screen.texts("warning")
@@ -79,8 +79,8 @@ def test_what_does_not_fit_is_warned_of(
 def test_a_problem_is_shown_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Screen()
     monkeypatch.setattr(estimate_panel, "st", screen)
-    now: Any = SimpleNamespace(found=None, is_complete=True, problem="no [model](x)")
-    estimate_panel.show(now, View())
+    job: Any = SimpleNamespace(estimate=None, is_complete=True, problem="no [model](x)")
+    estimate_panel.show(job, View())
     (shown,) = [args[0] for kind, args, _ in screen.calls if kind == "caption"]
     assert shown.endswith("no \\[model\\]\\(x\\)")
 
@@ -142,10 +142,10 @@ def test_every_method_is_estimated_under_the_settings_of_the_page() -> None:
     assert method_estimates.spec_of(asked, methods.get("full"))["method"] == {"name": "full"}
 
 
-def test_a_survey_that_was_given_up_is_begun_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(method_estimates.Survey, "_ask", lambda self: None)
-    asked, device = {"model": "given up"}, {"gpu": "T4 16GB"}
-    first = method_estimates.survey(asked, device)
-    assert method_estimates.survey(asked, device) is first, "shared by all who look"
+def test_estimates_that_were_abandoned_are_begun_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(method_estimates.MethodEstimates, "ask", lambda self: None)
+    settings, device = {"model": "abandoned"}, {"gpu": "T4 16GB"}
+    first = method_estimates.job_for(settings, device)
+    assert method_estimates.job_for(settings, device) is first, "shared by all who look"
     first.asking.cancel()
-    assert method_estimates.survey(asked, device) is not first
+    assert method_estimates.job_for(settings, device) is not first
