@@ -67,6 +67,14 @@ def link(name: str) -> zipfile.ZipInfo:
     return made
 
 
+def add(made: zipfile.ZipFile, *names: str, **facts: int) -> None:
+    """Members of which the archive's directory says something else than was written."""
+    for name in names:
+        made.writestr(name, "{}")
+        for fact, value in facts.items():
+            setattr(made.getinfo(name), fact, value)
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -82,6 +90,9 @@ def link(name: str) -> zipfile.ZipInfo:
         (lambda made: made.writestr("artifact/x.json", b"0" * 50_000_000), "suspicious size"),
         (lambda made: made.writestr("artifact/x.json", "{}"), "does not match"),
         (lambda made: made.writestr("spec.json", "{}"), "not an exported run"),
+        (lambda made: add(made, "artifact/x.json", "artifact/X.json"), "not an exported run"),
+        (lambda made: add(made, "artifact/x.json", flag_bits=1), "or encrypted"),
+        (lambda made: add(made, "artifact/x.json", compress_type=12), "never uses"),
     ],
 )
 def test_hostile_archives(
@@ -101,6 +112,12 @@ def test_a_changed_member_and_files_that_are_no_archives(exported: Path, tmp_pat
             data = source.read(name)
             made.writestr(name, b"{}" if name == "spec.json" else data)
     with pytest.raises(LabError, match=r"'spec\.json' is damaged"):
+        export_import.import_run(target)
+    with zipfile.ZipFile(exported) as source, zipfile.ZipFile(target, "w") as made:
+        for name in source.namelist():  # as large as it was, and with a sum of its own
+            data = source.read(name)
+            made.writestr(name, data.replace(b"1", b"2") if name == "metrics.jsonl" else data)
+    with pytest.raises(LabError, match=r"'metrics\.jsonl' is damaged"):
         export_import.import_run(target)
     target.write_bytes(exported.read_bytes()[:-500])
     with pytest.raises(LabError, match="cannot be imported"):
