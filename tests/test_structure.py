@@ -341,12 +341,12 @@ def test_a_class_has_a_name_of_its_own() -> None:
     assert set(shared) <= {"Unpacked"}, f"one word for one concept: {shared}"
 
 
-NAMELESS = {"one", "found", "made", "asked", "kept", "told", "said"}  # what was it that was found?
+NAMELESS = {"one", "found", "made", "asked", "kept", "told", "said"}  # nouns are missing
 MAX_NAMELESS = 365  # in the lab, its benches and its tests; the number only gets smaller
 
 
 def names_given(file: Path) -> Iterator[str]:
-    """The names of variables, parameters, attributes, functions and classes where they are given."""
+    """Names of variables, parameters, attributes, functions and classes, where they are given."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             yield node.id
@@ -365,7 +365,7 @@ def test_names_say_what_they_hold() -> None:
     }
     worst = sorted(places.items(), key=lambda item: -item[1])[:10]
     assert sum(places.values()) <= MAX_NAMELESS, (
-        f"{', '.join(sorted(NAMELESS))} name nothing: take the noun (docs/GLOSSARY.md). Most: {worst}"
+        f"{', '.join(sorted(NAMELESS))} name nothing: take the noun (docs/GLOSSARY.md). {worst}"
     )
 
 
