@@ -28,8 +28,8 @@ def test_settings_are_chosen_by_speed_among_those_that_fit() -> None:
     assert best["fits"] and best["source"] == "shadow"
     assert best["peak_bytes"] <= 10e9 * 0.94 < large[0]["peak_bytes"]
     assert best["batch_size"] * best["accumulation"] == 8
-    fitting = [one for one in small if one["fits"] and one["is_asked_rule"]]
-    assert all(one["tokens_per_s"] <= best["tokens_per_s"] for one in fitting)
+    fitting = [weight for weight in small if weight["fits"] and weight["is_asked_rule"]]
+    assert all(choice["tokens_per_s"] <= best["tokens_per_s"] for choice in fitting)
     again = estimate(
         LLAMA | {"train": {key.split(".")[1]: value for key, value in best["changes"].items()}},
         {"memory_bytes": 10 * 10**9},

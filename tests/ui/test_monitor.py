@@ -83,10 +83,10 @@ def test_charts_are_drawn_anew_for_what_is_new_and_only_then() -> None:
     assert monitor_view.charts_of(series.refresh(), View())["loss"][1] is first
     write(run, {"kind": "eval", "attempt": 1, "step": 2, "eval/loss": 2.0})
     evaluated = monitor_view.charts_of(series.refresh(), View())["loss"][1]
-    assert {trace.name for trace in evaluated.data} == {"train", "evaluation"}
+    assert {trace.name for trace in evaluated.data} == {"training", "evaluation"}
     write(run, train(2, attempt=2) | {"train/loss": 9.0})
     again = monitor_view.charts_of(series.refresh(), View())["loss"][1]
-    assert next(trace for trace in again.data if trace.name == "train").y[-1] == 9.0, (
+    assert next(trace for trace in again.data if trace.name == "training").y[-1] == 9.0, (
         "a later attempt has as many steps, and other ones"
     )
 
