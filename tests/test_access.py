@@ -151,8 +151,8 @@ def test_a_short_token_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAB_TOKEN", "abc")
     assert any("LAB_TOKEN has fewer than 16" in text for text in access.warnings())
     monkeypatch.setattr(access.paths, "home_warning", lambda: "The home is open.")
-    told = access.warnings()
-    assert len(told) == 2 and told[0] == "The home is open.", "one warning hides no other"
+    warnings = access.warnings()
+    assert len(warnings) == 2 and warnings[0] == "The home is open.", "one warning hides no other"
 
 
 # LAB_HOME and what is secret in it

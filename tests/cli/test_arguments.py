@@ -452,7 +452,7 @@ def test_fixes_say_what_each_change_saves(
     )
     assert cli.main(["fixes", run.id]) == 0
     lines = capsys.readouterr().out.splitlines()
-    (kept,) = [line.split() for line in lines if line.startswith("Fuse")]
+    (same,) = [line.split() for line in lines if line.startswith("Fuse")]
     (changed,) = [line.split() for line in lines if line.startswith("Cut")]
-    assert kept == ["Fuse", "7.00", "GB", "2.00", "GB", "same", "batch"]
+    assert same == ["Fuse", "7.00", "GB", "2.00", "GB", "same", "batch"]
     assert changed[-2:] == ["trains", "differently"]

@@ -95,9 +95,9 @@ def test_tools_belong_to_the_example_that_offers_them(
 
 @pytest.mark.parametrize(("command", "events"), [("stop", 0), ("cancel", 0), ("save", 1)])
 def test_half_a_sample_is_none(small_tokenizer: Any, model: Any, command: str, events: int) -> None:
-    made, log = sampler(small_tokenizer, CHAT)
-    made.command = lambda: command
-    made.sample(model, 1)
+    samples, log = sampler(small_tokenizer, CHAT)
+    samples.command = lambda: command
+    samples.sample(model, 1)
     assert len(log.records) == events
 
 
