@@ -47,7 +47,7 @@ def estimate(arguments: argparse.Namespace) -> Output:
 
     def display() -> None:
         trains = f"{count(answer['trainable'])} of {count(answer['parameters'])} train"
-        how = formatting.estimated_by(answer["source"])
+        basis = formatting.estimated_by(answer["source"])
         rows = [[name, size(value)] for name, value in answer["at_peak"].items()]
         where = answer["peak_phase"]
         if answer["module"] or answer["operation"]:
@@ -55,7 +55,7 @@ def estimate(arguments: argparse.Namespace) -> Output:
         rows.append([f"peak ({where})", size(answer["peak_bytes"])])
         if answer["reserved_bytes"]:
             rows.append(["reserved by the allocator", size(answer["reserved_bytes"])])
-        table(f"At the peak, by {how} ({trains})", ["", ""], rows, right="lr")
+        table(f"At the peak, by {basis} ({trains})", ["", ""], rows, right="lr")
         phases = [[name, size(value)] for name, value in answer["phases"].items()]
         table("Peak of each phase", ["", ""], phases, right="lr")
         disk = answer["disk"]
@@ -66,8 +66,10 @@ def estimate(arguments: argparse.Namespace) -> Output:
         if answer["is_bound"]:
             console.print("A CPU run: a bound on the resident memory, not an exact figure.")
         if answer["fits"] is not None:
-            room = size(answer["device_bytes"])
-            console.print(f"Fits into {room}." if answer["fits"] else f"Does not fit into {room}.")
+            available = size(answer["device_bytes"])
+            console.print(
+                f"Fits into {available}." if answer["fits"] else f"Does not fit into {available}."
+            )
         elif answer["trace_error"]:
             console.print("Whether it fits is not known: the figures are the least that it needs.")
         for note in answer["notes"]:

@@ -148,7 +148,7 @@ def list_runs(arguments: argparse.Namespace) -> Output:
 
 def show(arguments: argparse.Namespace) -> Output:
     run = paths.run_dir(arguments.run)
-    now = status(run)
+    run_status = status(run)
     figures = row(run)
     train, evals = record_reader.metrics(run, "train"), record_reader.metrics(run, "eval")
     data = {
@@ -157,7 +157,7 @@ def show(arguments: argparse.Namespace) -> Output:
         "spec": read_object(run.spec),
         "estimate": read_object(run.estimate),
         "environment": read_object(run.environment),
-        "status": now.to_json(),
+        "status": run_status.to_json(),
         "last": {
             "train": train[-1] if train else None,
             "eval": evals[-1] if evals else None,
@@ -170,7 +170,7 @@ def show(arguments: argparse.Namespace) -> Output:
     def display() -> None:
         evaluated = figures["eval_loss"]
         rows = [
-            ["state", now.state + (f", {now.phase}" if now.is_active else "")],
+            ["state", run_status.state + (f", {run_status.phase}" if run_status.is_active else "")],
             ["name", str(figures["name"])],
             ["model", str(figures["model"])],
             ["method", str(figures["method"])],
@@ -186,8 +186,8 @@ def show(arguments: argparse.Namespace) -> Output:
             ["peak memory", size(figures["peak_bytes"])],
             ["folder", str(run.path)],
         ]
-        if now.message:
-            rows.insert(1, ["why", f"{now.message} {now.hint}"])
+        if run_status.message:
+            rows.insert(1, ["why", f"{run_status.message} {run_status.hint}"])
         table(run.id, ["", ""], rows)
 
     return Output(data, display)

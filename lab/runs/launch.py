@@ -15,7 +15,7 @@ from lab.atomic_files import remove_tree, sync_folder, write_json
 from lab.errors import LabError
 from lab.paths import RunDir
 from lab.preflight.client import planner
-from lab.runs import process, queue, resume_settings
+from lab.runs import colours, process, queue, resume_settings
 from lab.runs.status import RESUMABLE, status
 
 LETTERS = "abcdefghijkmnpqrstuvwxyz23456789"
@@ -46,6 +46,7 @@ def create_run_dir(plan: dict[str, Any]) -> RunDir:
         stored = {"v": 1, **plan["spec"], "asked": plan["asked"], "created": time.time()}
         write_json(new_run.spec, stored)
         write_json(new_run.estimate, plan["estimate"] | {"facts": plan["facts"]})
+        write_json(new_run.labels, {"v": 1, "colour": colours.next_colour()})
         os.rename(aside, folder / run_id)
         sync_folder(folder)
     except OSError as error:
