@@ -134,13 +134,13 @@ class Conversation:
         """The prompt of asking, and behind it what the template writes behind such a prompt
         elsewhere: in a text whose earlier turns it writes otherwise."""
         message = self.messages[index]
-        asked = [m["content"] for m in self.messages[:index] if m["role"] in ("user", "tool")]
+        questions = [m["content"] for m in self.messages[:index] if m["role"] in ("user", "tool")]
         for size in ANCHORS:
             anchor, place = prompt[-size:], len(text)
             while anchor and (place := text.rfind(anchor, 0, place)) >= 0:
                 behind = text[place + len(anchor) :]
                 is_whole = not wording.lost(message, behind)
-                if is_whole and wording.are_in_order(asked, text[: place + len(anchor)]):
+                if is_whole and wording.are_in_order(questions, text[: place + len(anchor)]):
                     return self._behind(index, prompt, behind, (MOVED,))
         return self._in_own_words(index, prompt, text)
 
@@ -153,9 +153,9 @@ class Conversation:
         tags = wording.thought_tags(rendering.source_of(self.tokenizer, self.tools) + prompt)
         if missing <= {"thought", *template_input.THOUGHT_KEYS} and tags:
             notes: tuple[str, ...] = (BUILT,)
-            if asked := wording.empty_thought(prompt):  # the row holds one
-                prompt = prompt.removesuffix(asked)
-                notes = (PROMPTED.format(quoted(asked)),)
+            if empty_thought := wording.empty_thought(prompt):  # the row holds one
+                prompt = prompt.removesuffix(empty_thought)
+                notes = (PROMPTED.format(quoted(empty_thought)),)
             thought = wording.leading_thought(message)
             rest = wording.without_thought(behind, tags)
             if thought and rest is not None:

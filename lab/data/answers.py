@@ -176,8 +176,10 @@ def _by_windows(chat: Conversation, learned: list[int]) -> Piece | None:
     if appends and all_answers[-1] == len(messages) - 1:
         text = text[: spans[all_answers[-1]][1]]
     _check_others(text, messages, chat)
-    kept = tuple(spans[index] for index in learned)
-    return Piece(text, kept, appends and all_answers[-1] in learned, tuple(dict.fromkeys(notes)))
+    learned_spans = tuple(spans[index] for index in learned)
+    return Piece(
+        text, learned_spans, appends and all_answers[-1] in learned, tuple(dict.fromkeys(notes))
+    )
 
 
 def _opening_before(messages: list[Message], opening: str, index: int) -> int:

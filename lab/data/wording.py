@@ -205,10 +205,10 @@ def _find(text: str, words: str, start: int) -> tuple[int, int]:
     return (match.start(), match.end()) if match else (-1, -1)
 
 
-def shared_length(one: str, other: str) -> int:
+def shared_length(first: str, second: str) -> int:
     """The number of characters with which both texts begin."""
-    low, high = 0, min(len(one), len(other))
+    low, high = 0, min(len(first), len(second))
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if one[:middle] == other[:middle] else (low, middle - 1)
+        low, high = (middle, high) if first[:middle] == second[:middle] else (low, middle - 1)
     return low
