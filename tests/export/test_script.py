@@ -69,10 +69,10 @@ def test_its_tokens_and_their_mask_are_the_labs(
     tokenizer = weights.load_tokenizer(ModelSource("tiny", str(tiny_model), local_only=True))
     ours = prepare.prepare(RunSpec.from_json(value), tokenizer).train
     expected = {
-        tuple(one.ids[0] if one.ids and isinstance(one.ids[0], list) else one.ids): tuple(
-            one.labels
+        tuple(row.ids[0] if row.ids and isinstance(row.ids[0], list) else row.ids): tuple(
+            row.labels
         )
-        for one in lab_rows(value, tokenizer)
+        for row in lab_rows(value, tokenizer)
     }
     assert len(made) == len(expected) == len(ours)
     for row in made:
@@ -109,33 +109,33 @@ def test_a_rate_of_auto_is_the_methods_and_the_types_are_the_specs(
 
     from lab import methods
 
-    made = run_script(spec_of({"name": "lora", "rank": 3}, precision="bfloat16"))
-    model = made["model"]
-    assert made["LEARNING_RATE"] == methods.get("lora").default_lr
-    assert model.get_base_model().dtype == torch.bfloat16 and made["AUTOCAST"]
+    result = run_script(spec_of({"name": "lora", "rank": 3}, precision="bfloat16"))
+    model = result["model"]
+    assert result["LEARNING_RATE"] == methods.get("lora").default_lr
+    assert model.get_base_model().dtype == torch.bfloat16 and result["AUTOCAST"]
     assert model.peft_config["default"].r == 3
     for precision, mixed in (("mixed", True), ("float32", False)):
-        made = run_script(spec_of(precision=precision))
-        assert made["model"].dtype == torch.float32, precision
-        assert made["AUTOCAST"] is mixed, precision
+        result = run_script(spec_of(precision=precision))
+        assert result["model"].dtype == torch.float32, precision
+        assert result["AUTOCAST"] is mixed, precision
 
 
 def test_held_out_rows_do_not_train_and_only_the_first_rows_are_read(
     run_script: Callable[..., Any],
 ) -> None:
-    made = run_script(spec_of(data={"eval_fraction": 0.5, "max_examples": 4, "max_length": 256}))
-    trains, held = made["rows"], made["held_out"]
+    result = run_script(spec_of(data={"eval_fraction": 0.5, "max_examples": 4, "max_length": 256}))
+    trains, held = result["rows"], result["held_out"]
     assert len(trains) == len(held) == 2, "Half of the first four rows each."
     assert not [row for row in trains if row in held]
     assert run_script(spec_of())["held_out"] == []
 
 
 def test_padding_is_neither_read_nor_learned(run_script: Callable[..., Any]) -> None:
-    made = run_script(spec_of())
-    short, long = sorted(made["rows"], key=lambda row: len(row["input_ids"]))[
-        :: len(made["rows"]) - 1
+    result = run_script(spec_of())
+    short, long = sorted(result["rows"], key=lambda row: len(row["input_ids"]))[
+        :: len(result["rows"]) - 1
     ]
-    batch = made["collate"]([short, long])
+    batch = result["collate"]([short, long])
     count, width = len(short["input_ids"]), len(long["input_ids"])
     assert batch["input_ids"].shape[1] == width > count
     assert batch["position_ids"][0].tolist() == list(range(width)), "the padding comes last"
@@ -155,8 +155,8 @@ def test_padding_is_neither_read_nor_learned(run_script: Callable[..., Any]) -> 
 def test_what_it_leaves_out_it_says(section: str, setting: dict[str, Any], name: str) -> None:
     plain = script(RunSpec.from_json(spec_of()), "m", "d.jsonl", "")
     assert "Left out" not in plain
-    said = script(RunSpec.from_json({"method": "full", section: setting}), "m", "d.jsonl", "")
-    assert f"Left out: {name}" in said.split('"""')[1]
+    text = script(RunSpec.from_json({"method": "full", section: setting}), "m", "d.jsonl", "")
+    assert f"Left out: {name}" in text.split('"""')[1]
 
 
 def test_a_method_that_is_the_labs_own_has_no_plain_script() -> None:

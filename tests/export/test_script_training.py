@@ -229,13 +229,13 @@ def compare(
     width = 64 if methods.get(spec.method["name"]).load_kwargs(spec.method_config) else 32
     folder = model_folders[f"{kind}-{width}"]
     expected, model = lab_run(spec, folder)
-    made = script_run(spec, folder, rows, place)
+    result = script_run(spec, folder, rows, place)
     tolerance = 1e-5 if width == 32 else 1e-3  # rounding grows where weights have few bits
-    assert made["losses"] == pytest.approx(expected, rel=tolerance), spec.method
+    assert result["losses"] == pytest.approx(expected, rel=tolerance), spec.method
     trains = {name for name, weight in model.named_parameters() if weight.requires_grad}
-    own = {name for name, weight in made["model"].named_parameters() if weight.requires_grad}
+    own = {name for name, weight in result["model"].named_parameters() if weight.requires_grad}
     assert own == trains
-    return made | {"lab": model, "folder": folder}
+    return result | {"lab": model, "folder": folder}
 
 
 @pytest.mark.parametrize(
@@ -261,9 +261,9 @@ def test_settings_of_training_and_data_are_the_runs(
         resolved = dataclasses.replace(spec, data=dataclasses.replace(spec.data, packing="on"))
     folder = model_folders["llama-32"]
     expected, _ = lab_run(resolved, folder)
-    made = script_run(spec, folder, rows, tmp_path)
+    result = script_run(spec, folder, rows, tmp_path)
     tolerance = 1e-5 if spec.train.precision == "float32" else 1e-2
-    assert made["losses"] == pytest.approx(expected, rel=tolerance)
+    assert result["losses"] == pytest.approx(expected, rel=tolerance)
 
 
 @pytest.mark.parametrize("start", ["pissa", "olora"])
@@ -276,13 +276,13 @@ def test_what_a_script_saves_of_a_decomposed_base_belongs_to_the_base(
     monkeypatch.chdir(tmp_path)
     spec = spec_of("lora", {"start": start, "rank": 4}, rows, {}, {})
     folder = model_folders["llama-32"]
-    made = script_run(spec, folder, rows, tmp_path)
+    result = script_run(spec, folder, rows, tmp_path)
     plain = AutoModelForCausalLM.from_pretrained(folder)
     loaded = peft.PeftModel.from_pretrained(plain, "output").eval()
     ids = torch.arange(3, 12)[None]
     with torch.no_grad():
-        said, trained = loaded(ids).logits, made["model"].eval()(ids).logits
-    assert torch.allclose(said, trained, atol=1e-4)
+        answers, trained = loaded(ids).logits, result["model"].eval()(ids).logits
+    assert torch.allclose(answers, trained, atol=1e-4)
 
 
 @pytest.mark.parametrize(
