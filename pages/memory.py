@@ -19,7 +19,7 @@ with user_errors():
     with grid.cell():
         name, device = memory_view.choose_device()
     asked = {"model": model, **memory_view.settings()}
-    now = method_estimates.survey(asked, device)
+    now = method_estimates.method_estimates(asked, device)
     now.look("survey")
 
 

@@ -88,7 +88,7 @@ def test_no_files_import_each_other_in_a_circle() -> None:
 FLOORS = (
     ("models",),
     ("methods",),
-    ("spec",),
+    ("spec", "checked_run"),
     ("data",),
     ("train",),
     ("forecast",),

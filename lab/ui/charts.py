@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from lab.atomic_files import number, read_object
+from lab.checked_run import read_forecast
 from lab.runs.metric_columns import Columns
 from lab.runs.metric_series import MetricSeries, downsample, ema
 
@@ -153,8 +153,8 @@ def memory(series: MetricSeries, view: View) -> go.Figure:
     for place, (key, name) in enumerate(MEMORY):
         if device.has(key) and not (on_gpu and key.startswith("cpu")):
             line(made, clock, device.get(key)[: len(clock)] / 1e9, name, view.colours[place % 6])
-    predicted = number((read_object(series.run.estimate) or {}).get("peak_bytes"))
-    if predicted is not None and predicted > 0:
+    predicted = read_forecast(series.run).memory.peak_bytes
+    if predicted > 0:
         bound = "" if on_gpu else " (bound)"
         made.add_hline(
             y=predicted / 1e9,

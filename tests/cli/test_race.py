@@ -79,7 +79,7 @@ def test_every_method_gets_the_same_rows(make_spec: Callable[..., dict[str, Any]
     assert {one["train"]["max_tokens"] for one in made.values()} == {500}
     assert {one["train"]["max_steps"] for one in made.values()} == {None}
     plans = race.check({name: made[name] for name in able}, seeds=2)
-    assert [(p["spec"]["method"]["name"], p["spec"]["train"]["seed"]) for p in plans] == [
+    assert [(p.spec.method["name"], p.spec.train.seed) for p in plans] == [
         (able[0], 0),
         (able[1], 0),
         (able[0], 1),

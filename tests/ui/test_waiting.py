@@ -72,14 +72,14 @@ def test_what_another_session_looks_at_goes_on(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_changed_form_ends_the_forecast_of_the_old_one(endless: Planner) -> None:
-    old = estimate_panel.forecast({"name": "old form"})
+    old = estimate_panel.estimate_job({"name": "old form"})
     old.look("forecast")
     until(lambda: running(endless) == 1, "The forecast is asked.")
-    new = estimate_panel.forecast({"name": "new form"})
+    new = estimate_panel.estimate_job({"name": "new form"})
     new.look("forecast")
     until(lambda: old.was_left, "The old form's forecast goes on.")
     until(lambda: running(endless) == 1, "Only the new one's request runs.")
-    again = estimate_panel.forecast({"name": "old form"})
+    again = estimate_panel.estimate_job({"name": "old form"})
     assert again is not old and not again.is_complete, "It is asked anew by who comes back."
     for one in (new, again):
         one.asking.cancel()
@@ -88,15 +88,17 @@ def test_a_changed_form_ends_the_forecast_of_the_old_one(endless: Planner) -> No
 
 def test_another_view_ends_the_survey_of_the_old_one(endless: Planner) -> None:
     asked = {"rank": 8, "checkpointing": "off", "model": "config:x", "length": 8, "rows": 1}
-    old = method_estimates.survey(asked | {"loss": "fused"}, {"gpu": "T4 16GB"})
+    old = method_estimates.method_estimates(asked | {"loss": "fused"}, {"gpu": "T4 16GB"})
     old.look("survey")
     until(lambda: running(endless) == 1, "The survey is asked.")
-    new = method_estimates.survey(asked | {"loss": "plain"}, {"gpu": "T4 16GB"})
+    new = method_estimates.method_estimates(asked | {"loss": "plain"}, {"gpu": "T4 16GB"})
     new.look("survey")
     until(lambda: old.asking.is_cancelled, "The old view is given up.")
     until(lambda: running(endless) == 1, "Only the new one's request runs.")
     assert not old.is_complete and not old.error and not old.refused, "It says nothing wrong."
-    assert method_estimates.survey(asked | {"loss": "fused"}, {"gpu": "T4 16GB"}) is not old
+    assert (
+        method_estimates.method_estimates(asked | {"loss": "fused"}, {"gpu": "T4 16GB"}) is not old
+    )
     for one in method_estimates._surveys.values():
         one.asking.cancel()
     until(lambda: running(endless) == 0, "Nothing is left running.")
