@@ -83,7 +83,7 @@ def test_a_run_reads_back_what_its_check_handed_on(tmp_path: Path) -> None:
 def test_a_check_with_problems_has_no_run() -> None:
     result = CheckResult((Problem("train.loss", "is wrong."),))
     assert CheckResult.from_json(result.to_json()) == result
-    with pytest.raises(SpecError, match="train.loss: is wrong"):
+    with pytest.raises(SpecError, match=r"train\.loss: is wrong"):
         result.checked()
 
 

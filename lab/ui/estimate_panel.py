@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import threading
 import time
 from typing import Any
 
@@ -12,7 +10,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from lab import formatting
-from lab.errors import LabError, SpecError
+from lab.errors import SpecError
 from lab.forecasts import DiskForecast, Forecast, How, Parts, RuntimeForecast
 from lab.preflight.client import Abandoned, planner
 from lab.recent import Recent
@@ -20,75 +18,60 @@ from lab.ui import memory_charts
 from lab.ui.charts import CONFIG, View, figure
 from lab.ui.markdown_safety import escape_markdown
 from lab.ui.monitor_view import is_dark
-from lab.ui.waiting import Watched
+from lab.ui.waiting import BackgroundJob
 
 STILL_S = 1.5  # if the form is not polled for this long, its values have changed
 
 
-class EstimateJob(Watched):
+class EstimateJob(BackgroundJob):
     """The outline of the step, then the traced step, for one state of the form."""
 
     def __init__(self, spec: dict[str, Any]) -> None:
         super().__init__()
         self.spec = spec
-        self.forecast: Forecast | None = None
-        self.problem = ""
-        self.is_complete = self.was_left = False
+        self.estimate: Forecast | None = None
         self.seen_at = time.monotonic()
-        threading.Thread(target=self._ask, name="forecast", daemon=True).start()
 
-    def _ask(self) -> None:
-        try:
-            with self.asking.active():
-                self._ask_in_turn()
-        except SpecError:  # each stands beside its field when the form is checked
-            self.problem = "The memory is predicted when the form has no problems."
-        except Abandoned:
-            self.was_left = True
-            return
-        except (LabError, RuntimeError) as error:
-            self.problem = str(error)
-        self.is_complete = not self.was_left
+    @property
+    def problem(self) -> str:
+        if isinstance(self.error, SpecError):  # each stands beside its field after a check
+            return "The memory is predicted when the form has no problems."
+        return str(self.error or "")
 
-    def _ask_in_turn(self) -> None:
-        self.forecast = planner.estimate(self.spec, shadow=False)
+    def ask(self) -> None:
+        self.estimate = planner.estimate(self.spec, shadow=False)
         # a processor's figure is a bound, and runs are admitted with that of the outline
-        is_bound = self.forecast.memory.is_bound
-        if not is_bound:
+        if not self.estimate.memory.is_bound:
             time.sleep(STILL_S)
             # a little less: the look that began this may be noted after it has begun
             if time.monotonic() - self.seen_at > 0.8 * STILL_S:
-                self.was_left = True  # asked again if somebody comes back to it
-                return
-            self.forecast = planner.estimate(self.spec)
+                raise Abandoned
+            self.estimate = planner.estimate(self.spec)
         # how long it takes: reads some of the data, so it comes last
-        self.forecast = planner.estimate(self.spec, shadow=not is_bound, time=True)
+        is_traced = not self.estimate.memory.is_bound
+        self.estimate = planner.estimate(self.spec, shadow=is_traced, time=True)
 
 
 _jobs: Recent[str, EstimateJob] = Recent(32)
-_lock = threading.Lock()
 
 
-def estimate_job(spec: dict[str, Any]) -> EstimateJob:
-    """What is known of the memory of `spec` by now; asked at the first look."""
-    key = hashlib.sha256(json.dumps(spec, sort_keys=True, default=str).encode()).hexdigest()
-    with _lock:
-        job = _jobs.get(key)
-        if job is None or job.was_left or job.asking.is_cancelled:
-            job = _jobs.put(key, EstimateJob(spec))
-        job.seen_at = time.monotonic()
-        return job
+def job_for(spec: dict[str, Any]) -> EstimateJob:
+    """The estimate of `spec` as far as it is known; asked at the first look."""
+    key = json.dumps(spec, sort_keys=True, default=str)
+    job = _jobs.get_or(key, lambda: EstimateJob(spec).start(), is_stale=lambda job: job.is_stale)
+    job.seen_at = time.monotonic()
+    return job
 
 
 def panel(spec: dict[str, Any]) -> None:
     """The predicted memory of `spec`, refreshed until the prediction is complete."""
-    job = estimate_job(spec)
+    job = job_for(spec)
     job.look("forecast")
     was_complete = job.is_complete
 
     @st.fragment(run_every=None if was_complete else 1.0)
     def answer() -> None:
-        job = estimate_job(spec)
+        job = job_for(spec)
         job.look("forecast")
         show(job, View(dark=is_dark()))
         if job.is_complete and not was_complete:
@@ -99,7 +82,7 @@ def panel(spec: dict[str, Any]) -> None:
 
 def show(job: EstimateJob, view: View) -> None:
     """One bar of what the peak is made of, against what the device has, and a sentence."""
-    forecast = job.forecast
+    forecast = job.estimate
     if forecast is None:
         words = escape_markdown(job.problem) if job.is_complete else "Looking at the model …"
         st.caption(f":material/memory_alt: {words}")

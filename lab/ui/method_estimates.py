@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import threading
 from typing import Any
 
 from lab import methods
@@ -13,7 +11,7 @@ from lab.errors import LabError, SpecError
 from lab.forecasts import FitLimits, Forecast
 from lab.preflight.client import Abandoned, planner
 from lab.recent import Recent
-from lab.ui.waiting import Watched
+from lab.ui.waiting import BackgroundJob
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,50 +23,44 @@ class MethodRow:
     forecast: Forecast
 
 
-class MethodEstimates(Watched):
-    """The estimates of one view, asked one after another by a thread: outlines first, so that
-    there is something to see soon, then the traced steps."""
+class MethodEstimates(BackgroundJob):
+    """The estimates of one view, asked one after another: outlines first, so that there is
+    something to see soon, then the traced steps."""
 
     def __init__(self, settings: dict[str, Any], device: dict[str, Any]) -> None:
         super().__init__()
         self.settings, self.device = settings, device
-        self.forecasts: dict[str, Forecast] = {}
+        self.estimates: dict[str, Forecast] = {}
         self.refused: dict[str, str] = {}
         self.limits: dict[str, FitLimits] = {}
-        self.error = ""
-        self.is_complete = False
-        threading.Thread(target=self._ask, name="method estimates", daemon=True).start()
 
-    def _ask(self) -> None:
-        try:
-            with self.asking.active():
-                for shadow in (False, True):
-                    self._ask_all(shadow)
-        except Abandoned:  # asked again if somebody comes back to it
-            return
-        except Exception as error:  # shown on the page; a thread's traceback reaches nobody
-            self.error = str(error)
-        self.is_complete = True
+    @property
+    def is_stale(self) -> bool:
+        return super().is_stale or self.error is not None
+
+    def ask(self) -> None:
+        for shadow in (False, True):
+            self._ask_all(shadow)
 
     def _ask_all(self, shadow: bool) -> None:
         for method in methods.all_methods():
             if method.name in self.refused:
                 continue
             try:
-                self.forecasts[method.name] = planner.estimate(
+                self.estimates[method.name] = planner.estimate(
                     spec_of(self.settings, method), self.device, shadow=shadow
                 )
             except Abandoned:
                 raise
             except LabError as error:
-                self.forecasts.pop(method.name, None)
+                self.estimates.pop(method.name, None)
                 self.refused[method.name] = _reason(error)
         # once more at the end, for what could not be answered the first time
         if self.device.get("gpu") or self.device.get("memory_bytes"):
             self._ask_limits(is_last=shadow)
 
     def _ask_limits(self, *, is_last: bool) -> None:
-        names = [m.name for m in methods.standard_methods() if m.name in self.forecasts]
+        names = [m.name for m in methods.standard_methods() if m.name in self.estimates]
         for name in [name for name in names if name not in self.limits]:
             try:
                 self.limits[name] = planner.limits(
@@ -81,27 +73,24 @@ class MethodEstimates(Watched):
                     raise
 
     def rows(self) -> list[MethodRow]:
-        forecasts = dict(self.forecasts)
+        estimates = dict(self.estimates)
         return [
-            MethodRow(method.name, method.title, forecasts[method.name])
+            MethodRow(method.name, method.title, estimates[method.name])
             for method in methods.all_methods()
-            if method.name in forecasts
+            if method.name in estimates
         ]
 
 
-_views: Recent[str, MethodEstimates] = Recent(64)
-_lock = threading.Lock()
+_jobs: Recent[str, MethodEstimates] = Recent(64)
 
 
-def method_estimates(settings: dict[str, Any], device: dict[str, Any]) -> MethodEstimates:
+def job_for(settings: dict[str, Any], device: dict[str, Any]) -> MethodEstimates:
     """The estimates of this view, begun at the first look and shared by all who look."""
-    text_of = json.dumps([settings, device], sort_keys=True)
-    key = hashlib.sha256(text_of.encode()).hexdigest()
-    with _lock:
-        view = _views.get(key)
-        if view is None or view.asking.is_cancelled or (view.is_complete and view.error):
-            view = _views.put(key, MethodEstimates(settings, device))
-        return view
+    return _jobs.get_or(
+        json.dumps([settings, device], sort_keys=True),
+        lambda: MethodEstimates(settings, device).start(),
+        is_stale=lambda job: job.is_stale,
+    )
 
 
 def spec_of(settings: dict[str, Any], method: methods.Method) -> dict[str, Any]:

@@ -26,9 +26,9 @@ def show(run: RunDir) -> None:
     key = f"autopsy.{run.id}"
     if key not in st.session_state:
         if st.button("What would fit?", icon=":material/memory_alt:", key=f"ask.{key}"):
-            words = "Predicting the peak of each change …"
+            label = "Predicting the peak of each change …"
             try:
-                st.session_state[key] = wait(words, lambda: planner.fixes(_spec_of(run)))
+                st.session_state[key] = wait(label, lambda: planner.fixes(_spec_of(run)))
             except LabError as error:
                 tell(error)
                 return
@@ -36,22 +36,22 @@ def show(run: RunDir) -> None:
         return
     with st.container(border=True):
         st.markdown("**What makes it smaller** (predicted)")
-        for place, saving in enumerate(st.session_state[key]):
-            _line(run, place, saving)
+        for i, saving in enumerate(st.session_state[key]):
+            _line(run, i, saving)
 
 
 def _spec_of(run: RunDir) -> dict[str, Any]:
     return resume_settings.spec_of(run).to_json()
 
 
-def _line(run: RunDir, place: int, saving: Saving) -> None:
+def _line(run: RunDir, index: int, saving: Saving) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
-        batch = "same batch" if saving.keeps_batch else "trains differently"
+        effect = "same batch" if saving.keeps_batch else "trains differently"
         st.markdown(
             f"{escape_markdown(saving.title)} · saves **{formatting.size(saving.saves_bytes)}** · "
-            f"peak {formatting.size(saving.peak_bytes)} · {batch}"
+            f"peak {formatting.size(saving.peak_bytes)} · {effect}"
         )
-        if st.button("Queue it with this", icon=":material/replay:", key=f"fix.{run.id}.{place}"):
+        if st.button("Queue it with this", icon=":material/replay:", key=f"fix.{run.id}.{index}"):
             _start(run, saving)
 
 

@@ -46,19 +46,19 @@ def for_device(spec: dict[str, Any], device: dict[str, Any]) -> None:
         show(search)
 
 
-def _answer(place: str, question: Any) -> SettingsSearch | None:
-    """The answer at `place` of the session, if it is that to `question`."""
-    asked, search = st.session_state.get(place) or (None, None)
+def _answer(session_key: str, question: Any) -> SettingsSearch | None:
+    """The answer under that key of the session, if it is that to `question`."""
+    asked, search = st.session_state.get(session_key) or (None, None)
     return search if asked == question else None
 
 
-def _ask(spec: dict[str, Any], device: dict[str, Any], place: str, question: Any) -> None:
-    st.session_state[place] = None
+def _ask(spec: dict[str, Any], device: dict[str, Any], session_key: str, question: Any) -> None:
+    st.session_state[session_key] = None
     try:
         search = wait("Comparing settings …", lambda: planner.plan(spec, device))
-        st.session_state[place] = question, search
+        st.session_state[session_key] = question, search
     except SpecError as error:
-        if place == "new.choices":
+        if session_key == "new.choices":
             submit.note(error)
             st.rerun()
         tell(error)
@@ -76,22 +76,22 @@ def show(search: SettingsSearch, *, is_narrow: bool = False) -> None:
     """The choices, the best first, and what their speeds rest on."""
     candidates = search.candidates[:SHOWN]
     if is_narrow:
-        for place, candidate in enumerate(candidates[:SHORT], 1):
+        for rank, candidate in enumerate(candidates[:SHORT], 1):
             st.markdown(
-                f"{place}. **{candidate.tokens_per_s:,.0f} tokens/s**, "
+                f"{rank}. **{candidate.tokens_per_s:,.0f} tokens/s**, "
                 f"{formatting.size(candidate.peak_bytes)}: {_words(candidate)}; "
                 f"{escape_markdown(candidate.why)}"
             )
     else:
         _table(candidates)
     if search.is_measured:
-        rest = "Speeds follow what this machine's finished runs have reached."
+        basis = "Speeds follow what this machine's finished runs have reached."
     else:
-        rest = f"Speeds take {search.reached:.0%} of the device's peak rate, a usual share."
+        basis = f"Speeds take {search.reached:.0%} of the device's peak rate, a usual share."
     st.caption(
         f"Every choice trains on the same rows a step. {search.reserve:.0%} of "
         f"{formatting.size(search.device_bytes)} stay free. Compiling the layers "
-        f"{escape_markdown(search.compile)}. {rest}"
+        f"{escape_markdown(search.compile)}. {basis}"
     )
 
 
