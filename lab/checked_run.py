@@ -65,13 +65,20 @@ class CheckResult:
         )
 
 
-def read_forecast(run: RunDir, damaged: list[str] | None = None) -> Forecast:
-    """The forecast that `run` was admitted with; without figures where its file is gone. Keys that
-    hold something else than they should go into `damaged`."""
-    return Forecast.from_json(read_object(run.estimate) or {}, damaged) or Forecast()
+def read_forecast(run: RunDir) -> Forecast:
+    """The forecast that `run` was admitted with; without figures where its file is gone."""
+    return Forecast.from_json(read_object(run.estimate)) or Forecast()
 
 
-def read_stats(run: RunDir, damaged: list[str] | None = None) -> DatasetStats:
+def read_stats(run: RunDir) -> DatasetStats:
     """What was known of the data of `run` when it was checked."""
-    stored = part(read_object(run.estimate), "facts")
-    return DatasetStats.from_json(stored, damaged) or DatasetStats()
+    return DatasetStats.from_json(part(read_object(run.estimate), "facts")) or DatasetStats()
+
+
+def damaged_keys(run: RunDir) -> list[str]:
+    """The keys of estimate.json that hold something else than they should; readers go without."""
+    stored = read_object(run.estimate)
+    damaged: list[str] = []
+    Forecast.from_json(stored, damaged)
+    DatasetStats.from_json(part(stored, "facts"), damaged)
+    return damaged

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lab.atomic_files import write_json
-from lab.checked_run import CheckedRun, CheckResult, read_forecast, read_stats
+from lab.checked_run import CheckedRun, CheckResult, damaged_keys, read_forecast, read_stats
 from lab.errors import Problem, SpecError
 from lab.forecasts import Candidate, DatasetStats, Forecast, How, Parts, SettingsSearch, Speed
 from lab.paths import RunDir
@@ -69,6 +69,8 @@ def test_damage_costs_the_key_that_is_damaged_and_is_named(odd: Any) -> None:
 def test_a_run_reads_back_what_its_check_handed_on(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     assert read_forecast(run) == Forecast() and read_stats(run) == DatasetStats()
+    write_json(run.estimate, STORED["outline"] | {"pace": 1, "facts": {"examples": "many"}})
+    assert damaged_keys(run) == ["pace", "examples"]
     forecast = Forecast.from_json(STORED["outline"])
     stats = DatasetStats.from_json(STORED["outline"]["facts"])
     assert forecast is not None and stats is not None and stats.tokens_per_row == 57.5

@@ -11,7 +11,7 @@ from typing import Any
 
 from lab import paths, spec
 from lab.atomic_files import read_object
-from lab.checked_run import read_forecast, read_stats
+from lab.checked_run import damaged_keys
 from lab.cli import follow
 from lab.cli.console import Output, console, loss, say, table, write
 from lab.compare.comparison import row
@@ -176,9 +176,7 @@ def show(arguments: argparse.Namespace) -> Output:
         "result": read_object(run.result),
     }
 
-    damaged: list[str] = []
-    read_forecast(run, damaged)
-    read_stats(run, damaged)
+    damaged = damaged_keys(run)
 
     def display() -> None:
         evaluated = figures["eval_loss"]
