@@ -88,21 +88,21 @@ def _disturb(
     next_web = next_supervisor = time.monotonic() + 1.0
     end = time.monotonic() + LONGEST_S
     while time.monotonic() < end:
-        now = time.monotonic()
+        now_s = time.monotonic()
         ended = sum(status(run).has_ended for run in runs)
         if ended == len(runs):
             return
         supervisor.ensure_if_waiting()
         record = read_object(supervisor.record_file())
-        if now > next_supervisor and report.supervisor_kills < kills:
+        if now_s > next_supervisor and report.supervisor_kills < kills:
             if process.send(record, signal.SIGKILL):
                 report.supervisor_kills += 1
-            next_supervisor = now + chance.uniform(0.3, 3.0)
-        if now > next_web and report.web_kills < kills and web.answers():
+            next_supervisor = now_s + chance.uniform(0.3, 3.0)
+        if now_s > next_web and report.web_kills < kills and web.answers():
             web.kill()
             web.start()
             report.web_kills += 1
-            next_web = now + chance.uniform(0.3, 2.0)
+            next_web = now_s + chance.uniform(0.3, 2.0)
             tell(
                 f"{ended} of {len(runs)} runs ended, {report.supervisor_kills} kills of the "
                 f"supervisor, {report.web_kills} of the web server"

@@ -45,9 +45,9 @@ class OptimizerInfo:
 
     def problems(self, train: Any, *, on_gpu: bool) -> list[Problem]:
         """Why this rule cannot do what `train` (a resolved TrainSpec) asks for on this device."""
-        found = []
+        problems = []
         if not self.on_cpu and not on_gpu:
-            found.append(
+            problems.append(
                 Problem(
                     "train.optimizer",
                     f"is {self.name}, which moves its state between GPU and host memory; there is "
@@ -55,7 +55,7 @@ class OptimizerInfo:
                 )
             )
         if train.precision not in self.precisions:
-            found.append(
+            problems.append(
                 Problem(
                     "train.optimizer",
                     f"is {self.name}, which trains in {' or '.join(self.precisions)}, not in "
@@ -63,7 +63,7 @@ class OptimizerInfo:
                 )
             )
         if self.in_backward and train.accumulation != 1:
-            found.append(
+            problems.append(
                 Problem(
                     "train.accumulation",
                     f"is {train.accumulation}; {self.name} frees each gradient at once, so there "
@@ -71,14 +71,14 @@ class OptimizerInfo:
                 )
             )
         if self.in_backward and train.max_grad_norm > 0:
-            found.append(
+            problems.append(
                 Problem(
                     "train.max_grad_norm",
                     f"is {train.max_grad_norm:g}; {self.name} updates before the norm of all "
                     "gradients is known, so it cannot clip by it. Set 0.",
                 )
             )
-        return found
+        return problems
 
 
 def get(name: str) -> OptimizerInfo:
@@ -255,4 +255,4 @@ _ALL = [
         in_backward=True,
     ),
 ]
-OPTIMIZERS = {one.name: one for one in _ALL}
+OPTIMIZERS = {info.name: info for info in _ALL}

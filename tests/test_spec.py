@@ -39,7 +39,7 @@ def problems(value: Any) -> dict[str, str]:
         ("data", "dataset", "a\0b", "control characters"),
         ("data", "dataset", 7, "must be text"),
         ("method", "rank", 0, "is 0; it must be at least 1"),
-        ("method", "targets", [], "must be text or list"),
+        ("method", "targets", [], 'must be list or "all-linear"'),
         ("method", "rnak", 4, "Did you mean 'rank'?"),
         ("hardware", "devices", 2, "at most 1"),
     ],

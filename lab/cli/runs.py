@@ -25,9 +25,9 @@ from lab.runs import (
     launch,
     queue,
     record_reader,
-    resume_settings,
     supervisor,
 )
+from lab.runs.resume_settings import spec_of
 from lab.runs.status import status
 
 ENDED_BADLY = ("failed", "crashed")
@@ -157,7 +157,7 @@ def list_runs(arguments: argparse.Namespace) -> Output:
 
 def show(arguments: argparse.Namespace) -> Output:
     run = paths.run_dir(arguments.run)
-    now = status(run)
+    run_status = status(run)
     figures = row(run)
     train, evals = record_reader.metrics(run, "train"), record_reader.metrics(run, "eval")
     data = {
@@ -166,7 +166,7 @@ def show(arguments: argparse.Namespace) -> Output:
         "spec": read_object(run.spec),
         "estimate": read_object(run.estimate),
         "environment": read_object(run.environment),
-        "status": now.to_json(),
+        "status": run_status.to_json(),
         "last": {
             "train": train[-1] if train else None,
             "eval": evals[-1] if evals else None,
@@ -181,7 +181,7 @@ def show(arguments: argparse.Namespace) -> Output:
     def display() -> None:
         evaluated = figures["eval_loss"]
         rows = [
-            ["state", now.state + (f", {now.phase}" if now.is_active else "")],
+            ["state", run_status.state + (f", {run_status.phase}" if run_status.is_active else "")],
             ["name", str(figures["name"])],
             ["model", str(figures["model"])],
             ["method", str(figures["method"])],
@@ -197,8 +197,8 @@ def show(arguments: argparse.Namespace) -> Output:
             ["peak memory", size(figures["peak_bytes"])],
             ["folder", str(run.path)],
         ]
-        if now.message:
-            rows.insert(1, ["why", f"{now.message} {now.hint}"])
+        if run_status.message:
+            rows.insert(1, ["why", f"{run_status.message} {run_status.hint}"])
         if damaged:
             rows.append(["damaged", f"estimate.json: {', '.join(damaged)}"])
         table(run.id, ["", ""], rows)
@@ -363,7 +363,7 @@ def label(arguments: argparse.Namespace) -> Output:
 
 def fixes(arguments: argparse.Namespace) -> Output:
     run = paths.run_dir(arguments.run)
-    savings = planner.fixes(resume_settings.spec_of(run).to_json())
+    savings = planner.fixes(spec_of(run).to_json())
 
     def display() -> None:
         rows = [

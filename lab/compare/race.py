@@ -48,17 +48,17 @@ class Budget:
         """From "tokens=10000". Raises LabError."""
         axis, _, amount = text.partition("=")
         try:
-            number = float(amount.replace("_", "").replace(",", ""))
+            limit = float(amount.replace("_", "").replace(",", ""))
         except ValueError:
-            number = -1.0
-        if axis not in BUDGETS or not 0 < number < float("inf"):
+            limit = -1.0
+        if axis not in BUDGETS or not 0 < limit < float("inf"):
             raise LabError(
                 f"'{quote(text)}' is not a budget.",
                 f"Write one of {', '.join(f'{name}=NUMBER' for name in BUDGETS)}.",
             )
-        if axis in INTEGER_BUDGETS and not number.is_integer():
+        if axis in INTEGER_BUDGETS and not limit.is_integer():
             raise LabError(f"'{quote(text)}' is not a budget.", f"{axis} are counted in wholes.")
-        return Budget(axis, number)
+        return Budget(axis, limit)
 
 
 def race_specs(
@@ -71,18 +71,21 @@ def race_specs(
     see the same rows in the same order.
     """
     problems = _unknown(names)
-    own = value.get("methods", {})
-    if not isinstance(own, dict) or not all(
-        isinstance(method_options, dict) for method_options in own.values()
+    method_overrides = value.get("methods", {})
+    if not isinstance(method_overrides, dict) or not all(
+        isinstance(method_options, dict) for method_options in method_overrides.values()
     ):
         problems.append(
-            Problem("methods", f'must be an object such as {{"lora": {{}}}}, is {quote(own)}.')
+            Problem(
+                "methods",
+                f'must be an object such as {{"lora": {{}}}}, is {quote(method_overrides)}.',
+            )
         )
-        own = {}
+        method_overrides = {}
     known = methods.names()
     problems += [
         Problem(f"methods.{quote(name)}", unknown_key(name, known))
-        for name in own
+        for name in method_overrides
         if name not in known
     ]
     for section in ("train", "data"):
@@ -98,18 +101,22 @@ def race_specs(
         notes.append(f"Packing is off for all: {', '.join(cannot)} cannot train on packed rows.")
     specs = {}
     for name in names:
-        options = {key: item for key, item in own.get(name, {}).items() if key != "learning_rate"}
+        options = {
+            key: item
+            for key, item in method_overrides.get(name, {}).items()
+            if key != "learning_rate"
+        }
         train = dict(value.get("train", {}))
-        if "learning_rate" in own.get(name, {}):
-            train["learning_rate"] = own[name]["learning_rate"]
+        if "learning_rate" in method_overrides.get(name, {}):
+            train["learning_rate"] = method_overrides[name]["learning_rate"]
         if budget is not None:
             train |= dict.fromkeys(BUDGETS.values())
             whole = budget.axis in INTEGER_BUDGETS
             train[BUDGETS[budget.axis]] = int(budget.amount) if whole else budget.amount
-        rest = {key: item for key, item in value.items() if key not in ("methods", "method")}
+        shared = {key: item for key, item in value.items() if key not in ("methods", "method")}
         title = f"{value['name']} · {name}" if value.get("name") else f"race · {name}"
         specs[name] = copy.deepcopy(
-            rest
+            shared
             | {"name": title, "method": {"name": name, **options}, "data": data, "train": train}
         )
     return specs, notes

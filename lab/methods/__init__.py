@@ -208,13 +208,15 @@ class Method:
             "default_lr": self.default_lr,
             "options": schema.describe(self.config),
             "supports": {
-                feature.key: bool(getattr(self, feature.field))
+                feature.key: bool(getattr(self, feature.method_attribute))
                 for feature in compatibility.FEATURES
             },
             "reasons": {
-                feature.key: compatibility.unsupported_reason(getattr(self, feature.field))
+                feature.key: compatibility.unsupported_reason(
+                    getattr(self, feature.method_attribute)
+                )
                 for feature in compatibility.FEATURES
-                if not getattr(self, feature.field)
+                if not getattr(self, feature.method_attribute)
             },
         }
 

@@ -16,7 +16,7 @@ from lab.checked_run import CheckedRun
 from lab.errors import LabError
 from lab.paths import RunDir
 from lab.preflight.client import planner
-from lab.runs import process, queue, resume_settings
+from lab.runs import colours, process, queue, resume_settings
 from lab.runs.status import RESUMABLE, status
 
 LETTERS = "abcdefghijkmnpqrstuvwxyz23456789"
@@ -46,6 +46,7 @@ def create_run_dir(checked: CheckedRun) -> RunDir:
         stored = {"v": 1, **checked.spec.to_json(), "asked": checked.requested}
         write_json(new_run.spec, stored | {"created": time.time()})
         write_json(new_run.estimate, checked.estimate_json())
+        write_json(new_run.labels, {"v": 1, "colour": colours.next_colour()})
         os.rename(aside, folder / run_id)
         sync_folder(folder)
     except OSError as error:

@@ -131,10 +131,10 @@ class Attempt:
         self, answers: Path, base: forgetting.Likelihood, model: Any, used: budget.BudgetUsed
     ) -> dict[str, float]:
         self.telemetry.enter_phase("evaluating")
-        now = forgetting.likelihood(
+        tuned = forgetting.likelihood(
             model, self.tokenizer, answers, base.top_ids, self.telemetry.sign, self.length
         )
-        divergence = forgetting.compare(base, now)
+        divergence = forgetting.compare(base, tuned)
         self.telemetry.metric("probe", step=used.step, tokens=used.tokens, **divergence)
         return divergence
 

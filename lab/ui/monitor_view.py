@@ -83,7 +83,7 @@ def controls() -> View:
             persist_state="session",
         )
         smoothing = st.slider(
-            "Smoothing", 0.0, 0.95, 0.0, 0.05, key="monitor.smooth", width=220,
+            "Smoothing", 0.0, 0.95, 0.6, 0.05, key="monitor.smooth", width=220,
             persist_state="session",
         )  # fmt: skip
         log = st.toggle("Log loss", key="monitor.log", persist_state="session")
@@ -255,15 +255,15 @@ def _draw(series: MetricSeries, view: View) -> dict[str, tuple[str, Any]]:
     figures: dict[str, tuple[str, Any]] = {"loss": ("Loss", charts.loss(series, view))}
     if device.length:
         figures["memory"] = ("Memory", charts.memory(series, view))
-    for key, title, axis, colour in (
-        ("perf/tokens_per_s", "Throughput", "tokens/s", 4),
-        ("train/learning_rate", "Learning rate", "learning rate", 2),
-        ("train/grad_norm", "Gradient norm", "norm before clipping", 5),
+    for key, title, axis in (
+        ("perf/tokens_per_s", "Throughput", "tokens/s"),
+        ("train/learning_rate", "Learning rate", "learning rate"),
+        ("train/grad_norm", "Gradient norm", "gradient norm (before clipping)"),
     ):
         if train.has(key):
             figures[title.lower().replace(" ", "-")] = (
                 title,
-                charts.single(train, key, axis, view, colour),
+                charts.single(series, key, axis, view),
             )
     if device.has("nvml/power_w"):
         figures["power"] = ("Power", charts.power(series, view))

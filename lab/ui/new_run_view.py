@@ -203,7 +203,7 @@ def method_help(method: Method) -> None:
         f"Source: {escape_markdown(method.source)}"
     )
     for feature in compatibility.FEATURES:
-        reason = compatibility.unsupported_reason(getattr(method, feature.field))
+        reason = compatibility.unsupported_reason(getattr(method, feature.method_attribute))
         if reason:
             st.markdown(f":material/block: **{feature.title}**: {escape_markdown(reason)}")
 

@@ -19,6 +19,7 @@ from lab.runs import index
 def test_two_methods_race_to_one_table(
     lab_json: Callable[..., Any],
     make_spec: Callable[..., dict[str, Any]],
+    queue_here: None,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -110,6 +110,7 @@ def test_the_demo(
     lab: Callable[..., Any],
     make_spec: Callable[..., dict[str, Any]],
     tiny_model: Path,
+    queue_here: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The main job's own code, on a small model."""

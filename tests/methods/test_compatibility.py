@@ -141,7 +141,7 @@ def test_trying_gives_the_matrix(name: str, build: Callable[..., Any]) -> None:
             reason = f"{type(error).__name__}: {error}"
         else:
             reason = "wrong losses or gradients"
-        said = bool(getattr(method, feature.field))
+        said = bool(getattr(method, feature.method_attribute))
         assert found == said, (
             f"{name} x {feature.title}: says {said}, trying gives {found} ({reason})"
         )
@@ -151,16 +151,16 @@ def test_trying_gives_the_matrix(name: str, build: Callable[..., Any]) -> None:
 def test_a_no_is_refused_with_its_reason_and_a_yes_is_not(name: str) -> None:
     method = methods.get(name)
     for feature in FEATURES:
-        answer = getattr(method, feature.field)
+        answer = getattr(method, feature.method_attribute)
         assert answer is True or (isinstance(answer, Unsupported) and answer.reason.endswith("."))
         if feature.key not in ASKING:
             continue
         asked = {"train": {"loss": "plain"}, **ASKING[feature.key], "method": {"name": name}}
         spec = RunSpec.from_json(asked)
         refused = dict(compatibility.refusals(method, spec))
-        assert (feature.place in refused) is (not answer)
+        assert (feature.spec_key in refused) is (not answer)
         if isinstance(answer, Unsupported):
-            assert answer.reason in refused[feature.place]
+            assert answer.reason in refused[feature.spec_key]
 
 
 def test_all_refusals_come_at_once_from_the_planner(

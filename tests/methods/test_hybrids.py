@@ -54,7 +54,7 @@ def made(make_spec: Callable[..., dict[str, Any]], method: dict[str, Any], **tra
         ({"train_layers": "last 1"}, lambda n: "layers.1." in n or n == "model.norm.weight"),
         ({"train_layers": "0"}, lambda n: "layers.0." in n),
         ({"freeze": ["embeddings", "norms"]}, lambda n: "norm" not in n and "embed" not in n),
-        ({"freeze": [r".*mlp\..*", "head"]}, lambda n: "mlp" not in n and "embed" not in n),
+        ({"freeze": [r"re:.*mlp\..*", "head"]}, lambda n: "mlp" not in n and "embed" not in n),
     ],
 )
 def test_full_trains_what_is_not_frozen(
@@ -77,8 +77,8 @@ def test_what_cannot_be_frozen_is_refused(make_spec: Callable[..., dict[str, Any
     for options, field, words in (
         ({"train_layers": "last 9"}, "method.train_layers", "layers 0 to 1"),
         ({"freeze": ["nonsense"]}, "method.freeze", "names no parameter"),
-        ({"freeze": ["("]}, "method.freeze", "is not a pattern"),
-        ({"freeze": [".*"]}, "method.freeze", "leaves nothing"),
+        ({"freeze": ["re:("]}, "method.freeze", "is not a pattern"),
+        ({"freeze": ["re:.*"]}, "method.freeze", "leaves nothing"),
     ):
         (problem,) = check(made(make_spec, {"name": "full", **options}))["problems"]
         assert problem["field"] == field and words in problem["message"]

@@ -34,7 +34,10 @@ REFUSED = [
     ("lora", {"start": "pissa", "rank": 64}, "neox", "method.rank", "Lower it to 32"),
     ("lora", {"start": "pissa", "dora": True}, "llama", "method.dora", "Choose start default"),
     ("lora", {"targets": ["nothing"]}, "llama", "method.targets", "Choose from: down_proj"),
-    ("lora", {"targets": "*"}, "llama", "method.targets", "is not a pattern"),
+    ("lora", {"targets": "re:*"}, "llama", "method.targets", "is not a pattern"),
+    ("lora", {"targets": ".*_proj"}, "llama", "method.targets", "write 're:.*_proj'"),
+    ("lora", {"train_also": [".*norm"]}, "llama", "method.train_also", "write 're:.*norm'"),
+    ("ia3", {"attention": ["k_pr"]}, "llama", "method.attention", "'k_pr' names no linear layer"),
     ("qlora", {"bias": "all"}, "llama", "method.bias", "are frozen"),
     ("lora8bit", {"dora": True}, "llama", "method.dora", "Choose qlora or lora"),
     ("adalora", {"target_rank": 12}, "llama", "method.target_rank", "must be below rank, 12"),
@@ -77,7 +80,8 @@ def test_lists_of_numbers_are_checked(options: dict[str, Any]) -> None:
 
 
 def test_ranks_and_alphas_run_over_the_layers() -> None:
-    from lab.methods.lora import LoraConfig, ranks_and_alphas
+    from lab.methods.lora import LoraConfig
+    from lab.methods.parts.lora_ranks import ranks_and_alphas
     from lab.methods.parts.target_modules import LinearLayer
 
     layers = [LinearLayer(f"model.layers.{number}.q_proj", 8, 8) for number in range(5)]
