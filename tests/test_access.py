@@ -155,8 +155,8 @@ def test_a_short_token_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_lab_home_is_its_owners_alone_whoever_creates_it(open_umask: None, lab_home: Path) -> None:
-    made = paths.make_folder(lab_home / "datasets" / "hub")
-    assert made.is_dir()
+    folder = paths.make_folder(lab_home / "datasets" / "hub")
+    assert folder.is_dir()
     assert mode(lab_home) == 0o700
     lab_home.chmod(0o777)
     paths.make_folder(paths.runs())

@@ -29,7 +29,9 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(
             with pytest.raises(OSError, match="No space"):
                 atomic_files.write_json(file, {"a": 2})
         assert json.loads(file.read_text()) == {"a": 1}, broken
-        assert [one.name for one in tmp_path.iterdir()] == ["state.json"], "Nothing is left aside."
+        assert [path.name for path in tmp_path.iterdir()] == ["state.json"], (
+            "Nothing is left aside."
+        )
 
 
 def test_readers_never_see_half_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +79,7 @@ def test_threads_that_write_the_same_file_do_not_mix(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert failed == [] and [one.name for one in tmp_path.iterdir()] == ["heartbeat"]
+    assert failed == [] and [path.name for path in tmp_path.iterdir()] == ["heartbeat"]
 
 
 @pytest.mark.parametrize("content", ["", "{", "\0", "[" * 100_000, '"\\ud800'])

@@ -139,11 +139,11 @@ def test_rows_whose_answers_lie_beyond_the_cut(
 
 @pytest.mark.parametrize("text", ["{", "[]", "null", "", '{"a": 1', "\x00"])
 def test_garbage_json(refuse: Callable[..., str], text: str) -> None:
-    assert "is not JSON" in (said := refuse(text)) or "A spec is a JSON object" in said
+    assert "is not JSON" in (message := refuse(text)) or "A spec is a JSON object" in message
 
 
 def test_all_problems_at_once(refuse: Callable[..., str], make_spec: Callable[..., Spec]) -> None:
-    said = refuse(
+    message = refuse(
         make_spec(),
         "model=builtin:nothing",
         "data.dataset=builtin:nothing",
@@ -151,17 +151,17 @@ def test_all_problems_at_once(refuse: Callable[..., str], make_spec: Callable[..
         "method.rank=-4",
         "name=a/b",
     )
-    assert "the spec has 5 problems" in said
+    assert "the spec has 5 problems" in message
     for field in ("model:", "data.dataset:", "train.batch_size:", "method.rank:", "name:"):
-        assert field in said
+        assert field in message
 
 
 def test_one_problem_hides_no_other_of_its_section(
     refuse: Callable[..., str], make_spec: Callable[..., Spec]
 ) -> None:
-    said = refuse(make_spec(), "data.max_length=4", "data.dataset=builtin:none", "method.rank=0")
+    message = refuse(make_spec(), "data.max_length=4", "data.dataset=builtin:none", "method.rank=0")
     for field in ("data.max_length:", "data.dataset:", "method.rank:"):
-        assert field in said
+        assert field in message
 
 
 def test_models_that_cannot_train(

@@ -32,7 +32,7 @@ def test_a_run_that_will_not_fit_is_refused_with_the_smallest_change(
     room = memory_check.Capacity(True, int(peak["peak_bytes"] * 0.8))
     monkeypatch.setattr(memory_check, "capacity", lambda: room)
     refused = check(spec)["problems"]
-    assert [one["field"] for one in refused] == ["hardware.ignore_memory"]
+    assert [problem["field"] for problem in refused] == ["hardware.ignore_memory"]
     assert "The smallest change that fits: fuse the head and the loss" in refused[0]["message"]
     fused = spec | {"train": spec["train"] | {"loss": "fused"}}
     assert check(fused)["estimate"]["fits"]
@@ -48,8 +48,8 @@ def test_settings_are_chosen_by_speed_among_those_that_fit() -> None:
     assert best["fits"] and best["source"] == "shadow"
     assert best["peak_bytes"] <= 10e9 * 0.94 < large[0]["peak_bytes"]
     assert best["batch_size"] * best["accumulation"] == 8
-    fitting = [one for one in small if one["fits"] and one["is_asked_rule"]]
-    assert all(one["tokens_per_s"] <= best["tokens_per_s"] for one in fitting)
+    fitting = [weight for weight in small if weight["fits"] and weight["is_asked_rule"]]
+    assert all(choice["tokens_per_s"] <= best["tokens_per_s"] for choice in fitting)
     again = estimate(
         LLAMA | {"train": {key.split(".")[1]: value for key, value in best["changes"].items()}},
         {"memory_bytes": 10 * 10**9},

@@ -40,13 +40,13 @@ def test_full_comes_first_and_the_others_by_name() -> None:
 
 def test_what_a_page_is_told_of_a_method_is_what_it_is() -> None:
     for method in methods.all_methods():
-        told = method.to_json()
-        assert [one["name"] for one in told["options"]] == [
+        stored = method.to_json()
+        assert [option["name"] for option in stored["options"]] == [
             field.name
             for field in dataclasses.fields(method.config)  # type: ignore[arg-type]
         ]
-        assert set(told["reasons"]) == {key for key, yes in told["supports"].items() if not yes}
-        assert all(len(reason) > 10 for reason in told["reasons"].values())
+        assert set(stored["reasons"]) == {key for key, yes in stored["supports"].items() if not yes}
+        assert all(len(reason) > 10 for reason in stored["reasons"].values())
 
 
 @pytest.mark.parametrize(
@@ -97,8 +97,8 @@ def test_tied_weights_are_counted_once() -> None:
     model: Any = tiny.make_empty("qwen3")
     names, unknown = module_names(model, ["embeddings", "head", "q_proj", "nothing"])
     assert unknown == ["nothing"] and len(names) == 4
-    found = list(weights_of(model, names))
-    assert len(found) == 3 and len({id(one) for one in found}) == 3
+    items = list(weights_of(model, names))
+    assert len(items) == 3 and len({id(row) for row in items}) == 3
 
 
 def test_a_lighter_method_is_there_and_what_a_method_says_of_itself_is_not_inherited() -> None:

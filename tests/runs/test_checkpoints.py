@@ -17,7 +17,7 @@ from lab.train import callbacks, checkpoint
 
 
 def steps(run: RunDir) -> list[int]:
-    return [one["step"] for one in checkpoints.table(run)]
+    return [row["step"] for row in checkpoints.table(run)]
 
 
 def test_the_best_the_last_and_the_pinned_are_kept(
@@ -35,9 +35,9 @@ def test_the_best_the_last_and_the_pinned_are_kept(
         "lora", train={"save_every": 1, "eval_every": 5, "keep_best": 1, "keep_last": 2}
     )
     assert steps(run) == [3, 10, 11], "10 was also evaluated, and is the best"
-    found = checkpoints.table(run)
-    assert [one["pinned"] for one in found] == [True, False, False]
-    assert all(one["bytes"] > 0 for one in found)
+    rows = checkpoints.table(run)
+    assert [row["pinned"] for row in rows] == [True, False, False]
+    assert all(row["bytes"] > 0 for row in rows)
     with pytest.raises(LabError, match="is pinned"):
         checkpoints.delete(run, 3)
     checkpoints.pin(run, 3, keep=False)
@@ -70,12 +70,12 @@ def test_a_full_disk_stops_no_run_and_breaks_no_checkpoint(
     work_here: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = callbacks.shutil.disk_usage
-    asked: list[int] = []
+    requests: list[int] = []
 
     def nearly_full_at_eight(path: Path) -> Any:
-        asked.append(1)  # first the planner, then a look before each checkpoint
+        requests.append(1)  # first the planner, then a look before each checkpoint
         found = usage(path)
-        return found._replace(free=callbacks.ROOM_BYTES) if len(asked) == 3 else found
+        return found._replace(free=callbacks.ROOM_BYTES) if len(requests) == 3 else found
 
     monkeypatch.setattr(callbacks.shutil, "disk_usage", nearly_full_at_eight)
     run = work_here("lora", train={"max_steps": 14})

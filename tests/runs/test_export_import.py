@@ -55,16 +55,16 @@ def rewrite(source: Path, change: Callable[[zipfile.ZipFile], None]) -> Path:
     """A copy of the archive with something added."""
     target = source.with_name("hostile.zip")
     target.write_bytes(source.read_bytes())
-    with zipfile.ZipFile(target, "a", zipfile.ZIP_DEFLATED) as made, warnings.catch_warnings():
+    with zipfile.ZipFile(target, "a", zipfile.ZIP_DEFLATED) as archive, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a name that stands there twice
-        change(made)
+        change(archive)
     return target
 
 
 def link(name: str) -> zipfile.ZipInfo:
-    made = zipfile.ZipInfo(name)
-    made.external_attr = (stat.S_IFLNK | 0o777) << 16
-    return made
+    member = zipfile.ZipInfo(name)
+    member.external_attr = (stat.S_IFLNK | 0o777) << 16
+    return member
 
 
 @pytest.mark.parametrize(
@@ -96,10 +96,10 @@ def test_hostile_archives(
 
 def test_a_changed_member_and_files_that_are_no_archives(exported: Path, tmp_path: Path) -> None:
     target = tmp_path / "changed.zip"
-    with zipfile.ZipFile(exported) as source, zipfile.ZipFile(target, "w") as made:
+    with zipfile.ZipFile(exported) as source, zipfile.ZipFile(target, "w") as archive:
         for name in source.namelist():
             data = source.read(name)
-            made.writestr(name, b"{}" if name == "spec.json" else data)
+            archive.writestr(name, b"{}" if name == "spec.json" else data)
     with pytest.raises(LabError, match=r"'spec\.json' is damaged"):
         export_import.import_run(target)
     target.write_bytes(exported.read_bytes()[:-500])
@@ -139,16 +139,16 @@ def test_imports_at_once_lose_nothing(trained: list[RunDir], tmp_path: Path) -> 
         launch.delete(run)
     for _ in range(3):
         with ThreadPoolExecutor(4) as pool:
-            made = list(pool.map(export_import.import_run, [*sources, *sources]))
-        assert len({run.id for run in made}) == 4, "each import is a run of its own"
-        assert {run.id for run in made} >= set(before), "one of each pair has the run's own id"
-        for source, run in zip([*trained, *trained], made, strict=True):
+            items = list(pool.map(export_import.import_run, [*sources, *sources]))
+        assert len({run.id for run in items}) == 4, "each import is a run of its own"
+        assert {run.id for run in items} >= set(before), "one of each pair has the run's own id"
+        for source, run in zip([*trained, *trained], items, strict=True):
             wanted = before[source.id].keys() - {"process.json", "heartbeat"}
             now = contents(run)
             assert {name for name in wanted if not name.startswith("checkpoints/")} == now.keys()
             assert all(now[name] == before[source.id][name] for name in now), "every file is whole"
         assert not list(paths.runs().glob(".tmp-*"))
-        for run in made:
+        for run in items:
             launch.delete(run)
 
 
@@ -162,9 +162,9 @@ def test_exports_at_once_into_one_file(trained: list[RunDir], tmp_path: Path) ->
             return error.message
 
     with ThreadPoolExecutor(4) as pool:
-        said = list(pool.map(write, trained * 2))
-    assert said.count(str(target)) == 1, "one of them has written the file"
-    assert sum("exists" in words for words in said) == 3, "the others are told"
+        items = list(pool.map(write, trained * 2))
+    assert items.count(str(target)) == 1, "one of them has written the file"
+    assert sum("exists" in words for words in items) == 3, "the others are told"
     assert [file.name for file in tmp_path.glob("*.zip")] == ["run.zip"]
     assert not list(tmp_path.glob(".tmp-*")) and export_import.import_run(target)
 
@@ -244,7 +244,7 @@ def test_a_file_without_a_spec_or_a_result_is_no_run(
 ) -> None:
     """Its manifest agrees with it: it was made so."""
     target = tmp_path / "other.zip"
-    with zipfile.ZipFile(exported) as source, zipfile.ZipFile(target, "w") as made:
+    with zipfile.ZipFile(exported) as source, zipfile.ZipFile(target, "w") as archive:
         members = {member: source.read(member) for member in source.namelist()}
         manifest = json.loads(members.pop(export_import.MANIFEST))
         members.pop(name)
@@ -254,8 +254,8 @@ def test_a_file_without_a_spec_or_a_result_is_no_run(
             for member, data in members.items()
         }
         for member, data in members.items():
-            made.writestr(member, data)
-        made.writestr(export_import.MANIFEST, json.dumps(manifest))
+            archive.writestr(member, data)
+        archive.writestr(export_import.MANIFEST, json.dumps(manifest))
     before = sorted(paths.runs().iterdir())
     with pytest.raises(LabError):
         export_import.import_run(target)

@@ -106,7 +106,7 @@ def test_a_link_out_of_the_home_is_no_run(run: RunDir, tmp_path: Path) -> None:
     outside.mkdir()
     link = run.path.parent / "20260101-000001-lora-abcd"
     link.symlink_to(outside)
-    assert [found.id for found in paths.all_runs()] == [run.id]
+    assert [run.id for run in paths.all_runs()] == [run.id]
     with pytest.raises(LabError):
         paths.run_dir(link.name)
 

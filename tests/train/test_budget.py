@@ -36,10 +36,10 @@ def test_the_tightest_budget_ends_the_run() -> None:
 
 
 def test_the_fraction_follows_the_tightest() -> None:
-    made = planned(max_steps=10, max_seconds=100.0)
-    assert made.fraction(BudgetUsed(step=5, seconds=10)) == 0.5
-    assert made.fraction(BudgetUsed(step=5, seconds=90)) == 0.9
-    assert made.fraction(BudgetUsed(step=50)) == 1.0
+    plan = planned(max_steps=10, max_seconds=100.0)
+    assert plan.fraction(BudgetUsed(step=5, seconds=10)) == 0.5
+    assert plan.fraction(BudgetUsed(step=5, seconds=90)) == 0.9
+    assert plan.fraction(BudgetUsed(step=50)) == 1.0
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])

@@ -57,8 +57,8 @@ def test_every_page_opens_in_an_empty_home(open_page: Page, page: str) -> None:
 
 
 def test_home_lists_recent_runs(open_page: Page, run: RunDir) -> None:
-    said = words(open_page("home"))
-    assert "This machine" in said and "lora · " in said
+    text = words(open_page("home"))
+    assert "This machine" in text and "lora · " in text
 
 
 def test_monitor_of_a_finished_run(open_page: Page, run: RunDir) -> None:
@@ -259,8 +259,8 @@ def test_hostile_text_is_shown_as_text(open_page: Page, run: RunDir) -> None:
     for page in ("home", "monitor", "runs", "chat"):
         at = open_page(page, run=run.id)
         assert all(not element.allow_html for element in at.markdown)
-    said = words(open_page("monitor", run=run.id))
-    assert "\\<script\\>" in said and "\\*\\*b\\*\\*" in said
+    text = words(open_page("monitor", run=run.id))
+    assert "\\<script\\>" in text and "\\*\\*b\\*\\*" in text
 
 
 def form(at: Any, key: str, value: Any) -> None:
@@ -409,24 +409,24 @@ def test_the_plain_script_trains(
 
 
 def test_a_forecast_is_traced_only_while_somebody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[bool | str] = []
+    requests: list[bool | str] = []
 
     def estimate(spec: object, shadow: bool = True, time: bool = False) -> Forecast:
-        asked.append("time" if time else shadow)
+        requests.append("time" if time else shadow)
         return Forecast(MemoryForecast(how=How.EVERY_LAYER if shadow else How.OUTLINE))
 
     monkeypatch.setattr(estimate_panel.planner, "estimate", estimate)
     monkeypatch.setattr(estimate_panel, "STILL_S", 0.2)
     left = estimate_panel.job_for({"name": "left at once"})
     time.sleep(0.5)
-    assert left.was_abandoned and asked == [False]
+    assert left.was_abandoned and requests == [False]
     again = estimate_panel.job_for({"name": "left at once"})
     end = time.monotonic() + 10
     while not again.is_complete:
         assert time.monotonic() < end
         time.sleep(0.05)
         assert estimate_panel.job_for({"name": "left at once"}) is again
-    assert asked == [False, False, True, "time"] and again.estimate == estimate(None)
+    assert requests == [False, False, True, "time"] and again.estimate == estimate(None)
 
 
 def test_new_run_says_the_memory_while_the_form_is_filled_in(open_page: Page) -> None:
