@@ -48,8 +48,8 @@ def for_device(spec: dict[str, Any], device: dict[str, Any]) -> None:
 
 def _answer(session_key: str, question: Any) -> SettingsSearch | None:
     """The answer under that key of the session, if it is that to `question`."""
-    asked, search = st.session_state.get(session_key) or (None, None)
-    return search if asked == question else None
+    answered, search = st.session_state.get(session_key) or (None, None)
+    return search if answered == question else None
 
 
 def _ask(spec: dict[str, Any], device: dict[str, Any], session_key: str, question: Any) -> None:
