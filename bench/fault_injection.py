@@ -60,12 +60,14 @@ def faults(kills: int, seed: int = 0, tell: Callable[[str], object] = print) -> 
     with tempfile.TemporaryDirectory(prefix="lab-faults-") as folder, home_at(Path(folder)):
         _import_libraries()
         shapes = specs(Path(folder))
-        tell("reference runs without a kill ...")
-        references = [_uninterrupted(spec) for spec in shapes]
+        references: dict[int, tuple[RunDir, float]] = {}
         report, chance = Report(), random.Random(seed)
         phases: Counter[str] = Counter()
         while report.kills < kills:
             shape = report.runs % len(SHAPES)
+            if shape not in references:
+                tell(f"a reference run without a kill: {shapes[shape]['name']} ...")
+                references[shape] = _uninterrupted(shapes[shape])
             reference, duration = references[shape]
             most = min(KILLS_A_RUN, kills - report.kills)
             _one_run(shapes[shape], reference, duration, most, chance, report, phases)
@@ -162,10 +164,7 @@ def _uninterrupted(spec: dict[str, Any]) -> tuple[RunDir, float]:
 def _create(spec: dict[str, Any]) -> RunDir:
     from lab.preflight.validate import check
 
-    plan = check(spec)
-    if plan["problems"]:
-        raise LabError(f"The bench's own spec is wrong: {plan['problems']}")
-    return launch.create_run_dir(plan)
+    return launch.create_run_dir(check(spec).checked())
 
 
 def _resume(run: RunDir) -> None:

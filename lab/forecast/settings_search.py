@@ -10,61 +10,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from lab import optimizers
 from lab.forecast import estimator as memory
 from lab.forecast import runtime_estimate, selective_checkpointing
-from lab.forecast.formula import Estimate
 from lab.forecast.runtime_estimate import Device
 from lab.forecast.selective_checkpointing import RESERVE
+from lab.forecasts import Candidate, MemoryForecast
 from lab.methods import Method
 from lab.spec import RunSpec
 
 CONFIRMED = 6  # choices that are traced
 SMALLEST = "sgd"  # keeps no state: offered where nothing else fits
 OTHER_RULE = 0.95  # a different optimizer is ranked at this fraction of its speed
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One way to do the same training, with what it needs and how fast it should be."""
-
-    batch_size: int
-    accumulation: int
-    activation_checkpointing: str
-    loss: str
-    optimizer: str
-    compile: str
-    peak_bytes: int
-    tokens_per_s: float
-    source: str
-    fits: bool
-    is_asked_rule: bool = True
-    why: str = ""
-    checkpointed_layers: int | None = None
-    reserved_bytes: int | None = None  # by CUDA's allocator, where the step was traced
-
-    @property
-    def needed_bytes(self) -> int:
-        return max(self.peak_bytes, self.reserved_bytes or 0)
-
-    def changes(self) -> dict[str, Any]:
-        return {
-            "train.batch_size": self.batch_size,
-            "train.accumulation": self.accumulation,
-            "train.activation_checkpointing": self.activation_checkpointing,
-            "train.checkpointed_layers": self.checkpointed_layers,
-            "train.loss": self.loss,
-            "train.optimizer": self.optimizer,
-            "train.compile": self.compile,
-        }
-
-    def to_json(self) -> dict[str, Any]:
-        # ranked by the whole figure, or slow devices would make everything a tie
-        said = {"tokens_per_s": round(self.tokens_per_s, 1), "changes": self.changes()}
-        return asdict(self) | said
 
 
 def choose(
@@ -75,7 +35,7 @@ def choose(
     compiles: str = "off",
     *,
     packed: bool = False,
-) -> list[Choice]:
+) -> list[Candidate]:
     """The choices for `spec` (resolved), the best first: those that fit by speed, then the rest by
     peak. The first says why it leads, the others why they do not. What cannot be traced is left
     out; empty where nothing can.
@@ -100,16 +60,16 @@ def _ranked(
     room: int,
     compiles: str,
     packed: bool,
-) -> list[Choice]:
+) -> list[Candidate]:
     """The choices with one of these optimizers, the leading ones traced."""
     ways = ["off", "on"] if method.can_checkpoint_activations else ["off"]
     can_fuse = memory.loss_kind(config, _with(spec, loss="fused")) == "fused"
     losses = ["fused", "plain"] if can_fuse and method.can_fuse_loss else ["plain"]
-    choices: list[Choice] = []
+    choices: list[Candidate] = []
     untraceable: set[tuple[str, str]] = set()
     most = max(rows for rows, _ in _splits(spec))
 
-    def outlined(changed: RunSpec) -> Estimate | None:
+    def outlined(changed: RunSpec) -> MemoryForecast | None:
         """By outlines, which are traced once for all rows and optimizers; None if they cannot."""
         asked_rule = _with(changed, optimizer=spec.train.optimizer)
         short = memory.for_any_rows(
@@ -120,7 +80,7 @@ def _ranked(
         return memory.predict(
             config, changed, method, on_gpu=device.on_gpu, memory_bytes=room, packed=packed,
             shadow=False, short=short,
-        )  # fmt: skip
+        ).memory  # fmt: skip
 
     for rule, (rows, times), loss in itertools.product(rules, _splits(spec), losses):
         fits_without = False
@@ -135,25 +95,25 @@ def _ranked(
                 loss=loss,
                 compile=compiles,
             )
-            found = None if (way, loss) in untraceable else outlined(changed)
-            if found is None:  # nobody can say whether it fits
+            predicted = None if (way, loss) in untraceable else outlined(changed)
+            if predicted is None:  # nobody can say whether it fits
                 untraceable.add((way, loss))
                 continue
-            if way == "on" and found.fits and not fits_without:
-                changed, found = _fewest_by_outline(changed, found, outlined, config)
-            fits_without = bool(found.fits)
+            if way == "on" and predicted.fits and not fits_without:
+                changed, predicted = _fewest_by_outline(changed, predicted, outlined, config)
+            fits_without = bool(predicted.fits)
             choices.append(
-                Choice(
+                Candidate(
                     batch_size=rows,
                     accumulation=times,
                     activation_checkpointing=way,
                     loss=loss,
                     optimizer=rule,
                     compile=compiles,
-                    peak_bytes=found.peak_bytes,
+                    peak_bytes=predicted.peak_bytes,
                     tokens_per_s=_speed(changed, memory.measure(config, changed, method), device),
-                    source=found.source,
-                    fits=bool(found.fits),
+                    how=predicted.how,
+                    fits=bool(predicted.fits),
                     is_asked_rule=rule == spec.train.optimizer,
                     checkpointed_layers=changed.train.checkpointed_layers,
                 )
@@ -163,10 +123,10 @@ def _ranked(
 
 def _fewest_by_outline(
     spec: RunSpec,
-    everywhere: Estimate,
-    outlined: Callable[[RunSpec], Estimate | None],
+    everywhere: MemoryForecast,
+    outlined: Callable[[RunSpec], MemoryForecast | None],
     config: Any,
-) -> tuple[RunSpec, Estimate]:
+) -> tuple[RunSpec, MemoryForecast]:
     """`spec`, which recomputes all layers and fits, with the fewest that do: one recomputed layer
     costs next to nothing, so the choice is ranked by what it may be, not by all of them."""
     best = spec, everywhere
@@ -174,9 +134,9 @@ def _fewest_by_outline(
     while high - low > 1:
         middle = (low + high) // 2
         some = _with(spec, checkpointed_layers=middle)
-        found = outlined(some)
-        if found is not None and found.fits:
-            high, best = middle, (some, found)
+        predicted = outlined(some)
+        if predicted is not None and predicted.fits:
+            high, best = middle, (some, predicted)
         else:
             low = middle
     return best
@@ -200,7 +160,7 @@ def _with(spec: RunSpec, **changes: Any) -> RunSpec:
     return replace(spec, train=replace(spec.train, **changes))
 
 
-def _rank(choice: Choice) -> tuple[bool, float, int]:
+def _rank(choice: Candidate) -> tuple[bool, float, int]:
     """Sorts those that fit by speed, the others by peak."""
     speed = choice.tokens_per_s * (1.0 if choice.is_asked_rule else OTHER_RULE)
     return (not choice.fits, -speed if choice.fits else 0.0, choice.needed_bytes)
@@ -213,17 +173,17 @@ def _speed(spec: RunSpec, sized: memory.Measured, device: Device) -> float:
 
 
 def _confirm(
-    ranked: list[Choice],
+    ranked: list[Candidate],
     config: Any,
     spec: RunSpec,
     method: Method,
     device: Device,
     room: int,
     packed: bool,
-) -> list[Choice]:
+) -> list[Candidate]:
     """The leading choices with the shadow step's peaks, until one of them fits and none that is
     not traced yet promises more. Where checkpointing helps, of the fewest layers that do."""
-    traced: list[Choice] = []
+    traced: list[Candidate] = []
     for place, choice in enumerate(ranked[:CONFIRMED]):
         changes = {key.split(".")[1]: value for key, value in choice.changes().items()}
         changed = _with(spec, **changes | {"checkpointed_layers": None})
@@ -232,21 +192,22 @@ def _confirm(
             "on_gpu": device.on_gpu, "memory_bytes": room, "shadow": device.on_gpu,
             "packed": packed,
         }  # fmt: skip
-        found = memory.cached(config, changed, method, **how)
-        if found.fits and found.source == "shadow" and choice.activation_checkpointing == "on":
+        forecast = memory.cached(config, changed, method, **how)
+        fits = forecast.memory.fits and forecast.memory.how.is_exact
+        if fits and choice.activation_checkpointing == "on":
             if not _fits_without(traced, ranked, choice):
-                changed, found = selective_checkpointing.fewest(
-                    config, changed, method, found, **how
+                changed, forecast = selective_checkpointing.fewest(
+                    config, changed, method, forecast, **how
                 )
         traced.append(
             replace(
                 choice,
                 checkpointed_layers=changed.train.checkpointed_layers,
                 tokens_per_s=_speed(changed, memory.measure(config, changed, method), device),
-                peak_bytes=found.peak_bytes,
-                reserved_bytes=found.reserved_bytes,
-                fits=bool(found.fits),
-                source=found.source,
+                peak_bytes=forecast.memory.peak_bytes,
+                reserved_bytes=forecast.memory.reserved_bytes,
+                fits=bool(forecast.memory.fits),
+                how=forecast.memory.how,
             )
         )
         rest = ranked[place + 1 :]
@@ -255,7 +216,7 @@ def _confirm(
     return sorted([*traced, *ranked[CONFIRMED:]], key=_rank)
 
 
-def _fits_without(traced: list[Choice], ranked: list[Choice], choice: Choice) -> bool:
+def _fits_without(traced: list[Candidate], ranked: list[Candidate], choice: Candidate) -> bool:
     """Whether the same rows, loss and optimizer fit with no layer checkpointed."""
     return any(
         other.fits
@@ -266,7 +227,7 @@ def _fits_without(traced: list[Choice], ranked: list[Choice], choice: Choice) ->
     )
 
 
-def _explained(ranked: list[Choice], room: int) -> list[Choice]:
+def _explained(ranked: list[Candidate], room: int) -> list[Candidate]:
     best = ranked[0]
     said = []
     for choice in ranked:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lab import methods
+from lab.errors import SpecError
 from lab.forecast import estimator as memory
 from lab.forecast.trace.materialise import materialise
 from lab.forecast.trace.meta_model import build
@@ -91,7 +92,7 @@ def test_the_default_of_lora_trains_and_is_traced_and_what_it_leaves_out_is_told
     found = memory.predict(
         config, spec, methods.get("lora"), on_gpu=True, memory_bytes=10**12, shadow=False
     )
-    assert found.is_traced and found.fits, found.trace_error
+    assert found.memory.how.is_traced and found.memory.fits, found.memory.trace_error
     changed = {
         name: value
         for name, value in vars(spec.method_config).items()
@@ -118,13 +119,12 @@ def test_a_method_with_which_the_models_own_step_fails_is_refused(
         train(config, tiny_spec("prefix"))
     config.save_pretrained(tmp_path)
     value = {"model": str(tmp_path), "method": "prefix", "data": {"max_length": 32}}
-    for answer in (
-        estimate(value, {"memory_bytes": 10**12}),
-        plan(value, {"memory_bytes": 10**12}),
-    ):
-        (problem,) = answer["problems"]
-        assert "Prefix tuning does not work with this model" in problem["message"]
-        assert "Choose another method" in problem["message"] and "peak_bytes" not in answer
+    for ask in (estimate, plan):
+        with pytest.raises(SpecError) as refused:
+            ask(value, {"memory_bytes": 10**12})
+        (problem,) = refused.value.problems
+        assert "Prefix tuning does not work with this model" in problem.message
+        assert "Choose another method" in problem.message
 
 
 def test_a_value_that_somebody_chose_is_not_changed() -> None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from lab.methods.parts import patterns
 from lab.methods.parts.target_modules import (
     ALL_LINEAR,
     bypassed_names,
     linear_layers,
-    matches,
     target_layers,
 )
 
@@ -33,13 +33,9 @@ def fitting_targets(model: Any, config: Any) -> tuple[dict[str, Any], list[str]]
         return {}, []
     targets = [layer.name for layer in target_layers(model, ALL_LINEAR)]
     names = sorted({name.rsplit(".", 1)[-1] for name in targets})
-    meant = [
-        layer.name
-        for layer in linear_layers(model)
-        if any(matches(name, layer.name) for name in names)
-    ]
+    meant = patterns.all_named(names, [layer.name for layer in linear_layers(model)])
     told = BYPASSED.format(names=" and ".join(sorted(bypassed)))
-    return {"targets": names if meant == targets else targets}, [told]
+    return {"targets": names if meant == set(targets) else targets}, [told]
 
 
 def fitting_dropout(
@@ -62,8 +58,7 @@ def _adapts_parameters(model: Any, targets: str | list[str]) -> bool:
         get_model_conversion_mapping,
     )
 
-    if isinstance(targets, str) and targets != ALL_LINEAR:
-        # PEFT would match a pattern without a limit of time
+    if targets != ALL_LINEAR:  # PEFT would match a pattern without a limit of time
         targets = [layer.name for layer in target_layers(model, targets)]
     settings = peft.LoraConfig(target_modules=targets)
     try:
