@@ -6,11 +6,11 @@ A model is named base:ID, run:ID (its result) or run:ID@STEP (a checkpoint).
 from __future__ import annotations
 
 import hashlib
+import queue
 import threading
-import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lab import methods, paths
 from lab.atomic_files import part, read_object
@@ -24,6 +24,9 @@ from lab.paths import RunDir
 from lab.runs import record_reader
 from lab.schema import quote
 from lab.spec import RunSpec
+
+if TYPE_CHECKING:
+    from lab.chat.decoding import Decoding
 
 
 @dataclass(frozen=True)
@@ -63,12 +66,17 @@ class ModelRef:
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """How to answer. `temperature` 0 takes the likeliest token each time."""
+    """How to answer. `temperature` 0 takes the likeliest token each time; `top_k` 0 and `top_p` 1
+    leave every token to choose from; an answer ends before the first of the strings of `stop`."""
 
     seed: int = 0
     max_new_tokens: int = 128
     temperature: float = 0.0
     system_prompt: str | None = None
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] = ()
 
 
 def parse(name: str) -> ModelRef:
@@ -251,91 +259,105 @@ def stream(
     named: ModelRef,
     conversation: list[dict[str, str]],
     settings: GenerationSettings,
-    gone: threading.Event | None = None,
+    stopped: threading.Event | None = None,
 ) -> Generator[dict[str, Any]]:
     """{"delta"} for each piece of text as it comes, then the whole answer.
 
-    Ending the iteration early stops the model at its next token; so does `gone`, which another
+    Ending the iteration early stops the model at its next token; so does `stopped`, which another
     thread may set, since many tokens may come before the next piece. An answer ends where the
     model's context does. Raises PromptTooLong if the prompt leaves no room for one.
     """
-    import torch
-    from transformers import TextIteratorStreamer
+    from lab.chat import together
+
+    pieces: queue.Queue[str | None] = queue.Queue()
+    pending = prepare(loaded, named, conversation, settings, pieces.put, stopped)
+
+    def decode() -> None:
+        together.run_together([pending.decoding.run])
+        pieces.put(None)
+
+    thread = threading.Thread(target=decode, daemon=True)
+    thread.start()
+    try:
+        while (piece := pieces.get()) is not None:
+            yield {"delta": piece}
+    finally:
+        pending.decoding.stopped.set()
+        thread.join()
+    yield pending.outcome()
+
+
+@dataclass(frozen=True)
+class PendingAnswer:
+    """A rendered prompt and the answer that is decoded for it."""
+
+    loaded: LoadedModel
+    named: ModelRef
+    prompt: str
+    settings: GenerationSettings
+    room: int  # tokens between the prompt and the end of the context
+    decoding: Decoding
+
+    def outcome(self) -> dict[str, Any]:
+        """As `answer` returns it. Raises what the model raised."""
+        from lab.chat.decoding import timing
+
+        decoding = self.decoding
+        if decoding.error is not None:
+            raise decoding.error
+        times = timing(decoding)
+        return {
+            "model": self.named.name,
+            "text": decoding.text.strip(),
+            "token_ids": decoding.token_ids,
+            "is_at_context_end": len(decoding.token_ids) == self.room,
+            "finish": decoding.finish,
+            "seconds": times.total,
+            "seconds_to_first_token": times.to_first_token,
+            "receipt": self.receipt(),
+        }
+
+    def receipt(self) -> dict[str, Any]:
+        return receipt(
+            self.loaded,
+            self.named,
+            self.prompt,
+            self.decoding.prompt_ids[0].tolist(),
+            self.settings,
+        )
+
+
+def prepare(
+    loaded: LoadedModel,
+    named: ModelRef,
+    conversation: list[dict[str, str]],
+    settings: GenerationSettings,
+    on_text: Callable[[str], None],
+    stopped: threading.Event | None = None,
+) -> PendingAnswer:
+    """The answer that `PendingAnswer.decoding.run` decodes. Raises PromptTooLong."""
+    from lab.chat.decoding import Decoding
 
     model, tokenizer = loaded.model, loaded.tokenizer
     prompt = render(tokenizer, conversation, settings)
-    stops = stop_tokens.ids(tokenizer, model)
-    inputs = tokenizer(prompt, add_special_tokens=False, return_tensors="pt").to(model.device)
-    prompt_tokens = inputs["input_ids"].shape[1]
-    room = room_for_answer(prompt_tokens, loaded.length, named.name, loaded.virtual)
-    pieces = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-    ended, gone = threading.Event(), gone or threading.Event()
-    outcome: list[Any] = []
-
-    def generate() -> None:
-        try:
-            torch.manual_seed(settings.seed)
-            with torch.inference_mode():
-                outcome.append(
-                    model.generate(
-                        input_ids=inputs["input_ids"],
-                        attention_mask=inputs["attention_mask"],
-                        max_new_tokens=min(settings.max_new_tokens, room),
-                        pad_token_id=tokenizer.pad_token_id,
-                        eos_token_id=stops,
-                        streamer=pieces,
-                        stopping_criteria=[
-                            lambda ids, scores, **_: _all(ids, ended.is_set() or gone.is_set())
-                        ],
-                        **sampling(settings),
-                    )
-                )
-        except Exception as error:
-            outcome.append(error)
-        finally:
-            pieces.end()
-
-    started = time.perf_counter()
-    thread = threading.Thread(target=generate, daemon=True)
-    thread.start()
-    try:
-        for piece in pieces:
-            if piece:
-                yield {"delta": piece}
-    finally:
-        ended.set()
-        thread.join()
-    if isinstance(outcome[0], Exception):
-        raise outcome[0]
-    ids = outcome[0][0, prompt_tokens:].tolist()
-    yield {
-        "model": named.name,
-        "text": tokenizer.decode(ids, skip_special_tokens=True).strip(),
-        "token_ids": ids,
-        "is_at_context_end": len(ids) == room,
-        "finish": "stop" if ids and ids[-1] in stops else "length",
-        "seconds": time.perf_counter() - started,
-        "receipt": receipt(loaded, named, prompt, inputs["input_ids"][0].tolist(), settings),
-    }
-
-
-def _all(ids: Any, value: bool) -> Any:
-    """`value` for each row of a batch, as a stopping criterion has to answer."""
-    import torch
-
-    return torch.full((ids.shape[0],), value, dtype=torch.bool, device=ids.device)
+    ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")["input_ids"]
+    room = room_for_answer(ids.shape[1], loaded.length, named.name, loaded.virtual)
+    decoding = Decoding(
+        model,
+        tokenizer,
+        ids.to(model.device),
+        settings,
+        most=min(settings.max_new_tokens, room),
+        stop_ids=stop_tokens.ids(tokenizer, model),
+        on_text=on_text,
+        stopped=stopped,
+    )
+    return PendingAnswer(loaded, named, prompt, settings, room, decoding)
 
 
 def render(tokenizer: Any, conversation: list[dict[str, str]], settings: GenerationSettings) -> str:
     messages = chat_template.with_system(tuple(conversation), settings.system_prompt or "")
     return chat_template.render(tokenizer, messages, to_answer=True)
-
-
-def sampling(settings: GenerationSettings) -> dict[str, Any]:
-    """Greedy at temperature 0; otherwise plain sampling, without the model's own habits."""
-    if settings.temperature <= 0:
-        return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-    return {"do_sample": True, "temperature": settings.temperature, "top_p": 1.0, "top_k": 0}
 
 
 def receipt(

@@ -33,7 +33,7 @@ class Scripted:
         return iter([torch.zeros(1)])
 
     def generate(self, input_ids: Any, streamer: Any, stopping_criteria: Any, **how: Any) -> Any:
-        self.asked = how | {"input_ids": input_ids, "seed": torch.initial_seed()}
+        self.asked = how | {"input_ids": input_ids}
         streamer.put(input_ids)
         made = input_ids
         for token in self.ids[: how["max_new_tokens"]]:
@@ -78,11 +78,12 @@ def test_the_settings_reach_the_model(tokenizer: Any, words: list[int]) -> None:
     model = Scripted(words)
     say(model, tokenizer, max_new_tokens=3, temperature=0.7, seed=12)
     asked = model.asked
-    assert asked["max_new_tokens"] == 3 and asked["seed"] == 12
-    assert asked["do_sample"] and asked["temperature"] == 0.7
-    assert (asked["top_p"], asked["top_k"]) == (1.0, 0), "Without the model's own habits."
-    say(model, tokenizer, temperature=0.0)
-    assert not model.asked["do_sample"], "At temperature 0 the likeliest token each time."
+    assert asked["max_new_tokens"] == 3
+    assert not asked["do_sample"], "The lab draws the tokens."
+    assert asked["repetition_penalty"] == 1.0, "Without the model's own habits."
+    [choice] = asked["logits_processor"]
+    assert choice.generator.initial_seed() == 12
+    assert [type(rule).__name__ for rule in choice.rules] == ["TemperatureLogitsWarper"]
     text = tokenizer.decode(model.asked["input_ids"][0])
     assert text.endswith("<|im_start|>assistant\n") and "Hi" in text
 
