@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 import runpy
 from collections.abc import Iterator
@@ -210,6 +211,21 @@ def test_nothing_loads_pickles_runs_shells_or_remote_code() -> None:
         if banned.search(line)
     ]
     assert found == []
+
+
+def test_no_text_stands_alone_behind_what_it_should_end() -> None:
+    """`return "a "` and `"b"` below it: the second half of the message is never said."""
+    lost = []
+    for file in sources("lab/**/*.py", "bench/**/*.py", "pages/*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            body = getattr(node, "body", [])
+            for before, after in itertools.pairwise(body if isinstance(body, list) else []):
+                is_text = isinstance(after, ast.Expr) and isinstance(
+                    after.value, (ast.Constant, ast.JoinedStr)
+                )
+                if is_text and isinstance(before, (ast.Return, ast.Assign, ast.Raise)):
+                    lost.append(f"{file.relative_to(ROOT)}:{after.lineno}")
+    assert lost == [], "put brackets around the whole of the text"
 
 
 def test_no_vague_names() -> None:

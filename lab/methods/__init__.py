@@ -69,6 +69,9 @@ class Method:
     trains_base_weights: ClassVar[bool] = False  # weights of the base train, in the base's own type
     # on_optimizer_step or on_evaluate may make more parameters trainable
     adds_parameters: ClassVar[bool] = False
+    # Parts of names: trained vectors whose tensors have two dimensions. Weight decay leaves them,
+    # like biases and norms, alone.
+    vectors: ClassVar[tuple[str, ...]] = ()
     # One of the few that articles and their rules of thumb speak of; not inherited.
     is_standard: ClassVar[bool] = False
     # The method to offer where this one does not fit into memory; not inherited.

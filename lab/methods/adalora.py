@@ -102,6 +102,7 @@ class AdaloraConfig:
 )
 class Adalora(PeftMethod):
     peft_class = "AdaLoraConfig"
+    vectors = (".lora_E.",)
 
     def check(self, model: Any, config: AdaloraConfig, context: Context) -> list[Problem]:
         problems = target_problems(model, config.targets, self.can_train_conv1d)

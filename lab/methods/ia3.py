@@ -57,6 +57,7 @@ class Ia3Config:
 )
 class Ia3(PeftMethod):
     peft_class = "IA3Config"
+    vectors = ("ia3_l.",)
 
     def check(self, model: Any, config: Ia3Config, context: Context) -> list[Problem]:
         layers = linear_layers(model)

@@ -109,10 +109,9 @@ class Attempt:
             "parameters": self.parameters,
             "trainable": sum(weight.numel() for weight in checkpoint.trainable(model).values()),
             "planned_steps": conductor.plan.steps,
-            "peak_bytes": self.memory.peak_bytes,
-            "peaks": self.memory.peaks,
             "packing": self.spec.data.packing,
         }
+        summary |= self.memory.summary()
         if conductor.ended_by == "cancelled":
             return "cancelled"
         if self.forgetting_probe is not None:
@@ -123,6 +122,8 @@ class Attempt:
         summary["artifact_bytes"] = artifact.save(
             self.run, model, self.tokenizer, self.method, self.spec, facts
         )
+        self.memory.end_phase("save")
+        summary |= self.memory.summary()
         return conductor.ended_by or "done"
 
     def _measure_forgetting(

@@ -182,6 +182,10 @@ class PeakMemory:
         highest = max(self.peaks.values(), default=0)
         return highest if self.on_gpu else max(highest, resident_peak_bytes())
 
+    def summary(self) -> dict[str, Any]:
+        """What a run's summary keeps of them."""
+        return {"peak_bytes": self.peak_bytes, "peaks": dict(self.peaks)}
+
 
 def tensor_bytes(model: Any, optimizer: Any) -> dict[str, int]:
     """Bytes of weights, of their gradients while they exist, and of the optimizer's state."""

@@ -71,14 +71,14 @@ def figure(view: View, *, x: str, y: str, height: int = 260, log: bool = False) 
 
 
 def line(
-    made: go.Figure, x: np.ndarray, y: np.ndarray, name: str, colour: str, **style: Any
+    chart: go.Figure, x: np.ndarray, y: np.ndarray, name: str, colour: str, **style: Any
 ) -> None:
     """One trace of at most 2,000 points; NaN leaves a gap."""
     thin_x, thin_y = downsample(x, y)
     faint = style.pop("faint", False)
     dots = style.pop("dots", False) or len(thin_x) == 1
     kind = go.Scattergl if len(thin_x) > 1500 else go.Scatter
-    made.add_trace(
+    chart.add_trace(
         kind(
             x=thin_x,
             y=thin_y,
@@ -95,12 +95,12 @@ def line(
 
 def loss(series: MetricSeries, view: View) -> go.Figure:
     """Training and evaluation loss, with the base's evaluation loss as a line."""
-    made = figure(view, x=TITLES[view.by], y="loss (nats/token)", height=340, log=view.log)
+    chart = figure(view, x=TITLES[view.by], y="loss (nats/token)", height=340, log=view.log)
     train, held_out = series.train, series.evaluation
     x, y = train.get(view.by), train.get("train/loss")
     if view.smoothing > 0:
-        line(made, x, y, "train, raw", view.colours[0], faint=True)
-    line(made, x, ema(y, view.smoothing), "train", view.colours[0])
+        line(chart, x, y, "train, raw", view.colours[0], faint=True)
+    line(chart, x, ema(y, view.smoothing), "train", view.colours[0])
     base = held_out.base
     evaluated = held_out.get(view.by), held_out.get("eval/loss")
     if base is not None:
@@ -109,23 +109,23 @@ def loss(series: MetricSeries, view: View) -> go.Figure:
             np.concatenate([[base["eval/loss"]], evaluated[1]]),
         )
     if len(evaluated[0]):
-        line(made, *evaluated, "evaluation", view.colours[1], dots=True)
+        line(chart, *evaluated, "evaluation", view.colours[1], dots=True)
     if base is not None:
-        made.add_hline(
+        chart.add_hline(
             y=base["eval/loss"],
             line={"color": view.colours[1], "width": 1, "dash": "dot"},
             annotation={"text": "base", "font_color": view.colours[1]},
         )
-    return made
+    return chart
 
 
 def single(columns: Columns, key: str, title: str, view: View, colour: int) -> go.Figure:
     """One quantity of the training steps."""
-    made = figure(view, x=TITLES[view.by], y=title)
+    chart = figure(view, x=TITLES[view.by], y=title)
     values = ema(columns.get(key), view.smoothing)
-    line(made, columns.get(view.by), values, title, view.colours[colour])
-    made.update_layout(showlegend=False)
-    return made
+    line(chart, columns.get(view.by), values, title, view.colours[colour])
+    chart.update_layout(showlegend=False)
+    return chart
 
 
 MEMORY = (
@@ -140,23 +140,23 @@ def clock_of(device: Columns) -> np.ndarray:
     """Seconds since the first sample, in whole groups of five: a chart over the clock would
     otherwise be new, and drawn anew, every second, on the processor that trains."""
     clock = device.get("time")
-    whole = max(5, len(clock) // 5 * 5)
-    return clock[:whole] - clock[0] if len(clock) else clock
+    length = max(5, len(clock) // 5 * 5)
+    return clock[:length] - clock[0] if len(clock) else clock
 
 
 def memory(series: MetricSeries, view: View) -> go.Figure:
     """Memory over the clock, with the highest peak as a line. GB are 10^9 bytes."""
-    made = figure(view, x="seconds since the start", y="memory (GB)")
+    chart = figure(view, x="seconds since the start", y="memory (GB)")
     device = series.device
     clock = clock_of(device)
     on_gpu = device.has("cuda/allocated_bytes")
-    for place, (key, name) in enumerate(MEMORY):
+    for i, (key, name) in enumerate(MEMORY):
         if device.has(key) and not (on_gpu and key.startswith("cpu")):
-            line(made, clock, device.get(key)[: len(clock)] / 1e9, name, view.colours[place % 6])
+            line(chart, clock, device.get(key)[: len(clock)] / 1e9, name, view.colours[i % 6])
     predicted = number((read_object(series.run.estimate) or {}).get("peak_bytes"))
     if predicted is not None and predicted > 0:
         bound = "" if on_gpu else " (bound)"
-        made.add_hline(
+        chart.add_hline(
             y=predicted / 1e9,
             line={"color": view.colours[5], "width": 1, "dash": "dot"},
             annotation={
@@ -167,49 +167,51 @@ def memory(series: MetricSeries, view: View) -> go.Figure:
         )
     peak = series.train.last("memory/peak_bytes")
     if peak:
-        made.add_hline(
+        chart.add_hline(
             y=peak / 1e9,
             line={"color": view.colours[3], "width": 1, "dash": "dash"},
             annotation={"text": f"peak {peak / 1e9:.2f} GB", "font_color": view.colours[3]},
         )
-    return made
+    return chart
 
 
 def power(series: MetricSeries, view: View) -> go.Figure:
-    made = figure(view, x="seconds since the start", y="power (W)")
+    chart = figure(view, x="seconds since the start", y="power (W)")
     device = series.device
     clock = clock_of(device)
-    line(made, clock, device.get("nvml/power_w")[: len(clock)], "power", view.colours[4])
-    made.update_layout(showlegend=False)
-    return made
+    line(chart, clock, device.get("nvml/power_w")[: len(clock)], "power", view.colours[4])
+    chart.update_layout(showlegend=False)
+    return chart
 
 
-def lengths(found: list[int], longest: int, view: View) -> go.Figure:
+def lengths(row_lengths: list[int], longest: int, view: View) -> go.Figure:
     """How long rows are in tokens, with the length at which they are cut."""
-    made = figure(view, x="tokens in a row, before anything is cut", y="rows", height=280)
-    counts, edges = np.histogram(np.asarray(found), bins=min(60, max(5, len(set(found)))))
+    chart = figure(view, x="tokens in a row, before anything is cut", y="rows", height=280)
+    counts, edges = np.histogram(
+        np.asarray(row_lengths), bins=min(60, max(5, len(set(row_lengths))))
+    )
     middles = (edges[:-1] + edges[1:]) / 2
-    made.add_trace(go.Bar(x=middles, y=counts, width=np.diff(edges), marker_color=view.colours[0]))
-    if max(found, default=0) > longest / 3:
-        made.add_vline(
+    chart.add_trace(go.Bar(x=middles, y=counts, width=np.diff(edges), marker_color=view.colours[0]))
+    if max(row_lengths, default=0) > longest / 3:
+        chart.add_vline(
             x=longest,
             line={"color": view.colours[3], "width": 1, "dash": "dash"},
             annotation={"text": "max length", "font_color": view.colours[3]},
         )
-    reach = [edges[0], max(edges[-1], longest)] if made.layout.shapes else [edges[0], edges[-1]]
-    made.update_xaxes(range=[float(place) for place in reach])
-    made.update_layout(showlegend=False, bargap=0.05, hovermode="x")
-    return made
+    reach = [edges[0], max(edges[-1], longest)] if chart.layout.shapes else [edges[0], edges[-1]]
+    chart.update_xaxes(range=[float(edge) for edge in reach])
+    chart.update_layout(showlegend=False, bargap=0.05, hovermode="x")
+    return chart
 
 
 def packed(rows: list[dict[str, Any]], longest: int, view: View) -> go.Figure:
     """Packed rows as bars; each part is one row of the file."""
-    made = figure(view, x="tokens", y="", height=60 + 34 * len(rows))
+    chart = figure(view, x="tokens", y="", height=60 + 34 * len(rows))
     names = [f"row {number}" for number in range(1, len(rows) + 1)]
-    for place in range(max(len(row["lengths"]) for row in rows)):
-        parts = [row["lengths"][place] if place < len(row["lengths"]) else 0 for row in rows]
-        sources = [row["sources"][place] if place < len(row["sources"]) else 0 for row in rows]
-        made.add_trace(
+    for i in range(max(len(row["lengths"]) for row in rows)):
+        parts = [row["lengths"][i] if i < len(row["lengths"]) else 0 for row in rows]
+        sources = [row["sources"][i] if i < len(row["sources"]) else 0 for row in rows]
+        chart.add_trace(
             go.Bar(
                 x=np.asarray(parts),
                 y=names,
@@ -217,12 +219,12 @@ def packed(rows: list[dict[str, Any]], longest: int, view: View) -> go.Figure:
                 customdata=np.asarray(sources),
                 hovertemplate="row %{customdata} of the file: %{x} tokens<extra></extra>",
                 marker={
-                    "color": view.colours[place % len(view.colours)],
+                    "color": view.colours[i % len(view.colours)],
                     "line": {"width": 1, "color": view.grid},
                 },
             )
         )
-    made.update_layout(barmode="stack", showlegend=False, hovermode="closest")
-    made.update_xaxes(range=[0, longest])
-    made.update_yaxes(type="category", autorange="reversed")
-    return made
+    chart.update_layout(barmode="stack", showlegend=False, hovermode="closest")
+    chart.update_xaxes(range=[0, longest])
+    chart.update_yaxes(type="category", autorange="reversed")
+    return chart

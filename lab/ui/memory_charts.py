@@ -28,16 +28,16 @@ def bars(rows: list[dict[str, Any]], device: dict[str, Any], view: View) -> go.F
     """One stacked bar a method: the parts at its peak, against the line of the device, with the
     rules of thumb that speak of such a run as markers."""
     names = [row["title"] for row in rows]
-    made = figure(view, x="GB at the peak", y="", height=210 + 46 * len(rows))
+    chart = figure(view, x="GB at the peak", y="", height=210 + 46 * len(rows))
     colours = (*view.colours[:5], GREY)
-    for place, part in enumerate(PARTS):
-        made.add_trace(
+    for i, part in enumerate(PARTS):
+        chart.add_trace(
             go.Bar(
                 y=names,
                 x=[row["estimate"]["at_peak"].get(part, 0) / 1e9 for row in rows],
                 name=TITLES[part],
                 orientation="h",
-                marker={"color": colours[place]},
+                marker={"color": colours[i]},
                 hovertemplate=f"{TITLES[part]} %{{x:.2f}} GB<extra></extra>",
             )
         )
@@ -47,7 +47,7 @@ def bars(rows: list[dict[str, Any]], device: dict[str, Any], view: View) -> go.F
         for claim, value in row["estimate"]["rules"].items()
     ]
     if points:
-        made.add_trace(
+        chart.add_trace(
             go.Scatter(
                 y=[title for title, *_ in points],
                 x=[value / 1e9 for _, _, value, _ in points],
@@ -65,7 +65,7 @@ def bars(rows: list[dict[str, Any]], device: dict[str, Any], view: View) -> go.F
         )
     if device.get("bytes"):
         size = device["bytes"] / 1e9
-        made.add_vline(
+        chart.add_vline(
             x=size,
             line={"color": view.colours[3], "width": 2, "dash": "dash"},
             annotation={
@@ -77,7 +77,7 @@ def bars(rows: list[dict[str, Any]], device: dict[str, Any], view: View) -> go.F
         )
     ends = [row["estimate"]["peak_bytes"] for row in rows] + [value for _, _, value, _ in points]
     widest = max([*ends, device.get("bytes") or 0])
-    made.update_layout(
+    chart.update_layout(
         barmode="stack",
         hovermode="closest",
         bargap=0.35,
@@ -90,9 +90,9 @@ def bars(rows: list[dict[str, Any]], device: dict[str, Any], view: View) -> go.F
         },
         margin={"l": 8, "r": 16, "t": 36, "b": 120},
     )
-    made.update_xaxes(range=[0, widest * 1.12 / 1e9])
-    made.update_yaxes(autorange="reversed", showgrid=False)
-    return made
+    chart.update_xaxes(range=[0, widest * 1.12 / 1e9])
+    chart.update_yaxes(autorange="reversed", showgrid=False)
+    return chart
 
 
 def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -123,21 +123,21 @@ def _fits(estimate: dict[str, Any]) -> str:
 def _recomputes(settings: dict[str, Any]) -> str:
     if settings.get("activation_checkpointing") != "on":
         return "nothing"
-    some = settings.get("checkpointed_layers")
-    return f"{some} layers" if some else "all layers"
+    layers = settings.get("checkpointed_layers")
+    return f"{layers} layers" if layers else "all layers"
 
 
 def held_against(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Every rule of thumb beside the prediction for the run that it speaks of."""
-    seen: set[str] = set()
-    found = []
+    shown: set[str] = set()
+    errors = []
     for row in sorted(rows, key=lambda row: not methods.get(row["name"]).is_standard):
         for claim, value in row["estimate"]["rules"].items():
-            if claim in seen:
+            if claim in shown:
                 continue  # the usual method of a kind stands for it
-            seen.add(claim)
+            shown.add(claim)
             peak = row["estimate"]["peak_bytes"]
-            found.append(
+            errors.append(
                 {
                     "claim": claim,
                     "says": rules_of_thumb.says(claim),
@@ -147,7 +147,7 @@ def held_against(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                     "error": value / peak - 1,
                 }
             )
-    return found
+    return errors
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:

@@ -25,9 +25,9 @@ def show(run: RunDir) -> None:
     key = f"autopsy.{run.id}"
     if key not in st.session_state:
         if st.button("What would fit?", icon=":material/memory_alt:", key=f"ask.{key}"):
-            words = "Predicting the peak of each change …"
+            label = "Predicting the peak of each change …"
             try:
-                st.session_state[key] = wait(words, lambda: planner.fixes(resolved(run)))
+                st.session_state[key] = wait(label, lambda: planner.fixes(resolved(run)))
             except LabError as error:
                 tell(error)
                 return
@@ -35,26 +35,26 @@ def show(run: RunDir) -> None:
         return
     with st.container(border=True):
         st.markdown("**What makes it smaller** (predicted)")
-        for place, fix in enumerate(st.session_state[key]):
-            _line(run, place, fix)
+        for i, fix in enumerate(st.session_state[key]):
+            _line(run, i, fix)
 
 
-def _line(run: RunDir, place: int, fix: dict[str, Any]) -> None:
+def _line(run: RunDir, index: int, fix: dict[str, Any]) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
-        kept = "same batch" if fix["keeps_batch"] else "trains differently"
+        effect = "same batch" if fix["keeps_batch"] else "trains differently"
         st.markdown(
             f"{escape_markdown(fix['title'])} · saves "
             f"**{formatting.size(fix['saves_bytes'])}** · peak "
-            f"{formatting.size(fix['peak_bytes'])} · {kept}"
+            f"{formatting.size(fix['peak_bytes'])} · {effect}"
         )
-        if st.button("Queue it with this", icon=":material/replay:", key=f"fix.{run.id}.{place}"):
+        if st.button("Queue it with this", icon=":material/replay:", key=f"fix.{run.id}.{index}"):
             _start(run, fix)
 
 
 def _start(run: RunDir, fix: dict[str, Any]) -> None:
     try:
-        made = launch.submit(Fix(fix["title"], fix["changes"]).apply(resolved(run)))
+        new_run = launch.submit(Fix(fix["title"], fix["changes"]).apply(resolved(run)))
     except LabError as error:
         tell(error)
         return
-    links.open_run(made.id)
+    links.open_run(new_run.id)

@@ -23,11 +23,11 @@ def for_form() -> None:
     if st.button("Find the fastest settings that fit", key="plan", width="stretch"):
         # a run in 16 bits is for this processor, too, where there is nothing else
         _ask(form.value(), {} if host.gpus() else {"kind": "cpu"}, "new.choices")
-    found = st.session_state.get("new.choices")
-    if not found or found["for"] != form.value():
+    search = st.session_state.get("new.choices")
+    if not search or search["for"] != form.value():
         return
-    show(found, is_narrow=True)
-    best = found["choices"][0]
+    show(search, is_narrow=True)
+    best = search["choices"][0]
     if best["fits"]:
         st.button(
             "Use the first", key="plan.take", icon=":material/check:", on_click=_take,
@@ -37,24 +37,24 @@ def for_form() -> None:
 
 def for_device(spec: dict[str, Any], device: dict[str, Any]) -> None:
     """On Memory: the same for any model and device."""
-    asked = {"spec": spec, "device": device}
+    question = {"spec": spec, "device": device}
     if st.button("Find the fastest settings that fit", key="memory.plan"):
         _ask(spec, device, "memory.choices")
-        found = st.session_state.get("memory.choices")
-        if found:
-            st.session_state["memory.choices"] = {**found, "for": asked}
-    found = st.session_state.get("memory.choices")
-    if found and found["for"] == asked:
-        show(found)
+        search = st.session_state.get("memory.choices")
+        if search:
+            st.session_state["memory.choices"] = {**search, "for": question}
+    search = st.session_state.get("memory.choices")
+    if search and search["for"] == question:
+        show(search)
 
 
-def _ask(spec: dict[str, Any], device: dict[str, Any], place: str) -> None:
-    st.session_state[place] = None
+def _ask(spec: dict[str, Any], device: dict[str, Any], session_key: str) -> None:
+    st.session_state[session_key] = None
     try:
-        found = wait("Comparing settings …", lambda: planner.plan(spec, device))
-        st.session_state[place] = {"for": spec, **found}
+        answer = wait("Comparing settings …", lambda: planner.plan(spec, device))
+        st.session_state[session_key] = {"for": spec, **answer}
     except SpecError as error:
-        if place == "new.choices":
+        if session_key == "new.choices":
             submit.note(error)
             st.rerun()
         tell(error)
@@ -68,26 +68,26 @@ def _take(changes: dict[str, Any]) -> None:
     form.load(dataclasses.replace(spec, train=dataclasses.replace(spec.train, **train)))
 
 
-def show(found: dict[str, Any], *, is_narrow: bool = False) -> None:
+def show(search: dict[str, Any], *, is_narrow: bool = False) -> None:
     """The choices, the best first, and what their speeds rest on."""
-    choices = found["choices"][:SHOWN]
+    choices = search["choices"][:SHOWN]
     if is_narrow:
-        for place, one in enumerate(choices[:SHORT], 1):
+        for rank, choice in enumerate(choices[:SHORT], 1):
             st.markdown(
-                f"{place}. **{one['tokens_per_s']:,.0f} tokens/s**, "
-                f"{formatting.size(one['peak_bytes'])}: {_words(one)}; "
-                f"{escape_markdown(one['why'])}"
+                f"{rank}. **{choice['tokens_per_s']:,.0f} tokens/s**, "
+                f"{formatting.size(choice['peak_bytes'])}: {_words(choice)}; "
+                f"{escape_markdown(choice['why'])}"
             )
     else:
         _table(choices)
-    if found["is_measured"]:
-        rest = "Speeds follow what this machine's finished runs have reached."
+    if search["is_measured"]:
+        basis = "Speeds follow what this machine's finished runs have reached."
     else:
-        rest = f"Speeds take {found['reached']:.0%} of the device's peak rate, a usual share."
+        basis = f"Speeds take {search['reached']:.0%} of the device's peak rate, a usual share."
     st.caption(
-        f"Every choice trains on the same rows a step. {found['reserve']:.0%} of "
-        f"{formatting.size(found['device_bytes'])} stay free. Compiling the layers "
-        f"{escape_markdown(found['compile'])}. {rest}"
+        f"Every choice trains on the same rows a step. {search['reserve']:.0%} of "
+        f"{formatting.size(search['device_bytes'])} stay free. Compiling the layers "
+        f"{escape_markdown(search['compile'])}. {basis}"
     )
 
 
@@ -104,15 +104,15 @@ def _table(choices: list[dict[str, Any]]) -> None:
     st.dataframe(
         [
             {
-                "rows × passes": f"{one['batch_size']} × {one['accumulation']}",
-                "tokens/s": one["tokens_per_s"],
-                "peak, GB": one["peak_bytes"] / 1e9,
-                "recomputes": _recomputes(one),
-                "loss": one["loss"],
-                "optimizer": one["optimizer"],
-                "why": one["why"],
+                "rows × passes": f"{choice['batch_size']} × {choice['accumulation']}",
+                "tokens/s": choice["tokens_per_s"],
+                "peak, GB": choice["peak_bytes"] / 1e9,
+                "recomputes": _recomputes(choice),
+                "loss": choice["loss"],
+                "optimizer": choice["optimizer"],
+                "why": choice["why"],
             }
-            for one in choices
+            for choice in choices
         ],
         hide_index=True,
         column_config={
@@ -125,5 +125,5 @@ def _table(choices: list[dict[str, Any]]) -> None:
 def _recomputes(choice: dict[str, Any]) -> str:
     if choice["activation_checkpointing"] != "on":
         return "nothing"
-    some = choice["checkpointed_layers"]
-    return f"{some} layers" if some else "all layers"
+    layers = choice["checkpointed_layers"]
+    return f"{layers} layers" if layers else "all layers"

@@ -38,7 +38,7 @@ def loud(weights: Any) -> None:
 # -- bottleneck adapters ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["houlsby", "pfeiffer", "parallel"])
+@pytest.mark.parametrize("kind", ["houlsby", "feed-forward", "parallel"])
 def test_an_adapter_adds_what_its_formula_says_where_it_says(kind: str) -> None:
     """s * up(act(down(x))): of the input for a parallel one, of the output for the others."""
     base = tiny.make_model("llama")
@@ -65,6 +65,29 @@ def test_an_adapter_adds_what_its_formula_says_where_it_says(kind: str) -> None:
         assert torch.allclose(after, before + added, atol=1e-5)
     beside = [name for name in bottleneck_modules.adapters(layer) if "self_attn" in name]
     assert len(beside) == (1 if kind == "houlsby" else 0)
+
+
+def test_pfeiffer_reads_the_stream_after_the_residual_is_added() -> None:
+    """AdapterHub's SeqBnConfig: original_ln_before, residual_before_ln. With h the feed-forward
+    part's output and x the stream before it, h + up(act(down(h + x))), to which x is added."""
+    _, _, model = applied("bottleneck", tiny.make_model("llama"), kind="pfeiffer", size=5)
+    loud(
+        weight
+        for part in bottleneck_modules.adapters(model).values()
+        for weight in part.parameters()
+    )
+    layer = decoder_layers(model)[1][0]
+    seen: dict[str, torch.Tensor] = {}
+    layer.post_attention_layernorm.register_forward_pre_hook(lambda m, i: seen.update(x=i[0]))
+    layer.mlp.register_forward_hook(lambda m, i, out: seen.update(h=out))
+    layer.register_forward_hook(lambda m, i, out: seen.update(out=out))
+    with torch.no_grad():
+        model(torch.arange(3, 9)[None])
+        residual = seen["h"]
+        hidden = residual + seen["x"]
+        adapter = layer.bottleneck
+        up = adapter.up(torch.nn.functional.silu(adapter.down(hidden)))
+        assert torch.allclose(seen["out"], up + residual + seen["x"], atol=1e-5)
 
 
 def test_a_near_zero_start_is_small_and_no_zero() -> None:

@@ -146,7 +146,11 @@ def test_progress_after_the_warning_takes_it_back() -> None:
     for second in range(0, int(2 * quiet), 50):  # beats, and stands still
         watch.look({"time": second, "signs": 1, "slowest_s": 1.0}, float(second))
     number, why = watch.due(quiet + 100)
-    assert number == signal.SIGTERM and "no progress" in why
+    assert number == signal.SIGTERM
+    assert why == "no answer to 'stop', and no progress for 11 min 40 s"
+    silent = Watch("stop", 7, 0.0, {}, 0.0, 0.0)
+    why = silent.due(deadlines.HEART_S + 30)[1]
+    assert why == "no answer to 'stop', and no heartbeat for 2 min 30 s"
     watch.term_at = quiet + 100
     assert watch.due(quiet + 140)[0] is None, "SIGTERM is given a minute"
     assert watch.due(quiet + 200)[0] == signal.SIGKILL
@@ -162,7 +166,10 @@ def test_the_deadline_follows_the_slowest_recent_step() -> None:
     assert watch.due(2900.0)[0] is None, "ten of its steps have not passed"
     assert watch.due(3100.0)[0] == signal.SIGTERM
     words = deadlines.stopping(slow)
-    assert "after this step, about 4 min 50 s" in words and "50 min" in words, words
+    assert words == (
+        "It ends after this step, about 4 min 50 s. If it gives no sign of life for "
+        "50 min 00 s, the lab ends it."
+    )
     muted = Watch("stop", 7, 0.0, {}, 0.0, 0.0)
     assert muted.due(deadlines.HEART_S + 1, is_muted=True)[0] is None, "a full disk silences it"
 

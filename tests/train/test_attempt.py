@@ -87,7 +87,7 @@ def test_parameters_are_counted_with_the_adapter(small_run: Work, small_model: P
         assert (found["parameters"], found["trainable"]) == (base + own, own)
     assert summary["planned_steps"] == summary["step"] == 2 and summary["packing"] == "off"
     assert summary["peak_bytes"] >= max(summary["peaks"].values()) > 0
-    assert {"load", "forward", "backward", "optimizer"} <= summary["peaks"].keys()
+    assert {"load", "forward", "backward", "optimizer", "save"} <= summary["peaks"].keys()
 
 
 def test_operations_of_virtual_tokens_are_in_the_records(small_run: Work) -> None:

@@ -183,6 +183,25 @@ def test_numbers_in_a_state_come_back_beside_its_tensors(tmp_path: Path) -> None
     assert torch.equal(found["momentum"], torch.ones(3, 2))
 
 
+def test_saving_copies_no_moments_but_shared_ones(tmp_path: Path) -> None:
+    """A copy of all would double the optimizer's memory; what two parameters share is written for
+    each, and comes back."""
+    model = Small()
+    model.frozen.requires_grad_(True)
+    shared = torch.arange(6.0).view(3, 2)
+    optimizer = torch.optim.SGD([model.learned, model.frozen], lr=0.1)
+    own = {"exp_avg": torch.ones(3, 2)}
+    optimizer.state[model.learned] = {"map": shared, **own}
+    optimizer.state[model.frozen] = {"map": shared}
+    moments = checkpoint._moments(optimizer, checkpoint.trainable(model))
+    assert moments["learned|exp_avg"].data_ptr() == own["exp_avg"].data_ptr()
+    path = checkpoint.save(tmp_path, 5, model, optimizer, {"used": {}}, {})
+    other = torch.optim.SGD([model.learned, model.frozen], lr=0.1)
+    checkpoint.load_optimizer(path, model, other)
+    for weight in (model.learned, model.frozen):
+        assert torch.equal(other.state[weight]["map"], shared)
+
+
 def draw() -> list[float]:
     """One number of every generator, and a Gaussian, of which Python and numpy keep a spare."""
     return [

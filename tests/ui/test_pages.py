@@ -415,16 +415,16 @@ def test_a_forecast_is_traced_only_while_somebody_looks(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(estimate_panel.planner, "estimate", estimate)
     monkeypatch.setattr(estimate_panel, "STILL_S", 0.2)
-    left = estimate_panel.forecast({"name": "left at once"})
+    left = estimate_panel.job_for({"name": "left at once"})
     time.sleep(0.5)
-    assert left.was_left and asked == [False]
-    again = estimate_panel.forecast({"name": "left at once"})
+    assert left.was_abandoned and asked == [False]
+    again = estimate_panel.job_for({"name": "left at once"})
     end = time.monotonic() + 10
     while not again.is_complete:
         assert time.monotonic() < end
         time.sleep(0.05)
-        assert estimate_panel.forecast({"name": "left at once"}) is again
-    assert asked == [False, False, True, "time"] and again.found == estimate(None)
+        assert estimate_panel.job_for({"name": "left at once"}) is again
+    assert asked == [False, False, True, "time"] and again.estimate == estimate(None)
 
 
 def test_new_run_says_the_memory_while_the_form_is_filled_in(open_page: Page) -> None:

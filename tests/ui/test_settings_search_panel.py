@@ -50,9 +50,7 @@ def test_a_form_with_problems_has_no_fastest_settings(open_page: Page) -> None:
 
 
 def test_the_memory_page_plans_for_any_device(open_page: Page, monkeypatch: Any) -> None:
-    monkeypatch.setattr(
-        method_estimates.Survey, "_ask", lambda method_estimates: None
-    )  # its bars: other tests
+    monkeypatch.setattr(method_estimates.MethodEstimates, "start", lambda self: self)
     at = open_page("memory", model="config:Llama-3.2-1B")
     at.selectbox(key="device").set_value("RTX 3060 12GB").run()
     at.button(key="memory.plan").click().run()
@@ -64,11 +62,11 @@ def test_the_memory_page_plans_for_any_device(open_page: Page, monkeypatch: Any)
 
 def test_the_time_is_said_with_what_it_is_for(make_spec: Any) -> None:
     spec = make_spec("lora", train={"max_steps": 1})
-    now = estimate_panel.forecast(spec)
+    job = estimate_panel.job_for(spec)
     deadline = time.monotonic() + 60
-    while not now.is_complete and time.monotonic() < deadline:
+    while not job.is_complete and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert now.found is not None and now.found["pace"]["steps"] == 1
-    said = estimate_panel.time_in_words(now.found)
-    assert "for 1 step, " in said and "of disk" in said
-    assert said.endswith("(rough, until a run has finished here)")
+    assert job.estimate is not None and job.estimate["pace"]["steps"] == 1
+    sentence = estimate_panel.time_in_words(job.estimate)
+    assert "for 1 step, " in sentence and "of disk" in sentence
+    assert sentence.endswith("(rough, until a run has finished here)")
