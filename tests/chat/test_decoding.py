@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from lab.chat import generate, together
-from lab.chat.decoding import Decoding
-from lab.chat.generate import GenerationSettings
+from lab.chat import generate, side_by_side
+from lab.chat import models as chat_models
+from lab.chat.engine import together
+from lab.chat.engine.decoding import Decoding
+from lab.chat.settings import GenerationSettings
 from lab.models import catalog, weights
 from lab.paths import RunDir
 
@@ -183,11 +185,11 @@ def test_an_adapter_answers_beside_its_base_as_alone(
 ) -> None:
     """The results of real runs, with everything that loads them."""
     names = [
-        generate.parse(f"base:{tiny_model}"),
-        *(generate.parse(f"run:{r.id}") for r in trained),
+        chat_models.parse(f"base:{tiny_model}"),
+        *(chat_models.parse(f"run:{r.id}") for r in trained),
     ]
     chat = [{"role": "user", "content": "Hi"}]
     settings = GenerationSettings(max_new_tokens=12)
-    alone = [generate.answer(generate.load(name), name, chat, settings) for name in names]
-    beside = generate.answer_all(names, chat, settings)
+    alone = [generate.answer(chat_models.load(name), name, chat, settings) for name in names]
+    beside = side_by_side.answer_all(names, chat, settings)
     assert [answer["token_ids"] for answer in beside] == [answer["token_ids"] for answer in alone]

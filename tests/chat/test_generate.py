@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from lab.atomic_files import read_object, write_json
-from lab.chat import generate
-from lab.chat.generate import GenerationSettings, LoadedModel, ModelRef
+from lab.chat import generate, side_by_side
+from lab.chat import models as chat_models
+from lab.chat.models import LoadedModel, ModelRef
+from lab.chat.settings import GenerationSettings
 from lab.errors import LabError
 from lab.paths import RunDir
 
@@ -131,11 +133,11 @@ def test_all_models_get_the_system_prompt_that_the_first_result_was_trained_with
     full, lora = trained
     trained_with(full, "Be brief.")
     trained_with(lora, "Be long.")
-    base = generate.parse(f"base:{tiny_model}")
-    runs = [generate.parse(f"run:{run.id}") for run in (full, lora)]
+    base = chat_models.parse(f"base:{tiny_model}")
+    runs = [chat_models.parse(f"run:{run.id}") for run in (full, lora)]
 
     def prompts(names: list[ModelRef], **settings: Any) -> set[str]:
-        made = generate.answer_all(names, ASK, GenerationSettings(max_new_tokens=1, **settings))
+        made = side_by_side.answer_all(names, ASK, GenerationSettings(max_new_tokens=1, **settings))
         for one in made:
             assert one["receipt"]["system_prompt"] in one["receipt"]["prompt"]
         return {one["receipt"]["system_prompt"] for one in made}
@@ -152,7 +154,7 @@ def test_a_checkpoint_answers_with_its_own_weights(trained: list[RunDir]) -> Non
     for run in trained:
         steps = sorted(int(path.name[5:]) for path in run.checkpoints.glob("step-*"))
         loaded = {
-            name: generate.load(generate.parse(f"run:{run.id}{name}"))
+            name: chat_models.load(chat_models.parse(f"run:{run.id}{name}"))
             for name in ("", *(f"@{step}" for step in (steps[0], steps[-1])))
         }
         said = {}
@@ -180,11 +182,11 @@ def test_a_checkpoint_answers_with_its_own_weights(trained: list[RunDir]) -> Non
 )
 def test_names_that_mean_no_model(trained: list[RunDir], name: str, says: str) -> None:
     with pytest.raises(LabError, match=says):
-        generate.parse(name.format(id=trained[1].id))
+        chat_models.parse(name.format(id=trained[1].id))
 
 
 def test_a_run_without_a_result_is_not_talked_to(trained: list[RunDir]) -> None:
     run = trained[1]
     run.artifact.rename(run.path / "elsewhere")
     with pytest.raises(LabError, match="no result to talk to"):
-        generate.parse(f"run:{run.id}")
+        chat_models.parse(f"run:{run.id}")

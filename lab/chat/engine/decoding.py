@@ -22,10 +22,10 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from lab.chat import together
+from lab.chat.engine import together
 
 if TYPE_CHECKING:
-    from lab.chat.generate import GenerationSettings
+    from lab.chat.settings import GenerationSettings
 
 
 class TokenChoice:

@@ -103,7 +103,7 @@ def run_together(tasks: Sequence[Callable[[], None]]) -> None:
 
 def _run(greenlets: list[Any]) -> None:
     """Advance all, one product or one token at a time, until each has ended."""
-    requests: dict[int, Any] = {place: TOKEN for place in range(len(greenlets))}
+    requests: dict[int, Any] = dict.fromkeys(range(len(greenlets)), TOKEN)
     while requests:
         at_layer = {place: r for place, r in requests.items() if r is not TOKEN}
         answers: dict[int, Any] = (
