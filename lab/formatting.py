@@ -12,9 +12,9 @@ def duration(seconds: float | None) -> str:
         return "–"
     if seconds < 60:
         return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, seconds_left = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds_left:02d} s"
 
 
 def count(value: float | None) -> str:
@@ -35,12 +35,6 @@ def _scaled(value: float | None, units: tuple[tuple[float, str], ...], digits: i
         if abs(value) >= scale:
             return f"{value / scale:.{digits}f}{unit}"
     return f"{value:,.0f}{units[-1][1]}"
-
-
-def estimated_by(source: str) -> str:
-    """How a figure of memory was obtained, in words."""
-    known = {"shadow": "traced step", "outline": "outline of the step"}
-    return known.get(source, "counted in part: the step cannot be traced")
 
 
 def when(moment: float) -> str:

@@ -4,8 +4,9 @@ import streamlit as st
 
 from lab.ui import data_source, data_view, monitor_view, submit
 from lab.ui.charts import View
+from lab.ui.frame import head
 
-st.title("Data", anchor=False)
+head("Data")
 submit.warm()
 
 grid = st.grid(2, min_column_width=420, gap="medium")

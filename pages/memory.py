@@ -4,10 +4,11 @@ import streamlit as st
 
 from lab.ui import memory_view, method_estimates, settings_search_panel
 from lab.ui.charts import View
+from lab.ui.frame import head
 from lab.ui.markdown_safety import user_errors
 from lab.ui.monitor_view import is_dark
 
-st.title("Memory", anchor=False)
+head("Memory")
 st.caption(
     "The peak of a training step, by method and part. The step itself is traced on tensors "
     "without data, under the rules of CUDA's kernels and allocator; no GPU is needed."

@@ -139,10 +139,10 @@ class BottleneckAdapters(Method):
         tensors = load_file(folder / WEIGHTS)
         _insert(base, config, next(iter(tensors.values())).dtype)
         base.bottleneck_settings = dataclasses.asdict(config)
-        own = dict(base.named_parameters())
+        base_weights = dict(base.named_parameters())
         with torch.no_grad():
             for name, tensor in tensors.items():
-                own[name].copy_(tensor)
+                base_weights[name].copy_(tensor)
         return base
 
     def check_saved(self, base: Any, folder: Path) -> None:

@@ -283,10 +283,10 @@ def _moments(
     for name, weight in names.items():
         for key, value in optimizer.state.get(weight, {}).items():
             if isinstance(value, torch.Tensor):
-                place = value.untyped_storage().data_ptr()
+                address = value.untyped_storage().data_ptr()
                 tensor = value.detach().contiguous()
-                moments[f"{name}|{key}"] = tensor.clone() if place in stored else tensor
-                stored.add(place)
+                moments[f"{name}|{key}"] = tensor.clone() if address in stored else tensor
+                stored.add(address)
     return moments
 
 

@@ -203,8 +203,12 @@ def tensor_bytes(model: Any, optimizer: Any) -> dict[str, int]:
     def size(tensors: Any) -> int:
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
-    own = [weight for weight in weights.values() if weight.requires_grad]
-    return {"weights": size(weights.values()), "gradients": size(own), "optimizer": size(moments)}
+    trainable = [weight for weight in weights.values() if weight.requires_grad]
+    return {
+        "weights": size(weights.values()),
+        "gradients": size(trainable),
+        "optimizer": size(moments),
+    }
 
 
 def device_stats_reader(run: RunDir, uses_gpu: bool) -> Callable[[], dict[str, Any]]:
