@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from lab.forecasts import How
 from lab.spec import RunSpec
 from lab.ui import form, new_run_view
 from tests.ui.screen import Screen
@@ -105,18 +107,15 @@ def test_a_plan_is_shown_for_the_form_that_was_checked_and_no_other(
     screen: Screen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(new_run_view.form, "value", lambda: {"a": 1})
-    plan = {
-        "for": {"a": 1},
-        "estimate": {
-            "trainable": 2e6, "parameters": 1e9, "peak_bytes": 7e9, "peak_phase": "backward",
-            "source": "shadow", "disk": {"artifact": 1e9, "total": 5e9},
-        },
-        "facts": {
-            "warnings": ["Odd [rows]."], "examples": 1200, "tokens_per_row": 90.4,
-            "loss_tokens_per_row": 30.2,
-        },
-    }  # fmt: skip
-    screen.session_state["new.plan"] = plan
+    memory = SimpleNamespace(
+        trainable=2e6, parameters=1e9, peak_bytes=7e9, peak_phase="backward", how=How.EVERY_LAYER
+    )
+    disk = SimpleNamespace(artifact=1e9, total=5e9)
+    stats = SimpleNamespace(
+        warnings=["Odd [rows]."], examples=1200, tokens_per_row=90.4, loss_tokens_per_row=30.2
+    )
+    checked = SimpleNamespace(stats=stats, forecast=SimpleNamespace(memory=memory, disk=disk))
+    screen.session_state["new.checked"] = ({"a": 1}, checked)
     new_run_view.show_plan()
     (text,) = screen.texts("markdown")
     for words in (
@@ -127,6 +126,6 @@ def test_a_plan_is_shown_for_the_form_that_was_checked_and_no_other(
     ):
         assert words in text, text
     assert screen.texts("warning") == ["Odd [rows]."]
-    screen.session_state["new.plan"] = plan | {"for": {"a": 2}}
+    screen.session_state["new.checked"] = ({"a": 2}, checked)
     new_run_view.show_plan()
     assert len(screen.texts("success")) == 1, "the form has changed since"
