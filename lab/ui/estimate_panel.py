@@ -14,9 +14,8 @@ from lab.errors import SpecError
 from lab.preflight.client import Abandoned, planner
 from lab.recent import Recent
 from lab.ui import memory_charts
-from lab.ui.charts import CONFIG, View, figure
+from lab.ui.chart_style import CONFIG, View, figure, is_dark
 from lab.ui.markdown_safety import escape_markdown
-from lab.ui.monitor_view import is_dark
 from lab.ui.waiting import BackgroundJob
 
 STILL_S = 1.5  # if the form is not polled for this long, its values have changed
@@ -34,7 +33,7 @@ class EstimateJob(BackgroundJob):
     @property
     def problem(self) -> str:
         if isinstance(self.error, SpecError):  # each stands beside its field after a check
-            return "The memory is predicted when the form has no problems."
+            return "Fix the problems in the form to see the memory estimate."
         return str(self.error or "")
 
     def ask(self) -> None:
@@ -62,66 +61,97 @@ def job_for(spec: dict[str, Any]) -> EstimateJob:
     return job
 
 
-def panel(spec: dict[str, Any]) -> None:
-    """The predicted memory of `spec`, refreshed until the prediction is complete."""
+def panel(spec: dict[str, Any], place: str = "") -> None:
+    """The estimate of `spec`, refreshed until it is complete. `place` tells the sides of a pair
+    apart and is their title."""
     job = job_for(spec)
-    job.look("forecast")
+    job.look(f"forecast {place}")
     was_complete = job.is_complete
 
     @st.fragment(run_every=None if was_complete else 1.0)
     def answer() -> None:
         job = job_for(spec)
-        job.look("forecast")
-        show(job, View(dark=is_dark()))
+        job.look(f"forecast {place}")
+        show(job, View(dark=is_dark()), place)
         if job.is_complete and not was_complete:
             st.rerun()
 
     answer()
 
 
-def show(job: EstimateJob, view: View) -> None:
-    """One bar of what the peak is made of, against what the device has, and a sentence."""
-    if job.estimate is None:
-        message = escape_markdown(job.problem) if job.is_complete else "Looking at the model …"
-        st.caption(f":material/memory_alt: {message}")
-        return
+def show(job: EstimateJob, view: View, place: str = "") -> None:
+    """MEMORY, one bar of what the peak is made of with its legend, and TIME AND DISK."""
     estimate = job.estimate
+    with st.container(border=True):
+        st.caption(f"MEMORY {escape_markdown(place)}".upper().strip())
+        if estimate is None:
+            message = escape_markdown(job.problem) if job.is_complete else ""
+            st.markdown(f":gray[{message or 'Reading the model configuration …'}]")
+            return
+        _memory(estimate, view, place)
+    if estimate.get("pace"):
+        with st.container(border=True):
+            st.caption("TIME AND DISK")
+            _time(estimate)
+
+
+def _memory(estimate: dict[str, Any], view: View, place: str) -> None:
     basis = formatting.estimated_by(estimate["source"])
     if estimate["source"] == "outline":
-        basis = "a bound" if estimate["is_bound"] else "about, the step is being traced …"
+        basis = "upper bound" if estimate["is_bound"] else "quick estimate; tracing one step …"
     free_bytes = estimate.get("device_bytes")
-    free = f", {formatting.size(free_bytes)} free" if free_bytes else ""
+    room = f" of {free_bytes / 1e9:.1f}" if free_bytes else ""
     st.markdown(
-        f":material/memory_alt: **{formatting.size(estimate['peak_bytes'])}** of memory at "
-        f"the peak ({escape_markdown(estimate['peak_phase'])}; {basis}){free}"
+        f"#### {estimate['peak_bytes'] / 1e9:.1f}{room} GB :small[:gray[peak in the "
+        f"{escape_markdown(estimate['peak_phase'])} phase, {basis}]]"
     )
-    if estimate.get("pace"):
-        st.markdown(f":material/timer: {time_in_words(estimate)}")
     st.plotly_chart(
-        bar(estimate, view), key="new.forecast", theme=None, config=CONFIG,
-        alt="Memory at the peak by part, against the device's free memory",
+        bar(estimate, view), key=f"new.forecast.{place}", theme=None, config=CONFIG,
+        alt="Peak memory by part, compared with free memory",
     )  # fmt: skip
+    st.markdown(legend(estimate))
     if estimate["fits"] is False:
-        st.warning("It will not fit as it is. Start says the smallest change that does.")
+        st.warning(
+            'This run will not fit. Press "Check settings" to see the smallest change that does.'
+        )
     elif estimate.get("trace_error"):
         st.warning("Whether it fits is not known: this model's step cannot be traced.")
 
 
-def time_in_words(estimate: dict[str, Any]) -> str:
-    """The predicted time, what it is for, and the energy and disk that it takes."""
+LEGEND = ("blue", "orange", "violet", "green", "red", "gray")  # as the bar, in the theme's hues
+
+
+def legend(estimate: dict[str, Any]) -> str:
+    """The parts of the bar with their GB, as Markdown."""
+    return " \u2003".join(
+        f":{colour}[●]\u00a0{memory_charts.TITLES[part]} ".replace(" ", "\u00a0")
+        + f"{estimate['at_peak'].get(part, 0) / 1e9:.2f}"
+        for colour, part in zip(LEGEND, memory_charts.PARTS, strict=True)
+        if estimate["at_peak"].get(part, 0) >= 5e6
+    )
+
+
+def _time(estimate: dict[str, Any]) -> None:
+    """How long it takes, what for, and the energy and disk that it takes."""
     pace = estimate["pace"]
     seconds = pace["seconds"] + pace["evaluating_s"]
+    grid = st.grid(3, min_column_width=110)
+    grid.metric("Training time", formatting.duration(seconds))
+    grid.metric("Tokens", f"{pace['tokens']:,}")
+    grid.metric("Disk", formatting.size(estimate["disk"]["total"]))
     steps = "1 step" if pace["steps"] == 1 else f"{pace['steps']:,} steps"
-    text = f"about **{formatting.duration(seconds)}** for {steps}, {pace['tokens']:,} tokens"
-    if pace["energy_wh"]:
-        text += f", {pace['energy_wh']:,.1f} Wh"
-    text += f", up to {formatting.size(estimate['disk']['total'])} of disk"
-    return text if pace["is_measured"] else f"{text} (rough, until a run has finished here)"
+    energy = f" · {pace['energy_wh']:,.1f} Wh" if pace["energy_wh"] else ""
+    basis = (
+        "from finished runs on this machine"
+        if pace["is_measured"]
+        else "rough: no finished run on this machine to calibrate it"
+    )
+    st.caption(f"{steps}{energy} · {basis}")
 
 
 def bar(estimate: dict[str, Any], view: View) -> go.Figure:
     """The parts at the peak as one stacked bar; the line is what is free."""
-    chart = figure(view, x="", y="", height=96)
+    chart = figure(view, x="", y="", height=64)
     colours = (*view.colours[:5], memory_charts.GREY)
     for i, part in enumerate(memory_charts.PARTS):
         chart.add_trace(
@@ -135,9 +165,12 @@ def bar(estimate: dict[str, Any], view: View) -> go.Figure:
             )
         )
     free_bytes = estimate.get("device_bytes")
-    if free_bytes and free_bytes < 8 * estimate["peak_bytes"]:
+    if free_bytes and free_bytes < 2 * estimate["peak_bytes"]:
         chart.add_vline(
-            x=free_bytes / 1e9, line={"color": view.colours[3], "width": 2, "dash": "dash"}
+            x=free_bytes / 1e9,
+            line={"color": view.ink, "width": 2, "dash": "dash"},
+            annotation={"text": f"free {free_bytes / 1e9:.1f} GB", "font_color": view.ink},
+            annotation_position="top left",
         )
     chart.update_layout(
         barmode="stack", showlegend=False, hovermode="closest", bargap=0.2,

@@ -11,7 +11,7 @@ from lab import formatting, host
 from lab.errors import LabError, SpecError
 from lab.preflight.client import planner
 from lab.spec import RunSpec
-from lab.ui import form, submit
+from lab.ui import form, form_problems
 from lab.ui.markdown_safety import escape_markdown, tell
 from lab.ui.waiting import wait
 
@@ -55,7 +55,7 @@ def _ask(spec: dict[str, Any], device: dict[str, Any], session_key: str) -> None
         st.session_state[session_key] = {"for": spec, **answer}
     except SpecError as error:
         if session_key == "new.choices":
-            submit.note(error)
+            form_problems.keep(error, spec)
             st.rerun()
         tell(error)
     except LabError as error:
