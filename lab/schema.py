@@ -3,7 +3,8 @@
 The command line, the form and the checks all read the same metadata:
 `title`, `help`, `min`, `max`, `above` (exclusive minimum), `excluded` (numbers between them that
 are not allowed), `choices`, `filled` (no empty text),
-`words` (text allowed instead of a number, such as "auto").
+`words` (text allowed instead of a number, such as "auto"), `names` (a list of names of modules,
+which may be written as one text: "q_proj, v_proj").
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import dataclasses
 import difflib
 import json
 import math
+import re
 import types
 import typing
 from typing import Any
@@ -20,6 +22,8 @@ from lab.errors import Problem
 
 Config = typing.TypeVar("Config")
 MOST_ITEMS = 1000  # entries of a list or an object that a person writes
+PATTERN_SIGN = "re:"  # what an entry of a list of names begins with that is a pattern over names
+NAME = re.compile(r"[\w.-]+")
 
 
 def option(default: Any, title: str, help: str, **limits: Any) -> Any:
@@ -121,6 +125,8 @@ def validate(value: Any, hint: Any, limits: Any) -> tuple[str, Any]:
         return f"is '{quote(value)}'. Choose one of: {', '.join(map(str, choices))}.", None
     if isinstance(value, str) and value in limits.get("words", ()):
         return "", value
+    if limits.get("names") and isinstance(value, str):
+        value = split_names(value)
     for kind in allowed:
         if kind is str and "words" in limits:
             continue  # only the listed words are text that this field takes
@@ -128,6 +134,13 @@ def validate(value: Any, hint: Any, limits: Any) -> tuple[str, Any]:
         if cleaned is not None:
             return _bounds(cleaned, limits), cleaned
     return f"must be {_expected(hint, limits)}, is {quoted(value)}.", None
+
+
+def split_names(text: str) -> list[str]:
+    """The names in "q_proj, v_proj". A pattern, which may hold commas, stays whole."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    is_list = all(NAME.fullmatch(part) or part.startswith(PATTERN_SIGN) for part in parts)
+    return parts if is_list and not text.startswith(PATTERN_SIGN) else [text.strip()]
 
 
 def _is_union(hint: Any) -> bool:

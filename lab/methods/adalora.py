@@ -16,7 +16,12 @@ from typing import Any
 from lab.errors import Problem
 from lab.methods import Context, Unsupported, register
 from lab.methods.parts.peft_method import PeftMethod
-from lab.methods.parts.target_modules import target_layers, target_problems, targets_option
+from lab.methods.parts.target_modules import (
+    peft_targets,
+    target_layers,
+    target_problems,
+    targets_option,
+)
 from lab.schema import option
 
 SCORES = ("exp_avg_ipt", "exp_avg_unc")
@@ -129,7 +134,7 @@ class Adalora(PeftMethod):
             "target_r": config.target_rank,
             "lora_alpha": config.alpha,
             "lora_dropout": config.dropout,
-            "target_modules": config.targets,
+            "target_modules": peft_targets(config.targets),
             "deltaT": config.every,
             "beta1": config.smoothing,
             "beta2": config.smoothing,

@@ -7,7 +7,6 @@ Trainable = N, the number of parameters of the base (tied weights counted once),
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from lab.methods.parts.diagram import ALL
 from lab.models import fit
 from lab.models import folder as folders
 from lab.models.decoder_structure import decoder_layers, is_norm, parse_layers
-from lab.schema import option, quote
+from lab.schema import option
 
 PARTS = ("embeddings", "head", "norms", "biases")
 
@@ -36,9 +35,10 @@ class FullConfig:
     freeze: list[str] | None = option(
         None,
         "Frozen modules",
-        "Parts kept frozen: embeddings, head, norms, biases, or regular expressions over "
-        "parameter names. Tied weights freeze together.",
+        "Parts kept frozen: embeddings, head, norms, biases, names of modules such as mlp, or re: "
+        "and a regular expression over names of parameters. Tied weights freeze together.",
         max_characters=4096,
+        names=True,
     )
 
 
@@ -80,24 +80,7 @@ class Full(Method):
                 parse_layers(config.train_layers, len(decoder_layers(model)[1]))
         except LabError as error:
             problems.append(Problem("method.train_layers", str(error)))
-        for pattern in config.freeze or []:
-            try:
-                is_known = bool(_frozen_by(model, pattern))
-            except re.error as error:
-                message = f"'{quote(pattern)}' is not a pattern: {error}."
-                problems.append(Problem("method.freeze", message))
-                continue
-            except LabError as error:
-                problems.append(Problem("method.freeze", str(error)))
-                continue
-            if not is_known:
-                problems.append(
-                    Problem(
-                        "method.freeze",
-                        f"'{quote(pattern)}' names no parameter of this model. Write one of "
-                        f"{', '.join(PARTS)}, or a pattern such as .*q_proj.*",
-                    )
-                )
+        problems += _freeze_problems(model, config.freeze or [])
         if not problems and not selected(model, config):
             problems.append(
                 Problem("method.freeze", "leaves nothing to train. Freeze less, or choose lora.")
@@ -168,18 +151,48 @@ def _above(model: Any) -> set[int]:
     return norms | (head - tied)
 
 
-def _frozen_by(model: Any, pattern: str) -> set[str]:
+def _freeze_problems(model: Any, entries: list[str]) -> list[Problem]:
+    """Entries of `freeze` that name no parameter, and patterns that are none."""
+    nothing = (
+        f"names no parameter of this model. Write one of {', '.join(PARTS)}, a module such as "
+        "mlp, or a pattern such as re:.*q_proj.*"
+    )
+    problems = []
+    for entry in entries:
+        if entry in PARTS:
+            known = list(_frozen_by(model, entry))
+            problems += [] if known else [Problem("method.freeze", f"'{entry}' {nothing}")]
+        else:
+            known = list(_owners(model, entry))
+            problems += patterns.problems("method.freeze", [entry], known, nothing)
+    return problems
+
+
+def _owners(model: Any, entry: str) -> dict[str, list[str]]:
+    """Names that `entry` can mean, with the parameters at or below each: a pattern is one over
+    names of parameters, any other entry may be the name of a module."""
+    owners: dict[str, list[str]] = {}
+    for name, _ in model.named_parameters():
+        parts = name.split(".")
+        first = len(parts) if patterns.is_pattern(entry) else 1
+        for count in range(first, len(parts) + 1):
+            owners.setdefault(".".join(parts[:count]), []).append(name)
+    return owners
+
+
+def _frozen_by(model: Any, entry: str) -> set[str]:
     """Names of the parameters that one entry of `freeze` means. Raises re.error for a bad pattern,
     LabError for one that takes long."""
     named = dict(model.named_parameters())
-    if pattern == "biases":
+    if entry == "biases":
         return {name for name in named if name.endswith("bias")}
-    if pattern not in PARTS:
-        return set(patterns.matching(pattern, named))
+    if entry not in PARTS:
+        owners = _owners(model, entry)
+        return {name for owner in patterns.named(entry, owners) for name in owners[owner]}
     modules = {
         "embeddings": [model.get_input_embeddings()],
         "head": [model.get_output_embeddings()],
         "norms": [module for module in model.modules() if is_norm(module)],
-    }[pattern]
+    }[entry]
     ids = {id(weight) for module in modules for weight in module.parameters()}
     return {name for name, weight in named.items() if id(weight) in ids}

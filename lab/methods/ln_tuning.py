@@ -13,9 +13,10 @@ from typing import Any
 
 from lab.errors import Problem
 from lab.methods import Context, register
+from lab.methods.parts import patterns
 from lab.methods.parts.peft_method import PeftMethod, wants_float32
-from lab.methods.parts.target_modules import matches, norms
-from lab.schema import option, quote
+from lab.methods.parts.target_modules import norms
+from lab.schema import option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,7 @@ class LnTuningConfig:
         None,
         "Target modules",
         "Norm layers to train, e.g. input_layernorm. Not set: all of them.",
+        names=True,
     )
 
 
@@ -50,16 +52,10 @@ class LnTuning(PeftMethod):
         norm_layers = norms(model)
         if not norm_layers:
             return [Problem("method", "this model has no normalisation layers with weights.")]
-        choices = ", ".join(sorted({name.rsplit(".", 1)[-1] for name, _ in norm_layers}))
-        return [
-            Problem(
-                "method.targets",
-                f"'{quote(target)}' names no normalisation layer of this model. Choose from: "
-                f"{choices}.",
-            )
-            for target in config.targets or []
-            if not any(matches(target, name) for name, _ in norm_layers)
-        ]
+        names = [name for name, _ in norm_layers]
+        choices = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in names}))
+        nothing = f"names no normalisation layer of this model. Choose from: {choices}."
+        return patterns.problems("method.targets", config.targets or [], names, nothing)
 
     def settings(self, config: LnTuningConfig) -> dict[str, Any]:
         return {"target_modules": config.targets}
@@ -85,8 +81,9 @@ class LnTuning(PeftMethod):
 
 
 def chosen(model: Any, config: LnTuningConfig) -> list[tuple[str, Any]]:
-    return [
-        (name, module)
-        for name, module in norms(model)
-        if config.targets is None or any(matches(target, name) for target in config.targets)
-    ]
+    """(name, module) of the norms that train."""
+    norm_layers = norms(model)
+    if config.targets is None:
+        return norm_layers
+    names = patterns.all_named(config.targets, [name for name, _ in norm_layers])
+    return [(name, module) for name, module in norm_layers if name in names]

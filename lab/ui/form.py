@@ -87,6 +87,8 @@ def _section(section: str, config: type) -> dict[str, Any]:
 
 def parse_input(user_input: Any, hint: Any, metadata: Any) -> Any:
     """What a person typed, as the spec means it."""
+    if metadata.get("names") and isinstance(user_input, str) and user_input.strip():
+        return user_input.strip()  # one text of names: the spec takes it apart
     if isinstance(user_input, str) and metadata.get("words"):
         text = user_input.strip()
         try:
@@ -105,11 +107,7 @@ def parse_input(user_input: Any, hint: Any, metadata: Any) -> Any:
         parts = [part.strip() for part in user_input.split(",") if part.strip()]
         if item is not str:
             return [_number(part) for part in parts]
-        if str not in union_members(hint):
-            return parts
-        return (
-            parts if len(parts) > 1 or (parts and parts[0].isidentifier()) else user_input.strip()
-        )
+        return parts
     return user_input
 
 

@@ -55,7 +55,9 @@ def refuse(
         ("train.max_steps=0", "is 0; it must be at least 1"),
         ("method.rank=0", "is 0; it must be at least 1"),
         ('method.targets=["q_proj","c_attn"]', "'c_attn' names no linear layer of this model"),
-        ("method.targets=.*(", "is not a pattern"),
+        ("method.targets=re:.*(", "is not a pattern"),
+        ("method.targets=.*_proj", "write 're:.*_proj'"),
+        ("method.targets=nothing", "'nothing' names no linear layer of this model"),
         ("method.name=lorra", "Unknown method 'lorra'. Choose one of: full,"),
         ("method.rnak=4", "Did you mean 'rank'?"),
         ("train.lr=4", "unknown key 'lr'"),
@@ -136,11 +138,11 @@ def test_rows_whose_answers_lie_beyond_the_cut(
 
 @pytest.mark.parametrize("text", ["{", "[]", "null", "", '{"a": 1', "\x00"])
 def test_garbage_json(refuse: Callable[..., str], text: str) -> None:
-    assert "is not JSON" in (said := refuse(text)) or "A spec is a JSON object" in said
+    assert "is not JSON" in (message := refuse(text)) or "A spec is a JSON object" in message
 
 
 def test_all_problems_at_once(refuse: Callable[..., str], make_spec: Callable[..., Spec]) -> None:
-    said = refuse(
+    message = refuse(
         make_spec(),
         "model=builtin:nothing",
         "data.dataset=builtin:nothing",
@@ -148,17 +150,17 @@ def test_all_problems_at_once(refuse: Callable[..., str], make_spec: Callable[..
         "method.rank=-4",
         "name=a/b",
     )
-    assert "the spec has 5 problems" in said
+    assert "the spec has 5 problems" in message
     for field in ("model:", "data.dataset:", "train.batch_size:", "method.rank:", "name:"):
-        assert field in said
+        assert field in message
 
 
 def test_one_problem_hides_no_other_of_its_section(
     refuse: Callable[..., str], make_spec: Callable[..., Spec]
 ) -> None:
-    said = refuse(make_spec(), "data.max_length=4", "data.dataset=builtin:none", "method.rank=0")
+    message = refuse(make_spec(), "data.max_length=4", "data.dataset=builtin:none", "method.rank=0")
     for field in ("data.max_length:", "data.dataset:", "method.rank:"):
-        assert field in said
+        assert field in message
 
 
 def test_models_that_cannot_train(

@@ -83,7 +83,7 @@ def test_seeds_count_up_and_everything_else_stays(make_spec: Make) -> None:
     highest = race.race_specs(make_spec("lora", train={"seed": 2**32 - 1}), ["lora", "full"], None)[
         0
     ]
-    assert [one["spec"]["train"]["seed"] for one in race.check(highest, 2)][2:] == [0, 0]
+    assert [problem["spec"]["train"]["seed"] for problem in race.check(highest, 2)][2:] == [0, 0]
     with pytest.raises(LabError, match="202 runs"):
         race.check(specs, 101)
 

@@ -116,18 +116,18 @@ def test_a_bad_row_is_named_and_the_others_are_left(
     path.write_bytes(data)
     with pytest.raises(LabError) as caught:
         list(ExampleReader(path))
-    said = str(caught.value)
-    assert path.name in said and reason in said and "data.bad_rows" in said
+    message = str(caught.value)
+    assert path.name in message and reason in message and "data.bad_rows" in message
     rows = ExampleReader(path, ReadOptions(bad_rows="skip"))
-    kept = list(rows)
+    items = list(rows)
     assert (
-        len(kept) == rows.num_valid
+        len(items) == rows.num_valid
         and rows.num_invalid == sum(g.count for g in rows.reasons.groups) >= 1
     )
     if row:
-        assert (len(kept), rows.reasons.groups[0].row) == (left, row)
+        assert (len(items), rows.reasons.groups[0].row) == (left, row)
     else:
-        assert kept, "what could be unpacked is there"
+        assert items, "what could be unpacked is there"
 
 
 WHOLE: list[tuple[str, str, bytes, str]] = [

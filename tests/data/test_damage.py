@@ -28,7 +28,7 @@ PAIRS = [{"prompt": f"say {n}", "completion": f"it is {n}"} for n in range(20)]
 
 def test_uploads_at_once_lose_and_mix_nothing(lab_home: Path) -> None:
     together = threading.Barrier(6)
-    kept: list[str] = []
+    remaining: list[str] = []
     refused: list[str] = []
 
     def add(number: int, name: str) -> None:
@@ -38,7 +38,7 @@ def test_uploads_at_once_lose_and_mix_nothing(lab_home: Path) -> None:
             yield f"{number}".encode() * 50_000
 
         try:
-            kept.append(catalog.add(name, blocks()).id)
+            remaining.append(catalog.add(name, blocks()).id)
         except LabError as error:
             refused.append(str(error))
 
@@ -48,7 +48,7 @@ def test_uploads_at_once_lose_and_mix_nothing(lab_home: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert sorted(kept) == ["upload:a.txt", "upload:b.txt", "upload:c.txt", "upload:same.txt"]
+    assert sorted(remaining) == ["upload:a.txt", "upload:b.txt", "upload:c.txt", "upload:same.txt"]
     assert len(refused) == 2 and all("already" in message for message in refused)
     for path in catalog.uploads_folder().iterdir():
         content = path.read_bytes()

@@ -38,7 +38,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def test_each_config_and_split_has_a_file_of_its_own(asked: list[Any]) -> None:
     ids = ["org/name", "org/name:de", "org/name@test", "org/name:de@test", "org/other"]
-    files = [hub.fetch(hub.parse(one)) for one in ids]
+    files = [hub.fetch(hub.parse(token_id)) for token_id in ids]
     assert len(set(files)) == 5
     assert asked == [
         ("org/name", None, "train"), ("org/name", "de", "train"), ("org/name", None, "test"),
@@ -64,7 +64,7 @@ def test_a_set_of_bytes_is_refused_and_leaves_no_file(
     state = hub.state_of(wanted)
     assert state["state"] == "failed" and "Choose a set of text" in state["hint"]
     assert "images" in state["message"] and hub.fetched() == []
-    left = {one.name for one in wanted.file.parent.iterdir()}
+    left = {path.name for path in wanted.file.parent.iterdir()}
     assert left == {wanted.record.name}, "half a set is no set"
 
 

@@ -67,10 +67,10 @@ def test_a_name_that_is_pointed_elsewhere_after_the_look_is_refused(
     for place in (folder, elsewhere):
         place.mkdir()
     write_rows(folder / "x.txt", [])
-    found = catalog.resolve(str(folder / "x.txt"))
+    dataset = catalog.resolve(str(folder / "x.txt"))
     lead(folder / "x.txt", secret)
     with pytest.raises(LabError, match="is a link to"):
-        list(RecordReader(found.path))
+        list(RecordReader(dataset.path))
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet", ".txt", ".txt.gz"])

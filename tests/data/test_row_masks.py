@@ -107,9 +107,9 @@ def test_preferences_are_refused_once_and_learned_on_request(
     ):
         with pytest.raises(LabError) as caught:
             call()
-        said = str(caught.value)
-        assert said.count("is a preference") == 1 and "row 1 and 29 more" in said
-        assert str(tmp_path) not in said
+        message = str(caught.value)
+        assert message.count("is a preference") == 1 and "row 1 and 29 more" in message
+        assert str(tmp_path) not in message
     spec = spec_of(tmp_path, rows, tiny_model, format="preference")
     page = dataset_preview.look(spec)
     assert "w700" in learned_words(page["rows"][0]) and "w800" not in json.dumps(page["rows"])
@@ -130,5 +130,9 @@ def test_a_broken_table_is_told_once_with_the_field_that_mends_it(
     assert (bad["rows"], bad["first row"]) == (40, 3) and "has 3 fields" in bad["reason"]
     with pytest.raises(LabError) as caught:
         dataset_stats.facts_of(RunSpec.from_json(spec), None)
-    said = str(caught.value)
-    assert said.count("has 3 fields") == 1 and "data.bad_rows" in said and str(tmp_path) not in said
+    message = str(caught.value)
+    assert (
+        message.count("has 3 fields") == 1
+        and "data.bad_rows" in message
+        and str(tmp_path) not in message
+    )

@@ -82,10 +82,10 @@ def test_its_tokens_and_their_mask_are_the_labs(
     tokenizer = weights.load_tokenizer(ModelSource("tiny", str(tiny_model), local_only=True))
     ours = prepare.prepare(RunSpec.from_json(value), tokenizer).train
     expected = {
-        tuple(one.ids[0] if one.ids and isinstance(one.ids[0], list) else one.ids): tuple(
-            one.labels
+        tuple(row.ids[0] if row.ids and isinstance(row.ids[0], list) else row.ids): tuple(
+            row.labels
         )
-        for one in lab_rows(value, tokenizer)
+        for row in lab_rows(value, tokenizer)
     }
     assert len(made) == len(expected) == len(ours)
     for row in made:
@@ -116,13 +116,13 @@ def lab_rows(value: dict[str, Any], tokenizer: Any) -> list[Any]:
 
 
 def test_every_setting_arrives_under_its_own_name(run_script: Callable[..., Any]) -> None:
-    made = run_script(
+    result = run_script(
         spec_of(
             batch_size=3, accumulation=5, learning_rate=2e-4, epochs=2.5, schedule="linear",
             warmup=0.2, weight_decay=0.04, max_grad_norm=0.7, seed=11, optimizer="sgd",
         )
     )  # fmt: skip
-    args = made["trainer"].given["args"]
+    args = result["trainer"].given["args"]
     expected = {
         "per_device_train_batch_size": 3, "gradient_accumulation_steps": 5, "learning_rate": 2e-4,
         "num_train_epochs": 2.5, "max_steps": -1, "warmup_steps": 0.2, "weight_decay": 0.04,
@@ -141,33 +141,33 @@ def test_a_rate_of_auto_is_the_methods_and_the_types_are_the_specs(
 
     from lab import methods
 
-    made = run_script(spec_of({"name": "lora", "rank": 3}, precision="bfloat16"))
-    args, model = (made["trainer"].given[name] for name in ("args", "model"))
+    result = run_script(spec_of({"name": "lora", "rank": 3}, precision="bfloat16"))
+    args, model = (result["trainer"].given[name] for name in ("args", "model"))
     assert args.learning_rate == methods.get("lora").default_lr
     assert model.get_base_model().dtype == torch.bfloat16 and args.bf16
     assert model.peft_config["default"].r == 3
     for precision, mixed in (("mixed", True), ("float32", False)):
-        made = run_script(spec_of(precision=precision))
-        assert made["model"].dtype == torch.float32, precision
-        assert made["trainer"].given["args"].bf16 is mixed, precision
+        result = run_script(spec_of(precision=precision))
+        assert result["model"].dtype == torch.float32, precision
+        assert result["trainer"].given["args"].bf16 is mixed, precision
 
 
 def test_held_out_rows_do_not_train_and_only_the_first_rows_are_read(
     run_script: Callable[..., Any],
 ) -> None:
-    made = run_script(spec_of(data={"eval_fraction": 0.5, "max_examples": 4, "max_length": 256}))
-    trains, held = made["trainer"].given["train_dataset"], made["trainer"].given["eval_dataset"]
+    result = run_script(spec_of(data={"eval_fraction": 0.5, "max_examples": 4, "max_length": 256}))
+    trains, held = result["trainer"].given["train_dataset"], result["trainer"].given["eval_dataset"]
     assert len(trains) == len(held) == 2, "Half of the first four rows each."
     assert not [row for row in trains if row in held]
     assert run_script(spec_of())["trainer"].given["eval_dataset"] is None
 
 
 def test_padding_is_neither_read_nor_learned(run_script: Callable[..., Any]) -> None:
-    made = run_script(spec_of())
-    short, long = sorted(made["rows"], key=lambda row: len(row["input_ids"]))[
-        :: len(made["rows"]) - 1
+    result = run_script(spec_of())
+    short, long = sorted(result["rows"], key=lambda row: len(row["input_ids"]))[
+        :: len(result["rows"]) - 1
     ]
-    batch = made["trainer"].given["data_collator"]([short, long])
+    batch = result["trainer"].given["data_collator"]([short, long])
     count = len(short["input_ids"])
     assert batch["input_ids"].shape[1] == len(long["input_ids"]) > count
     assert batch["attention_mask"][0].tolist() == [1] * count + [0] * (
@@ -201,8 +201,8 @@ def test_padding_is_neither_read_nor_learned(run_script: Callable[..., Any]) -> 
 def test_what_it_leaves_out_it_says(section: str, setting: dict[str, Any], name: str) -> None:
     plain = script(RunSpec.from_json({"method": "full"}), "m", "d.jsonl", "")
     assert "Left out" not in plain
-    said = script(RunSpec.from_json({"method": "full", section: setting}), "m", "d.jsonl", "")
-    assert f"Left out: {name}" in said.split('"""')[1]
+    text = script(RunSpec.from_json({"method": "full", section: setting}), "m", "d.jsonl", "")
+    assert f"Left out: {name}" in text.split('"""')[1]
 
 
 def test_a_method_that_is_the_labs_own_has_no_plain_script() -> None:

@@ -206,5 +206,5 @@ def test_a_run_of_which_nobody_can_say_whether_it_fits_starts_with_a_warning(
 ) -> None:
     answer = check(make_spec("lora", data={"max_length": 77}))
     assert answer["problems"] == [] and answer["estimate"]["fits"] is None
-    (told,) = [one for one in answer["facts"]["warnings"] if "memory" in one]
-    assert "not known" in told and "an odd layer" in told
+    (warning,) = [warning for warning in answer["facts"]["warnings"] if "memory" in warning]
+    assert "not known" in warning and "an odd layer" in warning

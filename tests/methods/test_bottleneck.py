@@ -106,13 +106,13 @@ def test_every_kind_on_every_architecture(kind: str, tmp_path: Path) -> None:
         loaded = method.load(copy.deepcopy(base), folder).eval()
         with torch.no_grad():
             assert torch.equal(loaded(ids).logits, after)
-        said = [
+        logits = [
             loaded.generate(
                 ids[:1], max_new_tokens=6, min_new_tokens=6, do_sample=False, use_cache=cached
             )
             for cached in (True, False)
         ]
-        assert torch.equal(*said)
+        assert torch.equal(*logits)
         bottleneck_modules.remove(loaded)
         assert loaded.state_dict().keys() == base.state_dict().keys()
         with torch.no_grad():
@@ -162,7 +162,7 @@ def test_it_trains_packed_and_compiled(work_here: Callable[..., RunDir]) -> None
     run = work_here(
         "bottleneck", data={"packing": "on"}, train={"learning_rate": 3e-2, "schedule": "constant"}
     )
-    losses = [one["train/loss"] for one in record_reader.metrics(run, "train")]
+    losses = [record["train/loss"] for record in record_reader.metrics(run, "train")]
     assert losses[-1] < losses[0] - 0.15
     model = methods.get("bottleneck").apply(tiny("llama"), BottleneckConfig(size=4), CONTEXT)
     ids = torch.arange(3, 9).unsqueeze(0)

@@ -83,10 +83,10 @@ def test_the_environment_keeps_a_pickle_from_running(model: Path, tmp_path: Path
         "try: torch.load(sys.argv[1], weights_only=False)\n"
         "except Exception as error: print(type(error).__name__)\n"
     )
-    said = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code, str(model / BIN)], capture_output=True, text=True, timeout=120
     )
-    assert "UnpicklingError" in said.stdout, said.stderr
+    assert "UnpicklingError" in result.stdout, result.stderr
     assert not (tmp_path / "a pickle was read").exists()
 
 
@@ -238,16 +238,16 @@ def test_weights_that_do_not_fit_their_config(
     refusal: Callable[[], str], model: Path, changes: dict[str, Any], says: str
 ) -> None:
     hostile.rewrite(model / "model.safetensors", **changes)
-    said = refusal()
-    assert "do not fit its config.json" in said and says in said
+    message = refusal()
+    assert "do not fit its config.json" in message and says in message
 
 
 def test_the_first_misfits_are_named_and_the_others_counted(
     refusal: Callable[[], str], model: Path
 ) -> None:
     hostile.change(model / "config.json", num_hidden_layers=4)
-    said = refusal()
-    assert "there is no 'model.layers.2." in said and "and 15 more" in said, said
+    message = refusal()
+    assert "there is no 'model.layers.2." in message and "and 15 more" in message, message
     (model / "model.safetensors").write_bytes(hostile.tensors({}))
     assert "hold no tensors" in refusal()
 
@@ -402,5 +402,5 @@ def test_every_process_of_the_lab_switches_hub_kernels_off() -> None:
         for name in entries
     ]  # fmt: skip
     for name, child in zip(entries, running, strict=True):
-        said, complaint = child.communicate(timeout=120)
-        assert said.split() == ["0", "1", "None"], f"{name}: {said} {complaint}"
+        output, complaint = child.communicate(timeout=120)
+        assert output.split() == ["0", "1", "None"], f"{name}: {output} {complaint}"

@@ -41,17 +41,17 @@ class Hub(BaseHTTPRequestHandler):
         if path.startswith(f"/api/models/{NAME}"):
             siblings = [{"rfilename": file.name} for file in self.files()]
             return self.answer({"id": NAME, "sha": self.commit(), "siblings": siblings})
-        found = re.fullmatch(rf"/{NAME}/resolve/[^/]+/(.+)", path)
-        file = self.folder / (found[1] if found else "nothing")
+        match = re.fullmatch(rf"/{NAME}/resolve/[^/]+/(.+)", path)
+        file = self.folder / (match[1] if match else "nothing")
         if not file.is_file():
             return self.answer({}, 404, {"X-Error-Code": "EntryNotFound"})
         data, status = file.read_bytes(), 200
         headers = {"X-Repo-Commit": self.commit(), "ETag": hashlib.sha1(data).hexdigest()}
-        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        if asked:
-            end = int(asked[2]) + 1 if asked[2] else len(data)
-            headers["Content-Range"] = f"bytes {asked[1]}-{end - 1}/{len(data)}"
-            data, status = data[int(asked[1]) : end], 206
+        match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if match:
+            end = int(match[2]) + 1 if match[2] else len(data)
+            headers["Content-Range"] = f"bytes {match[1]}-{end - 1}/{len(data)}"
+            data, status = data[int(match[1]) : end], 206
         if self.command == "GET":
             self.sent[file.name] = self.sent.get(file.name, 0) + len(data)
         self.answer(data, status, headers)
@@ -139,8 +139,8 @@ def test_a_model_of_the_hub_is_checked_by_headers_and_then_loaded(
     assert 0 < sent[WEIGHTS] <= hub.CHUNK < size, "only the header was fetched to check"
     loaded = weights.load_model(catalog.resolve(NAME), torch.float32)
     own = weights.load_model(catalog.resolve(str(model)), torch.float32)
-    for one, other in zip(loaded.parameters(), own.parameters(), strict=True):
-        assert torch.equal(one, other), "the weights are those of the hub"
+    for weight, other in zip(loaded.parameters(), own.parameters(), strict=True):
+        assert torch.equal(weight, other), "the weights are those of the hub"
     assert not set(sent) & set(hostile.PICKLES), "a pickle was downloaded"
     assert not (tmp_path / "a pickle was read").exists()
 

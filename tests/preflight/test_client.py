@@ -16,9 +16,9 @@ from lab.preflight.client import Planner
 
 @pytest.fixture(scope="module")
 def planner() -> Iterator[Planner]:
-    made = Planner()
-    yield made
-    made.close()
+    planner = Planner()
+    yield planner
+    planner.close()
 
 
 def test_problems_come_as_they_are_with_their_fields(

@@ -79,7 +79,7 @@ def test_what_cuda_would_show(
     environment = {"CUDA_DEVICE_ORDER": order}
     if visible is not None:
         environment[devices.VISIBLE] = visible
-    assert [one["uuid"] for one in devices.visible(gpus, environment)] == seen
+    assert [gpu["uuid"] for gpu in devices.visible(gpus, environment)] == seen
 
 
 @pytest.mark.parametrize(

@@ -43,10 +43,10 @@ def test_the_errors_of_this_machine_by_device_oldest_first(ended: Any) -> None:
     ended("xabc2", 7 * GB, 10 * GB)  # - 30 %
     ended("xxabc3", 12 * GB, 10 * GB)  # + 20 %
     ended("xxxabc4", 50 * GB, 10 * GB, device="cpu")
-    found = estimate_history.history_of_errors("cuda")
-    assert [run.id[-4:] for run in found["runs"]] == ["abc1", "abc2", "abc3"], "Oldest first."
-    assert found["median"] == pytest.approx(0.2), "The middle of the sizes 10, 20 and 30 %."
-    assert found["worst"] == pytest.approx(0.3), "Too little by 30 % is worse than 20 % too much."
+    history = estimate_history.history_of_errors("cuda")
+    assert [run.id[-4:] for run in history["runs"]] == ["abc1", "abc2", "abc3"], "Oldest first."
+    assert history["median"] == pytest.approx(0.2), "The middle of the sizes 10, 20 and 30 %."
+    assert history["worst"] == pytest.approx(0.3), "Too little by 30 % is worse than 20 % too much."
     other = estimate_history.history_of_errors("cpu")
     assert [run.id[-4:] for run in other["runs"]] == ["abc4"] and other["worst"] == 4.0
     assert estimate_history.history_of_errors("tpu") == {"runs": [], "median": None, "worst": None}

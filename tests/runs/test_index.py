@@ -15,13 +15,13 @@ from lab.runs import index, process
 
 @pytest.fixture
 def run(lab_home: Path) -> RunDir:
-    made = RunDir(lab_home / "runs" / "20261122-101530-lora-k3f9")
-    made.commands.mkdir(parents=True)
+    run = RunDir(lab_home / "runs" / "20261122-101530-lora-k3f9")
+    run.commands.mkdir(parents=True)
     write_json(
-        made.spec,
+        run.spec,
         {"name": "first", "model": "m", "method": {"name": "lora"}, "data": {"dataset": "d"}},
     )
-    return made
+    return run
 
 
 def later(file: Path, seconds: float) -> None:

@@ -58,7 +58,7 @@ def test_a_run_holds_its_plan_from_the_first_moment(run: RunDir) -> None:
     assert {key: stored[key] for key in PLAN["spec"]} == PLAN["spec"]
     assert read_object(run.estimate) == {"peak_bytes": 5, "facts": {"examples": 3}}
     assert paths.RUN_ID.fullmatch(run.id) and paths.all_runs() == [run]
-    assert [one.name for one in paths.runs().iterdir()] == [run.id], "Nothing is left aside."
+    assert [path.name for path in paths.runs().iterdir()] == [run.id], "Nothing is left aside."
     assert paths.RUN_ID.fullmatch(launch.new_id("../Odd Name!"))
 
 
@@ -96,8 +96,8 @@ def test_a_run_that_has_ended_is_resumed_with_its_past_put_away(run: RunDir, sta
     launch.resume(run, ["train.max_steps=77"], incomplete=True)
     assert status(run).state == "queued" and queue.waiting_runs() == [run]
     assert list(run.commands.iterdir()) == [], "An old command would stop it at once."
-    kept = {file.name for file in (run.attempts / "1").iterdir()}
-    assert kept == {"process.json", "result.json", "heartbeat", "environment.json"}
+    names = {file.name for file in (run.attempts / "1").iterdir()}
+    assert names == {"process.json", "result.json", "heartbeat", "environment.json"}
     assert not (run.result.exists() or run.process.exists())
     assert read_object(run.resume) == {"v": 1, "settings": {"max_steps": 77}, "incomplete": True}
     begin(run)
@@ -133,7 +133,7 @@ def test_deleting_a_run_takes_all_of_it(run: RunDir) -> None:
     (run.checkpoints / "step-4").mkdir()
     launch.delete(run)
     assert paths.all_runs() == [other]
-    assert [one.name for one in paths.runs().iterdir()] == [other.id]
+    assert [path.name for path in paths.runs().iterdir()] == [other.id]
 
 
 def test_waiting_ends_with_the_run_or_with_patience(run: RunDir) -> None:

@@ -31,12 +31,12 @@ def waiting(make_spec: Callable[..., dict[str, Any]], monkeypatch: pytest.Monkey
         from lab.preflight.validate import check
 
         plan = check(make_spec("lora", **sections))
-        made = []
+        created = []
         for _ in range(count):
             run = launch.create_run_dir(plan)
             queue.submit(run)
-            made.append(run)
-        return made
+            created.append(run)
+        return created
 
     return make
 

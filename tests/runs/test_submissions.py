@@ -17,15 +17,15 @@ from lab.spec import RunSpec
 
 
 def plan(name: str) -> dict[str, Any]:
-    asked = {"name": name, "method": "lora", "train": {"a": 1, "b": 2}}
-    return {"spec": RunSpec(name=name).to_json(), "asked": asked, "estimate": {}, "facts": {}}
+    settings = {"name": name, "method": "lora", "train": {"a": 1, "b": 2}}
+    return {"spec": RunSpec(name=name).to_json(), "asked": settings, "estimate": {}, "facts": {}}
 
 
 @pytest.fixture
 def submitted(monkeypatch: pytest.MonkeyPatch) -> list[RunDir]:
-    found: list[RunDir] = []
-    monkeypatch.setattr(queue, "submit", found.append)
-    return found
+    results: list[RunDir] = []
+    monkeypatch.setattr(queue, "submit", results.append)
+    return results
 
 
 def test_a_ticket_knows_its_run_and_its_form(submitted: list[RunDir]) -> None:
@@ -52,16 +52,16 @@ def test_two_clicks_at_once_are_one_run(
         return create(made)
 
     monkeypatch.setattr(launch, "create_run_dir", slowly)
-    ticket, found = submissions.new(), []
+    ticket, results = submissions.new(), []
     threads = [
-        threading.Thread(target=lambda: found.append(submissions.start(plan("one"), ticket)))
+        threading.Thread(target=lambda: results.append(submissions.start(plan("one"), ticket)))
         for _ in range(4)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(found) == 4 and len(set(found)) == 1 and len(all_runs()) == 1
+    assert len(results) == 4 and len(set(results)) == 1 and len(all_runs()) == 1
 
 
 def test_a_start_that_fails_leaves_the_ticket_free(

@@ -26,15 +26,15 @@ def test_every_group_moves_by_its_rate(precision: str, optimizer: str) -> None:
     kind = getattr(torch, precision)
     method = methods.get("lora")
     model = method.apply(tiny.make_model("llama").to(kind), spec.method_config, Context(spec))
-    weights = {name: one for name, one in model.named_parameters() if one.requires_grad}
-    assert {one.dtype for one in weights.values()} == {kind}
+    weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    assert {weight.dtype for weight in weights.values()} == {kind}
     rule: Any = make_optimizer(model, method, spec)
     rates = {".lora_A.": 0.5, ".lora_B.": 2.0}
     assert [group["lr"] for group in rule.param_groups] == [0.5, 2.0]
     for scale in (1.0, 0.25):
         for group, rate in zip(rule.param_groups, (0.5, 2.0), strict=True):
             group["lr"] = rate * scale
-        before = {name: one.detach().clone() for name, one in weights.items()}
+        before = {name: weight.detach().clone() for name, weight in weights.items()}
         sum(weight.float().sum() for weight in weights.values()).backward()
         if optimizer == "sgd_in_backward":
             freed = [weight.grad is None for weight in weights.values()]

@@ -91,8 +91,8 @@ def test_a_message_of_the_lab_keeps_its_way_out(
     assert (code, result["state"], result["attempt"]) == (1, "failed", 1)
     assert (result["message"], result["hint"]) == ("The data has changed.", "Put it back.")
     assert result["summary"] == {"step": 3}, "how far it came is kept"
-    said = capsys.readouterr()
-    assert "The data has changed." in said.out and "Traceback" not in said.out + said.err
+    output = capsys.readouterr()
+    assert "The data has changed." in output.out and "Traceback" not in output.out + output.err
 
 
 def test_an_error_of_a_library_points_to_the_log(

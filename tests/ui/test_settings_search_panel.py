@@ -20,8 +20,8 @@ def test_the_form_takes_over_the_fastest_settings(open_page: Page) -> None:
     at.run()
     at.button(key="plan").click().run()
     assert not at.exception and not at.error, words(at)
-    said = words(at)
-    assert "tokens/s**" in said and "Compiling the layers pays on a GPU only" in said
+    text = words(at)
+    assert "tokens/s**" in text and "Compiling the layers pays on a GPU only" in text
     at.button(key="plan.take").click().run()
     assert not at.exception
     assert at.session_state["new.train.batch_size"] == 4, "all rows of a step in one pass"
@@ -55,7 +55,7 @@ def test_the_memory_page_plans_for_any_device(open_page: Page, monkeypatch: Any)
     at.selectbox(key="device").set_value("RTX 3060 12GB").run()
     at.button(key="memory.plan").click().run()
     assert not at.exception and not at.error
-    (table,) = [one.value for one in at.dataframe if "rows × passes" in one.value]
+    (table,) = [table.value for table in at.dataframe if "rows × passes" in table.value]
     assert "the fastest that fits" in table["why"][0] and table["peak, GB"][0] < 12
     assert "a usual share" in words(at)
 

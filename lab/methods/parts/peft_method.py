@@ -31,7 +31,9 @@ class PeftMethod(Method):
         targets = values.get("target_modules")
         if isinstance(targets, str) and targets != ALL_LINEAR:
             # PEFT would match a pattern without a limit of time, here and at each loading
-            values["target_modules"] = [layer.name for layer in target_layers(model, targets)]
+            values["target_modules"] = [
+                layer.name for layer in target_layers(model, config.targets)
+            ]
         settings = kind(**values, task_type="CAUSAL_LM")
         peft_model = peft.get_peft_model(
             model, settings, autocast_adapter_dtype=wants_float32(context)
