@@ -57,7 +57,7 @@ def listed() -> list[ListedModel]:
         for config in shipped_configs.shipped()
         if config.parameters not in sizes
     ]
-    return sorted([*built_in, *shipped], key=lambda one: (not one.is_installed, one.parameters))
+    return sorted([*built_in, *shipped], key=lambda m: (not m.is_installed, m.parameters))
 
 
 def _same(parameters: int) -> shipped_configs.ShippedConfig | None:

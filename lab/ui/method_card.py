@@ -84,7 +84,8 @@ def _pair() -> None:
         with column.container(border=True):
             taken = st.session_state[f"{PAIR}.{other}"]
             name = st.selectbox(
-                f"{colours.dot(colour)} Method", [one for one in methods.names() if one != taken],
+                f"{colours.dot(colour)} Method",
+                [name for name in methods.names() if name != taken],
                 key=f"{PAIR}.{side}", format_func=lambda name: methods.get(name).title,
                 persist_state="session",
             )  # fmt: skip

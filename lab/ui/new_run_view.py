@@ -127,7 +127,7 @@ def _spec_of(changes: dict[str, Any]) -> RunSpec:
 
 def preset_pills() -> None:
     """Ours, and the pairs; a choice fills the form."""
-    everything = {one.name: one for one in (*presets.PRESETS, *presets.PAIRS)}
+    everything = {preset.name: preset for preset in (*presets.PRESETS, *presets.PAIRS)}
     st.pills(
         "Preset", list(everything), key="new.preset", on_change=_apply_preset,
         format_func=lambda name: (

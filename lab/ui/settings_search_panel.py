@@ -20,7 +20,10 @@ SHOWN, SHORT = 6, 3  # choices in a table, in a narrow column
 
 def for_form() -> None:
     """On New run: look for faster settings of what the form describes, on this machine."""
-    if st.button("Find the fastest settings that fit", key="plan", width="stretch"):
+    if st.button(
+        "Find the fastest settings that fit", key="plan", width="stretch",
+        disabled=bool(form_problems.blocking()),
+    ):  # fmt: skip
         # a run in 16 bits is for this processor, too, where there is nothing else
         _ask(form.value(), {} if host.gpus() else {"kind": "cpu"}, "new.choices")
     search = st.session_state.get("new.choices")
@@ -30,7 +33,7 @@ def for_form() -> None:
     best = search["choices"][0]
     if best["fits"]:
         st.button(
-            "Use the first", key="plan.take", icon=":material/check:", on_click=_take,
+            "Apply option 1", key="plan.take", icon=":material/check:", on_click=_take,
             args=(best["changes"],),
         )  # fmt: skip
 

@@ -53,8 +53,8 @@ def start_all(specs: list[dict[str, Any]], ticket: str) -> list[RunDir]:
         ticket = renew()  # the form was changed after its run had started
     tickets = [ticket, *(submissions.further(ticket, i) for i in range(1, len(specs)))]
     started = [
-        submissions.run_of(one) if submissions.is_same(one, spec) else None
-        for one, spec in zip(tickets, specs, strict=True)
+        submissions.run_of(draft) if submissions.is_same(draft, spec) else None
+        for draft, spec in zip(tickets, specs, strict=True)
     ]
     plans: list[Any] = []
     with st.spinner("Checking the model, the data and the settings …"):
@@ -66,8 +66,8 @@ def start_all(specs: list[dict[str, Any]], ticket: str) -> list[RunDir]:
                 return []
     form_problems.forget()
     return [
-        run or submissions.start(plan, one)
-        for run, plan, one in zip(started, plans, tickets, strict=True)
+        run or submissions.start(plan, draft)
+        for run, plan, draft in zip(started, plans, tickets, strict=True)
     ]
 
 

@@ -15,7 +15,7 @@ def model(model_id: str) -> str:
     """ "SmolLM2-135M-Instruct" of builtin:smollm2-135m-instruct or of org/SmolLM2-135M-Instruct."""
     kind, _, name = model_id.partition(":")
     if kind.lower() == "builtin":
-        known = (one.title for one in models.BUILT_IN if one.name == name.lower())
+        known = (model.title for model in models.BUILT_IN if model.name == name.lower())
         return next(known, name)
     if kind == "config":
         return name
