@@ -42,7 +42,7 @@ with grid.cell():
     if not form_problems.blocking():
         for each in method_card.specs():
             estimate_panel.panel(each, each["name"] if method_card.is_pair() else "")
-    start_bar.show_plan()
+    start_bar.show_checked()
     settings_search_panel.for_form()
     with st.expander("Export as a Python script", icon=":material/code:"):
         new_run_view.show_script()

@@ -11,6 +11,7 @@ from lab import methods
 from lab.data import catalog as datasets
 from lab.data import chat_template, example_reader, prepare
 from lab.errors import LabError
+from lab.forecasts import DatasetStats
 from lab.schema import quote
 from lab.spec import RunSpec
 from lab.spec_sections import DataSpec
@@ -24,7 +25,7 @@ TOKENISE_S = 4.0
 SECOND = 20  # rows that are read of a further file
 
 
-def facts_of(spec: RunSpec, tokenizer: Any) -> dict[str, Any]:
+def dataset_stats(spec: RunSpec, tokenizer: Any) -> DatasetStats:
     """Whether the data can be used, and what it is. Rows are read for READ_S seconds at most, a
     sample is rendered; the worker reads all of them."""
     data = spec.data
@@ -44,17 +45,17 @@ def facts_of(spec: RunSpec, tokenizer: Any) -> dict[str, Any]:
         if reader.is_whole
         else round(reader.num_valid * size / max(1, reader.bytes_read))
     )
-    facts = {
-        "dataset": dataset.id,
-        "system_prompt": system_prompt,
-        "examples": count,
-        "examples_read": reader.num_valid,
-        "bytes": size,
-        "has_chats": reader.has_chats,
-        "warnings": _warnings(spec, reader, sample.examples),
-    }
+    stats = DatasetStats(
+        dataset=dataset.id,
+        system_prompt=system_prompt,
+        examples=count,
+        examples_read=reader.num_valid,
+        bytes=size,
+        has_chats=reader.has_chats,
+        warnings=tuple(_warnings(spec, reader, sample.examples)),
+    )
     if tokenizer is None:
-        return facts
+        return stats
     with stage("template"):
         chat_template.set_up_template(tokenizer, data)
         pieces, sequences = _tokenised(reader, sample, tokenizer, data, system_prompt)
@@ -64,10 +65,12 @@ def facts_of(spec: RunSpec, tokenizer: Any) -> dict[str, Any]:
             f"within {data.max_length} tokens.",
             "Raise data.max_length, or set data.loss_on to all.",
         )
-    facts["tokens_per_row"] = sum(len(piece.ids) for piece in pieces) / len(pieces)
-    facts["sequences_per_example"] = sum(sequences) / len(sequences)
-    facts["loss_tokens_per_row"] = sum(piece.num_loss_tokens for piece in pieces) / len(pieces)
-    return facts
+    return replace(
+        stats,
+        tokens_per_row=sum(len(piece.ids) for piece in pieces) / len(pieces),
+        sequences_per_example=sum(sequences) / len(sequences),
+        loss_tokens_per_row=sum(piece.num_loss_tokens for piece in pieces) / len(pieces),
+    )
 
 
 def _read(reader: example_reader.ExampleReader) -> example_reader.Sample:

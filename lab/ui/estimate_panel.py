@@ -11,6 +11,7 @@ import streamlit as st
 
 from lab import formatting
 from lab.errors import SpecError
+from lab.forecasts import DiskForecast, Forecast, How, Parts, RuntimeForecast
 from lab.preflight.client import Abandoned, planner
 from lab.recent import Recent
 from lab.ui import memory_charts
@@ -27,7 +28,7 @@ class EstimateJob(BackgroundJob):
     def __init__(self, spec: dict[str, Any]) -> None:
         super().__init__()
         self.spec = spec
-        self.estimate: dict[str, Any] | None = None
+        self.estimate: Forecast | None = None
         self.seen_at = time.monotonic()
 
     @property
@@ -39,14 +40,14 @@ class EstimateJob(BackgroundJob):
     def ask(self) -> None:
         self.estimate = planner.estimate(self.spec, shadow=False)
         # a processor's figure is a bound, and runs are admitted with that of the outline
-        if not self.estimate["is_bound"]:
+        if not self.estimate.memory.is_bound:
             time.sleep(STILL_S)
             # a little less: the look that began this may be noted after it has begun
             if time.monotonic() - self.seen_at > 0.8 * STILL_S:
                 raise Abandoned
             self.estimate = planner.estimate(self.spec)
         # how long it takes: reads some of the data, so it comes last
-        is_traced = not self.estimate["is_bound"]
+        is_traced = not self.estimate.memory.is_bound
         self.estimate = planner.estimate(self.spec, shadow=is_traced, time=True)
 
 
@@ -81,91 +82,90 @@ def panel(spec: dict[str, Any], place: str = "") -> None:
 
 def show(job: EstimateJob, view: View, place: str = "") -> None:
     """MEMORY, one bar of what the peak is made of with its legend, and TIME AND DISK."""
-    estimate = job.estimate
+    forecast = job.estimate
     with st.container(border=True):
         st.caption(f"MEMORY {escape_markdown(place)}".upper().strip())
-        if estimate is None:
+        if forecast is None:
             message = escape_markdown(job.problem) if job.is_complete else ""
             st.markdown(f":gray[{message or 'Reading the model configuration …'}]")
             return
-        _memory(estimate, view, place)
-    if estimate.get("pace"):
+        _memory(forecast, view, place)
+    if forecast.runtime:
         with st.container(border=True):
             st.caption("TIME AND DISK")
-            _time(estimate)
+            _time(forecast.runtime, forecast.disk)
 
 
-def _memory(estimate: dict[str, Any], view: View, place: str) -> None:
-    basis = formatting.estimated_by(estimate["source"])
-    if estimate["source"] == "outline":
-        basis = "upper bound" if estimate["is_bound"] else "quick estimate; tracing one step …"
-    free_bytes = estimate.get("device_bytes")
+def _memory(forecast: Forecast, view: View, place: str) -> None:
+    memory, free_bytes = forecast.memory, forecast.device_bytes
+    basis = memory.how.in_words
+    if memory.how is How.OUTLINE:
+        basis = "upper bound" if memory.is_bound else "quick estimate; tracing one step …"
     room = f" of {free_bytes / 1e9:.1f}" if free_bytes else ""
     st.markdown(
-        f"#### {estimate['peak_bytes'] / 1e9:.1f}{room} GB :small[:gray[peak in the "
-        f"{escape_markdown(estimate['peak_phase'])} phase, {basis}]]"
+        f"#### {memory.peak_bytes / 1e9:.1f}{room} GB :small[:gray[peak in the "
+        f"{escape_markdown(memory.peak_phase)} phase, {basis}]]"
     )
     st.plotly_chart(
-        bar(estimate, view), key=f"new.forecast.{place}", theme=None, config=CONFIG,
+        bar(forecast, view), key=f"new.forecast.{place}", theme=None, config=CONFIG,
         alt="Peak memory by part, compared with free memory",
     )  # fmt: skip
-    st.markdown(legend(estimate))
-    if estimate["fits"] is False:
+    st.markdown(legend(memory.at_peak or Parts()))
+    if memory.fits is False:
         st.warning(
             'This run will not fit. Press "Check settings" to see the smallest change that does.'
         )
-    elif estimate.get("trace_error"):
+    elif memory.trace_error:
         st.warning("Whether it fits is not known: this model's step cannot be traced.")
 
 
 LEGEND = ("blue", "orange", "violet", "green", "red", "gray")  # as the bar, in the theme's hues
+SHOWN_BYTES = 5e6  # a part below it would read 0.00 GB
 
 
-def legend(estimate: dict[str, Any]) -> str:
+def legend(sizes: Parts) -> str:
     """The parts of the bar with their GB, as Markdown."""
     return " \u2003".join(
-        f":{colour}[●]\u00a0{memory_charts.TITLES[part]} ".replace(" ", "\u00a0")
-        + f"{estimate['at_peak'].get(part, 0) / 1e9:.2f}"
-        for colour, part in zip(LEGEND, memory_charts.PARTS, strict=True)
-        if estimate["at_peak"].get(part, 0) >= 5e6
+        f":{colour}[●] {title} {sizes.get(part) / 1e9:.2f}".replace(" ", "\u00a0")
+        for colour, (part, title) in zip(LEGEND, memory_charts.TITLES.items(), strict=True)
+        if sizes.get(part) >= SHOWN_BYTES
     )
 
 
-def _time(estimate: dict[str, Any]) -> None:
+def _time(runtime: RuntimeForecast, disk: DiskForecast | None) -> None:
     """How long it takes, what for, and the energy and disk that it takes."""
-    pace = estimate["pace"]
-    seconds = pace["seconds"] + pace["evaluating_s"]
     grid = st.grid(3, min_column_width=110)
-    grid.metric("Training time", formatting.duration(seconds))
-    grid.metric("Tokens", f"{pace['tokens']:,}")
-    grid.metric("Disk", formatting.size(estimate["disk"]["total"]))
-    steps = "1 step" if pace["steps"] == 1 else f"{pace['steps']:,} steps"
-    energy = f" · {pace['energy_wh']:,.1f} Wh" if pace["energy_wh"] else ""
+    grid.metric("Training time", formatting.duration(runtime.seconds + runtime.evaluating_s))
+    grid.metric("Tokens", f"{runtime.tokens:,}")
+    grid.metric("Disk", formatting.size(disk.total if disk else None))
+    steps = "1 step" if runtime.steps == 1 else f"{runtime.steps:,} steps"
+    energy = f" · {runtime.energy_wh:,.1f} Wh" if runtime.energy_wh else ""
     basis = (
         "from finished runs on this machine"
-        if pace["is_measured"]
+        if runtime.is_measured
         else "rough: no finished run on this machine to calibrate it"
     )
     st.caption(f"{steps}{energy} · {basis}")
 
 
-def bar(estimate: dict[str, Any], view: View) -> go.Figure:
+def bar(forecast: Forecast, view: View) -> go.Figure:
     """The parts at the peak as one stacked bar; the line is what is free."""
     chart = figure(view, x="", y="", height=64)
     colours = (*view.colours[:5], memory_charts.GREY)
-    for i, part in enumerate(memory_charts.PARTS):
+    sizes = forecast.memory.at_peak or Parts()
+    for colour, (part, title) in zip(colours, memory_charts.TITLES.items(), strict=True):
         chart.add_trace(
             go.Bar(
-                x=[estimate["at_peak"].get(part, 0) / 1e9],
+                x=[sizes.get(part) / 1e9],
                 y=[""],
-                name=memory_charts.TITLES[part],
+                name=title,
                 orientation="h",
-                marker={"color": colours[i]},
-                hovertemplate=f"{memory_charts.TITLES[part]} %{{x:.2f}} GB<extra></extra>",
+                marker={"color": colour},
+                hovertemplate=f"{title} %{{x:.2f}} GB<extra></extra>",
             )
         )
-    free_bytes = estimate.get("device_bytes")
-    if free_bytes and free_bytes < 2 * estimate["peak_bytes"]:
+    free_bytes = forecast.device_bytes
+    if free_bytes and free_bytes < 2 * forecast.memory.peak_bytes:
         chart.add_vline(
             x=free_bytes / 1e9,
             line={"color": view.ink, "width": 2, "dash": "dash"},

@@ -11,6 +11,7 @@ import streamlit as st
 
 from lab import formatting, host, methods
 from lab.errors import LabError
+from lab.forecasts import Forecast
 from lab.models import catalog as models
 from lab.models import model_list
 from lab.models.model_list import HubModel, ListedModel
@@ -36,7 +37,7 @@ class NeedsJob(BackgroundJob):
     def __init__(self, spec: dict[str, Any], listed: list[ListedModel]) -> None:
         super().__init__()
         self.spec, self.listed = spec, listed
-        self.needs: dict[str, dict[str, Any]] = {}
+        self.needs: dict[str, Forecast] = {}
         self.refusals: dict[str, str] = {}
 
     def ask(self) -> None:
@@ -199,17 +200,17 @@ def here(job: NeedsJob, model: ListedModel) -> str:
     estimate = job.needs.get(model.id)
     if estimate is None:
         return "–" if job.is_complete else "…"
-    free = estimate.get("device_bytes")
+    peak, free = estimate.memory.peak_bytes, estimate.device_bytes
     if not free:
         return "–"
-    if estimate["peak_bytes"] > free:
+    if peak > free:
         return "○ too large"
-    return "◐ tight" if estimate["peak_bytes"] > TIGHT * free else "● fits"
+    return "◐ tight" if peak > TIGHT * free else "● fits"
 
 
 def _table(job: NeedsJob, shown: list[ListedModel]) -> str:
     """The models; the id of the chosen one."""
-    peaks = [job.needs.get(model.id, {}).get("peak_bytes") for model in shown]
+    needs = [job.needs.get(model.id) for model in shown]
     event = st.dataframe(
         pd.DataFrame(
             {
@@ -217,7 +218,7 @@ def _table(job: NeedsJob, shown: list[ListedModel]) -> str:
                 "Parameters": [formatting.count(model.parameters) for model in shown],
                 "Licence": [model.license for model in shown],
                 "Context": [f"{model.context:,}" if model.context else "–" for model in shown],
-                "Needs": [f"{peak / 1e9:.1f} GB" if peak else "–" for peak in peaks],
+                "Needs": [f"{n.memory.peak_bytes / 1e9:.1f} GB" if n else "–" for n in needs],
                 "Here": [here(job, model) for model in shown],
                 "Download": [
                     "installed" if model.is_installed else formatting.size(model.download_bytes)
@@ -239,7 +240,7 @@ def _table(job: NeedsJob, shown: list[ListedModel]) -> str:
 
 def _caption(job: NeedsJob) -> None:
     spec = form.value()
-    free = next((e["device_bytes"] for e in job.needs.values() if e.get("device_bytes")), None)
+    free = next((e.device_bytes for e in job.needs.values() if e.device_bytes), None)
     room = f" ({free / 1e9:.1f} GB free)" if free else ""
     st.caption(
         f"*Needs* is the estimate for {escape_markdown(methods.get(spec['method']['name']).title)},"

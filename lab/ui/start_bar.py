@@ -8,6 +8,7 @@ import streamlit as st
 
 from lab import formatting, methods
 from lab.errors import LabError, SpecError
+from lab.forecasts import Forecast
 from lab.preflight.client import planner
 from lab.runs import index, queue
 from lab.spec import RunSpec
@@ -15,7 +16,7 @@ from lab.ui import estimate_panel, form, form_problems, links, method_card, subm
 from lab.ui.markdown_safety import escape_markdown, tell
 from lab.ui.waiting import wait
 
-STARTING, ERROR, PLAN = "new.starting", "new.error", "new.plan"
+STARTING, ERROR, CHECKED = "new.starting", "new.error", "new.checked"
 
 
 def draw(spec: RunSpec, ticket: str) -> None:
@@ -117,24 +118,24 @@ def _costs(specs: list[dict[str, Any]]) -> list[str]:
         last = st.session_state.get("new.bar")
         return [f":gray[{last} · recalculating …]" if last else ":gray[Estimating …]"]
     parts = []
-    paces = [estimate.get("pace") for estimate in known]
-    if all(paces):
-        seconds = sum(pace["seconds"] + pace["evaluating_s"] for pace in paces if pace)
-        about = "" if all(pace["is_measured"] for pace in paces if pace) else "about "
+    runtimes = [estimate.runtime for estimate in known if estimate.runtime]
+    if len(runtimes) == len(known):
+        seconds = sum(runtime.seconds + runtime.evaluating_s for runtime in runtimes)
+        about = "" if all(runtime.is_measured for runtime in runtimes) else "about "
         parts.append(f":material/timer: {about}{formatting.duration(seconds)}")
-    peak = max(known, key=lambda estimate: estimate["peak_bytes"])
-    parts.append(_memory(peak))
-    disk = sum(estimate["disk"]["total"] for estimate in known)
-    parts.append(f":material/hard_drive: {formatting.size(disk)}")
+    parts.append(_memory(max(known, key=lambda estimate: estimate.memory.peak_bytes)))
+    disks = [estimate.disk.total for estimate in known if estimate.disk]
+    if disks:
+        parts.append(f":material/hard_drive: {formatting.size(sum(disks))}")
     st.session_state["new.bar"] = " · ".join(parts)
     return parts
 
 
-def _memory(estimate: dict[str, Any]) -> str:
-    peak, free = estimate["peak_bytes"], estimate.get("device_bytes")
+def _memory(estimate: Forecast) -> str:
+    peak, free = estimate.memory.peak_bytes, estimate.device_bytes
     if not free:
         return f":material/memory_alt: {formatting.size(peak)}"
-    if estimate["fits"] is False:
+    if estimate.memory.fits is False:
         return f":red[:material/memory_alt: needs {peak / 1e9:.1f} of {free / 1e9:.1f} GB]"
     return f":material/memory_alt: {peak / 1e9:.1f} of {free / 1e9:.1f} GB"
 
@@ -151,9 +152,11 @@ def _queue() -> str:
 
 def _check(spec: dict[str, Any]) -> None:
     """Ask the planner about the form as it is; keep what it says."""
-    st.session_state[PLAN] = None
+    st.session_state[CHECKED] = None
     try:
-        plan = wait("Checking the model, the data and the settings …", lambda: planner.check(spec))
+        checked = wait(
+            "Checking the model, the data and the settings …", lambda: planner.check(spec)
+        )
     except SpecError as error:
         form_problems.keep(error, spec)
         st.rerun()
@@ -161,24 +164,24 @@ def _check(spec: dict[str, Any]) -> None:
         tell(error)
         return
     form_problems.forget()
-    st.session_state[PLAN] = {"for": spec, **plan}
+    st.session_state[CHECKED] = spec, checked
     st.rerun()
 
 
-def show_plan() -> None:
-    """WORTH KNOWING: what the last check found, as long as the form is still the same."""
-    plan = st.session_state.get(PLAN)
-    if not plan or plan["for"] != form.value():
+def show_checked() -> None:
+    """CHECKED: what the last check found, as long as the form is still the same."""
+    spec, checked = st.session_state.get(CHECKED) or (None, None)
+    if checked is None or spec != form.value():
         return
-    estimate, facts = plan["estimate"], plan["facts"]
+    stats, memory = checked.stats, checked.forecast.memory
     with st.container(border=True):
         st.caption("CHECKED")
         st.markdown(":material/check_circle: Ready to start.")
-        for warning in facts.get("warnings", []):
+        for warning in stats.warnings:
             st.markdown(f":material/lightbulb: {escape_markdown(warning)}")
         st.caption(
-            f"{formatting.count(estimate['trainable'])} of "
-            f"{formatting.count(estimate['parameters'])} parameters are trainable · "
-            f"{facts['examples']:,} examples, about {facts['tokens_per_row']:.0f} tokens each, "
-            f"{facts['loss_tokens_per_row']:.0f} of them trained"
+            f"{formatting.count(memory.trainable)} of {formatting.count(memory.parameters)} "
+            f"parameters are trainable · {stats.examples:,} examples, about "
+            f"{stats.tokens_per_row:.0f} tokens each, {stats.loss_tokens_per_row:.0f} of them "
+            "trained"
         )

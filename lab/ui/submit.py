@@ -8,6 +8,7 @@ from typing import Any
 
 import streamlit as st
 
+from lab.checked_run import CheckedRun
 from lab.errors import SpecError
 from lab.paths import RunDir
 from lab.preflight.client import planner
@@ -56,19 +57,22 @@ def start_all(specs: list[dict[str, Any]], ticket: str) -> list[RunDir]:
         submissions.run_of(draft) if submissions.is_same(draft, spec) else None
         for draft, spec in zip(tickets, specs, strict=True)
     ]
-    plans: list[Any] = []
+    checked: list[CheckedRun | None] = []
     with st.spinner("Checking the model, the data and the settings …"):
         for spec, run in zip(specs, started, strict=True):
             try:
-                plans.append(None if run else planner.check(spec))
+                checked.append(None if run else planner.check(spec))
             except SpecError as error:
                 form_problems.keep(error, spec)
                 return []
     form_problems.forget()
-    return [
-        run or submissions.start(plan, draft)
-        for run, plan, draft in zip(started, plans, tickets, strict=True)
-    ]
+    runs = []
+    for run, answer, draft in zip(started, checked, tickets, strict=True):
+        if run is None and answer is not None:
+            run = submissions.start(answer, draft)
+        if run is not None:
+            runs.append(run)
+    return runs
 
 
 def quick_start(preset: Preset) -> RunDir:
@@ -78,5 +82,5 @@ def quick_start(preset: Preset) -> RunDir:
     if run is not None:
         return run
     with st.spinner("Checking the model and the data …"):
-        plan = planner.check(preset.changes)
-    return submissions.start(plan, draft)
+        checked = planner.check(preset.changes)
+    return submissions.start(checked, draft)

@@ -225,7 +225,7 @@ def deep(levels: int) -> Any:
         (answer("", tool_calls=[{"name": "f", "arguments": deep(500)}]), "nested too deeply"),
         (answer("", tool_calls=[{"name": "f\0", "arguments": {}}]), "NUL"),
         (answer(None), "'content' is null, not text"),
-        (answer([{"type": "tool_use", "name": "f"}]), "a part of type 'tool_use', which has no text"),
+        (answer([{"type": "tool_use"}]), "names no function"),
         ({"role": "wizard", "content": "x"}, "the role 'wizard'"),
     ],
 )  # fmt: skip

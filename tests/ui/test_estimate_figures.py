@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from lab import methods
+from lab.forecasts import Forecast
 from lab.ui import estimate_panel, memory_charts, method_estimates
 from lab.ui.charts import View
 from tests.ui.screen import Screen
@@ -22,27 +23,36 @@ PACE = {
 }  # fmt: skip
 
 
-def estimate(**changes: Any) -> dict[str, Any]:
-    return {
+def estimate(**changes: Any) -> Forecast:
+    stored = {
         "peak_bytes": 8e9, "at_peak": AT_PEAK, "peak_phase": "optimizer", "source": "shadow",
         "device_bytes": 24e9, "fits": True, "is_bound": False, "tokens_per_s": 900.0,
         "wh_per_million_tokens": 80.0, "disk": {"artifact": 3e9, "total": 9e9},
         "rules": {"A2": 10e9}, "pace": PACE, "settings": {}, **changes,
     }  # fmt: skip
+    damaged: list[str] = []
+    forecast = Forecast.from_json(stored, damaged)
+    assert forecast is not None and damaged == []
+    return forecast
 
 
-def row(name: str = "full", **changes: Any) -> dict[str, Any]:
-    return {"name": name, "title": methods.get(name).title, "estimate": estimate(**changes)}
+def row(name: str = "full", **changes: Any) -> method_estimates.MethodRow:
+    return method_estimates.MethodRow(name, methods.get(name).title, estimate(**changes))
+
+
+def time_of(forecast: Forecast) -> None:
+    assert forecast.runtime is not None
+    estimate_panel._time(forecast.runtime, forecast.disk)
 
 
 def test_the_time_counts_evaluations_too(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Screen()
     monkeypatch.setattr(estimate_panel, "st", screen)
-    estimate_panel._time(estimate())
+    time_of(estimate())
     figures = [args for kind, args, _ in screen.calls if kind == "metric"]
     assert figures == [("Training time", "2 min 00 s"), ("Tokens", "5,000"), ("Disk", "9.00 GB")]
     assert screen.texts("caption") == ["1,200 steps · 12.0 Wh · from finished runs on this machine"]
-    estimate_panel._time(estimate(pace=PACE | {"is_measured": False}))
+    time_of(estimate(pace=PACE | {"is_measured": False}))
     assert "rough: no finished run on this machine" in screen.texts("caption")[1]
 
 

@@ -149,13 +149,14 @@ def test_costs_are_those_of_both_and_the_larger_memory(
 ) -> None:
     def job(spec: dict[str, Any]) -> Any:
         size = spec["size"]
-        return SimpleNamespace(
-            estimate=size and {
-                "peak_bytes": size * 1e9, "device_bytes": 10e9, "fits": size <= 10,
-                "disk": {"total": 2e9}, "source": "shadow",
-                "pace": {"seconds": 60.0 * size, "evaluating_s": 0.0, "is_measured": size != 1},
-            }
+        forecast = SimpleNamespace(
+            memory=SimpleNamespace(peak_bytes=(size or 0) * 1e9, fits=(size or 0) <= 10),
+            runtime=SimpleNamespace(
+                seconds=60.0 * (size or 0), evaluating_s=0.0, is_measured=size != 1
+            ),
+            disk=SimpleNamespace(total=2e9), device_bytes=10e9,
         )  # fmt: skip
+        return SimpleNamespace(estimate=forecast if size else None)
 
     monkeypatch.setattr(start_bar.estimate_panel, "job_for", job)
     first = start_bar._costs([{"size": 1}, {"size": 3}])
@@ -174,16 +175,14 @@ def test_a_plan_is_shown_for_the_form_that_was_checked_and_no_other(
     screen: Screen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(start_bar.form, "value", lambda: {"a": 1})
-    plan = {
-        "for": {"a": 1},
-        "estimate": {"trainable": 2e6, "parameters": 1e9},
-        "facts": {
-            "warnings": ["Odd [rows]."], "examples": 1200, "tokens_per_row": 90.4,
-            "loss_tokens_per_row": 30.2,
-        },
-    }  # fmt: skip
-    screen.session_state["new.plan"] = plan
-    start_bar.show_plan()
+    checked = SimpleNamespace(
+        forecast=SimpleNamespace(memory=SimpleNamespace(trainable=2e6, parameters=1e9)),
+        stats=SimpleNamespace(
+            warnings=["Odd [rows]."], examples=1200, tokens_per_row=90.4, loss_tokens_per_row=30.2
+        ),
+    )
+    screen.session_state["new.checked"] = {"a": 1}, checked
+    start_bar.show_checked()
     text = "\n".join(screen.texts())
     for words in (
         "Ready to start.",
@@ -193,8 +192,8 @@ def test_a_plan_is_shown_for_the_form_that_was_checked_and_no_other(
     ):
         assert words in text, text
     before = len(screen.calls)
-    screen.session_state["new.plan"] = plan | {"for": {"a": 2}}
-    start_bar.show_plan()
+    screen.session_state["new.checked"] = {"a": 2}, checked
+    start_bar.show_checked()
     assert len(screen.calls) == before, "the form has changed since"
 
 
