@@ -7,7 +7,7 @@ from typing import Any
 
 from lab.methods import Method
 from lab.spec import RunSpec
-from lab.train.proof import Proof
+from lab.train.proof import ResultProof
 from lab.visible import visible
 
 LAB_ONLY = (
@@ -22,7 +22,7 @@ def card(
     receipt: dict[str, Any],
     figures: dict[str, Any],
     lines: list[str],
-    proof: Proof | None,
+    proof: ResultProof | None,
     licence: str = "",
 ) -> str:
     """The text of the card. `figures`: losses and counts of the run, by name."""
@@ -78,7 +78,7 @@ def card(
     )
 
 
-def _loading(spec: RunSpec, lines: list[str], proof: Proof | None) -> list[str]:
+def _loading(spec: RunSpec, lines: list[str], proof: ResultProof | None) -> list[str]:
     if not lines:
         text = [LAB_ONLY]
     else:

@@ -1,8 +1,8 @@
 """The proof of a result: read back in a plain way when it is written, it answers as trained.
 
 The trained model has given its answers before; its memory is then freed, so that a second model
-never stands beside it, and the lines of the model card are run as they stand. They take what
-loading the base takes: about a second for 135 million parameters.
+never stands beside it, and what the lines of the model card say is done. It takes what loading the
+base takes: about a second for 135 million parameters.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 
 
 @dataclass(frozen=True)
-class Proof:
+class ResultProof:
     """What the reading back has shown; `largest_difference` as a share of the logits' spread."""
 
     loaded_with: str  # PEFT, transformers or the lab
@@ -117,9 +117,10 @@ def answers(model: Any, rows: Sequence[list[int]]) -> torch.Tensor:
 
 def prove(
     folder: Path, model: Any, method: Method, spec: RunSpec, source: Any, rows: Sequence[list[int]]
-) -> Proof:
+) -> ResultProof:
     """Read the result in `folder` back and hold it against `model`, whose memory this frees."""
-    lines = loading_lines(method, spec, folder, model.get_input_embeddings().weight.shape[0])
+    grown = model.get_input_embeddings().weight.shape[0]
+    lines = loading_lines(method, spec, folder, grown)
     loaded_with = "the lab"
     if lines:
         loaded_with = "transformers" if method.saves_whole_model else "PEFT"
@@ -129,23 +130,21 @@ def prove(
         size = sum(weight.numel() for weight in model.parameters())
         release(model)
         if lines:
-            loaded = run_lines(lines, local_folder(source, with_weights=True), folder)
-            if is_quantised(loaded):
-                disable_cpu_repacking(loaded)  # other kernels round otherwise
-            loaded = on_device(loaded, device)
+            place = local_folder(source, with_weights=True)
+            loaded = on_device(load_plainly(method, spec, place, folder, grown), device)
         else:
             loaded = _load_in_lab(folder, method, spec, source, device)
         again = answers(loaded, rows)
         unused = _unused(folder, loaded, method, size)
         zero = {} if method.saves_whole_model else _zero_rows(folder)
     except Exception as error:  # whatever a library says of it: the result stays, and this is told
-        return Proof(loaded_with, error=first_line(error))
+        return ResultProof(loaded_with, error=first_line(error))
     narrow = spec.train.precision != "float32" or bool(method.load_kwargs(spec.method_config))
     tolerance = TOLERANCE[torch.bfloat16 if narrow else torch.float32]
     difference = float("inf")
     if trained.shape == again.shape:
         difference = float((trained - again).abs().max() / trained.std())
-    return Proof(
+    return ResultProof(
         loaded_with,
         equal=difference <= tolerance,
         largest_difference=difference,
@@ -157,11 +156,28 @@ def prove(
     )
 
 
-def run_lines(lines: list[str], base: str | Path, result: Path) -> Any:
-    """The model that the lines of a card make."""
-    names: dict[str, Any] = {"BASE": str(base), "RESULT": str(result)}
-    exec("\n".join(lines), names)
-    return names["model"]
+def load_plainly(
+    method: Method, spec: RunSpec, base: Path, result: Path, embedding_rows: int
+) -> Any:
+    """What `loading_lines` say, with the base's folder and the result's."""
+    from transformers import AutoModelForCausalLM
+
+    dtype = torch.bfloat16 if spec.train.precision == "bfloat16" else torch.float32
+    extra = method.load_kwargs(spec.method_config)
+    whole = result if method.saves_whole_model else base
+    model = AutoModelForCausalLM.from_pretrained(
+        whole, dtype=dtype, use_safetensors=True, trust_remote_code=False, **extra
+    )
+    if is_quantised(model):
+        disable_cpu_repacking(model)  # other kernels round otherwise
+    if method.saves_whole_model:
+        return model
+    import peft
+
+    if type(method).extend_tokenizer is not Method.extend_tokenizer:
+        model.resize_token_embeddings(embedding_rows, mean_resizing=False)
+    is_narrow = spec.train.adapter_precision == "bfloat16"
+    return peft.PeftModel.from_pretrained(model, str(result), autocast_adapter_dtype=not is_narrow)
 
 
 def release(model: Any) -> None:

@@ -87,7 +87,9 @@ def test_a_whole_result_is_proven_and_its_cards_lines_load_it(
     code = text.partition("```python\n")[2].partition("```")[0]
     ast.parse(code)
     own = "\n".join(code.splitlines()[2:])  # BASE and RESULT are the reader's
-    loaded = proof.run_lines([own], source.location, tmp_path)
+    names: dict[str, Any] = {"BASE": source.location, "RESULT": str(tmp_path)}
+    exec(own, names)
+    loaded = names["model"]
     difference = (proof.answers(loaded, ROWS) - expected).abs().max() / expected.std()
     assert float(difference) < (0.3 if method.load_kwargs(spec.method_config) else 1e-3)
 
