@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lab import formatting, gpu_table, host
+from lab import formatting, gpu_table, host, methods
 from lab.errors import Problem
 from lab.forecast import estimator as memory
 from lab.forecast import formula, memory_savers, selective_checkpointing
+from lab.forecast.resolve import resolve
 from lab.forecasts import Forecast, MemoryForecast
 from lab.methods import Method
 from lab.spec import RunSpec
@@ -115,8 +116,6 @@ def smallest_change(
 ) -> tuple[memory_savers.MemorySaver, int] | None:
     """The gentlest change, made again if it can be (halved rows, shorter rows), that makes `spec`
     fit by its outline; with its predicted peak."""
-    from lab import methods
-    from lab.preflight.validate import resolve
 
     def peak_of(value: dict[str, Any]) -> tuple[MemoryForecast, dict[str, Any]]:
         changed = resolve(RunSpec.from_stored(value), room.on_gpu)

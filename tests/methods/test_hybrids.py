@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from lab import methods
 from lab.chat import generate
 from lab.data import prepare
+from lab.models.empty_model import meta_model
 from lab.paths import RunDir
 from lab.runs import record_reader
 from lab.spec import RunSpec
@@ -216,7 +217,7 @@ def test_counts_equal_the_closed_form(
         spec = RunSpec.from_stored(make_spec(name) | {"method": {"name": name}})
         context = Context(spec, tokenizer)
         with torch.device("meta"):
-            model = weights.meta_model(weights.load_config(source))
+            model = meta_model(weights.load_config(source))
             expected = method.trainable_count(model, spec.method_config, context)
             model = method.apply(model, spec.method_config, context)
         assert sum(w.numel() for w in checkpoint.trainable(model).values()) == expected, name

@@ -11,7 +11,7 @@ import pytest
 from lab import paths
 from lab.atomic_files import write_json
 from lab.errors import SpecError
-from lab.runs import colours, index
+from lab.runs import actions, colours, index
 
 
 def a_run(number: int, colour: str = "") -> paths.RunDir:
@@ -55,8 +55,7 @@ def test_a_run_without_a_label_has_a_colour_all_the_same(lab_home: Path, label: 
 def test_a_new_run_is_written_with_its_colour(
     make_spec: Callable[..., dict[str, Any]], lab_home: Path
 ) -> None:
-    from lab.runs import launch
 
     plan = {"spec": make_spec(), "asked": {}, "estimate": {}, "facts": {}}
-    first, second = launch.create_run_dir(plan), launch.create_run_dir(plan)
+    first, second = actions.create(plan), actions.create(plan)
     assert [colours.colour_of(run) for run in (first, second)] == ["blue", "orange"]
