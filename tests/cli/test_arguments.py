@@ -52,7 +52,7 @@ def test_the_exit_code_is_the_end_of_the_run(
 ) -> None:  # fmt: skip
     ended = Status(state, message="It broke." if code else "", hint="Mend it." if code else "")
     monkeypatch.setattr(run_verbs.follow, "follow", lambda *_, **__: ended)
-    monkeypatch.setattr(actions, "submit", lambda spec: run)
+    monkeypatch.setattr("lab.cli.runs.start_run", lambda spec: run)
     monkeypatch.setattr(actions, "command", lambda run, name: None)
     monkeypatch.setattr(actions, "resume", lambda *_, **__: None)
     file = tmp_path / "spec.json"
@@ -68,7 +68,7 @@ def test_start_takes_its_settings(
     run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     requests: list[dict[str, Any]] = []
-    monkeypatch.setattr(actions, "submit", lambda spec: requests.append(spec) or run)
+    monkeypatch.setattr("lab.cli.runs.start_run", lambda spec: requests.append(spec) or run)
     file = tmp_path / "spec.json"
     file.write_text('{"train": {"seed": 1}}')
     assert cli.main(["start", str(file), "--set", "train.seed=2", "--set", "name=x"]) == 0
