@@ -61,7 +61,7 @@ def test_the_web_process_never_imports_torch_by_itself() -> None:
 
 def test_modules_that_the_web_process_shares_import_nothing_heavy() -> None:
     heavy_by_trade = (
-        *("train", "preflight", "trace"),
+        *("train", "preflight", "trace", "engine"),
         *("bottleneck_modules.py", "soft_prompt.py", "optimizer_in_backward.py"),
     )
     shared = [

@@ -12,11 +12,13 @@ import pytest
 
 from lab import cli
 from lab.atomic_files import read_object, write_json
-from lab.chat.generate import GenerationSettings
+from lab.chat.settings import GenerationSettings
+from lab.checked_run import CheckedRun
 from lab.cli import runs as run_verbs
 from lab.paths import RunDir
 from lab.runs import actions, record_reader, supervisor_start
 from lab.runs.status import Status
+from lab.spec import RunSpec
 
 
 @pytest.fixture
@@ -307,9 +309,7 @@ def test_the_best_of_a_race_stands_first_and_a_failure_is_the_exit_code(
     rows = [figures("worse", at={"eval_loss": 2.9}), figures("none", at={"eval_loss": None}),
             figures("better", at={"eval_loss": 2.1})]  # fmt: skip
     requests: list[Any] = []
-    plans = [
-        {"spec": {"name": name, "method": {"name": name}, "train": {"seed": 0}}} for name in "ab"
-    ]
+    plans = [CheckedRun(RunSpec(name=name), {}) for name in "ab"]
 
     def specs(value: Any, names: Any, budget: Any) -> Any:
         requests.append((names, budget))
