@@ -42,6 +42,13 @@ def resolve(spec: RunSpec, has_bf16: bool | None = None) -> RunSpec:
     )
 
 
+def fit_method(spec: RunSpec, model: Any) -> tuple[RunSpec, list[str]]:
+    """(`spec` with the method's defaults that `model` does not take replaced, notes that say so).
+    `model` may be on the meta device."""
+    changes, notes = methods.get(spec.method["name"]).fit_defaults(model, spec.method_config)
+    return replace(spec, method=spec.method | changes), notes
+
+
 def _adapter_precision(method: Any, train: Any) -> str:
     """As the base's weights, where the optimizer keeps the bits that bfloat16 lacks."""
     if train.adapter_precision != "auto":

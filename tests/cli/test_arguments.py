@@ -15,6 +15,7 @@ from lab.atomic_files import read_object, write_json
 from lab.chat.settings import GenerationSettings
 from lab.checked_run import CheckedRun
 from lab.cli import runs as run_verbs
+from lab.forecasts import Saving
 from lab.paths import RunDir
 from lab.runs import actions, record_reader, supervisor_start
 from lab.runs.status import Status
@@ -445,11 +446,11 @@ def test_checkpoints_say_which_are_pinned(run: RunDir, capsys: pytest.CaptureFix
 def test_fixes_say_what_each_change_saves(
     run: RunDir, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fix = {"title": "Fuse", "peak_bytes": 7e9, "saves_bytes": 2e9, "keeps_batch": True}
-    monkeypatch.setattr(run_verbs, "resolved", lambda run: {})
-    monkeypatch.setattr(
-        run_verbs.planner, "fixes", lambda spec: [fix, fix | {"title": "Cut", "keeps_batch": False}]
-    )
+    savings = [
+        Saving("Fuse", {}, True, peak_bytes=7 * 10**9, saves_bytes=2 * 10**9),
+        Saving("Cut", {}, False),
+    ]
+    monkeypatch.setattr(run_verbs.planner, "fixes", lambda spec: savings)
     assert cli.main(["fixes", run.id]) == 0
     lines = capsys.readouterr().out.splitlines()
     (same,) = [line.split() for line in lines if line.startswith("Fuse")]
