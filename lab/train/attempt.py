@@ -19,14 +19,13 @@ from lab.data import batches, chat_template, prepare, token_view
 from lab.data import catalog as datasets
 from lab.data.prepare import PreparedData
 from lab.errors import Cancelled, LabError
-from lab.evals import forgetting
 from lab.methods import Context
 from lab.models import catalog, weights
 from lab.models.context_length import text_length
 from lab.paths import RunDir
 from lab.runs import record_reader, resume_settings
 from lab.spec import RunSpec, without_packing
-from lab.train import artifact, budget, checkpoint, compile_layers, flops
+from lab.train import artifact, budget, checkpoint, compile_layers, flops, forgetting
 from lab.train.activation_checkpointing import checkpoint_activations
 from lab.train.base_identity import identify_base
 from lab.train.callbacks import RunCallback
