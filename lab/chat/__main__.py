@@ -6,9 +6,8 @@ import json
 import os
 import secrets
 
-from lab import devices, host, paths
+from lab import devices, host, paths, process
 from lab.atomic_files import write_atomic
-from lab.runs import process
 
 
 def main() -> int:

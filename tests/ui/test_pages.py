@@ -14,18 +14,17 @@ from typing import Any
 
 import pytest
 
-from lab import paths, presets
+from lab import paths, presets, process
 from lab.atomic_files import write_json
 from lab.forecasts import Forecast, How, MemoryForecast
 from lab.paths import RunDir, all_runs
 from lab.runs import (
+    actions,
     estimate_history,
     export_import,
     index,
-    launch,
-    process,
     resume_settings,
-    supervisor,
+    supervisor_start,
 )
 from lab.ui import estimate_panel, runs_view
 from tests.ui.conftest import Page, words
@@ -33,7 +32,7 @@ from tests.ui.conftest import Page, words
 
 @pytest.fixture
 def run(trained: list[RunDir]) -> RunDir:
-    launch.delete(trained[0])
+    actions.delete(trained[0])
     return trained[1]
 
 
@@ -43,7 +42,7 @@ def run(trained: list[RunDir]) -> RunDir:
         ("home", "The quick start above makes the first one"),
         ("monitor", "No runs yet. Start one"),
         ("runs", "No runs yet"),
-        ("new_run", "What will happen"),
+        ("new_run", "BASE MODEL"),
         ("chat", "chat process starts with the first question"),
     ],
 )
@@ -96,7 +95,7 @@ def test_monitor_offers_to_resume_a_crashed_run(open_page: Page, run: RunDir) ->
 def test_a_stop_names_its_deadline_and_can_be_forced(
     open_page: Page, run: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "ensure", lambda: None)
+    monkeypatch.setattr(supervisor_start, "ensure", lambda: None)
     run.result.unlink()
     process.register(run, os.getpid())
     beat = {"phase": "training", "done": 3, "total": 12, "unit": "step", "step_s": 120.0}
@@ -112,7 +111,7 @@ def test_a_stop_names_its_deadline_and_can_be_forced(
 def test_a_finished_run_can_be_made_longer(
     open_page: Page, run: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lab.runs.queue.submit", lambda run: None)
+    monkeypatch.setattr("lab.runs.actions.submit", lambda run: None)
     at = open_page("monitor", run=run.id)
     assert "It goes on from the checkpoint of step 8" in words(at)
     at.button(key=f"resume.{run.id}.go").click().run()
@@ -132,7 +131,7 @@ def test_a_finished_run_without_checkpoints_says_what_to_do(open_page: Page, run
 def test_resume_with_other_settings(
     open_page: Page, run: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lab.runs.queue.submit", lambda run: None)
+    monkeypatch.setattr("lab.runs.actions.submit", lambda run: None)
     run.result.write_text('{"state": "stopped"}')
     at = open_page("monitor", run=run.id)
     at.text_input(key=f"resume.{run.id}.max_steps").set_value("-3").run()
@@ -236,7 +235,7 @@ def test_runs_are_found_renamed_and_deleted(open_page: Page, run: RunDir) -> Non
     assert "No run matches" in words(at)
     at.toggle(key="runs.archived").set_value(True).run()
     assert list(at.dataframe[0].value["Name"]) == ["my favourite"]
-    launch.delete(run)
+    actions.delete(run)
     assert "No runs yet" in words(open_page("runs"))
 
 
@@ -272,23 +271,30 @@ def form(at: Any, key: str, value: Any) -> None:
     raise AssertionError(f"no widget {key}")
 
 
+def problems_shown(at: Any) -> list[str]:
+    """What stands in red, under fields and in the bar."""
+    return [element.value for element in at.markdown if element.value.startswith(":red[")]
+
+
 def test_new_run_shows_all_problems_beside_their_fields(open_page: Page) -> None:
     at = open_page("new_run")
     form(at, "new.data.max_length", 4)
     form(at, "new.train.learning_rate", "fast")
     form(at, "new.method.lora.rank", 0)
-    at.button(key="start").click().run()
+    at.run()
     assert not at.exception
-    assert "Nothing was started: 3 problems" in at.error[0].value
-    beside = [element.value for element in at.markdown if element.value.startswith(":red[")]
+    *beside, bar = sorted(problems_shown(at), key=lambda text: "problems" in text)
     assert len(beside) == 3 and any("is 4; it must be at least 8" in text for text in beside)
+    assert "**3 problems:** **Sequence length**" in bar
+    assert at.button(key="start").disabled and at.button(key="check").disabled
     assert all_runs() == []
     form(at, "new.data.max_length", 64)
     form(at, "new.train.learning_rate", "auto")
     form(at, "new.method.lora.rank", 4)
+    at.run()
     at.button(key="check").click().run()
     assert not at.error and "Ready to start" in words(at)
-    assert not [element for element in at.markdown if element.value.startswith(":red[")]
+    assert not problems_shown(at)
 
 
 def test_every_field_of_a_spec_stands_on_the_form() -> None:
@@ -298,11 +304,11 @@ def test_every_field_of_a_spec_stands_on_the_form() -> None:
     from lab.ui import new_run_view
 
     shown = [
-        *new_run_view.MAIN_TRAIN, *new_run_view.SCHEDULE, *new_run_view.PRECISION,
-        *new_run_view.SAVING,
+        *new_run_view.MAIN_TRAIN, *new_run_view.LENGTHS, *new_run_view.SCHEDULE,
+        *new_run_view.PRECISION, *new_run_view.SAVING,
     ]  # fmt: skip
     assert sorted(shown) == sorted(field.name for field in dataclasses.fields(TrainSpec))
-    data = {*new_run_view.MORE_DATA, "dataset", "max_length", "eval_fraction", "packing", "loss_on"}
+    data = {*new_run_view.MORE_DATA, *new_run_view.MAIN_DATA, "dataset"}
     assert data == {field.name for field in dataclasses.fields(DataSpec)}
 
 
@@ -313,7 +319,10 @@ def test_presets_fill_the_form(open_page: Page) -> None:
         at.run()
     at.pills(key="new.preset").set_value("full").run()
     assert at.session_state["new.method.name"] == "full"
-    assert "**Full fine\\-tuning** of" in words(at)
+    assert "**Full fine\\-tuning** · SmolLM2" in words(at)
+    at.pills(key="new.preset").set_value("full-lora").run()
+    assert not at.exception and at.button(key="start").label == "Start both"
+    assert "**LoRA r16** against **Full fine\\-tuning**" in words(at)
 
 
 def test_the_form_draws_every_method(open_page: Page) -> None:
@@ -323,26 +332,28 @@ def test_the_form_draws_every_method(open_page: Page) -> None:
 
     at = open_page("new_run")
     for method in methods.all_methods():
-        at.selectbox(key="new.method.name").set_value(method.name).run()
+        at.session_state["new.method.name"] = method.name
+        at.run()
         assert not at.exception, f"{method.name}: {at.exception}"
         assert at.get("image"), f"{method.name} has no picture"
         for field in dataclasses.fields(method.config):
             assert drawn.key(f"method.{method.name}", field.name) in at.session_state
-    at.selectbox(key="new.method.name").set_value("lora").run()
+    at.session_state["new.method.name"] = "lora"
+    at.run()
     form(at, "new.method.lora.layer_ranks", "4, x")
-    at.button(key="start").click().run()
-    beside = [element.value for element in at.markdown if element.value.startswith(":red[")]
-    assert len(beside) == 1 and "must be list of numbers" in beside[0]
+    at.run()
+    beside, bar = problems_shown(at)
+    assert "must be list of numbers" in beside and "**1 problem:** **Rank per layer**" in bar
 
 
 def test_duplicate_takes_over_what_was_asked(open_page: Page, run: RunDir) -> None:
     at = open_page("new_run", **{"from": run.id, "on": "1"})
     assert at.session_state["new.start_from"] == f"run:{run.id}"
-    assert "beginning with the result of" in words(at)
+    assert "from the weights of" in words(at)
     at = open_page("new_run", **{"from": run.id})
     assert at.session_state["new.train.max_steps"] == 12
     assert at.session_state["new.data.packing"] == "off"
-    assert at.session_state["new.name"] == "tiny lora again"
+    assert at.session_state["new.name"] == "tiny lora (copy)"
 
 
 def test_one_form_is_one_run(
@@ -350,10 +361,10 @@ def test_one_form_is_one_run(
     make_spec: Callable[..., dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from lab.runs import queue, submissions
+    from lab.runs import submissions
     from tests.answers import checked
 
-    monkeypatch.setattr(queue, "submit", lambda run: None)
+    monkeypatch.setattr(actions, "submit", lambda run: None)
     plan, ticket = checked(make_spec()), submissions.new()
     first = submissions.start(plan, ticket)
     assert submissions.start(plan, ticket) == first, "a second click"
@@ -361,7 +372,7 @@ def test_one_form_is_one_run(
     assert first.id in words(at).replace("\\", "")
     assert submissions.start(plan, submissions.new()) != first, "another form is another run"
     assert len(all_runs()) == 2
-    launch.delete(first)
+    actions.delete(first)
     again = submissions.start(plan, ticket)
     assert again != first and again.path.is_dir(), "the ticket of a deleted run is free again"
     assert submissions.is_same(ticket, plan["asked"]) and not submissions.is_same(ticket, {})
@@ -374,7 +385,7 @@ def test_a_selected_row_never_slides_to_its_neighbour(
     at = open_page("runs")
     key = at.dataframe[0].key
     at.dataframe[0].select(rows=[0]).run() if hasattr(at.dataframe[0], "select") else None
-    launch.delete(first)
+    actions.delete(first)
     at.run()
     assert at.dataframe[0].key != key, "another list is another table, with nothing selected"
     assert list(at.dataframe[0].value["Id"]) == [second.id]
@@ -432,16 +443,21 @@ def test_a_forecast_is_traced_only_while_somebody_looks(monkeypatch: pytest.Monk
 def test_new_run_says_the_memory_while_the_form_is_filled_in(open_page: Page) -> None:
     at = open_page("new_run")
     end = time.monotonic() + 60
-    while "of memory at the peak" not in words(at):
+    while "peak in the" not in words(at):
         assert time.monotonic() < end, words(at)
         time.sleep(0.2)
         at.run()
-    before = words(at)
-    assert "a bound" in before and "free" in before and "Looking at the model" not in before
+    before = peak(at)
+    assert "upper bound" in words(at) and "Reading the model" not in words(at)
     at.number_input(key="new.train.batch_size").set_value(64).run()
-    while words(at) == before or "Looking at the model" in words(at):
+    while "peak in the" not in words(at) or peak(at) == before:
         assert time.monotonic() < end, words(at)
         time.sleep(0.2)
         at.run()
-    sizes = [re.findall(r"\*\*([\d.]+) GB\*\* of memory", text) for text in (before, words(at))]
-    assert float(sizes[1][0]) > 1.2 * float(sizes[0][0])
+    assert peak(at) > 1.2 * before
+
+
+def peak(at: Any) -> float:
+    """The GB that the MEMORY card says."""
+    (size,) = re.findall(r"#### ([\d.]+) of", words(at))
+    return float(size)

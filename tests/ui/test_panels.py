@@ -10,22 +10,22 @@ from typing import Any
 
 import pytest
 
-from lab import host, paths
+from lab import host, paths, process
 from lab.atomic_files import write_json
 from lab.errors import Problem, SpecError
 from lab.forecasts import Candidate, Saving, SettingsSearch
 from lab.paths import RunDir
-from lab.runs import process, queue, resume_settings
+from lab.runs import queue, resume_settings
 from lab.spec import RunSpec
 from lab.ui import (
     cards,
+    form_problems,
     memory_view,
     notices,
     out_of_memory_panel,
     queue_panel,
     resume_panel,
     settings_search_panel,
-    submit,
 )
 from tests.ui.screen import Screen
 
@@ -80,7 +80,7 @@ def test_who_else_gets_in_is_said_as_text(monkeypatch: pytest.MonkeyPatch) -> No
 def sidebar(monkeypatch: pytest.MonkeyPatch) -> Screen:
     screen = Screen()
     monkeypatch.setattr(notices, "st", screen)
-    monkeypatch.setattr(notices.supervisor, "ensure_if_waiting", lambda: None)
+    monkeypatch.setattr(notices.supervisor_start, "ensure_if_waiting", lambda: None)
     return screen
 
 
@@ -198,8 +198,16 @@ def test_a_card_is_told_by_what_a_run_can_have_of_it() -> None:
     assert title == "24.89 GB for the run · 1,008 GB/s · 165 TFLOP/s · 450 W"
 
 
-def test_each_problem_is_noted_for_its_field(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_problem_is_kept_until_its_field_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Screen()
-    monkeypatch.setattr(submit, "st", screen)
-    submit.note(SpecError([Problem("train.seed", "is -1."), Problem("name", "is long.")]))
-    assert screen.session_state["new.problems"] == {"train.seed": "is -1.", "name": "is long."}
+    monkeypatch.setattr(form_problems, "st", screen)
+    spec = {"name": "long", "train": {"seed": -1}}
+    monkeypatch.setattr(form_problems.form, "value", lambda: spec)
+    found = SpecError([Problem("train.seed", "is -1."), Problem("name", "is long.")])
+    form_problems.keep(found, spec)
+    assert form_problems.of_fields() == {"train.seed": "is -1.", "name": "is long."}
+    assert form_problems.blocking() == {}, "Start says again whether they are still there"
+    monkeypatch.setattr(form_problems.form, "value", lambda: spec | {"name": "short"})
+    assert form_problems.of_fields() == {"train.seed": "is -1."}
+    form_problems.forget()
+    assert form_problems.of_fields() == {}
