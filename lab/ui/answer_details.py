@@ -48,8 +48,9 @@ def _receipt(chat: Chat, number: int, name: str, answer: Answer) -> None:
         st.markdown(line)
     st.caption("The prompt as it was read")
     st.code(visible(answer.receipt["prompt"]), language=None, wrap_lines=True)
-    shown = {key: value for key, value in answer.receipt.items() if key != "prompt"}
-    st.json(plain(shown), expanded=False)
+    rest = dict(answer.receipt)
+    rest.pop("prompt")  # it stands above
+    st.json(plain(rest), expanded=False)
     st.download_button(
         "Download the receipt", examples.receipt_file(chat, number, name),
         file_name=f"receipt-{chat.id}-{number + 1}.json", mime="application/json",
