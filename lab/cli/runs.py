@@ -16,10 +16,11 @@ from lab.cli import follow
 from lab.cli.console import Output, console, loss, say, table, write
 from lab.compare.comparison import row
 from lab.errors import LabError
-from lab.formatting import count, duration, size
+from lab.formatting import count, size
 from lab.preflight.client import planner
 from lab.runs import (
     checkpoints,
+    elapsed,
     export_import,
     index,
     launch,
@@ -112,9 +113,7 @@ def start(arguments: argparse.Namespace) -> Output:
     run = launch.submit(value)
     if not arguments.json:
         say(run.id)
-    state = "starting"
-    if arguments.wait:
-        state = _finish(run, quiet=arguments.json)
+    state = _finish(run, quiet=arguments.json) if arguments.wait else "starting"
     return Output(
         {"id": run.id, "path": str(run.path), "state": status(run).state},
         lambda: None,  # its id stands there since before it began
@@ -188,7 +187,7 @@ def show(arguments: argparse.Namespace) -> Output:
             ["trains", f"{count(figures['trainable'])} of {count(figures['parameters'])}"],
             ["steps", f"{figures['steps']:,}"],
             ["tokens", f"{figures['tokens']:,}"],
-            ["time", duration(figures["seconds"])],
+            ["time", elapsed.in_words(run)],
             [
                 "train loss",
                 f"{loss(figures['train_loss']['first'])} to {loss(figures['train_loss']['last'])}",
