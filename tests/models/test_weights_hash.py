@@ -220,7 +220,7 @@ def test_another_base_is_refused_with_both_hashes(
 def test_a_base_that_was_moved_is_found_by_its_weights(
     movable: tuple[list[RunDir], Path], tmp_path: Path, use: Use, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch.queue, "submit", lambda run: None)
+    monkeypatch.setattr(actions, "submit", lambda run: None)
     monkeypatch.setenv("LAB_MODELS", str(tmp_path / "models"))
     (other, run), base = movable
     shutil.copytree(base, tmp_path / "models" / "another")
