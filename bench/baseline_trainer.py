@@ -40,7 +40,7 @@ def model(work: Work) -> Any:
         "r": spec.method["rank"],
         "lora_alpha": int(spec.method["alpha"]),
         "lora_dropout": spec.method["dropout"],
-        "target_modules": spec.method["targets"],
+        "target_modules": spec.method["target_modules"],
     }
     if torch.cuda.is_available():
         model = model.to("cuda") if not method.load_kwargs(config) else model

@@ -169,7 +169,7 @@ def _create(folder: Path) -> RunDir:
     """A run of one step that is only trained, as the bare script does."""
     spec = json.loads((folder / "work.json").read_text(encoding="utf-8"))["spec"]
     spec["train"] |= {"max_steps": 1}
-    return launch.create_run_dir({"spec": spec, "asked": spec, "estimate": {}, "facts": {}})
+    return launch.create_run_dir({"spec": spec, "requested": spec, "estimate": {}, "facts": {}})
 
 
 def measure_share(workload: Work, folder: Path) -> dict[str, Any]:

@@ -24,7 +24,7 @@ STAGES = {
         "reading the rows",
         "Check the file for a stray quote or a row of many megabytes, or split it.",
     ),
-    "slots": ("filling in the rows", "Check data.slots and data.columns."),
+    "slots": ("filling in the rows", "Check data.placeholders and data.columns."),
     "template": (
         "rendering the chat template",
         "Set data.template to a template of the lab, or repair chat_template in the tokenizer's "

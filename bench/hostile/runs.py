@@ -31,7 +31,7 @@ JSON_FILES = ("spec.json", "estimate.json", "environment.json", "process.json", 
               "first_batch.json", "artifact/receipt.json", 
               "checkpoints/step-4/state.json")  # fmt: skip
 LINE_FILES = ("metrics.jsonl", "events.jsonl")
-SECTIONS = ("method", "data", "train", "hardware", "asked", "name", "model")
+SECTIONS = ("method", "data", "train", "hardware", "requested", "name", "model")
 
 
 @contextmanager

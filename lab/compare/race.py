@@ -158,9 +158,9 @@ def check(specs: dict[str, dict[str, Any]], seeds: int) -> list[dict[str, Any]]:
     if need > free:
         problems.append(
             Problem(
-                "train.save_every",
+                "train.save_steps",
                 f"not enough disk: all runs together may need {need / 1e9:.2f} GB, "
-                f"{free / 1e9:.2f} GB are free. Set train.save_every to 0, or race fewer.",
+                f"{free / 1e9:.2f} GB are free. Set train.save_steps to 0, or race fewer.",
             )
         )
     if problems:
@@ -176,7 +176,7 @@ def with_seed(plan: dict[str, Any], seed_index: int, seeds: int) -> dict[str, An
     most = 2**32
     seed = (int(seeded["spec"]["train"]["seed"]) + seed_index) % most
     seeded["spec"]["train"]["seed"] = seed
-    seeded["asked"].setdefault("train", {})["seed"] = seed
+    seeded["requested"].setdefault("train", {})["seed"] = seed
     seeded["spec"]["name"] = f"{seeded['spec']['name']} · seed {seed}"[: index.LONGEST_NAME]
     return seeded
 

@@ -32,10 +32,16 @@ if TYPE_CHECKING:
 # Settings that a prediction depends on, by what they change.
 STRUCTURE = ("precision", "adapter_precision", "optimizer", "momentum")
 STEP = (
-    *("batch_size", "accumulation", "loss", "max_grad_norm", "compile"),
+    *(
+        "batch_size",
+        "gradient_accumulation_steps",
+        "loss_implementation",
+        "max_grad_norm",
+        "compile",
+    ),
     *("activation_checkpointing", "checkpointed_layers"),
 )
-DISK = ("save_every", "keep_best", "keep_last", "max_steps")
+DISK = ("save_steps", "keep_best", "keep_last", "max_steps")
 # What a prediction rests on: a cached one of other code is made again.
 CODE = ("forecast", "methods", "models", "train", "optimizers.py")
 # A CPU run's resident memory beyond the tensors: copies that kernels make, and the heap's holes.
@@ -68,7 +74,7 @@ def predict(
     sized = measure(config, spec, method, tokenizer)
     made = formula.counted(sized.sizes, spec, on_gpu=on_gpu)
     notes = []
-    if loss != spec.train.loss:
+    if loss != spec.train.loss_implementation:
         notes.append("This architecture changes its logits after the head: plain loss.")
     if not optimizers.get(spec.train.optimizer).on_cpu:
         notes.append("Paged optimizer state is counted, though the driver may move it to the host.")
@@ -85,7 +91,7 @@ def predict(
         if shadow:
             return step(config, sized.layers, method, spec, batch, loss, on_gpu=on_gpu, whole=whole)
         found = short or outline_of(config, spec, method, on_gpu=on_gpu, packed=packed)
-        return whole_step(found, sized.sizes, spec.train.accumulation), OUTLINE
+        return whole_step(found, sized.sizes, spec.train.gradient_accumulation_steps), OUTLINE
 
     try:
         found, how = trace()
@@ -135,7 +141,7 @@ def for_any_rows(
 
     outlines = []
     for rows in (most // 2, most) if most > 1 else (1, 2):
-        train = dataclasses.replace(spec.train, batch_size=rows, accumulation=1)
+        train = dataclasses.replace(spec.train, batch_size=rows, gradient_accumulation_steps=1)
         few = dataclasses.replace(spec, train=train)
         try:
             short = outline_of(config, few, method, on_gpu=on_gpu, packed=packed)
@@ -238,7 +244,7 @@ def _traced(counts: Estimate, found: Trace, source: str, *, on_gpu: bool) -> Est
 def loss_kind(config: Any, spec: RunSpec) -> str:
     """The loss that the worker will use: plain where the logits are changed after the head."""
     changes = any(getattr(config, name, None) not in (None, 1, 1.0) for name in CHANGED_LOGITS)
-    return "plain" if changes else spec.train.loss
+    return "plain" if changes else spec.train.loss_implementation
 
 
 def _settings(spec: RunSpec, loss: str, packed: bool) -> dict[str, Any]:
@@ -247,7 +253,7 @@ def _settings(spec: RunSpec, loss: str, packed: bool) -> dict[str, Any]:
     return {
         "batch_size": train.batch_size,
         "max_length": spec.data.max_length,
-        "accumulation": train.accumulation,
+        "gradient_accumulation_steps": train.gradient_accumulation_steps,
         "precision": train.precision,
         "adapter_precision": train.adapter_precision,
         "activation_checkpointing": train.activation_checkpointing,

@@ -122,7 +122,7 @@ def counted(found: Sizes, spec: RunSpec, *, on_gpu: bool) -> Estimate:
     the peak is the least that the run needs: it may rule a run out, and never says that it fits."""
     workspace = CUBLAS_WORKSPACE if on_gpu else CPU_LIBRARIES
     resting = found.weights + found.moments + workspace
-    accumulated = found.gradients if spec.train.accumulation > 1 else 0
+    accumulated = found.gradients if spec.train.gradient_accumulation_steps > 1 else 0
     phases = {
         "load": found.weights + workspace,
         "forward": resting + accumulated,
@@ -158,7 +158,7 @@ def counted(found: Sizes, spec: RunSpec, *, on_gpu: bool) -> Estimate:
 def disk(spec: RunSpec, artifact: int, checkpoint: int) -> dict[str, int]:
     """Bytes that the run may hold on disk: the result, the kept checkpoints, one being written."""
     train = spec.train
-    kept = 0 if train.save_every == 0 else train.keep_best + train.keep_last + 1
-    if train.max_steps is not None and train.save_every:
-        kept = min(kept, train.max_steps // train.save_every)
+    kept = 0 if train.save_steps == 0 else train.keep_best + train.keep_last + 1
+    if train.max_steps is not None and train.save_steps:
+        kept = min(kept, train.max_steps // train.save_steps)
     return {"artifact": artifact, "checkpoint": checkpoint, "total": artifact + kept * checkpoint}

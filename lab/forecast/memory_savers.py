@@ -37,20 +37,21 @@ def candidates(spec: dict[str, Any], *, on_gpu: bool) -> list[Fix]:
     """The changes that can make a resolved spec smaller, gentlest first."""
     train, data, method = spec["train"], spec["data"], spec["method"]
     found = []
-    if train["loss"] == "plain":
-        found.append(Fix("Fuse the head and the loss", {"train.loss": "fused"}))
+    if train["loss_implementation"] == "plain":
+        found.append(Fix("Fuse the head and the loss", {"train.loss_implementation": "fused"}))
     if train["activation_checkpointing"] != "on":
         found.append(
             Fix("Recompute activations (slower)", {"train.activation_checkpointing": "on"})
         )
     if train["batch_size"] > 1:
         half = train["batch_size"] // 2
-        times = -(-train["batch_size"] * train["accumulation"] // half)
+        times = -(-train["batch_size"] * train["gradient_accumulation_steps"] // half)
         found.append(
             Fix(
                 f"Half the rows at a time, twice as often ({half} × {times})",
-                {"train.batch_size": half, "train.accumulation": times},
-                keeps_batch=half * times == train["batch_size"] * train["accumulation"],
+                {"train.batch_size": half, "train.gradient_accumulation_steps": times},
+                keeps_batch=half * times
+                == train["batch_size"] * train["gradient_accumulation_steps"],
             )
         )
     if on_gpu and train["precision"] != "bfloat16":

@@ -89,7 +89,7 @@ def seconds_a_token(
     if train.activation_checkpointing == "on":
         share = (train.checkpointed_layers or sizes.layers) / sizes.layers
         work += 2.0 * share * (sizes.parameters - sizes.vocabulary * sizes.hidden)
-    if train.loss == "plain":
+    if train.loss_implementation == "plain":
         work *= PLAIN_LOSS
     launch = sizes.layers * LAYER_S / (train.batch_size * length)
     if not device.on_gpu:
@@ -120,12 +120,14 @@ def course(spec: RunSpec, facts: dict[str, Any], flops_a_token: float) -> Course
     counted = float(facts.get("loss_tokens_per_row") or sequence) / sequence
     examples = min(facts["examples"], data.max_examples or facts["examples"])
     sequences = examples * float(facts.get("sequences_per_example") or 1.0)
-    sequences *= (1 - (0.0 if data.held_out else data.eval_fraction)) / (1 - data.general_mix)
+    sequences *= (1 - (0.0 if data.eval_dataset else data.eval_fraction)) / (
+        1 - data.general_fraction
+    )
     length, rows = sequence, sequences
     if data.packing == "on":
         together = max(1.0, math.floor(data.max_length / sequence))
         length, rows = sequence * together, max(1.0, sequences / together)
-    per_step = train.batch_size * train.accumulation
+    per_step = train.batch_size * train.gradient_accumulation_steps
     steps = float(math.ceil(train.epochs * rows / per_step))
     limits = [
         train.max_steps,
@@ -159,11 +161,15 @@ def pace(
     limit = spec.train.max_seconds
     if limit and (not steps or seconds > limit):
         seconds, tokens = limit, limit / each
-        steps = math.ceil(tokens / (spec.train.batch_size * spec.train.accumulation * found.length))
+        steps = math.ceil(
+            tokens / (spec.train.batch_size * spec.train.gradient_accumulation_steps * found.length)
+        )
     examples = min(facts.get("examples", 0), spec.data.max_examples or math.inf)
-    share = 0.0 if spec.data.held_out else spec.data.eval_fraction  # of a set of its own, unknown
+    share = (
+        0.0 if spec.data.eval_dataset else spec.data.eval_fraction
+    )  # of a set of its own, unknown
     held = examples * share * found.sequence
-    every = spec.train.eval_every
+    every = spec.train.eval_steps
     times = EVALUATIONS if every is None else steps // every if every else 1
     evaluating = (1 + min(times, steps)) * held * each / 3  # the pass forward alone
     watts = device.watts

@@ -29,7 +29,7 @@ class Choice:
     """One way to do the same training, with what it needs and how fast it should be."""
 
     batch_size: int
-    accumulation: int
+    gradient_accumulation_steps: int
     activation_checkpointing: str
     loss: str
     optimizer: str
@@ -45,10 +45,10 @@ class Choice:
     def changes(self) -> dict[str, Any]:
         return {
             "train.batch_size": self.batch_size,
-            "train.accumulation": self.accumulation,
+            "train.gradient_accumulation_steps": self.gradient_accumulation_steps,
             "train.activation_checkpointing": self.activation_checkpointing,
             "train.checkpointed_layers": self.checkpointed_layers,
-            "train.loss": self.loss,
+            "train.loss_implementation": self.loss,
             "train.optimizer": self.optimizer,
             "train.compile": self.compile,
         }
@@ -76,7 +76,7 @@ def choose(
     """
     room = int(device.memory_bytes * (1 - RESERVE))
     ways = ["off", "on"] if method.can_checkpoint_activations else ["off"]
-    can_fuse = memory.loss_kind(config, _with(spec, loss="fused")) == "fused"
+    can_fuse = memory.loss_kind(config, _with(spec, loss_implementation="fused")) == "fused"
     losses = ["fused", "plain"] if can_fuse and method.can_fuse_loss else ["plain"]
     choices: list[Choice] = []
     untraceable: set[tuple[str, str]] = set()
@@ -88,7 +88,7 @@ def choose(
             spec,
             optimizer=rule,
             batch_size=rows,
-            accumulation=times,
+            gradient_accumulation_steps=times,
             activation_checkpointing=way,
             checkpointed_layers=None,
             loss=loss,
@@ -110,7 +110,7 @@ def choose(
         choices.append(
             Choice(
                 batch_size=rows,
-                accumulation=times,
+                gradient_accumulation_steps=times,
                 activation_checkpointing=way,
                 loss=loss,
                 optimizer=rule,
@@ -137,7 +137,7 @@ def _rules(spec: RunSpec) -> list[str]:
 
 def _splits(spec: RunSpec) -> list[tuple[int, int]]:
     """(rows a pass, passes) with the rows of a step as asked."""
-    total = spec.train.batch_size * spec.train.accumulation
+    total = spec.train.batch_size * spec.train.gradient_accumulation_steps
     splits = [(rows, total // rows) for rows in range(1, total + 1) if total % rows == 0]
     return splits[-1:] if optimizers.get(spec.train.optimizer).in_backward else splits
 
@@ -154,7 +154,7 @@ def _rank(choice: Choice) -> tuple[bool, float, int]:
 
 def _speed(spec: RunSpec, sized: memory.Measured, device: Device) -> float:
     """Tokens a second with rows full of tokens that count."""
-    costs = sized.costs[spec.train.loss]
+    costs = sized.costs[spec.train.loss_implementation]
     return 1 / runtime_estimate.seconds_a_token(spec, costs, sized.sizes, device, bits=sized.bits)
 
 

@@ -48,7 +48,7 @@ class LokrConfig:
     decompose_both: bool = option(
         False, "Decompose both", "Use a low-rank form for the smaller factor too."
     )
-    targets: str | list[str] = targets_option()
+    target_modules: str | list[str] = targets_option()
 
 
 @register(
@@ -74,7 +74,7 @@ class Lokr(PeftMethod):
     peft_class = "LoKrConfig"
 
     def check(self, model: Any, config: LokrConfig, context: Context) -> list[Problem]:
-        return target_problems(model, config.targets, self.can_train_conv1d)
+        return target_problems(model, config.target_modules, self.can_train_conv1d)
 
     def settings(self, config: LokrConfig) -> dict[str, Any]:
         return {
@@ -84,12 +84,12 @@ class Lokr(PeftMethod):
             "module_dropout": config.module_dropout,
             "decompose_factor": config.factor,
             "decompose_both": config.decompose_both,
-            "target_modules": peft_targets(config.targets),
+            "target_modules": peft_targets(config.target_modules),
         }
 
     def trainable_count(self, model: Any, config: LokrConfig, context: Context) -> int:
         total = 0
-        for layer in target_layers(model, config.targets):
+        for layer in target_layers(model, config.target_modules):
             small_in, large_in = split(layer.d_in, config.factor)
             small_out, large_out = split(layer.d_out, config.factor)
             small, large = (small_out, small_in), (large_out, large_in)

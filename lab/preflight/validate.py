@@ -30,7 +30,7 @@ DISK_RESERVE = 200_000_000
 
 
 def check(value: Any) -> dict[str, Any]:
-    """What would run: {"problems", "spec", "asked", "facts", "estimate"}.
+    """What would run: {"problems", "spec", "requested", "facts", "estimate"}.
 
     With problems the other parts are None. All problems come at once: what depends on a part
     that is itself wrong is left out, the rest is looked at.
@@ -49,7 +49,7 @@ def check(value: Any) -> dict[str, Any]:
         methods.get(spec.method["name"]).extend_tokenizer(tokenizer, spec.method_config)
     if not wrong & {"data", "data.dataset", "data.format"}:
         facts = _gather(problems, "data.dataset", lambda: facts_of(resolved, tokenizer), {})
-    if not wrong & {"model", "method", "method.name", "start_from"}:
+    if not wrong & {"model", "method", "method.name", "init_from_run"}:
         problems.extend(_gather(problems, "model", lambda: initial_weights.problems(resolved), []))
     if not {"data", "train"} & wrong:
         idle, warnings = spec_rules.problems(spec, _run_facts(resolved, facts), frozenset(wrong))
@@ -79,7 +79,7 @@ def check(value: Any) -> dict[str, Any]:
     return {
         "problems": [],
         "spec": final.to_json(),
-        "asked": value,
+        "requested": value,
         "facts": facts,
         "estimate": estimate.to_json(),
     }
@@ -176,7 +176,7 @@ def resolve(spec: RunSpec, has_bf16: bool | None = None) -> RunSpec:
     }
     packing = spec.data.packing
     if packing == "auto":
-        packing = "on" if method.can_pack and spec.data.bucketing == "off" else "off"
+        packing = "on" if method.can_pack and spec.data.group_by_length == "off" else "off"
     return replace(
         spec,
         name=spec.name.strip() or method.title,
@@ -320,12 +320,12 @@ def _estimate(
     except ValueError as error:  # a library refuses the combination in its own words
         problems.append(not_applicable(method, config, error))
         return spec, None
-    if spec.train.loss == "fused" and not is_plain(model.get_output_embeddings()):
+    if spec.train.loss_implementation == "fused" and not is_plain(model.get_output_embeddings()):
         problems.append(
             Problem(
-                "train.loss",
+                "train.loss_implementation",
                 "the fused loss works on a plain head, and the method changes the head. Set plain, "
-                "or leave the head out of method.targets.",
+                "or leave the head out of method.target_modules.",
             )
         )
     sizes = formula.sizes(model, spec, frozen_bytes=frozen_bytes)
@@ -345,10 +345,10 @@ def _estimate(
     if estimate.disk["total"] > room:
         problems.append(
             Problem(
-                "train.save_every",
+                "train.save_steps",
                 f"not enough disk: the run may need {estimate.disk['total'] / 1e9:.2f} GB in "
                 f"{paths.home()}, {max(room, 0) / 1e9:.2f} GB are free. Lower train.keep_best and "
-                "train.keep_last, set train.save_every to 0, or free some room.",
+                "train.keep_last, set train.save_steps to 0, or free some room.",
             )
         )
     return spec, estimate

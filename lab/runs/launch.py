@@ -43,7 +43,7 @@ def create_run_dir(plan: dict[str, Any]) -> RunDir:
         new_run = RunDir(aside)
         new_run.commands.mkdir()
         new_run.checkpoints.mkdir()
-        stored = {"v": 1, **plan["spec"], "asked": plan["asked"], "created": time.time()}
+        stored = {"v": 1, **plan["spec"], "requested": plan["requested"], "created": time.time()}
         write_json(new_run.spec, stored)
         write_json(new_run.estimate, plan["estimate"] | {"facts": plan["facts"]})
         write_json(new_run.labels, {"v": 1, "colour": colours.next_colour()})

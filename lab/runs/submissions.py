@@ -66,7 +66,7 @@ def start(plan: dict[str, Any], ticket: str) -> RunDir:
         return start(plan, ticket)
     try:
         run = launch.create_run_dir(plan)
-        os.write(handle, f"{run.id} {_hash(plan['asked'])}".encode())
+        os.write(handle, f"{run.id} {_hash(plan['requested'])}".encode())
         queue.submit(run)
     except BaseException:
         file.unlink(missing_ok=True)

@@ -78,7 +78,7 @@ def receipt(
         "v": 1,
         "model": spec.model,
         "method": spec.method,
-        "start_from": spec.start_from,
+        "init_from_run": spec.init_from_run,
         "system_prompt": system_prompt,
         "loss_on": spec.data.loss_on,
         "template_hash": chat_template.fingerprint(tokenizer, system_prompt, spec.data.loss_on),

@@ -30,13 +30,13 @@ class StepBatches:
     used: BudgetUsed
     costs: FlopCosts
     batch_size: int
-    accumulation: int
+    gradient_accumulation_steps: int
     pad_token_id: int
     length: int | None = None
 
     def sequences(self, number: int) -> list[list[TokenSequence]]:
         """Those of step `number` (from 1), by micro-batch; the last step may have fewer."""
-        per_step = self.batch_size * self.accumulation
+        per_step = self.batch_size * self.gradient_accumulation_steps
         start, end = (number - 1) * per_step, min(number * per_step, self.plan.rows)
         return [
             [self.stream[index] for index in range(first, min(first + self.batch_size, end))]

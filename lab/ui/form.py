@@ -70,7 +70,7 @@ def value() -> dict[str, Any]:
     return {
         "name": st.session_state[key("", "name")] or "",
         "model": (st.session_state[key("", "model")] or "").strip(),
-        "start_from": (st.session_state.get(key("", "start_from")) or "").strip(),
+        "init_from_run": (st.session_state.get(key("", "init_from_run")) or "").strip(),
         "method": {"name": chosen, **_section(f"method.{chosen}", config)},
         **{section: _section(section, config) for section, config in SECTIONS.items()},
     }

@@ -27,18 +27,18 @@ from lab.ui.waiting import wait
 MORE_DATA = [
     "format",
     "columns",
-    "slots",
-    "bad_rows",
+    "placeholders",
+    "on_invalid_row",
     "template",
     "template_args",
     "template_date",
     "objective",
     "max_examples",
-    "held_out",
+    "eval_dataset",
     "truncation",
-    "bucketing",
-    "general_mix",
-    "general_set",
+    "group_by_length",
+    "general_fraction",
+    "general_dataset",
     "system_prompt",
 ]
 MAIN_TRAIN = ["learning_rate", "batch_size", "epochs", "max_steps"]
@@ -46,13 +46,13 @@ SCHEDULE = [
     "max_tokens",
     "max_seconds",
     "max_flops",
-    "schedule",
-    "warmup",
+    "lr_scheduler_type",
+    "warmup_ratio",
     "optimizer",
     "momentum",
     "weight_decay",
     "max_grad_norm",
-    "accumulation",
+    "gradient_accumulation_steps",
     "seed",
 ]
 PRECISION = [
@@ -60,15 +60,15 @@ PRECISION = [
     "adapter_precision",
     "activation_checkpointing",
     "checkpointed_layers",
-    "loss",
+    "loss_implementation",
     "compile",
 ]
 SAVING = [
-    "eval_every",
+    "eval_steps",
     "early_stopping",
-    "probe",
-    "sample_every",
-    "save_every",
+    "forgetting_probe",
+    "sample_steps",
+    "save_steps",
     "keep_best",
     "keep_last",
 ]
@@ -105,14 +105,14 @@ def _fill_from(run_id: str, *, trains_on: bool) -> None:
     except LabError as error:
         st.warning(escape_markdown(str(error)))
         return
-    requested = stored.get("asked")
+    requested = RunSpec.requested(stored)
     resolved = RunSpec.from_stored(stored)
-    spec = RunSpec.from_stored(requested) if isinstance(requested, dict) else resolved
+    spec = RunSpec.from_stored(requested) if requested is not None else resolved
     # what was asked for, so that "auto" stays auto, with the paths and the method as they ran
     again = dataclasses.replace(
         spec,
         name=f"{resolved.name} {'continued' if trains_on else 'again'}"[:120],
-        start_from=f"run:{run_id}" if trains_on else spec.start_from,
+        init_from_run=f"run:{run_id}" if trains_on else spec.init_from_run,
         model=resolved.model,
         method=resolved.method,
         data=dataclasses.replace(
@@ -141,10 +141,10 @@ def model_field() -> None:
 def start_field() -> None:
     """The result to begin with; shown where one was chosen, or there are any to choose from."""
     results = [f"run:{entry.id}" for entry in index.entries() if has_result(entry)]
-    if not results and not st.session_state.get("new.start_from"):
+    if not results and not st.session_state.get("new.init_from_run"):
         return
     _choice(
-        "", "start_from", "Begin with", ["", *results],
+        "", "init_from_run", "Begin with", ["", *results],
         "The untouched base, or the result of a run with the same model and method.",
     )  # fmt: skip
 
@@ -237,7 +237,7 @@ def summary() -> Iterator[tuple[str, str]]:
     spec, _ = parsed()
     train, data = spec.train, spec.data
     method = methods.get(spec.method["name"])
-    rows = train.batch_size * train.accumulation
+    rows = train.batch_size * train.gradient_accumulation_steps
     yield "deployed_code", f"**{escape_markdown(method.title)}** of {escape_markdown(spec.model)}"
     yield (
         "dataset",
@@ -258,11 +258,14 @@ def summary() -> Iterator[tuple[str, str]]:
     ]
     length = " or ".join(limits) or f"{train.epochs:g} passes over the data"
     yield "timer", f"for {length}, {rows} rows a step, up to {data.max_length:,} tokens a row"
-    if spec.start_from:
-        yield "step_into", f"beginning with the result of {escape_markdown(spec.start_from)}"
+    if spec.init_from_run:
+        yield "step_into", f"beginning with the result of {escape_markdown(spec.init_from_run)}"
     rate = train.learning_rate
     shown = f"{method.default_lr:g} (the method's own)" if rate == "auto" else f"{rate:g}"
-    yield "speed", f"learning rate {shown}, {train.schedule}, warm-up {train.warmup:.0%}"
+    yield (
+        "speed",
+        f"learning rate {shown}, {train.lr_scheduler_type}, warm-up {train.warmup_ratio:.0%}",
+    )
 
 
 def show_problems() -> None:

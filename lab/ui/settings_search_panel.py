@@ -93,7 +93,11 @@ def show(search: dict[str, Any], *, is_narrow: bool = False) -> None:
 
 def _words(choice: dict[str, Any]) -> str:
     rows = "1 row" if choice["batch_size"] == 1 else f"{choice['batch_size']} rows"
-    times = f" × {choice['accumulation']}" if choice["accumulation"] > 1 else ""
+    times = (
+        f" × {choice['gradient_accumulation_steps']}"
+        if choice["gradient_accumulation_steps"] > 1
+        else ""
+    )
     return (
         f"{rows} a pass{times}, {_recomputes(choice)} recomputed, {choice['loss']} loss, "
         f"{choice['optimizer']}"
@@ -104,7 +108,8 @@ def _table(choices: list[dict[str, Any]]) -> None:
     st.dataframe(
         [
             {
-                "rows × passes": f"{choice['batch_size']} × {choice['accumulation']}",
+                "rows × passes": f"{choice['batch_size']} × "
+                f"{choice['gradient_accumulation_steps']}",
                 "tokens/s": choice["tokens_per_s"],
                 "peak, GB": choice["peak_bytes"] / 1e9,
                 "recomputes": _recomputes(choice),

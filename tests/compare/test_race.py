@@ -75,7 +75,7 @@ def test_seeds_count_up_and_everything_else_stays(make_spec: Make) -> None:
     specs, _ = race.race_specs(make_spec("lora", train={"seed": 40}), ["lora", "full"], None)
     plans = race.check(specs, seeds=3)
     assert [plan["spec"]["train"]["seed"] for plan in plans] == [40, 40, 41, 41, 42, 42]
-    assert [plan["asked"]["train"]["seed"] for plan in plans] == [40, 40, 41, 41, 42, 42]
+    assert [plan["requested"]["train"]["seed"] for plan in plans] == [40, 40, 41, 41, 42, 42]
     for plan in plans[2:]:
         same = plans[0] if plan["spec"]["method"]["name"] == "lora" else plans[1]
         for section in ("data", "method", "model"):

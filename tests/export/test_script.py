@@ -118,8 +118,9 @@ def lab_rows(value: dict[str, Any], tokenizer: Any) -> list[Any]:
 def test_every_setting_arrives_under_its_own_name(run_script: Callable[..., Any]) -> None:
     result = run_script(
         spec_of(
-            batch_size=3, accumulation=5, learning_rate=2e-4, epochs=2.5, schedule="linear",
-            warmup=0.2, weight_decay=0.04, max_grad_norm=0.7, seed=11, optimizer="sgd",
+            batch_size=3, gradient_accumulation_steps=5, learning_rate=2e-4, epochs=2.5,
+            lr_scheduler_type="linear",
+            warmup_ratio=0.2, weight_decay=0.04, max_grad_norm=0.7, seed=11, optimizer="sgd",
         )
     )  # fmt: skip
     args = result["trainer"].given["args"]
@@ -182,12 +183,12 @@ def test_padding_is_neither_read_nor_learned(run_script: Callable[..., Any]) -> 
     [
         ("data", {"packing": "on"}, "packing"),
         ("data", {"truncation": "left"}, "truncation"),
-        ("data", {"bucketing": "on"}, "bucketing"),
-        ("data", {"general_mix": 0.1}, "general_mix"),
+        ("data", {"group_by_length": "on"}, "group_by_length"),
+        ("data", {"general_fraction": 0.1}, "general_fraction"),
         ("data", {"held_out": "builtin:x"}, "held_out"),
-        ("data", {"slots": {"a": "b"}}, "slots"),
+        ("data", {"placeholders": {"a": "b"}}, "slots"),
         ("data", {"columns": {"prompt": "q"}}, "columns"),
-        ("data", {"bad_rows": "skip"}, "bad_rows"),
+        ("data", {"on_invalid_row": "skip"}, "on_invalid_row"),
         ("train", {"max_tokens": 5}, "max_tokens"),
         ("train", {"max_seconds": 5.0}, "max_seconds"),
         ("train", {"max_flops": 5.0}, "max_flops"),

@@ -25,7 +25,9 @@ LLAMA: dict[str, Any] = {
 def test_a_run_that_will_not_fit_is_refused_with_the_smallest_change(
     make_spec: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = make_spec("full", train={"batch_size": 8, "precision": "bfloat16", "loss": "plain"})
+    spec = make_spec(
+        "full", train={"batch_size": 8, "precision": "bfloat16", "loss_implementation": "plain"}
+    )
     needed = check(spec)["estimate"]["peak_bytes"]
     monkeypatch.setattr(memory_check, "capacity", lambda: memory_check.Capacity(True, needed))
     peak = check(spec | {"hardware": {"ignore_memory": True}})["estimate"]
@@ -35,7 +37,7 @@ def test_a_run_that_will_not_fit_is_refused_with_the_smallest_change(
     refused = check(spec)["problems"]
     assert [problem["field"] for problem in refused] == ["hardware.ignore_memory"]
     assert "The smallest change that fits: fuse the head and the loss" in refused[0]["message"]
-    fused = spec | {"train": spec["train"] | {"loss": "fused"}}
+    fused = spec | {"train": spec["train"] | {"loss_implementation": "fused"}}
     assert check(fused)["estimate"]["fits"]
     forced = check(spec | {"hardware": {"ignore_memory": True}})
     assert forced["problems"] == [] and forced["estimate"]["fits"] is False
@@ -48,7 +50,7 @@ def test_settings_are_chosen_by_speed_among_those_that_fit() -> None:
     best = small[0]
     assert best["fits"] and best["source"] == "shadow"
     assert best["peak_bytes"] <= 10e9 * 0.94 < large[0]["peak_bytes"]
-    assert best["batch_size"] * best["accumulation"] == 8
+    assert best["batch_size"] * best["gradient_accumulation_steps"] == 8
     fitting = [weight for weight in small if weight["fits"] and weight["is_asked_rule"]]
     assert all(choice["tokens_per_s"] <= best["tokens_per_s"] for choice in fitting)
     again = estimate(

@@ -32,7 +32,7 @@ def test_the_best_the_last_and_the_pinned_are_kept(
 
     monkeypatch.setattr(checkpoint, "delete_old", pin_then_prune)
     run = work_here(
-        "lora", train={"save_every": 1, "eval_every": 5, "keep_best": 1, "keep_last": 2}
+        "lora", train={"save_steps": 1, "eval_steps": 5, "keep_best": 1, "keep_last": 2}
     )
     assert steps(run) == [3, 10, 11], "10 was also evaluated, and is the best"
     rows = checkpoints.table(run)
@@ -111,7 +111,7 @@ def test_early_stopping_ends_a_run_that_no_longer_gains(
 ) -> None:
     values = iter([3.0, 2.0, 2.5, 2.1, 1.0])
     monkeypatch.setattr(callbacks, "evaluation_loss", lambda *args, **kwargs: (next(values), 10))
-    run = work_here("lora", train={"max_steps": 50, "eval_every": 3, "early_stopping": 2})
+    run = work_here("lora", train={"max_steps": 50, "eval_steps": 3, "early_stopping": 2})
     assert status(run).state == "done"
     assert record_reader.metrics(run, "train")[-1]["step"] == 12
     assert any("below 2.0000 for 2" in w["message"] for w in record_reader.events(run, "warning"))

@@ -57,6 +57,6 @@ def test_a_new_run_is_written_with_its_colour(
 ) -> None:
     from lab.runs import launch
 
-    plan = {"spec": make_spec(), "asked": {}, "estimate": {}, "facts": {}}
+    plan = {"spec": make_spec(), "requested": {}, "estimate": {}, "facts": {}}
     first, second = launch.create_run_dir(plan), launch.create_run_dir(plan)
     assert [colours.colour_of(run) for run in (first, second)] == ["blue", "orange"]

@@ -30,7 +30,7 @@ RESOLVED = {
 }  # fmt: skip
 PLAN: dict[str, Any] = {
     "spec": RunSpec.from_json({"train": RESOLVED}).to_json(),
-    "asked": {"method": "lora", "train": {"learning_rate": "auto"}},
+    "requested": {"method": "lora", "train": {"learning_rate": "auto"}},
     "estimate": {"peak_bytes": 5},
     "facts": {"examples": 3},
 }
@@ -54,7 +54,7 @@ def begin(run: RunDir) -> None:
 
 def test_a_run_holds_its_plan_from_the_first_moment(run: RunDir) -> None:
     stored = read_object(run.spec) or {}
-    assert stored["asked"] == PLAN["asked"], "What was asked for, before autos were resolved."
+    assert stored["requested"] == PLAN["requested"], "Before any auto was resolved."
     assert {key: stored[key] for key in PLAN["spec"]} == PLAN["spec"]
     assert read_object(run.estimate) == {"peak_bytes": 5, "facts": {"examples": 3}}
     assert paths.RUN_ID.fullmatch(run.id) and paths.all_runs() == [run]

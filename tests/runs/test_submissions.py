@@ -18,7 +18,12 @@ from lab.spec import RunSpec
 
 def plan(name: str) -> dict[str, Any]:
     settings = {"name": name, "method": "lora", "train": {"a": 1, "b": 2}}
-    return {"spec": RunSpec(name=name).to_json(), "asked": settings, "estimate": {}, "facts": {}}
+    return {
+        "spec": RunSpec(name=name).to_json(),
+        "requested": settings,
+        "estimate": {},
+        "facts": {},
+    }
 
 
 @pytest.fixture
@@ -35,10 +40,10 @@ def test_a_ticket_knows_its_run_and_its_form(submitted: list[RunDir]) -> None:
     run = submissions.start(plan("one"), ticket)
     assert submitted == [run], "It waits in the queue."
     assert submissions.run_of(ticket) == run and submissions.start(plan("one"), ticket) == run
-    asked = plan("one")["asked"]
+    asked = plan("one")["requested"]
     turned = {key: asked[key] for key in reversed(asked)}
     assert submissions.is_same(ticket, asked) and submissions.is_same(ticket, turned)
-    assert not submissions.is_same(ticket, plan("two")["asked"])
+    assert not submissions.is_same(ticket, plan("two")["requested"])
     assert all_runs() == [run]
 
 

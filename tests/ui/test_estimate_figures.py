@@ -130,14 +130,14 @@ def test_a_rule_is_held_against_the_usual_method_of_its_kind() -> None:
 
 def test_every_method_is_estimated_under_the_settings_of_the_page() -> None:
     asked = {
-        "model": "config:X", "rank": 8, "rows": 16, "length": 2048, "loss": "plain",
+        "model": "config:X", "rank": 8, "rows": 16, "length": 2048, "loss_implementation": "plain",
         "checkpointing": "on",
     }  # fmt: skip
     spec = method_estimates.spec_of(asked, methods.get("lora"))
     assert spec["method"] == {"name": "lora", "rank": 8, "alpha": 16.0}
     assert spec["data"] == {"max_length": 2048}
     assert spec["train"] == {
-        "batch_size": 16, "activation_checkpointing": "on", "loss": "plain",
+        "batch_size": 16, "activation_checkpointing": "on", "loss_implementation": "plain",
     }  # fmt: skip
     assert method_estimates.spec_of(asked, methods.get("full"))["method"] == {"name": "full"}
 

@@ -37,7 +37,7 @@ def form(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str | None]:
             raise SpecError([Problem("name", "is wrong.")])
         return {
             "spec": {"method": {"name": "lora"}, **spec},
-            "asked": spec,
+            "requested": spec,
             "estimate": {},
             "facts": {},
         }

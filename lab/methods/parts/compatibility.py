@@ -47,7 +47,11 @@ FEATURES = (
         lambda s: s.train.activation_checkpointing == "on",
     ),
     Feature(
-        "fused_loss", "can_fuse_loss", "fused loss", "train.loss", lambda s: s.train.loss == "fused"
+        "fused_loss",
+        "can_fuse_loss",
+        "fused loss",
+        "train.loss_implementation",
+        lambda s: s.train.loss_implementation == "fused",
     ),
     Feature(
         "compile",

@@ -61,7 +61,7 @@ def too_high_ranks(layers: list[LinearLayer], config: Any) -> list[Problem]:
                 Problem(
                     "method.rank",
                     f"is {rank}; {layer.name} has only {most} singular values to start "
-                    f"{config.start} from. Lower it to {most}.",
+                    f"{config.init_lora_weights} from. Lower it to {most}.",
                 )
             ]
     return []

@@ -32,7 +32,7 @@ class PeftMethod(Method):
         if isinstance(targets, str) and targets != ALL_LINEAR:
             # PEFT would match a pattern without a limit of time, here and at each loading
             values["target_modules"] = [
-                layer.name for layer in target_layers(model, config.targets)
+                layer.name for layer in target_layers(model, config.target_modules)
             ]
         settings = kind(**values, task_type="CAUSAL_LM")
         peft_model = peft.get_peft_model(
