@@ -63,7 +63,6 @@ MODULES = {
         "lab/compare/comparison.py",
         [
             "tests/runs/test_result.py::test_a_finished_run_tells_everything",
-            "tests/runs/test_result.py::test_unequal_terms_are_named",
         ],
     ),
 }

@@ -124,3 +124,11 @@ def test_a_link_is_removed_and_not_what_it_leads_to(tmp_path: Path) -> None:
     atomic_files.remove_tree(kept)
     assert not kept.exists()
     atomic_files.remove_tree(tmp_path / "none")
+
+
+def test_no_more_is_read_than_the_caller_allows(tmp_path: Path) -> None:
+    file = tmp_path / "four"
+    file.write_bytes(b"abcd")
+    assert atomic_files.read_bytes(file, 4) == b"abcd"
+    with pytest.raises(OSError, match="has 4 bytes; at most 3 are read"):
+        atomic_files.read_bytes(file, 3)

@@ -32,7 +32,7 @@ def x_axis(by: str, *columns: Columns) -> tuple[float, str]:
 def loss(series: MetricSeries, view: View, overlay: MetricSeries | None = None) -> go.Figure:
     """Training and evaluation loss, with the base's evaluation loss as a dotted line, and the
     evaluation loss of another run."""
-    columns = [part for one in (series, overlay) if one for part in (one.train, one.evaluation)]
+    columns = [part for run in (series, overlay) if run for part in (run.train, run.evaluation)]
     scale, title = x_axis(view.by, *columns)
     chart = figure(view, x=title, y="loss (nats per token)", height=340, log=view.log)
     colour = colours.hex_of_run(series.run, view.dark)

@@ -390,3 +390,69 @@ def test_every_verb_has_its_help() -> None:
     assert {"start", "runs", "race", "compare", "chat", "merge", "evaluate"} <= set(verbs.choices)
     for name, sub in verbs.choices.items():
         assert sub.description, name
+
+
+def facts_here(**changes: Any) -> dict[str, Any]:
+    return {
+        "missing": [], "system": "Linux 6.1 x86_64", "disk_free_bytes": 50e9, "gpus": [], **changes,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, None),
+        ({"missing": ["torch"]}, "torch is not installed. Run `make setup`."),
+        ({"system": "Linux 6.1 aarch64"}, "Linux 6.1 aarch64 is not supported"),
+        ({"system": "Darwin 24 x86_64"}, "Darwin 24 x86_64 is not supported"),
+        ({"disk_free_bytes": 2.9e9}, "Only 2.90 GB of disk are free."),
+        ({"disk_free_bytes": 3.1e9}, None),
+    ],
+)
+def test_the_doctor_says_what_will_not_work(changes: dict[str, Any], words: str | None) -> None:
+    from lab.cli import inventory
+
+    problems = inventory._problems(facts_here(**changes))
+    assert [words] == [text[: len(words)] for text in problems] if words else problems == []
+
+
+def test_models_that_are_only_shapes_are_told_apart(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lab.cli import inventory
+
+    monkeypatch.setattr(inventory.console, "_width", 200)
+    assert cli.main(["models"]) == 0
+    shown = capsys.readouterr().out
+    (own,) = lines_with(shown, "builtin:smollm2-135m-instruct")
+    assert own.rstrip().endswith("yes")
+    shapes = lines_with(shown, "config:")
+    assert shapes and all("estimates only" in line for line in shapes)
+
+
+def test_checkpoints_say_which_are_pinned(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    for step, loss in ((4, 2.5), (1200, None)):
+        (run.checkpoints / f"step-{step}").mkdir()
+        write_json(run.checkpoints / f"step-{step}" / "state.json", {"eval_loss": loss})
+    assert cli.main(["checkpoints", run.id, "--pin", "4"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (pinned,) = [line.split() for line in lines if "pinned" in line]
+    assert pinned[0] == "4" and pinned[-2:] == ["2.5000", "pinned"]
+    (other,) = [line.split() for line in lines if line.strip().startswith("1,200")]
+    assert other[-1] == "–", "it has no evaluation, and is not pinned"
+
+
+def test_fixes_say_what_each_change_saves(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fix = {"title": "Fuse", "peak_bytes": 7e9, "saves_bytes": 2e9, "keeps_batch": True}
+    monkeypatch.setattr(run_verbs, "resolved", lambda run: {})
+    monkeypatch.setattr(
+        run_verbs.planner, "fixes", lambda spec: [fix, fix | {"title": "Cut", "keeps_batch": False}]
+    )
+    assert cli.main(["fixes", run.id]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (same,) = [line.split() for line in lines if line.startswith("Fuse")]
+    (changed,) = [line.split() for line in lines if line.startswith("Cut")]
+    assert same == ["Fuse", "7.00", "GB", "2.00", "GB", "same", "batch"]
+    assert changed[-2:] == ["trains", "differently"]

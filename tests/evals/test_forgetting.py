@@ -117,6 +117,25 @@ def test_prompts_of_all_lengths_end_where_the_answer_begins(
         assert mask.tolist() == [0] * (len(ids) - len(own)) + [1] * len(own)
 
 
+def test_each_batch_of_prompts_has_a_seed_of_its_own_and_keeps_it(
+    tokenizer: Any, tiny_model: Path, few_prompts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the answers of all batches would be drawn with the same numbers."""
+    monkeypatch.setattr(forgetting, "SAMPLING_BATCH", 1)
+    seeds: list[int] = []
+
+    class Listening(Speaker):
+        def generate(self, input_ids: Any, **how: Any) -> Any:
+            seeds.append(torch.initial_seed())
+            return super().generate(input_ids, **how)
+
+    for _ in range(2):
+        base = Listening(tokenizer, "yes")
+        file = forgetting.base_answers_file(source_of(tiny_model), tokenizer, lambda b=base: b)
+        file.unlink()
+    assert len(set(seeds[:3])) == 3 and seeds[:3] == seeds[3:]
+
+
 def test_answers_of_nothing_are_left_out(
     tokenizer: Any, tiny_model: Path, few_prompts: list[str]
 ) -> None:

@@ -10,9 +10,7 @@ import pytest
 
 from lab import gpu_table
 from lab.forecast import rules_of_thumb
-from lab.preflight import memory_check
 from lab.preflight.estimate import estimate, plan
-from lab.preflight.validate import check
 
 LLAMA: dict[str, Any] = {
     "model": "config:Llama-3.2-1B",
@@ -20,27 +18,6 @@ LLAMA: dict[str, Any] = {
     "data": {"max_length": 1024},
     "train": {"batch_size": 8},
 }
-
-
-def test_a_run_that_will_not_fit_is_refused_with_the_smallest_change(
-    make_spec: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spec = make_spec(
-        "full", train={"batch_size": 8, "precision": "bfloat16", "loss_implementation": "plain"}
-    )
-    needed = check(spec)["estimate"]["peak_bytes"]
-    monkeypatch.setattr(memory_check, "capacity", lambda: memory_check.Capacity(True, needed))
-    peak = check(spec | {"hardware": {"ignore_memory": True}})["estimate"]
-    assert peak["source"] == "shadow" and peak["fits"]
-    room = memory_check.Capacity(True, int(peak["peak_bytes"] * 0.8))
-    monkeypatch.setattr(memory_check, "capacity", lambda: room)
-    refused = check(spec)["problems"]
-    assert [problem["field"] for problem in refused] == ["hardware.ignore_memory"]
-    assert "The smallest change that fits: fuse the head and the loss" in refused[0]["message"]
-    fused = spec | {"train": spec["train"] | {"loss_implementation": "fused"}}
-    assert check(fused)["estimate"]["fits"]
-    forced = check(spec | {"hardware": {"ignore_memory": True}})
-    assert forced["problems"] == [] and forced["estimate"]["fits"] is False
 
 
 def test_settings_are_chosen_by_speed_among_those_that_fit() -> None:

@@ -106,17 +106,6 @@ def test_a_write_that_fails_half_way_leaves_the_last_checkpoint_whole(
     assert saved is not None and saved.step == 4 and skipped == []
 
 
-def test_early_stopping_ends_a_run_that_no_longer_gains(
-    work_here: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    values = iter([3.0, 2.0, 2.5, 2.1, 1.0])
-    monkeypatch.setattr(callbacks, "evaluation_loss", lambda *args, **kwargs: (next(values), 10))
-    run = work_here("lora", train={"max_steps": 50, "eval_steps": 3, "early_stopping": 2})
-    assert status(run).state == "done"
-    assert record_reader.metrics(run, "train")[-1]["step"] == 12
-    assert any("below 2.0000 for 2" in w["message"] for w in record_reader.events(run, "warning"))
-
-
 @pytest.mark.parametrize("name", ["trainable", "optimizer", "extra"])
 @pytest.mark.parametrize("how", ["missing", "short", "changed"])
 def test_no_damaged_checkpoint_is_ever_taken(trained: list[RunDir], name: str, how: str) -> None:

@@ -124,7 +124,7 @@ def test_a_gain_begins_the_count_anew_and_equal_is_no_gain(
     train = {"max_steps": 20, "eval_steps": 1, "early_stopping": 2, "save_steps": 0}
     evaluations([3.0, 3.1, 2.0, 2.0, 2.0, 1.0])
     run = small_run("lora", train=train)
-    assert steps(run, "eval")[-1] == 5
+    assert steps(run, "eval")[-1] == 5 and status(run).state == "done"
 
 
 def test_divergence_is_said_once_and_only_where_it_is_large(
@@ -407,7 +407,11 @@ def test_rows_of_a_broken_step_are_named(
     spec = RunSpec.from_stored(json.loads(run.spec.read_text()))
     stream = TrainingOrder(prepare.prepare(spec, small_tokenizer).train, spec.train.seed)
     rows = sorted(stream[place].sources[0] for place in range(4, 8))
-    assert f"at step 2, on rows {', '.join(map(str, rows))} of" in status(run).message
+    now = status(run)
+    assert f"became nan at step 2, on rows {', '.join(map(str, rows))} of" in now.message
+    assert "learning_rate" in now.hint
+    last = record_reader.metrics(run, "train")[-1]
+    assert last["step"] == 2 and last["train/loss"] != last["train/loss"], "NaN is kept as NaN"
 
 
 def test_a_tensor_of_one_element_becomes_the_number_in_a_record(

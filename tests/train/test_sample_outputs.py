@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -76,15 +77,39 @@ def test_the_text_is_what_greedy_choice_adds_to_the_prompt(
     assert events.records[0]["text"] == expected and expected
 
 
+def test_tools_belong_to_the_example_that_offers_them(
+    small_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr(
+        sample_outputs.chat_template,
+        "render",
+        lambda tokenizer, messages, to_answer, tools: given.append(tools) or ASKED,
+    )
+    tool = {"type": "function", "function": {"name": "look"}}
+    offering = dataclasses.replace(CHAT, tools=(tool,))
+    sampler(small_tokenizer, offering)
+    sampler(small_tokenizer, offering, card={"try": ["w8 w8"]})
+    assert given == [[tool], []], "a suggestion is not asked with an example's tools"
+
+
+@pytest.mark.parametrize(("command", "events"), [("stop", 0), ("cancel", 0), ("save", 1)])
+def test_half_a_sample_is_none(small_tokenizer: Any, model: Any, command: str, events: int) -> None:
+    samples, log = sampler(small_tokenizer, CHAT)
+    samples.command = lambda: command
+    samples.sample(model, 1)
+    assert len(log.records) == events
+
+
 def test_a_set_may_suggest_what_to_try(small_tokenizer: Any) -> None:
     samples, _ = sampler(small_tokenizer, CHAT, card={"try": ["w8 w8", "w9"]})
-    assert samples.asked == "w8 w8" and "w8 w8" in samples.prompt and "w5" not in samples.prompt
+    assert samples.question == "w8 w8" and "w8 w8" in samples.prompt and "w5" not in samples.prompt
 
 
 def test_the_system_prompt_of_the_training_stands_in_front(small_tokenizer: Any) -> None:
     samples, _ = sampler(small_tokenizer, CHAT, system="w50 w51")
     assert samples.prompt.index("w50 w51") < samples.prompt.index(ASKED)
-    assert samples.asked == ASKED
+    assert samples.question == ASKED
 
 
 def test_a_text_is_continued_from_its_first_words(small_tokenizer: Any, model: Any) -> None:

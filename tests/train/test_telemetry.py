@@ -166,6 +166,24 @@ def test_a_phase_is_said_once_and_starts_without_progress(run: RunDir) -> None:
     worker.stop()
 
 
+def test_the_longest_silence_of_the_phase_is_told(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0], time=time.time)
+    monkeypatch.setattr(telemetry, "time", clock)
+    worker = Telemetry(run, 1)
+    worker.enter_phase("training")
+    for now[0] in (2.0, 9.5, 10.0):
+        worker.sign()
+    worker._write_heartbeat()
+    beat = read_object(run.heartbeat) or {}
+    assert (beat["slowest_s"], beat["signs"]) == (7.5, 4), "a stop waits ten times as long"
+    worker.enter_phase("saving")
+    assert (read_object(run.heartbeat) or {})["slowest_s"] == 0.0, "another phase, another pace"
+    worker.stop()
+
+
 def test_the_sampler_beats_also_while_the_worker_is_busy(
     run: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,7 +57,7 @@ def traces_of(figure: Any) -> dict[str, Any]:
 
 
 def test_memory_is_in_gb_of_powers_of_ten_on_a_gpu(tmp_path: Path) -> None:
-    found = series(
+    recorded = series(
         tmp_path,
         *steps(**{"memory/peak_bytes": 24 * 10**9}),
         *device(
@@ -68,7 +68,7 @@ def test_memory_is_in_gb_of_powers_of_ten_on_a_gpu(tmp_path: Path) -> None:
         ),
         estimate={"peak_bytes": 25 * 10**9},
     )  # fmt: skip
-    figure = charts.memory(found, View())
+    figure = charts.memory(recorded, View())
     assert lines_of(figure) == {"estimate 25.00": 25.0, "peak 24.00": 24.0}
     heights = {name: set(trace.y) for name, trace in traces_of(figure).items()}
     assert heights == {
@@ -80,8 +80,8 @@ def test_memory_is_in_gb_of_powers_of_ten_on_a_gpu(tmp_path: Path) -> None:
 
 
 def test_memory_of_a_processor_has_a_bound(tmp_path: Path) -> None:
-    found = series(tmp_path, *device(cpu__rss_bytes=3e9), estimate={"peak_bytes": 4 * 10**9})
-    figure = charts.memory(found, View())
+    recorded = series(tmp_path, *device(cpu__rss_bytes=3e9), estimate={"peak_bytes": 4 * 10**9})
+    figure = charts.memory(recorded, View())
     assert lines_of(figure) == {"upper bound 4.00": 4.0}
     assert {name: set(trace.y) for name, trace in traces_of(figure).items()} == {"process": {3.0}}
     assert not charts.memory(series(tmp_path / ".."), View()).layout.shapes
@@ -131,8 +131,8 @@ def test_smoothing_draws_the_raw_line_faintly_behind(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_leaves_a_gap(tmp_path: Path) -> None:
-    found = series(tmp_path, *steps(2), {"kind": "train", "step": 3, "attempt": 1})
-    (trace,) = charts.single(found, "train/loss", "loss", View()).data
+    recorded = series(tmp_path, *steps(2), {"kind": "train", "step": 3, "attempt": 1})
+    (trace,) = charts.single(recorded, "train/loss", "loss", View()).data
     assert trace.connectgaps is False and np.isnan(trace.y[2])
 
 
@@ -149,8 +149,8 @@ def test_a_logarithmic_axis_shows_the_data_and_nothing_beyond(tmp_path: Path) ->
 
 
 def test_the_axes_start_at_nought_and_write_small_numbers_in_full(tmp_path: Path) -> None:
-    found = series(tmp_path, *steps(**{"train/learning_rate": 5e-5}))
-    figure = charts.single(found, "train/learning_rate", "learning rate", View(smoothing=0.6))
+    recorded = series(tmp_path, *steps(**{"train/learning_rate": 5e-5}))
+    figure = charts.single(recorded, "train/learning_rate", "learning rate", View(smoothing=0.6))
     assert list(figure.layout.xaxis.range) == [0, 4]
     assert figure.layout.yaxis.exponentformat == "e", "5e-5 and not 50µ"
     assert len(figure.data) == 1, "A plan has no raw line behind a smoothed one."
@@ -164,13 +164,13 @@ def test_minutes_stand_for_long_runs(tmp_path: Path) -> None:
 
 
 def test_the_names_of_lines_never_strike_each_other(tmp_path: Path) -> None:
-    found = series(
+    recorded = series(
         tmp_path,
         *steps(**{"memory/peak_bytes": 4.01e9}),
         *device(cpu__rss_bytes=4e9),
         estimate={"peak_bytes": 4.02e9},
     )
-    figure = charts.memory(found, View())
+    figure = charts.memory(recorded, View())
     low, high = figure.layout.yaxis.range
     pixels = sorted(
         (note.y - low) / (high - low) * (figure.layout.height - 50) + note.yshift
@@ -201,9 +201,9 @@ def test_a_run_has_one_colour_and_the_overlaid_run_its_own(tmp_path: Path) -> No
 
 
 def test_one_quantity_is_smoothed_as_the_losses_are(tmp_path: Path) -> None:
-    found = series(tmp_path, *steps())
-    (plain,) = charts.single(found, "train/loss", "loss", View()).data
-    raw, smooth = charts.single(found, "train/loss", "loss", View(smoothing=0.5)).data
+    recorded = series(tmp_path, *steps())
+    (plain,) = charts.single(recorded, "train/loss", "loss", View()).data
+    raw, smooth = charts.single(recorded, "train/loss", "loss", View(smoothing=0.5)).data
     assert list(raw.y) == list(plain.y) and raw.opacity < smooth.opacity
     assert list(plain.y) == [4.0, 3.0, 2.0, 1.0]
     assert list(smooth.y)[:2] == pytest.approx([4.0, (4 / 2 + 3) / 1.5])
@@ -219,10 +219,10 @@ def test_single_points_are_seen(tmp_path: Path) -> None:
 
 
 def test_only_the_loss_is_ever_logarithmic(tmp_path: Path) -> None:
-    found = series(tmp_path, *steps())
-    assert charts.loss(found, View(log=True)).layout.yaxis.type == "log"
-    assert charts.loss(found, View()).layout.yaxis.type is None
-    rate = charts.single(found, "train/loss", "loss", View(log=True))
+    recorded = series(tmp_path, *steps())
+    assert charts.loss(recorded, View(log=True)).layout.yaxis.type == "log"
+    assert charts.loss(recorded, View()).layout.yaxis.type is None
+    rate = charts.single(recorded, "train/loss", "loss", View(log=True))
     assert rate.layout.yaxis.type is None
 
 

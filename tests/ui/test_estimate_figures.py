@@ -36,12 +36,12 @@ def row(name: str = "full", **changes: Any) -> dict[str, Any]:
 
 
 def test_the_time_counts_evaluations_too() -> None:
-    said = estimate_panel.time_in_words(estimate())
-    assert said == (
+    sentence = estimate_panel.time_in_words(estimate())
+    assert sentence == (
         "about **2 min 00 s** for 1,200 steps, 5,000 tokens, 12.0 Wh, up to 9.00 GB of disk"
     )
     guessed = estimate_panel.time_in_words(estimate(pace=PACE | {"is_measured": False}))
-    assert guessed == f"{said} (rough, until a run has finished here)"
+    assert guessed == f"{sentence} (rough, until a run has finished here)"
 
 
 def test_the_bar_is_the_parts_and_the_line_what_is_free() -> None:
@@ -70,8 +70,8 @@ def test_what_does_not_fit_is_warned_of(
     monkeypatch.setattr(estimate_panel, "st", screen)
     job: Any = SimpleNamespace(estimate=estimate(**changes), is_complete=True, problem="")
     estimate_panel.show(job, View())
-    said = screen.texts("markdown")[0]
-    assert "**8.00 GB** of memory at the peak (optimizer; traced step), 24.00 GB free" in said
+    sentence = screen.texts("markdown")[0]
+    assert "**8.00 GB** of memory at the peak (optimizer; traced step), 24.00 GB free" in sentence
     warned = screen.texts("warning")
     assert warned == [] if warning is None else warned[0].startswith(warning)
 
@@ -129,17 +129,17 @@ def test_a_rule_is_held_against_the_usual_method_of_its_kind() -> None:
 
 
 def test_every_method_is_estimated_under_the_settings_of_the_page() -> None:
-    asked = {
-        "model": "config:X", "rank": 8, "rows": 16, "length": 2048, "loss_implementation": "plain",
+    settings = {
+        "model": "config:X", "rank": 8, "rows": 16, "length": 2048, "loss": "plain",
         "checkpointing": "on",
     }  # fmt: skip
-    spec = method_estimates.spec_of(asked, methods.get("lora"))
+    spec = method_estimates.spec_of(settings, methods.get("lora"))
     assert spec["method"] == {"name": "lora", "rank": 8, "alpha": 16.0}
     assert spec["data"] == {"max_length": 2048}
     assert spec["train"] == {
         "batch_size": 16, "activation_checkpointing": "on", "loss_implementation": "plain",
     }  # fmt: skip
-    assert method_estimates.spec_of(asked, methods.get("full"))["method"] == {"name": "full"}
+    assert method_estimates.spec_of(settings, methods.get("full"))["method"] == {"name": "full"}
 
 
 def test_estimates_that_were_abandoned_are_begun_anew(monkeypatch: pytest.MonkeyPatch) -> None:

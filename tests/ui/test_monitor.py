@@ -109,8 +109,8 @@ def test_a_checkpoint_is_pinned_and_unpinned(
     for pinned in ({8}, set()):
         monitor_view._checkpoint(run, checkpoints.table(run)[0])
         assert checkpoints.pinned(run) == pinned
-    said = screen.texts("markdown")[0]
-    assert said.startswith("Step 8 · ") and said.endswith("· evaluation loss 2.500")
+    text = screen.texts("markdown")[0]
+    assert text.startswith("Step 8 · ") and text.endswith("· evaluation loss 2.500")
     labels = [args[0] for kind, args, named in screen.calls if kind == "button"]
     assert labels == ["Pin", "Delete", "Unpin"], "what is pinned is not deleted"
 
@@ -123,8 +123,8 @@ def test_the_newest_samples_are_shown(screen: Screen) -> None:
     ]
     run.events.write_text("".join(json.dumps(event) + "\n" for event in events))
     monitor_view.words(run)
-    said = [text for text in screen.texts("markdown") if text.startswith("answer")]
-    assert said == [f"answer {step}" for step in (2, 3, 4, 5)]
+    answers = [text for text in screen.texts("markdown") if text.startswith("answer")]
+    assert answers == [f"answer {step}" for step in (2, 3, 4, 5)]
 
 
 @pytest.mark.parametrize(

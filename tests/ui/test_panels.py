@@ -52,7 +52,7 @@ def test_the_machine_is_told_with_what_is_free(monkeypatch: pytest.MonkeyPatch) 
     paths.home().mkdir(parents=True)
     write_json(host.machine_file(), {"cpu_peak_flops": 123e9})
     cards.machine()
-    said = "\n".join(screen.texts("markdown"))
+    text = "\n".join(screen.texts("markdown"))
     for words in (
         "Chip, 4 cores",
         "16.00 GB, 5.00 GB free",
@@ -60,7 +60,7 @@ def test_the_machine_is_told_with_what_is_free(monkeypatch: pytest.MonkeyPatch) 
         "123 GFLOP/s",
         "Card: 24.00 GB, 20.00 GB free",
     ):
-        assert words in said, said
+        assert words in text, text
 
 
 def test_who_else_gets_in_is_said_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,20 +123,20 @@ def test_the_queue_says_why_and_its_buttons_change_it(monkeypatch: pytest.Monkey
 
 def test_what_is_emptied_on_resuming_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(1, result={"state": "stopped"})
-    asked: list[Any] = []
+    calls: list[Any] = []
     monkeypatch.setattr(
         resume_panel.launch,
         "resume",
-        lambda run, settings, incomplete: asked.append((settings, incomplete)),
+        lambda run, settings, incomplete: calls.append((settings, incomplete)),
     )
     monkeypatch.setattr(resume_panel, "run_action", lambda action: action())
     name = f"resume.{run.id}"
-    emptied = {f"{name}.eval_every": " ", f"{name}.max_steps": "30", f"{name}.incomplete": True}
+    emptied = {f"{name}.eval_steps": " ", f"{name}.max_steps": "30", f"{name}.incomplete": True}
     screen = Screen(f"{name}.go", **emptied)
     monkeypatch.setattr(resume_panel, "st", screen)
     resume_panel._form(run)
-    assert asked == [(["train.max_steps=30", "train.eval_steps=null"], True)]
-    assert resume_settings.merged_changes(run, asked[0][0])["eval_steps"] is None
+    assert calls == [(["train.max_steps=30", "train.eval_steps=null"], True)]
+    assert resume_settings.merged_changes(run, calls[0][0])["eval_steps"] is None
 
 
 def test_a_change_that_would_fit_says_what_it_saves(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,8 +174,8 @@ def test_only_what_fits_this_very_form_can_be_taken_over(
     screen.session_state["new.choices"] = choices(fits)
     settings_search_panel.for_form()
     assert sum(named["key"] == "plan.take" for named in screen.named("button")) == taken
-    said = "\n".join(screen.texts("markdown"))
-    assert ("4 rows a pass × 2, 7 layers recomputed, fused loss, adamw; best" in said) == (
+    text = "\n".join(screen.texts("markdown"))
+    assert ("4 rows a pass × 2, 7 layers recomputed, fused loss, adamw; best" in text) == (
         form == 1
     )
 
