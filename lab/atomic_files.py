@@ -4,6 +4,7 @@ lead elsewhere."""
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -96,6 +97,12 @@ def read_json(path: Path) -> Any | None:
         return json_text.parse(read_bytes(path, LARGEST_JSON), unique=False)
     except (OSError, ValueError):
         return None
+
+
+def sha256_of(path: Path) -> str:
+    """The hash of a file of any size, in hexadecimal. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_object(path: Path) -> dict[str, Any] | None:

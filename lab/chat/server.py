@@ -19,7 +19,6 @@ import json
 import os
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Generator
 from typing import Any
 
@@ -35,6 +34,7 @@ from lab.chat.generate import GenerationSettings, LoadedModel, ModelRef, PromptT
 from lab.chat.requests import Refused
 from lab.errors import LabError, Problem
 from lab.models.context_length import PromptTooLong
+from lab.recent import Recent
 
 MOST_MODELS = 5
 IDLE_S = 20 * 60.0
@@ -54,12 +54,12 @@ class ModelCache:
     """The models in memory, the least recently asked one is put away first."""
 
     def __init__(self) -> None:
-        self.models: OrderedDict[str, LoadedModel] = OrderedDict()
+        self.models: Recent[str, LoadedModel] = Recent(MOST_MODELS)
         self.turn = threading.Lock()
         self.last_used = time.monotonic()
         # how the models that were asked last read a conversation; with tokenizers of its own, since
         # those of the models in memory may be at work in another thread
-        self.terms: OrderedDict[str, tuple[dict[str, Any], PromptTerms]] = OrderedDict()
+        self.terms: Recent[str, tuple[dict[str, Any], PromptTerms]] = Recent(MOST_MODELS)
         self.measuring = threading.Lock()
 
     def check_length(self, body: dict[str, Any]) -> None:
@@ -68,12 +68,11 @@ class ModelCache:
         named = generate.parse(body["model"])
         with self.measuring:
             try:
-                version, terms = self.terms.pop(named.name, ({}, None))
-                if terms is None or version != named.version:
-                    version, terms = named.version, generate.prompt_terms(named)
-                self.terms[named.name] = (version, terms)
-                while len(self.terms) > MOST_MODELS:
-                    self.terms.popitem(last=False)
+                _, terms = self.terms.get_or(
+                    named.name,
+                    lambda: (named.version, generate.prompt_terms(named)),
+                    is_stale=lambda entry: entry[0] != named.version,
+                )
                 generate.check_length(terms, named, body["messages"], settings_of(body))
             finally:
                 self.last_used = time.monotonic()
@@ -85,16 +84,12 @@ class ModelCache:
 
     def get(self, named: ModelRef) -> LoadedModel:
         """The model, loaded if need be. Results share the tensors of a loaded base."""
-        is_current = self.holds(named)
-        found = self.models.pop(named.name, None)
-        if found is None or not is_current:
+        if not self.holds(named):
+            self.models.pop(named.name)  # an older version gives its memory back first
             base_ref = ModelRef(f"base:{named.base}", named.base)
             base = self.models.get(base_ref.name) if self.holds(base_ref) else None
-            found = generate.load(named, None if base is None else base.model)
-        self.models[named.name] = found
-        while len(self.models) > MOST_MODELS:
-            self.models.popitem(last=False)
-        return found
+            self.models.put(named.name, generate.load(named, None if base is None else base.model))
+        return self.models[named.name]
 
 
 def application(token: str) -> Starlette:
@@ -108,7 +103,7 @@ def application(token: str) -> Starlette:
     async def health(request: Request) -> Response:
         if not is_allowed(request):
             return JSONResponse({"error": "wrong token"}, status_code=401)
-        return JSONResponse({"ok": True, "loaded": list(shelf.models)})
+        return JSONResponse({"ok": True, "loaded": shelf.models.keys()})
 
     async def complete(request: Request) -> Response:
         if not is_allowed(request):

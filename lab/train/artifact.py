@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
-from lab.atomic_files import remove_tree, size_of, sync_folder, write_json
+from lab.atomic_files import remove_tree, sha256_of, size_of, sync_folder, write_json
 from lab.data import chat_template, stop_tokens, template_lock
 from lab.errors import LabError
 from lab.methods import Method
@@ -89,14 +88,8 @@ def receipt(
         "pad_token": tokenizer.pad_token,
         "seed": spec.train.seed,
         **facts,
-        "weights": {file.name: _sha256(file) for file in sorted(folder.glob("*.safetensors"))},
+        "weights": {file.name: sha256_of(file) for file in sorted(folder.glob("*.safetensors"))},
     }
-
-
-def _sha256(path: Path) -> str:
-    """Of a file that may be as large as the memory."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(folder: Path) -> None:

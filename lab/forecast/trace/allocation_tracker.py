@@ -112,14 +112,6 @@ class Ledger(TorchDispatchMode):
                     self.layer_of[number] = self.layer_of[source]
                     return
 
-    def allocate(self, size: int, operation: str) -> int:
-        """A buffer that a kernel takes from the allocator for itself; give it to `release`."""
-        self._settle()
-        return self._appear(rounded(size), operation)
-
-    def release(self, number: int) -> None:
-        self._gone(number, None)
-
     def _add(self, tensor: torch.Tensor, operation: str, held_for: list[int] | None = None) -> int:
         storage = tensor.untyped_storage()
         address = storage._cdata

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections import Counter, OrderedDict, defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -19,10 +19,10 @@ from lab.forecast.trace.allocation_log import Event, Log, Trace
 from lab.forecast.trace.meta_model import build, signatures, with_layers
 from lab.forecast.trace.trace_step import Batch, decoder_layers, record
 from lab.methods import Method
+from lab.recent import Recent
 from lab.spec import RunSpec
 
 RUN = 5  # layers that stand for a longer run of their kind: two at each end, and one between
-KEPT = 64  # logs
 LAYER = ".layer."
 
 
@@ -97,7 +97,7 @@ def shorten(kinds: Sequence[Hashable]) -> tuple[list[int], list[int]]:
     return chosen, stands_for
 
 
-_logs: OrderedDict[str, Log] = OrderedDict()  # for the same layers in another number
+_logs: Recent[str, Log] = Recent(64)  # for the same layers in another number
 
 
 def _short(
@@ -117,15 +117,14 @@ def _short(
     few = with_layers(config, chosen)
     asked = [few.to_dict(), spec.method, asdict(spec.train), asdict(batch), loss, on_gpu]
     name = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
-    if name not in _logs:
+    log = _logs.get(name)
+    if log is None:
         small, quantised, _ = build(few, spec, method)
         if signatures(decoder_layers(small)) != [found[place] for place in chosen]:
             raise Irregular("the method treats the layers of a short model in another way")
-        _logs[name] = record(small, method, spec, batch, loss, quantised, on_gpu=on_gpu)
-        if len(_logs) > KEPT:
-            _logs.popitem(last=False)
-    _logs.move_to_end(name)
-    return _logs[name]
+        log = record(small, method, spec, batch, loss, quantised, on_gpu=on_gpu)
+        _logs.put(name, log)
+    return log
 
 
 def extend(short: Log, stands_for: list[int]) -> Log:
