@@ -138,7 +138,7 @@ def work(
                 "batch_size": batch,
                 "max_steps": warm + steps,
                 "learning_rate": RATES.get(method, 2e-4),
-                # the libraries' schedules differ in their first steps; at a constant rate nobody's
+                # the libraries' schedules differ in their first steps; constant rates are alike
                 "lr_scheduler_type": "constant",
                 "warmup_ratio": 0.0,
                 "compile": compile,

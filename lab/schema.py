@@ -1,4 +1,4 @@
-"""Dataclasses that a person fills in: title, help and bounds stand beside the field, once.
+"""Dataclasses that a user fills in: title, help and bounds are metadata of the field.
 
 The command line, the form and the checks all read the same metadata:
 `title`, `help`, `min`, `max`, `above` (exclusive minimum), `excluded` (numbers between them that
@@ -172,7 +172,7 @@ def _is_union(hint: Any) -> bool:
 
 
 def coerce(kind: Any, value: Any) -> Any:
-    """`value` as `kind`, or None if it is something else. A bool is no number; 4.0 is 4."""
+    """`value` as `kind`, or None if it is something else. A bool is not a number; 4.0 is 4."""
     if kind is bool:
         return value if isinstance(value, bool) else None
     if isinstance(value, bool):
@@ -185,7 +185,7 @@ def coerce(kind: Any, value: Any) -> Any:
         try:
             return float(value) if isinstance(value, (int, float)) else None
         except OverflowError:
-            return math.inf  # refused with the other numbers that are none
+            return math.inf  # refused like NaN
     if kind is str:
         return value if isinstance(value, str) else None
     if kind is dict or typing.get_origin(kind) is dict:

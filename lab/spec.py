@@ -76,7 +76,7 @@ class RunSpec:
 
     @staticmethod
     def from_stored(value: dict[str, Any]) -> RunSpec:
-        """A spec as a run directory keeps it: keys that a later version added are passed over."""
+        """A spec as a run directory keeps it: keys of later versions are ignored."""
         return _read(_known(value), [])
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""The limits of a request, and the parts of its work that somebody else's input can make long.
+"""The limits of a request, and the parts of its work that untrusted input can make long.
 
 The work says which part it has come to; the pool ends it when that part, or all of it, takes longer
 or more memory than is allowed, and says what it was.

@@ -1,4 +1,4 @@
-"""Run directories in which anything may stand: whoever looks at them never raises."""
+"""Run directories with arbitrary contents: reading them never raises."""
 
 from __future__ import annotations
 

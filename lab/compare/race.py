@@ -66,7 +66,7 @@ def race_specs(
     """(a spec for each method, what a person should know). Raises SpecError.
 
     `value` may hold `methods`: {"lora": {"rank": 8, "learning_rate": 1e-3}}; its other keys are a
-    spec's, and `method` is passed over. Where one method cannot pack, none packs, so that all
+    spec's, and `method` is ignored. Where one method cannot pack, none packs, so that all
     see the same rows in the same order.
     """
     problems = _unknown(names)

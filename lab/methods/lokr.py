@@ -2,7 +2,7 @@
 
 W = W0 + (alpha / r) C (x) (B A). d_in = m n and d_out = l k are split into two factors each, the
 smaller first; C is (l, m), B (k, r), A (r, n). C is zero at the start, so step 0 equals the base.
-A factor that is no larger than its low-rank form (r >= max(k, n) / 2) is kept whole, and with
+A factor that is not larger than its low-rank form (r >= max(k, n) / 2) is kept whole, and with
 `decompose_both` C is split in two as well where r < max(l, m) / 2.
 Trainable = sum over targets of l m + r (k + n).
 Source: Edalati et al. 2022, arXiv:2212.10650 (KronA); Yeh et al. 2023, arXiv:2309.14859 (LyCORIS).

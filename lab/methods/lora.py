@@ -219,7 +219,7 @@ class Lora(PeftMethod):
             settings["modules_to_save"] = names
             settings["ensure_weight_tying"] = is_tied(model)
         if is_meta(model) and config.init_lora_weights in DECOMPOSES_BASE:
-            del settings["init_lora_weights"]  # there are no values to take apart
+            del settings["init_lora_weights"]  # there are no values to decompose
         return settings
 
     def apply(self, model: Any, config: Any, context: Context) -> Any:

@@ -64,7 +64,7 @@ class ProgressiveConfig(OpenedConfig):
 
 @dataclass
 class Progress:
-    """Where the unfreezing of one model stands."""
+    """How far the unfreezing of a model has come."""
 
     opened: int = 0
     best: float = float("inf")

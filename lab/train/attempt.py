@@ -337,7 +337,7 @@ class Attempt:
             self.telemetry.warn(f"The layers cannot be compiled ({failed}); training without.")
 
     def _conductor(self, model: Any, data: PreparedData, saved: Checkpoint | None) -> RunCallback:
-        """The loop, where the run stands, and what happens between its steps."""
+        """The loop, the progress so far, and what happens between steps."""
         spec = self.spec
         virtual = self.method.virtual_tokens(spec.method_config)
         costs = flops.count(model, self.loss, virtual)

@@ -307,7 +307,7 @@ class RunCallback:
             self._flush()
 
     def _flush(self) -> None:
-        """Write the queued record. Raises LabError if its loss is no number."""
+        """Write the queued record. Raises LabError if its loss is not finite."""
         record, self._pending = self._pending, None
         if record is None:
             return

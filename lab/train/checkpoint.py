@@ -293,8 +293,8 @@ def _moments(
 def _numbers(
     optimizer: torch.optim.Optimizer, names: dict[str, torch.nn.Parameter]
 ) -> dict[str, Any]:
-    """State that is no tensor (some rules count their steps as a plain integer), and the names of
-    the parameters of which nothing is remembered."""
+    """State that is not a tensor (some optimizers count their steps as a plain integer), and the
+    names of the parameters without state."""
     numbers, without = {}, []
     for name, weight in names.items():
         state = optimizer.state.get(weight, {})

@@ -21,7 +21,7 @@ class StepBatches:
     """The sequences of a run in training order, how far the run goes and how far it has come.
 
     What step N learns from depends on N alone, so that a resumed run needs no loader's state and
-    skips nothing. `costs` are the FLOPs of a sequence, counted anew when more parameters train;
+    skips nothing. `costs` are the FLOPs of a sequence, recounted when more parameters train;
     `length` is that of every sequence where layers are compiled for one.
     """
 

@@ -153,7 +153,7 @@ _previews: Recent[tuple[str, int, int], dict[str, Any]] = Recent(8)
 
 def _preview(spec: dict[str, Any], max_examples: int, changed: int) -> dict[str, Any]:
     """The planner's answer, cached for the next look. Not by st.cache_data: inside of it nothing
-    may be written, and so nobody could give the question up."""
+    may be written, so the question could not be cancelled."""
     key = (json.dumps(spec, sort_keys=True), max_examples, changed)
     return _previews.get(key) or _previews.put(
         key,

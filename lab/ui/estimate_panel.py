@@ -33,7 +33,7 @@ class EstimateJob(BackgroundJob):
 
     @property
     def problem(self) -> str:
-        if isinstance(self.error, SpecError):  # each stands beside its field after a check
+        if isinstance(self.error, SpecError):  # shown beside its field after a check
             return "The memory is predicted when the form has no problems."
         return str(self.error or "")
 

@@ -1,4 +1,4 @@
-"""Forms drawn from dataclasses: title, help and bounds stand beside the field, once.
+"""Forms drawn from dataclasses: title, help and bounds are metadata of the field.
 
 A field's value lives in the session under `PREFIX.section.key`. Problems found on submit are
 shown under their fields.
@@ -121,7 +121,7 @@ def _number(text: str) -> Any:
 
 
 def _entries(text: str) -> dict[str, str] | str:
-    """ "prompt=question; completion=answer" as an object; text that is none stays as it is."""
+    """ "prompt=question; completion=answer" as an object; other text is returned unchanged."""
     parts = [part.partition("=") for part in text.split(";") if part.strip()]
     if any(not equals or not name.strip() for name, equals, _ in parts):
         return text

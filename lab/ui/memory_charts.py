@@ -134,7 +134,7 @@ def held_against(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for row in sorted(rows, key=lambda row: not methods.get(row["name"]).is_standard):
         for claim, value in row["estimate"]["rules"].items():
             if claim in shown:
-                continue  # the usual method of a kind stands for it
+                continue  # the usual method represents its kind
             shown.add(claim)
             peak = row["estimate"]["peak_bytes"]
             errors.append(

@@ -209,7 +209,7 @@ def method_help(method: Method) -> None:
 
 
 def matrix() -> None:
-    """What goes together, over all methods; the reasons stand beside each method."""
+    """What goes together, over all methods; the reasons are shown beside each method."""
     rows = compatibility.matrix(methods.all_methods())
     titles = [feature.title for feature in compatibility.FEATURES]
     st.dataframe(

@@ -23,7 +23,7 @@ ICONS = {
 def show() -> None:
     """Active runs with their progress. Polls only while there are any, or some wait."""
     st.session_state.setdefault("notices.seen", [])
-    with contextlib.suppress(OSError):  # told by the list below
+    with contextlib.suppress(OSError):  # shown by the list below
         supervisor.ensure_if_waiting()
     if index.unfinished_runs() or st.session_state["notices.seen"]:
         with st.sidebar:
@@ -31,7 +31,7 @@ def show() -> None:
 
 
 def _list() -> None:
-    with user_errors():  # a full disk is told here; the page beside it goes on
+    with user_errors():  # a full disk is reported here; the page keeps working
         supervisor.ensure_if_waiting()
     unfinished = [run.id for run in index.unfinished_runs()]
     for run_id in st.session_state["notices.seen"]:

@@ -9,7 +9,7 @@ from lab.methods.parts.target_modules import LinearLayer
 
 
 def ranks_and_alphas(layers: list[LinearLayer], config: Any) -> dict[str, tuple[int, float]]:
-    """(rank, alpha) of each target, by the decoder layer that it stands in."""
+    """(rank, alpha) of each target, by its decoder layer."""
     numbers = sorted({layer.layer_index for layer in layers if layer.layer_index is not None})
     last = max(numbers[-1] if numbers else 0, 1)
     rank_alpha = {}

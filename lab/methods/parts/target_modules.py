@@ -93,7 +93,7 @@ def peft_targets(targets: str | list[str]) -> str | list[str]:
 def target_problems(
     model: Any, targets: str | list[str], can_train_conv1d: bool | Unsupported
 ) -> list[Problem]:
-    """Targets that name nothing, patterns that are none, and Conv1D where it is not supported."""
+    """Targets without a match, invalid patterns, and Conv1D where it is not supported."""
     problems: list[Problem] = []
     if targets != ALL_LINEAR:
         names = [layer.name for layer in linear_layers(model)]
