@@ -17,6 +17,7 @@ from typing import Any
 
 from lab import methods, optimizers
 from lab.forecast import estimator as memory
+from lab.forecasts import How
 from lab.methods.parts import compatibility
 from lab.models import catalog, weights
 from lab.spec import RunSpec
@@ -90,12 +91,13 @@ def measure(case: Case, say: Callable[[str], object]) -> dict[str, Any]:
 
     free, _ = torch.cuda.mem_get_info()
     spec, method = case.spec(), methods.get(case.method)
-    predicted = memory.predict(case.config(), spec, method, on_gpu=True, memory_bytes=free)
+    how: dict[str, Any] = {"on_gpu": True, "memory_bytes": free}
+    predicted = memory.predict(case.config(), spec, method, **how).memory
     row: dict[str, Any] = {
         **dataclasses.asdict(case),
         "predicted": predicted.peak_bytes,
         "fits": predicted.fits,
-        "source": predicted.source,
+        "source": predicted.how.value,
     }
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
@@ -142,7 +144,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "said_to_fit_but_did_not": sum(
             bool(row["fits"]) and not row["fitted"] for row in rows if "fitted" in row
         ),
-        "traced": sum(row["source"] == "shadow" for row in rows),
+        "traced": sum(How(row["source"]).is_exact for row in rows),
     }
 
 
@@ -233,10 +235,10 @@ def grid(
     for i, case in enumerate(draw(count, seed)):
         method, config, spec = methods.get(case.method), case.config(), case.spec()
         options: dict[str, Any] = {"on_gpu": True, "memory_bytes": None}
-        outline = memory.predict(config, spec, method, shadow=False, **options)
-        extended = memory.predict(config, spec, method, **options)
-        if extended.source != "shadow":
-            say(f"{case}: {extended.notes}")
+        outline = memory.predict(config, spec, method, shadow=False, **options).memory
+        extended = memory.predict(config, spec, method, **options).memory
+        if not extended.how.is_exact:
+            say(f"{case}: {extended.trace_error}")
             continue
         row = {
             **dataclasses.asdict(case),
@@ -244,7 +246,7 @@ def grid(
             "outline_error": outline.peak_bytes / extended.peak_bytes - 1,
         }
         if whole:
-            full = memory.predict(config, spec, method, whole=True, **options)
+            full = memory.predict(config, spec, method, whole=True, **options).memory
             row["extension_error"] = extended.peak_bytes / full.peak_bytes - 1
         rows.append(row)
         say(

@@ -164,10 +164,7 @@ def _uninterrupted(spec: dict[str, Any]) -> tuple[RunDir, float]:
 def _create(spec: dict[str, Any]) -> RunDir:
     from lab.preflight.validate import check
 
-    plan = check(spec)
-    if plan["problems"]:
-        raise LabError(f"The bench's own spec is wrong: {plan['problems']}")
-    return launch.create_run_dir(plan)
+    return launch.create_run_dir(check(spec).checked())
 
 
 def _resume(run: RunDir) -> None:

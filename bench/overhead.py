@@ -24,9 +24,11 @@ from bench.fault_injection import home_at
 from bench.workload import Work, make_folder, work
 from lab import paths
 from lab.atomic_files import read_object, write_json
+from lab.checked_run import CheckedRun
 from lab.errors import LabError
 from lab.paths import RunDir
 from lab.runs import launch, record_reader
+from lab.spec import RunSpec
 
 BARE = """
 import json, sys, time
@@ -169,7 +171,7 @@ def _create(folder: Path) -> RunDir:
     """A run of one step that is only trained, as the bare script does."""
     spec = json.loads((folder / "work.json").read_text(encoding="utf-8"))["spec"]
     spec["train"] |= {"max_steps": 1}
-    return launch.create_run_dir({"spec": spec, "requested": spec, "estimate": {}, "facts": {}})
+    return launch.create_run_dir(CheckedRun(RunSpec.from_json(spec), spec))
 
 
 def measure_share(workload: Work, folder: Path) -> dict[str, Any]:

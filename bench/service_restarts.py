@@ -52,14 +52,14 @@ def services(kills: int, seed: int = 0, tell: Callable[[str], object] = print) -
     with tempfile.TemporaryDirectory(prefix="lab-services-") as folder, home_at(Path(folder)):
         spec = specs(Path(folder))[0]
         spec["train"] |= {"max_steps": 40}
-        plan = planner.check(spec)
-        reference = launch.create_run_dir(plan)
+        checked = planner.check(spec)
+        reference = launch.create_run_dir(checked)
         queue.submit(reference)
         launch.wait(reference, timeout_s=LONGEST_S)
         tell("reference run done")
         web = Web(Path(folder) / "web.log")
         try:
-            runs = [launch.create_run_dir(plan) for _ in range(RUNS)]
+            runs = [launch.create_run_dir(checked) for _ in range(RUNS)]
             for run in runs:
                 queue.submit(run)
             _disturb(runs, web, kills, chance, report, tell)

@@ -37,12 +37,6 @@ def _scaled(value: float | None, units: tuple[tuple[float, str], ...], digits: i
     return f"{value:,.0f}{units[-1][1]}"
 
 
-def estimated_by(source: str) -> str:
-    """How a figure of memory was obtained, in words."""
-    known = {"shadow": "traced step", "outline": "outline of the step"}
-    return known.get(source, "counted in part: the step cannot be traced")
-
-
 def when(moment: float) -> str:
     """A moment as a person says it: "5 min ago", or its date."""
     age = time.time() - moment

@@ -90,7 +90,7 @@ def test_no_files_import_each_other_in_a_circle() -> None:
 FLOORS = (
     ("models",),
     ("methods",),
-    ("spec",),
+    ("spec", "checked_run"),
     ("data",),
     ("train",),
     ("forecast",),
@@ -105,7 +105,6 @@ CLIMBS = {
     ("cli", "bench"),  # the verb, when it is called
     ("data", "runs"),  # the identity of a process
     ("models", "data"),  # where a turn ends, as the chat template renders it
-    ("forecast", "runs"),  # the settings that a resumed run may change
     ("optimizers", "train"),  # the one that updates inside the backward pass
     ("train", "evals"),  # the probe for forgetting
     ("train", "runs"),  # checkpoints, records and settings of a resume

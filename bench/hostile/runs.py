@@ -168,9 +168,9 @@ def _look(run: RunDir) -> None:
     MetricSeries(run).refresh()
     checkpoints.table(run), checkpoints.pinned(run), resume_settings.changes_of(run)
     (
-        estimate_history.outcome(run),
-        estimate_history.parts(run),
-        estimate_history.history_of_errors("cpu"),
+        estimate_history.estimate_error(run),
+        estimate_history.measured_parts(run),
+        estimate_history.error_history("cpu"),
     )
     queue.waiting_runs()
     verbs = ("show", "show --json", "logs", "runs", "compare", "checkpoints")

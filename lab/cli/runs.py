@@ -11,14 +11,23 @@ from typing import Any
 
 from lab import paths, spec
 from lab.atomic_files import read_object
+from lab.checked_run import damaged_keys
 from lab.cli import follow
 from lab.cli.console import Output, console, loss, say, table, write
 from lab.compare.comparison import row
 from lab.errors import LabError
-from lab.forecast.memory_savers import resolved
 from lab.formatting import count, duration, size
 from lab.preflight.client import planner
-from lab.runs import checkpoints, export_import, index, launch, queue, record_reader, supervisor
+from lab.runs import (
+    checkpoints,
+    export_import,
+    index,
+    launch,
+    queue,
+    record_reader,
+    supervisor,
+)
+from lab.runs.resume_settings import spec_of
 from lab.runs.status import status
 
 ENDED_BADLY = ("failed", "crashed")
@@ -167,6 +176,8 @@ def show(arguments: argparse.Namespace) -> Output:
         "result": read_object(run.result),
     }
 
+    damaged = damaged_keys(run)
+
     def display() -> None:
         evaluated = figures["eval_loss"]
         rows = [
@@ -188,6 +199,8 @@ def show(arguments: argparse.Namespace) -> Output:
         ]
         if run_status.message:
             rows.insert(1, ["why", f"{run_status.message} {run_status.hint}"])
+        if damaged:
+            rows.append(["damaged", f"estimate.json: {', '.join(damaged)}"])
         table(run.id, ["", ""], rows)
 
     return Output(data, display)
@@ -350,21 +363,21 @@ def label(arguments: argparse.Namespace) -> Output:
 
 def fixes(arguments: argparse.Namespace) -> Output:
     run = paths.run_dir(arguments.run)
-    savers = planner.fixes(resolved(run))
+    savings = planner.fixes(spec_of(run).to_json())
 
     def display() -> None:
         rows = [
             [
-                fix["title"],
-                size(fix["peak_bytes"]),
-                size(fix["saves_bytes"]),
-                "same batch" if fix["keeps_batch"] else "trains differently",
+                saving.title,
+                size(saving.peak_bytes),
+                size(saving.saves_bytes),
+                "same batch" if saving.keeps_batch else "trains differently",
             ]
-            for fix in savers
+            for saving in savings
         ]
         table("What makes it smaller", ["", "predicted peak", "saves", ""], rows, right="lrrl")
 
-    return Output({"id": run.id, "fixes": savers}, display)
+    return Output({"id": run.id, "fixes": [saving.to_json() for saving in savings]}, display)
 
 
 def rename(arguments: argparse.Namespace) -> Output:

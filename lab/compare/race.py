@@ -11,11 +11,12 @@ import random
 import re
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lab import methods, paths
 from lab.atomic_files import part, read_object
+from lab.checked_run import CheckedRun
 from lab.errors import LabError, Problem, SpecError
 from lab.paths import RunDir
 from lab.preflight.client import planner
@@ -135,8 +136,8 @@ def _unknown(names: list[str]) -> list[Problem]:
     return problems
 
 
-def check(specs: dict[str, dict[str, Any]], seeds: int) -> list[dict[str, Any]]:
-    """A checked plan for each seed and method, seed by seed. Raises SpecError with the problems
+def check(specs: dict[str, dict[str, Any]], seeds: int) -> list[CheckedRun]:
+    """A checked run for each seed and method, seed by seed. Raises SpecError with the problems
     of all methods, each under its method's name."""
     if not 1 <= seeds * len(specs) <= MOST_RUNS:
         raise LabError(
@@ -144,15 +145,15 @@ def check(specs: dict[str, dict[str, Any]], seeds: int) -> list[dict[str, Any]]:
             f"A race has 1 to {MOST_RUNS}.",
         )
     problems: list[Problem] = []
-    plans = {}
+    checked: dict[str, CheckedRun] = {}
     for name, spec in specs.items():
         try:
-            plans[name] = planner.check(spec)
+            checked[name] = planner.check(spec)
         except SpecError as error:
             problems += [
                 Problem(f"{name}: {problem.field}", problem.message) for problem in error.problems
             ]
-    need = seeds * sum(plan["estimate"]["disk"]["total"] for plan in plans.values())
+    need = seeds * sum(run.forecast.disk.total for run in checked.values() if run.forecast.disk)
     home = next(folder for folder in [paths.home(), *paths.home().parents] if folder.exists())
     free = shutil.disk_usage(home).free
     if need > free:
@@ -165,30 +166,33 @@ def check(specs: dict[str, dict[str, Any]], seeds: int) -> list[dict[str, Any]]:
         )
     if problems:
         raise SpecError(problems)
-    return [with_seed(plan, index, seeds) for index in range(seeds) for plan in plans.values()]
+    return [with_seed(run, place, seeds) for place in range(seeds) for run in checked.values()]
 
 
-def with_seed(plan: dict[str, Any], seed_index: int, seeds: int) -> dict[str, Any]:
-    """The plan with another seed; nothing else of a plan depends on it."""
+def with_seed(checked: CheckedRun, seed_index: int, seeds: int) -> CheckedRun:
+    """The run with another seed; nothing else of it depends on that."""
     if seeds == 1:
-        return plan
-    seeded = copy.deepcopy(plan)
-    most = 2**32
-    seed = (int(seeded["spec"]["train"]["seed"]) + seed_index) % most
-    seeded["spec"]["train"]["seed"] = seed
-    seeded["requested"].setdefault("train", {})["seed"] = seed
-    seeded["spec"]["name"] = f"{seeded['spec']['name']} · seed {seed}"[: index.LONGEST_NAME]
-    return seeded
+        return checked
+    spec = checked.spec
+    seed = (spec.train.seed + seed_index) % 2**32
+    requested = copy.deepcopy(checked.requested)
+    requested.setdefault("train", {})["seed"] = seed
+    spec = replace(
+        spec,
+        name=f"{spec.name} · seed {seed}"[: index.LONGEST_NAME],
+        train=replace(spec.train, seed=seed),
+    )
+    return replace(checked, spec=spec, requested=requested)
 
 
-def start(plans: list[dict[str, Any]]) -> tuple[str, list[RunDir]]:
+def start(checked: list[CheckedRun]) -> tuple[str, list[RunDir]]:
     """(the race's id, its runs, in the queue). Raises LabError, and leaves no run behind then."""
     letters = "".join(random.SystemRandom().choices(launch.LETTERS, k=4))
     race = f"race-{time.strftime('%Y%m%d-%H%M%S')}-{letters}"
     runs: list[RunDir] = []
     try:
-        for plan in plans:
-            runs.append(launch.create_run_dir(plan))
+        for each in checked:
+            runs.append(launch.create_run_dir(each))
             index.update_labels(runs[-1], tags=race)
     except LabError:
         for run in runs:

@@ -163,7 +163,7 @@ def tool_calls(value: Any, fill: Fill) -> list[dict[str, Any]]:
     calls = [calls] if isinstance(calls, dict) else calls
     if not isinstance(calls, list) or not calls or not all(isinstance(c, dict) for c in calls):
         raise BadRow(f"'tool_calls' is {quoted(value)}, not a list of calls")
-    made = []
+    written = []
     for call in checked(calls, "tool_calls"):
         function = call.get("function", call)
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
@@ -174,14 +174,14 @@ def tool_calls(value: Any, fill: Fill) -> list[dict[str, Any]]:
                 parsed = from_text(arguments, "arguments")
                 arguments = parsed if isinstance(parsed, dict) else arguments
         checked(arguments, "arguments")
-        made.append(
+        written.append(
             {
                 **({"id": call["id"]} if isinstance(call.get("id"), str) else {}),
                 "type": "function",
                 "function": {"name": function["name"], "arguments": arguments},
             }
         )
-    return [_filled(call, fill) for call in made]
+    return [_filled(call, fill) for call in written]
 
 
 def tools_of(value: Any, fill: Fill) -> list[dict[str, Any]]:

@@ -66,15 +66,15 @@ class _Record:
         self.where = columns_of(value, form, reading.columns)
         self.slots = Slots(reading.slots)
         self.read: set[Any] = set(reading.ignored)
-        self.said: list[str] = []
+        self.remarks: list[str] = []
         for part, column in self.where.items():
             known = FORMATS[form][part]
             if column not in known and folded(column) in known and part not in reading.columns:
-                self.said.append(f"column '{quote(column)}' is read as '{folded(column)}'")
+                self.remarks.append(f"column '{quote(column)}' is read as '{folded(column)}'")
 
     def notes(self) -> tuple[str, ...]:
         """What is to be noted, each once."""
-        return tuple(dict.fromkeys([*self.said, *unused(self.value, self.read)]))
+        return tuple(dict.fromkeys([*self.remarks, *unused(self.value, self.read)]))
 
     def name(self, part: str) -> str:
         return self.where.get(part) or FORMATS[self.form][part][0]
@@ -85,19 +85,19 @@ class _Record:
         if name in self.value:
             self.read.add(name)
             return self.value[name]
-        found: Any = self.value
+        inner: Any = self.value
         for depth, key in enumerate(name.split(".")):
-            if isinstance(found, list) and _number(key) < len(found):
-                found = found[_number(key)]
-            elif isinstance(found, dict) and key in found:
-                found = found[key]
+            if isinstance(inner, list) and _number(key) < len(inner):
+                inner = inner[_number(key)]
+            elif isinstance(inner, dict) and key in inner:
+                inner = inner[key]
             elif depth == 0 and (alike := self._alike(key)) is not None:
-                key, found = alike, self.value[alike]
+                key, inner = alike, self.value[alike]
             else:
                 raise BadRow(f"has no '{quote(name)}'")
             if depth == 0:
                 self.read.add(key)
-        return found
+        return inner
 
     def _alike(self, name: str) -> str | None:
         return next((key for key in self.value if folded(key) == folded(name)), None)
@@ -128,7 +128,7 @@ class _Record:
         if not any(message["role"] == "assistant" for message in talk):
             raise BadRow("has no assistant turn to learn from")
         if self._is_excluded():
-            self.said.append(conversations.MARKED)
+            self.remarks.append(conversations.MARKED)
             talk = [
                 message | {"learn": False} if message["role"] == "assistant" else message
                 for message in talk
@@ -139,7 +139,7 @@ class _Record:
         return part in FORMATS[self.form] and self.has(part)
 
     def _messages_of(self, turns: Any) -> list[Message]:
-        return conversations.messages_of(turns, self.fill, self.said)
+        return conversations.messages_of(turns, self.fill, self.remarks)
 
     def _talk(self) -> list[Message]:
         turns = self.at("messages")
@@ -157,7 +157,7 @@ class _Record:
             prompt[-1]["content"] = f"{prompt[-1]['content']}\n\n{more}"
         if not self.has_part("history"):
             return prompt
-        history = conversations.pairs_of(self.at("history"), self.fill, self.said)
+        history = conversations.pairs_of(self.at("history"), self.fill, self.remarks)
         is_led = prompt[0]["role"] == "system"
         return [prompt[0], *history, *prompt[1:]] if is_led else [*history, *prompt]
 
@@ -221,7 +221,7 @@ class _Record:
                 continue
             self.read.add(name)
             is_excluded = is_excluded or not is_good
-            self.said.append(
+            self.remarks.append(
                 f"'{quote(name)}' says good or bad: bad answers are not learned, good ones as any "
                 "other; what a comparison of both would teach is lost"
             )
@@ -237,7 +237,9 @@ def best_path(root: Any) -> list[dict[str, Any]]:
         replies = node.get("replies") or []
         if not isinstance(replies, list):
             raise BadRow(f"'replies' is {quoted(replies)}, not a list")
-        usable = [one for one in replies if isinstance(one, dict) and not one.get("deleted")]
+        usable = [
+            reply for reply in replies if isinstance(reply, dict) and not reply.get("deleted")
+        ]
         node = min(usable, key=_rank) if usable else None
     while len(path) > 1 and ROLES.get(str(path[-1]["role"])) != "assistant":
         path.pop()

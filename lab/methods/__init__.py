@@ -196,8 +196,12 @@ class Method:
         raise NotImplementedError(f"{self.name} has no merge")
 
     def script(self, config: Any) -> list[str]:
-        """Lines of a plain script that apply the method to `model`; none for full training.
-        Raises LabError where no plain script can; see `can_script`."""
+        """Lines of a plain script that apply the method to `model`, and what else it does; see
+        `lab/export/plain_training.py`."""
+        return []
+
+    def script_load(self, config: Any) -> list[str]:
+        """Arguments of `from_pretrained` in a plain script, as source text."""
         return []
 
     @property

@@ -144,12 +144,40 @@ class Adalora(PeftMethod):
             "total_step": PLACEHOLDER_STEPS,
         }
 
-    def script(self, config: AdaloraConfig) -> list[str]:
+    def script_after(self, config: AdaloraConfig) -> list[str]:
+        lines = [
+            "for name, weight in model.named_parameters():",
+            '    if ".ranknum." in name:  # a constant',
+            "        weight.requires_grad_(False)",
+            "",
+            "",
+            "def planned(steps):",
+            "    total = max(steps, 2)",
+            '    settings = model.peft_config["default"]',
+            "    settings.total_step = total",
+            f"    settings.tfinal = min(int({config.settle} * total), total - 2)",
+            f"    settings.tinit = min(int({config.warmup} * total), total - settings.tfinal - 1)",
+            "",
+            "",
+            "def after_step(step):",
+            "    model.base_model.update_and_allocate(step)",
+            "",
+            "",
+        ]
+        if not config.orthogonality:
+            return lines
         return [
-            *super().script(config),
-            "# Set total_step, tinit and tfinal to your run, and call",
-            "# model.base_model.update_and_allocate(step) after each optimizer step, before the",
-            "# gradients are cleared: without it nothing is ever pruned.",
+            *lines,
+            "def penalty():",
+            "    distances = []",
+            "    for name, weight in model.named_parameters():",
+            '        if ".lora_A." in name or ".lora_B." in name:',
+            '            product = weight @ weight.T if ".lora_A." in name else weight.T @ weight',
+            "            distances.append(torch.linalg.norm(product - torch.eye(*product.shape)",
+            "                             .to(product)))",
+            f"    return {config.orthogonality} * torch.stack(distances).mean()",
+            "",
+            "",
         ]
 
     def trainable_count(self, model: Any, config: AdaloraConfig, context: Context) -> int:

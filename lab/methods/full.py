@@ -15,6 +15,7 @@ from lab.errors import LabError, Problem
 from lab.methods import Context, Method, Unsupported, register
 from lab.methods.parts import patterns
 from lab.methods.parts.diagram import ALL
+from lab.methods.parts.script_lines import regex_of
 from lab.models import fit
 from lab.models import folder as folders
 from lab.models.decoder_structure import decoder_layers, is_norm, parse_layers
@@ -97,11 +98,7 @@ class Full(Method):
         return sum(weight.numel() for weight in selected(model, config).values())
 
     def script(self, config: FullConfig) -> list[str]:
-        if config == FullConfig():
-            return []
-        raise LabError(
-            "A plain script would train every weight.", "Clear train_layers and freeze to see it."
-        )
+        return [*_layer_lines(config), *_freeze_lines(config)]
 
     def save(self, model: Any, folder: Path) -> None:
         model.save_pretrained(folder)
@@ -196,3 +193,66 @@ def _frozen_by(model: Any, entry: str) -> set[str]:
     }[entry]
     ids = {id(weight) for module in modules for weight in module.parameters()}
     return {name for name, weight in named.items() if id(weight) in ids}
+
+
+def _layer_lines(config: FullConfig) -> list[str]:
+    """Lines of a plain script: only `train_layers` and what stands above them train."""
+    if config.train_layers == "all":
+        return []
+    return [
+        "named = model.named_modules()",
+        "lists = [(name, part) for name, part in named if isinstance(part, torch.nn.ModuleList)]",
+        "path, layers = max(lists, key=lambda p: sum(w.numel() for w in p[1].parameters()))",
+        f"chosen = {_places(config.train_layers)}",
+        "trains = {id(w) for layer in chosen for w in layer.parameters()}",
+        "if chosen[-1] is layers[-1]:  # with the last layer, the final norm and an untied head",
+        '    parts = list(model.get_submodule(path.rpartition(".")[0]).children())',
+        "    behind = parts[[part is layers for part in parts].index(True) + 1 :]",
+        '    norms = [part for part in behind if "norm" in type(part).__name__.lower()]',
+        "    tied = {id(w) for w in model.get_input_embeddings().parameters()}",
+        "    trains |= {id(w) for part in norms for w in part.parameters()}",
+        "    trains |= {id(w) for w in model.get_output_embeddings().parameters()} - tied",
+        "for weight in model.parameters():",
+        "    weight.requires_grad_(id(weight) in trains)",
+    ]
+
+
+def _places(text: str) -> str:
+    """The slice of `layers` that "last 4", "first 4", "7" or "4-11" means, as source text."""
+    words = text.strip().lower().replace(" - ", "-").split()
+    if words[0] == "last":
+        return f"layers[-{words[1]}:]"
+    if words[0] == "first":
+        return f"layers[:{words[1]}]"
+    ends = words[0].split("-")
+    return f"layers[{ends[0]} : {int(ends[-1]) + 1}]"
+
+
+def _freeze_lines(config: FullConfig) -> list[str]:
+    """Lines of a plain script: what `freeze` names does not train."""
+    entries = config.freeze or []
+    modules = {
+        "embeddings": "[model.get_input_embeddings()]",
+        "head": "[model.get_output_embeddings()]",
+        "norms": '[m for m in model.modules() if "norm" in type(m).__name__.lower()]',
+    }
+    lines = [
+        line
+        for entry in entries
+        if entry in modules
+        for line in (
+            f"for module in {modules[entry]}:",
+            "    module.requires_grad_(False)",
+        )
+    ]
+    names = [entry for entry in entries if entry not in PARTS and not patterns.is_pattern(entry)]
+    over = [regex_of([entry]) for entry in entries if patterns.is_pattern(entry)]
+    over += [rf"({regex_of([name])})(\..*)?" for name in names]
+    over += [".*bias"] if "biases" in entries else []
+    if over:
+        lines += [
+            "for name, weight in model.named_parameters():",
+            f"    if re.fullmatch({'|'.join(over)!r}, name):",
+            "        weight.requires_grad_(False)",
+        ]
+    return lines

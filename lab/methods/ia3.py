@@ -16,6 +16,7 @@ from lab.errors import Problem
 from lab.methods import Context, register
 from lab.methods.parts import patterns
 from lab.methods.parts.peft_method import PeftMethod
+from lab.methods.parts.script_lines import linear_lines, names_lines
 from lab.methods.parts.target_modules import LinearLayer, linear_layers
 from lab.schema import option
 
@@ -102,6 +103,33 @@ class Ia3(PeftMethod):
             "target_modules": names,
             "feedforward_modules": [layer.name for layer in inputs],
             "fan_in_fan_out": any(layer.is_conv1d for layer in (*outputs, *inputs)),
+        }
+
+    def script_before(self, config: Ia3Config) -> list[str]:
+        lines = [
+            *linear_lines("linear"),
+            'linear = [name for name in linear if re.search(r"\\.\\d+\\.", f".{name}.")]',
+            f"read = {names_lines(config.feed_forward or [], 'linear')}",
+            f"written = {names_lines(config.attention or KEYS_AND_VALUES, 'linear')}",
+            "written = [name for name in written if name not in read]",
+        ]
+        if config.feed_forward is None:
+            lines += [
+                "# of each decoder layer, the last linear map that is not attention's",
+                'parents = {name.rpartition(".")[0] for name in written}',
+                "last = {}",
+                "for name in linear:",
+                '    if name.rpartition(".")[0] not in parents:',
+                '        last[re.search(r"\\.(\\d+)\\.", f".{name}.")[1]] = name',
+                "read = [name for name in last.values() if name not in written]",
+            ]
+        return [*lines, "is_conv1d = any(isinstance(layers[n], Conv1D) for n in [*written, *read])"]
+
+    def script_settings(self, config: Ia3Config) -> dict[str, str]:
+        return {
+            "target_modules": "[*written, *read]",
+            "feedforward_modules": "read",
+            "fan_in_fan_out": "is_conv1d",
         }
 
     def trainable_count(self, model: Any, config: Ia3Config, context: Context) -> int:

@@ -15,6 +15,7 @@ from lab.errors import Problem
 from lab.methods import Context, register
 from lab.methods.parts import patterns
 from lab.methods.parts.peft_method import PeftMethod, wants_float32
+from lab.methods.parts.script_lines import names_lines
 from lab.methods.parts.target_modules import norms
 from lab.schema import option
 
@@ -65,6 +66,29 @@ class LnTuning(PeftMethod):
 
     def settings_for(self, model: Any, config: LnTuningConfig, context: Context) -> dict[str, Any]:
         return {"target_modules": [name for name, _ in chosen(model, config)]}
+
+    def script_before(self, config: LnTuningConfig) -> list[str]:
+        lines = [
+            "norms = [",
+            "    name",
+            "    for name, module in model.named_modules()",
+            '    if "norm" in type(module).__name__.lower()',
+            "    and any(True for _ in module.parameters(recurse=False))",
+            "]",
+        ]
+        if config.targets is not None:
+            lines.append(f"norms = {names_lines(config.targets, 'norms')}")
+        return lines
+
+    def script_settings(self, config: LnTuningConfig) -> dict[str, str]:
+        return {"target_modules": "norms"}
+
+    def script_after(self, config: LnTuningConfig) -> list[str]:
+        return [
+            "for weight in model.parameters():",
+            "    if weight.requires_grad:  # in 16 bits small steps from 1.0 are lost",
+            "        weight.data = weight.data.float()",
+        ]
 
     def apply(self, model: Any, config: LnTuningConfig, context: Context) -> Any:
         model = super().apply(model, config, context)

@@ -25,7 +25,7 @@ from typing import Any
 
 from lab.errors import LabError, Problem
 from lab.methods import Context, register
-from lab.methods.parts import patterns
+from lab.methods.parts import lora_script, patterns
 from lab.methods.parts.lora_ranks import problems_by_layer, ranks_and_alphas, too_high_ranks
 from lab.methods.parts.peft_method import PeftMethod, is_meta
 from lab.methods.parts.target_modules import (
@@ -221,6 +221,15 @@ class Lora(PeftMethod):
         if is_meta(model) and config.init_lora_weights in DECOMPOSES_BASE:
             del settings["init_lora_weights"]  # there are no values to decompose
         return settings
+
+    def script_before(self, config: Any) -> list[str]:
+        return lora_script.before(config)
+
+    def script_settings(self, config: Any) -> dict[str, str]:
+        return super().script_settings(config) | lora_script.settings(config)
+
+    def script_after(self, config: Any) -> list[str]:
+        return lora_script.after(config, config.start in DECOMPOSES_BASE)
 
     def apply(self, model: Any, config: Any, context: Context) -> Any:
         model = super().apply(model, config, context)

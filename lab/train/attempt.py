@@ -14,6 +14,7 @@ from transformers.utils import logging
 
 from lab import methods, paths
 from lab.atomic_files import part, read_object, write_json
+from lab.checked_run import read_stats
 from lab.data import batches, chat_template, prepare, token_view
 from lab.data import catalog as datasets
 from lab.data.prepare import PreparedData
@@ -180,8 +181,7 @@ class Attempt:
             general = self._base_answers(self._load_base)
             self.telemetry.enter_phase("tokenising")
         data = prepare.prepare(self.spec, self.tokenizer, count_rows, general)
-        planned = (read_object(self.run.estimate) or {}).get("facts") or {}
-        for note in [*planned.get("warnings", []), *data.notes]:
+        for note in [*read_stats(self.run).warnings, *data.notes]:
             if note not in self.warned:
                 self.telemetry.warn(str(note))
                 self.warned.add(note)

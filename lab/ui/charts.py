@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from lab.atomic_files import number, read_object
+from lab.atomic_files import number
+from lab.checked_run import read_forecast
 from lab.runs.metric_columns import Columns
 from lab.runs.metric_series import MetricSeries, ema
 from lab.ui import colours
@@ -135,7 +136,7 @@ def memory(series: MetricSeries, view: View) -> go.Figure:
             values = device.get(key)[: len(clock)] / 1e9
             line(chart, clock, values, name, colour, dash=dash, width=2)
             ends += _ends(clock, values, name, colour)
-    estimate = number((read_object(series.run.estimate) or {}).get("peak_bytes"))
+    estimate = read_forecast(series.run).memory.peak_bytes
     if estimate is not None and estimate > 0:
         word = "estimate" if on_gpu else "upper bound"
         level(chart, estimate / 1e9, view.quiet)

@@ -188,4 +188,4 @@ def _fetching(hub_id: hub.HubId) -> None:
         st.rerun()
     rows, total = int(number(state.get("rows")) or 0), number(state.get("total"))
     words = f"{rows:,} rows" + (f" of {int(total):,}" if total else "")
-    st.progress(min(1.0, rows / total) if total else 0.0, formatting=f"Fetching: {words}")
+    st.progress(min(1.0, rows / total) if total else 0.0, text=f"Fetching: {words}")

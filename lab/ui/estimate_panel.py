@@ -11,6 +11,7 @@ import streamlit as st
 
 from lab import formatting
 from lab.errors import SpecError
+from lab.forecasts import DiskForecast, Forecast, How, Parts, RuntimeForecast
 from lab.preflight.client import Abandoned, planner
 from lab.recent import Recent
 from lab.ui import memory_charts
@@ -28,7 +29,7 @@ class EstimateJob(BackgroundJob):
     def __init__(self, spec: dict[str, Any]) -> None:
         super().__init__()
         self.spec = spec
-        self.estimate: dict[str, Any] | None = None
+        self.estimate: Forecast | None = None
         self.seen_at = time.monotonic()
 
     @property
@@ -40,14 +41,14 @@ class EstimateJob(BackgroundJob):
     def ask(self) -> None:
         self.estimate = planner.estimate(self.spec, shadow=False)
         # a processor's figure is a bound, and runs are admitted with that of the outline
-        if not self.estimate["is_bound"]:
+        if not self.estimate.memory.is_bound:
             time.sleep(STILL_S)
             # a little less: the look that began this may be noted after it has begun
             if time.monotonic() - self.seen_at > 0.8 * STILL_S:
                 raise Abandoned
             self.estimate = planner.estimate(self.spec)
         # how long it takes: reads some of the data, so it comes last
-        is_traced = not self.estimate["is_bound"]
+        is_traced = not self.estimate.memory.is_bound
         self.estimate = planner.estimate(self.spec, shadow=is_traced, time=True)
 
 
@@ -81,64 +82,63 @@ def panel(spec: dict[str, Any]) -> None:
 
 def show(job: EstimateJob, view: View) -> None:
     """One bar of what the peak is made of, against what the device has, and a sentence."""
-    if job.estimate is None:
-        message = escape_markdown(job.problem) if job.is_complete else "Looking at the model …"
-        st.caption(f":material/memory_alt: {message}")
+    forecast = job.estimate
+    if forecast is None:
+        words = escape_markdown(job.problem) if job.is_complete else "Looking at the model …"
+        st.caption(f":material/memory_alt: {words}")
         return
-    estimate = job.estimate
-    basis = formatting.estimated_by(estimate["source"])
-    if estimate["source"] == "outline":
-        basis = "a bound" if estimate["is_bound"] else "about, the step is being traced …"
-    free_bytes = estimate.get("device_bytes")
-    free = f", {formatting.size(free_bytes)} free" if free_bytes else ""
+    memory, room = forecast.memory, forecast.device_bytes
+    how = memory.how.in_words
+    if memory.how is How.OUTLINE:
+        how = "a bound" if memory.is_bound else "about, the step is being traced …"
+    free = f", {formatting.size(room)} free" if room else ""
     st.markdown(
-        f":material/memory_alt: **{formatting.size(estimate['peak_bytes'])}** of memory at "
-        f"the peak ({escape_markdown(estimate['peak_phase'])}; {basis}){free}"
+        f":material/memory_alt: **{formatting.size(memory.peak_bytes)}** of memory at the peak "
+        f"({escape_markdown(memory.peak_phase)}; {how}){free}"
     )
-    if estimate.get("pace"):
-        st.markdown(f":material/timer: {time_in_words(estimate)}")
+    if forecast.runtime:
+        st.markdown(f":material/timer: {time_in_words(forecast.runtime, forecast.disk)}")
     st.plotly_chart(
-        bar(estimate, view), key="new.forecast", theme=None, config=CONFIG,
+        bar(forecast, view), key="new.forecast", theme=None, config=CONFIG,
         alt="Memory at the peak by part, against the device's free memory",
     )  # fmt: skip
-    if estimate["fits"] is False:
+    if memory.fits is False:
         st.warning("It will not fit as it is. Start says the smallest change that does.")
-    elif estimate.get("trace_error"):
+    elif memory.trace_error:
         st.warning("Whether it fits is not known: this model's step cannot be traced.")
 
 
-def time_in_words(estimate: dict[str, Any]) -> str:
+def time_in_words(runtime: RuntimeForecast, disk: DiskForecast | None) -> str:
     """The predicted time, what it is for, and the energy and disk that it takes."""
-    pace = estimate["pace"]
-    seconds = pace["seconds"] + pace["evaluating_s"]
-    steps = "1 step" if pace["steps"] == 1 else f"{pace['steps']:,} steps"
-    text = f"about **{formatting.duration(seconds)}** for {steps}, {pace['tokens']:,} tokens"
-    if pace["energy_wh"]:
-        text += f", {pace['energy_wh']:,.1f} Wh"
-    text += f", up to {formatting.size(estimate['disk']['total'])} of disk"
-    return text if pace["is_measured"] else f"{text} (rough, until a run has finished here)"
+    seconds = runtime.seconds + runtime.evaluating_s
+    steps = "1 step" if runtime.steps == 1 else f"{runtime.steps:,} steps"
+    words = f"about **{formatting.duration(seconds)}** for {steps}, {runtime.tokens:,} tokens"
+    if runtime.energy_wh:
+        words += f", {runtime.energy_wh:,.1f} Wh"
+    if disk:
+        words += f", up to {formatting.size(disk.total)} of disk"
+    return words if runtime.is_measured else f"{words} (rough, until a run has finished here)"
 
 
-def bar(estimate: dict[str, Any], view: View) -> go.Figure:
+def bar(forecast: Forecast, view: View) -> go.Figure:
     """The parts at the peak as one stacked bar; the line is what is free."""
     chart = figure(view, x="", y="", height=96)
     colours = (*view.colours[:5], memory_charts.GREY)
-    for i, part in enumerate(memory_charts.PARTS):
+    sizes = forecast.memory.at_peak or Parts()
+    for colour, (part, title) in zip(colours, memory_charts.TITLES.items(), strict=True):
         chart.add_trace(
             go.Bar(
-                x=[estimate["at_peak"].get(part, 0) / 1e9],
+                x=[sizes.get(part) / 1e9],
                 y=[""],
-                name=memory_charts.TITLES[part],
+                name=title,
                 orientation="h",
-                marker={"color": colours[i]},
-                hovertemplate=f"{memory_charts.TITLES[part]} %{{x:.2f}} GB<extra></extra>",
+                marker={"color": colour},
+                hovertemplate=f"{title} %{{x:.2f}} GB<extra></extra>",
             )
         )
-    free_bytes = estimate.get("device_bytes")
-    if free_bytes and free_bytes < 8 * estimate["peak_bytes"]:
-        chart.add_vline(
-            x=free_bytes / 1e9, line={"color": view.colours[3], "width": 2, "dash": "dash"}
-        )
+    room = forecast.device_bytes
+    if room and room < 8 * forecast.memory.peak_bytes:
+        chart.add_vline(x=room / 1e9, line={"color": view.colours[3], "width": 2, "dash": "dash"})
     chart.update_layout(
         barmode="stack", showlegend=False, hovermode="closest", bargap=0.2,
         margin={"l": 0, "r": 8, "t": 4, "b": 4},

@@ -17,7 +17,7 @@ from lab.preflight.client import planner
 from lab.ui import memory_charts
 from lab.ui.charts import CONFIG, View
 from lab.ui.markdown_safety import escape_markdown, plain
-from lab.ui.method_estimates import MethodEstimates, spec_of
+from lab.ui.method_estimates import MethodEstimates, MethodRow, spec_of
 
 HERE = "this machine"
 LARGEST_UPLOAD = 1_000_000  # bytes of a config.json
@@ -156,9 +156,8 @@ def show(estimates: MethodEstimates, device_name: str, view: View) -> None:
         else:
             st.info("Reading the model's structure …", icon=":material/hourglass_top:")
         return
-    size = rows[0]["estimate"].get("device_bytes")
-    device = {"name": device_name, "bytes": size}
-    traced = sum(row["estimate"]["source"] == "shadow" for row in rows)
+    device = {"name": device_name, "bytes": rows[0].forecast.device_bytes}
+    traced = sum(row.forecast.memory.how.is_exact for row in rows)
     if not estimates.is_complete:
         total = len(methods.all_methods()) - len(estimates.refused)
         st.caption(f"Outlines first; {traced} of {total} steps traced so far …")
@@ -190,9 +189,9 @@ def show(estimates: MethodEstimates, device_name: str, view: View) -> None:
     for name, why in estimates.refused.items():
         st.caption(f"{escape_markdown(methods.get(name).title)}: {escape_markdown(why)}")
     for row in rows:
-        why = row["estimate"].get("trace_error")
+        why = row.forecast.memory.trace_error
         if why:
-            message = f"{row['title']}: not known, the step cannot be traced ({why})."
+            message = f"{row.title}: not known, the step cannot be traced ({why})."
             st.caption(escape_markdown(message))
     _show_limits(estimates)
     _show_rules(rows)
@@ -208,14 +207,14 @@ def _show_limits(estimates: MethodEstimates) -> None:
         with grid.cell().container(border=True):
             st.markdown(f"**{escape_markdown(methods.get(name).title)}**")
             st.markdown(
-                f"longest row: **{limit['longest_row']:,}** tokens\n\n"
-                f"largest batch: **{limit['largest_batch']:,}** rows\n\n"
+                f"longest row: **{limit.longest_row:,}** tokens\n\n"
+                f"largest batch: **{limit.largest_batch:,}** rows\n\n"
                 "largest model: "
-                f"**{escape_markdown(limit['largest_model'] or 'none of the shipped')}**"
+                f"**{escape_markdown(limit.largest_model or 'none of the shipped')}**"
             )
 
 
-def _show_rules(rows: list[dict[str, Any]]) -> None:
+def _show_rules(rows: list[MethodRow]) -> None:
     st.subheader("Rules of thumb against the step", anchor=False)
     st.caption(
         "What four public articles claim for such a model, beside the prediction. Most rules "
@@ -245,12 +244,12 @@ def show_by_size(settings: dict[str, Any]) -> None:
         row: dict[str, Any] = {"size": f"{size}B", "model": model}
         for method, gigabytes in zip(methods.standard_methods(), printed, strict=True):
             row[f"{method.name}, printed"] = gigabytes
-            estimate = planner.estimate(
+            forecast = planner.estimate(
                 spec_of(settings | {"model": f"config:{model}"}, method),
                 {"kind": "cuda"},
                 shadow=False,
             )
-            row[f"{method.name}, here"] = round(estimate["peak_bytes"] / 1e9, 1)
+            row[f"{method.name}, here"] = round(forecast.memory.peak_bytes / 1e9, 1)
         shown.append(row)
     st.dataframe(shown, hide_index=True)
     st.caption(

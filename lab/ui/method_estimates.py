@@ -8,9 +8,19 @@ from typing import Any
 
 from lab import methods
 from lab.errors import LabError, SpecError
+from lab.forecasts import FitLimits, Forecast
 from lab.preflight.client import Abandoned, planner
 from lab.recent import Recent
 from lab.ui.waiting import BackgroundJob
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodRow:
+    """What is predicted for one method."""
+
+    name: str
+    title: str
+    forecast: Forecast
 
 
 class MethodEstimates(BackgroundJob):
@@ -20,9 +30,9 @@ class MethodEstimates(BackgroundJob):
     def __init__(self, settings: dict[str, Any], device: dict[str, Any]) -> None:
         super().__init__()
         self.settings, self.device = settings, device
-        self.estimates: dict[str, dict[str, Any]] = {}
+        self.estimates: dict[str, Forecast] = {}
         self.refused: dict[str, str] = {}
-        self.limits: dict[str, Any] = {}
+        self.limits: dict[str, FitLimits] = {}
 
     @property
     def is_stale(self) -> bool:
@@ -62,13 +72,12 @@ class MethodEstimates(BackgroundJob):
                 if is_last or isinstance(error, Abandoned):
                     raise
 
-    def rows(self) -> list[dict[str, Any]]:
-        order = [method.name for method in methods.all_methods()]
+    def rows(self) -> list[MethodRow]:
         estimates = dict(self.estimates)
         return [
-            {"name": name, "title": methods.get(name).title, "estimate": estimates[name]}
-            for name in order
-            if name in estimates
+            MethodRow(method.name, method.title, estimates[method.name])
+            for method in methods.all_methods()
+            if method.name in estimates
         ]
 
 

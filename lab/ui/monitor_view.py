@@ -7,7 +7,8 @@ from typing import Any
 import streamlit as st
 
 from lab import formatting, paths
-from lab.atomic_files import number, part, read_object, size_of
+from lab.atomic_files import number, read_object, size_of
+from lab.checked_run import read_forecast
 from lab.errors import LabError
 from lab.paths import RunDir
 from lab.recent import Recent
@@ -130,8 +131,8 @@ def state(run: RunDir) -> None:
         ("Peak memory", formatting.size(train.last("memory/peak_bytes")), None),
         ("Training time", formatting.duration(train.last("seconds")), None),
     ]
-    pace = number(part(read_object(run.estimate), "pace").get("seconds"))
-    predicted = None if pace is None else f"{formatting.duration(pace)} predicted"
+    runtime = read_forecast(run).runtime
+    predicted = f"{formatting.duration(runtime.seconds)} predicted" if runtime else None
     if train.has("perf/mfu"):
         share = train.last("perf/mfu")
         figures.insert(3, ("Utilisation", "–" if share is None else f"{share:.0%}", None))
@@ -314,25 +315,29 @@ def _checkpoint(run: RunDir, checkpoint: dict[str, Any]) -> None:
 
 def _memory_parts(run: RunDir) -> None:
     """Predicted beside measured memory, part by part, and how the predictions here have done."""
-    rows = estimate_history.parts(run)
+    rows = estimate_history.measured_parts(run)
     if not rows:
         return
     with st.expander("Memory, predicted and measured", icon=":material/memory_alt:"):
         st.dataframe(
             [
-                {key: formatting.size(row[key]) if key != "part" else row[key] for key in row}
+                {
+                    "part": row.name,
+                    "predicted": formatting.size(row.predicted),
+                    "measured": formatting.size(row.measured),
+                }
                 for row in rows
             ],
             hide_index=True,
         )
-        predicted = read_object(run.estimate) or {}
-        if predicted.get("is_bound", True):
+        forecast = read_forecast(run)
+        if forecast.memory.is_bound:
             st.caption("On a CPU the prediction is a bound on the resident memory.")
-        history = estimate_history.history_of_errors(str(predicted.get("device", "cpu")))
-        if history["runs"]:
+        history = estimate_history.error_history(forecast.device)
+        if history is not None:
             st.caption(
-                f"Finished runs here: {len(history['runs'])}, median distance "
-                f"{history['median']:.1%}, largest {history['worst']:.1%}."
+                f"Finished runs here: {len(history.errors)}, median distance "
+                f"{history.median:.1%}, largest {history.worst:.1%}."
             )
 
 

@@ -285,11 +285,11 @@ def show_problems() -> None:
 
 def check() -> None:
     """Ask the planner about the form as it is; keep what it says."""
-    st.session_state["new.plan"] = None
+    st.session_state["new.checked"] = None
     try:
         spec = form.value()
         label = "Checking the model, the data and the settings …"
-        plan = wait(label, lambda: planner.check(spec))
+        checked = wait(label, lambda: planner.check(spec))
     except SpecError as error:
         submit.note(error)
         st.rerun()
@@ -298,31 +298,28 @@ def check() -> None:
         return
     had_problems = bool(st.session_state.get("new.problems"))
     st.session_state["new.problems"] = {}
-    st.session_state["new.plan"] = {"for": spec, **plan}
+    st.session_state["new.checked"] = spec, checked
     if had_problems:
         st.rerun()
 
 
 def show_plan() -> None:
     """What the last check found, as long as the form is still the same."""
-    plan = st.session_state.get("new.plan")
-    if not plan or plan["for"] != form.value():
+    form_value, checked = st.session_state.get("new.checked") or (None, None)
+    if checked is None or form_value != form.value():
         return
-    estimate, facts = plan["estimate"], plan["facts"]
+    stats, memory, disk = checked.stats, checked.forecast.memory, checked.forecast.disk
     st.success("Ready to start.", icon=":material/check_circle:")
-    for warning in facts.get("warnings", []):
+    for warning in stats.warnings:
         st.warning(escape_markdown(warning), icon=":material/warning:")
-    trains = (
-        f"{formatting.count(estimate['trainable'])} of {formatting.count(estimate['parameters'])}"
-    )
+    trains = f"{formatting.count(memory.trainable)} of {formatting.count(memory.parameters)}"
     st.markdown(
-        f":material/memory_alt: about **{formatting.size(estimate['peak_bytes'])}** at the peak "
-        f"({escape_markdown(estimate['peak_phase'])}; "
-        f"{formatting.estimated_by(estimate['source'])})\n\n"
+        f":material/memory_alt: about **{formatting.size(memory.peak_bytes)}** at the peak "
+        f"({escape_markdown(memory.peak_phase)}; {memory.how.in_words})\n\n"
         f":material/tune: trains {trains} parameters\n\n"
-        f":material/hard_drive: up to {formatting.size(estimate['disk']['total'])} of disk\n\n"
-        f":material/dataset: {facts['examples']:,} examples, about "
-        f"{facts['tokens_per_row']:.0f} tokens each, {facts['loss_tokens_per_row']:.0f} learned"
+        f":material/hard_drive: up to {formatting.size(disk.total)} of disk\n\n"
+        f":material/dataset: {stats.examples:,} examples, about "
+        f"{stats.tokens_per_row:.0f} tokens each, {stats.loss_tokens_per_row:.0f} learned"
     )
 
 

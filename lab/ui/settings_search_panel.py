@@ -9,6 +9,7 @@ import streamlit as st
 
 from lab import formatting, host
 from lab.errors import LabError, SpecError
+from lab.forecasts import Candidate, SettingsSearch, recomputed_layers
 from lab.preflight.client import planner
 from lab.spec import RunSpec
 from lab.ui import form, submit
@@ -22,37 +23,40 @@ def for_form() -> None:
     """On New run: look for faster settings of what the form describes, on this machine."""
     if st.button("Find the fastest settings that fit", key="plan", width="stretch"):
         # a run in 16 bits is for this processor, too, where there is nothing else
-        _ask(form.value(), {} if host.gpus() else {"kind": "cpu"}, "new.choices")
-    search = st.session_state.get("new.choices")
-    if not search or search["for"] != form.value():
+        spec = form.value()
+        _ask(spec, {} if host.gpus() else {"kind": "cpu"}, "new.choices", spec)
+    search = _answer("new.choices", form.value())
+    if search is None:
         return
     show(search, is_narrow=True)
-    best = search["choices"][0]
-    if best["fits"]:
+    best = search.candidates[0]
+    if best.fits:
         st.button(
             "Use the first", key="plan.take", icon=":material/check:", on_click=_take,
-            args=(best["changes"],),
+            args=(best.changes(),),
         )  # fmt: skip
 
 
 def for_device(spec: dict[str, Any], device: dict[str, Any]) -> None:
     """On Memory: the same for any model and device."""
-    question = {"spec": spec, "device": device}
     if st.button("Find the fastest settings that fit", key="memory.plan"):
-        _ask(spec, device, "memory.choices")
-        search = st.session_state.get("memory.choices")
-        if search:
-            st.session_state["memory.choices"] = {**search, "for": question}
-    search = st.session_state.get("memory.choices")
-    if search and search["for"] == question:
+        _ask(spec, device, "memory.choices", [spec, device])
+    search = _answer("memory.choices", [spec, device])
+    if search is not None:
         show(search)
 
 
-def _ask(spec: dict[str, Any], device: dict[str, Any], session_key: str) -> None:
+def _answer(session_key: str, question: Any) -> SettingsSearch | None:
+    """The answer under that key of the session, if it is that to `question`."""
+    answered, search = st.session_state.get(session_key) or (None, None)
+    return search if answered == question else None
+
+
+def _ask(spec: dict[str, Any], device: dict[str, Any], session_key: str, question: Any) -> None:
     st.session_state[session_key] = None
     try:
-        answer = wait("Comparing settings …", lambda: planner.plan(spec, device))
-        st.session_state[session_key] = {"for": spec, **answer}
+        search = wait("Comparing settings …", lambda: planner.plan(spec, device))
+        st.session_state[session_key] = question, search
     except SpecError as error:
         if session_key == "new.choices":
             submit.note(error)
@@ -68,56 +72,51 @@ def _take(changes: dict[str, Any]) -> None:
     form.load(dataclasses.replace(spec, train=dataclasses.replace(spec.train, **train)))
 
 
-def show(search: dict[str, Any], *, is_narrow: bool = False) -> None:
+def show(search: SettingsSearch, *, is_narrow: bool = False) -> None:
     """The choices, the best first, and what their speeds rest on."""
-    choices = search["choices"][:SHOWN]
+    candidates = search.candidates[:SHOWN]
     if is_narrow:
-        for rank, choice in enumerate(choices[:SHORT], 1):
+        for rank, candidate in enumerate(candidates[:SHORT], 1):
             st.markdown(
-                f"{rank}. **{choice['tokens_per_s']:,.0f} tokens/s**, "
-                f"{formatting.size(choice['peak_bytes'])}: {_words(choice)}; "
-                f"{escape_markdown(choice['why'])}"
+                f"{rank}. **{candidate.tokens_per_s:,.0f} tokens/s**, "
+                f"{formatting.size(candidate.peak_bytes)}: {_words(candidate)}; "
+                f"{escape_markdown(candidate.why)}"
             )
     else:
-        _table(choices)
-    if search["is_measured"]:
+        _table(candidates)
+    if search.is_measured:
         basis = "Speeds follow what this machine's finished runs have reached."
     else:
-        basis = f"Speeds take {search['reached']:.0%} of the device's peak rate, a usual share."
+        basis = f"Speeds take {search.reached:.0%} of the device's peak rate, a usual share."
     st.caption(
-        f"Every choice trains on the same rows a step. {search['reserve']:.0%} of "
-        f"{formatting.size(search['device_bytes'])} stay free. Compiling the layers "
-        f"{escape_markdown(search['compile'])}. {basis}"
+        f"Every choice trains on the same rows a step. {search.reserve:.0%} of "
+        f"{formatting.size(search.device_bytes)} stay free. Compiling the layers "
+        f"{escape_markdown(search.compile)}. {basis}"
     )
 
 
-def _words(choice: dict[str, Any]) -> str:
-    rows = "1 row" if choice["batch_size"] == 1 else f"{choice['batch_size']} rows"
-    times = (
-        f" × {choice['gradient_accumulation_steps']}"
-        if choice["gradient_accumulation_steps"] > 1
-        else ""
-    )
+def _words(candidate: Candidate) -> str:
+    rows = "1 row" if candidate.batch_size == 1 else f"{candidate.batch_size} rows"
+    times = f" × {candidate.accumulation}" if candidate.accumulation > 1 else ""
     return (
-        f"{rows} a pass{times}, {_recomputes(choice)} recomputed, {choice['loss']} loss, "
-        f"{choice['optimizer']}"
+        f"{rows} a pass{times}, {recomputed_layers(candidate)} recomputed, {candidate.loss} loss, "
+        f"{candidate.optimizer}"
     )
 
 
-def _table(choices: list[dict[str, Any]]) -> None:
+def _table(candidates: tuple[Candidate, ...]) -> None:
     st.dataframe(
         [
             {
-                "rows × passes": f"{choice['batch_size']} × "
-                f"{choice['gradient_accumulation_steps']}",
-                "tokens/s": choice["tokens_per_s"],
-                "peak, GB": choice["peak_bytes"] / 1e9,
-                "recomputes": _recomputes(choice),
-                "loss": choice["loss"],
-                "optimizer": choice["optimizer"],
-                "why": choice["why"],
+                "rows × passes": f"{candidate.batch_size} × {candidate.accumulation}",
+                "tokens/s": candidate.tokens_per_s,
+                "peak, GB": candidate.peak_bytes / 1e9,
+                "recomputes": recomputed_layers(candidate),
+                "loss": candidate.loss,
+                "optimizer": candidate.optimizer,
+                "why": candidate.why,
             }
-            for choice in choices
+            for candidate in candidates
         ],
         hide_index=True,
         column_config={
@@ -125,10 +124,3 @@ def _table(choices: list[dict[str, Any]]) -> None:
             "peak, GB": st.column_config.NumberColumn(format="%.2f", width="small"),
         },
     )
-
-
-def _recomputes(choice: dict[str, Any]) -> str:
-    if choice["activation_checkpointing"] != "on":
-        return "nothing"
-    layers = choice["checkpointed_layers"]
-    return f"{layers} layers" if layers else "all layers"

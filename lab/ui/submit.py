@@ -48,12 +48,12 @@ def start(spec: dict[str, Any], ticket: str) -> RunDir | None:
         ticket = renew()  # the form was changed after its run had started
     try:
         with st.spinner("Checking the model, the data and the settings …"):
-            plan = planner.check(spec)
+            checked = planner.check(spec)
     except SpecError as error:
         note(error)
         return None
     st.session_state[f"{PREFIX}.problems"] = {}
-    return submissions.start(plan, ticket)
+    return submissions.start(checked, ticket)
 
 
 def note(error: SpecError) -> None:
@@ -70,5 +70,5 @@ def quick_start(preset: Preset) -> RunDir:
     if run is not None:
         return run
     with st.spinner("Checking the model and the data …"):
-        plan = planner.check(preset.changes)
-    return submissions.start(plan, draft)
+        checked = planner.check(preset.changes)
+    return submissions.start(checked, draft)

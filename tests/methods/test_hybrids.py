@@ -14,11 +14,11 @@ from lab import methods
 from lab.chat import generate
 from lab.data import prepare
 from lab.paths import RunDir
-from lab.preflight.validate import check
 from lab.runs import record_reader
 from lab.spec import RunSpec
 from lab.train import checkpoint
 from lab.train.step import device_batches, evaluation_loss
+from tests.answers import check
 from tests.conftest import attempt_here, run_here
 
 FEW = {"max_steps": 4, "eval_steps": 2, "save_steps": 2, "sample_steps": 0}

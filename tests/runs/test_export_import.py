@@ -242,6 +242,16 @@ def test_what_a_killed_import_left_is_cleared_away(exported: Path) -> None:
     assert not old.exists() and new.exists(), "another import may still be at the new one"
 
 
+def test_a_result_whose_tokenizer_was_changed_is_not_exported(
+    trained: list[RunDir], tmp_path: Path
+) -> None:
+    file = trained[1].artifact / "tokenizer_config.json"
+    file.write_text(file.read_text() + "\n")
+    with pytest.raises(LabError, match=r"tokenizer_config\.json"):
+        export_import.export(trained[1], tmp_path / "changed.zip")
+    assert not (tmp_path / "changed.zip").exists()
+
+
 def test_an_old_file_and_a_crashed_run(trained: list[RunDir], tmp_path: Path) -> None:
     run = trained[1]
     os.utime(run.estimate, (0, 0))  # ZIP knows no time before 1980

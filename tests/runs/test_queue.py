@@ -28,9 +28,9 @@ def waiting(make_spec: Callable[..., dict[str, Any]], monkeypatch: pytest.Monkey
     monkeypatch.setattr(supervisor, "ensure", lambda: None)
 
     def make(count: int, **sections: Any) -> list[RunDir]:
-        from lab.preflight.validate import check
+        from tests.answers import checked
 
-        plan = check(make_spec("lora", **sections))
+        plan = checked(make_spec("lora", **sections))
         created = []
         for _ in range(count):
             run = launch.create_run_dir(plan)

@@ -98,12 +98,12 @@ def test_an_interrupted_attempt_resumes_bitwise(
     method: str,
     packing: str,
 ) -> None:
-    from lab.preflight.validate import check
     from lab.train.callbacks import RunCallback
+    from tests.answers import checked
 
     sections = {"data": {"packing": packing}}
     whole = work_here(method, **sections)
-    run = launch.create_run_dir(check(make_spec(method, **sections)))
+    run = launch.create_run_dir(checked(make_spec(method, **sections)))
     record = RunCallback._record
 
     def fail_at_seven(self: RunCallback, *measured: Any) -> None:

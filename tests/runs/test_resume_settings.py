@@ -13,11 +13,11 @@ import pytest
 from lab.atomic_files import read_object
 from lab.errors import LabError, SpecError
 from lab.paths import RunDir
-from lab.preflight.validate import check
 from lab.runs import launch, queue, record_reader, resume_settings
 from lab.runs.status import status
 from lab.train import checkpoint
 from lab.train.budget import rate
+from tests.answers import check
 from tests.conftest import attempt_here, run_here
 from tests.runs.test_resume import assert_same_outcome
 

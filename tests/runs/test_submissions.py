@@ -10,20 +10,16 @@ from typing import Any
 
 import pytest
 
+from lab.checked_run import CheckedRun
 from lab.errors import LabError
 from lab.paths import RunDir, all_runs, home
 from lab.runs import launch, queue, submissions
 from lab.spec import RunSpec
 
 
-def plan(name: str) -> dict[str, Any]:
-    settings = {"name": name, "method": "lora", "train": {"a": 1, "b": 2}}
-    return {
-        "spec": RunSpec(name=name).to_json(),
-        "requested": settings,
-        "estimate": {},
-        "facts": {},
-    }
+def plan(name: str) -> CheckedRun:
+    asked = {"name": name, "method": "lora", "train": {"a": 1, "b": 2}}
+    return CheckedRun(RunSpec(name=name), asked)
 
 
 @pytest.fixture
@@ -40,10 +36,10 @@ def test_a_ticket_knows_its_run_and_its_form(submitted: list[RunDir]) -> None:
     run = submissions.start(plan("one"), ticket)
     assert submitted == [run], "It waits in the queue."
     assert submissions.run_of(ticket) == run and submissions.start(plan("one"), ticket) == run
-    asked = plan("one")["requested"]
+    asked = plan("one").requested
     turned = {key: asked[key] for key in reversed(asked)}
     assert submissions.is_same(ticket, asked) and submissions.is_same(ticket, turned)
-    assert not submissions.is_same(ticket, plan("two")["requested"])
+    assert not submissions.is_same(ticket, plan("two").requested)
     assert all_runs() == [run]
 
 
@@ -52,7 +48,7 @@ def test_two_clicks_at_once_are_one_run(
 ) -> None:
     create = launch.create_run_dir
 
-    def slowly(made: dict[str, Any]) -> RunDir:
+    def slowly(made: CheckedRun) -> RunDir:
         time.sleep(0.3)
         return create(made)
 

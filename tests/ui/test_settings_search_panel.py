@@ -66,7 +66,8 @@ def test_the_time_is_said_with_what_it_is_for(make_spec: Any) -> None:
     deadline = time.monotonic() + 60
     while not job.is_complete and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert job.estimate is not None and job.estimate["pace"]["steps"] == 1
-    sentence = estimate_panel.time_in_words(job.estimate)
+    assert job.estimate is not None and job.estimate.runtime is not None
+    assert job.estimate.runtime.steps == 1
+    sentence = estimate_panel.time_in_words(job.estimate.runtime, job.estimate.disk)
     assert "for 1 step, " in sentence and "of disk" in sentence
     assert sentence.endswith("(rough, until a run has finished here)")

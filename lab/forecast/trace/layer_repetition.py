@@ -18,6 +18,7 @@ from typing import Any
 from lab.forecast.trace.allocation_log import Event, Log, Trace
 from lab.forecast.trace.meta_model import build, signatures, with_layers
 from lab.forecast.trace.trace_step import Batch, decoder_layers, record
+from lab.forecasts import How
 from lab.methods import Method
 from lab.recent import Recent
 from lab.spec import RunSpec
@@ -40,8 +41,8 @@ def step(
     *,
     on_gpu: bool,
     whole: bool = False,
-) -> tuple[Trace, str]:
-    """(the trace of a step of a model of `config`, "full trace" or "layer extension").
+) -> tuple[Trace, How]:
+    """(the trace of a step of a model of `config`, whether layers were repeated for it).
 
     `found` are the signatures of its layers with the method in place; extension is used where
     enough of them are alike.
@@ -52,12 +53,12 @@ def step(
     if not whole and not has_prefix and len(chosen) < len(found):
         try:
             short = _short(config, found, chosen, method, spec, batch, loss, on_gpu)
-            return extend(short, stands_for).read(on_gpu=on_gpu), "layer extension"
+            return extend(short, stands_for).read(on_gpu=on_gpu), How.REPEATED_LAYERS
         except Irregular:
             pass
     model, quantised, _ = build(config, spec, method)
     log = record(model, method, spec, batch, loss, quantised, on_gpu=on_gpu)
-    return log.read(on_gpu=on_gpu), "full trace"
+    return log.read(on_gpu=on_gpu), How.EVERY_LAYER
 
 
 def layer_kinds(
@@ -118,13 +119,12 @@ def _short(
     asked = [few.to_dict(), spec.method, asdict(spec.train), asdict(batch), loss, on_gpu]
     name = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
     log = _logs.get(name)
-    if log is None:
-        small, quantised, _ = build(few, spec, method)
-        if signatures(decoder_layers(small)) != [found[place] for place in chosen]:
-            raise Irregular("the method treats the layers of a short model in another way")
-        log = record(small, method, spec, batch, loss, quantised, on_gpu=on_gpu)
-        _logs.put(name, log)
-    return log
+    if log is not None:
+        return log
+    small, quantised, _ = build(few, spec, method)
+    if signatures(decoder_layers(small)) != [found[place] for place in chosen]:
+        raise Irregular("the method treats the layers of a short model in another way")
+    return _logs.put(name, record(small, method, spec, batch, loss, quantised, on_gpu=on_gpu))
 
 
 def extend(short: Log, stands_for: list[int]) -> Log:

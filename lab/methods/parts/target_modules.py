@@ -11,7 +11,8 @@ from typing import Any
 from lab.errors import Problem
 from lab.methods.parts import patterns
 from lab.methods.parts.compatibility import Unsupported
-from lab.schema import PATTERN_SIGN, option
+from lab.methods.parts.script_lines import regex_of
+from lab.schema import option
 
 ALL_LINEAR = "all-linear"
 
@@ -69,25 +70,21 @@ def target_layers(model: Any, targets: str | list[str]) -> list[LinearLayer]:
         head = model.get_output_embeddings()
         heads = {name for name, module in model.named_modules() if module is head}
         return [layer for layer in layers if layer.name not in heads]
-    chosen = patterns.all_named(_entries(targets), (layer.name for layer in layers))
+    chosen = patterns.all_named(target_entries(targets), (layer.name for layer in layers))
     return [layer for layer in layers if layer.name in chosen]
 
 
-def _entries(targets: str | list[str]) -> list[str]:
+def target_entries(targets: str | list[str]) -> list[str]:
+    """The entries of a list; runs of older labs keep a pattern as one text."""
     return [targets] if isinstance(targets, str) else targets
 
 
 def peft_targets(targets: str | list[str]) -> str | list[str]:
     """As PEFT writes them: "all-linear", last parts of names, or one pattern over full names."""
-    entries = _entries(targets)
+    entries = target_entries(targets)
     if targets == ALL_LINEAR or not any(map(patterns.is_pattern, entries)):
         return targets
-    return "|".join(
-        entry.removeprefix(PATTERN_SIGN)
-        if patterns.is_pattern(entry)
-        else rf"(.*\.)?{re.escape(entry)}"
-        for entry in entries
-    )
+    return regex_of(entries)
 
 
 def target_problems(
@@ -99,7 +96,7 @@ def target_problems(
         names = [layer.name for layer in linear_layers(model)]
         choices = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in names}))
         nothing = f"names no linear layer of this model. Choose from: {choices}; or {ALL_LINEAR}."
-        problems = patterns.problems("method.target_modules", _entries(targets), names, nothing)
+        problems = patterns.problems("method.targets", target_entries(targets), names, nothing)
     if problems or can_train_conv1d:
         return problems
     if any(layer.is_conv1d for layer in target_layers(model, targets)):
