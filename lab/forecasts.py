@@ -167,7 +167,7 @@ class StepSettings:
 
     batch_size: int = 0
     max_length: int = 0
-    accumulation: int = 1
+    gradient_accumulation_steps: int = 1
     precision: str = ""
     adapter_precision: str = ""
     activation_checkpointing: str = ""
@@ -278,7 +278,7 @@ class Candidate:
     """Settings for the same training, with what they need and how fast they should be."""
 
     batch_size: int = 1
-    accumulation: int = 1
+    gradient_accumulation_steps: int = 1
     activation_checkpointing: str = "off"
     loss: str = ""
     optimizer: str = ""
@@ -295,10 +295,10 @@ class Candidate:
         """The settings by their dotted keys."""
         return {
             "train.batch_size": self.batch_size,
-            "train.accumulation": self.accumulation,
+            "train.gradient_accumulation_steps": self.gradient_accumulation_steps,
             "train.activation_checkpointing": self.activation_checkpointing,
             "train.checkpointed_layers": self.checkpointed_layers,
-            "train.loss": self.loss,
+            "train.loss_implementation": self.loss,
             "train.optimizer": self.optimizer,
             "train.compile": self.compile,
         }

@@ -86,7 +86,7 @@ def predict(
         if shadow:
             return step(config, layers, method, spec, batch, loss, on_gpu=on_gpu, whole=whole)
         parts = short or outline_of(config, spec, method, on_gpu=on_gpu, packed=packed)
-        return whole_step(parts, profile.sizes, spec.train.accumulation), How.OUTLINE
+        return whole_step(parts, profile.sizes, spec.train.gradient_accumulation_steps), How.OUTLINE
 
     try:
         step_trace, how = trace()
@@ -268,7 +268,7 @@ def _settings(spec: RunSpec, loss: str, packed: bool) -> StepSettings:
     return StepSettings(
         batch_size=train.batch_size,
         max_length=spec.data.max_length,
-        accumulation=train.accumulation,
+        gradient_accumulation_steps=train.gradient_accumulation_steps,
         precision=train.precision,
         adapter_precision=train.adapter_precision,
         activation_checkpointing=train.activation_checkpointing,

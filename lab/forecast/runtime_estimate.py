@@ -102,7 +102,9 @@ def course(spec: RunSpec, stats: DatasetStats, flops_a_token: float) -> Course |
     counted = float(stats.loss_tokens_per_row or sequence) / sequence
     examples = min(stats.examples, data.max_examples or stats.examples)
     sequences = examples * float(stats.sequences_per_example or 1.0)
-    sequences *= (1 - (0.0 if data.held_out else data.eval_fraction)) / (1 - data.general_mix)
+    sequences *= (1 - (0.0 if data.eval_dataset else data.eval_fraction)) / (
+        1 - data.general_fraction
+    )
     length, rows = sequence, sequences
     if data.packing == "on":
         together = max(1.0, math.floor(data.max_length / sequence))
@@ -141,9 +143,13 @@ def pace(
     limit = spec.train.max_seconds
     if limit and (not steps or seconds > limit):
         seconds, tokens = limit, limit / each
-        steps = math.ceil(tokens / (spec.train.batch_size * spec.train.accumulation * found.length))
+        steps = math.ceil(
+            tokens / (spec.train.batch_size * spec.train.gradient_accumulation_steps * found.length)
+        )
     examples = min(stats.examples, spec.data.max_examples or math.inf)
-    share = 0.0 if spec.data.held_out else spec.data.eval_fraction  # of a set of its own, unknown
+    share = (
+        0.0 if spec.data.eval_dataset else spec.data.eval_fraction
+    )  # of a set of its own, unknown
     held = examples * share * found.sequence
     every = spec.train.eval_steps
     times = EVALUATIONS if every is None else steps // every if every else 1

@@ -76,8 +76,8 @@ class LnTuning(PeftMethod):
             "    and any(True for _ in module.parameters(recurse=False))",
             "]",
         ]
-        if config.targets is not None:
-            lines.append(f"norms = {names_lines(config.targets, 'norms')}")
+        if config.target_modules is not None:
+            lines.append(f"norms = {names_lines(config.target_modules, 'norms')}")
         return lines
 
     def script_settings(self, config: LnTuningConfig) -> dict[str, str]:

@@ -229,7 +229,7 @@ class Lora(PeftMethod):
         return super().script_settings(config) | lora_script.settings(config)
 
     def script_after(self, config: Any) -> list[str]:
-        return lora_script.after(config, config.start in DECOMPOSES_BASE)
+        return lora_script.after(config, config.init_lora_weights in DECOMPOSES_BASE)
 
     def apply(self, model: Any, config: Any, context: Context) -> Any:
         model = super().apply(model, config, context)

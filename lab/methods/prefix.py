@@ -131,7 +131,7 @@ class Prefix(PeftMethod):
         return model
 
     def script_before(self, config: PrefixConfig) -> list[str]:
-        if config.projection or config.start == "random":
+        if config.projection or config.init == "random":
             return []
         return [
             *start_lines(config),
@@ -153,7 +153,7 @@ class Prefix(PeftMethod):
             return []
         prefix = 'model.prompt_encoder["default"].embedding.weight.data'
         return [
-            f"{prefix}.mul_({DEVIATION})" if config.start == "random" else f"{prefix}.copy_(start)"
+            f"{prefix}.mul_({DEVIATION})" if config.init == "random" else f"{prefix}.copy_(start)"
         ]
 
     def trainable_count(self, model: Any, config: PrefixConfig, context: Context) -> int:

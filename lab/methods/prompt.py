@@ -92,7 +92,7 @@ class Prompt(PeftMethod):
             "table = model.get_input_embeddings().weight.data",
             'prompt = model.prompt_encoder["default"].embedding.weight.data',
         ]
-        if config.start == "random":
+        if config.init == "random":
             return [*lines, "prompt.copy_(torch.randn(prompt.shape) * float(table.float().std()))"]
         return [*lines, *start_lines(config), "prompt.copy_(table[ids.to(table.device)])"]
 

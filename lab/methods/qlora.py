@@ -196,11 +196,11 @@ class Qlora(QuantisedLora):
         compute = {
             "auto": "torch.bfloat16 if torch.cuda.is_available() and "
             "torch.cuda.is_bf16_supported() else torch.float32"
-        }.get(config.compute, f"torch.{config.compute}")
+        }.get(config.compute_dtype, f"torch.{config.compute_dtype}")
         return [
             "quantization_config=BitsAndBytesConfig(\n"
             "        load_in_4bit=True,\n"
-            f"        bnb_4bit_quant_type={config.levels!r},\n"
+            f"        bnb_4bit_quant_type={config.quant_type!r},\n"
             f"        bnb_4bit_use_double_quant={config.double_quantisation},\n"
             f"        bnb_4bit_compute_dtype={compute},\n"
             "    )",

@@ -47,7 +47,7 @@ def check(value: Any) -> CheckResult:
         methods.get(spec.method["name"]).extend_tokenizer(tokenizer, spec.method_config)
     if not wrong & {"data", "data.dataset", "data.format"}:
         stats = _gather(problems, "data.dataset", lambda: dataset_stats(resolved, tokenizer), stats)
-    if not wrong & {"model", "method", "method.name", "start_from"}:
+    if not wrong & {"model", "method", "method.name", "init_from_run"}:
         problems.extend(_gather(problems, "model", lambda: initial_weights.problems(resolved), []))
     if not {"data", "train"} & wrong:
         idle, warnings = spec_rules.problems(spec, _run_facts(resolved, stats), frozenset(wrong))
@@ -327,7 +327,7 @@ def _estimate(
     if forecast.disk.total > room:
         problems.append(
             Problem(
-                "train.save_every",
+                "train.save_steps",
                 f"not enough disk: the run may need {forecast.disk.total / 1e9:.2f} GB in "
                 f"{paths.home()}, {max(room, 0) / 1e9:.2f} GB are free. Lower train.keep_best and "
                 "train.keep_last, set train.save_steps to 0, or free some room.",

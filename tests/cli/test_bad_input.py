@@ -189,7 +189,7 @@ def test_not_enough_disk(make_spec: Callable[..., Spec], monkeypatch: pytest.Mon
     monkeypatch.setattr(planner_check.shutil, "disk_usage", lambda path: usage)
     (problem,) = check(make_spec("full"))["problems"]
     assert "not enough disk" in problem["message"] and "0.00 GB are free" in problem["message"]
-    assert check(make_spec("lora", train={"save_every": 0}))["problems"] == []
+    assert check(make_spec("lora", train={"save_steps": 0}))["problems"] == []
 
 
 @pytest.mark.parametrize(

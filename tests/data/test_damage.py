@@ -236,8 +236,8 @@ def test_a_held_out_file_is_looked_into_before_the_run(tmp_path: Path, tokenizer
     write_rows(bad, [{"colour": "red"}])
     spec = RunSpec.from_json({"data": {"dataset": str(good), "held_out": str(good)}})
     assert dataset_stats.dataset_stats(spec, tokenizer).examples == len(PAIRS)
-    for key in ("held_out", "general_set"):
-        data = {"dataset": str(good), "general_mix": 0.1, key: str(bad)}
+    for key in ("held_out", "general_dataset"):
+        data = {"dataset": str(good), "general_fraction": 0.1, key: str(bad)}
         spec = RunSpec.from_json({"data": data})
         with pytest.raises(LabError, match=rf"data\.{key}: 1 of 1 rows"):
             dataset_stats.dataset_stats(spec, tokenizer)

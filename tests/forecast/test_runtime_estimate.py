@@ -55,7 +55,7 @@ def predicted(spec: RunSpec, device: Device = H100, stats: DatasetStats = STATS)
     config = weights.load_config(catalog.resolve_config(spec.model))
     sized = memory.measure(config, spec, methods.get(spec.method["name"]))
     pace = runtime_estimate.pace(
-        spec, sized.costs[spec.train.loss], sized.sizes, device, stats, sized.bits
+        spec, sized.costs[spec.train.loss_implementation], sized.sizes, device, stats, sized.bits
     )
     assert pace is not None
     return pace

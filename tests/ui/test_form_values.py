@@ -63,13 +63,14 @@ def sentences(screen: Screen, **changes: Any) -> str:
     base = {
         "model": "org/base", "method": {"name": "lora"},
         "data": {"dataset": "/a.jsonl", "eval_fraction": 0.2, "max_length": 2048},
-        "train": {"batch_size": 2, "accumulation": 4, "epochs": 3, "warmup": 0.1},
+        "train": {"batch_size": 2, "gradient_accumulation_steps": 4, "epochs": 3,
+        "warmup_ratio": 0.1},
     }  # fmt: skip
     merged = {
         key: {**value, **changes.get(key, {})} if isinstance(value, dict) else value
         for key, value in base.items()
     }
-    form.load(RunSpec.from_json(merged | {"start_from": changes.get("start_from", "")}))
+    form.load(RunSpec.from_json(merged | {"init_from_run": changes.get("init_from_run", "")}))
     return "\n".join(text for _, text in new_run_view.summary()).replace("\\", "")
 
 
@@ -79,7 +80,7 @@ def test_the_form_says_what_will_happen(screen: Screen) -> None:
     assert "for 3 passes over the data, 8 rows a step, up to 2,048 tokens a row" in text
     assert "(the method's own), cosine, warm-up 10%" in text and "beginning with" not in text
     text = sentences(
-        screen, data={"eval_fraction": 0.0}, start_from="run:x",
+        screen, data={"eval_fraction": 0.0}, init_from_run="run:x",
         train={"max_steps": 1200, "max_tokens": 50_000, "learning_rate": 3e-4},
     )  # fmt: skip
     assert "on all of /a.jsonl, nothing held out" in text

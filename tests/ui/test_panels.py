@@ -157,7 +157,7 @@ def test_a_change_that_would_fit_says_what_it_saves(monkeypatch: pytest.MonkeyPa
 
 def choices(fits: bool) -> SettingsSearch:
     candidate = Candidate(
-        batch_size=4, accumulation=2, tokens_per_s=1234.0, peak_bytes=3_210_000_000,
+        batch_size=4, gradient_accumulation_steps=2, tokens_per_s=1234.0, peak_bytes=3_210_000_000,
         activation_checkpointing="on", checkpointed_layers=7, loss="fused", optimizer="adamw",
         why="best", fits=fits,
     )  # fmt: skip

@@ -46,7 +46,7 @@ class PeftMethod(Method):
         targets = self.settings(config).get("target_modules")
         if isinstance(targets, str) and targets != ALL_LINEAR:
             # PEFT would apply a pattern to modules that are not linear layers, too
-            chosen = names_lines(target_entries(config.targets), "targets")
+            chosen = names_lines(target_entries(config.target_modules), "targets")
             before = [*linear_lines("targets"), f"targets = {chosen}", *before]
             values |= {"target_modules": "targets"}
         lines = [f"        {key}={value}," for key, value in values.items()]

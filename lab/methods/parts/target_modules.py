@@ -96,7 +96,9 @@ def target_problems(
         names = [layer.name for layer in linear_layers(model)]
         choices = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in names}))
         nothing = f"names no linear layer of this model. Choose from: {choices}; or {ALL_LINEAR}."
-        problems = patterns.problems("method.targets", target_entries(targets), names, nothing)
+        problems = patterns.problems(
+            "method.target_modules", target_entries(targets), names, nothing
+        )
     if problems or can_train_conv1d:
         return problems
     if any(layer.is_conv1d for layer in target_layers(model, targets)):

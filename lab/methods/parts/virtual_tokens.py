@@ -55,17 +55,18 @@ def start_ids(model: Any, config: Any, context: Context) -> Any:
         times = -(-config.num_virtual_tokens // len(ids))
         return torch.tensor((ids * times)[: config.num_virtual_tokens])
     size = min(len(context.tokenizer), model.get_input_embeddings().weight.shape[0])
-    return torch.randint(0, size, (config.tokens,))
+    return torch.randint(0, size, (config.num_virtual_tokens,))
 
 
 def start_lines(config: Any) -> list[str]:
     """Lines of a plain script that set `ids` as `start_ids` does."""
-    if config.start == "text":
+    if config.init == "text":
         return [
             f"ids = tokenizer.encode({config.text!r}, add_special_tokens=False)",
-            f"ids = torch.tensor((ids * {config.tokens})[:{config.tokens}])",
+            f"ids = torch.tensor((ids * {config.num_virtual_tokens})"
+            f"[:{config.num_virtual_tokens}])",
         ]
     return [
         "size = min(len(tokenizer), model.get_input_embeddings().weight.shape[0])",
-        f"ids = torch.randint(0, size, ({config.tokens},))",
+        f"ids = torch.randint(0, size, ({config.num_virtual_tokens},))",
     ]
