@@ -41,7 +41,7 @@ def candidates(spec: dict[str, Any], *, on_gpu: bool) -> list[MemorySaver]:
     """The changes that can make a resolved spec smaller, gentlest first."""
     train, data, method = spec["train"], spec["data"], spec["method"]
     savers = []
-    if train["loss"] == "plain":
+    if train["loss_implementation"] == "plain":
         savers.append(
             MemorySaver("Fuse the head and the loss", {"train.loss_implementation": "fused"})
         )

@@ -57,7 +57,7 @@ def choose(
             gradient_accumulation_steps=times,
             activation_checkpointing=way,
             checkpointed_layers=None,
-            loss=loss,
+            loss_implementation=loss,
             compile=compiles,
         )
         if (way, loss) in untraceable:

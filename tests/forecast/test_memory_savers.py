@@ -60,7 +60,12 @@ def test_each_change_changes_what_it_says_and_nothing_else() -> None:
 
 def test_what_is_done_already_or_does_not_help_is_not_proposed() -> None:
     small = spec(
-        "lora", 127, loss="fused", activation_checkpointing="on", batch_size=1, precision="bfloat16"
+        "lora",
+        127,
+        loss_implementation="fused",
+        activation_checkpointing="on",
+        batch_size=1,
+        precision="bfloat16",
     )
     assert changed(small) == {}
     assert "Cut" in changed(spec(length=128)), "64 tokens are the shortest."

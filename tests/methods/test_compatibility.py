@@ -179,7 +179,7 @@ def test_all_refusals_come_at_once_from_the_planner(
     }
     fields = {problem["field"] for problem in check(spec)["problems"]}
     assert fields == {
-        "data.packing", "train.activation_checkpointing", "train.adapter_precision", "method.start",
+        "data.packing", "train.activation_checkpointing", "train.adapter_precision", "method.init",
     }  # fmt: skip
     for name in ("loha", "lokr", "oft"):
         spec = {

@@ -36,7 +36,7 @@ REFUSED = [
      "Choose pissa or default"),
     ("lora", {"init_lora_weights": "pissa", "rank": 64}, "neox", "method.rank", "Lower it to 32"),
     ("lora", {"init_lora_weights": "pissa", "use_dora": True}, "llama", "method.use_dora",
-     "Choose start default"),
+     "Choose default there"),
     ("lora", {"target_modules": ["nothing"]}, "llama", "method.target_modules",
      "Choose from: down_proj"),
     ("lora", {"target_modules": "re:*"}, "llama", "method.target_modules", "is not a pattern"),

@@ -105,7 +105,7 @@ def test_one_name_of_gpt2s_own_is_taken() -> None:
     model = tiny.make_empty("gpt2")
     context = Context(RunSpec.from_json({"method": "lora"}))
     assert methods.get("lora").check(model, config, context) == []
-    assert {layer.name for layer in target_layers(model, config.targets)} == {
+    assert {layer.name for layer in target_layers(model, config.target_modules)} == {
         f"transformer.h.{index}.attn.c_attn" for index in range(2)
     }
 

@@ -69,7 +69,7 @@ REFUSED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     (
         "method.text",
         {"method.name": "prompt", "method.text": "Say it."},
-        {"method.start": "text"},
+        {"method.init": "text"},
     ),
     (
         "method.projection_width",
