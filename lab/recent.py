@@ -56,17 +56,5 @@ class Recent(Generic[Key, Value]):
         with self._lock:
             return self._entries.pop(key, None)
 
-    def keys(self) -> list[Key]:
-        """The keys, the least recently used first."""
-        with self._lock:
-            return list(self._entries)
-
-    def __getitem__(self, key: Key) -> Value:
-        """As `get`, for an entry that must be there. Raises KeyError."""
-        value = self.get(key)
-        if value is None:
-            raise KeyError(key)
-        return value
-
     def __len__(self) -> int:
         return len(self._entries)

@@ -46,12 +46,14 @@ class DataSpec:
     columns: dict[str, str] = option(
         {},
         "Column mapping",
-        "Which columns hold prompt, input, completion, system, history, tools, text, messages or "
-        "choices when their names are not recognised; dots reach nested values (answers.0.text).",
+        "Which columns hold prompt, input, completion, thought, system, history, tools, text, "
+        "messages or choices when their names are not recognised; dots reach nested values "
+        "(answers.0.text).",
         keys=(
             "prompt",
             "input",
             "completion",
+            "thought",
             "system",
             "history",
             "tools",

@@ -7,7 +7,7 @@ from typing import Any
 
 from lab.data import conversations
 from lab.data.choices import lettered, number_as_text
-from lab.data.conversations import ROLES, Message
+from lab.data.conversations import Message
 from lab.data.formats import (
     ADDED,
     FORMATS,
@@ -20,6 +20,7 @@ from lab.data.formats import (
 from lab.data.lines import BadRow
 from lab.data.placeholders import Slots, filled_text
 from lab.data.record_keys import folded, is_empty, unused
+from lab.data.turns import ROLE_KEYS, ROLES, dialogue, is_talk
 from lab.schema import quote, quoted
 
 
@@ -48,6 +49,12 @@ def example(row: int, value: Any, reading: ReadOptions) -> Example:
             raise BadRow("is marked as not to be learned, and is plain text: nothing is left")
         record.read.add("goes_on")
         text = record.text("text")
+        if dialogue(text):
+            record.remarks.append(
+                f"'{quote(record.name('text'))}' spells turns (Human:, Assistant:) and is learned "
+                f'as plain text; set data.columns to {{"messages": '
+                f'"{quote(record.name("text"))}"}} to learn the answers'
+            )
         return Example(row, text=text, goes_on=bool(value.get("goes_on")), notes=record.notes())
     messages = record.messages()
     if reading.learns_all and any(message.get("learn") is False for message in messages):
@@ -124,7 +131,9 @@ class _Record:
             "preference": self._preferred,
         }.get(self.form, self._pair)()
         if self.has_part("system"):
-            talk = self._with_system(talk, self.text("system"))
+            talk = self._with_system(talk, self._system_text())
+        if self.has_part("thought"):
+            self._add_thought(talk)
         if not any(message["role"] == "assistant" for message in talk):
             raise BadRow("has no assistant turn to learn from")
         if self._is_excluded():
@@ -138,12 +147,11 @@ class _Record:
     def has_part(self, part: str) -> bool:
         return part in FORMATS[self.form] and self.has(part)
 
-    def _messages_of(self, turns: Any) -> list[Message]:
-        return conversations.messages_of(turns, self.fill, self.remarks)
+    def _messages_of(self, turns: Any, column: str = "messages") -> list[Message]:
+        return conversations.messages_of(turns, self.fill, self.remarks, column)
 
     def _talk(self) -> list[Message]:
-        turns = self.at("messages")
-        return self._messages_of(conversations.from_text(turns, self.name("messages")))
+        return self._messages_of(self.at("messages"), self.name("messages"))
 
     def _pair(self) -> list[Message]:
         prompt = self._side("prompt", "user")
@@ -164,12 +172,14 @@ class _Record:
     def _side(self, part: str, role: str) -> list[Message]:
         """One side of a pair: a text, or messages."""
         value = self.at(part)
-        if isinstance(value, dict) and set(value) & {"role", "from"}:
+        if isinstance(value, dict) and set(value) & set(ROLE_KEYS):
             value = [value]
-        if conversations.is_talk(value):
+        if is_talk(value):
             return self._messages_of(value)
-        if self.form == "labels" and not isinstance(value, bool):
-            value = number_as_text(value)  # a class by number
+        if self.form == "preference" and isinstance(value, str) and (turns := dialogue(value)):
+            return self._messages_of(turns)
+        if not isinstance(value, (bool, str)):
+            value = number_as_text(value)  # a class, or the result of a sum
         return [{"role": role, "content": self.fill(value, self.name(part))}]
 
     def _preferred(self) -> list[Message]:
@@ -199,6 +209,24 @@ class _Record:
             {"role": "user", "content": f"{question}\n\n{listed}"},
             {"role": "assistant", "content": right},
         ]
+
+    def _system_text(self) -> str:
+        """The system prompt of a record: a text, or parts that hold one."""
+        value = self.at("system")
+        if isinstance(value, dict):
+            value = value.get("parts", value.get("content", value.get("text", value)))
+        name = self.name("system")
+        return conversations.text_of_parts(value, name, {}, self.fill, self.remarks)
+
+    def _add_thought(self, talk: list[Message]) -> None:
+        """Put the thought of a record before its last answer. Raises BadRow."""
+        answer = next((m for m in reversed(talk) if m["role"] == "assistant"), None)
+        if answer is not None:
+            if "reasoning_content" in answer or "thinking" in answer:
+                raise BadRow(
+                    f"has a thought in its answer, and one in '{quote(self.name('thought'))}'"
+                )
+            answer["reasoning_content"] = self.text("thought")
 
     def _with_system(self, talk: list[Message], system: str) -> list[Message]:
         if talk[0]["role"] != "system":

@@ -27,7 +27,7 @@ from lab.data.chat_template import IGNORE_INDEX, TokenizedExample
 from lab.errors import LabError
 from lab.schema import quote
 
-VERSION = 2  # of what tokenising does: raise it when the same settings give other tokens
+VERSION = 3  # of what tokenising does: raise it when the same settings give other tokens
 FIELDS = 5
 BUFFER = 1 << 20  # tokens held before they are written
 

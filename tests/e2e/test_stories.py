@@ -178,17 +178,18 @@ def sideways(page: Page) -> int:
     )
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
 def test_every_page_fits_a_narrow_window(
-    chrome: Browser, server: Server, trained_home: Path, theme: Any
+    chrome: Browser, server: Server, trained_home: Path
 ) -> None:
     shutil.copytree(trained_home / "runs", server.home / "runs")
-    context = chrome.new_context(viewport={"width": 800, "height": 900}, color_scheme=theme)
-    page = context.new_page()
-    page.goto(server.address)
-    for name in ("", "new_run", "monitor", "runs", "chat"):
-        page.goto(f"{server.url}/{name}")
-        settled(page)
-        assert sideways(page) <= 0, f"{name or 'home'} scrolls sideways"
-        assert page.locator("[data-testid=stException]").count() == 0
-    context.close()
+    themes: tuple[Any, ...] = ("light", "dark")
+    for theme in themes:
+        context = chrome.new_context(viewport={"width": 800, "height": 900}, color_scheme=theme)
+        page = context.new_page()
+        page.goto(server.address)
+        for name in ("", "new_run", "monitor", "runs", "chat"):
+            page.goto(f"{server.url}/{name}")
+            settled(page)
+            assert sideways(page) <= 0, f"{name or 'home'} scrolls sideways in the {theme} theme"
+            assert page.locator("[data-testid=stException]").count() == 0
+        context.close()
