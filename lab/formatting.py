@@ -37,6 +37,14 @@ def _scaled(value: float | None, units: tuple[tuple[float, str], ...], digits: i
     return f"{value:,.0f}{units[-1][1]}"
 
 
+def rate(value: float) -> str:
+    """A learning rate: 0.0002 → "2e-4", 0.03 → "0.03"."""
+    if not math.isfinite(value) or value == 0 or abs(value) >= 0.01:
+        return f"{value:g}"
+    digits, _, exponent = f"{value:.6e}".partition("e")
+    return f"{float(digits):g}e{int(exponent)}"
+
+
 def when(moment: float) -> str:
     """A moment as a person says it: "5 min ago", or its date."""
     age = time.time() - moment

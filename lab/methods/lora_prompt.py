@@ -87,6 +87,7 @@ class LoraPrompt(Method):
         from lab.methods.parts import soft_prompt
 
         model.save_pretrained(folder, save_embedding_layers=False)
+        adapter_files.keep_from_peft(folder)  # without the vectors it is half of the result
         vectors = soft_prompt.body_of(model).soft_prompt.vectors.detach().contiguous()
         save_file({"vectors": vectors}, folder / PROMPT)
 
@@ -98,7 +99,7 @@ class LoraPrompt(Method):
 
         self._check_vectors(base, folder)
         vectors = load_file(folder / PROMPT)["vectors"]
-        model = adapter_files.read(base, folder, "LoraConfig")
+        model = adapter_files.read(base, folder, "LoraConfig", only=".lora_")
         prompt = soft_prompt.insert(model, vectors.shape[0], vectors.dtype)
         with torch.no_grad():
             prompt.vectors.copy_(vectors)

@@ -111,8 +111,9 @@ def test_hybrids_answer_as_they_were_trained(
     trainable = {record_reader.last_event(one, "model")["trainable"] for one in (run, further)}
     assert len(trainable) == 1
     if name == "top_layers_lora":
-        opened = load_file(run.artifact / "base_weights.safetensors")
-        adapter = load_file(run.artifact / "adapter_model.safetensors")
+        weights = load_file(run.artifact / "adapter_model.safetensors")
+        opened = [key for key in weights if ".lora_" not in key]
+        adapter = [key for key in weights if ".lora_" in key]
         assert opened and all(".layers.1." in key for key in opened)
         assert adapter and all(".layers.0." in key for key in adapter)
 
@@ -122,7 +123,8 @@ def test_new_tokens_get_rows_and_travel_with_the_result(
 ) -> None:
     run = run_here(made(make_spec, {"name": "lora_embeddings", "new_tokens": ["What is", "<x>"]}))
     old = load_file(tiny_model / "model.safetensors")["model.embed_tokens.weight"]
-    new = load_file(run.artifact / "base_weights.safetensors")["model.embed_tokens.weight"]
+    weights = load_file(run.artifact / "adapter_model.safetensors")
+    new = weights["base_model.model.model.embed_tokens.weight"]
     assert new.shape[0] == old.shape[0] + 2
     assert not torch.equal(new[: len(old)], old)
     loaded = chat_models.load(chat_models.parse(f"run:{run.id}"))
@@ -192,7 +194,7 @@ def test_progressive_opens_from_the_top_and_resumes_exactly(
     broken.process.unlink()
     assert attempt_here(broken) == 0
     assert record_reader.last_event(broken, "plan")["resumed_at"] == 4
-    for file in ("adapter_model.safetensors", "base_weights.safetensors"):
+    for file in ("lab_adapter_model.safetensors", "base_weights.safetensors"):
         ours, theirs = load_file(whole.artifact / file), load_file(broken.artifact / file)
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
