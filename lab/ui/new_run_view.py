@@ -41,8 +41,8 @@ MORE_DATA = [
 MAIN_DATA = ["max_length", "eval_fraction", "loss_on", "packing"]
 MAIN_TRAIN = ["learning_rate", "batch_size"]
 SCHEDULE = [
-    "schedule",
-    "warmup",
+    "lr_scheduler_type",
+    "warmup_ratio",
     "optimizer",
     "momentum",
     "weight_decay",
@@ -110,7 +110,7 @@ def fill_from(run_id: str, *, trains_on: bool) -> None:
     again = dataclasses.replace(
         spec,
         name=f"{resolved.name} {'(continued)' if trains_on else '(copy)'}"[:120],
-        start_from=f"run:{run_id}" if trains_on else spec.start_from,
+        init_from_run=f"run:{run_id}" if trains_on else spec.init_from_run,
         model=resolved.model,
         method=resolved.method,
         data=dataclasses.replace(
@@ -184,17 +184,17 @@ def _start_field() -> None:
         for entry in index.entries()
         if has_result(entry)
     }
-    chosen = str(st.session_state.get("new.start_from") or "")
+    chosen = str(st.session_state.get("new.init_from_run") or "")
     if chosen and chosen not in results:
         results[chosen] = chosen
     if not results:
         return
     st.selectbox(
-        "Initial weights", ["", *results], key="new.start_from", persist_state="session",
+        "Initial weights", ["", *results], key="new.init_from_run", persist_state="session",
         format_func=lambda option: str(plain(results.get(option, "base model"))),
         help="The base model, or the trained weights of a run with the same model and method.",
     )  # fmt: skip
-    form_problems.show("start_from")
+    form_problems.show("init_from_run")
 
 
 def has_result(entry: index.RunSummary) -> bool:

@@ -349,7 +349,7 @@ def test_the_form_draws_every_method(open_page: Page) -> None:
 
 def test_duplicate_takes_over_what_was_asked(open_page: Page, run: RunDir) -> None:
     at = open_page("new_run", **{"from": run.id, "on": "1"})
-    assert at.session_state["new.start_from"] == f"run:{run.id}"
+    assert at.session_state["new.init_from_run"] == f"run:{run.id}"
     assert "from the weights of" in words(at)
     at = open_page("new_run", **{"from": run.id})
     assert at.session_state["new.train.max_steps"] == 12
