@@ -105,7 +105,7 @@ def _ranked(
             choices.append(
                 Candidate(
                     batch_size=rows,
-                    accumulation=times,
+                    gradient_accumulation_steps=times,
                     activation_checkpointing=way,
                     loss=loss,
                     optimizer=rule,

@@ -45,7 +45,7 @@ def allocated(config: Any, spec: RunSpec) -> int:
         materialise(model, "cpu", random=True)
     model.train()
     optimizer = make_optimizer(model, method, spec)
-    settings = StepConfig.of(method, spec.method_config, spec.train, spec.train.loss)
+    settings = StepConfig.of(method, spec.method_config, spec.train, spec.train.loss_implementation)
     inputs = batch_of(rows_of(spec))
 
     def train() -> None:
@@ -75,7 +75,14 @@ def traced(config: Any, spec: RunSpec) -> int:
     method = methods.get(spec.method["name"])
     model, quantised, _ = build(config, spec, method)
     log = record(
-        model, method, spec, rows_of(spec), spec.train.loss, quantised, on_gpu=False, real=True
+        model,
+        method,
+        spec,
+        rows_of(spec),
+        spec.train.loss_implementation,
+        quantised,
+        on_gpu=False,
+        real=True,
     )
     peaks = log.read(on_gpu=False).peaks
     return max(peak.total for name, peak in peaks.items() if not name.startswith("evaluate"))

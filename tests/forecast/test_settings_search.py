@@ -152,7 +152,7 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_few_checkpointed_layers_are_preferred_to_another_optimizer(deep: str) -> None:
     """They cost less than what another rule must gain to lead; all layers would cost more."""
-    value = spec_of(deep, batch_size=1, accumulation=1)
+    value = spec_of(deep, batch_size=1, gradient_accumulation_steps=1)
     sizes = {
         (choice["optimizer"], choice["activation_checkpointing"]): needed(choice)
         for choice in plan(value, {"memory_bytes": 10**11})["choices"]
@@ -165,7 +165,7 @@ def test_few_checkpointed_layers_are_preferred_to_another_optimizer(deep: str) -
 
 
 def test_sgd_is_offered_where_nothing_else_fits(deep: str) -> None:
-    value = spec_of(deep, batch_size=1, accumulation=1)
+    value = spec_of(deep, batch_size=1, gradient_accumulation_steps=1)
     choices = plan(value, {"memory_bytes": 10**11})["choices"]
     assert all(choice["optimizer"] != "sgd" for choice in choices)
     least = min(needed(choice) for choice in choices)
