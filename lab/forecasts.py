@@ -238,6 +238,9 @@ class Forecast:
         if not isinstance(stored, Mapping):
             return None
         flat = {key: value for key, value in stored.items() if value != {}}
+        settings = flat.get("settings")
+        if isinstance(settings, Mapping) and "accumulation" in settings:  # of an older lab
+            flat["settings"] = {"gradient_accumulation_steps": settings["accumulation"], **settings}
         how = How.from_json(stored)
         names: list[str] = []
         forecast = read(

@@ -31,6 +31,9 @@ def test_an_estimate_of_an_older_lab_is_read_as_it_was_meant(how: How) -> None:
     layers = {How.REPEATED_LAYERS: "repeated", How.EVERY_LAYER: "every"}.get(how)
     assert again.pop("traced_layers") == layers
     new = {"trace_error": forecast.memory.trace_error}
+    accumulation = again["settings"].pop("gradient_accumulation_steps")
+    assert accumulation == stored["settings"]["accumulation"], "It is read under its former name."
+    again["settings"]["accumulation"] = accumulation
     assert again == {key: value for key, value in stored.items() if key != "facts"} | new
     assert Forecast.from_json(forecast.to_json()) == forecast, "And so it is read again."
 
@@ -85,7 +88,7 @@ def test_a_run_reads_back_what_its_check_handed_on(tmp_path: Path) -> None:
 def test_a_check_with_problems_has_no_run() -> None:
     result = CheckResult((Problem("train.loss_implementation", "is wrong."),))
     assert CheckResult.from_json(result.to_json()) == result
-    with pytest.raises(SpecError, match=r"train\.loss: is wrong"):
+    with pytest.raises(SpecError, match=r"train\.loss_implementation: is wrong"):
         result.checked()
 
 

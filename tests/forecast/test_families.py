@@ -100,9 +100,9 @@ def test_the_default_of_lora_trains_and_is_traced_and_what_it_leaves_out_is_told
     }
     told = " ".join(notes)
     if kind in ("mamba2", "falcon_h1", "llama4_text"):
-        assert changed.keys() == {"targets"}
+        assert changed.keys() == {"target_modules"}
         last = "router" if kind == "llama4_text" else "out_proj"
-        assert last not in changed["targets"] and last in told
+        assert last not in changed["target_modules"] and last in told
     elif kind == "bamba":
         assert not changed and not notes
     else:

@@ -32,7 +32,7 @@ class PeftMethod(Method):
     def fit_defaults(self, model: Any, config: Any) -> tuple[dict[str, Any], list[str]]:
         changes, notes = fitting_defaults.fitting_targets(model, config)
         if self.peft_class == "LoraConfig":
-            targets = changes.get("targets", config.targets)
+            targets = changes.get("target_modules", config.target_modules)
             more, told = fitting_defaults.fitting_dropout(model, config, targets)
             changes, notes = changes | more, notes + told
         return changes, notes
