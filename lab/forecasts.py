@@ -239,13 +239,8 @@ class Forecast:
             return None
         flat = {key: value for key, value in stored.items() if value != {}}
         settings = flat.get("settings")
-        if (
-            isinstance(settings, Mapping) and "gradient_accumulation_steps" in settings
-        ):  # of an older lab
-            flat["settings"] = {
-                "gradient_accumulation_steps": settings["gradient_accumulation_steps"],
-                **settings,
-            }
+        if isinstance(settings, Mapping) and "accumulation" in settings:  # of an older lab
+            flat["settings"] = {"gradient_accumulation_steps": settings["accumulation"], **settings}
         how = How.from_json(stored)
         names: list[str] = []
         forecast = read(

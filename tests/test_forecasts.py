@@ -31,11 +31,9 @@ def test_an_estimate_of_an_older_lab_is_read_as_it_was_meant(how: How) -> None:
     layers = {How.REPEATED_LAYERS: "repeated", How.EVERY_LAYER: "every"}.get(how)
     assert again.pop("traced_layers") == layers
     new = {"trace_error": forecast.memory.trace_error}
-    gradient_accumulation_steps = again["settings"].pop("gradient_accumulation_steps")
-    assert gradient_accumulation_steps == stored["settings"]["gradient_accumulation_steps"], (
-        "It is read under its former name."
-    )
-    again["settings"]["gradient_accumulation_steps"] = gradient_accumulation_steps
+    accumulation = again["settings"].pop("gradient_accumulation_steps")
+    assert accumulation == stored["settings"]["accumulation"], "It is read under its former name."
+    again["settings"]["accumulation"] = accumulation
     assert again == {key: value for key, value in stored.items() if key != "facts"} | new
     assert Forecast.from_json(forecast.to_json()) == forecast, "And so it is read again."
 

@@ -67,7 +67,7 @@ def config_of(kind: str) -> Any:
 
 
 def tiny_spec(method: str) -> RunSpec:
-    return spec_of(method, 2, 32, precision="float32", loss="plain")
+    return spec_of(method, 2, 32, precision="float32", loss_implementation="plain")
 
 
 def train(config: Any, spec: RunSpec) -> torch.Tensor:
@@ -134,7 +134,7 @@ def test_a_value_that_somebody_chose_is_not_changed() -> None:
     same, notes = fit_method(chosen, config)
     assert same == chosen and not notes
     pattern = RunSpec.from_json(
-        spec.to_json() | {"method": {"name": "lora", "targets": ["q_proj"]}}
+        spec.to_json() | {"method": {"name": "lora", "target_modules": ["q_proj"]}}
     )
     same, notes = fit_method(pattern, config)
     assert same == pattern and not notes, "Attention alone takes dropout."

@@ -27,7 +27,7 @@ BYPASSED = (
 
 
 def fitting_targets(model: Any, config: Any) -> tuple[dict[str, Any], list[str]]:
-    """({"target_modules": names}, a note) where `all-linear` has to leave out layers; else nothing."""
+    """({"target_modules": names}, a note) where `all-linear` leaves layers out; else nothing."""
     bypassed = bypassed_names(model)
     if getattr(config, "target_modules", None) != ALL_LINEAR or not bypassed:
         return {}, []
