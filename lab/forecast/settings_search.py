@@ -92,7 +92,7 @@ def _ranked(
                 gradient_accumulation_steps=times,
                 activation_checkpointing=way,
                 checkpointed_layers=None,
-                loss=loss,
+                loss_implementation=loss,
                 compile=compiles,
             )
             predicted = None if (way, loss) in untraceable else outlined(changed)

@@ -178,7 +178,8 @@ def spec_of(
                      "max_length": 64, **data},
             "train": {"batch_size": 2, "max_steps": STEPS, "learning_rate": 2e-2,
             "warmup_ratio": 0.4,
-                      "precision": "float32", "adapter_precision": "float32", "loss_implementation": "plain",
+                      "precision": "float32", "adapter_precision": "float32",
+                      "loss_implementation": "plain",
                       **train},
         }
     )  # fmt: skip
