@@ -230,7 +230,7 @@ class Attempt:
                 self._unpack()
         if self.data.held_out and record_reader.base_loss(self.run) is None:
             self._evaluate_base(model, self.data)
-        if train.probe == "on":
+        if train.forgetting_probe == "on":
             answers = self._base_answers(lambda: model)
             base = forgetting.likelihood(
                 model, self.tokenizer, answers, after_batch=self.telemetry.sign, length=self.length

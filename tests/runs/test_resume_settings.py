@@ -58,8 +58,8 @@ def test_what_makes_another_run_is_refused_all_at_once(stopped: RunDir) -> None:
     fields = {problem.field for problem in caught.value.problems}
     assert fields == {"data.max_length", "train.batch_size", "train.seed", "train.max_steps"}
     assert status(stopped).state == "stopped" and not stopped.attempts.exists()
-    actions.resume(stopped, ["train.batch_size=1", "train.accumulation=2"])
-    assert resume_settings.spec_of(stopped).train.accumulation == 2
+    actions.resume(stopped, ["train.batch_size=1", "train.gradient_accumulation_steps=2"])
+    assert resume_settings.spec_of(stopped).train.gradient_accumulation_steps == 2
 
 
 def test_what_was_changed_at_an_earlier_resume_still_holds(stopped: RunDir) -> None:
@@ -116,7 +116,7 @@ def test_a_finished_run_is_not_made_shorter(
 def test_a_finished_run_without_a_checkpoint_says_what_to_do(trained: list[RunDir]) -> None:
     run = trained[1]
     shutil.rmtree(run.checkpoints)
-    with pytest.raises(LabError, match=f"start_from=run:{run.id}"):
+    with pytest.raises(LabError, match=f"init_from_run=run:{run.id}"):
         actions.resume(run, ["train.max_steps=40"])
     assert status(run).state == "done" and not run.attempts.exists(), "nothing was touched"
 
