@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from lab import methods, optimizers, spec_rules
+from lab import methods, optimizers, schema, spec_rules
 from lab.atomic_files import read_object
 from lab.errors import LabError, Problem, SpecError
 from lab.methods.parts import compatibility
