@@ -129,7 +129,7 @@ def test_what_is_emptied_on_resuming_is_unset(monkeypatch: pytest.MonkeyPatch) -
     run = make_run(1, result={"state": "stopped"})
     calls: list[Any] = []
     monkeypatch.setattr(
-        resume_panel.launch,
+        resume_panel.actions,
         "resume",
         lambda run, settings, incomplete: calls.append((settings, incomplete)),
     )
