@@ -6,6 +6,7 @@ says; those to come with an expectation, from the estimate where there is one.
 
 from __future__ import annotations
 
+import itertools
 import time
 from dataclasses import dataclass, replace
 from typing import Any
@@ -81,7 +82,7 @@ def run_progress(run: RunDir, now: float | None = None) -> RunProgress:
     current = "load"
     has_trained = False
     moments = [*((at, name) for at, name in events), (now, "")]
-    for (at, name), (until, _) in zip(moments, moments[1:], strict=False):
+    for (at, name), (until, _) in itertools.pairwise(moments):
         has_trained = has_trained or name == "training"
         current = _part(name, has_trained, run) if name != "ended" else current
         spent[current] += max(0.0, until - at)

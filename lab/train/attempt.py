@@ -365,7 +365,6 @@ class Attempt:
             self.tokenizer, dataset, data, self.telemetry, precision, look, self.length
         )
         if saved is None and spec.train.sample_every != 0:
-            self.telemetry.enter_phase("sampling")
             samples.sample(model, 0)
         conductor = RunCallback(
             self.run,

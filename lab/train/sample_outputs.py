@@ -49,6 +49,7 @@ class SampleGenerator:
 
         if not self.room:
             return
+        self.telemetry.enter_phase("sampling")
         inputs = self.tokenizer(self.prompt, add_special_tokens=False, return_tensors="pt")
         inputs = inputs.to(next(model.parameters()).device)
         was_training = model.training

@@ -93,6 +93,7 @@ def widget(section: str, field: Any, hint: Any) -> None:
             **shared,
         )
 
+
 def help_text(limits: Any) -> str:
     """The field's help with its bounds."""
     names = {"min": "at least", "above": "above", "max": "at most"}

@@ -36,6 +36,9 @@ class Events:
     def event(self, kind: str, **values: Any) -> None:
         self.records.append({"kind": kind, **values})
 
+    def enter_phase(self, phase: str) -> None:
+        assert phase == "sampling"
+
     def writing(self, done: int, most: int, text: str) -> None:
         self.written.append((done, most, text))
 

@@ -64,8 +64,8 @@ def test_home_lists_recent_runs(open_page: Page, run: RunDir) -> None:
 def test_monitor_of_a_finished_run(open_page: Page, run: RunDir) -> None:
     at = open_page("monitor", run=run.id)
     figures = {metric.label: metric.value for metric in at.metric}
-    assert figures["Peak memory"].endswith("B") and float(figures["Train loss"]) > 0
-    assert "12 steps" in words(at) and "What it says" in words(at)
+    assert figures["Peak memory"].endswith("B") and float(figures["Training loss"]) > 0
+    assert "12 steps" in words(at) and "Sample outputs" in words(at)
     assert not [button for button in at.button if button.key == "stop"]
     charts = at.get("plotly_chart")
     assert len(charts) >= 4
@@ -81,7 +81,7 @@ def test_monitor_of_a_finished_run(open_page: Page, run: RunDir) -> None:
 @pytest.mark.parametrize("asked", ["../../etc", "20990101-000000-lora-zzzz", "x" * 5000, "<b>"])
 def test_monitor_of_a_run_that_is_not_there(open_page: Page, run: RunDir, asked: str) -> None:
     at = open_page("monitor", run=asked)
-    assert "There is no run" in at.warning[0].value
+    assert "not found; showing another run" in at.warning[0].value
     assert at.selectbox(key="monitor.run").value == run.id
 
 
