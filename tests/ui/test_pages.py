@@ -189,9 +189,9 @@ def test_no_page_breaks_on_files_of_another_shape(
     open_page: Page, run: RunDir, odd: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whole JSON, in which each part is something else than it should be."""
-    monkeypatch.setattr(
-        "lab.ui.estimate_panel.panel", lambda spec: None
-    )  # asks nothing of the planner
+    # asks nothing of the planner
+    monkeypatch.setattr("lab.ui.estimate_panel.panel", lambda spec, place="": None)
+    monkeypatch.setattr("lab.ui.start_bar._costs", lambda specs: [])
     spec = dict.fromkeys(("name", "model", "method", "data", "train", "hardware", "asked"), odd)
     run.spec.write_text(json.dumps(spec))
     keys = ("peak_bytes", "bytes", "at_peak", "pace", "facts", "device", "is_bound")
