@@ -85,3 +85,9 @@ class Cancelled(BaseException):
     def __init__(self, command: str = "cancel") -> None:
         super().__init__(command)
         self.command = command
+
+
+def first_line(error: BaseException) -> str:
+    """What a library says, as the middle of a sentence."""
+    text = str(error).strip().splitlines() or [type(error).__name__]
+    return text[0].rstrip(".")

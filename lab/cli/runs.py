@@ -18,14 +18,15 @@ from lab.compare.comparison import row
 from lab.errors import LabError
 from lab.formatting import count, duration, size
 from lab.preflight.client import planner
+from lab.preflight.start import start_run
 from lab.runs import (
+    actions,
     checkpoints,
     export_import,
     index,
-    launch,
     queue,
     record_reader,
-    supervisor,
+    supervisor_start,
 )
 from lab.runs.resume_settings import spec_of
 from lab.runs.status import status
@@ -109,7 +110,7 @@ def start(arguments: argparse.Namespace) -> Output:
     value = spec.override(spec.load(Path(arguments.spec)), arguments.settings)
     if arguments.ignore_memory:
         value = spec.override(value, ["hardware.ignore_memory=true"])
-    run = launch.submit(value)
+    run = start_run(value)
     if not arguments.json:
         say(run.id)
     state = "starting"
@@ -176,8 +177,6 @@ def show(arguments: argparse.Namespace) -> Output:
         "result": read_object(run.result),
     }
 
-    damaged = damaged_keys(run)
-
     def display() -> None:
         evaluated = figures["eval_loss"]
         rows = [
@@ -199,7 +198,7 @@ def show(arguments: argparse.Namespace) -> Output:
         ]
         if run_status.message:
             rows.insert(1, ["why", f"{run_status.message} {run_status.hint}"])
-        if damaged:
+        if damaged := damaged_keys(run):
             rows.append(["damaged", f"estimate.json: {', '.join(damaged)}"])
         table(run.id, ["", ""], rows)
 
@@ -234,7 +233,7 @@ def _print_log(run: paths.RunDir, *, follow: bool) -> None:
 
 def stop(arguments: argparse.Namespace) -> Output:
     run = paths.run_dir(arguments.run)
-    launch.command(run, "kill" if arguments.kill else "stop")
+    actions.command(run, "kill" if arguments.kill else "stop")
     state = "stopping"
     if arguments.wait:
         state = _finish(run, quiet=arguments.json)
@@ -247,7 +246,7 @@ def stop(arguments: argparse.Namespace) -> Output:
 
 def resume(arguments: argparse.Namespace) -> Output:
     run = paths.run_dir(arguments.run)
-    launch.resume(run, arguments.settings, incomplete=arguments.incomplete)
+    actions.resume(run, arguments.settings, incomplete=arguments.incomplete)
     state = "starting"
     if arguments.wait:
         state = _finish(run, quiet=arguments.json)
@@ -264,14 +263,14 @@ def show_queue(arguments: argparse.Namespace) -> Output:
             raise LabError("Which run?", "Write: queue first RUN")
         queue.reorder(paths.run_dir(arguments.run), first=True)
     elif arguments.action is not None:
-        queue.pause(arguments.action == "pause")
+        actions.set_paused(arguments.action == "pause")
     changes: dict[str, Any] = {}
     if arguments.at_once is not None:
         changes["at_once"] = arguments.at_once
     if arguments.after_failure is not None:
         changes["continue_after_failure"] = arguments.after_failure == "continue"
     rules = queue.change(**changes) if changes else queue.settings()
-    supervisor.ensure_if_waiting()
+    supervisor_start.ensure_if_waiting()
     line = [index.entry(run) for run in queue.waiting_runs()]
 
     def display() -> None:
@@ -392,7 +391,7 @@ def rename(arguments: argparse.Namespace) -> Output:
 
 def delete(arguments: argparse.Namespace) -> Output:
     run = paths.run_dir(arguments.run)
-    launch.delete(run)
+    actions.delete(run)
 
     def display() -> None:
         say(f"{run.id} deleted")

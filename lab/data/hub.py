@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab import paths
+from lab import paths, process
 from lab.atomic_files import read_object, write_json
 from lab.errors import LabError
 from lab.models.catalog import hub_is_reachable
 from lab.paths import ASSETS
-from lab.runs import process
 from lab.schema import quote
 
 ID = re.compile(

@@ -14,7 +14,7 @@ from typing import Any
 
 from lab.errors import LabError
 from lab.methods import Context, Method, Unsupported, register
-from lab.methods.parts import adapter_files
+from lab.methods.parts import adapter_files, fitting_defaults
 from lab.methods.parts.lora_with_base import HybridConfig, add_lora, linear_in_layers, lora_count
 from lab.methods.parts.peft_method import is_meta, wants_float32
 from lab.models import headers
@@ -58,6 +58,11 @@ class LoraPromptConfig(HybridConfig):
     is_identity_at_start=Unsupported("the vectors stand before the text from the first step on."),
 )
 class LoraPrompt(Method):
+    def fit_defaults(
+        self, model: Any, config: LoraPromptConfig
+    ) -> tuple[dict[str, Any], list[str]]:
+        return fitting_defaults.fitting_dropout(model, config, linear_in_layers(model))
+
     def virtual_tokens(self, config: LoraPromptConfig) -> tuple[int, int]:
         return (config.virtual_tokens, 0)
 

@@ -7,6 +7,7 @@ from lab.atomic_files import read_object
 from lab.errors import LabError, Problem
 from lab.models import catalog, weights, weights_hash
 from lab.models.catalog import ModelSource
+from lab.models.empty_model import meta_model
 from lab.paths import RunDir
 from lab.schema import quote
 from lab.spec import RunSpec
@@ -41,7 +42,7 @@ def problems(spec: RunSpec) -> list[Problem]:
         found.append(f"has another method ({', '.join(map(quote, differing))} differ)")
     if not found:
         try:
-            base = weights.meta_model(weights.load_config(catalog.resolve(spec.model)))
+            base = meta_model(weights.load_config(catalog.resolve(spec.model)))
             methods.get(spec.method["name"]).check_saved(base, run.artifact)
         except LabError as error:
             return [Problem("start_from", f"{run.id} cannot be begun with. {error}")]

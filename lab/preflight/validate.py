@@ -9,13 +9,15 @@ from dataclasses import replace
 from datetime import date
 from typing import Any
 
-from lab import methods, optimizers, paths
+from lab import methods, optimizers, paths, spec_rules
 from lab.checked_run import CheckedRun, CheckResult
 from lab.data import rendering
 from lab.data.dataset_stats import dataset_stats
 from lab.errors import LabError, Problem
 from lab.forecast import compile_choice, formula, memory_savers, runtime_estimate
 from lab.forecast import estimator as memory
+from lab.forecast.estimator import StepFails
+from lab.forecast.resolve import fit_method, resolve
 from lab.forecast.target_device import this_machine
 from lab.forecasts import DatasetStats, Forecast, Saving
 from lab.methods import Context
@@ -23,7 +25,8 @@ from lab.methods.parts import compatibility
 from lab.models import catalog as models
 from lab.models import fit, weights
 from lab.models.context_length import context_length
-from lab.preflight import initial_weights, memory_check, spec_rules
+from lab.models.empty_model import meta_model
+from lab.preflight import initial_weights, memory_check
 from lab.spec import RunSpec, without_packing
 from lab.stages import stage
 
@@ -49,6 +52,9 @@ def check(value: Any) -> CheckResult:
         stats = _gather(problems, "data.dataset", lambda: dataset_stats(resolved, tokenizer), stats)
     if not wrong & {"model", "method", "method.name", "start_from"}:
         problems.extend(_gather(problems, "model", lambda: initial_weights.problems(resolved), []))
+    if model is not None and not any(field.split(".")[0] == "method" for field in wrong):
+        resolved, notes = fit_method(resolved, model)
+        stats = replace(stats, warnings=(*stats.warnings, *notes))
     if not {"data", "train"} & wrong:
         idle, warnings = spec_rules.problems(spec, _run_facts(resolved, stats), frozenset(wrong))
         problems.extend(idle)
@@ -134,54 +140,14 @@ def regardless(value: dict[str, Any]) -> dict[str, Any]:
     return value | {"hardware": {**(value.get("hardware") or {}), "ignore_memory": True}}
 
 
-def resolve(spec: RunSpec, has_bf16: bool | None = None) -> RunSpec:
-    """The spec with each `auto` decided for this machine, or for a GPU with or without bf16."""
-    import torch
-
-    method = methods.get(spec.method["name"])
-    train = spec.train
-    if has_bf16 is None:
-        has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    precision = train.precision
-    if precision == "auto":
-        precision = "bfloat16" if has_bf16 else "float32"
-    choices: dict[str, Any] = {
-        "precision": precision,
-        "learning_rate": (
-            method.default_lr if train.learning_rate == "auto" else train.learning_rate
-        ),
-        "adapter_precision": _adapter_precision(method, replace(train, precision=precision)),
-        "activation_checkpointing": (
-            "off" if train.activation_checkpointing == "auto" else train.activation_checkpointing
-        ),
-        "compile": "off" if train.compile == "auto" else train.compile,
-    }
-    packing = spec.data.packing
-    if packing == "auto":
-        packing = "on" if method.can_pack and spec.data.bucketing == "off" else "off"
-    return replace(
-        spec,
-        name=spec.name.strip() or method.title,
-        train=replace(train, **choices),
-        data=replace(spec.data, packing=packing),
-    )
-
-
-def _adapter_precision(method: Any, train: Any) -> str:
-    """As the base's weights, where the optimizer keeps the bits that bfloat16 lacks."""
-    if train.adapter_precision != "auto":
-        return str(train.adapter_precision)
-    is_narrow = train.precision == "bfloat16" and method.can_use_bfloat16_adapters
-    has_copies = optimizers.can_use_master_weights(method, optimizers.get(train.optimizer))
-    return "bfloat16" if is_narrow and has_copies else "float32"
-
-
 def not_applicable(method: Any, config: Any, error: ValueError) -> Problem:
     """What a library says of a method on a model, and what to do where that is known."""
     said = f"{method.title} cannot be applied: {error}"
     # PEFT's experts, whose weights are no layers
     if "dropout" in said and getattr(config, "dropout", None):
         return Problem("method.dropout", f"{said.rstrip('.')}. Set it to 0 for this model.")
+    if isinstance(error, StepFails):
+        return Problem("method", f"{method.title} does not work with this model: {error}")
     return Problem("method", said)
 
 
@@ -205,7 +171,7 @@ def _model(spec: RunSpec) -> tuple[Any, Any]:
             "Choose the original model.",
         )
     with stage("model"):
-        model = weights.meta_model(config)
+        model = meta_model(config)
     with stage("tokenizer"):
         tokenizer = weights.load_tokenizer(source)
     rows = model.get_input_embeddings().weight.shape[0]
@@ -318,7 +284,11 @@ def _estimate(
     where = this_machine(on_gpu=torch.cuda.is_available()).for_pace()
     way, _ = compile_choice.choose(asked, spec, method, costs, sizes, where, stats, bits)
     spec = replace(spec, train=replace(spec.train, compile=way))
-    spec, forecast = memory_check.admit(spec, asked, structure, method, sizes, problems)
+    try:
+        spec, forecast = memory_check.admit(spec, asked, structure, method, sizes, problems)
+    except StepFails as error:
+        problems.append(not_applicable(method, config, error))
+        return spec, None
     runtime = runtime_estimate.pace(spec, costs, sizes, where, stats, bits)
     forecast = replace(forecast, runtime=runtime)
     home = next(folder for folder in [paths.home(), *paths.home().parents] if folder.exists())

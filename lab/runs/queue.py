@@ -70,14 +70,6 @@ def change(**values: Any) -> QueueSettings:
     return new_settings
 
 
-def submit(run: RunDir, priority: int = 0) -> None:
-    """Put a run at the end of the queue, and see to it that somebody starts it."""
-    from lab.runs import supervisor
-
-    write_json(run.queue, {"v": 1, "priority": priority, "order": time.time()})
-    supervisor.ensure()
-
-
 def waiting_runs() -> list[RunDir]:
     """The runs that wait, the next one first: by priority, then by order."""
     entries = []
@@ -156,15 +148,6 @@ def withdraw(run: RunDir) -> bool:
         {"v": 1, "state": "cancelled", "message": "", "hint": "", "ended": time.time()},
     )
     return True
-
-
-def pause(paused: bool = True) -> QueueSettings:
-    new_settings = change(paused=paused)
-    if not paused:
-        from lab.runs import supervisor
-
-        supervisor.ensure()
-    return new_settings
 
 
 def _number(value: Any) -> float:

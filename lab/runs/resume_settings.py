@@ -9,13 +9,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from lab import methods, optimizers
+from lab import methods, optimizers, spec_rules
 from lab.atomic_files import read_object
 from lab.errors import LabError, Problem, SpecError
 from lab.methods.parts import compatibility
 from lab.models import catalog, weights_hash
 from lab.paths import RunDir
-from lab.preflight import spec_rules
 from lab.runs import checkpoints, record_reader
 from lab.runs.deadlines import number
 from lab.schema import quote

@@ -9,7 +9,7 @@ from lab.atomic_files import number
 from lab.checked_run import read_forecast
 from lab.errors import LabError
 from lab.paths import RunDir
-from lab.runs import index, launch, queue
+from lab.runs import actions, index, queue
 from lab.runs.metric_series import series_of
 from lab.runs.run_progress import Phase, RunProgress, run_progress
 from lab.runs.status import RESUMABLE, status
@@ -223,7 +223,7 @@ def buttons(run: RunDir) -> None:
             _while_active(run)
         elif run_status.state == "queued":
             if st.button("Remove from queue", icon=":material/close:", key="withdraw"):
-                run_action(lambda: launch.command(run, "cancel"))
+                run_action(lambda: actions.command(run, "cancel"))
         elif run_status.state in RESUMABLE:
             resume_panel.buttons(run)
         elif run_status.state == "done":
@@ -259,7 +259,7 @@ def _while_active(run: RunDir) -> None:
 
 def _command(run: RunDir, name: str, message: str) -> None:
     try:
-        launch.command(run, name)
+        actions.command(run, name)
         st.toast(message)
     except LabError as error:
         st.toast(escape_markdown(str(error)))

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from lab import process
 from lab.data import hub
 from lab.errors import LabError
-from lab.runs import process
 
 
 class Rows(list[Any]):

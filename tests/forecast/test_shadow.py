@@ -13,6 +13,7 @@ from lab.forecast.trace.layer_repetition import shorten, step
 from lab.forecast.trace.meta_model import build, with_layers
 from lab.forecast.trace.trace_step import Batch, record
 from lab.models import catalog, shipped_configs, weights
+from lab.models.empty_model import meta_model
 from lab.spec import RunSpec
 from lab.train import loss as loss_module
 from tests.answers import estimate
@@ -27,6 +28,8 @@ MEASURED = [
     ("gpt2", {"name": "lora", "rank": 8, "targets": ["c_attn"]}, 4, 128, "off", "mixed", 1.51),
     ("Llama-3.2-3B", {"name": "lora", "rank": 16}, 4, 512, "off", "bfloat16", 18.23),
     ("gpt2", {"name": "full"}, 8, 1024, "off", "mixed", 13.31),
+    # tied embeddings: the sum of the two gradients of their matrix, which is not in place
+    ("Llama-3.2-3B", {"name": "full"}, 2, 256, "on", "bfloat16", 27.35),
 ]
 
 
@@ -40,7 +43,8 @@ def test_measured_peaks(case: tuple[Any, ...]) -> None:
     )
     assert found["source"] == "shadow", found["notes"]
     assert found["peak_bytes"] / 1e9 == pytest.approx(measured, rel=0.005)
-    assert found["peak_phase"] == "backward" and "softmax" in found["operation"]
+    assert found["peak_phase"] == "backward"
+    assert found["operation"] in ("_log_softmax_backward_data", "add")
     assert sum(found["at_peak"].values()) == found["peak_bytes"]
 
 
@@ -65,7 +69,7 @@ def test_counts_of_all_shipped_configs() -> None:
     assert len(shipped_configs.shipped()) == 24
     for one in shipped_configs.shipped():
         config = weights.load_config(catalog.resolve_config(one.id))
-        model = weights.meta_model(config)
+        model = meta_model(config)
         assert sum(weight.numel() for weight in model.parameters()) == one.parameters, one.id
 
 

@@ -17,9 +17,9 @@ from typing import Any
 from lab.atomic_files import read_object
 from lab.errors import LabError
 from lab.methods import Context, Method
-from lab.methods.parts import adapter_files
+from lab.methods.parts import adapter_files, fitting_defaults
 from lab.methods.parts.peft_method import as_base, wants_float32
-from lab.methods.parts.target_modules import is_tied
+from lab.methods.parts.target_modules import bypassed_names, is_tied
 from lab.models import headers
 from lab.models.decoder_structure import decoder_layers
 from lab.schema import option, quote
@@ -54,6 +54,9 @@ class LoraAndBase(Method):
     """LoRA, and opened weights of the base at a rate of their own."""
 
     trains_base_weights = True
+
+    def fit_defaults(self, model: Any, config: Any) -> tuple[dict[str, Any], list[str]]:
+        return fitting_defaults.fitting_dropout(model, config, linear_in_layers(model))
 
     def needs_separate_base(self, config: Any) -> bool:
         return True  # the base's own tensors change
@@ -158,12 +161,13 @@ def linear_in_layers(model: Any, places: Iterable[int] | None = None) -> list[st
     from transformers.pytorch_utils import Conv1D
 
     prefix, layers = decoder_layers(model)
+    bypassed = bypassed_names(model)
     indices = range(len(layers)) if places is None else places
     return [
         f"{prefix}.{index}.{name}"
         for index in indices
         for name, module in layers[index].named_modules()
-        if isinstance(module, (torch.nn.Linear, Conv1D))
+        if isinstance(module, (torch.nn.Linear, Conv1D)) and name.rsplit(".", 1)[-1] not in bypassed
     ]
 
 
