@@ -112,6 +112,7 @@ class MemoryForecast:
     operation: str = ""
     module: str = ""
     reserved_bytes: int | None = None
+    launches: int = 0  # kernels of a micro-batch and the update; 0 where nothing was traced
 
     @property
     def needed_bytes(self) -> int:
@@ -140,7 +141,8 @@ class DiskForecast:
 
 @dataclass(frozen=True)
 class RuntimeForecast:
-    """`seconds` are of training alone; `energy_wh` needs a device of known power."""
+    """`seconds` are of training alone; `energy_wh` needs a device of known power. Everybody shows
+    `whole_s`: all phases, from the start of the worker to its end."""
 
     steps: int = 0
     tokens: int = 0
@@ -152,6 +154,15 @@ class RuntimeForecast:
     rate: float = 0.0  # floating-point operations a second that it takes the device to reach
     launch_s: float = 0.0  # fixed overhead per token (kernel launches)
     packing: str = ""
+    loading_s: float = 0.0  # imports, data, weights
+    sampling_s: float = 0.0
+    saving_s: float = 0.0  # checkpoints and the result
+    launching: float = 1.0  # what this machine's runs said of launches
+    beside: float = 1.0  # and of what is no training
+
+    @property
+    def whole_s(self) -> float:
+        return self.seconds + self.evaluating_s + self.loading_s + self.sampling_s + self.saving_s
 
     @property
     def is_complete(self) -> bool:

@@ -272,6 +272,7 @@ def _traced(counts: MemoryForecast, trace: Trace, how: How, *, on_gpu: bool) -> 
         phases=Phases(**{phase.name: phases[phase.name] for phase in dataclasses.fields(Phases)}),
         peak_bytes=phases[peak_phase],
         peak_phase=peak_phase,
+        launches=trace.launches,
         how=how,
         operation=top.operation,
         module=top.module,

@@ -82,6 +82,9 @@ def _ranked(
             shadow=False, short=short,
         ).memory  # fmt: skip
 
+    def speed(changed: RunSpec, launches: int) -> float:
+        return _speed(changed, memory.measure(config, changed, method), device, launches)
+
     for rule, (rows, times), loss in itertools.product(rules, _splits(spec), losses):
         fits_without = False
         for way in ways:
@@ -111,7 +114,7 @@ def _ranked(
                     optimizer=rule,
                     compile=compiles,
                     peak_bytes=predicted.peak_bytes,
-                    tokens_per_s=_speed(changed, memory.measure(config, changed, method), device),
+                    tokens_per_s=speed(changed, predicted.launches),
                     how=predicted.how,
                     fits=bool(predicted.fits),
                     is_asked_rule=rule == spec.train.optimizer,
@@ -166,10 +169,12 @@ def _rank(choice: Candidate) -> tuple[bool, float, int]:
     return (not choice.fits, -speed if choice.fits else 0.0, choice.needed_bytes)
 
 
-def _speed(spec: RunSpec, sized: memory.Measured, device: Device) -> float:
+def _speed(spec: RunSpec, sized: memory.Measured, device: Device, launches: int) -> float:
     """Tokens a second with rows full of tokens that count."""
     costs = sized.costs[spec.train.loss]
-    return 1 / runtime_estimate.seconds_a_token(spec, costs, sized.sizes, device, bits=sized.bits)
+    return 1 / runtime_estimate.seconds_a_token(
+        spec, costs, sized.sizes, device, bits=sized.bits, launches=launches
+    )
 
 
 def _confirm(
@@ -203,7 +208,12 @@ def _confirm(
             replace(
                 choice,
                 checkpointed_layers=changed.train.checkpointed_layers,
-                tokens_per_s=_speed(changed, memory.measure(config, changed, method), device),
+                tokens_per_s=_speed(
+                    changed,
+                    memory.measure(config, changed, method),
+                    device,
+                    forecast.memory.launches,
+                ),
                 peak_bytes=forecast.memory.peak_bytes,
                 reserved_bytes=forecast.memory.reserved_bytes,
                 fits=bool(forecast.memory.fits),

@@ -16,7 +16,7 @@ from typing import Any
 from lab.errors import Problem
 from lab.methods import Context, Unsupported, register
 from lab.methods.lora import LoraConfig
-from lab.methods.qlora import NO_MERGE, QuantisedLora, device_map
+from lab.methods.qlora import NO_MERGE, QuantisedLora, device_map, kbit_option
 from lab.schema import option
 
 
@@ -35,6 +35,7 @@ class Lora8bitConfig(LoraConfig):
         min=0.0,
         max=1000.0,
     )
+    prepare_kbit: bool = kbit_option()
 
 
 @register(

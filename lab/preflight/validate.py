@@ -289,7 +289,9 @@ def _estimate(
     except StepFails as error:
         problems.append(not_applicable(method, config, error))
         return spec, None
-    runtime = runtime_estimate.pace(spec, costs, sizes, where, stats, bits)
+    runtime = runtime_estimate.pace(
+        spec, costs, sizes, where, stats, bits, forecast.memory.launches
+    )
     forecast = replace(forecast, runtime=runtime)
     home = next(folder for folder in [paths.home(), *paths.home().parents] if folder.exists())
     room = shutil.disk_usage(home).free - DISK_RESERVE

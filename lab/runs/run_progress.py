@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lab.atomic_files import number, part, read_object
+from lab.checked_run import read_forecast
 from lab.paths import RunDir
 from lab.runs import record_reader
 from lab.runs.metric_series import series_of
@@ -32,7 +33,7 @@ BEFORE = {  # phases of the worker before the first step
     "saving": "save",
 }
 EXPECTED_S = {"load": 12.0, "data": 3.0, "base": 10.0, "sample": 10.0, "train": 60.0, "save": 3.0}
-EVALUATIONS = 10  # in a run, where the spec leaves it open: what the estimate assumes
+EVALUATIONS, SAMPLES = 10, 3  # in a run, where the spec leaves it open, as in the estimate
 LEAST_DONE = 0.03  # of a phase, before its own pace says how long it takes
 
 
@@ -152,12 +153,19 @@ def _names(run: RunDir) -> list[str]:
 def _expected(run: RunDir) -> dict[str, float]:
     """Seconds that each part should take."""
     expected = dict(EXPECTED_S)
-    pace = part(read_object(run.estimate), "pace")
-    seconds, evaluating = number(pace.get("seconds")), number(pace.get("evaluating_s"))
-    if seconds is not None:
-        expected["train"] = max(1.0, seconds + (evaluating or 0.0))
-    if evaluating:
-        expected["base"] = evaluating / EVALUATIONS
+    runtime = read_forecast(run).runtime
+    if runtime is None:
+        return expected
+    later = runtime.sampling_s * (1 - 1 / SAMPLES)
+    expected["train"] = max(1.0, runtime.seconds + runtime.evaluating_s + later)
+    if runtime.evaluating_s:
+        expected["base"] = runtime.evaluating_s / EVALUATIONS
+    if runtime.loading_s:
+        expected["load"] = runtime.loading_s
+    if runtime.sampling_s:
+        expected["sample"] = runtime.sampling_s / SAMPLES
+    if runtime.saving_s:
+        expected["save"] = runtime.saving_s
     return expected
 
 

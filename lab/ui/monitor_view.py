@@ -6,10 +6,10 @@ import streamlit as st
 
 from lab import formatting, paths
 from lab.atomic_files import number
-from lab.checked_run import read_forecast
 from lab.errors import LabError
 from lab.paths import RunDir
 from lab.runs import actions, index, queue
+from lab.runs.elapsed import elapsed_s, expected
 from lab.runs.metric_series import series_of
 from lab.runs.run_progress import Phase, RunProgress, run_progress
 from lab.runs.status import RESUMABLE, status
@@ -185,7 +185,6 @@ def figures(run: RunDir) -> None:
     train, held_out = series_of(run).train, series_of(run).evaluation
     base = held_out.base["eval/loss"] if held_out.base else None
     final = held_out.last("eval/loss")
-    runtime = read_forecast(run).runtime
     values = [
         (
             "Evaluation loss",
@@ -204,9 +203,12 @@ def figures(run: RunDir) -> None:
     grid = st.grid(len(values) + 1, min_column_width=120, gap="small")
     for name, value, delta in values:
         grid.metric(name, value, delta, delta_color="inverse")
-    estimated = f"{formatting.duration(runtime.seconds)} estimated" if runtime else None
+    runtime = expected(run, train.last("step"), train.last("seconds"))
+    if not status(run).is_active:
+        runtime = expected(run, None, None)  # what was said before it began
+    estimated = f"{formatting.duration(runtime.whole_s)} estimated" if runtime else None
     grid.metric(
-        "Training time", formatting.duration(train.last("seconds")), estimated,
+        "Run time", formatting.duration(elapsed_s(run)), estimated,
         delta_color="off", delta_arrow="off",
     )  # fmt: skip
 

@@ -67,7 +67,7 @@ def test_every_page_can_be_read_by_everybody(
             matched = "all => all.filter(one => document.querySelector(one))"
             unused -= set(page.evaluate(matched, sorted(unused)))
     context.close()
-    assert found == []
+    assert not found, "\n".join(found)
     assert not unused, "a selector that nothing matches: Streamlit names it otherwise now"
 
 

@@ -112,6 +112,7 @@ def test_layer_extension_says_what_the_full_trace_says(
     assert [how for _, how in made.values()] == ["full trace", "layer extension"]
     whole, extended = (trace for trace, _ in made.values())
     assert extended.reserved == whole.reserved
+    assert extended.launches == whole.launches > 12 * 100, "A dozen layers of a hundred kernels."
     assert extended.peaks.keys() == whole.peaks.keys()
     for segment, peak in whole.peaks.items():
         if segment != "optimizer":  # its passes over all weights are told apart by layer

@@ -81,6 +81,7 @@ ALL = [
     for method in methods.all_methods()
     for field in dataclasses.fields(method.config)  # type: ignore[arg-type]
     if (method.name, field.name) not in REFUSED | {("top_layers_lora", "top_layers")}
+    if field.name != "prepare_kbit"  # of 16-bit bases: tests/methods/test_options.py
 ]
 
 

@@ -170,6 +170,15 @@ def test_a_quantised_base_keeps_its_other_types(tiny_models: dict[str, Path]) ->
             if "lora_" not in name
         )
         assert stored < predicted < 1.2 * stored, "the scales come on top"
+        wide = type(config)(prepare_kbit=True)
+        before = {name for name, kind in types.items() if kind == torch.bfloat16}
+        method.prepare(model, wide, Context(spec))
+        types = {name: weight.dtype for name, weight in model.named_parameters()}
+        left = {name for name in types if "lora_" not in name and types[name] == torch.bfloat16}
+        assert before and not left, "Norms, embeddings and head are float32."
+        assert {name for name in types if types[name] in (torch.uint8, torch.int8)} == packed
+        method.prepare(empty, wide, Context(spec))
+        assert 1.2 * predicted < method.frozen_bytes(empty, wide) < 4 * predicted
 
 
 def test_a_base_that_four_bits_would_distort_is_refused(

@@ -197,9 +197,14 @@ def test_two_supervisors_are_one(start: Callable[..., RunDir]) -> None:
     run = start("lora", train={"max_steps": 2})
     for _ in range(4):
         supervisor_start.ensure()
-    time.sleep(1.5)
+    end = time.monotonic() + 30
+    while status(run).message != "The queue is paused.":  # one of them has come up
+        assert time.monotonic() < end, status(run)
+        time.sleep(0.05)
     record = read_object(supervisor_start.record_file())
     assert process.is_alive(record)
+    time.sleep(0.5)  # for the others, which end
+    assert read_object(supervisor_start.record_file()) == record
     log = (queue.folder() / "log.txt").read_text()
     assert "Traceback" not in log, log
     assert status(run).message == "The queue is paused."

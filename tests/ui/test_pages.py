@@ -43,7 +43,7 @@ def run(trained: list[RunDir]) -> RunDir:
         ("monitor", "No runs yet. Start one"),
         ("runs", "No runs yet"),
         ("new_run", "BASE MODEL"),
-        ("chat", "chat process starts with the first question"),
+        ("chat", "Ask all models the same question"),
     ],
 )
 def test_empty_states_say_what_to_do(open_page: Page, page: str, says: str) -> None:
