@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LabError as error:
         return _refuse(error, arguments)
     except BrokenPipeError:
-        # whoever reads has gone; nothing is left to flush when Python ends
+        # the reader has closed the pipe; nothing is left to flush when Python ends
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -11,11 +11,12 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lab.atomic_files import number, part, read_object
+from lab.atomic_files import number, read_object
 from lab.checked_run import read_forecast
 from lab.paths import RunDir
 from lab.runs import record_reader
 from lab.runs.metric_series import series_of
+from lab.spec import RunSpec
 
 TITLES = {
     "load": "Load",
@@ -138,14 +139,13 @@ def _is_over(run: RunDir) -> bool:
 
 def _names(run: RunDir) -> list[str]:
     """The parts that this run has."""
-    spec = read_object(run.spec) or {}
-    data, train = part(spec, "data"), part(spec, "train")
-    has_base = bool(data.get("eval_fraction") or data.get("held_out"))
+    spec = RunSpec.from_stored(read_object(run.spec) or {})
+    has_base = bool(spec.data.eval_fraction or spec.data.eval_dataset)
     is_resumed = bool(number(record_reader.last_event(run, "plan").get("resumed_at")))
     missing = set()
     if not has_base or is_resumed:
         missing.add("base")
-    if train.get("sample_every") == 0 or is_resumed:
+    if spec.train.sample_steps == 0 or is_resumed:
         missing.add("sample")
     return [name for name in TITLES if name not in missing]
 

@@ -90,11 +90,11 @@ def test_new_run_with_three_mistakes_then_right(
     expect(widget(page, "start").get_by_role("button")).to_be_disabled()
     fill(page, "new.train.learning_rate", "auto")
     fill(page, "new.data.max_length", "64")
-    fill(page, "new.method.lora.targets", "c_attn")
+    fill(page, "new.method.lora.target_modules", "c_attn")
     page.get_by_role("button", name="Start run").click()
     expect(page.get_by_text("names no linear layer").first).to_be_visible(timeout=60_000)
     assert all_runs() == []
-    fill(page, "new.method.lora.targets", "q_proj, v_proj")
+    fill(page, "new.method.lora.target_modules", "q_proj, v_proj")
     assert is_in_sight(page, "start"), "wherever the page is scrolled to"
     page.get_by_role("button", name="Start run").click()
     page.wait_for_url(re.compile(r"/monitor\?.*run="), timeout=60_000)
@@ -139,7 +139,7 @@ def choose(page: Page, key: str, value: str) -> None:
 def test_a_run_survives_reload_other_browsers_and_a_killed_server(
     page: Page, server: Server, chrome: Browser, start: Callable[..., Any]
 ) -> None:
-    run = start("lora", train={"max_steps": 100_000, "save_every": 0, "eval_every": 500})
+    run = start("lora", train={"max_steps": 100_000, "save_steps": 0, "eval_steps": 500})
     page.goto(f"{server.url}/monitor?run={run.id}")
     wait_for(page, lambda: points(page) >= 20, 60, "the curve did not begin")
     page.reload()

@@ -20,7 +20,7 @@ START = 1_000_000.0
 def run(lab_home: Path) -> RunDir:
     made = RunDir(paths.runs() / "20260101-120000-lora-aaaa")
     paths.make_folder(made.commands)
-    write_json(made.spec, {"data": {"eval_fraction": 0.2}, "train": {"sample_every": None}})
+    write_json(made.spec, {"data": {"eval_fraction": 0.2}, "train": {"sample_steps": None}})
     write_json(made.estimate, {"pace": {"seconds": 100.0, "evaluating_s": 20.0}})
     return made
 
@@ -86,7 +86,7 @@ def test_the_last_saving_is_a_phase_of_its_own(run: RunDir) -> None:
 
 
 def test_a_run_has_only_the_phases_that_it_goes_through(run: RunDir) -> None:
-    write_json(run.spec, {"data": {"eval_fraction": 0.0}, "train": {"sample_every": 0}})
+    write_json(run.spec, {"data": {"eval_fraction": 0.0}, "train": {"sample_steps": 0}})
     assert list(states(run, 0)) == ["load", "data", "train", "save"]
 
 
