@@ -84,13 +84,8 @@ class Attempt:
         settled = record_reader.last_event(self.run, PACKING)  # by an earlier attempt
         if settled.get("packing") == "off":
             self.spec = without_packing(self.spec)
-<<<<<<< HEAD
         self.source = base_source(self.run, self.spec.model)
-        begin, look = "" if saved else self.spec.start_from, self._check_commands
-=======
-        self.source = catalog.resolve(self.spec.model)
         begin, look = "" if saved else self.spec.init_from_run, self._check_commands
->>>>>>> main
         self.base = identify_base(self.run, self.source, self.telemetry, look, begin)
         self.data = self._data()
         # a resumed run keeps the packing it started with
