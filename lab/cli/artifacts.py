@@ -18,6 +18,12 @@ def add(verb: Any) -> None:
     sub = verb("merge", merge, "a result and its base as one plain model folder")
     sub.add_argument("run", metavar="RUN")
     sub.add_argument("--out", required=True, metavar="DIR", help="a folder that does not exist yet")
+    sub.add_argument(
+        "--precision",
+        default="auto",
+        choices=("auto", "float32", "bfloat16"),
+        help="type of the weights on the disk; auto: the type that the lab answers in",
+    )
     sub = verb("evaluate", evaluate, "the loss of models on the same held-out rows")
     sub.add_argument("models", nargs="+", metavar="MODEL", help="base:ID, run:ID or run:ID@STEP")
     sub.add_argument(
@@ -28,16 +34,13 @@ def add(verb: Any) -> None:
 def merge(arguments: argparse.Namespace) -> Output:
     from lab.export.merge import merge
 
-    merged = merge(paths.run_dir(arguments.run), Path(arguments.out))
+    merged = merge(paths.run_dir(arguments.run), Path(arguments.out), arguments.precision)
 
     def display() -> None:
-        max_difference = f"{merged['largest_difference']:.1e}"
         console.print(f"{escape(merged['folder'])}, {size(merged['bytes'])}.", soft_wrap=True)
-        console.print(
-            f"Read back, its logits differ from the result's by {max_difference} of their spread."
-        )
-        if merged["note"]:
-            console.print(f"[yellow]{escape(merged['note'])}[/]")
+        console.print(f"Read back: {merged['proof']['sentence']}.", soft_wrap=True)
+        for text in filter(None, (merged["warning"], merged["note"])):
+            console.print(f"[yellow]{escape(text)}[/]", soft_wrap=True)
 
     return Output(merged, display)
 
