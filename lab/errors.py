@@ -85,3 +85,4 @@ class Cancelled(BaseException):
     def __init__(self, command: str = "cancel") -> None:
         super().__init__(command)
         self.command = command
+        self.kept = ""  # what stays of a download that it ended

@@ -9,6 +9,7 @@ import socket
 
 from lab import devices, host, paths
 from lab.atomic_files import write_atomic
+from lab.hub import credentials
 from lab.runs import process
 
 
@@ -17,6 +18,7 @@ def main() -> int:
 
     from lab.chat.server import application
 
+    credentials.receive()
     devices.pin(host.gpus())
     token = secrets.token_urlsafe(32)
     listener = socket.socket()

@@ -15,6 +15,7 @@ from typing import Any
 from lab import paths
 from lab.atomic_files import part, read_object
 from lab.errors import LabError
+from lab.hub import credentials
 from lab.runs import process
 
 START_S = 60.0
@@ -43,7 +44,7 @@ def ensure() -> dict[str, Any]:
 
 def _start() -> dict[str, Any]:
     log = folder() / "log.txt"
-    child = process.spawn(["lab.chat"], log)
+    child = process.spawn(["lab.chat"], log, access=credentials.access_line())
     end = time.monotonic() + START_S
     while time.monotonic() < end:
         found = record()

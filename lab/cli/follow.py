@@ -47,7 +47,9 @@ def follow(run: RunDir, label: str, *, quiet: bool = False) -> Status:
 
 def _note(now: Status, records: list[dict[str, Any]]) -> str:
     parts = [now.phase or now.state]
-    if now.total:
+    if now.note:
+        parts.append(now.note)
+    elif now.total:
         parts.append(f"{now.unit} {now.done:g} of {now.total:g}")
     for kind, name in (("train", "train/loss"), ("eval", "eval/loss")):
         values = [r[name] for r in records if r.get("kind") == kind and is_number(r.get(name))]

@@ -12,7 +12,7 @@ from rich.markup import escape
 from lab import host, methods
 from lab.cli.console import Output, console, say, table
 from lab.data import catalog as datasets
-from lab.data import hub
+from lab.data import hub, hub_fetch
 from lab.errors import LabError
 from lab.formatting import count, size
 from lab.methods.parts import compatibility
@@ -171,7 +171,7 @@ def datasets_verb(arguments: argparse.Namespace) -> Output:
         done = {"id": arguments.what, "state": "removed"}
     else:
         dataset_id = hub.parse(arguments.what)
-        hub.fetch(dataset_id)
+        hub_fetch.fetch(dataset_id)
         done = {"id": str(dataset_id), "state": "fetched"}
 
     def display() -> None:

@@ -19,7 +19,7 @@ from lab.forecast.memory_savers import resolved
 from lab.formatting import count, duration, size
 from lab.preflight.client import planner
 from lab.runs import checkpoints, export_import, index, launch, queue, record_reader, supervisor
-from lab.runs.status import status
+from lab.runs.status import Status, status
 
 ENDED_BADLY = ("failed", "crashed")
 
@@ -171,6 +171,7 @@ def show(arguments: argparse.Namespace) -> Output:
         evaluated = figures["eval_loss"]
         rows = [
             ["state", now.state + (f", {now.phase}" if now.is_active else "")],
+            *([["progress", _progress(now)]] if now.is_active and now.total else []),
             ["name", str(figures["name"])],
             ["model", str(figures["model"])],
             ["method", str(figures["method"])],
@@ -191,6 +192,11 @@ def show(arguments: argparse.Namespace) -> Output:
         table(run.id, ["", ""], rows)
 
     return Output(data, display)
+
+
+def _progress(now: Status) -> str:
+    words = now.note or f"{now.unit} {now.done:g} of {now.total:g}"
+    return words if now.eta_s is None else f"{words}, {duration(now.eta_s)} left"
 
 
 def logs(arguments: argparse.Namespace) -> Output:

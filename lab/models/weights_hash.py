@@ -26,7 +26,7 @@ from typing import Any
 from lab import paths
 from lab.atomic_files import read_object, write_json
 from lab.errors import LabError
-from lab.models import catalog, headers, weights
+from lab.models import catalog, headers, hub
 from lab.models import folder as folders
 from lab.models.catalog import ModelSource
 from lab.models.headers import Stored
@@ -47,16 +47,16 @@ def identify(source: ModelSource, progress: Progress = lambda done, total: None)
 
     `progress(done, total)` counts bytes, and may raise to end the reading.
     """
-    folder = weights.local_folder(source, with_weights=True)
+    folder = hub.local_folder(source, with_weights=True)
     record = {"model": source.id, "weights": hash_of(folder, source.id, progress)}
-    if not Path(source.location).is_absolute():
+    if source.is_on_hub:
         record["commit"] = folder.name
     return record
 
 
 def identify_quickly(source: ModelSource) -> dict[str, Any] | None:
     """As `identify`; None where it would take more than a few seconds."""
-    if not Path(source.location).is_absolute():
+    if source.is_on_hub:
         return None  # its weights may have to be downloaded first
     files = folders.weight_files(Path(source.location), source.id)
     states = file_states(files)

@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from lab import paths
 from lab.errors import LabError, Problem, SpecError
+from lab.hub import credentials, settings
 from lab.paths import ROOT
 from lab.stages import LONG, Limits
 
@@ -196,9 +197,13 @@ class Planner:
             "LAB_HOME": str(paths.home()),
             "LAB_MODELS": str(paths.models()),
             "PWD": os.getcwd(),
+            **settings.passed_on(),
         }
+        token = credentials.current()
         try:
-            text = json.dumps(request | {"where": where})
+            text = json.dumps(
+                request | {"where": where, "token": token.to_json() if token else None}
+            )
         except (RecursionError, TypeError, ValueError) as error:
             raise LabError(
                 f"The settings cannot be sent to the planner: {error}.",
@@ -247,7 +252,7 @@ class Planner:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
-            env=os.environ | own,
+            env=credentials.without_tokens(os.environ) | own | settings.for_children(),
         )
         # The pipe is always drained, so that the planner can never hang on it.
         threading.Thread(target=self._drain, args=(self._process, errors), daemon=True).start()

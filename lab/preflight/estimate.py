@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from lab.forecast import estimator as memory
 from lab.forecast import settings_search as planning
 from lab.forecast.target_device import Target, target_of
 from lab.models import catalog as models
-from lab.models import shipped_configs, weights
+from lab.models import hub, shipped_configs, weights
 from lab.preflight.validate import check_fit, not_applicable, resolve
 from lab.spec import RunSpec
 from lab.stages import stage
@@ -74,7 +75,17 @@ def estimate(
         answer["pace"] = predicted.to_json() if predicted else None
     answer["context_bytes"] = target.context_bytes if target.on_gpu else None
     answer["device_bytes"] = target.memory_bytes
+    answer["download"] = _download(spec)
     return answer
+
+
+def _download(spec: RunSpec) -> dict[str, Any] | None:
+    """What a run would fetch first; None where nothing can be fetched, or it is not known."""
+    try:
+        still = hub.download_size(models.resolve_config(spec.model))
+    except LabError:
+        return None  # the estimate stands without it; a check says what is wrong
+    return dataclasses.asdict(still) if still else None
 
 
 def _found(
@@ -119,8 +130,11 @@ def _is_packed(
 def _facts(spec: RunSpec) -> dict[str, Any]:
     """What is known of the data; nothing where it, or the model's tokenizer, is not at hand."""
     try:
+        source = models.resolve(spec.model)
+        if not hub.has_tokenizer_here(source):
+            return {}  # nothing is fetched while somebody types
         with stage("tokenizer"):
-            tokenizer = weights.load_tokenizer(models.resolve(spec.model))
+            tokenizer = weights.load_tokenizer(source)
         return facts_of(spec, tokenizer)
     except LabError:
         return {}

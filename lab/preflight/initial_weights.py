@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from lab import methods, paths
-from lab.atomic_files import read_object
+from lab.atomic_files import part, read_object
 from lab.errors import LabError, Problem
+from lab.hub import repository
 from lab.models import catalog, weights, weights_hash
 from lab.models.catalog import ModelSource
 from lab.paths import RunDir
@@ -51,6 +54,23 @@ def problems(spec: RunSpec) -> list[Problem]:
     ]
 
 
+def base_of(spec: RunSpec) -> ModelSource | None:
+    """The base, at its commit, of the run that `spec` begins with; None without one, or for a base
+    that is no model of the hub. What is wrong with `start_from` is told by `problems`."""
+    try:
+        run = paths.run_dir(spec.start_from.removeprefix("run:"))
+        source = catalog.resolve(RunSpec.of_run(run).model)
+    except LabError:
+        return None
+    if not source.is_on_hub:
+        return None
+    commit = part(read_object(run.artifact / "receipt.json"), "base").get("commit")
+    if not source.revision and repository.is_commit(commit):
+        # of a run from before commits stood in the spec
+        return replace(source, id=f"{source.location}#{commit}", revision=commit)
+    return source
+
+
 def _another_base(run: RunDir, done: RunSpec, source: ModelSource) -> list[str]:
     """What is wrong with `source` as the base of `run`'s weights. Raises LabError, with both
     hashes, if it lies under the same name and holds others; large ones are left to the worker."""
@@ -59,6 +79,8 @@ def _another_base(run: RunDir, done: RunSpec, source: ModelSource) -> list[str]:
     if now is not None:
         weights_hash.check(recorded, now, f"run:{run.id}")
         return []  # the same weights, wherever they lie
-    if done.model != source.id:
-        return [f"trained {quote(done.model)}, this one {quote(source.id)}"]
+    begun_on = base_of(RunSpec(model=source.id, start_from=f"run:{run.id}"))
+    trained = begun_on.id if begun_on else done.model
+    if trained != source.id:
+        return [f"trained {quote(trained)}, this one {quote(source.id)}"]
     return []

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
 from typing import Any
 
-from lab import methods, optimizers, paths
+from lab import methods, optimizers
+from lab.data import catalog as datasets
 from lab.data import rendering
 from lab.data.dataset_stats import facts_of
 from lab.errors import LabError, Problem
@@ -20,13 +21,12 @@ from lab.forecast.target_device import this_machine
 from lab.methods import Context
 from lab.methods.parts import compatibility
 from lab.models import catalog as models
-from lab.models import fit, weights
+from lab.models import fit, hub, weights
 from lab.models.context_length import context_length
-from lab.preflight import initial_weights, memory_check, spec_rules
+from lab.preflight import disk_check, initial_weights, memory_check, spec_rules
+from lab.schema import quote
 from lab.spec import RunSpec, without_packing
 from lab.stages import stage
-
-DISK_RESERVE = 200_000_000
 
 
 def check(value: Any) -> dict[str, Any]:
@@ -40,6 +40,10 @@ def check(value: Any) -> dict[str, Any]:
     spec = _check_template_settings(spec, problems)
     # a field with a problem holds its default, so the others can still be looked at
     wrong = {problem.field for problem in problems}
+    moved: list[str] = []
+    if "model" not in wrong:
+        spec = _gather(problems, "model", lambda: pin_model(spec, moved), spec)
+        wrong = {problem.field for problem in problems}
     resolved = resolve(spec)
     tokenizer, model = None, None
     if "model" not in wrong:
@@ -54,13 +58,17 @@ def check(value: Any) -> dict[str, Any]:
     if not {"data", "train"} & wrong:
         idle, warnings = spec_rules.problems(spec, _run_facts(resolved, facts), frozenset(wrong))
         problems.extend(idle)
-        facts["warnings"] = [*facts.get("warnings", []), *warnings]
+        facts["warnings"] = [*moved, *facts.get("warnings", []), *warnings]
     if model is not None:
         check_fit(resolved, model, tokenizer, problems, wrong)
     estimate = None
     if model is not None and not problems:
         with stage("predict"):
             resolved, estimate = _estimate(resolved, spec, model, tokenizer, facts, problems)
+    if estimate is not None and not problems:
+        still = hub.download_size(models.resolve(spec.model))
+        facts["download"] = dataclasses.asdict(still) if still else None
+        problems.extend(disk_check.problems(estimate, still))
     if problems or estimate is None:
         return {"problems": [problem.to_json() for problem in problems]}
     if estimate.trace_error:
@@ -72,6 +80,8 @@ def check(value: Any) -> dict[str, Any]:
         data=replace(
             resolved.data,
             dataset=facts["dataset"],
+            held_out=datasets.pinned(resolved.data.held_out),
+            general_set=datasets.pinned(resolved.data.general_set),
             system_prompt=facts["system_prompt"],
             template_date=_date(resolved, tokenizer),
         ),
@@ -83,6 +93,18 @@ def check(value: Any) -> dict[str, Any]:
         "facts": facts,
         "estimate": estimate.to_json(),
     }
+
+
+def pin_model(spec: RunSpec, moved: list[str]) -> RunSpec:
+    """The spec with the commit of its model, if that is one of the hub. A run that begins with the
+    result of another one takes that one's commit; where its branch has moved on meanwhile, `moved`
+    says so. Raises LabError."""
+    source = models.resolve(spec.model)
+    begun_on = initial_weights.base_of(spec)
+    if begun_on is not None and begun_on.location == source.location and not source.revision:
+        moved += filter(None, [hub.moved_on(begun_on, spec.model)])
+        source = begun_on
+    return replace(spec, model=hub.pin(source).id)
 
 
 def _run_facts(spec: RunSpec, facts: dict[str, Any]) -> spec_rules.RunFacts:
@@ -218,9 +240,10 @@ def _model(spec: RunSpec) -> tuple[Any, Any]:
         config = weights.load_config(source)
     if any(getattr(c, "quantization_config", None) for c in (config, config.get_text_config())):
         raise LabError(
-            f"The weights of '{spec.model}' are quantised already, and cannot be trained as they "
-            "are.",
-            "Choose the original model.",
+            f"The weights of '{spec.model}' are quantised already{_quantised_by(config)}, and "
+            "cannot be trained as they are.",
+            "Choose the original model: the page of a quantised one names it as its base. QLoRA "
+            "and the 8-bit base quantise it as it is loaded.",
         )
     with stage("model"):
         model = weights.meta_model(config)
@@ -233,8 +256,15 @@ def _model(spec: RunSpec) -> tuple[Any, Any]:
             f"{rows:,}.",
             "They do not belong together; check the folder.",
         )
-    fit.check(config, weights.stored_tensors(source), source.id)
+    fit.check(config, hub.stored_tensors(source), source.id)
     return tokenizer, model
+
+
+def _quantised_by(config: Any) -> str:
+    stored = getattr(config.get_text_config(), "quantization_config", None)
+    stored = stored or getattr(config, "quantization_config", None)
+    kind = stored.get("quant_method") if isinstance(stored, dict) else None
+    return f" ({quote(kind)})" if isinstance(kind, str) else ""
 
 
 def check_fit(
@@ -340,15 +370,4 @@ def _estimate(
     spec, estimate = memory_check.admit(spec, asked, structure, method, counts, problems)
     predicted = runtime_estimate.pace(spec, costs, sizes, where, facts, bits)
     estimate = replace(estimate, pace=predicted.to_json() if predicted else None)
-    home = next(folder for folder in [paths.home(), *paths.home().parents] if folder.exists())
-    room = shutil.disk_usage(home).free - DISK_RESERVE
-    if estimate.disk["total"] > room:
-        problems.append(
-            Problem(
-                "train.save_every",
-                f"not enough disk: the run may need {estimate.disk['total'] / 1e9:.2f} GB in "
-                f"{paths.home()}, {max(room, 0) / 1e9:.2f} GB are free. Lower train.keep_best and "
-                "train.keep_last, set train.save_every to 0, or free some room.",
-            )
-        )
     return spec, estimate

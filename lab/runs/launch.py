@@ -65,13 +65,15 @@ def new_id(method: str) -> str:
             return run_id
 
 
-def spawn_worker(run: RunDir, gpu: str | None = None) -> subprocess.Popen[bytes]:
+def spawn_worker(
+    run: RunDir, gpu: str | None = None, access: bytes | None = None
+) -> subprocess.Popen[bytes]:
     """Start the worker in a session of its own, with its output in a file, and write it down.
 
-    `gpu` is the UUID of the one that it may use. Called by the supervisor only; everybody else
-    submits to the queue.
+    `gpu` is the UUID of the one that it may use, `access` what it is told of the Hub. Called by the
+    supervisor only; everybody else submits to the queue.
     """
-    worker = process.spawn(["lab.train", str(run.path)], run.log, gpu=gpu)
+    worker = process.spawn(["lab.train", str(run.path)], run.log, gpu=gpu, access=access)
     process.register(run, worker.pid, gpu)
     return worker
 

@@ -16,6 +16,7 @@ from lab import paths, schema
 from lab.atomic_files import number, read_object, write_json
 from lab.errors import LabError, SpecError
 from lab.paths import RunDir
+from lab.runs import hub_access
 from lab.runs.status import status
 from lab.schema import option
 
@@ -74,6 +75,9 @@ def submit(run: RunDir, priority: int = 0) -> None:
     """Put a run at the end of the queue, and see to it that somebody starts it."""
     from lab.runs import supervisor
 
+    if hub_access.is_needed(run):
+        supervisor.ensure()
+        hub_access.hand_over(run)  # before anybody can start it
     write_json(run.queue, {"v": 1, "priority": priority, "order": time.time()})
     supervisor.ensure()
 

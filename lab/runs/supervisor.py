@@ -18,9 +18,11 @@ from typing import Any
 from lab import host, paths
 from lab.atomic_files import number, read_object, write_json
 from lab.errors import LabError
+from lab.hub import credentials
 from lab.paths import RunDir
 from lab.runs import escalation, launch, process, queue, warm_worker
 from lab.runs.escalation import Escalation
+from lab.runs.hub_access import AccessReceiver
 from lab.runs.status import status
 from lab.runs.warm_worker import WarmWorker
 
@@ -43,7 +45,8 @@ def ensure() -> None:
     if is_running():
         return
     paths.make_folder(queue.folder())
-    process.spawn(["lab.runs.supervisor"], queue.folder() / "log.txt")
+    log = queue.folder() / "log.txt"
+    process.spawn(["lab.runs.supervisor"], log, access=credentials.access_line())
 
 
 def ensure_if_waiting() -> None:
@@ -68,7 +71,8 @@ def _is_ending(run: RunDir) -> bool:
 class Supervisor:
     """The loop, one `tick` at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, access: AccessReceiver | None = None) -> None:
+        self.access = access  # what workers are told of the Hub
         self.children: dict[str, subprocess.Popen[bytes]] = {}
         self.seen_active: set[str] = set()
         self.escalation = Escalation()
@@ -127,7 +131,9 @@ class Supervisor:
     def _start(self, run: RunDir, gpu: str | None) -> None:
         print(f"starting {run.id}", flush=True)
         try:
-            self.children[run.id] = self.spare.assign(run, gpu) or launch.spawn_worker(run, gpu)
+            access = self.access.line_for(run) if self.access else None
+            worker = self.spare.assign(run, gpu, access) or launch.spawn_worker(run, gpu, access)
+            self.children[run.id] = worker
         except (LabError, OSError) as error:
             write_json(
                 run.result,
@@ -144,6 +150,8 @@ class Supervisor:
         for run_id, child in list(self.children.items()):
             if child.poll() is not None:
                 del self.children[run_id]
+                if self.access:
+                    self.access.forget(run_id)
 
     def _after_failures(self, active: set[str]) -> None:
         """Pause the queue after a failure, where a person wants that."""
@@ -222,13 +230,14 @@ def _unallocated_bytes(run: RunDir, *, on_gpu: bool) -> float:
 
 
 def main() -> int:
+    credentials.receive()
     paths.make_folder(queue.folder())
     with (queue.folder() / "lock").open("w") as lock:
         if not _locked(lock):
             return 0  # another one is at it
         write_json(record_file(), process.identity(os.getpid()))
         queue.recover()
-        loop = Supervisor()
+        loop = Supervisor(AccessReceiver())
         last_busy = time.monotonic()
         while True:
             if loop.tick():

@@ -59,9 +59,11 @@ class WarmWorker:
             with contextlib.suppress(OSError):
                 worker.stdin.close()
 
-    def assign(self, run: RunDir, gpu: str | None = None) -> subprocess.Popen[bytes] | None:
-        """The worker, sent to `run` and written down as its own; None if there is none alive, or
-        it sees another device than `gpu`."""
+    def assign(
+        self, run: RunDir, gpu: str | None = None, access: bytes | None = None
+    ) -> subprocess.Popen[bytes] | None:
+        """The worker, sent to `run` and written down as its own, with what it is told of the Hub;
+        None if there is none alive, or it sees another device than `gpu`."""
         if gpu != self.gpu:
             self.stop()
         worker, self.worker = self.worker, None
@@ -69,7 +71,7 @@ class WarmWorker:
             return None
         try:
             process.register(run, worker.pid, gpu)
-            worker.stdin.write(f"{run.path}\n".encode())
+            worker.stdin.write(f"{run.path}\n".encode() + (access or b""))
             worker.stdin.close()
         except OSError:  # it died meanwhile, and has not touched the run
             run.process.unlink(missing_ok=True)

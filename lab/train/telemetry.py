@@ -99,12 +99,15 @@ class Telemetry:
             self.event("phase", phase=phase)
             self._write_heartbeat()
 
-    def progress(self, done: float, total: float, unit: str, eta_s: float | None = None) -> None:
-        """How far the phase is; the next heartbeat carries it."""
+    def progress(
+        self, done: float, total: float, unit: str, eta_s: float | None = None, **more: Any
+    ) -> None:
+        """How far the phase is; the next heartbeat carries it, with `more` figures of the phase."""
         self.sign()
-        self._progress = {"done": done, "total": total, "unit": unit}
+        progress = {"done": done, "total": total, "unit": unit, **more}
         if eta_s is not None:
-            self._progress["eta_s"] = round(eta_s, 1)
+            progress["eta_s"] = round(eta_s, 1)
+        self._progress = progress
 
     def sign(self) -> None:
         """Called by the main thread wherever it gets on: the heartbeat, which another thread

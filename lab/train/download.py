@@ -1,0 +1,112 @@
+"""Bring what a run reads from the Hub to this machine, as a phase of its own before loading."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from lab import formatting
+from lab.atomic_files import part, read_object
+from lab.data import catalog as datasets
+from lab.data import hub as dataset_hub
+from lab.data import hub_fetch
+from lab.errors import Cancelled, LabError
+from lab.hub.progress import Progress
+from lab.models import hub
+from lab.models.catalog import ModelSource
+from lab.paths import RunDir
+from lab.spec import RunSpec
+from lab.train.telemetry import Telemetry
+
+PHASE = "downloading"
+EVENT = "download"  # what was fetched, and how long it took
+ASKED_S = 3.0  # for the Hub's word on branches, which nothing waits for
+
+
+def fetch_base(
+    source: ModelSource, telemetry: Telemetry, check_commands: Callable[[], None]
+) -> None:
+    """Have the model of `source` in the cache, whole and verified. Raises LabError; Cancelled with
+    what is kept."""
+    if not source.is_on_hub:
+        return
+    started, first = time.monotonic(), [-1]
+    last: list[Progress] = []
+
+    def tell(progress: Progress) -> None:
+        if first[0] < 0:
+            first[0] = progress.done
+        last[:] = [progress]
+        telemetry.enter_phase(PHASE)
+        telemetry.progress(
+            progress.done,
+            progress.total,
+            "byte",
+            progress.eta_s,
+            files=progress.files,
+            files_done=progress.files_done,
+            bytes_per_s=round(progress.bytes_per_s),
+            note=progress.in_words(),
+        )
+        check_commands()
+
+    try:
+        hub.local_folder(source, with_weights=True, tell=tell)
+    except Cancelled as ended:
+        if last and last[0].done < last[0].total:
+            ended.kept = (
+                f"{formatting.size(last[0].done)} of {formatting.size(last[0].total)} of "
+                f"'{source.location}'"
+            )
+        raise
+    seconds = time.monotonic() - started
+    fetched = last[0].total - first[0] if last else 0
+    if fetched:
+        telemetry.event(
+            EVENT, model=source.id, bytes=fetched, seconds=round(seconds, 1), files=last[0].files
+        )
+
+
+def fetch_data(spec: RunSpec, telemetry: Telemetry, check_commands: Callable[[], None]) -> None:
+    """Fetch the sets of the spec that were here at the check and are gone. Raises LabError."""
+    for dataset_id in (spec.data.dataset, spec.data.held_out, spec.data.general_set):
+        if not isinstance(dataset_id, str) or not datasets.is_on_hub(dataset_id):
+            continue
+        wanted = dataset_hub.parse(dataset_id)
+        if not wanted.file.is_file():
+            telemetry.enter_phase(PHASE)
+            hub_fetch.fetch(wanted, check_commands)
+
+
+class BranchWatch:
+    """Asks the Hub, beside the loading, whether the branches that a run was set up with have moved
+    on since it was checked."""
+
+    def __init__(self, run: RunDir, spec: RunSpec, source: ModelSource) -> None:
+        asked = part(read_object(run.spec), "asked")
+        self._notes: list[str] = []
+        self._thread = threading.Thread(
+            target=self._ask,
+            args=(
+                source, str(asked.get("model") or ""),
+                spec.data.dataset, str(part(asked, "data").get("dataset") or ""),
+            ),
+            name="branches",
+            daemon=True,
+        )  # fmt: skip
+        self._thread.start()
+
+    def _ask(self, source: ModelSource, model: str, dataset: str, asked_dataset: str) -> None:
+        try:
+            self._notes.append(hub.moved_on(source, model))
+            if datasets.is_on_hub(dataset):
+                wanted = dataset_hub.parse(dataset)
+                self._notes.append(dataset_hub.moved_on(wanted, asked_dataset))
+        except LabError:
+            return  # it is only to know
+
+    def notes(self) -> list[str]:
+        """What the Hub has said by now; a slow one is not waited for."""
+        self._thread.join(ASKED_S)
+        return [note for note in self._notes if note]
