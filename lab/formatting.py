@@ -37,6 +37,12 @@ def _scaled(value: float | None, units: tuple[tuple[float, str], ...], digits: i
     return f"{value:,.0f}{units[-1][1]}"
 
 
+def short_id(name: str) -> str:
+    """An id of the Hub with twelve letters of its commit: "org/name#0123456789ab"."""
+    before, sign, commit = name.partition("#")
+    return f"{before}#{commit[:12]}" if sign and len(commit) == 40 else name
+
+
 def estimated_by(source: str) -> str:
     """How a figure of memory was obtained, in words."""
     known = {"shadow": "traced step", "outline": "outline of the step"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import fcntl
 import http.client
@@ -150,5 +151,7 @@ def _ask(
         "Authorization": f"Bearer {running['token']}",
         "Content-Type": "application/json",
     }
+    if access := credentials.access_line():  # a base may have to be fetched
+        headers[credentials.HEADER] = base64.b64encode(access).decode()
     connection.request(method, path, json.dumps(body) if body is not None else None, headers)
     return connection.getresponse()

@@ -16,14 +16,18 @@ from lab import methods, paths
 from lab.atomic_files import part, read_object
 from lab.data import chat_template, stop_tokens, template_lock
 from lab.errors import LabError
+from lab.hub import repository
+from lab.hub.branches import BranchWatch
 from lab.methods import Context
-from lab.models import catalog, weights, weights_hash
+from lab.models import catalog, hub, weights, weights_hash
 from lab.models.catalog import ModelSource
 from lab.models.context_length import context_length, room_for_answer, text_length
 from lab.paths import RunDir
 from lab.runs import record_reader
 from lab.schema import quote
 from lab.spec import RunSpec
+
+ASKED_S = 1.0  # for the Hub's word on branches, once a model is in memory
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,9 @@ def parse(name: str) -> ModelRef:
             raise LabError(
                 f"{run_id} has no result to talk to.", "Wait until it ends, or name a step."
             )
-        return ModelRef(name, str(spec.get("model", "")), run, int(step) if at else None)
+        named = ModelRef(name, str(spec.get("model", "")), run, int(step) if at else None)
+        commit = part({"base": named.trained_on}, "base").get("commit")
+        return replace(named, base=repository.at_commit(named.base, commit))
     raise LabError(f"'{quote(name)}' names no model.", "Write base:ID, run:ID or run:ID@STEP.")
 
 
@@ -179,6 +185,7 @@ def load(named: ModelRef, base: Any = None) -> LoadedModel:
     import torch
 
     source = catalog.resolve(named.base)
+    branches = BranchWatch(lambda: _moved_on(named, source))
     proof, version = named.receipt, named.version  # before the weights are read
     terms = prompt_terms(named)
     tokenizer = terms.tokenizer
@@ -201,8 +208,17 @@ def load(named: ModelRef, base: Any = None) -> LoadedModel:
         else:
             model = _at_step(model, method, spec, tokenizer, named)
     template_lock.check_tokenizer(part(proof, "lock"), tokenizer)
+    note = " ".join(filter(None, (note, *branches.notes(ASKED_S))))
     model = weights.on_device(model, "cuda" if on_gpu else "cpu")
     return LoadedModel(model.eval(), tokenizer, proof, version, note, terms.length, terms.virtual)
+
+
+def _moved_on(named: ModelRef, source: ModelSource) -> str:
+    """A sentence if the branch that the run was set up with is at another commit by now."""
+    if named.run is None:
+        return ""
+    asked = part(read_object(named.run.spec), "asked").get("model")
+    return hub.moved_on(source, asked) if isinstance(asked, str) else ""
 
 
 def _tokenizer(run: RunDir, source: ModelSource) -> Any:

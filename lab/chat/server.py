@@ -13,8 +13,10 @@ answer and passes the turn on.
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import hmac
+import io
 import json
 import os
 import threading
@@ -33,7 +35,10 @@ from starlette.types import Receive, Scope, Send
 from lab.chat import generate, requests
 from lab.chat.generate import GenerationSettings, LoadedModel, ModelRef, PromptTerms
 from lab.chat.requests import Refused
-from lab.errors import LabError, Problem
+from lab.errors import Cancelled, LabError, Problem
+from lab.hub import credentials
+from lab.hub.progress import DownloadProgress
+from lab.models import catalog, hub
 from lab.models.context_length import PromptTooLong
 
 MOST_MODELS = 5
@@ -114,6 +119,9 @@ def application(token: str) -> Starlette:
         if not is_allowed(request):
             return JSONResponse({"error": "wrong token"}, status_code=401)
         shelf.last_used = time.monotonic()
+        if access := request.headers.get(credentials.HEADER):
+            with contextlib.suppress(ValueError):
+                credentials.read_line(io.BytesIO(base64.b64decode(access)))
         try:
             body = await _asked(request, shelf)
         except Refused as refused:
@@ -240,11 +248,43 @@ def _events(shelf: ModelCache, body: dict[str, Any], gone: threading.Event) -> G
         yield f"data: {json.dumps({'error': f'{type(error).__name__}: {error}', 'hint': ''})}\n\n"
 
 
+def _fetch(named: ModelRef, gone: threading.Event) -> Generator[str]:
+    """Download the base of a model of the hub, saying how far it is. It ends with its reader."""
+    source = catalog.resolve(named.base)
+    if not source.is_on_hub:
+        return
+    words, errors = [""], list[BaseException]()
+
+    def tell(progress: DownloadProgress) -> None:
+        words[0] = f"downloading {progress.in_words()}" if progress.done < progress.total else ""
+        if gone.is_set():
+            raise Cancelled
+
+    def work() -> None:
+        try:
+            hub.local_folder(source, with_weights=True, tell=tell)
+        except BaseException as error:  # raised again by the thread of the answer
+            errors.append(error)
+
+    thread = threading.Thread(target=work, name="fetch", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(QUIET_S)
+        if words[0]:
+            yield words[0]
+    for error in errors:
+        if not isinstance(error, Cancelled):
+            raise error
+
+
 def _answer(
     shelf: ModelCache, body: dict[str, Any], gone: threading.Event
 ) -> Generator[dict[str, Any]]:
     named = generate.parse(body["model"])
     settings = settings_of(body)
+    for phase in _fetch(named, gone):  # before it has the turn: others need not wait for the Hub
+        shelf.last_used = time.monotonic()
+        yield {"phase": phase}
     while not shelf.turn.acquire(timeout=0.5):
         yield {"phase": "waiting"}
     try:

@@ -11,12 +11,12 @@ from typing import Any
 
 from lab import paths, spec
 from lab.atomic_files import read_object
-from lab.cli import follow
+from lab.cli import follow, hub_data
 from lab.cli.console import Output, console, loss, say, table, write
 from lab.compare.comparison import row
 from lab.errors import LabError
 from lab.forecast.memory_savers import resolved
-from lab.formatting import count, duration, size
+from lab.formatting import count, duration, short_id, size
 from lab.preflight.client import planner
 from lab.runs import checkpoints, export_import, index, launch, queue, record_reader, supervisor
 from lab.runs.status import Status, status
@@ -100,6 +100,7 @@ def start(arguments: argparse.Namespace) -> Output:
     value = spec.override(spec.load(Path(arguments.spec)), arguments.settings)
     if arguments.ignore_memory:
         value = spec.override(value, ["hardware.ignore_memory=true"])
+    hub_data.fetch_missing(value)
     run = launch.submit(value)
     if not arguments.json:
         say(run.id)
@@ -173,7 +174,7 @@ def show(arguments: argparse.Namespace) -> Output:
             ["state", now.state + (f", {now.phase}" if now.is_active else "")],
             *([["progress", _progress(now)]] if now.is_active and now.total else []),
             ["name", str(figures["name"])],
-            ["model", str(figures["model"])],
+            ["model", short_id(str(figures["model"]))],
             ["method", str(figures["method"])],
             ["trains", f"{count(figures['trainable'])} of {count(figures['parameters'])}"],
             ["steps", f"{figures['steps']:,}"],

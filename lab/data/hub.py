@@ -18,7 +18,7 @@ from typing import Any
 from lab import formatting, paths
 from lab.atomic_files import number, read_object, write_json
 from lab.errors import LabError
-from lab.hub import credentials, repository
+from lab.hub import credentials, repository, settings
 from lab.paths import ASSETS
 from lab.runs import process
 from lab.schema import quote
@@ -137,10 +137,11 @@ def pinned(wanted: HubId) -> HubId:
 
 def moved_on(wanted: HubId, asked: str) -> str:
     """A sentence if the branch that `asked` names has moved on since its rows were fetched."""
-    if not is_id(asked) or not repository.is_commit(wanted.revision):
+    if not is_id(asked) or not repository.is_commit(wanted.revision) or settings.is_offline():
         return ""
     branch = parse(asked).revision
-    text = repository.moved_on("datasets", wanted.name, branch, wanted.revision)
+    now = repository.commit_now("datasets", wanted.name, branch)
+    text = repository.moved_on(wanted.name, branch, wanted.revision, now)
     return f"{text} Fetch the dataset again for its newer rows." if text else ""
 
 

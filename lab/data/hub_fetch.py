@@ -22,7 +22,7 @@ from lab.data import hub
 from lab.data.hub import HubId
 from lab.errors import LabError
 from lab.hub import cache, download, repository
-from lab.hub.progress import Progress, Tell
+from lab.hub.progress import DownloadProgress, Tell
 from lab.hub.repository import RemoteFile, Repository
 from lab.schema import quote
 
@@ -71,7 +71,7 @@ def _fetch(repo: Repository, wanted: HubId, at: HubId, check: Callable[[], None]
     aside = at.file.with_name(f".tmp-{at.file.name}-{os.getpid()}")
     told = [0.0]
 
-    def tell(progress: Progress) -> None:
+    def tell(progress: DownloadProgress) -> None:
         check()
         if time.monotonic() - told[0] > NOTE_S:
             told[0] = time.monotonic()

@@ -115,10 +115,14 @@ def get(
     raise AssertionError("the last repeat returns or raises")
 
 
-def waiting() -> contextlib.AbstractContextManager[None]:
+@contextlib.contextmanager
+def waiting() -> Iterator[None]:
     """The part of a request's work in which the Hub is waited for; threads of it say nothing."""
-    is_told = stages.current() == "hub"
-    return contextlib.nullcontext() if is_told else stages.stage("hub")
+    if stages.current() == "hub":
+        yield
+        return
+    with stages.stage("hub"):
+        yield
 
 
 def _get_once(

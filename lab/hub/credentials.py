@@ -20,6 +20,7 @@ from lab.hub import settings
 
 VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 FROM_STDIN = "LAB_ACCESS_ON_STDIN"  # set for a child whose first line of input is for us
+HEADER = "X-Hub-Access"  # the same, between a page and the chat process on loopback
 PAGE = "the token given on the page"
 LETTERS = frozenset(string.ascii_letters + string.digits + string.punctuation)
 
@@ -114,8 +115,7 @@ def read_line(stream: IO[Any]) -> None:
         return
     if isinstance(value, dict) and isinstance(value.get("network"), dict):
         adopt(HubToken.from_json(value.get("hub")))
-        known = (*settings.PASSED_ON, settings.OFFLINE)
-        os.environ.update({name: str(value["network"].get(name, "")) for name in known})
+        settings.adopt(value["network"])
 
 
 def receive() -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from lab import paths
 from lab.hub import cache, client, repository, settings
 from lab.hub.problems import HubError
-from lab.hub.progress import Progress, Tell
+from lab.hub.progress import DownloadProgress, Tell
 from lab.hub.repository import RemoteFile, Repository
 from lab.hub.verification import Digest, damaged, is_remembered, remember
 
@@ -63,7 +63,7 @@ def fetch_to(
 ) -> None:
     """Have each blob of `wanted` at its place in `targets`; as `fetch` otherwise."""
     blobs = list({entry.blob: entry for entry in wanted}.values())
-    progress = Progress(sum(entry.size for entry in blobs), len(blobs))
+    progress = DownloadProgress(sum(entry.size for entry in blobs), len(blobs))
     transfers = [_Transfer(repo, entry, targets[entry.blob]) for entry in blobs]
     work: queue.SimpleQueue[_Transfer] = queue.SimpleQueue()
     for transfer in transfers:

@@ -13,7 +13,7 @@ SPEED_S = 10.0  # over which the speed is measured
 
 
 @dataclass
-class Progress:
+class DownloadProgress:
     """How far a download is: bytes and files, those in the cache counted as done."""
 
     total: int
@@ -51,4 +51,4 @@ class Progress:
         return f"{words}, {formatting.size(self.bytes_per_s)}/s" if self.bytes_per_s else words
 
 
-Tell = Callable[[Progress], object]
+Tell = Callable[[DownloadProgress], object]

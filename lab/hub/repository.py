@@ -85,6 +85,12 @@ def is_commit(revision: Any) -> TypeGuard[str]:
     return isinstance(revision, str) and COMMIT.fullmatch(revision) is not None
 
 
+def at_commit(text: str, commit: Any) -> str:
+    """The id at `commit`, if it is an id of the Hub without a revision and that is a commit."""
+    is_open = is_id(text) and "#" not in text
+    return f"{text}#{commit}" if is_open and is_commit(commit) else text
+
+
 def resolve(kind: str, name: str, revision: str = "") -> Repository:
     """The repository at the commit that `revision` (by default the branch main) is now.
 
@@ -117,16 +123,17 @@ def current_commit(kind: str, name: str, revision: str = MAIN) -> str:
     return commit
 
 
-def moved_on(kind: str, name: str, revision: str, commit: str) -> str:
-    """A sentence if the branch `revision` is not at `commit` any more; empty if it is, if no branch
-    was named, and where the Hub is not there to say it."""
-    if is_commit(revision):
-        return ""
+def commit_now(kind: str, name: str, revision: str) -> str | None:
+    """The commit of a branch or tag; None where the Hub is not there to say it."""
     try:
-        now = current_commit(kind, name, revision or MAIN)
+        return current_commit(kind, name, revision or MAIN)
     except HubError:
-        return ""  # it is only to know: what was pinned is used in any case
-    if now == commit:
+        return None  # it is only to know: what was pinned is used in any case
+
+
+def moved_on(name: str, revision: str, commit: str, now: str | None) -> str:
+    """A sentence if the branch `revision` is not at `commit` any more but at `now`, else empty."""
+    if now is None or now == commit or is_commit(revision):
         return ""
     return (
         f"The branch {revision or MAIN} of '{name}' has moved on to {now[:12]} on the Hub; "

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 TRUE = ("1", "ON", "YES", "TRUE")  # in any case, as the library reads its switches
 # what a person said of the network; HF_HUB_OFFLINE itself is set for the libraries of a child
@@ -47,6 +48,16 @@ def passed_on() -> dict[str, str]:
     return {name: os.environ.get(name, "") for name in PASSED_ON} | {
         OFFLINE: "1" if is_offline() else "0"
     }
+
+
+def adopt(network: dict[str, Any]) -> None:
+    """Have the network of the process that sent `network` (`passed_on`)."""
+    for name in (*PASSED_ON, OFFLINE):
+        value = network.get(name)
+        if isinstance(value, str) and value:
+            os.environ[name] = value
+        else:
+            os.environ.pop(name, None)  # a library would take "" for a value
 
 
 def cache_folder() -> Path:

@@ -16,7 +16,7 @@ from lab import paths
 from lab.atomic_files import read_object, write_json
 from lab.hub import repository
 from lab.hub.problems import HubError
-from lab.hub.progress import Progress, Tell
+from lab.hub.progress import DownloadProgress, Tell
 from lab.hub.repository import RemoteFile, Repository
 
 BLOCK_BYTES = 8 << 20
@@ -71,7 +71,9 @@ def verify(place: Path, repo: Repository, tell: Tell = lambda progress: None) ->
         for file in sorted(place.glob("*.safetensors"))
         if file.is_symlink() and repository.SHA256.fullmatch(Path(os.readlink(file)).name)
     }
-    progress = Progress(sum(entry.size for entry in wanted.values()), len(wanted), checking=True)
+    progress = DownloadProgress(
+        sum(entry.size for entry in wanted.values()), len(wanted), checking=True
+    )
 
     def count(read: int) -> None:
         progress.done += read

@@ -51,6 +51,8 @@ def pin(source: ModelSource) -> ModelSource:
     if not source.is_on_hub or repository.is_commit(source.revision):
         return source
     repo = repository.resolve("models", source.location, source.revision)
+    if repository.cached_commit("models", source.location, source.revision) is None:
+        cache.note_reference(repo, source.revision)
     return replace(source, id=f"{source.location}#{repo.commit}", revision=repo.commit)
 
 
@@ -58,9 +60,14 @@ def moved_on(source: ModelSource, asked: str) -> str:
     """A sentence if the branch that `asked` names (an id as a person wrote it) has moved on from
     the commit of `source`; else empty."""
     name, revision = repository.split_id(asked)
-    if not source.is_on_hub or name != source.location or settings.is_offline():
+    is_other = not source.is_on_hub or name != source.location or repository.is_commit(revision)
+    if is_other or settings.is_offline():
         return ""
-    return repository.moved_on("models", name, revision, source.revision)
+    now = repository.commit_now("models", name, revision)
+    repo = _repository(source)
+    if now == repo.commit and repository.snapshot(repo).is_dir():
+        cache.note_reference(repo, revision)  # what is here is what the branch is now
+    return repository.moved_on(name, revision, repo.commit, now)
 
 
 def config_folder(source: ModelSource) -> Path:

@@ -197,13 +197,15 @@ class Planner:
             "LAB_HOME": str(paths.home()),
             "LAB_MODELS": str(paths.models()),
             "PWD": os.getcwd(),
-            **settings.passed_on(),
         }
         token = credentials.current()
+        own = {
+            "where": where,
+            "network": settings.passed_on(),
+            "token": token.to_json() if token else None,
+        }
         try:
-            text = json.dumps(
-                request | {"where": where, "token": token.to_json() if token else None}
-            )
+            text = json.dumps(request | own)
         except (RecursionError, TypeError, ValueError) as error:
             raise LabError(
                 f"The settings cannot be sent to the planner: {error}.",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from lab import methods, paths
 from lab.atomic_files import part, read_object
 from lab.errors import LabError, Problem
@@ -59,16 +57,12 @@ def base_of(spec: RunSpec) -> ModelSource | None:
     that is no model of the hub. What is wrong with `start_from` is told by `problems`."""
     try:
         run = paths.run_dir(spec.start_from.removeprefix("run:"))
-        source = catalog.resolve(RunSpec.of_run(run).model)
+        recorded = part(read_object(run.artifact / "receipt.json"), "base")
+        model = repository.at_commit(RunSpec.of_run(run).model, recorded.get("commit"))
+        source = catalog.resolve(model)
     except LabError:
         return None
-    if not source.is_on_hub:
-        return None
-    commit = part(read_object(run.artifact / "receipt.json"), "base").get("commit")
-    if not source.revision and repository.is_commit(commit):
-        # of a run from before commits stood in the spec
-        return replace(source, id=f"{source.location}#{commit}", revision=commit)
-    return source
+    return source if source.is_on_hub else None
 
 
 def _another_base(run: RunDir, done: RunSpec, source: ModelSource) -> list[str]:

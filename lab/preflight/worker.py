@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from lab import stages
 from lab.errors import LabError
-from lab.hub import credentials
+from lab.hub import credentials, settings
 
 STAGE, REPLY = b"S", b"R"  # how a line to the pool begins
 PR_SET_PDEATHSIG = 1
@@ -58,6 +58,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     from lab.preflight.validate import check, fixes
 
     os.environ.update(request["where"])
+    settings.adopt(request["network"])
     credentials.adopt(credentials.HubToken.from_json(request.get("token")))
     try:
         os.chdir(os.environ["PWD"])

@@ -67,9 +67,7 @@ def spec_of(run: RunDir) -> RunSpec:
 def _at_commit(run: RunDir, spec: RunSpec) -> RunSpec:
     """A spec from before commits stood in it goes on with the one that its first attempt read."""
     commit = record_reader.last_event(run, weights_hash.EVENT).get("commit")
-    if not repository.is_id(spec.model) or "#" in spec.model or not repository.is_commit(commit):
-        return spec
-    return replace(spec, model=f"{spec.model}#{commit}")
+    return replace(spec, model=repository.at_commit(spec.model, commit))
 
 
 def changes_of(run: RunDir) -> dict[str, Any]:

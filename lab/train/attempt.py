@@ -31,7 +31,7 @@ from lab.train.base_identity import identify_base
 from lab.train.callbacks import RunCallback
 from lab.train.checkpoint import Checkpoint
 from lab.train.commands import NEVER, WHILE_TRAINING, Commands
-from lab.train.download import BranchWatch, fetch_base, fetch_data
+from lab.train.download import ASKED_S, fetch_base, fetch_data, watch_branches
 from lab.train.environment import changes_since_last_attempt, environment, peak_flops
 from lab.train.loop import StepConfig, TrainingLoop
 from lab.train.optimizer import make_optimizer
@@ -88,11 +88,11 @@ class Attempt:
             self.spec = without_packing(self.spec)
         self.source = catalog.resolve(self.spec.model)
         begin, look = "" if saved else self.spec.start_from, self._check_commands
-        branches = BranchWatch(self.run, self.spec, self.source)
+        branches = watch_branches(self.run, self.spec, self.source)
         fetch_base(self.source, self.telemetry, look)
         fetch_data(self.spec, self.telemetry, look)
         self.base = identify_base(self.run, self.source, self.telemetry, look, begin)
-        for note in branches.notes():
+        for note in branches.notes(ASKED_S):
             self.telemetry.warn(note)
         self.data = self._data()
         # a resumed run keeps the packing it started with

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 
@@ -11,8 +10,9 @@ from lab.atomic_files import part, read_object
 from lab.data import catalog as datasets
 from lab.data import hub as dataset_hub
 from lab.data import hub_fetch
-from lab.errors import Cancelled, LabError
-from lab.hub.progress import Progress
+from lab.errors import Cancelled
+from lab.hub.branches import BranchWatch
+from lab.hub.progress import DownloadProgress
 from lab.models import hub
 from lab.models.catalog import ModelSource
 from lab.paths import RunDir
@@ -32,9 +32,9 @@ def fetch_base(
     if not source.is_on_hub:
         return
     started, first = time.monotonic(), [-1]
-    last: list[Progress] = []
+    last: list[DownloadProgress] = []
 
-    def tell(progress: Progress) -> None:
+    def tell(progress: DownloadProgress) -> None:
         if first[0] < 0:
             first[0] = progress.done
         last[:] = [progress]
@@ -79,34 +79,14 @@ def fetch_data(spec: RunSpec, telemetry: Telemetry, check_commands: Callable[[],
             hub_fetch.fetch(wanted, check_commands)
 
 
-class BranchWatch:
-    """Asks the Hub, beside the loading, whether the branches that a run was set up with have moved
-    on since it was checked."""
+def watch_branches(run: RunDir, spec: RunSpec, source: ModelSource) -> BranchWatch:
+    """Ask whether the branches that the run was set up with have moved on since its check."""
+    asked = part(read_object(run.spec), "asked")
+    model, dataset = str(asked.get("model") or ""), str(part(asked, "data").get("dataset") or "")
 
-    def __init__(self, run: RunDir, spec: RunSpec, source: ModelSource) -> None:
-        asked = part(read_object(run.spec), "asked")
-        self._notes: list[str] = []
-        self._thread = threading.Thread(
-            target=self._ask,
-            args=(
-                source, str(asked.get("model") or ""),
-                spec.data.dataset, str(part(asked, "data").get("dataset") or ""),
-            ),
-            name="branches",
-            daemon=True,
-        )  # fmt: skip
-        self._thread.start()
+    def ask_of_data() -> str:
+        if not datasets.is_on_hub(spec.data.dataset):
+            return ""
+        return dataset_hub.moved_on(dataset_hub.parse(spec.data.dataset), dataset)
 
-    def _ask(self, source: ModelSource, model: str, dataset: str, asked_dataset: str) -> None:
-        try:
-            self._notes.append(hub.moved_on(source, model))
-            if datasets.is_on_hub(dataset):
-                wanted = dataset_hub.parse(dataset)
-                self._notes.append(dataset_hub.moved_on(wanted, asked_dataset))
-        except LabError:
-            return  # it is only to know
-
-    def notes(self) -> list[str]:
-        """What the Hub has said by now; a slow one is not waited for."""
-        self._thread.join(ASKED_S)
-        return [note for note in self._notes if note]
+    return BranchWatch(lambda: hub.moved_on(source, model), ask_of_data)

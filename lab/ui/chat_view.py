@@ -12,6 +12,7 @@ from lab.atomic_files import part, read_object
 from lab.chat import client
 from lab.data import catalog as datasets
 from lab.errors import LabError
+from lab.formatting import short_id
 from lab.models.catalog import BUILT_IN
 from lab.runs import index
 from lab.ui.markdown_safety import escape_lines, escape_markdown, plain
@@ -29,7 +30,8 @@ def choices() -> dict[str, str]:
         if run.artifact.is_dir():
             entry = index.entry(run)
             if not entry.model.startswith("builtin:"):
-                found.setdefault(f"base:{entry.model}", f"Base {entry.model.split('/')[-1]}")
+                title = short_id(entry.model).split("/")[-1]
+                found.setdefault(f"base:{entry.model}", f"Base {title}")
             found[f"run:{run.id}"] = f"{entry.name or entry.method} ({run.id[-4:]})"
     return found
 

@@ -15,7 +15,7 @@ import streamlit as st
 from lab import formatting
 from lab.errors import LabError, SpecError
 from lab.preflight.client import Abandoned, planner
-from lab.ui import memory_charts
+from lab.ui import hub_fields, memory_charts
 from lab.ui.charts import CONFIG, View, figure
 from lab.ui.markdown_safety import escape_markdown
 from lab.ui.monitor_view import is_dark
@@ -115,6 +115,8 @@ def show(now: Forecast, view: View) -> None:
         f":material/memory_alt: **{formatting.size(found['peak_bytes'])}** of memory at the peak "
         f"({escape_markdown(found['peak_phase'])}; {how}){free}"
     )
+    if words := hub_fields.download_in_words(found.get("download")):
+        st.markdown(words)
     if found.get("pace"):
         st.markdown(f":material/timer: {time_in_words(found)}")
     st.plotly_chart(

@@ -151,7 +151,8 @@ def _ended(run: RunDir) -> str:
     entry = index.entry(run)
     steps = entry.summary.get("step")
     result = size_of(run.artifact)
-    parts = [f"{entry.method} on {entry.dataset.split('/')[-1]}", formatting.when(entry.created)]
+    dataset = formatting.short_id(entry.dataset).split("/")[-1]
+    parts = [f"{entry.method} on {dataset}", formatting.when(entry.created)]
     if steps:
         parts.append(f"{steps:,} steps")
     if result:

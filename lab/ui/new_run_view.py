@@ -14,13 +14,14 @@ from lab.data import catalog as datasets
 from lab.data import hub, prepare
 from lab.errors import MOST_PROBLEMS, LabError, Problem, SpecError
 from lab.export.script import script
+from lab.formatting import short_id
 from lab.methods import Method
 from lab.methods.parts import compatibility
 from lab.models import catalog as models
 from lab.preflight.client import planner
 from lab.runs import index, submissions
 from lab.spec import RunSpec
-from lab.ui import form, links, submit
+from lab.ui import form, hub_fields, links, submit
 from lab.ui.markdown_safety import escape_markdown, plain, tell
 from lab.ui.waiting import wait
 
@@ -138,6 +139,8 @@ def apply_preset() -> None:
 def model_field() -> None:
     options = [f"builtin:{model.name}" for model in models.BUILT_IN]
     _choice("", "model", "Base model", options, "builtin:NAME, a hub id, or a folder.")
+    chosen = [st.session_state.get(name) or "" for name in ("new.model", "new.data.dataset")]
+    hub_fields.token_field(*map(str, chosen))
 
 
 def start_field() -> None:
@@ -162,6 +165,7 @@ def dataset_field() -> None:
     _choice("data", "dataset", "Dataset", [*(one.id for one in found), *own], help)
     st.page_link(links.page("data"), label="See it as the model does", icon=":material/dataset:")
     chosen = st.session_state.get("new.data.dataset")
+    hub_fields.fetch_panel(str(chosen or ""))
     for one in found:
         if one.id == chosen:
             st.caption(f"{one.card['rows']} rows. {escape_markdown(one.card['summary'])}")
@@ -240,12 +244,13 @@ def summary() -> Iterator[tuple[str, str]]:
     train, data = spec.train, spec.data
     method = methods.get(spec.method["name"])
     rows = train.batch_size * train.accumulation
-    yield "deployed_code", f"**{escape_markdown(method.title)}** of {escape_markdown(spec.model)}"
+    model, dataset = (escape_markdown(short_id(name)) for name in (spec.model, data.dataset))
+    yield "deployed_code", f"**{escape_markdown(method.title)}** of {model}"
     yield (
         "dataset",
-        f"on {escape_markdown(data.dataset)}, {data.eval_fraction:.0%} held out to measure it"
+        f"on {dataset}, {data.eval_fraction:.0%} held out to measure it"
         if data.eval_fraction
-        else f"on all of {escape_markdown(data.dataset)}, nothing held out",
+        else f"on all of {dataset}, nothing held out",
     )
     budgets = {
         "max_steps": "{:,} steps",
@@ -319,10 +324,15 @@ def show_plan() -> None:
         f"({escape_markdown(estimate['peak_phase'])}; "
         f"{formatting.estimated_by(estimate['source'])})\n\n"
         f":material/tune: trains {trains} parameters\n\n"
+        f"{_paragraph(hub_fields.download_in_words(facts.get('download')))}"
         f":material/hard_drive: up to {formatting.size(estimate['disk']['total'])} of disk\n\n"
         f":material/dataset: {facts['examples']:,} examples, about "
         f"{facts['tokens_per_row']:.0f} tokens each, {facts['loss_tokens_per_row']:.0f} learned"
     )
+
+
+def _paragraph(text: str) -> str:
+    return f"{text}\n\n" if text else ""
 
 
 def show_script() -> None:

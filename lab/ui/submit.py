@@ -14,6 +14,7 @@ from lab.preflight.client import planner
 from lab.presets import Preset
 from lab.runs import submissions, warm_worker
 from lab.ui.form import PREFIX
+from lab.ui.waiting import wait
 
 
 def ticket() -> str:
@@ -47,8 +48,8 @@ def start(spec: dict[str, Any], ticket: str) -> RunDir | None:
             return done
         ticket = renew()  # the form was changed after its run had started
     try:
-        with st.spinner("Checking the model, the data and the settings …"):
-            plan = planner.check(spec)
+        words = "Checking the model, the data and the settings …"
+        plan = wait(words, lambda: planner.check(spec))
     except SpecError as error:
         note(error)
         return None
@@ -69,6 +70,5 @@ def quick_start(preset: Preset) -> RunDir:
     done = submissions.run_of(given)
     if done is not None:
         return done
-    with st.spinner("Checking the model and the data …"):
-        plan = planner.check(preset.changes)
+    plan = wait("Checking the model and the data …", lambda: planner.check(preset.changes))
     return submissions.start(plan, given)

@@ -13,7 +13,7 @@ import pytest
 from lab.errors import LabError
 from lab.hub import cache, download, repository
 from lab.hub.problems import HubError
-from lab.hub.progress import Progress
+from lab.hub.progress import DownloadProgress
 from lab.hub.repository import Repository
 from tests.hub.conftest import NAME
 from tests.hub.stand_in import StandIn
@@ -42,7 +42,7 @@ def blobs(repo: Repository) -> dict[str, int]:
     return {file.suffix: file.stat().st_size for file in folder.iterdir()}
 
 
-def test_files_come_once_and_lie_as_the_library_expects(stand_in: StandIn, repo: Repository) -> None:
+def test_files_come_once_to_where_the_library_has_them(stand_in: StandIn, repo: Repository) -> None:
     from huggingface_hub import try_to_load_from_cache
 
     place = fetch(repo)
@@ -69,7 +69,7 @@ def test_a_stopped_download_keeps_what_has_come_and_goes_on(
 ) -> None:
     stand_in.faults[NAME] = {"rate": 400_000, "file": FILE}
 
-    def stop(progress: Progress) -> None:
+    def stop(progress: DownloadProgress) -> None:
         if progress.done > 60_000:
             raise KeyboardInterrupt
 
@@ -113,7 +113,7 @@ def test_an_address_without_ranges_begins_anew(stand_in: StandIn, repo: Reposito
     assert (fetch(repo) / FILE).read_bytes() == CONTENT
 
 
-def interrupt(progress: Progress, after: int) -> None:
+def interrupt(progress: DownloadProgress, after: int) -> None:
     if progress.done >= after:
         raise KeyboardInterrupt
 
@@ -158,8 +158,7 @@ def test_a_fault_that_stays_ends_the_download(stand_in: StandIn, repo: Repositor
     stand_in.faults[NAME] = {"status": 503, "file": FILE}
     with pytest.raises(HubError, match=r"fault of its own \(status 503\)"):
         fetch(repo)
-    tries = [line for line in stand_in.requests("GET", FILE)]
-    assert len(tries) == download.FAILURES
+    assert len(stand_in.requests("GET", FILE)) == download.FAILURES
 
 
 def test_a_hub_that_says_nothing_is_not_waited_for_for_ever(
