@@ -94,10 +94,10 @@ def in_our_order(kind: type) -> type:
             return self.accelerator.prepare(loader)
 
         def compute_loss(self, *arguments: Any, **named: Any) -> Any:
-            found = super().compute_loss(*arguments, **named)
-            loss = found[0] if isinstance(found, tuple) else found
+            output = super().compute_loss(*arguments, **named)
+            loss = output[0] if isinstance(output, tuple) else output
             self.step_losses.append(loss.detach())
-            return found
+            return output
 
     return InOurOrder
 
@@ -162,7 +162,7 @@ def batches(work: Work) -> list[list[dict[str, list[int]]]]:
 
 
 def rows(work: Work) -> list[dict[str, list[int]]]:
-    return [one for step in batches(work) for one in step]
+    return [example for step in batches(work) for example in step]
 
 
 def tokenizer(work: Work) -> Any:

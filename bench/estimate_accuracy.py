@@ -17,6 +17,7 @@ from typing import Any
 
 from lab import methods, optimizers
 from lab.forecast import estimator as memory
+from lab.forecasts import How
 from lab.methods.parts import compatibility
 from lab.models import catalog, weights
 from lab.spec import RunSpec
@@ -90,12 +91,13 @@ def measure(case: Case, say: Callable[[str], object]) -> dict[str, Any]:
 
     free, _ = torch.cuda.mem_get_info()
     spec, method = case.spec(), methods.get(case.method)
-    predicted = memory.predict(case.config(), spec, method, on_gpu=True, memory_bytes=free)
+    how: dict[str, Any] = {"on_gpu": True, "memory_bytes": free}
+    predicted = memory.predict(case.config(), spec, method, **how).memory
     row: dict[str, Any] = {
         **dataclasses.asdict(case),
         "predicted": predicted.peak_bytes,
         "fits": predicted.fits,
-        "source": predicted.source,
+        "source": predicted.how.value,
     }
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
@@ -113,8 +115,8 @@ def measure(case: Case, say: Callable[[str], object]) -> dict[str, Any]:
             StepConfig.of(method, spec.method_config, spec.train, case.loss),
             on_optimizer_step=lambda model, step: None,
         )
-        for number in range(1, STEPS + 1):
-            step(accelerator, model, optimizer, [inputs], config, number)
+        for step_number in range(1, STEPS + 1):
+            step(accelerator, model, optimizer, [inputs], config, step_number)
         allocated = torch.cuda.max_memory_allocated()
         row |= {
             "allocated": allocated,
@@ -136,13 +138,13 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "cases": len(rows),
         "fitted": len(errors),
         "median_error": statistics.median(errors) if errors else None,
-        "within_1_percent": sum(one <= 0.01 for one in errors) / max(1, len(errors)),
-        "within_3_percent": sum(one <= 0.03 for one in errors) / max(1, len(errors)),
+        "within_1_percent": sum(error <= 0.01 for error in errors) / max(1, len(errors)),
+        "within_3_percent": sum(error <= 0.03 for error in errors) / max(1, len(errors)),
         "worst_error": max(errors, default=None),
         "said_to_fit_but_did_not": sum(
             bool(row["fits"]) and not row["fitted"] for row in rows if "fitted" in row
         ),
-        "traced": sum(row["source"] == "shadow" for row in rows),
+        "traced": sum(How(row["source"]).is_exact for row in rows),
     }
 
 
@@ -153,15 +155,15 @@ def check_ledger(case: Case) -> dict[str, Any]:
 
     spec, method = case.spec("float32"), methods.get(case.method)
     batch = Batch(case.rows, case.length)
-    found: list[Any] = []
+    logged: list[Any] = []
     for real in (False, True):
         model, quantised, _ = build(case.config(), spec, method)
         log = record(model, method, spec, batch, case.loss, quantised, on_gpu=False, real=real)
-        found.append(log.read(on_gpu=False).peaks)
-    fake, real_peaks = found
+        logged.append(log.read(on_gpu=False).peaks)
+    fake, real_peaks = logged
     kinds = ("weights", "gradients", "optimizer")
     top = {name: max(peak.total for peak in peaks.values()) for name, peaks in zip(
-        ("fake", "real"), found, strict=True
+        ("fake", "real"), logged, strict=True
     )}  # fmt: skip
     return {
         **dataclasses.asdict(case),
@@ -189,8 +191,8 @@ def draw(count: int, seed: int, names: tuple[str, ...] = GRID_MODELS) -> list[Ca
     """Cases of the grid: models × methods × rows × lengths × checkpointing × loss × type of the
     adapters, by chance; those left out that the lab refuses."""
     dice = random.Random(seed)
-    found: list[Case] = []
-    while len(found) < count:
+    cases: list[Case] = []
+    while len(cases) < count:
         method = dice.choice(methods.all_methods())
         model = dice.choice(names)
         length = dice.choice((128, 256, 512, 1024, 2048, 4096))
@@ -211,8 +213,8 @@ def draw(count: int, seed: int, names: tuple[str, ...] = GRID_MODELS) -> list[Ca
             dice.choice(("float32", "bfloat16")),
         )
         if not _is_refused(case):
-            found.append(case)
-    return found
+            cases.append(case)
+    return cases
 
 
 def _is_refused(case: Case) -> bool:
@@ -230,13 +232,13 @@ def grid(
     `whole` traces every layer too. Shares are of the cases that can be traced.
     """
     rows = []
-    for number, case in enumerate(draw(count, seed)):
+    for i, case in enumerate(draw(count, seed)):
         method, config, spec = methods.get(case.method), case.config(), case.spec()
-        how: dict[str, Any] = {"on_gpu": True, "memory_bytes": None}
-        outline = memory.predict(config, spec, method, shadow=False, **how)
-        extended = memory.predict(config, spec, method, **how)
-        if extended.source != "shadow":
-            say(f"{case}: {extended.notes}")
+        options: dict[str, Any] = {"on_gpu": True, "memory_bytes": None}
+        outline = memory.predict(config, spec, method, shadow=False, **options).memory
+        extended = memory.predict(config, spec, method, **options).memory
+        if not extended.how.is_exact:
+            say(f"{case}: {extended.trace_error}")
             continue
         row = {
             **dataclasses.asdict(case),
@@ -244,11 +246,11 @@ def grid(
             "outline_error": outline.peak_bytes / extended.peak_bytes - 1,
         }
         if whole:
-            full = memory.predict(config, spec, method, whole=True, **how)
+            full = memory.predict(config, spec, method, whole=True, **options).memory
             row["extension_error"] = extended.peak_bytes / full.peak_bytes - 1
         rows.append(row)
         say(
-            f"{number + 1:4d} {case.model} {case.method} {case.rows}x{case.length} "
+            f"{i + 1:4d} {case.model} {case.method} {case.rows}x{case.length} "
             f"{case.checkpointing} {case.loss}: {extended.peak_bytes / 1e9:.2f} GB, outline "
             f"{row['outline_error']:+.1%}"
             + (f", extension {row['extension_error']:+.3%}" if "extension_error" in row else "")
@@ -257,10 +259,10 @@ def grid(
     extension = [abs(row["extension_error"]) for row in rows if "extension_error" in row]
     return {
         "cases": len(rows),
-        "outline_within_2_percent": sum(one <= 0.02 for one in outline_errors) / len(rows),
+        "outline_within_2_percent": sum(error <= 0.02 for error in outline_errors) / len(rows),
         "outline_median": statistics.median(outline_errors),
         "extension_within_half_a_percent": (
-            sum(one <= 0.005 for one in extension) / len(extension) if extension else None
+            sum(error <= 0.005 for error in extension) / len(extension) if extension else None
         ),
         "extension_worst": max(extension, default=None),
         "rows": rows,

@@ -60,12 +60,14 @@ def faults(kills: int, seed: int = 0, tell: Callable[[str], object] = print) -> 
     with tempfile.TemporaryDirectory(prefix="lab-faults-") as folder, home_at(Path(folder)):
         _import_libraries()
         shapes = specs(Path(folder))
-        tell("reference runs without a kill ...")
-        references = [_uninterrupted(spec) for spec in shapes]
+        references: dict[int, tuple[RunDir, float]] = {}
         report, chance = Report(), random.Random(seed)
         phases: Counter[str] = Counter()
         while report.kills < kills:
             shape = report.runs % len(SHAPES)
+            if shape not in references:
+                tell(f"a reference run without a kill: {shapes[shape]['name']} ...")
+                references[shape] = _uninterrupted(shapes[shape])
             reference, duration = references[shape]
             most = min(KILLS_A_RUN, kills - report.kills)
             _one_run(shapes[shape], reference, duration, most, chance, report, phases)
@@ -87,9 +89,9 @@ def _one_run(
     """One run, killed `kills` times on its way, held against its reference."""
     run = _create(spec)
     report.runs += 1
-    for number in range(kills + 1):
+    for attempt in range(kills + 1):
         worker = _fork(run)
-        is_last = number == kills
+        is_last = attempt == kills
         limit = LONGEST_S if is_last else chance.uniform(0.0, 0.8 * duration)
         ended = _wait(worker, limit)
         if ended and status(run).state == "done":
@@ -130,8 +132,8 @@ def _hold_against(run: RunDir, reference: RunDir, report: Report) -> None:
 
     weights = [
         {name: value.tobytes() for name, value in load_file(file).items()}
-        for one in (run, reference)
-        for file in one.artifact.glob("*.safetensors")
+        for compared in (run, reference)
+        for file in compared.artifact.glob("*.safetensors")
     ]
     if len(weights) == 2 and weights[0] == weights[1]:
         report.equal += 1
@@ -139,10 +141,10 @@ def _hold_against(run: RunDir, reference: RunDir, report: Report) -> None:
         report.failures.append(f"{run.id}: other weights than {reference.id}")
     series = [
         [
-            [(record["step"], record[key]) for record in record_reader.metrics(one, kind)]
+            [(record["step"], record[key]) for record in record_reader.metrics(compared, kind)]
             for kind, key in (("train", "train/loss"), ("eval", "eval/loss"))
         ]
-        for one in (run, reference)
+        for compared in (run, reference)
     ]
     if series[0] == series[1]:
         report.continuous += 1
@@ -162,10 +164,7 @@ def _uninterrupted(spec: dict[str, Any]) -> tuple[RunDir, float]:
 def _create(spec: dict[str, Any]) -> RunDir:
     from lab.preflight.validate import check
 
-    plan = check(spec)
-    if plan["problems"]:
-        raise LabError(f"The bench's own spec is wrong: {plan['problems']}")
-    return launch.create_run_dir(plan)
+    return launch.create_run_dir(check(spec).checked())
 
 
 def _resume(run: RunDir) -> None:

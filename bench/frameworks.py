@@ -66,7 +66,7 @@ def trial(name: str, work: Work) -> dict[str, Any]:
     else:
         peak = resident_peak_bytes() - before
     timed = baseline_trainer.batches(work)[work.warm :]
-    tokens = sum(len(one["input_ids"]) for step in timed for one in step)
+    tokens = sum(len(example["input_ids"]) for step in timed for example in step)
     return {
         "losses": losses,
         "tokens": tokens,

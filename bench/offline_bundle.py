@@ -46,24 +46,24 @@ def pack(
     """
     if not file.parent.is_dir():
         raise LabError(f"There is no folder '{quote(str(file.parent))}'.", "Make it first.")
-    named = {one.partition("==")[0]: one for one in (*pinned(), *extra)}
+    named = {requirement.partition("==")[0]: requirement for requirement in (*pinned(), *extra)}
     with tempfile.TemporaryDirectory(prefix="lab-pack-") as folder:
         wheels, site = Path(folder) / "wheels", Path(folder) / "site"
         site.mkdir()
-        for wanted in named.values():
-            _fetch(wanted, python, wheels)
-            tell(f"fetched {wanted}")
+        for requirement in named.values():
+            _fetch(requirement, python, wheels)
+            tell(f"fetched {requirement}")
         for wheel in sorted(wheels.glob("*.whl")):
             with zipfile.ZipFile(wheel) as opened:
                 opened.extractall(site)
-        with tarfile.open(file, "w:gz") as made:
-            made.add(site, "site")
+        with tarfile.open(file, "w:gz") as bundle:
+            bundle.add(site, "site")
             for name in ("lab", "bench", "assets"):
-                made.add(paths.ROOT / name, f"lab/{name}", filter=_without_caches)
+                bundle.add(paths.ROOT / name, f"lab/{name}", filter=_without_caches)
             tokenizer = catalog.BUILT_IN[0].folder
             for name in TOKENIZER:
                 if (tokenizer / name).is_file():
-                    made.add(tokenizer / name, f"models/{tokenizer.name}/{name}")
+                    bundle.add(tokenizer / name, f"models/{tokenizer.name}/{name}")
     return {
         "file": str(file),
         "bytes": file.stat().st_size,
@@ -83,13 +83,13 @@ def pinned() -> list[str]:
     return [versions.get(name, name) for name in PACKAGES]
 
 
-def _fetch(wanted: str, python: str, wheels: Path) -> None:
+def _fetch(requirement: str, python: str, wheels: Path) -> None:
     platforms = [part for name in PLATFORMS for part in ("--platform", name)]
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:"),
             *("--python-version", python, "--implementation", "cp", *platforms),
-            *("-d", str(wheels), "--", wanted),
+            *("-d", str(wheels), "--", requirement),
         ],
         capture_output=True,
         text=True,
@@ -97,7 +97,9 @@ def _fetch(wanted: str, python: str, wheels: Path) -> None:
     )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
-        raise LabError(f"'{quote(wanted)}' cannot be fetched: {last}.", "Check name and network.")
+        raise LabError(
+            f"'{quote(requirement)}' cannot be fetched: {last}.", "Check name and network."
+        )
 
 
 def _without_caches(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:

@@ -24,9 +24,11 @@ from bench.fault_injection import home_at
 from bench.workload import Work, make_folder, work
 from lab import paths
 from lab.atomic_files import read_object, write_json
+from lab.checked_run import CheckedRun
 from lab.errors import LabError
 from lab.paths import RunDir
 from lab.runs import launch, record_reader
+from lab.spec import RunSpec
 
 BARE = """
 import json, sys, time
@@ -88,28 +90,28 @@ def overhead(rounds: int = 3, steps: int = 12, tell: Callable[[str], object] = p
             check=True,
             stdout=subprocess.DEVNULL,
         )
-        for number in range(rounds):
-            _starts(model, number, report)
-            tell(f"start {number + 1} of {rounds}")
+        for i in range(rounds):
+            _starts(model, i, report)
+            tell(f"start {i + 1} of {rounds}")
         measured = json.loads((model / "share.json").read_text(encoding="utf-8"))
         report.step_s, report.share = measured["step_s"], measured["share"]
         report.parts_ms_a_step = measured["parts_ms_a_step"]
     return report
 
 
-def _starts(folder: Path, number: int, report: Report) -> None:
+def _starts(folder: Path, round_index: int, report: Report) -> None:
     """One bare script, one cold worker, one from the spare; the order turns."""
     tests = [
         lambda: report.bare_s.append(_bare(folder)),
         lambda: report.cold_s.append(_cold(folder, report)),
         lambda: report.spare_s.append(_spare(folder, report)),
     ]
-    for test in tests if number % 2 == 0 else tests[::-1]:
+    for test in tests if round_index % 2 == 0 else tests[::-1]:
         test()
 
 
 def _bare(folder: Path) -> float:
-    ids = [[5 + place % 400 for place in range(256)]] * 4
+    ids = [[5 + i % 400 for i in range(256)]] * 4
     began = time.monotonic()
     subprocess.run(
         [sys.executable, "-c", BARE, str(folder), json.dumps(ids)],
@@ -155,7 +157,7 @@ def _to_first_step(
     if not records:
         raise LabError(f"The worker made no step: {read_object(run.result)}.")
     if report is not None:
-        marks = [(one["phase"], one["time"]) for one in record_reader.events(run, "phase")]
+        marks = [(event["phase"], event["time"]) for event in record_reader.events(run, "phase")]
         names = ["spawned", *(name for name, _ in marks)]
         times = [began, *(moment for _, moment in marks), records[0]["time"]]
         for name, start, end in zip(names, times, times[1:], strict=False):
@@ -169,10 +171,10 @@ def _create(folder: Path) -> RunDir:
     """A run of one step that is only trained, as the bare script does."""
     spec = json.loads((folder / "work.json").read_text(encoding="utf-8"))["spec"]
     spec["train"] |= {"max_steps": 1}
-    return launch.create_run_dir({"spec": spec, "asked": spec, "estimate": {}, "facts": {}})
+    return launch.create_run_dir(CheckedRun(RunSpec.from_json(spec), spec))
 
 
-def measure_share(asked: Work, folder: Path) -> dict[str, Any]:
+def measure_share(workload: Work, folder: Path) -> dict[str, Any]:
     """Run `asked` as a worker does, with clocks around what the lab adds to the loop."""
     from lab.train.attempt import Attempt
     from lab.train.telemetry import Telemetry, device_stats_reader
@@ -180,11 +182,11 @@ def measure_share(asked: Work, folder: Path) -> dict[str, Any]:
     run = RunDir(folder / "run")
     for part in (run.commands, run.checkpoints):
         paths.make_folder(part)
-    write_json(run.spec, asked.spec.to_json())
+    write_json(run.spec, workload.spec.to_json())
     telemetry = Telemetry(run, 1)
     telemetry.start(device_stats_reader(run, uses_gpu=False))
     try:
-        attempt = Attempt(run, asked.spec, telemetry)
+        attempt = Attempt(run, workload.spec, telemetry)
         conductor = attempt.prepare()
         spent = _Spent()
         spent.watch(conductor, "on_step_end")
@@ -198,7 +200,7 @@ def measure_share(asked: Work, folder: Path) -> dict[str, Any]:
     finally:
         telemetry.stop()
     spent.seconds.pop("tensors")  # collating is training's own; it is shown, not counted
-    steps = asked.all_steps
+    steps = workload.all_steps
     walls = [record["perf/step_s"] for record in record_reader.metrics(run, "train")]
     return {
         "step_s": statistics.median(walls),
@@ -233,7 +235,7 @@ class _Spent:
 
 
 def _thread_clock(name: str) -> int:
-    thread = next(one for one in threading.enumerate() if one.name == name)
+    thread = next(thread for thread in threading.enumerate() if thread.name == name)
     assert thread.ident is not None
     return time.pthread_getcpuclockid(thread.ident)
 
@@ -244,9 +246,11 @@ def _make(folder: Path, steps: int) -> None:
 
     logging.disable_progress_bar()
     make_folder(folder, "small", (steps + 2) * 4, 256)
-    asked = work("lora", folder, length=256, batch=4, warm=1, steps=steps - 1, compile="off")
-    (folder / "work.json").write_text(json.dumps(asked.to_json()), encoding="utf-8")
-    (folder / "share.json").write_text(json.dumps(measure_share(asked, folder)), encoding="utf-8")
+    workload = work("lora", folder, length=256, batch=4, warm=1, steps=steps - 1, compile="off")
+    (folder / "work.json").write_text(json.dumps(workload.to_json()), encoding="utf-8")
+    (folder / "share.json").write_text(
+        json.dumps(measure_share(workload, folder)), encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

@@ -39,25 +39,25 @@ def ui(seconds: float, tell: Callable[[str], object] = print) -> dict[str, Any]:
     `seconds` is how long five viewers look at an active run while the growth of the web process is
     taken; ten minutes show a leak, one shows the pace.
     """
-    found: dict[str, Any] = {"start": _start(tell), "runs": [], "steps": []}
+    figures: dict[str, Any] = {"start": _start(tell), "runs": [], "steps": []}
     for count in RUNS:
         with _home() as folder:
-            for number in range(count):
-                make_run(number, 20)
-            seen = _look(folder, "runs", "")
-            found["runs"].append({"runs": count, **_times(seen)})
-            tell(f"Runs page, {count} runs: {_said(seen)}")
+            for i in range(count):
+                make_run(i, 20)
+            timing = _look(folder, "runs", "")
+            figures["runs"].append({"runs": count, **_times(timing)})
+            tell(f"Runs page, {count} runs: {_in_words(timing)}")
     for count in STEPS:
         with _home() as folder:
             run = make_run(0, count)
-            seen = _look(folder, "monitor", f"run={run.id}")
-            found["steps"].append({"steps": count, **_times(seen)})
-            tell(f"Monitor, {count:,} steps: {_said(seen)}")
+            timing = _look(folder, "monitor", f"run={run.id}")
+            figures["steps"].append({"steps": count, **_times(timing)})
+            tell(f"Monitor, {count:,} steps: {_in_words(timing)}")
     with _home() as folder:
         run = make_run(0, STEPS[-1], active=True)
-        found["viewers"] = _watch(folder, run, seconds)
-        tell(f"{VIEWERS} viewers of an active run: {found['viewers']}")
-    return found
+        figures["viewers"] = _watch(folder, run, seconds)
+        tell(f"{VIEWERS} viewers of an active run: {figures['viewers']}")
+    return figures
 
 
 def beside_a_worker(seconds: float, tell: Callable[[str], object] = print) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def beside_a_worker(seconds: float, tell: Callable[[str], object] = print) -> di
                 before = sum(server.cpu_times()[:2])
                 watched = _pace(run, seconds)
                 cores = (sum(server.cpu_times()[:2]) - before) / seconds
-                seen = _answer(viewing)
+                timing = _answer(viewing)
         finally:  # a worker that is left behind would train on for hours
             if not status(run).has_ended:
                 launch.command(run, "cancel")
@@ -95,8 +95,8 @@ def beside_a_worker(seconds: float, tell: Callable[[str], object] = print) -> di
         "steps_per_s_watched": watched,
         "ratio": watched / alone,
         "server_cores": cores,
-        "refreshes_per_viewer_per_s": min(seen["refreshes"]) / seen["seconds"],
-        **_times(seen),
+        "refreshes_per_viewer_per_s": min(timing["refreshes"]) / timing["seconds"],
+        **_times(timing),
     }
 
 
@@ -139,15 +139,15 @@ def _watch(folder: Path, run: RunDir, seconds: float) -> dict[str, Any]:
         spent = time.monotonic() - began
         growth = server.memory_info().rss - resident
         cores = (sum(server.cpu_times()[:2]) - used) / spent
-        seen = _answer(viewing)
+        timing = _answer(viewing)
     return {
         "seconds": spent,
         "resident_bytes": resident,
         "growth_bytes": growth,
         "resident_by_minute": grown,
         "server_cores": cores,
-        "refreshes_per_viewer_per_s": min(seen["refreshes"]) / seen["seconds"],
-        **_times(seen),
+        "refreshes_per_viewer_per_s": min(timing["refreshes"]) / timing["seconds"],
+        **_times(timing),
     }
 
 
@@ -193,15 +193,15 @@ def _answer(viewing: subprocess.Popen[str]) -> dict[str, Any]:
     out, _ = viewing.communicate()
     if viewing.returncode:
         raise LabError("The viewers failed.", "Their error stands above.")
-    seen: dict[str, Any] = json.loads(out)
-    if seen["exceptions"]:
-        raise LabError(f"The page showed an error: {seen['exceptions'][0]}", "See web.log.")
-    return seen
+    answer: dict[str, Any] = json.loads(out)
+    if answer["exceptions"]:
+        raise LabError(f"The page showed an error: {answer['exceptions'][0]}", "See web.log.")
+    return answer
 
 
-def _times(seen: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in seen.items() if key.endswith("_s")}
+def _times(timing: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in timing.items() if key.endswith("_s")}
 
 
-def _said(seen: dict[str, Any]) -> str:
-    return f"opens in {seen['first_s']:.3f} s, runs again in {seen['rerun_median_s']:.3f} s"
+def _in_words(timing: dict[str, Any]) -> str:
+    return f"opens in {timing['first_s']:.3f} s, runs again in {timing['rerun_median_s']:.3f} s"

@@ -42,8 +42,8 @@ def far_apart(ours: Sequence[float], theirs: Sequence[float], tolerance: float) 
     """
     if len(ours) != len(theirs):
         return f"{len(ours)} steps against {len(theirs)}"
-    for step, (one, other) in enumerate(zip(ours, theirs, strict=True), 1):
+    for step, (loss, other) in enumerate(zip(ours, theirs, strict=True), 1):
         # not "abs(...) > limit": a loss that is no number equals nothing
-        if not abs(one - other) <= tolerance * max(abs(one), abs(other)):
-            return f"loss {one:.5f} against {other:.5f} at step {step}"
+        if not abs(loss - other) <= tolerance * max(abs(loss), abs(other)):
+            return f"loss {loss:.5f} against {other:.5f} at step {step}"
     return ""

@@ -52,14 +52,14 @@ def services(kills: int, seed: int = 0, tell: Callable[[str], object] = print) -
     with tempfile.TemporaryDirectory(prefix="lab-services-") as folder, home_at(Path(folder)):
         spec = specs(Path(folder))[0]
         spec["train"] |= {"max_steps": 40}
-        plan = planner.check(spec)
-        reference = launch.create_run_dir(plan)
+        checked = planner.check(spec)
+        reference = launch.create_run_dir(checked)
         queue.submit(reference)
         launch.wait(reference, timeout_s=LONGEST_S)
         tell("reference run done")
         web = Web(Path(folder) / "web.log")
         try:
-            runs = [launch.create_run_dir(plan) for _ in range(RUNS)]
+            runs = [launch.create_run_dir(checked) for _ in range(RUNS)]
             for run in runs:
                 queue.submit(run)
             _disturb(runs, web, kills, chance, report, tell)
@@ -88,21 +88,21 @@ def _disturb(
     next_web = next_supervisor = time.monotonic() + 1.0
     end = time.monotonic() + LONGEST_S
     while time.monotonic() < end:
-        now = time.monotonic()
+        now_s = time.monotonic()
         ended = sum(status(run).has_ended for run in runs)
         if ended == len(runs):
             return
         supervisor.ensure_if_waiting()
         record = read_object(supervisor.record_file())
-        if now > next_supervisor and report.supervisor_kills < kills:
+        if now_s > next_supervisor and report.supervisor_kills < kills:
             if process.send(record, signal.SIGKILL):
                 report.supervisor_kills += 1
-            next_supervisor = now + chance.uniform(0.3, 3.0)
-        if now > next_web and report.web_kills < kills and web.answers():
+            next_supervisor = now_s + chance.uniform(0.3, 3.0)
+        if now_s > next_web and report.web_kills < kills and web.answers():
             web.kill()
             web.start()
             report.web_kills += 1
-            next_web = now + chance.uniform(0.3, 2.0)
+            next_web = now_s + chance.uniform(0.3, 2.0)
             tell(
                 f"{ended} of {len(runs)} runs ended, {report.supervisor_kills} kills of the "
                 f"supervisor, {report.web_kills} of the web server"

@@ -15,14 +15,14 @@ from lab.runs import process
 from lab.spec import RunSpec
 
 
-def make_run(number: int, steps: int, *, active: bool = False) -> RunDir:
+def make_run(index: int, steps: int, *, active: bool = False) -> RunDir:
     """A finished run of `steps` logged steps, or one that this process seems to train."""
-    began = time.time() - 3600.0 - 60.0 * number
+    began = time.time() - 3600.0 - 60.0 * index
     stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(began))
-    run = RunDir(paths.runs() / f"{stamp}-lora-{_suffix(number)}")
+    run = RunDir(paths.runs() / f"{stamp}-lora-{_suffix(index)}")
     for folder in (run.commands, run.checkpoints):
         paths.make_folder(folder)
-    spec = RunSpec.from_json({"name": f"run {number}", "method": {"name": "lora"}})
+    spec = RunSpec.from_json({"name": f"run {index}", "method": {"name": "lora"}})
     write_json(run.spec, {"v": 1, **spec.to_json(), "asked": spec.to_json()}, durable=False)
     with run.metrics.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(line) + "\n" for line in _lines(1, steps, began))
@@ -77,6 +77,6 @@ def _lines(first: int, last: int, began: float) -> list[dict[str, Any]]:
     return lines
 
 
-def _suffix(number: int) -> str:
+def _suffix(index: int) -> str:
     letters = "abcdefghijkmnpqrstuvwxyz23456789"
-    return "".join(letters[number // len(letters) ** place % len(letters)] for place in range(4))
+    return "".join(letters[index // len(letters) ** digit % len(letters)] for digit in range(4))

@@ -31,7 +31,7 @@ WORKER = "worker"
 LOG_LINES = 15
 
 Answers = dict[int, dict[str, Any]]  # of one contestant's trial, by the number of the round
-Found = dict[tuple[str, str, str], Answers]  # by case, contestant, checkpointing
+Trials = dict[tuple[str, str, str], Answers]  # by case, contestant, checkpointing
 
 
 @dataclass(frozen=True)
@@ -150,41 +150,43 @@ def speed(plan: Plan, tell: Callable[[str], object] = print) -> Report:
     report = Report(plan.model, _device(), plan.pairs)
     report.missing = {name: why for name in plan.rivals if (why := absent(name))}
     names = [WORKER, *(name for name in plan.rivals if name not in report.missing)]
-    found: Found = {}
+    trials: Trials = {}
     with tempfile.TemporaryDirectory(prefix="lab-speed-") as folder:
-        there: dict[str, Contestant] = {}
+        contestants: dict[str, Contestant] = {}
         try:
             for name in names:
-                there[name] = Contestant(name, Path(folder) / f"{name}.log")
+                contestants[name] = Contestant(name, Path(folder) / f"{name}.log")
             for name in names:
-                if reason := there[name].hear().get("missing"):
+                if reason := contestants[name].hear().get("missing"):
                     report.missing[name] = str(reason)
-                    there.pop(name).end()
-            if WORKER not in there:
+                    contestants.pop(name).end()
+            if WORKER not in contestants:
                 raise LabError(f"The worker cannot run: {report.missing[WORKER]}.")
-            tell(f"{', '.join(there)}: ready after {time.monotonic() - began:.0f} s")
-            _make_model(plan, there[WORKER], Path(folder) / "model")
-            for number in range(plan.pairs):
+            tell(f"{', '.join(contestants)}: ready after {time.monotonic() - began:.0f} s")
+            _make_model(plan, contestants[WORKER], Path(folder) / "model")
+            for round_index in range(plan.pairs):
                 for case in plan.cases:
-                    _round(plan, case, number, there, Path(folder) / "model", found, report)
-                tell(f"round {number + 1} of {plan.pairs}, {time.monotonic() - began:.0f} s")
+                    _round(
+                        plan, case, round_index, contestants, Path(folder) / "model", trials, report
+                    )
+                tell(f"round {round_index + 1} of {plan.pairs}, {time.monotonic() - began:.0f} s")
         except KeyboardInterrupt:
             tell("ended early: what follows is of the rounds so far")
         finally:
-            for one in there.values():
-                one.end()
-    _sum_up(found, report)
+            for process in contestants.values():
+                process.end()
+    _sum_up(trials, report)
     report.seconds = time.monotonic() - began
     return report
 
 
 def _check(plan: Plan) -> None:
-    for what, given, known in (
+    for what, requested, known in (
         ("model", (plan.model,), SHAPES),
         ("case", plan.cases, CASES),
         ("rival", plan.rivals, [name for name in CONTESTANTS if name != WORKER]),
     ):
-        if wrong := [one for one in given if one not in known]:
+        if wrong := [name for name in requested if name not in known]:
             raise LabError(f"Unknown {what} '{wrong[0]}'.", f"Choose from: {', '.join(known)}.")
     if not plan.cases or not plan.rivals:
         raise LabError("There is nothing to measure.", "Give a case and a rival.")
@@ -201,15 +203,15 @@ def _make_model(plan: Plan, maker: Contestant, folder: Path) -> None:
 def _round(
     plan: Plan,
     case: str,
-    number: int,
-    there: dict[str, Contestant],
+    round_index: int,
+    contestants: dict[str, Contestant],
     folder: Path,
-    found: Found,
+    trials: Trials,
     report: Report,
 ) -> None:
     """Every contestant's trials of one case, the order turned round in every other round."""
     is_chat = case == "chat"
-    asked = work(
+    workload = work(
         case,
         folder,
         length=plan.chat_length if is_chat else plan.length,
@@ -218,24 +220,26 @@ def _round(
         steps=plan.steps,
         compile=plan.compile,
     )
-    turns = [(name, switch) for switch in ("off", "on") for name in there]
-    if number % plan.seldom:
+    turns = [(name, switch) for switch in ("off", "on") for name in contestants]
+    if round_index % plan.seldom:
         turns = [turn for turn in turns if turn in ((WORKER, "off"), ("plain", "off"))]
-    for name, switch in turns if number % 2 == 0 else turns[::-1]:
-        answers = found.setdefault((case, name, switch), {})
-        if any("error" in one for one in answers.values()):
+    for name, switch in turns if round_index % 2 == 0 else turns[::-1]:
+        answers = trials.setdefault((case, name, switch), {})
+        if any("error" in answer for answer in answers.values()):
             continue  # it has failed at this before; once is enough to know
-        answer = there[name].do(do="trial", work=asked.with_checkpointing(switch).to_json())
-        answer["precision"] = asked.spec.train.precision
-        answers[number] = answer
+        answer = contestants[name].do(
+            do="trial", work=workload.with_checkpointing(switch).to_json()
+        )
+        answer["precision"] = workload.spec.train.precision
+        answers[round_index] = answer
         if "error" in answer:
             report.failures.append(f"{case}, {name}, checkpointing {switch}: {answer['error']}")
 
 
-def _sum_up(found: Found, report: Report) -> None:
+def _sum_up(trials: Trials, report: Report) -> None:
     """Trials and ratios, like against like and default against default."""
-    for (case, name, switch), answers in found.items():
-        done = [one for one in answers.values() if "error" not in one]
+    for (case, name, switch), answers in trials.items():
+        done = [answer for answer in answers.values() if "error" not in answer]
         if not done:
             continue
         report.trials.append(
@@ -244,27 +248,29 @@ def _sum_up(found: Found, report: Report) -> None:
                 "contestant": name,
                 "checkpointing": switch,
                 "trials": len(done),
-                "tokens_per_s": statistics.median(one["tokens"] / one["seconds"] for one in done),
-                "peak_bytes": max(one["peak_bytes"] for one in done),
+                "tokens_per_s": statistics.median(
+                    answer["tokens"] / answer["seconds"] for answer in done
+                ),
+                "peak_bytes": max(answer["peak_bytes"] for answer in done),
                 "losses": done[-1]["losses"],
             }
         )
-    for case, name in dict.fromkeys((case, name) for case, name, _ in found if name != WORKER):
+    for case, name in dict.fromkeys((case, name) for case, name, _ in trials if name != WORKER):
         for setting, ours, theirs in (
             ("off against off", "off", "off"),
             ("on against on", "on", "on"),
             ("default against default", DEFAULTS[WORKER], DEFAULTS[name]),
         ):
-            formed = ratio(found[case, WORKER, ours], found[case, name, theirs])
+            formed = ratio(trials[case, WORKER, ours], trials[case, name, theirs])
             if formed is not None:
                 report.ratios.append(
                     {"case": case, "rival": name, "checkpointing": setting, **formed}
                 )
     report.failures += [
-        f"{one['case']}, {one['rival']}, {one['checkpointing']}: not equal work, "
-        f"{one['not_equal']}; no ratio is formed"
-        for one in report.ratios
-        if one["not_equal"]
+        f"{ratio['case']}, {ratio['rival']}, {ratio['checkpointing']}: not equal work, "
+        f"{ratio['not_equal']}; no ratio is formed"
+        for ratio in report.ratios
+        if ratio["not_equal"]
     ]
 
 
@@ -274,9 +280,11 @@ def ratio(ours: Answers, theirs: Answers) -> dict[str, Any] | None:
     "ratio" is None where the losses prove that the work was not equal; "not_equal" says why.
     """
     both = [
-        (ours[number], theirs[number])
-        for number in ours
-        if number in theirs and "error" not in ours[number] and "error" not in theirs[number]
+        (ours[round_index], theirs[round_index])
+        for round_index in ours
+        if round_index in theirs
+        and "error" not in ours[round_index]
+        and "error" not in theirs[round_index]
     ]
     if not both:
         return None

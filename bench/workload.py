@@ -160,22 +160,22 @@ def batches_of(work: Work, tokenizer: Any) -> list[list[dict[str, list[int]]]]:
     per_step = train.batch_size
     return [
         [
-            one
-            for place in range(step * per_step, (step + 1) * per_step)
-            for one in _sequences(stream[place])
+            sequence
+            for i in range(step * per_step, (step + 1) * per_step)
+            for sequence in _sequences(stream[i])
         ]
         for step in range(work.all_steps)
     ]
 
 
 def _sequences(row: TokenSequence) -> list[dict[str, list[int]]]:
-    found, start = [], 0
+    sequences, start = [], 0
     for length in row.lengths:
         part = slice(start, start + length)
         labels = [IGNORE_INDEX, *row.labels[part][1:]]
-        found.append({"input_ids": row.ids[part], "labels": labels})
+        sequences.append({"input_ids": row.ids[part], "labels": labels})
         start += length
-    return found
+    return sequences
 
 
 def _chats(tokens: int) -> list[dict[str, Any]]:
@@ -194,8 +194,8 @@ def _text(tokenizer: Any, tokens: int) -> str:
     """`tokens` words of one token each, drawn at random."""
     words = sorted(
         token[1:]
-        for token, number in tokenizer.get_vocab().items()
-        if token.startswith("Ġ") and token[1:].isascii() and token[1:].isalpha() and number > 100
+        for token, token_id in tokenizer.get_vocab().items()
+        if token.startswith("Ġ") and token[1:].isascii() and token[1:].isalpha() and token_id > 100
     )
     chance = random.Random(0)
     return "".join(f" {word}" for word in chance.choices(words, k=tokens))

@@ -72,15 +72,15 @@ def text() -> str:
 
 def matrix() -> list[str]:
     """What goes together, and why not where it does not."""
-    made = compatibility.matrix(methods.all_methods())
+    rows = compatibility.matrix(methods.all_methods())
     head = ["method", *[feature.title for feature in compatibility.FEATURES]]
     lines = ["# What goes together", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for row in made:
+    for row in rows:
         cells = ["yes" if cell["yes"] else "–" for cell in row["cells"].values()]
         lines.append(f"| {row['name']} | {' | '.join(cells)} |")
     lines += ["", "A dash that a spec asks for is refused before the run starts. The reasons:", ""]
     lines += [
-        f"- {', '.join(places)}: {reason}" for reason, places in compatibility.reasons(made).items()
+        f"- {', '.join(places)}: {reason}" for reason, places in compatibility.reasons(rows).items()
     ]
     return lines
 

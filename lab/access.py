@@ -79,13 +79,13 @@ def is_required() -> bool:
 
 def warnings() -> list[str]:
     """What whoever runs this server has to know about who else gets in."""
-    told = [paths.home_warning()]
+    messages = [paths.home_warning()]
     if not is_required():
-        return [OPEN, *filter(None, told)]
-    now = current()
-    if now.is_fixed and len(now.token) < SHORT:
-        told += [f"LAB_TOKEN has fewer than {SHORT} characters, so that it can be guessed."]
-    return [text for text in (now.warning, *told) if text]
+        return [OPEN, *filter(None, messages)]
+    token = current()
+    if token.is_fixed and len(token.token) < SHORT:
+        messages += [f"LAB_TOKEN has fewer than {SHORT} characters, so that it can be guessed."]
+    return [text for text in (token.warning, *messages) if text]
 
 
 @cache
@@ -107,9 +107,9 @@ def load() -> Access:
             "start of the server will have another."
         )
     # a variable set to nothing, or to spaces, is no token
-    own = os.environ.get("LAB_TOKEN", "").strip().encode("utf-8", "surrogateescape")
-    token = own or record["token"].encode()
-    return Access(token, bytes.fromhex(record["secret"]), bool(own), warning)
+    fixed = os.environ.get("LAB_TOKEN", "").strip().encode("utf-8", "surrogateescape")
+    token = fixed or record["token"].encode()
+    return Access(token, bytes.fromhex(record["secret"]), bool(fixed), warning)
 
 
 def _stored() -> dict[str, Any]:

@@ -59,11 +59,11 @@ def read_bytes(path: Path, most: int) -> bytes:
     end) and a file of more than `most` bytes."""
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(handle, "rb") as file:
-        now = os.fstat(handle)
-        if not stat.S_ISREG(now.st_mode):
+        info = os.fstat(handle)
+        if not stat.S_ISREG(info.st_mode):
             raise OSError(f"{path} is not a regular file")
-        if now.st_size > most:
-            raise OSError(f"{path} has {now.st_size:,} bytes; at most {most:,} are read")
+        if info.st_size > most:
+            raise OSError(f"{path} has {info.st_size:,} bytes; at most {most:,} are read")
         return file.read(most)
 
 

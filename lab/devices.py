@@ -21,12 +21,12 @@ def visible(gpus: list[dict[str, Any]], environment: Mapping[str, str]) -> list[
     An entry is a number in CUDA's order, a UUID or its beginning, or the UUID of a MIG part. CUDA
     stops at the first that names nothing, or a device again.
     """
-    wanted = environment.get(VISIBLE)
-    if wanted is None:
+    visible_devices = environment.get(VISIBLE)
+    if visible_devices is None:
         return gpus
     order = _order(gpus, environment.get("CUDA_DEVICE_ORDER", ""))
     chosen: list[dict[str, Any]] = []
-    for entry in wanted.split(","):
+    for entry in visible_devices.split(","):
         gpu = _named(entry.strip(), gpus, order)
         if gpu is None or gpu in chosen:
             break

@@ -12,9 +12,9 @@ def duration(seconds: float | None) -> str:
         return "–"
     if seconds < 60:
         return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, seconds_left = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds_left:02d} s"
 
 
 def count(value: float | None) -> str:
@@ -41,12 +41,6 @@ def short_id(name: str) -> str:
     """An id of the Hub with twelve letters of its commit: "org/name#0123456789ab"."""
     before, sign, commit = name.partition("#")
     return f"{before}#{commit[:12]}" if sign and len(commit) == 40 else name
-
-
-def estimated_by(source: str) -> str:
-    """How a figure of memory was obtained, in words."""
-    known = {"shadow": "traced step", "outline": "outline of the step"}
-    return known.get(source, "counted in part: the step cannot be traced")
 
 
 def when(moment: float) -> str:

@@ -83,14 +83,14 @@ def get(name: str) -> Gpu:
     if name.lower() in names:
         return names[name.lower()]
     near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.3)
-    choices = ", ".join(names[one].name for one in near) or ", ".join(gpu.name for gpu in GPUS)
+    choices = ", ".join(names[key].name for key in near) or ", ".join(gpu.name for gpu in GPUS)
     raise LabError(f"Unknown GPU '{quote(name)}'.", f"Choose one of: {choices}.")
 
 
 def here() -> dict[str, Any] | None:
     """This machine's largest GPU: its name, memory and free bytes; None without one."""
-    found = host.gpus()
-    return host.largest(found) if found else None
+    gpus = host.gpus()
+    return host.largest(gpus) if gpus else None
 
 
 def known(name: str) -> Gpu | None:

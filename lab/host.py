@@ -102,9 +102,9 @@ def _parts(nvml: Any, card: Any) -> list[Any]:
     except nvml.NVMLError:
         return []
     parts = []
-    for place in range(count):
+    for i in range(count):
         try:
-            parts.append(nvml.nvmlDeviceGetMigDeviceHandleByIndex(card, place))
+            parts.append(nvml.nvmlDeviceGetMigDeviceHandleByIndex(card, i))
         except nvml.NVMLError:
             continue  # no part there
     return parts
@@ -138,9 +138,9 @@ def gpu_bytes_of(pids: list[int]) -> int:
     held = 0
     for index in range(pynvml.nvmlDeviceGetCount()):
         handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-        for one in pynvml.nvmlDeviceGetComputeRunningProcesses(handle):
-            if one.pid in pids:
-                held += int(one.usedGpuMemory or 0)
+        for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle):
+            if process.pid in pids:
+                held += int(process.usedGpuMemory or 0)
     pynvml.nvmlShutdown()
     return held
 

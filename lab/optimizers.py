@@ -36,7 +36,8 @@ class OptimizerInfo:
     working_bytes: int = 0  # for each element of the largest tensor, while it is updated
     on_cpu: bool = True
     in_backward: bool = False
-    trainer_name: str = ""  # what transformers' TrainingArguments calls it, where they have it
+    # lines of the body of a function of `groups` that makes the same rule without the lab
+    script: Callable[[Any], list[str]] = lambda train: []
 
     @property
     def bytes_per_parameter(self) -> float:
@@ -45,9 +46,9 @@ class OptimizerInfo:
 
     def problems(self, train: Any, *, on_gpu: bool) -> list[Problem]:
         """Why this rule cannot do what `train` (a resolved TrainSpec) asks for on this device."""
-        found = []
+        problems = []
         if not self.on_cpu and not on_gpu:
-            found.append(
+            problems.append(
                 Problem(
                     "train.optimizer",
                     f"is {self.name}, which moves its state between GPU and host memory; there is "
@@ -55,7 +56,7 @@ class OptimizerInfo:
                 )
             )
         if train.precision not in self.precisions:
-            found.append(
+            problems.append(
                 Problem(
                     "train.optimizer",
                     f"is {self.name}, which trains in {' or '.join(self.precisions)}, not in "
@@ -63,7 +64,7 @@ class OptimizerInfo:
                 )
             )
         if self.in_backward and train.accumulation != 1:
-            found.append(
+            problems.append(
                 Problem(
                     "train.accumulation",
                     f"is {train.accumulation}; {self.name} frees each gradient at once, so there "
@@ -71,14 +72,14 @@ class OptimizerInfo:
                 )
             )
         if self.in_backward and train.max_grad_norm > 0:
-            found.append(
+            problems.append(
                 Problem(
                     "train.max_grad_norm",
                     f"is {train.max_grad_norm:g}; {self.name} updates before the norm of all "
                     "gradients is known, so it cannot clip by it. Set 0.",
                 )
             )
-        return found
+        return problems
 
 
 def get(name: str) -> OptimizerInfo:
@@ -180,6 +181,28 @@ def _one_moment(shape: tuple[int, ...], element_size: int, momentum: float) -> i
     return math.prod(shape) * element_size if momentum else 0
 
 
+def _adamw_lines(train: Any) -> list[str]:
+    return ["return torch.optim.AdamW(groups, fused=True)"]
+
+
+def _bitsandbytes_lines(name: str) -> list[str]:
+    return ["import bitsandbytes", "", f"return bitsandbytes.optim.{name}(groups)"]
+
+
+def _adafactor_lines(train: Any) -> list[str]:
+    return [
+        "from transformers.optimization import Adafactor",
+        "",
+        "return Adafactor(",
+        "    groups, lr=LEARNING_RATE, scale_parameter=False, relative_step=False",
+        ")",
+    ]
+
+
+def _sgd_lines(train: Any) -> list[str]:
+    return [f"return torch.optim.SGD(groups, lr=LEARNING_RATE, momentum={train.momentum})"]
+
+
 _ALL = [
     OptimizerInfo(
         "adamw",
@@ -189,7 +212,7 @@ _ALL = [
         "assumes.",
         _adamw,
         _two_moments,
-        trainer_name="adamw_torch_fused",
+        script=_adamw_lines,
     ),
     OptimizerInfo(
         "adamw8bit",
@@ -199,7 +222,7 @@ _ALL = [
         "in place of eight. Tensors below 4,096 elements keep float32 moments.",
         _adamw_8bit,
         _two_small_moments,
-        trainer_name="adamw_bnb_8bit",
+        script=lambda train: _bitsandbytes_lines("AdamW8bit"),
     ),
     OptimizerInfo(
         "paged_adamw8bit",
@@ -210,7 +233,7 @@ _ALL = [
         _paged_adamw_8bit,
         _two_small_moments,
         on_cpu=False,
-        trainer_name="paged_adamw_8bit",
+        script=lambda train: _bitsandbytes_lines("PagedAdamW8bit"),
     ),
     OptimizerInfo(
         "adafactor",
@@ -221,7 +244,7 @@ _ALL = [
         _adafactor,
         _rows_and_columns,
         working_bytes=16,
-        trainer_name="adafactor",
+        script=_adafactor_lines,
     ),
     OptimizerInfo(
         "sgd",
@@ -231,7 +254,7 @@ _ALL = [
         "1,000 times AdamW's, and still learn more slowly.",
         _sgd,
         _one_moment,
-        trainer_name="sgd",
+        script=_sgd_lines,
     ),
     OptimizerInfo(
         "sgd_in_backward",
@@ -243,6 +266,7 @@ _ALL = [
         _inside(_sgd),
         _one_moment,
         in_backward=True,
+        script=_sgd_lines,
     ),
     OptimizerInfo(
         "adamw_in_backward",
@@ -253,6 +277,7 @@ _ALL = [
         _inside(_adamw),
         _two_moments,
         in_backward=True,
+        script=_adamw_lines,
     ),
 ]
-OPTIMIZERS = {one.name: one for one in _ALL}
+OPTIMIZERS = {info.name: info for info in _ALL}

@@ -35,11 +35,17 @@ class Recent(Generic[Key, Value]):
                 self._entries.popitem(last=False)
         return value
 
-    def get_or(self, key: Key, make: Callable[[], Value]) -> Value:
-        """The entry, or what `make` returns. Threads wait for each other: `make` must be quick."""
+    def get_or(
+        self,
+        key: Key,
+        make: Callable[[], Value],
+        is_stale: Callable[[Value], bool] = lambda value: False,
+    ) -> Value:
+        """The entry, or what `make` returns if there is none or it `is_stale`. Threads wait for
+        each other: both functions must be quick."""
         with self._lock:
             value = self._entries.pop(key, None)
-            if value is None:
+            if value is None or is_stale(value):
                 value = make()
             self._entries[key] = value
             while len(self._entries) > self.max_entries:

@@ -3,7 +3,8 @@
 The command line, the form and the checks all read the same metadata:
 `title`, `help`, `min`, `max`, `above` (exclusive minimum), `excluded` (numbers between them that
 are not allowed), `choices`, `filled` (no empty text),
-`words` (text allowed instead of a number, such as "auto").
+`words` (text allowed instead of a number, such as "auto"), `names` (a list of names of modules,
+which may be written as one text: "q_proj, v_proj").
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import dataclasses
 import difflib
 import json
 import math
+import re
 import types
 import typing
 from typing import Any
@@ -20,6 +22,8 @@ from lab.errors import Problem
 
 Config = typing.TypeVar("Config")
 MOST_ITEMS = 1000  # entries of a list or an object that a person writes
+PATTERN_SIGN = "re:"  # what an entry of a list of names begins with that is a pattern over names
+NAME = re.compile(r"[\w.-]+")
 
 
 def option(default: Any, title: str, help: str, **limits: Any) -> Any:
@@ -92,14 +96,14 @@ def parse(config: type[Config], value: Any, where: str, problems: list[Problem])
     hints = typing.get_type_hints(config)
     fields = {field.name: field for field in dataclasses.fields(config)}  # type: ignore[arg-type]
     accepted: dict[str, Any] = {}
-    for key, given in value.items():
-        place = f"{where}.{key}" if where else key
+    for key, item in value.items():
+        field_key = f"{where}.{key}" if where else key
         if key not in fields:
-            problems.append(Problem(place, unknown_key(key, list(fields))))
+            problems.append(Problem(field_key, unknown_key(key, list(fields))))
             continue
-        message, cleaned = validate(given, hints[key], fields[key].metadata)
+        message, cleaned = validate(item, hints[key], fields[key].metadata)
         if message:
-            problems.append(Problem(place, message))
+            problems.append(Problem(field_key, message))
         else:
             accepted[key] = cleaned
     return config(**accepted)
@@ -121,6 +125,8 @@ def validate(value: Any, hint: Any, limits: Any) -> tuple[str, Any]:
         return f"is '{quote(value)}'. Choose one of: {', '.join(map(str, choices))}.", None
     if isinstance(value, str) and value in limits.get("words", ()):
         return "", value
+    if limits.get("names") and isinstance(value, str):
+        value = split_names(value)
     for kind in allowed:
         if kind is str and "words" in limits:
             continue  # only the listed words are text that this field takes
@@ -128,6 +134,13 @@ def validate(value: Any, hint: Any, limits: Any) -> tuple[str, Any]:
         if cleaned is not None:
             return _bounds(cleaned, limits), cleaned
     return f"must be {_expected(hint, limits)}, is {quoted(value)}.", None
+
+
+def split_names(text: str) -> list[str]:
+    """The names in "q_proj, v_proj". A pattern, which may hold commas, stays whole."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    is_list = all(NAME.fullmatch(part) or part.startswith(PATTERN_SIGN) for part in parts)
+    return parts if is_list and not text.startswith(PATTERN_SIGN) else [text.strip()]
 
 
 def _is_union(hint: Any) -> bool:
@@ -167,8 +180,8 @@ def _bounds(value: Any, limits: Any) -> str:
         most = limits.get("max_items", MOST_ITEMS)
         return f"has {len(value):,} entries; at most {most:,} are allowed."
     if isinstance(value, list):
-        found = (_bounds(item, limits) for item in value)
-        return next((message for message in found if message), "")
+        messages = (_bounds(item, limits) for item in value)
+        return next((message for message in messages if message), "")
     if isinstance(value, float) and not math.isfinite(value):
         return f"is {value}, which is not a number to train with. Give a finite number."
     low, above, high = limits.get("min"), limits.get("above"), limits.get("max")

@@ -160,17 +160,17 @@ def _read_method(value: Any, problems: list[Problem]) -> dict[str, Any]:
 
 
 def _known(value: dict[str, Any]) -> dict[str, Any]:
-    kept: dict[str, Any] = {key: value[key] for key in TOP_LEVEL_KEYS if key in value}
+    known: dict[str, Any] = {key: value[key] for key in TOP_LEVEL_KEYS if key in value}
     for name, kind in SECTIONS.items():
         fields = {entry.name for entry in dataclasses.fields(kind)}
         part = value.get(name)
         if isinstance(part, dict):
-            kept[name] = {key: item for key, item in part.items() if key in fields}
+            known[name] = {key: item for key, item in part.items() if key in fields}
     part = value.get("method")
     if isinstance(part, dict) and part.get("name") in methods.names():
         fields = {entry.name for entry in dataclasses.fields(methods.get(part["name"]).config)}
-        kept["method"] = {key: item for key, item in part.items() if key in fields | {"name"}}
-    return kept
+        known["method"] = {key: item for key, item in part.items() if key in fields | {"name"}}
+    return known
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -46,12 +46,14 @@ class DataSpec:
     columns: dict[str, str] = option(
         {},
         "Column mapping",
-        "Which columns hold prompt, input, completion, system, history, tools, text, messages or "
-        "choices when their names are not recognised; dots reach nested values (answers.0.text).",
+        "Which columns hold prompt, input, completion, thought, system, history, tools, text, "
+        "messages or choices when their names are not recognised; dots reach nested values "
+        "(answers.0.text).",
         keys=(
             "prompt",
             "input",
             "completion",
+            "thought",
             "system",
             "history",
             "tools",
@@ -249,7 +251,12 @@ class TrainSpec:
         max=0.999,
     )
     weight_decay: float = option(
-        0.0, "Weight decay", "Decoupled weight decay (for SGD: an L2 penalty).", min=0.0, max=1.0
+        0.0,
+        "Weight decay",
+        "Decoupled weight decay (for SGD: an L2 penalty) of matrices; biases, norms and vectors "
+        "are left alone.",
+        min=0.0,
+        max=1.0,
     )
     max_grad_norm: float = option(
         1.0, "Max gradient norm", "Clip gradients to this norm; 0: no clipping.", min=0.0, max=1e9

@@ -3,8 +3,9 @@
 import streamlit as st
 
 from lab.ui import chat_view, links
+from lab.ui.frame import head
 
-st.title("Chat", anchor=False)
+head("Chat")
 choices = chat_view.choices()
 if not choices:
     st.info("No model to talk to yet. Prepare the built-in one with `make setup`.")

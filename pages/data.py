@@ -4,8 +4,9 @@ import streamlit as st
 
 from lab.ui import data_source, data_view, monitor_view, submit
 from lab.ui.charts import View
+from lab.ui.frame import head
 
-st.title("Data", anchor=False)
+head("Data")
 submit.warm()
 
 grid = st.grid(2, min_column_width=420, gap="medium")
@@ -19,11 +20,11 @@ with grid.cell():
         spec = data_view.settings(chosen)
     data_view.train_on(spec)
 with grid.cell():
-    seen = data_view.look(spec)
-    if seen is None:
+    preview = data_view.load_preview(spec)
+    if preview is None:
         st.stop()
-    data_view.figures(seen)
-    data_view.notes(seen)
+    data_view.show_counts(preview)
+    data_view.show_template_notes(preview)
 
 view = View(dark=monitor_view.is_dark())
 length = spec["data"]["max_length"]
@@ -32,19 +33,19 @@ names = ["Rows", "Lengths", "Packed", "Twice", "Leaks", "Bad rows"]
 tabs = dict(zip(names, st.tabs(names, key="data.tab", on_change="rerun"), strict=True))
 if tabs["Rows"].open:
     with tabs["Rows"]:
-        data_view.rows(seen)
+        data_view.show_rows(preview)
 elif tabs["Lengths"].open:
     with tabs["Lengths"]:
-        data_view.lengths(seen, length, view)
+        data_view.show_lengths(preview, length, view)
 elif tabs["Packed"].open:
     with tabs["Packed"]:
-        data_view.packed(seen, length, view)
+        data_view.show_packed(preview, length, view)
 elif tabs["Twice"].open:
     with tabs["Twice"]:
-        data_view.pairs(seen["twins"], "No row resembles another.")
+        data_view.show_duplicates(preview["twins"], "No row resembles another.")
 elif tabs["Leaks"].open:
     with tabs["Leaks"]:
-        data_view.pairs(seen["leaks"], "No held-out row resembles a training row.")
+        data_view.show_duplicates(preview["leaks"], "No held-out row resembles a training row.")
 elif tabs["Bad rows"].open:
     with tabs["Bad rows"]:
-        data_view.bad(seen["bad"])
+        data_view.show_invalid_rows(preview["bad"])

@@ -4,9 +4,10 @@ import streamlit as st
 
 from lab import presets
 from lab.ui import cards, links, submit
+from lab.ui.frame import head
 from lab.ui.markdown_safety import escape_markdown, user_errors
 
-st.title("Finetune Lab", anchor=False)
+head("Finetune Lab")
 st.markdown(
     "Fine-tune a language model on this machine, **watch** it learn, and **talk** to the result "
     "beside its base. Runs go on when you close this page; nothing leaves this computer."

@@ -4,10 +4,11 @@ import streamlit as st
 
 from lab.ui import memory_view, method_estimates, settings_search_panel
 from lab.ui.charts import View
+from lab.ui.frame import head
 from lab.ui.markdown_safety import user_errors
 from lab.ui.monitor_view import is_dark
 
-st.title("Memory", anchor=False)
+head("Memory")
 st.caption(
     "The peak of a training step, by method and part. The step itself is traced on tensors "
     "without data, under the rules of CUDA's kernels and allocator; no GPU is needed."
@@ -18,26 +19,26 @@ with user_errors():
         model = memory_view.choose_model()
     with grid.cell():
         name, device = memory_view.choose_device()
-    asked = {"model": model, **memory_view.settings()}
-    now = method_estimates.survey(asked, device)
-    now.look("survey")
+    settings = {"model": model, **memory_view.settings()}
+    estimates = method_estimates.job_for(settings, device)
+    estimates.look("methods")
 
 
-@st.fragment(run_every=None if now.is_complete else 1.0)
+@st.fragment(run_every=None if estimates.is_complete else 1.0)
 def answers() -> None:
-    now.look("survey")
-    was_complete = now.is_complete
-    memory_view.show(now, name, View(dark=is_dark()))
+    estimates.look("methods")
+    was_complete = estimates.is_complete
+    memory_view.show(estimates, name, View(dark=is_dark()))
     if was_complete and not complete_at_start:
         st.rerun()
 
 
-complete_at_start = now.is_complete
+complete_at_start = estimates.is_complete
 answers()
 with st.expander("The fastest settings that fit", icon=":material/speed:"):
     chosen = memory_view.choose_method()
-    settings_search_panel.for_device(method_estimates.spec_of(asked, chosen), device)
+    settings_search_panel.for_device(method_estimates.spec_of(settings, chosen), device)
 with st.expander("From 7B to 70B", icon=":material/table_chart:"):
     if st.button("Compute the table", key="memory.sizes", icon=":material/calculate:"):
         with user_errors(), st.spinner("Reading four models …"):
-            memory_view.show_by_size(asked)
+            memory_view.show_by_size(settings)

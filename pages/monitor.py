@@ -3,8 +3,9 @@
 import streamlit as st
 
 from lab.ui import data_view, links, monitor_view, out_of_memory_panel
+from lab.ui.frame import head
 
-st.title("Monitor", anchor=False)
+head("Monitor")
 run = monitor_view.choose()
 if run is None:
     st.info("No runs yet. Start one, and it appears here.", icon=":material/info:")
@@ -17,7 +18,7 @@ polls = stage != "ended"
 
 
 @st.fragment(run_every=1.0 if polls else None)
-def head() -> None:
+def now() -> None:
     monitor_view.state(run)
     if monitor_view.stage(run) != stage:
         st.rerun()  # the whole page, so that its buttons follow and it stops polling at the end
@@ -33,7 +34,7 @@ def words() -> None:
     monitor_view.words(run)
 
 
-head()
+now()
 monitor_view.buttons(run)
 out_of_memory_panel.show(run)
 view = monitor_view.controls()

@@ -5,9 +5,10 @@ import streamlit as st
 from lab import methods, presets
 from lab.spec import SECTIONS
 from lab.ui import estimate_panel, form, links, new_run_view, settings_search_panel, submit
+from lab.ui.frame import head
 from lab.ui.markdown_safety import escape_markdown, user_errors
 
-st.title("New run", anchor=False)
+head("New run")
 ticket = submit.ticket()
 new_run_view.show_already_started(ticket)
 new_run_view.prefill_form()

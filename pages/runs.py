@@ -4,8 +4,9 @@ import streamlit as st
 
 from lab.runs import index
 from lab.ui import import_panel, links, queue_panel, runs_view
+from lab.ui.frame import head
 
-st.title("Runs", anchor=False)
+head("Runs")
 entries = index.entries()
 if not entries:
     st.info("No runs yet. The first one appears here when you start it.", icon=":material/info:")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import os
 import shutil
@@ -20,9 +22,14 @@ os.environ["OMP_NUM_THREADS"] = "1"
 from lab import access, paths
 from lab.atomic_files import read_object
 from lab.preflight.client import planner
-from lab.runs import launch, process, record_reader
+from lab.runs import launch, process, queue, record_reader, supervisor
 
 SHARED_MODELS = paths.models()  # before any test sets LAB_HOME: `make setup` has filled it
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The stories first: whole minutes in one file, for which the other process would wait."""
+    items.sort(key=lambda item: "e2e" not in item.path.parts)
 
 
 @pytest.fixture(autouse=True)
@@ -124,6 +131,7 @@ def make_spec(tiny_model: Path, chats: Path) -> Callable[..., dict[str, Any]]:
                 "learning_rate": 1e-3,
                 "eval_every": 4,
                 "save_every": 4,
+                "sample_every": 0,  # a third of such a run; those that look at samples ask for them
                 **sections.get("train", {}),
             },
         }
@@ -141,7 +149,7 @@ def trained_home(
         patch.setenv("LAB_HOME", str(home))
         patch.setenv("LAB_MODELS", str(SHARED_MODELS))
         for method in ("full", "lora"):
-            run_here(make_spec(method))
+            run_here(make_spec(method, train={"sample_every": None}))
     return home
 
 
@@ -174,13 +182,25 @@ def work_here(make_spec: Callable[..., dict[str, Any]]) -> Callable[..., paths.R
 
 def run_here(spec: dict[str, Any]) -> paths.RunDir:
     """Check and do a run in this process."""
-    from lab.preflight.validate import check
+    from tests.answers import checked
 
-    plan = check(spec)
-    assert plan["problems"] == []
-    run = launch.create_run_dir(plan)
+    run = launch.create_run_dir(checked(spec))
     attempt_here(run)
     return run
+
+
+@pytest.fixture
+def queue_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is put into the queue is done inside this process, before `submit` returns: for tests of
+    what follows a run, which need no supervisor and no worker of its own."""
+
+    def work_off() -> None:
+        for run in queue.waiting_runs():
+            assert queue.claim(run)
+            with run.log.open("a") as log, contextlib.redirect_stdout(log):
+                attempt_here(run)
+
+    monkeypatch.setattr(supervisor, "ensure", work_off)
 
 
 @pytest.fixture
@@ -207,6 +227,8 @@ def attempt_here(run: paths.RunDir) -> int:
     """One attempt at `run` in this process; the worker's exit code."""
     from lab.train.worker import work
 
+    if not gc.get_freeze_count():
+        gc.freeze()  # each run collects: what was imported for all of them need not be looked at
     before = signal.getsignal(signal.SIGTERM)
     process.register(run, os.getpid())
     try:

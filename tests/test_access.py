@@ -101,13 +101,14 @@ def test_a_damaged_record_is_drawn_anew(lab_home: Path, damage: str) -> None:
     assert again.token != first.token
 
 
+@pytest.mark.parametrize("rights", [0o644, 0o640, 0o660, 0o604])
 def test_a_record_that_others_could_read_or_make_does_not_count(
-    lab_home: Path, tmp_path: Path
+    lab_home: Path, tmp_path: Path, rights: int
 ) -> None:
     first, file = access.load(), lab_home / "access.json"
-    file.chmod(0o644)
+    file.chmod(rights)
     second = access.load()
-    assert second.token != first.token, "a token that everybody could read is still the token"
+    assert second.token != first.token, "a token that others could read is still the token"
     planted = tmp_path / "planted.json"
     file.rename(planted)
     file.symlink_to(planted)
@@ -149,14 +150,17 @@ def test_only_the_switch_switches_the_token_off(
 def test_a_short_token_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAB_TOKEN", "abc")
     assert any("LAB_TOKEN has fewer than 16" in text for text in access.warnings())
+    monkeypatch.setattr(access.paths, "home_warning", lambda: "The home is open.")
+    warnings = access.warnings()
+    assert len(warnings) == 2 and warnings[0] == "The home is open.", "one warning hides no other"
 
 
 # LAB_HOME and what is secret in it
 
 
 def test_lab_home_is_its_owners_alone_whoever_creates_it(open_umask: None, lab_home: Path) -> None:
-    made = paths.make_folder(lab_home / "datasets" / "hub")
-    assert made.is_dir()
+    folder = paths.make_folder(lab_home / "datasets" / "hub")
+    assert folder.is_dir()
     assert mode(lab_home) == 0o700
     lab_home.chmod(0o777)
     paths.make_folder(paths.runs())

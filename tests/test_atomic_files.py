@@ -29,7 +29,9 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(
             with pytest.raises(OSError, match="No space"):
                 atomic_files.write_json(file, {"a": 2})
         assert json.loads(file.read_text()) == {"a": 1}, broken
-        assert [one.name for one in tmp_path.iterdir()] == ["state.json"], "Nothing is left aside."
+        assert [path.name for path in tmp_path.iterdir()] == ["state.json"], (
+            "Nothing is left aside."
+        )
 
 
 def test_readers_never_see_half_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +79,7 @@ def test_threads_that_write_the_same_file_do_not_mix(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert failed == [] and [one.name for one in tmp_path.iterdir()] == ["heartbeat"]
+    assert failed == [] and [path.name for path in tmp_path.iterdir()] == ["heartbeat"]
 
 
 @pytest.mark.parametrize("content", ["", "{", "\0", "[" * 100_000, '"\\ud800'])
@@ -122,3 +124,11 @@ def test_a_link_is_removed_and_not_what_it_leads_to(tmp_path: Path) -> None:
     atomic_files.remove_tree(kept)
     assert not kept.exists()
     atomic_files.remove_tree(tmp_path / "none")
+
+
+def test_no_more_is_read_than_the_caller_allows(tmp_path: Path) -> None:
+    file = tmp_path / "four"
+    file.write_bytes(b"abcd")
+    assert atomic_files.read_bytes(file, 4) == b"abcd"
+    with pytest.raises(OSError, match="has 4 bytes; at most 3 are read"):
+        atomic_files.read_bytes(file, 3)

@@ -30,8 +30,8 @@ class Config:
 
 def read(**values: Any) -> tuple[Config, dict[str, str]]:
     problems: list[Problem] = []
-    found = schema.parse(Config, values, "part", problems)
-    return found, {one.field: one.message for one in problems}
+    parsed = schema.parse(Config, values, "part", problems)
+    return parsed, {problem.field: problem.message for problem in problems}
 
 
 @pytest.mark.parametrize(
@@ -46,9 +46,9 @@ def read(**values: Any) -> tuple[Config, dict[str, str]]:
     ],
 )  # fmt: skip
 def test_values_up_to_the_bounds_are_taken(key: str, value: Any, stored: Any) -> None:
-    found, problems = read(**{key: value})
+    records, problems = read(**{key: value})
     assert problems == {}
-    assert getattr(found, key) == stored and type(getattr(found, key)) is type(stored)
+    assert getattr(records, key) == stored and type(getattr(records, key)) is type(stored)
 
 
 @pytest.mark.parametrize(
@@ -89,9 +89,9 @@ def test_values_up_to_the_bounds_are_taken(key: str, value: Any, stored: Any) ->
     ],
 )
 def test_what_lies_beyond_is_refused_and_keeps_its_default(key: str, value: Any, says: str) -> None:
-    found, problems = read(**{key: value, "names": ["kept"]})
+    records, problems = read(**{key: value, "names": ["kept"]})
     assert set(problems) == {f"part.{key}"} and says in problems[f"part.{key}"]
-    assert found == Config(names=["kept"]), "The other fields are read all the same."
+    assert records == Config(names=["kept"]), "The other fields are read all the same."
 
 
 def test_defaults_are_not_shared() -> None:

@@ -39,7 +39,7 @@ def problems(value: Any) -> dict[str, str]:
         ("data", "dataset", "a\0b", "control characters"),
         ("data", "dataset", 7, "must be text"),
         ("method", "rank", 0, "is 0; it must be at least 1"),
-        ("method", "targets", [], "must be text or list"),
+        ("method", "targets", [], 'must be list or "all-linear"'),
         ("method", "rnak", 4, "Did you mean 'rank'?"),
         ("hardware", "devices", 2, "at most 1"),
     ],
@@ -144,7 +144,7 @@ def test_settings_override_one_field_each() -> None:
 
 def test_the_defaults_are_those_that_the_documents_promise() -> None:
     """A silent change of one of these changes every run of everybody who left it alone."""
-    made = RunSpec.from_json({})
+    spec = RunSpec.from_json({})
     train = {
         "batch_size": 4, "accumulation": 1, "learning_rate": "auto", "epochs": 1.0,
         "max_steps": None, "max_tokens": None, "max_seconds": None, "max_flops": None,
@@ -155,7 +155,7 @@ def test_the_defaults_are_those_that_the_documents_promise() -> None:
         "save_every": None, "early_stopping": None, "sample_every": None, "probe": "off",
         "keep_best": 3, "keep_last": 2,
     }  # fmt: skip
-    stored = made.to_json()
+    stored = spec.to_json()
     assert {key: stored["train"][key] for key in train} == train
     data = {
         "format": "auto", "bad_rows": "refuse", "objective": "auto", "template": "auto",
@@ -165,7 +165,7 @@ def test_the_defaults_are_those_that_the_documents_promise() -> None:
     }  # fmt: skip
     assert {key: stored["data"][key] for key in data} == data
     assert stored["hardware"]["ignore_memory"] is False, "Nobody overrides the forecast unasked."
-    assert made.method["name"] == "lora"
+    assert spec.method["name"] == "lora"
 
 
 def test_every_section_is_read_and_every_key_is_kept() -> None:
@@ -173,8 +173,8 @@ def test_every_section_is_read_and_every_key_is_kept() -> None:
         "name": "n", "model": "m", "start_from": "run:x", "method": {"name": "lora", "rank": 3},
         "data": {"max_length": 99}, "train": {"seed": 5}, "hardware": {"ignore_memory": True},
     }  # fmt: skip
-    made = RunSpec.from_json(value)
-    for whole in (made, RunSpec.from_stored(made.to_json() | {"v": 1, "asked": {}})):
+    spec = RunSpec.from_json(value)
+    for whole in (spec, RunSpec.from_stored(spec.to_json() | {"v": 1, "asked": {}})):
         assert (whole.name, whole.model, whole.start_from) == ("n", "m", "run:x")
         assert whole.method["rank"] == 3 and whole.method_config.rank == 3
         assert whole.data.max_length == 99 and whole.train.seed == 5

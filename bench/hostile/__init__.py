@@ -77,8 +77,8 @@ def hostile(cases: int = CASES, seed: int = 0, tell: Callable[[str], object] = p
         for subject in (specs, files, archives, runs, models, bodies):
             chance = random.Random(f"{seed} {subject.__name__}")
             count = max(4, round(cases * subject.SHARE))
-            with subject.prepared(Path(name), chance, count) as made:
-                for case in made:
+            with subject.prepared(Path(name), chance, count) as prepared:
+                for case in prepared:
                     _try(case, report)
                     kinds[case.kind] += 1
             tell(f"{subject.__name__.rpartition('.')[2]}: {report.cases} cases so far")
@@ -126,9 +126,9 @@ def _try(case: Case, report: Report) -> None:
         at = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(at.filename).name}:{at.lineno}"
         report.tracebacks.append(f"{name}: {type(error).__name__}: {str(error)[:200]} ({where})")
-    took = time.monotonic() - began
-    if took > report.slowest_s:
-        report.slowest, report.slowest_s = name, took
+    seconds = time.monotonic() - began
+    if seconds > report.slowest_s:
+        report.slowest, report.slowest_s = name, seconds
 
 
 @contextmanager

@@ -91,14 +91,14 @@ def prepared(folder: Path, chance: random.Random, count: int) -> Iterator[list[C
     written.append(case("a name that stands twice", _zipped(members, twice="spec.json")))
     written.append(case("6,000 members", _zipped(members, extra=6000)))
 
-    def more(number: int) -> Case:
-        if number % 2:
+    def more(i: int) -> Case:
+        if i % 2:
             flipped = bytearray(good)
             for _ in range(chance.randint(1, 3)):
                 flipped[chance.randrange(len(good))] ^= 1 << chance.randrange(8)
-            return case(f"bits flipped {number}", bytes(flipped), "either")
+            return case(f"bits flipped {i}", bytes(flipped), "either")
         content = damaged(chance, good)
-        return case(f"damaged {number}", content, "either")
+        return case(f"damaged {i}", content, "either")
 
     yield filled(chance, written, count, more)
 
@@ -123,16 +123,16 @@ def _everything() -> list[str]:
 def _rewritten(members: Members, change: Callable[[Members, dict[str, Any]], None]) -> bytes:
     """The archive with `change` made to its members and its manifest, which fits them again
     before `change` has the last word on it."""
-    now = dict(members)
-    manifest = json.loads(now.pop(export_import.MANIFEST))
-    change(now, {})
+    rewritten = dict(members)
+    manifest = json.loads(rewritten.pop(export_import.MANIFEST))
+    change(rewritten, {})
     manifest["files"] = {
         name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        for name, data in now.items()
+        for name, data in rewritten.items()
     }
     change({}, manifest)
-    now[export_import.MANIFEST] = json.dumps(manifest).encode()
-    return _zipped(now)
+    rewritten[export_import.MANIFEST] = json.dumps(manifest).encode()
+    return _zipped(rewritten)
 
 
 def _without(name: str) -> Callable[[Members, dict[str, Any]], None]:
@@ -176,7 +176,7 @@ def _zipped(
     extra: int = 0,
 ) -> bytes:
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", method) as made, warnings.catch_warnings():
+    with zipfile.ZipFile(out, "w", method) as archive, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a name that stands there twice
         for name, data in members.items():
             if name == leave_out:
@@ -185,9 +185,9 @@ def _zipped(
             member.compress_type = method
             if kind and name == "spec.json":
                 member.external_attr = (kind | 0o644) << 16
-            made.writestr(member, data)
+            archive.writestr(member, data)
         if twice:
-            made.writestr(twice, b"{}")
-        for number in range(extra):
-            made.writestr(f"artifact/x{number}.json", b"{}")
+            archive.writestr(twice, b"{}")
+        for i in range(extra):
+            archive.writestr(f"artifact/x{i}.json", b"{}")
     return out.getvalue()

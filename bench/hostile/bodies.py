@@ -57,10 +57,10 @@ def prepared(folder: Path, chance: random.Random, count: int) -> Iterator[list[C
     written += [field(key, 1) for key in ("top_p", "n", "", "x" * 500)]
     written += [case(f"token {token!r}", good, token) for token in ("", "x", "Bearer")]
 
-    def more(number: int) -> Case:
-        if number % 2:
-            return case(f"damaged {number}", damaged(chance, good))
-        return case(f"garbled {number}", json.dumps(garbled(chance, GOOD)).encode())
+    def more(i: int) -> Case:
+        if i % 2:
+            return case(f"damaged {i}", damaged(chance, good))
+        return case(f"garbled {i}", json.dumps(garbled(chance, GOOD)).encode())
 
     try:
         yield filled(chance, written, count, more)
@@ -82,9 +82,9 @@ def _post(record: dict[str, Any], body: bytes, token: str | None) -> None:
         raise WronglyTaken(f"is answered with {reply.status}: {content[:100]!r}")
     try:
         error = json.loads(content)["error"]
-        said = error if isinstance(error, str) else error["message"]
+        message = error if isinstance(error, str) else error["message"]
     except (ValueError, KeyError, TypeError):
         raise WronglyTaken(f"the refusal is not JSON: {content[:100]!r}") from None
-    if "Traceback" in said or "Error:" in said:
-        raise WronglyTaken(f"is refused in Python's words: {said[:100]}")
-    raise LabError(said)
+    if "Traceback" in message or "Error:" in message:
+        raise WronglyTaken(f"is refused in Python's words: {message[:100]}")
+    raise LabError(message)

@@ -93,4 +93,4 @@ def filled(
 ) -> list[Case]:
     """`count` cases: at most two thirds of them written by hand, the others from `more`."""
     chosen = some_of(chance, written, max(1, 2 * count // 3))
-    return chosen + [more(number) for number in range(count - len(chosen))]
+    return chosen + [more(i) for i in range(count - len(chosen))]

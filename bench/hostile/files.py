@@ -108,8 +108,8 @@ def prepared(folder: Path, chance: random.Random, count: int) -> Iterator[list[C
     for suffix, contents in BAD.items():
         written += [rows(f"bad{suffix}", content) for content in contents]
 
-    def more(number: int) -> Case:
+    def more(i: int) -> Case:
         name = chance.choice(list(GOOD))
-        return rows(f"{number}-{name}", damaged(chance, GOOD[name]), "either")
+        return rows(f"{i}-{name}", damaged(chance, GOOD[name]), "either")
 
     yield filled(chance, written, count, more)

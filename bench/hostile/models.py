@@ -95,13 +95,13 @@ def prepared(folder: Path, chance: random.Random, count: int) -> Iterator[list[C
         )
     ]  # fmt: skip
 
-    def more(number: int) -> Case:
-        if number % 2:
+    def more(i: int) -> Case:
+        if i % 2:
             key = chance.choice(list(CONFIG))
             odd = chance.choice(ODD[:-2])
             return config(f"{key}={str(odd)[:20]!r}", json.dumps(CONFIG | {key: odd}).encode(),
                           "either")  # fmt: skip
-        return config(f"damaged {number}", damaged(chance, good), "either")
+        return config(f"damaged {i}", damaged(chance, good), "either")
 
     try:
         yield filled(chance, written, count, more)

@@ -125,13 +125,13 @@ def prepared(folder: Path, chance: random.Random, count: int) -> Iterator[list[C
     )
     written.append(case("log", {"log.txt": HOSTILE.encode(errors="surrogatepass") * 50}))
 
-    def more(number: int) -> Case:
+    def more(i: int) -> Case:
         file = chance.choice((*JSON_FILES, *LINE_FILES))
         source = template / file
         content = source.read_bytes() if source.is_file() else b'{"a": 1}'
-        if number % 2 and file == "spec.json":
+        if i % 2 and file == "spec.json":
             return with_json(file, garbled(chance, spec))
-        return case(f"damaged {file} {number}", {file: damaged(chance, content)})
+        return case(f"damaged {file} {i}", {file: damaged(chance, content)})
 
     yield filled(chance, written, count, more)
 
@@ -159,8 +159,8 @@ def _put(file: Path, content: bytes | None) -> None:
 
 def _look(run: RunDir) -> None:
     """Everything that looks at a run, as lists, Monitor and the command line do it."""
-    now, entry = status(run), index.entry(run)
-    json.dumps([now.to_json(), now.fraction, entry.name, entry.summary])
+    run_status, entry = status(run), index.entry(run)
+    json.dumps([run_status.to_json(), run_status.fraction, entry.name, entry.summary])
     for kind in ("train", "eval", "device"):
         record_reader.metrics(run, kind)
     row(run)
@@ -168,9 +168,9 @@ def _look(run: RunDir) -> None:
     MetricSeries(run).refresh()
     checkpoints.table(run), checkpoints.pinned(run), resume_settings.changes_of(run)
     (
-        estimate_history.outcome(run),
-        estimate_history.parts(run),
-        estimate_history.history_of_errors("cpu"),
+        estimate_history.estimate_error(run),
+        estimate_history.measured_parts(run),
+        estimate_history.error_history("cpu"),
     )
     queue.waiting_runs()
     verbs = ("show", "show --json", "logs", "runs", "compare", "checkpoints")

@@ -79,14 +79,14 @@ def prepared(folder: Path, chance: random.Random, count: int) -> Iterator[list[C
     written += [text(content) for content in TEXTS] + [setting(words) for words in SETTINGS]
     written += [value(changed, name) for name, changed in beyond_bounds()]
 
-    def more(number: int) -> Case:
-        if number % 3 == 0:
+    def more(i: int) -> Case:
+        if i % 3 == 0:
             return text(damaged(chance, json.dumps(GOOD).encode()), "either")
-        if number % 3 == 1:
+        if i % 3 == 1:
             odd = json.dumps(chance.choice(ODD))
             keys = [f"{part}.{key}" for part in ("data", "train", "method") for key in GOOD[part]]
             return setting(f"{chance.choice(keys)}={odd}", "either")
-        return value(garbled(chance, GOOD), f"garbled {number}", "either")
+        return value(garbled(chance, GOOD), f"garbled {i}", "either")
 
     yield filled(chance, written, count, more)
 
@@ -96,7 +96,9 @@ def beyond_bounds() -> Iterator[tuple[str, dict[str, Any]]]:
     sections: list[tuple[str, type, dict[str, Any]]] = [
         (name, kind, {}) for name, kind in spec.SECTIONS.items()
     ]
-    sections += [("method", one.config, {"name": one.name}) for one in methods.all_methods()]
+    sections += [
+        ("method", method.config, {"name": method.name}) for method in methods.all_methods()
+    ]
     for section, kind, start in sections:
         hints = typing.get_type_hints(kind)
         for field in dataclasses.fields(kind):

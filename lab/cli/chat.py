@@ -72,16 +72,16 @@ def settings(arguments: argparse.Namespace) -> GenerationSettings:
 
 
 def ask(
-    names: list[ModelRef], prompt: str, how: GenerationSettings, *, quiet: bool = False
+    names: list[ModelRef], prompt: str, options: GenerationSettings, *, quiet: bool = False
 ) -> list[dict[str, Any]]:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     conversation = [{"role": "user", "content": prompt}]
     if quiet or not console.is_terminal:
-        return answer_all(names, conversation, how)
+        return answer_all(names, conversation, options)
     with console.status(f"Asking {len(names)} models …"):
-        return answer_all(names, conversation, how)
+        return answer_all(names, conversation, options)
 
 
 def show(prompt: str, answers: list[dict[str, Any]]) -> None:

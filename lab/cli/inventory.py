@@ -197,10 +197,10 @@ def datasets_verb(arguments: argparse.Namespace) -> Output:
 
 def list_datasets(arguments: argparse.Namespace) -> Output:
     rows = [{"id": dataset.id, **dataset.card} for dataset in datasets.built_in()]
-    own: list[dict[str, Any]] = [
+    uploads: list[dict[str, Any]] = [
         {"id": upload.id, "bytes": upload.path.stat().st_size} for upload in datasets.uploads()
     ]
-    own += [
+    uploads += [
         {"id": upload, "bytes": hub.parse(upload).file.stat().st_size} for upload in hub.fetched()
     ]
 
@@ -211,14 +211,14 @@ def list_datasets(arguments: argparse.Namespace) -> Output:
             [[r["id"], str(r["rows"]), r["format"], r["summary"]] for r in rows],
             right="lr",
         )
-        for upload in own:
+        for upload in uploads:
             console.print(f"{upload['id']}  {size(upload['bytes'])}")
         console.print(
             "Or a .jsonl .json .csv .tsv .parquet or .txt file, also gzipped; `datasets add FILE` "
             "keeps a copy, `datasets fetch ORG/NAME` brings one from the hub."
         )
 
-    return Output({"datasets": rows, "own": own, "hub": hub.known()}, display)
+    return Output({"datasets": rows, "own": uploads, "hub": hub.known()}, display)
 
 
 def list_methods(arguments: argparse.Namespace) -> Output:
@@ -250,8 +250,8 @@ def show_matrix(arguments: argparse.Namespace) -> Output:
             for row in rows
         ]
         table("What goes together", ["method", *numbers], lines)
-        for number, feature in zip(numbers, compatibility.FEATURES, strict=True):
-            console.print(f"{number:>3}  {feature.title}")
+        for label, feature in zip(numbers, compatibility.FEATURES, strict=True):
+            console.print(f"{label:>3}  {feature.title}")
         for reason, places in compatibility.reasons(rows).items():
             console.print(f"– {', '.join(places)}: {reason}")
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from typing import Any
 
 from rich.markup import escape
 
-from lab import formatting, spec
+from lab import spec
 from lab.cli.console import Output, console, table
 from lab.cli.runs import add_set
 from lab.errors import LabError
+from lab.forecasts import Parts, Phases, Speed
 from lab.formatting import count, size
 from lab.preflight.client import planner
 
@@ -38,7 +40,7 @@ def _add_run_and_device(sub: argparse.ArgumentParser) -> None:
 
 
 def estimate(arguments: argparse.Namespace) -> Output:
-    answer = planner.estimate(
+    forecast = planner.estimate(
         _given(arguments),
         _device(arguments),
         shadow=not arguments.formula,
@@ -46,72 +48,73 @@ def estimate(arguments: argparse.Namespace) -> Output:
     )
 
     def display() -> None:
-        trains = f"{count(answer['trainable'])} of {count(answer['parameters'])} train"
-        how = formatting.estimated_by(answer["source"])
-        rows = [[name, size(value)] for name, value in answer["at_peak"].items()]
-        where = answer["peak_phase"]
-        if answer["module"] or answer["operation"]:
-            where += f", {answer['operation']} in {answer['module'] or 'the step'}"
-        rows.append([f"peak ({where})", size(answer["peak_bytes"])])
-        if answer["reserved_bytes"]:
-            rows.append(["reserved by the allocator", size(answer["reserved_bytes"])])
-        table(f"At the peak, by {how} ({trains})", ["", ""], rows, right="lr")
-        phases = [[name, size(value)] for name, value in answer["phases"].items()]
-        table("Peak of each phase", ["", ""], phases, right="lr")
-        disk = answer["disk"]
-        speed = f"About {answer['tokens_per_s']:,.0f} tokens/s"
-        if answer["wh_per_million_tokens"]:
-            speed += f", {answer['wh_per_million_tokens']:,.1f} Wh a million tokens"
-        console.print(f"{speed}; the result takes {size(disk['artifact'])} of disk.")
-        if answer["is_bound"]:
+        memory, speed = forecast.memory, forecast.speed or Speed()
+        trains = f"{count(memory.trainable)} of {count(memory.parameters)} train"
+        parts = asdict(memory.at_peak or Parts())
+        rows = [[name, size(value)] for name, value in parts.items()]
+        where = memory.peak_phase
+        if memory.module or memory.operation:
+            where += f", {memory.operation} in {memory.module or 'the step'}"
+        rows.append([f"peak ({where})", size(memory.peak_bytes)])
+        if memory.reserved_bytes:
+            rows.append(["reserved by the allocator", size(memory.reserved_bytes)])
+        title = f"At the peak, by {memory.how.in_words} ({trains})"
+        table(title, ["", ""], rows, right="lr")
+        phases = asdict(memory.phases or Phases())
+        rows = [[name, size(value)] for name, value in phases.items()]
+        table("Peak of each phase", ["", ""], rows, right="lr")
+        words = f"About {speed.tokens_per_s or 0:,.0f} tokens/s"
+        if speed.wh_per_million_tokens:
+            words += f", {speed.wh_per_million_tokens:,.1f} Wh a million tokens"
+        artifact = size(forecast.disk.artifact if forecast.disk else None)
+        console.print(f"{words}; the result takes {artifact} of disk.")
+        if memory.is_bound:
             console.print("A CPU run: a bound on the resident memory, not an exact figure.")
-        if answer["fits"] is not None:
-            room = size(answer["device_bytes"])
-            console.print(f"Fits into {room}." if answer["fits"] else f"Does not fit into {room}.")
-        elif answer["trace_error"]:
+        if memory.fits is not None:
+            room = size(forecast.device_bytes)
+            console.print(f"Fits into {room}." if memory.fits else f"Does not fit into {room}.")
+        elif memory.trace_error:
             console.print("Whether it fits is not known: the figures are the least that it needs.")
-        for note in answer["notes"]:
+        for note in forecast.notes:
             console.print(escape(note))
 
-    return Output(answer, display)
+    return Output(forecast.to_json(), display)
 
 
 def plan(arguments: argparse.Namespace) -> Output:
-    answer = planner.plan(_given(arguments), _device(arguments))
+    search = planner.plan(_given(arguments), _device(arguments))
 
     def display() -> None:
         rows = [
             [
-                f"{candidate['batch_size']} × {candidate['accumulation']}",
-                candidate["activation_checkpointing"]
+                f"{candidate.batch_size} × {candidate.accumulation}",
+                candidate.activation_checkpointing
                 + (
-                    f", {candidate['checkpointed_layers']} layers"
-                    if candidate["checkpointed_layers"]
+                    f", {candidate.checkpointed_layers} layers"
+                    if candidate.checkpointed_layers
                     else ""
                 ),
-                candidate["loss"],
-                candidate["optimizer"],
-                size(candidate["peak_bytes"])
-                + ("" if candidate["source"] == "shadow" else " (about)"),
-                f"{candidate['tokens_per_s']:,.0f}",
-                candidate["why"],
+                candidate.loss,
+                candidate.optimizer,
+                size(candidate.peak_bytes) + ("" if candidate.how.is_exact else " (about)"),
+                f"{candidate.tokens_per_s:,.0f}",
+                candidate.why,
             ]
-            for candidate in answer["choices"][:8]
+            for candidate in search.candidates[:8]
         ]
         table(
-            f"Settings for {size(answer['device_bytes'])}, "
-            f"{answer['reserve']:.0%} of it in reserve",
+            f"Settings for {size(search.device_bytes)}, {search.reserve:.0%} of it in reserve",
             ["rows × passes", "checkpointing", "loss", "optimizer", "peak", "tokens/s", "why"],
             rows,
             right="llllrr",
         )
-        console.print(f"Compiling the layers {escape(answer['compile'])}.")
-        if answer["is_measured"]:
+        console.print(f"Compiling the layers {escape(search.compile)}.")
+        if search.is_measured:
             console.print("Speeds follow what this machine's finished runs have reached.")
         else:
-            console.print(f"Speeds take {answer['reached']:.0%} of the device's peak rate.")
+            console.print(f"Speeds take {search.reached:.0%} of the device's peak rate.")
 
-    return Output(answer, display)
+    return Output(search.to_json(), display)
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -49,8 +49,8 @@ def run(arguments: argparse.Namespace) -> Output:
     names = [name.strip() for name in arguments.methods.split(",") if name.strip()]
     hub_data.fetch_missing(value)
     specs, notes = race.race_specs(value, names, budget)
-    plans = race.check(specs, arguments.seeds)
-    race_id, runs = race.start(plans)
+    checked_runs = race.check(specs, arguments.seeds)
+    race_id, runs = race.start(checked_runs)
     if not quiet:
         console.print(f"[bold]{race_id}[/bold]: {len(runs)} runs in the queue")
         for note in notes:
@@ -59,11 +59,11 @@ def run(arguments: argparse.Namespace) -> Output:
         started = [
             {
                 "id": started_run.id,
-                "method": plan["spec"]["method"]["name"],
-                "seed": plan["spec"]["train"]["seed"],
+                "method": checked.spec.method["name"],
+                "seed": checked.spec.train.seed,
                 "state": status(started_run).state,
             }
-            for started_run, plan in zip(runs, plans, strict=True)
+            for started_run, checked in zip(runs, checked_runs, strict=True)
         ]
 
         def show_started() -> None:
@@ -73,8 +73,8 @@ def run(arguments: argparse.Namespace) -> Output:
 
         return Output({"race": race_id, "notes": notes, "runs": started}, show_started)
     failed = 0
-    for started_run, plan in zip(runs, plans, strict=True):
-        ended = follow.follow(started_run, plan["spec"]["name"], quiet=quiet)
+    for started_run, checked in zip(runs, checked_runs, strict=True):
+        ended = follow.follow(started_run, checked.spec.name, quiet=quiet)
         if ended.state in ("failed", "crashed"):
             failed += 1
             say(f"{started_run.id} {ended.state}: {ended.message} {ended.hint}".strip(), error=True)

@@ -11,15 +11,16 @@ from typing import Any
 
 from lab import paths, spec
 from lab.atomic_files import read_object
+from lab.checked_run import damaged_keys
 from lab.cli import follow, hub_data
 from lab.cli.console import Output, console, loss, say, table, write
 from lab.compare.comparison import row
 from lab.errors import LabError
-from lab.forecast.memory_savers import resolved
 from lab.formatting import count, duration, short_id, size
 from lab.preflight.client import planner
 from lab.runs import checkpoints, export_import, index, launch, queue, record_reader, supervisor
-from lab.runs.status import Status, status
+from lab.runs.resume_settings import spec_of
+from lab.runs.status import status
 
 ENDED_BADLY = ("failed", "crashed")
 
@@ -149,7 +150,7 @@ def list_runs(arguments: argparse.Namespace) -> Output:
 
 def show(arguments: argparse.Namespace) -> Output:
     run = paths.run_dir(arguments.run)
-    now = status(run)
+    run_status = status(run)
     figures = row(run)
     train, evals = record_reader.metrics(run, "train"), record_reader.metrics(run, "eval")
     data = {
@@ -158,7 +159,7 @@ def show(arguments: argparse.Namespace) -> Output:
         "spec": read_object(run.spec),
         "estimate": read_object(run.estimate),
         "environment": read_object(run.environment),
-        "status": now.to_json(),
+        "status": run_status.to_json(),
         "last": {
             "train": train[-1] if train else None,
             "eval": evals[-1] if evals else None,
@@ -168,11 +169,13 @@ def show(arguments: argparse.Namespace) -> Output:
         "result": read_object(run.result),
     }
 
+    damaged = damaged_keys(run)
+
     def display() -> None:
         evaluated = figures["eval_loss"]
         rows = [
-            ["state", now.state + (f", {now.phase}" if now.is_active else "")],
-            *([["progress", _progress(now)]] if now.is_active and now.total else []),
+            ["state", run_status.state + (f", {run_status.phase}" if run_status.is_active else "")],
+            *follow.progress_row(run_status),
             ["name", str(figures["name"])],
             ["model", short_id(str(figures["model"]))],
             ["method", str(figures["method"])],
@@ -188,16 +191,13 @@ def show(arguments: argparse.Namespace) -> Output:
             ["peak memory", size(figures["peak_bytes"])],
             ["folder", str(run.path)],
         ]
-        if now.message:
-            rows.insert(1, ["why", f"{now.message} {now.hint}"])
+        if run_status.message:
+            rows.insert(1, ["why", f"{run_status.message} {run_status.hint}"])
+        if damaged:
+            rows.append(["damaged", f"estimate.json: {', '.join(damaged)}"])
         table(run.id, ["", ""], rows)
 
     return Output(data, display)
-
-
-def _progress(now: Status) -> str:
-    words = now.note or f"{now.unit} {now.done:g} of {now.total:g}"
-    return words if now.eta_s is None else f"{words}, {duration(now.eta_s)} left"
 
 
 def logs(arguments: argparse.Namespace) -> Output:
@@ -357,21 +357,21 @@ def label(arguments: argparse.Namespace) -> Output:
 
 def fixes(arguments: argparse.Namespace) -> Output:
     run = paths.run_dir(arguments.run)
-    savers = planner.fixes(resolved(run))
+    savings = planner.fixes(spec_of(run).to_json())
 
     def display() -> None:
         rows = [
             [
-                fix["title"],
-                size(fix["peak_bytes"]),
-                size(fix["saves_bytes"]),
-                "same batch" if fix["keeps_batch"] else "trains differently",
+                saving.title,
+                size(saving.peak_bytes),
+                size(saving.saves_bytes),
+                "same batch" if saving.keeps_batch else "trains differently",
             ]
-            for fix in savers
+            for saving in savings
         ]
         table("What makes it smaller", ["", "predicted peak", "saves", ""], rows, right="lrrl")
 
-    return Output({"id": run.id, "fixes": savers}, display)
+    return Output({"id": run.id, "fixes": [saving.to_json() for saving in savings]}, display)
 
 
 def rename(arguments: argparse.Namespace) -> Output:

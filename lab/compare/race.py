@@ -11,11 +11,12 @@ import random
 import re
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lab import methods, paths
 from lab.atomic_files import part, read_object
+from lab.checked_run import CheckedRun
 from lab.errors import LabError, Problem, SpecError
 from lab.paths import RunDir
 from lab.preflight.client import planner
@@ -47,17 +48,17 @@ class Budget:
         """From "tokens=10000". Raises LabError."""
         axis, _, amount = text.partition("=")
         try:
-            number = float(amount.replace("_", "").replace(",", ""))
+            limit = float(amount.replace("_", "").replace(",", ""))
         except ValueError:
-            number = -1.0
-        if axis not in BUDGETS or not 0 < number < float("inf"):
+            limit = -1.0
+        if axis not in BUDGETS or not 0 < limit < float("inf"):
             raise LabError(
                 f"'{quote(text)}' is not a budget.",
                 f"Write one of {', '.join(f'{name}=NUMBER' for name in BUDGETS)}.",
             )
-        if axis in INTEGER_BUDGETS and not number.is_integer():
+        if axis in INTEGER_BUDGETS and not limit.is_integer():
             raise LabError(f"'{quote(text)}' is not a budget.", f"{axis} are counted in wholes.")
-        return Budget(axis, number)
+        return Budget(axis, limit)
 
 
 def race_specs(
@@ -70,18 +71,21 @@ def race_specs(
     see the same rows in the same order.
     """
     problems = _unknown(names)
-    own = value.get("methods", {})
-    if not isinstance(own, dict) or not all(
-        isinstance(method_options, dict) for method_options in own.values()
+    method_overrides = value.get("methods", {})
+    if not isinstance(method_overrides, dict) or not all(
+        isinstance(method_options, dict) for method_options in method_overrides.values()
     ):
         problems.append(
-            Problem("methods", f'must be an object such as {{"lora": {{}}}}, is {quote(own)}.')
+            Problem(
+                "methods",
+                f'must be an object such as {{"lora": {{}}}}, is {quote(method_overrides)}.',
+            )
         )
-        own = {}
+        method_overrides = {}
     known = methods.names()
     problems += [
         Problem(f"methods.{quote(name)}", unknown_key(name, known))
-        for name in own
+        for name in method_overrides
         if name not in known
     ]
     for section in ("train", "data"):
@@ -97,18 +101,22 @@ def race_specs(
         notes.append(f"Packing is off for all: {', '.join(cannot)} cannot train on packed rows.")
     specs = {}
     for name in names:
-        options = {key: item for key, item in own.get(name, {}).items() if key != "learning_rate"}
+        options = {
+            key: item
+            for key, item in method_overrides.get(name, {}).items()
+            if key != "learning_rate"
+        }
         train = dict(value.get("train", {}))
-        if "learning_rate" in own.get(name, {}):
-            train["learning_rate"] = own[name]["learning_rate"]
+        if "learning_rate" in method_overrides.get(name, {}):
+            train["learning_rate"] = method_overrides[name]["learning_rate"]
         if budget is not None:
             train |= dict.fromkeys(BUDGETS.values())
             whole = budget.axis in INTEGER_BUDGETS
             train[BUDGETS[budget.axis]] = int(budget.amount) if whole else budget.amount
-        rest = {key: item for key, item in value.items() if key not in ("methods", "method")}
+        shared = {key: item for key, item in value.items() if key not in ("methods", "method")}
         title = f"{value['name']} · {name}" if value.get("name") else f"race · {name}"
         specs[name] = copy.deepcopy(
-            rest
+            shared
             | {"name": title, "method": {"name": name, **options}, "data": data, "train": train}
         )
     return specs, notes
@@ -128,8 +136,8 @@ def _unknown(names: list[str]) -> list[Problem]:
     return problems
 
 
-def check(specs: dict[str, dict[str, Any]], seeds: int) -> list[dict[str, Any]]:
-    """A checked plan for each seed and method, seed by seed. Raises SpecError with the problems
+def check(specs: dict[str, dict[str, Any]], seeds: int) -> list[CheckedRun]:
+    """A checked run for each seed and method, seed by seed. Raises SpecError with the problems
     of all methods, each under its method's name."""
     if not 1 <= seeds * len(specs) <= MOST_RUNS:
         raise LabError(
@@ -137,15 +145,15 @@ def check(specs: dict[str, dict[str, Any]], seeds: int) -> list[dict[str, Any]]:
             f"A race has 1 to {MOST_RUNS}.",
         )
     problems: list[Problem] = []
-    plans = {}
+    checked: dict[str, CheckedRun] = {}
     for name, spec in specs.items():
         try:
-            plans[name] = planner.check(spec)
+            checked[name] = planner.check(spec)
         except SpecError as error:
             problems += [
                 Problem(f"{name}: {problem.field}", problem.message) for problem in error.problems
             ]
-    need = seeds * sum(plan["estimate"]["disk"]["total"] for plan in plans.values())
+    need = seeds * sum(run.forecast.disk.total for run in checked.values() if run.forecast.disk)
     home = next(folder for folder in [paths.home(), *paths.home().parents] if folder.exists())
     free = shutil.disk_usage(home).free
     if need > free:
@@ -158,30 +166,33 @@ def check(specs: dict[str, dict[str, Any]], seeds: int) -> list[dict[str, Any]]:
         )
     if problems:
         raise SpecError(problems)
-    return [with_seed(plan, index, seeds) for index in range(seeds) for plan in plans.values()]
+    return [with_seed(run, place, seeds) for place in range(seeds) for run in checked.values()]
 
 
-def with_seed(plan: dict[str, Any], seed_index: int, seeds: int) -> dict[str, Any]:
-    """The plan with another seed; nothing else of a plan depends on it."""
+def with_seed(checked: CheckedRun, seed_index: int, seeds: int) -> CheckedRun:
+    """The run with another seed; nothing else of it depends on that."""
     if seeds == 1:
-        return plan
-    seeded = copy.deepcopy(plan)
-    most = 2**32
-    seed = (int(seeded["spec"]["train"]["seed"]) + seed_index) % most
-    seeded["spec"]["train"]["seed"] = seed
-    seeded["asked"].setdefault("train", {})["seed"] = seed
-    seeded["spec"]["name"] = f"{seeded['spec']['name']} · seed {seed}"[: index.LONGEST_NAME]
-    return seeded
+        return checked
+    spec = checked.spec
+    seed = (spec.train.seed + seed_index) % 2**32
+    requested = copy.deepcopy(checked.requested)
+    requested.setdefault("train", {})["seed"] = seed
+    spec = replace(
+        spec,
+        name=f"{spec.name} · seed {seed}"[: index.LONGEST_NAME],
+        train=replace(spec.train, seed=seed),
+    )
+    return replace(checked, spec=spec, requested=requested)
 
 
-def start(plans: list[dict[str, Any]]) -> tuple[str, list[RunDir]]:
+def start(checked: list[CheckedRun]) -> tuple[str, list[RunDir]]:
     """(the race's id, its runs, in the queue). Raises LabError, and leaves no run behind then."""
     letters = "".join(random.SystemRandom().choices(launch.LETTERS, k=4))
     race = f"race-{time.strftime('%Y%m%d-%H%M%S')}-{letters}"
     runs: list[RunDir] = []
     try:
-        for plan in plans:
-            runs.append(launch.create_run_dir(plan))
+        for each in checked:
+            runs.append(launch.create_run_dir(each))
             index.update_labels(runs[-1], tags=race)
     except LabError:
         for run in runs:

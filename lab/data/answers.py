@@ -10,38 +10,22 @@ becomes a piece of its own.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lab.data import rendering, stop_tokens, wording
-from lab.data.rendering import Message
+from lab.data import wording
+from lab.data.answer_turn import ANOTHER, AnswerTurn, Conversation, lost
+from lab.data.template_input import Message
 from lab.errors import LabError
-from lab.schema import quote, quoted
+from lab.schema import quote
 
 EXACT = 12  # answers up to which each is rendered under all turns before it
 WINDOW = 6  # answers that are rendered together in a longer chat
-ANCHORS = (24, 12, 6, 4)  # characters of a prompt that are looked for in a rendering
-OPENED = re.compile(r"<think>\s*\Z")
-ANOTHER = "Choose another template in data.template."
 
 SPLIT = (
     "conversations became an example for each answer: the chat template writes a turn differently "
     "once it is not the last"
-)
-APPENDED = "conversations have an answer behind which the template writes no end token; {} is added"
-PROMPTED = (
-    "conversations have an answer that does not begin as the prompt of asking does, which ends "
-    "with {}; set data.template_args (enable_thinking, say) if the template takes it"
-)
-MOVED = (
-    "conversations have an answer in front of which the template writes something else than it "
-    "asks with; it is learned behind the prompt of asking"
-)
-BUILT = (
-    "conversations have an answer that the template would not write as it is; it stands behind the "
-    "prompt of asking in its own words"
 )
 SPELLED = "conversations spell the control token {}, which the model reads as such"
 
@@ -55,142 +39,6 @@ class Piece:
     spans: tuple[tuple[int, int], ...]
     appends_end: bool = False
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class AnswerTurn:
-    """An answer in the text that ends with it; `is_built` from the prompt and its own words."""
-
-    text: str
-    start: int
-    end: int
-    appends_end: bool = False
-    notes: tuple[str, ...] = ()
-    is_built: bool = False
-
-
-class Conversation:
-    """The renderings of one chat."""
-
-    def __init__(self, tokenizer: Any, messages: list[Message], tools: Any = None) -> None:
-        self.tokenizer, self.messages = tokenizer, messages
-        self.tools = list(tools) if tools else None
-        self.stops = stop_tokens.spellings(tokenizer)
-        self.pattern = stop_tokens.control_pattern(tokenizer)
-        self._texts: dict[int, str] = {}
-
-    def text(self, count: int) -> str:
-        """The first `count` messages."""
-        if count not in self._texts:
-            self._texts[count] = rendering.render(
-                self.tokenizer, self.messages[:count], tools=self.tools
-            )
-        return self._texts[count]
-
-    def prompt(self, count: int) -> str:
-        """What the model is asked with behind the first `count` messages."""
-        return rendering.render(
-            self.tokenizer, self.messages[:count], to_answer=True, tools=self.tools
-        )
-
-    def answer(self, index: int) -> AnswerTurn:
-        """The answer in message `index`, under the prompt of asking. Raises LabError."""
-        message, text = self.messages[index], self.text(index + 1)
-        prompt = self._prompt_of(index, text)
-        notes: tuple[str, ...] = ()
-        start = len(prompt)
-        if not text.startswith(prompt):
-            start = wording.shared_length(prompt, text)
-            begun = wording.shared_length(prompt, self.text(index)) if index else 0
-            # what differs must be the generation prompt, not what stands before it
-            if start < begun:
-                return self._built(index, prompt, text)
-            first = wording.position(text, wording.parts_of(message), begun)
-            start = min(start, first if first >= 0 else start)
-            # and the text must be past the beginning of it
-            if self._heading(prompt[begun:]) in text[start : max(first, start)]:
-                return self._built(index, prompt, text)
-            notes = (PROMPTED.format(quoted(prompt[start:])),)
-        missing = wording.lost(message, text[start:])
-        if missing:
-            if missing <= {"thought", *rendering.THOUGHT_KEYS}:
-                return self._built(index, prompt, text, missing)
-            raise _lost(missing, message, index)
-        return self._ended(message, text, start, notes)
-
-    def _heading(self, opening: str) -> str:
-        """What a generation prompt begins with: its first control token, or a few characters."""
-        match = self.pattern.match(opening.lstrip())
-        return match[0] if match else opening.strip()[: ANCHORS[-1]] or "\0"
-
-    def _prompt_of(self, index: int, text: str) -> str:
-        if index:
-            return self.prompt(index)
-        try:
-            prompt = self.prompt(0)
-        except LabError:
-            prompt = ""
-        if prompt and text.startswith(prompt):
-            return prompt
-        # the assistant speaks first, and the template has no prompt for that
-        first = wording.position(text, wording.parts_of(self.messages[0]), 0)
-        return text[: max(first, 0)]
-
-    def _built(
-        self, index: int, prompt: str, text: str, missing: frozenset[str] = frozenset()
-    ) -> AnswerTurn:
-        """The prompt of asking, and behind it the answer: as the template writes it behind such a
-        prompt elsewhere, or in its own words."""
-        message = self.messages[index]
-        for size in ANCHORS if not missing else ():
-            anchor = prompt[-size:]
-            behind = text.rpartition(anchor)[2] if anchor and anchor in text else ""
-            if behind and not wording.lost(message, behind):
-                return self._ended(message, prompt + behind, len(prompt), (MOVED,), True)
-        if message.get("tool_calls"):
-            raise _lost(missing or frozenset({"tool_calls"}), message, index)
-        words = str(message.get("content") or "")
-        thought = rendering.thought_of(message)
-        if thought:
-            source = rendering.source_of(self.tokenizer, self.tools)
-            if "think>" not in source + prompt:
-                raise _lost(missing, message, index)
-            words = f"<think>\n{thought.strip()}\n</think>\n\n{words.lstrip()}"
-        if OPENED.search(prompt) and words.lstrip().startswith("<think>"):
-            words = words.lstrip().removeprefix("<think>").lstrip("\n")
-            prompt = prompt.rstrip() + "\n" if prompt.rstrip() == prompt else prompt
-        plain = wording.parts_of(message)[-1:] or [""]
-        behind = text[max(0, wording.end_position(text, plain[-1])) :]
-        end = self.pattern.match(behind.lstrip())
-        stop = end[0] if end and end[0] in self.stops else ""
-        whole = prompt + (words if stop else words.rstrip()) + stop
-        return AnswerTurn(
-            whole, len(prompt), len(whole), not stop, self._append_notes(not stop, (BUILT,)), True
-        )
-
-    def _ended(
-        self,
-        message: Message,
-        text: str,
-        start: int,
-        notes: tuple[str, ...] = (),
-        is_built: bool = False,
-    ) -> AnswerTurn:
-        """The answer from `start` to the first stop token behind its words."""
-        for match in self.pattern.finditer(text, start):
-            if match[0] in self.stops and not wording.lost(message, text[start : match.start()]):
-                return AnswerTurn(text, start, match.end(), False, notes, is_built)
-        content = str(message.get("content") or "")
-        blanks = content[len(content.rstrip()) :]
-        end = max(start, len(text.rstrip()))
-        if blanks and content.strip() and text.startswith(blanks, end):
-            end += len(blanks)
-        return AnswerTurn(text, start, end, True, self._append_notes(True, notes), is_built)
-
-    def _append_notes(self, appends: bool, notes: tuple[str, ...]) -> tuple[str, ...]:
-        if not appends:
-            return notes
-        return (*notes, APPENDED.format(quote(str(self.tokenizer.eos_token))))
 
 
 def pieces(
@@ -265,7 +113,7 @@ def _together(chat: Conversation, answers: list[AnswerTurn], learned: list[int])
             spans.append((answer.start, answer.end))
         elif text.startswith(end, answer.end):
             spans.append((answer.start, answer.end + len(end)))
-            notes = [note for note in notes if note not in chat._append_notes(True, ())]
+            notes = [note for note in notes if note not in chat.end_notes(True)]
         elif index == len(chat.messages) - 1:
             spans.append((answer.start, answer.end))
             text, appends = text[: answer.end], True
@@ -328,8 +176,10 @@ def _by_windows(chat: Conversation, learned: list[int]) -> Piece | None:
     if appends and all_answers[-1] == len(messages) - 1:
         text = text[: spans[all_answers[-1]][1]]
     _check_others(text, messages, chat)
-    kept = tuple(spans[index] for index in learned)
-    return Piece(text, kept, appends and all_answers[-1] in learned, tuple(dict.fromkeys(notes)))
+    learned_spans = tuple(spans[index] for index in learned)
+    return Piece(
+        text, learned_spans, appends and all_answers[-1] in learned, tuple(dict.fromkeys(notes))
+    )
 
 
 def _opening_before(messages: list[Message], opening: str, index: int) -> int:
@@ -340,22 +190,6 @@ def _opening_before(messages: list[Message], opening: str, index: int) -> int:
             return index
         index -= 1
     return 0
-
-
-def _lost(missing: frozenset[str], message: Message, index: int) -> LabError:
-    keys = sorted(missing - {"content", "thought"})
-    if keys:
-        return LabError(
-            f"The chat template leaves out '{keys[0]}' of turn {index + 1}.",
-            f"{ANOTHER[:-1]}, or remove the key from the row.",
-        )
-    if missing == {"thought"}:
-        return LabError(f"The chat template leaves out the thought of turn {index + 1}.", ANOTHER)
-    return LabError(
-        f"The chat template changes or leaves out the words of turn {index + 1} "
-        f"({message['role']}): {quoted(str(message.get('content', '')))}.",
-        ANOTHER,
-    )
 
 
 def _check_others(text: str, messages: list[Message], chat: Conversation) -> None:
@@ -372,7 +206,7 @@ def _check_others(text: str, messages: list[Message], chat: Conversation) -> Non
         if at >= 0:
             cursor = at + len(words)
         elif words not in squeezed and not wording.is_written(content, text, squeezed):
-            raise _lost(frozenset({"content"}), message, index)
+            raise lost(frozenset({"content"}), message, index)
     for tool in chat.tools or []:
         function = tool.get("function", tool) if isinstance(tool, dict) else {}
         name = function.get("name") if isinstance(function, dict) else None

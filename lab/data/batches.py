@@ -74,17 +74,19 @@ class SequenceDataset(Sequence[TokenSequence]):
     def __getitem__(self, place: slice) -> list[TokenSequence]: ...
     def __getitem__(self, place: int | slice) -> TokenSequence | list[TokenSequence]:
         if isinstance(place, slice):
-            return [self[one] for one in range(*place.indices(len(self)))]
-        group = [self.tokens[one] for one in self.groups[place]]
+            return [self[index] for index in range(*place.indices(len(self)))]
+        group = [self.tokens[index] for index in self.groups[place]]
         if len(group) == 1:
-            (one,) = group
-            return TokenSequence(one.ids, one.labels, (len(one.ids),), (one.record_number,))
+            (sequence,) = group
+            return TokenSequence(
+                sequence.ids, sequence.labels, (len(sequence.ids),), (sequence.record_number,)
+            )
         return TokenSequence(
-            [token for one in group for token in one.ids],
+            [token for sequence in group for token in sequence.ids],
             # the first token of each sequence is never predicted from the one before it
-            [label for one in group for label in (IGNORE_INDEX, *one.labels[1:])],
-            tuple(len(one.ids) for one in group),
-            tuple(one.record_number for one in group),
+            [label for sequence in group for label in (IGNORE_INDEX, *sequence.labels[1:])],
+            tuple(len(sequence.ids) for sequence in group),
+            tuple(sequence.record_number for sequence in group),
         )
 
     @property
@@ -97,7 +99,9 @@ class SequenceDataset(Sequence[TokenSequence]):
         """(tokens, tokens that the loss counts) of all rows."""
         stored = getattr(self.tokens, "learned", None)
         learned = (
-            np.array([one.num_loss_tokens for one in self.tokens]) if stored is None else stored
+            np.array([sequence.num_loss_tokens for sequence in self.tokens])
+            if stored is None
+            else stored
         )
         places = [place for group in self.groups for place in group]
         return int(lengths_of(self.tokens)[places].sum()), int(learned[places].sum())
@@ -106,7 +110,7 @@ class SequenceDataset(Sequence[TokenSequence]):
 def lengths_of(tokens: Sequence[TokenizedExample]) -> np.ndarray:
     """(N,) tokens of each sequence, without reading those that are stored."""
     stored = getattr(tokens, "lengths", None)
-    return np.array([len(one.ids) for one in tokens]) if stored is None else stored
+    return np.array([len(sequence.ids) for sequence in tokens]) if stored is None else stored
 
 
 def single_rows(

@@ -43,12 +43,12 @@ class Dataset:
 def built_in() -> list[Dataset]:
     """Every dataset with a card, by name."""
     folder = ASSETS / "datasets"
-    found = []
+    datasets = []
     for path in sorted(folder.glob("*.json")):
         card = read_object(path)
         if card and "file" in card:
-            found.append(Dataset(f"builtin:{path.stem}", folder / card["file"], card))
-    return found
+            datasets.append(Dataset(f"builtin:{path.stem}", folder / card["file"], card))
+    return datasets
 
 
 def resolve(dataset_id: str) -> Dataset:

@@ -227,9 +227,9 @@ def _tokens(piece: answers.Piece, tokenizer: Any) -> tuple[list[int], list[tuple
     """
 
     def coded(text: str, shift: int) -> tuple[list[int], list[tuple[int, int]]]:
-        found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        offsets = [(start + shift, end + shift) for start, end in found["offset_mapping"]]
-        return list(found["input_ids"]), offsets
+        encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        offsets = [(start + shift, end + shift) for start, end in encoding["offset_mapping"]]
+        return list(encoding["input_ids"]), offsets
 
     ids, offsets = coded(piece.text, 0)
     starts = [start for start, _ in piece.spans]

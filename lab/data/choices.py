@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from lab.data.lines import BadRow
@@ -55,8 +56,9 @@ def lettered(choices: Any, answer: Any, name: str) -> tuple[str, str]:
 
 
 def number_as_text(value: Any) -> Any:
-    """A whole number as text; other values as they are. Raises BadRow for thousands of digits."""
-    if not isinstance(value, int):
+    """A number as text; other values as they are. Raises BadRow for thousands of digits."""
+    is_number = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+    if not is_number:
         return value
     try:
         return str(value)

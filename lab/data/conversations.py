@@ -14,34 +14,14 @@ from typing import Any
 
 from lab.data.lines import BadRow
 from lab.data.record_keys import is_empty, media_of, unused
+from lab.data.turns import CONTENT_KEYS, ROLE_KEYS, ROLES, from_text, turns_of
 from lab.schema import quote, quoted
 
 Message = dict[str, Any]
 Fill = Callable[[Any, str], str]  # (text, name of its key) → text; raises BadRow
 
-ROLES = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "human": "user",
-    "prompter": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "model": "assistant",
-    "bot": "assistant",
-    "function_call": "assistant",  # its content is the call
-    "tool_call": "assistant",
-    "tool": "tool",
-    "function": "tool",
-    "observation": "tool",
-    "tool_response": "tool",
-    "function_response": "tool",
-    "ipython": "tool",
-}
 CALLS = ("function_call", "tool_call")
 TALKS = ("messages", "conversations", "conversation")
-ROLE_KEYS, CONTENT_KEYS = ("role", "from"), ("content", "value")
 THOUGHTS = {"reasoning_content": "reasoning_content", "thinking": "thinking",
             "reasoning": "reasoning_content", "thought": "reasoning_content"}  # fmt: skip
 ARGUMENTS = ("arguments", "parameters", "input")
@@ -55,8 +35,11 @@ WORDS = {"true": True, "1": True, "1.0": True, "yes": True, "false": False, "0":
          "0.0": False, "no": False}  # fmt: skip
 
 
-def messages_of(turns: Any, fill: Fill, notes: list[str]) -> list[Message]:
-    """The messages of a list of turns. Raises BadRow that names the turn."""
+def messages_of(
+    turns: Any, fill: Fill, notes: list[str], column: str = "messages"
+) -> list[Message]:
+    """The messages of the turns that stand in a column. Raises BadRow that names the turn."""
+    turns = turns_of(turns, column, notes)
     if not isinstance(turns, list) or not turns:
         raise BadRow("has no messages")
     messages: list[Message] = []
@@ -67,8 +50,6 @@ def messages_of(turns: Any, fill: Fill, notes: list[str]) -> list[Message]:
         role = ROLES.get(name.strip().lower()) if isinstance(name, str) else None
         if role is None:
             raise BadRow(f"message {number} has the role {quoted(name)}; use {', '.join(ROLES)}")
-        if role == "system" and messages:
-            raise BadRow(f"message {number} is a system turn; only the first may be one")
         try:
             messages.append(_message(turn, role, str(name).strip().lower(), fill, notes))
         except BadRow as reason:
@@ -96,10 +77,13 @@ def _message(turn: dict[str, Any], role: str, name: str, fill: Fill, notes: list
     for key in LINKS:
         if isinstance(turn.get(key), str) and turn[key]:
             message[key] = fill(turn[key], key)
-    if is_learned(turn, read) is False:
+    verdict = is_learned(turn, read)
+    if verdict is False:
         message["learn"] = False
         if role == "assistant":
             notes.append(MARKED)
+    elif verdict and role != "assistant" and "weight" not in turn:
+        notes.append(f"turns of the {role} are marked as learned; only answers are")
     notes.extend(unused(turn, read, "a message"))
     return message
 
@@ -163,7 +147,7 @@ def tool_calls(value: Any, fill: Fill) -> list[dict[str, Any]]:
     calls = [calls] if isinstance(calls, dict) else calls
     if not isinstance(calls, list) or not calls or not all(isinstance(c, dict) for c in calls):
         raise BadRow(f"'tool_calls' is {quoted(value)}, not a list of calls")
-    made = []
+    written = []
     for call in checked(calls, "tool_calls"):
         function = call.get("function", call)
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
@@ -174,14 +158,14 @@ def tool_calls(value: Any, fill: Fill) -> list[dict[str, Any]]:
                 parsed = from_text(arguments, "arguments")
                 arguments = parsed if isinstance(parsed, dict) else arguments
         checked(arguments, "arguments")
-        made.append(
+        written.append(
             {
                 **({"id": call["id"]} if isinstance(call.get("id"), str) else {}),
                 "type": "function",
                 "function": {"name": function["name"], "arguments": arguments},
             }
         )
-    return [_filled(call, fill) for call in made]
+    return [_filled(call, fill) for call in written]
 
 
 def tools_of(value: Any, fill: Fill) -> list[dict[str, Any]]:
@@ -194,16 +178,6 @@ def tools_of(value: Any, fill: Fill) -> list[dict[str, Any]]:
         _filled(tool if "function" in tool else {"type": "function", "function": tool}, fill)
         for tool in checked(tools, "tools")
     ]
-
-
-def from_text(value: Any, name: str) -> Any:
-    """A list or an object, which may be written as JSON in a text. Raises BadRow."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        raise BadRow(f"'{name}' is {quoted(value)}, which is not JSON") from None
 
 
 def checked(value: Any, name: str) -> Any:
@@ -269,15 +243,6 @@ def pairs_of(history: Any, fill: Fill, notes: list[str]) -> list[Message]:
         for role, text in zip(("user", "assistant"), texts, strict=True):
             messages.append({"role": role, "content": fill(text, "history")})
     return messages
-
-
-def is_talk(value: Any) -> bool:
-    """Whether this is a list of turns with roles."""
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(isinstance(turn, dict) and ("role" in turn or "from" in turn) for turn in value)
-    )
 
 
 def words(message: Message) -> str:

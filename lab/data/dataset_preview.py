@@ -58,20 +58,20 @@ def look(value: Any, most: int = MOST) -> dict[str, Any]:
         chat_template.set_up_template(tokenizer, data)
     system_prompt = prepare.system_prompt_of(spec, dataset)
     with stage("rows"):
-        found = ExampleReader(dataset.path, prepare.reading_of(data, dataset))
-        sample, is_whole, trouble = _read(found, most)
+        reader = ExampleReader(dataset.path, prepare.reading_of(data, dataset))
+        sample, is_whole, trouble = _read(reader, most)
     with stage("template"):
-        sequences, is_cut = _tokenized(found, sample.examples, tokenizer, system_prompt, data)
+        sequences, is_cut = _tokenized(reader, sample.examples, tokenizer, system_prompt, data)
     is_whole = is_whole and not is_cut
     examples, shares = sample.examples[: len(sequences)], sample.shares[: len(sequences)]
-    usable = [place for place, made in enumerate(sequences) if made]
+    usable = [place for place, pieces in enumerate(sequences) if pieces]
     if not usable:
         raise LabError(
-            f"No row of '{dataset.id}' can be used: {found.invalid_summary() or trouble}.",
+            f"No row of '{dataset.id}' can be used: {reader.invalid_summary() or trouble}.",
             "Name the right columns, or choose another template.",
         )
     _, held = batches.split_indices(len(examples), data.eval_fraction)
-    flat = [one for place in usable for one in sequences[place]]
+    flat = [sequence for place in usable for sequence in sequences[place]]
     texts = [_words(example) for example in examples]
     with stage("compare"):
         twins = duplicates.find_duplicates(texts)
@@ -86,14 +86,14 @@ def look(value: Any, most: int = MOST) -> dict[str, Any]:
         "system_prompt": system_prompt,
         "examples": len(examples),
         "is_whole": is_whole,
-        "bytes": found.size,
-        "has_chats": found.has_chats,
+        "bytes": reader.size,
+        "has_chats": reader.has_chats,
         "template": {
             "has_own": has_own,
             "name": data.template,
-            "end_token": _end_token(tokenizer, found.has_chats),
+            "end_token": _end_token(tokenizer, reader.has_chats),
             "pad_token": tokenizer.pad_token,
-            "injects": _injected(tokenizer, system_prompt) if found.has_chats else "",
+            "injects": _injected(tokenizer, system_prompt) if reader.has_chats else "",
             "notes": notes.lines(),
         },
         "rows": [
@@ -104,12 +104,12 @@ def look(value: Any, most: int = MOST) -> dict[str, Any]:
         "packed": _packed(flat, data.max_length) if can_pack else [],
         "lengths": _lengths(examples, shares, sequences),
         "counts": {
-            "truncated": sum(one.truncated for one in flat),
-            "dropped": sum(not one.num_loss_tokens for one in flat),
-            "bad": found.num_invalid,
+            "truncated": sum(sequence.truncated for sequence in flat),
+            "dropped": sum(not sequence.num_loss_tokens for sequence in flat),
+            "bad": reader.num_invalid,
             "held_out": len(held),
-            "tokens": sum(len(one.ids) for one in flat),
-            "counted": sum(one.num_loss_tokens for one in flat),
+            "tokens": sum(len(sequence.ids) for sequence in flat),
+            "counted": sum(sequence.num_loss_tokens for sequence in flat),
             "exact": len(twins.exact),
             "near": len(twins.near),
             "leaks": len(leaks),
@@ -118,38 +118,38 @@ def look(value: Any, most: int = MOST) -> dict[str, Any]:
         "leaks": [_pair(examples, texts, pair) for pair in leaks[:20]],
         "bad": [
             {"reason": group.text, "rows": group.count, "first row": group.row}
-            for group in found.reasons.groups[:50]
+            for group in reader.reasons.groups[:50]
         ],
-        "notes": found.notes(),
+        "notes": reader.notes(),
         "waste": _waste(flat, spec),
     }
 
 
-def _read(found: ExampleReader, most: int) -> tuple[Sample, bool, str]:
+def _read(reader: ExampleReader, most: int) -> tuple[Sample, bool, str]:
     """The first examples; bad rows are counted, not raised: the page shows them."""
     sample = Sample(most, CHARACTERS * most)
-    found.end_after(SECONDS)
+    reader.end_after(SECONDS)
     try:
-        for example in found:
+        for example in reader:
             sample.add(example)
             if sample.is_full:
                 return sample, False, ""
     except LabError as error:
         if not sample.examples:
             raise
-        return sample, found.is_whole, str(error)
-    return sample, found.is_whole, ""
+        return sample, reader.is_whole, str(error)
+    return sample, reader.is_whole, ""
 
 
 def _tokenized(
-    found: ExampleReader,
+    reader: ExampleReader,
     examples: list[Example],
     tokenizer: Any,
     system_prompt: str,
     data: DataSpec,
 ) -> tuple[list[list[TokenizedExample]], bool]:
     """The pieces of each example, and whether time ended before the last; none, and a reason in
-    `found`, for an example that cannot be rendered."""
+    `reader`, for an example that cannot be rendered."""
     sequences: list[list[TokenizedExample]] = []
     end = time.monotonic() + TOKENISE_S
     for example in examples:
@@ -162,7 +162,7 @@ def _tokenized(
         except chat_template.TemplateUnusable:
             raise
         except LabError as error:
-            found.reject(example.row, str(error))
+            reader.reject(example.row, str(error))
             pieces = []
         sequences.append(pieces)
     return sequences, False
@@ -218,21 +218,21 @@ def _injected(tokenizer: Any, system_prompt: str) -> str:
 
 
 def _lengths(
-    examples: list[Example], shares: list[float], made: list[list[TokenizedExample]]
+    examples: list[Example], shares: list[float], tokenized: list[list[TokenizedExample]]
 ) -> list[int]:
     """Tokens of each row before anything is cut. Those of a row that was too long to look at as a
     whole follow from its share."""
     lengths: list[int] = []
-    for example, share, sequences in zip(examples, shares, made, strict=True):
+    for example, share, sequences in zip(examples, shares, tokenized, strict=True):
         if example.messages:
-            lengths.extend(round(one.full_length * share) for one in sequences)
+            lengths.extend(round(sequence.full_length * share) for sequence in sequences)
         elif sequences:
-            lengths.append(round(sum(len(one.ids) for one in sequences) * share))
+            lengths.append(round(sum(len(sequence.ids) for sequence in sequences) * share))
     return lengths
 
 
 def _packed(flat: list[TokenizedExample], length: int) -> list[dict[str, Any]]:
-    rows = batches.packed_rows([one for one in flat if one.num_loss_tokens], length)
+    rows = batches.packed_rows([sequence for sequence in flat if sequence.num_loss_tokens], length)
     return [
         {"lengths": list(row.lengths), "sources": list(row.sources), "length": row.tokens}
         for row in rows[:PACKED]
@@ -241,7 +241,7 @@ def _packed(flat: list[TokenizedExample], length: int) -> list[dict[str, Any]]:
 
 def _waste(flat: list[TokenizedExample], spec: RunSpec) -> dict[str, float]:
     """Share of each batch that is padding: rows in their shuffled order, in buckets, packed."""
-    useful = [one for one in flat if one.num_loss_tokens]
+    useful = [sequence for sequence in flat if sequence.num_loss_tokens]
     if not useful:
         return {}
     size, seed = spec.train.batch_size, spec.train.seed

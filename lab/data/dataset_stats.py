@@ -11,6 +11,7 @@ from lab import methods
 from lab.data import catalog as datasets
 from lab.data import chat_template, example_reader, prepare
 from lab.errors import LabError
+from lab.forecasts import DatasetStats
 from lab.schema import quote
 from lab.spec import RunSpec
 from lab.spec_sections import DataSpec
@@ -24,57 +25,59 @@ TOKENISE_S = 4.0
 SECOND = 20  # rows that are read of a further file
 
 
-def facts_of(spec: RunSpec, tokenizer: Any) -> dict[str, Any]:
+def dataset_stats(spec: RunSpec, tokenizer: Any) -> DatasetStats:
     """Whether the data can be used, and what it is. Rows are read for READ_S seconds at most, a
     sample is rendered; the worker reads all of them."""
     data = spec.data
     dataset = datasets.resolve(data.dataset)
     with stage("rows"):
-        found = example_reader.ExampleReader(dataset.path, prepare.reading_of(data, dataset))
-        sample = _read(found)
-    prepare.check_objective(data, found.has_chats, dataset)
+        reader = example_reader.ExampleReader(dataset.path, prepare.reading_of(data, dataset))
+        sample = _read(reader)
+    prepare.check_objective(data, reader.has_chats, dataset)
     if data.general_mix and data.general_set != "base":
         _check_further("data.general_set", data.general_set, prepare.plainly(data))
     if data.held_out is not None:
         _check_further("data.held_out", data.held_out, data)
     system_prompt = prepare.system_prompt_of(spec, dataset)
-    size = found.size
+    size = reader.size
     count = (
-        found.num_valid
-        if found.is_whole
-        else round(found.num_valid * size / max(1, found.bytes_read))
+        reader.num_valid
+        if reader.is_whole
+        else round(reader.num_valid * size / max(1, reader.bytes_read))
     )
-    facts = {
-        "dataset": dataset.id,
-        "system_prompt": system_prompt,
-        "examples": count,
-        "examples_read": found.num_valid,
-        "bytes": size,
-        "has_chats": found.has_chats,
-        "warnings": _warnings(spec, found, sample.examples),
-    }
+    stats = DatasetStats(
+        dataset=dataset.id,
+        system_prompt=system_prompt,
+        examples=count,
+        examples_read=reader.num_valid,
+        bytes=size,
+        has_chats=reader.has_chats,
+        warnings=tuple(_warnings(spec, reader, sample.examples)),
+    )
     if tokenizer is None:
-        return facts
+        return stats
     with stage("template"):
         chat_template.set_up_template(tokenizer, data)
-        pieces, sequences = _tokenised(found, sample, tokenizer, data, system_prompt)
+        pieces, sequences = _tokenised(reader, sample, tokenizer, data, system_prompt)
     if not any(piece.num_loss_tokens for piece in pieces):
         raise LabError(
             f"None of the first {len(sequences)} rows of '{dataset.id}' has a token to learn from "
             f"within {data.max_length} tokens.",
             "Raise data.max_length, or set data.loss_on to all.",
         )
-    facts["tokens_per_row"] = sum(len(piece.ids) for piece in pieces) / len(pieces)
-    facts["sequences_per_example"] = sum(sequences) / len(sequences)
-    facts["loss_tokens_per_row"] = sum(piece.num_loss_tokens for piece in pieces) / len(pieces)
-    return facts
+    return replace(
+        stats,
+        tokens_per_row=sum(len(piece.ids) for piece in pieces) / len(pieces),
+        sequences_per_example=sum(sequences) / len(sequences),
+        loss_tokens_per_row=sum(piece.num_loss_tokens for piece in pieces) / len(pieces),
+    )
 
 
-def _read(found: example_reader.ExampleReader) -> example_reader.Sample:
+def _read(reader: example_reader.ExampleReader) -> example_reader.Sample:
     """The first examples; the others are counted, as far as READ_S seconds reach."""
     sample = example_reader.Sample(SAMPLE, CHARACTERS)
-    found.end_after(READ_S)
-    for example in found:
+    reader.end_after(READ_S)
+    for example in reader:
         if not sample.is_full:
             sample.add(example)
     return sample
@@ -84,18 +87,18 @@ def _check_further(field: str, dataset_id: str, data: DataSpec) -> None:
     """Raise LabError if a further file of the run cannot be read, or its first rows not be used."""
     try:
         dataset = datasets.resolve(dataset_id)
-        found = example_reader.ExampleReader(
+        reader = example_reader.ExampleReader(
             dataset.path, replace(prepare.reading_of(data, dataset), limit=SECOND)
         )
-        found.end_after(READ_S)
-        for _ in found:
+        reader.end_after(READ_S)
+        for _ in reader:
             pass
     except LabError as error:
         raise LabError(f"{field}: {error.message}", error.hint) from None
 
 
 def _tokenised(
-    found: example_reader.ExampleReader,
+    reader: example_reader.ExampleReader,
     sample: example_reader.Sample,
     tokenizer: Any,
     data: DataSpec,
@@ -108,61 +111,61 @@ def _tokenised(
     end = time.monotonic() + TOKENISE_S
     for example, share in zip(sample.examples, sample.shares, strict=True):
         try:
-            made = chat_template.tokenize(
+            sequences = chat_template.tokenize(
                 example, tokenizer, system_prompt, data.loss_on, data.max_length, data.truncation
             )
         except chat_template.TemplateUnusable:
             raise
         except LabError as error:
-            found.reject(example.row, str(error))
+            reader.reject(example.row, str(error))
             continue
-        pieces.extend(made)
-        counts.append(len(made) if example.messages else len(made) * share)
+        pieces.extend(sequences)
+        counts.append(len(sequences) if example.messages else len(sequences) * share)
         if time.monotonic() > end:
             break
-    found.finish()
+    reader.finish()
     if not counts:
         raise LabError(
-            f"None of the first {len(sample.examples)} rows of '{quote(str(found.path))}' can be "
-            f"used: {found.invalid_summary()}.",
+            f"None of the first {len(sample.examples)} rows of '{quote(str(reader.path))}' can be "
+            f"used: {reader.invalid_summary()}.",
             "Choose another template, or correct these rows.",
         )
     return pieces, counts
 
 
 def _warnings(
-    spec: RunSpec, found: example_reader.ExampleReader, sample: list[example_reader.Example]
+    spec: RunSpec, reader: example_reader.ExampleReader, sample: list[example_reader.Example]
 ) -> list[str]:
     """What a person should know before the run starts, and may well want."""
-    told = found.notes()
-    if found.num_invalid:
-        told.append(
-            f"{found.num_invalid} rows cannot be used and are skipped: {found.invalid_summary()}."
+    warnings = reader.notes()
+    if reader.num_invalid:
+        warnings.append(
+            f"{reader.num_invalid} rows cannot be used and are skipped: {reader.invalid_summary()}."
         )
     open_slots = _open_slots(sample)
     if open_slots:
-        told.append(
+        warnings.append(
             f"Rows hold slots such as {{{{{open_slots[0]}}}}}. Fill them in data.slots, unless the "
             "model is to write them."
         )
     method = methods.get(spec.method["name"])
-    if not found.has_chats and not method.saves_whole_model:
-        told.append(
+    if not reader.has_chats and not method.saves_whole_model:
+        warnings.append(
             f"{method.title} for continued pretraining: a small update takes up little new "
             "knowledge (claim C25). Full fine-tuning learns raw text better, if it fits."
         )
-    if not found.has_chats and not spec.data.general_mix:
-        told.append(
+    if not reader.has_chats and not spec.data.general_mix:
+        warnings.append(
             "Continued pretraining without general text: the model may forget (claim C14). Set "
             "data.general_mix to 0.05 or 0.1."
         )
-    return told
+    return warnings
 
 
 def _open_slots(sample: list[example_reader.Example]) -> list[str]:
     """Names of {{slots}} that stand in a tenth of the answers or more."""
     answers = [example.messages[-1]["content"] for example in sample if example.messages]
-    found = [SLOT.findall(answer) for answer in answers]
-    if sum(map(bool, found)) < max(1, len(answers) / 10):
+    slots = [SLOT.findall(answer) for answer in answers]
+    if sum(map(bool, slots)) < max(1, len(answers) / 10):
         return []
-    return sorted({name for names in found for name in names})
+    return sorted({name for names in slots for name in names})

@@ -52,7 +52,7 @@ def find_duplicates(texts: Sequence[str]) -> DuplicatePairs:
     if len(alone) < 2:
         return DuplicatePairs(exact, [])
     signatures = _signatures([plain[place] for place in alone])
-    near = [(alone[one], alone[other], share) for one, other, share in _similar(signatures)]
+    near = [(alone[first], alone[other], share) for first, other, share in _similar(signatures)]
     return DuplicatePairs(exact, near)
 
 
@@ -62,14 +62,14 @@ def _signatures(texts: list[str]) -> np.ndarray:
     factors = chance.integers(1, 2**63, PERMUTATIONS, dtype=np.uint64) | np.uint64(1)
     shifts = chance.integers(0, 2**63, PERMUTATIONS, dtype=np.uint64)
     powers = np.uint64(1099511628211) ** np.arange(WIDTH, dtype=np.uint64)
-    made = np.empty((len(texts), PERMUTATIONS), np.uint32)
+    signatures = np.empty((len(texts), PERMUTATIONS), np.uint32)
     for number, text in enumerate(texts):
         data = np.frombuffer(text.encode()[:LONGEST].ljust(WIDTH), np.uint8).astype(np.uint64)
         runs = np.lib.stride_tricks.sliding_window_view(data, WIDTH)
         hashes = np.unique((runs * powers).sum(1, dtype=np.uint64))
         mixed = (hashes[:, None] * factors + shifts) >> np.uint64(32)
-        made[number] = mixed.min(0)
-    return made
+        signatures[number] = mixed.min(0)
+    return signatures
 
 
 def _similar(signatures: np.ndarray) -> list[tuple[int, int, float]]:

@@ -76,20 +76,20 @@ class ExampleReader:
             try:
                 if isinstance(value, BadRow):
                     raise value
-                made = examples.example(row, value, self.reading)
-                self._compare(made)
+                example = examples.example(row, value, self.reading)
+                self._compare(example)
             except BadRow as reason:
                 self.refuse(row, str(reason))
                 continue
             self.num_valid += 1
-            for note in made.notes:
+            for note in example.notes:
                 self.noted.add(row, note)
-            yield made
+            yield example
         self.finish()
 
-    def _compare(self, made: Example) -> None:
+    def _compare(self, example: Example) -> None:
         """Chats and plain text in one file are a mistake: they are trained in different ways."""
-        kind = "a chat" if made.messages else "plain text"
+        kind = "a chat" if example.messages else "plain text"
         self._kind = self._kind or kind
         if kind != self._kind:
             raise BadRow(f"is {kind}, and the rows before it are {self._kind}")

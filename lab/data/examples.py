@@ -7,7 +7,7 @@ from typing import Any
 
 from lab.data import conversations
 from lab.data.choices import lettered, number_as_text
-from lab.data.conversations import ROLES, Message
+from lab.data.conversations import Message
 from lab.data.formats import (
     ADDED,
     FORMATS,
@@ -20,6 +20,7 @@ from lab.data.formats import (
 from lab.data.lines import BadRow
 from lab.data.placeholders import Slots, filled_text
 from lab.data.record_keys import folded, is_empty, unused
+from lab.data.turns import ROLE_KEYS, ROLES, dialogue, is_talk
 from lab.schema import quote, quoted
 
 
@@ -48,6 +49,12 @@ def example(row: int, value: Any, reading: ReadOptions) -> Example:
             raise BadRow("is marked as not to be learned, and is plain text: nothing is left")
         record.read.add("goes_on")
         text = record.text("text")
+        if dialogue(text):
+            record.remarks.append(
+                f"'{quote(record.name('text'))}' spells turns (Human:, Assistant:) and is learned "
+                f'as plain text; set data.columns to {{"messages": '
+                f'"{quote(record.name("text"))}"}} to learn the answers'
+            )
         return Example(row, text=text, goes_on=bool(value.get("goes_on")), notes=record.notes())
     messages = record.messages()
     if reading.learns_all and any(message.get("learn") is False for message in messages):
@@ -66,15 +73,15 @@ class _Record:
         self.where = columns_of(value, form, reading.columns)
         self.slots = Slots(reading.slots)
         self.read: set[Any] = set(reading.ignored)
-        self.said: list[str] = []
+        self.remarks: list[str] = []
         for part, column in self.where.items():
             known = FORMATS[form][part]
             if column not in known and folded(column) in known and part not in reading.columns:
-                self.said.append(f"column '{quote(column)}' is read as '{folded(column)}'")
+                self.remarks.append(f"column '{quote(column)}' is read as '{folded(column)}'")
 
     def notes(self) -> tuple[str, ...]:
         """What is to be noted, each once."""
-        return tuple(dict.fromkeys([*self.said, *unused(self.value, self.read)]))
+        return tuple(dict.fromkeys([*self.remarks, *unused(self.value, self.read)]))
 
     def name(self, part: str) -> str:
         return self.where.get(part) or FORMATS[self.form][part][0]
@@ -85,19 +92,19 @@ class _Record:
         if name in self.value:
             self.read.add(name)
             return self.value[name]
-        found: Any = self.value
+        inner: Any = self.value
         for depth, key in enumerate(name.split(".")):
-            if isinstance(found, list) and _number(key) < len(found):
-                found = found[_number(key)]
-            elif isinstance(found, dict) and key in found:
-                found = found[key]
+            if isinstance(inner, list) and _number(key) < len(inner):
+                inner = inner[_number(key)]
+            elif isinstance(inner, dict) and key in inner:
+                inner = inner[key]
             elif depth == 0 and (alike := self._alike(key)) is not None:
-                key, found = alike, self.value[alike]
+                key, inner = alike, self.value[alike]
             else:
                 raise BadRow(f"has no '{quote(name)}'")
             if depth == 0:
                 self.read.add(key)
-        return found
+        return inner
 
     def _alike(self, name: str) -> str | None:
         return next((key for key in self.value if folded(key) == folded(name)), None)
@@ -124,11 +131,13 @@ class _Record:
             "preference": self._preferred,
         }.get(self.form, self._pair)()
         if self.has_part("system"):
-            talk = self._with_system(talk, self.text("system"))
+            talk = self._with_system(talk, self._system_text())
+        if self.has_part("thought"):
+            self._add_thought(talk)
         if not any(message["role"] == "assistant" for message in talk):
             raise BadRow("has no assistant turn to learn from")
         if self._is_excluded():
-            self.said.append(conversations.MARKED)
+            self.remarks.append(conversations.MARKED)
             talk = [
                 message | {"learn": False} if message["role"] == "assistant" else message
                 for message in talk
@@ -138,12 +147,11 @@ class _Record:
     def has_part(self, part: str) -> bool:
         return part in FORMATS[self.form] and self.has(part)
 
-    def _messages_of(self, turns: Any) -> list[Message]:
-        return conversations.messages_of(turns, self.fill, self.said)
+    def _messages_of(self, turns: Any, column: str = "messages") -> list[Message]:
+        return conversations.messages_of(turns, self.fill, self.remarks, column)
 
     def _talk(self) -> list[Message]:
-        turns = self.at("messages")
-        return self._messages_of(conversations.from_text(turns, self.name("messages")))
+        return self._messages_of(self.at("messages"), self.name("messages"))
 
     def _pair(self) -> list[Message]:
         prompt = self._side("prompt", "user")
@@ -157,19 +165,21 @@ class _Record:
             prompt[-1]["content"] = f"{prompt[-1]['content']}\n\n{more}"
         if not self.has_part("history"):
             return prompt
-        history = conversations.pairs_of(self.at("history"), self.fill, self.said)
+        history = conversations.pairs_of(self.at("history"), self.fill, self.remarks)
         is_led = prompt[0]["role"] == "system"
         return [prompt[0], *history, *prompt[1:]] if is_led else [*history, *prompt]
 
     def _side(self, part: str, role: str) -> list[Message]:
         """One side of a pair: a text, or messages."""
         value = self.at(part)
-        if isinstance(value, dict) and set(value) & {"role", "from"}:
+        if isinstance(value, dict) and set(value) & set(ROLE_KEYS):
             value = [value]
-        if conversations.is_talk(value):
+        if is_talk(value):
             return self._messages_of(value)
-        if self.form == "labels" and not isinstance(value, bool):
-            value = number_as_text(value)  # a class by number
+        if self.form == "preference" and isinstance(value, str) and (turns := dialogue(value)):
+            return self._messages_of(turns)
+        if not isinstance(value, (bool, str)):
+            value = number_as_text(value)  # a class, or the result of a sum
         return [{"role": role, "content": self.fill(value, self.name(part))}]
 
     def _preferred(self) -> list[Message]:
@@ -200,6 +210,24 @@ class _Record:
             {"role": "assistant", "content": right},
         ]
 
+    def _system_text(self) -> str:
+        """The system prompt of a record: a text, or parts that hold one."""
+        value = self.at("system")
+        if isinstance(value, dict):
+            value = value.get("parts", value.get("content", value.get("text", value)))
+        name = self.name("system")
+        return conversations.text_of_parts(value, name, {}, self.fill, self.remarks)
+
+    def _add_thought(self, talk: list[Message]) -> None:
+        """Put the thought of a record before its last answer. Raises BadRow."""
+        answer = next((m for m in reversed(talk) if m["role"] == "assistant"), None)
+        if answer is not None:
+            if "reasoning_content" in answer or "thinking" in answer:
+                raise BadRow(
+                    f"has a thought in its answer, and one in '{quote(self.name('thought'))}'"
+                )
+            answer["reasoning_content"] = self.text("thought")
+
     def _with_system(self, talk: list[Message], system: str) -> list[Message]:
         if talk[0]["role"] != "system":
             return [{"role": "system", "content": system}, *talk]
@@ -221,7 +249,7 @@ class _Record:
                 continue
             self.read.add(name)
             is_excluded = is_excluded or not is_good
-            self.said.append(
+            self.remarks.append(
                 f"'{quote(name)}' says good or bad: bad answers are not learned, good ones as any "
                 "other; what a comparison of both would teach is lost"
             )
@@ -237,7 +265,9 @@ def best_path(root: Any) -> list[dict[str, Any]]:
         replies = node.get("replies") or []
         if not isinstance(replies, list):
             raise BadRow(f"'replies' is {quoted(replies)}, not a list")
-        usable = [one for one in replies if isinstance(one, dict) and not one.get("deleted")]
+        usable = [
+            reply for reply in replies if isinstance(reply, dict) and not reply.get("deleted")
+        ]
         node = min(usable, key=_rank) if usable else None
     while len(path) > 1 and ROLES.get(str(path[-1]["role"])) != "assistant":
         path.pop()

@@ -16,18 +16,24 @@ from lab.data.conversations import TALKS, Message
 from lab.data.lines import BadRow
 from lab.data.placeholders import SURROGATE
 from lab.data.record_keys import folded, mapping_offer
+from lab.data.turns import is_talk
 from lab.schema import quote, quoted
 
 __all__ = ["SURROGATE", "Example", "ReadOptions", "columns_of", "detect", "shortened"]
 
 PROMPTS = ("prompt", "instruction", "description", "query", "input", "request", "question")
 COMPLETIONS = ("completion", "response", "output", "command", "target", "reply")
-SYSTEM = ("system", "system_prompt")
+SYSTEM = ("system", "system_prompt", "system_message", "system_instruction", "systemInstruction")
+MORE_TALKS = ("dialog", "dialogue", "turns", "chat", "contents")  # if they hold turns with roles
 TOOLS = ("tools", "functions")
-BESIDE = {"input": ("input",), "system": SYSTEM, "history": ("history",), "tools": TOOLS}
+BESIDE: dict[str, tuple[str, ...]] = {
+    "input": ("input",), "system": SYSTEM, "history": ("history",), "tools": TOOLS,
+    "thought": (),  # only where data.columns names it: not every template has a place for thoughts
+}  # fmt: skip
+CHOSEN = ("chosen", "preferred_output")
 # Which columns a format takes, unless `columns` names others. The first that a row has is used.
 FORMATS: dict[str, dict[str, tuple[str, ...]]] = {
-    "messages": {"messages": TALKS, "system": SYSTEM, "tools": TOOLS},
+    "messages": {"messages": (*TALKS, *MORE_TALKS), "system": SYSTEM, "tools": TOOLS},
     "alpaca": {"prompt": ("instruction",), "completion": ("output",), **BESIDE},
     "prompt-completion": {"prompt": PROMPTS, "completion": COMPLETIONS, **BESIDE},
     "multiple-choice": {
@@ -42,17 +48,24 @@ FORMATS: dict[str, dict[str, tuple[str, ...]]] = {
         "completion": ("label", "category", "intent", "class", "sentiment"),
         "system": SYSTEM,
     },
-    "preference": {"messages": TALKS, "prompt": PROMPTS, "completion": ("chosen",), **BESIDE},
+    "preference": {"messages": TALKS, "prompt": PROMPTS, "completion": CHOSEN, **BESIDE},
     "tree": {"messages": ("prompt", "tree")},
     "text": {"text": ("text", "content")},
 }
-ADDED = {"input", "system", "history", "tools"}  # parts that leave open what the format is
+ADDED = {
+    "input",
+    "system",
+    "history",
+    "tools",
+    "thought",
+}  # parts that leave open what the format is
 NAMED = 12  # columns that a message lists
 FIRST_WORDS = 100  # characters that are left of each turn
 PREFERENCE = (
     "is a preference (chosen and rejected), and comparisons are not learned; set data.format to "
-    "preference to learn the chosen answers"
+    "preference{} to learn the chosen answers"
 )
+INSIDE = ' and data.columns to {"messages": "input.messages"}'
 
 
 @dataclass(frozen=True)
@@ -113,14 +126,16 @@ def detect(value: Any) -> str:
     """The format of a record by its keys. Raises BadRow if it is none that the lab knows."""
     if isinstance(value, str):
         return "text"
-    if conversations.is_talk(value):
+    if is_talk(value):
         return "messages"
     if not isinstance(value, dict):
         raise BadRow(f"is {quoted(value)}, not an object")
     keys = {folded(key) for key in value}
-    if {"chosen", "rejected"} <= keys:
-        raise BadRow(PREFERENCE)
-    if keys & set(TALKS):
+    if {"chosen", "rejected"} <= keys or {"preferred_output", "non_preferred_output"} <= keys:
+        asked_with = value.get("input")
+        is_inside = isinstance(asked_with, dict) and "messages" in asked_with
+        raise BadRow(PREFERENCE.format(INSIDE if is_inside else ""))
+    if keys & set(TALKS) or any(is_talk(v) for k, v in value.items() if folded(k) in MORE_TALKS):
         return "messages"
     if isinstance(value.get("prompt"), dict) and "replies" in value["prompt"]:
         return "tree"
@@ -132,7 +147,7 @@ def detect(value: Any) -> str:
         parts = FORMATS[name]
         if all(keys & set(parts[part]) for part in ("prompt", "completion")):
             return name
-    if {"role", "content"} <= keys or {"from", "value"} <= keys:
+    if ("role" in keys and keys & {"content", "text"}) or {"from", "value"} <= keys:
         raise BadRow("is one message; put the messages of a conversation into a list: messages")
     if keys & {"text", "content"}:
         return "text"

@@ -155,9 +155,9 @@ def tokenised(
         "truncation": data.truncation,
     }
     key = token_cache.key(dataset.path, tokenizer, settings)
-    found = token_cache.find(key)
-    if found is not None:
-        return found
+    stored = token_cache.find(key)
+    if stored is not None:
+        return stored
     rows = ExampleReader(dataset.path, reading)
     meta: dict[str, Any] = {"settings": settings, "source": dataset.id}
     return token_cache.write(
@@ -177,26 +177,31 @@ def _sequences(
     number = 0
     notes = chat_template.ExampleNotes()
     rest: list[int] = []  # of a text that goes on in the next row: its pieces shall be full
-    for one in rows:
+    for example in rows:
         if number % 64 == 0:
             progress(rows.bytes_read // 1000, rows.size // 1000)
         try:
-            if one.messages:
-                made = chat_template.tokenize(
-                    one, tokenizer, system_prompt, data.loss_on, data.max_length, data.truncation
+            if example.messages:
+                sequences = chat_template.tokenize(
+                    example,
+                    tokenizer,
+                    system_prompt,
+                    data.loss_on,
+                    data.max_length,
+                    data.truncation,
                 )
             else:
-                made, rest = _pieces(one, rest, tokenizer, data.max_length)
+                sequences, rest = _pieces(example, rest, tokenizer, data.max_length)
         except chat_template.TemplateUnusable:
             raise  # no row can be rendered
         except LabError as error:
-            rows.reject(one.row, str(error))
+            rows.reject(example.row, str(error))
             continue
         if number == 0:
-            meta["first"] = asdict(one)
-        for sequence in made:
+            meta["first"] = asdict(example)
+        for sequence in sequences:
             yield number, sequence
-        notes.add(one, made)
+        notes.add(example, sequences)
         number += 1
     rows.finish()  # again, for the rows that their template refused
     progress(rows.size // 1000, rows.size // 1000)
@@ -211,18 +216,18 @@ def _sequences(
 
 
 def _pieces(
-    one: Example, rest: list[int], tokenizer: Any, length: int
+    example: Example, rest: list[int], tokenizer: Any, length: int
 ) -> tuple[list[TokenizedExample], list[int]]:
     """A text in pieces of `length` tokens, and what is left for the row that goes on with it."""
-    ids = chat_template.text_ids(one, tokenizer)
+    ids = chat_template.text_ids(example, tokenizer)
     if rest:
         begin = 1 if ids[:1] == [tokenizer.bos_token_id] else 0  # only where the text begins
         ids = rest + ids[begin:]
-    end = len(ids) // length * length if one.goes_on else len(ids)
+    end = len(ids) // length * length if example.goes_on else len(ids)
     pieces = [ids[start : min(start + length, end)] for start in range(0, end, length)]
-    return [TokenizedExample(piece, [IGNORE_INDEX, *piece[1:]], one.row) for piece in pieces], ids[
-        end:
-    ]
+    return [
+        TokenizedExample(piece, [IGNORE_INDEX, *piece[1:]], example.row) for piece in pieces
+    ], ids[end:]
 
 
 def reading_of(data: DataSpec, dataset: Dataset) -> ReadOptions:
@@ -297,6 +302,6 @@ class ConcatSequences(Sequence[TokenizedExample]):
     def __getitem__(self, place: slice) -> list[TokenizedExample]: ...
     def __getitem__(self, place: int | slice) -> TokenizedExample | list[TokenizedExample]:
         if isinstance(place, slice):
-            return [self[one] for one in range(*place.indices(len(self)))]
+            return [self[index] for index in range(*place.indices(len(self)))]
         size = len(self.first)
         return self.first[place] if place < size else self.second[place - size]

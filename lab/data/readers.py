@@ -152,15 +152,15 @@ class RecordReader:
         is_table = suffix in (".csv", ".tsv")
         # Old spreadsheets end lines with a carriage return alone, and may have line feeds in cells.
         has_cr = is_table or (b"\r" in start and b"\n" not in start)
-        found = lines(file, self.path, LONGEST_LINE, ends_with_cr=has_cr)
+        numbered = lines(file, self.path, LONGEST_LINE, ends_with_cr=has_cr)
         if is_table:
-            yield from tables.records(found, self.path, LONGEST_LINE)
+            yield from tables.records(numbered, self.path, LONGEST_LINE)
         elif suffix == ".json":
-            yield from json_rows.of_object(found, self.path, LONGEST_OBJECT, self._say)
+            yield from json_rows.of_object(numbered, self.path, LONGEST_OBJECT, self._say)
         elif suffix == ".txt":
-            yield from _pieces(found)
+            yield from _pieces(numbered)
         else:
-            yield from json_rows.of_lines(found)
+            yield from json_rows.of_lines(numbered)
 
     def _say(self, what: str) -> None:
         self.notes.append(f"'{quote(self.path.name)}' {what}, and is read as such.")
@@ -180,21 +180,21 @@ class RecordReader:
                     ) from None
                 size = plain.tell()
                 plain.seek(0)
-            found = parquet.rows(
+            numbered = parquet.rows(
                 plain if is_packed else file, self.path, size, LONGEST_LINE, BOMB_BYTES, BOMB_RATIO
             )
-            for row, (share, value) in enumerate(found, start=1):
+            for row, (share, value) in enumerate(numbered, start=1):
                 self._share = share
                 self._source.check_time()
                 yield row, value
 
 
-def _pieces(found: Iterator[tuple[int, str | BadRow]]) -> Iterator[tuple[int, Any]]:
+def _pieces(numbered: Iterator[tuple[int, str | BadRow]]) -> Iterator[tuple[int, Any]]:
     """Plain text in pieces of about PIECE characters, cut at blank lines where there are."""
     piece: list[str] = []
     length, start = 0, 1
     is_blank, has_text = False, False
-    for row, line in found:
+    for row, line in numbered:
         if isinstance(line, BadRow):
             yield row, line
             continue

@@ -40,10 +40,12 @@ ANSWERS = ("canonical_solution", "answer_key", "answerkey", "solution", "solutio
            "answers", "correct_answer", "best_answer", "gold", "gold_answer", "ground_truth",
            "reference", "reference_answer", "expected_output", "final_answer", "code", "program",
            "summary", "translation", "highlights", "explanation", "rationale", "label_text",
-           "generation", "model_answer", "output_text", "target_text")  # fmt: skip
+           "generation", "model_answer", "output_text", "target_text", "assistant")  # fmt: skip
 QUESTIONS = ("problem", "task", "title", "ask", "input_text", "source_text", "user", "goal",
              "question_text", "problem_statement", "article", "dialogue", "document", "stem",
-             "nl")  # fmt: skip
+             "nl", "human")  # fmt: skip
+THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thought", "thoughts", "cot",
+            "chain_of_thought", "complex_cot", "rationale", "reasoning_steps")  # fmt: skip
 MOST_NOTED = 12  # unused keys of one record that are named
 
 
@@ -101,7 +103,13 @@ def _sentence(shown: str, name: str, value: Any, inside: str) -> str:
         return f"{start}: the text is learned without its {media}"
     if inside:
         return start
-    if name == "rejected":
+    if name in THOUGHTS and isinstance(value, str):
+        return (
+            f"{start}; set data.columns.thought to '{shown}' to learn it as what is thought first"
+        )
+    if name == "chat_template_kwargs":
+        return f"{start}; set data.template_args to use the same for all rows"
+    if name in ("rejected", "non_preferred_output"):
         return f"{start}: only the chosen answers are learned"
     if name in CONTEXT:
         return f"{start}; set data.columns.input to '{shown}' to put it behind the prompt"
@@ -116,12 +124,25 @@ def mapping_offer(record: dict[Any, Any], questions: Collection[str]) -> str:
     names = {folded(key): str(key) for key in record}
     question = next((names[name] for name in (*questions, *QUESTIONS) if name in names), "")
     answer = next(
-        (names[n] for n in ANSWERS if n in names and isinstance(record.get(names[n]), (str, int))),
-        "",
-    )
+        (f"{names[n]}{inner}" for n in ANSWERS
+         if n in names and (inner := _place_of_text(record.get(names[n]))) is not None), "",
+    )  # fmt: skip
     if not question or not answer:
         return ""
     choices = next((names[name] for name in ("choices", "options") if name in names), "")
     parts = {"prompt": question, **({"choices": choices} if choices else {}), "completion": answer}
     written = ", ".join(f'"{part}": "{quote(name)}"' for part, name in parts.items())
     return f"to learn '{quote(answer)}' as the answer, set data.columns to {{{written}}}"
+
+
+def _place_of_text(value: Any) -> str | None:
+    """Where the text of an answer stands in its column: "" for a text itself, ".0" for the first of
+    a list, ".text.0" for that of an object; None if there is none."""
+    if isinstance(value, (str, int, float)):
+        return ""
+    if isinstance(value, list) and value and isinstance(value[0], str):
+        return ".0"
+    if isinstance(value, dict):
+        inner = _place_of_text(value.get("text"))
+        return None if inner is None else f".text{inner}"
+    return None

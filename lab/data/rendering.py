@@ -12,15 +12,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from lab.data import formats, sandbox
+from lab.data import formats, sandbox, template_input
+from lab.data.template_input import Message
 from lab.errors import LabError
 from lab.schema import quote, quoted
 
-Message = dict[str, Any]
 ATTRIBUTE = "_lab_template_settings"
-OWN_KEYS = ("learn",)  # of a message: read by the lab, never by a template
-# One thing under three names: a template reads one of them, a file may bring another.
-THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")
 RESERVED = {
     "messages", "conversation", "tools", "documents", "add_generation_prompt", "bos_token",
     "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
@@ -168,19 +165,17 @@ def _render(
     variables = {
         "documents": None,
         "add_generation_prompt": to_answer,
+        "additional_special_tokens": list(getattr(tokenizer, "extra_special_tokens", [])),
         **tokenizer.special_tokens_map,
         **settings.args,
     }
     now = _parsed(settings.date) if settings.date else None
-    shown = [_for_template(message, source) for message in messages]
+
+    def written(shown: list[Message], given: list[Any] | None) -> str:
+        return sandbox.render(source, shown, now=now, tools=given, **variables)
+
     try:
-        try:
-            text = sandbox.render(source, shown, now=now, tools=tools, **variables)
-        except TypeError:
-            if tools is not None:
-                raise
-            # a template that goes over `tools` without asking whether there are any
-            text = sandbox.render(source, shown, now=now, tools=[], **variables)
+        text = template_input.text_of(written, source, messages, tools)
     except sandbox.TooMuch as error:
         raise _unusable(error) from None
     except TemplateError as error:
@@ -200,24 +195,6 @@ def _render(
             "Choose another in data.template, or correct it in the model's folder.",
         )
     return text
-
-
-def _for_template(message: Message, source: str) -> Message:
-    """The message as the template reads it: without the lab's own keys, and with its thought under
-    the name that the template knows."""
-    shown = {key: value for key, value in message.items() if key not in OWN_KEYS}
-    thought = thought_of(message)
-    if thought:
-        for key in THOUGHT_KEYS:
-            if key in source:
-                shown.setdefault(key, thought)
-    return shown
-
-
-def thought_of(message: Message) -> str:
-    """The thought that stands beside the content of a message, "" if there is none."""
-    values = (message.get(key) for key in THOUGHT_KEYS)
-    return next((value for value in values if isinstance(value, str) and value.strip()), "")
 
 
 def wants_parts(tokenizer: Any, source: str) -> bool:

@@ -98,11 +98,11 @@ def _behind_an_answer(tokenizer: Any) -> list[str]:
 def _leading(tokenizer: Any, text: str) -> list[int]:
     """The ids of the control tokens that `text` begins with; blanks may stand between."""
     pattern = control_pattern(tokenizer)
-    found, offset = [], 0
+    tokens, offset = [], 0
     while match := pattern.match(text, offset + len(text[offset:]) - len(text[offset:].lstrip())):
-        found.append(int(tokenizer.convert_tokens_to_ids(match[0])))
+        tokens.append(int(tokenizer.convert_tokens_to_ids(match[0])))
         offset = match.end()
-    return found
+    return tokens
 
 
 def control_tokens(tokenizer: Any) -> set[str]:

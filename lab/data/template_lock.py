@@ -51,11 +51,11 @@ def file_names(folder: Path) -> list[str]:
 
 def enforce_files(receipt: dict[str, Any], folder: Path) -> None:
     """Raise LabError if a file of the tokenizer in `folder` is not the one of the receipt."""
-    kept = receipt.get("tokenizer_files")
-    if not isinstance(kept, dict):
+    saved = receipt.get("tokenizer_files")
+    if not isinstance(saved, dict):
         return  # a result from before they were kept
     now = files(folder)
-    changed = sorted(name for name in kept.keys() | now.keys() if kept.get(name) != now.get(name))
+    changed = sorted(name for name in saved.keys() | now.keys() if saved.get(name) != now.get(name))
     if changed:
         raise LabError(
             f"{', '.join(changed)} of this result is not the file that it was trained with.",
@@ -128,7 +128,8 @@ def difference(tokenizer: Any, before: list[int], now: list[int]) -> str:
         return ""
     start = max(0, place - 1)
     then, here = (
-        " ".join(_spelled(tokenizer, one) for one in ids[start : place + AROUND]) or "the end"
+        " ".join(_spelled(tokenizer, token_id) for token_id in ids[start : place + AROUND])
+        or "the end"
         for ids in (before, now)
     )
     return f"From token {place + 1} on: trained {then}; now {here}."
@@ -144,7 +145,7 @@ def _ids(lock: dict[str, Any]) -> list[int]:
     if not isinstance(ids, list):
         return []
     # a damaged receipt may hold anything
-    return [one for one in ids if isinstance(one, int) and abs(one) < 2**31]
+    return [token_id for token_id in ids if isinstance(token_id, int) and abs(token_id) < 2**31]
 
 
 def _probe_ids(tokenizer: Any, system_prompt: str) -> list[int]:

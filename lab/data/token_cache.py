@@ -27,7 +27,7 @@ from lab.data.chat_template import IGNORE_INDEX, TokenizedExample
 from lab.errors import LabError
 from lab.schema import quote
 
-VERSION = 2  # of what tokenising does: raise it when the same settings give other tokens
+VERSION = 3  # of what tokenising does: raise it when the same settings give other tokens
 FIELDS = 5
 BUFFER = 1 << 20  # tokens held before they are written
 
@@ -105,7 +105,7 @@ class TokenizedDataset(Sequence[TokenizedExample]):
     def __getitem__(self, place: slice) -> list[TokenizedExample]: ...
     def __getitem__(self, place: int | slice) -> TokenizedExample | list[TokenizedExample]:
         if isinstance(place, slice):
-            return [self[one] for one in range(*place.indices(len(self)))]
+            return [self[index] for index in range(*place.indices(len(self)))]
         part = slice(int(self._starts[place]), int(self._ends[place]))
         ids = self._ids[part]
         labels = np.where(self._counted[part] > 0, ids.astype(np.int64), IGNORE_INDEX)
@@ -177,11 +177,11 @@ def _write(
         (aside / "counted.bin").open("wb", buffering=BUFFER) as counted,
         (aside / "index.bin").open("wb", buffering=BUFFER) as index,
     ):
-        for number, one in sequences:
-            end += len(one.ids)
-            ids.write(np.asarray(one.ids, np.uint32).tobytes())
-            mask = np.asarray(one.labels, np.int64) != IGNORE_INDEX
+        for number, sequence in sequences:
+            end += len(sequence.ids)
+            ids.write(np.asarray(sequence.ids, np.uint32).tobytes())
+            mask = np.asarray(sequence.labels, np.int64) != IGNORE_INDEX
             counted.write(mask.astype(np.uint8).tobytes())
-            place = [end, one.record_number, number, one.truncated, mask.sum()]
+            place = [end, sequence.record_number, number, sequence.truncated, mask.sum()]
             index.write(np.array(place, np.int64).tobytes())
     write_json(aside / "meta.json", meta)

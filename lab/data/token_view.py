@@ -29,14 +29,14 @@ def pieces(tokenizer: Any, ids: Sequence[int], labels: Sequence[int]) -> list[di
     return shown
 
 
-def row(tokenizer: Any, one: TokenSequence) -> dict[str, Any]:
+def row(tokenizer: Any, sequence: TokenSequence) -> dict[str, Any]:
     """A row of a batch: its tokens, the lengths of what is packed in it, and where it is from."""
     return {
-        "tokens": pieces(tokenizer, one.ids[:LONGEST], one.labels[:LONGEST]),
-        "lengths": list(one.lengths),
-        "sources": list(one.sources),
-        "length": one.tokens,
-        "counted": one.counted,
+        "tokens": pieces(tokenizer, sequence.ids[:LONGEST], sequence.labels[:LONGEST]),
+        "lengths": list(sequence.lengths),
+        "sources": list(sequence.sources),
+        "length": sequence.tokens,
+        "counted": sequence.counted,
     }
 
 

@@ -10,11 +10,22 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from lab.data import rendering
-from lab.data.rendering import Message
+from lab.data import template_input
+from lab.data.template_input import Message
 
 THINK = re.compile(r"</?think>")
 BLANKS = re.compile(r"\s+")
+TAG = re.compile(r"<[^<>\s]+>|\[/?[A-Z_]+\]")  # as the tags around thoughts are written
+# What stands in front of a thought and behind it, in the templates that have a form for it.
+THOUGHT_TAGS = (
+    ("<think>\n", "\n</think>\n\n"),
+    ("<|channel>thought\n", "\n<channel|>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|inner_prefix|>", "<|inner_suffix|>"),
+    ("<seed:think>", "</seed:think>"),
+    ("<thinking>\n", "\n</thinking>\n\n"),
+    ("[THINK]", "[/THINK]"),
+)
 
 
 def lost(message: Message, text: str) -> frozenset[str]:
@@ -27,8 +38,8 @@ def lost(message: Message, text: str) -> frozenset[str]:
         for is_thought, part in thoughts(content):
             if squeezed(part) not in whole:
                 missing.add("thought" if is_thought else "content")
-    if squeezed(rendering.thought_of(message)) not in whole:
-        missing.add(next(key for key in rendering.THOUGHT_KEYS if message.get(key)))
+    if squeezed(template_input.thought_of(message)) not in whole:
+        missing.add(next(key for key in template_input.THOUGHT_KEYS if message.get(key)))
     if not all(is_written(leaf, text, whole) for leaf in _leaves(message.get("tool_calls"))):
         missing.add("tool_calls")
     return frozenset(missing)
@@ -49,7 +60,76 @@ def parts_of(message: Message) -> list[str]:
     """The words of a message in the order in which they are written."""
     content = message.get("content")
     words = [text for _, text in thoughts(content)] if isinstance(content, str) else []
-    return [text for text in (rendering.thought_of(message), *words) if text.strip()]
+    return [text for text in (template_input.thought_of(message), *words) if text.strip()]
+
+
+def thought_tags(text: str) -> tuple[str, str] | None:
+    """The tags for thoughts that a template knows, by its text; None if it knows none."""
+    for opening, closing in THOUGHT_TAGS:
+        if opening.strip() in text or closing.strip() in text:
+            return opening, closing
+    return None
+
+
+def leading_thought(message: Message) -> str:
+    """The thought of a message that stands before all its words; "" where it has none there."""
+    content = message.get("content")
+    parts = thoughts(content) if isinstance(content, str) else []
+    spoken = [(is_thought, text.strip()) for is_thought, text in parts if text.strip()]
+    if beside := template_input.thought_of(message).strip():
+        return "" if any(is_thought for is_thought, _ in spoken) else beside
+    is_led = spoken[:1] and spoken[0][0] and not any(is_thought for is_thought, _ in spoken[1:])
+    return spoken[0][1] if is_led else ""
+
+
+def without_thought(behind: str, tags: tuple[str, str]) -> str | None:
+    """What is behind a prompt, without an empty thought in front; None where there is another."""
+    opening, closing = (re.escape(tag.strip()) for tag in tags)
+    rest = re.sub(rf"\A\s*(?:{opening})?\s*{closing}\s*", "", behind)
+    return None if re.search(f"{opening}|{closing}", rest) else rest
+
+
+def empty_thought(prompt: str) -> str:
+    """The empty thought with which a prompt ends, "" if it ends with none."""
+    for opening, closing in THOUGHT_TAGS:
+        tags = re.escape(opening.strip()), re.escape(closing.strip())
+        if match := re.search(r"{}\s*{}\s*\Z".format(*tags), prompt):
+            return match[0]
+    return ""
+
+
+def behind_a_thought(opening: str, text: str) -> str | None:
+    """What of `text` belongs behind a prompt that goes on with `opening` where the text does not:
+    an empty thought, or the opening of one that the text closes. None where it is neither."""
+    tags, begun = TAG.findall(opening), TAG.match(text.lstrip())
+    if not tags or (opening.lstrip() and not TAG.match(opening.lstrip())):
+        return None
+    first, last = tags[0], tags[-1]
+    if len(tags) > 1 and first != last and _kind(first) == _kind(last):
+        return text.lstrip().removeprefix(last) if begun and begun[0] == last else text
+    if len(tags) == 1 and begun and begun[0] != first and _kind(begun[0]) == _kind(first):
+        return text
+    return None
+
+
+def _kind(tag: str) -> str:
+    """What an opening and a closing tag have in common: think, of <think> and </think>."""
+    return re.sub(r"start|end|[^a-z]", "", tag.lower())
+
+
+def are_in_order(contents: list[Any], text: str) -> bool:
+    """Whether a text holds these words one behind the other; blanks do not count."""
+    whole, cursor = squeezed(text), 0
+    for content in contents:
+        places = [
+            (at, len(form))
+            for form in map(squeezed, written_forms(content if isinstance(content, str) else ""))
+            if (at := whole.find(form, cursor)) >= 0
+        ]
+        if not places:
+            return False
+        cursor = sum(min(places))
+    return True
 
 
 def _leaves(value: Any) -> Iterator[str]:
@@ -88,8 +168,12 @@ def _argument_leaves(value: Any) -> Iterator[str]:
 
 def is_written(leaf: str, text: str, whole: str) -> bool:
     """Whether `text`, which is `whole` without blanks, holds the leaf as it is or as JSON."""
-    forms = (leaf, json.dumps(leaf)[1:-1], json.dumps(leaf, ensure_ascii=False)[1:-1])
-    return any(form in text or squeezed(form) in whole for form in forms)
+    return any(form in text or squeezed(form) in whole for form in written_forms(leaf))
+
+
+def written_forms(words: str) -> tuple[str, ...]:
+    """How a template may write words: as they are, or as in JSON."""
+    return words, json.dumps(words)[1:-1], json.dumps(words, ensure_ascii=False)[1:-1]
 
 
 def squeezed(text: str) -> str:
@@ -121,10 +205,10 @@ def _find(text: str, words: str, start: int) -> tuple[int, int]:
     return (match.start(), match.end()) if match else (-1, -1)
 
 
-def shared_length(one: str, other: str) -> int:
+def shared_length(first: str, second: str) -> int:
     """The number of characters with which both texts begin."""
-    low, high = 0, min(len(one), len(other))
+    low, high = 0, min(len(first), len(second))
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if one[:middle] == other[:middle] else (low, middle - 1)
+        low, high = (middle, high) if first[:middle] == second[:middle] else (low, middle - 1)
     return low

@@ -97,7 +97,7 @@ def _sample(model: Any, tokenizer: Any, questions: list[str], seed: int) -> list
     ]
     ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     width = max(map(len, ids))
-    room = room_for_answer(width, context_length(getattr(model, "config", None)), "the base")
+    max_answer = room_for_answer(width, context_length(getattr(model, "config", None)), "the base")
     device = next(model.parameters()).device
     pad = tokenizer.pad_token_id
     padded = torch.tensor([[pad] * (width - len(row)) + row for row in ids], device=device)
@@ -110,7 +110,7 @@ def _sample(model: Any, tokenizer: Any, questions: list[str], seed: int) -> list
             output = model.generate(
                 input_ids=padded,
                 attention_mask=mask,
-                max_new_tokens=min(MAX_NEW_TOKENS, room),
+                max_new_tokens=min(MAX_NEW_TOKENS, max_answer),
                 do_sample=True,
                 temperature=1.0,
                 top_p=1.0,
@@ -163,8 +163,8 @@ def likelihood(
                 else:
                     ids = top_ids[start : start + len(log)].to(log.device)
                     there = log.gather(1, ids)
-                own = log.gather(1, targets[:, None])[:, 0]
-                parts.append((own.cpu(), there.cpu(), ids.cpu()))
+                likelihoods = log.gather(1, targets[:, None])[:, 0]
+                parts.append((likelihoods.cpu(), there.cpu(), ids.cpu()))
                 after_batch()
     finally:
         model.train(was_training)

@@ -9,11 +9,13 @@ from lab import methods, optimizers
 from lab.data import chat_template
 from lab.data.readers import suffix_of
 from lab.errors import LabError
+from lab.export import plain_training
 from lab.methods.parts import compatibility
 from lab.spec import RunSpec
 
+HAS_BFLOAT16 = "torch.cuda.is_available() and torch.cuda.is_bf16_supported()"
 DTYPES = {
-    "auto": "torch.bfloat16 if torch.cuda.is_available() else torch.float32",
+    "auto": f"torch.bfloat16 if {HAS_BFLOAT16} else torch.float32",
     "float32": "torch.float32",
     "mixed": "torch.float32",
     "bfloat16": "torch.bfloat16",
@@ -21,17 +23,21 @@ DTYPES = {
 TEMPLATE = '''\
 """{title}: the training of this run in plain transformers{with_peft}.
 
-The order of the rows and the split differ from the lab's, so losses agree in the trend, not
-digit for digit.{left_out} pip install torch transformers peft accelerate
+Rows, order, seeds and steps are the lab's, so losses agree but for rounding.{left_out}
+pip install torch transformers peft accelerate
 """
 
+import bisect
+import functools
 import json
+import math
 import os
+import random
 import re
 from datetime import datetime
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments, set_seed
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, set_seed
 
 MODEL = {model}
 DATA = {data}
@@ -43,12 +49,24 @@ UNUSED = {{
     *("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking"),
     *("weight", "train", "masked", "loss", "learn"),
 }}  # of a message: what the lab reads, and this script would leave out
+SEED = {seed}
+BATCH_SIZE, ACCUMULATION = {batch_size}, {accumulation}
+LEARNING_RATE, SCHEDULE, WARMUP = {learning_rate}, {schedule!r}, {warmup}  # a fraction of the run
+EPOCHS, MAX_STEPS = {epochs}, {max_steps}  # steps before epochs
+WEIGHT_DECAY, MAX_GRAD_NORM = {weight_decay}, {max_grad_norm}
+AUTOCAST = {autocast}
 ROLES = {{"human": "user", "gpt": "assistant", "model": "assistant"}}
 
-set_seed({seed})
+
+
+def make_optimizer(groups):
+    {optimizer}
+
+
 tokenizer = AutoTokenizer.from_pretrained(MODEL)
 tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-{template}model = AutoModelForCausalLM.from_pretrained(MODEL, dtype={dtype}, use_safetensors=True)
+{template}DTYPE = {dtype}
+{load}
 {method}
 
 def messages_of(row):
@@ -62,11 +80,12 @@ def messages_of(row):
             for role, turn in named
         ]
     pairs = [("instruction", "output"), ("prompt", "completion"), ("question", "answer")]
-    asked, answered = next((p for p in [*pairs, ("text", "label")] if p[0] in row and p[1] in row))
-    question = "\\n\\n".join(filter(None, [row[asked], row.get("input")]))
+    pairs.append(("text", "label"))
+    question_key, answer_key = next(pair for pair in pairs if pair[0] in row and pair[1] in row)
+    question = "\\n\\n".join(filter(None, [row[question_key], row.get("input")]))
     return [
         {{"role": "user", "content": question}},
-        {{"role": "assistant", "content": row[answered]}},
+        {{"role": "assistant", "content": row[answer_key]}},
     ]
 
 
@@ -88,13 +107,13 @@ def stop_tokens():
     last = render([turns[0], turns[3]]).partition(turns[3]["content"])[2]
     longer = render(turns).partition(turns[1]["content"])[2]
     for behind in (os.path.commonprefix([last, longer]), last):
-        found = []
+        tokens = []
         while match := CONTROL.match(behind.lstrip()):
-            found, behind = [*found, match[0]], behind.lstrip()[match.end() :]
-        if found:
+            tokens, behind = [*tokens, match[0]], behind.lstrip()[match.end() :]
+        if tokens:
             special = {{t.content for t in tokenizer.added_tokens_decoder.values() if t.special}}
-            taught = ([t for t in found if t in special] or found)[-1]
-            return known if known & set(found) else known | {{taught}}
+            taught = ([t for t in tokens if t in special] or tokens)[-1]
+            return known if known & set(tokens) else known | {{taught}}
     return known
 
 
@@ -107,12 +126,13 @@ def answer_of(messages, place):
     the prompt of asking."""
     prompt, text = render(messages[:place], prompt=True), render(messages[: place + 1])
     words = [squeezed(part) for part in re.split("</?think>", messages[place]["content"])]
-    asked = [squeezed(turn["content"]) for turn in messages[:place] if turn["role"] != "assistant"]
+    others = [turn for turn in messages[:place] if turn["role"] != "assistant"]
+    prompts = [squeezed(turn["content"]) for turn in others]
     answer = text[len(prompt) :]
     if (
         not text.startswith(prompt)
         or any(part not in squeezed(answer) for part in words)
-        or any(part not in squeezed(prompt) for part in asked)
+        or any(part not in squeezed(prompt) for part in prompts)
     ):
         raise SystemExit(
             "This script cannot count what the lab counts: the chat template writes an answer "
@@ -160,10 +180,10 @@ def encode(row):
 
 def coded(text, spans, added):
     """A token that overlaps a span is counted."""
-    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    ids, labels = found["input_ids"], []
+    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    ids, labels = encoding["input_ids"], []
     special = set(tokenizer.all_special_ids)
-    for token, (start, end) in zip(ids, found["offset_mapping"]):
+    for token, (start, end) in zip(ids, encoding["offset_mapping"]):
         counts = any(
             begin <= start < stop or (start < begin < end and token not in special)
             for begin, stop in spans
@@ -179,55 +199,17 @@ CONTROL = re.compile("|".join(re.escape(t) for t in reversed(control) if t.strip
 STOPS = stop_tokens()
 
 
-def collate(rows):
-    width = max(len(row["input_ids"]) for row in rows)
-    pad = {{"input_ids": tokenizer.pad_token_id, "labels": -100}}
-    batch = {{
-        key: torch.tensor([row[key] + [fill] * (width - len(row[key])) for row in rows])
-        for key, fill in pad.items()
-    }}
-    lengths = torch.tensor([[len(row["input_ids"])] for row in rows])
-    return batch | {{"attention_mask": (torch.arange(width) < lengths).long()}}
-
-
 {read}
-rows = [part for row in list(found)[:{max_examples}] for part in encode(row)]
-rows = [row for row in rows if any(label != -100 for label in row["labels"])]
-held_out = rows[: round(len(rows) * {eval_fraction})]
-rows = rows[len(held_out) :]
-
-trainer = Trainer(
-    model=model,
-    args=TrainingArguments(
-        output_dir="output",
-        per_device_train_batch_size={batch_size},
-        gradient_accumulation_steps={accumulation},
-        learning_rate={learning_rate},
-        {length},
-        lr_scheduler_type="{schedule}",
-        warmup_steps={warmup},
-        weight_decay={weight_decay},
-        max_grad_norm={max_grad_norm},
-        optim="{optim}",
-        bf16={bf16},
-        use_cpu=not torch.cuda.is_available(),
-        seed={seed},
-        logging_steps=1,
-        save_strategy="no",
-        report_to="none",
-        remove_unused_columns=False,
-    ),
-    train_dataset=rows,
-    eval_dataset=held_out or None,
-    data_collator=collate,
-)
-if held_out:
-    print("before:", trainer.evaluate()["eval_loss"])
-trainer.train()
-if held_out:
-    print("after:", trainer.evaluate()["eval_loss"])
-model.save_pretrained("output")
-tokenizer.save_pretrained("output")
+examples = [encode(row) for row in list(records)[:{max_examples}]]
+places = list(range(len(examples)))
+random.Random(f"finetune-lab held-out rows {{len(places)}}").shuffle(places)
+held = min(len(places) - 1, max(1, round(len(places) * {eval_fraction}))) if {eval_fraction} else 0
+held_places = set(places[:held])
+rows, held_out = [], []
+for place, parts in enumerate(examples):
+    useful = [part for part in parts if any(label != -100 for label in part["labels"][1:])]
+    (held_out if place in held_places else rows).extend(useful)
+{packed}
 '''
 
 OPEN = """\
@@ -237,14 +219,14 @@ with (gzip.open if DATA.endswith(".gz") else open)(DATA, "rt", encoding="utf-8-s
     text = file.read()
 """
 READ = {
-    ".json": f"{OPEN}found = json.loads(text)",
-    ".csv": f"{OPEN}import csv\n\nfound = csv.DictReader(text.splitlines(keepends=True))",
+    ".json": f"{OPEN}records = json.loads(text)",
+    ".csv": f"{OPEN}import csv\n\nrecords = csv.DictReader(text.splitlines(keepends=True))",
     ".tsv": f"{OPEN}import csv\n\n"
-    'found = csv.DictReader(text.splitlines(keepends=True), delimiter="\\t")',
-    ".txt": f'{OPEN}found = [{{"text": text}}]',
-    ".parquet": "import pyarrow.parquet\n\nfound = pyarrow.parquet.read_table(DATA).to_pylist()",
+    'records = csv.DictReader(text.splitlines(keepends=True), delimiter="\\t")',
+    ".txt": f'{OPEN}records = [{{"text": text}}]',
+    ".parquet": "import pyarrow.parquet\n\nrecords = pyarrow.parquet.read_table(DATA).to_pylist()",
 }
-LINES = f"{OPEN}found = map(json.loads, filter(str.strip, text.splitlines()))"
+LINES = f"{OPEN}records = map(json.loads, filter(str.strip, text.splitlines()))"
 
 
 def script(spec: RunSpec, model: str, data: str, system_prompt: str) -> str:
@@ -258,42 +240,54 @@ def script(spec: RunSpec, model: str, data: str, system_prompt: str) -> str:
             f"There is no plain script for {method.title}: "
             f"{compatibility.unsupported_reason(method.can_script)}"
         )
-    lines = method.script(spec.method_config)
+    if refused := _refused(spec):
+        raise LabError(f"There is no plain script for a run with {', '.join(refused)}.")
+    config = spec.method_config
+    lines = method.script(config)
     train = spec.train
     rate = method.default_lr if train.learning_rate == "auto" else float(train.learning_rate)
+    is_packed = spec.data.packing == "on" or (
+        spec.data.packing == "auto" and bool(method.can_pack) and spec.data.bucketing == "off"
+    )
     values: dict[str, Any] = {
         "title": method.title,
-        "with_peft": " and peft" if lines else "",
+        "with_peft": "" if method.saves_whole_model else " and peft",
         "model": repr(model),
         "data": repr(data),
         "read": READ.get(suffix_of(Path(data)), LINES),
         "system": repr(system_prompt),
         "loss_on": repr(spec.data.loss_on),
         "max_examples": spec.data.max_examples,
-        "left_out": _left_out(spec),
+        "left_out": _left_out(spec, is_packed),
         "arguments": _arguments(spec),
         "template": _template(spec),
         "max_length": spec.data.max_length,
         "seed": train.seed,
         "dtype": DTYPES[train.precision],
-        "method": "\n".join(["", *lines, ""]) if lines else "",
+        "load": _load(method.script_load(config)),
+        "method": "\n".join([plain_training.DEFAULTS, *lines, ""]),
         "eval_fraction": spec.data.eval_fraction,
+        "packed": f"\n\n{plain_training.PACKED}" if is_packed else "",
         "batch_size": train.batch_size,
         "accumulation": train.accumulation,
         "learning_rate": rate,
-        "length": f"max_steps={train.max_steps}"
-        if train.max_steps
-        else f"num_train_epochs={train.epochs}",
+        "epochs": train.epochs,
+        "max_steps": train.max_steps,
         "schedule": train.schedule,
         "warmup": train.warmup,
         "weight_decay": train.weight_decay,
         "max_grad_norm": train.max_grad_norm,
-        "optim": optimizers.get(train.optimizer).trainer_name or "adamw_torch_fused",
-        "bf16": "torch.cuda.is_available()"
-        if train.precision == "auto"
-        else train.precision in ("mixed", "bfloat16"),
+        "optimizer": "\n    ".join(optimizers.get(train.optimizer).script(train)),
+        "autocast": HAS_BFLOAT16 if train.precision == "auto" else train.precision != "float32",
     }
-    return TEMPLATE.format(**values)
+    return TEMPLATE.format(**values) + plain_training.LOOP
+
+
+def _load(extra: list[str]) -> str:
+    """The lines that load the base, with arguments of the method's own."""
+    arguments = ["MODEL", "dtype=DTYPE", "use_safetensors=True", *extra]
+    lines = "".join(f"    {argument},\n" for argument in arguments)
+    return f"model = AutoModelForCausalLM.from_pretrained(\n{lines})"
 
 
 def _arguments(spec: RunSpec) -> str:
@@ -321,30 +315,40 @@ def _template(spec: RunSpec) -> str:
     )
 
 
-def _left_out(spec: RunSpec) -> str:
-    """What the script does not do, named in its docstring."""
-    train = spec.train
+def _refused(spec: RunSpec) -> list[str]:
+    """Settings under which the script would train something else."""
+    data, train = spec.data, spec.train
     named = {
         "start_from": bool(spec.start_from),
-        "packing": spec.data.packing == "on",
-        "columns": bool(spec.data.columns),
-        "format": spec.data.format in ("multiple-choice", "preference", "tree"),
-        "slots": bool(spec.data.slots),
-        "bad_rows": spec.data.bad_rows == "skip",
-        "truncation": spec.data.truncation == "left",
-        "held_out": spec.data.held_out is not None,
-        "bucketing": spec.data.bucketing == "on",
-        "general_mix": spec.data.general_mix > 0,
-        "max_tokens": train.max_tokens is not None,
-        "max_seconds": train.max_seconds is not None,
-        "max_flops": train.max_flops is not None,
-        f"optimizer {train.optimizer} (AdamW instead)": not optimizers.get(
-            train.optimizer
-        ).trainer_name,
-        "momentum": train.momentum > 0 and train.optimizer == "sgd",
+        "data.columns": bool(data.columns),
+        f"data.format {data.format}": data.format in ("multiple-choice", "preference", "tree"),
+        "data.slots": bool(data.slots),
+        "data.truncation left": data.truncation == "left",
+        "data.held_out": data.held_out is not None,
+        "data.bucketing": data.bucketing == "on",
+        "data.general_mix": data.general_mix > 0,
+        "train.max_tokens": train.max_tokens is not None,
+        "train.max_seconds": train.max_seconds is not None,
+        "train.max_flops": train.max_flops is not None,
+    }
+    return [name for name, is_set in named.items() if is_set]
+
+
+def _left_out(spec: RunSpec, is_packed: bool) -> str:
+    """What the script does otherwise, named in its docstring."""
+    data, train = spec.data, spec.train
+    named = {
+        "bad_rows (a row that cannot be read ends the script)": data.bad_rows == "skip",
         "early_stopping": train.early_stopping is not None,
         "activation_checkpointing": train.activation_checkpointing == "on",
         "compile": train.compile == "on",
+        "adapter_precision (adapters are float32)": train.adapter_precision == "bfloat16",
     }
     names = ", ".join(name for name, is_set in named.items() if is_set)
-    return f" Left out: {names}." if names else ""
+    text = f"\nLeft out: {names}." if names else ""
+    if is_packed:
+        text += (
+            "\nRows are packed; where an architecture lets packed sequences see each other, the "
+            "lab trains\nsingle rows."
+        )
+    return text

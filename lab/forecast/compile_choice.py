@@ -8,6 +8,7 @@ from typing import Any
 from lab import formatting
 from lab.forecast import runtime_estimate
 from lab.forecast.formula import Sizes
+from lab.forecasts import DatasetStats
 from lab.spec import RunSpec
 
 
@@ -18,7 +19,7 @@ def choose(
     costs: Any,
     sizes: Sizes,
     device: runtime_estimate.Device,
-    facts: dict[str, Any],
+    stats: DatasetStats,
     bits: int = 16,
 ) -> tuple[str, str]:
     """("on" or "off", why) for the resolved `spec`; what was `asked` for stays."""
@@ -30,7 +31,7 @@ def choose(
         return "off", f"does not go with {method.title}"
     ways = [replace(spec, train=replace(spec.train, compile=way)) for way in ("off", "on")]
     plain, compiled = (
-        runtime_estimate.pace(one, costs, sizes, device, facts, bits) for one in ways
+        runtime_estimate.pace(one, costs, sizes, device, stats, bits) for one in ways
     )
     if plain is None or compiled is None:
         return "off", "is left out: the run's length is not known"

@@ -18,7 +18,7 @@ import lab
 from lab import optimizers, paths
 from lab.atomic_files import read_object, write_json
 from lab.forecast import formula, rules_of_thumb
-from lab.forecast.formula import Estimate
+from lab.forecasts import PARTS, Forecast, How, MemoryForecast, Parts, Phases, StepSettings
 from lab.methods import Method
 from lab.models.stub_tokenizer import StubTokenizer
 from lab.recent import Recent
@@ -26,7 +26,7 @@ from lab.spec import RunSpec
 
 if TYPE_CHECKING:
     from lab.forecast.outline import Outline
-    from lab.forecast.trace.allocation_log import Trace
+    from lab.forecast.trace.allocation_log import Peak, Trace
     from lab.forecast.trace.trace_step import Batch
 
 # Settings that a prediction depends on, by what they change.
@@ -37,10 +37,14 @@ STEP = (
 )
 DISK = ("save_every", "keep_best", "keep_last", "max_steps")
 # What a prediction rests on: a cached one of other code is made again.
-CODE = ("forecast", "methods", "models", "train", "optimizers.py")
+CODE = ("forecast", "forecasts.py", "methods", "models", "train", "optimizers.py")
 # A CPU run's resident memory beyond the tensors: copies that kernels make, and the heap's holes.
 CPU_SLACK = 1.3
-OUTLINE = "outline"
+TRACED = {
+    How.OUTLINE: "outline",
+    How.REPEATED_LAYERS: "layer extension",
+    How.EVERY_LAYER: "full trace",
+}
 CHANGED_LOGITS = ("final_logit_softcapping", "logits_scaling", "logit_scale", "logits_soft_cap")
 
 
@@ -56,8 +60,8 @@ def predict(
     whole: bool = False,
     tokenizer: Any = None,
     short: Outline | None = None,
-) -> Estimate:
-    """The memory of `spec` (resolved) with a model of `config`.
+) -> Forecast:
+    """The memory and disk of `spec` (resolved) with a model of `config`.
 
     Full rows are assumed. `packed`: several sequences stand in a row, which takes a mask. Without
     `shadow` it is the outline of the step, `short` if that is at hand; with it the traced step,
@@ -65,47 +69,56 @@ def predict(
     """
     started = time.perf_counter()
     loss = loss_kind(config, spec)
-    sized = measure(config, spec, method, tokenizer)
-    made = formula.counted(sized.sizes, spec, on_gpu=on_gpu)
+    profile = measure(config, spec, method, tokenizer)
+    memory = formula.counted(profile.sizes, spec, on_gpu=on_gpu)
+
+    def trace() -> tuple[Trace, How]:
+        from lab.forecast.outline import whole_step
+        from lab.forecast.trace.layer_repetition import step
+
+        batch, layers = batch_of(spec, packed), profile.layers
+        if shadow:
+            return step(config, layers, method, spec, batch, loss, on_gpu=on_gpu, whole=whole)
+        parts = short or outline_of(config, spec, method, on_gpu=on_gpu, packed=packed)
+        return whole_step(parts, profile.sizes, spec.train.accumulation), How.OUTLINE
+
+    try:
+        step_trace, how = trace()
+    except Exception as error:  # anything may stand in the code of an architecture
+        why = (str(error).strip().splitlines() or [""])[0][:200]
+        memory = dataclasses.replace(memory, trace_error=f"{type(error).__name__}: {why}")
+    else:
+        memory = _traced(memory, step_trace, how, on_gpu=on_gpu)
+    memory = dataclasses.replace(memory, fits=memory.fits_into(memory_bytes))
+    kind = rules_of_thumb.kind_of(memory.trainable, memory.parameters, profile.bits)
+    return Forecast(
+        memory=memory,
+        disk=formula.disk_forecast(profile.sizes, spec),
+        settings=_settings(spec, loss, packed),
+        device="cuda" if on_gpu else "cpu",
+        rules=rules_of_thumb.rules(memory.parameters, kind, profile.base),
+        notes=_notes(spec, loss, profile, memory),
+        seconds=round(time.perf_counter() - started, 3),
+    )
+
+
+def _notes(spec: RunSpec, loss: str, profile: Measured, memory: MemoryForecast) -> tuple[str, ...]:
+    """What a person may want to know of the figure; nothing else reads it."""
     notes = []
     if loss != spec.train.loss:
         notes.append("This architecture changes its logits after the head: plain loss.")
     if not optimizers.get(spec.train.optimizer).on_cpu:
         notes.append("Paged optimizer state is counted, though the driver may move it to the host.")
-    if sized.assumes_tokens:
+    if profile.assumes_tokens:
         notes.append("The special tokens are those that the config names; no tokenizer was read.")
     if spec.train.compile == "on":
         notes.append("Compiled layers keep less; the figure is that of layers that are not.")
-
-    def trace() -> tuple[Trace, str]:
-        from lab.forecast.outline import whole_step
-        from lab.forecast.trace.layer_repetition import step
-
-        batch = batch_of(spec, packed)
-        if shadow:
-            return step(config, sized.layers, method, spec, batch, loss, on_gpu=on_gpu, whole=whole)
-        found = short or outline_of(config, spec, method, on_gpu=on_gpu, packed=packed)
-        return whole_step(found, sized.sizes, spec.train.accumulation), OUTLINE
-
-    try:
-        found, how = trace()
-    except Exception as error:  # anything may stand in the code of an architecture
-        said = (str(error).strip().splitlines() or [""])[0][:200]
-        why = f"{type(error).__name__}: {said}"
+    if memory.trace_error:
+        why = memory.trace_error
         notes.append(f"The step could not be traced ({why}). What it needs at least is counted.")
-        made = dataclasses.replace(made, trace_error=why)
     else:
-        made = _traced(made, found, "outline" if how == OUTLINE else "shadow", on_gpu=on_gpu)
-        notes.append(f"Shadow step, {how}.")
-    kind = rules_of_thumb.kind_of(made.trainable, made.parameters, sized.bits)
-    return dataclasses.replace(
-        made,
-        fits=made.fits_into(memory_bytes),
-        rules=rules_of_thumb.rules(made.parameters, kind, sized.base),
-        notes=notes,
-        seconds=round(time.perf_counter() - started, 3),
-        settings=_settings(spec, loss, packed),
-    )
+        notes.append(f"Shadow step, {TRACED[memory.how]}.")
+    return tuple(notes)
 
 
 def batch_of(spec: RunSpec, packed: bool) -> Batch:
@@ -195,43 +208,45 @@ def measure(config: Any, spec: RunSpec, method: Method, tokenizer: Any = None) -
     )
 
 
-def _traced(counts: Estimate, found: Trace, source: str, *, on_gpu: bool) -> Estimate:
+def _traced(counts: MemoryForecast, trace: Trace, how: How, *, on_gpu: bool) -> MemoryForecast:
     """`counts` with the figures of a traced step."""
-    from lab.forecast.trace.allocation_tracker import KINDS
-
     workspace = formula.CUBLAS_WORKSPACE if on_gpu else formula.CPU_LIBRARIES
     scale = 1.0 if on_gpu else CPU_SLACK
 
-    def whole_of(peak: Any) -> int:
+    def whole_of(peak: Peak) -> int:
         return int(max(peak.counted, peak.total) * scale) + workspace
 
     phases: dict[str, int] = {}
-    highest: dict[str, Any] = {}
-    for segment, peak in found.peaks.items():
+    highest: dict[str, Peak] = {}
+    for segment, peak in trace.peaks.items():
         phase = segment.partition(".")[0]
         if whole_of(peak) > phases.get(phase, 0):
             phases[phase], highest[phase] = whole_of(peak), peak
-    resting = int((counts.bytes["weights"] + counts.bytes["optimizer"]) * scale) + workspace
+    assert counts.largest is not None
+    resting = int((counts.largest.weights + counts.largest.optimizer) * scale) + workspace
     phases |= {"save": resting, "resume": resting}
     peak_phase = max(phases, key=lambda name: phases[name])
     top = highest[peak_phase]
-    at_peak = {kind: max(0, top.kinds.get(kind, 0)) for kind in KINDS}
+    at_peak = {part: max(0, top.kinds.get(part, 0)) for part in PARTS}
     at_peak["workspace"] = phases[peak_phase] - sum(at_peak.values())
-    parts = dict(counts.bytes)  # weights, gradients and moments are exact there
-    for kind in ("activations", "loss"):
-        parts[kind] = max(peak.kinds.get(kind, 0) for peak in found.peaks.values())
-    parts["workspace"] = at_peak["workspace"]
+    # weights, gradients and moments are exact as they are
+    activations, loss = (
+        max(peak.kinds.get(part, 0) for peak in trace.peaks.values())
+        for part in ("activations", "loss")
+    )
     return dataclasses.replace(
         counts,
-        bytes=parts,
-        at_peak=at_peak,
-        phases={name: phases[name] for name in formula.PHASES},
+        largest=dataclasses.replace(
+            counts.largest, activations=activations, loss=loss, workspace=at_peak["workspace"]
+        ),
+        at_peak=Parts(**at_peak),
+        phases=Phases(**{phase.name: phases[phase.name] for phase in dataclasses.fields(Phases)}),
         peak_bytes=phases[peak_phase],
         peak_phase=peak_phase,
-        source=source,
+        how=how,
         operation=top.operation,
         module=top.module,
-        reserved_bytes=None if found.reserved is None else found.reserved + workspace,
+        reserved_bytes=None if trace.reserved is None else trace.reserved + workspace,
     )
 
 
@@ -241,21 +256,21 @@ def loss_kind(config: Any, spec: RunSpec) -> str:
     return "plain" if changes else spec.train.loss
 
 
-def _settings(spec: RunSpec, loss: str, packed: bool) -> dict[str, Any]:
+def _settings(spec: RunSpec, loss: str, packed: bool) -> StepSettings:
     """The settings that the figure rests on."""
     train = spec.train
-    return {
-        "batch_size": train.batch_size,
-        "max_length": spec.data.max_length,
-        "accumulation": train.accumulation,
-        "precision": train.precision,
-        "adapter_precision": train.adapter_precision,
-        "activation_checkpointing": train.activation_checkpointing,
-        "checkpointed_layers": train.checkpointed_layers,
-        "loss": loss,
-        "optimizer": train.optimizer,
-        "packed": packed,
-    }
+    return StepSettings(
+        batch_size=train.batch_size,
+        max_length=spec.data.max_length,
+        accumulation=train.accumulation,
+        precision=train.precision,
+        adapter_precision=train.adapter_precision,
+        activation_checkpointing=train.activation_checkpointing,
+        checkpointed_layers=train.checkpointed_layers,
+        loss=loss,
+        optimizer=train.optimizer,
+        packed=packed,
+    )
 
 
 def key(config: Any, spec: RunSpec, **how: Any) -> str:
@@ -295,19 +310,18 @@ def _cached_file(name: str) -> Path:
 
 def cached(
     config: Any, spec: RunSpec, method: Method, *, memory_bytes: int | None, **how: Any
-) -> Estimate:
+) -> Forecast:
     """`predict`, or its answer to the same question before."""
     file = _cached_file(key(config, spec, **how))
     stored = read_object(file)
-    if stored is not None:
-        known = {field.name for field in dataclasses.fields(Estimate)}
-        if known <= stored.keys():
-            made = Estimate(**{name: stored[name] for name in known})
-            return dataclasses.replace(made, fits=made.fits_into(memory_bytes))
-    made = predict(config, spec, method, memory_bytes=memory_bytes, **how)
+    forecast = Forecast.from_json(stored)
+    if forecast is not None and forecast.to_json() == stored:  # it is whole
+        fits = forecast.memory.fits_into(memory_bytes)
+        return dataclasses.replace(forecast, memory=dataclasses.replace(forecast.memory, fits=fits))
+    forecast = predict(config, spec, method, memory_bytes=memory_bytes, **how)
     try:
         paths.make_folder(file.parent)
-        write_json(file, made.to_json(), durable=False)
+        write_json(file, forecast.to_json(), durable=False)
     except OSError:
-        return made  # a full or read-only disk costs the cache, not the answer
-    return made
+        return forecast  # a full or read-only disk costs the cache, not the answer
+    return forecast

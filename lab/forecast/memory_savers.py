@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lab import methods
-from lab.paths import RunDir
-from lab.runs import resume_settings
 
 SHORTEST = 64  # tokens; below it, cutting rows shorter is no fix
 
 
 @dataclass(frozen=True)
-class Fix:
+class MemorySaver:
     """One change. `changes` are dotted keys of the spec; `keeps_batch` says whether the rows of
     an optimizer step, and so the training, stay the same."""
 
@@ -23,56 +22,58 @@ class Fix:
     keeps_batch: bool = True
 
     def apply(self, spec: dict[str, Any]) -> dict[str, Any]:
-        changed = copy.deepcopy(spec)
-        for key, value in self.changes.items():
-            section, _, name = key.partition(".")
-            if name:
-                changed.setdefault(section, {})[name] = value
-            else:
-                changed[section] = value
-        return changed
+        return with_changes(spec, self.changes)
 
 
-def candidates(spec: dict[str, Any], *, on_gpu: bool) -> list[Fix]:
+def with_changes(spec: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of the spec's JSON with the changes, by their dotted keys."""
+    changed = copy.deepcopy(spec)
+    for key, value in changes.items():
+        section, _, name = key.partition(".")
+        if name:
+            changed.setdefault(section, {})[name] = value
+        else:
+            changed[section] = value
+    return changed
+
+
+def candidates(spec: dict[str, Any], *, on_gpu: bool) -> list[MemorySaver]:
     """The changes that can make a resolved spec smaller, gentlest first."""
     train, data, method = spec["train"], spec["data"], spec["method"]
-    found = []
+    savers = []
     if train["loss"] == "plain":
-        found.append(Fix("Fuse the head and the loss", {"train.loss": "fused"}))
+        savers.append(MemorySaver("Fuse the head and the loss", {"train.loss": "fused"}))
     if train["activation_checkpointing"] != "on":
-        found.append(
-            Fix("Recompute activations (slower)", {"train.activation_checkpointing": "on"})
+        savers.append(
+            MemorySaver("Recompute activations (slower)", {"train.activation_checkpointing": "on"})
         )
     if train["batch_size"] > 1:
         half = train["batch_size"] // 2
         times = -(-train["batch_size"] * train["accumulation"] // half)
-        found.append(
-            Fix(
+        savers.append(
+            MemorySaver(
                 f"Half the rows at a time, twice as often ({half} × {times})",
                 {"train.batch_size": half, "train.accumulation": times},
                 keeps_batch=half * times == train["batch_size"] * train["accumulation"],
             )
         )
     if on_gpu and train["precision"] != "bfloat16":
-        found.append(Fix("Weights in bfloat16", {"train.precision": "bfloat16"}))
+        savers.append(MemorySaver("Weights in bfloat16", {"train.precision": "bfloat16"}))
     if data["max_length"] // 2 >= SHORTEST:
         length = data["max_length"] // 2
-        found.append(
-            Fix(f"Cut rows at {length} tokens", {"data.max_length": length}, keeps_batch=False)
+        savers.append(
+            MemorySaver(
+                f"Cut rows at {length} tokens", {"data.max_length": length}, keeps_batch=False
+            )
         )
     chosen = methods.get(method["name"])
     if chosen.lighter_method:
         lighter = methods.get(chosen.lighter_method)
-        found.append(
-            Fix(
+        savers.append(
+            MemorySaver(
                 f"{lighter.title} in place of {chosen.title.lower()}",
                 {"method": {"name": lighter.name}, "train.learning_rate": "auto"},
                 keeps_batch=False,
             )
         )
-    return found
-
-
-def resolved(run: RunDir) -> dict[str, Any]:
-    """The spec that a run was started with, as it can be started again."""
-    return resume_settings.spec_of(run).to_json()
+    return savers

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 import statistics
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from lab.forecast.formula import Sizes
+from lab.forecasts import DatasetStats, RuntimeForecast
 from lab.spec import RunSpec
 
 REACHED = 0.35  # of a GPU's dense bf16 rate by transformers' own layers, until it is measured
@@ -51,25 +52,6 @@ class Course:
     counted: float
 
 
-@dataclass(frozen=True)
-class Pace:
-    """The prediction. `seconds` are of training alone; energy needs a device of known power."""
-
-    steps: int
-    tokens: int
-    tokens_per_s: float
-    seconds: float
-    evaluating_s: float
-    energy_wh: float | None
-    is_measured: bool
-    rate: float  # floating-point operations a second that it takes the device to reach
-    launch_s: float  # fixed overhead per token (kernel launches)
-    packing: str
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
 def seconds_a_token(
     spec: RunSpec,
     costs: Any,
@@ -104,22 +86,22 @@ def seconds_a_token(
     return float(work / (device.flops * device.reached)) + launch
 
 
-def course(spec: RunSpec, facts: dict[str, Any], flops_a_token: float) -> Course | None:
-    """The steps and tokens of a run on data of which `facts` tell; None where neither they nor a
+def course(spec: RunSpec, stats: DatasetStats, flops_a_token: float) -> Course | None:
+    """The steps and tokens of a run on data of which `stats` tell; None where neither they nor a
     budget do.
 
     Seconds as a budget leave the end open: the caller knows them.
     """
     train, data = spec.train, spec.data
     has_budget = any((train.max_steps, train.max_tokens, train.max_flops, train.max_seconds))
-    if not facts.get("tokens_per_row"):
+    if not stats.tokens_per_row:
         if not has_budget:
             return None
-        facts = {"examples": 0, "tokens_per_row": data.max_length}  # full rows, as many as it takes
-    sequence = float(facts["tokens_per_row"])
-    counted = float(facts.get("loss_tokens_per_row") or sequence) / sequence
-    examples = min(facts["examples"], data.max_examples or facts["examples"])
-    sequences = examples * float(facts.get("sequences_per_example") or 1.0)
+        stats = DatasetStats()  # full rows, as many as it takes
+    sequence = float(stats.tokens_per_row or data.max_length)
+    counted = float(stats.loss_tokens_per_row or sequence) / sequence
+    examples = min(stats.examples, data.max_examples or stats.examples)
+    sequences = examples * float(stats.sequences_per_example or 1.0)
     sequences *= (1 - (0.0 if data.held_out else data.eval_fraction)) / (1 - data.general_mix)
     length, rows = sequence, sequences
     if data.packing == "on":
@@ -146,11 +128,11 @@ def pace(
     costs: Any,
     sizes: Sizes,
     device: Device,
-    facts: dict[str, Any],
+    stats: DatasetStats,
     bits: int = 16,
-) -> Pace | None:
-    """The prediction for a run on data of which `facts` tell (`lab.data.dataset_stats`)."""
-    found = course(spec, facts, costs.per_token + costs.per_loss_token)
+) -> RuntimeForecast | None:
+    """The prediction for a run on data of which `stats` tell."""
+    found = course(spec, stats, costs.per_token + costs.per_loss_token)
     if found is None:
         return None
     each = seconds_a_token(spec, costs, sizes, device, found, bits)
@@ -160,14 +142,14 @@ def pace(
     if limit and (not steps or seconds > limit):
         seconds, tokens = limit, limit / each
         steps = math.ceil(tokens / (spec.train.batch_size * spec.train.accumulation * found.length))
-    examples = min(facts.get("examples", 0), spec.data.max_examples or math.inf)
+    examples = min(stats.examples, spec.data.max_examples or math.inf)
     share = 0.0 if spec.data.held_out else spec.data.eval_fraction  # of a set of its own, unknown
     held = examples * share * found.sequence
     every = spec.train.eval_every
     times = EVALUATIONS if every is None else steps // every if every else 1
     evaluating = (1 + min(times, steps)) * held * each / 3  # the pass forward alone
     watts = device.watts
-    return Pace(
+    return RuntimeForecast(
         steps=steps,
         tokens=round(tokens),
         tokens_per_s=round(1 / each, 1),
@@ -181,28 +163,30 @@ def pace(
     )
 
 
-def compiling_pays(plain: Pace, compiled: Pace) -> bool:
+def compiling_pays(plain: RuntimeForecast, compiled: RuntimeForecast) -> bool:
     """Whether compiled layers save a share of the run that is worth their start."""
     return compiled.seconds < (1 - WORTH) * plain.seconds
 
 
-def reached(runs: list[tuple[dict[str, Any], dict[str, Any]]], flops: float) -> tuple[float, bool]:
+def reached(
+    runs: list[tuple[dict[str, Any], RuntimeForecast | None]], flops: float
+) -> tuple[float, bool]:
     """(the share of `flops` that this machine's finished runs got, whether there are any).
 
-    `runs`: summaries with "flops", "tokens" and "seconds", each with the pace that was predicted
-    for it, or {}. How far that was off says what to count on, since the factors here are in it.
-    The median of the runs of ten seconds and more.
+    `runs`: summaries with "flops", "tokens" and "seconds", each with the time that was predicted
+    for it, if that is known. How far that was off says what to count on, since the factors here are
+    in it. The median of the runs of ten seconds and more.
     """
     rates = []
-    for run, said in runs:
-        if run.get("seconds", 0) <= 10 or run.get("flops", 0) <= 0:
+    for summary, forecast in runs:
+        if summary.get("seconds", 0) <= 10 or summary.get("flops", 0) <= 0:
             continue
-        launch = said.get("launch_s")
-        if launch is None or said["packing"] != run.get("packing", said["packing"]):
-            rates.append(run["flops"] / run["seconds"])
+        if forecast is None or forecast.packing != summary.get("packing", forecast.packing):
+            rates.append(summary["flops"] / summary["seconds"])
             continue
         # the work alone: what is no work does not follow the rate
-        took = run["seconds"] / run["tokens"] - launch
+        launch = forecast.launch_s
+        took = summary["seconds"] / summary["tokens"] - launch
         if took > 0.2 * launch:
-            rates.append(said["rate"] * (1 / said["tokens_per_s"] - launch) / took)
+            rates.append(forecast.rate * (1 / forecast.tokens_per_s - launch) / took)
     return (statistics.median(rates) / flops, True) if rates else (REACHED, False)

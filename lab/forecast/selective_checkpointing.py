@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from lab.forecast import estimator as memory
-from lab.forecast.formula import Estimate
 from lab.forecast.trace.layer_repetition import RUN
+from lab.forecasts import Forecast, How
 from lab.methods import Method
 from lab.spec import RunSpec
 
@@ -16,11 +16,12 @@ RESERVE = 0.06  # of the device's memory, left for fragments and what others tak
 
 def with_checkpointing(
     config: Any, spec: RunSpec, method: Method, *, memory_bytes: int, **how: Any
-) -> tuple[RunSpec, Estimate]:
+) -> tuple[RunSpec, Forecast]:
     """(the spec, its prediction) for a run that does not fit without checkpointing: of the fewest
     layers that leave the reserve, or of all. A number of layers in the spec stays."""
     found = memory.cached(config, spec, method, memory_bytes=memory_bytes, **how)
-    if not found.fits or found.source != "shadow" or spec.train.checkpointed_layers is not None:
+    is_given = spec.train.checkpointed_layers is not None
+    if is_given or not found.memory.fits or not found.memory.how.is_exact:
         return spec, found
     room = int(memory_bytes * (1 - RESERVE))
     return fewest(config, spec, method, found, memory_bytes=room, **how)
@@ -30,18 +31,18 @@ def fewest(
     config: Any,
     spec: RunSpec,
     method: Method,
-    everywhere: Estimate,
+    everywhere: Forecast,
     *,
     memory_bytes: int,
     **how: Any,
-) -> tuple[RunSpec, Estimate]:
+) -> tuple[RunSpec, Forecast]:
     """(the spec, its prediction) with as few recomputing layers as fit into `memory_bytes`.
 
     `spec` recomputes all layers, which `everywhere` predicts; without any it does not fit. That
     answer stands where the layers differ: each number of them would be traced as a whole.
     """
     count = config.num_hidden_layers
-    if "layer extension" not in " ".join(everywhere.notes) and count > 2 * RUN:
+    if everywhere.memory.how is How.EVERY_LAYER and count > 2 * RUN:
         return spec, everywhere
     best = spec, everywhere
     low, high = 0, count  # the fewest lie between: more than low, and high is enough
@@ -51,7 +52,7 @@ def fewest(
         place = min(max(place, low + 1), high - 1)
         some = replace(spec, train=replace(spec.train, checkpointed_layers=place))
         found = memory.cached(config, some, method, memory_bytes=memory_bytes, **how)
-        if found.source == "shadow" and found.fits:
+        if found.memory.how.is_exact and found.memory.fits:
             high, best = place, (some, found)
             place -= step
         else:
@@ -65,7 +66,7 @@ def _guess(
     config: Any,
     spec: RunSpec,
     method: Method,
-    everywhere: Estimate,
+    everywhere: Forecast,
     memory_bytes: int,
     how: dict[str, Any],
 ) -> int:
@@ -74,9 +75,10 @@ def _guess(
     def outlined(layers: int | None) -> int:
         some = replace(spec, train=replace(spec.train, checkpointed_layers=layers))
         options = {**how, "shadow": False}
-        return memory.predict(config, some, method, memory_bytes=memory_bytes, **options).peak_bytes
+        forecast = memory.predict(config, some, method, memory_bytes=memory_bytes, **options)
+        return forecast.memory.peak_bytes
 
-    off = everywhere.peak_bytes - outlined(None)
+    off = everywhere.memory.peak_bytes - outlined(None)
     low, high = 0, int(config.num_hidden_layers)
     while high - low > 1:
         middle = (low + high) // 2

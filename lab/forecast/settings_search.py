@@ -9,7 +9,7 @@ outlines first, and the best ones are confirmed by the shadow step; speeds from
 from __future__ import annotations
 
 import itertools
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from lab import optimizers
@@ -17,46 +17,12 @@ from lab.forecast import estimator as memory
 from lab.forecast import runtime_estimate, selective_checkpointing
 from lab.forecast.runtime_estimate import Device
 from lab.forecast.selective_checkpointing import RESERVE
+from lab.forecasts import Candidate
 from lab.methods import Method
 from lab.spec import RunSpec
 
 CONFIRMED = 6  # choices that are traced
 OTHER_RULE = 0.95  # a different optimizer is ranked at this fraction of its speed
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One way to do the same training, with what it needs and how fast it should be."""
-
-    batch_size: int
-    accumulation: int
-    activation_checkpointing: str
-    loss: str
-    optimizer: str
-    compile: str
-    peak_bytes: int
-    tokens_per_s: float
-    source: str
-    fits: bool
-    is_asked_rule: bool = True
-    why: str = ""
-    checkpointed_layers: int | None = None
-
-    def changes(self) -> dict[str, Any]:
-        return {
-            "train.batch_size": self.batch_size,
-            "train.accumulation": self.accumulation,
-            "train.activation_checkpointing": self.activation_checkpointing,
-            "train.checkpointed_layers": self.checkpointed_layers,
-            "train.loss": self.loss,
-            "train.optimizer": self.optimizer,
-            "train.compile": self.compile,
-        }
-
-    def to_json(self) -> dict[str, Any]:
-        # ranked by the whole figure, or slow devices would make everything a tie
-        said = {"tokens_per_s": round(self.tokens_per_s, 1), "changes": self.changes()}
-        return asdict(self) | said
 
 
 def choose(
@@ -67,7 +33,7 @@ def choose(
     compiles: str = "off",
     *,
     packed: bool = False,
-) -> list[Choice]:
+) -> list[Candidate]:
     """The choices for `spec` (resolved), the best first: those that fit by speed, then the rest by
     peak. The first says why it leads, the others why they do not. What cannot be traced is left
     out; empty where nothing can.
@@ -78,7 +44,7 @@ def choose(
     ways = ["off", "on"] if method.can_checkpoint_activations else ["off"]
     can_fuse = memory.loss_kind(config, _with(spec, loss="fused")) == "fused"
     losses = ["fused", "plain"] if can_fuse and method.can_fuse_loss else ["plain"]
-    choices: list[Choice] = []
+    choices: list[Candidate] = []
     untraceable: set[tuple[str, str]] = set()
     most = max(rows for rows, _ in _splits(spec))
     for rule, (rows, times), way, loss in itertools.product(
@@ -103,22 +69,22 @@ def choose(
         if short is None:  # nobody can say whether it fits
             untraceable.add((way, loss))
             continue
-        found = memory.predict(
+        predicted = memory.predict(
             config, changed, method, on_gpu=device.on_gpu, memory_bytes=room, packed=packed,
             shadow=False, short=short,
-        )  # fmt: skip
+        ).memory  # fmt: skip
         choices.append(
-            Choice(
+            Candidate(
                 batch_size=rows,
                 accumulation=times,
                 activation_checkpointing=way,
                 loss=loss,
                 optimizer=rule,
                 compile=compiles,
-                peak_bytes=found.peak_bytes,
+                peak_bytes=predicted.peak_bytes,
                 tokens_per_s=_speed(changed, memory.measure(config, changed, method), device),
-                source=found.source,
-                fits=bool(found.fits),
+                how=predicted.how,
+                fits=bool(predicted.fits),
                 is_asked_rule=rule == spec.train.optimizer,
             )
         )
@@ -146,7 +112,7 @@ def _with(spec: RunSpec, **changes: Any) -> RunSpec:
     return replace(spec, train=replace(spec.train, **changes))
 
 
-def _rank(choice: Choice) -> tuple[bool, float, int]:
+def _rank(choice: Candidate) -> tuple[bool, float, int]:
     """Sorts those that fit by speed, the others by peak."""
     speed = choice.tokens_per_s * (1.0 if choice.is_asked_rule else OTHER_RULE)
     return (not choice.fits, -speed if choice.fits else 0.0, choice.peak_bytes)
@@ -159,17 +125,17 @@ def _speed(spec: RunSpec, sized: memory.Measured, device: Device) -> float:
 
 
 def _confirm(
-    ranked: list[Choice],
+    ranked: list[Candidate],
     config: Any,
     spec: RunSpec,
     method: Method,
     device: Device,
     room: int,
     packed: bool,
-) -> list[Choice]:
+) -> list[Candidate]:
     """The leading choices with the shadow step's peaks, until one of them fits and none that is
     not traced yet promises more. Where checkpointing helps, of the fewest layers that do."""
-    traced: list[Choice] = []
+    traced: list[Candidate] = []
     for place, choice in enumerate(ranked[:CONFIRMED]):
         changed = _with(
             spec, **{key.split(".")[1]: value for key, value in choice.changes().items()}
@@ -179,20 +145,21 @@ def _confirm(
             "on_gpu": device.on_gpu, "memory_bytes": room, "shadow": device.on_gpu,
             "packed": packed,
         }  # fmt: skip
-        found = memory.cached(config, changed, method, **how)
-        if found.fits and found.source == "shadow" and choice.activation_checkpointing == "on":
+        forecast = memory.cached(config, changed, method, **how)
+        fits = forecast.memory.fits and forecast.memory.how.is_exact
+        if fits and choice.activation_checkpointing == "on":
             if not _fits_without(traced, ranked, choice):
-                changed, found = selective_checkpointing.fewest(
-                    config, changed, method, found, **how
+                changed, forecast = selective_checkpointing.fewest(
+                    config, changed, method, forecast, **how
                 )
         traced.append(
             replace(
                 choice,
                 checkpointed_layers=changed.train.checkpointed_layers,
                 tokens_per_s=_speed(changed, memory.measure(config, changed, method), device),
-                peak_bytes=found.peak_bytes,
-                fits=bool(found.fits),
-                source=found.source,
+                peak_bytes=forecast.memory.peak_bytes,
+                fits=bool(forecast.memory.fits),
+                how=forecast.memory.how,
             )
         )
         rest = ranked[place + 1 :]
@@ -201,7 +168,7 @@ def _confirm(
     return sorted([*traced, *ranked[CONFIRMED:]], key=_rank)
 
 
-def _fits_without(traced: list[Choice], ranked: list[Choice], choice: Choice) -> bool:
+def _fits_without(traced: list[Candidate], ranked: list[Candidate], choice: Candidate) -> bool:
     """Whether the same rows, loss and optimizer fit with no layer checkpointed."""
     return any(
         other.fits
@@ -212,7 +179,7 @@ def _fits_without(traced: list[Choice], ranked: list[Choice], choice: Choice) ->
     )
 
 
-def _explained(ranked: list[Choice], room: int) -> list[Choice]:
+def _explained(ranked: list[Candidate], room: int) -> list[Candidate]:
     best = ranked[0]
     said = []
     for choice in ranked:

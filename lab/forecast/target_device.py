@@ -8,7 +8,9 @@ from typing import Any
 
 from lab import gpu_table, host, paths
 from lab.atomic_files import number, part, read_object
+from lab.checked_run import read_forecast
 from lab.forecast import runtime_estimate
+from lab.forecasts import RuntimeForecast
 from lab.models import catalog as models
 from lab.spec import RunSpec
 
@@ -93,20 +95,19 @@ def _product_flops() -> float:
     return host.product_flops(seconds=0.2)
 
 
-def _finished(kind: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """(summary, predicted pace) of the finished runs of this machine on its `kind` of device."""
-    found = []
+def _finished(kind: str) -> list[tuple[dict[str, Any], RuntimeForecast | None]]:
+    """(summary, predicted time) of the finished runs of this machine on its `kind` of device."""
+    runs = []
     for run in paths.all_runs()[:MOST_RUNS]:
         result = read_object(run.result) or {}
         summary = part(result, "summary")
         if result.get("state") != "done" or not _has(summary, "seconds", "flops", "tokens"):
             continue
-        said = read_object(run.estimate) or {}
-        pace = part(said, "pace")
-        if said.get("device") == kind:
-            is_whole = "packing" in pace and _has(pace, "launch_s", "rate", "tokens_per_s")
-            found.append((summary, pace if is_whole else {}))
-    return found
+        forecast = read_forecast(run)
+        if forecast.device == kind:
+            runtime = forecast.runtime
+            runs.append((summary, runtime if runtime and runtime.is_complete else None))
+    return runs
 
 
 def _has(stored: dict[str, Any], *names: str) -> bool:

@@ -69,6 +69,9 @@ class Method:
     trains_base_weights: ClassVar[bool] = False  # weights of the base train, in the base's own type
     # on_optimizer_step or on_evaluate may make more parameters trainable
     adds_parameters: ClassVar[bool] = False
+    # Parts of names: trained vectors whose tensors have two dimensions. Weight decay leaves them,
+    # like biases and norms, alone.
+    vectors: ClassVar[tuple[str, ...]] = ()
     # One of the few that articles and their rules of thumb speak of; not inherited.
     is_standard: ClassVar[bool] = False
     # The method to offer where this one does not fit into memory; not inherited.
@@ -184,8 +187,12 @@ class Method:
         raise NotImplementedError(f"{self.name} has no merge")
 
     def script(self, config: Any) -> list[str]:
-        """Lines of a plain script that apply the method to `model`; none for full training.
-        Raises LabError where no plain script can; see `can_script`."""
+        """Lines of a plain script that apply the method to `model`, and what else it does; see
+        `lab/export/plain_training.py`."""
+        return []
+
+    def script_load(self, config: Any) -> list[str]:
+        """Arguments of `from_pretrained` in a plain script, as source text."""
         return []
 
     @property
@@ -205,13 +212,15 @@ class Method:
             "default_lr": self.default_lr,
             "options": schema.describe(self.config),
             "supports": {
-                feature.key: bool(getattr(self, feature.field))
+                feature.key: bool(getattr(self, feature.method_attribute))
                 for feature in compatibility.FEATURES
             },
             "reasons": {
-                feature.key: compatibility.unsupported_reason(getattr(self, feature.field))
+                feature.key: compatibility.unsupported_reason(
+                    getattr(self, feature.method_attribute)
+                )
                 for feature in compatibility.FEATURES
-                if not getattr(self, feature.field)
+                if not getattr(self, feature.method_attribute)
             },
         }
 

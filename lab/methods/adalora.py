@@ -16,7 +16,12 @@ from typing import Any
 from lab.errors import Problem
 from lab.methods import Context, Unsupported, register
 from lab.methods.parts.peft_method import PeftMethod
-from lab.methods.parts.target_modules import target_layers, target_problems, targets_option
+from lab.methods.parts.target_modules import (
+    peft_targets,
+    target_layers,
+    target_problems,
+    targets_option,
+)
 from lab.schema import option
 
 SCORES = ("exp_avg_ipt", "exp_avg_unc")
@@ -102,6 +107,7 @@ class AdaloraConfig:
 )
 class Adalora(PeftMethod):
     peft_class = "AdaLoraConfig"
+    vectors = (".lora_E.",)
 
     def check(self, model: Any, config: AdaloraConfig, context: Context) -> list[Problem]:
         problems = target_problems(model, config.targets, self.can_train_conv1d)
@@ -128,7 +134,7 @@ class Adalora(PeftMethod):
             "target_r": config.target_rank,
             "lora_alpha": config.alpha,
             "lora_dropout": config.dropout,
-            "target_modules": config.targets,
+            "target_modules": peft_targets(config.targets),
             "deltaT": config.every,
             "beta1": config.smoothing,
             "beta2": config.smoothing,
@@ -136,12 +142,40 @@ class Adalora(PeftMethod):
             "total_step": PLACEHOLDER_STEPS,
         }
 
-    def script(self, config: AdaloraConfig) -> list[str]:
+    def script_after(self, config: AdaloraConfig) -> list[str]:
+        lines = [
+            "for name, weight in model.named_parameters():",
+            '    if ".ranknum." in name:  # a constant',
+            "        weight.requires_grad_(False)",
+            "",
+            "",
+            "def planned(steps):",
+            "    total = max(steps, 2)",
+            '    settings = model.peft_config["default"]',
+            "    settings.total_step = total",
+            f"    settings.tfinal = min(int({config.settle} * total), total - 2)",
+            f"    settings.tinit = min(int({config.warmup} * total), total - settings.tfinal - 1)",
+            "",
+            "",
+            "def after_step(step):",
+            "    model.base_model.update_and_allocate(step)",
+            "",
+            "",
+        ]
+        if not config.orthogonality:
+            return lines
         return [
-            *super().script(config),
-            "# Set total_step, tinit and tfinal to your run, and call",
-            "# model.base_model.update_and_allocate(step) after each optimizer step, before the",
-            "# gradients are cleared: without it nothing is ever pruned.",
+            *lines,
+            "def penalty():",
+            "    distances = []",
+            "    for name, weight in model.named_parameters():",
+            '        if ".lora_A." in name or ".lora_B." in name:',
+            '            product = weight @ weight.T if ".lora_A." in name else weight.T @ weight',
+            "            distances.append(torch.linalg.norm(product - torch.eye(*product.shape)",
+            "                             .to(product)))",
+            f"    return {config.orthogonality} * torch.stack(distances).mean()",
+            "",
+            "",
         ]
 
     def trainable_count(self, model: Any, config: AdaloraConfig, context: Context) -> int:

@@ -2,8 +2,10 @@
 
 x -> x + s * up(act(down(x))), with h the hidden size, b the bottleneck: down (b, h), up (h, b),
 both with bias. Houlsby: one after attention and one after the feed-forward part of each layer,
-before the residual is added; Pfeiffer: after the feed-forward part only; parallel: beside it,
-reading its input. Up starts at zero, so step 0 equals the base.
+before the residual is added; Pfeiffer: one after the residual of the feed-forward part is added
+(AdapterHub's `original_ln_before`, in layers that normalise first); feed-forward: the second of
+Houlsby's two alone; parallel: beside the feed-forward part, reading its input. Up starts at zero,
+so step 0 equals the base.
 Trainable = L a (2 h b + b + h), with a = 2 for Houlsby, else 1.
 Sources: Houlsby et al. 2019, arXiv:1902.00751, section 2.1; Pfeiffer et al. 2020,
 arXiv:2005.00247, section 3; He et al. 2021, arXiv:2110.04366, section 4 (parallel).
@@ -33,9 +35,9 @@ class BottleneckConfig:
     kind: str = option(
         "houlsby",
         "Adapter placement",
-        "houlsby (after attention and feed-forward), pfeiffer (after feed-forward) or parallel "
-        "(beside feed-forward).",
-        choices=("houlsby", "pfeiffer", "parallel"),
+        "houlsby (after attention and feed-forward), pfeiffer (after the residual is added behind "
+        "feed-forward), feed-forward (before that) or parallel (beside feed-forward).",
+        choices=("houlsby", "pfeiffer", "feed-forward", "parallel"),
     )
     size: int | None = option(
         None,
@@ -124,7 +126,7 @@ class BottleneckAdapters(Method):
             for key, weight in adapter.named_parameters()
         }
         save_file(tensors, folder / WEIGHTS)
-        write_json(folder / SETTINGS, {"v": 1, **model.bottleneck_settings})
+        write_json(folder / SETTINGS, {"v": 2, **model.bottleneck_settings})
 
     def load(self, base: Any, folder: Path) -> Any:
         import torch
@@ -137,10 +139,10 @@ class BottleneckAdapters(Method):
         tensors = load_file(folder / WEIGHTS)
         _insert(base, config, next(iter(tensors.values())).dtype)
         base.bottleneck_settings = dataclasses.asdict(config)
-        own = dict(base.named_parameters())
+        base_weights = dict(base.named_parameters())
         with torch.no_grad():
             for name, tensor in tensors.items():
-                own[name].copy_(tensor)
+                base_weights[name].copy_(tensor)
         return base
 
     def check_saved(self, base: Any, folder: Path) -> None:
@@ -171,7 +173,8 @@ def _saved_settings(folder: Path) -> BottleneckConfig:
     saved = read_object(folder / SETTINGS)
     if saved is None:
         raise LabError(f"{folder} has no readable {SETTINGS}.", "The result is incomplete.")
-    saved.pop("v", None)
+    if saved.pop("v", 1) == 1 and saved.get("kind") == "pfeiffer":
+        saved["kind"] = "feed-forward"  # what the first version meant by it
     config = parse(BottleneckConfig, saved, "", problems)
     if problems:
         raise LabError(

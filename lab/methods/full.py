@@ -7,7 +7,6 @@ Trainable = N, the number of parameters of the base (tied weights counted once),
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,11 @@ from lab.errors import LabError, Problem
 from lab.methods import Context, Method, Unsupported, register
 from lab.methods.parts import patterns
 from lab.methods.parts.diagram import ALL
+from lab.methods.parts.script_lines import regex_of
 from lab.models import fit
 from lab.models import folder as folders
 from lab.models.decoder_structure import decoder_layers, is_norm, parse_layers
-from lab.schema import option, quote
+from lab.schema import option
 
 PARTS = ("embeddings", "head", "norms", "biases")
 
@@ -36,9 +36,10 @@ class FullConfig:
     freeze: list[str] | None = option(
         None,
         "Frozen modules",
-        "Parts kept frozen: embeddings, head, norms, biases, or regular expressions over "
-        "parameter names. Tied weights freeze together.",
+        "Parts kept frozen: embeddings, head, norms, biases, names of modules such as mlp, or re: "
+        "and a regular expression over names of parameters. Tied weights freeze together.",
         max_characters=4096,
+        names=True,
     )
 
 
@@ -80,24 +81,7 @@ class Full(Method):
                 parse_layers(config.train_layers, len(decoder_layers(model)[1]))
         except LabError as error:
             problems.append(Problem("method.train_layers", str(error)))
-        for pattern in config.freeze or []:
-            try:
-                is_known = bool(_frozen_by(model, pattern))
-            except re.error as error:
-                message = f"'{quote(pattern)}' is not a pattern: {error}."
-                problems.append(Problem("method.freeze", message))
-                continue
-            except LabError as error:
-                problems.append(Problem("method.freeze", str(error)))
-                continue
-            if not is_known:
-                problems.append(
-                    Problem(
-                        "method.freeze",
-                        f"'{quote(pattern)}' names no parameter of this model. Write one of "
-                        f"{', '.join(PARTS)}, or a pattern such as .*q_proj.*",
-                    )
-                )
+        problems += _freeze_problems(model, config.freeze or [])
         if not problems and not selected(model, config):
             problems.append(
                 Problem("method.freeze", "leaves nothing to train. Freeze less, or choose lora.")
@@ -114,11 +98,7 @@ class Full(Method):
         return sum(weight.numel() for weight in selected(model, config).values())
 
     def script(self, config: FullConfig) -> list[str]:
-        if config == FullConfig():
-            return []
-        raise LabError(
-            "A plain script would train every weight.", "Clear train_layers and freeze to see it."
-        )
+        return [*_layer_lines(config), *_freeze_lines(config)]
 
     def save(self, model: Any, folder: Path) -> None:
         model.save_pretrained(folder)
@@ -168,18 +148,111 @@ def _above(model: Any) -> set[int]:
     return norms | (head - tied)
 
 
-def _frozen_by(model: Any, pattern: str) -> set[str]:
+def _freeze_problems(model: Any, entries: list[str]) -> list[Problem]:
+    """Entries of `freeze` that name no parameter, and patterns that are none."""
+    nothing = (
+        f"names no parameter of this model. Write one of {', '.join(PARTS)}, a module such as "
+        "mlp, or a pattern such as re:.*q_proj.*"
+    )
+    problems = []
+    for entry in entries:
+        if entry in PARTS:
+            known = list(_frozen_by(model, entry))
+            problems += [] if known else [Problem("method.freeze", f"'{entry}' {nothing}")]
+        else:
+            known = list(_owners(model, entry))
+            problems += patterns.problems("method.freeze", [entry], known, nothing)
+    return problems
+
+
+def _owners(model: Any, entry: str) -> dict[str, list[str]]:
+    """Names that `entry` can mean, with the parameters at or below each: a pattern is one over
+    names of parameters, any other entry may be the name of a module."""
+    owners: dict[str, list[str]] = {}
+    for name, _ in model.named_parameters():
+        parts = name.split(".")
+        first = len(parts) if patterns.is_pattern(entry) else 1
+        for count in range(first, len(parts) + 1):
+            owners.setdefault(".".join(parts[:count]), []).append(name)
+    return owners
+
+
+def _frozen_by(model: Any, entry: str) -> set[str]:
     """Names of the parameters that one entry of `freeze` means. Raises re.error for a bad pattern,
     LabError for one that takes long."""
     named = dict(model.named_parameters())
-    if pattern == "biases":
+    if entry == "biases":
         return {name for name in named if name.endswith("bias")}
-    if pattern not in PARTS:
-        return set(patterns.matching(pattern, named))
+    if entry not in PARTS:
+        owners = _owners(model, entry)
+        return {name for owner in patterns.named(entry, owners) for name in owners[owner]}
     modules = {
         "embeddings": [model.get_input_embeddings()],
         "head": [model.get_output_embeddings()],
         "norms": [module for module in model.modules() if is_norm(module)],
-    }[pattern]
+    }[entry]
     ids = {id(weight) for module in modules for weight in module.parameters()}
     return {name for name, weight in named.items() if id(weight) in ids}
+
+
+def _layer_lines(config: FullConfig) -> list[str]:
+    """Lines of a plain script: only `train_layers` and what stands above them train."""
+    if config.train_layers == "all":
+        return []
+    return [
+        "named = model.named_modules()",
+        "lists = [(name, part) for name, part in named if isinstance(part, torch.nn.ModuleList)]",
+        "path, layers = max(lists, key=lambda p: sum(w.numel() for w in p[1].parameters()))",
+        f"chosen = {_places(config.train_layers)}",
+        "trains = {id(w) for layer in chosen for w in layer.parameters()}",
+        "if chosen[-1] is layers[-1]:  # with the last layer, the final norm and an untied head",
+        '    parts = list(model.get_submodule(path.rpartition(".")[0]).children())',
+        "    behind = parts[[part is layers for part in parts].index(True) + 1 :]",
+        '    norms = [part for part in behind if "norm" in type(part).__name__.lower()]',
+        "    tied = {id(w) for w in model.get_input_embeddings().parameters()}",
+        "    trains |= {id(w) for part in norms for w in part.parameters()}",
+        "    trains |= {id(w) for w in model.get_output_embeddings().parameters()} - tied",
+        "for weight in model.parameters():",
+        "    weight.requires_grad_(id(weight) in trains)",
+    ]
+
+
+def _places(text: str) -> str:
+    """The slice of `layers` that "last 4", "first 4", "7" or "4-11" means, as source text."""
+    words = text.strip().lower().replace(" - ", "-").split()
+    if words[0] == "last":
+        return f"layers[-{words[1]}:]"
+    if words[0] == "first":
+        return f"layers[:{words[1]}]"
+    ends = words[0].split("-")
+    return f"layers[{ends[0]} : {int(ends[-1]) + 1}]"
+
+
+def _freeze_lines(config: FullConfig) -> list[str]:
+    """Lines of a plain script: what `freeze` names does not train."""
+    entries = config.freeze or []
+    modules = {
+        "embeddings": "[model.get_input_embeddings()]",
+        "head": "[model.get_output_embeddings()]",
+        "norms": '[m for m in model.modules() if "norm" in type(m).__name__.lower()]',
+    }
+    lines = [
+        line
+        for entry in entries
+        if entry in modules
+        for line in (
+            f"for module in {modules[entry]}:",
+            "    module.requires_grad_(False)",
+        )
+    ]
+    names = [entry for entry in entries if entry not in PARTS and not patterns.is_pattern(entry)]
+    over = [regex_of([entry]) for entry in entries if patterns.is_pattern(entry)]
+    over += [rf"({regex_of([name])})(\..*)?" for name in names]
+    over += [".*bias"] if "biases" in entries else []
+    if over:
+        lines += [
+            "for name, weight in model.named_parameters():",
+            f"    if re.fullmatch({'|'.join(over)!r}, name):",
+            "        weight.requires_grad_(False)",
+        ]
+    return lines

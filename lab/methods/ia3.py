@@ -14,9 +14,11 @@ from typing import Any
 
 from lab.errors import Problem
 from lab.methods import Context, register
+from lab.methods.parts import patterns
 from lab.methods.parts.peft_method import PeftMethod
-from lab.methods.parts.target_modules import LinearLayer, linear_layers, matches
-from lab.schema import option, quote
+from lab.methods.parts.script_lines import linear_lines, names_lines
+from lab.methods.parts.target_modules import LinearLayer, linear_layers
+from lab.schema import option
 
 # last parts of names, as attention layers call their key and value projections
 KEYS_AND_VALUES = (
@@ -31,9 +33,13 @@ class Ia3Config:
         None,
         "Attention modules",
         "Layers whose output is scaled. Not set: the key and value projections.",
+        names=True,
     )
     feed_forward: list[str] | None = option(
-        None, "Feed-forward modules", "Layers whose input is scaled. Not set: the down projections."
+        None,
+        "Feed-forward modules",
+        "Layers whose input is scaled. Not set: the down projections.",
+        names=True,
     )
 
 
@@ -57,19 +63,21 @@ class Ia3Config:
 )
 class Ia3(PeftMethod):
     peft_class = "IA3Config"
+    vectors = ("ia3_l.",)
 
     def check(self, model: Any, config: Ia3Config, context: Context) -> list[Problem]:
-        layers = linear_layers(model)
-        choices = ", ".join(sorted({layer.name.rsplit(".", 1)[-1] for layer in layers}))
+        names = [layer.name for layer in linear_layers(model)]
+        choices = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in names}))
+        nothing = f"names no linear layer of this model. Choose from: {choices}."
         problems = [
-            Problem(
-                f"method.{option_name}",
-                f"'{quote(target)}' names no linear layer of this model. Choose from: {choices}.",
-            )
+            problem
             for option_name in ("attention", "feed_forward")
-            for target in getattr(config, option_name) or []
-            if not any(matches(target, layer.name) for layer in layers)
+            for problem in patterns.problems(
+                f"method.{option_name}", getattr(config, option_name) or [], names, nothing
+            )
         ]
+        if problems:
+            return problems
         outputs, inputs = scaled(model, config)
         for option_name, targeted in (("attention", outputs), ("feed_forward", inputs)):
             if not targeted and getattr(config, option_name) is None:
@@ -97,6 +105,33 @@ class Ia3(PeftMethod):
             "fan_in_fan_out": any(layer.is_conv1d for layer in (*outputs, *inputs)),
         }
 
+    def script_before(self, config: Ia3Config) -> list[str]:
+        lines = [
+            *linear_lines("linear"),
+            'linear = [name for name in linear if re.search(r"\\.\\d+\\.", f".{name}.")]',
+            f"read = {names_lines(config.feed_forward or [], 'linear')}",
+            f"written = {names_lines(config.attention or KEYS_AND_VALUES, 'linear')}",
+            "written = [name for name in written if name not in read]",
+        ]
+        if config.feed_forward is None:
+            lines += [
+                "# of each decoder layer, the last linear map that is not attention's",
+                'parents = {name.rpartition(".")[0] for name in written}',
+                "last = {}",
+                "for name in linear:",
+                '    if name.rpartition(".")[0] not in parents:',
+                '        last[re.search(r"\\.(\\d+)\\.", f".{name}.")[1]] = name',
+                "read = [name for name in last.values() if name not in written]",
+            ]
+        return [*lines, "is_conv1d = any(isinstance(layers[n], Conv1D) for n in [*written, *read])"]
+
+    def script_settings(self, config: Ia3Config) -> dict[str, str]:
+        return {
+            "target_modules": "[*written, *read]",
+            "feedforward_modules": "read",
+            "fan_in_fan_out": "is_conv1d",
+        }
+
     def trainable_count(self, model: Any, config: Ia3Config, context: Context) -> int:
         outputs, inputs = scaled(model, config)
         return sum(layer.d_out for layer in outputs) + sum(layer.d_in for layer in inputs)
@@ -105,17 +140,11 @@ class Ia3(PeftMethod):
 def scaled(model: Any, config: Ia3Config) -> tuple[list[LinearLayer], list[LinearLayer]]:
     """(layers whose output is scaled, layers whose input is)."""
     layers = [layer for layer in linear_layers(model) if layer.layer_index is not None]
-    inputs = [
-        layer
-        for layer in layers
-        if any(matches(target, layer.name) for target in config.feed_forward or [])
-    ]
-    attention_targets = config.attention or KEYS_AND_VALUES
-    outputs = [
-        layer
-        for layer in layers
-        if any(matches(target, layer.name) for target in attention_targets) and layer not in inputs
-    ]
+    names = [layer.name for layer in layers]
+    read = patterns.all_named(config.feed_forward or [], names)
+    written = patterns.all_named(config.attention or KEYS_AND_VALUES, names) - read
+    inputs = [layer for layer in layers if layer.name in read]
+    outputs = [layer for layer in layers if layer.name in written]
     if config.feed_forward is None:
         inputs = _down_projections(layers, outputs)
     return outputs, inputs

@@ -13,9 +13,11 @@ from typing import Any
 
 from lab.errors import Problem
 from lab.methods import Context, register
+from lab.methods.parts import patterns
 from lab.methods.parts.peft_method import PeftMethod, wants_float32
-from lab.methods.parts.target_modules import matches, norms
-from lab.schema import option, quote
+from lab.methods.parts.script_lines import names_lines
+from lab.methods.parts.target_modules import norms
+from lab.schema import option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +26,7 @@ class LnTuningConfig:
         None,
         "Target modules",
         "Norm layers to train, e.g. input_layernorm. Not set: all of them.",
+        names=True,
     )
 
 
@@ -50,22 +53,39 @@ class LnTuning(PeftMethod):
         norm_layers = norms(model)
         if not norm_layers:
             return [Problem("method", "this model has no normalisation layers with weights.")]
-        choices = ", ".join(sorted({name.rsplit(".", 1)[-1] for name, _ in norm_layers}))
-        return [
-            Problem(
-                "method.targets",
-                f"'{quote(target)}' names no normalisation layer of this model. Choose from: "
-                f"{choices}.",
-            )
-            for target in config.targets or []
-            if not any(matches(target, name) for name, _ in norm_layers)
-        ]
+        names = [name for name, _ in norm_layers]
+        choices = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in names}))
+        nothing = f"names no normalisation layer of this model. Choose from: {choices}."
+        return patterns.problems("method.targets", config.targets or [], names, nothing)
 
     def settings(self, config: LnTuningConfig) -> dict[str, Any]:
         return {"target_modules": config.targets}
 
     def settings_for(self, model: Any, config: LnTuningConfig, context: Context) -> dict[str, Any]:
         return {"target_modules": [name for name, _ in chosen(model, config)]}
+
+    def script_before(self, config: LnTuningConfig) -> list[str]:
+        lines = [
+            "norms = [",
+            "    name",
+            "    for name, module in model.named_modules()",
+            '    if "norm" in type(module).__name__.lower()',
+            "    and any(True for _ in module.parameters(recurse=False))",
+            "]",
+        ]
+        if config.targets is not None:
+            lines.append(f"norms = {names_lines(config.targets, 'norms')}")
+        return lines
+
+    def script_settings(self, config: LnTuningConfig) -> dict[str, str]:
+        return {"target_modules": "norms"}
+
+    def script_after(self, config: LnTuningConfig) -> list[str]:
+        return [
+            "for weight in model.parameters():",
+            "    if weight.requires_grad:  # in 16 bits small steps from 1.0 are lost",
+            "        weight.data = weight.data.float()",
+        ]
 
     def apply(self, model: Any, config: LnTuningConfig, context: Context) -> Any:
         model = super().apply(model, config, context)
@@ -85,8 +105,9 @@ class LnTuning(PeftMethod):
 
 
 def chosen(model: Any, config: LnTuningConfig) -> list[tuple[str, Any]]:
-    return [
-        (name, module)
-        for name, module in norms(model)
-        if config.targets is None or any(matches(target, name) for target in config.targets)
-    ]
+    """(name, module) of the norms that train."""
+    norm_layers = norms(model)
+    if config.targets is None:
+        return norm_layers
+    names = patterns.all_named(config.targets, [name for name, _ in norm_layers])
+    return [(name, module) for name, module in norm_layers if name in names]

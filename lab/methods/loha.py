@@ -14,7 +14,12 @@ from typing import Any
 from lab.errors import Problem
 from lab.methods import Context, Unsupported, register
 from lab.methods.parts.peft_method import PeftMethod
-from lab.methods.parts.target_modules import target_layers, target_problems, targets_option
+from lab.methods.parts.target_modules import (
+    peft_targets,
+    target_layers,
+    target_problems,
+    targets_option,
+)
 from lab.schema import option
 
 
@@ -64,7 +69,7 @@ class Loha(PeftMethod):
             "alpha": config.alpha,
             "rank_dropout": config.rank_dropout,
             "module_dropout": config.module_dropout,
-            "target_modules": config.targets,
+            "target_modules": peft_targets(config.targets),
         }
 
     def trainable_count(self, model: Any, config: LohaConfig, context: Context) -> int:

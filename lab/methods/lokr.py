@@ -16,7 +16,12 @@ from typing import Any
 from lab.errors import Problem
 from lab.methods import Context, Unsupported, register
 from lab.methods.parts.peft_method import PeftMethod
-from lab.methods.parts.target_modules import target_layers, target_problems, targets_option
+from lab.methods.parts.target_modules import (
+    peft_targets,
+    target_layers,
+    target_problems,
+    targets_option,
+)
 from lab.schema import option
 
 
@@ -79,7 +84,7 @@ class Lokr(PeftMethod):
             "module_dropout": config.module_dropout,
             "decompose_factor": config.factor,
             "decompose_both": config.decompose_both,
-            "target_modules": config.targets,
+            "target_modules": peft_targets(config.targets),
         }
 
     def trainable_count(self, model: Any, config: LokrConfig, context: Context) -> int:

@@ -25,17 +25,20 @@ from typing import Any
 
 from lab.errors import LabError, Problem
 from lab.methods import Context, register
+from lab.methods.parts import lora_script, patterns
+from lab.methods.parts.lora_ranks import problems_by_layer, ranks_and_alphas, too_high_ranks
 from lab.methods.parts.peft_method import PeftMethod, is_meta
 from lab.methods.parts.target_modules import (
     LinearLayer,
     is_tied,
     module_names,
+    peft_targets,
     target_layers,
     target_problems,
     targets_option,
     weights_of,
 )
-from lab.schema import option, quote
+from lab.schema import option
 
 DECOMPOSES_BASE = ("pissa", "olora")
 
@@ -122,6 +125,7 @@ class LoraConfig:
         "Fully trained modules",
         "Modules trained in full next to the adapter (PEFT: modules_to_save), e.g. "
         "input_layernorm, embeddings, head.",
+        names=True,
     )
 
 
@@ -161,7 +165,7 @@ class Lora(PeftMethod):
                 )
             )
         layers = target_layers(model, config.targets)
-        problems += _problems_by_layer(layers, config)
+        problems += problems_by_layer(layers, config)
         if config.start == "olora" and any(layer.is_conv1d for layer in layers):
             problems.append(
                 Problem(
@@ -171,7 +175,7 @@ class Lora(PeftMethod):
                 )
             )
         if config.start in DECOMPOSES_BASE:
-            problems += _too_high_ranks(layers, config)
+            problems += too_high_ranks(layers, config)
         if config.dora and config.start in DECOMPOSES_BASE:
             problems.append(
                 Problem(
@@ -187,7 +191,7 @@ class Lora(PeftMethod):
             "r": config.rank,
             "lora_alpha": int(config.alpha) if config.alpha.is_integer() else config.alpha,
             "lora_dropout": config.dropout,
-            "target_modules": config.targets,
+            "target_modules": peft_targets(config.targets),
         }
         chosen = {
             "init_lora_weights": config.start != "default" and config.start,
@@ -211,6 +215,15 @@ class Lora(PeftMethod):
         if is_meta(model) and config.start in DECOMPOSES_BASE:
             del settings["init_lora_weights"]  # there are no values to take apart
         return settings
+
+    def script_before(self, config: Any) -> list[str]:
+        return lora_script.before(config)
+
+    def script_settings(self, config: Any) -> dict[str, str]:
+        return super().script_settings(config) | lora_script.settings(config)
+
+    def script_after(self, config: Any) -> list[str]:
+        return lora_script.after(config, config.start in DECOMPOSES_BASE)
 
     def apply(self, model: Any, config: Any, context: Context) -> Any:
         model = super().apply(model, config, context)
@@ -269,50 +282,6 @@ class Lora(PeftMethod):
             _write_as_difference(model, folder)
 
 
-def ranks_and_alphas(layers: list[LinearLayer], config: Any) -> dict[str, tuple[int, float]]:
-    """(rank, alpha) of each target, by the decoder layer that it stands in."""
-    numbers = sorted({layer.layer_index for layer in layers if layer.layer_index is not None})
-    last = max(numbers[-1] if numbers else 0, 1)
-    rank_alpha = {}
-    for layer in layers:
-        layer_index = layer.layer_index
-        rank, alpha = config.rank, config.alpha
-        if layer_index is not None:
-            if config.layer_ranks:
-                rank = config.layer_ranks[min(layer_index, len(config.layer_ranks) - 1)]
-            elif config.last_rank is not None:
-                rank = round(config.rank + (config.last_rank - config.rank) * layer_index / last)
-            if config.layer_alphas:
-                alpha = config.layer_alphas[min(layer_index, len(config.layer_alphas) - 1)]
-            elif config.last_alpha is not None:
-                alpha = config.alpha + (config.last_alpha - config.alpha) * layer_index / last
-            else:
-                alpha = config.alpha * rank / config.rank
-        rank_alpha[layer.name] = (rank, alpha)
-    return rank_alpha
-
-
-def _problems_by_layer(layers: list[LinearLayer], config: Any) -> list[Problem]:
-    count = 1 + max(
-        (layer.layer_index for layer in layers if layer.layer_index is not None), default=0
-    )
-    problems = []
-    for option_name, ramp in (("layer_ranks", "last_rank"), ("layer_alphas", "last_alpha")):
-        layer_values = getattr(config, option_name)
-        if layer_values and len(layer_values) != count:
-            problems.append(
-                Problem(
-                    f"method.{option_name}",
-                    f"has {len(layer_values)} values; the model has {count} layers.",
-                )
-            )
-        if layer_values and getattr(config, ramp) is not None:
-            problems.append(
-                Problem(f"method.{ramp}", f"cannot be set beside {option_name}. Clear one.")
-            )
-    return problems
-
-
 def _biases(model: Any, config: Any) -> dict[str, Any]:
     """The biases that train where config.bias is lora_only or all, by name."""
     biases = {name: weight for name, weight in model.named_parameters() if "bias" in name}
@@ -322,36 +291,22 @@ def _biases(model: Any, config: Any) -> dict[str, Any]:
     return {name: weight for name, weight in biases.items() if name in target_biases}
 
 
-def _too_high_ranks(layers: list[LinearLayer], config: Any) -> list[Problem]:
-    by_layer = ranks_and_alphas(layers, config)
-    for layer in layers:
-        rank, most = by_layer[layer.name][0], min(layer.d_in, layer.d_out)
-        if rank > most:
-            return [
-                Problem(
-                    "method.rank",
-                    f"is {rank}; {layer.name} has only {most} singular values to start "
-                    f"{config.start} from. Lower it to {most}.",
-                )
-            ]
-    return []
-
-
 def _problems_with_also(model: Any, layers: list[LinearLayer], config: Any) -> list[Problem]:
     """Unknown names, which PEFT would pass over in silence, and modules that have an update."""
     if not config.train_also:
         return []
-    names, unknown = module_names(model, config.train_also)
-    choices = sorted({name.rsplit(".", 1)[-1] for name, _ in model.named_modules() if name})
-    words = ", ".join(choice for choice in choices if not choice.isdecimal())
-    problems = [
-        Problem(
-            "method.train_also",
-            f"'{quote(unknown_name)}' names no module of this model. Choose from: embeddings, "
-            f"head, {words}.",
-        )
-        for unknown_name in unknown
-    ]
+    known = [name for name, _ in model.named_modules() if name]
+    parts = sorted({name.rsplit(".", 1)[-1] for name in known})
+    words = ", ".join(part for part in parts if not part.isdecimal())
+    problems = patterns.problems(
+        "method.train_also",
+        config.train_also,
+        [*known, "embeddings", "head"],
+        f"names no module of this model. Choose from: embeddings, head, {words}.",
+    )
+    if problems:
+        return problems
+    names, _ = module_names(model, config.train_also)
     for layer in layers:
         inside = [name for name in names if f"{layer.name}.".startswith(f"{name}.")]
         if inside:

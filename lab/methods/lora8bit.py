@@ -92,16 +92,10 @@ class Lora8bit(QuantisedLora):
     def frozen_bytes(self, model: Any, config: Lora8bitConfig) -> int:
         return self._frozen(model, 1.0, 4.0)
 
-    def script(self, config: Lora8bitConfig) -> list[str]:
+    def script_load(self, config: Lora8bitConfig) -> list[str]:
         return [
-            "from transformers import BitsAndBytesConfig  # noqa: E402",
-            "",
-            "model = AutoModelForCausalLM.from_pretrained(",
-            "    MODEL,",
-            "    dtype=model.dtype,",
-            "    quantization_config=BitsAndBytesConfig(",
-            f"        load_in_8bit=True, llm_int8_threshold={config.threshold:g}",
-            "    ),",
-            ")",
-            *super().script(config),
+            "quantization_config=BitsAndBytesConfig(\n"
+            f"        load_in_8bit=True, llm_int8_threshold={config.threshold}\n"
+            "    )",
+            'device_map={"": 0 if torch.cuda.is_available() else "cpu"}',
         ]

@@ -16,7 +16,12 @@ from typing import Any
 from lab.errors import Problem
 from lab.methods import Context, Unsupported, register
 from lab.methods.parts.peft_method import PeftMethod
-from lab.methods.parts.target_modules import target_layers, target_problems, targets_option
+from lab.methods.parts.target_modules import (
+    peft_targets,
+    target_layers,
+    target_problems,
+    targets_option,
+)
 from lab.schema import option
 
 
@@ -78,7 +83,7 @@ class Oft(PeftMethod):
             "r": 0,
             "oft_block_size": config.block_size,
             "block_share": config.block_share,
-            "target_modules": config.targets,
+            "target_modules": peft_targets(config.targets),
         }
 
     def trainable_count(self, model: Any, config: OftConfig, context: Context) -> int:

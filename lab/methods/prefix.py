@@ -23,6 +23,7 @@ from lab.methods.parts.virtual_tokens import (
     STARTS,
     count_option,
     start_ids,
+    start_lines,
     start_problems,
     text_option,
 )
@@ -127,6 +128,32 @@ class Prefix(PeftMethod):
                     "Set method.start to random.",
                 )
         return model
+
+    def script_before(self, config: PrefixConfig) -> list[str]:
+        if config.projection or config.start == "random":
+            return []
+        return [
+            *start_lines(config),
+            "model.eval()",
+            "with torch.no_grad():  # for each layer the base's keys, then its values",
+            "    output = model(input_ids=ids[None].to(model.device), use_cache=True)",
+            "start = torch.cat(",
+            "    [",
+            "        tensor[0].transpose(0, 1).flatten(1).float()",
+            "        for layer in output.past_key_values.layers",
+            "        for tensor in (layer.keys, layer.values)",
+            "    ],",
+            "    dim=1,",
+            ")",
+        ]
+
+    def script_after(self, config: PrefixConfig) -> list[str]:
+        if config.projection:
+            return []
+        prefix = 'model.prompt_encoder["default"].embedding.weight.data'
+        return [
+            f"{prefix}.mul_({DEVIATION})" if config.start == "random" else f"{prefix}.copy_(start)"
+        ]
 
     def trainable_count(self, model: Any, config: PrefixConfig, context: Context) -> int:
         d_kv, layers = key_value_size(model.config), model.config.num_hidden_layers

@@ -21,6 +21,7 @@ from lab.methods.parts.virtual_tokens import (
     STARTS,
     count_option,
     start_ids,
+    start_lines,
     start_problems,
     text_option,
 )
@@ -85,14 +86,14 @@ class Prompt(PeftMethod):
                 prompt.copy_(table[ids])
         return model
 
-    def script(self, config: PromptConfig) -> list[str]:
-        return [
-            *super().script(config),
-            "# The lab starts the virtual tokens from embeddings of the vocabulary or a text:",
+    def script_after(self, config: PromptConfig) -> list[str]:
+        lines = [
             "table = model.get_input_embeddings().weight.data",
             'prompt = model.prompt_encoder["default"].embedding.weight.data',
-            "prompt.copy_(table[torch.randint(0, len(tokenizer), (len(prompt),))])",
         ]
+        if config.start == "random":
+            return [*lines, "prompt.copy_(torch.randn(prompt.shape) * float(table.float().std()))"]
+        return [*lines, *start_lines(config), "prompt.copy_(table[ids.to(table.device)])"]
 
     def trainable_count(self, model: Any, config: PromptConfig, context: Context) -> int:
         width: int = model.get_input_embeddings().weight.shape[1]

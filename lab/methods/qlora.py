@@ -189,20 +189,17 @@ class Qlora(QuantisedLora):
     def frozen_bytes(self, model: Any, config: QloraConfig) -> int:
         return self._frozen(model, 0.5 + SCALES[config.double_quantisation], 0.0)
 
-    def script(self, config: QloraConfig) -> list[str]:
+    def script_load(self, config: QloraConfig) -> list[str]:
+        compute = {
+            "auto": "torch.bfloat16 if torch.cuda.is_available() and "
+            "torch.cuda.is_bf16_supported() else torch.float32"
+        }.get(config.compute, f"torch.{config.compute}")
         return [
-            "from transformers import BitsAndBytesConfig  # noqa: E402",
-            "",
-            "model = AutoModelForCausalLM.from_pretrained(",
-            "    MODEL,",
-            "    dtype=model.dtype,",
-            "    use_safetensors=True,",
-            "    quantization_config=BitsAndBytesConfig(",
-            "        load_in_4bit=True,",
-            f"        bnb_4bit_quant_type={config.levels!r},",
-            f"        bnb_4bit_use_double_quant={config.double_quantisation},",
-            "        bnb_4bit_compute_dtype=model.dtype,",
-            "    ),",
-            ")",
-            *super().script(config),
+            "quantization_config=BitsAndBytesConfig(\n"
+            "        load_in_4bit=True,\n"
+            f"        bnb_4bit_quant_type={config.levels!r},\n"
+            f"        bnb_4bit_use_double_quant={config.double_quantisation},\n"
+            f"        bnb_4bit_compute_dtype={compute},\n"
+            "    )",
+            'device_map={"": 0 if torch.cuda.is_available() else "cpu"}',
         ]

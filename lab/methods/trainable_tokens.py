@@ -73,19 +73,21 @@ class TrainableTokens(PeftMethod):
     ) -> dict[str, Any]:
         return {"token_indices": token_ids(context.tokenizer, config)[0]}
 
-    def script(self, config: TrainableTokensConfig) -> list[str]:
-        chosen = "tokenizer.all_special_ids"
-        if config.tokens:
-            chosen = f"tokenizer.convert_tokens_to_ids({config.tokens!r})"
+    def script_before(self, config: TrainableTokensConfig) -> list[str]:
+        if config.tokens is None:
+            return ["tokens = sorted(set(tokenizer.all_special_ids))"]
         return [
-            "import peft  # noqa: E402",
-            "",
-            f"tokens = sorted(set({chosen}))",
-            "model = peft.get_peft_model(",
-            '    model, peft.TrainableTokensConfig(token_indices=tokens, task_type="CAUSAL_LM")',
-            ")",
-            "model.print_trainable_parameters()",
+            "known = tokenizer.get_vocab()",
+            "tokens = [",
+            "    known[text] if text in known else "
+            "tokenizer.encode(text, add_special_tokens=False)[0]",
+            f"    for text in {config.tokens!r}",
+            "]",
+            "tokens = sorted(set(tokens))",
         ]
+
+    def script_settings(self, config: TrainableTokensConfig) -> dict[str, str]:
+        return {"token_indices": "tokens"}
 
     def trainable_count(self, model: Any, config: TrainableTokensConfig, context: Context) -> int:
         width: int = model.get_input_embeddings().weight.shape[1]

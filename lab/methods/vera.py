@@ -14,7 +14,12 @@ from typing import Any
 from lab.errors import Problem
 from lab.methods import Context, register
 from lab.methods.parts.peft_method import PeftMethod
-from lab.methods.parts.target_modules import target_layers, target_problems, targets_option
+from lab.methods.parts.target_modules import (
+    peft_targets,
+    target_layers,
+    target_problems,
+    targets_option,
+)
 from lab.schema import option
 
 
@@ -71,7 +76,7 @@ class Vera(PeftMethod):
             "r": config.rank,
             "vera_dropout": config.dropout,
             "d_initial": config.d_start,
-            "target_modules": config.targets,
+            "target_modules": peft_targets(config.targets),
             "projection_prng_key": config.seed,
         }
 

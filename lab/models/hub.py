@@ -10,12 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
 from lab.atomic_files import read_object
 from lab.errors import LabError
+from lab.forecasts import DownloadForecast
 from lab.hub import cache, client, download, repository, settings, verification
 from lab.hub.problems import HubUnreachable
 from lab.hub.progress import Tell
@@ -31,16 +32,6 @@ CONFIGS = ("config.json", "generation_config.json")
 MOST_SMALL_BYTES = 64_000_000
 CHUNK = 100_000  # more than most headers have
 HEADERS_AT_ONCE = 8
-
-
-@dataclass(frozen=True)
-class DownloadSize:
-    """What a run has still to fetch of its model: `bytes` of `total_bytes`, into `folder`."""
-
-    bytes: int
-    total_bytes: int
-    files: int
-    folder: str
 
 
 def pin(source: ModelSource) -> ModelSource:
@@ -148,18 +139,18 @@ def has_tokenizer_here(source: ModelSource) -> bool:
     return listed is None or cache.are_here(repo, _small(listed))
 
 
-def download_size(source: ModelSource) -> DownloadSize | None:
+def download_size(source: ModelSource) -> DownloadForecast | None:
     """What is still to be fetched of a model of the hub, weights and all; None for a folder."""
     if not source.is_on_hub:
         return None
     repo = _repository(source)
     listed = _listed(repo)
     if listed is None:
-        return DownloadSize(0, 0, 0, str(settings.cache_folder()))
+        return DownloadForecast(0, 0, 0, str(settings.cache_folder()))
     place = _fetch(repo, source, [listed[folders.INDEX]] if folders.INDEX in listed else [])
     files = {entry.blob: entry for entry in [*_small(listed), *_weights(listed, place, source)]}
     still = [entry for entry in files.values() if not cache.are_here(repo, [entry])]
-    return DownloadSize(
+    return DownloadForecast(
         cache.missing(repo, still),
         sum(entry.size for entry in files.values()),
         len(still),

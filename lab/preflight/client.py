@@ -16,7 +16,9 @@ from contextvars import ContextVar
 from typing import IO, Any
 
 from lab import paths
+from lab.checked_run import CheckedRun, CheckResult
 from lab.errors import LabError, Problem, SpecError
+from lab.forecasts import FitLimits, Forecast, Saving, SettingsSearch
 from lab.hub import credentials, settings
 from lab.paths import ROOT
 from lab.stages import LONG, Limits
@@ -121,40 +123,39 @@ class Planner:
         self._requests: dict[int, Request] = {}  # those that wait for their reply
         self._ids = itertools.count(1)
 
-    def check(self, spec: dict[str, Any]) -> dict[str, Any]:
-        """The resolved spec, facts and estimate. Raises SpecError with all problems."""
-        answer = self.ask({"ask": "check", "spec": spec})
-        if answer["problems"]:
-            raise SpecError([Problem(**problem) for problem in answer["problems"]])
-        return answer
+    def check(self, spec: dict[str, Any]) -> CheckedRun:
+        """The run that would start. Raises SpecError with all problems."""
+        return CheckResult.from_json(self.ask({"ask": "check", "spec": spec})).checked()
 
-    def fixes(self, spec: dict[str, Any]) -> list[dict[str, Any]]:
+    def fixes(self, spec: dict[str, Any]) -> list[Saving]:
         """What makes a resolved spec smaller, the largest predicted saving first."""
-        found: list[dict[str, Any]] = self.ask({"ask": "fixes", "spec": spec})["fixes"]
-        return found
+        savings = self.ask({"ask": "fixes", "spec": spec})["fixes"]
+        return [Saving.from_json(saving) for saving in savings]
 
     def estimate(
         self, spec: dict[str, Any], device: dict[str, Any] | None = None, **how: Any
-    ) -> dict[str, Any]:
-        """The memory of a run that need not be possible here (`lab.preflight.estimate`).
+    ) -> Forecast:
+        """The forecast of a run that need not be possible here (`lab.preflight.estimate`).
 
         Raises SpecError with all problems.
         """
-        return self._ask_of({"ask": "estimate", "spec": spec, "device": device, "how": how})
+        request = {"ask": "estimate", "spec": spec, "device": device, "how": how}
+        return Forecast.from_json(self._ask_of(request)) or Forecast()
 
-    def limits(self, spec: dict[str, Any], device: dict[str, Any]) -> dict[str, Any]:
+    def limits(self, spec: dict[str, Any], device: dict[str, Any]) -> FitLimits:
         """The longest row, the largest batch and the largest shipped model that fit a device.
 
         Raises SpecError with all problems.
         """
-        return self._ask_of({"ask": "limits", "spec": spec, "device": device})
+        return FitLimits.from_json(self._ask_of({"ask": "limits", "spec": spec, "device": device}))
 
-    def plan(self, spec: dict[str, Any], device: dict[str, Any] | None = None) -> dict[str, Any]:
+    def plan(self, spec: dict[str, Any], device: dict[str, Any] | None = None) -> SettingsSearch:
         """The fastest settings of `spec` that fit, and the runners-up (`lab.preflight.estimate`).
 
         Raises SpecError with all problems.
         """
-        return self._ask_of({"ask": "plan", "spec": spec, "device": device})
+        answer = self._ask_of({"ask": "plan", "spec": spec, "device": device})
+        return SettingsSearch.from_json(answer)
 
     def look(self, spec: dict[str, Any], most: int) -> dict[str, Any]:
         """What the first `most` rows of the spec's data look like to its model."""

@@ -7,16 +7,16 @@ from pathlib import Path
 
 from lab import formatting, paths
 from lab.errors import Problem
-from lab.forecast.formula import Estimate
-from lab.models.hub import DownloadSize
+from lab.forecasts import Forecast
 
 DISK_RESERVE = 200_000_000
 
 
-def problems(estimate: Estimate, still: DownloadSize | None) -> list[Problem]:
-    """What keeps the run of `estimate` from being written: its own files in LAB_HOME and `still`,
-    the download, in the cache of the hub. Where both are on one disk, both count."""
-    home, own = _existing(paths.home()), estimate.disk["total"]
+def problems(forecast: Forecast) -> list[Problem]:
+    """What keeps the run from being written: its own files in LAB_HOME, and what it has to download
+    first, in the cache of the hub. Where both are on one disk, both count."""
+    still = forecast.download
+    home, own = _existing(paths.home()), forecast.disk.total if forecast.disk else 0
     fetched, cache = (still.bytes, Path(still.folder)) if still else (0, home)
     is_one_disk = _existing(cache).stat().st_dev == home.stat().st_dev
     room = max(0, shutil.disk_usage(_existing(cache)).free - DISK_RESERVE)

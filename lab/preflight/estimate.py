@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 from collections.abc import Callable
@@ -10,12 +9,13 @@ from dataclasses import replace
 from typing import Any
 
 from lab import host, methods
-from lab.data.dataset_stats import facts_of
-from lab.errors import LabError, Problem
+from lab.data.dataset_stats import dataset_stats
+from lab.errors import LabError, Problem, SpecError
 from lab.forecast import compile_choice, runtime_estimate, selective_checkpointing
 from lab.forecast import estimator as memory
 from lab.forecast import settings_search as planning
 from lab.forecast.target_device import Target, target_of
+from lab.forecasts import DatasetStats, DownloadForecast, FitLimits, Forecast, SettingsSearch, Speed
 from lab.models import catalog as models
 from lab.models import hub, shipped_configs, weights
 from lab.preflight.validate import check_fit, not_applicable, resolve
@@ -27,8 +27,8 @@ CERTAINLY_OVER = 1.2  # times the memory by the outline: need not be traced to b
 
 def estimate(
     value: Any, device: dict[str, Any] | None = None, how: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    """The estimate as JSON, or {"problems"}.
+) -> Forecast:
+    """The forecast. Raises SpecError with all problems.
 
     `device`: {"kind": "cuda" or "cpu", "memory_bytes", "gpu": a name of the table}, each optional;
     without a kind it is this machine, or a GPU of no particular size for a model that cannot run
@@ -36,8 +36,7 @@ def estimate(
     """
     problems: list[Problem] = []
     spec = RunSpec.parse(value, problems)
-    if problems:
-        return _refused(problems)
+    _refuse(problems)
     target = target_of(spec, device or {})
     config = _config(spec)
     ready = resolve(spec, target.has_bf16 if target.on_gpu else None)
@@ -46,10 +45,9 @@ def estimate(
     is_timed = options.pop("time", False)
     packed = _is_packed(spec, ready, target, device)
     check_fit(replace(ready, data=spec.data), _empty(config), None, problems, set(), target.on_gpu)
-    if problems:
-        return _refused(problems)
+    _refuse(problems)
     try:
-        ready, found = _found(
+        ready, forecast = _found(
             config,
             ready,
             method,
@@ -62,30 +60,32 @@ def estimate(
             ),
         )
     except ValueError as error:  # a library refuses the combination in its own words
-        return _refused([not_applicable(method, ready.method_config, error)])
+        raise SpecError([not_applicable(method, ready.method_config, error)]) from None
     sized = memory.measure(config, ready, method)
     costs, where = sized.costs[memory.loss_kind(config, ready)], target.for_pace()
     each = runtime_estimate.seconds_a_token(ready, costs, sized.sizes, where, bits=sized.bits)
-    answer: dict[str, Any] = found.to_json()
-    answer["tokens_per_s"] = round(1 / each, 1)
-    answer["wh_per_million_tokens"] = target.watts and round(target.watts * each * 1e6 / 3600, 3)
+    runtime = None
     if is_timed:
-        facts = _facts(ready)
-        predicted = runtime_estimate.pace(ready, costs, sized.sizes, where, facts, sized.bits)
-        answer["pace"] = predicted.to_json() if predicted else None
-    answer["context_bytes"] = target.context_bytes if target.on_gpu else None
-    answer["device_bytes"] = target.memory_bytes
-    answer["download"] = _download(spec)
-    return answer
+        stats = _stats_if_at_hand(ready)
+        runtime = runtime_estimate.pace(ready, costs, sized.sizes, where, stats, sized.bits)
+    return replace(
+        forecast,
+        speed=Speed(
+            round(1 / each, 1), target.watts and round(target.watts * each * 1e6 / 3600, 3)
+        ),
+        runtime=runtime,
+        context_bytes=target.context_bytes if target.on_gpu else None,
+        device_bytes=target.memory_bytes,
+        download=_download(spec),
+    )
 
 
-def _download(spec: RunSpec) -> dict[str, Any] | None:
+def _download(spec: RunSpec) -> DownloadForecast | None:
     """What a run would fetch first; None where nothing can be fetched, or it is not known."""
     try:
-        still = hub.download_size(models.resolve_config(spec.model))
+        return hub.download_size(models.resolve_config(spec.model))
     except LabError:
-        return None  # the estimate stands without it; a check says what is wrong
-    return dataclasses.asdict(still) if still else None
+        return None  # the forecast stands without it; a check says what is wrong
 
 
 def _found(
@@ -97,7 +97,7 @@ def _found(
     options: dict[str, Any],
     *,
     is_open: bool,
-) -> tuple[RunSpec, Any]:
+) -> tuple[RunSpec, Forecast]:
     """(the spec, its prediction); where checkpointing is open, with it if the run does not fit
     without."""
     how = {
@@ -108,10 +108,10 @@ def _found(
     }
     if is_open and target.memory_bytes is not None:
         outline = memory.cached(config, spec, method, **{**how, "shadow": False})
-        if outline.peak_bytes <= CERTAINLY_OVER * target.memory_bytes:
-            found = memory.cached(config, spec, method, **how)
-            if found.fits is not False:
-                return spec, found
+        if outline.memory.peak_bytes <= CERTAINLY_OVER * target.memory_bytes:
+            forecast = memory.cached(config, spec, method, **how)
+            if forecast.memory.fits is not False:
+                return spec, forecast
         spec = replace(spec, train=replace(spec.train, activation_checkpointing="on"))
         return selective_checkpointing.with_checkpointing(config, spec, method, **how)
     return spec, memory.cached(config, spec, method, **how)
@@ -127,17 +127,17 @@ def _is_packed(
     return (ready if has_data else spec).data.packing == "on"
 
 
-def _facts(spec: RunSpec) -> dict[str, Any]:
+def _stats_if_at_hand(spec: RunSpec) -> DatasetStats:
     """What is known of the data; nothing where it, or the model's tokenizer, is not at hand."""
     try:
         source = models.resolve(spec.model)
         if not hub.has_tokenizer_here(source):
-            return {}  # nothing is fetched while somebody types
+            return DatasetStats()  # nothing is fetched while somebody types
         with stage("tokenizer"):
             tokenizer = weights.load_tokenizer(source)
-        return facts_of(spec, tokenizer)
+        return dataset_stats(spec, tokenizer)
     except LabError:
-        return {}
+        return DatasetStats()
 
 
 def _config(spec: RunSpec) -> Any:
@@ -159,13 +159,11 @@ def _empty(config: Any) -> Any:
     return _empties[name]
 
 
-def limits(value: Any, device: dict[str, Any]) -> dict[str, Any]:
-    """What still fits into `device` by outlines, one thing changed at a time:
-    {"longest_row", "largest_batch", "largest_model"}; 0 or "" where not even the least does."""
+def limits(value: Any, device: dict[str, Any]) -> FitLimits:
+    """What still fits into `device` by outlines, one thing changed at a time. Raises SpecError."""
     problems: list[Problem] = []
     spec = RunSpec.parse(value, problems)
-    if problems:
-        return _refused(problems)
+    _refuse(problems)
     target = target_of(spec, device)
     ready = resolve(spec, target.has_bf16 if target.on_gpu else None)
     method = methods.get(ready.method["name"])
@@ -174,15 +172,15 @@ def limits(value: Any, device: dict[str, Any]) -> dict[str, Any]:
 
     def peak(one: RunSpec, config: Any) -> float:
         """Infinite where nobody can say it."""
-        found = memory.predict(
+        predicted = memory.predict(
             config,
             one,
             method,
             on_gpu=target.on_gpu,
             memory_bytes=target.memory_bytes,
             shadow=False,
-        )
-        return found.peak_bytes if found.is_traced else math.inf
+        ).memory
+        return predicted.peak_bytes if predicted.how.is_traced else math.inf
 
     def with_rows(rows: int) -> float:
         return peak(replace(ready, train=replace(ready.train, batch_size=rows)), config)
@@ -207,11 +205,11 @@ def limits(value: Any, device: dict[str, Any]) -> dict[str, Any]:
             return math.inf  # the method does not take this architecture
 
     place = _largest_that_fits(of_model, room, len(everything))
-    return {
-        "longest_row": _largest_that_fits(with_length, room, longest, length),
-        "largest_batch": _largest_that_fits(with_rows, room, 4096, rows),
-        "largest_model": everything[place - 1].name if place else "",
-    }
+    return FitLimits(
+        longest_row=_largest_that_fits(with_length, room, longest, length),
+        largest_batch=_largest_that_fits(with_rows, room, 4096, rows),
+        largest_model=everything[place - 1].name if place else "",
+    )
 
 
 def _largest_that_fits(
@@ -247,52 +245,50 @@ def _largest_that_fits(
     raise AssertionError("the bounds meet")
 
 
-def plan(value: Any, device: dict[str, Any] | None = None) -> dict[str, Any]:
-    """{"choices": the best first, "reserve", "reached", "energy_wh_per_million_tokens"}, or
-    {"problems"}. `device` as in `estimate`; it must have a size."""
+def plan(value: Any, device: dict[str, Any] | None = None) -> SettingsSearch:
+    """The settings that fit, the fastest first. `device` as in `estimate`; it must have a size.
+    Raises SpecError with all problems."""
     problems: list[Problem] = []
     spec = RunSpec.parse(value, problems)
-    if problems:
-        return _refused(problems)
+    _refuse(problems)
     target = target_of(spec, device or {})
     if target.memory_bytes is None:
-        return _refused([Problem("hardware", "the device has no size. Name a GPU or its GB.")])
+        raise SpecError([Problem("hardware", "the device has no size. Name a GPU or its GB.")])
     config = _config(spec)
     ready = resolve(spec, target.has_bf16 if target.on_gpu else None)
     method = methods.get(ready.method["name"])
     check_fit(replace(ready, data=spec.data), _empty(config), None, problems, set(), target.on_gpu)
-    if problems:
-        return _refused(problems)
+    _refuse(problems)
     where = target.for_pace()
     try:
         sized = memory.measure(config, ready, method)
         costs = sized.costs[memory.loss_kind(config, ready)]
         compiles, why = compile_choice.choose(
-            spec, ready, method, costs, sized.sizes, where, _facts(ready), sized.bits
+            spec, ready, method, costs, sized.sizes, where, _stats_if_at_hand(ready), sized.bits
         )
         packed = _is_packed(spec, ready, target, device)
-        found = planning.choose(config, ready, method, where, compiles, packed=packed)
-        if not found:
+        candidates = planning.choose(config, ready, method, where, compiles, packed=packed)
+        if not candidates:
             why = memory.predict(
                 config, ready, method, on_gpu=target.on_gpu, memory_bytes=None, shadow=False
-            ).trace_error
-            return _refused([Problem("model", f"the step cannot be traced ({why}).")])
+            ).memory.trace_error
+            raise SpecError([Problem("model", f"the step cannot be traced ({why}).")])
     except ValueError as error:  # a library refuses the combination in its own words
-        return _refused([not_applicable(method, ready.method_config, error)])
-    best = found[0]
+        raise SpecError([not_applicable(method, ready.method_config, error)]) from None
     energy = None
-    if target.watts and best.tokens_per_s:
-        energy = round(target.watts * 1e6 / best.tokens_per_s / 3600, 2)
-    return {
-        "choices": [choice.to_json() for choice in found],
-        "reserve": planning.RESERVE,
-        "reached": where.reached,
-        "is_measured": where.is_measured,
-        "compile": why,
-        "energy_wh_per_million_tokens": energy,
-        "device_bytes": target.memory_bytes,
-    }
+    if target.watts and candidates[0].tokens_per_s:
+        energy = round(target.watts * 1e6 / candidates[0].tokens_per_s / 3600, 2)
+    return SettingsSearch(
+        candidates=tuple(candidates),
+        reserve=planning.RESERVE,
+        reached=where.reached,
+        is_measured=where.is_measured,
+        compile=why,
+        energy_wh_per_million_tokens=energy,
+        device_bytes=target.memory_bytes,
+    )
 
 
-def _refused(problems: list[Problem]) -> dict[str, Any]:
-    return {"problems": [problem.to_json() for problem in problems]}
+def _refuse(problems: list[Problem]) -> None:
+    if problems:
+        raise SpecError(problems)

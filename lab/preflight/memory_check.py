@@ -8,8 +8,8 @@ from typing import Any
 from lab import formatting, gpu_table, host
 from lab.errors import Problem
 from lab.forecast import estimator as memory
-from lab.forecast import memory_savers, selective_checkpointing
-from lab.forecast.formula import Estimate
+from lab.forecast import formula, memory_savers, selective_checkpointing
+from lab.forecasts import Forecast, MemoryForecast
 from lab.methods import Method
 from lab.spec import RunSpec
 
@@ -44,37 +44,36 @@ def admit(
     asked: RunSpec,
     config: Any,
     method: Method,
-    counts: Estimate,
+    sizes: formula.Sizes,
     problems: list[Problem],
-) -> tuple[RunSpec, Estimate]:
+) -> tuple[RunSpec, Forecast]:
     """(the spec with automatic checkpointing decided, its prediction).
 
-    On a GPU the prediction is the shadow step's, on a CPU its outline with a margin. `counts` is
-    what was counted with the model's own tokenizer. A run that will not fit becomes a problem,
+    On a GPU the prediction is the shadow step's, on a CPU its outline with a margin. `sizes` are
+    counted with the model's own tokenizer. A run that will not fit becomes a problem,
     unless the spec says to start it all the same; one of which that cannot be said does not.
     """
     room = capacity()
 
-    def predicted(one: RunSpec) -> Estimate:
-        found = memory.cached(
-            config,
-            one,
-            method,
-            on_gpu=room.on_gpu,
-            memory_bytes=room.bytes,
-            packed=one.data.packing == "on",
-            shadow=room.on_gpu,
+    forecast = memory.cached(
+        config,
+        spec,
+        method,
+        on_gpu=room.on_gpu,
+        memory_bytes=room.bytes,
+        packed=spec.data.packing == "on",
+        shadow=room.on_gpu,
+    )
+    if not room.on_gpu:
+        forecast = replace(
+            forecast,
+            memory=replace(forecast.memory, parameters=sizes.parameters, trainable=sizes.trainable),
+            disk=formula.disk_forecast(sizes, spec),
         )
-        if room.on_gpu:
-            return replace(found, context_bytes=room.context_bytes)
-        own = {name: getattr(counts, name) for name in ("parameters", "trainable", "disk")}
-        return replace(found, **own)
-
-    found = predicted(spec)
     is_open = asked.train.activation_checkpointing == "auto" and room.on_gpu
-    if found.fits is False and is_open and method.can_checkpoint_activations:
+    if forecast.memory.fits is False and is_open and method.can_checkpoint_activations:
         spec = replace(spec, train=replace(spec.train, activation_checkpointing="on"))
-        spec, found = selective_checkpointing.with_checkpointing(
+        spec, forecast = selective_checkpointing.with_checkpointing(
             config,
             spec,
             method,
@@ -82,18 +81,18 @@ def admit(
             on_gpu=True,
             packed=spec.data.packing == "on",
         )
-        found = replace(found, context_bytes=room.context_bytes)
-    if found.fits is False and not spec.hardware.ignore_memory:
-        problems.append(Problem("hardware.ignore_memory", _refusal(spec, found, config, room)))
-    return spec, found
+    forecast = replace(forecast, context_bytes=room.context_bytes)
+    if forecast.memory.fits is False and not spec.hardware.ignore_memory:
+        refusal = _refusal(spec, forecast.memory, config, room)
+        problems.append(Problem("hardware.ignore_memory", refusal))
+    return spec, forecast
 
 
-def _refusal(spec: RunSpec, found: Estimate, config: Any, room: Capacity) -> str:
+def _refusal(spec: RunSpec, predicted: MemoryForecast, config: Any, room: Capacity) -> str:
     device = "the GPU" if room.on_gpu else "this machine"
     said = (
-        f"the run needs {formatting.size(found.peak_bytes)} at its peak ({found.peak_phase}), "
-        f"{device} "
-        f"has {formatting.size(room.bytes)}. "
+        f"the run needs {formatting.size(predicted.peak_bytes)} at its peak "
+        f"({predicted.peak_phase}), {device} has {formatting.size(room.bytes)}. "
     )
     change = smallest_change(spec, config, room)
     if change is None:
@@ -113,31 +112,32 @@ def _refusal(spec: RunSpec, found: Estimate, config: Any, room: Capacity) -> str
 
 def smallest_change(
     spec: RunSpec, config: Any, room: Capacity
-) -> tuple[memory_savers.Fix, int] | None:
+) -> tuple[memory_savers.MemorySaver, int] | None:
     """The gentlest change, made again if it can be (halved rows, shorter rows), that makes `spec`
     fit by its outline; with its predicted peak."""
     from lab import methods
     from lab.preflight.validate import resolve
 
-    def peak_of(value: dict[str, Any]) -> tuple[Estimate, dict[str, Any]]:
+    def peak_of(value: dict[str, Any]) -> tuple[MemoryForecast, dict[str, Any]]:
         changed = resolve(RunSpec.from_stored(value), room.on_gpu)
         method = methods.get(changed.method["name"])
         how: dict[str, Any] = {"on_gpu": room.on_gpu, "packed": changed.data.packing == "on"}
         limit = room.bytes
-        found = memory.predict(config, changed, method, memory_bytes=limit, shadow=False, **how)
-        if room.on_gpu and abs(found.peak_bytes - limit) < NEAR * limit:
-            found = memory.cached(config, changed, method, memory_bytes=limit, **how)
-        return found, changed.to_json()
+        forecast = memory.predict(config, changed, method, memory_bytes=limit, shadow=False, **how)
+        if room.on_gpu and abs(forecast.memory.peak_bytes - limit) < NEAR * limit:
+            forecast = memory.cached(config, changed, method, memory_bytes=limit, **how)
+        return forecast.memory, changed.to_json()
 
     for fix in memory_savers.candidates(spec.to_json(), on_gpu=room.on_gpu):
         changes, value = dict(fix.changes), spec.to_json()
-        step: memory_savers.Fix | None = fix
+        step: memory_savers.MemorySaver | None = fix
         while step is not None:
             changes |= step.changes
-            found, value = peak_of(step.apply(value))
-            if found.fits:
+            predicted, value = peak_of(step.apply(value))
+            if predicted.fits:
                 title = fix.title if changes == fix.changes else fix.title.split(" (")[0]
-                return memory_savers.Fix(title, changes, fix.keeps_batch), found.peak_bytes
+                saver = memory_savers.MemorySaver(title, changes, fix.keeps_batch)
+                return saver, predicted.peak_bytes
             # the same kind of change once more
             again = memory_savers.candidates(value, on_gpu=room.on_gpu)
             step = next((one for one in again if one.changes.keys() == fix.changes.keys()), None)

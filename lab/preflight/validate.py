@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,14 +9,15 @@ from datetime import date
 from typing import Any
 
 from lab import methods, optimizers
+from lab.checked_run import CheckedRun, CheckResult
 from lab.data import catalog as datasets
 from lab.data import rendering
-from lab.data.dataset_stats import facts_of
+from lab.data.dataset_stats import dataset_stats
 from lab.errors import LabError, Problem
-from lab.forecast import compile_choice, formula, runtime_estimate
+from lab.forecast import compile_choice, formula, memory_savers, runtime_estimate
 from lab.forecast import estimator as memory
-from lab.forecast import memory_savers as smaller
 from lab.forecast.target_device import this_machine
+from lab.forecasts import DatasetStats, Forecast, Saving
 from lab.methods import Context
 from lab.methods.parts import compatibility
 from lab.models import catalog as models
@@ -29,12 +29,9 @@ from lab.spec import RunSpec, without_packing
 from lab.stages import stage
 
 
-def check(value: Any) -> dict[str, Any]:
-    """What would run: {"problems", "spec", "asked", "facts", "estimate"}.
-
-    With problems the other parts are None. All problems come at once: what depends on a part
-    that is itself wrong is left out, the rest is looked at.
-    """
+def check(value: Any) -> CheckResult:
+    """The run that would start, or all problems at once: what depends on a part that is itself
+    wrong is left out, the rest is looked at."""
     problems: list[Problem] = []
     spec = RunSpec.parse(value, problems)
     spec = _check_template_settings(spec, problems)
@@ -48,51 +45,45 @@ def check(value: Any) -> dict[str, Any]:
     tokenizer, model = None, None
     if "model" not in wrong:
         tokenizer, model = _gather(problems, "model", lambda: _model(resolved), (None, None))
-    facts: dict[str, Any] = {}
+    stats = DatasetStats()
     if tokenizer is not None and not any(field.split(".")[0] == "method" for field in wrong):
         methods.get(spec.method["name"]).extend_tokenizer(tokenizer, spec.method_config)
     if not wrong & {"data", "data.dataset", "data.format"}:
-        facts = _gather(problems, "data.dataset", lambda: facts_of(resolved, tokenizer), {})
+        stats = _gather(problems, "data.dataset", lambda: dataset_stats(resolved, tokenizer), stats)
     if not wrong & {"model", "method", "method.name", "start_from"}:
         problems.extend(_gather(problems, "model", lambda: initial_weights.problems(resolved), []))
     if not {"data", "train"} & wrong:
-        idle, warnings = spec_rules.problems(spec, _run_facts(resolved, facts), frozenset(wrong))
+        idle, warnings = spec_rules.problems(spec, _run_facts(resolved, stats), frozenset(wrong))
         problems.extend(idle)
-        facts["warnings"] = [*moved, *facts.get("warnings", []), *warnings]
+        stats = replace(stats, warnings=(*moved, *stats.warnings, *warnings))
     if model is not None:
         check_fit(resolved, model, tokenizer, problems, wrong)
-    estimate = None
+    forecast = None
     if model is not None and not problems:
         with stage("predict"):
-            resolved, estimate = _estimate(resolved, spec, model, tokenizer, facts, problems)
-    if estimate is not None and not problems:
-        still = hub.download_size(models.resolve(spec.model))
-        facts["download"] = dataclasses.asdict(still) if still else None
-        problems.extend(disk_check.problems(estimate, still))
-    if problems or estimate is None:
-        return {"problems": [problem.to_json() for problem in problems]}
-    if estimate.trace_error:
-        told = f"The memory is not known: the step cannot be traced ({estimate.trace_error})."
-        facts["warnings"] = [*facts["warnings"], told]
+            resolved, forecast = _estimate(resolved, spec, model, tokenizer, stats, problems)
+    if forecast is not None and not problems:
+        forecast = replace(forecast, download=hub.download_size(models.resolve(spec.model)))
+        problems.extend(disk_check.problems(forecast))
+    if problems or forecast is None:
+        return CheckResult(tuple(problems))
+    why = forecast.memory.trace_error
+    if why:
+        warning = f"The memory is not known: the step cannot be traced ({why})."
+        stats = replace(stats, warnings=(*stats.warnings, warning))
     final = replace(
         resolved,
         model=models.resolve(spec.model).id,
         data=replace(
             resolved.data,
-            dataset=facts["dataset"],
+            dataset=stats.dataset,
             held_out=datasets.pinned(resolved.data.held_out),
             general_set=datasets.pinned(resolved.data.general_set),
-            system_prompt=facts["system_prompt"],
+            system_prompt=stats.system_prompt,
             template_date=_date(resolved, tokenizer),
         ),
     )
-    return {
-        "problems": [],
-        "spec": final.to_json(),
-        "asked": value,
-        "facts": facts,
-        "estimate": estimate.to_json(),
-    }
+    return CheckResult(run=CheckedRun(final, value, stats, forecast))
 
 
 def pin_model(spec: RunSpec, moved: list[str]) -> RunSpec:
@@ -107,14 +98,14 @@ def pin_model(spec: RunSpec, moved: list[str]) -> RunSpec:
     return replace(spec, model=hub.pin(source).id)
 
 
-def _run_facts(spec: RunSpec, facts: dict[str, Any]) -> spec_rules.RunFacts:
+def _run_facts(spec: RunSpec, stats: DatasetStats) -> spec_rules.RunFacts:
     """What the rules may know of a run: its steps at most, and of what its rows are."""
     train, steps = spec.train, spec.train.max_steps
     if all(getattr(train, name) is None for name in spec_rules.BUDGETS):
         # no row holds fewer than one sequence; the rest is for what a sample cannot tell
-        course = runtime_estimate.course(without_packing(spec), facts, 1.0)
+        course = runtime_estimate.course(without_packing(spec), stats, 1.0)
         steps = None if course is None else math.ceil(1.25 * course.steps) + 1
-    return spec_rules.RunFacts(steps, facts.get("has_chats"))
+    return spec_rules.RunFacts(steps, stats.has_chats)
 
 
 def _check_template_settings(spec: RunSpec, problems: list[Problem]) -> RunSpec:
@@ -138,35 +129,24 @@ def _date(spec: RunSpec, tokenizer: Any) -> str | None:
     return date.today().isoformat()
 
 
-def fixes(value: dict[str, Any]) -> dict[str, Any]:
-    """{"peak_bytes", "fixes"}: what makes a resolved spec smaller, the largest saving first.
-
-    Each fix has its title, changes, whether it keeps the batch, and its predicted peak; one that
-    saves nothing is left out.
-    """
+def fixes(value: dict[str, Any]) -> tuple[int | None, list[Saving]]:
+    """(the predicted peak, what makes a resolved spec smaller, the largest saving first); None and
+    nothing where the spec has problems. What saves nothing is left out."""
     import torch
 
-    value = regardless(value)
-    now = check(value)
-    if now["problems"]:
-        return {"peak_bytes": None, "fixes": []}
-    peak = now["estimate"]["peak_bytes"]
-    found = []
-    for fix in smaller.candidates(now["spec"], on_gpu=torch.cuda.is_available()):
-        changed = check(regardless(fix.apply(now["spec"])))
-        if changed["problems"] or changed["estimate"]["peak_bytes"] >= peak:
-            continue
-        found.append(
-            {
-                "title": fix.title,
-                "changes": fix.changes,
-                "keeps_batch": fix.keeps_batch,
-                "peak_bytes": changed["estimate"]["peak_bytes"],
-                "saves_bytes": peak - changed["estimate"]["peak_bytes"],
-            }
-        )
-    found.sort(key=lambda fix: -fix["saves_bytes"])
-    return {"peak_bytes": peak, "fixes": found}
+    now = check(regardless(value)).run
+    if now is None:
+        return None, []
+    peak = now.forecast.memory.peak_bytes
+    spec = now.spec.to_json()
+    savings = []
+    for saver in memory_savers.candidates(spec, on_gpu=torch.cuda.is_available()):
+        changed = check(regardless(saver.apply(spec))).run
+        if changed is not None and changed.forecast.memory.peak_bytes < peak:
+            less = changed.forecast.memory.peak_bytes
+            savings.append(Saving(saver.title, saver.changes, saver.keeps_batch, less, peak - less))
+    savings.sort(key=lambda saving: -saving.saves_bytes)
+    return peak, savings
 
 
 def regardless(value: dict[str, Any]) -> dict[str, Any]:
@@ -325,9 +305,9 @@ def _estimate(
     asked: RunSpec,
     model: Any,
     tokenizer: Any,
-    facts: dict[str, Any],
+    stats: DatasetStats,
     problems: list[Problem],
-) -> tuple[RunSpec, formula.Estimate | None]:
+) -> tuple[RunSpec, Forecast | None]:
     """Apply the method on the meta device, count, hold memory and disk against the need, and
     predict the time."""
     import torch
@@ -364,10 +344,8 @@ def _estimate(
     stored = Quantised.of(method.load_kwargs(config).get("quantization_config"))
     bits = stored.bits if stored else 16
     where = this_machine(on_gpu=torch.cuda.is_available()).for_pace()
-    way, _ = compile_choice.choose(asked, spec, method, costs, sizes, where, facts, bits)
+    way, _ = compile_choice.choose(asked, spec, method, costs, sizes, where, stats, bits)
     spec = replace(spec, train=replace(spec.train, compile=way))
-    counts = formula.counted(sizes, spec, on_gpu=False)
-    spec, estimate = memory_check.admit(spec, asked, structure, method, counts, problems)
-    predicted = runtime_estimate.pace(spec, costs, sizes, where, facts, bits)
-    estimate = replace(estimate, pace=predicted.to_json() if predicted else None)
-    return spec, estimate
+    spec, forecast = memory_check.admit(spec, asked, structure, method, sizes, problems)
+    runtime = runtime_estimate.pace(spec, costs, sizes, where, stats, bits)
+    return spec, replace(forecast, runtime=runtime)

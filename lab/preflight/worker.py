@@ -12,10 +12,11 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from lab import stages
-from lab.errors import LabError
+from lab.errors import LabError, SpecError
 from lab.hub import credentials, settings
 
 STAGE, REPLY = b"S", b"R"  # how a line to the pool begins
@@ -53,10 +54,6 @@ def _reply(request: str) -> dict[str, Any]:
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    from lab.data.dataset_preview import look
-    from lab.preflight.estimate import estimate, limits, plan
-    from lab.preflight.validate import check, fixes
-
     os.environ.update(request["where"])
     settings.adopt(request["network"])
     credentials.adopt(credentials.HubToken.from_json(request.get("token")))
@@ -67,25 +64,69 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
             f"The folder {os.environ['PWD']} cannot be entered: {error.strerror}.",
             "Ask again from another folder.",
         ) from None
-    kind = request.get("ask")
-    if kind == "check":
-        return check(request["spec"])
-    if kind == "fixes":
-        return fixes(request["spec"])
-    if kind == "estimate":
-        return estimate(request["spec"], request.get("device"), request.get("how") or {})
-    if kind == "limits":
-        return limits(request["spec"], request["device"])
-    if kind == "plan":
-        return plan(request["spec"], request.get("device"))
-    if kind == "look":
-        return look(request["spec"], request["most"])
-    if kind == "warm":
-        load_libraries()
-        import peft  # noqa: F401
+    kind = str(request.get("ask"))
+    if kind not in ANSWERS:
+        raise LabError(f"unknown request {kind!r}")
+    try:
+        return ANSWERS[kind](request)
+    except SpecError as error:
+        return {"problems": [problem.to_json() for problem in error.problems]}
 
-        return {}
-    raise LabError(f"unknown request {kind!r}")
+
+def _check(request: dict[str, Any]) -> dict[str, Any]:
+    from lab.preflight.validate import check
+
+    return check(request["spec"]).to_json()
+
+
+def _fixes(request: dict[str, Any]) -> dict[str, Any]:
+    from lab.preflight.validate import fixes
+
+    peak, savings = fixes(request["spec"])
+    return {"peak_bytes": peak, "fixes": [saving.to_json() for saving in savings]}
+
+
+def _estimate(request: dict[str, Any]) -> dict[str, Any]:
+    from lab.preflight.estimate import estimate
+
+    how = request.get("how") or {}
+    return estimate(request["spec"], request.get("device"), how).to_json()
+
+
+def _limits(request: dict[str, Any]) -> dict[str, Any]:
+    from lab.preflight.estimate import limits
+
+    return limits(request["spec"], request["device"]).to_json()
+
+
+def _plan(request: dict[str, Any]) -> dict[str, Any]:
+    from lab.preflight.estimate import plan
+
+    return plan(request["spec"], request.get("device")).to_json()
+
+
+def _look(request: dict[str, Any]) -> dict[str, Any]:
+    from lab.data.dataset_preview import look
+
+    return look(request["spec"], request["most"])
+
+
+def _warm(request: dict[str, Any]) -> dict[str, Any]:
+    load_libraries()
+    import peft  # noqa: F401
+
+    return {}
+
+
+ANSWERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "check": _check,
+    "fixes": _fixes,
+    "estimate": _estimate,
+    "limits": _limits,
+    "plan": _plan,
+    "look": _look,
+    "warm": _warm,
+}
 
 
 def load_libraries() -> None:

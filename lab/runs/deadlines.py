@@ -33,8 +33,10 @@ def stopping(beat: dict[str, Any]) -> str:
         when = "It ends as soon as it has saved its result"
     else:
         when = "It ends at the next moment that it can be interrupted"
-    return f"{when}. If it gives no sign of life for {formatting.duration(patience(beat))}, "
-    "the lab ends it."
+    return (
+        f"{when}. If it gives no sign of life for {formatting.duration(patience(beat))}, "
+        "the lab ends it."
+    )
 
 
 def forced_end(run: RunDir) -> dict[str, Any] | None:

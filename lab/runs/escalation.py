@@ -56,11 +56,11 @@ class Watch:
             seconds = formatting.duration(waited)
             return f"no answer to 'cancel' for {seconds}" if waited > deadlines.CANCEL_S else ""
         if now - self.beat_at > deadlines.HEART_S and not is_muted:
-            return "no answer to 'stop', and no heartbeat for "
-            f"{formatting.duration(now - self.beat_at)}"
+            silence = formatting.duration(now - self.beat_at)
+            return f"no answer to 'stop', and no heartbeat for {silence}"
         if now - self.sign_at > deadlines.patience(self.beat):
-            return "no answer to 'stop', and no progress for "
-            f"{formatting.duration(now - self.sign_at)}"
+            silence = formatting.duration(now - self.sign_at)
+            return f"no answer to 'stop', and no progress for {silence}"
         return ""
 
     def due(self, now: float, is_muted: bool = False) -> tuple[signal.Signals | None, str]:

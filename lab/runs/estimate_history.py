@@ -8,85 +8,81 @@ from typing import Any
 
 from lab import paths
 from lab.atomic_files import number, part, read_object
+from lab.checked_run import read_forecast
+from lab.forecasts import Parts
 from lab.paths import RunDir
 from lab.runs import record_reader
 
-PARTS = ("weights", "gradients", "optimizer")
+COUNTED = ("weights", "gradients", "optimizer")  # parts that the worker counts as tensors
 
 
 @dataclass(frozen=True)
-class Outcome:
+class EstimateError:
     """One finished run. `error`: predicted over measured, less one; on a CPU a bound's distance."""
 
     id: str
-    method: str
     device: str
-    source: str
     predicted: int
     measured: int
-    fitted: bool
 
     @property
     def error(self) -> float:
         return self.predicted / self.measured - 1
 
 
-def outcome(run: RunDir) -> Outcome | None:
-    """What became of the prediction of a run; None while there is nothing to hold it against."""
-    predicted = read_object(run.estimate) or {}
-    result = read_object(run.result) or {}
-    measured = number(part(result, "summary").get("peak_bytes"))
-    peak = number(predicted.get("peak_bytes"))
-    if not isinstance(measured, int) or not isinstance(peak, int) or measured <= 0:
+@dataclass(frozen=True)
+class ErrorHistory:
+    """Of the finished runs on one kind of device, oldest first; median and worst are sizes."""
+
+    errors: tuple[EstimateError, ...]
+    median: float
+    worst: float
+
+
+@dataclass(frozen=True)
+class MeasuredPart:
+    """Bytes of one part of a run's memory."""
+
+    name: str
+    predicted: float
+    measured: float | None
+
+
+def estimate_error(run: RunDir) -> EstimateError | None:
+    """How far off the prediction of a run was; None while there is nothing to hold it against."""
+    forecast = read_forecast(run)
+    measured = number(part(read_object(run.result), "summary").get("peak_bytes"))
+    predicted = forecast.memory.peak_bytes
+    if not isinstance(measured, int) or measured <= 0 or predicted <= 0:
         return None
-    return Outcome(
-        run.id,
-        str(part(read_object(run.spec), "method").get("name", "")),
-        str(predicted.get("device", "cpu")),
-        str(predicted.get("source", "formula")),
-        peak,
-        measured,
-        not result.get("out_of_memory"),
-    )
+    return EstimateError(run.id, forecast.device, predicted, measured)
 
 
-def history_of_errors(device: str = "cuda") -> dict[str, Any]:
-    """{"runs": outcomes oldest first, "median", "worst"} of the runs on `device` here; the errors
-    are shares, and None without runs."""
-    errors = [outcome(run) for run in reversed(paths.all_runs())]
-    runs = [error for error in errors if error is not None and error.device == device]
-    sizes = [abs(run.error) for run in runs]
-    return {
-        "runs": runs,
-        "median": statistics.median(sizes) if sizes else None,
-        "worst": max(sizes, default=None),
-    }
+def error_history(device: str = "cuda") -> ErrorHistory | None:
+    """Of the runs on `device` here; None without any."""
+    errors = [estimate_error(run) for run in reversed(paths.all_runs())]
+    on_device = tuple(error for error in errors if error is not None and error.device == device)
+    if not on_device:
+        return None
+    sizes = [abs(error.error) for error in on_device]
+    return ErrorHistory(on_device, statistics.median(sizes), max(sizes))
 
 
-def parts(run: RunDir) -> list[dict[str, Any]]:
+def measured_parts(run: RunDir) -> list[MeasuredPart]:
     """Predicted and measured bytes of each part: tensors by kind as the worker counted them, all
     else by difference from the measured peak. Empty before the first step."""
-    predicted = read_object(run.estimate) or {}
+    memory = read_forecast(run).memory
     event = record_reader.last_event(run, "memory")
-    measured, by_part = _sizes(event), _sizes(predicted.get("bytes"))
-    if not measured or not by_part:
+    measured, largest = _sizes(event), memory.largest
+    if not measured or largest is None:
         return []
-    rows = [
-        {"part": name, "predicted": by_part.get(name), "measured": measured.get(name)}
-        for name in PARTS
-    ]
+    rows = [MeasuredPart(name, largest.get(name), measured.get(name)) for name in COUNTED]
     peaks = _sizes(event.get("peaks"))
     if peaks:
         resting = measured.get("weights", 0) + measured.get("optimizer", 0)
-        at_peak = _sizes(predicted.get("at_peak")) or by_part
-        rest = sum(at_peak.get(name, 0) for name in ("gradients", "activations", "loss"))
-        rows.append(
-            {
-                "part": "all else at the peak",
-                "predicted": rest + at_peak.get("workspace", 0),
-                "measured": max(peaks.values()) - resting,
-            }
-        )
+        at_peak: Parts = memory.at_peak or largest
+        rest = sum(at_peak.get(name) for name in ("gradients", "activations", "loss", "workspace"))
+        rows.append(MeasuredPart("all else at the peak", rest, max(peaks.values()) - resting))
     return rows
 
 

@@ -12,7 +12,7 @@ from lab.errors import SpecError
 from lab.metrics import is_number
 from lab.paths import RunDir
 from lab.recent import Recent
-from lab.runs import record_reader
+from lab.runs import colours, record_reader
 from lab.runs.status import Status, status
 from lab.schema import option
 
@@ -34,6 +34,7 @@ class RunSummary:
     created: float
     status: Status
     summary: dict[str, Any]
+    colour: str
 
 
 Key = tuple[str, tuple[int, ...], tuple[int, ...]]
@@ -80,6 +81,12 @@ class Labels:
         "", "Notes", "Your own notes on the run.", multiline=True, max_characters=20_000
     )
     archived: bool = option(False, "Archived", "Hide the run from the list.")
+    colour: str = option(
+        "",
+        "Colour",
+        "Of the run's curves and dots. Empty: one that its ID decides.",
+        choices=("", *colours.NAMES),
+    )
 
 
 def update_labels(run: RunDir, **changes: Any) -> None:
@@ -140,6 +147,7 @@ def _read(run: RunDir) -> RunSummary:
         created=record_reader.created(run, spec),
         status=status(run),
         summary=_numbers(part(result, "summary")),
+        colour=colours.colour_of(run),
     )
 
 

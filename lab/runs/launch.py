@@ -12,10 +12,11 @@ from typing import Any
 
 from lab import paths
 from lab.atomic_files import remove_tree, sync_folder, write_json
+from lab.checked_run import CheckedRun
 from lab.errors import LabError
 from lab.paths import RunDir
 from lab.preflight.client import planner
-from lab.runs import process, queue, resume_settings
+from lab.runs import colours, process, queue, resume_settings
 from lab.runs.status import RESUMABLE, status
 
 LETTERS = "abcdefghijkmnpqrstuvwxyz23456789"
@@ -26,26 +27,26 @@ def submit(spec: dict[str, Any]) -> RunDir:
 
     Raises SpecError with all problems before anything is written.
     """
-    plan = planner.check(spec)
-    run = create_run_dir(plan)
+    run = create_run_dir(planner.check(spec))
     queue.submit(run)
     return run
 
 
-def create_run_dir(plan: dict[str, Any]) -> RunDir:
-    """The run directory of a checked plan: complete when it appears under its name."""
+def create_run_dir(checked: CheckedRun) -> RunDir:
+    """The run directory of a checked run: complete when it appears under its name."""
     folder = paths.runs()
     try:
         paths.make_folder(folder)
-        run_id = new_id(plan["spec"]["method"]["name"])
+        run_id = new_id(checked.spec.method["name"])
         aside = folder / f".tmp-{run_id}"
         aside.mkdir()
         new_run = RunDir(aside)
         new_run.commands.mkdir()
         new_run.checkpoints.mkdir()
-        stored = {"v": 1, **plan["spec"], "asked": plan["asked"], "created": time.time()}
-        write_json(new_run.spec, stored)
-        write_json(new_run.estimate, plan["estimate"] | {"facts": plan["facts"]})
+        stored = {"v": 1, **checked.spec.to_json(), "asked": checked.requested}
+        write_json(new_run.spec, stored | {"created": time.time()})
+        write_json(new_run.estimate, checked.estimate_json())
+        write_json(new_run.labels, {"v": 1, "colour": colours.next_colour()})
         os.rename(aside, folder / run_id)
         sync_folder(folder)
     except OSError as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import paths
+from lab.checked_run import CheckedRun
 from lab.errors import LabError
 from lab.paths import RunDir
 from lab.runs import launch, queue
@@ -49,7 +50,7 @@ def _hash(spec: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def start(plan: dict[str, Any], ticket: str) -> RunDir:
+def start(checked: CheckedRun, ticket: str) -> RunDir:
     """The run of this ticket: started now, or found if another click was faster."""
     if not TICKET.fullmatch(ticket):
         raise LabError("This form is out of date.", "Reload the page.")
@@ -63,10 +64,10 @@ def start(plan: dict[str, Any], ticket: str) -> RunDir:
         if run_of_ticket is not None:
             return run_of_ticket
         file.unlink(missing_ok=True)  # its run is gone, or its server died: the ticket is free
-        return start(plan, ticket)
+        return start(checked, ticket)
     try:
-        run = launch.create_run_dir(plan)
-        os.write(handle, f"{run.id} {_hash(plan['asked'])}".encode())
+        run = launch.create_run_dir(checked)
+        os.write(handle, f"{run.id} {_hash(checked.requested)}".encode())
         queue.submit(run)
     except BaseException:
         file.unlink(missing_ok=True)

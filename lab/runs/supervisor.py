@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from lab import host, paths
-from lab.atomic_files import number, read_object, write_json
+from lab.atomic_files import read_object, write_json
+from lab.checked_run import read_forecast
 from lab.errors import LabError
 from lab.hub import credentials
 from lab.paths import RunDir
@@ -191,7 +192,7 @@ class Supervisor:
 
 
 def _predicted(run: RunDir) -> float:
-    return float(number((read_object(run.estimate) or {}).get("peak_bytes")) or 0.0)
+    return float(read_forecast(run).memory.peak_bytes)
 
 
 def room_for_a_run(running: list[RunDir]) -> tuple[str | None, float]:

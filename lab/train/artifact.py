@@ -89,11 +89,14 @@ def receipt(
         "pad_token": tokenizer.pad_token,
         "seed": spec.train.seed,
         **facts,
-        "weights": {
-            file.name: hashlib.sha256(file.read_bytes()).hexdigest()
-            for file in sorted(folder.glob("*.safetensors"))
-        },
+        "weights": {file.name: _sha256(file) for file in sorted(folder.glob("*.safetensors"))},
     }
+
+
+def _sha256(path: Path) -> str:
+    """Of a file that may be as large as the memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(folder: Path) -> None:

@@ -14,6 +14,7 @@ from transformers.utils import logging
 
 from lab import methods, paths
 from lab.atomic_files import part, read_object, write_json
+from lab.checked_run import read_stats
 from lab.data import batches, chat_template, prepare, token_view
 from lab.data import catalog as datasets
 from lab.data.prepare import PreparedData
@@ -116,10 +117,9 @@ class Attempt:
             "parameters": self.parameters,
             "trainable": sum(weight.numel() for weight in checkpoint.trainable(model).values()),
             "planned_steps": conductor.plan.steps,
-            "peak_bytes": self.memory.peak_bytes,
-            "peaks": self.memory.peaks,
             "packing": self.spec.data.packing,
         }
+        summary |= self.memory.summary()
         if conductor.ended_by == "cancelled":
             return "cancelled"
         if self.forgetting_probe is not None:
@@ -130,16 +130,18 @@ class Attempt:
         summary["artifact_bytes"] = artifact.save(
             self.run, model, self.tokenizer, self.method, self.spec, facts
         )
+        self.memory.end_phase("save")
+        summary |= self.memory.summary()
         return conductor.ended_by or "done"
 
     def _measure_forgetting(
         self, answers: Path, base: forgetting.Likelihood, model: Any, used: budget.BudgetUsed
     ) -> dict[str, float]:
         self.telemetry.enter_phase("evaluating")
-        now = forgetting.likelihood(
+        tuned = forgetting.likelihood(
             model, self.tokenizer, answers, base.top_ids, self.telemetry.sign, self.length
         )
-        divergence = forgetting.compare(base, now)
+        divergence = forgetting.compare(base, tuned)
         self.telemetry.metric("probe", step=used.step, tokens=used.tokens, **divergence)
         return divergence
 
@@ -162,8 +164,7 @@ class Attempt:
             general = self._base_answers(self._load_base)
             self.telemetry.enter_phase("tokenising")
         data = prepare.prepare(self.spec, self.tokenizer, count_rows, general)
-        planned = (read_object(self.run.estimate) or {}).get("facts") or {}
-        for note in [*planned.get("warnings", []), *data.notes]:
+        for note in [*read_stats(self.run).warnings, *data.notes]:
             if note not in self.warned:
                 self.telemetry.warn(str(note))
                 self.warned.add(note)

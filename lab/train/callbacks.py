@@ -61,7 +61,7 @@ class RunCallback:
     ) -> None:
         self.run, self.spec, self.method = run, spec, method
         self.telemetry, self.memory = telemetry, memory
-        self._parts_are_said = False
+        self._parts_are_recorded = False
         self.commands, self.held_out, self.resumed = commands, held_out, resumed
         self.peak_flops, self.sampler = peak_flops, sampler
         self.ended_by: str | None = None
@@ -150,9 +150,9 @@ class RunCallback:
 
     def _measure_parts(self) -> None:
         """After the first step of an attempt: what the tensors of each kind really take."""
-        if self._parts_are_said:
+        if self._parts_are_recorded:
             return
-        self._parts_are_said = True
+        self._parts_are_recorded = True
         part_bytes = tensor_bytes(self.loop.model, self.loop.optimizer)
         self.telemetry.event("memory", **part_bytes, peaks=self.memory.peaks)
 

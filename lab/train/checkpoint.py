@@ -276,14 +276,18 @@ def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
 def _moments(
     optimizer: torch.optim.Optimizer, names: dict[str, torch.nn.Parameter]
 ) -> dict[str, torch.Tensor]:
-    # cloned: bitsandbytes shares one quantisation map between all parameters, and safetensors
-    # refuses tensors that share memory
-    return {
-        f"{name}|{key}": value.detach().clone(memory_format=torch.contiguous_format)
-        for name, weight in names.items()
-        for key, value in optimizer.state.get(weight, {}).items()
-        if isinstance(value, torch.Tensor)
-    }
+    # bitsandbytes shares one quantisation map between all parameters, and safetensors refuses
+    # tensors that share memory; a copy of everything would double the optimizer's state
+    moments: dict[str, torch.Tensor] = {}
+    stored: set[int] = set()
+    for name, weight in names.items():
+        for key, value in optimizer.state.get(weight, {}).items():
+            if isinstance(value, torch.Tensor):
+                address = value.untyped_storage().data_ptr()
+                tensor = value.detach().contiguous()
+                moments[f"{name}|{key}"] = tensor.clone() if address in stored else tensor
+                stored.add(address)
+    return moments
 
 
 def _numbers(

@@ -47,18 +47,18 @@ def git_revision() -> str | None:
         return None  # an exported copy, or packed references
 
 
-def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+def changes(before: dict[str, Any], current: dict[str, Any]) -> list[str]:
     """Versions, device and threads that differ between two attempts, in words."""
     earlier = before.get("packages", {})
     packages = [
         f"{name} {earlier.get(name)} then, {version} now"
-        for name, version in now["packages"].items()
+        for name, version in current["packages"].items()
         if earlier.get(name) != version
     ]
     return packages + [
-        f"{key} {before.get(key)} then, {now[key]} now"
+        f"{key} {before.get(key)} then, {current[key]} now"
         for key in ("device", "threads")
-        if before.get(key) != now[key]
+        if before.get(key) != current[key]
     ]
 
 

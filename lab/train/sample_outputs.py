@@ -30,7 +30,7 @@ class SampleGenerator:
         """`length`: the most tokens that the model reads, prompt and answer together."""
         self.command = command  # what a person has asked meanwhile
         self.tokenizer, self.telemetry, self.precision = tokenizer, telemetry, precision
-        self.asked, self.prompt = _prompt(tokenizer, dataset, data)
+        self.question, self.prompt = _prompt(tokenizer, dataset, data)
         ids = tokenizer(self.prompt, add_special_tokens=False)["input_ids"]
         try:
             self.room = room_for_answer(len(ids), length, "the model")
@@ -73,7 +73,7 @@ class SampleGenerator:
             return
         ids = output[0, inputs["input_ids"].shape[1] :]
         text = self.tokenizer.decode(ids, skip_special_tokens=True).strip()
-        self.telemetry.event("sample", step=step, prompt=self.asked, text=text)
+        self.telemetry.event("sample", step=step, prompt=self.question, text=text)
 
     def _is_stopped(self, ids: Any, scores: Any, **_: Any) -> Any:
         """After each token: a sign of life, and whether the rest of the sample is still wanted."""

@@ -49,12 +49,12 @@ class StepBatches:
         """The micro-batches of this process, on its device. Where none is left for it, one whose
         tokens do not count: every process takes part in every backward pass."""
         world = accelerator.num_processes
-        own = list(micro_batches[accelerator.process_index :: world])
-        if len(own) < -(-len(micro_batches) // world):
-            own.append([blank(micro_batches[0][0])])
+        local = list(micro_batches[accelerator.process_index :: world])
+        if len(local) < -(-len(micro_batches) // world):
+            local.append([blank(micro_batches[0][0])])
         on_gpu = accelerator.device.type == "cuda"
         tensors = []
-        for sequences in own:
+        for sequences in local:
             batch = collate(sequences, self.pad_token_id, self.length)
             if on_gpu:  # from pinned memory the copy does not make the host wait
                 batch = {name: tensor.pin_memory() for name, tensor in batch.items()}

@@ -185,6 +185,10 @@ class PeakMemory:
         highest = max(self.peaks.values(), default=0)
         return highest if self.on_gpu else max(highest, resident_peak_bytes())
 
+    def summary(self) -> dict[str, Any]:
+        """What a run's summary keeps of them."""
+        return {"peak_bytes": self.peak_bytes, "peaks": dict(self.peaks)}
+
 
 def tensor_bytes(model: Any, optimizer: Any) -> dict[str, int]:
     """Bytes of weights, of their gradients while they exist, and of the optimizer's state."""
@@ -202,8 +206,12 @@ def tensor_bytes(model: Any, optimizer: Any) -> dict[str, int]:
     def size(tensors: Any) -> int:
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
-    own = [weight for weight in weights.values() if weight.requires_grad]
-    return {"weights": size(weights.values()), "gradients": size(own), "optimizer": size(moments)}
+    trainable = [weight for weight in weights.values() if weight.requires_grad]
+    return {
+        "weights": size(weights.values()),
+        "gradients": size(trainable),
+        "optimizer": size(moments),
+    }
 
 
 def device_stats_reader(run: RunDir, uses_gpu: bool) -> Callable[[], dict[str, Any]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 import traceback
 from typing import Any
 
 from lab import devices, formatting
-from lab.atomic_files import read_object, write_json
+from lab.atomic_files import write_json
+from lab.checked_run import read_forecast
 from lab.errors import Cancelled, LabError
 from lab.models.weights import is_out_of_memory
 from lab.paths import RunDir
@@ -90,10 +92,12 @@ def nothing_to_save(run: RunDir) -> tuple[str, str]:
 
 def largest_parts(run: RunDir) -> dict[str, Any]:
     """The parts of the prediction that this run was admitted with, the largest first."""
-    predicted = read_object(run.estimate) or {}
-    parts = predicted.get("bytes") or {}
-    ranked = sorted(parts.items(), key=lambda part: -part[1])
-    return {"predicted_peak_bytes": predicted.get("peak_bytes"), "parts": dict(ranked)}
+    predicted = read_forecast(run).memory
+    sizes = dataclasses.asdict(predicted.largest) if predicted.largest else {}
+    ranked = sorted(
+        ((name, size) for name, size in sizes.items() if size), key=lambda part: -part[1]
+    )
+    return {"predicted_peak_bytes": predicted.peak_bytes or None, "parts": dict(ranked)}
 
 
 def out_of_memory(report: dict[str, Any]) -> str:

@@ -1,138 +1,110 @@
-"""Charts: series in, Plotly figures out. Pure, and in the colours of the theme."""
+"""Charts: series in, Plotly figures out. Pure, and in the style of `chart_style`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
-from lab.atomic_files import number, read_object
+from lab.atomic_files import number
+from lab.checked_run import read_forecast
 from lab.runs.metric_columns import Columns
-from lab.runs.metric_series import MetricSeries, downsample, ema
+from lab.runs.metric_series import MetricSeries, ema
+from lab.ui import colours
+from lab.ui.chart_style import CONFIG, End, View, figure, finish, level, line
 
-LIGHT = ("#0b7a75", "#e07a1f", "#6d4fc2", "#c2385f", "#2f6fd0", "#6b7f3a")
-DARK = ("#2bb8ac", "#f0a04b", "#a78bfa", "#f0708f", "#6ea8fe", "#b5c96a")
-TITLES = {"step": "step", "tokens": "tokens", "seconds": "seconds of training"}
-CONFIG = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
+__all__ = ["CONFIG", "View", "figure", "finish", "line"]
 
-
-@dataclass(frozen=True)
-class View:
-    """How a person wants to look: the axis, the smoothing, a logarithmic loss, the theme."""
-
-    by: str = "step"
-    smoothing: float = 0.0
-    log: bool = False
-    dark: bool = False
-
-    @property
-    def colours(self) -> tuple[str, ...]:
-        return DARK if self.dark else LIGHT
-
-    @property
-    def ink(self) -> str:
-        return "#e4eeee" if self.dark else "#16292b"
-
-    @property
-    def grid(self) -> str:
-        return "#2c3d41" if self.dark else "#dfe8e8"
+TITLES = {"step": "step", "tokens": "tokens", "seconds": "training time (s)"}
+MINUTES = "training time (min)"
+FROM_MINUTES_S = 180.0  # from here on time is shown in minutes
 
 
-def figure(view: View, *, x: str, y: str, height: int = 260, log: bool = False) -> go.Figure:
-    """An empty figure with the lab's axes. `uirevision` keeps a person's zoom over refreshes."""
-    axis = {"gridcolor": view.grid, "zeroline": False, "automargin": True}
-    # all at once: each update of a figure costs more than the whole of it
-    return go.Figure(
-        layout={
-            "template": None,
-            "height": height,
-            "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
-            "paper_bgcolor": "rgba(0,0,0,0)",
-            "plot_bgcolor": "rgba(0,0,0,0)",
-            "font": {"color": view.ink, "size": 13, "family": "Source Sans, sans-serif"},
-            "colorway": list(view.colours),
-            "hovermode": "x unified",
-            "hoverlabel": {
-                "bgcolor": "#1a272b" if view.dark else "#ffffff",
-                "font": {"color": view.ink},
-            },
-            "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-            "uirevision": f"{view.by}-{log}",
-            "transition": {"duration": 0},
-            "xaxis": axis | {"title": {"text": x, "font": {"size": 13}}},
-            # without a type, Plotly sees from the data whether they are numbers or names
-            "yaxis": axis
-            | {"title": {"text": y, "font": {"size": 13}}}
-            | ({"type": "log"} if log else {}),
-        }
-    )
+def x_axis(by: str, *columns: Columns) -> tuple[float, str]:
+    """(what values of the axis are divided by, its title)."""
+    last = max((number(part.last(by)) or 0.0 for part in columns), default=0.0)
+    if by == "seconds" and last >= FROM_MINUTES_S:
+        return 60.0, MINUTES
+    return 1.0, TITLES[by]
 
 
-def line(
-    made: go.Figure, x: np.ndarray, y: np.ndarray, name: str, colour: str, **style: Any
-) -> None:
-    """One trace of at most 2,000 points; NaN leaves a gap."""
-    thin_x, thin_y = downsample(x, y)
-    faint = style.pop("faint", False)
-    dots = style.pop("dots", False) or len(thin_x) == 1
-    kind = go.Scattergl if len(thin_x) > 1500 else go.Scatter
-    made.add_trace(
-        kind(
-            x=thin_x,
-            y=thin_y,
-            name=name,
-            mode="lines+markers" if dots else "lines",
-            line={"color": colour, "width": 1 if faint else 2, **style},
-            opacity=0.35 if faint else 1.0,
-            showlegend=not faint,
-            hoverinfo="skip" if faint else None,
-            connectgaps=False,
-        )
-    )
-
-
-def loss(series: MetricSeries, view: View) -> go.Figure:
-    """Training and evaluation loss, with the base's evaluation loss as a line."""
-    made = figure(view, x=TITLES[view.by], y="loss (nats/token)", height=340, log=view.log)
-    train, held_out = series.train, series.evaluation
-    x, y = train.get(view.by), train.get("train/loss")
+def loss(series: MetricSeries, view: View, overlay: MetricSeries | None = None) -> go.Figure:
+    """Training and evaluation loss, with the base's evaluation loss as a dotted line, and the
+    evaluation loss of another run."""
+    columns = [part for run in (series, overlay) if run for part in (run.train, run.evaluation)]
+    scale, title = x_axis(view.by, *columns)
+    chart = figure(view, x=title, y="loss (nats per token)", height=340, log=view.log)
+    colour = colours.hex_of_run(series.run, view.dark)
+    train = series.train
+    x, y = train.get(view.by) / scale, train.get("train/loss")
     if view.smoothing > 0:
-        line(made, x, y, "train, raw", view.colours[0], faint=True)
-    line(made, x, ema(y, view.smoothing), "train", view.colours[0])
-    base = held_out.base
-    evaluated = held_out.get(view.by), held_out.get("eval/loss")
-    if base is not None:
-        evaluated = (
-            np.concatenate([[0.0], evaluated[0]]),
-            np.concatenate([[base["eval/loss"]], evaluated[1]]),
-        )
-    if len(evaluated[0]):
-        line(made, *evaluated, "evaluation", view.colours[1], dots=True)
-    if base is not None:
-        made.add_hline(
-            y=base["eval/loss"],
-            line={"color": view.colours[1], "width": 1, "dash": "dot"},
-            annotation={"text": "base", "font_color": view.colours[1]},
-        )
-    return made
+        line(chart, x, y, "training (raw)", colour, faint=True)
+    smooth = ema(y, view.smoothing)
+    line(chart, x, smooth, "training", colour, width=1.5)
+    ends = _ends(x, smooth, "training", colour)
+    at, values = _evaluations(series, view.by, scale)
+    if len(at):
+        line(chart, at, values, "evaluation", colour, dots=True)
+        ends += _ends(at, values, "evaluation", colour)
+    if overlay is not None:
+        at, values = _evaluations(overlay, view.by, scale)
+        other = colours.hex_of_run(overlay.run, view.dark)
+        dash = "dash" if other == colour else "solid"
+        if len(at):
+            line(chart, at, values, "evaluation, overlaid", other, dots=True, dash=dash)
+            ends += _ends(at, values, "overlaid", other)
+    base = series.evaluation.base
+    if base is not None and _is_shown(base["eval/loss"], view.log):
+        level(chart, base["eval/loss"], view.quiet)
+        ends.append(End(f"base {base['eval/loss']:.2f}", base["eval/loss"], view.quiet))
+    return finish(chart, ends, log=view.log)
 
 
-def single(columns: Columns, key: str, title: str, view: View, colour: int) -> go.Figure:
-    """One quantity of the training steps."""
-    made = figure(view, x=TITLES[view.by], y=title)
-    values = ema(columns.get(key), view.smoothing)
-    line(made, columns.get(view.by), values, title, view.colours[colour])
-    made.update_layout(showlegend=False)
-    return made
+def _evaluations(series: MetricSeries, by: str, scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """Where the evaluation loss was measured, and what it was; the base's at 0."""
+    held_out = series.evaluation
+    at, values = held_out.get(by) / scale, held_out.get("eval/loss")
+    if held_out.base is not None:
+        at = np.concatenate([[0.0], at])
+        values = np.concatenate([[held_out.base["eval/loss"]], values])
+    return at, values
+
+
+def _is_shown(value: float, log: bool) -> bool:
+    return math.isfinite(value) and (value > 0 or not log)
+
+
+def _ends(x: np.ndarray, y: np.ndarray, name: str, colour: str) -> list[End]:
+    """The name at the last value of a line; none for a line without values."""
+    known = np.flatnonzero(np.isfinite(y))
+    return [End(name, float(y[known[-1]]), colour, float(x[known[-1]]))] if len(known) else []
+
+
+PLANS = ("train/learning_rate",)
+
+
+def single(series: MetricSeries, key: str, title: str, view: View) -> go.Figure:
+    """One quantity of the training steps; a plan such as the learning rate is never smoothed."""
+    smoothing = 0.0 if key in PLANS else view.smoothing
+    columns = series.train
+    scale, x_title = x_axis(view.by, columns)
+    chart = figure(view, x=x_title, y=title)
+    colour = colours.hex_of_run(series.run, view.dark)
+    values = ema(columns.get(key), smoothing)
+    x = columns.get(view.by) / scale
+    if smoothing > 0:
+        line(chart, x, columns.get(key), "raw", colour, faint=True)
+    line(chart, x, values, title, colour)
+    return finish(chart, [])
 
 
 MEMORY = (
-    ("cuda/allocated_bytes", "allocated"),
-    ("cuda/reserved_bytes", "reserved"),
-    ("nvml/used_bytes", "whole device"),
-    ("cpu/rss_bytes", "process"),
+    ("cuda/allocated_bytes", "allocated (PyTorch)", "solid"),
+    ("cuda/reserved_bytes", "reserved (PyTorch)", "dash"),
+    ("nvml/used_bytes", "whole GPU", "dot"),
+    ("cpu/rss_bytes", "process", "solid"),
 )
 
 
@@ -140,76 +112,79 @@ def clock_of(device: Columns) -> np.ndarray:
     """Seconds since the first sample, in whole groups of five: a chart over the clock would
     otherwise be new, and drawn anew, every second, on the processor that trains."""
     clock = device.get("time")
-    whole = max(5, len(clock) // 5 * 5)
-    return clock[:whole] - clock[0] if len(clock) else clock
+    length = max(5, len(clock) // 5 * 5)
+    return clock[:length] - clock[0] if len(clock) else clock
+
+
+def _clock_axis(device: Columns) -> tuple[np.ndarray, str]:
+    clock = clock_of(device)
+    if len(clock) and clock[-1] >= FROM_MINUTES_S:
+        return clock / 60.0, "time since start (min)"
+    return clock, "time since start (s)"
 
 
 def memory(series: MetricSeries, view: View) -> go.Figure:
-    """Memory over the clock, with the highest peak as a line. GB are 10^9 bytes."""
-    made = figure(view, x="seconds since the start", y="memory (GB)")
+    """Memory over the clock, with the estimate and the highest peak as lines. GB are 10^9 bytes."""
     device = series.device
-    clock = clock_of(device)
+    clock, title = _clock_axis(device)
+    chart = figure(view, x=title, y="memory (GB)")
+    colour = colours.hex_of_run(series.run, view.dark)
     on_gpu = device.has("cuda/allocated_bytes")
-    for place, (key, name) in enumerate(MEMORY):
+    ends: list[End] = []
+    for key, name, dash in MEMORY:
         if device.has(key) and not (on_gpu and key.startswith("cpu")):
-            line(made, clock, device.get(key)[: len(clock)] / 1e9, name, view.colours[place % 6])
-    predicted = number((read_object(series.run.estimate) or {}).get("peak_bytes"))
-    if predicted is not None and predicted > 0:
-        bound = "" if on_gpu else " (bound)"
-        made.add_hline(
-            y=predicted / 1e9,
-            line={"color": view.colours[5], "width": 1, "dash": "dot"},
-            annotation={
-                "text": f"predicted {predicted / 1e9:.2f} GB{bound}",
-                "font_color": view.colours[5],
-            },
-            annotation_position="bottom left",
-        )
+            values = device.get(key)[: len(clock)] / 1e9
+            line(chart, clock, values, name, colour, dash=dash, width=2)
+            ends += _ends(clock, values, name, colour)
+    estimate = read_forecast(series.run).memory.peak_bytes
+    if estimate is not None and estimate > 0:
+        word = "estimate" if on_gpu else "upper bound"
+        level(chart, estimate / 1e9, view.quiet)
+        ends.append(End(f"{word} {estimate / 1e9:.2f}", estimate / 1e9, view.quiet))
     peak = series.train.last("memory/peak_bytes")
     if peak:
-        made.add_hline(
-            y=peak / 1e9,
-            line={"color": view.colours[3], "width": 1, "dash": "dash"},
-            annotation={"text": f"peak {peak / 1e9:.2f} GB", "font_color": view.colours[3]},
-        )
-    return made
+        level(chart, peak / 1e9, view.ink, dash="dash")
+        ends.append(End(f"peak {peak / 1e9:.2f}", peak / 1e9, view.ink))
+    return finish(chart, ends)
 
 
 def power(series: MetricSeries, view: View) -> go.Figure:
-    made = figure(view, x="seconds since the start", y="power (W)")
     device = series.device
-    clock = clock_of(device)
-    line(made, clock, device.get("nvml/power_w")[: len(clock)], "power", view.colours[4])
-    made.update_layout(showlegend=False)
-    return made
+    clock, title = _clock_axis(device)
+    chart = figure(view, x=title, y="power (W)")
+    colour = colours.hex_of_run(series.run, view.dark)
+    line(chart, clock, device.get("nvml/power_w")[: len(clock)], "power", colour)
+    return finish(chart, [])
 
 
-def lengths(found: list[int], longest: int, view: View) -> go.Figure:
+def lengths(row_lengths: list[int], longest: int, view: View) -> go.Figure:
     """How long rows are in tokens, with the length at which they are cut."""
-    made = figure(view, x="tokens in a row, before anything is cut", y="rows", height=280)
-    counts, edges = np.histogram(np.asarray(found), bins=min(60, max(5, len(set(found)))))
+    chart = figure(view, x="tokens per example (before truncation)", y="examples", height=280)
+    counts, edges = np.histogram(
+        np.asarray(row_lengths), bins=min(60, max(5, len(set(row_lengths))))
+    )
     middles = (edges[:-1] + edges[1:]) / 2
-    made.add_trace(go.Bar(x=middles, y=counts, width=np.diff(edges), marker_color=view.colours[0]))
-    if max(found, default=0) > longest / 3:
-        made.add_vline(
+    chart.add_trace(go.Bar(x=middles, y=counts, width=np.diff(edges), marker_color=view.colours[0]))
+    if max(row_lengths, default=0) > longest / 3:
+        chart.add_vline(
             x=longest,
             line={"color": view.colours[3], "width": 1, "dash": "dash"},
-            annotation={"text": "max length", "font_color": view.colours[3]},
+            annotation={"text": "sequence length", "font_color": view.colours[3]},
         )
-    reach = [edges[0], max(edges[-1], longest)] if made.layout.shapes else [edges[0], edges[-1]]
-    made.update_xaxes(range=[float(place) for place in reach])
-    made.update_layout(showlegend=False, bargap=0.05, hovermode="x")
-    return made
+    reach = [edges[0], max(edges[-1], longest)] if chart.layout.shapes else [edges[0], edges[-1]]
+    chart.update_xaxes(range=[float(edge) for edge in reach])
+    chart.update_layout(showlegend=False, bargap=0.05, hovermode="x")
+    return chart
 
 
 def packed(rows: list[dict[str, Any]], longest: int, view: View) -> go.Figure:
     """Packed rows as bars; each part is one row of the file."""
-    made = figure(view, x="tokens", y="", height=60 + 34 * len(rows))
-    names = [f"row {number}" for number in range(1, len(rows) + 1)]
-    for place in range(max(len(row["lengths"]) for row in rows)):
-        parts = [row["lengths"][place] if place < len(row["lengths"]) else 0 for row in rows]
-        sources = [row["sources"][place] if place < len(row["sources"]) else 0 for row in rows]
-        made.add_trace(
+    chart = figure(view, x="tokens", y="", height=60 + 34 * len(rows))
+    names = [f"sequence {number}" for number in range(1, len(rows) + 1)]
+    for i in range(max(len(row["lengths"]) for row in rows)):
+        parts = [row["lengths"][i] if i < len(row["lengths"]) else 0 for row in rows]
+        sources = [row["sources"][i] if i < len(row["sources"]) else 0 for row in rows]
+        chart.add_trace(
             go.Bar(
                 x=np.asarray(parts),
                 y=names,
@@ -217,12 +192,12 @@ def packed(rows: list[dict[str, Any]], longest: int, view: View) -> go.Figure:
                 customdata=np.asarray(sources),
                 hovertemplate="row %{customdata} of the file: %{x} tokens<extra></extra>",
                 marker={
-                    "color": view.colours[place % len(view.colours)],
+                    "color": view.colours[i % len(view.colours)],
                     "line": {"width": 1, "color": view.grid},
                 },
             )
         )
-    made.update_layout(barmode="stack", showlegend=False, hovermode="closest")
-    made.update_xaxes(range=[0, longest])
-    made.update_yaxes(type="category", autorange="reversed")
-    return made
+    chart.update_layout(barmode="stack", showlegend=False, hovermode="closest")
+    chart.update_xaxes(range=[0, longest])
+    chart.update_yaxes(type="category", autorange="reversed")
+    return chart

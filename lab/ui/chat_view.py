@@ -23,7 +23,7 @@ AVATARS = {"user": ":material/person:", "assistant": ":material/smart_toy:"}
 
 def choices() -> dict[str, str]:
     """Models to talk to: name → title. Bases first, then results, newest first."""
-    found = {
+    titles = {
         f"base:builtin:{model.name}": f"Base {model.title}" for model in BUILT_IN if model.is_ready
     }
     for run in paths.all_runs():
@@ -31,28 +31,28 @@ def choices() -> dict[str, str]:
             entry = index.entry(run)
             if not entry.model.startswith("builtin:"):
                 title = short_id(entry.model).split("/")[-1]
-                found.setdefault(f"base:{entry.model}", f"Base {title}")
-            found[f"run:{run.id}"] = f"{entry.name or entry.method} ({run.id[-4:]})"
-    return found
+                titles.setdefault(f"base:{entry.model}", f"Base {title}")
+            titles[f"run:{run.id}"] = f"{entry.name or entry.method} ({run.id[-4:]})"
+    return titles
 
 
-def choose(found: dict[str, str]) -> list[str]:
+def choose(titles: dict[str, str]) -> list[str]:
     """The panes: at first the base and the run of the URL, or the two newest results."""
-    kept = [name for name in st.session_state.get("chat.models") or [] if name in found]
-    asked = f"run:{st.query_params.get('run', '')}"
-    if asked in found and st.session_state.get("chat.asked") != asked:
-        st.session_state["chat.asked"] = asked
-        base = f"base:{index.entry(paths.run_dir(asked[4:])).model}"
-        kept = [name for name in (base, asked) if name in found]
-    if not kept and "chat.models" not in st.session_state:
-        results = [name for name in found if name.startswith("run:")][:2]
-        kept = [next(iter(found)), *results]
-    st.session_state["chat.models"] = kept
+    selected = [name for name in st.session_state.get("chat.models") or [] if name in titles]
+    run_in_url = f"run:{st.query_params.get('run', '')}"
+    if run_in_url in titles and st.session_state.get("chat.asked") != run_in_url:
+        st.session_state["chat.asked"] = run_in_url
+        base = f"base:{index.entry(paths.run_dir(run_in_url[4:])).model}"
+        selected = [name for name in (base, run_in_url) if name in titles]
+    if not selected and "chat.models" not in st.session_state:
+        results = [name for name in titles if name.startswith("run:")][:2]
+        selected = [next(iter(titles)), *results]
+    st.session_state["chat.models"] = selected
     chosen: list[str] = st.multiselect(
         "Models side by side",
-        list(found),
+        list(titles),
         key="chat.models",
-        format_func=lambda name: str(plain(found.get(name, name))),
+        format_func=lambda name: str(plain(titles.get(name, name))),
         max_selections=MOST,
         persist_state="session",
         help="The base and up to three results. All get the same prompt, template and seed.",
@@ -124,8 +124,8 @@ def memory() -> None:
 
 def _history() -> dict[str, list[dict[str, Any]]]:
     """Each pane's own conversation: the questions are the same, the answers are its own."""
-    found: dict[str, list[dict[str, Any]]] = st.session_state.setdefault("chat.history", {})
-    return found
+    history: dict[str, list[dict[str, Any]]] = st.session_state.setdefault("chat.history", {})
+    return history
 
 
 def panes(chosen: list[str]) -> list[Any]:
@@ -150,14 +150,14 @@ def suggestions(chosen: list[str]) -> str | None:
     """Prompts to try while the chat is still empty, from the dataset's card."""
     if _history() or not chosen:
         return None
-    wanted = [part(_spec(name), "data").get("dataset") for name in chosen]
-    cards = [one.card for one in datasets.built_in() if one.id in wanted]
-    prompts = (cards or [one.card for one in datasets.built_in()])[0].get("try", [])
+    dataset_ids = [part(_spec(name), "data").get("dataset") for name in chosen]
+    cards = [dataset.card for dataset in datasets.built_in() if dataset.id in dataset_ids]
+    prompts = (cards or [dataset.card for dataset in datasets.built_in()])[0].get("try", [])
     picked: str | None = st.pills("Try", prompts, key="chat.try", label_visibility="collapsed")
     return picked
 
 
-def ask(chosen: list[str], columns: list[Any], prompt: str, how: dict[str, Any]) -> None:
+def ask(chosen: list[str], columns: list[Any], prompt: str, options: dict[str, Any]) -> None:
     """Stream one answer after another; each pane keeps its conversation."""
     places = []
     for column, name in zip(columns, chosen, strict=True):
@@ -171,7 +171,7 @@ def ask(chosen: list[str], columns: list[Any], prompt: str, how: dict[str, Any])
     for _, foot in places:
         foot.caption("waiting for its turn …")
     for name, (body, foot) in zip(chosen, places, strict=True):
-        answer = _one(name, body, foot, how)
+        answer = _answer(name, body, foot, options)
         _history()[name].append(answer)
     st.session_state["chat.history"] = dict(_history())
     st.rerun()
@@ -191,13 +191,13 @@ def conversation(history: list[dict[str, Any]]) -> list[dict[str, str]]:
     return messages
 
 
-def _one(name: str, body: Any, foot: Any, how: dict[str, Any]) -> dict[str, Any]:
+def _answer(name: str, body: Any, foot: Any, options: dict[str, Any]) -> dict[str, Any]:
     """One model's answer, shown as it comes."""
     messages = conversation(_history()[name])
     text = ""
     try:
         # a rerun or a closed tab ends this script inside the loop: the answer ends with it
-        with contextlib.closing(client.stream(name, messages, **how)) as events:
+        with contextlib.closing(client.stream(name, messages, **options)) as events:
             for event in events:
                 if "phase" in event:
                     foot.caption(f"{escape_markdown(event['phase'])} …")

@@ -23,9 +23,9 @@ BLOCK = 1 << 20
 
 def choose() -> str:
     """The id of the set to look at; "" as long as none is chosen."""
-    asked = st.query_params.get("dataset", "")
-    if asked and "data.source" not in st.session_state:
-        _point_to(asked)
+    dataset_in_url = st.query_params.get("dataset", "")
+    if dataset_in_url and "data.source" not in st.session_state:
+        _point_to(dataset_in_url)
     source = st.segmented_control(
         "Source",
         list(SOURCES),
@@ -55,17 +55,17 @@ def _point_to(dataset_id: str) -> None:
 
 
 def _built_in() -> str:
-    found = {one.id: one for one in catalog.built_in()}
-    if st.session_state.get("data.builtin") not in found:
+    datasets = {dataset.id: dataset for dataset in catalog.built_in()}
+    if st.session_state.get("data.builtin") not in datasets:
         st.session_state["data.builtin"] = "builtin:persona-chats"
     chosen: str = st.selectbox(
         "Dataset",
-        list(found),
-        format_func=lambda one: str(found[one].card["title"]),
+        list(datasets),
+        format_func=lambda dataset_id: str(datasets[dataset_id].card["title"]),
         key="data.builtin",
         persist_state="session",
     )
-    card = found[chosen].card
+    card = datasets[chosen].card
     st.caption(
         escape_markdown(
             f"{card['rows']} rows, {card['format']}, {card['license']}. {card['summary']}"
@@ -75,25 +75,25 @@ def _built_in() -> str:
 
 
 def _upload() -> str:
-    given = st.file_uploader(
+    uploaded = st.file_uploader(
         "Add a file: JSONL, JSON, CSV, TSV, Parquet or text, also gzipped",
         type=["jsonl", "ndjson", "json", "csv", "tsv", "parquet", "txt", "gz"],
         key="data.file",
     )
-    found = catalog.uploads()
-    if given is not None and st.session_state.get("data.kept") != given.file_id:
+    uploads = catalog.uploads()
+    if uploaded is not None and st.session_state.get("data.kept") != uploaded.file_id:
         with user_errors():
-            made = catalog.add(given.name, iter(lambda: given.read(BLOCK), b""))
-        st.session_state["data.kept"] = given.file_id
-        st.session_state["data.upload"] = made.id
-        st.session_state["data.renamed"] = catalog.renamed(given.name, made)
+            added = catalog.add(uploaded.name, iter(lambda: uploaded.read(BLOCK), b""))
+        st.session_state["data.kept"] = uploaded.file_id
+        st.session_state["data.upload"] = added.id
+        st.session_state["data.renamed"] = catalog.renamed(uploaded.name, added)
         st.rerun()
-    if told := st.session_state.pop("data.renamed", ""):
-        st.info(escape_markdown(told))
-    if not found:
+    if message := st.session_state.pop("data.renamed", ""):
+        st.info(escape_markdown(message))
+    if not uploads:
         st.info("Nothing was uploaded yet. The file stays on this machine.")
         return ""
-    ids = [one.id for one in found]
+    ids = [upload.id for upload in uploads]
     if st.session_state.get("data.upload") not in ids:
         st.session_state["data.upload"] = ids[0]
     with st.container(horizontal=True, vertical_alignment="bottom"):
@@ -116,7 +116,7 @@ def _size_too(dataset_id: str) -> str:
 
 
 def _path() -> str:
-    given: str = st.text_input(
+    path: str = st.text_input(
         "Path",
         key="data.path",
         placeholder="/home/me/chats.jsonl",
@@ -124,36 +124,37 @@ def _path() -> str:
         "is, not copied.",
         persist_state="session",
     )
-    return given.strip()
+    return path.strip()
 
 
 def _hub() -> str:
-    listed = {str(one["id"]): one for one in hub.known()}
-    here = [one for one in hub.fetched() if one not in listed]
-    given = st.selectbox(
+    listed = {str(dataset["id"]): dataset for dataset in hub.known()}
+    fetched = [dataset_id for dataset_id in hub.fetched() if dataset_id not in listed]
+    choice = st.selectbox(
         "Hub id",
-        [*here, *listed],
+        [*fetched, *listed],
         index=None,
-        format_func=lambda one: _titled(one, listed),
+        format_func=lambda dataset_id: _titled(dataset_id, listed),
         placeholder="org/name, org/name:config or org/name@split",
         accept_new_options=True,
         key="data.hub",
         persist_state="session",
     )
-    if not given:
+    if not choice:
         return ""
-    if given in listed:
-        one = listed[given]
+    if choice in listed:
+        dataset = listed[choice]
         st.caption(
             escape_markdown(
-                f"{one['rows']:,} rows, {one['format']}, {one['license']}. {one['summary']}"
+                f"{dataset['rows']:,} rows, {dataset['format']}, {dataset['license']}. "
+                f"{dataset['summary']}"
             )
         )
     with user_errors():
-        wanted = hub.parse(str(given))
-    hub_fields.token_field(str(wanted))
-    hub_fields.fetch_panel(str(wanted))
-    return str(wanted) if wanted.file.is_file() else ""
+        hub_id = hub.parse(str(choice))
+    hub_fields.token_field(str(hub_id))
+    hub_fields.fetch_panel(str(hub_id))
+    return str(hub_id) if hub_id.file.is_file() else ""
 
 
 def _titled(hub_id: str, listed: dict[str, dict[str, Any]]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import json
-from collections import OrderedDict
 from typing import Any
 
 import streamlit as st
@@ -16,6 +15,7 @@ from lab.data.catalog import Dataset
 from lab.errors import MOST_PROBLEMS, LabError, SpecError
 from lab.paths import RunDir
 from lab.preflight.client import planner
+from lab.recent import Recent
 from lab.spec import RunSpec
 from lab.spec_sections import FORMATS, TEMPLATES
 from lab.ui import charts, form, links, monitor_view
@@ -24,7 +24,7 @@ from lab.ui.markdown_safety import escape_markdown, plain, tell
 from lab.ui.waiting import wait
 from lab.visible import number_of
 
-MOST = (1000, 10_000)
+PREVIEW_SIZES = (1000, 10_000)
 PARTS = {
     "messages": ("messages", "system", "tools"),
     "tree": ("messages",),
@@ -39,22 +39,22 @@ def settings(dataset_id: str) -> dict[str, Any]:
     """How the set is read and seen: detected, and to be edited. The spec that it makes."""
     try:
         dataset = catalog.resolve(dataset_id)
-        found = _detected(dataset_id, dataset.path.stat().st_mtime_ns)
+        detection = _detected(dataset_id, dataset.path.stat().st_mtime_ns)
     except LabError as error:
         tell(error)
         st.stop()
-    detected = str(found["format"])
-    if found["why"]:  # the look at the rows, beside this, says why
+    detected = str(detection["format"])
+    if detection["why"]:  # the look at the rows, beside this, says why
         st.warning("The format of the rows is not known; choose it, or name the columns.")
     left, right = st.columns(2)
     shape = left.selectbox(
         "Format",
         FORMATS,
-        format_func=lambda one: f"auto: {detected or 'unknown'}" if one == "auto" else one,
+        format_func=lambda name: f"auto: {detected or 'unknown'}" if name == "auto" else name,
         key=f"data.format.{dataset_id}",
     )
     template = right.selectbox("Template", TEMPLATES, key="data.template", persist_state="session")
-    columns = _columns(dataset_id, detected if shape == "auto" else str(shape), found)
+    columns = _columns(dataset_id, detected if shape == "auto" else str(shape), detection)
     spec = _more(dataset)
     spec["data"] |= {"dataset": dataset_id, "format": shape, "template": template}
     if columns:
@@ -67,9 +67,9 @@ def _detected(dataset_id: str, changed: int) -> dict[str, Any]:
     return format_detection.detected(dataset_id)
 
 
-def _columns(dataset_id: str, shape: str, found: dict[str, Any]) -> dict[str, str]:
+def _columns(dataset_id: str, shape: str, detected: dict[str, Any]) -> dict[str, str]:
     """The column of each part; only what differs from what was detected."""
-    names, guess = found["names"], found["columns"]
+    names, guess = detected["names"], detected["columns"]
     if not names:
         return {}
     parts = PARTS.get(shape, ("prompt", "completion", "system"))
@@ -77,18 +77,18 @@ def _columns(dataset_id: str, shape: str, found: dict[str, Any]) -> dict[str, st
     for cell, part in zip(st.columns(len(parts)), parts, strict=True):
         known = guess.get(part, "")
         options = ["", *([known] if known and known not in names else []), *names]
-        given = cell.selectbox(
+        column = cell.selectbox(
             f"{part.capitalize()} from",
             options,
             index=options.index(known),
-            format_func=lambda one: str(plain(one)) or "none",
+            format_func=lambda name: str(plain(name)) or "none",
             accept_new_options=True,
             key=f"data.column.{dataset_id}.{shape}.{part}",
         )
-        if given:
-            chosen[part] = str(given)
+        if column:
+            chosen[part] = str(column)
     shown = {part: column for part, column in guess.items() if part in parts}
-    return chosen if chosen != shown or shape != found["format"] else {}
+    return chosen if chosen != shown or shape != detected["format"] else {}
 
 
 def _more(dataset: Dataset) -> dict[str, Any]:
@@ -148,30 +148,26 @@ def train_on(spec: dict[str, Any]) -> None:
         st.switch_page(links.page("new_run"))
 
 
-_seen: OrderedDict[tuple[str, int, int], dict[str, Any]] = OrderedDict()
-KEPT = 8
+_previews: Recent[tuple[str, int, int], dict[str, Any]] = Recent(8)
 
 
-def _look(spec: dict[str, Any], most: int, changed: int) -> dict[str, Any]:
-    """The planner's answer, kept for the next look. Not by st.cache_data: inside of it nothing may
-    be written, and so nobody could give the question up."""
-    key = (json.dumps(spec, sort_keys=True), most, changed)
-    seen = _seen.get(key)
-    if seen is None:
-        words = "Reading, rendering and tokenising …"
-        _seen[key] = seen = wait(words, lambda: planner.look(spec, most))
-        while len(_seen) > KEPT:
-            _seen.popitem(last=False)
-    return seen
+def _preview(spec: dict[str, Any], max_examples: int, changed: int) -> dict[str, Any]:
+    """The planner's answer, cached for the next look. Not by st.cache_data: inside of it nothing
+    may be written, and so nobody could give the question up."""
+    key = (json.dumps(spec, sort_keys=True), max_examples, changed)
+    return _previews.get(key) or _previews.put(
+        key,
+        wait("Reading, rendering and tokenising …", lambda: planner.look(spec, max_examples)),
+    )
 
 
-def look(spec: dict[str, Any]) -> dict[str, Any] | None:
+def load_preview(spec: dict[str, Any]) -> dict[str, Any] | None:
     """What the planner sees in the set; None with the reasons shown."""
-    most = st.segmented_control(
+    max_examples = st.segmented_control(
         "Look at the first",
-        MOST,
+        PREVIEW_SIZES,
         format_func=lambda count: f"{count:,} rows",
-        default=MOST[0],
+        default=PREVIEW_SIZES[0],
         required=True,
         key="data.most",
         persist_state="session",
@@ -179,7 +175,7 @@ def look(spec: dict[str, Any]) -> dict[str, Any] | None:
     )
     changed = catalog.resolve(spec["data"]["dataset"]).path.stat().st_mtime_ns
     try:
-        return _look(spec, most, changed)
+        return _preview(spec, max_examples, changed)
     except SpecError as error:
         for problem in error.problems[:MOST_PROBLEMS]:
             st.error(
@@ -192,9 +188,9 @@ def look(spec: dict[str, Any]) -> dict[str, Any] | None:
     return None
 
 
-def figures(seen: dict[str, Any]) -> None:
-    counts = seen["counts"]
-    rows = f"{seen['examples']:,}" + ("" if seen["is_whole"] else "+")
+def show_counts(preview: dict[str, Any]) -> None:
+    counts = preview["counts"]
+    rows = f"{preview['examples']:,}" + ("" if preview["is_whole"] else "+")
     shown = [
         ("Rows", rows, "Those that were read here; a + says that the file goes on."),
         ("Tokens", formatting.count(counts["tokens"]), None),
@@ -212,13 +208,13 @@ def figures(seen: dict[str, Any]) -> None:
             st.metric(name, value, help=help)
 
 
-def notes(seen: dict[str, Any]) -> None:
+def show_template_notes(preview: dict[str, Any]) -> None:
     """What the template does, in words."""
-    template = seen["template"]
+    template = preview["template"]
     end = f"**{escape_markdown(template['end_token'])}**"
-    if seen["has_chats"]:
-        own = "the tokenizer's own" if template["has_own"] else "none of its own, so **plain**"
-        name = own if template["name"] == "auto" else f"**{escape_markdown(template['name'])}**"
+    if preview["has_chats"]:
+        default = "the tokenizer's own" if template["has_own"] else "none of its own, so **plain**"
+        name = default if template["name"] == "auto" else f"**{escape_markdown(template['name'])}**"
         st.markdown(f":material/forum: Template: {name}; an answer ends with {end}.")
         if template["injects"]:
             st.markdown(":material/warning: Without a system prompt the template writes its own:")
@@ -229,9 +225,9 @@ def notes(seen: dict[str, Any]) -> None:
         st.markdown(
             f":material/article: Plain text: continued pretraining, each text ends with {end}."
         )
-    for note in seen["notes"]:
+    for note in preview["notes"]:
         st.markdown(f":material/info: {escape_markdown(note)}")
-    waste = seen["waste"]
+    waste = preview["waste"]
     if waste:
         st.markdown(
             f":material/compress: Padding: {waste['shuffled']:.0%} of a batch as the rows come, "
@@ -247,20 +243,20 @@ def coloured(tokens: list[dict[str, Any]], lengths: list[int] | None = None) -> 
     """Tokens as HTML, what the loss counts on a coloured ground. All text is escaped."""
     back, ink = COLOURS["dark" if monitor_view.is_dark() else "light"]
     ends = set()
-    place = 0
+    end = 0
     for length in (lengths or [])[:-1]:
-        place += length
-        ends.add(place)
+        end += length
+        ends.add(end)
     parts = []
-    for number, token in enumerate(tokens):
-        if number in ends:
+    for i, token in enumerate(tokens):
+        if i in ends:
             parts.append("<hr style='margin:4px 0;opacity:.5'>")
-        said = html.escape(visible(str(token.get("text", ""))), quote=True).replace("\n", "↵<br>")
+        shown = html.escape(visible(str(token.get("text", ""))), quote=True).replace("\n", "↵<br>")
         title = f"token {html.escape(str(token.get('id')))}"
         style = f"background:{back};color:{ink}" if token.get("counted") else "opacity:.75"
         parts.append(
             f"<span title='{title}' style='{style};border-right:1px solid #8886;"
-            f"padding:1px 0'>{said}</span>"
+            f"padding:1px 0'>{shown}</span>"
         )
     body = "".join(parts)
     return (
@@ -269,57 +265,57 @@ def coloured(tokens: list[dict[str, Any]], lengths: list[int] | None = None) -> 
     )
 
 
-def visible(said: str) -> str:
+def visible(text: str) -> str:
     """A text to be looked at closely: also tabs and blanks of other widths than a letter's."""
     return "".join(
         char if char.isprintable() or char == "\n" else number_of(char)
-        for char in plain(said).replace("\t", "→")
+        for char in plain(text).replace("\t", "→")
     )
 
 
-def rows(seen: dict[str, Any]) -> None:
+def show_rows(preview: dict[str, Any]) -> None:
     """One row at a time: as text, and as tokens with the mask."""
-    found = seen["rows"]
+    examples = preview["rows"]
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        place = st.number_input(
-            f"Row (of the first {len(found)})", 1, len(found), 1, key="data.row", width=200
+        row_number = st.number_input(
+            f"Row (of the first {len(examples)})", 1, len(examples), 1, key="data.row", width=200
         )
-        how = st.segmented_control(
+        display = st.segmented_control(
             "As", ["tokens", "text"], default="tokens", required=True, key="data.as"
         )
-    one = found[int(place) - 1]
-    cut = ", cut" if one["cut"] else ""
+    example = examples[int(row_number) - 1]
+    cut = ", cut" if example["cut"] else ""
     st.caption(
-        f"Row {one['row']} of the file: {len(one['tokens'])} tokens{cut}, "
-        f"{one['counted']} learned (coloured)."
+        f"Row {example['row']} of the file: {len(example['tokens'])} tokens{cut}, "
+        f"{example['counted']} learned (coloured)."
     )
     with st.container(border=True, height=340):
-        if how == "text":
-            st.code(visible(one["text"]), language=None, wrap_lines=True)
+        if display == "text":
+            st.code(visible(example["text"]), language=None, wrap_lines=True)
         else:
-            st.html(coloured(one["tokens"]))
+            st.html(coloured(example["tokens"]))
 
 
-def packed(seen: dict[str, Any], length: int, view: View) -> None:
-    if not seen["packed"]:
+def show_packed(preview: dict[str, Any], length: int, view: View) -> None:
+    if not preview["packed"]:
         st.info("This method trains on rows that are not packed.")
         return
     st.plotly_chart(
-        charts.packed(seen["packed"], length, view), key="data.packed", config=charts.CONFIG
+        charts.packed(preview["packed"], length, view), key="data.packed", config=charts.CONFIG
     )
     st.caption("Each bar is one packed row; its parts are rows of the file that cannot see each "
                "other.")  # fmt: skip
 
 
-def lengths(seen: dict[str, Any], length: int, view: View) -> None:
+def show_lengths(preview: dict[str, Any], length: int, view: View) -> None:
     st.plotly_chart(
-        charts.lengths(seen["lengths"], length, view), key="data.lengths", config=charts.CONFIG
+        charts.lengths(preview["lengths"], length, view), key="data.lengths", config=charts.CONFIG
     )
 
 
-def pairs(found: list[dict[str, Any]], empty: str) -> None:
+def show_duplicates(duplicates: list[dict[str, Any]], empty: str) -> None:
     """Two rows side by side, for each pair that resembles another."""
-    if not found:
+    if not duplicates:
         st.success(empty, icon=":material/check_circle:")
         return
     table = [
@@ -329,34 +325,34 @@ def pairs(found: list[dict[str, Any]], empty: str) -> None:
             "first": pair["texts"][0],
             "second": pair["texts"][1],
         }
-        for pair in found
+        for pair in duplicates
     ]
     st.dataframe(plain(table), hide_index=True, width="stretch")
 
 
-def bad(found: list[dict[str, Any]]) -> None:
-    if not found:
+def show_invalid_rows(problems: list[dict[str, Any]]) -> None:
+    if not problems:
         st.success("Every row that was read can be used.", icon=":material/check_circle:")
         return
-    st.dataframe(plain(found), hide_index=True, width="stretch")
+    st.dataframe(plain(problems), hide_index=True, width="stretch")
 
 
 def first_batch(run: RunDir) -> None:
     """What the model saw at the very first step of a run, token by token."""
-    kept = read_object(run.first_batch) or {}
-    found = _objects(kept.get("rows"))
-    if not found:
+    first_batch = read_object(run.first_batch) or {}
+    sequences = _objects(first_batch.get("rows"))
+    if not sequences:
         return
     with st.expander("The first batch, as the model saw it", icon=":material/dataset:"):
-        for one in found:
-            tokens = _objects(one.get("tokens"))
-            sources = ", ".join(str(source) for source in _list(one.get("sources")))
+        for sequence in sequences:
+            tokens = _objects(sequence.get("tokens"))
+            sources = ", ".join(str(source) for source in _list(sequence.get("sources")))
             st.caption(
                 f"Rows {escape_markdown(sources)} of the file: "
-                f"{escape_markdown(one.get('length'))} tokens, "
-                f"{escape_markdown(one.get('counted'))} learned (coloured)."
+                f"{escape_markdown(sequence.get('length'))} tokens, "
+                f"{escape_markdown(sequence.get('counted'))} learned (coloured)."
             )
-            lengths = [n for n in _list(one.get("lengths")) if isinstance(n, int)]
+            lengths = [n for n in _list(sequence.get("lengths")) if isinstance(n, int)]
             st.html(coloured(tokens, lengths))
 
 

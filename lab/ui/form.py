@@ -24,16 +24,16 @@ def key(section: str, name: str) -> str:
     return f"{PREFIX}.{section}.{name}" if section else f"{PREFIX}.{name}"
 
 
-def set_value(section: str, name: str, value: Any, hint: Any, words: Any) -> None:
+def set_value(section: str, name: str, value: Any, hint: Any, literals: Any) -> None:
     """Put a spec's value into the widget's form: numbers that may be a word are text."""
     if isinstance(value, list):
-        value = ", ".join(f"{one:g}" if isinstance(one, float) else str(one) for one in value)
+        value = ", ".join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)
     elif isinstance(value, dict):
         value = "; ".join(
             f"{name}={entry if isinstance(entry, str) else json.dumps(entry)}"
             for name, entry in value.items()
         )
-    elif words and not isinstance(value, str):
+    elif literals and not isinstance(value, str):
         value = repr(value)
     elif float in union_members(hint) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
@@ -86,30 +86,30 @@ def _section(section: str, config: type) -> dict[str, Any]:
     }
 
 
-def parse_input(given: Any, hint: Any, metadata: Any) -> Any:
+def parse_input(user_input: Any, hint: Any, metadata: Any) -> Any:
     """What a person typed, as the spec means it."""
-    if isinstance(given, str) and metadata.get("words"):
-        text = given.strip()
+    if metadata.get("names") and isinstance(user_input, str) and user_input.strip():
+        return user_input.strip()  # one text of names: the spec takes it apart
+    if isinstance(user_input, str) and metadata.get("words"):
+        text = user_input.strip()
         try:
             return text if text in metadata["words"] else float(text)
         except ValueError:
             return text
     if typing.get_origin(hint) is dict:
-        entries = _entries(given or "")
+        entries = _entries(user_input or "")
         if metadata.get("scalars") and isinstance(entries, dict):
             return {name: _scalar(entry) for name, entry in entries.items()}
         return entries
-    if given == "" and type(None) in union_members(hint):
+    if user_input == "" and type(None) in union_members(hint):
         return None
     item = _item_kind(hint)
-    if isinstance(given, str) and item is not None:
-        parts = [part.strip() for part in given.split(",") if part.strip()]
+    if isinstance(user_input, str) and item is not None:
+        parts = [part.strip() for part in user_input.split(",") if part.strip()]
         if item is not str:
             return [_number(part) for part in parts]
-        if str not in union_members(hint):
-            return parts
-        return parts if len(parts) > 1 or (parts and parts[0].isidentifier()) else given.strip()
-    return given
+        return parts
+    return user_input
 
 
 def _number(text: str) -> Any:
@@ -120,11 +120,11 @@ def _number(text: str) -> Any:
         return text
 
 
-def _entries(given: str) -> dict[str, str] | str:
+def _entries(text: str) -> dict[str, str] | str:
     """ "prompt=question; completion=answer" as an object; text that is none stays as it is."""
-    parts = [part.partition("=") for part in given.split(";") if part.strip()]
+    parts = [part.partition("=") for part in text.split(";") if part.strip()]
     if any(not equals or not name.strip() for name, equals, _ in parts):
-        return given
+        return text
     return {name.strip(): entry.strip() for name, _, entry in parts}
 
 
@@ -149,9 +149,9 @@ def _item_kind(hint: Any) -> Any:
     return None
 
 
-def problem(place: str) -> None:
+def problem(field_key: str) -> None:
     """What is wrong with the field, under it."""
-    message = st.session_state.get(f"{PREFIX}.problems", {}).get(place)
+    message = st.session_state.get(f"{PREFIX}.problems", {}).get(field_key)
     if message:
         st.markdown(f":red[:material/error: {escape_markdown(message)}]")
 
@@ -202,8 +202,8 @@ def widget(section: str, field: Any, hint: Any) -> None:
             placeholder="not set",
             **shared,
         )
-    place = section.split(".")[0]
-    problem(f"{place}.{field.name}" if place else field.name)
+    root = section.split(".")[0]
+    problem(f"{root}.{field.name}" if root else field.name)
 
 
 def help_text(limits: Any) -> str:

@@ -57,18 +57,22 @@ class Gate:
                 await self.app(scope, receive, send)
         else:
             request = Request(scope, receive)
-            answer = token_page.elsewhere(request, refusal) if refusal else await self._ask(request)
-            await (answer or self.app)(scope, receive, _with_headers(send))
+            response = (
+                token_page.elsewhere(request, refusal) if refusal else await self._ask(request)
+            )
+            await (response or self.app)(scope, receive, _with_headers(send))
 
     async def _ask(self, request: Request) -> Response | None:
         """What the gate itself answers; None if the request goes on to Streamlit."""
         assert self.access is not None
         if _is_form(request):
             tokens = _tokens(await _body(request))
-            return self._let_in(request) if self._is_one(tokens) else token_page.ask(request, True)
+            return (
+                self._let_in(request) if self._is_token(tokens) else token_page.ask(request, True)
+            )
         tokens = _tokens(request.scope["query_string"])
         if tokens and request.method in ("GET", "HEAD"):
-            if self._is_one(tokens):
+            if self._is_token(tokens):
                 return self._let_in(request)
             if self._is_known(request):  # an address of long ago: its token is of no use
                 return _redirect(request)
@@ -86,11 +90,11 @@ class Gate:
         ]
         if len(shown) == 1 and self.access.is_token(shown[0]):
             return True
-        if self._is_one(_tokens(connection.scope["query_string"])):
+        if self._is_token(_tokens(connection.scope["query_string"])):
             return True
         return any(self.access.is_cookie(value) for value in self._cookies(connection))
 
-    def _is_one(self, tokens: list[bytes]) -> bool:
+    def _is_token(self, tokens: list[bytes]) -> bool:
         """One token and the right one: of two it would not be clear which was meant."""
         assert self.access is not None
         return len(tokens) == 1 and self.access.is_token(tokens[0])
@@ -107,13 +111,13 @@ class Gate:
     def _let_in(self, request: Request) -> Response:
         """To the same address without the token, with a cookie instead."""
         assert self.access is not None
-        answer = _redirect(request)
+        response = _redirect(request)
         cookie = f"{self.access.cookie_name}={self.access.cookie()}; Path=/"
         cookie += f"; Max-Age={access.COOKIE_S}; HttpOnly; SameSite=Strict"
-        answer.headers["Set-Cookie"] = cookie + (
+        response.headers["Set-Cookie"] = cookie + (
             "; Secure" if request.url.scheme == "https" else ""
         )
-        return answer
+        return response
 
 
 def _foreign(connection: HTTPConnection) -> str:
@@ -131,12 +135,12 @@ def _is_same(origin: str, host: str) -> bool:
     """Whether a page's origin is the host and port that it sends its request to."""
     try:
         page = urlsplit(origin)
-        own = urlsplit(f"{page.scheme}://{host}")
+        server = urlsplit(f"{page.scheme}://{host}")
         usual = PORTS[page.scheme]
-        ports = [usual if part.port is None else part.port for part in (page, own)]
+        ports = [usual if part.port is None else part.port for part in (page, server)]
     except (ValueError, KeyError):  # also "null", the origin of a page that has none
         return False
-    return "@" not in page.netloc and page.hostname == own.hostname and ports[0] == ports[1]
+    return "@" not in page.netloc and page.hostname == server.hostname and ports[0] == ports[1]
 
 
 def _is_form(request: Request) -> bool:
@@ -170,14 +174,14 @@ def _is_token_name(name: bytes) -> bool:
 def _redirect(request: Request) -> Response:
     """To the same address, every other part of its query as it was. Never to another host: one
     slash begins the path, however many were asked for."""
-    asked = request.scope.get("raw_path") or request.scope["path"].encode()
-    path = "/" + quote(asked.lstrip(b"/\\"), safe="%/~!$&'()*+,;=:@")
-    kept = [
+    raw_path = request.scope.get("raw_path") or request.scope["path"].encode()
+    path = "/" + quote(raw_path.lstrip(b"/\\"), safe="%/~!$&'()*+,;=:@")
+    parameters = [
         pair
         for pair in request.scope["query_string"].split(b"&")
         if pair and not _is_token_name(pair.partition(b"=")[0])
     ]
-    query = quote(b"&".join(kept), safe="%/?~!$&'()*+,;=:@")
+    query = quote(b"&".join(parameters), safe="%/?~!$&'()*+,;=:@")
     return Response(
         status_code=303,
         headers={"Location": path + (f"?{query}" if query else ""), "Cache-Control": "no-store"},
@@ -206,11 +210,13 @@ def announcement() -> str:
     """The address to open, and what whoever starts the server has to know."""
     address = _address()
     if access.is_required():
-        now = access.current()
-        if now.is_fixed and not sys.stdout.isatty():  # a token of yours is not written into a log
+        current = access.current()
+        if (
+            current.is_fixed and not sys.stdout.isatty()
+        ):  # a token of yours is not written into a log
             note = "It asks for the token in LAB_TOKEN."
         else:
-            address += f"?token={quote(now.token, safe='')}"
+            address += f"?token={quote(current.token, safe='')}"
             note = "Who has this address can do here what you can."
         lines = [f"Finetune Lab: {address}", note]
     else:

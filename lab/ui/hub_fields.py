@@ -6,6 +6,7 @@ import streamlit as st
 
 from lab import formatting
 from lab.data import catalog, hub
+from lab.forecasts import DownloadForecast
 from lab.hub import credentials, repository
 from lab.ui.markdown_safety import escape_markdown, user_errors
 
@@ -68,9 +69,8 @@ def _fetching(wanted: hub.HubId) -> None:
             st.rerun()
 
 
-def download_in_words(still: dict[str, object] | None) -> str:
-    """ "**0.5 GB** to download": "" where everything is here."""
-    size = (still or {}).get("bytes")
-    if not isinstance(size, int) or not size:
+def download_in_words(still: DownloadForecast | None) -> str:
+    """What is still to be fetched; "" where everything is here."""
+    if still is None or not still.bytes:
         return ""
-    return f":material/download: **{formatting.size(size)}** to download first"
+    return f":material/download: **{formatting.size(still.bytes)}** to download first"

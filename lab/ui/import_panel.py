@@ -17,19 +17,19 @@ from lab.ui.markdown_safety import user_errors
 def show() -> None:
     with st.popover("Import a run", icon=":material/upload_file:"):
         st.caption("A file made by `python -m lab export`. Nothing in it is ever executed.")
-        given = st.file_uploader("Exported run", type="zip", key="runs.import")
-        if given is None or not st.button("Import", type="primary", key="runs.import.go"):
+        uploaded = st.file_uploader("Exported run", type="zip", key="runs.import")
+        if uploaded is None or not st.button("Import", type="primary", key="runs.import.go"):
             return
         with user_errors():
-            run = _import(given)
+            run = _import(uploaded)
         links.open_run(run.id)
 
 
-def _import(given: Any) -> paths.RunDir:
+def _import(uploaded: Any) -> paths.RunDir:
     """The run of an uploaded file, by way of a file beside the runs."""
     folder = paths.make_folder(paths.home() / "uploads")
     with tempfile.NamedTemporaryFile(dir=folder, prefix="run-", suffix=".zip") as file:
-        while chunk := given.read(1 << 20):
+        while chunk := uploaded.read(1 << 20):
             file.write(chunk)
         file.flush()
         return export_import.import_run(Path(file.name))

@@ -28,8 +28,8 @@ JOINED = re.compile(
 
 def escape_markdown(text: object) -> str:
     """Text of a person, a model or a file as Markdown that shows it as it is, on one line."""
-    words = JOINED.sub(APART, on_one_line(text))
-    return SPECIAL.sub(r"\\\g<0>", words)
+    line = JOINED.sub(APART, on_one_line(text))
+    return SPECIAL.sub(r"\\\g<0>", line)
 
 
 def escape_lines(text: object) -> str:
@@ -37,8 +37,8 @@ def escape_lines(text: object) -> str:
     lines = []
     for line in visible(text).split("\n"):
         spaced = line.expandtabs(4)
-        words = spaced.lstrip(" ")
-        lines.append("\u00a0" * (len(spaced) - len(words)) + escape_markdown(words))
+        content = spaced.lstrip(" ")
+        lines.append("\u00a0" * (len(spaced) - len(content)) + escape_markdown(content))
     return "  \n".join(lines).strip("\n")
 
 
@@ -63,7 +63,7 @@ def tell(error: LabError) -> None:
 
 
 @contextmanager
-def _told() -> Iterator[list[LabError]]:
+def _lab_errors() -> Iterator[list[LabError]]:
     """Errors that a person reads, and those of the disk, as a list; a bug goes on its way."""
     errors: list[LabError] = []
     try:
@@ -79,7 +79,7 @@ def _told() -> Iterator[list[LabError]]:
 
 def run_action(action: Callable[[], object]) -> None:
     """Do what a button says, then draw the page anew; an error is shown in place."""
-    with _told() as errors:
+    with _lab_errors() as errors:
         action()
     if errors:
         tell(errors[0])
@@ -90,7 +90,7 @@ def run_action(action: Callable[[], object]) -> None:
 @contextmanager
 def user_errors() -> Iterator[None]:
     """Show an error that a person reads and end the page there; a bug goes on its way."""
-    with _told() as errors:
+    with _lab_errors() as errors:
         yield
     if errors:
         tell(errors[0])

@@ -8,11 +8,12 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from lab import formatting, methods
+from lab import methods
 from lab.forecast import rules_of_thumb
+from lab.forecasts import DiskForecast, MemoryForecast, Parts, Speed, recomputed_layers
 from lab.ui.charts import View, figure
+from lab.ui.method_estimates import MethodRow
 
-PARTS = ("weights", "gradients", "optimizer", "activations", "loss", "workspace")
 TITLES = {
     "weights": "weights",
     "gradients": "gradients",
@@ -24,30 +25,30 @@ TITLES = {
 GREY = "#8a9aa0"
 
 
-def bars(rows: list[dict[str, Any]], device: dict[str, Any], view: View) -> go.Figure:
+def bars(rows: list[MethodRow], device: dict[str, Any], view: View) -> go.Figure:
     """One stacked bar a method: the parts at its peak, against the line of the device, with the
     rules of thumb that speak of such a run as markers."""
-    names = [row["title"] for row in rows]
-    made = figure(view, x="GB at the peak", y="", height=210 + 46 * len(rows))
+    chart = figure(view, x="GB at the peak", y="", height=210 + 46 * len(rows))
     colours = (*view.colours[:5], GREY)
-    for place, part in enumerate(PARTS):
-        made.add_trace(
+    for colour, (part, title) in zip(colours, TITLES.items(), strict=True):
+        chart.add_trace(
             go.Bar(
-                y=names,
-                x=[row["estimate"]["at_peak"].get(part, 0) / 1e9 for row in rows],
-                name=TITLES[part],
+                y=[row.title for row in rows],
+                x=[_at_peak(row).get(part) / 1e9 for row in rows],
+                name=title,
                 orientation="h",
-                marker={"color": colours[place]},
-                hovertemplate=f"{TITLES[part]} %{{x:.2f}} GB<extra></extra>",
+                marker={"color": colour},
+                hovertemplate=f"{title} %{{x:.2f}} GB<extra></extra>",
             )
         )
+    peaks = [row.forecast.memory.peak_bytes for row in rows]
     points = [
-        (row["title"], claim, value, value / row["estimate"]["peak_bytes"] - 1)
-        for row in rows
-        for claim, value in row["estimate"]["rules"].items()
+        (row.title, claim, value, value / peak - 1)
+        for row, peak in zip(rows, peaks, strict=True)
+        for claim, value in row.forecast.rules.items()
     ]
     if points:
-        made.add_trace(
+        chart.add_trace(
             go.Scatter(
                 y=[title for title, *_ in points],
                 x=[value / 1e9 for _, _, value, _ in points],
@@ -65,7 +66,7 @@ def bars(rows: list[dict[str, Any]], device: dict[str, Any], view: View) -> go.F
         )
     if device.get("bytes"):
         size = device["bytes"] / 1e9
-        made.add_vline(
+        chart.add_vline(
             x=size,
             line={"color": view.colours[3], "width": 2, "dash": "dash"},
             annotation={
@@ -75,9 +76,8 @@ def bars(rows: list[dict[str, Any]], device: dict[str, Any], view: View) -> go.F
             },
             annotation_position="top",
         )
-    ends = [row["estimate"]["peak_bytes"] for row in rows] + [value for _, _, value, _ in points]
-    widest = max([*ends, device.get("bytes") or 0])
-    made.update_layout(
+    widest = max([*peaks, *(value for _, _, value, _ in points), device.get("bytes") or 0])
+    chart.update_layout(
         barmode="stack",
         hovermode="closest",
         bargap=0.35,
@@ -90,64 +90,65 @@ def bars(rows: list[dict[str, Any]], device: dict[str, Any], view: View) -> go.F
         },
         margin={"l": 8, "r": 16, "t": 36, "b": 120},
     )
-    made.update_xaxes(range=[0, widest * 1.12 / 1e9])
-    made.update_yaxes(autorange="reversed", showgrid=False)
-    return made
+    chart.update_xaxes(range=[0, widest * 1.12 / 1e9])
+    chart.update_yaxes(autorange="reversed", showgrid=False)
+    return chart
 
 
-def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _at_peak(row: MethodRow) -> Parts:
+    return row.forecast.memory.at_peak or Parts()
+
+
+def table(rows: list[MethodRow]) -> list[dict[str, Any]]:
     """The bars as rows of figures, in GB, with the predicted speed, energy and disk."""
-    return [
-        {
-            "method": row["title"],
-            "fits": _fits(row["estimate"]),
-            "peak": row["estimate"]["peak_bytes"] / 1e9,
-            "tokens/s": row["estimate"]["tokens_per_s"],
-            "recomputes": _recomputes(row["estimate"].get("settings") or {}),
-            **{TITLES[part]: row["estimate"]["at_peak"].get(part, 0) / 1e9 for part in PARTS},
-            "phase": row["estimate"]["peak_phase"],
-            "Wh a million tokens": row["estimate"]["wh_per_million_tokens"],
-            "result on disk, GB": row["estimate"]["disk"]["artifact"] / 1e9,
-            "by": formatting.estimated_by(row["estimate"]["source"]),
-        }
-        for row in rows
-    ]
+    table = []
+    for row in rows:
+        memory, disk = row.forecast.memory, row.forecast.disk or DiskForecast()
+        speed = row.forecast.speed or Speed()
+        table.append(
+            {
+                "method": row.title,
+                "fits": _fits(memory),
+                "peak": memory.peak_bytes / 1e9,
+                "tokens/s": speed.tokens_per_s,
+                "recomputes": recomputed_layers(row.forecast.settings),
+                **{title: _at_peak(row).get(part) / 1e9 for part, title in TITLES.items()},
+                "phase": memory.peak_phase,
+                "Wh a million tokens": speed.wh_per_million_tokens,
+                "result on disk, GB": disk.artifact / 1e9,
+                "by": memory.how.in_words,
+            }
+        )
+    return table
 
 
-def _fits(estimate: dict[str, Any]) -> str:
-    if estimate["fits"] is None and estimate.get("trace_error"):
-        return "not known"
-    return {True: "yes", False: "no", None: ""}[estimate["fits"]]
+def _fits(memory: MemoryForecast) -> str:
+    if memory.fits is None:
+        return "not known" if memory.trace_error else ""
+    return "yes" if memory.fits else "no"
 
 
-def _recomputes(settings: dict[str, Any]) -> str:
-    if settings.get("activation_checkpointing") != "on":
-        return "nothing"
-    some = settings.get("checkpointed_layers")
-    return f"{some} layers" if some else "all layers"
-
-
-def held_against(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def held_against(rows: list[MethodRow]) -> list[dict[str, Any]]:
     """Every rule of thumb beside the prediction for the run that it speaks of."""
     seen: set[str] = set()
-    found = []
-    for row in sorted(rows, key=lambda row: not methods.get(row["name"]).is_standard):
-        for claim, value in row["estimate"]["rules"].items():
+    table = []
+    for row in sorted(rows, key=lambda row: not methods.get(row.name).is_standard):
+        peak = row.forecast.memory.peak_bytes
+        for claim, value in row.forecast.rules.items():
             if claim in seen:
                 continue  # the usual method of a kind stands for it
             seen.add(claim)
-            peak = row["estimate"]["peak_bytes"]
-            found.append(
+            table.append(
                 {
                     "claim": claim,
                     "says": rules_of_thumb.says(claim),
-                    "for": row["title"],
+                    "for": row.title,
                     "rule, GB": value / 1e9,
                     "predicted, GB": peak / 1e9,
                     "error": value / peak - 1,
                 }
             )
-    return found
+    return table
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:

@@ -17,7 +17,7 @@ from lab.preflight.client import planner
 from lab.ui import memory_charts
 from lab.ui.charts import CONFIG, View
 from lab.ui.markdown_safety import escape_markdown, plain
-from lab.ui.method_estimates import Survey, spec_of
+from lab.ui.method_estimates import MethodEstimates, MethodRow, spec_of
 
 HERE = "this machine"
 LARGEST_UPLOAD = 1_000_000  # bytes of a config.json
@@ -28,13 +28,13 @@ SEVEN = "Mistral-7B-v0.3"
 
 def choose_model() -> str:
     """A shipped config, a built-in model, a hub id, a folder, or an uploaded config.json."""
-    options = [one.id for one in shipped_configs.shipped()]
-    options += [f"builtin:{one.name}" for one in catalog.BUILT_IN if one.is_ready]
+    options = [config.id for config in shipped_configs.shipped()]
+    options += [f"builtin:{model.name}" for model in catalog.BUILT_IN if model.is_ready]
     # by hand: a bound list takes nothing from the URL but its own options
-    asked = st.query_params.get("model") or "config:Llama-3.1-8B"
-    if asked not in options:
-        options.insert(0, asked[:4096])
-    st.session_state["memory.model"] = asked
+    model_in_url = st.query_params.get("model") or "config:Llama-3.1-8B"
+    if model_in_url not in options:
+        options.insert(0, model_in_url[:4096])
+    st.session_state["memory.model"] = model_in_url
     chosen: str = st.selectbox(
         "Model",
         options,
@@ -45,9 +45,9 @@ def choose_model() -> str:
         help="A shipped config, or type a hub id or a folder with config.json.",
     )
     with st.popover("Upload a config.json", icon=":material/upload_file:"):
-        given = st.file_uploader("config.json", type="json", key="memory.upload")
-    if given is not None:
-        return _uploaded(given.getvalue())
+        uploaded = st.file_uploader("config.json", type="json", key="memory.upload")
+    if uploaded is not None:
+        return _uploaded(uploaded.getvalue())
     return chosen
 
 
@@ -144,21 +144,22 @@ def settings() -> dict[str, Any]:
     }
 
 
-def show(now: Survey, device_name: str, view: View) -> None:
+def show(estimates: MethodEstimates, device_name: str, view: View) -> None:
     """The bars, the figures below them, and the points where it stops to fit."""
-    rows = now.rows()
+    rows = estimates.rows()
     if not rows:
-        if now.error or now.is_complete:
-            reason = now.error or next(iter(now.refused.values()), "no method takes this model")
+        if estimates.error or estimates.is_complete:
+            reason = str(estimates.error or "") or next(
+                iter(estimates.refused.values()), "no method takes this model"
+            )
             st.error(escape_markdown(reason), icon=":material/error:")
         else:
             st.info("Reading the model's structure …", icon=":material/hourglass_top:")
         return
-    size = rows[0]["estimate"].get("device_bytes")
-    device = {"name": device_name, "bytes": size}
-    traced = sum(row["estimate"]["source"] == "shadow" for row in rows)
-    if not now.is_complete:
-        total = len(methods.all_methods()) - len(now.refused)
+    device = {"name": device_name, "bytes": rows[0].forecast.device_bytes}
+    traced = sum(row.forecast.memory.how.is_exact for row in rows)
+    if not estimates.is_complete:
+        total = len(methods.all_methods()) - len(estimates.refused)
         st.caption(f"Outlines first; {traced} of {total} steps traced so far …")
     config = CONFIG | {"toImageButtonOptions": {"filename": "memory", "scale": 2}}
     st.plotly_chart(
@@ -185,35 +186,35 @@ def show(now: Survey, device_name: str, view: View) -> None:
             "result on disk, GB": st.column_config.NumberColumn(format="%.3f"),
         },
     )
-    for name, why in now.refused.items():
+    for name, why in estimates.refused.items():
         st.caption(f"{escape_markdown(methods.get(name).title)}: {escape_markdown(why)}")
     for row in rows:
-        why = row["estimate"].get("trace_error")
+        why = row.forecast.memory.trace_error
         if why:
-            told = f"{row['title']}: not known, the step cannot be traced ({why})."
-            st.caption(escape_markdown(told))
-    _show_limits(now)
+            message = f"{row.title}: not known, the step cannot be traced ({why})."
+            st.caption(escape_markdown(message))
+    _show_limits(estimates)
     _show_rules(rows)
 
 
-def _show_limits(now: Survey) -> None:
-    if not now.limits:
+def _show_limits(estimates: MethodEstimates) -> None:
+    if not estimates.limits:
         return
     st.subheader("Where it stops to fit", anchor=False)
     st.caption("One thing changed at a time, by outlines of the step.")
-    grid = st.grid(len(now.limits), min_column_width=230, gap="small")
-    for name, found in now.limits.items():
+    grid = st.grid(len(estimates.limits), min_column_width=230, gap="small")
+    for name, limit in estimates.limits.items():
         with grid.cell().container(border=True):
             st.markdown(f"**{escape_markdown(methods.get(name).title)}**")
             st.markdown(
-                f"longest row: **{found['longest_row']:,}** tokens\n\n"
-                f"largest batch: **{found['largest_batch']:,}** rows\n\n"
+                f"longest row: **{limit.longest_row:,}** tokens\n\n"
+                f"largest batch: **{limit.largest_batch:,}** rows\n\n"
                 "largest model: "
-                f"**{escape_markdown(found['largest_model'] or 'none of the shipped')}**"
+                f"**{escape_markdown(limit.largest_model or 'none of the shipped')}**"
             )
 
 
-def _show_rules(rows: list[dict[str, Any]]) -> None:
+def _show_rules(rows: list[MethodRow]) -> None:
     st.subheader("Rules of thumb against the step", anchor=False)
     st.caption(
         "What four public articles claim for such a model, beside the prediction. Most rules "
@@ -231,11 +232,11 @@ def _show_rules(rows: list[dict[str, Any]]) -> None:
     )
 
 
-def show_by_size(asked: dict[str, Any]) -> None:
+def show_by_size(settings: dict[str, Any]) -> None:
     """The table of claim C3, 7B to 70B, by outlines under this page's settings."""
     st.caption(
-        f"Claim C3 at rank {asked['rank']}, {asked['rows']} × {asked['length']} tokens: printed, "
-        "and by the outline of the step here (GB)."
+        f"Claim C3 at rank {settings['rank']}, {settings['rows']} × {settings['length']} tokens: "
+        "printed, and by the outline of the step here (GB)."
     )
     shown = []
     for size, printed in rules_of_thumb.C3_TABLE.items():
@@ -243,12 +244,12 @@ def show_by_size(asked: dict[str, Any]) -> None:
         row: dict[str, Any] = {"size": f"{size}B", "model": model}
         for method, gigabytes in zip(methods.standard_methods(), printed, strict=True):
             row[f"{method.name}, printed"] = gigabytes
-            estimate = planner.estimate(
-                spec_of(asked | {"model": f"config:{model}"}, method),
+            forecast = planner.estimate(
+                spec_of(settings | {"model": f"config:{model}"}, method),
                 {"kind": "cuda"},
                 shadow=False,
             )
-            row[f"{method.name}, here"] = round(estimate["peak_bytes"] / 1e9, 1)
+            row[f"{method.name}, here"] = round(forecast.memory.peak_bytes / 1e9, 1)
         shown.append(row)
     st.dataframe(shown, hide_index=True)
     st.caption(

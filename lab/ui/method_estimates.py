@@ -3,68 +3,68 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import threading
-from collections import OrderedDict
 from typing import Any
 
 from lab import methods
 from lab.errors import LabError, SpecError
+from lab.forecasts import FitLimits, Forecast
 from lab.preflight.client import Abandoned, planner
-from lab.ui.waiting import Watched
+from lab.recent import Recent
+from lab.ui.waiting import BackgroundJob
 
-KEPT = 64  # views
+
+@dataclasses.dataclass(frozen=True)
+class MethodRow:
+    """What is predicted for one method."""
+
+    name: str
+    title: str
+    forecast: Forecast
 
 
-class Survey(Watched):
-    """The estimates of one view, asked one after another by a thread: outlines first, so that
-    there is something to see soon, then the traced steps."""
+class MethodEstimates(BackgroundJob):
+    """The estimates of one view, asked one after another: outlines first, so that there is
+    something to see soon, then the traced steps."""
 
-    def __init__(self, asked: dict[str, Any], device: dict[str, Any]) -> None:
+    def __init__(self, settings: dict[str, Any], device: dict[str, Any]) -> None:
         super().__init__()
-        self.asked, self.device = asked, device
-        self.found: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self.settings, self.device = settings, device
+        self.estimates: dict[str, Forecast] = {}
         self.refused: dict[str, str] = {}
-        self.limits: dict[str, Any] = {}
-        self.error = ""
-        self.is_complete = False
-        threading.Thread(target=self._ask, name="survey", daemon=True).start()
+        self.limits: dict[str, FitLimits] = {}
 
-    def _ask(self) -> None:
-        try:
-            with self.asking.active():
-                for shadow in (False, True):
-                    self._ask_all(shadow)
-        except Abandoned:  # asked again if somebody comes back to it
-            return
-        except Exception as error:  # shown on the page; a thread's traceback reaches nobody
-            self.error = str(error)
-        self.is_complete = True
+    @property
+    def is_stale(self) -> bool:
+        return super().is_stale or self.error is not None
+
+    def ask(self) -> None:
+        for shadow in (False, True):
+            self._ask_all(shadow)
 
     def _ask_all(self, shadow: bool) -> None:
         for method in methods.all_methods():
             if method.name in self.refused:
                 continue
             try:
-                self.found[method.name] = planner.estimate(
-                    spec_of(self.asked, method), self.device, shadow=shadow
+                self.estimates[method.name] = planner.estimate(
+                    spec_of(self.settings, method), self.device, shadow=shadow
                 )
             except Abandoned:
                 raise
             except LabError as error:
-                self.found.pop(method.name, None)
+                self.estimates.pop(method.name, None)
                 self.refused[method.name] = _reason(error)
         # once more at the end, for what could not be answered the first time
         if self.device.get("gpu") or self.device.get("memory_bytes"):
             self._ask_limits(is_last=shadow)
 
     def _ask_limits(self, *, is_last: bool) -> None:
-        names = [m.name for m in methods.standard_methods() if m.name in self.found]
+        names = [m.name for m in methods.standard_methods() if m.name in self.estimates]
         for name in [name for name in names if name not in self.limits]:
             try:
                 self.limits[name] = planner.limits(
-                    spec_of(self.asked, methods.get(name)), self.device
+                    spec_of(self.settings, methods.get(name)), self.device
                 )
             except SpecError:
                 continue  # its bar says why already
@@ -72,51 +72,44 @@ class Survey(Watched):
                 if is_last or isinstance(error, Abandoned):
                     raise
 
-    def rows(self) -> list[dict[str, Any]]:
-        order = [method.name for method in methods.all_methods()]
-        found = dict(self.found)
+    def rows(self) -> list[MethodRow]:
+        estimates = dict(self.estimates)
         return [
-            {"name": name, "title": methods.get(name).title, "estimate": found[name]}
-            for name in order
-            if name in found
+            MethodRow(method.name, method.title, estimates[method.name])
+            for method in methods.all_methods()
+            if method.name in estimates
         ]
 
 
-_surveys: OrderedDict[str, Survey] = OrderedDict()
-_lock = threading.Lock()
+_jobs: Recent[str, MethodEstimates] = Recent(64)
 
 
-def survey(asked: dict[str, Any], device: dict[str, Any]) -> Survey:
-    """The survey of this view, begun at the first look and shared by all who look."""
-    text_of = json.dumps([asked, device], sort_keys=True)
-    key = hashlib.sha256(text_of.encode()).hexdigest()
-    with _lock:
-        now = _surveys.get(key)
-        if now is None or now.asking.is_cancelled or (now.is_complete and now.error):
-            _surveys[key] = Survey(asked, device)
-        _surveys.move_to_end(key)
-        while len(_surveys) > KEPT:
-            _surveys.popitem(last=False)
-        return _surveys[key]
+def job_for(settings: dict[str, Any], device: dict[str, Any]) -> MethodEstimates:
+    """The estimates of this view, begun at the first look and shared by all who look."""
+    return _jobs.get_or(
+        json.dumps([settings, device], sort_keys=True),
+        lambda: MethodEstimates(settings, device).start(),
+        is_stale=lambda job: job.is_stale,
+    )
 
 
-def spec_of(asked: dict[str, Any], method: methods.Method) -> dict[str, Any]:
+def spec_of(settings: dict[str, Any], method: methods.Method) -> dict[str, Any]:
     """The spec of one method under the page's settings: its rank too, where it has one."""
     options: dict[str, Any] = {"name": method.name}
     fields = {field.name for field in dataclasses.fields(method.config)}
     if "rank" in fields:
-        options["rank"] = asked["rank"]
+        options["rank"] = settings["rank"]
     if "alpha" in fields:
-        options["alpha"] = 2.0 * asked["rank"]
-    checkpointing = asked["checkpointing"] if method.can_checkpoint_activations else "off"
+        options["alpha"] = 2.0 * settings["rank"]
+    checkpointing = settings["checkpointing"] if method.can_checkpoint_activations else "off"
     return {
-        "model": asked["model"],
+        "model": settings["model"],
         "method": options,
-        "data": {"max_length": asked["length"]},
+        "data": {"max_length": settings["length"]},
         "train": {
-            "batch_size": asked["rows"],
+            "batch_size": settings["rows"],
             "activation_checkpointing": checkpointing,
-            "loss": asked["loss"],
+            "loss": settings["loss"],
         },
     }
 

@@ -7,7 +7,8 @@ from typing import Any
 import streamlit as st
 
 from lab import formatting, paths
-from lab.atomic_files import number, part, read_object, size_of
+from lab.atomic_files import number, read_object, size_of
+from lab.checked_run import read_forecast
 from lab.errors import LabError
 from lab.paths import RunDir
 from lab.recent import Recent
@@ -23,20 +24,20 @@ TITLES = {"step": "Steps", "tokens": "Tokens", "seconds": "Seconds"}
 
 def choose() -> RunDir | None:
     """The run that the URL names, else the newest active or newest one; a list to change it."""
-    found = paths.all_runs()
-    if not found:
+    runs = paths.all_runs()
+    if not runs:
         return None
-    asked = st.query_params.get("run", "")
-    ids = [run.id for run in found]
-    if asked and asked not in ids:
+    run_id = st.query_params.get("run", "")
+    ids = [run.id for run in runs]
+    if run_id and run_id not in ids:
         st.warning(
-            f"There is no run {escape_markdown(asked[:80])}. Showing another one.",
+            f"There is no run {escape_markdown(run_id[:80])}. Showing another one.",
             icon=":material/warning:",
         )
-    if asked not in ids:
+    if run_id not in ids:
         active = index.active_runs()
-        asked = (active or found)[0].id
-    st.session_state["monitor.run"] = asked
+        run_id = (active or runs)[0].id
+    st.session_state["monitor.run"] = run_id
 
     def change() -> None:
         st.query_params["run"] = st.session_state["monitor.run"]
@@ -63,10 +64,10 @@ def _title(run_id: str) -> str:
 
 def stage(run: RunDir) -> str:
     """queued, active or ended: what can be done differs between them, and only between them."""
-    now = status(run)
-    if now.state == "queued":
+    run_status = status(run)
+    if run_status.state == "queued":
         return "queued"
-    return "active" if now.is_active else "ended"
+    return "active" if run_status.is_active else "ended"
 
 
 def controls() -> View:
@@ -82,7 +83,7 @@ def controls() -> View:
             persist_state="session",
         )
         smoothing = st.slider(
-            "Smoothing", 0.0, 0.95, 0.0, 0.05, key="monitor.smooth", width=220,
+            "Smoothing", 0.0, 0.95, 0.6, 0.05, key="monitor.smooth", width=220,
             persist_state="session",
         )  # fmt: skip
         log = st.toggle("Log loss", key="monitor.log", persist_state="session")
@@ -95,26 +96,26 @@ def is_dark() -> bool:
 
 def state(run: RunDir) -> None:
     """State, progress, time left, and the figures that matter now."""
-    now = status(run)
+    run_status = status(run)
     series = series_of(run)
     train, held_out = series.train, series.evaluation
     with st.container(horizontal=True, vertical_alignment="center"):
-        cards.state_badge(now.state)
-        if now.state == "queued":
+        cards.state_badge(run_status.state)
+        if run_status.state == "queued":
             st.caption("waiting in the queue")
         else:
             st.caption(
-                escape_markdown(run_state.progress(now))
-                if now.is_active
+                escape_markdown(run_state.progress(run_status))
+                if run_status.is_active
                 else escape_markdown(_ended(run))
             )
-    if now.is_active:
-        st.progress(now.fraction)
-    if now.message:
-        show = st.error if now.state in ("failed", "crashed", "stalled") else st.warning
+    if run_status.is_active:
+        st.progress(run_status.fraction)
+    if run_status.message:
+        show = st.error if run_status.state in ("failed", "crashed", "stalled") else st.warning
         show(
-            f"{escape_lines(now.message)}\n\n{escape_markdown(now.hint)}",
-            icon=run_state.icon(now.state),
+            f"{escape_lines(run_status.message)}\n\n{escape_markdown(run_status.hint)}",
+            icon=run_state.icon(run_status.state),
         )
     base = held_out.base["eval/loss"] if held_out.base else None
     final = held_out.last("eval/loss")
@@ -130,8 +131,8 @@ def state(run: RunDir) -> None:
         ("Peak memory", formatting.size(train.last("memory/peak_bytes")), None),
         ("Training time", formatting.duration(train.last("seconds")), None),
     ]
-    pace = number(part(read_object(run.estimate), "pace").get("seconds"))
-    predicted = None if pace is None else f"{formatting.duration(pace)} predicted"
+    runtime = read_forecast(run).runtime
+    predicted = f"{formatting.duration(runtime.seconds)} predicted" if runtime else None
     if train.has("perf/mfu"):
         share = train.last("perf/mfu")
         figures.insert(3, ("Utilisation", "–" if share is None else f"{share:.0%}", None))
@@ -162,39 +163,39 @@ def _ended(run: RunDir) -> str:
 
 def buttons(run: RunDir) -> None:
     """What a person can do now."""
-    now = status(run)
+    run_status = status(run)
     with st.container(horizontal=True):
-        if now.is_active:
+        if run_status.is_active:
             commands = ("stop", "cancel", "kill")
-            asked = {name for name in commands if (run.commands / name).exists()}
+            pending = {name for name in commands if (run.commands / name).exists()}
             if st.button(
-                "Stop and save", icon=":material/stop_circle:", key="stop", disabled=bool(asked),
+                "Stop and save", icon=":material/stop_circle:", key="stop", disabled=bool(pending),
                 help="Ends after this step and keeps the result; it can be resumed. It is given "
                 "the time that it needs, as long as it shows signs of life.",
             ):  # fmt: skip
                 _command(run, "stop", "Stopping after this step …")
-            if st.button("Save now", icon=":material/save:", key="save", disabled=bool(asked)):
+            if st.button("Save now", icon=":material/save:", key="save", disabled=bool(pending)):
                 _command(run, "save", "A checkpoint will be written after this step.")
-            is_cancelled = bool(asked & {"cancel", "kill"})
+            is_cancelled = bool(pending & {"cancel", "kill"})
             with st.popover("Cancel", icon=":material/cancel:", disabled=is_cancelled):
                 st.markdown("End it and throw away what it has learned since the last checkpoint?")
                 if st.button("Yes, cancel the run", type="primary", key="cancel"):
                     _command(run, "cancel", "Cancelling …")
-            if asked:
-                with st.popover("Kill now", icon=":material/bolt:", disabled="kill" in asked):
+            if pending:
+                with st.popover("Kill now", icon=":material/bolt:", disabled="kill" in pending):
                     st.markdown(
                         "It has not ended yet. Kill its process? What it has learned since the "
                         "last checkpoint is lost."
                     )
                     if st.button("Yes, kill it", type="primary", key="kill"):
                         _command(run, "kill", "Killing …")
-        elif now.state == "queued":
+        elif run_status.state == "queued":
             if st.button("Withdraw", icon=":material/close:", key="withdraw"):
                 run_action(lambda: launch.command(run, "cancel"))
         else:
-            if now.state in RESUMABLE:
+            if run_status.state in RESUMABLE:
                 resume_panel.buttons(run)
-            elif now.state == "done":
+            elif run_status.state == "done":
                 resume_panel.longer(run)
             if run.artifact.is_dir():
                 st.page_link(
@@ -212,10 +213,10 @@ def buttons(run: RunDir) -> None:
                 )  # fmt: skip
 
 
-def _command(run: RunDir, name: str, said: str) -> None:
+def _command(run: RunDir, name: str, message: str) -> None:
     try:
         launch.command(run, name)
-        st.toast(said)
+        st.toast(message)
     except LabError as error:
         st.toast(escape_markdown(str(error)))
     st.rerun()
@@ -252,22 +253,22 @@ def pace(run: RunDir) -> float:
 
 def _draw(series: MetricSeries, view: View) -> dict[str, tuple[str, Any]]:
     train, device = series.train, series.device
-    made: dict[str, tuple[str, Any]] = {"loss": ("Loss", charts.loss(series, view))}
+    figures: dict[str, tuple[str, Any]] = {"loss": ("Loss", charts.loss(series, view))}
     if device.length:
-        made["memory"] = ("Memory", charts.memory(series, view))
-    for key, title, axis, colour in (
-        ("perf/tokens_per_s", "Throughput", "tokens/s", 4),
-        ("train/learning_rate", "Learning rate", "learning rate", 2),
-        ("train/grad_norm", "Gradient norm", "norm before clipping", 5),
+        figures["memory"] = ("Memory", charts.memory(series, view))
+    for key, title, axis in (
+        ("perf/tokens_per_s", "Throughput", "tokens/s"),
+        ("train/learning_rate", "Learning rate", "learning rate"),
+        ("train/grad_norm", "Gradient norm", "gradient norm (before clipping)"),
     ):
         if train.has(key):
-            made[title.lower().replace(" ", "-")] = (
+            figures[title.lower().replace(" ", "-")] = (
                 title,
-                charts.single(train, key, axis, view, colour),
+                charts.single(series, key, axis, view),
             )
     if device.has("nvml/power_w"):
-        made["power"] = ("Power", charts.power(series, view))
-    return made
+        figures["power"] = ("Power", charts.power(series, view))
+    return figures
 
 
 def show_charts(run: RunDir, view: View) -> None:
@@ -279,10 +280,10 @@ def show_charts(run: RunDir, view: View) -> None:
             icon=":material/hourglass_top:",
         )
         return
-    made = charts_of(series, view)
-    _chart("loss", *made.pop("loss"), run)
+    figures = charts_of(series, view)
+    _chart("loss", *figures.pop("loss"), run)
     grid = st.grid(2, min_column_width=360)
-    for key, (title, figure) in made.items():
+    for key, (title, figure) in figures.items():
         with grid.cell():
             _chart(key, title, figure, run)
 
@@ -298,13 +299,13 @@ def _chart(key: str, title: str, figure: Any, run: RunDir) -> None:
     )
 
 
-def _checkpoint(run: RunDir, one: dict[str, Any]) -> None:
+def _checkpoint(run: RunDir, checkpoint: dict[str, Any]) -> None:
     """One checkpoint: its size and loss, to keep or to remove."""
-    step, pinned = one["step"], one["pinned"]
+    step, pinned = checkpoint["step"], checkpoint["pinned"]
     with st.container(horizontal=True, vertical_alignment="center"):
-        found = one["eval_loss"]
-        measured = "" if found is None else f" · evaluation loss {found:.3f}"
-        st.markdown(f"Step {step:,} · {formatting.size(one['bytes'])}{measured}")
+        eval_loss = checkpoint["eval_loss"]
+        measured = "" if eval_loss is None else f" · evaluation loss {eval_loss:.3f}"
+        st.markdown(f"Step {step:,} · {formatting.size(checkpoint['bytes'])}{measured}")
         label = "Unpin" if pinned else "Pin"
         if st.button(label, icon=":material/keep:", key=f"pin.{run.id}.{step}"):
             run_action(lambda: checkpoints.pin(run, step, keep=not pinned))
@@ -315,35 +316,39 @@ def _checkpoint(run: RunDir, one: dict[str, Any]) -> None:
 
 def _memory_parts(run: RunDir) -> None:
     """Predicted beside measured memory, part by part, and how the predictions here have done."""
-    rows = estimate_history.parts(run)
+    rows = estimate_history.measured_parts(run)
     if not rows:
         return
     with st.expander("Memory, predicted and measured", icon=":material/memory_alt:"):
         st.dataframe(
             [
-                {key: formatting.size(row[key]) if key != "part" else row[key] for key in row}
+                {
+                    "part": row.name,
+                    "predicted": formatting.size(row.predicted),
+                    "measured": formatting.size(row.measured),
+                }
                 for row in rows
             ],
             hide_index=True,
         )
-        predicted = read_object(run.estimate) or {}
-        if predicted.get("is_bound", True):
+        forecast = read_forecast(run)
+        if forecast.memory.is_bound:
             st.caption("On a CPU the prediction is a bound on the resident memory.")
-        found = estimate_history.history_of_errors(str(predicted.get("device", "cpu")))
-        if found["runs"]:
+        history = estimate_history.error_history(forecast.device)
+        if history is not None:
             st.caption(
-                f"Finished runs here: {len(found['runs'])}, median distance "
-                f"{found['median']:.1%}, largest {found['worst']:.1%}."
+                f"Finished runs here: {len(history.errors)}, median distance "
+                f"{history.median:.1%}, largest {history.worst:.1%}."
             )
 
 
 def words(run: RunDir) -> None:
     """Samples, warnings, the log, the settings, and the figures as a file."""
-    found = record_reader.events(run)
-    for event in found:
+    events = record_reader.events(run)
+    for event in events:
         if event.get("kind") == "warning":
             st.warning(escape_markdown(event.get("message", "")), icon=":material/warning:")
-    samples = [event for event in found if event.get("kind") == "sample"]
+    samples = [event for event in events if event.get("kind") == "sample"]
     if samples:
         st.subheader("What it says", anchor=False)
         st.caption(escape_markdown(samples[-1].get("prompt", "")))
@@ -354,11 +359,11 @@ def words(run: RunDir) -> None:
     with st.expander("Log", icon=":material/terminal:"):
         st.code(plain(record_reader.tail(run.log, 20_000)) or "(empty)", language=None, height=300)
     _memory_parts(run)
-    kept = checkpoints.table(run)
-    if kept:
-        with st.expander(f"Checkpoints ({len(kept)})", icon=":material/save:"):
-            for one in kept:
-                _checkpoint(run, one)
+    saved = checkpoints.table(run)
+    if saved:
+        with st.expander(f"Checkpoints ({len(saved)})", icon=":material/save:"):
+            for checkpoint in saved:
+                _checkpoint(run, checkpoint)
     with st.expander("Settings of this run", icon=":material/settings:"):
         changes = resume_settings.changes_of(run)
         if changes:

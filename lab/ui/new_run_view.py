@@ -77,15 +77,13 @@ SAVING = [
 
 def show_already_started(ticket: str) -> None:
     """Say so if this form has started its run already (a reload, or a step back)."""
-    done = submissions.run_of(ticket)
-    if done is None:
+    run = submissions.run_of(ticket)
+    if run is None:
         return
     with st.container(border=True, horizontal=True, vertical_alignment="center"):
-        st.markdown(
-            f":material/check_circle: This form has started **{escape_markdown(done.id)}**."
-        )
+        st.markdown(f":material/check_circle: This form has started **{escape_markdown(run.id)}**.")
         if st.button("Watch it", type="primary", key="watch"):
-            links.open_run(done.id)
+            links.open_run(run.id)
         st.button("Set up another", key="another", on_click=submit.renew)
 
 
@@ -108,18 +106,18 @@ def _fill_from(run_id: str, *, trains_on: bool) -> None:
     except LabError as error:
         st.warning(escape_markdown(str(error)))
         return
-    asked = stored.get("asked")
-    done = RunSpec.from_stored(stored)
-    spec = RunSpec.from_stored(asked) if isinstance(asked, dict) else done
+    requested = stored.get("asked")
+    resolved = RunSpec.from_stored(stored)
+    spec = RunSpec.from_stored(requested) if isinstance(requested, dict) else resolved
     # what was asked for, so that "auto" stays auto, with the paths and the method as they ran
     again = dataclasses.replace(
         spec,
-        name=f"{done.name} {'continued' if trains_on else 'again'}"[:120],
+        name=f"{resolved.name} {'continued' if trains_on else 'again'}"[:120],
         start_from=f"run:{run_id}" if trains_on else spec.start_from,
-        model=done.model,
-        method=done.method,
+        model=resolved.model,
+        method=resolved.method,
         data=dataclasses.replace(
-            spec.data, dataset=done.data.dataset, system_prompt=done.data.system_prompt
+            spec.data, dataset=resolved.data.dataset, system_prompt=resolved.data.system_prompt
         ),
     )
     form.load(again)
@@ -145,11 +143,11 @@ def model_field() -> None:
 
 def start_field() -> None:
     """The result to begin with; shown where one was chosen, or there are any to choose from."""
-    found = [f"run:{entry.id}" for entry in index.entries() if has_result(entry)]
-    if not found and not st.session_state.get("new.start_from"):
+    results = [f"run:{entry.id}" for entry in index.entries() if has_result(entry)]
+    if not results and not st.session_state.get("new.start_from"):
         return
     _choice(
-        "", "start_from", "Begin with", ["", *found],
+        "", "start_from", "Begin with", ["", *results],
         "The untouched base, or the result of a run with the same model and method.",
     )  # fmt: skip
 
@@ -159,26 +157,26 @@ def has_result(entry: index.RunSummary) -> bool:
 
 
 def dataset_field() -> None:
-    found = datasets.built_in()
+    built_in = datasets.built_in()
     help = "builtin:NAME, upload:NAME, a hub id, or the path of a file on this machine."
-    own = [one.id for one in datasets.uploads()] + hub.fetched()
-    _choice("data", "dataset", "Dataset", [*(one.id for one in found), *own], help)
+    added = [upload.id for upload in datasets.uploads()] + hub.fetched()
+    _choice("data", "dataset", "Dataset", [*(dataset.id for dataset in built_in), *added], help)
     st.page_link(links.page("data"), label="See it as the model does", icon=":material/dataset:")
     chosen = st.session_state.get("new.data.dataset")
     hub_fields.fetch_panel(str(chosen or ""))
-    for one in found:
-        if one.id == chosen:
-            st.caption(f"{one.card['rows']} rows. {escape_markdown(one.card['summary'])}")
+    for dataset in built_in:
+        if dataset.id == chosen:
+            st.caption(f"{dataset.card['rows']} rows. {escape_markdown(dataset.card['summary'])}")
 
 
 def _choice(section: str, name: str, label: str, options: list[str], help: str) -> None:
     """A list that also takes what a person types."""
-    place = form.key(section, name)
-    current = st.session_state.get(place)
+    key = form.key(section, name)
+    current = st.session_state.get(key)
     if current and current not in options:
         options = [current, *options]
     st.selectbox(
-        label, options, key=place, help=help, accept_new_options=True, persist_state="session",
+        label, options, key=key, help=help, accept_new_options=True, persist_state="session",
         format_func=lambda option: str(plain(option)) or "the untouched base",
     )  # fmt: skip
     form.problem(f"{section}.{name}" if section else name)
@@ -209,7 +207,7 @@ def method_help(method: Method) -> None:
         f"Source: {escape_markdown(method.source)}"
     )
     for feature in compatibility.FEATURES:
-        reason = compatibility.unsupported_reason(getattr(method, feature.field))
+        reason = compatibility.unsupported_reason(getattr(method, feature.method_attribute))
         if reason:
             st.markdown(f":material/block: **{feature.title}**: {escape_markdown(reason)}")
 
@@ -259,8 +257,8 @@ def summary() -> Iterator[tuple[str, str]]:
         "max_flops": "{:.2g} FLOPs",
     }
     limits = [
-        words.format(getattr(train, name))
-        for name, words in budgets.items()
+        sentence.format(getattr(train, name))
+        for name, sentence in budgets.items()
         if getattr(train, name) is not None
     ]
     length = " or ".join(limits) or f"{train.epochs:g} passes over the data"
@@ -289,11 +287,11 @@ def show_problems() -> None:
 
 def check() -> None:
     """Ask the planner about the form as it is; keep what it says."""
-    st.session_state["new.plan"] = None
+    st.session_state["new.checked"] = None
     try:
         spec = form.value()
-        words = "Checking the model, the data and the settings …"
-        plan = wait(words, lambda: planner.check(spec))
+        label = "Checking the model, the data and the settings …"
+        checked = wait(label, lambda: planner.check(spec))
     except SpecError as error:
         submit.note(error)
         st.rerun()
@@ -302,32 +300,29 @@ def check() -> None:
         return
     had_problems = bool(st.session_state.get("new.problems"))
     st.session_state["new.problems"] = {}
-    st.session_state["new.plan"] = {"for": spec, **plan}
+    st.session_state["new.checked"] = spec, checked
     if had_problems:
         st.rerun()
 
 
 def show_plan() -> None:
     """What the last check found, as long as the form is still the same."""
-    plan = st.session_state.get("new.plan")
-    if not plan or plan["for"] != form.value():
+    form_value, checked = st.session_state.get("new.checked") or (None, None)
+    if checked is None or form_value != form.value():
         return
-    estimate, facts = plan["estimate"], plan["facts"]
+    stats, memory, disk = checked.stats, checked.forecast.memory, checked.forecast.disk
     st.success("Ready to start.", icon=":material/check_circle:")
-    for told in facts.get("warnings", []):
-        st.warning(escape_markdown(told), icon=":material/warning:")
-    trains = (
-        f"{formatting.count(estimate['trainable'])} of {formatting.count(estimate['parameters'])}"
-    )
+    for warning in stats.warnings:
+        st.warning(escape_markdown(warning), icon=":material/warning:")
+    trains = f"{formatting.count(memory.trainable)} of {formatting.count(memory.parameters)}"
     st.markdown(
-        f":material/memory_alt: about **{formatting.size(estimate['peak_bytes'])}** at the peak "
-        f"({escape_markdown(estimate['peak_phase'])}; "
-        f"{formatting.estimated_by(estimate['source'])})\n\n"
+        f":material/memory_alt: about **{formatting.size(memory.peak_bytes)}** at the peak "
+        f"({escape_markdown(memory.peak_phase)}; {memory.how.in_words})\n\n"
         f":material/tune: trains {trains} parameters\n\n"
-        f"{_paragraph(hub_fields.download_in_words(facts.get('download')))}"
-        f":material/hard_drive: up to {formatting.size(estimate['disk']['total'])} of disk\n\n"
-        f":material/dataset: {facts['examples']:,} examples, about "
-        f"{facts['tokens_per_row']:.0f} tokens each, {facts['loss_tokens_per_row']:.0f} learned"
+        f"{_paragraph(hub_fields.download_in_words(checked.forecast.download))}"
+        f":material/hard_drive: up to {formatting.size(disk.total)} of disk\n\n"
+        f":material/dataset: {stats.examples:,} examples, about "
+        f"{stats.tokens_per_row:.0f} tokens each, {stats.loss_tokens_per_row:.0f} learned"
     )
 
 

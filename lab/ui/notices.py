@@ -44,14 +44,14 @@ def _list() -> None:
     st.caption("Running now")
     for run in active:
         entry = index.entry(run)
-        now = entry.status
+        run_status = entry.status
         st.page_link(
             str(paths.ROOT / "pages" / "monitor.py"),
             label=escape_markdown(entry.name or run.id),
             icon=":material/play_circle:",
             query_params={"run": run.id},
         )
-        st.progress(now.fraction, text=escape_markdown(now.phase or now.state))
+        st.progress(run_status.fraction, text=escape_markdown(run_status.phase or run_status.state))
 
 
 def _tell(run_id: str) -> None:

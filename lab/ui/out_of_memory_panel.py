@@ -9,10 +9,11 @@ import streamlit as st
 from lab import formatting
 from lab.atomic_files import read_object
 from lab.errors import LabError
-from lab.forecast.memory_savers import Fix, resolved
+from lab.forecast.memory_savers import with_changes
+from lab.forecasts import Saving
 from lab.paths import RunDir
 from lab.preflight.client import planner
-from lab.runs import launch
+from lab.runs import launch, resume_settings
 from lab.ui import links
 from lab.ui.markdown_safety import escape_markdown, tell
 from lab.ui.waiting import wait
@@ -25,9 +26,9 @@ def show(run: RunDir) -> None:
     key = f"autopsy.{run.id}"
     if key not in st.session_state:
         if st.button("What would fit?", icon=":material/memory_alt:", key=f"ask.{key}"):
-            words = "Predicting the peak of each change …"
+            label = "Predicting the peak of each change …"
             try:
-                st.session_state[key] = wait(words, lambda: planner.fixes(resolved(run)))
+                st.session_state[key] = wait(label, lambda: planner.fixes(_spec_of(run)))
             except LabError as error:
                 tell(error)
                 return
@@ -35,26 +36,29 @@ def show(run: RunDir) -> None:
         return
     with st.container(border=True):
         st.markdown("**What makes it smaller** (predicted)")
-        for place, fix in enumerate(st.session_state[key]):
-            _line(run, place, fix)
+        for i, saving in enumerate(st.session_state[key]):
+            _line(run, i, saving)
 
 
-def _line(run: RunDir, place: int, fix: dict[str, Any]) -> None:
+def _spec_of(run: RunDir) -> dict[str, Any]:
+    return resume_settings.spec_of(run).to_json()
+
+
+def _line(run: RunDir, index: int, saving: Saving) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
-        kept = "same batch" if fix["keeps_batch"] else "trains differently"
+        effect = "same batch" if saving.keeps_batch else "trains differently"
         st.markdown(
-            f"{escape_markdown(fix['title'])} · saves "
-            f"**{formatting.size(fix['saves_bytes'])}** · peak "
-            f"{formatting.size(fix['peak_bytes'])} · {kept}"
+            f"{escape_markdown(saving.title)} · saves **{formatting.size(saving.saves_bytes)}** · "
+            f"peak {formatting.size(saving.peak_bytes)} · {effect}"
         )
-        if st.button("Queue it with this", icon=":material/replay:", key=f"fix.{run.id}.{place}"):
-            _start(run, fix)
+        if st.button("Queue it with this", icon=":material/replay:", key=f"fix.{run.id}.{index}"):
+            _start(run, saving)
 
 
-def _start(run: RunDir, fix: dict[str, Any]) -> None:
+def _start(run: RunDir, saving: Saving) -> None:
     try:
-        made = launch.submit(Fix(fix["title"], fix["changes"]).apply(resolved(run)))
+        new_run = launch.submit(with_changes(_spec_of(run), saving.changes))
     except LabError as error:
         tell(error)
         return
-    links.open_run(made.id)
+    links.open_run(new_run.id)

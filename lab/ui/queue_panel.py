@@ -29,18 +29,16 @@ def show() -> None:
                 run_action(queue.pause)
             with st.popover("Rules", icon=":material/rule:"):
                 _rules(rules)
-        for place, run in enumerate(line):
-            _line(place, run)
+        for i, run in enumerate(line):
+            _line(i, run)
 
 
-def _line(place: int, run: RunDir) -> None:
+def _line(i: int, run: RunDir) -> None:
     entry = index.entry(run)
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.markdown(f"{place + 1}. {escape_markdown(entry.name or run.id)}")
+        st.markdown(f"{i + 1}. {escape_markdown(entry.name or run.id)}")
         st.caption(escape_markdown(entry.status.message))
-        if place and st.button(
-            "Run next", icon=":material/vertical_align_top:", key=f"up.{run.id}"
-        ):
+        if i and st.button("Run next", icon=":material/vertical_align_top:", key=f"up.{run.id}"):
             run_action(lambda: queue.reorder(run, first=True))
         if st.button("Withdraw", icon=":material/close:", key=f"out.{run.id}"):
             run_action(lambda: launch.command(run, "cancel"))
@@ -62,10 +60,10 @@ def _rules(rules: queue.QueueSettings) -> None:
     go_on = st.toggle(
         **shared("continue_after_failure"), value=rules.continue_after_failure, key="queue.after"
     )
-    ready = st.toggle(**shared("spare"), value=rules.spare, key="queue.spare")
-    if (at_once, go_on, ready) != (rules.at_once, rules.continue_after_failure, rules.spare):
+    spare = st.toggle(**shared("spare"), value=rules.spare, key="queue.spare")
+    if (at_once, go_on, spare) != (rules.at_once, rules.continue_after_failure, rules.spare):
         run_action(
             lambda: queue.change(
-                at_once=int(at_once), continue_after_failure=bool(go_on), spare=bool(ready)
+                at_once=int(at_once), continue_after_failure=bool(go_on), spare=bool(spare)
             )
         )

@@ -44,13 +44,13 @@ def _form(run: RunDir) -> None:
         return
     st.caption("They hold from the newest checkpoint on; the records so far stay. Empty: not set.")
     options = {option["name"]: option for option in schema.describe(TrainSpec)}
-    given: dict[str, str] = {}
+    user_input: dict[str, str] = {}
     grid = st.grid(2, min_column_width=180, gap="small")
     for name in resume_settings.CHANGEABLE:
-        now = train[name]
-        given[name] = grid.text_input(
+        current = train[name]
+        user_input[name] = grid.text_input(
             options[name]["title"],
-            "" if now is None else str(now),
+            "" if current is None else str(current),
             key=f"resume.{run.id}.{name}",
             help=options[name]["help"],
         )
@@ -62,7 +62,7 @@ def _form(run: RunDir) -> None:
     if st.button("Resume with these", type="primary", key=f"resume.{run.id}.go"):
         settings = [
             f"train.{name}={text.strip() or 'null'}"
-            for name, text in given.items()
+            for name, text in user_input.items()
             if text.strip() != ("" if train[name] is None else quote(str(train[name])))
         ]
         run_action(lambda: launch.resume(run, settings, incomplete=lost))

@@ -22,13 +22,13 @@ def search(entries: list[RunSummary]) -> list[RunSummary]:
     """The runs that match what was typed and the states chosen."""
     states = sorted({entry.status.state for entry in entries})
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        words = st.text_input(
+        query = st.text_input(
             "Search", key="runs.search", placeholder="name, method, model, dataset or id",
             icon=":material/search:", persist_state="session", live=True,
         )  # fmt: skip
         shows_archived = st.toggle("Archived", key="runs.archived")
         chosen = st.pills("State", states, selection_mode="multi", key="runs.states")
-    parts = (words or "").lower().split()
+    parts = (query or "").lower().split()
     return [
         entry
         for entry in entries
@@ -136,7 +136,7 @@ def actions(run: RunDir) -> None:
 
 def _labels(run: RunDir, entry: RunSummary) -> None:
     """Another name, tags and notes, and whether the run stands in the list."""
-    given = {
+    labels = {
         "name": st.text_input("Name", entry.name, key=f"runs.name.{run.id}"),
         "tags": st.text_input("Tags", ", ".join(entry.tags), key=f"runs.tags.{run.id}"),
         "notes": st.text_area("Notes", entry.notes, key=f"runs.notes.{run.id}"),
@@ -145,7 +145,7 @@ def _labels(run: RunDir, entry: RunSummary) -> None:
     if st.button("Save", key=f"runs.label.{run.id}"):
         run_action(
             lambda: index.update_labels(
-                run, **{key: "" if text is None else text for key, text in given.items()}
+                run, **{key: "" if text is None else text for key, text in labels.items()}
             )
         )
 

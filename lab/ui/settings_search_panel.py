@@ -9,6 +9,7 @@ import streamlit as st
 
 from lab import formatting, host
 from lab.errors import LabError, SpecError
+from lab.forecasts import Candidate, SettingsSearch, recomputed_layers
 from lab.preflight.client import planner
 from lab.spec import RunSpec
 from lab.ui import form, submit
@@ -22,39 +23,42 @@ def for_form() -> None:
     """On New run: look for faster settings of what the form describes, on this machine."""
     if st.button("Find the fastest settings that fit", key="plan", width="stretch"):
         # a run in 16 bits is for this processor, too, where there is nothing else
-        _ask(form.value(), {} if host.gpus() else {"kind": "cpu"}, "new.choices")
-    found = st.session_state.get("new.choices")
-    if not found or found["for"] != form.value():
+        spec = form.value()
+        _ask(spec, {} if host.gpus() else {"kind": "cpu"}, "new.choices", spec)
+    search = _answer("new.choices", form.value())
+    if search is None:
         return
-    show(found, is_narrow=True)
-    best = found["choices"][0]
-    if best["fits"]:
+    show(search, is_narrow=True)
+    best = search.candidates[0]
+    if best.fits:
         st.button(
             "Use the first", key="plan.take", icon=":material/check:", on_click=_take,
-            args=(best["changes"],),
+            args=(best.changes(),),
         )  # fmt: skip
 
 
 def for_device(spec: dict[str, Any], device: dict[str, Any]) -> None:
     """On Memory: the same for any model and device."""
-    asked = {"spec": spec, "device": device}
     if st.button("Find the fastest settings that fit", key="memory.plan"):
-        _ask(spec, device, "memory.choices")
-        found = st.session_state.get("memory.choices")
-        if found:
-            st.session_state["memory.choices"] = {**found, "for": asked}
-    found = st.session_state.get("memory.choices")
-    if found and found["for"] == asked:
-        show(found)
+        _ask(spec, device, "memory.choices", [spec, device])
+    search = _answer("memory.choices", [spec, device])
+    if search is not None:
+        show(search)
 
 
-def _ask(spec: dict[str, Any], device: dict[str, Any], place: str) -> None:
-    st.session_state[place] = None
+def _answer(session_key: str, question: Any) -> SettingsSearch | None:
+    """The answer under that key of the session, if it is that to `question`."""
+    answered, search = st.session_state.get(session_key) or (None, None)
+    return search if answered == question else None
+
+
+def _ask(spec: dict[str, Any], device: dict[str, Any], session_key: str, question: Any) -> None:
+    st.session_state[session_key] = None
     try:
-        found = wait("Comparing settings …", lambda: planner.plan(spec, device))
-        st.session_state[place] = {"for": spec, **found}
+        search = wait("Comparing settings …", lambda: planner.plan(spec, device))
+        st.session_state[session_key] = question, search
     except SpecError as error:
-        if place == "new.choices":
+        if session_key == "new.choices":
             submit.note(error)
             st.rerun()
         tell(error)
@@ -68,51 +72,51 @@ def _take(changes: dict[str, Any]) -> None:
     form.load(dataclasses.replace(spec, train=dataclasses.replace(spec.train, **train)))
 
 
-def show(found: dict[str, Any], *, is_narrow: bool = False) -> None:
+def show(search: SettingsSearch, *, is_narrow: bool = False) -> None:
     """The choices, the best first, and what their speeds rest on."""
-    choices = found["choices"][:SHOWN]
+    candidates = search.candidates[:SHOWN]
     if is_narrow:
-        for place, one in enumerate(choices[:SHORT], 1):
+        for rank, candidate in enumerate(candidates[:SHORT], 1):
             st.markdown(
-                f"{place}. **{one['tokens_per_s']:,.0f} tokens/s**, "
-                f"{formatting.size(one['peak_bytes'])}: {_words(one)}; "
-                f"{escape_markdown(one['why'])}"
+                f"{rank}. **{candidate.tokens_per_s:,.0f} tokens/s**, "
+                f"{formatting.size(candidate.peak_bytes)}: {_words(candidate)}; "
+                f"{escape_markdown(candidate.why)}"
             )
     else:
-        _table(choices)
-    if found["is_measured"]:
-        rest = "Speeds follow what this machine's finished runs have reached."
+        _table(candidates)
+    if search.is_measured:
+        basis = "Speeds follow what this machine's finished runs have reached."
     else:
-        rest = f"Speeds take {found['reached']:.0%} of the device's peak rate, a usual share."
+        basis = f"Speeds take {search.reached:.0%} of the device's peak rate, a usual share."
     st.caption(
-        f"Every choice trains on the same rows a step. {found['reserve']:.0%} of "
-        f"{formatting.size(found['device_bytes'])} stay free. Compiling the layers "
-        f"{escape_markdown(found['compile'])}. {rest}"
+        f"Every choice trains on the same rows a step. {search.reserve:.0%} of "
+        f"{formatting.size(search.device_bytes)} stay free. Compiling the layers "
+        f"{escape_markdown(search.compile)}. {basis}"
     )
 
 
-def _words(choice: dict[str, Any]) -> str:
-    rows = "1 row" if choice["batch_size"] == 1 else f"{choice['batch_size']} rows"
-    times = f" × {choice['accumulation']}" if choice["accumulation"] > 1 else ""
+def _words(candidate: Candidate) -> str:
+    rows = "1 row" if candidate.batch_size == 1 else f"{candidate.batch_size} rows"
+    times = f" × {candidate.accumulation}" if candidate.accumulation > 1 else ""
     return (
-        f"{rows} a pass{times}, {_recomputes(choice)} recomputed, {choice['loss']} loss, "
-        f"{choice['optimizer']}"
+        f"{rows} a pass{times}, {recomputed_layers(candidate)} recomputed, {candidate.loss} loss, "
+        f"{candidate.optimizer}"
     )
 
 
-def _table(choices: list[dict[str, Any]]) -> None:
+def _table(candidates: tuple[Candidate, ...]) -> None:
     st.dataframe(
         [
             {
-                "rows × passes": f"{one['batch_size']} × {one['accumulation']}",
-                "tokens/s": one["tokens_per_s"],
-                "peak, GB": one["peak_bytes"] / 1e9,
-                "recomputes": _recomputes(one),
-                "loss": one["loss"],
-                "optimizer": one["optimizer"],
-                "why": one["why"],
+                "rows × passes": f"{candidate.batch_size} × {candidate.accumulation}",
+                "tokens/s": candidate.tokens_per_s,
+                "peak, GB": candidate.peak_bytes / 1e9,
+                "recomputes": recomputed_layers(candidate),
+                "loss": candidate.loss,
+                "optimizer": candidate.optimizer,
+                "why": candidate.why,
             }
-            for one in choices
+            for candidate in candidates
         ],
         hide_index=True,
         column_config={
@@ -120,10 +124,3 @@ def _table(choices: list[dict[str, Any]]) -> None:
             "peak, GB": st.column_config.NumberColumn(format="%.2f", width="small"),
         },
     )
-
-
-def _recomputes(choice: dict[str, Any]) -> str:
-    if choice["activation_checkpointing"] != "on":
-        return "nothing"
-    some = choice["checkpointed_layers"]
-    return f"{some} layers" if some else "all layers"

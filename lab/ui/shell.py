@@ -1,4 +1,4 @@
-"""The frame of every page: title, logo, navigation, and word of runs that ended elsewhere."""
+"""The frame of every page: style, logo, navigation, and notices of runs that ended elsewhere."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ PAGES = {
         ("runs", "Runs", "table_rows"),
         ("data", "Data", "dataset"),
     ],
-    "Understand": [("memory", "Memory", "memory_alt")],
     "Use": [("chat", "Chat", "forum")],
+    "Plan": [("memory", "Memory", "memory_alt")],
 }
 
 st.set_page_config(
     page_title="Finetune Lab",
     page_icon=str(ASSETS / "icon.svg"),
     layout="wide",
-    initial_sidebar_state=230,
+    initial_sidebar_state=220,
 )
+st.html(ASSETS / "lab.css")
 st.logo(str(ASSETS / "logo.svg"), size="large", icon_image=str(ASSETS / "icon.svg"))
 page = st.navigation(
     {

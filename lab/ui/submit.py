@@ -19,18 +19,18 @@ from lab.ui.waiting import wait
 
 def ticket() -> str:
     """This form's ticket. It stands in the URL, so that a reload keeps it."""
-    given: str = st.query_params.get("draft", "")
-    if not submissions.TICKET.fullmatch(given):
-        given = submissions.new()
-        st.query_params["draft"] = given
-    return given
+    draft: str = st.query_params.get("draft", "")
+    if not submissions.TICKET.fullmatch(draft):
+        draft = submissions.new()
+        st.query_params["draft"] = draft
+    return draft
 
 
 def renew() -> str:
     """A new ticket: the next submission is another run."""
-    made = submissions.new()
-    st.query_params["draft"] = made
-    return made
+    draft = submissions.new()
+    st.query_params["draft"] = draft
+    return draft
 
 
 def warm() -> None:
@@ -42,19 +42,19 @@ def warm() -> None:
 
 def start(spec: dict[str, Any], ticket: str) -> RunDir | None:
     """The run, or None with the problems noted for their fields. Raises LabError."""
-    done = submissions.run_of(ticket)
-    if done is not None:
+    run = submissions.run_of(ticket)
+    if run is not None:
         if submissions.is_same(ticket, spec):
-            return done
+            return run
         ticket = renew()  # the form was changed after its run had started
     try:
-        words = "Checking the model, the data and the settings …"
-        plan = wait(words, lambda: planner.check(spec))
+        label = "Checking the model, the data and the settings …"
+        checked = wait(label, lambda: planner.check(spec))
     except SpecError as error:
         note(error)
         return None
     st.session_state[f"{PREFIX}.problems"] = {}
-    return submissions.start(plan, ticket)
+    return submissions.start(checked, ticket)
 
 
 def note(error: SpecError) -> None:
@@ -66,9 +66,9 @@ def note(error: SpecError) -> None:
 
 def quick_start(preset: Preset) -> RunDir:
     """The preset's run; clicking twice or reloading gives the same one. Raises LabError."""
-    given = ticket()
-    done = submissions.run_of(given)
-    if done is not None:
-        return done
-    plan = wait("Checking the model and the data …", lambda: planner.check(preset.changes))
-    return submissions.start(plan, given)
+    draft = ticket()
+    run = submissions.run_of(draft)
+    if run is not None:
+        return run
+    checked = wait("Checking the model and the data …", lambda: planner.check(preset.changes))
+    return submissions.start(checked, draft)

@@ -35,7 +35,7 @@ class Viewer:
     received_bytes: int = 0
     exceptions: list[str] = field(default_factory=list)
     _timers: dict[str, asyncio.Task[None]] = field(default_factory=dict)
-    _asked: dict[str, float] = field(default_factory=dict)
+    _started_at: dict[str, float] = field(default_factory=dict)
     _page_hash: str = ""
     _settled: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -74,7 +74,7 @@ class Viewer:
         message.rerun_script.fragment_id = fragment
         message.rerun_script.is_auto_rerun = bool(fragment)
         if fragment:
-            self._asked.setdefault(fragment, time.perf_counter())
+            self._started_at.setdefault(fragment, time.perf_counter())
         await socket.send(message.SerializeToString())
 
     async def _read(self, socket: Any) -> None:
@@ -108,9 +108,11 @@ class Viewer:
         if "FRAGMENT" not in name:
             self._settled.set()
             return
-        now = time.perf_counter()  # one run answers every fragment that was asked for before it
-        self.refresh_s += [now - began for began in self._asked.values()]
-        self._asked.clear()
+        finished_at = (
+            time.perf_counter()
+        )  # one run answers every fragment that was asked for before it
+        self.refresh_s += [finished_at - began for began in self._started_at.values()]
+        self._started_at.clear()
 
 
 async def look(
@@ -143,9 +145,16 @@ def main() -> None:
     parser.add_argument("--viewers", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=0.0)
     parser.add_argument("--reruns", type=int, default=5)
-    given = parser.parse_args()
-    seen = look(given.url, given.page, given.query, given.viewers, given.seconds, given.reruns)
-    print(json.dumps(asyncio.run(seen)))
+    arguments = parser.parse_args()
+    figures = look(
+        arguments.url,
+        arguments.page,
+        arguments.query,
+        arguments.viewers,
+        arguments.seconds,
+        arguments.reruns,
+    )
+    print(json.dumps(asyncio.run(figures)))
 
 
 if __name__ == "__main__":

@@ -5,34 +5,65 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Generic, Self, TypeVar
 from weakref import WeakValueDictionary
 
 import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from lab.preflight.client import Asking
+from lab.preflight.client import Abandoned, Asking
 
 Answer = TypeVar("Answer")
 TICK_S = 0.3
 GONE_S = 5.0  # a page that waits looks once a second
 
 
-class Watched:
-    """What is asked in the background, under `asking`, for the sessions that look at it."""
+class BackgroundJob:
+    """Questions to the preflight process, asked in a thread for the sessions that look.
+
+    A subclass says in `ask` what is asked, and keeps the answers as attributes. `error` is what it
+    raised. `is_complete` says that no further answer comes; it stays False for a job that was
+    abandoned, because no session looked at it any more.
+    """
 
     def __init__(self) -> None:
         self.asking = Asking()
+        self.error: Exception | None = None
+        self.is_complete = self.was_abandoned = False
+        self.thread = threading.Thread(target=self._work, name=type(self).__name__, daemon=True)
         self._seen_by: dict[str, float] = {}
 
-    def look(self, place: str) -> None:
+    def start(self) -> Self:
+        self.thread.start()
+        return self
+
+    def ask(self) -> None:
+        """Runs in the thread. Raises Abandoned where the answer is not wanted any more."""
+        raise NotImplementedError
+
+    def _work(self) -> None:
+        try:
+            with self.asking.active():
+                self.ask()
+        except Abandoned:
+            self.was_abandoned = True
+        except Exception as error:  # the page shows it: a thread's traceback reaches nobody
+            self.error = error
+        self.is_complete = not self.was_abandoned
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether somebody who comes back needs a new job."""
+        return self.was_abandoned or self.asking.is_cancelled
+
+    def look(self, position: str) -> None:
         """This session looks at it, at `place`; what it saw there before is given up, unless
         another session looks at that."""
         context = get_script_run_ctx()
         session = context.session_id if context else ""
         with _lock:
-            before = _at.get((session, place))
-            _at[session, place] = self
+            before = _at.get((session, position))
+            _at[session, position] = self
             self._seen_by[session] = time.monotonic()
         if before is not None and before is not self:
             before._leave(session)
@@ -46,39 +77,39 @@ class Watched:
 
 
 _lock = threading.Lock()
-_at: WeakValueDictionary[tuple[str, str], Watched] = WeakValueDictionary()
+_at: WeakValueDictionary[tuple[str, str], BackgroundJob] = WeakValueDictionary()
 
 
-def wait(words: str, ask: Callable[[], Answer]) -> Answer:
-    """The answer of `ask`, with a spinner beside `words`. A newer run of the page, or a page that
+class _Call(BackgroundJob, Generic[Answer]):
+    def __init__(self, function: Callable[[], Answer]) -> None:
+        super().__init__()
+        self.function = function
+        self.answer: Answer
+
+    def ask(self) -> None:
+        self.answer = self.function()
+
+
+def wait(label: str, ask: Callable[[], Answer]) -> Answer:
+    """The answer of `ask`, with a spinner beside `label`. A newer run of the page, or a page that
     is closed, gives the question up. Raises what `ask` raises."""
-    asking = Asking()
-    answers: list[Answer] = []
-    errors: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            with asking.active():
-                answers.append(ask())
-        except BaseException as error:  # raised again by the page's own thread
-            errors.append(error)
-
-    thread = threading.Thread(target=work, name="ask", daemon=True)
     started = time.monotonic()
-    with st.spinner(words):
-        thread.start()
-        thread.join(TICK_S)
-        if thread.is_alive():
+    with st.spinner(label):
+        job = _Call(ask).start()
+        job.thread.join(TICK_S)
+        if job.thread.is_alive():
             shown = st.empty()
             try:
-                while thread.is_alive():
+                while job.thread.is_alive():
                     # each write lets Streamlit end this run for a newer one
                     shown.caption(f"{time.monotonic() - started:.0f} s")
-                    thread.join(TICK_S)
+                    job.thread.join(TICK_S)
                 shown.empty()
             except BaseException:
-                asking.cancel()
+                job.asking.cancel()
                 raise
-    if errors:
-        raise errors[0]
-    return answers[0]
+    if job.was_abandoned:
+        raise Abandoned
+    if job.error is not None:
+        raise job.error
+    return job.answer

@@ -11,7 +11,7 @@ def test_the_matrix_holds_every_method_and_nothing_that_is_refused() -> None:
     assert {case.method for case in cases if case.model == "SmolLM2-135M"} == set(methods.names())
     on_gpt2 = {case.method for case in cases if case.model == "gpt2"}
     assert "lora" in on_gpt2 and not on_gpt2 & {"loha", "lokr", "oft"}, "no Conv1D for these"
-    assert not [one for one in cases if one.method == "prefix" and one.checkpointing == "on"]
+    assert not [case for case in cases if case.method == "prefix" and case.checkpointing == "on"]
     types = {case.method: case.adapters for case in cases}
     assert types["lora"] == types["qlora"] == "bfloat16" and types["prompt"] == "float32"
 
@@ -23,10 +23,10 @@ def test_a_broken_promise_is_counted() -> None:
         {**row, "error": None, "fitted": False},
         {**row, "error": None, "fits": False, "fitted": False},
     ]  # fmt: skip
-    found = estimate_accuracy.summary(rows)
-    assert (found["cases"], found["fitted"], found["said_to_fit_but_did_not"]) == (5, 3, 1)
-    assert found["median_error"] == 0.02 and found["worst_error"] == 0.05
-    assert found["within_1_percent"] == 1 / 3 and found["within_3_percent"] == 2 / 3
+    summary = estimate_accuracy.summary(rows)
+    assert (summary["cases"], summary["fitted"], summary["said_to_fit_but_did_not"]) == (5, 3, 1)
+    assert summary["median_error"] == 0.02 and summary["worst_error"] == 0.05
+    assert summary["within_1_percent"] == 1 / 3 and summary["within_3_percent"] == 2 / 3
 
 
 def test_drawn_cases_are_possible_and_the_same_for_a_seed() -> None:

@@ -16,10 +16,10 @@ from lab.errors import LabError
 
 @pytest.fixture(scope="module")
 def report() -> hostile.Report:
-    told: list[str] = []
-    made = hostile.hostile(60, seed=7, tell=told.append)
-    assert len(told) == 6, "each kind of input is told"
-    return made
+    messages: list[str] = []
+    report = hostile.hostile(60, seed=7, tell=messages.append)
+    assert len(messages) == 6, "each kind of input is told"
+    return report
 
 
 def test_nothing_raises_hangs_or_is_wrongly_taken(report: hostile.Report) -> None:
@@ -38,9 +38,9 @@ def test_every_kind_of_input_is_tried(report: hostile.Report) -> None:
 
 
 def outcome(act: Callable[[], object], expected: str = "refused") -> hostile.Report:
-    made = hostile.Report(0)
-    hostile._try(Case("kind", "name", act, expected), made)
-    return made
+    report = hostile.Report(0)
+    hostile._try(Case("kind", "name", act, expected), report)
+    return report
 
 
 def test_the_bench_sees_what_it_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,18 +72,18 @@ def test_another_seed_makes_other_cases(tmp_path: Path, monkeypatch: pytest.Monk
     for number, seed in enumerate((1, 1, 2)):
         folder = tmp_path / str(number)
         folder.mkdir()
-        with specs.prepared(folder, random.Random(seed), 40) as made:
-            names.append([case.name for case in made])
+        with specs.prepared(folder, random.Random(seed), 40) as cases:
+            names.append([case.name for case in cases])
     assert names[0] == names[1] != names[2] and len(names[0]) == 40
 
 
 def test_the_verb_fails_when_a_case_does(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = hostile.Report(0, cases=3, refused=2, wrong=["[spec] is taken"])
-    monkeypatch.setattr(hostile, "hostile", lambda *_: made)
+    report = hostile.Report(0, cases=3, refused=2, wrong=["[spec] is taken"])
+    monkeypatch.setattr(hostile, "hostile", lambda *_: report)
     assert cli.main(["bench", "hostile"]) == 1
     assert "wrong: [spec] is taken" in capsys.readouterr().out
-    made.wrong.clear()
+    report.wrong.clear()
     assert cli.main(["bench", "hostile", "--json"]) == 0
     assert cli.main(["bench", "hostile", "--cases", "0"]) == 2

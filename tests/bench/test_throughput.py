@@ -46,8 +46,8 @@ def test_losses_that_differ_leave_no_ratio() -> None:
         (answers([2.0], 2.0), "steps"),
         (answers([2.0, 1.5], 2.0, 90), "tokens"),
     ):
-        found = throughput.ratio(ours, other)
-        assert found and found["ratio"] is None and words in found["not_equal"]
+        ratio = throughput.ratio(ours, other)
+        assert ratio and ratio["ratio"] is None and words in ratio["not_equal"]
     assert throughput.ratio(ours, {1: ours[0]}) is None
 
 
@@ -68,12 +68,12 @@ def shape_of(case: str, folder: Path) -> Work:
 @pytest.mark.parametrize(("case", "switch"), [("full", "off"), ("lora", "on"), ("chat", "off")])
 def test_all_contestants_do_the_same_work(case: str, switch: str, folder: Path) -> None:
     """The losses of every step agree, so weights, adapters, rows, order and rates are the same."""
-    asked = shape_of(case, folder).with_checkpointing(switch)
-    rows = baseline_trainer.batches(asked)
+    requested = shape_of(case, folder).with_checkpointing(switch)
+    rows = baseline_trainer.batches(requested)
     assert case == "chat" or {len(one["input_ids"]) for step in rows for one in step} == {32}
     assert case != "chat" or max(len(step) for step in rows) > 2, "chats are packed"
     there = [name for name in ("worker", "plain", "trl") if not frameworks.absent(name)]
-    found = {name: frameworks.trial(name, asked) for name in there}
+    found = {name: frameworks.trial(name, requested) for name in there}
     ours = found.pop("worker")
     assert len(ours["losses"]) == 3 and ours["seconds"] > 0
     for name, theirs in found.items():
@@ -82,10 +82,10 @@ def test_all_contestants_do_the_same_work(case: str, switch: str, folder: Path) 
 
 
 def test_a_contestant_on_other_rates_is_found_out(folder: Path) -> None:
-    asked = shape_of("lora", folder)
-    train = replace(asked.spec.train, learning_rate=2e-2)
-    ours = frameworks.trial("worker", asked)
-    theirs = frameworks.trial("plain", replace(asked, spec=replace(asked.spec, train=train)))
+    shape = shape_of("lora", folder)
+    train = replace(shape.spec.train, learning_rate=2e-2)
+    ours = frameworks.trial("worker", shape)
+    theirs = frameworks.trial("plain", replace(shape, spec=replace(shape.spec, train=train)))
     assert "at step 3" in paired_stats.far_apart(ours["losses"], theirs["losses"], 1e-3)
 
 
@@ -105,10 +105,10 @@ def test_a_missing_contestant_is_named_and_a_wrong_plan_refused(
 def test_the_share_of_the_lab_is_measured(folder: Path, tmp_path: Path) -> None:
     from bench.overhead import measure_share
 
-    found = measure_share(shape_of("lora", folder), tmp_path)
-    assert 0 < found["share"] < 1 and found["step_s"] > 0
-    assert found["parts_ms_a_step"]["on_step_end"] > 0
-    assert statistics.fsum(found["parts_ms_a_step"].values()) < 1e3 * found["step_s"] * 3
+    share = measure_share(shape_of("lora", folder), tmp_path)
+    assert 0 < share["share"] < 1 and share["step_s"] > 0
+    assert share["parts_ms_a_step"]["on_step_end"] > 0
+    assert statistics.fsum(share["parts_ms_a_step"].values()) < 1e3 * share["step_s"] * 3
 
 
 def test_the_pack_takes_the_versions_of_the_requirements(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_the_pack_takes_the_versions_of_the_requirements(tmp_path: Path) -> None
 
     named = offline_bundle.pinned()
     assert len(named) == len(offline_bundle.PACKAGES) and any(
-        one.startswith("psutil==") for one in named
+        tensor.startswith("psutil==") for tensor in named
     )
     with pytest.raises(LabError, match="no folder"):
         offline_bundle.pack(tmp_path / "none" / "x.tgz", "3.12", [])

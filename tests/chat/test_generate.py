@@ -134,10 +134,10 @@ def test_all_models_get_the_system_prompt_that_the_first_result_was_trained_with
     runs = [generate.parse(f"run:{run.id}") for run in (full, lora)]
 
     def prompts(names: list[ModelRef], **settings: Any) -> set[str]:
-        made = generate.answer_all(names, ASK, GenerationSettings(max_new_tokens=1, **settings))
-        for one in made:
-            assert one["receipt"]["system_prompt"] in one["receipt"]["prompt"]
-        return {one["receipt"]["system_prompt"] for one in made}
+        answers = generate.answer_all(names, ASK, GenerationSettings(max_new_tokens=1, **settings))
+        for row in answers:
+            assert row["receipt"]["system_prompt"] in row["receipt"]["prompt"]
+        return {row["receipt"]["system_prompt"] for row in answers}
 
     assert prompts([base, *runs]) == {"Be brief."}
     assert prompts([runs[1], base]) == {"Be long."}
@@ -154,16 +154,20 @@ def test_a_checkpoint_answers_with_its_own_weights(trained: list[RunDir]) -> Non
             name: generate.load(generate.parse(f"run:{run.id}{name}"))
             for name in ("", *(f"@{step}" for step in (steps[0], steps[-1])))
         }
-        said = {}
-        for name, one in loaded.items():
-            assert not one.model.training, "Nothing is dropped out of an answer."
+        messages = {}
+        for name, tensor in loaded.items():
+            assert not tensor.model.training, "Nothing is dropped out of an answer."
             with torch.inference_mode():
-                said[name] = one.model(ids).logits
+                messages[name] = tensor.model(ids).logits
         first, last = (f"@{step}" for step in (steps[0], steps[-1]))
-        assert not torch.allclose(said[first], said[last], atol=1e-4), "It went on learning."
+        assert not torch.allclose(messages[first], messages[last], atol=1e-4), (
+            "It went on learning."
+        )
         if steps[-1] == 12:
-            assert torch.allclose(said[last], said[""], atol=1e-5), "The last step is the result."
-        assert not torch.allclose(said[first], said[""], atol=1e-4)
+            assert torch.allclose(messages[last], messages[""], atol=1e-5), (
+                "The last step is the result."
+            )
+        assert not torch.allclose(messages[first], messages[""], atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -90,22 +90,22 @@ def interrupt(moment: str, model: str, reset: bool, chance: random.Random) -> No
     if moment == "waiting":
         other = Asked(model, LONG)
         other.read_until("answering")
-        asked = Asked(model, LONG)
-        asked.read_until("waiting")
-        asked.drop(reset=reset)
+        question = Asked(model, LONG)
+        question.read_until("waiting")
+        question.drop(reset=reset)
         other.drop(reset=not reset)
         return
-    asked = Asked(model, 8 if moment == "end" else LONG, whole=moment != "half a question")
+    question = Asked(model, 8 if moment == "end" else LONG, whole=moment != "half a question")
     if moment == "loading":
-        asked.read_until("phase")
+        question.read_until("phase")
     elif moment == "middle":
-        asked.read_until("answering")
+        question.read_until("answering")
         time.sleep(chance.uniform(0.0, 0.1))  # text of a random model may be long in coming
     elif moment == "end":
-        asked.read_until('"finish"')
+        question.read_until('"finish"')
     elif moment == "any":
         time.sleep(chance.uniform(0.0, 0.2))
-    asked.drop(reset=reset)
+    question.drop(reset=reset)
 
 
 def answered(model: str) -> dict[str, Any]:
@@ -204,11 +204,11 @@ def test_a_resumed_run_answers_with_its_new_weights(
         file.unlink()
     (run.checkpoints / "step-8").rmdir()
     receipt = run.artifact / "receipt.json"
-    said = receipt.read_bytes()
+    content = receipt.read_bytes()
     launch.resume(run, ["train.learning_rate=0.02"])
     assert attempt_here(run) == 0
     if at:  # as long as it trains, the checkpoint is new and the result is still the old one
-        receipt.write_bytes(said)
+        receipt.write_bytes(content)
     assert not shelf.holds(named), "a page is told that it loads"
     after, fresh = weights(shelf.get(named)), weights(generate.load(named))
     assert all(torch.equal(after[name], fresh[name]) for name in fresh)

@@ -134,7 +134,7 @@ def test_fields_out_of_their_bounds(chat_home: Path, change: dict[str, Any], par
 def test_all_problems_of_a_request_at_once(chat_home: Path) -> None:
     body = json.dumps({"model": MODEL, "seed": -1, "max_tokens": 0, "messages": [1, 2]}).encode()
     _, reply = request(chat_home, "POST", "/v1/chat/completions", body)
-    fields = [one["field"] for one in reply["error"]["problems"]]
+    fields = [problem["field"] for problem in reply["error"]["problems"]]
     assert fields == ["seed", "max_tokens", "messages[0]", "messages[1]"]
     assert "it must be at least 1 and at most 32,768" in reply["error"]["message"]
 
@@ -158,8 +158,8 @@ def test_null_means_the_default_and_bounds_themselves_are_allowed() -> None:
     from lab.chat import requests
 
     body = {"model": MODEL, "messages": HI, "seed": None, "max_tokens": 32_768, "stream": True}
-    asked = requests.read(json.dumps(body | {"temperature": 10}).encode())
-    assert asked == {
+    records = requests.read(json.dumps(body | {"temperature": 10}).encode())
+    assert records == {
         "model": MODEL, "messages": HI, "seed": 0, "max_tokens": 32_768, "temperature": 10.0,
         "system_prompt": "",
     }  # fmt: skip

@@ -31,14 +31,14 @@ def run(lab_home: Path, nobody_starts: None) -> RunDir:
 
 
 def make(name: str, home: Path, state: str = "") -> RunDir:
-    made = RunDir(home / "runs" / f"20261122-101530-lora-{name}")
-    made.commands.mkdir(parents=True)
-    made.checkpoints.mkdir()
-    write_json(made.spec, {"name": name, "model": "m", "method": {"name": "lora"}})
+    run = RunDir(home / "runs" / f"20261122-101530-lora-{name}")
+    run.commands.mkdir(parents=True)
+    run.checkpoints.mkdir()
+    write_json(run.spec, {"name": name, "model": "m", "method": {"name": "lora"}})
     if state:
-        write_json(made.process, {"pid": 999_999, "start": 1})
-        write_json(made.result, {"state": state, "message": "It broke.", "hint": "Mend it."})
-    return made
+        write_json(run.process, {"pid": 999_999, "start": 1})
+        write_json(run.result, {"state": state, "message": "It broke.", "hint": "Mend it."})
+    return run
 
 
 @pytest.mark.parametrize(
@@ -67,13 +67,13 @@ def test_the_exit_code_is_the_end_of_the_run(
 def test_start_takes_its_settings(
     run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[dict[str, Any]] = []
-    monkeypatch.setattr(launch, "submit", lambda spec: asked.append(spec) or run)
+    requests: list[dict[str, Any]] = []
+    monkeypatch.setattr(launch, "submit", lambda spec: requests.append(spec) or run)
     file = tmp_path / "spec.json"
     file.write_text('{"train": {"seed": 1}}')
     assert cli.main(["start", str(file), "--set", "train.seed=2", "--set", "name=x"]) == 0
     assert cli.main(["start", str(file), "--ignore-memory"]) == 0
-    assert asked == [
+    assert requests == [
         {"train": {"seed": 2}, "name": "x"},
         {"train": {"seed": 1}, "hardware": {"ignore_memory": True}},
     ]
@@ -118,7 +118,7 @@ def test_checkpoints_are_pinned_unpinned_and_deleted(
 
     def table(*arguments: str) -> dict[int, bool]:
         answer = lab_json("checkpoints", run.id, *arguments)["checkpoints"]
-        return {one["step"]: one["pinned"] for one in answer}
+        return {entry["step"]: entry["pinned"] for entry in answer}
 
     steps = sorted(table())
     assert table("--pin", str(steps[0])) == {step: step == steps[0] for step in steps}
@@ -234,10 +234,10 @@ def test_evaluate_takes_its_set_and_shows_loss_and_perplexity(
 ) -> None:
     from lab.evals import held_out
 
-    asked: list[Any] = []
+    requests: list[Any] = []
 
     def evaluate(names: Any, dataset: str | None) -> list[dict[str, Any]]:
-        asked.append(dataset)
+        requests.append(dataset)
         row = {
             "model": "m",
             "loss": 2.0,
@@ -251,7 +251,7 @@ def test_evaluate_takes_its_set_and_shows_loss_and_perplexity(
     monkeypatch.setattr(held_out, "evaluate", evaluate)
     assert cli.main(["evaluate", f"base:{tiny_model}", "--dataset", "x.jsonl"]) == 0
     shown = capsys.readouterr().out
-    assert asked == ["x.jsonl"]
+    assert requests == ["x.jsonl"]
     assert "2.0000" in shown and "7.39" in shown and "5 rows, 1,234 counted tokens" in shown
 
 
@@ -275,10 +275,10 @@ def test_a_comparison_says_each_loss_and_what_is_not_equal(
     from lab.cli import compare
 
     pair = [make(name, lab_home, "done") for name in ("aaaa", "bbbb")]
-    asked: list[str] = []
+    requests: list[str] = []
 
     def compared(runs: Any, by: str) -> dict[str, Any]:
-        asked.append(by)
+        requests.append(by)
         unequal = ["They trained on different data: x, y."] if by == "step" else []
         return {"runs": [figures("one"), figures("two")], "by": by, "at": 5, "unequal": unequal}
 
@@ -292,7 +292,7 @@ def test_a_comparison_says_each_loss_and_what_is_not_equal(
         assert line.count(value) == 2, line
     assert cli.main(["compare", pair[0].id, pair[1].id, "--by", "tokens"]) == 0
     assert "Equal terms" in capsys.readouterr().out
-    assert asked == ["step", "tokens"]
+    assert requests == ["step", "tokens"]
     assert cli.main(["compare", pair[0].id, pair[0].id]) == 2
     assert "named twice" in capsys.readouterr().err
 
@@ -306,17 +306,17 @@ def test_the_best_of_a_race_stands_first_and_a_failure_is_the_exit_code(
     runs = [make(name, lab_home, state) for name, state in (("aaaa", "done"), ("bbbb", "failed"))]
     rows = [figures("worse", at={"eval_loss": 2.9}), figures("none", at={"eval_loss": None}),
             figures("better", at={"eval_loss": 2.1})]  # fmt: skip
-    asked: list[Any] = []
+    requests: list[Any] = []
     plans = [
         {"spec": {"name": name, "method": {"name": name}, "train": {"seed": 0}}} for name in "ab"
     ]
 
     def specs(value: Any, names: Any, budget: Any) -> Any:
-        asked.append((names, budget))
+        requests.append((names, budget))
         return {}, []
 
     monkeypatch.setattr(verb.race, "race_specs", specs)
-    monkeypatch.setattr(verb.race, "check", lambda specs, seeds: asked.append(seeds) or plans)
+    monkeypatch.setattr(verb.race, "check", lambda specs, seeds: requests.append(seeds) or plans)
     monkeypatch.setattr(verb.race, "start", lambda plans: ("race-x", runs))
     monkeypatch.setattr(
         verb, "compare", lambda runs, by: {"runs": rows, "by": "step", "at": 5, "unequal": []}
@@ -334,7 +334,7 @@ def test_the_best_of_a_race_stands_first_and_a_failure_is_the_exit_code(
         line.split()[0] for line in lines_with(capsys.readouterr().out, "better", "worse", "none")
     ]
     assert order == ["better", "worse", "none"]
-    assert asked == [(["a", "b"], verb.Budget("steps", 5)), 3]
+    assert requests == [(["a", "b"], verb.Budget("steps", 5)), 3]
     write_json(runs[1].result, {"state": "done"})
     assert cli.main([*arguments, "--wait"]) == 0
     assert cli.main([*arguments, "--seeds", "0"]) == 2
@@ -361,10 +361,10 @@ def test_who_follows_a_run_sees_its_newest_losses(lab_home: Path) -> None:
 
     run = make("aaaa", lab_home)
     records = [{"kind": "train", "step": step, "train/loss": 5.0 - step} for step in (1, 2, 3)]
-    run.metrics.write_text("".join(json.dumps(one) + "\n" for one in records))
+    run.metrics.write_text("".join(json.dumps(record) + "\n" for record in records))
     now = Status("training", phase="training", done=3, total=12, unit="step", eta_s=65.0)
-    said = follow._note(now, record_reader.read_lines(run.metrics)[0])
-    assert said == "training · step 3 of 12 · train/loss 2.000 · 1 min 05 s left"
+    note = follow._note(now, record_reader.read_lines(run.metrics)[0])
+    assert note == "training · step 3 of 12 · train/loss 2.000 · 1 min 05 s left"
 
 
 def test_nothing_is_drawn_where_json_is_wanted(
@@ -384,7 +384,75 @@ def test_nothing_is_drawn_where_json_is_wanted(
 
 def test_every_verb_has_its_help() -> None:
     parser = cli.parser()
-    (verbs,) = [one for one in parser._actions if isinstance(one, argparse._SubParsersAction)]
+    (verbs,) = [
+        action for action in parser._actions if isinstance(action, argparse._SubParsersAction)
+    ]
     assert {"start", "runs", "race", "compare", "chat", "merge", "evaluate"} <= set(verbs.choices)
     for name, sub in verbs.choices.items():
         assert sub.description, name
+
+
+def facts_here(**changes: Any) -> dict[str, Any]:
+    return {
+        "missing": [], "system": "Linux 6.1 x86_64", "disk_free_bytes": 50e9, "gpus": [], **changes,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, None),
+        ({"missing": ["torch"]}, "torch is not installed. Run `make setup`."),
+        ({"system": "Linux 6.1 aarch64"}, "Linux 6.1 aarch64 is not supported"),
+        ({"system": "Darwin 24 x86_64"}, "Darwin 24 x86_64 is not supported"),
+        ({"disk_free_bytes": 2.9e9}, "Only 2.90 GB of disk are free."),
+        ({"disk_free_bytes": 3.1e9}, None),
+    ],
+)
+def test_the_doctor_says_what_will_not_work(changes: dict[str, Any], words: str | None) -> None:
+    from lab.cli import inventory
+
+    problems = inventory._problems(facts_here(**changes))
+    assert [words] == [text[: len(words)] for text in problems] if words else problems == []
+
+
+def test_models_that_are_only_shapes_are_told_apart(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lab.cli import inventory
+
+    monkeypatch.setattr(inventory.console, "_width", 200)
+    assert cli.main(["models"]) == 0
+    shown = capsys.readouterr().out
+    (own,) = lines_with(shown, "builtin:smollm2-135m-instruct")
+    assert own.rstrip().endswith("yes")
+    shapes = lines_with(shown, "config:")
+    assert shapes and all("estimates only" in line for line in shapes)
+
+
+def test_checkpoints_say_which_are_pinned(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    for step, loss in ((4, 2.5), (1200, None)):
+        (run.checkpoints / f"step-{step}").mkdir()
+        write_json(run.checkpoints / f"step-{step}" / "state.json", {"eval_loss": loss})
+    assert cli.main(["checkpoints", run.id, "--pin", "4"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (pinned,) = [line.split() for line in lines if "pinned" in line]
+    assert pinned[0] == "4" and pinned[-2:] == ["2.5000", "pinned"]
+    (other,) = [line.split() for line in lines if line.strip().startswith("1,200")]
+    assert other[-1] == "–", "it has no evaluation, and is not pinned"
+
+
+def test_fixes_say_what_each_change_saves(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fix = {"title": "Fuse", "peak_bytes": 7e9, "saves_bytes": 2e9, "keeps_batch": True}
+    monkeypatch.setattr(run_verbs, "resolved", lambda run: {})
+    monkeypatch.setattr(
+        run_verbs.planner, "fixes", lambda spec: [fix, fix | {"title": "Cut", "keeps_batch": False}]
+    )
+    assert cli.main(["fixes", run.id]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (same,) = [line.split() for line in lines if line.startswith("Fuse")]
+    (changed,) = [line.split() for line in lines if line.startswith("Cut")]
+    assert same == ["Fuse", "7.00", "GB", "2.00", "GB", "same", "batch"]
+    assert changed[-2:] == ["trains", "differently"]

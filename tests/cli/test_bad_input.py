@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 
 from lab import cli, paths
 from lab.preflight import validate as planner_check
+from tests.answers import check
 from tests.conftest import write_rows
 
 Spec = dict[str, Any]
@@ -55,7 +56,9 @@ def refuse(
         ("train.max_steps=0", "is 0; it must be at least 1"),
         ("method.rank=0", "is 0; it must be at least 1"),
         ('method.targets=["q_proj","c_attn"]', "'c_attn' names no linear layer of this model"),
-        ("method.targets=.*(", "is not a pattern"),
+        ("method.targets=re:.*(", "is not a pattern"),
+        ("method.targets=.*_proj", "write 're:.*_proj'"),
+        ("method.targets=nothing", "'nothing' names no linear layer of this model"),
         ("method.name=lorra", "Unknown method 'lorra'. Choose one of: full,"),
         ("method.rnak=4", "Did you mean 'rank'?"),
         ("train.lr=4", "unknown key 'lr'"),
@@ -136,11 +139,11 @@ def test_rows_whose_answers_lie_beyond_the_cut(
 
 @pytest.mark.parametrize("text", ["{", "[]", "null", "", '{"a": 1', "\x00"])
 def test_garbage_json(refuse: Callable[..., str], text: str) -> None:
-    assert "is not JSON" in (said := refuse(text)) or "A spec is a JSON object" in said
+    assert "is not JSON" in (message := refuse(text)) or "A spec is a JSON object" in message
 
 
 def test_all_problems_at_once(refuse: Callable[..., str], make_spec: Callable[..., Spec]) -> None:
-    said = refuse(
+    message = refuse(
         make_spec(),
         "model=builtin:nothing",
         "data.dataset=builtin:nothing",
@@ -148,17 +151,17 @@ def test_all_problems_at_once(refuse: Callable[..., str], make_spec: Callable[..
         "method.rank=-4",
         "name=a/b",
     )
-    assert "the spec has 5 problems" in said
+    assert "the spec has 5 problems" in message
     for field in ("model:", "data.dataset:", "train.batch_size:", "method.rank:", "name:"):
-        assert field in said
+        assert field in message
 
 
 def test_one_problem_hides_no_other_of_its_section(
     refuse: Callable[..., str], make_spec: Callable[..., Spec]
 ) -> None:
-    said = refuse(make_spec(), "data.max_length=4", "data.dataset=builtin:none", "method.rank=0")
+    message = refuse(make_spec(), "data.max_length=4", "data.dataset=builtin:none", "method.rank=0")
     for field in ("data.max_length:", "data.dataset:", "method.rank:"):
-        assert field in said
+        assert field in message
 
 
 def test_models_that_cannot_train(
@@ -181,9 +184,9 @@ def test_not_enough_disk(make_spec: Callable[..., Spec], monkeypatch: pytest.Mon
     free = planner_check.DISK_RESERVE + 1_000_000
     usage = planner_check.shutil.disk_usage("/")._replace(free=free)
     monkeypatch.setattr(planner_check.shutil, "disk_usage", lambda path: usage)
-    (problem,) = planner_check.check(make_spec("full"))["problems"]
+    (problem,) = check(make_spec("full"))["problems"]
     assert "not enough disk" in problem["message"] and "0.00 GB are free" in problem["message"]
-    assert planner_check.check(make_spec("lora", train={"save_every": 0}))["problems"] == []
+    assert check(make_spec("lora", train={"save_every": 0}))["problems"] == []
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from lab.runs import index
 def test_two_methods_race_to_one_table(
     lab_json: Callable[..., Any],
     make_spec: Callable[..., dict[str, Any]],
+    queue_here: None,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -42,7 +43,7 @@ def test_two_methods_race_to_one_table(
         assert one["at"]["eval_loss"] is not None
     again = lab_json("compare", answer["race"])
     assert again["by"] == "tokens"
-    assert [one["id"] for one in again["runs"]] == [first["id"], second["id"]]
+    assert [run["id"] for run in again["runs"]] == [first["id"], second["id"]]
     assert cli.main(["compare", answer["race"]]) == 0
     assert "Race: losses after" in capsys.readouterr().out
 
@@ -70,16 +71,16 @@ def test_nothing_starts_while_one_method_has_a_problem(
 
 def test_every_method_gets_the_same_rows(make_spec: Callable[..., dict[str, Any]]) -> None:
     spec = make_spec("lora", data={"packing": "on"})
-    able = [one.name for one in methods.all_methods() if one.can_pack][:2]
-    made, notes = race.race_specs(spec, able, Budget("steps", 3))
-    assert {one["data"]["packing"] for one in made.values()} == {"on"} and notes == []
-    made, notes = race.race_specs(spec, [*able, "lora_prompt"], Budget("tokens", 500))
-    assert {one["data"]["packing"] for one in made.values()} == {"off"}
+    able = [method.name for method in methods.all_methods() if method.can_pack][:2]
+    specs, notes = race.race_specs(spec, able, Budget("steps", 3))
+    assert {row["data"]["packing"] for row in specs.values()} == {"on"} and notes == []
+    specs, notes = race.race_specs(spec, [*able, "lora_prompt"], Budget("tokens", 500))
+    assert {row["data"]["packing"] for row in specs.values()} == {"off"}
     assert "LoRA + soft prompt" in notes[0]
-    assert {one["train"]["max_tokens"] for one in made.values()} == {500}
-    assert {one["train"]["max_steps"] for one in made.values()} == {None}
-    plans = race.check({name: made[name] for name in able}, seeds=2)
-    assert [(p["spec"]["method"]["name"], p["spec"]["train"]["seed"]) for p in plans] == [
+    assert {row["train"]["max_tokens"] for row in specs.values()} == {500}
+    assert {row["train"]["max_steps"] for row in specs.values()} == {None}
+    plans = race.check({name: specs[name] for name in able}, seeds=2)
+    assert [(plan.spec.method["name"], plan.spec.train.seed) for plan in plans] == [
         (able[0], 0),
         (able[1], 0),
         (able[0], 1),

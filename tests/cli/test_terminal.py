@@ -186,7 +186,7 @@ def test_a_list_of_problems_is_cut_with_a_count(
     assert len(lines) == MOST_PROBLEMS + 2 and "the spec has 50 problems" in lines[0]
     assert lines[-1].strip() == "and 30 more."
     listed = json.loads(captured.out)["problems"]
-    assert [one["field"] for one in listed] == [f"data.key{number}" for number in range(50)]
+    assert [entry["field"] for entry in listed] == [f"data.key{number}" for number in range(50)]
     error = SpecError([Problem("a", "b")] * MOST_PROBLEMS)
     assert "more" not in str(error) and isinstance(error, LabError)
 

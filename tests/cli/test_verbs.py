@@ -73,8 +73,8 @@ def test_the_life_of_a_run(
     labelled = lab("label", run_id, "--tags", "a, b", "--notes", "fine", "--archive")
     assert (labelled["tags"], labelled["archived"]) == (["a", "b"], True)
     other = work_here("full", train={"max_steps": 6})
-    kept = lab("checkpoints", other.id, "--pin", "4")["checkpoints"]
-    assert [(one["step"], one["pinned"]) for one in kept] == [(4, True)]
+    checkpoints = lab("checkpoints", other.id, "--pin", "4")["checkpoints"]
+    assert [(row["step"], row["pinned"]) for row in checkpoints] == [(4, True)]
     exported = lab("export", other.id, str(tmp_path / "run.zip"))
     assert lab("import", exported["file"])["id"] != other.id
     assert lab("queue", "pause", "--at-once", "2")["settings"]["at_once"] == 2
@@ -110,6 +110,7 @@ def test_the_demo(
     lab: Callable[..., Any],
     make_spec: Callable[..., dict[str, Any]],
     tiny_model: Path,
+    queue_here: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The main job's own code, on a small model."""

@@ -26,10 +26,10 @@ def recorded(lab_home: Path) -> Any:
             run.spec, {"model": "m", "method": {"name": "lora"}, "train": {"seed": 7}} | spec
         )
         write_json(run.result, {"state": "done"})
-        records = [{"kind": "train", "attempt": 1, **one} for one in train]
-        records += [{"kind": "eval", "attempt": 1, **one} for one in evals]
-        run.metrics.write_text("".join(json.dumps(one) + "\n" for one in records))
-        run.events.write_text("".join(json.dumps(one) + "\n" for one in events))
+        records = [{"kind": "train", "attempt": 1, **row} for row in train]
+        records += [{"kind": "eval", "attempt": 1, **record} for record in evals]
+        run.metrics.write_text("".join(json.dumps(record) + "\n" for record in records))
+        run.events.write_text("".join(json.dumps(event) + "\n" for event in events))
         return run
 
     return make
@@ -117,7 +117,7 @@ def test_the_longer_run_is_measured_where_the_shorter_one_ended(
     for pair in ([first, second], [second, first]):
         answer = compare(pair, by)
         assert (answer["by"], answer["at"]) == (by, common)
-        reached = {one["id"][-4:]: one["at"] for one in answer["runs"]}
+        reached = {run["id"][-4:]: run["at"] for run in answer["runs"]}
         assert reached["aaaa"] == {"value": common, "eval_loss": pytest.approx(short)}
         assert reached["bbbb"] == {"value": common, "eval_loss": pytest.approx(long)}
 

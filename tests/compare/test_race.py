@@ -13,6 +13,7 @@ import pytest
 
 from lab import paths
 from lab.atomic_files import write_json
+from lab.checked_run import CheckedRun
 from lab.compare import race
 from lab.compare.race import Budget
 from lab.errors import LabError, SpecError
@@ -23,20 +24,19 @@ Make = Callable[..., dict[str, Any]]
 BUDGETS = ("max_tokens", "max_seconds", "max_flops", "max_steps")
 
 
-_checked: dict[str, dict[str, Any]] = {}
+_checked: dict[str, CheckedRun] = {}
 
 
 @pytest.fixture(autouse=True)
 def checked_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Specs are checked in this process, the same one once; how the process answers is told
     elsewhere."""
-    from lab.preflight.validate import check
+    from tests.answers import checked
 
-    def once(spec: dict[str, Any]) -> dict[str, Any]:
+    def once(spec: dict[str, Any]) -> CheckedRun:
         key = json.dumps(spec, sort_keys=True)
         if key not in _checked:
-            _checked[key] = check(spec)
-        assert _checked[key]["problems"] == []
+            _checked[key] = checked(spec)
         return copy.deepcopy(_checked[key])
 
     monkeypatch.setattr(race.planner, "check", once)
@@ -74,16 +74,16 @@ def test_a_methods_own_rate_and_options_are_its_own(make_spec: Make) -> None:
 def test_seeds_count_up_and_everything_else_stays(make_spec: Make) -> None:
     specs, _ = race.race_specs(make_spec("lora", train={"seed": 40}), ["lora", "full"], None)
     plans = race.check(specs, seeds=3)
-    assert [plan["spec"]["train"]["seed"] for plan in plans] == [40, 40, 41, 41, 42, 42]
-    assert [plan["asked"]["train"]["seed"] for plan in plans] == [40, 40, 41, 41, 42, 42]
+    assert [plan.spec.train.seed for plan in plans] == [40, 40, 41, 41, 42, 42]
+    assert [plan.requested["train"]["seed"] for plan in plans] == [40, 40, 41, 41, 42, 42]
     for plan in plans[2:]:
-        same = plans[0] if plan["spec"]["method"]["name"] == "lora" else plans[1]
+        same = plans[0] if plan.spec.method["name"] == "lora" else plans[1]
         for section in ("data", "method", "model"):
-            assert plan["spec"][section] == same["spec"][section]
+            assert getattr(plan.spec, section) == getattr(same.spec, section)
     highest = race.race_specs(make_spec("lora", train={"seed": 2**32 - 1}), ["lora", "full"], None)[
         0
     ]
-    assert [one["spec"]["train"]["seed"] for one in race.check(highest, 2)][2:] == [0, 0]
+    assert [plan.spec.train.seed for plan in race.check(highest, 2)][2:] == [0, 0]
     with pytest.raises(LabError, match="202 runs"):
         race.check(specs, 101)
 
@@ -92,7 +92,7 @@ def test_all_runs_together_must_fit_the_disk(
     make_spec: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     specs, _ = race.race_specs(make_spec("lora"), ["lora", "full"], None)
-    need = sum(plan["estimate"]["disk"]["total"] for plan in race.check(specs, 1))
+    need = sum(plan.forecast.disk.total for plan in race.check(specs, 1) if plan.forecast.disk)
     usage = shutil.disk_usage("/")
     for free, seeds, fits in ((2 * need, 2, True), (2 * need - 1, 2, False), (need, 1, True)):
         has = usage._replace(free=free)
@@ -110,7 +110,7 @@ def test_a_race_that_cannot_be_written_leaves_no_run(
     plans = race.check(race.race_specs(make_spec("lora"), ["lora", "full"], None)[0], 1)
     real, calls = launch.create_run_dir, []
 
-    def second_fails(plan: dict[str, Any]) -> RunDir:
+    def second_fails(plan: CheckedRun) -> RunDir:
         calls.append(plan)
         if len(calls) == 2:
             raise LabError("The disk is full.")

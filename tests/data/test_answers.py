@@ -27,21 +27,9 @@ ROW = "{% for m in messages %}"
 END = "{% endfor %}"
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    """A small one, which is copied in no time; ` positive` is one token."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=["<pad>"], show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )  # fmt: skip
-    core.train_from_iterator(["is it positive content in form Hello you\n\n"] * 9, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", eos_token="<pad>")
+@pytest.fixture
+def tokenizer(byte_tokenizer: Any) -> Any:
+    return byte_tokenizer
 
 
 def user(content: str) -> dict[str, Any]:
@@ -210,21 +198,23 @@ def test_what_is_learned_of_each_kind_of_template(tokenizer: Any, name: str) -> 
 
 
 def test_what_is_told_of_an_example(tokenizer: Any) -> None:
-    told = {}
+    options = {}
     for name, (template, chat, _) in CASES.items():
         family = with_template(tokenizer, template)
-        made = chat_template.tokenize(
+        tokenized = chat_template.tokenize(
             Example(1, messages=tuple(chat)), family, "", "assistant", 512
         )
-        told[name] = " ".join(made[0].notes)
-    assert "an example for each answer" in told["thoughts that are dropped later"]
-    assert "no end token; </e> is added" in told["no end behind an answer"]
-    assert "does not begin as the prompt" in told["the prompt opens a thought that the row lacks"]
-    assert "<think>" in told["the prompt opens a thought that the row lacks"]
-    assert "in its own words" in told["thoughts that are always dropped"]
-    assert "in front of which" in told["the system prompt moves"]
-    assert "spell the control token </e>" in told["an answer that spells the end"]
-    assert told["two tokens close an answer"] == told["a thought"] == ""
+        options[name] = " ".join(tokenized[0].notes)
+    assert "an example for each answer" in options["thoughts that are dropped later"]
+    assert "no end token; </e> is added" in options["no end behind an answer"]
+    assert (
+        "does not begin as the prompt" in options["the prompt opens a thought that the row lacks"]
+    )
+    assert "<think>" in options["the prompt opens a thought that the row lacks"]
+    assert "in its own words" in options["thoughts that are always dropped"]
+    assert "in front of which" in options["the system prompt moves"]
+    assert "spell the control token </e>" in options["an answer that spells the end"]
+    assert options["two tokens close an answer"] == options["a thought"] == ""
 
 
 CALL = {"type": "function", "function": {"name": "rain", "arguments": {"town": "Oslo"}}}
@@ -318,11 +308,11 @@ def test_the_mask_is_the_one_that_a_template_marks_itself(tokenizer: Any, file: 
             Example(1, messages=tuple(chat)), family, "", "assistant", 4096
         )
         ours = family.decode([label for label in tokens.labels if label != IGNORE_INDEX])
-        before, found, after = theirs.partition(ours)
-        assert found, f"{ours!r} is no part of what the template marks: {theirs!r}"
-        asked = rendering.render(family, chat[:1], to_answer=True)
+        before, parts, after = theirs.partition(ours)
+        assert parts, f"{ours!r} is no part of what the template marks: {theirs!r}"
+        prompt = rendering.render(family, chat[:1], to_answer=True)
         whole = rendering.render(family, chat)
-        common = asked if whole.startswith(asked) else whole[: whole.index(ours)]
+        common = prompt if whole.startswith(prompt) else whole[: whole.index(ours)]
         assert common.rstrip().endswith(before.rstrip()), "What is marked in front is asked with."
         assert after.strip() in ("", family.eos_token), "Nothing of weight follows the stop."
 

@@ -50,8 +50,6 @@ ROWS: list[tuple[str, str, bytes, int, str, int]] = [
     ("an unknown role", "a.jsonl", lines(GOOD, turns(("wizard", "x"), A)), 2, "role 'wizard'", 1),
     ("a role that is none", "a.jsonl", lines(GOOD, turns((5, "x"), A)), 2, "the role 5", 1),
     ("no role", "a.jsonl", lines(GOOD, {"messages": [{"content": "x"}]}), 2, "the role null", 1),
-    ("a late system turn", "a.jsonl", lines(GOOD, turns(U, ("system", "x"), A)), 2, "only the f", 1),
-    ("two system turns", "a.jsonl", lines(GOOD, turns(("system", "x"), ("system", "y"), A)), 2, "2 is a s", 1),
     ("no answer", "a.jsonl", lines(GOOD, turns(U)), 2, "no assistant turn to learn from", 1),
     ("an empty turn", "a.jsonl", lines(GOOD, turns(("user", ""), A)), 2, "message 1 (user): 'c", 1),
     ("an empty answer", "a.jsonl", lines(GOOD, turns(U, ("assistant", " \n"))), 2, "has no text", 1),
@@ -71,7 +69,7 @@ ROWS: list[tuple[str, str, bytes, int, str, int]] = [
     ("text among chats", "a.jsonl", lines(GOOD, {"text": "x"}), 2, "is plain text, and the rows", 1),
     ("a chat among texts", "a.jsonl", lines({"text": "x"}, GOOD), 2, "is a chat, and the rows be", 1),
     ("a null prompt", "a.jsonl", lines(PAIR, {**PAIR, "prompt": None}), 2, "'prompt' is null", 1),
-    ("a number for text", "a.jsonl", lines(PAIR, {**PAIR, "completion": 5}), 2, "is 5, not text", 1),
+    ("NaN for text", "a.jsonl", lines(PAIR, b'{"prompt": "p", "completion": NaN}'), 2, "NaN, not text", 1),
     ("true for text", "a.jsonl", lines(PAIR, {**PAIR, "completion": True}), 2, "is true, not t", 1),
     ("an empty completion", "a.jsonl", lines(PAIR, {**PAIR, "completion": ""}), 2, "has no text", 1),
     ("a NaN label", "a.jsonl", lines({"text": "t", "label": "l"}, b'{"text": "t", "label": NaN}'), 2, "NaN, not text", 1),
@@ -116,18 +114,18 @@ def test_a_bad_row_is_named_and_the_others_are_left(
     path.write_bytes(data)
     with pytest.raises(LabError) as caught:
         list(ExampleReader(path))
-    said = str(caught.value)
-    assert path.name in said and reason in said and "data.bad_rows" in said
+    message = str(caught.value)
+    assert path.name in message and reason in message and "data.bad_rows" in message
     rows = ExampleReader(path, ReadOptions(bad_rows="skip"))
-    kept = list(rows)
+    items = list(rows)
     assert (
-        len(kept) == rows.num_valid
+        len(items) == rows.num_valid
         and rows.num_invalid == sum(g.count for g in rows.reasons.groups) >= 1
     )
     if row:
-        assert (len(kept), rows.reasons.groups[0].row) == (left, row)
+        assert (len(items), rows.reasons.groups[0].row) == (left, row)
     else:
-        assert kept, "what could be unpacked is there"
+        assert items, "what could be unpacked is there"
 
 
 WHOLE: list[tuple[str, str, bytes, str]] = [

@@ -12,12 +12,12 @@ from lab.data.chat_template import IGNORE_INDEX, TokenizedExample
 
 def some(count: int, seed: int = 0, longest: int = 30) -> list[TokenizedExample]:
     chance = random.Random(seed)
-    made = []
+    created = []
     for number in range(count):
         length = chance.randint(2, longest)
         ids = [100 * number + place for place in range(length)]
-        made.append(TokenizedExample(ids, [IGNORE_INDEX, *ids[1:]]))
-    return made
+        created.append(TokenizedExample(ids, [IGNORE_INDEX, *ids[1:]]))
+    return created
 
 
 def test_the_split_is_complete_disjoint_and_free_of_the_run_seed() -> None:
@@ -42,8 +42,8 @@ def test_packing_keeps_every_sequence_once_and_whole() -> None:
             pieces.append(tuple(row.ids[start : start + length]))
             assert row.labels[start] == IGNORE_INDEX, "nobody is predicted from another sequence"
             start += length
-    assert sorted(pieces) == sorted(tuple(one.ids) for one in tokens)
-    assert len(rows) <= 1.1 * sum(len(one.ids) for one in tokens) / 64 + 1
+    assert sorted(pieces) == sorted(tuple(token.ids) for token in tokens)
+    assert len(rows) <= 1.1 * sum(len(token.ids) for token in tokens) / 64 + 1
 
 
 def test_positions_restart_with_each_sequence() -> None:
@@ -149,7 +149,7 @@ def test_buckets_are_whole_batches_of_similar_rows_in_mixed_order() -> None:
 def test_windows_of_buckets_are_large_enough_to_sort_in() -> None:
     stream = TrainingOrder(single_rows(some(400, longest=60)), seed=2, bucket=2)
     sizes = [stream[place].tokens for place in range(400)]
-    wasted = sum(abs(one - other) for one, other in zip(sizes[::2], sizes[1::2], strict=True))
+    wasted = sum(abs(size - other) for size, other in zip(sizes[::2], sizes[1::2], strict=True))
     assert wasted < 400, "less than two tokens a batch; unsorted it is about four thousand"
 
 

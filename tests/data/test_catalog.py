@@ -56,7 +56,7 @@ def test_of_two_uploads_of_a_name_the_first_to_end_stays() -> None:
     with pytest.raises(LabError, match="already"):
         catalog.add("a.jsonl", slow())
     assert catalog.resolve("upload:a.jsonl").path.read_bytes() == b"fast"
-    assert [one.name for one in catalog.uploads_folder().iterdir()] == ["a.jsonl"]
+    assert [path.name for path in catalog.uploads_folder().iterdir()] == ["a.jsonl"]
 
 
 def test_an_upload_is_on_the_disk_before_it_has_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,15 +79,17 @@ def test_an_upload_is_on_the_disk_before_it_has_its_name(monkeypatch: pytest.Mon
 
 
 def test_only_datasets_are_listed_and_removed() -> None:
-    made = catalog.add("b.csv.gz", [b"x"])
+    added = catalog.add("b.csv.gz", [b"x"])
     catalog.add("a.jsonl", [b"x"])
     folder = catalog.uploads_folder()
     for name in (".tmp-a.jsonl-1", "notes.pdf", "with space.jsonl"):
         (folder / name).write_text("x")
     (folder / "folder.jsonl").mkdir()
-    assert [one.id for one in catalog.uploads()] == ["upload:a.jsonl", "upload:b.csv.gz"]
+    assert [upload.id for upload in catalog.uploads()] == ["upload:a.jsonl", "upload:b.csv.gz"]
     for name in ("notes.pdf", "../home", "folder.jsonl", ".tmp-a.jsonl-1"):
         with pytest.raises(LabError, match=r"upload:a\.jsonl, upload:b\.csv\.gz"):
             catalog.remove(name)
     catalog.remove("b.csv.gz")
-    assert not made.path.exists() and [one.id for one in catalog.uploads()] == ["upload:a.jsonl"]
+    assert not added.path.exists() and [upload.id for upload in catalog.uploads()] == [
+        "upload:a.jsonl"
+    ]

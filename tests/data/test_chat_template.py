@@ -200,8 +200,8 @@ def test_of_two_end_tokens_the_longer_one_ends_the_turn(words: Any) -> None:
     """<|end|> may begin another token's text: the whole token is the end."""
     words.add_special_tokens({"additional_special_tokens": ["<|end|>!"]})
     words.chat_template = words.chat_template.replace("<|end|>", "<|end|>!")
-    said = words_of(words, TALK, "completion")
-    assert said.endswith(". w6 <|end|>!")
+    text = words_of(words, TALK, "completion")
+    assert text.endswith(". w6 <|end|>!")
 
 
 def test_each_side_of_a_cut(words: Any) -> None:

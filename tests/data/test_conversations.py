@@ -66,9 +66,9 @@ ON = [
 
 @pytest.mark.parametrize("mark", OFF, ids=str)
 def test_a_marked_answer_is_not_learned_and_that_is_told(mark: dict[str, Any]) -> None:
-    made = read(talk(user(), answer("no", **mark), user(), answer("yes")))
-    assert [message.get("learn") for message in made.messages] == [None, False, None, None]
-    assert made.notes == ("answers are marked as not to be learned",)
+    chat = read(talk(user(), answer("no", **mark), user(), answer("yes")))
+    assert [message.get("learn") for message in chat.messages] == [None, False, None, None]
+    assert chat.notes == ("answers are marked as not to be learned",)
     whole = read({"prompt": "p", "completion": "c", **mark})
     assert whole.messages[1].get("learn") is False, "the mark of a row holds for its answers"
     assert whole.notes == ("answers are marked as not to be learned",)
@@ -76,12 +76,12 @@ def test_a_marked_answer_is_not_learned_and_that_is_told(mark: dict[str, Any]) -
 
 @pytest.mark.parametrize("mark", ON, ids=str)
 def test_an_answer_that_is_marked_as_learned_is_as_any_other(mark: dict[str, Any]) -> None:
-    made = read(talk(user(), answer(**mark)))
-    assert made.messages == (
+    chat = read(talk(user(), answer(**mark)))
+    assert chat.messages == (
         {"role": "user", "content": "ask"},
         {"role": "assistant", "content": "said"},
     )
-    assert made.notes == () == read({"prompt": "p", "completion": "c", **mark}).notes
+    assert chat.notes == () == read({"prompt": "p", "completion": "c", **mark}).notes
 
 
 @pytest.mark.parametrize(
@@ -91,9 +91,9 @@ def test_an_answer_that_is_marked_as_learned_is_as_any_other(mark: dict[str, Any
 )
 def test_a_mark_that_is_neither_yes_nor_no_is_named(mark: dict[str, Any]) -> None:
     (name,) = mark
-    made = read(talk(user(), answer(**mark)))
-    assert "learn" not in made.messages[1]
-    assert made.notes == (f"'{name}' of a message is not used",)
+    chat = read(talk(user(), answer(**mark)))
+    assert "learn" not in chat.messages[1]
+    assert chat.notes == (f"'{name}' of a message is not used",)
 
 
 def test_a_text_that_is_marked_as_not_to_be_learned_is_refused() -> None:
@@ -123,8 +123,8 @@ def test_a_thought_within_the_content_stays_there() -> None:
     ],
 )
 def test_a_thought_beside_the_content_is_carried(key: str, carried: str) -> None:
-    made = read(talk(user(), answer(**{key: "it is {{shape}}"})), slots={"shape": "round"})
-    assert made.messages[1][carried] == "it is round" and made.notes == ()
+    chat = read(talk(user(), answer(**{key: "it is {{shape}}"})), slots={"shape": "round"})
+    assert chat.messages[1][carried] == "it is round" and chat.notes == ()
     assert set(read(talk(user(), answer(**{key: None}))).messages[1]) == {"role", "content"}
 
 
@@ -159,10 +159,10 @@ CALLS: list[dict[str, Any]] = [
 def test_calls_reach_the_template_in_one_form_with_or_without_words(
     calls: dict[str, Any], content: str | None
 ) -> None:
-    made = read(talk(user(), answer(content, **calls)))
+    chat = read(talk(user(), answer(content, **calls)))
     said = content if content and content.strip() else ""
-    assert made.messages[1] == {"role": "assistant", "content": said, "tool_calls": [CALL]}
-    assert made.notes == ()
+    assert chat.messages[1] == {"role": "assistant", "content": said, "tool_calls": [CALL]}
+    assert chat.notes == ()
 
 
 def test_the_turns_of_a_tool_are_carried_in_every_writing() -> None:
@@ -172,24 +172,24 @@ def test_the_turns_of_a_tool_are_carried_in_every_writing() -> None:
         {"from": "observation", "value": '{"pounds": 7}'},
         {"from": "gpt", "value": "Seven pounds."},
     ]
-    made = read(
+    chat = read(
         {
             "conversations": turns,
             "tools": json.dumps([{"name": "weigh", "parameters": {}}]),
             "system": "You weigh.",
         }
     )
-    assert [message["role"] for message in made.messages] == [
+    assert [message["role"] for message in chat.messages] == [
         "system",
         "user",
         "assistant",
         "tool",
         "assistant",
     ]
-    assert made.messages[2] == {"role": "assistant", "content": "", "tool_calls": [CALL]}
-    assert made.messages[3]["content"] == '{"pounds": 7}'
-    assert made.tools == [{"type": "function", "function": {"name": "weigh", "parameters": {}}}]
-    assert made.notes == ()
+    assert chat.messages[2] == {"role": "assistant", "content": "", "tool_calls": [CALL]}
+    assert chat.messages[3]["content"] == '{"pounds": 7}'
+    assert chat.tools == [{"type": "function", "function": {"name": "weigh", "parameters": {}}}]
+    assert chat.notes == ()
 
 
 @pytest.mark.parametrize("role", ["tool", "function", "observation", "ipython", "tool_response"])
@@ -199,8 +199,8 @@ def test_the_turns_of_a_tool_are_carried_in_every_writing() -> None:
 )
 def test_a_result_may_be_any_value_or_nothing(role: str, content: Any, written: str) -> None:
     result = {"role": role, "name": "weigh", "tool_call_id": "c1", "content": content}
-    made = read(talk(user(), answer("", tool_calls=[CALL]), result, answer()))
-    assert made.messages[2] == {
+    chat = read(talk(user(), answer("", tool_calls=[CALL]), result, answer()))
+    assert chat.messages[2] == {
         "role": "tool",
         "content": written,
         "name": "weigh",
@@ -225,7 +225,7 @@ def deep(levels: int) -> Any:
         (answer("", tool_calls=[{"name": "f", "arguments": deep(500)}]), "nested too deeply"),
         (answer("", tool_calls=[{"name": "f\0", "arguments": {}}]), "NUL"),
         (answer(None), "'content' is null, not text"),
-        (answer([{"type": "tool_use", "name": "f"}]), "a part of type 'tool_use', which has no text"),
+        (answer([{"type": "tool_use"}]), "names no function"),
         ({"role": "wizard", "content": "x"}, "the role 'wizard'"),
     ],
 )  # fmt: skip
@@ -251,8 +251,8 @@ def test_tools_that_are_none_are_refused(tools: Any, says: str) -> None:
 
 
 def test_two_turns_of_a_role_are_left_to_the_template() -> None:
-    made = read(talk(user("a"), user("b"), answer("c"), answer("d")))
-    assert [message["content"] for message in made.messages] == ["a", "b", "c", "d"]
+    chat = read(talk(user("a"), user("b"), answer("c"), answer("d")))
+    assert [message["content"] for message in chat.messages] == ["a", "b", "c", "d"]
 
 
 # What stands beside a conversation ---------------------------------------------------------------
@@ -270,9 +270,9 @@ def test_two_turns_of_a_role_are_left_to_the_template() -> None:
     ],
 )
 def test_a_system_text_beside_a_conversation_comes_first(row: dict[str, Any], name: str) -> None:
-    made = read({**row, name: "Be kind."})
-    assert made.messages[0] == {"role": "system", "content": "Be kind."}
-    assert [message["content"] for message in made.messages[1:]] == ["ask", "said"]
+    chat = read({**row, name: "Be kind."})
+    assert chat.messages[0] == {"role": "system", "content": "Be kind."}
+    assert [message["content"] for message in chat.messages[1:]] == ["ask", "said"]
     assert [message["role"] for message in read({**row, name: "  "}).messages] == [
         "user",
         "assistant",
@@ -302,8 +302,8 @@ HISTORIES: list[Any] = [
     ],
 )
 def test_a_history_comes_before_the_question(row: dict[str, Any], history: Any) -> None:
-    made = read({**row, "history": history, "system": "You count."})
-    assert [(m["role"], m["content"]) for m in made.messages] == [
+    chat = read({**row, "history": history, "system": "You count."})
+    assert [(m["role"], m["content"]) for m in chat.messages] == [
         ("system", "You count."), ("user", "How many?"), ("assistant", "Four."), ("user", "ask"), ("assistant", "said"),
     ]  # fmt: skip
     for nothing in ([], None, ""):
@@ -373,8 +373,8 @@ def test_a_key_that_cannot_be_used_is_named(key: str, value: Any, says: str) -> 
 
 
 def test_a_key_within_a_message_is_named() -> None:
-    made = read(talk(user(mood="sad", images=["a.png"]), answer(prefix=True)))
-    assert made.notes == (
+    chat = read(talk(user(mood="sad", images=["a.png"]), answer(prefix=True)))
+    assert chat.notes == (
         "'mood' of a message is not used",
         "'images' of a message is not used: the text is learned without its pictures",
         "'prefix' of a message is not used",
@@ -382,7 +382,7 @@ def test_a_key_within_a_message_is_named() -> None:
 
 
 def test_pictures_among_the_parts_are_named_and_the_text_is_learned() -> None:
-    made = read(
+    chat = read(
         talk(
             user(
                 [
@@ -393,15 +393,15 @@ def test_pictures_among_the_parts_are_named_and_the_text_is_learned() -> None:
             answer(),
         )
     )
-    assert made.messages[0]["content"] == "What is it?"
-    assert made.notes == (
+    assert chat.messages[0]["content"] == "What is it?"
+    assert chat.notes == (
         "'image_url' in messages is not used: the text is learned without its pictures",
     )
 
 
 def test_many_keys_are_not_named_without_end() -> None:
-    made = read({**PAIR, **{f"k{number}": number + 1 for number in range(100)}})
-    assert len(made.notes) == 13 and made.notes[-1] == "more than 12 keys are not used"
+    chat = read({**PAIR, **{f"k{number}": number + 1 for number in range(100)}})
+    assert len(chat.notes) == 13 and chat.notes[-1] == "more than 12 keys are not used"
 
 
 def test_one_note_stands_for_all_rows_that_share_it(tmp_path: Path) -> None:
@@ -439,26 +439,26 @@ def test_a_preference_is_named_and_its_chosen_answer_can_be_learned(row: dict[st
         BadRow, match=r"is a preference .* set data.format to preference to learn the chosen"
     ):
         read(row)
-    made = read(row, form="preference")
-    assert [(m["role"], m["content"]) for m in made.messages] == [
+    chat = read(row, form="preference")
+    assert [(m["role"], m["content"]) for m in chat.messages] == [
         ("user", "ask"),
         ("assistant", "good"),
     ]
-    assert made.notes == ("'rejected' is not used: only the chosen answers are learned",)
+    assert chat.notes == ("'rejected' is not used: only the chosen answers are learned",)
 
 
 def test_a_chosen_answer_may_be_mapped() -> None:
-    made = read(PREFERENCES[0], columns={"prompt": "prompt", "completion": "chosen"})
-    assert made.messages[1]["content"] == "good"
+    chat = read(PREFERENCES[0], columns={"prompt": "prompt", "completion": "chosen"})
+    assert chat.messages[1]["content"] == "good"
     assert read(PREFERENCES[4], columns={"messages": "chosen"}).messages[1]["content"] == "good"
 
 
 def test_pairs_of_message_lists_are_conversations() -> None:
-    made = read(
+    chat = read(
         {"prompt": [{"role": "system", "content": "s"}, user()], "completion": [answer(weight=0)]}
     )
-    assert [message["role"] for message in made.messages] == ["system", "user", "assistant"]
-    assert made.messages[2]["learn"] is False
+    assert [message["role"] for message in chat.messages] == ["system", "user", "assistant"]
+    assert chat.messages[2]["learn"] is False
 
 
 @pytest.mark.parametrize("key", ["label", "kto_tag", "Label"])
@@ -469,11 +469,11 @@ def test_pairs_of_message_lists_are_conversations() -> None:
 def test_an_answer_marked_as_bad_is_not_learned_and_what_is_lost_is_told(
     row: Any, key: str, value: Any, learn: bool | None
 ) -> None:
-    made = read({**row, key: value})
-    assert made.messages[1].get("learn") is learn
+    chat = read({**row, key: value})
+    assert chat.messages[1].get("learn") is learn
     assert any(
         note.startswith(f"'{key}' says good or bad: ") and note.endswith("is lost")
-        for note in made.notes
+        for note in chat.notes
     )
 
 
@@ -491,9 +491,9 @@ OFFERS: list[tuple[dict[str, Any], str]] = [
 def test_the_mapping_that_would_do_is_offered_and_does(row: dict[str, Any], offer: str) -> None:
     with pytest.raises(BadRow) as caught:
         read(row)
-    said = str(caught.value)
-    assert offer in said, said
-    columns = json.loads(said[said.index("{") :])
+    message = str(caught.value)
+    assert offer in message, message
+    columns = json.loads(message[message.index("{") :])
     assert read(row, columns=columns).messages[-1]["content"] in ("s", "short", "B. b")
 
 
@@ -519,21 +519,21 @@ def test_a_part_that_the_format_does_not_use_is_refused(
 
 
 def test_a_part_beside_the_format_leaves_it_to_be_detected() -> None:
-    made = read(
+    chat = read(
         {"question": "q", "answer": "a", "context": "It rains.", "note": "s"},
         columns={"input": "context", "system": "note"},
     )
-    assert [m["content"] for m in made.messages] == [
+    assert [m["content"] for m in chat.messages] == [
         "s",
         "q\n\nIt rains.",
         "a",
-    ] and made.notes == ()
+    ] and chat.notes == ()
 
 
 def test_names_with_capitals_and_blanks_are_read_and_that_is_told() -> None:
-    made = read({" Prompt": "p", "COMPLETION ": "c"})
-    assert [m["content"] for m in made.messages] == ["p", "c"]
-    assert made.notes == (
+    chat = read({" Prompt": "p", "COMPLETION ": "c"})
+    assert [m["content"] for m in chat.messages] == ["p", "c"]
+    assert chat.notes == (
         "column ' Prompt' is read as 'prompt'",
         "column 'COMPLETION ' is read as 'completion'",
     )

@@ -18,6 +18,7 @@ import pytest
 from lab.data import catalog, chat_template, dataset_stats, hub, prepare, template_lock, token_cache
 from lab.data.dataset_preview import look
 from lab.errors import LabError, Problem
+from lab.forecasts import DatasetStats
 from lab.models import weights
 from lab.models.catalog import ModelSource
 from lab.spec import RunSpec
@@ -28,7 +29,7 @@ PAIRS = [{"prompt": f"say {n}", "completion": f"it is {n}"} for n in range(20)]
 
 def test_uploads_at_once_lose_and_mix_nothing(lab_home: Path) -> None:
     together = threading.Barrier(6)
-    kept: list[str] = []
+    remaining: list[str] = []
     refused: list[str] = []
 
     def add(number: int, name: str) -> None:
@@ -38,7 +39,7 @@ def test_uploads_at_once_lose_and_mix_nothing(lab_home: Path) -> None:
             yield f"{number}".encode() * 50_000
 
         try:
-            kept.append(catalog.add(name, blocks()).id)
+            remaining.append(catalog.add(name, blocks()).id)
         except LabError as error:
             refused.append(str(error))
 
@@ -48,7 +49,7 @@ def test_uploads_at_once_lose_and_mix_nothing(lab_home: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert sorted(kept) == ["upload:a.txt", "upload:b.txt", "upload:c.txt", "upload:same.txt"]
+    assert sorted(remaining) == ["upload:a.txt", "upload:b.txt", "upload:c.txt", "upload:same.txt"]
     assert len(refused) == 2 and all("already" in message for message in refused)
     for path in catalog.uploads_folder().iterdir():
         content = path.read_bytes()
@@ -234,12 +235,12 @@ def test_a_held_out_file_is_looked_into_before_the_run(tmp_path: Path, tokenizer
     write_rows(good, PAIRS)
     write_rows(bad, [{"colour": "red"}])
     spec = RunSpec.from_json({"data": {"dataset": str(good), "held_out": str(good)}})
-    assert dataset_stats.facts_of(spec, tokenizer)["examples"] == len(PAIRS)
+    assert dataset_stats.dataset_stats(spec, tokenizer).examples == len(PAIRS)
     for key in ("held_out", "general_set"):
         data = {"dataset": str(good), "general_mix": 0.1, key: str(bad)}
         spec = RunSpec.from_json({"data": data})
         with pytest.raises(LabError, match=rf"data\.{key}: 1 of 1 rows"):
-            dataset_stats.facts_of(spec, tokenizer)
+            dataset_stats.dataset_stats(spec, tokenizer)
 
 
 def test_a_row_that_the_template_refuses_is_named_or_skipped(
@@ -252,12 +253,12 @@ def test_a_row_that_the_template_refuses_is_named_or_skipped(
         "{% for m in messages %}{{ 1 / 0 if m.content == 'odd' else m.content }}</s>{% endfor %}"
     )
     data = {"dataset": str(file), "max_length": 64, "loss_on": "all"}
-    for reader in (dataset_stats.facts_of, prepare.prepare):
+    for reader in (dataset_stats.dataset_stats, prepare.prepare):
         with pytest.raises(LabError, match=r"row 21: The chat template fails .* ZeroDivisionError"):
             reader(RunSpec.from_json({"data": data}), other)
         skipping = RunSpec.from_json({"data": data | {"bad_rows": "skip"}})
         seen: Any = reader(skipping, other)
-        count = seen["examples"] if isinstance(seen, dict) else seen.facts()["examples"]
+        count = seen.examples if isinstance(seen, DatasetStats) else seen.facts()["examples"]
         assert count in (20, 21)
     other.chat_template = "{% for m in messages %}{{ 'a' * 10**9 }}{% endfor %}"
     with pytest.raises(chat_template.TemplateUnusable):
@@ -272,7 +273,7 @@ def test_rows_of_millions_of_characters_are_looked_at_in_part(
     data = {"dataset": str(file), "max_length": 512}
     spec = RunSpec.from_json({"data": data})
     began = time.process_time()
-    seen = dataset_stats.facts_of(spec, tokenizer)
+    seen = dataset_stats.dataset_stats(spec, tokenizer)
     assert seen["examples"] == 4
     # a word is a token: a million in each row, of which the sample holds a tenth
     assert seen["sequences_per_example"] == pytest.approx(1_000_000 / 512, rel=0.05)

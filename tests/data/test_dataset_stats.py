@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lab.data import dataset_stats
-from lab.preflight.validate import check
+from tests.answers import check
 from tests.conftest import write_rows
 
 Make = Callable[..., dict[str, Any]]
@@ -18,8 +18,8 @@ Make = Callable[..., dict[str, Any]]
 def facts_of(spec: dict[str, Any]) -> dict[str, Any]:
     answer = check(spec)
     assert answer["problems"] == []
-    found: dict[str, Any] = answer["facts"]
-    return found
+    facts: dict[str, Any] = answer["facts"]
+    return facts
 
 
 def pairs(count: int, answer: str = "yes") -> list[dict[str, str]]:
@@ -33,10 +33,10 @@ def test_a_large_files_rows_are_estimated_from_its_size(
     rows = [{"prompt": f"{number:09d}", "completion": "y" * 100} for number in range(300_000)]
     write_rows(file, rows)
     monkeypatch.setattr(dataset_stats, "READ_S", 0.05)
-    found = facts_of(make_spec(data={"dataset": str(file)}))
-    assert 0 < found["examples_read"] < 300_000, "Reading was cut off."
-    assert found["examples"] == pytest.approx(300_000, rel=0.1)
-    assert found["bytes"] == file.stat().st_size
+    facts = facts_of(make_spec(data={"dataset": str(file)}))
+    assert 0 < facts["examples_read"] < 300_000, "Reading was cut off."
+    assert facts["examples"] == pytest.approx(300_000, rel=0.1)
+    assert facts["bytes"] == file.stat().st_size
 
 
 def test_the_tokens_of_a_row_and_those_in_the_loss(
@@ -44,11 +44,11 @@ def test_the_tokens_of_a_row_and_those_in_the_loss(
 ) -> None:
     file = tmp_path / "pairs.jsonl"
     write_rows(file, pairs(10, "one two three"))
-    found = facts_of(make_spec(data={"dataset": str(file)}))
+    facts = facts_of(make_spec(data={"dataset": str(file)}))
     answer = len(tokenizer("one two three")["input_ids"])
-    assert found["loss_tokens_per_row"] == pytest.approx(answer + 1, abs=1), "And the end token."
-    assert found["tokens_per_row"] > 2 * found["loss_tokens_per_row"]
-    assert found["examples"] == 10 and found["sequences_per_example"] == 1.0
+    assert facts["loss_tokens_per_row"] == pytest.approx(answer + 1, abs=1), "And the end token."
+    assert facts["tokens_per_row"] > 2 * facts["loss_tokens_per_row"]
+    assert facts["examples"] == 10 and facts["sequences_per_example"] == 1.0
     whole = facts_of(make_spec(data={"dataset": str(file), "loss_on": "all"}))
     assert whole["loss_tokens_per_row"] > 0.8 * whole["tokens_per_row"]
 
@@ -56,9 +56,9 @@ def test_the_tokens_of_a_row_and_those_in_the_loss(
 def test_long_text_is_cut_into_several_sequences(make_spec: Make, tmp_path: Path) -> None:
     file = tmp_path / "text.jsonl"
     write_rows(file, [{"text": "word " * 200}] * 5)
-    found = facts_of(make_spec("full", data={"dataset": str(file), "max_length": 64}))
-    assert found["sequences_per_example"] == pytest.approx(200 / 64, abs=1.0)
-    assert found["tokens_per_row"] <= 64
+    facts = facts_of(make_spec("full", data={"dataset": str(file), "max_length": 64}))
+    assert facts["sequences_per_example"] == pytest.approx(200 / 64, abs=1.0)
+    assert facts["tokens_per_row"] <= 64
 
 
 def test_what_a_person_should_know_is_said(make_spec: Make, tmp_path: Path) -> None:

@@ -74,8 +74,8 @@ def test_a_field_of_any_length_is_read_whole(tmp_path: Path) -> None:
 
 
 def test_text_behind_the_last_column_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    said = refusal(tmp_path / "a.csv", b"prompt,completion,,\n" + b"p,one, two\n" * 4)
-    assert said == (
+    message = refusal(tmp_path / "a.csv", b"prompt,completion,,\n" + b"p,one, two\n" * 4)
+    assert message == (
         "4 of 4 rows of 'a.csv' cannot be used: row 2 and 3 more: has 3 fields, the first line names "
         "2 columns; a field with ',' in it has to stand in quotes. Mend these rows, or name the "
         "right columns in data.columns."
@@ -172,15 +172,18 @@ def test_another_encoding_is_named_once_with_how_to_convert_it(
         written = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     else:
         written = json.dumps(rows, ensure_ascii=False)
-    said = refusal(tmp_path / file, written.encode(codec))
-    assert said.count(f"the text seems to be {name}") == 1 and " and 29 more: is not UTF-8" in said
-    assert said.endswith(f"iconv -f {name.upper()} -t UTF-8 OLD > NEW."), said
-    assert str(tmp_path) not in said, "the folder is nobody's business"
+    message = refusal(tmp_path / file, written.encode(codec))
+    assert (
+        message.count(f"the text seems to be {name}") == 1
+        and " and 29 more: is not UTF-8" in message
+    )
+    assert message.endswith(f"iconv -f {name.upper()} -t UTF-8 OLD > NEW."), message
+    assert str(tmp_path) not in message, "the folder is nobody's business"
 
 
 def test_a_header_in_another_encoding_is_told_in_the_same_way(tmp_path: Path) -> None:
-    said = refusal(tmp_path / "a.csv", "Straße,Antwort\np,c\n".encode("cp1252"))
-    assert "row 1: is not UTF-8: byte 0xdf" in said and "iconv -f WINDOWS-1252" in said
+    message = refusal(tmp_path / "a.csv", "Straße,Antwort\np,c\n".encode("cp1252"))
+    assert "row 1: is not UTF-8: byte 0xdf" in message and "iconv -f WINDOWS-1252" in message
 
 
 @pytest.mark.parametrize(
@@ -272,21 +275,21 @@ NAMES = [
 def test_an_upload_of_any_name_is_kept_under_a_safe_one_that_is_told(
     lab_home: Path, name: str, kept: str
 ) -> None:
-    made = catalog.add(name, [b"x"])
-    assert made.id == f"upload:{kept}" and catalog.resolve(made.id).path.read_bytes() == b"x"
-    assert catalog.renamed(name, made).endswith(f" is kept as '{kept}'.")
+    added = catalog.add(name, [b"x"])
+    assert added.id == f"upload:{kept}" and catalog.resolve(added.id).path.read_bytes() == b"x"
+    assert catalog.renamed(name, added).endswith(f" is kept as '{kept}'.")
     again = catalog.add(name, iter([b"y"]))
     stem, _, ending = kept.partition(".")
     assert again.id == f"upload:{stem}-2.{ending}", "a safe name that is taken gets a number"
-    assert made.path.read_bytes() == b"x" and again.path.read_bytes() == b"y"
+    assert added.path.read_bytes() == b"x" and again.path.read_bytes() == b"y"
     assert sorted(path.name for path in catalog.uploads_folder().iterdir()) == sorted(
         [kept, again.path.name]
     )
 
 
 def test_a_name_that_is_safe_already_is_kept_or_refused(lab_home: Path) -> None:
-    made = catalog.add("chats.jsonl", [b"x"])
-    assert catalog.renamed("chats.jsonl", made) == ""
+    added = catalog.add("chats.jsonl", [b"x"])
+    assert catalog.renamed("chats.jsonl", added) == ""
     with pytest.raises(LabError, match="already"):
         catalog.add("chats.jsonl", [b"y"])
     assert catalog.add("dir/chats.jsonl", [b"y"]).id == "upload:chats-2.jsonl"

@@ -113,18 +113,20 @@ def test_a_json_list_and_a_limit(tmp_path: Path) -> None:
 
 
 def test_built_in_datasets_are_whole() -> None:
-    found = catalog.built_in()
-    assert {one.id for one in found} >= {
+    datasets = catalog.built_in()
+    assert {row.id for row in datasets} >= {
         "builtin:persona-chats",
         "builtin:everyday-instructions",
         "builtin:support-tickets",
     }
-    for dataset in found:
+    for dataset in datasets:
         examples = read_examples(dataset.path)
         assert len(examples) == dataset.card["rows"]
         assert dataset.card["license"] == "Apache-2.0"
         asked = [example.messages[:-1] or example.text for example in examples]
-        assert len({repr(one) for one in asked}) == len(asked), "a prompt stands there twice"
+        assert len({repr(request) for request in asked}) == len(asked), (
+            "a prompt stands there twice"
+        )
 
 
 GENERATED = ["support-tickets", "text-to-shell", "order-extraction", "glossary"]
@@ -135,28 +137,28 @@ def test_a_generated_set_comes_out_of_its_generator(name: str) -> None:
     folder = catalog.ASSETS / "datasets"
     rows = runpy.run_path(str(folder / f"make_{name.replace('-', '_')}.py"))["rows"]()
     parts = rows if isinstance(rows, tuple) else (rows,)
-    for ending, made in zip(("", ".held-out"), parts, strict=False):
+    for ending, part in zip(("", ".held-out"), parts, strict=False):
         stored = (folder / f"{name}{ending}.jsonl").read_text(encoding="utf-8").splitlines()
-        assert [json.loads(line) for line in stored] == made
+        assert [json.loads(line) for line in stored] == part
 
 
 def test_no_set_teaches_a_manner_instead_of_a_task() -> None:
     """Answers differ, and no opening of five words begins more than an eighth of the prompts."""
     for dataset in catalog.built_in():
-        chats = [one.messages for one in read_examples(dataset.path) if one.messages]
+        chats = [example.messages for example in read_examples(dataset.path) if example.messages]
         if not chats:
             continue
-        said = {messages[-1]["content"] for messages in chats}
-        assert len(said) >= min(12, len(chats)), dataset.id
-        begins = Counter(" ".join(one[-2]["content"].lower().split()[:5]) for one in chats)
+        texts = {messages[-1]["content"] for messages in chats}
+        assert len(texts) >= min(12, len(chats)), dataset.id
+        begins = Counter(" ".join(chat[-2]["content"].lower().split()[:5]) for chat in chats)
         assert begins.most_common(1)[0][1] <= max(2, len(chats) / 8), (dataset.id, begins)
 
 
 def test_other_seeds_make_other_worlds() -> None:
-    made = runpy.run_path(str(catalog.ASSETS / "datasets" / "make_made_up_facts.py"))
-    first, second = (made["rows"](seed=seed, each=10)[0] for seed in (1, 2))
-    assert first == made["rows"](seed=1, each=10)[0] != second
-    train, held = made["rows"]()
+    script_globals = runpy.run_path(str(catalog.ASSETS / "datasets" / "make_made_up_facts.py"))
+    first, second = (script_globals["rows"](seed=seed, each=10)[0] for seed in (1, 2))
+    assert first == script_globals["rows"](seed=1, each=10)[0] != second
+    train, held = script_globals["rows"]()
     assert {row["fact"] for row in held} == {row["fact"] for row in train}
     assert not {row["question"] for row in held} & {row["question"] for row in train}
 

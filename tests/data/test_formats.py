@@ -146,8 +146,8 @@ def test_columns_decide_the_shape_and_reach_into_values() -> None:
     assert turns(row, columns={"prompt": "a.b.2", "completion": "c", "input": "d"}) == [
         ("user", "z\n\nmore"), ("assistant", "said"),
     ]  # fmt: skip
-    found = columns_of({"question": "q", "answer": "a"}, "question-answer")
-    assert found == {"prompt": "question", "completion": "answer"}
+    columns = columns_of({"question": "q", "answer": "a"}, "question-answer")
+    assert columns == {"prompt": "question", "completion": "answer"}
 
 
 @pytest.mark.parametrize(

@@ -38,8 +38,8 @@ def repeated(text: str, count: int) -> Any:
 def read(path: Path, data: bytes, **reading: Any) -> tuple[int, ExampleReader]:
     """(usable rows, the account of all)."""
     path.write_bytes(data)
-    found = ExampleReader(path, ReadOptions(**reading))
-    return sum(1 for _ in found), found
+    reader = ExampleReader(path, ReadOptions(**reading))
+    return sum(1 for _ in reader), reader
 
 
 # (name, file, content, reading, what the refusal says)
@@ -128,14 +128,14 @@ def test_only_the_row_at_fault_is_lost_and_time_is_linear(
 ) -> None:
     data = make()
     began = time.process_time()
-    count, found = read(tmp_path / name, data, bad_rows="skip")
+    count, reader = read(tmp_path / name, data, bad_rows="skip")
     took = time.process_time() - began
-    assert count == good, found.invalid_summary()
+    assert count == good, reader.invalid_summary()
     if row:
-        first = found.reasons.groups[0]
-        assert first.row == row and reason in first.text, found.invalid_summary()
+        first = reader.reasons.groups[0]
+        assert first.row == row and reason in first.text, reader.invalid_summary()
     else:
-        assert found.num_invalid == 0, found.invalid_summary()
+        assert reader.num_invalid == 0, reader.invalid_summary()
     assert took < SECONDS, f"reading took {took:.1f} s"
 
 
@@ -209,15 +209,15 @@ def test_reading_ends_when_its_time_is_over(
 ) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"text": "x"}\n' * 100_000)
-    found = ExampleReader(path)
-    found.end_after(60)
+    reader = ExampleReader(path)
+    reader.end_after(60)
     counted = 0
-    for _ in found:
+    for _ in reader:
         counted += 1
         if counted == 10:
-            found.end_after(-1)
-    assert not found.is_whole and 10 <= found.num_valid < 100_000
-    assert 0 < found.bytes_read < found.size, "progress tells how far it came"
+            reader.end_after(-1)
+    assert not reader.is_whole and 10 <= reader.num_valid < 100_000
+    assert 0 < reader.bytes_read < reader.size, "progress tells how far it came"
     path.write_bytes(b"1\n" * 50_000)
     slow = ExampleReader(path, ReadOptions(bad_rows="skip"))
     slow.end_after(-1)

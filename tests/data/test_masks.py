@@ -155,9 +155,9 @@ def dressed(tokenizer: Any, name: str) -> Any:
     if source.endswith(".jinja"):
         import importlib.util
 
-        found = importlib.util.find_spec("trl")
-        assert found is not None and found.origin is not None
-        source = (Path(found.origin).parent / "chat_templates" / source).read_text("utf-8")
+        module = importlib.util.find_spec("trl")
+        assert module is not None and module.origin is not None
+        source = (Path(module.origin).parent / "chat_templates" / source).read_text("utf-8")
     if source:
         changed.add_special_tokens(
             {"bos_token": begin, "eos_token": end, "additional_special_tokens": special}
@@ -207,11 +207,13 @@ def test_training_and_asking_agree(tokenizer: Any, name: str) -> None:
     """What stands before the last answer in training is what the model is asked with."""
     family = dressed(tokenizer, name)
     (tokens,) = chat_template.tokenize(CHAT, family, "", "completion", 512)
-    asked = chat_template.render(family, list(CHAT.messages[:-1]), to_answer=True)
+    prompt = chat_template.render(family, list(CHAT.messages[:-1]), to_answer=True)
     before = [
-        one for one, label in zip(tokens.ids, tokens.labels, strict=True) if label == IGNORE_INDEX
+        token_id
+        for token_id, label in zip(tokens.ids, tokens.labels, strict=True)
+        if label == IGNORE_INDEX
     ]
     assert (
-        family(asked, add_special_tokens=False)["input_ids"]
-        == before[: len(family(asked, add_special_tokens=False)["input_ids"])]
+        family(prompt, add_special_tokens=False)["input_ids"]
+        == before[: len(family(prompt, add_special_tokens=False)["input_ids"])]
     )

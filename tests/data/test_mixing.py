@@ -51,10 +51,12 @@ def texts(words: Any, rows: Sequence[TokenSequence]) -> list[str]:
 def test_the_share_of_general_text_is_of_all_rows(
     ready: Prepare, words: Any, own: int, share: float, general: int
 ) -> None:
-    made = ready(pairs(own, 0), general_mix=share, general_set=pairs(40, 40, "w91"))
-    found = Counter("w91" in text for text in texts(words, made.train))
-    assert (found[False], found[True]) == (own, general) == (own, made.figures["general_rows"])
-    assert found[True] / found.total() == pytest.approx(share)
+    prepared = ready(pairs(own, 0), general_mix=share, general_set=pairs(40, 40, "w91"))
+    counts = Counter("w91" in text for text in texts(words, prepared.train))
+    assert (
+        (counts[False], counts[True]) == (own, general) == (own, prepared.figures["general_rows"])
+    )
+    assert counts[True] / counts.total() == pytest.approx(share)
 
 
 def test_general_rows_are_the_same_in_every_run_and_none_twice_before_all(
@@ -64,8 +66,8 @@ def test_general_rows_are_the_same_in_every_run_and_none_twice_before_all(
     drawn = []
     for seed in (1, 2):
         random.seed(seed)
-        made = ready(pairs(20, 0), **settings)
-        drawn.append([text for text in texts(words, made.train) if "w91" in text])
+        prepared = ready(pairs(20, 0), **settings)
+        drawn.append([text for text in texts(words, prepared.train) if "w91" in text])
     assert drawn[0] == drawn[1], "whatever the state of the process's own generator"
     counts = Counter(drawn[0])
     assert len(drawn[0]) == 20 and set(counts.values()) == {2, 3} and len(counts) == 8
@@ -82,11 +84,11 @@ def test_general_rows_follow_the_runs_terms_of_loss_and_length_only(
         {"prompt": "w42 " * 40, "completion": "w91"},
     ]
     own = [{"ask": f"w{n}", "say": "w90"} for n in range(4)]
-    made = ready(
+    prepared = ready(
         own, columns={"prompt": "ask", "completion": "say"}, slots={"name": "w99"},
         system_prompt="w80", general_mix=0.5, general_set=general, max_length=12,
     )  # fmt: skip
-    rows = list(made.train)
+    rows = list(prepared.train)
     mixed = [row for row in rows if "w91" in words.decode(row.ids)]
     assert len(rows) == 8 and len(mixed) == 4, "the one row that can be used, four times"
     for row in mixed:
@@ -107,26 +109,28 @@ def test_a_general_set_of_the_lab_keeps_its_own_system_prompt(
     monkeypatch.setattr(
         prepare.catalog, "resolve", lambda name: card if name == card.id else resolve(name)
     )
-    made = ready(pairs(4, 0), general_mix=0.5, general_set=card.id, system_prompt="w80")
-    for text in texts(words, made.train):
+    prepared = ready(pairs(4, 0), general_mix=0.5, general_set=card.id, system_prompt="w80")
+    for text in texts(words, prepared.train):
         assert ("w77" in text, "w80" in text) == ("w91" in text, "w90" in text)
 
 
 def test_the_pieces_of_a_long_text_are_held_out_together(ready: Prepare, words: Any) -> None:
     """By row of the file: a piece of what is measured may not be learned from."""
     rows = [{"text": " ".join(f"w{n}" for _ in range(100))} for n in range(10)]
-    made = ready(rows, eval_fraction=0.3, loss_on="all")
-    held = {row.sources[0] for row in made.held_out}
-    trained = {row.sources[0] for row in made.train}
+    prepared = ready(rows, eval_fraction=0.3, loss_on="all")
+    held = {row.sources[0] for row in prepared.held_out}
+    trained = {row.sources[0] for row in prepared.train}
     assert len(held) == 3 and not held & trained and held | trained == set(range(1, 11))
-    assert len(made.held_out) == 3 * 4, "101 tokens are four pieces of 32"
-    assert made.figures["held_out_rows"] == 12 and made.figures["examples"] == 10
+    assert len(prepared.held_out) == 3 * 4, "101 tokens are four pieces of 32"
+    assert prepared.figures["held_out_rows"] == 12 and prepared.figures["examples"] == 10
 
 
 def test_a_held_out_set_of_its_own_leaves_all_rows_to_train(ready: Prepare, words: Any) -> None:
-    made = ready(pairs(10, 0), eval_fraction=0.5, held_out=pairs(3, 50, "w91"), system_prompt="w80")
-    assert (made.figures["train_rows"], made.figures["held_out_rows"]) == (10, 3)
-    assert all("w80" in text and "w91" in text for text in texts(words, made.held_out)), (
+    prepared = ready(
+        pairs(10, 0), eval_fraction=0.5, held_out=pairs(3, 50, "w91"), system_prompt="w80"
+    )
+    assert (prepared.figures["train_rows"], prepared.figures["held_out_rows"]) == (10, 3)
+    assert all("w80" in text and "w91" in text for text in texts(words, prepared.held_out)), (
         "measured on the terms of the training"
     )
 
@@ -134,31 +138,31 @@ def test_a_held_out_set_of_its_own_leaves_all_rows_to_train(ready: Prepare, word
 def test_figures_are_of_what_they_say(ready: Prepare) -> None:
     """By hand: a turn token, a word, an end; a turn, the answer of three words, an end."""
     rows = pairs(6, 0, "w90 w91 w92")
-    made = ready([*rows, {"prompt": "w1 " * 40, "completion": "w2"}], eval_fraction=0.4)
-    kept = [*made.train, *made.held_out]
+    prepared = ready([*rows, {"prompt": "w1 " * 40, "completion": "w2"}], eval_fraction=0.4)
+    kept = [*prepared.train, *prepared.held_out]
     assert {(row.tokens, row.counted) for row in kept} == {(8, 4)}
-    figures = made.figures
+    figures = prepared.figures
     assert figures["examples"] == 7 and figures["truncated"] == figures["dropped"] == 1
     assert figures["train_rows"] + figures["held_out_rows"] == 6
     assert figures["train_tokens"] == 8 * figures["train_rows"]
     assert figures["train_loss_tokens"] == 4 * figures["train_rows"]
     assert figures["held_out_loss_tokens"] == 4 * figures["held_out_rows"]
-    assert any("1 rows have no token that the loss counts" in note for note in made.notes)
-    assert made.first.row == 1 and made.first.messages[0]["content"] == "w0"
+    assert any("1 rows have no token that the loss counts" in note for note in prepared.notes)
+    assert prepared.first.row == 1 and prepared.first.messages[0]["content"] == "w0"
     other = ready([*rows[:5], {"prompt": "w9", "completion": "w3"}], eval_fraction=0.4)
-    assert made.figures["train_hash"] != made.figures["held_out_hash"]
-    assert other.figures["train_hash"] != made.figures["train_hash"]
+    assert prepared.figures["train_hash"] != prepared.figures["held_out_hash"]
+    assert other.figures["train_hash"] != prepared.figures["train_hash"]
 
 
 def test_held_out_rows_that_cannot_be_scored_are_told(ready: Prepare) -> None:
-    made = ready(pairs(4, 0), eval_fraction=0.25, max_length=32)
-    assert not any("the evaluation loss is missing" in note for note in made.notes)
+    prepared = ready(pairs(4, 0), eval_fraction=0.25, max_length=32)
+    assert not any("the evaluation loss is missing" in note for note in prepared.notes)
     rows = pairs(4, 0)
-    held = made.held_out[0].sources[0]
+    held = prepared.held_out[0].sources[0]
     rows[held - 1]["prompt"] = "w5 " * 40
-    made = ready(rows, eval_fraction=0.25)
-    assert len(made.held_out) == 0
-    assert any("the evaluation loss is missing" in note for note in made.notes)
+    prepared = ready(rows, eval_fraction=0.25)
+    assert len(prepared.held_out) == 0
+    assert any("the evaluation loss is missing" in note for note in prepared.notes)
 
 
 @pytest.mark.parametrize(
@@ -173,9 +177,9 @@ def test_the_system_prompt_is_the_specs_or_the_cards(
     card = Dataset("builtin:x", file, {"system_prompt": "w60"})
     monkeypatch.setattr(prepare.catalog, "resolve", lambda name: card)
     data = {"system_prompt": given, "max_length": 32, "eval_fraction": 0.0, "packing": "off"}
-    made = prepare.prepare(RunSpec.from_json({"data": data}), words)
-    assert made.system_prompt == (says or "")
-    shown = {text.split()[1] for text in texts(words, made.train)}
+    prepared = prepare.prepare(RunSpec.from_json({"data": data}), words)
+    assert prepared.system_prompt == (says or "")
+    shown = {text.split()[1] for text in texts(words, prepared.train)}
     assert shown == ({says} if says else {"w0", "w1"})
 
 
@@ -188,20 +192,22 @@ def test_the_spec_names_columns_before_the_card_does(
     monkeypatch.setattr(prepare.catalog, "resolve", lambda name: card)
     for columns, expected in (({}, "w1"), ({"prompt": "c", "completion": "b"}, "w3")):
         data = {"columns": columns, "eval_fraction": 0.0, "max_length": 32, "packing": "off"}
-        made = prepare.prepare(RunSpec.from_json({"data": data}), words)
-        assert texts(words, made.train)[0].split()[1] == expected
+        prepared = prepare.prepare(RunSpec.from_json({"data": data}), words)
+        assert texts(words, prepared.train)[0].split()[1] == expected
 
 
 def test_only_the_first_rows_are_used_where_that_was_asked(ready: Prepare) -> None:
-    made = ready(pairs(20, 0), max_examples=7)
-    assert sorted(row.sources[0] for row in made.train) == list(range(1, 8))
+    prepared = ready(pairs(20, 0), max_examples=7)
+    assert sorted(row.sources[0] for row in prepared.train) == list(range(1, 8))
 
 
 def test_packing_joins_rows_only_where_it_is_on(ready: Prepare) -> None:
     for packing, most in (("off", 1), ("on", 5)):
-        made = ready(pairs(20, 0), packing=packing)  # six tokens each, thirty-two a row
-        assert max(len(row.lengths) for row in made.train) == most
-        assert sorted(one for row in made.train for one in row.sources) == list(range(1, 21))
+        prepared = ready(pairs(20, 0), packing=packing)  # six tokens each, thirty-two a row
+        assert max(len(row.lengths) for row in prepared.train) == most
+        assert sorted(source for row in prepared.train for source in row.sources) == list(
+            range(1, 21)
+        )
 
 
 @pytest.mark.parametrize("begins", [True, False])
@@ -223,12 +229,12 @@ def test_a_text_that_goes_on_begins_once_and_ends_once(
         [{"text": " ".join(part), "goes_on": number < 2} for number, part in enumerate(parts)],
     )
     data = {"dataset": str(file), "eval_fraction": 0.0, "max_length": 16, "packing": "off"}
-    made = prepare.prepare(RunSpec.from_json({"data": data}), words)
-    ids = [token for row in made.train for token in row.ids]
+    prepared = prepare.prepare(RunSpec.from_json({"data": data}), words)
+    ids = [token for row in prepared.train for token in row.ids]
     expected = [2 + n for n in range(60)] + [0]
     assert ids == ([1, *expected] if begins else expected)
-    assert {row.tokens for row in list(made.train)[:-1]} == {16}
-    assert all(row.labels == [IGNORE_INDEX, *row.ids[1:]] for row in made.train)
+    assert {row.tokens for row in list(prepared.train)[:-1]} == {16}
+    assert all(row.labels == [IGNORE_INDEX, *row.ids[1:]] for row in prepared.train)
     assert len(list(token_cache.folder().iterdir())) == 1
 
 
@@ -240,7 +246,7 @@ def test_other_sides_of_the_cut_are_other_tokens(
     write_rows(file, [{"prompt": "w1 w2", "completion": " ".join(f"w{n}" for n in range(10, 40))}])
     ends = {}
     for side in ("right", "left"):
-        made = ready(str(file), truncation=side, max_length=16)
-        ends[side] = texts(words, made.train)[0].split()
+        prepared = ready(str(file), truncation=side, max_length=16)
+        ends[side] = texts(words, prepared.train)[0].split()
     assert ends["right"][:3] == ["<|turn|>", "w1", "w2"]
     assert ends["left"][-2:] == ["w39", "<|end|>"]

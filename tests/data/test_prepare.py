@@ -44,8 +44,8 @@ def write(path: Path, rows: list[dict[str, str]]) -> Path:
         data = out.getvalue()
     elif name.endswith((".csv", ".tsv")):
         text = io.StringIO(newline="")
-        made = csv.writer(text, delimiter="\t" if name.endswith(".tsv") else ",")
-        made.writerows([list(rows[0]), *[list(row.values()) for row in rows]])
+        table = csv.writer(text, delimiter="\t" if name.endswith(".tsv") else ",")
+        table.writerows([list(rows[0]), *[list(row.values()) for row in rows]])
         data = text.getvalue().encode()
     elif name.endswith(".json"):
         data = json.dumps(rows, indent=1).encode()
@@ -60,9 +60,9 @@ def write(path: Path, rows: list[dict[str, str]]) -> Path:
 def test_every_format_gives_the_same_examples(tmp_path: Path, suffix: str, packed: str) -> None:
     rows = [{**row, "completion": f'{row["completion"]},\n"quoted"\té'} for row in PAIRS]
     path = write(tmp_path / f"rows.{suffix}{packed}", rows)
-    found = [one.messages for one in ExampleReader(path)]
-    plain = [one.messages for one in ExampleReader(write(tmp_path / "plain.jsonl", rows))]
-    assert found == plain and len(found) == 40
+    messages = [example.messages for example in ExampleReader(path)]
+    plain = [example.messages for example in ExampleReader(write(tmp_path / "plain.jsonl", rows))]
+    assert messages == plain and len(messages) == 40
     assert len(list(ExampleReader(path, ReadOptions(limit=7)))) == 7
 
 
@@ -70,8 +70,8 @@ def test_plain_text_is_cut_at_blank_lines_and_joined_again(tmp_path: Path, token
     text = "".join(f"Paragraph {n} goes on for a while.\n" * 40 + "\n" for n in range(12))
     path = tmp_path / "book.txt.gz"
     path.write_bytes(gzip.compress(text.encode()))
-    found = list(ExampleReader(path))
-    assert "".join(one.text for one in found) == text and len(found) > 3
+    items = list(ExampleReader(path))
+    assert "".join(row.text for row in items) == text and len(items) > 3
     spec = spec_of(path, eval_fraction=0.0)
     made = prepare.prepare(spec, tokenizer).train
     ids = [token for row in made for token in row.ids]
@@ -83,9 +83,9 @@ def test_tokens_are_made_once_and_shared(
     tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(tmp_path / "a.jsonl", PAIRS)
-    told: list[tuple[int, int]] = []
-    first = prepare.prepare(spec_of(path), tokenizer, lambda *at: told.append(at))
-    assert told and len(list(token_cache.folder().iterdir())) == 1
+    messages: list[tuple[int, int]] = []
+    first = prepare.prepare(spec_of(path), tokenizer, lambda *at: messages.append(at))
+    assert messages and len(list(token_cache.folder().iterdir())) == 1
     shutil.copy(path, tmp_path / "copy.jsonl")
     with monkeypatch.context() as patch:
         patch.setattr(prepare.chat_template, "tokenize", None)  # would fail if it were called
@@ -126,9 +126,9 @@ def test_bad_rows_are_skipped_and_told(tmp_path: Path, tokenizer: Any) -> None:
     write_rows(path, [*PAIRS, {"prompt": "x", "completion": 5}])
     with pytest.raises(LabError, match="row 41: 'completion' is 5, not text"):
         prepare.prepare(spec_of(path), tokenizer)
-    made = prepare.prepare(spec_of(path, bad_rows="skip"), tokenizer)
-    assert made.figures["bad"] == 1 and made.figures["examples"] == 40
-    assert any("row 41" in note for note in made.notes)
+    prepared = prepare.prepare(spec_of(path, bad_rows="skip"), tokenizer)
+    assert prepared.figures["bad"] == 1 and prepared.figures["examples"] == 40
+    assert any("row 41" in note for note in prepared.notes)
 
 
 def test_rows_that_the_template_refuses_are_bad_rows(tmp_path: Path, tokenizer: Any) -> None:
@@ -142,8 +142,8 @@ def test_rows_that_the_template_refuses_are_bad_rows(tmp_path: Path, tokenizer: 
     path = write(tmp_path / "a.jsonl", PAIRS)
     with pytest.raises(LabError, match=r"1 of 40 rows .* row 4: The chat template refuses"):
         prepare.prepare(spec_of(path), strict)
-    made = prepare.prepare(spec_of(path, bad_rows="skip"), strict)
-    assert (made.figures["examples"], made.figures["bad"]) == (39, 1)
+    prepared = prepare.prepare(spec_of(path, bad_rows="skip"), strict)
+    assert (prepared.figures["examples"], prepared.figures["bad"]) == (39, 1)
 
 
 def test_rows_longer_than_the_window_and_without_a_loss_token(
@@ -166,11 +166,13 @@ def test_general_text_is_mixed_in_by_its_share(tmp_path: Path, tokenizer: Any) -
         [{"prompt": f"why {n}", "completion": f"because {n}"} for n in range(3)],
     )
     spec = spec_of(path, general_mix=0.1, general_set=str(other), eval_fraction=0.1)
-    made = prepare.prepare(spec, tokenizer)
-    texts = [tokenizer.decode(row.ids) for row in made.train]
-    assert sum("because" in text for text in texts) == made.figures["general_rows"] == 4
-    assert len(texts) == 40 and not any("because" in tokenizer.decode(r.ids) for r in made.held_out)
-    assert any("they repeat" in note for note in made.notes)
+    prepared = prepare.prepare(spec, tokenizer)
+    texts = [tokenizer.decode(row.ids) for row in prepared.train]
+    assert sum("because" in text for text in texts) == prepared.figures["general_rows"] == 4
+    assert len(texts) == 40 and not any(
+        "because" in tokenizer.decode(r.ids) for r in prepared.held_out
+    )
+    assert any("they repeat" in note for note in prepared.notes)
     assert len({text for text in texts if "because" in text}) == 3, "each once before any twice"
 
 
@@ -180,8 +182,8 @@ def test_columns_slots_and_nested_values(tmp_path: Path) -> None:
     reading = ReadOptions(
         columns={"prompt": "ask", "completion": "say.0.text"}, slots={"name": "Wren"}
     )
-    (one,) = ExampleReader(path, reading)
-    assert [turn["content"] for turn in one.messages] == ["who?", "I am Wren"]
+    (example,) = ExampleReader(path, reading)
+    assert [turn["content"] for turn in example.messages] == ["who?", "I am Wren"]
     with pytest.raises(LabError, match=r"row 1: has no 'say\.1\.text'"):
         list(
             ExampleReader(path, ReadOptions(columns={"prompt": "ask", "completion": "say.1.text"}))
@@ -190,10 +192,10 @@ def test_columns_slots_and_nested_values(tmp_path: Path) -> None:
 
 def test_a_set_with_its_own_held_out_part(tokenizer: Any) -> None:
     name = "builtin:made-up-facts"
-    made = prepare.prepare(spec_of(name, held_out=f"{name}@held-out"), tokenizer)
+    prepared = prepare.prepare(spec_of(name, held_out=f"{name}@held-out"), tokenizer)
     card = catalog.resolve(name).card
-    assert made.figures["train_rows"] == card["rows"]
-    assert made.figures["held_out_rows"] == card["held_out_rows"]
+    assert prepared.figures["train_rows"] == card["rows"]
+    assert prepared.figures["held_out_rows"] == card["held_out_rows"]
 
 
 @pytest.mark.parametrize(
@@ -248,9 +250,9 @@ def test_tokens_spell_their_text_whole(tokenizer: Any) -> None:
 
 def test_uploads_are_kept_under_plain_names(tmp_path: Path) -> None:
     path = write(tmp_path / "my-chats.jsonl", PAIRS)
-    made = catalog.add_file(path)
-    assert made.id == "upload:my-chats.jsonl" == catalog.uploads()[0].id
-    assert catalog.resolve(made.id).path.read_bytes() == path.read_bytes()
+    added = catalog.add_file(path)
+    assert added.id == "upload:my-chats.jsonl" == catalog.uploads()[0].id
+    assert catalog.resolve(added.id).path.read_bytes() == path.read_bytes()
     with pytest.raises(LabError, match="already"):
         catalog.add_file(path)
     for name in ("x", "x.exe", "x.jsonl/", "x" * 200):
@@ -263,7 +265,7 @@ def test_uploads_are_kept_under_plain_names(tmp_path: Path) -> None:
     with pytest.raises(LabError, match="There is no uploaded"):
         catalog.resolve("upload:link.jsonl")
     catalog.remove("my-chats.jsonl")
-    assert not made.path.exists()
+    assert not added.path.exists()
 
 
 def test_hub_ids() -> None:
@@ -273,8 +275,13 @@ def test_hub_ids() -> None:
     assert wanted.file.is_relative_to(paths.home())
     for text in ("org", "org/../name", "a/b/c", "org/na--me", "org/name@", "../x", "org/name\n"):
         assert not hub.is_id(text), text
-    for one in hub.known():
-        assert hub.is_id(one["id"]) and one["license"] and one["rows"] and one["summary"]
+    for dataset in hub.known():
+        assert (
+            hub.is_id(dataset["id"])
+            and dataset["license"]
+            and dataset["rows"]
+            and dataset["summary"]
+        )
 
 
 def test_a_fetch_that_was_killed_is_no_fetch() -> None:
@@ -297,9 +304,9 @@ def test_a_run_keeps_its_first_batch_and_its_cost(
         train={"max_steps": 3, "probe": "on", "sample_every": 0, "save_every": 0},
         data={"general_mix": 0.2, "bucketing": "on"},
     )
-    kept = read_object(run.first_batch)
-    assert kept is not None and len(kept["rows"]) == kept["batch_size"] == 2
-    assert all(any(token["counted"] for token in row["tokens"]) for row in kept["rows"])
+    stored = read_object(run.first_batch)
+    assert stored is not None and len(stored["rows"]) == stored["batch_size"] == 2
+    assert all(any(token["counted"] for token in row["tokens"]) for row in stored["rows"])
     summary = (read_object(run.result) or {})["summary"]
     assert summary["probe/rise"] == pytest.approx(
         summary["probe/loss"] - summary["probe/base_loss"]

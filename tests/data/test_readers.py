@@ -84,15 +84,15 @@ def test_progress_ends_with_the_file(tmp_path: Path, name: str) -> None:
     else:
         lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
         path.write_bytes(gzip.compress(lines) if name.endswith("gz") else lines)
-    found = RecordReader(path)
+    reader = RecordReader(path)
     seen = []
     numbers = []
-    for row, _ in found:
-        seen.append(found.done)
+    for row, _ in reader:
+        seen.append(reader.done)
         numbers.append(row)
-    assert seen == sorted(seen) and found.done == found.size == path.stat().st_size
+    assert seen == sorted(seen) and reader.done == reader.size == path.stat().st_size
     if not name.endswith(("gz", "parquet")):  # those are read at once: a few kilobytes
-        assert seen[len(seen) // 2] < found.size, "half way it is not at its end"
+        assert seen[len(seen) // 2] < reader.size, "half way it is not at its end"
     if name != "a.txt":
         first = 2 if name == "a.csv" else 1
         assert numbers == list(range(first, first + 2000)), "rows are numbered as in the file"

@@ -21,7 +21,7 @@ def rows_of(path: Path, rows: list[Any], **reading: Any) -> ExampleReader:
 def test_a_limit_counts_rows_that_can_be_used(tmp_path: Path) -> None:
     rows = [{"text": "a"}, {"text": ""}, {"text": "b"}, {"text": "c"}, {"text": ""}]
     made = rows_of(tmp_path, rows, limit=2, bad_rows="skip")
-    assert [one.row for one in made] == [1, 3] and made.num_invalid == 1
+    assert [row.row for row in made] == [1, 3] and made.num_invalid == 1
 
 
 def test_every_bad_row_is_counted_and_each_reason_is_told_once(tmp_path: Path) -> None:
@@ -50,16 +50,16 @@ def test_a_file_of_bad_rows_only_is_refused_even_where_they_are_skipped(tmp_path
 
 
 def test_a_row_that_its_template_refuses_is_no_longer_a_good_one(tmp_path: Path) -> None:
-    made = rows_of(tmp_path, [{"text": "a"}, {"text": "b"}], bad_rows="skip")
+    rows = rows_of(tmp_path, [{"text": "a"}, {"text": "b"}], bad_rows="skip")
     with pytest.raises(LabError, match=r"2 of 2 rows .* row 1 and 1 more: refused"):
-        for one in made:
-            made.reject(one.row, "refused")
-    assert (made.num_valid, made.num_invalid) == (0, 2)
+        for row in rows:
+            rows.reject(row.row, "refused")
+    assert (rows.num_valid, rows.num_invalid) == (0, 2)
 
 
 @pytest.mark.parametrize(
     ("row", "has_chats"), [({"text": "a"}, False), ({"prompt": "a", "completion": "b"}, True)]
 )
 def test_whether_a_file_holds_chats(tmp_path: Path, row: Any, has_chats: bool) -> None:
-    made = rows_of(tmp_path, [row] * 2)
-    assert len(list(made)) == 2 and made.has_chats is has_chats
+    rows = rows_of(tmp_path, [row] * 2)
+    assert len(list(rows)) == 2 and rows.has_chats is has_chats

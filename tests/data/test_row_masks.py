@@ -62,7 +62,7 @@ def test_where_all_is_learned_a_mark_is_refused_not_passed_over(
     says = r"row 1 and 11 more: marks what is not to be learned, and data\.loss_on is all"
     with pytest.raises(LabError, match=says):
         dataset_preview.look(spec)
-    for reader in (dataset_stats.facts_of, prepare.prepare):
+    for reader in (dataset_stats.dataset_stats, prepare.prepare):
         with pytest.raises(LabError, match=says):
             reader(RunSpec.from_json(spec), tokenizer)
     with pytest.raises(LabError, match=r"[^.]\. Name the right columns|[^.]\. Mend these rows"):
@@ -78,7 +78,9 @@ def test_page_check_and_run_say_the_same_of_the_rows(
         "'mood' is not used (12 rows, the first is row 1).",
     ]
     assert dataset_preview.look(spec)["notes"] == notes
-    assert dataset_stats.facts_of(RunSpec.from_json(spec), tokenizer)["warnings"][:2] == notes
+    assert dataset_stats.dataset_stats(RunSpec.from_json(spec), tokenizer).warnings[:2] == tuple(
+        notes
+    )
     assert prepare.prepare(RunSpec.from_json(spec), tokenizer).notes[-2:] == notes
     again = prepare.prepare(RunSpec.from_json(spec), tokenizer).notes
     assert again[-2:] == notes, "the stored tokens keep the notes"
@@ -89,7 +91,7 @@ def test_a_file_of_marked_answers_only_has_nothing_to_learn(
 ) -> None:
     rows = [{"prompt": f"w{n}", "completion": "w1", "label": False} for n in range(4)]
     spec = RunSpec.from_json(spec_of(tmp_path, rows, tiny_model))
-    for reader in (dataset_stats.facts_of, prepare.prepare):
+    for reader in (dataset_stats.dataset_stats, prepare.prepare):
         with pytest.raises(
             LabError, match=r"marked as not to be learned|has a token to learn from"
         ):
@@ -103,13 +105,13 @@ def test_preferences_are_refused_once_and_learned_on_request(
     spec = spec_of(tmp_path, rows, tiny_model)
     for call in (
         lambda: dataset_preview.look(spec),
-        lambda: dataset_stats.facts_of(RunSpec.from_json(spec), tokenizer),
+        lambda: dataset_stats.dataset_stats(RunSpec.from_json(spec), tokenizer),
     ):
         with pytest.raises(LabError) as caught:
             call()
-        said = str(caught.value)
-        assert said.count("is a preference") == 1 and "row 1 and 29 more" in said
-        assert str(tmp_path) not in said
+        message = str(caught.value)
+        assert message.count("is a preference") == 1 and "row 1 and 29 more" in message
+        assert str(tmp_path) not in message
     spec = spec_of(tmp_path, rows, tiny_model, format="preference")
     page = dataset_preview.look(spec)
     assert "w700" in learned_words(page["rows"][0]) and "w800" not in json.dumps(page["rows"])
@@ -129,6 +131,10 @@ def test_a_broken_table_is_told_once_with_the_field_that_mends_it(
     (bad,) = page["bad"]
     assert (bad["rows"], bad["first row"]) == (40, 3) and "has 3 fields" in bad["reason"]
     with pytest.raises(LabError) as caught:
-        dataset_stats.facts_of(RunSpec.from_json(spec), None)
-    said = str(caught.value)
-    assert said.count("has 3 fields") == 1 and "data.bad_rows" in said and str(tmp_path) not in said
+        dataset_stats.dataset_stats(RunSpec.from_json(spec), None)
+    message = str(caught.value)
+    assert (
+        message.count("has 3 fields") == 1
+        and "data.bad_rows" in message
+        and str(tmp_path) not in message
+    )

@@ -16,27 +16,29 @@ from lab.errors import LabError
 
 
 def test_the_same_terms_pass_and_others_are_told(tokenizer: Any) -> None:
-    made = json.loads(json.dumps(template_lock.make_lock(tokenizer, "Be kind.", "assistant")))
-    template_lock.check_tokenizer(made, tokenizer)
+    parsed = json.loads(json.dumps(template_lock.make_lock(tokenizer, "Be kind.", "assistant")))
+    template_lock.check_tokenizer(parsed, tokenizer)
     template_lock.check_tokenizer({}, tokenizer)
     other = copy.deepcopy(tokenizer)
     chat_template.set_chat_template(other, "zephyr")
     with pytest.raises(LabError) as caught:
-        template_lock.check_tokenizer(made, other)
-    said = str(caught.value)
-    assert "The template of this result differs" in said
-    assert "From token 1 on: trained ⟨<|im_start|>⟩ ⟨system⟩" in said and "now ⟨<⟩ ⟨|⟩" in said
+        template_lock.check_tokenizer(parsed, other)
+    message = str(caught.value)
+    assert "The template of this result differs" in message
+    assert (
+        "From token 1 on: trained ⟨<|im_start|>⟩ ⟨system⟩" in message and "now ⟨<⟩ ⟨|⟩" in message
+    )
     pad = copy.deepcopy(tokenizer)
     pad.pad_token = "<|endoftext|>"
     with pytest.raises(LabError, match="The pad token of this result differs"):
-        template_lock.check_tokenizer(made, pad)
+        template_lock.check_tokenizer(parsed, pad)
 
 
 def test_another_system_prompt_is_a_warning(tokenizer: Any) -> None:
-    made = template_lock.make_lock(tokenizer, "Be kind.", "assistant")
-    assert template_lock.warning(made, tokenizer, "Be kind.") == ""
-    said = template_lock.warning(made, tokenizer, "Be rude.")
-    assert "not the one in training" in said and "kind" in said and "rude" in said
+    lock = template_lock.make_lock(tokenizer, "Be kind.", "assistant")
+    assert template_lock.warning(lock, tokenizer, "Be kind.") == ""
+    warning = template_lock.warning(lock, tokenizer, "Be rude.")
+    assert "not the one in training" in warning and "kind" in warning and "rude" in warning
 
 
 def test_chat_refuses_a_result_whose_template_was_changed(trained: list[Any]) -> None:
@@ -114,26 +116,28 @@ def test_a_template_that_was_put_beside_a_result_is_named(result: Any) -> None:
     [("pad_token", "The pad token"), ("eos_token", "The end token"), ("chat_template", "template")],
 )
 def test_each_part_of_the_terms_is_held(words: Any, change: str, says: str) -> None:
-    kept = template_lock.make_lock(words, "w1", "assistant")
-    template_lock.check_tokenizer(kept, words)
+    lock = template_lock.make_lock(words, "w1", "assistant")
+    template_lock.check_tokenizer(lock, words)
     setattr(words, change, "w7" if change != "chat_template" else "{{ messages[0].content }}")
     with pytest.raises(LabError, match=says):
-        template_lock.check_tokenizer(kept, words)
+        template_lock.check_tokenizer(lock, words)
     with pytest.raises(LabError, match=says):
-        template_lock.check_settings(kept, words, "w1", "assistant", "x")
+        template_lock.check_settings(lock, words, "w1", "assistant", "x")
 
 
 def test_rows_on_other_terms_are_refused_with_the_first_difference(words: Any) -> None:
-    kept = template_lock.make_lock(words, "w1", "assistant")
-    template_lock.check_settings(kept, words, "w1", "assistant", "run-x")
+    lock = template_lock.make_lock(words, "w1", "assistant")
+    template_lock.check_settings(lock, words, "w1", "assistant", "run-x")
     template_lock.check_settings({}, words, "w9", "all", "run-x")
     with pytest.raises(LabError) as caught:
-        template_lock.check_settings(kept, words, "w9", "assistant", "run-x")
-    said = str(caught.value)
-    assert "run-x was trained with the system prompt 'w1'; these rows have 'w9'" in said
-    assert "From token 2 on: trained ⟨<|turn|>⟩ ⟨w1⟩" in said and "now ⟨<|turn|>⟩ ⟨w9⟩" in said
+        template_lock.check_settings(lock, words, "w9", "assistant", "run-x")
+    message = str(caught.value)
+    assert "run-x was trained with the system prompt 'w1'; these rows have 'w9'" in message
+    assert (
+        "From token 2 on: trained ⟨<|turn|>⟩ ⟨w1⟩" in message and "now ⟨<|turn|>⟩ ⟨w9⟩" in message
+    )
     with pytest.raises(LabError, match="with the loss on 'assistant'; these rows have 'all'"):
-        template_lock.check_settings(kept, words, "w1", "all", "run-x")
+        template_lock.check_settings(lock, words, "w1", "all", "run-x")
 
 
 def test_a_difference_in_length_stands_at_the_end(words: Any) -> None:

@@ -31,10 +31,10 @@ SEQUENCES = [
 
 
 def test_what_was_stored_comes_back() -> None:
-    made = token_cache.write("k", iter(SEQUENCES), META)
+    written = token_cache.write("k", iter(SEQUENCES), META)
     again = token_cache.find("k")
     assert again is not None
-    for found in (made, again):
+    for found in (written, again):
         assert list(found) == [one for _, one in SEQUENCES], "ids, labels, rows and cuts"
         assert found[1:] == [one for _, one in SEQUENCES[1:]]
         assert found.lengths.tolist() == [3, 1, 2] and found.learned.tolist() == [1, 0, 1]
@@ -45,8 +45,8 @@ def test_what_was_stored_comes_back() -> None:
 
 def test_nothing_to_store_is_stored_too() -> None:
     assert len(token_cache.write("none", iter([]), META)) == 0
-    found = token_cache.find("none")
-    assert found is not None and list(found) == [] and found.lengths.tolist() == []
+    cached = token_cache.find("none")
+    assert cached is not None and list(cached) == [] and cached.lengths.tolist() == []
 
 
 def test_a_set_is_there_when_its_meta_is(lab_home: Path) -> None:
@@ -76,9 +76,9 @@ def test_the_faster_of_two_runs_wins_and_the_other_takes_it(
             patch.setattr(token_cache.os, "getpid", lambda: 1)
             token_cache.write("k", iter(SEQUENCES), META | {"by": "the other"})
 
-    found = token_cache.write("k", slow(), META | {"by": "this"})
-    assert found.meta["by"] == "the other" and len(found) == 3
-    assert [one.name for one in token_cache.folder().iterdir()] == ["k"]
+    written = token_cache.write("k", slow(), META | {"by": "this"})
+    assert written.meta["by"] == "the other" and len(written) == 3
+    assert [path.name for path in token_cache.folder().iterdir()] == ["k"]
 
 
 def test_a_failure_leaves_nothing() -> None:

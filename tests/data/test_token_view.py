@@ -37,7 +37,9 @@ def test_the_first_batch_is_the_first_of_the_stream(run: RunDir, words: Any) -> 
     for place, shown in enumerate(kept["rows"]):
         row = stream[place]
         assert [token["id"] for token in shown["tokens"]] == row.ids
-        assert [token["text"] for token in shown["tokens"]] == [f"w{one - 2}" for one in row.ids]
+        assert [token["text"] for token in shown["tokens"]] == [
+            f"w{token_id - 2}" for token_id in row.ids
+        ]
         counted = [label != IGNORE_INDEX for label in row.labels]
         assert [token["counted"] for token in shown["tokens"]] == counted
         assert (shown["length"], shown["counted"]) == (len(row.ids), sum(counted))
@@ -46,11 +48,11 @@ def test_the_first_batch_is_the_first_of_the_stream(run: RunDir, words: Any) -> 
 
 def test_eight_rows_are_kept_at_most_and_only_once(run: RunDir, words: Any) -> None:
     token_view.keep_first_batch(run, TrainingOrder(single_rows(TOKENS), 0), 12, words)
-    kept = run.first_batch.read_bytes()
+    content = run.first_batch.read_bytes()
     found = read_object(run.first_batch) or {}
     assert found["batch_size"] == 12 and len(found["rows"]) == 8
     token_view.keep_first_batch(run, TrainingOrder(single_rows(TOKENS), 1), 12, words)
-    assert run.first_batch.read_bytes() == kept, "a resumed run began with it, too"
+    assert run.first_batch.read_bytes() == content, "a resumed run began with it, too"
 
 
 def test_a_packed_row_says_what_is_packed_in_it(words: Any) -> None:
@@ -82,9 +84,9 @@ def test_a_preview_looks_at_the_first_good_rows(tmp_path: Path) -> None:
     rows = [{"ask": "a", "say": "b"}, {"ask": "a", "more": "c"}, *[{"ask": "x"}] * 3, {"late": 1}]
     write_rows(file, rows)
     file.write_text("no JSON\n" + file.read_text())
-    found = format_detection.detected(str(file))
-    assert found["names"] == ["ask", "more", "say"], "of the first five that can be read"
-    assert found["format"] == "" and "keys ask, say" in found["why"]
+    detection = format_detection.detected(str(file))
+    assert detection["names"] == ["ask", "more", "say"], "of the first five that can be read"
+    assert detection["format"] == "" and "keys ask, say" in detection["why"]
     write_rows(file, [{"question": "q", "answer": "a", "id": 1}])
     assert format_detection.detected(str(file)) == {
         "format": "question-answer",

@@ -17,8 +17,8 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 def installed() -> str | None:
     """The path of a browser that is here, or None."""
     for name in NAMES:
-        if found := shutil.which(name):
-            return found
+        if program := shutil.which(name):
+            return program
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

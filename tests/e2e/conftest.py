@@ -93,18 +93,18 @@ def chrome() -> Iterator[Browser]:
     path = chromium.installed()
     assert path is not None, "no browser: python tests/e2e/browser.py"
     with sync_playwright() as playwright:
-        made = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
-        yield made
-        made.close()
+        browser = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
+        yield browser
+        browser.close()
 
 
 @pytest.fixture
 def server(lab_home: Path) -> Iterator[Server]:
     """A server on this test's own home."""
-    made = Server(lab_home)
-    made.start()
-    yield made
-    made.kill()
+    server = Server(lab_home)
+    server.start()
+    yield server
+    server.kill()
     end_workers(lab_home)
     end_chat(lab_home)
 
@@ -120,16 +120,16 @@ def end_chat(home: Path) -> None:
 def page(chrome: Browser, server: Server, request: pytest.FixtureRequest) -> Iterator[Page]:
     """A fresh browser window on the server's home page."""
     context = chrome.new_context(viewport={"width": 1280, "height": 900})
-    made = context.new_page()
+    page = context.new_page()
     console: list[str] = []
-    made.on("console", lambda message: console.append(f"{message.type}: {message.text}"))
-    made.goto(server.address)
-    settled(made)
-    yield made
+    page.on("console", lambda message: console.append(f"{message.type}: {message.text}"))
+    page.goto(server.address)
+    settled(page)
+    yield page
     if request.node.stash.get(FAILED, False):
         RESULTS.mkdir(exist_ok=True)
         stem = RESULTS / request.node.name
-        made.screenshot(path=f"{stem}.png", full_page=True)
+        page.screenshot(path=f"{stem}.png", full_page=True)
         stem.with_suffix(".console.txt").write_text("\n".join(console))
         stem.with_suffix(".server.txt").write_text(server.log.read_text())
     context.close()

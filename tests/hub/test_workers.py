@@ -15,10 +15,10 @@ from lab.atomic_files import read_object
 from lab.hub import credentials
 from lab.paths import RunDir
 from lab.preflight.client import planner
-from lab.preflight.validate import check
 from lab.runs import launch, record_reader, supervisor
 from lab.runs.status import Status, status
 from lab.ui import run_state
+from tests.answers import checked
 from tests.conftest import attempt_again, attempt_here
 from tests.hub.conftest import NAME
 from tests.hub.stand_in import StandIn
@@ -56,9 +56,7 @@ def asked_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
 def checked_run(stand_in: StandIn, micro_model: Path, hub_spec: Spec) -> RunDir:
     """A run of two steps that was checked and has not begun."""
     stand_in.commit(NAME, micro_model)
-    plan = check(hub_spec(train={"max_steps": 2}))
-    assert plan["problems"] == []
-    return launch.create_run_dir(plan)
+    return launch.create_run_dir(checked(hub_spec(train={"max_steps": 2})))
 
 
 def wait_until(is_so: Callable[[], bool], seconds: float = 120) -> None:

@@ -104,8 +104,8 @@ class Trial:
         model, optimizer = self.begin(base)
         self.fused = is_plain(model.get_output_embeddings()) and bool(self.method.can_fuse_loss)
         declared = {name: one.detach().clone() for name, one in checkpoint.trainable(model).items()}
-        frozen = {name: one for name, one in snapshot(model).items() if name not in declared}
-        count = sum(one.numel() for one in declared.values())
+        frozen = {name: tensor for name, tensor in snapshot(model).items() if name not in declared}
+        count = sum(tensor.numel() for tensor in declared.values())
         self.expect(count == expected, f"{count} trainable, the closed form says {expected}")
         started = logits(model, self.batch)
         if self.method.is_identity_at_start:
@@ -121,13 +121,13 @@ class Trial:
                 extra = self.method.state(model)
                 checkpoint.save(middle, number, model, optimizer, state, extra)
         after = snapshot(model)
-        moved = [name for name, one in frozen.items() if not torch.equal(after[name], one)]
+        moved = [name for name, tensor in frozen.items() if not torch.equal(after[name], tensor)]
         # a pruned value is back at the zero that it started from: then its moments tell
         weights_now = checkpoint.trainable(model)
         still = [
             name
-            for name, one in declared.items()
-            if torch.equal(after[name], one)
+            for name, tensor in declared.items()
+            if torch.equal(after[name], tensor)
             and not optimizer.state[weights_now[name]]["exp_avg_sq"].any()
         ]
         self.expect(not moved, f"frozen tensors moved: {moved[:3]}")
@@ -160,12 +160,12 @@ class Trial:
         want, have = checkpoint.trainable(model), checkpoint.trainable(again)
         different = [
             name
-            for name, one in want.items()
-            if one.dtype != have[name].dtype or not torch.equal(one, have[name])
+            for name, tensor in want.items()
+            if tensor.dtype != have[name].dtype or not torch.equal(tensor, have[name])
         ]
         self.expect(not different, f"resumed weights differ: {different[:3]}")
-        for name, one in want.items():
-            moments, others = optimizer.state[one], second.state[have[name]]
+        for name, tensor in want.items():
+            moments, others = optimizer.state[tensor], second.state[have[name]]
             same = all(torch.equal(value, others[key]) for key, value in moments.items())
             self.expect(same, f"resumed moments of {name} differ")
 
@@ -200,7 +200,9 @@ class Trial:
             self.expect(not left, f"merged, it still holds parts of an adapter: {left[:3]}")
         del result, tree
         self.expect(torch.equal(logits(base, self.batch), reference), "unloaded, the base differs")
-        changed = [n for n, one in snapshot(base).items() if not torch.equal(one, original[n])]
+        changed = [
+            n for n, tensor in snapshot(base).items() if not torch.equal(tensor, original[n])
+        ]
         self.expect(not changed, f"the base's tensors changed: {changed[:3]}")
 
     def check_generation(self, model: Any) -> None:
@@ -209,14 +211,14 @@ class Trial:
         expected = ids
         with torch.no_grad():
             for _ in range(4):
-                said = model(input_ids=expected, use_cache=False).logits[:, -1]
-                expected = torch.cat([expected, said.argmax(-1, keepdim=True)], dim=1)
-            made = model.generate(
+                logits = model(input_ids=expected, use_cache=False).logits[:, -1]
+                expected = torch.cat([expected, logits.argmax(-1, keepdim=True)], dim=1)
+            output = model.generate(
                 input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=4,
                 min_new_tokens=4, do_sample=False, pad_token_id=0, eos_token_id=None,
             )  # fmt: skip
         self.expect(
-            torch.equal(made, expected), f"generated {made.tolist()}, not {expected.tolist()}"
+            torch.equal(output, expected), f"generated {output.tolist()}, not {expected.tolist()}"
         )
 
 
@@ -247,4 +249,4 @@ def logits(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 def snapshot(model: Any) -> dict[str, torch.Tensor]:
     """Copies of all parameters and buffers by name."""
     named = [*model.named_parameters(), *model.named_buffers()]
-    return {name: one.detach().clone() for name, one in named}
+    return {name: tensor.detach().clone() for name, tensor in named}

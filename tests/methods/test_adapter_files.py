@@ -92,8 +92,8 @@ def test_a_result_without_its_file_or_with_a_damaged_one(
                 (place / file.name).unlink()
             else:
                 (place / file.name).write_bytes(content)
-            said = refusal(place)
-            assert "no " in said or "is not a readable safetensors file" in said, said
+            message = refusal(place)
+            assert "no " in message or "is not a readable safetensors file" in message, message
             shutil.rmtree(place)
 
 

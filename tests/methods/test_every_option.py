@@ -92,10 +92,10 @@ def change_of(name: str, option: str) -> tuple[dict[str, Any], Any]:
     if option == "targets":
         return {}, ("q_proj", "v_proj")
     config = methods.get(name).config
-    (field,) = [one for one in schema.describe(config) if one["name"] == option]
+    (field,) = [field for field in schema.describe(config) if field["name"] == option]
     default = getattr(config(), option)
     if field.get("choices"):
-        return {}, next(one for one in field["choices"] if one != default)
+        return {}, next(choice for choice in field["choices"] if choice != default)
     if isinstance(default, bool):
         return {}, not default
     if "dropout" in option:
@@ -109,8 +109,8 @@ class Course:
 
     def __init__(self, trial: Trial) -> None:
         method, config = trial.method, trial.config
-        self.loaded = str({key: vars(one) if hasattr(one, "__dict__") else one
-                           for key, one in method.load_kwargs(config).items()})  # fmt: skip
+        self.loaded = str({key: vars(option) if hasattr(option, "__dict__") else option
+                           for key, option in method.load_kwargs(config).items()})  # fmt: skip
         tokenizer = trial.context.tokenizer
         method.extend_tokenizer(tokenizer, config)
         self.words = len(tokenizer)
@@ -118,7 +118,7 @@ class Course:
         method.set_total_steps(model, config, STEPS)
         trial.fused = is_plain(model.get_output_embeddings()) and bool(method.can_fuse_loss)
         self.rates = sorted(
-            (group["lr"], sum(one.numel() for one in group["params"]))
+            (group["lr"], sum(weight.numel() for weight in group["params"]))
             for group in optimizer.param_groups
         )
         self.losses, self.trainable = [], []
@@ -134,7 +134,9 @@ class Course:
             (self.loaded, self.words, self.rates) == (other.loaded, other.words, other.rates)
             and (self.losses, self.trainable) == (other.losses, other.trainable)
             and self.weights.keys() == other.weights.keys()
-            and all(torch.equal(one, other.weights[name]) for name, one in self.weights.items())
+            and all(
+                torch.equal(weight, other.weights[name]) for name, weight in self.weights.items()
+            )
         )
 
 

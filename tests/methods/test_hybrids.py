@@ -14,11 +14,11 @@ from lab import methods
 from lab.chat import generate
 from lab.data import prepare
 from lab.paths import RunDir
-from lab.preflight.validate import check
 from lab.runs import record_reader
 from lab.spec import RunSpec
 from lab.train import checkpoint
 from lab.train.step import device_batches, evaluation_loss
+from tests.answers import check
 from tests.conftest import attempt_here, run_here
 
 FEW = {"max_steps": 4, "eval_every": 2, "save_every": 2, "sample_every": 0}
@@ -36,10 +36,10 @@ def answers_with_what_was_trained(run: RunDir, at: str = "") -> None:
     spec = spec_of(run)
     held_out = prepare.prepare(spec, loaded.tokenizer).held_out
     batches = device_batches(held_out, 2, loaded.tokenizer.pad_token_id, torch.device("cpu"))
-    found, _ = evaluation_loss(loaded.model, batches, precision="float32", loss="plain")
-    evals = {one["step"]: one["eval/loss"] for one in record_reader.metrics(run, "eval")}
+    loss, _ = evaluation_loss(loaded.model, batches, precision="float32", loss="plain")
+    evals = {record["step"]: record["eval/loss"] for record in record_reader.metrics(run, "eval")}
     step = int(at[1:]) if at else max(evals)
-    assert found == pytest.approx(evals[step], abs=1e-5)
+    assert loss == pytest.approx(evals[step], abs=1e-5)
 
 
 def made(make_spec: Callable[..., dict[str, Any]], method: dict[str, Any], **train: Any) -> Any:
@@ -54,7 +54,7 @@ def made(make_spec: Callable[..., dict[str, Any]], method: dict[str, Any], **tra
         ({"train_layers": "last 1"}, lambda n: "layers.1." in n or n == "model.norm.weight"),
         ({"train_layers": "0"}, lambda n: "layers.0." in n),
         ({"freeze": ["embeddings", "norms"]}, lambda n: "norm" not in n and "embed" not in n),
-        ({"freeze": [r".*mlp\..*", "head"]}, lambda n: "mlp" not in n and "embed" not in n),
+        ({"freeze": [r"re:.*mlp\..*", "head"]}, lambda n: "mlp" not in n and "embed" not in n),
     ],
 )
 def test_full_trains_what_is_not_frozen(
@@ -77,8 +77,8 @@ def test_what_cannot_be_frozen_is_refused(make_spec: Callable[..., dict[str, Any
     for options, field, words in (
         ({"train_layers": "last 9"}, "method.train_layers", "layers 0 to 1"),
         ({"freeze": ["nonsense"]}, "method.freeze", "names no parameter"),
-        ({"freeze": ["("]}, "method.freeze", "is not a pattern"),
-        ({"freeze": [".*"]}, "method.freeze", "leaves nothing"),
+        ({"freeze": ["re:("]}, "method.freeze", "is not a pattern"),
+        ({"freeze": ["re:.*"]}, "method.freeze", "leaves nothing"),
     ):
         (problem,) = check(made(make_spec, {"name": "full", **options}))["problems"]
         assert problem["field"] == field and words in problem["message"]
@@ -143,7 +143,7 @@ def test_the_soft_prompt_goes_in_once_with_a_cache(
     run = run_here(made(make_spec, {"name": "lora_prompt", "virtual_tokens": 5}, max_steps=2))
     model = generate.load(generate.parse(f"run:{run.id}")).model
     ids = torch.arange(5, 13).unsqueeze(0)
-    said = [
+    logits = [
         model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
@@ -155,9 +155,9 @@ def test_the_soft_prompt_goes_in_once_with_a_cache(
         )
         for cached in (True, False)
     ]
-    for one, two in zip(said[0].logits, said[1].logits, strict=True):
-        assert torch.allclose(one, two, atol=1e-4)
-    assert said[0].sequences.shape == (1, 16)
+    for first, second in zip(logits[0].logits, logits[1].logits, strict=True):
+        assert torch.allclose(first, second, atol=1e-4)
+    assert logits[0].sequences.shape == (1, 16)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_progressive_opens_from_the_top_and_resumes_exactly(
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
     losses = [
-        {one["step"]: one["train/loss"] for one in record_reader.metrics(run, "train")}
+        {record["step"]: record["train/loss"] for record in record_reader.metrics(run, "train")}
         for run in (whole, broken)
     ]
     assert losses[0] == losses[1]

@@ -34,7 +34,10 @@ REFUSED = [
     ("lora", {"start": "pissa", "rank": 64}, "neox", "method.rank", "Lower it to 32"),
     ("lora", {"start": "pissa", "dora": True}, "llama", "method.dora", "Choose start default"),
     ("lora", {"targets": ["nothing"]}, "llama", "method.targets", "Choose from: down_proj"),
-    ("lora", {"targets": "*"}, "llama", "method.targets", "is not a pattern"),
+    ("lora", {"targets": "re:*"}, "llama", "method.targets", "is not a pattern"),
+    ("lora", {"targets": ".*_proj"}, "llama", "method.targets", "write 're:.*_proj'"),
+    ("lora", {"train_also": [".*norm"]}, "llama", "method.train_also", "write 're:.*norm'"),
+    ("ia3", {"attention": ["k_pr"]}, "llama", "method.attention", "'k_pr' names no linear layer"),
     ("qlora", {"bias": "all"}, "llama", "method.bias", "are frozen"),
     ("lora8bit", {"dora": True}, "llama", "method.dora", "Choose qlora or lora"),
     ("adalora", {"target_rank": 12}, "llama", "method.target_rank", "must be below rank, 12"),
@@ -77,7 +80,8 @@ def test_lists_of_numbers_are_checked(options: dict[str, Any]) -> None:
 
 
 def test_ranks_and_alphas_run_over_the_layers() -> None:
-    from lab.methods.lora import LoraConfig, ranks_and_alphas
+    from lab.methods.lora import LoraConfig
+    from lab.methods.parts.lora_ranks import ranks_and_alphas
     from lab.methods.parts.target_modules import LinearLayer
 
     layers = [LinearLayer(f"model.layers.{number}.q_proj", 8, 8) for number in range(5)]
@@ -96,7 +100,9 @@ def test_plus_gives_b_a_rate_of_its_own(tiny_models: dict[str, Path], tmp_path: 
     case = Case("lora", "llama", (("lr_ratio", 16.0),))
     trial = Trial(case, tiny_models["llama"], None, tmp_path)
     model, optimizer = trial.begin(trial.base())
-    rates = {id(one): group["lr"] for group in optimizer.param_groups for one in group["params"]}
+    rates = {
+        id(weight): group["lr"] for group in optimizer.param_groups for weight in group["params"]
+    }
     for name, weight in checkpoint.trainable(model).items():
         assert rates[id(weight)] == pytest.approx(0.16 if ".lora_B." in name else 0.01)
 
@@ -109,8 +115,8 @@ def test_adalora_prunes_to_its_budget(tiny_models: dict[str, Path], tmp_path: Pa
     left = []
     for step in range(1, STEPS + 1):
         trial.step(model, optimizer, step)
-        values = [one for name, one in model.named_parameters() if ".lora_E." in name]
-        left.append(sum(int((one != 0).sum()) for one in values))
+        values = [weight for name, weight in model.named_parameters() if ".lora_E." in name]
+        left.append(sum(int((value != 0).sum()) for value in values))
     assert len(values) == 14 and left[0] == 14 * 6
     assert left == sorted(left, reverse=True), "ranks only fall"
     assert left[-1] == 14 * 2
@@ -130,8 +136,8 @@ def test_adalora_trains_however_short_the_run_is(
     trial.method.set_total_steps(model, trial.config, steps)
     for step in range(1, steps + 1):
         trial.step(model, optimizer, step)
-    values = [one for name, one in model.named_parameters() if ".lora_E." in name]
-    left = sum(int((one != 0).sum()) for one in values)
+    values = [weight for name, weight in model.named_parameters() if ".lora_E." in name]
+    left = sum(int((value != 0).sum()) for value in values)
     assert left == 14 * 2 or (steps == 1 and left > 14 * 2)
 
 
@@ -149,7 +155,7 @@ def test_a_quantised_base_keeps_its_other_types(tiny_models: dict[str, Path]) ->
         # repacked at the first evaluation, they could not be trained on
         assert not any(getattr(m, "support_avx512bf16_for_cpu", False) for m in model.modules())
         model = method.apply(model, config, Context(spec))
-        types = {name: one.dtype for name, one in model.named_parameters()}
+        types = {name: weight.dtype for name, weight in model.named_parameters()}
         own = {types[name] for name in checkpoint.trainable(model)}
         assert own == {getattr(torch, adapters)}
         others = {name: kind for name, kind in types.items() if "lora_" not in name}
@@ -159,8 +165,8 @@ def test_a_quantised_base_keeps_its_other_types(tiny_models: dict[str, Path]) ->
         empty = tiny.make_empty("llama").to(torch.bfloat16)
         predicted = method.frozen_bytes(empty, config)
         stored = sum(
-            one.numel() * one.element_size()
-            for name, one in model.named_parameters()
+            weight.numel() * weight.element_size()
+            for name, weight in model.named_parameters()
             if "lora_" not in name
         )
         assert stored < predicted < 1.2 * stored, "the scales come on top"
@@ -177,8 +183,8 @@ def test_a_base_that_four_bits_would_distort_is_refused(
     spec = RunSpec.from_json({"method": "qlora"})
     for width, count in ((32, 1), (64, 0)):
         model = tiny.make_empty("llama", width)
-        found = method.check(model, config, Context(spec, tiny_tokenizer))
-        assert len(found) == count
+        problems = method.check(model, config, Context(spec, tiny_tokenizer))
+        assert len(problems) == count
     (problem,) = method.check(tiny.make_empty("llama"), config, Context(spec, tiny_tokenizer))
     assert "rows of 32 weights" in problem.message and "lora8bit" in problem.message
     assert method.check(tiny.make_empty("llama"), config, Context(spec)) == [], "for any device"

@@ -57,23 +57,24 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("hasty")
 def test_slow_targets_are_a_problem_of_their_field() -> None:
     model = tiny.make_empty("llama")
-    (problem,) = target_problems(model, SLOW, True)
+    (problem,) = target_problems(model, [f"re:{SLOW}"], True)
     assert problem.field == "method.targets" and "takes longer than" in problem.message
     with pytest.raises(LabError, match="takes longer than"):
-        target_layers(model, SLOW)
+        target_layers(model, [f"re:{SLOW}"])
 
 
 @pytest.mark.usefixtures("hasty")
 def test_slow_patterns_of_what_freezes_are_a_problem_of_their_field() -> None:
     full = methods.get("full")
-    config = full.config(freeze=["embeddings", SLOW])
+    config = full.config(freeze=["embeddings", f"re:{SLOW}"])
     (problem,) = full.check(tiny.make_empty("llama"), config, Context(None, None))
     assert problem.field == "method.freeze" and "takes longer than" in problem.message
 
 
 @pytest.mark.parametrize("name", ["lora", "adalora", "loha", "lokr", "oft", "vera"])
-def test_peft_is_handed_names_in_place_of_a_pattern(name: str, tmp_path: Path) -> None:
-    pattern = r".*layers\.1\..*(q|o)_proj"
+@pytest.mark.parametrize("sign", ["re:", ""], ids=["marked", "of an older run"])
+def test_peft_is_handed_names_in_place_of_a_pattern(name: str, sign: str, tmp_path: Path) -> None:
+    pattern = sign + r".*layers\.1\..*(q|o)_proj"
     spec: Any = {"method": {"name": name, "targets": pattern}}
     parsed = RunSpec.parse(spec, [])
     method = methods.get(name)

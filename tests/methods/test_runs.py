@@ -41,7 +41,7 @@ def test_a_run_ends_and_its_result_answers(
     for which in (f"run:{run.id}", f"run:{run.id}@2"):
         named = generate.parse(which)
         loaded = generate.load(named, base.model)
-        made: dict[str, Any] = generate.answer(loaded, named, conversation, settings)
-        assert made["token_ids"] and made["receipt"]["prompt_tokens"] > 0
+        answer: dict[str, Any] = generate.answer(loaded, named, conversation, settings)
+        assert answer["token_ids"] and answer["receipt"]["prompt_tokens"] > 0
     for key, value in base.model.state_dict().items():
         assert torch.equal(value, before[key]), f"{key} of the base changed"

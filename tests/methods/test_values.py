@@ -38,7 +38,7 @@ def loud(weights: Any) -> None:
 # -- bottleneck adapters ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["houlsby", "pfeiffer", "parallel"])
+@pytest.mark.parametrize("kind", ["houlsby", "feed-forward", "parallel"])
 def test_an_adapter_adds_what_its_formula_says_where_it_says(kind: str) -> None:
     """s * up(act(down(x))): of the input for a parallel one, of the output for the others."""
     base = tiny.make_model("llama")
@@ -60,11 +60,36 @@ def test_an_adapter_adds_what_its_formula_says_where_it_says(kind: str) -> None:
 
     with torch.no_grad():
         after, before = layer.mlp(x), plain.mlp(x)
-        (adapter,) = [one for n, one in bottleneck_modules.adapters(layer).items() if "mlp" in n]
+        (adapter,) = [
+            adapter for n, adapter in bottleneck_modules.adapters(layer).items() if "mlp" in n
+        ]
         added = expected(adapter, x if kind == "parallel" else before)
         assert torch.allclose(after, before + added, atol=1e-5)
     beside = [name for name in bottleneck_modules.adapters(layer) if "self_attn" in name]
     assert len(beside) == (1 if kind == "houlsby" else 0)
+
+
+def test_pfeiffer_reads_the_stream_after_the_residual_is_added() -> None:
+    """AdapterHub's SeqBnConfig: original_ln_before, residual_before_ln. With h the feed-forward
+    part's output and x the stream before it, h + up(act(down(h + x))), to which x is added."""
+    _, _, model = applied("bottleneck", tiny.make_model("llama"), kind="pfeiffer", size=5)
+    loud(
+        weight
+        for part in bottleneck_modules.adapters(model).values()
+        for weight in part.parameters()
+    )
+    layer = decoder_layers(model)[1][0]
+    seen: dict[str, torch.Tensor] = {}
+    layer.post_attention_layernorm.register_forward_pre_hook(lambda m, i: seen.update(x=i[0]))
+    layer.mlp.register_forward_hook(lambda m, i, out: seen.update(h=out))
+    layer.register_forward_hook(lambda m, i, out: seen.update(out=out))
+    with torch.no_grad():
+        model(torch.arange(3, 9)[None])
+        residual = seen["h"]
+        hidden = residual + seen["x"]
+        adapter = layer.bottleneck
+        up = adapter.up(torch.nn.functional.silu(adapter.down(hidden)))
+        assert torch.allclose(seen["out"], up + residual + seen["x"], atol=1e-5)
 
 
 def test_a_near_zero_start_is_small_and_no_zero() -> None:
@@ -207,7 +232,7 @@ def test_a_random_start_is_as_large_as_the_embeddings() -> None:
 def test_new_tokens_begin_as_the_mean_of_the_others() -> None:
     base = tiny.make_model("llama")
     tables = [base.get_input_embeddings().weight, base.get_output_embeddings().weight]
-    before = [one.detach().clone() for one in tables]
+    before = [table.detach().clone() for table in tables]
     spec = RunSpec.from_json({"method": {"name": "lora_embeddings", "new_tokens": ["<a>", "<b>"]}})
     method, words = methods.get("lora_embeddings"), tiny.make_tokenizer()
     for _ in range(2):  # a resumed run adds them again
@@ -272,12 +297,12 @@ def test_progressive_waits_out_its_patience_over_a_resume() -> None:
 def test_progressive_opens_by_steps_and_no_more_than_it_may() -> None:
     options = {"trigger": "steps", "every": 3, "layers_at_once": 1, "most_layers": 1}
     method, config, model = applied("progressive", tiny.make_model("llama"), **options)
-    found = []
+    results = []
     for step in range(1, 8):
         method.on_optimizer_step(model, config, step)
         method.on_evaluate(model, config, step, 9.0)
-        found.append(opened(model))
-    assert found == [[], [], [1], [1], [1], [1], [1]]
+        results.append(opened(model))
+    assert results == [[], [], [1], [1], [1], [1], [1]]
 
 
 # -- what a base takes in fewer bits ----------------------------------------------------
@@ -301,8 +326,8 @@ def test_four_bits_and_their_scales_take_what_is_predicted(double: bool) -> None
     else:
         assert state.state2 is None
     model = tiny.make_empty("llama", 64).to(torch.bfloat16)
-    linear = sum(one.d_in * one.d_out for one in target_layers(model, "all-linear"))
-    others = sum(one.numel() for one in model.parameters()) - linear
+    linear = sum(layer.d_in * layer.d_out for layer in target_layers(model, "all-linear"))
+    others = sum(weight.numel() for weight in model.parameters()) - linear
     config = methods.get("qlora").config(double_quantisation=double)
     predicted = methods.get("qlora").frozen_bytes(model, config) or 0
     assert predicted - 2 * others == pytest.approx(stored / matrix.numel() * linear, rel=1e-3)
@@ -316,20 +341,22 @@ def test_eight_bits_and_their_scales_take_what_is_predicted() -> None:
     assert (packed.element_size(), scales.element_size(), scales.numel()) == (1, 4, 96)
     model = tiny.make_empty("llama", 64).to(torch.bfloat16)
     layers = target_layers(model, "all-linear")
-    linear = sum(one.d_in * one.d_out for one in layers)
-    others = sum(one.numel() for one in model.parameters()) - linear
-    found = methods.get("lora8bit").frozen_bytes(model, methods.get("lora8bit").config())
-    assert found == linear + 4 * sum(one.d_out for one in layers) + 2 * others
+    linear = sum(layer.d_in * layer.d_out for layer in layers)
+    others = sum(weight.numel() for weight in model.parameters()) - linear
+    result = methods.get("lora8bit").frozen_bytes(model, methods.get("lora8bit").config())
+    assert result == linear + 4 * sum(layer.d_out for layer in layers) + 2 * others
 
 
 def test_what_is_stored_and_computed_in_is_what_was_chosen() -> None:
     for levels, double, compute in (("nf4", True, "float32"), ("fp4", False, "bfloat16")):
         options = {"levels": levels, "double_quantisation": double, "compute": compute}
         method = methods.get("qlora")
-        found = method.load_kwargs(method.config(**options))["quantization_config"]
-        assert found.load_in_4bit and found.bnb_4bit_quant_type == levels
-        assert found.bnb_4bit_use_double_quant is double
-        assert found.bnb_4bit_compute_dtype == getattr(torch, compute)
+        quantization_config = method.load_kwargs(method.config(**options))["quantization_config"]
+        assert (
+            quantization_config.load_in_4bit and quantization_config.bnb_4bit_quant_type == levels
+        )
+        assert quantization_config.bnb_4bit_use_double_quant is double
+        assert quantization_config.bnb_4bit_compute_dtype == getattr(torch, compute)
     method = methods.get("lora8bit")
-    found = method.load_kwargs(method.config(threshold=2.5))["quantization_config"]
-    assert found.load_in_8bit and found.llm_int8_threshold == 2.5
+    quantization_config = method.load_kwargs(method.config(threshold=2.5))["quantization_config"]
+    assert quantization_config.load_in_8bit and quantization_config.llm_int8_threshold == 2.5

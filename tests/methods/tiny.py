@@ -27,18 +27,18 @@ def make_tokenizer() -> Any:
     from transformers import PreTrainedTokenizerFast
 
     words = {END: 0, TURN: 1, **{f"w{number}": number + 2 for number in range(VOCABULARY - 2)}}
-    made = Tokenizer(models.WordLevel(words, unk_token=END))
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token=END))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
-        tokenizer_object=made, eos_token=END, pad_token=END, additional_special_tokens=[TURN]
+        tokenizer_object=tokenizer, eos_token=END, pad_token=END, additional_special_tokens=[TURN]
     )
 
 
 def make_chat_tokenizer() -> Any:
     """The same with a chat template: a turn token, the content, an end token for every turn."""
-    made = make_tokenizer()
-    made.chat_template = TEMPLATE
-    return made
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
 
 
 def make_config(kind: str, width: int = 32) -> Any:

@@ -39,7 +39,7 @@ def refusal(
     model: Path, tmp_path: Path, make_spec: Callable[..., dict[str, Any]]
 ) -> Callable[[], str]:
     """Why the planner refuses the folder; loading it is refused as well, and reads no pickle."""
-    from lab.preflight.validate import check
+    from tests.answers import check
 
     def why() -> str:
         problems = check(make_spec() | {"model": str(model)})["problems"]
@@ -83,17 +83,17 @@ def test_the_environment_keeps_a_pickle_from_running(model: Path, tmp_path: Path
         "try: torch.load(sys.argv[1], weights_only=False)\n"
         "except Exception as error: print(type(error).__name__)\n"
     )
-    said = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code, str(model / BIN)], capture_output=True, text=True, timeout=120
     )
-    assert "UnpicklingError" in said.stdout, said.stderr
+    assert "UnpicklingError" in result.stdout, result.stderr
     assert not (tmp_path / "a pickle was read").exists()
 
 
 def test_pickles_beside_whole_weights_are_left_alone(
     model: Path, tmp_path: Path, make_spec: Callable[..., dict[str, Any]]
 ) -> None:
-    from lab.preflight.validate import check
+    from tests.answers import check
 
     (model / "pytorch_model.bin.index.json").write_text(
         json.dumps({"metadata": {}, "weight_map": {"x": BIN}})
@@ -238,16 +238,16 @@ def test_weights_that_do_not_fit_their_config(
     refusal: Callable[[], str], model: Path, changes: dict[str, Any], says: str
 ) -> None:
     hostile.rewrite(model / "model.safetensors", **changes)
-    said = refusal()
-    assert "do not fit its config.json" in said and says in said
+    message = refusal()
+    assert "do not fit its config.json" in message and says in message
 
 
 def test_the_first_misfits_are_named_and_the_others_counted(
     refusal: Callable[[], str], model: Path
 ) -> None:
     hostile.change(model / "config.json", num_hidden_layers=4)
-    said = refusal()
-    assert "there is no 'model.layers.2." in said and "and 15 more" in said, said
+    message = refusal()
+    assert "there is no 'model.layers.2." in message and "and 15 more" in message, message
     (model / "model.safetensors").write_bytes(hostile.tensors({}))
     assert "hold no tensors" in refusal()
 
@@ -256,7 +256,7 @@ def test_the_first_misfits_are_named_and_the_others_counted(
 def test_weights_in_other_floating_types_and_some_too_many_fit(
     model: Path, make_spec: Callable[..., dict[str, Any]], dtype: torch.dtype
 ) -> None:
-    from lab.preflight.validate import check
+    from tests.answers import check
 
     changes = {Q: torch.zeros(32, 32, dtype=dtype), "model.rotary_emb.inv_freq": torch.zeros(2)}
     hostile.rewrite(model / "model.safetensors", **changes)
@@ -402,5 +402,5 @@ def test_every_process_of_the_lab_switches_hub_kernels_off() -> None:
         for name in entries
     ]  # fmt: skip
     for name, child in zip(entries, running, strict=True):
-        said, complaint = child.communicate(timeout=120)
-        assert said.split() == ["0", "1", "None"], f"{name}: {said} {complaint}"
+        output, complaint = child.communicate(timeout=120)
+        assert output.split() == ["0", "1", "None"], f"{name}: {output} {complaint}"

@@ -95,8 +95,8 @@ def test_a_file_of_many_megabytes_is_not_read(tmp_path: Path) -> None:
 
 
 def test_what_real_models_have_passes() -> None:
-    for one in shipped_configs.shipped():
-        sizes.check(one.config, one.name)
+    for config in shipped_configs.shipped():
+        sizes.check(config.config, config.name)
     largest = {"hidden_size": 53_248, "num_hidden_layers": 300, "vocab_size": 1_500_000}
     sizes.check(LLAMA | largest | {"num_experts": 2048, "rope_theta": 10**10}, "large")
     sizes.check(LLAMA | {"sliding_window": None, "pad_token_id": -1, "n_shared_experts": 0}, "odd")

@@ -247,8 +247,8 @@ def test_a_worker_goes_on_with_the_base_it_began_with(
     (_, run), base = movable
     now = exchange(base)
     assert attempt_again(run) != 0
-    said = (read_object(run.result) or {})["message"]
-    assert "is not the one" in said and now in said, said
+    message = (read_object(run.result) or {})["message"]
+    assert "is not the one" in message and now in message, message
     assert (run.checkpoints / "step-8").is_dir(), "What was trained is left as it was."
 
 

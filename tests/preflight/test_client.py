@@ -16,9 +16,9 @@ from lab.preflight.client import Planner
 
 @pytest.fixture(scope="module")
 def planner() -> Iterator[Planner]:
-    made = Planner()
-    yield made
-    made.close()
+    planner = Planner()
+    yield planner
+    planner.close()
 
 
 def test_problems_come_as_they_are_with_their_fields(
@@ -48,10 +48,10 @@ def test_each_question_brings_its_own_folders(
     with pytest.raises(SpecError, match="no uploaded dataset"):
         planner.check(spec)
     monkeypatch.setenv("LAB_HOME", str(tmp_path / "other"))
-    assert planner.check(spec)["facts"]["dataset"] == "upload:mine.jsonl"
+    assert planner.check(spec).stats.dataset == "upload:mine.jsonl"
     monkeypatch.chdir(uploads)
     here = planner.check(make_spec("lora", data={"dataset": "./mine.jsonl"}))
-    assert here["facts"]["examples"] == 24, "Paths are relative to who asks."
+    assert here.stats.examples == 24, "Paths are relative to who asks."
 
 
 def test_errors_keep_their_hint_and_bugs_are_raised(

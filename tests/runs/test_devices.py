@@ -79,7 +79,7 @@ def test_what_cuda_would_show(
     environment = {"CUDA_DEVICE_ORDER": order}
     if visible is not None:
         environment[devices.VISIBLE] = visible
-    assert [one["uuid"] for one in devices.visible(gpus, environment)] == seen
+    assert [gpu["uuid"] for gpu in devices.visible(gpus, environment)] == seen
 
 
 @pytest.mark.parametrize(
@@ -219,10 +219,10 @@ def test_a_worker_that_sees_several_gpus_ends_with_a_clear_message(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(LabError, match="sees 2 GPUs, and a run uses one"):
         devices.assert_one()
-    from lab.preflight.validate import check
+    from tests.answers import checked
     from tests.conftest import attempt_here
 
-    run = launch.create_run_dir(check(make_spec("lora", train={"max_steps": 1, "save_every": 0})))
+    run = launch.create_run_dir(checked(make_spec("lora", train={"max_steps": 1, "save_every": 0})))
     assert attempt_here(run) == 1
     assert "sees 2 GPUs" in (read_object(run.result) or {})["message"]
 

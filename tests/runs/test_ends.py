@@ -146,7 +146,11 @@ def test_progress_after_the_warning_takes_it_back() -> None:
     for second in range(0, int(2 * quiet), 50):  # beats, and stands still
         watch.look({"time": second, "signs": 1, "slowest_s": 1.0}, float(second))
     number, why = watch.due(quiet + 100)
-    assert number == signal.SIGTERM and "no progress" in why
+    assert number == signal.SIGTERM
+    assert why == "no answer to 'stop', and no progress for 11 min 40 s"
+    silent = Watch("stop", 7, 0.0, {}, 0.0, 0.0)
+    why = silent.due(deadlines.HEART_S + 30)[1]
+    assert why == "no answer to 'stop', and no heartbeat for 2 min 30 s"
     watch.term_at = quiet + 100
     assert watch.due(quiet + 140)[0] is None, "SIGTERM is given a minute"
     assert watch.due(quiet + 200)[0] == signal.SIGKILL
@@ -162,7 +166,10 @@ def test_the_deadline_follows_the_slowest_recent_step() -> None:
     assert watch.due(2900.0)[0] is None, "ten of its steps have not passed"
     assert watch.due(3100.0)[0] == signal.SIGTERM
     words = deadlines.stopping(slow)
-    assert "after this step, about 4 min 50 s" in words and "50 min" in words, words
+    assert words == (
+        "It ends after this step, about 4 min 50 s. If it gives no sign of life for "
+        "50 min 00 s, the lab ends it."
+    )
     muted = Watch("stop", 7, 0.0, {}, 0.0, 0.0)
     assert muted.due(deadlines.HEART_S + 1, is_muted=True)[0] is None, "a full disk silences it"
 
@@ -262,10 +269,10 @@ def test_stop_before_the_first_step_says_that_nothing_was_to_be_saved(
     trained: list[RunDir],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from lab.preflight.validate import check
+    from tests.answers import checked
 
     monkeypatch.setattr(queue, "submit", lambda run: None)
-    run = launch.create_run_dir(check(make_spec("lora")))
+    run = launch.create_run_dir(checked(make_spec("lora")))
     (run.commands / "stop").touch()
     assert attempt_here(run) == 0
     now = status(run)
@@ -286,8 +293,8 @@ def test_what_takes_long_before_the_first_step_is_interrupted(
     make_spec: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     """The main thread neither looks nor lets itself be stopped by an `except Exception`."""
-    from lab.preflight.validate import check
     from lab.train.attempt import Attempt
+    from tests.answers import checked
 
     def load(self: Attempt) -> None:
         (self.run.commands / command).touch()
@@ -300,7 +307,7 @@ def test_what_takes_long_before_the_first_step_is_interrupted(
         raise AssertionError("nobody interrupted the loading")
 
     monkeypatch.setattr(Attempt, "_load_base", load)
-    run = launch.create_run_dir(check(make_spec("lora")))
+    run = launch.create_run_dir(checked(make_spec("lora")))
     began = time.monotonic()
     assert attempt_here(run) == 0
     assert time.monotonic() - began < 30
@@ -311,8 +318,8 @@ def test_cancel_interrupts_a_long_step_and_stop_does_not(
     make_spec: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A SIGTERM in the middle of a step, too, is answered when the step is done, with a save."""
-    from lab.preflight.validate import check
     from lab.train import loop
+    from tests.answers import checked
 
     step = loop.step
     asks: list[str] = []
@@ -329,7 +336,7 @@ def test_cancel_interrupts_a_long_step_and_stop_does_not(
         return step(*args)
 
     monkeypatch.setattr(loop, "step", slow)
-    plan = check(make_spec("lora", train={"eval_every": 0, "save_every": 0}))
+    plan = checked(make_spec("lora", train={"eval_every": 0, "save_every": 0}))
     for ask, state, saved in (("cancel", "cancelled", []), ("term", "stopped", ["step-4"])):
         asks[:] = [ask]
         run = launch.create_run_dir(plan)
@@ -342,11 +349,11 @@ def test_cancel_interrupts_a_long_step_and_stop_does_not(
 def test_stop_in_a_sample_ends_it_and_makes_no_further_step(
     make_spec: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lab.preflight.validate import check
     from lab.train import sample_outputs
+    from tests.answers import checked
 
     run = launch.create_run_dir(
-        check(make_spec("lora", train={"sample_every": 2, "eval_every": 0, "save_every": 0}))
+        checked(make_spec("lora", train={"sample_every": 2, "eval_every": 0, "save_every": 0}))
     )
     is_stopped, tokens = sample_outputs.SampleGenerator._is_stopped, []
 
@@ -370,12 +377,12 @@ def test_stop_in_a_sample_ends_it_and_makes_no_further_step(
 def test_an_evaluation_that_holds_up_a_stop_is_left_out(
     make_spec: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lab.preflight.validate import check
     from lab.train import callbacks
+    from tests.answers import checked
 
     monkeypatch.setattr(callbacks, "STOP_S", 0.0)
     run = launch.create_run_dir(
-        check(make_spec("lora", train={"eval_every": 3, "save_every": 0, "batch_size": 1}))
+        checked(make_spec("lora", train={"eval_every": 3, "save_every": 0, "batch_size": 1}))
     )
     progress = callbacks.RunCallback._after_batch
 

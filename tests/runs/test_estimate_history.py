@@ -32,8 +32,8 @@ def ended(lab_home: Path) -> Any:
 
 
 def test_an_overestimate_is_above_zero_and_an_underestimate_below(ended: Any) -> None:
-    over = estimate_history.outcome(ended("abc1", 15 * GB, 10 * GB))
-    under = estimate_history.outcome(ended("xabc2", 5 * GB, 10 * GB))
+    over = estimate_history.estimate_error(ended("abc1", 15 * GB, 10 * GB))
+    under = estimate_history.estimate_error(ended("xabc2", 5 * GB, 10 * GB))
     assert over is not None and over.error == pytest.approx(0.5), "Half too much was predicted."
     assert under is not None and under.error == pytest.approx(-0.5), "Half too little."
 
@@ -43,21 +43,20 @@ def test_the_errors_of_this_machine_by_device_oldest_first(ended: Any) -> None:
     ended("xabc2", 7 * GB, 10 * GB)  # - 30 %
     ended("xxabc3", 12 * GB, 10 * GB)  # + 20 %
     ended("xxxabc4", 50 * GB, 10 * GB, device="cpu")
-    found = estimate_history.history_of_errors("cuda")
-    assert [run.id[-4:] for run in found["runs"]] == ["abc1", "abc2", "abc3"], "Oldest first."
-    assert found["median"] == pytest.approx(0.2), "The middle of the sizes 10, 20 and 30 %."
-    assert found["worst"] == pytest.approx(0.3), "Too little by 30 % is worse than 20 % too much."
-    other = estimate_history.history_of_errors("cpu")
-    assert [run.id[-4:] for run in other["runs"]] == ["abc4"] and other["worst"] == 4.0
-    assert estimate_history.history_of_errors("tpu") == {"runs": [], "median": None, "worst": None}
+    history = estimate_history.error_history("cuda")
+    assert history is not None
+    assert [run.id[-4:] for run in history.errors] == ["abc1", "abc2", "abc3"], "Oldest first."
+    assert history.median == pytest.approx(0.2), "The middle of the sizes 10, 20 and 30 %."
+    assert history.worst == pytest.approx(0.3), "Too little by 30 % is worse than 20 % too much."
+    other = estimate_history.error_history("cpu")
+    assert other is not None and other.worst == 4.0
+    assert [run.id[-4:] for run in other.errors] == ["abc4"]
+    assert estimate_history.error_history("tpu") is None
 
 
-def test_a_run_that_ran_out_of_memory_did_not_fit(ended: Any) -> None:
-    fitted = estimate_history.outcome(ended("abc1", GB, GB))
-    failed = estimate_history.outcome(ended("xabc2", GB, GB, out_of_memory={"phase": "training"}))
-    assert fitted is not None and fitted.fitted
-    assert failed is not None and not failed.fitted
-    assert estimate_history.outcome(ended("xxabc3", GB, 0)) is None, "Nothing was measured."
+def test_without_a_measurement_or_a_prediction_there_is_no_error(ended: Any) -> None:
+    assert estimate_history.estimate_error(ended("abc1", 0, GB)) is None, "Nothing was predicted."
+    assert estimate_history.estimate_error(ended("xxabc3", GB, 0)) is None, "Nothing was measured."
 
 
 def test_the_parts_of_the_peak_are_told_apart(ended: Any) -> None:
@@ -68,7 +67,7 @@ def test_the_parts_of_the_peak_are_told_apart(ended: Any) -> None:
     write_json(
         run.estimate, {"bytes": {"weights": 4, "gradients": 4, "optimizer": 8}, "at_peak": at_peak}
     )
-    assert estimate_history.parts(run) == [], "Nothing is measured before the first step."
+    assert estimate_history.measured_parts(run) == [], "Nothing is measured before the first step."
     measured = {
         "weights": 5,
         "gradients": 4,
@@ -76,7 +75,7 @@ def test_the_parts_of_the_peak_are_told_apart(ended: Any) -> None:
         "peaks": {"forward": 17, "backward": 26},
     }
     run.events.write_text(json.dumps({"kind": "memory", **measured}) + "\n")
-    rows = {row["part"]: (row["predicted"], row["measured"]) for row in estimate_history.parts(run)}
+    rows = {row.name: (row.predicted, row.measured) for row in estimate_history.measured_parts(run)}
     assert rows == {
         "weights": (4, 5),
         "gradients": (4, 4),

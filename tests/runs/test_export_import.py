@@ -55,33 +55,44 @@ def rewrite(source: Path, change: Callable[[zipfile.ZipFile], None]) -> Path:
     """A copy of the archive with something added."""
     target = source.with_name("hostile.zip")
     target.write_bytes(source.read_bytes())
-    with zipfile.ZipFile(target, "a", zipfile.ZIP_DEFLATED) as made, warnings.catch_warnings():
+    with zipfile.ZipFile(target, "a", zipfile.ZIP_DEFLATED) as archive, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a name that stands there twice
-        change(made)
+        change(archive)
     return target
 
 
 def link(name: str) -> zipfile.ZipInfo:
-    made = zipfile.ZipInfo(name)
-    made.external_attr = (stat.S_IFLNK | 0o777) << 16
-    return made
+    member = zipfile.ZipInfo(name)
+    member.external_attr = (stat.S_IFLNK | 0o777) << 16
+    return member
+
+
+def add(archive: zipfile.ZipFile, *names: str, **facts: int) -> None:
+    """Members of which the archive's directory says something else than was written."""
+    for name in names:
+        archive.writestr(name, "{}")
+        for fact, value in facts.items():
+            setattr(archive.getinfo(name), fact, value)
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda made: made.writestr("../../evil.json", "x"), "which no run has"),
-        (lambda made: made.writestr("/etc/passwd", "x"), "which no run has"),
-        (lambda made: made.writestr("artifact/../../x.json", "x"), "which no run has"),
-        (lambda made: made.writestr("artifact\\..\\x.json", "x"), "which no run has"),
-        (lambda made: made.writestr("artifact/model.bin", "x"), "which no run has"),
-        (lambda made: made.writestr("artifact/weights.pkl", "x"), "which no run has"),
-        (lambda made: made.writestr("artifact/run.py", "x"), "which no run has"),
-        (lambda made: made.writestr("process.json", "{}"), "which no run has"),
-        (lambda made: made.writestr(link("artifact/x.json"), "/etc/passwd"), "is a link"),
-        (lambda made: made.writestr("artifact/x.json", b"0" * 50_000_000), "suspicious size"),
-        (lambda made: made.writestr("artifact/x.json", "{}"), "does not match"),
-        (lambda made: made.writestr("spec.json", "{}"), "not an exported run"),
+        (lambda archive: archive.writestr("../../evil.json", "x"), "which no run has"),
+        (lambda archive: archive.writestr("/etc/passwd", "x"), "which no run has"),
+        (lambda archive: archive.writestr("artifact/../../x.json", "x"), "which no run has"),
+        (lambda archive: archive.writestr("artifact\\..\\x.json", "x"), "which no run has"),
+        (lambda archive: archive.writestr("artifact/model.bin", "x"), "which no run has"),
+        (lambda archive: archive.writestr("artifact/weights.pkl", "x"), "which no run has"),
+        (lambda archive: archive.writestr("artifact/run.py", "x"), "which no run has"),
+        (lambda archive: archive.writestr("process.json", "{}"), "which no run has"),
+        (lambda archive: archive.writestr(link("artifact/x.json"), "/etc/passwd"), "is a link"),
+        (lambda archive: archive.writestr("artifact/x.json", b"0" * 50_000_000), "suspicious size"),
+        (lambda archive: archive.writestr("artifact/x.json", "{}"), "does not match"),
+        (lambda archive: archive.writestr("spec.json", "{}"), "not an exported run"),
+        (lambda archive: add(archive, "artifact/x.json", "artifact/X.json"), "not an exported run"),
+        (lambda archive: add(archive, "artifact/x.json", flag_bits=1), "or encrypted"),
+        (lambda archive: add(archive, "artifact/x.json", compress_type=12), "never uses"),
     ],
 )
 def test_hostile_archives(
@@ -96,11 +107,17 @@ def test_hostile_archives(
 
 def test_a_changed_member_and_files_that_are_no_archives(exported: Path, tmp_path: Path) -> None:
     target = tmp_path / "changed.zip"
-    with zipfile.ZipFile(exported) as source, zipfile.ZipFile(target, "w") as made:
+    with zipfile.ZipFile(exported) as source, zipfile.ZipFile(target, "w") as archive:
         for name in source.namelist():
             data = source.read(name)
-            made.writestr(name, b"{}" if name == "spec.json" else data)
+            archive.writestr(name, b"{}" if name == "spec.json" else data)
     with pytest.raises(LabError, match=r"'spec\.json' is damaged"):
+        export_import.import_run(target)
+    with zipfile.ZipFile(exported) as source, zipfile.ZipFile(target, "w") as archive:
+        for name in source.namelist():  # as large as it was, and with a sum of its own
+            data = source.read(name)
+            archive.writestr(name, data.replace(b"1", b"2") if name == "metrics.jsonl" else data)
+    with pytest.raises(LabError, match=r"'metrics\.jsonl' is damaged"):
         export_import.import_run(target)
     target.write_bytes(exported.read_bytes()[:-500])
     with pytest.raises(LabError, match="cannot be imported"):
@@ -139,16 +156,16 @@ def test_imports_at_once_lose_nothing(trained: list[RunDir], tmp_path: Path) -> 
         launch.delete(run)
     for _ in range(3):
         with ThreadPoolExecutor(4) as pool:
-            made = list(pool.map(export_import.import_run, [*sources, *sources]))
-        assert len({run.id for run in made}) == 4, "each import is a run of its own"
-        assert {run.id for run in made} >= set(before), "one of each pair has the run's own id"
-        for source, run in zip([*trained, *trained], made, strict=True):
+            items = list(pool.map(export_import.import_run, [*sources, *sources]))
+        assert len({run.id for run in items}) == 4, "each import is a run of its own"
+        assert {run.id for run in items} >= set(before), "one of each pair has the run's own id"
+        for source, run in zip([*trained, *trained], items, strict=True):
             wanted = before[source.id].keys() - {"process.json", "heartbeat"}
             now = contents(run)
             assert {name for name in wanted if not name.startswith("checkpoints/")} == now.keys()
             assert all(now[name] == before[source.id][name] for name in now), "every file is whole"
         assert not list(paths.runs().glob(".tmp-*"))
-        for run in made:
+        for run in items:
             launch.delete(run)
 
 
@@ -162,9 +179,9 @@ def test_exports_at_once_into_one_file(trained: list[RunDir], tmp_path: Path) ->
             return error.message
 
     with ThreadPoolExecutor(4) as pool:
-        said = list(pool.map(write, trained * 2))
-    assert said.count(str(target)) == 1, "one of them has written the file"
-    assert sum("exists" in words for words in said) == 3, "the others are told"
+        items = list(pool.map(write, trained * 2))
+    assert items.count(str(target)) == 1, "one of them has written the file"
+    assert sum("exists" in words for words in items) == 3, "the others are told"
     assert [file.name for file in tmp_path.glob("*.zip")] == ["run.zip"]
     assert not list(tmp_path.glob(".tmp-*")) and export_import.import_run(target)
 
@@ -225,6 +242,16 @@ def test_what_a_killed_import_left_is_cleared_away(exported: Path) -> None:
     assert not old.exists() and new.exists(), "another import may still be at the new one"
 
 
+def test_a_result_whose_tokenizer_was_changed_is_not_exported(
+    trained: list[RunDir], tmp_path: Path
+) -> None:
+    file = trained[1].artifact / "tokenizer_config.json"
+    file.write_text(file.read_text() + "\n")
+    with pytest.raises(LabError, match=r"tokenizer_config\.json"):
+        export_import.export(trained[1], tmp_path / "changed.zip")
+    assert not (tmp_path / "changed.zip").exists()
+
+
 def test_an_old_file_and_a_crashed_run(trained: list[RunDir], tmp_path: Path) -> None:
     run = trained[1]
     os.utime(run.estimate, (0, 0))  # ZIP knows no time before 1980
@@ -244,7 +271,7 @@ def test_a_file_without_a_spec_or_a_result_is_no_run(
 ) -> None:
     """Its manifest agrees with it: it was made so."""
     target = tmp_path / "other.zip"
-    with zipfile.ZipFile(exported) as source, zipfile.ZipFile(target, "w") as made:
+    with zipfile.ZipFile(exported) as source, zipfile.ZipFile(target, "w") as archive:
         members = {member: source.read(member) for member in source.namelist()}
         manifest = json.loads(members.pop(export_import.MANIFEST))
         members.pop(name)
@@ -254,8 +281,8 @@ def test_a_file_without_a_spec_or_a_result_is_no_run(
             for member, data in members.items()
         }
         for member, data in members.items():
-            made.writestr(member, data)
-        made.writestr(export_import.MANIFEST, json.dumps(manifest))
+            archive.writestr(member, data)
+        archive.writestr(export_import.MANIFEST, json.dumps(manifest))
     before = sorted(paths.runs().iterdir())
     with pytest.raises(LabError):
         export_import.import_run(target)

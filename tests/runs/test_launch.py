@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lab import paths
 from lab.atomic_files import read_object, write_json
+from lab.checked_run import CheckedRun, read_forecast, read_stats
 from lab.errors import LabError
+from lab.forecasts import DatasetStats, Forecast, MemoryForecast
 from lab.paths import RunDir
 from lab.runs import launch, process, queue, supervisor
 from lab.runs.status import status
@@ -28,12 +29,12 @@ RESOLVED = {
     "precision": "float32", "adapter_precision": "float32", "learning_rate": 1e-3,
     "activation_checkpointing": "off", "compile": "off",
 }  # fmt: skip
-PLAN: dict[str, Any] = {
-    "spec": RunSpec.from_json({"train": RESOLVED}).to_json(),
-    "asked": {"method": "lora", "train": {"learning_rate": "auto"}},
-    "estimate": {"peak_bytes": 5},
-    "facts": {"examples": 3},
-}
+PLAN = CheckedRun(
+    RunSpec.from_json({"train": RESOLVED}),
+    {"method": "lora", "train": {"learning_rate": "auto"}},
+    DatasetStats(examples=3),
+    Forecast(MemoryForecast(peak_bytes=5)),
+)
 
 
 @pytest.fixture
@@ -54,11 +55,12 @@ def begin(run: RunDir) -> None:
 
 def test_a_run_holds_its_plan_from_the_first_moment(run: RunDir) -> None:
     stored = read_object(run.spec) or {}
-    assert stored["asked"] == PLAN["asked"], "What was asked for, before autos were resolved."
-    assert {key: stored[key] for key in PLAN["spec"]} == PLAN["spec"]
-    assert read_object(run.estimate) == {"peak_bytes": 5, "facts": {"examples": 3}}
+    assert stored["asked"] == PLAN.requested, "What was asked for, before autos were resolved."
+    spec = PLAN.spec.to_json()
+    assert {key: stored[key] for key in spec} == spec
+    assert read_forecast(run) == PLAN.forecast and read_stats(run) == PLAN.stats
     assert paths.RUN_ID.fullmatch(run.id) and paths.all_runs() == [run]
-    assert [one.name for one in paths.runs().iterdir()] == [run.id], "Nothing is left aside."
+    assert [path.name for path in paths.runs().iterdir()] == [run.id], "Nothing is left aside."
     assert paths.RUN_ID.fullmatch(launch.new_id("../Odd Name!"))
 
 
@@ -96,8 +98,8 @@ def test_a_run_that_has_ended_is_resumed_with_its_past_put_away(run: RunDir, sta
     launch.resume(run, ["train.max_steps=77"], incomplete=True)
     assert status(run).state == "queued" and queue.waiting_runs() == [run]
     assert list(run.commands.iterdir()) == [], "An old command would stop it at once."
-    kept = {file.name for file in (run.attempts / "1").iterdir()}
-    assert kept == {"process.json", "result.json", "heartbeat", "environment.json"}
+    names = {file.name for file in (run.attempts / "1").iterdir()}
+    assert names == {"process.json", "result.json", "heartbeat", "environment.json"}
     assert not (run.result.exists() or run.process.exists())
     assert read_object(run.resume) == {"v": 1, "settings": {"max_steps": 77}, "incomplete": True}
     begin(run)
@@ -133,7 +135,7 @@ def test_deleting_a_run_takes_all_of_it(run: RunDir) -> None:
     (run.checkpoints / "step-4").mkdir()
     launch.delete(run)
     assert paths.all_runs() == [other]
-    assert [one.name for one in paths.runs().iterdir()] == [other.id]
+    assert [path.name for path in paths.runs().iterdir()] == [other.id]
 
 
 def test_waiting_ends_with_the_run_or_with_patience(run: RunDir) -> None:

@@ -29,14 +29,16 @@ def step(number: int, attempt: int = 1, **more: Any) -> dict[str, Any]:
 def read(records: Records) -> dict[str, Columns]:
     """All at once, as from a file."""
     kinds = {kind: Columns() for kind in metric_columns.KINDS}
-    metric_columns.add_lines(b"".join(json.dumps(one).encode() + b"\n" for one in records), kinds)
+    metric_columns.add_lines(
+        b"".join(json.dumps(record).encode() + b"\n" for record in records), kinds
+    )
     return kinds
 
 
 def singly(records: Records) -> dict[str, Columns]:
     kinds = {kind: Columns() for kind in metric_columns.KINDS}
-    for one in records:
-        metric_columns.add_lines(json.dumps(one).encode() + b"\n", kinds)
+    for record in records:
+        metric_columns.add_lines(json.dumps(record).encode() + b"\n", kinds)
     return kinds
 
 
@@ -50,11 +52,11 @@ def test_many_plain_records_are_not_read_one_by_one(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(Columns, "add", counted)
     records = [step(number) for number in range(1, 5001)]
-    found = read(records)["train"]
-    assert found.length == 5000 and len(calls) < 10, f"{len(calls)} records went one by one."
-    assert found.get("a").tolist() == [number / 7 for number in range(1, 5001)]
-    assert found.get("b").tolist() == [-float(number) for number in range(1, 5001)]
-    assert found.get("step").tolist() == [float(number) for number in range(1, 5001)]
+    train = read(records)["train"]
+    assert train.length == 5000 and len(calls) < 10, f"{len(calls)} records went one by one."
+    assert train.get("a").tolist() == [number / 7 for number in range(1, 5001)]
+    assert train.get("b").tolist() == [-float(number) for number in range(1, 5001)]
+    assert train.get("step").tolist() == [float(number) for number in range(1, 5001)]
 
 
 MANY = range(1, 1500)
@@ -93,29 +95,29 @@ def test_many_records_at_once_are_the_same_columns(name: str) -> None:
 
 
 def test_columns_say_what_the_records_said() -> None:
-    kept = Columns()
+    columns = Columns()
     for record in (
         step(1),
         step(2, late=5.0),
         {"kind": "train", "step": 3, "attempt": 1, "a": True, "b": "x"},
         step(4, late=7.0),
     ):
-        kept.add(record)
-    assert kept.get("step").tolist() == [1, 2, 3, 4]
-    late = kept.get("late")
+        columns.add(record)
+    assert columns.get("step").tolist() == [1, 2, 3, 4]
+    late = columns.get("late")
     assert math.isnan(late[0]) and late[1] == 5.0 and math.isnan(late[2]) and late[3] == 7.0
-    assert math.isnan(kept.get("a")[2]), "Truth is no number."
-    assert kept.last("late") == 7.0 and kept.last("b") == -4.0
+    assert math.isnan(columns.get("a")[2]), "Truth is no number."
+    assert columns.last("late") == 7.0 and columns.last("b") == -4.0
     for number in (4, 5):
-        kept.add(step(number, 2, late=number * 10))
-    assert kept.get("step").tolist() == [1, 2, 3, 4, 5], "Step 4 was done again."
-    assert kept.get("late").tolist()[3:] == [40.0, 50.0]
+        columns.add(step(number, 2, late=number * 10))
+    assert columns.get("step").tolist() == [1, 2, 3, 4, 5], "Step 4 was done again."
+    assert columns.get("late").tolist()[3:] == [40.0, 50.0]
 
 
 def test_the_base_is_no_point_of_the_series() -> None:
-    found = read(CASES["the base and evaluations"])["eval"]
-    assert found.base is not None and found.base["eval/loss"] == 3.0
-    assert found.length == len(MANY) and found.get("step")[0] == 1
+    eval = read(CASES["the base and evaluations"])["eval"]
+    assert eval.base is not None and eval.base["eval/loss"] == 3.0
+    assert eval.length == len(MANY) and eval.get("step")[0] == 1
     many_bases = [*CASES["the base and evaluations"], CASES["the base and evaluations"][0]]
     assert read(many_bases)["eval"].length == len(MANY)
     unmeasured = Columns()

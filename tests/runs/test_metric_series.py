@@ -22,19 +22,19 @@ def lines(first: int, last: int, value: float = 1.0) -> str:
 def test_another_file_is_read_from_its_beginning(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     run.metrics.write_text(lines(1, 5))
-    found = series.MetricSeries(run).refresh()
-    assert found.train.length == 5
+    result = series.MetricSeries(run).refresh()
+    assert result.train.length == 5
     other = tmp_path / "other"
     other.write_text(lines(1, 9, value=2.0))
     other.replace(run.metrics)  # as an import or a restored copy does
-    assert found.refresh().train.get("x").tolist() == [2.0] * 9
+    assert result.refresh().train.get("x").tolist() == [2.0] * 9
     with run.metrics.open("r+") as file:  # the same file, shorter
         file.truncate(0)
         file.write(lines(1, 2, value=3.0))
-    assert found.refresh().train.get("x").tolist() == [3.0, 3.0]
+    assert result.refresh().train.get("x").tolist() == [3.0, 3.0]
     with run.metrics.open("a") as file:
         file.write(lines(3, 4, value=3.0))
-    assert found.refresh().train.length == 4
+    assert result.refresh().train.length == 4
 
 
 def test_a_line_longer_than_a_piece_is_passed_over(
@@ -43,10 +43,10 @@ def test_a_line_longer_than_a_piece_is_passed_over(
     monkeypatch.setattr(series, "CHUNK", 4096)
     run = RunDir(tmp_path)
     run.metrics.write_text(lines(1, 3) + "x" * 10_000 + "\n" + lines(4, 200))
-    found = series.MetricSeries(run).refresh()
-    assert found.train.get("step").tolist()[:3] == [1, 2, 3]
-    assert found.train.get("step").tolist()[-1] == 200
-    assert found.offset == run.metrics.stat().st_size
+    result = series.MetricSeries(run).refresh()
+    assert result.train.get("step").tolist()[:3] == [1, 2, 3]
+    assert result.train.get("step").tolist()[-1] == 200
+    assert result.offset == run.metrics.stat().st_size
 
 
 def test_pieces_are_cut_between_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

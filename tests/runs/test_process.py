@@ -26,16 +26,16 @@ def child() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     started = []
 
     def begin(code: str = WAIT, **more: Any) -> subprocess.Popen[bytes]:
-        made = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, **more)
-        started.append(made)
-        assert made.stdout is not None
-        made.stdout.readline()
-        return made
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, **more)
+        started.append(process)
+        assert process.stdout is not None
+        process.stdout.readline()
+        return process
 
     yield begin
-    for one in started:
-        one.kill()
-        one.wait()
+    for begun in started:
+        begun.kill()
+        begun.wait()
 
 
 def record_of(pid: int) -> dict[str, Any]:
@@ -78,13 +78,13 @@ def test_a_zombie_and_a_process_with_an_odd_name(child: Any, tmp_path: Path) -> 
 
 
 def test_a_signal_goes_to_the_very_process_or_to_none(child: Any) -> None:
-    one = child()
-    record = record_of(one.pid)
+    running = child()
+    record = record_of(running.pid)
     assert not process.send(record | {"start": record["start"] - 1}, signal.SIGKILL)
     assert not process.send_group(record | {"start": record["start"] - 1}, signal.SIGKILL)
-    assert one.poll() is None, "Its pid was given out again, to somebody else."
+    assert running.poll() is None, "Its pid was given out again, to somebody else."
     assert process.send(record, signal.SIGTERM)
-    assert one.wait(timeout=20) == -signal.SIGTERM
+    assert running.wait(timeout=20) == -signal.SIGTERM
     assert not process.send(record, signal.SIGTERM), "It is gone."
 
 

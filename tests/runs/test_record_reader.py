@@ -20,7 +20,7 @@ def run(tmp_path: Path) -> RunDir:
 def write(path: Path, *records: Any) -> None:
     with path.open("a") as file:
         file.writelines(
-            (one if isinstance(one, str) else json.dumps(one)) + "\n" for one in records
+            (record if isinstance(record, str) else json.dumps(record)) + "\n" for record in records
         )
 
 
@@ -31,11 +31,11 @@ def train(step: int, attempt: int = 1, **more: Any) -> dict[str, Any]:
 def test_offsets_add_up_over_many_looks(run: RunDir) -> None:
     write(run.metrics, *[train(step) for step in range(1, 4)])
     records, offset = record_reader.read_lines(run.metrics)
-    assert [one["step"] for one in records] == [1, 2, 3]
+    assert [record["step"] for record in records] == [1, 2, 3]
     for step in (4, 5):
         write(run.metrics, train(step))
         records, offset = record_reader.read_lines(run.metrics, offset)
-        assert [one["step"] for one in records] == [step], "Only what is new."
+        assert [record["step"] for record in records] == [step], "Only what is new."
     assert offset == run.metrics.stat().st_size
     assert record_reader.read_lines(run.metrics, offset) == ([], offset)
     assert record_reader.read_lines(run.path / "none", 7) == ([], 7)
@@ -48,21 +48,21 @@ def test_a_line_that_is_still_written_waits_even_if_it_is_json_already(run: RunD
 
 def test_a_damaged_line_hides_no_other(run: RunDir) -> None:
     write(run.metrics, train(1), "not json", "[1]", "[" * 100_000, train(2))
-    assert [one["step"] for one in record_reader.metrics(run, "train")] == [1, 2]
+    assert [record["step"] for record in record_reader.metrics(run, "train")] == [1, 2]
 
 
 def test_a_later_attempt_supersedes_from_its_first_step_on(run: RunDir) -> None:
     write(run.metrics, *[train(step, loss=1) for step in range(1, 9)])
     write(run.metrics, *[train(step, 2, loss=2) for step in (5, 6)])
     write(run.metrics, *[train(step, 3, loss=3) for step in (6, 7)])
-    found = [(one["step"], one["loss"]) for one in record_reader.metrics(run, "train")]
+    found = [(record["step"], record["loss"]) for record in record_reader.metrics(run, "train")]
     assert found == [(1, 1), (2, 1), (3, 1), (4, 1), (5, 2), (6, 3), (7, 3)]
 
 
 def test_samples_of_the_device_are_never_superseded(run: RunDir) -> None:
     write(run.metrics, *[{"kind": "device", "attempt": 1, "time": time} for time in (1, 2)])
     write(run.metrics, {"kind": "device", "attempt": 2, "time": 3})
-    assert [one["time"] for one in record_reader.metrics(run, "device")] == [1, 2, 3]
+    assert [record["time"] for record in record_reader.metrics(run, "device")] == [1, 2, 3]
     assert record_reader.metrics(run, "train") == []
 
 
@@ -70,8 +70,8 @@ def test_the_newest_event_of_a_kind(run: RunDir) -> None:
     assert record_reader.last_event(run, "data") == {}
     write(run.events, {"kind": "data", "n": 1}, {"kind": "data", "n": 2}, {"kind": "plan", "n": 3})
     assert record_reader.last_event(run, "data")["n"] == 2
-    assert [one["n"] for one in record_reader.events(run)] == [1, 2, 3]
-    assert [one["n"] for one in record_reader.events(run, "plan")] == [3]
+    assert [event["n"] for event in record_reader.events(run)] == [1, 2, 3]
+    assert [event["n"] for event in record_reader.events(run, "plan")] == [3]
 
 
 def test_the_loss_of_the_base_is_the_bases(run: RunDir) -> None:

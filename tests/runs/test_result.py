@@ -35,14 +35,6 @@ def test_a_finished_run_tells_everything(pair: list[RunDir]) -> None:
     assert answer["unequal"] == [] and answer["at"] == full["tokens"] == lora["tokens"]
 
 
-def test_unequal_terms_are_named(pair: list[RunDir], work_here: Callable[..., RunDir]) -> None:
-    longer = work_here("lora", train={"max_steps": 16})
-    answer = compare([pair[1], longer])
-    assert answer["at"] == 12
-    assert any("numbers of tokens" in text for text in answer["unequal"])
-    assert answer["runs"][1]["at"]["eval_loss"] != answer["runs"][1]["eval_loss"]["final"]
-
-
 def test_the_directory_holds_the_contract(pair: list[RunDir]) -> None:
     run = pair[1]
     spec = read_object(run.spec)
@@ -111,26 +103,3 @@ def test_out_of_memory_is_explained_with_ranked_fixes(
     assert {"train.batch_size": 2, "train.accumulation": 2} in changes
     halved = fixes[changes.index({"train.batch_size": 2, "train.accumulation": 2})]
     assert halved["keeps_batch"]
-
-
-def test_a_loss_that_is_no_number_ends_the_run_and_says_where(
-    work_here: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from lab.train import loop
-
-    sound = loop.summed_loss
-    calls = []
-
-    def nan_at_the_fifth(*args: Any, **kwargs: Any) -> Any:
-        if not is_real(args[1]):
-            return sound(*args, **kwargs)
-        calls.append(1)
-        return sound(*args, **kwargs) * (float("nan") if len(calls) == 5 else 1.0)
-
-    monkeypatch.setattr(loop, "summed_loss", nan_at_the_fifth)
-    run = work_here("full")
-    now = status(run)
-    assert now.state == "failed" and "became nan at step 5, on rows " in now.message, now
-    last = record_reader.metrics(run, "train")[-1]
-    assert last["step"] == 5 and last["train/loss"] != last["train/loss"], "NaN is kept as NaN"
-    assert "learning_rate" in now.hint

@@ -98,12 +98,12 @@ def test_an_interrupted_attempt_resumes_bitwise(
     method: str,
     packing: str,
 ) -> None:
-    from lab.preflight.validate import check
     from lab.train.callbacks import RunCallback
+    from tests.answers import checked
 
     sections = {"data": {"packing": packing}}
     whole = work_here(method, **sections)
-    run = launch.create_run_dir(check(make_spec(method, **sections)))
+    run = launch.create_run_dir(checked(make_spec(method, **sections)))
     record = RunCallback._record
 
     def fail_at_seven(self: RunCallback, *measured: Any) -> None:
@@ -123,9 +123,9 @@ def test_an_interrupted_attempt_resumes_bitwise(
 
 
 def test_a_damaged_checkpoint_is_skipped_and_named(
-    work_here: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch
+    trained: list[RunDir], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = work_here("lora")
+    run = trained[1]
     assert [path.name for path in sorted(run.checkpoints.iterdir())] == ["step-4", "step-8"]
     damage(run.checkpoints / "step-8" / "optimizer.safetensors")
     (run.checkpoints / ".tmp-step-12").mkdir()
@@ -201,8 +201,10 @@ def test_stop_keeps_a_result_and_can_go_on(
     assert not run.path.exists()
 
 
-def test_the_same_spec_gives_the_same_losses_twice(work_here: Callable[..., RunDir]) -> None:
-    first = work_here("lora")
+def test_the_same_spec_gives_the_same_losses_twice(
+    trained: list[RunDir], work_here: Callable[..., RunDir]
+) -> None:
+    first = trained[1]
     assert_same_outcome(first, work_here("lora"))
     other = work_here("lora", train={"seed": 1})
     assert record_reader.metrics(other, "train")[-1]["train/loss"] != pytest.approx(

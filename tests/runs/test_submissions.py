@@ -10,22 +10,23 @@ from typing import Any
 
 import pytest
 
+from lab.checked_run import CheckedRun
 from lab.errors import LabError
 from lab.paths import RunDir, all_runs, home
 from lab.runs import launch, queue, submissions
 from lab.spec import RunSpec
 
 
-def plan(name: str) -> dict[str, Any]:
+def plan(name: str) -> CheckedRun:
     asked = {"name": name, "method": "lora", "train": {"a": 1, "b": 2}}
-    return {"spec": RunSpec(name=name).to_json(), "asked": asked, "estimate": {}, "facts": {}}
+    return CheckedRun(RunSpec(name=name), asked)
 
 
 @pytest.fixture
 def submitted(monkeypatch: pytest.MonkeyPatch) -> list[RunDir]:
-    found: list[RunDir] = []
-    monkeypatch.setattr(queue, "submit", found.append)
-    return found
+    results: list[RunDir] = []
+    monkeypatch.setattr(queue, "submit", results.append)
+    return results
 
 
 def test_a_ticket_knows_its_run_and_its_form(submitted: list[RunDir]) -> None:
@@ -35,10 +36,10 @@ def test_a_ticket_knows_its_run_and_its_form(submitted: list[RunDir]) -> None:
     run = submissions.start(plan("one"), ticket)
     assert submitted == [run], "It waits in the queue."
     assert submissions.run_of(ticket) == run and submissions.start(plan("one"), ticket) == run
-    asked = plan("one")["asked"]
+    asked = plan("one").requested
     turned = {key: asked[key] for key in reversed(asked)}
     assert submissions.is_same(ticket, asked) and submissions.is_same(ticket, turned)
-    assert not submissions.is_same(ticket, plan("two")["asked"])
+    assert not submissions.is_same(ticket, plan("two").requested)
     assert all_runs() == [run]
 
 
@@ -47,21 +48,21 @@ def test_two_clicks_at_once_are_one_run(
 ) -> None:
     create = launch.create_run_dir
 
-    def slowly(made: dict[str, Any]) -> RunDir:
+    def slowly(made: CheckedRun) -> RunDir:
         time.sleep(0.3)
         return create(made)
 
     monkeypatch.setattr(launch, "create_run_dir", slowly)
-    ticket, found = submissions.new(), []
+    ticket, results = submissions.new(), []
     threads = [
-        threading.Thread(target=lambda: found.append(submissions.start(plan("one"), ticket)))
+        threading.Thread(target=lambda: results.append(submissions.start(plan("one"), ticket)))
         for _ in range(4)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(found) == 4 and len(set(found)) == 1 and len(all_runs()) == 1
+    assert len(results) == 4 and len(set(results)) == 1 and len(all_runs()) == 1
 
 
 def test_a_start_that_fails_leaves_the_ticket_free(

@@ -23,8 +23,8 @@ def test_a_merged_model_is_plain_and_answers_as_the_result(
     lab_json: Callable[..., Any], trained: list[RunDir], tmp_path: Path
 ) -> None:
     run = trained[1]
-    said = lab_json("merge", run.id, "--out", str(tmp_path / "merged"))
-    assert said["bytes"] > 1e6 and said["largest_difference"] < 1e-3
+    answer = lab_json("merge", run.id, "--out", str(tmp_path / "merged"))
+    assert answer["bytes"] > 1e6 and answer["largest_difference"] < 1e-3
     names = {file.name for file in (tmp_path / "merged").iterdir()}
     assert {"model.safetensors", "config.json", "tokenizer.json", "receipt.json"} <= names
     assert not any(name.startswith("adapter") for name in names)
@@ -98,10 +98,10 @@ def test_a_changed_template_is_refused(trained: list[RunDir], tmp_path: Path, wa
         "export": lambda: export_import.export(run, out / "run.zip"),
     }
     file = run.artifact / "chat_template.jinja"
-    kept = file.read_text()
-    file.write_text(kept.replace("<|im_end|>", "<|im_end|>!"))
+    text = file.read_text()
+    file.write_text(text.replace("<|im_end|>", "<|im_end|>!"))
     with pytest.raises(LabError, match=r"of this result (differs|is not the file)"):
         ways[way]()
     assert list(out.iterdir()) == []
-    file.write_text(kept)
+    file.write_text(text)
     assert ways[way]()

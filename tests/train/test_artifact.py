@@ -42,8 +42,8 @@ def save(run: RunDir, tokenizer: Any, facts: dict[str, Any]) -> int:
 def test_the_receipt_is_of_these_files_and_this_run(tmp_path: Path, small_tokenizer: Any) -> None:
     run = RunDir(tmp_path / "run")
     size = save(run, small_tokenizer, {"train_hash": "abc", "step": 12})
-    files = [one for one in run.artifact.rglob("*") if one.is_file()]
-    assert size == sum(one.stat().st_size for one in files)
+    files = [path for path in run.artifact.rglob("*") if path.is_file()]
+    assert size == sum(file.stat().st_size for file in files)
     assert not (run.artifact / "README.md").exists(), "PEFT's card holds placeholders only"
     receipt = read_object(run.artifact / "receipt.json") or {}
 
@@ -52,7 +52,7 @@ def test_the_receipt_is_of_these_files_and_this_run(tmp_path: Path, small_tokeni
         return {n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in names}
 
     assert receipt["weights"] == digests(["adapter_model.safetensors"])
-    present = {one.name for one in files} & {
+    present = {file.name for file in files} & {
         "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
     }  # fmt: skip
     assert len(present) >= 2 and receipt["tokenizer_files"] == digests(present)
@@ -83,7 +83,9 @@ def test_a_result_that_cannot_be_written_leaves_the_one_before(
         with pytest.raises(OSError, match="No space"):
             save(run, small_tokenizer, {"step": 2})
     assert (run.artifact / "receipt.json").read_bytes() == before
-    assert [one.name for one in run.path.iterdir()] == ["artifact"], "nothing half written is left"
+    assert [path.name for path in run.path.iterdir()] == ["artifact"], (
+        "nothing half written is left"
+    )
     save(run, small_tokenizer, {"step": 3})
     assert (read_object(run.artifact / "receipt.json") or {})["step"] == 3
 
@@ -123,7 +125,7 @@ def test_training_on_begins_with_every_number_of_the_result(
     trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
     artifact.load_initial_weights(model, twin, methods.get(name), folder)
     torch.manual_seed(4)
-    now = {name: one for name, one in model.named_parameters() if one.requires_grad}
+    now = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     assert now.keys() == trained, "as much trains as before"
     for place, weight in now.items():
         assert torch.allclose(weight.float(), torch.randn(weight.shape), atol=0.02), place
@@ -132,8 +134,8 @@ def test_training_on_begins_with_every_number_of_the_result(
 def test_a_result_that_lacks_a_weight_is_refused_by_name(result_of: Any) -> None:
     model, twin, folder = result_of("lora", rank=2)
     model.extra = nn.Parameter(torch.ones(3))
-    before = {name: one.clone() for name, one in model.named_parameters()}
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
     with pytest.raises(LabError, match="The result holds no extra: LoRA"):
         artifact.load_initial_weights(model, twin, methods.get("lora"), folder)
     left = dict(model.named_parameters())
-    assert all(torch.equal(one, left[n]) for n, one in before.items() if "lora_" in n)
+    assert all(torch.equal(tensor, left[n]) for n, tensor in before.items() if "lora_" in n)

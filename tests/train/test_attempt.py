@@ -35,7 +35,7 @@ def stream_of(run: RunDir, tokenizer: Any, seed: int, bucket: int = 0) -> Traini
 
 
 def warnings(run: RunDir) -> str:
-    return "\n".join(one["message"] for one in record_reader.events(run, "warning"))
+    return "\n".join(event["message"] for event in record_reader.events(run, "warning"))
 
 
 @pytest.mark.parametrize("bucketing", ["off", "on"])
@@ -52,7 +52,7 @@ def test_rows_come_in_the_order_of_the_seed(
     assert shown == [ours[0].ids, ours[1].ids] != [other[0].ids, other[1].ids]
     sizes = [ours[place].tokens for place in range(16)]
     expected = [sum(sizes[: 2 * step]) for step in range(1, 9)]
-    assert [one["tokens"] for one in record_reader.metrics(run, "train")] == expected
+    assert [record["tokens"] for record in record_reader.metrics(run, "train")] == expected
 
 
 def test_the_start_of_an_adapter_is_drawn_from_the_seed(small_run: Work, small_model: Path) -> None:
@@ -78,16 +78,16 @@ def test_the_start_of_an_adapter_is_drawn_from_the_seed(small_run: Work, small_m
 
 def test_parameters_are_counted_with_the_adapter(small_run: Work, small_model: Path) -> None:
     run = small_run({"name": "lora", "rank": 4}, train=SHORT)
-    base = sum(one.numel() for one in load_file(small_model / "model.safetensors").values())
+    base = sum(tensor.numel() for tensor in load_file(small_model / "model.safetensors").values())
     adapter = load_file(run.artifact / "adapter_model.safetensors").values()
-    own = sum(one.numel() for one in adapter)
-    told = record_reader.last_event(run, "model")
+    own = sum(tensor.numel() for tensor in adapter)
+    event = record_reader.last_event(run, "model")
     summary = (read_object(run.result) or {})["summary"]
-    for found in (told, summary):
+    for found in (event, summary):
         assert (found["parameters"], found["trainable"]) == (base + own, own)
     assert summary["planned_steps"] == summary["step"] == 2 and summary["packing"] == "off"
     assert summary["peak_bytes"] >= max(summary["peaks"].values()) > 0
-    assert {"load", "forward", "backward", "optimizer"} <= summary["peaks"].keys()
+    assert {"load", "forward", "backward", "optimizer", "save"} <= summary["peaks"].keys()
 
 
 def test_operations_of_virtual_tokens_are_in_the_records(small_run: Work) -> None:
@@ -113,11 +113,11 @@ def test_a_method_knows_how_long_the_run_is(small_run: Work) -> None:
 def test_settings_of_recomputation_reach_the_model(
     small_run: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[Any] = []
+    requests: list[Any] = []
     recompute = attempt.checkpoint_activations
 
     def note(model: Any, first: int | None = None) -> None:
-        asked.append(first)
+        requests.append(first)
         recompute(model, first)
 
     monkeypatch.setattr(attempt, "checkpoint_activations", note)
@@ -125,7 +125,7 @@ def test_settings_of_recomputation_reach_the_model(
     small_run("lora", train=on)
     small_run("lora", train={**on, "checkpointed_layers": 1})
     small_run("lora", train={**SHORT, "activation_checkpointing": "off"})
-    assert asked == [None, 1]
+    assert requests == [None, 1]
 
 
 def test_a_second_attempt_measures_and_shows_nothing_twice(small_run: Work) -> None:
@@ -137,7 +137,7 @@ def test_a_second_attempt_measures_and_shows_nothing_twice(small_run: Work) -> N
     assert attempt_again(run) == 0
     assert record_reader.last_event(run, "plan")["resumed_at"] == 3
     assert run.metrics.read_text().count('"of": "base"') == 1, "the base is measured once"
-    assert [one["step"] for one in record_reader.events(run, "sample")].count(0) == 1
+    assert [event["step"] for event in record_reader.events(run, "sample")].count(0) == 1
     assert run.first_batch.read_bytes() == first
     assert "Resumed under other conditions" not in warnings(run)
     ours, before = (
@@ -157,9 +157,9 @@ def test_other_versions_are_told_by_the_attempt_before(small_run: Work) -> None:
         write_json(run.attempts / str(number) / "environment.json", found)
     (run.attempts / "11").rename(run.path / "away")
     assert attempt_again(run) == 0
-    said = warnings(run)
-    assert f"torch 0.4.1 then, {now['packages']['torch']} now" in said
-    assert f"threads 99 then, {now['threads']} now" in said and "device" not in said
+    messages = warnings(run)
+    assert f"torch 0.4.1 then, {now['packages']['torch']} now" in messages
+    assert f"threads 99 then, {now['threads']} now" in messages and "device" not in messages
     (run.path / "away").rename(run.attempts / "11")
     run.events.write_text("")
     assert attempt_again(run) == 0

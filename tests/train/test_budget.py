@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from lab.data.batches import TokenSequence, TrainingOrder
 from lab.spec_sections import TrainSpec
-from lab.train.budget import UNLIMITED_STEPS, BudgetUsed, rate, training_budget
+from lab.train import budget
+from lab.train.budget import (
+    UNLIMITED_STEPS,
+    BudgetUsed,
+    TrainingTimer,
+    lr_multiplier,
+    rate,
+    training_budget,
+)
 from lab.train.flops import FlopCosts
 
 ROWS = [TokenSequence([1] * 10, [-100] + [1] * 9, (10,)) for _ in range(9)]
@@ -36,10 +45,10 @@ def test_the_tightest_budget_ends_the_run() -> None:
 
 
 def test_the_fraction_follows_the_tightest() -> None:
-    made = planned(max_steps=10, max_seconds=100.0)
-    assert made.fraction(BudgetUsed(step=5, seconds=10)) == 0.5
-    assert made.fraction(BudgetUsed(step=5, seconds=90)) == 0.9
-    assert made.fraction(BudgetUsed(step=50)) == 1.0
+    plan = planned(max_steps=10, max_seconds=100.0)
+    assert plan.fraction(BudgetUsed(step=5, seconds=10)) == 0.5
+    assert plan.fraction(BudgetUsed(step=5, seconds=90)) == 0.9
+    assert plan.fraction(BudgetUsed(step=50)) == 1.0
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
@@ -52,6 +61,28 @@ def test_the_rate_rises_then_falls_and_is_never_zero(schedule: str) -> None:
     falling = rates[11:]
     assert falling == sorted(falling, reverse=True)
     assert rates[-1] < 0.01 or schedule == "constant"
+
+
+def test_a_budget_of_seconds_takes_each_step_for_a_five_hundredth() -> None:
+    train = TrainSpec(warmup=0.1, max_seconds=100.0)
+    plan = planned(max_seconds=100.0)
+    assert lr_multiplier(train, plan, BudgetUsed()) == pytest.approx((0.5 / 500) / 0.1)
+    used = BudgetUsed(step=9, seconds=5.0)
+    assert lr_multiplier(train, plan, used) == pytest.approx((0.05 + 0.5 / 500) / 0.1)
+    ten = planned(max_steps=10)
+    assert lr_multiplier(TrainSpec(warmup=0.1), ten, BudgetUsed()) == pytest.approx(0.5)
+
+
+def test_the_timer_counts_what_lies_between_start_and_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(budget, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    used = BudgetUsed(seconds=5.0)
+    timer = TrainingTimer(used)
+    timer.start()
+    now[0] = 103.0
+    assert timer.stop() == 3.0 and used.seconds == 8.0, "earlier attempts count, too"
+    now[0] = 110.0
+    assert timer.stop() == 0.0 and used.seconds == 8.0, "it has not been started since"
 
 
 def test_no_warm_up_starts_at_the_top() -> None:

@@ -30,11 +30,11 @@ def steps(run: RunDir, kind: str) -> list[int]:
     records = (
         record_reader.metrics(run, kind) if kind == "eval" else record_reader.events(run, kind)
     )
-    return [one["step"] for one in records if one.get("of") != "base"]
+    return [record["step"] for record in records if record.get("of") != "base"]
 
 
 def warnings(run: RunDir) -> str:
-    return "\n".join(one["message"] for one in record_reader.events(run, "warning"))
+    return "\n".join(event["message"] for event in record_reader.events(run, "warning"))
 
 
 def again(run: RunDir) -> None:
@@ -124,7 +124,7 @@ def test_a_gain_begins_the_count_anew_and_equal_is_no_gain(
     train = {"max_steps": 20, "eval_every": 1, "early_stopping": 2, "save_every": 0}
     evaluations([3.0, 3.1, 2.0, 2.0, 2.0, 1.0])
     run = small_run("lora", train=train)
-    assert steps(run, "eval")[-1] == 5
+    assert steps(run, "eval")[-1] == 5 and status(run).state == "done"
 
 
 def test_divergence_is_said_once_and_only_where_it_is_large(
@@ -133,9 +133,11 @@ def test_divergence_is_said_once_and_only_where_it_is_large(
     train = {"max_steps": 5, "eval_every": 1, "save_every": 0}
     evaluations([2.0, 2.5, 2.7, 9.0, 9.0])
     run = small_run("lora", train=train)
-    said = [one for one in record_reader.events(run, "warning") if "diverging" in one["message"]]
-    assert len(said) == 1
-    assert "2.700 at step 3, after 2.000 at its best" in said[0]["message"]
+    events = [
+        event for event in record_reader.events(run, "warning") if "diverging" in event["message"]
+    ]
+    assert len(events) == 1
+    assert "2.700 at step 3, after 2.000 at its best" in events[0]["message"]
     evaluations([2.0, 2.5, 1.9, 2.4, 2.4])
     assert "diverging" not in warnings(small_run("lora", train=train))
 
@@ -176,18 +178,18 @@ def test_evaluations_take_no_training_time(
     train = {"max_steps": 3, "eval_every": 1, "save_every": 0}
     run = small_run("lora", train=train)
     records = record_reader.metrics(run, "train")
-    assert all(one["perf/step_s"] < 1.5 for one in records)
-    assert records[-1]["seconds"] == pytest.approx(sum(one["perf/step_s"] for one in records))
+    assert all(record["perf/step_s"] < 1.5 for record in records)
+    assert records[-1]["seconds"] == pytest.approx(sum(record["perf/step_s"] for record in records))
     # what the sampler notes in the meantime stands on the same clock
-    sampled = [one["seconds"] for one in record_reader.metrics(run, "device")]
+    sampled = [record["seconds"] for record in record_reader.metrics(run, "device")]
     assert sampled[-1] > 0.0
-    assert set(sampled) <= {0.0, *(one["seconds"] for one in records)}
+    assert set(sampled) <= {0.0, *(record["seconds"] for record in records)}
 
 
 def test_the_time_left_falls_to_nothing(small_run: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock of the test's own, on which every step takes ten seconds, and the sixth forty."""
     now = [1000.0]
-    told: list[tuple[float, float, float, float | None]] = []
+    messages: list[tuple[float, float, float, float | None]] = []
     report = Telemetry.progress
 
     class Clock:
@@ -202,22 +204,24 @@ def test_the_time_left_falls_to_nothing(small_run: Work, monkeypatch: pytest.Mon
     ) -> None:
         report(self, done, total, unit, eta_s)
         if self.phase == "training":
-            told.append((now[0], done, total, eta_s))
+            messages.append((now[0], done, total, eta_s))
             now[0] += 40.0 if done == 6 else 10.0
 
     monkeypatch.setattr(callbacks, "time", Clock())
     monkeypatch.setattr(Telemetry, "progress", progress)
     run = small_run("lora", train={"max_steps": 10, **QUIET, "save_every": 4})
     for first_step in (0, 8):
-        begun = told[0][0]
-        assert told[0][1] == first_step and told[0][3] is None, "nothing is known at the start"
-        later = [one for one in told if one[1] > first_step]
-        assert {total for _, _, total, _ in told} == {10}
+        begun = messages[0][0]
+        assert messages[0][1] == first_step and messages[0][3] is None, (
+            "nothing is known at the start"
+        )
+        later = [event for event in messages if event[1] > first_step]
+        assert {total for _, _, total, _ in messages} == {10}
         for at, done, _, left in later:
             expected = (at - begun) / (done - first_step) * (10 - done)
             assert left == pytest.approx(expected, abs=0.01), f"after step {done}"
         assert later[-1][1] == 10 and later[-1][3] == 0.0, "at the end nothing is left"
-        told.clear()
+        messages.clear()
         if first_step == 0:
             again(run)
 
@@ -225,22 +229,22 @@ def test_the_time_left_falls_to_nothing(small_run: Work, monkeypatch: pytest.Mon
 def test_a_budget_of_seconds_reports_seconds(
     small_run: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[tuple[float, float, str]] = []
+    messages: list[tuple[float, float, str]] = []
     report = Telemetry.progress
 
     def progress(self: Telemetry, done: float, total: float, unit: str, *rest: Any) -> None:
         report(self, done, total, unit, *rest)
         if self.phase == "training":
-            told.append((done, total, unit))
+            messages.append((done, total, unit))
 
     monkeypatch.setattr(Telemetry, "progress", progress)
     train = {"max_seconds": 0.4, "warmup": 0.0, "schedule": "linear", "learning_rate": 1e-3}
     run = small_run("lora", train={"max_steps": None, **QUIET, **train})
-    assert {(total, unit) for _, total, unit in told} == {(0.4, "second")}
+    assert {(total, unit) for _, total, unit in messages} == {(0.4, "second")}
     records = record_reader.metrics(run, "train")
-    assert told[-1][0] == pytest.approx(records[-1]["seconds"], abs=0.06)
+    assert messages[-1][0] == pytest.approx(records[-1]["seconds"], abs=0.06)
     assert records[0]["train/learning_rate"] > 0.99e-3, "the first step begins at the top"
-    passed = [0.0, 0.0, *(one["seconds"] for one in records)]
+    passed = [0.0, 0.0, *(record["seconds"] for record in records)]
     for place, record in enumerate(records):
         # it falls with the clock, as that stood before the step or the one before it
         high, low = (1e-3 * (1 - passed[place + k] / 0.4) for k in (0, 1))
@@ -251,11 +255,11 @@ def test_the_memory_of_a_run_is_told_part_by_part(small_run: Work) -> None:
     """Four bytes a weight, four a gradient, two moments of four and a count of four a tensor."""
     runs = [small_run(method, train={"max_steps": 1, **QUIET}) for method in ("full", "lora")]
     for run in runs:
-        told = record_reader.last_event(run, "memory")
+        event = record_reader.last_event(run, "memory")
         model = record_reader.last_event(run, "model")
-        assert told["weights"] == 4 * model["parameters"], run.id
-        assert told["gradients"] == 4 * model["trainable"]
-        extra = told["optimizer"] - 8 * model["trainable"]
+        assert event["weights"] == 4 * model["parameters"], run.id
+        assert event["gradients"] == 4 * model["trainable"]
+        extra = event["optimizer"] - 8 * model["trainable"]
         assert 0 <= extra <= 4 * 100, "two moments, and a counter for each tensor"
     full, lora = (record_reader.last_event(run, "model") for run in runs)
     assert full["trainable"] == full["parameters"] > lora["trainable"]
@@ -337,7 +341,9 @@ def test_a_checkpoint_knows_its_own_evaluation_only(small_run: Work) -> None:
     train = {"max_steps": 7, "eval_every": 2, "save_every": 1, "keep_last": 9}
     run = small_run("lora", train=train)
     evals = {
-        one["step"]: one["eval/loss"] for one in record_reader.metrics(run, "eval") if one["step"]
+        record["step"]: record["eval/loss"]
+        for record in record_reader.metrics(run, "eval")
+        if record["step"]
     }
     for step in range(1, 7):
         state = read_object(run.checkpoints / f"step-{step}" / "state.json") or {}
@@ -396,7 +402,11 @@ def test_rows_of_a_broken_step_are_named(
     spec = RunSpec.from_stored(json.loads(run.spec.read_text()))
     stream = TrainingOrder(prepare.prepare(spec, small_tokenizer).train, spec.train.seed)
     rows = sorted(stream[place].sources[0] for place in range(4, 8))
-    assert f"at step 2, on rows {', '.join(map(str, rows))} of" in status(run).message
+    now = status(run)
+    assert f"became nan at step 2, on rows {', '.join(map(str, rows))} of" in now.message
+    assert "learning_rate" in now.hint
+    last = record_reader.metrics(run, "train")[-1]
+    assert last["step"] == 2 and last["train/loss"] != last["train/loss"], "NaN is kept as NaN"
 
 
 def test_a_tensor_of_one_element_becomes_the_number_in_a_record(

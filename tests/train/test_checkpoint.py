@@ -68,8 +68,8 @@ def test_the_lowest_losses_the_newest_and_the_pinned_are_kept(
     for step, loss in ((1, 4.0), (2, 2.0), (3, 1.0), (4, None), (10, 3.0)):
         write(step, loss)
     removed = checkpoint.delete_old(tmp_path, best, last, frozenset(pins))
-    found = sorted(int(path.name.removeprefix("step-")) for path in tmp_path.iterdir())
-    assert found == left
+    ordered = sorted(int(path.name.removeprefix("step-")) for path in tmp_path.iterdir())
+    assert ordered == left
     assert sorted(removed) == sorted(f"step-{n}" for n in {1, 2, 3, 4, 10} - set(left))
 
 
@@ -78,8 +78,8 @@ def test_the_newest_whole_one_is_taken_by_its_number(
 ) -> None:
     for step in (9, 10, 2):
         write(step)
-    found, skipped = checkpoint.latest_valid(tmp_path)
-    assert found is not None and (found.step, skipped) == (10, [])
+    latest, skipped = checkpoint.latest_valid(tmp_path)
+    assert latest is not None and (latest.step, skipped) == (10, [])
 
 
 def damage(path: Path, how: str) -> None:
@@ -106,11 +106,11 @@ def test_what_may_be_lost_and_what_may_not(
     damage(write(2) / name, how)
     with pytest.raises(LabError, match=name.replace(".", r"\.")):
         checkpoint.verify(tmp_path / "step-2")
-    found, skipped = checkpoint.latest_valid(tmp_path)
-    assert found is not None and found.step == 1 and len(skipped) == 1
+    latest, skipped = checkpoint.latest_valid(tmp_path)
+    assert latest is not None and latest.step == 1 and len(skipped) == 1
     damage(tmp_path / "step-1" / "optimizer.safetensors", "short")
-    found, skipped = checkpoint.latest_valid(tmp_path)
-    assert found is None and len(skipped) == 2
+    latest, skipped = checkpoint.latest_valid(tmp_path)
+    assert latest is None and len(skipped) == 2
     allowed, _ = checkpoint.latest_valid(tmp_path, incomplete=True)
     assert allowed is not None
     if name in checkpoint.NEEDED:
@@ -178,9 +178,28 @@ def test_numbers_in_a_state_come_back_beside_its_tensors(tmp_path: Path) -> None
     path = checkpoint.save(tmp_path, 5, model, optimizer, {"used": {}}, {})
     other = torch.optim.SGD([model.learned], lr=0.1)
     checkpoint.load_optimizer(path, model, other)
-    found = other.state[model.learned]
-    assert (found["step"], found["RMS"]) == (41, 0.25)
-    assert torch.equal(found["momentum"], torch.ones(3, 2))
+    state = other.state[model.learned]
+    assert (state["step"], state["RMS"]) == (41, 0.25)
+    assert torch.equal(state["momentum"], torch.ones(3, 2))
+
+
+def test_saving_copies_no_moments_but_shared_ones(tmp_path: Path) -> None:
+    """A copy of all would double the optimizer's memory; what two parameters share is written for
+    each, and comes back."""
+    model = Small()
+    model.frozen.requires_grad_(True)
+    shared = torch.arange(6.0).view(3, 2)
+    optimizer = torch.optim.SGD([model.learned, model.frozen], lr=0.1)
+    own = {"exp_avg": torch.ones(3, 2)}
+    optimizer.state[model.learned] = {"map": shared, **own}
+    optimizer.state[model.frozen] = {"map": shared}
+    moments = checkpoint._moments(optimizer, checkpoint.trainable(model))
+    assert moments["learned|exp_avg"].data_ptr() == own["exp_avg"].data_ptr()
+    path = checkpoint.save(tmp_path, 5, model, optimizer, {"used": {}}, {})
+    other = torch.optim.SGD([model.learned, model.frozen], lr=0.1)
+    checkpoint.load_optimizer(path, model, other)
+    for weight in (model.learned, model.frozen):
+        assert torch.equal(other.state[weight]["map"], shared)
 
 
 def draw() -> list[float]:
@@ -206,9 +225,9 @@ def test_every_generator_goes_on_where_it_stood(write: Callable[..., Path]) -> N
 def test_what_a_method_adds_is_kept_apart(write: Callable[..., Path]) -> None:
     extra = {"torch": torch.tensor([1.5]), "left|a.b": torch.tensor([True, False])}
     saved = checkpoint.verify(write(1, extra=extra))
-    found = checkpoint.method_state(saved.path)
-    assert found.keys() == extra.keys()
-    assert all(torch.equal(found[key], value) for key, value in extra.items())
+    state = checkpoint.method_state(saved.path)
+    assert state.keys() == extra.keys()
+    assert all(torch.equal(state[key], value) for key, value in extra.items())
     checkpoint.restore_random(saved)  # the generator's own state is not the method's
 
 
@@ -223,7 +242,7 @@ def test_a_save_that_fails_leaves_the_checkpoint_of_that_step(
     monkeypatch.setattr(checkpoint, "write_json", fail)
     with pytest.raises(OSError, match="No space"):
         write(1, 1.0)
-    assert [one.name for one in tmp_path.iterdir()] == ["step-1"], "nothing half done is left"
+    assert [path.name for path in tmp_path.iterdir()] == ["step-1"], "nothing half done is left"
     assert checkpoint.verify(path).state["eval_loss"] == 2.0
 
 

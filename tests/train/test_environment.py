@@ -21,13 +21,13 @@ from lab.train import environment
 def test_versions_seed_and_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 37)
     spec = RunSpec.from_json({"train": {"seed": 11}})
-    found = environment.environment(spec, torch.device("cpu"))
+    facts = environment.environment(spec, torch.device("cpu"))
     modules = (torch, transformers, peft, accelerate, safetensors, numpy, tokenizers)
     for module in modules:
-        ours, theirs = found["packages"][module.__name__], module.__version__
+        ours, theirs = facts["packages"][module.__name__], module.__version__
         assert ours.partition("+")[0] == theirs.partition("+")[0], module.__name__
-    assert (found["seed"], found["threads"], found["pid"]) == (11, 37, os.getpid())
-    assert found["cuda"] == torch.version.cuda and found["device"]
+    assert (facts["seed"], facts["threads"], facts["pid"]) == (11, 37, os.getpid())
+    assert facts["cuda"] == torch.version.cuda and facts["device"]
 
 
 def test_the_commit_is_read_without_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

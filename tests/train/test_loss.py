@@ -54,11 +54,11 @@ KINDS = ["llama", "qwen3", "gpt2", "neox"]
 
 def sequences() -> list[TokenizedExample]:
     torch.manual_seed(1)
-    made = []
+    created = []
     for length in (5, 17, 9, 23, 12, 30):
         ids = torch.randint(0, 97, (length,)).tolist()
-        made.append(TokenizedExample(ids, [-100, -100, *ids[2:]]))
-    return made
+        created.append(TokenizedExample(ids, [-100, -100, *ids[2:]]))
+    return created
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 1000])
@@ -73,7 +73,7 @@ def test_fused_equals_cross_entropy(
     results = []
     for fused in (True, False):
         hidden, weight, offset = (
-            None if one is None else one.clone().requires_grad_(True) for one in made
+            None if row is None else row.clone().requires_grad_(True) for row in made
         )
         if fused:
             total = FusedLinearCrossEntropy.apply(hidden, weight, offset, targets, torch.float32)
@@ -112,7 +112,10 @@ def test_packed_rows_give_the_losses_of_single_rows(kind: str) -> None:
         parts = [collate(rows[place : place + size], pad=0) for place in range(0, len(rows), size)]
         values.append(evaluation_loss(model, iter(parts), precision="float32", loss="fused"))
     assert (
-        values[0][1] == values[1][1] == values[2][1] == sum(one.num_loss_tokens for one in tokens)
+        values[0][1]
+        == values[1][1]
+        == values[2][1]
+        == sum(token.num_loss_tokens for token in tokens)
     )
     assert values[1][0] == pytest.approx(values[0][0], abs=1e-5), "batch size"
     assert values[2][0] == pytest.approx(values[0][0], abs=1e-5), "packing"
@@ -219,7 +222,7 @@ def test_only_what_needs_a_gradient_gets_one() -> None:
     targets = torch.randint(0, 20, (9,))
     for which in range(3):
         ours, theirs = (
-            [one.clone().requires_grad_(place == which) for place, one in enumerate(made)]
+            [row.clone().requires_grad_(place == which) for place, row in enumerate(made)]
             for _ in range(2)
         )
         FusedLinearCrossEntropy.apply(*ours, targets, torch.float32).backward()
@@ -308,5 +311,5 @@ def test_the_softmax_is_computed_in_float32_whatever_the_products_are_in() -> No
     expected = torch.nn.functional.cross_entropy(
         (hidden @ weight.T).float(), targets, reduction="sum"
     )
-    found = FusedLinearCrossEntropy.apply(hidden, weight, None, targets, torch.bfloat16)
-    assert float(found) == pytest.approx(float(expected), rel=1e-5)
+    output = FusedLinearCrossEntropy.apply(hidden, weight, None, targets, torch.bfloat16)
+    assert float(output) == pytest.approx(float(expected), rel=1e-5)

@@ -146,10 +146,10 @@ def test_quality_does_not_suffer(narrow_run: Callable[..., RunDir], method: str)
         run = narrow_run(method, adapters)
         assert status(run).state == "done", status(run)
         records = record_reader.metrics(run, "eval")
-        losses[adapters] = [one["eval/loss"] for one in records]
+        losses[adapters] = [record["eval/loss"] for record in records]
     first, last = losses["float32"][0], losses["float32"][-1]
     assert last < 0.99 * first, "it learns something that could be lost"
-    gained = {name: first - found[-1] for name, found in losses.items()}
+    gained = {name: first - loss[-1] for name, loss in losses.items()}
     assert gained["bfloat16"] == pytest.approx(gained["float32"], rel=0.05)
 
 
@@ -166,7 +166,7 @@ def test_a_run_resumes_with_its_copies_bit_for_bit(
     assert {value.dtype for value in copies.values()} == {torch.float32}
     if method == "adalora":
         held = load_file(broken.checkpoints / "step-4" / "trainable.safetensors")
-        pruned = [(one == 0).sum() for name, one in held.items() if "lora_E" in name]
+        pruned = [(tensor == 0).sum() for name, tensor in held.items() if "lora_E" in name]
         assert sum(pruned) > 0, "saved in the middle of pruning"
     assert attempt_again(broken) == 0
     assert record_reader.last_event(broken, "plan")["resumed_at"] == 4
@@ -176,8 +176,10 @@ def test_a_run_resumes_with_its_copies_bit_for_bit(
     assert all(tensor.dtype == torch.bfloat16 for tensor in ours.values())
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
     predicted = (read_object(whole.estimate) or {})["bytes"]["optimizer"]
-    kept = sum(one.numel() * one.element_size() for one in saved.values() if one.numel() > 1)
-    assert kept == predicted, "copies and two moments, twelve bytes a parameter"
+    total = sum(
+        tensor.numel() * tensor.element_size() for tensor in saved.values() if tensor.numel() > 1
+    )
+    assert total == predicted, "copies and two moments, twelve bytes a parameter"
 
 
 def test_a_checkpoint_from_before_there_were_copies_goes_on() -> None:

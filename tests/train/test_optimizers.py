@@ -13,10 +13,10 @@ from torch import nn
 from lab import optimizers
 from lab.optimizers import OPTIMIZERS
 from lab.paths import RunDir
-from lab.preflight.validate import check
 from lab.runs import record_reader
 from lab.spec_sections import TrainSpec
 from lab.train import checkpoint
+from tests.answers import check
 from tests.conftest import attempt_again
 
 HERE = [name for name, rule in OPTIMIZERS.items() if rule.on_cpu]
@@ -62,8 +62,8 @@ def test_state_is_what_the_table_says_and_comes_back_exactly(name: str, tmp_path
         steps(again, resumed, 3, 6)
         moved = [not torch.equal(a, b) for a, b in zip(weights, whole.parameters(), strict=True)]
         assert all(moved)
-        for one, two in zip(whole.parameters(), again.parameters(), strict=True):
-            assert torch.equal(one, two), (name, precision)
+        for weight, two in zip(whole.parameters(), again.parameters(), strict=True):
+            assert torch.equal(weight, two), (name, precision)
 
 
 @pytest.mark.parametrize("rule", ["adamw", "sgd"])
@@ -85,7 +85,7 @@ def test_the_update_inside_the_backward_pass_equals_the_one_after_it(
     assert record_reader.last_event(inside, "plan")["resumed_at"] == 3
     for key in ("train/loss", "train/grad_norm", "train/learning_rate"):
         ours, theirs = (
-            {one["step"]: one[key] for one in record_reader.metrics(run, "train")}
+            {record["step"]: record[key] for record in record_reader.metrics(run, "train")}
             for run in (plain, inside)
         )
         assert ours == pytest.approx(theirs, rel=1e-5 if key == "train/grad_norm" else 0), key
@@ -102,7 +102,7 @@ def test_it_trains_and_resumes_in_the_loop(work_here: Callable[..., RunDir], nam
 
     train = {"optimizer": name, "max_steps": 6, "save_every": 4, "sample_every": 0}
     whole, broken = (work_here("lora", train=train) for _ in range(2))
-    losses = [one["train/loss"] for one in record_reader.metrics(whole, "train")]
+    losses = [record["train/loss"] for record in record_reader.metrics(whole, "train")]
     assert losses[-1] < losses[0]
     assert attempt_again(broken) == 0
     assert record_reader.last_event(broken, "plan")["resumed_at"] == 4

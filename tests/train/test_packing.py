@@ -53,7 +53,7 @@ def run_of(mamba: Path, chats: Path, packing: str) -> RunDir:
 
 def losses(run: RunDir) -> list[float]:
     assert status(run).state == "done", status(run)
-    return [one["train/loss"] for one in record_reader.metrics(run, "train")]
+    return [record["train/loss"] for record in record_reader.metrics(run, "train")]
 
 
 def test_a_model_that_sees_over_the_border_is_trained_on_single_rows(
@@ -61,11 +61,11 @@ def test_a_model_that_sees_over_the_border_is_trained_on_single_rows(
 ) -> None:
     plain, packed = run_of(mamba, chats, "off"), run_of(mamba, chats, "auto")
     assert (read_object(packed.spec) or {})["data"]["packing"] == "on", "as the planner took it"
-    warned = [one["message"] for one in record_reader.events(packed, "warning")]
+    warned = [event["message"] for event in record_reader.events(packed, "warning")]
     assert any("packed sequences see each other" in message for message in warned)
     assert losses(packed) == losses(plain)
     assert attempt_again(packed) == 0, "a later attempt goes on with single rows"
-    assert [one["packing"] for one in record_reader.events(packed, "packing")] == ["off"]
+    assert [event["packing"] for event in record_reader.events(packed, "packing")] == ["off"]
 
 
 def test_a_worker_killed_while_it_unpacks_goes_on(mamba: Path, chats: Path) -> None:

@@ -127,9 +127,13 @@ def test_a_full_run_is_the_plain_loop(
     model = base(small_model)
     # the middles of five steps: a rise over the first two, then down to the end
     rates = [4e-3 * share for share in (0.25, 0.75, 2.5 / 3, 1.5 / 3, 0.5 / 3)]
+    groups = [
+        {"params": [w for w in model.parameters() if w.ndim > 1], "weight_decay": 0.1},
+        {"params": [w for w in model.parameters() if w.ndim < 2], "weight_decay": 0.0},
+    ]
     course = plain_loop(
         model, stream, data.held_out, rates, 4, 19, clip=0.4, evaluate_every=2,
-        optimizer=torch.optim.AdamW(model.parameters(), weight_decay=0.1),
+        optimizer=torch.optim.AdamW(groups),
     )  # fmt: skip
     assert max(course.norms) > 0.4, "something is clipped"
     begun = base(small_model)
@@ -146,16 +150,18 @@ def is_the_loop(
 ) -> None:  # fmt: skip
     """The records, the result and the summary of `run` say what the plain loop saw."""
     records = record_reader.metrics(run, "train")
-    assert [one["step"] for one in records] == [1, 2, 3, 4, 5]
-    assert [one["train/loss"] for one in records] == pytest.approx(course.losses, rel=1e-4)
-    assert [one["train/grad_norm"] for one in records] == pytest.approx(course.norms, rel=1e-3)
-    assert [one["train/learning_rate"] for one in records] == pytest.approx(rates)
-    assert [one["tokens"] for one in records] == cumulative(course.tokens)
-    assert [one["loss_tokens"] for one in records] == cumulative(course.counted)
-    evals = [one for one in record_reader.metrics(run, "eval") if one.get("of") != "base"]
-    assert [one["step"] for one in evals] == [2, 4, 5]
-    assert [one["eval/loss"] for one in evals] == pytest.approx(course.evals, rel=1e-4)
-    assert {one["eval/loss_tokens"] for one in evals} == {sum(r.counted for r in held_out)}
+    assert [record["step"] for record in records] == [1, 2, 3, 4, 5]
+    assert [record["train/loss"] for record in records] == pytest.approx(course.losses, rel=1e-4)
+    assert [record["train/grad_norm"] for record in records] == pytest.approx(
+        course.norms, rel=1e-3
+    )
+    assert [record["train/learning_rate"] for record in records] == pytest.approx(rates)
+    assert [record["tokens"] for record in records] == cumulative(course.tokens)
+    assert [record["loss_tokens"] for record in records] == cumulative(course.counted)
+    evals = [record for record in record_reader.metrics(run, "eval") if record.get("of") != "base"]
+    assert [record["step"] for record in evals] == [2, 4, 5]
+    assert [record["eval/loss"] for record in evals] == pytest.approx(course.evals, rel=1e-4)
+    assert {record["eval/loss_tokens"] for record in evals} == {sum(r.counted for r in held_out)}
     assert record_reader.base_loss(run) == pytest.approx(base_loss, rel=1e-4)
 
     result = load_file(run.artifact / "model.safetensors")
@@ -191,7 +197,7 @@ def test_every_term_of_adaloras_loss_counts_once_a_step(
         small_spec(method | {"orthogonality": 0.0}, train=train | {"batch_size": 4, "max_steps": 1})
     )
     norms, losses = (
-        [[one[key] for one in record_reader.metrics(run, "train")] for run in runs]
+        [[record[key] for record in record_reader.metrics(run, "train")] for run in runs]
         for key in ("train/grad_norm", "train/loss")
     )
     assert norms[0] == pytest.approx(norms[1], rel=1e-4)
@@ -270,9 +276,9 @@ def test_opened_layers_learn_at_their_own_rate_on_the_same_schedule(
                 if any(part in name for part in opened):
                     weight.requires_grad_(True)
     records = record_reader.metrics(run, "train")
-    assert [one["train/loss"] for one in records] == pytest.approx(losses, rel=1e-4)
+    assert [record["train/loss"] for record in records] == pytest.approx(losses, rel=1e-4)
     events = record_reader.events(run, "unfrozen")
-    assert [one["step"] for one in events] == [2, 4]
+    assert [event["step"] for event in events] == [2, 4]
     trained = dict(model.named_parameters())
     for name, weight in adapter.items():
         inside = f"base_model.model.{name}".replace(".weight", ".default.weight")
@@ -310,12 +316,14 @@ def test_a_resumed_growing_run_counts_as_one_that_was_never_interrupted(
 ) -> None:
     run, _ = grown
     before = [
-        (one["step"], one["tokens"], one["flops"]) for one in record_reader.metrics(run, "train")
+        (record["step"], record["tokens"], record["flops"])
+        for record in record_reader.metrics(run, "train")
     ]
     again(run)
     assert record_reader.last_event(run, "plan")["resumed_at"] == 3
     after = [
-        (one["step"], one["tokens"], one["flops"]) for one in record_reader.metrics(run, "train")
+        (record["step"], record["tokens"], record["flops"])
+        for record in record_reader.metrics(run, "train")
     ]
     assert after == before
 
@@ -341,6 +349,6 @@ def test_a_precision_is_what_the_numbers_are_computed_in(
         rounded = float(summed(model, [row])) / row.counted
     (record,) = record_reader.metrics(run, "train")
     assert abs(record["train/loss"] - rounded) < 0.2 * abs(exact - rounded) + 1e-6
-    kinds = {one.dtype for one in load_file(run.artifact / "model.safetensors").values()}
+    kinds = {tensor.dtype for tensor in load_file(run.artifact / "model.safetensors").values()}
     wide = settings["precision"] == "mixed"
     assert kinds == {torch.float32 if wide else torch.bfloat16}

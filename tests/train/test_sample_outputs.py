@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -53,21 +54,21 @@ def model() -> Any:
 
 
 def test_the_prompt_ends_where_the_answer_begins(small_tokenizer: Any, model: Any) -> None:
-    made, events = sampler(small_tokenizer, CHAT)
-    made.sample(model, 7)
+    samples, events = sampler(small_tokenizer, CHAT)
+    samples.sample(model, 7)
     (record,) = events.records
     assert record["kind"] == "sample" and record["step"] == 7
     assert record["prompt"] == ASKED, "a person reads the question, not the template"
-    assert made.prompt.split() == [tiny.TURN, *ASKED.split(), tiny.END, tiny.TURN]
-    assert "w70" not in made.prompt, "the right answer must not be given away"
+    assert samples.prompt.split() == [tiny.TURN, *ASKED.split(), tiny.END, tiny.TURN]
+    assert "w70" not in samples.prompt, "the right answer must not be given away"
 
 
 def test_the_text_is_what_greedy_choice_adds_to_the_prompt(
     small_tokenizer: Any, model: Any
 ) -> None:
-    made, events = sampler(small_tokenizer, CHAT)
-    made.sample(model, 0)
-    ids = small_tokenizer(made.prompt, add_special_tokens=False)["input_ids"]
+    samples, events = sampler(small_tokenizer, CHAT)
+    samples.sample(model, 0)
+    ids = small_tokenizer(samples.prompt, add_special_tokens=False)["input_ids"]
     begun = len(ids)
     with torch.no_grad():
         while len(ids) < begun + sample_outputs.LONGEST and (len(ids) == begun or ids[-1] != 0):
@@ -76,22 +77,46 @@ def test_the_text_is_what_greedy_choice_adds_to_the_prompt(
     assert events.records[0]["text"] == expected and expected
 
 
+def test_tools_belong_to_the_example_that_offers_them(
+    small_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr(
+        sample_outputs.chat_template,
+        "render",
+        lambda tokenizer, messages, to_answer, tools: given.append(tools) or ASKED,
+    )
+    tool = {"type": "function", "function": {"name": "look"}}
+    offering = dataclasses.replace(CHAT, tools=(tool,))
+    sampler(small_tokenizer, offering)
+    sampler(small_tokenizer, offering, card={"try": ["w8 w8"]})
+    assert given == [[tool], []], "a suggestion is not asked with an example's tools"
+
+
+@pytest.mark.parametrize(("command", "events"), [("stop", 0), ("cancel", 0), ("save", 1)])
+def test_half_a_sample_is_none(small_tokenizer: Any, model: Any, command: str, events: int) -> None:
+    samples, log = sampler(small_tokenizer, CHAT)
+    samples.command = lambda: command
+    samples.sample(model, 1)
+    assert len(log.records) == events
+
+
 def test_a_set_may_suggest_what_to_try(small_tokenizer: Any) -> None:
-    made, _ = sampler(small_tokenizer, CHAT, card={"try": ["w8 w8", "w9"]})
-    assert made.asked == "w8 w8" and "w8 w8" in made.prompt and "w5" not in made.prompt
+    samples, _ = sampler(small_tokenizer, CHAT, card={"try": ["w8 w8", "w9"]})
+    assert samples.question == "w8 w8" and "w8 w8" in samples.prompt and "w5" not in samples.prompt
 
 
 def test_the_system_prompt_of_the_training_stands_in_front(small_tokenizer: Any) -> None:
-    made, _ = sampler(small_tokenizer, CHAT, system="w50 w51")
-    assert made.prompt.index("w50 w51") < made.prompt.index(ASKED)
-    assert made.asked == ASKED
+    samples, _ = sampler(small_tokenizer, CHAT, system="w50 w51")
+    assert samples.prompt.index("w50 w51") < samples.prompt.index(ASKED)
+    assert samples.question == ASKED
 
 
 def test_a_text_is_continued_from_its_first_words(small_tokenizer: Any, model: Any) -> None:
     words = [f"w{number}" for number in range(20)]
-    made, events = sampler(small_tokenizer, Example(1, text=" ".join(words)))
-    made.sample(model, 1)
-    assert events.records[0]["prompt"] == made.prompt == " ".join(words[:8])
+    samples, events = sampler(small_tokenizer, Example(1, text=" ".join(words)))
+    samples.sample(model, 1)
+    assert events.records[0]["prompt"] == samples.prompt == " ".join(words[:8])
 
 
 @pytest.mark.parametrize("is_training", [True, False])
@@ -111,10 +136,10 @@ def test_a_sample_draws_nothing_and_leaves_the_mode(
         for weight in model.parameters():
             if weight.dim() == 2:
                 weight.mul_(8.0)
-    made, events = sampler(small_tokenizer, CHAT)
+    samples, events = sampler(small_tokenizer, CHAT)
     state = torch.get_rng_state()
-    made.sample(model, 1)
-    made.sample(model, 2)
+    samples.sample(model, 1)
+    samples.sample(model, 2)
     assert model.training is is_training
     assert torch.equal(torch.get_rng_state(), state), "a resumed run sees the same dropout masks"
     first, second = (record["text"] for record in events.records)
@@ -128,8 +153,8 @@ def test_the_mode_comes_back_where_generation_fails(small_tokenizer: Any) -> Non
         def generate(self, **_: Any) -> Any:
             raise RuntimeError("no memory")
 
-    made, _ = sampler(small_tokenizer, CHAT)
+    samples, _ = sampler(small_tokenizer, CHAT)
     broken: Any = Broken(2, 2).train()
     with pytest.raises(RuntimeError):
-        made.sample(broken, 1)
+        samples.sample(broken, 1)
     assert broken.training

@@ -96,8 +96,8 @@ def test_layers_that_cannot_be_compiled_train_as_they_are(
     run = work_here("full", train={**settings, "compile": "on"})
     assert losses(run) == pytest.approx(plain, rel=1e-6)
     events = record_reader.events(run)
-    assert "compiling" in [one.get("phase") for one in events]
-    warned = [one["message"] for one in events if one["kind"] == "warning"]
+    assert "compiling" in [event.get("phase") for event in events]
+    warned = [event["message"] for event in events if event["kind"] == "warning"]
     assert any("no C++ compiler" in message for message in warned)
 
 

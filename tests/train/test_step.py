@@ -30,15 +30,15 @@ def model() -> Any:
 
 def batches(sizes: list[int]) -> list[dict[str, torch.Tensor]]:
     """One batch for each size: rows of different lengths, of which only the end counts."""
-    made, number = [], 0
+    created, number = [], 0
     for size in sizes:
         rows = []
         for _ in range(size):
             number += 1
             ids = [(7 * number + place) % 90 + 2 for place in range(4 + 3 * number)]
             rows.append(TokenizedExample(ids, [-100] * 3 + ids[3:]))
-        made.append(collate(single_rows(rows), pad=0))
-    return made
+        created.append(collate(single_rows(rows), pad=0))
+    return created
 
 
 def mean_of_all_tokens(model: Any, parts: list[dict[str, torch.Tensor]]) -> tuple[float, int]:
@@ -101,8 +101,8 @@ def test_measuring_switches_dropout_off_and_puts_the_mode_back(is_training: bool
         assert model.training is is_training, f"{what} leaves the model in another mode"
         assert torch.equal(torch.get_rng_state(), state), f"{what} draws random numbers"
 
-    found, _ = evaluation_loss(model, iter(parts), precision="float32", loss="fused")
-    assert found == pytest.approx(expected, rel=1e-5), "dropout is off while it is measured"
+    loss, _ = evaluation_loss(model, iter(parts), precision="float32", loss="fused")
+    assert loss == pytest.approx(expected, rel=1e-5), "dropout is off while it is measured"
     check("an evaluation")
     assert fused_matches_plain(model, precision="float32")
     check("the check of the fused loss")

@@ -81,9 +81,9 @@ def test_a_learned_end_ends_the_answer(
     tokenizer = loaded.tokenizer
     close = tokenizer.convert_tokens_to_ids(CLOSE)
     ask = [{"role": "user", "content": "w30 w9"}]
-    told = generate.answer(loaded, named, ask, GenerationSettings(max_new_tokens=20))
-    assert (told["text"], told["finish"]) == (ANSWER, "stop")
-    assert told["token_ids"][-1] == close, "It ends with the end that the labels taught."
+    answer = generate.answer(loaded, named, ask, GenerationSettings(max_new_tokens=20))
+    assert (answer["text"], answer["finish"]) == (ANSWER, "stop")
+    assert answer["token_ids"][-1] == close, "It ends with the end that the labels taught."
     short = generate.answer(loaded, named, ask, GenerationSettings(max_new_tokens=2))
     assert short["finish"] == "length", "It did not stop by itself."
     sample = record_reader.last_event(run, "sample")
@@ -113,7 +113,7 @@ def test_the_date_of_a_run_is_the_day_when_it_was_made(
     small_spec: Callable[..., dict[str, Any]], small_model: Path, tmp_path: Path
 ) -> None:
     """It resumes with the same tokens after a change of date and with the cache gone."""
-    from lab.preflight.validate import check
+    from tests.answers import check
 
     dated = tmp_path / "dated"
     shutil.copytree(small_model, dated)
@@ -129,11 +129,11 @@ def test_the_date_of_a_run_is_the_day_when_it_was_made(
         "template_date"
     ] == "2031-05-06"
     loaded = generate.load(generate.parse(f"run:{run.id}"))
-    told = generate.answer(
+    answer = generate.answer(
         loaded, generate.parse(f"run:{run.id}"), [{"role": "user", "content": "w5"}],
         GenerationSettings(max_new_tokens=1),
     )  # fmt: skip
-    assert told["receipt"]["prompt"].startswith("w1 "), "Chat writes the date of the run."
+    assert answer["receipt"]["prompt"].startswith("w1 "), "Chat writes the date of the run."
 
 
 def test_named_templates_travel_with_the_result(
@@ -153,17 +153,17 @@ def test_named_templates_travel_with_the_result(
     for folder in (run.artifact, tmp_path / "merged"):
         loaded = weights.load_tokenizer(ModelSource("n", str(folder), local_only=True))
         assert set(loaded.chat_template) == {"default", "tool_use"}, folder
-    told = generate.answer(
+    answer = generate.answer(
         generate.load(generate.parse(f"run:{run.id}")), generate.parse(f"run:{run.id}"),
         [{"role": "user", "content": "w5"}], GenerationSettings(max_new_tokens=1),
     )  # fmt: skip
-    assert told["receipt"]["prompt"] == "<|turn|> w5 <|end|> <|turn|> "
+    assert answer["receipt"]["prompt"] == "<|turn|> w5 <|end|> <|turn|> "
 
 
 def test_template_arguments_are_checked_and_kept(
     small_spec: Callable[..., dict[str, Any]],
 ) -> None:
-    from lab.preflight.validate import check
+    from tests.answers import check
 
     spec = small_spec(data={"template_args": {"enable_thinking": False, "n": 2, "s": "x"}})
     assert check(spec)["spec"]["data"]["template_args"] == {

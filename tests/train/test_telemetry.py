@@ -23,9 +23,9 @@ from lab.train.telemetry import PeakMemory, Telemetry
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunDir:
-    made = RunDir(tmp_path / "20260101-000000-x-abcd")
-    made.path.mkdir()
-    return made
+    run = RunDir(tmp_path / "20260101-000000-x-abcd")
+    run.path.mkdir()
+    return run
 
 
 class Card:
@@ -65,8 +65,8 @@ def test_one_missing_sensor_hides_no_other() -> None:
         def nvmlDeviceGetTemperature(self, handle: Any, which: int) -> int:
             return 61
 
-    found = telemetry._nvml_record(NoMemory(), None)
-    assert found == {"nvml/utilisation": 0.87, "nvml/power_w": 312.5, "nvml/temperature_c": 61}
+    record = telemetry._nvml_record(NoMemory(), None)
+    assert record == {"nvml/utilisation": 0.87, "nvml/power_w": 312.5, "nvml/temperature_c": 61}
 
 
 @pytest.mark.parametrize("name", ["metrics", "events"])
@@ -83,7 +83,7 @@ def test_the_record_behind_a_torn_line_is_whole(run: RunDir, name: str, torn: st
     assert lines[1] == torn, "what was there is left alone"
     assert json.loads(lines[2])["step"] == 2 and len(lines) == 3
     if name == "metrics":
-        assert [one["step"] for one in record_reader.metrics(run, "eval")] == [1, 2]
+        assert [record["step"] for record in record_reader.metrics(run, "eval")] == [1, 2]
 
 
 def test_whole_and_missing_files_get_no_empty_line(run: RunDir) -> None:
@@ -160,9 +160,27 @@ def test_a_phase_is_said_once_and_starts_without_progress(run: RunDir) -> None:
     worker.progress(4, 12, "step")
     worker._write_heartbeat()
     assert "eta_s" not in (read_object(run.heartbeat) or {}), "an old estimate is not repeated"
-    assert [one["phase"] for one in record_reader.events(run, "phase")] == [
+    assert [event["phase"] for event in record_reader.events(run, "phase")] == [
         "training", "saving", "training",
     ]  # fmt: skip
+    worker.stop()
+
+
+def test_the_longest_silence_of_the_phase_is_told(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0], time=time.time)
+    monkeypatch.setattr(telemetry, "time", clock)
+    worker = Telemetry(run, 1)
+    worker.enter_phase("training")
+    for now[0] in (2.0, 9.5, 10.0):
+        worker.sign()
+    worker._write_heartbeat()
+    beat = read_object(run.heartbeat) or {}
+    assert (beat["slowest_s"], beat["signs"]) == (7.5, 4), "a stop waits ten times as long"
+    worker.enter_phase("saving")
+    assert (read_object(run.heartbeat) or {})["slowest_s"] == 0.0, "another phase, another pace"
     worker.stop()
 
 
@@ -177,15 +195,21 @@ def test_the_sampler_beats_also_while_the_worker_is_busy(
     worker.set_sampler(lambda: {"cpu/rss_bytes": 2})
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
-        found = [one for one in record_reader.metrics(run, "device") if one.get("seconds") == 42.5]
-        if any(one["cpu/rss_bytes"] == 2 for one in found):
+        records = [
+            record
+            for record in record_reader.metrics(run, "device")
+            if record.get("seconds") == 42.5
+        ]
+        if any(row["cpu/rss_bytes"] == 2 for row in records):
             break
         time.sleep(0.01)
     worker.stop()
-    assert found[-1]["phase"] == "training" and found[-1]["attempt"] == 2
-    assert found[-1]["cpu/rss_bytes"] == 2, "the function that was given last is asked"
+    assert records[-1]["phase"] == "training" and records[-1]["attempt"] == 2
+    assert records[-1]["cpu/rss_bytes"] == 2, "the function that was given last is asked"
     assert (read_object(run.heartbeat) or {})["attempt"] == 2
-    assert "sampler" not in [one.name for one in threading.enumerate()], "it ends with the worker"
+    assert "sampler" not in [thread.name for thread in threading.enumerate()], (
+        "it ends with the worker"
+    )
 
 
 def test_a_full_disk_is_told_once_and_stops_nothing(
@@ -205,8 +229,8 @@ def test_a_full_disk_is_told_once_and_stops_nothing(
         worker.metric("train", step=1)
     full.number = 5
     worker.metric("train", step=1)
-    said = [line for line in capsys.readouterr().out.splitlines() if "cannot write" in line]
-    assert len(said) == 2 and "No space left" in said[0] and "Input/output" in said[1]
+    lines = [line for line in capsys.readouterr().out.splitlines() if "cannot write" in line]
+    assert len(lines) == 2 and "No space left" in lines[0] and "Input/output" in lines[1]
 
 
 def test_peaks_are_the_highest_of_each_phase(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,8 +272,8 @@ def test_sizes_of_weights_gradients_and_moments() -> None:
     optimizer = torch.optim.SGD([tied], lr=0.1, momentum=0.9)
     tied.grad = torch.ones_like(tied)
     optimizer.step()
-    found = telemetry.tensor_bytes(model, SimpleNamespace(optimizer=optimizer))
-    assert found == {"weights": 160 + 10, "gradients": 160, "optimizer": 160}
+    sizes = telemetry.tensor_bytes(model, SimpleNamespace(optimizer=optimizer))
+    assert sizes == {"weights": 160 + 10, "gradients": 160, "optimizer": 160}
 
 
 def test_a_processors_record_has_no_figures_of_a_card(run: RunDir) -> None:

@@ -30,7 +30,7 @@ def outcome(
         run = RunDir(lab_home / "runs" / "20260101-000000-x-abcd")
         run.path.mkdir(parents=True)
         write_json(run.spec, small_spec("lora"))
-        parts = {"weights": 10_000_000, "logits": 70_000_000, "gradients": 30_000_000, "x": 1}
+        parts = {"weights": 10_000_000, "loss": 70_000_000, "gradients": 30_000_000, "x": 1}
         write_json(run.estimate, {"peak_bytes": 110_000_001, "bytes": parts})
         for number in range(1, attempts + 1):
             (run.attempts / str(number)).mkdir(parents=True)
@@ -91,8 +91,8 @@ def test_a_message_of_the_lab_keeps_its_way_out(
     assert (code, result["state"], result["attempt"]) == (1, "failed", 1)
     assert (result["message"], result["hint"]) == ("The data has changed.", "Put it back.")
     assert result["summary"] == {"step": 3}, "how far it came is kept"
-    said = capsys.readouterr()
-    assert "The data has changed." in said.out and "Traceback" not in said.out + said.err
+    output = capsys.readouterr()
+    assert "The data has changed." in output.out and "Traceback" not in output.out + output.err
 
 
 def test_an_error_of_a_library_points_to_the_log(
@@ -119,9 +119,9 @@ def test_out_of_memory_names_the_phase_and_the_largest_parts(
     code, result, _ = outcome(failing(error, phase="evaluating"))
     assert code == 1 and result["out_of_memory"]["phase"] == "evaluating"
     assert result["message"] == (
-        "Out of memory while evaluating. Most is taken by logits 70.00 MB, gradients 30.00 MB, "
+        "Out of memory while evaluating. Most is taken by loss 70.00 MB, gradients 30.00 MB, "
         "weights 10.00 MB (predicted)."
     )
     assert "lab fixes" in result["hint"]
-    assert list(result["out_of_memory"]["parts"]) == ["logits", "gradients", "weights", "x"]
+    assert list(result["out_of_memory"]["parts"]) == ["loss", "gradients", "weights"]
     assert result["out_of_memory"]["predicted_peak_bytes"] == 110_000_001

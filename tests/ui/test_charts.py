@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -45,10 +46,10 @@ def device(count: int = 12, **values: float) -> list[dict[str, Any]]:
 
 
 def lines_of(figure: Any) -> dict[str, float]:
-    """{first word of the note: height} of the horizontal lines."""
-    notes = [note.text for note in figure.layout.annotations]
+    """{note: height} of the lines over the whole width."""
+    notes = [note.text for note in figure.layout.annotations if note.xref == "paper"]
     heights = [shape.y0 for shape in figure.layout.shapes]
-    return {note.split()[0]: height for note, height in zip(notes, heights, strict=True)}
+    return dict(zip(notes, heights, strict=True))
 
 
 def traces_of(figure: Any) -> dict[str, Any]:
@@ -56,7 +57,7 @@ def traces_of(figure: Any) -> dict[str, Any]:
 
 
 def test_memory_is_in_gb_of_powers_of_ten_on_a_gpu(tmp_path: Path) -> None:
-    found = series(
+    recorded = series(
         tmp_path,
         *steps(**{"memory/peak_bytes": 24 * 10**9}),
         *device(
@@ -67,21 +68,21 @@ def test_memory_is_in_gb_of_powers_of_ten_on_a_gpu(tmp_path: Path) -> None:
         ),
         estimate={"peak_bytes": 25 * 10**9},
     )  # fmt: skip
-    figure = charts.memory(found, View())
-    assert lines_of(figure) == {"predicted": 25.0, "peak": 24.0}
-    notes = {note.text for note in figure.layout.annotations}
-    assert notes == {"predicted 25.00 GB", "peak 24.00 GB"}
+    figure = charts.memory(recorded, View())
+    assert lines_of(figure) == {"estimate 25.00": 25.0, "peak 24.00": 24.0}
     heights = {name: set(trace.y) for name, trace in traces_of(figure).items()}
-    assert heights == {"allocated": {20.0}, "reserved": {26.0}, "whole device": {27.0}}, (
-        "The process's own memory is another one's."
-    )
+    assert heights == {
+        "allocated (PyTorch)": {20.0},
+        "reserved (PyTorch)": {26.0},
+        "whole GPU": {27.0},
+    }, "The process's own memory is another one's."
     assert "(GB)" in figure.layout.yaxis.title.text
 
 
 def test_memory_of_a_processor_has_a_bound(tmp_path: Path) -> None:
-    found = series(tmp_path, *device(cpu__rss_bytes=3e9), estimate={"peak_bytes": 4 * 10**9})
-    figure = charts.memory(found, View())
-    assert [note.text for note in figure.layout.annotations] == ["predicted 4.00 GB (bound)"]
+    recorded = series(tmp_path, *device(cpu__rss_bytes=3e9), estimate={"peak_bytes": 4 * 10**9})
+    figure = charts.memory(recorded, View())
+    assert lines_of(figure) == {"upper bound 4.00": 4.0}
     assert {name: set(trace.y) for name, trace in traces_of(figure).items()} == {"process": {3.0}}
     assert not charts.memory(series(tmp_path / ".."), View()).layout.shapes
 
@@ -112,27 +113,117 @@ def test_the_loss_stands_over_the_chosen_axis_beside_the_base(
     ]
     figure = charts.loss(series(tmp_path, *steps(), *evals), View(by=by))
     traces = traces_of(figure)
-    assert list(traces["train"].x) == at and list(traces["train"].y) == [4.0, 3.0, 2.0, 1.0]
+    assert list(traces["training"].x) == at and list(traces["training"].y) == [4.0, 3.0, 2.0, 1.0]
     assert list(traces["evaluation"].x) == [0.0, at[-1]]
     assert list(traces["evaluation"].y) == [6.0, 2.0]
-    assert lines_of(figure) == {"base": 6.0}, "The line is the untouched base's."
+    assert lines_of(figure) == {"base 6.00": 6.0}, "The line is the base model's."
     assert figure.layout.xaxis.title.text == charts.TITLES[by]
-    assert "train, raw" not in traces
+    assert "training (raw)" not in traces
 
 
 def test_smoothing_draws_the_raw_line_faintly_behind(tmp_path: Path) -> None:
     traces = traces_of(charts.loss(series(tmp_path, *steps()), View(smoothing=0.5)))
-    assert list(traces["train, raw"].y) == [4.0, 3.0, 2.0, 1.0]
+    assert list(traces["training (raw)"].y) == [4.0, 3.0, 2.0, 1.0]
     # the mean of what came so far, each earlier one half as heavy
     second, third = (4 / 2 + 3) / 1.5, (4 / 4 + 3 / 2 + 2) / 1.75
-    assert list(traces["train"].y)[:3] == pytest.approx([4.0, second, third])
-    assert traces["train, raw"].opacity < traces["train"].opacity
+    assert list(traces["training"].y)[:3] == pytest.approx([4.0, second, third])
+    assert traces["training (raw)"].opacity < traces["training"].opacity
 
 
 def test_what_is_missing_leaves_a_gap(tmp_path: Path) -> None:
-    found = series(tmp_path, *steps(2), {"kind": "train", "step": 3, "attempt": 1})
-    (trace,) = charts.single(found.train, "train/loss", "loss", View(), 0).data
+    recorded = series(tmp_path, *steps(2), {"kind": "train", "step": 3, "attempt": 1})
+    (trace,) = charts.single(recorded, "train/loss", "loss", View()).data
     assert trace.connectgaps is False and np.isnan(trace.y[2])
+
+
+BASE = {"kind": "eval", "of": "base", "step": 0, "eval/loss": 6.0}
+
+
+def test_a_logarithmic_axis_shows_the_data_and_nothing_beyond(tmp_path: Path) -> None:
+    figure = charts.loss(series(tmp_path, *steps(), BASE), View(log=True))
+    low, high = figure.layout.yaxis.range
+    assert 0.5 < 10**low < 1.0 and 6.0 < 10**high < 8.0, "from the loss of 1 to the base's 6"
+    at = {note.text: 10**note.y for note in figure.layout.annotations}
+    assert at["base 6.00"] == pytest.approx(6.0), "A name stands in the units of its axis."
+    assert figure.layout.shapes[0].y0 == 6.0
+
+
+def test_the_axes_start_at_nought_and_write_small_numbers_in_full(tmp_path: Path) -> None:
+    recorded = series(tmp_path, *steps(**{"train/learning_rate": 5e-5}))
+    figure = charts.single(recorded, "train/learning_rate", "learning rate", View(smoothing=0.6))
+    assert list(figure.layout.xaxis.range) == [0, 4]
+    assert figure.layout.yaxis.exponentformat == "e", "5e-5 and not 50µ"
+    assert len(figure.data) == 1, "A plan has no raw line behind a smoothed one."
+
+
+def test_minutes_stand_for_long_runs(tmp_path: Path) -> None:
+    long = [row | {"seconds": 600.0 * row["step"]} for row in steps()]
+    figure = charts.loss(series(tmp_path, *long), View(by="seconds"))
+    assert list(traces_of(figure)["training"].x) == [10.0, 20.0, 30.0, 40.0]
+    assert figure.layout.xaxis.title.text == "training time (min)"
+
+
+def test_the_names_of_lines_never_strike_each_other(tmp_path: Path) -> None:
+    recorded = series(
+        tmp_path,
+        *steps(**{"memory/peak_bytes": 4.01e9}),
+        *device(cpu__rss_bytes=4e9),
+        estimate={"peak_bytes": 4.02e9},
+    )
+    figure = charts.memory(recorded, View())
+    low, high = figure.layout.yaxis.range
+    pixels = sorted(
+        (note.y - low) / (high - low) * (figure.layout.height - 50) + note.yshift
+        for note in figure.layout.annotations
+    )
+    assert len(pixels) == 3
+    assert all(b - a >= 13.9 for a, b in itertools.pairwise(pixels))
+    assert pixels[0] >= 0 and pixels[-1] <= figure.layout.height - 50 + 0.1
+
+
+def test_a_run_has_one_colour_and_the_overlaid_run_its_own(tmp_path: Path) -> None:
+    from lab.ui import colours
+
+    for name, colour in (("a", "violet"), ("b", "orange"), ("c", "violet")):
+        (tmp_path / name).mkdir()
+        write_json(tmp_path / name / "labels.json", {"colour": colour})
+    evaluation = {"kind": "eval", "attempt": 1, "step": 4, "eval/loss": 2.0}
+    first, second, third = (
+        series(tmp_path / name, *steps(), BASE, evaluation) for name in ("a", "b", "c")
+    )
+    for dark in (False, True):
+        traces = traces_of(charts.loss(first, View(dark=dark), second))
+        assert traces["training"].line.color == colours.hex_of("violet", dark)
+        assert traces["evaluation"].line.color == colours.hex_of("violet", dark)
+        overlaid = traces["evaluation, overlaid"].line
+        assert (overlaid.color, overlaid.dash) == (colours.hex_of("orange", dark), "solid")
+    assert traces_of(charts.loss(first, View(), third))["evaluation, overlaid"].line.dash == "dash"
+
+
+def test_one_quantity_is_smoothed_as_the_losses_are(tmp_path: Path) -> None:
+    recorded = series(tmp_path, *steps())
+    (plain,) = charts.single(recorded, "train/loss", "loss", View()).data
+    raw, smooth = charts.single(recorded, "train/loss", "loss", View(smoothing=0.5)).data
+    assert list(raw.y) == list(plain.y) and raw.opacity < smooth.opacity
+    assert list(plain.y) == [4.0, 3.0, 2.0, 1.0]
+    assert list(smooth.y)[:2] == pytest.approx([4.0, (4 / 2 + 3) / 1.5])
+
+
+def test_single_points_are_seen(tmp_path: Path) -> None:
+    evals = [{"kind": "eval", "attempt": 1, "step": 1, "eval/loss": 2.0}]
+    traces = traces_of(charts.loss(series(tmp_path, *steps(1), *evals), View()))
+    assert {trace.mode for trace in traces.values()} == {"lines+markers"}, "a line needs two"
+    (tmp_path / "more").mkdir()
+    longer = traces_of(charts.loss(series(tmp_path / "more", *steps(3), *evals), View()))
+    assert (longer["training"].mode, longer["evaluation"].mode) == ("lines", "lines+markers")
+
+
+def test_only_the_loss_is_ever_logarithmic(tmp_path: Path) -> None:
+    recorded = series(tmp_path, *steps())
+    assert charts.loss(recorded, View(log=True)).layout.yaxis.type == "log"
+    assert charts.loss(recorded, View()).layout.yaxis.type is None
+    rate = charts.single(recorded, "train/loss", "loss", View(log=True))
+    assert rate.layout.yaxis.type is None
 
 
 def test_lengths_are_counted_and_the_cut_stands_where_rows_are_cut() -> None:

@@ -32,8 +32,8 @@ def test_a_built_in_set_is_shown_as_the_model_sees_it(open_page: Page) -> None:
     at = open_page("data", dataset="builtin:support-tickets")
     figures = {metric.label: metric.value for metric in at.metric}
     assert figures["Rows"] == "360" and figures["Bad rows"] == "0"
-    said = words(at)
-    assert "Padding" in said and "an answer ends with **<|im_end|>**" in said.replace("\\", "")
+    text = words(at)
+    assert "Padding" in text and "an answer ends with **<|im_end|>**" in text.replace("\\", "")
     assert at.selectbox(key="data.format.builtin:support-tickets").value == "auto"
     at.button(key="data.train").click().run()
     assert not at.exception
@@ -88,11 +88,11 @@ def test_a_hub_set_without_a_network_says_so(open_page: Page) -> None:
 def test_an_upload_and_its_removal(open_page: Page, tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
     path.write_text("topic,said\na,b\nc,d\n")
-    made = catalog.add_file(path)
-    at = open_page("data", dataset=made.id)
+    added = catalog.add_file(path)
+    at = open_page("data", dataset=added.id)
     assert "topic, said" not in words(at) and "is not known" in words(at)
-    at.selectbox(key=f"data.column.{made.id}..prompt").select("topic").run()
-    at.selectbox(key=f"data.column.{made.id}..completion").select("said").run()
+    at.selectbox(key=f"data.column.{added.id}..prompt").select("topic").run()
+    at.selectbox(key=f"data.column.{added.id}..completion").select("said").run()
     assert {metric.label: metric.value for metric in at.metric}["Rows"] == "2"
     at.button(key="data.remove").click().run()
     assert not at.exception and catalog.uploads() == []
@@ -103,13 +103,13 @@ def test_what_is_not_used_and_what_cannot_be_used_is_said_once(
 ) -> None:
     path = tmp_path / "pairs.csv"
     path.write_text("Prompt,completion,mood\n" + "a,b,sad\n" * 5)
-    said = words(open_page("data", dataset=str(path))).replace("\\", "")
-    assert said.count("'mood' is not used (5 rows, the first is row 2)") == 1
-    assert said.count("Column 'Prompt' is read as 'prompt'") == 1
+    message = words(open_page("data", dataset=str(path))).replace("\\", "")
+    assert message.count("'mood' is not used (5 rows, the first is row 2)") == 1
+    assert message.count("Column 'Prompt' is read as 'prompt'") == 1
     path.write_text("prompt,completion\n" + "a,b,c\n" * 30)
-    said = words(open_page("data", dataset=str(path))).replace("\\", "")
-    assert said.count("has 3 fields") == 1 and "row 2 and 29 more" in said
-    assert "data.columns" in said
+    message = words(open_page("data", dataset=str(path))).replace("\\", "")
+    assert message.count("has 3 fields") == 1 and "row 2 and 29 more" in message
+    assert "data.columns" in message
     path.write_text("prompt,chosen,rejected\na,b,c\n")
     at = open_page("data", dataset=str(path))
     assert words(at).replace("\\", "").count("is a preference") == 1
@@ -122,6 +122,6 @@ def test_the_data_page_shows_nothing_of_what_a_link_hides(open_page: Page, tmp_p
     secret.write_text("the-secret-of-another\n")
     link.symlink_to(secret)
     page = open_page("data", dataset=str(link))
-    told = words(page).replace("\\", "")
-    assert "is not a data file" in told, told
-    assert "the-secret" not in told
+    event = words(page).replace("\\", "")
+    assert "is not a data file" in event, event
+    assert "the-secret" not in event

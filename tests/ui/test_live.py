@@ -89,7 +89,7 @@ def test_a_chart_holds_what_it_says(tmp_path: Path) -> None:
     figure = charts.loss(series.series_of(run), View(smoothing=0.5, log=True, dark=True))
     named = {trace.name: trace for trace in figure.data}
     assert list(named["evaluation"].y) == [3.0, 2.0]
-    assert named["train, raw"].y[0] == 1.001 and figure.layout.yaxis.type == "log"
+    assert named["training (raw)"].y[0] == 1.001 and figure.layout.yaxis.type == "log"
     assert figure.layout.uirevision, "zoom survives a refresh"
 
 

@@ -106,8 +106,8 @@ def test_a_block_keeps_its_lines_and_nothing_acts(hostile: str) -> None:
     assert not ACTS.search(shown)
     lines = [line.expandtabs(4) for line in visible(text).split("\n")]
     expected = [on_one_line(line) for line in lines if line.strip()]
-    found = [" ".join(line.replace(APART, "").split()) for line in shown.split("\n")]
-    assert [line for line in found if line] == expected
+    joins = [" ".join(line.replace(APART, "").split()) for line in shown.split("\n")]
+    assert [line for line in joins if line] == expected
     if hostile.strip():  # this parser takes it off behind a blank line
         assert shown.endswith("\u00a0" * 4 + "last"), "indentation stays"
 
@@ -133,11 +133,11 @@ def test_a_notice_shows_a_hostile_name_as_text(
     run.labels.unlink(missing_ok=True)
     stored = read_object(run.spec) or {}
     run.spec.write_text(json.dumps(stored | {"name": HOSTILE[:100]}))
-    told: list[str] = []
-    monkeypatch.setattr(notices.st, "toast", lambda body, **_: told.append(body))
+    messages: list[str] = []
+    monkeypatch.setattr(notices.st, "toast", lambda body, **_: messages.append(body))
     notices._tell(run.id)
-    assert len(told) == 1
-    children = inline(told[0])
+    assert len(messages) == 1
+    children = inline(messages[0])
     assert [child.type for child in children] == ["text"], "a name is a text, not a link"
     assert not ACTS.search(children[0].content)
     assert children[0].content.replace(APART, "") == f"{on_one_line(HOSTILE[:100])}: done"

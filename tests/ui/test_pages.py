@@ -16,6 +16,7 @@ import pytest
 
 from lab import paths, presets
 from lab.atomic_files import write_json
+from lab.forecasts import Forecast, How, MemoryForecast
 from lab.paths import RunDir, all_runs
 from lab.runs import (
     estimate_history,
@@ -56,8 +57,8 @@ def test_every_page_opens_in_an_empty_home(open_page: Page, page: str) -> None:
 
 
 def test_home_lists_recent_runs(open_page: Page, run: RunDir) -> None:
-    said = words(open_page("home"))
-    assert "This machine" in said and "lora · " in said
+    text = words(open_page("home"))
+    assert "This machine" in text and "lora · " in text
 
 
 def test_monitor_of_a_finished_run(open_page: Page, run: RunDir) -> None:
@@ -68,12 +69,13 @@ def test_monitor_of_a_finished_run(open_page: Page, run: RunDir) -> None:
     assert not [button for button in at.button if button.key == "stop"]
     charts = at.get("plotly_chart")
     assert len(charts) >= 4
-    parts = {row["part"]: row for row in estimate_history.parts(run)}
+    parts = {row.name: row for row in estimate_history.measured_parts(run)}
     for name in ("weights", "gradients", "optimizer"):  # tensors by kind: nearly exact
-        assert parts[name]["measured"] == pytest.approx(parts[name]["predicted"], rel=0.01), name
-    found = estimate_history.history_of_errors("cpu")
-    assert [one.id for one in found["runs"]] == [run.id] and found["median"] == found["worst"]
-    assert found["runs"][0].predicted > 0.5 * found["runs"][0].measured
+        assert parts[name].measured == pytest.approx(parts[name].predicted, rel=0.01), name
+    history = estimate_history.error_history("cpu")
+    assert history is not None and history.median == history.worst
+    (error,) = history.errors
+    assert error.id == run.id and error.predicted > 0.5 * error.measured
 
 
 @pytest.mark.parametrize("asked", ["../../etc", "20990101-000000-lora-zzzz", "x" * 5000, "<b>"])
@@ -257,8 +259,8 @@ def test_hostile_text_is_shown_as_text(open_page: Page, run: RunDir) -> None:
     for page in ("home", "monitor", "runs", "chat"):
         at = open_page(page, run=run.id)
         assert all(not element.allow_html for element in at.markdown)
-    said = words(open_page("monitor", run=run.id))
-    assert "\\<script\\>" in said and "\\*\\*b\\*\\*" in said
+    text = words(open_page("monitor", run=run.id))
+    assert "\\<script\\>" in text and "\\*\\*b\\*\\*" in text
 
 
 def form(at: Any, key: str, value: Any) -> None:
@@ -348,11 +350,11 @@ def test_one_form_is_one_run(
     make_spec: Callable[..., dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from lab.preflight.validate import check
     from lab.runs import queue, submissions
+    from tests.answers import checked
 
     monkeypatch.setattr(queue, "submit", lambda run: None)
-    plan, ticket = check(make_spec()), submissions.new()
+    plan, ticket = checked(make_spec()), submissions.new()
     first = submissions.start(plan, ticket)
     assert submissions.start(plan, ticket) == first, "a second click"
     at = open_page("new_run", draft=ticket)  # a reload in between
@@ -407,24 +409,24 @@ def test_the_plain_script_trains(
 
 
 def test_a_forecast_is_traced_only_while_somebody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[bool | str] = []
+    requests: list[bool | str] = []
 
-    def estimate(spec: object, shadow: bool = True, time: bool = False) -> dict[str, object]:
-        asked.append("time" if time else shadow)
-        return {"is_bound": False, "source": "shadow" if shadow else "outline"}
+    def estimate(spec: object, shadow: bool = True, time: bool = False) -> Forecast:
+        requests.append("time" if time else shadow)
+        return Forecast(MemoryForecast(how=How.EVERY_LAYER if shadow else How.OUTLINE))
 
     monkeypatch.setattr(estimate_panel.planner, "estimate", estimate)
     monkeypatch.setattr(estimate_panel, "STILL_S", 0.2)
-    left = estimate_panel.forecast({"name": "left at once"})
+    left = estimate_panel.job_for({"name": "left at once"})
     time.sleep(0.5)
-    assert left.was_left and asked == [False]
-    again = estimate_panel.forecast({"name": "left at once"})
+    assert left.was_abandoned and requests == [False]
+    again = estimate_panel.job_for({"name": "left at once"})
     end = time.monotonic() + 10
     while not again.is_complete:
         assert time.monotonic() < end
         time.sleep(0.05)
-        assert estimate_panel.forecast({"name": "left at once"}) is again
-    assert asked == [False, False, True, "time"] and again.found == estimate(None)
+        assert estimate_panel.job_for({"name": "left at once"}) is again
+    assert requests == [False, False, True, "time"] and again.estimate == estimate(None)
 
 
 def test_new_run_says_the_memory_while_the_form_is_filled_in(open_page: Page) -> None:

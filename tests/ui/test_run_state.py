@@ -18,5 +18,6 @@ def test_good_and_bad_ends_look_different() -> None:
     for state in ("failed", "crashed", "stalled"):
         assert run_state.colour(state) == "red", state
     assert run_state.colour("done") == "green" and run_state.colour("training") == "blue"
+    assert run_state.colour("stopped") == "orange" and run_state.colour("cancelled") == "gray"
     icons = {run_state.icon(state) for state in ("done", "failed", "stopped", "queued", "training")}
     assert len(icons) == 5

@@ -20,8 +20,8 @@ def test_the_form_takes_over_the_fastest_settings(open_page: Page) -> None:
     at.run()
     at.button(key="plan").click().run()
     assert not at.exception and not at.error, words(at)
-    said = words(at)
-    assert "tokens/s**" in said and "Compiling the layers pays on a GPU only" in said
+    text = words(at)
+    assert "tokens/s**" in text and "Compiling the layers pays on a GPU only" in text
     at.button(key="plan.take").click().run()
     assert not at.exception
     assert at.session_state["new.train.batch_size"] == 4, "all rows of a step in one pass"
@@ -50,25 +50,24 @@ def test_a_form_with_problems_has_no_fastest_settings(open_page: Page) -> None:
 
 
 def test_the_memory_page_plans_for_any_device(open_page: Page, monkeypatch: Any) -> None:
-    monkeypatch.setattr(
-        method_estimates.Survey, "_ask", lambda method_estimates: None
-    )  # its bars: other tests
+    monkeypatch.setattr(method_estimates.MethodEstimates, "start", lambda self: self)
     at = open_page("memory", model="config:Llama-3.2-1B")
     at.selectbox(key="device").set_value("RTX 3060 12GB").run()
     at.button(key="memory.plan").click().run()
     assert not at.exception and not at.error
-    (table,) = [one.value for one in at.dataframe if "rows × passes" in one.value]
+    (table,) = [table.value for table in at.dataframe if "rows × passes" in table.value]
     assert "the fastest that fits" in table["why"][0] and table["peak, GB"][0] < 12
     assert "a usual share" in words(at)
 
 
 def test_the_time_is_said_with_what_it_is_for(make_spec: Any) -> None:
     spec = make_spec("lora", train={"max_steps": 1})
-    now = estimate_panel.forecast(spec)
+    job = estimate_panel.job_for(spec)
     deadline = time.monotonic() + 60
-    while not now.is_complete and time.monotonic() < deadline:
+    while not job.is_complete and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert now.found is not None and now.found["pace"]["steps"] == 1
-    said = estimate_panel.time_in_words(now.found)
-    assert "for 1 step, " in said and "of disk" in said
-    assert said.endswith("(rough, until a run has finished here)")
+    assert job.estimate is not None and job.estimate.runtime is not None
+    assert job.estimate.runtime.steps == 1
+    sentence = estimate_panel.time_in_words(job.estimate.runtime, job.estimate.disk)
+    assert "for 1 step, " in sentence and "of disk" in sentence
+    assert sentence.endswith("(rough, until a run has finished here)")

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from lab.checked_run import CheckedRun
 from lab.errors import Problem, SpecError
 from lab.paths import all_runs
 from lab.presets import PRESETS
 from lab.runs import queue, submissions
+from lab.spec import RunSpec
 from lab.ui import submit
 
 
@@ -32,15 +34,10 @@ def page() -> None:
 def form(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str | None]:
     """`form(spec)`: submit the same browser tab's form with that content; the run's id."""
 
-    def check(spec: dict[str, Any]) -> dict[str, Any]:
+    def check(spec: dict[str, Any]) -> CheckedRun:
         if spec.get("name") == "wrong":
             raise SpecError([Problem("name", "is wrong.")])
-        return {
-            "spec": {"method": {"name": "lora"}, **spec},
-            "asked": spec,
-            "estimate": {},
-            "facts": {},
-        }
+        return CheckedRun(RunSpec(name=spec.get("name", "")), spec)
 
     monkeypatch.setattr(submit.planner, "check", check)
     monkeypatch.setattr(queue, "submit", lambda run: None)

@@ -13,7 +13,7 @@ import pytest
 from lab.errors import LabError
 from lab.preflight.client import Planner
 from lab.ui import estimate_panel, method_estimates, waiting
-from lab.ui.waiting import Watched, wait
+from lab.ui.waiting import BackgroundJob, wait
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def running(planner: Planner) -> int:
     if planner._process is None:
         return 0
     children = psutil.Process(planner._process.pid).children()
-    return sum(one.status() != psutil.STATUS_ZOMBIE for one in children)
+    return sum(child.status() != psutil.STATUS_ZOMBIE for child in children)
 
 
 def until(holds: Callable[[], bool], message: str) -> None:
@@ -47,7 +47,7 @@ def as_session(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 
 
 def test_a_session_leaves_what_it_no_longer_looks_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    first, second, elsewhere = Watched(), Watched(), Watched()
+    first, second, elsewhere = (BackgroundJob() for _ in range(3))
     as_session(monkeypatch, "anna")
     first.look("here")
     elsewhere.look("there")
@@ -59,7 +59,7 @@ def test_a_session_leaves_what_it_no_longer_looks_at(monkeypatch: pytest.MonkeyP
 
 
 def test_what_another_session_looks_at_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    shared, own = Watched(), Watched()
+    shared, own = BackgroundJob(), BackgroundJob()
     for name in ("anna", "ben"):
         as_session(monkeypatch, name)
         shared.look("here")
@@ -72,33 +72,33 @@ def test_what_another_session_looks_at_goes_on(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_changed_form_ends_the_forecast_of_the_old_one(endless: Planner) -> None:
-    old = estimate_panel.forecast({"name": "old form"})
+    old = estimate_panel.job_for({"name": "old form"})
     old.look("forecast")
     until(lambda: running(endless) == 1, "The forecast is asked.")
-    new = estimate_panel.forecast({"name": "new form"})
+    new = estimate_panel.job_for({"name": "new form"})
     new.look("forecast")
-    until(lambda: old.was_left, "The old form's forecast goes on.")
+    until(lambda: old.was_abandoned, "The old form's forecast goes on.")
     until(lambda: running(endless) == 1, "Only the new one's request runs.")
-    again = estimate_panel.forecast({"name": "old form"})
+    again = estimate_panel.job_for({"name": "old form"})
     assert again is not old and not again.is_complete, "It is asked anew by who comes back."
-    for one in (new, again):
-        one.asking.cancel()
+    for job in (new, again):
+        job.asking.cancel()
     until(lambda: running(endless) == 0, "Nothing is left running.")
 
 
 def test_another_view_ends_the_survey_of_the_old_one(endless: Planner) -> None:
-    asked = {"rank": 8, "checkpointing": "off", "model": "config:x", "length": 8, "rows": 1}
-    old = method_estimates.survey(asked | {"loss": "fused"}, {"gpu": "T4 16GB"})
+    view = {"rank": 8, "checkpointing": "off", "model": "config:x", "length": 8, "rows": 1}
+    old = method_estimates.job_for(view | {"loss": "fused"}, {"gpu": "T4 16GB"})
     old.look("survey")
     until(lambda: running(endless) == 1, "The survey is asked.")
-    new = method_estimates.survey(asked | {"loss": "plain"}, {"gpu": "T4 16GB"})
+    new = method_estimates.job_for(view | {"loss": "plain"}, {"gpu": "T4 16GB"})
     new.look("survey")
     until(lambda: old.asking.is_cancelled, "The old view is given up.")
     until(lambda: running(endless) == 1, "Only the new one's request runs.")
     assert not old.is_complete and not old.error and not old.refused, "It says nothing wrong."
-    assert method_estimates.survey(asked | {"loss": "fused"}, {"gpu": "T4 16GB"}) is not old
-    for one in method_estimates._surveys.values():
-        one.asking.cancel()
+    assert method_estimates.job_for(view | {"loss": "fused"}, {"gpu": "T4 16GB"}) is not old
+    for job in method_estimates._jobs._entries.values():
+        job.asking.cancel()
     until(lambda: running(endless) == 0, "Nothing is left running.")
 
 

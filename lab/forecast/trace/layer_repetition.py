@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections import Counter, OrderedDict, defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -18,11 +18,12 @@ from typing import Any
 from lab.forecast.trace.allocation_log import Event, Log, Trace
 from lab.forecast.trace.meta_model import build, signatures, with_layers
 from lab.forecast.trace.trace_step import Batch, decoder_layers, record
+from lab.forecasts import How
 from lab.methods import Method
+from lab.recent import Recent
 from lab.spec import RunSpec
 
 RUN = 5  # layers that stand for a longer run of their kind: two at each end, and one between
-KEPT = 64  # logs
 LAYER = ".layer."
 
 
@@ -40,8 +41,8 @@ def step(
     *,
     on_gpu: bool,
     whole: bool = False,
-) -> tuple[Trace, str]:
-    """(the trace of a step of a model of `config`, "full trace" or "layer extension").
+) -> tuple[Trace, How]:
+    """(the trace of a step of a model of `config`, whether layers were repeated for it).
 
     `found` are the signatures of its layers with the method in place; extension is used where
     enough of them are alike.
@@ -52,12 +53,12 @@ def step(
     if not whole and not has_prefix and len(chosen) < len(found):
         try:
             short = _short(config, found, chosen, method, spec, batch, loss, on_gpu)
-            return extend(short, stands_for).read(on_gpu=on_gpu), "layer extension"
+            return extend(short, stands_for).read(on_gpu=on_gpu), How.REPEATED_LAYERS
         except Irregular:
             pass
     model, quantised, _ = build(config, spec, method)
     log = record(model, method, spec, batch, loss, quantised, on_gpu=on_gpu)
-    return log.read(on_gpu=on_gpu), "full trace"
+    return log.read(on_gpu=on_gpu), How.EVERY_LAYER
 
 
 def layer_kinds(
@@ -97,7 +98,7 @@ def shorten(kinds: Sequence[Hashable]) -> tuple[list[int], list[int]]:
     return chosen, stands_for
 
 
-_logs: OrderedDict[str, Log] = OrderedDict()  # for the same layers in another number
+_logs: Recent[str, Log] = Recent(64)  # for the same layers in another number
 
 
 def _short(
@@ -117,15 +118,13 @@ def _short(
     few = with_layers(config, chosen)
     asked = [few.to_dict(), spec.method, asdict(spec.train), asdict(batch), loss, on_gpu]
     name = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
-    if name not in _logs:
-        small, quantised, _ = build(few, spec, method)
-        if signatures(decoder_layers(small)) != [found[place] for place in chosen]:
-            raise Irregular("the method treats the layers of a short model in another way")
-        _logs[name] = record(small, method, spec, batch, loss, quantised, on_gpu=on_gpu)
-        if len(_logs) > KEPT:
-            _logs.popitem(last=False)
-    _logs.move_to_end(name)
-    return _logs[name]
+    log = _logs.get(name)
+    if log is not None:
+        return log
+    small, quantised, _ = build(few, spec, method)
+    if signatures(decoder_layers(small)) != [found[place] for place in chosen]:
+        raise Irregular("the method treats the layers of a short model in another way")
+    return _logs.put(name, record(small, method, spec, batch, loss, quantised, on_gpu=on_gpu))
 
 
 def extend(short: Log, stands_for: list[int]) -> Log:

@@ -176,12 +176,12 @@ def _names_of_one_tensor(model: Any) -> dict[str, set[str]]:
 
 def _adapted(base: Any, stored: dict[str, headers.Stored]) -> list[str]:
     """The modules of `base` beside which the stored tensors stand, not those that they replace."""
-    own = {name for name, _ in base.named_parameters(remove_duplicate=False)}
+    base_names = {name for name, _ in base.named_parameters(remove_duplicate=False)}
     modules = {name for name, _ in base.named_modules() if name}
     adapted = set()
     for key in stored:
         name = key.removeprefix("base_model.model.")
-        if name in own:
+        if name in base_names:
             continue
         while name and name not in modules:
             name = name.rpartition(".")[0]

@@ -57,13 +57,16 @@ def insert(
     start_std: float,
     dtype: torch.dtype,
 ) -> None:
-    """Put new adapters into every layer of `model`, on its device; `kind` is houlsby, pfeiffer
-    or parallel."""
+    """Put new adapters into every layer of `model`, on its device; `kind` is houlsby, pfeiffer,
+    feed-forward or parallel."""
     width = hidden_size(model)
     for layer in decoder_layers(model)[1]:
         parts = sublayers(layer)
         device = next(layer.parameters()).device
-        places = [parts.attention, parts.last] if kind == "houlsby" else [parts.last]
+        # a layer gives back its input plus what its parts have added: the residual stream
+        places = {"houlsby": [parts.attention, parts.last], "pfeiffer": [layer]}.get(
+            kind, [parts.last]
+        )
         for module in places:
             adapter = Bottleneck(
                 width, size, activation, dropout, scale, is_parallel=kind == "parallel"
@@ -77,7 +80,7 @@ def insert(
 
 
 def _after(module: Any, inputs: Any, output: Any) -> Any:
-    """x + adapter(x) of the module's output; attention returns a tuple that starts with it."""
+    """x + adapter(x) of the module's output; some return a tuple that starts with it."""
     if isinstance(output, tuple):
         return (output[0] + module.bottleneck(output[0]), *output[1:])
     return output + module.bottleneck(output)

@@ -25,15 +25,16 @@ class Unsupported:
 class Feature:
     """One column of the matrix.
 
-    `key` names it in JSON and `field` on `Method`; `place` is the key of the spec that asks for
-    it and `asked` whether a resolved spec does. What no key asks for is for reading only.
+    `key` names it in JSON and `method_attribute` on `Method`; `spec_key` is the field of the spec
+    that asks for it and `is_requested` whether a resolved spec does. A feature without a
+    `spec_key` is for reading only.
     """
 
     key: str
-    field: str
+    method_attribute: str
     title: str
-    place: str = ""
-    asked: Callable[[Any], bool] = lambda spec: False
+    spec_key: str = ""
+    is_requested: Callable[[Any], bool] = lambda spec: False
 
 
 FEATURES = (
@@ -102,11 +103,11 @@ def refusals(method: Any, spec: Any) -> list[tuple[str, str]]:
     """(place in the spec, message) for each feature that a resolved `spec` asks for in vain."""
     problems = []
     for feature in FEATURES:
-        answer = getattr(method, feature.field)
-        if not answer and feature.asked(spec):
+        answer = getattr(method, feature.method_attribute)
+        if not answer and feature.is_requested(spec):
             problems.append(
                 (
-                    feature.place,
+                    feature.spec_key,
                     f"{method.title} does not go with {feature.title}: "
                     f"{unsupported_reason(answer)}",
                 )
@@ -129,8 +130,8 @@ def matrix(methods: list[Any]) -> list[dict[str, Any]]:
             "title": method.title,
             "cells": {
                 feature.key: {
-                    "yes": bool(getattr(method, feature.field)),
-                    "reason": unsupported_reason(getattr(method, feature.field)),
+                    "yes": bool(getattr(method, feature.method_attribute)),
+                    "reason": unsupported_reason(getattr(method, feature.method_attribute)),
                 }
                 for feature in FEATURES
             },

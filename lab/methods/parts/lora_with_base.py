@@ -88,22 +88,22 @@ class LoraAndBase(Method):
         path = folder / BASE_WEIGHTS
         tensors = load_file(path) if headers.read_if_there(path) else {}
         self.make_room(base, tensors)
-        own = dict(base.named_parameters())
+        base_weights = dict(base.named_parameters())
         for name, tensor in tensors.items():
-            if name not in own or own[name].shape != tensor.shape:
+            if name not in base_weights or base_weights[name].shape != tensor.shape:
                 raise LabError(
                     f"{BASE_WEIGHTS} holds '{name}' {tuple(tensor.shape)}, which this base model "
                     "does not have.",
                     "The result was trained from another model.",
                 )
             with torch.no_grad():
-                own[name].copy_(tensor)
+                base_weights[name].copy_(tensor)
         return adapter_files.read(base, folder, "LoraConfig")
 
     def check_saved(self, base: Any, folder: Path) -> None:
         opened = headers.read_if_there(folder / BASE_WEIGHTS)
-        own = {name for name, _ in base.named_parameters()}
-        unknown = sorted(set(opened) - own)
+        base_names = {name for name, _ in base.named_parameters()}
+        unknown = sorted(set(opened) - base_names)
         if unknown:
             raise LabError(
                 f"{BASE_WEIGHTS} holds '{quote(unknown[0])}', which this base model does not have.",

@@ -1,5 +1,6 @@
-"""Patterns over names of modules and parameters: matched within a time, and never by a library.
+"""Names of modules and parameters, and patterns over them that begin with `re:`.
 
+Patterns are matched within a time, and never by a library.
 A pattern with nested repeats can take longer than anybody lives. Python's `re` cannot be stopped
 while it matches; `regex` can.
 """
@@ -10,10 +11,53 @@ import re
 import time
 from collections.abc import Iterable
 
-from lab.errors import LabError
-from lab.schema import quote
+from lab.errors import LabError, Problem
+from lab.schema import NAME, PATTERN_SIGN, quote
 
 SECONDS = 2.0  # for one pattern over all names: others take a few milliseconds
+
+
+def is_pattern(entry: str) -> bool:
+    """Whether an entry of a list of names is a pattern. Runs of older labs keep some without the
+    sign: what cannot be a name."""
+    return entry.startswith(PATTERN_SIGN) or not NAME.fullmatch(entry)
+
+
+def named(entry: str, names: Iterable[str]) -> list[str]:
+    """Those of `names` that one entry means: a whole name or its last parts, or a pattern's
+    matches. Raises re.error and LabError as `matching` does."""
+    if is_pattern(entry):
+        return matching(entry.removeprefix(PATTERN_SIGN), names)
+    return [name for name in names if name == entry or name.endswith(f".{entry}")]
+
+
+def all_named(entries: Iterable[str], names: Iterable[str]) -> set[str]:
+    """Those of `names` that any entry means."""
+    known = list(names)
+    return {name for entry in entries for name in named(entry, known)}
+
+
+def problems(place: str, entries: Iterable[str], names: list[str], nothing: str) -> list[Problem]:
+    """What is wrong with the entries of the field `place`. `nothing` says behind an entry what it
+    is when it names none of `names`, and what there is to choose from."""
+    found = []
+    for entry in entries:
+        if is_pattern(entry) and not entry.startswith(PATTERN_SIGN):
+            message = (
+                f"'{quote(entry)}' is not a name. If it is a pattern over full names, write "
+                f"'{PATTERN_SIGN}{quote(entry)}'."
+            )
+            found.append(Problem(place, message))
+            continue
+        try:
+            if not named(entry, names):
+                found.append(Problem(place, f"'{quote(entry)}' {nothing}"))
+        except re.error as error:
+            pattern = quote(entry.removeprefix(PATTERN_SIGN))
+            found.append(Problem(place, f"'{pattern}' is not a pattern: {error}."))
+        except LabError as error:
+            found.append(Problem(place, str(error)))
+    return found
 
 
 def check(pattern: str) -> None:

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 from lab.methods import Context, Method
 from lab.methods.parts import adapter_files
-from lab.methods.parts.target_modules import ALL_LINEAR, target_layers
+from lab.methods.parts.script_lines import linear_lines, names_lines
+from lab.methods.parts.target_modules import ALL_LINEAR, target_entries, target_layers
 
 
 class PeftMethod(Method):
@@ -31,7 +32,9 @@ class PeftMethod(Method):
         targets = values.get("target_modules")
         if isinstance(targets, str) and targets != ALL_LINEAR:
             # PEFT would match a pattern without a limit of time, here and at each loading
-            values["target_modules"] = [layer.name for layer in target_layers(model, targets)]
+            values["target_modules"] = [
+                layer.name for layer in target_layers(model, config.targets)
+            ]
         settings = kind(**values, task_type="CAUSAL_LM")
         peft_model = peft.get_peft_model(
             model, settings, autocast_adapter_dtype=wants_float32(context)
@@ -39,10 +42,20 @@ class PeftMethod(Method):
         return as_base(peft_model, context)
 
     def script(self, config: Any) -> list[str]:
-        lines = [f"        {key}={value!r}," for key, value in self.settings(config).items()]
+        values, before = self.script_settings(config), self.script_before(config)
+        targets = self.settings(config).get("target_modules")
+        if isinstance(targets, str) and targets != ALL_LINEAR:
+            # PEFT would apply a pattern to modules that are not linear layers, too
+            chosen = names_lines(target_entries(config.targets), "targets")
+            before = [*linear_lines("targets"), f"targets = {chosen}", *before]
+            values |= {"target_modules": "targets"}
+        lines = [f"        {key}={value}," for key, value in values.items()]
+        vectors = [f"VECTORS = {self.vectors!r}", ""] if self.vectors else []
         return [
             "import peft  # noqa: E402",
             "",
+            *vectors,
+            *before,
             "model = peft.get_peft_model(",
             "    model,",
             f"    peft.{self.peft_class}(",
@@ -50,8 +63,21 @@ class PeftMethod(Method):
             '        task_type="CAUSAL_LM",',
             "    ),",
             ")",
+            *self.script_after(config),
             "model.print_trainable_parameters()",
         ]
+
+    def script_settings(self, config: Any) -> dict[str, str]:
+        """Arguments of PEFT's config as source text."""
+        return {key: repr(value) for key, value in self.settings(config).items()}
+
+    def script_before(self, config: Any) -> list[str]:
+        """Lines of the script before PEFT's model is made, such as names that its config takes."""
+        return []
+
+    def script_after(self, config: Any) -> list[str]:
+        """Lines of the script behind that."""
+        return []
 
     def save(self, model: Any, folder: Path) -> None:
         model.save_pretrained(folder)

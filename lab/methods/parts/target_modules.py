@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from lab.errors import LabError, Problem
+from lab.errors import Problem
 from lab.methods.parts import patterns
 from lab.methods.parts.compatibility import Unsupported
-from lab.schema import option, quote
+from lab.methods.parts.script_lines import regex_of
+from lab.schema import option
 
 ALL_LINEAR = "all-linear"
 
@@ -37,9 +38,11 @@ def targets_option(effect: str = "get an adapter") -> Any:
     return option(
         ALL_LINEAR,
         "Target modules",
-        f"Layers that {effect}: all-linear (all linear layers except the head), a list of names "
-        "such as q_proj, v_proj, or a regular expression over full names.",
+        f"Layers that {effect}: all-linear (all linear layers except the head), names such as "
+        "q_proj, v_proj, or re: and a regular expression over full names.",
         max_characters=4096,
+        words=(ALL_LINEAR,),
+        names=True,
     )
 
 
@@ -66,49 +69,33 @@ def target_layers(model: Any, targets: str | list[str]) -> list[LinearLayer]:
         head = model.get_output_embeddings()
         heads = {name for name, module in model.named_modules() if module is head}
         return [layer for layer in layers if layer.name not in heads]
-    names = [layer.name for layer in layers]
-    if isinstance(targets, str):
-        matched = set(patterns.matching(targets, names))
-        return [layer for layer in layers if layer.name in matched]
-    return [layer for layer in layers if any(matches(target, layer.name) for target in targets)]
+    chosen = patterns.all_named(target_entries(targets), (layer.name for layer in layers))
+    return [layer for layer in layers if layer.name in chosen]
 
 
-def matches(target: str, name: str) -> bool:
-    """Whether PEFT would take layer `name` for `target` of a list: by its last parts."""
-    return name == target or name.endswith(f".{target}")
+def target_entries(targets: str | list[str]) -> list[str]:
+    """The entries of a list; runs of older labs keep a pattern as one text."""
+    return [targets] if isinstance(targets, str) else targets
+
+
+def peft_targets(targets: str | list[str]) -> str | list[str]:
+    """As PEFT writes them: "all-linear", last parts of names, or one pattern over full names."""
+    entries = target_entries(targets)
+    if targets == ALL_LINEAR or not any(map(patterns.is_pattern, entries)):
+        return targets
+    return regex_of(entries)
 
 
 def target_problems(
     model: Any, targets: str | list[str], can_train_conv1d: bool | Unsupported
 ) -> list[Problem]:
     """Targets that name nothing, patterns that are none, and Conv1D where it is not supported."""
-    linear = linear_layers(model)
     problems: list[Problem] = []
     if targets != ALL_LINEAR:
-        choices = ", ".join(sorted({layer.name.rsplit(".", 1)[-1] for layer in linear}))
-        names = [layer.name for layer in linear]
-        for target in [targets] if isinstance(targets, str) else targets:
-            try:
-                if isinstance(targets, str):
-                    is_known = bool(patterns.matching(targets, names))
-                else:
-                    is_known = any(matches(target, name) for name in names)
-            except re.error as error:
-                problems.append(
-                    Problem("method.targets", f"'{quote(target)}' is not a pattern: {error}.")
-                )
-                continue
-            except LabError as error:
-                problems.append(Problem("method.targets", str(error)))
-                continue
-            if not is_known:
-                problems.append(
-                    Problem(
-                        "method.targets",
-                        f"'{quote(target)}' names no linear layer of this model. "
-                        f'Choose from: {choices}; or "all-linear".',
-                    )
-                )
+        names = [layer.name for layer in linear_layers(model)]
+        choices = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in names}))
+        nothing = f"names no linear layer of this model. Choose from: {choices}; or {ALL_LINEAR}."
+        problems = patterns.problems("method.targets", target_entries(targets), names, nothing)
     if problems or can_train_conv1d:
         return problems
     if any(layer.is_conv1d for layer in target_layers(model, targets)):
@@ -128,25 +115,21 @@ def norms(model: Any) -> list[tuple[str, Any]]:
 
 
 def module_names(model: Any, requested: list[str]) -> tuple[list[str], list[str]]:
-    """(full names of the modules meant by `wanted`, those that mean none).
+    """(full names of the modules meant by `requested`, entries that mean none).
 
     A name is whole or a last part; "embeddings" and "head" mean what the model calls so.
     """
     roles = {"embeddings": model.get_input_embeddings(), "head": model.get_output_embeddings()}
+    modules = {name: module for name, module in model.named_modules() if name}
     names: list[str] = []
     unknown = []
-    modules = [pair for pair in model.named_modules() if pair[0]]
-    for requested_name in requested:
-        matching = [
-            name
-            for name, module in modules
-            if name == requested_name
-            or name.endswith(f".{requested_name}")
-            or roles.get(requested_name) is module
-        ]
+    for entry in requested:
+        matching = patterns.named(entry, modules)
+        if entry in roles:
+            matching = [name for name, module in modules.items() if module is roles[entry]]
         names += [name for name in matching if name not in names]
         if not matching:
-            unknown.append(requested_name)
+            unknown.append(entry)
     return names, unknown
 
 

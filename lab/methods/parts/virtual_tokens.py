@@ -51,3 +51,16 @@ def start_ids(model: Any, config: Any, context: Context) -> Any:
         return torch.tensor((ids * times)[: config.tokens])
     size = min(len(context.tokenizer), model.get_input_embeddings().weight.shape[0])
     return torch.randint(0, size, (config.tokens,))
+
+
+def start_lines(config: Any) -> list[str]:
+    """Lines of a plain script that set `ids` as `start_ids` does."""
+    if config.start == "text":
+        return [
+            f"ids = tokenizer.encode({config.text!r}, add_special_tokens=False)",
+            f"ids = torch.tensor((ids * {config.tokens})[:{config.tokens}])",
+        ]
+    return [
+        "size = min(len(tokenizer), model.get_input_embeddings().weight.shape[0])",
+        f"ids = torch.randint(0, size, ({config.tokens},))",
+    ]

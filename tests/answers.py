@@ -1,0 +1,44 @@
+"""What the preflight process answers, as the JSON that it sends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lab.checked_run import CheckedRun
+
+
+def _answer(kind: str, **request: Any) -> dict[str, Any]:
+    from lab.errors import SpecError
+    from lab.preflight import worker
+
+    try:
+        return worker.ANSWERS[kind](request)
+    except SpecError as error:
+        return {"problems": [problem.to_json() for problem in error.problems]}
+
+
+def check(spec: Any) -> dict[str, Any]:
+    return _answer("check", spec=spec)
+
+
+def fixes(spec: Any) -> dict[str, Any]:
+    return _answer("fixes", spec=spec)
+
+
+def estimate(spec: Any, device: Any = None, how: Any = None) -> dict[str, Any]:
+    return _answer("estimate", spec=spec, device=device, how=how)
+
+
+def plan(spec: Any, device: Any = None) -> dict[str, Any]:
+    return _answer("plan", spec=spec, device=device)
+
+
+def limits(spec: Any, device: Any) -> dict[str, Any]:
+    return _answer("limits", spec=spec, device=device)
+
+
+def checked(spec: Any) -> CheckedRun:
+    """The run that would start, checked in this process."""
+    from lab.preflight.validate import check
+
+    return check(spec).checked()

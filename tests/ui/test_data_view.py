@@ -1,0 +1,120 @@
+"""The parts of the Data page, figure by figure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lab import formatting
+from lab.atomic_files import write_json
+from lab.ui import data_source, data_view
+from tests.ui.screen import Screen
+from tests.ui.test_panels import make_run
+
+COUNTS = {
+    "tokens": 2000, "counted": 500, "truncated": 3, "dropped": 4, "bad": 5, "exact": 6, "near": 7,
+    "leaks": 8,
+}  # fmt: skip
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
+    drawn = Screen()
+    monkeypatch.setattr(data_view, "st", drawn)
+    monkeypatch.setattr(data_source, "st", drawn)
+    monkeypatch.setattr(data_view.monitor_view, "is_dark", lambda: False)
+    return drawn
+
+
+@pytest.mark.parametrize(("is_whole", "rows"), [(True, "1,200"), (False, "1,200+")])
+def test_each_count_stands_under_its_own_name(screen: Screen, is_whole: bool, rows: str) -> None:
+    data_view.show_counts({"counts": COUNTS, "examples": 1200, "is_whole": is_whole})
+    metrics = {args[0]: args[1] for kind, args, _ in screen.calls if kind == "metric"}
+    assert metrics == {
+        "Rows": rows, "Tokens": formatting.count(2000), "Learned": "25%", "Cut": "3",
+        "Nothing to learn": "4", "Bad rows": "5", "Twice": "6", "Nearly twice": "7", "Leaks": "8",
+    }  # fmt: skip
+
+
+TOKENS = [
+    {"id": 7, "text": "a<b>\n", "counted": False},
+    {"id": 8, "text": "\tx", "counted": True},
+    {"id": 9, "text": "y", "counted": True},
+]
+
+
+def test_what_the_loss_counts_is_coloured_and_packed_parts_are_apart(screen: Screen) -> None:
+    first, second, third = data_view.coloured(TOKENS).split("<span")[1:]
+    ground = data_view.COLOURS["light"][0]
+    assert ground not in first and ground in second and ground in third
+    assert "title='token 7'" in first and "a&lt;b&gt;↵<br>" in first and "→x" in second
+    assert "<hr" not in data_view.coloured(TOKENS, [3])
+    packed = data_view.coloured(TOKENS, [1, 2])
+    assert packed.count("<hr") == 1 and packed.index("token 7") < packed.index("<hr")
+    assert packed.index("<hr") < packed.index("token 8"), "between the parts"
+
+
+def test_a_row_is_named_by_its_place_in_the_file(screen: Screen) -> None:
+    rows = [
+        {"row": 3, "tokens": TOKENS, "counted": 2, "cut": True, "text": "a"},
+        {"row": 9, "tokens": TOKENS[:1], "counted": 0, "cut": False, "text": "b"},
+    ]
+    for number, caption in (
+        (1, "Row 3 of the file: 3 tokens, cut, 2 learned (coloured)."),
+        (2, "Row 9 of the file: 1 tokens, 0 learned (coloured)."),
+    ):
+        screen.answers = {"data.row": number, "data.as": "text"}
+        data_view.show_rows({"rows": rows})
+        assert screen.texts("caption")[-1] == caption
+    assert screen.texts("code") == ["a", "b"]
+
+
+def test_the_first_batch_is_shown_with_where_it_is_from(screen: Screen) -> None:
+    run = make_run(1)
+    data_view.first_batch(run)
+    assert screen.calls == [], "not before it is written"
+    row = {"tokens": TOKENS, "lengths": [1, 2], "sources": [4, 6], "length": 3, "counted": 2}
+    write_json(run.first_batch, {"v": 1, "rows": [row]})
+    data_view.first_batch(run)
+    assert screen.texts("caption") == ["Rows 4, 6 of the file: 3 tokens, 2 learned (coloured)."]
+    assert screen.texts("html")[0].count("<hr") == 1
+
+
+def test_pairs_are_shown_side_by_side_or_that_there_are_none(screen: Screen) -> None:
+    pair = {"rows": [3, 8], "similarity": 0.9, "texts": ["one text", "another\x07"]}
+    data_view.show_duplicates([pair], "None.")
+    ((table,),) = [args for kind, args, _ in screen.calls if kind == "dataframe"]
+    assert table[0]["rows"] == "3 and 8" and table[0]["similarity"] == 0.9
+    assert (table[0]["first"], table[0]["second"]) == ("one text", "another⟨0007⟩")
+    data_view.show_duplicates([], "None.")
+    assert screen.texts("success") == ["None."]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "source"),
+    [
+        ("builtin:persona-chats", "builtin"),
+        ("upload:a.jsonl", "upload"),
+        ("org/name", "hub"),
+        ("./org/name", "path"),
+        ("/data/a.jsonl", "path"),
+        ("~/a.jsonl", "path"),
+    ],
+)
+def test_the_url_opens_the_source_that_it_names(screen: Screen, dataset: str, source: str) -> None:
+    data_source._point_to(dataset)
+    assert screen.session_state == {"data.source": source, f"data.{source}": dataset}
+
+
+def test_a_set_that_is_being_fetched_shows_how_far_it_is(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetching: Any = data_source._fetching.__wrapped__  # type: ignore[attr-defined]
+    state = {"state": "fetching", "rows": 1500, "total": 6000}
+    monkeypatch.setattr(data_source.hub, "state_of", lambda hub_id: state)
+    fetching("org/name")
+    state["total"] = None
+    fetching("org/name")
+    bars = [(args[0], named["text"]) for kind, args, named in screen.calls if kind == "progress"]
+    assert bars == [(0.25, "Fetching: 1,500 rows of 6,000"), (0.0, "Fetching: 1,500 rows")]

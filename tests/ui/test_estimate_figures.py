@@ -1,0 +1,162 @@
+"""What the forecast and the Memory page say of an estimate, figure by figure."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lab import methods
+from lab.forecasts import Forecast
+from lab.ui import estimate_panel, memory_charts, method_estimates
+from lab.ui.charts import View
+from tests.ui.screen import Screen
+
+AT_PEAK = {
+    "weights": 4e9, "gradients": 1e9, "optimizer": 2e9, "activations": 5e8, "loss": 3e8,
+    "workspace": 2e8,
+}  # fmt: skip
+PACE = {
+    "seconds": 100.0, "evaluating_s": 20.0, "steps": 1200, "tokens": 5000, "energy_wh": 12.0,
+    "is_measured": True,
+}  # fmt: skip
+
+
+def estimate(**changes: Any) -> Forecast:
+    stored = {
+        "peak_bytes": 8e9, "at_peak": AT_PEAK, "peak_phase": "optimizer", "source": "shadow",
+        "device_bytes": 24e9, "fits": True, "is_bound": False, "tokens_per_s": 900.0,
+        "wh_per_million_tokens": 80.0, "disk": {"artifact": 3e9, "total": 9e9},
+        "rules": {"A2": 10e9}, "pace": PACE, "settings": {}, **changes,
+    }  # fmt: skip
+    damaged: list[str] = []
+    forecast = Forecast.from_json(stored, damaged)
+    assert forecast is not None and damaged == []
+    return forecast
+
+
+def row(name: str = "full", **changes: Any) -> method_estimates.MethodRow:
+    return method_estimates.MethodRow(name, methods.get(name).title, estimate(**changes))
+
+
+def time_in_words(**changes: Any) -> str:
+    forecast = estimate(**changes)
+    assert forecast.runtime is not None
+    return estimate_panel.time_in_words(forecast.runtime, forecast.disk)
+
+
+def test_the_time_counts_evaluations_too() -> None:
+    sentence = time_in_words()
+    assert sentence == (
+        "about **2 min 00 s** for 1,200 steps, 5,000 tokens, 12.0 Wh, up to 9.00 GB of disk"
+    )
+    guessed = time_in_words(pace=PACE | {"is_measured": False})
+    assert guessed == f"{sentence} (rough, until a run has finished here)"
+
+
+def test_the_bar_is_the_parts_and_the_line_what_is_free() -> None:
+    figure = estimate_panel.bar(estimate(), View())
+    assert {trace.name: trace.x[0] for trace in figure.data} == {
+        "weights": 4.0, "gradients": 1.0, "optimizer state": 2.0, "activations": 0.5,
+        "logits and loss": 0.3, "workspace": 0.2,
+    }  # fmt: skip
+    assert [shape.x0 for shape in figure.layout.shapes] == [24.0]
+    far = estimate_panel.bar(estimate(device_bytes=80e9), View())
+    assert not far.layout.shapes, "so far away that the bar would be a dot"
+
+
+@pytest.mark.parametrize(
+    ("changes", "warning"),
+    [
+        ({}, None),
+        ({"fits": False}, "It will not fit as it is."),
+        ({"fits": None, "trace_error": "no"}, "Whether it fits is not known"),
+    ],
+)
+def test_what_does_not_fit_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], warning: str | None
+) -> None:
+    screen = Screen()
+    monkeypatch.setattr(estimate_panel, "st", screen)
+    job: Any = SimpleNamespace(estimate=estimate(**changes), is_complete=True, problem="")
+    estimate_panel.show(job, View())
+    sentence = screen.texts("markdown")[0]
+    assert "**8.00 GB** of memory at the peak (optimizer; traced step), 24.00 GB free" in sentence
+    warned = screen.texts("warning")
+    assert warned == [] if warning is None else warned[0].startswith(warning)
+
+
+def test_a_problem_is_shown_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen()
+    monkeypatch.setattr(estimate_panel, "st", screen)
+    job: Any = SimpleNamespace(estimate=None, is_complete=True, problem="no [model](x)")
+    estimate_panel.show(job, View())
+    (shown,) = [args[0] for kind, args, _ in screen.calls if kind == "caption"]
+    assert shown.endswith("no \\[model\\]\\(x\\)")
+
+
+def test_a_rule_of_thumb_stands_beside_the_bar_with_its_error() -> None:
+    rows = [row()]
+    figure = memory_charts.bars(rows, {"name": "Card", "bytes": 24e9}, View())
+    (points,) = [trace for trace in figure.data if trace.type == "scatter"]
+    assert list(points.x) == [10.0] and list(points.customdata[0]) == ["A2", "+25%"]
+    assert [shape.x0 for shape in figure.layout.shapes] == [24.0]
+    assert figure.layout.annotations[0].text == "Card: 24.0 GB"
+    assert figure.layout.xaxis.range[1] == pytest.approx(24 * 1.12), "the line is in the picture"
+
+
+@pytest.mark.parametrize(
+    ("changes", "fits", "recomputes"),
+    [
+        ({}, "yes", "nothing"),
+        ({"fits": False}, "no", "nothing"),
+        ({"fits": None}, "", "nothing"),
+        ({"fits": None, "trace_error": "no"}, "not known", "nothing"),
+        ({"settings": {"activation_checkpointing": "on"}}, "yes", "all layers"),
+        (
+            {"settings": {"activation_checkpointing": "on", "checkpointed_layers": 3}},
+            "yes",
+            "3 layers",
+        ),
+    ],
+)
+def test_the_table_holds_the_figures_of_the_bars(
+    changes: dict[str, Any], fits: str, recomputes: str
+) -> None:
+    (line,) = memory_charts.table([row(**changes)])
+    assert (line["fits"], line["recomputes"]) == (fits, recomputes)
+    assert line["peak"] == 8.0 and line["optimizer state"] == 2.0 and line["tokens/s"] == 900.0
+    assert line["result on disk, GB"] == 3.0 and line["Wh a million tokens"] == 80.0
+    assert line["by"] == "traced step" and line["phase"] == "optimizer"
+
+
+def test_a_rule_is_held_against_the_usual_method_of_its_kind() -> None:
+    odd = next(method for method in methods.all_methods() if not method.is_standard)
+    rows = [row(odd.name, peak_bytes=5e9), row("full")]
+    (line,) = memory_charts.held_against(rows)
+    assert line["for"] == methods.get("full").title
+    assert (line["rule, GB"], line["predicted, GB"], line["error"]) == (10.0, 8.0, 0.25)
+
+
+def test_every_method_is_estimated_under_the_settings_of_the_page() -> None:
+    settings = {
+        "model": "config:X", "rank": 8, "rows": 16, "length": 2048, "loss": "plain",
+        "checkpointing": "on",
+    }  # fmt: skip
+    spec = method_estimates.spec_of(settings, methods.get("lora"))
+    assert spec["method"] == {"name": "lora", "rank": 8, "alpha": 16.0}
+    assert spec["data"] == {"max_length": 2048}
+    assert spec["train"] == {
+        "batch_size": 16, "activation_checkpointing": "on", "loss": "plain",
+    }  # fmt: skip
+    assert method_estimates.spec_of(settings, methods.get("full"))["method"] == {"name": "full"}
+
+
+def test_estimates_that_were_abandoned_are_begun_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(method_estimates.MethodEstimates, "ask", lambda self: None)
+    settings, device = {"model": "abandoned"}, {"gpu": "T4 16GB"}
+    first = method_estimates.job_for(settings, device)
+    assert method_estimates.job_for(settings, device) is first, "shared by all who look"
+    first.asking.cancel()
+    assert method_estimates.job_for(settings, device) is not first

@@ -1,0 +1,160 @@
+"""The Monitor and Runs pages, figure by figure."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from lab.atomic_files import write_json
+from lab.paths import RunDir
+from lab.runs import checkpoints, index
+from lab.runs.metric_series import MetricSeries
+from lab.ui import cards, monitor_view, runs_view
+from lab.ui.charts import View
+from tests.ui.screen import Screen
+from tests.ui.test_panels import make_run
+
+
+def write(run: RunDir, *records: dict[str, Any]) -> None:
+    with run.metrics.open("a") as file:
+        file.writelines(json.dumps(record) + "\n" for record in records)
+
+
+def train(step: int, **more: Any) -> dict[str, Any]:
+    return {"kind": "train", "attempt": 1, "step": step, "train/loss": 5.0 - step, **more}
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
+    shown = Screen()
+    monkeypatch.setattr(monitor_view, "st", shown)
+    monkeypatch.setattr(cards, "st", shown)
+    return shown
+
+
+def test_the_figures_of_a_run(screen: Screen) -> None:
+    run = make_run(1, result={"state": "crashed", "message": "It [fell]", "hint": "Resume it."},
+                   estimate={"pace": {"seconds": 90.0}})  # fmt: skip
+    write(
+        run,
+        {"kind": "eval", "of": "base", "step": 0, "eval/loss": 3.0},
+        train(2, tokens=4000, seconds=95.0,
+              **{"perf/tokens_per_s": 1234.4, "perf/mfu": 0.41, "memory/peak_bytes": 2e9}),
+        {"kind": "eval", "attempt": 1, "step": 2, "eval/loss": 2.25},
+    )  # fmt: skip
+    monitor_view.state(run)
+    metrics = {args[0]: (args[1], args[2]) for kind, args, _ in screen.calls if kind == "metric"}
+    assert metrics == {
+        "Train loss": ("3.000", None),
+        "Evaluation loss": ("2.250", "-0.750 to base"),
+        "Tokens/s": ("1,234", None),
+        "Utilisation": ("41%", None),
+        "Tokens": ("4.0 k", None),
+        "Peak memory": ("2.00 GB", None),
+        "Training time": ("1 min 35 s", "1 min 30 s predicted"),
+    }
+    colours = {named["delta_color"] for named in screen.named("metric")}
+    assert colours == {"inverse", "off"}, "a loss that falls is good"
+    assert screen.texts("error") == ["It [fell]\n\nResume it."], "a crash is no mere warning"
+    assert screen.texts("warning") == []
+
+
+def test_a_stop_is_no_error(screen: Screen) -> None:
+    monitor_view.state(make_run(1, result={"state": "stopped", "message": "As asked."}))
+    assert screen.texts("error") == [] and "As asked." in screen.texts("warning")[0]
+
+
+def test_the_newest_run_is_shown_first(screen: Screen) -> None:
+    old, new = (make_run(number, result={"state": "done"}) for number in (1, 2))
+    assert monitor_view.choose() == new
+    screen.query_params["run"] = old.id
+    assert monitor_view.choose() == old
+    screen.query_params["run"] = "no-run"
+    assert monitor_view.choose() == new and "no-run" in screen.texts("warning")[0]
+
+
+def test_charts_are_drawn_anew_for_what_is_new_and_only_then() -> None:
+    run = make_run(1)
+    write(run, train(1), train(2))
+    series = MetricSeries(run).refresh()
+    first = monitor_view.charts_of(series, View())["loss"][1]
+    assert monitor_view.charts_of(series.refresh(), View())["loss"][1] is first
+    write(run, {"kind": "eval", "attempt": 1, "step": 2, "eval/loss": 2.0})
+    evaluated = monitor_view.charts_of(series.refresh(), View())["loss"][1]
+    assert {trace.name for trace in evaluated.data} == {"training", "evaluation"}
+    write(run, train(2, attempt=2) | {"train/loss": 9.0})
+    again = monitor_view.charts_of(series.refresh(), View())["loss"][1]
+    assert next(trace for trace in again.data if trace.name == "training").y[-1] == 9.0, (
+        "a later attempt has as many steps, and other ones"
+    )
+
+
+@pytest.mark.parametrize(("step_s", "looks"), [(0.01, 1.0), (2.6, 3.0), (90.0, 5.0)])
+def test_charts_are_looked_at_about_once_a_step(step_s: float, looks: float) -> None:
+    run = make_run(1)
+    write(run, train(1, **{"perf/step_s": step_s}))
+    assert monitor_view.pace(run) == looks
+
+
+def test_a_checkpoint_is_pinned_and_unpinned(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monitor_view, "run_action", lambda action: action())
+    run = make_run(1, result={"state": "done"})
+    (run.checkpoints / "step-8").mkdir(parents=True)
+    write_json(run.checkpoints / "step-8" / "state.json", {"eval_loss": 2.5})
+    screen.pressed = (f"pin.{run.id}.8",)
+    for pinned in ({8}, set()):
+        monitor_view._checkpoint(run, checkpoints.table(run)[0])
+        assert checkpoints.pinned(run) == pinned
+    text = screen.texts("markdown")[0]
+    assert text.startswith("Step 8 · ") and text.endswith("· evaluation loss 2.500")
+    labels = [args[0] for kind, args, named in screen.calls if kind == "button"]
+    assert labels == ["Pin", "Delete", "Unpin"], "what is pinned is not deleted"
+
+
+def test_the_newest_samples_are_shown(screen: Screen) -> None:
+    run = make_run(1)
+    events = [
+        {"kind": "sample", "step": step, "prompt": "Hi", "text": f"answer {step}"}
+        for step in range(6)
+    ]
+    run.events.write_text("".join(json.dumps(event) + "\n" for event in events))
+    monitor_view.words(run)
+    answers = [text for text in screen.texts("markdown") if text.startswith("answer")]
+    assert answers == [f"answer {step}" for step in (2, 3, 4, 5)]
+
+
+@pytest.mark.parametrize(
+    ("typed", "states", "names"),
+    [
+        ("", [], ["red cat", "red dog"]),
+        ("RED dog", [], ["red dog"]),
+        ("", ["failed"], ["red cat"]),
+        ("dog", ["failed"], []),
+    ],
+)
+def test_runs_are_found_by_all_words_and_any_of_the_states(
+    monkeypatch: pytest.MonkeyPatch, typed: str, states: list[str], names: list[str]
+) -> None:
+    make_run(1, "red dog", result={"state": "done"})
+    make_run(2, "red cat", result={"state": "failed"})
+    make_run(3, "red bird", result={"state": "done"}, labels={"archived": True})
+    answers = {"runs.search": typed, "runs.states": states}
+    monkeypatch.setattr(runs_view, "st", Screen(**answers))
+    assert [entry.name for entry in runs_view.search(index.entries())] == names
+
+
+def test_the_records_of_a_csv_are_in_the_order_of_the_steps() -> None:
+    run = make_run(1)
+    write(run, train(1), train(2), train(3),
+          {"kind": "eval", "attempt": 1, "step": 2, "eval/loss": 2.0})  # fmt: skip
+    lines = runs_view.figures_csv(run).splitlines()
+    columns = lines[0].split(",")
+    rows = [dict(zip(columns, line.split(","), strict=True)) for line in lines[1:]]
+    assert [(row["step"], row["kind"]) for row in rows] == [
+        ("1", "train"), ("2", "eval"), ("2", "train"), ("3", "train"),
+    ]  # fmt: skip
+    assert rows[1]["eval/loss"] == "2.0" and rows[1]["train/loss"] == ""

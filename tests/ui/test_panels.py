@@ -1,0 +1,205 @@
+"""Small panels: what they say, and what their buttons do."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lab import host, paths
+from lab.atomic_files import write_json
+from lab.errors import Problem, SpecError
+from lab.forecasts import Candidate, Saving, SettingsSearch
+from lab.paths import RunDir
+from lab.runs import process, queue, resume_settings
+from lab.spec import RunSpec
+from lab.ui import (
+    cards,
+    memory_view,
+    notices,
+    out_of_memory_panel,
+    queue_panel,
+    resume_panel,
+    settings_search_panel,
+    submit,
+)
+from tests.ui.screen import Screen
+
+GB = 10**9
+
+
+def make_run(number: int, name: str = "tiny", **files: Any) -> RunDir:
+    """A run directory: `make_run(1, result={"state": "done"})`."""
+    run = RunDir(paths.runs() / f"20261122-10153{number}-lora-k3f9")
+    run.commands.mkdir(parents=True)
+    train = {"eval_every": 5, "max_steps": 20, "precision": "float32", "learning_rate": 1e-3}
+    spec = RunSpec.from_json({"name": name, "train": train})
+    write_json(run.spec, {"v": 1, **spec.to_json()})
+    for file, value in files.items():
+        write_json(getattr(run, file), value)
+    return run
+
+
+def test_the_machine_is_told_with_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen()
+    monkeypatch.setattr(cards, "st", screen)
+    facts = {
+        "processor": "Chip", "cores": 4, "memory_bytes": 16e9, "memory_free_bytes": 5e9,
+        "disk_free_bytes": 70e9,
+        "gpus": [{"name": "Card", "memory_bytes": 24e9, "free_bytes": 20e9}],
+    }  # fmt: skip
+    monkeypatch.setattr(cards, "_machine", lambda: facts)
+    paths.home().mkdir(parents=True)
+    write_json(host.machine_file(), {"cpu_peak_flops": 123e9})
+    cards.machine()
+    text = "\n".join(screen.texts("markdown"))
+    for words in (
+        "Chip, 4 cores",
+        "16.00 GB, 5.00 GB free",
+        "70.00 GB free",
+        "123 GFLOP/s",
+        "Card: 24.00 GB, 20.00 GB free",
+    ):
+        assert words in text, text
+
+
+def test_who_else_gets_in_is_said_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen()
+    monkeypatch.setattr(cards, "st", screen)
+    monkeypatch.setattr(cards.access, "warnings", lambda: ["open to [all](x)"])
+    cards.warnings()
+    (warning,) = [args[0] for kind, args, _ in screen.calls if kind == "warning"]
+    assert warning == "open to \\[all\\]\\(x\\)"
+
+
+@pytest.fixture
+def sidebar(monkeypatch: pytest.MonkeyPatch) -> Screen:
+    screen = Screen()
+    monkeypatch.setattr(notices, "st", screen)
+    monkeypatch.setattr(notices.supervisor, "ensure_if_waiting", lambda: None)
+    return screen
+
+
+def test_a_notice_comes_once_for_each_run_that_has_ended(sidebar: Screen) -> None:
+    failed = make_run(1, "broken", result={"state": "failed"})
+    done = make_run(2, "fine", result={"state": "done"})
+    waits = make_run(3, queue={"order": 1.0})
+    sidebar.session_state["notices.seen"] = [failed.id, done.id, waits.id]
+    notices._list()
+    assert sidebar.texts("toast") == ["broken: failed", "fine: done"], "nothing of what waits"
+    icons = [named["icon"] for named in sidebar.named("toast")]
+    assert icons == [":material/error:", ":material/check_circle:"]
+    assert sidebar.session_state["notices.seen"] == [waits.id]
+    notices._list()
+    assert len(sidebar.texts("toast")) == 2, "it is said once"
+
+
+def test_running_work_leads_to_its_monitor(sidebar: Screen) -> None:
+    run = make_run(1, "busy", heartbeat={"phase": "training", "done": 5, "total": 20})
+    process.register(run, os.getpid())
+    sidebar.session_state["notices.seen"] = []
+    notices._list()
+    (link,) = sidebar.named("page_link")
+    assert link["label"] == "busy" and link["query_params"] == {"run": run.id}
+    (bar,) = [args for kind, args, _ in sidebar.calls if kind == "progress"]
+    assert bar == (0.25,)
+    assert sidebar.session_state["notices.seen"] == [run.id], "its end will be told"
+
+
+def test_the_queue_says_why_and_its_buttons_change_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (make_run(number, queue={"order": float(number)}) for number in (1, 2))
+    paths.make_folder(queue.folder())
+    write_json(queue.folder() / "state.json", {"waiting": {first.id: "Waiting for memory."}})
+    monkeypatch.setattr(queue_panel, "run_action", lambda action: action())
+    screen = Screen(f"up.{second.id}", **{"queue.after": False})
+    monkeypatch.setattr(queue_panel, "st", screen)
+    queue_panel.show()
+    assert "Waiting for memory." in screen.texts("caption")
+    assert "Queue**, 2 waiting" in screen.texts("markdown")[0]
+    assert queue.waiting_runs() == [second, first], "'Run next' puts it in front"
+    rules = queue.settings()
+    assert (rules.continue_after_failure, rules.at_once, rules.spare) == (False, 1, True)
+
+
+def test_what_is_emptied_on_resuming_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(1, result={"state": "stopped"})
+    calls: list[Any] = []
+    monkeypatch.setattr(
+        resume_panel.launch,
+        "resume",
+        lambda run, settings, incomplete: calls.append((settings, incomplete)),
+    )
+    monkeypatch.setattr(resume_panel, "run_action", lambda action: action())
+    name = f"resume.{run.id}"
+    emptied = {f"{name}.eval_every": " ", f"{name}.max_steps": "30", f"{name}.incomplete": True}
+    screen = Screen(f"{name}.go", **emptied)
+    monkeypatch.setattr(resume_panel, "st", screen)
+    resume_panel._form(run)
+    assert calls == [(["train.max_steps=30", "train.eval_every=null"], True)]
+    assert resume_settings.merged_changes(run, calls[0][0])["eval_every"] is None
+
+
+def test_a_change_that_would_fit_says_what_it_saves(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen()
+    monkeypatch.setattr(out_of_memory_panel, "st", screen)
+    saving = Saving("Fuse [it]", {}, True, peak_bytes=7 * GB, saves_bytes=2 * GB)
+    out_of_memory_panel._line(RunDir(Path("x")), 0, saving)
+    out_of_memory_panel._line(RunDir(Path("x")), 1, replace(saving, keeps_batch=False))
+    assert screen.texts("markdown") == [
+        "Fuse [it] · saves **2.00 GB** · peak 7.00 GB · same batch",
+        "Fuse [it] · saves **2.00 GB** · peak 7.00 GB · trains differently",
+    ]
+
+
+def choices(fits: bool) -> SettingsSearch:
+    candidate = Candidate(
+        batch_size=4, accumulation=2, tokens_per_s=1234.0, peak_bytes=3_210_000_000,
+        activation_checkpointing="on", checkpointed_layers=7, loss="fused", optimizer="adamw",
+        why="best", fits=fits,
+    )  # fmt: skip
+    return SettingsSearch(
+        (candidate,), reached=0.35, reserve=0.04, device_bytes=24 * GB, compile="pays"
+    )
+
+
+@pytest.mark.parametrize(("fits", "form", "taken"), [(True, 1, 1), (False, 1, 0), (True, 2, 0)])
+def test_only_what_fits_this_very_form_can_be_taken_over(
+    monkeypatch: pytest.MonkeyPatch, fits: bool, form: int, taken: int
+) -> None:
+    screen = Screen()
+    monkeypatch.setattr(settings_search_panel, "st", screen)
+    monkeypatch.setattr(settings_search_panel, "form", SimpleNamespace(value=lambda: {"a": form}))
+    screen.session_state["new.choices"] = {"a": 1}, choices(fits)
+    settings_search_panel.for_form()
+    assert sum(named["key"] == "plan.take" for named in screen.named("button")) == taken
+    text = "\n".join(screen.texts("markdown"))
+    assert ("4 rows a pass × 2, 7 layers recomputed, fused loss, adamw; best" in text) == (
+        form == 1
+    )
+
+
+def test_choices_are_shown_in_gb_of_powers_of_ten(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen()
+    monkeypatch.setattr(settings_search_panel, "st", screen)
+    settings_search_panel.show(choices(True))
+    ((table,),) = [args for kind, args, _ in screen.calls if kind == "dataframe"]
+    assert table[0]["peak, GB"] == 3.21 and table[0]["rows × passes"] == "4 × 2"
+    assert table[0]["recomputes"] == "7 layers" and table[0]["tokens/s"] == 1234.0
+    (caption,) = screen.texts("caption")
+    assert "35% of the device's peak rate" in caption and "4% of 24.00 GB stay free" in caption
+
+
+def test_a_card_is_told_by_what_a_run_can_have_of_it() -> None:
+    title = memory_view._device_title("RTX 4090 24GB")
+    assert title == "24.89 GB for the run · 1,008 GB/s · 165 TFLOP/s · 450 W"
+
+
+def test_each_problem_is_noted_for_its_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen()
+    monkeypatch.setattr(submit, "st", screen)
+    submit.note(SpecError([Problem("train.seed", "is -1."), Problem("name", "is long.")]))
+    assert screen.session_state["new.problems"] == {"train.seed": "is -1.", "name": "is long."}
