@@ -31,25 +31,25 @@ def facts() -> dict[str, Any]:
     }
 
 
-def rows(found: dict[str, Any]) -> list[list[str]]:
+def rows(storage: dict[str, Any]) -> list[list[str]]:
     """Lines of `doctor`."""
-    reached = "offline, by HF_HUB_OFFLINE" if found["offline"] else found["endpoint"]
-    token = found["token"] or "no token"
+    reached = "offline, by HF_HUB_OFFLINE" if storage["offline"] else storage["endpoint"]
+    token = storage["token"] or "no token"
     return [
         ["Hub", f"{reached}; {token}"],
         [
             "Hub models",
-            f"{size(found['cache_bytes'])} in {found['cache']}, "
-            f"{size(found['cache_free_bytes'])} free there. Move it and set HF_HOME; delete one by "
+            f"{size(storage['cache_bytes'])} in {storage['cache']}, "
+            f"{size(storage['cache_free_bytes'])} free there. Move it and set HF_HOME; delete one by "
             "removing its models--ORG--NAME.",
         ],
         [
             "Hub datasets",
-            f"{size(found['datasets_bytes'])} in {found['datasets']}. Moves with LAB_HOME; "
+            f"{size(storage['datasets_bytes'])} in {storage['datasets']}. Moves with LAB_HOME; "
             "`datasets remove ID` deletes one.",
         ],
         [
             "Built-in models",
-            f"{size(found['models_bytes'])} in {found['models']}. Move it and set LAB_MODELS.",
+            f"{size(storage['models_bytes'])} in {storage['models']}. Move it and set LAB_MODELS.",
         ],
     ]

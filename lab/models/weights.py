@@ -17,13 +17,17 @@ from lab.schema import quote
 
 def load_tokenizer(source: ModelSource) -> Any:
     """The tokenizer of a model, with a pad token. Raises LabError if it has none to load."""
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, LlamaTokenizer
 
     place = _tokenizer_folder(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             place, trust_remote_code=False, local_files_only=True
         )
+        if _is_sentencepiece_without_class(Path(place), tokenizer):
+            tokenizer = LlamaTokenizer.from_pretrained(
+                place, trust_remote_code=False, local_files_only=True
+            )
         _ = len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer("a")
     except Exception as error:  # the files are a stranger's: any nonsense may stand in them
         raise LabError(
@@ -44,6 +48,15 @@ def load_tokenizer(source: ModelSource) -> Any:
         tokenizer.pad_token = tokenizer.eos_token
     rendering.configure(tokenizer, stop_ids=stop_tokens.of_folder(Path(place)))
     return tokenizer
+
+
+def _is_sentencepiece_without_class(place: Path, tokenizer: Any) -> bool:
+    """Whether the folder holds tokenizer.model and no word on its class: transformers then takes a
+    generic one, which leaves out the space that sentencepiece puts before the first word."""
+    config = read_object(place / "tokenizer_config.json") or {}
+    has_model = (place / "tokenizer.model").is_file() and not (place / "tokenizer.json").is_file()
+    is_generic = type(tokenizer).__name__ == "TokenizersBackend"
+    return has_model and is_generic and not config.get("tokenizer_class")
 
 
 def load_config(source: ModelSource) -> Any:

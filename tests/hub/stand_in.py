@@ -261,7 +261,7 @@ class _Handler(BaseHTTPRequestHandler):
         if "status" in fault:
             return self.refuse(fault["status"], "", "not now")
         words = query.get("search", "").lower()
-        matches = [card for card in self.hub.cards if words in card["id"].lower()]
+        matches = [card for card in self.hub.cards if words in json.dumps(card).lower()]
         self.reply(200, matches[: int(query.get("limit", 100))])
 
 
