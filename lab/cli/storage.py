@@ -40,8 +40,8 @@ def rows(storage: dict[str, Any]) -> list[list[str]]:
         [
             "Hub models",
             f"{size(storage['cache_bytes'])} in {storage['cache']}, "
-            f"{size(storage['cache_free_bytes'])} free there. Move it and set HF_HOME; delete one by "
-            "removing its models--ORG--NAME.",
+            f"{size(storage['cache_free_bytes'])} free there. Move it and set HF_HOME; delete one "
+            "by removing its models--ORG--NAME.",
         ],
         [
             "Hub datasets",

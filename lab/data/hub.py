@@ -135,11 +135,11 @@ def pinned(wanted: HubId) -> HubId:
     return wanted.at(commit)
 
 
-def moved_on(wanted: HubId, asked: str) -> str:
-    """A sentence if the branch that `asked` names has moved on since its rows were fetched."""
-    if not is_id(asked) or not repository.is_commit(wanted.revision) or settings.is_offline():
+def moved_on(wanted: HubId, requested: str) -> str:
+    """A sentence if the branch that `requested` names has moved on since its rows were fetched."""
+    if not is_id(requested) or not repository.is_commit(wanted.revision) or settings.is_offline():
         return ""
-    branch = parse(asked).revision
+    branch = parse(requested).revision
     now = repository.commit_now("datasets", wanted.name, branch)
     text = repository.moved_on(wanted.name, branch, wanted.revision, now)
     return f"{text} Fetch the dataset again for its newer rows." if text else ""
@@ -217,8 +217,8 @@ def stop_fetch(wanted: HubId) -> None:
 def note(wanted: HubId, state: str, pid: int | None = None, **more: Any) -> None:
     """Write the record of a fetch."""
     before = read_object(wanted.record) or {}
-    kept = {key: before[key] for key in ("commit",) if key in before}
-    record = {"v": 1, "id": str(wanted), "state": state, **kept, **more}
+    unchanged = {key: before[key] for key in ("commit",) if key in before}
+    record = {"v": 1, "id": str(wanted), "state": state, **unchanged, **more}
     record["process"] = process.identity(pid or os.getpid())
     write_json(wanted.record, record, durable=False)
 

@@ -69,12 +69,12 @@ def _fetch(repo: Repository, wanted: HubId, at: HubId, check: Callable[[], None]
     """Write the rows of `at` to its file; how many there are."""
     folder = hub.folder() / "downloads" / "--".join(wanted.name.split("/")) / repo.commit
     aside = at.file.with_name(f".tmp-{at.file.name}-{os.getpid()}")
-    told = [0.0]
+    noted_at = [0.0]
 
     def tell(progress: DownloadProgress) -> None:
         check()
-        if time.monotonic() - told[0] > NOTE_S:
-            told[0] = time.monotonic()
+        if time.monotonic() - noted_at[0] > NOTE_S:
+            noted_at[0] = time.monotonic()
             hub.note(
                 wanted,
                 "fetching",
@@ -150,20 +150,23 @@ def split_files(wanted: HubId, mirror: Path, listed: dict[str, RemoteFile]) -> S
     return SplitFiles(config, split, files)
 
 
-def _chosen(wanted: HubId, kind: str, asked: str | None, choices: list[str], usual: str) -> str:
-    """The one that is asked for, the only one, or the usual one."""
-    if asked is None and len(choices) == 1:
+def _chosen(wanted: HubId, kind: str, requested: str | None, choices: list[str], usual: str) -> str:
+    """The one that is requested for, the only one, or the usual one."""
+    if requested is None and len(choices) == 1:
         return choices[0]
-    name = asked or usual
+    name = requested or usual
     if name in choices:
         return name
     listed = ", ".join(quote(choice) for choice in choices) or "none"
-    sign = ":" if kind == "config" else "@"
     example = quote(choices[0]) if choices else kind
-    verb = f"has no {kind} '{quote(name)}'" if asked else f"has several {kind}s, none '{usual}'"
+    if kind == "config":
+        example = f"{wanted.name}:{example}"
+    else:
+        example = f"{wanted.name}{f':{wanted.config}' if wanted.config else ''}@{example}"
+    verb = f"has no {kind} '{quote(name)}'" if requested else f"has several {kind}s, none '{usual}'"
     raise LabError(
         f"'{wanted}' {verb}.",
-        f"Choose one of its {len(choices)} {kind}s, as {wanted.name}{sign}{example}: {listed}.",
+        f"Choose one of its {len(choices)} {kind}s, as {example}: {listed}.",
     )
 
 
@@ -182,15 +185,15 @@ def _write_rows(
     wanted: HubId, mirror: Path, split: SplitFiles, aside: Path, check: Callable[[], None]
 ) -> int:
     """The rows as lines of JSON in `aside`; how many there are."""
-    count, told = 0, time.monotonic()
+    count, noted_at = 0, time.monotonic()
     with aside.open("w", encoding="utf-8") as file:
         for row, total in _rows(wanted, mirror, split):
             file.write(json.dumps(row, ensure_ascii=False, default=_as_text) + "\n")
             count += 1
             if count % 100 == 0:
                 check()
-            if time.monotonic() - told > NOTE_S:
-                told = time.monotonic()
+            if time.monotonic() - noted_at > NOTE_S:
+                noted_at = time.monotonic()
                 hub.note(wanted, "fetching", rows=count, total=total)
     if not count:
         raise LabError(

@@ -167,14 +167,14 @@ def snapshot(repository: Repository) -> Path:
 
 def files(repository: Repository) -> dict[str, RemoteFile]:
     """Every file of the commit by its path. Raises HubError."""
-    kept = _kept_listing(repository)
-    if kept is None:
-        kept = _listing(repository)
+    entries = _kept_listing(repository)
+    if entries is None:
+        entries = _listing(repository)
         with contextlib.suppress(OSError):  # it can be asked for again
             file = _listing_file(repository)
             paths.make_folder(file.parent)
-            write_json(file, {"v": 1, "files": [asdict(entry) for entry in kept]}, durable=False)
-    return {entry.path: entry for entry in kept}
+            write_json(file, {"v": 1, "files": [asdict(entry) for entry in entries]}, durable=False)
+    return {entry.path: entry for entry in entries}
 
 
 def _listing_file(repository: Repository) -> Path:

@@ -108,7 +108,7 @@ def local_folder(model_id: str) -> Path | None:
     """The folder that `model_id` means, whether it exists or not; None for a model of the hub."""
     kind, _, name = model_id.partition(":")
     if kind.lower() == "builtin":
-        return next((one.folder for one in BUILT_IN if one.name == name.lower()), None)
+        return next((model.folder for model in BUILT_IN if model.name == name.lower()), None)
     return Path(os.path.expanduser(model_id)) if _is_folder(model_id) else None
 
 

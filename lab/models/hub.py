@@ -47,10 +47,10 @@ def pin(source: ModelSource) -> ModelSource:
     return replace(source, id=f"{source.location}#{repo.commit}", revision=repo.commit)
 
 
-def moved_on(source: ModelSource, asked: str) -> str:
-    """A sentence if the branch that `asked` names (an id as a person wrote it) has moved on from
-    the commit of `source`; else empty."""
-    name, revision = repository.split_id(asked)
+def moved_on(source: ModelSource, requested: str) -> str:
+    """A sentence if the branch that `requested` names (an id as a person wrote it) has moved on
+    from the commit of `source`; else empty."""
+    name, revision = repository.split_id(requested)
     is_other = not source.is_on_hub or name != source.location or repository.is_commit(revision)
     if is_other or settings.is_offline():
         return ""
@@ -239,9 +239,9 @@ def _bytes(repo: Repository, entry: RemoteFile, begin: int, end: int) -> bytes:
         return b""
     path = repo.url(entry.path).removeprefix(settings.endpoint())
     about = f"{repo.subject}, file {entry.path}"
-    asked = {"Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"}
-    received, told = client.get(path, about, headers=asked, most=end - begin)
-    if begin and told[":status"] != "206":
+    wanted = {"Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"}
+    received, reply = client.get(path, about, headers=wanted, most=end - begin)
+    if begin and reply[":status"] != "206":
         raise LabError(
             f"The hub does not send parts of '{quote(entry.path)}'.", "Download the model by hand."
         )

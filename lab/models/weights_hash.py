@@ -115,9 +115,10 @@ def check(recorded: Any, now: dict[str, Any], user: str) -> str:
 
 def file_states(files: list[Path]) -> list[list[int]]:
     """What changes as soon as a file may hold something else."""
-    found = (file.stat() for file in files)
+    stats = (file.stat() for file in files)
     return [
-        [one.st_dev, one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns] for one in found
+        [facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns]
+        for facts in stats
     ]
 
 
@@ -154,16 +155,16 @@ def _read(files: list[Path], name: str, progress: Progress) -> str:
 
     def digest(index: int) -> str:
         _, stored, file, begin = tensors[index]
-        found, size = hashlib.sha256(), stored.size_bytes
+        hashed, size = hashlib.sha256(), stored.size_bytes
         with file.open("rb") as opened:
             opened.seek(begin + stored.start)
             while done[index] < size and not stop.is_set():
                 block = opened.read(min(CHUNK_BYTES, size - done[index]))
                 if not block:
                     raise LabError(f"{quote(file.name)} of '{quote(name)}' is cut short.")
-                found.update(block)
+                hashed.update(block)
                 done[index] += len(block)
-        return found.hexdigest()
+        return hashed.hexdigest()
 
     with ThreadPoolExecutor(THREADS) as pool:
         futures: list[Future[str]] = [pool.submit(digest, index) for index in range(len(tensors))]

@@ -81,8 +81,11 @@ def fetch_data(spec: RunSpec, telemetry: Telemetry, check_commands: Callable[[],
 
 def watch_branches(run: RunDir, spec: RunSpec, source: ModelSource) -> BranchWatch:
     """Ask whether the branches that the run was set up with have moved on since its check."""
-    asked = part(read_object(run.spec), "asked")
-    model, dataset = str(asked.get("model") or ""), str(part(asked, "data").get("dataset") or "")
+    requested = part(read_object(run.spec), "asked")
+    model, dataset = (
+        str(requested.get("model") or ""),
+        str(part(requested, "data").get("dataset") or ""),
+    )
 
     def ask_of_data() -> str:
         if not datasets.is_on_hub(spec.data.dataset):

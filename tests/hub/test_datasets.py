@@ -71,7 +71,7 @@ def test_each_config_and_split_has_a_file_of_its_own(several: StandIn) -> None:
     [
         (NAME, "has several configs, none 'default'", f"2 configs, as {NAME}:en: en, de."),
         (f"{NAME}:fr", "has no config 'fr'", f"2 configs, as {NAME}:en: en, de."),
-        (f"{NAME}:en@dev", "has no split 'dev'", f"2 splits, as {NAME}@train: train, test."),
+        (f"{NAME}:en@dev", "has no split 'dev'", f"2 splits, as {NAME}:en@train: train, test."),
     ],
 )
 def test_configs_and_splits_are_listed_in_full(

@@ -135,7 +135,7 @@ def test_a_dataset_has_the_same_messages(stand_in: StandIn) -> None:
         hub_fetch.fetch(dataset_hub.parse(NAME))
     stand_in.commit(NAME, {"train.jsonl": b'{"text": "a"}\n'}, "datasets")
     stand_in.faults[NAME] = {"gated": True}
-    with pytest.raises(LabError, match="The dataset 'org/name'.* is gated") as raised:
+    with pytest.raises(LabError, match=r"The dataset 'org/name'.* is gated") as raised:
         hub_fetch.fetch(dataset_hub.parse(NAME))
     assert f"/datasets/{NAME}" in raised.value.hint, "where its terms are"
 
