@@ -113,12 +113,18 @@ class MemoryForecast:
     module: str = ""
     reserved_bytes: int | None = None
 
+    @property
+    def needed_bytes(self) -> int:
+        """The peak, or what CUDA's allocator reserves for it where that is known."""
+        return max(self.peak_bytes, self.reserved_bytes or 0)
+
     def fits_into(self, memory_bytes: int | None) -> bool | None:
-        """Whether the peak fits. None where no size is known, or where the step could not be
-        traced: what was counted may be too much, but that it is enough cannot be said."""
+        """Whether the peak fits, and what the allocator reserves for it. None where no size is
+        known, or where the step could not be traced: what was counted may be too much, but that
+        it is enough cannot be said."""
         if memory_bytes is None:
             return None
-        if self.peak_bytes > memory_bytes:
+        if self.needed_bytes > memory_bytes:
             return False
         return True if self.how.is_traced else None
 
@@ -303,6 +309,11 @@ class Candidate:
     is_asked_rule: bool = True
     why: str = ""
     checkpointed_layers: int | None = None
+    reserved_bytes: int | None = None  # by CUDA's allocator, where the step was traced
+
+    @property
+    def needed_bytes(self) -> int:
+        return max(self.peak_bytes, self.reserved_bytes or 0)
 
     def changes(self) -> dict[str, Any]:
         """The settings by their dotted keys."""

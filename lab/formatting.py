@@ -43,6 +43,14 @@ def short_id(name: str) -> str:
     return f"{before}#{commit[:12]}" if sign and len(commit) == 40 else name
 
 
+def rate(value: float) -> str:
+    """A learning rate: 0.0002 → "2e-4", 0.03 → "0.03"."""
+    if not math.isfinite(value) or value == 0 or abs(value) >= 0.01:
+        return f"{value:g}"
+    digits, _, exponent = f"{value:.6e}".partition("e")
+    return f"{float(digits):g}e{int(exponent)}"
+
+
 def when(moment: float) -> str:
     """A moment as a person says it: "5 min ago", or its date."""
     age = time.time() - moment

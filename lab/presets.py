@@ -1,9 +1,16 @@
-"""Starting points for the form. A preset holds only what differs from the defaults."""
+"""Starting points for the form. A preset of ours holds only what differs from the defaults; one
+that a person saves holds the whole spec."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
+
+from lab import paths
+from lab.atomic_files import read_object, write_json
+from lab.errors import LabError
+from lab.schema import quote
 
 
 @dataclass(frozen=True)
@@ -18,8 +25,7 @@ PRESETS = (
     Preset(
         "first",
         "First look",
-        "LoRA on the persona chats, sixty small steps: a few minutes on a laptop, and the model "
-        "gives another answer to who made it.",
+        "LoRA on 108 short persona chats, 60 steps: the model gets another answer to who made it.",
         {
             "name": "First look",
             "method": {"name": "lora"},
@@ -30,8 +36,8 @@ PRESETS = (
     Preset(
         "style",
         "Style with LoRA",
-        "Two passes over the instructions with adapters on all linear layers: tone and format, "
-        "with the base left as it is.",
+        "Two epochs on the instructions with LoRA on all linear layers: learns tone and format, "
+        "base weights stay frozen.",
         {
             "name": "Style with LoRA",
             "method": {"name": "lora"},
@@ -43,7 +49,7 @@ PRESETS = (
         "full",
         "Full fine-tuning",
         "Every parameter trains: the most capacity and the most memory. Lower learning rate, "
-        "fewer passes.",
+        "fewer epochs.",
         {
             "name": "Full fine-tuning",
             "method": {"name": "full"},
@@ -53,10 +59,10 @@ PRESETS = (
     ),
     Preset(
         "classify",
-        "Sort tickets",
+        "Classify tickets",
         "A small adapter learns to answer a support ticket with its class.",
         {
-            "name": "Sort tickets",
+            "name": "Classify tickets",
             "method": {"name": "lora", "rank": 8, "alpha": 16.0},
             "data": {"dataset": "builtin:support-tickets", "eval_fraction": 0.2},
             "train": {"epochs": 2.0, "batch_size": 2},
@@ -65,5 +71,77 @@ PRESETS = (
 )
 
 
+@dataclass(frozen=True)
+class Pair:
+    """Two methods on equal terms: the same base, data, order, steps, seed and evaluation."""
+
+    name: str
+    title: str
+    help: str
+    methods: tuple[str, str]
+    changes: dict[str, Any]
+
+
+PAIRS = (
+    Pair(
+        "full-lora",
+        "Full against LoRA",
+        "Two runs with the same data, order, steps and seed; each with the learning rate of its "
+        "method. Both are queued, and their curves end in one chart.",
+        ("lora", "full"),
+        {
+            "name": "Persona",
+            "data": {"eval_fraction": 0.2, "max_length": 256, "packing": "off"},
+            "train": {"batch_size": 2, "max_steps": 60},
+        },
+    ),
+)
+
+
 def get(name: str) -> Preset:
     return next(preset for preset in PRESETS if preset.name == name)
+
+
+def pair(name: str) -> Pair | None:
+    return next((pair for pair in PAIRS if pair.name == name), None)
+
+
+LONGEST_TITLE = 60
+
+
+def saved() -> dict[str, str]:
+    """{name: title} of the presets that were saved here, by title."""
+    titles = {}
+    for file in (paths.home() / "presets").glob("*.json"):
+        stored = read_object(file) or {}
+        if isinstance(stored.get("spec"), dict) and not file.is_symlink():
+            titles[file.stem] = str(stored.get("title") or file.stem)[:LONGEST_TITLE]
+    return dict(sorted(titles.items(), key=lambda item: item[1].lower()))
+
+
+def save(title: str, spec: dict[str, Any]) -> str:
+    """Keep `spec` under `title`; a preset of the same title is replaced. Returns its name.
+
+    Raises LabError for a title that names nothing.
+    """
+    name = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:LONGEST_TITLE]
+    if not name:
+        raise LabError(
+            f"'{quote(title)}' cannot be the title of a preset.", "Use a few letters or digits."
+        )
+    folder = paths.make_folder(paths.home() / "presets")
+    write_json(
+        folder / f"{name}.json", {"v": 1, "title": title.strip()[:LONGEST_TITLE], "spec": spec}
+    )
+    return name
+
+
+def load_saved(name: str) -> dict[str, Any]:
+    """The spec of a saved preset. Raises LabError if it is gone or damaged."""
+    if name in saved():
+        stored = read_object(paths.home() / "presets" / f"{name}.json") or {}
+        if isinstance(stored.get("spec"), dict):
+            return dict(stored["spec"])
+    raise LabError(
+        f"There is no preset '{quote(name)}'.", "It was deleted, or its file is damaged."
+    )

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from lab.ui import data_source, data_view, monitor_view, submit
+from lab.ui import chart_style, data_source, data_view, submit
 from lab.ui.charts import View
 from lab.ui.frame import head
 
@@ -26,7 +26,7 @@ with grid.cell():
     data_view.show_counts(preview)
     data_view.show_template_notes(preview)
 
-view = View(dark=monitor_view.is_dark())
+view = View(dark=chart_style.is_dark())
 length = spec["data"]["max_length"]
 names = ["Rows", "Lengths", "Packed", "Twice", "Leaks", "Bad rows"]
 # only the open one is drawn: a chart that is drawn while it is hidden is cut to another width

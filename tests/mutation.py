@@ -50,7 +50,7 @@ MODULES = {
             "::test_state_is_what_the_table_says_and_comes_back_exactly",
         ],
     ),
-    "server": ("lab/chat/server.py", []),
+    "server": ("lab/chat/server.py", ["tests/chat/test_requests.py"]),
     "guard": (
         "lab/ui/markdown_safety.py",
         ["tests/ui/test_pages.py::test_hostile_text_is_shown_as_text"],

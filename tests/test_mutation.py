@@ -11,6 +11,11 @@ def test_modules_are_where_they_are_looked_for() -> None:
     assert missing == [], "A module has moved: name its new place in tests/mutation.py."
 
 
+def test_every_module_has_tests_near_it() -> None:
+    bare = [name for name in mutation.MODULES if not mutation.nearest(name)]
+    assert bare == [], "without a test nothing is seen: name the nearest in tests/mutation.py"
+
+
 def test_annotations_are_no_places_for_faults() -> None:
     source = "def f(a: int | None = 1 | 2) -> str | None:\n    b: int | str = a | 3\n"
     spans = mutation.annotations(source)

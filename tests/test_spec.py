@@ -218,7 +218,7 @@ DAMAGES: list[tuple[str, Any]] = [
 def test_a_run_with_a_damaged_spec_is_not_used_as_another_one(
     trained: list[Any], tmp_path: Path, section: str, value: Any
 ) -> None:
-    from lab.chat import generate
+    from lab.chat import models as chat_models
     from lab.evals.held_out import evaluate
     from lab.export.merge import merge
     from lab.preflight import initial_weights
@@ -227,11 +227,11 @@ def test_a_run_with_a_damaged_spec_is_not_used_as_another_one(
     whole = json.loads(run.spec.read_text())
     assert RunSpec.of_run(run).to_json() == RunSpec.from_stored(whole).to_json()
     run.spec.write_text(json.dumps(whole | {section: value}))
-    named = generate.ModelRef(f"run:{run.id}", whole["model"], run)
+    named = chat_models.ModelRef(f"run:{run.id}", whole["model"], run)
     for use in (
         lambda: merge(run, tmp_path / "merged"),
         lambda: evaluate([named]),
-        lambda: generate.load(named),
+        lambda: chat_models.load(named),
         lambda: RunSpec.of_run(run),
     ):
         with pytest.raises(LabError, match=f"is damaged: '{section}") as refused:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import fcntl
 import http.client
@@ -15,6 +14,8 @@ from typing import Any
 
 from lab import paths
 from lab.atomic_files import part, read_object
+from lab.chat import conversations
+from lab.chat.conversations import Chat
 from lab.errors import LabError
 from lab.hub import credentials
 from lab.runs import process
@@ -28,15 +29,15 @@ def folder() -> Path:
 
 def record() -> dict[str, Any] | None:
     """The live chat process of this home, or None."""
-    found = read_object(folder() / "process.json")
-    return found if found and process.is_alive(found) and "port" in found else None
+    running = read_object(folder() / "process.json")
+    return running if running and process.is_alive(running) and "port" in running else None
 
 
 def ensure() -> dict[str, Any]:
     """The chat process, started if there is none. Raises LabError if it does not come up."""
-    found = record()
-    if found is not None:
-        return found
+    running = record()
+    if running is not None:
+        return running
     paths.make_folder(folder())
     with (folder() / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two pages at once start one process
@@ -48,34 +49,101 @@ def _start() -> dict[str, Any]:
     child = process.spawn(["lab.chat"], log, access=credentials.access_line())
     end = time.monotonic() + START_S
     while time.monotonic() < end:
-        found = record()
-        if found is not None and found["pid"] == child.pid:
-            return found
+        running = record()
+        if running is not None and running["pid"] == child.pid:
+            return running
         if child.poll() is not None:
             raise LabError("The chat process ended while it was starting.", f"See {log}.")
         time.sleep(0.1)
     raise LabError(f"The chat process did not start within {START_S:.0f} s.", f"See {log}.")
 
 
+def health() -> dict[str, Any]:
+    """{"loaded", "bytes" of each model, "is_busy", "ends_in_s"}; empty if no process runs."""
+    running = record()
+    if running is None:
+        return {}
+    try:
+        return _reply(running, "GET", "/health")
+    except LabError:
+        return {}
+
+
 def loaded() -> list[str]:
     """The models in memory; empty if no chat process runs."""
-    found = record()
-    if found is None:
-        return []
+    return list(health().get("loaded", []))
+
+
+def view(conversation_id: str) -> Chat:
+    """The conversation, with what is answered at this moment. Without a chat process, answers that
+    were on their way are interrupted. Raises LabError."""
+    running = record()
+    if running is not None:
+        with contextlib.suppress(ChatProcessGone):
+            return Chat.from_json(_reply(running, "GET", f"/conversations/{conversation_id}"))
+    conversation = conversations.read(conversation_id)
+    conversation.interrupt()
+    return conversation
+
+
+def ask(conversation_id: str, question: str, models: list[str], settings: dict[str, Any]) -> int:
+    """Begin a turn; its number. Answers are seen by `view`. Raises LabError."""
+    body = {"question": question, "models": models, "settings": settings}
+    path = f"/conversations/{conversation_id}/ask"
+    return int(_reply(ensure(), "POST", path, body)["turn"])
+
+
+def answer_again(conversation_id: str, models: list[str] | None = None) -> int:
+    """Answer the last turn anew, by default with all its models. Raises LabError."""
+    path = f"/conversations/{conversation_id}/again"
+    return int(_reply(ensure(), "POST", path, {"models": models})["turn"])
+
+
+def stop(conversation_id: str, models: list[str] | None = None) -> int:
+    """Stop the answers of a conversation, by default all; how many were stopped."""
+    running = record()
+    if running is None:
+        return 0
+    path = f"/conversations/{conversation_id}/stop"
+    return int(_reply(running, "POST", path, {"models": models})["stopped"])
+
+
+def unload() -> None:
+    """Free the memory of all models. Raises LabError while an answer is made."""
+    running = record()
+    if running is not None:
+        _reply(running, "POST", "/unload", {})
+
+
+def _reply(
+    running: dict[str, Any], method: str, path: str, body: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Raises ChatProcessGone where nobody answers, LabError for a refusal."""
     try:
-        with contextlib.closing(_connect(found)) as connection:
-            names: list[str] = json.loads(_ask(connection, found, "GET", "/health").read())[
-                "loaded"
-            ]
-        return names
-    except (OSError, ValueError, KeyError, http.client.HTTPException):
-        return []
+        with contextlib.closing(_connect(running)) as connection:
+            response = _send(connection, running, method, path, body)
+            if response.status != 200:
+                raise LabError(_refusal(response))
+            reply: dict[str, Any] = json.loads(response.read())
+            return reply
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise ChatProcessGone(error) from None
+
+
+class ChatProcessGone(LabError):
+    """The process ended while it was asked."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(
+            f"The chat process is gone ({type(error).__name__}).",
+            "Ask again; it starts anew. If it repeats, the machine may lack memory.",
+        )
 
 
 def stream(
     model: str, messages: list[dict[str, str]], **settings: Any
 ) -> Generator[dict[str, Any]]:
-    """Events of one answer: {"phase"}, {"delta"} of text, and at the end {"finish", "receipt"}.
+    """Events of one answer: {"phase"}, {"delta"} of text, and at the end the whole answer.
 
     Closing it ends the answer: whoever stops listening closes it, and does not wait until it is
     collected. While there is no news the phase comes again each second, so that a page can notice
@@ -86,28 +154,23 @@ def stream(
     closing = contextlib.ExitStack()
     try:
         connection = closing.enter_context(contextlib.closing(_connect(running := ensure())))
-        response = _ask(connection, running, "POST", "/v1/chat/completions", body)
+        response = _send(connection, running, "POST", "/v1/chat/completions", body)
         closing.enter_context(response)
         if response.status != 200:
             raise LabError(_refusal(response))
         for raw in response:
-            line = raw.decode()
+            line = raw.decode().rstrip("\n")
             if line.startswith(":"):
+                phase = line.removeprefix(": phase ") if line.startswith(": phase ") else phase
                 yield {"phase": phase}
-            if not line.startswith("data: "):
+            if not line.startswith("data: {"):
                 continue
             event = json.loads(line[6:])
             if "error" in event:
-                raise LabError(event["error"], event.get("hint", ""))
-            phase = event.get("phase", phase)
-            if "choices" in event:
-                event = {"delta": event["choices"][0]["delta"]["content"]}
-            yield event
+                raise LabError(event["error"]["message"], event["error"].get("hint") or "")
+            yield event.get("answer") or {"delta": event["choices"][0]["delta"]["content"]}
     except (OSError, http.client.HTTPException) as error:
-        raise LabError(
-            f"The chat process is gone ({type(error).__name__}).",
-            "Ask again; it starts anew. If it repeats, the machine may lack memory.",
-        ) from None
+        raise ChatProcessGone(error) from None
     finally:
         closing.close()
 
@@ -118,21 +181,21 @@ def _refusal(response: http.client.HTTPResponse) -> str:
         reply = json.loads(response.read())
     except ValueError:
         reply = None
-    said = part(reply, "error").get("message")
-    return f"The chat process refused the question: {said or f'status {response.status}'}"
+    message = part(reply, "error").get("message")
+    return f"The chat process refused the question: {message or f'status {response.status}'}"
 
 
 def end() -> bool:
     """End the chat process, so that its memory returns; False if there was none."""
-    found = record()
-    if found is None:
+    running = record()
+    if running is None:
         return False
-    process.send(found, signal.SIGTERM)
+    process.send(running, signal.SIGTERM)
     for _ in range(50):
-        if not process.is_alive(found):
+        if not process.is_alive(running):
             return True
         time.sleep(0.1)
-    process.send(found, signal.SIGKILL)
+    process.send(running, signal.SIGKILL)
     return True
 
 
@@ -140,7 +203,7 @@ def _connect(running: dict[str, Any]) -> http.client.HTTPConnection:
     return http.client.HTTPConnection("127.0.0.1", running["port"], timeout=600)
 
 
-def _ask(
+def _send(
     connection: http.client.HTTPConnection,
     running: dict[str, Any],
     method: str,
@@ -151,7 +214,6 @@ def _ask(
         "Authorization": f"Bearer {running['token']}",
         "Content-Type": "application/json",
     }
-    if access := credentials.access_line():  # a base may have to be fetched
-        headers[credentials.HEADER] = base64.b64encode(access).decode()
+    headers |= credentials.access_header()  # a base may have to be fetched
     connection.request(method, path, json.dumps(body) if body is not None else None, headers)
     return connection.getresponse()

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lab import json_text, schema
+from lab.chat.conversations import MOST_MODELS
 from lab.errors import Problem
 from lab.schema import option, quote
 
@@ -25,6 +26,33 @@ class Bounds:
     temperature: float = option(
         0.0, "Temperature", "0 takes the likeliest token each time.", min=0.0, max=10.0
     )
+    top_p: float = option(
+        1.0,
+        "Top-p",
+        "Draws from the likeliest tokens whose probabilities add up to this. 1 draws from all.",
+        above=0.0,
+        max=1.0,
+    )
+    top_k: int = option(
+        0, "Top-k", "Draws from this many of the likeliest tokens. 0 draws from all.",
+        min=0, max=1_000_000,
+    )  # fmt: skip
+    repetition_penalty: float = option(
+        1.0,
+        "Repetition penalty",
+        "Divides the scores of tokens that are in the text already. 1 changes nothing.",
+        min=0.5,
+        max=5.0,
+    )
+    stop: list[str] | None = option(
+        None,
+        "Stop strings",
+        "An answer ends before the first of them.",
+        max_items=8,
+        max_characters=200,
+        multiline=True,
+        filled=True,
+    )
     system_prompt: str = option(
         "",
         "System prompt",
@@ -32,7 +60,9 @@ class Bounds:
         multiline=True,
         max_characters=20_000,
     )
-    stream: bool = option(True, "Stream", "Answers always come as server-sent events.")
+    stream: bool = option(
+        True, "Stream", "Server-sent events as the answer is made, else one JSON object at its end."
+    )
 
 
 class Refused(Exception):
@@ -58,6 +88,69 @@ class Refused(Exception):
 def read(body: bytes) -> dict[str, Any]:
     """The request with every field of Bounds and its `messages`. Raises Refused with status 413
     for one that is too large, 400 for what is not a JSON object, 422 for fields that are wrong."""
+    value = _object(body)
+    problems: list[Problem] = []
+    settings = _settings({key: item for key, item in value.items() if key != "messages"}, problems)
+    if not settings["model"] and not any(problem.field == "model" for problem in problems):
+        problems.append(Problem("model", "is missing. Write base:ID, run:ID or run:ID@STEP."))
+    messages = _messages(value.get("messages"), problems)
+    if problems:
+        raise Refused(422, problems)
+    return {**settings, "messages": messages}
+
+
+def read_question(body: bytes) -> dict[str, Any]:
+    """{"question", "models", "settings"} of a turn. Raises Refused."""
+    value = _object(body)
+    problems: list[Problem] = []
+    question = value.get("question")
+    wrong, _ = schema.validate(
+        question, str, {"multiline": True, "max_characters": LONGEST_CONTENT, "filled": True}
+    )
+    if wrong:
+        problems.append(Problem("question", wrong))
+    names = _names(value.get("models"), problems)
+    given = value.get("settings") or {}
+    if not isinstance(given, dict):
+        problems.append(Problem("settings", f"must be an object, is {quote(given)}."))
+        given = {}
+    settings = _settings(given, problems)
+    if problems:
+        raise Refused(422, problems)
+    settings = {key: item for key, item in settings.items() if key not in ("model", "stream")}
+    return {"question": question, "models": names, "settings": settings}
+
+
+def read_models(body: bytes) -> list[str] | None:
+    """The `models` of a request, None for all. Raises Refused."""
+    value = _object(body) if body else {}
+    if value.get("models") is None:
+        return None
+    problems: list[Problem] = []
+    names = _names(value["models"], problems)
+    if problems:
+        raise Refused(422, problems)
+    return names
+
+
+def _names(value: Any, problems: list[Problem]) -> list[str]:
+    """Up to four different names of models."""
+    is_list = isinstance(value, list) and all(isinstance(name, str) for name in value)
+    if not is_list or not 1 <= len(value) <= MOST_MODELS or len(set(value)) != len(value):
+        problems.append(
+            Problem(
+                "models",
+                f"must be a list of 1 to {MOST_MODELS} different names such as run:ID, is "
+                f"{quote(value)}.",
+            )
+        )
+        return []
+    return list(value)
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    """Raises Refused with status 413 for a body that is too large, 400 for one that is not a JSON
+    object."""
     if len(body) > LARGEST_BODY:
         raise too_large(len(body))
     try:
@@ -66,21 +159,19 @@ def read(body: bytes) -> dict[str, Any]:
         raise Refused(400, [Problem("body", f"is not JSON: {error}.")], "invalid_json") from None
     if not isinstance(value, dict):
         raise Refused(
-            400,
-            [Problem("body", f"must be a JSON object, is {quote(value)}.")],
-            "invalid_json",
+            400, [Problem("body", f"must be a JSON object, is {quote(value)}.")], "invalid_json"
         )
-    problems: list[Problem] = []
-    own = {key: item for key, item in value.items() if key != "messages" and item is not None}
-    settings = asdict(schema.parse(Bounds, own, "", problems))
-    if not settings["model"] and not any(one.field == "model" for one in problems):
-        problems.append(Problem("model", "is missing. Write base:ID, run:ID or run:ID@STEP."))
-    if settings.pop("stream") is False:
-        problems.append(Problem("stream", "is false; answers always come as a stream."))
-    messages = _messages(value.get("messages"), problems)
-    if problems:
-        raise Refused(422, problems)
-    return {**settings, "messages": messages}
+    return value
+
+
+def _settings(value: dict[str, Any], problems: list[Problem]) -> dict[str, Any]:
+    """Every field of Bounds; one text as `stop` is a list of one, and null or [] is none."""
+    given = {key: item for key, item in value.items() if item is not None and item != []}
+    if isinstance(given.get("stop"), str):
+        given["stop"] = [given["stop"]]
+    if "max_completion_tokens" in given:  # the newer name of OpenAI's clients
+        given.setdefault("max_tokens", given.pop("max_completion_tokens"))
+    return asdict(schema.parse(Bounds, given, "", problems))
 
 
 def too_large(size: int) -> Refused:

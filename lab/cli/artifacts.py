@@ -9,7 +9,7 @@ from typing import Any
 from rich.markup import escape
 
 from lab import paths
-from lab.chat.generate import parse
+from lab.chat.models import parse
 from lab.cli.console import Output, console, table
 from lab.formatting import size
 

@@ -10,8 +10,10 @@ from rich.panel import Panel
 from rich.text import Text
 
 from lab import schema
-from lab.chat.generate import GenerationSettings, ModelRef, answer_all, parse
+from lab.chat.models import ModelRef, parse
 from lab.chat.requests import LONGEST_CONTENT, Bounds
+from lab.chat.settings import GenerationSettings
+from lab.chat.side_by_side import answer_all
 from lab.cli.console import Output, console
 from lab.errors import LabError, Problem
 

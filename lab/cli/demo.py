@@ -6,7 +6,8 @@ import argparse
 import time
 from typing import Any
 
-from lab.chat.generate import GenerationSettings, parse
+from lab.chat.models import parse
+from lab.chat.settings import GenerationSettings
 from lab.cli import chat, compare, follow
 from lab.cli.console import Output, console, say
 from lab.compare.comparison import compare as compare_runs

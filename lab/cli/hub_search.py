@@ -34,10 +34,10 @@ def search(text: str, limit: int) -> Output:
                 [
                     row["id"],
                     count(row["parameters"]),
-                    row["license"] or "not stated",
+                    row["license"],
                     count(row["downloads"]),
                     "yes" if row["gated"] else "no",
-                    "yes" if row["has_safetensors"] else "no",
+                    "yes" if row["safetensors"] else "no",
                     row["fits_with"] or ("not known" if row["fits_here"] is None else "no"),
                 ]
                 for row in rows

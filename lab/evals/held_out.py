@@ -6,8 +6,8 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from lab.chat import generate
-from lab.chat.generate import ModelRef
+from lab.chat import models as chat_models
+from lab.chat.models import ModelRef
 from lab.data import chat_template, template_lock
 from lab.data.prepare import prepare
 from lab.errors import LabError
@@ -46,7 +46,7 @@ def _terms(names: list[ModelRef], dataset: str | None) -> RunSpec:
         spec = RunSpec.from_json({"model": names[0].base, "data": {"dataset": dataset}})
     else:
         stored = RunSpec.of_run(run)
-        system = str(generate.parse(f"run:{run.id}").receipt.get("system_prompt", ""))
+        system = str(chat_models.parse(f"run:{run.id}").receipt.get("system_prompt", ""))
         spec = replace(stored, data=replace(stored.data, system_prompt=system, packing="off"))
         if dataset is not None:
             # what names columns or rows of the run's own file says nothing of another one
@@ -63,7 +63,7 @@ def _terms(names: list[ModelRef], dataset: str | None) -> RunSpec:
 def _measure(named: ModelRef, spec: RunSpec, *, whole: bool) -> dict[str, Any]:
     from lab.train.step import device_batches, evaluation_loss
 
-    loaded = generate.load(named)
+    loaded = chat_models.load(named)
     first = next(loaded.model.parameters())
     if named.run is None:
         chat_template.set_up_template(loaded.tokenizer, spec.data)

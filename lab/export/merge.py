@@ -9,7 +9,7 @@ from typing import Any
 
 from lab import methods, paths
 from lab.atomic_files import remove_tree, size_of, write_json
-from lab.chat import generate
+from lab.chat import models as chat_models
 from lab.data import stop_tokens, template_lock
 from lab.errors import LabError
 from lab.methods.parts.compatibility import unsupported_reason
@@ -38,8 +38,8 @@ def merge(run: RunDir, target: Path) -> dict[str, Any]:
         )
     if target.exists():
         raise LabError(f"'{quote(str(target))}' exists.", "Choose another name.")
-    named = generate.parse(f"run:{run.id}")
-    loaded = generate.load(named)
+    named = chat_models.parse(f"run:{run.id}")
+    loaded = chat_models.load(named)
     template_lock.enforce_files(loaded.receipt, run.artifact)
     before = _logits(loaded.model)
     aside = target.with_name(f".{target.name}.tmp")

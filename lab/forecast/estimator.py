@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lab
-from lab import optimizers, paths
+from lab import methods, optimizers, paths
 from lab.atomic_files import read_object, write_json
 from lab.forecast import formula, rules_of_thumb
 from lab.forecasts import PARTS, Forecast, How, MemoryForecast, Parts, Phases, StepSettings
@@ -65,7 +65,8 @@ def predict(
 
     Full rows are assumed. `packed`: several sequences stand in a row, which takes a mask. Without
     `shadow` it is the outline of the step, `short` if that is at hand; with it the traced step,
-    and `whole` traces every layer. Raises ValueError where a library refuses the method.
+    and `whole` traces every layer. Raises ValueError where a library refuses the method, StepFails
+    where the step itself fails.
     """
     started = time.perf_counter()
     loss = loss_kind(config, spec)
@@ -85,8 +86,11 @@ def predict(
     try:
         step_trace, how = trace()
     except Exception as error:  # anything may stand in the code of an architecture
-        why = (str(error).strip().splitlines() or [""])[0][:200]
-        memory = dataclasses.replace(memory, trace_error=f"{type(error).__name__}: {why}")
+        told = (str(error).strip().splitlines() or [""])[0][:200].rstrip(".")
+        why = f"{type(error).__name__}: {told}"
+        if _fails_for_real(error, config, spec, method, on_gpu=on_gpu):
+            raise StepFails(f"its training step fails ({why}). Choose another method.") from None
+        memory = dataclasses.replace(memory, trace_error=why)
     else:
         memory = _traced(memory, step_trace, how, on_gpu=on_gpu)
     memory = dataclasses.replace(memory, fits=memory.fits_into(memory_bytes))
@@ -112,13 +116,38 @@ def _notes(spec: RunSpec, loss: str, profile: Measured, memory: MemoryForecast) 
     if profile.assumes_tokens:
         notes.append("The special tokens are those that the config names; no tokenizer was read.")
     if spec.train.compile == "on":
-        notes.append("Compiled layers keep less; the figure is that of layers that are not.")
+        notes.append("Compiled layers are not traced: the figure is that of layers as they are.")
     if memory.trace_error:
         why = memory.trace_error
         notes.append(f"The step could not be traced ({why}). What it needs at least is counted.")
     else:
         notes.append(f"Shadow step, {TRACED[memory.how]}.")
     return tuple(notes)
+
+
+class StepFails(ValueError):
+    """Raised where the training step itself raises, with tensors that hold data too."""
+
+
+def _fails_for_real(
+    error: Exception, config: Any, spec: RunSpec, method: Method, *, on_gpu: bool
+) -> bool:
+    """Whether `error`, which ended a traced step, would end the run as well: it is none of tracing,
+    and the base without the method can be traced."""
+    from lab.forecast.trace.trace_step import is_of_tracing
+
+    plain = methods.plainest()
+    if is_of_tracing(error) or method is plain:
+        return False
+    train = dataclasses.replace(
+        spec.train, adapter_precision="float32", batch_size=1, optimizer="sgd"
+    )
+    alone = dataclasses.replace(spec, method={"name": plain.name}, train=train)
+    try:
+        outline_of(config, alone, plain, on_gpu=on_gpu, packed=False)
+    except Exception:  # then nothing can be said of the method
+        return False
+    return True
 
 
 def batch_of(spec: RunSpec, packed: bool) -> Batch:

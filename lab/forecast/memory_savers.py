@@ -9,6 +9,7 @@ from typing import Any
 
 from lab import methods
 
+WITH_STATE = ("adamw", "adamw8bit", "paged_adamw8bit", "adafactor")
 SHORTEST = 64  # tokens; below it, cutting rows shorter is no fix
 
 
@@ -59,6 +60,11 @@ def candidates(spec: dict[str, Any], *, on_gpu: bool) -> list[MemorySaver]:
         )
     if on_gpu and train["precision"] != "bfloat16":
         savers.append(MemorySaver("Weights in bfloat16", {"train.precision": "bfloat16"}))
+    chosen = methods.get(method["name"])
+    rule = train.get("optimizer", "adamw")
+    if chosen.saves_whole_model and rule == "adamw":
+        title, changes = "AdamW's state in 8 bits", {"train.optimizer": "adamw8bit"}
+        savers.append(MemorySaver(title, changes, keeps_batch=False))
     if data["max_length"] // 2 >= SHORTEST:
         length = data["max_length"] // 2
         savers.append(
@@ -66,7 +72,6 @@ def candidates(spec: dict[str, Any], *, on_gpu: bool) -> list[MemorySaver]:
                 f"Cut rows at {length} tokens", {"data.max_length": length}, keeps_batch=False
             )
         )
-    chosen = methods.get(method["name"])
     if chosen.lighter_method:
         lighter = methods.get(chosen.lighter_method)
         savers.append(
@@ -76,4 +81,7 @@ def candidates(spec: dict[str, Any], *, on_gpu: bool) -> list[MemorySaver]:
                 keeps_batch=False,
             )
         )
+    if chosen.saves_whole_model and rule in WITH_STATE:
+        title = "SGD, which keeps no state and needs a rate 100 times as high"
+        savers.append(MemorySaver(title, {"train.optimizer": "sgd"}, keeps_batch=False))
     return savers

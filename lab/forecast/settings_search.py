@@ -9,6 +9,7 @@ outlines first, and the best ones are confirmed by the shadow step; speeds from
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -17,11 +18,12 @@ from lab.forecast import estimator as memory
 from lab.forecast import runtime_estimate, selective_checkpointing
 from lab.forecast.runtime_estimate import Device
 from lab.forecast.selective_checkpointing import RESERVE
-from lab.forecasts import Candidate
+from lab.forecasts import Candidate, MemoryForecast
 from lab.methods import Method
 from lab.spec import RunSpec
 
 CONFIRMED = 6  # choices that are traced
+SMALLEST = "sgd"  # keeps no state: offered where nothing else fits
 OTHER_RULE = 0.95  # a different optimizer is ranked at this fraction of its speed
 
 
@@ -41,57 +43,103 @@ def choose(
     `compiles`: whether the run is long enough for compiled layers, which then go with every choice.
     """
     room = int(device.memory_bytes * (1 - RESERVE))
+    rules = _rules(spec)
+    ranked = _ranked(rules, config, spec, method, device, room, compiles, packed)
+    if ranked and not ranked[0].fits and SMALLEST not in rules and method.saves_whole_model:
+        rules = [*rules, SMALLEST]
+        ranked = _ranked(rules, config, spec, method, device, room, compiles, packed)
+    return _explained(ranked, room) if ranked else []
+
+
+def _ranked(
+    rules: list[str],
+    config: Any,
+    spec: RunSpec,
+    method: Method,
+    device: Device,
+    room: int,
+    compiles: str,
+    packed: bool,
+) -> list[Candidate]:
+    """The choices with one of these optimizers, the leading ones traced."""
     ways = ["off", "on"] if method.can_checkpoint_activations else ["off"]
     can_fuse = memory.loss_kind(config, _with(spec, loss="fused")) == "fused"
     losses = ["fused", "plain"] if can_fuse and method.can_fuse_loss else ["plain"]
     choices: list[Candidate] = []
     untraceable: set[tuple[str, str]] = set()
     most = max(rows for rows, _ in _splits(spec))
-    for rule, (rows, times), way, loss in itertools.product(
-        _rules(spec), _splits(spec), ways, losses
-    ):
-        changed = _with(
-            spec,
-            optimizer=rule,
-            batch_size=rows,
-            accumulation=times,
-            activation_checkpointing=way,
-            checkpointed_layers=None,
-            loss=loss,
-            compile=compiles,
-        )
-        if (way, loss) in untraceable:
-            continue
+
+    def outlined(changed: RunSpec) -> MemoryForecast | None:
+        """By outlines, which are traced once for all rows and optimizers; None if they cannot."""
         asked_rule = _with(changed, optimizer=spec.train.optimizer)
         short = memory.for_any_rows(
             config, asked_rule, method, most, on_gpu=device.on_gpu, packed=packed
         )
-        if short is None:  # nobody can say whether it fits
-            untraceable.add((way, loss))
-            continue
-        predicted = memory.predict(
+        if short is None:
+            return None
+        return memory.predict(
             config, changed, method, on_gpu=device.on_gpu, memory_bytes=room, packed=packed,
             shadow=False, short=short,
         ).memory  # fmt: skip
-        choices.append(
-            Candidate(
+
+    for rule, (rows, times), loss in itertools.product(rules, _splits(spec), losses):
+        fits_without = False
+        for way in ways:
+            changed = _with(
+                spec,
+                optimizer=rule,
                 batch_size=rows,
                 accumulation=times,
                 activation_checkpointing=way,
+                checkpointed_layers=None,
                 loss=loss,
-                optimizer=rule,
                 compile=compiles,
-                peak_bytes=predicted.peak_bytes,
-                tokens_per_s=_speed(changed, memory.measure(config, changed, method), device),
-                how=predicted.how,
-                fits=bool(predicted.fits),
-                is_asked_rule=rule == spec.train.optimizer,
             )
-        )
-    if not choices:
-        return []
-    ranked = _confirm(sorted(choices, key=_rank), config, spec, method, device, room, packed)
-    return _explained(ranked, room)
+            predicted = None if (way, loss) in untraceable else outlined(changed)
+            if predicted is None:  # nobody can say whether it fits
+                untraceable.add((way, loss))
+                continue
+            if way == "on" and predicted.fits and not fits_without:
+                changed, predicted = _fewest_by_outline(changed, predicted, outlined, config)
+            fits_without = bool(predicted.fits)
+            choices.append(
+                Candidate(
+                    batch_size=rows,
+                    accumulation=times,
+                    activation_checkpointing=way,
+                    loss=loss,
+                    optimizer=rule,
+                    compile=compiles,
+                    peak_bytes=predicted.peak_bytes,
+                    tokens_per_s=_speed(changed, memory.measure(config, changed, method), device),
+                    how=predicted.how,
+                    fits=bool(predicted.fits),
+                    is_asked_rule=rule == spec.train.optimizer,
+                    checkpointed_layers=changed.train.checkpointed_layers,
+                )
+            )
+    return _confirm(sorted(choices, key=_rank), config, spec, method, device, room, packed)
+
+
+def _fewest_by_outline(
+    spec: RunSpec,
+    everywhere: MemoryForecast,
+    outlined: Callable[[RunSpec], MemoryForecast | None],
+    config: Any,
+) -> tuple[RunSpec, MemoryForecast]:
+    """`spec`, which recomputes all layers and fits, with the fewest that do: one recomputed layer
+    costs next to nothing, so the choice is ranked by what it may be, not by all of them."""
+    best = spec, everywhere
+    low, high = 0, int(config.num_hidden_layers)
+    while high - low > 1:
+        middle = (low + high) // 2
+        some = _with(spec, checkpointed_layers=middle)
+        predicted = outlined(some)
+        if predicted is not None and predicted.fits:
+            high, best = middle, (some, predicted)
+        else:
+            low = middle
+    return best
 
 
 def _rules(spec: RunSpec) -> list[str]:
@@ -115,7 +163,7 @@ def _with(spec: RunSpec, **changes: Any) -> RunSpec:
 def _rank(choice: Candidate) -> tuple[bool, float, int]:
     """Sorts those that fit by speed, the others by peak."""
     speed = choice.tokens_per_s * (1.0 if choice.is_asked_rule else OTHER_RULE)
-    return (not choice.fits, -speed if choice.fits else 0.0, choice.peak_bytes)
+    return (not choice.fits, -speed if choice.fits else 0.0, choice.needed_bytes)
 
 
 def _speed(spec: RunSpec, sized: memory.Measured, device: Device) -> float:
@@ -137,9 +185,8 @@ def _confirm(
     not traced yet promises more. Where checkpointing helps, of the fewest layers that do."""
     traced: list[Candidate] = []
     for place, choice in enumerate(ranked[:CONFIRMED]):
-        changed = _with(
-            spec, **{key.split(".")[1]: value for key, value in choice.changes().items()}
-        )
+        changes = {key.split(".")[1]: value for key, value in choice.changes().items()}
+        changed = _with(spec, **changes | {"checkpointed_layers": None})
         # on a processor runs are admitted with the outline, which is a bound there
         how: dict[str, Any] = {
             "on_gpu": device.on_gpu, "memory_bytes": room, "shadow": device.on_gpu,
@@ -158,6 +205,7 @@ def _confirm(
                 checkpointed_layers=changed.train.checkpointed_layers,
                 tokens_per_s=_speed(changed, memory.measure(config, changed, method), device),
                 peak_bytes=forecast.memory.peak_bytes,
+                reserved_bytes=forecast.memory.reserved_bytes,
                 fits=bool(forecast.memory.fits),
                 how=forecast.memory.how,
             )
@@ -184,7 +232,7 @@ def _explained(ranked: list[Candidate], room: int) -> list[Candidate]:
     said = []
     for choice in ranked:
         if not choice.fits:
-            over = (choice.peak_bytes - room) / 1e9
+            over = (choice.needed_bytes - room) / 1e9
             why = f"needs {over:.2f} GB more than there is"
         elif choice is best:
             why = "the fastest that fits and leaves the reserve"

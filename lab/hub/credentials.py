@@ -6,6 +6,9 @@ file, and `without_tokens` keeps it out of the environment of every process that
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import io
 import json
 import os
 import string
@@ -116,6 +119,18 @@ def read_line(stream: IO[Any]) -> None:
     if isinstance(value, dict) and isinstance(value.get("network"), dict):
         adopt(HubToken.from_json(value.get("hub")))
         settings.adopt(value["network"])
+
+
+def access_header() -> dict[str, str]:
+    """What `adopt_header` takes, as headers of a request; empty where nothing is set."""
+    line = access_line()
+    return {HEADER: base64.b64encode(line).decode()} if line else {}
+
+
+def adopt_header(value: str) -> None:
+    """Adopt what a page has sent with its request to the chat process; "" changes nothing."""
+    with contextlib.suppress(ValueError):
+        read_line(io.BytesIO(base64.b64decode(value)))
 
 
 def receive() -> None:

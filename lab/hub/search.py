@@ -20,12 +20,17 @@ class HubModel:
     id: str
     parameters: int | None
     license: str
-    downloads: int | None
-    gated: bool
+    downloads: int
+    is_gated: bool
     has_safetensors: bool
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        stored = asdict(self)
+        stored["gated"], stored["safetensors"] = (
+            stored.pop("is_gated"),
+            stored.pop("has_safetensors"),
+        )
+        return stored
 
 
 def models(text: str, limit: int = 20) -> list[HubModel]:
@@ -63,18 +68,13 @@ def _model(entry: dict[str, Any]) -> HubModel:
     return HubModel(
         id=str(entry.get("id") or entry.get("modelId")),
         parameters=int(total) if total else None,
-        license=(licenses or [stated if isinstance(stated, str) else ""])[0][:60],
-        downloads=_count(entry.get("downloads")),
-        gated=entry.get("gated") not in (None, False, "false"),
+        license=(licenses or [stated if isinstance(stated, str) else ""])[0][:60] or "not stated",
+        downloads=int(number(entry.get("downloads")) or 0),
+        is_gated=entry.get("gated") not in (None, False, "false"),
         has_safetensors="safetensors" in tags
         or bool(total)
         or any(str(name).endswith(".safetensors") for name in names),
     )
-
-
-def _count(value: Any) -> int | None:
-    figure = number(value)
-    return int(figure) if figure is not None else None
 
 
 def _list(value: Any) -> list[Any]:

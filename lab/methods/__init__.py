@@ -82,6 +82,11 @@ class Method:
         the tokenizer may be missing, and what needs it is left out then."""
         return []
 
+    def fit_defaults(self, model: Any, config: Any) -> tuple[dict[str, Any], list[str]]:
+        """(options whose default this model does not take, with values that it does; why, for
+        people). A value that is no default is not changed."""
+        return {}, []
+
     def trainable_count(self, model: Any, config: Any, context: Context) -> int:
         """The closed form: trainable parameters from the shapes of the base alone.
 
@@ -261,6 +266,11 @@ def all_methods() -> list[Method]:
 def standard_methods() -> list[Method]:
     """The methods that rules of thumb speak of, in the order of `all_methods`."""
     return [method for method in all_methods() if method.is_standard]
+
+
+def plainest() -> Method:
+    """Full fine-tuning: the model as it is."""
+    return all_methods()[0]
 
 
 def names() -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from lab.errors import LabError
 from lab.methods import Context, Method, Unsupported, register
-from lab.methods.parts import adapter_files
+from lab.methods.parts import adapter_files, fitting_defaults
 from lab.methods.parts.lora_with_base import HybridConfig, add_lora, linear_in_layers, lora_count
 from lab.methods.parts.peft_method import is_meta, wants_float32
 from lab.models import headers
@@ -58,6 +58,11 @@ class LoraPromptConfig(HybridConfig):
     is_identity_at_start=Unsupported("the vectors stand before the text from the first step on."),
 )
 class LoraPrompt(Method):
+    def fit_defaults(
+        self, model: Any, config: LoraPromptConfig
+    ) -> tuple[dict[str, Any], list[str]]:
+        return fitting_defaults.fitting_dropout(model, config, linear_in_layers(model))
+
     def virtual_tokens(self, config: LoraPromptConfig) -> tuple[int, int]:
         return (config.virtual_tokens, 0)
 
@@ -87,6 +92,7 @@ class LoraPrompt(Method):
         from lab.methods.parts import soft_prompt
 
         model.save_pretrained(folder, save_embedding_layers=False)
+        adapter_files.keep_from_peft(folder)  # without the vectors it is half of the result
         vectors = soft_prompt.body_of(model).soft_prompt.vectors.detach().contiguous()
         save_file({"vectors": vectors}, folder / PROMPT)
 
@@ -98,7 +104,7 @@ class LoraPrompt(Method):
 
         self._check_vectors(base, folder)
         vectors = load_file(folder / PROMPT)["vectors"]
-        model = adapter_files.read(base, folder, "LoraConfig")
+        model = adapter_files.read(base, folder, "LoraConfig", only=".lora_")
         prompt = soft_prompt.insert(model, vectors.shape[0], vectors.dtype)
         with torch.no_grad():
             prompt.vectors.copy_(vectors)

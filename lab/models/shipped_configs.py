@@ -22,12 +22,19 @@ class ShippedConfig:
     name: str
     parameters: int
     license: str
+    hub_id: str  # of the weights that people fine-tune, the instruct ones where there are any
     source: tuple[str, ...]
     config: dict[str, Any]
 
     @property
     def id(self) -> str:
         return f"config:{self.name}"
+
+    @property
+    def context(self) -> int | None:
+        """Positions that the model was made for."""
+        found = self.config.get("max_position_embeddings") or self.config.get("n_positions")
+        return int(found) if found else None
 
 
 @cache
@@ -41,6 +48,7 @@ def shipped() -> tuple[ShippedConfig, ...]:
                 card["name"],
                 card["parameters"],
                 card["weights_license"],
+                card["hub_id"],
                 tuple(card["source"]),
                 card["config"],
             )

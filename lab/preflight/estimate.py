@@ -18,7 +18,7 @@ from lab.forecast.target_device import Target, target_of
 from lab.forecasts import DatasetStats, DownloadForecast, FitLimits, Forecast, SettingsSearch, Speed
 from lab.models import catalog as models
 from lab.models import hub, shipped_configs, weights
-from lab.preflight.validate import check_fit, not_applicable, resolve
+from lab.preflight.validate import check_fit, fit_method, not_applicable, resolve
 from lab.spec import RunSpec
 from lab.stages import stage
 
@@ -39,7 +39,7 @@ def estimate(
     _refuse(problems)
     target = target_of(spec, device or {})
     config = _config(spec)
-    ready = resolve(spec, target.has_bf16 if target.on_gpu else None)
+    ready, told = _resolved(spec, target, config)
     method = methods.get(ready.method["name"])
     options = dict(how or {})
     is_timed = options.pop("time", False)
@@ -74,6 +74,7 @@ def estimate(
             round(1 / each, 1), target.watts and round(target.watts * each * 1e6 / 3600, 3)
         ),
         runtime=runtime,
+        notes=(*told, *forecast.notes),
         context_bytes=target.context_bytes if target.on_gpu else None,
         device_bytes=target.memory_bytes,
         download=_download(spec),
@@ -115,6 +116,12 @@ def _found(
         spec = replace(spec, train=replace(spec.train, activation_checkpointing="on"))
         return selective_checkpointing.with_checkpointing(config, spec, method, **how)
     return spec, memory.cached(config, spec, method, **how)
+
+
+def _resolved(spec: RunSpec, target: Target, config: Any) -> tuple[RunSpec, list[str]]:
+    """(the spec as it would run on the target, what is told of the method's defaults)."""
+    ready = resolve(spec, target.has_bf16 if target.on_gpu else None)
+    return fit_method(ready, _empty(config))
 
 
 def _is_packed(
@@ -165,21 +172,25 @@ def limits(value: Any, device: dict[str, Any]) -> FitLimits:
     spec = RunSpec.parse(value, problems)
     _refuse(problems)
     target = target_of(spec, device)
-    ready = resolve(spec, target.has_bf16 if target.on_gpu else None)
+    config, room = _config(spec), float(target.memory_bytes or 0)
+    ready, _ = _resolved(spec, target, config)
     method = methods.get(ready.method["name"])
     if spec.train.activation_checkpointing == "auto" and method.can_checkpoint_activations:
         ready = replace(ready, train=replace(ready.train, activation_checkpointing="on"))
 
     def peak(one: RunSpec, config: Any) -> float:
         """Infinite where nobody can say it."""
-        predicted = memory.predict(
-            config,
-            one,
-            method,
-            on_gpu=target.on_gpu,
-            memory_bytes=target.memory_bytes,
-            shadow=False,
-        ).memory
+        try:
+            predicted = memory.predict(
+                config,
+                one,
+                method,
+                on_gpu=target.on_gpu,
+                memory_bytes=target.memory_bytes,
+                shadow=False,
+            ).memory
+        except memory.StepFails:
+            return math.inf
         return predicted.peak_bytes if predicted.how.is_traced else math.inf
 
     def with_rows(rows: int) -> float:
@@ -188,7 +199,6 @@ def limits(value: Any, device: dict[str, Any]) -> FitLimits:
     def with_length(tokens: int) -> float:
         return peak(replace(ready, data=replace(ready.data, max_length=tokens)), config)
 
-    config, room = _config(spec), float(target.memory_bytes or 0)
     longest = getattr(config, "max_position_embeddings", None) or 1 << 20
     length, rows = ready.data.max_length, ready.train.batch_size
     everything = shipped_configs.shipped()
@@ -255,7 +265,7 @@ def plan(value: Any, device: dict[str, Any] | None = None) -> SettingsSearch:
     if target.memory_bytes is None:
         raise SpecError([Problem("hardware", "the device has no size. Name a GPU or its GB.")])
     config = _config(spec)
-    ready = resolve(spec, target.has_bf16 if target.on_gpu else None)
+    ready, _ = _resolved(spec, target, config)
     method = methods.get(ready.method["name"])
     check_fit(replace(ready, data=spec.data), _empty(config), None, problems, set(), target.on_gpu)
     _refuse(problems)

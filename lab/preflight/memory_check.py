@@ -90,9 +90,13 @@ def admit(
 
 def _refusal(spec: RunSpec, predicted: MemoryForecast, config: Any, room: Capacity) -> str:
     device = "the GPU" if room.on_gpu else "this machine"
+    reserved = ""
+    if predicted.needed_bytes > predicted.peak_bytes:
+        size = formatting.size(predicted.needed_bytes)
+        reserved = f"for which the allocator reserves {size}; "
     said = (
         f"the run needs {formatting.size(predicted.peak_bytes)} at its peak "
-        f"({predicted.peak_phase}), {device} has {formatting.size(room.bytes)}. "
+        f"({predicted.peak_phase}), {reserved}{device} has {formatting.size(room.bytes)}. "
     )
     change = smallest_change(spec, config, room)
     if change is None:
@@ -116,15 +120,19 @@ def smallest_change(
     """The gentlest change, made again if it can be (halved rows, shorter rows), that makes `spec`
     fit by its outline; with its predicted peak."""
     from lab import methods
-    from lab.preflight.validate import resolve
+    from lab.models.weights import meta_model
+    from lab.preflight.validate import fit_method, resolve
+
+    empty = meta_model(config)
 
     def peak_of(value: dict[str, Any]) -> tuple[MemoryForecast, dict[str, Any]]:
-        changed = resolve(RunSpec.from_stored(value), room.on_gpu)
+        changed, _ = fit_method(resolve(RunSpec.from_stored(value), room.on_gpu), empty)
         method = methods.get(changed.method["name"])
         how: dict[str, Any] = {"on_gpu": room.on_gpu, "packed": changed.data.packing == "on"}
         limit = room.bytes
         forecast = memory.predict(config, changed, method, memory_bytes=limit, shadow=False, **how)
-        if room.on_gpu and abs(forecast.memory.peak_bytes - limit) < NEAR * limit:
+        # what the allocator reserves is known of a traced step only
+        if room.on_gpu and forecast.memory.peak_bytes < (1 + NEAR) * limit:
             forecast = memory.cached(config, changed, method, memory_bytes=limit, **how)
         return forecast.memory, changed.to_json()
 

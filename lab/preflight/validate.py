@@ -16,6 +16,7 @@ from lab.data.dataset_stats import dataset_stats
 from lab.errors import LabError, Problem
 from lab.forecast import compile_choice, formula, memory_savers, runtime_estimate
 from lab.forecast import estimator as memory
+from lab.forecast.estimator import StepFails
 from lab.forecast.target_device import this_machine
 from lab.forecasts import DatasetStats, Forecast, Saving
 from lab.methods import Context
@@ -52,6 +53,9 @@ def check(value: Any) -> CheckResult:
         stats = _gather(problems, "data.dataset", lambda: dataset_stats(resolved, tokenizer), stats)
     if not wrong & {"model", "method", "method.name", "start_from"}:
         problems.extend(_gather(problems, "model", lambda: initial_weights.problems(resolved), []))
+    if model is not None and not any(field.split(".")[0] == "method" for field in wrong):
+        resolved, notes = fit_method(resolved, model)
+        stats = replace(stats, warnings=(*stats.warnings, *notes))
     if not {"data", "train"} & wrong:
         idle, warnings = spec_rules.problems(spec, _run_facts(resolved, stats), frozenset(wrong))
         problems.extend(idle)
@@ -187,6 +191,13 @@ def resolve(spec: RunSpec, has_bf16: bool | None = None) -> RunSpec:
     )
 
 
+def fit_method(spec: RunSpec, model: Any) -> tuple[RunSpec, list[str]]:
+    """(`spec` with the method's defaults that `model` does not take replaced, notes that say so).
+    `model` may be on the meta device."""
+    changes, notes = methods.get(spec.method["name"]).fit_defaults(model, spec.method_config)
+    return replace(spec, method=spec.method | changes), notes
+
+
 def _adapter_precision(method: Any, train: Any) -> str:
     """As the base's weights, where the optimizer keeps the bits that bfloat16 lacks."""
     if train.adapter_precision != "auto":
@@ -202,6 +213,8 @@ def not_applicable(method: Any, config: Any, error: ValueError) -> Problem:
     # PEFT's experts, whose weights are no layers
     if "dropout" in said and getattr(config, "dropout", None):
         return Problem("method.dropout", f"{said.rstrip('.')}. Set it to 0 for this model.")
+    if isinstance(error, StepFails):
+        return Problem("method", f"{method.title} does not work with this model: {error}")
     return Problem("method", said)
 
 
@@ -346,6 +359,10 @@ def _estimate(
     where = this_machine(on_gpu=torch.cuda.is_available()).for_pace()
     way, _ = compile_choice.choose(asked, spec, method, costs, sizes, where, stats, bits)
     spec = replace(spec, train=replace(spec.train, compile=way))
-    spec, forecast = memory_check.admit(spec, asked, structure, method, sizes, problems)
+    try:
+        spec, forecast = memory_check.admit(spec, asked, structure, method, sizes, problems)
+    except StepFails as error:
+        problems.append(not_applicable(method, config, error))
+        return spec, None
     runtime = runtime_estimate.pace(spec, costs, sizes, where, stats, bits)
     return spec, replace(forecast, runtime=runtime)

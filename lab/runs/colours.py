@@ -19,7 +19,15 @@ def colour_of(run: RunDir) -> str:
     return label if label in NAMES else NAMES[zlib.crc32(run.id.encode()) % len(NAMES)]
 
 
+def next_colours(count: int) -> list[str]:
+    """The colours of the next runs: each is the one that the newest runs before it use least."""
+    newest = [colour_of(run) for run in paths.all_runs()[:NEWEST]]
+    chosen: list[str] = []
+    for _ in range(count):
+        uses = Counter([*chosen, *newest][:NEWEST])
+        chosen.insert(0, min(NAMES, key=lambda name: uses[name]))
+    return chosen[::-1]
+
+
 def next_colour() -> str:
-    """The colour that the newest runs use least."""
-    uses = Counter(colour_of(run) for run in paths.all_runs()[:NEWEST])
-    return min(NAMES, key=lambda name: uses[name])
+    return next_colours(1)[0]

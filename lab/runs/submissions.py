@@ -27,6 +27,11 @@ def new() -> str:
     return secrets.token_hex(6)
 
 
+def further(ticket: str, number: int) -> str:
+    """The ticket of another run of the same submission."""
+    return hashlib.sha256(f"{ticket} {number}".encode()).hexdigest()[:12]
+
+
 def run_of(ticket: str) -> RunDir | None:
     """The run that this ticket has started, or None."""
     if not TICKET.fullmatch(ticket):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+import streamlit as st
 
 from lab.runs.metric_series import downsample
 from lab.ui import colours
@@ -46,6 +47,10 @@ class View:
     @property
     def grid(self) -> str:
         return "#2b3b40" if self.dark else "#d6e0e0"
+
+
+def is_dark() -> bool:
+    return bool(st.context.theme.get("type") == "dark")
 
 
 def figure(view: View, *, x: str, y: str, height: int = 200, log: bool = False) -> go.Figure:

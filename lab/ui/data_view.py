@@ -18,7 +18,7 @@ from lab.preflight.client import planner
 from lab.recent import Recent
 from lab.spec import RunSpec
 from lab.spec_sections import FORMATS, TEMPLATES
-from lab.ui import charts, form, links, monitor_view
+from lab.ui import chart_style, charts, form, links
 from lab.ui.charts import View
 from lab.ui.markdown_safety import escape_markdown, plain, tell
 from lab.ui.waiting import wait
@@ -241,7 +241,7 @@ COLOURS = {"light": ("#0b7a7526", "#0b7a75"), "dark": ("#2bb8ac40", "#8ee5dc")}
 
 def coloured(tokens: list[dict[str, Any]], lengths: list[int] | None = None) -> str:
     """Tokens as HTML, what the loss counts on a coloured ground. All text is escaped."""
-    back, ink = COLOURS["dark" if monitor_view.is_dark() else "light"]
+    back, ink = COLOURS["dark" if chart_style.is_dark() else "light"]
     ends = set()
     end = 0
     for length in (lengths or [])[:-1]:

@@ -15,9 +15,8 @@ from lab.forecasts import DiskForecast, Forecast, How, Parts, RuntimeForecast
 from lab.preflight.client import Abandoned, planner
 from lab.recent import Recent
 from lab.ui import hub_fields, memory_charts
-from lab.ui.charts import CONFIG, View, figure
+from lab.ui.chart_style import CONFIG, View, figure, is_dark
 from lab.ui.markdown_safety import escape_markdown
-from lab.ui.monitor_view import is_dark
 from lab.ui.waiting import BackgroundJob
 
 STILL_S = 1.5  # if the form is not polled for this long, its values have changed
@@ -35,7 +34,7 @@ class EstimateJob(BackgroundJob):
     @property
     def problem(self) -> str:
         if isinstance(self.error, SpecError):  # each stands beside its field after a check
-            return "The memory is predicted when the form has no problems."
+            return "Fix the problems in the form to see the memory estimate."
         return str(self.error or "")
 
     def ask(self) -> None:
@@ -63,68 +62,97 @@ def job_for(spec: dict[str, Any]) -> EstimateJob:
     return job
 
 
-def panel(spec: dict[str, Any]) -> None:
-    """The predicted memory of `spec`, refreshed until the prediction is complete."""
+def panel(spec: dict[str, Any], place: str = "") -> None:
+    """The estimate of `spec`, refreshed until it is complete. `place` tells the sides of a pair
+    apart and is their title."""
     job = job_for(spec)
-    job.look("forecast")
+    job.look(f"forecast {place}")
     was_complete = job.is_complete
 
     @st.fragment(run_every=None if was_complete else 1.0)
     def answer() -> None:
         job = job_for(spec)
-        job.look("forecast")
-        show(job, View(dark=is_dark()))
+        job.look(f"forecast {place}")
+        show(job, View(dark=is_dark()), place)
         if job.is_complete and not was_complete:
             st.rerun()
 
     answer()
 
 
-def show(job: EstimateJob, view: View) -> None:
-    """One bar of what the peak is made of, against what the device has, and a sentence."""
+def show(job: EstimateJob, view: View, place: str = "") -> None:
+    """MEMORY, one bar of what the peak is made of with its legend, and TIME AND DISK."""
     forecast = job.estimate
-    if forecast is None:
-        words = escape_markdown(job.problem) if job.is_complete else "Looking at the model …"
-        st.caption(f":material/memory_alt: {words}")
-        return
-    memory, room = forecast.memory, forecast.device_bytes
-    how = memory.how.in_words
-    if memory.how is How.OUTLINE:
-        how = "a bound" if memory.is_bound else "about, the step is being traced …"
-    free = f", {formatting.size(room)} free" if room else ""
-    st.markdown(
-        f":material/memory_alt: **{formatting.size(memory.peak_bytes)}** of memory at the peak "
-        f"({escape_markdown(memory.peak_phase)}; {how}){free}"
-    )
-    if words := hub_fields.download_in_words(forecast.download):
-        st.markdown(words)
+    with st.container(border=True):
+        st.caption(f"MEMORY {escape_markdown(place)}".upper().strip())
+        if forecast is None:
+            message = escape_markdown(job.problem) if job.is_complete else ""
+            st.markdown(f":gray[{message or 'Reading the model configuration …'}]")
+            return
+        _memory(forecast, view, place)
+        if words := hub_fields.download_in_words(forecast.download):
+            st.markdown(words)
     if forecast.runtime:
-        st.markdown(f":material/timer: {time_in_words(forecast.runtime, forecast.disk)}")
+        with st.container(border=True):
+            st.caption("TIME AND DISK")
+            _time(forecast.runtime, forecast.disk)
+
+
+def _memory(forecast: Forecast, view: View, place: str) -> None:
+    memory, free_bytes = forecast.memory, forecast.device_bytes
+    basis = memory.how.in_words
+    if memory.how is How.OUTLINE:
+        basis = "upper bound" if memory.is_bound else "quick estimate; tracing one step …"
+    room = f" of {free_bytes / 1e9:.1f}" if free_bytes else ""
+    st.markdown(
+        f"#### {memory.peak_bytes / 1e9:.1f}{room} GB :small[:gray[peak in the "
+        f"{escape_markdown(memory.peak_phase)} phase, {basis}]]"
+    )
     st.plotly_chart(
-        bar(forecast, view), key="new.forecast", theme=None, config=CONFIG,
-        alt="Memory at the peak by part, against the device's free memory",
+        bar(forecast, view), key=f"new.forecast.{place}", theme=None, config=CONFIG,
+        alt="Peak memory by part, compared with free memory",
     )  # fmt: skip
+    st.markdown(legend(memory.at_peak or Parts()))
     if memory.fits is False:
-        st.warning("It will not fit as it is. Start says the smallest change that does.")
+        st.warning(
+            'This run will not fit. Press "Check settings" to see the smallest change that does.'
+        )
     elif memory.trace_error:
         st.warning("Whether it fits is not known: this model's step cannot be traced.")
 
 
-def time_in_words(runtime: RuntimeForecast, disk: DiskForecast | None) -> str:
-    """The predicted time, what it is for, and the energy and disk that it takes."""
-    seconds = runtime.seconds + runtime.evaluating_s
+LEGEND = ("blue", "orange", "violet", "green", "red", "gray")  # as the bar, in the theme's hues
+SHOWN_BYTES = 5e6  # a part below it would read 0.00 GB
+
+
+def legend(sizes: Parts) -> str:
+    """The parts of the bar with their GB, as Markdown."""
+    return " \u2003".join(
+        f":{colour}[●] {title} {sizes.get(part) / 1e9:.2f}".replace(" ", "\u00a0")
+        for colour, (part, title) in zip(LEGEND, memory_charts.TITLES.items(), strict=True)
+        if sizes.get(part) >= SHOWN_BYTES
+    )
+
+
+def _time(runtime: RuntimeForecast, disk: DiskForecast | None) -> None:
+    """How long it takes, what for, and the energy and disk that it takes."""
+    grid = st.grid(3, min_column_width=110)
+    grid.metric("Training time", formatting.duration(runtime.seconds + runtime.evaluating_s))
+    grid.metric("Tokens", f"{runtime.tokens:,}")
+    grid.metric("Disk", formatting.size(disk.total if disk else None))
     steps = "1 step" if runtime.steps == 1 else f"{runtime.steps:,} steps"
-    words = f"about **{formatting.duration(seconds)}** for {steps}, {runtime.tokens:,} tokens"
-    if runtime.energy_wh:
-        words += f", {runtime.energy_wh:,.1f} Wh"
-    if disk:
-        words += f", up to {formatting.size(disk.total)} of disk"
-    return words if runtime.is_measured else f"{words} (rough, until a run has finished here)"
+    energy = f" · {runtime.energy_wh:,.1f} Wh" if runtime.energy_wh else ""
+    basis = (
+        "from finished runs on this machine"
+        if runtime.is_measured
+        else "rough: no finished run on this machine to calibrate it"
+    )
+    st.caption(f"{steps}{energy} · {basis}")
 
 
 def bar(forecast: Forecast, view: View) -> go.Figure:
     """The parts at the peak as one stacked bar; the line is what is free."""
-    chart = figure(view, x="", y="", height=96)
+    chart = figure(view, x="", y="", height=64)
     colours = (*view.colours[:5], memory_charts.GREY)
     sizes = forecast.memory.at_peak or Parts()
     for colour, (part, title) in zip(colours, memory_charts.TITLES.items(), strict=True):
@@ -138,9 +166,14 @@ def bar(forecast: Forecast, view: View) -> go.Figure:
                 hovertemplate=f"{title} %{{x:.2f}} GB<extra></extra>",
             )
         )
-    room = forecast.device_bytes
-    if room and room < 8 * forecast.memory.peak_bytes:
-        chart.add_vline(x=room / 1e9, line={"color": view.colours[3], "width": 2, "dash": "dash"})
+    free_bytes = forecast.device_bytes
+    if free_bytes and free_bytes < 2 * forecast.memory.peak_bytes:
+        chart.add_vline(
+            x=free_bytes / 1e9,
+            line={"color": view.ink, "width": 2, "dash": "dash"},
+            annotation={"text": f"free {free_bytes / 1e9:.1f} GB", "font_color": view.ink},
+            annotation_position="top left",
+        )
     chart.update_layout(
         barmode="stack", showlegend=False, hovermode="closest", bargap=0.2,
         margin={"l": 0, "r": 8, "t": 4, "b": 4},

@@ -1,7 +1,6 @@
-"""Forms drawn from dataclasses: title, help and bounds stand beside the field, once.
+"""The values of the form: from a spec, and as a spec.
 
-A field's value lives in the session under `PREFIX.section.key`. Problems found on submit are
-shown under their fields.
+A field's value lives in the session under `PREFIX.section.key`.
 """
 
 from __future__ import annotations
@@ -13,9 +12,8 @@ from typing import Any
 
 import streamlit as st
 
-from lab import methods, schema
+from lab import formatting, methods, schema
 from lab.spec import SECTIONS, TOP_LEVEL_KEYS, RunSpec
-from lab.ui.markdown_safety import escape_markdown
 
 PREFIX = "new"
 
@@ -34,7 +32,7 @@ def set_value(section: str, name: str, value: Any, hint: Any, literals: Any) -> 
             for name, entry in value.items()
         )
     elif literals and not isinstance(value, str):
-        value = repr(value)
+        value = formatting.rate(value)
     elif float in union_members(hint) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     st.session_state[key(section, name)] = value
@@ -63,9 +61,10 @@ def _load_section(section: str, config: type, values: dict[str, Any]) -> None:
         )
 
 
-def value() -> dict[str, Any]:
-    """The spec that the form holds, as JSON to be checked."""
-    chosen = st.session_state[key("method", "name")]
+def value(method: str = "") -> dict[str, Any]:
+    """The spec that the form holds, as JSON to be checked; with another method's options if one is
+    named."""
+    chosen = method or st.session_state[key("method", "name")]
     config = methods.get(chosen).config
     return {
         "name": st.session_state[key("", "name")] or "",
@@ -103,7 +102,7 @@ def parse_input(user_input: Any, hint: Any, metadata: Any) -> Any:
         return entries
     if user_input == "" and type(None) in union_members(hint):
         return None
-    item = _item_kind(hint)
+    item = item_kind(hint)
     if isinstance(user_input, str) and item is not None:
         parts = [part.strip() for part in user_input.split(",") if part.strip()]
         if item is not str:
@@ -137,77 +136,17 @@ def _scalar(text: str) -> Any:
     return text if isinstance(value, (dict, list)) else value
 
 
+def hints_of(config: type) -> dict[str, Any]:
+    return typing.get_type_hints(config)
+
+
 def union_members(hint: Any) -> tuple[Any, ...]:
     return typing.get_args(hint) or (hint,)
 
 
-def _item_kind(hint: Any) -> Any:
+def item_kind(hint: Any) -> Any:
     """The type of an item where the field takes a list, else None."""
     for kind in (hint, *union_members(hint)):
         if typing.get_origin(kind) is list:
             return typing.get_args(kind)[0]
     return None
-
-
-def problem(field_key: str) -> None:
-    """What is wrong with the field, under it."""
-    message = st.session_state.get(f"{PREFIX}.problems", {}).get(field_key)
-    if message:
-        st.markdown(f":red[:material/error: {escape_markdown(message)}]")
-
-
-def draw(section: str, config: type, names: list[str] | None = None, columns: int = 2) -> None:
-    """Widgets for the fields of `config` (those in `names`, or all), in a grid."""
-    hints = typing.get_type_hints(config)
-    fields = [f for f in dataclasses.fields(config) if names is None or f.name in names]
-    if names is not None:
-        fields.sort(key=lambda field: names.index(field.name))
-    grid = st.grid(columns, min_column_width=170)
-    for field in fields:
-        with grid.cell():
-            widget(section, field, hints[field.name])
-
-
-def widget(section: str, field: Any, hint: Any) -> None:
-    """The widget that suits the field's type, with its problem below."""
-    limits, kinds = field.metadata, union_members(hint)
-    title = limits["title"]
-    shared: dict[str, Any] = {
-        "key": key(section, field.name),
-        "help": help_text(limits),
-        "persist_state": "session",
-    }
-    if "choices" in limits:
-        if len(limits["choices"]) <= 3:
-            st.segmented_control(title, limits["choices"], required=True, wrap=True, **shared)
-        else:
-            st.selectbox(title, limits["choices"], **shared)
-    elif bool in kinds:
-        st.toggle(title, **shared)
-    elif typing.get_origin(hint) is dict:
-        st.text_input(title, placeholder="name=value; name=value", **shared)
-    elif limits.get("words") or str in kinds or _item_kind(hint) is not None:
-        if limits.get("multiline"):
-            st.text_area(title, height=80, placeholder="from the dataset", **shared)
-        else:
-            example = "such as 8, 8, 16" if _item_kind(hint) in (int, float) else None
-            st.text_input(title, placeholder=example, **shared)
-    else:
-        is_int = int in kinds
-        st.number_input(
-            title,
-            value=None if type(None) in kinds else "min",
-            step=1 if is_int else None,
-            format=None if is_int else "%g",
-            placeholder="not set",
-            **shared,
-        )
-    root = section.split(".")[0]
-    problem(f"{root}.{field.name}" if root else field.name)
-
-
-def help_text(limits: Any) -> str:
-    """The field's help with its bounds."""
-    names = {"min": "at least", "above": "above", "max": "at most"}
-    bounds = [f"{names[key]} {schema.number(limits[key])}" for key in names if key in limits]
-    return f"{limits['help']} ({', '.join(bounds)})" if bounds else str(limits["help"])

@@ -15,3 +15,8 @@ def page(name: str) -> str:
 def open_run(run_id: str) -> None:
     """Go to the run's Monitor."""
     st.switch_page(page("monitor"), query_params={"run": run_id})
+
+
+def open_pair(run_id: str, other: str) -> None:
+    """Go to the first run's Monitor, with the other one's curve beside it."""
+    st.switch_page(page("monitor"), query_params={"run": run_id, "with": other})

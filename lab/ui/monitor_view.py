@@ -16,7 +16,7 @@ from lab.runs import checkpoints, estimate_history, index, launch, record_reader
 from lab.runs.metric_series import AXES, MetricSeries, series_of
 from lab.runs.status import RESUMABLE, status
 from lab.ui import cards, charts, links, resume_panel, run_state
-from lab.ui.charts import View
+from lab.ui.chart_style import View, is_dark
 from lab.ui.markdown_safety import escape_lines, escape_markdown, plain, run_action
 
 TITLES = {"step": "Steps", "tokens": "Tokens", "seconds": "Seconds"}
@@ -88,10 +88,6 @@ def controls() -> View:
         )  # fmt: skip
         log = st.toggle("Log loss", key="monitor.log", persist_state="session")
     return View(str(by), float(smoothing), bool(log), is_dark())
-
-
-def is_dark() -> bool:
-    return bool(st.context.theme.get("type") == "dark")
 
 
 def state(run: RunDir) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import streamlit as st
@@ -12,18 +11,15 @@ from lab import formatting, methods, paths, presets
 from lab.atomic_files import read_object
 from lab.data import catalog as datasets
 from lab.data import hub, prepare
-from lab.errors import MOST_PROBLEMS, LabError, Problem, SpecError
+from lab.errors import LabError
 from lab.export.script import script
-from lab.formatting import short_id
 from lab.methods import Method
 from lab.methods.parts import compatibility
 from lab.models import catalog as models
-from lab.preflight.client import planner
 from lab.runs import index, submissions
-from lab.spec import RunSpec
-from lab.ui import form, hub_fields, links, submit
-from lab.ui.markdown_safety import escape_markdown, plain, tell
-from lab.ui.waiting import wait
+from lab.spec import SECTIONS, RunSpec
+from lab.ui import form, form_fields, form_problems, hub_fields, links, method_card, submit, titles
+from lab.ui.markdown_safety import escape_markdown, plain, user_errors
 
 MORE_DATA = [
     "format",
@@ -42,11 +38,9 @@ MORE_DATA = [
     "general_set",
     "system_prompt",
 ]
-MAIN_TRAIN = ["learning_rate", "batch_size", "epochs", "max_steps"]
+MAIN_DATA = ["max_length", "eval_fraction", "loss_on", "packing"]
+MAIN_TRAIN = ["learning_rate", "batch_size"]
 SCHEDULE = [
-    "max_tokens",
-    "max_seconds",
-    "max_flops",
     "schedule",
     "warmup",
     "optimizer",
@@ -80,11 +74,13 @@ def show_already_started(ticket: str) -> None:
     run = submissions.run_of(ticket)
     if run is None:
         return
+    entry = index.entry(run)
     with st.container(border=True, horizontal=True, vertical_alignment="center"):
-        st.markdown(f":material/check_circle: This form has started **{escape_markdown(run.id)}**.")
-        if st.button("Watch it", type="primary", key="watch"):
+        name = escape_markdown(entry.name or run.id)
+        st.markdown(f":material/check_circle: You already started **{name}** from this form.")
+        if st.button("Open Monitor", key="watch"):
             links.open_run(run.id)
-        st.button("Set up another", key="another", on_click=submit.renew)
+        st.button("New run", key="another", on_click=submit.renew)
 
 
 def prefill_form() -> None:
@@ -94,13 +90,14 @@ def prefill_form() -> None:
         trains_on = st.query_params.get("on", "") == "1"
         st.query_params.pop("on", None)
         del st.query_params["from"]  # once: what a person changes afterwards stays
-        _fill_from(source, trains_on=trains_on)
+        fill_from(source, trains_on=trains_on)
     if "new.model" not in st.session_state:
         form.load(_spec_of(presets.PRESETS[0].changes))
         st.session_state["new.preset"] = presets.PRESETS[0].name
 
 
-def _fill_from(run_id: str, *, trains_on: bool) -> None:
+def fill_from(run_id: str, *, trains_on: bool) -> None:
+    """The form with the settings of a run, as they were asked for."""
     try:
         stored = read_object(paths.run_dir(run_id).spec) or {}
     except LabError as error:
@@ -112,7 +109,7 @@ def _fill_from(run_id: str, *, trains_on: bool) -> None:
     # what was asked for, so that "auto" stays auto, with the paths and the method as they ran
     again = dataclasses.replace(
         spec,
-        name=f"{resolved.name} {'continued' if trains_on else 'again'}"[:120],
+        name=f"{resolved.name} {'(continued)' if trains_on else '(copy)'}"[:120],
         start_from=f"run:{run_id}" if trains_on else spec.start_from,
         model=resolved.model,
         method=resolved.method,
@@ -128,73 +125,174 @@ def _spec_of(changes: dict[str, Any]) -> RunSpec:
     return RunSpec.parse(changes, [])
 
 
-def apply_preset() -> None:
-    name = st.session_state.get("new.preset")
-    if name:
-        form.load(_spec_of(presets.get(name).changes))
-
-
-def model_field() -> None:
-    options = [f"builtin:{model.name}" for model in models.BUILT_IN]
-    _choice("", "model", "Base model", options, "builtin:NAME, a hub id, or a folder.")
-    chosen = [st.session_state.get(name) or "" for name in ("new.model", "new.data.dataset")]
-    hub_fields.token_field(*map(str, chosen))
-
-
-def start_field() -> None:
-    """The result to begin with; shown where one was chosen, or there are any to choose from."""
-    results = [f"run:{entry.id}" for entry in index.entries() if has_result(entry)]
-    if not results and not st.session_state.get("new.start_from"):
-        return
-    _choice(
-        "", "start_from", "Begin with", ["", *results],
-        "The untouched base, or the result of a run with the same model and method.",
+def preset_pills() -> None:
+    """Ours, and the pairs; a choice fills the form."""
+    everything = {preset.name: preset for preset in (*presets.PRESETS, *presets.PAIRS)}
+    st.pills(
+        "Preset", list(everything), key="new.preset", on_change=_apply_preset,
+        format_func=lambda name: (
+            f":material/compare_arrows: {everything[name].title}"
+            if presets.pair(name)
+            else everything[name].title
+        ),
+        label_visibility="collapsed",
     )  # fmt: skip
+    chosen = everything.get(st.session_state.get("new.preset") or "")
+    if chosen is not None:
+        st.caption(chosen.help)
+
+
+def _apply_preset() -> None:
+    name = st.session_state.get("new.preset")
+    if not name:
+        return
+    pair = presets.pair(name)
+    form.load(_spec_of(pair.changes if pair else presets.get(name).changes))
+    if pair:
+        method_card.fill_pair(pair)
+
+
+def model_card() -> None:
+    from lab.ui import model_picker
+
+    chosen = str(st.session_state["new.model"])
+    with st.container(horizontal=True, horizontal_alignment="distribute"):
+        with st.container(width="stretch", gap="xsmall"):
+            st.caption("BASE MODEL")
+            st.markdown(f"**{escape_markdown(titles.model(chosen))}**")
+            st.caption(escape_markdown(model_picker.facts_of(chosen)))
+        st.button(
+            "Change", icon=":material/swap_horiz:", key="new.pick", on_click=model_picker.open_it
+        )
+    model_picker.show()
+    form_problems.show("model")
+    hub_fields.token_field(chosen, str(st.session_state.get("new.data.dataset") or ""))
+    grid = st.grid(2, min_column_width=200, gap="small")
+    with grid.cell():
+        st.text_input(
+            "Run name", key="new.name", placeholder="e.g. support bot, LoRA r16",
+            persist_state="session",
+        )  # fmt: skip
+        form_problems.show("name")
+    with grid.cell():
+        _start_field()
+
+
+def _start_field() -> None:
+    """The weights to begin with; shown where some were chosen, or there are any to choose from."""
+    results = {
+        f"run:{entry.id}": f"{entry.name or entry.method}, {formatting.when(entry.created)}"
+        for entry in index.entries()
+        if has_result(entry)
+    }
+    chosen = str(st.session_state.get("new.start_from") or "")
+    if chosen and chosen not in results:
+        results[chosen] = chosen
+    if not results:
+        return
+    st.selectbox(
+        "Initial weights", ["", *results], key="new.start_from", persist_state="session",
+        format_func=lambda option: str(plain(results.get(option, "base model"))),
+        help="The base model, or the trained weights of a run with the same model and method.",
+    )  # fmt: skip
+    form_problems.show("start_from")
 
 
 def has_result(entry: index.RunSummary) -> bool:
     return entry.status.has_ended and (paths.run_dir(entry.id).artifact).is_dir()
 
 
-def dataset_field() -> None:
-    built_in = datasets.built_in()
-    help = "builtin:NAME, upload:NAME, a hub id, or the path of a file on this machine."
-    added = [upload.id for upload in datasets.uploads()] + hub.fetched()
-    _choice("data", "dataset", "Dataset", [*(dataset.id for dataset in built_in), *added], help)
-    st.page_link(links.page("data"), label="See it as the model does", icon=":material/dataset:")
-    chosen = st.session_state.get("new.data.dataset")
-    hub_fields.fetch_panel(str(chosen or ""))
-    for dataset in built_in:
-        if dataset.id == chosen:
-            st.caption(f"{dataset.card['rows']} rows. {escape_markdown(dataset.card['summary'])}")
-
-
-def _choice(section: str, name: str, label: str, options: list[str], help: str) -> None:
-    """A list that also takes what a person types."""
-    key = form.key(section, name)
-    current = st.session_state.get(key)
+def data_card() -> None:
+    st.caption("DATASET")
+    known = {dataset.id: dataset for dataset in datasets.built_in()}
+    options = [*known, *(upload.id for upload in datasets.uploads()), *hub.fetched()]
+    current = st.session_state.get("new.data.dataset")
     if current and current not in options:
         options = [current, *options]
     st.selectbox(
-        label, options, key=key, help=help, accept_new_options=True, persist_state="session",
-        format_func=lambda option: str(plain(option)) or "the untouched base",
+        "Dataset", options, key="new.data.dataset", accept_new_options=True,
+        format_func=lambda option: str(plain(titles.dataset(option))), persist_state="session",
+        label_visibility="collapsed", placeholder="A dataset, a Hub ID, or the path of a file",
     )  # fmt: skip
-    form.problem(f"{section}.{name}" if section else name)
+    form_problems.show("data.dataset")
+    hub_fields.fetch_panel(str(current or ""))
+    chosen = known.get(str(current))
+    if chosen is not None:
+        st.caption(f"{chosen.card['rows']} examples. {escape_markdown(chosen.card['summary'])}")
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.page_link(
+            links.page("data"), label="Preview examples and tokens", icon=":material/visibility:",
+            width="content",
+        )  # fmt: skip
+        with st.popover("Upload", icon=":material/upload:", key="new.upload"):
+            _upload()
+    form_fields.draw("data", SECTIONS["data"], MAIN_DATA)
+    form_fields.folded("More data options", "data", SECTIONS["data"], MORE_DATA)
 
 
-def method_field() -> Method:
-    st.selectbox(
-        "How to train",
-        methods.names(),
-        format_func=lambda name: methods.get(name).title,
-        key="new.method.name",
-        persist_state="session",
+def _upload() -> None:
+    """A file of one's own, which becomes the form's dataset."""
+    uploaded = st.file_uploader(
+        "JSONL, JSON, CSV, TSV, Parquet or text (gzip allowed)",
+        type=["jsonl", "ndjson", "json", "csv", "tsv", "parquet", "txt", "gz"],
+        key="new.upload.file",
     )
-    form.problem("method.name")
-    method = methods.get(st.session_state["new.method.name"])
-    st.caption(escape_markdown(method.summary))
-    form.problem("method")
-    return method
+    if uploaded is None or st.session_state.get("new.upload.seen") == uploaded.file_id:
+        return
+    st.session_state["new.upload.seen"] = uploaded.file_id
+    with user_errors():
+        added = datasets.add(uploaded.name, iter(lambda: uploaded.read(1 << 20), b""))
+    st.session_state["new.upload.id"] = added.id
+    st.rerun()
+
+
+def take_upload() -> None:
+    """Before the fields are drawn: what was just uploaded is the dataset."""
+    added = st.session_state.pop("new.upload.id", None)
+    if added:
+        st.session_state["new.data.dataset"] = added
+        st.session_state["new.preset"] = None
+
+
+LENGTHS = {
+    "max_steps": ("Steps", 60),
+    "epochs": ("Epochs", 1.0),
+    "max_tokens": ("Tokens", 100_000),
+    "max_seconds": ("Seconds", 600.0),
+    "max_flops": ("FLOPs", 1e15),
+}
+LIMITS = [name for name in LENGTHS if name != "epochs"]
+
+
+def train_card() -> None:
+    config = SECTIONS["train"]
+    fields = {field.name: field for field in dataclasses.fields(config)}
+    hints = form.hints_of(config)
+    st.caption("TRAINING")
+    units = [name for name in LIMITS if st.session_state.get(f"new.train.{name}") is not None]
+    st.session_state["new.unit"] = units[0] if units else "epochs"
+    grid = st.grid(4, min_column_width=116, gap="small")
+    if not method_card.is_pair():
+        with grid.cell():
+            form_fields.widget("train", fields["learning_rate"], hints["learning_rate"])
+    grid.selectbox(
+        "Length in", list(LENGTHS), key="new.unit", format_func=lambda name: LENGTHS[name][0],
+        on_change=_change_unit, help="What ends the run.",
+    )  # fmt: skip
+    for name in units or ["epochs"]:  # a spec may have several limits: the first that is reached
+        with grid.cell():
+            form_fields.widget("train", fields[name], hints[name])
+    with grid.cell():
+        form_fields.widget("train", fields["batch_size"], hints["batch_size"])
+    form_fields.folded("Schedule and optimizer", "train", config, SCHEDULE)
+    form_fields.folded("Precision, memory and speed", "train", config, PRECISION)
+    form_fields.folded("Evaluation, samples and checkpoints", "train", config, SAVING)
+
+
+def _change_unit() -> None:
+    chosen = st.session_state["new.unit"]
+    for name in LIMITS:
+        st.session_state[f"new.train.{name}"] = LENGTHS[name][1] if name == chosen else None
 
 
 def method_help(method: Method) -> None:
@@ -230,112 +328,12 @@ def matrix() -> None:
     )
 
 
-def parsed() -> tuple[RunSpec, list[Problem]]:
-    """The form as a spec, with the problems that need no model to be seen."""
-    problems: list[Problem] = []
-    return RunSpec.parse(form.value(), problems), problems
-
-
-def summary() -> Iterator[tuple[str, str]]:
-    """(icon, sentence) of what the run will do."""
-    spec, _ = parsed()
-    train, data = spec.train, spec.data
-    method = methods.get(spec.method["name"])
-    rows = train.batch_size * train.accumulation
-    model, dataset = (escape_markdown(short_id(name)) for name in (spec.model, data.dataset))
-    yield "deployed_code", f"**{escape_markdown(method.title)}** of {model}"
-    yield (
-        "dataset",
-        f"on {dataset}, {data.eval_fraction:.0%} held out to measure it"
-        if data.eval_fraction
-        else f"on all of {dataset}, nothing held out",
-    )
-    budgets = {
-        "max_steps": "{:,} steps",
-        "max_tokens": "{:,} tokens",
-        "max_seconds": "{:,.0f} seconds",
-        "max_flops": "{:.2g} FLOPs",
-    }
-    limits = [
-        sentence.format(getattr(train, name))
-        for name, sentence in budgets.items()
-        if getattr(train, name) is not None
-    ]
-    length = " or ".join(limits) or f"{train.epochs:g} passes over the data"
-    yield "timer", f"for {length}, {rows} rows a step, up to {data.max_length:,} tokens a row"
-    if spec.start_from:
-        yield "step_into", f"beginning with the result of {escape_markdown(spec.start_from)}"
-    rate = train.learning_rate
-    shown = f"{method.default_lr:g} (the method's own)" if rate == "auto" else f"{rate:g}"
-    yield "speed", f"learning rate {shown}, {train.schedule}, warm-up {train.warmup:.0%}"
-
-
-def show_problems() -> None:
-    """The count of problems, and those whose field is not on the page."""
-    problems: dict[str, str] = st.session_state.get("new.problems", {})
-    if not problems:
-        return
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    listed = list(problems.items())[:MOST_PROBLEMS]
-    lines = "\n".join(
-        f"- **{escape_markdown(field)}** {escape_markdown(text)}" for field, text in listed
-    )
-    if len(problems) > MOST_PROBLEMS:
-        lines += f"\n- and {len(problems) - MOST_PROBLEMS} more"
-    st.error(f"Nothing was started: {count}.\n\n{lines}", icon=":material/error:")
-
-
-def check() -> None:
-    """Ask the planner about the form as it is; keep what it says."""
-    st.session_state["new.checked"] = None
-    try:
-        spec = form.value()
-        label = "Checking the model, the data and the settings …"
-        checked = wait(label, lambda: planner.check(spec))
-    except SpecError as error:
-        submit.note(error)
-        st.rerun()
-    except LabError as error:
-        tell(error)
-        return
-    had_problems = bool(st.session_state.get("new.problems"))
-    st.session_state["new.problems"] = {}
-    st.session_state["new.checked"] = spec, checked
-    if had_problems:
-        st.rerun()
-
-
-def show_plan() -> None:
-    """What the last check found, as long as the form is still the same."""
-    form_value, checked = st.session_state.get("new.checked") or (None, None)
-    if checked is None or form_value != form.value():
-        return
-    stats, memory, disk = checked.stats, checked.forecast.memory, checked.forecast.disk
-    st.success("Ready to start.", icon=":material/check_circle:")
-    for warning in stats.warnings:
-        st.warning(escape_markdown(warning), icon=":material/warning:")
-    trains = f"{formatting.count(memory.trainable)} of {formatting.count(memory.parameters)}"
-    st.markdown(
-        f":material/memory_alt: about **{formatting.size(memory.peak_bytes)}** at the peak "
-        f"({escape_markdown(memory.peak_phase)}; {memory.how.in_words})\n\n"
-        f":material/tune: trains {trains} parameters\n\n"
-        f"{_paragraph(hub_fields.download_in_words(checked.forecast.download))}"
-        f":material/hard_drive: up to {formatting.size(disk.total)} of disk\n\n"
-        f":material/dataset: {stats.examples:,} examples, about "
-        f"{stats.tokens_per_row:.0f} tokens each, {stats.loss_tokens_per_row:.0f} learned"
-    )
-
-
-def _paragraph(text: str) -> str:
-    return f"{text}\n\n" if text else ""
-
-
 def show_script() -> None:
     """The form as a script without the lab."""
-    spec, problems = parsed()
-    if problems:
-        st.caption("The script appears when the form has no problems.")
+    if form_problems.blocking():
+        st.caption("Fix the problems above to see the script.")
         return
+    spec = RunSpec.parse(form.value(), [])
     try:
         model = models.resolve(spec.model).location
         dataset = datasets.resolve(spec.data.dataset)

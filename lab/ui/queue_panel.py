@@ -8,7 +8,7 @@ import streamlit as st
 
 from lab.paths import RunDir
 from lab.runs import index, launch, queue
-from lab.ui.form import help_text
+from lab.ui.form_fields import help_text
 from lab.ui.markdown_safety import escape_markdown, run_action
 
 

@@ -12,7 +12,7 @@ from lab.errors import LabError, SpecError
 from lab.forecasts import Candidate, SettingsSearch, recomputed_layers
 from lab.preflight.client import planner
 from lab.spec import RunSpec
-from lab.ui import form, submit
+from lab.ui import form, form_problems
 from lab.ui.markdown_safety import escape_markdown, tell
 from lab.ui.waiting import wait
 
@@ -21,7 +21,10 @@ SHOWN, SHORT = 6, 3  # choices in a table, in a narrow column
 
 def for_form() -> None:
     """On New run: look for faster settings of what the form describes, on this machine."""
-    if st.button("Find the fastest settings that fit", key="plan", width="stretch"):
+    if st.button(
+        "Find the fastest settings that fit", key="plan", width="stretch",
+        disabled=bool(form_problems.blocking()),
+    ):  # fmt: skip
         # a run in 16 bits is for this processor, too, where there is nothing else
         spec = form.value()
         _ask(spec, {} if host.gpus() else {"kind": "cpu"}, "new.choices", spec)
@@ -32,7 +35,7 @@ def for_form() -> None:
     best = search.candidates[0]
     if best.fits:
         st.button(
-            "Use the first", key="plan.take", icon=":material/check:", on_click=_take,
+            "Apply option 1", key="plan.take", icon=":material/check:", on_click=_take,
             args=(best.changes(),),
         )  # fmt: skip
 
@@ -59,7 +62,7 @@ def _ask(spec: dict[str, Any], device: dict[str, Any], session_key: str, questio
         st.session_state[session_key] = question, search
     except SpecError as error:
         if session_key == "new.choices":
-            submit.note(error)
+            form_problems.keep(error, spec)
             st.rerun()
         tell(error)
     except LabError as error:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from typing import Any
 
 import streamlit as st
 
+from lab.checked_run import CheckedRun
 from lab.errors import SpecError
 from lab.paths import RunDir
 from lab.preflight.client import planner
 from lab.presets import Preset
 from lab.runs import submissions, warm_worker
-from lab.ui.form import PREFIX
+from lab.ui import form_problems
 from lab.ui.waiting import wait
 
 
@@ -41,27 +43,38 @@ def warm() -> None:
 
 
 def start(spec: dict[str, Any], ticket: str) -> RunDir | None:
-    """The run, or None with the problems noted for their fields. Raises LabError."""
+    """The run, or None with the problems kept for their fields. Raises LabError."""
+    runs = start_all([spec], ticket)
+    return runs[0] if runs else None
+
+
+def start_all(specs: list[dict[str, Any]], ticket: str) -> list[RunDir]:
+    """A run for each spec, in this order; none, with the problems kept, if one of them has any.
+    Clicking twice or reloading gives the same runs. Raises LabError."""
     run = submissions.run_of(ticket)
-    if run is not None:
-        if submissions.is_same(ticket, spec):
-            return run
+    if run is not None and not submissions.is_same(ticket, specs[0]):
         ticket = renew()  # the form was changed after its run had started
-    try:
-        label = "Checking the model, the data and the settings …"
-        checked = wait(label, lambda: planner.check(spec))
-    except SpecError as error:
-        note(error)
-        return None
-    st.session_state[f"{PREFIX}.problems"] = {}
-    return submissions.start(checked, ticket)
-
-
-def note(error: SpecError) -> None:
-    """Keep the problems, so that the form shows each under its field."""
-    st.session_state[f"{PREFIX}.problems"] = {
-        problem.field: problem.message for problem in error.problems
-    }
+    tickets = [ticket, *(submissions.further(ticket, i) for i in range(1, len(specs)))]
+    started = [
+        submissions.run_of(draft) if submissions.is_same(draft, spec) else None
+        for draft, spec in zip(tickets, specs, strict=True)
+    ]
+    checked: list[CheckedRun | None] = []
+    label = "Checking the model, the data and the settings …"
+    for spec, run in zip(specs, started, strict=True):
+        try:
+            checked.append(None if run else wait(label, functools.partial(planner.check, spec)))
+        except SpecError as error:
+            form_problems.keep(error, spec)
+            return []
+    form_problems.forget()
+    runs = []
+    for run, answer, draft in zip(started, checked, tickets, strict=True):
+        if run is None and answer is not None:
+            run = submissions.start(answer, draft)
+        if run is not None:
+            runs.append(run)
+    return runs
 
 
 def quick_start(preset: Preset) -> RunDir:
@@ -70,5 +83,6 @@ def quick_start(preset: Preset) -> RunDir:
     run = submissions.run_of(draft)
     if run is not None:
         return run
-    checked = wait("Checking the model and the data …", lambda: planner.check(preset.changes))
+    with st.spinner("Checking the model and the data …"):
+        checked = planner.check(preset.changes)
     return submissions.start(checked, draft)

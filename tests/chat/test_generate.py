@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from lab.atomic_files import read_object, write_json
-from lab.chat import generate
-from lab.chat.generate import GenerationSettings, LoadedModel, ModelRef
+from lab.chat import generate, side_by_side
+from lab.chat import models as chat_models
+from lab.chat.models import LoadedModel, ModelRef
+from lab.chat.settings import GenerationSettings
 from lab.errors import LabError
 from lab.paths import RunDir
 
@@ -33,7 +35,7 @@ class Scripted:
         return iter([torch.zeros(1)])
 
     def generate(self, input_ids: Any, streamer: Any, stopping_criteria: Any, **how: Any) -> Any:
-        self.asked = how | {"input_ids": input_ids, "seed": torch.initial_seed()}
+        self.asked = how | {"input_ids": input_ids}
         streamer.put(input_ids)
         made = input_ids
         for token in self.ids[: how["max_new_tokens"]]:
@@ -78,11 +80,12 @@ def test_the_settings_reach_the_model(tokenizer: Any, words: list[int]) -> None:
     model = Scripted(words)
     say(model, tokenizer, max_new_tokens=3, temperature=0.7, seed=12)
     asked = model.asked
-    assert asked["max_new_tokens"] == 3 and asked["seed"] == 12
-    assert asked["do_sample"] and asked["temperature"] == 0.7
-    assert (asked["top_p"], asked["top_k"]) == (1.0, 0), "Without the model's own habits."
-    say(model, tokenizer, temperature=0.0)
-    assert not model.asked["do_sample"], "At temperature 0 the likeliest token each time."
+    assert asked["max_new_tokens"] == 3
+    assert not asked["do_sample"], "The lab draws the tokens."
+    assert asked["repetition_penalty"] == 1.0, "Without the model's own habits."
+    [choice] = asked["logits_processor"]
+    assert choice.generator.initial_seed() == 12
+    assert [type(rule).__name__ for rule in choice.rules] == ["TemperatureLogitsWarper"]
     text = tokenizer.decode(model.asked["input_ids"][0])
     assert text.endswith("<|im_start|>assistant\n") and "Hi" in text
 
@@ -130,11 +133,13 @@ def test_all_models_get_the_system_prompt_that_the_first_result_was_trained_with
     full, lora = trained
     trained_with(full, "Be brief.")
     trained_with(lora, "Be long.")
-    base = generate.parse(f"base:{tiny_model}")
-    runs = [generate.parse(f"run:{run.id}") for run in (full, lora)]
+    base = chat_models.parse(f"base:{tiny_model}")
+    runs = [chat_models.parse(f"run:{run.id}") for run in (full, lora)]
 
     def prompts(names: list[ModelRef], **settings: Any) -> set[str]:
-        answers = generate.answer_all(names, ASK, GenerationSettings(max_new_tokens=1, **settings))
+        answers = side_by_side.answer_all(
+            names, ASK, GenerationSettings(max_new_tokens=1, **settings)
+        )
         for row in answers:
             assert row["receipt"]["system_prompt"] in row["receipt"]["prompt"]
         return {row["receipt"]["system_prompt"] for row in answers}
@@ -151,23 +156,21 @@ def test_a_checkpoint_answers_with_its_own_weights(trained: list[RunDir]) -> Non
     for run in trained:
         steps = sorted(int(path.name[5:]) for path in run.checkpoints.glob("step-*"))
         loaded = {
-            name: generate.load(generate.parse(f"run:{run.id}{name}"))
+            name: chat_models.load(chat_models.parse(f"run:{run.id}{name}"))
             for name in ("", *(f"@{step}" for step in (steps[0], steps[-1])))
         }
-        messages = {}
-        for name, tensor in loaded.items():
-            assert not tensor.model.training, "Nothing is dropped out of an answer."
+        logits = {}
+        for name, answering in loaded.items():
+            assert not answering.model.training, "Nothing is dropped out of an answer."
             with torch.inference_mode():
-                messages[name] = tensor.model(ids).logits
+                logits[name] = answering.model(ids).logits
         first, last = (f"@{step}" for step in (steps[0], steps[-1]))
-        assert not torch.allclose(messages[first], messages[last], atol=1e-4), (
-            "It went on learning."
-        )
+        assert not torch.allclose(logits[first], logits[last], atol=1e-4), "It went on learning."
         if steps[-1] == 12:
-            assert torch.allclose(messages[last], messages[""], atol=1e-5), (
+            assert torch.allclose(logits[last], logits[""], atol=1e-5), (
                 "The last step is the result."
             )
-        assert not torch.allclose(messages[first], messages[""], atol=1e-4)
+        assert not torch.allclose(logits[first], logits[""], atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -183,11 +186,11 @@ def test_a_checkpoint_answers_with_its_own_weights(trained: list[RunDir]) -> Non
 )
 def test_names_that_mean_no_model(trained: list[RunDir], name: str, says: str) -> None:
     with pytest.raises(LabError, match=says):
-        generate.parse(name.format(id=trained[1].id))
+        chat_models.parse(name.format(id=trained[1].id))
 
 
 def test_a_run_without_a_result_is_not_talked_to(trained: list[RunDir]) -> None:
     run = trained[1]
     run.artifact.rename(run.path / "elsewhere")
     with pytest.raises(LabError, match="no result to talk to"):
-        generate.parse(f"run:{run.id}")
+        chat_models.parse(f"run:{run.id}")

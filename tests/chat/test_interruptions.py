@@ -18,18 +18,20 @@ import pytest
 
 from lab import paths
 from lab.atomic_files import read_object
-from lab.chat import client, generate
-from lab.chat.server import ModelCache
+from lab.chat import client
+from lab.chat import models as chat_models
+from lab.chat.engine.loaded_models import LoadedModels
 from lab.errors import LabError
 from lab.paths import RunDir
 from lab.runs import launch, queue
 from lab.ui import chat_view
 from tests.conftest import attempt_here
 
-# room for one model, so that another one has to load; idle after four seconds
+# room for one result, so that another one has to load; idle after four seconds
 IMPATIENT = """
 from lab.chat import __main__, server
-server.MOST_MODELS, server.IDLE_S = 1, 4.0
+from lab.chat.engine import loaded_models
+loaded_models.BUDGET_SHARE, server.IDLE_S = 0.0, 4.0
 __main__.main()
 """
 LONG = 2000  # tokens: whoever waits for the end of an interrupted answer waits too long
@@ -160,7 +162,7 @@ def test_a_page_that_ends_inside_an_answer_closes_it(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(chat_view.client, "stream", stream)
     monkeypatch.setattr(chat_view, "_history", lambda: {"base:x": []})
     with pytest.raises(Rerun) as ended:
-        chat_view._one("base:x", Element(), Element(), {})
+        chat_view._answer("base:x", Element(), Element(), {})
     assert ended.tb is not None and closed == ["base:x"], "closed while its frames still live"
 
 
@@ -189,13 +191,13 @@ def test_a_resumed_run_answers_with_its_new_weights(
 ) -> None:
     import torch
 
-    def weights(loaded: generate.LoadedModel) -> dict[str, Any]:
+    def weights(loaded: chat_models.LoadedModel) -> dict[str, Any]:
         return {name: value.clone() for name, value in loaded.model.state_dict().items()}
 
     monkeypatch.setattr(queue, "submit", lambda run: None)
     run = trained[1]
-    named = generate.parse(f"run:{run.id}{at}")
-    shelf = ModelCache()
+    named = chat_models.parse(f"run:{run.id}{at}")
+    shelf = LoadedModels()
     before = weights(shelf.get(named))
     assert shelf.get(named) is shelf.get(named) and shelf.holds(named), "loaded once"
     result = read_object(run.result) or {}
@@ -210,6 +212,6 @@ def test_a_resumed_run_answers_with_its_new_weights(
     if at:  # as long as it trains, the checkpoint is new and the result is still the old one
         receipt.write_bytes(content)
     assert not shelf.holds(named), "a page is told that it loads"
-    after, fresh = weights(shelf.get(named)), weights(generate.load(named))
+    after, fresh = weights(shelf.get(named)), weights(chat_models.load(named))
     assert all(torch.equal(after[name], fresh[name]) for name in fresh)
     assert any(not torch.equal(after[name], before[name]) for name in before)

@@ -58,7 +58,16 @@ def test_the_token_is_nobody_elses(chat_home: Path) -> None:
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("GET", "/health"), ("POST", "/v1/chat/completions"), ("POST", "/shutdown")],
+    [
+        ("GET", "/health"),
+        ("GET", "/v1/models"),
+        ("POST", "/v1/chat/completions"),
+        ("GET", "/conversations/20260101-000000-abcd"),
+        ("POST", "/unload"),
+        ("POST", "/shutdown"),
+        ("POST", "/conversations/20260101-000000-abcd/ask"),
+        ("GET", "/nothing"),
+    ],
 )
 @pytest.mark.parametrize("token", ["", "x", "Bearer", "é"])
 def test_without_the_token_nothing_is_answered(
@@ -108,7 +117,10 @@ def test_bodies_that_are_no_request(chat_home: Path, body: bytes, status: int, p
         ({"system_prompt": ["x"]}, "system_prompt"),
         ({"system_prompt": "x" * 50_000}, "system_prompt"),
         ({"system_prompt": "\ud800"}, "system_prompt"),
-        ({"stream": False}, "stream"), ({"top_p": 0.5}, "top_p"), ({"": 1}, ""),
+        ({"stream": "yes"}, "stream"), ({"top_p": 0}, "top_p"), ({"top_p": 1.1}, "top_p"),
+        ({"top_k": -1}, "top_k"), ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"stop": [""]}, "stop"), ({"stop": ["x"] * 9}, "stop"), ({"stop": 5}, "stop"),
+        ({"n": 2}, "n"), ({"": 1}, ""),
         ({"messages": None}, "messages"), ({"messages": {}}, "messages"),
         ({"messages": []}, "messages"), ({"messages": "Hi"}, "messages"),
         ({"messages": HI * 1001}, "messages"),
@@ -161,5 +173,6 @@ def test_null_means_the_default_and_bounds_themselves_are_allowed() -> None:
     records = requests.read(json.dumps(body | {"temperature": 10}).encode())
     assert records == {
         "model": MODEL, "messages": HI, "seed": 0, "max_tokens": 32_768, "temperature": 10.0,
-        "system_prompt": "",
+        "system_prompt": "", "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0, "stop": None,
+        "stream": True,
     }  # fmt: skip

@@ -12,7 +12,7 @@ import pytest
 
 from lab import cli
 from lab.atomic_files import read_object, write_json
-from lab.chat.generate import GenerationSettings
+from lab.chat.settings import GenerationSettings
 from lab.cli import runs as run_verbs
 from lab.paths import RunDir
 from lab.runs import launch, queue, record_reader, supervisor

@@ -39,6 +39,7 @@ CALL = {"type": "function", "function": {"name": "weigh", "arguments": {"stone":
 # Marks -------------------------------------------------------------------------------------------
 
 OFF = [
+    {"weight": 1, "train": False},
     {"weight": 0},
     {"weight": 0.0},
     {"train": False},
@@ -290,6 +291,26 @@ HISTORIES: list[Any] = [
     [["How many?", "Four."]], '[["How many?", "Four."]]', [{"user": "How many?", "assistant": "Four."}],
     [user("How many?"), answer("Four.")],
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("history", HISTORIES, ids=str)
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"instruction": "ask", "input": "", "output": "said"},
+        {"prompt": "ask", "completion": "said"},
+        {"question": "ask", "answer": "said"},
+    ],
+)
+def test_a_history_comes_behind_the_system_turn_of_the_prompt(
+    row: dict[str, Any], history: Any
+) -> None:
+    (question,) = [key for key in ("instruction", "prompt", "question") if key in row]
+    turns = [{"role": "system", "content": "You count."}, user()]
+    chat = read({**row, question: turns, "history": history})
+    assert [message["content"] for message in chat.messages] == [
+        "You count.", "How many?", "Four.", "ask", "said",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("history", HISTORIES, ids=str)

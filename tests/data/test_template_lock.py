@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from lab.chat import generate
-from lab.chat.generate import GenerationSettings
+from lab.chat import models as chat_models
+from lab.chat.settings import GenerationSettings
 from lab.data import chat_template, template_lock
 from lab.errors import LabError
 
@@ -43,8 +44,8 @@ def test_another_system_prompt_is_a_warning(tokenizer: Any) -> None:
 
 def test_chat_refuses_a_result_whose_template_was_changed(trained: list[Any]) -> None:
     run = trained[1]
-    named = generate.parse(f"run:{run.id}")
-    loaded = generate.load(named)
+    named = chat_models.parse(f"run:{run.id}")
+    loaded = chat_models.load(named)
     ask = [{"role": "user", "content": "Hi"}]
     quiet = generate.answer(
         loaded, named, ask, GenerationSettings(max_new_tokens=2, system_prompt="")
@@ -57,7 +58,7 @@ def test_chat_refuses_a_result_whose_template_was_changed(trained: list[Any]) ->
     file = run.artifact / "chat_template.jinja"
     file.write_text(file.read_text().replace("user", "person").replace("<|im_end|>", "<|im_end|>!"))
     with pytest.raises(LabError, match="The template of this result differs"):
-        generate.load(named)
+        chat_models.load(named)
 
 
 @pytest.mark.parametrize("name", ["alpaca", "zephyr"])
@@ -67,7 +68,7 @@ def test_a_chosen_template_travels_to_chat(work_here: Callable[..., Any], name: 
         train={"max_steps": 2, "save_every": 1, "sample_every": 0, "eval_every": 0},
     )
     for which in (f"run:{run.id}", f"run:{run.id}@1"):
-        loaded = generate.load(generate.parse(which))
+        loaded = chat_models.load(chat_models.parse(which))
         assert loaded.tokenizer.chat_template == (
             chat_template.ALPACA_TEMPLATE if name == "alpaca" else chat_template.ZEPHYR_TEMPLATE
         )

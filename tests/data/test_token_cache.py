@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lab.atomic_files import read_object
-from lab.data import token_cache
+from lab.data import rendering, token_cache
 from lab.data.chat_template import IGNORE_INDEX, TokenizedExample
 
 META: dict[str, Any] = {
@@ -54,6 +54,16 @@ def test_a_set_is_there_when_its_meta_is(lab_home: Path) -> None:
     assert token_cache.find("k") is None
     (token_cache.folder() / "k").mkdir(parents=True)
     assert token_cache.find("k") is None
+
+
+@pytest.mark.parametrize("name", ["ids.bin", "counted.bin", "index.bin", "meta.json"])
+def test_a_set_whose_files_do_not_belong_together_is_made_anew(name: str) -> None:
+    token_cache.write("k", iter(SEQUENCES), META)
+    file = token_cache.folder() / "k" / name
+    size = {"ids.bin": 4, "counted.bin": 1, "index.bin": 40}.get(name, 1)
+    file.write_bytes(file.read_bytes()[:-size] if name != "meta.json" else b"{}")
+    assert token_cache.find("k") is None, f"{name} is cut short"
+    assert not file.parent.exists(), "so that it is written again"
 
 
 def test_meta_may_be_filled_while_the_rows_come() -> None:
@@ -115,6 +125,9 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
     "end token": lambda words: setattr(words, "eos_token", "w3"),
     "begin token": lambda words: setattr(words, "bos_token", "w3"),
     "added token": lambda words: words.add_tokens(["w1 w2"]),
+    "template argument": lambda words: rendering.configure(words, args={"thinking": True}),
+    "date": lambda words: rendering.configure(words, date="2026-01-02"),
+    "stop token": lambda words: rendering.configure(words, stop_ids=(5,)),
 }
 
 

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from lab.atomic_files import read_object, write_json
-from lab.chat import generate
+from lab.chat import models as chat_models
 from lab.errors import LabError
 from lab.evals.held_out import evaluate
 from lab.paths import RunDir
 from tests.conftest import write_rows
 
 
-def named(run: RunDir) -> list[generate.ModelRef]:
-    return [generate.parse(f"run:{run.id}")]
+def named(run: RunDir) -> list[chat_models.ModelRef]:
+    return [chat_models.parse(f"run:{run.id}")]
 
 
 def with_data(run: RunDir, **changes: Any) -> None:
@@ -89,8 +89,8 @@ def test_models_that_see_other_tokens_in_the_same_rows_are_not_compared(
     content["normalizer"] = {"type": "Lowercase"}
     file.write_text(json.dumps(content))
     with pytest.raises(LabError, match="different tokens in the same rows"):
-        evaluate([*named(trained[1]), generate.parse(f"base:{copy}")])
+        evaluate([*named(trained[1]), chat_models.parse(f"base:{copy}")])
     same = tmp_path / "same"
     shutil.copytree(tiny_model, same)
-    rows = evaluate([*named(trained[1]), generate.parse(f"base:{same}")])
+    rows = evaluate([*named(trained[1]), chat_models.parse(f"base:{same}")])
     assert rows[0]["data"] == rows[1]["data"]

@@ -118,7 +118,7 @@ def test_gpus() -> None:
         ("mamba", "full", {"hidden_size": 64, "num_hidden_layers": 3}, "shadow"),
         (
             "mixtral",
-            "lora",
+            {"name": "lora", "dropout": 0.1},
             {
                 "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2,
                 "num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 4,
@@ -128,7 +128,7 @@ def test_gpus() -> None:
     ],
 )  # fmt: skip
 def test_layers_of_other_kinds_are_estimated_or_refused_with_the_way_out(
-    kind: str, method: str, shape: dict[str, Any], expected: str, tmp_path: Path
+    kind: str, method: Any, shape: dict[str, Any], expected: str, tmp_path: Path
 ) -> None:
     from transformers import AutoConfig
 
@@ -138,7 +138,7 @@ def test_layers_of_other_kinds_are_estimated_or_refused_with_the_way_out(
     if "problems" in found:
         assert found["problems"][0]["field"] == "method.dropout"
         assert expected in found["problems"][0]["message"]
-        value["method"] = {"name": method, "dropout": 0.0}
+        value["method"] = method | {"dropout": 0.0}
         assert estimate(value, {"kind": "cuda"})["source"] == "shadow"
     else:
         assert found["source"] == expected, found["notes"]

@@ -51,6 +51,9 @@ def test_each_change_changes_what_it_says_and_nothing_else() -> None:
     lora = changes["LoRA"][0]
     assert lora["method"] == {"name": "lora"}
     assert lora["train"]["learning_rate"] == "auto", "Full fine-tuning's rate is none for LoRA."
+    assert changes["AdamW's"][0]["train"]["optimizer"] == "adamw8bit"
+    assert list(changes)[-1] == "SGD,", "It is the last resort."
+    assert changes["SGD,"][0]["train"]["optimizer"] == "sgd"
     keeps = {word for word, (_, batch) in changes.items() if batch}
     assert keeps == {"Fuse", "Recompute", "Half", "Weights"}, "The others train differently."
 

@@ -32,6 +32,11 @@ def spec_of(folder: str, method: Any = "full", **train: Any) -> dict[str, Any]:
     }
 
 
+def needed(choice: dict[str, Any]) -> int:
+    """Bytes: what the allocator reserves counts where the step was traced."""
+    return max(choice["peak_bytes"], choice["reserved_bytes"] or 0)
+
+
 @pytest.fixture(scope="module")
 def tight(folder: str) -> dict[str, Any]:
     """The settings for a device that some of them do not fit."""
@@ -54,7 +59,7 @@ def test_each_choice_says_by_how_much_it_is_slower_smaller_or_too_large(
         if not choice["fits"]:
             over = re.match(r"needs ([\d.]+) GB more than there is", why)
             assert over, why
-            assert float(over[1]) == pytest.approx((choice["peak_bytes"] - room) / 1e9, abs=0.006)
+            assert float(over[1]) == pytest.approx((needed(choice) - room) / 1e9, abs=0.006)
             seen.add("too large")
             continue
         amount = re.search(r"([\d.]+) GB (less|more)", why)
@@ -94,7 +99,7 @@ def test_those_that_fit_come_first_by_speed_then_the_rest_by_what_they_need(
     ]
     assert tokens_per_s == sorted(tokens_per_s, reverse=True) and tokens_per_s[0] > tokens_per_s[-1]
     for choice in tight["choices"]:
-        assert choice["fits"] is (choice["peak_bytes"] <= int(0.94 * tight["device_bytes"])), (
+        assert choice["fits"] is (needed(choice) <= int(0.94 * tight["device_bytes"])), (
             "What is chosen leaves six per cent of the device free."
         )
 
@@ -126,3 +131,41 @@ def test_what_cannot_be_done_is_no_choice(folder: str, tmp_path: Path) -> None:
     ).save_pretrained(tmp_path)  # fmt: skip
     capped = plan(spec_of(str(tmp_path), loss="fused"), room)["choices"]
     assert {choice["loss"] for choice in capped} == {"plain"}, "It caps its logits after the head."
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Twelve layers whose weights and state matter beside what they keep."""
+    from transformers import LlamaConfig
+
+    place = tmp_path_factory.mktemp("deep")
+    LlamaConfig(
+        vocab_size=8192, hidden_size=512, intermediate_size=1536, num_hidden_layers=12,
+        num_attention_heads=8, num_key_value_heads=4, tie_word_embeddings=True,
+    ).save_pretrained(place)  # fmt: skip
+    return str(place)
+
+
+def test_few_checkpointed_layers_are_preferred_to_another_optimizer(deep: str) -> None:
+    """They cost less than what another rule must gain to lead; all layers would cost more."""
+    value = spec_of(deep, batch_size=1, accumulation=1)
+    sizes = {
+        (choice["optimizer"], choice["activation_checkpointing"]): needed(choice)
+        for choice in plan(value, {"memory_bytes": 10**11})["choices"]
+        if choice["loss"] == "fused"
+    }
+    room = sizes["adamw", "off"] - 2_000_000
+    assert room > 1.05 * sizes["adamw8bit", "off"], "The other rule fits without checkpointing."
+    best = plan(value, {"memory_bytes": int(room / 0.94)})["choices"][0]
+    assert best["optimizer"] == "adamw" and best["checkpointed_layers"] in (1, 2), best
+
+
+def test_sgd_is_offered_where_nothing_else_fits(deep: str) -> None:
+    value = spec_of(deep, batch_size=1, accumulation=1)
+    choices = plan(value, {"memory_bytes": 10**11})["choices"]
+    assert all(choice["optimizer"] != "sgd" for choice in choices)
+    least = min(needed(choice) for choice in choices)
+    found = plan(value, {"memory_bytes": int(0.95 * least / 0.94)})["choices"]
+    assert found[0]["optimizer"] == "sgd" and found[0]["fits"], found[0]
+    assert "in place of the one asked for" in found[0]["why"]
+    assert not any(choice["fits"] for choice in found if choice["optimizer"] != "sgd")

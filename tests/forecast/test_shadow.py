@@ -27,6 +27,8 @@ MEASURED = [
     ("gpt2", {"name": "lora", "rank": 8, "targets": ["c_attn"]}, 4, 128, "off", "mixed", 1.51),
     ("Llama-3.2-3B", {"name": "lora", "rank": 16}, 4, 512, "off", "bfloat16", 18.23),
     ("gpt2", {"name": "full"}, 8, 1024, "off", "mixed", 13.31),
+    # tied embeddings: the sum of the two gradients of their matrix, which is not in place
+    ("Llama-3.2-3B", {"name": "full"}, 2, 256, "on", "bfloat16", 27.35),
 ]
 
 
@@ -40,7 +42,8 @@ def test_measured_peaks(case: tuple[Any, ...]) -> None:
     )
     assert found["source"] == "shadow", found["notes"]
     assert found["peak_bytes"] / 1e9 == pytest.approx(measured, rel=0.005)
-    assert found["peak_phase"] == "backward" and "softmax" in found["operation"]
+    assert found["peak_phase"] == "backward"
+    assert found["operation"] in ("_log_softmax_backward_data", "add")
     assert sum(found["at_peak"].values()) == found["peak_bytes"]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lab.atomic_files import read_object, write_json
-from lab.chat import generate
+from lab.chat import models as chat_models
 from lab.evals.held_out import evaluate
 from lab.export.merge import merge
 from lab.models import catalog, weights_hash
@@ -54,8 +54,8 @@ def test_a_run_keeps_the_commit_that_it_was_checked_with(
     told = f"The branch main of '{NAME}' has moved on to {second[:12]}"
     assert told in warnings(run) and first[:12] in warnings(run)
 
-    named = generate.parse(f"run:{run.id}")
-    loaded = generate.load(named)
+    named = chat_models.parse(f"run:{run.id}")
+    loaded = chat_models.load(named)
     assert told in loaded.note, "chat uses the commit, and says so"
     (row,) = evaluate([named])
     assert told in row["note"] and row["loss"] > 0
@@ -99,7 +99,7 @@ def test_a_run_from_before_commits_were_kept_stays_with_its_first_one(
     attempt_here(run)
     stand_in.commit(NAME, other_model)
     assert resume_settings.spec_of(run).model == f"{NAME}#{first}"
-    assert generate.parse(f"run:{run.id}").base == f"{NAME}#{first}"
+    assert chat_models.parse(f"run:{run.id}").base == f"{NAME}#{first}"
 
 
 def test_a_branch_and_a_commit_can_be_named(
@@ -125,4 +125,4 @@ def test_a_cached_commit_needs_no_hub(stand_in: StandIn, micro_model: Path, hub_
     plan = check(hub_spec())
     assert plan["problems"] == [], "the branch is what the cache knows of it"
     assert catalog.resolve(plan["spec"]["model"]).revision == plan["spec"]["model"][-40:]
-    generate.load(generate.parse(f"run:{run.id}"))
+    chat_models.load(chat_models.parse(f"run:{run.id}"))

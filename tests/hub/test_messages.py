@@ -154,10 +154,10 @@ def test_the_search_says_what_decides(stand_in: StandIn, lab_json: Callable[...,
     assert [row["id"] for row in rows] == ["org/tiny-chat", "org/huge-chat", "org/old-chat"]
     tiny, huge, old = rows
     assert tiny["parameters"] == 135_000_000 and tiny["license"] == "apache-2.0"
-    assert (tiny["downloads"], tiny["gated"], tiny["has_safetensors"]) == (12_000, False, True)
+    assert (tiny["downloads"], tiny["gated"], tiny["safetensors"]) == (12_000, False, True)
     assert tiny["fits_here"] is True and tiny["fits_with"] == "lora"
     assert huge["gated"] is True and huge["fits_here"] is False and huge["fits_with"] == ""
-    assert old["license"] == "mit" and not old["has_safetensors"]
+    assert old["license"] == "mit" and not old["safetensors"]
     assert old["parameters"] is None and old["fits_here"] is False, "no pickle is ever trained"
     assert "search=chat" in stand_in.requests()[0].path
     assert len(lab_json("models", "--search", "chat", "--limit", "1")["models"]) == 1

@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 
 from lab import methods
 from lab.chat import generate
+from lab.chat import models as chat_models
+from lab.chat.settings import GenerationSettings
 from lab.data import prepare
 from lab.paths import RunDir
 from lab.runs import record_reader
@@ -32,7 +34,7 @@ def spec_of(run: RunDir) -> RunSpec:
 
 def answers_with_what_was_trained(run: RunDir, at: str = "") -> None:
     """Loaded as chat loads it, the model has the evaluation loss that the run recorded."""
-    loaded = generate.load(generate.parse(f"run:{run.id}{at}"))
+    loaded = chat_models.load(chat_models.parse(f"run:{run.id}{at}"))
     spec = spec_of(run)
     held_out = prepare.prepare(spec, loaded.tokenizer).held_out
     batches = device_batches(held_out, 2, loaded.tokenizer.pad_token_id, torch.device("cpu"))
@@ -109,8 +111,9 @@ def test_hybrids_answer_as_they_were_trained(
     trainable = {record_reader.last_event(one, "model")["trainable"] for one in (run, further)}
     assert len(trainable) == 1
     if name == "top_layers_lora":
-        opened = load_file(run.artifact / "base_weights.safetensors")
-        adapter = load_file(run.artifact / "adapter_model.safetensors")
+        weights = load_file(run.artifact / "adapter_model.safetensors")
+        opened = [key for key in weights if ".lora_" not in key]
+        adapter = [key for key in weights if ".lora_" in key]
         assert opened and all(".layers.1." in key for key in opened)
         assert adapter and all(".layers.0." in key for key in adapter)
 
@@ -120,19 +123,20 @@ def test_new_tokens_get_rows_and_travel_with_the_result(
 ) -> None:
     run = run_here(made(make_spec, {"name": "lora_embeddings", "new_tokens": ["What is", "<x>"]}))
     old = load_file(tiny_model / "model.safetensors")["model.embed_tokens.weight"]
-    new = load_file(run.artifact / "base_weights.safetensors")["model.embed_tokens.weight"]
+    weights = load_file(run.artifact / "adapter_model.safetensors")
+    new = weights["base_model.model.model.embed_tokens.weight"]
     assert new.shape[0] == old.shape[0] + 2
     assert not torch.equal(new[: len(old)], old)
-    loaded = generate.load(generate.parse(f"run:{run.id}"))
+    loaded = chat_models.load(chat_models.parse(f"run:{run.id}"))
     assert loaded.tokenizer.tokenize("What is 3")[0] == "What is"
     assert loaded.model.get_input_embeddings().weight.shape[0] == len(loaded.tokenizer)
     answers_with_what_was_trained(run)
     answers_with_what_was_trained(run, "@2")
     text = generate.answer(
         loaded,
-        generate.parse(f"run:{run.id}"),
+        chat_models.parse(f"run:{run.id}"),
         [{"role": "user", "content": "What is 1?"}],
-        generate.GenerationSettings(max_new_tokens=3),
+        GenerationSettings(max_new_tokens=3),
     )
     assert len(text["token_ids"]) <= 3
 
@@ -141,7 +145,7 @@ def test_the_soft_prompt_goes_in_once_with_a_cache(
     make_spec: Callable[..., dict[str, Any]],
 ) -> None:
     run = run_here(made(make_spec, {"name": "lora_prompt", "virtual_tokens": 5}, max_steps=2))
-    model = generate.load(generate.parse(f"run:{run.id}")).model
+    model = chat_models.load(chat_models.parse(f"run:{run.id}")).model
     ids = torch.arange(5, 13).unsqueeze(0)
     logits = [
         model.generate(
@@ -190,7 +194,7 @@ def test_progressive_opens_from_the_top_and_resumes_exactly(
     broken.process.unlink()
     assert attempt_here(broken) == 0
     assert record_reader.last_event(broken, "plan")["resumed_at"] == 4
-    for file in ("adapter_model.safetensors", "base_weights.safetensors"):
+    for file in ("lab_adapter_model.safetensors", "base_weights.safetensors"):
         ours, theirs = load_file(whole.artifact / file), load_file(broken.artifact / file)
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())

@@ -12,6 +12,8 @@ import torch
 from bench.small_model import make_model
 from lab.atomic_files import read_object
 from lab.chat import generate
+from lab.chat import models as chat_models
+from lab.chat.settings import GenerationSettings
 from lab.runs import record_reader
 from lab.runs.status import status
 from tests.conftest import run_here
@@ -34,13 +36,13 @@ def test_a_run_ends_and_its_result_answers(
     losses = [record["eval/loss"] for record in record_reader.metrics(run, "eval")]
     assert losses[-1] < losses[0]
 
-    base = generate.load(generate.parse(f"base:{(read_object(run.spec) or {})['model']}"))
+    base = chat_models.load(chat_models.parse(f"base:{(read_object(run.spec) or {})['model']}"))
     before = {key: value.clone() for key, value in base.model.state_dict().items()}
     conversation = [{"role": "user", "content": "What is 3 plus 3?"}]
-    settings = generate.GenerationSettings(max_new_tokens=4)
+    settings = GenerationSettings(max_new_tokens=4)
     for which in (f"run:{run.id}", f"run:{run.id}@2"):
-        named = generate.parse(which)
-        loaded = generate.load(named, base.model)
+        named = chat_models.parse(which)
+        loaded = chat_models.load(named, base.model)
         answer: dict[str, Any] = generate.answer(loaded, named, conversation, settings)
         assert answer["token_ids"] and answer["receipt"]["prompt_tokens"] > 0
     for key, value in base.model.state_dict().items():

@@ -13,12 +13,15 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from lab import cli, methods
 from lab.chat import generate, server
-from lab.chat.generate import GenerationSettings, LoadedModel, ModelRef
+from lab.chat import models as chat_models
+from lab.chat.models import LoadedModel, ModelRef
+from lab.chat.settings import GenerationSettings
 from lab.data.catalog import Dataset
 from lab.data.formats import Example
 from lab.data.prepare import PreparedData
 from lab.errors import LabError
 from lab.evals import forgetting
+from lab.models import catalog
 from lab.models.context_length import PromptTooLong, context_length, room_for_answer, text_length
 from lab.train.sample_outputs import SampleGenerator
 
@@ -119,8 +122,8 @@ def chat(words: int) -> list[dict[str, str]]:
 
 
 def test_an_answer_ends_where_the_context_does(short_model: Path) -> None:
-    ref = generate.parse(f"base:{short_model}")
-    loaded = generate.load(ref)
+    ref = chat_models.parse(f"base:{short_model}")
+    loaded = chat_models.load(ref)
     assert loaded.length == POSITIONS
     settings = GenerationSettings(max_new_tokens=400, system_prompt="Be brief.")
     answer = generate.answer(loaded, ref, chat(3), settings)
@@ -222,9 +225,9 @@ def test_the_probe_keeps_to_the_context(
     short_model: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(forgetting, "prompts", lambda: ["Tell me all.", "one two three " * 3])
-    ref = generate.parse(f"base:{short_model}")
-    loaded = generate.load(ref)
-    source = generate.catalog.resolve(str(short_model))
+    ref = chat_models.parse(f"base:{short_model}")
+    loaded = chat_models.load(ref)
+    source = catalog.resolve(str(short_model))
     file = forgetting.base_answers_file(source, loaded.tokenizer, lambda: loaded.model)
     own = forgetting.likelihood(loaded.model, tokenizer, file, length=POSITIONS).own
     short = forgetting.likelihood(loaded.model, tokenizer, file, length=POSITIONS - 8).own
@@ -236,10 +239,10 @@ def test_rows_longer_than_a_model_reads_are_not_measured(
 ) -> None:
     from lab.evals.held_out import evaluate
 
-    ref = generate.parse(f"base:{short_model}")
-    loaded = generate.load(ref)
+    ref = chat_models.parse(f"base:{short_model}")
+    loaded = chat_models.load(ref)
     limited = LoadedModel(loaded.model, loaded.tokenizer, length=8)
     assert evaluate([ref], str(chats))[0]["rows"] == 24
-    monkeypatch.setattr(generate, "load", lambda named: limited)
+    monkeypatch.setattr(chat_models, "load", lambda named: limited)
     with pytest.raises(LabError, match="reads 8"):
         evaluate([ModelRef(ref.name, ref.base)], str(chats))

@@ -17,8 +17,9 @@ from safetensors.torch import load_file, save_file
 from lab import paths
 from lab.atomic_files import read_object, write_json
 from lab.chat import generate
-from lab.chat.generate import GenerationSettings
-from lab.chat.server import ModelCache
+from lab.chat import models as chat_models
+from lab.chat.engine.loaded_models import LoadedModels
+from lab.chat.settings import GenerationSettings
 from lab.errors import LabError
 from lab.evals.held_out import evaluate
 from lab.export.merge import merge
@@ -176,15 +177,15 @@ Use = Callable[[RunDir, Path], Any]
 
 
 def use_chat(run: RunDir, target: Path) -> Any:
-    return generate.load(generate.parse(f"run:{run.id}"))
+    return chat_models.load(chat_models.parse(f"run:{run.id}"))
 
 
 def use_checkpoint(run: RunDir, target: Path) -> Any:
-    return generate.load(generate.parse(f"run:{run.id}@4"))
+    return chat_models.load(chat_models.parse(f"run:{run.id}@4"))
 
 
 def use_evaluate(run: RunDir, target: Path) -> Any:
-    return evaluate([generate.parse(f"run:{run.id}")])
+    return evaluate([chat_models.parse(f"run:{run.id}")])
 
 
 def use_merge(run: RunDir, target: Path) -> Any:
@@ -221,15 +222,15 @@ def test_a_result_without_a_hash_is_used_with_a_note(
     (_, run), base = movable
     forget_base(run)
     exchange(base)
-    named = generate.parse(f"run:{run.id}")
-    loaded = generate.load(named)
+    named = chat_models.parse(f"run:{run.id}")
+    loaded = chat_models.load(named)
     answer = generate.answer(
         loaded, named, [{"role": "user", "content": "Hi"}], GenerationSettings(max_new_tokens=1)
     )
     assert "was not checked" in answer["receipt"]["warning"]
     assert "was not checked" in merge(run, tmp_path / "merged")["note"]
     assert "was not checked" in evaluate([named])[0]["note"]
-    assert generate.load(generate.parse(f"base:{base}")).note == "", "A base has no base."
+    assert chat_models.load(chat_models.parse(f"base:{base}")).note == "", "A base has no base."
 
 
 def test_a_damaged_hash_is_not_an_old_receipt(movable: tuple[list[RunDir], Path]) -> None:
@@ -238,7 +239,7 @@ def test_a_damaged_hash_is_not_an_old_receipt(movable: tuple[list[RunDir], Path]
     for damaged in ({"weights": "abc"}, {"weights": None}, ["x"], "x", 7):
         write_json(run.artifact / "receipt.json", receipt | {"base": damaged})
         with pytest.raises(LabError, match="is damaged: its base is"):
-            generate.load(generate.parse(f"run:{run.id}"))
+            chat_models.load(chat_models.parse(f"run:{run.id}"))
 
 
 def test_a_worker_goes_on_with_the_base_it_began_with(
@@ -275,8 +276,8 @@ def test_a_base_in_memory_is_left_once_its_files_change(
     movable: tuple[list[RunDir], Path],
 ) -> None:
     (_, run), base = movable
-    models = ModelCache()
-    ref = generate.parse(f"base:{base}")
+    models = LoadedModels()
+    ref = chat_models.parse(f"base:{base}")
     first = models.get(ref)
     assert models.get(ref) is first
     saved = (base / "model.safetensors").read_bytes()
@@ -285,7 +286,7 @@ def test_a_base_in_memory_is_left_once_its_files_change(
     assert second is not first, "The base is read again."
     (base / "model.safetensors").unlink()
     (base / "model.safetensors").write_bytes(saved)
-    result = models.get(generate.parse(f"run:{run.id}"))
+    result = models.get(chat_models.parse(f"run:{run.id}"))
     embeddings = [one.model.get_input_embeddings().weight for one in (first, second, result)]
     assert torch.equal(embeddings[0], embeddings[2])
     assert not torch.equal(embeddings[1], embeddings[2]), "No result on a base that is gone."

@@ -32,6 +32,7 @@ def test_the_next_run_gets_the_colour_that_is_used_least(lab_home: Path) -> None
     for number in range(20, 32):
         a_run(number, "orange")
     assert colours.next_colour() == "blue", "only the newest twelve count"
+    assert colours.next_colours(2) == ["blue", "violet"], "two at once are two colours"
 
 
 def test_a_run_keeps_its_colour_whatever_else_is_written_on_it(lab_home: Path) -> None:
@@ -53,10 +54,7 @@ def test_a_run_without_a_label_has_a_colour_all_the_same(lab_home: Path, label: 
 
 
 def test_a_new_run_is_written_with_its_colour(
-    make_spec: Callable[..., dict[str, Any]], lab_home: Path
+    work_here: Callable[..., paths.RunDir], lab_home: Path
 ) -> None:
-    from lab.runs import launch
-
-    plan = {"spec": make_spec(), "asked": {}, "estimate": {}, "facts": {}}
-    first, second = launch.create_run_dir(plan), launch.create_run_dir(plan)
-    assert [colours.colour_of(run) for run in (first, second)] == ["blue", "orange"]
+    a_run(1, "blue")
+    assert colours.colour_of(work_here(train={"max_steps": 1, "sample_every": 0})) == "orange"

@@ -307,6 +307,7 @@ def test_what_takes_long_before_the_first_step_is_interrupted(
         raise AssertionError("nobody interrupted the loading")
 
     monkeypatch.setattr(Attempt, "_load_base", load)
+    monkeypatch.setattr("lab.train.telemetry.SAMPLE_S", 0.1)
     run = launch.create_run_dir(checked(make_spec("lora")))
     began = time.monotonic()
     assert attempt_here(run) == 0
@@ -330,12 +331,13 @@ def test_cancel_interrupts_a_long_step_and_stop_does_not(
                 os.kill(os.getpid(), signal.SIGTERM)
             else:
                 (run.commands / asks[0]).touch()
-            end = time.monotonic() + (2.5 if asks[0] != "cancel" else 60)
+            end = time.monotonic() + (0.6 if asks[0] != "cancel" else 60)
             while time.monotonic() < end:
                 time.sleep(0.01)
         return step(*args)
 
     monkeypatch.setattr(loop, "step", slow)
+    monkeypatch.setattr("lab.train.telemetry.SAMPLE_S", 0.1)  # who interrupts looks so often
     plan = checked(make_spec("lora", train={"eval_every": 0, "save_every": 0}))
     for ask, state, saved in (("cancel", "cancelled", []), ("term", "stopped", ["step-4"])):
         asks[:] = [ask]
@@ -418,8 +420,10 @@ def test_the_heartbeat_counts_what_the_main_thread_does(lab_home: Path) -> None:
     assert 0.2 < beat["slowest_s"] < 5, "the longest silence between two signs"
 
 
-def test_a_long_save_shows_signs_of_life(lab_home: Path) -> None:
+def test_a_long_save_shows_signs_of_life(lab_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lab.train.telemetry import Telemetry
+
+    monkeypatch.setattr("lab.train.telemetry.SAMPLE_S", 0.1)
 
     def signs() -> int:
         return int((read_object(run.heartbeat) or {}).get("signs", 0))
@@ -429,7 +433,7 @@ def test_a_long_save_shows_signs_of_life(lab_home: Path) -> None:
     telemetry = Telemetry(run, 1)
     telemetry.enter_phase("saving")
     telemetry.start(dict)
-    time.sleep(2.5)
+    time.sleep(0.5)
     assert signs() == 1, "the records that it writes itself are no sign"
     with (lab_home / "large").open("wb") as file:
         file.write(bytes(3_000_000))

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from lab import paths
-from lab.chat import generate
+from lab.chat import models as chat_models
 from lab.errors import LabError
 from lab.evals import held_out
 from lab.export import merge
@@ -72,9 +72,9 @@ def test_a_damaged_result(
     run = trained[1]
     hostile.plant(run.artifact, tmp_path / "a pickle was read")
     damage(run)
-    named = generate.parse(f"run:{run.id}")
+    named = chat_models.parse(f"run:{run.id}")
     doors: list[Callable[[], Any]] = [
-        lambda: generate.load(named),
+        lambda: chat_models.load(named),
         lambda: merge.merge(run, tmp_path / "merged"),
         lambda: held_out.evaluate([named], str(chats)),
     ]
@@ -95,7 +95,7 @@ def test_a_result_whose_tokenizer_names_something_else(
         file = run.artifact / "tokenizer_config.json"
         hostile.change(file, tokenizer_class="AutoModelForCausalLM")
         with pytest.raises(LabError, match="which is not a tokenizer"):
-            generate.load(generate.parse(f"run:{run.id}"))
+            chat_models.load(chat_models.parse(f"run:{run.id}"))
     assert not (tmp_path / "a pickle was read").exists(), "a pickle was read"
 
 
@@ -150,7 +150,7 @@ def test_a_checkpoint_with_a_matching_manifest_and_no_tensors(
     with pytest.raises(LabError, match="is not a readable safetensors file"):
         checkpoint.verify(saved)
     with pytest.raises(LabError):
-        generate.load(generate.parse(f"run:{trained[1].id}@8"))
+        chat_models.load(chat_models.parse(f"run:{trained[1].id}@8"))
 
 
 def test_a_checkpoint_of_other_tensors(trained: list[RunDir]) -> None:
@@ -161,7 +161,7 @@ def test_a_checkpoint_of_other_tensors(trained: list[RunDir]) -> None:
     hostile.rewrite(file, **{name: torch.zeros(2, 2)})
     forge(saved, file.name, file.read_bytes())
     with pytest.raises(LabError, match=r"holds '.*' \(2, 2\), the model"):
-        generate.load(generate.parse(f"run:{run.id}@8"))
+        chat_models.load(chat_models.parse(f"run:{run.id}@8"))
     extra = saved / "extra.safetensors"
     hostile.rewrite(extra, torch=None)
     forge(saved, extra.name, extra.read_bytes())
@@ -184,5 +184,5 @@ def test_start_from_takes_a_whole_result(
     (problem,) = check(make_spec("full") | {"start_from": f"run:{full.id}"})["problems"]
     assert "'pytorch_model.bin', which is not the name" in problem["message"]
     with pytest.raises(LabError, match=r"pytorch_model\.bin"):
-        generate.load(generate.parse(f"run:{full.id}"))
+        chat_models.load(chat_models.parse(f"run:{full.id}"))
     assert not (tmp_path / "a pickle was read").exists(), "a pickle was read"

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lab.chat import generate
+from lab.chat import models as chat_models
 from lab.data import template_lock
 from lab.errors import LabError
 from lab.export import merge as merging
@@ -33,7 +33,7 @@ def test_a_merged_model_is_plain_and_answers_as_the_result(
     proof = json.loads((tmp_path / "merged" / "receipt.json").read_text())
     assert proof["merged_from"] == run.id
     template_lock.check_tokenizer(proof["lock"], tokenizer)
-    loaded = generate.load(generate.parse(f"run:{run.id}"))
+    loaded = chat_models.load(chat_models.parse(f"run:{run.id}"))
     ids = torch.tensor([tokenizer("What is 2 plus 2?")["input_ids"]])
     with torch.inference_mode():
         apart = (model(ids).logits - loaded.model(ids).logits).abs().max()
@@ -60,7 +60,7 @@ def test_evaluation_gives_the_runs_own_loss(
     lab_json: Callable[..., Any], trained: list[RunDir], chats: Path
 ) -> None:
     full, lora = trained
-    base = f"base:{generate.parse(f'run:{full.id}').base}"
+    base = f"base:{chat_models.parse(f'run:{full.id}').base}"
     rows = lab_json("evaluate", f"run:{full.id}", f"run:{lora.id}", base)["models"]
     for row, run in zip(rows, trained, strict=False):
         measured = record_reader.metrics(run, "eval")[-1]["eval/loss"]
@@ -77,13 +77,13 @@ def test_evaluation_refuses_other_terms(
     from lab.evals.held_out import evaluate
 
     other = work_here("lora", data={"system_prompt": "Be brief."}, train={"max_steps": 2})
-    named = [generate.parse(f"run:{run.id}") for run in (trained[0], other)]
+    named = [chat_models.parse(f"run:{run.id}") for run in (trained[0], other)]
     with pytest.raises(LabError, match=r"the system prompt 'Be brief.'; these rows have") as caught:
         evaluate(named)
     assert "From token" in str(caught.value)
     assert len(evaluate(named[1:])) == 1, "by itself its own terms hold"
     with pytest.raises(LabError, match="no held-out rows of its own"):
-        evaluate([generate.parse(f"base:{named[0].base}")])
+        evaluate([chat_models.parse(f"base:{named[0].base}")])
 
 
 @pytest.mark.parametrize("way", ["evaluate", "merge", "export"])
@@ -93,7 +93,7 @@ def test_a_changed_template_is_refused(trained: list[RunDir], tmp_path: Path, wa
     run, out = trained[1], tmp_path / "out"
     out.mkdir()
     ways: dict[str, Callable[[], Any]] = {
-        "evaluate": lambda: evaluate([generate.parse(f"run:{run.id}")]),
+        "evaluate": lambda: evaluate([chat_models.parse(f"run:{run.id}")]),
         "merge": lambda: merging.merge(run, out / "merged"),
         "export": lambda: export_import.export(run, out / "run.zip"),
     }

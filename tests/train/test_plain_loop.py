@@ -240,7 +240,7 @@ def test_opened_layers_learn_at_their_own_rate_on_the_same_schedule(
     model = base(small_model)
     adapter = {
         name.removeprefix("base_model.model."): weight
-        for name, weight in load_file(run.artifact / "adapter_model.safetensors").items()
+        for name, weight in load_file(run.artifact / "lab_adapter_model.safetensors").items()
     }
     import peft
     from transformers import set_seed

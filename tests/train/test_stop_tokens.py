@@ -17,7 +17,8 @@ import torch
 from lab import paths
 from lab.atomic_files import read_object, write_json
 from lab.chat import generate
-from lab.chat.generate import GenerationSettings
+from lab.chat import models as chat_models
+from lab.chat.settings import GenerationSettings
 from lab.data import chat_template, stop_tokens
 from lab.export.merge import merge
 from lab.models import weights
@@ -76,8 +77,8 @@ def test_a_learned_end_ends_the_answer(
     closing_runs: dict[str, paths.RunDir], closing_model: Path, tmp_path: Path, method: str
 ) -> None:
     run = closing_runs[method]
-    named = generate.parse(f"run:{run.id}")
-    loaded = generate.load(named)
+    named = chat_models.parse(f"run:{run.id}")
+    loaded = chat_models.load(named)
     tokenizer = loaded.tokenizer
     close = tokenizer.convert_tokens_to_ids(CLOSE)
     ask = [{"role": "user", "content": "w30 w9"}]
@@ -128,9 +129,9 @@ def test_the_date_of_a_run_is_the_day_when_it_was_made(
     assert (read_object(run.artifact / "receipt.json") or {})["lock"][
         "template_date"
     ] == "2031-05-06"
-    loaded = generate.load(generate.parse(f"run:{run.id}"))
+    loaded = chat_models.load(chat_models.parse(f"run:{run.id}"))
     answer = generate.answer(
-        loaded, generate.parse(f"run:{run.id}"), [{"role": "user", "content": "w5"}],
+        loaded, chat_models.parse(f"run:{run.id}"), [{"role": "user", "content": "w5"}],
         GenerationSettings(max_new_tokens=1),
     )  # fmt: skip
     assert answer["receipt"]["prompt"].startswith("w1 "), "Chat writes the date of the run."
@@ -154,7 +155,7 @@ def test_named_templates_travel_with_the_result(
         loaded = weights.load_tokenizer(ModelSource("n", str(folder), local_only=True))
         assert set(loaded.chat_template) == {"default", "tool_use"}, folder
     answer = generate.answer(
-        generate.load(generate.parse(f"run:{run.id}")), generate.parse(f"run:{run.id}"),
+        chat_models.load(chat_models.parse(f"run:{run.id}")), chat_models.parse(f"run:{run.id}"),
         [{"role": "user", "content": "w5"}], GenerationSettings(max_new_tokens=1),
     )  # fmt: skip
     assert answer["receipt"]["prompt"] == "<|turn|> w5 <|end|> <|turn|> "

@@ -33,7 +33,7 @@ def open_page() -> Page:
     """`open_page("monitor", run=ID)`: the page as a person sees it first."""
 
     def open_it(name: str, session: dict[str, Any] | None = None, **query: str) -> AppTest:
-        at = AppTest.from_file(str(ROOT / "lab" / "ui" / "shell.py"), default_timeout=60)
+        at = AppTest.from_file(str(ROOT / "lab" / "ui" / "shell.py"), default_timeout=180)
         for key, value in (session or {}).items():
             at.session_state[key] = value
         at.run()

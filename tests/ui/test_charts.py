@@ -200,6 +200,13 @@ def test_a_run_has_one_colour_and_the_overlaid_run_its_own(tmp_path: Path) -> No
     assert traces_of(charts.loss(first, View(), third))["evaluation, overlaid"].line.dash == "dash"
 
 
+def test_one_quantity_stands_over_minutes_where_the_run_is_long(tmp_path: Path) -> None:
+    records = [record | {"seconds": 1800.0 * record["step"]} for record in steps()]
+    chart = charts.single(series(tmp_path, *records), "train/loss", "loss", View(by="seconds"))
+    assert list(chart.data[0].x) == [30.0, 60.0, 90.0, 120.0]
+    assert chart.layout.xaxis.title.text == charts.MINUTES
+
+
 def test_one_quantity_is_smoothed_as_the_losses_are(tmp_path: Path) -> None:
     recorded = series(tmp_path, *steps())
     (plain,) = charts.single(recorded, "train/loss", "loss", View()).data

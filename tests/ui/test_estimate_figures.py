@@ -40,19 +40,20 @@ def row(name: str = "full", **changes: Any) -> method_estimates.MethodRow:
     return method_estimates.MethodRow(name, methods.get(name).title, estimate(**changes))
 
 
-def time_in_words(**changes: Any) -> str:
-    forecast = estimate(**changes)
+def time_of(forecast: Forecast) -> None:
     assert forecast.runtime is not None
-    return estimate_panel.time_in_words(forecast.runtime, forecast.disk)
+    estimate_panel._time(forecast.runtime, forecast.disk)
 
 
-def test_the_time_counts_evaluations_too() -> None:
-    sentence = time_in_words()
-    assert sentence == (
-        "about **2 min 00 s** for 1,200 steps, 5,000 tokens, 12.0 Wh, up to 9.00 GB of disk"
-    )
-    guessed = time_in_words(pace=PACE | {"is_measured": False})
-    assert guessed == f"{sentence} (rough, until a run has finished here)"
+def test_the_time_counts_evaluations_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen()
+    monkeypatch.setattr(estimate_panel, "st", screen)
+    time_of(estimate())
+    figures = [args for kind, args, _ in screen.calls if kind == "metric"]
+    assert figures == [("Training time", "2 min 00 s"), ("Tokens", "5,000"), ("Disk", "9.00 GB")]
+    assert screen.texts("caption") == ["1,200 steps · 12.0 Wh · from finished runs on this machine"]
+    time_of(estimate(pace=PACE | {"is_measured": False}))
+    assert "rough: no finished run on this machine" in screen.texts("caption")[1]
 
 
 def test_the_bar_is_the_parts_and_the_line_what_is_free() -> None:
@@ -61,16 +62,17 @@ def test_the_bar_is_the_parts_and_the_line_what_is_free() -> None:
         "weights": 4.0, "gradients": 1.0, "optimizer state": 2.0, "activations": 0.5,
         "logits and loss": 0.3, "workspace": 0.2,
     }  # fmt: skip
-    assert [shape.x0 for shape in figure.layout.shapes] == [24.0]
-    far = estimate_panel.bar(estimate(device_bytes=80e9), View())
-    assert not far.layout.shapes, "so far away that the bar would be a dot"
+    assert not figure.layout.shapes, "so far away that the bar would be a dot"
+    near = estimate_panel.bar(estimate(device_bytes=9e9), View())
+    assert [shape.x0 for shape in near.layout.shapes] == [9.0]
+    assert [note.text for note in near.layout.annotations] == ["free 9.0 GB"]
 
 
 @pytest.mark.parametrize(
     ("changes", "warning"),
     [
         ({}, None),
-        ({"fits": False}, "It will not fit as it is."),
+        ({"fits": False}, "This run will not fit."),
         ({"fits": None, "trace_error": "no"}, "Whether it fits is not known"),
     ],
 )
@@ -82,7 +84,9 @@ def test_what_does_not_fit_is_warned_of(
     job: Any = SimpleNamespace(estimate=estimate(**changes), is_complete=True, problem="")
     estimate_panel.show(job, View())
     sentence = screen.texts("markdown")[0]
-    assert "**8.00 GB** of memory at the peak (optimizer; traced step), 24.00 GB free" in sentence
+    assert "8.0 of 24.0 GB" in sentence and "peak in the optimizer phase, traced step" in sentence
+    legend = screen.texts("markdown")[1].replace("\u00a0", " ")
+    assert legend.startswith(":blue[●] weights 4.00") and "gray[●] workspace 0.20" in legend
     warned = screen.texts("warning")
     assert warned == [] if warning is None else warned[0].startswith(warning)
 
@@ -92,8 +96,8 @@ def test_a_problem_is_shown_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimate_panel, "st", screen)
     job: Any = SimpleNamespace(estimate=None, is_complete=True, problem="no [model](x)")
     estimate_panel.show(job, View())
-    (shown,) = [args[0] for kind, args, _ in screen.calls if kind == "caption"]
-    assert shown.endswith("no \\[model\\]\\(x\\)")
+    (shown,) = [args[0] for kind, args, _ in screen.calls if kind == "markdown"]
+    assert shown == ":gray[no \\[model\\]\\(x\\)]"
 
 
 def test_a_rule_of_thumb_stands_beside_the_bar_with_its_error() -> None:

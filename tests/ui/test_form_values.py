@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from lab import methods, presets
+from lab.preflight import client
 from lab.spec import RunSpec
-from lab.ui import form, new_run_view
+from lab.ui import form, form_fields, form_problems, method_card, new_run_view, start_bar
 from tests.ui.screen import Screen
 
 
@@ -16,7 +19,8 @@ from tests.ui.screen import Screen
 def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
     drawn = Screen()
     monkeypatch.setattr(form, "st", drawn)
-    monkeypatch.setattr(new_run_view, "st", drawn)
+    for module in (form_fields, form_problems, method_card, new_run_view, start_bar):
+        monkeypatch.setattr(module, "st", drawn)
     return drawn
 
 
@@ -48,18 +52,40 @@ def test_a_spec_survives_the_form(screen: Screen) -> None:
     ],
 )
 def test_help_says_the_bounds(limits: dict[str, Any], text: str) -> None:
-    assert form.help_text(limits) == text
+    assert form_fields.help_text(limits) == text
 
 
 def test_a_problem_stands_under_its_field_as_text(screen: Screen) -> None:
-    screen.session_state["new.problems"] = {"train.seed": "is [x]"}
-    form.problem("train.seed")
-    form.problem("train.epochs")
+    form.load(RunSpec())
+    screen.session_state["new.problems_now"] = {"train.seed": "is [x]"}
+    form_problems.show("train.seed")
+    form_problems.show("train.epochs")
     (drawn,) = [args[0] for kind, args, _ in screen.calls if kind == "markdown"]
-    assert drawn == ":red[:material/error: is \\[x\\]]"
+    assert drawn == ":red[:material/error: **Seed** is \\[x\\]]"
 
 
-def sentences(screen: Screen, **changes: Any) -> str:
+def test_bounds_are_checked_without_the_planner(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(*_: Any) -> None:
+        raise AssertionError("asked the planner")
+
+    monkeypatch.setattr(client.planner, "ask", ask)
+    form.load(RunSpec())
+    assert form_problems.refresh().train == RunSpec().train and form_problems.blocking() == {}
+    screen.session_state["new.train.learning_rate"] = "5"
+    screen.session_state["new.method.lora.rank"] = 0
+    form_problems.refresh()
+    problems = form_problems.blocking()
+    assert set(problems) == {"train.learning_rate", "method.rank"}
+    assert form_problems.sentence("method.rank", problems["method.rank"]).startswith(
+        "**LoRA rank** is 0; it must be at least 1"
+    )
+    assert form_problems.any_of("method.lora", ["rank"])
+    assert not form_problems.any_of("method.lora", ["alpha"])
+
+
+def bar(screen: Screen, **changes: Any) -> str:
     base = {
         "model": "org/base", "method": {"name": "lora"},
         "data": {"dataset": "/a.jsonl", "eval_fraction": 0.2, "max_length": 2048},
@@ -69,64 +95,124 @@ def sentences(screen: Screen, **changes: Any) -> str:
         key: {**value, **changes.get(key, {})} if isinstance(value, dict) else value
         for key, value in base.items()
     }
-    form.load(RunSpec.from_json(merged | {"start_from": changes.get("start_from", "")}))
-    return "\n".join(text for _, text in new_run_view.summary()).replace("\\", "")
+    spec = RunSpec.from_json(merged | {"start_from": changes.get("start_from", "")})
+    form.load(spec)
+    return start_bar._what(spec, method_card.specs()).replace("\\", "")
 
 
-def test_the_form_says_what_will_happen(screen: Screen) -> None:
-    text = sentences(screen)
-    assert "on /a.jsonl, 20% held out to measure it" in text
-    assert "for 3 passes over the data, 8 rows a step, up to 2,048 tokens a row" in text
-    assert "(the method's own), cosine, warm-up 10%" in text and "beginning with" not in text
-    text = sentences(
-        screen, data={"eval_fraction": 0.0}, start_from="run:x",
+def test_the_bar_says_what_would_be_trained(screen: Screen) -> None:
+    text = bar(screen)
+    assert text == "**LoRA r16** · base on a.jsonl · 3 epochs at 2e-4 (default)"
+    text = bar(
+        screen, start_from="run:x",
         train={"max_steps": 1200, "max_tokens": 50_000, "learning_rate": 3e-4},
     )  # fmt: skip
-    assert "on all of /a.jsonl, nothing held out" in text
-    assert "for 1,200 steps or 50,000 tokens, 8 rows a step" in text
-    assert "learning rate 0.0003, cosine" in text and "beginning with the result of run:x" in text
+    assert "1,200 steps or 50,000 tokens at 3e-4" in text
+    assert text.endswith("from the weights of run:x")
 
 
-def test_all_problems_are_counted_and_named(screen: Screen) -> None:
-    new_run_view.show_problems()
-    assert screen.calls == []
-    screen.session_state["new.problems"] = {"name": "is long."}
-    new_run_view.show_problems()
-    screen.session_state["new.problems"] = {f"train.f{n}": "is bad." for n in range(200)}
-    new_run_view.show_problems()
-    single, many = screen.texts("error")
-    assert single == "Nothing was started: 1 problem.\n\n- **name** is long."
-    assert many.startswith("Nothing was started: 200 problems.")
-    most = new_run_view.MOST_PROBLEMS
-    assert many.count("is bad.") == most and many.endswith(f"- and {200 - most} more")
+def test_two_methods_share_everything_but_method_and_rate(screen: Screen) -> None:
+    pair = presets.PAIRS[0]
+    form.load(RunSpec.parse(pair.changes, []))
+    screen.session_state["new.preset"] = pair.name
+    method_card.fill_pair(pair)
+    screen.session_state["new.pair.a.rate"] = "1e-3"
+    first, second = method_card.specs()
+    assert [spec["method"]["name"] for spec in (first, second)] == list(pair.methods)
+    assert first["train"].pop("learning_rate") == 1e-3
+    assert second["train"].pop("learning_rate") == "auto"
+    for key in ("model", "data", "train", "hardware", "start_from"):
+        assert first[key] == second[key], key
+    for spec in (first, second):
+        RunSpec.from_json(spec)
+    assert first["name"] != second["name"]
+    assert start_bar._what(RunSpec(), [first | {"train": {"learning_rate": 1e-3}},
+                                       second | {"train": {"learning_rate": "auto"}}]).startswith(
+        "**LoRA r16** against **Full fine\\-tuning**"
+    )  # fmt: skip
+
+
+def test_all_problems_are_counted_and_the_first_is_named(screen: Screen) -> None:
+    form.load(RunSpec())
+    screen.session_state["new.problems_now"] = {"name": "is long."}
+    start_bar._words(RunSpec(), [form.value()])
+    screen.session_state["new.problems_now"] = {f"train.f{n}": "is bad." for n in range(200)}
+    start_bar._words(RunSpec(), [form.value()])
+    assert screen.texts("markdown") == [
+        ":red[:material/error: **1 problem:** **Run name** is long.]",
+        ":red[:material/error: **200 problems:** **train.f0** is bad.]",
+    ]
+
+
+def test_costs_are_those_of_both_and_the_larger_memory(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def job(spec: dict[str, Any]) -> Any:
+        size = spec["size"]
+        forecast = SimpleNamespace(
+            memory=SimpleNamespace(peak_bytes=(size or 0) * 1e9, fits=(size or 0) <= 10),
+            runtime=SimpleNamespace(
+                seconds=60.0 * (size or 0), evaluating_s=0.0, is_measured=size != 1
+            ),
+            disk=SimpleNamespace(total=2e9), device_bytes=10e9,
+        )  # fmt: skip
+        return SimpleNamespace(estimate=forecast if size else None)
+
+    monkeypatch.setattr(start_bar.estimate_panel, "job_for", job)
+    first = start_bar._costs([{"size": 1}, {"size": 3}])
+    assert first == [
+        ":material/timer: about 4 min 00 s", ":material/memory_alt: 3.0 of 10.0 GB",
+        ":material/hard_drive: 4.00 GB",
+    ]  # fmt: skip
+    (kept,) = start_bar._costs([{"size": None}])
+    assert kept.startswith(":gray[") and "4 min 00 s" in kept and "recalculating" in kept
+    assert start_bar._costs([{"size": 12}])[1] == (
+        ":red[:material/memory_alt: needs 12.0 of 10.0 GB]"
+    )
 
 
 def test_a_plan_is_shown_for_the_form_that_was_checked_and_no_other(
     screen: Screen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(new_run_view.form, "value", lambda: {"a": 1})
-    plan = {
-        "for": {"a": 1},
-        "estimate": {
-            "trainable": 2e6, "parameters": 1e9, "peak_bytes": 7e9, "peak_phase": "backward",
-            "source": "shadow", "disk": {"artifact": 1e9, "total": 5e9},
-        },
-        "facts": {
-            "warnings": ["Odd [rows]."], "examples": 1200, "tokens_per_row": 90.4,
-            "loss_tokens_per_row": 30.2,
-        },
-    }  # fmt: skip
-    screen.session_state["new.plan"] = plan
-    new_run_view.show_plan()
-    (text,) = screen.texts("markdown")
+    monkeypatch.setattr(start_bar.form, "value", lambda: {"a": 1})
+    checked = SimpleNamespace(
+        forecast=SimpleNamespace(memory=SimpleNamespace(trainable=2e6, parameters=1e9)),
+        stats=SimpleNamespace(
+            warnings=["Odd [rows]."], examples=1200, tokens_per_row=90.4, loss_tokens_per_row=30.2
+        ),
+    )
+    screen.session_state["new.checked"] = {"a": 1}, checked
+    start_bar.show_checked()
+    text = "\n".join(screen.texts())
     for words in (
-        "about **7.00 GB** at the peak (backward; traced step)",
-        "trains 2.0 M of 1.0 B parameters",
-        "up to 5.00 GB of disk",
-        "1,200 examples, about 90 tokens each, 30 learned",
+        "Ready to start.",
+        "2.0 M of 1.0 B parameters are trainable",
+        "1,200 examples, about 90 tokens each, 30 of them trained",
+        "Odd [rows].",
     ):
         assert words in text, text
-    assert screen.texts("warning") == ["Odd [rows]."]
-    screen.session_state["new.plan"] = plan | {"for": {"a": 2}}
-    new_run_view.show_plan()
-    assert len(screen.texts("success")) == 1, "the form has changed since"
+    before = len(screen.calls)
+    screen.session_state["new.checked"] = {"a": 2}, checked
+    start_bar.show_checked()
+    assert len(screen.calls) == before, "the form has changed since"
+
+
+def test_the_length_of_a_run_has_one_unit_unless_a_spec_has_more(screen: Screen) -> None:
+    form.load(RunSpec())
+    screen.session_state["new.unit"] = "max_tokens"
+    new_run_view._change_unit()
+    train = form.value()["train"]
+    assert train["max_tokens"] == 100_000 and train["max_steps"] is None
+    screen.session_state["new.unit"] = "epochs"
+    new_run_view._change_unit()
+    train = form.value()["train"]
+    assert train["max_tokens"] is None and train["epochs"] == 1.0
+
+
+def test_folded_options_say_how_many_differ(screen: Screen) -> None:
+    form.load(RunSpec())
+    config = methods.get("lora").config
+    names = ["rslora", "dora", "lr_ratio"]
+    assert form_fields.changes("method.lora", config, names) == 0
+    screen.session_state["new.method.lora.dora"] = True
+    assert form_fields.changes("method.lora", config, names) == 1

@@ -43,7 +43,7 @@ def run(trained: list[RunDir]) -> RunDir:
         ("home", "The quick start above makes the first one"),
         ("monitor", "No runs yet. Start one"),
         ("runs", "No runs yet"),
-        ("new_run", "What will happen"),
+        ("new_run", "BASE MODEL"),
         ("chat", "chat process starts with the first question"),
     ],
 )
@@ -272,23 +272,30 @@ def form(at: Any, key: str, value: Any) -> None:
     raise AssertionError(f"no widget {key}")
 
 
+def problems_shown(at: Any) -> list[str]:
+    """What stands in red, under fields and in the bar."""
+    return [element.value for element in at.markdown if element.value.startswith(":red[")]
+
+
 def test_new_run_shows_all_problems_beside_their_fields(open_page: Page) -> None:
     at = open_page("new_run")
     form(at, "new.data.max_length", 4)
     form(at, "new.train.learning_rate", "fast")
     form(at, "new.method.lora.rank", 0)
-    at.button(key="start").click().run()
+    at.run()
     assert not at.exception
-    assert "Nothing was started: 3 problems" in at.error[0].value
-    beside = [element.value for element in at.markdown if element.value.startswith(":red[")]
+    *beside, bar = sorted(problems_shown(at), key=lambda text: "problems" in text)
     assert len(beside) == 3 and any("is 4; it must be at least 8" in text for text in beside)
+    assert "**3 problems:** **Sequence length**" in bar
+    assert at.button(key="start").disabled and at.button(key="check").disabled
     assert all_runs() == []
     form(at, "new.data.max_length", 64)
     form(at, "new.train.learning_rate", "auto")
     form(at, "new.method.lora.rank", 4)
+    at.run()
     at.button(key="check").click().run()
     assert not at.error and "Ready to start" in words(at)
-    assert not [element for element in at.markdown if element.value.startswith(":red[")]
+    assert not problems_shown(at)
 
 
 def test_every_field_of_a_spec_stands_on_the_form() -> None:
@@ -298,11 +305,11 @@ def test_every_field_of_a_spec_stands_on_the_form() -> None:
     from lab.ui import new_run_view
 
     shown = [
-        *new_run_view.MAIN_TRAIN, *new_run_view.SCHEDULE, *new_run_view.PRECISION,
-        *new_run_view.SAVING,
+        *new_run_view.MAIN_TRAIN, *new_run_view.LENGTHS, *new_run_view.SCHEDULE,
+        *new_run_view.PRECISION, *new_run_view.SAVING,
     ]  # fmt: skip
     assert sorted(shown) == sorted(field.name for field in dataclasses.fields(TrainSpec))
-    data = {*new_run_view.MORE_DATA, "dataset", "max_length", "eval_fraction", "packing", "loss_on"}
+    data = {*new_run_view.MORE_DATA, *new_run_view.MAIN_DATA, "dataset"}
     assert data == {field.name for field in dataclasses.fields(DataSpec)}
 
 
@@ -313,7 +320,10 @@ def test_presets_fill_the_form(open_page: Page) -> None:
         at.run()
     at.pills(key="new.preset").set_value("full").run()
     assert at.session_state["new.method.name"] == "full"
-    assert "**Full fine\\-tuning** of" in words(at)
+    assert "**Full fine\\-tuning** · SmolLM2" in words(at)
+    at.pills(key="new.preset").set_value("full-lora").run()
+    assert not at.exception and at.button(key="start").label == "Start both"
+    assert "**LoRA r16** against **Full fine\\-tuning**" in words(at)
 
 
 def test_the_form_draws_every_method(open_page: Page) -> None:
@@ -323,26 +333,28 @@ def test_the_form_draws_every_method(open_page: Page) -> None:
 
     at = open_page("new_run")
     for method in methods.all_methods():
-        at.selectbox(key="new.method.name").set_value(method.name).run()
+        at.session_state["new.method.name"] = method.name
+        at.run()
         assert not at.exception, f"{method.name}: {at.exception}"
         assert at.get("image"), f"{method.name} has no picture"
         for field in dataclasses.fields(method.config):
             assert drawn.key(f"method.{method.name}", field.name) in at.session_state
-    at.selectbox(key="new.method.name").set_value("lora").run()
+    at.session_state["new.method.name"] = "lora"
+    at.run()
     form(at, "new.method.lora.layer_ranks", "4, x")
-    at.button(key="start").click().run()
-    beside = [element.value for element in at.markdown if element.value.startswith(":red[")]
-    assert len(beside) == 1 and "must be list of numbers" in beside[0]
+    at.run()
+    beside, bar = problems_shown(at)
+    assert "must be list of numbers" in beside and "**1 problem:** **Rank per layer**" in bar
 
 
 def test_duplicate_takes_over_what_was_asked(open_page: Page, run: RunDir) -> None:
     at = open_page("new_run", **{"from": run.id, "on": "1"})
     assert at.session_state["new.start_from"] == f"run:{run.id}"
-    assert "beginning with the result of" in words(at)
+    assert "from the weights of" in words(at)
     at = open_page("new_run", **{"from": run.id})
     assert at.session_state["new.train.max_steps"] == 12
     assert at.session_state["new.data.packing"] == "off"
-    assert at.session_state["new.name"] == "tiny lora again"
+    assert at.session_state["new.name"] == "tiny lora (copy)"
 
 
 def test_one_form_is_one_run(
@@ -432,16 +444,21 @@ def test_a_forecast_is_traced_only_while_somebody_looks(monkeypatch: pytest.Monk
 def test_new_run_says_the_memory_while_the_form_is_filled_in(open_page: Page) -> None:
     at = open_page("new_run")
     end = time.monotonic() + 60
-    while "of memory at the peak" not in words(at):
+    while "peak in the" not in words(at):
         assert time.monotonic() < end, words(at)
         time.sleep(0.2)
         at.run()
-    before = words(at)
-    assert "a bound" in before and "free" in before and "Looking at the model" not in before
+    before = peak(at)
+    assert "upper bound" in words(at) and "Reading the model" not in words(at)
     at.number_input(key="new.train.batch_size").set_value(64).run()
-    while words(at) == before or "Looking at the model" in words(at):
+    while "peak in the" not in words(at) or peak(at) == before:
         assert time.monotonic() < end, words(at)
         time.sleep(0.2)
         at.run()
-    sizes = [re.findall(r"\*\*([\d.]+) GB\*\* of memory", text) for text in (before, words(at))]
-    assert float(sizes[1][0]) > 1.2 * float(sizes[0][0])
+    assert peak(at) > 1.2 * before
+
+
+def peak(at: Any) -> float:
+    """The GB that the MEMORY card says."""
+    (size,) = re.findall(r"#### ([\d.]+) of", words(at))
+    return float(size)

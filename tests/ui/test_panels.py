@@ -19,13 +19,13 @@ from lab.runs import process, queue, resume_settings
 from lab.spec import RunSpec
 from lab.ui import (
     cards,
+    form_problems,
     memory_view,
     notices,
     out_of_memory_panel,
     queue_panel,
     resume_panel,
     settings_search_panel,
-    submit,
 )
 from tests.ui.screen import Screen
 
@@ -198,8 +198,16 @@ def test_a_card_is_told_by_what_a_run_can_have_of_it() -> None:
     assert title == "24.89 GB for the run · 1,008 GB/s · 165 TFLOP/s · 450 W"
 
 
-def test_each_problem_is_noted_for_its_field(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_problem_is_kept_until_its_field_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Screen()
-    monkeypatch.setattr(submit, "st", screen)
-    submit.note(SpecError([Problem("train.seed", "is -1."), Problem("name", "is long.")]))
-    assert screen.session_state["new.problems"] == {"train.seed": "is -1.", "name": "is long."}
+    monkeypatch.setattr(form_problems, "st", screen)
+    spec = {"name": "long", "train": {"seed": -1}}
+    monkeypatch.setattr(form_problems.form, "value", lambda: spec)
+    found = SpecError([Problem("train.seed", "is -1."), Problem("name", "is long.")])
+    form_problems.keep(found, spec)
+    assert form_problems.of_fields() == {"train.seed": "is -1.", "name": "is long."}
+    assert form_problems.blocking() == {}, "Start says again whether they are still there"
+    monkeypatch.setattr(form_problems.form, "value", lambda: spec | {"name": "short"})
+    assert form_problems.of_fields() == {"train.seed": "is -1."}
+    form_problems.forget()
+    assert form_problems.of_fields() == {}

@@ -17,9 +17,13 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lab.forecast.trace.allocation_log import Event, Log
+from lab.forecast.trace.fake_tensors import grouped_product
 
 ROUND = 512  # bytes, the smallest block of the CUDA caching allocator
 UPDATES = ("warm", "optimizer")
+# Kernels that work on a copy of their input: logsumexp_out_impl of ATen/native/ReduceOps.cpp takes
+# the largest away and the exponent in one.
+INPUT_COPIED = ("logsumexp",)
 KINDS = ("weights", "gradients", "optimizer", "activations", "loss", "workspace")
 
 
@@ -40,7 +44,7 @@ class Ledger(TorchDispatchMode):
         self._known: dict[int, int] = {}  # address of a live storage → its number
         self._sizes: dict[int, int] = {}
         self._count = 0
-        self._held: tuple[int, list[int]] | None = None
+        self._held: tuple[int, int] | None = None  # a sum, and the summand that it may be put into
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -76,21 +80,24 @@ class Ledger(TorchDispatchMode):
             if args[0].dtype is torch.bool:
                 return True  # "is this module not dropped now": the answer that takes more memory
         self._settle()
-        made = func(*args, **(kwargs or {}))
-        self.operations += 1
         operation = func._schema.name.removeprefix("aten::")
+        if operation in INPUT_COPIED:
+            self.release(self.allocate(args[0].untyped_storage().nbytes(), operation))
+        if func is torch.ops.aten._grouped_mm.default and isinstance(args[0], FakeTensor):
+            made = grouped_product(*args, **(kwargs or {}))
+        else:
+            made = func(*args, **(kwargs or {}))
+        self.operations += 1
         if isinstance(made, torch.Tensor):
-            # The engine sums gradients in place where it holds the last reference; it never does
-            # so for the tensor subclass that fakes are. If a summand dies with this sum, the real
-            # run has put the sum into it.
-            if operation == "add" and not torch.is_grad_enabled():
-                summands = [
-                    self._known.get(part.untyped_storage()._cdata, -1)
-                    for part in args[:2]
-                    if isinstance(part, torch.Tensor) and part.shape == made.shape
-                ]
-                if len(summands) == 2 and made.untyped_storage()._cdata not in self._known:
-                    self._add(made, operation, held_for=summands)
+            # The engine sums gradients in place where the first is no view (which holds the tensor
+            # that it is of; what comes through `weight.t()` is one) and nobody else holds it: see
+            # torch/csrc/autograd/input_buffer.cpp. It never does so for the tensor subclass that
+            # fakes are. If the first dies with this sum, the real run has put the sum into it.
+            is_in_backward = self.segment.startswith("backward") and not torch.is_grad_enabled()
+            if operation == "add" and is_in_backward and not args[0]._is_view():
+                first = self._known.get(args[0].untyped_storage()._cdata)
+                if first is not None and made.untyped_storage()._cdata not in self._known:
+                    self._add(made, operation, held_for=first)
                     return made
             self._inherit(self._add(made, operation), args)
         elif isinstance(made, (tuple, list)):
@@ -120,7 +127,7 @@ class Ledger(TorchDispatchMode):
     def release(self, number: int) -> None:
         self._gone(number, None)
 
-    def _add(self, tensor: torch.Tensor, operation: str, held_for: list[int] | None = None) -> int:
+    def _add(self, tensor: torch.Tensor, operation: str, held_for: int | None = None) -> int:
         storage = tensor.untyped_storage()
         address = storage._cdata
         number = self._known.get(address)
@@ -148,7 +155,7 @@ class Ledger(TorchDispatchMode):
     def _gone(self, number: int, address: int | None) -> None:
         if address is not None and self._known.get(address) == number:
             del self._known[address]
-        if self._held is not None and number in self._held[1]:
+        if self._held is not None and number == self._held[1]:
             held = self._held[0]
             self._held = None
             if self._sizes[held] == self._sizes[number] and held in self._sizes:

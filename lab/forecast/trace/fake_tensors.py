@@ -65,3 +65,23 @@ class Unpacked(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         narrow = grads[0].to(torch.bfloat16)
         return (narrow @ narrow.new_empty(ctx.shape)).to(ctx.dtype), None, None
+
+
+def grouped_product(
+    a: torch.Tensor,
+    b: torch.Tensor,
+    offs: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+) -> torch.Tensor:
+    """A fake of torch's product of experts, whose own knows 16 bits only where the kernels take
+    float32 too. Groups are rows of `a` (R, K) with `b` (G, K, N), columns of `b`, or, with two
+    matrices, the dimension that they share."""
+    if a.dim() == b.dim() == 2:
+        assert offs is not None
+        shape = [offs.shape[0], a.shape[0], b.shape[1]]
+    elif a.dim() == 2 or b.dim() == 2:
+        shape = [a.shape[-2], b.shape[-1]]
+    else:
+        shape = [a.shape[0], a.shape[1], b.shape[2]]
+    return a.new_empty(shape, dtype=out_dtype or a.dtype)

@@ -102,6 +102,27 @@ def record(
             return ledger.log()
 
 
+def is_of_tracing(error: BaseException) -> bool:
+    """Whether `error` comes of tensors without data, and not of the model."""
+    from torch._subclasses.fake_tensor import (
+        DataDependentOutputException,
+        DynamicOutputShapeException,
+        UnsupportedFakeTensorException,
+        UnsupportedOperatorException,
+    )
+    from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+
+    kinds = (
+        DataDependentOutputException,
+        DynamicOutputShapeException,
+        UnsupportedFakeTensorException,
+        UnsupportedOperatorException,
+        GuardOnDataDependentSymNode,
+        NotImplementedError,
+    )
+    return isinstance(error, kinds) or "fake" in str(error).lower()
+
+
 class _OneDevice:
     """What a step asks of an Accelerator, on one CPU. A real one would settle the device for the
     whole process, and a process that traces may train on a GPU later."""

@@ -19,6 +19,8 @@ from lab.models import headers
 from lab.schema import quote
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+# of an adapter that is half of a result: under these names PEFT finds none, and says so
+OWN_CONFIG, OWN_WEIGHTS = "lab_adapter_config.json", "lab_adapter_model.safetensors"
 # What the lab's methods set, and what PEFT writes of its own accord.
 KNOWN = frozenset(
     "peft_type peft_version task_type inference_mode base_model_name_or_path revision "
@@ -44,22 +46,45 @@ UNREAD = frozenset(
 )
 
 
-def check(base: Any, folder: Path, kind: str) -> None:
+def check(base: Any, folder: Path, kind: str, *, only: str = "") -> None:
     """Raise LabError unless `folder` holds an adapter of PEFT's config class `kind` for `base`,
     which may be on the meta device. Only JSON and the header of the weights are read.
     """
-    _check_fit(base, folder, kind)
+    _check_fit(base, folder, kind, only=only)
 
 
-def read(base: Any, folder: Path, kind: str) -> Any:
-    """`base` with the adapter of `folder` on it. Raises LabError where they do not fit."""
+def keep_from_peft(folder: Path) -> None:
+    """Rename a written adapter that is not the whole result."""
+    (folder / CONFIG).rename(folder / OWN_CONFIG)
+    (folder / WEIGHTS).rename(folder / OWN_WEIGHTS)
+
+
+def files_of(folder: Path) -> tuple[Path, Path]:
+    """(config, weights) of the adapter in `folder`."""
+    if (folder / OWN_CONFIG).exists():
+        return folder / OWN_CONFIG, folder / OWN_WEIGHTS
+    return folder / CONFIG, folder / WEIGHTS
+
+
+def read(base: Any, folder: Path, kind: str, *, only: str = "") -> Any:
+    """`base` with the adapter of `folder` on it, of which only tensors whose names hold `only`.
+    Raises LabError where they do not fit."""
     import peft
+    from safetensors.torch import load_file
 
     from lab.models.weights import first_line, is_out_of_memory
 
     settings = config_of(folder, kind, base)
-    _check_fit(base, folder, kind)
+    if only:
+        settings.modules_to_save = None
+    _check_fit(base, folder, kind, only=only)
     try:
+        if only:
+            model = peft.get_peft_model(base, settings)
+            tensors = load_file(files_of(folder)[1])
+            part = {name: tensor for name, tensor in tensors.items() if only in name}
+            peft.set_peft_model_state_dict(model, part)
+            return model
         with warnings.catch_warnings():
             # what is missing has been looked at
             warnings.filterwarnings("ignore", message="Found missing adapter keys")
@@ -95,7 +120,7 @@ def config_of(folder: Path, kind: str, base: Any) -> Any:
     targets = values.get("target_modules")
     if isinstance(targets, str) and not LITERAL.fullmatch(targets):
         # the modules that the pattern has matched: a stranger's may take for ever
-        values["target_modules"] = _adapted(base, _tensors(folder))
+        values["target_modules"] = _adapted(base, tensors_of(folder))
     try:
         config = config_class(**values, inference_mode=True)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
@@ -124,7 +149,7 @@ def _judged(key: str, value: Any) -> Any:
     return value
 
 
-def _check_fit(base: Any, folder: Path, kind: str) -> None:
+def _check_fit(base: Any, folder: Path, kind: str, *, only: str = "") -> None:
     """Build the adapter on the meta device, where its size costs nothing, and hold its tensors
     against those of the file."""
     import peft
@@ -132,7 +157,9 @@ def _check_fit(base: Any, folder: Path, kind: str) -> None:
 
     from lab.models.weights import empty_like, first_line
 
-    stored, settings = _tensors(folder), config_of(folder, kind, base)
+    stored, settings = tensors_of(folder), config_of(folder, kind, base)
+    if only:
+        settings.modules_to_save = None
     is_pruned = kind == "AdaLoraConfig"  # of each matrix the file holds what is left
     if is_pruned:
         settings.rank_pattern = None
@@ -192,14 +219,14 @@ def _adapted(base: Any, stored: dict[str, headers.Stored]) -> list[str]:
 
 
 def _raw_config(folder: Path) -> dict[str, Any]:
-    raw = read_object(folder / CONFIG)
+    raw = read_object(files_of(folder)[0])
     if raw is None:
         raise LabError(f"{folder} has no readable {CONFIG}.", "The result is incomplete.")
     return raw
 
 
-def _tensors(folder: Path) -> dict[str, headers.Stored]:
-    file = folder / WEIGHTS
+def tensors_of(folder: Path) -> dict[str, headers.Stored]:
+    file = files_of(folder)[1]
     if file.is_symlink() or not file.is_file():
         raise LabError(f"{folder} has no {WEIGHTS}.", "The result is incomplete.")
     return headers.read(file)

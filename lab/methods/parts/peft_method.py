@@ -6,9 +6,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lab.methods import Context, Method
-from lab.methods.parts import adapter_files
+from lab.methods.parts import adapter_files, fitting_defaults
 from lab.methods.parts.script_lines import linear_lines, names_lines
-from lab.methods.parts.target_modules import ALL_LINEAR, target_entries, target_layers
+from lab.methods.parts.target_modules import (
+    ALL_LINEAR,
+    bypassed_names,
+    target_entries,
+    target_layers,
+)
 
 
 class PeftMethod(Method):
@@ -24,13 +29,21 @@ class PeftMethod(Method):
         """As `settings`, with what only the model or the tokenizer tells."""
         return self.settings(config)
 
+    def fit_defaults(self, model: Any, config: Any) -> tuple[dict[str, Any], list[str]]:
+        changes, notes = fitting_defaults.fitting_targets(model, config)
+        if self.peft_class == "LoraConfig":
+            targets = changes.get("targets", config.targets)
+            more, told = fitting_defaults.fitting_dropout(model, config, targets)
+            changes, notes = changes | more, notes + told
+        return changes, notes
+
     def apply(self, model: Any, config: Any, context: Context) -> Any:
         import peft
 
         kind = getattr(peft, self.peft_class)
         values = self.settings_for(model, config, context)
         targets = values.get("target_modules")
-        if isinstance(targets, str) and targets != ALL_LINEAR:
+        if isinstance(targets, str) and (targets != ALL_LINEAR or bypassed_names(model)):
             # PEFT would match a pattern without a limit of time, here and at each loading
             values["target_modules"] = [
                 layer.name for layer in target_layers(model, config.targets)

@@ -68,9 +68,46 @@ def target_layers(model: Any, targets: str | list[str]) -> list[LinearLayer]:
     if targets == ALL_LINEAR:
         head = model.get_output_embeddings()
         heads = {name for name, module in model.named_modules() if module is head}
-        return [layer for layer in layers if layer.name not in heads]
+        bypassed = bypassed_names(model)
+        return [
+            layer
+            for layer in layers
+            if layer.name not in heads and layer.name.rsplit(".", 1)[-1] not in bypassed
+        ]
     chosen = patterns.all_named(target_entries(targets), (layer.name for layer in layers))
     return [layer for layer in layers if layer.name in chosen]
+
+
+def bypassed_names(model: Any) -> set[str]:
+    """Last names of linear layers that nothing can stand beside: whose weight the architecture's
+    kernels read without calling the layer, such as Mamba's out_proj (PEFT refuses them), and
+    routers that give back more than a linear map does."""
+    import peft
+    from peft.tuners.tuners_utils import _check_lora_target_modules_mamba
+
+    refused, settings = set(), peft.LoraConfig()
+    for name, module in model.named_modules():
+        last = name.rsplit(".", 1)[-1]
+        try:
+            _check_lora_target_modules_mamba(settings, model, last)
+        except ValueError:
+            refused.add(last)
+        if last not in refused and not _gives_a_tensor(module):
+            refused.add(last)
+    return refused & {layer.name.rsplit(".", 1)[-1] for layer in linear_layers(model)}
+
+
+def _gives_a_tensor(module: Any) -> bool:
+    """Whether a linear layer of an architecture's own class answers as nn.Linear does, tried."""
+    import torch
+
+    kind = type(module)
+    is_own = kind.__module__.startswith("transformers.models") and issubclass(kind, torch.nn.Linear)
+    if not is_own or kind.forward is torch.nn.Linear.forward:
+        return True
+    with torch.no_grad():
+        answer = kind.forward(module, module.weight.new_zeros(1, module.in_features))
+    return isinstance(answer, torch.Tensor)
 
 
 def target_entries(targets: str | list[str]) -> list[str]:

@@ -1,0 +1,2 @@
+"""What decodes: models in memory, their proof, and answers on their way. Used by processes that
+have torch."""

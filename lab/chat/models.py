@@ -1,0 +1,223 @@
+"""The models of a chat: what their names mean, and how they are loaded.
+
+A model is named base:ID, run:ID (its result) or run:ID@STEP (a checkpoint).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from lab import methods, paths
+from lab.atomic_files import part, read_object
+from lab.data import chat_template, template_lock
+from lab.errors import LabError
+from lab.hub import repository
+from lab.hub.branches import BranchWatch
+from lab.methods import Context
+from lab.models import catalog, hub, weights, weights_hash
+from lab.models.catalog import ModelSource
+from lab.models.context_length import context_length, text_length
+from lab.paths import RunDir
+from lab.runs import record_reader
+from lab.schema import quote
+from lab.spec import RunSpec
+
+if TYPE_CHECKING:
+    from lab.chat.engine.proof import Proof
+
+
+ASKED_S = 1.0  # for the Hub's word on branches, once a model is in memory
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A model to talk to. `run` is None for a base."""
+
+    name: str
+    base: str
+    run: RunDir | None = None
+    step: int | None = None
+
+    @property
+    def receipt(self) -> dict[str, Any]:
+        if self.run is None:
+            return {}
+        return read_object(self.run.artifact / "receipt.json") or {}
+
+    @property
+    def version(self) -> dict[str, Any]:
+        """What differs as soon as other weights lie under this name: a resumed run writes its
+        result anew, and may write its checkpoints anew; a base may be exchanged."""
+        written = self.receipt
+        if self.run is not None and self.step is not None:
+            manifest = self.run.checkpoints / f"step-{self.step}" / "manifest.json"
+            written = read_object(manifest) or {}
+        return {"written": written, "base": weights_hash.state_of(self.base)}
+
+    @property
+    def trained_on(self) -> Any:
+        """What the run keeps of its base; None for a run from before it was kept."""
+        if self.run is None:
+            return None
+        if self.step is None:
+            return self.receipt.get("base")
+        return record_reader.last_event(self.run, weights_hash.EVENT)
+
+
+def parse(name: str) -> ModelRef:
+    """The model that `name` means. Raises LabError for anything but the three forms."""
+    kind, _, rest = name.partition(":")
+    if kind == "base" and rest:
+        catalog.resolve(rest)
+        return ModelRef(name, rest)
+    if kind == "run" and rest:
+        run_id, at, step = rest.partition("@")
+        run = paths.run_dir(run_id)
+        spec = read_object(run.spec) or {}
+        if at and not (step.isascii() and step.isdecimal()):
+            raise LabError(f"'{quote(name)}': '{quote(step)}' is not a step.", "Write run:ID@STEP.")
+        if at and not (run.checkpoints / f"step-{int(step)}").is_dir():
+            kept = ", ".join(path.name[5:] for path in run.checkpoints.glob("step-*")) or "none"
+            raise LabError(f"{run_id} has no checkpoint of step {step}.", f"Kept: {kept}.")
+        if not at and not run.artifact.is_dir():
+            raise LabError(
+                f"{run_id} has no result to talk to.", "Wait until it ends, or name a step."
+            )
+        named = ModelRef(name, str(spec.get("model", "")), run, int(step) if at else None)
+        commit = part({"base": named.trained_on}, "base").get("commit")
+        return replace(named, base=repository.at_commit(named.base, commit))
+    raise LabError(f"'{quote(name)}' names no model.", "Write base:ID, run:ID or run:ID@STEP.")
+
+
+@dataclass(frozen=True)
+class PromptTerms:
+    """How a model reads a conversation, which is known before its weights are in memory."""
+
+    tokenizer: Any
+    length: int | None = None  # the most tokens of text, prompt and answer together
+    virtual: int = 0  # tokens of the method, which are not counted in `length`
+
+
+def prompt_terms(named: ModelRef) -> PromptTerms:
+    """The tokenizer with the template of the model, and its length. Raises LabError."""
+    source = catalog.resolve(named.base)
+    config = weights.load_config(source)
+    if named.run is None:
+        tokenizer = weights.load_tokenizer(source)
+        chat_template.set_chat_template(tokenizer)
+        return PromptTerms(tokenizer, context_length(config))
+    spec = RunSpec.of_run(named.run)
+    method, options = methods.get(spec.method["name"]), spec.method_config
+    tokenizer = _tokenizer(named.run, source)
+    method.extend_tokenizer(tokenizer, options)
+    # a result carries its template
+    chosen = spec.data.template if named.step is not None else "auto"
+    chat_template.set_up_template(tokenizer, replace(spec.data, template=chosen))
+    length = text_length(config, method, options)
+    return PromptTerms(tokenizer, length, sum(method.virtual_tokens(options)))
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in memory with the tokenizer that it was trained with."""
+
+    model: Any
+    tokenizer: Any
+    receipt: dict[str, Any] = field(default_factory=dict)
+    version: dict[str, Any] = field(default_factory=dict)  # as `ModelRef.version` was at the load
+    note: str = ""  # what a person should know of it
+    length: int | None = None  # as in PromptTerms
+    virtual: int = 0
+    probe: Any = None  # of a base: logits on proof.probe_ids, from before it had variants
+    proof: Proof | None = None
+    is_shared: bool = True  # whether products are joined with those of its base
+
+
+def load(named: ModelRef, base: Any = None) -> LoadedModel:
+    """The model, ready to answer, on the GPU if there is one.
+
+    `base` is its base model if that is in memory already; it is left as it was, and what the
+    method does not change is shared with it. Raises LabError if the base is not the one that the
+    result was trained on.
+    """
+    import torch
+
+    source = catalog.resolve(named.base)
+    branches = BranchWatch(lambda: _moved_on(named, source))
+    proof, version = named.receipt, named.version  # before the weights are read
+    terms = prompt_terms(named)
+    tokenizer = terms.tokenizer
+    note = ""
+    if named.run is not None:
+        note = weights_hash.check(named.trained_on, weights_hash.identify(source), named.name)
+    on_gpu = torch.cuda.is_available()
+    dtype = torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported() else torch.float32
+    if named.run is None:
+        model = weights.load_model(source, dtype) if base is None else base
+    else:
+        spec = RunSpec.of_run(named.run)
+        method, config = methods.get(spec.method["name"]), spec.method_config
+        if base is None or method.needs_separate_base(config):
+            model = weights.load_model(source, dtype, **method.load_kwargs(config))
+        else:
+            model = weights.share_weights(base)
+        if named.step is None:
+            model = method.load_saved(model, named.run.artifact)
+        else:
+            model = _at_step(model, method, spec, tokenizer, named)
+    template_lock.check_tokenizer(part(proof, "lock"), tokenizer)
+    note = " ".join(filter(None, (note, *branches.notes(ASKED_S))))
+    model = weights.on_device(model, "cuda" if on_gpu else "cpu")
+    return LoadedModel(model.eval(), tokenizer, proof, version, note, terms.length, terms.virtual)
+
+
+def _moved_on(named: ModelRef, source: ModelSource) -> str:
+    """A sentence if the branch that the run was set up with is at another commit by now."""
+    if named.run is None:
+        return ""
+    requested = part(read_object(named.run.spec), "asked").get("model")
+    return hub.moved_on(source, requested) if isinstance(requested, str) else ""
+
+
+def _tokenizer(run: RunDir, source: ModelSource) -> Any:
+    """The tokenizer that the result carries; for a run without a result yet, the base's."""
+    if (run.artifact / "tokenizer_config.json").is_file():
+        folder = str(run.artifact)
+        return weights.load_tokenizer(ModelSource(run.id, folder, local_only=True))
+    return weights.load_tokenizer(source)
+
+
+def _at_step(model: Any, method: Any, spec: RunSpec, tokenizer: Any, named: ModelRef) -> Any:
+    import torch
+
+    from lab.train import checkpoint
+
+    assert named.run is not None
+    saved = checkpoint.verify(named.run.checkpoints / f"step-{named.step}")
+    # answers are made without autocast: the trained parts take the type of the base
+    own_type = "float32" if model.dtype == torch.float32 else "bfloat16"
+    spec = replace(spec, train=replace(spec.train, adapter_precision=own_type))
+    context = Context(spec, tokenizer)
+    method.prepare(model, spec.method_config, context)
+    model = method.apply(model, spec.method_config, context)
+    with checkpoint.readable(saved.path):
+        method.load_state(model, checkpoint.method_state(saved.path))
+    checkpoint.load_weights(saved.path, model, cast=True)
+    return model
+
+
+def available() -> dict[str, str]:
+    """Models to talk to: name → title. Bases first, then results, newest first."""
+    from lab.models.catalog import BUILT_IN
+    from lab.runs import index
+
+    titles = {f"base:builtin:{model.name}": model.title for model in BUILT_IN if model.is_ready}
+    results: dict[str, str] = {}
+    for run in paths.all_runs():
+        if run.artifact.is_dir():
+            entry = index.entry(run)
+            if not entry.model.startswith("builtin:"):
+                titles.setdefault(f"base:{entry.model}", entry.model.split("/")[-1])
+            results[f"run:{run.id}"] = f"{entry.name or entry.method} ({run.id[-4:]})"
+    return titles | results

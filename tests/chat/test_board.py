@@ -1,0 +1,240 @@
+"""Answers live in the chat process by conversation, turn and model; who looks loses nothing."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lab.chat import client, conversations
+from lab.chat.conversations import Chat
+from lab.chat.engine.board import Board
+from lab.chat.engine.loaded_models import LoadedModels
+from lab.errors import LabError
+from lab.paths import RunDir
+
+SETTINGS = {
+    "seed": 0, "max_tokens": 6, "temperature": 0.0, "system_prompt": "", "top_p": 1.0, "top_k": 0,
+    "repetition_penalty": 1.0, "stop": None,
+}  # fmt: skip
+SHORT, LONG = SETTINGS, SETTINGS | {"max_tokens": 2000}
+
+
+@pytest.fixture
+def board(lab_home: Path) -> Iterator[Board]:
+    board = Board(LoadedModels())
+    yield board
+    for job in list(board.active.values()):
+        board.stop(job.conversation)
+    until(lambda: not board.is_busy())
+
+
+@pytest.fixture
+def names(trained: list[RunDir], tiny_model: Path) -> list[str]:
+    return [f"base:{tiny_model}", *(f"run:{run.id}" for run in trained)]
+
+
+def until_over(board: Board, conversation_id: str) -> Chat:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        conversation = board.view(conversation_id)
+        if all(turn.is_over for turn in conversation.turns):
+            return conversation
+        time.sleep(0.02)
+    raise AssertionError("the answers end")
+
+
+def until(condition: Any) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "it comes to pass"
+        time.sleep(0.01)
+
+
+def test_a_question_is_answered_by_all_models_with_proof(board: Board, names: list[str]) -> None:
+    conversation = conversations.create(names)
+    assert board.ask(conversation.id, "Hi", SHORT, names) == 0
+    seen = until_over(board, conversation.id)
+    [turn] = seen.turns
+    assert list(turn.answers) == names and turn.question == "Hi"
+    for name, answer in turn.answers.items():
+        assert answer.finish in ("stop", "length") and 1 <= answer.tokens <= 6
+        assert answer.tokens == len(answer.token_ids) == len(answer.log_probabilities)
+        assert answer.log_probability == pytest.approx(sum(answer.log_probabilities))
+        assert max(answer.log_probabilities) < 0
+        assert 0 < (answer.seconds_to_first_token or 0) <= (answer.seconds or 0)
+        assert answer.receipt["model"] == name and answer.context == 512
+        assert answer.receipt["proof"]["base_difference"] == 0.0, "The base is the base."
+        assert answer.receipt["proof"]["problems"] == []
+    prompts = {answer.receipt["prompt_hash"] for answer in turn.answers.values()}
+    assert len(prompts) == 1, "All read the same prompt."
+    full, adapter = (turn.answers[name].receipt["proof"] for name in names[1:])
+    for proof in (full, adapter):
+        assert proof["tensors"] == proof["tensors_loaded"] > 0 and proof["effect"] > 0
+    until(lambda: not board.is_busy())
+    assert conversations.read(conversation.id).turns[0].answers == turn.answers, "It is on disk."
+
+
+def test_each_model_goes_on_from_its_own_answers(board: Board, names: list[str]) -> None:
+    conversation = conversations.create(names[:2])
+    board.ask(conversation.id, "First", SHORT, names[:2])
+    until_over(board, conversation.id)
+    board.ask(conversation.id, "Second", SHORT, names[:2])
+    seen = until_over(board, conversation.id)
+    first, second = seen.turns
+    for name in names[:2]:
+        prompt = second.answers[name].receipt["prompt"]
+        assert "First" in prompt and "Second" in prompt
+        assert first.answers[name].text in prompt
+    first.continue_from = names[1]
+    messages = [seen.messages(name, 1) for name in names[:2]]
+    assert messages[0] == messages[1], "All go on from the chosen answer."
+    assert messages[0][1]["content"] == first.answers[names[1]].text
+
+
+def test_no_question_is_taken_while_another_one_is_answered(board: Board, names: list[str]) -> None:
+    conversation = conversations.create(names)
+    board.ask(conversation.id, "Hi", LONG, names)
+    with pytest.raises(LabError, match="still being answered"):
+        board.ask(conversation.id, "Again", SHORT, names)
+    assert board.stop(conversation.id) == 3
+    seen = until_over(board, conversation.id)
+    assert [turn.question for turn in seen.turns] == ["Hi"], "No turn of two halves."
+
+
+def test_one_answer_is_stopped_and_the_others_go_on(board: Board, names: list[str]) -> None:
+    conversation = conversations.create(names[:2])
+    board.ask(conversation.id, "Hi", SHORT | {"max_tokens": 400}, names[:2])
+    until(lambda: board.view(conversation.id).turns[0].answers[names[0]].tokens > 2)
+    looked = board.view(conversation.id).turns[0].answers[names[0]]
+    assert looked.phase == "answering" and not looked.is_over
+    assert board.stop(conversation.id, [names[0]]) == 1
+    assert board.stop(conversation.id, [names[0]]) == 0, "It is stopped once."
+    turn = until_over(board, conversation.id).turns[0]
+    stopped, other = (turn.answers[name] for name in names[:2])
+    assert stopped.finish == "stopped" and 2 < stopped.tokens < other.tokens
+    assert other.finish in ("stop", "length")
+
+
+def test_an_answer_is_made_anew(board: Board, names: list[str]) -> None:
+    conversation = conversations.create(names[:2])
+    board.ask(conversation.id, "Hi", SHORT, names[:2])
+    first = until_over(board, conversation.id).turns[0]
+    board.answer_again(conversation.id, [names[1]])
+    again = until_over(board, conversation.id).turns[0]
+    assert again.answers[names[0]] == first.answers[names[0]], "The other one stays as it was."
+    assert again.answers[names[1]].token_ids == first.answers[names[1]].token_ids
+    assert again.answers[names[1]].started != first.answers[names[1]].started
+    with pytest.raises(LabError, match="no answer of run:x"):
+        board.answer_again(conversation.id, ["run:x"])
+
+
+def test_what_one_model_fails_at_is_its_answer(
+    board: Board, names: list[str], trained: list[RunDir]
+) -> None:
+    for file in trained[0].artifact.glob("*.safetensors"):
+        file.write_bytes(b"garbage")
+    conversation = conversations.create(names)
+    board.ask(conversation.id, "Hi", SHORT, names)
+    turn = until_over(board, conversation.id).turns[0]
+    assert [turn.answers[name].finish == "failed" for name in names] == [False, True, False]
+    assert turn.answers[names[1]].error and "Traceback" not in turn.answers[names[1]].error
+    assert all(turn.answers[name].token_ids for name in (names[0], names[2]))
+
+
+def test_an_adapter_of_which_nothing_is_in_the_model_is_refused(
+    names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where its names match nothing and a library loads it in silence."""
+    from lab.chat import models as chat_models
+    from lab.methods import get
+
+    base = LoadedModels()
+    monkeypatch.setattr(type(get("lora")), "load_saved", lambda self, model, folder: model)
+    with pytest.raises(LabError, match=r"None of the \d+ tensors"):
+        base.get(chat_models.parse(names[2]))
+
+
+def test_a_base_that_was_changed_is_told(names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from lab.chat import models as chat_models
+    from lab.methods import get
+
+    loaded = LoadedModels()
+    kind = type(get("lora"))
+    load = kind.load_saved
+
+    def careless(self: Any, model: Any, folder: Path) -> Any:
+        with torch.no_grad():
+            model.get_output_embeddings().weight.add_(0.1 * torch.randn(32))
+        return load(self, model, folder)
+
+    monkeypatch.setattr(kind, "load_saved", careless)
+    proof = loaded.get(chat_models.parse(names[2])).proof
+    assert proof is not None and proof.base_difference > 0
+    assert "The base is not the base" in proof.problems[0]
+
+
+def test_variants_cost_their_own_bytes_and_the_least_recent_one_goes(names: list[str]) -> None:
+    from lab.chat import models as chat_models
+
+    base, full, adapter = (chat_models.parse(name) for name in names)
+    loaded = LoadedModels(budget_bytes=10**12)
+    for named in (base, full, adapter):
+        loaded.get(named)
+    sizes = loaded.bytes_of()
+    own = sum(p.numel() * 4 for p in loaded.models[names[0]].model.parameters())
+    assert own <= sizes[names[0]] < 1.1 * own
+    assert sizes[names[2]] < 0.1 * own < sizes[names[1]], "An adapter shares the base's tensors."
+    loaded.budget_bytes = sizes[names[0]] + sizes[names[2]]
+    loaded.get(base)
+    assert list(loaded.models) == [names[2], names[0]], "The full model was used least recently."
+    loaded.unload()
+    assert loaded.bytes() == 0
+
+
+def test_answers_that_nobody_makes_are_interrupted(
+    board: Board, names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conversation = conversations.create(names[:1])
+    board.ask(conversation.id, "Hi", LONG, names[:1])
+    until(lambda: board.view(conversation.id).turns[0].answers[names[0]].tokens > 5)
+    until(lambda: conversations.read(conversation.id).turns[0].answers[names[0]].tokens > 5)
+    monkeypatch.setattr(client, "record", lambda: None)
+    seen = client.view(conversation.id).turns[0].answers[names[0]]
+    assert seen.finish == "interrupted" and seen.tokens > 5, "What was there stays."
+    board.stop(conversation.id)
+    until_over(board, conversation.id)
+
+
+def test_a_deleted_conversation_stays_deleted(board: Board, names: list[str]) -> None:
+    conversation = conversations.create(names[:1])
+    board.ask(conversation.id, "Hi", LONG, names[:1])
+    conversations.delete(conversation.id)
+    board.stop(conversation.id)
+    until(lambda: not board.is_busy())
+    assert conversations.all_conversations() == []
+
+
+def test_text_is_read_while_it_is_decoded(names: list[str], board: Board) -> None:
+    """Looks from several threads at once do no harm."""
+    conversation = conversations.create(names)
+    board.ask(conversation.id, "Hi", SHORT | {"max_tokens": 60}, names)
+    errors: list[BaseException] = []
+
+    def look() -> None:
+        try:
+            until_over(board, conversation.id)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=look) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []

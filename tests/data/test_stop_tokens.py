@@ -1,0 +1,50 @@
+"""Where generation stops, as a model's folder says it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.data import stop_tokens
+
+
+@pytest.mark.parametrize(
+    ("value", "stops"),
+    [(2, (2,)), ([2, 7], (2, 7)), (None, ()), (-1, ()), ([2, -1, True, "7", 7.0], (2,)), ("2", ())],
+)
+def test_a_folder_names_its_stop_tokens(tmp_path: Path, value: Any, stops: tuple[int, ...]) -> None:
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": value}))
+    (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": 9}))
+    assert stop_tokens.of_folder(tmp_path) == stops
+
+
+def test_without_a_generation_config_the_models_own_counts(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": 9}))
+    assert stop_tokens.of_folder(tmp_path) == (9,)
+    nested = {"eos_token_id": None, "text_config": {"eos_token_id": [4, 5]}}
+    (tmp_path / "config.json").write_text(json.dumps(nested))
+    assert stop_tokens.of_folder(tmp_path) == (4, 5)
+    (tmp_path / "config.json").unlink()
+    assert stop_tokens.of_folder(tmp_path) == ()
+
+
+class Ends:
+    pad_token_id = 3
+
+
+@pytest.mark.parametrize(("stops", "written"), [([2], 2), ([2, 7], [2, 7])])
+def test_a_result_stops_at_all_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops: list[int], written: Any
+) -> None:
+    monkeypatch.setattr(stop_tokens, "ids", lambda tokenizer, model: stops)
+    file = tmp_path / "generation_config.json"
+    stop_tokens.write(tmp_path, Ends())
+    assert json.loads(file.read_text()) == {"eos_token_id": written, "pad_token_id": 3}
+    file.write_text(json.dumps({"eos_token_id": 1, "pad_token_id": 0, "top_k": 5}))
+    stop_tokens.write(tmp_path, Ends())
+    assert json.loads(file.read_text()) == {
+        "eos_token_id": written, "pad_token_id": 0, "top_k": 5,
+    }, "the rest stays"  # fmt: skip

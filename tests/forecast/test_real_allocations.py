@@ -1,0 +1,101 @@
+"""The traced step against what torch's own allocator gives out for the same step on a processor.
+
+The trace emulates what the autograd engine does with ordinary tensors, which no dispatch mode can
+see: with one the engine sums gradients in another way. The profiler sees it as it is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from lab import methods
+from lab.forecast.trace.materialise import materialise
+from lab.forecast.trace.meta_model import build
+from lab.forecast.trace.trace_step import Batch, _OneDevice, batch_of, record
+from lab.spec import RunSpec
+from lab.train.loop import StepConfig, step
+from lab.train.optimizer import make_optimizer
+from tests.forecast.test_outline import spec_of
+
+
+def rows_of(spec: RunSpec) -> Batch:
+    return Batch(spec.train.batch_size, spec.data.max_length)
+
+
+def config_of(kind: str, **changes: Any) -> Any:
+    from transformers import AutoConfig
+
+    sizes = {
+        "vocab_size": 4096, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
+        "tie_word_embeddings": True, "pad_token_id": 0,
+    }  # fmt: skip
+    return AutoConfig.for_model(kind, **sizes | changes)
+
+
+def allocated(config: Any, spec: RunSpec) -> int:
+    """Bytes at the peak of the second step, by torch's profiler, without any mode around it."""
+    method = methods.get(spec.method["name"])
+    model, _, _ = build(config, spec, method)
+    with torch.no_grad():
+        materialise(model, "cpu", random=True)
+    model.train()
+    optimizer = make_optimizer(model, method, spec)
+    settings = StepConfig.of(method, spec.method_config, spec.train, spec.train.loss)
+    inputs = batch_of(rows_of(spec))
+
+    def train() -> None:
+        step(_OneDevice(), model, optimizer, [inputs], settings, 1)
+
+    train()
+    tensors = [*model.parameters(), *model.buffers(), *inputs.values()]
+    tensors += [
+        value
+        for state in optimizer.state.values()
+        for value in state.values()
+        if isinstance(value, torch.Tensor)
+    ]
+    resting = {one.untyped_storage()._cdata: one.untyped_storage().nbytes() for one in tensors}
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        train()
+    events = profiled.profiler.kineto_results.events()
+    sizes = [one.nbytes() for one in events if one.name() == "[memory]"]
+    live = highest = 0
+    for size in sizes:
+        live += size
+        highest = max(highest, live)
+    return sum(resting.values()) + highest
+
+
+def traced(config: Any, spec: RunSpec) -> int:
+    method = methods.get(spec.method["name"])
+    model, quantised, _ = build(config, spec, method)
+    log = record(
+        model, method, spec, rows_of(spec), spec.train.loss, quantised, on_gpu=False, real=True
+    )
+    peaks = log.read(on_gpu=False).peaks
+    return max(peak.total for name, peak in peaks.items() if not name.startswith("evaluate"))
+
+
+# kind, method, tokens a row, settings, sizes. With few tokens the peak is where the gradients of
+# the two uses of a tied matrix are added up, with more of them in the loss.
+CASES: dict[str, tuple[str, str, int, dict[str, Any], dict[str, Any]]] = {
+    "tied, plain loss": ("llama", "full", 16, {"loss": "plain"}, {}),
+    "tied, fused loss": ("llama", "full", 16, {}, {}),
+    "capped logits": ("gemma2", "full", 16, {"loss": "plain"}, {}),
+    "apart, plain loss": ("llama", "full", 128, {"loss": "plain"}, {"tie_word_embeddings": False}),
+    "chunks of the loss": ("llama", "full", 128, {}, {}),
+    "frozen head": ("qwen2", "lora", 128, {"activation_checkpointing": "on"}, {}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_traced_peak_is_what_the_allocator_gives_out(case: str) -> None:
+    kind, method, length, train, changes = CASES[case]
+    config = config_of(kind, **changes)
+    spec = spec_of(method, 2, length, **{"precision": "float32", "loss": "fused"} | train)
+    assert traced(config, spec) == pytest.approx(allocated(config, spec), rel=0.003)
