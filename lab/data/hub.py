@@ -19,6 +19,7 @@ from lab import formatting, paths
 from lab.atomic_files import number, read_object, write_json
 from lab.errors import LabError
 from lab.hub import credentials, repository, settings
+from lab.hub.problems import unreachable
 from lab.paths import ASSETS
 from lab.runs import process
 from lab.schema import quote
@@ -192,6 +193,9 @@ def start_fetch(wanted: HubId, token: str | None = None) -> None:
     again on the hub. Raises LabError for a token that cannot be one."""
     if state_of(wanted)["state"] == "fetching":
         return
+    if settings.is_offline():
+        subject = repository.subject("datasets", str(wanted))
+        raise unreachable(subject, "HF_HUB_OFFLINE is set", kind="offline")
     paths.make_folder(folder())
     child = process.spawn(
         ["lab", "datasets", "fetch", str(wanted)],

@@ -62,7 +62,7 @@ def _fetching(wanted: hub.HubId) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.progress(
             min(1.0, done / total) if total else 0.0,
-            formatting=f"Fetching: {hub.progress_in_words(state)}",
+            text=f"Fetching: {hub.progress_in_words(state)}",
         )
         if st.button("Stop", icon=":material/stop_circle:", key="data.fetch.stop"):
             hub.stop_fetch(wanted)
