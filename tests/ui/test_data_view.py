@@ -24,7 +24,7 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
     monkeypatch.setattr(data_view, "st", drawn)
     monkeypatch.setattr(data_source, "st", drawn)
     monkeypatch.setattr(hub_fields, "st", drawn)
-    monkeypatch.setattr(data_view, "is_dark", lambda: False)
+    monkeypatch.setattr(data_view.chart_style, "is_dark", lambda: False)
     return drawn
 
 
