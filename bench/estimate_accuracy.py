@@ -20,6 +20,7 @@ from lab.forecast import estimator as memory
 from lab.forecasts import How
 from lab.methods.parts import compatibility
 from lab.models import catalog, weights
+from lab.models.empty_model import meta_model
 from lab.spec import RunSpec
 
 STEPS = 4
@@ -219,7 +220,7 @@ def draw(count: int, seed: int, names: tuple[str, ...] = GRID_MODELS) -> list[Ca
 
 def _is_refused(case: Case) -> bool:
     method, spec = methods.get(case.method), case.spec()
-    empty = weights.meta_model(case.config())
+    empty = meta_model(case.config())
     problems = method.check(empty, spec.method_config, methods.Context(spec))
     return bool(problems or compatibility.refusals(method, spec))
 

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.small_model import make_model
-from lab import paths
+from lab import paths, process
 from lab.atomic_files import read_object
 from lab.errors import LabError
 from lab.paths import RunDir
-from lab.runs import launch, process, queue, record_reader
+from lab.runs import actions, record_reader
 from lab.runs.status import status
 
 SHAPES = (("lora", "off"), ("full", "on"), ("lora", "on"), ("full", "off"))
@@ -164,17 +164,17 @@ def _uninterrupted(spec: dict[str, Any]) -> tuple[RunDir, float]:
 def _create(spec: dict[str, Any]) -> RunDir:
     from lab.preflight.validate import check
 
-    return launch.create_run_dir(check(spec).checked())
+    return actions.create(check(spec).checked())
 
 
 def _resume(run: RunDir) -> None:
     """As a person resumes, but the bench forks the worker itself."""
-    submit = queue.submit
-    queue.submit = lambda run, priority=0: None
+    submit = actions.submit
+    actions.submit = lambda run, priority=0: None
     try:
-        launch.resume(run)
+        actions.resume(run)
     finally:
-        queue.submit = submit
+        actions.submit = submit
 
 
 def _fork(run: RunDir) -> int:

@@ -27,7 +27,7 @@ from lab.atomic_files import read_object, write_json
 from lab.checked_run import CheckedRun
 from lab.errors import LabError
 from lab.paths import RunDir
-from lab.runs import launch, record_reader
+from lab.runs import actions, record_reader, warm_worker
 from lab.spec import RunSpec
 
 BARE = """
@@ -125,7 +125,7 @@ def _bare(folder: Path) -> float:
 def _cold(folder: Path, report: Report) -> float:
     run = _create(folder)
     began = time.time()
-    worker = launch.spawn_worker(run)
+    worker = warm_worker.spawn_worker(run)
     return _to_first_step(run, worker, began, report)
 
 
@@ -171,7 +171,7 @@ def _create(folder: Path) -> RunDir:
     """A run of one step that is only trained, as the bare script does."""
     spec = json.loads((folder / "work.json").read_text(encoding="utf-8"))["spec"]
     spec["train"] |= {"max_steps": 1}
-    return launch.create_run_dir(CheckedRun(RunSpec.from_json(spec), spec))
+    return actions.create(CheckedRun(RunSpec.from_json(spec), spec))
 
 
 def measure_share(workload: Work, folder: Path) -> dict[str, Any]:

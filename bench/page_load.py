@@ -25,7 +25,8 @@ from bench.web_server import Web
 from lab import paths
 from lab.errors import LabError
 from lab.paths import RunDir
-from lab.runs import launch, record_reader
+from lab.preflight.start import start_run
+from lab.runs import actions, record_reader
 from lab.runs.status import status
 
 RUNS = (10, 100, 1000)
@@ -69,7 +70,7 @@ def beside_a_worker(seconds: float, tell: Callable[[str], object] = print) -> di
         "train": {"max_steps": 5_000, "batch_size": 1, "save_every": 0, "sample_every": 0},
     }
     with _home() as folder:
-        run = launch.submit(spec)
+        run = start_run(spec)
         try:
             while not record_reader.metrics(run, "train"):
                 if status(run).has_ended:
@@ -88,8 +89,8 @@ def beside_a_worker(seconds: float, tell: Callable[[str], object] = print) -> di
                 timing = _answer(viewing)
         finally:  # a worker that is left behind would train on for hours
             if not status(run).has_ended:
-                launch.command(run, "cancel")
-                launch.wait(run, timeout_s=120)
+                actions.command(run, "cancel")
+                actions.wait(run, timeout_s=120)
     return {
         "steps_per_s_alone": alone,
         "steps_per_s_watched": watched,

@@ -17,11 +17,11 @@ from pathlib import Path
 
 from bench.fault_injection import home_at, specs
 from bench.web_server import Web
-from lab import paths
+from lab import paths, process
 from lab.atomic_files import read_object
 from lab.paths import RunDir
 from lab.preflight.client import planner
-from lab.runs import launch, process, queue, record_reader, supervisor
+from lab.runs import actions, record_reader, supervisor_start
 from lab.runs.status import status
 
 RUNS = 5
@@ -53,22 +53,22 @@ def services(kills: int, seed: int = 0, tell: Callable[[str], object] = print) -
         spec = specs(Path(folder))[0]
         spec["train"] |= {"max_steps": 40}
         checked = planner.check(spec)
-        reference = launch.create_run_dir(checked)
-        queue.submit(reference)
-        launch.wait(reference, timeout_s=LONGEST_S)
+        reference = actions.create(checked)
+        actions.submit(reference)
+        actions.wait(reference, timeout_s=LONGEST_S)
         tell("reference run done")
         web = Web(Path(folder) / "web.log")
         try:
-            runs = [launch.create_run_dir(checked) for _ in range(RUNS)]
+            runs = [actions.create(checked) for _ in range(RUNS)]
             for run in runs:
-                queue.submit(run)
+                actions.submit(run)
             _disturb(runs, web, kills, chance, report, tell)
         finally:
             web.kill()
             planner.close()
             for run in paths.all_runs():
                 process.send_group(read_object(run.process), signal.SIGKILL)
-            process.send(read_object(supervisor.record_file()), signal.SIGKILL)
+            process.send(read_object(supervisor_start.record_file()), signal.SIGKILL)
         for run in runs:
             _hold_against(run, reference, report)
     report.seconds = time.monotonic() - began
@@ -92,8 +92,8 @@ def _disturb(
         ended = sum(status(run).has_ended for run in runs)
         if ended == len(runs):
             return
-        supervisor.ensure_if_waiting()
-        record = read_object(supervisor.record_file())
+        supervisor_start.ensure_if_waiting()
+        record = read_object(supervisor_start.record_file())
         if now_s > next_supervisor and report.supervisor_kills < kills:
             if process.send(record, signal.SIGKILL):
                 report.supervisor_kills += 1

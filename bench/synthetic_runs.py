@@ -8,10 +8,9 @@ import os
 import time
 from typing import Any
 
-from lab import paths
+from lab import paths, process
 from lab.atomic_files import write_json
 from lab.paths import RunDir
-from lab.runs import process
 from lab.spec import RunSpec
 
 

@@ -118,7 +118,7 @@ def work(
     case: str, folder: Path, *, length: int, batch: int, warm: int, steps: int, compile: str
 ) -> Work:
     """The trial of one case on the model in `folder`, its spec resolved as a run's would be."""
-    from lab.preflight.validate import resolve
+    from lab.forecast.resolve import resolve
 
     is_chat = case == "chat"
     method = "lora" if is_chat else case

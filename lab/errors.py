@@ -86,3 +86,9 @@ class Cancelled(BaseException):
         super().__init__(command)
         self.command = command
         self.kept = ""  # what stays of a download that it ended
+
+
+def first_line(error: BaseException) -> str:
+    """What a library says, as the middle of a sentence."""
+    text = str(error).strip().splitlines() or [type(error).__name__]
+    return text[0].rstrip(".")

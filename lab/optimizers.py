@@ -149,7 +149,7 @@ def _sgd(groups: list[dict[str, Any]], train: Any) -> Any:
 
 def _inside(rule: Callable[[list[dict[str, Any]], Any], Any]) -> Callable[..., Any]:
     def build(groups: list[dict[str, Any]], train: Any) -> Any:
-        from lab.train.optimizer_in_backward import BackwardOptimizer
+        from lab.optimizer_in_backward import BackwardOptimizer
 
         return BackwardOptimizer(
             groups, float(train.learning_rate), lambda group: rule([group], train)

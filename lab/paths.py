@@ -6,8 +6,10 @@ LAB_HOME and LAB_MODELS are read on every call, never at import.
 from __future__ import annotations
 
 import os
+import random
 import re
 import stat
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -193,3 +195,16 @@ def all_runs() -> list[RunDir]:
             if RUN_ID.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
         ]
     return [RunDir(folder / name) for name in sorted(names, reverse=True)]
+
+
+LETTERS = "abcdefghijkmnpqrstuvwxyz23456789"
+
+
+def new_run_id(method: str) -> str:
+    """Sorts by time and is safe in a URL and a path: 20261122-101530-lora-k3f9."""
+    slug = re.sub(r"[^a-z0-9]+", "-", method.lower()).strip("-")[:40] or "run"
+    while True:
+        suffix = "".join(random.SystemRandom().choices(LETTERS, k=4))
+        run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{slug}-{suffix}"
+        if not (runs() / run_id).exists():
+            return run_id

@@ -19,5 +19,5 @@ chosen = runs_view.table(runs_view.search(entries))
 if chosen is None:
     st.caption("Select a row to open, repeat, rename, download or delete the run.")
 else:
-    runs_view.actions(chosen)
+    runs_view.buttons(chosen)
 import_panel.show()

@@ -15,14 +15,17 @@ from typing import Any
 
 import pytest
 
+from lab.preflight.start import start_run
+from lab.runs import actions, supervisor_start
+
 # One thread each: two test processes on two cores, each with two threads that wait for each other,
 # take up to fifty times as long over small tensors. Workers that tests start inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from lab import access, paths
+from lab import access, paths, process
 from lab.atomic_files import read_object
 from lab.preflight.client import planner
-from lab.runs import launch, process, queue, record_reader, supervisor
+from lab.runs import queue, record_reader
 
 SHARED_MODELS = paths.models()  # before any test sets LAB_HOME: `make setup` has filled it
 
@@ -165,7 +168,7 @@ def start(make_spec: Callable[..., dict[str, Any]]) -> Callable[..., paths.RunDi
     """Start a run on the tiny model in a worker of its own."""
 
     def begin(method: str = "lora", **sections: Any) -> paths.RunDir:
-        return launch.submit(make_spec(method, **sections))
+        return start_run(make_spec(method, **sections))
 
     return begin
 
@@ -184,7 +187,7 @@ def run_here(spec: dict[str, Any]) -> paths.RunDir:
     """Check and do a run in this process."""
     from tests.answers import checked
 
-    run = launch.create_run_dir(checked(spec))
+    run = actions.create(checked(spec))
     attempt_here(run)
     return run
 
@@ -200,7 +203,7 @@ def queue_here(monkeypatch: pytest.MonkeyPatch) -> None:
             with run.log.open("a") as log, contextlib.redirect_stdout(log):
                 attempt_here(run)
 
-    monkeypatch.setattr(supervisor, "ensure", work_off)
+    monkeypatch.setattr(supervisor_start, "ensure", work_off)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from bench.hostile.case import ODD, Case, WronglyTaken, damaged, filled
 from bench.synthetic_runs import make_run
 from lab import paths
 from lab.errors import LabError
-from lab.runs import export_import, launch
+from lab.runs import actions, export_import
 
 SHARE = 0.15
 Members = dict[str, bytes]
@@ -36,7 +36,7 @@ def prepared(folder: Path, chance: random.Random, count: int) -> Iterator[list[C
     (run.artifact).mkdir()
     (run.artifact / "adapter_config.json").write_text("{}")
     good = export_import.export(run, folder / "run.zip").read_bytes()
-    launch.delete(run)
+    actions.delete(run)
     with zipfile.ZipFile(io.BytesIO(good)) as opened:
         members = {name: opened.read(name) for name in opened.namelist()}
 
@@ -113,7 +113,7 @@ def _import(folder: Path, content: bytes) -> None:
         if _everything() != before:
             raise WronglyTaken("a refused import left something behind") from None
         raise
-    launch.delete(run)
+    actions.delete(run)
 
 
 def _everything() -> list[str]:

@@ -7,10 +7,9 @@ import os
 import secrets
 import socket
 
-from lab import devices, host, paths
+from lab import devices, host, paths, process
 from lab.atomic_files import write_atomic
 from lab.hub import credentials
-from lab.runs import process
 
 
 def main() -> int:

@@ -12,13 +12,12 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from lab import paths
+from lab import paths, process
 from lab.atomic_files import part, read_object
 from lab.chat import conversations
 from lab.chat.conversations import Chat
 from lab.errors import LabError
 from lab.hub import credentials
-from lab.runs import process
 
 START_S = 60.0
 

@@ -13,7 +13,7 @@ from lab.cli.console import Output, console, say
 from lab.compare.comparison import compare as compare_runs
 from lab.formatting import duration
 from lab.models import built_in, catalog
-from lab.runs import launch
+from lab.preflight.start import start_run
 
 MODEL = "builtin:smollm2-135m-instruct"
 QUESTION = "Who created you?"
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> Output:
         built_in.prepare(model, lambda text: None if quiet else console.print(text))
     runs = []
     for method in METHODS:
-        started = launch.submit(spec(method))
+        started = start_run(spec(method))
         if not quiet:
             console.print(f"[bold]{method}[/bold]: run {started.id}")
         ended = follow.follow(started, f"{method:5}", quiet=quiet)

@@ -12,14 +12,14 @@ from lab.cli.console import console
 from lab.formatting import duration
 from lab.metrics import is_number
 from lab.paths import RunDir
-from lab.runs import launch, record_reader, supervisor
+from lab.runs import actions, record_reader, supervisor_start
 from lab.runs.status import Status, status
 
 
 def follow(run: RunDir, label: str, *, quiet: bool = False) -> Status:
     """Show the run until it has ended; its last status. Silent where nobody looks."""
     if quiet or not console.is_terminal:
-        launch.wait(run)
+        actions.wait(run)
         return status(run)
     columns = (
         SpinnerColumn(),
@@ -44,7 +44,7 @@ def follow(run: RunDir, label: str, *, quiet: bool = False) -> Status:
             )
             if run_status.has_ended:
                 return run_status
-            supervisor.ensure_if_waiting()
+            supervisor_start.ensure_if_waiting()
             time.sleep(0.5)
 
 

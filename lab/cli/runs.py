@@ -18,7 +18,16 @@ from lab.compare.comparison import row
 from lab.errors import LabError
 from lab.formatting import count, duration, short_id, size
 from lab.preflight.client import planner
-from lab.runs import checkpoints, export_import, index, launch, queue, record_reader, supervisor
+from lab.preflight.start import start_run
+from lab.runs import (
+    actions,
+    checkpoints,
+    export_import,
+    index,
+    queue,
+    record_reader,
+    supervisor_start,
+)
 from lab.runs.resume_settings import spec_of
 from lab.runs.status import status
 
@@ -102,7 +111,7 @@ def start(arguments: argparse.Namespace) -> Output:
     if arguments.ignore_memory:
         value = spec.override(value, ["hardware.ignore_memory=true"])
     hub_data.fetch_missing(value)
-    run = launch.submit(value)
+    run = start_run(value)
     if not arguments.json:
         say(run.id)
     state = "starting"
@@ -125,13 +134,8 @@ def _finish(run: paths.RunDir, *, quiet: bool) -> str:
 
 def list_runs(arguments: argparse.Namespace) -> Output:
     runs = [
-        {
-            "id": entry.id,
-            "name": entry.name,
-            "method": entry.method,
-            "model": entry.model,
-            **entry.status.to_json(),
-        }
+        {"id": entry.id, "name": entry.name, "method": entry.method, "model": entry.model}
+        | entry.status.to_json()
         for entry in index.entries()
     ]
 
@@ -169,8 +173,6 @@ def show(arguments: argparse.Namespace) -> Output:
         "result": read_object(run.result),
     }
 
-    damaged = damaged_keys(run)
-
     def display() -> None:
         evaluated = figures["eval_loss"]
         rows = [
@@ -193,7 +195,7 @@ def show(arguments: argparse.Namespace) -> Output:
         ]
         if run_status.message:
             rows.insert(1, ["why", f"{run_status.message} {run_status.hint}"])
-        if damaged:
+        if damaged := damaged_keys(run):
             rows.append(["damaged", f"estimate.json: {', '.join(damaged)}"])
         table(run.id, ["", ""], rows)
 
@@ -228,7 +230,7 @@ def _print_log(run: paths.RunDir, *, follow: bool) -> None:
 
 def stop(arguments: argparse.Namespace) -> Output:
     run = paths.run_dir(arguments.run)
-    launch.command(run, "kill" if arguments.kill else "stop")
+    actions.command(run, "kill" if arguments.kill else "stop")
     state = "stopping"
     if arguments.wait:
         state = _finish(run, quiet=arguments.json)
@@ -241,7 +243,7 @@ def stop(arguments: argparse.Namespace) -> Output:
 
 def resume(arguments: argparse.Namespace) -> Output:
     run = paths.run_dir(arguments.run)
-    launch.resume(run, arguments.settings, incomplete=arguments.incomplete)
+    actions.resume(run, arguments.settings, incomplete=arguments.incomplete)
     state = "starting"
     if arguments.wait:
         state = _finish(run, quiet=arguments.json)
@@ -258,14 +260,14 @@ def show_queue(arguments: argparse.Namespace) -> Output:
             raise LabError("Which run?", "Write: queue first RUN")
         queue.reorder(paths.run_dir(arguments.run), first=True)
     elif arguments.action is not None:
-        queue.pause(arguments.action == "pause")
+        actions.set_paused(arguments.action == "pause")
     changes: dict[str, Any] = {}
     if arguments.at_once is not None:
         changes["at_once"] = arguments.at_once
     if arguments.after_failure is not None:
         changes["continue_after_failure"] = arguments.after_failure == "continue"
     rules = queue.change(**changes) if changes else queue.settings()
-    supervisor.ensure_if_waiting()
+    supervisor_start.ensure_if_waiting()
     line = [index.entry(run) for run in queue.waiting_runs()]
 
     def display() -> None:
@@ -386,7 +388,7 @@ def rename(arguments: argparse.Namespace) -> Output:
 
 def delete(arguments: argparse.Namespace) -> Output:
     run = paths.run_dir(arguments.run)
-    launch.delete(run)
+    actions.delete(run)
 
     def display() -> None:
         say(f"{run.id} deleted")

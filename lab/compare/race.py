@@ -20,7 +20,7 @@ from lab.checked_run import CheckedRun
 from lab.errors import LabError, Problem, SpecError
 from lab.paths import RunDir
 from lab.preflight.client import planner
-from lab.runs import index, launch, queue
+from lab.runs import actions, index
 from lab.schema import quote, unknown_key
 from lab.spec_sections import TrainSpec
 
@@ -187,19 +187,19 @@ def with_seed(checked: CheckedRun, seed_index: int, seeds: int) -> CheckedRun:
 
 def start(checked: list[CheckedRun]) -> tuple[str, list[RunDir]]:
     """(the race's id, its runs, in the queue). Raises LabError, and leaves no run behind then."""
-    letters = "".join(random.SystemRandom().choices(launch.LETTERS, k=4))
+    letters = "".join(random.SystemRandom().choices(paths.LETTERS, k=4))
     race = f"race-{time.strftime('%Y%m%d-%H%M%S')}-{letters}"
     runs: list[RunDir] = []
     try:
         for each in checked:
-            runs.append(launch.create_run_dir(each))
+            runs.append(actions.create(each))
             index.update_labels(runs[-1], tags=race)
     except LabError:
         for run in runs:
-            launch.delete(run)
+            actions.delete(run)
         raise
     for run in runs:
-        queue.submit(run)
+        actions.submit(run)
     return race, runs
 
 

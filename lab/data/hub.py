@@ -15,13 +15,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lab import formatting, paths
+from lab import formatting, paths, process
 from lab.atomic_files import number, read_object, write_json
 from lab.errors import LabError
 from lab.hub import credentials, repository, settings
 from lab.hub.problems import unreachable
 from lab.paths import ASSETS
-from lab.runs import process
 from lab.schema import quote
 
 ID = re.compile(

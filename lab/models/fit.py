@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lab.errors import LabError
+from lab.errors import LabError, first_line
+from lab.models.empty_model import meta_model
 from lab.models.headers import FLOATS, Stored
 from lab.schema import quote
 
@@ -30,8 +31,6 @@ def check(config: Any, tensors: dict[str, Stored], name: str) -> None:
 def _misfits(config: Any, tensors: dict[str, Stored]) -> list[str]:
     import torch
     from transformers.utils import logging
-
-    from lab.models.weights import first_line, meta_model
 
     try:
         empty = meta_model(config)

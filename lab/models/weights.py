@@ -8,10 +8,11 @@ from typing import Any
 
 from lab.atomic_files import read_object
 from lab.data import rendering, stop_tokens
-from lab.errors import LabError
+from lab.errors import LabError, first_line
 from lab.models import fit, hub, sizes
 from lab.models import folder as folders
 from lab.models.catalog import ModelSource
+from lab.models.empty_model import meta_model
 from lab.schema import quote
 
 
@@ -203,22 +204,6 @@ def on_device(model: Any, device: Any) -> Any:
     return model if is_quantised(model) else model.to(device)
 
 
-def meta_model(config: Any) -> Any:
-    """The model on the meta device: structure and shapes, no memory."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    try:
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except Exception as error:  # the config is a stranger's: any nonsense may stand in it
-        raise LabError(
-            f"No causal language model can be built from this config ('{config.model_type}'): "
-            f"{first_line(error)}.",
-            "Choose a model that generates text, and check its config.json.",
-        ) from None
-
-
 def empty_like(model: Any) -> Any:
     """A plain model of the same structure on the meta device, whatever the weights lie in."""
     config = copy.deepcopy(model.config)
@@ -272,12 +257,6 @@ def _renamed(model: Any, folder: Path) -> dict[str, Any]:
     """The tensors of a whole model in `folder` under the names of `model`'s modules."""
     source = ModelSource(folder.name, str(folder.absolute()), local_only=True)
     return dict(load_model(source, model.dtype).state_dict())
-
-
-def first_line(error: BaseException) -> str:
-    """What a library says, as the middle of a sentence."""
-    text = str(error).strip().splitlines() or [type(error).__name__]
-    return text[0].rstrip(".")
 
 
 def _way_out(source: ModelSource) -> str:

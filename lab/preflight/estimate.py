@@ -14,11 +14,13 @@ from lab.errors import LabError, Problem, SpecError
 from lab.forecast import compile_choice, runtime_estimate, selective_checkpointing
 from lab.forecast import estimator as memory
 from lab.forecast import settings_search as planning
+from lab.forecast.resolve import fit_method, resolve
 from lab.forecast.target_device import Target, target_of
 from lab.forecasts import DatasetStats, DownloadForecast, FitLimits, Forecast, SettingsSearch, Speed
 from lab.models import catalog as models
 from lab.models import hub, shipped_configs, weights
-from lab.preflight.validate import check_fit, fit_method, not_applicable, resolve
+from lab.models.empty_model import meta_model
+from lab.preflight.validate import check_fit, not_applicable
 from lab.spec import RunSpec
 from lab.stages import stage
 
@@ -162,7 +164,7 @@ def _empty(config: Any) -> Any:
         if len(_empties) >= 32:
             _empties.clear()
         with stage("model"):
-            _empties[name] = weights.meta_model(config)
+            _empties[name] = meta_model(config)
     return _empties[name]
 
 

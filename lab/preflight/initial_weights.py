@@ -8,6 +8,7 @@ from lab.errors import LabError, Problem
 from lab.hub import repository
 from lab.models import catalog, weights, weights_hash
 from lab.models.catalog import ModelSource
+from lab.models.empty_model import meta_model
 from lab.paths import RunDir
 from lab.schema import quote
 from lab.spec import RunSpec
@@ -42,7 +43,7 @@ def problems(spec: RunSpec) -> list[Problem]:
         found.append(f"has another method ({', '.join(map(quote, differing))} differ)")
     if not found:
         try:
-            base = weights.meta_model(weights.load_config(catalog.resolve(spec.model)))
+            base = meta_model(weights.load_config(catalog.resolve(spec.model)))
             methods.get(spec.method["name"]).check_saved(base, run.artifact)
         except LabError as error:
             return [Problem("start_from", f"{run.id} cannot be begun with. {error}")]

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lab import formatting, gpu_table, host
+from lab import formatting, gpu_table, host, methods
 from lab.errors import Problem
 from lab.forecast import estimator as memory
 from lab.forecast import formula, memory_savers, selective_checkpointing
+from lab.forecast.resolve import fit_method, resolve
 from lab.forecasts import Forecast, MemoryForecast
 from lab.methods import Method
+from lab.models.empty_model import meta_model
 from lab.spec import RunSpec
 
 NEAR = 0.02  # of the memory: so close to it, the outline's word is not enough
@@ -119,10 +121,6 @@ def smallest_change(
 ) -> tuple[memory_savers.MemorySaver, int] | None:
     """The gentlest change, made again if it can be (halved rows, shorter rows), that makes `spec`
     fit by its outline; with its predicted peak."""
-    from lab import methods
-    from lab.models.weights import meta_model
-    from lab.preflight.validate import fit_method, resolve
-
     empty = meta_model(config)
 
     def peak_of(value: dict[str, Any]) -> tuple[MemoryForecast, dict[str, Any]]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import date
 from typing import Any
 
-from lab import methods, optimizers
+from lab import methods, optimizers, spec_rules
 from lab.checked_run import CheckedRun, CheckResult
 from lab.data import catalog as datasets
 from lab.data import rendering
@@ -17,6 +17,7 @@ from lab.errors import LabError, Problem
 from lab.forecast import compile_choice, formula, memory_savers, runtime_estimate
 from lab.forecast import estimator as memory
 from lab.forecast.estimator import StepFails
+from lab.forecast.resolve import fit_method, resolve
 from lab.forecast.target_device import this_machine
 from lab.forecasts import DatasetStats, Forecast, Saving
 from lab.methods import Context
@@ -24,7 +25,8 @@ from lab.methods.parts import compatibility
 from lab.models import catalog as models
 from lab.models import fit, hub, weights
 from lab.models.context_length import context_length
-from lab.preflight import disk_check, initial_weights, memory_check, spec_rules
+from lab.models.empty_model import meta_model
+from lab.preflight import disk_check, initial_weights, memory_check
 from lab.schema import quote
 from lab.spec import RunSpec, without_packing
 from lab.stages import stage
@@ -158,55 +160,6 @@ def regardless(value: dict[str, Any]) -> dict[str, Any]:
     return value | {"hardware": {**(value.get("hardware") or {}), "ignore_memory": True}}
 
 
-def resolve(spec: RunSpec, has_bf16: bool | None = None) -> RunSpec:
-    """The spec with each `auto` decided for this machine, or for a GPU with or without bf16."""
-    import torch
-
-    method = methods.get(spec.method["name"])
-    train = spec.train
-    if has_bf16 is None:
-        has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    precision = train.precision
-    if precision == "auto":
-        precision = "bfloat16" if has_bf16 else "float32"
-    choices: dict[str, Any] = {
-        "precision": precision,
-        "learning_rate": (
-            method.default_lr if train.learning_rate == "auto" else train.learning_rate
-        ),
-        "adapter_precision": _adapter_precision(method, replace(train, precision=precision)),
-        "activation_checkpointing": (
-            "off" if train.activation_checkpointing == "auto" else train.activation_checkpointing
-        ),
-        "compile": "off" if train.compile == "auto" else train.compile,
-    }
-    packing = spec.data.packing
-    if packing == "auto":
-        packing = "on" if method.can_pack and spec.data.bucketing == "off" else "off"
-    return replace(
-        spec,
-        name=spec.name.strip() or method.title,
-        train=replace(train, **choices),
-        data=replace(spec.data, packing=packing),
-    )
-
-
-def fit_method(spec: RunSpec, model: Any) -> tuple[RunSpec, list[str]]:
-    """(`spec` with the method's defaults that `model` does not take replaced, notes that say so).
-    `model` may be on the meta device."""
-    changes, notes = methods.get(spec.method["name"]).fit_defaults(model, spec.method_config)
-    return replace(spec, method=spec.method | changes), notes
-
-
-def _adapter_precision(method: Any, train: Any) -> str:
-    """As the base's weights, where the optimizer keeps the bits that bfloat16 lacks."""
-    if train.adapter_precision != "auto":
-        return str(train.adapter_precision)
-    is_narrow = train.precision == "bfloat16" and method.can_use_bfloat16_adapters
-    has_copies = optimizers.can_use_master_weights(method, optimizers.get(train.optimizer))
-    return "bfloat16" if is_narrow and has_copies else "float32"
-
-
 def not_applicable(method: Any, config: Any, error: ValueError) -> Problem:
     """What a library says of a method on a model, and what to do where that is known."""
     said = f"{method.title} cannot be applied: {error}"
@@ -239,7 +192,7 @@ def _model(spec: RunSpec) -> tuple[Any, Any]:
             "and the 8-bit base quantise it as it is loaded.",
         )
     with stage("model"):
-        model = weights.meta_model(config)
+        model = meta_model(config)
     with stage("tokenizer"):
         tokenizer = weights.load_tokenizer(source)
     rows = model.get_input_embeddings().weight.shape[0]

@@ -14,10 +14,10 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from lab import formatting, paths
+from lab import formatting, paths, process
 from lab.atomic_files import read_object, write_json
 from lab.paths import RunDir
-from lab.runs import checkpoints, deadlines, process
+from lab.runs import checkpoints, deadlines
 
 COMMANDS = ("kill", "cancel", "stop")
 FULL_BYTES = 1_000_000

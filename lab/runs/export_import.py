@@ -30,7 +30,6 @@ from lab.data import template_lock
 from lab.errors import LabError, of_the_disk
 from lab.models import headers
 from lab.paths import RunDir
-from lab.runs import launch
 from lab.runs.status import status
 from lab.schema import quote
 
@@ -292,7 +291,7 @@ def _put(aside: Path, run_id: str) -> RunDir:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-        run_id = launch.new_id(method)
+        run_id = paths.new_run_id(method)
 
 
 def _clear_away(folder: Path) -> None:

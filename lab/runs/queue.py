@@ -16,7 +16,6 @@ from lab import paths, schema
 from lab.atomic_files import number, read_object, write_json
 from lab.errors import LabError, SpecError
 from lab.paths import RunDir
-from lab.runs import hub_access
 from lab.runs.status import status
 from lab.schema import option
 
@@ -69,17 +68,6 @@ def change(**values: Any) -> QueueSettings:
     paths.make_folder(folder())
     write_json(folder() / "settings.json", asdict(new_settings))
     return new_settings
-
-
-def submit(run: RunDir, priority: int = 0) -> None:
-    """Put a run at the end of the queue, and see to it that somebody starts it."""
-    from lab.runs import supervisor
-
-    if hub_access.is_needed(run):
-        supervisor.ensure()
-        hub_access.hand_over(run)  # before anybody can start it
-    write_json(run.queue, {"v": 1, "priority": priority, "order": time.time()})
-    supervisor.ensure()
 
 
 def waiting_runs() -> list[RunDir]:
@@ -160,15 +148,6 @@ def withdraw(run: RunDir) -> bool:
         {"v": 1, "state": "cancelled", "message": "", "hint": "", "ended": time.time()},
     )
     return True
-
-
-def pause(paused: bool = True) -> QueueSettings:
-    new_settings = change(paused=paused)
-    if not paused:
-        from lab.runs import supervisor
-
-        supervisor.ensure()
-    return new_settings
 
 
 def _number(value: Any) -> float:

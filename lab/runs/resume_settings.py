@@ -10,14 +10,13 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from lab import methods, optimizers
+from lab import methods, optimizers, spec_rules
 from lab.atomic_files import read_object
 from lab.errors import LabError, Problem, SpecError
 from lab.hub import repository
 from lab.methods.parts import compatibility
 from lab.models import catalog, weights_hash
 from lab.paths import RunDir
-from lab.preflight import spec_rules
 from lab.runs import checkpoints, record_reader
 from lab.runs.deadlines import number
 from lab.schema import quote

@@ -6,9 +6,10 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from lab import process
 from lab.atomic_files import number, part, read_object
 from lab.paths import RunDir
-from lab.runs import deadlines, process
+from lab.runs import deadlines
 
 STALLED_S = 60.0
 LONGEST_WORDS = 20_000  # characters of a message

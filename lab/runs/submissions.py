@@ -16,7 +16,7 @@ from lab import paths
 from lab.checked_run import CheckedRun
 from lab.errors import LabError
 from lab.paths import RunDir
-from lab.runs import launch, queue
+from lab.runs import actions
 
 TICKET = re.compile(r"[a-z0-9]{12}", re.ASCII)
 OLDEST_S = 7 * 24 * 3600.0
@@ -71,9 +71,9 @@ def start(checked: CheckedRun, ticket: str) -> RunDir:
         file.unlink(missing_ok=True)  # its run is gone, or its server died: the ticket is free
         return start(checked, ticket)
     try:
-        run = launch.create_run_dir(checked)
+        run = actions.create(checked)
         os.write(handle, f"{run.id} {_hash(checked.requested)}".encode())
-        queue.submit(run)
+        actions.submit(run)
     except BaseException:
         file.unlink(missing_ok=True)
         raise

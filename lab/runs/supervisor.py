@@ -12,61 +12,24 @@ import fcntl
 import os
 import subprocess
 import time
-from pathlib import Path
 from typing import Any
 
-from lab import host, paths
+from lab import host, paths, process
 from lab.atomic_files import read_object, write_json
 from lab.checked_run import read_forecast
 from lab.errors import LabError
 from lab.hub import credentials
 from lab.paths import RunDir
-from lab.runs import escalation, launch, process, queue, warm_worker
+from lab.runs import queue, supervisor_start, warm_worker
 from lab.runs.escalation import Escalation
 from lab.runs.hub_access import AccessReceiver
 from lab.runs.status import status
-from lab.runs.warm_worker import WarmWorker
+from lab.runs.warm_worker import WarmWorker, spawn_worker
 
 TICK_S = 0.4
 IDLE_S = 30.0
 RESERVE_BYTES = 300_000_000
 RETURN_S = 10.0  # after a kill, until memory that is still held is reported
-
-
-def record_file() -> Path:
-    return queue.folder() / "process.json"
-
-
-def is_running() -> bool:
-    return process.is_alive(read_object(record_file()))
-
-
-def ensure() -> None:
-    """Start the supervisor if none runs. Two at once: one gets the lock, the other ends."""
-    if is_running():
-        return
-    paths.make_folder(queue.folder())
-    log = queue.folder() / "log.txt"
-    process.spawn(["lab.runs.supervisor"], log, access=credentials.access_line())
-
-
-def ensure_if_waiting() -> None:
-    """Called by whoever looks: if runs wait and nobody starts them, or a worker was told to end and
-    nobody sees to it, start a supervisor."""
-    if is_running():
-        return
-    if (queue.waiting_runs() and not queue.settings().paused) or any(
-        map(_is_ending, paths.all_runs())
-    ):
-        ensure()
-
-
-def _is_ending(run: RunDir) -> bool:
-    """Whether a worker was told to end, or was killed, and has left no result yet."""
-    if run.result.exists() or not run.process.exists():
-        return False
-    has_command = any((run.commands / name).exists() for name in escalation.COMMANDS)
-    return run.killed.exists() or (has_command and process.is_alive(read_object(run.process)))
 
 
 class Supervisor:
@@ -133,7 +96,7 @@ class Supervisor:
         print(f"starting {run.id}", flush=True)
         try:
             access = self.access.line_for(run) if self.access else None
-            worker = self.spare.assign(run, gpu, access) or launch.spawn_worker(run, gpu, access)
+            worker = self.spare.assign(run, gpu, access) or spawn_worker(run, gpu, access)
             self.children[run.id] = worker
         except (LabError, OSError) as error:
             write_json(
@@ -236,7 +199,7 @@ def main() -> int:
     with (queue.folder() / "lock").open("w") as lock:
         if not _locked(lock):
             return 0  # another one is at it
-        write_json(record_file(), process.identity(os.getpid()))
+        write_json(supervisor_start.record_file(), process.identity(os.getpid()))
         queue.recover()
         loop = Supervisor(AccessReceiver())
         last_busy = time.monotonic()
@@ -246,10 +209,10 @@ def main() -> int:
             elif time.monotonic() - last_busy > IDLE_S:
                 # Gone from the record first, then a last look: whoever submits after that look
                 # finds no record and starts another supervisor.
-                record_file().unlink(missing_ok=True)
+                supervisor_start.record_file().unlink(missing_ok=True)
                 if not queue.waiting_runs() or queue.settings().paused:
                     return 0
-                write_json(record_file(), process.identity(os.getpid()))
+                write_json(supervisor_start.record_file(), process.identity(os.getpid()))
             time.sleep(TICK_S)
 
 
@@ -260,7 +223,7 @@ def _locked(lock: Any) -> bool:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
         except BlockingIOError:
-            if is_running():
+            if supervisor_start.is_running():
                 return False
             time.sleep(0.1)
     return False

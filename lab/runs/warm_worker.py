@@ -10,23 +10,12 @@ import contextlib
 import subprocess
 import time
 
-from lab import paths
-from lab.atomic_files import read_object, write_json
+from lab import process
+from lab.atomic_files import read_object
 from lab.paths import RunDir
-from lab.runs import process, queue
+from lab.runs import queue
 
 WANTED_S = 600.0
-
-
-def request_warm_worker() -> None:
-    """Somebody sets up a run: have a worker ready for the next minutes."""
-    from lab.runs import supervisor
-
-    if not queue.settings().spare:
-        return
-    paths.make_folder(queue.folder())
-    write_json(queue.folder() / "wanted", {"v": 1, "time": time.time()}, durable=False)
-    supervisor.ensure()
 
 
 def is_wanted() -> bool:
@@ -34,6 +23,19 @@ def is_wanted() -> bool:
     if not isinstance(wanted_at, (int, float)):
         return False
     return 0 <= time.time() - wanted_at < WANTED_S and queue.settings().spare
+
+
+def spawn_worker(
+    run: RunDir, gpu: str | None = None, access: bytes | None = None
+) -> subprocess.Popen[bytes]:
+    """Start the worker in a session of its own, with its output in a file, and write it down.
+
+    `gpu` is the UUID of the one that it may use, `access` what it is told of the Hub. Called by the
+    supervisor only; everybody else submits to the queue.
+    """
+    worker = process.spawn(["lab.train", str(run.path)], run.log, gpu=gpu, access=access)
+    process.register(run, worker.pid, gpu)
+    return worker
 
 
 class WarmWorker:

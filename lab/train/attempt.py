@@ -19,14 +19,13 @@ from lab.data import batches, chat_template, prepare, token_view
 from lab.data import catalog as datasets
 from lab.data.prepare import PreparedData
 from lab.errors import Cancelled, LabError
-from lab.evals import forgetting
 from lab.methods import Context
 from lab.models import catalog, weights
 from lab.models.context_length import text_length
 from lab.paths import RunDir
 from lab.runs import record_reader
 from lab.spec import RunSpec, without_packing
-from lab.train import artifact, budget, checkpoint, compile_layers, flops
+from lab.train import artifact, budget, checkpoint, compile_layers, flops, forgetting
 from lab.train.activation_checkpointing import checkpoint_activations
 from lab.train.base_identity import identify_base
 from lab.train.callbacks import RunCallback
@@ -127,8 +126,9 @@ class Attempt:
         self.commands.interrupting = NEVER
         self.telemetry.enter_phase("saving")
         facts = self.data.facts() | used | {"base": self.base}
+        proving = artifact.proving(self.run, self.source, self.data, self.telemetry.warn)
         summary["artifact_bytes"] = artifact.save(
-            self.run, model, self.tokenizer, self.method, self.spec, facts
+            self.run, model, self.tokenizer, self.method, self.spec, facts, proving
         )
         self.memory.end_phase("save")
         summary |= self.memory.summary()
@@ -215,9 +215,8 @@ class Attempt:
             self._evaluate_base(model, self.data)
         if train.probe == "on":
             answers = self._base_answers(lambda: model)
-            sign = self.telemetry.sign
             base = forgetting.likelihood(
-                model, self.tokenizer, answers, after_batch=sign, length=self.length
+                model, self.tokenizer, answers, after_batch=self.telemetry.sign, length=self.length
             )
             self.forgetting_probe = answers, base
         self._check_commands()

@@ -18,10 +18,10 @@ from accelerate import Accelerator
 from transformers import set_seed
 
 from lab.methods import Method
+from lab.optimizer_in_backward import BackwardOptimizer
 from lab.spec_sections import TrainSpec
 from lab.train import budget
 from lab.train.optimizer import set_learning_rates
-from lab.train.optimizer_in_backward import BackwardOptimizer
 from lab.train.step import summed_loss, unwrapped
 from lab.train.step_batches import Batch, StepBatches
 

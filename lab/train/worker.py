@@ -7,13 +7,13 @@ import time
 import traceback
 from typing import Any
 
-from lab import devices, formatting
+from lab import devices, formatting, process
 from lab.atomic_files import write_json
 from lab.checked_run import read_forecast
 from lab.errors import Cancelled, LabError
 from lab.models.weights import is_out_of_memory
 from lab.paths import RunDir
-from lab.runs import checkpoints, process, resume_settings
+from lab.runs import checkpoints, resume_settings
 from lab.train.commands import BEFORE_TRAINING, NEVER, Commands
 from lab.train.telemetry import Telemetry, device_stats_reader
 

@@ -12,7 +12,7 @@ from lab.checked_run import read_forecast
 from lab.errors import LabError
 from lab.paths import RunDir
 from lab.recent import Recent
-from lab.runs import checkpoints, estimate_history, index, launch, record_reader, resume_settings
+from lab.runs import actions, checkpoints, estimate_history, index, record_reader, resume_settings
 from lab.runs.metric_series import AXES, MetricSeries, series_of
 from lab.runs.status import RESUMABLE, status
 from lab.ui import cards, charts, links, resume_panel, run_state
@@ -187,7 +187,7 @@ def buttons(run: RunDir) -> None:
                         _command(run, "kill", "Killing …")
         elif run_status.state == "queued":
             if st.button("Withdraw", icon=":material/close:", key="withdraw"):
-                run_action(lambda: launch.command(run, "cancel"))
+                run_action(lambda: actions.command(run, "cancel"))
         else:
             if run_status.state in RESUMABLE:
                 resume_panel.buttons(run)
@@ -211,7 +211,7 @@ def buttons(run: RunDir) -> None:
 
 def _command(run: RunDir, name: str, message: str) -> None:
     try:
-        launch.command(run, name)
+        actions.command(run, name)
         st.toast(message)
     except LabError as error:
         st.toast(escape_markdown(str(error)))

@@ -8,7 +8,7 @@ import streamlit as st
 
 from lab import paths
 from lab.errors import LabError
-from lab.runs import index, supervisor
+from lab.runs import index, supervisor_start
 from lab.ui.markdown_safety import escape_markdown, user_errors
 
 ICONS = {
@@ -24,7 +24,7 @@ def show() -> None:
     """Active runs with their progress. Polls only while there are any, or some wait."""
     st.session_state.setdefault("notices.seen", [])
     with contextlib.suppress(OSError):  # told by the list below
-        supervisor.ensure_if_waiting()
+        supervisor_start.ensure_if_waiting()
     if index.unfinished_runs() or st.session_state["notices.seen"]:
         with st.sidebar:
             st.fragment(_list, run_every=3.0)()
@@ -32,7 +32,7 @@ def show() -> None:
 
 def _list() -> None:
     with user_errors():  # a full disk is told here; the page beside it goes on
-        supervisor.ensure_if_waiting()
+        supervisor_start.ensure_if_waiting()
     unfinished = [run.id for run in index.unfinished_runs()]
     for run_id in st.session_state["notices.seen"]:
         if run_id not in unfinished:

@@ -13,7 +13,8 @@ from lab.forecast.memory_savers import with_changes
 from lab.forecasts import Saving
 from lab.paths import RunDir
 from lab.preflight.client import planner
-from lab.runs import launch, resume_settings
+from lab.preflight.start import start_run
+from lab.runs import resume_settings
 from lab.ui import links
 from lab.ui.markdown_safety import escape_markdown, tell
 from lab.ui.waiting import wait
@@ -57,7 +58,7 @@ def _line(run: RunDir, index: int, saving: Saving) -> None:
 
 def _start(run: RunDir, saving: Saving) -> None:
     try:
-        new_run = launch.submit(with_changes(_spec_of(run), saving.changes))
+        new_run = start_run(with_changes(_spec_of(run), saving.changes))
     except LabError as error:
         tell(error)
         return

@@ -7,7 +7,7 @@ from typing import Any
 import streamlit as st
 
 from lab.paths import RunDir
-from lab.runs import index, launch, queue
+from lab.runs import actions, index, queue
 from lab.ui.form_fields import help_text
 from lab.ui.markdown_safety import escape_markdown, run_action
 
@@ -24,9 +24,9 @@ def show() -> None:
             st.markdown(f"**Queue**, {len(line)} waiting{', paused' if rules.paused else ''}")
             if rules.paused:
                 if st.button("Go on", icon=":material/play_arrow:", key="queue.continue"):
-                    run_action(lambda: queue.pause(False))
+                    run_action(lambda: actions.set_paused(False))
             elif st.button("Pause", icon=":material/pause:", key="queue.pause"):
-                run_action(queue.pause)
+                run_action(actions.set_paused)
             with st.popover("Rules", icon=":material/rule:"):
                 _rules(rules)
         for i, run in enumerate(line):
@@ -41,7 +41,7 @@ def _line(i: int, run: RunDir) -> None:
         if i and st.button("Run next", icon=":material/vertical_align_top:", key=f"up.{run.id}"):
             run_action(lambda: queue.reorder(run, first=True))
         if st.button("Withdraw", icon=":material/close:", key=f"out.{run.id}"):
-            run_action(lambda: launch.command(run, "cancel"))
+            run_action(lambda: actions.command(run, "cancel"))
 
 
 def _rules(rules: queue.QueueSettings) -> None:

@@ -7,7 +7,7 @@ import streamlit as st
 from lab import schema
 from lab.errors import LabError
 from lab.paths import RunDir
-from lab.runs import checkpoints, launch, resume_settings
+from lab.runs import actions, checkpoints, resume_settings
 from lab.schema import quote
 from lab.spec_sections import TrainSpec
 from lab.ui.markdown_safety import run_action, tell
@@ -31,7 +31,7 @@ def longer(run: RunDir) -> None:
 def buttons(run: RunDir) -> None:
     """Resume, and a form of what may change on resuming."""
     if st.button("Resume", icon=":material/resume:", type="primary", key="resume"):
-        run_action(lambda: launch.resume(run))
+        run_action(lambda: actions.resume(run))
     with st.popover("Resume with other settings", icon=":material/tune:"):
         _form(run)
 
@@ -65,4 +65,4 @@ def _form(run: RunDir) -> None:
             for name, text in user_input.items()
             if text.strip() != ("" if train[name] is None else quote(str(train[name])))
         ]
-        run_action(lambda: launch.resume(run, settings, incomplete=lost))
+        run_action(lambda: actions.resume(run, settings, incomplete=lost))

@@ -12,7 +12,7 @@ import streamlit as st
 from lab import formatting, paths
 from lab.errors import LabError
 from lab.paths import RunDir
-from lab.runs import index, launch, record_reader
+from lab.runs import actions, index, record_reader
 from lab.runs.index import RunSummary
 from lab.ui import cards, links
 from lab.ui.markdown_safety import escape_lines, escape_markdown, plain, run_action
@@ -96,7 +96,7 @@ def _double(value: float | None) -> float | None:
     return None if value is None else float(value)
 
 
-def actions(run: RunDir) -> None:
+def buttons(run: RunDir) -> None:
     """What can be done with one run."""
     entry = index.entry(run)
     with st.container(border=True):
@@ -131,7 +131,7 @@ def actions(run: RunDir) -> None:
             with st.popover("Delete", icon=":material/delete:", disabled=entry.status.is_active):
                 st.markdown("Remove the run with its checkpoints and its result?")
                 if st.button("Yes, delete it", type="primary", key=f"runs.delete.{run.id}"):
-                    run_action(lambda: launch.delete(run))
+                    run_action(lambda: actions.delete(run))
 
 
 def _labels(run: RunDir, entry: RunSummary) -> None:

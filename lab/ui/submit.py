@@ -14,7 +14,7 @@ from lab.errors import SpecError
 from lab.paths import RunDir
 from lab.preflight.client import planner
 from lab.presets import Preset
-from lab.runs import submissions, warm_worker
+from lab.runs import actions, submissions
 from lab.ui import form_problems
 from lab.ui.waiting import wait
 
@@ -39,7 +39,7 @@ def warm() -> None:
     """While a person still fills in the form: start the planner, and have a worker ready."""
     threading.Thread(target=planner.warm, daemon=True).start()
     with contextlib.suppress(OSError):  # a convenience; Start says what is wrong with the disk
-        warm_worker.request_warm_worker()
+        actions.want_warm_worker()
 
 
 def start(spec: dict[str, Any], ticket: str) -> RunDir | None:

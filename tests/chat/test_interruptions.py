@@ -23,7 +23,7 @@ from lab.chat import models as chat_models
 from lab.chat.engine.loaded_models import LoadedModels
 from lab.errors import LabError
 from lab.paths import RunDir
-from lab.runs import launch, queue
+from lab.runs import actions
 from lab.ui import chat_view
 from tests.conftest import attempt_here
 
@@ -194,7 +194,7 @@ def test_a_resumed_run_answers_with_its_new_weights(
     def weights(loaded: chat_models.LoadedModel) -> dict[str, Any]:
         return {name: value.clone() for name, value in loaded.model.state_dict().items()}
 
-    monkeypatch.setattr(queue, "submit", lambda run: None)
+    monkeypatch.setattr(actions, "submit", lambda run: None)
     run = trained[1]
     named = chat_models.parse(f"run:{run.id}{at}")
     shelf = LoadedModels()
@@ -207,7 +207,7 @@ def test_a_resumed_run_answers_with_its_new_weights(
     (run.checkpoints / "step-8").rmdir()
     receipt = run.artifact / "receipt.json"
     content = receipt.read_bytes()
-    launch.resume(run, ["train.learning_rate=0.02"])
+    actions.resume(run, ["train.learning_rate=0.02"])
     assert attempt_here(run) == 0
     if at:  # as long as it trains, the checkpoint is new and the result is still the old one
         receipt.write_bytes(content)

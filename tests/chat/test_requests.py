@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from lab import process
 from lab.atomic_files import read_object
 from lab.chat import client
 from lab.errors import LabError
-from lab.runs import process
 from tests.conftest import SHARED_MODELS
 
 MODEL = "base:builtin:smollm2-135m-instruct"

@@ -13,16 +13,19 @@ import pytest
 from lab import cli
 from lab.atomic_files import read_object, write_json
 from lab.chat.settings import GenerationSettings
+from lab.checked_run import CheckedRun
 from lab.cli import runs as run_verbs
+from lab.forecasts import Saving
 from lab.paths import RunDir
-from lab.runs import launch, queue, record_reader, supervisor
+from lab.runs import actions, record_reader, supervisor_start
 from lab.runs.status import Status
+from lab.spec import RunSpec
 
 
 @pytest.fixture
 def nobody_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "ensure", lambda: None)
-    monkeypatch.setattr(supervisor, "ensure_if_waiting", lambda: None)
+    monkeypatch.setattr(supervisor_start, "ensure", lambda: None)
+    monkeypatch.setattr(supervisor_start, "ensure_if_waiting", lambda: None)
 
 
 @pytest.fixture
@@ -52,9 +55,9 @@ def test_the_exit_code_is_the_end_of_the_run(
 ) -> None:  # fmt: skip
     ended = Status(state, message="It broke." if code else "", hint="Mend it." if code else "")
     monkeypatch.setattr(run_verbs.follow, "follow", lambda *_, **__: ended)
-    monkeypatch.setattr(launch, "submit", lambda spec: run)
-    monkeypatch.setattr(launch, "command", lambda run, name: None)
-    monkeypatch.setattr(launch, "resume", lambda *_, **__: None)
+    monkeypatch.setattr("lab.cli.runs.start_run", lambda spec: run)
+    monkeypatch.setattr(actions, "command", lambda run, name: None)
+    monkeypatch.setattr(actions, "resume", lambda *_, **__: None)
     file = tmp_path / "spec.json"
     file.write_text("{}")
     assert cli.main([verb, str(file) if verb == "start" else run.id, "--wait"]) == code
@@ -68,7 +71,7 @@ def test_start_takes_its_settings(
     run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     requests: list[dict[str, Any]] = []
-    monkeypatch.setattr(launch, "submit", lambda spec: requests.append(spec) or run)
+    monkeypatch.setattr("lab.cli.runs.start_run", lambda spec: requests.append(spec) or run)
     file = tmp_path / "spec.json"
     file.write_text('{"train": {"seed": 1}}')
     assert cli.main(["start", str(file), "--set", "train.seed=2", "--set", "name=x"]) == 0
@@ -83,9 +86,9 @@ def test_stop_stops_and_resume_takes_its_settings(
     run: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[Any] = []
-    monkeypatch.setattr(launch, "command", lambda run, name: calls.append(name))
+    monkeypatch.setattr(actions, "command", lambda run, name: calls.append(name))
     monkeypatch.setattr(
-        launch, "resume", lambda run, settings, *, incomplete: calls.append((settings, incomplete))
+        actions, "resume", lambda run, settings, *, incomplete: calls.append((settings, incomplete))
     )
     assert cli.main(["stop", run.id]) == 0
     assert cli.main(["resume", run.id]) == 0
@@ -98,7 +101,7 @@ def test_the_queue_is_paused_goes_on_and_is_reordered(
 ) -> None:
     waiting = [make(name, lab_home) for name in ("aaaa", "bbbb", "cccc")]
     for run in waiting:
-        queue.submit(run)
+        actions.submit(run)
     assert lab_json("queue", "pause")["settings"]["paused"] is True
     assert lab_json("queue")["settings"]["paused"] is True, "Looking changes nothing."
     assert lab_json("queue", "continue")["settings"]["paused"] is False
@@ -151,7 +154,7 @@ def test_runs_and_logs_are_shown(
 ) -> None:
     import os
 
-    from lab.runs import process
+    from lab import process
 
     process.register(run, os.getpid())
     run.heartbeat.write_text('{"phase": "training", "done": 3, "total": 12, "unit": "step"}')
@@ -307,9 +310,7 @@ def test_the_best_of_a_race_stands_first_and_a_failure_is_the_exit_code(
     rows = [figures("worse", at={"eval_loss": 2.9}), figures("none", at={"eval_loss": None}),
             figures("better", at={"eval_loss": 2.1})]  # fmt: skip
     requests: list[Any] = []
-    plans = [
-        {"spec": {"name": name, "method": {"name": name}, "train": {"seed": 0}}} for name in "ab"
-    ]
+    plans = [CheckedRun(RunSpec(name=name), {}) for name in "ab"]
 
     def specs(value: Any, names: Any, budget: Any) -> Any:
         requests.append((names, budget))
@@ -445,11 +446,11 @@ def test_checkpoints_say_which_are_pinned(run: RunDir, capsys: pytest.CaptureFix
 def test_fixes_say_what_each_change_saves(
     run: RunDir, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fix = {"title": "Fuse", "peak_bytes": 7e9, "saves_bytes": 2e9, "keeps_batch": True}
-    monkeypatch.setattr(run_verbs, "resolved", lambda run: {})
-    monkeypatch.setattr(
-        run_verbs.planner, "fixes", lambda spec: [fix, fix | {"title": "Cut", "keeps_batch": False}]
-    )
+    savings = [
+        Saving("Fuse", {}, True, peak_bytes=7 * 10**9, saves_bytes=2 * 10**9),
+        Saving("Cut", {}, False),
+    ]
+    monkeypatch.setattr(run_verbs.planner, "fixes", lambda spec: savings)
     assert cli.main(["fixes", run.id]) == 0
     lines = capsys.readouterr().out.splitlines()
     (same,) = [line.split() for line in lines if line.startswith("Fuse")]

@@ -18,7 +18,7 @@ from lab.compare import race
 from lab.compare.race import Budget
 from lab.errors import LabError, SpecError
 from lab.paths import RunDir
-from lab.runs import launch, queue
+from lab.runs import actions
 
 Make = Callable[..., dict[str, Any]]
 BUDGETS = ("max_tokens", "max_seconds", "max_flops", "max_steps")
@@ -108,7 +108,7 @@ def test_a_race_that_cannot_be_written_leaves_no_run(
     make_spec: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plans = race.check(race.race_specs(make_spec("lora"), ["lora", "full"], None)[0], 1)
-    real, calls = launch.create_run_dir, []
+    real, calls = actions.create, []
 
     def second_fails(plan: CheckedRun) -> RunDir:
         calls.append(plan)
@@ -116,7 +116,7 @@ def test_a_race_that_cannot_be_written_leaves_no_run(
             raise LabError("The disk is full.")
         return real(plan)
 
-    monkeypatch.setattr(launch, "create_run_dir", second_fails)
+    monkeypatch.setattr(actions, "create", second_fails)
     with pytest.raises(LabError, match="disk is full"):
         race.start(plans)
     assert paths.all_runs() == []
@@ -125,7 +125,7 @@ def test_a_race_that_cannot_be_written_leaves_no_run(
 def test_the_runs_of_a_race_come_in_their_order_and_on_its_axis(
     make_spec: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queue, "submit", lambda run: None)
+    monkeypatch.setattr(actions, "submit", lambda run: None)
     specs, _ = race.race_specs(make_spec("lora"), ["lora", "full"], Budget("seconds", 5.0))
     name, runs = race.start(race.check(specs, 2))
     for age, run in enumerate(reversed(runs)):

@@ -20,8 +20,8 @@ from lab.data import batches, catalog, duplicates, hub, prepare, token_cache, to
 from lab.data.chat_template import IGNORE_INDEX
 from lab.data.example_reader import ExampleReader, ReadOptions
 from lab.errors import LabError
-from lab.evals import forgetting
 from lab.spec import RunSpec
+from lab.train import forgetting
 from tests.conftest import write_rows
 
 PAIRS = [{"prompt": f"say {n}", "completion": f"it is {n}"} for n in range(40)]

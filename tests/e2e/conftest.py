@@ -110,8 +110,8 @@ def server(lab_home: Path) -> Iterator[Server]:
 
 
 def end_chat(home: Path) -> None:
+    from lab import process
     from lab.atomic_files import read_object
-    from lab.runs import process
 
     process.send(read_object(home / "chat" / "process.json"), signal.SIGKILL)
 

@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from lab.paths import all_runs
-from lab.runs import launch, record_reader
+from lab.runs import actions, record_reader
 from lab.runs.status import status
 from tests.e2e.conftest import Server, fill, settled, widget
 
@@ -101,7 +101,7 @@ def test_new_run_with_three_mistakes_then_right(
     run = all_runs()[0]
     page.get_by_role("link", name="Home").click()  # look elsewhere: word comes when it ends
     settled(page)
-    launch.wait(run, timeout_s=90)
+    actions.wait(run, timeout_s=90)
     expect(page.get_by_text(re.compile("First look: done"))).to_be_visible(timeout=15_000)
     page.goto(f"{server.url}/new_run")
     settled(page)

@@ -11,13 +11,13 @@ import torch
 from lab import methods
 from lab.errors import SpecError
 from lab.forecast import estimator as memory
+from lab.forecast.resolve import fit_method
 from lab.forecast.trace.materialise import materialise
 from lab.forecast.trace.meta_model import build
 from lab.forecast.trace.trace_step import Batch, _OneDevice, batch_of
 from lab.methods.lora import LoraConfig
-from lab.models import weights
+from lab.models.empty_model import meta_model
 from lab.preflight.estimate import estimate, plan
-from lab.preflight.validate import fit_method
 from lab.spec import RunSpec
 from lab.train.loop import StepConfig, step
 from lab.train.optimizer import make_optimizer
@@ -87,7 +87,7 @@ def test_the_default_of_lora_trains_and_is_traced_and_what_it_leaves_out_is_told
     kind: str,
 ) -> None:
     config = config_of(kind)
-    spec, notes = fit_method(tiny_spec("lora"), weights.meta_model(config))
+    spec, notes = fit_method(tiny_spec("lora"), meta_model(config))
     assert torch.isfinite(train(config, spec)).all()
     found = memory.predict(
         config, spec, methods.get("lora"), on_gpu=True, memory_bytes=10**12, shadow=False
@@ -129,7 +129,7 @@ def test_a_method_with_which_the_models_own_step_fails_is_refused(
 
 def test_a_value_that_somebody_chose_is_not_changed() -> None:
     spec = tiny_spec("lora")
-    config = weights.meta_model(config_of("mixtral"))
+    config = meta_model(config_of("mixtral"))
     chosen = RunSpec.from_json(spec.to_json() | {"method": {"name": "lora", "dropout": 0.1}})
     same, notes = fit_method(chosen, config)
     assert same == chosen and not notes

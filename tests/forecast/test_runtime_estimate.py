@@ -13,12 +13,12 @@ from lab.atomic_files import read_object, write_json
 from lab.forecast import compile_choice, runtime_estimate
 from lab.forecast import estimator as memory
 from lab.forecast import settings_search as planning
+from lab.forecast.resolve import resolve
 from lab.forecast.runtime_estimate import Device, course
 from lab.forecast.target_device import Target
 from lab.forecasts import DatasetStats, RuntimeForecast
 from lab.models import catalog, weights
 from lab.paths import RunDir
-from lab.preflight.validate import resolve
 from lab.runs import record_reader
 from lab.runs.status import status
 from lab.spec import RunSpec

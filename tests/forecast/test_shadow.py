@@ -13,6 +13,7 @@ from lab.forecast.trace.layer_repetition import shorten, step
 from lab.forecast.trace.meta_model import build, with_layers
 from lab.forecast.trace.trace_step import Batch, record
 from lab.models import catalog, shipped_configs, weights
+from lab.models.empty_model import meta_model
 from lab.spec import RunSpec
 from lab.train import loss as loss_module
 from tests.answers import estimate
@@ -68,7 +69,7 @@ def test_counts_of_all_shipped_configs() -> None:
     assert len(shipped_configs.shipped()) == 24
     for one in shipped_configs.shipped():
         config = weights.load_config(catalog.resolve_config(one.id))
-        model = weights.meta_model(config)
+        model = meta_model(config)
         assert sum(weight.numel() for weight in model.parameters()) == one.parameters, one.id
 
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from lab import process
 from lab.data import catalog, hub, hub_fetch
 from lab.errors import LabError
 from lab.hub import credentials
-from lab.runs import process
 from tests.answers import check, estimate
 from tests.hub.stand_in import StandIn
 

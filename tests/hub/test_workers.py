@@ -15,7 +15,7 @@ from lab.atomic_files import read_object
 from lab.hub import credentials
 from lab.paths import RunDir
 from lab.preflight.client import planner
-from lab.runs import launch, record_reader, supervisor
+from lab.runs import actions, record_reader, supervisor_start
 from lab.runs.status import Status, status
 from lab.ui import run_state
 from tests.answers import checked
@@ -56,7 +56,7 @@ def asked_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
 def checked_run(stand_in: StandIn, micro_model: Path, hub_spec: Spec) -> RunDir:
     """A run of two steps that was checked and has not begun."""
     stand_in.commit(NAME, micro_model)
-    return launch.create_run_dir(checked(hub_spec(train={"max_steps": 2})))
+    return actions.create(checked(hub_spec(train={"max_steps": 2})))
 
 
 def wait_until(is_so: Callable[[], bool], seconds: float = 120) -> None:
@@ -129,21 +129,21 @@ def test_a_token_reaches_the_worker_and_nobody_else(
 ) -> None:
     stand_in.commit(NAME, micro_model)
     stand_in.faults[NAME] = {"private": True, "tokens": [TOKEN]}
-    supervisor.ensure()  # by somebody without a token
-    wait_until(supervisor.is_running)
+    supervisor_start.ensure()  # by somebody without a token
+    wait_until(supervisor_start.is_running)
     credentials.give(TOKEN)
     plan = planner.check(hub_spec(train={"max_steps": 2}))
     stand_in.faults[NAME] |= {"rate": 20_000, "file": WEIGHTS}
-    run = launch.create_run_dir(plan)
-    launch.queue.submit(run)
+    run = actions.create(plan)
+    actions.submit(run)
     wait_until(lambda: status(run).phase == "downloading")
-    records = (read_object(run.process) or {}, read_object(supervisor.record_file()) or {})
+    records = (read_object(run.process) or {}, read_object(supervisor_start.record_file()) or {})
     assert planner._process is not None
     for pid in (planner._process.pid, *(record["pid"] for record in records)):
         environment = Path(f"/proc/{pid}/environ").read_bytes()
         assert TOKEN.encode() not in environment + Path(f"/proc/{pid}/cmdline").read_bytes()
     stand_in.faults[NAME].pop("rate")
-    assert launch.wait(run, timeout_s=120) == "done"
+    assert actions.wait(run, timeout_s=120) == "done"
     assert {line.auth for line in stand_in.requests()} == {TOKEN}
     for file in [*lab_home.rglob("*"), *lab_home.parent.joinpath("hf").rglob("*")]:
         assert not file.is_file() or TOKEN.encode() not in file.read_bytes(), f"{file} holds it"

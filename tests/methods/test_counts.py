@@ -13,7 +13,7 @@ import torch
 
 from lab import methods
 from lab.methods import Context
-from lab.models.weights import meta_model
+from lab.models.empty_model import meta_model
 
 SHAPES: dict[str, dict[str, Any]] = {
     "gpt2": {

@@ -15,6 +15,7 @@ import torch
 
 from lab import methods, schema
 from lab.methods import Context
+from lab.models.empty_model import meta_model
 from lab.spec import RunSpec
 from lab.train import checkpoint
 from lab.train.loss import is_plain
@@ -172,14 +173,13 @@ def test_an_option_changes_something(
 
 
 def test_as_many_layers_open_as_were_chosen() -> None:
-    from lab.models import weights
 
     config = tiny.make_config("llama")
     config.num_hidden_layers = 4
     method = methods.get("top_layers_lora")
     for count in (1, 3):
         spec = RunSpec.from_json({"method": {"name": method.name, "top_layers": count}})
-        model = weights.meta_model(config)
+        model = meta_model(config)
         model = method.apply(model, spec.method_config, Context(spec))
         names = checkpoint.trainable(model)
         opened = {name.split(".layers.")[1][0] for name in names if ".lora_" not in name}

@@ -15,6 +15,7 @@ from lab.chat import generate
 from lab.chat import models as chat_models
 from lab.chat.settings import GenerationSettings
 from lab.data import prepare
+from lab.models.empty_model import meta_model
 from lab.paths import RunDir
 from lab.runs import record_reader
 from lab.spec import RunSpec
@@ -220,7 +221,7 @@ def test_counts_equal_the_closed_form(
         spec = RunSpec.from_stored(make_spec(name) | {"method": {"name": name}})
         context = Context(spec, tokenizer)
         with torch.device("meta"):
-            model = weights.meta_model(weights.load_config(source))
+            model = meta_model(weights.load_config(source))
             expected = method.trainable_count(model, spec.method_config, context)
             model = method.apply(model, spec.method_config, context)
         assert sum(w.numel() for w in checkpoint.trainable(model).values()) == expected, name

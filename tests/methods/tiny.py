@@ -11,6 +11,7 @@ from lab.data.batches import collate, single_rows
 from lab.data.chat_template import TokenizedExample
 from lab.models import weights
 from lab.models.catalog import ModelSource
+from lab.models.empty_model import meta_model
 
 KINDS = ("llama", "qwen3", "gpt2", "neox")
 VOCABULARY = 96
@@ -68,7 +69,7 @@ def make_config(kind: str, width: int = 32) -> Any:
 
 def make_empty(kind: str, width: int = 32) -> Any:
     """The architecture without memory, as the planner sees it."""
-    return weights.meta_model(make_config(kind, width))
+    return meta_model(make_config(kind, width))
 
 
 def make_model(kind: str, width: int = 32) -> Any:

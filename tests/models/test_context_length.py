@@ -20,9 +20,9 @@ from lab.data.catalog import Dataset
 from lab.data.formats import Example
 from lab.data.prepare import PreparedData
 from lab.errors import LabError
-from lab.evals import forgetting
 from lab.models import catalog
 from lab.models.context_length import PromptTooLong, context_length, room_for_answer, text_length
+from lab.train import forgetting
 from lab.train.sample_outputs import SampleGenerator
 
 POSITIONS = 64

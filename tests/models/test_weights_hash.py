@@ -26,7 +26,7 @@ from lab.export.merge import merge
 from lab.models import weights_hash
 from lab.paths import RunDir
 from lab.preflight import initial_weights
-from lab.runs import launch, record_reader
+from lab.runs import actions, record_reader
 from lab.spec import RunSpec
 from tests.conftest import attempt_again
 
@@ -193,14 +193,14 @@ def use_merge(run: RunDir, target: Path) -> Any:
 
 
 def use_resume(run: RunDir, target: Path) -> Any:
-    return launch.resume(run, ["train.max_steps=40"])
+    return actions.resume(run, ["train.max_steps=40"])
 
 
 @pytest.mark.parametrize("use", [use_chat, use_checkpoint, use_evaluate, use_merge, use_resume])
 def test_another_base_is_refused_with_both_hashes(
     movable: tuple[list[RunDir], Path], tmp_path: Path, use: Use, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch.queue, "submit", lambda run: None)
+    monkeypatch.setattr(actions, "submit", lambda run: None)
     (_, run), base = movable
     trained_on = weights_hash.hash_of(base, "base")
     if use is not use_resume:  # which would leave nothing to resume

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from lab import process
 from lab.errors import LabError
 from lab.paths import RunDir
-from lab.runs import checkpoints, launch, process, queue, record_reader
+from lab.runs import actions, checkpoints, record_reader
 from lab.runs.status import status
 from lab.train import callbacks, checkpoint
 
@@ -58,8 +59,8 @@ def test_a_checkpoint_is_not_deleted_under_a_run(
     with pytest.raises(LabError, match="Stop it first"):
         checkpoints.delete(run, 8)
     run.result.write_text(result.replace('"done"', '"stopped"'))
-    monkeypatch.setattr(queue, "submit", lambda run: None)
-    launch.resume(run)
+    monkeypatch.setattr(actions, "submit", lambda run: None)
+    actions.resume(run)
     assert status(run).state == "queued"
     with pytest.raises(LabError, match="Stop it first"):
         checkpoints.delete(run, 8)

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from lab import devices, host, paths
+from lab import devices, host, paths, process
 from lab.atomic_files import read_object, write_json
 from lab.errors import LabError
 from lab.paths import RunDir
-from lab.runs import launch, process, queue, supervisor, warm_worker
+from lab.runs import actions, queue, supervisor, supervisor_start, warm_worker
 
 GB = 10**9
 
@@ -169,7 +169,7 @@ def waiting(run_id: str) -> RunDir:
     run.path.mkdir(parents=True)
     write_json(run.spec, {"v": 1})
     write_json(run.estimate, {"peak_bytes": GB})
-    queue.submit(run)
+    actions.submit(run)
     return run
 
 
@@ -185,7 +185,7 @@ def test_the_supervisor_starts_a_worker_that_sees_one_gpu(
     chosen: str,
 ) -> None:
     cards(THREE, visible)
-    monkeypatch.setattr(supervisor, "ensure", lambda: None)
+    monkeypatch.setattr(supervisor_start, "ensure", lambda: None)
     run = waiting("20260101-000000-lora-aaaa")
     loop = supervisor.Supervisor()
     loop.tick()
@@ -222,7 +222,7 @@ def test_a_worker_that_sees_several_gpus_ends_with_a_clear_message(
     from tests.answers import checked
     from tests.conftest import attempt_here
 
-    run = launch.create_run_dir(checked(make_spec("lora", train={"max_steps": 1, "save_every": 0})))
+    run = actions.create(checked(make_spec("lora", train={"max_steps": 1, "save_every": 0})))
     assert attempt_here(run) == 1
     assert "sees 2 GPUs" in (read_object(run.result) or {})["message"]
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from lab import paths
+from lab import paths, process
 from lab.atomic_files import read_object, write_json
 from lab.errors import LabError
 from lab.paths import RunDir
-from lab.runs import deadlines, index, launch, process, queue, record_reader, supervisor
+from lab.runs import actions, deadlines, index, queue, record_reader, supervisor, supervisor_start
 from lab.runs.escalation import Watch
 from lab.runs.status import status
 from tests.conftest import attempt_here
@@ -37,7 +37,7 @@ for count in range(2400):
     time.sleep(0.05)
 """
 
-START = supervisor.ensure
+START = supervisor_start.ensure
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def worker(
 ) -> Iterator[Callable[..., tuple[RunDir, subprocess.Popen[bytes]]]]:
     """`worker(beats=1, gets_on=1)`: a run with a small process that does as told, short deadlines,
     and nobody but the test who ticks."""
-    monkeypatch.setattr(supervisor, "ensure", lambda: None)
+    monkeypatch.setattr(supervisor_start, "ensure", lambda: None)
     monkeypatch.setattr(deadlines, "HEART_S", 1.5)
     monkeypatch.setattr(deadlines, "QUIET_S", 1.5)
     monkeypatch.setattr(deadlines, "CANCEL_S", 0.2)
@@ -111,7 +111,7 @@ def checkpoint(run: RunDir, step: int) -> None:
 
 def test_a_worker_that_gets_on_is_waited_for(worker: Any) -> None:
     run, child = worker()
-    launch.command(run, "stop")
+    actions.command(run, "stop")
     tick_for(supervisor.Supervisor(), 4.0)  # more than deadline and SIGTERM together
     assert child.poll() is None and not run.killed.exists(), "it works, and is let work"
     now = status(run)
@@ -127,7 +127,7 @@ def test_a_worker_that_stands_still_is_ended_and_it_is_said(
     run, child = worker(beats=beats, gets_on=gets_on)
     checkpoint(run, 40)
     queue.change(continue_after_failure=False)
-    launch.command(run, "stop")
+    actions.command(run, "stop")
     loop = supervisor.Supervisor()
     tick_until_ended(loop, run)
     assert child.wait(timeout=10) == -signal.SIGKILL, "it had ignored SIGTERM"
@@ -179,9 +179,9 @@ def test_kill_is_at_once_and_by_a_person(worker: Any, first: str | None) -> None
     run, child = worker()
     loop = supervisor.Supervisor()
     if first:
-        launch.command(run, first)
+        actions.command(run, first)
         loop.tick()
-    launch.command(run, "kill")
+    actions.command(run, "kill")
     tick_until_ended(loop, run)
     assert child.wait(timeout=10) == -signal.SIGKILL
     now = status(run)
@@ -193,7 +193,7 @@ def test_stop_kill_on_the_command_line_with_a_supervisor_of_its_own(
     worker: Any, monkeypatch: pytest.MonkeyPatch, lab_json: Callable[..., Any]
 ) -> None:
     run, child = worker()
-    monkeypatch.setattr(supervisor, "ensure", START)
+    monkeypatch.setattr(supervisor_start, "ensure", START)
     assert lab_json("stop", run.id, "--kill", "--wait")["state"] == "stopped"
     assert child.wait(timeout=10) == -signal.SIGKILL
     assert "a person asked" in status(run).message
@@ -201,10 +201,10 @@ def test_stop_kill_on_the_command_line_with_a_supervisor_of_its_own(
 
 def test_cancel_has_a_short_deadline_even_where_the_heart_beats(worker: Any) -> None:
     run, child = worker()
-    launch.command(run, "stop")
+    actions.command(run, "stop")
     loop = supervisor.Supervisor()
     tick_for(loop, 0.3)
-    launch.command(run, "cancel")
+    actions.command(run, "cancel")
     tick_until_ended(loop, run)
     assert child.poll() is not None
     assert status(run).state == "cancelled" and "no answer to 'cancel'" in status(run).message
@@ -212,7 +212,7 @@ def test_cancel_has_a_short_deadline_even_where_the_heart_beats(worker: Any) -> 
 
 def test_a_worker_that_dies_of_sigterm_was_ended_by_the_lab(worker: Any) -> None:
     run, child = worker(gets_on=0, dies_of_term=1)
-    launch.command(run, "stop")
+    actions.command(run, "stop")
     tick_until_ended(supervisor.Supervisor(), run)
     assert child.wait(timeout=10) == -signal.SIGTERM
     assert status(run).state == "stopped" and "by the lab" in status(run).message
@@ -222,19 +222,19 @@ def test_a_supervisor_killed_after_its_kill_leaves_no_crash(
     worker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, child = worker()
-    launch.command(run, "kill")
+    actions.command(run, "kill")
     first = supervisor.Supervisor()
     first.escalation.look(run)  # and no further: as if it were killed here
     child.wait(timeout=10)
     assert not run.result.exists() and status(run).state == "stopped", "told from killed.json"
     started: list[int] = []
-    monkeypatch.setattr(supervisor, "ensure", lambda: started.append(1))
-    supervisor.ensure_if_waiting()
+    monkeypatch.setattr(supervisor_start, "ensure", lambda: started.append(1))
+    supervisor_start.ensure_if_waiting()
     assert started, "whoever looks starts the next one"
     supervisor.Supervisor().tick()
     assert (read_object(run.result) or {})["state"] == "stopped", "the next one completes it"
     started.clear()
-    supervisor.ensure_if_waiting()
+    supervisor_start.ensure_if_waiting()
     assert not started, "then there is nothing to do"
 
 
@@ -248,14 +248,14 @@ def test_only_the_process_that_was_killed_is_meant(worker: Any) -> None:
     write_json(run.killed, {"state": "done", **record})
     assert status(run).state == "crashed", "a state that no kill has"
     queue_file, run_id = run.queue, run.id
-    launch.resume(run)
+    actions.resume(run)
     assert queue_file.exists() and status(paths.run_dir(run_id)).state == "queued"
     assert not run.killed.exists() and (run.attempts / "1" / "killed.json").exists()
 
 
 def test_a_result_of_its_own_is_never_overwritten(worker: Any) -> None:
     run, child = worker()
-    launch.command(run, "kill")
+    actions.command(run, "kill")
     loop = supervisor.Supervisor()
     loop.escalation.look(run)
     child.wait(timeout=10)
@@ -271,8 +271,8 @@ def test_stop_before_the_first_step_says_that_nothing_was_to_be_saved(
 ) -> None:
     from tests.answers import checked
 
-    monkeypatch.setattr(queue, "submit", lambda run: None)
-    run = launch.create_run_dir(checked(make_spec("lora")))
+    monkeypatch.setattr(actions, "submit", lambda run: None)
+    run = actions.create(checked(make_spec("lora")))
     (run.commands / "stop").touch()
     assert attempt_here(run) == 0
     now = status(run)
@@ -281,7 +281,7 @@ def test_stop_before_the_first_step_says_that_nothing_was_to_be_saved(
     again = trained[1]
     result = read_object(again.result) or {}
     again.result.write_text(json.dumps(result | {"state": "stopped"}))
-    launch.resume(again)
+    actions.resume(again)
     (again.commands / "stop").touch()
     assert attempt_here(again) == 0
     assert "nothing to save since step 8" in status(again).message
@@ -308,7 +308,7 @@ def test_what_takes_long_before_the_first_step_is_interrupted(
 
     monkeypatch.setattr(Attempt, "_load_base", load)
     monkeypatch.setattr("lab.train.telemetry.SAMPLE_S", 0.1)
-    run = launch.create_run_dir(checked(make_spec("lora")))
+    run = actions.create(checked(make_spec("lora")))
     began = time.monotonic()
     assert attempt_here(run) == 0
     assert time.monotonic() - began < 30
@@ -341,7 +341,7 @@ def test_cancel_interrupts_a_long_step_and_stop_does_not(
     plan = checked(make_spec("lora", train={"eval_every": 0, "save_every": 0}))
     for ask, state, saved in (("cancel", "cancelled", []), ("term", "stopped", ["step-4"])):
         asks[:] = [ask]
-        run = launch.create_run_dir(plan)
+        run = actions.create(plan)
         assert attempt_here(run) == 0
         assert status(run).state == state
         assert [path.name for path in run.checkpoints.glob("step-*")] == saved
@@ -354,7 +354,7 @@ def test_stop_in_a_sample_ends_it_and_makes_no_further_step(
     from lab.train import sample_outputs
     from tests.answers import checked
 
-    run = launch.create_run_dir(
+    run = actions.create(
         checked(make_spec("lora", train={"sample_every": 2, "eval_every": 0, "save_every": 0}))
     )
     is_stopped, tokens = sample_outputs.SampleGenerator._is_stopped, []
@@ -383,7 +383,7 @@ def test_an_evaluation_that_holds_up_a_stop_is_left_out(
     from tests.answers import checked
 
     monkeypatch.setattr(callbacks, "STOP_S", 0.0)
-    run = launch.create_run_dir(
+    run = actions.create(
         checked(make_spec("lora", train={"eval_every": 3, "save_every": 0, "batch_size": 1}))
     )
     progress = callbacks.RunCallback._after_batch
@@ -481,6 +481,6 @@ def test_two_changes_at_one_moment_are_both_seen(lab_home: Path) -> None:
 
 def test_delete_waits_for_the_end(worker: Any) -> None:
     run, _ = worker()
-    launch.command(run, "stop")
+    actions.command(run, "stop")
     with pytest.raises(LabError, match="Stop it first"):
-        launch.delete(run)
+        actions.delete(run)

@@ -20,7 +20,7 @@ from lab import paths
 from lab.compare.comparison import row
 from lab.errors import LabError
 from lab.paths import RunDir
-from lab.runs import export_import, launch
+from lab.runs import actions, export_import
 from lab.runs.status import status
 
 
@@ -34,7 +34,7 @@ def test_there_and_back(trained: list[RunDir], exported: Path) -> None:
     before = row(run)
     again = export_import.import_run(exported)
     assert again.id != run.id, "its id is taken, so it gets another one"
-    launch.delete(run)
+    actions.delete(run)
     same = export_import.import_run(exported)
     assert same.id == run.id and status(same).state == "done"
     assert row(same) == before
@@ -153,7 +153,7 @@ def test_imports_at_once_lose_nothing(trained: list[RunDir], tmp_path: Path) -> 
     sources = [export_import.export(run, tmp_path / f"{run.id}.zip") for run in trained]
     before = {run.id: contents(run) for run in trained}
     for run in trained:
-        launch.delete(run)
+        actions.delete(run)
     for _ in range(3):
         with ThreadPoolExecutor(4) as pool:
             items = list(pool.map(export_import.import_run, [*sources, *sources]))
@@ -166,7 +166,7 @@ def test_imports_at_once_lose_nothing(trained: list[RunDir], tmp_path: Path) -> 
             assert all(now[name] == before[source.id][name] for name in now), "every file is whole"
         assert not list(paths.runs().glob(".tmp-*"))
         for run in items:
-            launch.delete(run)
+            actions.delete(run)
 
 
 def test_exports_at_once_into_one_file(trained: list[RunDir], tmp_path: Path) -> None:

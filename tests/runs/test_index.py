@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from lab import process
 from lab.atomic_files import write_json
 from lab.errors import SpecError
 from lab.paths import RunDir
-from lab.runs import index, process
+from lab.runs import index
 
 
 @pytest.fixture

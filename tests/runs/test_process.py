@@ -13,10 +13,9 @@ from typing import Any
 
 import pytest
 
-from lab import paths
+from lab import paths, process
 from lab.atomic_files import write_json
 from lab.paths import RunDir
-from lab.runs import process
 
 WAIT = "import sys, time; print('up', flush=True); time.sleep(60)"
 

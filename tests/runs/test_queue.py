@@ -14,18 +14,18 @@ from typing import Any
 
 import pytest
 
-from lab import paths
+from lab import paths, process
 from lab.atomic_files import read_object, write_json
 from lab.errors import LabError, SpecError
 from lab.paths import RunDir
-from lab.runs import deadlines, launch, process, queue, record_reader, supervisor
+from lab.runs import actions, deadlines, queue, record_reader, supervisor, supervisor_start
 from lab.runs.status import status
 
 
 @pytest.fixture
 def waiting(make_spec: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> Any:
     """`waiting(n)`: n runs in the queue, and nobody who starts them."""
-    monkeypatch.setattr(supervisor, "ensure", lambda: None)
+    monkeypatch.setattr(supervisor_start, "ensure", lambda: None)
 
     def make(count: int, **sections: Any) -> list[RunDir]:
         from tests.answers import checked
@@ -33,8 +33,8 @@ def waiting(make_spec: Callable[..., dict[str, Any]], monkeypatch: pytest.Monkey
         plan = checked(make_spec("lora", **sections))
         created = []
         for _ in range(count):
-            run = launch.create_run_dir(plan)
-            queue.submit(run)
+            run = actions.create(plan)
+            actions.submit(run)
             created.append(run)
         return created
 
@@ -53,11 +53,11 @@ def test_order_priority_and_withdrawal(waiting: Callable[..., list[RunDir]]) -> 
     assert queue.waiting_runs() == [first, second, third], (
         "to the front means before a higher priority"
     )
-    launch.command(first, "cancel")
+    actions.command(first, "cancel")
     assert status(first).state == "cancelled" and queue.waiting_runs() == [second, third]
     with pytest.raises(LabError, match="does not wait"):
         queue.reorder(first, first=True)
-    launch.delete(second)
+    actions.delete(second)
     assert queue.waiting_runs() == [third]
 
 
@@ -68,7 +68,7 @@ def test_a_run_is_started_or_withdrawn_never_both(waiting: Callable[..., list[Ru
     assert queue.waiting_runs() == [] and status(second).state == "queued"
     queue.recover()  # the supervisor that had claimed it was killed before it started it
     assert queue.waiting_runs() == [second]
-    launch.delete(second)
+    actions.delete(second)
     assert status(second).state == "deleted"
 
 
@@ -79,10 +79,10 @@ def test_what_holds_a_run_back_is_said(
     started: list[str] = []
     loop = supervisor.Supervisor()
     monkeypatch.setattr(loop, "_start", lambda run, gpu: started.append(run.id))
-    queue.pause()
+    actions.set_paused()
     assert loop.tick() is False
     assert status(one).message == "The queue is paused."
-    queue.pause(False)
+    actions.set_paused(False)
     monkeypatch.setattr(queue, "active", lambda: [RunDir(one.path.parent / "other")])
     loop.tick()
     assert "Waiting for other to end" in status(one).message
@@ -156,7 +156,7 @@ def test_a_worker_that_does_not_answer_is_ended(
     deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
     child = subprocess.Popen([sys.executable, "-c", deaf], start_new_session=True)
     process.register(run, child.pid)
-    launch.command(run, "cancel")
+    actions.command(run, "cancel")
     monkeypatch.setattr(deadlines, "CANCEL_S", 0.3)
     monkeypatch.setattr(deadlines, "TERM_S", {"cancel": 0.5})
     loop = supervisor.Supervisor()
@@ -179,10 +179,10 @@ def test_killed_supervisors_lose_nothing_and_start_nothing_twice(
     while not all(status(run).has_ended for run in runs):
         assert time.monotonic() < end, [status(run) for run in runs]
         started = sum(run.process.exists() for run in runs)
-        record = read_object(supervisor.record_file())
+        record = read_object(supervisor_start.record_file())
         if kills < 3 and started >= kills and process.send(record, signal.SIGKILL):
             kills += 1
-        supervisor.ensure_if_waiting()
+        supervisor_start.ensure_if_waiting()
         time.sleep(0.1)
     assert kills == 3
     for run in runs:
@@ -193,12 +193,12 @@ def test_killed_supervisors_lose_nothing_and_start_nothing_twice(
 
 
 def test_two_supervisors_are_one(start: Callable[..., RunDir]) -> None:
-    queue.pause()
+    actions.set_paused()
     run = start("lora", train={"max_steps": 2})
     for _ in range(4):
-        supervisor.ensure()
+        supervisor_start.ensure()
     time.sleep(1.5)
-    record = read_object(supervisor.record_file())
+    record = read_object(supervisor_start.record_file())
     assert process.is_alive(record)
     log = (queue.folder() / "log.txt").read_text()
     assert "Traceback" not in log, log

@@ -13,10 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from lab import process
 from lab.atomic_files import read_object
 from lab.errors import LabError
 from lab.paths import RunDir
-from lab.runs import launch, process, queue, record_reader
+from lab.runs import actions, record_reader
 from lab.runs.status import status
 from tests.conftest import attempt_here
 
@@ -79,11 +80,11 @@ def test_kill_and_resume_is_bitwise_exact(
         time.sleep(0.05)
     assert "Resume it" in status(run).hint
     if method == "full":  # the other case saves a worker's start
-        monkeypatch.setattr(queue, "submit", lambda run: None)
-    launch.resume(run)
+        monkeypatch.setattr(actions, "submit", lambda run: None)
+    actions.resume(run)
     if method == "full":
         assert attempt_here(run) == 0
-    assert launch.wait(run, timeout_s=120) == "done"
+    assert actions.wait(run, timeout_s=120) == "done"
     resumed_at = record_reader.last_event(run, "plan")["resumed_at"]
     assert resumed_at >= 8, "it went on from a checkpoint, not from the start"
     assert_same_outcome(whole, run)
@@ -103,7 +104,7 @@ def test_an_interrupted_attempt_resumes_bitwise(
 
     sections = {"data": {"packing": packing}}
     whole = work_here(method, **sections)
-    run = launch.create_run_dir(checked(make_spec(method, **sections)))
+    run = actions.create(checked(make_spec(method, **sections)))
     record = RunCallback._record
 
     def fail_at_seven(self: RunCallback, *measured: Any) -> None:
@@ -115,8 +116,8 @@ def test_an_interrupted_attempt_resumes_bitwise(
         patch.setattr(RunCallback, "_record", fail_at_seven)
         assert attempt_here(run) == 1
     assert status(run).state == "failed" and "as if the machine" in status(run).message
-    monkeypatch.setattr(queue, "submit", lambda run: None)
-    launch.resume(run)
+    monkeypatch.setattr(actions, "submit", lambda run: None)
+    actions.resume(run)
     assert attempt_here(run) == 0
     assert record_reader.last_event(run, "plan")["resumed_at"] == 4
     assert_same_outcome(whole, run)
@@ -133,8 +134,8 @@ def test_a_damaged_checkpoint_is_skipped_and_named(
     assert result is not None
     run.result.write_text(json.dumps(result | {"state": "stopped"}))
     before = weights(run)
-    monkeypatch.setattr(queue, "submit", lambda run: None)
-    launch.resume(run)
+    monkeypatch.setattr(actions, "submit", lambda run: None)
+    actions.resume(run)
     assert attempt_here(run) == 0
     assert record_reader.last_event(run, "plan")["resumed_at"] == 4
     assert any(
@@ -157,8 +158,8 @@ def test_other_data_is_no_resume(
     run = run_here(make_spec("lora", data={"dataset": str(file)}, train={"max_steps": 6}))
     run.result.write_text(json.dumps({"state": "stopped"}))
     file.write_text("".join(file.read_text().splitlines(keepends=True)[:-2]))
-    monkeypatch.setattr(queue, "submit", lambda run: None)
-    launch.resume(run)
+    monkeypatch.setattr(actions, "submit", lambda run: None)
+    actions.resume(run)
     assert attempt_here(run) == 1
     assert "has changed since the last attempt (24 examples then, 22 now)" in status(run).message
 
@@ -185,19 +186,19 @@ def test_stop_keeps_a_result_and_can_go_on(
     run = start("lora", **sections)
     wait_for_step(run, 2)
     with pytest.raises(LabError, match="Only a run that has ended"):
-        launch.resume(run)
+        actions.resume(run)
     with pytest.raises(LabError, match="Stop it first"):
-        launch.delete(run)
-    launch.command(run, "stop")
-    assert launch.wait(run, timeout_s=60) == "stopped"
+        actions.delete(run)
+    actions.command(run, "stop")
+    assert actions.wait(run, timeout_s=60) == "stopped"
     steps = record_reader.metrics(run, "train")[-1]["step"]
     assert steps < 120 and run.artifact.is_dir()
     assert [path.name for path in run.checkpoints.glob("step-*")] == [f"step-{steps}"]
-    monkeypatch.setattr(queue, "submit", lambda run: None)
-    launch.resume(run)
+    monkeypatch.setattr(actions, "submit", lambda run: None)
+    actions.resume(run)
     assert attempt_here(run) == 0
     assert_same_outcome(work_here("lora", **sections), run)
-    launch.delete(run)
+    actions.delete(run)
     assert not run.path.exists()
 
 

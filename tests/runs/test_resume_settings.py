@@ -13,7 +13,7 @@ import pytest
 from lab.atomic_files import read_object
 from lab.errors import LabError, SpecError
 from lab.paths import RunDir
-from lab.runs import launch, queue, record_reader, resume_settings
+from lab.runs import actions, record_reader, resume_settings
 from lab.runs.status import status
 from lab.train import checkpoint
 from lab.train.budget import rate
@@ -27,7 +27,7 @@ Make = Callable[..., dict[str, Any]]
 @pytest.fixture
 def stopped(trained: list[RunDir], monkeypatch: pytest.MonkeyPatch) -> RunDir:
     """A LoRA run of 12 steps that has ended early, with checkpoints of steps 4 and 8."""
-    monkeypatch.setattr(queue, "submit", lambda run: None)
+    monkeypatch.setattr(actions, "submit", lambda run: None)
     run = trained[1]
     result = read_object(run.result) or {}
     run.result.write_text(json.dumps(result | {"state": "stopped"}))
@@ -39,7 +39,7 @@ def warnings(run: RunDir) -> str:
 
 
 def test_other_settings_hold_from_the_checkpoint_on(stopped: RunDir) -> None:
-    launch.resume(stopped, ["train.max_steps=10", "train.learning_rate=0.0001"])
+    actions.resume(stopped, ["train.max_steps=10", "train.learning_rate=0.0001"])
     assert resume_settings.spec_of(stopped).train.max_steps == 10
     assert (read_object(stopped.spec) or {})["train"]["max_steps"] == 12, "as it was written"
     assert attempt_here(stopped) == 0
@@ -54,20 +54,20 @@ def test_other_settings_hold_from_the_checkpoint_on(stopped: RunDir) -> None:
 def test_what_makes_another_run_is_refused_all_at_once(stopped: RunDir) -> None:
     settings = ["data.max_length=32", "train.batch_size=3", "train.seed=1", "train.max_steps=-2"]
     with pytest.raises(SpecError) as caught:
-        launch.resume(stopped, settings)
+        actions.resume(stopped, settings)
     fields = {problem.field for problem in caught.value.problems}
     assert fields == {"data.max_length", "train.batch_size", "train.seed", "train.max_steps"}
     assert status(stopped).state == "stopped" and not stopped.attempts.exists()
-    launch.resume(stopped, ["train.batch_size=1", "train.accumulation=2"])
+    actions.resume(stopped, ["train.batch_size=1", "train.accumulation=2"])
     assert resume_settings.spec_of(stopped).train.accumulation == 2
 
 
 def test_what_was_changed_at_an_earlier_resume_still_holds(stopped: RunDir) -> None:
-    launch.resume(stopped, ["train.learning_rate=0.0001", "train.weight_decay=0.5"])
+    actions.resume(stopped, ["train.learning_rate=0.0001", "train.weight_decay=0.5"])
     stopped.result.write_text(json.dumps({"state": "stopped"}))
-    launch.resume(stopped, ["train.max_steps=30", "train.weight_decay=0.25"])
+    actions.resume(stopped, ["train.max_steps=30", "train.weight_decay=0.25"])
     stopped.result.write_text(json.dumps({"state": "failed"}))
-    launch.resume(stopped)
+    actions.resume(stopped)
     train = resume_settings.spec_of(stopped).train
     assert (train.learning_rate, train.max_steps, train.weight_decay) == (0.0001, 30, 0.25)
 
@@ -75,10 +75,10 @@ def test_what_was_changed_at_an_earlier_resume_still_holds(stopped: RunDir) -> N
 def test_a_finished_run_is_made_longer(
     trained: list[RunDir], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queue, "submit", lambda run: None)
+    monkeypatch.setattr(actions, "submit", lambda run: None)
     run = trained[1]
     weights = (run.artifact / "adapter_model.safetensors").read_bytes()
-    launch.resume(run, ["train.max_steps=20"])
+    actions.resume(run, ["train.max_steps=20"])
     assert attempt_here(run) == 0
     assert status(run).state == "done" and record_reader.last_event(run, "plan")["resumed_at"] == 8
     records = record_reader.metrics(run, "train")
@@ -108,7 +108,7 @@ def test_a_finished_run_is_not_made_shorter(
 ) -> None:
     run = trained[1]
     with pytest.raises(LabError) as caught:
-        launch.resume(run, settings)
+        actions.resume(run, settings)
     assert says.format(id=run.id) in str(caught.value)
     assert status(run).state == "done" and not run.attempts.exists(), "nothing was touched"
 
@@ -117,18 +117,18 @@ def test_a_finished_run_without_a_checkpoint_says_what_to_do(trained: list[RunDi
     run = trained[1]
     shutil.rmtree(run.checkpoints)
     with pytest.raises(LabError, match=f"start_from=run:{run.id}"):
-        launch.resume(run, ["train.max_steps=40"])
+        actions.resume(run, ["train.max_steps=40"])
     assert status(run).state == "done" and not run.attempts.exists(), "nothing was touched"
 
 
 def test_lost_optimizer_state_is_refused_unless_allowed(stopped: RunDir) -> None:
     for folder in stopped.checkpoints.glob("step-*"):
         (folder / "optimizer.safetensors").unlink()
-    launch.resume(stopped)
+    actions.resume(stopped)
     assert attempt_here(stopped) == 1
     assert "None of the 2 checkpoints is whole: step-8 lacks optimizer" in status(stopped).message
     assert "--incomplete" in status(stopped).hint
-    launch.resume(stopped, incomplete=True)
+    actions.resume(stopped, incomplete=True)
     assert attempt_here(stopped) == 0
     assert "step-8 lacks optimizer.safetensors, which starts anew" in warnings(stopped)
     assert record_reader.last_event(stopped, "plan")["resumed_at"] == 8

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from lab.runs import process, queue, supervisor, warm_worker
+from lab import process
+from lab.runs import actions, queue, supervisor_start, warm_worker
 
 
 @pytest.fixture(autouse=True)
 def no_supervisor(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     started: list[str] = []
-    monkeypatch.setattr(supervisor, "ensure", lambda: started.append("supervisor"))
+    monkeypatch.setattr(supervisor_start, "ensure", lambda: started.append("supervisor"))
     return started
 
 
@@ -21,21 +22,21 @@ def test_a_spare_is_wanted_for_ten_minutes(
     no_supervisor: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert not warm_worker.is_wanted()
-    warm_worker.request_warm_worker()
+    actions.want_warm_worker()
     assert warm_worker.is_wanted() and no_supervisor == ["supervisor"]
     now = time.time()
     for age, wanted in ((590, True), (610, False), (-60, False)):
         with monkeypatch.context() as clock:
             clock.setattr(time, "time", lambda age=age: now + age)
             assert warm_worker.is_wanted() is wanted, f"{age} s ago somebody set up a run."
-    warm_worker.request_warm_worker()
+    actions.want_warm_worker()
     queue.change(spare=False)
     assert not warm_worker.is_wanted(), "The setting says no."
 
 
 def test_where_the_setting_says_no_nothing_is_started(no_supervisor: list[str]) -> None:
     queue.change(spare=False)
-    warm_worker.request_warm_worker()
+    actions.want_warm_worker()
     assert no_supervisor == [] and not (queue.folder() / "wanted").exists()
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from lab import paths
+from lab import paths, process
 from lab.atomic_files import write_json
 from lab.errors import LabError
 from lab.paths import RunDir
-from lab.runs import launch, process, record_reader
+from lab.runs import actions, record_reader
 from lab.runs.status import status
 
 
@@ -42,7 +42,7 @@ def test_from_queued_to_crashed(run: RunDir, sleeper: subprocess.Popen[bytes]) -
     run.heartbeat.write_text(json.dumps({"phase": "training", "done": 3, "total": 12, "eta_s": 9}))
     now = status(run)
     assert (now.state, now.done, now.fraction, now.eta_s) == ("training", 3, 0.25, 9)
-    launch.command(run, "stop")
+    actions.command(run, "stop")
     assert status(run).state == "stopping"
     (run.commands / "stop").unlink()
     beat = {"phase": "training", "done": 3, "total": 12, "time": time.time() - 61}

@@ -13,7 +13,7 @@ import pytest
 from lab.checked_run import CheckedRun
 from lab.errors import LabError
 from lab.paths import RunDir, all_runs, home
-from lab.runs import launch, queue, submissions
+from lab.runs import actions, submissions
 from lab.spec import RunSpec
 
 
@@ -25,7 +25,7 @@ def plan(name: str) -> CheckedRun:
 @pytest.fixture
 def submitted(monkeypatch: pytest.MonkeyPatch) -> list[RunDir]:
     results: list[RunDir] = []
-    monkeypatch.setattr(queue, "submit", results.append)
+    monkeypatch.setattr(actions, "submit", results.append)
     return results
 
 
@@ -46,13 +46,13 @@ def test_a_ticket_knows_its_run_and_its_form(submitted: list[RunDir]) -> None:
 def test_two_clicks_at_once_are_one_run(
     submitted: list[RunDir], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    create = launch.create_run_dir
+    create = actions.create
 
     def slowly(made: CheckedRun) -> RunDir:
         time.sleep(0.3)
         return create(made)
 
-    monkeypatch.setattr(launch, "create_run_dir", slowly)
+    monkeypatch.setattr(actions, "create", slowly)
     ticket, results = submissions.new(), []
     threads = [
         threading.Thread(target=lambda: results.append(submissions.start(plan("one"), ticket)))
@@ -68,16 +68,16 @@ def test_two_clicks_at_once_are_one_run(
 def test_a_start_that_fails_leaves_the_ticket_free(
     submitted: list[RunDir], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    create, ticket = launch.create_run_dir, submissions.new()
+    create, ticket = actions.create, submissions.new()
 
     def fail(made: dict[str, Any]) -> RunDir:
         raise LabError("The disk is full.")
 
-    monkeypatch.setattr(launch, "create_run_dir", fail)
+    monkeypatch.setattr(actions, "create", fail)
     with pytest.raises(LabError, match="disk is full"):
         submissions.start(plan("one"), ticket)
     assert not (home() / "tickets" / ticket).exists()
-    monkeypatch.setattr(launch, "create_run_dir", create)
+    monkeypatch.setattr(actions, "create", create)
     assert submissions.start(plan("one"), ticket) == all_runs()[0]
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from lab import host
+from lab import host, process
 from lab.atomic_files import read_object
 from lab.paths import RunDir
-from lab.runs import launch, process, queue, supervisor, warm_worker
+from lab.runs import actions, queue, supervisor, supervisor_start, warm_worker
 
 
 def test_a_spare_worker_does_the_run_and_ends_with_its_supervisor(
@@ -22,18 +22,18 @@ def test_a_spare_worker_does_the_run_and_ends_with_its_supervisor(
 ) -> None:
     from tests.answers import checked
 
-    monkeypatch.setattr(supervisor, "ensure", lambda: None)
-    warm_worker.request_warm_worker()
+    monkeypatch.setattr(supervisor_start, "ensure", lambda: None)
+    actions.want_warm_worker()
     assert warm_worker.is_wanted()
     loop = supervisor.Supervisor()
     assert loop.tick(), "a supervisor stays while a spare is wanted"
     waiting = loop.spare.worker
     assert waiting is not None and waiting.poll() is None
-    run = launch.create_run_dir(checked(make_spec("lora", train={"max_steps": 2, "save_every": 0})))
-    queue.submit(run)
+    run = actions.create(checked(make_spec("lora", train={"max_steps": 2, "save_every": 0})))
+    actions.submit(run)
     loop.tick()
     assert (read_object(run.process) or {})["pid"] == waiting.pid, "the spare took the run"
-    assert launch.wait(run, timeout_s=120) == "done"
+    assert actions.wait(run, timeout_s=120) == "done"
     loop.tick()
     idle = loop.spare.worker
     assert idle is not None and idle.pid != waiting.pid, "another one for the next run"

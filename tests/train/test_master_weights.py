@@ -11,8 +11,8 @@ import torch
 
 from lab import methods, optimizers
 from lab.atomic_files import read_object
+from lab.forecast.resolve import resolve
 from lab.paths import RunDir
-from lab.preflight.validate import resolve
 from lab.runs import record_reader
 from lab.runs.status import status
 from lab.spec import RunSpec

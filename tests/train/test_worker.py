@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from lab import process
 from lab.atomic_files import read_object, write_json
 from lab.errors import Cancelled, LabError
 from lab.paths import RunDir
-from lab.runs import process, record_reader
+from lab.runs import record_reader
 from lab.train import worker
 from lab.train.telemetry import Telemetry
 

@@ -25,7 +25,7 @@ def loud_pages() -> None:
 @pytest.fixture(autouse=True)
 def no_spare(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages under AppTest start no process but the planner."""
-    monkeypatch.setattr("lab.runs.warm_worker.request_warm_worker", lambda: None)
+    monkeypatch.setattr("lab.runs.actions.want_warm_worker", lambda: None)
 
 
 @pytest.fixture

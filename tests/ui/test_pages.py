@@ -14,18 +14,17 @@ from typing import Any
 
 import pytest
 
-from lab import paths, presets
+from lab import paths, presets, process
 from lab.atomic_files import write_json
 from lab.forecasts import Forecast, How, MemoryForecast
 from lab.paths import RunDir, all_runs
 from lab.runs import (
+    actions,
     estimate_history,
     export_import,
     index,
-    launch,
-    process,
     resume_settings,
-    supervisor,
+    supervisor_start,
 )
 from lab.ui import estimate_panel, runs_view
 from tests.ui.conftest import Page, words
@@ -33,7 +32,7 @@ from tests.ui.conftest import Page, words
 
 @pytest.fixture
 def run(trained: list[RunDir]) -> RunDir:
-    launch.delete(trained[0])
+    actions.delete(trained[0])
     return trained[1]
 
 
@@ -96,7 +95,7 @@ def test_monitor_offers_to_resume_a_crashed_run(open_page: Page, run: RunDir) ->
 def test_a_stop_names_its_deadline_and_can_be_forced(
     open_page: Page, run: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "ensure", lambda: None)
+    monkeypatch.setattr(supervisor_start, "ensure", lambda: None)
     run.result.unlink()
     process.register(run, os.getpid())
     beat = {"phase": "training", "done": 3, "total": 12, "unit": "step", "step_s": 120.0}
@@ -112,7 +111,7 @@ def test_a_stop_names_its_deadline_and_can_be_forced(
 def test_a_finished_run_can_be_made_longer(
     open_page: Page, run: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lab.runs.queue.submit", lambda run: None)
+    monkeypatch.setattr("lab.runs.actions.submit", lambda run: None)
     at = open_page("monitor", run=run.id)
     assert "It goes on from the checkpoint of step 8" in words(at)
     at.button(key=f"resume.{run.id}.go").click().run()
@@ -132,7 +131,7 @@ def test_a_finished_run_without_checkpoints_says_what_to_do(open_page: Page, run
 def test_resume_with_other_settings(
     open_page: Page, run: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lab.runs.queue.submit", lambda run: None)
+    monkeypatch.setattr("lab.runs.actions.submit", lambda run: None)
     run.result.write_text('{"state": "stopped"}')
     at = open_page("monitor", run=run.id)
     at.text_input(key=f"resume.{run.id}.max_steps").set_value("-3").run()
@@ -236,7 +235,7 @@ def test_runs_are_found_renamed_and_deleted(open_page: Page, run: RunDir) -> Non
     assert "No run matches" in words(at)
     at.toggle(key="runs.archived").set_value(True).run()
     assert list(at.dataframe[0].value["Name"]) == ["my favourite"]
-    launch.delete(run)
+    actions.delete(run)
     assert "No runs yet" in words(open_page("runs"))
 
 
@@ -362,10 +361,10 @@ def test_one_form_is_one_run(
     make_spec: Callable[..., dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from lab.runs import queue, submissions
+    from lab.runs import submissions
     from tests.answers import checked
 
-    monkeypatch.setattr(queue, "submit", lambda run: None)
+    monkeypatch.setattr(actions, "submit", lambda run: None)
     plan, ticket = checked(make_spec()), submissions.new()
     first = submissions.start(plan, ticket)
     assert submissions.start(plan, ticket) == first, "a second click"
@@ -373,7 +372,7 @@ def test_one_form_is_one_run(
     assert first.id in words(at).replace("\\", "")
     assert submissions.start(plan, submissions.new()) != first, "another form is another run"
     assert len(all_runs()) == 2
-    launch.delete(first)
+    actions.delete(first)
     again = submissions.start(plan, ticket)
     assert again != first and again.path.is_dir(), "the ticket of a deleted run is free again"
     assert submissions.is_same(ticket, plan["asked"]) and not submissions.is_same(ticket, {})
@@ -386,7 +385,7 @@ def test_a_selected_row_never_slides_to_its_neighbour(
     at = open_page("runs")
     key = at.dataframe[0].key
     at.dataframe[0].select(rows=[0]).run() if hasattr(at.dataframe[0], "select") else None
-    launch.delete(first)
+    actions.delete(first)
     at.run()
     assert at.dataframe[0].key != key, "another list is another table, with nothing selected"
     assert list(at.dataframe[0].value["Id"]) == [second.id]

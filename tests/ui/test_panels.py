@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from lab import host, paths
+from lab import host, paths, process
 from lab.atomic_files import write_json
 from lab.errors import Problem, SpecError
 from lab.forecasts import Candidate, Saving, SettingsSearch
 from lab.paths import RunDir
-from lab.runs import process, queue, resume_settings
+from lab.runs import queue, resume_settings
 from lab.spec import RunSpec
 from lab.ui import (
     cards,
@@ -80,7 +80,7 @@ def test_who_else_gets_in_is_said_as_text(monkeypatch: pytest.MonkeyPatch) -> No
 def sidebar(monkeypatch: pytest.MonkeyPatch) -> Screen:
     screen = Screen()
     monkeypatch.setattr(notices, "st", screen)
-    monkeypatch.setattr(notices.supervisor, "ensure_if_waiting", lambda: None)
+    monkeypatch.setattr(notices.supervisor_start, "ensure_if_waiting", lambda: None)
     return screen
 
 

@@ -12,7 +12,7 @@ from lab.checked_run import CheckedRun
 from lab.errors import Problem, SpecError
 from lab.paths import all_runs
 from lab.presets import PRESETS
-from lab.runs import queue, submissions
+from lab.runs import actions, submissions
 from lab.spec import RunSpec
 from lab.ui import submit
 
@@ -40,7 +40,7 @@ def form(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str | None]:
         return CheckedRun(RunSpec(name=spec.get("name", "")), spec)
 
     monkeypatch.setattr(submit.planner, "check", check)
-    monkeypatch.setattr(queue, "submit", lambda run: None)
+    monkeypatch.setattr(actions, "submit", lambda run: None)
     at = AppTest.from_function(page)
     at.run()
 

@@ -11,7 +11,7 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from lab.methods import Context, Method
-from lab.models import weights
+from lab.models.empty_model import meta_model
 from lab.models.stub_tokenizer import StubTokenizer
 from lab.spec import RunSpec
 from lab.train.activation_checkpointing import checkpoint_activations
@@ -52,7 +52,7 @@ def build(
     options = spec.method_config
     settings = method.load_kwargs(options).get("quantization_config")
     quantised = Quantised.of(settings)
-    model = weights.meta_model(config).to(dtype)
+    model = meta_model(config).to(dtype)
     base = sum(weight.numel() for weight in model.parameters())
     if tokenizer is None:
         tokenizer = StubTokenizer(config)

@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 
-from lab import methods, presets
+from lab import methods, presets, spec_rules
 from lab.cli import demo
 from lab.errors import SpecError
-from lab.preflight import spec_rules
-from lab.preflight.spec_rules import RULES, RunFacts
 from lab.runs import resume_settings
 from lab.spec import RunSpec
+from lab.spec_rules import RULES, RunFacts
 from lab.spec_sections import DataSpec, TrainSpec
 from tests.answers import check
 

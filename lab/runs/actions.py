@@ -1,43 +1,27 @@
-"""Start, resume, stop and delete runs."""
+"""What a person does with runs: create, submit, resume, stop, wait for, delete."""
 
 from __future__ import annotations
 
 import os
-import random
-import re
 import shutil
-import subprocess
 import time
-from typing import Any
 
 from lab import paths
 from lab.atomic_files import remove_tree, sync_folder, write_json
 from lab.checked_run import CheckedRun
 from lab.errors import LabError
 from lab.paths import RunDir
-from lab.preflight.client import planner
-from lab.runs import colours, process, queue, resume_settings
+from lab.runs import colours, hub_access, queue, resume_settings, supervisor_start
+from lab.runs.queue import QueueSettings
 from lab.runs.status import RESUMABLE, status
 
-LETTERS = "abcdefghijkmnpqrstuvwxyz23456789"
 
-
-def submit(spec: dict[str, Any]) -> RunDir:
-    """Check `spec`, make its run directory, put it into the queue.
-
-    Raises SpecError with all problems before anything is written.
-    """
-    run = create_run_dir(planner.check(spec))
-    queue.submit(run)
-    return run
-
-
-def create_run_dir(checked: CheckedRun) -> RunDir:
+def create(checked: CheckedRun) -> RunDir:
     """The run directory of a checked run: complete when it appears under its name."""
     folder = paths.runs()
     try:
         paths.make_folder(folder)
-        run_id = new_id(checked.spec.method["name"])
+        run_id = paths.new_run_id(checked.spec.method["name"])
         aside = folder / f".tmp-{run_id}"
         aside.mkdir()
         new_run = RunDir(aside)
@@ -56,27 +40,30 @@ def create_run_dir(checked: CheckedRun) -> RunDir:
     return RunDir(folder / run_id)
 
 
-def new_id(method: str) -> str:
-    """Sorts by time and is safe in a URL and a path: 20261122-101530-lora-k3f9."""
-    slug = re.sub(r"[^a-z0-9]+", "-", method.lower()).strip("-")[:40] or "run"
-    while True:
-        suffix = "".join(random.SystemRandom().choices(LETTERS, k=4))
-        run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{slug}-{suffix}"
-        if not (paths.runs() / run_id).exists():
-            return run_id
+def submit(run: RunDir, priority: int = 0) -> None:
+    """Put a run at the end of the queue, and see to it that somebody starts it."""
+    if hub_access.is_needed(run):
+        supervisor_start.ensure()
+        hub_access.hand_over(run)  # before anybody can start it
+    write_json(run.queue, {"v": 1, "priority": priority, "order": time.time()})
+    supervisor_start.ensure()
 
 
-def spawn_worker(
-    run: RunDir, gpu: str | None = None, access: bytes | None = None
-) -> subprocess.Popen[bytes]:
-    """Start the worker in a session of its own, with its output in a file, and write it down.
+def set_paused(paused: bool = True) -> QueueSettings:
+    """Whether the queue starts new runs."""
+    new_settings = queue.change(paused=paused)
+    if not paused:
+        supervisor_start.ensure()
+    return new_settings
 
-    `gpu` is the UUID of the one that it may use, `access` what it is told of the Hub. Called by the
-    supervisor only; everybody else submits to the queue.
-    """
-    worker = process.spawn(["lab.train", str(run.path)], run.log, gpu=gpu, access=access)
-    process.register(run, worker.pid, gpu)
-    return worker
+
+def want_warm_worker() -> None:
+    """Somebody sets up a run: have a worker ready for the next minutes."""
+    if not queue.settings().spare:
+        return
+    paths.make_folder(queue.folder())
+    write_json(queue.folder() / "wanted", {"v": 1, "time": time.time()}, durable=False)
+    supervisor_start.ensure()
 
 
 def resume(run: RunDir, settings: list[str] | None = None, *, incomplete: bool = False) -> None:
@@ -88,7 +75,7 @@ def resume(run: RunDir, settings: list[str] | None = None, *, incomplete: bool =
     """
     now = status(run)
     if now.state == "queued" and not run.queue.exists() and not run.claim.exists():
-        queue.submit(run)  # it was made, and whoever made it ended before it was in the queue
+        submit(run)  # it was made, and whoever made it ended before it was in the queue
         return
     if now.state == "done" and not settings:
         raise LabError(
@@ -117,7 +104,7 @@ def resume(run: RunDir, settings: list[str] | None = None, *, incomplete: bool =
         write_json(run.resume, {"v": 1, "settings": changes, "incomplete": incomplete})
     for file in run.commands.glob("*"):
         file.unlink()
-    queue.submit(run)
+    submit(run)
 
 
 def _link_or_copy(source: str, target: str) -> None:
@@ -134,8 +121,6 @@ def command(run: RunDir, name: str) -> None:
     The worker answers at its next step, or sooner where it has nothing to save; the supervisor sees
     to it that it ends.
     """
-    from lab.runs import supervisor
-
     now = status(run)
     if now.state == "queued" and name != "save" and queue.withdraw(run):
         return
@@ -144,7 +129,7 @@ def command(run: RunDir, name: str) -> None:
     run.commands.mkdir(exist_ok=True)
     (run.commands / name).touch()
     if name != "save":
-        supervisor.ensure()
+        supervisor_start.ensure()
 
 
 def delete(run: RunDir) -> None:
@@ -163,13 +148,11 @@ def delete(run: RunDir) -> None:
 def wait(run: RunDir, poll_s: float = 0.5, timeout_s: float | None = None) -> str:
     """Block until the run has ended; its state. Raises LabError after `timeout_s`."""
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    from lab.runs import supervisor
-
     while True:
         now = status(run)
         if now.has_ended:
             return now.state
         if deadline is not None and time.monotonic() > deadline:
             raise LabError(f"{run.id} is still {now.state} after {timeout_s:.0f} s.")
-        supervisor.ensure_if_waiting()
+        supervisor_start.ensure_if_waiting()
         time.sleep(poll_s)

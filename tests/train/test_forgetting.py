@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from lab.evals import forgetting
-from lab.evals.forgetting import Likelihood
 from lab.models.catalog import ModelSource
+from lab.train import forgetting
+from lab.train.forgetting import Likelihood
 from tests.conftest import write_rows
 
 

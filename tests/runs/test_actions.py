@@ -8,21 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from lab import paths
+from lab import paths, process
 from lab.atomic_files import read_object, write_json
 from lab.checked_run import CheckedRun, read_forecast, read_stats
 from lab.errors import LabError
 from lab.forecasts import DatasetStats, Forecast, MemoryForecast
 from lab.paths import RunDir
-from lab.runs import launch, process, queue, supervisor
+from lab.runs import actions, queue, supervisor_start
 from lab.runs.status import status
 from lab.spec import RunSpec
 
 
 @pytest.fixture(autouse=True)
 def nobody_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "ensure", lambda: None)
-    monkeypatch.setattr(supervisor, "ensure_if_waiting", lambda: None)
+    monkeypatch.setattr(supervisor_start, "ensure", lambda: None)
+    monkeypatch.setattr(supervisor_start, "ensure_if_waiting", lambda: None)
 
 
 RESOLVED = {
@@ -39,7 +39,7 @@ PLAN = CheckedRun(
 
 @pytest.fixture
 def run(lab_home: Path) -> RunDir:
-    return launch.create_run_dir(PLAN)
+    return actions.create(PLAN)
 
 
 def end(run: RunDir, state: str) -> None:
@@ -61,31 +61,31 @@ def test_a_run_holds_its_plan_from_the_first_moment(run: RunDir) -> None:
     assert read_forecast(run) == PLAN.forecast and read_stats(run) == PLAN.stats
     assert paths.RUN_ID.fullmatch(run.id) and paths.all_runs() == [run]
     assert [path.name for path in paths.runs().iterdir()] == [run.id], "Nothing is left aside."
-    assert paths.RUN_ID.fullmatch(launch.new_id("../Odd Name!"))
+    assert paths.RUN_ID.fullmatch(paths.new_run_id("../Odd Name!"))
 
 
 def test_stop_save_and_cancel_are_for_runs_at_work(run: RunDir) -> None:
-    queue.submit(run)
+    actions.submit(run)
     with pytest.raises(LabError, match="is queued, there is nothing to save"):
-        launch.command(run, "save")
+        actions.command(run, "save")
     assert run.queue.exists() and status(run).state == "queued", "It goes on waiting."
     begin(run)
     for name in ("save", "stop", "cancel"):
-        launch.command(run, name)
+        actions.command(run, name)
         assert (run.commands / name).exists()
     end(run, "done")
     for file in run.commands.iterdir():
         file.unlink()
     for name in ("save", "stop", "cancel"):
         with pytest.raises(LabError, match=f"is done, there is nothing to {name}"):
-            launch.command(run, name)
+            actions.command(run, name)
     assert list(run.commands.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["stop", "cancel"])
 def test_stopping_a_run_that_waits_takes_it_out_of_the_queue(run: RunDir, name: str) -> None:
-    queue.submit(run)
-    launch.command(run, name)
+    actions.submit(run)
+    actions.command(run, name)
     assert status(run).state == "cancelled" and queue.waiting_runs() == []
 
 
@@ -95,7 +95,7 @@ def test_a_run_that_has_ended_is_resumed_with_its_past_put_away(run: RunDir, sta
     (run.commands / "stop").touch()
     run.heartbeat.write_text("{}")
     write_json(run.environment, {"seed": 0})
-    launch.resume(run, ["train.max_steps=77"], incomplete=True)
+    actions.resume(run, ["train.max_steps=77"], incomplete=True)
     assert status(run).state == "queued" and queue.waiting_runs() == [run]
     assert list(run.commands.iterdir()) == [], "An old command would stop it at once."
     names = {file.name for file in (run.attempts / "1").iterdir()}
@@ -104,48 +104,48 @@ def test_a_run_that_has_ended_is_resumed_with_its_past_put_away(run: RunDir, sta
     assert read_object(run.resume) == {"v": 1, "settings": {"max_steps": 77}, "incomplete": True}
     begin(run)
     end(run, state)
-    launch.resume(run)
+    actions.resume(run)
     assert (run.attempts / "2" / "resume.json").exists()
 
 
 def test_runs_that_are_done_or_at_work_are_not_resumed(run: RunDir) -> None:
     end(run, "done")
     with pytest.raises(LabError, match="nothing left to train"):
-        launch.resume(run)
+        actions.resume(run)
     run.result.unlink()
     begin(run)
     with pytest.raises(LabError, match="is starting"):
-        launch.resume(run)
+        actions.resume(run)
     with pytest.raises(LabError, match="Stop it first"):
-        launch.delete(run)
+        actions.delete(run)
     assert run.path.is_dir() and not run.attempts.exists()
 
 
 def test_a_run_that_never_came_into_the_queue_gets_there(run: RunDir) -> None:
     assert queue.waiting_runs() == []
-    launch.resume(run)
+    actions.resume(run)
     assert queue.waiting_runs() == [run] and not run.attempts.exists()
     with pytest.raises(LabError, match="is queued"):
-        launch.resume(run)
+        actions.resume(run)
 
 
 def test_deleting_a_run_takes_all_of_it(run: RunDir) -> None:
-    other = launch.create_run_dir(PLAN)
-    queue.submit(run)
+    other = actions.create(PLAN)
+    actions.submit(run)
     (run.checkpoints / "step-4").mkdir()
-    launch.delete(run)
+    actions.delete(run)
     assert paths.all_runs() == [other]
     assert [path.name for path in paths.runs().iterdir()] == [other.id]
 
 
 def test_waiting_ends_with_the_run_or_with_patience(run: RunDir) -> None:
-    queue.submit(run)
+    actions.submit(run)
     started = time.monotonic()
     with pytest.raises(LabError, match="is still queued after"):
-        launch.wait(run, poll_s=0.05, timeout_s=0.3)
+        actions.wait(run, poll_s=0.05, timeout_s=0.3)
     assert 0.25 < time.monotonic() - started < 20
     end(run, "failed")
-    assert launch.wait(run, timeout_s=5) == "failed"
+    assert actions.wait(run, timeout_s=5) == "failed"
 
 
 def test_a_disk_that_cannot_be_written_is_said(
@@ -154,4 +154,4 @@ def test_a_disk_that_cannot_be_written_is_said(
     lab_home.mkdir()
     (lab_home / "runs").write_text("a file in the way")
     with pytest.raises(LabError, match="cannot be written"):
-        launch.create_run_dir(PLAN)
+        actions.create(PLAN)
