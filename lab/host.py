@@ -14,7 +14,7 @@ from lab.atomic_files import read_object, write_json
 from lab.errors import LabError
 
 # Published dense peaks for bf16 products with fp32 sums, TFLOP/s (the makers' data sheets).
-# Where a card has no bf16, the fp16 figure stands. Longer names first.
+# For a card without bf16, the fp16 figure. Longer names first.
 GPU_PEAK_TFLOPS = (
     ("H100 PCIe", 756.0),
     ("H100 NVL", 835.0),
@@ -156,9 +156,9 @@ def peak_flops(device_name: str, on_gpu: bool) -> float | None:
     return float(measured) if isinstance(measured, (int, float)) else None
 
 
-def time_product() -> float:
+def time_product(seconds: float = 1.0) -> float:
     """As `product_flops`; kept in LAB_HOME/machine.json, where runs find it."""
-    flops = product_flops()
+    flops = product_flops(seconds=seconds)
     try:
         paths.make_folder(machine_file().parent)
         write_json(machine_file(), {"v": 1, "cpu_peak_flops": flops, "cores": os.cpu_count()})

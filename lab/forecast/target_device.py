@@ -9,6 +9,7 @@ from typing import Any
 from lab import gpu_table, host, paths
 from lab.atomic_files import number, part, read_object
 from lab.checked_run import read_forecast
+from lab.errors import LabError
 from lab.forecast import runtime_estimate
 from lab.forecasts import RuntimeForecast
 from lab.models import catalog as models
@@ -28,22 +29,32 @@ class Target:
     context_bytes: int | None = None
     flops: float = USUAL_FLOPS
     watts: float | None = None
+    bandwidth: float | None = None
 
     def for_pace(self) -> runtime_estimate.Device:
         """With the share of its rate that runs reach on this machine, if that is of its kind."""
         own = host.gpus()
-        share, is_measured = runtime_estimate.REACHED, False
+        share, is_measured, runs = runtime_estimate.REACHED, False, []
         if self.on_gpu and own:
             known = gpu_table.known(host.largest(own)["name"])
-            share, is_measured = runtime_estimate.reached(
-                _finished("cuda"), known.flops if known else self.flops
-            )
+            runs = _finished("cuda")
+            flops = known.flops if known else self.flops
+            share, is_measured = runtime_estimate.reached(runs, flops)
         elif not self.on_gpu and not own:
-            share, is_measured = runtime_estimate.reached(_finished("cpu"), self.flops)
+            runs = _finished("cpu")
+            share, is_measured = runtime_estimate.reached(runs, self.flops, on_gpu=False)
         if self.on_gpu:
             share = min(share, 1.0)  # of a peak from the maker's data sheet
         return runtime_estimate.Device(
-            self.memory_bytes or 0, self.flops, self.on_gpu, share, self.watts, is_measured
+            self.memory_bytes or 0,
+            self.flops,
+            self.on_gpu,
+            share,
+            self.watts,
+            is_measured,
+            self.bandwidth,
+            runtime_estimate.launching(runs),
+            runtime_estimate.beside(runs),
         )
 
 
@@ -52,7 +63,9 @@ def target_of(spec: RunSpec, device: dict[str, Any]) -> Target:
     if name:
         gpu = gpu_table.get(name)
         size = device.get("memory_bytes") or gpu.usable_bytes
-        return Target(True, size, gpu.has_bf16, gpu.context_bytes, gpu.flops, gpu.watts)
+        return Target(
+            True, size, gpu.has_bf16, gpu.context_bytes, gpu.flops, gpu.watts, gpu.bandwidth
+        )
     size, kind = device.get("memory_bytes"), device.get("kind")
     if kind == "cuda" or (kind is None and size is not None):
         return Target(True, size)
@@ -79,6 +92,7 @@ def this_machine(*, on_gpu: bool) -> Target:
         known.context_bytes if known else None,
         known.flops if known else USUAL_FLOPS,
         known.watts if known else None,
+        known.bandwidth if known else None,
     )
 
 
@@ -91,8 +105,11 @@ def _this_processor(size: int | None) -> Target:
 
 @cache
 def _product_flops() -> float:
-    """Timed once for a planner's life, where `doctor` has kept nothing."""
-    return host.product_flops(seconds=0.2)
+    """Timed and kept where `doctor` kept nothing: all predictions rest on one figure."""
+    try:
+        return host.time_product(seconds=0.2)
+    except LabError:  # a full or read-only disk
+        return host.product_flops(seconds=0.2)
 
 
 def _finished(kind: str) -> list[tuple[dict[str, Any], RuntimeForecast | None]]:
@@ -104,6 +121,9 @@ def _finished(kind: str) -> list[tuple[dict[str, Any], RuntimeForecast | None]]:
         if result.get("state") != "done" or not _has(summary, "seconds", "flops", "tokens"):
             continue
         forecast = read_forecast(run)
+        begun, ended = number(result.get("started")), number(result.get("ended"))
+        if begun and ended:
+            summary = {**summary, "beside_s": ended - begun - summary["seconds"]}
         if forecast.device == kind:
             runtime = forecast.runtime
             runs.append((summary, runtime if runtime and runtime.is_complete else None))

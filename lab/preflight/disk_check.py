@@ -35,10 +35,10 @@ def problems(forecast: Forecast) -> list[Problem]:
         more = f" beside {formatting.size(beside)} to download" if beside else ""
         return [
             Problem(
-                "train.save_every",
+                "train.save_steps",
                 f"not enough disk: the run may need {own / 1e9:.2f} GB in {paths.home()}{more}, "
                 f"{room / 1e9:.2f} GB are free. Lower train.keep_best and train.keep_last, set "
-                "train.save_every to 0, or free some room.",
+                "train.save_steps to 0, or free some room.",
             )
         ]
     return []

@@ -65,11 +65,16 @@ def estimate(
         raise SpecError([not_applicable(method, ready.method_config, error)]) from None
     sized = memory.measure(config, ready, method)
     costs, where = sized.costs[memory.loss_kind(config, ready)], target.for_pace()
-    each = runtime_estimate.seconds_a_token(ready, costs, sized.sizes, where, bits=sized.bits)
+    launches = forecast.memory.launches
+    each = runtime_estimate.seconds_a_token(
+        ready, costs, sized.sizes, where, bits=sized.bits, launches=launches
+    )
     runtime = None
     if is_timed:
         stats = _stats_if_at_hand(ready)
-        runtime = runtime_estimate.pace(ready, costs, sized.sizes, where, stats, sized.bits)
+        runtime = runtime_estimate.pace(
+            ready, costs, sized.sizes, where, stats, sized.bits, launches
+        )
     return replace(
         forecast,
         speed=Speed(

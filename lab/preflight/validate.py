@@ -53,7 +53,7 @@ def check(value: Any) -> CheckResult:
         methods.get(spec.method["name"]).extend_tokenizer(tokenizer, spec.method_config)
     if not wrong & {"data", "data.dataset", "data.format"}:
         stats = _gather(problems, "data.dataset", lambda: dataset_stats(resolved, tokenizer), stats)
-    if not wrong & {"model", "method", "method.name", "start_from"}:
+    if not wrong & {"model", "method", "method.name", "init_from_run"}:
         problems.extend(_gather(problems, "model", lambda: initial_weights.problems(resolved), []))
     if model is not None and not any(field.split(".")[0] == "method" for field in wrong):
         resolved, notes = fit_method(resolved, model)
@@ -83,8 +83,8 @@ def check(value: Any) -> CheckResult:
         data=replace(
             resolved.data,
             dataset=stats.dataset,
-            held_out=datasets.pinned(resolved.data.held_out),
-            general_set=datasets.pinned(resolved.data.general_set),
+            eval_dataset=datasets.pinned(resolved.data.eval_dataset),
+            general_dataset=datasets.pinned(resolved.data.general_dataset),
             system_prompt=stats.system_prompt,
             template_date=_date(resolved, tokenizer),
         ),
@@ -296,12 +296,12 @@ def _estimate(
     except ValueError as error:  # a library refuses the combination in its own words
         problems.append(not_applicable(method, config, error))
         return spec, None
-    if spec.train.loss == "fused" and not is_plain(model.get_output_embeddings()):
+    if spec.train.loss_implementation == "fused" and not is_plain(model.get_output_embeddings()):
         problems.append(
             Problem(
-                "train.loss",
+                "train.loss_implementation",
                 "the fused loss works on a plain head, and the method changes the head. Set plain, "
-                "or leave the head out of method.targets.",
+                "or leave the head out of method.target_modules.",
             )
         )
     sizes = formula.sizes(model, spec, frozen_bytes=frozen_bytes)
@@ -317,5 +317,7 @@ def _estimate(
     except StepFails as error:
         problems.append(not_applicable(method, config, error))
         return spec, None
-    runtime = runtime_estimate.pace(spec, costs, sizes, where, stats, bits)
+    runtime = runtime_estimate.pace(
+        spec, costs, sizes, where, stats, bits, forecast.memory.launches
+    )
     return spec, replace(forecast, runtime=runtime)

@@ -70,7 +70,7 @@ def fetch_base(
 
 def fetch_data(spec: RunSpec, telemetry: Telemetry, check_commands: Callable[[], None]) -> None:
     """Fetch the sets of the spec that were here at the check and are gone. Raises LabError."""
-    for dataset_id in (spec.data.dataset, spec.data.held_out, spec.data.general_set):
+    for dataset_id in (spec.data.dataset, spec.data.eval_dataset, spec.data.general_dataset):
         if not isinstance(dataset_id, str) or not datasets.is_on_hub(dataset_id):
             continue
         wanted = dataset_hub.parse(dataset_id)

@@ -95,7 +95,7 @@ def hub_spec(make_spec: Callable[..., dict[str, Any]]) -> Callable[..., dict[str
     """`hub_spec(train={...})`: a LoRA run of four steps on org/name."""
 
     def make(method: str = "lora", **sections: Any) -> dict[str, Any]:
-        train = {"max_steps": 4, "eval_every": 2, "save_every": 2} | sections.get("train", {})
+        train = {"max_steps": 4, "eval_steps": 2, "save_steps": 2} | sections.get("train", {})
         spec = make_spec(method, data=sections.get("data", {}), train=train)
         return spec | {"model": sections.get("model", NAME)}
 

@@ -62,7 +62,7 @@ def test_a_run_keeps_the_commit_that_it_was_checked_with(
     merged = merge(run, tmp_path / "merged")
     assert told in merged["note"]
 
-    again = check(hub_spec() | {"start_from": f"run:{run.id}"})
+    again = check(hub_spec() | {"init_from_run": f"run:{run.id}"})
     assert again["problems"] == [], "a new run begins with its weights, on its commit"
     assert again["spec"]["model"] == f"{NAME}#{first}"
     assert any(told in text for text in again["facts"]["warnings"])
