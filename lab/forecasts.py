@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from lab.dataclass_json import read
+from lab.hub.progress import DownloadForecast
 
 
 class How(StrEnum):
@@ -137,17 +138,6 @@ class DiskForecast:
     artifact: int = 0
     checkpoint: int = 0
     total: int = 0
-
-
-@dataclass(frozen=True)
-class DownloadForecast:
-    """What has still to be fetched of a model of the hub: `bytes` of `total_bytes`, in so many
-    files, into `folder`."""
-
-    bytes: int = 0
-    total_bytes: int = 0
-    files: int = 0
-    folder: str = ""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from lab.atomic_files import part
 from lab.cli.console import say
 from lab.data import catalog, hub, hub_fetch
 
-
 # of the section data, some also by the names that they had in earlier versions
 FIELDS = ("dataset", "eval_dataset", "held_out", "general_dataset", "general_set")
 

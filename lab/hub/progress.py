@@ -1,4 +1,4 @@
-"""How far a download is."""
+"""How far a download is, and what has still to come."""
 
 from __future__ import annotations
 
@@ -10,6 +10,17 @@ from dataclasses import dataclass, field
 from lab import formatting
 
 SPEED_S = 10.0  # over which the speed is measured
+
+
+@dataclass(frozen=True)
+class DownloadForecast:
+    """What has still to be fetched of a model of the hub: `bytes` of `total_bytes`, in so many
+    files, into `folder`."""
+
+    bytes: int = 0
+    total_bytes: int = 0
+    files: int = 0
+    folder: str = ""
 
 
 @dataclass

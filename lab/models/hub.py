@@ -16,10 +16,9 @@ from pathlib import Path
 
 from lab.atomic_files import read_object
 from lab.errors import LabError
-from lab.forecasts import DownloadForecast
 from lab.hub import cache, client, download, repository, settings, verification
 from lab.hub.problems import HubUnreachable
-from lab.hub.progress import Tell
+from lab.hub.progress import DownloadForecast, Tell
 from lab.hub.repository import RemoteFile, Repository
 from lab.models import file_list, headers
 from lab.models import folder as folders

@@ -16,7 +16,8 @@ from lab.forecast import estimator as memory
 from lab.forecast import settings_search as planning
 from lab.forecast.resolve import fit_method, resolve
 from lab.forecast.target_device import Target, target_of
-from lab.forecasts import DatasetStats, DownloadForecast, FitLimits, Forecast, SettingsSearch, Speed
+from lab.forecasts import DatasetStats, FitLimits, Forecast, SettingsSearch, Speed
+from lab.hub.progress import DownloadForecast
 from lab.models import catalog as models
 from lab.models import hub, shipped_configs, weights
 from lab.models.empty_model import meta_model

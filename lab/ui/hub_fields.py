@@ -6,8 +6,8 @@ import streamlit as st
 
 from lab import formatting
 from lab.data import catalog, hub
-from lab.forecasts import DownloadForecast
 from lab.hub import credentials, repository
+from lab.hub.progress import DownloadForecast
 from lab.ui.markdown_safety import escape_markdown, user_errors
 
 TOKEN_HELP = (
