@@ -176,7 +176,7 @@ def _moved_on(named: ModelRef, source: ModelSource) -> str:
     """A sentence if the branch that the run was set up with is at another commit by now."""
     if named.run is None:
         return ""
-    requested = part(read_object(named.run.spec), "asked").get("model")
+    requested = (RunSpec.requested(read_object(named.run.spec) or {}) or {}).get("model")
     return hub.moved_on(source, requested) if isinstance(requested, str) else ""
 
 

@@ -81,11 +81,9 @@ def fetch_data(spec: RunSpec, telemetry: Telemetry, check_commands: Callable[[],
 
 def watch_branches(run: RunDir, spec: RunSpec, source: ModelSource) -> BranchWatch:
     """Ask whether the branches that the run was set up with have moved on since its check."""
-    requested = part(read_object(run.spec), "asked")
-    model, dataset = (
-        str(requested.get("model") or ""),
-        str(part(requested, "data").get("dataset") or ""),
-    )
+    requested = RunSpec.requested(read_object(run.spec) or {}) or {}
+    model = str(requested.get("model") or "")
+    dataset = str(part(requested, "data").get("dataset") or "")
 
     def ask_of_data() -> str:
         if not datasets.is_on_hub(spec.data.dataset):
