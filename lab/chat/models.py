@@ -15,7 +15,7 @@ from lab.errors import LabError
 from lab.hub import repository
 from lab.hub.branches import BranchWatch
 from lab.methods import Context
-from lab.models import catalog, hub, weights, weights_hash
+from lab.models import catalog, hub, moved_base, weights, weights_hash
 from lab.models.catalog import ModelSource
 from lab.models.context_length import context_length, text_length
 from lab.paths import RunDir
@@ -84,9 +84,11 @@ def parse(name: str) -> ModelRef:
             raise LabError(
                 f"{run_id} has no result to talk to.", "Wait until it ends, or name a step."
             )
-        named = ModelRef(name, str(spec.get("model", "")), run, int(step) if at else None)
-        commit = part({"base": named.trained_on}, "base").get("commit")
-        return replace(named, base=repository.at_commit(named.base, commit))
+        model, kept_step = str(spec.get("model", "")), int(step) if at else None
+        recorded = ModelRef(name, model, run, kept_step).trained_on
+        commit = part({"base": recorded}, "base").get("commit")
+        base = repository.at_commit(moved_base.model_of(model, recorded), commit)
+        return ModelRef(name, base, run, kept_step)
     raise LabError(f"'{quote(name)}' names no model.", "Write base:ID, run:ID or run:ID@STEP.")
 
 
