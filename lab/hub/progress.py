@@ -31,6 +31,7 @@ class DownloadProgress:
     files: int
     done: int = 0
     files_done: int = 0
+    received: int = 0  # bytes that came over the network, this time
     checking: bool = False  # hashes of what is there are being read; nothing comes in
     _marks: deque[tuple[float, int]] = field(default_factory=deque)
 
