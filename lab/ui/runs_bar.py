@@ -13,7 +13,7 @@ from lab.paths import RunDir
 from lab.runs import actions, index
 from lab.runs.index import RunSummary
 from lab.runs.outcomes import outcome
-from lab.ui import downloads, links
+from lab.ui import end_card, links
 from lab.ui.markdown_safety import escape_markdown, run_action
 from lab.ui.runs_view import folder
 
@@ -82,7 +82,7 @@ def _only(entry: RunSummary) -> None:
     """What is done with one run at a time."""
     run = folder(entry)
     with st.popover("Download", icon=":material/download:", key="runs.download"):
-        downloads.buttons(run, entry)
+        end_card.downloads(run)
     st.page_link(
         links.page("new_run"), label="Duplicate", icon=":material/content_copy:",
         query_params={"from": run.id}, width="content",

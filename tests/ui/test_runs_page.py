@@ -14,7 +14,7 @@ from lab import paths
 from lab.atomic_files import write_json
 from lab.runs import index
 from lab.runs.outcomes import outcome
-from lab.ui import downloads, links, runs_bar, runs_view
+from lab.ui import end_card, links, runs_bar, runs_view
 from tests.ui.screen import Screen
 from tests.ui.test_panels import make_run
 
@@ -34,7 +34,7 @@ class Bar(Screen):
 @pytest.fixture
 def bar(monkeypatch: pytest.MonkeyPatch) -> Bar:
     screen = Bar()
-    for module in (runs_bar, links, downloads, runs_view):
+    for module in (runs_bar, links, end_card, runs_view):
         monkeypatch.setattr(module, "st", screen)
     monkeypatch.setattr("lab.ui.markdown_safety.st", screen)
     return screen
@@ -179,7 +179,7 @@ def test_a_trained_model_is_taken_away_as_the_folder_that_peft_loads(bar: Bar) -
     (run.artifact / "adapter_config.json").write_text("{}")
     write_json(run.artifact / "receipt.json", {})
     (run.artifact / "link").symlink_to("/etc/passwd")
-    downloads.buttons(run, index.entry(run))
+    end_card.downloads(run)
     labels = bar.texts("download_button")
     assert labels[0].startswith("Trained model (") and labels[1:] == [
         "Whole run (ZIP)", "Metrics (CSV)",
