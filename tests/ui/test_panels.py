@@ -15,7 +15,7 @@ from lab.atomic_files import write_json
 from lab.errors import Problem, SpecError
 from lab.forecasts import Candidate, Saving, SettingsSearch
 from lab.paths import RunDir
-from lab.runs import queue, resume_settings
+from lab.runs import index, queue, resume_settings
 from lab.spec import RunSpec
 from lab.ui import (
     cards,
