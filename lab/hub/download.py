@@ -96,6 +96,7 @@ def fetch_to(
             progress.done = sum(transfer.done for transfer in transfers)
             progress.files_done = sum(transfer.is_whole for transfer in transfers)
             progress.checking = any(transfer.is_checking for transfer in transfers)
+            progress.received = sum(transfer.received for transfer in transfers)
             progress.mark()
             tell(progress)
             if failed.is_set() or not any(thread.is_alive() for thread in threads):
@@ -119,7 +120,7 @@ class _Transfer:
     def __init__(self, repo: Repository, entry: RemoteFile, target: Path) -> None:
         self.repo, self.entry, self.target = repo, entry, target
         self.partial = target.with_name(f"{target.name}.incomplete")
-        self.done = 0
+        self.done = self.received = 0
         self.is_whole = self.is_checking = False
         self.error: BaseException | None = None
 
@@ -215,6 +216,7 @@ class _Transfer:
                     taken = chunk[: self.entry.size - self.done]
                     file.write(taken)
                     digest.update(taken)
+                    self.received += len(taken)
                     self._count(len(taken))
                     if self.done >= self.entry.size:
                         return

@@ -31,12 +31,10 @@ def fetch_base(
     what is kept."""
     if not source.is_on_hub:
         return
-    started, first = time.monotonic(), [-1]
+    started = time.monotonic()
     last: list[DownloadProgress] = []
 
     def tell(progress: DownloadProgress) -> None:
-        if first[0] < 0:
-            first[0] = progress.done
         last[:] = [progress]
         telemetry.enter_phase(PHASE)
         telemetry.progress(
@@ -61,7 +59,7 @@ def fetch_base(
             )
         raise
     seconds = time.monotonic() - started
-    fetched = last[0].total - first[0] if last else 0
+    fetched = last[0].received if last else 0
     if fetched:
         telemetry.event(
             EVENT, model=source.id, bytes=fetched, seconds=round(seconds, 1), files=last[0].files
