@@ -17,6 +17,7 @@ import hashlib
 import json
 import re
 import shutil
+import socket
 import threading
 import time
 from dataclasses import dataclass
@@ -244,7 +245,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.line.sent += self.wfile.write(piece)
             if "cut" in fault and self.line.sent >= fault["cut"]:
                 self.close_connection = True
-                return self.connection.shutdown(2)
+                return self.connection.shutdown(socket.SHUT_WR)
             time.sleep(len(piece) / rate if rate else 0)
         return None
 
