@@ -5,16 +5,51 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lab.atomic_files import remove_tree, size_of, sync_folder, write_json
 from lab.data import chat_template, stop_tokens, template_lock
+from lab.data.prepare import PreparedData
 from lab.errors import LabError
 from lab.methods import Method
+from lab.models.catalog import BUILT_IN, ModelSource
 from lab.paths import RunDir
+from lab.runs import record_reader
 from lab.schema import quote
 from lab.spec import RunSpec
+from lab.train import model_card, proof
+
+
+@dataclass(frozen=True)
+class Proving:
+    """What a proof needs beside the result: the base, token ids of a few rows, and what the card
+    says of the run."""
+
+    source: ModelSource
+    rows: Sequence[list[int]]
+    figures: dict[str, Any]
+    warn: Callable[[str], None]
+
+
+def proving(
+    run: RunDir, source: ModelSource, data: PreparedData, warn: Callable[[str], None]
+) -> Proving:
+    """For a run that has trained: rows that it has not learned from, where there are some."""
+    chosen = data.held_out or data.train
+    rows = [chosen[place].ids[: proof.TOKENS] for place in range(min(proof.ROWS, len(chosen)))]
+    evaluations = record_reader.metrics(run, "eval")
+    losses = [record["eval/loss"] for record in evaluations if "eval/loss" in record]
+    figures = {
+        "Evaluation loss of the base": record_reader.base_loss(run),
+        "Evaluation loss": losses[-1] if losses else None,
+        "Steps": (record_reader.metrics(run, "train") or [{}])[-1].get("step"),
+        "Tokens": (record_reader.metrics(run, "train") or [{}])[-1].get("tokens"),
+    }
+    known = {name: value for name, value in figures.items() if value is not None}
+    return Proving(source, rows, known, warn)
 
 
 def save(
@@ -24,18 +59,34 @@ def save(
     method: Method,
     spec: RunSpec,
     facts: dict[str, Any],
+    proving: Proving | None = None,
 ) -> int:
-    """Write `artifact/` aside and rename it into place; its size in bytes."""
+    """Write `artifact/` aside, prove it, and rename it into place; its size in bytes.
+
+    The proof frees the memory of `model`. A failed one stands in the receipt and the card, and is
+    told; the result stays.
+    """
     aside = run.path / ".tmp-artifact"
     remove_tree(aside)
     aside.mkdir()
     try:
         method.save(model, aside)
-        # PEFT writes a model card of placeholders
-        (aside / "README.md").unlink(missing_ok=True)
         tokenizer.save_pretrained(aside)
         stop_tokens.write(aside, tokenizer, model)
-        write_json(aside / "receipt.json", receipt(aside, model, tokenizer, spec, facts))
+        record = receipt(aside, model, tokenizer, spec, facts)
+        lines = proof.loading_lines(method, spec, aside, len(model.get_input_embeddings().weight))
+        outcome = None
+        if proving is not None:
+            outcome = proof.prove(aside, model, method, spec, proving.source, proving.rows)
+            record["proof"] = outcome.to_json()
+            if outcome.problem:
+                proving.warn(outcome.problem)
+        figures = proving.figures if proving else {}
+        licences = {f"builtin:{known.name}": known.license for known in BUILT_IN}
+        licence = licences.get(spec.model, "")
+        text = model_card.card(method, spec, record, figures, lines, outcome, licence)
+        (aside / "README.md").write_text(text, encoding="utf-8")
+        write_json(aside / "receipt.json", record)
         _sync(aside)
         remove_tree(run.artifact)
         os.replace(aside, run.artifact)

@@ -119,8 +119,9 @@ class Attempt:
         self.commands.interrupting = NEVER
         self.telemetry.enter_phase("saving")
         facts = self.data.facts() | used | {"base": self.base}
+        proving = artifact.proving(self.run, self.source, self.data, self.telemetry.warn)
         summary["artifact_bytes"] = artifact.save(
-            self.run, model, self.tokenizer, self.method, self.spec, facts
+            self.run, model, self.tokenizer, self.method, self.spec, facts, proving
         )
         self.memory.end_phase("save")
         summary |= self.memory.summary()
@@ -231,9 +232,8 @@ class Attempt:
             self._evaluate_base(model, self.data)
         if train.probe == "on":
             answers = self._base_answers(lambda: model)
-            sign = self.telemetry.sign
             base = forgetting.likelihood(
-                model, self.tokenizer, answers, after_batch=sign, length=self.length
+                model, self.tokenizer, answers, after_batch=self.telemetry.sign, length=self.length
             )
             self.forgetting_probe = answers, base
         self._check_commands()

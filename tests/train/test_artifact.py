@@ -44,7 +44,9 @@ def test_the_receipt_is_of_these_files_and_this_run(tmp_path: Path, small_tokeni
     size = save(run, small_tokenizer, {"train_hash": "abc", "step": 12})
     files = [path for path in run.artifact.rglob("*") if path.is_file()]
     assert size == sum(file.stat().st_size for file in files)
-    assert not (run.artifact / "README.md").exists(), "PEFT's card holds placeholders only"
+    card = (run.artifact / "README.md").read_text()
+    assert "# LoRA" in card and "PeftModel.from_pretrained(base, RESULT" in card
+    assert "More Information Needed" not in card, "PEFT's card holds placeholders only"
     receipt = read_object(run.artifact / "receipt.json") or {}
 
     def digests(names: Any) -> dict[str, str]:

@@ -1,0 +1,173 @@
+"""Each result is read back when it is written; what is wrong with it is told, never passed over."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lab import methods
+from lab.atomic_files import read_object
+from lab.methods import Context
+from lab.methods.parts.adapter_files import CONFIG, WEIGHTS
+from lab.models import weights
+from lab.models.catalog import ModelSource
+from lab.paths import RunDir
+from lab.runs import record_reader
+from lab.spec import RunSpec
+from lab.train import checkpoint, model_card, proof
+from tests.methods import tiny
+
+ROWS = [list(range(3, 15)), list(range(40, 48))]
+OPTIONS: dict[str, dict[str, Any]] = {
+    "oft": {"block_size": 8},
+    "lora_embeddings": {"new_tokens": ["<x>", "<y>"]},
+    "adalora": {"rank": 4, "target_rank": 2},
+    "bottleneck": {"size": 4},
+}
+WITH_LAB = {"lora_prompt", "bottleneck"}
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """The base on the disk, by width."""
+    folders = {}
+    for width in (32, 64):
+        folders[width] = tmp_path_factory.mktemp("proof") / f"llama-{width}"
+        tiny.make_model("llama", width).save_pretrained(folders[width])
+    return folders
+
+
+def result_of(name: str, bases: dict[int, Path], folder: Path) -> tuple[Any, RunSpec, Any, Any]:
+    """(method, spec, trained model, source of its base) with the result in `folder`."""
+    method = methods.get(name)
+    value = {"method": {"name": name, **OPTIONS.get(name, {})}, "train": {"precision": "float32"}}
+    spec = RunSpec.from_json(value)
+    config, context = spec.method_config, Context(None, tiny.make_tokenizer())
+    extra = method.load_kwargs(config)
+    source = ModelSource("tiny", str(bases[64 if extra else 32]), local_only=True)
+    method.extend_tokenizer(context.tokenizer, config)
+    model = weights.load_model(source, torch.float32, **extra)
+    method.prepare(model, config, context)
+    model = method.apply(model, config, context)
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for weight in checkpoint.trainable(model).values():
+            weight.add_(0.1 * torch.randn(weight.shape))
+    method.save(model, folder)
+    return method, spec, model, source
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_a_whole_result_is_proven_and_its_cards_lines_load_it(
+    name: str, bases: dict[int, Path], tmp_path: Path
+) -> None:
+    method, spec, model, source = result_of(name, bases, tmp_path)
+    expected = proof.answers(model, ROWS)
+    lines = proof.loading_lines(method, spec, tmp_path, len(model.get_input_embeddings().weight))
+    outcome = proof.prove(tmp_path, model, method, spec, source, ROWS)
+    assert outcome.problem == "" and outcome.equal
+    assert (outcome.rows, outcome.tokens) == (2, 20)
+    assert outcome.loaded_with == (
+        "the lab" if name in WITH_LAB else "transformers" if name == "full" else "PEFT"
+    )
+    assert not any(weight.numel() for weight in model.parameters()), "its memory is free"
+    text = model_card.card(method, spec, {"base": {"weights": "ab12"}}, {}, lines, outcome)
+    assert "ab12" in text and method.title in text
+    assert f"Tried with {outcome.loaded_with} when it was written" in text
+    if not lines:
+        assert "The lab loads it" in text.replace("\n", " ")
+        return
+    code = text.partition("```python\n")[2].partition("```")[0]
+    ast.parse(code)
+    own = "\n".join(code.splitlines()[2:])  # BASE and RESULT are the reader's
+    names: dict[str, Any] = {"BASE": source.location, "RESULT": str(tmp_path)}
+    exec(own, names)
+    loaded = names["model"]
+    difference = (proof.answers(loaded, ROWS) - expected).abs().max() / expected.std()
+    assert float(difference) < (0.3 if method.load_kwargs(spec.method_config) else 1e-3)
+
+
+def changed(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    change(tensors)
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def first_b(tensors: dict[str, torch.Tensor]) -> str:
+    return next(name for name in tensors if "lora_B" in name)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda tensors: tensors[first_b(tensors)].mul_(2.0), "answers otherwise than what"),
+        (lambda tensors: tensors.pop(first_b(tensors)), "answers otherwise than what"),
+        (lambda tensors: tensors.update(extra=torch.ones(2)), "Nothing reads extra"),
+    ],
+    ids=["another number", "a missing tensor", "an unread tensor"],
+)
+def test_what_is_wrong_with_a_result_is_told(
+    damage: Any, words: str, bases: dict[int, Path], tmp_path: Path
+) -> None:
+    method, spec, model, source = result_of("lora", bases, tmp_path)
+    changed(tmp_path, damage)
+    outcome = proof.prove(tmp_path, model, method, spec, source, ROWS)
+    assert words in outcome.problem
+    text = model_card.card(method, spec, {}, {}, ["pass"], outcome)
+    assert f"**{outcome.problem}**" in text and "Tried with" not in text
+
+
+def test_rows_that_have_learned_nothing_are_counted(bases: dict[int, Path], tmp_path: Path) -> None:
+    method, spec, model, source = result_of("lora", bases, tmp_path)
+    name, weight = next((n, w) for n, w in model.named_parameters() if "lora_B" in n)
+    with torch.no_grad():
+        weight[:3] = 0.0
+    method.save(model, tmp_path)
+    outcome = proof.prove(tmp_path, model, method, spec, source, ROWS)
+    assert outcome.equal and outcome.zero_rows == {name.replace(".default", ""): 3}
+    assert "3 rows of" in outcome.problem
+
+
+def test_a_result_that_no_library_reads_is_told_with_the_reason(
+    bases: dict[int, Path], tmp_path: Path
+) -> None:
+    method, spec, model, source = result_of("lora", bases, tmp_path)
+    settings = json.loads((tmp_path / CONFIG).read_text())
+    (tmp_path / CONFIG).write_text(json.dumps(settings | {"target_modules": ["nothing"]}))
+    outcome = proof.prove(tmp_path, model, method, spec, source, ROWS)
+    assert "could not be read back with PEFT" in outcome.problem and not outcome.equal
+
+
+def warnings_of(run: RunDir) -> list[str]:
+    return [event["message"] for event in record_reader.events(run, "warning")]
+
+
+def test_a_run_keeps_its_proof_and_its_card(
+    work_here: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = work_here("lora", train={"max_steps": 2, "sample_every": 0, "save_every": 0})
+    receipt = read_object(run.artifact / "receipt.json") or {}
+    assert receipt["proof"]["equal"] and receipt["proof"]["loaded_with"] == "PEFT"
+    assert not [note for note in warnings_of(run) if "read back" in note]
+    card = (run.artifact / "README.md").read_text()
+    loss = record_reader.metrics(run, "eval")[-1]["eval/loss"]
+    assert f"| Evaluation loss | {loss:.4f} |" in card and receipt["base"]["weights"] in card
+    real = type(methods.get("lora")).save
+
+    def broken(self: Any, model: Any, folder: Path) -> None:
+        real(self, model, folder)
+        changed(folder, lambda tensors: tensors.pop(first_b(tensors)))
+
+    monkeypatch.setattr(type(methods.get("lora")), "save", broken)
+    run = work_here(
+        "lora", train={"max_steps": 2, "sample_every": 0, "save_every": 0, "learning_rate": 0.1}
+    )
+    assert not (read_object(run.artifact / "receipt.json") or {})["proof"]["equal"]
+    assert [note for note in warnings_of(run) if "answers otherwise" in note]
