@@ -1,6 +1,6 @@
 """Estimates run time before the start: FLOPs divided by the FLOP/s the device achieves.
 
-What is reached is the median of this machine's finished runs; without any, REACHED. The factors
+What is reached is the median of this machine's finished runs (`target_device.py`). The factors
 were measured on one H100 with rows of 1,024 tokens and hold to a fifth or so: they rank settings,
 and say whether a run takes minutes or hours.
 """
@@ -8,15 +8,14 @@ and say whether a run takes minutes or hours.
 from __future__ import annotations
 
 import math
-import statistics
 from dataclasses import dataclass
 from typing import Any
 
 from lab.forecast.formula import Sizes
+from lab.forecast.target_device import TargetDevice
 from lab.forecasts import DatasetStats, RuntimeForecast
 from lab.spec import RunSpec
 
-REACHED = 0.35  # of a GPU's dense bf16 rate by transformers' own layers, until it is measured
 LAYER_S = 0.3e-3  # a pass through one layer and back costs this beside the work itself
 PLAIN_LOSS = 1.02  # the plain loss moves whole logits through memory
 WIDE_ADAPTERS = 1.17  # casts in every layer, with float32 adapters beside 16-bit weights
@@ -25,19 +24,6 @@ COMPILED = 1.27  # compiled layers are that much faster,
 COMPILE_S = 60.0  # once this has passed
 EVALUATIONS = 10  # in a run, where the spec leaves it open
 WORTH = 0.1  # share of the run that compiling must save, to be chosen
-
-
-@dataclass(frozen=True)
-class Device:
-    """What a run is predicted for. `reached`: the share of `flops` that runs get here;
-    `is_measured`: whether finished runs say so."""
-
-    memory_bytes: int
-    flops: float
-    on_gpu: bool = True
-    reached: float = REACHED
-    watts: float | None = None
-    is_measured: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,7 +42,7 @@ def seconds_a_token(
     spec: RunSpec,
     costs: Any,
     sizes: Sizes,
-    device: Device,
+    device: TargetDevice,
     course: Course | None = None,
     bits: int = 16,
 ) -> float:
@@ -127,7 +113,7 @@ def pace(
     spec: RunSpec,
     costs: Any,
     sizes: Sizes,
-    device: Device,
+    device: TargetDevice,
     stats: DatasetStats,
     bits: int = 16,
 ) -> RuntimeForecast | None:
@@ -166,27 +152,3 @@ def pace(
 def compiling_pays(plain: RuntimeForecast, compiled: RuntimeForecast) -> bool:
     """Whether compiled layers save a share of the run that is worth their start."""
     return compiled.seconds < (1 - WORTH) * plain.seconds
-
-
-def reached(
-    runs: list[tuple[dict[str, Any], RuntimeForecast | None]], flops: float
-) -> tuple[float, bool]:
-    """(the share of `flops` that this machine's finished runs got, whether there are any).
-
-    `runs`: summaries with "flops", "tokens" and "seconds", each with the time that was predicted
-    for it, if that is known. How far that was off says what to count on, since the factors here are
-    in it. The median of the runs of ten seconds and more.
-    """
-    rates = []
-    for summary, forecast in runs:
-        if summary.get("seconds", 0) <= 10 or summary.get("flops", 0) <= 0:
-            continue
-        if forecast is None or forecast.packing != summary.get("packing", forecast.packing):
-            rates.append(summary["flops"] / summary["seconds"])
-            continue
-        # the work alone: what is no work does not follow the rate
-        launch = forecast.launch_s
-        took = summary["seconds"] / summary["tokens"] - launch
-        if took > 0.2 * launch:
-            rates.append(forecast.rate * (1 / forecast.tokens_per_s - launch) / took)
-    return (statistics.median(rates) / flops, True) if rates else (REACHED, False)

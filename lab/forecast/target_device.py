@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import statistics
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 from lab import gpu_table, host, paths
 from lab.atomic_files import number, part, read_object
 from lab.checked_run import read_forecast
-from lab.forecast import runtime_estimate
 from lab.forecasts import RuntimeForecast
 from lab.models import catalog as models
 from lab.spec import RunSpec
@@ -18,9 +18,17 @@ MOST_RUNS = 200  # the newest, to learn a machine's pace from
 USUAL_FLOPS = 300e12  # dense bf16, of a GPU that the table does not know
 
 
+REACHED = 0.35  # of a GPU's dense bf16 rate by transformers' own layers, until it is measured
+CONTEXT_BYTES = 600_000_000  # of CUDA, on a card that the table does not know
+
+
 @dataclass(frozen=True)
-class Target:
-    """The device that an estimate is for."""
+class TargetDevice:
+    """The device that a forecast is for. `memory_bytes`: what a run may take, None without a size.
+
+    `reached`: the share of `flops` (a second) that runs get; `is_measured`: whether finished runs
+    of this machine say so.
+    """
 
     on_gpu: bool
     memory_bytes: int | None
@@ -28,71 +36,108 @@ class Target:
     context_bytes: int | None = None
     flops: float = USUAL_FLOPS
     watts: float | None = None
+    reached: float = REACHED
+    is_measured: bool = False
 
-    def for_pace(self) -> runtime_estimate.Device:
-        """With the share of its rate that runs reach on this machine, if that is of its kind."""
-        own = host.gpus()
-        share, is_measured = runtime_estimate.REACHED, False
-        if self.on_gpu and own:
-            known = gpu_table.known(host.largest(own)["name"])
-            share, is_measured = runtime_estimate.reached(
-                _finished("cuda"), known.flops if known else self.flops
-            )
-        elif not self.on_gpu and not own:
-            share, is_measured = runtime_estimate.reached(_finished("cpu"), self.flops)
-        if self.on_gpu:
-            share = min(share, 1.0)  # of a peak from the maker's data sheet
-        return runtime_estimate.Device(
-            self.memory_bytes or 0, self.flops, self.on_gpu, share, self.watts, is_measured
+
+def with_reached(device: TargetDevice) -> TargetDevice:
+    """With the share of its rate that runs reach on this machine, if that is of its kind."""
+    gpus = host.gpus()
+    share, is_measured = REACHED, False
+    if device.on_gpu and gpus:
+        known = gpu_table.known(host.largest(gpus)["name"])
+        share, is_measured = achieved_share(
+            _finished("cuda"), known.flops if known else device.flops
         )
+    elif not device.on_gpu and not gpus:
+        share, is_measured = achieved_share(_finished("cpu"), device.flops)
+    if device.on_gpu:
+        share = min(share, 1.0)  # of a peak from the maker's data sheet
+    return replace(device, reached=share, is_measured=is_measured)
 
 
-def target_of(spec: RunSpec, device: dict[str, Any]) -> Target:
+def target_of(spec: RunSpec, device: dict[str, Any]) -> TargetDevice:
     name = device.get("gpu")
     if name:
         gpu = gpu_table.get(name)
         size = device.get("memory_bytes") or gpu.usable_bytes
-        return Target(True, size, gpu.has_bf16, gpu.context_bytes, gpu.flops, gpu.watts)
+        return TargetDevice(True, size, gpu.has_bf16, gpu.context_bytes, gpu.flops, gpu.watts)
     size, kind = device.get("memory_bytes"), device.get("kind")
     if kind == "cuda" or (kind is None and size is not None):
-        return Target(True, size)
+        return TargetDevice(True, size)
     if kind == "cpu":
         return _this_processor(size)
     if host.gpus():
         return this_machine(on_gpu=True)
     if spec.train.precision in ("mixed", "bfloat16") or not models.has_weights(spec.model):
-        return Target(True, None)  # it cannot be meant for this processor
+        return TargetDevice(True, None)  # it cannot be meant for this processor
     return _this_processor(size)
 
 
-def this_machine(*, on_gpu: bool) -> Target:
-    """Its largest GPU with what is free, or its processor."""
+def this_machine(*, on_gpu: bool, all_memory: bool = False) -> TargetDevice:
+    """Its largest GPU, or its processor: with what is free, or with all that a run could have when
+    nothing else runs."""
     gpus = host.gpus() if on_gpu else []
     if not gpus:
-        return _this_processor(None)
+        return _this_processor(None, all_memory=all_memory)
     gpu = host.largest(gpus)
     known = gpu_table.known(gpu["name"])
-    return Target(
+    context = known.context_bytes if known else CONTEXT_BYTES
+    return TargetDevice(
         True,
-        gpu["free_bytes"],
-        known.has_bf16 if known else True,
-        known.context_bytes if known else None,
+        gpu["memory_bytes"] - context if all_memory else gpu["free_bytes"],
+        known.has_bf16 if known else _has_bf16(),
+        context,
         known.flops if known else USUAL_FLOPS,
         known.watts if known else None,
     )
 
 
-def _this_processor(size: int | None) -> Target:
+def _has_bf16() -> bool:
+    """Whether this machine's GPU multiplies in bfloat16 itself: emulated, it is slower than
+    float32."""
+    import torch
+
+    return not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def _this_processor(size: int | None, *, all_memory: bool = False) -> TargetDevice:
     import psutil
 
     speed = host.peak_flops("", on_gpu=False) or _product_flops()
-    return Target(False, size or int(psutil.virtual_memory().available), False, None, speed)
+    memory = psutil.virtual_memory()
+    size = size or int(memory.total if all_memory else memory.available)
+    return TargetDevice(False, size, False, None, speed)
 
 
 @cache
 def _product_flops() -> float:
     """Timed once for a planner's life, where `doctor` has kept nothing."""
     return host.product_flops(seconds=0.2)
+
+
+def achieved_share(
+    runs: list[tuple[dict[str, Any], RuntimeForecast | None]], flops: float
+) -> tuple[float, bool]:
+    """(the share of `flops` that this machine's finished runs got, whether there are any).
+
+    `runs`: summaries with "flops", "tokens" and "seconds", each with the time that was predicted
+    for it, if that is known. How far that was off says what to count on, since the factors here are
+    in it. The median of the runs of ten seconds and more.
+    """
+    rates = []
+    for summary, forecast in runs:
+        if summary.get("seconds", 0) <= 10 or summary.get("flops", 0) <= 0:
+            continue
+        if forecast is None or forecast.packing != summary.get("packing", forecast.packing):
+            rates.append(summary["flops"] / summary["seconds"])
+            continue
+        # the work alone: what is no work does not follow the rate
+        launch = forecast.launch_s
+        took = summary["seconds"] / summary["tokens"] - launch
+        if took > 0.2 * launch:
+            rates.append(forecast.rate * (1 / forecast.tokens_per_s - launch) / took)
+    return (statistics.median(rates) / flops, True) if rates else (REACHED, False)
 
 
 def _finished(kind: str) -> list[tuple[dict[str, Any], RuntimeForecast | None]]:

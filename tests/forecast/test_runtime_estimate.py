@@ -10,12 +10,12 @@ import pytest
 
 from lab import host, methods
 from lab.atomic_files import read_object, write_json
-from lab.forecast import compile_choice, runtime_estimate
+from lab.forecast import compile_choice, runtime_estimate, target_device
 from lab.forecast import estimator as memory
 from lab.forecast import settings_search as planning
 from lab.forecast.resolve import resolve
-from lab.forecast.runtime_estimate import Device, course
-from lab.forecast.target_device import Target
+from lab.forecast.runtime_estimate import course
+from lab.forecast.target_device import TargetDevice, with_reached
 from lab.forecasts import DatasetStats, RuntimeForecast
 from lab.models import catalog, weights
 from lab.paths import RunDir
@@ -26,7 +26,7 @@ from tests.answers import check, estimate, plan
 
 STATS = DatasetStats(examples=1000, tokens_per_row=100.0, loss_tokens_per_row=40.0)
 NOTHING = DatasetStats()
-H100 = Device(80 * 10**9, 989e12)
+H100 = TargetDevice(True, 80 * 10**9, flops=989e12)
 
 
 def spec_of(**sections: Any) -> RunSpec:
@@ -51,7 +51,9 @@ def test_a_runs_course_follows_its_data_and_budget() -> None:
     assert full is not None and full.tokens == 5 * 4 * 1024, "without data, full rows"
 
 
-def predicted(spec: RunSpec, device: Device = H100, stats: DatasetStats = STATS) -> RuntimeForecast:
+def predicted(
+    spec: RunSpec, device: TargetDevice = H100, stats: DatasetStats = STATS
+) -> RuntimeForecast:
     config = weights.load_config(catalog.resolve_config(spec.model))
     sized = memory.measure(config, spec, methods.get(spec.method["name"]))
     pace = runtime_estimate.pace(
@@ -93,7 +95,7 @@ def test_a_budget_of_seconds_ends_the_run() -> None:
 def test_layers_are_compiled_where_the_run_is_long_enough(
     make_spec: Callable[..., dict[str, Any]],
 ) -> None:
-    def chosen(device: Device = H100, asked: str = "auto", **changes: Any) -> tuple[str, str]:
+    def chosen(device: TargetDevice = H100, asked: str = "auto", **changes: Any) -> tuple[str, str]:
         spec = spec_of(data={"packing": "on", "max_length": 1024}, train=changes)
         config = weights.load_config(catalog.resolve_config(spec.model))
         sized = memory.measure(config, spec, methods.get("lora"))
@@ -128,10 +130,10 @@ def test_only_runs_on_a_device_of_its_kind_speak_for_it(
         write_json(run.result, {"state": "done", "summary": summary})
         write_json(run.estimate, {"device": device})
     monkeypatch.setattr(host, "gpus", list)
-    here = Target(False, 10**9, flops=1e12).for_pace()
+    here = with_reached(TargetDevice(False, 10**9, flops=1e12))
     assert here.is_measured and here.reached == pytest.approx(0.2)
-    other = Target(True, 10**9, flops=989e12).for_pace()
-    assert not other.is_measured and other.reached == runtime_estimate.REACHED
+    other = with_reached(TargetDevice(True, 10**9, flops=989e12))
+    assert not other.is_measured and other.reached == target_device.REACHED
 
 
 def test_a_run_that_is_repeated_is_predicted_as_it_went() -> None:
@@ -139,16 +141,16 @@ def test_a_run_that_is_repeated_is_predicted_as_it_went() -> None:
     spec = spec_of(train={"activation_checkpointing": "on", "max_steps": 100})
     first = predicted(spec)
     summary = {"flops": 1e18, "tokens": first.tokens, "seconds": 2 * first.seconds}
-    share, is_measured = runtime_estimate.reached([(summary, first)], H100.flops)
+    share, is_measured = target_device.achieved_share([(summary, first)], H100.flops)
     again = predicted(spec, replace(H100, reached=share, is_measured=is_measured))
     assert again.is_measured and again.seconds == pytest.approx(2 * first.seconds, rel=0.05)
     for _ in range(30):  # told again and again, it does not drift
         runtime = predicted(spec, replace(H100, reached=share))
-        share, _ = runtime_estimate.reached([(summary, runtime)], H100.flops)
+        share, _ = target_device.achieved_share([(summary, runtime)], H100.flops)
     assert predicted(spec, replace(H100, reached=share)).seconds == pytest.approx(
         2 * first.seconds, rel=0.05
     )
-    assert runtime_estimate.reached([], 1e12) == (runtime_estimate.REACHED, False)
+    assert target_device.achieved_share([], 1e12) == (target_device.REACHED, False)
 
 
 def test_a_run_carries_its_prediction(work_here: Callable[..., RunDir]) -> None:
@@ -173,8 +175,10 @@ def test_a_slow_device_makes_no_tie_of_what_differs() -> None:
     value = {"model": "config:SmolLM2-135M", "method": "lora", "data": {"max_length": 64}}
     value["train"] = {"batch_size": 1, "accumulation": 4, "precision": "float32"}
     config = weights.load_config(catalog.resolve_config("config:SmolLM2-135M"))
-    slow = Device(16 * 10**9, 1e9, on_gpu=False)
-    best = planning.choose(config, resolve(RunSpec.from_json(value)), methods.get("lora"), slow)[0]
+    slow = TargetDevice(False, 16 * 10**9, flops=1e9)
+    best = planning.choose(
+        config, resolve(RunSpec.from_json(value), False), methods.get("lora"), slow
+    )[0]
     assert best.tokens_per_s < 1 and best.batch_size == 4, "fewer passes cost less beside the work"
 
 
@@ -253,11 +257,11 @@ def test_what_this_machine_reaches_is_the_median_of_its_longer_runs() -> None:
         return {"flops": rate * seconds, "seconds": seconds, "tokens": 1000}, None
 
     runs = [run(2e12), run(3e12), run(9e12), run(1e15, seconds=5.0)]
-    share, is_measured = runtime_estimate.reached(runs, 1e13)
+    share, is_measured = target_device.achieved_share(runs, 1e13)
     assert is_measured and share == pytest.approx(0.3), "Five seconds say nothing; 3 is the middle."
-    assert runtime_estimate.reached([run(1e12, seconds=9.0)], 1e13) == (
-        runtime_estimate.REACHED,
+    assert target_device.achieved_share([run(1e12, seconds=9.0)], 1e13) == (
+        target_device.REACHED,
         False,
     )
     damaged = [({"seconds": 50.0}, None), ({"seconds": 50.0, "flops": 0}, None)]
-    assert runtime_estimate.reached(damaged, 1e13) == (runtime_estimate.REACHED, False)
+    assert target_device.achieved_share(damaged, 1e13) == (target_device.REACHED, False)

@@ -10,7 +10,7 @@ import pytest
 
 from lab import host
 from lab.atomic_files import write_json
-from lab.forecast.target_device import Target
+from lab.forecast.target_device import TargetDevice, with_reached
 from lab.paths import RunDir
 from tests.answers import estimate
 
@@ -85,10 +85,10 @@ def test_only_finished_runs_speak_and_no_gpu_exceeds_its_peak(
     add("k3f9", "done", 4e12)
     add("k3g0", "failed", 4e13)
     add("k3g1", "stopped", 4e13)
-    assert Target(False, 10**9, flops=1e12).for_pace().reached == pytest.approx(0.2), (
+    assert with_reached(TargetDevice(False, 10**9, flops=1e12)).reached == pytest.approx(0.2), (
         "A run that failed says nothing of the speed of one that ends."
     )
     card = {"name": "NVIDIA L4", "memory_bytes": 24 * 10**9, "free_bytes": 10**9, "driver": ""}
     monkeypatch.setattr(host, "gpus", lambda: [card])
     add("k3g2", "done", 20 * 9e14, device="cuda")
-    assert Target(True, 10**9, flops=121e12).for_pace().reached == 1.0
+    assert with_reached(TargetDevice(True, 10**9, flops=121e12)).reached == 1.0

@@ -163,7 +163,7 @@ def test_a_quantised_base_keeps_its_other_types(tiny_models: dict[str, Path]) ->
         assert len(packed) == 14, "seven projections in two layers"
         assert {kind for name, kind in others.items() if name not in packed} == {torch.bfloat16}
         empty = tiny.make_empty("llama").to(torch.bfloat16)
-        predicted = method.frozen_bytes(empty, config)
+        predicted = tiny.stored_base_bytes(empty, method, config)
         stored = sum(
             weight.numel() * weight.element_size()
             for name, weight in model.named_parameters()
