@@ -60,7 +60,8 @@ def test_a_gpu_has_what_cudas_context_leaves(
     assert check(large(make_spec))["problems"] == [], "It fits to the byte."
     gpu(needed + context - 1, name)
     message = problem_of(large(make_spec))
-    assert f"the GPU has {size(needed - 1)}" in message, "What others hold now is the queue's matter."
+    free = size(needed - 1)
+    assert f"the GPU has {free}" in message, "What others hold now is the queue's matter."
     assert f"needs {size(peak)} at its peak" in message
 
 
