@@ -112,6 +112,7 @@ class MemoryForecast:
     operation: str = ""
     module: str = ""
     reserved_bytes: int | None = None
+    launches: int = 0  # kernels of a micro-batch and the update; 0 where nothing was traced
 
     @property
     def needed_bytes(self) -> int:
@@ -140,7 +141,8 @@ class DiskForecast:
 
 @dataclass(frozen=True)
 class RuntimeForecast:
-    """`seconds` are of training alone; `energy_wh` needs a device of known power."""
+    """`seconds` are of training alone; `energy_wh` needs a device of known power. Everybody shows
+    `whole_s`: all phases, from the start of the worker to its end."""
 
     steps: int = 0
     tokens: int = 0
@@ -152,6 +154,15 @@ class RuntimeForecast:
     rate: float = 0.0  # floating-point operations a second that it takes the device to reach
     launch_s: float = 0.0  # fixed overhead per token (kernel launches)
     packing: str = ""
+    loading_s: float = 0.0  # imports, data, weights
+    sampling_s: float = 0.0
+    saving_s: float = 0.0  # checkpoints and the result
+    launching: float = 1.0  # what this machine's runs said of launches
+    beside: float = 1.0  # and of what is no training
+
+    @property
+    def whole_s(self) -> float:
+        return self.seconds + self.evaluating_s + self.loading_s + self.sampling_s + self.saving_s
 
     @property
     def is_complete(self) -> bool:
@@ -173,7 +184,7 @@ class StepSettings:
 
     batch_size: int = 0
     max_length: int = 0
-    accumulation: int = 1
+    gradient_accumulation_steps: int = 1
     precision: str = ""
     adapter_precision: str = ""
     activation_checkpointing: str = ""
@@ -238,6 +249,9 @@ class Forecast:
         if not isinstance(stored, Mapping):
             return None
         flat = {key: value for key, value in stored.items() if value != {}}
+        settings = flat.get("settings")
+        if isinstance(settings, Mapping) and "accumulation" in settings:  # of an older lab
+            flat["settings"] = {"gradient_accumulation_steps": settings["accumulation"], **settings}
         how = How.from_json(stored)
         names: list[str] = []
         forecast = read(
@@ -284,7 +298,7 @@ class Candidate:
     """Settings for the same training, with what they need and how fast they should be."""
 
     batch_size: int = 1
-    accumulation: int = 1
+    gradient_accumulation_steps: int = 1
     activation_checkpointing: str = "off"
     loss: str = ""
     optimizer: str = ""
@@ -306,10 +320,10 @@ class Candidate:
         """The settings by their dotted keys."""
         return {
             "train.batch_size": self.batch_size,
-            "train.accumulation": self.accumulation,
+            "train.gradient_accumulation_steps": self.gradient_accumulation_steps,
             "train.activation_checkpointing": self.activation_checkpointing,
             "train.checkpointed_layers": self.checkpointed_layers,
-            "train.loss": self.loss,
+            "train.loss_implementation": self.loss,
             "train.optimizer": self.optimizer,
             "train.compile": self.compile,
         }

@@ -133,9 +133,9 @@ def peak_flops(device_name: str, on_gpu: bool) -> float | None:
     return float(measured) if isinstance(measured, (int, float)) else None
 
 
-def time_product() -> float:
+def time_product(seconds: float = 1.0) -> float:
     """As `product_flops`; kept in LAB_HOME/machine.json, where runs find it."""
-    flops = product_flops()
+    flops = product_flops(seconds=seconds)
     try:
         paths.make_folder(machine_file().parent)
         write_json(machine_file(), {"v": 1, "cpu_peak_flops": flops, "cores": os.cpu_count()})

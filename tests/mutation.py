@@ -217,7 +217,9 @@ def measure(name: str, sample: int, seed: int, end: float, share: float) -> Outc
         begun = time.monotonic()
         if run_tests(place, tests, timeout=600) != 0:
             lines = (place.parent / "output.txt").read_text(errors="replace").strip().splitlines()
-            outcome.note = f"the tests fail without a fault: {lines[-1] if lines else 'no output'}"
+            reasons = [line for line in lines if line.startswith(("ERROR", "FAILED"))]
+            reason = (reasons or lines or ["no output"])[-1]
+            outcome.note = f"the tests fail without a fault: {reason}"
             return outcome
         longest = 3 * (time.monotonic() - begun) + 20
         faults = faults_of(file, Path(folder))

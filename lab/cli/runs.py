@@ -16,12 +16,13 @@ from lab.cli import follow
 from lab.cli.console import Output, console, loss, say, table, write
 from lab.compare.comparison import row
 from lab.errors import LabError
-from lab.formatting import count, duration, size
+from lab.formatting import count, size
 from lab.preflight.client import planner
 from lab.preflight.start import start_run
 from lab.runs import (
     actions,
     checkpoints,
+    elapsed,
     export_import,
     index,
     queue,
@@ -113,12 +114,10 @@ def start(arguments: argparse.Namespace) -> Output:
     run = start_run(value)
     if not arguments.json:
         say(run.id)
-    state = "starting"
-    if arguments.wait:
-        state = _finish(run, quiet=arguments.json)
+    state = _finish(run, quiet=arguments.json) if arguments.wait else "starting"
     return Output(
         {"id": run.id, "path": str(run.path), "state": status(run).state},
-        lambda: None,  # its id stands there since before it began
+        lambda: None,  # its id was printed before it began
         1 if state in ENDED_BADLY else 0,
     )
 
@@ -187,7 +186,7 @@ def show(arguments: argparse.Namespace) -> Output:
             ["trains", f"{count(figures['trainable'])} of {count(figures['parameters'])}"],
             ["steps", f"{figures['steps']:,}"],
             ["tokens", f"{figures['tokens']:,}"],
-            ["time", duration(figures["seconds"])],
+            ["time", elapsed.in_words(run)],
             [
                 "train loss",
                 f"{loss(figures['train_loss']['first'])} to {loss(figures['train_loss']['last'])}",

@@ -8,7 +8,7 @@ from typing import Any
 from lab import formatting
 from lab.forecast import runtime_estimate
 from lab.forecast.formula import Sizes
-from lab.forecast.target_device import TargetDevice
+from lab.forecast.runtime_estimate import TargetDevice
 from lab.forecasts import DatasetStats
 from lab.spec import RunSpec
 

@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from lab.forecast.formula import Sizes
-from lab.forecast.trace.allocation_log import BEFORE, Log, Peak, Trace
-from lab.forecast.trace.layer_repetition import LAYER, Irregular, layer_kinds
+from lab.forecast.trace.allocation_log import BEFORE, Log, Peak, Trace, launches_of_step
+from lab.forecast.trace.layer_repetition import LAYER, Irregular, layer_kinds, repeated
 from lab.forecast.trace.meta_model import build, signatures, with_layers
 from lab.forecast.trace.trace_step import Batch, record
 from lab.methods import Method
@@ -53,6 +53,7 @@ class Outline:
     unused: int = 0
     left: int = 0
     stands_for: tuple[int, ...] = ()
+    launches: dict[str, int] = field(default_factory=dict)  # kernels by segment
 
 
 _outlines: Recent[str, Outline] = Recent(256)
@@ -136,14 +137,14 @@ def read(log: Log, layers: int, *, on_gpu: bool) -> Outline:
     """The parts of a recorded step of a model with so many layers."""
     parts = _parts(log)
     if not on_gpu:
-        return Outline(parts, layers)
+        return Outline(parts, layers, launches=log.launches)
     blocks = log.blocks()
     for segment, (net, top) in blocks.changes.items():
         parts[segment] = replace(parts[segment], net_bytes=net, top_bytes=top)
     # what a step leaves behind, its rows, is there once, before the next one begins
     left = sum(event.size for event in log.events if event.segment not in BEFORE)
     unused = blocks.resting - sum(event.size for event in log.events)
-    return Outline(parts, layers, unused, left)
+    return Outline(parts, layers, unused, left, launches=log.launches)
 
 
 def _parts(log: Log) -> dict[str, Part]:
@@ -165,7 +166,7 @@ def _parts(log: Log) -> dict[str, Part]:
     }
 
 
-def whole_step(short: Outline, sizes: Sizes, accumulation: int = 1) -> Trace:
+def whole_step(short: Outline, sizes: Sizes, gradient_accumulation_steps: int = 1) -> Trace:
     """The peaks of a step of the whole model, whose weights, state and gradients are `sizes`."""
     places = range(len(short.stands_for))
     overhead = short.unused + short.left
@@ -174,7 +175,9 @@ def whole_step(short: Outline, sizes: Sizes, accumulation: int = 1) -> Trace:
     rest = {"weights": sizes.weights, "optimizer": sizes.moments}
     peaks = {"load": Peak(sizes.weights, {"weights": sizes.weights}, "given")}
     walk = _Walk(short, peaks, rest, overhead)
-    if accumulation > 1:  # those of earlier passes; the short model's come with its own part
+    if (
+        gradient_accumulation_steps > 1
+    ):  # those of earlier passes; the short model's come with its own part
         own = short.parts["forward.before"].net.get("gradients", 0)
         walk.add("gradients", sizes.gradients - own)
         walk.adds_gradients = own > 0
@@ -191,7 +194,8 @@ def whole_step(short: Outline, sizes: Sizes, accumulation: int = 1) -> Trace:
     walk.go("evaluate.before")
     walk.through_layers("evaluate", places)
     walk.go("evaluate.after")
-    return Trace(peaks, None)
+    launches = launches_of_step(repeated(short.launches, short.stands_for))
+    return Trace(peaks, None, launches)
 
 
 class _Walk:

@@ -1,29 +1,69 @@
-"""Estimates run time before the start: FLOPs divided by the FLOP/s the device achieves.
+"""Estimates the time of a run before its start: its work, its kernels' launches, and its phases.
 
-What is reached is the median of this machine's finished runs (`target_device.py`). The factors
-were measured on one H100 with rows of 1,024 tokens and hold to a fifth or so: they rank settings,
-and say whether a run takes minutes or hours.
+A pass takes the longer of two things that go on side by side: the work (floating-point operations
+at the rate that the device reaches, or the bytes that it moves) and the launching of its kernels,
+which are counted in the traced step. LAUNCH_S is the one constant of the second, set from five
+passes of an H100 that it binds (tokens a second, measured and predicted with it): GPT-2 full
+4 x 128 14.1k and 11.9k, LoRA on c_attn 11.5k and 13.0k; Llama-3.2-3B LoRA 4 x 512 7.9k and 7.6k,
+full 2 x 256 with checkpointing 2.4k and 2.8k; Llama-3.1-8B LoRA r64 2 x 512 3.9k and 3.3k. It
+belongs to that machine's processor as much as to its GPU.
+REACHED and the factors were measured there with rows of 1,024 tokens, and hold to a fifth or so.
+Runs that have finished on this machine correct both.
 """
 
 from __future__ import annotations
 
 import math
+import statistics
 from dataclasses import dataclass
 from typing import Any
 
+from lab import methods
 from lab.forecast.formula import Sizes
-from lab.forecast.target_device import TargetDevice
 from lab.forecasts import DatasetStats, RuntimeForecast
 from lab.spec import RunSpec
 
-LAYER_S = 0.3e-3  # a pass through one layer and back costs this beside the work itself
+USUAL_FLOPS = 300e12  # dense bf16, of a GPU that the table does not know
+REACHED = 0.35  # of a GPU's dense bf16 rate by transformers' own layers, until it is measured
+LAUNCH_S = 40e-6  # for each kernel of a step, with the Python around it
+LAUNCHES_A_LAYER = 120  # forward and back, where nothing was traced
+TOGETHER = 4.0  # work and launches side by side take the root of the sum of these powers: near max
+CPU_LAUNCH_S = 10e-6  # an operation on a processor, beside its work
+BANDWIDTH = {True: 2e12, False: 15e9}  # bytes a second of a GPU and a processor that are not known
+FILES = 0.5e9  # bytes a second that are read and hashed, or written
+IMPORTS_S = 9.0  # of a worker: Python, torch, transformers
+SAMPLES = 3  # in a run, where the spec leaves it open,
+SAMPLED = 100  # with so many tokens each time
+SAVES = 5  # in a run, where the spec leaves it open
 PLAIN_LOSS = 1.02  # the plain loss moves whole logits through memory
 WIDE_ADAPTERS = 1.17  # casts in every layer, with float32 adapters beside 16-bit weights
 FOUR_BITS = 1.1  # weights are turned back for every product
 COMPILED = 1.27  # compiled layers are that much faster,
 COMPILE_S = 60.0  # once this has passed
 EVALUATIONS = 10  # in a run, where the spec leaves it open
+BOUND = 0.9  # share of a pass's time from which on launches are what it takes
 WORTH = 0.1  # share of the run that compiling must save, to be chosen
+
+
+@dataclass(frozen=True)
+class TargetDevice:
+    """The device that a forecast is for. `memory_bytes`: what a run may take, None without a size.
+
+    `reached`: the share of `flops` (a second) that runs get; `is_measured`: whether finished runs
+    of this machine say so.
+    """
+
+    on_gpu: bool
+    memory_bytes: int | None
+    has_bf16: bool = True
+    context_bytes: int | None = None
+    flops: float = USUAL_FLOPS
+    watts: float | None = None
+    bandwidth: float | None = None  # bytes a second
+    reached: float = REACHED
+    is_measured: bool = False
+    launching: float = 1.0  # times LAUNCH_S that a launch takes here
+    beside: float = 1.0  # times the predicted time of loading, samples and saving
 
 
 @dataclass(frozen=True)
@@ -45,8 +85,10 @@ def seconds_a_token(
     device: TargetDevice,
     course: Course | None = None,
     bits: int = 16,
+    launches: int = 0,
 ) -> float:
-    """Of training, at full rows unless `course` says what stands in them."""
+    """Of training, at full rows unless `course` says what stands in them. `launches`: kernels of a
+    pass, as the traced step counts them; 0 where it was not traced."""
     full = float(spec.data.max_length)
     length, sequence, counted = (
         (course.length, course.sequence, course.counted) if course else (full, full, full)
@@ -57,19 +99,38 @@ def seconds_a_token(
     if train.activation_checkpointing == "on":
         share = (train.checkpointed_layers or sizes.layers) / sizes.layers
         work += 2.0 * share * (sizes.parameters - sizes.vocabulary * sizes.hidden)
-    if train.loss == "plain":
+    if train.loss_implementation == "plain":
         work *= PLAIN_LOSS
-    launch = sizes.layers * LAYER_S / (train.batch_size * length)
+    tokens = train.batch_size * length
+    launch = launch_seconds(sizes, launches, device) / tokens
+    speed = device.bandwidth or BANDWIDTH[device.on_gpu]
+    # weights are read forward and back; the update reads weights, gradients and state and writes
+    moved = 2.0 * sizes.weights / tokens
+    update = 2.0 * sizes.own + 2.0 * sizes.moments + 3.0 * sizes.gradients
+    updating = update / speed / (tokens * train.gradient_accumulation_steps)
+    rate = device.flops * device.reached
     if not device.on_gpu:
-        return float(work / (device.flops * device.reached)) + launch
+        return float(max(work / rate, moved / speed)) + launch + updating
     if bits == 4:
         work *= FOUR_BITS
     has_adapters = sizes.trainable < 0.5 * sizes.parameters
     if has_adapters and train.precision == "bfloat16" and train.adapter_precision == "float32":
         work *= WIDE_ADAPTERS
     if train.compile == "on":
-        work *= full / length / COMPILED  # static shapes: sequences are padded to full length
-    return float(work / (device.flops * device.reached)) + launch
+        work *= full / length  # static shapes: sequences are padded to full length
+    together = side_by_side(max(work / rate, moved / speed), launch)
+    return together / (COMPILED if train.compile == "on" else 1.0) + updating
+
+
+def launch_seconds(sizes: Sizes, launches: int, device: TargetDevice) -> float:
+    """Of the kernels of one pass, which were counted or are guessed."""
+    count = launches or LAUNCHES_A_LAYER * sizes.layers
+    return count * (LAUNCH_S * device.launching if device.on_gpu else CPU_LAUNCH_S)
+
+
+def side_by_side(work: float, launch: float) -> float:
+    """Seconds of two things that go on at once: hardly more than the longer one takes."""
+    return float((work**TOGETHER + launch**TOGETHER) ** (1 / TOGETHER))
 
 
 def course(spec: RunSpec, stats: DatasetStats, flops_a_token: float) -> Course | None:
@@ -88,12 +149,14 @@ def course(spec: RunSpec, stats: DatasetStats, flops_a_token: float) -> Course |
     counted = float(stats.loss_tokens_per_row or sequence) / sequence
     examples = min(stats.examples, data.max_examples or stats.examples)
     sequences = examples * float(stats.sequences_per_example or 1.0)
-    sequences *= (1 - (0.0 if data.held_out else data.eval_fraction)) / (1 - data.general_mix)
+    sequences *= (1 - (0.0 if data.eval_dataset else data.eval_fraction)) / (
+        1 - data.general_fraction
+    )
     length, rows = sequence, sequences
     if data.packing == "on":
         together = max(1.0, math.floor(data.max_length / sequence))
         length, rows = sequence * together, max(1.0, sequences / together)
-    per_step = train.batch_size * train.accumulation
+    per_step = train.batch_size * train.gradient_accumulation_steps
     steps = float(math.ceil(train.epochs * rows / per_step))
     limits = [
         train.max_steps,
@@ -116,25 +179,36 @@ def pace(
     device: TargetDevice,
     stats: DatasetStats,
     bits: int = 16,
+    launches: int = 0,
 ) -> RuntimeForecast | None:
-    """The prediction for a run on data of which `stats` tell."""
+    """The prediction for a run on data of which `stats` tell, all its phases."""
     found = course(spec, stats, costs.per_token + costs.per_loss_token)
     if found is None:
         return None
-    each = seconds_a_token(spec, costs, sizes, device, found, bits)
+    each = seconds_a_token(spec, costs, sizes, device, found, bits, launches)
     tokens, steps = found.tokens, found.steps
     seconds = tokens * each + (COMPILE_S if spec.train.compile == "on" and device.on_gpu else 0.0)
     limit = spec.train.max_seconds
     if limit and (not steps or seconds > limit):
         seconds, tokens = limit, limit / each
-        steps = math.ceil(tokens / (spec.train.batch_size * spec.train.accumulation * found.length))
+        steps = math.ceil(
+            tokens / (spec.train.batch_size * spec.train.gradient_accumulation_steps * found.length)
+        )
     examples = min(stats.examples, spec.data.max_examples or math.inf)
-    share = 0.0 if spec.data.held_out else spec.data.eval_fraction  # of a set of its own, unknown
+    share = (
+        0.0 if spec.data.eval_dataset else spec.data.eval_fraction
+    )  # of a set of its own, unknown
     held = examples * share * found.sequence
-    every = spec.train.eval_every
+    every = spec.train.eval_steps
     times = EVALUATIONS if every is None else steps // every if every else 1
     evaluating = (1 + min(times, steps)) * held * each / 3  # the pass forward alone
     watts = device.watts
+    train = spec.train
+    whole = methods.get(spec.method["name"]).saves_whole_model
+    artifact = sizes.weights if whole else sizes.own
+    saves = SAVES if train.save_steps is None else train.save_steps and steps // train.save_steps
+    saved = artifact + min(saves, steps) * (sizes.own + sizes.moments)
+    launch = launch_seconds(sizes, launches, device)
     return RuntimeForecast(
         steps=steps,
         tokens=round(tokens),
@@ -144,11 +218,91 @@ def pace(
         energy_wh=None if watts is None else round(watts * (seconds + evaluating) / 3600, 3),
         is_measured=device.is_measured,
         rate=device.flops * device.reached,
-        launch_s=sizes.layers * LAYER_S / (spec.train.batch_size * found.length),
+        launch_s=launch / (train.batch_size * found.length),
+        launching=device.launching,
         packing=spec.data.packing,
+        loading_s=round(device.beside * (IMPORTS_S + sizes.weights / FILES), 3),
+        sampling_s=round(device.beside * _sampling(spec, sizes, device, launch, steps), 3),
+        saving_s=round(device.beside * saved / FILES, 3),
+        beside=device.beside,
     )
+
+
+def _sampling(
+    spec: RunSpec, sizes: Sizes, device: TargetDevice, launch: float, steps: int
+) -> float:
+    """Seconds of the sample answers: for each token a pass forward that reads all weights."""
+    every = spec.train.sample_steps
+    times = SAMPLES if every is None else every and 2 + steps // every
+    speed = device.bandwidth or BANDWIDTH[device.on_gpu]
+    forward = launch / 3  # forward and back are three such passes
+    work = max(2.0 * sizes.parameters / (device.flops * device.reached), sizes.weights / speed)
+    each = side_by_side(work, forward) if device.on_gpu else work + forward
+    return min(times, steps + 1) * SAMPLED * each
 
 
 def compiling_pays(plain: RuntimeForecast, compiled: RuntimeForecast) -> bool:
     """Whether compiled layers save a share of the run that is worth their start."""
     return compiled.seconds < (1 - WORTH) * plain.seconds
+
+
+Runs = list[tuple[dict[str, Any], RuntimeForecast | None]]
+
+
+def reached(runs: Runs, flops: float, *, on_gpu: bool = True) -> tuple[float, bool]:
+    """(the share of `flops` that this machine's finished runs got, whether there are any).
+
+    `runs`: summaries with "flops", "tokens" and "seconds", each with the time that was predicted
+    for it, if that is known. How far that was off says what to count on, since the factors here are
+    in it. The median of the runs of ten seconds and more.
+    """
+    rates = []
+    for summary, forecast in _of_length(runs):
+        if forecast is None or forecast.packing != summary.get("packing", forecast.packing):
+            rates.append(summary["flops"] / summary["seconds"])
+            continue
+        # the work alone: what is no work does not follow the rate
+        launch = forecast.launch_s
+        said, took = 1 / forecast.tokens_per_s, summary["seconds"] / summary["tokens"]
+        if took > 1.2 * launch:
+            work = [_without(each, launch, on_gpu) for each in (said, took)]
+            rates.append(forecast.rate * work[0] / work[1])
+    return (statistics.median(rates) / flops, True) if rates else (REACHED, False)
+
+
+def _without(together: float, launch: float, on_gpu: bool) -> float:
+    """The work in what work and launches take together."""
+    if not on_gpu:
+        return together - launch
+    return float(max(together**TOGETHER - launch**TOGETHER, 1e-60) ** (1 / TOGETHER))
+
+
+def launching(runs: Runs) -> float:
+    """Times LAUNCH_S that a launch takes on this machine's GPU, by the runs that launches bind."""
+    factors = [
+        forecast.launching * (summary["seconds"] / summary["tokens"]) * forecast.tokens_per_s
+        for summary, forecast in _of_length(runs)
+        if forecast is not None and forecast.launch_s * forecast.tokens_per_s > BOUND
+    ]
+    return statistics.median(factors) if factors else 1.0
+
+
+def beside(runs: Runs) -> float:
+    """Times the predicted time beside training that this machine's runs took, which their
+    summaries hold as "beside_s"."""
+    factors = [
+        forecast.beside * summary["beside_s"] / (forecast.whole_s - forecast.seconds)
+        for summary, forecast in _of_length(runs)
+        if forecast is not None
+        and summary.get("beside_s", 0) > 0
+        and forecast.whole_s > forecast.seconds
+    ]
+    return statistics.median(factors) if factors else 1.0
+
+
+def _of_length(runs: Runs) -> Runs:
+    return [
+        (summary, forecast)
+        for summary, forecast in runs
+        if summary.get("seconds", 0) > 10 and summary.get("flops", 0) > 0
+    ]

@@ -16,8 +16,8 @@ from typing import Any
 from lab import optimizers
 from lab.forecast import estimator as memory
 from lab.forecast import runtime_estimate, selective_checkpointing
+from lab.forecast.runtime_estimate import TargetDevice
 from lab.forecast.selective_checkpointing import RESERVE
-from lab.forecast.target_device import TargetDevice
 from lab.forecasts import Candidate, MemoryForecast
 from lab.methods import Method
 from lab.spec import RunSpec
@@ -63,7 +63,7 @@ def _ranked(
 ) -> list[Candidate]:
     """The choices with one of these optimizers, the leading ones traced."""
     ways = ["off", "on"] if method.can_checkpoint_activations else ["off"]
-    can_fuse = memory.loss_kind(config, _with(spec, loss="fused")) == "fused"
+    can_fuse = memory.loss_kind(config, _with(spec, loss_implementation="fused")) == "fused"
     losses = ["fused", "plain"] if can_fuse and method.can_fuse_loss else ["plain"]
     choices: list[Candidate] = []
     untraceable: set[tuple[str, str]] = set()
@@ -82,6 +82,9 @@ def _ranked(
             shadow=False, short=short,
         ).memory  # fmt: skip
 
+    def speed(changed: RunSpec, launches: int) -> float:
+        return _speed(changed, memory.measure(config, changed, method), device, launches)
+
     for rule, (rows, times), loss in itertools.product(rules, _splits(spec), losses):
         fits_without = False
         for way in ways:
@@ -89,10 +92,10 @@ def _ranked(
                 spec,
                 optimizer=rule,
                 batch_size=rows,
-                accumulation=times,
+                gradient_accumulation_steps=times,
                 activation_checkpointing=way,
                 checkpointed_layers=None,
-                loss=loss,
+                loss_implementation=loss,
                 compile=compiles,
             )
             predicted = None if (way, loss) in untraceable else outlined(changed)
@@ -105,13 +108,13 @@ def _ranked(
             choices.append(
                 Candidate(
                     batch_size=rows,
-                    accumulation=times,
+                    gradient_accumulation_steps=times,
                     activation_checkpointing=way,
                     loss=loss,
                     optimizer=rule,
                     compile=compiles,
                     peak_bytes=predicted.peak_bytes,
-                    tokens_per_s=_speed(changed, memory.measure(config, changed, method), device),
+                    tokens_per_s=speed(changed, predicted.launches),
                     how=predicted.how,
                     fits=bool(predicted.fits),
                     is_asked_rule=rule == spec.train.optimizer,
@@ -151,7 +154,7 @@ def _rules(spec: RunSpec) -> list[str]:
 
 def _splits(spec: RunSpec) -> list[tuple[int, int]]:
     """(rows a pass, passes) with the rows of a step as asked."""
-    total = spec.train.batch_size * spec.train.accumulation
+    total = spec.train.batch_size * spec.train.gradient_accumulation_steps
     splits = [(rows, total // rows) for rows in range(1, total + 1) if total % rows == 0]
     return splits[-1:] if optimizers.get(spec.train.optimizer).in_backward else splits
 
@@ -166,10 +169,12 @@ def _rank(choice: Candidate) -> tuple[bool, float, int]:
     return (not choice.fits, -speed if choice.fits else 0.0, choice.needed_bytes)
 
 
-def _speed(spec: RunSpec, sized: memory.Measured, device: TargetDevice) -> float:
+def _speed(spec: RunSpec, sized: memory.Measured, device: TargetDevice, launches: int) -> float:
     """Tokens a second with rows full of tokens that count."""
-    costs = sized.costs[spec.train.loss]
-    return 1 / runtime_estimate.seconds_a_token(spec, costs, sized.sizes, device, bits=sized.bits)
+    costs = sized.costs[spec.train.loss_implementation]
+    return 1 / runtime_estimate.seconds_a_token(
+        spec, costs, sized.sizes, device, bits=sized.bits, launches=launches
+    )
 
 
 def _confirm(
@@ -203,7 +208,12 @@ def _confirm(
             replace(
                 choice,
                 checkpointed_layers=changed.train.checkpointed_layers,
-                tokens_per_s=_speed(changed, memory.measure(config, changed, method), device),
+                tokens_per_s=_speed(
+                    changed,
+                    memory.measure(config, changed, method),
+                    device,
+                    forecast.memory.launches,
+                ),
                 peak_bytes=forecast.memory.peak_bytes,
                 reserved_bytes=forecast.memory.reserved_bytes,
                 fits=bool(forecast.memory.fits),

@@ -2,58 +2,47 @@
 
 from __future__ import annotations
 
-import statistics
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 from lab import gpu_table, host, paths
 from lab.atomic_files import number, part, read_object
 from lab.checked_run import read_forecast
+from lab.errors import LabError
+from lab.forecast import runtime_estimate
+from lab.forecast.runtime_estimate import TargetDevice
 from lab.forecasts import RuntimeForecast
 from lab.models import catalog as models
 from lab.spec import RunSpec
 
 MOST_RUNS = 200  # the newest, to learn a machine's pace from
-USUAL_FLOPS = 300e12  # dense bf16, of a GPU that the table does not know
 
 
-REACHED = 0.35  # of a GPU's dense bf16 rate by transformers' own layers, until it is measured
 CONTEXT_BYTES = 600_000_000  # of CUDA, on a card that the table does not know
 
 
-@dataclass(frozen=True)
-class TargetDevice:
-    """The device that a forecast is for. `memory_bytes`: what a run may take, None without a size.
-
-    `reached`: the share of `flops` (a second) that runs get; `is_measured`: whether finished runs
-    of this machine say so.
-    """
-
-    on_gpu: bool
-    memory_bytes: int | None
-    has_bf16: bool = True
-    context_bytes: int | None = None
-    flops: float = USUAL_FLOPS
-    watts: float | None = None
-    reached: float = REACHED
-    is_measured: bool = False
-
-
 def with_reached(device: TargetDevice) -> TargetDevice:
-    """With the share of its rate that runs reach on this machine, if that is of its kind."""
+    """With what this machine's runs reach, if it is of their kind."""
     gpus = host.gpus()
-    share, is_measured = REACHED, False
+    share, is_measured, runs = runtime_estimate.REACHED, False, []
     if device.on_gpu and gpus:
         known = gpu_table.known(host.largest(gpus)["name"])
-        share, is_measured = achieved_share(
-            _finished("cuda"), known.flops if known else device.flops
-        )
+        runs = _finished("cuda")
+        flops = known.flops if known else device.flops
+        share, is_measured = runtime_estimate.reached(runs, flops)
     elif not device.on_gpu and not gpus:
-        share, is_measured = achieved_share(_finished("cpu"), device.flops)
+        runs = _finished("cpu")
+        share, is_measured = runtime_estimate.reached(runs, device.flops, on_gpu=False)
     if device.on_gpu:
         share = min(share, 1.0)  # of a peak from the maker's data sheet
-    return replace(device, reached=share, is_measured=is_measured)
+    return replace(
+        device,
+        reached=share,
+        is_measured=is_measured,
+        launching=runtime_estimate.launching(runs),
+        beside=runtime_estimate.beside(runs),
+    )
 
 
 def target_of(spec: RunSpec, device: dict[str, Any]) -> TargetDevice:
@@ -61,7 +50,9 @@ def target_of(spec: RunSpec, device: dict[str, Any]) -> TargetDevice:
     if name:
         gpu = gpu_table.get(name)
         size = device.get("memory_bytes") or gpu.usable_bytes
-        return TargetDevice(True, size, gpu.has_bf16, gpu.context_bytes, gpu.flops, gpu.watts)
+        return TargetDevice(
+            True, size, gpu.has_bf16, gpu.context_bytes, gpu.flops, gpu.watts, gpu.bandwidth
+        )
     size, kind = device.get("memory_bytes"), device.get("kind")
     if kind == "cuda" or (kind is None and size is not None):
         return TargetDevice(True, size)
@@ -88,8 +79,9 @@ def this_machine(*, on_gpu: bool, all_memory: bool = False) -> TargetDevice:
         gpu["memory_bytes"] - context if all_memory else gpu["free_bytes"],
         known.has_bf16 if known else _has_bf16(),
         context,
-        known.flops if known else USUAL_FLOPS,
+        known.flops if known else runtime_estimate.USUAL_FLOPS,
         known.watts if known else None,
+        known.bandwidth if known else None,
     )
 
 
@@ -112,32 +104,11 @@ def _this_processor(size: int | None, *, all_memory: bool = False) -> TargetDevi
 
 @cache
 def _product_flops() -> float:
-    """Timed once for a planner's life, where `doctor` has kept nothing."""
-    return host.product_flops(seconds=0.2)
-
-
-def achieved_share(
-    runs: list[tuple[dict[str, Any], RuntimeForecast | None]], flops: float
-) -> tuple[float, bool]:
-    """(the share of `flops` that this machine's finished runs got, whether there are any).
-
-    `runs`: summaries with "flops", "tokens" and "seconds", each with the time that was predicted
-    for it, if that is known. How far that was off says what to count on, since the factors here are
-    in it. The median of the runs of ten seconds and more.
-    """
-    rates = []
-    for summary, forecast in runs:
-        if summary.get("seconds", 0) <= 10 or summary.get("flops", 0) <= 0:
-            continue
-        if forecast is None or forecast.packing != summary.get("packing", forecast.packing):
-            rates.append(summary["flops"] / summary["seconds"])
-            continue
-        # the work alone: what is no work does not follow the rate
-        launch = forecast.launch_s
-        took = summary["seconds"] / summary["tokens"] - launch
-        if took > 0.2 * launch:
-            rates.append(forecast.rate * (1 / forecast.tokens_per_s - launch) / took)
-    return (statistics.median(rates) / flops, True) if rates else (REACHED, False)
+    """Timed and kept where `doctor` kept nothing: all predictions rest on one figure."""
+    try:
+        return host.time_product(seconds=0.2)
+    except LabError:  # a full or read-only disk
+        return host.product_flops(seconds=0.2)
 
 
 def _finished(kind: str) -> list[tuple[dict[str, Any], RuntimeForecast | None]]:
@@ -149,6 +120,9 @@ def _finished(kind: str) -> list[tuple[dict[str, Any], RuntimeForecast | None]]:
         if result.get("state") != "done" or not _has(summary, "seconds", "flops", "tokens"):
             continue
         forecast = read_forecast(run)
+        begun, ended = number(result.get("started")), number(result.get("ended"))
+        if begun and ended:
+            summary = {**summary, "beside_s": ended - begun - summary["seconds"]}
         if forecast.device == kind:
             runtime = forecast.runtime
             runs.append((summary, runtime if runtime and runtime.is_complete else None))

@@ -4,8 +4,9 @@ y = dequant(W4) x + s B A x. Each weight is one of 16 levels of NF4 (quantiles o
 distribution) times the largest absolute value of its block of 64; with double quantisation these
 scales are stored in 8 bits, in blocks of 256. Memory: 0.5 B a weight + 0.0625 B for the scales,
 or 0.016 B with double quantisation. Weights are turned back one matrix at a time, in the compute
-type. Embeddings, norms and head stay as they are; no copies in float32 are made of them, since
-norms compute in float32 inside and frozen weights gain nothing from more bits.
+type. Embeddings, norms and head stay as they are: norms compute in float32 inside, and frozen
+weights gain nothing from more bits. `prepare_kbit` makes them float32 all the same, as many recipes
+do; what the layers hand on is float32 then.
 A, B and their start are LoRA's. Trainable = sum over targets of r (d_in + d_out). Step 0 equals
 the quantised base, not the original.
 Source: Dettmers et al. 2023, arXiv:2305.14314.
@@ -21,7 +22,7 @@ from lab.errors import Problem
 from lab.methods import Context, Unsupported, register
 from lab.methods.lora import Lora, LoraConfig
 from lab.methods.parts.peft_method import wants_float32
-from lab.methods.parts.target_modules import ALL_LINEAR, target_layers
+from lab.methods.parts.target_modules import ALL_LINEAR, linear_layers, target_layers
 from lab.schema import option
 
 BLOCK = 64  # weights that share a scale
@@ -31,32 +32,46 @@ NO_MERGE = Unsupported(
 )
 
 
+def kbit_option() -> Any:
+    """The field `prepare_kbit` of methods beside a quantised base."""
+    return option(
+        False,
+        "Prepare for k-bit training",
+        "Norms, embeddings and head in float32, as PEFT's prepare_model_for_kbit_training makes "
+        "them: the layers hand on float32 then, which takes a quarter more memory or so.",
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class QloraConfig(LoraConfig):
-    start: str = option(
+    init_lora_weights: str = option(
         "default",
         "Initialisation",
         "Initial A and B: default (A uniform, B zero), gaussian (A normal, B zero) or orthogonal.",
         choices=("default", "gaussian", "orthogonal"),
+        formerly="start",
     )
-    levels: str = option(
+    quant_type: str = option(
         "nf4",
         "4-bit data type",
         "nf4 (normal float, recommended) or fp4 (4-bit float).",
         choices=("nf4", "fp4"),
+        formerly="levels",
     )
     double_quantisation: bool = option(
         True,
         "Double quantisation",
         "Quantise the quantisation constants too; saves about 0.4 bits per weight.",
     )
-    compute: str = option(
+    compute_dtype: str = option(
         "auto",
         "Compute dtype",
         "Data type that weights are dequantised to for each product. auto: bfloat16 if the GPU "
         "supports it, else float32.",
         choices=("auto", "float32", "bfloat16"),
+        formerly="compute",
     )
+    prepare_kbit: bool = kbit_option()
 
 
 @cache
@@ -89,6 +104,18 @@ class QuantisedLora(Lora):
             )
         return problems
 
+    def prepare(self, model: Any, config: Any, context: Context) -> None:
+        import torch
+
+        if not config.prepare_kbit:
+            return
+        head = model.get_output_embeddings()
+        layers = [model.get_submodule(layer.name) for layer in linear_layers(model)]
+        packed = {id(layer.weight) for layer in layers if layer is not head}
+        for weight in model.parameters():  # as PEFT does, which turns checkpointing on besides
+            if id(weight) not in packed and weight.dtype in (torch.bfloat16, torch.float16):
+                weight.data = weight.data.to(torch.float32)
+
     def apply(self, model: Any, config: Any, context: Context) -> Any:
         import torch
 
@@ -99,6 +126,13 @@ class QuantisedLora(Lora):
                 if weight.requires_grad:
                     weight.data = weight.data.to(torch.bfloat16)
         return model
+
+    def script_before(self, config: Any) -> list[str]:
+        lines = super().script_before(config)
+        if not config.prepare_kbit:
+            return lines
+        call = "peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)"
+        return [f"model = {call}", *lines]
 
 
 def device_map() -> dict[str, Any]:
@@ -149,7 +183,7 @@ class Qlora(QuantisedLora):
         if torch.cuda.is_available() or context.tokenizer is None:
             return problems  # an estimate may be for any device
         widths = sorted({layer.d_in for layer in target_layers(model, ALL_LINEAR)})
-        wrong = [width for width in widths if not dequantises_exactly(width, config.levels)]
+        wrong = [width for width in widths if not dequantises_exactly(width, config.quant_type)]
         if wrong:
             problems.append(
                 Problem(
@@ -167,9 +201,9 @@ class Qlora(QuantisedLora):
         return {
             "quantization_config": BitsAndBytesConfig(
                 load_in_4bit=True,
-                bnb_4bit_quant_type=config.levels,
+                bnb_4bit_quant_type=config.quant_type,
                 bnb_4bit_use_double_quant=config.double_quantisation,
-                bnb_4bit_compute_dtype=compute_type(config.compute),
+                bnb_4bit_compute_dtype=compute_type(config.compute_dtype),
             ),
             "device_map": device_map(),
         }
@@ -181,11 +215,11 @@ class Qlora(QuantisedLora):
         compute = {
             "auto": "torch.bfloat16 if torch.cuda.is_available() and "
             "torch.cuda.is_bf16_supported() else torch.float32"
-        }.get(config.compute, f"torch.{config.compute}")
+        }.get(config.compute_dtype, f"torch.{config.compute_dtype}")
         return [
             "quantization_config=BitsAndBytesConfig(\n"
             "        load_in_4bit=True,\n"
-            f"        bnb_4bit_quant_type={config.levels!r},\n"
+            f"        bnb_4bit_quant_type={config.quant_type!r},\n"
             f"        bnb_4bit_use_double_quant={config.double_quantisation},\n"
             f"        bnb_4bit_compute_dtype={compute},\n"
             "    )",

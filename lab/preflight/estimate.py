@@ -15,7 +15,8 @@ from lab.forecast import compile_choice, runtime_estimate, selective_checkpointi
 from lab.forecast import estimator as memory
 from lab.forecast import settings_search as planning
 from lab.forecast.resolve import fit_method, resolve
-from lab.forecast.target_device import TargetDevice, target_of, with_reached
+from lab.forecast.runtime_estimate import TargetDevice
+from lab.forecast.target_device import target_of, with_reached
 from lab.forecasts import DatasetStats, FitLimits, Forecast, SettingsSearch, Speed
 from lab.models import catalog as models
 from lab.models import shipped_configs, weights
@@ -65,11 +66,16 @@ def estimate(
         raise SpecError([not_applicable(method, ready.method_config, error)]) from None
     sized = memory.measure(config, ready, method)
     costs, where = sized.costs[memory.loss_kind(config, ready)], with_reached(target)
-    each = runtime_estimate.seconds_a_token(ready, costs, sized.sizes, where, bits=sized.bits)
+    launches = forecast.memory.launches
+    each = runtime_estimate.seconds_a_token(
+        ready, costs, sized.sizes, where, bits=sized.bits, launches=launches
+    )
     runtime = None
     if is_timed:
         stats = _stats_if_at_hand(ready)
-        runtime = runtime_estimate.pace(ready, costs, sized.sizes, where, stats, sized.bits)
+        runtime = runtime_estimate.pace(
+            ready, costs, sized.sizes, where, stats, sized.bits, launches
+        )
     return replace(
         forecast,
         speed=Speed(

@@ -10,7 +10,7 @@ from lab.errors import Problem
 from lab.forecast import estimator as memory
 from lab.forecast import formula, memory_savers, selective_checkpointing
 from lab.forecast.resolve import fit_method, resolve
-from lab.forecast.target_device import TargetDevice
+from lab.forecast.runtime_estimate import TargetDevice
 from lab.forecasts import Forecast, MemoryForecast
 from lab.methods import Method
 from lab.models.empty_model import meta_model

@@ -18,7 +18,8 @@ from lab.forecast import compile_choice, memory_savers, runtime_estimate
 from lab.forecast import estimator as memory
 from lab.forecast.estimator import StepFails
 from lab.forecast.resolve import fit_method, resolve
-from lab.forecast.target_device import TargetDevice, this_machine, with_reached
+from lab.forecast.runtime_estimate import TargetDevice
+from lab.forecast.target_device import this_machine, with_reached
 from lab.forecasts import DatasetStats, Forecast, Saving
 from lab.methods import Context
 from lab.methods.parts import compatibility
@@ -54,7 +55,7 @@ def check(value: Any) -> CheckResult:
         methods.get(spec.method["name"]).extend_tokenizer(tokenizer, spec.method_config)
     if not wrong & {"data", "data.dataset", "data.format"}:
         stats = _gather(problems, "data.dataset", lambda: dataset_stats(resolved, tokenizer), stats)
-    if not wrong & {"model", "method", "method.name", "start_from"}:
+    if not wrong & {"model", "method", "method.name", "init_from_run"}:
         problems.extend(_gather(problems, "model", lambda: initial_weights.problems(resolved), []))
     if model is not None and not any(field.split(".")[0] == "method" for field in wrong):
         resolved, notes = fit_method(resolved, model)
@@ -260,12 +261,12 @@ def _estimate(
     except ValueError as error:  # a library refuses the combination in its own words
         problems.append(not_applicable(method, options, error))
         return spec, None
-    if spec.train.loss == "fused" and not profile.head_is_plain:
+    if spec.train.loss_implementation == "fused" and not profile.head_is_plain:
         problems.append(
             Problem(
-                "train.loss",
+                "train.loss_implementation",
                 "the fused loss works on a plain head, and the method changes the head. Set plain, "
-                "or leave the head out of method.targets.",
+                "or leave the head out of method.target_modules.",
             )
         )
     sizes, bits = profile.sizes, profile.bits
@@ -278,7 +279,9 @@ def _estimate(
     except StepFails as error:
         problems.append(not_applicable(method, options, error))
         return spec, None
-    runtime = runtime_estimate.pace(spec, costs, sizes, device, stats, bits)
+    runtime = runtime_estimate.pace(
+        spec, costs, sizes, device, stats, bits, forecast.memory.launches
+    )
     forecast = replace(forecast, runtime=runtime)
     home = next(folder for folder in [paths.home(), *paths.home().parents] if folder.exists())
     room = shutil.disk_usage(home).free - DISK_RESERVE
@@ -286,10 +289,10 @@ def _estimate(
     if forecast.disk.total > room:
         problems.append(
             Problem(
-                "train.save_every",
+                "train.save_steps",
                 f"not enough disk: the run may need {forecast.disk.total / 1e9:.2f} GB in "
                 f"{paths.home()}, {max(room, 0) / 1e9:.2f} GB are free. Lower train.keep_best and "
-                "train.keep_last, set train.save_every to 0, or free some room.",
+                "train.keep_last, set train.save_steps to 0, or free some room.",
             )
         )
     return spec, forecast

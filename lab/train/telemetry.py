@@ -74,7 +74,7 @@ class Telemetry:
     def metric(self, kind: str, **values: Any) -> None:
         """One line of metrics; keys, kinds and units are those of `lab/metrics.py`.
 
-        What the table does not know, or what is no number, is left out with a warning: a metric
+        What the table does not know, or what is not a number, is left out with a warning: a metric
         that was added wrongly ends no run.
         """
         values, problems = metrics.check(kind, values)
@@ -268,7 +268,7 @@ def _nvml_record(nvml: Any, handle: Any) -> dict[str, Any]:
 def keep_freed_memory() -> None:
     """Let the C library keep freed memory for the next step (Linux with glibc).
 
-    By default a tensor over 32 MB is mapped anew each time and its pages are cleared by the
+    By default a tensor over 32 MB is mapped again each time and its pages are cleared by the
     kernel: about a quarter of the time of head and loss on a CPU, where logits and gradients of
     the embeddings are that large.
     """
@@ -311,7 +311,7 @@ def _now() -> float:
 
 
 def _end_last_line(path: Any) -> None:
-    """Close an unfinished last line of a killed attempt, so that the next record stands alone."""
+    """End an unfinished last line of a killed attempt, so that new records begin a line."""
     if path.exists() and path.stat().st_size:
         with path.open("rb+") as file:
             file.seek(-1, os.SEEK_END)

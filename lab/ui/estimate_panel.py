@@ -135,7 +135,7 @@ def legend(sizes: Parts) -> str:
 def _time(runtime: RuntimeForecast, disk: DiskForecast | None) -> None:
     """How long it takes, what for, and the energy and disk that it takes."""
     grid = st.grid(3, min_column_width=110)
-    grid.metric("Training time", formatting.duration(runtime.seconds + runtime.evaluating_s))
+    grid.metric("Run time", formatting.duration(runtime.whole_s))
     grid.metric("Tokens", f"{runtime.tokens:,}")
     grid.metric("Disk", formatting.size(disk.total if disk else None))
     steps = "1 step" if runtime.steps == 1 else f"{runtime.steps:,} steps"
@@ -145,7 +145,8 @@ def _time(runtime: RuntimeForecast, disk: DiskForecast | None) -> None:
         if runtime.is_measured
         else "rough: no finished run on this machine to calibrate it"
     )
-    st.caption(f"{steps}{energy} · {basis}")
+    training = f"training {formatting.duration(runtime.seconds)}"
+    st.caption(f"{steps}, {training}{energy} · {basis}")
 
 
 def bar(forecast: Forecast, view: View) -> go.Figure:

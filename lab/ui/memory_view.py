@@ -17,7 +17,7 @@ from lab.preflight.client import planner
 from lab.ui import memory_charts
 from lab.ui.charts import CONFIG, View
 from lab.ui.markdown_safety import escape_markdown, plain
-from lab.ui.method_estimates import MethodEstimates, MethodRow, spec_of
+from lab.ui.method_estimates import MethodEstimates, MethodRow, own_ranks, spec_of
 
 HERE = "this machine"
 LARGEST_UPLOAD = 1_000_000  # bytes of a config.json
@@ -119,7 +119,13 @@ def settings() -> dict[str, Any]:
         bind="query-params",
     )
     rank = grid.cell().select_slider(
-        "Rank", [1, 2, 4, 8, 16, 32, 64, 128, 256], 16, key="rank", bind="query-params"
+        "LoRA rank",
+        [1, 2, 4, 8, 16, 32, 64, 128, 256],
+        16,
+        key="rank",
+        bind="query-params",
+        help=f"Of LoRA and its kin. Methods with a rank of another kind keep their own: "
+        f"{own_ranks()}.",
     )
     with st.container(horizontal=True, gap="medium"):
         checkpointing = st.segmented_control(

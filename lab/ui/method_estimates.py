@@ -93,14 +93,28 @@ def job_for(settings: dict[str, Any], device: dict[str, Any]) -> MethodEstimates
     )
 
 
+def takes_rank(method: methods.Method) -> bool:
+    """Whether the page's rank is the method's: where its defaults are those of LoRA. Others, such
+    as VeRA's 256 or LoKr's 8, mean something else and keep their own."""
+    usual = methods.get(methods.DEFAULT).config()
+    own = method.config()
+    return all(getattr(own, name, None) == getattr(usual, name) for name in ("rank", "alpha"))
+
+
+def own_ranks() -> str:
+    """The methods with a rank of their own, and what it is."""
+    return ", ".join(
+        f"{method.title} {method.config().rank}"
+        for method in methods.all_methods()
+        if hasattr(method.config(), "rank") and not takes_rank(method)
+    )
+
+
 def spec_of(settings: dict[str, Any], method: methods.Method) -> dict[str, Any]:
-    """The spec of one method under the page's settings: its rank too, where it has one."""
+    """The spec of one method under the page's settings: its rank too, where that means LoRA's."""
     options: dict[str, Any] = {"name": method.name}
-    fields = {field.name for field in dataclasses.fields(method.config)}
-    if "rank" in fields:
-        options["rank"] = settings["rank"]
-    if "alpha" in fields:
-        options["alpha"] = 2.0 * settings["rank"]
+    if takes_rank(method):
+        options |= {"rank": settings["rank"], "alpha": 2.0 * settings["rank"]}
     checkpointing = settings["checkpointing"] if method.can_checkpoint_activations else "off"
     return {
         "model": settings["model"],
@@ -109,7 +123,7 @@ def spec_of(settings: dict[str, Any], method: methods.Method) -> dict[str, Any]:
         "train": {
             "batch_size": settings["rows"],
             "activation_checkpointing": checkpointing,
-            "loss": settings["loss"],
+            "loss_implementation": settings["loss"],
         },
     }
 

@@ -13,6 +13,7 @@ from lab.errors import LabError
 from lab.paths import RunDir
 from lab.recent import Recent
 from lab.runs import actions, checkpoints, estimate_history, index, record_reader, resume_settings
+from lab.runs.elapsed import elapsed_s, expected
 from lab.runs.metric_series import AXES, MetricSeries, series_of
 from lab.runs.status import RESUMABLE, status
 from lab.ui import cards, charts, links, resume_panel, run_state
@@ -125,16 +126,18 @@ def state(run: RunDir) -> None:
         ("Tokens/s", _number(train.last("perf/tokens_per_s"), 0), None),
         ("Tokens", formatting.count(train.last("tokens")), None),
         ("Peak memory", formatting.size(train.last("memory/peak_bytes")), None),
-        ("Training time", formatting.duration(train.last("seconds")), None),
+        ("Run time", formatting.duration(elapsed_s(run)), None),
     ]
-    runtime = read_forecast(run).runtime
-    predicted = f"{formatting.duration(runtime.seconds)} predicted" if runtime else None
+    runtime = expected(run, train.last("step"), train.last("seconds"))
+    if runtime and not run_status.is_active:
+        runtime = expected(run, None, None)  # what was said before it began
+    predicted = f"{formatting.duration(runtime.whole_s)} predicted" if runtime else None
     if train.has("perf/mfu"):
         share = train.last("perf/mfu")
         figures.insert(3, ("Utilisation", "–" if share is None else f"{share:.0%}", None))
     grid = st.grid(len(figures), min_column_width=120, gap="small")
     for name, value, delta in figures:
-        if name == "Training time":
+        if name == "Run time":
             grid.metric(name, value, predicted, delta_color="off", delta_arrow="off")
         else:
             grid.metric(name, value, delta, delta_color="inverse")

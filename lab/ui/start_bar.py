@@ -99,8 +99,8 @@ def _what(spec: RunSpec, specs: list[dict[str, Any]]) -> str:
         f"{escape_markdown(titles.dataset(spec.data.dataset))} · "
         f"{' or '.join(lengths) or epochs} at {' and '.join(rates)}"
     )
-    return f"{text} · from the weights of {escape_markdown(spec.start_from)}" if (
-        spec.start_from
+    return f"{text} · from the weights of {escape_markdown(spec.init_from_run)}" if (
+        spec.init_from_run
     ) else text  # fmt: skip
 
 
@@ -120,7 +120,7 @@ def _costs(specs: list[dict[str, Any]]) -> list[str]:
     parts = []
     runtimes = [estimate.runtime for estimate in known if estimate.runtime]
     if len(runtimes) == len(known):
-        seconds = sum(runtime.seconds + runtime.evaluating_s for runtime in runtimes)
+        seconds = sum(runtime.whole_s for runtime in runtimes)
         about = "" if all(runtime.is_measured for runtime in runtimes) else "about "
         parts.append(f":material/timer: {about}{formatting.duration(seconds)}")
     parts.append(_memory(max(known, key=lambda estimate: estimate.memory.peak_bytes)))

@@ -10,16 +10,17 @@ import pytest
 
 from lab import host, methods
 from lab.atomic_files import read_object, write_json
-from lab.forecast import compile_choice, runtime_estimate, target_device
+from lab.forecast import compile_choice, runtime_estimate
 from lab.forecast import estimator as memory
 from lab.forecast import settings_search as planning
 from lab.forecast.resolve import resolve
-from lab.forecast.runtime_estimate import course
-from lab.forecast.target_device import TargetDevice, with_reached
+from lab.forecast.runtime_estimate import TargetDevice, course
+from lab.forecast.target_device import with_reached
 from lab.forecasts import DatasetStats, RuntimeForecast
 from lab.models import catalog, weights
 from lab.paths import RunDir
 from lab.runs import record_reader
+from lab.runs.elapsed import corrected
 from lab.runs.status import status
 from lab.spec import RunSpec
 from tests.answers import check, estimate, plan
@@ -57,7 +58,7 @@ def predicted(
     config = weights.load_config(catalog.resolve_config(spec.model))
     sized = memory.measure(config, spec, methods.get(spec.method["name"]))
     pace = runtime_estimate.pace(
-        spec, sized.costs[spec.train.loss], sized.sizes, device, stats, sized.bits
+        spec, sized.costs[spec.train.loss_implementation], sized.sizes, device, stats, sized.bits
     )
     assert pace is not None
     return pace
@@ -133,7 +134,7 @@ def test_only_runs_on_a_device_of_its_kind_speak_for_it(
     here = with_reached(TargetDevice(False, 10**9, flops=1e12))
     assert here.is_measured and here.reached == pytest.approx(0.2)
     other = with_reached(TargetDevice(True, 10**9, flops=989e12))
-    assert not other.is_measured and other.reached == target_device.REACHED
+    assert not other.is_measured and other.reached == runtime_estimate.REACHED
 
 
 def test_a_run_that_is_repeated_is_predicted_as_it_went() -> None:
@@ -141,20 +142,20 @@ def test_a_run_that_is_repeated_is_predicted_as_it_went() -> None:
     spec = spec_of(train={"activation_checkpointing": "on", "max_steps": 100})
     first = predicted(spec)
     summary = {"flops": 1e18, "tokens": first.tokens, "seconds": 2 * first.seconds}
-    share, is_measured = target_device.achieved_share([(summary, first)], H100.flops)
+    share, is_measured = runtime_estimate.reached([(summary, first)], H100.flops)
     again = predicted(spec, replace(H100, reached=share, is_measured=is_measured))
     assert again.is_measured and again.seconds == pytest.approx(2 * first.seconds, rel=0.05)
     for _ in range(30):  # told again and again, it does not drift
         runtime = predicted(spec, replace(H100, reached=share))
-        share, _ = target_device.achieved_share([(summary, runtime)], H100.flops)
+        share, _ = runtime_estimate.reached([(summary, runtime)], H100.flops)
     assert predicted(spec, replace(H100, reached=share)).seconds == pytest.approx(
         2 * first.seconds, rel=0.05
     )
-    assert target_device.achieved_share([], 1e12) == (target_device.REACHED, False)
+    assert runtime_estimate.reached([], 1e12) == (runtime_estimate.REACHED, False)
 
 
 def test_a_run_carries_its_prediction(work_here: Callable[..., RunDir]) -> None:
-    run = work_here("lora", train={"max_steps": 4, "save_every": 0, "sample_every": 0})
+    run = work_here("lora", train={"max_steps": 4, "save_steps": 0, "sample_steps": 0})
     assert status(run).state == "done"
     pace = (read_object(run.estimate) or {})["pace"]
     assert pace["steps"] == 4 and pace["seconds"] > 0
@@ -173,7 +174,7 @@ def test_an_estimate_says_speed_and_energy() -> None:
 
 def test_a_slow_device_makes_no_tie_of_what_differs() -> None:
     value = {"model": "config:SmolLM2-135M", "method": "lora", "data": {"max_length": 64}}
-    value["train"] = {"batch_size": 1, "accumulation": 4, "precision": "float32"}
+    value["train"] = {"batch_size": 1, "gradient_accumulation_steps": 4, "precision": "float32"}
     config = weights.load_config(catalog.resolve_config("config:SmolLM2-135M"))
     slow = TargetDevice(False, 16 * 10**9, flops=1e9)
     best = planning.choose(
@@ -189,7 +190,7 @@ def test_an_hour_at_700_watts_is_700_watt_hours() -> None:
     assert estimate.energy_wh == pytest.approx(700.0)
     assert predicted(hour).energy_wh is None, "A device of unknown power."
     both = predicted(
-        spec_of(train={"max_seconds": 3600.0, "eval_every": 10}), replace(H100, watts=700.0)
+        spec_of(train={"max_seconds": 3600.0, "eval_steps": 10}), replace(H100, watts=700.0)
     )
     assert both.evaluating_s > 0 and both.energy_wh is not None
     assert both.energy_wh / 700 == pytest.approx((3600 + both.evaluating_s) / 3600), (
@@ -201,7 +202,7 @@ def test_evaluations_cost_a_forward_pass_each_and_the_base_has_one() -> None:
     """A tenth of the rows is held out; forward is a third of forward and backward."""
     data = {"packing": "off", "eval_fraction": 0.1}
     for every, passes in ((0, 2), (225, 3), (45, 11), (None, 11)):
-        train = {"batch_size": 4, "epochs": 2, "eval_every": every, "compile": "off"}
+        train = {"batch_size": 4, "epochs": 2, "eval_steps": every, "compile": "off"}
         estimate = predicted(spec_of(data=data, train=train))
         assert estimate.steps == 450
         share = estimate.evaluating_s / estimate.seconds  # of two epochs over nine tenths
@@ -218,8 +219,8 @@ def test_what_is_mixed_in_held_out_left_out_or_added_up_changes_the_steps() -> N
         return volume.steps
 
     assert steps() == 250, "1,000 rows, four a step."
-    assert steps(accumulation=5) == 50
-    assert steps({"general_mix": 0.5}) == 500, "Half of all rows is general text."
+    assert steps(gradient_accumulation_steps=5) == 50
+    assert steps({"general_fraction": 0.5}) == 500, "Half of all rows is general text."
     assert steps({"max_examples": 100}) == 25
     assert steps({"eval_fraction": 0.5, "held_out": "builtin:x"}) == 250, (
         "Where a set of its own is measured, all rows train."
@@ -257,11 +258,78 @@ def test_what_this_machine_reaches_is_the_median_of_its_longer_runs() -> None:
         return {"flops": rate * seconds, "seconds": seconds, "tokens": 1000}, None
 
     runs = [run(2e12), run(3e12), run(9e12), run(1e15, seconds=5.0)]
-    share, is_measured = target_device.achieved_share(runs, 1e13)
+    share, is_measured = runtime_estimate.reached(runs, 1e13)
     assert is_measured and share == pytest.approx(0.3), "Five seconds say nothing; 3 is the middle."
-    assert target_device.achieved_share([run(1e12, seconds=9.0)], 1e13) == (
-        target_device.REACHED,
+    assert runtime_estimate.reached([run(1e12, seconds=9.0)], 1e13) == (
+        runtime_estimate.REACHED,
         False,
     )
     damaged = [({"seconds": 50.0}, None), ({"seconds": 50.0, "flops": 0}, None)]
-    assert target_device.achieved_share(damaged, 1e13) == (target_device.REACHED, False)
+    assert runtime_estimate.reached(damaged, 1e13) == (runtime_estimate.REACHED, False)
+
+
+# tokens a second of an H100, compiled nothing, plain loss, adapters in float32
+SMALL_PASSES = [
+    ("gpt2", {"name": "full"}, 4, 128, {"precision": "mixed"}, 14_100),
+    ("gpt2", {"name": "lora", "rank": 8, "targets": ["c_attn"]}, 4, 128,
+     {"precision": "mixed"}, 11_500),
+    ("Llama-3.2-3B", {"name": "lora"}, 4, 512, {}, 7_900),
+    ("Llama-3.1-8B", {"name": "lora", "rank": 64}, 2, 512, {}, 3_900),
+    ("Llama-3.2-3B", {"name": "full"}, 2, 256, {"activation_checkpointing": "on"}, 2_400),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SMALL_PASSES, ids=lambda case: f"{case[0]}-{case[1]['name']}")
+def test_small_passes_are_bound_by_what_launches_take(case: Any) -> None:
+    model, method, rows, length, train, measured = case
+    value = {
+        "model": f"config:{model}",
+        "method": method,
+        "data": {"max_length": length, "packing": "off"},
+        "train": {
+            "batch_size": rows, "activation_checkpointing": "off", "adapter_precision": "float32",
+            "loss": "plain", "compile": "off", **train,
+        },
+    }  # fmt: skip
+    found = estimate(value, {"gpu": "H100 80GB"}, {"shadow": False})
+    assert found["launches"] > 900
+    assert found["tokens_per_s"] == pytest.approx(measured, rel=0.2)
+
+
+def test_work_and_launches_side_by_side_take_hardly_more_than_the_longer() -> None:
+    assert runtime_estimate.side_by_side(1.0, 0.1) == pytest.approx(1.0, rel=1e-4)
+    assert runtime_estimate.side_by_side(0.1, 1.0) == pytest.approx(1.0, rel=1e-4)
+    assert 1.1 < runtime_estimate.side_by_side(1.0, 1.0) < 1.3
+
+
+def test_every_phase_counts_and_what_is_measured_corrects_the_rest() -> None:
+    found = predicted(spec_of(train={"max_steps": 100, "eval_steps": 10}))
+    phases = (found.loading_s, found.evaluating_s, found.sampling_s, found.saving_s)
+    assert min(phases) > 0 and found.whole_s == pytest.approx(found.seconds + sum(phases))
+    still = predicted(spec_of(train={"max_steps": 100, "sample_steps": 0, "save_steps": 0}))
+    assert still.sampling_s == 0 and still.saving_s < found.saving_s
+    slow = corrected(found, 10, 3 * found.seconds / 10)  # each step takes three times as long
+    assert slow.seconds == pytest.approx(3 * found.seconds)
+    assert slow.evaluating_s == pytest.approx(3 * found.evaluating_s)
+    assert slow.loading_s == found.loading_s, "That is over."
+    assert corrected(found, 0, 0.0) == found, "Nothing is known before the first step."
+    assert corrected(found, 10, 3 * found.seconds / 10, limit=5.0).seconds == 5.0
+
+
+def test_this_machines_runs_correct_launches_and_what_is_no_training() -> None:
+    spec = spec_of(data={"max_length": 64}, train={"max_steps": 1000, "batch_size": 1})
+    first = predicted(spec, H100, DatasetStats(examples=10**6, tokens_per_row=64.0))
+    assert first.launch_s * first.tokens_per_s > runtime_estimate.BOUND
+    summary = {
+        "flops": 1e15, "tokens": first.tokens, "seconds": 2 * first.seconds,
+        "beside_s": 3 * (first.whole_s - first.seconds),
+    }  # fmt: skip
+    runs = [(summary, first)]
+    assert runtime_estimate.launching(runs) == pytest.approx(2.0, rel=0.01)
+    assert runtime_estimate.beside(runs) == pytest.approx(3.0)
+    device = replace(H100, launching=2.0, beside=3.0)
+    again = predicted(spec, device, DatasetStats(examples=10**6, tokens_per_row=64.0))
+    assert again.seconds == pytest.approx(2 * first.seconds, rel=0.01)
+    assert again.loading_s == pytest.approx(3 * first.loading_s, rel=1e-3)
+    told = [({**summary, "tokens": again.tokens, "seconds": again.seconds}, again)]
+    assert runtime_estimate.launching(told) == pytest.approx(2.0, rel=0.01), "It does not drift."

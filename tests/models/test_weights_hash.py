@@ -259,14 +259,14 @@ def test_a_run_begins_with_weights_of_its_own_base_wherever_it_lies(
     (_, run), base = movable
     elsewhere = tmp_path / "elsewhere"
     shutil.copytree(base, elsewhere)
-    value = make_spec("lora") | {"start_from": f"run:{run.id}"}
+    value = make_spec("lora") | {"init_from_run": f"run:{run.id}"}
     value["method"] = (read_object(run.spec) or {})["method"]
     for folder in (base, elsewhere):
         spec = RunSpec.from_json(value | {"model": str(folder)})
         assert initial_weights.problems(spec) == [], "An equal folder passes under any name."
         trained_on, now = weights_hash.hash_of(base, "base"), exchange(folder)
         (problem,) = initial_weights.problems(spec)
-        assert problem.field == "start_from" and "is not the one" in problem.message
+        assert problem.field == "init_from_run" and "is not the one" in problem.message
         assert now in problem.message
         if folder == base:
             assert trained_on in problem.message

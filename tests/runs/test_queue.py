@@ -174,7 +174,7 @@ def test_killed_supervisors_lose_nothing_and_start_nothing_twice(
 ) -> None:
     """Three runs, three kills: before, while, and after a run is started."""
     queue.change(at_once=2)
-    runs = [start("lora", train={"max_steps": 4, "save_every": 0}) for _ in range(3)]
+    runs = [start("lora", train={"max_steps": 4, "save_steps": 0}) for _ in range(3)]
     kills, end = 0, time.monotonic() + 150
     while not all(status(run).has_ended for run in runs):
         assert time.monotonic() < end, [status(run) for run in runs]
@@ -197,9 +197,14 @@ def test_two_supervisors_are_one(start: Callable[..., RunDir]) -> None:
     run = start("lora", train={"max_steps": 2})
     for _ in range(4):
         supervisor_start.ensure()
-    time.sleep(1.5)
+    end = time.monotonic() + 30
+    while status(run).message != "The queue is paused.":  # one of them has come up
+        assert time.monotonic() < end, status(run)
+        time.sleep(0.05)
     record = read_object(supervisor_start.record_file())
     assert process.is_alive(record)
+    time.sleep(0.5)  # for the others, which end
+    assert read_object(supervisor_start.record_file()) == record
     log = (queue.folder() / "log.txt").read_text()
     assert "Traceback" not in log, log
     assert status(run).message == "The queue is paused."

@@ -23,7 +23,7 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
     drawn = Screen()
     monkeypatch.setattr(data_view, "st", drawn)
     monkeypatch.setattr(data_source, "st", drawn)
-    monkeypatch.setattr(data_view.monitor_view, "is_dark", lambda: False)
+    monkeypatch.setattr(data_view.chart_style, "is_dark", lambda: False)
     return drawn
 
 

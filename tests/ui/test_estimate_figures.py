@@ -50,8 +50,10 @@ def test_the_time_counts_evaluations_too(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(estimate_panel, "st", screen)
     time_of(estimate())
     figures = [args for kind, args, _ in screen.calls if kind == "metric"]
-    assert figures == [("Training time", "2 min 00 s"), ("Tokens", "5,000"), ("Disk", "9.00 GB")]
-    assert screen.texts("caption") == ["1,200 steps · 12.0 Wh · from finished runs on this machine"]
+    assert figures == [("Run time", "2 min 00 s"), ("Tokens", "5,000"), ("Disk", "9.00 GB")]
+    assert screen.texts("caption") == [
+        "1,200 steps, training 1 min 40 s · 12.0 Wh · from finished runs on this machine"
+    ]
     time_of(estimate(pace=PACE | {"is_measured": False}))
     assert "rough: no finished run on this machine" in screen.texts("caption")[1]
 
@@ -152,9 +154,14 @@ def test_every_method_is_estimated_under_the_settings_of_the_page() -> None:
     assert spec["method"] == {"name": "lora", "rank": 8, "alpha": 16.0}
     assert spec["data"] == {"max_length": 2048}
     assert spec["train"] == {
-        "batch_size": 16, "activation_checkpointing": "on", "loss": "plain",
+        "batch_size": 16, "activation_checkpointing": "on", "loss_implementation": "plain",
     }  # fmt: skip
     assert method_estimates.spec_of(settings, methods.get("full"))["method"] == {"name": "full"}
+    for name, own in (("vera", "256"), ("loha", "8"), ("lokr", "8"), ("adalora", "12")):
+        method = methods.get(name)
+        assert method_estimates.spec_of(settings, method)["method"] == {"name": name}
+        assert f"{method.title} {own}" in method_estimates.own_ranks(), "The page says so."
+    assert method_estimates.spec_of(settings, methods.get("qlora"))["method"]["rank"] == 8
 
 
 def test_estimates_that_were_abandoned_are_begun_anew(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,8 +35,9 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
 
 
 def test_the_figures_of_a_run(screen: Screen) -> None:
-    run = make_run(1, result={"state": "crashed", "message": "It [fell]", "hint": "Resume it."},
-                   estimate={"pace": {"seconds": 90.0}})  # fmt: skip
+    run = make_run(1, estimate={"pace": {"seconds": 90.0, "loading_s": 20.0}},
+                   result={"state": "crashed", "message": "It [fell]", "hint": "Resume it.",
+                           "started": 1000.0, "ended": 1125.0})  # fmt: skip
     write(
         run,
         {"kind": "eval", "of": "base", "step": 0, "eval/loss": 3.0},
@@ -53,7 +54,7 @@ def test_the_figures_of_a_run(screen: Screen) -> None:
         "Utilisation": ("41%", None),
         "Tokens": ("4.0 k", None),
         "Peak memory": ("2.00 GB", None),
-        "Training time": ("1 min 35 s", "1 min 30 s predicted"),
+        "Run time": ("2 min 05 s", "1 min 50 s predicted"),
     }
     colours = {named["delta_color"] for named in screen.named("metric")}
     assert colours == {"inverse", "off"}, "a loss that falls is good"

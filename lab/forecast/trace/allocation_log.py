@@ -43,6 +43,13 @@ class Trace:
 
     peaks: dict[str, Peak]
     reserved: int | None
+    launches: int = 0  # kernels of a micro-batch and its update
+
+
+def launches_of_step(launches: dict[str, int]) -> int:
+    """Kernels of the forward and the backward pass and of the update, from those by segment."""
+    phases = ("forward", "backward", "optimizer")
+    return sum(count for segment, count in launches.items() if segment.split(".")[0] in phases)
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,7 @@ class Log:
     events: list[Event]
     kind_of: dict[int, str]
     layer_of: dict[int, int] = field(default_factory=dict)
+    launches: dict[str, int] = field(default_factory=dict)  # kernels by segment
 
     def read(self, *, on_gpu: bool) -> Trace:
         """The peaks of all segments but the first step's; on a GPU with the allocator's blocks."""
@@ -76,7 +84,7 @@ class Log:
             reserved = blocks.reserved
             for segment, peak in found.items():
                 peak.counted = max(peak.total, blocks.peaks.get(segment, 0))
-        return Trace(found, reserved)
+        return Trace(found, reserved, launches_of_step(self.launches))
 
     def with_kinds(self) -> Iterator[tuple[Event, str]]:
         """The events, each with what its storage is."""

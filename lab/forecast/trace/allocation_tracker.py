@@ -9,6 +9,7 @@ since a storage shows only later that it has become a gradient.
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -24,6 +25,10 @@ UPDATES = ("warm", "optimizer")
 # Kernels that work on a copy of their input: logsumexp_out_impl of ATen/native/ReduceOps.cpp takes
 # the largest away and the exponent in one.
 INPUT_COPIED = ("logsumexp",)
+NO_KERNEL = (
+    *("empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided", "detach", "alias"),
+    *("_local_scalar_dense", "_unsafe_view", "lift_fresh"),
+)
 KINDS = ("weights", "gradients", "optimizer", "activations", "loss", "workspace")
 
 
@@ -40,7 +45,7 @@ class Ledger(TorchDispatchMode):
         self.events: list[Event] = []
         self.kind_of: dict[int, str] = {}
         self.layer_of: dict[int, int] = {}  # of weights and what the optimizer makes for them
-        self.operations = 0
+        self.launches: Counter[str] = Counter()  # kernels by segment
         self._known: dict[int, int] = {}  # address of a live storage → its number
         self._sizes: dict[int, int] = {}
         self._count = 0
@@ -71,7 +76,7 @@ class Ledger(TorchDispatchMode):
         """What is written by now."""
         self._settle()
         # copied, so that frees after the step are not included
-        return Log(list(self.events), self.kind_of, self.layer_of)
+        return Log(list(self.events), self.kind_of, self.layer_of, dict(self.launches))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.prim.device.default:
@@ -87,7 +92,8 @@ class Ledger(TorchDispatchMode):
             made = grouped_product(*args, **(kwargs or {}))
         else:
             made = func(*args, **(kwargs or {}))
-        self.operations += 1
+        if not func.is_view and operation not in NO_KERNEL:
+            self.launches[self.segment] += 1
         if isinstance(made, torch.Tensor):
             # The engine sums gradients in place where the first is no view (which holds the tensor
             # that it is of; what comes through `weight.t()` is one) and nobody else holds it: see

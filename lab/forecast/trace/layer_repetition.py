@@ -128,6 +128,16 @@ def _short(
     return _logs.put(name, record(small, method, spec, batch, loss, quantised, on_gpu=on_gpu))
 
 
+def repeated(launches: dict[str, int], stands_for: Sequence[int]) -> dict[str, int]:
+    """Kernels by segment of the whole model, from those of the short one."""
+    whole: dict[str, int] = {}
+    for segment, count in launches.items():
+        phase, _, layer = segment.partition(LAYER)
+        places = [place for place, stand in enumerate(stands_for) if str(stand) == layer]
+        whole |= {f"{phase}{LAYER}{place}": count for place in places} or {segment: count}
+    return whole
+
+
 def extend(short: Log, stands_for: list[int]) -> Log:
     """The log of a step of a model of whose layers each is like the one of `short` that stands for
     it. Raises Irregular."""
@@ -195,6 +205,7 @@ class _Extension:
             elif place not in done:
                 done.add(place)
                 self._say_layers(place)
+        self.made.launches = repeated(self.short.launches, self.stands_for)
         return self.made
 
     def _say_layers(self, place: str) -> None:
