@@ -123,8 +123,8 @@ def test_an_interrupted_cache_leaves_nothing(tmp_path: Path, tokenizer: Any) -> 
 
 def test_bad_rows_are_skipped_and_told(tmp_path: Path, tokenizer: Any) -> None:
     path = tmp_path / "a.jsonl"
-    write_rows(path, [*PAIRS, {"prompt": "x", "completion": 5}])
-    with pytest.raises(LabError, match="row 41: 'completion' is 5, not text"):
+    write_rows(path, [*PAIRS, {"prompt": "x", "completion": [5]}])
+    with pytest.raises(LabError, match=r"row 41: 'completion' is \[5\], not text"):
         prepare.prepare(spec_of(path), tokenizer)
     prepared = prepare.prepare(spec_of(path, on_invalid_row="skip"), tokenizer)
     assert prepared.figures["bad"] == 1 and prepared.figures["examples"] == 40

@@ -153,7 +153,7 @@ def test_costs_are_those_of_both_and_the_larger_memory(
         forecast = SimpleNamespace(
             memory=SimpleNamespace(peak_bytes=(size or 0) * 1e9, fits=(size or 0) <= 10),
             runtime=SimpleNamespace(
-                seconds=60.0 * (size or 0), evaluating_s=0.0, is_measured=size != 1
+                whole_s=60.0 * (size or 0), is_measured=size != 1
             ),
             disk=SimpleNamespace(total=2e9), device_bytes=10e9,
         )  # fmt: skip
