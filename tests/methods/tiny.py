@@ -69,12 +69,14 @@ def make_config(kind: str, width: int = 32) -> Any:
 
 def stored_base_bytes(model: Any, method: Any, config: Any) -> int:
     """Bytes of the weights of `model` (on the meta device) as the method loads them."""
+    from lab.forecast.trace.meta_model import Quantised, _quantise, stored_bytes
+
     settings = method.load_kwargs(config)["quantization_config"]
-    quantised = meta_model.Quantised.of(settings)
+    quantised = Quantised.of(settings)
     assert quantised is not None
     with torch.device("meta"):
-        meta_model._quantise(model, settings, quantised)
-    return sum(meta_model.stored_bytes(weight, quantised) for weight in model.parameters())
+        _quantise(model, settings, quantised)
+    return sum(stored_bytes(weight, quantised) for weight in model.parameters())
 
 
 def make_empty(kind: str, width: int = 32) -> Any:
