@@ -213,7 +213,7 @@ def test_the_length_of_a_run_has_one_unit_unless_a_spec_has_more(screen: Screen)
 def test_folded_options_say_how_many_differ(screen: Screen) -> None:
     form.load(RunSpec())
     config = methods.get("lora").config
-    names = ["rslora", "dora", "lr_ratio"]
+    names = ["use_rslora", "use_dora", "loraplus_lr_ratio"]
     assert form_fields.changes("method.lora", config, names) == 0
-    screen.session_state["new.method.lora.dora"] = True
+    screen.session_state["new.method.lora.use_dora"] = True
     assert form_fields.changes("method.lora", config, names) == 1
