@@ -49,8 +49,8 @@ def selectors() -> list[str]:
     text = re.sub(r"@media[^{]*\{", "", text)
     groups = re.findall(r"([^{}]+)\{[^{}]*\}", text)
     # commas inside of :is() and :not() do not part selectors
-    found = [part.strip() for group in groups for part in re.split(r",(?![^(]*\))", group)]
-    return [part for part in found if not part.startswith(OWN)]
+    parts = [part.strip() for group in groups for part in re.split(r",(?![^(]*\))", group)]
+    return [part for part in parts if not part.startswith(OWN)]
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -61,19 +61,19 @@ def test_every_page_can_be_read_by_everybody(
     context = chrome.new_context(viewport={"width": 1440, "height": 900}, color_scheme=theme)
     page = context.new_page()
     page.goto(server.address)
-    found, unused = [], set(selectors())
+    violations, unused = [], set(selectors())
     for name in PAGES:
         page.set_viewport_size({"width": 1440, "height": 900})
         page.goto(f"{server.url}/{name}")
         settled(page)
-        found += [f"{name or 'home'}: {text}" for text in find_violations(page)]
+        violations += [f"{name or 'home'}: {text}" for text in find_violations(page)]
         for width in (850, 1440):
             page.set_viewport_size({"width": width, "height": 900})
             page.wait_for_timeout(300)
             matched = "all => all.filter(one => document.querySelector(one))"
             unused -= set(page.evaluate(matched, sorted(unused)))
     context.close()
-    assert not found, "\n".join(found)
+    assert not violations, "\n".join(violations)
     assert not unused, "a selector that nothing matches: Streamlit names it otherwise now"
 
 
