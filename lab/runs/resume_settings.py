@@ -13,7 +13,7 @@ from lab import methods, optimizers, schema, spec_rules
 from lab.atomic_files import read_object
 from lab.errors import LabError, Problem, SpecError
 from lab.methods.parts import compatibility
-from lab.models import catalog, weights_hash
+from lab.models import catalog, moved_base, weights_hash
 from lab.paths import RunDir
 from lab.runs import checkpoints, record_reader
 from lab.runs.deadlines import number
@@ -166,7 +166,7 @@ def check_base(run: RunDir) -> None:
     """Raises LabError if the base is not the one that the run was begun on, where that takes no
     longer than a few seconds to tell; the worker looks in any case."""
     recorded = record_reader.last_event(run, weights_hash.EVENT)
-    model = RunSpec.of_run(run).model
+    model = moved_base.model_of(RunSpec.of_run(run).model, recorded)
     if not recorded or catalog.local_folder(model) is None:
         return
     base = weights_hash.identify_quickly(catalog.resolve(model))

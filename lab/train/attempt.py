@@ -20,14 +20,14 @@ from lab.data import catalog as datasets
 from lab.data.prepare import PreparedData
 from lab.errors import Cancelled, LabError
 from lab.methods import Context
-from lab.models import catalog, weights
+from lab.models import weights
 from lab.models.context_length import text_length
 from lab.paths import RunDir
 from lab.runs import record_reader, resume_settings
 from lab.spec import RunSpec, without_packing
 from lab.train import artifact, budget, checkpoint, compile_layers, flops, forgetting
 from lab.train.activation_checkpointing import checkpoint_activations
-from lab.train.base_identity import identify_base
+from lab.train.base_identity import base_source, identify_base
 from lab.train.callbacks import RunCallback
 from lab.train.checkpoint import Checkpoint
 from lab.train.commands import NEVER, WHILE_TRAINING, Commands
@@ -84,7 +84,7 @@ class Attempt:
         settled = record_reader.last_event(self.run, PACKING)  # by an earlier attempt
         if settled.get("packing") == "off":
             self.spec = without_packing(self.spec)
-        self.source = catalog.resolve(self.spec.model)
+        self.source = base_source(self.run, self.spec.model)
         begin, look = "" if saved else self.spec.init_from_run, self._check_commands
         self.base = identify_base(self.run, self.source, self.telemetry, look, begin)
         self.data = self._data()

@@ -7,11 +7,18 @@ from typing import Any
 
 from lab import paths
 from lab.atomic_files import read_object
-from lab.models import weights_hash
+from lab.models import catalog, moved_base, weights_hash
 from lab.models.catalog import ModelSource
 from lab.paths import RunDir
 from lab.runs import record_reader
 from lab.train.telemetry import Telemetry
+
+
+def base_source(run: RunDir, model_id: str) -> ModelSource:
+    """Where the base of a run lies: under another name, if an earlier attempt knew its weights and
+    its folder was moved. Raises LabError."""
+    earlier = record_reader.last_event(run, weights_hash.EVENT)
+    return catalog.resolve(moved_base.model_of(model_id, earlier))
 
 
 def identify_base(

@@ -130,7 +130,6 @@ class RunCallback:
         if self.method.adds_parameters:
             self._add_new_parameters()
         if sample_due or (is_last and self.spec.train.sample_steps != 0):
-            self.telemetry.enter_phase("evaluating")
             self.sampler.sample(loop.model, self.used.step)
         if self.ended_by is None and not is_last and self.commands.look() == "stop":
             self.ended_by, loop.should_stop = "stopped", True  # not one more step

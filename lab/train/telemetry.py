@@ -97,6 +97,7 @@ class Telemetry:
             self.phase = phase
             self._progress = {}
             self.event("phase", phase=phase)
+            print(f"{time.strftime('%H:%M:%S')} {phase}", flush=True)
             self._write_heartbeat()
 
     def progress(self, done: float, total: float, unit: str, eta_s: float | None = None) -> None:
@@ -105,6 +106,11 @@ class Telemetry:
         self._progress = {"done": done, "total": total, "unit": unit}
         if eta_s is not None:
             self._progress["eta_s"] = round(eta_s, 1)
+
+    def writing(self, done: int, most: int, text: str) -> None:
+        """How far a sample is, and its text so far; the next heartbeat carries both."""
+        self.sign()
+        self._progress = {"done": done, "total": most, "unit": "token", "text": text}
 
     def sign(self) -> None:
         """Called by the main thread wherever it gets on: the heartbeat, which another thread

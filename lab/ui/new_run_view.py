@@ -282,6 +282,7 @@ def train_card() -> None:
             form_fields.widget("train", fields[name], hints[name])
     with grid.cell():
         form_fields.widget("train", fields["batch_size"], hints["batch_size"])
+    form_fields.show_problems("train", [*MAIN_TRAIN, *LENGTHS])
     form_fields.folded("Schedule and optimizer", "train", config, SCHEDULE)
     form_fields.folded("Precision, memory and speed", "train", config, PRECISION)
     form_fields.folded("Evaluation, samples and checkpoints", "train", config, SAVING)

@@ -153,7 +153,7 @@ def test_costs_are_those_of_both_and_the_larger_memory(
         forecast = SimpleNamespace(
             memory=SimpleNamespace(peak_bytes=(size or 0) * 1e9, fits=(size or 0) <= 10),
             runtime=SimpleNamespace(
-                seconds=60.0 * (size or 0), evaluating_s=0.0, is_measured=size != 1
+                whole_s=60.0 * (size or 0), is_measured=size != 1
             ),
             disk=SimpleNamespace(total=2e9), device_bytes=10e9,
         )  # fmt: skip
@@ -213,7 +213,7 @@ def test_the_length_of_a_run_has_one_unit_unless_a_spec_has_more(screen: Screen)
 def test_folded_options_say_how_many_differ(screen: Screen) -> None:
     form.load(RunSpec())
     config = methods.get("lora").config
-    names = ["rslora", "dora", "lr_ratio"]
+    names = ["use_rslora", "use_dora", "loraplus_lr_ratio"]
     assert form_fields.changes("method.lora", config, names) == 0
-    screen.session_state["new.method.lora.dora"] = True
+    screen.session_state["new.method.lora.use_dora"] = True
     assert form_fields.changes("method.lora", config, names) == 1

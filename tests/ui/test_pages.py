@@ -63,8 +63,8 @@ def test_home_lists_recent_runs(open_page: Page, run: RunDir) -> None:
 def test_monitor_of_a_finished_run(open_page: Page, run: RunDir) -> None:
     at = open_page("monitor", run=run.id)
     figures = {metric.label: metric.value for metric in at.metric}
-    assert figures["Peak memory"].endswith("B") and float(figures["Train loss"]) > 0
-    assert "12 steps" in words(at) and "What it says" in words(at)
+    assert figures["Peak memory"].endswith("B") and float(figures["Training loss"]) > 0
+    assert "12 steps" in words(at) and "Sample outputs" in words(at)
     assert not [button for button in at.button if button.key == "stop"]
     charts = at.get("plotly_chart")
     assert len(charts) >= 4
@@ -80,7 +80,7 @@ def test_monitor_of_a_finished_run(open_page: Page, run: RunDir) -> None:
 @pytest.mark.parametrize("asked", ["../../etc", "20990101-000000-lora-zzzz", "x" * 5000, "<b>"])
 def test_monitor_of_a_run_that_is_not_there(open_page: Page, run: RunDir, asked: str) -> None:
     at = open_page("monitor", run=asked)
-    assert "There is no run" in at.warning[0].value
+    assert "not found; showing another run" in at.warning[0].value
     assert at.selectbox(key="monitor.run").value == run.id
 
 
@@ -188,9 +188,9 @@ def test_no_page_breaks_on_files_of_another_shape(
     open_page: Page, run: RunDir, odd: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whole JSON, in which each part is something else than it should be."""
-    monkeypatch.setattr(
-        "lab.ui.estimate_panel.panel", lambda spec: None
-    )  # asks nothing of the planner
+    # asks nothing of the planner
+    monkeypatch.setattr("lab.ui.estimate_panel.panel", lambda spec, place="": None)
+    monkeypatch.setattr("lab.ui.start_bar._costs", lambda specs: [])
     spec = dict.fromkeys(("name", "model", "method", "data", "train", "hardware", "asked"), odd)
     run.spec.write_text(json.dumps(spec))
     keys = ("peak_bytes", "bytes", "at_peak", "pace", "facts", "device", "is_bound")
@@ -223,7 +223,7 @@ def test_runs_are_found_renamed_and_deleted(open_page: Page, run: RunDir) -> Non
     at = open_page("runs")
     assert list(at.dataframe[0].value["Name"]) == ["tiny lora"]
     at.text_input(key="runs.search").set_value("nothing like it").run()
-    assert "No run matches" in words(at)
+    assert "No matching runs" in words(at)
     index.rename(run, "my favourite")
     at.text_input(key="runs.search").set_value("FAVOURITE").run()
     assert list(at.dataframe[0].value["Name"]) == ["my favourite"]
@@ -232,7 +232,7 @@ def test_runs_are_found_renamed_and_deleted(open_page: Page, run: RunDir) -> Non
     assert list(at.dataframe[0].value["Tags"]) == ["good, small"]
     index.update_labels(run, archived=True)
     at.run()
-    assert "No run matches" in words(at)
+    assert "No matching runs" in words(at)
     at.toggle(key="runs.archived").set_value(True).run()
     assert list(at.dataframe[0].value["Name"]) == ["my favourite"]
     actions.delete(run)
@@ -388,7 +388,7 @@ def test_a_selected_row_never_slides_to_its_neighbour(
     actions.delete(first)
     at.run()
     assert at.dataframe[0].key != key, "another list is another table, with nothing selected"
-    assert list(at.dataframe[0].value["Id"]) == [second.id]
+    assert list(at.dataframe[0].value["ID"]) == [second.id]
 
 
 def test_the_plain_script_trains(
