@@ -172,11 +172,20 @@ def for_any_rows(
     config: Any, spec: RunSpec, method: Method, most: int, *, on_gpu: bool, packed: bool
 ) -> Outline | None:
     """The outline of the step of `spec` from those with `most` rows and with half as many, which
-    are traced once for every number of rows; None where the step cannot be traced."""
-    from lab.forecast.outline import at_rows
+    are traced once for every number of rows; None where the step cannot be traced.
 
+    Where the rows do not fill a chunk of the fused loss, sizes are on no line with those that do:
+    they are traced as they are.
+    """
+    from lab.forecast.outline import at_rows
+    from lab.train.loss import CHUNK_ELEMENTS
+
+    own, chunk = spec.train.batch_size, CHUNK_ELEMENTS // config.vocab_size
+    ends = (most // 2, most) if most > 1 else (1, 2)
+    if loss_kind(config, spec) == "fused" and min(own, ends[0]) * spec.data.max_length <= chunk:
+        ends = (own, own)
     outlines = []
-    for rows in (most // 2, most) if most > 1 else (1, 2):
+    for rows in sorted(set(ends)):
         train = dataclasses.replace(spec.train, batch_size=rows, accumulation=1)
         few = dataclasses.replace(spec, train=train)
         try:
@@ -184,7 +193,7 @@ def for_any_rows(
         except Exception:  # `predict` meets it again, and tells it
             return None
         outlines.append((rows, short))
-    return at_rows(outlines[0], outlines[1], spec.train.batch_size)
+    return at_rows(outlines[0], outlines[1], own) if len(outlines) > 1 else outlines[0][1]
 
 
 @dataclasses.dataclass(frozen=True)
