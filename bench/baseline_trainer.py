@@ -40,7 +40,7 @@ def model(work: Work) -> Any:
         "r": spec.method["rank"],
         "lora_alpha": int(spec.method["alpha"]),
         "lora_dropout": spec.method["dropout"],
-        "target_modules": spec.method["targets"],
+        "target_modules": spec.method["target_modules"],
     }
     if torch.cuda.is_available():
         model = model.to("cuda") if not method.load_kwargs(config) else model
@@ -121,7 +121,7 @@ def timed(trainer: Any, work: Work) -> tuple[list[float], Any, int]:
 
 class Stopwatch:
     """Times the steps behind the warm ones, the device's work included. A callback of the lab's
-    loop; a Trainer is told by `end_step`."""
+    loop; a Trainer learns it from `end_step`."""
 
     def __init__(self, work: Work) -> None:
         self.work = work

@@ -78,7 +78,7 @@ class Case:
             "train": {
                 "batch_size": self.rows,
                 "activation_checkpointing": self.checkpointing,
-                "loss": self.loss,
+                "loss_implementation": self.loss,
                 "precision": precision,
                 "adapter_precision": self.adapters,
                 "learning_rate": 1e-4,

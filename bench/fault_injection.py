@@ -249,9 +249,9 @@ def specs(folder: Path) -> list[dict[str, Any]]:
                 "batch_size": 2,
                 "max_steps": 24,
                 "learning_rate": 1e-3,
-                "eval_every": 4,
-                "save_every": 2,
-                "sample_every": 12,
+                "eval_steps": 4,
+                "save_steps": 2,
+                "sample_steps": 12,
             },
         }
         for method, packing in SHAPES

@@ -33,7 +33,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "unsloth": ("unsloth", "trl", "datasets"),
 }
 ON_GPU_ONLY = ("liger", "unsloth")
-# What each does where nobody chooses: the recipes of articles switch checkpointing on, TRL and
+# The default of each: the recipes of articles switch checkpointing on, TRL and
 # Unsloth do by themselves; the worker does not where memory allows.
 DEFAULTS = {"worker": "off", "plain": "on", "trl": "on", "liger": "on", "unsloth": "on"}
 

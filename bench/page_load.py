@@ -67,7 +67,7 @@ def beside_a_worker(seconds: float, tell: Callable[[str], object] = print) -> di
         "name": "beside viewers",
         "method": {"name": "lora"},
         "data": {"max_length": 128},
-        "train": {"max_steps": 5_000, "batch_size": 1, "save_every": 0, "sample_every": 0},
+        "train": {"max_steps": 5_000, "batch_size": 1, "save_steps": 0, "sample_steps": 0},
     }
     with _home() as folder:
         run = start_run(spec)

@@ -1,4 +1,4 @@
-"""Paired measurements: the ratio of two that stand side by side, and how far it can be trusted."""
+"""Paired measurements: the ratio of each pair, and its confidence interval."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import math
 import statistics
 from collections.abc import Sequence
 
-CHANCE = 0.05  # that the median lies below the bound
+CHANCE = 0.05  # that the median is below the bound
 
 
 def lower_bound(ratios: Sequence[float]) -> float | None:
     """A bound that the median of what `ratios` were drawn from exceeds with 95 % confidence.
 
-    The sign test turned round: the k-th smallest value lies above the median only if fewer than
+    The inverted sign test: the k-th smallest value is above the median only if fewer than
     k of n values fell below it, a matter of n fair coins, whatever the distribution. None for
     fewer than five values, which cannot give that confidence.
     """
@@ -43,7 +43,7 @@ def far_apart(ours: Sequence[float], theirs: Sequence[float], tolerance: float) 
     if len(ours) != len(theirs):
         return f"{len(ours)} steps against {len(theirs)}"
     for step, (loss, other) in enumerate(zip(ours, theirs, strict=True), 1):
-        # not "abs(...) > limit": a loss that is no number equals nothing
+        # not "abs(...) > limit": a loss that is not a number equals nothing
         if not abs(loss - other) <= tolerance * max(abs(loss), abs(other)):
             return f"loss {loss:.5f} against {other:.5f} at step {step}"
     return ""

@@ -1,7 +1,7 @@
 """Supervisor and web server killed again and again during a queue of five runs.
 
 Every run has to end as it would have: once, every step once, with the weights of a run that
-nobody disturbed, bit for bit.
+that was not disturbed, bit for bit.
 """
 
 from __future__ import annotations

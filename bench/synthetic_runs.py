@@ -22,7 +22,7 @@ def make_run(index: int, steps: int, *, active: bool = False) -> RunDir:
     for folder in (run.commands, run.checkpoints):
         paths.make_folder(folder)
     spec = RunSpec.from_json({"name": f"run {index}", "method": {"name": "lora"}})
-    write_json(run.spec, {"v": 1, **spec.to_json(), "asked": spec.to_json()}, durable=False)
+    write_json(run.spec, {"v": 1, **spec.to_json(), "requested": spec.to_json()}, durable=False)
     with run.metrics.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(line) + "\n" for line in _lines(1, steps, began))
     phase = {"v": 1, "kind": "phase", "attempt": 1, "time": began, "phase": "training"}

@@ -1,7 +1,7 @@
 """How fast the worker trains against what else there is: same work, taking turns, in one run.
 
 In each round every contestant does each trial once, in turning order; a ratio is formed within a
-round, so that what the machine does beside it weighs on both. A trial begins anew from the same
+round, so that what the machine does beside it weighs on both. A trial starts again from the same
 weights and the same rows. That the work was equal is proven by equal losses at each step; without
 that there is no ratio.
 """
@@ -209,7 +209,7 @@ def _round(
     trials: Trials,
     report: Report,
 ) -> None:
-    """Every contestant's trials of one case, the order turned round in every other round."""
+    """Every contestant's trials of one case, in reverse order every other round."""
     is_chat = case == "chat"
     workload = work(
         case,
@@ -275,7 +275,7 @@ def _sum_up(trials: Trials, report: Report) -> None:
 
 
 def ratio(ours: Answers, theirs: Answers) -> dict[str, Any] | None:
-    """tokens/s of `ours` over `theirs` in the rounds that both did; None if there is none.
+    """tokens/s of `ours` over `theirs` in the rounds that both did; None without one.
 
     "ratio" is None where the losses prove that the work was not equal; "not_equal" says why.
     """

@@ -65,7 +65,7 @@ CASES = {
     "chat": "LoRA r 16 on short chats: the worker packs them, the others pad the same chats",
 }
 SYSTEM_PROMPT = "You are a helpful assistant."
-ADAPTER = {"rank": 16, "alpha": 32.0, "dropout": 0.0, "targets": "all-linear"}
+ADAPTER = {"rank": 16, "alpha": 32.0, "dropout": 0.0, "target_modules": "all-linear"}
 RATES = {"full": 2e-5}
 
 
@@ -138,13 +138,13 @@ def work(
                 "batch_size": batch,
                 "max_steps": warm + steps,
                 "learning_rate": RATES.get(method, 2e-4),
-                # the libraries' schedules differ in their first steps; at a constant rate nobody's
-                "schedule": "constant",
-                "warmup": 0.0,
+                # the libraries' schedules differ in their first steps; constant rates are alike
+                "lr_scheduler_type": "constant",
+                "warmup_ratio": 0.0,
                 "compile": compile,
-                "eval_every": 0,
-                "save_every": 0,
-                "sample_every": 0,
+                "eval_steps": 0,
+                "save_steps": 0,
+                "sample_steps": 0,
             },
         }
     )

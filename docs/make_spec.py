@@ -34,6 +34,8 @@ def rows(config: type, skip: tuple[str, ...] = ()) -> list[str]:
             limits.append("one of " + ", ".join(option["choices"]))
         help = " ".join([option["help"], f"({'; '.join(limits)})" if limits else ""]).strip()
         default = "null" if option["default"] is None else option["default"]
+        if "formerly" in option:
+            help += f" Formerly `{option['formerly']}`, which is still read."
         cells = [f"`{option['name']}`", option["title"], option["type"], str(default), help]
         lines.append(f"| {' | '.join(cells)} |")
     return lines

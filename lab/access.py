@@ -1,4 +1,4 @@
-"""Who may use the web server: whoever shows the lab's token, or the cookie that stands for it.
+"""Who may use the web server: anyone with the lab's token or its cookie.
 
 The token is LAB_TOKEN, or else drawn once and kept in LAB_HOME/access.json, which only its owner
 can read. The cookie is not the token: it is its own last day, signed with a key of the token and of
@@ -44,7 +44,7 @@ class Access:
     warning: str = ""
 
     def is_token(self, value: bytes) -> bool:
-        """Compared in constant time; of the token's length nothing is told either."""
+        """Compared in constant time; the time does not depend on the token's length either."""
         return hmac.compare_digest(
             hashlib.sha256(value).digest(), hashlib.sha256(self.token).digest()
         )
@@ -78,7 +78,7 @@ def is_required() -> bool:
 
 
 def warnings() -> list[str]:
-    """What whoever runs this server has to know about who else gets in."""
+    """What the person who runs this server needs to know about access to it."""
     messages = [paths.home_warning()]
     if not is_required():
         return [OPEN, *filter(None, messages)]
@@ -106,7 +106,7 @@ def load() -> Access:
             f"The token could not be kept in {paths.home()} ({error.strerror or error}): the next "
             "start of the server will have another."
         )
-    # a variable set to nothing, or to spaces, is no token
+    # a variable set to nothing, or to spaces, is not a token
     fixed = os.environ.get("LAB_TOKEN", "").strip().encode("utf-8", "surrogateescape")
     token = fixed or record["token"].encode()
     return Access(token, bytes.fromhex(record["secret"]), bool(fixed), warning)
@@ -131,7 +131,7 @@ def _drawn() -> dict[str, Any]:
 
 
 def _read(file: Path) -> dict[str, Any] | None:
-    """The record, unless it is damaged, or somebody else could have read or written it."""
+    """The record, unless it is damaged, or another account could have read or written it."""
     try:
         info = file.lstat()
         owners = (os.geteuid(), file.parent.stat().st_uid)

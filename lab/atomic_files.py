@@ -4,6 +4,7 @@ lead elsewhere."""
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -17,7 +18,7 @@ from lab import json_text
 from lab.errors import LabError
 from lab.schema import quote
 
-NOT_DATA = (Path("/proc"), Path("/sys"))  # what lies there only looks like files
+NOT_DATA = (Path("/proc"), Path("/sys"))  # these only look like files
 
 LARGEST_JSON = 64_000_000  # bytes of one file of a run, a model or a dataset's card
 
@@ -98,6 +99,12 @@ def read_json(path: Path) -> Any | None:
         return None
 
 
+def sha256_of(path: Path) -> str:
+    """The hash of a file of any size, in hexadecimal. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def read_object(path: Path) -> dict[str, Any] | None:
     """As `read_json`, but None unless the file holds a JSON object."""
     value = read_json(path)
@@ -106,7 +113,7 @@ def read_object(path: Path) -> dict[str, Any] | None:
 
 def real_file(path: Path, name: str = "file") -> Path:
     """Where `path` leads with every link followed: what it is has to be judged by this, not by the
-    name that somebody gave a link. Raises LabError if that is no regular file."""
+    name of a link. Raises LabError unless that is a regular file."""
     try:
         real = path.resolve(strict=True)
         is_regular = stat.S_ISREG(real.stat().st_mode)
@@ -167,7 +174,7 @@ def part(value: Any, *keys: str) -> dict[str, Any]:
 
 
 def number(value: Any) -> float | int | None:
-    """A stored value as a finite number that a double can hold, or None if it is none."""
+    """A stored value as a finite number that a double can hold, or None."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     if isinstance(value, int):

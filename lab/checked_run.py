@@ -44,7 +44,7 @@ class CheckResult:
         if self.run is not None:
             stored |= {
                 "spec": self.run.spec.to_json(),
-                "asked": self.run.requested,
+                "requested": self.run.requested,
                 "facts": self.run.stats.to_json(),
                 "estimate": self.run.forecast.to_json(),
             }
@@ -58,7 +58,7 @@ class CheckResult:
         return CheckResult(
             run=CheckedRun(
                 RunSpec.from_stored(stored["spec"]),
-                stored["asked"],
+                stored["requested"],
                 DatasetStats.from_json(stored["facts"]) or DatasetStats(),
                 Forecast.from_json(stored["estimate"]) or Forecast(),
             )

@@ -45,7 +45,7 @@ class SpecError(LabError):
         super().__init__(f"{begin}, the spec has {count}:\n{listed}")
 
 
-# What a disk or its owner refuses: nothing is wrong with the lab, and a person can mend it. Other
+# What a disk or its owner refuses: the lab works as it should, and the user can fix it. Other
 # OSErrors are bugs, and keep their traceback.
 REFUSALS = {
     errno.ENOSPC: "The disk is full",

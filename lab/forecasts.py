@@ -184,7 +184,7 @@ class StepSettings:
 
     batch_size: int = 0
     max_length: int = 0
-    accumulation: int = 1
+    gradient_accumulation_steps: int = 1
     precision: str = ""
     adapter_precision: str = ""
     activation_checkpointing: str = ""
@@ -249,6 +249,9 @@ class Forecast:
         if not isinstance(stored, Mapping):
             return None
         flat = {key: value for key, value in stored.items() if value != {}}
+        settings = flat.get("settings")
+        if isinstance(settings, Mapping) and "accumulation" in settings:  # of an older lab
+            flat["settings"] = {"gradient_accumulation_steps": settings["accumulation"], **settings}
         how = How.from_json(stored)
         names: list[str] = []
         forecast = read(
@@ -295,7 +298,7 @@ class Candidate:
     """Settings for the same training, with what they need and how fast they should be."""
 
     batch_size: int = 1
-    accumulation: int = 1
+    gradient_accumulation_steps: int = 1
     activation_checkpointing: str = "off"
     loss: str = ""
     optimizer: str = ""
@@ -317,10 +320,10 @@ class Candidate:
         """The settings by their dotted keys."""
         return {
             "train.batch_size": self.batch_size,
-            "train.accumulation": self.accumulation,
+            "train.gradient_accumulation_steps": self.gradient_accumulation_steps,
             "train.activation_checkpointing": self.activation_checkpointing,
             "train.checkpointed_layers": self.checkpointed_layers,
-            "train.loss": self.loss,
+            "train.loss_implementation": self.loss,
             "train.optimizer": self.optimizer,
             "train.compile": self.compile,
         }

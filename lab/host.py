@@ -14,7 +14,7 @@ from lab.atomic_files import read_object, write_json
 from lab.errors import LabError
 
 # Published dense peaks for bf16 products with fp32 sums, TFLOP/s (the makers' data sheets).
-# Where a card has no bf16, the fp16 figure stands. Longer names first.
+# For a card without bf16, the fp16 figure. Longer names first.
 GPU_PEAK_TFLOPS = (
     ("H100 PCIe", 756.0),
     ("H100 NVL", 835.0),

@@ -94,7 +94,7 @@ KEYS = {kind: {metric.key for metric in METRICS if kind in metric.kinds} for kin
 
 
 def is_number(value: Any) -> bool:
-    """Whether `value` is a number that JSON and a double can hold; a tensor is none."""
+    """Whether `value` is a number that JSON and a double can hold; a tensor is not."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     return isinstance(value, float) or abs(value) < 1 << 1000

@@ -63,12 +63,12 @@ class OptimizerInfo:
                     f"{train.precision}.",
                 )
             )
-        if self.in_backward and train.accumulation != 1:
+        if self.in_backward and train.gradient_accumulation_steps != 1:
             problems.append(
                 Problem(
-                    "train.accumulation",
-                    f"is {train.accumulation}; {self.name} frees each gradient at once, so there "
-                    "is nothing to add up. Set 1 and a larger train.batch_size.",
+                    "train.gradient_accumulation_steps",
+                    f"is {train.gradient_accumulation_steps}; {self.name} frees each gradient at "
+                    "once, so there is nothing to add up. Set 1 and a larger train.batch_size.",
                 )
             )
         if self.in_backward and train.max_grad_norm > 0:

@@ -1,10 +1,11 @@
-"""Dataclasses that a person fills in: title, help and bounds stand beside the field, once.
+"""Dataclasses that a user fills in: title, help and bounds are metadata of the field.
 
 The command line, the form and the checks all read the same metadata:
 `title`, `help`, `min`, `max`, `above` (exclusive minimum), `excluded` (numbers between them that
 are not allowed), `choices`, `filled` (no empty text),
 `words` (text allowed instead of a number, such as "auto"), `names` (a list of names of modules,
-which may be written as one text: "q_proj, v_proj").
+which may be written as one text: "q_proj, v_proj"), `formerly` (the field's name in earlier
+versions, which is still read).
 """
 
 from __future__ import annotations
@@ -48,6 +49,23 @@ def describe(config: type) -> list[dict[str, Any]]:
         row = {"name": field.name, "type": type_name(hints[field.name]), "default": default}
         rows.append(row | dict(field.metadata))
     return rows
+
+
+def former_names(config: Any) -> dict[str, str]:
+    """The names that fields had in earlier versions, each with the field's name of today."""
+    return {
+        field.metadata["formerly"]: field.name
+        for field in dataclasses.fields(config)
+        if "formerly" in field.metadata
+    }
+
+
+def with_current_names(config: Any, value: dict[str, Any]) -> dict[str, Any]:
+    """A stored object with the keys of today; what it has under both names keeps today's value."""
+    renamed = former_names(config)
+    return {renamed[key]: item for key, item in value.items() if key in renamed} | {
+        key: item for key, item in value.items() if key not in renamed
+    }
 
 
 def type_name(hint: Any) -> str:
@@ -95,8 +113,14 @@ def parse(config: type[Config], value: Any, where: str, problems: list[Problem])
         return config()
     hints = typing.get_type_hints(config)
     fields = {field.name: field for field in dataclasses.fields(config)}  # type: ignore[arg-type]
+    renamed = former_names(config)
     accepted: dict[str, Any] = {}
-    for key, item in value.items():
+    for written, item in value.items():
+        key: str = renamed.get(written) or written
+        if key != written and key in value:
+            message = f"is the former name of '{key}', which is there too. Give one of them."
+            problems.append(Problem(f"{where}.{written}".lstrip("."), message))
+            continue
         field_key = f"{where}.{key}" if where else key
         if key not in fields:
             problems.append(Problem(field_key, unknown_key(key, list(fields))))
@@ -148,7 +172,7 @@ def _is_union(hint: Any) -> bool:
 
 
 def coerce(kind: Any, value: Any) -> Any:
-    """`value` as `kind`, or None if it is something else. A bool is no number; 4.0 is 4."""
+    """`value` as `kind`, or None if it is something else. A bool is not a number; 4.0 is 4."""
     if kind is bool:
         return value if isinstance(value, bool) else None
     if isinstance(value, bool):
@@ -161,7 +185,7 @@ def coerce(kind: Any, value: Any) -> Any:
         try:
             return float(value) if isinstance(value, (int, float)) else None
         except OverflowError:
-            return math.inf  # refused with the other numbers that are none
+            return math.inf  # refused like NaN
     if kind is str:
         return value if isinstance(value, str) else None
     if kind is dict or typing.get_origin(kind) is dict:

@@ -36,12 +36,13 @@ class RunSpec:
         "with config.json and safetensors weights.",
         max_characters=4096,
     )
-    start_from: str = option(
+    init_from_run: str = option(
         "",
         "Initial weights",
         "run:ID continues from the trained weights of that run (same model and method). Empty: "
         "the base model.",
         max_characters=200,
+        formerly="start_from",
     )
     method: dict[str, Any] = option(
         {"name": methods.DEFAULT}, "Method", "The fine-tuning method and its options."
@@ -75,8 +76,14 @@ class RunSpec:
 
     @staticmethod
     def from_stored(value: dict[str, Any]) -> RunSpec:
-        """A spec as a run directory keeps it: keys that a later version added are passed over."""
+        """A spec as a run directory keeps it: keys of later versions are ignored."""
         return _read(_known(value), [])
+
+    @staticmethod
+    def requested(stored: dict[str, Any]) -> dict[str, Any] | None:
+        """What the user gave, from the contents of spec.json, before any auto was resolved."""
+        value = stored.get("requested", stored.get("asked"))  # its key in earlier versions
+        return value if isinstance(value, dict) else None
 
     @staticmethod
     def of_run(run: RunDir) -> RunSpec:
@@ -113,7 +120,7 @@ def without_packing(spec: RunSpec) -> RunSpec:
     return dataclasses.replace(spec, data=dataclasses.replace(spec.data, packing="off"))
 
 
-TOP_LEVEL_KEYS = ("name", "model", "start_from")
+TOP_LEVEL_KEYS = ("name", "model", "init_from_run")
 SECTIONS: dict[str, type] = {"data": DataSpec, "train": TrainSpec, "hardware": HardwareSpec}
 
 
@@ -122,10 +129,13 @@ def _read(value: Any, problems: list[Problem]) -> RunSpec:
         problems.append(Problem("spec", f"must be a JSON object, is {quote(value)}."))
         return RunSpec()
     known = [entry.name for entry in dataclasses.fields(RunSpec)]
+    renamed = schema.former_names(RunSpec)
     problems += [
-        Problem(quote(key), schema.unknown_key(key, known)) for key in value if key not in known
+        Problem(quote(key), schema.unknown_key(key, known))
+        for key in value
+        if key not in known and key not in renamed
     ]
-    top = {key: value[key] for key in TOP_LEVEL_KEYS if key in value}
+    top = {key: value[key] for key in (*TOP_LEVEL_KEYS, *renamed) if key in value}
     plain = schema.parse(RunSpec, top, "", problems)
     parts: dict[str, Any] = {
         name: schema.parse(kind, value[name], name, problems)
@@ -160,17 +170,32 @@ def _read_method(value: Any, problems: list[Problem]) -> dict[str, Any]:
 
 
 def _known(value: dict[str, Any]) -> dict[str, Any]:
-    known: dict[str, Any] = {key: value[key] for key in TOP_LEVEL_KEYS if key in value}
+    top = schema.with_current_names(RunSpec, value)
+    known: dict[str, Any] = {key: top[key] for key in TOP_LEVEL_KEYS if key in top}
     for name, kind in SECTIONS.items():
-        fields = {entry.name for entry in dataclasses.fields(kind)}
-        part = value.get(name)
-        if isinstance(part, dict):
-            known[name] = {key: item for key, item in part.items() if key in fields}
+        if isinstance(value.get(name), dict):
+            known[name] = _known_fields(kind, value[name])
     part = value.get("method")
     if isinstance(part, dict) and part.get("name") in methods.names():
-        fields = {entry.name for entry in dataclasses.fields(methods.get(part["name"]).config)}
-        known["method"] = {key: item for key, item in part.items() if key in fields | {"name"}}
+        options = _known_fields(methods.get(part["name"]).config, part)
+        known["method"] = {"name": part["name"], **options}
     return known
+
+
+def _known_fields(config: Any, value: dict[str, Any]) -> dict[str, Any]:
+    fields = {entry.name for entry in dataclasses.fields(config)}
+    named = schema.with_current_names(config, value)
+    return {key: item for key, item in named.items() if key in fields}
+
+
+def _same_field(sections: list[str], key: str) -> set[str]:
+    """Every name that the field `key` of a section has or had."""
+    if sections == ["method"]:
+        configs: list[Any] = [method.config for method in methods.all_methods()]
+    else:
+        configs = [SECTIONS.get(sections[0]) if sections else RunSpec]
+    pairs = [set(pair) for kind in configs if kind for pair in schema.former_names(kind).items()]
+    return {key}.union(*(pair for pair in pairs if key in pair))
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -203,5 +228,7 @@ def override(value: dict[str, Any], settings: list[str]) -> dict[str, Any]:
             if not isinstance(inner, dict):
                 raise LabError(f"--set '{quote(setting)}': '{quote(section)}' is not a section.")
             target = inner
+        for name in _same_field(sections, last):
+            target.pop(name, None)
         target[last] = parsed
     return changed

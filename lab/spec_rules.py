@@ -43,7 +43,7 @@ class SpecRule:
 
 
 def has_held_out(spec: RunSpec, facts: RunFacts) -> bool:
-    return spec.data.held_out is not None or spec.data.eval_fraction > 0
+    return spec.data.eval_dataset is not None or spec.data.eval_fraction > 0
 
 
 def no_held_out(spec: RunSpec, facts: RunFacts) -> bool:
@@ -52,7 +52,7 @@ def no_held_out(spec: RunSpec, facts: RunFacts) -> bool:
 
 def evaluations(spec: RunSpec, facts: RunFacts) -> int | None:
     """How often the run is evaluated at most, the end included; None if that is not known."""
-    every, steps = spec.train.eval_every, facts.max_steps
+    every, steps = spec.train.eval_steps, facts.max_steps
     if every == 0:
         return 1
     if every is None:
@@ -80,67 +80,67 @@ def is_text(spec: RunSpec, facts: RunFacts) -> bool:
     return spec.data.objective == "pretraining" or facts.has_chats is False
 
 
-OPTIONAL_EVALUATION = "Raise data.eval_fraction, name data.held_out, or leave it out."
+OPTIONAL_EVALUATION = "Raise data.eval_fraction, name data.eval_dataset, or leave it out."
 FOR_CHATS = "Leave it out, or give chats."
 
 RULES = (
     # -- what needs evaluations
     SpecRule(
-        "train.early_stopping", ("data.eval_fraction", "data.held_out"), no_held_out,
+        "train.early_stopping", ("data.eval_fraction", "data.eval_dataset"), no_held_out,
         "no rows are held out, so there is no evaluation loss to stop by", OPTIONAL_EVALUATION,
     ),
     SpecRule(
-        "train.early_stopping", ("train.eval_every", "train.max_steps"),
+        "train.early_stopping", ("train.eval_steps", "train.max_steps"),
         lambda spec, facts: never_stalls(spec.train.early_stopping or 0, spec, facts),
         "the run has too few evaluations for so many without improvement before its end",
-        "Lower it, or evaluate more often (train.eval_every).",
+        "Lower it, or evaluate more often (train.eval_steps).",
     ),
     SpecRule(
-        "train.eval_every", ("data.eval_fraction", "data.held_out"),
-        lambda spec, facts: bool(spec.train.eval_every) and no_held_out(spec, facts),
+        "train.eval_steps", ("data.eval_fraction", "data.eval_dataset"),
+        lambda spec, facts: bool(spec.train.eval_steps) and no_held_out(spec, facts),
         "no rows are held out to evaluate on", OPTIONAL_EVALUATION,
     ),
     SpecRule(
-        "train.eval_every", ("train.max_steps",), beyond("train.eval_every"),
+        "train.eval_steps", ("train.max_steps",), beyond("train.eval_steps"),
         "the run has fewer steps, so it is evaluated only at its end", "Lower it.", refuses=False,
     ),
     SpecRule(
-        "train.keep_best", ("data.eval_fraction", "data.held_out"),
+        "train.keep_best", ("data.eval_fraction", "data.eval_dataset"),
         lambda spec, facts: spec.train.keep_best > 0 and no_held_out(spec, facts),
         "no rows are held out, so no checkpoint is known to be better than another",
-        "Raise data.eval_fraction, name data.held_out, or set train.keep_last.",
+        "Raise data.eval_fraction, name data.eval_dataset, or set train.keep_last.",
     ),
     SpecRule(
-        "train.keep_best", ("train.save_every",),
-        lambda spec, facts: spec.train.keep_best > 0 and spec.train.save_every == 0,
-        "train.save_every is 0, so a checkpoint is written only when the run is stopped",
-        "Set train.save_every.", refuses=False,
+        "train.keep_best", ("train.save_steps",),
+        lambda spec, facts: spec.train.keep_best > 0 and spec.train.save_steps == 0,
+        "train.save_steps is 0, so a checkpoint is written only when the run is stopped",
+        "Set train.save_steps.", refuses=False,
     ),
     SpecRule(
-        "train.keep_last", ("train.save_every",),
-        lambda spec, facts: spec.train.save_every == 0,
-        "train.save_every is 0, so a checkpoint is written only when the run is stopped",
-        "Set train.save_every.", refuses=False,
+        "train.keep_last", ("train.save_steps",),
+        lambda spec, facts: spec.train.save_steps == 0,
+        "train.save_steps is 0, so a checkpoint is written only when the run is stopped",
+        "Set train.save_steps.", refuses=False,
     ),
     SpecRule(
-        "data.eval_fraction", ("data.held_out",),
-        lambda spec, facts: spec.data.eval_fraction > 0 and spec.data.held_out is not None,
-        "data.held_out names the rows that are evaluated", "Set one of the two.", refuses=False,
+        "data.eval_fraction", ("data.eval_dataset",),
+        lambda spec, facts: spec.data.eval_fraction > 0 and spec.data.eval_dataset is not None,
+        "data.eval_dataset names the rows that are evaluated", "Set one of the two.", refuses=False,
     ),
     # -- intervals and lengths of the run
     SpecRule(
-        "train.save_every", ("train.max_steps",), beyond("train.save_every"),
+        "train.save_steps", ("train.max_steps",), beyond("train.save_steps"),
         "the run has fewer steps, so it writes no checkpoint on the way", "Lower it.",
         refuses=False,
     ),
     SpecRule(
-        "train.sample_every", ("train.max_steps",), beyond("train.sample_every"),
+        "train.sample_steps", ("train.max_steps",), beyond("train.sample_steps"),
         "the run has fewer steps, so there are samples only at its start and end", "Lower it.",
         refuses=False,
     ),
     SpecRule(
-        "train.warmup", ("train.max_steps",),
-        lambda spec, facts: 0 < spec.train.warmup * (facts.max_steps or math.inf) <= 0.5,
+        "train.warmup_ratio", ("train.max_steps",),
+        lambda spec, facts: 0 < spec.train.warmup_ratio * (facts.max_steps or math.inf) <= 0.5,
         "it is less than half a step of this run, so the rate begins at its peak", "Raise it.",
         refuses=False,
     ),
@@ -162,19 +162,19 @@ RULES = (
     ),
     # -- data
     SpecRule(
-        "data.bucketing", ("data.packing",),
-        lambda spec, facts: spec.data.bucketing == "on" and spec.data.packing == "on",
+        "data.group_by_length", ("data.packing",),
+        lambda spec, facts: spec.data.group_by_length == "on" and spec.data.packing == "on",
         "packed rows all have the same length", "Set data.packing to off, or leave it out.",
     ),
     SpecRule(
-        "data.bucketing", ("train.batch_size",),
-        lambda spec, facts: spec.data.bucketing == "on" and spec.train.batch_size == 1,
+        "data.group_by_length", ("train.batch_size",),
+        lambda spec, facts: spec.data.group_by_length == "on" and spec.train.batch_size == 1,
         "a batch of one row has no padding", "Raise train.batch_size.", refuses=False,
     ),
     SpecRule(
-        "data.general_set", ("data.general_mix",),
-        lambda spec, facts: spec.data.general_mix == 0,
-        "no general rows are mixed in", "Set data.general_mix, such as 0.05.",
+        "data.general_dataset", ("data.general_fraction",),
+        lambda spec, facts: spec.data.general_fraction == 0,
+        "no general rows are mixed in", "Set data.general_fraction, such as 0.05.",
     ),
     SpecRule(
         "data.truncation", ("data.objective",), is_text,
@@ -187,7 +187,7 @@ RULES = (
     ),
     SpecRule(
         "data.template", ("data.objective",),
-        lambda spec, facts: is_text(spec, facts) and not spec.data.general_mix,
+        lambda spec, facts: is_text(spec, facts) and not spec.data.general_fraction,
         "plain text is trained on as it is", FOR_CHATS,
     ),
     SpecRule(
@@ -197,9 +197,9 @@ RULES = (
     ),
     # -- options of methods
     SpecRule(
-        "method.text", ("method.start",),
-        lambda spec, facts: spec.method["start"] != "text",
-        "it is read only where method.start is text", "Set method.start to text.",
+        "method.text", ("method.init",),
+        lambda spec, facts: spec.method["init"] != "text",
+        "it is read only where method.init is text", "Set method.init to text.",
     ),
     SpecRule(
         "method.projection_width", ("method.projection",),
@@ -236,7 +236,7 @@ RULES = (
         "method.layer_alphas says it for each layer", "Set one of the two.", refuses=False,
     ),
     SpecRule(
-        "method.rslora", ("method.rank",),
+        "method.use_rslora", ("method.rank",),
         lambda spec, facts: spec.method.get("rank") == 1
         and not (spec.method.get("layer_ranks") or spec.method.get("last_rank")),
         "with rank 1 the scale alpha / √rank is alpha / rank", "Raise method.rank.", refuses=False,
@@ -248,14 +248,14 @@ RULES = (
             "layers are unfrozen at a fixed interval (method.trigger)",
             "Set method.trigger to stall, or leave it out.",
         )
-        for name in ("patience", "least_gain")
+        for name in ("patience", "min_delta")
     ),
     SpecRule(
-        "method.patience", ("train.eval_every", "train.max_steps"),
+        "method.patience", ("train.eval_steps", "train.max_steps"),
         lambda spec, facts: spec.method.get("trigger") == "stall"
         and never_stalls(spec.method["patience"], spec, facts),
         "the run has too few evaluations for so many without improvement, so no layer is unfrozen",
-        "Lower it, or evaluate more often (train.eval_every).",
+        "Lower it, or evaluate more often (train.eval_steps).",
     ),
     SpecRule(
         "method.every", ("method.trigger",),

@@ -62,15 +62,19 @@ class DataSpec:
             "choices",
         ),
     )
-    slots: dict[str, str] = option(
-        {}, "Placeholders", "Values for {{name}} placeholders in the examples."
+    placeholders: dict[str, str] = option(
+        {},
+        "Placeholders",
+        "Values for {{name}} placeholders in the examples.",
+        formerly="slots",
     )
-    bad_rows: str = option(
+    on_invalid_row: str = option(
         "refuse",
         "Invalid rows",
         "What to do with a row that cannot be used: refuse stops with an error; skip drops and "
         "counts it.",
         choices=("refuse", "skip"),
+        formerly="bad_rows",
     )
     objective: str = option(
         "auto",
@@ -121,12 +125,13 @@ class DataSpec:
         min=0.0,
         max=0.9,
     )
-    held_out: str | None = option(
+    eval_dataset: str | None = option(
         None,
         "Evaluation dataset",
         "A separate dataset for the evaluation loss instead of a held-out fraction, e.g. "
         "builtin:made-up-facts@held-out.",
         **DATASET,
+        formerly="held_out",
     )
     max_length: int = option(
         512,
@@ -156,27 +161,30 @@ class DataSpec:
         " every token (all).",
         choices=("assistant", "completion", "all"),
     )
-    bucketing: str = option(
+    group_by_length: str = option(
         "off",
         "Group by length",
         "Without packing: batch examples of similar length. Less padding, slightly less random "
         "batches.",
         choices=("off", "on"),
+        formerly="bucketing",
     )
-    general_mix: float = option(
+    general_fraction: float = option(
         0.0,
         "General data fraction",
         "Fraction of general examples mixed into training against catastrophic forgetting; 0.05 "
         "to 0.1 is usual.",
         min=0.0,
         max=0.9,
+        formerly="general_mix",
     )
-    general_set: str = option(
+    general_dataset: str = option(
         "base",
         "General dataset",
         "Source of the general examples. base: the base model's own answers to 100 general "
         "prompts (sampled once, cached); or a dataset.",
         **DATASET,
+        formerly="general_set",
     )
 
 
@@ -189,12 +197,13 @@ class TrainSpec:
         min=1,
         max=65_536,
     )
-    accumulation: int = option(
+    gradient_accumulation_steps: int = option(
         1,
         "Gradient accumulation",
         "Forward and backward passes per optimizer step.",
         min=1,
         max=65_536,
+        formerly="accumulation",
     )
     learning_rate: float | str = option(
         "auto",
@@ -227,18 +236,20 @@ class TrainSpec:
     max_flops: float | None = option(
         None, "Max FLOPs", "Stop after this many floating-point operations.", above=0.0, max=1e30
     )
-    schedule: str = option(
+    lr_scheduler_type: str = option(
         "cosine",
         "Learning rate schedule",
         "How the learning rate decays after warm-up.",
         choices=("cosine", "linear", "constant"),
+        formerly="schedule",
     )
-    warmup: float = option(
+    warmup_ratio: float = option(
         0.03,
         "Warm-up fraction",
         "Fraction of the run in which the learning rate rises linearly to its peak.",
         min=0.0,
         max=0.9,
+        formerly="warmup",
     )
     optimizer: str = option(
         "adamw", "Optimizer", "The algorithm that updates the weights.", choices=tuple(OPTIMIZERS)
@@ -275,12 +286,13 @@ class TrainSpec:
         "weights, so small updates are not lost. auto: as the base weights.",
         choices=("auto", "float32", "bfloat16"),
     )
-    loss: str = option(
+    loss_implementation: str = option(
         "fused",
         "Loss implementation",
         "fused computes the cross-entropy in chunks and never stores all logits; plain stores "
         "them.",
         choices=("fused", "plain"),
+        formerly="loss",
     )
     activation_checkpointing: str = option(
         "auto",
@@ -307,19 +319,21 @@ class TrainSpec:
     seed: int = option(
         0, "Seed", "Seed for data order, dropout and adapter initialisation.", min=0, max=2**32 - 1
     )
-    eval_every: int | None = option(
+    eval_steps: int | None = option(
         None,
         "Evaluate every (steps)",
         "Not set: ten times per run. 0: only at the end.",
         min=0,
         max=100_000_000,
+        formerly="eval_every",
     )
-    save_every: int | None = option(
+    save_steps: int | None = option(
         None,
         "Save every (steps)",
         "Steps between checkpoints. Not set: five times per run. 0: never.",
         min=0,
         max=100_000_000,
+        formerly="save_every",
     )
     early_stopping: int | None = option(
         None,
@@ -328,19 +342,21 @@ class TrainSpec:
         min=1,
         max=10_000,
     )
-    sample_every: int | None = option(
+    sample_steps: int | None = option(
         None,
         "Sample every (steps)",
         "Steps between sample answers. Not set: at the start, middle and end. 0: never.",
         min=0,
         max=100_000_000,
+        formerly="sample_every",
     )
-    probe: str = option(
+    forgetting_probe: str = option(
         "off",
         "Forgetting probe",
         "At the end, measure how much the loss on the base model's own answers to 100 general "
         "prompts has risen, and the KL divergence.",
         choices=("off", "on"),
+        formerly="probe",
     )
     keep_best: int = option(
         3,

@@ -1,4 +1,4 @@
-"""The limits of a request, and the parts of its work that somebody else's input can make long.
+"""The limits of a request, and the parts of its work that untrusted input can make long.
 
 The work says which part it has come to; the pool ends it when that part, or all of it, takes longer
 or more memory than is allowed, and says what it was.
@@ -24,7 +24,7 @@ STAGES = {
         "reading the rows",
         "Check the file for a stray quote or a row of many megabytes, or split it.",
     ),
-    "slots": ("filling in the rows", "Check data.slots and data.columns."),
+    "slots": ("filling in the rows", "Check data.placeholders and data.columns."),
     "template": (
         "rendering the chat template",
         "Set data.template to a template of the lab, or repair chat_template in the tokenizer's "

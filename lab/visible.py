@@ -14,7 +14,7 @@ JOINER = re.compile(f"(?<!{OWN})[\u200c\u200d]|[\u200c\u200d](?!{OWN})")
 
 
 class _Numbers(dict[int, str | int]):
-    """What stands for each character; filled as characters are met."""
+    """The replacement of each character; filled as characters occur."""
 
     def __missing__(self, code: int) -> str | int:
         char = chr(code)

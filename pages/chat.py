@@ -1,23 +1,32 @@
-"""Ask the base and up to three results the same, side by side."""
+"""Ask up to four models the same at the same time, and see that it was the same."""
 
 import streamlit as st
 
-from lab.ui import chat_view, links
+from lab.chat import models as chat_models
+from lab.ui import chat_history, chat_panes, chat_settings, chat_turns, chat_view, links
 from lab.ui.frame import head
 
-head("Chat")
-choices = chat_view.choices()
-if not choices:
-    st.info("No model to talk to yet. Prepare the built-in one with `make setup`.")
+actions = head("Chat")
+titles = chat_models.available()
+if not titles:
+    st.info("No model available yet. Run `make setup` to install the built-in model.")
     st.page_link(links.page("home"), label="Home", icon=":material/home:")
     st.stop()
 
-chosen = chat_view.choose(choices)
-settings = chat_view.settings(chosen)
-chat_view.memory()
+chat = chat_history.current()
+names = chat_panes.chosen(titles, chat)
+if actions.button("New", icon=":material/add_comment:", key="chat.new"):
+    chat_history.close()
+    st.rerun()
+if actions.button("History", icon=":material/history:", key="chat.open_history"):
+    chat_history.show()
+with actions.popover("Settings", icon=":material/tune:", key="chat.settings"):
+    settings = chat_settings.settings(names)
 
-panes = chat_view.panes(chosen)
-prompt = st.chat_input("Ask all of them the same", key="chat.prompt", max_chars=8000)
-suggestion = chat_view.suggestions(chosen)
-if chosen and (prompt or suggestion):
-    chat_view.ask(chosen, panes, prompt or suggestion, settings)
+chat_panes.heads(names, titles, chat)
+chat_view.terms(settings, chat)
+if chat is not None:
+    chat = chat_view.seen(chat)
+    chat_turns.turns(chat)
+suggestion = chat_view.suggestions(names) if chat is None else None
+chat_view.message_field(chat, names, settings, suggestion)

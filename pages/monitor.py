@@ -2,7 +2,13 @@
 
 import streamlit as st
 
-from lab.ui import data_view, links, monitor_view, out_of_memory_panel
+from lab.ui import (
+    links,
+    monitor_charts,
+    monitor_details,
+    monitor_view,
+    out_of_memory_panel,
+)
 from lab.ui.frame import head
 
 head("Monitor")
@@ -15,29 +21,46 @@ if run is None:
 
 stage = monitor_view.stage(run)
 polls = stage != "ended"
+had_curves = monitor_charts.has_curves(run)
 
 
 @st.fragment(run_every=1.0 if polls else None)
 def now() -> None:
     monitor_view.state(run)
-    if monitor_view.stage(run) != stage:
-        st.rerun()  # the whole page, so that its buttons follow and it stops polling at the end
+    if monitor_view.stage(run) != stage or monitor_charts.has_curves(run) != had_curves:
+        st.rerun()  # the whole page: its buttons follow, and it stops polling at the end
 
 
-@st.fragment(run_every=monitor_view.pace(run) if polls else None)
-def charts() -> None:
-    monitor_view.show_charts(run, view)
+@st.fragment(run_every=monitor_charts.pace(run) if polls else None)
+def loss() -> None:
+    monitor_charts.show_loss(run, view)
+
+
+@st.fragment(run_every=monitor_charts.pace(run) if polls else None)
+def others() -> None:
+    monitor_charts.show_others(run, view)
 
 
 @st.fragment(run_every=3.0 if polls else None)
-def words() -> None:
-    monitor_view.words(run)
+def samples() -> None:
+    monitor_details.samples(run)
+
+
+@st.fragment(run_every=3.0 if polls else None)
+def details() -> None:
+    monitor_details.warnings(run)
+    monitor_details.tabs(run)
 
 
 now()
 monitor_view.buttons(run)
 out_of_memory_panel.show(run)
-view = monitor_view.controls()
-charts()
-words()
-data_view.first_batch(run)
+if had_curves:
+    wide, narrow = st.columns([2, 1], gap="medium")
+    with wide.container(border=True):
+        view = monitor_charts.controls(run)
+        loss()
+    with narrow:
+        samples()
+    others()
+details()

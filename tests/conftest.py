@@ -132,9 +132,9 @@ def make_spec(tiny_model: Path, chats: Path) -> Callable[..., dict[str, Any]]:
                 "batch_size": 2,
                 "max_steps": 12,
                 "learning_rate": 1e-3,
-                "eval_every": 4,
-                "save_every": 4,
-                "sample_every": 0,  # a third of such a run; those that look at samples ask for them
+                "eval_steps": 4,
+                "save_steps": 4,
+                "sample_steps": 0,  # a third of such a run; those that look at samples ask for them
                 **sections.get("train", {}),
             },
         }
@@ -152,7 +152,7 @@ def trained_home(
         patch.setenv("LAB_HOME", str(home))
         patch.setenv("LAB_MODELS", str(SHARED_MODELS))
         for method in ("full", "lora"):
-            run_here(make_spec(method, train={"sample_every": None}))
+            run_here(make_spec(method, train={"sample_steps": None}))
     return home
 
 

@@ -31,6 +31,9 @@ def test_an_estimate_of_an_older_lab_is_read_as_it_was_meant(how: How) -> None:
     layers = {How.REPEATED_LAYERS: "repeated", How.EVERY_LAYER: "every"}.get(how)
     assert again.pop("traced_layers") == layers
     new = {"trace_error": forecast.memory.trace_error}
+    accumulation = again["settings"].pop("gradient_accumulation_steps")
+    assert accumulation == stored["settings"]["accumulation"], "It is read under its former name."
+    again["settings"]["accumulation"] = accumulation
     assert again == {key: value for key, value in stored.items() if key != "facts"} | new
     assert Forecast.from_json(forecast.to_json()) == forecast, "And so it is read again."
 
@@ -79,13 +82,13 @@ def test_a_run_reads_back_what_its_check_handed_on(tmp_path: Path) -> None:
     assert read_forecast(run) == forecast and read_stats(run) == stats
     result = CheckResult(run=checked)
     sent = json.loads(json.dumps(result.to_json()))
-    assert CheckResult.from_json(sent) == result and sent["asked"] == {"name": "one"}
+    assert CheckResult.from_json(sent) == result and sent["requested"] == {"name": "one"}
 
 
 def test_a_check_with_problems_has_no_run() -> None:
-    result = CheckResult((Problem("train.loss", "is wrong."),))
+    result = CheckResult((Problem("train.loss_implementation", "is wrong."),))
     assert CheckResult.from_json(result.to_json()) == result
-    with pytest.raises(SpecError, match=r"train\.loss: is wrong"):
+    with pytest.raises(SpecError, match=r"train\.loss_implementation: is wrong"):
         result.checked()
 
 
@@ -93,7 +96,7 @@ def test_answers_about_devices_come_back() -> None:
     one = Candidate(4, 2, "on", "fused", "adamw", "off", 10**9, 123.4, How.OUTLINE, True)
     search = SettingsSearch((one,), 0.06, 0.35, False, "pays", None, 10**10)
     assert SettingsSearch.from_json(json.loads(json.dumps(search.to_json()))) == search
-    assert search.to_json()["choices"][0]["changes"]["train.accumulation"] == 2
+    assert search.to_json()["choices"][0]["changes"]["train.gradient_accumulation_steps"] == 2
     about = Forecast(speed=Speed(12.5, None), device_bytes=10**10)
     assert Forecast.from_json(about.to_json()) == about
     assert "device_bytes" not in Forecast().to_json(), "A run's own forecast is of no device."

@@ -36,3 +36,11 @@ def test_get_or_bounds_and_refreshes_too() -> None:
     for key in (1, 2, 1, 3):
         assert cache.get_or(key, lambda key=key: f"made for {key}") == f"made for {key}"
     assert (cache.get(1), cache.get(2), cache.get(3)) == ("made for 1", None, "made for 3")
+
+
+def test_a_stale_entry_is_made_anew() -> None:
+    versions: Recent[str, int] = Recent(2)
+    assert versions.get_or("a", lambda: 1) == 1
+    assert versions.get_or("a", lambda: 2, is_stale=lambda version: version < 1) == 1
+    assert versions.get_or("a", lambda: 2, is_stale=lambda version: version < 2) == 2
+    assert versions.get("a") == 2 and len(versions) == 1

@@ -39,7 +39,7 @@ def problems(value: Any) -> dict[str, str]:
         ("data", "dataset", "a\0b", "control characters"),
         ("data", "dataset", 7, "must be text"),
         ("method", "rank", 0, "is 0; it must be at least 1"),
-        ("method", "targets", [], 'must be list or "all-linear"'),
+        ("method", "target_modules", [], 'must be list or "all-linear"'),
         ("method", "rnak", 4, "Did you mean 'rank'?"),
         ("hardware", "devices", 2, "at most 1"),
     ],
@@ -146,22 +146,23 @@ def test_the_defaults_are_those_that_the_documents_promise() -> None:
     """A silent change of one of these changes every run of everybody who left it alone."""
     spec = RunSpec.from_json({})
     train = {
-        "batch_size": 4, "accumulation": 1, "learning_rate": "auto", "epochs": 1.0,
+        "batch_size": 4, "gradient_accumulation_steps": 1, "learning_rate": "auto", "epochs": 1.0,
         "max_steps": None, "max_tokens": None, "max_seconds": None, "max_flops": None,
-        "schedule": "cosine", "warmup": 0.03, "optimizer": "adamw", "momentum": 0.0,
+        "lr_scheduler_type": "cosine", "warmup_ratio": 0.03, "optimizer": "adamw", "momentum": 0.0,
         "weight_decay": 0.0, "max_grad_norm": 1.0, "precision": "auto",
-        "adapter_precision": "auto", "loss": "fused", "activation_checkpointing": "auto",
-        "checkpointed_layers": None, "compile": "auto", "seed": 0, "eval_every": None,
-        "save_every": None, "early_stopping": None, "sample_every": None, "probe": "off",
+        "adapter_precision": "auto", "loss_implementation": "fused",
+        "activation_checkpointing": "auto",
+        "checkpointed_layers": None, "compile": "auto", "seed": 0, "eval_steps": None,
+        "save_steps": None, "early_stopping": None, "sample_steps": None, "forgetting_probe": "off",
         "keep_best": 3, "keep_last": 2,
     }  # fmt: skip
     stored = spec.to_json()
     assert {key: stored["train"][key] for key in train} == train
     data = {
-        "format": "auto", "bad_rows": "refuse", "objective": "auto", "template": "auto",
-        "system_prompt": None, "max_examples": None, "eval_fraction": 0.05, "held_out": None,
+        "format": "auto", "on_invalid_row": "refuse", "objective": "auto", "template": "auto",
+        "system_prompt": None, "max_examples": None, "eval_fraction": 0.05, "eval_dataset": None,
         "max_length": 512, "truncation": "right", "packing": "auto", "loss_on": "assistant",
-        "bucketing": "off", "general_mix": 0.0, "general_set": "base",
+        "group_by_length": "off", "general_fraction": 0.0, "general_dataset": "base",
     }  # fmt: skip
     assert {key: stored["data"][key] for key in data} == data
     assert stored["hardware"]["ignore_memory"] is False, "Nobody overrides the forecast unasked."
@@ -170,12 +171,12 @@ def test_the_defaults_are_those_that_the_documents_promise() -> None:
 
 def test_every_section_is_read_and_every_key_is_kept() -> None:
     value = {
-        "name": "n", "model": "m", "start_from": "run:x", "method": {"name": "lora", "rank": 3},
+        "name": "n", "model": "m", "init_from_run": "run:x", "method": {"name": "lora", "rank": 3},
         "data": {"max_length": 99}, "train": {"seed": 5}, "hardware": {"ignore_memory": True},
     }  # fmt: skip
     spec = RunSpec.from_json(value)
     for whole in (spec, RunSpec.from_stored(spec.to_json() | {"v": 1, "asked": {}})):
-        assert (whole.name, whole.model, whole.start_from) == ("n", "m", "run:x")
+        assert (whole.name, whole.model, whole.init_from_run) == ("n", "m", "run:x")
         assert whole.method["rank"] == 3 and whole.method_config.rank == 3
         assert whole.data.max_length == 99 and whole.train.seed == 5
         assert whole.hardware.ignore_memory is True
@@ -185,18 +186,80 @@ def test_every_section_is_read_and_every_key_is_kept() -> None:
     }  # fmt: skip
 
 
+FORMER = {
+    ("train", "accumulation"): ("gradient_accumulation_steps", 3),
+    ("train", "warmup"): ("warmup_ratio", 0.2),
+    ("train", "schedule"): ("lr_scheduler_type", "constant"),
+    ("train", "eval_every"): ("eval_steps", 7),
+    ("train", "save_every"): ("save_steps", 8),
+    ("train", "sample_every"): ("sample_steps", 9),
+    ("train", "loss"): ("loss_implementation", "plain"),
+    ("train", "probe"): ("forgetting_probe", "on"),
+    ("data", "held_out"): ("eval_dataset", "builtin:made-up-facts@held-out"),
+    ("data", "bucketing"): ("group_by_length", "on"),
+    ("data", "slots"): ("placeholders", {"name": "Wren"}),
+    ("data", "bad_rows"): ("on_invalid_row", "skip"),
+    ("data", "general_mix"): ("general_fraction", 0.1),
+    ("data", "general_set"): ("general_dataset", "builtin:persona-chats"),
+}
+
+
+def test_the_names_of_earlier_versions_are_read_and_todays_are_written() -> None:
+    for (section, former), (name, value) in FORMER.items():
+        for read in (RunSpec.from_json, RunSpec.from_stored):
+            stored = read({section: {former: value}}).to_json()[section]
+            assert stored[name] == value and former not in stored, f"{section}.{former}"
+    assert RunSpec.from_stored({"start_from": "run:a"}).init_from_run == "run:a"
+    assert RunSpec.from_json({"start_from": "run:a"}).init_from_run == "run:a"
+    assert RunSpec.requested({"asked": {"name": "a"}}) == {"name": "a"}
+    assert RunSpec.requested({"requested": {"name": "b"}, "asked": {}}) == {"name": "b"}
+    lora = {
+        "name": "lora",
+        "targets": ["q_proj"],
+        "start": "pissa",
+        "rslora": True,
+        "lr_ratio": 4.0,
+    }
+    for spec_read in (RunSpec.from_json({"method": lora}), RunSpec.from_stored({"method": lora})):
+        config = spec_read.method_config
+        assert config.target_modules == ["q_proj"] and config.init_lora_weights == "pissa"
+        assert config.use_rslora is True and config.loraplus_lr_ratio == 4.0
+    prompt = RunSpec.from_json({"method": {"name": "prompt", "tokens": 5, "start": "random"}})
+    assert (prompt.method_config.num_virtual_tokens, prompt.method_config.init) == (5, "random")
+
+
+def test_a_field_is_given_under_one_of_its_names() -> None:
+    both = {"train": {"accumulation": 2, "gradient_accumulation_steps": 3}}
+    assert problems(both) == {
+        "train.accumulation": "is the former name of 'gradient_accumulation_steps', which is there "
+        "too. Give one of them."
+    }
+    assert RunSpec.from_stored(both).train.gradient_accumulation_steps == 3, "today's name holds"
+    for setting in ("train.accumulation=5", "train.gradient_accumulation_steps=5"):
+        for key in ("accumulation", "gradient_accumulation_steps"):
+            changed = RunSpec.from_json(spec.override({"train": {key: 2}}, [setting]))
+            assert changed.train.gradient_accumulation_steps == 5, "the later setting holds"
+    changed = RunSpec.from_json(spec.override({"start_from": "run:a"}, ["init_from_run=run:b"]))
+    assert changed.init_from_run == "run:b"
+    method = {"name": "lora", "targets": ["q_proj"]}
+    changed = RunSpec.from_json(spec.override({"method": method}, ["method.target_modules=v_proj"]))
+    assert changed.method_config.target_modules == ["v_proj"]
+    assert "Did you mean 'eval_steps'?" in problems({"train": {"eval_step": 1}})["train.eval_step"]
+
+
 def test_settings_are_json_where_they_can_be() -> None:
     given = {"train": {"batch_size": 4}, "method": {"name": "lora"}}
     changed = spec.override(
         given,
         ["train.batch_size=2", "train.max_steps=null", "data.packing=true", "name=a=b",
-         'method.targets=["q_proj"]', "data.eval_fraction=0.5", "data.system_prompt=Be kind."],
+         'method.target_modules=["q_proj"]', "data.eval_fraction=0.5",
+         "data.system_prompt=Be kind."],
     )  # fmt: skip
     assert changed["train"] == {"batch_size": 2, "max_steps": None}
     assert changed["data"] == {
         "packing": True, "eval_fraction": 0.5, "system_prompt": "Be kind.",
     }  # fmt: skip
-    assert changed["name"] == "a=b" and changed["method"]["targets"] == ["q_proj"]
+    assert changed["name"] == "a=b" and changed["method"]["target_modules"] == ["q_proj"]
     assert given == {"train": {"batch_size": 4}, "method": {"name": "lora"}}
     with pytest.raises(LabError, match="'name' is not a section"):
         spec.override({"name": "x"}, ["name.first=y"])
@@ -237,9 +300,9 @@ def test_a_run_with_a_damaged_spec_is_not_used_as_another_one(
         with pytest.raises(LabError, match=f"is damaged: '{section}") as refused:
             use()
         assert run.id in refused.value.message
-    spec = RunSpec.from_json({"model": whole["model"], "start_from": f"run:{run.id}"})
+    spec = RunSpec.from_json({"model": whole["model"], "init_from_run": f"run:{run.id}"})
     (problem,) = initial_weights.problems(spec)
-    assert problem.field == "start_from" and f"'{section}" in problem.message
+    assert problem.field == "init_from_run" and f"'{section}" in problem.message
     assert not (tmp_path / "merged").exists()
 
 

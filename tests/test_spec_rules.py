@@ -39,18 +39,18 @@ def found(settings: dict[str, Any], facts: RunFacts = CHATS) -> tuple[set[str], 
 
 REFUSED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     # field, settings that are refused, what makes them sensible
-    ("train.early_stopping", {"train.early_stopping": 2, **NO_ROWS}, {"data.held_out": "x"}),
+    ("train.early_stopping", {"train.early_stopping": 2, **NO_ROWS}, {"data.eval_dataset": "x"}),
     (
         "train.early_stopping",
-        {"train.early_stopping": 2, "train.eval_every": 0},
-        {"train.eval_every": 10},
+        {"train.early_stopping": 2, "train.eval_steps": 0},
+        {"train.eval_steps": 10},
     ),
     (
         "train.early_stopping",
-        {"train.early_stopping": 5, "train.eval_every": 10},
+        {"train.early_stopping": 5, "train.eval_steps": 10},
         {"train.early_stopping": 4},
     ),
-    ("train.eval_every", {"train.eval_every": 5, **NO_ROWS}, {"train.eval_every": 0}),
+    ("train.eval_steps", {"train.eval_steps": 5, **NO_ROWS}, {"train.eval_steps": 0}),
     ("train.keep_best", {"train.keep_best": 5, **NO_ROWS}, {"train.keep_best": 0}),
     ("train.momentum", {"train.momentum": 0.9}, {"train.optimizer": "sgd"}),
     ("train.momentum", {"train.momentum": 0.9}, {"train.optimizer": "sgd_in_backward"}),
@@ -60,15 +60,15 @@ REFUSED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         {"train.activation_checkpointing": "on"},
     ),
     (
-        "data.bucketing",
-        {"data.bucketing": "on", "data.packing": "on"},
+        "data.group_by_length",
+        {"data.group_by_length": "on", "data.packing": "on"},
         {"data.packing": "auto"},
     ),
-    ("data.general_set", {"data.general_set": "x"}, {"data.general_mix": 0.1}),
+    ("data.general_dataset", {"data.general_dataset": "x"}, {"data.general_fraction": 0.1}),
     (
         "method.text",
         {"method.name": "prompt", "method.text": "Say it."},
-        {"method.start": "text"},
+        {"method.init": "text"},
     ),
     (
         "method.projection_width",
@@ -107,8 +107,8 @@ REFUSED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         {"method.patience": 8},
     ),
     (
-        "method.least_gain",
-        {"method.name": "progressive", "method.least_gain": 0.1, "method.trigger": "steps"},
+        "method.min_delta",
+        {"method.name": "progressive", "method.min_delta": 0.1, "method.trigger": "steps"},
         {"method.trigger": "stall"},
     ),
     (
@@ -125,23 +125,23 @@ REFUSED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 WARNED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     (
         "data.eval_fraction",
-        {"data.eval_fraction": 0.2, "data.held_out": "x"},
+        {"data.eval_fraction": 0.2, "data.eval_dataset": "x"},
         {"data.eval_fraction": 0.0},
     ),
-    ("train.eval_every", {"train.eval_every": 61}, {"train.eval_every": 60}),
-    ("train.save_every", {"train.save_every": 61}, {"train.save_every": 60}),
-    ("train.sample_every", {"train.sample_every": 61}, {"train.sample_every": 60}),
-    ("train.keep_best", {"train.keep_best": 5, "train.save_every": 0}, {"train.save_every": 5}),
-    ("train.keep_last", {"train.keep_last": 5, "train.save_every": 0}, {"train.save_every": 5}),
-    ("train.warmup", {"train.warmup": 0.008}, {"train.warmup": 0.009}),
+    ("train.eval_steps", {"train.eval_steps": 61}, {"train.eval_steps": 60}),
+    ("train.save_steps", {"train.save_steps": 61}, {"train.save_steps": 60}),
+    ("train.sample_steps", {"train.sample_steps": 61}, {"train.sample_steps": 60}),
+    ("train.keep_best", {"train.keep_best": 5, "train.save_steps": 0}, {"train.save_steps": 5}),
+    ("train.keep_last", {"train.keep_last": 5, "train.save_steps": 0}, {"train.save_steps": 5}),
+    ("train.warmup_ratio", {"train.warmup_ratio": 0.008}, {"train.warmup_ratio": 0.009}),
     ("train.epochs", {"train.epochs": 2.0, "train.max_steps": 60}, {"train.max_steps": None}),
     ("train.epochs", {"train.epochs": 2.0, "train.max_tokens": 60}, {"train.max_tokens": None}),
     (
-        "data.bucketing",
-        {"data.bucketing": "on", "train.batch_size": 1},
+        "data.group_by_length",
+        {"data.group_by_length": "on", "train.batch_size": 1},
         {"train.batch_size": 2},
     ),
-    ("method.rslora", {"method.rslora": True, "method.rank": 1}, {"method.last_rank": 4}),
+    ("method.use_rslora", {"method.use_rslora": True, "method.rank": 1}, {"method.last_rank": 4}),
     ("method.alpha", {"method.alpha": 8.0, "method.layer_alphas": [4.0]}, {"method.alpha": 32.0}),
     (
         "method.rank",
@@ -192,39 +192,43 @@ def test_settings_of_chats_are_refused_for_text(field: str, value: str) -> None:
 
 def test_what_text_does_anyway_may_be_said() -> None:
     assert found({"data.loss_on": "all", "data.system_prompt": ""}, TEXT) == (set(), set())
-    mixed = {"data.template": "chatml", "data.general_mix": 0.1}
+    mixed = {"data.template": "chatml", "data.general_fraction": 0.1}
     assert found(mixed, TEXT) == (set(), set()), "The general rows are chats."
 
 
 def test_what_is_not_known_is_not_refused() -> None:
     for _, settings, _ in WARNED[1:4]:
         assert found(settings, RunFacts()) == (set(), set())
-    assert found({"train.early_stopping": 30, "train.eval_every": 10}, RunFacts()) == (set(), set())
+    assert found({"train.early_stopping": 30, "train.eval_steps": 10}, RunFacts()) == (set(), set())
     assert found({"train.early_stopping": 9}, RunFacts())[0] == {"train.early_stopping"}
     assert found({"train.early_stopping": 8}, RunFacts()) == (set(), set())
 
 
 # one other value than the default for each field that a rule looks at
 OTHERS: dict[str, Any] = {
-    "train.early_stopping": 2, "train.eval_every": 5, "train.save_every": 5,
-    "train.sample_every": 5, "train.keep_best": 1, "train.keep_last": 1, "train.warmup": 0.2,
+    "train.early_stopping": 2, "train.eval_steps": 5, "train.save_steps": 5,
+    "train.sample_steps": 5, "train.keep_best": 1, "train.keep_last": 1, "train.warmup_ratio": 0.2,
     "train.epochs": 2.0, "train.max_steps": 60, "train.max_tokens": 10**6,
     "train.max_seconds": 60.0, "train.max_flops": 1e15, "train.momentum": 0.9,
     "train.optimizer": "sgd", "train.checkpointed_layers": 1,
     "train.activation_checkpointing": "off", "train.batch_size": 1, "data.eval_fraction": 0.0,
-    "data.held_out": "x", "data.packing": "on", "data.bucketing": "on", "data.general_mix": 0.1,
-    "data.general_set": "x", "data.truncation": "left", "data.system_prompt": "Be brief.",
+    "data.eval_dataset": "x", "data.packing": "on", "data.group_by_length": "on",
+    "data.general_fraction": 0.1,
+    "data.general_dataset": "x", "data.truncation": "left", "data.system_prompt": "Be brief.",
     "data.template": "chatml", "data.loss_on": "completion", "data.objective": "chat",
 }  # fmt: skip
 # of all pairs of those, these and no others
-ALONE = {"train.momentum", "data.general_set"}  # refused unless the other makes it sensible
-SENSIBLE = {("train.momentum", "train.optimizer"), ("data.general_set", "data.general_mix")}
+ALONE = {"train.momentum", "data.general_dataset"}  # refused unless the other makes it sensible
+SENSIBLE = {
+    ("train.momentum", "train.optimizer"),
+    ("data.general_dataset", "data.general_fraction"),
+}
 PAIRS = {
     ("train.early_stopping", "data.eval_fraction"): "train.early_stopping",
-    ("train.eval_every", "data.eval_fraction"): "train.eval_every",
+    ("train.eval_steps", "data.eval_fraction"): "train.eval_steps",
     ("train.keep_best", "data.eval_fraction"): "train.keep_best",
     ("train.checkpointed_layers", "train.activation_checkpointing"): "train.checkpointed_layers",
-    ("data.packing", "data.bucketing"): "data.bucketing",
+    ("data.packing", "data.group_by_length"): "data.group_by_length",
 }
 
 
@@ -278,12 +282,12 @@ def test_presets_and_the_demo_break_no_rule() -> None:
 
 def test_the_check_refuses_and_warns(make_spec: Any, tmp_path: Path) -> None:
     value = make_spec(
-        data={"eval_fraction": 0}, train={"early_stopping": 2, "save_every": 40, "eval_every": 0}
+        data={"eval_fraction": 0}, train={"early_stopping": 2, "save_steps": 40, "eval_steps": 0}
     )
     (problem,) = check(value)["problems"]
     assert problem["field"] == "train.early_stopping" and "held out" in problem["message"]
     del value["train"]["early_stopping"]
-    assert "train.save_every is 40 and" in " ".join(check(value)["facts"]["warnings"])
+    assert "train.save_steps is 40 and" in " ".join(check(value)["facts"]["warnings"])
     text = tmp_path / "text.txt"
     text.write_text("one two three four five\n" * 40)
     value = make_spec(data={"dataset": str(text), "loss_on": "completion", "system_prompt": "Hi"})
@@ -295,7 +299,7 @@ def test_the_check_refuses_and_warns(make_spec: Any, tmp_path: Path) -> None:
 
 
 def test_rows_grouped_by_length_are_not_packed_by_themselves(make_spec: Any) -> None:
-    value = make_spec(data={"packing": "auto", "bucketing": "on"})
+    value = make_spec(data={"packing": "auto", "group_by_length": "on"})
     assert check(value)["spec"]["data"]["packing"] == "off"
     assert check(make_spec(data={"packing": "auto"}))["spec"]["data"]["packing"] == "on"
 
@@ -304,7 +308,7 @@ def test_resuming_refuses_what_it_makes_idle(trained: list[Any]) -> None:
     run = trained[1]
     with pytest.raises(SpecError) as refused:
         resume_settings.merged_changes(
-            run, ["train.early_stopping=2", "train.eval_every=0", "train.max_steps=40"]
+            run, ["train.early_stopping=2", "train.eval_steps=0", "train.max_steps=40"]
         )
     assert [problem.field for problem in refused.value.problems] == ["train.early_stopping"]
     settings = ["train.early_stopping=2", "train.max_steps=40"]

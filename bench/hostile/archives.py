@@ -177,7 +177,7 @@ def _zipped(
 ) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", method) as archive, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a name that stands there twice
+        warnings.simplefilter("ignore")  # a name that is there twice
         for name, data in members.items():
             if name == leave_out:
                 continue

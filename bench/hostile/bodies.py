@@ -1,4 +1,4 @@
-"""Requests to a real chat process that are no questions."""
+"""Invalid requests to a real chat process."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def prepared(folder: Path, chance: random.Random, count: int) -> Iterator[list[C
     written = [Case("request", "a good one", lambda: requests.read(good), "accepted")]
     written += [case(repr(body[:30]), body) for body in TEXTS]
     written += [field("messages", value) for value in MESSAGES]
-    # the model is none, so that whatever slips through is refused for that, with another code
+    # the model does not exist, so what slips through is refused for that, with another code
     written += [
         field(key, odd)
         for key in ("seed", "max_tokens", "temperature", "system_prompt", "model", "stream")

@@ -1,4 +1,4 @@
-"""Datasets: rows of every format that are no rows, and names that are no files."""
+"""Datasets: damaged rows of every format, and names that are not files."""
 
 from __future__ import annotations
 

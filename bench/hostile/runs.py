@@ -1,4 +1,4 @@
-"""Run directories in which anything may stand: whoever looks at them never raises."""
+"""Run directories with arbitrary contents: reading them never raises."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ JSON_FILES = ("spec.json", "estimate.json", "environment.json", "process.json", 
               "first_batch.json", "artifact/receipt.json", 
               "checkpoints/step-4/state.json")  # fmt: skip
 LINE_FILES = ("metrics.jsonl", "events.jsonl")
-SECTIONS = ("method", "data", "train", "hardware", "asked", "name", "model")
+SECTIONS = ("method", "data", "train", "hardware", "requested", "name", "model")
 
 
 @contextmanager

@@ -20,7 +20,11 @@ GOOD: dict[str, Any] = {
     "name": "good",
     "model": "builtin:smollm2-135m-instruct",
     "method": {"name": "lora", "rank": 8},
-    "data": {"dataset": "builtin:persona-chats", "columns": {"prompt": "q"}, "slots": {"a": "b"}},
+    "data": {
+        "dataset": "builtin:persona-chats",
+        "columns": {"prompt": "q"},
+        "placeholders": {"a": "b"},
+    },
     "train": {"batch_size": 2, "max_steps": 5, "learning_rate": 1e-3},
 }
 TEXTS: tuple[bytes, ...] = (
@@ -39,13 +43,15 @@ SETTINGS: tuple[str, ...] = (
     "train.max_steps.x=5", "name.x=5", "a.b.c.d.e=5", ".".join("a" * 3000) + "=1", "nothing=5",
     "train.learning_rate=-1", "train.learning_rate=Infinity", "train.seed=1.5", "train.seed=-1",
     "train.max_seconds=1e300", "train.max_flops=1e999", "train.max_grad_norm=1e100",
-    "data.columns=[]", 'data.columns={"prompt": {}}', 'data.slots={"a": 5}', "data.slots=x",
-    'data.slots={"\\ud800": "x"}', "method=[]", "method=5", "method.name=", "method.name=[]",
-    "method.rank=99999999", "method.targets=[]", "method.targets=[[]]", "method.targets=[5]",
-    'train={"seed": 1, "seed": 2}', "data=" + "[" * 700 + "]" * 700, "name=" + "x" * 200,
+    "data.columns=[]", 'data.columns={"prompt": {}}', 'data.placeholders={"a": 5}',
+    "data.placeholders=x", 'data.placeholders={"\\ud800": "x"}', "method=[]", "method=5",
+    "method.name=", "method.name=[]",
+    "method.rank=99999999", "method.target_modules=[]", "method.target_modules=[[]]",
+    "method.target_modules=[5]", 'train={"seed": 1, "seed": 2}',
+    "data=" + "[" * 700 + "]" * 700, "name=" + "x" * 200,
     "name=a\x1bb", "name=a/b", "hardware.devices=2", "hardware.strategy=fsdp", "model=5",
     "model=[]",
-    "data.system_prompt=" + "x" * 30_000, "train.eval_every=-1", "train.save_every=" + "9" * 30,
+    "data.system_prompt=" + "x" * 30_000, "train.eval_steps=-1", "train.save_steps=" + "9" * 30,
 )  # fmt: skip
 BEYOND: tuple[Any, ...] = (float("nan"), float("-inf"), "many", [], {}, True, -(10**400))
 
@@ -113,4 +119,7 @@ def beyond_bounds() -> Iterator[tuple[str, dict[str, Any]]]:
                 changed = GOOD | {section: {**start, field.name: item}}
                 yield f"{start.get('name', section)}.{field.name}={str(item)[:20]}", changed
     for depth in (70, 600):
-        yield f"targets {depth} deep", GOOD | {"method": {"name": "lora", "targets": nested(depth)}}
+        yield (
+            f"targets {depth} deep",
+            GOOD | {"method": {"name": "lora", "target_modules": nested(depth)}},
+        )

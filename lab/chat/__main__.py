@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import socket
 
 from lab import devices, host, paths, process
 from lab.atomic_files import write_atomic
@@ -14,13 +13,11 @@ from lab.atomic_files import write_atomic
 def main() -> int:
     import uvicorn
 
-    from lab.chat.server import application
+    from lab.chat.server import application, loopback
 
     devices.pin(host.gpus())
     token = secrets.token_urlsafe(32)
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    listener.listen()
+    listener = loopback()
     record = process.identity(os.getpid()) or {}
     record |= {"port": listener.getsockname()[1], "token": token}
     folder = paths.make_folder(paths.home() / "chat")

@@ -147,7 +147,7 @@ def stream(
     collected. While there is no news the phase comes again each second, so that a page can notice
     that it is closed. Raises LabError for problems the user can fix.
     """
-    body = {"model": model, "messages": messages, **settings}
+    body = {"model": model, "messages": messages, "stream": True, **settings}
     phase = "waiting"
     closing = contextlib.ExitStack()
     try:

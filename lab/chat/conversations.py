@@ -52,6 +52,7 @@ class Answer:
     hint: str = ""
     token_ids: list[int] = field(default_factory=list)
     log_probabilities: list[float] = field(default_factory=list)
+    pieces: list[str] = field(default_factory=list)  # the text of each token, at the end
     receipt: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -139,11 +140,13 @@ class Chat:
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise LabError(
                 f"The conversation {quote(value.get('id'))} cannot be read ({error}).",
-                "Its file is damaged; delete it on the Chat page.",
+                f"Its file is damaged: {folder()}.",
             ) from None
 
 
-def _known(kind: type, value: dict[str, Any]) -> dict[str, Any]:
+def _known(kind: type, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"{kind.__name__.lower()} is not an object")
     return {f.name: value[f.name] for f in dataclasses.fields(kind) if f.name in value}
 
 
@@ -234,6 +237,15 @@ def branch(conversation_id: str, turn: int) -> Chat:
     if not 0 <= turn <= len(old.turns):
         raise LabError(f"The conversation has {len(old.turns)} turns; there is no turn {turn + 1}.")
     return create(old.models, parent=old.id, turns=old.turns[:turn])
+
+
+def continue_from(conversation_id: str, turn: int, model: str) -> None:
+    """Let all models go on from `model`'s answer in `turn`. Raises LabError if it has none."""
+    with change(conversation_id) as chat:
+        answer = chat.turns[turn].answers.get(model) if 0 <= turn < len(chat.turns) else None
+        if answer is None or not answer.is_usable:
+            raise LabError(f"Turn {turn + 1} has no answer of {quote(model)} to go on from.")
+        chat.turns[turn].continue_from = model
 
 
 def delete(conversation_id: str) -> None:

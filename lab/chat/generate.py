@@ -110,17 +110,13 @@ class PendingAnswer:
             "seconds_to_first_token": times.to_first_token,
             "log_probability": sum(decoding.log_probabilities),
             "log_probabilities": decoding.log_probabilities,
-            "receipt": self.receipt() | {"answer_hash": _hash_of(decoding.token_ids)},
+            "receipt": self.receipt(),
         }
 
     def receipt(self) -> dict[str, Any]:
-        return receipt(
-            self.loaded,
-            self.named,
-            self.prompt,
-            self.decoding.prompt_ids[0].tolist(),
-            self.settings,
-        )
+        ids = self.decoding.prompt_ids[0].tolist()
+        record = receipt(self.loaded, self.named, self.prompt, ids, self.settings)
+        return record | {"answer_hash": _hash_of(self.decoding.token_ids)}
 
 
 def prepare(

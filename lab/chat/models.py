@@ -13,7 +13,7 @@ from lab.atomic_files import part, read_object
 from lab.data import chat_template, template_lock
 from lab.errors import LabError
 from lab.methods import Context
-from lab.models import catalog, weights, weights_hash
+from lab.models import catalog, moved_base, weights, weights_hash
 from lab.models.catalog import ModelSource
 from lab.models.context_length import context_length, text_length
 from lab.paths import RunDir
@@ -79,7 +79,9 @@ def parse(name: str) -> ModelRef:
             raise LabError(
                 f"{run_id} has no result to talk to.", "Wait until it ends, or name a step."
             )
-        return ModelRef(name, str(spec.get("model", "")), run, int(step) if at else None)
+        model, kept_step = str(spec.get("model", "")), int(step) if at else None
+        recorded = ModelRef(name, model, run, kept_step).trained_on
+        return ModelRef(name, moved_base.model_of(model, recorded), run, kept_step)
     raise LabError(f"'{quote(name)}' names no model.", "Write base:ID, run:ID or run:ID@STEP.")
 
 

@@ -61,7 +61,9 @@ class Bounds:
         max_characters=20_000,
     )
     stream: bool = option(
-        True, "Stream", "Server-sent events as the answer is made, else one JSON object at its end."
+        False,
+        "Stream",
+        "Server-sent events as the answer is made, else one JSON object at its end.",
     )
 
 
@@ -88,7 +90,11 @@ class Refused(Exception):
 def read(body: bytes) -> dict[str, Any]:
     """The request with every field of Bounds and its `messages`. Raises Refused with status 413
     for one that is too large, 400 for what is not a JSON object, 422 for fields that are wrong."""
-    value = _object(body)
+    return read_request(_object(body))
+
+
+def read_request(value: dict[str, Any]) -> dict[str, Any]:
+    """As `read`, of a parsed body."""
     problems: list[Problem] = []
     settings = _settings({key: item for key, item in value.items() if key != "messages"}, problems)
     if not settings["model"] and not any(problem.field == "model" for problem in problems):

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hmac
 import os
+import socket
 import threading
 import time
 from typing import Any
@@ -59,9 +60,11 @@ class TokenGate:
         await JSONResponse({"error": error}, status_code=401)(scope, receive, send)
 
 
-def application(token: str, *, ends_when_idle: bool = True) -> Starlette:
+def application(
+    token: str, *, models: LoadedModels | None = None, ends_when_idle: bool = True
+) -> Starlette:
     """The web application; `token` is what every request has to show."""
-    models = LoadedModels()
+    models = models or LoadedModels()
     board = Board(models)
 
     async def health(request: Request) -> Response:
@@ -143,6 +146,19 @@ def application(token: str, *, ends_when_idle: bool = True) -> Starlette:
         middleware=[Middleware(TokenGate, token=token)],
         exception_handlers={Refused: _refused, LabError: _not_possible},
     )
+
+
+def loopback(port: int = 0) -> socket.socket:
+    """A socket that listens on this machine alone; 0 takes a free port. Raises OSError."""
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(("127.0.0.1", port))
+        listener.listen()
+    except OSError:
+        listener.close()
+        raise
+    return listener
 
 
 async def read_body(request: Request) -> bytes:

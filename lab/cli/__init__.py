@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Never
 
-from lab.cli import artifacts, bench, chat, compare, demo, inventory, memory, race, runs
+from lab.cli import artifacts, bench, chat, compare, demo, inventory, memory, race, runs, serve
 from lab.cli.console import Output, print_json, say
 from lab.errors import LabError, SpecError, of_the_disk
 from lab.visible import visible
@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
         sub.set_defaults(call=call)
         return sub
 
-    for module in (demo, inventory, memory, runs, race, compare, chat, artifacts, bench):
+    for module in (demo, inventory, memory, runs, race, compare, chat, serve, artifacts, bench):
         module.add(verb)
     return top
 
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LabError as error:
         return _refuse(error, arguments)
     except BrokenPipeError:
-        # whoever reads has gone; nothing is left to flush when Python ends
+        # the reader has closed the pipe; nothing is left to flush when Python ends
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
@@ -14,7 +16,7 @@ from lab.chat.models import ModelRef, parse
 from lab.chat.requests import LONGEST_CONTENT, Bounds
 from lab.chat.settings import GenerationSettings
 from lab.chat.side_by_side import answer_all
-from lab.cli.console import Output, console
+from lab.cli.console import Output, console, say
 from lab.errors import LabError, Problem
 
 # the options of the command line by the fields of a request, whose bounds they share
@@ -23,20 +25,36 @@ OPTIONS = {
     "max_tokens": "max-new-tokens",
     "temperature": "temperature",
     "system_prompt": "system",
+    "top_p": "top-p",
+    "top_k": "top-k",
+    "repetition_penalty": "repetition-penalty",
+    "stop": "stop",
 }
 
 
 def add(verb: Any) -> None:
     sub = verb("chat", run, "ask models the same, with the same template and seed")
-    sub.add_argument("models", nargs="+", metavar="MODEL", help="base:ID, run:ID or run:ID@STEP")
-    sub.add_argument("--prompt", required=True, metavar="TEXT")
+    sub.add_argument("models", nargs="*", metavar="MODEL", help="base:ID, run:ID or run:ID@STEP")
+    sub.add_argument("--prompt", metavar="TEXT")
+    sub.add_argument("--receipt", type=Path, metavar="FILE", help="repeat the answer of a receipt")
     sub.add_argument("--system", metavar="TEXT", help="system prompt; default: the first run's")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--max-new-tokens", type=int, default=128)
     sub.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token")
+    sub.add_argument("--top-p", type=float, default=1.0, help="1 draws from all tokens")
+    sub.add_argument("--top-k", type=int, default=0, help="0 draws from all tokens")
+    sub.add_argument("--repetition-penalty", type=float, default=1.0, metavar="X")
+    sub.add_argument("--stop", action="append", metavar="TEXT", help="end an answer before it")
 
 
 def run(arguments: argparse.Namespace) -> Output:
+    if arguments.receipt is not None:
+        return _repeat(arguments)
+    if not arguments.models or arguments.prompt is None:
+        raise LabError(
+            "chat needs models and a --prompt, or a --receipt.",
+            "For example: chat base:ID run:ID --prompt TEXT",
+        )
     names = [parse(name) for name in arguments.models]
     answers = ask(names, arguments.prompt, settings(arguments), quiet=arguments.json)
 
@@ -55,7 +73,10 @@ def settings(arguments: argparse.Namespace) -> GenerationSettings:
         "max_tokens": arguments.max_new_tokens,
         "temperature": arguments.temperature,
         "system_prompt": arguments.system or "",
-    }
+        "top_p": arguments.top_p,
+        "top_k": arguments.top_k,
+        "repetition_penalty": arguments.repetition_penalty,
+    } | ({"stop": arguments.stop} if arguments.stop else {})
     problems: list[Problem] = []
     schema.parse(Bounds, request, "", problems)
     prompt, _ = schema.validate(
@@ -70,7 +91,31 @@ def settings(arguments: argparse.Namespace) -> GenerationSettings:
         max_new_tokens=arguments.max_new_tokens,
         temperature=arguments.temperature,
         system_prompt=arguments.system,
+        top_p=arguments.top_p,
+        top_k=arguments.top_k,
+        repetition_penalty=arguments.repetition_penalty,
+        stop=tuple(arguments.stop or ()),
     )
+
+
+def _repeat(arguments: argparse.Namespace) -> Output:
+    """Exit code 0 for the same tokens, 1 for others."""
+    from lab.chat.repeat import repeat
+
+    if arguments.models or arguments.prompt is not None:
+        raise LabError("--receipt names its own model and prompt.", "Give nothing beside it.")
+    repetition = repeat(arguments.receipt)
+
+    def display() -> None:
+        console.print(Panel(Text(repetition.answer["text"]), title=repetition.answer["model"]))
+        if repetition.is_same:
+            say("The same tokens.")
+        else:
+            say(f"Other tokens from number {(repetition.first_difference or 0) + 1} on.")
+        for words in repetition.differences:
+            say(f"Changed since: {words}.")
+
+    return Output(asdict(repetition), display, 0 if repetition.is_same else 1)
 
 
 def ask(

@@ -19,7 +19,7 @@ from lab.visible import visible
 
 class _Terminal(Console):
     """A console on which stored text cannot act: names, notes, logs and what models say come from
-    files and from strangers, and a terminal obeys what stands in them."""
+    untrusted files, and a terminal obeys the control characters in them."""
 
     def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
         for text, style, control in super().render(renderable, options):

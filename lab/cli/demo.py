@@ -42,9 +42,9 @@ def spec(method: str) -> dict[str, Any]:
             "batch_size": 2,
             "max_steps": 60,
             "learning_rate": METHODS[method],
-            "eval_every": 20,
-            "save_every": 0,
-            "sample_every": 0,
+            "eval_steps": 20,
+            "save_steps": 0,
+            "sample_steps": 0,
             "seed": 0,
         },
     }

@@ -17,7 +17,7 @@ from lab.runs.status import Status, status
 
 
 def follow(run: RunDir, label: str, *, quiet: bool = False) -> Status:
-    """Show the run until it has ended; its last status. Silent where nobody looks."""
+    """Show the run until it has ended; its last status. Silent without a terminal."""
     if quiet or not console.is_terminal:
         actions.wait(run)
         return status(run)

@@ -87,7 +87,7 @@ def plan(arguments: argparse.Namespace) -> Output:
     def display() -> None:
         rows = [
             [
-                f"{candidate.batch_size} × {candidate.accumulation}",
+                f"{candidate.batch_size} × {candidate.gradient_accumulation_steps}",
                 candidate.activation_checkpointing
                 + (
                     f", {candidate.checkpointed_layers} layers"

@@ -117,7 +117,7 @@ def start(arguments: argparse.Namespace) -> Output:
     state = _finish(run, quiet=arguments.json) if arguments.wait else "starting"
     return Output(
         {"id": run.id, "path": str(run.path), "state": status(run).state},
-        lambda: None,  # its id stands there since before it began
+        lambda: None,  # its id was printed before it began
         1 if state in ENDED_BADLY else 0,
     )
 

@@ -67,7 +67,7 @@ def race_specs(
     """(a spec for each method, what a person should know). Raises SpecError.
 
     `value` may hold `methods`: {"lora": {"rank": 8, "learning_rate": 1e-3}}; its other keys are a
-    spec's, and `method` is passed over. Where one method cannot pack, none packs, so that all
+    spec's, and `method` is ignored. Where one method cannot pack, none packs, so that all
     see the same rows in the same order.
     """
     problems = _unknown(names)
@@ -159,9 +159,9 @@ def check(specs: dict[str, dict[str, Any]], seeds: int) -> list[CheckedRun]:
     if need > free:
         problems.append(
             Problem(
-                "train.save_every",
+                "train.save_steps",
                 f"not enough disk: all runs together may need {need / 1e9:.2f} GB, "
-                f"{free / 1e9:.2f} GB are free. Set train.save_every to 0, or race fewer.",
+                f"{free / 1e9:.2f} GB are free. Set train.save_steps to 0, or race fewer.",
             )
         )
     if problems:

@@ -128,11 +128,6 @@ def set_up_template(tokenizer: Any, data: DataSpec) -> bool:
     return is_new
 
 
-def ensure_template(tokenizer: Any) -> bool:
-    """Give a tokenizer without a chat template the lab's plain one; True if it needed it."""
-    return set_chat_template(tokenizer)
-
-
 def with_system(messages: tuple[Message, ...], system_prompt: str) -> list[Message]:
     """The messages, with `system_prompt` in front where they bring no system turn."""
     if system_prompt and messages[0]["role"] != "system":

@@ -34,10 +34,10 @@ def dataset_stats(spec: RunSpec, tokenizer: Any) -> DatasetStats:
         reader = example_reader.ExampleReader(dataset.path, prepare.reading_of(data, dataset))
         sample = _read(reader)
     prepare.check_objective(data, reader.has_chats, dataset)
-    if data.general_mix and data.general_set != "base":
-        _check_further("data.general_set", data.general_set, prepare.plainly(data))
-    if data.held_out is not None:
-        _check_further("data.held_out", data.held_out, data)
+    if data.general_fraction and data.general_dataset != "base":
+        _check_further("data.general_dataset", data.general_dataset, prepare.plainly(data))
+    if data.eval_dataset is not None:
+        _check_further("data.eval_dataset", data.eval_dataset, data)
     system_prompt = prepare.system_prompt_of(spec, dataset)
     size = reader.size
     count = (
@@ -145,8 +145,8 @@ def _warnings(
     open_slots = _open_slots(sample)
     if open_slots:
         warnings.append(
-            f"Rows hold slots such as {{{{{open_slots[0]}}}}}. Fill them in data.slots, unless the "
-            "model is to write them."
+            f"Rows hold slots such as {{{{{open_slots[0]}}}}}. Fill them in "
+            "data.placeholders, unless the model is to write them."
         )
     method = methods.get(spec.method["name"])
     if not reader.has_chats and not method.saves_whole_model:
@@ -154,10 +154,10 @@ def _warnings(
             f"{method.title} for continued pretraining: a small update takes up little new "
             "knowledge (claim C25). Full fine-tuning learns raw text better, if it fits."
         )
-    if not reader.has_chats and not spec.data.general_mix:
+    if not reader.has_chats and not spec.data.general_fraction:
         warnings.append(
             "Continued pretraining without general text: the model may forget (claim C14). Set "
-            "data.general_mix to 0.05 or 0.1."
+            "data.general_fraction to 0.05 or 0.1."
         )
     return warnings
 

@@ -100,7 +100,7 @@ class ExampleReader:
         self.num_invalid += 1
         self.reasons.add(row, reason)
         if self.num_invalid > MOST_BAD and (
-            self.reading.bad_rows != "skip" or self._are_few_good()
+            self.reading.on_invalid_row != "skip" or self._are_few_good()
         ):
             self._give_up("More than ")
 
@@ -113,7 +113,7 @@ class ExampleReader:
         self.refuse(row, reason)
 
     def finish(self) -> None:
-        if self.num_invalid and (self.reading.bad_rows != "skip" or not self.num_valid):
+        if self.num_invalid and (self.reading.on_invalid_row != "skip" or not self.num_valid):
             self._give_up()
         if not self.num_valid and not self.is_whole:
             raise LabError(
@@ -140,9 +140,9 @@ class ExampleReader:
     def _way_out(self) -> str:
         first = self.reasons.groups[0].text if self.reasons.groups else ""
         if conversion := way_out_of(first):
-            return conversion + (" Or set data.bad_rows to skip." if self.num_valid else "")
+            return conversion + (" Or set data.on_invalid_row to skip." if self.num_valid else "")
         if self.num_valid:
-            return "Mend or remove these rows, or set data.bad_rows to skip."
+            return "Mend or remove these rows, or set data.on_invalid_row to skip."
         return "Mend these rows, or name the right columns in data.columns."
 
     def invalid_summary(self) -> str:

@@ -93,7 +93,7 @@ class ReadOptions:
     form: str = "auto"
     columns: dict[str, str] = field(default_factory=dict)
     slots: dict[str, str] = field(default_factory=dict)
-    bad_rows: str = "refuse"
+    on_invalid_row: str = "refuse"
     limit: int | None = None
     ignored: tuple[str, ...] = ()
     learns_all: bool = False

@@ -72,7 +72,9 @@ def prepare(
     notes += meta["record_notes"]
     if meta["bad"]:
         notes.append(f"{meta['bad']} rows cannot be used and were skipped: {meta['told']}.")
-    _, held = batches.split_indices(meta["examples"], 0.0 if data.held_out else data.eval_fraction)
+    _, held = batches.split_indices(
+        meta["examples"], 0.0 if data.eval_dataset else data.eval_fraction
+    )
     is_held = np.isin(tokens.examples, held)
     useful = tokens.learned > 0
     train = np.flatnonzero(useful & ~is_held)
@@ -90,10 +92,10 @@ def prepare(
         notes.append(f"{dropped} rows have no token that the loss counts and were left out.")
     mixed: Sequence[TokenizedExample] = tokens
     added = 0
-    if data.general_mix:
+    if data.general_fraction:
         chosen = _general(data, general)
         extra = tokenised(chosen, tokenizer, plainly(data), chosen.system_prompt, progress)
-        added = round(data.general_mix / (1 - data.general_mix) * len(train))
+        added = round(data.general_fraction / (1 - data.general_fraction) * len(train))
         usable = np.flatnonzero(extra.learned > 0).tolist()
         if not usable:
             raise LabError("The general text has no token to learn from.", "Choose another set.")
@@ -109,9 +111,9 @@ def prepare(
         else batches.single_rows(mixed, train.tolist())
     )
     held_rows = batches.single_rows(tokens, held_out.tolist())
-    if data.held_out:
+    if data.eval_dataset:
         measured = tokenised(
-            catalog.resolve(data.held_out), tokenizer, data, system_prompt, progress
+            catalog.resolve(data.eval_dataset), tokenizer, data, system_prompt, progress
         )
         held_rows = batches.single_rows(measured, np.flatnonzero(measured.learned > 0).tolist())
     figures = _figures(rows, held_rows) | {
@@ -235,7 +237,7 @@ def reading_of(data: DataSpec, dataset: Dataset) -> ReadOptions:
     columns = data.columns or dict(dataset.card.get("columns") or {})
     ignored = tuple(dataset.card.get("metadata") or ())
     return ReadOptions(
-        data.format, columns, data.slots, data.bad_rows, data.max_examples, ignored,
+        data.format, columns, data.placeholders, data.on_invalid_row, data.max_examples, ignored,
         learns_all=data.loss_on == "all",
     )  # fmt: skip
 
@@ -264,8 +266,8 @@ def system_prompt_of(spec: RunSpec, dataset: Dataset) -> str:
 
 def _general(data: DataSpec, answers: Path | None) -> Dataset:
     """The general text to mix in: the base's own answers, or the set that the spec names."""
-    if data.general_set != "base":
-        return catalog.resolve(data.general_set)
+    if data.general_dataset != "base":
+        return catalog.resolve(data.general_dataset)
     assert answers is not None, "the caller samples the base's answers first"
     return Dataset("the base's own answers", answers, {})
 
@@ -274,7 +276,7 @@ def plainly(data: DataSpec) -> DataSpec:
     """The settings of length and loss, without what belongs to the run's own file."""
     return DataSpec(
         loss_on=data.loss_on, max_length=data.max_length, truncation=data.truncation,
-        bad_rows="skip",
+        on_invalid_row="skip",
     )  # fmt: skip
 
 

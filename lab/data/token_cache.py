@@ -21,7 +21,7 @@ from typing import Any, overload
 import numpy as np
 
 from lab import paths
-from lab.atomic_files import read_object, write_json
+from lab.atomic_files import read_object, sha256_of, write_json
 from lab.data import rendering, stop_tokens
 from lab.data.chat_template import IGNORE_INDEX, TokenizedExample
 from lab.errors import LabError
@@ -39,8 +39,7 @@ def folder() -> Path:
 def content_hash(path: Path) -> str:
     """sha256 of a file. Raises LabError if it cannot be read."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError as error:
         raise LabError(
             f"'{quote(str(path))}' cannot be read: {error.strerror or error}.",

@@ -52,11 +52,11 @@ def _terms(names: list[ModelRef], dataset: str | None) -> RunSpec:
             # what names columns or rows of the run's own file says nothing of another one
             data = replace(spec.data, dataset=dataset, columns={}, format="auto", max_examples=None)
             spec = replace(spec, data=data)
-        elif not spec.data.held_out and not spec.data.eval_fraction:
+        elif not spec.data.eval_dataset and not spec.data.eval_fraction:
             raise LabError(f"{run.id} held no rows out.", "Name a set with --dataset.")
-    plain = replace(spec.data, general_mix=0.0, packing="off")
+    plain = replace(spec.data, general_fraction=0.0, packing="off")
     if dataset is not None:
-        plain = replace(plain, eval_fraction=0.0, held_out="")
+        plain = replace(plain, eval_fraction=0.0, eval_dataset="")
     return replace(spec, data=plain)
 
 

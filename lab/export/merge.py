@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from lab import methods, paths
-from lab.atomic_files import remove_tree, size_of, write_json
+from lab.atomic_files import size_of, write_json
 from lab.chat import models as chat_models
 from lab.data import stop_tokens, template_lock
 from lab.errors import LabError
@@ -42,36 +43,57 @@ def merge(run: RunDir, target: Path) -> dict[str, Any]:
     loaded = chat_models.load(named)
     template_lock.enforce_files(loaded.receipt, run.artifact)
     before = _logits(loaded.model)
-    aside = target.with_name(f".{target.name}.tmp")
-    remove_tree(aside)
     try:
-        paths.make_folder(aside.parent)
-        aside.mkdir()
+        paths.make_folder(target.parent)
+        # a name that nobody can have made before, for this account alone
+        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise _failed(error) from None
+    try:
         method.merge(loaded.model).save_pretrained(aside)
         for name in template_lock.file_names(run.artifact):
             (aside / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(run.artifact / name, aside / name)
         stop_tokens.write(aside, loaded.tokenizer, loaded.model)
-        apart = _difference(before, _logits(_read(aside, loaded.model)))
-        if not apart <= TOLERANCE:
+        difference = _difference(before, _logits(_read(aside, loaded.model)))
+        if not difference <= TOLERANCE:
             raise LabError(
-                f"The merged model of {run.id} answers differently: {apart:.2e} of the logits' "
-                f"spread, and {TOLERANCE:g} is the most. It was not kept.",
+                f"The merged model of {run.id} answers differently: {difference:.2e} of the "
+                f"logits' spread, and {TOLERANCE:g} is the most. It was not kept.",
                 f"Use the adapter in {run.artifact}.",
             )
-        proof = {**loaded.receipt, "merged_from": run.id, "largest_difference": apart}
-        write_json(aside / "receipt.json", proof)
+        receipt = {**loaded.receipt, "merged_from": run.id, "largest_difference": difference}
+        (aside / "README.md").write_text(_card(spec, receipt, difference), encoding="utf-8")
+        write_json(aside / "receipt.json", receipt)
         os.replace(aside, target)
     except OSError as error:
-        raise LabError(f"The merge failed: {error}.", "Check the folder and the disk.") from None
+        raise _failed(error) from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return {
         "folder": str(target),
         "bytes": size_of(target),
-        "largest_difference": apart,
+        "largest_difference": difference,
         "note": loaded.note,
     }
+
+
+def _failed(error: OSError) -> LabError:
+    return LabError(f"The merge failed: {error}.", "Check the folder and the disk.")
+
+
+def _card(spec: RunSpec, receipt: dict[str, Any], difference: float) -> str:
+    """README.md of the merged model, with the call that `_read` has made."""
+    from lab.train import model_card
+    from lab.train.proof import ResultProof
+
+    outcome = ResultProof("transformers", True, difference, TOLERANCE, 1, PROBE_TOKENS)
+    lines = [
+        "from transformers import AutoModelForCausalLM",
+        "",
+        "model = AutoModelForCausalLM.from_pretrained(RESULT, use_safetensors=True)",
+    ]
+    return model_card.card(methods.get(spec.method["name"]), spec, receipt, {}, lines, outcome)
 
 
 def _read(folder: Path, like: Any) -> Any:

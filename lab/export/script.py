@@ -247,7 +247,7 @@ def script(spec: RunSpec, model: str, data: str, system_prompt: str) -> str:
     train = spec.train
     rate = method.default_lr if train.learning_rate == "auto" else float(train.learning_rate)
     is_packed = spec.data.packing == "on" or (
-        spec.data.packing == "auto" and bool(method.can_pack) and spec.data.bucketing == "off"
+        spec.data.packing == "auto" and bool(method.can_pack) and spec.data.group_by_length == "off"
     )
     values: dict[str, Any] = {
         "title": method.title,
@@ -269,12 +269,12 @@ def script(spec: RunSpec, model: str, data: str, system_prompt: str) -> str:
         "eval_fraction": spec.data.eval_fraction,
         "packed": f"\n\n{plain_training.PACKED}" if is_packed else "",
         "batch_size": train.batch_size,
-        "accumulation": train.accumulation,
+        "accumulation": train.gradient_accumulation_steps,
         "learning_rate": rate,
         "epochs": train.epochs,
         "max_steps": train.max_steps,
-        "schedule": train.schedule,
-        "warmup": train.warmup,
+        "schedule": train.lr_scheduler_type,
+        "warmup": train.warmup_ratio,
         "weight_decay": train.weight_decay,
         "max_grad_norm": train.max_grad_norm,
         "optimizer": "\n    ".join(optimizers.get(train.optimizer).script(train)),
@@ -319,14 +319,14 @@ def _refused(spec: RunSpec) -> list[str]:
     """Settings under which the script would train something else."""
     data, train = spec.data, spec.train
     named = {
-        "start_from": bool(spec.start_from),
+        "init_from_run": bool(spec.init_from_run),
         "data.columns": bool(data.columns),
         f"data.format {data.format}": data.format in ("multiple-choice", "preference", "tree"),
-        "data.slots": bool(data.slots),
+        "data.placeholders": bool(data.placeholders),
         "data.truncation left": data.truncation == "left",
-        "data.held_out": data.held_out is not None,
-        "data.bucketing": data.bucketing == "on",
-        "data.general_mix": data.general_mix > 0,
+        "data.eval_dataset": data.eval_dataset is not None,
+        "data.group_by_length": data.group_by_length == "on",
+        "data.general_fraction": data.general_fraction > 0,
         "train.max_tokens": train.max_tokens is not None,
         "train.max_seconds": train.max_seconds is not None,
         "train.max_flops": train.max_flops is not None,
@@ -338,7 +338,7 @@ def _left_out(spec: RunSpec, is_packed: bool) -> str:
     """What the script does otherwise, named in its docstring."""
     data, train = spec.data, spec.train
     named = {
-        "bad_rows (a row that cannot be read ends the script)": data.bad_rows == "skip",
+        "on_invalid_row (a row that cannot be read ends the script)": data.on_invalid_row == "skip",
         "early_stopping": train.early_stopping is not None,
         "activation_checkpointing": train.activation_checkpointing == "on",
         "compile": train.compile == "on",

@@ -32,10 +32,16 @@ if TYPE_CHECKING:
 # Settings that a prediction depends on, by what they change.
 STRUCTURE = ("precision", "adapter_precision", "optimizer", "momentum")
 STEP = (
-    *("batch_size", "accumulation", "loss", "max_grad_norm", "compile"),
+    *(
+        "batch_size",
+        "gradient_accumulation_steps",
+        "loss_implementation",
+        "max_grad_norm",
+        "compile",
+    ),
     *("activation_checkpointing", "checkpointed_layers"),
 )
-DISK = ("save_every", "keep_best", "keep_last", "max_steps")
+DISK = ("save_steps", "keep_best", "keep_last", "max_steps")
 # What a prediction rests on: a cached one of other code is made again.
 CODE = ("forecast", "forecasts.py", "methods", "models", "train", "optimizers.py")
 # A CPU run's resident memory beyond the tensors: copies that kernels make, and the heap's holes.
@@ -81,7 +87,7 @@ def predict(
         if shadow:
             return step(config, layers, method, spec, batch, loss, on_gpu=on_gpu, whole=whole)
         parts = short or outline_of(config, spec, method, on_gpu=on_gpu, packed=packed)
-        return whole_step(parts, profile.sizes, spec.train.accumulation), How.OUTLINE
+        return whole_step(parts, profile.sizes, spec.train.gradient_accumulation_steps), How.OUTLINE
 
     try:
         step_trace, how = trace()
@@ -109,7 +115,7 @@ def predict(
 def _notes(spec: RunSpec, loss: str, profile: Measured, memory: MemoryForecast) -> tuple[str, ...]:
     """What a person may want to know of the figure; nothing else reads it."""
     notes = []
-    if loss != spec.train.loss:
+    if loss != spec.train.loss_implementation:
         notes.append("This architecture changes its logits after the head: plain loss.")
     if not optimizers.get(spec.train.optimizer).on_cpu:
         notes.append("Paged optimizer state is counted, though the driver may move it to the host.")
@@ -186,7 +192,7 @@ def for_any_rows(
         ends = (own, own)
     outlines = []
     for rows in sorted(set(ends)):
-        train = dataclasses.replace(spec.train, batch_size=rows, accumulation=1)
+        train = dataclasses.replace(spec.train, batch_size=rows, gradient_accumulation_steps=1)
         few = dataclasses.replace(spec, train=train)
         try:
             short = outline_of(config, few, method, on_gpu=on_gpu, packed=packed)
@@ -292,7 +298,7 @@ def _traced(counts: MemoryForecast, trace: Trace, how: How, *, on_gpu: bool) -> 
 def loss_kind(config: Any, spec: RunSpec) -> str:
     """The loss that the worker will use: plain where the logits are changed after the head."""
     changes = any(getattr(config, name, None) not in (None, 1, 1.0) for name in CHANGED_LOGITS)
-    return "plain" if changes else spec.train.loss
+    return "plain" if changes else spec.train.loss_implementation
 
 
 def _settings(spec: RunSpec, loss: str, packed: bool) -> StepSettings:
@@ -301,7 +307,7 @@ def _settings(spec: RunSpec, loss: str, packed: bool) -> StepSettings:
     return StepSettings(
         batch_size=train.batch_size,
         max_length=spec.data.max_length,
-        accumulation=train.accumulation,
+        gradient_accumulation_steps=train.gradient_accumulation_steps,
         precision=train.precision,
         adapter_precision=train.adapter_precision,
         activation_checkpointing=train.activation_checkpointing,

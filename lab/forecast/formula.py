@@ -76,7 +76,7 @@ def counted(sizes: Sizes, spec: RunSpec, *, on_gpu: bool) -> MemoryForecast:
     the peak is the least that the run needs: it may rule a run out, and never says that it fits."""
     workspace = CUBLAS_WORKSPACE if on_gpu else CPU_LIBRARIES
     resting = sizes.weights + sizes.moments + workspace
-    accumulated = sizes.gradients if spec.train.accumulation > 1 else 0
+    accumulated = sizes.gradients if spec.train.gradient_accumulation_steps > 1 else 0
     phases = Phases(
         load=sizes.weights + workspace,
         forward=resting + accumulated,
@@ -111,7 +111,7 @@ def disk_forecast(sizes: Sizes, spec: RunSpec) -> DiskForecast:
     is_whole = methods.get(spec.method["name"]).saves_whole_model
     artifact = sizes.weights if is_whole else sizes.own
     checkpoint = sizes.own + sizes.moments
-    count = 0 if train.save_every == 0 else train.keep_best + train.keep_last + 1
-    if train.max_steps is not None and train.save_every:
-        count = min(count, train.max_steps // train.save_every)
+    count = 0 if train.save_steps == 0 else train.keep_best + train.keep_last + 1
+    if train.max_steps is not None and train.save_steps:
+        count = min(count, train.max_steps // train.save_steps)
     return DiskForecast(artifact, checkpoint, artifact + count * checkpoint)

@@ -42,20 +42,23 @@ def candidates(spec: dict[str, Any], *, on_gpu: bool) -> list[MemorySaver]:
     """The changes that can make a resolved spec smaller, gentlest first."""
     train, data, method = spec["train"], spec["data"], spec["method"]
     savers = []
-    if train["loss"] == "plain":
-        savers.append(MemorySaver("Fuse the head and the loss", {"train.loss": "fused"}))
+    if train["loss_implementation"] == "plain":
+        savers.append(
+            MemorySaver("Fuse the head and the loss", {"train.loss_implementation": "fused"})
+        )
     if train["activation_checkpointing"] != "on":
         savers.append(
             MemorySaver("Recompute activations (slower)", {"train.activation_checkpointing": "on"})
         )
     if train["batch_size"] > 1:
         half = train["batch_size"] // 2
-        times = -(-train["batch_size"] * train["accumulation"] // half)
+        times = -(-train["batch_size"] * train["gradient_accumulation_steps"] // half)
         savers.append(
             MemorySaver(
                 f"Half the rows at a time, twice as often ({half} × {times})",
-                {"train.batch_size": half, "train.accumulation": times},
-                keeps_batch=half * times == train["batch_size"] * train["accumulation"],
+                {"train.batch_size": half, "train.gradient_accumulation_steps": times},
+                keeps_batch=half * times
+                == train["batch_size"] * train["gradient_accumulation_steps"],
             )
         )
     if on_gpu and train["precision"] != "bfloat16":

@@ -165,7 +165,7 @@ def _parts(log: Log) -> dict[str, Part]:
     }
 
 
-def whole_step(short: Outline, sizes: Sizes, accumulation: int = 1) -> Trace:
+def whole_step(short: Outline, sizes: Sizes, gradient_accumulation_steps: int = 1) -> Trace:
     """The peaks of a step of the whole model, whose weights, state and gradients are `sizes`."""
     places = range(len(short.stands_for))
     overhead = short.unused + short.left
@@ -174,7 +174,9 @@ def whole_step(short: Outline, sizes: Sizes, accumulation: int = 1) -> Trace:
     rest = {"weights": sizes.weights, "optimizer": sizes.moments}
     peaks = {"load": Peak(sizes.weights, {"weights": sizes.weights}, "given")}
     walk = _Walk(short, peaks, rest, overhead)
-    if accumulation > 1:  # those of earlier passes; the short model's come with its own part
+    if (
+        gradient_accumulation_steps > 1
+    ):  # those of earlier passes; the short model's come with its own part
         own = short.parts["forward.before"].net.get("gradients", 0)
         walk.add("gradients", sizes.gradients - own)
         walk.adds_gradients = own > 0

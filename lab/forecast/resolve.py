@@ -33,7 +33,7 @@ def resolve(spec: RunSpec, has_bf16: bool | None = None) -> RunSpec:
     }
     packing = spec.data.packing
     if packing == "auto":
-        packing = "on" if method.can_pack and spec.data.bucketing == "off" else "off"
+        packing = "on" if method.can_pack and spec.data.group_by_length == "off" else "off"
     return replace(
         spec,
         name=spec.name.strip() or method.title,

@@ -93,7 +93,7 @@ def seconds_a_token(
     if train.activation_checkpointing == "on":
         share = (train.checkpointed_layers or sizes.layers) / sizes.layers
         work += 2.0 * share * (sizes.parameters - sizes.vocabulary * sizes.hidden)
-    if train.loss == "plain":
+    if train.loss_implementation == "plain":
         work *= PLAIN_LOSS
     tokens = train.batch_size * length
     launch = launch_seconds(sizes, launches, device) / tokens
@@ -101,7 +101,7 @@ def seconds_a_token(
     # weights are read forward and back; the update reads weights, gradients and state and writes
     moved = 2.0 * sizes.weights / tokens
     update = 2.0 * sizes.own + 2.0 * sizes.moments + 3.0 * sizes.gradients
-    updating = update / speed / (tokens * train.accumulation)
+    updating = update / speed / (tokens * train.gradient_accumulation_steps)
     rate = device.flops * device.reached
     if not device.on_gpu:
         return float(max(work / rate, moved / speed)) + launch + updating
@@ -143,12 +143,14 @@ def course(spec: RunSpec, stats: DatasetStats, flops_a_token: float) -> Course |
     counted = float(stats.loss_tokens_per_row or sequence) / sequence
     examples = min(stats.examples, data.max_examples or stats.examples)
     sequences = examples * float(stats.sequences_per_example or 1.0)
-    sequences *= (1 - (0.0 if data.held_out else data.eval_fraction)) / (1 - data.general_mix)
+    sequences *= (1 - (0.0 if data.eval_dataset else data.eval_fraction)) / (
+        1 - data.general_fraction
+    )
     length, rows = sequence, sequences
     if data.packing == "on":
         together = max(1.0, math.floor(data.max_length / sequence))
         length, rows = sequence * together, max(1.0, sequences / together)
-    per_step = train.batch_size * train.accumulation
+    per_step = train.batch_size * train.gradient_accumulation_steps
     steps = float(math.ceil(train.epochs * rows / per_step))
     limits = [
         train.max_steps,
@@ -183,18 +185,22 @@ def pace(
     limit = spec.train.max_seconds
     if limit and (not steps or seconds > limit):
         seconds, tokens = limit, limit / each
-        steps = math.ceil(tokens / (spec.train.batch_size * spec.train.accumulation * found.length))
+        steps = math.ceil(
+            tokens / (spec.train.batch_size * spec.train.gradient_accumulation_steps * found.length)
+        )
     examples = min(stats.examples, spec.data.max_examples or math.inf)
-    share = 0.0 if spec.data.held_out else spec.data.eval_fraction  # of a set of its own, unknown
+    share = (
+        0.0 if spec.data.eval_dataset else spec.data.eval_fraction
+    )  # of a set of its own, unknown
     held = examples * share * found.sequence
-    every = spec.train.eval_every
+    every = spec.train.eval_steps
     times = EVALUATIONS if every is None else steps // every if every else 1
     evaluating = (1 + min(times, steps)) * held * each / 3  # the pass forward alone
     watts = device.watts
     train = spec.train
     whole = methods.get(spec.method["name"]).saves_whole_model
     artifact = sizes.weights if whole else sizes.own
-    saves = SAVES if train.save_every is None else train.save_every and steps // train.save_every
+    saves = SAVES if train.save_steps is None else train.save_steps and steps // train.save_steps
     saved = artifact + min(saves, steps) * (sizes.own + sizes.moments)
     launch = launch_seconds(sizes, launches, device)
     return RuntimeForecast(
@@ -218,7 +224,7 @@ def pace(
 
 def _sampling(spec: RunSpec, sizes: Sizes, device: Device, launch: float, steps: int) -> float:
     """Seconds of the sample answers: for each token a pass forward that reads all weights."""
-    every = spec.train.sample_every
+    every = spec.train.sample_steps
     times = SAMPLES if every is None else every and 2 + steps // every
     speed = device.bandwidth or BANDWIDTH[device.on_gpu]
     forward = launch / 3  # forward and back are three such passes

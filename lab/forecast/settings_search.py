@@ -63,7 +63,7 @@ def _ranked(
 ) -> list[Candidate]:
     """The choices with one of these optimizers, the leading ones traced."""
     ways = ["off", "on"] if method.can_checkpoint_activations else ["off"]
-    can_fuse = memory.loss_kind(config, _with(spec, loss="fused")) == "fused"
+    can_fuse = memory.loss_kind(config, _with(spec, loss_implementation="fused")) == "fused"
     losses = ["fused", "plain"] if can_fuse and method.can_fuse_loss else ["plain"]
     choices: list[Candidate] = []
     untraceable: set[tuple[str, str]] = set()
@@ -92,10 +92,10 @@ def _ranked(
                 spec,
                 optimizer=rule,
                 batch_size=rows,
-                accumulation=times,
+                gradient_accumulation_steps=times,
                 activation_checkpointing=way,
                 checkpointed_layers=None,
-                loss=loss,
+                loss_implementation=loss,
                 compile=compiles,
             )
             predicted = None if (way, loss) in untraceable else outlined(changed)
@@ -108,7 +108,7 @@ def _ranked(
             choices.append(
                 Candidate(
                     batch_size=rows,
-                    accumulation=times,
+                    gradient_accumulation_steps=times,
                     activation_checkpointing=way,
                     loss=loss,
                     optimizer=rule,
@@ -154,7 +154,7 @@ def _rules(spec: RunSpec) -> list[str]:
 
 def _splits(spec: RunSpec) -> list[tuple[int, int]]:
     """(rows a pass, passes) with the rows of a step as asked."""
-    total = spec.train.batch_size * spec.train.accumulation
+    total = spec.train.batch_size * spec.train.gradient_accumulation_steps
     splits = [(rows, total // rows) for rows in range(1, total + 1) if total % rows == 0]
     return splits[-1:] if optimizers.get(spec.train.optimizer).in_backward else splits
 
@@ -171,7 +171,7 @@ def _rank(choice: Candidate) -> tuple[bool, float, int]:
 
 def _speed(spec: RunSpec, sized: memory.Measured, device: Device, launches: int) -> float:
     """Tokens a second with rows full of tokens that count."""
-    costs = sized.costs[spec.train.loss]
+    costs = sized.costs[spec.train.loss_implementation]
     return 1 / runtime_estimate.seconds_a_token(
         spec, costs, sized.sizes, device, bits=sized.bits, launches=launches
     )

@@ -19,7 +19,16 @@ from lab.methods.parts import compatibility, diagram
 from lab.methods.parts.compatibility import Unsupported
 from lab.schema import quote
 
-__all__ = ["Context", "Method", "No", "all_methods", "get", "names", "register", "standard_methods"]
+__all__ = [
+    "Context",
+    "Method",
+    "Unsupported",
+    "all_methods",
+    "get",
+    "names",
+    "register",
+    "standard_methods",
+]
 
 
 @dataclass(frozen=True)
@@ -32,7 +41,7 @@ class Context:
 
 class Method:
     """One way to fine-tune. Every hook but `apply`, `trainable_count`, `save`, `load` and
-    `check_saved` has a default. What a method cannot do is `No("why")`; see
+    `check_saved` has a default. What a method cannot do is `Unsupported("why")`; see
     `lab.methods.parts.compatibility`."""
 
     name: ClassVar[str]
@@ -166,7 +175,7 @@ class Method:
         raise NotImplementedError(f"{self.name} has no load")
 
     def load_saved(self, base: Any, folder: Path) -> Any:
-        """`load`, with a LabError for whatever the files of a stranger make a library say."""
+        """`load`, with a LabError for any error that untrusted files cause in a library."""
         from lab.models.weights import first_line, is_out_of_memory
 
         try:

@@ -42,20 +42,22 @@ class AdaloraConfig:
     dropout: float = option(
         0.05, "LoRA dropout", "Dropout probability on the adapter input.", min=0.0, max=0.95
     )
-    targets: str | list[str] = targets_option()
-    warmup: float = option(
+    target_modules: str | list[str] = targets_option()
+    tinit_ratio: float = option(
         0.1,
         "Pruning warm-up",
         "Fraction of the run before ranks are reduced (PEFT: tinit).",
         min=0.0,
         max=0.9,
+        formerly="warmup",
     )
-    settle: float = option(
+    tfinal_ratio: float = option(
         0.3,
         "Final phase",
         "Fraction at the end of the run with fixed ranks (PEFT: tfinal).",
         min=0.0,
         max=0.9,
+        formerly="settle",
     )
     every: int = option(
         1,
@@ -110,7 +112,7 @@ class Adalora(PeftMethod):
     vectors = (".lora_E.",)
 
     def check(self, model: Any, config: AdaloraConfig, context: Context) -> list[Problem]:
-        problems = target_problems(model, config.targets, self.can_train_conv1d)
+        problems = target_problems(model, config.target_modules, self.can_train_conv1d)
         if config.target_rank >= config.rank:
             problems.append(
                 Problem(
@@ -118,12 +120,12 @@ class Adalora(PeftMethod):
                     f"is {config.target_rank}; it must be below rank, {config.rank}.",
                 )
             )
-        if config.warmup + config.settle > 0.95:
+        if config.tinit_ratio + config.tfinal_ratio > 0.95:
             problems.append(
                 Problem(
-                    "method.settle",
-                    f"is {config.settle:g}; with warmup {config.warmup:g} less than a twentieth of "
-                    "the run is left to prune in. Lower one.",
+                    "method.tfinal_ratio",
+                    f"is {config.tfinal_ratio:g}; with tinit_ratio {config.tinit_ratio:g} less "
+                    "than a twentieth of the run is left to prune in. Lower one.",
                 )
             )
         return problems
@@ -134,7 +136,7 @@ class Adalora(PeftMethod):
             "target_r": config.target_rank,
             "lora_alpha": config.alpha,
             "lora_dropout": config.dropout,
-            "target_modules": peft_targets(config.targets),
+            "target_modules": peft_targets(config.target_modules),
             "deltaT": config.every,
             "beta1": config.smoothing,
             "beta2": config.smoothing,
@@ -153,8 +155,9 @@ class Adalora(PeftMethod):
             "    total = max(steps, 2)",
             '    settings = model.peft_config["default"]',
             "    settings.total_step = total",
-            f"    settings.tfinal = min(int({config.settle} * total), total - 2)",
-            f"    settings.tinit = min(int({config.warmup} * total), total - settings.tfinal - 1)",
+            f"    settings.tfinal = min(int({config.tfinal_ratio} * total), total - 2)",
+            f"    settings.tinit = int({config.tinit_ratio} * total)",
+            "    settings.tinit = min(settings.tinit, total - settings.tfinal - 1)",
             "",
             "",
             "def after_step(step):",
@@ -179,7 +182,7 @@ class Adalora(PeftMethod):
         ]
 
     def trainable_count(self, model: Any, config: AdaloraConfig, context: Context) -> int:
-        layers = target_layers(model, config.targets)
+        layers = target_layers(model, config.target_modules)
         return sum(config.rank * (layer.d_in + layer.d_out + 1) for layer in layers)
 
     def apply(self, model: Any, config: AdaloraConfig, context: Context) -> Any:
@@ -195,8 +198,8 @@ class Adalora(PeftMethod):
         total = max(steps or PLACEHOLDER_STEPS, 2)
         settings = model.peft_config["default"]
         settings.total_step = total
-        settings.tfinal = min(int(config.settle * total), total - 2)
-        settings.tinit = min(int(config.warmup * total), total - settings.tfinal - 1)
+        settings.tfinal = min(int(config.tfinal_ratio * total), total - 2)
+        settings.tinit = min(int(config.tinit_ratio * total), total - settings.tfinal - 1)
 
     def penalty(self, model: Any, config: AdaloraConfig) -> Any:
         """The mean distance of P'P and QQ' from the identity, as PEFT adds it to its own loss."""

@@ -65,12 +65,13 @@ class BottleneckConfig:
         above=0.0,
         max=1000.0,
     )
-    start: str = option(
+    init: str = option(
         "zero",
         "Initialisation",
         "Up-projection: zero (identical to the base model at step 0) or near-zero (normal, std "
         "0.01, as Houlsby et al.).",
         choices=("zero", "near-zero"),
+        formerly="start",
     )
 
 
@@ -197,6 +198,6 @@ def _insert(model: Any, config: BottleneckConfig, dtype: Any) -> None:
         activation=config.activation,
         dropout=config.dropout,
         scale=config.scale,
-        start_std=NEAR_ZERO if config.start == "near-zero" else 0.0,
+        start_std=NEAR_ZERO if config.init == "near-zero" else 0.0,
         dtype=dtype,
     )

@@ -138,7 +138,7 @@ def selected(model: Any, config: FullConfig) -> dict[str, Any]:
 
 
 def _above(model: Any) -> set[int]:
-    """Ids of what stands behind the last layer: the final norm, and the head unless it is tied."""
+    """Ids of the modules after the last layer: the final norm, and the head unless it is tied."""
     prefix, layers = decoder_layers(model)
     parts = list(model.get_submodule(prefix.rpartition(".")[0]).children())
     behind = next(index for index, part in enumerate(parts) if part is layers) + 1
@@ -149,7 +149,7 @@ def _above(model: Any) -> set[int]:
 
 
 def _freeze_problems(model: Any, entries: list[str]) -> list[Problem]:
-    """Entries of `freeze` that name no parameter, and patterns that are none."""
+    """Entries of `freeze` that name no parameter, and invalid patterns."""
     nothing = (
         f"names no parameter of this model. Write one of {', '.join(PARTS)}, a module such as "
         "mlp, or a pattern such as re:.*q_proj.*"

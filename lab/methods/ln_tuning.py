@@ -22,11 +22,12 @@ from lab.schema import option
 
 @dataclass(frozen=True, kw_only=True)
 class LnTuningConfig:
-    targets: list[str] | None = option(
+    target_modules: list[str] | None = option(
         None,
         "Target modules",
         "Norm layers to train, e.g. input_layernorm. Not set: all of them.",
         names=True,
+        formerly="targets",
     )
 
 
@@ -56,10 +57,12 @@ class LnTuning(PeftMethod):
         names = [name for name, _ in norm_layers]
         choices = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in names}))
         nothing = f"names no normalisation layer of this model. Choose from: {choices}."
-        return patterns.problems("method.targets", config.targets or [], names, nothing)
+        return patterns.problems(
+            "method.target_modules", config.target_modules or [], names, nothing
+        )
 
     def settings(self, config: LnTuningConfig) -> dict[str, Any]:
-        return {"target_modules": config.targets}
+        return {"target_modules": config.target_modules}
 
     def settings_for(self, model: Any, config: LnTuningConfig, context: Context) -> dict[str, Any]:
         return {"target_modules": [name for name, _ in chosen(model, config)]}
@@ -73,8 +76,8 @@ class LnTuning(PeftMethod):
             "    and any(True for _ in module.parameters(recurse=False))",
             "]",
         ]
-        if config.targets is not None:
-            lines.append(f"norms = {names_lines(config.targets, 'norms')}")
+        if config.target_modules is not None:
+            lines.append(f"norms = {names_lines(config.target_modules, 'norms')}")
         return lines
 
     def script_settings(self, config: LnTuningConfig) -> dict[str, str]:
@@ -107,7 +110,7 @@ class LnTuning(PeftMethod):
 def chosen(model: Any, config: LnTuningConfig) -> list[tuple[str, Any]]:
     """(name, module) of the norms that train."""
     norm_layers = norms(model)
-    if config.targets is None:
+    if config.target_modules is None:
         return norm_layers
-    names = patterns.all_named(config.targets, [name for name, _ in norm_layers])
+    names = patterns.all_named(config.target_modules, [name for name, _ in norm_layers])
     return [(name, module) for name, module in norm_layers if name in names]

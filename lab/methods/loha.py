@@ -35,7 +35,7 @@ class LohaConfig:
     module_dropout: float = option(
         0.0, "Module dropout", "Probability of dropping a layer's whole update.", min=0.0, max=0.95
     )
-    targets: str | list[str] = targets_option()
+    target_modules: str | list[str] = targets_option()
 
 
 @register(
@@ -61,7 +61,7 @@ class Loha(PeftMethod):
     peft_class = "LoHaConfig"
 
     def check(self, model: Any, config: LohaConfig, context: Context) -> list[Problem]:
-        return target_problems(model, config.targets, self.can_train_conv1d)
+        return target_problems(model, config.target_modules, self.can_train_conv1d)
 
     def settings(self, config: LohaConfig) -> dict[str, Any]:
         return {
@@ -69,9 +69,9 @@ class Loha(PeftMethod):
             "alpha": config.alpha,
             "rank_dropout": config.rank_dropout,
             "module_dropout": config.module_dropout,
-            "target_modules": peft_targets(config.targets),
+            "target_modules": peft_targets(config.target_modules),
         }
 
     def trainable_count(self, model: Any, config: LohaConfig, context: Context) -> int:
-        layers = target_layers(model, config.targets)
+        layers = target_layers(model, config.target_modules)
         return sum(2 * config.rank * (layer.d_in + layer.d_out) for layer in layers)

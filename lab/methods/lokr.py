@@ -2,7 +2,7 @@
 
 W = W0 + (alpha / r) C (x) (B A). d_in = m n and d_out = l k are split into two factors each, the
 smaller first; C is (l, m), B (k, r), A (r, n). C is zero at the start, so step 0 equals the base.
-A factor that is no larger than its low-rank form (r >= max(k, n) / 2) is kept whole, and with
+A factor that is not larger than its low-rank form (r >= max(k, n) / 2) is kept whole, and with
 `decompose_both` C is split in two as well where r < max(l, m) / 2.
 Trainable = sum over targets of l m + r (k + n).
 Source: Edalati et al. 2022, arXiv:2212.10650 (KronA); Yeh et al. 2023, arXiv:2309.14859 (LyCORIS).
@@ -48,7 +48,7 @@ class LokrConfig:
     decompose_both: bool = option(
         False, "Decompose both", "Use a low-rank form for the smaller factor too."
     )
-    targets: str | list[str] = targets_option()
+    target_modules: str | list[str] = targets_option()
 
 
 @register(
@@ -74,7 +74,7 @@ class Lokr(PeftMethod):
     peft_class = "LoKrConfig"
 
     def check(self, model: Any, config: LokrConfig, context: Context) -> list[Problem]:
-        return target_problems(model, config.targets, self.can_train_conv1d)
+        return target_problems(model, config.target_modules, self.can_train_conv1d)
 
     def settings(self, config: LokrConfig) -> dict[str, Any]:
         return {
@@ -84,12 +84,12 @@ class Lokr(PeftMethod):
             "module_dropout": config.module_dropout,
             "decompose_factor": config.factor,
             "decompose_both": config.decompose_both,
-            "target_modules": peft_targets(config.targets),
+            "target_modules": peft_targets(config.target_modules),
         }
 
     def trainable_count(self, model: Any, config: LokrConfig, context: Context) -> int:
         total = 0
-        for layer in target_layers(model, config.targets):
+        for layer in target_layers(model, config.target_modules):
             small_in, large_in = split(layer.d_in, config.factor)
             small_out, large_out = split(layer.d_out, config.factor)
             small, large = (small_out, small_in), (large_out, large_in)

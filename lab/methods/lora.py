@@ -63,13 +63,14 @@ class LoraConfig:
     dropout: float = option(
         0.05, "LoRA dropout", "Dropout probability on the adapter input.", min=0.0, max=0.95
     )
-    targets: str | list[str] = targets_option()
-    start: str = option(
+    target_modules: str | list[str] = targets_option()
+    init_lora_weights: str = option(
         "default",
         "Initialisation",
         "Initial A and B: default (A uniform, B zero), gaussian (A normal, B zero), orthogonal, "
         "pissa (top singular vectors) or olora (QR).",
         choices=("default", "gaussian", "orthogonal", "pissa", "olora"),
+        formerly="start",
     )
     bias: str = option(
         "none",
@@ -77,22 +78,25 @@ class LoraConfig:
         "none, those of the target modules (lora_only), or all biases of the model.",
         choices=("none", "lora_only", "all"),
     )
-    rslora: bool = option(
+    use_rslora: bool = option(
         False,
         "rsLoRA scaling",
         "Rank-stabilised LoRA: scale by alpha / √rank, so that high ranks keep learning.",
+        formerly="rslora",
     )
-    dora: bool = option(
+    use_dora: bool = option(
         False,
         "DoRA",
         "Weight-decomposed LoRA: also train the magnitude of each weight row. Slower.",
+        formerly="dora",
     )
-    lr_ratio: float = option(
+    loraplus_lr_ratio: float = option(
         1.0,
         "LoRA+ ratio",
         "Learning rate of B divided by that of A; 1 turns LoRA+ off, its paper recommends 16.",
         min=1.0,
         max=1000.0,
+        formerly="lr_ratio",
     )
     last_rank: int | None = option(
         None,
@@ -120,12 +124,13 @@ class LoraConfig:
     layer_alphas: list[float] | None = option(
         None, "Alpha per layer", "One alpha per layer, first to last.", above=0.0, max=65_536
     )
-    train_also: list[str] | None = option(
+    modules_to_save: list[str] | None = option(
         None,
         "Fully trained modules",
         "Modules trained in full next to the adapter (PEFT: modules_to_save), e.g. "
         "input_layernorm, embeddings, head.",
         names=True,
+        formerly="train_also",
     )
 
 
@@ -153,7 +158,7 @@ class Lora(PeftMethod):
     peft_class = "LoraConfig"
 
     def check(self, model: Any, config: Any, context: Context) -> list[Problem]:
-        problems = target_problems(model, config.targets, self.can_train_conv1d)
+        problems = target_problems(model, config.target_modules, self.can_train_conv1d)
         if problems:
             return problems
         if config.bias != "none" and not _biases(model, config):
@@ -164,24 +169,25 @@ class Lora(PeftMethod):
                     f"is {config.bias} and has no effect: {where} no biases. Leave it out.",
                 )
             )
-        layers = target_layers(model, config.targets)
+        layers = target_layers(model, config.target_modules)
         problems += problems_by_layer(layers, config)
-        if config.start == "olora" and any(layer.is_conv1d for layer in layers):
+        if config.init_lora_weights == "olora" and any(layer.is_conv1d for layer in layers):
             problems.append(
                 Problem(
-                    "method.start",
+                    "method.init_lora_weights",
                     "is olora, which needs nn.Linear layers; Conv1D keeps its weight transposed "
                     "and the QR has the wrong shape. Choose pissa or default.",
                 )
             )
-        if config.start in DECOMPOSES_BASE:
+        if config.init_lora_weights in DECOMPOSES_BASE:
             problems += too_high_ranks(layers, config)
-        if config.dora and config.start in DECOMPOSES_BASE:
+        if config.use_dora and config.init_lora_weights in DECOMPOSES_BASE:
             problems.append(
                 Problem(
-                    "method.dora",
-                    f"cannot be combined with start {config.start}: the result is saved as a plain "
-                    "difference to the base, which DoRA's norms are not. Choose start default.",
+                    "method.use_dora",
+                    f"cannot be combined with init_lora_weights {config.init_lora_weights}: the "
+                    "result is saved as a plain difference to the base, which holds no DoRA norms. "
+                    "Choose default there.",
                 )
             )
         return problems + _problems_with_also(model, layers, config)
@@ -191,29 +197,29 @@ class Lora(PeftMethod):
             "r": config.rank,
             "lora_alpha": int(config.alpha) if config.alpha.is_integer() else config.alpha,
             "lora_dropout": config.dropout,
-            "target_modules": peft_targets(config.targets),
+            "target_modules": peft_targets(config.target_modules),
         }
         chosen = {
-            "init_lora_weights": config.start != "default" and config.start,
+            "init_lora_weights": config.init_lora_weights != "default" and config.init_lora_weights,
             "bias": config.bias != "none" and config.bias,
-            "use_rslora": config.rslora,
-            "use_dora": config.dora,
+            "use_rslora": config.use_rslora,
+            "use_dora": config.use_dora,
         }
         return settings | {key: value for key, value in chosen.items() if value}
 
     def settings_for(self, model: Any, config: Any, context: Context) -> dict[str, Any]:
         settings = self.settings(config)
-        layers = target_layers(model, config.targets)
+        layers = target_layers(model, config.target_modules)
         by_layer = ranks_and_alphas(layers, config)
         if any(pair != (config.rank, config.alpha) for pair in by_layer.values()):
             settings["rank_pattern"] = {re.escape(n): pair[0] for n, pair in by_layer.items()}
             settings["alpha_pattern"] = {re.escape(n): pair[1] for n, pair in by_layer.items()}
-        if config.train_also:
-            names, _ = module_names(model, config.train_also)
+        if config.modules_to_save:
+            names, _ = module_names(model, config.modules_to_save)
             settings["modules_to_save"] = names
             settings["ensure_weight_tying"] = is_tied(model)
-        if is_meta(model) and config.start in DECOMPOSES_BASE:
-            del settings["init_lora_weights"]  # there are no values to take apart
+        if is_meta(model) and config.init_lora_weights in DECOMPOSES_BASE:
+            del settings["init_lora_weights"]  # there are no values to decompose
         return settings
 
     def script_before(self, config: Any) -> list[str]:
@@ -223,33 +229,33 @@ class Lora(PeftMethod):
         return super().script_settings(config) | lora_script.settings(config)
 
     def script_after(self, config: Any) -> list[str]:
-        return lora_script.after(config, config.start in DECOMPOSES_BASE)
+        return lora_script.after(config, config.init_lora_weights in DECOMPOSES_BASE)
 
     def apply(self, model: Any, config: Any, context: Context) -> Any:
         model = super().apply(model, config, context)
-        if config.start in DECOMPOSES_BASE and not is_meta(model):
+        if config.init_lora_weights in DECOMPOSES_BASE and not is_meta(model):
             model.lab_start = {
                 name: weight.detach().clone() for name, weight in _factors(model).items()
             }
         return model
 
     def trainable_count(self, model: Any, config: Any, context: Context) -> int:
-        layers = target_layers(model, config.targets)
+        layers = target_layers(model, config.target_modules)
         by_layer = ranks_and_alphas(layers, config)
         total = sum(by_layer[layer.name][0] * (layer.d_in + layer.d_out) for layer in layers)
-        if config.dora:
+        if config.use_dora:
             total += sum(layer.d_out for layer in layers)
         if config.bias != "none":
             total += sum(bias.numel() for bias in _biases(model, config).values())
-        names, _ = module_names(model, config.train_also or [])
+        names, _ = module_names(model, config.modules_to_save or [])
         return int(total + sum(weight.numel() for weight in weights_of(model, names)))
 
     def needs_separate_base(self, config: Any) -> bool:
-        changes = config.bias != "none" or config.start in DECOMPOSES_BASE
+        changes = config.bias != "none" or config.init_lora_weights in DECOMPOSES_BASE
         return changes or super().needs_separate_base(config)
 
     def param_groups(self, model: Any, config: Any, learning_rate: float) -> list[dict[str, Any]]:
-        if config.lr_ratio == 1.0:
+        if config.loraplus_lr_ratio == 1.0:
             return super().param_groups(model, config, learning_rate)
         named = [
             (name, weight) for name, weight in model.named_parameters() if weight.requires_grad
@@ -258,7 +264,7 @@ class Lora(PeftMethod):
         others = [weight for name, weight in named if ".lora_B." not in name]
         return [
             {"params": others, "lr": learning_rate},
-            {"params": fast, "lr": learning_rate * config.lr_ratio},
+            {"params": fast, "lr": learning_rate * config.loraplus_lr_ratio},
         ]
 
     def state(self, model: Any) -> dict[str, Any]:
@@ -287,32 +293,32 @@ def _biases(model: Any, config: Any) -> dict[str, Any]:
     biases = {name: weight for name, weight in model.named_parameters() if "bias" in name}
     if config.bias == "all":
         return biases
-    target_biases = {f"{layer.name}.bias" for layer in target_layers(model, config.targets)}
+    target_biases = {f"{layer.name}.bias" for layer in target_layers(model, config.target_modules)}
     return {name: weight for name, weight in biases.items() if name in target_biases}
 
 
 def _problems_with_also(model: Any, layers: list[LinearLayer], config: Any) -> list[Problem]:
     """Unknown names, which PEFT would pass over in silence, and modules that have an update."""
-    if not config.train_also:
+    if not config.modules_to_save:
         return []
     known = [name for name, _ in model.named_modules() if name]
     parts = sorted({name.rsplit(".", 1)[-1] for name in known})
     words = ", ".join(part for part in parts if not part.isdecimal())
     problems = patterns.problems(
-        "method.train_also",
-        config.train_also,
+        "method.modules_to_save",
+        config.modules_to_save,
         [*known, "embeddings", "head"],
         f"names no module of this model. Choose from: embeddings, head, {words}.",
     )
     if problems:
         return problems
-    names, _ = module_names(model, config.train_also)
+    names, _ = module_names(model, config.modules_to_save)
     for layer in layers:
         inside = [name for name in names if f"{layer.name}.".startswith(f"{name}.")]
         if inside:
             problems.append(
                 Problem(
-                    "method.train_also",
+                    "method.modules_to_save",
                     f"'{inside[0]}' holds {layer.name}, which has an update already. Leave one "
                     "out.",
                 )

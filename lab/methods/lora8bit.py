@@ -22,11 +22,12 @@ from lab.schema import option
 
 @dataclass(frozen=True, kw_only=True)
 class Lora8bitConfig(LoraConfig):
-    start: str = option(
+    init_lora_weights: str = option(
         "default",
         "Initialisation",
         "Initial A and B: default (A uniform, B zero), gaussian (A normal, B zero) or orthogonal.",
         choices=("default", "gaussian", "orthogonal"),
+        formerly="start",
     )
     threshold: float = option(
         6.0,
@@ -63,10 +64,10 @@ class Lora8bitConfig(LoraConfig):
 class Lora8bit(QuantisedLora):
     def check(self, model: Any, config: Lora8bitConfig, context: Context) -> list[Problem]:
         problems = super().check(model, config, context)
-        if config.dora:
+        if config.use_dora:
             problems.append(
                 Problem(
-                    "method.dora",
+                    "method.use_dora",
                     "is on; its norms read the 8-bit base in a way that loses the scales of its "
                     "rows after the first step. Choose qlora or lora, or leave dora off.",
                 )

@@ -37,7 +37,7 @@ class OftConfig:
     block_share: bool = option(
         False, "Share blocks", "Use one rotation for all blocks of a weight."
     )
-    targets: str | list[str] = targets_option("are rotated")
+    target_modules: str | list[str] = targets_option("are rotated")
 
 
 @register(
@@ -63,10 +63,10 @@ class Oft(PeftMethod):
     peft_class = "OFTConfig"
 
     def check(self, model: Any, config: OftConfig, context: Context) -> list[Problem]:
-        problems = target_problems(model, config.targets, self.can_train_conv1d)
+        problems = target_problems(model, config.target_modules, self.can_train_conv1d)
         if problems:
             return problems
-        sizes = sorted({layer.d_in for layer in target_layers(model, config.targets)})
+        sizes = sorted({layer.d_in for layer in target_layers(model, config.target_modules)})
         odd = [size for size in sizes if size % config.block_size]
         if odd:
             problems.append(
@@ -83,14 +83,14 @@ class Oft(PeftMethod):
             "r": 0,
             "oft_block_size": config.block_size,
             "block_share": config.block_share,
-            "target_modules": peft_targets(config.targets),
+            "target_modules": peft_targets(config.target_modules),
         }
 
     def trainable_count(self, model: Any, config: OftConfig, context: Context) -> int:
         size = config.block_size
         return sum(
             (1 if config.block_share else layer.d_in // size) * (size * (size - 1) // 2)
-            for layer in target_layers(model, config.targets)
+            for layer in target_layers(model, config.target_modules)
         )
 
 

@@ -34,13 +34,14 @@ DEVIATION = 0.02  # of a random start: PEFT's own, 1, drowns the real keys
 
 @dataclass(frozen=True, kw_only=True)
 class PrefixConfig:
-    tokens: int = count_option()
-    start: str = option(
+    num_virtual_tokens: int = count_option()
+    init: str = option(
         "vocabulary",
         "Initialisation",
         "From the base model's keys and values of random tokens (vocabulary), of a text, or "
         "small random numbers. Always random with prefix projection.",
         choices=STARTS,
+        formerly="start",
     )
     text: str = text_option()
     projection: bool = option(
@@ -90,10 +91,10 @@ class Prefix(PeftMethod):
 
     def check(self, model: Any, config: PrefixConfig, context: Context) -> list[Problem]:
         problems = start_problems(config, context)
-        if config.projection and config.start == "text":
+        if config.projection and config.init == "text":
             problems.append(
                 Problem(
-                    "method.start",
+                    "method.init",
                     "is text, which cannot be traced back through the projection. Choose random, "
                     "or set projection to false.",
                 )
@@ -101,7 +102,7 @@ class Prefix(PeftMethod):
         return problems
 
     def settings(self, config: PrefixConfig) -> dict[str, Any]:
-        settings: dict[str, Any] = {"num_virtual_tokens": config.tokens}
+        settings: dict[str, Any] = {"num_virtual_tokens": config.num_virtual_tokens}
         if config.projection:
             settings |= {"prefix_projection": True, "encoder_hidden_size": config.projection_width}
         return settings
@@ -110,7 +111,7 @@ class Prefix(PeftMethod):
         import torch
 
         begin = None
-        if not config.projection and config.start != "random" and not is_meta(model):
+        if not config.projection and config.init != "random" and not is_meta(model):
             begin = _keys_and_values(model, start_ids(model, config, context))
         model = super().apply(model, config, context)
         if config.projection or is_meta(model):
@@ -125,12 +126,12 @@ class Prefix(PeftMethod):
                 raise LabError(
                     f"This architecture keeps keys and values as {tuple(begin.shape)}, its prefix "
                     f"as {tuple(prefix.shape)}.",
-                    "Set method.start to random.",
+                    "Set method.init to random.",
                 )
         return model
 
     def script_before(self, config: PrefixConfig) -> list[str]:
-        if config.projection or config.start == "random":
+        if config.projection or config.init == "random":
             return []
         return [
             *start_lines(config),
@@ -152,18 +153,18 @@ class Prefix(PeftMethod):
             return []
         prefix = 'model.prompt_encoder["default"].embedding.weight.data'
         return [
-            f"{prefix}.mul_({DEVIATION})" if config.start == "random" else f"{prefix}.copy_(start)"
+            f"{prefix}.mul_({DEVIATION})" if config.init == "random" else f"{prefix}.copy_(start)"
         ]
 
     def trainable_count(self, model: Any, config: PrefixConfig, context: Context) -> int:
         d_kv, layers = key_value_size(model.config), model.config.num_hidden_layers
-        n, m, outputs = config.tokens, config.projection_width, 2 * layers * d_kv
+        n, m, outputs = config.num_virtual_tokens, config.projection_width, 2 * layers * d_kv
         if not config.projection:
             return int(n * outputs)
         return int(n * d_kv + (d_kv * m + m) + (m * outputs + outputs))
 
     def virtual_tokens(self, config: PrefixConfig) -> tuple[int, int]:
-        return (0, config.tokens)
+        return (0, config.num_virtual_tokens)
 
 
 def key_value_size(config: Any) -> int:

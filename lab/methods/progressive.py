@@ -39,12 +39,13 @@ class ProgressiveConfig(OpenedConfig):
     patience: int = option(
         1, "Patience", "Evaluations without improvement that count as a stall.", min=1, max=1000
     )
-    least_gain: float = option(
+    min_delta: float = option(
         0.005,
         "Minimum improvement",
         "Decrease of the evaluation loss that counts as an improvement.",
         min=0.0,
         max=10.0,
+        formerly="least_gain",
     )
     every: int = option(
         50,
@@ -63,7 +64,7 @@ class ProgressiveConfig(OpenedConfig):
 
 @dataclass
 class Progress:
-    """Where the unfreezing of one model stands."""
+    """How far the unfreezing of a model has come."""
 
     opened: int = 0
     best: float = float("inf")
@@ -92,7 +93,7 @@ class Progress:
 class Progressive(LoraAndBase):
     def check(self, model: Any, config: ProgressiveConfig, context: Context) -> list[Problem]:
         data = context.spec.data
-        if config.trigger == "steps" or data.eval_fraction > 0 or data.held_out is not None:
+        if config.trigger == "steps" or data.eval_fraction > 0 or data.eval_dataset is not None:
             return []
         return [
             Problem(
@@ -121,7 +122,7 @@ class Progressive(LoraAndBase):
         progress: Progress = model.progress
         if config.trigger != "stall":
             return
-        if loss < progress.best - config.least_gain:
+        if loss < progress.best - config.min_delta:
             progress.best, progress.waited = loss, 0
             return
         progress.waited += 1

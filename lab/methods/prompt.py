@@ -30,12 +30,13 @@ from lab.schema import option
 
 @dataclass(frozen=True, kw_only=True)
 class PromptConfig:
-    tokens: int = count_option()
-    start: str = option(
+    num_virtual_tokens: int = count_option()
+    init: str = option(
         "vocabulary",
         "Initialisation",
         "From embeddings of random tokens (vocabulary), of a text, or random numbers.",
         choices=STARTS,
+        formerly="start",
     )
     text: str = text_option()
 
@@ -67,7 +68,7 @@ class Prompt(PeftMethod):
         return start_problems(config, context)
 
     def settings(self, config: PromptConfig) -> dict[str, Any]:
-        return {"num_virtual_tokens": config.tokens}
+        return {"num_virtual_tokens": config.num_virtual_tokens}
 
     def apply(self, model: Any, config: PromptConfig, context: Context) -> Any:
         import torch
@@ -78,7 +79,7 @@ class Prompt(PeftMethod):
             return model
         prompt = model.prompt_encoder["default"].embedding.weight
         with torch.no_grad():
-            if config.start == "random":
+            if config.init == "random":
                 # PEFT's own start has deviation 1, fifty times that of most embeddings
                 prompt.copy_(torch.randn(prompt.shape) * float(table.float().std()))
             else:
@@ -91,13 +92,13 @@ class Prompt(PeftMethod):
             "table = model.get_input_embeddings().weight.data",
             'prompt = model.prompt_encoder["default"].embedding.weight.data',
         ]
-        if config.start == "random":
+        if config.init == "random":
             return [*lines, "prompt.copy_(torch.randn(prompt.shape) * float(table.float().std()))"]
         return [*lines, *start_lines(config), "prompt.copy_(table[ids.to(table.device)])"]
 
     def trainable_count(self, model: Any, config: PromptConfig, context: Context) -> int:
         width: int = model.get_input_embeddings().weight.shape[1]
-        return config.tokens * width
+        return config.num_virtual_tokens * width
 
     def virtual_tokens(self, config: PromptConfig) -> tuple[int, int]:
-        return (config.tokens, 0)
+        return (config.num_virtual_tokens, 0)

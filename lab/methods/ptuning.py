@@ -20,7 +20,7 @@ from lab.schema import option
 
 @dataclass(frozen=True, kw_only=True)
 class PtuningConfig:
-    tokens: int = count_option()
+    num_virtual_tokens: int = count_option()
     encoder: str = option(
         "mlp",
         "Prompt encoder",
@@ -60,7 +60,7 @@ class Ptuning(PeftMethod):
 
     def settings(self, config: PtuningConfig) -> dict[str, Any]:
         settings = {
-            "num_virtual_tokens": config.tokens,
+            "num_virtual_tokens": config.num_virtual_tokens,
             "encoder_reparameterization_type": config.encoder.upper(),
             "encoder_hidden_size": config.width,
         }
@@ -70,7 +70,7 @@ class Ptuning(PeftMethod):
 
     def trainable_count(self, model: Any, config: PtuningConfig, context: Context) -> int:
         h: int = model.get_input_embeddings().weight.shape[1]
-        n, m = config.tokens, config.width
+        n, m = config.num_virtual_tokens, config.width
         if config.encoder == "mlp":
             return n * h + (h * m + m) + (m * m + m) + (m * h + h)
         inputs = [h, *[2 * m] * (config.layers - 1)]
@@ -78,4 +78,4 @@ class Ptuning(PeftMethod):
         return n * h + lstm + (2 * m * 2 * m + 2 * m) + (2 * m * h + h)
 
     def virtual_tokens(self, config: PtuningConfig) -> tuple[int, int]:
-        return (config.tokens, 0)
+        return (config.num_virtual_tokens, 0)

@@ -45,29 +45,32 @@ def kbit_option() -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class QloraConfig(LoraConfig):
-    start: str = option(
+    init_lora_weights: str = option(
         "default",
         "Initialisation",
         "Initial A and B: default (A uniform, B zero), gaussian (A normal, B zero) or orthogonal.",
         choices=("default", "gaussian", "orthogonal"),
+        formerly="start",
     )
-    levels: str = option(
+    quant_type: str = option(
         "nf4",
         "4-bit data type",
         "nf4 (normal float, recommended) or fp4 (4-bit float).",
         choices=("nf4", "fp4"),
+        formerly="levels",
     )
     double_quantisation: bool = option(
         True,
         "Double quantisation",
         "Quantise the quantisation constants too; saves about 0.4 bits per weight.",
     )
-    compute: str = option(
+    compute_dtype: str = option(
         "auto",
         "Compute dtype",
         "Data type that weights are dequantised to for each product. auto: bfloat16 if the GPU "
         "supports it, else float32.",
         choices=("auto", "float32", "bfloat16"),
+        formerly="compute",
     )
     prepare_kbit: bool = kbit_option()
 
@@ -189,7 +192,7 @@ class Qlora(QuantisedLora):
         if torch.cuda.is_available() or context.tokenizer is None:
             return problems  # an estimate may be for any device
         widths = sorted({layer.d_in for layer in target_layers(model, ALL_LINEAR)})
-        wrong = [width for width in widths if not dequantises_exactly(width, config.levels)]
+        wrong = [width for width in widths if not dequantises_exactly(width, config.quant_type)]
         if wrong:
             problems.append(
                 Problem(
@@ -207,9 +210,9 @@ class Qlora(QuantisedLora):
         return {
             "quantization_config": BitsAndBytesConfig(
                 load_in_4bit=True,
-                bnb_4bit_quant_type=config.levels,
+                bnb_4bit_quant_type=config.quant_type,
                 bnb_4bit_use_double_quant=config.double_quantisation,
-                bnb_4bit_compute_dtype=compute_type(config.compute),
+                bnb_4bit_compute_dtype=compute_type(config.compute_dtype),
             ),
             "device_map": device_map(),
         }
@@ -224,11 +227,11 @@ class Qlora(QuantisedLora):
         compute = {
             "auto": "torch.bfloat16 if torch.cuda.is_available() and "
             "torch.cuda.is_bf16_supported() else torch.float32"
-        }.get(config.compute, f"torch.{config.compute}")
+        }.get(config.compute_dtype, f"torch.{config.compute_dtype}")
         return [
             "quantization_config=BitsAndBytesConfig(\n"
             "        load_in_4bit=True,\n"
-            f"        bnb_4bit_quant_type={config.levels!r},\n"
+            f"        bnb_4bit_quant_type={config.quant_type!r},\n"
             f"        bnb_4bit_use_double_quant={config.double_quantisation},\n"
             f"        bnb_4bit_compute_dtype={compute},\n"
             "    )",

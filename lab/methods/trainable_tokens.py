@@ -95,7 +95,7 @@ class TrainableTokens(PeftMethod):
 
 
 def token_ids(tokenizer: Any, config: TrainableTokensConfig) -> tuple[list[int], list[str]]:
-    """(ids of the chosen tokens in order, texts that are no single token)."""
+    """(ids of the chosen tokens in order, texts that are not a single token)."""
     if config.tokens is None:
         return sorted(set(tokenizer.all_special_ids)), []
     known = tokenizer.get_vocab()

@@ -35,14 +35,15 @@ class VeraConfig:
     dropout: float = option(
         0.0, "Dropout", "Dropout probability on the adapter input.", min=0.0, max=0.95
     )
-    d_start: float = option(
+    d_initial: float = option(
         0.1,
         "Initial d",
         "Initial value of every entry of d (PEFT: d_initial).",
         above=0.0,
         max=10.0,
+        formerly="d_start",
     )
-    targets: str | list[str] = targets_option()
+    target_modules: str | list[str] = targets_option()
     seed: int = option(
         0, "Projection seed", "Seed of the shared random projection.", min=0, max=2**31 - 1
     )
@@ -69,16 +70,18 @@ class Vera(PeftMethod):
     peft_class = "VeraConfig"
 
     def check(self, model: Any, config: VeraConfig, context: Context) -> list[Problem]:
-        return target_problems(model, config.targets, self.can_train_conv1d)
+        return target_problems(model, config.target_modules, self.can_train_conv1d)
 
     def settings(self, config: VeraConfig) -> dict[str, Any]:
         return {
             "r": config.rank,
             "vera_dropout": config.dropout,
-            "d_initial": config.d_start,
-            "target_modules": peft_targets(config.targets),
+            "d_initial": config.d_initial,
+            "target_modules": peft_targets(config.target_modules),
             "projection_prng_key": config.seed,
         }
 
     def trainable_count(self, model: Any, config: VeraConfig, context: Context) -> int:
-        return sum(config.rank + layer.d_out for layer in target_layers(model, config.targets))
+        return sum(
+            config.rank + layer.d_out for layer in target_layers(model, config.target_modules)
+        )

@@ -321,9 +321,10 @@ def _reads_files(request: dict[str, Any]) -> bool:
     spec = request.get("spec")
     spec = spec if isinstance(spec, dict) else {}
     method = spec.get("method")
-    targets = method.get("targets") if isinstance(method, dict) else None
+    method = method if isinstance(method, dict) else {}
+    targets = [method.get(name) for name in ("target_modules", "targets")]  # the former name, too
     is_known = str(spec.get("model", "")).startswith(("config:", "builtin:"))
-    is_plain = targets is None or targets == "all-linear"
+    is_plain = all(target in (None, "all-linear") for target in targets)
     return not is_known or not is_plain or bool((request.get("how") or {}).get("time"))
 
 

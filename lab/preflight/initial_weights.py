@@ -14,25 +14,25 @@ from lab.spec import RunSpec
 
 
 def problems(spec: RunSpec) -> list[Problem]:
-    """What keeps `spec.start_from` from being the start of this run; empty if nothing does."""
-    if not spec.start_from:
+    """What keeps `spec.init_from_run` from being the start of this run; empty if nothing does."""
+    if not spec.init_from_run:
         return []
-    kind, _, run_id = spec.start_from.partition(":")
+    kind, _, run_id = spec.init_from_run.partition(":")
     try:
         if kind != "run":
-            raise LabError(f"'{quote(spec.start_from)}' names no result.", "Write run:ID.")
+            raise LabError(f"'{quote(spec.init_from_run)}' names no result.", "Write run:ID.")
         run = paths.run_dir(run_id)
     except LabError as error:
-        return [Problem("start_from", str(error))]
+        return [Problem("init_from_run", str(error))]
     if not (run.artifact / "receipt.json").is_file():
         return [
-            Problem("start_from", f"{run.id} has no result yet. Wait until it ends, or stop it.")
+            Problem("init_from_run", f"{run.id} has no result yet. Wait until it ends, or stop it.")
         ]
     try:
         done = RunSpec.of_run(run)
         found = _another_base(run, done, catalog.resolve(spec.model))
     except LabError as error:
-        return [Problem("start_from", str(error))]
+        return [Problem("init_from_run", str(error))]
     if done.method != spec.method:
         differing = sorted(
             key
@@ -45,9 +45,9 @@ def problems(spec: RunSpec) -> list[Problem]:
             base = meta_model(weights.load_config(catalog.resolve(spec.model)))
             methods.get(spec.method["name"]).check_saved(base, run.artifact)
         except LabError as error:
-            return [Problem("start_from", f"{run.id} cannot be begun with. {error}")]
+            return [Problem("init_from_run", f"{run.id} cannot be begun with. {error}")]
     return [
-        Problem("start_from", f"{run.id} {text}. Use its own model and method to train on.")
+        Problem("init_from_run", f"{run.id} {text}. Use its own model and method to train on.")
         for text in found
     ]
 

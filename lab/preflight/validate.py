@@ -50,7 +50,7 @@ def check(value: Any) -> CheckResult:
         methods.get(spec.method["name"]).extend_tokenizer(tokenizer, spec.method_config)
     if not wrong & {"data", "data.dataset", "data.format"}:
         stats = _gather(problems, "data.dataset", lambda: dataset_stats(resolved, tokenizer), stats)
-    if not wrong & {"model", "method", "method.name", "start_from"}:
+    if not wrong & {"model", "method", "method.name", "init_from_run"}:
         problems.extend(_gather(problems, "model", lambda: initial_weights.problems(resolved), []))
     if model is not None and not any(field.split(".")[0] == "method" for field in wrong):
         resolved, notes = fit_method(resolved, model)
@@ -268,12 +268,12 @@ def _estimate(
     except ValueError as error:  # a library refuses the combination in its own words
         problems.append(not_applicable(method, config, error))
         return spec, None
-    if spec.train.loss == "fused" and not is_plain(model.get_output_embeddings()):
+    if spec.train.loss_implementation == "fused" and not is_plain(model.get_output_embeddings()):
         problems.append(
             Problem(
-                "train.loss",
+                "train.loss_implementation",
                 "the fused loss works on a plain head, and the method changes the head. Set plain, "
-                "or leave the head out of method.targets.",
+                "or leave the head out of method.target_modules.",
             )
         )
     sizes = formula.sizes(model, spec, frozen_bytes=frozen_bytes)
@@ -299,10 +299,10 @@ def _estimate(
     if forecast.disk.total > room:
         problems.append(
             Problem(
-                "train.save_every",
+                "train.save_steps",
                 f"not enough disk: the run may need {forecast.disk.total / 1e9:.2f} GB in "
                 f"{paths.home()}, {max(room, 0) / 1e9:.2f} GB are free. Lower train.keep_best and "
-                "train.keep_last, set train.save_every to 0, or free some room.",
+                "train.keep_last, set train.save_steps to 0, or free some room.",
             )
         )
     return spec, forecast

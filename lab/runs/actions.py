@@ -27,7 +27,7 @@ def create(checked: CheckedRun) -> RunDir:
         new_run = RunDir(aside)
         new_run.commands.mkdir()
         new_run.checkpoints.mkdir()
-        stored = {"v": 1, **checked.spec.to_json(), "asked": checked.requested}
+        stored = {"v": 1, **checked.spec.to_json(), "requested": checked.requested}
         write_json(new_run.spec, stored | {"created": time.time()})
         write_json(new_run.estimate, checked.estimate_json())
         write_json(new_run.labels, {"v": 1, "colour": colours.next_colour()})

@@ -29,7 +29,7 @@ def stopping(beat: dict[str, Any]) -> str:
     step_s = number(beat.get("step_s"))
     if beat.get("phase") == "training" and step_s:
         when = f"It ends after this step, about {formatting.duration(step_s)}"
-    elif beat.get("phase") in ("training", "evaluating", "saving"):
+    elif beat.get("phase") in ("training", "evaluating", "sampling", "saving"):
         when = "It ends as soon as it has saved its result"
     else:
         when = "It ends at the next moment that it can be interrupted"

@@ -2,6 +2,8 @@
 
 Many records become columns without a dictionary for each: msgspec decodes the lines into objects
 of fixed fields, several times as fast. What is not as plain as that goes record by record.
+pyarrow.json was tried: the same processor time (0.27 against 0.29 s for 35 MB), but four times as
+long to import, a date for a text that looks like a date, and null as a key that is missing.
 """
 
 from __future__ import annotations

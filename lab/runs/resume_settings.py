@@ -9,21 +9,22 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from lab import methods, optimizers, spec_rules
+from lab import methods, optimizers, schema, spec_rules
 from lab.atomic_files import read_object
 from lab.errors import LabError, Problem, SpecError
 from lab.methods.parts import compatibility
-from lab.models import catalog, weights_hash
+from lab.models import catalog, moved_base, weights_hash
 from lab.paths import RunDir
 from lab.runs import checkpoints, record_reader
 from lab.runs.deadlines import number
 from lab.schema import quote
 from lab.spec import RunSpec, override
+from lab.spec_sections import TrainSpec
 
 # What may change without making it another run: where it ends, how fast it learns, what is kept.
 CHANGEABLE = (
     "learning_rate",
-    "schedule",
+    "lr_scheduler_type",
     "weight_decay",
     "max_grad_norm",
     "epochs",
@@ -32,13 +33,13 @@ CHANGEABLE = (
     "max_seconds",
     "max_flops",
     "batch_size",
-    "accumulation",
+    "gradient_accumulation_steps",
     "activation_checkpointing",
     "checkpointed_layers",
     "compile",
-    "eval_every",
-    "save_every",
-    "sample_every",
+    "eval_steps",
+    "save_steps",
+    "sample_steps",
     "early_stopping",
     "keep_best",
     "keep_last",
@@ -66,7 +67,8 @@ def changes_of(run: RunDir) -> dict[str, Any]:
     settings = (read_object(run.resume) or {}).get("settings")
     if not isinstance(settings, dict):
         return {}
-    return {key: value for key, value in settings.items() if key in CHANGEABLE}
+    named = schema.with_current_names(TrainSpec, settings)
+    return {key: value for key, value in named.items() if key in CHANGEABLE}
 
 
 def takes_incomplete(run: RunDir) -> bool:
@@ -97,14 +99,14 @@ def merged_changes(run: RunDir, settings: list[str]) -> dict[str, Any]:
             )
         elif after["train"].get(name) == "auto":
             problems.append(Problem(quote(field), "is auto; on resuming, give a value."))
-    rows = spec.train.batch_size * spec.train.accumulation
-    if rows != now.train.batch_size * now.train.accumulation:
+    rows = spec.train.batch_size * spec.train.gradient_accumulation_steps
+    rows_before = now.train.batch_size * now.train.gradient_accumulation_steps
+    if rows != rows_before:
         problems.append(
             Problem(
                 "train.batch_size",
-                f"x train.accumulation is {rows}; it must stay "
-                f"{now.train.batch_size * now.train.accumulation} rows a step, or the order of "
-                "the data is lost.",
+                f"x train.gradient_accumulation_steps is {rows}; it must stay "
+                f"{rows_before} rows a step, or the order of the data is lost.",
             )
         )
     method, rule = methods.get(spec.method["name"]), optimizers.get(spec.train.optimizer)
@@ -134,7 +136,7 @@ def lengthened(run: RunDir, changes: dict[str, Any]) -> None:
         raise LabError(
             f"{run.id} is done, and no checkpoint is left to go on from.",
             'Train on from its result as a new run: "Train on from it" on the Monitor page, or '
-            f"python -m lab start SPEC.json --set start_from=run:{run.id}",
+            f"python -m lab start SPEC.json --set init_from_run=run:{run.id}",
         )
     train = RunSpec.of_run(run).to_json()["train"] | changes
     summary = (read_object(run.result) or {}).get("summary") or {}
@@ -149,7 +151,7 @@ def lengthened(run: RunDir, changes: dict[str, Any]) -> None:
     ]
     if not limits:
         rows = record_reader.last_event(run, "data").get("train_rows", 0)
-        per_step = train["batch_size"] * train["accumulation"]
+        per_step = train["batch_size"] * train["gradient_accumulation_steps"]
         steps = math.ceil(max(1, math.ceil(train["epochs"] * rows)) / per_step)
         if steps <= (used := number(summary.get("step"))):
             problem = (
@@ -164,7 +166,7 @@ def check_base(run: RunDir) -> None:
     """Raises LabError if the base is not the one that the run was begun on, where that takes no
     longer than a few seconds to tell; the worker looks in any case."""
     recorded = record_reader.last_event(run, weights_hash.EVENT)
-    model = RunSpec.of_run(run).model
+    model = moved_base.model_of(RunSpec.of_run(run).model, recorded)
     if not recorded or catalog.local_folder(model) is None:
         return
     base = weights_hash.identify_quickly(catalog.resolve(model))
@@ -180,6 +182,6 @@ def describe_changes(run: RunDir) -> str:
         f"train.{name} {quote(value)} (was {quote(stored[name])})"
         for name, value in changes.items()
     )
-    if {"epochs", *BUDGETS} & set(changes) and stored["schedule"] != "constant":
+    if {"epochs", *BUDGETS} & set(changes) and stored["lr_scheduler_type"] != "constant":
         words += "; the learning rate follows its schedule over the new length"
     return words

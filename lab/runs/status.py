@@ -15,6 +15,12 @@ STALLED_S = 60.0
 LONGEST_WORDS = 20_000  # characters of a message
 ENDED = ("done", "stopped", "cancelled", "failed", "crashed", "deleted")
 ACTIVE = ("starting", "training", "evaluating", "saving", "stopping", "stalled")
+STATE_OF_PHASE = {
+    "training": "training",
+    "evaluating": "evaluating",
+    "sampling": "evaluating",
+    "saving": "saving",
+}
 RESUMABLE = ("stopped", "failed", "crashed", "cancelled")
 
 
@@ -89,11 +95,7 @@ def status(run: RunDir) -> Status:
             message=f"The worker lives but has not been heard for {age:.0f} s.",
             hint="Wait if the machine is overloaded; otherwise cancel and resume.",
         )
-    state = (
-        progress["phase"]
-        if progress["phase"] in ("training", "evaluating", "saving")
-        else "starting"
-    )
+    state = STATE_OF_PHASE.get(progress["phase"], "starting")
     message = ""
     if any((run.commands / name).exists() for name in ("kill", "cancel")):
         state = "stopping"

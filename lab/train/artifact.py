@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab.atomic_files import remove_tree, size_of, sync_folder, write_json
+from lab.atomic_files import remove_tree, sha256_of, size_of, sync_folder, write_json
 from lab.data import chat_template, stop_tokens, template_lock
 from lab.data.prepare import PreparedData
 from lab.errors import LabError
@@ -129,7 +128,7 @@ def receipt(
         "v": 1,
         "model": spec.model,
         "method": spec.method,
-        "start_from": spec.start_from,
+        "init_from_run": spec.init_from_run,
         "system_prompt": system_prompt,
         "loss_on": spec.data.loss_on,
         "template_hash": chat_template.fingerprint(tokenizer, system_prompt, spec.data.loss_on),
@@ -140,14 +139,8 @@ def receipt(
         "pad_token": tokenizer.pad_token,
         "seed": spec.train.seed,
         **facts,
-        "weights": {file.name: _sha256(file) for file in sorted(folder.glob("*.safetensors"))},
+        "weights": {file.name: sha256_of(file) for file in sorted(folder.glob("*.safetensors"))},
     }
-
-
-def _sha256(path: Path) -> str:
-    """Of a file that may be as large as the memory."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(folder: Path) -> None:

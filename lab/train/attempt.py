@@ -20,14 +20,14 @@ from lab.data import catalog as datasets
 from lab.data.prepare import PreparedData
 from lab.errors import Cancelled, LabError
 from lab.methods import Context
-from lab.models import catalog, weights
+from lab.models import weights
 from lab.models.context_length import text_length
 from lab.paths import RunDir
 from lab.runs import record_reader, resume_settings
 from lab.spec import RunSpec, without_packing
 from lab.train import artifact, budget, checkpoint, compile_layers, flops, forgetting
 from lab.train.activation_checkpointing import checkpoint_activations
-from lab.train.base_identity import identify_base
+from lab.train.base_identity import base_source, identify_base
 from lab.train.callbacks import RunCallback
 from lab.train.checkpoint import Checkpoint
 from lab.train.commands import NEVER, WHILE_TRAINING, Commands
@@ -63,7 +63,7 @@ class Attempt:
         self.memory = PeakMemory(self.device)
         self.commands = commands or Commands(run)
         self.method = methods.get(spec.method["name"])
-        self.loss = spec.train.loss
+        self.loss = spec.train.loss_implementation
         self.warned: set[str] = set()
         self.forgetting_probe: tuple[Path, forgetting.Likelihood] | None = None
 
@@ -84,8 +84,8 @@ class Attempt:
         settled = record_reader.last_event(self.run, PACKING)  # by an earlier attempt
         if settled.get("packing") == "off":
             self.spec = without_packing(self.spec)
-        self.source = catalog.resolve(self.spec.model)
-        begin, look = "" if saved else self.spec.start_from, self._check_commands
+        self.source = base_source(self.run, self.spec.model)
+        begin, look = "" if saved else self.spec.init_from_run, self._check_commands
         self.base = identify_base(self.run, self.source, self.telemetry, look, begin)
         self.data = self._data()
         # a resumed run keeps the packing it started with
@@ -177,7 +177,7 @@ class Attempt:
             self._check_commands()
 
         general = None
-        if self.spec.data.general_mix and self.spec.data.general_set == "base":
+        if self.spec.data.general_fraction and self.spec.data.general_dataset == "base":
             general = self._base_answers(self._load_base)
             self.telemetry.enter_phase("tokenising")
         data = prepare.prepare(self.spec, self.tokenizer, count_rows, general)
@@ -230,7 +230,7 @@ class Attempt:
                 self._unpack()
         if self.data.held_out and record_reader.base_loss(self.run) is None:
             self._evaluate_base(model, self.data)
-        if train.probe == "on":
+        if train.forgetting_probe == "on":
             answers = self._base_answers(lambda: model)
             base = forgetting.likelihood(
                 model, self.tokenizer, answers, after_batch=self.telemetry.sign, length=self.length
@@ -241,7 +241,8 @@ class Attempt:
 
     def _unpack(self) -> None:
         """One sequence a row from here on, unless packing was asked for. Raises LabError then."""
-        if part(part(read_object(self.run.spec), "asked"), "data").get("packing") == "on":
+        requested = RunSpec.requested(read_object(self.run.spec) or {})
+        if part(requested, "data").get("packing") == "on":
             raise LabError(
                 f"'{self.spec.model}' lets packed sequences see each other.",
                 "Set data.packing to off or auto.",
@@ -301,7 +302,7 @@ class Attempt:
         train, config = self.spec.train, self.spec.method_config
         context = Context(self.spec, self.tokenizer)
         set_seed(train.seed)
-        start = self.spec.start_from.removeprefix("run:") if begins else ""
+        start = self.spec.init_from_run.removeprefix("run:") if begins else ""
         twin = weights.share_weights(model) if start else None
         model = self.method.apply(model, config, context)
         if start:
@@ -336,11 +337,11 @@ class Attempt:
             self.telemetry.warn(f"The layers cannot be compiled ({failed}); training without.")
 
     def _conductor(self, model: Any, data: PreparedData, saved: Checkpoint | None) -> RunCallback:
-        """The loop, where the run stands, and what happens between its steps."""
+        """The loop, the progress so far, and what happens between steps."""
         spec = self.spec
         virtual = self.method.virtual_tokens(spec.method_config)
         costs = flops.count(model, self.loss, virtual)
-        bucket = spec.train.batch_size if spec.data.bucketing == "on" else 0
+        bucket = spec.train.batch_size if spec.data.group_by_length == "on" else 0
         stream = batches.TrainingOrder(data.train, spec.train.seed, bucket)
         token_view.keep_first_batch(self.run, stream, spec.train.batch_size, self.tokenizer)
         plan = budget.training_budget(spec.train, stream, costs)
@@ -363,7 +364,7 @@ class Attempt:
         samples = SampleGenerator(
             self.tokenizer, dataset, data, self.telemetry, precision, look, self.length
         )
-        if saved is None and spec.train.sample_every != 0:
+        if saved is None and spec.train.sample_steps != 0:
             samples.sample(model, 0)
         conductor = RunCallback(
             self.run,
@@ -389,7 +390,7 @@ class Attempt:
                 used,
                 costs,
                 spec.train.batch_size,
-                spec.train.accumulation,
+                spec.train.gradient_accumulation_steps,
                 self.tokenizer.pad_token_id,
                 spec.data.max_length if spec.train.compile == "on" else None,
             ),

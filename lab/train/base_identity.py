@@ -7,11 +7,18 @@ from typing import Any
 
 from lab import paths
 from lab.atomic_files import read_object
-from lab.models import weights_hash
+from lab.models import catalog, moved_base, weights_hash
 from lab.models.catalog import ModelSource
 from lab.paths import RunDir
 from lab.runs import record_reader
 from lab.train.telemetry import Telemetry
+
+
+def base_source(run: RunDir, model_id: str) -> ModelSource:
+    """Where the base of a run lies: under another name, if an earlier attempt knew its weights and
+    its folder was moved. Raises LabError."""
+    earlier = record_reader.last_event(run, weights_hash.EVENT)
+    return catalog.resolve(moved_base.model_of(model_id, earlier))
 
 
 def identify_base(
@@ -19,11 +26,11 @@ def identify_base(
     source: ModelSource,
     telemetry: Telemetry,
     check_commands: Callable[[], None],
-    start_from: str,
+    init_from_run: str,
 ) -> dict[str, Any]:
     """What the base is, read before it is loaded; what the first attempt finds becomes an event.
 
-    Raises LabError if it is not the one of earlier attempts, or of the run `start_from` (empty
+    Raises LabError if it is not the one of earlier attempts, or of the run `init_from_run` (empty
     where a checkpoint has its weights already).
     """
     telemetry.enter_phase("loading")
@@ -40,9 +47,9 @@ def identify_base(
         if record_reader.last_event(run, "data"):  # of an attempt of an earlier version
             telemetry.warn(weights_hash.check(None, base, run.id))
         telemetry.event(weights_hash.EVENT, **base)
-    if start_from:
-        begun_with = paths.run_dir(start_from.removeprefix("run:"))
+    if init_from_run:
+        begun_with = paths.run_dir(init_from_run.removeprefix("run:"))
         receipt = read_object(begun_with.artifact / "receipt.json") or {}
-        if note := weights_hash.check(receipt.get("base"), base, start_from):
+        if note := weights_hash.check(receipt.get("base"), base, init_from_run):
             telemetry.warn(note)
     return base

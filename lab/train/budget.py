@@ -63,7 +63,7 @@ class TrainingBudget:
 def training_budget(train: TrainSpec, stream: TrainingOrder, flops: FlopCosts) -> TrainingBudget:
     """The budgets of `train` as steps. Tokens and FLOPs are known row by row, so only seconds
     leave the end open."""
-    per_step = train.batch_size * train.accumulation
+    per_step = train.batch_size * train.gradient_accumulation_steps
     limits = {
         "step": train.max_steps,
         "tokens": train.max_tokens,
@@ -83,7 +83,7 @@ def training_budget(train: TrainSpec, stream: TrainingOrder, flops: FlopCosts) -
 
 def _steps_within(train: TrainSpec, stream: TrainingOrder, flops: FlopCosts, most: int) -> int:
     """The first step at which the token or FLOP budget is used up."""
-    per_step = train.batch_size * train.accumulation
+    per_step = train.batch_size * train.gradient_accumulation_steps
     tokens, operations = 0.0, 0.0
     for step in range(most):
         for index in range(step * per_step, (step + 1) * per_step):
@@ -106,11 +106,11 @@ def rate(train: TrainSpec, fraction: float, share: float) -> float:
     """Multiplier of the peak learning rate. `fraction` of the budget is used before the step,
     `share` is the step's own part: the middle of the step counts, so none has the rate zero."""
     progress = min(1.0, fraction + share / 2)
-    if progress < train.warmup:
-        return progress / train.warmup
-    if train.schedule == "constant":
+    if progress < train.warmup_ratio:
+        return progress / train.warmup_ratio
+    if train.lr_scheduler_type == "constant":
         return 1.0
-    left = (1.0 - progress) / (1.0 - train.warmup)
-    if train.schedule == "linear":
+    left = (1.0 - progress) / (1.0 - train.warmup_ratio)
+    if train.lr_scheduler_type == "linear":
         return left
     return 0.5 * (1.0 - math.cos(math.pi * left))

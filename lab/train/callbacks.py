@@ -117,9 +117,9 @@ class RunCallback:
         if wish == "stop" and not is_last:
             self.ended_by, loop.should_stop = "stopped", True
         passed = self._intervals_passed()
-        eval_due = self._is_due(self.spec.train.eval_every, 0, passed)
-        save_due = self._is_due(self.spec.train.save_every, 1, passed)
-        sample_due = self._is_due(self.spec.train.sample_every, 2, passed)
+        eval_due = self._is_due(self.spec.train.eval_steps, 0, passed)
+        save_due = self._is_due(self.spec.train.save_steps, 1, passed)
+        sample_due = self._is_due(self.spec.train.sample_steps, 2, passed)
         self._last_intervals = passed
         if self.held_out and (is_last or self.ended_by or eval_due):
             loss = self.evaluate()
@@ -129,8 +129,7 @@ class RunCallback:
                 self._warn_of_divergence(loss)
         if self.method.adds_parameters:
             self._add_new_parameters()
-        if sample_due or (is_last and self.spec.train.sample_every != 0):
-            self.telemetry.enter_phase("evaluating")
+        if sample_due or (is_last and self.spec.train.sample_steps != 0):
             self.sampler.sample(loop.model, self.used.step)
         if self.ended_by is None and not is_last and self.commands.look() == "stop":
             self.ended_by, loop.should_stop = "stopped", True  # not one more step
@@ -307,7 +306,7 @@ class RunCallback:
             self._flush()
 
     def _flush(self) -> None:
-        """Write the queued record. Raises LabError if its loss is no number."""
+        """Write the queued record. Raises LabError if its loss is not finite."""
         record, self._pending = self._pending, None
         if record is None:
             return

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from lab.atomic_files import read_object, remove_tree, sync_folder, write_json
+from lab.atomic_files import read_object, remove_tree, sha256_of, sync_folder, write_json
 from lab.errors import LabError
 from lab.models import headers
 from lab.models.weights import first_line, is_out_of_memory
@@ -120,7 +120,7 @@ def verify(path: Path, *, incomplete: bool = False) -> Checkpoint:
         file = path / name
         if not file.is_file() or file.is_symlink():
             problem = f"{path.name} lacks {name}."
-        elif file.stat().st_size != want["bytes"] or _hash(file) != want["sha256"]:
+        elif file.stat().st_size != want["bytes"] or sha256_of(file) != want["sha256"]:
             problem = f"{path.name}: {name} is damaged."
         else:
             continue
@@ -293,8 +293,8 @@ def _moments(
 def _numbers(
     optimizer: torch.optim.Optimizer, names: dict[str, torch.nn.Parameter]
 ) -> dict[str, Any]:
-    """State that is no tensor (some rules count their steps as a plain integer), and the names of
-    the parameters of which nothing is remembered."""
+    """State that is not a tensor (some optimizers count their steps as a plain integer), and the
+    names of the parameters without state."""
     numbers, without = {}, []
     for name, weight in names.items():
         state = optimizer.state.get(weight, {})
@@ -323,8 +323,3 @@ def _sync_and_hash(path: Path) -> tuple[str, int]:
         os.fsync(file.fileno())
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return digest, path.stat().st_size
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

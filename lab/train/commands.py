@@ -1,7 +1,7 @@
 """What a person asks of the worker: files in `commands/`, or a SIGTERM.
 
 Between steps the worker looks by itself. In the middle of something long (imports, loading,
-tokenising, compiling, one step) nobody looks; then the sampler thread does, once a second, and
+tokenising, compiling, one step) it does not look; then the sampler thread does, once a second, and
 interrupts the main thread by a signal, if the command ends the attempt with nothing to save.
 """
 

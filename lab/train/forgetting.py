@@ -177,7 +177,7 @@ def _logits(model: Any, tokenizer: Any, file: Path, length: int) -> Iterator[tup
 
     sequences = [
         tokens
-        for example in ExampleReader(file, ReadOptions(bad_rows="skip"))
+        for example in ExampleReader(file, ReadOptions(on_invalid_row="skip"))
         for tokens in chat_template.tokenize(example, tokenizer, "", "assistant", length)
         if tokens.num_loss_tokens
     ]

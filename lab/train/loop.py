@@ -56,7 +56,7 @@ class StepConfig:
 
 @dataclass(frozen=True)
 class StepResult:
-    """Both tensors stay on the device until somebody reads them."""
+    """Both tensors stay on the device until they are read."""
 
     losses: torch.Tensor  # (micro-batches,) parts of the mean loss in nats, without the penalty
     grad_norm: torch.Tensor  # () of all gradients, before clipping
@@ -80,8 +80,8 @@ def step(
     """
     bare_model, losses = unwrapped(model), []
     set_learning_rates(optimizer, lr_multiplier)
-    # A tensor filled on the device: dividing by it copies nothing and makes nobody wait. It is the
-    # mean over processes, because DDP and FSDP average the gradients.
+    # A tensor filled on the device: dividing by it copies nothing and does not synchronise. It is
+    # the mean over processes, because DDP and FSDP average the gradients.
     loss_tokens = float(sum(batch["targets"].numel() for batch in batches))
     loss_tokens = accelerator.reduce(torch.full((), loss_tokens, device=accelerator.device), "mean")
     for index, batch in enumerate(batches, 1):

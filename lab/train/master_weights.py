@@ -19,7 +19,7 @@ MASTER_KEY = "copy"  # in the state of a weight, beside the moments of the rule
 class MasterWeightOptimizer(torch.optim.Optimizer):
     """`rule(group)` makes the torch optimizer that updates the copies of a group.
 
-    State lives here, by the weight itself, as checkpoints expect it. What somebody else writes
+    State lives here, by the weight itself, as checkpoints expect it. What other code writes
     into a weight between two steps (pruning does) is taken over.
     """
 

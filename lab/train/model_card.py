@@ -32,7 +32,7 @@ def card(
     changed = {key: value for key, value in options.items() if value != defaults.get(key)}
     header = {
         "base_model": spec.model,
-        "library_name": "transformers" if method.saves_whole_model else "peft",
+        "library_name": "peft" if any("PeftModel" in line for line in lines) else "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["finetune-lab", method.name],
     }

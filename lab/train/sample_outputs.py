@@ -11,6 +11,7 @@ from lab.data.prepare import PreparedData
 from lab.models.context_length import PromptTooLong, room_for_answer
 from lab.train.telemetry import Telemetry
 
+TEXT_EVERY = 4  # tokens between two texts for a person who watches
 LONGEST = 48  # new tokens; enough to see a style, short enough not to hold up a CPU
 
 
@@ -29,6 +30,7 @@ class SampleGenerator:
     ) -> None:
         """`length`: the most tokens that the model reads, prompt and answer together."""
         self.command = command  # what a person has asked meanwhile
+        self._begun_at, self._text = 0, ""
         self.tokenizer, self.telemetry, self.precision = tokenizer, telemetry, precision
         self.question, self.prompt = _prompt(tokenizer, dataset, data)
         ids = tokenizer(self.prompt, add_special_tokens=False)["input_ids"]
@@ -47,10 +49,12 @@ class SampleGenerator:
 
         if not self.room:
             return
+        self.telemetry.enter_phase("sampling")
         inputs = self.tokenizer(self.prompt, add_special_tokens=False, return_tensors="pt")
         inputs = inputs.to(next(model.parameters()).device)
         was_training = model.training
         model.eval()
+        self._begun_at = inputs["input_ids"].shape[1]
         try:
             # trained parts may be float32 beside 16-bit weights, as in the step itself
             with torch.inference_mode(), uncompiled(), autocast(model.device, self.precision):
@@ -71,15 +75,19 @@ class SampleGenerator:
             model.train(was_training)
         if self.command() in ("stop", "cancel"):
             return
-        ids = output[0, inputs["input_ids"].shape[1] :]
+        ids = output[0, self._begun_at :]
         text = self.tokenizer.decode(ids, skip_special_tokens=True).strip()
         self.telemetry.event("sample", step=step, prompt=self.question, text=text)
 
     def _is_stopped(self, ids: Any, scores: Any, **_: Any) -> Any:
-        """After each token: a sign of life, and whether the rest of the sample is still wanted."""
+        """After each token: how far it is, the text now and then, and whether the rest of the
+        sample is still wanted."""
         import torch
 
-        self.telemetry.sign()
+        done = ids.shape[1] - self._begun_at
+        if done % TEXT_EVERY == 1:
+            self._text = self.tokenizer.decode(ids[0, self._begun_at :], skip_special_tokens=True)
+        self.telemetry.writing(done, min(LONGEST, self.room), self._text)
         is_over = self.command() in ("stop", "cancel")
         return torch.full((ids.shape[0],), is_over, dtype=torch.bool, device=ids.device)
 

@@ -22,7 +22,7 @@ INPUTS = ("input_ids", "position_ids")
 
 def uncompiled() -> Any:
     """Within, compiled layers run as they are: rows of any length, and generation, would have them
-    compiled anew each time, and after eight of them torch gives up."""
+    recompiled each time, and torch stops compiling after eight of them."""
     if "torch._dynamo" not in sys.modules:
         return nullcontext()  # nothing is compiled
     return torch.compiler.set_stance("force_eager")

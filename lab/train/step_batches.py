@@ -21,7 +21,7 @@ class StepBatches:
     """The sequences of a run in training order, how far the run goes and how far it has come.
 
     What step N learns from depends on N alone, so that a resumed run needs no loader's state and
-    skips nothing. `costs` are the FLOPs of a sequence, counted anew when more parameters train;
+    skips nothing. `costs` are the FLOPs of a sequence, recounted when more parameters train;
     `length` is that of every sequence where layers are compiled for one.
     """
 
@@ -30,13 +30,13 @@ class StepBatches:
     used: BudgetUsed
     costs: FlopCosts
     batch_size: int
-    accumulation: int
+    gradient_accumulation_steps: int
     pad_token_id: int
     length: int | None = None
 
     def sequences(self, number: int) -> list[list[TokenSequence]]:
         """Those of step `number` (from 1), by micro-batch; the last step may have fewer."""
-        per_step = self.batch_size * self.accumulation
+        per_step = self.batch_size * self.gradient_accumulation_steps
         start, end = (number - 1) * per_step, min(number * per_step, self.plan.rows)
         return [
             [self.stream[index] for index in range(first, min(first + self.batch_size, end))]

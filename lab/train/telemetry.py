@@ -74,7 +74,7 @@ class Telemetry:
     def metric(self, kind: str, **values: Any) -> None:
         """One line of metrics; keys, kinds and units are those of `lab/metrics.py`.
 
-        What the table does not know, or what is no number, is left out with a warning: a metric
+        What the table does not know, or what is not a number, is left out with a warning: a metric
         that was added wrongly ends no run.
         """
         values, problems = metrics.check(kind, values)
@@ -97,6 +97,7 @@ class Telemetry:
             self.phase = phase
             self._progress = {}
             self.event("phase", phase=phase)
+            print(f"{time.strftime('%H:%M:%S')} {phase}", flush=True)
             self._write_heartbeat()
 
     def progress(self, done: float, total: float, unit: str, eta_s: float | None = None) -> None:
@@ -105,6 +106,11 @@ class Telemetry:
         self._progress = {"done": done, "total": total, "unit": unit}
         if eta_s is not None:
             self._progress["eta_s"] = round(eta_s, 1)
+
+    def writing(self, done: int, most: int, text: str) -> None:
+        """How far a sample is, and its text so far; the next heartbeat carries both."""
+        self.sign()
+        self._progress = {"done": done, "total": most, "unit": "token", "text": text}
 
     def sign(self) -> None:
         """Called by the main thread wherever it gets on: the heartbeat, which another thread
@@ -268,7 +274,7 @@ def _nvml_record(nvml: Any, handle: Any) -> dict[str, Any]:
 def keep_freed_memory() -> None:
     """Let the C library keep freed memory for the next step (Linux with glibc).
 
-    By default a tensor over 32 MB is mapped anew each time and its pages are cleared by the
+    By default a tensor over 32 MB is mapped again each time and its pages are cleared by the
     kernel: about a quarter of the time of head and loss on a CPU, where logits and gradients of
     the embeddings are that large.
     """
@@ -311,7 +317,7 @@ def _now() -> float:
 
 
 def _end_last_line(path: Any) -> None:
-    """Close an unfinished last line of a killed attempt, so that the next record stands alone."""
+    """End an unfinished last line of a killed attempt, so that new records begin a line."""
     if path.exists() and path.stat().st_size:
         with path.open("rb+") as file:
             file.seek(-1, os.SEEK_END)

@@ -122,21 +122,21 @@ def _more(dataset: Dataset) -> dict[str, Any]:
             key=f"data.system.{dataset.id}",
         )  # fmt: skip
         filled = st.text_input(
-            "Slots", placeholder="name=Wren; author=the lab", key=f"data.slots.{dataset.id}",
+            "Slots", placeholder="name=Wren; author=the lab", key=f"data.placeholders.{dataset.id}",
             help="Text that replaces {{name}} in the rows.",
         )  # fmt: skip
     data: dict[str, Any] = {
         "max_length": int(length),
         "loss_on": loss_on,
         "truncation": side,
-        "bad_rows": bad,
+        "on_invalid_row": bad,
         "eval_fraction": float(fraction),
     }
     if system != dataset.system_prompt:
         data["system_prompt"] = system
     slots = [part.partition("=") for part in filled.split(";") if "=" in part]
     if slots:
-        data["slots"] = {name.strip(): value.strip() for name, _, value in slots}
+        data["placeholders"] = {name.strip(): value.strip() for name, _, value in slots}
     return {"model": model.strip(), "data": data}
 
 
@@ -153,7 +153,7 @@ _previews: Recent[tuple[str, int, int], dict[str, Any]] = Recent(8)
 
 def _preview(spec: dict[str, Any], max_examples: int, changed: int) -> dict[str, Any]:
     """The planner's answer, cached for the next look. Not by st.cache_data: inside of it nothing
-    may be written, and so nobody could give the question up."""
+    may be written, so the question could not be cancelled."""
     key = (json.dumps(spec, sort_keys=True), max_examples, changed)
     return _previews.get(key) or _previews.put(
         key,

@@ -69,7 +69,7 @@ def value(method: str = "") -> dict[str, Any]:
     return {
         "name": st.session_state[key("", "name")] or "",
         "model": (st.session_state[key("", "model")] or "").strip(),
-        "start_from": (st.session_state.get(key("", "start_from")) or "").strip(),
+        "init_from_run": (st.session_state.get(key("", "init_from_run")) or "").strip(),
         "method": {"name": chosen, **_section(f"method.{chosen}", config)},
         **{section: _section(section, config) for section, config in SECTIONS.items()},
     }
@@ -120,7 +120,7 @@ def _number(text: str) -> Any:
 
 
 def _entries(text: str) -> dict[str, str] | str:
-    """ "prompt=question; completion=answer" as an object; text that is none stays as it is."""
+    """ "prompt=question; completion=answer" as an object; other text is returned unchanged."""
     parts = [part.partition("=") for part in text.split(";") if part.strip()]
     if any(not equals or not name.strip() for name, equals, _ in parts):
         return text

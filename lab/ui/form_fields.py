@@ -23,6 +23,7 @@ def draw(section: str, config: type, names: list[str] | None = None) -> None:
     for field in fields:
         with grid.cell():
             widget(section, field, hints[field.name])
+    show_problems(section, [field.name for field in fields])
 
 
 def folded(label: str, section: str, config: type, names: list[str]) -> None:
@@ -53,8 +54,15 @@ def changes(section: str, config: type, names: list[str]) -> int:
     )
 
 
+def show_problems(section: str, names: list[str]) -> None:
+    """What is wrong with these fields, in lines over the whole width."""
+    root = section.split(".")[0]
+    for name in names:
+        form_problems.show(f"{root}.{name}" if root else name)
+
+
 def widget(section: str, field: Any, hint: Any) -> None:
-    """The widget that suits the field's type, with its problem below."""
+    """The widget that suits the field's type."""
     limits, kinds = field.metadata, form.union_members(hint)
     title = limits["title"]
     shared: dict[str, Any] = {
@@ -84,8 +92,6 @@ def widget(section: str, field: Any, hint: Any) -> None:
             placeholder="not set",
             **shared,
         )
-    root = section.split(".")[0]
-    form_problems.show(f"{root}.{field.name}" if root else field.name)
 
 
 def help_text(limits: Any) -> str:

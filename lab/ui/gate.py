@@ -1,6 +1,6 @@
 """The gate in front of the web server: every request shows the token, or it goes no further.
 
-It stands before Streamlit, as middleware of the ASGI application, so that pages, uploads, media,
+It runs before Streamlit, as middleware of the ASGI application, so that pages, uploads, media,
 component files and the web socket are all behind it. Who may pass says `lab.access`.
 """
 
@@ -207,7 +207,7 @@ async def lifespan(app: Any) -> AsyncIterator[None]:
 
 
 def announcement() -> str:
-    """The address to open, and what whoever starts the server has to know."""
+    """The address to open, and what the person who starts the server needs to know."""
     address = _address()
     if access.is_required():
         current = access.current()

@@ -78,7 +78,7 @@ def _lab_errors() -> Iterator[list[LabError]]:
 
 
 def run_action(action: Callable[[], object]) -> None:
-    """Do what a button says, then draw the page anew; an error is shown in place."""
+    """Do what a button says, then redraw the page; an error is shown in place."""
     with _lab_errors() as errors:
         action()
     if errors:

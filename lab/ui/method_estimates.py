@@ -123,7 +123,7 @@ def spec_of(settings: dict[str, Any], method: methods.Method) -> dict[str, Any]:
         "train": {
             "batch_size": settings["rows"],
             "activation_checkpointing": checkpointing,
-            "loss": settings["loss"],
+            "loss_implementation": settings["loss"],
         },
     }
 

@@ -47,7 +47,7 @@ class NeedsJob(BackgroundJob):
         if gpus:
             device = {"kind": "cuda", "memory_bytes": host.largest(gpus)["free_bytes"]}
         for model in self.listed:
-            spec = self.spec | {"model": model.config_id, "start_from": ""}
+            spec = self.spec | {"model": model.config_id, "init_from_run": ""}
             try:
                 self.needs[model.id] = planner.estimate(spec, device, shadow=False)
             except Abandoned:

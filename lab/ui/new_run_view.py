@@ -24,30 +24,30 @@ from lab.ui.markdown_safety import escape_markdown, plain, user_errors
 MORE_DATA = [
     "format",
     "columns",
-    "slots",
-    "bad_rows",
+    "placeholders",
+    "on_invalid_row",
     "template",
     "template_args",
     "template_date",
     "objective",
     "max_examples",
-    "held_out",
+    "eval_dataset",
     "truncation",
-    "bucketing",
-    "general_mix",
-    "general_set",
+    "group_by_length",
+    "general_fraction",
+    "general_dataset",
     "system_prompt",
 ]
 MAIN_DATA = ["max_length", "eval_fraction", "loss_on", "packing"]
 MAIN_TRAIN = ["learning_rate", "batch_size"]
 SCHEDULE = [
-    "schedule",
-    "warmup",
+    "lr_scheduler_type",
+    "warmup_ratio",
     "optimizer",
     "momentum",
     "weight_decay",
     "max_grad_norm",
-    "accumulation",
+    "gradient_accumulation_steps",
     "seed",
 ]
 PRECISION = [
@@ -55,15 +55,15 @@ PRECISION = [
     "adapter_precision",
     "activation_checkpointing",
     "checkpointed_layers",
-    "loss",
+    "loss_implementation",
     "compile",
 ]
 SAVING = [
-    "eval_every",
+    "eval_steps",
     "early_stopping",
-    "probe",
-    "sample_every",
-    "save_every",
+    "forgetting_probe",
+    "sample_steps",
+    "save_steps",
     "keep_best",
     "keep_last",
 ]
@@ -103,14 +103,14 @@ def fill_from(run_id: str, *, trains_on: bool) -> None:
     except LabError as error:
         st.warning(escape_markdown(str(error)))
         return
-    requested = stored.get("asked")
+    requested = RunSpec.requested(stored)
     resolved = RunSpec.from_stored(stored)
-    spec = RunSpec.from_stored(requested) if isinstance(requested, dict) else resolved
+    spec = RunSpec.from_stored(requested) if requested is not None else resolved
     # what was asked for, so that "auto" stays auto, with the paths and the method as they ran
     again = dataclasses.replace(
         spec,
         name=f"{resolved.name} {'(continued)' if trains_on else '(copy)'}"[:120],
-        start_from=f"run:{run_id}" if trains_on else spec.start_from,
+        init_from_run=f"run:{run_id}" if trains_on else spec.init_from_run,
         model=resolved.model,
         method=resolved.method,
         data=dataclasses.replace(
@@ -184,17 +184,17 @@ def _start_field() -> None:
         for entry in index.entries()
         if has_result(entry)
     }
-    chosen = str(st.session_state.get("new.start_from") or "")
+    chosen = str(st.session_state.get("new.init_from_run") or "")
     if chosen and chosen not in results:
         results[chosen] = chosen
     if not results:
         return
     st.selectbox(
-        "Initial weights", ["", *results], key="new.start_from", persist_state="session",
+        "Initial weights", ["", *results], key="new.init_from_run", persist_state="session",
         format_func=lambda option: str(plain(results.get(option, "base model"))),
         help="The base model, or the trained weights of a run with the same model and method.",
     )  # fmt: skip
-    form_problems.show("start_from")
+    form_problems.show("init_from_run")
 
 
 def has_result(entry: index.RunSummary) -> bool:
@@ -282,6 +282,7 @@ def train_card() -> None:
             form_fields.widget("train", fields[name], hints[name])
     with grid.cell():
         form_fields.widget("train", fields["batch_size"], hints["batch_size"])
+    form_fields.show_problems("train", [*MAIN_TRAIN, *LENGTHS])
     form_fields.folded("Schedule and optimizer", "train", config, SCHEDULE)
     form_fields.folded("Precision, memory and speed", "train", config, PRECISION)
     form_fields.folded("Evaluation, samples and checkpoints", "train", config, SAVING)
@@ -309,7 +310,7 @@ def method_help(method: Method) -> None:
 
 
 def matrix() -> None:
-    """What goes together, over all methods; the reasons stand beside each method."""
+    """What goes together, over all methods; the reasons are shown beside each method."""
     rows = compatibility.matrix(methods.all_methods())
     titles = [feature.title for feature in compatibility.FEATURES]
     st.dataframe(

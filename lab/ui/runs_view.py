@@ -92,7 +92,7 @@ def table(entries: list[RunSummary]) -> RunDir | None:
 
 
 def _double(value: float | None) -> float | None:
-    """A figure of a result as a column takes it: an integer of hundreds of digits is none."""
+    """A figure of a result as a column takes it: an integer of hundreds of digits is left out."""
     return None if value is None else float(value)
 
 
@@ -135,7 +135,7 @@ def buttons(run: RunDir) -> None:
 
 
 def _labels(run: RunDir, entry: RunSummary) -> None:
-    """Another name, tags and notes, and whether the run stands in the list."""
+    """Another name, tags and notes, and whether the run is listed."""
     labels = {
         "name": st.text_input("Name", entry.name, key=f"runs.name.{run.id}"),
         "tags": st.text_input("Tags", ", ".join(entry.tags), key=f"runs.tags.{run.id}"),

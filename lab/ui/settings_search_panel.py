@@ -100,7 +100,11 @@ def show(search: SettingsSearch, *, is_narrow: bool = False) -> None:
 
 def _words(candidate: Candidate) -> str:
     rows = "1 row" if candidate.batch_size == 1 else f"{candidate.batch_size} rows"
-    times = f" × {candidate.accumulation}" if candidate.accumulation > 1 else ""
+    times = (
+        f" × {candidate.gradient_accumulation_steps}"
+        if candidate.gradient_accumulation_steps > 1
+        else ""
+    )
     return (
         f"{rows} a pass{times}, {recomputed_layers(candidate)} recomputed, {candidate.loss} loss, "
         f"{candidate.optimizer}"
@@ -111,7 +115,8 @@ def _table(candidates: tuple[Candidate, ...]) -> None:
     st.dataframe(
         [
             {
-                "rows × passes": f"{candidate.batch_size} × {candidate.accumulation}",
+                "rows × passes": f"{candidate.batch_size} × "
+                f"{candidate.gradient_accumulation_steps}",
                 "tokens/s": candidate.tokens_per_s,
                 "peak, GB": candidate.peak_bytes / 1e9,
                 "recomputes": recomputed_layers(candidate),

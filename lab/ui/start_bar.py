@@ -99,8 +99,8 @@ def _what(spec: RunSpec, specs: list[dict[str, Any]]) -> str:
         f"{escape_markdown(titles.dataset(spec.data.dataset))} · "
         f"{' or '.join(lengths) or epochs} at {' and '.join(rates)}"
     )
-    return f"{text} · from the weights of {escape_markdown(spec.start_from)}" if (
-        spec.start_from
+    return f"{text} · from the weights of {escape_markdown(spec.init_from_run)}" if (
+        spec.init_from_run
     ) else text  # fmt: skip
 
 

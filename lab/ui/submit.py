@@ -18,7 +18,7 @@ from lab.ui import form_problems
 
 
 def ticket() -> str:
-    """This form's ticket. It stands in the URL, so that a reload keeps it."""
+    """This form's ticket. It is part of the URL, so that a reload keeps it."""
     draft: str = st.query_params.get("draft", "")
     if not submissions.TICKET.fullmatch(draft):
         draft = submissions.new()

@@ -1,4 +1,4 @@
-"""Questions to the planner that end when nobody waits for their answer any more."""
+"""Questions to the planner that are cancelled once no session waits for the answer."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class BackgroundJob:
 
     @property
     def is_stale(self) -> bool:
-        """Whether somebody who comes back needs a new job."""
+        """Whether a session that returns needs a new job."""
         return self.was_abandoned or self.asking.is_cancelled
 
     def look(self, position: str) -> None:

@@ -19,7 +19,7 @@ def test_the_matrix_holds_every_method_and_nothing_that_is_refused() -> None:
 
 
 def test_a_broken_promise_is_counted() -> None:
-    row = {"source": "shadow", "fits": True, "fitted": True}
+    row = {"source": "repeated layers", "fits": True, "fitted": True}
     rows = [
         {**row, "error": 0.002}, {**row, "error": -0.02}, {**row, "error": 0.05},
         {**row, "error": None, "fitted": False},

@@ -64,7 +64,12 @@ class Asked:
         running = client.record()
         assert running is not None, "the chat process runs"
         body = json.dumps(
-            {"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": tokens}
+            {
+                "model": model,
+                "messages": [{"role": "user", "content": "Hi"}],
+                "max_tokens": tokens,
+                "stream": True,
+            }
         )
         self.socket = socket.create_connection(("127.0.0.1", running["port"]), timeout=30)
         head = (

@@ -55,17 +55,20 @@ def refuse(
         ("train.batch_size=-1", "is -1; it must be at least 1"),
         ("train.max_steps=0", "is 0; it must be at least 1"),
         ("method.rank=0", "is 0; it must be at least 1"),
-        ('method.targets=["q_proj","c_attn"]', "'c_attn' names no linear layer of this model"),
-        ("method.targets=re:.*(", "is not a pattern"),
-        ("method.targets=.*_proj", "write 're:.*_proj'"),
-        ("method.targets=nothing", "'nothing' names no linear layer of this model"),
+        (
+            'method.target_modules=["q_proj","c_attn"]',
+            "'c_attn' names no linear layer of this model",
+        ),
+        ("method.target_modules=re:.*(", "is not a pattern"),
+        ("method.target_modules=.*_proj", "write 're:.*_proj'"),
+        ("method.target_modules=nothing", "'nothing' names no linear layer of this model"),
         ("method.name=lorra", "Unknown method 'lorra'. Choose one of: full,"),
         ("method.rnak=4", "Did you mean 'rank'?"),
         ("train.lr=4", "unknown key 'lr'"),
         ("name=a/b", "the characters / are not allowed"),
         ("name=a\0b", "control characters are not allowed"),
         ("data.max_length=4096", "is 4,096; the model reads at most 512"),
-        ("data.general_mix=0.95", "is 0.95; it must be at most 0.9"),
+        ("data.general_fraction=0.95", "is 0.95; it must be at most 0.9"),
         ('data.columns={"promt": "x"}', "unknown key 'promt'. Did you mean 'prompt'?"),
         ('data.columns={"prompt": 5}', "'prompt' must be text, is 5"),
         ("data.columns=5", "must be object, is 5"),
@@ -78,7 +81,7 @@ def refuse(
         ("model=" + "x" * 300, "Unknown model"),
         ("model=~nosuch/x", "does not exist"),
         ("train.max_grad_norm=" + "9" * 400, "is inf"),
-        ('method.targets=["q_proj","lm_head"]', "the fused loss works on a plain head"),
+        ('method.target_modules=["q_proj","lm_head"]', "the fused loss works on a plain head"),
         ("train.batch_size", "not of the form section.key=value"),
     ],
 )
@@ -186,7 +189,7 @@ def test_not_enough_disk(make_spec: Callable[..., Spec], monkeypatch: pytest.Mon
     monkeypatch.setattr(planner_check.shutil, "disk_usage", lambda path: usage)
     (problem,) = check(make_spec("full"))["problems"]
     assert "not enough disk" in problem["message"] and "0.00 GB are free" in problem["message"]
-    assert check(make_spec("lora", train={"save_every": 0}))["problems"] == []
+    assert check(make_spec("lora", train={"save_steps": 0}))["problems"] == []
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def test_two_methods_race_to_one_table(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    spec = make_spec("full", train={"max_steps": 50, "sample_every": 0, "save_every": 0})
+    spec = make_spec("full", train={"max_steps": 50, "sample_steps": 0, "save_steps": 0})
     spec |= {"methods": {"lora": {"rank": 4, "learning_rate": 2e-3}}}
     file = tmp_path / "race.json"
     file.write_text(json.dumps(spec))

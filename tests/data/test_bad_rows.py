@@ -115,8 +115,8 @@ def test_a_bad_row_is_named_and_the_others_are_left(
     with pytest.raises(LabError) as caught:
         list(ExampleReader(path))
     message = str(caught.value)
-    assert path.name in message and reason in message and "data.bad_rows" in message
-    rows = ExampleReader(path, ReadOptions(bad_rows="skip"))
+    assert path.name in message and reason in message and "data.on_invalid_row" in message
+    rows = ExampleReader(path, ReadOptions(on_invalid_row="skip"))
     items = list(rows)
     assert (
         len(items) == rows.num_valid
@@ -160,14 +160,14 @@ WHOLE: list[tuple[str, str, bytes, str]] = [
 @pytest.mark.parametrize(
     ("name", "data", "says"), [case[1:] for case in WHOLE], ids=[case[0] for case in WHOLE]
 )
-@pytest.mark.parametrize("bad_rows", ["refuse", "skip"])
+@pytest.mark.parametrize("on_invalid_row", ["refuse", "skip"])
 def test_a_file_that_is_no_dataset(
-    tmp_path: Path, name: str, data: bytes, says: str, bad_rows: str
+    tmp_path: Path, name: str, data: bytes, says: str, on_invalid_row: str
 ) -> None:
     path = tmp_path / name
     path.write_bytes(data)
     with pytest.raises(LabError) as caught:
-        list(ExampleReader(path, ReadOptions(bad_rows=bad_rows)))
+        list(ExampleReader(path, ReadOptions(on_invalid_row=on_invalid_row)))
     assert says in str(caught.value) and path.name in str(caught.value)
 
 
@@ -176,7 +176,7 @@ def test_a_gzip_bomb_ends_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"text": "x"}\n' * 200_000))
     with pytest.raises(LabError, match="more than 200 times its size"):
-        list(ExampleReader(path, ReadOptions(bad_rows="skip")))
+        list(ExampleReader(path, ReadOptions(on_invalid_row="skip")))
     harmless = tmp_path / "b.jsonl.gz"
     harmless.write_bytes(gzip.compress(b"".join(b'{"text": "%d"}\n' % n for n in range(15_000))))
     assert len(list(ExampleReader(harmless))) == 15_000

@@ -76,7 +76,7 @@ def test_a_base_model_gets_the_plain_template_with_its_end_token(tokenizer: Any)
 
     base = copy.deepcopy(tokenizer)
     base.chat_template = None
-    assert chat_template.ensure_template(base) and not chat_template.ensure_template(base)
+    assert chat_template.set_chat_template(base) and not chat_template.set_chat_template(base)
     (tokens,) = chat_template.tokenize(CHAT, base, "", "assistant", 512)
     assert learned(base, tokens) == "Hello you<|im_end|>Bye<|im_end|>"
 

@@ -221,7 +221,7 @@ def test_nonsense_in_tokenizer_files_is_told(tmp_path: Path, spoiled: Any) -> No
         weights.load_tokenizer(ModelSource("mine", str(tmp_path), local_only=True))
 
 
-@pytest.mark.parametrize("key", ["held_out", "dataset", "general_set"])
+@pytest.mark.parametrize("key", ["held_out", "dataset", "general_dataset"])
 @pytest.mark.parametrize("value", ["", "  "])
 def test_an_empty_name_of_a_dataset_is_a_problem(key: str, value: str) -> None:
     problems: list[Problem] = []
@@ -236,8 +236,8 @@ def test_a_held_out_file_is_looked_into_before_the_run(tmp_path: Path, tokenizer
     write_rows(bad, [{"colour": "red"}])
     spec = RunSpec.from_json({"data": {"dataset": str(good), "held_out": str(good)}})
     assert dataset_stats.dataset_stats(spec, tokenizer).examples == len(PAIRS)
-    for key in ("held_out", "general_set"):
-        data = {"dataset": str(good), "general_mix": 0.1, key: str(bad)}
+    for key in ("held_out", "general_dataset"):
+        data = {"dataset": str(good), "general_fraction": 0.1, key: str(bad)}
         spec = RunSpec.from_json({"data": data})
         with pytest.raises(LabError, match=rf"data\.{key}: 1 of 1 rows"):
             dataset_stats.dataset_stats(spec, tokenizer)
@@ -256,13 +256,13 @@ def test_a_row_that_the_template_refuses_is_named_or_skipped(
     for reader in (dataset_stats.dataset_stats, prepare.prepare):
         with pytest.raises(LabError, match=r"row 21: The chat template fails .* ZeroDivisionError"):
             reader(RunSpec.from_json({"data": data}), other)
-        skipping = RunSpec.from_json({"data": data | {"bad_rows": "skip"}})
+        skipping = RunSpec.from_json({"data": data | {"on_invalid_row": "skip"}})
         seen: Any = reader(skipping, other)
         count = seen.examples if isinstance(seen, DatasetStats) else seen.facts()["examples"]
         assert count in (20, 21)
     other.chat_template = "{% for m in messages %}{{ 'a' * 10**9 }}{% endfor %}"
     with pytest.raises(chat_template.TemplateUnusable):
-        prepare.prepare(RunSpec.from_json({"data": data | {"bad_rows": "skip"}}), other)
+        prepare.prepare(RunSpec.from_json({"data": data | {"on_invalid_row": "skip"}}), other)
 
 
 def test_rows_of_millions_of_characters_are_looked_at_in_part(

@@ -74,7 +74,7 @@ def test_what_a_person_should_know_is_said(make_spec: Make, tmp_path: Path) -> N
     assert "C14" in said("lora") and "C25" in said("lora"), "A small update learns little."
     general = tmp_path / "general.jsonl"
     write_rows(general, pairs(30))
-    mixed = {"general_mix": 0.1, "general_set": str(general)}
+    mixed = {"general_fraction": 0.1, "general_dataset": str(general)}
     assert "C14" not in said(**mixed)
     chats = tmp_path / "chats.jsonl"
     write_rows(chats, pairs(10))
@@ -82,20 +82,20 @@ def test_what_a_person_should_know_is_said(make_spec: Make, tmp_path: Path) -> N
     write_rows(chats, [*pairs(5), *pairs(5, "Dear {{ name }}, {{city}} calls.")])
     (slots,) = facts_of(make_spec(data={"dataset": str(chats)}))["warnings"]
     assert "{{city}}" in slots
-    filled = {"dataset": str(chats), "slots": {"name": "Ada", "city": "Bonn"}}
+    filled = {"dataset": str(chats), "placeholders": {"name": "Ada", "city": "Bonn"}}
     assert facts_of(make_spec(data=filled))["warnings"] == []
     with chats.open("a") as file:
         file.write('{"prompt": "x"}\n')
-    skipped = {**filled, "bad_rows": "skip"}
+    skipped = {**filled, "on_invalid_row": "skip"}
     (bad,) = facts_of(make_spec(data=skipped))["warnings"]
     assert bad.startswith("1 rows cannot be used")
 
 
-@pytest.mark.parametrize("field", ["general_set", "held_out"])
+@pytest.mark.parametrize("field", ["general_dataset", "held_out"])
 def test_other_sets_that_are_not_there_are_refused_before_the_run(
     make_spec: Make, field: str
 ) -> None:
-    data = {field: "builtin:nothing", "general_mix": 0.1}
+    data = {field: "builtin:nothing", "general_fraction": 0.1}
     (problem,) = check(make_spec(data=data))["problems"]
     assert "Unknown dataset 'builtin:nothing'" in problem["message"]
 

@@ -80,9 +80,9 @@ def test_text_behind_the_last_column_is_refused_with_the_way_out(tmp_path: Path)
         "2 columns; a field with ',' in it has to stand in quotes. Mend these rows, or name the "
         "right columns in data.columns."
     )
-    assert pairs(tmp_path / "a.csv", b"prompt,completion\np,c\np,one, two\n", bad_rows="skip") == [
-        ["p", "c"]
-    ]
+    assert pairs(
+        tmp_path / "a.csv", b"prompt,completion\np,c\np,one, two\n", on_invalid_row="skip"
+    ) == [["p", "c"]]
 
 
 def test_a_column_without_a_name_that_holds_something_is_named(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_half_of_a_pair_in_utf_16_costs_its_row(tmp_path: Path) -> None:
         + '"}\n{"text": "b"}\n'.encode("utf-16-le")
     )
     (tmp_path / "a.jsonl").write_bytes(data)
-    reader = ExampleReader(tmp_path / "a.jsonl", ReadOptions(bad_rows="skip"))
+    reader = ExampleReader(tmp_path / "a.jsonl", ReadOptions(on_invalid_row="skip"))
     assert [example.text for example in reader] == ["a", "b"]
     assert reader.reasons.groups[0].row == 2
 
@@ -214,7 +214,7 @@ def test_a_json_list_is_read_whatever_it_is_called(
     data = json.dumps(rows, indent=indent).encode()
     path = tmp_path / name
     path.write_bytes(gzip.compress(data) if name.endswith("gz") else data)
-    reader = ExampleReader(path, ReadOptions(bad_rows="skip"))
+    reader = ExampleReader(path, ReadOptions(on_invalid_row="skip"))
     assert [len(example.text) for example in reader] == [3000, 5000]
     assert reader.reasons.groups[0].row == 3
     assert reader.notes() == [

@@ -20,7 +20,7 @@ from lab.errors import LabError
 
 SECONDS = 6.0  # of processor time; each of these took over ten, or gigabytes
 PAIRS = b"prompt,completion\n"
-SKIP: dict[str, Any] = {"bad_rows": "skip"}
+SKIP: dict[str, Any] = {"on_invalid_row": "skip"}
 
 
 def parquet(columns: dict[str, Any], **options: Any) -> bytes:
@@ -62,7 +62,7 @@ BOMBS: list[tuple[str, str, Any, dict[str, Any], str]] = [
     ("empty Parquet cells", "a.parquet", lambda: parquet({"text": pyarrow.nulls(20_000_000, pyarrow.string())}), SKIP, "holds 20,000,000 values in"),
     ("a long Parquet cell", "a.parquet", lambda: parquet({"text": ["x" * 12_000_000]}, compression="zstd"), SKIP, "unpacks to more than 200 times"),
     ("repeated Parquet text", "a.parquet", lambda: parquet({"text": repeated("x" * 1_000_000, 300)}, compression="zstd"), SKIP, "unpacks to more than 200 times"),
-    ("slots in slots", "a.jsonl", lambda: b'{"text": "' + b"{{a}}" * 20_000 + b'"}\n', {"slots": {"a": "x" * 4000}}, "longer than 32,000,000 characters with its slots"),
+    ("slots in slots", "a.jsonl", lambda: b'{"text": "' + b"{{a}}" * 20_000 + b'"}\n', {"placeholders": {"a": "x" * 4000}}, "longer than 32,000,000 characters with its slots"),
 ]  # fmt: skip
 
 
@@ -128,7 +128,7 @@ def test_only_the_row_at_fault_is_lost_and_time_is_linear(
 ) -> None:
     data = make()
     began = time.process_time()
-    count, reader = read(tmp_path / name, data, bad_rows="skip")
+    count, reader = read(tmp_path / name, data, on_invalid_row="skip")
     took = time.process_time() - began
     assert count == good, reader.invalid_summary()
     if row:
@@ -152,7 +152,7 @@ def test_a_list_that_goes_on_wrongly_is_not_read_in_part(
     tmp_path: Path, data: bytes, says: str
 ) -> None:
     with pytest.raises(LabError, match="is not JSON") as caught:
-        read(tmp_path / "a.json", data, bad_rows="skip")
+        read(tmp_path / "a.json", data, on_invalid_row="skip")
     assert says in str(caught.value)
 
 
@@ -219,7 +219,7 @@ def test_reading_ends_when_its_time_is_over(
     assert not reader.is_whole and 10 <= reader.num_valid < 100_000
     assert 0 < reader.bytes_read < reader.size, "progress tells how far it came"
     path.write_bytes(b"1\n" * 50_000)
-    slow = ExampleReader(path, ReadOptions(bad_rows="skip"))
+    slow = ExampleReader(path, ReadOptions(on_invalid_row="skip"))
     slow.end_after(-1)
     with pytest.raises(LabError, match="No row was found in the first"):
         list(slow)

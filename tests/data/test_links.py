@@ -118,14 +118,14 @@ def test_a_link_among_the_uploads_is_no_upload(lab_home: Path, secret: Path, row
             catalog.resolve(f"upload:{name}")
 
 
-@pytest.mark.parametrize("field", ["dataset", "held_out", "general_set"])
+@pytest.mark.parametrize("field", ["dataset", "held_out", "general_dataset"])
 def test_every_field_that_names_a_file_is_judged(
     tmp_path: Path, secret: Path, make_spec: Callable[..., dict[str, Any]], field: str
 ) -> None:
     from tests.answers import check
 
     link = lead(tmp_path / "x.txt", secret)
-    more = {"general_mix": 0.1} if field == "general_set" else {}
+    more = {"general_fraction": 0.1} if field == "general_dataset" else {}
     problems = check(make_spec(data={field: str(link), **more}))["problems"]
     assert "is a link to" in json.dumps(problems), problems
     assert SECRET not in json.dumps(problems)

@@ -51,7 +51,7 @@ def texts(words: Any, rows: Sequence[TokenSequence]) -> list[str]:
 def test_the_share_of_general_text_is_of_all_rows(
     ready: Prepare, words: Any, own: int, share: float, general: int
 ) -> None:
-    prepared = ready(pairs(own, 0), general_mix=share, general_set=pairs(40, 40, "w91"))
+    prepared = ready(pairs(own, 0), general_fraction=share, general_dataset=pairs(40, 40, "w91"))
     counts = Counter("w91" in text for text in texts(words, prepared.train))
     assert (
         (counts[False], counts[True]) == (own, general) == (own, prepared.figures["general_rows"])
@@ -62,7 +62,7 @@ def test_the_share_of_general_text_is_of_all_rows(
 def test_general_rows_are_the_same_in_every_run_and_none_twice_before_all(
     ready: Prepare, words: Any
 ) -> None:
-    settings = {"general_mix": 0.5, "general_set": pairs(8, 40, "w91")}
+    settings = {"general_fraction": 0.5, "general_dataset": pairs(8, 40, "w91")}
     drawn = []
     for seed in (1, 2):
         random.seed(seed)
@@ -86,7 +86,7 @@ def test_general_rows_follow_the_runs_terms_of_loss_and_length_only(
     own = [{"ask": f"w{n}", "say": "w90"} for n in range(4)]
     prepared = ready(
         own, columns={"prompt": "ask", "completion": "say"}, slots={"name": "w99"},
-        system_prompt="w80", general_mix=0.5, general_set=general, max_length=12,
+        system_prompt="w80", general_fraction=0.5, general_dataset=general, max_length=12,
     )  # fmt: skip
     rows = list(prepared.train)
     mixed = [row for row in rows if "w91" in words.decode(row.ids)]
@@ -109,7 +109,9 @@ def test_a_general_set_of_the_lab_keeps_its_own_system_prompt(
     monkeypatch.setattr(
         prepare.catalog, "resolve", lambda name: card if name == card.id else resolve(name)
     )
-    prepared = ready(pairs(4, 0), general_mix=0.5, general_set=card.id, system_prompt="w80")
+    prepared = ready(
+        pairs(4, 0), general_fraction=0.5, general_dataset=card.id, system_prompt="w80"
+    )
     for text in texts(words, prepared.train):
         assert ("w77" in text, "w80" in text) == ("w91" in text, "w90" in text)
 

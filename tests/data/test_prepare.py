@@ -123,10 +123,10 @@ def test_an_interrupted_cache_leaves_nothing(tmp_path: Path, tokenizer: Any) -> 
 
 def test_bad_rows_are_skipped_and_told(tmp_path: Path, tokenizer: Any) -> None:
     path = tmp_path / "a.jsonl"
-    write_rows(path, [*PAIRS, {"prompt": "x", "completion": 5}])
-    with pytest.raises(LabError, match="row 41: 'completion' is 5, not text"):
+    write_rows(path, [*PAIRS, {"prompt": "x", "completion": [5]}])
+    with pytest.raises(LabError, match=r"row 41: 'completion' is \[5\], not text"):
         prepare.prepare(spec_of(path), tokenizer)
-    prepared = prepare.prepare(spec_of(path, bad_rows="skip"), tokenizer)
+    prepared = prepare.prepare(spec_of(path, on_invalid_row="skip"), tokenizer)
     assert prepared.figures["bad"] == 1 and prepared.figures["examples"] == 40
     assert any("row 41" in note for note in prepared.notes)
 
@@ -142,7 +142,7 @@ def test_rows_that_the_template_refuses_are_bad_rows(tmp_path: Path, tokenizer: 
     path = write(tmp_path / "a.jsonl", PAIRS)
     with pytest.raises(LabError, match=r"1 of 40 rows .* row 4: The chat template refuses"):
         prepare.prepare(spec_of(path), strict)
-    prepared = prepare.prepare(spec_of(path, bad_rows="skip"), strict)
+    prepared = prepare.prepare(spec_of(path, on_invalid_row="skip"), strict)
     assert (prepared.figures["examples"], prepared.figures["bad"]) == (39, 1)
 
 
@@ -165,7 +165,7 @@ def test_general_text_is_mixed_in_by_its_share(tmp_path: Path, tokenizer: Any) -
         tmp_path / "general.jsonl",
         [{"prompt": f"why {n}", "completion": f"because {n}"} for n in range(3)],
     )
-    spec = spec_of(path, general_mix=0.1, general_set=str(other), eval_fraction=0.1)
+    spec = spec_of(path, general_fraction=0.1, general_dataset=str(other), eval_fraction=0.1)
     prepared = prepare.prepare(spec, tokenizer)
     texts = [tokenizer.decode(row.ids) for row in prepared.train]
     assert sum("because" in text for text in texts) == prepared.figures["general_rows"] == 4
@@ -333,8 +333,8 @@ def test_a_run_keeps_its_first_batch_and_its_cost(
     monkeypatch.setattr(forgetting, "prompts", lambda: few)
     monkeypatch.setattr(forgetting, "MAX_NEW_TOKENS", 8)
     run = work_here(
-        train={"max_steps": 3, "probe": "on", "sample_every": 0, "save_every": 0},
-        data={"general_mix": 0.2, "bucketing": "on"},
+        train={"max_steps": 3, "forgetting_probe": "on", "sample_steps": 0, "save_steps": 0},
+        data={"general_fraction": 0.2, "group_by_length": "on"},
     )
     stored = read_object(run.first_batch)
     assert stored is not None and len(stored["rows"]) == stored["batch_size"] == 2
@@ -349,6 +349,8 @@ def test_a_run_keeps_its_first_batch_and_its_cost(
     lock = (read_object(run.artifact / "receipt.json") or {})["lock"]
     assert lock["end_token"] == "<|im_end|>" and lock["hash"]
     stamp = os.stat(answers[0]).st_mtime_ns
-    again = work_here(train={"max_steps": 1, "probe": "on", "sample_every": 0, "save_every": 0})
+    again = work_here(
+        train={"max_steps": 1, "forgetting_probe": "on", "sample_steps": 0, "save_steps": 0}
+    )
     assert os.stat(answers[0]).st_mtime_ns == stamp, "sampled once for each base"
     assert (read_object(again.result) or {})["state"] == "done"

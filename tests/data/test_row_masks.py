@@ -135,6 +135,6 @@ def test_a_broken_table_is_told_once_with_the_field_that_mends_it(
     message = str(caught.value)
     assert (
         message.count("has 3 fields") == 1
-        and "data.bad_rows" in message
+        and "data.on_invalid_row" in message
         and str(tmp_path) not in message
     )

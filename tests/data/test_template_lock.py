@@ -65,7 +65,7 @@ def test_chat_refuses_a_result_whose_template_was_changed(trained: list[Any]) ->
 def test_a_chosen_template_travels_to_chat(work_here: Callable[..., Any], name: str) -> None:
     run = work_here(
         data={"template": name},
-        train={"max_steps": 2, "save_every": 1, "sample_every": 0, "eval_every": 0},
+        train={"max_steps": 2, "save_steps": 1, "sample_steps": 0, "eval_steps": 0},
     )
     for which in (f"run:{run.id}", f"run:{run.id}@1"):
         loaded = chat_models.load(chat_models.parse(which))

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from lab.chat import client, conversations
+from lab.chat.conversations import Answer, Turn
 from lab.paths import all_runs
 from lab.runs import actions, record_reader
 from lab.runs.status import status
@@ -88,13 +90,11 @@ def test_new_run_with_three_mistakes_then_right(
     expect(widget(page, "start").get_by_role("button")).to_be_disabled()
     fill(page, "new.train.learning_rate", "auto")
     fill(page, "new.data.max_length", "64")
-    fill(page, "new.method.lora.targets", "c_attn")
+    fill(page, "new.method.lora.target_modules", "c_attn")
     page.get_by_role("button", name="Start run").click()
-    expect(page.get_by_text("Target modules names no linear layer").first).to_be_visible(
-        timeout=60_000
-    )
+    expect(page.get_by_text("names no linear layer").first).to_be_visible(timeout=60_000)
     assert all_runs() == []
-    fill(page, "new.method.lora.targets", "q_proj, v_proj")
+    fill(page, "new.method.lora.target_modules", "q_proj, v_proj")
     assert is_in_sight(page, "start"), "wherever the page is scrolled to"
     page.get_by_role("button", name="Start run").click()
     page.wait_for_url(re.compile(r"/monitor\?.*run="), timeout=60_000)
@@ -139,7 +139,7 @@ def choose(page: Page, key: str, value: str) -> None:
 def test_a_run_survives_reload_other_browsers_and_a_killed_server(
     page: Page, server: Server, chrome: Browser, start: Callable[..., Any]
 ) -> None:
-    run = start("lora", train={"max_steps": 100_000, "save_every": 0, "eval_every": 500})
+    run = start("lora", train={"max_steps": 100_000, "save_steps": 0, "eval_steps": 500})
     page.goto(f"{server.url}/monitor?run={run.id}")
     wait_for(page, lambda: points(page) >= 20, 60, "the curve did not begin")
     page.reload()
@@ -167,25 +167,36 @@ def test_a_run_survives_reload_other_browsers_and_a_killed_server(
 
 
 def test_chat_with_two_results(page: Page, server: Server, trained_home: Path) -> None:
+    """Ask three models at once, reload in the middle, stop, ask again, look closer, unload."""
     shutil.copytree(trained_home / "runs", server.home / "runs")
     page.get_by_role("link", name="Chat").click()
     settled(page)
     for word in ("tiny full", "tiny lora"):
         expect(page.get_by_text(re.compile(word)).first).to_be_visible()
-    expander = page.get_by_text("Same terms for all")
-    expander.click()
-    fill(page, "chat.tokens", "6")
-    expander.click()
-    for turn, question in enumerate(("What is 2 plus 2?", "And 3 plus 3?"), start=1):
-        box = page.get_by_placeholder("Ask all of them the same")
-        box.fill(question)
-        box.press("Enter")
-        foots = page.get_by_text(re.compile("tokens, .*Prompt .*seed 0"))
-        wait_for(page, lambda foots=foots, turn=turn: foots.count() == 3 * turn, 90, "no answers")  # type: ignore[misc]
+    ask_all(page, "What is 2 plus 2?", tokens="400")
+    expect(page.get_by_text(re.compile("answering · ")).first).to_be_visible(timeout=90_000)
+    page.reload()
     settled(page)
-    expect(page.get_by_text("3 models in memory")).to_be_visible()
+    expect(page.get_by_text("What is 2 plus 2?")).to_be_visible(timeout=30_000)
+    box = page.get_by_placeholder("Your next message waits until all have answered")
+    box.fill("And 3 plus 3?")
+    box.press("Enter")
+    expect(page.get_by_text("next: And 3 plus 3?")).to_be_visible(timeout=30_000)
+    page.get_by_role("button", name=re.compile("^Stop all")).click()
+    wait_for(page, lambda: page.get_by_text("And 3 plus 3?", exact=True).count() == 1, 60, "sent")
+    chat = conversations.all_conversations()[0]
+    assert {answer.finish for answer in chat.turns[0].answers.values()} <= {"stopped", "stop"}
+    assert len(chat.turns[0].answers) == 3, "A reload loses no answer."
+    page.get_by_role("button", name=re.compile("^Stop all")).click(timeout=30_000)
+    expect(page.get_by_placeholder("Ask all of them the same")).to_be_visible(timeout=60_000)
+    page.locator("[class*=st-key-chat-more-1]").first.get_by_role("button").click()
+    page.get_by_role("tab", name="Receipt").click()
+    expect(page.get_by_text(re.compile("The base is the base"))).to_be_visible(timeout=30_000)
+    page.get_by_role("button", name="Close").click()
+    page.get_by_role("button", name="Settings").click()
+    expect(page.get_by_text(re.compile("3 models in memory"))).to_be_visible(timeout=30_000)
     widget(page, "chat.free").get_by_role("button").click()
-    expect(page.get_by_text("chat process starts with the first question")).to_be_visible()
+    wait_for(page, lambda: client.record() is None, 30, "the process is gone")
     assert not maps_torch(server)
     for name in ("Home", "New run", "Monitor", "Runs"):
         page.get_by_role("link", name=name, exact=True).first.click()
@@ -193,6 +204,48 @@ def test_chat_with_two_results(page: Page, server: Server, trained_home: Path) -
         assert page.locator("[data-testid=stException]").count() == 0
         assert sideways(page) <= 0, f"{name} scrolls sideways"
     assert not maps_torch(server)
+
+
+def ask_all(page: Page, question: str, tokens: str) -> None:
+    """Ask all models, with at most so many new tokens."""
+    page.get_by_role("button", name="Settings").click()
+    fill(page, "chat.max_tokens", tokens)
+    page.keyboard.press("Escape")
+    box = page.get_by_placeholder("Ask all of them the same")
+    box.fill(question)
+    box.press("Enter")
+
+
+def test_answers_are_drawn_and_can_do_no_harm(page: Page, server: Server) -> None:
+    """An old conversation is read without any process; nothing that a model wrote is live."""
+    hostile = (
+        "# A **title**\n\n<script>window.hit = 1</script> <img src=x onerror='window.hit=1'>\n\n"
+        "![i](https://evil.example/i.png) [link](https://evil.example) https://evil.example\n\n"
+        ":material/warning: :red[alarm] $x^2$\n\n```python\nprint('<b>')\n```\n\n"
+        "| a | b |\n|-|-|\n| 1 | 2 |"
+    )
+    names = ["base:org/a", "base:org/b"]
+    chat = conversations.create(names)
+    with conversations.change(chat.id) as kept:
+        answers = {
+            names[0]: Answer(text=hostile, finish="stop", tokens=9),
+            names[1]: Answer(text="half", tokens=2),
+        }
+        kept.turns.append(Turn("Who <b>are</b> you?", answers))
+    seen: list[str] = []
+    page.on("request", lambda request: seen.append(request.url))
+    page.goto(f"{server.url}/chat?c={chat.id}")
+    settled(page)
+    expect(page.get_by_text("Who <b>are</b> you?")).to_be_visible(timeout=30_000)
+    expect(page.get_by_role("heading", name="A title")).to_be_visible()
+    expect(page.get_by_role("table")).to_be_visible()
+    expect(page.get_by_text("interrupted: the chat process ended")).to_be_visible()
+    answer = page.locator("[data-testid=stMain]")
+    assert answer.locator("a[href*=evil], img[src*=evil], script").count() == 0
+    assert page.evaluate("window.hit") is None
+    text = answer.inner_text().replace("\u2060", "")
+    assert ":red[alarm]" in text and ":material/warning:" in text and "$x^2$" in text
+    assert not [url for url in seen if "evil" in url]
 
 
 def sideways(page: Page) -> int:

@@ -60,8 +60,8 @@ def test_all_rows_of_a_set_that_is_named_are_measured_however_the_run_read_its_o
         columns={"prompt": "q", "completion": "a"},
         format="prompt-completion",
         max_examples=3,
-        general_mix=0.5,
-        general_set=str(other),
+        general_fraction=0.5,
+        general_dataset=str(other),
         eval_fraction=0.5,
         held_out=str(other),
     )

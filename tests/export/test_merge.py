@@ -52,6 +52,18 @@ def test_what_the_disk_holds_is_compared_and_nothing_else_is_kept(
     files = list((tmp_path / "out" / "merged").iterdir())
     assert merged["bytes"] == sum(file.stat().st_size for file in files)
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["merged"]
+    card = (tmp_path / "out" / "merged" / "README.md").read_text()
+    assert "Tried with transformers" in card and 'library_name: "transformers"' in card
+
+
+def test_a_folder_under_the_old_temporary_name_is_left_alone(
+    trained: list[RunDir], tmp_path: Path
+) -> None:
+    other = tmp_path / ".merged.tmp"
+    other.mkdir()
+    (other / "mine").write_text("kept")
+    merging.merge(trained[1], tmp_path / "merged")
+    assert (other / "mine").read_text() == "kept" and (tmp_path / "merged").is_dir()
 
 
 def test_a_changed_tokenizer_file_is_refused_before_the_merge(

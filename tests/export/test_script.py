@@ -146,7 +146,7 @@ def test_padding_is_neither_read_nor_learned(run_script: Callable[..., Any]) -> 
 @pytest.mark.parametrize(
     ("section", "setting", "name"),
     [
-        ("data", {"bad_rows": "skip"}, "bad_rows"),
+        ("data", {"on_invalid_row": "skip"}, "on_invalid_row"),
         ("train", {"early_stopping": 2}, "early_stopping"),
         ("train", {"activation_checkpointing": "on"}, "activation_checkpointing"),
         ("train", {"compile": "on"}, "compile"),

@@ -31,7 +31,7 @@ from tests.methods import tiny
 
 STEPS = 3
 LORA = {"rank": 4, "alpha": 6.0, "dropout": 0.3}
-RAMP = {"rank": 4, "last_rank": 8, "last_alpha": 3.0, "lr_ratio": 4.0}
+RAMP = {"rank": 4, "last_rank": 8, "last_alpha": 3.0, "loraplus_lr_ratio": 4.0}
 LISTS = {"layer_ranks": [3, 6], "layer_alphas": [2.0, 9.0]}
 # method, options, architecture (llama unless said): few runs that move every option
 CASES: list[tuple[str, dict[str, Any], str]] = [
@@ -39,71 +39,87 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("full", {"train_layers": "last 1", "freeze": ["norms", "q_proj", "re:.*up_proj.*"]}, "llama"),
     ("full", {"train_layers": "0-1", "freeze": ["biases", "head"]}, "neox"),
     ("full", {"freeze": ["embeddings", "mlp"]}, "gpt2"),
-    ("lora", LORA | {"targets": "q_proj,down_proj", "rslora": True, "dora": True}, "llama"),
+    ("lora", LORA | {"target_modules": "q_proj,down_proj", "use_rslora": True,
+     "use_dora": True}, "llama"),
     (
         "lora",
-        RAMP | {"targets": ["re:.*attention.*", "dense_h_to_4h"], "bias": "all"},
+        RAMP | {"target_modules": ["re:.*attention.*", "dense_h_to_4h"], "bias": "all"},
         "neox",
     ),
-    ("lora", LISTS | {"start": "gaussian", "train_also": ["head", "re:.*input_.*norm"]}, "llama"),
-    ("lora", {"train_also": ["embeddings", "norm"], "start": "orthogonal"}, "qwen3"),
-    ("lora", {"start": "pissa", "rank": 4, "last_rank": 2}, "llama"),
-    ("lora", {"start": "olora", "rank": 4, "rslora": True}, "neox"),
+    ("lora", LISTS | {"init_lora_weights": "gaussian", "modules_to_save": ["head",
+     "re:.*input_.*norm"]}, "llama"),
+    ("lora", {"modules_to_save": ["embeddings", "norm"], "init_lora_weights": "orthogonal"},
+     "qwen3"),
+    ("lora", {"init_lora_weights": "pissa", "rank": 4, "last_rank": 2}, "llama"),
+    ("lora", {"init_lora_weights": "olora", "rank": 4, "use_rslora": True}, "neox"),
     ("lora", {"rank": 4, "bias": "lora_only"}, "gpt2"),
-    ("lora", {"targets": "c_attn", "last_alpha": 2.0}, "gpt2"),
-    ("qlora", LORA | {"targets": "q_proj", "rslora": True, "dora": True, "levels": "fp4"}, "llama"),
-    ("qlora", RAMP | {"double_quantisation": False, "compute": "bfloat16"}, "llama"),
-    ("qlora", LISTS | {"start": "gaussian", "train_also": "head"}, "llama"),
-    ("lora8bit", LORA | {"targets": "q_proj", "rslora": True, "threshold": 0.5}, "llama"),
-    ("lora8bit", RAMP | {"start": "gaussian"}, "llama"),
-    ("lora8bit", LISTS | {"train_also": "head"}, "llama"),
+    ("lora", {"target_modules": "c_attn", "last_alpha": 2.0}, "gpt2"),
+    ("qlora", LORA | {"target_modules": "q_proj", "use_rslora": True, "use_dora": True,
+     "quant_type": "fp4"}, "llama"),
+    ("qlora", RAMP | {"double_quantisation": False, "compute_dtype": "bfloat16"}, "llama"),
+    ("qlora", LISTS | {"init_lora_weights": "gaussian", "modules_to_save": "head"}, "llama"),
+    ("lora8bit", LORA | {"target_modules": "q_proj", "use_rslora": True, "threshold": 0.5},
+     "llama"),
+    ("lora8bit", RAMP | {"init_lora_weights": "gaussian"}, "llama"),
+    ("lora8bit", LISTS | {"modules_to_save": "head"}, "llama"),
     (
         "adalora",
-        {"rank": 4, "target_rank": 2, "alpha": 9.0, "dropout": 0.2, "targets": "q_proj,v_proj",
-         "warmup": 0.0, "settle": 0.2, "every": 2, "smoothing": 0.5, "orthogonality": 0.9},
+        {"rank": 4, "target_rank": 2, "alpha": 9.0, "dropout": 0.2,
+        "target_modules": "q_proj,v_proj",
+         "tinit_ratio": 0.0, "tfinal_ratio": 0.2, "every": 2, "smoothing": 0.5,
+         "orthogonality": 0.9},
         "llama",
     ),
     ("adalora", {"orthogonality": 0.0, "rank": 3, "target_rank": 2}, "gpt2"),
-    ("vera", {"rank": 8, "dropout": 0.2, "d_start": 0.5, "targets": "up_proj", "seed": 3}, "llama"),
+    ("vera", {"rank": 8, "dropout": 0.2, "d_initial": 0.5, "target_modules": "up_proj",
+     "seed": 3}, "llama"),
     (
         "loha",
         {"rank": 3, "alpha": 5.0, "rank_dropout": 0.3, "module_dropout": 0.1,
-         "targets": "q_proj,up_proj"},
+         "target_modules": "q_proj,up_proj"},
         "llama",
     ),
     (
         "lokr",
         {"rank": 1, "alpha": 5.0, "rank_dropout": 0.3, "module_dropout": 0.1,
-         "targets": "q_proj,up_proj",
+         "target_modules": "q_proj,up_proj",
          "factor": 4, "decompose_both": True},
         "llama",
     ),
-    ("oft", {"block_size": 8, "block_share": True, "targets": "q_proj,v_proj"}, "llama"),
+    ("oft", {"block_size": 8, "block_share": True, "target_modules": "q_proj,v_proj"}, "llama"),
     ("ia3", {}, "llama"),
     ("ia3", {}, "gpt2"),
     ("ia3", {"attention": "q_proj", "feed_forward": "up_proj,re:.*down_proj"}, "llama"),
     ("ln_tuning", {}, "qwen3"),
-    ("ln_tuning", {"targets": "input_layernorm,norm"}, "llama"),
-    ("prefix", {"tokens": 3}, "llama"),
-    ("prefix", {"tokens": 5, "start": "text", "text": "w1 w2"}, "qwen3"),
-    ("prefix", {"start": "random", "projection": True, "projection_width": 8}, "llama"),
-    ("prefix", {"start": "random"}, "llama"),
-    ("prompt", {"tokens": 3}, "llama"),
-    ("prompt", {"tokens": 5, "start": "text", "text": "w1 w2"}, "llama"),
-    ("prompt", {"start": "random"}, "llama"),
-    ("ptuning", {"tokens": 3, "width": 16}, "llama"),
+    ("ln_tuning", {"target_modules": "input_layernorm,norm"}, "llama"),
+    ("prefix", {"num_virtual_tokens": 3}, "llama"),
+    ("prefix", {"num_virtual_tokens": 5, "init": "text", "text": "w1 w2"}, "qwen3"),
+    ("prefix", {"init": "random", "projection": True, "projection_width": 8}, "llama"),
+    ("prefix", {"init": "random"}, "llama"),
+    ("prompt", {"num_virtual_tokens": 3}, "llama"),
+    ("prompt", {"num_virtual_tokens": 5, "init": "text", "text": "w1 w2"}, "llama"),
+    ("prompt", {"init": "random"}, "llama"),
+    ("ptuning", {"num_virtual_tokens": 3, "width": 16}, "llama"),
     ("ptuning", {"encoder": "lstm", "layers": 3, "dropout": 0.3}, "llama"),
     ("trainable_tokens", {}, "llama"),
     ("trainable_tokens", {"tokens": ["w3", "<|end|>"]}, "qwen3"),
 ]  # fmt: skip
 # what a method's check refuses with a reason
-REFUSED = {("qlora", "bias"), ("lora8bit", "bias"), ("lora8bit", "dora")}
+REFUSED = {("qlora", "bias"), ("lora8bit", "bias"), ("lora8bit", "use_dora")}
 TRAIN: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
-    ("full", {"optimizer": "sgd", "momentum": 0.9, "schedule": "linear", "warmup": 0.5}, {}),
-    ("full", {"optimizer": "adafactor", "schedule": "constant", "seed": 5}, {}),
+    (
+        "full",
+        {"optimizer": "sgd", "momentum": 0.9, "lr_scheduler_type": "linear", "warmup_ratio": 0.5},
+        {},
+    ),
+    ("full", {"optimizer": "adafactor", "lr_scheduler_type": "constant", "seed": 5}, {}),
     ("full", {"optimizer": "adamw_in_backward", "max_grad_norm": 0.0, "weight_decay": 0.3}, {}),
     ("ia3", {"optimizer": "sgd_in_backward", "max_grad_norm": 0.0, "weight_decay": 0.9}, {}),
-    ("lora", {"optimizer": "adamw8bit", "accumulation": 3, "max_grad_norm": 0.01}, {}),
+    (
+        "lora",
+        {"optimizer": "adamw8bit", "gradient_accumulation_steps": 3, "max_grad_norm": 0.01},
+        {},
+    ),
     ("vera", {"weight_decay": 0.9, "learning_rate": 0.3}, {"loss_on": "all"}),
     ("lora", {"max_steps": None, "epochs": 0.7, "batch_size": 3}, {"eval_fraction": 0.3}),
     ("lora", {"batch_size": 1}, {"packing": "on", "max_length": 40}),
@@ -160,8 +176,10 @@ def spec_of(
             "method": {"name": method, **options},
             "data": {"dataset": str(rows), "packing": "off", "eval_fraction": 0.0,
                      "max_length": 64, **data},
-            "train": {"batch_size": 2, "max_steps": STEPS, "learning_rate": 2e-2, "warmup": 0.4,
-                      "precision": "float32", "adapter_precision": "float32", "loss": "plain",
+            "train": {"batch_size": 2, "max_steps": STEPS, "learning_rate": 2e-2,
+            "warmup_ratio": 0.4,
+                      "precision": "float32", "adapter_precision": "float32",
+                      "loss_implementation": "plain",
                       **train},
         }
     )  # fmt: skip
@@ -209,7 +227,7 @@ def lab_run(spec: RunSpec, folder: Path) -> tuple[list[float], Any]:
         StepConfig.of(method, config, spec.train, loss),
         StepBatches(
             stream, plan, budget.BudgetUsed(), costs, spec.train.batch_size,
-            spec.train.accumulation, tokenizer.pad_token_id,
+            spec.train.gradient_accumulation_steps, tokenizer.pad_token_id,
         ),
         callbacks=[recorder],
     ).run()  # fmt: skip
@@ -274,7 +292,7 @@ def test_what_a_script_saves_of_a_decomposed_base_belongs_to_the_base(
     import peft
 
     monkeypatch.chdir(tmp_path)
-    spec = spec_of("lora", {"start": start, "rank": 4}, rows, {}, {})
+    spec = spec_of("lora", {"init_lora_weights": start, "rank": 4}, rows, {}, {})
     folder = model_folders["llama-32"]
     result = script_run(spec, folder, rows, tmp_path)
     plain = AutoModelForCausalLM.from_pretrained(folder)
@@ -286,11 +304,12 @@ def test_what_a_script_saves_of_a_decomposed_base_belongs_to_the_base(
 
 
 @pytest.mark.parametrize(
-    "options", [{"bias": "all"}, {"rslora": True, "last_rank": 2}, {"train_also": ["norm"]}]
+    "options",
+    [{"bias": "all"}, {"use_rslora": True, "last_rank": 2}, {"modules_to_save": ["norm"]}],
 )
 def test_a_decomposed_base_that_peft_cannot_convert_has_no_script(options: dict[str, Any]) -> None:
-    value = {"method": {"name": "lora", "start": "pissa", **options}}
-    with pytest.raises(LabError, match="no plain script for start pissa with"):
+    value = {"method": {"name": "lora", "init_lora_weights": "pissa", **options}}
+    with pytest.raises(LabError, match="no plain script for init_lora_weights pissa with"):
         script(RunSpec.from_json(value), "m", "d.jsonl", "")
 
 
@@ -314,10 +333,10 @@ def test_every_option_of_every_scripted_method_is_moved() -> None:
     ("section", "setting", "name"),
     [
         ("data", {"truncation": "left"}, "data.truncation"),
-        ("data", {"bucketing": "on"}, "data.bucketing"),
-        ("data", {"general_mix": 0.1}, "data.general_mix"),
-        ("data", {"held_out": "builtin:x"}, "data.held_out"),
-        ("data", {"slots": {"a": "b"}}, "data.slots"),
+        ("data", {"group_by_length": "on"}, "data.group_by_length"),
+        ("data", {"general_fraction": 0.1}, "data.general_fraction"),
+        ("data", {"eval_dataset": "builtin:x"}, "data.eval_dataset"),
+        ("data", {"slots": {"a": "b"}}, "data.placeholders"),
         ("data", {"columns": {"prompt": "q"}}, "data.columns"),
         ("data", {"format": "preference"}, "data.format preference"),
         ("train", {"max_tokens": 5}, "train.max_tokens"),
@@ -330,5 +349,5 @@ def test_what_would_train_something_else_is_refused(
 ) -> None:
     with pytest.raises(LabError, match=f"no plain script for a run with {name}"):
         script(RunSpec.from_json({"method": "full", section: setting}), "m", "d.jsonl", "")
-    with pytest.raises(LabError, match="start_from"):
-        script(RunSpec.from_json({"method": "full", "start_from": "run:x"}), "m", "d.jsonl", "")
+    with pytest.raises(LabError, match="init_from_run"):
+        script(RunSpec.from_json({"method": "full", "init_from_run": "run:x"}), "m", "d.jsonl", "")

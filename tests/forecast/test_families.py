@@ -67,7 +67,7 @@ def config_of(kind: str) -> Any:
 
 
 def tiny_spec(method: str) -> RunSpec:
-    return spec_of(method, 2, 32, precision="float32", loss="plain")
+    return spec_of(method, 2, 32, precision="float32", loss_implementation="plain")
 
 
 def train(config: Any, spec: RunSpec) -> torch.Tensor:
@@ -100,9 +100,9 @@ def test_the_default_of_lora_trains_and_is_traced_and_what_it_leaves_out_is_told
     }
     told = " ".join(notes)
     if kind in ("mamba2", "falcon_h1", "llama4_text"):
-        assert changed.keys() == {"targets"}
+        assert changed.keys() == {"target_modules"}
         last = "router" if kind == "llama4_text" else "out_proj"
-        assert last not in changed["targets"] and last in told
+        assert last not in changed["target_modules"] and last in told
     elif kind == "bamba":
         assert not changed and not notes
     else:
@@ -134,7 +134,7 @@ def test_a_value_that_somebody_chose_is_not_changed() -> None:
     same, notes = fit_method(chosen, config)
     assert same == chosen and not notes
     pattern = RunSpec.from_json(
-        spec.to_json() | {"method": {"name": "lora", "targets": ["q_proj"]}}
+        spec.to_json() | {"method": {"name": "lora", "target_modules": ["q_proj"]}}
     )
     same, notes = fit_method(pattern, config)
     assert same == pattern and not notes, "Attention alone takes dropout."

@@ -26,9 +26,9 @@ def disk_of(spec: dict[str, Any]) -> dict[str, int]:
         ({"max_steps": 100, "keep_best": 3, "keep_last": 2}, 6),
         ({"max_steps": 100, "keep_best": 0, "keep_last": 1}, 2),
         ({"max_steps": 100, "keep_best": 3, "keep_last": 7}, 11),
-        ({"max_steps": 12, "save_every": 4}, 3),
-        ({"max_steps": 100, "save_every": 0}, 0),
-        ({"max_steps": None, "epochs": 9.0, "save_every": None}, 6),
+        ({"max_steps": 12, "save_steps": 4}, 3),
+        ({"max_steps": 100, "save_steps": 0}, 0),
+        ({"max_steps": None, "epochs": 9.0, "save_steps": None}, 6),
     ],
 )
 def test_disk_holds_every_kept_checkpoint_and_the_one_being_written(

@@ -9,8 +9,8 @@ from lab.forecast import memory_savers
 
 def spec(method: str = "full", length: int = 512, **train: Any) -> dict[str, Any]:
     chosen = {
-        "loss": "plain", "activation_checkpointing": "off", "batch_size": 4, "accumulation": 2,
-        "precision": "float32", "learning_rate": 1e-5,
+        "loss_implementation": "plain", "activation_checkpointing": "off", "batch_size": 4,
+        "gradient_accumulation_steps": 2, "precision": "float32", "learning_rate": 1e-5,
     }  # fmt: skip
     return {
         "method": {"name": method},
@@ -29,13 +29,13 @@ def changed(value: dict[str, Any], on_gpu: bool = True) -> dict[str, Any]:
 
 def test_half_the_rows_twice_as_often_are_the_same_step() -> None:
     Half, keeps = changed(spec())["Half"]
-    assert (Half["train"]["batch_size"], Half["train"]["accumulation"]) == (2, 4)
+    assert (Half["train"]["batch_size"], Half["train"]["gradient_accumulation_steps"]) == (2, 4)
     assert keeps, "Eight rows a step before and after."
-    odd, keeps = changed(spec(batch_size=3, accumulation=1))["Half"]
-    rows = odd["train"]["batch_size"] * odd["train"]["accumulation"]
+    odd, keeps = changed(spec(batch_size=3, gradient_accumulation_steps=1))["Half"]
+    rows = odd["train"]["batch_size"] * odd["train"]["gradient_accumulation_steps"]
     assert rows == 3 and keeps, "Three passes of one row."
-    odd, keeps = changed(spec(batch_size=5, accumulation=1))["Half"]
-    rows = odd["train"]["batch_size"] * odd["train"]["accumulation"]
+    odd, keeps = changed(spec(batch_size=5, gradient_accumulation_steps=1))["Half"]
+    rows = odd["train"]["batch_size"] * odd["train"]["gradient_accumulation_steps"]
     assert rows == 6 and not keeps, "Five rows cannot be made of passes of two."
     assert "Half" not in changed(spec(batch_size=1))
 
@@ -44,7 +44,10 @@ def test_each_change_changes_what_it_says_and_nothing_else() -> None:
     value = spec()
     changes = changed(value)
     assert value == spec(), "The spec that is asked about stays as it is."
-    assert changes["Fuse"][0] == {**value, "train": {**value["train"], "loss": "fused"}}
+    assert changes["Fuse"][0] == {
+        **value,
+        "train": {**value["train"], "loss_implementation": "fused"},
+    }
     assert changes["Recompute"][0]["train"]["activation_checkpointing"] == "on"
     assert changes["Weights"][0]["train"]["precision"] == "bfloat16"
     assert changes["Cut"][0]["data"]["max_length"] == 256
@@ -60,7 +63,12 @@ def test_each_change_changes_what_it_says_and_nothing_else() -> None:
 
 def test_what_is_done_already_or_does_not_help_is_not_proposed() -> None:
     small = spec(
-        "lora", 127, loss="fused", activation_checkpointing="on", batch_size=1, precision="bfloat16"
+        "lora",
+        127,
+        loss_implementation="fused",
+        activation_checkpointing="on",
+        batch_size=1,
+        precision="bfloat16",
     )
     assert changed(small) == {}
     assert "Cut" in changed(spec(length=128)), "64 tokens are the shortest."

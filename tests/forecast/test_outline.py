@@ -36,7 +36,8 @@ def spec_of(method: Any = "lora", rows: int = 4, length: int = 1024, **train: An
             "data": {"max_length": length, "packing": "off"},
             "train": {
                 "batch_size": rows, "activation_checkpointing": "off", "precision": "bfloat16",
-                "adapter_precision": "float32", "learning_rate": 1e-4, "loss": "fused",
+                "adapter_precision": "float32", "learning_rate": 1e-4,
+                "loss_implementation": "fused",
             }
             | train,
         }
@@ -113,9 +114,9 @@ def test_the_outline_is_near_the_traced_step_for_every_kind_of_layer(kind: str) 
     [
         ("lora", {"activation_checkpointing": "on"}, 0.025),
         ("full", {"activation_checkpointing": "on", "checkpointed_layers": 5}, 0.025),
-        ("full", {"accumulation": 4}, 0.015),
+        ("full", {"gradient_accumulation_steps": 4}, 0.015),
         ("full", {"optimizer": "sgd_in_backward", "max_grad_norm": 0.0}, 0.015),
-        ("lora", {"loss": "plain", "precision": "mixed"}, 0.015),
+        ("lora", {"loss_implementation": "plain", "precision": "mixed"}, 0.015),
     ],
 )
 def test_the_outline_follows_the_settings(

@@ -45,7 +45,7 @@ def allocated(config: Any, spec: RunSpec) -> int:
         materialise(model, "cpu", random=True)
     model.train()
     optimizer = make_optimizer(model, method, spec)
-    settings = StepConfig.of(method, spec.method_config, spec.train, spec.train.loss)
+    settings = StepConfig.of(method, spec.method_config, spec.train, spec.train.loss_implementation)
     inputs = batch_of(rows_of(spec))
 
     def train() -> None:
@@ -75,7 +75,14 @@ def traced(config: Any, spec: RunSpec) -> int:
     method = methods.get(spec.method["name"])
     model, quantised, _ = build(config, spec, method)
     log = record(
-        model, method, spec, rows_of(spec), spec.train.loss, quantised, on_gpu=False, real=True
+        model,
+        method,
+        spec,
+        rows_of(spec),
+        spec.train.loss_implementation,
+        quantised,
+        on_gpu=False,
+        real=True,
     )
     peaks = log.read(on_gpu=False).peaks
     return max(peak.total for name, peak in peaks.items() if not name.startswith("evaluate"))
@@ -84,10 +91,16 @@ def traced(config: Any, spec: RunSpec) -> int:
 # kind, method, tokens a row, settings, sizes. With few tokens the peak is where the gradients of
 # the two uses of a tied matrix are added up, with more of them in the loss.
 CASES: dict[str, tuple[str, str, int, dict[str, Any], dict[str, Any]]] = {
-    "tied, plain loss": ("llama", "full", 16, {"loss": "plain"}, {}),
+    "tied, plain loss": ("llama", "full", 16, {"loss_implementation": "plain"}, {}),
     "tied, fused loss": ("llama", "full", 16, {}, {}),
-    "capped logits": ("gemma2", "full", 16, {"loss": "plain"}, {}),
-    "apart, plain loss": ("llama", "full", 128, {"loss": "plain"}, {"tie_word_embeddings": False}),
+    "capped logits": ("gemma2", "full", 16, {"loss_implementation": "plain"}, {}),
+    "apart, plain loss": (
+        "llama",
+        "full",
+        128,
+        {"loss_implementation": "plain"},
+        {"tie_word_embeddings": False},
+    ),
     "chunks of the loss": ("llama", "full", 128, {}, {}),
     "frozen head": ("qwen2", "lora", 128, {"activation_checkpointing": "on"}, {}),
 }
@@ -97,5 +110,7 @@ CASES: dict[str, tuple[str, str, int, dict[str, Any], dict[str, Any]]] = {
 def test_the_traced_peak_is_what_the_allocator_gives_out(case: str) -> None:
     kind, method, length, train, changes = CASES[case]
     config = config_of(kind, **changes)
-    spec = spec_of(method, 2, length, **{"precision": "float32", "loss": "fused"} | train)
+    spec = spec_of(
+        method, 2, length, **{"precision": "float32", "loss_implementation": "fused"} | train
+    )
     assert traced(config, spec) == pytest.approx(allocated(config, spec), rel=0.003)

@@ -56,7 +56,7 @@ def predicted(spec: RunSpec, device: Device = H100, stats: DatasetStats = STATS)
     config = weights.load_config(catalog.resolve_config(spec.model))
     sized = memory.measure(config, spec, methods.get(spec.method["name"]))
     pace = runtime_estimate.pace(
-        spec, sized.costs[spec.train.loss], sized.sizes, device, stats, sized.bits
+        spec, sized.costs[spec.train.loss_implementation], sized.sizes, device, stats, sized.bits
     )
     assert pace is not None
     return pace
@@ -153,7 +153,7 @@ def test_a_run_that_is_repeated_is_predicted_as_it_went() -> None:
 
 
 def test_a_run_carries_its_prediction(work_here: Callable[..., RunDir]) -> None:
-    run = work_here("lora", train={"max_steps": 4, "save_every": 0, "sample_every": 0})
+    run = work_here("lora", train={"max_steps": 4, "save_steps": 0, "sample_steps": 0})
     assert status(run).state == "done"
     pace = (read_object(run.estimate) or {})["pace"]
     assert pace["steps"] == 4 and pace["seconds"] > 0
@@ -172,7 +172,7 @@ def test_an_estimate_says_speed_and_energy() -> None:
 
 def test_a_slow_device_makes_no_tie_of_what_differs() -> None:
     value = {"model": "config:SmolLM2-135M", "method": "lora", "data": {"max_length": 64}}
-    value["train"] = {"batch_size": 1, "accumulation": 4, "precision": "float32"}
+    value["train"] = {"batch_size": 1, "gradient_accumulation_steps": 4, "precision": "float32"}
     config = weights.load_config(catalog.resolve_config("config:SmolLM2-135M"))
     slow = Device(16 * 10**9, 1e9, on_gpu=False)
     best = planning.choose(config, resolve(RunSpec.from_json(value)), methods.get("lora"), slow)[0]
@@ -186,7 +186,7 @@ def test_an_hour_at_700_watts_is_700_watt_hours() -> None:
     assert estimate.energy_wh == pytest.approx(700.0)
     assert predicted(hour).energy_wh is None, "A device of unknown power."
     both = predicted(
-        spec_of(train={"max_seconds": 3600.0, "eval_every": 10}), replace(H100, watts=700.0)
+        spec_of(train={"max_seconds": 3600.0, "eval_steps": 10}), replace(H100, watts=700.0)
     )
     assert both.evaluating_s > 0 and both.energy_wh is not None
     assert both.energy_wh / 700 == pytest.approx((3600 + both.evaluating_s) / 3600), (
@@ -198,7 +198,7 @@ def test_evaluations_cost_a_forward_pass_each_and_the_base_has_one() -> None:
     """A tenth of the rows is held out; forward is a third of forward and backward."""
     data = {"packing": "off", "eval_fraction": 0.1}
     for every, passes in ((0, 2), (225, 3), (45, 11), (None, 11)):
-        train = {"batch_size": 4, "epochs": 2, "eval_every": every, "compile": "off"}
+        train = {"batch_size": 4, "epochs": 2, "eval_steps": every, "compile": "off"}
         estimate = predicted(spec_of(data=data, train=train))
         assert estimate.steps == 450
         share = estimate.evaluating_s / estimate.seconds  # of two epochs over nine tenths
@@ -215,8 +215,8 @@ def test_what_is_mixed_in_held_out_left_out_or_added_up_changes_the_steps() -> N
         return volume.steps
 
     assert steps() == 250, "1,000 rows, four a step."
-    assert steps(accumulation=5) == 50
-    assert steps({"general_mix": 0.5}) == 500, "Half of all rows is general text."
+    assert steps(gradient_accumulation_steps=5) == 50
+    assert steps({"general_fraction": 0.5}) == 500, "Half of all rows is general text."
     assert steps({"max_examples": 100}) == 25
     assert steps({"eval_fraction": 0.5, "held_out": "builtin:x"}) == 250, (
         "Where a set of its own is measured, all rows train."
@@ -299,10 +299,10 @@ def test_work_and_launches_side_by_side_take_hardly_more_than_the_longer() -> No
 
 
 def test_every_phase_counts_and_what_is_measured_corrects_the_rest() -> None:
-    found = predicted(spec_of(train={"max_steps": 100, "eval_every": 10}))
+    found = predicted(spec_of(train={"max_steps": 100, "eval_steps": 10}))
     phases = (found.loading_s, found.evaluating_s, found.sampling_s, found.saving_s)
     assert min(phases) > 0 and found.whole_s == pytest.approx(found.seconds + sum(phases))
-    still = predicted(spec_of(train={"max_steps": 100, "sample_every": 0, "save_every": 0}))
+    still = predicted(spec_of(train={"max_steps": 100, "sample_steps": 0, "save_steps": 0}))
     assert still.sampling_s == 0 and still.saving_s < found.saving_s
     slow = corrected(found, 10, 3 * found.seconds / 10)  # each step takes three times as long
     assert slow.seconds == pytest.approx(3 * found.seconds)

@@ -28,7 +28,7 @@ def spec_of(folder: str, method: Any = "full", **train: Any) -> dict[str, Any]:
         "model": folder,
         "method": method,
         "data": {"max_length": 1024},
-        "train": {"batch_size": 2, "accumulation": 3, **train},
+        "train": {"batch_size": 2, "gradient_accumulation_steps": 3, **train},
     }
 
 
@@ -81,7 +81,7 @@ def test_every_choice_trains_the_same_rows_and_says_so_in_its_changes(
     splits = set()
     for choice in tight["choices"]:
         changes = choice["changes"]
-        splits.add((changes["train.batch_size"], changes["train.accumulation"]))
+        splits.add((changes["train.batch_size"], changes["train.gradient_accumulation_steps"]))
         for key, value in changes.items():
             assert choice[key.removeprefix("train.")] == value, key
     assert splits == {(1, 6), (2, 3), (3, 2), (6, 1)}, "Six rows a step, in every way."
@@ -119,9 +119,13 @@ def test_what_cannot_be_done_is_no_choice(folder: str, tmp_path: Path) -> None:
     from transformers import Gemma2Config
 
     room = {"memory_bytes": 10**12}
-    inside = spec_of(folder, optimizer="sgd_in_backward", max_grad_norm=0, accumulation=1)
+    inside = spec_of(
+        folder, optimizer="sgd_in_backward", max_grad_norm=0, gradient_accumulation_steps=1
+    )
     choices = plan(inside, room)["choices"]
-    assert {choice["accumulation"] for choice in choices} == {1}, "Nothing is there to add up."
+    assert {choice["gradient_accumulation_steps"] for choice in choices} == {1}, (
+        "Nothing is there to add up."
+    )
     assert {choice["batch_size"] for choice in choices} == {2}
     prefix = plan(spec_of(folder, "prefix"), room)["choices"]
     assert {choice["activation_checkpointing"] for choice in prefix} == {"off"}
@@ -148,7 +152,7 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_few_checkpointed_layers_are_preferred_to_another_optimizer(deep: str) -> None:
     """They cost less than what another rule must gain to lead; all layers would cost more."""
-    value = spec_of(deep, batch_size=1, accumulation=1)
+    value = spec_of(deep, batch_size=1, gradient_accumulation_steps=1)
     sizes = {
         (choice["optimizer"], choice["activation_checkpointing"]): needed(choice)
         for choice in plan(value, {"memory_bytes": 10**11})["choices"]
@@ -161,7 +165,7 @@ def test_few_checkpointed_layers_are_preferred_to_another_optimizer(deep: str) -
 
 
 def test_sgd_is_offered_where_nothing_else_fits(deep: str) -> None:
-    value = spec_of(deep, batch_size=1, accumulation=1)
+    value = spec_of(deep, batch_size=1, gradient_accumulation_steps=1)
     choices = plan(value, {"memory_bytes": 10**11})["choices"]
     assert all(choice["optimizer"] != "sgd" for choice in choices)
     least = min(needed(choice) for choice in choices)

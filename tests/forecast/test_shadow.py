@@ -57,7 +57,7 @@ def spec_of(
         "data": {"max_length": length},
         "train": {
             "batch_size": rows,
-            "loss": "plain",
+            "loss_implementation": "plain",
             "precision": precision,
             "adapter_precision": "float32",
             "activation_checkpointing": checkpointing,
@@ -81,8 +81,12 @@ def resolved(value: dict[str, Any], **train: Any) -> RunSpec:
 @pytest.mark.parametrize(
     ("model", "method", "train"),
     [
-        ("Qwen3-0.6B", "full", {"activation_checkpointing": "on", "accumulation": 2}),
-        ("Qwen3-0.6B", "full", {"loss": "plain", "optimizer": "adamw8bit"}),
+        (
+            "Qwen3-0.6B",
+            "full",
+            {"activation_checkpointing": "on", "gradient_accumulation_steps": 2},
+        ),
+        ("Qwen3-0.6B", "full", {"loss_implementation": "plain", "optimizer": "adamw8bit"}),
         ("Llama-3.2-1B", "lora", {"activation_checkpointing": "on", "checkpointed_layers": 6}),
         ("Llama-3.2-1B", "top_layers_lora", {"adapter_precision": "bfloat16"}),
         (
@@ -104,7 +108,7 @@ def test_layer_extension_says_what_the_full_trace_says(
     found = memory.measure(config, spec, methods.get(method)).layers
     made = {
         whole: step(
-            config, found, methods.get(method), spec, Batch(2, 128), spec.train.loss,
+            config, found, methods.get(method), spec, Batch(2, 128), spec.train.loss_implementation,
             on_gpu=True, whole=whole,
         )
         for whole in (True, False)

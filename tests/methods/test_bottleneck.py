@@ -122,7 +122,7 @@ def test_every_kind_on_every_architecture(kind: str, tmp_path: Path) -> None:
 def test_an_artifact_of_the_first_version_answers_as_it_did(tmp_path: Path) -> None:
     """Its pfeiffer read the feed-forward part's output before the residual was added."""
     method, base, ids = methods.get("bottleneck"), tiny("llama"), torch.arange(3, 9)[None]
-    config = BottleneckConfig(kind="feed-forward", size=4, start="near-zero")
+    config = BottleneckConfig(kind="feed-forward", size=4, init="near-zero")
     model = method.apply(copy.deepcopy(base), config, CONTEXT)
     method.save(model, tmp_path)
     settings = json.loads((tmp_path / SETTINGS).read_text())
@@ -160,7 +160,9 @@ def test_layers_that_are_not_there(text: str) -> None:
 
 def test_it_trains_packed_and_compiled(work_here: Callable[..., RunDir]) -> None:
     run = work_here(
-        "bottleneck", data={"packing": "on"}, train={"learning_rate": 3e-2, "schedule": "constant"}
+        "bottleneck",
+        data={"packing": "on"},
+        train={"learning_rate": 3e-2, "lr_scheduler_type": "constant"},
     )
     losses = [record["train/loss"] for record in record_reader.metrics(run, "train")]
     assert losses[-1] < losses[0] - 0.15

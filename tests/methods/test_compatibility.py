@@ -28,7 +28,7 @@ from tests.answers import check
 ASKING = {
     "packing": {"data": {"packing": "on"}},
     "activation_checkpointing": {"train": {"activation_checkpointing": "on"}},
-    "fused_loss": {"train": {"loss": "fused"}},
+    "fused_loss": {"train": {"loss_implementation": "fused"}},
     "compile": {"train": {"compile": "on"}},
     "mixed_precision": {"train": {"precision": "mixed"}},
     "bfloat16": {"train": {"precision": "bfloat16"}},
@@ -155,7 +155,11 @@ def test_a_no_is_refused_with_its_reason_and_a_yes_is_not(name: str) -> None:
         assert answer is True or (isinstance(answer, Unsupported) and answer.reason.endswith("."))
         if feature.key not in ASKING:
             continue
-        settings = {"train": {"loss": "plain"}, **ASKING[feature.key], "method": {"name": name}}
+        settings = {
+            "train": {"loss_implementation": "plain"},
+            **ASKING[feature.key],
+            "method": {"name": name},
+        }
         spec = RunSpec.from_json(settings)
         refused = dict(compatibility.refusals(method, spec))
         assert (feature.spec_key in refused) is (not answer)
@@ -169,13 +173,13 @@ def test_all_refusals_come_at_once_from_the_planner(
     tiny_tokenizer.save_pretrained(tiny_models["gpt2"])
     spec = {
         "model": str(tiny_models["gpt2"]),
-        "method": {"name": "prefix", "start": "text", "projection": True},
+        "method": {"name": "prefix", "init": "text", "projection": True},
         "data": {"dataset": str(chats), "packing": "on", "max_length": 64},
         "train": {"activation_checkpointing": "on", "adapter_precision": "bfloat16"},
     }
     fields = {problem["field"] for problem in check(spec)["problems"]}
     assert fields == {
-        "data.packing", "train.activation_checkpointing", "train.adapter_precision", "method.start",
+        "data.packing", "train.activation_checkpointing", "train.adapter_precision", "method.init",
     }  # fmt: skip
     for name in ("loha", "lokr", "oft"):
         spec = {
@@ -184,7 +188,7 @@ def test_all_refusals_come_at_once_from_the_planner(
             "data": {"dataset": str(chats), "max_length": 64},
         }
         problems = check(spec)["problems"]
-        assert [problem["field"] for problem in problems] == ["method.targets"]
+        assert [problem["field"] for problem in problems] == ["method.target_modules"]
         assert "Conv1D" in problems[0]["message"]
 
 

@@ -24,29 +24,29 @@ RECORD = Path(__file__).parent / "recorded_losses.json"
 # options that take another way through the code, each where it matters most
 VARIANTS = {
     "lora": [
-        ("llama", {"dora": True}),
-        ("llama", {"start": "pissa", "rslora": True, "last_rank": 4}),
-        ("gpt2", {"start": "pissa"}),
-        ("qwen3", {"start": "olora"}),
-        ("llama", {"start": "orthogonal", "lr_ratio": 4.0}),
+        ("llama", {"use_dora": True}),
+        ("llama", {"init_lora_weights": "pissa", "use_rslora": True, "last_rank": 4}),
+        ("gpt2", {"init_lora_weights": "pissa"}),
+        ("qwen3", {"init_lora_weights": "olora"}),
+        ("llama", {"init_lora_weights": "orthogonal", "loraplus_lr_ratio": 4.0}),
         ("neox", {"layer_ranks": (2, 8), "layer_alphas": (4.0, 8.0), "bias": "all"}),
-        ("gpt2", {"targets": ("c_attn",), "bias": "lora_only", "dora": True}),
-        ("llama", {"train_also": ("embeddings", "input_layernorm")}),
-        ("qwen3", {"train_also": ("head",)}),
+        ("gpt2", {"target_modules": ("c_attn",), "bias": "lora_only", "use_dora": True}),
+        ("llama", {"modules_to_save": ("embeddings", "input_layernorm")}),
+        ("qwen3", {"modules_to_save": ("head",)}),
     ],
     "lokr": [("llama", {"decompose_both": True, "rank": 2, "factor": 4})],
     "oft": [("llama", {"block_size": 8, "block_share": True})],
     "ia3": [("llama", {"attention": ("q_proj",), "feed_forward": ("up_proj",)})],
-    "ln_tuning": [("qwen3", {"targets": ("q_norm",)})],
+    "ln_tuning": [("qwen3", {"target_modules": ("q_norm",)})],
     "trainable_tokens": [("llama", {"tokens": ("w8", "w9", tiny.TURN)})],
     "prefix": [
         ("llama", {"projection": True}),
-        ("qwen3", {"start": "text", "text": "w1 w2 w3", "tokens": 5}),
-        ("neox", {"start": "random"}),
+        ("qwen3", {"init": "text", "text": "w1 w2 w3", "num_virtual_tokens": 5}),
+        ("neox", {"init": "random"}),
     ],
-    "prompt": [("llama", {"start": "text", "text": "w1 w2 w3"}), ("gpt2", {"start": "random"})],
+    "prompt": [("llama", {"init": "text", "text": "w1 w2 w3"}), ("gpt2", {"init": "random"})],
     "ptuning": [("llama", {"encoder": "lstm"})],
-    "qlora": [("llama", {"levels": "fp4", "double_quantisation": False})],
+    "qlora": [("llama", {"quant_type": "fp4", "double_quantisation": False})],
 }
 CASES = [Case(name, kind) for name in methods.names() for kind in tiny.KINDS] + [
     Case(name, kind, tuple(options.items()))

@@ -52,29 +52,30 @@ CLAIMS = [
     ("B3", "Llama-3.2-3B", "full", {}, (3_212_749_824, 3_212_749_824), None, None),
     # the 8B model's adapter: 32 x 16 x ((4096 + 4096) + (4096 + 1024)), on the 3B model's total
     (
-        "B4", "Llama-3.2-3B", "lora", {"rank": 16, "targets": ["q_proj", "v_proj"]},
+        "B4", "Llama-3.2-3B", "lora", {"rank": 16, "target_modules": ["q_proj", "v_proj"]},
         (6_815_744, 3_219_565_568), (4_587_520, 3_217_337_344),
-        ("Llama-3-8B", {"rank": 16, "targets": ["q_proj", "v_proj"]}),
+        ("Llama-3-8B", {"rank": 16, "target_modules": ["q_proj", "v_proj"]}),
     ),
     # exactly twice what it is: rank 32
     (
-        "C6", "Llama-3-8B", "lora", {"rank": 16, "targets": SEVEN},
+        "C6", "Llama-3-8B", "lora", {"rank": 16, "target_modules": SEVEN},
         (83_886_080, 8_114_147_328), (41_943_040, 8_072_204_288),
-        ("Llama-3-8B", {"rank": 32, "targets": SEVEN}),
+        ("Llama-3-8B", {"rank": 32, "target_modules": SEVEN}),
     ),
     # all seven projections in place of the four of attention
     (
-        "C7", "Llama-3-8B", "qlora", {"rank": 64, "targets": ATTENTION},
+        "C7", "Llama-3-8B", "qlora", {"rank": 64, "target_modules": ATTENTION},
         (167_772_160, 8_201_932_800), (54_525_952, 8_084_787_200),
-        ("Llama-3-8B", {"rank": 64, "targets": SEVEN}),
+        ("Llama-3-8B", {"rank": 64, "target_modules": SEVEN}),
     ),
     # 12 x 8 x (768 + 2304): printed is half of it, as if c_attn were square, and the base's total
     (
-        "D3", "gpt2", "lora", {"rank": 8, "targets": ["c_attn"]},
+        "D3", "gpt2", "lora", {"rank": 8, "target_modules": ["c_attn"]},
         (147_456, 124_439_808), (294_912, 124_734_720),
-        ("gpt2", {"rank": 4, "targets": ["c_attn"]}),
+        ("gpt2", {"rank": 4, "target_modules": ["c_attn"]}),
     ),
-    ("B8", "7B without grouped heads", "prefix", {"tokens": 20}, (5_242_880, None), None, None),
+    ("B8", "7B without grouped heads", "prefix", {"num_virtual_tokens": 20}, (5_242_880, None),
+     None, None),
 ]  # fmt: skip
 
 

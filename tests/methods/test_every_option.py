@@ -28,26 +28,26 @@ CHANGES: dict[tuple[str, str], tuple[dict[str, Any], Any]] = {
     ("full", "train_layers"): ({}, "last 1"),
     ("full", "freeze"): ({}, ("norms",)),
     ("adalora", "target_rank"): ({}, 3),
-    ("adalora", "warmup"): ({"target_rank": 2, "settle": 0.0}, 0.5),
-    ("adalora", "settle"): ({"target_rank": 2}, 0.6),
-    ("adalora", "every"): ({"target_rank": 2, "settle": 0.0}, 2),
+    ("adalora", "tinit_ratio"): ({"target_rank": 2, "tfinal_ratio": 0.0}, 0.5),
+    ("adalora", "tfinal_ratio"): ({"target_rank": 2}, 0.6),
+    ("adalora", "every"): ({"target_rank": 2, "tfinal_ratio": 0.0}, 2),
     ("adalora", "smoothing"): ({"target_rank": 2}, 0.1),
     ("bottleneck", "size"): ({}, 5),
     ("bottleneck", "reduction"): ({}, 8.0),
     ("ia3", "attention"): ({}, ("q_proj",)),
     ("ia3", "feed_forward"): ({}, ("up_proj",)),
-    ("ln_tuning", "targets"): ({}, ("input_layernorm",)),
+    ("ln_tuning", "target_modules"): ({}, ("input_layernorm",)),
     ("lokr", "decompose_both"): ({"rank": 1}, True),
     ("lokr", "factor"): ({}, 2),
     ("oft", "block_size"): ({"block_size": 8}, 16),
     ("oft", "block_share"): ({"block_size": 8}, True),
-    ("oft", "targets"): ({"block_size": 8}, ("q_proj",)),
-    ("prefix", "text"): ({"start": "text", "text": "w1 w2"}, "w3 w4"),
+    ("oft", "target_modules"): ({"block_size": 8}, ("q_proj",)),
+    ("prefix", "text"): ({"init": "text", "text": "w1 w2"}, "w3 w4"),
     ("prefix", "projection"): ({}, True),
     ("prefix", "projection_width"): ({"projection": True}, 8),
-    ("prompt", "text"): ({"start": "text", "text": "w1 w2"}, "w3 w4"),
-    ("prefix", "start"): ({"text": "w1 w2"}, "text"),
-    ("prompt", "start"): ({"text": "w1 w2"}, "text"),
+    ("prompt", "text"): ({"init": "text", "text": "w1 w2"}, "w3 w4"),
+    ("prefix", "init"): ({"text": "w1 w2"}, "text"),
+    ("prompt", "init"): ({"text": "w1 w2"}, "text"),
     ("ptuning", "layers"): ({"encoder": "lstm"}, 1),
     ("ptuning", "dropout"): ({"encoder": "lstm"}, 0.5),
     ("lora_prompt", "start_text"): ({}, "w3 w4"),
@@ -55,9 +55,9 @@ CHANGES: dict[tuple[str, str], tuple[dict[str, Any], Any]] = {
     ("trainable_tokens", "tokens"): ({}, ("w7",)),
     ("vera", "seed"): ({}, 5),
     ("lora8bit", "threshold"): ({}, 0.5),
-    ("qlora", "compute"): ({}, "bfloat16"),
+    ("qlora", "compute_dtype"): ({}, "bfloat16"),
     ("progressive", "patience"): ({}, 3),
-    ("progressive", "least_gain"): ({"patience": 2}, 2.0),
+    ("progressive", "min_delta"): ({"patience": 2}, 2.0),
     ("progressive", "every"): ({"trigger": "steps", "every": 2}, 4),
     ("progressive", "layers_at_once"): ({"trigger": "steps", "every": 4}, 2),
     ("progressive", "most_layers"): ({"trigger": "steps", "every": 1}, 1),
@@ -68,14 +68,14 @@ LORA: dict[str, tuple[dict[str, Any], Any]] = {
     "layer_ranks": ({}, (4, 8)),
     "last_alpha": ({}, 4.0),
     "layer_alphas": ({}, (4.0, 8.0)),
-    "train_also": ({}, ("input_layernorm",)),
+    "modules_to_save": ({}, ("input_layernorm",)),
     "bias": ({}, "all"),
-    "lr_ratio": ({}, 4.0),
-    "dora": ({}, True),
-    "start": ({}, "gaussian"),
+    "loraplus_lr_ratio": ({}, 4.0),
+    "use_dora": ({}, True),
+    "init_lora_weights": ({}, "gaussian"),
 }
 # what a method's check refuses with a reason; see tests/methods/test_options.py
-REFUSED = {("qlora", "bias"), ("lora8bit", "bias"), ("lora8bit", "dora")}
+REFUSED = {("qlora", "bias"), ("lora8bit", "bias"), ("lora8bit", "use_dora")}
 ALL = [
     (method.name, field.name)
     for method in methods.all_methods()
@@ -91,7 +91,7 @@ def change_of(name: str, option: str) -> tuple[dict[str, Any], Any]:
         return CHANGES[name, option]
     if name in ("lora", "qlora", "lora8bit") and option in LORA:
         return LORA[option]
-    if option == "targets":
+    if option == "target_modules":
         return {}, ("q_proj", "v_proj")
     config = methods.get(name).config
     (field,) = [field for field in schema.describe(config) if field["name"] == option]

@@ -24,7 +24,7 @@ from lab.train.step import device_batches, evaluation_loss
 from tests.answers import check
 from tests.conftest import attempt_here, run_here
 
-FEW = {"max_steps": 4, "eval_every": 2, "save_every": 2, "sample_every": 0}
+FEW = {"max_steps": 4, "eval_steps": 2, "save_steps": 2, "sample_steps": 0}
 
 
 def spec_of(run: RunDir) -> RunSpec:
@@ -105,8 +105,8 @@ def test_hybrids_answer_as_they_were_trained(
     answers_with_what_was_trained(run)
     answers_with_what_was_trained(run, "@2")
     # training on begins with what was trained, and trains as much
-    spec = made(make_spec, {"name": name}, max_steps=1, learning_rate=1e-9, eval_every=0)
-    further = run_here(spec | {"start_from": f"run:{run.id}"})
+    spec = made(make_spec, {"name": name}, max_steps=1, learning_rate=1e-9, eval_steps=0)
+    further = run_here(spec | {"init_from_run": f"run:{run.id}"})
     first, last = (record_reader.metrics(one, "eval")[-1]["eval/loss"] for one in (run, further))
     assert last == pytest.approx(first, abs=1e-4)
     trainable = {record_reader.last_event(one, "model")["trainable"] for one in (run, further)}
@@ -171,9 +171,9 @@ def test_the_soft_prompt_goes_in_once_with_a_cache(
 def test_progressive_opens_from_the_top_and_resumes_exactly(
     make_spec: Callable[..., dict[str, Any]], trigger: str, optimizer: str
 ) -> None:
-    option = {"least_gain": 10.0} if trigger == "stall" else {"every": 3}
+    option = {"min_delta": 10.0} if trigger == "stall" else {"every": 3}
     method = {"name": "progressive", "trigger": trigger, **option}
-    spec = made(make_spec, method, max_steps=8, save_every=2, eval_every=2, optimizer=optimizer)
+    spec = made(make_spec, method, max_steps=8, save_steps=2, eval_steps=2, optimizer=optimizer)
     spec["train"] |= {"keep_last": 9, "max_grad_norm": 0}
     whole, broken = run_here(spec), run_here(spec)
     events = record_reader.last_event(whole, "unfrozen")

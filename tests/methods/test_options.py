@@ -23,33 +23,41 @@ from tests.methods import tiny
 from tests.methods.conformance import STEPS, Case, Trial
 
 REFUSED = [
-    ("lora", {"train_also": ["embed_tokens"]}, "gpt2", "method.train_also", "names no module"),
-    ("lora", {"train_also": ["mlp"]}, "llama", "method.train_also", "which has an update already"),
+    ("lora", {"modules_to_save": ["embed_tokens"]}, "gpt2", "method.modules_to_save",
+     "names no module"),
+    ("lora", {"modules_to_save": ["mlp"]}, "llama", "method.modules_to_save",
+     "which has an update already"),
     ("lora", {"layer_ranks": [4]}, "llama", "method.layer_ranks", "the model has 2 layers"),
     (
         "lora", {"layer_ranks": [4, 8], "last_rank": 2}, "llama", "method.last_rank",
         "cannot be set beside layer_ranks",
     ),
-    ("lora", {"start": "olora"}, "gpt2", "method.start", "Choose pissa or default"),
-    ("lora", {"start": "pissa", "rank": 64}, "neox", "method.rank", "Lower it to 32"),
-    ("lora", {"start": "pissa", "dora": True}, "llama", "method.dora", "Choose start default"),
-    ("lora", {"targets": ["nothing"]}, "llama", "method.targets", "Choose from: down_proj"),
-    ("lora", {"targets": "re:*"}, "llama", "method.targets", "is not a pattern"),
-    ("lora", {"targets": ".*_proj"}, "llama", "method.targets", "write 're:.*_proj'"),
-    ("lora", {"train_also": [".*norm"]}, "llama", "method.train_also", "write 're:.*norm'"),
+    ("lora", {"init_lora_weights": "olora"}, "gpt2", "method.init_lora_weights",
+     "Choose pissa or default"),
+    ("lora", {"init_lora_weights": "pissa", "rank": 64}, "neox", "method.rank", "Lower it to 32"),
+    ("lora", {"init_lora_weights": "pissa", "use_dora": True}, "llama", "method.use_dora",
+     "Choose default there"),
+    ("lora", {"target_modules": ["nothing"]}, "llama", "method.target_modules",
+     "Choose from: down_proj"),
+    ("lora", {"target_modules": "re:*"}, "llama", "method.target_modules", "is not a pattern"),
+    ("lora", {"target_modules": ".*_proj"}, "llama", "method.target_modules", "write 're:.*_proj'"),
+    ("lora", {"modules_to_save": [".*norm"]}, "llama", "method.modules_to_save",
+     "write 're:.*norm'"),
     ("ia3", {"attention": ["k_pr"]}, "llama", "method.attention", "'k_pr' names no linear layer"),
     ("qlora", {"bias": "all"}, "llama", "method.bias", "are frozen"),
-    ("lora8bit", {"dora": True}, "llama", "method.dora", "Choose qlora or lora"),
+    ("lora8bit", {"use_dora": True}, "llama", "method.use_dora", "Choose qlora or lora"),
     ("adalora", {"target_rank": 12}, "llama", "method.target_rank", "must be below rank, 12"),
-    ("adalora", {"warmup": 0.6, "settle": 0.5}, "llama", "method.settle", "Lower one"),
+    ("adalora", {"tinit_ratio": 0.6, "tfinal_ratio": 0.5}, "llama", "method.tfinal_ratio",
+     "Lower one"),
     ("oft", {"block_size": 24}, "llama", "method.block_size", "All of them divide by 32"),
     ("lora", {"bias": "all"}, "llama", "method.bias", "this model has no biases"),
     ("lora", {"bias": "lora_only"}, "llama", "method.bias", "the target modules have no biases"),
     ("ia3", {"attention": ["keys"]}, "llama", "method.attention", "Choose from: down_proj"),
-    ("ln_tuning", {"targets": ["q_norm"]}, "llama", "method.targets", "input_layernorm"),
+    ("ln_tuning", {"target_modules": ["q_norm"]}, "llama", "method.target_modules",
+     "input_layernorm"),
     ("trainable_tokens", {"tokens": ["two words"]}, "llama", "method.tokens", "not one token"),
-    ("prompt", {"start": "text", "text": " "}, "llama", "method.text", "is empty"),
-    ("prefix", {"start": "text", "projection": True}, "llama", "method.start", "Choose random"),
+    ("prompt", {"init": "text", "text": " "}, "llama", "method.text", "is empty"),
+    ("prefix", {"init": "text", "projection": True}, "llama", "method.init", "Choose random"),
 ]  # fmt: skip
 
 
@@ -97,7 +105,7 @@ def test_ranks_and_alphas_run_over_the_layers() -> None:
 
 
 def test_plus_gives_b_a_rate_of_its_own(tiny_models: dict[str, Path], tmp_path: Path) -> None:
-    case = Case("lora", "llama", (("lr_ratio", 16.0),))
+    case = Case("lora", "llama", (("loraplus_lr_ratio", 16.0),))
     trial = Trial(case, tiny_models["llama"], None, tmp_path)
     model, optimizer = trial.begin(trial.base())
     rates = {
@@ -129,7 +137,7 @@ def test_adalora_trains_however_short_the_run_is(
     tiny_models: dict[str, Path], tmp_path: Path, steps: int, settle: float
 ) -> None:
     """From the second step on there are scores to prune by."""
-    options = (("rank", 6), ("target_rank", 2), ("settle", settle), ("warmup", 0.0))
+    options = (("rank", 6), ("target_rank", 2), ("tfinal_ratio", settle), ("tinit_ratio", 0.0))
     trial = Trial(Case("adalora", "llama", options), tiny_models["llama"], None, tmp_path)
     trial.fused = True
     model, optimizer = trial.begin(trial.base())

@@ -58,7 +58,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_slow_targets_are_a_problem_of_their_field() -> None:
     model = tiny.make_empty("llama")
     (problem,) = target_problems(model, [f"re:{SLOW}"], True)
-    assert problem.field == "method.targets" and "takes longer than" in problem.message
+    assert problem.field == "method.target_modules" and "takes longer than" in problem.message
     with pytest.raises(LabError, match="takes longer than"):
         target_layers(model, [f"re:{SLOW}"])
 
@@ -75,7 +75,7 @@ def test_slow_patterns_of_what_freezes_are_a_problem_of_their_field() -> None:
 @pytest.mark.parametrize("sign", ["re:", ""], ids=["marked", "of an older run"])
 def test_peft_is_handed_names_in_place_of_a_pattern(name: str, sign: str, tmp_path: Path) -> None:
     pattern = sign + r".*layers\.1\..*(q|o)_proj"
-    spec: Any = {"method": {"name": name, "targets": pattern}}
+    spec: Any = {"method": {"name": name, "target_modules": pattern}}
     parsed = RunSpec.parse(spec, [])
     method = methods.get(name)
     model = tiny.make_model("llama")

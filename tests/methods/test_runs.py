@@ -23,7 +23,7 @@ from tests.conftest import run_here
 def test_a_run_ends_and_its_result_answers(
     name: str, make_spec: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
-    spec = make_spec(name, train={"max_steps": 4, "save_every": 2, "learning_rate": 1e-2})
+    spec = make_spec(name, train={"max_steps": 4, "save_steps": 2, "learning_rate": 1e-2})
     if name == "qlora":
         make_model(tmp_path / "wide", width=64)
         spec["model"] = str(tmp_path / "wide")

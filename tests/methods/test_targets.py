@@ -23,7 +23,7 @@ NAMED = [
 # two names that each field accepts on a tiny Llama, and a pattern of which it means both
 KNOWN = {
     ("full", "freeze"): (["norms", "q_proj"], None),
-    ("ln_tuning", "targets"): (
+    ("ln_tuning", "target_modules"): (
         ["input_layernorm", "post_attention_layernorm"],
         r"re:model\.layers\.\d+\.(input|post_attention)_layernorm",
     ),
@@ -52,13 +52,13 @@ def trained(method: str, config: Any) -> set[str]:
 def test_every_method_with_targets_is_here() -> None:
     names = {method for method, _ in NAMED}
     assert {"lora", "qlora", "adalora", "vera", "loha", "lokr", "oft", "ia3", "ln_tuning"} <= names
-    assert ("lora", "train_also") in NAMED and ("full", "freeze") in NAMED
+    assert ("lora", "modules_to_save") in NAMED and ("full", "freeze") in NAMED
 
 
 @pytest.mark.parametrize(("method", "option"), NAMED)
 def test_every_way_of_writing_means_the_same(method: str, option: str) -> None:
     names, pattern = KNOWN.get((method, option), DEFAULT_KNOWN)
-    if option == "train_also":
+    if option == "modules_to_save":
         names, pattern = ["input_layernorm", "embed_tokens"], r"re:.*(input_layernorm|embed_tokens)"
     listed = config_of(method, option, names)
     text, spaced = ",".join(names), " ,  ".join(names)
@@ -101,11 +101,11 @@ def test_what_is_no_name_is_refused_with_the_way_to_write_a_pattern(
 
 
 def test_one_name_of_gpt2s_own_is_taken() -> None:
-    config = config_of("lora", "targets", "c_attn")
+    config = config_of("lora", "target_modules", "c_attn")
     model = tiny.make_empty("gpt2")
     context = Context(RunSpec.from_json({"method": "lora"}))
     assert methods.get("lora").check(model, config, context) == []
-    assert {layer.name for layer in target_layers(model, config.targets)} == {
+    assert {layer.name for layer in target_layers(model, config.target_modules)} == {
         f"transformer.h.{index}.attn.c_attn" for index in range(2)
     }
 

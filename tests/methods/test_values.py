@@ -93,7 +93,7 @@ def test_pfeiffer_reads_the_stream_after_the_residual_is_added() -> None:
 
 
 def test_a_near_zero_start_is_small_and_no_zero() -> None:
-    _, _, model = applied("bottleneck", tiny.make_model("llama"), start="near-zero", size=32)
+    _, _, model = applied("bottleneck", tiny.make_model("llama"), init="near-zero", size=32)
     for adapter in bottleneck_modules.adapters(model).values():
         assert 0.007 < float(adapter.up.weight.std()) < 0.011, "deviation 0.01, cut at two"
         assert float(adapter.up.weight.abs().max()) <= 0.02 and not adapter.up.bias.any()
@@ -120,7 +120,13 @@ def test_dropout_of_an_adapter_is_of_its_output_and_keeps_its_mean() -> None:
 @pytest.mark.parametrize("rslora", [False, True])
 def test_lora_is_scaled_by_alpha_over_the_rank_or_its_root(rslora: bool) -> None:
     base = tiny.make_model("llama")
-    options = {"rank": 4, "alpha": 6.0, "rslora": rslora, "dropout": 0.0, "targets": ["q_proj"]}
+    options = {
+        "rank": 4,
+        "alpha": 6.0,
+        "use_rslora": rslora,
+        "dropout": 0.0,
+        "target_modules": ["q_proj"],
+    }
     _, _, model = applied("lora", copy.deepcopy(base), **options)
     loud(weight for name, weight in model.named_parameters() if "lora_" in name)
     layer = decoder_layers(model)[1][0].self_attn.q_proj
@@ -145,7 +151,7 @@ def test_ranks_and_alphas_of_each_layer_reach_their_layer() -> None:
 def test_pissa_takes_the_largest_directions_of_the_weight() -> None:
     base = tiny.make_model("llama")
     weight = decoder_layers(base)[1][0].self_attn.q_proj.weight.detach().clone()
-    _, _, model = applied("lora", base, rank=4, alpha=4.0, start="pissa", dropout=0.0)
+    _, _, model = applied("lora", base, rank=4, alpha=4.0, init_lora_weights="pissa", dropout=0.0)
     layer = decoder_layers(model)[1][0].self_attn.q_proj
     update = layer.lora_B["default"].weight @ layer.lora_A["default"].weight
     u, s, v = torch.linalg.svd(weight)
@@ -178,7 +184,7 @@ def test_a_prefix_of_text_begins_as_the_text_would_have_left_it() -> None:
     """Answers behind the prefix are those behind the text itself."""
     base = tiny.make_model("llama")
     words = torch.tensor([3, 4, 5])
-    options = {"start": "text", "text": "w1 w2 w3", "tokens": 3}
+    options = {"init": "text", "text": "w1 w2 w3", "num_virtual_tokens": 3}
     ids = torch.tensor([[10, 11, 12]])
     with torch.no_grad():
         expected = base(torch.cat([words.unsqueeze(0), ids], dim=1)).logits[:, 3:]
@@ -191,7 +197,9 @@ def test_a_prompt_of_text_begins_with_its_embeddings() -> None:
     base = tiny.make_model("llama")
     table = base.get_input_embeddings().weight.detach()
     ids = torch.tensor([[10, 11, 12]])
-    _, _, model = applied("prompt", copy.deepcopy(base), start="text", text="w1 w2", tokens=5)
+    _, _, model = applied(
+        "prompt", copy.deepcopy(base), init="text", text="w1 w2", num_virtual_tokens=5
+    )
     vectors = model.prompt_encoder["default"].embedding.weight
     words = [3, 4, 3, 4, 3]
     assert torch.equal(vectors, table[words])
@@ -221,10 +229,10 @@ def test_a_prompt_of_text_begins_with_its_embeddings() -> None:
 def test_a_random_start_is_as_large_as_the_embeddings() -> None:
     base = tiny.make_model("llama")
     std = float(base.get_input_embeddings().weight.std())
-    _, _, model = applied("prompt", copy.deepcopy(base), start="random", tokens=200)
+    _, _, model = applied("prompt", copy.deepcopy(base), init="random", num_virtual_tokens=200)
     vectors = model.prompt_encoder["default"].embedding.weight
     assert float(vectors.std()) == pytest.approx(std, rel=0.1)
-    _, _, model = applied("prefix", copy.deepcopy(base), start="random", tokens=200)
+    _, _, model = applied("prefix", copy.deepcopy(base), init="random", num_virtual_tokens=200)
     prefix = model.prompt_encoder["default"].embedding.weight
     assert float(prefix.std()) == pytest.approx(0.02, rel=0.1), "small beside the real keys"
 
@@ -271,7 +279,7 @@ def opened(model: Any) -> list[int]:
 
 def test_progressive_waits_out_its_patience_over_a_resume() -> None:
     """Two evaluations without a gain before the stop, the third behind it: then the layer opens."""
-    options = {"patience": 3, "least_gain": 0.1}
+    options = {"patience": 3, "min_delta": 0.1}
     method, config, model = applied("progressive", tiny.make_model("llama"), **options)
     for loss in (3.0, 2.95, 2.95):
         method.on_evaluate(model, config, 1, loss)
@@ -349,7 +357,7 @@ def test_eight_bits_and_their_scales_take_what_is_predicted() -> None:
 
 def test_what_is_stored_and_computed_in_is_what_was_chosen() -> None:
     for levels, double, compute in (("nf4", True, "float32"), ("fp4", False, "bfloat16")):
-        options = {"levels": levels, "double_quantisation": double, "compute": compute}
+        options = {"quant_type": levels, "double_quantisation": double, "compute_dtype": compute}
         method = methods.get("qlora")
         quantization_config = method.load_kwargs(method.config(**options))["quantization_config"]
         assert (

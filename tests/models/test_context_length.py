@@ -89,7 +89,7 @@ def test_virtual_tokens_are_taken_off() -> None:
     config = AutoConfig.for_model("gpt2", n_positions=128)
     for name, tokens in (("prompt", 100), ("prefix", 30), ("ptuning", 128), ("lora", None)):
         method = methods.get(name)
-        options = method.config() if tokens is None else method.config(tokens=tokens)
+        options = method.config() if tokens is None else method.config(num_virtual_tokens=tokens)
         assert text_length(config, method, options) == 128 - (tokens or 0), name
     assert text_length(AutoConfig.for_model("bloom"), method, options) is None
 

@@ -216,6 +216,37 @@ def test_another_base_is_refused_with_both_hashes(
     assert sorted(file.name for file in run.path.rglob("*")) == before, "Nothing is touched."
 
 
+@pytest.mark.parametrize("use", [use_chat, use_checkpoint, use_evaluate, use_merge, use_resume])
+def test_a_base_that_was_moved_is_found_by_its_weights(
+    movable: tuple[list[RunDir], Path], tmp_path: Path, use: Use, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actions, "submit", lambda run: None)
+    monkeypatch.setenv("LAB_MODELS", str(tmp_path / "models"))
+    (other, run), base = movable
+    shutil.copytree(base, tmp_path / "models" / "another")
+    exchange(tmp_path / "models" / "another")
+    wanted = weights_hash.hash_of(base, "base")
+    base.rename(tmp_path / "models" / "renamed")
+    use(run, tmp_path / "merged")
+    if use is use_chat:
+        assert chat_models.parse(f"run:{run.id}").base == str(tmp_path / "models" / "renamed")
+    exchange(tmp_path / "models" / "renamed")
+    with pytest.raises(LabError, match="does not exist, and no other holds its weights") as refused:
+        use(other if use is use_resume else run, tmp_path / "other")
+    assert wanted in str(refused.value)
+
+
+def test_a_worker_goes_on_where_its_base_was_moved(
+    movable: tuple[list[RunDir], Path], tmp_path: Path
+) -> None:
+    (_, run), base = movable
+    base.rename(tmp_path / "renamed")
+    assert attempt_again(run) == 0
+    assert (read_object(run.artifact / "receipt.json") or {})["base"]["model"] == str(
+        tmp_path / "renamed"
+    )
+
+
 def test_a_result_without_a_hash_is_used_with_a_note(
     movable: tuple[list[RunDir], Path], tmp_path: Path
 ) -> None:
@@ -259,14 +290,14 @@ def test_a_run_begins_with_weights_of_its_own_base_wherever_it_lies(
     (_, run), base = movable
     elsewhere = tmp_path / "elsewhere"
     shutil.copytree(base, elsewhere)
-    value = make_spec("lora") | {"start_from": f"run:{run.id}"}
+    value = make_spec("lora") | {"init_from_run": f"run:{run.id}"}
     value["method"] = (read_object(run.spec) or {})["method"]
     for folder in (base, elsewhere):
         spec = RunSpec.from_json(value | {"model": str(folder)})
         assert initial_weights.problems(spec) == [], "An equal folder passes under any name."
         trained_on, now = weights_hash.hash_of(base, "base"), exchange(folder)
         (problem,) = initial_weights.problems(spec)
-        assert problem.field == "start_from" and "is not the one" in problem.message
+        assert problem.field == "init_from_run" and "is not the one" in problem.message
         assert now in problem.message
         if folder == base:
             assert trained_on in problem.message

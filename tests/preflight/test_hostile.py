@@ -59,8 +59,8 @@ def test_a_hostile_config_and_pattern_are_refused_by_the_check(
         planner.check(make_spec() | {"model": str(folder)})
     with pytest.raises(LabError, match="num_hidden_layers is 1,000,000"):
         planner.estimate(make_spec() | {"model": str(folder)}, shadow=False)
-    slow = {"name": "lora", "targets": r"re:(\w|[a-z]|\.)*?(?<=z)"}
-    with pytest.raises(LabError, match=r"method\.targets: The pattern .* takes longer"):
+    slow = {"name": "lora", "target_modules": r"re:(\w|[a-z]|\.)*?(?<=z)"}
+    with pytest.raises(LabError, match=r"method\.target_modules: The pattern .* takes longer"):
         planner.check(make_spec() | {"method": slow})
 
 

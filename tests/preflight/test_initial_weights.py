@@ -23,14 +23,14 @@ def test_only_a_result_of_the_same_model_and_method_can_be_the_start(
     spec = make_spec("lora")
 
     def refusal(**changes: Any) -> str:
-        problems = check(spec | {"start_from": f"run:{lora.id}"} | changes)["problems"]
-        assert {problem["field"] for problem in problems} <= {"start_from"}, problems
+        problems = check(spec | {"init_from_run": f"run:{lora.id}"} | changes)["problems"]
+        assert {problem["field"] for problem in problems} <= {"init_from_run"}, problems
         return " ".join(problem["message"] for problem in problems)
 
     assert refusal() == ""
-    assert refusal(start_from="") == ""
-    assert "(name, " in refusal(start_from=f"run:{full.id}") or "name" in refusal(
-        start_from=f"run:{full.id}"
+    assert refusal(init_from_run="") == ""
+    assert "(name, " in refusal(init_from_run=f"run:{full.id}") or "name" in refusal(
+        init_from_run=f"run:{full.id}"
     )
     other = refusal(method={"name": "lora", "rank": 4})
     assert "another method (rank differ)" in other, "The same method with another option."
@@ -48,7 +48,7 @@ def test_only_a_result_of_the_same_model_and_method_can_be_the_start(
         (f"checkpoint:{lora.id}", "names no result"),
         ("run:20990101-000000-lora-zzzz", "There is no run"),
     ):
-        assert says in refusal(start_from=name), name
+        assert says in refusal(init_from_run=name), name
 
 
 def test_a_run_that_has_no_result_yet_is_no_start(
@@ -56,8 +56,8 @@ def test_a_run_that_has_no_result_yet_is_no_start(
 ) -> None:
     run = trained[1]
     (run.artifact / "receipt.json").unlink()
-    (problem,) = check(make_spec("lora") | {"start_from": f"run:{run.id}"})["problems"]
-    assert problem["field"] == "start_from" and "no result yet" in problem["message"]
+    (problem,) = check(make_spec("lora") | {"init_from_run": f"run:{run.id}"})["problems"]
+    assert problem["field"] == "init_from_run" and "no result yet" in problem["message"]
 
 
 @pytest.mark.parametrize("model_folder", ["relative"])
@@ -70,7 +70,7 @@ def test_the_same_model_by_another_path_is_the_same(
 ) -> None:
     monkeypatch.chdir(tiny_model.parent)
     spec = make_spec("lora") | {
-        "start_from": f"run:{trained[1].id}",
+        "init_from_run": f"run:{trained[1].id}",
         "model": f"./{tiny_model.name}",
     }
     assert check(spec)["problems"] == []

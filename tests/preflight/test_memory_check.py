@@ -85,7 +85,7 @@ def test_the_change_that_is_named_makes_it_fit_and_says_what_it_then_needs(
     """So little memory that rows must be halved again and again."""
     spec = make_spec("lora", data={"max_length": 64}, train={"batch_size": 512})
     spec["train"]["activation_checkpointing"] = "on"
-    eighth = spec | {"train": spec["train"] | {"batch_size": 64, "accumulation": 8}}
+    eighth = spec | {"train": spec["train"] | {"batch_size": 64, "gradient_accumulation_steps": 8}}
     room = check(eighth)["estimate"]["peak_bytes"]
     memory = psutil.virtual_memory()._replace(total=room)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
@@ -93,9 +93,9 @@ def test_the_change_that_is_named_makes_it_fit_and_says_what_it_then_needs(
     named = re.search(r"fits: half the rows.*\((.*)\), ([\d.]+ [kMG]B)\.", message)
     assert named, message
     changes = dict(part.split("=") for part in named[1].split(", "))
-    assert changes["train.batch_size"] == "64" and changes["train.accumulation"] == "8", (
-        "Halved three times, and as many rows a step."
-    )
+    assert (
+        changes["train.batch_size"] == "64" and changes["train.gradient_accumulation_steps"] == "8"
+    ), "Halved three times, and as many rows a step."
     assert check(eighth)["problems"] == [] and named[2] == size(room)
 
 

@@ -53,7 +53,7 @@ def test_adapters_have_sixteen_bits_only_beside_weights_that_have(make_spec: Mak
 def test_the_plan_keeps_what_was_asked_and_what_a_person_wrote(make_spec: Make) -> None:
     asked = make_spec("lora", data={"system_prompt": "Be brief."}) | {"name": "  my run "}
     answer = check(asked)
-    assert answer["asked"] == asked, "As it came, with nothing resolved."
+    assert answer["requested"] == asked, "As it came, with nothing resolved."
     assert answer["spec"]["name"] == "my run"
     assert answer["spec"]["data"]["system_prompt"] == "Be brief."
     assert check(asked | {"name": " "})["spec"]["name"] == "LoRA"
@@ -68,7 +68,7 @@ def test_rows_are_as_long_as_the_model_reads_and_virtual_tokens_count(make_spec:
     """The tiny model reads 512 tokens."""
     assert check(make_spec("lora", data={"max_length": 512}))["problems"] == []
     assert check(make_spec("lora", data={"max_length": 513}))["problems"] != []
-    method = {"method": {"name": "prompt", "tokens": 12}}
+    method = {"method": {"name": "prompt", "num_virtual_tokens": 12}}
     assert check(make_spec("prompt", data={"max_length": 500}) | method)["problems"] == []
     (problem,) = check(make_spec("prompt", data={"max_length": 501}) | method)["problems"]
     assert problem["field"] == "data.max_length" and "12 are the method's" in problem["message"]
@@ -89,12 +89,14 @@ def test_the_disk_must_hold_the_run_beside_a_reserve(
 
     assert room(need + 200_000_000) == [], "The run and the reserve of 200 MB."
     (problem,) = room(need + 200_000_000 - 1)
-    assert problem["field"] == "train.save_every"
+    assert problem["field"] == "train.save_steps"
     assert f"{need / 1e9:.2f} GB" in problem["message"]
 
 
 def test_fixes_are_ranked_by_what_they_save_and_save_something(make_spec: Make) -> None:
-    spec = make_spec("full", data={"max_length": 256}, train={"loss": "plain", "batch_size": 8})
+    spec = make_spec(
+        "full", data={"max_length": 256}, train={"loss_implementation": "plain", "batch_size": 8}
+    )
     found = fixes(spec)
     saved = [fix["saves_bytes"] for fix in found["fixes"]]
     assert saved == sorted(saved, reverse=True) and saved[-1] > 0 and len(saved) >= 3
@@ -105,7 +107,7 @@ def test_fixes_are_ranked_by_what_they_save_and_save_something(make_spec: Make) 
 
 def test_what_saves_nothing_is_left_out(make_spec: Make) -> None:
     """Adafactor's work on its largest tensor is the peak here, whatever the layers keep."""
-    train = {"batch_size": 1, "loss": "plain", "optimizer": "adafactor"}
+    train = {"batch_size": 1, "loss_implementation": "plain", "optimizer": "adafactor"}
     found = fixes(make_spec("full", data={"max_length": 16, "loss_on": "all"}, train=train))
     assert [fix["title"] for fix in found["fixes"]] == ["LoRA in place of full fine-tuning"]
 

@@ -55,7 +55,7 @@ def begin(run: RunDir) -> None:
 
 def test_a_run_holds_its_plan_from_the_first_moment(run: RunDir) -> None:
     stored = read_object(run.spec) or {}
-    assert stored["asked"] == PLAN.requested, "What was asked for, before autos were resolved."
+    assert stored["requested"] == PLAN.requested, "As it was given, with autos unresolved."
     spec = PLAN.spec.to_json()
     assert {key: stored[key] for key in spec} == spec
     assert read_forecast(run) == PLAN.forecast and read_stats(run) == PLAN.stats

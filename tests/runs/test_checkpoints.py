@@ -33,7 +33,7 @@ def test_the_best_the_last_and_the_pinned_are_kept(
 
     monkeypatch.setattr(checkpoint, "delete_old", pin_then_prune)
     run = work_here(
-        "lora", train={"save_every": 1, "eval_every": 5, "keep_best": 1, "keep_last": 2}
+        "lora", train={"save_steps": 1, "eval_steps": 5, "keep_best": 1, "keep_last": 2}
     )
     assert steps(run) == [3, 10, 11], "10 was also evaluated, and is the best"
     rows = checkpoints.table(run)

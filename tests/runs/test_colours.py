@@ -57,4 +57,4 @@ def test_a_new_run_is_written_with_its_colour(
     work_here: Callable[..., paths.RunDir], lab_home: Path
 ) -> None:
     a_run(1, "blue")
-    assert colours.colour_of(work_here(train={"max_steps": 1, "sample_every": 0})) == "orange"
+    assert colours.colour_of(work_here(train={"max_steps": 1, "sample_steps": 0})) == "orange"

@@ -338,7 +338,7 @@ def test_cancel_interrupts_a_long_step_and_stop_does_not(
 
     monkeypatch.setattr(loop, "step", slow)
     monkeypatch.setattr("lab.train.telemetry.SAMPLE_S", 0.1)  # who interrupts looks so often
-    plan = checked(make_spec("lora", train={"eval_every": 0, "save_every": 0}))
+    plan = checked(make_spec("lora", train={"eval_steps": 0, "save_steps": 0}))
     for ask, state, saved in (("cancel", "cancelled", []), ("term", "stopped", ["step-4"])):
         asks[:] = [ask]
         run = actions.create(plan)
@@ -355,7 +355,7 @@ def test_stop_in_a_sample_ends_it_and_makes_no_further_step(
     from tests.answers import checked
 
     run = actions.create(
-        checked(make_spec("lora", train={"sample_every": 2, "eval_every": 0, "save_every": 0}))
+        checked(make_spec("lora", train={"sample_steps": 2, "eval_steps": 0, "save_steps": 0}))
     )
     is_stopped, tokens = sample_outputs.SampleGenerator._is_stopped, []
 
@@ -384,7 +384,7 @@ def test_an_evaluation_that_holds_up_a_stop_is_left_out(
 
     monkeypatch.setattr(callbacks, "STOP_S", 0.0)
     run = actions.create(
-        checked(make_spec("lora", train={"eval_every": 3, "save_every": 0, "batch_size": 1}))
+        checked(make_spec("lora", train={"eval_steps": 3, "save_steps": 0, "batch_size": 1}))
     )
     progress = callbacks.RunCallback._after_batch
 

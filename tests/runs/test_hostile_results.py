@@ -81,8 +81,8 @@ def test_a_damaged_result(
     for door in doors:
         with pytest.raises(LabError):
             door()
-    (problem,) = check(make_spec() | {"start_from": f"run:{run.id}"})["problems"]
-    assert problem["field"] == "start_from" and "cannot be begun with" in problem["message"]
+    (problem,) = check(make_spec() | {"init_from_run": f"run:{run.id}"})["problems"]
+    assert problem["field"] == "init_from_run" and "cannot be begun with" in problem["message"]
     assert not (tmp_path / "a pickle was read").exists(), "a pickle was read"
     assert not (tmp_path / "merged").exists(), "nothing half-merged is left"
 
@@ -176,12 +176,12 @@ def test_start_from_takes_a_whole_result(
 
     for run, method in zip(trained, ("full", "lora"), strict=True):
         hostile.plant(run.artifact, tmp_path / "a pickle was read")
-        assert check(make_spec(method) | {"start_from": f"run:{run.id}"})["problems"] == []
+        assert check(make_spec(method) | {"init_from_run": f"run:{run.id}"})["problems"] == []
     full = trained[0]
     shutil.move(full.artifact / "model.safetensors", full.artifact / "x.safetensors")
     value = {"metadata": {}, "weight_map": {"a": "x.safetensors", "b": "pytorch_model.bin"}}
     (full.artifact / "model.safetensors.index.json").write_text(json.dumps(value))
-    (problem,) = check(make_spec("full") | {"start_from": f"run:{full.id}"})["problems"]
+    (problem,) = check(make_spec("full") | {"init_from_run": f"run:{full.id}"})["problems"]
     assert "'pytorch_model.bin', which is not the name" in problem["message"]
     with pytest.raises(LabError, match=r"pytorch_model\.bin"):
         chat_models.load(chat_models.parse(f"run:{full.id}"))

@@ -174,7 +174,7 @@ def test_killed_supervisors_lose_nothing_and_start_nothing_twice(
 ) -> None:
     """Three runs, three kills: before, while, and after a run is started."""
     queue.change(at_once=2)
-    runs = [start("lora", train={"max_steps": 4, "save_every": 0}) for _ in range(3)]
+    runs = [start("lora", train={"max_steps": 4, "save_steps": 0}) for _ in range(3)]
     kills, end = 0, time.monotonic() + 150
     while not all(status(run).has_ended for run in runs):
         assert time.monotonic() < end, [status(run) for run in runs]

@@ -40,7 +40,7 @@ def test_the_directory_holds_the_contract(pair: list[RunDir]) -> None:
     spec = read_object(run.spec)
     assert spec is not None
     assert spec["train"]["precision"] == "float32" and spec["train"]["loss"] == "fused"
-    assert spec["asked"]["method"] == {"name": "lora"} and spec["method"]["rank"] == 16
+    assert spec["requested"]["method"] == {"name": "lora"} and spec["method"]["rank"] == 16
     assert "auto" not in json.dumps({key: spec[key] for key in ("train", "method")})
     environment = read_object(run.environment)
     assert environment is not None and environment["packages"]["torch"].startswith("2.")
@@ -88,7 +88,9 @@ def test_out_of_memory_is_explained_with_ranked_fixes(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
 
     monkeypatch.setattr(loop, "summed_loss", too_much)
-    run = work_here("full", train={"loss": "plain", "batch_size": 4}, data={"max_length": 256})
+    run = work_here(
+        "full", train={"loss_implementation": "plain", "batch_size": 4}, data={"max_length": 256}
+    )
     now = status(run)
     assert now.state == "failed" and "Out of memory while training. Most is taken by" in now.message
     result = read_object(run.result)
@@ -99,7 +101,7 @@ def test_out_of_memory_is_explained_with_ranked_fixes(
     saved = [fix["saves_bytes"] for fix in fixes]
     assert saved == sorted(saved, reverse=True) and all(value > 0 for value in saved)
     changes = [fix["changes"] for fix in fixes]
-    assert {"train.loss": "fused"} in changes
-    assert {"train.batch_size": 2, "train.accumulation": 2} in changes
-    halved = fixes[changes.index({"train.batch_size": 2, "train.accumulation": 2})]
+    assert {"train.loss_implementation": "fused"} in changes
+    assert {"train.batch_size": 2, "train.gradient_accumulation_steps": 2} in changes
+    halved = fixes[changes.index({"train.batch_size": 2, "train.gradient_accumulation_steps": 2})]
     assert halved["keeps_batch"]

@@ -182,7 +182,7 @@ def test_stop_keeps_a_result_and_can_go_on(
     work_here: Callable[..., RunDir],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    sections = {"train": {"max_steps": 120, "save_every": 0, "eval_every": 0}}
+    sections = {"train": {"max_steps": 120, "save_steps": 0, "eval_steps": 0}}
     run = start("lora", **sections)
     wait_for_step(run, 2)
     with pytest.raises(LabError, match="Only a run that has ended"):

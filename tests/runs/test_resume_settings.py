@@ -58,8 +58,8 @@ def test_what_makes_another_run_is_refused_all_at_once(stopped: RunDir) -> None:
     fields = {problem.field for problem in caught.value.problems}
     assert fields == {"data.max_length", "train.batch_size", "train.seed", "train.max_steps"}
     assert status(stopped).state == "stopped" and not stopped.attempts.exists()
-    actions.resume(stopped, ["train.batch_size=1", "train.accumulation=2"])
-    assert resume_settings.spec_of(stopped).train.accumulation == 2
+    actions.resume(stopped, ["train.batch_size=1", "train.gradient_accumulation_steps=2"])
+    assert resume_settings.spec_of(stopped).train.gradient_accumulation_steps == 2
 
 
 def test_what_was_changed_at_an_earlier_resume_still_holds(stopped: RunDir) -> None:
@@ -116,7 +116,7 @@ def test_a_finished_run_is_not_made_shorter(
 def test_a_finished_run_without_a_checkpoint_says_what_to_do(trained: list[RunDir]) -> None:
     run = trained[1]
     shutil.rmtree(run.checkpoints)
-    with pytest.raises(LabError, match=f"start_from=run:{run.id}"):
+    with pytest.raises(LabError, match=f"init_from_run=run:{run.id}"):
         actions.resume(run, ["train.max_steps=40"])
     assert status(run).state == "done" and not run.attempts.exists(), "nothing was touched"
 
@@ -140,8 +140,8 @@ def test_training_on_begins_where_the_other_ended(
 ) -> None:
     done = trained[0 if method == "full" else 1]
     before = record_reader.metrics(done, "eval")[-1]["eval/loss"]
-    further = make_spec(method, train={"max_steps": 1, "learning_rate": 1e-9, "warmup": 0.0})
-    run = run_here(further | {"start_from": f"run:{done.id}"})
+    further = make_spec(method, train={"max_steps": 1, "learning_rate": 1e-9, "warmup_ratio": 0.0})
+    run = run_here(further | {"init_from_run": f"run:{done.id}"})
     found = [record["eval/loss"] for record in record_reader.metrics(run, "eval")]
     assert found[0] > before + 0.01, "the base is measured as it is"
     assert found[-1] == pytest.approx(before, abs=1e-4), "training began with the result"
@@ -151,13 +151,13 @@ def test_a_start_that_cannot_be_is_refused(trained: list[RunDir], make_spec: Mak
     full, lora = trained
 
     def said(spec: dict[str, Any]) -> str:
-        return str([p["message"] for p in check(spec)["problems"] if p["field"] == "start_from"])
+        return str([p["message"] for p in check(spec)["problems"] if p["field"] == "init_from_run"])
 
-    assert "names no result" in said(make_spec("lora") | {"start_from": "base"})
-    assert "is not a run id" in said(make_spec("lora") | {"start_from": "run:../x"})
-    assert "another method" in said(make_spec("lora") | {"start_from": f"run:{full.id}"})
+    assert "names no result" in said(make_spec("lora") | {"init_from_run": "base"})
+    assert "is not a run id" in said(make_spec("lora") | {"init_from_run": "run:../x"})
+    assert "another method" in said(make_spec("lora") | {"init_from_run": f"run:{full.id}"})
     other = make_spec("lora") | {"method": {"name": "lora", "rank": 3}}
-    assert "(rank differ)" in said(other | {"start_from": f"run:{lora.id}"})
+    assert "(rank differ)" in said(other | {"init_from_run": f"run:{lora.id}"})
 
 
 def test_a_disk_that_fills_in_mid_save_costs_one_checkpoint(

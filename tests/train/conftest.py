@@ -46,7 +46,7 @@ def small_spec(small_model: Path, small_chats: Path) -> Callable[..., dict[str, 
     """A spec on the small model: `small_spec("lora", data={...}, train={...})`."""
 
     def make(method: str | dict[str, Any] = "lora", **sections: Any) -> dict[str, Any]:
-        train = {"batch_size": 2, "max_steps": 6, "learning_rate": 1e-3, "sample_every": 0}
+        train = {"batch_size": 2, "max_steps": 6, "learning_rate": 1e-3, "sample_steps": 0}
         data = {"dataset": str(small_chats), "eval_fraction": 0.2, "max_length": 32}
         return {
             "name": "small",

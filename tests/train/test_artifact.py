@@ -24,7 +24,7 @@ from tests.methods import tiny
 
 OPTIONS = {
     "model": "some/model",
-    "start_from": "run:20260101-000000-x-abcd",
+    "init_from_run": "run:20260101-000000-x-abcd",
     "method": {"name": "lora", "rank": 2},
     "data": {"system_prompt": "Be kind.", "loss_on": "completion"},
     "train": {"seed": 9},
@@ -58,7 +58,7 @@ def test_the_receipt_is_of_these_files_and_this_run(tmp_path: Path, small_tokeni
         "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
     }  # fmt: skip
     assert len(present) >= 2 and receipt["tokenizer_files"] == digests(present)
-    assert (receipt["model"], receipt["start_from"]) == ("some/model", OPTIONS["start_from"])
+    assert (receipt["model"], receipt["init_from_run"]) == ("some/model", OPTIONS["init_from_run"])
     assert receipt["method"]["rank"] == 2
     assert (receipt["system_prompt"], receipt["loss_on"]) == ("Be kind.", "completion")
     assert (receipt["seed"], receipt["train_hash"], receipt["step"]) == (9, "abc", 12)

@@ -26,7 +26,7 @@ from lab.train.telemetry import Telemetry
 from tests.conftest import attempt_again
 
 Work = Callable[..., RunDir]
-SHORT = {"max_steps": 2, "eval_every": 0, "save_every": 0}
+SHORT = {"max_steps": 2, "eval_steps": 0, "save_steps": 0}
 
 
 def stream_of(run: RunDir, tokenizer: Any, seed: int, bucket: int = 0) -> TrainingOrder:
@@ -38,14 +38,14 @@ def warnings(run: RunDir) -> str:
     return "\n".join(event["message"] for event in record_reader.events(run, "warning"))
 
 
-@pytest.mark.parametrize("bucketing", ["off", "on"])
+@pytest.mark.parametrize("group_by_length", ["off", "on"])
 def test_rows_come_in_the_order_of_the_seed(
-    small_run: Work, small_tokenizer: Any, bucketing: str
+    small_run: Work, small_tokenizer: Any, group_by_length: str
 ) -> None:
     """Told by the rows of the first batch and by the tokens of each step after it."""
-    train = {"seed": 5, "max_steps": 8, "eval_every": 0, "save_every": 0}
-    run = small_run("lora", train=train, data={"bucketing": bucketing})
-    bucket = 2 if bucketing == "on" else 0
+    train = {"seed": 5, "max_steps": 8, "eval_steps": 0, "save_steps": 0}
+    run = small_run("lora", train=train, data={"group_by_length": group_by_length})
+    bucket = 2 if group_by_length == "on" else 0
     ours, other = (stream_of(run, small_tokenizer, seed, bucket) for seed in (5, 0))
     first = (read_object(run.first_batch) or {})["rows"]
     shown = [[token["id"] for token in row["tokens"]] for row in first]
@@ -59,7 +59,7 @@ def test_the_start_of_an_adapter_is_drawn_from_the_seed(small_run: Work, small_m
     import peft
     from transformers import AutoModelForCausalLM, set_seed
 
-    options = {"name": "lora", "rank": 2, "dropout": 0.0, "targets": ["q_proj"]}
+    options = {"name": "lora", "rank": 2, "dropout": 0.0, "target_modules": ["q_proj"]}
     train = {**SHORT, "learning_rate": 1e-12, "max_steps": 1, "seed": 3}
     run = small_run(options, train=train)
     drawn = {}
@@ -93,7 +93,9 @@ def test_parameters_are_counted_with_the_adapter(small_run: Work, small_model: P
 def test_operations_of_virtual_tokens_are_in_the_records(small_run: Work) -> None:
     used = {}
     for count in (1, 80):
-        run = small_run({"name": "prompt", "tokens": count}, train={**SHORT, "max_steps": 1})
+        run = small_run(
+            {"name": "prompt", "num_virtual_tokens": count}, train={**SHORT, "max_steps": 1}
+        )
         (record,) = record_reader.metrics(run, "train")
         used[count] = record["flops"]
         tokens = record["tokens"]
@@ -129,7 +131,7 @@ def test_settings_of_recomputation_reach_the_model(
 
 
 def test_a_second_attempt_measures_and_shows_nothing_twice(small_run: Work) -> None:
-    train = {"max_steps": 5, "save_every": 3, "sample_every": None, "eval_every": 0}
+    train = {"max_steps": 5, "save_steps": 3, "sample_steps": None, "eval_steps": 0}
     run = small_run("lora", train=train)
     first = run.first_batch.read_bytes()
     shutil.copytree(run.artifact, run.path / "before")
@@ -149,7 +151,7 @@ def test_a_second_attempt_measures_and_shows_nothing_twice(small_run: Work) -> N
 
 def test_other_versions_are_told_by_the_attempt_before(small_run: Work) -> None:
     """The tenth attempt is newer than the ninth, whatever the letters say."""
-    run = small_run("lora", train={"max_steps": 3, "save_every": 2, "eval_every": 0})
+    run = small_run("lora", train={"max_steps": 3, "save_steps": 2, "eval_steps": 0})
     now = read_object(run.environment) or {}
     other = now | {"threads": 99, "packages": now["packages"] | {"torch": "0.4.1"}}
     for number, found in ((9, now), (10, other), (11, now)):
@@ -173,14 +175,14 @@ def test_other_held_out_rows_are_no_resume(
     file = tmp_path / "held.jsonl"
     lines = small_chats.read_text().splitlines(keepends=True)
     file.write_text("".join(lines[:6]))
-    run = small_run("lora", train={"max_steps": 3, "save_every": 2}, data={"held_out": str(file)})
+    run = small_run("lora", train={"max_steps": 3, "save_steps": 2}, data={"held_out": str(file)})
     file.write_text("".join(lines[:5]))
     assert attempt_again(run) == 1
     assert "has changed since the last attempt" in status(run).message
 
 
 def test_a_lost_part_of_a_checkpoint_is_told(small_run: Work) -> None:
-    run = small_run("lora", train={"max_steps": 3, "save_every": 2, "eval_every": 0})
+    run = small_run("lora", train={"max_steps": 3, "save_steps": 2, "eval_steps": 0})
     (run.checkpoints / "step-2" / "extra.safetensors").unlink()
     write_json(run.resume, {"v": 1, "settings": {"max_steps": 4}, "incomplete": True})
     assert attempt_again(run) == 0

@@ -23,7 +23,7 @@ from lab.train.telemetry import Telemetry
 from tests.conftest import attempt_again
 
 Work = Callable[..., RunDir]
-QUIET = {"eval_every": 0, "save_every": 0}
+QUIET = {"eval_steps": 0, "save_steps": 0}
 
 
 def steps(run: RunDir, kind: str) -> list[int]:
@@ -83,7 +83,7 @@ def command(name: str) -> Callable[[RunDir], None]:
 def test_left_open_a_run_evaluates_ten_times_saves_five_and_samples_thrice(
     small_run: Work,
 ) -> None:
-    due = {"eval_every": None, "save_every": None, "sample_every": None}
+    due = {"eval_steps": None, "save_steps": None, "sample_steps": None}
     run = small_run("lora", train={"max_steps": 20, "keep_last": 9, **due})
     assert steps(run, "eval") == list(range(2, 21, 2))
     assert steps(run, "checkpoint") == [4, 8, 12, 16], "the end has a result of its own"
@@ -91,7 +91,7 @@ def test_left_open_a_run_evaluates_ten_times_saves_five_and_samples_thrice(
 
 
 def test_counted_in_steps_and_switched_off(small_run: Work) -> None:
-    every = {"eval_every": 3, "save_every": 2, "sample_every": 5}
+    every = {"eval_steps": 3, "save_steps": 2, "sample_steps": 5}
     run = small_run("lora", train={"max_steps": 7, "keep_last": 9, **every})
     assert steps(run, "eval") == [3, 6, 7] and steps(run, "checkpoint") == [2, 4, 6]
     assert steps(run, "sample") == [0, 5, 7]
@@ -107,7 +107,7 @@ def test_early_stopping_goes_on_counting_after_a_resume(
     small_run: Work, evaluations: Callable[[list[float]], None]
 ) -> None:
     """Best at step 2, no better at 4 and 6: after the checkpoint of step 6, one more ends it."""
-    train = {"max_steps": 20, "eval_every": 2, "save_every": 2, "early_stopping": 3}
+    train = {"max_steps": 20, "eval_steps": 2, "save_steps": 2, "early_stopping": 3}
     evaluations([2.0, 2.5, 2.4, 2.3])
     run = small_run("lora", train=train)
     assert steps(run, "eval") == [2, 4, 6, 8]
@@ -122,7 +122,7 @@ def test_early_stopping_goes_on_counting_after_a_resume(
 def test_a_gain_begins_the_count_anew_and_equal_is_no_gain(
     small_run: Work, evaluations: Callable[[list[float]], None]
 ) -> None:
-    train = {"max_steps": 20, "eval_every": 1, "early_stopping": 2, "save_every": 0}
+    train = {"max_steps": 20, "eval_steps": 1, "early_stopping": 2, "save_steps": 0}
     evaluations([3.0, 3.1, 2.0, 2.0, 2.0, 1.0])
     run = small_run("lora", train=train)
     assert steps(run, "eval")[-1] == 5 and status(run).state == "done"
@@ -131,7 +131,7 @@ def test_a_gain_begins_the_count_anew_and_equal_is_no_gain(
 def test_divergence_is_said_once_and_only_where_it_is_large(
     small_run: Work, evaluations: Callable[[list[float]], None]
 ) -> None:
-    train = {"max_steps": 5, "eval_every": 1, "save_every": 0}
+    train = {"max_steps": 5, "eval_steps": 1, "save_steps": 0}
     evaluations([2.0, 2.5, 2.7, 9.0, 9.0])
     run = small_run("lora", train=train)
     events = [
@@ -150,7 +150,7 @@ def test_rates_are_of_the_step_itself(small_run: Work, lab_home: Any) -> None:
     """Tokens and operations of one step over the seconds of one step, after a resume as well."""
     lab_home.mkdir(exist_ok=True)
     write_json(lab_home / "machine.json", {"v": 1, "cpu_peak_flops": 5e9, "cores": 2})
-    run = small_run("lora", train={"max_steps": 8, "save_every": 3, "eval_every": 0})
+    run = small_run("lora", train={"max_steps": 8, "save_steps": 3, "eval_steps": 0})
     for attempt in (1, 2):
         if attempt == 2:
             again(run)
@@ -185,7 +185,7 @@ def test_evaluations_take_no_training_time(
     monkeypatch.setattr(callbacks.budget, "time", SimpleNamespace(perf_counter=tick))
     monkeypatch.setattr("lab.train.telemetry.SAMPLE_S", 0.05)
     monkeypatch.setattr(callbacks, "evaluation_loss", slow)
-    train = {"max_steps": 3, "eval_every": 1, "save_every": 0}
+    train = {"max_steps": 3, "eval_steps": 1, "save_steps": 0}
     run = small_run("lora", train=train)
     records = record_reader.metrics(run, "train")
     assert [record["perf/step_s"] for record in records] == [1.0, 1.0, 1.0]
@@ -219,7 +219,7 @@ def test_the_time_left_falls_to_nothing(small_run: Work, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(callbacks, "time", Clock())
     monkeypatch.setattr(Telemetry, "progress", progress)
-    run = small_run("lora", train={"max_steps": 10, **QUIET, "save_every": 4})
+    run = small_run("lora", train={"max_steps": 10, **QUIET, "save_steps": 4})
     for first_step in (0, 8):
         begun = messages[0][0]
         assert messages[0][1] == first_step and messages[0][3] is None, (
@@ -248,7 +248,12 @@ def test_a_budget_of_seconds_reports_seconds(
             messages.append((done, total, unit))
 
     monkeypatch.setattr(Telemetry, "progress", progress)
-    train = {"max_seconds": 0.4, "warmup": 0.0, "schedule": "linear", "learning_rate": 1e-3}
+    train = {
+        "max_seconds": 0.4,
+        "warmup_ratio": 0.0,
+        "lr_scheduler_type": "linear",
+        "learning_rate": 1e-3,
+    }
     run = small_run("lora", train={"max_steps": None, **QUIET, **train})
     assert {(total, unit) for _, total, unit in messages} == {(0.4, "second")}
     records = record_reader.metrics(run, "train")
@@ -348,7 +353,7 @@ def test_before_the_first_step_there_is_nothing_to_save(
 
 def test_a_checkpoint_knows_its_own_evaluation_only(small_run: Work) -> None:
     """keep_best ranks by it: a checkpoint without one must not carry the loss of another step."""
-    train = {"max_steps": 7, "eval_every": 2, "save_every": 1, "keep_last": 9}
+    train = {"max_steps": 7, "eval_steps": 2, "save_steps": 1, "keep_last": 9}
     run = small_run("lora", train=train)
     evals = {
         record["step"]: record["eval/loss"]
@@ -379,7 +384,7 @@ def test_room_on_the_disk_is_counted_for_weights_and_moments(
     monkeypatch.setattr(callbacks.shutil, "disk_usage", disk_usage)
     at_step(monkeypatch, 1, lambda run: free.append(needed - 100_000))
     at_step(monkeypatch, 3, lambda run: free.append(needed + 100_000))
-    train = {"max_steps": 5, "eval_every": 0, "save_every": 2}
+    train = {"max_steps": 5, "eval_steps": 0, "save_steps": 2}
     run = small_run("full", train=train)
     assert steps(run, "checkpoint") == [4], "too little room at step 2, enough at 4"
     assert "step 2 was not written" in warnings(run)
@@ -406,7 +411,7 @@ def test_rows_of_a_broken_step_are_named(
         return total * float("nan") if len(calls) in (3, 4) else total
 
     monkeypatch.setattr(loop, "summed_loss", broken)
-    train = {"max_steps": 4, "batch_size": 2, "accumulation": 2, **QUIET}
+    train = {"max_steps": 4, "batch_size": 2, "gradient_accumulation_steps": 2, **QUIET}
     run = small_run("lora", train=train)
     assert status(run).state == "failed"
     spec = RunSpec.from_stored(json.loads(run.spec.read_text()))

@@ -72,7 +72,7 @@ def test_frozen_layers_and_virtual_tokens_are_counted(name: str) -> None:
     of a prefix are only attended to."""
     from tests.methods import tiny
 
-    options = {"dropout": 0.0} if name == "lora" else {"tokens": 200, "start": "random"}
+    options = {"dropout": 0.0} if name == "lora" else {"num_virtual_tokens": 200, "init": "random"}
     spec = RunSpec.from_json({"method": {"name": name, **options}})
     method = methods.get(name)
     model, rows = eager("llama"), long_rows(160, count=1)

@@ -131,8 +131,8 @@ def test_auto_takes_the_type_of_the_base_where_copies_keep_the_bits() -> None:
 def narrow_run(work_here: Callable[..., RunDir]) -> Callable[..., RunDir]:
     def run(method: str, adapters: str, **train: Any) -> RunDir:
         settings = {
-            "precision": "bfloat16", "adapter_precision": adapters, "sample_every": 0,
-            "max_steps": 40, "save_every": 0, "eval_every": 0, "learning_rate": 5e-3, **train,
+            "precision": "bfloat16", "adapter_precision": adapters, "sample_steps": 0,
+            "max_steps": 40, "save_steps": 0, "eval_steps": 0, "learning_rate": 5e-3, **train,
         }  # fmt: skip
         return work_here(method, train=settings)
 
@@ -160,7 +160,7 @@ def test_a_run_resumes_with_its_copies_bit_for_bit(
     """AdaLoRA writes into its weights between the update and the checkpoint."""
     from safetensors.torch import load_file
 
-    whole, broken = (narrow_run(method, "bfloat16", max_steps=8, save_every=4) for _ in range(2))
+    whole, broken = (narrow_run(method, "bfloat16", max_steps=8, save_steps=4) for _ in range(2))
     saved = load_file(broken.checkpoints / "step-4" / "optimizer.safetensors")
     copies = {name: value for name, value in saved.items() if name.endswith(f"|{MASTER_KEY}")}
     assert {value.dtype for value in copies.values()} == {torch.float32}

@@ -22,7 +22,7 @@ def test_every_group_moves_by_its_rate(precision: str, optimizer: str) -> None:
     """LoRA+: B learns four times as fast as A. A gradient of ones moves each weight by its rate,
     and a rate that the schedule has lowered by that."""
     train = {"learning_rate": 0.5, "optimizer": optimizer, "adapter_precision": precision}
-    spec = RunSpec.from_json({"method": {"name": "lora", "lr_ratio": 4.0}, "train": train})
+    spec = RunSpec.from_json({"method": {"name": "lora", "loraplus_lr_ratio": 4.0}, "train": train})
     kind = getattr(torch, precision)
     method = methods.get("lora")
     model = method.apply(tiny.make_model("llama").to(kind), spec.method_config, Context(spec))
@@ -80,7 +80,7 @@ def test_decay_leaves_biases_norms_and_vectors_alone(
         return  # copies are adapters' own
     if optimizer.endswith("backward") and not method.can_update_in_backward:
         return
-    options = {"dora": True} if name == "lora" else {}
+    options = {"use_dora": True} if name == "lora" else {}
     train = {
         "learning_rate": 0.5, "weight_decay": 0.5, "optimizer": optimizer, "max_grad_norm": 0.0,
         "adapter_precision": precision,

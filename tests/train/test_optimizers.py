@@ -75,7 +75,7 @@ def test_the_update_inside_the_backward_pass_equals_the_one_after_it(
     sections: dict[str, Any] = {
         "max_grad_norm": 0,
         "max_steps": 6,
-        "save_every": 3,
+        "save_steps": 3,
         "activation_checkpointing": "on",
         "momentum": 0.5 if rule == "sgd" else 0.0,
     }
@@ -100,7 +100,7 @@ def test_the_update_inside_the_backward_pass_equals_the_one_after_it(
 def test_it_trains_and_resumes_in_the_loop(work_here: Callable[..., RunDir], name: str) -> None:
     from safetensors.torch import load_file
 
-    train = {"optimizer": name, "max_steps": 6, "save_every": 4, "sample_every": 0}
+    train = {"optimizer": name, "max_steps": 6, "save_steps": 4, "sample_steps": 0}
     whole, broken = (work_here("lora", train=train) for _ in range(2))
     losses = [record["train/loss"] for record in record_reader.metrics(whole, "train")]
     assert losses[-1] < losses[0]
@@ -115,11 +115,14 @@ def test_it_trains_and_resumes_in_the_loop(work_here: Callable[..., RunDir], nam
 def test_what_a_rule_cannot_do_is_refused_with_the_reason(
     make_spec: Callable[..., dict[str, Any]],
 ) -> None:
-    inside = {"optimizer": "sgd_in_backward", "accumulation": 2}
+    inside = {"optimizer": "sgd_in_backward", "gradient_accumulation_steps": 2}
     answer = check(make_spec("full", train=inside))
     found = {problem["field"]: problem["message"] for problem in answer["problems"]}
-    assert set(found) == {"train.accumulation", "train.max_grad_norm"}
-    assert "Set 1" in found["train.accumulation"] and "Set 0" in found["train.max_grad_norm"]
+    assert set(found) == {"train.gradient_accumulation_steps", "train.max_grad_norm"}
+    assert (
+        "Set 1" in found["train.gradient_accumulation_steps"]
+        and "Set 0" in found["train.max_grad_norm"]
+    )
     free = {"optimizer": "sgd_in_backward", "max_grad_norm": 0}
     (problem,) = check(make_spec("adalora", train=free))["problems"]
     assert problem["field"] == "train.optimizer" and "scores" in problem["message"]

@@ -44,7 +44,7 @@ def test_attention_keeps_packed_sequences_apart(kind: str) -> None:
 
 
 def run_of(mamba: Path, chats: Path, packing: str) -> RunDir:
-    train = {"max_steps": 4, "batch_size": 2, "save_every": 2, "sample_every": 0, "eval_every": 0}
+    train = {"max_steps": 4, "batch_size": 2, "save_steps": 2, "sample_steps": 0, "eval_steps": 0}
     data = {"dataset": str(chats), "max_length": 64, "packing": packing}
     return run_here(
         {"model": str(mamba), "method": "full", "data": data, "train": train | {"seed": 1}}

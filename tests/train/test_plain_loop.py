@@ -117,9 +117,10 @@ def test_a_full_run_is_the_plain_loop(
     """Nineteen rows, four a step: the last step has three. Clipped, decayed, with a warm-up; and
     once more, resumed."""
     train = {
-        "batch_size": 2, "accumulation": 2, "max_steps": None, "epochs": 1.0, "seed": 5,
-        "learning_rate": 4e-3, "weight_decay": 0.1, "max_grad_norm": 0.4, "schedule": "linear",
-        "warmup": 0.4, "eval_every": 2, "save_every": 2, "sample_every": 0,
+        "batch_size": 2, "gradient_accumulation_steps": 2, "max_steps": None, "epochs": 1.0,
+        "seed": 5, "learning_rate": 4e-3, "weight_decay": 0.1, "max_grad_norm": 0.4,
+        "lr_scheduler_type": "linear",
+        "warmup_ratio": 0.4, "eval_steps": 2, "save_steps": 2, "sample_steps": 0,
     }  # fmt: skip
     run = run_here(small_spec("full", train=train))
     data, stream = rows_of(run, small_tokenizer)
@@ -184,14 +185,15 @@ def test_every_term_of_adaloras_loss_counts_once_a_step(
     """The penalty belongs to the step, not to each of the batches that it is made of: two batches
     of two give the weights that one batch of four gives."""
     train = {
-        "max_steps": 4, "sample_every": 0, "eval_every": 0, "save_every": 0, "max_grad_norm": 0,
-        "optimizer": "sgd", "learning_rate": 0.5, "schedule": "constant", "warmup": 0.0,
+        "max_steps": 4, "sample_steps": 0, "eval_steps": 0, "save_steps": 0, "max_grad_norm": 0,
+        "optimizer": "sgd", "learning_rate": 0.5, "lr_scheduler_type": "constant",
+        "warmup_ratio": 0.0,
     }  # fmt: skip
     # without dropout, and with nothing pruned: then only the penalty can differ
     method = {"name": "adalora", "dropout": 0.0, "orthogonality": 1.0, "rank": 4, "target_rank": 3,
-              "warmup": 0.9, "settle": 0.0}  # fmt: skip
+              "warmup_ratio": 0.9, "tfinal_ratio": 0.0}  # fmt: skip
     runs = []
-    for sizes in ({"batch_size": 4}, {"batch_size": 2, "accumulation": 2}):
+    for sizes in ({"batch_size": 4}, {"batch_size": 2, "gradient_accumulation_steps": 2}):
         runs.append(run_here(small_spec(method, train=train | sizes)))
     without = run_here(
         small_spec(method | {"orthogonality": 0.0}, train=train | {"batch_size": 4, "max_steps": 1})
@@ -220,12 +222,13 @@ def grown(
     from tests.conftest import SHARED_MODELS
 
     train = {
-        "max_steps": 5, "batch_size": 2, "optimizer": "sgd", "learning_rate": 0.1, "warmup": 0.0,
-        "schedule": "linear", "max_grad_norm": 0, "eval_every": 0, "save_every": 3,
-        "sample_every": 0, "keep_last": 9,
+        "max_steps": 5, "batch_size": 2, "optimizer": "sgd", "learning_rate": 0.1,
+        "warmup_ratio": 0.0, "lr_scheduler_type": "linear", "max_grad_norm": 0,
+        "eval_steps": 0, "save_steps": 3,
+        "sample_steps": 0, "keep_last": 9,
     }  # fmt: skip
     method = {"name": "progressive", "trigger": "steps", "every": 2, "rank": 4, "alpha": 8.0,
-              "dropout": 0.0, "base_rate": 0.5}  # fmt: skip
+              "dropout": 0.0, "base_lr_ratio": 0.5}  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LAB_HOME", str(tmp_path_factory.mktemp("grown") / "home"))
         patch.setenv("LAB_MODELS", str(SHARED_MODELS))
@@ -337,7 +340,7 @@ def test_a_precision_is_what_the_numbers_are_computed_in(
 ) -> None:
     """The first loss, before anything has learned: torch's own autocast gives the same to the
     bit or nearly, float32 another."""
-    train = {"max_steps": 1, "batch_size": 1, "eval_every": 0, "sample_every": 0, **settings}
+    train = {"max_steps": 1, "batch_size": 1, "eval_steps": 0, "sample_steps": 0, **settings}
     spec = small_spec("full", data={"eval_fraction": 0.0}, train=train)
     run = run_here(spec)
     row = rows_of(run, small_tokenizer)[1][0]

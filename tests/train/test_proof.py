@@ -152,7 +152,7 @@ def warnings_of(run: RunDir) -> list[str]:
 def test_a_run_keeps_its_proof_and_its_card(
     work_here: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = work_here("lora", train={"max_steps": 2, "sample_every": 0, "save_every": 0})
+    run = work_here("lora", train={"max_steps": 2, "sample_steps": 0, "save_steps": 0})
     receipt = read_object(run.artifact / "receipt.json") or {}
     assert receipt["proof"]["equal"] and receipt["proof"]["loaded_with"] == "PEFT"
     assert not [note for note in warnings_of(run) if "read back" in note]
@@ -167,7 +167,7 @@ def test_a_run_keeps_its_proof_and_its_card(
 
     monkeypatch.setattr(type(methods.get("lora")), "save", broken)
     run = work_here(
-        "lora", train={"max_steps": 2, "sample_every": 0, "save_every": 0, "learning_rate": 0.1}
+        "lora", train={"max_steps": 2, "sample_steps": 0, "save_steps": 0, "learning_rate": 0.1}
     )
     assert not (read_object(run.artifact / "receipt.json") or {})["proof"]["equal"]
     assert [note for note in warnings_of(run) if "answers otherwise" in note]

@@ -31,12 +31,16 @@ CHAT = Example(
 class Events:
     def __init__(self) -> None:
         self.records: list[dict[str, Any]] = []
+        self.written: list[tuple[int, int, str]] = []
 
     def event(self, kind: str, **values: Any) -> None:
         self.records.append({"kind": kind, **values})
 
-    def sign(self) -> None:
-        pass
+    def enter_phase(self, phase: str) -> None:
+        assert phase == "sampling"
+
+    def writing(self, done: int, most: int, text: str) -> None:
+        self.written.append((done, most, text))
 
 
 def sampler(
@@ -58,6 +62,9 @@ def test_the_prompt_ends_where_the_answer_begins(small_tokenizer: Any, model: An
     samples.sample(model, 7)
     (record,) = events.records
     assert record["kind"] == "sample" and record["step"] == 7
+    counts = [done for done, _, _ in events.written]
+    assert counts == list(range(1, len(counts) + 1)), "one token after another"
+    assert record["text"].startswith(events.written[-1][2].strip()), "the text so far"
     assert record["prompt"] == ASKED, "a person reads the question, not the template"
     assert samples.prompt.split() == [tiny.TURN, *ASKED.split(), tiny.END, tiny.TURN]
     assert "w70" not in samples.prompt, "the right answer must not be given away"

@@ -18,7 +18,7 @@ def losses(run: RunDir) -> list[float]:
     return [record["train/loss"] for record in record_reader.metrics(run, "train")]
 
 
-PLAIN = {"batch_size": 4, "max_steps": 6, "save_every": 0}
+PLAIN = {"batch_size": 4, "max_steps": 6, "save_steps": 0}
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def plain_run(
 @pytest.mark.parametrize(
     ("settings", "tolerance"),
     [
-        ({"loss": "plain"}, 1e-5),
+        ({"loss_implementation": "plain"}, 1e-5),
         ({"activation_checkpointing": "on"}, 1e-5),
         ({"activation_checkpointing": "on", "checkpointed_layers": 1}, 1e-5),
         ({"precision": "mixed"}, 2e-2),
@@ -52,7 +52,7 @@ def test_the_losses_stay(
 
 
 def test_lora_trains_under_activation_checkpointing(work_here: Callable[..., RunDir]) -> None:
-    settings = {"max_steps": 4, "save_every": 0}
+    settings = {"max_steps": 4, "save_steps": 0}
     plain = losses(work_here("lora", train=settings))
     recomputed = losses(work_here("lora", train={**settings, "activation_checkpointing": "on"}))
     # dropout draws again in the recomputation, from the same state
@@ -60,7 +60,7 @@ def test_lora_trains_under_activation_checkpointing(work_here: Callable[..., Run
 
 
 def test_a_budget_of_seconds_ends_by_the_clock(work_here: Callable[..., RunDir]) -> None:
-    run = work_here("lora", train={"max_steps": None, "max_seconds": 1.0, "eval_every": 0})
+    run = work_here("lora", train={"max_steps": None, "max_seconds": 1.0, "eval_steps": 0})
     records = record_reader.metrics(run, "train")
     assert status(run).state == "done"
     assert records[-2]["seconds"] < 1.0 <= records[-1]["seconds"]
@@ -83,7 +83,7 @@ def test_layers_that_cannot_be_compiled_train_as_they_are(
     """A compiler that fails at its first call: a warning, and the very losses of a plain run."""
     import torch
 
-    settings = {"batch_size": 4, "max_steps": 3, "save_every": 0}
+    settings = {"batch_size": 4, "max_steps": 3, "save_steps": 0}
     plain = losses(work_here("full", train=settings))
 
     def broken(layer: Any) -> None:

@@ -60,7 +60,7 @@ def closing_home(closing_model: Path, tmp_path_factory: pytest.TempPathFactory) 
                     "method": {"name": method},
                     "data": {"dataset": str(file), "eval_fraction": 0.1, "max_length": 32},
                     "train": {"batch_size": 8, "max_steps": 60, "learning_rate": rate,
-                              "save_every": 0, "eval_every": 0},
+                              "save_steps": 0, "eval_steps": 0},
                 }
             )  # fmt: skip
     return home

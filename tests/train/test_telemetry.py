@@ -170,7 +170,7 @@ def test_the_longest_silence_of_the_phase_is_told(
     run: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
-    clock = SimpleNamespace(monotonic=lambda: now[0], time=time.time)
+    clock = SimpleNamespace(monotonic=lambda: now[0], time=time.time, strftime=time.strftime)
     monkeypatch.setattr(telemetry, "time", clock)
     worker = Telemetry(run, 1)
     worker.enter_phase("training")

@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lab.atomic_files import write_json
+from lab.chat import client, conversations, examples
+from lab.chat import models as chat_models
+from lab.chat.conversations import Answer, Chat, Turn
+from lab.data import catalog
+from lab.errors import LabError
 from lab.paths import RunDir
-from lab.ui import chat_view
+from lab.ui import (
+    answer_details,
+    chat_history,
+    chat_panes,
+    chat_settings,
+    chat_turns,
+    chat_view,
+)
 from tests.ui.screen import Screen
 from tests.ui.test_panels import make_run
 
 
-class Panes(Screen):
-    """The models that are selected stand in the session."""
-
-    def multiselect(self, label: str, options: list[str], key: str, **_: Any) -> Any:
-        return self.session_state[key]
+class ChatScreen(Screen):
+    bottom = property(lambda self: self)
 
 
 @pytest.fixture
-def screen(monkeypatch: pytest.MonkeyPatch) -> Panes:
-    panes = Panes()
-    monkeypatch.setattr(chat_view, "st", panes)
-    return panes
+def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
+    screen = ChatScreen()
+    for module in (chat_view, chat_panes, chat_settings, chat_turns, chat_history, answer_details):
+        monkeypatch.setattr(module, "st", screen)
+    screen.columns = lambda count: [screen] * count  # type: ignore[attr-defined]
+    return screen
 
 
 def result(number: int, name: str, model: str = "org/base", **data: Any) -> RunDir:
@@ -35,78 +49,207 @@ def result(number: int, name: str, model: str = "org/base", **data: Any) -> RunD
     return run
 
 
-def test_bases_and_results_can_be_chosen(screen: Panes) -> None:
+def chat_of(answers: dict[str, Answer], question: str = "Who are you?") -> Chat:
+    chat = conversations.create(list(answers))
+    with conversations.change(chat.id) as kept:
+        kept.turns.append(Turn(question, answers, {"system_prompt": "Be brief."}))
+    return conversations.read(chat.id)
+
+
+def test_bases_and_results_can_be_chosen(lab_home: Path) -> None:
     old, new = result(1, "old"), result(2, "")
     make_run(3, "without a result")
-    titles = chat_view.choices()
+    titles = chat_models.available()
     assert titles[f"run:{old.id}"] == "old (k3f9)" and titles[f"run:{new.id}"] == "lora (k3f9)"
-    assert titles["base:org/base"] == "Base base"
+    assert titles["base:org/base"] == "base"
     assert not [title for title in titles.values() if "without" in title]
     names = list(titles)
     assert names.index(f"run:{new.id}") < names.index(f"run:{old.id}"), "the newest first"
 
 
-def test_the_first_panes_are_the_base_and_the_newest_results(screen: Panes) -> None:
+def test_the_first_panes_are_the_base_and_the_newest_results_made_from_it(screen: Screen) -> None:
     runs = [result(number, f"run {number}") for number in (1, 2, 3)]
-    titles = chat_view.choices()
-    chosen = chat_view.choose(titles)
-    assert chosen == [next(iter(titles)), f"run:{runs[2].id}", f"run:{runs[1].id}"]
+    result(0, "of another base", model="org/other")
+    titles = chat_models.available()
+    first = ["base:org/base", f"run:{runs[2].id}", f"run:{runs[1].id}"]
+    assert chat_panes.chosen(titles, None) == first
+    assert screen.query_params["models"] == ",".join(first), "The address opens the same models."
     screen.query_params["run"] = runs[0].id
-    assert chat_view.choose(titles) == ["base:org/base", f"run:{runs[0].id}"], "with its own base"
-    screen.session_state["chat.models"] = [f"run:{runs[1].id}", "run:gone"]
-    assert chat_view.choose(titles) == [f"run:{runs[1].id}"], "what a person changed stays"
+    assert chat_panes.chosen(titles, None) == ["base:org/base", f"run:{runs[0].id}"]
+    screen.query_params["models"] = f"run:{runs[1].id},run:gone"
+    assert chat_panes.chosen(titles, None) == [f"run:{runs[1].id}"], "what is there of an address"
     screen.session_state["chat.models"] = []
-    assert chat_view.choose(titles) == [] and "at least one model" in screen.texts("info")[0]
+    assert chat_panes.chosen(titles, None) == first
 
 
-def test_the_system_prompt_is_that_of_the_first_result(screen: Panes) -> None:
+def test_an_opened_conversation_brings_its_models(screen: Screen) -> None:
+    runs = [result(number, f"run {number}") for number in (1, 2)]
+    names = [f"run:{runs[0].id}", "base:org/base"]
+    chat = chat_of({name: Answer(text="x", finish="stop") for name in names})
+    assert chat_panes.chosen(chat_models.available(), chat) == names
+
+
+def test_a_head_names_method_and_colour(lab_home: Path) -> None:
+    run = result(1, "*wren*")
+    pane = chat_panes.pane(f"run:{run.id}@8")
+    assert re.fullmatch(r":\w+\[●\] \*\*\\\*wren\\\*\*\* · LoRA, step 8", pane.label)
+    gone = chat_panes.pane("run:20260101-000000-lora-zzzz")
+    assert gone.kind == "deleted", "Its answers are still read."
+
+
+def test_the_system_prompt_is_that_of_the_first_result(screen: Screen) -> None:
     kind, odd = result(1, "a", system_prompt="Be kind."), result(2, "b", system_prompt="Be odd.")
-    screen.answers = {
-        "chat.system": "Be kind.", "chat.seed": 7, "chat.temperature": 0.5, "chat.tokens": 33,
+    names = ["base:x", f"run:{kind.id}@3", f"run:{odd.id}"]
+    screen.answers = {"chat.system": "Be kind.", "chat.seed": 7, "chat.temperature": 0.5}
+    screen.answers |= {"chat.stop_strings": "END|| \n|You:", "chat.top_p": 0.9, "chat.top_k": 5}
+    screen.answers |= {"chat.repetition_penalty": 1.1, "chat.max_tokens": 33}
+    values = chat_settings.settings(names)
+    assert values == {
+        "system_prompt": "Be kind.", "seed": 7, "temperature": 0.5, "max_tokens": 33, "top_p": 0.9,
+        "top_k": 5, "repetition_penalty": 1.1, "stop": ["END", "You:"],
     }  # fmt: skip
-    screen.columns = lambda count: [screen, screen]  # type: ignore[attr-defined]
-    chosen = ["base:x", f"run:{kind.id}", f"run:{odd.id}"]
-    assert chat_view.settings(chosen) == {
-        "system_prompt": "Be kind.", "seed": 7, "temperature": 0.5, "max_tokens": 33,
-    }  # fmt: skip
+    line = chat_settings.summary(values).replace("\\", "")
+    assert line == (
+        "Same for all: temperature 0.5 · top-p 0.9 · top-k 5 · seed 7 · repetition penalty 1.1 · "
+        "33 new tokens · stop at 'END', 'You:' · system prompt “Be kind.”"
+    )
     assert screen.session_state["chat.system"] == "Be kind."
     screen.session_state["chat.system"] = "My own."
-    chat_view.settings(chosen)
+    chat_settings.settings(names)
     assert screen.session_state["chat.system"] == "My own.", "what a person wrote stays"
-    chat_view.settings(chosen[2:])
+    chat_settings.settings(names[2:])
     assert screen.session_state["chat.system"] == "Be odd.", "another result, another prompt"
 
 
 @pytest.mark.parametrize(
-    ("finish", "at_end", "ended"),
+    ("answer", "foot"),
     [
-        ("stop", False, "ended by itself"),
-        ("stop", True, "ended by itself"),
-        ("length", False, "cut at the longest answer"),
-        ("length", True, "cut at the end of what the model reads"),
+        (Answer(), "waiting …"),
+        (Answer(phase="answering", tokens=5, seconds=2.5, seconds_to_first_token=0.5),
+         "answering · 5 tokens · 2/s"),
+        (Answer(tokens=21, seconds=2.5, seconds_to_first_token=0.5, finish="stop"),
+         "21 tokens · 10/s · first after 0.5 s"),
+        (Answer(tokens=1, seconds=0.5, seconds_to_first_token=0.5, finish="length"),
+         "1 tokens · first after 0.5 s · reached max new tokens"),
+        (Answer(finish="context"), "reached the end of the context"),
+        (Answer(finish="stopped"), "stopped"),
+        (Answer(finish="interrupted"), "interrupted: the chat process ended"),
+        (Answer(finish="failed"), "failed"),
     ],
-)
-def test_an_answer_is_followed_by_its_terms(finish: str, at_end: bool, ended: str) -> None:
-    event = {
-        "token_ids": [1] * 30, "seconds": 2.0, "finish": finish, "is_at_context_end": at_end,
-        "receipt": {
-            "prompt_hash": "0123456789abcdef", "seed": 7, "dtype": "float32",
-            "warning": "Another system prompt.",
-        },
-    }  # fmt: skip
-    foot = chat_view._foot(event).replace("\\", "")
-    assert foot == (
-        f"30 tokens, 15/s, {ended}. Prompt 01234567, seed 7, float32. Another system prompt."
-    )
-    assert "\\_" in chat_view._foot(event | {"receipt": event["receipt"] | {"warning": "a_b_"}})
+)  # fmt: skip
+def test_the_foot_says_what_the_model_does_or_did(answer: Answer, foot: str) -> None:
+    assert chat_turns.foot(answer).replace("\\", "") == foot
 
 
-def test_what_can_be_tried_comes_from_the_set_of_the_result(screen: Panes) -> None:
-    cards = {dataset.id: dataset.card for dataset in chat_view.datasets.built_in()}
+def test_words_that_differ_are_marked() -> None:
+    marked = chat_turns.marked("I am a small model.", "I am Wren, a *small* model.")
+    assert marked == ("I am :primary-background[Wren,] a :primary-background[\\*small\\*] model\\.")
+    assert chat_turns.marked("same", "same") == "same"
+
+
+def test_thoughts_are_folded_and_a_failed_proof_is_told(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proof = {"problems": ["The base is not the base."]}
+    answer = Answer(
+        text="<think>Hmm *deep*</think>\nI am **Wren**.", finish="stop", tokens=3,
+        receipt={"proof": proof, "prompt": "x"},
+    )  # fmt: skip
+    failed = Answer(finish="failed", error="Out of <memory>.", hint="Free some.")
+    chat = chat_of({"base:org/a": answer, "base:org/b": failed})
+    chat_turns.turns(chat)
+    texts = screen.texts("markdown")
+    assert "Hmm *deep*  " in texts and "I am **Wren**.  " in texts
+    assert any("The base is not the base." in text and ":red[" in text for text in texts)
+    assert any("Out of <memory>." in text for text in texts)
+    assert [named["key"] for named in screen.named("button")] == [
+        f"chat.{what}.0.{name}" for name in chat.models for what in ("again", "more")
+    ]
+
+
+def test_each_running_answer_can_be_stopped(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped: list[Any] = []
+    monkeypatch.setattr(client, "stop", lambda chat_id, models=None: stopped.append(models))
+    chat = chat_of({"base:org/a": Answer(phase="answering"), "base:org/b": Answer(finish="stop")})
+    screen.pressed = ("chat.stop.0.base:org/a",)
+    chat_turns._answer(chat, 0, "base:org/a")
+    assert stopped == [["base:org/a"]]
+    chat_turns._answer(chat, 0, "base:org/b")
+    assert len(stopped) == 1, "An answer that is over has no stop."
+
+
+def test_a_message_written_meanwhile_waits_and_can_be_dropped(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(chat_view, "ask", lambda *args: asked.append(args[-1]))
+    busy = chat_of({"base:org/a": Answer()})
+    screen.answers = {"chat.prompt": "And now?"}
+    chat_view.message_field(busy, ["base:org/a"], {}, None)
+    assert asked == [] and screen.session_state["chat.next"] == "And now?"
+    assert any("next: And now?" in text for text in screen.texts("markdown"))
+    over = chat_of({"base:org/a": Answer(finish="stop")})
+    screen.answers = {"chat.prompt": None}
+    chat_view.message_field(over, ["base:org/a"], {}, None)
+    assert asked == ["And now?"] and "chat.next" not in screen.session_state
+    chat_view.message_field(over, ["base:org/a"], {}, None)
+    assert asked == ["And now?"], "It is sent once."
+
+
+def test_a_question_that_is_refused_is_not_lost(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> int:
+        raise LabError("The question is too long.")
+
+    monkeypatch.setattr(client, "ensure", dict)
+    monkeypatch.setattr(client, "ask", refuse)
+    told: list[LabError] = []
+    monkeypatch.setattr(chat_view, "tell", told.append)
+    chat_view.ask(None, ["base:org/a"], {}, "A long question")
+    assert told[0].message == "The question is too long."
+    assert "A long question" in screen.texts("code")
+
+
+def test_tokens_are_escaped_and_tinted_by_surprise() -> None:
+    answer = Answer(pieces=["<b>", " sure", "\n"], log_probabilities=[-6.0, -0.01, -1.0])
+    text = answer_details.token_html(answer)
+    assert "<b>" not in text and "&lt;b&gt;" in text
+    assert re.findall(r'title="([^"]+)"', text) == ["0.2%", "99.0%", "36.8%"]
+    assert re.findall(r"#ee8444 (\d+)%", text)[:3] == ["66", "0", "22"]
+
+
+def test_what_can_be_tried_comes_from_the_set_of_the_result(screen: Screen) -> None:
+    cards = {dataset.id: dataset.card for dataset in catalog.built_in()}
     name, card = next((n, c) for n, c in reversed(cards.items()) if c.get("try"))
     run = result(1, "a", dataset=name)
-    chat_view.suggestions(["base:x", f"run:{run.id}"])
-    (pills,) = [args for kind, args, _ in screen.calls if kind == "pills"]
-    assert pills[1] == card["try"]
-    screen.session_state["chat.history"] = {"base:x": [{"role": "user", "content": "Hi"}]}
-    assert chat_view.suggestions(["base:x"]) is None, "only while the chat is empty"
+    screen.pressed = (f"chat.try.{card['try'][0]}",)
+    assert chat_view.suggestions(["base:x", f"run:{run.id}@4"]) == card["try"][0]
+
+
+def test_a_kept_answer_is_a_row_that_can_be_trained_on(lab_home: Path) -> None:
+    chat = chat_of({"base:org/a": Answer(text="I am SmolLM.", finish="stop")})
+    assert examples.add_chat("mine", chat, 0, "base:org/a", "I am Wren.") == 1
+    assert examples.add_chat("mine.jsonl", chat, 0, "base:org/a", "I am a wren.") == 2
+    rows = [json.loads(line) for line in catalog.resolve("upload:mine.jsonl").path.open()]
+    assert rows[0] == {
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "Who are you?"},
+            {"role": "assistant", "content": "I am Wren."},
+        ]
+    }
+    assert rows[1]["messages"][-1]["content"] == "I am a wren."
+    for name in ("../evil", "a/b", "", ".hidden"):
+        with pytest.raises(LabError, match="cannot be the name"):
+            examples.add_chat(name, chat, 0, "base:org/a", "x")
+    with pytest.raises(LabError, match="is empty"):
+        examples.add_chat("mine", chat, 0, "base:org/a", "  ")
+
+
+def test_a_search_finds_words_of_questions_and_answers() -> None:
+    chat = Chat("x", turns=[Turn("Who are you?", {"base:a": Answer(text="I am Wren.")})])
+    assert chat_history.contains(chat, "wren who") and chat_history.contains(chat, "")
+    assert not chat_history.contains(chat, "wren robin")

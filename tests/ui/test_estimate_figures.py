@@ -154,7 +154,7 @@ def test_every_method_is_estimated_under_the_settings_of_the_page() -> None:
     assert spec["method"] == {"name": "lora", "rank": 8, "alpha": 16.0}
     assert spec["data"] == {"max_length": 2048}
     assert spec["train"] == {
-        "batch_size": 16, "activation_checkpointing": "on", "loss": "plain",
+        "batch_size": 16, "activation_checkpointing": "on", "loss_implementation": "plain",
     }  # fmt: skip
     assert method_estimates.spec_of(settings, methods.get("full"))["method"] == {"name": "full"}
     for name, own in (("vera", "256"), ("loha", "8"), ("lokr", "8"), ("adalora", "12")):

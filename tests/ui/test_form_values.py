@@ -89,13 +89,14 @@ def bar(screen: Screen, **changes: Any) -> str:
     base = {
         "model": "org/base", "method": {"name": "lora"},
         "data": {"dataset": "/a.jsonl", "eval_fraction": 0.2, "max_length": 2048},
-        "train": {"batch_size": 2, "accumulation": 4, "epochs": 3, "warmup": 0.1},
+        "train": {"batch_size": 2, "gradient_accumulation_steps": 4, "epochs": 3,
+        "warmup_ratio": 0.1},
     }  # fmt: skip
     merged = {
         key: {**value, **changes.get(key, {})} if isinstance(value, dict) else value
         for key, value in base.items()
     }
-    spec = RunSpec.from_json(merged | {"start_from": changes.get("start_from", "")})
+    spec = RunSpec.from_json(merged | {"init_from_run": changes.get("init_from_run", "")})
     form.load(spec)
     return start_bar._what(spec, method_card.specs()).replace("\\", "")
 
@@ -104,7 +105,7 @@ def test_the_bar_says_what_would_be_trained(screen: Screen) -> None:
     text = bar(screen)
     assert text == "**LoRA r16** · base on a.jsonl · 3 epochs at 2e-4 (default)"
     text = bar(
-        screen, start_from="run:x",
+        screen, init_from_run="run:x",
         train={"max_steps": 1200, "max_tokens": 50_000, "learning_rate": 3e-4},
     )  # fmt: skip
     assert "1,200 steps or 50,000 tokens at 3e-4" in text
@@ -121,7 +122,7 @@ def test_two_methods_share_everything_but_method_and_rate(screen: Screen) -> Non
     assert [spec["method"]["name"] for spec in (first, second)] == list(pair.methods)
     assert first["train"].pop("learning_rate") == 1e-3
     assert second["train"].pop("learning_rate") == "auto"
-    for key in ("model", "data", "train", "hardware", "start_from"):
+    for key in ("model", "data", "train", "hardware", "init_from_run"):
         assert first[key] == second[key], key
     for spec in (first, second):
         RunSpec.from_json(spec)
@@ -152,7 +153,7 @@ def test_costs_are_those_of_both_and_the_larger_memory(
         forecast = SimpleNamespace(
             memory=SimpleNamespace(peak_bytes=(size or 0) * 1e9, fits=(size or 0) <= 10),
             runtime=SimpleNamespace(
-                seconds=60.0 * (size or 0), evaluating_s=0.0, is_measured=size != 1
+                whole_s=60.0 * (size or 0), is_measured=size != 1
             ),
             disk=SimpleNamespace(total=2e9), device_bytes=10e9,
         )  # fmt: skip
@@ -212,7 +213,7 @@ def test_the_length_of_a_run_has_one_unit_unless_a_spec_has_more(screen: Screen)
 def test_folded_options_say_how_many_differ(screen: Screen) -> None:
     form.load(RunSpec())
     config = methods.get("lora").config
-    names = ["rslora", "dora", "lr_ratio"]
+    names = ["use_rslora", "use_dora", "loraplus_lr_ratio"]
     assert form_fields.changes("method.lora", config, names) == 0
-    screen.session_state["new.method.lora.dora"] = True
+    screen.session_state["new.method.lora.use_dora"] = True
     assert form_fields.changes("method.lora", config, names) == 1

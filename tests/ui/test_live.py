@@ -11,7 +11,7 @@ import numpy as np
 from lab.paths import RunDir
 from lab.runs import metric_columns
 from lab.runs import metric_series as series
-from lab.ui import charts, monitor_view
+from lab.ui import charts, monitor_charts
 from lab.ui.charts import View
 
 
@@ -102,7 +102,7 @@ def test_a_chart_is_drawn_while_others_read_on(tmp_path: Path) -> None:
     def draw() -> None:
         try:
             for _ in range(20):
-                monitor_view.charts_of(series.series_of(run), view)
+                monitor_charts.charts_of(series.series_of(run), view)
         except ValueError as error:
             failed.append(error)
 

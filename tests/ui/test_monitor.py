@@ -11,7 +11,7 @@ from lab.atomic_files import write_json
 from lab.paths import RunDir
 from lab.runs import checkpoints, index
 from lab.runs.metric_series import MetricSeries
-from lab.ui import cards, monitor_view, runs_view
+from lab.ui import cards, end_card, monitor_charts, monitor_details, monitor_view, runs_view
 from lab.ui.charts import View
 from tests.ui.screen import Screen
 from tests.ui.test_panels import make_run
@@ -29,8 +29,8 @@ def train(step: int, **more: Any) -> dict[str, Any]:
 @pytest.fixture
 def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
     shown = Screen()
-    monkeypatch.setattr(monitor_view, "st", shown)
-    monkeypatch.setattr(cards, "st", shown)
+    for module in (monitor_view, monitor_details, end_card, cards):
+        monkeypatch.setattr(module, "st", shown)
     return shown
 
 
@@ -46,15 +46,17 @@ def test_the_figures_of_a_run(screen: Screen) -> None:
         {"kind": "eval", "attempt": 1, "step": 2, "eval/loss": 2.25},
     )  # fmt: skip
     monitor_view.state(run)
+    assert not [kind for kind, _, _ in screen.calls if kind == "metric"], "below the end's card"
+    monitor_view.figures(run)
     metrics = {args[0]: (args[1], args[2]) for kind, args, _ in screen.calls if kind == "metric"}
     assert metrics == {
-        "Train loss": ("3.000", None),
-        "Evaluation loss": ("2.250", "-0.750 to base"),
+        "Training loss": ("3.000", None),
+        "Evaluation loss": ("2.250", "-0.750 vs base"),
         "Tokens/s": ("1,234", None),
-        "Utilisation": ("41%", None),
+        "MFU": ("41%", None),
         "Tokens": ("4.0 k", None),
         "Peak memory": ("2.00 GB", None),
-        "Run time": ("2 min 05 s", "1 min 50 s predicted"),
+        "Run time": ("2 min 05 s", "1 min 50 s estimated"),
     }
     colours = {named["delta_color"] for named in screen.named("metric")}
     assert colours == {"inverse", "off"}, "a loss that falls is good"
@@ -80,13 +82,13 @@ def test_charts_are_drawn_anew_for_what_is_new_and_only_then() -> None:
     run = make_run(1)
     write(run, train(1), train(2))
     series = MetricSeries(run).refresh()
-    first = monitor_view.charts_of(series, View())["loss"][1]
-    assert monitor_view.charts_of(series.refresh(), View())["loss"][1] is first
+    first = monitor_charts.charts_of(series, View())["loss"][1]
+    assert monitor_charts.charts_of(series.refresh(), View())["loss"][1] is first
     write(run, {"kind": "eval", "attempt": 1, "step": 2, "eval/loss": 2.0})
-    evaluated = monitor_view.charts_of(series.refresh(), View())["loss"][1]
+    evaluated = monitor_charts.charts_of(series.refresh(), View())["loss"][1]
     assert {trace.name for trace in evaluated.data} == {"training", "evaluation"}
     write(run, train(2, attempt=2) | {"train/loss": 9.0})
-    again = monitor_view.charts_of(series.refresh(), View())["loss"][1]
+    again = monitor_charts.charts_of(series.refresh(), View())["loss"][1]
     assert next(trace for trace in again.data if trace.name == "training").y[-1] == 9.0, (
         "a later attempt has as many steps, and other ones"
     )
@@ -96,19 +98,19 @@ def test_charts_are_drawn_anew_for_what_is_new_and_only_then() -> None:
 def test_charts_are_looked_at_about_once_a_step(step_s: float, looks: float) -> None:
     run = make_run(1)
     write(run, train(1, **{"perf/step_s": step_s}))
-    assert monitor_view.pace(run) == looks
+    assert monitor_charts.pace(run) == looks
 
 
 def test_a_checkpoint_is_pinned_and_unpinned(
     screen: Screen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(monitor_view, "run_action", lambda action: action())
+    monkeypatch.setattr(monitor_details, "run_action", lambda action: action())
     run = make_run(1, result={"state": "done"})
     (run.checkpoints / "step-8").mkdir(parents=True)
     write_json(run.checkpoints / "step-8" / "state.json", {"eval_loss": 2.5})
     screen.pressed = (f"pin.{run.id}.8",)
     for pinned in ({8}, set()):
-        monitor_view._checkpoint(run, checkpoints.table(run)[0])
+        monitor_details._checkpoint(run, checkpoints.table(run)[0])
         assert checkpoints.pinned(run) == pinned
     text = screen.texts("markdown")[0]
     assert text.startswith("Step 8 · ") and text.endswith("· evaluation loss 2.500")
@@ -123,9 +125,9 @@ def test_the_newest_samples_are_shown(screen: Screen) -> None:
         for step in range(6)
     ]
     run.events.write_text("".join(json.dumps(event) + "\n" for event in events))
-    monitor_view.words(run)
+    monitor_details.samples(run)
     answers = [text for text in screen.texts("markdown") if text.startswith("answer")]
-    assert answers == [f"answer {step}" for step in (2, 3, 4, 5)]
+    assert answers == ["answer 0", "answer 4", "answer 5"], "the base, and the newest"
 
 
 @pytest.mark.parametrize(
@@ -159,3 +161,85 @@ def test_the_records_of_a_csv_are_in_the_order_of_the_steps() -> None:
         ("1", "train"), ("2", "eval"), ("2", "train"), ("3", "train"),
     ]  # fmt: skip
     assert rows[1]["eval/loss"] == "2.0" and rows[1]["train/loss"] == ""
+
+
+@pytest.mark.parametrize(
+    ("base", "last", "text"),
+    [
+        (3.59, 2.82, "3.59 → 2.82 (−21 %)"),
+        (2.82, 3.01, "2.82 → 3.01 (+6.7 %)"),
+        (3.0, 3.0, "3.00 → 3.00 (±0.0 %)"),
+        (2.0, 1.8, "2.00 → 1.80 (−10 %)"),
+    ],
+)
+def test_a_gain_is_said_with_its_sign_and_per_cent(base: float, last: float, text: str) -> None:
+    assert end_card.change_in_words(base, last) == text
+
+
+def test_the_end_says_what_was_gained_and_shows_both_answers(screen: Screen) -> None:
+    run = make_run(1, result={"state": "done", "summary": {"step": 2, "seconds": 95.0}})
+    write(
+        run,
+        {"kind": "eval", "of": "base", "step": 0, "eval/loss": 3.0},
+        train(1), {"kind": "eval", "attempt": 1, "step": 1, "eval/loss": 2.0},
+        train(2), {"kind": "eval", "attempt": 1, "step": 2, "eval/loss": 2.4},
+    )  # fmt: skip
+    answers = [(0, "I am SmolLM."), (1, "half"), (2, "I am Wren.")]
+    run.events.write_text(
+        "".join(
+            json.dumps({"kind": "sample", "step": step, "prompt": "Who?", "text": text}) + "\n"
+            for step, text in answers
+        )
+    )
+    end_card.show(run)
+    text = "\n".join(screen.texts())
+    assert "Evaluation loss 3.00 → 2.40 (−20 %), best at step 1 (2.00)" in text
+    assert "2 steps · in 1 min 35 s" in text
+    assert "I am SmolLM." in text and "I am Wren." in text and "half" not in text
+    labels = [args[0] for kind, args, _ in screen.calls if kind == "button"]
+    assert labels == [], "nothing to chat with: it has left no model"
+    screen.calls.clear()
+    end_card.show(make_run(2))
+    assert screen.calls == [], "a run that has not ended has no such card"
+
+
+def test_a_model_is_taken_away_as_a_folder_that_loads(trained: list[RunDir]) -> None:
+    import io
+    import zipfile
+
+    run = trained[1]
+    archive = zipfile.ZipFile(io.BytesIO(end_card.zipped(run.artifact)))
+    names = {name.partition("/")[2] for name in archive.namelist()}
+    assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"} <= names
+    weights = archive.read("artifact/adapter_model.safetensors")
+    assert weights == (run.artifact / "adapter_model.safetensors").read_bytes()
+    whole = zipfile.ZipFile(io.BytesIO(end_card.exported(run)))
+    assert {"spec.json", "result.json", "metrics.jsonl"} <= set(whole.namelist())
+
+
+def test_settings_are_those_that_differ_from_the_defaults() -> None:
+    asked = {"method": {"name": "lora", "rank": 4}, "train": {"max_steps": 20}}
+    resolved = {**asked, "train": {"max_steps": 20, "learning_rate": 2e-4}}
+    rows = monitor_details.settings_table({**resolved, "asked": asked})
+    assert rows == [
+        {"Setting": "LoRA rank", "Value": "4", "Default": "16"},
+        {"Setting": "Max steps", "Value": "20", "Default": "–"},
+    ]
+    everything = monitor_details.settings_table({**resolved, "asked": asked}, everything=True)
+    rates = [row for row in everything if row["Setting"] == "Learning rate"]
+    assert rates == [{"Setting": "Learning rate", "Value": "2e-4", "Default": "auto"}]
+
+
+@pytest.mark.parametrize("state", ["cancelled", "failed", "stopped"])
+def test_a_run_without_a_step_never_speaks_of_steps_to_come(screen: Screen, state: str) -> None:
+    monitor_view.state(make_run(1, result={"state": state}))
+    text = "\n".join(screen.texts())
+    assert "before the first step" in text and "appear after" not in text
+
+
+def test_runs_to_choose_from_say_what_they_are(screen: Screen) -> None:
+    old = make_run(1, "old one", result={"state": "done"})
+    waiting = make_run(2, "waiting")
+    write(old, {"kind": "eval", "attempt": 1, "step": 2, "eval/loss": 2.25})
+    assert monitor_view._title(old.id).startswith("old one · LoRA · done · 2.25 · ")
+    assert monitor_view._by_state([old.id, waiting.id]) == [waiting.id, old.id]

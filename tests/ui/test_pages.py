@@ -43,7 +43,7 @@ def run(trained: list[RunDir]) -> RunDir:
         ("monitor", "No runs yet. Start one"),
         ("runs", "No runs yet"),
         ("new_run", "BASE MODEL"),
-        ("chat", "chat process starts with the first question"),
+        ("chat", "Ask all models the same question"),
     ],
 )
 def test_empty_states_say_what_to_do(open_page: Page, page: str, says: str) -> None:
@@ -63,8 +63,8 @@ def test_home_lists_recent_runs(open_page: Page, run: RunDir) -> None:
 def test_monitor_of_a_finished_run(open_page: Page, run: RunDir) -> None:
     at = open_page("monitor", run=run.id)
     figures = {metric.label: metric.value for metric in at.metric}
-    assert figures["Peak memory"].endswith("B") and float(figures["Train loss"]) > 0
-    assert "12 steps" in words(at) and "What it says" in words(at)
+    assert figures["Peak memory"].endswith("B") and float(figures["Training loss"]) > 0
+    assert "12 steps" in words(at) and "Sample outputs" in words(at)
     assert not [button for button in at.button if button.key == "stop"]
     charts = at.get("plotly_chart")
     assert len(charts) >= 4
@@ -80,7 +80,7 @@ def test_monitor_of_a_finished_run(open_page: Page, run: RunDir) -> None:
 @pytest.mark.parametrize("asked", ["../../etc", "20990101-000000-lora-zzzz", "x" * 5000, "<b>"])
 def test_monitor_of_a_run_that_is_not_there(open_page: Page, run: RunDir, asked: str) -> None:
     at = open_page("monitor", run=asked)
-    assert "There is no run" in at.warning[0].value
+    assert "not found; showing another run" in at.warning[0].value
     assert at.selectbox(key="monitor.run").value == run.id
 
 
@@ -188,9 +188,9 @@ def test_no_page_breaks_on_files_of_another_shape(
     open_page: Page, run: RunDir, odd: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whole JSON, in which each part is something else than it should be."""
-    monkeypatch.setattr(
-        "lab.ui.estimate_panel.panel", lambda spec: None
-    )  # asks nothing of the planner
+    # asks nothing of the planner
+    monkeypatch.setattr("lab.ui.estimate_panel.panel", lambda spec, place="": None)
+    monkeypatch.setattr("lab.ui.start_bar._costs", lambda specs: [])
     spec = dict.fromkeys(("name", "model", "method", "data", "train", "hardware", "asked"), odd)
     run.spec.write_text(json.dumps(spec))
     keys = ("peak_bytes", "bytes", "at_peak", "pace", "facts", "device", "is_bound")
@@ -348,7 +348,7 @@ def test_the_form_draws_every_method(open_page: Page) -> None:
 
 def test_duplicate_takes_over_what_was_asked(open_page: Page, run: RunDir) -> None:
     at = open_page("new_run", **{"from": run.id, "on": "1"})
-    assert at.session_state["new.start_from"] == f"run:{run.id}"
+    assert at.session_state["new.init_from_run"] == f"run:{run.id}"
     assert "from the weights of" in words(at)
     at = open_page("new_run", **{"from": run.id})
     assert at.session_state["new.train.max_steps"] == 12
@@ -375,7 +375,7 @@ def test_one_form_is_one_run(
     actions.delete(first)
     again = submissions.start(plan, ticket)
     assert again != first and again.path.is_dir(), "the ticket of a deleted run is free again"
-    assert submissions.is_same(ticket, plan["asked"]) and not submissions.is_same(ticket, {})
+    assert submissions.is_same(ticket, plan["requested"]) and not submissions.is_same(ticket, {})
 
 
 def test_a_selected_row_never_slides_to_its_neighbour(
@@ -402,7 +402,7 @@ def test_the_plain_script_trains(
 
     spec = RunSpec.from_json(
         {
-            "method": {"name": "lora", "rank": 4, "targets": ["q_proj", "v_proj"]},
+            "method": {"name": "lora", "rank": 4, "target_modules": ["q_proj", "v_proj"]},
             "data": {"eval_fraction": 0.2, "max_length": 64},
             "train": {"max_steps": 8, "batch_size": 2, "learning_rate": 0.01},
         }

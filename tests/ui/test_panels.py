@@ -15,7 +15,7 @@ from lab.atomic_files import write_json
 from lab.errors import Problem, SpecError
 from lab.forecasts import Candidate, Saving, SettingsSearch
 from lab.paths import RunDir
-from lab.runs import queue, resume_settings
+from lab.runs import index, queue, resume_settings
 from lab.spec import RunSpec
 from lab.ui import (
     cards,
@@ -36,7 +36,7 @@ def make_run(number: int, name: str = "tiny", **files: Any) -> RunDir:
     """A run directory: `make_run(1, result={"state": "done"})`."""
     run = RunDir(paths.runs() / f"20261122-10153{number}-lora-k3f9")
     run.commands.mkdir(parents=True)
-    train = {"eval_every": 5, "max_steps": 20, "precision": "float32", "learning_rate": 1e-3}
+    train = {"eval_steps": 5, "max_steps": 20, "precision": "float32", "learning_rate": 1e-3}
     spec = RunSpec.from_json({"name": name, "train": train})
     write_json(run.spec, {"v": 1, **spec.to_json()})
     for file, value in files.items():
@@ -104,9 +104,9 @@ def test_running_work_leads_to_its_monitor(sidebar: Screen) -> None:
     sidebar.session_state["notices.seen"] = []
     notices._list()
     (link,) = sidebar.named("page_link")
-    assert link["label"] == "busy" and link["query_params"] == {"run": run.id}
-    (bar,) = [args for kind, args, _ in sidebar.calls if kind == "progress"]
-    assert bar == (0.25,)
+    colour = index.entry(run).colour
+    assert link["label"] == f":{colour}[●] busy · 0 %", "of the whole run, which has just begun"
+    assert link["query_params"] == {"run": run.id}
     assert sidebar.session_state["notices.seen"] == [run.id], "its end will be told"
 
 
@@ -135,12 +135,12 @@ def test_what_is_emptied_on_resuming_is_unset(monkeypatch: pytest.MonkeyPatch) -
     )
     monkeypatch.setattr(resume_panel, "run_action", lambda action: action())
     name = f"resume.{run.id}"
-    emptied = {f"{name}.eval_every": " ", f"{name}.max_steps": "30", f"{name}.incomplete": True}
+    emptied = {f"{name}.eval_steps": " ", f"{name}.max_steps": "30", f"{name}.incomplete": True}
     screen = Screen(f"{name}.go", **emptied)
     monkeypatch.setattr(resume_panel, "st", screen)
     resume_panel._form(run)
-    assert calls == [(["train.max_steps=30", "train.eval_every=null"], True)]
-    assert resume_settings.merged_changes(run, calls[0][0])["eval_every"] is None
+    assert calls == [(["train.max_steps=30", "train.eval_steps=null"], True)]
+    assert resume_settings.merged_changes(run, calls[0][0])["eval_steps"] is None
 
 
 def test_a_change_that_would_fit_says_what_it_saves(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +157,7 @@ def test_a_change_that_would_fit_says_what_it_saves(monkeypatch: pytest.MonkeyPa
 
 def choices(fits: bool) -> SettingsSearch:
     candidate = Candidate(
-        batch_size=4, accumulation=2, tokens_per_s=1234.0, peak_bytes=3_210_000_000,
+        batch_size=4, gradient_accumulation_steps=2, tokens_per_s=1234.0, peak_bytes=3_210_000_000,
         activation_checkpointing="on", checkpointed_layers=7, loss="fused", optimizer="adamw",
         why="best", fits=fits,
     )  # fmt: skip

@@ -16,7 +16,7 @@ def number(at: Any, key: str, value: int) -> None:
 def test_the_form_takes_over_the_fastest_settings(open_page: Page) -> None:
     at = open_page("new_run")
     number(at, "new.train.batch_size", 1)
-    number(at, "new.train.accumulation", 4)
+    number(at, "new.train.gradient_accumulation_steps", 4)
     at.run()
     at.button(key="plan").click().run()
     assert not at.exception and not at.error, words(at)
@@ -25,7 +25,7 @@ def test_the_form_takes_over_the_fastest_settings(open_page: Page) -> None:
     at.button(key="plan.take").click().run()
     assert not at.exception
     assert at.session_state["new.train.batch_size"] == 4, "all rows of a step in one pass"
-    assert at.session_state["new.train.accumulation"] == 1
+    assert at.session_state["new.train.gradient_accumulation_steps"] == 1
     assert not [button for button in at.button if button.key == "plan.take"], "of another form"
 
 

@@ -63,6 +63,7 @@ class PendingTurn:
             if decoding.ended is None:
                 continue
             answer.receipt = pending.receipt()
+            answer.pieces = [decoding.tokenizer.decode([token]) for token in answer.token_ids]
             if decoding.error is not None:
                 _fail(answer, decoding.error)
             elif decoding.finish == "length" and answer.tokens == pending.room:
@@ -224,7 +225,7 @@ class Board:
                 except Exception as error:
                     _fail(answer, error)
                     continue
-                answer.phase = "reading the prompt"
+                answer.phase = "waiting"
                 answer.prompt_tokens = pending.decoding.prompt_ids.shape[1]
                 answer.context = loaded.length
                 job.pending[name] = pending

@@ -75,7 +75,7 @@ def record(
             ledger.segment = "warm"
             _first_step(ledger, weights, optimizer)
             ledger.segment = "forward.before"
-            if spec.train.accumulation > 1:
+            if spec.train.gradient_accumulation_steps > 1:
                 weights.give_gradients(ledger)
             inputs = batch_of(batch)
             ledger.adopt(inputs.values(), "activations")

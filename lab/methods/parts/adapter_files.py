@@ -89,7 +89,7 @@ def read(base: Any, folder: Path, kind: str, *, only: str = "") -> Any:
             # what is missing has been looked at
             warnings.filterwarnings("ignore", message="Found missing adapter keys")
             return peft.PeftModel.from_pretrained(base, str(folder), config=settings)
-    except Exception as error:  # the files are a stranger's
+    except Exception as error:  # untrusted files
         if is_out_of_memory(error):
             raise
         raise LabError(
@@ -134,7 +134,7 @@ def _least(kind: str) -> dict[str, Any]:
 
 
 def _judged(key: str, value: Any) -> Any:
-    """The value of a known field. Raises LabError where it is none that the lab writes."""
+    """The value of a known field. Raises LabError for a value that the lab does not write."""
     if key == "task_type" and value != "CAUSAL_LM":
         raise _odd(f"is for the task {quote(value)}, and CAUSAL_LM is needed")
     if isinstance(value, bool) or value is None:
@@ -202,7 +202,7 @@ def _names_of_one_tensor(model: Any) -> dict[str, set[str]]:
 
 
 def _adapted(base: Any, stored: dict[str, headers.Stored]) -> list[str]:
-    """The modules of `base` beside which the stored tensors stand, not those that they replace."""
+    """The modules of `base` that the stored tensors extend, not those that they replace."""
     base_names = {name for name, _ in base.named_parameters(remove_duplicate=False)}
     modules = {name for name, _ in base.named_modules() if name}
     adapted = set()

@@ -1,7 +1,7 @@
 """What a method can be combined with, and why not where it cannot.
 
 A field of `Method` named here holds True or `No(reason)`. The checks, the form, the command line
-and the support matrix read the same fields; nobody compares names of methods.
+and the support matrix read the same fields; no code compares names of methods.
 """
 
 from __future__ import annotations
@@ -47,7 +47,11 @@ FEATURES = (
         lambda s: s.train.activation_checkpointing == "on",
     ),
     Feature(
-        "fused_loss", "can_fuse_loss", "fused loss", "train.loss", lambda s: s.train.loss == "fused"
+        "fused_loss",
+        "can_fuse_loss",
+        "fused loss",
+        "train.loss_implementation",
+        lambda s: s.train.loss_implementation == "fused",
     ),
     Feature(
         "compile",
@@ -100,7 +104,7 @@ FEATURES = (
 
 
 def refusals(method: Any, spec: Any) -> list[tuple[str, str]]:
-    """(place in the spec, message) for each feature that a resolved `spec` asks for in vain."""
+    """(spec key, message) for each requested feature that the method does not support."""
     problems = []
     for feature in FEATURES:
         answer = getattr(method, feature.method_attribute)
@@ -141,7 +145,7 @@ def matrix(methods: list[Any]) -> list[dict[str, Any]]:
 
 
 def reasons(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """The reasons of a matrix, each with the "method × feature" that it stands for."""
+    """The reasons of a matrix, each with the "method × feature" cells that it explains."""
     titles = {feature.key: feature.title for feature in FEATURES}
     pairs: dict[str, list[str]] = {}
     for row in rows:

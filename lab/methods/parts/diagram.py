@@ -1,7 +1,7 @@
 """A small picture of a decoder with the parts that a method trains marked.
 
 `figure({"attention": "B·A", "head": ALL})`: a part named ALL is filled, for any other label a
-small box stands beside it. Colours work on light and dark pages.
+small box is drawn beside it. Colours work on light and dark pages.
 """
 
 from __future__ import annotations

@@ -27,15 +27,15 @@ BYPASSED = (
 
 
 def fitting_targets(model: Any, config: Any) -> tuple[dict[str, Any], list[str]]:
-    """({"targets": names}, a note) where `all-linear` has to leave layers out; else nothing."""
+    """({"target_modules": names}, a note) where `all-linear` leaves layers out; else nothing."""
     bypassed = bypassed_names(model)
-    if getattr(config, "targets", None) != ALL_LINEAR or not bypassed:
+    if getattr(config, "target_modules", None) != ALL_LINEAR or not bypassed:
         return {}, []
     targets = [layer.name for layer in target_layers(model, ALL_LINEAR)]
     names = sorted({name.rsplit(".", 1)[-1] for name in targets})
     meant = patterns.all_named(names, [layer.name for layer in linear_layers(model)])
     told = BYPASSED.format(names=" and ".join(sorted(bypassed)))
-    return {"targets": names if meant == set(targets) else targets}, [told]
+    return {"target_modules": names if meant == set(targets) else targets}, [told]
 
 
 def fitting_dropout(

@@ -9,7 +9,7 @@ from lab.methods.parts.target_modules import LinearLayer
 
 
 def ranks_and_alphas(layers: list[LinearLayer], config: Any) -> dict[str, tuple[int, float]]:
-    """(rank, alpha) of each target, by the decoder layer that it stands in."""
+    """(rank, alpha) of each target, by its decoder layer."""
     numbers = sorted({layer.layer_index for layer in layers if layer.layer_index is not None})
     last = max(numbers[-1] if numbers else 0, 1)
     rank_alpha = {}
@@ -61,7 +61,7 @@ def too_high_ranks(layers: list[LinearLayer], config: Any) -> list[Problem]:
                 Problem(
                     "method.rank",
                     f"is {rank}; {layer.name} has only {most} singular values to start "
-                    f"{config.start} from. Lower it to {most}.",
+                    f"{config.init_lora_weights} from. Lower it to {most}.",
                 )
             ]
     return []

@@ -15,12 +15,12 @@ ROLES = ("embeddings", "head")
 def before(config: Any) -> list[str]:
     """Lines that set RATES, `ranks` and `alphas` by module, and `also`, where options need them."""
     lines = []
-    if config.lr_ratio != 1.0:
-        lines += [f'RATES = {{".lora_B.": {config.lr_ratio}}}']
+    if config.loraplus_lr_ratio != 1.0:
+        lines += [f'RATES = {{".lora_B.": {config.loraplus_lr_ratio}}}']
     if _varies(config):
         lines += _rank_lines(config)
-    if config.train_also:
-        lines += _also_lines(config.train_also)
+    if config.modules_to_save:
+        lines += _also_lines(config.modules_to_save)
     return lines
 
 
@@ -29,7 +29,7 @@ def settings(config: Any) -> dict[str, str]:
     chosen: dict[str, str] = {}
     if _varies(config):
         chosen |= {"rank_pattern": "ranks", "alpha_pattern": "alphas"}
-    if config.train_also:
+    if config.modules_to_save:
         tied = "model.get_output_embeddings().weight is model.get_input_embeddings().weight"
         chosen |= {"modules_to_save": "also", "ensure_weight_tying": tied}
     return chosen
@@ -40,19 +40,19 @@ def after(config: Any, decomposes_base: bool) -> list[str]:
         return []
     unconvertible = {
         "bias": config.bias != "none",
-        "train_also": bool(config.train_also),
-        "rslora and ranks by layer": config.rslora and _varies(config),
+        "modules_to_save": bool(config.modules_to_save),
+        "use_rslora and ranks by layer": config.use_rslora and _varies(config),
     }
     if names := [name for name, is_set in unconvertible.items() if is_set]:
         raise LabError(
-            f"There is no plain script for start {config.start} with {', '.join(names)}: PEFT "
-            "cannot write it as a difference to the base."
+            f"There is no plain script for init_lora_weights {config.init_lora_weights} with "
+            f"{', '.join(names)}: PEFT cannot write it as a difference to the base."
         )
     return [
         "# saved as what is learned: the difference to this start, on the untouched base",
         'model.peft_config["default"].init_lora_weights = True',
         'model.save_pretrained("output/start")',
-        f'model.peft_config["default"].init_lora_weights = {config.start!r}',
+        f'model.peft_config["default"].init_lora_weights = {config.init_lora_weights!r}',
         'SAVE = {"path_initial_model_for_weight_conversion": "output/start"}',
     ]
 
@@ -64,12 +64,12 @@ def _varies(config: Any) -> bool:
 
 def _rank_lines(config: Any) -> list[str]:
     lines = linear_lines("targets")
-    if config.targets == ALL_LINEAR:
+    if config.target_modules == ALL_LINEAR:
         lines.append(
             "targets = [n for n in targets if layers[n] is not model.get_output_embeddings()]"
         )
     else:
-        lines.append(f"targets = {names_lines(target_entries(config.targets), 'targets')}")
+        lines.append(f"targets = {names_lines(target_entries(config.target_modules), 'targets')}")
     rank, alpha = f"{config.rank}", f"{config.alpha} * rank / {config.rank}"
     if config.layer_ranks:
         rank = f"{config.layer_ranks}[min(index, {len(config.layer_ranks) - 1})]"

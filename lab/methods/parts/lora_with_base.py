@@ -41,12 +41,13 @@ class HybridConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OpenedConfig(HybridConfig):
-    base_rate: float = option(
+    base_lr_ratio: float = option(
         0.1,
         "Base learning rate ratio",
         "Learning rate of unfrozen base weights divided by that of the adapter; about 0.1.",
         above=0.0,
         max=10.0,
+        formerly="base_rate",
     )
 
 
@@ -72,7 +73,7 @@ class LoraAndBase(Method):
             },
             {
                 "params": [weight for name, weight in trainable if not is_lora(name)],
-                "lr": learning_rate * config.base_rate,
+                "lr": learning_rate * config.base_lr_ratio,
             },
         ]
 

@@ -32,7 +32,7 @@ class PeftMethod(Method):
     def fit_defaults(self, model: Any, config: Any) -> tuple[dict[str, Any], list[str]]:
         changes, notes = fitting_defaults.fitting_targets(model, config)
         if self.peft_class == "LoraConfig":
-            targets = changes.get("targets", config.targets)
+            targets = changes.get("target_modules", config.target_modules)
             more, told = fitting_defaults.fitting_dropout(model, config, targets)
             changes, notes = changes | more, notes + told
         return changes, notes
@@ -46,7 +46,7 @@ class PeftMethod(Method):
         if isinstance(targets, str) and (targets != ALL_LINEAR or bypassed_names(model)):
             # PEFT would match a pattern without a limit of time, here and at each loading
             values["target_modules"] = [
-                layer.name for layer in target_layers(model, config.targets)
+                layer.name for layer in target_layers(model, config.target_modules)
             ]
         settings = kind(**values, task_type="CAUSAL_LM")
         peft_model = peft.get_peft_model(
@@ -59,7 +59,7 @@ class PeftMethod(Method):
         targets = self.settings(config).get("target_modules")
         if isinstance(targets, str) and targets != ALL_LINEAR:
             # PEFT would apply a pattern to modules that are not linear layers, too
-            chosen = names_lines(target_entries(config.targets), "targets")
+            chosen = names_lines(target_entries(config.target_modules), "targets")
             before = [*linear_lines("targets"), f"targets = {chosen}", *before]
             values |= {"target_modules": "targets"}
         lines = [f"        {key}={value}," for key, value in values.items()]

@@ -34,7 +34,7 @@ class LinearLayer:
 
 
 def targets_option(effect: str = "get an adapter") -> Any:
-    """The field `targets` as all methods beside linear layers have it."""
+    """The field `target_modules` as all methods beside linear layers have it."""
     return option(
         ALL_LINEAR,
         "Target modules",
@@ -43,6 +43,7 @@ def targets_option(effect: str = "get an adapter") -> Any:
         max_characters=4096,
         words=(ALL_LINEAR,),
         names=True,
+        formerly="targets",
     )
 
 
@@ -126,18 +127,20 @@ def peft_targets(targets: str | list[str]) -> str | list[str]:
 def target_problems(
     model: Any, targets: str | list[str], can_train_conv1d: bool | Unsupported
 ) -> list[Problem]:
-    """Targets that name nothing, patterns that are none, and Conv1D where it is not supported."""
+    """Targets without a match, invalid patterns, and Conv1D where it is not supported."""
     problems: list[Problem] = []
     if targets != ALL_LINEAR:
         names = [layer.name for layer in linear_layers(model)]
         choices = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in names}))
         nothing = f"names no linear layer of this model. Choose from: {choices}; or {ALL_LINEAR}."
-        problems = patterns.problems("method.targets", target_entries(targets), names, nothing)
+        problems = patterns.problems(
+            "method.target_modules", target_entries(targets), names, nothing
+        )
     if problems or can_train_conv1d:
         return problems
     if any(layer.is_conv1d for layer in target_layers(model, targets)):
         reason = can_train_conv1d.reason if isinstance(can_train_conv1d, Unsupported) else ""
-        problems.append(Problem("method.targets", f"this model has Conv1D layers: {reason}"))
+        problems.append(Problem("method.target_modules", f"this model has Conv1D layers: {reason}"))
     return problems
 
 

@@ -19,9 +19,14 @@ STARTS = ("vocabulary", "text", "random")
 
 
 def count_option() -> Any:
-    """The field `tokens`: how many virtual tokens."""
+    """The field `num_virtual_tokens`: how many virtual tokens."""
     return option(
-        20, "Virtual tokens", "Number of virtual tokens before every sequence.", min=1, max=1024
+        20,
+        "Virtual tokens",
+        "Number of virtual tokens before every sequence.",
+        min=1,
+        max=1024,
+        formerly="tokens",
     )
 
 
@@ -36,7 +41,7 @@ def text_option() -> Any:
 
 
 def start_problems(config: Any, context: Context) -> list[Problem]:
-    if config.start == "text" and not config.text.strip():
+    if config.init == "text" and not config.text.strip():
         return [Problem("method.text", "is empty; start text needs some.")]
     return []
 
@@ -45,22 +50,23 @@ def start_ids(model: Any, config: Any, context: Context) -> Any:
     """(n,) token ids to begin from: the text's, repeated or cut, or some of the vocabulary."""
     import torch
 
-    if config.start == "text":
+    if config.init == "text":
         ids = context.tokenizer.encode(config.text, add_special_tokens=False)
-        times = -(-config.tokens // len(ids))
-        return torch.tensor((ids * times)[: config.tokens])
+        times = -(-config.num_virtual_tokens // len(ids))
+        return torch.tensor((ids * times)[: config.num_virtual_tokens])
     size = min(len(context.tokenizer), model.get_input_embeddings().weight.shape[0])
-    return torch.randint(0, size, (config.tokens,))
+    return torch.randint(0, size, (config.num_virtual_tokens,))
 
 
 def start_lines(config: Any) -> list[str]:
     """Lines of a plain script that set `ids` as `start_ids` does."""
-    if config.start == "text":
+    if config.init == "text":
         return [
             f"ids = tokenizer.encode({config.text!r}, add_special_tokens=False)",
-            f"ids = torch.tensor((ids * {config.tokens})[:{config.tokens}])",
+            f"ids = torch.tensor((ids * {config.num_virtual_tokens})"
+            f"[:{config.num_virtual_tokens}])",
         ]
     return [
         "size = min(len(tokenizer), model.get_input_embeddings().weight.shape[0])",
-        f"ids = torch.randint(0, size, ({config.tokens},))",
+        f"ids = torch.randint(0, size, ({config.num_virtual_tokens},))",
     ]

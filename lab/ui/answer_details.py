@@ -1,0 +1,133 @@
+"""Everything about one answer, in a dialog: its text, its receipt, its tokens, and what can be made
+of it."""
+
+from __future__ import annotations
+
+import html
+import math
+
+import streamlit as st
+
+from lab.chat import client, conversations, examples
+from lab.chat.conversations import Answer, Chat
+from lab.errors import LabError
+from lab.ui import chat_panes
+from lab.ui.markdown_safety import plain, run_action
+from lab.visible import visible
+
+SURPRISES = ((0.5, "likely"), (0.1, "less likely"), (0.01, "unlikely"), (0.0, "a surprise"))
+TINTS = (0, 22, 44, 66)  # per cent of the warning colour for each of SURPRISES
+
+
+@st.dialog("Answer", width="large")
+def show(conversation_id: str, number: int, name: str) -> None:
+    """Open the dialog."""
+    chat = client.view(conversation_id)
+    answer = chat.turns[number].answers[name]
+    st.markdown(chat_panes.pane(name).label)
+    text, receipt, tokens, example, more = st.tabs(
+        ["Text", "Receipt", "Tokens", "Keep as an example", "Go on from here"]
+    )
+    with text:
+        st.code(visible(answer.text), language=None, wrap_lines=True)
+    with receipt:
+        _receipt(chat, number, name, answer)
+    with tokens:
+        _tokens(answer)
+    with example:
+        _example(chat, number, name, answer)
+    with more:
+        _go_on(chat, number, name)
+
+
+def _receipt(chat: Chat, number: int, name: str, answer: Answer) -> None:
+    if not answer.receipt:
+        st.caption("There is no receipt: the answer did not begin.")
+        return
+    for line in chat_panes.proof_lines(answer.receipt):
+        st.markdown(line)
+    st.caption("The prompt as it was read")
+    st.code(visible(answer.receipt["prompt"]), language=None, wrap_lines=True)
+    rest = dict(answer.receipt)
+    rest.pop("prompt")  # it stands above
+    st.json(plain(rest), expanded=False)
+    st.download_button(
+        "Download the receipt", examples.receipt_file(chat, number, name),
+        file_name=f"receipt-{chat.id}-{number + 1}.json", mime="application/json",
+        icon=":material/download:", key=f"details.receipt.{number}.{name}",
+    )  # fmt: skip
+    st.code("python -m lab chat --receipt FILE", language="bash")
+    st.caption("Gives the same tokens again, or says what has changed.")
+
+
+def _tokens(answer: Answer) -> None:
+    """Each token on a tint that says how surprised the model was."""
+    if not answer.log_probabilities:
+        st.caption("No tokens.")
+        return
+    st.html(token_html(answer))
+    total = sum(answer.log_probabilities)
+    perplexity = math.exp(-total / len(answer.log_probabilities))
+    st.caption(
+        f"{len(answer.log_probabilities)} tokens, log-probability {total:.1f}, perplexity "
+        f"{perplexity:.2f} under the model that wrote it. Hover over a token for its probability."
+    )
+
+
+def token_html(answer: Answer) -> str:
+    """HTML of the tokens; everything that a model wrote is escaped."""
+    spans = []
+    for piece, log_probability in zip(answer.pieces, answer.log_probabilities, strict=False):
+        probability = math.exp(log_probability)
+        tint = next(t for (low, _), t in zip(SURPRISES, TINTS, strict=True) if probability >= low)
+        shown = html.escape(visible(piece)).replace("\n", "⏎<br>") or "·"
+        spans.append(
+            f'<span title="{probability:.1%}" style="background:'
+            f'color-mix(in srgb, #ee8444 {tint}%, transparent);white-space:pre-wrap">{shown}</span>'
+        )
+    legend = " ".join(
+        f'<span style="background:color-mix(in srgb, #ee8444 {tint}%, transparent);padding:0 .4em">'
+        f"{word}</span>"
+        for (_, word), tint in zip(SURPRISES, TINTS, strict=True)
+    )
+    return f'<p style="line-height:1.9">{"".join(spans)}</p><p>{legend}</p>'
+
+
+def _example(chat: Chat, number: int, name: str, answer: Answer) -> None:
+    """Correct the answer and keep it as a row of a dataset."""
+    st.caption("The conversation up to this answer becomes a row of a dataset of your uploads.")
+    text = st.text_area("Answer", answer.text, height=160, key=f"details.text.{number}.{name}")
+    st.session_state.setdefault("chat.dataset", examples.DEFAULT_NAME)
+    dataset = st.text_input(
+        "Dataset", st.session_state["chat.dataset"], key=f"details.dataset.{number}.{name}",
+        help="A file of your uploads; it is made if there is none.",
+    )  # fmt: skip
+    if st.button("Add the row", icon=":material/add:", key=f"details.add.{number}.{name}"):
+        try:
+            rows = examples.add_chat(dataset, chat, number, name, text)
+        except (LabError, OSError) as error:
+            st.error(visible(str(error)))
+        else:
+            st.success(f"{dataset} has {rows} rows. Open it on the Data page.")
+
+
+def _go_on(chat: Chat, number: int, name: str) -> None:
+    last = number == len(chat.turns) - 1
+    if last and len(chat.turns[number].answers) > 1:
+        st.caption("The next question is put to all models as if each had given this answer.")
+        if st.button("Continue all from this answer", key=f"details.all.{number}.{name}"):
+            run_action(lambda: conversations.continue_from(chat.id, number, name))
+    st.caption("A new chat with the turns up to here; this one stays as it is.")
+    if st.button("Branch from here", key=f"details.branch.{number}.{name}"):
+        branch = conversations.branch(chat.id, number + 1)
+        st.session_state["chat.open"] = branch.id
+        st.rerun()
+    st.caption("A new chat in which you change this turn's question.")
+    question = st.text_area(
+        "Question", chat.turns[number].question, key=f"details.edit.{number}.{name}"
+    )
+    if st.button("Ask this instead", key=f"details.ask.{number}.{name}"):
+        branch = conversations.branch(chat.id, number)
+        st.session_state["chat.open"] = branch.id
+        st.session_state["chat.next"] = question
+        st.rerun()

@@ -1,0 +1,161 @@
+"""The turns of a chat: a question over the whole width, and below it the answers side by side."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import time
+
+import streamlit as st
+
+from lab import formatting
+from lab.atomic_files import part
+from lab.chat import client
+from lab.chat.conversations import Answer, Chat, Turn
+from lab.ui import answer_details, chat_panes
+from lab.ui.markdown_safety import escape_lines, escape_markdown, run_action
+from lab.ui.safe_markdown import safe_markdown
+
+THOUGHT = re.compile(r"\s*<think(?:ing)?>(.*?)(?:</think(?:ing)?>|$)(.*)", re.DOTALL)
+PANE_WIDTH = 250  # px, below which panes wrap
+ENDS = {
+    "length": "reached max new tokens",
+    "context": "reached the end of the context",
+    "stopped": "stopped",
+    "failed": "failed",
+    "interrupted": "interrupted: the chat process ended",
+}
+LOOK_S = 0.3
+
+
+def turns(chat: Chat) -> None:
+    """All turns; while the last one is answered, it is drawn again and again."""
+    if not chat.turns:
+        return
+    last = len(chat.turns) - 1
+    for number in range(last):
+        _turn(chat, number)
+    if chat.turns[last].is_over:
+        _turn(chat, last)
+        return
+
+    @st.fragment(run_every=LOOK_S)
+    def look() -> None:
+        current = client.view(chat.id)
+        if len(current.turns) != last + 1 or current.turns[last].is_over:
+            st.rerun()
+        _turn(current, last)
+
+    look()
+
+
+def _turn(chat: Chat, number: int) -> None:
+    turn = chat.turns[number]
+    with st.container(horizontal=True, horizontal_alignment="right"):
+        with st.container(key=f"ask-{number}", width="content"):
+            st.markdown(escape_lines(turn.question))
+    grid = st.grid(len(turn.answers), min_column_width=PANE_WIDTH, border=True)
+    for name in turn.answers:
+        with grid.cell():
+            _answer(chat, number, name)
+    if turn.continue_from:
+        st.caption(f"↳ all continue from {chat_panes.pane(turn.continue_from).heading}")
+
+
+def _answer(chat: Chat, number: int, name: str) -> None:
+    turn = chat.turns[number]
+    answer = turn.answers[name]
+    st.markdown(chat_panes.pane(name).heading)
+    problems = part(answer.receipt, "proof").get("problems") or []
+    for problem in problems:
+        st.markdown(f":red[:material/warning: {escape_markdown(problem)}]")
+    if answer.receipt.get("warning"):
+        st.caption(f":material/warning: {escape_markdown(answer.receipt['warning'])}")
+    _text(turn, name)
+    if answer.finish == "failed":
+        st.markdown(f":red[{escape_markdown(answer.error)}]")
+        if answer.hint:
+            st.caption(escape_markdown(answer.hint))
+    row = st.container(
+        horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"
+    )
+    row.caption(foot(answer), width="content")
+    buttons = row.container(horizontal=True, width="content", gap="xxsmall")
+    key = f"{number}.{name}"
+    if not answer.is_over:
+        if buttons.button(
+            ":material/stop_circle:",
+            key=f"chat.stop.{key}",
+            help="Stop this answer",
+            type="tertiary",
+        ):
+            client.stop(chat.id, [name])
+        return
+    if number == len(chat.turns) - 1 and buttons.button(
+        ":material/refresh:", key=f"chat.again.{key}", help="Answer again", type="tertiary",
+        disabled=not turn.is_over,
+    ):  # fmt: skip
+        run_action(lambda: client.answer_again(chat.id, [name]))
+    if turn.is_over and buttons.button(
+        ":material/more_horiz:", key=f"chat.more.{key}", type="tertiary",
+        help="Copy, receipt, tokens, keep as an example, continue from here",
+    ):  # fmt: skip
+        answer_details.show(chat.id, number, name)
+
+
+def _text(turn: Turn, name: str) -> None:
+    """The answer, its thoughts folded; differences to the first pane marked where asked for."""
+    answer = turn.answers[name]
+    text = answer.text
+    thought = THOUGHT.fullmatch(text)
+    if thought:
+        with st.expander("Thoughts", type="compact"):
+            st.markdown(safe_markdown(thought[1].strip()))
+        text = thought[2].strip()
+    first = next(iter(turn.answers))
+    if st.session_state.get("chat.differences") and turn.is_over and name != first:
+        st.markdown(marked(turn.answers[first].text, text) or "–")
+    elif text:
+        st.markdown(safe_markdown(text))
+    elif answer.is_over and answer.finish != "failed":
+        st.caption("The answer is empty.")
+
+
+def marked(reference: str, text: str) -> str:
+    """Markdown of `text` in which words that are not in `reference` at their place are marked."""
+    old, new = reference.split(), text.split()
+    parts: list[str] = []
+    for kind, _, _, start, end in difflib.SequenceMatcher(a=old, b=new).get_opcodes():
+        words = escape_markdown(" ".join(new[start:end]))
+        if words:
+            parts.append(words if kind == "equal" else f":primary-background[{words}]")
+    return " ".join(parts)
+
+
+def foot(answer: Answer) -> str:
+    """One line of Markdown: what the model is doing, or what the answer took."""
+    if not answer.is_over:
+        if not answer.tokens:
+            since = f" {time.time() - answer.started:.0f} s" if answer.started else ""
+            return f"{escape_markdown(answer.phase)} …{since}"
+        return f"answering · {answer.tokens} tokens{_rate(answer)}"
+    parts = []
+    if answer.tokens:
+        parts.append(f"{answer.tokens} tokens{_rate(answer)}")
+    if answer.seconds_to_first_token is not None:
+        parts.append(f"first after {_short(answer.seconds_to_first_token)}")
+    if answer.finish in ENDS:
+        parts.append(ENDS[answer.finish])
+    return " · ".join(parts) or "no tokens"
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 10 else formatting.duration(seconds)
+
+
+def _rate(answer: Answer) -> str:
+    """Tokens a second after the first one, as a person watches them come."""
+    if answer.tokens < 2 or answer.seconds is None or answer.seconds_to_first_token is None:
+        return ""
+    seconds = answer.seconds - answer.seconds_to_first_token
+    return f" · {(answer.tokens - 1) / seconds:.0f}/s" if seconds > 0 else ""

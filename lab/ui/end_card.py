@@ -1,0 +1,148 @@
+"""The card of a run that has ended: what it has gained, in a figure and in words, and what to do
+with the model."""
+
+from __future__ import annotations
+
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from lab import formatting
+from lab.atomic_files import number, size_of
+from lab.paths import RunDir
+from lab.runs import export_import, index, record_reader
+from lab.runs.metric_series import series_of
+from lab.ui import colours, links, runs_view
+from lab.ui.markdown_safety import escape_lines, escape_markdown
+
+
+def change_in_words(base: float, last: float) -> str:
+    """ "3.59 → 2.82 (−21 %)"; the sign always stands there, per cent are whole from 10 on."""
+    percent = 100 * (last / base - 1) if base else 0.0
+    digits = 0 if abs(percent) >= 9.95 else 1
+    sign = "+" if percent > 0 else "−" if percent < 0 else "±"
+    return f"{base:.2f} → {last:.2f} ({sign}{abs(percent):.{digits}f} %)"
+
+
+def show(run: RunDir) -> None:
+    """Nothing, unless the run has ended and has trained."""
+    entry = index.entry(run)
+    series = series_of(run)
+    if not entry.status.has_ended or not series.train.length:
+        return
+    with st.container(border=True):
+        st.markdown(f"### {colours.dot(entry.colour)} {_headline(run)}")
+        st.caption(_costs(run, entry.summary))
+        _answers(run)
+        _actions(run, entry)
+
+
+def _headline(run: RunDir) -> str:
+    held_out = series_of(run).evaluation
+    base, last = held_out.base, number(held_out.last("eval/loss"))
+    if base is None or last is None or not held_out.length:
+        loss = number(series_of(run).train.last("train/loss"))
+        return "Training loss –" if loss is None else f"Training loss {loss:.2f}"
+    headline = f"Evaluation loss {change_in_words(float(base['eval/loss']), last)}"
+    values, steps = held_out.get("eval/loss"), held_out.get("step")
+    best = int(values.argmin())
+    if float(values[best]) < last - 0.005:
+        headline += f", best at step {steps[best]:.0f} ({values[best]:.2f})"
+    return headline
+
+
+def _costs(run: RunDir, summary: dict[str, Any]) -> str:
+    steps, seconds, peak = (number(summary.get(key)) for key in ("step", "seconds", "peak_bytes"))
+    parts = [
+        f"{steps:,.0f} steps" if steps else "",
+        f"in {formatting.duration(seconds)}" if seconds else "",
+        f"peak {formatting.size(peak)}" if peak else "",
+        f"trained model {formatting.size(size_of(run.artifact))}" if run.artifact.is_dir() else "",
+    ]
+    return " · ".join(part for part in parts if part)
+
+
+def samples(run: RunDir) -> list[dict[str, Any]]:
+    """The answers to the run's own prompt, in order of the steps."""
+    return [
+        event
+        for event in record_reader.events(run, "sample")
+        if number(event.get("step")) is not None
+    ]
+
+
+def _answers(run: RunDir) -> None:
+    """What the base and the result say to the same prompt, beside each other."""
+    answers = samples(run)
+    if len(answers) < 2 or answers[0]["step"] != 0:
+        return
+    st.markdown(f":material/chat: {escape_markdown(str(answers[-1].get('prompt', '')))}")
+    grid = st.grid(2, min_column_width=280, gap="small", border=True)
+    titles = (f"{colours.BASE_DOT} before training", f"after step {answers[-1]['step']:,}")
+    for title, answer in zip(titles, (answers[0], answers[-1]), strict=True):
+        with grid.cell():
+            st.caption(title)
+            st.markdown(escape_lines(str(answer.get("text", ""))) or "*(empty answer)*")
+
+
+def _actions(run: RunDir, entry: index.RunSummary) -> None:
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if run.artifact.is_dir() and st.button(
+            "Chat with it beside the base", icon=":material/forum:",
+            key="monitor.chat",
+            type="primary" if entry.status.state == "done" else "secondary",
+        ):  # fmt: skip
+            st.switch_page(links.page("chat"), query_params={"run": run.id})
+        with st.popover("Download", icon=":material/download:", key="monitor.download"):
+            downloads(run)
+        with st.popover("Train again", icon=":material/replay:", key="monitor.again"):
+            st.page_link(
+                links.page("new_run"), label="Duplicate", icon=":material/content_copy:",
+                query_params={"from": run.id},
+            )  # fmt: skip
+            if run.artifact.is_dir():
+                st.page_link(
+                    links.page("new_run"), label="Continue training in a new run",
+                    icon=":material/step_into:", query_params={"from": run.id, "on": "1"},
+                )  # fmt: skip
+
+
+def downloads(run: RunDir) -> None:
+    """The result and the records as files."""
+    if run.artifact.is_dir():
+        st.download_button(
+            f"Trained model ({formatting.size(size_of(run.artifact))}, ZIP)",
+            lambda: zipped(run.artifact), file_name=f"{run.id}-model.zip",
+            mime="application/zip", key="download.model", on_click="ignore",
+            help="The weights or the adapter as safetensors, with tokenizer and chat template: "
+            "from_pretrained and PEFT load the folder.",
+        )  # fmt: skip
+    st.download_button(
+        "Whole run (ZIP)", lambda: exported(run), file_name=f"{run.id}.zip",
+        mime="application/zip", key="download.run", on_click="ignore",
+        help="Settings, metrics, log and trained model; Runs imports it on another machine.",
+    )  # fmt: skip
+    st.download_button(
+        "Metrics (CSV)", lambda: runs_view.figures_csv(run), file_name=f"{run.id}.csv",
+        mime="text/csv", key="download.csv", on_click="ignore",
+    )  # fmt: skip
+
+
+def zipped(folder: Path) -> bytes:
+    """The regular files of a folder in one archive; weights are noise to a compressor."""
+    with tempfile.TemporaryFile() as file:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            for path in sorted(folder.rglob("*")):
+                if path.is_file() and not path.is_symlink():
+                    archive.write(path, path.relative_to(folder.parent))
+        file.seek(0)
+        return file.read()
+
+
+def exported(run: RunDir) -> bytes:
+    """The run as one file that another lab imports. Raises LabError."""
+    with tempfile.TemporaryDirectory() as folder:
+        return export_import.export(run, Path(folder) / "run.zip").read_bytes()
