@@ -281,7 +281,7 @@ def grid(
             say(f"{i + 1:4d} {case.model} {case.method}: refused: {error}")
             continue
         if not extended.how.is_exact:
-            wrongly_fits += any(one.fits for one in (outline, extended, planned))
+            wrongly_fits += any(figure.fits for figure in (outline, extended, planned))
             say(f"{i + 1:4d} {case.model} {case.method}: not known: {extended.trace_error}")
             continue
         row = {

@@ -92,8 +92,8 @@ def predict(
     try:
         step_trace, how = trace()
     except Exception as error:  # anything may stand in the code of an architecture
-        told = (str(error).strip().splitlines() or [""])[0][:200].rstrip(".")
-        why = f"{type(error).__name__}: {told}"
+        message = (str(error).strip().splitlines() or [""])[0][:200].rstrip(".")
+        why = f"{type(error).__name__}: {message}"
         if _fails_for_real(error, config, spec, method, on_gpu=on_gpu):
             raise StepFails(f"its training step fails ({why}). Choose another method.") from None
         memory = dataclasses.replace(memory, trace_error=why)
