@@ -20,6 +20,7 @@ from lab.atomic_files import read_object, write_json
 from lab.forecast import formula, rules_of_thumb
 from lab.forecasts import PARTS, Forecast, How, MemoryForecast, Parts, Phases, StepSettings
 from lab.methods import Method
+from lab.models.decoder_structure import layers_if_any
 from lab.models.stub_tokenizer import StubTokenizer
 from lab.recent import Recent
 from lab.spec import RunSpec
@@ -211,6 +212,7 @@ class Measured:
     bits: int  # of the base's linear layers
     base: int  # parameters of the base
     costs: dict[str, Any]  # floating-point operations by the kind of loss
+    head_is_plain: bool  # the fused loss works on such a head only
     assumes_tokens: bool = False  # what only the tokenizer knows was taken from the config
 
 
@@ -220,15 +222,17 @@ _measured: Recent[str, Measured] = Recent(256)
 def measure(config: Any, spec: RunSpec, method: Method, tokenizer: Any = None) -> Measured:
     """The structure for `spec`, built on the meta device the first time that it is asked for."""
     from lab.forecast.trace.meta_model import build, signatures
-    from lab.forecast.trace.trace_step import decoder_layers
     from lab.train import flops
+    from lab.train.loss import is_plain
 
     train = spec.train
-    asked = (config.to_dict(), spec.method, [getattr(train, name) for name in STRUCTURE])
-    name = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
-    known = _measured.get(name)
-    if known is not None:
-        return known
+    settings = [getattr(train, name) for name in STRUCTURE]
+    tokens = tokenizer and [len(tokenizer), sorted(tokenizer.all_special_ids)]
+    parts = (config.to_dict(), spec.method, settings, tokens)
+    name = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+    profile = _measured.get(name)
+    if profile is not None:
+        return profile
     plain = dataclasses.replace(train, activation_checkpointing="off")
     if tokenizer is None:
         tokenizer = StubTokenizer(config)
@@ -240,13 +244,14 @@ def measure(config: Any, spec: RunSpec, method: Method, tokenizer: Any = None) -
         name,
         Measured(
             formula.sizes(model, spec, quantised),
-            tuple(signatures(decoder_layers(model))),
+            tuple(signatures(layers_if_any(model))),
             quantised.bits if quantised else 16,
             base,
             {
                 kind: flops.count(model, kind, method.virtual_tokens(spec.method_config))
                 for kind in ("fused", "plain")
             },
+            is_plain(model.get_output_embeddings()),
             getattr(tokenizer, "was_asked", False),
         ),
     )
