@@ -14,11 +14,12 @@ from lab.checked_run import CheckedRun, CheckResult
 from lab.data import rendering
 from lab.data.dataset_stats import dataset_stats
 from lab.errors import LabError, Problem
-from lab.forecast import compile_choice, formula, memory_savers, runtime_estimate
+from lab.forecast import compile_choice, memory_savers, runtime_estimate
 from lab.forecast import estimator as memory
 from lab.forecast.estimator import StepFails
 from lab.forecast.resolve import fit_method, resolve
-from lab.forecast.target_device import this_machine
+from lab.forecast.runtime_estimate import TargetDevice
+from lab.forecast.target_device import this_machine, with_reached
 from lab.forecasts import DatasetStats, Forecast, Saving
 from lab.methods import Context
 from lab.methods.parts import compatibility
@@ -36,12 +37,16 @@ DISK_RESERVE = 200_000_000
 def check(value: Any) -> CheckResult:
     """The run that would start, or all problems at once: what depends on a part that is itself
     wrong is left out, the rest is looked at."""
+    import torch
+
     problems: list[Problem] = []
     spec = RunSpec.parse(value, problems)
     spec = _check_template_settings(spec, problems)
     # a field with a problem holds its default, so the others can still be looked at
     wrong = {problem.field for problem in problems}
-    resolved = resolve(spec)
+    # the whole device: what other runs hold now, the queue waits for
+    device = this_machine(on_gpu=torch.cuda.is_available(), all_memory=True)
+    resolved = resolve(spec, device.has_bf16)
     tokenizer, model = None, None
     if "model" not in wrong:
         tokenizer, model = _gather(problems, "model", lambda: _model(resolved), (None, None))
@@ -64,7 +69,9 @@ def check(value: Any) -> CheckResult:
     forecast = None
     if model is not None and not problems:
         with stage("predict"):
-            resolved, forecast = _estimate(resolved, spec, model, tokenizer, stats, problems)
+            resolved, forecast = _estimate(
+                resolved, spec, model.config, tokenizer, stats, device, problems
+            )
     if problems or forecast is None:
         return CheckResult(tuple(problems))
     why = forecast.memory.trace_error
@@ -241,34 +248,20 @@ def check_fit(
 def _estimate(
     spec: RunSpec,
     asked: RunSpec,
-    model: Any,
+    config: Any,
     tokenizer: Any,
     stats: DatasetStats,
+    device: TargetDevice,
     problems: list[Problem],
 ) -> tuple[RunSpec, Forecast | None]:
-    """Apply the method on the meta device, count, hold memory and disk against the need, and
-    predict the time."""
-    import torch
-
-    from lab.forecast.trace.meta_model import Quantised
-    from lab.train import flops
-    from lab.train.loss import is_plain
-
-    structure = model.config
-    dtype = torch.bfloat16 if spec.train.precision == "bfloat16" else torch.float32
-    method, config = methods.get(spec.method["name"]), spec.method_config
-    context = Context(spec, tokenizer)
+    """Count, hold memory and disk against the need, and predict the time."""
+    method, options = methods.get(spec.method["name"]), spec.method_config
     try:
-        with torch.device("meta"):
-            model = model.to(dtype)
-            method.prepare(model, config, context)
-            frozen_bytes = method.frozen_bytes(model, config)
-            model = method.apply(model, config, context)
-            method.unfreeze_all(model, config)
+        profile = memory.measure(config, spec, method, tokenizer)
     except ValueError as error:  # a library refuses the combination in its own words
-        problems.append(not_applicable(method, config, error))
+        problems.append(not_applicable(method, options, error))
         return spec, None
-    if spec.train.loss_implementation == "fused" and not is_plain(model.get_output_embeddings()):
+    if spec.train.loss_implementation == "fused" and not profile.head_is_plain:
         problems.append(
             Problem(
                 "train.loss_implementation",
@@ -276,21 +269,18 @@ def _estimate(
                 "or leave the head out of method.target_modules.",
             )
         )
-    sizes = formula.sizes(model, spec, frozen_bytes=frozen_bytes)
-    loss = memory.loss_kind(structure, spec)
-    costs = flops.count(model, loss, method.virtual_tokens(config))
-    stored = Quantised.of(method.load_kwargs(config).get("quantization_config"))
-    bits = stored.bits if stored else 16
-    where = this_machine(on_gpu=torch.cuda.is_available()).for_pace()
-    way, _ = compile_choice.choose(asked, spec, method, costs, sizes, where, stats, bits)
+    sizes, bits = profile.sizes, profile.bits
+    costs = profile.costs[memory.loss_kind(config, spec)]
+    device = with_reached(device)
+    way, _ = compile_choice.choose(asked, spec, method, costs, sizes, device, stats, bits)
     spec = replace(spec, train=replace(spec.train, compile=way))
     try:
-        spec, forecast = memory_check.admit(spec, asked, structure, method, sizes, problems)
+        spec, forecast = memory_check.admit(spec, asked, config, method, sizes, device, problems)
     except StepFails as error:
-        problems.append(not_applicable(method, config, error))
+        problems.append(not_applicable(method, options, error))
         return spec, None
     runtime = runtime_estimate.pace(
-        spec, costs, sizes, where, stats, bits, forecast.memory.launches
+        spec, costs, sizes, device, stats, bits, forecast.memory.launches
     )
     forecast = replace(forecast, runtime=runtime)
     home = next(folder for folder in [paths.home(), *paths.home().parents] if folder.exists())
