@@ -33,8 +33,8 @@ class ShippedConfig:
     @property
     def context(self) -> int | None:
         """Positions that the model was made for."""
-        found = self.config.get("max_position_embeddings") or self.config.get("n_positions")
-        return int(found) if found else None
+        length = self.config.get("max_position_embeddings") or self.config.get("n_positions")
+        return int(length) if length else None
 
 
 @cache

@@ -43,7 +43,7 @@ def estimate(
     _refuse(problems)
     target = target_of(spec, device or {})
     config = _config(spec)
-    ready, told = _resolved(spec, target, config)
+    ready, fitted = _resolved(spec, target, config)
     method = methods.get(ready.method["name"])
     options = dict(how or {})
     is_timed = options.pop("time", False)
@@ -83,7 +83,7 @@ def estimate(
             round(1 / each, 1), target.watts and round(target.watts * each * 1e6 / 3600, 3)
         ),
         runtime=runtime,
-        notes=(*told, *forecast.notes),
+        notes=(*fitted, *forecast.notes),
         context_bytes=target.context_bytes if target.on_gpu else None,
         device_bytes=target.memory_bytes,
         download=_download(spec),
