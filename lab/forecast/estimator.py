@@ -93,8 +93,8 @@ def predict(
     try:
         step_trace, how = trace()
     except Exception as error:  # anything may stand in the code of an architecture
-        told = (str(error).strip().splitlines() or [""])[0][:200].rstrip(".")
-        why = f"{type(error).__name__}: {told}"
+        message = (str(error).strip().splitlines() or [""])[0][:200].rstrip(".")
+        why = f"{type(error).__name__}: {message}"
         if _fails_for_real(error, config, spec, method, on_gpu=on_gpu):
             raise StepFails(f"its training step fails ({why}). Choose another method.") from None
         memory = dataclasses.replace(memory, trace_error=why)
@@ -179,11 +179,20 @@ def for_any_rows(
     config: Any, spec: RunSpec, method: Method, most: int, *, on_gpu: bool, packed: bool
 ) -> Outline | None:
     """The outline of the step of `spec` from those with `most` rows and with half as many, which
-    are traced once for every number of rows; None where the step cannot be traced."""
-    from lab.forecast.outline import at_rows
+    are traced once for every number of rows; None where the step cannot be traced.
 
+    Where the rows do not fill a chunk of the fused loss, sizes are on no line with those that do:
+    they are traced as they are.
+    """
+    from lab.forecast.outline import at_rows
+    from lab.train.loss import CHUNK_ELEMENTS
+
+    own, chunk = spec.train.batch_size, CHUNK_ELEMENTS // config.vocab_size
+    ends = (most // 2, most) if most > 1 else (1, 2)
+    if loss_kind(config, spec) == "fused" and min(own, ends[0]) * spec.data.max_length <= chunk:
+        ends = (own, own)
     outlines = []
-    for rows in (most // 2, most) if most > 1 else (1, 2):
+    for rows in sorted(set(ends)):
         train = dataclasses.replace(spec.train, batch_size=rows, gradient_accumulation_steps=1)
         few = dataclasses.replace(spec, train=train)
         try:
@@ -191,7 +200,7 @@ def for_any_rows(
         except Exception:  # `predict` meets it again, and tells it
             return None
         outlines.append((rows, short))
-    return at_rows(outlines[0], outlines[1], spec.train.batch_size)
+    return at_rows(outlines[0], outlines[1], own) if len(outlines) > 1 else outlines[0][1]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -263,9 +263,9 @@ def reached(runs: Runs, flops: float, *, on_gpu: bool = True) -> tuple[float, bo
             continue
         # the work alone: what is no work does not follow the rate
         launch = forecast.launch_s
-        said, took = 1 / forecast.tokens_per_s, summary["seconds"] / summary["tokens"]
+        expected, took = 1 / forecast.tokens_per_s, summary["seconds"] / summary["tokens"]
         if took > 1.2 * launch:
-            work = [_without(each, launch, on_gpu) for each in (said, took)]
+            work = [_without(each, launch, on_gpu) for each in (expected, took)]
             rates.append(forecast.rate * work[0] / work[1])
     return (statistics.median(rates) / flops, True) if rates else (REACHED, False)
 
