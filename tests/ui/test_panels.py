@@ -15,7 +15,7 @@ from lab.atomic_files import write_json
 from lab.errors import Problem, SpecError
 from lab.forecasts import Candidate, Saving, SettingsSearch
 from lab.paths import RunDir
-from lab.runs import queue, resume_settings
+from lab.runs import index, queue, resume_settings
 from lab.spec import RunSpec
 from lab.ui import (
     cards,
@@ -71,6 +71,7 @@ def test_who_else_gets_in_is_said_as_text(monkeypatch: pytest.MonkeyPatch) -> No
     screen = Screen()
     monkeypatch.setattr(cards, "st", screen)
     monkeypatch.setattr(cards.access, "warnings", lambda: ["open to [all](x)"])
+    monkeypatch.setattr(cards.doctor, "problems", lambda facts: [])
     cards.warnings()
     (warning,) = [args[0] for kind, args, _ in screen.calls if kind == "warning"]
     assert warning == "open to \\[all\\]\\(x\\)"
@@ -104,9 +105,9 @@ def test_running_work_leads_to_its_monitor(sidebar: Screen) -> None:
     sidebar.session_state["notices.seen"] = []
     notices._list()
     (link,) = sidebar.named("page_link")
-    assert link["label"] == "busy" and link["query_params"] == {"run": run.id}
-    (bar,) = [args for kind, args, _ in sidebar.calls if kind == "progress"]
-    assert bar == (0.25,)
+    colour = index.entry(run).colour
+    assert link["label"] == f":{colour}[●] busy · 0 %", "of the whole run, which has just begun"
+    assert link["query_params"] == {"run": run.id}
     assert sidebar.session_state["notices.seen"] == [run.id], "its end will be told"
 
 
