@@ -18,7 +18,7 @@ from lab.errors import LabError
 from lab.export import merge_proof
 from lab.formatting import size
 from lab.methods.parts.compatibility import unsupported_reason
-from lab.models import catalog, weights
+from lab.models import catalog, hub, weights
 from lab.paths import RunDir
 from lab.schema import quote
 from lab.spec import RunSpec
@@ -36,7 +36,7 @@ def why_not(run: RunDir) -> str:
 def bytes_needed(run: RunDir, precision: str = "float32") -> int:
     """What the merged model of `run` takes on the disk, from the headers of the base."""
     named = chat_models.parse(f"run:{run.id}")
-    stored = weights.stored_tensors(catalog.resolve(named.base))
+    stored = hub.stored_tensors(catalog.resolve(named.base))
     width = 2 if precision == "bfloat16" else 4
     return width * sum(math.prod(tensor.shape) for tensor in stored.values())
 
