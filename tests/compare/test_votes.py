@@ -72,12 +72,18 @@ def test_answers_are_shuffled_once_they_are_over_and_equal_ones_take_no_place(
     assert session.prompts[1].answers[A] == "first" and session.prompts[1].order == before
 
 
-def test_a_failed_answer_cannot_be_voted_on(lab_home: Path) -> None:
+@pytest.mark.parametrize("finish", ["failed", "stopped", "interrupted"])
+def test_an_answer_that_is_not_whole_cannot_be_voted_on(lab_home: Path, finish: str) -> None:
     session = session_with("one")
-    session.take_answers(0, answered("", "fine", finish="failed"))
+    session.take_answers(0, answered("beginning", "fine", finish=finish))
     assert session.prompts[0].skipped == votes.FAILED
     with pytest.raises(LabError, match="no answers"):
         session.vote(0, B)
+    session.ask_again(0)
+    session.take_answers(0, answered("whole", "fine"))
+    session.vote(0, B)
+    with pytest.raises(LabError, match="has its answers"):
+        session.ask_again(0)
 
 
 def test_a_vote_is_changed_until_the_end(lab_home: Path) -> None:
