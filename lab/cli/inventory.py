@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
 
 from lab import host, methods
+from lab.cli import hub_search, storage
 from lab.cli.console import Output, console, say, table
 from lab.data import catalog as datasets
-from lab.data import hub
+from lab.data import hub, hub_fetch
 from lab.errors import LabError
 from lab.formatting import count, size
 from lab.methods.parts import compatibility
 from lab.models import catalog as models
 from lab.models import shipped_configs
+from lab.preflight import doctor as machine_doctor
 
 
 def add(verb: Any) -> None:
     verb("doctor", doctor, "what this machine can do, and what is missing")
-    verb("models", list_models, "the models that come with the lab, and how to name others")
+    sub = verb("models", list_models, "the models that come with the lab; search the hub")
+    sub.add_argument("--search", metavar="TEXT", help="models of the hub with TEXT in their name")
+    sub.add_argument("--limit", type=int, default=20, metavar="N", help="of a search, up to 100")
     sets = verb("datasets", datasets_verb, "the datasets that there are; add, fetch or remove one")
     sets.add_argument(
         "action", nargs="?", default="list", choices=("list", "add", "fetch", "remove")
     )
-    sets.add_argument("what", nargs="?", help="a file to add, a hub id to fetch, or upload:NAME")
+    sets.add_argument(
+        "what", nargs="?", help="a file to add, a hub id to fetch or remove, or upload:NAME"
+    )
     parser = verb("methods", list_methods, "the fine-tuning methods and their options")
     parser.add_argument(
         "--matrix", action="store_true", help="what each can be combined with, and why not"
@@ -37,7 +42,7 @@ def add(verb: Any) -> None:
 def doctor(arguments: argparse.Namespace) -> Output:
     """Looks at the machine and times one product, which the utilisation figures rest on."""
     facts = host.describe()
-    missing = [name for name in ("torch", "transformers", "peft") if not _installed(name)]
+    missing = machine_doctor.missing()
     facts["missing"] = missing
     facts["problems"] = _problems(facts)
     if not missing:
@@ -46,6 +51,7 @@ def doctor(arguments: argparse.Namespace) -> Output:
         facts["torch"] = torch.__version__
         facts["cuda"] = torch.version.cuda if torch.cuda.is_available() else None
         facts["cpu_peak_flops"] = host.time_product()
+    facts["hub"] = storage.facts()
     facts["models"] = [{"id": f"builtin:{m.name}", "ready": m.is_ready} for m in models.BUILT_IN]
 
     def display() -> None:
@@ -54,6 +60,7 @@ def doctor(arguments: argparse.Namespace) -> Output:
             ["Processor", f"{facts['processor']}, {facts['cores']} cores"],
             ["Memory", f"{size(facts['memory_bytes'])}, {size(facts['memory_free_bytes'])} free"],
             ["Disk", f"{size(facts['disk_free_bytes'])} free in {facts['home']}"],
+            *storage.rows(facts["hub"]),
             ["Python", f"{facts['python']}, torch {facts.get('torch', 'missing')}"],
             *[
                 [
@@ -79,27 +86,9 @@ def doctor(arguments: argparse.Namespace) -> Output:
     return Output(facts, display)
 
 
-def _installed(name: str) -> bool:
-    return importlib.util.find_spec(name) is not None
-
-
 def _problems(facts: dict[str, Any]) -> list[str]:
-    """What will not work here, each with what to do."""
-    problems = [f"{name} is not installed. Run `make setup`." for name in facts["missing"]]
-    if not facts["system"].startswith("Linux") or not facts["system"].endswith("x86_64"):
-        problems.append(
-            f"{facts['system']} is not supported: the lab is tested on Linux, x86-64. Following "
-            "workers (process identity, memory) rests on Linux."
-        )
-    problems += [
-        f"The built-in model {m.title} is not prepared. Run `make setup`."
-        for m in models.BUILT_IN
-        if not m.is_ready
-    ]
-    if facts["disk_free_bytes"] < 3e9:
-        problems.append(
-            f"Only {size(facts['disk_free_bytes'])} of disk are free. Full runs need more."
-        )
+    """What will not work here, each with what to do; this one may load torch."""
+    problems = machine_doctor.problems(facts)
     if facts["gpus"] and not facts["missing"]:
         import torch
 
@@ -112,6 +101,8 @@ def _problems(facts: dict[str, Any]) -> list[str]:
 
 
 def list_models(arguments: argparse.Namespace) -> Output:
+    if arguments.search is not None:
+        return hub_search.search(arguments.search, arguments.limit)
     rows: list[dict[str, Any]] = [
         {
             "id": f"builtin:{model.name}",
@@ -150,7 +141,10 @@ def list_models(arguments: argparse.Namespace) -> Output:
             ],
             right="llr",
         )
-        console.print("Or a hub id such as org/name, or a folder with config.json and safetensors.")
+        console.print(
+            "Or a hub id such as org/name (`models --search TEXT` finds one), or a folder with "
+            "config.json and safetensors."
+        )
 
     return Output({"models": rows}, display)
 
@@ -167,11 +161,14 @@ def datasets_verb(arguments: argparse.Namespace) -> Output:
         if (note := datasets.renamed(path.name, added)) and not arguments.json:
             say(note)
     elif arguments.action == "remove":
-        datasets.remove(arguments.what.removeprefix("upload:"))
+        if datasets.is_on_hub(arguments.what):
+            hub.remove(hub.parse(arguments.what))
+        else:
+            datasets.remove(arguments.what.removeprefix("upload:"))
         done = {"id": arguments.what, "state": "removed"}
     else:
         dataset_id = hub.parse(arguments.what)
-        hub.fetch(dataset_id)
+        hub_fetch.fetch(dataset_id)
         done = {"id": str(dataset_id), "state": "fetched"}
 
     def display() -> None:

@@ -18,8 +18,9 @@ from lab.forecast.resolve import fit_method, resolve
 from lab.forecast.runtime_estimate import TargetDevice
 from lab.forecast.target_device import target_of, with_reached
 from lab.forecasts import DatasetStats, FitLimits, Forecast, SettingsSearch, Speed
+from lab.hub.progress import DownloadForecast
 from lab.models import catalog as models
-from lab.models import shipped_configs, weights
+from lab.models import hub, shipped_configs, weights
 from lab.models.empty_model import meta_model
 from lab.preflight.validate import check_fit, not_applicable
 from lab.spec import RunSpec
@@ -85,7 +86,16 @@ def estimate(
         notes=(*fitted, *forecast.notes),
         context_bytes=target.context_bytes if target.on_gpu else None,
         device_bytes=target.memory_bytes,
+        download=_download(spec),
     )
+
+
+def _download(spec: RunSpec) -> DownloadForecast | None:
+    """What a run would fetch first; None where nothing can be fetched, or it is not known."""
+    try:
+        return hub.download_size(models.resolve_config(spec.model))
+    except LabError:
+        return None  # the forecast stands without it; a check says what is wrong
 
 
 def _found(
@@ -136,8 +146,11 @@ def _is_packed(
 def _stats_if_at_hand(spec: RunSpec) -> DatasetStats:
     """What is known of the data; nothing where it, or the model's tokenizer, is not at hand."""
     try:
+        source = models.resolve(spec.model)
+        if not hub.has_tokenizer_here(source):
+            return DatasetStats()  # nothing is fetched while somebody types
         with stage("tokenizer"):
-            tokenizer = weights.load_tokenizer(models.resolve(spec.model))
+            tokenizer = weights.load_tokenizer(source)
         return dataset_stats(spec, tokenizer)
     except LabError:
         return DatasetStats()

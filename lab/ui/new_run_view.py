@@ -18,7 +18,7 @@ from lab.methods.parts import compatibility
 from lab.models import catalog as models
 from lab.runs import index, submissions
 from lab.spec import SECTIONS, RunSpec
-from lab.ui import form, form_fields, form_problems, links, method_card, submit, titles
+from lab.ui import form, form_fields, form_problems, hub_fields, links, method_card, submit, titles
 from lab.ui.markdown_safety import escape_markdown, plain, user_errors
 
 MORE_DATA = [
@@ -84,7 +84,13 @@ def show_already_started(ticket: str) -> None:
 
 
 def prefill_form() -> None:
-    """Fill an untouched form: from `?from=RUN` if a run is to be repeated, else with defaults."""
+    """Fill the form from `?from=RUN` if a run is to be repeated or from `?preset=NAME`, and an
+    untouched one with defaults."""
+    preset = st.query_params.get("preset", "")
+    if preset in {known.name for known in (*presets.PRESETS, *presets.PAIRS)}:
+        del st.query_params["preset"]
+        st.session_state["new.preset"] = preset
+        _apply_preset()
     source = st.query_params.get("from", "")
     if source:
         trains_on = st.query_params.get("on", "") == "1"
@@ -166,6 +172,7 @@ def model_card() -> None:
         )
     model_picker.show()
     form_problems.show("model")
+    hub_fields.token_field(chosen, str(st.session_state.get("new.data.dataset") or ""))
     grid = st.grid(2, min_column_width=200, gap="small")
     with grid.cell():
         st.text_input(
@@ -214,6 +221,7 @@ def data_card() -> None:
         label_visibility="collapsed", placeholder="A dataset, a Hub ID, or the path of a file",
     )  # fmt: skip
     form_problems.show("data.dataset")
+    hub_fields.fetch_panel(str(current or ""))
     chosen = known.get(str(current))
     if chosen is not None:
         st.caption(f"{chosen.card['rows']} examples. {escape_markdown(chosen.card['summary'])}")

@@ -165,8 +165,8 @@ def test_costs_are_those_of_both_and_the_larger_memory(
         ":material/timer: about 4 min 00 s", ":material/memory_alt: 3.0 of 10.0 GB",
         ":material/hard_drive: 4.00 GB",
     ]  # fmt: skip
-    (kept,) = start_bar._costs([{"size": None}])
-    assert kept.startswith(":gray[") and "4 min 00 s" in kept and "recalculating" in kept
+    (cost,) = start_bar._costs([{"size": None}])
+    assert cost.startswith(":gray[") and "4 min 00 s" in cost and "recalculating" in cost
     assert start_bar._costs([{"size": 12}])[1] == (
         ":red[:material/memory_alt: needs 12.0 of 10.0 GB]"
     )
