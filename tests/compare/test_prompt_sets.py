@@ -67,7 +67,7 @@ def test_held_out_prompts_are_those_that_the_run_did_not_learn(
     events.write_text('{"kind": "data", "examples": 20}\n')
     assert len(prompt_sets.prompts(source, 99)) == 5
     events.write_text('{"kind": "data", "examples": 19}\n')
-    with pytest.raises(LabError, match="used 19 rows of .* 20 usable"):
+    with pytest.raises(LabError, match="used 19 rows"):
         prompt_sets.prompts(source, 99)
     assert prompt_sets.prompts(run_on(2, eval_dataset=str(other)), 99) == ["another"]
     with pytest.raises(LabError, match="held no rows out"):
