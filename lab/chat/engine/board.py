@@ -22,6 +22,7 @@ from lab.chat.conversations import Answer, Chat, Turn
 from lab.chat.engine import together
 from lab.chat.engine.loaded_models import LoadedModels
 from lab.chat.generate import PendingAnswer
+from lab.chat.models import ModelRef
 from lab.chat.settings import GenerationSettings
 from lab.errors import LabError
 
@@ -212,7 +213,7 @@ class Board:
                     answer.finish = "stopped"
                     continue
                 try:
-                    named = chat_models.parse(name)
+                    named = _asked_together(name, list(conversation.turns[job.turn].answers))
                     answer.phase = "waiting" if self.models.holds(named) else "loading"
                     loaded = self.models.get(named, in_use)
                     pending = generate.prepare(
@@ -242,6 +243,16 @@ class Board:
         with contextlib.suppress(LabError), conversations.change(job.conversation) as conversation:
             if job.turn < len(conversation.turns):
                 conversation.turns[job.turn].answers |= job.answers
+
+
+def _asked_together(name: str, names: list[str]) -> ModelRef:
+    """The model called `name` among those of a question. Raises LabError if it cannot be asked;
+    the others may be broken."""
+    refs = [chat_models.parse(name)]
+    for other in names:
+        with contextlib.suppress(LabError):
+            refs.append(chat_models.parse(other))
+    return chat_models.with_shared_template(refs)[0]
 
 
 def _fail(answer: Answer, error: Exception) -> None:
