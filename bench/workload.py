@@ -118,7 +118,10 @@ def work(
     case: str, folder: Path, *, length: int, batch: int, warm: int, steps: int, compile: str
 ) -> Work:
     """The trial of one case on the model in `folder`, its spec resolved as a run's would be."""
+    import torch
+
     from lab.forecast.resolve import resolve
+    from lab.forecast.target_device import this_machine
 
     is_chat = case == "chat"
     method = "lora" if is_chat else case
@@ -148,7 +151,8 @@ def work(
             },
         }
     )
-    return Work(resolve(spec), warm, steps)
+    device = this_machine(on_gpu=torch.cuda.is_available())
+    return Work(resolve(spec, device.has_bf16), warm, steps)
 
 
 def batches_of(work: Work, tokenizer: Any) -> list[list[dict[str, list[int]]]]:

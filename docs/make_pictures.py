@@ -52,7 +52,7 @@ def main() -> int:
                     page.get_by_text("Where it stops to fit").wait_for(timeout=120_000)
                     page.get_by_text("traced so far").wait_for(state="hidden", timeout=120_000)
                 if path == "new_run":
-                    page.get_by_text("of disk").wait_for(timeout=60_000)
+                    page.get_by_text("TIME AND DISK").wait_for(timeout=60_000)
                 settled(page)
                 shoot(page, name)
             page = open_page(chrome, "light", server)

@@ -85,6 +85,7 @@ class Cancelled(BaseException):
     def __init__(self, command: str = "cancel") -> None:
         super().__init__(command)
         self.command = command
+        self.kept = ""  # what stays of a download that it ended
 
 
 def first_line(error: BaseException) -> str:

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from lab.dataclass_json import read
+from lab.hub.progress import DownloadForecast
 
 
 class How(StrEnum):
@@ -221,6 +222,7 @@ class Forecast:
     rules: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     seconds: float | None = None
+    download: DownloadForecast | None = None  # of a model of the hub
 
     def to_json(self) -> dict[str, Any]:
         stored = asdict(self.memory)
@@ -238,6 +240,7 @@ class Forecast:
             "rules": dict(self.rules),
             "notes": list(self.notes),
             "seconds": self.seconds,
+            "download": asdict(self.download) if self.download else None,
         }
         if self.speed is not None:
             stored |= asdict(self.speed) | {"device_bytes": self.device_bytes}

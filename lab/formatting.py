@@ -37,6 +37,12 @@ def _scaled(value: float | None, units: tuple[tuple[float, str], ...], digits: i
     return f"{value:,.0f}{units[-1][1]}"
 
 
+def short_id(name: str) -> str:
+    """An id of the Hub with twelve letters of its commit: "org/name#0123456789ab"."""
+    before, sign, commit = name.partition("#")
+    return f"{before}#{commit[:12]}" if sign and len(commit) == 40 else name
+
+
 def rate(value: float) -> str:
     """A learning rate: 0.0002 → "2e-4", 0.03 → "0.03"."""
     if not math.isfinite(value) or value == 0 or abs(value) >= 0.01:

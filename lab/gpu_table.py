@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
-from typing import Any
 
-from lab import host
 from lab.errors import LabError
 from lab.schema import quote
 
@@ -72,6 +70,7 @@ GPUS = (
     _gpu("A100 80GB", 79.2, 2039, 312, 400, 2021, 0.45),
     _gpu("H100 PCIe 80GB", 79.2, 2000, 756, 350, 2022, 0.55),
     _gpu("H100 80GB", 79.2, 3350, 989, 700, 2022, 0.55),
+    _gpu("H100 NVL 94GB", 93.6, 3938, 835, 400, 2023, 0.55),
     _gpu("H200 141GB", 139.8, 4800, 989, 700, 2024, 0.55),
     _gpu("B200 180GB", 178.3, 7700, 2250, 1000, 2024, 0.65),
 )
@@ -85,12 +84,6 @@ def get(name: str) -> Gpu:
     near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.3)
     choices = ", ".join(names[key].name for key in near) or ", ".join(gpu.name for gpu in GPUS)
     raise LabError(f"Unknown GPU '{quote(name)}'.", f"Choose one of: {choices}.")
-
-
-def here() -> dict[str, Any] | None:
-    """This machine's largest GPU: its name, memory and free bytes; None without one."""
-    gpus = host.gpus()
-    return host.largest(gpus) if gpus else None
 
 
 def known(name: str) -> Gpu | None:

@@ -9,30 +9,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lab import devices, paths
+from lab import devices, gpu_table, paths
 from lab.atomic_files import read_object, write_json
 from lab.errors import LabError
-
-# Published dense peaks for bf16 products with fp32 sums, TFLOP/s (the makers' data sheets).
-# For a card without bf16, the fp16 figure. Longer names first.
-GPU_PEAK_TFLOPS = (
-    ("H100 PCIe", 756.0),
-    ("H100 NVL", 835.0),
-    ("H100", 989.0),
-    ("H200", 989.0),
-    ("B200", 2250.0),
-    ("A100", 312.0),
-    ("L40S", 362.0),
-    ("L4", 121.0),
-    ("A10G", 70.0),
-    ("A10", 125.0),
-    ("RTX A6000", 155.0),
-    ("RTX 5090", 209.5),
-    ("RTX 4090", 165.2),
-    ("RTX 3090", 71.0),
-    ("Tesla T4", 65.0),
-    ("V100", 125.0),
-)
 
 
 def machine_file() -> Path:
@@ -148,10 +127,8 @@ def gpu_bytes_of(pids: list[int]) -> int:
 def peak_flops(device_name: str, on_gpu: bool) -> float | None:
     """Peak FLOP/s of the device: a GPU's from its data sheet, a CPU's as `doctor` timed it."""
     if on_gpu:
-        for name, tflops in GPU_PEAK_TFLOPS:
-            if name.lower() in device_name.lower():
-                return tflops * 1e12
-        return None
+        gpu = gpu_table.known(device_name)
+        return gpu.flops if gpu else None
     measured = (read_object(machine_file()) or {}).get("cpu_peak_flops")
     return float(measured) if isinstance(measured, (int, float)) else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import signal
@@ -15,6 +16,7 @@ from typing import Any
 from lab import devices, paths
 from lab.atomic_files import read_object, write_json
 from lab.errors import LabError
+from lab.hub import credentials, settings
 from lab.paths import RunDir
 
 REGISTRATION_S = 15.0
@@ -62,29 +64,38 @@ def spawn(
     stdin: int = subprocess.DEVNULL,
     variables: Mapping[str, str] | None = None,
     gpu: str | None = None,
+    access: bytes | None = None,
 ) -> subprocess.Popen[bytes]:
     """`python -m ...` in a session of its own, on this home, its output in a file: a pipe that
     nobody reads would hang it, and it outlives whoever starts it. `variables` are its own
     environment variables beside those of this process. It sees the one device `gpu` (a UUID), if
-    that is given."""
-    environment = os.environ | {
+    that is given. Tokens for the Hub are taken out of its environment; `access`, a line of
+    `credentials.access_line`, goes through its standard input (`credentials.receive`)."""
+    environment = credentials.without_tokens(os.environ) | {
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "LAB_HOME": str(paths.home()),
         "LAB_MODELS": str(paths.models()),
+        **settings.for_children(),
         **(devices.only(gpu) if gpu else {}),
+        **({credentials.FROM_STDIN: "1"} if access else {}),
         **(variables or {}),
     }
     with log.open("ab") as output:
-        return subprocess.Popen(
+        child = subprocess.Popen(
             [sys.executable, "-m", *arguments],
             cwd=paths.ROOT,
-            stdin=stdin,
+            stdin=subprocess.PIPE if access else stdin,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
             env=environment,
         )
+    if access and child.stdin is not None:
+        with contextlib.suppress(OSError):  # it has ended already, and says so elsewhere
+            child.stdin.write(access)
+            child.stdin.close()
+    return child
 
 
 def send(record: Any, number: signal.Signals) -> bool:

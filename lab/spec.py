@@ -32,8 +32,8 @@ class RunSpec:
     model: str = option(
         "builtin:smollm2-135m-instruct",
         "Base model",
-        "A built-in model (builtin:NAME), a Hugging Face Hub ID (org/name) or a local folder "
-        "with config.json and safetensors weights.",
+        "A built-in model (builtin:NAME), a Hugging Face Hub ID (org/name, or org/name#revision "
+        "for a branch, tag or commit) or a local folder with config.json and safetensors weights.",
         max_characters=4096,
     )
     init_from_run: str = option(

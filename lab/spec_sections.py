@@ -32,8 +32,8 @@ class DataSpec:
     dataset: str = option(
         "builtin:persona-chats",
         "Dataset",
-        "Training data: builtin:NAME, upload:NAME, a Hub ID (org/name, org/name:config@split) or"
-        " a .jsonl, .json, .csv, .tsv, .parquet or .txt file (gzip allowed).",
+        "Training data: builtin:NAME, upload:NAME, a Hub ID (org/name, org/name:config@split, "
+        "#revision) or a .jsonl, .json, .csv, .tsv, .parquet or .txt file (gzip allowed).",
         **DATASET,
     )
     format: str = option(

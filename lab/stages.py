@@ -20,6 +20,10 @@ LONG = 5  # times the seconds, for what makes many predictions or traces every l
 # what is said of each part, and what to do when it takes too much
 STAGES = {
     "request": ("answering", "Try again with a smaller model, or fewer rows."),
+    "hub": (
+        "waiting for the Hub",
+        "Try again when the network is better, or choose what is on this machine.",
+    ),
     "rows": (
         "reading the rows",
         "Check the file for a stray quote or a row of many megabytes, or split it.",
@@ -40,7 +44,7 @@ STAGES = {
     "predict": ("predicting memory and time", "Try again; the outline alone takes less."),
 }
 # Parts that a file, a template, a pattern or a config decides over.
-SHORT = ("rows", "slots", "template", "tokenizer", "model", "method")
+SHORT = ("hub", "rows", "slots", "template", "tokenizer", "model", "method")
 
 
 @dataclass(frozen=True)

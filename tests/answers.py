@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from lab.checked_run import CheckedRun
+from lab.errors import SpecError
+from lab.preflight import validate, worker
+
+worker.load_libraries()  # before a test replaces what they look at
 
 
 def _answer(kind: str, **request: Any) -> dict[str, Any]:
-    from lab.errors import SpecError
-    from lab.preflight import worker
-
     try:
         return worker.ANSWERS[kind](request)
     except SpecError as error:
@@ -39,6 +40,4 @@ def limits(spec: Any, device: Any) -> dict[str, Any]:
 
 def checked(spec: Any) -> CheckedRun:
     """The run that would start, checked in this process."""
-    from lab.preflight.validate import check
-
-    return check(spec).checked()
+    return validate.check(spec).checked()

@@ -8,6 +8,7 @@ import secrets
 
 from lab import devices, host, paths, process
 from lab.atomic_files import write_atomic
+from lab.hub import credentials
 
 
 def main() -> int:
@@ -15,6 +16,7 @@ def main() -> int:
 
     from lab.chat.server import application, loopback
 
+    credentials.receive()
     devices.pin(host.gpus())
     token = secrets.token_urlsafe(32)
     listener = loopback()

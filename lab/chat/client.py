@@ -17,6 +17,7 @@ from lab.atomic_files import part, read_object
 from lab.chat import conversations
 from lab.chat.conversations import Chat
 from lab.errors import LabError
+from lab.hub import credentials
 
 START_S = 60.0
 
@@ -44,7 +45,7 @@ def ensure() -> dict[str, Any]:
 
 def _start() -> dict[str, Any]:
     log = folder() / "log.txt"
-    child = process.spawn(["lab.chat"], log)
+    child = process.spawn(["lab.chat"], log, access=credentials.access_line())
     end = time.monotonic() + START_S
     while time.monotonic() < end:
         running = record()
@@ -212,5 +213,6 @@ def _send(
         "Authorization": f"Bearer {running['token']}",
         "Content-Type": "application/json",
     }
+    headers |= credentials.access_header()  # a base may have to be fetched
     connection.request(method, path, json.dumps(body) if body is not None else None, headers)
     return connection.getresponse()

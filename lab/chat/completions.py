@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from lab.chat import generate
+from lab.chat import downloads, generate
 from lab.chat import models as chat_models
 from lab.chat.engine.loaded_models import LoadedModels
 from lab.chat.requests import Refused
@@ -191,6 +191,9 @@ def _events(
 ) -> Generator[dict[str, Any]]:
     """{"phase"}, {"delta"} of text, and at the end {"answer"}."""
     named = chat_models.parse(body["model"])
+    for phase in downloads.fetch(named, gone.is_set):  # nobody else waits for the Hub meanwhile
+        models.last_used = time.monotonic()
+        yield {"phase": phase}
     while not models.turn.acquire(timeout=0.5):
         yield {"phase": "waiting"}
     try:

@@ -92,6 +92,7 @@ class Chat:
     created: float = 0.0
     changed: float = 0.0
     parent: str = ""  # the conversation that it branches from
+    vote: str = ""  # the blind vote that it belongs to; its models are not to be shown
 
     @property
     def name(self) -> str:
@@ -194,10 +195,10 @@ def all_conversations() -> list[Chat]:
 
 
 @contextlib.contextmanager
-def lock() -> Iterator[None]:
-    """Held by whoever reads a conversation to write it again."""
-    paths.make_folder(folder())
-    with (folder() / "lock").open("w") as file:
+def lock(place: Path | None = None) -> Iterator[None]:
+    """Held by whoever reads a conversation, or another file of `place`, to write it again."""
+    place = paths.make_folder(place or folder())
+    with (place / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -211,7 +212,9 @@ def change(conversation_id: str) -> Iterator[Chat]:
         _write(conversation)
 
 
-def create(models: list[str], *, parent: str = "", turns: list[Turn] | None = None) -> Chat:
+def create(
+    models: list[str], *, parent: str = "", turns: list[Turn] | None = None, vote: str = ""
+) -> Chat:
     """A new conversation with `turns` to begin with. Raises LabError for too many models."""
     if not 1 <= len(models) <= MOST_MODELS or len(set(models)) != len(models):
         raise LabError(
@@ -225,6 +228,7 @@ def create(models: list[str], *, parent: str = "", turns: list[Turn] | None = No
         turns=turns or [],
         created=time.time(),
         parent=parent,
+        vote=vote,
     )
     with lock():
         _write(conversation)

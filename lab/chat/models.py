@@ -12,8 +12,10 @@ from lab import methods, paths
 from lab.atomic_files import part, read_object
 from lab.data import chat_template, rendering, template_lock
 from lab.errors import LabError
+from lab.hub import repository
+from lab.hub.branches import BranchWatch
 from lab.methods import Context
-from lab.models import catalog, moved_base, weights, weights_hash
+from lab.models import catalog, hub, moved_base, weights, weights_hash
 from lab.models.catalog import ModelSource
 from lab.models.context_length import context_length, text_length
 from lab.paths import RunDir
@@ -23,6 +25,9 @@ from lab.spec import RunSpec
 
 if TYPE_CHECKING:
     from lab.chat.engine.proof import Proof
+
+
+ASKED_S = 1.0  # for the Hub's word on branches, once a model is in memory
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,9 @@ def parse(name: str) -> ModelRef:
             )
         model, kept_step = str(spec.get("model", "")), int(step) if at else None
         recorded = ModelRef(name, model, run, kept_step).trained_on
-        return ModelRef(name, moved_base.model_of(model, recorded), run, kept_step)
+        commit = part({"base": recorded}, "base").get("commit")
+        base = repository.at_commit(moved_base.model_of(model, recorded), commit)
+        return ModelRef(name, base, run, kept_step)
     raise LabError(f"'{quote(name)}' names no model.", "Write base:ID, run:ID or run:ID@STEP.")
 
 
@@ -159,6 +166,7 @@ def load(named: ModelRef, base: Any = None) -> LoadedModel:
     import torch
 
     source = catalog.resolve(named.base)
+    branches = BranchWatch(lambda: _moved_on(named, source))
     proof, version = named.receipt, named.version  # before the weights are read
     terms = prompt_terms(named)
     tokenizer = terms.tokenizer
@@ -181,8 +189,17 @@ def load(named: ModelRef, base: Any = None) -> LoadedModel:
         else:
             model = _at_step(model, method, spec, tokenizer, named)
     template_lock.check_tokenizer(part(proof, "lock"), tokenizer)
+    note = " ".join(filter(None, (note, *branches.notes(ASKED_S))))
     model = weights.on_device(model, "cuda" if on_gpu else "cpu")
     return LoadedModel(model.eval(), tokenizer, proof, version, note, terms.length, terms.virtual)
+
+
+def _moved_on(named: ModelRef, source: ModelSource) -> str:
+    """A sentence if the branch that the run was set up with is at another commit by now."""
+    if named.run is None:
+        return ""
+    requested = (RunSpec.requested(read_object(named.run.spec) or {}) or {}).get("model")
+    return hub.moved_on(source, requested) if isinstance(requested, str) else ""
 
 
 def _tokenizer(run: RunDir, source: ModelSource) -> Any:

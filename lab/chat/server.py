@@ -37,6 +37,7 @@ from lab.chat.engine.board import Board
 from lab.chat.engine.loaded_models import LoadedModels
 from lab.chat.requests import Refused
 from lab.errors import LabError, Problem
+from lab.hub import credentials
 
 IDLE_S = 20 * 60.0
 
@@ -54,6 +55,7 @@ class TokenGate:
         header = Request(scope).headers.get("authorization", "")
         shown = header.removeprefix("Bearer ")
         if hmac.compare_digest(shown.encode(), self.token.encode()):
+            credentials.adopt_header(Request(scope).headers.get(credentials.HEADER, ""))
             await self.app(scope, receive, send)
             return
         error = {"message": "wrong token", "type": "authentication_error", "code": "wrong_token"}

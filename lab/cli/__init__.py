@@ -13,7 +13,19 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Never
 
-from lab.cli import artifacts, bench, chat, compare, demo, inventory, memory, race, runs, serve
+from lab.cli import (
+    artifacts,
+    bench,
+    chat,
+    compare,
+    demo,
+    inventory,
+    memory,
+    race,
+    runs,
+    serve,
+    votes,
+)
 from lab.cli.console import Output, print_json, say
 from lab.errors import LabError, SpecError, of_the_disk
 from lab.visible import visible
@@ -35,7 +47,19 @@ def parser() -> argparse.ArgumentParser:
         sub.set_defaults(call=call)
         return sub
 
-    for module in (demo, inventory, memory, runs, race, compare, chat, serve, artifacts, bench):
+    for module in (
+        demo,
+        inventory,
+        memory,
+        runs,
+        race,
+        compare,
+        chat,
+        votes,
+        serve,
+        artifacts,
+        bench,
+    ):
         module.add(verb)
     return top
 

@@ -50,7 +50,9 @@ def follow(run: RunDir, label: str, *, quiet: bool = False) -> Status:
 
 def _note(run_status: Status, records: list[dict[str, Any]]) -> str:
     parts = [run_status.phase or run_status.state]
-    if run_status.total:
+    if run_status.note:
+        parts.append(run_status.note)
+    elif run_status.total:
         parts.append(f"{run_status.unit} {run_status.done:g} of {run_status.total:g}")
     for kind, name in (("train", "train/loss"), ("eval", "eval/loss")):
         values = [r[name] for r in records if r.get("kind") == kind and is_number(r.get(name))]
@@ -59,3 +61,13 @@ def _note(run_status: Status, records: list[dict[str, Any]]) -> str:
     if run_status.eta_s is not None:
         parts.append(f"{duration(run_status.eta_s)} left")
     return " · ".join(parts)
+
+
+def progress_row(run_status: Status) -> list[list[str]]:
+    """The row of a table that says how far a phase is; none where nothing is counted."""
+    if not run_status.is_active or not run_status.total:
+        return []
+    words = run_status.note or f"{run_status.unit} {run_status.done:g} of {run_status.total:g}"
+    if run_status.eta_s is not None:
+        words += f", {duration(run_status.eta_s)} left"
+    return [["progress", words]]

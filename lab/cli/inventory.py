@@ -10,9 +10,10 @@ from typing import Any
 from rich.markup import escape
 
 from lab import host, methods
+from lab.cli import hub_search, storage
 from lab.cli.console import Output, console, say, table
 from lab.data import catalog as datasets
-from lab.data import hub
+from lab.data import hub, hub_fetch
 from lab.errors import LabError
 from lab.formatting import count, size
 from lab.methods.parts import compatibility
@@ -22,12 +23,16 @@ from lab.models import shipped_configs
 
 def add(verb: Any) -> None:
     verb("doctor", doctor, "what this machine can do, and what is missing")
-    verb("models", list_models, "the models that come with the lab, and how to name others")
+    sub = verb("models", list_models, "the models that come with the lab; search the hub")
+    sub.add_argument("--search", metavar="TEXT", help="models of the hub with TEXT in their name")
+    sub.add_argument("--limit", type=int, default=20, metavar="N", help="of a search, up to 100")
     sets = verb("datasets", datasets_verb, "the datasets that there are; add, fetch or remove one")
     sets.add_argument(
         "action", nargs="?", default="list", choices=("list", "add", "fetch", "remove")
     )
-    sets.add_argument("what", nargs="?", help="a file to add, a hub id to fetch, or upload:NAME")
+    sets.add_argument(
+        "what", nargs="?", help="a file to add, a hub id to fetch or remove, or upload:NAME"
+    )
     parser = verb("methods", list_methods, "the fine-tuning methods and their options")
     parser.add_argument(
         "--matrix", action="store_true", help="what each can be combined with, and why not"
@@ -46,6 +51,7 @@ def doctor(arguments: argparse.Namespace) -> Output:
         facts["torch"] = torch.__version__
         facts["cuda"] = torch.version.cuda if torch.cuda.is_available() else None
         facts["cpu_peak_flops"] = host.time_product()
+    facts["hub"] = storage.facts()
     facts["models"] = [{"id": f"builtin:{m.name}", "ready": m.is_ready} for m in models.BUILT_IN]
 
     def display() -> None:
@@ -54,6 +60,7 @@ def doctor(arguments: argparse.Namespace) -> Output:
             ["Processor", f"{facts['processor']}, {facts['cores']} cores"],
             ["Memory", f"{size(facts['memory_bytes'])}, {size(facts['memory_free_bytes'])} free"],
             ["Disk", f"{size(facts['disk_free_bytes'])} free in {facts['home']}"],
+            *storage.rows(facts["hub"]),
             ["Python", f"{facts['python']}, torch {facts.get('torch', 'missing')}"],
             *[
                 [
@@ -112,6 +119,8 @@ def _problems(facts: dict[str, Any]) -> list[str]:
 
 
 def list_models(arguments: argparse.Namespace) -> Output:
+    if arguments.search is not None:
+        return hub_search.search(arguments.search, arguments.limit)
     rows: list[dict[str, Any]] = [
         {
             "id": f"builtin:{model.name}",
@@ -150,7 +159,10 @@ def list_models(arguments: argparse.Namespace) -> Output:
             ],
             right="llr",
         )
-        console.print("Or a hub id such as org/name, or a folder with config.json and safetensors.")
+        console.print(
+            "Or a hub id such as org/name (`models --search TEXT` finds one), or a folder with "
+            "config.json and safetensors."
+        )
 
     return Output({"models": rows}, display)
 
@@ -167,11 +179,14 @@ def datasets_verb(arguments: argparse.Namespace) -> Output:
         if (note := datasets.renamed(path.name, added)) and not arguments.json:
             say(note)
     elif arguments.action == "remove":
-        datasets.remove(arguments.what.removeprefix("upload:"))
+        if datasets.is_on_hub(arguments.what):
+            hub.remove(hub.parse(arguments.what))
+        else:
+            datasets.remove(arguments.what.removeprefix("upload:"))
         done = {"id": arguments.what, "state": "removed"}
     else:
         dataset_id = hub.parse(arguments.what)
-        hub.fetch(dataset_id)
+        hub_fetch.fetch(dataset_id)
         done = {"id": str(dataset_id), "state": "fetched"}
 
     def display() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from rich.markup import escape
 
 from lab import spec
-from lab.cli import follow
+from lab.cli import follow, hub_data
 from lab.cli.console import Output, console, loss, say, table
 from lab.compare import race
 from lab.compare.comparison import UNITS, compare
@@ -47,6 +47,7 @@ def run(arguments: argparse.Namespace) -> Output:
     if arguments.seeds < 1:
         raise LabError(f"--seeds is {arguments.seeds}.", "Give 1 or more.")
     names = [name.strip() for name in arguments.methods.split(",") if name.strip()]
+    hub_data.fetch_missing(value)
     specs, notes = race.race_specs(value, names, budget)
     checked_runs = race.check(specs, arguments.seeds)
     race_id, runs = race.start(checked_runs)

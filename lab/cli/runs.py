@@ -12,11 +12,11 @@ from typing import Any
 from lab import paths, spec
 from lab.atomic_files import read_object
 from lab.checked_run import damaged_keys
-from lab.cli import follow
+from lab.cli import follow, hub_data
 from lab.cli.console import Output, console, loss, say, table, write
 from lab.compare.comparison import row
 from lab.errors import LabError
-from lab.formatting import count, size
+from lab.formatting import count, short_id, size
 from lab.preflight.client import planner
 from lab.preflight.start import start_run
 from lab.runs import (
@@ -111,6 +111,7 @@ def start(arguments: argparse.Namespace) -> Output:
     value = spec.override(spec.load(Path(arguments.spec)), arguments.settings)
     if arguments.ignore_memory:
         value = spec.override(value, ["hardware.ignore_memory=true"])
+    hub_data.fetch_missing(value)
     run = start_run(value)
     if not arguments.json:
         say(run.id)
@@ -132,13 +133,8 @@ def _finish(run: paths.RunDir, *, quiet: bool) -> str:
 
 def list_runs(arguments: argparse.Namespace) -> Output:
     runs = [
-        {
-            "id": entry.id,
-            "name": entry.name,
-            "method": entry.method,
-            "model": entry.model,
-            **entry.status.to_json(),
-        }
+        {"id": entry.id, "name": entry.name, "method": entry.method, "model": entry.model}
+        | entry.status.to_json()
         for entry in index.entries()
     ]
 
@@ -180,8 +176,9 @@ def show(arguments: argparse.Namespace) -> Output:
         evaluated = figures["eval_loss"]
         rows = [
             ["state", run_status.state + (f", {run_status.phase}" if run_status.is_active else "")],
+            *follow.progress_row(run_status),
             ["name", str(figures["name"])],
-            ["model", str(figures["model"])],
+            ["model", short_id(str(figures["model"]))],
             ["method", str(figures["method"])],
             ["trains", f"{count(figures['trainable'])} of {count(figures['parameters'])}"],
             ["steps", f"{figures['steps']:,}"],

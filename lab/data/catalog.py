@@ -52,8 +52,8 @@ def built_in() -> list[Dataset]:
 
 
 def resolve(dataset_id: str) -> Dataset:
-    """The dataset of that id, its file on this machine. Raises LabError that names the value and
-    the way out."""
+    """The dataset of that id, its file on this machine; one of the hub by the commit of its rows.
+    Nothing is fetched. Raises LabError that names the value and the way out."""
     kind, colon, name = dataset_id.partition(":")
     if kind == "builtin" and colon:
         for dataset in built_in():
@@ -74,13 +74,27 @@ def resolve(dataset_id: str) -> Dataset:
         real = data_file(path)
         return Dataset(str(real), real, {})
     if hub.is_id(dataset_id):
-        return Dataset(dataset_id, hub.file_of(hub.parse(dataset_id)), {})
+        wanted = hub.parse(dataset_id)
+        return Dataset(str(hub.pinned(wanted)), hub.file_of(wanted), {})
     choices = ", ".join(dataset.id for dataset in built_in())
     raise LabError(
         f"Unknown dataset '{quote(dataset_id)}'.",
         f"Give a file ending in {', '.join(SUFFIXES)}, a hub id such as org/name, upload:NAME, or "
         f"one of: {choices}.",
     )
+
+
+def is_on_hub(dataset_id: str) -> bool:
+    """Whether `resolve` would look for this id among the sets of the hub."""
+    is_other = dataset_id.partition(":")[0] in ("builtin", "upload")
+    return not is_other and not suffix_of(Path(dataset_id)) and hub.is_id(dataset_id)
+
+
+def pinned(dataset_id: Any) -> Any:
+    """A hub id with the commit of the rows that are here; anything else as it is."""
+    if isinstance(dataset_id, str) and is_on_hub(dataset_id):
+        return str(hub.pinned(hub.parse(dataset_id)))
+    return dataset_id
 
 
 def data_file(path: Path) -> Path:

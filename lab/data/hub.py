@@ -1,56 +1,77 @@
 """Datasets of the hub: fetched once into LAB_HOME/datasets/hub, read as files from then on.
 
-An id is org/name, org/name:config, and with @split another split than train. Fetching streams the
-rows (constant memory) into JSONL in a process of its own, `python -m lab datasets fetch ID`: it
-outlives the page, and writes its progress beside the file. Nothing here imports the datasets
-library until rows are fetched.
+An id is org/name or org/name:config, with @split another split, with #revision a branch, tag or
+commit. Fetching is asked for, never done because an id was typed: `python -m lab datasets fetch ID`
+is a process of its own, which outlives the page and writes its progress beside the file. What a
+check has found is the id with its commit: it names the same rows from then on.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import time
-from dataclasses import dataclass
+import signal
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lab import paths, process
-from lab.atomic_files import read_object, write_json
+from lab import formatting, paths, process
+from lab.atomic_files import number, read_object, write_json
 from lab.errors import LabError
-from lab.models.catalog import hub_is_reachable
+from lab.hub import credentials, repository, settings
+from lab.hub.problems import unreachable
 from lab.paths import ASSETS
 from lab.schema import quote
 
 ID = re.compile(
     r"(?P<name>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})"
-    r"(:(?P<config>[\w.+-]{1,64}))?(@(?P<split>[\w.-]{1,64}))?",
+    r"(:(?P<config>[\w.+-]{1,64}))?(@(?P<split>[\w.-]{1,64}))?(#(?P<revision>[\w./-]{1,200}))?",
     re.ASCII,
 )
 STATES = ("fetching", "done", "failed")
-WAIT_S = 200.0  # that a check waits for a fetch before it says how far it is
 
 
 @dataclass(frozen=True)
 class HubId:
+    """`config` and `split` are None for the only one, or the one that is called default and train;
+    `revision` is "" for the branch main."""
+
     name: str
     config: str | None = None
-    split: str = "train"
+    split: str | None = None
+    revision: str = ""
 
     def __str__(self) -> str:
         config = f":{self.config}" if self.config else ""
-        return f"{self.name}{config}" + (f"@{self.split}" if self.split != "train" else "")
+        split = f"@{self.split}" if self.split not in (None, "train") else ""
+        return f"{self.name}{config}{split}" + (f"#{self.revision}" if self.revision else "")
+
+    @property
+    def stem(self) -> str:
+        parts = [*self.name.split("/"), self.config or "default", self.split or "train"]
+        if self.revision:
+            parts.append(re.sub(r"[^\w.-]", "_", self.revision))
+        return "--".join(parts)
 
     @property
     def file(self) -> Path:
-        stem = "--".join([*self.name.split("/"), self.config or "default", self.split])
-        return paths.home() / "datasets" / "hub" / f"{stem}.jsonl"
+        """Where its rows lie; of a branch those of the commit that was fetched last."""
+        commit = (read_object(self.record) or {}).get("commit")
+        is_branch = not repository.is_commit(self.revision)
+        stem = self.at(commit).stem if is_branch and repository.is_commit(commit) else self.stem
+        return folder() / f"{stem}.jsonl"
 
     @property
     def record(self) -> Path:
         """Progress of a fetch, then its outcome."""
-        return self.file.with_suffix(".state.json")
+        return folder() / f"{self.stem}.state.json"
+
+    def at(self, commit: str) -> HubId:
+        return replace(self, revision=commit)
+
+
+def folder() -> Path:
+    return paths.home() / "datasets" / "hub"
 
 
 def is_id(text: str) -> bool:
@@ -58,13 +79,14 @@ def is_id(text: str) -> bool:
 
 
 def parse(text: str) -> HubId:
-    found = ID.fullmatch(text)
-    if found is None or not is_id(text):
+    match = ID.fullmatch(text)
+    if match is None or not is_id(text):
         raise LabError(
             f"'{quote(text)}' is no hub id.",
-            "Write org/name, org/name:config or org/name@split.",
+            "Write org/name, org/name:config or org/name@split, with #revision for another branch.",
         )
-    return HubId(found["name"], found["config"], found["split"] or "train")
+    split = None if match["split"] == "train" else match["split"]
+    return HubId(match["name"], match["config"], split, match["revision"] or "")
 
 
 def known() -> list[dict[str, Any]]:
@@ -74,44 +96,66 @@ def known() -> list[dict[str, Any]]:
 
 
 def fetched() -> list[str]:
-    """The ids that are on this machine."""
-    folder = paths.home() / "datasets" / "hub"
-    records = [read_object(path) or {} for path in sorted(folder.glob("*.state.json"))]
-    ids = [one.get("id") for one in records if one.get("state") == "done"]
+    """The ids that are on this machine, as they were asked for."""
+    records = [read_object(path) or {} for path in sorted(folder().glob("*.state.json"))]
+    ids = [record.get("id") for record in records if record.get("state") == "done"]
     # a file may have been removed by hand, a record damaged
-    return [one for one in ids if isinstance(one, str) and is_id(one) and parse(one).file.is_file()]
+    sets = [parse(text) for text in ids if isinstance(text, str) and is_id(text)]
+    return [
+        str(wanted)
+        for wanted in sets
+        if wanted.file.is_file() and not repository.is_commit(wanted.revision)
+    ]
 
 
 def file_of(wanted: HubId) -> Path:
-    """The file of a fetched set; one that is not here is fetched now.
-
-    Waits for WAIT_S at most. Raises LabError if the hub cannot be reached, the fetch failed, or is
-    still going on.
-    """
+    """The file of a fetched set. Raises LabError for one that is not here: nothing is fetched."""
     if wanted.file.is_file():
         return wanted.file
-    start_fetch(wanted)
-    end = time.monotonic() + WAIT_S
-    while time.monotonic() < end:
-        if wanted.file.is_file():
-            return wanted.file
-        state = state_of(wanted)
-        if state.get("state") == "failed":
-            raise LabError(str(state.get("message")), str(state.get("hint", "")))
-        time.sleep(0.2)
+    state = state_of(wanted)
+    if state["state"] == "fetching":
+        raise LabError(
+            f"'{wanted}' is still being fetched ({progress_in_words(state)}).",
+            "Try again when it is done; the Data page shows the progress.",
+        )
+    if state["state"] == "failed":
+        raise LabError(state["message"], state["hint"])
     raise LabError(
-        f"'{wanted}' is still being fetched ({state_of(wanted)['rows']:,} rows so far).",
-        "Try again when it is done; the Data page shows the progress.",
+        f"'{wanted}' is not on this machine yet.",
+        f"Fetch it: with the button beside the field, on the Data page, or with "
+        f"`python -m lab datasets fetch {wanted}`.",
     )
 
 
+def pinned(wanted: HubId) -> HubId:
+    """The id with the commit of the rows that are here; as it is where that is not known."""
+    commit = (read_object(wanted.record) or {}).get("commit")
+    if not repository.is_commit(commit) or not wanted.at(commit).file.is_file():
+        return wanted
+    return wanted.at(commit)
+
+
+def moved_on(wanted: HubId, requested: str) -> str:
+    """A sentence if the branch that `requested` names has moved on since its rows were fetched."""
+    if not is_id(requested) or not repository.is_commit(wanted.revision) or settings.is_offline():
+        return ""
+    branch = parse(requested).revision
+    now = repository.commit_now("datasets", wanted.name, branch)
+    text = repository.moved_on(wanted.name, branch, wanted.revision, now)
+    return f"{text} Fetch the dataset again for its newer rows." if text else ""
+
+
 def state_of(wanted: HubId) -> dict[str, Any]:
-    """{"state": fetching, done, failed or "", "rows", "total", "message", "hint"} of a fetch."""
+    """{"state": fetching, done, failed or "", "rows", "total", "bytes", "total_bytes",
+    "bytes_per_s", "message", "hint"} of a fetch."""
     record = read_object(wanted.record) or {}
     state = {
         "state": record.get("state") if record.get("state") in STATES else "",
         "rows": _count(record.get("rows")) or 0,
         "total": _count(record.get("total")),
+        "bytes": _count(record.get("bytes")) or 0,
+        "total_bytes": _count(record.get("total_bytes")),
+        "bytes_per_s": number(record.get("bytes_per_s")) or 0.0,
         "message": str(record.get("message") or ""),
         "hint": str(record.get("hint") or ""),
     }
@@ -121,9 +165,20 @@ def state_of(wanted: HubId) -> dict[str, Any]:
         return state | {
             "state": "failed",
             "message": f"Fetching '{wanted}' was interrupted.",
-            "hint": "Fetch it again.",
+            "hint": "Fetch it again: it goes on from what has come.",
         }
     return state
+
+
+def progress_in_words(state: dict[str, Any]) -> str:
+    """ "1.20 MB of 4.00 MB, 2.00 MB/s", then "12,000 rows of 50,000"."""
+    if state["rows"]:
+        return f"{state['rows']:,} rows" + (f" of {state['total']:,}" if state["total"] else "")
+    if not state["total_bytes"]:
+        return "0 rows so far"
+    words = f"{formatting.size(state['bytes'])} of {formatting.size(state['total_bytes'])}"
+    speed = state["bytes_per_s"]
+    return f"{words}, {formatting.size(speed)}/s" if speed else words
 
 
 def _count(value: Any) -> int | None:
@@ -133,96 +188,53 @@ def _count(value: Any) -> int | None:
 
 
 def start_fetch(wanted: HubId, token: str | None = None) -> None:
-    """Fetch in a process of its own, unless one does already. Raises LabError without a network:
-    the hub's address is asked first, for two seconds at most."""
-    if wanted.file.is_file() or state_of(wanted).get("state") == "fetching":
+    """Fetch in a process of its own, unless one does already; a set that is here is looked at
+    again on the hub. Raises LabError for a token that cannot be one."""
+    if state_of(wanted)["state"] == "fetching":
         return
-    if not hub_is_reachable():
-        raise LabError(
-            f"The hub cannot be reached, and '{wanted}' is not on this machine yet.",
-            "Connect to the network and fetch it once, or choose a built-in set or a file.",
-        )
-    paths.make_folder(wanted.file.parent)
+    if settings.is_offline():
+        subject = repository.subject("datasets", str(wanted))
+        raise unreachable(subject, "HF_HUB_OFFLINE is set", kind="offline")
+    paths.make_folder(folder())
     child = process.spawn(
         ["lab", "datasets", "fetch", str(wanted)],
-        wanted.file.with_suffix(".log"),
-        # for the child alone: this process and its other children never have it
-        variables={"HF_TOKEN": token} if token else {},
+        folder() / f"{wanted.stem}.log",
+        # through a pipe, for the child alone: this process and its other children never have it
+        access=credentials.access_line(token),
     )
-    _note(wanted, "fetching", pid=child.pid)
+    note(wanted, "fetching", pid=child.pid)
 
 
-def fetch(wanted: HubId) -> Path:
-    """Stream the set into its file, in this process. Raises LabError, noted in the record."""
-    if wanted.file.is_file():
-        return wanted.file
-    paths.make_folder(wanted.file.parent)
-    _note(wanted, "fetching")
-    aside = wanted.file.with_name(f".tmp-{wanted.file.name}-{os.getpid()}")
-    try:
-        rows = _stream(wanted, aside)
-        os.replace(aside, wanted.file)
-    except LabError as error:
-        _note(wanted, "failed", message=error.message, hint=error.hint)
-        raise
-    except BaseException as error:
-        _note(wanted, "failed", message=f"Fetching '{wanted}' failed: {_first(error)}.", hint="")
-        raise
-    finally:
-        aside.unlink(missing_ok=True)
-    _note(wanted, "done", rows=rows)
-    return wanted.file
-
-
-def _stream(wanted: HubId, aside: Path) -> int:
-    """Write the rows to `aside`; how many there are."""
-    import datasets
-
-    if not hub_is_reachable():
-        raise LabError(
-            f"The hub cannot be reached, and '{wanted}' is not on this machine yet.",
-            "Connect to the network and fetch it once, or choose a built-in set or a file.",
+def stop_fetch(wanted: HubId) -> None:
+    """End the process that fetches `wanted`, if there is one; what has come is kept."""
+    record = read_object(wanted.record) or {}
+    if record.get("state") == "fetching" and process.send(record.get("process"), signal.SIGTERM):
+        note(
+            wanted,
+            "failed",
+            message=f"Fetching '{wanted}' was stopped ({progress_in_words(state_of(wanted))}).",
+            hint="Fetch it again: it goes on from what has come.",
         )
-    try:
-        rows = datasets.load_dataset(
-            wanted.name,
-            wanted.config,
-            split=wanted.split,
-            streaming=True,
-            token=os.environ.get("HF_TOKEN") or None,
-        )
-        info = (getattr(rows.info, "splits", None) or {}).get(wanted.split)
-        total = getattr(info, "num_examples", None)
-        count, told = 0, time.monotonic()
-        with aside.open("w", encoding="utf-8") as file:
-            for row in rows:
-                file.write(json.dumps(row, ensure_ascii=False, default=_as_text) + "\n")
-                count += 1
-                if time.monotonic() - told > 1:
-                    told = time.monotonic()
-                    _note(wanted, "fetching", rows=count, total=total)
-        return count
-    except LabError:
-        raise
-    except Exception as error:  # the hub's own words say what is wrong: gated, unknown, offline
-        raise LabError(
-            f"'{wanted}' cannot be fetched: {_first(error)}.",
-            "Check the id, the config and the split; for a gated set accept its terms on the hub "
-            "and give a token (HF_TOKEN).",
-        ) from None
 
 
-def _as_text(value: Any) -> str:
-    if isinstance(value, (bytes, bytearray)) or hasattr(value, "tobytes"):
-        raise LabError("The set holds images, sound or other bytes.", "Choose a set of text.")
-    return str(value)  # dates and the like
-
-
-def _first(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
-def _note(wanted: HubId, state: str, pid: int | None = None, **more: Any) -> None:
-    record = {"v": 1, "id": str(wanted), "state": state, **more}
+def note(wanted: HubId, state: str, pid: int | None = None, **more: Any) -> None:
+    """Write the record of a fetch."""
+    before = read_object(wanted.record) or {}
+    unchanged = {key: before[key] for key in ("commit",) if key in before}
+    record = {"v": 1, "id": str(wanted), "state": state, **unchanged, **more}
     record["process"] = process.identity(pid or os.getpid())
     write_json(wanted.record, record, durable=False)
+
+
+def remove(wanted: HubId) -> None:
+    """Delete the rows of a fetched set, and what is known of it. Raises LabError if there is none,
+    or while it is fetched."""
+    if state_of(wanted)["state"] == "fetching":
+        raise LabError(f"'{wanted}' is being fetched.", "Wait until it is done, or stop it.")
+    files = (wanted.file, pinned(wanted).record, wanted.record)
+    if not any(file.is_file() for file in files):
+        raise LabError(
+            f"'{wanted}' is not on this machine.", "`python -m lab datasets` lists what there is."
+        )
+    for file in (*files, folder() / f"{wanted.stem}.log"):
+        file.unlink(missing_ok=True)

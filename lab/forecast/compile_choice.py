@@ -8,6 +8,7 @@ from typing import Any
 from lab import formatting
 from lab.forecast import runtime_estimate
 from lab.forecast.formula import Sizes
+from lab.forecast.runtime_estimate import TargetDevice
 from lab.forecasts import DatasetStats
 from lab.spec import RunSpec
 
@@ -18,7 +19,7 @@ def choose(
     method: Any,
     costs: Any,
     sizes: Sizes,
-    device: runtime_estimate.Device,
+    device: TargetDevice,
     stats: DatasetStats,
     bits: int = 16,
 ) -> tuple[str, str]:

@@ -20,6 +20,7 @@ from lab.atomic_files import read_object, write_json
 from lab.forecast import formula, rules_of_thumb
 from lab.forecasts import PARTS, Forecast, How, MemoryForecast, Parts, Phases, StepSettings
 from lab.methods import Method
+from lab.models.decoder_structure import layers_if_any
 from lab.models.stub_tokenizer import StubTokenizer
 from lab.recent import Recent
 from lab.spec import RunSpec
@@ -92,8 +93,8 @@ def predict(
     try:
         step_trace, how = trace()
     except Exception as error:  # anything may stand in the code of an architecture
-        told = (str(error).strip().splitlines() or [""])[0][:200].rstrip(".")
-        why = f"{type(error).__name__}: {told}"
+        message = (str(error).strip().splitlines() or [""])[0][:200].rstrip(".")
+        why = f"{type(error).__name__}: {message}"
         if _fails_for_real(error, config, spec, method, on_gpu=on_gpu):
             raise StepFails(f"its training step fails ({why}). Choose another method.") from None
         memory = dataclasses.replace(memory, trace_error=why)
@@ -178,11 +179,20 @@ def for_any_rows(
     config: Any, spec: RunSpec, method: Method, most: int, *, on_gpu: bool, packed: bool
 ) -> Outline | None:
     """The outline of the step of `spec` from those with `most` rows and with half as many, which
-    are traced once for every number of rows; None where the step cannot be traced."""
-    from lab.forecast.outline import at_rows
+    are traced once for every number of rows; None where the step cannot be traced.
 
+    Where the rows do not fill a chunk of the fused loss, sizes are on no line with those that do:
+    they are traced as they are.
+    """
+    from lab.forecast.outline import at_rows
+    from lab.train.loss import CHUNK_ELEMENTS
+
+    own, chunk = spec.train.batch_size, CHUNK_ELEMENTS // config.vocab_size
+    ends = (most // 2, most) if most > 1 else (1, 2)
+    if loss_kind(config, spec) == "fused" and min(own, ends[0]) * spec.data.max_length <= chunk:
+        ends = (own, own)
     outlines = []
-    for rows in (most // 2, most) if most > 1 else (1, 2):
+    for rows in sorted(set(ends)):
         train = dataclasses.replace(spec.train, batch_size=rows, gradient_accumulation_steps=1)
         few = dataclasses.replace(spec, train=train)
         try:
@@ -190,7 +200,7 @@ def for_any_rows(
         except Exception:  # `predict` meets it again, and tells it
             return None
         outlines.append((rows, short))
-    return at_rows(outlines[0], outlines[1], spec.train.batch_size)
+    return at_rows(outlines[0], outlines[1], own) if len(outlines) > 1 else outlines[0][1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,6 +212,7 @@ class Measured:
     bits: int  # of the base's linear layers
     base: int  # parameters of the base
     costs: dict[str, Any]  # floating-point operations by the kind of loss
+    head_is_plain: bool  # the fused loss works on such a head only
     assumes_tokens: bool = False  # what only the tokenizer knows was taken from the config
 
 
@@ -211,15 +222,17 @@ _measured: Recent[str, Measured] = Recent(256)
 def measure(config: Any, spec: RunSpec, method: Method, tokenizer: Any = None) -> Measured:
     """The structure for `spec`, built on the meta device the first time that it is asked for."""
     from lab.forecast.trace.meta_model import build, signatures
-    from lab.forecast.trace.trace_step import decoder_layers
     from lab.train import flops
+    from lab.train.loss import is_plain
 
     train = spec.train
-    asked = (config.to_dict(), spec.method, [getattr(train, name) for name in STRUCTURE])
-    name = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
-    known = _measured.get(name)
-    if known is not None:
-        return known
+    settings = [getattr(train, name) for name in STRUCTURE]
+    tokens = tokenizer and [len(tokenizer), sorted(tokenizer.all_special_ids)]
+    parts = (config.to_dict(), spec.method, settings, tokens)
+    name = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+    profile = _measured.get(name)
+    if profile is not None:
+        return profile
     plain = dataclasses.replace(train, activation_checkpointing="off")
     if tokenizer is None:
         tokenizer = StubTokenizer(config)
@@ -231,13 +244,14 @@ def measure(config: Any, spec: RunSpec, method: Method, tokenizer: Any = None) -
         name,
         Measured(
             formula.sizes(model, spec, quantised),
-            tuple(signatures(decoder_layers(model))),
+            tuple(signatures(layers_if_any(model))),
             quantised.bits if quantised else 16,
             base,
             {
                 kind: flops.count(model, kind, method.virtual_tokens(spec.method_config))
                 for kind in ("fused", "plain")
             },
+            is_plain(model.get_output_embeddings()),
             getattr(tokenizer, "was_asked", False),
         ),
     )

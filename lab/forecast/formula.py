@@ -32,9 +32,7 @@ class Sizes:
     updating: int = 0  # bytes that the update works in
 
 
-def sizes(
-    model: Any, spec: RunSpec, quantised: Any = None, frozen_bytes: int | None = None
-) -> Sizes:
+def sizes(model: Any, spec: RunSpec, quantised: Any = None) -> Sizes:
     """The sizes of `model` (on the meta device, method applied, types set)."""
     from lab.forecast.trace.meta_model import stored_bytes
 
@@ -46,13 +44,10 @@ def sizes(
     copied = sum(4 * weight.numel() for weight in own if weight.element_size() < 4)
     if not optimizers.uses_master_weights(methods.get(spec.method["name"]), spec.train):
         copied = 0
-    weights = sum(stored_bytes(weight, quantised) for weight in everything)
-    if frozen_bytes is not None:
-        weights = frozen_bytes + sum(trained)
     return Sizes(
         parameters=sum(weight.numel() for weight in everything),
         trainable=sum(weight.numel() for weight in own),
-        weights=weights,
+        weights=sum(stored_bytes(weight, quantised) for weight in everything),
         own=sum(trained),
         gradients=max(trained, default=0) if rule.in_backward else sum(trained),
         moments=sum(

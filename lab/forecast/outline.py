@@ -19,8 +19,9 @@ from lab.forecast.formula import Sizes
 from lab.forecast.trace.allocation_log import BEFORE, Log, Peak, Trace, launches_of_step
 from lab.forecast.trace.layer_repetition import LAYER, Irregular, layer_kinds, repeated
 from lab.forecast.trace.meta_model import build, signatures, with_layers
-from lab.forecast.trace.trace_step import Batch, decoder_layers, record
+from lab.forecast.trace.trace_step import Batch, record
 from lab.methods import Method
+from lab.models.decoder_structure import layers_if_any
 from lab.recent import Recent
 from lab.spec import RunSpec
 
@@ -112,7 +113,7 @@ def _short(
     if known is not None:
         return known
     model, quantised, _ = build(few, spec, method)
-    if signatures(decoder_layers(model)) != [layers[place] for place in chosen]:
+    if signatures(layers_if_any(model)) != [layers[place] for place in chosen]:
         raise Irregular("the method treats the layers of a short model in another way")
     log = record(model, method, spec, batch, loss, quantised, on_gpu=on_gpu)
     return _outlines.put(key, read(log, len(chosen), on_gpu=on_gpu))

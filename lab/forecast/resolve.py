@@ -9,14 +9,10 @@ from lab import methods, optimizers
 from lab.spec import RunSpec
 
 
-def resolve(spec: RunSpec, has_bf16: bool | None = None) -> RunSpec:
-    """The spec with each `auto` decided for this machine, or for a GPU with or without bf16."""
-    import torch
-
+def resolve(spec: RunSpec, has_bf16: bool) -> RunSpec:
+    """The spec with each `auto` decided for a device with or without bfloat16."""
     method = methods.get(spec.method["name"])
     train = spec.train
-    if has_bf16 is None:
-        has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     precision = train.precision
     if precision == "auto":
         precision = "bfloat16" if has_bf16 else "float32"

@@ -23,6 +23,7 @@ from lab.forecast.formula import Sizes
 from lab.forecasts import DatasetStats, RuntimeForecast
 from lab.spec import RunSpec
 
+USUAL_FLOPS = 300e12  # dense bf16, of a GPU that the table does not know
 REACHED = 0.35  # of a GPU's dense bf16 rate by transformers' own layers, until it is measured
 LAUNCH_S = 40e-6  # for each kernel of a step, with the Python around it
 LAUNCHES_A_LAYER = 120  # forward and back, where nothing was traced
@@ -45,17 +46,22 @@ WORTH = 0.1  # share of the run that compiling must save, to be chosen
 
 
 @dataclass(frozen=True)
-class Device:
-    """What a run is predicted for. `reached`: the share of `flops` that runs get here;
-    `is_measured`: whether finished runs say so."""
+class TargetDevice:
+    """The device that a forecast is for. `memory_bytes`: what a run may take, None without a size.
 
-    memory_bytes: int
-    flops: float
-    on_gpu: bool = True
-    reached: float = REACHED
+    `reached`: the share of `flops` (a second) that runs get; `is_measured`: whether finished runs
+    of this machine say so.
+    """
+
+    on_gpu: bool
+    memory_bytes: int | None
+    has_bf16: bool = True
+    context_bytes: int | None = None
+    flops: float = USUAL_FLOPS
     watts: float | None = None
-    is_measured: bool = False
     bandwidth: float | None = None  # bytes a second
+    reached: float = REACHED
+    is_measured: bool = False
     launching: float = 1.0  # times LAUNCH_S that a launch takes here
     beside: float = 1.0  # times the predicted time of loading, samples and saving
 
@@ -76,7 +82,7 @@ def seconds_a_token(
     spec: RunSpec,
     costs: Any,
     sizes: Sizes,
-    device: Device,
+    device: TargetDevice,
     course: Course | None = None,
     bits: int = 16,
     launches: int = 0,
@@ -116,7 +122,7 @@ def seconds_a_token(
     return together / (COMPILED if train.compile == "on" else 1.0) + updating
 
 
-def launch_seconds(sizes: Sizes, launches: int, device: Device) -> float:
+def launch_seconds(sizes: Sizes, launches: int, device: TargetDevice) -> float:
     """Of the kernels of one pass, which were counted or are guessed."""
     count = launches or LAUNCHES_A_LAYER * sizes.layers
     return count * (LAUNCH_S * device.launching if device.on_gpu else CPU_LAUNCH_S)
@@ -170,7 +176,7 @@ def pace(
     spec: RunSpec,
     costs: Any,
     sizes: Sizes,
-    device: Device,
+    device: TargetDevice,
     stats: DatasetStats,
     bits: int = 16,
     launches: int = 0,
@@ -222,7 +228,9 @@ def pace(
     )
 
 
-def _sampling(spec: RunSpec, sizes: Sizes, device: Device, launch: float, steps: int) -> float:
+def _sampling(
+    spec: RunSpec, sizes: Sizes, device: TargetDevice, launch: float, steps: int
+) -> float:
     """Seconds of the sample answers: for each token a pass forward that reads all weights."""
     every = spec.train.sample_steps
     times = SAMPLES if every is None else every and 2 + steps // every
@@ -255,9 +263,9 @@ def reached(runs: Runs, flops: float, *, on_gpu: bool = True) -> tuple[float, bo
             continue
         # the work alone: what is no work does not follow the rate
         launch = forecast.launch_s
-        said, took = 1 / forecast.tokens_per_s, summary["seconds"] / summary["tokens"]
+        expected, took = 1 / forecast.tokens_per_s, summary["seconds"] / summary["tokens"]
         if took > 1.2 * launch:
-            work = [_without(each, launch, on_gpu) for each in (said, took)]
+            work = [_without(each, launch, on_gpu) for each in (expected, took)]
             rates.append(forecast.rate * work[0] / work[1])
     return (statistics.median(rates) / flops, True) if rates else (REACHED, False)
 

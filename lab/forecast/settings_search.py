@@ -16,7 +16,7 @@ from typing import Any
 from lab import optimizers
 from lab.forecast import estimator as memory
 from lab.forecast import runtime_estimate, selective_checkpointing
-from lab.forecast.runtime_estimate import Device
+from lab.forecast.runtime_estimate import TargetDevice
 from lab.forecast.selective_checkpointing import RESERVE
 from lab.forecasts import Candidate, MemoryForecast
 from lab.methods import Method
@@ -31,7 +31,7 @@ def choose(
     config: Any,
     spec: RunSpec,
     method: Method,
-    device: Device,
+    device: TargetDevice,
     compiles: str = "off",
     *,
     packed: bool = False,
@@ -42,7 +42,7 @@ def choose(
 
     `compiles`: whether the run is long enough for compiled layers, which then go with every choice.
     """
-    room = int(device.memory_bytes * (1 - RESERVE))
+    room = int((device.memory_bytes or 0) * (1 - RESERVE))
     rules = _rules(spec)
     ranked = _ranked(rules, config, spec, method, device, room, compiles, packed)
     if ranked and not ranked[0].fits and SMALLEST not in rules and method.saves_whole_model:
@@ -56,7 +56,7 @@ def _ranked(
     config: Any,
     spec: RunSpec,
     method: Method,
-    device: Device,
+    device: TargetDevice,
     room: int,
     compiles: str,
     packed: bool,
@@ -169,7 +169,7 @@ def _rank(choice: Candidate) -> tuple[bool, float, int]:
     return (not choice.fits, -speed if choice.fits else 0.0, choice.needed_bytes)
 
 
-def _speed(spec: RunSpec, sized: memory.Measured, device: Device, launches: int) -> float:
+def _speed(spec: RunSpec, sized: memory.Measured, device: TargetDevice, launches: int) -> float:
     """Tokens a second with rows full of tokens that count."""
     costs = sized.costs[spec.train.loss_implementation]
     return 1 / runtime_estimate.seconds_a_token(
@@ -182,7 +182,7 @@ def _confirm(
     config: Any,
     spec: RunSpec,
     method: Method,
-    device: Device,
+    device: TargetDevice,
     room: int,
     packed: bool,
 ) -> list[Candidate]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -11,96 +11,95 @@ from lab.atomic_files import number, part, read_object
 from lab.checked_run import read_forecast
 from lab.errors import LabError
 from lab.forecast import runtime_estimate
+from lab.forecast.runtime_estimate import TargetDevice
 from lab.forecasts import RuntimeForecast
 from lab.models import catalog as models
 from lab.spec import RunSpec
 
 MOST_RUNS = 200  # the newest, to learn a machine's pace from
-USUAL_FLOPS = 300e12  # dense bf16, of a GPU that the table does not know
 
 
-@dataclass(frozen=True)
-class Target:
-    """The device that an estimate is for."""
-
-    on_gpu: bool
-    memory_bytes: int | None
-    has_bf16: bool = True
-    context_bytes: int | None = None
-    flops: float = USUAL_FLOPS
-    watts: float | None = None
-    bandwidth: float | None = None
-
-    def for_pace(self) -> runtime_estimate.Device:
-        """With the share of its rate that runs reach on this machine, if that is of its kind."""
-        own = host.gpus()
-        share, is_measured, runs = runtime_estimate.REACHED, False, []
-        if self.on_gpu and own:
-            known = gpu_table.known(host.largest(own)["name"])
-            runs = _finished("cuda")
-            flops = known.flops if known else self.flops
-            share, is_measured = runtime_estimate.reached(runs, flops)
-        elif not self.on_gpu and not own:
-            runs = _finished("cpu")
-            share, is_measured = runtime_estimate.reached(runs, self.flops, on_gpu=False)
-        if self.on_gpu:
-            share = min(share, 1.0)  # of a peak from the maker's data sheet
-        return runtime_estimate.Device(
-            self.memory_bytes or 0,
-            self.flops,
-            self.on_gpu,
-            share,
-            self.watts,
-            is_measured,
-            self.bandwidth,
-            runtime_estimate.launching(runs),
-            runtime_estimate.beside(runs),
-        )
+CONTEXT_BYTES = 600_000_000  # of CUDA, on a card that the table does not know
 
 
-def target_of(spec: RunSpec, device: dict[str, Any]) -> Target:
+def with_reached(device: TargetDevice) -> TargetDevice:
+    """With what this machine's runs reach, if it is of their kind."""
+    gpus = host.gpus()
+    share, is_measured, runs = runtime_estimate.REACHED, False, []
+    if device.on_gpu and gpus:
+        known = gpu_table.known(host.largest(gpus)["name"])
+        runs = _finished("cuda")
+        flops = known.flops if known else device.flops
+        share, is_measured = runtime_estimate.reached(runs, flops)
+    elif not device.on_gpu and not gpus:
+        runs = _finished("cpu")
+        share, is_measured = runtime_estimate.reached(runs, device.flops, on_gpu=False)
+    if device.on_gpu:
+        share = min(share, 1.0)  # of a peak from the maker's data sheet
+    return replace(
+        device,
+        reached=share,
+        is_measured=is_measured,
+        launching=runtime_estimate.launching(runs),
+        beside=runtime_estimate.beside(runs),
+    )
+
+
+def target_of(spec: RunSpec, device: dict[str, Any]) -> TargetDevice:
     name = device.get("gpu")
     if name:
         gpu = gpu_table.get(name)
         size = device.get("memory_bytes") or gpu.usable_bytes
-        return Target(
+        return TargetDevice(
             True, size, gpu.has_bf16, gpu.context_bytes, gpu.flops, gpu.watts, gpu.bandwidth
         )
     size, kind = device.get("memory_bytes"), device.get("kind")
     if kind == "cuda" or (kind is None and size is not None):
-        return Target(True, size)
+        return TargetDevice(True, size)
     if kind == "cpu":
         return _this_processor(size)
     if host.gpus():
         return this_machine(on_gpu=True)
     if spec.train.precision in ("mixed", "bfloat16") or not models.has_weights(spec.model):
-        return Target(True, None)  # it cannot be meant for this processor
+        return TargetDevice(True, None)  # it cannot be meant for this processor
     return _this_processor(size)
 
 
-def this_machine(*, on_gpu: bool) -> Target:
-    """Its largest GPU with what is free, or its processor."""
+def this_machine(*, on_gpu: bool, all_memory: bool = False) -> TargetDevice:
+    """Its largest GPU, or its processor: with what is free, or with all that a run could have when
+    nothing else runs."""
     gpus = host.gpus() if on_gpu else []
     if not gpus:
-        return _this_processor(None)
+        return _this_processor(None, all_memory=all_memory)
     gpu = host.largest(gpus)
     known = gpu_table.known(gpu["name"])
-    return Target(
+    context = known.context_bytes if known else CONTEXT_BYTES
+    return TargetDevice(
         True,
-        gpu["free_bytes"],
-        known.has_bf16 if known else True,
-        known.context_bytes if known else None,
-        known.flops if known else USUAL_FLOPS,
+        gpu["memory_bytes"] - context if all_memory else gpu["free_bytes"],
+        known.has_bf16 if known else _has_bf16(),
+        context,
+        known.flops if known else runtime_estimate.USUAL_FLOPS,
         known.watts if known else None,
         known.bandwidth if known else None,
     )
 
 
-def _this_processor(size: int | None) -> Target:
+def _has_bf16() -> bool:
+    """Whether this machine's GPU multiplies in bfloat16 itself: emulated, it is slower than
+    float32."""
+    import torch
+
+    return not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def _this_processor(size: int | None, *, all_memory: bool = False) -> TargetDevice:
     import psutil
 
     speed = host.peak_flops("", on_gpu=False) or _product_flops()
-    return Target(False, size or int(psutil.virtual_memory().available), False, None, speed)
+    memory = psutil.virtual_memory()
+    size = size or int(memory.total if all_memory else memory.available)
+    return TargetDevice(False, size, False, None, speed)
 
 
 @cache

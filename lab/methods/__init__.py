@@ -108,11 +108,6 @@ class Method:
         cannot stand beside others on one base in memory."""
         return self.saves_whole_model or bool(self.load_kwargs(config))
 
-    def frozen_bytes(self, model: Any, config: Any) -> int | None:
-        """Bytes of the base's weights where `load_kwargs` stores them in another form; None
-        where they lie in memory as the model on the meta device says."""
-        return None
-
     def virtual_tokens(self, config: Any) -> tuple[int, int]:
         """(positions that pass through all layers, positions that are only attended to) which
         the method puts before every row."""

@@ -91,9 +91,6 @@ class Lora8bit(QuantisedLora):
     def needs_separate_base(self, config: Lora8bitConfig) -> bool:
         return True
 
-    def frozen_bytes(self, model: Any, config: Lora8bitConfig) -> int:
-        return self._frozen(model, 1.0, 4.0)
-
     def script_load(self, config: Lora8bitConfig) -> list[str]:
         return [
             "quantization_config=BitsAndBytesConfig(\n"

@@ -26,7 +26,6 @@ from lab.methods.parts.target_modules import ALL_LINEAR, linear_layers, target_l
 from lab.schema import option
 
 BLOCK = 64  # weights that share a scale
-SCALES = {False: 4 / 64, True: 1 / 64 + 4 / (64 * 256)}  # bytes a weight
 NO_MERGE = Unsupported(
     "a merged weight would have to be quantised again, which changes it. The adapter can be put "
     "beside the base in 16 bits."
@@ -135,14 +134,6 @@ class QuantisedLora(Lora):
         call = "peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)"
         return [f"model = {call}", *lines]
 
-    def _frozen(self, model: Any, bytes_a_weight: float, bytes_a_row: float) -> int:
-        layers = target_layers(model, ALL_LINEAR)
-        weights = sum(layer.d_in * layer.d_out for layer in layers)
-        rows = sum(layer.d_out for layer in layers)
-        others = sum(weight.numel() for weight in model.parameters()) - weights
-        width: int = next(model.parameters()).element_size()
-        return int(weights * bytes_a_weight + rows * bytes_a_row + others * width)
-
 
 def device_map() -> dict[str, Any]:
     """Where bitsandbytes builds the base: weights are quantised on the device that holds them."""
@@ -219,9 +210,6 @@ class Qlora(QuantisedLora):
 
     def needs_separate_base(self, config: QloraConfig) -> bool:
         return True
-
-    def frozen_bytes(self, model: Any, config: QloraConfig) -> int:
-        return self._frozen(model, 0.5 + SCALES[config.double_quantisation], 0.0)
 
     def script_load(self, config: QloraConfig) -> list[str]:
         compute = {

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from lab import paths
 from lab.atomic_files import read_object, real_file, stray_links
 from lab.errors import LabError
+from lab.hub import repository, settings
 from lab.models import folder as folders
 from lab.models import shipped_configs
 from lab.schema import quote
-
-HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -52,12 +48,20 @@ BUILT_IN = (
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A resolved model id: its folder or hub id, and whether only what is on the disk counts."""
+    """A resolved model id: its folder or hub id, and whether only what is on the disk counts.
+
+    `revision` is the branch, tag or commit of a model of the hub; "" is its branch main.
+    """
 
     id: str
     location: str
     local_only: bool
     config: dict[str, Any] | None = None  # the architecture itself, where there are no weights
+    revision: str = ""
+
+    @property
+    def is_on_hub(self) -> bool:
+        return self.config is None and not Path(self.location).is_absolute()
 
 
 def resolve(model_id: str) -> ModelSource:
@@ -73,12 +77,13 @@ def resolve(model_id: str) -> ModelSource:
         )
     if _is_folder(model_id):
         return _folder(model_id)
-    if HUB_ID.fullmatch(model_id) and ".." not in model_id and "--" not in model_id:
-        return ModelSource(model_id, model_id, local_only=not hub_is_reachable())
+    if repository.is_id(model_id):
+        name, revision = repository.split_id(model_id)
+        return ModelSource(model_id, name, local_only=settings.is_offline(), revision=revision)
     raise LabError(
         f"Unknown model '{quote(model_id)}'.",
-        "Give builtin:smollm2-135m-instruct, a hub id such as org/name, a folder, or, for an "
-        "estimate, config:NAME.",
+        "Give builtin:smollm2-135m-instruct, a hub id such as org/name or org/name#revision, a "
+        "folder, or, for an estimate, config:NAME.",
     )
 
 
@@ -103,7 +108,7 @@ def local_folder(model_id: str) -> Path | None:
     """The folder that `model_id` means, whether it exists or not; None for a model of the hub."""
     kind, _, name = model_id.partition(":")
     if kind.lower() == "builtin":
-        return next((one.folder for one in BUILT_IN if one.name == name.lower()), None)
+        return next((model.folder for model in BUILT_IN if model.name == name.lower()), None)
     return Path(os.path.expanduser(model_id)) if _is_folder(model_id) else None
 
 
@@ -170,16 +175,3 @@ def _is_dir(path: Path) -> bool:
         return path.is_dir()
     except (OSError, ValueError):
         return False
-
-
-def hub_is_reachable() -> bool:
-    """Whether the model hub answers within two seconds; without it only cached files count."""
-    if os.environ.get("HF_HUB_OFFLINE", "") in ("1", "ON", "YES", "TRUE"):
-        return False
-    address = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
-    port = address.port or (80 if address.scheme == "http" else 443)
-    try:
-        socket.create_connection((address.hostname or "", port), timeout=2).close()
-    except OSError:
-        return False
-    return True

@@ -22,7 +22,7 @@ def context_length(config: Any) -> int | None:
     get_text_config = getattr(config, "get_text_config", None)
     text = get_text_config() if get_text_config else config
     lengths = (getattr(text, field, None) for field in FIELDS)
-    length = next((one for one in lengths if type(one) is int and one > 0), None)
+    length = next((value for value in lengths if type(value) is int and value > 0), None)
     if length is None:
         return None
     rope = getattr(text, "rope_parameters", None)

@@ -25,6 +25,22 @@ class Sublayers:
 
 def decoder_layers(model: Any) -> tuple[str, Any]:
     """(full name, ModuleList) of the decoder's layers. Raises LabError if there are none."""
+    name, layers = _most_weights(model)
+    if layers is None:
+        raise LabError(
+            f"No list of decoder layers was found in {type(model).__name__}.",
+            "Choose a method that does not work by layers, such as lora.",
+        )
+    return name, layers
+
+
+def layers_if_any(model: Any) -> list[Any]:
+    """The decoder's layers in order; empty where the model has no such list."""
+    return list(_most_weights(model)[1] or [])
+
+
+def _most_weights(model: Any) -> tuple[str, Any]:
+    """(full name, the ModuleList with most weights, or None)."""
     import torch
 
     best: tuple[int, str, Any] = (0, "", None)
@@ -33,11 +49,6 @@ def decoder_layers(model: Any) -> tuple[str, Any]:
             weights = sum(weight.numel() for weight in module.parameters())
             if weights > best[0]:  # an outer list comes first, and holds no less than an inner one
                 best = (weights, name, module)
-    if best[2] is None:
-        raise LabError(
-            f"No list of decoder layers was found in {type(model).__name__}.",
-            "Choose a method that does not work by layers, such as lora.",
-        )
     return best[1], best[2]
 
 

@@ -35,14 +35,14 @@ def _misfits(config: Any, tensors: dict[str, Stored]) -> list[str]:
     try:
         empty = meta_model(config)
         stored = {
-            key: torch.empty(one.shape, dtype=_type(one.dtype), device="meta")
-            for key, one in tensors.items()
+            key: torch.empty(entry.shape, dtype=_type(entry.dtype), device="meta")
+            for key, entry in tensors.items()
         }
         level, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
         logging.set_verbosity(logging.ERROR)  # it prints a table of what is reported below
         logging.disable_progress_bar()
         try:
-            _, found = type(empty).from_pretrained(
+            _, loading_info = type(empty).from_pretrained(
                 None,
                 config=empty.config,
                 state_dict=stored,
@@ -59,20 +59,20 @@ def _misfits(config: Any, tensors: dict[str, Stored]) -> list[str]:
         raise
     except Exception as error:  # names and shapes are a stranger's
         return [first_line(error)]
-    missing = sorted(found["missing_keys"])
-    unequal = sorted(found["mismatched_keys"], key=lambda one: str(one[0]))
+    missing = sorted(loading_info["missing_keys"])
+    unequal = sorted(loading_info["mismatched_keys"], key=lambda entry: str(entry[0]))
     misfits = [f"there is no '{quote(key)}'" for key in missing]
     misfits += [
         f"'{quote(key)}' is {tuple(stored_shape)}, and {tuple(shape)} is needed"
         for key, stored_shape, shape in unequal
     ]
-    misfits += [quote(str(message)) for message in found.get("error_msgs", ())]
+    misfits += [quote(str(message)) for message in loading_info.get("error_msgs", ())]
     names = {key for key, _ in empty.named_parameters(remove_duplicate=False)}
     prefix = f"{empty.base_model_prefix}."
     misfits += [
-        f"'{quote(key)}' has the type {one.dtype}, which is not a floating-point type of the lab's"
-        for key, one in sorted(tensors.items())
-        if one.dtype not in FLOATS and {key, prefix + key, key.removeprefix(prefix)} & names
+        f"'{quote(key)}' has the type {entry.dtype}, not a floating-point type of the lab's"
+        for key, entry in sorted(tensors.items())
+        if entry.dtype not in FLOATS and {key, prefix + key, key.removeprefix(prefix)} & names
     ]
     rest = len(misfits) - SHOWN
     return misfits[:SHOWN] + ([f"and {rest:,} more"] if rest > 0 else [])

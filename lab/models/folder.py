@@ -123,7 +123,8 @@ def check_tokenizer(folder: Path, name: str) -> None:
         check_config(config, name, file)
         versions = config.get("fast_tokenizer_files")
         if versions and not (
-            isinstance(versions, list) and all(_is_plain(one, ".json") for one in versions)
+            isinstance(versions, list)
+            and all(_is_plain(file_name, ".json") for file_name in versions)
         ):
             raise LabError(
                 f"{file} of '{quote(name)}' names other files ({quote(versions)}).",
@@ -158,7 +159,7 @@ def weight_names(names: Iterable[str], index: Path, name: str) -> list[str]:
         )
     if WEIGHTS in names:
         return [WEIGHTS]
-    if not any(one.endswith(".safetensors") for one in names):
+    if not any(file.endswith(".safetensors") for file in names):
         raise LabError(
             f"The folder '{quote(name)}' has no *.safetensors weights.",
             "Other formats can run code when they are loaded; convert them to safetensors.",

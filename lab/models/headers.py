@@ -128,10 +128,10 @@ def _are_counts(value: Any) -> TypeGuard[list[int]]:
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
         raise ValueError("a name twice")
-    return made
+    return fields
 
 
 def _damaged(name: str, why: str) -> LabError:

@@ -1,132 +1,247 @@
 """A model of the hub as a folder: what it holds is judged before its weights are downloaded.
 
-Only JSON, the tokenizer's files and safetensors are ever fetched. The configs come first; then the
-headers of the weights, by ranges of bytes; then, for who needs them, the weights.
+Only JSON, the tokenizer's files and safetensors are ever fetched. First the list of the files,
+then config.json, then the tokenizer; then the headers of the weights, by ranges of bytes; then,
+for who needs them, the weights. A model is read at one commit: `pin` finds it.
 """
 
 from __future__ import annotations
 
-import fnmatch
 import re
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
+from lab.atomic_files import read_object
 from lab.errors import LabError
+from lab.hub import cache, client, download, repository, settings, verification
+from lab.hub.problems import HubUnreachable
+from lab.hub.progress import DownloadForecast, Tell
+from lab.hub.repository import RemoteFile, Repository
+from lab.models import file_list, headers
 from lab.models import folder as folders
-from lab.models import headers
 from lab.models.catalog import ModelSource
 from lab.models.headers import Stored
 from lab.schema import quote
 
 SMALL = re.compile(r"[^/]+\.(json|txt|jinja|model|tiktoken)|additional_chat_templates/[^/]+\.jinja")
-MOST_SMALL_BYTES = 200_000_000
+CONFIGS = ("config.json", "generation_config.json")
+MOST_SMALL_BYTES = 64_000_000
 CHUNK = 100_000  # more than most headers have
+HEADERS_AT_ONCE = 8
 
 
-def local_folder(source: ModelSource, *, with_weights: bool) -> Path:
+def pin(source: ModelSource) -> ModelSource:
+    """The source at the commit that its branch or tag is now; a folder as it is. Raises HubError.
+
+    What a commit holds never changes, so that everybody who is given the new id reads the same.
+    """
+    if not source.is_on_hub or repository.is_commit(source.revision):
+        return source
+    repo = repository.resolve("models", source.location, source.revision)
+    if repository.cached_commit("models", source.location, source.revision) is None:
+        cache.note_reference(repo, source.revision)
+    return replace(source, id=f"{source.location}#{repo.commit}", revision=repo.commit)
+
+
+def moved_on(source: ModelSource, requested: str) -> str:
+    """A sentence if the branch that `requested` names (an id as a person wrote it) has moved on
+    from the commit of `source`; else empty."""
+    name, revision = repository.split_id(requested)
+    is_other = not source.is_on_hub or name != source.location or repository.is_commit(revision)
+    if is_other or settings.is_offline():
+        return ""
+    now = repository.commit_now("models", name, revision)
+    repo = _repository(source)
+    if now == repo.commit and repository.snapshot(repo).is_dir():
+        cache.note_reference(repo, revision)  # what is here is what the branch is now
+    return repository.moved_on(name, revision, repo.commit, now)
+
+
+def config_folder(source: ModelSource) -> Path:
+    """A folder with the config of the source, checked. Of a model of the hub nothing else is
+    fetched. Raises LabError."""
+    if not source.is_on_hub:
+        return local_folder(source, with_weights=False)
+    repo = _repository(source)
+    return _config_folder(repo, source, _listed(repo))
+
+
+def _config_folder(
+    repo: Repository, source: ModelSource, listed: dict[str, RemoteFile] | None
+) -> Path:
+    place = repository.snapshot(repo)
+    if listed is not None:
+        file_list.check_config(listed, _named(source), lambda: _adapter_base(repo, listed))
+        place = _fetch(repo, source, [listed[name] for name in CONFIGS if name in listed])
+    folders.check_configs(place, _named(source))
+    return place
+
+
+def local_folder(
+    source: ModelSource, *, with_weights: bool, tell: Tell = lambda progress: None
+) -> Path:
     """The folder of a source, checked; a model of the hub is fetched into the hub's cache first.
 
-    Raises LabError for what may not be loaded. What the hub's client raises passes through.
+    `tell(progress)` hears of the download and may raise to stop it. Raises LabError for what may
+    not be loaded, and HubError.
     """
-    place = Path(source.location)
-    if place.is_absolute():
+    if not source.is_on_hub:
+        place = Path(source.location)
         folders.check(place, source.id, needs_weights=with_weights)
         return place
-    if source.local_only:
-        place = _cached(source)
-    else:
-        sizes = _sizes(source)
-        place = _fetch(source, _small(sizes))
-        folders.check_configs(place, source.id)
+    repo = _repository(source)
+    listed = _listed(repo)
+    if listed is None:
+        place = repository.snapshot(repo)
         if with_weights:
-            remote_tensors(source, sizes, place)
-            wanted = folders.weight_names(sizes, place / folders.INDEX, source.id)
-            place = _fetch(source, [*_small(sizes), *wanted])
-    folders.check(place, source.id, needs_weights=with_weights)
+            verification.verify(place, repo, tell)
+    else:
+        _config_folder(repo, source, listed)
+        place = _fetch(repo, source, _small(listed))
+        folders.check_configs(place, _named(source))
+        if with_weights:
+            file_list.check_weights(listed, _named(source), lambda: _adapter_base(repo, listed))
+            weights = _weights(listed, place, source)
+            if not cache.are_here(repo, weights):
+                _remote_tensors(repo, weights)
+            place = _fetch(repo, source, [*_small(listed), *weights], tell)
+            cache.note_reference(repo, source.revision)
+    folders.check(place, _named(source), needs_weights=with_weights)
     return place
 
 
 def stored_tensors(source: ModelSource) -> dict[str, Stored]:
     """What the weights of a source hold, from headers alone, downloaded or not."""
-    if Path(source.location).is_absolute() or source.local_only:
-        place = local_folder(source, with_weights=True)
-        return folders.stored_tensors(place, source.id)
-    sizes = _sizes(source)
-    return remote_tensors(source, sizes, _fetch(source, _small(sizes)))
+    if not source.is_on_hub:
+        return folders.stored_tensors(local_folder(source, with_weights=True), source.id)
+    repo = _repository(source)
+    listed = _listed(repo)
+    if listed is None:
+        return folders.stored_tensors(repository.snapshot(repo), _named(source))
+    file_list.check_weights(listed, _named(source), lambda: _adapter_base(repo, listed))
+    place = _fetch(repo, source, _small(listed))
+    weights = _weights(listed, place, source)
+    if cache.are_here(repo, weights):
+        return folders.stored_tensors(_fetch(repo, source, weights), _named(source))
+    return _remote_tensors(repo, weights)
 
 
-def remote_tensors(source: ModelSource, sizes: dict[str, int], place: Path) -> dict[str, Stored]:
-    """The tensors of the hub's files; `place` holds the index. Nothing but headers is fetched."""
-    tensors: dict[str, Stored] = {}
-    for name in folders.weight_names(sizes, place / folders.INDEX, source.id):
-        tensors |= _remote_header(source.location, place.name, name, sizes[name])
-    return tensors
+def has_tokenizer_here(source: ModelSource) -> bool:
+    """Whether the tokenizer can be loaded without fetching anything of it."""
+    if not source.is_on_hub:
+        return True
+    repo = _repository(source)
+    listed = _listed(repo)
+    return listed is None or cache.are_here(repo, _small(listed))
 
 
-def _sizes(source: ModelSource) -> dict[str, int]:
-    """Bytes of each file at the top of the repository, by name."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.hf_api import RepoFile
+def download_size(source: ModelSource) -> DownloadForecast | None:
+    """What is still to be fetched of a model of the hub, weights and all; None for a folder."""
+    if not source.is_on_hub:
+        return None
+    repo = _repository(source)
+    listed = _listed(repo)
+    if listed is None:
+        return DownloadForecast(0, 0, 0, str(settings.cache_folder()))
+    place = _fetch(repo, source, [listed[folders.INDEX]] if folders.INDEX in listed else [])
+    files = {entry.blob: entry for entry in [*_small(listed), *_weights(listed, place, source)]}
+    still = [entry for entry in files.values() if not cache.are_here(repo, [entry])]
+    return DownloadForecast(
+        cache.missing(repo, still),
+        sum(entry.size for entry in files.values()),
+        len(still),
+        str(settings.cache_folder()),
+    )
 
-    entries = HfApi().list_repo_tree(source.location, recursive=True)
-    return {entry.path: int(entry.size) for entry in entries if isinstance(entry, RepoFile)}
+
+def _named(source: ModelSource) -> str:
+    """The id as messages say it: without the commit, which nobody has typed."""
+    return source.location if repository.is_commit(source.revision) else source.id
 
 
-def _small(sizes: dict[str, int]) -> list[str]:
+def _repository(source: ModelSource) -> Repository:
+    return Repository("models", source.location, pin(source).revision)
+
+
+def _listed(repo: Repository) -> dict[str, RemoteFile] | None:
+    """The files of the commit; None where the Hub cannot be asked and the cache holds a model,
+    which another program has brought. Raises HubError."""
+    try:
+        return repository.files(repo)
+    except HubUnreachable as error:
+        if (repository.snapshot(repo) / "config.json").is_file():
+            return None
+        raise HubUnreachable(
+            f"{error.message} It is not in the local cache either.", error.hint, kind=error.kind
+        ) from None
+
+
+def _fetch(
+    repo: Repository,
+    source: ModelSource,
+    wanted: Iterable[RemoteFile],
+    tell: Tell = lambda progress: None,
+) -> Path:
+    place = download.fetch(repo, wanted, tell)
+    if repository.cached_commit("models", source.location, source.revision) is None:
+        cache.note_reference(repo, source.revision)
+    return place
+
+
+def _small(listed: dict[str, RemoteFile]) -> list[RemoteFile]:
     return [
-        name for name, size in sizes.items() if SMALL.fullmatch(name) and size <= MOST_SMALL_BYTES
+        entry
+        for name, entry in listed.items()
+        if SMALL.fullmatch(name) and entry.size <= MOST_SMALL_BYTES
     ]
 
 
-def _cached(source: ModelSource) -> Path:
-    """The folder of what the hub's cache holds of a model. Raises FileNotFoundError."""
-    from huggingface_hub import try_to_load_from_cache
-
-    config = try_to_load_from_cache(source.location, "config.json")
-    if not isinstance(config, str):
-        raise FileNotFoundError("it is not in the local cache")
-    return Path(config).parent
+def _weights(listed: dict[str, RemoteFile], place: Path, source: ModelSource) -> list[RemoteFile]:
+    """The files that hold the weights; `place` holds the index."""
+    names = folders.weight_names(
+        [name for name in listed if "/" not in name], place / folders.INDEX, _named(source)
+    )
+    return [listed[name] for name in names]
 
 
-def _fetch(source: ModelSource, names: list[str]) -> Path:
-    from huggingface_hub import snapshot_download
+def _adapter_base(repo: Repository, listed: dict[str, RemoteFile]) -> str:
+    """The base that a repository's adapter names; "" if it names none."""
+    place = download.fetch(repo, [listed[file_list.ADAPTER]])
+    config = read_object(place / file_list.ADAPTER) or {}
+    base = config.get("base_model_name_or_path")
+    return base[:200] if isinstance(base, str) else ""
 
-    # a name is taken as a pattern; the brackets that it may hold are taken literally
-    patterns = [re.sub(r"([*?\[])", r"[\1]", name) for name in names]
-    assert all(fnmatch.fnmatchcase(*pair) for pair in zip(names, patterns, strict=True))
-    return Path(snapshot_download(source.location, allow_patterns=patterns))
+
+def _remote_tensors(repo: Repository, weights: list[RemoteFile]) -> dict[str, Stored]:
+    """The tensors of the hub's files. Nothing but headers is fetched."""
+    endpoint = settings.endpoint()
+    with client.waiting(), ThreadPoolExecutor(HEADERS_AT_ONCE) as pool:
+        parts = list(pool.map(lambda entry: _remote_header(endpoint, repo, entry), weights))
+    return {name: stored for tensors in parts for name, stored in tensors.items()}
 
 
 @lru_cache(maxsize=512)
-def _remote_header(model: str, commit: str, name: str, size: int) -> dict[str, Stored]:
-    from huggingface_hub import hf_hub_url
-
-    url = hf_hub_url(model, name, revision=commit)
-    start = _bytes(url, 0, min(size, CHUNK))
-    length = headers.header_length(start[:8], size, name)
+def _remote_header(_endpoint: str, repo: Repository, entry: RemoteFile) -> dict[str, Stored]:
+    start = _bytes(repo, entry, 0, min(entry.size, CHUNK))
+    length = headers.header_length(start[:8], entry.size, entry.path)
     if 8 + length > len(start):
-        start += _bytes(url, len(start), 8 + length)
-    return headers.parse(start[8 : 8 + length], size - 8 - length, name)
+        start += _bytes(repo, entry, len(start), 8 + length)
+    return headers.parse(start[8 : 8 + length], entry.size - 8 - length, entry.path)
 
 
-def _bytes(url: str, begin: int, end: int) -> bytes:
+def _bytes(repo: Repository, entry: RemoteFile, begin: int, end: int) -> bytes:
     """Bytes [begin, end) of a file of the hub, never more, whatever it sends."""
-    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
-
     if begin >= end:
         return b""
-    asked = {**build_hf_headers(), "range": f"bytes={begin}-{end - 1}"}
-    received: Any = bytearray()
-    with get_session().stream("GET", url, headers=asked, timeout=30) as response:
-        hf_raise_for_status(response)
-        if begin and response.status_code != 206:
-            raise LabError(
-                f"The hub does not send parts of '{quote(url)}'.",
-                "Download the model by hand.",
-            )
-        for chunk in response.iter_bytes():
-            received += chunk
-            if len(received) >= end - begin:
-                break
-    return bytes(received[: end - begin])
+    path = repo.url(entry.path).removeprefix(settings.endpoint())
+    about = f"{repo.subject}, file {entry.path}"
+    wanted = {"Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"}
+    received, reply = client.get(path, about, headers=wanted, most=end - begin)
+    if begin and reply[":status"] != "206":
+        raise LabError(
+            f"The hub does not send parts of '{quote(entry.path)}'.", "Download the model by hand."
+        )
+    return received

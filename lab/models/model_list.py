@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
-from lab.errors import LabError
+from lab.hub import repository
 from lab.models import catalog, shipped_configs
 
 
@@ -76,59 +74,10 @@ def _config_id(parameters: int) -> str:
 
 
 def is_cached(hub_id: str) -> bool:
-    """Whether the hub's cache on this machine holds the model's config. Looked up without the
-    hub's client, whose import would hold up the page."""
-    home = os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface")
-    cache = Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub")
-    folder = cache / f"models--{hub_id.replace('/', '--')}" / "snapshots"
+    """Whether the hub's cache on this machine holds the model's config."""
+    folder = repository.folder_of("models", hub_id) / "snapshots"
     return any(folder.glob("*/config.json"))
 
 
 def is_hub_id(text: str) -> bool:
-    return "/" in text and catalog.HUB_ID.fullmatch(text) is not None
-
-
-@dataclass(frozen=True)
-class HubModel:
-    """What the hub says of a model."""
-
-    id: str
-    parameters: int | None
-    license: str
-    downloads: int
-    is_gated: bool
-
-
-def search_hub(text: str, limit: int = 20) -> list[HubModel]:
-    """Text-generation models of the hub that match, the most downloaded first.
-
-    Raises LabError if the hub cannot be reached.
-    """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
-
-    if not catalog.hub_is_reachable():
-        raise LabError("The Hugging Face Hub cannot be reached.", "Choose from the catalogue.")
-    try:
-        entries = list(
-            HfApi().list_models(
-                search=text,
-                pipeline_tag="text-generation",
-                sort="downloads",
-                limit=limit,
-                expand=["downloads", "gated", "safetensors", "cardData"],
-            )
-        )
-    except (HfHubHTTPError, OSError) as error:
-        raise LabError(f"The search failed: {error}.", "Try again.") from None
-    return [
-        HubModel(
-            entry.id,
-            getattr(entry.safetensors, "total", None),
-            str(getattr(entry.card_data, "license", None) or "not stated"),
-            int(entry.downloads or 0),
-            bool(entry.gated),
-        )
-        for entry in entries
-        if is_hub_id(entry.id)
-    ]
+    return "/" in text and repository.is_id(text)

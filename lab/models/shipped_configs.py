@@ -33,17 +33,17 @@ class ShippedConfig:
     @property
     def context(self) -> int | None:
         """Positions that the model was made for."""
-        found = self.config.get("max_position_embeddings") or self.config.get("n_positions")
-        return int(found) if found else None
+        length = self.config.get("max_position_embeddings") or self.config.get("n_positions")
+        return int(length) if length else None
 
 
 @cache
 def shipped() -> tuple[ShippedConfig, ...]:
     """All shipped configs, the smallest first."""
-    found = []
+    configs = []
     for file in (ASSETS / "models").glob("*.json"):
         card = json.loads(file.read_text(encoding="utf-8"))
-        found.append(
+        configs.append(
             ShippedConfig(
                 card["name"],
                 card["parameters"],
@@ -53,12 +53,12 @@ def shipped() -> tuple[ShippedConfig, ...]:
                 card["config"],
             )
         )
-    return tuple(sorted(found, key=lambda one: one.parameters))
+    return tuple(sorted(configs, key=lambda config: config.parameters))
 
 
 def get(name: str) -> ShippedConfig:
     """The config of that name, in whatever case it is written. Raises LabError."""
-    names = {one.name.lower(): one for one in shipped()}
+    names = {config.name.lower(): config for config in shipped()}
     if name.lower() in names:
         return names[name.lower()]
     near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)

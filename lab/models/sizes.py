@@ -110,7 +110,7 @@ def _wrong(key: str, value: Any, needed: bool) -> str:
     """What is wrong with one number, or a list of them; "" if nothing."""
     if isinstance(value, list):
         wrong = (_wrong(key, item, needed) for item in value if not isinstance(item, (list, dict)))
-        return next((f"holds a value that {said}" for said in wrong if said), "")
+        return next((f"holds a value that {problem}" for problem in wrong if problem), "")
     if value is None:
         return ""
     low, high = 1 if needed else -OTHER, most(key)

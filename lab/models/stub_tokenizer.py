@@ -16,8 +16,15 @@ class StubTokenizer:
         self._size = int(config.vocab_size)
         self._texts: dict[str, int] = {}
         named = (getattr(config, f"{name}_token_id", None) for name in ("bos", "eos", "pad"))
-        listed = (one if isinstance(one, (list, tuple)) else [one] for one in named)
-        special = {int(one) for ids in listed for one in ids if isinstance(one, int) and one >= 0}
+        listed = (
+            token_id if isinstance(token_id, (list, tuple)) else [token_id] for token_id in named
+        )
+        special = {
+            int(token_id)
+            for ids in listed
+            for token_id in ids
+            if isinstance(token_id, int) and token_id >= 0
+        }
         self._special = sorted(special) or [0]
 
     def __len__(self) -> int:
@@ -29,8 +36,8 @@ class StubTokenizer:
 
     def add_tokens(self, tokens: list[str]) -> int:
         """Room for `tokens`; how many there were not before."""
-        new = [one for one in dict.fromkeys(tokens) if one not in self._texts]
-        self._texts |= {one: self._size + place for place, one in enumerate(new)}
+        new = [token for token in dict.fromkeys(tokens) if token not in self._texts]
+        self._texts |= {token: self._size + place for place, token in enumerate(new)}
         self._size += len(new)
         return len(new)
 

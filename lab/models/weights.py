@@ -13,18 +13,22 @@ from lab.models import fit, hub, sizes
 from lab.models import folder as folders
 from lab.models.catalog import ModelSource
 from lab.models.empty_model import meta_model
-from lab.models.headers import Stored
+from lab.schema import quote
 
 
 def load_tokenizer(source: ModelSource) -> Any:
     """The tokenizer of a model, with a pad token. Raises LabError if it has none to load."""
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, LlamaTokenizer
 
     place = _tokenizer_folder(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             place, trust_remote_code=False, local_files_only=True
         )
+        if _is_sentencepiece_without_class(Path(place), tokenizer):
+            tokenizer = LlamaTokenizer.from_pretrained(
+                place, trust_remote_code=False, local_files_only=True
+            )
         _ = len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer("a")
     except Exception as error:  # the files are a stranger's: any nonsense may stand in them
         raise LabError(
@@ -47,30 +51,70 @@ def load_tokenizer(source: ModelSource) -> Any:
     return tokenizer
 
 
+def _is_sentencepiece_without_class(place: Path, tokenizer: Any) -> bool:
+    """Whether the folder holds tokenizer.model and no word on its class: transformers then takes a
+    generic one, which leaves out the space that sentencepiece puts before the first word."""
+    config = read_object(place / "tokenizer_config.json") or {}
+    has_model = (place / "tokenizer.model").is_file() and not (place / "tokenizer.json").is_file()
+    is_generic = type(tokenizer).__name__ == "TokenizersBackend"
+    return has_model and is_generic and not config.get("tokenizer_class")
+
+
 def load_config(source: ModelSource) -> Any:
     """The model's config. Raises LabError for an unknown model or architecture."""
     from transformers import AutoConfig
 
-    place = None if source.config is not None else local_folder(source, with_weights=False)
-    check_sizes(source, place)
+    place = None if source.config is not None else hub.config_folder(source)
+    values = check_sizes(source, place)
     try:
         if source.config is not None:
             return AutoConfig.for_model(**source.config)
         return AutoConfig.from_pretrained(place, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # untrusted file: it may contain anything
+        _check_architecture(values, source.id)
         raise LabError(
             f"The model '{source.id}' cannot be read: {first_line(error)}.", _way_out(source)
         ) from None
 
 
-def check_sizes(source: ModelSource, folder: Path | None) -> None:
-    """Raise LabError unless a model of the numbers in its config.json can be built."""
+def _check_architecture(values: dict[str, Any], name: str) -> None:
+    """Raise LabError if a config names an architecture that this transformers does not know."""
+    import transformers
+    from packaging.version import InvalidVersion, Version
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    kind, written_by = values.get("model_type"), values.get("transformers_version")
+    if not isinstance(kind, str) or kind in CONFIG_MAPPING:
+        return
+    here = transformers.__version__
+    try:
+        is_newer = isinstance(written_by, str) and Version(written_by) > Version(here)
+    except InvalidVersion:
+        is_newer = False
+    if is_newer:
+        raise LabError(
+            f"'{quote(name)}' needs a newer transformers: its architecture '{quote(kind)}' was "
+            f"written by version {quote(written_by)}, and {here} is installed.",
+            "Update transformers in requirements.txt and run `make setup`, or choose an older "
+            "model.",
+        )
+    raise LabError(
+        f"'{quote(name)}' has the unknown architecture '{quote(kind)}': transformers {here} has no "
+        "code for it.",
+        "Choose an architecture that transformers knows; code that comes with a model is never "
+        "run.",
+    )
+
+
+def check_sizes(source: ModelSource, folder: Path | None) -> dict[str, Any]:
+    """What its config.json says. Raises LabError unless a model of those numbers can be built."""
     values = source.config
     if values is None and folder is not None:
         file = folder / "config.json"
         sizes.check_file(file.stat().st_size, source.id)
         values = read_object(file)
     sizes.check(values or {}, source.id)
+    return values or {}
 
 
 def load_model(source: ModelSource, dtype: Any, **extra: Any) -> Any:
@@ -80,8 +124,8 @@ def load_model(source: ModelSource, dtype: Any, **extra: Any) -> Any:
     config = load_config(source)
     if getattr(config, "quantization_config", None) is None:
         # what is missing would be made up of random numbers
-        fit.check(config, stored_tensors(source), source.id)
-    place = local_folder(source, with_weights=True)
+        fit.check(config, hub.stored_tensors(source), source.id)
+    place = hub.local_folder(source, with_weights=True)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             place,
@@ -104,37 +148,13 @@ def load_model(source: ModelSource, dtype: Any, **extra: Any) -> Any:
     return model
 
 
-def local_folder(source: ModelSource, *, with_weights: bool) -> Path:
-    """The folder of a source, checked and, for a model of the hub, fetched. Raises LabError."""
-    try:
-        return hub.local_folder(source, with_weights=with_weights)
-    except LabError:
-        raise
-    except Exception as error:  # the hub's client has a dozen of them
-        raise LabError(
-            f"The model '{source.id}' cannot be read: {first_line(error)}.", _way_out(source)
-        ) from None
-
-
-def stored_tensors(source: ModelSource) -> dict[str, Stored]:
-    """What the weights hold, from headers alone, downloaded or not. Raises LabError."""
-    try:
-        return hub.stored_tensors(source)
-    except LabError:
-        raise
-    except Exception as error:
-        raise LabError(
-            f"The weights of '{source.id}' cannot be read: {first_line(error)}.", _way_out(source)
-        ) from None
-
-
 def _tokenizer_folder(source: ModelSource) -> Path:
     """As `local_folder`, also for a result's folder, which may hold no config.json."""
     place = Path(source.location)
     if place.is_absolute() and not (place / "config.json").exists():
         folders.check_tokenizer(place, source.id)
         return place
-    return local_folder(source, with_weights=False)
+    return hub.local_folder(source, with_weights=False)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -240,11 +260,6 @@ def _renamed(model: Any, folder: Path) -> dict[str, Any]:
 
 
 def _way_out(source: ModelSource) -> str:
-    if source.location.startswith("/"):
-        return "Check the files in that folder."
-    if source.location == source.id and source.local_only:
-        return (
-            "The hub cannot be reached and the model is not in the local cache. Connect to the "
-            "network, or give builtin:smollm2-135m-instruct or a folder."
-        )
-    return "Check the id; for a gated model accept its terms on the hub, then set HF_TOKEN."
+    if source.is_on_hub:
+        return "The files of the repository are at fault; choose another model or revision."
+    return "Check the files in that folder."

@@ -26,7 +26,7 @@ from typing import Any
 from lab import paths
 from lab.atomic_files import read_object, write_json
 from lab.errors import LabError
-from lab.models import catalog, headers, weights
+from lab.models import catalog, headers, hub
 from lab.models import folder as folders
 from lab.models.catalog import ModelSource
 from lab.models.headers import Stored
@@ -47,16 +47,16 @@ def identify(source: ModelSource, progress: Progress = lambda done, total: None)
 
     `progress(done, total)` counts bytes, and may raise to end the reading.
     """
-    folder = weights.local_folder(source, with_weights=True)
+    folder = hub.local_folder(source, with_weights=True)
     record = {"model": source.id, "weights": hash_of(folder, source.id, progress)}
-    if not Path(source.location).is_absolute():
+    if source.is_on_hub:
         record["commit"] = folder.name
     return record
 
 
 def identify_quickly(source: ModelSource) -> dict[str, Any] | None:
     """As `identify`; None where it would take more than a few seconds."""
-    if not Path(source.location).is_absolute():
+    if source.is_on_hub:
         return None  # its weights may have to be downloaded first
     files = folders.weight_files(Path(source.location), source.id)
     states = file_states(files)
@@ -115,9 +115,10 @@ def check(recorded: Any, now: dict[str, Any], user: str) -> str:
 
 def file_states(files: list[Path]) -> list[list[int]]:
     """What changes as soon as a file may hold something else."""
-    found = (file.stat() for file in files)
+    stats = (file.stat() for file in files)
     return [
-        [one.st_dev, one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns] for one in found
+        [facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns]
+        for facts in stats
     ]
 
 
@@ -154,16 +155,16 @@ def _read(files: list[Path], name: str, progress: Progress) -> str:
 
     def digest(index: int) -> str:
         _, stored, file, begin = tensors[index]
-        found, size = hashlib.sha256(), stored.size_bytes
+        hashed, size = hashlib.sha256(), stored.size_bytes
         with file.open("rb") as opened:
             opened.seek(begin + stored.start)
             while done[index] < size and not stop.is_set():
                 block = opened.read(min(CHUNK_BYTES, size - done[index]))
                 if not block:
                     raise LabError(f"{quote(file.name)} of '{quote(name)}' is cut short.")
-                found.update(block)
+                hashed.update(block)
                 done[index] += len(block)
-        return found.hexdigest()
+        return hashed.hexdigest()
 
     with ThreadPoolExecutor(THREADS) as pool:
         futures: list[Future[str]] = [pool.submit(digest, index) for index in range(len(tensors))]

@@ -19,6 +19,7 @@ from lab import paths
 from lab.checked_run import CheckedRun, CheckResult
 from lab.errors import LabError, Problem, SpecError
 from lab.forecasts import FitLimits, Forecast, Saving, SettingsSearch
+from lab.hub import credentials, settings
 from lab.paths import ROOT
 from lab.stages import LONG, Limits
 
@@ -198,8 +199,14 @@ class Planner:
             "LAB_MODELS": str(paths.models()),
             "PWD": os.getcwd(),
         }
+        token = credentials.current()
+        own = {
+            "where": where,
+            "network": settings.passed_on(),
+            "token": token.to_json() if token else None,
+        }
         try:
-            text = json.dumps(request | {"where": where})
+            text = json.dumps(request | own)
         except (RecursionError, TypeError, ValueError) as error:
             raise LabError(
                 f"The settings cannot be sent to the planner: {error}.",
@@ -248,7 +255,7 @@ class Planner:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
-            env=os.environ | own,
+            env=credentials.without_tokens(os.environ) | own | settings.for_children(),
         )
         # The pipe is always drained, so that the planner can never hang on it.
         threading.Thread(target=self._drain, args=(self._process, errors), daemon=True).start()

@@ -15,10 +15,12 @@ from lab.forecast import compile_choice, runtime_estimate, selective_checkpointi
 from lab.forecast import estimator as memory
 from lab.forecast import settings_search as planning
 from lab.forecast.resolve import fit_method, resolve
-from lab.forecast.target_device import Target, target_of
+from lab.forecast.runtime_estimate import TargetDevice
+from lab.forecast.target_device import target_of, with_reached
 from lab.forecasts import DatasetStats, FitLimits, Forecast, SettingsSearch, Speed
+from lab.hub.progress import DownloadForecast
 from lab.models import catalog as models
-from lab.models import shipped_configs, weights
+from lab.models import hub, shipped_configs, weights
 from lab.models.empty_model import meta_model
 from lab.preflight.validate import check_fit, not_applicable
 from lab.spec import RunSpec
@@ -41,7 +43,7 @@ def estimate(
     _refuse(problems)
     target = target_of(spec, device or {})
     config = _config(spec)
-    ready, told = _resolved(spec, target, config)
+    ready, fitted = _resolved(spec, target, config)
     method = methods.get(ready.method["name"])
     options = dict(how or {})
     is_timed = options.pop("time", False)
@@ -64,7 +66,7 @@ def estimate(
     except ValueError as error:  # a library refuses the combination in its own words
         raise SpecError([not_applicable(method, ready.method_config, error)]) from None
     sized = memory.measure(config, ready, method)
-    costs, where = sized.costs[memory.loss_kind(config, ready)], target.for_pace()
+    costs, where = sized.costs[memory.loss_kind(config, ready)], with_reached(target)
     launches = forecast.memory.launches
     each = runtime_estimate.seconds_a_token(
         ready, costs, sized.sizes, where, bits=sized.bits, launches=launches
@@ -81,17 +83,26 @@ def estimate(
             round(1 / each, 1), target.watts and round(target.watts * each * 1e6 / 3600, 3)
         ),
         runtime=runtime,
-        notes=(*told, *forecast.notes),
+        notes=(*fitted, *forecast.notes),
         context_bytes=target.context_bytes if target.on_gpu else None,
         device_bytes=target.memory_bytes,
+        download=_download(spec),
     )
+
+
+def _download(spec: RunSpec) -> DownloadForecast | None:
+    """What a run would fetch first; None where nothing can be fetched, or it is not known."""
+    try:
+        return hub.download_size(models.resolve_config(spec.model))
+    except LabError:
+        return None  # the forecast stands without it; a check says what is wrong
 
 
 def _found(
     config: Any,
     spec: RunSpec,
     method: Any,
-    target: Target,
+    target: TargetDevice,
     packed: bool,
     options: dict[str, Any],
     *,
@@ -116,14 +127,14 @@ def _found(
     return spec, memory.cached(config, spec, method, **how)
 
 
-def _resolved(spec: RunSpec, target: Target, config: Any) -> tuple[RunSpec, list[str]]:
+def _resolved(spec: RunSpec, target: TargetDevice, config: Any) -> tuple[RunSpec, list[str]]:
     """(the spec as it would run on the target, what is told of the method's defaults)."""
-    ready = resolve(spec, target.has_bf16 if target.on_gpu else None)
+    ready = resolve(spec, target.has_bf16)
     return fit_method(ready, _empty(config))
 
 
 def _is_packed(
-    spec: RunSpec, ready: RunSpec, target: Target, device: dict[str, Any] | None
+    spec: RunSpec, ready: RunSpec, target: TargetDevice, device: dict[str, Any] | None
 ) -> bool:
     """A run here is predicted as it would start. Elsewhere only what is asked for counts: auto
     packs what is short, and full rows have nothing to pack."""
@@ -135,8 +146,11 @@ def _is_packed(
 def _stats_if_at_hand(spec: RunSpec) -> DatasetStats:
     """What is known of the data; nothing where it, or the model's tokenizer, is not at hand."""
     try:
+        source = models.resolve(spec.model)
+        if not hub.has_tokenizer_here(source):
+            return DatasetStats()  # nothing is fetched while somebody types
         with stage("tokenizer"):
-            tokenizer = weights.load_tokenizer(models.resolve(spec.model))
+            tokenizer = weights.load_tokenizer(source)
         return dataset_stats(spec, tokenizer)
     except LabError:
         return DatasetStats()
@@ -264,7 +278,7 @@ def plan(value: Any, device: dict[str, Any] | None = None) -> SettingsSearch:
     method = methods.get(ready.method["name"])
     check_fit(replace(ready, data=spec.data), _empty(config), None, problems, set(), target.on_gpu)
     _refuse(problems)
-    where = target.for_pace()
+    where = with_reached(target)
     try:
         sized = memory.measure(config, ready, method)
         costs = sized.costs[memory.loss_kind(config, ready)]

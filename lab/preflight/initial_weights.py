@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from lab import methods, paths
-from lab.atomic_files import read_object
+from lab.atomic_files import part, read_object
 from lab.errors import LabError, Problem
+from lab.hub import repository
 from lab.models import catalog, weights, weights_hash
 from lab.models.catalog import ModelSource
 from lab.models.empty_model import meta_model
@@ -52,6 +53,19 @@ def problems(spec: RunSpec) -> list[Problem]:
     ]
 
 
+def base_of(spec: RunSpec) -> ModelSource | None:
+    """The base, at its commit, of the run that `spec` begins with; None without one, or for a base
+    that is no model of the hub. What is wrong with `init_from_run` is told by `problems`."""
+    try:
+        run = paths.run_dir(spec.init_from_run.removeprefix("run:"))
+        recorded = part(read_object(run.artifact / "receipt.json"), "base")
+        model = repository.at_commit(RunSpec.of_run(run).model, recorded.get("commit"))
+        source = catalog.resolve(model)
+    except LabError:
+        return None
+    return source if source.is_on_hub else None
+
+
 def _another_base(run: RunDir, done: RunSpec, source: ModelSource) -> list[str]:
     """What is wrong with `source` as the base of `run`'s weights. Raises LabError, with both
     hashes, if it lies under the same name and holds others; large ones are left to the worker."""
@@ -60,6 +74,8 @@ def _another_base(run: RunDir, done: RunSpec, source: ModelSource) -> list[str]:
     if now is not None:
         weights_hash.check(recorded, now, f"run:{run.id}")
         return []  # the same weights, wherever they lie
-    if done.model != source.id:
-        return [f"trained {quote(done.model)}, this one {quote(source.id)}"]
+    begun_on = base_of(RunSpec(model=source.id, init_from_run=f"run:{run.id}"))
+    trained = begun_on.id if begun_on else done.model
+    if trained != source.id:
+        return [f"trained {quote(trained)}, this one {quote(source.id)}"]
     return []

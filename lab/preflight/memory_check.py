@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from lab import formatting, gpu_table, host, methods
+from lab import formatting, methods
 from lab.errors import Problem
 from lab.forecast import estimator as memory
 from lab.forecast import formula, memory_savers, selective_checkpointing
 from lab.forecast.resolve import fit_method, resolve
+from lab.forecast.runtime_estimate import TargetDevice
 from lab.forecasts import Forecast, MemoryForecast
 from lab.methods import Method
 from lab.models.empty_model import meta_model
@@ -18,35 +19,13 @@ from lab.spec import RunSpec
 NEAR = 0.02  # of the memory: so close to it, the outline's word is not enough
 
 
-@dataclass(frozen=True)
-class Capacity:
-    """What a run here can have: the GPU's memory without CUDA's context, or the machine's."""
-
-    on_gpu: bool
-    bytes: int
-    context_bytes: int | None = None
-
-
-def capacity() -> Capacity:
-    """The whole device: what other runs hold now, the queue waits for."""
-    import psutil
-    import torch
-
-    gpus = host.gpus() if torch.cuda.is_available() else []
-    if not gpus:
-        return Capacity(False, int(psutil.virtual_memory().total))
-    gpu = host.largest(gpus)
-    known = gpu_table.known(gpu["name"])
-    context = known.context_bytes if known else 600_000_000
-    return Capacity(True, gpu["memory_bytes"] - context, context)
-
-
 def admit(
     spec: RunSpec,
     asked: RunSpec,
     config: Any,
     method: Method,
     sizes: formula.Sizes,
+    device: TargetDevice,
     problems: list[Problem],
 ) -> tuple[RunSpec, Forecast]:
     """(the spec with automatic checkpointing decided, its prediction).
@@ -55,52 +34,50 @@ def admit(
     counted with the model's own tokenizer. A run that will not fit becomes a problem,
     unless the spec says to start it all the same; one of which that cannot be said does not.
     """
-    room = capacity()
-
     forecast = memory.cached(
         config,
         spec,
         method,
-        on_gpu=room.on_gpu,
-        memory_bytes=room.bytes,
+        on_gpu=device.on_gpu,
+        memory_bytes=device.memory_bytes,
         packed=spec.data.packing == "on",
-        shadow=room.on_gpu,
+        shadow=device.on_gpu,
     )
-    if not room.on_gpu:
+    if not device.on_gpu:
         forecast = replace(
             forecast,
             memory=replace(forecast.memory, parameters=sizes.parameters, trainable=sizes.trainable),
             disk=formula.disk_forecast(sizes, spec),
         )
-    is_open = asked.train.activation_checkpointing == "auto" and room.on_gpu
+    is_open = asked.train.activation_checkpointing == "auto" and device.on_gpu
     if forecast.memory.fits is False and is_open and method.can_checkpoint_activations:
         spec = replace(spec, train=replace(spec.train, activation_checkpointing="on"))
         spec, forecast = selective_checkpointing.with_checkpointing(
             config,
             spec,
             method,
-            memory_bytes=room.bytes,
+            memory_bytes=device.memory_bytes or 0,
             on_gpu=True,
             packed=spec.data.packing == "on",
         )
-    forecast = replace(forecast, context_bytes=room.context_bytes)
+    forecast = replace(forecast, context_bytes=device.context_bytes)
     if forecast.memory.fits is False and not spec.hardware.ignore_memory:
-        refusal = _refusal(spec, forecast.memory, config, room)
+        refusal = _refusal(spec, forecast.memory, config, device)
         problems.append(Problem("hardware.ignore_memory", refusal))
     return spec, forecast
 
 
-def _refusal(spec: RunSpec, predicted: MemoryForecast, config: Any, room: Capacity) -> str:
-    device = "the GPU" if room.on_gpu else "this machine"
+def _refusal(spec: RunSpec, predicted: MemoryForecast, config: Any, device: TargetDevice) -> str:
+    place = "the GPU" if device.on_gpu else "this machine"
     reserved = ""
     if predicted.needed_bytes > predicted.peak_bytes:
         size = formatting.size(predicted.needed_bytes)
         reserved = f"for which the allocator reserves {size}; "
     said = (
         f"the run needs {formatting.size(predicted.peak_bytes)} at its peak "
-        f"({predicted.peak_phase}), {reserved}{device} has {formatting.size(room.bytes)}. "
+        f"({predicted.peak_phase}), {reserved}{place} has {formatting.size(device.memory_bytes)}. "
     )
-    change = smallest_change(spec, config, room)
+    change = smallest_change(spec, config, device)
     if change is None:
         said += "No single change makes it fit; choose a smaller model or a smaller method. "
     else:
@@ -117,24 +94,24 @@ def _refusal(spec: RunSpec, predicted: MemoryForecast, config: Any, room: Capaci
 
 
 def smallest_change(
-    spec: RunSpec, config: Any, room: Capacity
+    spec: RunSpec, config: Any, device: TargetDevice
 ) -> tuple[memory_savers.MemorySaver, int] | None:
     """The gentlest change, made again if it can be (halved rows, shorter rows), that makes `spec`
     fit by its outline; with its predicted peak."""
     empty = meta_model(config)
 
     def peak_of(value: dict[str, Any]) -> tuple[MemoryForecast, dict[str, Any]]:
-        changed, _ = fit_method(resolve(RunSpec.from_stored(value), room.on_gpu), empty)
+        changed, _ = fit_method(resolve(RunSpec.from_stored(value), device.has_bf16), empty)
         method = methods.get(changed.method["name"])
-        how: dict[str, Any] = {"on_gpu": room.on_gpu, "packed": changed.data.packing == "on"}
-        limit = room.bytes
+        how: dict[str, Any] = {"on_gpu": device.on_gpu, "packed": changed.data.packing == "on"}
+        limit = device.memory_bytes or 0
         forecast = memory.predict(config, changed, method, memory_bytes=limit, shadow=False, **how)
         # what the allocator reserves is known of a traced step only
-        if room.on_gpu and forecast.memory.peak_bytes < (1 + NEAR) * limit:
+        if device.on_gpu and forecast.memory.peak_bytes < (1 + NEAR) * limit:
             forecast = memory.cached(config, changed, method, memory_bytes=limit, **how)
         return forecast.memory, changed.to_json()
 
-    for fix in memory_savers.candidates(spec.to_json(), on_gpu=room.on_gpu):
+    for fix in memory_savers.candidates(spec.to_json(), on_gpu=device.on_gpu):
         changes, value = dict(fix.changes), spec.to_json()
         step: memory_savers.MemorySaver | None = fix
         while step is not None:
@@ -145,7 +122,7 @@ def smallest_change(
                 saver = memory_savers.MemorySaver(title, changes, fix.keeps_batch)
                 return saver, predicted.peak_bytes
             # the same kind of change once more
-            again = memory_savers.candidates(value, on_gpu=room.on_gpu)
+            again = memory_savers.candidates(value, on_gpu=device.on_gpu)
             step = next((one for one in again if one.changes.keys() == fix.changes.keys()), None)
             if step is not None and step.changes == fix.changes:
                 step = None

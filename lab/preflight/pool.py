@@ -23,6 +23,7 @@ from lab import stages
 from lab.preflight import worker
 
 AT_ONCE = 4  # requests
+WAITING_FOR_HUB = 12  # requests beside those: they compute nothing, and nobody waits for them
 READING_AT_ONCE = 3  # of them, those that read files: the others never wait for these alone
 IDLE = 2  # processes that are kept for what they have learned
 GROWN_BYTES = 500_000_000  # an idle process that has grown by more is ended
@@ -67,6 +68,10 @@ class Process:
     bytes_at_start: int = 0
     job: Job | None = None
     received: bytearray = field(default_factory=bytearray)
+
+    @property
+    def waits_for_hub(self) -> bool:
+        return self.job is not None and self.job.stage == "hub"
 
     def grown(self) -> int:
         """Bytes of memory that it has beyond what it was forked with."""
@@ -121,8 +126,9 @@ class Pool:
 
     def _assign(self) -> None:
         for job in list(self._waiting):
-            busy = [one for one in self._processes if one.job is not None]
-            if len(busy) >= AT_ONCE:
+            at_work = [one for one in self._processes if one.job is not None]
+            busy = [process for process in at_work if not process.waits_for_hub]
+            if len(busy) >= AT_ONCE or len(at_work) >= AT_ONCE + WAITING_FOR_HUB:
                 return
             if job.reads and sum(one.reads for one in busy) >= READING_AT_ONCE:
                 continue

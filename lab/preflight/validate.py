@@ -3,45 +3,53 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
 from typing import Any
 
-from lab import methods, optimizers, paths, spec_rules
+from lab import methods, optimizers, spec_rules
 from lab.checked_run import CheckedRun, CheckResult
+from lab.data import catalog as datasets
 from lab.data import rendering
 from lab.data.dataset_stats import dataset_stats
 from lab.errors import LabError, Problem
-from lab.forecast import compile_choice, formula, memory_savers, runtime_estimate
+from lab.forecast import compile_choice, memory_savers, runtime_estimate
 from lab.forecast import estimator as memory
 from lab.forecast.estimator import StepFails
 from lab.forecast.resolve import fit_method, resolve
-from lab.forecast.target_device import this_machine
+from lab.forecast.runtime_estimate import TargetDevice
+from lab.forecast.target_device import this_machine, with_reached
 from lab.forecasts import DatasetStats, Forecast, Saving
 from lab.methods import Context
 from lab.methods.parts import compatibility
 from lab.models import catalog as models
-from lab.models import fit, weights
+from lab.models import fit, hub, weights
 from lab.models.context_length import context_length
 from lab.models.empty_model import meta_model
-from lab.preflight import initial_weights, memory_check
+from lab.preflight import disk_check, initial_weights, memory_check
+from lab.schema import quote
 from lab.spec import RunSpec, without_packing
 from lab.stages import stage
-
-DISK_RESERVE = 200_000_000
 
 
 def check(value: Any) -> CheckResult:
     """The run that would start, or all problems at once: what depends on a part that is itself
     wrong is left out, the rest is looked at."""
+    import torch
+
     problems: list[Problem] = []
     spec = RunSpec.parse(value, problems)
     spec = _check_template_settings(spec, problems)
     # a field with a problem holds its default, so the others can still be looked at
     wrong = {problem.field for problem in problems}
-    resolved = resolve(spec)
+    moved: list[str] = []
+    if "model" not in wrong:
+        spec = _gather(problems, "model", lambda: pin_model(spec, moved), spec)
+        wrong = {problem.field for problem in problems}
+    # the whole device: what other runs hold now, the queue waits for
+    device = this_machine(on_gpu=torch.cuda.is_available(), all_memory=True)
+    resolved = resolve(spec, device.has_bf16)
     tokenizer, model = None, None
     if "model" not in wrong:
         tokenizer, model = _gather(problems, "model", lambda: _model(resolved), (None, None))
@@ -58,13 +66,18 @@ def check(value: Any) -> CheckResult:
     if not {"data", "train"} & wrong:
         idle, warnings = spec_rules.problems(spec, _run_facts(resolved, stats), frozenset(wrong))
         problems.extend(idle)
-        stats = replace(stats, warnings=(*stats.warnings, *warnings))
+        stats = replace(stats, warnings=(*moved, *stats.warnings, *warnings))
     if model is not None:
         check_fit(resolved, model, tokenizer, problems, wrong)
     forecast = None
     if model is not None and not problems:
         with stage("predict"):
-            resolved, forecast = _estimate(resolved, spec, model, tokenizer, stats, problems)
+            resolved, forecast = _estimate(
+                resolved, spec, model.config, tokenizer, stats, device, problems
+            )
+    if forecast is not None and not problems:
+        forecast = replace(forecast, download=hub.download_size(models.resolve(spec.model)))
+        problems.extend(disk_check.problems(forecast))
     if problems or forecast is None:
         return CheckResult(tuple(problems))
     why = forecast.memory.trace_error
@@ -77,11 +90,25 @@ def check(value: Any) -> CheckResult:
         data=replace(
             resolved.data,
             dataset=stats.dataset,
+            eval_dataset=datasets.pinned(resolved.data.eval_dataset),
+            general_dataset=datasets.pinned(resolved.data.general_dataset),
             system_prompt=stats.system_prompt,
             template_date=_date(resolved, tokenizer),
         ),
     )
     return CheckResult(run=CheckedRun(final, value, stats, forecast))
+
+
+def pin_model(spec: RunSpec, moved: list[str]) -> RunSpec:
+    """The spec with the commit of its model, if that is one of the hub. A run that begins with the
+    result of another one takes that one's commit; where its branch has moved on meanwhile, `moved`
+    says so. Raises LabError."""
+    source = models.resolve(spec.model)
+    begun_on = initial_weights.base_of(spec)
+    if begun_on is not None and begun_on.location == source.location and not source.revision:
+        moved += filter(None, [hub.moved_on(begun_on, spec.model)])
+        source = begun_on
+    return replace(spec, model=hub.pin(source).id)
 
 
 def _run_facts(spec: RunSpec, stats: DatasetStats) -> spec_rules.RunFacts:
@@ -166,9 +193,10 @@ def _model(spec: RunSpec) -> tuple[Any, Any]:
         config = weights.load_config(source)
     if any(getattr(c, "quantization_config", None) for c in (config, config.get_text_config())):
         raise LabError(
-            f"The weights of '{spec.model}' are quantised already, and cannot be trained as they "
-            "are.",
-            "Choose the original model.",
+            f"The weights of '{spec.model}' are quantised already{_quantised_by(config)}, and "
+            "cannot be trained as they are.",
+            "Choose the original model: the page of a quantised one names it as its base. QLoRA "
+            "and the 8-bit base quantise it as it is loaded.",
         )
     with stage("model"):
         model = meta_model(config)
@@ -181,8 +209,15 @@ def _model(spec: RunSpec) -> tuple[Any, Any]:
             f"{rows:,}.",
             "They do not belong together; check the folder.",
         )
-    fit.check(config, weights.stored_tensors(source), source.id)
+    fit.check(config, hub.stored_tensors(source), source.id)
     return tokenizer, model
+
+
+def _quantised_by(config: Any) -> str:
+    stored = getattr(config.get_text_config(), "quantization_config", None)
+    stored = stored or getattr(config, "quantization_config", None)
+    kind = stored.get("quant_method") if isinstance(stored, dict) else None
+    return f" ({quote(kind)})" if isinstance(kind, str) else ""
 
 
 def check_fit(
@@ -241,34 +276,20 @@ def check_fit(
 def _estimate(
     spec: RunSpec,
     asked: RunSpec,
-    model: Any,
+    config: Any,
     tokenizer: Any,
     stats: DatasetStats,
+    device: TargetDevice,
     problems: list[Problem],
 ) -> tuple[RunSpec, Forecast | None]:
-    """Apply the method on the meta device, count, hold memory and disk against the need, and
-    predict the time."""
-    import torch
-
-    from lab.forecast.trace.meta_model import Quantised
-    from lab.train import flops
-    from lab.train.loss import is_plain
-
-    structure = model.config
-    dtype = torch.bfloat16 if spec.train.precision == "bfloat16" else torch.float32
-    method, config = methods.get(spec.method["name"]), spec.method_config
-    context = Context(spec, tokenizer)
+    """Count, hold memory and disk against the need, and predict the time."""
+    method, options = methods.get(spec.method["name"]), spec.method_config
     try:
-        with torch.device("meta"):
-            model = model.to(dtype)
-            method.prepare(model, config, context)
-            frozen_bytes = method.frozen_bytes(model, config)
-            model = method.apply(model, config, context)
-            method.unfreeze_all(model, config)
+        profile = memory.measure(config, spec, method, tokenizer)
     except ValueError as error:  # a library refuses the combination in its own words
-        problems.append(not_applicable(method, config, error))
+        problems.append(not_applicable(method, options, error))
         return spec, None
-    if spec.train.loss_implementation == "fused" and not is_plain(model.get_output_embeddings()):
+    if spec.train.loss_implementation == "fused" and not profile.head_is_plain:
         problems.append(
             Problem(
                 "train.loss_implementation",
@@ -276,33 +297,17 @@ def _estimate(
                 "or leave the head out of method.target_modules.",
             )
         )
-    sizes = formula.sizes(model, spec, frozen_bytes=frozen_bytes)
-    loss = memory.loss_kind(structure, spec)
-    costs = flops.count(model, loss, method.virtual_tokens(config))
-    stored = Quantised.of(method.load_kwargs(config).get("quantization_config"))
-    bits = stored.bits if stored else 16
-    where = this_machine(on_gpu=torch.cuda.is_available()).for_pace()
-    way, _ = compile_choice.choose(asked, spec, method, costs, sizes, where, stats, bits)
+    sizes, bits = profile.sizes, profile.bits
+    costs = profile.costs[memory.loss_kind(config, spec)]
+    device = with_reached(device)
+    way, _ = compile_choice.choose(asked, spec, method, costs, sizes, device, stats, bits)
     spec = replace(spec, train=replace(spec.train, compile=way))
     try:
-        spec, forecast = memory_check.admit(spec, asked, structure, method, sizes, problems)
+        spec, forecast = memory_check.admit(spec, asked, config, method, sizes, device, problems)
     except StepFails as error:
-        problems.append(not_applicable(method, config, error))
+        problems.append(not_applicable(method, options, error))
         return spec, None
     runtime = runtime_estimate.pace(
-        spec, costs, sizes, where, stats, bits, forecast.memory.launches
+        spec, costs, sizes, device, stats, bits, forecast.memory.launches
     )
-    forecast = replace(forecast, runtime=runtime)
-    home = next(folder for folder in [paths.home(), *paths.home().parents] if folder.exists())
-    room = shutil.disk_usage(home).free - DISK_RESERVE
-    assert forecast.disk is not None
-    if forecast.disk.total > room:
-        problems.append(
-            Problem(
-                "train.save_steps",
-                f"not enough disk: the run may need {forecast.disk.total / 1e9:.2f} GB in "
-                f"{paths.home()}, {max(room, 0) / 1e9:.2f} GB are free. Lower train.keep_best and "
-                "train.keep_last, set train.save_steps to 0, or free some room.",
-            )
-        )
-    return spec, forecast
+    return spec, replace(forecast, runtime=runtime)

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 from lab import stages
 from lab.errors import LabError, SpecError
+from lab.hub import credentials, settings
 
 STAGE, REPLY = b"S", b"R"  # how a line to the pool begins
 PR_SET_PDEATHSIG = 1
@@ -54,6 +55,8 @@ def _reply(request: str) -> dict[str, Any]:
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     os.environ.update(request["where"])
+    settings.adopt(request["network"])
+    credentials.adopt(credentials.HubToken.from_json(request.get("token")))
     try:
         os.chdir(os.environ["PWD"])
     except OSError as error:

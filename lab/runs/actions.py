@@ -11,7 +11,7 @@ from lab.atomic_files import remove_tree, sync_folder, write_json
 from lab.checked_run import CheckedRun
 from lab.errors import LabError
 from lab.paths import RunDir
-from lab.runs import colours, queue, resume_settings, supervisor_start
+from lab.runs import colours, hub_access, queue, resume_settings, supervisor_start
 from lab.runs.queue import QueueSettings
 from lab.runs.status import RESUMABLE, status
 
@@ -42,6 +42,9 @@ def create(checked: CheckedRun) -> RunDir:
 
 def submit(run: RunDir, priority: int = 0) -> None:
     """Put a run at the end of the queue, and see to it that somebody starts it."""
+    if hub_access.is_needed(run):
+        supervisor_start.ensure()
+        hub_access.hand_over(run)  # before anybody can start it
     write_json(run.queue, {"v": 1, "priority": priority, "order": time.time()})
     supervisor_start.ensure()
 

@@ -18,7 +18,7 @@ def elapsed_s(run: RunDir) -> float | None:
     earlier attempts. None before the first."""
     results = [read_object(file) or {} for file in run.attempts.glob("*/result.json")]
     result = read_object(run.result) or {}
-    spans = [_span(one) for one in [*results, result]]
+    spans = [_span(ended) for ended in [*results, result]]
     begun = number((read_object(run.process) or {}).get("time"))
     if not result and begun:
         spans.append(max(0.0, time.time() - begun))

@@ -29,6 +29,7 @@ class RunSummary:
     notes: str
     is_archived: bool
     method: str
+    method_options: dict[str, Any]  # as the spec has them, the name included
     model: str
     dataset: str
     created: float
@@ -142,6 +143,7 @@ def _read(run: RunDir) -> RunSummary:
         notes=labels.notes,
         is_archived=labels.archived,
         method=str(part(spec, "method").get("name", "")),
+        method_options=part(spec, "method"),
         model=str(spec.get("model", "")),
         dataset=str(part(spec, "data").get("dataset", "")),
         created=record_reader.created(run, spec),

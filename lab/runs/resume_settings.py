@@ -7,11 +7,13 @@ moves to `attempts/K/` with that attempt. Changes add up over attempts.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from lab import methods, optimizers, schema, spec_rules
 from lab.atomic_files import read_object
 from lab.errors import LabError, Problem, SpecError
+from lab.hub import repository
 from lab.methods.parts import compatibility
 from lab.models import catalog, moved_base, weights_hash
 from lab.paths import RunDir
@@ -54,12 +56,18 @@ BUDGETS = {  # what ends a run, and what it has used of it
 
 def spec_of(run: RunDir) -> RunSpec:
     """The spec as it holds for the present attempt. Raises LabError if spec.json is damaged."""
-    spec = RunSpec.of_run(run)
+    spec = _at_commit(run, RunSpec.of_run(run))
     changes = changes_of(run)
     if not changes:
         return spec
     train = spec.to_json() | {"train": spec.to_json()["train"] | changes}
     return RunSpec.from_stored(train)
+
+
+def _at_commit(run: RunDir, spec: RunSpec) -> RunSpec:
+    """A spec from before commits stood in it goes on with the one that its first attempt read."""
+    commit = record_reader.last_event(run, weights_hash.EVENT).get("commit")
+    return replace(spec, model=repository.at_commit(spec.model, commit))
 
 
 def changes_of(run: RunDir) -> dict[str, Any]:

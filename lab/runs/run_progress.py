@@ -174,6 +174,9 @@ def _with_beat(phase: Phase, beat: dict[str, Any]) -> Phase:
     done, total = number(beat.get("done")) or 0.0, number(beat.get("total")) or 0.0
     eta_s = number(beat.get("eta_s"))
     total_s = phase.total_s
+    if beat.get("phase") == "downloading":
+        # what lies in the cache counts as done and took no time, so its own figure is the better
+        return replace(phase, total_s=max(total_s, phase.spent_s + (eta_s or 0.0)))
     if phase.name == "train" and eta_s is not None and beat.get("phase") == "training":
         total_s = phase.spent_s + eta_s
     elif phase.name != "train" and total and done / total >= LEAST_DONE:

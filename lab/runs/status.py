@@ -34,6 +34,7 @@ class Status:
     total: float = 0.0
     unit: str = ""
     eta_s: float | None = None
+    note: str = ""  # what the phase says of itself: files and speed of a download
     message: str = ""
     hint: str = ""
 
@@ -70,6 +71,7 @@ def status(run: RunDir) -> Status:
         "done": max(0.0, float(number(beat.get("done")) or 0.0)),
         "total": max(0.0, float(number(beat.get("total")) or 0.0)),
         "unit": _words(beat.get("unit")),
+        "note": _words(beat.get("note")),
     }
     if not process.is_alive(read_object(run.process)):
         ended = _ended(run)  # between the two looks

@@ -18,9 +18,11 @@ from lab import host, paths, process
 from lab.atomic_files import read_object, write_json
 from lab.checked_run import read_forecast
 from lab.errors import LabError
+from lab.hub import credentials
 from lab.paths import RunDir
 from lab.runs import queue, supervisor_start, warm_worker
 from lab.runs.escalation import Escalation
+from lab.runs.hub_access import AccessReceiver
 from lab.runs.status import status
 from lab.runs.warm_worker import WarmWorker, spawn_worker
 
@@ -33,7 +35,8 @@ RETURN_S = 10.0  # after a kill, until memory that is still held is reported
 class Supervisor:
     """The loop, one `tick` at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, access: AccessReceiver | None = None) -> None:
+        self.access = access  # what workers are told of the Hub
         self.children: dict[str, subprocess.Popen[bytes]] = {}
         self.seen_active: set[str] = set()
         self.escalation = Escalation()
@@ -92,7 +95,9 @@ class Supervisor:
     def _start(self, run: RunDir, gpu: str | None) -> None:
         print(f"starting {run.id}", flush=True)
         try:
-            self.children[run.id] = self.spare.assign(run, gpu) or spawn_worker(run, gpu)
+            access = self.access.line_for(run) if self.access else None
+            worker = self.spare.assign(run, gpu, access) or spawn_worker(run, gpu, access)
+            self.children[run.id] = worker
         except (LabError, OSError) as error:
             write_json(
                 run.result,
@@ -109,6 +114,8 @@ class Supervisor:
         for run_id, child in list(self.children.items()):
             if child.poll() is not None:
                 del self.children[run_id]
+                if self.access:
+                    self.access.forget(run_id)
 
     def _after_failures(self, active: set[str]) -> None:
         """Pause the queue after a failure, where a person wants that."""
@@ -187,13 +194,14 @@ def _unallocated_bytes(run: RunDir, *, on_gpu: bool) -> float:
 
 
 def main() -> int:
+    credentials.receive()
     paths.make_folder(queue.folder())
     with (queue.folder() / "lock").open("w") as lock:
         if not _locked(lock):
             return 0  # another one is at it
         write_json(supervisor_start.record_file(), process.identity(os.getpid()))
         queue.recover()
-        loop = Supervisor()
+        loop = Supervisor(AccessReceiver())
         last_busy = time.monotonic()
         while True:
             if loop.tick():

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lab import paths, process
 from lab.atomic_files import read_object
+from lab.hub import credentials
 from lab.paths import RunDir
 from lab.runs import escalation, queue
 
@@ -23,7 +24,8 @@ def ensure() -> None:
     if is_running():
         return
     paths.make_folder(queue.folder())
-    process.spawn(["lab.runs.supervisor"], queue.folder() / "log.txt")
+    log = queue.folder() / "log.txt"
+    process.spawn(["lab.runs.supervisor"], log, access=credentials.access_line())
 
 
 def ensure_if_waiting() -> None:

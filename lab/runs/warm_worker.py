@@ -25,13 +25,15 @@ def is_wanted() -> bool:
     return 0 <= time.time() - wanted_at < WANTED_S and queue.settings().spare
 
 
-def spawn_worker(run: RunDir, gpu: str | None = None) -> subprocess.Popen[bytes]:
+def spawn_worker(
+    run: RunDir, gpu: str | None = None, access: bytes | None = None
+) -> subprocess.Popen[bytes]:
     """Start the worker in a session of its own, with its output in a file, and write it down.
 
-    `gpu` is the UUID of the one that it may use. Called by the supervisor only; everybody else
-    submits to the queue.
+    `gpu` is the UUID of the one that it may use, `access` what it is told of the Hub. Called by the
+    supervisor only; everybody else submits to the queue.
     """
-    worker = process.spawn(["lab.train", str(run.path)], run.log, gpu=gpu)
+    worker = process.spawn(["lab.train", str(run.path)], run.log, gpu=gpu, access=access)
     process.register(run, worker.pid, gpu)
     return worker
 
@@ -59,9 +61,11 @@ class WarmWorker:
             with contextlib.suppress(OSError):
                 worker.stdin.close()
 
-    def assign(self, run: RunDir, gpu: str | None = None) -> subprocess.Popen[bytes] | None:
-        """The worker, sent to `run` and written down as its own; None if there is none alive, or
-        it sees another device than `gpu`."""
+    def assign(
+        self, run: RunDir, gpu: str | None = None, access: bytes | None = None
+    ) -> subprocess.Popen[bytes] | None:
+        """The worker, sent to `run` and written down as its own, with what it is told of the Hub;
+        None if there is none alive, or it sees another device than `gpu`."""
         if gpu != self.gpu:
             self.stop()
         worker, self.worker = self.worker, None
@@ -69,7 +73,7 @@ class WarmWorker:
             return None
         try:
             process.register(run, worker.pid, gpu)
-            worker.stdin.write(f"{run.path}\n".encode())
+            worker.stdin.write(f"{run.path}\n".encode() + (access or b""))
             worker.stdin.close()
         except OSError:  # it died meanwhile, and has not touched the run
             run.process.unlink(missing_ok=True)

@@ -23,7 +23,7 @@ from lab.methods import Context
 from lab.models import weights
 from lab.models.context_length import text_length
 from lab.paths import RunDir
-from lab.runs import record_reader, resume_settings
+from lab.runs import record_reader
 from lab.spec import RunSpec, without_packing
 from lab.train import artifact, budget, checkpoint, compile_layers, flops, forgetting
 from lab.train.activation_checkpointing import checkpoint_activations
@@ -31,9 +31,11 @@ from lab.train.base_identity import base_source, identify_base
 from lab.train.callbacks import RunCallback
 from lab.train.checkpoint import Checkpoint
 from lab.train.commands import NEVER, WHILE_TRAINING, Commands
+from lab.train.download import ASKED_S, fetch_base, fetch_data, watch_branches
 from lab.train.environment import changes_since_last_attempt, environment, peak_flops
 from lab.train.loop import StepConfig, TrainingLoop
 from lab.train.optimizer import make_optimizer
+from lab.train.resume_point import newest_checkpoint
 from lab.train.sample_outputs import SampleGenerator
 from lab.train.step import (
     device_batches,
@@ -75,7 +77,7 @@ class Attempt:
             device_stats_reader(self.run, uses_gpu=self.device.type == "cuda")
         )
         write_json(self.run.environment, environment(self.spec, self.device))
-        saved = self._newest_checkpoint()
+        saved = newest_checkpoint(self.run, self.telemetry)
         if saved is not None and (text := changes_since_last_attempt(self.run)):
             self.telemetry.warn(
                 f"Resumed under other conditions ({text}): the result need not be equal bit for "
@@ -86,7 +88,12 @@ class Attempt:
             self.spec = without_packing(self.spec)
         self.source = base_source(self.run, self.spec.model)
         begin, look = "" if saved else self.spec.init_from_run, self._check_commands
+        branches = watch_branches(self.run, self.spec, self.source)
+        fetch_base(self.source, self.telemetry, look)
+        fetch_data(self.spec, self.telemetry, look)
         self.base = identify_base(self.run, self.source, self.telemetry, look, begin)
+        for note in branches.notes(ASKED_S):
+            self.telemetry.warn(note)
         self.data = self._data()
         # a resumed run keeps the packing it started with
         model = self._load_and_evaluate_base(tries_packing=not settled and saved is None)
@@ -142,30 +149,6 @@ class Attempt:
         """Before training there is nothing to save: stop and cancel both just end."""
         if (command := self.commands.take()) in ("stop", "cancel"):
             raise Cancelled(command)
-
-    def _newest_checkpoint(self) -> Checkpoint | None:
-        may_lack = resume_settings.takes_incomplete(self.run)
-        saved, skipped = checkpoint.latest_valid(self.run.checkpoints, incomplete=may_lack)
-        for reason in skipped:
-            self.telemetry.warn(f"Skipped a checkpoint: {reason}")
-        if saved is None and skipped:
-            raise LabError(
-                f"None of the {len(skipped)} checkpoints is whole: {' '.join(skipped)}",
-                "Resume with `--incomplete` to go on from the newest weights without the lost "
-                "optimizer or random state, or start a new run.",
-            )
-        if saved is not None and saved.missing_files:
-            self.telemetry.warn(
-                f"{saved.path.name} lacks {', '.join(saved.missing_files)}, which starts anew: the "
-                "result is not that of an uninterrupted run."
-            )
-        changes = resume_settings.describe_changes(self.run)
-        if saved is not None and changes:
-            self.telemetry.warn(
-                f"From step {saved.step} on with other settings: {changes}. The result is not "
-                "that of an uninterrupted run."
-            )
-        return saved
 
     def _data(self) -> PreparedData:
         self.telemetry.enter_phase("tokenising")

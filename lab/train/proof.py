@@ -17,12 +17,12 @@ import torch
 from lab.methods import Method
 from lab.methods.parts.adapter_files import CONFIG
 from lab.models import headers
+from lab.models.hub import local_folder
 from lab.models.weights import (
     disable_cpu_repacking,
     first_line,
     is_quantised,
     load_model,
-    local_folder,
     on_device,
 )
 from lab.spec import RunSpec

@@ -100,12 +100,15 @@ class Telemetry:
             print(f"{time.strftime('%H:%M:%S')} {phase}", flush=True)
             self._write_heartbeat()
 
-    def progress(self, done: float, total: float, unit: str, eta_s: float | None = None) -> None:
-        """How far the phase is; the next heartbeat carries it."""
+    def progress(
+        self, done: float, total: float, unit: str, eta_s: float | None = None, **more: Any
+    ) -> None:
+        """How far the phase is; the next heartbeat carries it, with `more` figures of the phase."""
         self.sign()
-        self._progress = {"done": done, "total": total, "unit": unit}
+        progress = {"done": done, "total": total, "unit": unit, **more}
         if eta_s is not None:
-            self._progress["eta_s"] = round(eta_s, 1)
+            progress["eta_s"] = round(eta_s, 1)
+        self._progress = progress
 
     def writing(self, done: int, most: int, text: str) -> None:
         """How far a sample is, and its text so far; the next heartbeat carries both."""

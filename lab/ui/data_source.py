@@ -7,9 +7,9 @@ from typing import Any
 import streamlit as st
 
 from lab import formatting
-from lab.atomic_files import number
 from lab.data import catalog, hub
 from lab.errors import LabError
+from lab.ui import hub_fields
 from lab.ui.markdown_safety import escape_markdown, plain, user_errors
 
 SOURCES = {
@@ -152,40 +152,11 @@ def _hub() -> str:
         )
     with user_errors():
         hub_id = hub.parse(str(choice))
-    return str(hub_id) if hub_id.file.is_file() else _fetch(hub_id)
+    hub_fields.token_field(str(hub_id))
+    hub_fields.fetch_panel(str(hub_id))
+    return str(hub_id) if hub_id.file.is_file() else ""
 
 
 def _titled(hub_id: str, listed: dict[str, dict[str, Any]]) -> str:
     titled = f"{hub_id} ({listed[hub_id]['title']})" if hub_id in listed else hub_id
     return str(plain(titled))
-
-
-def _fetch(hub_id: hub.HubId) -> str:
-    """A set that is not on this machine: fetch it, and show how far that is. Gives ""."""
-    state = hub.state_of(hub_id)
-    if state.get("state") == "fetching":
-        _fetching(hub_id)
-        return ""
-    if state.get("state") == "failed":
-        st.error(escape_markdown(f"{state.get('message')} {state.get('hint', '')}"))
-    token = st.text_input(
-        "Token, for a gated set",
-        type="password",
-        key="data.token",
-        help="Handed to the download alone and never stored. Without it HF_TOKEN counts.",
-    )
-    if st.button("Fetch", icon=":material/download:", type="primary", key="data.fetch"):
-        with user_errors():
-            hub.start_fetch(hub_id, token or None)
-        st.rerun()
-    return ""
-
-
-@st.fragment(run_every=1.0)
-def _fetching(hub_id: hub.HubId) -> None:
-    state = hub.state_of(hub_id)
-    if state.get("state") != "fetching":
-        st.rerun()
-    rows, total = int(number(state.get("rows")) or 0), number(state.get("total"))
-    words = f"{rows:,} rows" + (f" of {int(total):,}" if total else "")
-    st.progress(min(1.0, rows / total) if total else 0.0, text=f"Fetching: {words}")

@@ -236,7 +236,7 @@ def show_template_notes(preview: dict[str, Any]) -> None:
         )
 
 
-COLOURS = {"light": ("#0b7a7526", "#0b7a75"), "dark": ("#2bb8ac40", "#8ee5dc")}
+COLOURS = {"light": ("#0b7a7526", "#075e5a"), "dark": ("#2bb8ac40", "#8ee5dc")}
 
 
 def coloured(tokens: list[dict[str, Any]], lengths: list[int] | None = None) -> str:

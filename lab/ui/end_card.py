@@ -10,7 +10,7 @@ from typing import Any
 
 import streamlit as st
 
-from lab import formatting
+from lab import formatting, methods
 from lab.atomic_files import number, size_of
 from lab.paths import RunDir
 from lab.runs import export_import, index, record_reader
@@ -129,6 +129,10 @@ def downloads(run: RunDir) -> None:
         "Metrics (CSV)", lambda: runs_view.figures_csv(run), file_name=f"{run.id}.csv",
         mime="text/csv", key="download.csv", on_click="ignore",
     )  # fmt: skip
+    method = index.entry(run).method
+    if run.artifact.is_dir() and method in methods.names() and methods.get(method).can_merge:
+        st.caption("Merged into the base, as one plain model folder:")
+        st.code(f"python -m lab merge {run.id} merged-model", language="bash")
 
 
 def zipped(folder: Path) -> bytes:

@@ -14,7 +14,7 @@ from lab.errors import SpecError
 from lab.forecasts import DiskForecast, Forecast, How, Parts, RuntimeForecast
 from lab.preflight.client import Abandoned, planner
 from lab.recent import Recent
-from lab.ui import memory_charts
+from lab.ui import hub_fields, memory_charts
 from lab.ui.chart_style import CONFIG, View, figure, is_dark
 from lab.ui.markdown_safety import escape_markdown
 from lab.ui.waiting import BackgroundJob
@@ -90,6 +90,8 @@ def show(job: EstimateJob, view: View, place: str = "") -> None:
             st.markdown(f":gray[{message or 'Reading the model configuration …'}]")
             return
         _memory(forecast, view, place)
+        if words := hub_fields.download_in_words(forecast.download):
+            st.markdown(words)
     if forecast.runtime:
         with st.container(border=True):
             st.caption("TIME AND DISK")

@@ -12,9 +12,11 @@ import streamlit as st
 from lab import formatting, host, methods
 from lab.errors import LabError
 from lab.forecasts import Forecast
+from lab.hub import search
+from lab.hub.search import HubModel
 from lab.models import catalog as models
 from lab.models import model_list
-from lab.models.model_list import HubModel, ListedModel
+from lab.models.model_list import ListedModel
 from lab.preflight.client import Abandoned, planner
 from lab.recent import Recent
 from lab.ui import form
@@ -65,7 +67,7 @@ class SearchJob(BackgroundJob):
         self.matches: list[HubModel] = []
 
     def ask(self) -> None:
-        self.matches = model_list.search_hub(self.text)
+        self.matches = search.models(self.text)
 
 
 _needs: Recent[str, NeedsJob] = Recent(8)

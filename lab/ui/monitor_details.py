@@ -102,7 +102,7 @@ def _fields(resolved: RunSpec, requested: RunSpec) -> list[tuple[str, Any, Any, 
     """(title, value in the run, value asked for, default) of every field."""
     defaults = RunSpec()
     fields: list[tuple[str, Any, Any, Any]] = []
-    for name in ("model", "start_from"):
+    for name in ("model", "init_from_run"):
         title = next(f for f in dataclasses.fields(RunSpec) if f.name == name).metadata["title"]
         values = (getattr(spec, name) for spec in (resolved, requested, defaults))
         fields.append((title, *values))

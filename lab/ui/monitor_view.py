@@ -146,6 +146,8 @@ def _phases(run: RunDir) -> None:
     shown = max(progress.fraction, before[1] if before[0] == attempt else 0.0)
     st.session_state[key] = attempt, shown
     st.html(bar(progress, shown))
+    if (now := status(run)).note:  # bytes, files, speed and time left of a download
+        st.caption(f":material/download: {escape_markdown(run_state.progress(now))}")
     if progress.text and progress.now is not None and progress.now.name == "sample":
         st.caption(escape_lines(progress.text))
 

@@ -18,7 +18,7 @@ from lab.methods.parts import compatibility
 from lab.models import catalog as models
 from lab.runs import index, submissions
 from lab.spec import SECTIONS, RunSpec
-from lab.ui import form, form_fields, form_problems, links, method_card, submit, titles
+from lab.ui import form, form_fields, form_problems, hub_fields, links, method_card, submit, titles
 from lab.ui.markdown_safety import escape_markdown, plain, user_errors
 
 MORE_DATA = [
@@ -166,6 +166,7 @@ def model_card() -> None:
         )
     model_picker.show()
     form_problems.show("model")
+    hub_fields.token_field(chosen, str(st.session_state.get("new.data.dataset") or ""))
     grid = st.grid(2, min_column_width=200, gap="small")
     with grid.cell():
         st.text_input(
@@ -214,6 +215,7 @@ def data_card() -> None:
         label_visibility="collapsed", placeholder="A dataset, a Hub ID, or the path of a file",
     )  # fmt: skip
     form_problems.show("data.dataset")
+    hub_fields.fetch_panel(str(current or ""))
     chosen = known.get(str(current))
     if chosen is not None:
         st.caption(f"{chosen.card['rows']} examples. {escape_markdown(chosen.card['summary'])}")

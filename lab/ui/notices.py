@@ -9,6 +9,8 @@ import streamlit as st
 from lab import paths
 from lab.errors import LabError
 from lab.runs import index, supervisor_start
+from lab.runs.run_progress import run_progress
+from lab.ui import colours
 from lab.ui.markdown_safety import escape_markdown, user_errors
 
 ICONS = {
@@ -44,14 +46,12 @@ def _list() -> None:
     st.caption("Running now")
     for run in active:
         entry = index.entry(run)
-        run_status = entry.status
+        name = f"{colours.dot(entry.colour)} {escape_markdown(entry.name or run.id)}"
         st.page_link(
             str(paths.ROOT / "pages" / "monitor.py"),
-            label=escape_markdown(entry.name or run.id),
-            icon=":material/play_circle:",
+            label=f"{name} · {100 * run_progress(run).fraction:.0f} %",
             query_params={"run": run.id},
         )
-        st.progress(run_status.fraction, text=escape_markdown(run_status.phase or run_status.state))
 
 
 def _tell(run_id: str) -> None:

@@ -36,8 +36,10 @@ def icon(state: str) -> str:
 def progress(status: Status) -> str:
     """ "training · step 12 of 60 · 1 min 20 s left"."""
     parts = [status.phase or status.state]
-    if status.total:
+    if status.note:
+        parts.append(status.note)
+    elif status.total:
         parts.append(f"{status.unit} {status.done:,.0f} of {status.total:,.0f}")
-    if status.eta_s is not None and status.state == "training":
+    if status.eta_s is not None and (status.note or status.state == "training"):
         parts.append(f"{duration(status.eta_s)} left")
     return " · ".join(parts)

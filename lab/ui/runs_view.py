@@ -5,17 +5,21 @@ from __future__ import annotations
 import csv
 import io
 import json
+from typing import Any
 
 import pandas as pd
 import streamlit as st
 
 from lab import formatting, paths
-from lab.errors import LabError
 from lab.paths import RunDir
-from lab.runs import actions, index, record_reader
+from lab.runs import index, record_reader
 from lab.runs.index import RunSummary
-from lab.ui import cards, links
-from lab.ui.markdown_safety import escape_lines, escape_markdown, plain, run_action
+from lab.runs.outcomes import Outcome, outcome
+from lab.ui import colours, titles
+from lab.ui.chart_style import is_dark
+from lab.ui.markdown_safety import escape_lines, escape_markdown, plain
+
+NOTHING = "–"
 
 
 def search(entries: list[RunSummary]) -> list[RunSummary]:
@@ -23,10 +27,10 @@ def search(entries: list[RunSummary]) -> list[RunSummary]:
     states = sorted({entry.status.state for entry in entries})
     with st.container(horizontal=True, vertical_alignment="bottom"):
         query = st.text_input(
-            "Search", key="runs.search", placeholder="name, method, model, dataset or id",
+            "Search", key="runs.search", placeholder="name, method, model, dataset, tag or ID",
             icon=":material/search:", persist_state="session", live=True,
         )  # fmt: skip
-        shows_archived = st.toggle("Archived", key="runs.archived")
+        shows_archived = st.toggle("Show archived", key="runs.archived")
         chosen = st.pills("State", states, selection_mode="multi", key="runs.states")
     parts = (query or "").lower().split()
     return [
@@ -39,115 +43,106 @@ def search(entries: list[RunSummary]) -> list[RunSummary]:
 
 
 def _haystack(entry: RunSummary) -> str:
+    """What is typed may be part of a title as the table shows it, or of what the run holds."""
     fields = (entry.name, entry.method, entry.model, entry.dataset, entry.id, *entry.tags)
-    fields = (*fields, entry.notes)
-    return " ".join(fields).lower()
+    shown = (
+        titles.method(entry.method_options), titles.model(entry.model),
+        titles.dataset(entry.dataset),
+    )  # fmt: skip
+    return " ".join((*fields, *shown, entry.notes)).lower()
 
 
-def table(entries: list[RunSummary]) -> RunDir | None:
-    """The list; the run of the selected row."""
+def folder(entry: RunSummary) -> RunDir:
+    """Of a run that was in the list; it may have been deleted in another tab."""
+    return RunDir(paths.runs() / entry.id)
+
+
+def rows(entries: list[RunSummary], outcomes: list[Outcome]) -> pd.DataFrame:
+    """What the table shows. Figures are numbers, so that a click on a header sorts by them;
+    nothing is NaN there, and "–" in a column of text."""
+    summaries = [entry.summary for entry in entries]
+    tags = [plain(", ".join(entry.tags)) for entry in entries]
+    columns: dict[str, list[Any] | pd.Series] = {
+        " ": ["●"] * len(entries),
+        "Name": [plain(entry.name or titles.method(entry.method_options)) for entry in entries],
+        "State": [_state(entry) for entry in entries],
+        "Eval loss": _numbers([outcome.loss for outcome in outcomes]),
+        "To base": _numbers([outcome.difference for outcome in outcomes]),
+        "Method": [plain(titles.method(entry.method_options)) or NOTHING for entry in entries],
+        "Model": [titles.model(entry.model) or NOTHING for entry in entries],
+        "Dataset": [titles.dataset(entry.dataset) or NOTHING for entry in entries],
+        "Training (min)": _numbers([summary.get("seconds") for summary in summaries]) / 60,
+        "Peak (GB)": _numbers([summary.get("peak_bytes") for summary in summaries]) / 1e9,
+        "Size (MB)": _numbers([outcome.bytes for outcome in outcomes]) / 1e6,
+        "Created": [pd.Timestamp(entry.created, unit="s", tz="UTC") for entry in entries],
+        "Steps": _numbers([summary.get("step") for summary in summaries]),
+        "Tokens": _numbers([summary.get("tokens") for summary in summaries]),
+        **({"Tags": tags} if any(tags) else {}),
+        "ID": [entry.id for entry in entries],
+    }
+    return pd.DataFrame(columns)
+
+
+def _state(entry: RunSummary) -> str:
+    """ "training 36 %" while it runs."""
+    state = entry.status.state
+    return f"{state} {entry.status.fraction:.0%}" if entry.status.is_active else state
+
+
+def _numbers(values: list[Any]) -> pd.Series:
+    return pd.Series([None if value is None else float(value) for value in values], dtype="float64")
+
+
+def table(entries: list[RunSummary]) -> list[RunSummary]:
+    """The list; the runs of the selected rows."""
     if not entries:
-        st.caption("No run matches.")
-        return None
-    frame = pd.DataFrame(
-        {
-            "Name": [plain(entry.name or entry.id) for entry in entries],
-            "State": [entry.status.state for entry in entries],
-            "Progress": [
-                1.0 if entry.status.state == "done" else entry.status.fraction for entry in entries
-            ],
-            "Tags": [plain(", ".join(entry.tags)) for entry in entries],
-            "Method": [plain(entry.method) for entry in entries],
-            "Steps": [_double(entry.summary.get("step")) for entry in entries],
-            "Tokens": [_double(entry.summary.get("tokens")) for entry in entries],
-            "Time": [formatting.duration(entry.summary.get("seconds")) for entry in entries],
-            "Peak": [formatting.size(entry.summary.get("peak_bytes")) for entry in entries],
-            "Started": [pd.Timestamp(entry.created, unit="s", tz="UTC") for entry in entries],
-            "Id": [entry.id for entry in entries],
-        }
-    )
+        st.caption("No matching runs.")
+        return []
+    outcomes = [outcome(folder(entry)) for entry in entries]
+    frame = rows(entries, outcomes)
+    inks = [f"color: {colours.hex_of(entry.colour, is_dark())}" for entry in entries]
     event = st.dataframe(
-        frame,
+        frame.style.apply(lambda _: inks, subset=[" "]),
         hide_index=True,
         # another list is another table: a selected row never slides to a neighbour
-        key=f"runs.table.{hash(tuple(frame['Id'])):x}",
+        key=f"runs.table.{hash(tuple(frame['ID'])):x}",
         on_select="rerun",
-        selection_mode="single-row",
+        selection_mode="multi-row",
+        placeholder=NOTHING,
         height=min(38 * (len(entries) + 1) + 4, 520),
         column_config={
-            "Progress": st.column_config.ProgressColumn(format="percent", width="small"),
-            "Started": st.column_config.DatetimeColumn(format="distance"),
+            " ": st.column_config.TextColumn(width=36, help="The run's colour on every page."),
+            "Eval loss": st.column_config.NumberColumn(
+                format="%.3f", help="Newest evaluation loss, in nats a token: lower is better."
+            ),
+            "To base": st.column_config.NumberColumn(
+                format="%+.3f", help="Evaluation loss less the base model's: below 0 is better."
+            ),
+            "Training (min)": st.column_config.NumberColumn(format="%.1f"),
+            "Peak (GB)": st.column_config.NumberColumn(
+                format="%.2f", help="Peak memory of the training process."
+            ),
+            "Size (MB)": st.column_config.NumberColumn(
+                format="%.1f", help="On disk, with checkpoints and records."
+            ),
+            "Created": st.column_config.DatetimeColumn(format="distance"),
             "Steps": st.column_config.NumberColumn(format="localized"),
             "Tokens": st.column_config.NumberColumn(format="localized"),
         },
         alt="All runs",
     )
-    rows = event["selection"]["rows"]
-    if not rows or rows[0] >= len(entries):
-        return None
-    try:
-        return paths.run_dir(entries[rows[0]].id)
-    except LabError:
-        return None  # deleted in another tab
+    return [entries[row] for row in event["selection"]["rows"] if row < len(entries)]
 
 
-def _double(value: float | None) -> float | None:
-    """A figure of a result as a column takes it: an integer of hundreds of digits is left out."""
-    return None if value is None else float(value)
-
-
-def buttons(run: RunDir) -> None:
-    """What can be done with one run."""
-    entry = index.entry(run)
-    with st.container(border=True):
-        with st.container(horizontal=True, vertical_alignment="center"):
-            st.markdown(f"**{escape_markdown(entry.name or run.id)}**")
-            cards.state_badge(entry.status.state)
-            st.caption(escape_markdown(run.id))
-        parts = [
-            f"{kind} {formatting.size(size)}" for kind, size in index.disk(run).items() if size
-        ]
-        st.caption(f"On disk: {', '.join(parts)}")
-        if entry.notes:
-            st.markdown(escape_lines(entry.notes))
-        if entry.status.message:
-            st.caption(escape_lines(f"{entry.status.message} {entry.status.hint}"))
-        with st.container(horizontal=True, vertical_alignment="center"):
-            if st.button(
-                "Open", icon=":material/monitoring:", type="primary", key=f"runs.open.{run.id}"
-            ):
-                links.open_run(run.id)
-            st.page_link(
-                links.page("new_run"), label="Duplicate into New run",
-                icon=":material/content_copy:", query_params={"from": run.id}, width="content",
-            )  # fmt: skip
-            st.download_button(
-                "Figures as CSV", lambda: figures_csv(run), file_name=f"{run.id}.csv",
-                mime="text/csv", icon=":material/download:", key=f"runs.csv.{run.id}",
-                on_click="ignore",
-            )  # fmt: skip
-            with st.popover("Name, tags, notes", icon=":material/edit:"):
-                _labels(run, entry)
-            with st.popover("Delete", icon=":material/delete:", disabled=entry.status.is_active):
-                st.markdown("Remove the run with its checkpoints and its result?")
-                if st.button("Yes, delete it", type="primary", key=f"runs.delete.{run.id}"):
-                    run_action(lambda: actions.delete(run))
-
-
-def _labels(run: RunDir, entry: RunSummary) -> None:
-    """Another name, tags and notes, and whether the run is listed."""
-    labels = {
-        "name": st.text_input("Name", entry.name, key=f"runs.name.{run.id}"),
-        "tags": st.text_input("Tags", ", ".join(entry.tags), key=f"runs.tags.{run.id}"),
-        "notes": st.text_area("Notes", entry.notes, key=f"runs.notes.{run.id}"),
-        "archived": st.toggle("Archived", entry.is_archived, key=f"runs.archive.{run.id}"),
-    }
-    if st.button("Save", key=f"runs.label.{run.id}"):
-        run_action(
-            lambda: index.update_labels(
-                run, **{key: "" if text is None else text for key, text in labels.items()}
-            )
-        )
+def details(entry: RunSummary) -> None:
+    """Of the one run that is selected: what it takes on disk, its notes, why it failed."""
+    run = folder(entry)
+    parts = [f"{kind} {formatting.size(size)}" for kind, size in index.disk(run).items() if size]
+    st.caption(f"{escape_markdown(run.id)} · on disk: {', '.join(parts)}")
+    if entry.notes:
+        st.markdown(escape_lines(entry.notes))
+    if entry.status.message:
+        st.caption(escape_lines(f"{entry.status.message} {entry.status.hint}"))
 
 
 def figures_csv(run: RunDir) -> str:

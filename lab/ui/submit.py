@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from typing import Any
 
@@ -15,6 +16,7 @@ from lab.preflight.client import planner
 from lab.presets import Preset
 from lab.runs import actions, submissions
 from lab.ui import form_problems
+from lab.ui.waiting import wait
 
 
 def ticket() -> str:
@@ -58,13 +60,13 @@ def start_all(specs: list[dict[str, Any]], ticket: str) -> list[RunDir]:
         for draft, spec in zip(tickets, specs, strict=True)
     ]
     checked: list[CheckedRun | None] = []
-    with st.spinner("Checking the model, the data and the settings …"):
-        for spec, run in zip(specs, started, strict=True):
-            try:
-                checked.append(None if run else planner.check(spec))
-            except SpecError as error:
-                form_problems.keep(error, spec)
-                return []
+    label = "Checking the model, the data and the settings …"
+    for spec, run in zip(specs, started, strict=True):
+        try:
+            checked.append(None if run else wait(label, functools.partial(planner.check, spec)))
+        except SpecError as error:
+            form_problems.keep(error, spec)
+            return []
     form_problems.forget()
     runs = []
     for run, answer, draft in zip(started, checked, tickets, strict=True):

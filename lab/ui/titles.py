@@ -7,6 +7,7 @@ from typing import Any
 
 from lab import methods
 from lab.data import catalog as datasets
+from lab.formatting import short_id
 from lab.models import catalog as models
 from lab.ui.markdown_safety import plain
 
@@ -19,7 +20,7 @@ def model(model_id: str) -> str:
         return next(known, name)
     if kind == "config":
         return name
-    return str(plain(PurePath(model_id).name or model_id))
+    return str(plain(PurePath(short_id(model_id)).name or model_id))
 
 
 def dataset(dataset_id: str) -> str:
@@ -28,7 +29,8 @@ def dataset(dataset_id: str) -> str:
         if built_in.id == dataset_id:
             return str(built_in.card["title"])
     kind, _, name = dataset_id.partition(":")
-    return str(plain(PurePath(name if kind == "upload" else dataset_id).name or dataset_id))
+    path = PurePath(name if kind == "upload" else short_id(dataset_id))
+    return str(plain(path.name or dataset_id))
 
 
 def method(options: dict[str, Any]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from bench import estimate_accuracy
 from lab import methods
 
@@ -17,7 +19,7 @@ def test_the_matrix_holds_every_method_and_nothing_that_is_refused() -> None:
 
 
 def test_a_broken_promise_is_counted() -> None:
-    row = {"source": "shadow", "fits": True, "fitted": True}
+    row = {"source": "repeated layers", "fits": True, "fitted": True}
     rows = [
         {**row, "error": 0.002}, {**row, "error": -0.02}, {**row, "error": 0.05},
         {**row, "error": None, "fitted": False},
@@ -33,3 +35,21 @@ def test_drawn_cases_are_possible_and_the_same_for_a_seed() -> None:
     drawn = estimate_accuracy.draw(12, 5)
     assert drawn == estimate_accuracy.draw(12, 5) != estimate_accuracy.draw(12, 6)
     assert {case.adapters for case in drawn} == {"float32", "bfloat16"}
+
+
+def test_families_that_no_shipped_config_has_are_drawn_and_traced() -> None:
+    """A hybrid with the defaults that it takes, and one that is refused in words."""
+    assert {"gemma2", "mixtral", "bamba"} <= estimate_accuracy.FAMILIES.keys()
+    drawn = {case.model for case in estimate_accuracy.draw(40, 1)}
+    assert drawn & estimate_accuracy.FAMILIES.keys()
+    case = estimate_accuracy.Case("mixtral", "lora", 1, 128, "off", "fused")
+    assert case.spec().method["dropout"] == 0.0, "As a run would have it."
+    lines: list[str] = []
+    one = [estimate_accuracy.Case("bamba", method, 1, 128, "off", "fused") for method in
+           ("prefix", "lora")]  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(estimate_accuracy, "draw", lambda count, seed: one)
+        report = estimate_accuracy.grid(2, 0, lines.append, whole=False)
+    assert (report["cases"], report["refused"], report["untraced_that_fit"]) == (1, 1, 0)
+    assert report["outline_within_2.5_percent"] == report["plan_within_2.5_percent"] == 1.0
+    assert "refused" in lines[0] and "step fails" in lines[0]

@@ -450,6 +450,7 @@ def test_fixes_say_what_each_change_saves(
         Saving("Fuse", {}, True, peak_bytes=7 * 10**9, saves_bytes=2 * 10**9),
         Saving("Cut", {}, False),
     ]
+    monkeypatch.setattr(run_verbs, "spec_of", lambda run: RunSpec())
     monkeypatch.setattr(run_verbs.planner, "fixes", lambda spec: savings)
     assert cli.main(["fixes", run.id]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -284,38 +284,6 @@ def test_hub_ids() -> None:
         )
 
 
-def test_a_hub_set_is_fetched_once_and_read_like_a_file(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    import datasets
-
-    write(tmp_path / "rows.parquet", PAIRS)
-    requests: list[Any] = []
-
-    def load(name: str, config: str | None, **options: Any) -> Any:
-        requests.append((name, config, options["split"], options["token"]))
-        return real("parquet", data_files=str(tmp_path / "rows.parquet"), split="train",
-                    streaming=True)  # fmt: skip
-
-    real = datasets.load_dataset
-    monkeypatch.setattr(datasets, "load_dataset", load)
-    monkeypatch.setenv("HF_TOKEN", "secret")
-    wanted = hub.parse("org/name@test")
-    with pytest.raises(LabError, match="The hub cannot be reached"):
-        hub.fetch(wanted)
-    assert hub.state_of(wanted)["state"] == "failed" and not requests
-    monkeypatch.setattr(hub, "hub_is_reachable", lambda: True)
-    file = hub.fetch(wanted)
-    assert requests == [("org/name", None, "test", "secret")]
-    assert [json.loads(line) for line in file.read_text().splitlines()] == PAIRS
-    assert catalog.resolve("org/name@test").path == file and hub.fetched() == ["org/name@test"]
-    assert "secret" not in "".join(
-        path.read_text() for path in file.parent.iterdir() if path.is_file()
-    )
-    hub.fetch(wanted)
-    assert len(requests) == 1
-
-
 def test_a_fetch_that_was_killed_is_no_fetch() -> None:
     wanted = hub.parse("org/name")
     wanted.record.parent.mkdir(parents=True)

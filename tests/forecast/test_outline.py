@@ -175,6 +175,20 @@ def test_outlines_of_two_numbers_of_rows_tell_those_of_others() -> None:
     assert quick.peak_bytes == pytest.approx(exact.peak_bytes, rel=0.02)
 
 
+def test_rows_that_do_not_fill_a_chunk_of_the_loss_are_traced_as_they_are() -> None:
+    config, method = llama(4, vocabulary=32_000), methods.get("lora")  # a chunk is of 524 tokens
+    for rows in (1, 4):
+        spec = spec_of("lora", rows=rows, length=256)
+        short = memory.for_any_rows(config, spec, method, 8, on_gpu=True, packed=False)
+        quick, exact = (
+            memory.predict(
+                config, spec, method, on_gpu=True, memory_bytes=None, shadow=False, short=outline
+            ).memory
+            for outline in (short, None)
+        )
+        assert quick.peak_bytes == pytest.approx(exact.peak_bytes, rel=0.01), rows
+
+
 @pytest.fixture
 def untraceable(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model whose own forward pass raises."""

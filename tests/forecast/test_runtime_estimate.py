@@ -14,8 +14,8 @@ from lab.forecast import compile_choice, runtime_estimate
 from lab.forecast import estimator as memory
 from lab.forecast import settings_search as planning
 from lab.forecast.resolve import resolve
-from lab.forecast.runtime_estimate import Device, course
-from lab.forecast.target_device import Target
+from lab.forecast.runtime_estimate import TargetDevice, course
+from lab.forecast.target_device import with_reached
 from lab.forecasts import DatasetStats, RuntimeForecast
 from lab.models import catalog, weights
 from lab.paths import RunDir
@@ -27,7 +27,7 @@ from tests.answers import check, estimate, plan
 
 STATS = DatasetStats(examples=1000, tokens_per_row=100.0, loss_tokens_per_row=40.0)
 NOTHING = DatasetStats()
-H100 = Device(80 * 10**9, 989e12)
+H100 = TargetDevice(True, 80 * 10**9, flops=989e12)
 
 
 def spec_of(**sections: Any) -> RunSpec:
@@ -52,7 +52,9 @@ def test_a_runs_course_follows_its_data_and_budget() -> None:
     assert full is not None and full.tokens == 5 * 4 * 1024, "without data, full rows"
 
 
-def predicted(spec: RunSpec, device: Device = H100, stats: DatasetStats = STATS) -> RuntimeForecast:
+def predicted(
+    spec: RunSpec, device: TargetDevice = H100, stats: DatasetStats = STATS
+) -> RuntimeForecast:
     config = weights.load_config(catalog.resolve_config(spec.model))
     sized = memory.measure(config, spec, methods.get(spec.method["name"]))
     pace = runtime_estimate.pace(
@@ -94,7 +96,7 @@ def test_a_budget_of_seconds_ends_the_run() -> None:
 def test_layers_are_compiled_where_the_run_is_long_enough(
     make_spec: Callable[..., dict[str, Any]],
 ) -> None:
-    def chosen(device: Device = H100, asked: str = "auto", **changes: Any) -> tuple[str, str]:
+    def chosen(device: TargetDevice = H100, asked: str = "auto", **changes: Any) -> tuple[str, str]:
         spec = spec_of(data={"packing": "on", "max_length": 1024}, train=changes)
         config = weights.load_config(catalog.resolve_config(spec.model))
         sized = memory.measure(config, spec, methods.get("lora"))
@@ -129,9 +131,9 @@ def test_only_runs_on_a_device_of_its_kind_speak_for_it(
         write_json(run.result, {"state": "done", "summary": summary})
         write_json(run.estimate, {"device": device})
     monkeypatch.setattr(host, "gpus", list)
-    here = Target(False, 10**9, flops=1e12).for_pace()
+    here = with_reached(TargetDevice(False, 10**9, flops=1e12))
     assert here.is_measured and here.reached == pytest.approx(0.2)
-    other = Target(True, 10**9, flops=989e12).for_pace()
+    other = with_reached(TargetDevice(True, 10**9, flops=989e12))
     assert not other.is_measured and other.reached == runtime_estimate.REACHED
 
 
@@ -174,8 +176,10 @@ def test_a_slow_device_makes_no_tie_of_what_differs() -> None:
     value = {"model": "config:SmolLM2-135M", "method": "lora", "data": {"max_length": 64}}
     value["train"] = {"batch_size": 1, "gradient_accumulation_steps": 4, "precision": "float32"}
     config = weights.load_config(catalog.resolve_config("config:SmolLM2-135M"))
-    slow = Device(16 * 10**9, 1e9, on_gpu=False)
-    best = planning.choose(config, resolve(RunSpec.from_json(value)), methods.get("lora"), slow)[0]
+    slow = TargetDevice(False, 16 * 10**9, flops=1e9)
+    best = planning.choose(
+        config, resolve(RunSpec.from_json(value), False), methods.get("lora"), slow
+    )[0]
     assert best.tokens_per_s < 1 and best.batch_size == 4, "fewer passes cost less beside the work"
 
 

@@ -7,10 +7,12 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 
 from lab import host
 from lab.atomic_files import write_json
-from lab.forecast.target_device import Target
+from lab.forecast.runtime_estimate import TargetDevice
+from lab.forecast.target_device import this_machine, with_reached
 from lab.paths import RunDir
 from tests.answers import estimate
 
@@ -85,10 +87,35 @@ def test_only_finished_runs_speak_and_no_gpu_exceeds_its_peak(
     add("k3f9", "done", 4e12)
     add("k3g0", "failed", 4e13)
     add("k3g1", "stopped", 4e13)
-    assert Target(False, 10**9, flops=1e12).for_pace().reached == pytest.approx(0.2), (
+    assert with_reached(TargetDevice(False, 10**9, flops=1e12)).reached == pytest.approx(0.2), (
         "A run that failed says nothing of the speed of one that ends."
     )
     card = {"name": "NVIDIA L4", "memory_bytes": 24 * 10**9, "free_bytes": 10**9, "driver": ""}
     monkeypatch.setattr(host, "gpus", lambda: [card])
     add("k3g2", "done", 20 * 9e14, device="cuda")
-    assert Target(True, 10**9, flops=121e12).for_pace().reached == 1.0
+    assert with_reached(TargetDevice(True, 10**9, flops=121e12)).reached == 1.0
+
+
+def test_bfloat16_that_is_only_emulated_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = {"name": "Tesla T4", "memory_bytes": 15 * GIB, "free_bytes": 14 * GIB, "driver": ""}
+    monkeypatch.setattr(host, "gpus", lambda: [card])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation
+    )
+    assert this_machine(on_gpu=True).has_bf16 is False, "the table knows it"
+    card["name"] = "A card of tomorrow"
+    unknown = this_machine(on_gpu=True, all_memory=True)
+    assert unknown.has_bf16 is False, "torch was asked without emulation"
+    assert unknown.context_bytes == 600_000_000
+    assert unknown.memory_bytes == 15 * GIB - 600_000_000
+    assert this_machine(on_gpu=True).memory_bytes == 14 * GIB
+
+
+def test_runs_and_forecasts_know_the_same_cards() -> None:
+    for name, tflops in (
+        *(("NVIDIA H100 80GB HBM3", 989), ("NVIDIA H100 PCIe", 756), ("NVIDIA H100 NVL", 835)),
+        *(("NVIDIA A10G", 70), ("NVIDIA A10", 125), ("NVIDIA L40S", 362), ("NVIDIA L4", 121)),
+    ):
+        assert host.peak_flops(name, on_gpu=True) == tflops * 1e12, name
+    assert host.peak_flops("A card of tomorrow", on_gpu=True) is None

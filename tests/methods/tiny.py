@@ -67,6 +67,18 @@ def make_config(kind: str, width: int = 32) -> Any:
     return GPTNeoXConfig(**shape, tie_word_embeddings=False)
 
 
+def stored_base_bytes(model: Any, method: Any, config: Any) -> int:
+    """Bytes of the weights of `model` (on the meta device) as the method loads them."""
+    from lab.forecast.trace.meta_model import Quantised, _quantise, stored_bytes
+
+    settings = method.load_kwargs(config)["quantization_config"]
+    quantised = Quantised.of(settings)
+    assert quantised is not None
+    with torch.device("meta"):
+        _quantise(model, settings, quantised)
+    return sum(stored_bytes(weight, quantised) for weight in model.parameters())
+
+
 def make_empty(kind: str, width: int = 32) -> Any:
     """The architecture without memory, as the planner sees it."""
     return meta_model(make_config(kind, width))

@@ -56,6 +56,20 @@ def children(planner: Planner) -> list[psutil.Process]:
     return [row for row in result if row.status() != psutil.STATUS_ZOMBIE]
 
 
+def test_requests_that_wait_for_the_hub_hold_no_other(make: Callable[..., Planner]) -> None:
+    planner = make()
+    echo(planner, 0)
+    slow = [
+        planner.begin({"ask": "echo", "value": 1, "seconds": 60, "stage": "hub"})
+        for _ in range(pool.AT_ONCE + 2)
+    ]
+    until(lambda: len(children(planner)) > pool.AT_ONCE, "all of them wait beside each other")
+    assert echo(planner, 2)["value"] == 2, "and another page is answered"
+    assert not any(request._is_answered.is_set() for request in slow)
+    for request in slow:
+        request.cancel()
+
+
 def test_a_request_that_spins_ends_at_its_limit_and_holds_no_other(
     make: Callable[..., Planner],
 ) -> None:

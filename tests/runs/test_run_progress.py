@@ -18,11 +18,11 @@ START = 1_000_000.0
 
 @pytest.fixture
 def run(lab_home: Path) -> RunDir:
-    made = RunDir(paths.runs() / "20260101-120000-lora-aaaa")
-    paths.make_folder(made.commands)
-    write_json(made.spec, {"data": {"eval_fraction": 0.2}, "train": {"sample_steps": None}})
-    write_json(made.estimate, {"pace": {"seconds": 100.0, "evaluating_s": 20.0}})
-    return made
+    run_dir = RunDir(paths.runs() / "20260101-120000-lora-aaaa")
+    paths.make_folder(run_dir.commands)
+    write_json(run_dir.spec, {"data": {"eval_fraction": 0.2}, "train": {"sample_steps": None}})
+    write_json(run_dir.estimate, {"pace": {"seconds": 100.0, "evaluating_s": 20.0}})
+    return run_dir
 
 
 def phases(run: RunDir, *moments: tuple[float, str], attempt: int = 1) -> None:

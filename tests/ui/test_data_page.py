@@ -82,7 +82,7 @@ def test_a_hub_set_without_a_network_says_so(open_page: Page) -> None:
     at = open_page("data", dataset="tatsu-lab/alpaca")
     at.button(key="data.fetch").click().run()
     assert not at.exception
-    assert "The hub cannot be reached" in words(at).replace("\\", "")
+    assert "the Hub cannot be reached" in words(at).replace("\\", "")
 
 
 def test_an_upload_and_its_removal(open_page: Page, tmp_path: Path) -> None:

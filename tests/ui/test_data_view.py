@@ -8,7 +8,7 @@ import pytest
 
 from lab import formatting
 from lab.atomic_files import write_json
-from lab.ui import data_source, data_view
+from lab.ui import data_source, data_view, hub_fields
 from tests.ui.screen import Screen
 from tests.ui.test_panels import make_run
 
@@ -23,6 +23,7 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
     drawn = Screen()
     monkeypatch.setattr(data_view, "st", drawn)
     monkeypatch.setattr(data_source, "st", drawn)
+    monkeypatch.setattr(hub_fields, "st", drawn)
     monkeypatch.setattr(data_view.chart_style, "is_dark", lambda: False)
     return drawn
 
@@ -110,11 +111,20 @@ def test_the_url_opens_the_source_that_it_names(screen: Screen, dataset: str, so
 def test_a_set_that_is_being_fetched_shows_how_far_it_is(
     screen: Screen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fetching: Any = data_source._fetching.__wrapped__  # type: ignore[attr-defined]
-    state = {"state": "fetching", "rows": 1500, "total": 6000}
-    monkeypatch.setattr(data_source.hub, "state_of", lambda hub_id: state)
+    fetching: Any = hub_fields._fetching.__wrapped__  # type: ignore[attr-defined]
+    state = {
+        "state": "fetching", "rows": 0, "total": 6000, "bytes": 1_000_000,
+        "total_bytes": 4_000_000, "bytes_per_s": 500_000.0,
+    }  # fmt: skip
+    monkeypatch.setattr(hub_fields.hub, "state_of", lambda hub_id: state)
+    fetching("org/name")
+    state["rows"] = 1500
     fetching("org/name")
     state["total"] = None
     fetching("org/name")
     bars = [(args[0], named["text"]) for kind, args, named in screen.calls if kind == "progress"]
-    assert bars == [(0.25, "Fetching: 1,500 rows of 6,000"), (0.0, "Fetching: 1,500 rows")]
+    assert bars == [
+        (0.25, "Fetching: 1.00 MB of 4.00 MB, 500.00 kB/s"),
+        (0.25, "Fetching: 1,500 rows of 6,000"),
+        (0.0, "Fetching: 1,500 rows"),
+    ]

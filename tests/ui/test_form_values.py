@@ -165,8 +165,8 @@ def test_costs_are_those_of_both_and_the_larger_memory(
         ":material/timer: about 4 min 00 s", ":material/memory_alt: 3.0 of 10.0 GB",
         ":material/hard_drive: 4.00 GB",
     ]  # fmt: skip
-    (kept,) = start_bar._costs([{"size": None}])
-    assert kept.startswith(":gray[") and "4 min 00 s" in kept and "recalculating" in kept
+    (cost,) = start_bar._costs([{"size": None}])
+    assert cost.startswith(":gray[") and "4 min 00 s" in cost and "recalculating" in cost
     assert start_bar._costs([{"size": 12}])[1] == (
         ":red[:material/memory_alt: needs 12.0 of 10.0 GB]"
     )
@@ -213,7 +213,7 @@ def test_the_length_of_a_run_has_one_unit_unless_a_spec_has_more(screen: Screen)
 def test_folded_options_say_how_many_differ(screen: Screen) -> None:
     form.load(RunSpec())
     config = methods.get("lora").config
-    names = ["rslora", "dora", "lr_ratio"]
+    names = ["use_rslora", "use_dora", "loraplus_lr_ratio"]
     assert form_fields.changes("method.lora", config, names) == 0
-    screen.session_state["new.method.lora.dora"] = True
+    screen.session_state["new.method.lora.use_dora"] = True
     assert form_fields.changes("method.lora", config, names) == 1

@@ -218,14 +218,14 @@ def test_a_model_is_taken_away_as_a_folder_that_loads(trained: list[RunDir]) -> 
 
 
 def test_settings_are_those_that_differ_from_the_defaults() -> None:
-    asked = {"method": {"name": "lora", "rank": 4}, "train": {"max_steps": 20}}
-    resolved = {**asked, "train": {"max_steps": 20, "learning_rate": 2e-4}}
-    rows = monitor_details.settings_table({**resolved, "asked": asked})
+    requested = {"method": {"name": "lora", "rank": 4}, "train": {"max_steps": 20}}
+    resolved = {**requested, "train": {"max_steps": 20, "learning_rate": 2e-4}}
+    rows = monitor_details.settings_table({**resolved, "asked": requested})
     assert rows == [
         {"Setting": "LoRA rank", "Value": "4", "Default": "16"},
         {"Setting": "Max steps", "Value": "20", "Default": "–"},
     ]
-    everything = monitor_details.settings_table({**resolved, "asked": asked}, everything=True)
+    everything = monitor_details.settings_table({**resolved, "asked": requested}, everything=True)
     rates = [row for row in everything if row["Setting"] == "Learning rate"]
     assert rates == [{"Setting": "Learning rate", "Value": "2e-4", "Default": "auto"}]
 

@@ -223,7 +223,7 @@ def test_runs_are_found_renamed_and_deleted(open_page: Page, run: RunDir) -> Non
     at = open_page("runs")
     assert list(at.dataframe[0].value["Name"]) == ["tiny lora"]
     at.text_input(key="runs.search").set_value("nothing like it").run()
-    assert "No run matches" in words(at)
+    assert "No matching runs" in words(at)
     index.rename(run, "my favourite")
     at.text_input(key="runs.search").set_value("FAVOURITE").run()
     assert list(at.dataframe[0].value["Name"]) == ["my favourite"]
@@ -232,7 +232,7 @@ def test_runs_are_found_renamed_and_deleted(open_page: Page, run: RunDir) -> Non
     assert list(at.dataframe[0].value["Tags"]) == ["good, small"]
     index.update_labels(run, archived=True)
     at.run()
-    assert "No run matches" in words(at)
+    assert "No matching runs" in words(at)
     at.toggle(key="runs.archived").set_value(True).run()
     assert list(at.dataframe[0].value["Name"]) == ["my favourite"]
     actions.delete(run)
@@ -388,7 +388,7 @@ def test_a_selected_row_never_slides_to_its_neighbour(
     actions.delete(first)
     at.run()
     assert at.dataframe[0].key != key, "another list is another table, with nothing selected"
-    assert list(at.dataframe[0].value["Id"]) == [second.id]
+    assert list(at.dataframe[0].value["ID"]) == [second.id]
 
 
 def test_the_plain_script_trains(

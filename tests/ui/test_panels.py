@@ -15,7 +15,7 @@ from lab.atomic_files import write_json
 from lab.errors import Problem, SpecError
 from lab.forecasts import Candidate, Saving, SettingsSearch
 from lab.paths import RunDir
-from lab.runs import queue, resume_settings
+from lab.runs import index, queue, resume_settings
 from lab.spec import RunSpec
 from lab.ui import (
     cards,
@@ -104,9 +104,9 @@ def test_running_work_leads_to_its_monitor(sidebar: Screen) -> None:
     sidebar.session_state["notices.seen"] = []
     notices._list()
     (link,) = sidebar.named("page_link")
-    assert link["label"] == "busy" and link["query_params"] == {"run": run.id}
-    (bar,) = [args for kind, args, _ in sidebar.calls if kind == "progress"]
-    assert bar == (0.25,)
+    colour = index.entry(run).colour
+    assert link["label"] == f":{colour}[●] busy · 0 %", "of the whole run, which has just begun"
+    assert link["query_params"] == {"run": run.id}
     assert sidebar.session_state["notices.seen"] == [run.id], "its end will be told"
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from lab.chat import conversations, generate
+from lab.chat import conversations, downloads, generate
 from lab.chat import models as chat_models
 from lab.chat.conversations import Answer, Chat, Turn
 from lab.chat.engine import together
@@ -207,8 +207,11 @@ class Board:
         with conversations.lock():  # the turn is written by now
             conversation = conversations.read(job.conversation)
         in_use = frozenset(job.answers)
+        self._fetch_bases(job)
         with self.models.turn:
             for name, answer in job.answers.items():
+                if answer.finish:
+                    continue
                 if job.stops[name].is_set():
                     answer.finish = "stopped"
                     continue
@@ -232,6 +235,16 @@ class Board:
                 job.pending[name] = pending
             together.run_together([pending.decoding.run for pending in job.pending.values()])
             job.update()
+
+    def _fetch_bases(self, job: PendingTurn) -> None:
+        """Download what is missing, before the turn is taken: others need not wait for the Hub."""
+        for name, answer in job.answers.items():
+            try:
+                for phase in downloads.fetch(chat_models.parse(name), job.stops[name].is_set):
+                    answer.phase = phase
+                    self.models.last_used = time.monotonic()
+            except Exception as error:
+                _fail(answer, error)
 
     def _save_often(self, job: PendingTurn, over: threading.Event) -> None:
         while not over.wait(SAVE_S):

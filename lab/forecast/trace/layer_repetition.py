@@ -17,9 +17,10 @@ from typing import Any
 
 from lab.forecast.trace.allocation_log import Event, Log, Trace
 from lab.forecast.trace.meta_model import build, signatures, with_layers
-from lab.forecast.trace.trace_step import Batch, decoder_layers, record
+from lab.forecast.trace.trace_step import Batch, record
 from lab.forecasts import How
 from lab.methods import Method
+from lab.models.decoder_structure import layers_if_any
 from lab.recent import Recent
 from lab.spec import RunSpec
 
@@ -122,7 +123,7 @@ def _short(
     if log is not None:
         return log
     small, quantised, _ = build(few, spec, method)
-    if signatures(decoder_layers(small)) != [found[place] for place in chosen]:
+    if signatures(layers_if_any(small)) != [found[place] for place in chosen]:
         raise Irregular("the method treats the layers of a short model in another way")
     return _logs.put(name, record(small, method, spec, batch, loss, quantised, on_gpu=on_gpu))
 

@@ -27,6 +27,7 @@ from lab.forecast.trace.fake_tensors import become_fake
 from lab.forecast.trace.materialise import materialise
 from lab.forecast.trace.meta_model import Quantised
 from lab.methods import Method
+from lab.models.decoder_structure import layers_if_any
 from lab.spec import RunSpec
 from lab.train.loop import StepConfig, step
 from lab.train.loss import trace_few_chunks
@@ -186,7 +187,7 @@ class _Weights:
         self.own = [weight for weight in model.parameters() if weight.requires_grad]
         self.layer_of = {
             id(tensor): place
-            for place, layer in enumerate(decoder_layers(model))
+            for place, layer in enumerate(layers_if_any(model))
             for tensor in (*layer.parameters(), *layer.buffers())
         }
 
@@ -240,20 +241,10 @@ def batch_of(batch: Batch) -> dict[str, torch.Tensor]:
     }
 
 
-def decoder_layers(model: Any) -> list[Any]:
-    """The repeated blocks of the model, in order: the longest list of modules of one length with
-    the config's number of layers, else an empty list."""
-    count = getattr(model.config, "num_hidden_layers", 0)
-    for module in model.modules():
-        if isinstance(module, torch.nn.ModuleList) and len(module) == count:
-            return list(module)
-    return []
-
-
 @contextmanager
 def _segments(model: Any, ledger: Ledger) -> Iterator[None]:
     """Hooks that say which layer the step is in, forward and backward, and which module."""
-    layers = decoder_layers(model)
+    layers = layers_if_any(model)
     handles: list[Any] = []
 
     def phase() -> str:

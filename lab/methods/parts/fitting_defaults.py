@@ -34,8 +34,8 @@ def fitting_targets(model: Any, config: Any) -> tuple[dict[str, Any], list[str]]
     targets = [layer.name for layer in target_layers(model, ALL_LINEAR)]
     names = sorted({name.rsplit(".", 1)[-1] for name in targets})
     meant = patterns.all_named(names, [layer.name for layer in linear_layers(model)])
-    told = BYPASSED.format(names=" and ".join(sorted(bypassed)))
-    return {"target_modules": names if meant == set(targets) else targets}, [told]
+    note = BYPASSED.format(names=" and ".join(sorted(bypassed)))
+    return {"target_modules": names if meant == set(targets) else targets}, [note]
 
 
 def fitting_dropout(
@@ -65,6 +65,6 @@ def _adapts_parameters(model: Any, targets: str | list[str]) -> bool:
         convert_peft_config_for_transformers(
             settings, model=model, conversions=get_model_conversion_mapping(model)
         )
-    except ValueError:  # told when the method is applied
+    except ValueError:  # note when the method is applied
         return False
     return bool(settings.target_parameters)

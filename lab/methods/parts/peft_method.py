@@ -33,8 +33,8 @@ class PeftMethod(Method):
         changes, notes = fitting_defaults.fitting_targets(model, config)
         if self.peft_class == "LoraConfig":
             targets = changes.get("target_modules", config.target_modules)
-            more, told = fitting_defaults.fitting_dropout(model, config, targets)
-            changes, notes = changes | more, notes + told
+            more, further = fitting_defaults.fitting_dropout(model, config, targets)
+            changes, notes = changes | more, notes + further
         return changes, notes
 
     def apply(self, model: Any, config: Any, context: Context) -> Any:

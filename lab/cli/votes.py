@@ -1,0 +1,47 @@
+"""votes: what a blind vote shows."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from lab.cli.console import Output, say
+from lab.compare import preference, votes
+from lab.errors import LabError
+from lab.schema import quote
+
+
+def add(verb: Any) -> None:
+    sub = verb("votes", run, "the outcome of a blind vote: who is preferred, and how sure that is")
+    sub.add_argument("vote", metavar="FILE|SET", help="a blind vote's id, or its JSON file")
+    sub.add_argument(
+        "--models", metavar="A,B", default="",
+        help="compare these of its models alone: their names or titles, with commas between",
+    )  # fmt: skip
+
+
+def run(arguments: argparse.Namespace) -> Output:
+    session = _read(arguments.vote)
+    models = [_model(name.strip(), session) for name in arguments.models.split(",") if name.strip()]
+    result = preference.outcome(session, models or None)
+    result["sentences"] = preference.sentences(result, lambda name: str(result["titles"][name]))
+    return Output(result, lambda: say("\n".join(result["sentences"])))
+
+
+def _read(name: str) -> votes.VoteSession:
+    """The blind vote of an id or a file. Raises LabError."""
+    if votes.conversations.ID.fullmatch(name):
+        return votes.read(name)
+    return votes.read_file(Path(name))
+
+
+def _model(name: str, session: votes.VoteSession) -> str:
+    """The model of that name or title. Raises LabError for a title that two models have."""
+    matches = [model for model in session.models if name in (model, session.titles.get(model))]
+    if len(matches) > 1:
+        raise LabError(
+            f"'{quote(name)}' is the title of {len(matches)} models.",
+            f"Name them as: {', '.join(matches)}.",
+        )
+    return matches[0] if matches else name

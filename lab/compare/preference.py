@@ -1,0 +1,304 @@
+"""What blind votes show: which model people prefer, how sure that is, how many votes are missing.
+
+Two models: exact two-sided sign test on the decided votes, with Wilson's interval (Wilson 1927,
+J. Am. Stat. Assoc. 22). Three or four: the strengths of Bradley and Terry (1952, Biometrika 39)
+under a Gaussian prior, with a bootstrap over prompts. Ties, votes that all are bad, and votes on
+answers that name their model are counted apart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from lab.compare.votes import BAD, FAILED, IDENTICAL, TIE, VotePrompt, VoteSession
+from lab.errors import LabError
+from lab.schema import quote
+
+LEVEL = 0.05  # of the sign test, below which a preference is shown
+Z = 1.959963984540054  # of a two-sided interval of 95 %
+PRIOR_SD = 1.5  # of a strength, in log-odds: a priori, odds beyond 20 to 1 are rare
+RESAMPLES = 2000
+BOOTSTRAP_SEED = 20
+MOST_NEEDED = 2000  # decided votes, beyond which no number is given
+
+Names = Callable[[str], str]
+
+
+def sign_test(wins: int, losses: int) -> float:
+    """p of the exact two-sided sign test: how often as uneven a result comes of a fair coin."""
+    count, more = wins + losses, max(wins, losses)
+    tail = sum(math.comb(count, k) for k in range(more, count + 1))
+    return min(1.0, tail / 2 ** (count - 1)) if count else 1.0
+
+
+def wilson(wins: int, count: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share; (0, 1) of nothing."""
+    if not count:
+        return 0.0, 1.0
+    share, z2 = wins / count, Z * Z
+    middle = (share + z2 / (2 * count)) / (1 + z2 / count)
+    half = Z / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def votes_needed(wins: int, losses: int) -> int | None:
+    """How many more decided votes show a preference if they go on as they did (rounded against
+    it); 0 if it is shown, None if more than MOST_NEEDED would not."""
+    count, more = wins + losses, max(wins, losses)
+    if count and sign_test(wins, losses) < LEVEL:
+        return 0
+    if 2 * more == count:
+        return None
+    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, MOST_NEEDED + 1)))])
+    for total in range(count + 1, MOST_NEEDED + 1):
+        k = np.arange(more * total // count, total + 1)  # the floor, in whole numbers
+        tail = log_factorial[total] - log_factorial[k] - log_factorial[total - k]
+        if k[0] * 2 > total and 2 * np.exp(tail - total * math.log(2)).sum() < LEVEL:
+            return total - count
+    return None
+
+
+def strengths(wins: np.ndarray) -> np.ndarray:
+    """Bradley and Terry's strengths (…, n) in log-odds from `wins` (…, n, n), in which [i, j] is
+    how often i was preferred to j (a tie is half a win for both): the maximum of the likelihood
+    with a Gaussian prior of PRIOR_SD, by Newton's method. The strengths sum to 0."""
+    wins = np.asarray(wins, dtype=float)
+    size = wins.shape[-1]
+    counts = wins + np.swapaxes(wins, -1, -2)
+    theta = np.zeros(wins.shape[:-1])
+    for _ in range(100):
+        p = 1 / (1 + np.exp(theta[..., None, :] - theta[..., :, None]))  # of i against j
+        gradient = (wins - counts * p).sum(-1) - theta / PRIOR_SD**2
+        weights = counts * p * (1 - p)
+        hessian = -weights
+        diagonal = np.arange(size)
+        hessian[..., diagonal, diagonal] = weights.sum(-1) - np.einsum("...ii->...i", weights)
+        hessian[..., diagonal, diagonal] += 1 / PRIOR_SD**2
+        step = np.linalg.solve(hessian, gradient[..., None])[..., 0]
+        theta = theta + np.clip(step, -1.0, 1.0)  # a whole step from afar may overshoot
+        if np.abs(step).max(initial=0.0) < 1e-10:
+            break
+    return theta
+
+
+def refusal(wins: np.ndarray) -> str:
+    """Why strengths say nothing: {"", "connected", "won:I", "lost:I"}, I being a model's place."""
+    decided = np.asarray(wins) > 0
+    reached, before = np.eye(len(decided), dtype=bool) | decided | decided.T, None
+    while before is None or not np.array_equal(before, reached):
+        before, reached = reached, reached @ reached
+    if not reached.all():
+        return "connected"
+    for place in range(len(decided)):
+        if not decided[place].any():
+            return f"won:{place}"
+        if not decided[:, place].any():
+            return f"lost:{place}"
+    return ""
+
+
+def outcome(session: VoteSession, models: list[str] | None = None) -> dict[str, Any]:
+    """What the votes show between `models`, by default all of the session: JSON values.
+
+    Each prompt counts once: with several voters, what most of them say. Raises LabError for a model
+    that is not in the vote.
+    """
+    models = list(models or session.models)
+    for name in models:
+        if name not in session.models:
+            choices = ", ".join(session.models)
+            raise LabError(f"'{quote(name)}' is not in this vote.", f"Its models: {choices}.")
+    if len(set(models)) != len(models) or len(models) < 2:
+        raise LabError("Two or more different models are compared.", "Name others.")
+    voted = [prompt for prompt in session.prompts if prompt.verdict]
+    blind = [prompt for prompt in voted if not set(prompt.named) & set(models)]
+    unblind = [prompt for prompt in voted if set(prompt.named) & set(models)]
+    result: dict[str, Any] = {
+        "id": session.id,
+        "models": models,
+        "base": next((name for name in models if name.startswith("base:")), models[0]),
+        "titles": {name: session.titles.get(name, name) for name in models},
+        "is_over": session.is_over,
+        "is_early": session.is_early,
+        "planned": session.planned,
+        "voters": sorted({voter for prompt in voted for voter in prompt.votes}),
+        "votes": len(voted),
+        **_counted(blind, models),
+        "naming": _counted(unblind, models),
+        "identical": sum(prompt.skipped == IDENTICAL for prompt in session.prompts),
+        "failed": sum(prompt.skipped == FAILED for prompt in session.prompts),
+        "mean_tokens": {name: _mean([p.tokens.get(name, 0) for p in voted]) for name in models},
+    }
+    if len(models) == 2:
+        return result | _of_two(result["wins"], models)
+    return result | _of_several(blind, models, result["base"])
+
+
+def _counted(prompts: list[VotePrompt], models: list[str]) -> dict[str, Any]:
+    verdicts = [prompt.verdict for prompt in prompts]
+    wins = {name: verdicts.count(name) for name in models}
+    return {
+        "wins": wins,
+        "decided": sum(wins.values()),
+        "ties": verdicts.count(TIE),
+        "bad": verdicts.count(BAD),
+    }
+
+
+def _mean(values: list[int]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _of_two(wins: dict[str, int], models: list[str]) -> dict[str, Any]:
+    first, second = (wins[name] for name in models)
+    preferred = models[0] if first > second else models[1]
+    low, high = wilson(wins[preferred], first + second)
+    p = sign_test(first, second)
+    return {
+        "preferred": preferred if p < LEVEL else None,
+        "leads": preferred if first != second else None,
+        "share": wins[preferred] / (first + second) if first + second else None,
+        "interval": [low, high],
+        "p": p,
+        "needed": votes_needed(first, second),
+    }
+
+
+def _of_several(prompts: list[VotePrompt], models: list[str], base: str) -> dict[str, Any]:
+    """Strengths, and how probably each model is preferred to the base."""
+    each = np.array([_wins(prompt, models) for prompt in prompts])
+    each = each.reshape(-1, len(models), len(models))
+    decided = np.array([_wins(p, models) for p in prompts if p.verdict != TIE])
+    reason = refusal(decided.reshape(-1, len(models), len(models)).sum(0))
+    if reason:
+        kind, _, place = reason.partition(":")
+        return {"refused": kind, "refused_for": models[int(place)] if place else None}
+    theta = strengths(each.sum(0))
+    chance = np.random.default_rng(BOOTSTRAP_SEED)
+    draws = chance.multinomial(len(each), np.full(len(each), 1 / len(each)), RESAMPLES)
+    resampled = strengths(np.tensordot(draws, each, axes=1))
+    base_at = models.index(base)
+    beats: dict[str, Any] = {}
+    for at, name in enumerate(models):
+        if name != base:
+            odds = 1 / (1 + np.exp(resampled[:, base_at] - resampled[:, at]))
+            low, high = np.quantile(odds, [0.025, 0.975])
+            probability = 1 / (1 + math.exp(theta[base_at] - theta[at]))
+            beats[name] = {"probability": probability, "interval": [float(low), float(high)]}
+    return {
+        "refused": "",
+        "strengths": {name: float(value) for name, value in zip(models, theta, strict=True)},
+        "beats_base": beats,
+    }
+
+
+def _wins(prompt: VotePrompt, models: list[str]) -> np.ndarray:
+    """(n, n): the best is preferred to each other one; a tie is half a win for both of each pair;
+    what was all bad, or won by a model that is left out, says nothing."""
+    wins = np.zeros((len(models), len(models)))
+    if prompt.verdict == TIE:
+        wins += 0.5
+    elif prompt.verdict in models:
+        wins[models.index(prompt.verdict)] = 1
+    np.fill_diagonal(wins, 0)
+    return wins
+
+
+def sentences(result: dict[str, Any], name: Names) -> list[str]:
+    """The outcome for people, the verdict first. `name` writes a model's name."""
+    lines = [_verdict_of_two(result, name) if len(result["models"]) == 2 else ""]
+    if len(result["models"]) > 2:
+        lines = _verdicts_of_several(result, name)
+    bad = "both bad" if len(result["models"]) == 2 else "all bad"
+    counts = [_count(result["ties"], "tie"), f"{result['bad']} {bad}"]
+    counts.append(f"{result['identical']} identical")
+    counts += [f"{result['failed']} without an answer"] if result["failed"] else []
+    lines.append(", ".join(counts) + ".")
+    naming = result["naming"]
+    if naming["decided"] + naming["ties"] + naming["bad"]:
+        wins = ", ".join(f"{name(model)} {wins}" for model, wins in naming["wins"].items())
+        votes = _count(naming["decided"], "decided vote")
+        lines.append(f"Counted apart: {votes} on answers that name their model ({wins}).")
+    lines += _terms(result)
+    lengths = [(name(m), tokens) for m, tokens in result["mean_tokens"].items() if tokens]
+    if len(lengths) == len(result["models"]):
+        parts = ", ".join(f"{who} {tokens:.0f} tokens" for who, tokens in lengths)
+        lines.append(f"Mean length of the answers: {parts}.")
+    return lines
+
+
+def _verdict_of_two(result: dict[str, Any], name: Names) -> str:
+    decided, p = result["decided"], result["p"]
+    if not decided:
+        return "No preference shown: no vote was decided."
+    if result["leads"]:
+        wins, (low, high) = result["wins"][result["leads"]], result["interval"]
+        share = f"{result['share']:.0%}".replace("%", " %")
+        figures = (
+            f"{name(result['leads'])} preferred in {wins} of {_count(decided, 'decided vote')} "
+            f"({share}, 95 % interval {100 * low:.0f} to {100 * high:.0f} %), "
+            f"exact sign test p = {_p(p)}."
+        )
+    else:
+        figures = f"Each was preferred in {decided // 2} of {decided} decided votes."
+    if result["preferred"]:
+        return figures
+    if not result["leads"]:
+        return f"No preference shown. {figures}"
+    more = result["needed"]
+    missing = (
+        f"more than {MOST_NEEDED:,} decided votes" if more is None
+        else f"about {_count(more, 'more decided vote')}"
+    )  # fmt: skip
+    return f"No preference shown; {missing} would be needed at this rate. {figures}"
+
+
+def _verdicts_of_several(result: dict[str, Any], name: Names) -> list[str]:
+    wins = ", ".join(f"{name(model)} {wins}" for model, wins in result["wins"].items())
+    best = (
+        f"Best of {len(result['models'])} in {_count(result['decided'], 'decided vote')}: {wins}."
+    )
+    if result["refused"] == "connected":
+        return [f"No strengths: the votes do not connect all models. {best}"]
+    if result["refused"]:
+        verb = {"won": "won", "lost": "lost"}[result["refused"]]
+        return [f"No strengths: {name(result['refused_for'])} never {verb} a vote. {best}"]
+    lines = []
+    for model, beats in result["beats_base"].items():
+        low, high = (100 * value for value in beats["interval"])
+        shown = "" if low > 50 or high < 50 else "; no preference shown"
+        lines.append(
+            f"{name(model)} is preferred to {name(result['base'])} with probability "
+            f"{100 * beats['probability']:.0f} % (95 % interval {low:.0f} to {high:.0f} %){shown}."
+        )
+    return [*lines, best]
+
+
+def _terms(result: dict[str, Any]) -> list[str]:
+    lines = []
+    if result["is_early"]:
+        lines.append(f"Ended before the planned {result['planned']}.")
+    elif not result["is_over"]:
+        lines.append("The vote goes on; looking at it before its end makes p too small.")
+    elif result["planned"] is None:
+        lines.append(
+            "The number of votes was not fixed before: if it ended because of how it looked, p is "
+            "too small."
+        )
+    elif result["votes"] < result["planned"]:
+        lines.append(f"{result['planned']} votes were planned; the set had no more prompts.")
+    if len(result["voters"]) > 1:
+        lines.append(f"{len(result['voters'])} voters; each prompt counts once, by most of them.")
+    return lines
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _p(p: float) -> str:
+    return f"{p:.3f}" if p >= 0.001 else f"{p:.1g}"

@@ -1,0 +1,72 @@
+"""Prompts for a blind vote: those to try of a built-in dataset, rows of a dataset, or the held-out
+rows of a run."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+
+from lab import paths
+from lab.data import batches, catalog
+from lab.data.example_reader import ExampleReader
+from lab.data.formats import Example
+from lab.data.prepare import reading_of
+from lab.errors import LabError
+from lab.schema import quote
+from lab.spec import DataSpec, RunSpec
+
+TRY, HELD_OUT = "try:", "held-out:"  # before the id of a dataset, or of a run
+SECONDS = 8.0  # of reading
+LONGEST = 100_000  # characters of a prompt
+
+
+def prompts(source: str, most: int, seed: int = 0) -> list[str]:
+    """Up to `most` different prompts, drawn by `seed` and in the order of their file: the first
+    question of each row. Raises LabError where there is none."""
+    if source.startswith(TRY):
+        card = catalog.resolve(source.removeprefix(TRY)).card
+        texts = [str(text) for text in card.get("try", [])]
+    elif source.startswith(HELD_OUT):
+        texts = list(_questions(_held_out(source.removeprefix(HELD_OUT))))
+    else:
+        data = DataSpec(dataset=source, on_invalid_row="skip")
+        texts = list(_questions(_rows(data, SECONDS)))
+    texts = list(dict.fromkeys(text for text in texts if text.strip() and len(text) <= LONGEST))
+    if not texts:
+        raise LabError(
+            f"'{quote(source)}' has no question to ask.",
+            "Choose a set of chats, or of questions and answers.",
+        )
+    places = random.Random(seed).sample(range(len(texts)), min(most, len(texts)))
+    return [texts[place] for place in sorted(places)]
+
+
+def _rows(data: DataSpec, seconds: float | None = None) -> list[Example]:
+    """The usable rows; with `seconds` those that are read in this time."""
+    dataset = catalog.resolve(data.dataset)
+    reader = ExampleReader(dataset.path, reading_of(data, dataset))
+    if seconds is not None:
+        reader.end_after(seconds)
+    return list(reader)
+
+
+def _held_out(run_id: str) -> list[Example]:
+    """The rows that the run did not learn from. Raises LabError if it held none out."""
+    data = RunSpec.of_run(paths.run_dir(run_id)).data
+    if data.eval_dataset:
+        return _rows(replace(data, dataset=data.eval_dataset))
+    rows = _rows(data)  # all of them: which are held out depends on their number
+    _, held = batches.split_indices(len(rows), data.eval_fraction)
+    if not held:
+        raise LabError(f"{quote(run_id)} held no rows out.", "Choose another set.")
+    return [rows[place] for place in held]
+
+
+def _questions(rows: list[Example]) -> Iterator[str]:
+    for row in rows:
+        for message in row.messages:
+            if message["role"] == "user":
+                if isinstance(message.get("content"), str):
+                    yield message["content"]
+                break

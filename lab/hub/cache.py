@@ -1,0 +1,105 @@
+"""The cache of the hub on this disk, laid out as the huggingface_hub library lays it out.
+
+REPOSITORY/blobs holds files by their hash, snapshots/COMMIT names that lead to them, refs/BRANCH
+the commit that a branch was at.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from lab import formatting, paths
+from lab.errors import LabError, of_the_disk
+from lab.hub import repository, settings
+from lab.hub.repository import RemoteFile, Repository
+
+
+def missing(repo: Repository, wanted: Iterable[RemoteFile]) -> int:
+    """Bytes of the files that are still to come, what lies in partial files left out."""
+    folder = repository.folder_of(repo.kind, repo.name) / "blobs"
+    total = 0
+    for blob, size in {entry.blob: entry.size for entry in wanted}.items():
+        if size_of(folder / blob) != size:
+            total += max(0, size - max([size_of(part) for part in partials(folder / blob)] or [0]))
+    return total
+
+
+def are_here(repo: Repository, wanted: Iterable[RemoteFile]) -> bool:
+    """Whether every file is in the cache at its whole length."""
+    folder = repository.folder_of(repo.kind, repo.name) / "blobs"
+    return all(size_of(folder / entry.blob) == entry.size for entry in wanted)
+
+
+def check_room(repo: Repository, wanted: list[RemoteFile]) -> None:
+    """Raise LabError if the disk of the cache has no room for what is still to come."""
+    needed, folder = missing(repo, wanted), repository.folder_of(repo.kind, repo.name)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise LabError(
+            f"Not enough disk: {formatting.size(needed)} are still to be downloaded to "
+            f"'{settings.cache_folder()}', {formatting.size(free)} are free.",
+            "Free some room there, or set HF_HOME to a folder on another disk.",
+        )
+
+
+def note_reference(repo: Repository, revision: str) -> None:
+    """Write down that a branch or tag is at this commit, for times without a network."""
+    if repository.is_commit(revision):
+        return
+    file = repository.folder_of(repo.kind, repo.name) / "refs" / (revision or repository.MAIN)
+    with disk_errors(file):
+        paths.make_folder(file.parent)
+        if not file.exists() or file.read_text(encoding="utf-8") != repo.commit:
+            aside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+            aside.write_text(repo.commit, encoding="utf-8")
+            os.replace(aside, file)
+
+
+def link(place: Path, blob: Path) -> None:
+    """A name in the snapshot for a blob, relative as the library makes it."""
+    paths.make_folder(place.parent)
+    wanted = os.path.relpath(blob, place.parent)
+    if place.is_symlink() and os.readlink(place) == wanted:
+        return
+    aside = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+    aside.unlink(missing_ok=True)
+    try:
+        aside.symlink_to(wanted)
+    except OSError:  # a file system without links
+        shutil.copyfile(blob, aside)
+    os.replace(aside, place)
+
+
+def partials(target: Path) -> list[Path]:
+    """What was begun of a file, by the lab or by the huggingface_hub library."""
+    if not target.parent.is_dir():
+        return []
+    return list(target.parent.glob(f"{target.name}.*incomplete"))
+
+
+def size_of(file: Path) -> int:
+    """Bytes of a file, -1 if there is none."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return -1
+
+
+@contextlib.contextmanager
+def disk_errors(place: Path) -> Iterator[None]:
+    """What a disk refuses, as a message that names the cache."""
+    try:
+        yield
+    except OSError as error:
+        known = of_the_disk(error)
+        if known is None:
+            raise
+        raise LabError(
+            f"{known.message.rstrip('.')}, while files of the Hub were written to '{place}'.",
+            "Free some room there, or set HF_HOME to a folder on another disk; what has come is "
+            "kept and gone on with.",
+        ) from None

@@ -1,0 +1,37 @@
+"""The checkpoint that an attempt goes on from."""
+
+from __future__ import annotations
+
+from lab.errors import LabError
+from lab.paths import RunDir
+from lab.runs import resume_settings
+from lab.train import checkpoint
+from lab.train.checkpoint import Checkpoint
+from lab.train.telemetry import Telemetry
+
+
+def newest_checkpoint(run: RunDir, telemetry: Telemetry) -> Checkpoint | None:
+    """The newest whole checkpoint of the run, None for one that begins. What was skipped, what is
+    missing and what was changed on resuming become warnings. Raises LabError if none is whole."""
+    may_lack = resume_settings.takes_incomplete(run)
+    saved, skipped = checkpoint.latest_valid(run.checkpoints, incomplete=may_lack)
+    for reason in skipped:
+        telemetry.warn(f"Skipped a checkpoint: {reason}")
+    if saved is None and skipped:
+        raise LabError(
+            f"None of the {len(skipped)} checkpoints is whole: {' '.join(skipped)}",
+            "Resume with `--incomplete` to go on from the newest weights without the lost "
+            "optimizer or random state, or start a new run.",
+        )
+    if saved is not None and saved.missing_files:
+        telemetry.warn(
+            f"{saved.path.name} lacks {', '.join(saved.missing_files)}, which starts anew: the "
+            "result is not that of an uninterrupted run."
+        )
+    changes = resume_settings.describe_changes(run)
+    if saved is not None and changes:
+        telemetry.warn(
+            f"From step {saved.step} on with other settings: {changes}. The result is not "
+            "that of an uninterrupted run."
+        )
+    return saved

@@ -1,0 +1,276 @@
+"""A small Hub on 127.0.0.1: one folder a commit, faults as a dictionary, a log to assert on.
+
+    hub = StandIn(folder)
+    commit = hub.commit("org/name", files)         the newest one of the branch main
+    hub.faults["org/name"] = {"rate": 50_000}      or under "*", for all
+    hub.requests("GET", "model.safetensors")       what was asked for, with bytes sent
+
+Faults: gated, missing, tokens (that may read it), rate (bytes/s), cut (bytes, then the connection
+ends), hang (s before an answer), status and count (requests that get it, -1 for ever), corrupt
+(bytes, zeros behind so many), whole (no ranges), file (a pattern: those files only).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+import re
+import shutil
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+LARGE = 5_000  # bytes from which a file is kept as a large one: redirected, named by its sha256
+PAGE = 50  # entries of a listing
+
+
+@dataclass
+class Asked:
+    """One request: `sent` counts bytes of the body."""
+
+    method: str
+    path: str
+    auth: str
+    range: str
+    status: int = 0
+    sent: int = 0
+    began: float = 0.0
+
+
+class StandIn:
+    """The server, on a thread, with what it holds and what it was asked."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.faults: dict[str, dict[str, Any]] = {}
+        self.cards: list[dict[str, Any]] = []  # what a search gives
+        self.log: list[Asked] = []
+        self.refs: dict[tuple[str, str], dict[str, str]] = {}
+        self.lock = threading.Lock()
+        self.counts: dict[str, int] = {}
+        handler = type("Handler", (_Handler,), {"hub": self})
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.server.daemon_threads = True
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}"
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+    def commit(
+        self, name: str, files: Path | dict[str, bytes], kind: str = "models", ref: str = "main"
+    ) -> str:
+        """Make a folder, or files by name, the newest commit of `ref`; its id."""
+        if isinstance(files, Path):
+            files = {
+                str(file.relative_to(files)): file.read_bytes()
+                for file in sorted(files.rglob("*"))
+                if file.is_file()
+            }
+        digest = hashlib.sha1(f"{kind} {name}".encode())
+        for path, content in sorted(files.items()):
+            digest.update(path.encode() + b"\0" + content)
+        commit = digest.hexdigest()
+        folder = self.folder(kind, name, commit)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for path, content in files.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(content)
+        self.refs.setdefault((kind, name), {})[ref] = commit
+        return commit
+
+    def folder(self, kind: str, name: str, commit: str) -> Path:
+        return self.root / kind / name / commit
+
+    def requests(self, method: str = "GET", word: str = "") -> list[Asked]:
+        with self.lock:
+            return [line for line in self.log if line.method == method and word in line.path]
+
+    def sent(self, file: str) -> int:
+        """Bytes of a file that were sent, over all requests."""
+        return sum(line.sent for line in self.requests("GET", file) if "/cdn/" in line.path)
+
+    def clear(self) -> None:
+        with self.lock:
+            self.log.clear()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    hub: StandIn
+    line: Asked
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self.line = Asked(
+            self.command,
+            self.path,
+            (self.headers.get("Authorization") or "").removeprefix("Bearer "),
+            self.headers.get("Range") or "",
+            began=time.monotonic(),
+        )
+        with self.hub.lock:
+            self.hub.log.append(self.line)
+        try:
+            self.answer()
+        except OSError:
+            self.close_connection = True  # whoever asked has gone
+
+    do_HEAD = do_GET
+
+    def reply(self, status: int, value: Any, headers: dict[str, str] | None = None) -> None:
+        body = value if isinstance(value, bytes) else json.dumps(value).encode()
+        self.line.status = status
+        self.send_response(status)
+        for key, text in ({"Content-Length": str(len(body))} | (headers or {})).items():
+            self.send_header(key, text)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.line.sent += self.wfile.write(body)
+
+    def refuse(self, status: int, code: str = "", message: str = "", **headers: str) -> None:
+        told = {"X-Error-Message": message} | ({"X-Error-Code": code} if code else {})
+        self.reply(status, {"error": message}, told | headers)
+
+    def answer(self) -> None:
+        parts = urlsplit(self.path)
+        path = unquote(parts.path).strip("/").split("/")
+        query = {key: values[0] for key, values in parse_qs(parts.query).items()}
+        if path == ["api", "models"]:
+            return self.search(query)
+        if path[0] == "cdn":  # /cdn/KIND/ORG/NAME/COMMIT/FILE
+            return self.stream(path[1], "/".join(path[2:4]), path[4], "/".join(path[5:]))
+        kind = path.pop(1) if path[0] == "api" else "models"
+        if path[0] == "datasets":
+            kind = path.pop(0)
+        elif path[0] == "api":
+            path.pop(0)
+        name, (verb, *rest) = "/".join(path[:2]), path[2:] or [""]
+        if verb == "resolve":
+            return self.redirect(kind, name, rest)
+        commit, _ = self.open(kind, name, "/".join(rest) or "main")
+        if commit is None:
+            return None
+        folder = self.hub.folder(kind, name, commit)
+        if verb == "tree":
+            return self.listing(folder, int(query.get("cursor", 0)))
+        return self.reply(200, {"id": name, "sha": commit, "private": False})
+
+    def open(
+        self, kind: str, name: str, revision: str, file: str = ""
+    ) -> tuple[str | None, dict[str, Any]]:
+        """(the commit, the fault that holds); None after an error was answered."""
+        fault = self.hub.faults.get(name) or self.hub.faults.get("*") or {}
+        if "file" in fault and not fnmatch.fnmatch(file, fault["file"]):
+            fault = {key: fault[key] for key in ("gated", "tokens", "missing") if key in fault}
+        time.sleep(fault.get("hang", 0))
+        auth = self.line.auth
+        if "status" in fault:
+            with self.hub.lock:
+                key = repr((name, fault))
+                self.hub.counts[key] = self.hub.counts.get(key, 0) + 1
+                is_hit = fault.get("count", -1) < 0 or self.hub.counts[key] <= fault["count"]
+            if is_hit:
+                self.refuse(fault["status"], "", "not now", **{"Retry-After": "0.1"})
+                return None, fault
+        known = [token for entry in self.hub.faults.values() for token in entry.get("tokens", [])]
+        if auth and auth not in known:
+            self.refuse(401, "", "Invalid credentials in Authorization header")
+            return None, fault
+        refs = self.hub.refs.get((kind, name))
+        hidden = fault.get("private") and auth not in fault.get("tokens", [])
+        if fault.get("missing") or hidden or refs is None:
+            self.refuse(404 if auth else 401, "RepoNotFound", "Repository not found")
+            return None, fault
+        # the card of a gated repository is public, its files are not
+        if fault.get("gated") and file and auth not in fault.get("may", []):
+            self.refuse(403 if auth else 401, "GatedRepo", f"Access to {name} is restricted.")
+            return None, fault
+        commit = refs.get(revision, revision)
+        if not self.hub.folder(kind, name, commit).is_dir():
+            self.refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+            return None, fault
+        return commit, fault
+
+    def redirect(self, kind: str, name: str, rest: list[str]) -> None:
+        size = 3 if rest[0] == "refs" else 1
+        revision, file = "/".join(rest[:size]), "/".join(rest[size:])
+        commit, _ = self.open(kind, name, revision, file)
+        if commit is None:
+            return None
+        if not (self.hub.folder(kind, name, commit) / file).is_file():
+            return self.refuse(404, "EntryNotFound", "Entry not found")
+        where = f"/cdn/{kind}/{name}/{commit}/{file}"
+        return self.reply(302, b"", {"Location": where, "X-Repo-Commit": commit})
+
+    def stream(self, kind: str, name: str, revision: str, file: str) -> None:
+        commit, fault = self.open(kind, name, revision, file)
+        if commit is None:
+            return None
+        content = (self.hub.folder(kind, name, commit) / file).read_bytes()
+        if "corrupt" in fault:
+            content = content[: fault["corrupt"]] + bytes(len(content) - fault["corrupt"])
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.line.range)
+        headers, status, size = {"Accept-Ranges": "bytes"}, 200, len(content)
+        if wanted and not fault.get("whole"):
+            start, end = int(wanted[1]), min(int(wanted[2] or size), size - 1)
+            if start >= size:
+                return self.reply(416, b"", {"Content-Range": f"bytes */{size}"})
+            headers["Content-Range"] = f"bytes {start}-{end}/{size}"
+            content, status = content[start : end + 1], 206
+        self.line.status = status
+        self.send_response(status)
+        for key, text in (headers | {"Content-Length": str(len(content))}).items():
+            self.send_header(key, text)
+        self.end_headers()
+        rate = fault.get("rate")
+        block = max(256, rate // 20) if rate else 1 << 18
+        for start in range(0, len(content), block):
+            piece = content[start : start + block]
+            if "cut" in fault:
+                piece = piece[: max(0, fault["cut"] - self.line.sent)]
+            self.line.sent += self.wfile.write(piece)
+            if "cut" in fault and self.line.sent >= fault["cut"]:
+                self.close_connection = True
+                return self.connection.shutdown(socket.SHUT_WR)
+            time.sleep(len(piece) / rate if rate else 0)
+        return None
+
+    def listing(self, folder: Path, begin: int) -> None:
+        entries = [_entry(file, folder) for file in sorted(folder.rglob("*")) if file.is_file()]
+        headers = {}
+        if begin + PAGE < len(entries):
+            following = f"{urlsplit(self.path).path}?recursive=true&cursor={begin + PAGE}"
+            headers["Link"] = f'<{self.hub.address}{following}>; rel="next"'
+        self.reply(200, entries[begin : begin + PAGE], headers)
+
+    def search(self, query: dict[str, str]) -> None:
+        fault = self.hub.faults.get("*", {})
+        if "status" in fault:
+            return self.refuse(fault["status"], "", "not now")
+        words = query.get("search", "").lower()
+        matches = [card for card in self.hub.cards if words in json.dumps(card).lower()]
+        self.reply(200, matches[: int(query.get("limit", 100))])
+
+
+def _entry(file: Path, folder: Path) -> dict[str, Any]:
+    content = file.read_bytes()
+    git = hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
+    entry = {"type": "file", "path": str(file.relative_to(folder)), "size": len(content)}
+    if len(content) < LARGE:
+        return entry | {"oid": git}
+    large = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content)}
+    return entry | {"oid": git, "lfs": large}

@@ -1,0 +1,154 @@
+"""Models of the hub: judged before their weights are downloaded, from a stand-in on loopback."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lab.errors import LabError
+from lab.hub import client
+from lab.models import catalog, hub, weights
+from tests.answers import check
+from tests.hub.conftest import NAME
+from tests.hub.stand_in import StandIn
+from tests.models import hostile
+
+BIN, WEIGHTS = "pytorch_model.bin", "model.safetensors"
+
+
+@pytest.fixture
+def model(micro_model: Path, tmp_path: Path) -> Path:
+    """The repository's files, with a pickle under every name."""
+    copy = tmp_path / "repository"
+    shutil.copytree(micro_model, copy)
+    hostile.plant(copy, tmp_path / "a pickle was read")
+    return copy
+
+
+@pytest.fixture
+def refusal(
+    stand_in: StandIn, model: Path, tmp_path: Path, hub_spec: Callable[..., dict[str, Any]]
+) -> Callable[[], str]:
+    """Why the planner refuses the model; no weights were downloaded, and loading is refused too."""
+
+    def why() -> str:
+        stand_in.commit(NAME, model)
+        (problem,) = check(hub_spec())["problems"]
+        with pytest.raises(LabError):
+            weights.load_model(catalog.resolve(NAME), torch.float32)
+        for name in hostile.PICKLES:
+            assert not stand_in.requests("GET", name), "a pickle was downloaded"
+        downloaded = [file.name for file in (tmp_path / "hf").rglob("*.safetensors")]
+        assert downloaded == [], "weights were downloaded for a model that is refused"
+        return str(problem["message"])
+
+    return why
+
+
+def test_a_model_of_the_hub_is_checked_by_headers_and_then_loaded(
+    stand_in: StandIn, hub_spec: Callable[..., dict[str, Any]], model: Path, tmp_path: Path
+) -> None:
+    stand_in.commit(NAME, model)
+    assert check(hub_spec())["problems"] == []
+    assert {line.range for line in stand_in.requests("GET", WEIGHTS)} == {
+        f"bytes=0-{min(hub.CHUNK, (model / WEIGHTS).stat().st_size) - 1}"
+    }, "only the header was fetched to check"
+    assert not list((tmp_path / "hf").rglob("*.safetensors"))
+    loaded = weights.load_model(catalog.resolve(NAME), torch.float32)
+    own = weights.load_model(catalog.resolve(str(model)), torch.float32)
+    for one, other in zip(loaded.parameters(), own.parameters(), strict=True):
+        assert torch.equal(one, other), "the weights are those of the hub"
+    for name in hostile.PICKLES:
+        assert not stand_in.requests("GET", name), "a pickle was downloaded"
+    assert not (tmp_path / "a pickle was read").exists()
+
+
+def test_what_is_in_the_cache_is_used_without_a_hub(
+    stand_in: StandIn, micro_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in.commit(NAME, micro_model)
+    weights.load_model(catalog.resolve(NAME), torch.float32)
+    stand_in.clear()
+    for spelling in ("1", "on", "Yes", "TRUE", "true"):
+        monkeypatch.setenv("LAB_HUB_OFFLINE", "")
+        monkeypatch.setenv("HF_HUB_OFFLINE", spelling)
+        source = catalog.resolve(NAME)
+        assert source.local_only, f"HF_HUB_OFFLINE={spelling} means offline, as for the library"
+    weights.load_model(source, torch.float32)
+    weights.load_tokenizer(source)
+    with pytest.raises(LabError, match=r"HF_HUB_OFFLINE is set.*not in the local cache"):
+        weights.load_config(catalog.resolve("org/unknown"))
+    assert stand_in.log == []
+
+
+def test_a_hub_that_is_gone_leaves_the_cache(stand_in: StandIn, micro_model: Path) -> None:
+    stand_in.commit(NAME, micro_model)
+    weights.load_model(catalog.resolve(NAME), torch.float32)
+    stand_in.close()
+    weights.load_model(catalog.resolve(NAME), torch.float32)
+    with pytest.raises(LabError, match="the Hub cannot be reached") as raised:
+        weights.load_config(catalog.resolve("org/unknown"))
+    assert "HTTPS_PROXY" in raised.value.hint, "the way out is the network's"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"PK" * 99, hostile.raw(b"{}", length=2**60), hostile.raw(b"{]")]
+)
+def test_damaged_weights(refusal: Callable[[], str], model: Path, content: bytes) -> None:
+    (model / WEIGHTS).write_bytes(content)
+    assert "is not a readable safetensors file" in refusal()
+    with pytest.raises(LabError, match="is not a readable safetensors file"):
+        hub.local_folder(catalog.resolve(NAME), with_weights=True)
+
+
+@pytest.mark.parametrize(
+    ("file", "fields"),
+    [
+        ("config.json", {"auto_map": {"AutoModelForCausalLM": "evil.M"}}),
+        ("config.json", {"attn_implementation": "kernels-community/x"}),
+        ("config.json", {"transformers_weights": "adapter_model.bin"}),
+        ("config.json", {"num_hidden_layers": 4}),
+        ("tokenizer_config.json", {"tokenizer_class": "AutoModelForCausalLM"}),
+        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["evil.T", None]}}),
+    ],
+)
+def test_configs(
+    refusal: Callable[[], str], model: Path, file: str, fields: dict[str, Any]
+) -> None:
+    hostile.change(model / file, **fields)
+    refusal()
+
+
+def test_an_adapter_of_the_hub_does_not_lead_to_its_base(
+    refusal: Callable[[], str], model: Path
+) -> None:
+    (model / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "a/b"}))
+    assert "holds an adapter" in refusal()
+
+
+def test_a_header_longer_than_the_first_part(stand_in: StandIn, model: Path) -> None:
+    hostile.rewrite(model / WEIGHTS, **{f"{'x' * 90}{n}": torch.zeros(1) for n in range(1000)})
+    stand_in.commit(NAME, model)
+    assert len(hub.stored_tensors(catalog.resolve(NAME))) == 1021
+    assert hub.CHUNK < stand_in.sent(WEIGHTS) < 300_000, "the rest of the header, and no more"
+
+
+def test_a_listing_of_several_pages_is_read_whole(stand_in: StandIn, model: Path) -> None:
+    for number in range(120):
+        (model / f"note-{number:03}.md").write_text("")
+    stand_in.commit(NAME, model)
+    hub.config_folder(catalog.resolve(NAME))
+    assert len(stand_in.requests("GET", "/tree/")) == 3
+
+
+def test_an_address_that_is_no_hub_is_told(stand_in: StandIn, monkeypatch: Any) -> None:
+    monkeypatch.setattr("lab.hub.client._get_once", lambda *_: (b"<html>login</html>", {}))
+    with pytest.raises(LabError, match="does not answer as a Hub does") as raised:
+        client.get_json("/api/models/a/b", "The model 'a/b'")
+    assert "HF_ENDPOINT" in raised.value.hint

@@ -1,0 +1,61 @@
+"""What the model dialog says of each model, and what it lists."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lab.models.model_list import ListedModel
+from lab.ui import model_picker
+
+
+def listed(name: str, parameters: float) -> ListedModel:
+    return ListedModel(f"org/{name}", name, int(parameters), "MIT", 4096, f"config:{name}", False)
+
+
+def job(free: float | None = 10e9, **needs: float) -> Any:
+    """A job that knows the peaks of some models."""
+    return SimpleNamespace(
+        listed=[listed("small", 5e8), listed("middle", 2e9), listed("large", 7e10)],
+        needs={
+            f"org/{name}": SimpleNamespace(
+                memory=SimpleNamespace(peak_bytes=peak), device_bytes=free
+            )
+            for name, peak in needs.items()
+        },
+        refusals={},
+        is_complete=False,
+    )
+
+
+def test_fits_tight_and_too_large_by_what_is_free() -> None:
+    state = job(small=5e9, middle=9.5e9, large=11e9)
+    texts = [model_picker.here(state, model) for model in state.listed]
+    assert texts == ["● fits", "◐ tight", "○ too large"]
+    waiting = job(small=5e9)
+    assert model_picker.here(waiting, waiting.listed[1]) == "…"
+    waiting.is_complete = True
+    assert model_picker.here(waiting, waiting.listed[1]) == "–"
+    waiting.refusals["org/large"] = "LoRA does not take it."
+    assert model_picker.here(waiting, waiting.listed[2]) == "not possible"
+    unknown = job(None, small=5e9)
+    assert model_picker.here(unknown, unknown.listed[0]) == "–", "nothing to hold it against"
+
+
+@pytest.mark.parametrize(
+    ("text", "sizes", "only_fitting", "names"),
+    [
+        ("", [], False, ["small", "middle", "large"]),
+        ("MID", [], False, ["middle"]),
+        ("org/", ["up to 1 B", "over 9 B"], False, ["small", "large"]),
+        ("", [], True, ["small", "middle"]),
+    ],
+)
+def test_the_list_follows_search_size_and_what_fits(
+    text: str, sizes: list[str], only_fitting: bool, names: list[str]
+) -> None:
+    state = job(small=5e9, middle=9.5e9, large=11e9)
+    matches = model_picker._matching(state, text, sizes, only_fitting)
+    assert [model.title for model in matches] == names
