@@ -87,7 +87,7 @@ def test_a_base_beside_a_result_reads_the_prompt_of_the_result(
     board: Board, work_here: Any, tiny_model: Path, tmp_path: Path
 ) -> None:
     run = work_here(
-        data={"template": "alpaca", "template_args": {"enable_thinking": False}},
+        data={"template": "alpaca"},
         train={"max_steps": 1, "save_steps": 0},
     )
     base, result = names = [f"base:{tiny_model}", f"run:{run.id}"]

@@ -144,8 +144,12 @@ class Board:
     def view(self, conversation_id: str) -> Chat:
         """The conversation as it is now. Answers that no process works at any more are
         interrupted."""
+        before = self._jobs_of(
+            conversation_id
+        )  # one that ends meanwhile may not be in what is read
         conversation = conversations.read(conversation_id)
-        jobs = self._jobs_of(conversation_id)
+        after = self._jobs_of(conversation_id)
+        jobs = [*(job for job in before if job not in after), *after]
         for job in jobs:
             if job.turn < len(conversation.turns):
                 job.update()
