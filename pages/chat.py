@@ -3,7 +3,7 @@
 import streamlit as st
 
 from lab.chat import models as chat_models
-from lab.ui import chat_history, chat_panes, chat_settings, chat_turns, chat_view, links
+from lab.ui import chat_history, chat_panes, chat_settings, chat_turns, chat_view, links, vote_view
 from lab.ui.frame import head
 
 actions = head("Chat")
@@ -15,13 +15,18 @@ if not titles:
 
 chat = chat_history.current()
 names = chat_panes.chosen(titles, chat)
+is_blind = vote_view.is_chosen()
 if actions.button("New", icon=":material/add_comment:", key="chat.new"):
-    chat_history.close()
+    vote_view.close() if is_blind else chat_history.close()
     st.rerun()
 if actions.button("History", icon=":material/history:", key="chat.open_history"):
     chat_history.show()
 with actions.popover("Settings", icon=":material/tune:", key="chat.settings"):
     settings = chat_settings.settings(names)
+vote_view.switch(actions)
+if is_blind:
+    vote_view.show(names, titles, settings)
+    st.stop()
 
 chat_panes.heads(names, titles, chat)
 chat_view.terms(settings, chat)

@@ -14,13 +14,15 @@ with grid.cell():
     with st.container(border=True):
         chosen = data_source.choose()
     if not chosen:
-        st.info("Choose a dataset to see it as the model does.", icon=":material/info:")
+        st.info("Choose a dataset to preview its examples and tokens.", icon=":material/info:")
         st.stop()
     with st.container(border=True):
         spec = data_view.settings(chosen)
-    data_view.train_on(spec)
+    train_button = st.container()
 with grid.cell():
     preview = data_view.load_preview(spec)
+    with train_button:
+        data_view.train_on(spec, preview)
     if preview is None:
         st.stop()
     data_view.show_counts(preview)
@@ -28,24 +30,26 @@ with grid.cell():
 
 view = View(dark=chart_style.is_dark())
 length = spec["data"]["max_length"]
-names = ["Rows", "Lengths", "Packed", "Twice", "Leaks", "Bad rows"]
+names = ["Examples", "Lengths", "Packing", "Duplicates", "Leakage", "Invalid rows"]
 # only the open one is drawn: a chart that is drawn while it is hidden is cut to another width
 tabs = dict(zip(names, st.tabs(names, key="data.tab", on_change="rerun"), strict=True))
-if tabs["Rows"].open:
-    with tabs["Rows"]:
+if tabs["Examples"].open:
+    with tabs["Examples"]:
         data_view.show_rows(preview)
 elif tabs["Lengths"].open:
     with tabs["Lengths"]:
         data_view.show_lengths(preview, length, view)
-elif tabs["Packed"].open:
-    with tabs["Packed"]:
+elif tabs["Packing"].open:
+    with tabs["Packing"]:
         data_view.show_packed(preview, length, view)
-elif tabs["Twice"].open:
-    with tabs["Twice"]:
-        data_view.show_duplicates(preview["twins"], "No row resembles another.")
-elif tabs["Leaks"].open:
-    with tabs["Leaks"]:
-        data_view.show_duplicates(preview["leaks"], "No held-out row resembles a training row.")
-elif tabs["Bad rows"].open:
-    with tabs["Bad rows"]:
+elif tabs["Duplicates"].open:
+    with tabs["Duplicates"]:
+        data_view.show_duplicates(preview["twins"], "No duplicates found.")
+elif tabs["Leakage"].open:
+    with tabs["Leakage"]:
+        data_view.show_duplicates(
+            preview["leaks"], "No held-out example resembles a training example."
+        )
+elif tabs["Invalid rows"].open:
+    with tabs["Invalid rows"]:
         data_view.show_invalid_rows(preview["bad"])

@@ -3,10 +3,10 @@
 import streamlit as st
 
 from lab.ui import memory_view, method_estimates, settings_search_panel
+from lab.ui.chart_style import is_dark
 from lab.ui.charts import View
 from lab.ui.frame import head
 from lab.ui.markdown_safety import user_errors
-from lab.ui.monitor_view import is_dark
 
 head("Memory")
 st.caption(

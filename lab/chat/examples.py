@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+from collections.abc import Mapping
 
 from lab import paths
 from lab.atomic_files import write_atomic
@@ -27,8 +28,8 @@ def add_chat(dataset: str, chat: Chat, turn: int, model: str, answer: str) -> in
     return append(dataset, {"messages": [*messages, {"role": "assistant", "content": answer}]})
 
 
-def append(dataset: str, row: dict[str, object]) -> int:
-    """Append a row to a .jsonl upload, made if there is none; its number of rows. The file is
+def append(dataset: str, *rows: Mapping[str, object]) -> int:
+    """Append rows to a .jsonl upload, made if there is none; its number of rows. The file is
     written anew and exchanged as a whole. Raises LabError."""
     name = dataset if dataset.endswith(".jsonl") else f"{dataset}.jsonl"
     if catalog.safe_name(name) != name:
@@ -46,7 +47,7 @@ def append(dataset: str, row: dict[str, object]) -> int:
             lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         except UnicodeDecodeError:
             raise LabError(f"'{name}' is not UTF-8.", "Choose another name.") from None
-        lines.append(json.dumps(row, ensure_ascii=False))
+        lines += [json.dumps(row, ensure_ascii=False) for row in rows]
         write_atomic(path, "\n".join(lines) + "\n")
     return len(lines)
 

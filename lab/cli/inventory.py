@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from lab.formatting import count, size
 from lab.methods.parts import compatibility
 from lab.models import catalog as models
 from lab.models import shipped_configs
+from lab.preflight import doctor as machine_doctor
 
 
 def add(verb: Any) -> None:
@@ -42,7 +42,7 @@ def add(verb: Any) -> None:
 def doctor(arguments: argparse.Namespace) -> Output:
     """Looks at the machine and times one product, which the utilisation figures rest on."""
     facts = host.describe()
-    missing = [name for name in ("torch", "transformers", "peft") if not _installed(name)]
+    missing = machine_doctor.missing()
     facts["missing"] = missing
     facts["problems"] = _problems(facts)
     if not missing:
@@ -86,27 +86,9 @@ def doctor(arguments: argparse.Namespace) -> Output:
     return Output(facts, display)
 
 
-def _installed(name: str) -> bool:
-    return importlib.util.find_spec(name) is not None
-
-
 def _problems(facts: dict[str, Any]) -> list[str]:
-    """What will not work here, each with what to do."""
-    problems = [f"{name} is not installed. Run `make setup`." for name in facts["missing"]]
-    if not facts["system"].startswith("Linux") or not facts["system"].endswith("x86_64"):
-        problems.append(
-            f"{facts['system']} is not supported: the lab is tested on Linux, x86-64. Following "
-            "workers (process identity, memory) rests on Linux."
-        )
-    problems += [
-        f"The built-in model {m.title} is not prepared. Run `make setup`."
-        for m in models.BUILT_IN
-        if not m.is_ready
-    ]
-    if facts["disk_free_bytes"] < 3e9:
-        problems.append(
-            f"Only {size(facts['disk_free_bytes'])} of disk are free. Full runs need more."
-        )
+    """What will not work here, each with what to do; this one may load torch."""
+    problems = machine_doctor.problems(facts)
     if facts["gpus"] and not facts["missing"]:
         import torch
 

@@ -28,6 +28,7 @@ from lab.schema import quote
 
 TIE, BAD = "tie", "bad"
 IDENTICAL, FAILED = "identical", "failed"  # why a prompt is not voted on
+WHOLE = ("stop", "length", "context")  # how answers end that are fair to compare
 MOST_PROMPTS = 500
 LONGEST_VOTER = 40  # characters
 LARGEST_FILE = 64_000_000  # bytes
@@ -131,13 +132,20 @@ class VoteSession:
         prompt.answers = {name: answer.text for name, answer in answers.items()}
         prompt.tokens = {name: answer.tokens for name, answer in answers.items()}
         prompt.named = [name for name, text in prompt.answers.items() if self.names(name, text)]
-        if not all(answer.is_usable for answer in answers.values()):
+        if not all(answer.finish in WHOLE for answer in answers.values()):
             prompt.skipped = FAILED
         elif len({" ".join(text.split()) for text in prompt.answers.values()}) == 1:
             prompt.skipped = IDENTICAL
         else:
             shown = sum(bool(other.order) for other in self.prompts)
             prompt.order = order(self.models, self.seed, shown)
+
+    def ask_again(self, place: int) -> None:
+        """Let a prompt without all its answers be asked anew. Raises LabError for another one."""
+        self._check_open()
+        if self.prompts[place].skipped != FAILED:
+            raise LabError(f"Prompt {place + 1} has its answers.")
+        self.prompts[place] = VotePrompt(self.prompts[place].prompt)
 
     def vote(self, place: int, vote: str) -> None:
         """Give or change the vote on a prompt. Raises LabError."""

@@ -111,6 +111,7 @@ def fetch_to(
         if transfer.error is not None:
             raise transfer.error
     progress.done, progress.files_done = progress.total, progress.files
+    progress.received = sum(transfer.received for transfer in transfers)
     tell(progress)
 
 

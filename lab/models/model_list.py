@@ -74,9 +74,10 @@ def _config_id(parameters: int) -> str:
 
 
 def is_cached(hub_id: str) -> bool:
-    """Whether the hub's cache on this machine holds the model's config."""
+    """Whether the hub's cache on this machine holds weights of the model; the config alone is
+    there after an estimate."""
     folder = repository.folder_of("models", hub_id) / "snapshots"
-    return any(folder.glob("*/config.json"))
+    return any(folder.glob("*/*.safetensors"))
 
 
 def is_hub_id(text: str) -> bool:

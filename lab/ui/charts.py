@@ -191,6 +191,12 @@ def packed(rows: list[dict[str, Any]], longest: int, view: View) -> go.Figure:
                 orientation="h",
                 customdata=np.asarray(sources),
                 hovertemplate="row %{customdata} of the file: %{x} tokens<extra></extra>",
+                text=[
+                    str(source) if part else "" for part, source in zip(parts, sources, strict=True)
+                ],
+                textposition="inside",
+                insidetextanchor="middle",
+                textangle=0,
                 marker={
                     "color": view.colours[i % len(view.colours)],
                     "line": {"width": 1, "color": view.grid},

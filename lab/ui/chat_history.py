@@ -45,7 +45,8 @@ def close() -> None:
 
 @st.dialog("Conversations", width="large")
 def show() -> None:
-    chats = conversations.all_conversations()
+    # those of a blind vote would tell who answered what
+    chats = [chat for chat in conversations.all_conversations() if not chat.vote]
     if not chats:
         st.caption("No conversation yet. Each is kept on this machine from its first question on.")
         return

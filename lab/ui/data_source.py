@@ -9,20 +9,23 @@ import streamlit as st
 from lab import formatting
 from lab.data import catalog, hub
 from lab.errors import LabError
-from lab.ui import hub_fields
+from lab.ui import hub_fields, typed_examples
 from lab.ui.markdown_safety import escape_markdown, plain, user_errors
 
 SOURCES = {
-    "builtin": "Built in",
+    "builtin": "Built-in",
     "upload": "Upload",
-    "path": "File on this machine",
-    "hub": "Hub",
+    "typed": "Type examples",
+    "path": "Local file",
+    "hub": "Hugging Face Hub",
 }
 BLOCK = 1 << 20
 
 
 def choose() -> str:
     """The id of the set to look at; "" as long as none is chosen."""
+    if saved := st.session_state.pop("data.saved", ""):
+        _point_to(saved)
     dataset_in_url = st.query_params.get("dataset", "")
     if dataset_in_url and "data.source" not in st.session_state:
         _point_to(dataset_in_url)
@@ -36,7 +39,10 @@ def choose() -> str:
         persist_state="session",
         label_visibility="collapsed",
     )
-    chosen = {"builtin": _built_in, "upload": _upload, "path": _path, "hub": _hub}[str(source)]()
+    sources = {
+        "builtin": _built_in, "upload": _upload, "typed": _typed, "path": _path, "hub": _hub,
+    }  # fmt: skip
+    chosen = sources[str(source)]()
     if chosen:
         st.query_params["dataset"] = chosen
     return chosen
@@ -76,7 +82,7 @@ def _built_in() -> str:
 
 def _upload() -> str:
     uploaded = st.file_uploader(
-        "Add a file: JSONL, JSON, CSV, TSV, Parquet or text, also gzipped",
+        "Upload JSONL, JSON, CSV, TSV, Parquet or text (gzip allowed)",
         type=["jsonl", "ndjson", "json", "csv", "tsv", "parquet", "txt", "gz"],
         key="data.file",
     )
@@ -91,7 +97,7 @@ def _upload() -> str:
     if message := st.session_state.pop("data.renamed", ""):
         st.info(escape_markdown(message))
     if not uploads:
-        st.info("Nothing was uploaded yet. The file stays on this machine.")
+        st.info("No uploads yet. Files stay on this machine.")
         return ""
     ids = [upload.id for upload in uploads]
     if st.session_state.get("data.upload") not in ids:
@@ -105,6 +111,14 @@ def _upload() -> str:
                 catalog.remove(chosen.removeprefix("upload:"))
             st.rerun()
     return chosen
+
+
+def _typed() -> str:
+    """Examples that are typed here; once saved they are an upload like any other."""
+    if saved := typed_examples.form():
+        st.session_state["data.saved"] = saved
+        st.rerun()
+    return ""
 
 
 def _size_too(dataset_id: str) -> str:
@@ -131,7 +145,7 @@ def _hub() -> str:
     listed = {str(dataset["id"]): dataset for dataset in hub.known()}
     fetched = [dataset_id for dataset_id in hub.fetched() if dataset_id not in listed]
     choice = st.selectbox(
-        "Hub id",
+        "Dataset ID",
         [*fetched, *listed],
         index=None,
         format_func=lambda dataset_id: _titled(dataset_id, listed),

@@ -44,8 +44,6 @@ def settings(dataset_id: str) -> dict[str, Any]:
         tell(error)
         st.stop()
     detected = str(detection["format"])
-    if detection["why"]:  # the look at the rows, beside this, says why
-        st.warning("The format of the rows is not known; choose it, or name the columns.")
     left, right = st.columns(2)
     shape = left.selectbox(
         "Format",
@@ -55,6 +53,8 @@ def settings(dataset_id: str) -> dict[str, Any]:
     )
     template = right.selectbox("Template", TEMPLATES, key="data.template", persist_state="session")
     columns = _columns(dataset_id, detected if shape == "auto" else str(shape), detection)
+    if detection["why"] and shape == "auto" and not columns:  # the preview says why
+        st.warning("Unknown example format. Choose the columns above, or the format.")
     spec = _more(dataset)
     spec["data"] |= {"dataset": dataset_id, "format": shape, "template": template}
     if columns:
@@ -78,7 +78,7 @@ def _columns(dataset_id: str, shape: str, detected: dict[str, Any]) -> dict[str,
         known = guess.get(part, "")
         options = ["", *([known] if known and known not in names else []), *names]
         column = cell.selectbox(
-            f"{part.capitalize()} from",
+            f"{part.capitalize()} column",
             options,
             index=options.index(known),
             format_func=lambda name: str(plain(name)) or "none",
@@ -93,16 +93,16 @@ def _columns(dataset_id: str, shape: str, detected: dict[str, Any]) -> dict[str,
 
 def _more(dataset: Dataset) -> dict[str, Any]:
     """Model, length and what is seldom changed."""
-    with st.expander("Model, length and more"):
+    with st.expander("Tokenizer, length and masking"):
         left, right = st.columns(2)
         model = left.text_input("Model", "builtin:smollm2-135m-instruct", key="data.model",
-                                help="Whose tokenizer and template are used.",
+                                help="The model whose tokenizer and chat template are used.",
                                 persist_state="session")  # fmt: skip
         length = right.number_input(
-            "Max length", 8, 1 << 20, 512, key="data.length", persist_state="session"
+            "Sequence length", 8, 1 << 20, 512, key="data.length", persist_state="session"
         )
         loss_on = left.segmented_control(
-            "Loss on", ["assistant", "completion", "all"], default="assistant", required=True,
+            "Train on", ["assistant", "completion", "all"], default="assistant", required=True,
             key="data.loss", persist_state="session",
         )  # fmt: skip
         side = right.segmented_control(
@@ -110,11 +110,11 @@ def _more(dataset: Dataset) -> dict[str, Any]:
             persist_state="session",
         )  # fmt: skip
         bad = left.segmented_control(
-            "Bad rows", ["refuse", "skip"], default="refuse", required=True, key="data.bad",
+            "Invalid rows", ["refuse", "skip"], default="refuse", required=True, key="data.bad",
             persist_state="session",
         )  # fmt: skip
         fraction = right.number_input(
-            "Held out", 0.0, 0.9, float(dataset.card.get("eval_fraction", 0.05)), 0.05,
+            "Held-out fraction", 0.0, 0.9, float(dataset.card.get("eval_fraction", 0.05)), 0.05,
             key=f"data.fraction.{dataset.id}",
         )  # fmt: skip
         system = st.text_area(
@@ -122,7 +122,8 @@ def _more(dataset: Dataset) -> dict[str, Any]:
             key=f"data.system.{dataset.id}",
         )  # fmt: skip
         filled = st.text_input(
-            "Slots", placeholder="name=Wren; author=the lab", key=f"data.placeholders.{dataset.id}",
+            "Placeholders", placeholder="name=Wren; author=the lab",
+            key=f"data.placeholders.{dataset.id}",
             help="Text that replaces {{name}} in the rows.",
         )  # fmt: skip
     data: dict[str, Any] = {
@@ -140,9 +141,15 @@ def _more(dataset: Dataset) -> dict[str, Any]:
     return {"model": model.strip(), "data": data}
 
 
-def train_on(spec: dict[str, Any]) -> None:
-    """The button to New run, whose form is filled with what is set here."""
-    if st.button("Train on this", icon=":material/play_arrow:", type="primary", key="data.train"):
+def train_on(spec: dict[str, Any], preview: dict[str, Any] | None) -> None:
+    """The button to New run, whose form is filled with what is set here; only for a dataset in
+    which there is something to train on."""
+    is_usable = preview is not None and preview["counts"]["counted"] > 0
+    if st.button(
+        "New run with this dataset", icon=":material/play_arrow:", type="primary",
+        key="data.train", disabled=not is_usable,
+        help=None if is_usable else "No example of this dataset can be trained on as it is read.",
+    ):  # fmt: skip
         form.load(RunSpec.parse(spec, []))
         st.session_state["new.preset"] = None
         st.switch_page(links.page("new_run"))
@@ -192,15 +199,23 @@ def show_counts(preview: dict[str, Any]) -> None:
     counts = preview["counts"]
     rows = f"{preview['examples']:,}" + ("" if preview["is_whole"] else "+")
     shown = [
-        ("Rows", rows, "Those that were read here; a + says that the file goes on."),
+        ("Examples", rows, "Read for this preview; + means the file has more."),
         ("Tokens", formatting.count(counts["tokens"]), None),
-        ("Learned", f"{counts['counted'] / max(1, counts['tokens']):.0%}", "Counted by the loss."),
-        ("Cut", f"{counts['truncated']:,}", "Rows longer than max_length."),
-        ("Nothing to learn", f"{counts['dropped']:,}", "Left out of training."),
-        ("Bad rows", f"{counts['bad']:,}", None),
-        ("Twice", f"{counts['exact']:,}", "Rows that repeat another word for word."),
-        ("Nearly twice", f"{counts['near']:,}", "Similarity of 0.8 and more."),
-        ("Leaks", f"{counts['leaks']:,}", "Held-out rows that resemble a training row."),
+        (
+            "Trained tokens",
+            f"{counts['counted'] / max(1, counts['tokens']):.0%}",
+            "Share of tokens that count in the loss.",
+        ),
+        ("Truncated", f"{counts['truncated']:,}", "Examples longer than the sequence length."),
+        ("No trained tokens", f"{counts['dropped']:,}", "Dropped: every token is masked."),
+        ("Invalid rows", f"{counts['bad']:,}", None),
+        ("Duplicates", f"{counts['exact']:,}", "Examples identical to an earlier one."),
+        ("Near-duplicates", f"{counts['near']:,}", "Jaccard similarity of 0.8 or more."),
+        (
+            "Leakage",
+            f"{counts['leaks']:,}",
+            "Held-out examples that (nearly) repeat a training example.",
+        ),
     ]
     grid = st.grid(3, min_column_width=120)
     for name, value, help in shown:
@@ -278,16 +293,16 @@ def show_rows(preview: dict[str, Any]) -> None:
     examples = preview["rows"]
     with st.container(horizontal=True, vertical_alignment="bottom"):
         row_number = st.number_input(
-            f"Row (of the first {len(examples)})", 1, len(examples), 1, key="data.row", width=200
+            f"Example (1 to {len(examples)})", 1, len(examples), 1, key="data.row", width=200
         )
         display = st.segmented_control(
-            "As", ["tokens", "text"], default="tokens", required=True, key="data.as"
+            "View", ["tokens", "text"], default="tokens", required=True, key="data.as"
         )
     example = examples[int(row_number) - 1]
-    cut = ", cut" if example["cut"] else ""
+    cut = " (truncated)" if example["cut"] else ""
     st.caption(
         f"Row {example['row']} of the file: {len(example['tokens'])} tokens{cut}, "
-        f"{example['counted']} learned (coloured)."
+        f"{example['counted']} trained (highlighted)."
     )
     with st.container(border=True, height=340):
         if display == "text":
@@ -298,13 +313,15 @@ def show_rows(preview: dict[str, Any]) -> None:
 
 def show_packed(preview: dict[str, Any], length: int, view: View) -> None:
     if not preview["packed"]:
-        st.info("This method trains on rows that are not packed.")
+        st.info("This method does not support packing.")
         return
     st.plotly_chart(
         charts.packed(preview["packed"], length, view), key="data.packed", config=charts.CONFIG
     )
-    st.caption("Each bar is one packed row; its parts are rows of the file that cannot see each "
-               "other.")  # fmt: skip
+    st.caption(
+        "Each bar is one packed sequence; its segments are examples that cannot attend to each "
+        "other. The number in a segment is the example's row in the file."
+    )
 
 
 def show_lengths(preview: dict[str, Any], length: int, view: View) -> None:
@@ -332,7 +349,7 @@ def show_duplicates(duplicates: list[dict[str, Any]], empty: str) -> None:
 
 def show_invalid_rows(problems: list[dict[str, Any]]) -> None:
     if not problems:
-        st.success("Every row that was read can be used.", icon=":material/check_circle:")
+        st.success("All rows read are valid.", icon=":material/check_circle:")
         return
     st.dataframe(plain(problems), hide_index=True, width="stretch")
 
@@ -343,14 +360,14 @@ def first_batch(run: RunDir) -> None:
     sequences = _objects(first_batch.get("rows"))
     if not sequences:
         return
-    with st.expander("The first batch, as the model saw it", icon=":material/dataset:"):
+    with st.expander("First training batch, token by token", icon=":material/dataset:"):
         for sequence in sequences:
             tokens = _objects(sequence.get("tokens"))
             sources = ", ".join(str(source) for source in _list(sequence.get("sources")))
             st.caption(
                 f"Rows {escape_markdown(sources)} of the file: "
                 f"{escape_markdown(sequence.get('length'))} tokens, "
-                f"{escape_markdown(sequence.get('counted'))} learned (coloured)."
+                f"{escape_markdown(sequence.get('counted'))} trained (highlighted)."
             )
             lengths = [n for n in _list(sequence.get("lengths")) if isinstance(n, int)]
             st.html(coloured(tokens, lengths))

@@ -84,7 +84,13 @@ def show_already_started(ticket: str) -> None:
 
 
 def prefill_form() -> None:
-    """Fill an untouched form: from `?from=RUN` if a run is to be repeated, else with defaults."""
+    """Fill the form from `?from=RUN` if a run is to be repeated or from `?preset=NAME`, and an
+    untouched one with defaults."""
+    preset = st.query_params.get("preset", "")
+    if preset in {known.name for known in (*presets.PRESETS, *presets.PAIRS)}:
+        del st.query_params["preset"]
+        st.session_state["new.preset"] = preset
+        _apply_preset()
     source = st.query_params.get("from", "")
     if source:
         trains_on = st.query_params.get("on", "") == "1"

@@ -54,10 +54,11 @@ def test_the_order_follows_the_seed_and_is_not_regular() -> None:
     assert len(neighbours) > 15, "all permutations occur, not only the rotations of one"
 
 
+@pytest.mark.parametrize("seed", range(6))
 def test_answers_are_shuffled_once_they_are_over_and_equal_ones_take_no_place(
-    lab_home: Path,
+    lab_home: Path, seed: int
 ) -> None:
-    session = session_with("one", "two", "three")
+    session = session_with("one", "two", "three", seed=seed)
     waiting = answered("x", "y", finish="")
     session.take_answers(0, waiting)
     assert not session.prompts[0].is_answered, "An order of arrival would tell the faster model."
@@ -65,19 +66,27 @@ def test_answers_are_shuffled_once_they_are_over_and_equal_ones_take_no_place(
     assert session.prompts[0].skipped == votes.IDENTICAL and not session.prompts[0].order
     session.take_answers(1, answered("first", "second"))
     session.take_answers(2, answered("first", "second"))
-    assert session.prompts[1].order == session.prompts[2].order[::-1], "The skipped one takes none."
+    shown = [prompt.order for prompt in session.prompts[1:]]
+    expected = [votes.order([A, B], seed, number) for number in (0, 1)]
+    assert shown == expected and shown[0] == shown[1][::-1], "The skipped one takes no place."
     assert session.prompts[1].tokens == {A: 1, B: 1}
     before = session.prompts[1].order
     session.take_answers(1, answered("other", "answers"))
     assert session.prompts[1].answers[A] == "first" and session.prompts[1].order == before
 
 
-def test_a_failed_answer_cannot_be_voted_on(lab_home: Path) -> None:
+@pytest.mark.parametrize("finish", ["failed", "stopped", "interrupted"])
+def test_an_answer_that_is_not_whole_cannot_be_voted_on(lab_home: Path, finish: str) -> None:
     session = session_with("one")
-    session.take_answers(0, answered("", "fine", finish="failed"))
+    session.take_answers(0, answered("beginning", "fine", finish=finish))
     assert session.prompts[0].skipped == votes.FAILED
     with pytest.raises(LabError, match="no answers"):
         session.vote(0, B)
+    session.ask_again(0)
+    session.take_answers(0, answered("whole", "fine"))
+    session.vote(0, B)
+    with pytest.raises(LabError, match="has its answers"):
+        session.ask_again(0)
 
 
 def test_a_vote_is_changed_until_the_end(lab_home: Path) -> None:

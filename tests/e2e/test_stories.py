@@ -56,7 +56,7 @@ def maps_torch(server: Server) -> bool:
 
 
 def test_quick_start_watch_the_chart_move_then_stop_and_save(page: Page, server: Server) -> None:
-    button = page.get_by_role("button", name="Train it now")
+    button = page.get_by_role("button", name="Start training")
     button.dblclick()
     page.wait_for_url(re.compile(r"/monitor\?.*run="), timeout=60_000)
     settled(page)

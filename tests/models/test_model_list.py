@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from lab.errors import LabError
-from lab.models import catalog, model_list, shipped_configs
+from lab.hub import search
+from lab.models import model_list, shipped_configs
 
 
 def test_every_listed_model_has_an_id_that_a_spec_takes() -> None:
@@ -30,6 +31,7 @@ def test_what_is_here_comes_first_then_the_smallest(
     snapshot = tmp_path / "models--Qwen--Qwen3-8B" / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").write_text("{}")
+    (snapshot / "model.safetensors").write_bytes(b"")
     listed = model_list.listed()
     here = [model.title for model in listed if model.is_installed]
     assert here == [model.title for model in listed][: len(here)] and "Qwen3-8B" in here
@@ -45,7 +47,14 @@ def test_a_hub_id_has_an_organisation(text: str, is_id: bool) -> None:
     assert model_list.is_hub_id(text) is is_id
 
 
-def test_without_a_network_the_search_says_so_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalog, "hub_is_reachable", lambda: False)
+def test_a_config_alone_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    snapshot = tmp_path / "models--Qwen--Qwen3-8B" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    assert not model_list.is_cached("Qwen/Qwen3-8B"), "an estimate reads the config alone"
+
+
+def test_without_a_network_the_search_says_so_at_once() -> None:
     with pytest.raises(LabError, match="cannot be reached"):
-        model_list.search_hub("smol")
+        search.models("smol")

@@ -164,11 +164,9 @@ def test_minutes_stand_for_long_runs(tmp_path: Path) -> None:
 
 
 def test_the_names_of_lines_never_strike_each_other(tmp_path: Path) -> None:
+    rising = [row | {"cpu/rss_bytes": 1e9 * min(4, i)} for i, row in enumerate(device(15))]
     recorded = series(
-        tmp_path,
-        *steps(**{"memory/peak_bytes": 4.01e9}),
-        *device(cpu__rss_bytes=4e9),
-        estimate={"peak_bytes": 4.02e9},
+        tmp_path, *steps(**{"memory/peak_bytes": 4.01e9}), *rising, estimate={"peak_bytes": 4.02e9}
     )
     figure = charts.memory(recorded, View())
     low, high = figure.layout.yaxis.range

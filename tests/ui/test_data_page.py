@@ -10,7 +10,8 @@ import pytest
 from lab.data import catalog
 from lab.data import dataset_preview as planner_look
 from lab.preflight.client import planner
-from lab.ui import data_view
+from lab.ui import charts, data_view, typed_examples
+from lab.ui.charts import View
 from tests.conftest import write_rows
 from tests.ui.conftest import Page, words
 
@@ -31,7 +32,7 @@ def look_here(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_built_in_set_is_shown_as_the_model_sees_it(open_page: Page) -> None:
     at = open_page("data", dataset="builtin:support-tickets")
     figures = {metric.label: metric.value for metric in at.metric}
-    assert figures["Rows"] == "360" and figures["Bad rows"] == "0"
+    assert figures["Examples"] == "360" and figures["Invalid rows"] == "0"
     text = words(at)
     assert "Padding" in text and "an answer ends with **<|im_end|>**" in text.replace("\\", "")
     assert at.selectbox(key="data.format.builtin:support-tickets").value == "auto"
@@ -53,8 +54,8 @@ def test_a_file_with_odd_rows(open_page: Page, tmp_path: Path) -> None:
     )
     at = open_page("data", dataset=str(path))
     figures = {metric.label: metric.value for metric in at.metric}
-    assert (figures["Rows"], figures["Bad rows"]) == ("4", "1")
-    assert (figures["Twice"], figures["Nearly twice"]) == ("1", "1")
+    assert (figures["Examples"], figures["Invalid rows"]) == ("4", "1")
+    assert (figures["Duplicates"], figures["Near-duplicates"]) == ("1", "1")
     drawn = "".join(str(part.proto.body) for part in at.get("html"))
     assert "alert" in drawn and "script" in drawn
     assert "<script" not in drawn and "<img" not in drawn and "⟨0007⟩" in drawn
@@ -69,7 +70,7 @@ def test_text_is_escaped_token_by_token() -> None:
     ("dataset", "says"),
     [
         ("/no/file.jsonl", "does not exist"),
-        ("upload:none.jsonl", "Nothing was uploaded yet"),
+        ("upload:none.jsonl", "No uploads yet"),
         ("hello", "Unknown dataset"),
         ("org/name", "Choose a dataset"),
     ],
@@ -90,10 +91,13 @@ def test_an_upload_and_its_removal(open_page: Page, tmp_path: Path) -> None:
     path.write_text("topic,said\na,b\nc,d\n")
     added = catalog.add_file(path)
     at = open_page("data", dataset=added.id)
-    assert "topic, said" not in words(at) and "is not known" in words(at)
+    assert "topic, said" not in words(at) and "Unknown example format" in words(at)
+    assert at.button(key="data.train").disabled, "there is nothing to train on yet"
     at.selectbox(key=f"data.column.{added.id}..prompt").select("topic").run()
     at.selectbox(key=f"data.column.{added.id}..completion").select("said").run()
-    assert {metric.label: metric.value for metric in at.metric}["Rows"] == "2"
+    assert {metric.label: metric.value for metric in at.metric}["Examples"] == "2"
+    assert "Unknown example format" not in words(at), "the columns that were chosen mend it"
+    assert not at.button(key="data.train").disabled
     at.button(key="data.remove").click().run()
     assert not at.exception and catalog.uploads() == []
 
@@ -114,7 +118,7 @@ def test_what_is_not_used_and_what_cannot_be_used_is_said_once(
     at = open_page("data", dataset=str(path))
     assert words(at).replace("\\", "").count("is a preference") == 1
     at.selectbox(key=f"data.format.{path}").select("preference").run()
-    assert {metric.label: metric.value for metric in at.metric}["Rows"] == "1"
+    assert {metric.label: metric.value for metric in at.metric}["Examples"] == "1"
 
 
 def test_the_data_page_shows_nothing_of_what_a_link_hides(open_page: Page, tmp_path: Path) -> None:
@@ -125,3 +129,36 @@ def test_the_data_page_shows_nothing_of_what_a_link_hides(open_page: Page, tmp_p
     event = words(page).replace("\\", "")
     assert "is not a data file" in event, event
     assert "the-secret" not in event
+
+
+def test_a_teacher_types_chats_and_trains_on_them(
+    open_page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = [
+        {"Question": " Who are you? ", "Answer": "I am Wren."},
+        {"Question": None, "Answer": float("nan")},
+        {"Question": "2 + 2?", "Answer": "4"},
+    ]
+    rows, problems = typed_examples.examples(table, "Be kind.")
+    assert problems == [] and [len(row["messages"]) for row in rows] == [3, 3]
+    assert rows[0]["messages"][1:] == [
+        {"role": "user", "content": "Who are you?"}, {"role": "assistant", "content": "I am Wren."},
+    ]  # fmt: skip
+    _, problems = typed_examples.examples([{"Question": "Why?", "Answer": " "}], "")
+    assert problems == ["Row 1 has no answer. Fill it in, or empty the row."]
+    at = open_page("data", session={"data.source": "typed"})
+    assert at.button(key="data.typed.save").disabled, "ten empty rows are nothing to save"
+    monkeypatch.setattr(typed_examples, "examples", lambda *_: (rows * 4, []))
+    at.run()
+    at.button(key="data.typed.save").click().run()
+    assert not at.exception
+    (upload,) = catalog.uploads()
+    assert upload.id == "upload:my-chats.jsonl"
+    assert {metric.label: metric.value for metric in at.metric}["Examples"] == "8"
+    assert not at.button(key="data.train").disabled
+
+
+def test_a_packed_sequence_says_which_rows_it_holds() -> None:
+    rows = [{"lengths": [37, 36], "sources": [2, 3]}, {"lengths": [50], "sources": [4]}]
+    chart = charts.packed(rows, 128, View())
+    assert [list(trace.text) for trace in chart.data] == [["2", "4"], ["3", ""]]

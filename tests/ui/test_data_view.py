@@ -33,8 +33,9 @@ def test_each_count_stands_under_its_own_name(screen: Screen, is_whole: bool, ro
     data_view.show_counts({"counts": COUNTS, "examples": 1200, "is_whole": is_whole})
     metrics = {args[0]: args[1] for kind, args, _ in screen.calls if kind == "metric"}
     assert metrics == {
-        "Rows": rows, "Tokens": formatting.count(2000), "Learned": "25%", "Cut": "3",
-        "Nothing to learn": "4", "Bad rows": "5", "Twice": "6", "Nearly twice": "7", "Leaks": "8",
+        "Examples": rows, "Tokens": formatting.count(2000), "Trained tokens": "25%",
+        "Truncated": "3", "No trained tokens": "4", "Invalid rows": "5",
+        "Duplicates": "6", "Near-duplicates": "7", "Leakage": "8",
     }  # fmt: skip
 
 
@@ -62,8 +63,8 @@ def test_a_row_is_named_by_its_place_in_the_file(screen: Screen) -> None:
         {"row": 9, "tokens": TOKENS[:1], "counted": 0, "cut": False, "text": "b"},
     ]
     for number, caption in (
-        (1, "Row 3 of the file: 3 tokens, cut, 2 learned (coloured)."),
-        (2, "Row 9 of the file: 1 tokens, 0 learned (coloured)."),
+        (1, "Row 3 of the file: 3 tokens (truncated), 2 trained (highlighted)."),
+        (2, "Row 9 of the file: 1 tokens, 0 trained (highlighted)."),
     ):
         screen.answers = {"data.row": number, "data.as": "text"}
         data_view.show_rows({"rows": rows})
@@ -78,7 +79,7 @@ def test_the_first_batch_is_shown_with_where_it_is_from(screen: Screen) -> None:
     row = {"tokens": TOKENS, "lengths": [1, 2], "sources": [4, 6], "length": 3, "counted": 2}
     write_json(run.first_batch, {"v": 1, "rows": [row]})
     data_view.first_batch(run)
-    assert screen.texts("caption") == ["Rows 4, 6 of the file: 3 tokens, 2 learned (coloured)."]
+    assert screen.texts("caption") == ["Rows 4, 6 of the file: 3 tokens, 2 trained (highlighted)."]
     assert screen.texts("html")[0].count("<hr") == 1
 
 

@@ -71,6 +71,7 @@ def test_who_else_gets_in_is_said_as_text(monkeypatch: pytest.MonkeyPatch) -> No
     screen = Screen()
     monkeypatch.setattr(cards, "st", screen)
     monkeypatch.setattr(cards.access, "warnings", lambda: ["open to [all](x)"])
+    monkeypatch.setattr(cards.doctor, "problems", lambda facts: [])
     cards.warnings()
     (warning,) = [args[0] for kind, args, _ in screen.calls if kind == "warning"]
     assert warning == "open to \\[all\\]\\(x\\)"

@@ -1,0 +1,57 @@
+"""A blind vote in a real browser, with models that answer."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from lab.compare import votes
+from lab.paths import all_runs
+from lab.runs import index
+from tests.e2e.conftest import Server, fill, settled, widget
+
+pytestmark = pytest.mark.e2e
+
+
+def test_a_blind_vote_from_the_first_prompt_to_the_verdict(
+    page: Page, server: Server, trained_home: Path
+) -> None:
+    """Vote by key and by button, change a vote, reload in the middle, see the names at the end."""
+    shutil.copytree(trained_home / "runs", server.home / "runs")
+    run = all_runs()[0]
+    name = index.entry(run).name
+    page.goto(f"{server.url}/chat?models=base:{index.entry(run).model},run:{run.id}")
+    settled(page)
+    page.get_by_role("button", name="Settings").click()
+    fill(page, "chat.max_tokens", "6")
+    page.keyboard.press("Escape")
+    page.get_by_text("Blind vote", exact=True).click()
+    fill(page, "vote.planned", "2")
+    widget(page, "vote.start").get_by_role("button").click()
+    box = page.get_by_placeholder("Message both models")
+    for number, question in enumerate(("What is 2 plus 2?", "Who made you?"), 1):
+        box.fill(question)
+        box.press("Enter")
+        expect(page.get_by_text("Answer B")).to_be_visible(timeout=90_000)
+        expect(page.get_by_text(re.compile(f"Vote {number} of 2"))).to_be_visible()
+        page.reload()
+        settled(page)
+        expect(page.get_by_text("Answer B")).to_be_visible(timeout=30_000)
+        main = page.locator("[data-testid=stMain]").inner_text()
+        assert name not in main and "/s" not in main, "Neither name nor speed is told."
+        page.get_by_role("heading", name="Chat").click()
+        page.keyboard.press("4")
+        expect(widget(page, "vote.4").locator("[data-testid*=primary]")).to_be_visible()
+        widget(page, "vote.2" if number == 2 else "vote.1").get_by_role("button").click()
+        settled(page)
+    widget(page, "vote.names").get_by_role("button").click()
+    expect(page.get_by_text("1 tie, 0 both bad, 0 identical.")).to_be_visible(timeout=30_000)
+    expect(page.get_by_text(re.compile("preferred in 1 of 1 decided vote"))).to_be_visible()
+    expect(page.get_by_text(re.compile(name)).first).to_be_visible()
+    session = votes.all_sessions()[0]
+    first, second = (prompt.votes["me"] for prompt in session.prompts)
+    assert (first, second) == (session.prompts[0].order[0], votes.TIE), "The last press counts."
