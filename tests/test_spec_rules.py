@@ -221,7 +221,9 @@ def test_a_method_that_trains_only_vectors_has_nothing_that_decays(method: Any) 
     from lab.train.optimizer import make_optimizer
     from tests.methods import tiny
 
-    spec = spec_of({"method.name": method.name, "train.weight_decay": 0.5})
+    spec = spec_of(
+        {"method.name": method.name, "train.weight_decay": 0.5, "train.learning_rate": 1e-3}
+    )
     model = tiny.make_model("llama")
     context = Context(spec, tiny.make_chat_tokenizer())
     method.prepare(model, spec.method_config, context)
