@@ -13,6 +13,7 @@ from lab.data.example_reader import ExampleReader
 from lab.data.formats import Example
 from lab.data.prepare import reading_of
 from lab.errors import LabError
+from lab.runs import record_reader
 from lab.schema import quote
 from lab.spec import DataSpec, RunSpec
 
@@ -52,11 +53,20 @@ def _rows(data: DataSpec, seconds: float | None = None) -> list[Example]:
 
 
 def _held_out(run_id: str) -> list[Example]:
-    """The rows that the run did not learn from. Raises LabError if it held none out."""
-    data = RunSpec.of_run(paths.run_dir(run_id)).data
+    """The rows that the run did not learn from. Raises LabError if it held none out, or if its
+    dataset has changed."""
+    run = paths.run_dir(run_id)
+    data = RunSpec.of_run(run).data
     if data.eval_dataset:
         return _rows(replace(data, dataset=data.eval_dataset))
     rows = _rows(data)  # all of them: which are held out depends on their number
+    learned_from = record_reader.last_event(run, "data").get("examples", len(rows))
+    if learned_from != len(rows):
+        raise LabError(
+            f"{quote(run_id)} used {learned_from} rows of '{quote(data.dataset)}', which has "
+            f"{len(rows)} usable ones now: which were held out is not known.",
+            "Choose another set.",
+        )
     _, held = batches.split_indices(len(rows), data.eval_fraction)
     if not held:
         raise LabError(f"{quote(run_id)} held no rows out.", "Choose another set.")

@@ -10,7 +10,7 @@ from lab.chat.conversations import MOST_MODELS
 from lab.compare import preference, prompt_sets, votes
 from lab.compare.votes import VoteSession
 from lab.data import catalog
-from lab.ui import chat_panes
+from lab.ui import chat_panes, chat_settings
 from lab.ui.markdown_safety import escape_markdown, plain, run_action
 
 SHOWN = 10  # earlier votes
@@ -56,6 +56,7 @@ def show(names: list[str], titles: dict[str, str], settings: dict[str, Any]) -> 
             )  # fmt: skip
         if len(models) < 2:
             st.caption("Choose two models or more. A training's result appears here by itself.")
+        st.caption(chat_settings.summary(settings))
     earlier = votes.all_sessions()
     if earlier:
         st.subheader("Votes on this machine", anchor=False)

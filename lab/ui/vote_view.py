@@ -9,7 +9,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from lab.chat import client, conversations
 from lab.compare import votes
-from lab.compare.votes import BAD, FAILED, IDENTICAL, TIE, VoteSession
+from lab.compare.votes import BAD, FAILED, IDENTICAL, TIE, VotePrompt, VoteSession
 from lab.errors import LabError
 from lab.ui import chat_turns, chat_view, vote_outcome, vote_setup
 from lab.ui.markdown_safety import escape_lines, escape_markdown, run_action, user_errors
@@ -74,6 +74,10 @@ def _ballot(session: VoteSession) -> None:
         "Order shuffled for each prompt; names, colours and speeds are hidden until the last vote.",
         width="stretch",
     )
+    row.toggle(
+        "Mark differences", key="vote.differences", persist_state="session",
+        help="Marks the words that are not in answer A.",
+    )  # fmt: skip
     if row.button("End early", icon=":material/flag:", key="vote.end", help=_end_help(session)):
         run_action(lambda: _end(session.id))
     place = at_hand(session)
@@ -135,12 +139,20 @@ def _prompt(session: VoteSession, place: int) -> None:
         for letter, name in zip(LETTERS, prompt.order, strict=False):
             with grid.cell():
                 st.markdown(f":gray[●] **Answer {letter}**")
-                st.markdown(safe_markdown(prompt.answers[name]) or ":gray[The answer is empty.]")
+                st.markdown(_text(prompt, name) or ":gray[The answer is empty.]")
                 st.caption(f"{prompt.tokens[name]} tokens")
     if session.source:
         _ask_ahead(session, place)
         if prompt.skipped:
             _next_button(session)
+
+
+def _text(prompt: VotePrompt, name: str) -> str:
+    """Markdown of an answer; what differs from answer A marked where that is wanted."""
+    first = prompt.order[0]
+    if st.session_state.get("vote.differences") and name != first:
+        return chat_turns.marked(prompt.answers[first], prompt.answers[name])
+    return safe_markdown(prompt.answers[name])
 
 
 def ask(session: VoteSession, place: int) -> VoteSession:
@@ -192,7 +204,7 @@ def _buttons(session: VoteSession, place: int) -> None:
     given = prompt.votes.get(session.voter, "")
     for number, (vote, label) in enumerate(choices(prompt.order), 1):
         if row.button(
-            f"{label} :small[{number}]", key=f"vote.{number}", shortcut=str(number),
+            label, key=f"vote.{number}", shortcut=str(number),
             type="primary" if vote == given else "secondary",
             disabled=session.is_complete and not given,
         ):  # fmt: skip

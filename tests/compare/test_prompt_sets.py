@@ -10,6 +10,7 @@ from lab.atomic_files import write_json
 from lab.compare import prompt_sets
 from lab.data import batches
 from lab.errors import LabError
+from lab.paths import all_runs
 from tests.conftest import write_rows
 from tests.ui.test_panels import make_run
 
@@ -62,6 +63,12 @@ def test_held_out_prompts_are_those_that_the_run_did_not_learn(
     _, held = batches.split_indices(20, 0.25)
     source = run_on(1, eval_fraction=0.25)
     assert prompt_sets.prompts(source, 99) == [questions[place] for place in held]
+    events = all_runs()[0].events
+    events.write_text('{"kind": "data", "examples": 20}\n')
+    assert len(prompt_sets.prompts(source, 99)) == 5
+    events.write_text('{"kind": "data", "examples": 19}\n')
+    with pytest.raises(LabError, match="used 19 rows"):
+        prompt_sets.prompts(source, 99)
     assert prompt_sets.prompts(run_on(2, eval_dataset=str(other)), 99) == ["another"]
     with pytest.raises(LabError, match="held no rows out"):
         prompt_sets.prompts(run_on(3, eval_fraction=0.0), 99)

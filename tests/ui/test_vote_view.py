@@ -83,6 +83,8 @@ def test_typed_prompts_go_from_the_form_to_the_verdict(
     assert "wren" not in text and "text 0 on Who?" in text.replace("\\", "")
     assert "chat.pane.0" not in str(at.session_state), "No head names a model."
     assert at.chat_input(key="vote.prompt").disabled, "First the vote."
+    at.toggle(key="vote.differences").set_value(True).run()
+    assert words(at).count(":primary-background[") == 1, "Marked in answer B."
     first = session_at(at).prompts[0].order
     pressed(at, "vote.1")
     assert session_at(at).prompts[0].votes == {"me": first[0]}
