@@ -183,6 +183,10 @@ def proof_lines(receipt: dict[str, Any]) -> list[str]:
     """Lines of Markdown on what was proven when the model was loaded."""
     proof = part(receipt, "proof")
     lines = []
+    if receipt.get("template_of"):
+        lines.append(
+            f"Asked with the chat template of {escape_markdown(str(receipt['template_of']))}"
+        )
     difference = proof.get("base_difference")
     if difference is not None:
         icon = ":material/check:" if difference == 0 else ":material/warning:"
