@@ -10,7 +10,9 @@ from rich.markup import escape
 
 from lab import paths
 from lab.chat.models import parse
+from lab.cli import downloads
 from lab.cli.console import Output, console, table
+from lab.data import catalog as datasets
 from lab.formatting import size
 
 
@@ -36,9 +38,12 @@ def add(verb: Any) -> None:
 
 
 def merge(arguments: argparse.Namespace) -> Output:
-    from lab.export.merge import merge
+    from lab.export.merge import check, merge
 
-    merged = merge(paths.run_dir(arguments.run), Path(arguments.out), arguments.precision)
+    result, target = paths.run_dir(arguments.run), Path(arguments.out)
+    check(result, target, arguments.precision)  # nothing is downloaded for a merge that cannot be
+    downloads.fetch_bases([parse(f"run:{result.id}")])
+    merged = merge(result, target, arguments.precision)
 
     def display() -> None:
         console.print(f"{escape(merged['folder'])}, {size(merged['bytes'])}.", soft_wrap=True)
@@ -66,7 +71,11 @@ def gguf(arguments: argparse.Namespace) -> Output:
 def evaluate(arguments: argparse.Namespace) -> Output:
     from lab.evals.held_out import evaluate
 
-    results = evaluate([parse(name) for name in arguments.models], arguments.dataset)
+    names = [parse(name) for name in arguments.models]
+    if arguments.dataset is not None:
+        datasets.resolve(arguments.dataset)  # nothing is downloaded for a set that is not there
+    downloads.fetch_bases(names)
+    results = evaluate(names, arguments.dataset)
 
     def display() -> None:
         table(

@@ -16,6 +16,7 @@ from lab.chat.models import ModelRef, parse
 from lab.chat.requests import LONGEST_CONTENT, Bounds
 from lab.chat.settings import GenerationSettings
 from lab.chat.side_by_side import answer_all
+from lab.cli import downloads
 from lab.cli.console import Output, console, say
 from lab.errors import LabError, Problem
 
@@ -124,6 +125,7 @@ def ask(
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    downloads.fetch_bases(names)
     conversation = [{"role": "user", "content": prompt}]
     if quiet or not console.is_terminal:
         return answer_all(names, conversation, options)

@@ -19,7 +19,7 @@ from lab.atomic_files import part, read_object
 from lab.checked_run import CheckedRun
 from lab.errors import LabError, Problem, SpecError
 from lab.paths import RunDir
-from lab.preflight.client import planner
+from lab.preflight import same_commits
 from lab.runs import actions, index
 from lab.schema import quote, unknown_key
 from lab.spec_sections import TrainSpec
@@ -148,7 +148,7 @@ def check(specs: dict[str, dict[str, Any]], seeds: int) -> list[CheckedRun]:
     checked: dict[str, CheckedRun] = {}
     for name, spec in specs.items():
         try:
-            checked[name] = planner.check(spec)
+            checked[name] = same_commits.check(spec, next(iter(checked.values()), None))
         except SpecError as error:
             problems += [
                 Problem(f"{name}: {problem.field}", problem.message) for problem in error.problems

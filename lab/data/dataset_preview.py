@@ -26,7 +26,7 @@ from lab.data.example_reader import Example, ExampleReader, Sample
 from lab.errors import LabError, Problem, SpecError
 from lab.methods import get as method_of
 from lab.models import catalog as models
-from lab.models import weights
+from lab.models import hub, weights
 from lab.spec import DataSpec, RunSpec
 from lab.stages import stage
 
@@ -38,11 +38,12 @@ SECONDS = 8.0  # of reading
 TOKENISE_S = 15.0
 
 
-def look(value: Any, most: int = MOST) -> dict[str, Any]:
+def look(value: Any, most: int = MOST, *, may_fetch: bool = False) -> dict[str, Any]:
     """What the rows of a spec's data look like to its model.
 
     {"rows", "packed", "lengths", "counts", "twins", "leaks", "bad", "template", …}; see the Data
-    page. Raises LabError for problems the user can fix.
+    page. Where the tokenizer is not on this machine, and it may not be fetched, only
+    {"tokenizer_bytes": bytes to be fetched}. Raises LabError for problems the user can fix.
     """
     problems: list[Problem] = []
     spec = RunSpec.parse(value, problems)
@@ -51,8 +52,12 @@ def look(value: Any, most: int = MOST) -> dict[str, Any]:
         raise SpecError(wrong)
     data = spec.data
     dataset = datasets.resolve(data.dataset)
+    source = models.resolve(spec.model)
     with stage("tokenizer"):
-        tokenizer = weights.load_tokenizer(models.resolve(spec.model))
+        still = None if may_fetch else hub.tokenizer_download(source)
+        if still is not None:
+            return {"tokenizer_bytes": still.bytes}
+        tokenizer = weights.load_tokenizer(source)
     has_own = bool(tokenizer.chat_template)
     with stage("template"):
         chat_template.set_up_template(tokenizer, data)

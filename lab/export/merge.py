@@ -41,6 +41,19 @@ def bytes_needed(run: RunDir, precision: str = "float32") -> int:
     return width * sum(math.prod(tensor.shape) for tensor in stored.values())
 
 
+def check(run: RunDir, target: Path, precision: str) -> None:
+    """Raise LabError for what stands against a merge, before anything is loaded or downloaded."""
+    if reason := why_not(run):
+        raise LabError(f"{run.id} cannot be merged: {reason}", f"Use {run.artifact} as it is.")
+    if precision not in PRECISIONS:
+        raise LabError(
+            f"'{quote(precision)}' is no precision.", f"Choose one of {', '.join(PRECISIONS)}."
+        )
+    if target.exists():
+        raise LabError(f"'{quote(str(target))}' exists.", "Choose another name.")
+    check_disk(target, bytes_needed(run, precision))
+
+
 def merge(
     run: RunDir,
     target: Path,
@@ -55,19 +68,11 @@ def merge(
     `tell` gets each phase in words. Returns {"folder", "bytes", "largest_difference" (a share of
     the logits' standard deviation), "proof" (see MergeProof), "note", "warning"}. Raises LabError.
     """
-    if reason := why_not(run):
-        raise LabError(f"{run.id} cannot be merged: {reason}", f"Use {run.artifact} as it is.")
-    if precision not in PRECISIONS:
-        raise LabError(
-            f"'{quote(precision)}' is no precision.", f"Choose one of {', '.join(PRECISIONS)}."
-        )
-    if target.exists():
-        raise LabError(f"'{quote(str(target))}' exists.", "Choose another name.")
+    check(run, target, precision)
     from lab.train import proof as read_back
 
     spec = RunSpec.of_run(run)
     method = methods.get(spec.method["name"])
-    check_disk(target, bytes_needed(run, precision))
     tell("loading the result")
     loaded = chat_models.load(chat_models.parse(f"run:{run.id}"))
     template_lock.enforce_files(loaded.receipt, run.artifact)

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from lab import methods, optimizers
-from lab.data import chat_template
+from lab.data import catalog, chat_template, hub
 from lab.data.readers import suffix_of
 from lab.errors import LabError
 from lab.export import plain_rows, plain_training
+from lab.hub import repository
 from lab.methods.parts import compatibility
 from lab.spec import RunSpec
 
@@ -24,7 +25,7 @@ TEMPLATE = '''\
 """{title}: the training of this run in plain transformers{with_peft}.
 
 Rows, order, seeds and steps are the lab's, so losses agree but for rounding.{left_out}
-pip install torch transformers peft accelerate
+pip install torch transformers peft accelerate{with_datasets}
 """
 
 import bisect
@@ -40,7 +41,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, set_seed
 
 MODEL = {model}
-DATA = {data}
+{revision}DATA = {data}
 SYSTEM = {system}
 MAX_LENGTH = {max_length}
 LOSS_ON = {loss_on}  # assistant: every answer; completion: the last one; all: every token
@@ -66,7 +67,7 @@ def make_optimizer(groups):
     {optimizer}
 
 
-tokenizer = AutoTokenizer.from_pretrained(MODEL)
+tokenizer = AutoTokenizer.from_pretrained(MODEL{at_revision})
 tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
 {template}DTYPE = {dtype}
 {load}
@@ -105,11 +106,18 @@ READ = {
     ".txt": f'{OPEN}records = [{{"text": text}}]',
     ".parquet": "import pyarrow.parquet\n\nrecords = pyarrow.parquet.read_table(DATA).to_pylist()",
 }
+HUB_READ = """\
+from datasets import load_dataset
+
+splits = load_dataset(DATA, CONFIG, revision=DATA_REVISION)
+default = "train" if "train" in splits else next(iter(splits))
+records = splits[SPLIT or default].to_list()"""
 LINES = f"{OPEN}records = map(json.loads, filter(str.strip, text.split('\\n')))"
 
 
 def script(spec: RunSpec, model: str, data: str, system_prompt: str) -> str:
-    """The script for a spec. `model` and `data` are what the script itself can load.
+    """The script for a spec. `model` and `data` are what the script itself can load: a folder or an
+    id of the Hub, a file or the id of a set of the Hub, ids with the commit to be read (`#COMMIT`).
 
     Raises LabError for a method that no plain script can do.
     """
@@ -123,6 +131,8 @@ def script(spec: RunSpec, model: str, data: str, system_prompt: str) -> str:
         raise LabError(f"There is no plain script for a run with {', '.join(refused)}.")
     config = spec.method_config
     lines = method.script(config)
+    name, revision = repository.split_id(model) if repository.is_id(model) else (model, "")
+    at_revision = ["revision=REVISION"] if revision else []
     train = spec.train
     rate = method.default_lr if train.learning_rate == "auto" else float(train.learning_rate)
     is_packed = spec.data.packing == "on" or (
@@ -131,9 +141,12 @@ def script(spec: RunSpec, model: str, data: str, system_prompt: str) -> str:
     values: dict[str, Any] = {
         "title": method.title,
         "with_peft": "" if method.saves_whole_model else " and peft",
-        "model": repr(model),
-        "data": repr(data),
-        "read": READ.get(suffix_of(Path(data)), LINES),
+        "with_datasets": " datasets" if catalog.is_on_hub(data) else "",
+        "model": repr(name),
+        "revision": _revision("REVISION", "MODEL", revision),
+        "at_revision": ", revision=REVISION" if revision else "",
+        "data": _data(data),
+        "read": HUB_READ if catalog.is_on_hub(data) else READ.get(suffix_of(Path(data)), LINES),
         "system": repr(system_prompt),
         "form": repr(spec.data.format),
         "rows": plain_rows.ROWS,
@@ -147,7 +160,7 @@ def script(spec: RunSpec, model: str, data: str, system_prompt: str) -> str:
         "max_length": spec.data.max_length,
         "seed": train.seed,
         "dtype": DTYPES[train.precision],
-        "load": _load(method.script_load(config)),
+        "load": _load([*at_revision, *method.script_load(config)]),
         "method": "\n".join([plain_training.DEFAULTS, *lines, ""]),
         "eval_fraction": spec.data.eval_fraction,
         "packed": f"\n\n{plain_training.PACKED}" if is_packed else "",
@@ -164,6 +177,22 @@ def script(spec: RunSpec, model: str, data: str, system_prompt: str) -> str:
         "autocast": HAS_BFLOAT16 if train.precision == "auto" else train.precision != "float32",
     }
     return TEMPLATE.format(**values) + plain_training.LOOP
+
+
+def _revision(constant: str, what: str, revision: str) -> str:
+    """The line that pins what the Hub has; none where nothing is pinned."""
+    return f"{constant} = {revision!r}  # of {what}: as checked\n" if revision else ""
+
+
+def _data(data: str) -> str:
+    """DATA, and for a set of the Hub also its config, split and commit."""
+    if not catalog.is_on_hub(data):
+        return repr(data)
+    wanted = hub.parse(data)
+    return (
+        f"{wanted.name!r}\nCONFIG, SPLIT = {wanted.config!r}, {wanted.split!r}  # None: its only\n"
+        f"DATA_REVISION = {wanted.revision or None!r}  # of DATA: as checked"
+    )
 
 
 def _load(extra: list[str]) -> str:

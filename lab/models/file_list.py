@@ -83,7 +83,10 @@ def _check_adapter(names: Collection[str], name: str, adapter_base: Callable[[],
     raise LabError(
         f"'{quote(name)}' is an adapter for {quote(base) or 'a base that it does not name'}, and "
         "no model by itself.",
-        f"{way_out} The lab trains adapters of its own on it.",
+        f"{way_out} The lab trains adapters of its own on it, and cannot load or import one that "
+        "PEFT has written: to train on with it, merge it into its base with PEFT "
+        "(merge_and_unload, save_pretrained, and the tokenizer's save_pretrained) and give that "
+        "folder.",
     )
 
 

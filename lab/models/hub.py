@@ -138,6 +138,23 @@ def has_tokenizer_here(source: ModelSource) -> bool:
     return listed is None or cache.are_here(repo, _small(listed))
 
 
+def tokenizer_download(source: ModelSource) -> DownloadForecast | None:
+    """What is still to be fetched before the tokenizer can be loaded; None where it is here. Of the
+    files themselves only the configs are fetched. Raises LabError for what cannot be trained."""
+    if has_tokenizer_here(source):
+        return None
+    repo = _repository(source)
+    listed = _listed(repo) or {}
+    _config_folder(repo, source, listed)
+    files = [entry for entry in _small(listed) if not cache.are_here(repo, [entry])]
+    return DownloadForecast(
+        cache.missing(repo, files),
+        sum(entry.size for entry in _small(listed)),
+        len(files),
+        str(settings.cache_folder()),
+    )
+
+
 def download_size(source: ModelSource) -> DownloadForecast | None:
     """What is still to be fetched of a model of the hub, weights and all; None for a folder."""
     if not source.is_on_hub:

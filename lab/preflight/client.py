@@ -157,9 +157,10 @@ class Planner:
         answer = self._ask_of({"ask": "plan", "spec": spec, "device": device})
         return SettingsSearch.from_json(answer)
 
-    def look(self, spec: dict[str, Any], most: int) -> dict[str, Any]:
-        """What the first `most` rows of the spec's data look like to its model."""
-        return self.ask({"ask": "look", "spec": spec, "most": most})
+    def look(self, spec: dict[str, Any], most: int, *, may_fetch: bool = False) -> dict[str, Any]:
+        """What the first `most` rows of the spec's data look like to its model, whose tokenizer
+        may be fetched for it or not (`lab.data.dataset_preview.look`)."""
+        return self.ask({"ask": "look", "spec": spec, "most": most, "may_fetch": may_fetch})
 
     def warm(self) -> None:
         """Have the processes import what they need, before the first question."""

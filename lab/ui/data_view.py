@@ -162,10 +162,24 @@ def _preview(spec: dict[str, Any], max_examples: int, changed: int) -> dict[str,
     """The planner's answer, cached for the next look. Not by st.cache_data: inside of it nothing
     may be written, so the question could not be cancelled."""
     key = (json.dumps(spec, sort_keys=True), max_examples, changed)
-    return _previews.get(key) or _previews.put(
-        key,
-        wait("Reading, rendering and tokenising …", lambda: planner.look(spec, max_examples)),
+    known = _previews.get(key)
+    if known is not None:
+        return known
+    preview = wait("Reading, rendering and tokenising …", lambda: planner.look(spec, max_examples))
+    # without its tokenizer there is no preview yet, which may change at any time
+    return preview if "tokenizer_bytes" in preview else _previews.put(key, preview)
+
+
+def _offer_tokenizer(spec: dict[str, Any], size: int) -> None:
+    """That the tokenizer is not here, with a button that fetches it: nothing else does."""
+    st.info(
+        escape_markdown(f"The tokenizer of '{spec['model']}' is not on this machine."),
+        icon=":material/info:",
     )
+    label = f"Fetch it ({formatting.size(size)})"
+    if st.button(label, icon=":material/download:", key="data.fetch_tokenizer"):
+        wait("Fetching the tokenizer …", lambda: planner.look(spec, 1, may_fetch=True))
+        st.rerun()
 
 
 def load_preview(spec: dict[str, Any]) -> dict[str, Any] | None:
@@ -182,7 +196,10 @@ def load_preview(spec: dict[str, Any]) -> dict[str, Any] | None:
     )
     changed = catalog.resolve(spec["data"]["dataset"]).path.stat().st_mtime_ns
     try:
-        return _preview(spec, max_examples, changed)
+        preview = _preview(spec, max_examples, changed)
+        if "tokenizer_bytes" not in preview:
+            return preview
+        _offer_tokenizer(spec, preview["tokenizer_bytes"])
     except SpecError as error:
         for problem in error.problems[:MOST_PROBLEMS]:
             st.error(

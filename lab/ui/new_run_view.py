@@ -13,12 +13,23 @@ from lab.data import catalog as datasets
 from lab.data import hub, prepare
 from lab.errors import LabError
 from lab.export.script import script
+from lab.hub import repository
 from lab.methods import Method
 from lab.methods.parts import compatibility
 from lab.models import catalog as models
 from lab.runs import index, submissions
 from lab.spec import SECTIONS, RunSpec
-from lab.ui import form, form_fields, form_problems, hub_fields, links, method_card, submit, titles
+from lab.ui import (
+    form,
+    form_fields,
+    form_problems,
+    hub_fields,
+    links,
+    method_card,
+    start_bar,
+    submit,
+    titles,
+)
 from lab.ui.markdown_safety import escape_markdown, plain, user_errors
 
 MORE_DATA = [
@@ -342,10 +353,16 @@ def show_script() -> None:
         return
     spec = RunSpec.parse(form.value(), [])
     try:
-        model = models.resolve(spec.model).location
+        source = models.resolve(spec.model)
+        checked = start_bar.checked_model() or spec.model  # the commit of the last check, if any
+        revision = repository.split_id(checked)[1] if source.is_on_hub else ""
+        known = repository.cached_commit("models", source.location, revision)
+        is_pinned = source.is_on_hub and known is not None
+        model = f"{source.location}#{known}" if is_pinned else source.location
         dataset = datasets.resolve(spec.data.dataset)
         system_prompt = prepare.system_prompt_of(spec, dataset)
-        lines = script(spec, model, str(dataset.path), system_prompt)
+        data = dataset.id if datasets.is_on_hub(dataset.id) else str(dataset.path)
+        lines = script(spec, model, data, system_prompt)
     except LabError as error:
         st.caption(escape_markdown(str(error)))
         return

@@ -168,6 +168,12 @@ def _check(spec: dict[str, Any]) -> None:
     st.rerun()
 
 
+def checked_model() -> str:
+    """The model that the last check found, with its commit; "" once the form has changed."""
+    spec, checked = st.session_state.get(CHECKED) or (None, None)
+    return "" if checked is None or spec != form.value() else checked.spec.model
+
+
 def show_checked() -> None:
     """CHECKED: what the last check found, as long as the form is still the same."""
     spec, checked = st.session_state.get(CHECKED) or (None, None)

@@ -12,6 +12,7 @@ import streamlit as st
 from lab.checked_run import CheckedRun
 from lab.errors import SpecError
 from lab.paths import RunDir
+from lab.preflight import same_commits
 from lab.preflight.client import planner
 from lab.presets import Preset
 from lab.runs import actions, submissions
@@ -63,7 +64,9 @@ def start_all(specs: list[dict[str, Any]], ticket: str) -> list[RunDir]:
     label = "Checking the model, the data and the settings …"
     for spec, run in zip(specs, started, strict=True):
         try:
-            checked.append(None if run else wait(label, functools.partial(planner.check, spec)))
+            first = next(filter(None, checked), None)
+            check = functools.partial(same_commits.check, spec, first)
+            checked.append(None if run else wait(label, check))
         except SpecError as error:
             form_problems.keep(error, spec)
             return []
