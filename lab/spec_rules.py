@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,7 @@ class RunFacts:
 
     max_steps: int | None = None  # it has no more optimizer steps
     has_chats: bool | None = None  # else its rows are plain text
+    template: str | None = None  # the source of its chat template
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,11 @@ def beyond(field: str) -> Callable[[RunSpec, RunFacts], bool]:
 
 def is_text(spec: RunSpec, facts: RunFacts) -> bool:
     return spec.data.objective == "pretraining" or facts.has_chats is False
+
+
+def reads(facts: RunFacts, name: str) -> bool:
+    """Whether the chat template may read a variable of this name."""
+    return facts.template is None or re.search(rf"\b{name}\b", facts.template) is not None
 
 
 OPTIONAL_EVALUATION = "Raise data.eval_fraction, name data.eval_dataset, or leave it out."
@@ -151,6 +158,12 @@ RULES = (
     ),
     # -- the optimizer and memory
     SpecRule(
+        "train.weight_decay", (),
+        lambda spec, facts: spec.train.weight_decay > 0
+        and methods.get(spec.method["name"]).trains_only_vectors,
+        "vectors do not decay, and the method trains nothing else", "Leave it out.", refuses=False,
+    ),
+    SpecRule(
         "train.momentum", ("train.optimizer",),
         lambda spec, facts: not spec.train.optimizer.startswith("sgd"),
         "only SGD has a momentum of its own to set", "Choose sgd, or leave it out.",
@@ -189,6 +202,25 @@ RULES = (
         "data.template", ("data.objective",),
         lambda spec, facts: is_text(spec, facts) and not spec.data.general_fraction,
         "plain text is trained on as it is", FOR_CHATS,
+    ),
+    *(
+        SpecRule(
+            f"data.{name}", ("data.objective",),
+            lambda spec, facts: is_text(spec, facts) and not spec.data.general_fraction,
+            "plain text is trained on without a chat template", FOR_CHATS,
+        )
+        for name in ("template_args", "template_date")
+    ),
+    SpecRule(
+        "data.template_args", ("data.template",),
+        lambda spec, facts: not all(reads(facts, name) for name in spec.data.template_args),
+        "the chat template does not read all of these variables",
+        "Name variables that it reads, or leave it out.", refuses=False,
+    ),
+    SpecRule(
+        "data.template_date", ("data.template",),
+        lambda spec, facts: not reads(facts, "strftime_now"),
+        "the chat template writes no date", "Leave it out.", refuses=False,
     ),
     SpecRule(
         "data.loss_on", ("data.objective",),
@@ -234,6 +266,18 @@ RULES = (
         "method.alpha", ("method.layer_alphas",),
         lambda spec, facts: bool(spec.method.get("layer_alphas")),
         "method.layer_alphas says it for each layer", "Set one of the two.", refuses=False,
+    ),
+    SpecRule(
+        "method.last_rank", ("method.rank",),
+        lambda spec, facts: spec.method["last_rank"] == spec.method["rank"],
+        "method.rank is the same, so all layers have it", "Leave it out.", refuses=False,
+    ),
+    SpecRule(
+        "method.last_alpha", ("method.alpha", "method.last_rank"),
+        lambda spec, facts: spec.method["last_alpha"] == spec.method["alpha"]
+        and spec.method["last_rank"] in (None, spec.method["rank"])
+        and not spec.method["layer_ranks"],
+        "method.alpha is the same, so all layers have it", "Leave it out.", refuses=False,
     ),
     SpecRule(
         "method.use_rslora", ("method.rank",),

@@ -141,6 +141,15 @@ WARNED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         {"data.group_by_length": "on", "train.batch_size": 1},
         {"train.batch_size": 2},
     ),
+    (
+        "train.weight_decay",
+        {"train.weight_decay": 0.5, "method.name": "ia3"},
+        {"method.name": "adalora"},
+    ),
+    ("method.last_rank", {"method.last_rank": 16}, {"method.last_rank": 8}),
+    ("method.last_alpha", {"method.last_alpha": 32.0}, {"method.last_alpha": 8.0}),
+    ("method.last_alpha", {"method.last_alpha": 32.0}, {"method.last_rank": 8}),
+    ("method.last_alpha", {"method.last_alpha": 32.0}, {"method.layer_ranks": [4]}),
     ("method.use_rslora", {"method.use_rslora": True, "method.rank": 1}, {"method.last_rank": 4}),
     ("method.alpha", {"method.alpha": 8.0, "method.layer_alphas": [4.0]}, {"method.alpha": 32.0}),
     (
@@ -188,6 +197,39 @@ def test_settings_of_chats_are_refused_for_text(field: str, value: str) -> None:
     assert found({field: value}, TEXT) == ({field}, set())
     assert found({field: value, "data.objective": "pretraining"}, RunFacts()) == ({field}, set())
     assert found({field: value}, CHATS) == found({field: value}, RunFacts()) == (set(), set())
+
+
+def test_what_a_template_does_not_read_is_said() -> None:
+    settings = {
+        "data.template_args": {"enable_thinking": False},
+        "data.template_date": "2026-01-31",
+    }
+    for template, idle in (
+        ("{{ messages }}", {"data.template_args", "data.template_date"}),
+        ("{% if enable_thinking %}{% endif %}", {"data.template_date"}),
+        ("{{ enable_thinking_now }}{{ strftime_now('%d') }}", {"data.template_args"}),
+        ("{{ enable_thinking }}{{ strftime_now('%d') }}", set()),
+        (None, set()),
+    ):
+        assert found(settings, RunFacts(60, True, template)) == (set(), idle), template
+    assert found(settings, TEXT)[0] == {"data.template_args", "data.template_date"}
+
+
+@pytest.mark.parametrize("method", [m for m in methods.all_methods() if m.trains_only_vectors])
+def test_a_method_that_trains_only_vectors_has_nothing_that_decays(method: Any) -> None:
+    from lab.methods import Context
+    from lab.train.optimizer import make_optimizer
+    from tests.methods import tiny
+
+    spec = spec_of(
+        {"method.name": method.name, "train.weight_decay": 0.5, "train.learning_rate": 1e-3}
+    )
+    model = tiny.make_model("llama")
+    context = Context(spec, tiny.make_chat_tokenizer())
+    method.prepare(model, spec.method_config, context)
+    model = method.apply(model, spec.method_config, context)
+    groups = make_optimizer(model, method, spec).param_groups
+    assert {group["weight_decay"] for group in groups} == {0.0}
 
 
 def test_what_text_does_anyway_may_be_said() -> None:

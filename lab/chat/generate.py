@@ -176,6 +176,7 @@ def receipt(
         "stop": list(settings.stop),
         "max_new_tokens": settings.max_new_tokens,
         "dtype": str(next(loaded.model.parameters()).dtype).removeprefix("torch."),
+        "template_of": named.template_of.name if named.template_of else "",
         "base": named.base,
         "step": named.step,
         "warning": f"{loaded.note} {differs}".strip(),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lab import methods, paths
 from lab.atomic_files import part, read_object
-from lab.data import chat_template, template_lock
+from lab.data import chat_template, rendering, template_lock
 from lab.errors import LabError
 from lab.hub import repository
 from lab.hub.branches import BranchWatch
@@ -32,12 +32,14 @@ ASKED_S = 1.0  # for the Hub's word on branches, once a model is in memory
 
 @dataclass(frozen=True)
 class ModelRef:
-    """A model to talk to. `run` is None for a base."""
+    """A model to talk to. `run` is None for a base; `template_of` is the result whose chat template
+    a base is asked with (see `with_shared_template`)."""
 
     name: str
     base: str
     run: RunDir | None = None
     step: int | None = None
+    template_of: ModelRef | None = None
 
     @property
     def receipt(self) -> dict[str, Any]:
@@ -92,6 +94,19 @@ def parse(name: str) -> ModelRef:
     raise LabError(f"'{quote(name)}' names no model.", "Write base:ID, run:ID or run:ID@STEP.")
 
 
+def with_shared_template(names: list[ModelRef]) -> list[ModelRef]:
+    """The models of one question. A base beside its results is asked with the chat template of the
+    first of them, with its arguments and date, so that what differs is the weights alone."""
+    results: dict[str, ModelRef] = {}
+    for named in names:
+        if named.run is not None:
+            results.setdefault(named.base, named)
+    return [
+        replace(named, template_of=results.get(named.base)) if named.run is None else named
+        for named in names
+    ]
+
+
 @dataclass(frozen=True)
 class PromptTerms:
     """How a model reads a conversation, which is known before its weights are in memory."""
@@ -99,6 +114,7 @@ class PromptTerms:
     tokenizer: Any
     length: int | None = None  # the most tokens of text, prompt and answer together
     virtual: int = 0  # tokens of the method, which are not counted in `length`
+    note: str = ""  # what a person should know of the prompt
 
 
 def prompt_terms(named: ModelRef) -> PromptTerms:
@@ -107,8 +123,12 @@ def prompt_terms(named: ModelRef) -> PromptTerms:
     config = weights.load_config(source)
     if named.run is None:
         tokenizer = weights.load_tokenizer(source)
-        chat_template.set_chat_template(tokenizer)
-        return PromptTerms(tokenizer, context_length(config))
+        note = ""
+        if named.template_of is None:
+            chat_template.set_chat_template(tokenizer)
+        else:
+            note = _take_template(tokenizer, named.template_of)
+        return PromptTerms(tokenizer, context_length(config), note=note)
     spec = RunSpec.of_run(named.run)
     method, options = methods.get(spec.method["name"]), spec.method_config
     tokenizer = _tokenizer(named.run, source)
@@ -188,6 +208,24 @@ def _tokenizer(run: RunDir, source: ModelSource) -> Any:
         folder = str(run.artifact)
         return weights.load_tokenizer(ModelSource(run.id, folder, local_only=True))
     return weights.load_tokenizer(source)
+
+
+def _take_template(tokenizer: Any, result: ModelRef) -> str:
+    """Let a base's tokenizer render as that of a result; a note where its tokens differ still."""
+    trained = prompt_terms(result).tokenizer
+    tokenizer.chat_template = trained.chat_template
+    known, vocabulary = tokenizer.get_vocab(), trained.get_vocab()
+    if tokenizer.eos_token != trained.eos_token and trained.eos_token in known:
+        tokenizer.eos_token = trained.eos_token
+    settings = rendering.settings_of(trained)
+    rendering.configure(tokenizer, args=settings.args, date=settings.date)
+    if known == vocabulary:
+        return ""
+    count = len(known.items() ^ vocabulary.items())
+    return (
+        f"The tokenizer of {result.name} differs from the base's in {count:,} tokens: the prompts "
+        "have the same text, and may have other tokens."
+    )
 
 
 def _at_step(model: Any, method: Any, spec: RunSpec, tokenizer: Any, named: ModelRef) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,9 @@ def repeat(path: Path) -> Repetition:
     except Refused as refused:
         raise LabError(f"{quote(str(path))} is not a receipt: {refused}.") from None
     named = chat_models.parse(body["model"])
+    if isinstance(receipt.get("template_of"), str) and receipt["template_of"]:
+        result = chat_models.parse(receipt["template_of"])
+        named = replace(named, template_of=result)
     settings = GenerationSettings.of_request(body)
     answer = _answer(named, body["messages"], settings)
     again = answer["receipt"]

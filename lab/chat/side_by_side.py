@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lab.atomic_files import part, read_object
 from lab.chat import generate
-from lab.chat.models import ModelRef
+from lab.chat.models import ModelRef, with_shared_template
 from lab.chat.settings import GenerationSettings
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def answer_together(
     where the conversation is too long for a model, before any answers."""
     from lab.chat.engine import together
 
+    names = with_shared_template(names)
     for named in names:
         models.check_length(named, conversation, settings)
     in_use = frozenset(named.name for named in names)

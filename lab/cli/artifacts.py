@@ -1,4 +1,4 @@
-"""merge and evaluate: what is done with results."""
+"""merge, gguf and evaluate: what is done with results."""
 
 from __future__ import annotations
 
@@ -18,6 +18,16 @@ def add(verb: Any) -> None:
     sub = verb("merge", merge, "a result and its base as one plain model folder")
     sub.add_argument("run", metavar="RUN")
     sub.add_argument("--out", required=True, metavar="DIR", help="a folder that does not exist yet")
+    sub.add_argument(
+        "--precision",
+        default="auto",
+        choices=("auto", "float32", "bfloat16"),
+        help="type of the weights on the disk; auto: the type that the lab answers in",
+    )
+    sub = verb("gguf", gguf, "a result as one GGUF file for llama.cpp and Ollama")
+    sub.add_argument("run", metavar="RUN")
+    sub.add_argument("file", metavar="FILE", help="a file that does not exist yet")
+    sub.add_argument("--type", default="F16", choices=("F32", "F16", "Q8_0"), help="of its weights")
     sub = verb("evaluate", evaluate, "the loss of models on the same held-out rows")
     sub.add_argument("models", nargs="+", metavar="MODEL", help="base:ID, run:ID or run:ID@STEP")
     sub.add_argument(
@@ -28,18 +38,29 @@ def add(verb: Any) -> None:
 def merge(arguments: argparse.Namespace) -> Output:
     from lab.export.merge import merge
 
-    merged = merge(paths.run_dir(arguments.run), Path(arguments.out))
+    merged = merge(paths.run_dir(arguments.run), Path(arguments.out), arguments.precision)
 
     def display() -> None:
-        max_difference = f"{merged['largest_difference']:.1e}"
         console.print(f"{escape(merged['folder'])}, {size(merged['bytes'])}.", soft_wrap=True)
-        console.print(
-            f"Read back, its logits differ from the result's by {max_difference} of their spread."
-        )
-        if merged["note"]:
-            console.print(f"[yellow]{escape(merged['note'])}[/]")
+        console.print(f"Read back: {merged['proof']['sentence']}.", soft_wrap=True)
+        for text in filter(None, (merged["warning"], merged["note"])):
+            console.print(f"[yellow]{escape(text)}[/]", soft_wrap=True)
 
     return Output(merged, display)
+
+
+def gguf(arguments: argparse.Namespace) -> Output:
+    from lab.export import gguf_file
+
+    written = gguf_file.of_run(paths.run_dir(arguments.run), Path(arguments.file), arguments.type)
+
+    def display() -> None:
+        console.print(f"{escape(written['file'])}, {size(written['bytes'])}.", soft_wrap=True)
+        console.print(f"Read back: {written['proof']['sentence']}.", soft_wrap=True)
+        for program, command in written["commands"].items():
+            console.print(f"{program}: {escape(command)}", soft_wrap=True)
+
+    return Output(written, display)
 
 
 def evaluate(arguments: argparse.Namespace) -> Output:

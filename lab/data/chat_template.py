@@ -83,6 +83,7 @@ class ExampleNotes:
         self._counts: Counter[str] = Counter()
         self._first_records: dict[str, int] = {}
         self._num_parts = 0  # examples that conversations were split into
+        self._num_tokens = 0  # of these: the turns before an answer are read again for each
 
     def add(self, example: Example, sequences: list[TokenizedExample]) -> None:
         notes = {note for sequence in sequences for note in sequence.notes}
@@ -91,12 +92,15 @@ class ExampleNotes:
             self._first_records.setdefault(note, example.row)
         if answers.SPLIT in notes:
             self._num_parts += len(sequences)
+            self._num_tokens += sum(len(sequence.ids) for sequence in sequences)
 
     def lines(self) -> list[str]:
         """A sentence for each kind of note."""
         lines = []
         for note, count in sorted(self._counts.items()):
-            parts = f"; {self._num_parts} examples" if note == answers.SPLIT else ""
+            parts = f"; {self._num_parts} examples, which repeat the turns before each answer: "
+            parts += f"{self._num_tokens:,} tokens in all"
+            parts = parts if note == answers.SPLIT else ""
             lines.append(f"{count} {note} (first: row {self._first_records[note]}{parts}).")
         return lines
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,36 +15,69 @@ from lab.atomic_files import size_of, write_json
 from lab.chat import models as chat_models
 from lab.data import stop_tokens, template_lock
 from lab.errors import LabError
+from lab.export import merge_proof
+from lab.formatting import size
 from lab.methods.parts.compatibility import unsupported_reason
+from lab.models import catalog, hub, weights
 from lab.paths import RunDir
 from lab.schema import quote
 from lab.spec import RunSpec
 
-TOLERANCE = 1e-3  # of the logits' spread: what float32 sums in another order differ by
-PROBE_TOKENS = 32
+PRECISIONS = ("auto", "float32", "bfloat16")
+RESERVE_BYTES = 100_000_000  # of disk that a merge leaves free
 
 
-def merge(run: RunDir, target: Path) -> dict[str, Any]:
+def why_not(run: RunDir) -> str:
+    """Why the result of `run` cannot be merged; empty where it can."""
+    method = methods.get(RunSpec.of_run(run).method["name"])
+    return "" if method.can_merge else f"{method.title}: {unsupported_reason(method.can_merge)}"
+
+
+def bytes_needed(run: RunDir, precision: str = "float32") -> int:
+    """What the merged model of `run` takes on the disk, from the headers of the base."""
+    named = chat_models.parse(f"run:{run.id}")
+    stored = hub.stored_tensors(catalog.resolve(named.base))
+    width = 2 if precision == "bfloat16" else 4
+    return width * sum(math.prod(tensor.shape) for tensor in stored.values())
+
+
+def merge(
+    run: RunDir,
+    target: Path,
+    precision: str = "auto",
+    tell: Callable[[str], object] = lambda phase: None,
+) -> dict[str, Any]:
     """Write base and adapter of `run` as one model into `target`, with tokenizer and receipt.
 
-    The template lock and the hash of the base are enforced. The merged model, read back from the
-    disk, must give the answers of the result, or nothing is kept. Returns {"folder", "bytes",
-    "largest_difference", "note"}: the difference as a share of the logits' standard deviation,
-    and what a person should know of the base. Raises LabError.
+    `precision`: the type of the weights on the disk; auto is the type that the lab answers in. A
+    4-bit base is dequantised first. The template lock and the hash of the base are enforced. The
+    merged model, read back from the disk, must give the answers of the result, or nothing is kept.
+    `tell` gets each phase in words. Returns {"folder", "bytes", "largest_difference" (a share of
+    the logits' standard deviation), "proof" (see MergeProof), "note", "warning"}. Raises LabError.
     """
-    spec = RunSpec.of_run(run)
-    method = methods.get(spec.method["name"])
-    if not method.can_merge:
+    if reason := why_not(run):
+        raise LabError(f"{run.id} cannot be merged: {reason}", f"Use {run.artifact} as it is.")
+    if precision not in PRECISIONS:
         raise LabError(
-            f"{run.id} cannot be merged: {method.title}: {unsupported_reason(method.can_merge)}",
-            f"Use {run.artifact} as it is.",
+            f"'{quote(precision)}' is no precision.", f"Choose one of {', '.join(PRECISIONS)}."
         )
     if target.exists():
         raise LabError(f"'{quote(str(target))}' exists.", "Choose another name.")
-    named = chat_models.parse(f"run:{run.id}")
-    loaded = chat_models.load(named)
+    from lab.train import proof as read_back
+
+    spec = RunSpec.of_run(run)
+    method = methods.get(spec.method["name"])
+    check_disk(target, bytes_needed(run, precision))
+    tell("loading the result")
+    loaded = chat_models.load(chat_models.parse(f"run:{run.id}"))
     template_lock.enforce_files(loaded.receipt, run.artifact)
-    before = _logits(loaded.model)
+    model = loaded.model
+    own = model.get_input_embeddings().weight
+    kind = "4 bits, dequantised" if weights.is_quantised(model) else _name(own.dtype)
+    written_as = _name(own.dtype) if precision == "auto" else precision
+    tell("reading the rows of the proof")
+    rows, rows_from = merge_proof.probe_rows(spec, loaded.receipt, model, loaded.tokenizer)
+    before = read_back.answers(model, rows)
     try:
         paths.make_folder(target.parent)
         # a name that nobody can have made before, for this account alone
@@ -50,21 +85,32 @@ def merge(run: RunDir, target: Path) -> dict[str, Any]:
     except OSError as error:
         raise _failed(error) from None
     try:
-        method.merge(loaded.model).save_pretrained(aside)
+        tell("merging")
+        merged = method.merge(model)
+        merged.to(_types()[written_as]).save_pretrained(aside)
         for name in template_lock.file_names(run.artifact):
             (aside / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(run.artifact / name, aside / name)
-        stop_tokens.write(aside, loaded.tokenizer, loaded.model)
-        difference = _difference(before, _logits(_read(aside, loaded.model)))
-        if not difference <= TOLERANCE:
+        stop_tokens.write(aside, loaded.tokenizer, merged)
+        device, dtype = own.device, own.dtype
+        read_back.release(merged)  # two models never stand beside each other
+        tell("proving the merged model")
+        after = read_back.answers(_read(aside, device, dtype), rows)
+        proof = merge_proof.compare(
+            before, after, rows=len(rows), rows_from=rows_from, base=kind,
+            dtype="bfloat16" if "bfloat16" in (written_as, _name(dtype)) else "float32",
+        )  # fmt: skip
+        if proof.verdict == "refused":
             raise LabError(
-                f"The merged model of {run.id} answers differently: {difference:.2e} of the "
-                f"logits' spread, and {TOLERANCE:g} is the most. It was not kept.",
-                f"Use the adapter in {run.artifact}.",
+                f"The merged model of {run.id} answers differently: {proof.sentence}. It was not "
+                "kept.",
+                f"Use the adapter in {run.artifact}, or merge in float32.",
             )
-        receipt = {**loaded.receipt, "merged_from": run.id, "largest_difference": difference}
-        (aside / "README.md").write_text(_card(spec, receipt, difference), encoding="utf-8")
+        record = proof.to_json()
+        receipt = {**loaded.receipt, "merged_from": run.id, "merge_proof": record}
+        (aside / "README.md").write_text(_card(spec, receipt, proof), encoding="utf-8")
         write_json(aside / "receipt.json", receipt)
+        write_json(aside / merge_proof.FILE, record)
         os.replace(aside, target)
     except OSError as error:
         raise _failed(error) from None
@@ -73,21 +119,46 @@ def merge(run: RunDir, target: Path) -> dict[str, Any]:
     return {
         "folder": str(target),
         "bytes": size_of(target),
-        "largest_difference": difference,
+        "largest_difference": proof.share_of_spread,
+        "proof": record,
         "note": loaded.note,
+        "warning": f"It differs: {proof.sentence}." if proof.verdict == "differs" else "",
     }
+
+
+def check_disk(target: Path, needed: int) -> None:
+    """Raise LabError unless the disk of `target` has `needed` bytes free, and a little more."""
+    place = next(folder for folder in target.absolute().parents if folder.is_dir())
+    free = shutil.disk_usage(place).free
+    if free < needed + RESERVE_BYTES:
+        raise LabError(
+            f"It needs {size(needed)} of disk, and {size(free)} are free.",
+            "Free some space, or choose a folder on another disk.",
+        )
+
+
+def _types() -> dict[str, Any]:
+    import torch
+
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def _name(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _failed(error: OSError) -> LabError:
     return LabError(f"The merge failed: {error}.", "Check the folder and the disk.")
 
 
-def _card(spec: RunSpec, receipt: dict[str, Any], difference: float) -> str:
+def _card(spec: RunSpec, receipt: dict[str, Any], proof: merge_proof.MergeProof) -> str:
     """README.md of the merged model, with the call that `_read` has made."""
     from lab.train import model_card
-    from lab.train.proof import ResultProof
+    from lab.train import proof as read_back
 
-    outcome = ResultProof("transformers", True, difference, TOLERANCE, 1, PROBE_TOKENS)
+    outcome = read_back.ResultProof(
+        "transformers", True, proof.share_of_spread, proof.bounds.spread, proof.rows, proof.tokens
+    )
     lines = [
         "from transformers import AutoModelForCausalLM",
         "",
@@ -96,29 +167,11 @@ def _card(spec: RunSpec, receipt: dict[str, Any], difference: float) -> str:
     return model_card.card(methods.get(spec.method["name"]), spec, receipt, {}, lines, outcome)
 
 
-def _read(folder: Path, like: Any) -> Any:
-    """The written model on the device and in the type of the one in memory."""
+def _read(folder: Path, device: Any, dtype: Any) -> Any:
+    """The written model on the device and in the type of the one that was merged."""
     from transformers import AutoModelForCausalLM
 
-    first = next(like.parameters())
     merged = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=first.dtype, trust_remote_code=False, use_safetensors=True
+        folder, dtype=dtype, trust_remote_code=False, use_safetensors=True
     )
-    return merged.to(first.device).eval()
-
-
-def _logits(model: Any) -> Any:
-    """(1, PROBE_TOKENS, V) in float32, of tokens from all over the vocabulary."""
-    import torch
-
-    device = next(model.parameters()).device
-    size = model.get_input_embeddings().weight.shape[0]
-    ids = torch.linspace(0, size - 1, PROBE_TOKENS, device=device).long()[None]
-    with torch.inference_mode():
-        return model(input_ids=ids, use_cache=False).logits.float()
-
-
-def _difference(before: Any, after: Any) -> float:
-    if before.shape != after.shape:
-        return float("inf")
-    return float((before - after).abs().max() / before.std())
+    return merged.to(device).eval()

@@ -9,7 +9,7 @@ from lab import methods, optimizers
 from lab.data import chat_template
 from lab.data.readers import suffix_of
 from lab.errors import LabError
-from lab.export import plain_training
+from lab.export import plain_rows, plain_training
 from lab.methods.parts import compatibility
 from lab.spec import RunSpec
 
@@ -44,11 +44,14 @@ DATA = {data}
 SYSTEM = {system}
 MAX_LENGTH = {max_length}
 LOSS_ON = {loss_on}  # assistant: every answer; completion: the last one; all: every token
-ARGUMENTS = {arguments}  # of the chat template
-UNUSED = {{
-    *("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking"),
-    *("weight", "train", "masked", "loss", "learn"),
-}}  # of a message: what the lab reads, and this script would leave out
+ARGUMENTS, DATE = {arguments}, {date}  # of the chat template
+FORMAT = {form}
+# what the lab reads of a row and of a turn, and this script does not
+OTHER_FORMATS = {other_formats}
+PAIRS = {pairs}  # formats in the order in which they are detected: columns of prompt, completion
+OF_ROW = {of_row}
+OF_TURN = {of_turn}
+COUNTED, NOT_COUNTED = {counted}, {not_counted}  # marks that tell whether an answer is learned
 SEED = {seed}
 BATCH_SIZE, ACCUMULATION = {batch_size}, {accumulation}
 LEARNING_RATE, SCHEDULE, WARMUP = {learning_rate}, {schedule!r}, {warmup}  # a fraction of the run
@@ -69,138 +72,14 @@ tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
 {load}
 {method}
 
-def messages_of(row):
-    turns = row.get("messages", row.get("conversations"))
-    if turns:
-        named = [(turn.get("role", turn.get("from")), turn) for turn in turns]
-        for key in sorted(UNUSED & {{key for turn in turns for key in turn}}):
-            raise SystemExit(f"This script does not read {{key!r}} of a message. Train in the lab.")
-        return [
-            {{"role": ROLES.get(role, role), "content": turn.get("content", turn.get("value"))}}
-            for role, turn in named
-        ]
-    pairs = [("instruction", "output"), ("prompt", "completion"), ("question", "answer")]
-    pairs.append(("text", "label"))
-    question_key, answer_key = next(pair for pair in pairs if pair[0] in row and pair[1] in row)
-    question = "\\n\\n".join(filter(None, [row[question_key], row.get("input")]))
-    return [
-        {{"role": "user", "content": question}},
-        {{"role": "assistant", "content": row[answer_key]}},
-    ]
-
-
-def render(messages, prompt=False):
-    return tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=prompt, **ARGUMENTS
-    )
-
-
-def stop_tokens():
-    """The tokens at which generation stops: the model's, the tokenizer's, and the one that the
-    template writes behind an answer where it is neither."""
-    ids = model.generation_config.eos_token_id
-    known = {{*(ids if isinstance(ids, list) else [ids]), tokenizer.eos_token_id}}
-    known = {{tokenizer.convert_ids_to_tokens(i) for i in known if i is not None}}
-    turns = [
-        {{"role": ("user", "assistant")[i % 2], "content": f"\ue000{{i}}\ue001"}} for i in range(4)
-    ]
-    last = render([turns[0], turns[3]]).partition(turns[3]["content"])[2]
-    longer = render(turns).partition(turns[1]["content"])[2]
-    for behind in (os.path.commonprefix([last, longer]), last):
-        tokens = []
-        while match := CONTROL.match(behind.lstrip()):
-            tokens, behind = [*tokens, match[0]], behind.lstrip()[match.end() :]
-        if tokens:
-            special = {{t.content for t in tokenizer.added_tokens_decoder.values() if t.special}}
-            taught = ([t for t in tokens if t in special] or tokens)[-1]
-            return known if known & set(tokens) else known | {{taught}}
-    return known
-
-
-def squeezed(text):
-    return "".join(str(text or "").split())
-
-
-def answer_of(messages, place):
-    """(text, where the answer begins and ends, whether the end token is added) of one answer under
-    the prompt of asking."""
-    prompt, text = render(messages[:place], prompt=True), render(messages[: place + 1])
-    words = [squeezed(part) for part in re.split("</?think>", messages[place]["content"])]
-    others = [turn for turn in messages[:place] if turn["role"] != "assistant"]
-    prompts = [squeezed(turn["content"]) for turn in others]
-    answer = text[len(prompt) :]
-    if (
-        not text.startswith(prompt)
-        or any(part not in squeezed(answer) for part in words)
-        or any(part not in squeezed(prompt) for part in prompts)
-    ):
-        raise SystemExit(
-            "This script cannot count what the lab counts: the chat template writes an answer "
-            f"otherwise than it asks for it. Train in the lab. {{messages[place]}}"
-        )
-    for match in CONTROL.finditer(text, len(prompt)):
-        before = squeezed(text[len(prompt) : match.start()])
-        if match[0] in STOPS and all(part in before for part in words):
-            return text, len(prompt), match.end(), False
-    end = len(text.rstrip())
-    return text[:end], len(prompt), end, True
-
-
-def encode(row):
-    """[{{token ids, labels}}] of a row: labels count what the assistant says, and its end."""
-    if "text" in row and "label" not in row:
-        ids = tokenizer(row["text"] + tokenizer.eos_token)["input_ids"][:MAX_LENGTH]
-        return [{{"input_ids": ids, "labels": ids}}]
-    messages = messages_of(row)
-    if SYSTEM and messages[0]["role"] != "system":
-        messages = [{{"role": "system", "content": SYSTEM}}, *messages]
-    places = [place for place, turn in enumerate(messages) if turn["role"] == "assistant"]
-    if LOSS_ON == "completion":
-        places = places[-1:]
-    answers = [answer_of(messages, place) for place in places]
-    whole = render(messages)
-    is_one = all(
-        whole.startswith(text[:end] + added * tokenizer.eos_token)
-        or (whole.startswith(text[:end]) and place == len(messages) - 1)
-        for place, (text, _, end, added) in zip(places, answers)
-    )
-    if len(answers) == 1 and places[-1] == len(messages) - 1:
-        text, start, end, added = answers[0]
-        return [coded(text, [(start, end)], added)]
-    if not is_one:  # the template treats the last turn apart: each answer under its own prompt
-        return [coded(text, [(start, end)], added) for text, start, end, added in answers]
-    eos, last = tokenizer.eos_token, answers[-1]
-    spans = [
-        (start, end + (len(eos) if added and whole.startswith(eos, end) else 0))
-        for _, start, end, added in answers
-    ]
-    is_added = last[3] and spans[-1][1] == last[2]
-    return [coded(whole[: last[2]] if is_added else whole, spans, is_added)]
-
-
-def coded(text, spans, added):
-    """A token that overlaps a span is counted."""
-    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    ids, labels = encoding["input_ids"], []
-    special = set(tokenizer.all_special_ids)
-    for token, (start, end) in zip(ids, encoding["offset_mapping"]):
-        counts = any(
-            begin <= start < stop or (start < begin < end and token not in special)
-            for begin, stop in spans
-        )
-        labels.append(token if counts or LOSS_ON == "all" else -100)
-    if added:
-        ids, labels = [*ids, tokenizer.eos_token_id], [*labels, tokenizer.eos_token_id]
-    return {{"input_ids": ids[:MAX_LENGTH], "labels": labels[:MAX_LENGTH]}}
-
-
-control = sorted({{*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}}, key=len)
-CONTROL = re.compile("|".join(re.escape(t) for t in reversed(control) if t.strip()) or "(?!)")
-STOPS = stop_tokens()
+{rows}
 
 
 {read}
-examples = [encode(row) for row in list(records)[:{max_examples}]]
+records = list(records)[:{max_examples}]
+if len({{format_of(row)[0] == "text" for row in records}}) > 1:
+    refuse("chats and plain text in one file")
+examples = [encode(row) for row in records]
 places = list(range(len(examples)))
 random.Random(f"finetune-lab held-out rows {{len(places)}}").shuffle(places)
 held = min(len(places) - 1, max(1, round(len(places) * {eval_fraction}))) if {eval_fraction} else 0
@@ -226,7 +105,7 @@ READ = {
     ".txt": f'{OPEN}records = [{{"text": text}}]',
     ".parquet": "import pyarrow.parquet\n\nrecords = pyarrow.parquet.read_table(DATA).to_pylist()",
 }
-LINES = f"{OPEN}records = map(json.loads, filter(str.strip, text.splitlines()))"
+LINES = f"{OPEN}records = map(json.loads, filter(str.strip, text.split('\\n')))"
 
 
 def script(spec: RunSpec, model: str, data: str, system_prompt: str) -> str:
@@ -256,10 +135,14 @@ def script(spec: RunSpec, model: str, data: str, system_prompt: str) -> str:
         "data": repr(data),
         "read": READ.get(suffix_of(Path(data)), LINES),
         "system": repr(system_prompt),
+        "form": repr(spec.data.format),
+        "rows": plain_rows.ROWS,
+        **plain_rows.unread(),
         "loss_on": repr(spec.data.loss_on),
         "max_examples": spec.data.max_examples,
         "left_out": _left_out(spec, is_packed),
-        "arguments": _arguments(spec),
+        "arguments": repr(spec.data.template_args),
+        "date": repr(spec.data.template_date or ""),
         "template": _template(spec),
         "max_length": spec.data.max_length,
         "seed": train.seed,
@@ -288,16 +171,6 @@ def _load(extra: list[str]) -> str:
     arguments = ["MODEL", "dtype=DTYPE", "use_safetensors=True", *extra]
     lines = "".join(f"    {argument},\n" for argument in arguments)
     return f"model = AutoModelForCausalLM.from_pretrained(\n{lines})"
-
-
-def _arguments(spec: RunSpec) -> str:
-    """What the chat template reads beside the messages, as a dict to evaluate."""
-    items = [f"{name!r}: {value!r}" for name, value in spec.data.template_args.items()]
-    if spec.data.template_date:
-        items.append(
-            f'"strftime_now": datetime.fromisoformat({spec.data.template_date!r}).strftime'
-        )
-    return "{" + ", ".join(items) + "}"
 
 
 def _template(spec: RunSpec) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
 from lab import methods, optimizers
+from lab.errors import LabError
 from lab.spec import RunSpec
 
 
@@ -41,7 +43,10 @@ def resolve(spec: RunSpec, has_bf16: bool) -> RunSpec:
 def fit_method(spec: RunSpec, model: Any) -> tuple[RunSpec, list[str]]:
     """(`spec` with the method's defaults that `model` does not take replaced, notes that say so).
     `model` may be on the meta device."""
-    changes, notes = methods.get(spec.method["name"]).fit_defaults(model, spec.method_config)
+    try:
+        changes, notes = methods.get(spec.method["name"]).fit_defaults(model, spec.method_config)
+    except (re.error, LabError):
+        return spec, []  # targets that cannot be used: the method's own check says why
     return replace(spec, method=spec.method | changes), notes
 
 

@@ -81,6 +81,7 @@ class Method:
     # Parts of names: trained vectors whose tensors have two dimensions. Weight decay leaves them,
     # like biases and norms, alone.
     vectors: ClassVar[tuple[str, ...]] = ()
+    trains_only_vectors: ClassVar[bool] = False  # so that weight decay has no effect
     # One of the few that articles and their rules of thumb speak of; not inherited.
     is_standard: ClassVar[bool] = False
     # The method to offer where this one does not fit into memory; not inherited.

@@ -59,6 +59,7 @@ class Ia3Config:
     diagram_labels={"attention": "× l_k, l_v", "feed_forward": "× l_ff"},
     config=Ia3Config,
     default_lr=1e-2,
+    trains_only_vectors=True,
     can_merge=True,
 )
 class Ia3(PeftMethod):

@@ -45,6 +45,7 @@ class LnTuningConfig:
     diagram_labels={"norm": "all"},
     config=LnTuningConfig,
     default_lr=2e-3,
+    trains_only_vectors=True,
     can_merge=True,
 )
 class LnTuning(PeftMethod):

@@ -16,7 +16,7 @@ from typing import Any
 from lab.errors import Problem
 from lab.methods import Context, Unsupported, register
 from lab.methods.lora import LoraConfig
-from lab.methods.qlora import NO_MERGE, QuantisedLora, device_map, kbit_option
+from lab.methods.qlora import QuantisedLora, device_map, kbit_option
 from lab.schema import option
 
 
@@ -55,7 +55,10 @@ class Lora8bitConfig(LoraConfig):
     diagram_labels={"attention": "8-bit  + B·A", "feed_forward": "8-bit  + B·A"},
     config=Lora8bitConfig,
     default_lr=2e-4,
-    can_merge=NO_MERGE,
+    can_merge=Unsupported(
+        "its products round the input to eight bits as well, so that no merged weight gives the "
+        "same answers. The adapter can be put beside the base in 16 bits."
+    ),
     can_quantise_base=True,
     is_identity_at_start=Unsupported(
         "it starts at the quantised base, which answers slightly differently."

@@ -26,10 +26,6 @@ from lab.methods.parts.target_modules import ALL_LINEAR, linear_layers, target_l
 from lab.schema import option
 
 BLOCK = 64  # weights that share a scale
-NO_MERGE = Unsupported(
-    "a merged weight would have to be quantised again, which changes it. The adapter can be put "
-    "beside the base in 16 bits."
-)
 
 
 def kbit_option() -> Any:
@@ -163,12 +159,12 @@ def compute_type(name: str) -> Any:
     "stores each "
     "weight as one of 16 levels with a scale for every 64 of them and turns one matrix at a time "
     "back into 16 bits when it is needed. An 8-billion-parameter base fits into 6 GB. The adapter "
-    "also learns to make up for the rounding; answers always need the quantised base or lose a "
-    "little.",
+    "also learns to make up for the rounding; merging "
+    "it dequantises the base first.",
     diagram_labels={"attention": "4-bit  + B·A", "feed_forward": "4-bit  + B·A"},
     config=QloraConfig,
     default_lr=2e-4,
-    can_merge=NO_MERGE,
+    can_merge=True,
     can_quantise_base=True,
     is_identity_at_start=Unsupported(
         "it starts at the quantised base, which answers slightly differently."
@@ -210,6 +206,18 @@ class Qlora(QuantisedLora):
 
     def needs_separate_base(self, config: QloraConfig) -> bool:
         return True
+
+    def merge(self, model: Any) -> Any:
+        """The base is dequantised first: a merged weight in four bits would be another one."""
+        import peft
+
+        settings = model.active_peft_config
+        adapter = peft.get_peft_model_state_dict(model)
+        base = model.unload()
+        base = base.dequantize(dtype=base.get_input_embeddings().weight.dtype)
+        again = peft.get_peft_model(base, settings)
+        peft.set_peft_model_state_dict(again, adapter)
+        return again.merge_and_unload()
 
     def script_load(self, config: QloraConfig) -> list[str]:
         compute = {

@@ -64,6 +64,7 @@ class VeraConfig:
     diagram_labels={"attention": "b, d", "feed_forward": "b, d"},
     config=VeraConfig,
     default_lr=5e-3,
+    trains_only_vectors=True,
     can_merge=True,
 )
 class Vera(PeftMethod):

@@ -64,7 +64,9 @@ def check(value: Any) -> CheckResult:
         resolved, notes = fit_method(resolved, model)
         stats = replace(stats, warnings=(*stats.warnings, *notes))
     if not {"data", "train"} & wrong:
-        idle, warnings = spec_rules.problems(spec, _run_facts(resolved, stats), frozenset(wrong))
+        idle, warnings = spec_rules.problems(
+            spec, _run_facts(resolved, stats, tokenizer), frozenset(wrong)
+        )
         problems.extend(idle)
         stats = replace(stats, warnings=(*moved, *stats.warnings, *warnings))
     if model is not None:
@@ -111,14 +113,16 @@ def pin_model(spec: RunSpec, moved: list[str]) -> RunSpec:
     return replace(spec, model=hub.pin(source).id)
 
 
-def _run_facts(spec: RunSpec, stats: DatasetStats) -> spec_rules.RunFacts:
+def _run_facts(spec: RunSpec, stats: DatasetStats, tokenizer: Any) -> spec_rules.RunFacts:
     """What the rules may know of a run: its steps at most, and of what its rows are."""
     train, steps = spec.train, spec.train.max_steps
     if all(getattr(train, name) is None for name in spec_rules.BUDGETS):
         # no row holds fewer than one sequence; the rest is for what a sample cannot tell
         course = runtime_estimate.course(without_packing(spec), stats, 1.0)
         steps = None if course is None else math.ceil(1.25 * course.steps) + 1
-    return spec_rules.RunFacts(steps, stats.has_chats)
+    # chosen by now; of several named ones, a row with tools may use another than the rest
+    template = str(tokenizer.chat_template) if stats.has_chats and tokenizer is not None else None
+    return spec_rules.RunFacts(steps, stats.has_chats, template)
 
 
 def _check_template_settings(spec: RunSpec, problems: list[Problem]) -> RunSpec:

@@ -12,7 +12,7 @@ from lab.atomic_files import part, read_object
 from lab.chat import models as chat_models
 from lab.chat.conversations import MOST_MODELS, Chat
 from lab.errors import LabError
-from lab.runs import index
+from lab.runs import index, outcomes
 from lab.ui import colours
 from lab.ui.markdown_safety import escape_markdown, plain
 
@@ -51,7 +51,7 @@ def pane(name: str) -> Pane:
     except LabError:
         return Pane(name, run_id[-12:], "deleted", colours.BASE_DOT)
     kind = f"{title}, step {step}" if step else title
-    loss = None if step else entry.summary.get("eval_loss")
+    loss = None if step else outcomes.outcome(paths.run_dir(run_id)).loss
     return Pane(name, entry.name or title, kind, colours.dot(entry.colour), loss)
 
 
@@ -183,6 +183,10 @@ def proof_lines(receipt: dict[str, Any]) -> list[str]:
     """Lines of Markdown on what was proven when the model was loaded."""
     proof = part(receipt, "proof")
     lines = []
+    if receipt.get("template_of"):
+        lines.append(
+            f"Asked with the chat template of {escape_markdown(str(receipt['template_of']))}"
+        )
     difference = proof.get("base_difference")
     if difference is not None:
         icon = ":material/check:" if difference == 0 else ":material/warning:"

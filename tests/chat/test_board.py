@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from lab.chat import client, conversations
+from lab.chat import client, conversations, examples, repeat
+from lab.chat import models as chat_models
 from lab.chat.conversations import Chat
 from lab.chat.engine.board import Board
 from lab.chat.engine.loaded_models import LoadedModels
+from lab.chat.models import PromptTerms
+from lab.data import rendering
 from lab.errors import LabError
 from lab.paths import RunDir
 
@@ -78,6 +81,59 @@ def test_a_question_is_answered_by_all_models_with_proof(board: Board, names: li
         assert proof["tensors"] == proof["tensors_loaded"] > 0 and proof["effect"] > 0
     until(lambda: not board.is_busy())
     assert conversations.read(conversation.id).turns[0].answers == turn.answers, "It is on disk."
+
+
+def test_a_base_beside_a_result_reads_the_prompt_of_the_result(
+    board: Board, work_here: Any, tiny_model: Path, tmp_path: Path
+) -> None:
+    run = work_here(
+        data={"template": "alpaca"},
+        train={"max_steps": 1, "save_steps": 0},
+    )
+    base, result = names = [f"base:{tiny_model}", f"run:{run.id}"]
+    conversation = conversations.create(names)
+    board.ask(conversation.id, "Hi", SHORT, names)
+    answers = until_over(board, conversation.id).turns[0].answers
+    assert answers[base].receipt["prompt"] == "### Instruction:\nHi\n\n### Response:\n"
+    for fact in ("prompt_hash", "template_hash", "system_prompt"):
+        assert answers[base].receipt[fact] == answers[result].receipt[fact], fact
+    assert answers[base].receipt["template_of"] == result and not answers[base].receipt["warning"]
+    file = tmp_path / "receipt.json"
+    file.write_text(examples.receipt_file(board.view(conversation.id), 0, base))
+    repetition = repeat.repeat(file)
+    assert repetition.is_same and repetition.differences == [], "The receipt names the template."
+    board.answer_again(conversation.id, [base])
+    again = until_over(board, conversation.id).turns[0].answers[base]
+    assert again.receipt["prompt_hash"] == answers[result].receipt["prompt_hash"], "Alone, too."
+    alone = conversations.create([base])
+    board.ask(alone.id, "Hi", SHORT, [base])
+    own = until_over(board, alone.id).turns[0].answers[base].receipt
+    assert own["template_of"] == "" and "### Instruction" not in own["prompt"], "Its own."
+
+
+def test_a_base_is_told_apart_from_a_result_with_further_tokens(
+    trained: list[RunDir], tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, result = (
+        chat_models.parse(name) for name in (f"base:{tiny_model}", f"run:{trained[1].id}")
+    )
+    [together, _] = chat_models.with_shared_template([base, result])
+    assert chat_models.prompt_terms(together).note == ""
+    tokenizer = chat_models.prompt_terms(result).tokenizer
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.eos_token = "<|im_start|>"
+    rendering.configure(tokenizer, args={"enable_thinking": False}, date="2026-01-31")
+    own = chat_models.prompt_terms
+    with monkeypatch.context() as patch:
+        patch.setattr(chat_models, "prompt_terms", lambda named: PromptTerms(tokenizer))
+        terms = own(together)
+    assert terms.note.startswith(
+        f"The tokenizer of {result.name} differs from the base's in 1 tokens"
+    )
+    assert terms.tokenizer.eos_token == "<|im_start|>"
+    assert rendering.settings_of(terms.tokenizer).to_json() == {
+        "template_args": {"enable_thinking": False}, "template_date": "2026-01-31",
+    }  # fmt: skip
 
 
 def test_each_model_goes_on_from_its_own_answers(board: Board, names: list[str]) -> None:

@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from lab import cli, paths
-from lab.preflight import validate as planner_check
+from lab.preflight import disk_check
 from tests.answers import check
 from tests.conftest import write_rows
 
@@ -44,7 +44,7 @@ def refuse(
     [
         ("model=builtin:gpt5", "Unknown model 'builtin:gpt5'. Choose one of: builtin:smollm2"),
         ("model=config:Llama-3.2-1B", "no weights"),
-        ("model=no/such-model", "The hub cannot be reached"),
+        ("model=no/such-model", "the Hub cannot be reached (HF_HUB_OFFLINE is set)"),
         ("model=./no-such-folder", "does not exist"),
         ("model=a b", "Unknown model 'a b'"),
         ("data.dataset=builtin:none", "Unknown dataset 'builtin:none'. Choose one of: "),
@@ -74,7 +74,7 @@ def refuse(
         ("data.columns=5", "must be object, is 5"),
         ("data.objective=pretraining", "holds chats, and data.objective is pretraining"),
         ("data.dataset=upload:../x.jsonl", "There is no uploaded dataset '../x.jsonl'"),
-        ("data.dataset=org/name", "The hub cannot be reached, and 'org/name' is not on"),
+        ("data.dataset=org/name", "the Hub cannot be reached (HF_HUB_OFFLINE is set)"),
         ("data.dataset=org/../name", "Unknown dataset"),
         ("data.dataset=~nosuch/x.jsonl", "does not exist"),
         ("data.dataset=/" + "x" * 300 + ".jsonl", "does not exist"),
@@ -107,7 +107,8 @@ def test_model_folders_that_are_none(
     assert "is not a readable safetensors file" in refuse(spec)
     save_file({"weight": np.zeros(2, dtype=np.float32)}, folder / "model.safetensors")
     (folder / "config.json").write_text('{"model_type": "unheard-of"}')
-    assert "cannot be read" in refuse(spec)
+    message = refuse(spec)
+    assert "unheard-of" in message and "has no code for it" in message
 
 
 @pytest.mark.parametrize(
@@ -184,9 +185,9 @@ def test_models_that_cannot_train(
 
 
 def test_not_enough_disk(make_spec: Callable[..., Spec], monkeypatch: pytest.MonkeyPatch) -> None:
-    free = planner_check.DISK_RESERVE + 1_000_000
-    usage = planner_check.shutil.disk_usage("/")._replace(free=free)
-    monkeypatch.setattr(planner_check.shutil, "disk_usage", lambda path: usage)
+    free = disk_check.DISK_RESERVE + 1_000_000
+    usage = disk_check.shutil.disk_usage("/")._replace(free=free)
+    monkeypatch.setattr(disk_check.shutil, "disk_usage", lambda path: usage)
     (problem,) = check(make_spec("full"))["problems"]
     assert "not enough disk" in problem["message"] and "0.00 GB are free" in problem["message"]
     assert check(make_spec("lora", train={"save_steps": 0}))["problems"] == []

@@ -371,6 +371,32 @@ def test_a_long_chat_takes_work_in_proportion_to_its_turns(
     assert work[400] < 5 * work[100], "Four times the turns are four times the rendered messages."
 
 
+EMPTY_THOUGHT = ROW + "<r>{{ m.role }}\n{{ m.content }}</e>" + END + prompt("<r>assistant\n<t></t>")
+
+
+def test_a_long_chat_of_an_example_for_each_answer_is_bounded_by_the_length_and_told(
+    tokenizer: Any, renderings: list[int]
+) -> None:
+    """Under a prompt of asking with an empty thought no answer can stand in front of another."""
+    family = with_template(tokenizer, EMPTY_THOUGHT)
+    chat = Example(1, tuple(long_chat(200)))
+    work, examples = {}, {}
+    for length in (150, 100_000):
+        renderings.clear()
+        examples[length] = chat_template.tokenize(chat, family, "", "assistant", length)
+        work[length] = sum(renderings)
+    assert len(examples[100_000]) == 100, "One for each answer."
+    assert len(examples[150]) < 40 and work[150] < work[100_000] / 4, "No more than fits."
+    notes = chat_template.ExampleNotes()
+    notes.add(chat, examples[100_000])
+    tokens = sum(len(example.ids) for example in examples[100_000])
+    lines = [line for line in notes.lines() if "example for each answer" in line]
+    assert len(lines) == 1 and lines[0].endswith(
+        f"(first: row 1; 100 examples, which repeat the turns before each answer: {tokens:,} "
+        "tokens in all)."
+    )
+
+
 def test_a_long_chat_sees_what_a_template_does_to_earlier_turns(tokenizer: Any) -> None:
     family = with_template(tokenizer, THINKING)
     chat = long_chat(60)

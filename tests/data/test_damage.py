@@ -221,7 +221,7 @@ def test_nonsense_in_tokenizer_files_is_told(tmp_path: Path, spoiled: Any) -> No
         weights.load_tokenizer(ModelSource("mine", str(tmp_path), local_only=True))
 
 
-@pytest.mark.parametrize("key", ["held_out", "dataset", "general_dataset"])
+@pytest.mark.parametrize("key", ["eval_dataset", "dataset", "general_dataset"])
 @pytest.mark.parametrize("value", ["", "  "])
 def test_an_empty_name_of_a_dataset_is_a_problem(key: str, value: str) -> None:
     problems: list[Problem] = []
@@ -234,9 +234,9 @@ def test_a_held_out_file_is_looked_into_before_the_run(tmp_path: Path, tokenizer
     good, bad = tmp_path / "good.jsonl", tmp_path / "bad.jsonl"
     write_rows(good, PAIRS)
     write_rows(bad, [{"colour": "red"}])
-    spec = RunSpec.from_json({"data": {"dataset": str(good), "held_out": str(good)}})
+    spec = RunSpec.from_json({"data": {"dataset": str(good), "eval_dataset": str(good)}})
     assert dataset_stats.dataset_stats(spec, tokenizer).examples == len(PAIRS)
-    for key in ("held_out", "general_dataset"):
+    for key in ("eval_dataset", "general_dataset"):
         data = {"dataset": str(good), "general_fraction": 0.1, key: str(bad)}
         spec = RunSpec.from_json({"data": data})
         with pytest.raises(LabError, match=rf"data\.{key}: 1 of 1 rows"):
@@ -274,9 +274,9 @@ def test_rows_of_millions_of_characters_are_looked_at_in_part(
     spec = RunSpec.from_json({"data": data})
     began = time.process_time()
     seen = dataset_stats.dataset_stats(spec, tokenizer)
-    assert seen["examples"] == 4
+    assert seen.examples == 4
     # a word is a token: a million in each row, of which the sample holds a tenth
-    assert seen["sequences_per_example"] == pytest.approx(1_000_000 / 512, rel=0.05)
+    assert seen.sequences_per_example == pytest.approx(1_000_000 / 512, rel=0.05)
     page = look({"model": str(tiny_model), "data": data}, most=20)
     assert page["lengths"][0] == pytest.approx(1_000_000, rel=0.05)
     assert all(len(row["tokens"]) <= 512 for row in page["rows"])

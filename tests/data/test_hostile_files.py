@@ -62,7 +62,7 @@ BOMBS: list[tuple[str, str, Any, dict[str, Any], str]] = [
     ("empty Parquet cells", "a.parquet", lambda: parquet({"text": pyarrow.nulls(20_000_000, pyarrow.string())}), SKIP, "holds 20,000,000 values in"),
     ("a long Parquet cell", "a.parquet", lambda: parquet({"text": ["x" * 12_000_000]}, compression="zstd"), SKIP, "unpacks to more than 200 times"),
     ("repeated Parquet text", "a.parquet", lambda: parquet({"text": repeated("x" * 1_000_000, 300)}, compression="zstd"), SKIP, "unpacks to more than 200 times"),
-    ("slots in slots", "a.jsonl", lambda: b'{"text": "' + b"{{a}}" * 20_000 + b'"}\n', {"placeholders": {"a": "x" * 4000}}, "longer than 32,000,000 characters with its slots"),
+    ("slots in slots", "a.jsonl", lambda: b'{"text": "' + b"{{a}}" * 20_000 + b'"}\n', {"slots": {"a": "x" * 4000}}, "longer than 32,000,000 characters with its slots"),
 ]  # fmt: skip
 
 

@@ -80,7 +80,7 @@ def test_general_rows_follow_the_runs_terms_of_loss_and_length_only(
     are nothing but question cannot be learned from."""
     general: list[Any] = [
         {"prompt": "w40 {{name}}", "completion": "w91 " * 9},
-        {"prompt": "w41", "completion": 5},
+        {"prompt": "w41", "completion": {"a": 5}},
         {"prompt": "w42 " * 40, "completion": "w91"},
     ]
     own = [{"ask": f"w{n}", "say": "w90"} for n in range(4)]

@@ -2,27 +2,110 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
+from safetensors import safe_open
 from transformers import LlamaForCausalLM
 
+from bench.small_model import make_model
+from lab import methods
+from lab.atomic_files import read_object
 from lab.errors import LabError
 from lab.export import merge as merging
+from lab.export import merge_proof
 from lab.paths import RunDir
+from tests.conftest import run_here
 
 
 @pytest.mark.parametrize("apart", [0.5, -0.5])
 def test_one_logit_that_rises_or_falls_is_seen(apart: float) -> None:
-    before = torch.tensor([[[0.0, 1.0, -1.0, 0.0]]])
+    before = torch.tensor([[0.0, 1.0, -1.0, 0.0], [0.0, 0.0, 2.0, 1.9]])
     after = before.clone()
-    after[0, 0, 2] += apart
-    spread = float(torch.tensor([0.0, 1.0, -1.0, 0.0]).std())
-    assert merging._difference(before, after) == pytest.approx(0.5 / spread)
-    assert merging._difference(before, before) == 0.0
-    assert merging._difference(before, after[..., :3]) == float("inf"), "Another vocabulary."
+    after[1, 2] += apart
+    terms: dict[str, Any] = {"dtype": "float32", "rows": 1, "rows_from": "training", "base": "x"}
+    proof = merge_proof.compare(before, after, **terms)
+    assert proof.largest_difference == pytest.approx(0.5)
+    assert proof.share_of_spread == pytest.approx(0.5 / float(before.std()))
+    assert proof.same_top == (1.0 if apart > 0 else 0.5)
+    p, q = (logits.double().softmax(-1) for logits in (before, after))
+    assert proof.kl == pytest.approx(float((p * (p / q).log()).sum() / 2), rel=1e-4)
+    assert proof.verdict == "refused", "Half a logit is far beyond what float32 rounds."
+    same = merge_proof.compare(before, before, **terms)
+    assert (same.excess, same.verdict) == (0.0, "equal")
+    other = merge_proof.compare(before, after[:, :3], **terms)
+    assert other.verdict == "refused", "Another vocabulary."
+
+
+def test_sixteen_bits_warn_beyond_a_bound_and_refuse_far_beyond_it() -> None:
+    verdicts = []
+    for kl in (0.5e-3, 5e-3, 5e-2, float("nan")):
+        proof = merge_proof.MergeProof("bfloat16", 0.1, 0.01, 1.0, kl, 8, 1, "held-out", "x")
+        verdicts.append(proof.verdict)
+    assert verdicts == ["equal", "differs", "refused", "refused"]
+
+
+MERGEABLE = sorted(method.name for method in methods.all_methods() if method.can_merge)
+SHORT = {"max_steps": 2, "eval_steps": None, "save_steps": None, "sample_steps": None}
+
+
+@pytest.mark.parametrize("method", MERGEABLE)
+def test_every_mergeable_method_is_proven_on_held_out_rows(
+    make_spec: Callable[..., dict[str, Any]], tmp_path: Path, method: str
+) -> None:
+    spec = make_spec(method, train=SHORT)
+    if methods.get(method).load_kwargs(methods.get(method).config()):
+        make_model(tmp_path / "wide", width=64)  # whole blocks
+        spec["model"] = str(tmp_path / "wide")
+    run = run_here(spec)
+    for precision in ("float32", "bfloat16"):
+        merged = merging.merge(run, tmp_path / precision, precision)
+        proof = merged["proof"]
+        assert proof["rows_from"] == "held-out" and proof["rows"] == 5 and proof["tokens"] > 100
+        assert proof["verdict"] == "equal" and merged["warning"] == ""
+        assert proof["same_top"] >= (0.99 if precision == "float32" else 0.95)
+        assert proof["largest_difference"] < 0.1
+        assert precision == "float32" or proof["largest_difference"] > 0, "It rounds."
+        with safe_open(tmp_path / precision / "model.safetensors", "pt") as tensors:
+            name = "model.layers.0.mlp.up_proj.weight"
+            assert tensors.get_tensor(name).dtype == getattr(torch, precision)
+        assert read_object(tmp_path / precision / merge_proof.FILE) == proof
+        assert (proof["base"] == "4 bits, dequantised") is (method == "qlora")
+
+
+def test_a_wrong_scale_is_refused(
+    trained: list[RunDir], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The update is merged with its sign turned round, as a scale that is flipped would."""
+    real = type(methods.get("lora")).merge
+
+    def flipped(self: Any, model: Any) -> Any:
+        for module in model.modules():
+            if isinstance(module, LoraLayer):
+                module.scaling = {name: -scale for name, scale in module.scaling.items()}
+        return real(self, model)
+
+    monkeypatch.setattr(type(methods.get("lora")), "merge", flipped)
+    with pytest.raises(LabError, match=r"answers differently.*bound 0.001"):
+        merging.merge(trained[1], tmp_path / "out" / "merged")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_too_little_disk_is_told_before_anything_is_loaded(
+    trained: list[RunDir], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merging.shutil, "disk_usage", lambda place: Disk(10_000_000))
+    monkeypatch.setattr(merging.chat_models, "load", lambda named: pytest.fail("It was loaded."))
+    with pytest.raises(LabError, match=r"needs 6\.\d+ MB of disk, and 10\.00 MB are free"):
+        merging.merge(trained[1], tmp_path / "merged")
+
+
+class Disk(NamedTuple):
+    free: int
 
 
 @pytest.mark.parametrize("damage", ["up", "down", "nan"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from lab.chat import models as chat_models
 from lab.data import template_lock
 from lab.errors import LabError
 from lab.export import merge as merging
+from lab.export import merge_proof
 from lab.paths import RunDir
 from lab.runs import export_import, record_reader
 
@@ -50,7 +52,8 @@ def test_what_cannot_be_merged_is_refused_and_leaves_nothing(
         merging.merge(full, out / "merged")
     with pytest.raises(LabError, match="exists"):
         merging.merge(lora, out)
-    monkeypatch.setattr(merging, "TOLERANCE", -1.0)
+    tight = replace(merge_proof.BOUNDS["float32"], spread=1e-12)
+    monkeypatch.setitem(merge_proof.BOUNDS, "float32", tight)
     with pytest.raises(LabError, match="answers differently"):
         merging.merge(lora, out / "merged")
     assert list(out.iterdir()) == []

@@ -22,6 +22,7 @@ from lab.chat.conversations import Answer, Chat, Turn
 from lab.chat.engine import together
 from lab.chat.engine.loaded_models import LoadedModels
 from lab.chat.generate import PendingAnswer
+from lab.chat.models import ModelRef
 from lab.chat.settings import GenerationSettings
 from lab.errors import LabError
 
@@ -143,8 +144,12 @@ class Board:
     def view(self, conversation_id: str) -> Chat:
         """The conversation as it is now. Answers that no process works at any more are
         interrupted."""
+        before = self._jobs_of(
+            conversation_id
+        )  # one that ends meanwhile may not be in what is read
         conversation = conversations.read(conversation_id)
-        jobs = self._jobs_of(conversation_id)
+        after = self._jobs_of(conversation_id)
+        jobs = [*(job for job in before if job not in after), *after]
         for job in jobs:
             if job.turn < len(conversation.turns):
                 job.update()
@@ -215,7 +220,7 @@ class Board:
                     answer.finish = "stopped"
                     continue
                 try:
-                    named = chat_models.parse(name)
+                    named = _asked_together(name, list(conversation.turns[job.turn].answers))
                     answer.phase = "waiting" if self.models.holds(named) else "loading"
                     loaded = self.models.get(named, in_use)
                     pending = generate.prepare(
@@ -255,6 +260,16 @@ class Board:
         with contextlib.suppress(LabError), conversations.change(job.conversation) as conversation:
             if job.turn < len(conversation.turns):
                 conversation.turns[job.turn].answers |= job.answers
+
+
+def _asked_together(name: str, names: list[str]) -> ModelRef:
+    """The model called `name` among those of a question. Raises LabError if it cannot be asked;
+    the others may be broken."""
+    refs = [chat_models.parse(name)]
+    for other in names:
+        with contextlib.suppress(LabError):
+            refs.append(chat_models.parse(other))
+    return chat_models.with_shared_template(refs)[0]
 
 
 def _fail(answer: Answer, error: Exception) -> None:

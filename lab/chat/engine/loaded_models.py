@@ -6,7 +6,7 @@ import threading
 import time
 from collections import OrderedDict
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import psutil
 import torch
@@ -23,6 +23,10 @@ MOST_TERMS = 32  # models whose tokenizer and length are remembered
 BUDGET_SHARE = 0.6  # of the memory that is free when the first model is loaded
 
 
+# (model, result whose template it has) → (their versions, how the model reads a conversation)
+Terms: TypeAlias = Recent[tuple[str, str], tuple[Any, PromptTerms]]
+
+
 class LoadedModels:
     """The models in memory; the one used least recently is put away when the budget is full."""
 
@@ -33,7 +37,8 @@ class LoadedModels:
         self.last_used = time.monotonic()
         # how the models that were asked last read a conversation; with tokenizers of their own,
         # since those of the models in memory may be at work in another thread
-        self.terms: Recent[str, tuple[dict[str, Any], PromptTerms]] = Recent(MOST_TERMS)
+        self.terms: Terms = Recent(MOST_TERMS)
+        self.shared_templates: Terms = Recent(MOST_TERMS)  # of bases, for those in memory
         self.measuring = threading.Lock()
 
     def check_length(
@@ -43,10 +48,7 @@ class LoadedModels:
         leaves no room for an answer."""
         with self.measuring:
             try:
-                version, terms = self.terms.get(named.name) or ({}, None)
-                if terms is None or version != named.version:
-                    version, terms = named.version, chat_models.prompt_terms(named)
-                    self.terms.put(named.name, (version, terms))
+                terms = _prompt_terms(self.terms, named)
                 generate.check_length(terms, named, messages, settings)
             finally:
                 self.last_used = time.monotonic()
@@ -71,6 +73,9 @@ class LoadedModels:
             self.models.move_to_end(name)
         self._fit(in_use | {base_ref.name, named.name})
         self.last_used = time.monotonic()
+        if named.template_of is not None:
+            terms = _prompt_terms(self.shared_templates, named)
+            return replace(model, tokenizer=terms.tokenizer, note=terms.note)
         return model
 
     def _current(self, named: ModelRef) -> LoadedModel | None:
@@ -118,6 +123,18 @@ class LoadedModels:
                     known.add(storage.data_ptr())
                     sizes[name] += storage.nbytes()
         return sizes
+
+
+def _prompt_terms(known: Terms, named: ModelRef) -> PromptTerms:
+    """Those in `known` unless files have changed since. Raises LabError."""
+    other = named.template_of
+    key = (named.name, other.name if other else "")
+    now = (named.version, other.version if other else None)
+    version, terms = known.get(key) or (None, None)
+    if terms is None or version != now:
+        terms = chat_models.prompt_terms(named)
+        known.put(key, (now, terms))
+    return terms
 
 
 def _load_result(named: ModelRef, base: LoadedModel) -> LoadedModel:
