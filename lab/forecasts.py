@@ -303,7 +303,7 @@ class Candidate:
     batch_size: int = 1
     gradient_accumulation_steps: int = 1
     activation_checkpointing: str = "off"
-    loss: str = ""
+    loss_implementation: str = ""
     optimizer: str = ""
     compile: str = ""
     peak_bytes: int = 0
@@ -326,7 +326,7 @@ class Candidate:
             "train.gradient_accumulation_steps": self.gradient_accumulation_steps,
             "train.activation_checkpointing": self.activation_checkpointing,
             "train.checkpointed_layers": self.checkpointed_layers,
-            "train.loss_implementation": self.loss,
+            "train.loss_implementation": self.loss_implementation,
             "train.optimizer": self.optimizer,
             "train.compile": self.compile,
         }

@@ -94,7 +94,7 @@ def plan(arguments: argparse.Namespace) -> Output:
                     if candidate.checkpointed_layers
                     else ""
                 ),
-                candidate.loss,
+                candidate.loss_implementation,
                 candidate.optimizer,
                 size(candidate.peak_bytes) + ("" if candidate.how.is_exact else " (about)"),
                 f"{candidate.tokens_per_s:,.0f}",

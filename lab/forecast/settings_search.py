@@ -110,7 +110,7 @@ def _ranked(
                     batch_size=rows,
                     gradient_accumulation_steps=times,
                     activation_checkpointing=way,
-                    loss=loss,
+                    loss_implementation=loss,
                     optimizer=rule,
                     compile=compiles,
                     peak_bytes=predicted.peak_bytes,
@@ -231,8 +231,8 @@ def _fits_without(traced: list[Candidate], ranked: list[Candidate], choice: Cand
     return any(
         other.fits
         and other.activation_checkpointing == "off"
-        and (other.batch_size, other.loss, other.optimizer)
-        == (choice.batch_size, choice.loss, choice.optimizer)
+        and (other.batch_size, other.loss_implementation, other.optimizer)
+        == (choice.batch_size, choice.loss_implementation, choice.optimizer)
         for other in [*traced, *ranked[len(traced) :]]
     )
 

@@ -106,8 +106,8 @@ def _words(candidate: Candidate) -> str:
         else ""
     )
     return (
-        f"{rows} a pass{times}, {recomputed_layers(candidate)} recomputed, {candidate.loss} loss, "
-        f"{candidate.optimizer}"
+        f"{rows} a pass{times}, {recomputed_layers(candidate)} recomputed, "
+        f"{candidate.loss_implementation} loss, {candidate.optimizer}"
     )
 
 
@@ -120,7 +120,7 @@ def _table(candidates: tuple[Candidate, ...]) -> None:
                 "tokens/s": candidate.tokens_per_s,
                 "peak, GB": candidate.peak_bytes / 1e9,
                 "recomputes": recomputed_layers(candidate),
-                "loss": candidate.loss,
+                "loss": candidate.loss_implementation,
                 "optimizer": candidate.optimizer,
                 "why": candidate.why,
             }

@@ -410,9 +410,13 @@ def facts_here(**changes: Any) -> dict[str, Any]:
         ({"disk_free_bytes": 3.1e9}, None),
     ],
 )
-def test_the_doctor_says_what_will_not_work(changes: dict[str, Any], words: str | None) -> None:
+def test_the_doctor_says_what_will_not_work(
+    changes: dict[str, Any], words: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from lab.cli import inventory
+    from lab.preflight import doctor
 
+    monkeypatch.setattr(doctor, "missing", lambda: changes.get("missing", []))
     problems = inventory._problems(facts_here(**changes))
     assert [words] == [text[: len(words)] for text in problems] if words else problems == []
 

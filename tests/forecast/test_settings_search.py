@@ -134,7 +134,9 @@ def test_what_cannot_be_done_is_no_choice(folder: str, tmp_path: Path) -> None:
         num_attention_heads=4, num_key_value_heads=2, head_dim=16,
     ).save_pretrained(tmp_path)  # fmt: skip
     capped = plan(spec_of(str(tmp_path), loss="fused"), room)["choices"]
-    assert {choice["loss"] for choice in capped} == {"plain"}, "It caps its logits after the head."
+    assert {choice["loss_implementation"] for choice in capped} == {"plain"}, (
+        "It caps its logits after the head."
+    )
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +158,7 @@ def test_few_checkpointed_layers_are_preferred_to_another_optimizer(deep: str) -
     sizes = {
         (choice["optimizer"], choice["activation_checkpointing"]): needed(choice)
         for choice in plan(value, {"memory_bytes": 10**11})["choices"]
-        if choice["loss"] == "fused"
+        if choice["loss_implementation"] == "fused"
     }
     room = sizes["adamw", "off"] - 2_000_000
     assert room > 1.05 * sizes["adamw8bit", "off"], "The other rule fits without checkpointing."

@@ -194,6 +194,7 @@ class Log:
     def __init__(self) -> None:
         self.samples: list[dict[str, Any]] = []
         self.warnings: list[str] = []
+        self.phases: list[str] = []
 
     def event(self, kind: str, **values: Any) -> None:
         self.samples.append(values)
@@ -201,8 +202,11 @@ class Log:
     def warn(self, message: str) -> None:
         self.warnings.append(message)
 
-    def sign(self) -> None:
-        pass
+    def enter_phase(self, phase: str) -> None:
+        self.phases.append(phase)
+
+    def writing(self, done: int, most: int, text: str) -> None:
+        assert 0 < done <= most < POSITIONS
 
 
 @pytest.mark.parametrize(("words", "samples"), [(3, 1), (200, 0)])
@@ -218,6 +222,7 @@ def test_samples_keep_to_the_context(
     made.sample(model, 1)
     made.sample(model, 2)
     assert len(log.samples) == 2 * samples
+    assert log.phases == ["sampling"] * 2 * samples
     assert len(log.warnings) == 1 - samples, "It is said once."
 
 

@@ -159,8 +159,8 @@ def test_a_change_that_would_fit_says_what_it_saves(monkeypatch: pytest.MonkeyPa
 def choices(fits: bool) -> SettingsSearch:
     candidate = Candidate(
         batch_size=4, gradient_accumulation_steps=2, tokens_per_s=1234.0, peak_bytes=3_210_000_000,
-        activation_checkpointing="on", checkpointed_layers=7, loss="fused", optimizer="adamw",
-        why="best", fits=fits,
+        activation_checkpointing="on", checkpointed_layers=7, loss_implementation="fused",
+        optimizer="adamw", why="best", fits=fits,
     )  # fmt: skip
     return SettingsSearch(
         (candidate,), reached=0.35, reserve=0.04, device_bytes=24 * GB, compile="pays"
