@@ -39,7 +39,7 @@ def checked_here(monkeypatch: pytest.MonkeyPatch) -> None:
             _checked[key] = checked(spec)
         return copy.deepcopy(_checked[key])
 
-    monkeypatch.setattr(race.planner, "check", once)
+    monkeypatch.setattr(race.same_commits.planner, "check", once)
 
 
 @pytest.mark.parametrize(
