@@ -222,7 +222,7 @@ def test_what_is_mixed_in_held_out_left_out_or_added_up_changes_the_steps() -> N
     assert steps(gradient_accumulation_steps=5) == 50
     assert steps({"general_fraction": 0.5}) == 500, "Half of all rows is general text."
     assert steps({"max_examples": 100}) == 25
-    assert steps({"eval_fraction": 0.5, "held_out": "builtin:x"}) == 250, (
+    assert steps({"eval_fraction": 0.5, "eval_dataset": "builtin:x"}) == 250, (
         "Where a set of its own is measured, all rows train."
     )
     assert steps(stats=replace(STATS, sequences_per_example=3.0)) == 750
@@ -271,7 +271,7 @@ def test_what_this_machine_reaches_is_the_median_of_its_longer_runs() -> None:
 # tokens a second of an H100, compiled nothing, plain loss, adapters in float32
 SMALL_PASSES = [
     ("gpt2", {"name": "full"}, 4, 128, {"precision": "mixed"}, 14_100),
-    ("gpt2", {"name": "lora", "rank": 8, "targets": ["c_attn"]}, 4, 128,
+    ("gpt2", {"name": "lora", "rank": 8, "target_modules": ["c_attn"]}, 4, 128,
      {"precision": "mixed"}, 11_500),
     ("Llama-3.2-3B", {"name": "lora"}, 4, 512, {}, 7_900),
     ("Llama-3.1-8B", {"name": "lora", "rank": 64}, 2, 512, {}, 3_900),
@@ -288,7 +288,7 @@ def test_small_passes_are_bound_by_what_launches_take(case: Any) -> None:
         "data": {"max_length": length, "packing": "off"},
         "train": {
             "batch_size": rows, "activation_checkpointing": "off", "adapter_precision": "float32",
-            "loss": "plain", "compile": "off", **train,
+            "loss_implementation": "plain", "compile": "off", **train,
         },
     }  # fmt: skip
     found = estimate(value, {"gpu": "H100 80GB"}, {"shadow": False})

@@ -38,12 +38,16 @@ def needed(choice: dict[str, Any]) -> int:
 
 
 @pytest.fixture(scope="module")
-def tight(folder: str) -> dict[str, Any]:
+def roomy(folder: str) -> list[dict[str, Any]]:
+    """The settings for a device that all of them fit."""
+    choices: list[dict[str, Any]] = plan(spec_of(folder), {"memory_bytes": 10**12})["choices"]
+    return choices
+
+
+@pytest.fixture(scope="module")
+def tight(folder: str, roomy: list[dict[str, Any]]) -> dict[str, Any]:
     """The settings for a device that some of them do not fit."""
-    sizes = [
-        choice["peak_bytes"]
-        for choice in plan(spec_of(folder), {"memory_bytes": 10**11})["choices"]
-    ]
+    sizes = [choice["peak_bytes"] for choice in roomy]
     return plan(spec_of(folder), {"memory_bytes": int((min(sizes) + max(sizes)) / 2 / 0.94)})
 
 
@@ -104,10 +108,12 @@ def test_those_that_fit_come_first_by_speed_then_the_rest_by_what_they_need(
         )
 
 
-def test_another_optimizer_leads_only_where_it_is_clearly_faster(folder: str) -> None:
-    large = plan(spec_of(folder), {"memory_bytes": 10**12})["choices"]
-    assert large[0]["optimizer"] == "adamw", "Everything fits; the rule that is asked for stays."
-    other = [choice for choice in large if choice["optimizer"] == "adamw8bit"]
+def test_another_optimizer_leads_only_where_it_is_clearly_faster(
+    folder: str, roomy: list[dict[str, Any]]
+) -> None:
+    assert all(choice["fits"] for choice in roomy)
+    assert roomy[0]["optimizer"] == "adamw", "Everything fits; the rule that is asked for stays."
+    other = [choice for choice in roomy if choice["optimizer"] == "adamw8bit"]
     assert other and all("in place of the one asked for" in choice["why"] for choice in other)
     assert {
         choice["optimizer"]
@@ -133,7 +139,7 @@ def test_what_cannot_be_done_is_no_choice(folder: str, tmp_path: Path) -> None:
         vocab_size=512, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, head_dim=16,
     ).save_pretrained(tmp_path)  # fmt: skip
-    capped = plan(spec_of(str(tmp_path), loss="fused"), room)["choices"]
+    capped = plan(spec_of(str(tmp_path), loss_implementation="fused"), room)["choices"]
     assert {choice["loss_implementation"] for choice in capped} == {"plain"}, (
         "It caps its logits after the head."
     )
@@ -152,12 +158,22 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(place)
 
 
-def test_few_checkpointed_layers_are_preferred_to_another_optimizer(deep: str) -> None:
+@pytest.fixture(scope="module")
+def roomy_for_deep(deep: str) -> list[dict[str, Any]]:
+    """The settings for one row of the deep model on a device that all of them fit."""
+    value = spec_of(deep, batch_size=1, gradient_accumulation_steps=1)
+    choices: list[dict[str, Any]] = plan(value, {"memory_bytes": 10**11})["choices"]
+    return choices
+
+
+def test_few_checkpointed_layers_are_preferred_to_another_optimizer(
+    deep: str, roomy_for_deep: list[dict[str, Any]]
+) -> None:
     """They cost less than what another rule must gain to lead; all layers would cost more."""
     value = spec_of(deep, batch_size=1, gradient_accumulation_steps=1)
     sizes = {
         (choice["optimizer"], choice["activation_checkpointing"]): needed(choice)
-        for choice in plan(value, {"memory_bytes": 10**11})["choices"]
+        for choice in roomy_for_deep
         if choice["loss_implementation"] == "fused"
     }
     room = sizes["adamw", "off"] - 2_000_000
@@ -166,11 +182,12 @@ def test_few_checkpointed_layers_are_preferred_to_another_optimizer(deep: str) -
     assert best["optimizer"] == "adamw" and best["checkpointed_layers"] in (1, 2), best
 
 
-def test_sgd_is_offered_where_nothing_else_fits(deep: str) -> None:
+def test_sgd_is_offered_where_nothing_else_fits(
+    deep: str, roomy_for_deep: list[dict[str, Any]]
+) -> None:
     value = spec_of(deep, batch_size=1, gradient_accumulation_steps=1)
-    choices = plan(value, {"memory_bytes": 10**11})["choices"]
-    assert all(choice["optimizer"] != "sgd" for choice in choices)
-    least = min(needed(choice) for choice in choices)
+    assert all(choice["optimizer"] != "sgd" for choice in roomy_for_deep)
+    least = min(needed(choice) for choice in roomy_for_deep)
     found = plan(value, {"memory_bytes": int(0.95 * least / 0.94)})["choices"]
     assert found[0]["optimizer"] == "sgd" and found[0]["fits"], found[0]
     assert "in place of the one asked for" in found[0]["why"]

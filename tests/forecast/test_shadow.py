@@ -25,7 +25,15 @@ MEASURED = [
     ("Llama-3.2-1B", {"name": "full"}, 8, 1024, "on", "bfloat16", 20.76),
     ("Llama-3.1-8B", {"name": "lora", "rank": 16}, 4, 1024, "on", "bfloat16", 24.08),
     ("GPT2", {"name": "full"}, 4, 128, "off", "mixed", 2.57),
-    ("gpt2", {"name": "lora", "rank": 8, "targets": ["c_attn"]}, 4, 128, "off", "mixed", 1.51),
+    (
+        "gpt2",
+        {"name": "lora", "rank": 8, "target_modules": ["c_attn"]},
+        4,
+        128,
+        "off",
+        "mixed",
+        1.51,
+    ),
     ("Llama-3.2-3B", {"name": "lora", "rank": 16}, 4, 512, "off", "bfloat16", 18.23),
     ("gpt2", {"name": "full"}, 8, 1024, "off", "mixed", 13.31),
     # tied embeddings: the sum of the two gradients of their matrix, which is not in place
@@ -101,9 +109,7 @@ def test_layer_extension_says_what_the_full_trace_says(
 ) -> None:
     """Every part of the step, and what the allocator reserves, to the byte."""
     value = spec_of(model, {"name": method}, 2, 128, "off", "bfloat16")
-    spec = (
-        resolved(value, loss="fused", **train) if "loss" not in train else resolved(value, **train)
-    )
+    spec = resolved(value, **{"loss_implementation": "fused", **train})
     config = with_layers(weights.load_config(catalog.resolve_config(spec.model)), range(12))
     found = memory.measure(config, spec, methods.get(method)).layers
     made = {
