@@ -40,7 +40,8 @@ TOP = (
 )
 INNER = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\.(safetensors|json|jinja|txt|model)"
 FOLDERS = r"artifact|checkpoints/step-[0-9]{1,9}|attempts/[0-9]{1,4}"
-MEMBER = re.compile(rf"(?:{TOP}|(?:{FOLDERS})/{INNER})", re.ASCII)
+CARD = r"artifact/README\.md"  # the model card, the only member in Markdown
+MEMBER = re.compile(rf"(?:{TOP}|{CARD}|(?:{FOLDERS})/{INNER})", re.ASCII)
 MOST_MEMBERS = 5_000
 MOST_RATIO = 400  # metrics compress well; a bomb compresses a thousandfold
 LARGEST_MANIFEST = 10_000_000
@@ -104,8 +105,6 @@ def _pack(run: RunDir, file: Any, checkpoints: bool) -> None:
             if is_noise:
                 headers.read(run.path / name)  # no lab would import a damaged one
             member.compress_type = zipfile.ZIP_STORED if is_noise else zipfile.ZIP_DEFLATED
-            if is_noise:
-                headers.read(run.path / name)
             digest, size = hashlib.sha256(), 0
             with (run.path / name).open("rb") as source, archive.open(member, "w") as packed:
                 while chunk := source.read(CHUNK):

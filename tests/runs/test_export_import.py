@@ -31,7 +31,7 @@ def exported(trained: list[RunDir], tmp_path: Path) -> Path:
 
 def test_there_and_back(trained: list[RunDir], exported: Path) -> None:
     run = trained[1]
-    before = row(run)
+    before, card = row(run), (run.artifact / "README.md").read_bytes()
     again = export_import.import_run(exported)
     assert again.id != run.id, "its id is taken, so it gets another one"
     actions.delete(run)
@@ -39,6 +39,7 @@ def test_there_and_back(trained: list[RunDir], exported: Path) -> None:
     assert same.id == run.id and status(same).state == "done"
     assert row(same) == before
     assert (same.checkpoints / "step-8" / "manifest.json").is_file()
+    assert (same.artifact / "README.md").read_bytes() == card, "the model card travels"
     assert not same.process.exists()
     with pytest.raises(LabError, match="exists"):
         export_import.export(same, exported)
@@ -85,6 +86,8 @@ def add(archive: zipfile.ZipFile, *names: str, **facts: int) -> None:
         (lambda archive: archive.writestr("artifact/model.bin", "x"), "which no run has"),
         (lambda archive: archive.writestr("artifact/weights.pkl", "x"), "which no run has"),
         (lambda archive: archive.writestr("artifact/run.py", "x"), "which no run has"),
+        (lambda archive: archive.writestr("artifact/NOTES.md", "x"), "which no run has"),
+        (lambda archive: archive.writestr("README.md", "x"), "which no run has"),
         (lambda archive: archive.writestr("process.json", "{}"), "which no run has"),
         (lambda archive: archive.writestr(link("artifact/x.json"), "/etc/passwd"), "is a link"),
         (lambda archive: archive.writestr("artifact/x.json", b"0" * 50_000_000), "suspicious size"),
