@@ -369,13 +369,17 @@ def test_one_form_is_one_run(
     first = submissions.start(plan, ticket)
     assert submissions.start(plan, ticket) == first, "a second click"
     at = open_page("new_run", draft=ticket)  # a reload in between
-    assert first.id in words(at).replace("\\", "")
+    assert "You already started **tiny lora** from this form." in words(at)
+    opened: list[str] = []
+    monkeypatch.setattr("lab.ui.links.open_run", opened.append)
+    at.button(key="watch").click().run()
+    assert opened == [first.id], "Open Monitor leads to the run that this form started"
     assert submissions.start(plan, submissions.new()) != first, "another form is another run"
     assert len(all_runs()) == 2
     actions.delete(first)
     again = submissions.start(plan, ticket)
     assert again != first and again.path.is_dir(), "the ticket of a deleted run is free again"
-    assert submissions.is_same(ticket, plan["requested"]) and not submissions.is_same(ticket, {})
+    assert submissions.is_same(ticket, plan.requested) and not submissions.is_same(ticket, {})
 
 
 def test_a_selected_row_never_slides_to_its_neighbour(
