@@ -24,7 +24,6 @@ from lab.chat.engine.loaded_models import LoadedModels
 from lab.errors import LabError
 from lab.paths import RunDir
 from lab.runs import actions
-from lab.ui import chat_view
 from tests.conftest import attempt_here
 
 # room for one result, so that another one has to load; idle after four seconds
@@ -145,49 +144,6 @@ def test_fifty_interruptions_an_answer_and_an_end(
         pass
     stream.close()
     assert chat_process.wait(timeout=60) == 0, "it counts as idle and ends"
-
-
-def test_a_page_that_ends_inside_an_answer_closes_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    closed: list[str] = []
-
-    def stream(name: str, *_: Any, **__: Any) -> Iterator[dict[str, Any]]:
-        try:
-            yield {"phase": "waiting"}
-            yield {"delta": "Hel"}
-        finally:
-            closed.append(name)
-
-    class Rerun(Exception):
-        """As Streamlit ends a script whose page was left."""
-
-    class Element:
-        def caption(self, text: str) -> None:
-            raise Rerun
-
-    monkeypatch.setattr(chat_view.client, "stream", stream)
-    monkeypatch.setattr(chat_view, "_history", lambda: {"base:x": []})
-    with pytest.raises(Rerun) as ended:
-        chat_view._answer("base:x", Element(), Element(), {})
-    assert ended.tb is not None and closed == ["base:x"], "closed while its frames still live"
-
-
-def test_a_question_without_an_answer_is_not_told_again() -> None:
-    def turn(role: str, content: str, **more: Any) -> dict[str, Any]:
-        return {"role": role, "content": content, **more}
-
-    history = [
-        turn("user", "interrupted"),
-        turn("user", "one"),
-        turn("assistant", "1", foot="4 tokens"),
-        turn("user", "failed"),
-        turn("assistant", "", failed=True),
-        turn("user", "two"),
-    ]
-    assert chat_view.conversation(history) == [
-        {"role": "user", "content": "one"},
-        {"role": "assistant", "content": "1"},
-        {"role": "user", "content": "two"},
-    ]
 
 
 @pytest.mark.parametrize("at", ["", "@8"])

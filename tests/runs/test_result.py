@@ -39,7 +39,9 @@ def test_the_directory_holds_the_contract(pair: list[RunDir]) -> None:
     run = pair[1]
     spec = read_object(run.spec)
     assert spec is not None
-    assert spec["train"]["precision"] == "float32" and spec["train"]["loss"] == "fused"
+    assert (
+        spec["train"]["precision"] == "float32" and spec["train"]["loss_implementation"] == "fused"
+    )
     assert spec["requested"]["method"] == {"name": "lora"} and spec["method"]["rank"] == 16
     assert "auto" not in json.dumps({key: spec[key] for key in ("train", "method")})
     environment = read_object(run.environment)

@@ -53,7 +53,7 @@ def test_the_fraction_follows_the_tightest() -> None:
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
 def test_the_rate_rises_then_falls_and_is_never_zero(schedule: str) -> None:
-    train = TrainSpec(schedule=schedule, warmup_ratio=0.1)
+    train = TrainSpec(lr_scheduler_type=schedule, warmup_ratio=0.1)
     rates = [rate(train, step / 100, 1 / 100) for step in range(100)]
     assert all(value > 0 for value in rates)
     assert max(rates) <= 1.0 and rates.index(max(rates)) in range(9, 12)
@@ -86,7 +86,7 @@ def test_the_timer_counts_what_lies_between_start_and_stop(monkeypatch: pytest.M
 
 
 def test_no_warm_up_starts_at_the_top() -> None:
-    assert rate(TrainSpec(warmup_ratio=0.0, schedule="constant"), 0.0, 0.1) == 1.0
+    assert rate(TrainSpec(warmup_ratio=0.0, lr_scheduler_type="constant"), 0.0, 0.1) == 1.0
 
 
 def test_the_cosine_is_the_one_of_torch() -> None:
@@ -101,35 +101,35 @@ def test_the_cosine_is_the_one_of_torch() -> None:
             expected.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         theirs.step()
-    train = TrainSpec(schedule="cosine", warmup_ratio=0.0)
+    train = TrainSpec(lr_scheduler_type="cosine", warmup_ratio=0.0)
     rates = [rate(train, step / 20, 1 / 20) for step in range(20)]
     assert rates == pytest.approx(expected, abs=1e-9), "the rate of each step, value by value"
 
 
 def test_the_warm_up_is_a_straight_line_to_the_peak() -> None:
     for schedule in ("cosine", "linear", "constant"):
-        train = TrainSpec(schedule=schedule, warmup_ratio=0.5)
+        train = TrainSpec(lr_scheduler_type=schedule, warmup_ratio=0.5)
         rates = [rate(train, step / 10, 1 / 10) for step in range(5)]
         assert rates == pytest.approx([0.1, 0.3, 0.5, 0.7, 0.9]), schedule
         assert rate(train, 0.5, 0.0) == pytest.approx(1.0), "it falls from the peak, not below it"
 
 
 def test_what_is_left_after_the_warm_up_falls_to_zero() -> None:
-    linear = TrainSpec(schedule="linear", warmup_ratio=0.2)
+    linear = TrainSpec(lr_scheduler_type="linear", warmup_ratio=0.2)
     assert [rate(linear, place / 10, 0.0) for place in (2, 4, 6, 8)] == pytest.approx(
         [1.0, 0.75, 0.5, 0.25]
     )
-    cosine = TrainSpec(schedule="cosine", warmup_ratio=0.2)
+    cosine = TrainSpec(lr_scheduler_type="cosine", warmup_ratio=0.2)
     assert [rate(cosine, place / 10, 0.0) for place in (2, 4, 6, 8)] == pytest.approx(
         [1.0, 0.5 + math.sqrt(0.125), 0.5, 0.5 - math.sqrt(0.125)]
     ), "a half cosine over the last 80 percent"
-    constant = TrainSpec(schedule="constant", warmup_ratio=0.2)
+    constant = TrainSpec(lr_scheduler_type="constant", warmup_ratio=0.2)
     assert {rate(constant, place / 10, 0.0) for place in (2, 4, 6, 8)} == {1.0}
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
 def test_a_budget_that_is_overrun_leaves_no_negative_or_rising_rate(schedule: str) -> None:
-    train = TrainSpec(schedule=schedule, warmup_ratio=0.1)
+    train = TrainSpec(lr_scheduler_type=schedule, warmup_ratio=0.1)
     assert rate(train, 1.0, 0.1) == pytest.approx(0.0, abs=1e-12)
     assert rate(train, 1.5, 0.1) == pytest.approx(0.0, abs=1e-12)
 

@@ -222,7 +222,9 @@ def test_parameters_that_begin_to_train_join_at_the_present_rate() -> None:
     optimizer = torch.optim.SGD([{"params": [first], "lr": 0.2}])
     groups = [{"params": [first], "lr": 0.2}, {"params": [second], "lr": 0.6}]
     method: Any = SimpleNamespace(param_groups=lambda model, config, rate: groups)
-    spec: Any = SimpleNamespace(method_config=None, train=SimpleNamespace(learning_rate=0.2))
+    spec: Any = SimpleNamespace(
+        method_config=None, train=SimpleNamespace(learning_rate=0.2, weight_decay=0.0)
+    )
     assert add_new_parameters(optimizer, None, method, spec, 0.5) == 1
     assert add_new_parameters(optimizer, None, method, spec, 0.5) == 0, "all are known by now"
     added = optimizer.param_groups[1]

@@ -191,7 +191,7 @@ def test_every_term_of_adaloras_loss_counts_once_a_step(
     }  # fmt: skip
     # without dropout, and with nothing pruned: then only the penalty can differ
     method = {"name": "adalora", "dropout": 0.0, "orthogonality": 1.0, "rank": 4, "target_rank": 3,
-              "warmup_ratio": 0.9, "tfinal_ratio": 0.0}  # fmt: skip
+              "tinit_ratio": 0.9, "tfinal_ratio": 0.0}  # fmt: skip
     runs = []
     for sizes in ({"batch_size": 4}, {"batch_size": 2, "gradient_accumulation_steps": 2}):
         runs.append(run_here(small_spec(method, train=train | sizes)))

@@ -5,8 +5,12 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import pytest
+
+from lab import formatting
 from lab.ui import estimate_panel, method_estimates
 from tests.ui.conftest import Page, words
+from tests.ui.screen import Screen
 
 
 def number(at: Any, key: str, value: int) -> None:
@@ -42,7 +46,7 @@ def test_sixteen_bits_are_planned_for_this_processor_where_there_is_no_gpu(
 
 def test_a_form_with_problems_has_no_fastest_settings(open_page: Page) -> None:
     at = open_page("new_run")
-    number(at, "new.data.max_length", 10**6)
+    number(at, "new.data.max_length", 10**7)
     at.run()
     assert at.button(key="plan").disabled and "Sequence length" in words(at)
     assert "new.choices" not in at.session_state
@@ -59,14 +63,23 @@ def test_the_memory_page_plans_for_any_device(open_page: Page, monkeypatch: Any)
     assert "a usual share" in words(at)
 
 
-def test_the_time_is_said_with_what_it_is_for(make_spec: Any) -> None:
+def test_the_time_is_said_with_what_it_is_for(
+    make_spec: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = make_spec("lora", train={"max_steps": 1})
     job = estimate_panel.job_for(spec)
     deadline = time.monotonic() + 60
     while not job.is_complete and time.monotonic() < deadline:
         time.sleep(0.1)
     assert job.estimate is not None and job.estimate.runtime is not None
-    assert job.estimate.runtime.steps == 1
-    sentence = estimate_panel.time_in_words(job.estimate.runtime, job.estimate.disk)
-    assert "for 1 step, " in sentence and "of disk" in sentence
-    assert sentence.endswith("(rough, until a run has finished here)")
+    runtime, disk = job.estimate.runtime, job.estimate.disk
+    assert runtime.steps == 1 and disk is not None
+    screen = Screen()
+    monkeypatch.setattr(estimate_panel, "st", screen)
+    estimate_panel._time(runtime, disk)
+    metrics = {args[0]: args[1] for kind, args, _ in screen.calls if kind == "metric"}
+    assert metrics["Run time"] == formatting.duration(runtime.whole_s)
+    assert metrics["Disk"] == formatting.size(disk.total)
+    (sentence,) = screen.texts("caption")
+    assert sentence.startswith(f"1 step, training {formatting.duration(runtime.seconds)}")
+    assert sentence.endswith("rough: no finished run on this machine to calibrate it")
