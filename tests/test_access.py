@@ -256,6 +256,7 @@ def test_the_token_of_a_fetch_goes_to_the_child_alone(
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
     monkeypatch.setenv("HF_TOKEN", "another token, of this process")
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     popen = subprocess.Popen
 
     def watched(*arguments: Any, **options: Any) -> Any:

@@ -233,7 +233,10 @@ def test_chat_takes_its_settings(monkeypatch: pytest.MonkeyPatch, tiny_model: Pa
 
 
 def test_evaluate_takes_its_set_and_shows_loss_and_perplexity(
-    monkeypatch: pytest.MonkeyPatch, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_model: Path,
+    chats: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     from lab.evals import held_out
 
@@ -252,9 +255,10 @@ def test_evaluate_takes_its_set_and_shows_loss_and_perplexity(
         return [row]
 
     monkeypatch.setattr(held_out, "evaluate", evaluate)
-    assert cli.main(["evaluate", f"base:{tiny_model}", "--dataset", "x.jsonl"]) == 0
+    file = str(chats)
+    assert cli.main(["evaluate", f"base:{tiny_model}", "--dataset", file]) == 0
     shown = capsys.readouterr().out
-    assert requests == ["x.jsonl"]
+    assert requests == [file]
     assert "2.0000" in shown and "7.39" in shown and "5 rows, 1,234 counted tokens" in shown
 
 

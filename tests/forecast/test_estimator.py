@@ -62,8 +62,9 @@ def test_another_question_gets_an_answer_of_its_own(
 
 
 def test_whether_it_fits_is_asked_anew_of_each_device(folder: str) -> None:
-    peak = ask(folder)["peak_bytes"]
-    for size, fits in ((peak - 1, False), (peak, True), (peak - 1, False)):
+    answer = ask(folder)
+    needed = max(answer["peak_bytes"], answer["reserved_bytes"])
+    for size, fits in ((needed - 1, False), (needed, True), (needed - 1, False)):
         assert ask(folder, {"memory_bytes": size})["fits"] is fits
     assert list((paths.home() / "cache" / "memory").iterdir()), "Kept on the disk."
 
@@ -102,15 +103,25 @@ def test_logits_that_are_changed_after_the_head_take_the_plain_loss(tmp_path: Pa
     assert capped["bytes"]["loss"] > 1.2 * free["bytes"]["loss"]
 
 
-def test_a_step_that_cannot_be_traced_is_said(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [NotImplementedError, RuntimeError])
+def test_a_step_that_cannot_be_traced_is_said(
+    folder: str, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    """What only tracing cannot do leaves a figure that never says "fits"; what the step itself
+    raises would end the run too, and is a problem of the method."""
     from lab.forecast.trace import layer_repetition
 
     def fail(*_: Any, **__: Any) -> None:
-        raise RuntimeError("an odd layer")
+        raise kind("an odd layer")
 
     monkeypatch.setattr(layer_repetition, "step", fail)
     value = {"model": folder, "method": "lora", "data": {"max_length": 99}}
     answer = estimate(value, {"kind": "cuda"})
+    if kind is RuntimeError:
+        (problem,) = answer["problems"]
+        assert problem["field"] == "method"
+        assert "its training step fails (RuntimeError: an odd layer)" in problem["message"]
+        return
     assert answer["source"] == "formula" and answer["fits"] is None
     assert "an odd layer" in " ".join(answer["notes"])
 

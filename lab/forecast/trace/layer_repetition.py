@@ -129,7 +129,8 @@ def _short(
 
 
 def repeated(launches: dict[str, int], stands_for: Sequence[int]) -> dict[str, int]:
-    """Kernels by segment of the whole model, from those of the short one."""
+    """Kernels by segment of the whole model, from those of the short one. The update has no
+    segment a layer: its kernels stay those of the short model, a tenth of a step's at most."""
     whole: dict[str, int] = {}
     for segment, count in launches.items():
         phase, _, layer = segment.partition(LAYER)
