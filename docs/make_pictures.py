@@ -50,7 +50,7 @@ def main() -> int:
                 settled(page)
                 if path == "memory":  # a first picture of closed forms, then the traced steps
                     page.get_by_text("Where it stops to fit").wait_for(timeout=120_000)
-                    page.get_by_text("traced so far").wait_for(state="hidden", timeout=120_000)
+                    page.get_by_text("traced so far").wait_for(state="hidden", timeout=400_000)
                 if path == "new_run":
                     page.get_by_text("TIME AND DISK").wait_for(timeout=60_000)
                 settled(page)

@@ -40,7 +40,7 @@ def test_drawn_cases_are_possible_and_the_same_for_a_seed() -> None:
 def test_families_that_no_shipped_config_has_are_drawn_and_traced() -> None:
     """A hybrid with the defaults that it takes, and one that is refused in words."""
     assert {"gemma2", "mixtral", "bamba"} <= estimate_accuracy.FAMILIES.keys()
-    drawn = {case.model for case in estimate_accuracy.draw(40, 1)}
+    drawn = {case.model for case in estimate_accuracy.draw(16, 1)}
     assert drawn & estimate_accuracy.FAMILIES.keys()
     case = estimate_accuracy.Case("mixtral", "lora", 1, 128, "off", "fused")
     assert case.spec().method["dropout"] == 0.0, "As a run would have it."
