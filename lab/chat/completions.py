@@ -72,7 +72,7 @@ async def complete(models: LoadedModels, body: dict[str, Any], request: Request)
     except Exception as error:
         traceback.print_exception(error)
         return JSONResponse(_error(f"{type(error).__name__}: {error}"), status_code=500)
-    prompt, made = answer["receipt"]["prompt_tokens"], len(answer["token_ids"])
+    prompt, completion = answer["receipt"]["prompt_tokens"], len(answer["token_ids"])
     return JSONResponse(
         _head("chat.completion", body["model"])
         | {
@@ -85,8 +85,8 @@ async def complete(models: LoadedModels, body: dict[str, Any], request: Request)
             ],
             "usage": {
                 "prompt_tokens": prompt,
-                "completion_tokens": made,
-                "total_tokens": prompt + made,
+                "completion_tokens": completion,
+                "total_tokens": prompt + completion,
             },
             "answer": answer,
         }

@@ -65,7 +65,7 @@ def repeat(path: Path) -> Repetition:
     again = answer["receipt"]
     differences = [words for key, words in COMPARED.items() if again.get(key) != receipt.get(key)]
     pairs = zip(answer["token_ids"], token_ids, strict=False)
-    first = next((place for place, (new, old) in enumerate(pairs) if new != old), None)
+    first = next((index for index, (new, old) in enumerate(pairs) if new != old), None)
     is_same = answer["token_ids"] == token_ids
     if first is None and not is_same:
         first = min(len(answer["token_ids"]), len(token_ids))

@@ -71,7 +71,7 @@ class Refused(Exception):
     """A request that is not answered: an HTTP status and what is wrong, all at once."""
 
     def __init__(self, status: int, problems: list[Problem], code: str = "invalid_value") -> None:
-        super().__init__("; ".join(f"{one.field}: {one.message}" for one in problems))
+        super().__init__("; ".join(f"{problem.field}: {problem.message}" for problem in problems))
         self.status, self.problems, self.code = status, problems, code
 
     def to_json(self) -> dict[str, Any]:
@@ -82,7 +82,7 @@ class Refused(Exception):
                 "type": "invalid_request_error",
                 "param": self.problems[0].field,
                 "code": self.code,
-                "problems": [one.to_json() for one in self.problems],
+                "problems": [problem.to_json() for problem in self.problems],
             }
         }
 
@@ -116,11 +116,11 @@ def read_question(body: bytes) -> dict[str, Any]:
     if wrong:
         problems.append(Problem("question", wrong))
     names = _names(value.get("models"), problems)
-    given = value.get("settings") or {}
-    if not isinstance(given, dict):
-        problems.append(Problem("settings", f"must be an object, is {quote(given)}."))
-        given = {}
-    settings = _settings(given, problems)
+    fields = value.get("settings") or {}
+    if not isinstance(fields, dict):
+        problems.append(Problem("settings", f"must be an object, is {quote(fields)}."))
+        fields = {}
+    settings = _settings(fields, problems)
     if problems:
         raise Refused(422, problems)
     settings = {key: item for key, item in settings.items() if key not in ("model", "stream")}
@@ -172,12 +172,12 @@ def _object(body: bytes) -> dict[str, Any]:
 
 def _settings(value: dict[str, Any], problems: list[Problem]) -> dict[str, Any]:
     """Every field of Bounds; one text as `stop` is a list of one, and null or [] is none."""
-    given = {key: item for key, item in value.items() if item is not None and item != []}
-    if isinstance(given.get("stop"), str):
-        given["stop"] = [given["stop"]]
-    if "max_completion_tokens" in given:  # the newer name of OpenAI's clients
-        given.setdefault("max_tokens", given.pop("max_completion_tokens"))
-    return asdict(schema.parse(Bounds, given, "", problems))
+    fields = {key: item for key, item in value.items() if item is not None and item != []}
+    if isinstance(fields.get("stop"), str):
+        fields["stop"] = [fields["stop"]]
+    if "max_completion_tokens" in fields:  # the newer name of OpenAI's clients
+        fields.setdefault("max_tokens", fields.pop("max_completion_tokens"))
+    return asdict(schema.parse(Bounds, fields, "", problems))
 
 
 def too_large(size: int) -> Refused:
@@ -197,8 +197,8 @@ def _messages(value: Any, problems: list[Problem]) -> list[dict[str, str]]:
         )
         return []
     messages = []
-    for place, message in enumerate(value):
-        name = f"messages[{place}]"
+    for index, message in enumerate(value):
+        name = f"messages[{index}]"
         if not isinstance(message, dict) or message.keys() != {"role", "content"}:
             problems.append(
                 Problem(name, f"must have a role and a content and no more, is {quote(message)}.")
@@ -209,7 +209,7 @@ def _messages(value: Any, problems: list[Problem]) -> list[dict[str, str]]:
             problems.append(
                 Problem(f"{name}.role", f"is {quote(role)}. Choose one of: {', '.join(ROLES)}.")
             )
-        elif role == "system" and place:
+        elif role == "system" and index:
             problems.append(Problem(f"{name}.role", "is system; only the first message may be."))
         wrong, _ = schema.validate(
             content, str, {"multiline": True, "max_characters": LONGEST_CONTENT}

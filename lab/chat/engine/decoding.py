@@ -173,10 +173,10 @@ class _Text(TextStreamer):
             return
         self.held += text
         strings = self.decoding.settings.stop
-        places = [self.held.index(string) for string in strings if string in self.held]
-        self.is_cut = bool(places)
-        if places:
-            self.held = self.held[: min(places)]
+        starts = [self.held.index(string) for string in strings if string in self.held]
+        self.is_cut = bool(starts)
+        if starts:
+            self.held = self.held[: min(starts)]
         whole = self.is_cut or stream_end or not strings
         certain = self.held if whole else self.held[: 1 - max(map(len, strings))]
         self.held = self.held[len(certain) :]

@@ -105,31 +105,31 @@ def _run(greenlets: list[Any]) -> None:
     """Advance all, one product or one token at a time, until each has ended."""
     requests: dict[int, Any] = dict.fromkeys(range(len(greenlets)), TOKEN)
     while requests:
-        at_layer = {place: r for place, r in requests.items() if r is not TOKEN}
+        at_layer = {index: request for index, request in requests.items() if request is not TOKEN}
         answers: dict[int, Any] = (
             _joined_products(at_layer) if at_layer else dict.fromkeys(requests, None)
         )
-        for place, rows in answers.items():
-            request = greenlets[place].switch(*(() if rows is None else (rows,)))
-            if greenlets[place].dead:
-                del requests[place]
+        for index, rows in answers.items():
+            request = greenlets[index].switch(*(() if rows is None else (rows,)))
+            if greenlets[index].dead:
+                del requests[index]
             else:
-                requests[place] = request
+                requests[index] = request
 
 
 def _joined_products(requests: dict[int, Any]) -> dict[int, torch.Tensor]:
     """The output rows for each model that waits at a layer: one product a weight."""
     groups: dict[tuple[int, torch.dtype], list[int]] = {}
-    for place, (layer, _, x) in requests.items():
-        groups.setdefault((layer.weight.data_ptr(), x.dtype), []).append(place)
+    for index, (layer, _, x) in requests.items():
+        groups.setdefault((layer.weight.data_ptr(), x.dtype), []).append(index)
     outputs: dict[int, torch.Tensor] = {}
-    for places in groups.values():
-        _, alone, first = requests[places[0]]
-        if len(places) == 1:
-            outputs[places[0]] = alone(first)
+    for indices in groups.values():
+        _, alone, first = requests[indices[0]]
+        if len(indices) == 1:
+            outputs[indices[0]] = alone(first)
             continue
-        rows = torch.cat([requests[place][2].reshape(1, -1) for place in places])
+        rows = torch.cat([requests[index][2].reshape(1, -1) for index in indices])
         # split, not indexed: each model gets a tensor in the shape it handed over
-        for place, row in zip(places, alone(rows).split(1), strict=True):
-            outputs[place] = row.reshape(*requests[place][2].shape[:-1], -1)
+        for index, row in zip(indices, alone(rows).split(1), strict=True):
+            outputs[index] = row.reshape(*requests[index][2].shape[:-1], -1)
     return outputs
