@@ -154,6 +154,10 @@ class RunDir:
         return self.path / "artifact"
 
     @property
+    def exports(self) -> Path:
+        return self.path / "exports"
+
+    @property
     def result(self) -> Path:
         return self.path / "result.json"
 

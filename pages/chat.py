@@ -30,6 +30,7 @@ if is_blind:
 
 chat_panes.heads(names, titles, chat)
 chat_view.terms(settings, chat)
+chat_view.memory_note()
 if chat is not None:
     chat = chat_view.seen(chat)
     chat_turns.turns(chat)

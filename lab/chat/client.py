@@ -107,6 +107,13 @@ def stop(conversation_id: str, models: list[str] | None = None) -> int:
     return int(_reply(running, "POST", path, {"models": models})["stopped"])
 
 
+def score(conversation_id: str, turn: int, model: str) -> dict[str, list[float]]:
+    """What each model of a turn gives the tokens of `model`'s answer. Raises LabError."""
+    path = f"/conversations/{conversation_id}/score"
+    reply = _reply(ensure(), "POST", path, {"turn": turn, "model": model})
+    return dict(reply["scores"])
+
+
 def unload() -> None:
     """Free the memory of all models. Raises LabError while an answer is made."""
     running = record()

@@ -43,6 +43,7 @@ class Answer:
     finish: str = ""
     tokens: int = 0
     prompt_tokens: int = 0
+    kept_tokens: int = 0  # of the prompt, that the model had read before
     context: int | None = None  # the most tokens that prompt and answer may have together
     seconds: float | None = None
     seconds_to_first_token: float | None = None
@@ -53,6 +54,8 @@ class Answer:
     token_ids: list[int] = field(default_factory=list)
     log_probabilities: list[float] = field(default_factory=list)
     pieces: list[str] = field(default_factory=list)  # the text of each token, at the end
+    # what other models of the turn give its tokens, by their name, where that was measured
+    scores: dict[str, list[float]] = field(default_factory=dict)
     receipt: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -93,6 +96,7 @@ class Chat:
     changed: float = 0.0
     parent: str = ""  # the conversation that it branches from
     vote: str = ""  # the blind vote that it belongs to; its models are not to be shown
+    next_message: str = ""  # written while the last turn was answered: sent after it
 
     @property
     def name(self) -> str:
@@ -157,7 +161,10 @@ def _check_types(conversation: Chat) -> None:
     if not all(isinstance(name, str) for name in conversation.models):
         raise ValueError("its models")
     for turn in conversation.turns:
-        texts = [turn.question, *(answer.text for answer in turn.answers.values())]
+        texts = [
+            conversation.next_message, turn.question,
+            *(answer.text for answer in turn.answers.values()),
+        ]  # fmt: skip
         if not all(isinstance(text, str) for text in texts):
             raise ValueError("a text")
         if not all(answer.finish in ("", *ENDS) for answer in turn.answers.values()):
@@ -250,6 +257,19 @@ def continue_from(conversation_id: str, turn: int, model: str) -> None:
         if answer is None or not answer.is_usable:
             raise LabError(f"Turn {turn + 1} has no answer of {quote(model)} to go on from.")
         chat.turns[turn].continue_from = model
+
+
+def keep_next(conversation_id: str, message: str) -> None:
+    """Keep a message until all have answered. Raises LabError."""
+    with change(conversation_id) as chat:
+        chat.next_message = message
+
+
+def take_next(conversation_id: str) -> str:
+    """The message that waits, which is then kept no more: of two pages one gets it."""
+    with change(conversation_id) as chat:
+        message, chat.next_message = chat.next_message, ""
+    return message
 
 
 def delete(conversation_id: str) -> None:

@@ -129,6 +129,7 @@ def prepare(
 ) -> PendingAnswer:
     """The answer that `PendingAnswer.decoding.run` decodes. Raises PromptTooLong."""
     from lab.chat.engine.decoding import Decoding
+    from lab.chat.engine.prompt_cache import KeptPrompts
 
     model, tokenizer = loaded.model, loaded.tokenizer
     prompt = render(tokenizer, conversation, settings)
@@ -143,6 +144,8 @@ def prepare(
         stop_ids=stop_tokens.ids(tokenizer, model),
         on_text=on_text,
         stopped=stopped,
+        # virtual tokens stand before the prompt: its blocks would not begin where they should
+        prompts=None if loaded.virtual else loaded.prompts or KeptPrompts(),
     )
     return PendingAnswer(loaded, named, prompt, settings, room, decoding)
 

@@ -24,6 +24,7 @@ from lab.schema import quote
 from lab.spec import RunSpec
 
 if TYPE_CHECKING:
+    from lab.chat.engine.prompt_cache import KeptPrompts
     from lab.chat.engine.proof import Proof
 
 
@@ -154,6 +155,7 @@ class LoadedModel:
     probe: Any = None  # of a base: logits on proof.probe_ids, from before it had variants
     proof: Proof | None = None
     is_shared: bool = True  # whether products are joined with those of its base
+    prompts: KeptPrompts | None = None  # what it has read; None: nothing is kept
 
 
 def load(named: ModelRef, base: Any = None) -> LoadedModel:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lab import json_text, schema
-from lab.chat.conversations import MOST_MODELS
+from lab.chat.conversations import MOST_MODELS, MOST_TURNS
 from lab.errors import Problem
 from lab.schema import option, quote
 
@@ -137,6 +137,20 @@ def read_models(body: bytes) -> list[str] | None:
     if problems:
         raise Refused(422, problems)
     return names
+
+
+def read_answer(body: bytes) -> tuple[int, str]:
+    """(`turn`, `model`) of a request about one answer. Raises Refused."""
+    value = _object(body)
+    turn, model = value.get("turn"), value.get("model")
+    problems = []
+    if type(turn) is not int or not 0 <= turn < MOST_TURNS:
+        problems.append(Problem("turn", f"must be 0 to {MOST_TURNS - 1}, is {quote(turn)}."))
+    if not isinstance(model, str):
+        problems.append(Problem("model", f"must be a name such as run:ID, is {quote(model)}."))
+    if problems:
+        raise Refused(422, problems)
+    return int(str(turn)), str(model)
 
 
 def _names(value: Any, problems: list[Problem]) -> list[str]:

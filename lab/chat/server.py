@@ -7,6 +7,7 @@
     POST /conversations/ID/ask              {"question", "models", "settings"}: begin a turn
     POST /conversations/ID/again            {"models"}: answer the last turn anew
     POST /conversations/ID/stop             {"models"}: stop its answers
+    POST /conversations/ID/score            {"turn", "model"}: its answer under every model
     POST /unload, /shutdown                 free the memory; end
 
 Every request carries the token of `LAB_HOME/chat/process.json`, or the key of `lab serve`. One
@@ -118,6 +119,11 @@ def application(
         names = requests.read_models(await read_body(request))
         return JSONResponse({"stopped": board.stop(request.path_params["id"], names)})
 
+    async def score(request: Request) -> Response:
+        turn, model = requests.read_answer(await read_body(request))
+        scores = await run_in_threadpool(board.score, request.path_params["id"], turn, model)
+        return JSONResponse({"scores": scores})
+
     async def unload(request: Request) -> Response:
         if not models.turn.acquire(blocking=False):
             raise LabError("An answer is being made.", "Stop it first.")
@@ -142,6 +148,7 @@ def application(
             Route("/conversations/{id}/ask", ask, methods=["POST"]),
             Route("/conversations/{id}/again", again, methods=["POST"]),
             Route("/conversations/{id}/stop", stop, methods=["POST"]),
+            Route("/conversations/{id}/score", score, methods=["POST"]),
             Route("/unload", unload, methods=["POST"]),
             Route("/shutdown", shutdown, methods=["POST"]),
         ],

@@ -1,19 +1,24 @@
-"""merge, gguf and evaluate: what is done with results."""
+"""merge, gguf, combine, push and evaluate: what is done with results."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
 
-from lab import paths
+from lab import background_job, paths
 from lab.chat.models import parse
 from lab.cli import downloads
-from lab.cli.console import Output, console, table
+from lab.cli.console import Output, console, say, table
 from lab.data import catalog as datasets
+from lab.errors import LabError
+from lab.export import combine, push
 from lab.formatting import size
+from lab.hub import upload
+from lab.schema import quote
 
 
 def add(verb: Any) -> None:
@@ -30,6 +35,26 @@ def add(verb: Any) -> None:
     sub.add_argument("run", metavar="RUN")
     sub.add_argument("file", metavar="FILE", help="a file that does not exist yet")
     sub.add_argument("--type", default="F16", choices=("F32", "F16", "Q8_0"), help="of its weights")
+    sub = verb("combine", combine_results, "adapters of one base as one new LoRA")
+    sub.add_argument("runs", nargs="+", metavar="RUN")
+    sub.add_argument("--type", default="cat", help=f"one of {', '.join(combine.TYPES)}")
+    sub.add_argument("--weights", metavar="A,B,…", help="one for each; default: equal, adding to 1")
+    sub.add_argument("--density", type=float, default=0.5, help="share that TIES and DARE keep")
+    sub.add_argument("--rank", type=int, help="of what is cut down or converted")
+    sub.add_argument("--name", default="")
+    sub = verb("push", push_result, "a result to the Hub, with its model card")
+    sub.add_argument("run", metavar="RUN")
+    sub.add_argument("name", metavar="ORG/NAME")
+    visibility = sub.add_mutually_exclusive_group(required=True)
+    visibility.add_argument("--private", action="store_true")
+    visibility.add_argument("--public", action="store_true")
+    sub.add_argument(
+        "--what",
+        default=push.RESULT,
+        help="result, or an export such as merged-bfloat16, gguf-Q8_0",
+    )
+    sub.add_argument("--update", action="store_true", help="write to a repository that exists")
+    sub.add_argument("--yes", action="store_true", help="do not ask")
     sub = verb("evaluate", evaluate, "the loss of models on the same held-out rows")
     sub.add_argument("models", nargs="+", metavar="MODEL", help="base:ID, run:ID or run:ID@STEP")
     sub.add_argument(
@@ -66,6 +91,78 @@ def gguf(arguments: argparse.Namespace) -> Output:
             console.print(f"{program}: {escape(command)}", soft_wrap=True)
 
     return Output(written, display)
+
+
+def combine_results(arguments: argparse.Namespace) -> Output:
+    runs = tuple(arguments.runs)
+    weights = tuple(1 / len(runs) for _ in runs)
+    if arguments.weights is not None:
+        try:
+            weights = tuple(float(text) for text in arguments.weights.split(","))
+        except ValueError:
+            raise LabError(
+                f"--weights {quote(arguments.weights)} are no numbers.", "Write 0.5,0.5"
+            ) from None
+    combination = combine.Combination(
+        runs, weights, arguments.type, arguments.density, arguments.rank, arguments.name
+    )
+    combine.check(combination)  # nothing is downloaded for what cannot be
+    downloads.fetch_bases([parse(f"run:{runs[0]}")])
+    made = combine.combine(combination)
+
+    def display() -> None:
+        proof = made["proof"]
+        console.print(f"{made['run']}: rank {made['rank']}, {size(made['bytes'])}.", soft_wrap=True)
+        console.print(
+            f"Read back with {proof['loaded_with']}: largest logit difference "
+            f"{proof['largest_difference']:.1e} of their spread (bound {proof['tolerance']:g}), "
+            f"{proof['tokens']} tokens. From the weighted sum of the updates it differs by "
+            f"{100 * made['deviation']:.2g} % of its length.",
+            soft_wrap=True,
+        )
+        if made["note"]:
+            console.print(f"[yellow]{escape(made['note'])}[/]", soft_wrap=True)
+
+    return Output(made, display)
+
+
+def push_result(arguments: argparse.Namespace) -> Output:
+    """In a process of its own, whose libraries may use the network."""
+    run = paths.run_dir(arguments.run)
+    files = push.contents(run, arguments.what)
+    upload.check_name(arguments.name)
+    upload.check_access()
+    if not arguments.yes:
+        _confirm(arguments.name, "private" if arguments.private else "public", files)
+    push.start(
+        run, arguments.name, arguments.what, private=arguments.private, update=arguments.update
+    )
+    job = background_job.wait(
+        push.job_file(run), lambda phase: None if arguments.json else say(phase, error=True)
+    )
+    if job.finish != "done":
+        raise LabError(job.error or "The upload was interrupted.", job.hint or "Start it again.")
+    made = dict(job.result)
+
+    def display() -> None:
+        kind = "private" if made["is_private"] else "public"
+        console.print(f"{escape(made['url'])}, {kind}, commit {made['commit']}.", soft_wrap=True)
+        console.print(
+            f"{made['verified']} of {made['files']} files lie there with the hashes they have here."
+        )
+
+    return Output(made, display)
+
+
+def _confirm(name: str, visibility: str, files: dict[str, Any]) -> None:
+    """Have a person type the name again. Raises LabError where nobody can, or another is typed."""
+    if not sys.stdin.isatty():
+        raise LabError(
+            f"Nobody is there to confirm the upload to {quote(name)} as {visibility}.", "Add --yes."
+        )
+    say(f"{len(files)} files go to {name}, which will be {visibility}: {', '.join(sorted(files))}")
+    if input("Type the name to confirm: ").strip() != name:
+        raise LabError("That is another name. Nothing was uploaded.")
 
 
 def evaluate(arguments: argparse.Namespace) -> Output:

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+from lab.atomic_files import read_object
 from lab.chat import models as chat_models
 from lab.chat.models import ModelRef
 from lab.data import chat_template, template_lock
@@ -46,7 +47,8 @@ def _terms(names: list[ModelRef], dataset: str | None) -> RunSpec:
         spec = RunSpec.from_json({"model": names[0].base, "data": {"dataset": dataset}})
     else:
         stored = RunSpec.of_run(run)
-        system = str(chat_models.parse(f"run:{run.id}").receipt.get("system_prompt", ""))
+        receipt = read_object(run.artifact / "receipt.json") or {}  # none while it trains
+        system = str(receipt.get("system_prompt", stored.data.system_prompt or ""))
         spec = replace(stored, data=replace(stored.data, system_prompt=system, packing="off"))
         if dataset is not None:
             # what names columns or rows of the run's own file says nothing of another one

@@ -102,13 +102,13 @@ def update_labels(run: RunDir, **changes: Any) -> None:
 
 
 def disk(run: RunDir) -> dict[str, int]:
-    """Bytes on disk by kind: result, checkpoints, and the records of the run."""
-    result, checkpoints = size_of(run.artifact), size_of(run.checkpoints)
-    return {
-        "result": result,
-        "checkpoints": checkpoints,
-        "records": size_of(run.path) - result - checkpoints,
+    """Bytes on disk by kind: result, checkpoints, exports, and the records of the run."""
+    sizes = {
+        "result": size_of(run.artifact),
+        "checkpoints": size_of(run.checkpoints),
+        "exports": size_of(run.exports),
     }
+    return sizes | {"records": size_of(run.path) - sum(sizes.values())}
 
 
 def rename(run: RunDir, name: str) -> None:

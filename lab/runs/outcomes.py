@@ -43,7 +43,7 @@ def outcome(run: RunDir) -> Outcome:
     """Read again only when the records or the folders of the run have changed."""
     records = (str(run.path), _identity(run.metrics))
     losses = _losses.get(records) or _losses.put(records, _read_losses(run))
-    folders = (run.path, run.artifact, run.checkpoints, run.result, run.metrics)
+    folders = (run.path, run.artifact, run.checkpoints, run.exports, run.result, run.metrics)
     contents = (str(run.path), _identity(*folders))
     size = _sizes.get(contents)
     if size is None:

@@ -20,7 +20,7 @@ from lab.checked_run import read_forecast
 from lab.errors import LabError
 from lab.hub import credentials
 from lab.paths import RunDir
-from lab.runs import queue, supervisor_start, warm_worker
+from lab.runs import chat_memory, queue, supervisor_start, warm_worker
 from lab.runs.escalation import Escalation
 from lab.runs.hub_access import AccessReceiver
 from lab.runs.status import status
@@ -83,14 +83,19 @@ class Supervisor:
             return "The queue is paused."
         if len(running) >= rules.at_once:
             return f"Waiting for {running[-1].id} to end."
-        needed = _predicted(run)
-        free = room_for_a_run(running)[1]
-        if running and needed + RESERVE_BYTES > free:
-            return (
-                f"Waiting for memory: about {needed / 1e9:.1f} GB are needed, "
-                f"{max(free, 0) / 1e9:.1f} GB are free."
-            )
-        return ""
+        needed = _predicted(run) + RESERVE_BYTES
+        gpu, free = room_for_a_run(running)
+        if needed <= free:
+            return ""
+        held = chat_memory.held_bytes(on_gpu=gpu is not None)
+        if not running and not 0 < needed - free <= held:
+            return ""  # nobody here can make room: the prediction was looked at when it was checked
+        amounts = (
+            f"about {(needed - RESERVE_BYTES) / 1e9:.1f} GB are needed, "
+            f"{max(free, 0) / 1e9:.1f} GB are free"
+        )
+        chat = f", and {chat_memory.HOLDS} {held / 1e9:.1f} GB" if held else ""
+        return f"Waiting for memory: {amounts}{chat}."
 
     def _start(self, run: RunDir, gpu: str | None) -> None:
         print(f"starting {run.id}", flush=True)
@@ -185,12 +190,7 @@ def _unallocated_bytes(run: RunDir, *, on_gpu: bool) -> float:
     if on_gpu:
         taken = host.gpu_bytes_of([int(pid)]) if isinstance(pid, int) else 0
         return max(0.0, _predicted(run) - taken)
-    try:
-        with open(f"/proc/{pid}/statm", "rb") as file:
-            resident = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        resident = 0
-    return max(0.0, _predicted(run) - resident)
+    return max(0.0, _predicted(run) - chat_memory.resident_bytes(pid))
 
 
 def main() -> int:

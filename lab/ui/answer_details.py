@@ -12,7 +12,7 @@ from lab.chat import client, conversations, examples
 from lab.chat.conversations import Answer, Chat
 from lab.errors import LabError
 from lab.ui import chat_panes
-from lab.ui.markdown_safety import plain, run_action
+from lab.ui.markdown_safety import plain, run_action, user_errors
 from lab.visible import visible
 
 SURPRISES = ((0.5, "likely"), (0.1, "less likely"), (0.01, "unlikely"), (0.0, "a surprise"))
@@ -33,7 +33,7 @@ def show(conversation_id: str, number: int, name: str) -> None:
     with receipt:
         _receipt(chat, number, name, answer)
     with tokens:
-        _tokens(answer)
+        _tokens(chat, number, name, answer)
     with example:
         _example(chat, number, name, answer)
     with more:
@@ -60,24 +60,63 @@ def _receipt(chat: Chat, number: int, name: str, answer: Answer) -> None:
     st.caption("Gives the same tokens again, or says what has changed.")
 
 
-def _tokens(answer: Answer) -> None:
-    """Each token on a tint that says how surprised the model was."""
+def _tokens(chat: Chat, number: int, name: str, answer: Answer) -> None:
+    """Each token on a tint that says how surprised a model was, and the answer under each model."""
     if not answer.log_probabilities:
         st.caption("No tokens.")
         return
-    st.html(token_html(answer))
-    total = sum(answer.log_probabilities)
-    perplexity = math.exp(-total / len(answer.log_probabilities))
+    scores = {name: answer.log_probabilities, **answer.scores}
+    scored = scores
+    if len(chat.turns[number].answers) > 1 and not answer.scores:
+        st.caption("How likely is this answer under the other models of this question?")
+        if st.button(
+            "Measure it under every model", icon=":material/monitoring:",
+            key=f"details.score.{number}.{name}",
+        ):  # fmt: skip
+            with user_errors(), st.spinner("Reading the answer with each model …"):
+                scored = {name: answer.log_probabilities, **client.score(chat.id, number, name)}
+    if len(scored) > 1:
+        st.table(score_rows(scored, name), border="horizontal", hide_index=True)
+    chosen = name
+    if len(scored) > 1:
+        chosen = st.pills(
+            "Surprise of", list(scored), default=name, key=f"details.under.{number}.{name}",
+            format_func=lambda model: chat_panes.pane(model).heading, required=True,
+        )  # fmt: skip
+    st.html(token_html(answer, scored[chosen or name]))
+    total, perplexity = _sums(scored[chosen or name])
     st.caption(
         f"{len(answer.log_probabilities)} tokens, log-probability {total:.1f}, perplexity "
-        f"{perplexity:.2f} under the model that wrote it. Hover over a token for its probability."
+        f"{perplexity:.2f}. Hover over a token for its probability."
     )
 
 
-def token_html(answer: Answer) -> str:
+def _sums(log_probabilities: list[float]) -> tuple[float, float]:
+    """(their sum, the perplexity)."""
+    total = sum(log_probabilities)
+    return total, math.exp(min(700.0, -total / max(1, len(log_probabilities))))
+
+
+def score_rows(scores: dict[str, list[float]], writer: str) -> list[dict[str, str]]:
+    """A row for each model, the likeliest first; Markdown."""
+    rows = []
+    for model in sorted(scores, key=lambda model: -sum(scores[model])):
+        total, perplexity = _sums(scores[model])
+        wrote = " (wrote it)" if model == writer else ""
+        rows.append(
+            {
+                "Under": chat_panes.pane(model).heading + wrote,
+                "Log-probability": f"{total:.2f}",
+                "Perplexity": f"{perplexity:.2f}",
+            }
+        )
+    return rows
+
+
+def token_html(answer: Answer, log_probabilities: list[float]) -> str:
     """HTML of the tokens; everything that a model wrote is escaped."""
     spans = []
-    for piece, log_probability in zip(answer.pieces, answer.log_probabilities, strict=False):
+    for piece, log_probability in zip(answer.pieces, log_probabilities, strict=False):
         probability = math.exp(log_probability)
         tint = next(t for (low, _), t in zip(SURPRISES, TINTS, strict=True) if probability >= low)
         shown = html.escape(visible(piece)).replace("\n", "⏎<br>") or "·"

@@ -39,6 +39,13 @@ def machine_line() -> str:
     return escape_markdown(f"{name} · {formatting.size(memory)} · {disk} of disk free")
 
 
+def free_memory() -> str:
+    """ "12.40 GB", of the first GPU or of this machine."""
+    facts = _machine()
+    free = facts["gpus"][0]["free_bytes"] if facts["gpus"] else facts["memory_free_bytes"]
+    return formatting.size(free)
+
+
 def machine() -> None:
     """Processor, memory, GPU, disk, and what that means for training."""
     facts = _machine()

@@ -78,7 +78,14 @@ def chosen(titles: dict[str, str], chat: Chat | None) -> list[str]:
 
 
 def _is_known(name: str, titles: dict[str, str]) -> bool:
-    return name.partition("@")[0] in titles or name in titles
+    """Whether there is such a model: one of the titles, a checkpoint of any run, also of one that
+    has no result yet, or the base of a run."""
+    if name in titles:
+        return True
+    if name.startswith("base:"):
+        return name.removeprefix("base:") in {entry.model for entry in index.entries()}
+    step = name.partition("@")[2]
+    return step.isdecimal() and int(step) in checkpoints(name)
 
 
 def _first(titles: dict[str, str]) -> list[str]:
@@ -144,7 +151,7 @@ def _choose(place: int, names: list[str], titles: dict[str, str]) -> None:
         steps = checkpoints(model)
         if steps:
             current = int(name.partition("@")[2] or 0) if name.startswith(model) else 0
-            choices = [0, *steps]
+            choices = [0, *steps] if model in titles else steps  # it may have no result yet
             step = st.selectbox(
                 "Weights", choices, choices.index(current) if current in choices else 0,
                 key=f"chat.step.{place}.{model}",
@@ -158,8 +165,11 @@ def _choose(place: int, names: list[str], titles: dict[str, str]) -> None:
 
 
 def checkpoints(name: str) -> list[int]:
-    """The steps of the run's checkpoints, in ascending order."""
-    run = paths.run_dir(name.removeprefix("run:").partition("@")[0])
+    """The steps of the run's checkpoints, in ascending order; none of a run that is gone."""
+    try:
+        run = paths.run_dir(name.removeprefix("run:").partition("@")[0])
+    except LabError:
+        return []
     steps = (path.name.removeprefix("step-") for path in run.checkpoints.glob("step-*"))
     return sorted(int(step) for step in steps if step.isdecimal())
 
@@ -175,6 +185,9 @@ def _facts(name: str, chat: Chat | None) -> None:
     if last.context:
         st.caption(f"{last.prompt_tokens + last.tokens:,} of {last.context:,} tokens of context")
         st.progress(min(1.0, (last.prompt_tokens + last.tokens) / last.context))
+    if last.kept_tokens:
+        read = last.prompt_tokens - last.kept_tokens
+        st.caption(f"{read:,} of {last.prompt_tokens:,} tokens of the prompt were new to read")
     for line in proof_lines(last.receipt):
         st.caption(line)
 

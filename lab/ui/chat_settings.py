@@ -10,9 +10,8 @@ import streamlit as st
 from lab import formatting
 from lab.chat import client
 from lab.chat.requests import Bounds
-from lab.errors import LabError
-from lab.ui import chat_panes
-from lab.ui.markdown_safety import escape_markdown, run_action
+from lab.ui import chat_memory_panel, chat_panes
+from lab.ui.markdown_safety import escape_markdown
 
 FIELDS = {field.name: field for field in dataclasses.fields(Bounds)}
 DEFAULTS: dict[str, Any] = {
@@ -102,11 +101,4 @@ def _memory() -> None:
     st.caption(f"{count} in memory{used}.{idle}")
     for name, size in sizes.items():
         st.caption(f"{chat_panes.pane(name).heading} · {formatting.size(size)}")
-    if st.button("Unload models", icon=":material/eject:", key="chat.free"):
-        run_action(_unload)
-
-
-def _unload() -> None:
-    if client.health().get("is_busy"):
-        raise LabError("An answer is being made.", "Stop it first.")
-    client.end()
+    chat_memory_panel.free_button("chat.free")

@@ -9,14 +9,16 @@ from typing import Any
 
 import streamlit as st
 
-from lab import paths
+from lab import formatting, paths
 from lab.atomic_files import part, read_object
 from lab.chat import client, conversations
 from lab.chat.conversations import Chat
+from lab.checked_run import read_forecast
 from lab.data import catalog as datasets
 from lab.errors import LabError
-from lab.ui import chat_history, chat_settings
-from lab.ui.markdown_safety import escape_lines, tell
+from lab.runs import index
+from lab.ui import cards, chat_history, chat_settings, links
+from lab.ui.markdown_safety import escape_lines, escape_markdown, run_action, tell
 
 LONGEST = 100_000  # characters of a question
 
@@ -31,6 +33,27 @@ def terms(settings: dict[str, Any], chat: Chat | None) -> None:
         row.toggle(
             "Mark differences", key="chat.differences", persist_state="session",
             help="Marks the words that are not in the first model's answer.",
+        )  # fmt: skip
+
+
+def memory_note() -> None:
+    """Which run uses the memory, and what is left beside it."""
+    active = index.active_runs()
+    if not active:
+        return
+    run = active[0]
+    needed = read_forecast(run).memory.peak_bytes
+    takes = f" and takes up to {formatting.size(needed)}" if needed else ""
+    name = escape_markdown(index.entry(run).name or run.id)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(
+            f":material/memory: **{name}** is training{takes}; {cards.free_memory()} are free. "
+            "Answers come more slowly meanwhile.",
+            width="content",
+        )
+        st.page_link(
+            links.page("monitor"), label="Monitor", icon=":material/monitoring:",
+            query_params={"run": run.id}, width="content",
         )  # fmt: skip
 
 
@@ -82,21 +105,28 @@ def message_field(
                 else "Ask all of them the same",
                 key="chat.prompt", max_chars=LONGEST,
             )  # fmt: skip
+    if chat is not None and is_busy:
+        _next(chat, written)
+        return
+    message = written or suggestion or st.session_state.pop("chat.next", None)
+    if not message and chat is not None and chat.next_message:
+        message = conversations.take_next(chat.id)
+    if message:
+        ask(chat, names, settings, message)
+
+
+def _next(chat: Chat, written: str | None) -> None:
+    """The message that waits until all have answered. It is kept with the conversation, so that a
+    reload does not lose it."""
     if written:
-        st.session_state["chat.next"] = written
-    if suggestion:
-        st.session_state["chat.next"] = suggestion
-    waiting = st.session_state.get("chat.next")
+        conversations.keep_next(chat.id, written)
+    waiting = written or chat.next_message
     if not waiting:
         return
-    if is_busy:
-        row = st.container(horizontal=True, horizontal_alignment="right")
-        row.markdown(f":gray[next: {escape_lines(waiting)}]", width="content")
-        if row.button(":material/close:", key="chat.drop", type="tertiary", help="Drop it"):
-            st.session_state.pop("chat.next")
-            st.rerun()
-        return
-    ask(chat, names, settings, st.session_state.pop("chat.next"))
+    row = st.container(horizontal=True, horizontal_alignment="right")
+    row.markdown(f":gray[next: {escape_lines(waiting)}]", width="content")
+    if row.button(":material/close:", key="chat.drop", type="tertiary", help="Drop it"):
+        run_action(lambda: conversations.take_next(chat.id))
 
 
 def ask(chat: Chat | None, names: list[str], settings: dict[str, Any], question: str) -> None:

@@ -20,3 +20,9 @@ def open_run(run_id: str) -> None:
 def open_pair(run_id: str, other: str) -> None:
     """Go to the first run's Monitor, with the other one's curve beside it."""
     st.switch_page(page("monitor"), query_params={"run": run_id, "with": other})
+
+
+def open_chat(models: list[str]) -> None:
+    """Go to a new chat with these models."""
+    st.session_state.pop("chat.c", None)
+    st.switch_page(page("chat"), query_params={"models": ",".join(models)})

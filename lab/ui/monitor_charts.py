@@ -12,7 +12,7 @@ from lab.paths import RunDir, run_dir
 from lab.recent import Recent
 from lab.runs import index
 from lab.runs.metric_series import AXES, MetricSeries, series_of
-from lab.ui import charts
+from lab.ui import charts, checkpoint_actions
 from lab.ui.chart_style import View, is_dark
 from lab.ui.markdown_safety import plain
 
@@ -144,7 +144,9 @@ def show_loss(run: RunDir, view: View) -> None:
     alt = f"{title} of run {run.id}"
     if base is not None and last is not None:
         alt = f"Evaluation loss of run {run.id}, from {base['eval/loss']:.2f} to {last:.2f}"
-    _chart("loss", title, figure, run, alt)
+    event = _chart("loss", title, figure, run, alt, clicks=True)
+    checkpoint_actions.remember(run, event, view.by)
+    checkpoint_actions.clicked(run)
 
 
 def show_others(run: RunDir, view: View) -> None:
@@ -156,8 +158,12 @@ def show_others(run: RunDir, view: View) -> None:
             _chart(key, title, figure, run, f"{title} of run {run.id}")
 
 
-def _chart(key: str, title: str, figure: Any, run: RunDir, alt: str) -> None:
+def _chart(
+    key: str, title: str, figure: Any, run: RunDir, alt: str, *, clicks: bool = False
+) -> Any:
+    """Draw it; with `clicks` returns which point was clicked."""
     st.markdown(f"**{title}**", help=MEANINGS.get(key))
-    st.plotly_chart(
-        figure, key=f"chart.{key}.{run.id}", theme=None, config=charts.CONFIG, alt=alt
-    )  # fmt: skip
+    more: dict[str, Any] = {"on_select": "rerun", "selection_mode": "points"} if clicks else {}
+    return st.plotly_chart(
+        figure, key=f"chart.{key}.{run.id}", theme=None, config=charts.CONFIG, alt=alt, **more
+    )

@@ -13,7 +13,7 @@ from lab.runs.elapsed import elapsed_s, expected
 from lab.runs.metric_series import series_of
 from lab.runs.run_progress import Phase, RunProgress, run_progress
 from lab.runs.status import RESUMABLE, status
-from lab.ui import cards, colours, end_card, resume_panel, run_state, titles
+from lab.ui import cards, chat_memory_panel, colours, end_card, resume_panel, run_state, titles
 from lab.ui.markdown_safety import escape_lines, escape_markdown, plain, run_action
 
 
@@ -38,7 +38,7 @@ def choose() -> RunDir | None:
         st.query_params["run"] = st.session_state["monitor.run"]
 
     chosen: str = st.selectbox(
-        "Run", _by_state(ids), key="monitor.run", format_func=_title, on_change=change,
+        "Run", _by_state(ids), key="monitor.run", format_func=run_title, on_change=change,
         label_visibility="collapsed",
     )  # fmt: skip
     st.query_params["run"] = chosen
@@ -60,7 +60,7 @@ def _group(run_id: str) -> str:
         return "ended"
 
 
-def _title(run_id: str) -> str:
+def run_title(run_id: str) -> str:
     """ "wren lora · LoRA · done · 2.41 · 14 min ago"."""
     try:
         entry = index.entry(paths.run_dir(run_id))
@@ -226,6 +226,7 @@ def buttons(run: RunDir) -> None:
         if run_status.is_active:
             _while_active(run)
         elif run_status.state == "queued":
+            chat_memory_panel.offer(run_status.message, "monitor.free")
             if st.button("Remove from queue", icon=":material/close:", key="withdraw"):
                 run_action(lambda: actions.command(run, "cancel"))
         elif run_status.state in RESUMABLE:

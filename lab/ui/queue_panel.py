@@ -8,6 +8,7 @@ import streamlit as st
 
 from lab.paths import RunDir
 from lab.runs import actions, index, queue
+from lab.ui import chat_memory_panel
 from lab.ui.form_fields import help_text
 from lab.ui.markdown_safety import escape_markdown, run_action
 
@@ -38,6 +39,7 @@ def _line(i: int, run: RunDir) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown(f"{i + 1}. {escape_markdown(entry.name or run.id)}")
         st.caption(escape_markdown(entry.status.message))
+        chat_memory_panel.offer(entry.status.message, f"queue.free.{run.id}")
         if i and st.button("Run next", icon=":material/vertical_align_top:", key=f"up.{run.id}"):
             run_action(lambda: queue.reorder(run, first=True))
         if st.button("Withdraw", icon=":material/close:", key=f"out.{run.id}"):

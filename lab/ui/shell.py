@@ -16,7 +16,7 @@ PAGES = {
         ("runs", "Runs", "table_rows"),
         ("data", "Data", "dataset"),
     ],
-    "Use": [("chat", "Chat", "forum")],
+    "Use": [("chat", "Chat", "forum"), ("results", "Results", "inventory_2")],
     "Plan": [("memory", "Memory", "memory_alt")],
 }
 

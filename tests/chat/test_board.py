@@ -292,3 +292,33 @@ def test_text_is_read_while_it_is_decoded(names: list[str], board: Board) -> Non
     for thread in threads:
         thread.join()
     assert errors == []
+
+
+def test_an_answer_is_measured_under_every_model_of_its_turn(
+    board: Board, names: list[str]
+) -> None:
+    conversation = conversations.create(names)
+    board.ask(conversation.id, "Hi", SHORT, names)
+    answers = until_over(board, conversation.id).turns[0].answers
+    until(lambda: not board.is_busy())
+    writer = names[2]
+    scores = board.score(conversation.id, 0, writer)
+    assert list(scores) == names, "All stand on one base."
+    own = answers[writer]
+    assert scores[writer] == pytest.approx(own.log_probabilities, abs=1e-3), "As it was written."
+    assert {len(values) for values in scores.values()} == {own.tokens}
+    assert scores[names[0]] != pytest.approx(scores[writer], abs=1e-4), "The base finds otherwise."
+    assert conversations.read(conversation.id).turns[0].answers[writer].scores == scores
+    ids = own.token_ids
+    loaded = board.models.models[names[1]]
+    prompt = loaded.tokenizer(own.receipt["prompt"], add_special_tokens=False)["input_ids"]
+    with torch.inference_mode():
+        logits = loaded.model(input_ids=torch.tensor([prompt + ids])).logits[0].double()
+    by_hand = [
+        float(logits[len(prompt) + place - 1].log_softmax(-1)[token])
+        for place, token in enumerate(ids)
+    ]
+    assert scores[names[1]] == pytest.approx(by_hand, abs=1e-4)
+    for turn, name in ((0, "base:x"), (5, writer), (-1, writer)):
+        with pytest.raises(LabError, match="no answer to measure"):
+            board.score(conversation.id, turn, name)

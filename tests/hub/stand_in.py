@@ -12,6 +12,7 @@ ends), hang (s before an answer), status and count (requests that get it, -1 for
 
 from __future__ import annotations
 
+import base64
 import fnmatch
 import hashlib
 import json
@@ -54,6 +55,10 @@ class StandIn:
         self.refs: dict[tuple[str, str], dict[str, str]] = {}
         self.lock = threading.Lock()
         self.counts: dict[str, int] = {}
+        self.writers: set[str] = set()  # tokens that may upload
+        self.visibility: dict[str, str] = {}
+        self.large: dict[str, bytes] = {}  # uploaded, by sha256
+        self.lost = ""  # a file of an upload that is not kept
         handler = type("Handler", (_Handler,), {"hub": self})
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.server.daemon_threads = True
@@ -93,6 +98,20 @@ class StandIn:
     def folder(self, kind: str, name: str, commit: str) -> Path:
         return self.root / kind / name / commit
 
+    def files(self, name: str) -> dict[str, bytes]:
+        """The newest commit of a model, by path."""
+        folder = self.folder("models", name, self.refs["models", name]["main"])
+        return {
+            str(file.relative_to(folder)): file.read_bytes()
+            for file in folder.rglob("*")
+            if file.is_file()
+        }
+
+    def damaged(self, files: dict[str, bytes]) -> dict[str, bytes]:
+        return {
+            path: content[:-1] if path == self.lost else content for path, content in files.items()
+        }
+
     def requests(self, method: str = "GET", word: str = "") -> list[Asked]:
         with self.lock:
             return [line for line in self.log if line.method == method and word in line.path]
@@ -131,6 +150,52 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
+    def do_POST(self) -> None:
+        self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.do_GET()
+
+    do_PUT = do_POST
+
+    def take(self, path: list[str]) -> None:
+        """What an upload asks and sends. The token has to be one of `writers`."""
+        if path[0] == "lfs":  # where large files go to
+            self.hub.large[path[1]] = self.body
+            return self.reply(200, {})
+        if path == ["api", "validate-yaml"]:
+            return self.reply(200, {"warnings": [], "errors": []})
+        if self.line.auth not in self.hub.writers:
+            return self.refuse(403 if self.line.auth else 401, "", "no right to write")
+        value = {} if "commit" in path else json.loads(self.body)
+        if path == ["api", "repos", "create"]:
+            name = f"{value['organization']}/{value['name']}"
+            self.hub.visibility[name] = value.get("visibility", "public")
+            self.hub.commit(name, {".gitattributes": b""})
+            return self.reply(200, {"url": f"{self.hub.address}/{name}"})
+        if path[-1] == "batch":
+            entries = [
+                {**entry, "actions": {"upload": {"href": f"{self.hub.address}/lfs/{entry['oid']}"}}}
+                for entry in value["objects"]
+            ]
+            return self.reply(200, {"transfer": "basic", "objects": entries})
+        name = "/".join(path[2:4])
+        if "preupload" in path:
+            files = [
+                {"path": entry["path"], "shouldIgnore": False}
+                | {"uploadMode": "lfs" if entry["size"] >= LARGE else "regular"}
+                for entry in value["files"]
+            ]
+            return self.reply(200, {"files": files})
+        files = dict(self.hub.files(name))
+        for row in map(json.loads, self.body.splitlines()):
+            entry = row["value"]
+            if row["key"] == "lfsFile":
+                files[entry["path"]] = self.hub.large[entry["oid"]]
+            if row["key"] == "file":
+                files[entry["path"]] = base64.b64decode(entry["content"])
+        commit = self.hub.commit(name, self.hub.damaged(files))
+        reply = {"commitUrl": f"{self.hub.address}/{name}/commit/{commit}", "commitOid": commit}
+        return self.reply(200, reply)
+
     def reply(self, status: int, value: Any, headers: dict[str, str] | None = None) -> None:
         body = value if isinstance(value, bytes) else json.dumps(value).encode()
         self.line.status = status
@@ -148,6 +213,8 @@ class _Handler(BaseHTTPRequestHandler):
     def answer(self) -> None:
         parts = urlsplit(self.path)
         path = unquote(parts.path).strip("/").split("/")
+        if self.command in ("POST", "PUT"):
+            return self.take(path)
         query = {key: values[0] for key, values in parse_qs(parts.query).items()}
         if path == ["api", "models"]:
             return self.search(query)
@@ -167,7 +234,8 @@ class _Handler(BaseHTTPRequestHandler):
         folder = self.hub.folder(kind, name, commit)
         if verb == "tree":
             return self.listing(folder, int(query.get("cursor", 0)))
-        return self.reply(200, {"id": name, "sha": commit, "private": False})
+        private = self.hub.visibility.get(name) == "private"
+        return self.reply(200, {"id": name, "sha": commit, "private": private})
 
     def open(
         self, kind: str, name: str, revision: str, file: str = ""
@@ -186,7 +254,9 @@ class _Handler(BaseHTTPRequestHandler):
             if is_hit:
                 self.refuse(fault["status"], "", "not now", **{"Retry-After": "0.1"})
                 return None, fault
-        known = [token for entry in self.hub.faults.values() for token in entry.get("tokens", [])]
+        known = [*self.hub.writers] + [
+            token for entry in self.hub.faults.values() for token in entry.get("tokens", [])
+        ]
         if auth and auth not in known:
             self.refuse(401, "", "Invalid credentials in Authorization header")
             return None, fault

@@ -89,7 +89,9 @@ def test_bytes_on_disk_are_told_apart(run: RunDir) -> None:
     (run.artifact / "weights").write_bytes(b"x" * 300)
     (run.checkpoints / "step-4").mkdir(parents=True)
     (run.checkpoints / "step-4" / "weights").write_bytes(b"x" * 5000)
+    run.exports.mkdir()
+    (run.exports / "Q8_0.gguf").write_bytes(b"x" * 40)
     run.metrics.write_bytes(b"x" * 20)
     assert index.disk(run) == {
-        "result": 300, "checkpoints": 5000, "records": before["records"] + 20,
+        "result": 300, "checkpoints": 5000, "exports": 40, "records": before["records"] + 20,
     }  # fmt: skip

@@ -18,7 +18,15 @@ from lab import paths, process
 from lab.atomic_files import read_object, write_json
 from lab.errors import LabError, SpecError
 from lab.paths import RunDir
-from lab.runs import actions, deadlines, queue, record_reader, supervisor, supervisor_start
+from lab.runs import (
+    actions,
+    chat_memory,
+    deadlines,
+    queue,
+    record_reader,
+    supervisor,
+    supervisor_start,
+)
 from lab.runs.status import status
 
 
@@ -127,6 +135,36 @@ def test_a_run_waits_for_memory_that_others_have_yet_to_take(
     free.available = 8e9 + 3e9 + reserve + 5e5
     loop.tick()
     assert queue.waiting_runs() == [], "there is room for all three, and the reserve"
+
+
+def test_a_run_waits_for_memory_that_the_chat_holds_and_starts_once_it_is_back(
+    waiting: Callable[..., list[RunDir]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run,) = waiting(1)
+    write_json(run.estimate, {"peak_bytes": 3e9})
+    record = process.identity(os.getpid())  # this process stands for the chat
+    chat = paths.make_folder(paths.home() / "chat") / "process.json"
+    write_json(chat, record)
+    monkeypatch.setattr(chat_memory, "resident_bytes", lambda pid: 2_000_000_000)
+    loop = supervisor.Supervisor()
+    started: list[str] = []
+    monkeypatch.setattr(loop, "_start", lambda started_run, gpu: started.append(started_run.id))
+    free = machine_with(monkeypatch, 2e9)
+    assert loop.tick() is True and started == [], "It goes on looking."
+    message = status(run).message
+    assert "about 3.0 GB are needed, 2.0 GB are free, and the chat holds 2.0 GB" in message
+    assert chat_memory.HOLDS in message, "Pages offer to free it."
+    free.available = 1e9
+    loop.tick()
+    assert started == [run.id], "It would not fit without the chat either: it may try."
+    (run,) = waiting(1)
+    write_json(run.estimate, {"peak_bytes": 3e9})
+    free.available = 2e9
+    loop.tick()
+    assert queue.waiting_runs() == [run]
+    chat.unlink()
+    loop.tick()
+    assert started[-1] == run.id, "The chat has ended."
 
 
 def test_settings_are_checked() -> None:

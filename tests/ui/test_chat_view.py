@@ -188,14 +188,27 @@ def test_a_message_written_meanwhile_waits_and_can_be_dropped(
     busy = chat_of({"base:org/a": Answer()})
     screen.answers = {"chat.prompt": "And now?"}
     chat_view.message_field(busy, ["base:org/a"], {}, None)
-    assert asked == [] and screen.session_state["chat.next"] == "And now?"
-    assert any("next: And now?" in text for text in screen.texts("markdown"))
-    over = chat_of({"base:org/a": Answer(finish="stop")})
+    assert asked == [] and any("next: And now?" in text for text in screen.texts("markdown"))
+    screen.calls.clear()
+    screen.session_state.clear()  # the page is loaded anew, or in another browser
     screen.answers = {"chat.prompt": None}
+    busy = conversations.read(busy.id)
+    chat_view.message_field(busy, ["base:org/a"], {}, None)
+    assert asked == [] and any("next: And now?" in text for text in screen.texts("markdown"))
+    with conversations.change(busy.id) as chat:
+        chat.turns[0].answers["base:org/a"].finish = "stop"
+    over = conversations.read(busy.id)
     chat_view.message_field(over, ["base:org/a"], {}, None)
-    assert asked == ["And now?"] and "chat.next" not in screen.session_state
-    chat_view.message_field(over, ["base:org/a"], {}, None)
+    assert asked == ["And now?"]
+    chat_view.message_field(conversations.read(over.id), ["base:org/a"], {}, None)
     assert asked == ["And now?"], "It is sent once."
+    conversations.keep_next(over.id, "Or not")
+    busy = conversations.read(over.id)
+    busy.turns[0].answers["base:org/a"].finish = ""
+    screen.pressed = ("chat.drop",)
+    monkeypatch.setattr("lab.ui.markdown_safety.st", screen)
+    chat_view.message_field(busy, ["base:org/a"], {}, None)
+    assert conversations.read(over.id).next_message == ""
 
 
 def test_a_question_that_is_refused_is_not_lost(
@@ -215,7 +228,7 @@ def test_a_question_that_is_refused_is_not_lost(
 
 def test_tokens_are_escaped_and_tinted_by_surprise() -> None:
     answer = Answer(pieces=["<b>", " sure", "\n"], log_probabilities=[-6.0, -0.01, -1.0])
-    text = answer_details.token_html(answer)
+    text = answer_details.token_html(answer, answer.log_probabilities)
     assert "<b>" not in text and "&lt;b&gt;" in text
     assert re.findall(r'title="([^"]+)"', text) == ["0.2%", "99.0%", "36.8%"]
     assert re.findall(r"#ee8444 (\d+)%", text)[:3] == ["66", "0", "22"]

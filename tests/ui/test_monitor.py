@@ -203,20 +203,6 @@ def test_the_end_says_what_was_gained_and_shows_both_answers(screen: Screen) -> 
     assert screen.calls == [], "a run that has not ended has no such card"
 
 
-def test_a_model_is_taken_away_as_a_folder_that_loads(trained: list[RunDir]) -> None:
-    import io
-    import zipfile
-
-    run = trained[1]
-    archive = zipfile.ZipFile(io.BytesIO(end_card.zipped(run.artifact)))
-    names = {name.partition("/")[2] for name in archive.namelist()}
-    assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"} <= names
-    weights = archive.read("artifact/adapter_model.safetensors")
-    assert weights == (run.artifact / "adapter_model.safetensors").read_bytes()
-    whole = zipfile.ZipFile(io.BytesIO(end_card.exported(run)))
-    assert {"spec.json", "result.json", "metrics.jsonl"} <= set(whole.namelist())
-
-
 def test_settings_are_those_that_differ_from_the_defaults() -> None:
     requested = {"method": {"name": "lora", "rank": 4}, "train": {"max_steps": 20}}
     resolved = {**requested, "train": {"max_steps": 20, "learning_rate": 2e-4}}

@@ -19,7 +19,7 @@ from typing import Any
 from lab.chat import conversations, downloads, generate
 from lab.chat import models as chat_models
 from lab.chat.conversations import Answer, Chat, Turn
-from lab.chat.engine import together
+from lab.chat.engine import scoring, together
 from lab.chat.engine.loaded_models import LoadedModels
 from lab.chat.generate import PendingAnswer
 from lab.chat.models import ModelRef
@@ -27,6 +27,7 @@ from lab.chat.settings import GenerationSettings
 from lab.errors import LabError
 
 SAVE_S = 1.0
+PATIENCE_S = 10.0  # of a measurement, while answers are made
 
 
 @dataclass
@@ -56,6 +57,7 @@ class PendingTurn:
             answer.seconds = ended - decoding.started
             if decoding.first_token is not None:
                 answer.seconds_to_first_token = decoding.first_token - decoding.started
+            answer.kept_tokens = decoding.kept_tokens
             answer.token_ids = list(decoding.token_ids)
             answer.tokens = len(answer.token_ids)
             answer.log_probabilities = list(decoding.log_probabilities)[: answer.tokens]
@@ -130,6 +132,34 @@ class Board:
                 last.answers[name] = Answer()
             self._begin(conversation_id, turn, last.settings, names)
         return turn
+
+    def score(self, conversation_id: str, turn: int, writer: str) -> dict[str, list[float]]:
+        """What each model of a turn gives the tokens of `writer`'s answer, by model; kept with the
+        answer. Models of another base are left out: they have other tokens. Raises LabError."""
+        conversation = conversations.read(conversation_id)
+        answers = conversation.turns[turn].answers if 0 <= turn < len(conversation.turns) else {}
+        if writer not in answers or not answers[writer].is_over:
+            raise LabError("There is no answer to measure.", "Wait until it ends.")
+        ids, messages = answers[writer].token_ids, conversation.messages(writer, turn)
+        settings = GenerationSettings.of_request(conversation.turns[turn].settings)
+        refs = {name: _asked_together(name, list(answers)) for name in answers}
+        names = [name for name, ref in refs.items() if ref.base == refs[writer].base]
+        if not self.models.turn.acquire(timeout=PATIENCE_S):
+            raise LabError("Answers are being made.", "Try again when they have ended.")
+        try:
+            scores = {
+                name: scoring.log_probabilities(
+                    self.models.get(refs[name], frozenset(names)), messages, settings, ids
+                )
+                for name in names
+            }
+        finally:
+            self.models.turn.release()
+        with self._changed(conversation_id) as conversation:
+            answer = conversation.turns[turn].answers.get(writer)
+            if answer is not None and answer.token_ids == ids:
+                answer.scores = scores
+        return scores
 
     def stop(self, conversation_id: str, names: list[str] | None = None) -> int:
         """Stop answers of a conversation, by default all; what is there stays. How many."""

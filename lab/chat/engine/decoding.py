@@ -22,7 +22,8 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from lab.chat.engine import together
+from lab.chat.engine import prompt_cache, together
+from lab.chat.engine.prompt_cache import KeptPrompts, ReadPrompt
 
 if TYPE_CHECKING:
     from lab.chat.settings import GenerationSettings
@@ -76,13 +77,17 @@ class Decoding:
         stop_ids: list[int],
         on_text: Callable[[str], None] = lambda _: None,
         stopped: threading.Event | None = None,
+        prompts: KeptPrompts | None = None,
     ) -> None:
         """`prompt_ids` (1, T); at most `most` new tokens. `on_text` gets each piece of text once
-        it is certain, in the decoding thread."""
+        it is certain, in the decoding thread. With `prompts` the prompt is read in blocks, those
+        that are kept there not at all; without it is read as a whole."""
         self.model, self.tokenizer = model, tokenizer
         self.prompt_ids, self.settings = prompt_ids, settings
         self.most, self.stop_ids, self.on_text = most, stop_ids, on_text
         self.stopped = stopped or threading.Event()
+        self.prompts = prompts
+        self.kept_tokens = 0  # of the prompt, that were read before
         self.token_ids: list[int] = []
         self.log_probabilities: list[float] = []
         self.error: Exception | None = None
@@ -99,9 +104,13 @@ class Decoding:
         text = _Text(self)
         self.started = time.perf_counter()
         try:
+            read = self._read_blocks()
+            if self.stopped.is_set():
+                return
             # read alone, so that others do not wait for a model that reads its prompt
             self.model.generate(
                 input_ids=self.prompt_ids,
+                **({"past_key_values": read.cache} if read else {}),
                 attention_mask=torch.ones_like(self.prompt_ids),
                 max_new_tokens=self.most,
                 pad_token_id=self.tokenizer.pad_token_id,
@@ -115,12 +124,21 @@ class Decoding:
                 top_k=None,
                 repetition_penalty=1.0,
             )
+            if read is not None and self.prompts is not None:
+                self.prompts.keep(self.prompt_ids[0, : read.tokens].tolist(), read.cache)
         except Exception as error:
             self.error = error
         finally:
             self.ended = time.perf_counter()
             self.was_stopped = self.stopped.is_set()
             text.flush()
+
+    def _read_blocks(self) -> ReadPrompt | None:
+        if self.prompts is None:
+            return None
+        read = prompt_cache.read(self.model, self.prompt_ids, self.prompts, self.stopped.is_set)
+        self.kept_tokens = read.kept if read else 0
+        return read
 
     @property
     def finish(self) -> str:

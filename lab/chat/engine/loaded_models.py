@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -11,13 +13,19 @@ from typing import Any, TypeAlias
 import psutil
 import torch
 
+from lab import methods
 from lab.chat import generate
 from lab.chat import models as chat_models
 from lab.chat.engine import proof, together
+from lab.chat.engine.prompt_cache import KeptPrompts
 from lab.chat.models import LoadedModel, ModelRef, PromptTerms
 from lab.chat.settings import GenerationSettings
 from lab.errors import LabError
+from lab.formatting import size
+from lab.models import catalog, hub
 from lab.recent import Recent
+from lab.runs import index
+from lab.spec import RunSpec
 
 MOST_TERMS = 32  # models whose tokenizer and length are remembered
 BUDGET_SHARE = 0.6  # of the memory that is free when the first model is loaded
@@ -64,14 +72,19 @@ class LoadedModels:
         Raises LabError, also for a result of which nothing is in the model that was built.
         """
         base_ref = ModelRef(f"base:{named.base}", named.base)
-        base = self._current(base_ref) or self._load_base(base_ref)
+        in_use |= {base_ref.name, named.name}
+        base = self._current(base_ref)
+        if base is None:
+            self._make_room(base_ref, in_use)
+            base = self._load_base(base_ref)
         model = base if named.run is None else self._current(named)
         if model is None:
+            self._make_room(named, in_use)
             model = _load_result(named, base)
             self.models[named.name] = model
         for name in (base_ref.name, named.name):
             self.models.move_to_end(name)
-        self._fit(in_use | {base_ref.name, named.name})
+        self._fit(in_use)
         self.last_used = time.monotonic()
         if named.template_of is not None:
             terms = _prompt_terms(self.shared_templates, named)
@@ -89,25 +102,51 @@ class LoadedModels:
         loaded = chat_models.load(base_ref)
         together.share_products(loaded.model)
         logits = proof.probe(loaded.model, proof.probe_ids(loaded.model))
-        loaded = replace(loaded, probe=logits, proof=proof.Proof(base_difference=0.0))
+        loaded = replace(
+            loaded, probe=logits, proof=proof.Proof(base_difference=0.0), prompts=KeptPrompts()
+        )
         self.models[base_ref.name] = loaded
         return loaded
+
+    def _make_room(self, named: ModelRef, in_use: frozenset[str]) -> None:
+        """Put idle models away until there is memory for what `named` loads. Raises LabError where
+        that is not enough."""
+        needed = _bytes_to_load(named)
+        for name in [name for name in self.models if name not in in_use]:
+            if needed <= _free_bytes():
+                return
+            del self.models[name]
+            gc.collect()  # trees of modules refer to themselves
+        free = _free_bytes()
+        if needed > free:
+            runs = ", ".join(run.id for run in index.active_runs())
+            raise LabError(
+                f"{named.name} needs about {size(needed)} of memory, and {size(free)} are free"
+                + (f": {runs} uses the memory." if runs else "."),
+                "Wait until the run ends, or stop it." if runs else "Close other programs.",
+            )
 
     def _fit(self, in_use: frozenset[str]) -> None:
         """Put away what was used least recently until the budget holds."""
         budget = self.budget_bytes if self.budget_bytes is not None else _budget(self.bytes())
-        for name in list(self.models):
-            if self.bytes() <= budget:
-                return
-            if name not in in_use:
-                del self.models[name]
+        idle = [name for name in self.models if name not in in_use]
+        for put_away in (self._forget_prompts, self.models.__delitem__):
+            for name in idle:
+                if self.bytes() <= budget:
+                    return
+                put_away(name)
+
+    def _forget_prompts(self, name: str) -> None:
+        prompts = self.models[name].prompts
+        if prompts is not None:
+            prompts.clear()
 
     def unload(self) -> None:
         """Put all models away."""
         self.models.clear()
 
     def bytes(self) -> int:
-        """Bytes of all tensors in memory; shared ones count once."""
+        """Bytes of all tensors in memory, kept prompts among them; shared ones count once."""
         return sum(self.bytes_of().values())
 
     def bytes_of(self) -> dict[str, int]:
@@ -122,6 +161,8 @@ class LoadedModels:
                 if storage.data_ptr() not in known:
                     known.add(storage.data_ptr())
                     sizes[name] += storage.nbytes()
+            prompts = self.models[name].prompts
+            sizes[name] += prompts.bytes if prompts is not None else 0
         return sizes
 
 
@@ -158,13 +199,29 @@ def _load_result(named: ModelRef, base: LoadedModel) -> LoadedModel:
         tensors=tensors,
         tensors_loaded=loaded_tensors,
     )
-    return replace(loaded, proof=measured, is_shared=together.is_shared(loaded.model, base.model))
+    is_shared = together.is_shared(loaded.model, base.model)
+    return replace(loaded, proof=measured, is_shared=is_shared, prompts=KeptPrompts())
+
+
+def _bytes_to_load(named: ModelRef) -> int:
+    """About the bytes of the weights that loading `named` brings into memory: none for a result
+    that stands on its base."""
+    if named.run is not None:
+        spec = RunSpec.of_run(named.run)
+        if not methods.get(spec.method["name"]).needs_separate_base(spec.method_config):
+            return 0
+    stored = hub.stored_tensors(catalog.resolve(named.base))
+    is_narrow = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return (2 if is_narrow else 4) * sum(math.prod(tensor.shape) for tensor in stored.values())
+
+
+def _free_bytes() -> int:
+    if torch.cuda.is_available():
+        free: int = torch.cuda.mem_get_info()[0]
+        return free
+    return int(psutil.virtual_memory().available)
 
 
 def _budget(held: int) -> int:
     """Bytes that models may take, of what is free beside them."""
-    if torch.cuda.is_available():
-        free: int = torch.cuda.mem_get_info()[0]
-    else:
-        free = psutil.virtual_memory().available
-    return int((free + held) * BUDGET_SHARE)
+    return int((_free_bytes() + held) * BUDGET_SHARE)

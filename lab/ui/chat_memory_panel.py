@@ -1,0 +1,38 @@
+"""The memory that the chat holds: when it comes back by itself, and one click for it."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from lab import formatting
+from lab.chat import client
+from lab.errors import LabError
+from lab.runs import chat_memory
+from lab.ui.markdown_safety import run_action
+
+
+def offer(reason: str, key: str) -> None:
+    """The button beside why a run waits, where the chat is why."""
+    if chat_memory.HOLDS in reason:
+        free_button(key)
+
+
+def free_button(key: str) -> None:
+    if st.button(
+        "Unload models", icon=":material/eject:", key=key,
+        help="Ends the chat process. Conversations stay, and the next question loads the models "
+        f"again. {idle_time()}",
+    ):  # fmt: skip
+        run_action(_unload)
+
+
+def idle_time() -> str:
+    """When the chat ends by itself, in a sentence; empty where that is not known."""
+    left = client.health().get("ends_in_s")
+    return f"Unused, it ends in {formatting.duration(left)}." if left and left > 0 else ""
+
+
+def _unload() -> None:
+    if client.health().get("is_busy"):
+        raise LabError("An answer is being made.", "Stop it first.")
+    client.end()

@@ -1,0 +1,235 @@
+"""Forms of the Results page: combine adapters, push to the Hub, serve."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import streamlit as st
+
+from lab import background_job, formatting, paths
+from lab.atomic_files import number, part
+from lab.background_job import JobRecord
+from lab.export import combine, exports, push
+from lab.hub import credentials
+from lab.paths import RunDir
+from lab.runs import index
+from lab.ui import hub_fields, links, monitor_view, results_view
+from lab.ui.markdown_safety import escape_markdown, plain, run_action
+
+LOOK_S = 1.0
+
+
+def combine_form(run: RunDir) -> None:
+    """Choose partners, weights and a type; the new result is made in the background."""
+    if reason := combine.why_not(run):
+        st.caption(f":material/block: This result cannot be combined: {escape_markdown(reason)}")
+        return
+    model = index.entry(run).model
+    partners = [
+        other.id
+        for other in paths.all_runs()
+        if other.id != run.id
+        and other.artifact.is_dir()
+        and index.entry(other).model == model
+        and not combine.why_not(other)
+    ]
+    if not partners:
+        st.caption("No other adapter of the same base is here yet: train a second one.")
+        st.page_link(links.page("new_run"), label="New run", icon=":material/add_circle:")
+        return
+    st.caption(
+        "Adapters of one base become a new LoRA, without training. It is read back and proven, and "
+        "then stands among the results."
+    )
+    chosen: list[str] = st.multiselect(
+        "Combine with", partners, key="results.combine.with", format_func=monitor_view.run_title,
+        max_selections=combine.MOST_RESULTS - 1, placeholder="Choose results",
+    )  # fmt: skip
+    names = [run.id, *chosen]
+    grid = st.grid(max(2, len(names)), min_column_width=160)
+    weights = []
+    for place, name in enumerate(names):
+        with grid.cell():
+            title = str(plain(index.entry(paths.run_dir(name)).name or name))
+            weights.append(
+                st.number_input(
+                    f"Weight of {title}"[:60],
+                    -10.0,
+                    10.0,
+                    round(1 / len(names), 2),
+                    0.05,
+                    key=f"results.combine.weight.{place}.{len(names)}",
+                )
+            )
+    grid = st.grid(3, min_column_width=200)
+    with grid.cell():
+        kind: str = st.selectbox("Type", list(combine.TYPES), key="results.combine.type")
+    with grid.cell():
+        density = 0.5
+        if kind.startswith(("ties", "dare")):
+            density = st.number_input(
+                "Density", 0.01, 1.0, 0.5, 0.05, key="results.combine.density",
+                help="The share of numbers that is kept.",
+            )  # fmt: skip
+    with grid.cell():
+        name = st.text_input("Name", key="results.combine.name", placeholder="of the new result")
+    st.caption(escape_markdown(combine.TYPES[kind]))
+    job = background_job.read(combine.job_file())
+    is_busy = job is not None and job.is_active
+    if st.button(
+        "Combine", icon=":material/merge:", key="results.combine",
+        disabled=not chosen or is_busy,
+    ):  # fmt: skip
+        wanted = combine.Combination(
+            tuple(names), tuple(map(float, weights)), kind, float(density), None, name or ""
+        )
+        run_action(lambda: combine.start(wanted))
+    _progress(combine.job_file(), "results.combine.stop", _combined)
+
+
+def _combined(job: JobRecord) -> None:
+    """The outcome of the last combination."""
+    made = dict(job.result)
+    proof = part(made, "proof")
+    new = str(made.get("run", ""))
+    with st.container(border=True):
+        st.markdown(
+            f":green[:material/verified:] **{escape_markdown(new)}** · rank {made.get('rank')} · "
+            f"{formatting.size(number(made.get('bytes')))}"
+        )
+        difference, bound = (number(proof.get(key)) for key in ("largest_difference", "tolerance"))
+        if difference is not None and bound is not None:
+            text = f"Read back: {difference:.2g} of the logits' spread, at most {bound:g}"
+            st.progress(min(1.0, difference / bound), escape_markdown(text))
+        apart = number(made.get("deviation"))
+        if apart is not None:
+            text = f"{100 * apart:.2g} % of its length from the weighted sum of the updates"
+            st.progress(min(1.0, apart), escape_markdown(text))
+        if made.get("note"):
+            st.caption(escape_markdown(made["note"]))
+        if new in {run.id for run in paths.all_runs()}:
+            st.page_link(
+                links.page("results"), label="Open the new result", query_params={"run": new},
+                icon=":material/inventory_2:",
+            )  # fmt: skip
+
+
+def _progress(file: Any, stop_key: str, show: Any) -> None:
+    """A job: its phase while it works, then what `show` draws, or why it failed."""
+    first = background_job.read(file)
+    was_active = first is not None and first.is_active
+
+    @st.fragment(run_every=LOOK_S if was_active else None)
+    def look() -> None:
+        job = background_job.read(file)
+        if job is None:
+            return
+        if job.is_active:
+            with st.container(horizontal=True, vertical_alignment="center"):
+                text = f"{job.phase} · {formatting.duration(job.seconds)}"
+                st.markdown(f":material/progress_activity: {escape_markdown(text)}")
+                if st.button("Stop", icon=":material/stop_circle:", key=stop_key):
+                    run_action(lambda: background_job.stop(file))
+            return
+        if was_active:
+            st.rerun()  # the whole page: its buttons follow
+        if job.finish == "failed":
+            st.markdown(f":red[:material/error: {escape_markdown(job.error)}]")
+            if job.hint:
+                st.caption(escape_markdown(job.hint))
+        elif job.finish == "interrupted":
+            st.caption(":material/warning: The last one was stopped before its end.")
+        else:
+            show(job)
+
+    look()
+
+
+def push_form(run: RunDir) -> None:
+    """Name and visibility, both confirmed before anything leaves this machine."""
+    token = credentials.current()
+    if token is None:
+        st.caption("An upload needs a token of the Hub with the right to write.")
+        hub_fields.token_field("account/name")
+        return
+    st.caption(
+        f"With {escape_markdown(token.origin)}. The model card goes with it; folders of this "
+        "machine are taken out."
+    )
+    done = [
+        f"{kind}-{weight_type}"
+        for kind, types in exports.TYPES.items()
+        for weight_type in types
+        if (job := exports.record(run, kind, weight_type)) is not None and job.finish == "done"
+    ]
+    grid = st.grid(3, min_column_width=220)
+    with grid.cell():
+        name = st.text_input("Repository", key="results.push.name", placeholder="account/name")
+    with grid.cell():
+        what: str = st.selectbox(
+            "Content", [push.RESULT, *done], key="results.push.what",
+            format_func=lambda what: _content(run, what),
+        )  # fmt: skip
+    with grid.cell():
+        visibility = st.segmented_control(
+            "Visibility", ["private", "public"], default="private", required=True,
+            key="results.push.visibility",
+        )  # fmt: skip
+    update = st.checkbox(
+        "Update a repository that exists", key="results.push.update",
+        help="Files of the same name are replaced by a new commit; the others stay.",
+    )  # fmt: skip
+    job = background_job.read(push.job_file(run))
+    is_busy = job is not None and job.is_active
+    with st.popover("Push …", icon=":material/cloud_upload:", disabled=not name or is_busy):
+        st.markdown(
+            f"Upload **{escape_markdown(_content(run, what))}** to "
+            f"**{escape_markdown(name or '')}**, which will be **{visibility}**?"
+        )
+        if visibility == "public":
+            st.caption(":material/public: Everybody can read it, with its model card.")
+        if st.button(f"Push as {visibility}", key="results.push"):
+            run_action(
+                lambda: push.start(
+                    run, name or "", what, private=visibility == "private", update=update
+                )
+            )
+    _progress(push.job_file(run), "results.push.stop", _pushed)
+
+
+def _content(run: RunDir, what: str) -> str:
+    if what == push.RESULT:
+        return "the trained model"
+    kind, _, weight_type = what.partition("-")
+    return f"{results_view.WORDS[kind][0]}, {results_view.FORMATS[weight_type]}"
+
+
+def _pushed(job: JobRecord) -> None:
+    made = dict(job.result)
+    kind = "private" if made.get("is_private") else "public"
+    st.markdown(
+        f":green[:material/verified:] {escape_markdown(made.get('url'))}, {kind}: "
+        f"{made.get('verified')} of {made.get('files')} files lie there with the hashes they have "
+        f"here ({formatting.size(number(made.get('bytes')))})."
+    )
+
+
+def serve(run: RunDir) -> None:
+    """Commands for OpenAI's API on this machine."""
+    st.caption(
+        "OpenAI's API on this machine alone, with a key that the command prints. It answers until "
+        "it is ended."
+    )
+    st.code(f"python -m lab serve run:{shlex.quote(run.id)}", language="bash")
+    st.caption("Then, with the two lines that it prints in your environment:")
+    st.code(
+        "from openai import OpenAI\n\n"
+        "client = OpenAI()  # reads OPENAI_BASE_URL and OPENAI_API_KEY\n"
+        "reply = client.chat.completions.create(\n"
+        f'    model="run:{run.id}",\n'
+        '    messages=[{"role": "user", "content": "Who are you?"}],\n'
+        ")\n"
+        "print(reply.choices[0].message.content)",
+        language="python",
+    )

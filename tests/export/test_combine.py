@@ -1,0 +1,170 @@
+"""Several adapters of one base become one: the sum is the sum, and what differs is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lab import paths
+from lab.atomic_files import read_object, write_json
+from lab.chat import models as chat_models
+from lab.errors import LabError
+from lab.export import combine
+from lab.export.combine import Combination
+from lab.paths import RunDir
+from lab.runs import index
+from tests.conftest import run_here
+
+SHORT = {"max_steps": 2, "eval_steps": None, "save_steps": None, "sample_steps": None}
+
+
+@pytest.fixture(scope="module")
+def home(
+    tmp_path_factory: pytest.TempPathFactory, make_spec: Callable[..., dict[str, Any]]
+) -> Iterator[tuple[Path, list[RunDir]]]:
+    """LoRAs of rank 4, 4 and 2, and a LoHa, all of one base."""
+    from tests.conftest import SHARED_MODELS
+
+    folder = tmp_path_factory.mktemp("combined") / "home"
+    runs = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LAB_HOME", str(folder))
+        patch.setenv("LAB_MODELS", str(SHARED_MODELS))
+        for method, rank, seed in (("lora", 4, 0), ("lora", 4, 1), ("lora", 2, 2), ("loha", 2, 3)):
+            spec = make_spec(method, train=SHORT | {"seed": seed, "learning_rate": 0.01})
+            spec["method"]["rank"] = rank
+            runs.append(run_here(spec))
+        yield folder, runs
+
+
+@pytest.fixture
+def runs(home: tuple[Path, list[RunDir]], monkeypatch: pytest.MonkeyPatch) -> list[RunDir]:
+    monkeypatch.setenv("LAB_HOME", str(home[0]))
+    return home[1]
+
+
+def updates(run: RunDir) -> dict[str, torch.Tensor]:
+    """The update of each layer by its name, from the files alone."""
+    tensors = load_file(run.artifact / "adapter_model.safetensors")
+    config = read_object(run.artifact / "adapter_config.json") or {}
+    scale = config["lora_alpha"] / config["r"]
+    return {
+        name.removesuffix(".lora_A.weight"): scale
+        * tensors[name.replace("lora_A", "lora_B")]
+        @ tensors[name]
+        for name in tensors
+        if name.endswith("lora_A.weight")
+    }
+
+
+def test_the_sum_of_two_is_their_sum(runs: list[RunDir]) -> None:
+    first, second, other = runs[0], runs[2], runs[1]
+    made = combine.combine(
+        Combination((first.id, second.id), (0.75, -0.5), "cat", name="a | b"), print
+    )
+    run = paths.run_dir(made["run"])
+    ours, one, two = updates(run), updates(first), updates(second)
+    assert made["rank"] == 6 and ours.keys() == one.keys() == two.keys()
+    for name, update in ours.items():
+        torch.testing.assert_close(update, 0.75 * one[name] - 0.5 * two[name])
+    assert made["deviation"] < 1e-6 and made["proof"]["equal"] and made["note"] == ""
+    receipt = read_object(run.artifact / "receipt.json") or {}
+    assert receipt["combined_from"]["results"] == [first.id, second.id]
+    assert receipt["proof"] == made["proof"] and receipt["base"]["weights"]
+    card = (run.artifact / "README.md").read_text()
+    assert f"{first.id}, {second.id}" in card and "cat, weights 0.75, -0.5" in card
+    entry = index.entry(run)
+    assert (entry.status.state, entry.name, entry.method) == ("done", "a | b", "lora")
+    loaded = chat_models.load(chat_models.parse(f"run:{run.id}"))
+    assert loaded.note == "" and not list(paths.runs().glob(".tmp*"))
+    again = combine.combine(Combination((run.id, other.id), (1.0, 1.0), "svd"))
+    assert again["rank"] == 6, "A combined result can be combined."
+
+
+def test_what_is_pruned_and_cut_is_told_as_a_distance_from_the_sum(runs: list[RunDir]) -> None:
+    deviations = {}
+    for kind in ("linear", "ties", "dare_linear", "dare_ties", "ties_svd", "svd"):
+        pair = (runs[0].id, runs[1].id)
+        made = combine.combine(Combination(pair, (0.5, 0.5), kind, density=0.4))
+        assert made["rank"] == 4 and made["proof"]["equal"], kind
+        deviations[kind] = made["deviation"]
+    assert 0 < deviations["svd"] < 0.9 < min(deviations["dare_ties"], 9), deviations
+    pair = (runs[0].id, runs[1].id)
+    whole = combine.combine(Combination(pair, (0.5, 0.5), "svd", rank=8))
+    assert whole["rank"] == 8 and whole["deviation"] < 1e-5, "Two of rank 4 have rank 8 at most."
+    draws = [
+        combine.combine(Combination(pair, (0.5, 0.5), "dare_linear", seed=seed))["deviation"]
+        for seed in (1, 1, 2)
+    ]
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_another_family_is_brought_into_the_form_of_a_lora(runs: list[RunDir]) -> None:
+    lora, loha = runs[0], runs[3]
+    made = combine.combine(Combination((lora.id, loha.id), (1.0, 1.0), "cat", rank=4))
+    assert made["kept"][lora.id] == 1 and made["kept"][loha.id] == pytest.approx(1, abs=1e-3)
+    # a LoHa of rank 2 has updates of rank 4 at most
+    model = chat_models.load(chat_models.parse(f"run:{loha.id}")).model
+    ours, own = updates(paths.run_dir(made["run"])), updates(lora)
+    for name, module in model.named_modules():
+        if hasattr(module, "hada_w1_a"):
+            expected = own[name] + module.get_delta_weight("default")
+            torch.testing.assert_close(ours[name], expected, atol=1e-5, rtol=1e-3)
+    cut = combine.combine(Combination((lora.id, loha.id), (1.0, 1.0), "cat", rank=1))
+    assert cut["kept"][loha.id] < 0.99 and f"{loha.id} was brought into a LoRA" in cut["note"]
+
+
+def test_numbers_are_checked_all_at_once(runs: list[RunDir]) -> None:
+    bad = Combination((runs[0].id,), (0.0, 99.0), "mean", density=1.5, rank=0)
+    with pytest.raises(LabError) as refusal:
+        combine.combine(bad)
+    for words in ("2 to 8 different", "1 results and 2 weights", "weight 0 ", "weight 99 "):
+        assert words in str(refusal.value)
+    assert "'mean' is no type" in str(refusal.value) and "density 1.5" in str(refusal.value)
+    assert "rank 0" in str(refusal.value)
+    with pytest.raises(LabError, match=r"needs equal ranks, and they are 2, 4"):
+        combine.combine(Combination((runs[0].id, runs[2].id), (1.0, 1.0), "ties"))
+
+
+def test_results_that_do_not_go_together_are_refused(
+    trained: list[RunDir], runs: list[RunDir], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import shutil
+
+    folder = tmp_path / "other"
+    shutil.copytree(paths.home(), folder)
+    monkeypatch.setenv("LAB_HOME", str(folder))
+    one, two = (paths.run_dir(run.id) for run in runs[:2])
+    pair = Combination((one.id, two.id), (1.0, 1.0))
+    config = read_object(two.artifact / "adapter_config.json") or {}
+    write_json(two.artifact / "adapter_config.json", config | {"use_dora": True})
+    with pytest.raises(LabError, match="norms of DoRA"):
+        combine.check(pair)
+    write_json(two.artifact / "adapter_config.json", config | {"modules_to_save": ["lm_head"]})
+    with pytest.raises(LabError, match="whole modules"):
+        combine.check(pair)
+    write_json(two.artifact / "adapter_config.json", config)
+    receipt = read_object(two.artifact / "receipt.json") or {}
+    lock = receipt["lock"] | {"template": "{{ x }}"}
+    write_json(two.artifact / "receipt.json", receipt | {"lock": lock})
+    with pytest.raises(LabError, match="different chat templates"):
+        combine.check(pair)
+    write_json(two.artifact / "receipt.json", receipt | {"base": {"weights": "0" * 64}})
+    with pytest.raises(LabError, match="2 different bases"):
+        combine.check(pair)
+    write_json(two.artifact / "receipt.json", receipt)
+    before = sorted(path.name for path in paths.runs().iterdir())
+    file = two.artifact / "adapter_model.safetensors"
+    tensors = load_file(file)
+    save_file(dict(list(tensors.items())[1:]), file)
+    with pytest.raises(LabError, match="lacks"):
+        combine.combine(pair)
+    assert sorted(path.name for path in paths.runs().iterdir()) == before
+    (two.artifact / "adapter_config.json").unlink()
+    with pytest.raises(LabError, match="leaves no adapter"):
+        combine.check(pair)

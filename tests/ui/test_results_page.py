@@ -1,0 +1,123 @@
+"""The Results page: sizes, exports with their states, proofs with their bounds."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import pytest
+
+from lab import process
+from lab.atomic_files import write_json
+from lab.errors import LabError
+from lab.export import exports
+from lab.paths import RunDir
+from lab.ui import results_tabs
+from tests.ui.conftest import Page, words
+
+PROOF = {
+    "dtype": "bfloat16", "largest_difference": 0.0123, "share_of_spread": 0.02, "same_top": 0.998,
+    "kl": 3e-5, "tokens": 249, "rows": 5, "rows_from": "held-out", "base": "float32",
+    "verdict": "equal", "versions": {"torch": "2.13"},
+    "bounds": {"spread": 0.05, "other_top": 0.05, "kl": 1e-3},
+}  # fmt: skip
+
+
+def write_record(run: RunDir, name: str = "merged-bfloat16", **changes: Any) -> None:
+    run.exports.mkdir(exist_ok=True)
+    record = {"started": time.time() - 12, "process": process.identity(os.getpid())}
+    write_json(run.exports / f"{name}.json", record | changes)
+
+
+def test_it_says_how_to_get_a_first_result(open_page: Page) -> None:
+    at = open_page("results")
+    assert "No results yet" in words(at)
+
+
+def test_sizes_commands_and_files_of_a_new_result(open_page: Page, trained: list[RunDir]) -> None:
+    lora = trained[1]
+    at = open_page("results", run=lora.id)
+    text = words(at)
+    assert "ADAPTER" in text and "MERGED" in text and "GGUF" in text
+    about = exports.predicted_bytes(lora, "merged", "bfloat16") / 1e6
+    assert f"about {about:.2f} MB" in text
+    assert "Read back with PEFT when it was written" in text
+    assert "PROOF" not in text, "Nothing was proven yet."
+    lines = "\n".join(code.value for code in at.get("code"))
+    assert f"RESULT = '{lora.artifact}'" in lines and "PeftModel.from_pretrained" in lines
+    assert "vllm serve" in lines and "--enable-lora" in lines
+    at = open_page("results", run=lora.id, session={"results.tab": "Files and hashes"})
+    (table,) = at.dataframe
+    sizes = dict(zip(table.value["File"], table.value["sha256"], strict=True))
+    assert len(sizes["adapter_model.safetensors"]) == 64 and sizes["README.md"] == "–"
+
+
+def test_a_merge_is_started_shown_and_proven(
+    open_page: Page, trained: list[RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lora, started = trained[1], []
+    monkeypatch.setattr(exports, "start", lambda *arguments: started.append(arguments))
+    at = open_page("results", run=lora.id)
+    at.button(key="results.merged").click().run()
+    assert started == [(lora, "merged", "bfloat16")]
+    write_record(lora, phase="merging")
+    at = open_page("results", run=lora.id)
+    assert "merging · 1" in str(at.get("progress")[0].proto.text), "The phase and the seconds."
+    assert at.get("progress")[0].proto.value == 60, "Three of five phases are over."
+    assert at.button(key="results.gguf").disabled, "One at a time."
+    (lora.exports / "merged-bfloat16").mkdir()
+    write_record(lora, finish="done", ended=time.time(), result={
+        "bytes": 3_300_000, "proof": PROOF, "weights": exports._weights(lora),
+    })  # fmt: skip
+    at = open_page("results", run=lora.id)
+    text = words(at).replace("\\", "")
+    assert "3.30 MB" in text and "Equal within bounds" in text
+    assert "Largest logit difference: **0.012**" in text
+    assert "Same top token: **99.8 %**" in text and "KL divergence: **3e-05**" in text
+    bars = [bar.proto for bar in at.get("progress")]
+    assert [bar.value for bar in bars] == [40, 4, 3], "The shares of their bounds."
+    assert "at most 0.05" in bars[0].text.replace("\\", "")
+    assert "5 rows (held-out), 249 tokens" in text and "earlier result" not in text
+    proof = PROOF | {"verdict": "differs"}
+    write_record(lora, finish="done", result={"bytes": 1, "proof": proof, "weights": {"a": "b"}})
+    text = words(open_page("results", run=lora.id))
+    assert "It differs" in text and "Equal within bounds" not in text and "earlier result" in text
+
+
+def test_refused_interrupted_and_impossible_exports_say_what_to_do(
+    open_page: Page, trained: list[RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full, lora = trained
+    write_record(lora, finish="failed", error="The merged model answers differently: 0.3 <b>.")
+    at = open_page("results", run=lora.id)
+    assert "0\\.3 \\<b\\>" in words(at), "Escaped."
+    started: list[Any] = []
+    monkeypatch.setattr(exports, "start", lambda *arguments: started.append(arguments))
+    at.button(key="results.merged.float32").click().run()
+    assert started == [(lora, "merged", "float32")]
+    write_record(lora, process={}, phase="merging")
+    at = open_page("results", run=lora.id)
+    assert "stopped before its end" in words(at)
+
+    def refuse(*arguments: Any) -> None:
+        raise LabError("It needs 3 GB of disk, and 1 GB are free.", "Free some space.")
+
+    monkeypatch.setattr(exports, "start", refuse)
+    at.button(key="results.merged").click().run()
+    assert "needs 3 GB of disk" in words(at) and not at.exception
+    text = words(open_page("results", run=full.id)).replace("\\", "")
+    assert "WHOLE MODEL" in text and "there is nothing to merge" in text
+    text = words(open_page("results", run="x<script>"))
+    assert "has no result" in text and "x\\<script\\>" in text
+
+
+def test_a_card_that_holds_anything_is_read(trained: list[RunDir]) -> None:
+    lora = trained[1]
+    card = lora.artifact / "README.md"
+    card.write_text("```python\nprint('\x1b[31m')\n```")
+    assert results_tabs.python_lines(lora) == "print('\\x1b[31m')"
+    card.write_bytes(b"\xff\xfe")
+    assert results_tabs.python_lines(lora) == ""
+    card.unlink()
+    assert results_tabs.python_lines(lora) == ""
