@@ -108,22 +108,25 @@ def combine_results(arguments: argparse.Namespace) -> Output:
     )
     combine.check(combination)  # nothing is downloaded for what cannot be
     downloads.fetch_bases([parse(f"run:{runs[0]}")])
-    made = combine.combine(combination)
+    combined = combine.combine(combination)
 
     def display() -> None:
-        proof = made["proof"]
-        console.print(f"{made['run']}: rank {made['rank']}, {size(made['bytes'])}.", soft_wrap=True)
+        proof = combined["proof"]
+        console.print(
+            f"{combined['run']}: rank {combined['rank']}, {size(combined['bytes'])}.",
+            soft_wrap=True,
+        )
         console.print(
             f"Read back with {proof['loaded_with']}: largest logit difference "
             f"{proof['largest_difference']:.1e} of their spread (bound {proof['tolerance']:g}), "
             f"{proof['tokens']} tokens. From the weighted sum of the updates it differs by "
-            f"{100 * made['deviation']:.2g} % of its length.",
+            f"{100 * combined['deviation']:.2g} % of its length.",
             soft_wrap=True,
         )
-        if made["note"]:
-            console.print(f"[yellow]{escape(made['note'])}[/]", soft_wrap=True)
+        if combined["note"]:
+            console.print(f"[yellow]{escape(combined['note'])}[/]", soft_wrap=True)
 
-    return Output(made, display)
+    return Output(combined, display)
 
 
 def push_result(arguments: argparse.Namespace) -> Output:
@@ -142,16 +145,19 @@ def push_result(arguments: argparse.Namespace) -> Output:
     )
     if job.finish != "done":
         raise LabError(job.error or "The upload was interrupted.", job.hint or "Start it again.")
-    made = dict(job.result)
+    commit = dict(job.result)
 
     def display() -> None:
-        kind = "private" if made["is_private"] else "public"
-        console.print(f"{escape(made['url'])}, {kind}, commit {made['commit']}.", soft_wrap=True)
+        kind = "private" if commit["is_private"] else "public"
         console.print(
-            f"{made['verified']} of {made['files']} files lie there with the hashes they have here."
+            f"{escape(commit['url'])}, {kind}, commit {commit['commit']}.", soft_wrap=True
+        )
+        console.print(
+            f"{commit['verified']} of {commit['files']} files have the hashes there that they have "
+            "here."
         )
 
-    return Output(made, display)
+    return Output(commit, display)
 
 
 def _confirm(name: str, visibility: str, files: dict[str, Any]) -> None:

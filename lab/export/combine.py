@@ -86,13 +86,13 @@ class Combination:
 
 @dataclass(frozen=True)
 class AdapterForm:
-    """One adapter as a LoRA. `kept` is the share of the update's length that the conversion left,
-    1 for what was a LoRA before."""
+    """One adapter as a LoRA. `fidelity` is the share of the update's length that the conversion
+    keeps, 1 for what was a LoRA before."""
 
     run: RunDir
     config: Any
     tensors: dict[str, Any]
-    kept: float = 1.0
+    fidelity: float = 1.0
 
 
 def check(combination: Combination) -> list[RunDir]:
@@ -134,7 +134,7 @@ def why_not(run: RunDir) -> str:
 def combine(
     combination: Combination, tell: Callable[[str], object] = lambda phase: None
 ) -> dict[str, Any]:
-    """A new result of several. Returns {"run", "rank", "bytes", "proof", "kept" (by run),
+    """A new result of several. Returns {"run", "rank", "bytes", "proof", "fidelity" (by run),
     "deviation" (from the weighted sum of the updates, as a share of its length), "note"}. It is
     read back from the disk and must answer as in memory, or nothing is kept. Raises LabError."""
     runs = check(combination)
@@ -153,9 +153,9 @@ def combine(
     forms = [_form(run, base, combination) for run in runs]
     notes += [
         f"{form.run.id} was brought into a LoRA of rank {form.config.r}, which keeps "
-        f"{100 * form.kept:.1f} % of its update."
+        f"{100 * form.fidelity:.1f} % of its update."
         for form in forms
-        if form.kept < 1
+        if form.fidelity < 1
     ]
     tell("combining")
     model, rank, deviation = _combined(base, forms, combination)
@@ -171,7 +171,7 @@ def combine(
         "rank": rank,
         "bytes": size_of(run.artifact),
         "proof": outcome.to_json(),
-        "kept": {form.run.id: form.kept for form in forms},
+        "fidelity": {form.run.id: form.fidelity for form in forms},
         "deviation": deviation,
         "note": " ".join(filter(None, notes)),
     }
@@ -244,8 +244,8 @@ def _form(run: RunDir, base: Any, combination: Combination) -> AdapterForm:
         again = tensors[f"{name}.lora_B.weight"].float() @ tensors[f"{name}.lora_A.weight"].float()
         lost += float((update - again).square().sum())
         total += float(update.square().sum())
-    kept = math.sqrt(max(0.0, 1 - lost / total)) if total else 1.0
-    return AdapterForm(run, config, {n: t.contiguous() for n, t in tensors.items()}, kept)
+    fidelity = math.sqrt(max(0.0, 1 - lost / total)) if total else 1.0
+    return AdapterForm(run, config, {n: t.contiguous() for n, t in tensors.items()}, fidelity)
 
 
 def _combined(

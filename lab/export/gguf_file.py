@@ -20,6 +20,7 @@ from lab.atomic_files import part, read_object
 from lab.errors import LabError
 from lab.export import merge, merge_proof
 from lab.paths import RunDir
+from lab.recent import Recent
 from lab.schema import quote
 from lab.spec import RunSpec
 
@@ -77,9 +78,24 @@ def why_not(folder: Path) -> tuple[str, str]:
         return "its linear layers have biases, which is not written here.", way_out
     if config.get("use_sliding_window"):
         return "it uses a sliding window, which is not written here.", way_out
-    if not pre_tokenizer(read_object(folder / "tokenizer.json") or {}):
+    if not _pre_tokenizer_of(folder / "tokenizer.json"):
         return "its tokenizer splits text in a way that is not written here.", way_out
     return "", ""
+
+
+_known: Recent[tuple[str, int, int], str] = Recent(32)
+
+
+def _pre_tokenizer_of(file: Path) -> str:
+    """As `pre_tokenizer`, of a file that is read once: it may have many megabytes, and pages ask
+    again and again."""
+    try:
+        info = file.stat()
+    except OSError:
+        return ""
+    key = (str(file), info.st_mtime_ns, info.st_size)
+    name = _known.get(key)
+    return _known.put(key, pre_tokenizer(read_object(file) or {})) if name is None else name
 
 
 def pre_tokenizer(tokenizer: dict[str, Any]) -> str:

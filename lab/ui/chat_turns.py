@@ -91,8 +91,10 @@ def _answer(chat: Chat, number: int, name: str) -> None:
         ):
             client.stop(chat.id, [name])
         return
+    is_gone = answer.finish == "interrupted"
     if number == len(chat.turns) - 1 and buttons.button(
-        ":material/refresh:", key=f"chat.again.{key}", help="Answer again", type="tertiary",
+        "Start again" if is_gone else ":material/refresh:", key=f"chat.again.{key}",
+        help="Answer again", type="secondary" if is_gone else "tertiary",
         disabled=not turn.is_over,
     ):  # fmt: skip
         run_action(lambda: client.answer_again(chat.id, [name]))

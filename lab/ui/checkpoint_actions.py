@@ -102,7 +102,7 @@ def clicked(run: RunDir) -> None:
         if not steps:
             st.caption(f"Step {point[1]:,}: this run has no checkpoint.")
             return
-        step = min(steps, key=lambda kept: abs(kept - point[1]))
+        step = min(steps, key=lambda each: abs(each - point[1]))
         nearest = "" if step == point[1] else f", the nearest checkpoint to step {point[1]:,}"
         st.markdown(f"**Step {step:,}**{nearest}", width="content")
         buttons(run, step, "monitor.point")

@@ -90,24 +90,24 @@ def combine_form(run: RunDir) -> None:
 
 def _combined(job: JobRecord) -> None:
     """The outcome of the last combination."""
-    made = dict(job.result)
-    proof = part(made, "proof")
-    new = str(made.get("run", ""))
+    combined = dict(job.result)
+    proof = part(combined, "proof")
+    new = str(combined.get("run", ""))
     with st.container(border=True):
         st.markdown(
-            f":green[:material/verified:] **{escape_markdown(new)}** · rank {made.get('rank')} · "
-            f"{formatting.size(number(made.get('bytes')))}"
+            f":green[:material/verified:] **{escape_markdown(new)}** · rank "
+            f"{combined.get('rank')} · {formatting.size(number(combined.get('bytes')))}"
         )
         difference, bound = (number(proof.get(key)) for key in ("largest_difference", "tolerance"))
         if difference is not None and bound is not None:
             text = f"Read back: {difference:.2g} of the logits' spread, at most {bound:g}"
             st.progress(min(1.0, difference / bound), escape_markdown(text))
-        apart = number(made.get("deviation"))
+        apart = number(combined.get("deviation"))
         if apart is not None:
             text = f"{100 * apart:.2g} % of its length from the weighted sum of the updates"
             st.progress(min(1.0, apart), escape_markdown(text))
-        if made.get("note"):
-            st.caption(escape_markdown(made["note"]))
+        if combined.get("note"):
+            st.caption(escape_markdown(combined["note"]))
         if new in {run.id for run in paths.all_runs()}:
             st.page_link(
                 links.page("results"), label="Open the new result", query_params={"run": new},
@@ -206,12 +206,12 @@ def _content(run: RunDir, what: str) -> str:
 
 
 def _pushed(job: JobRecord) -> None:
-    made = dict(job.result)
-    kind = "private" if made.get("is_private") else "public"
+    commit = dict(job.result)
+    kind = "private" if commit.get("is_private") else "public"
     st.markdown(
-        f":green[:material/verified:] {escape_markdown(made.get('url'))}, {kind}: "
-        f"{made.get('verified')} of {made.get('files')} files lie there with the hashes they have "
-        f"here ({formatting.size(number(made.get('bytes')))})."
+        f":green[:material/verified:] {escape_markdown(commit.get('url'))}, {kind}: "
+        f"{commit.get('verified')} of {commit.get('files')} files have the hashes there that they "
+        f"have here ({formatting.size(number(commit.get('bytes')))})."
     )
 
 

@@ -62,10 +62,10 @@ def answer(
 def test_the_next_turn_reads_what_is_new_and_answers_as_if_it_had_read_all(
     variants: list[Any], tokenizer: Any, place: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, kept = variants[place], KeptPrompts()
+    model, memory = variants[place], KeptPrompts()
     first = prompt(3 * BLOCK + 5)
-    answer(model, tokenizer, first, kept)
-    assert [len(each.ids) for each in kept.prompts] == [3 * BLOCK], "Whole blocks of the prompt."
+    answer(model, tokenizer, first, memory)
+    assert [len(each.ids) for each in memory.prompts] == [3 * BLOCK], "Whole blocks of the prompt."
     second = torch.cat([first, prompt(90, 1)], dim=1)
     rows: list[int] = []
     forward = type(variants[0]).forward
@@ -75,7 +75,7 @@ def test_the_next_turn_reads_what_is_new_and_answers_as_if_it_had_read_all(
         return forward(self, input_ids=input_ids, **named)
 
     monkeypatch.setattr(type(variants[0]), "forward", counting)
-    quick = answer(model, tokenizer, second, kept)
+    quick = answer(model, tokenizer, second, memory)
     read = sum(rows) - (len(quick.token_ids) - 1)
     assert read == second.shape[1] - 3 * BLOCK and quick.kept_tokens == 3 * BLOCK
     rows.clear()
@@ -100,32 +100,32 @@ def test_reading_in_blocks_gives_the_tokens_of_reading_as_a_whole(
 def test_another_conversation_takes_what_is_equal_and_no_more(
     variants: list[Any], tokenizer: Any
 ) -> None:
-    model, kept = variants[0], KeptPrompts()
+    model, memory = variants[0], KeptPrompts()
     first = prompt(3 * BLOCK + 9)
-    answer(model, tokenizer, first, kept)
+    answer(model, tokenizer, first, memory)
     other = first.clone()
     other[0, 2 * BLOCK - 1] += 1  # the second block differs in its last token
-    quick = answer(model, tokenizer, other, kept)
+    quick = answer(model, tokenizer, other, memory)
     assert quick.kept_tokens == BLOCK
     assert (
         quick.log_probabilities == answer(model, tokenizer, other, KeptPrompts()).log_probabilities
     )
-    again = answer(model, tokenizer, other, kept)
+    again = answer(model, tokenizer, other, memory)
     assert again.kept_tokens == 3 * BLOCK and again.token_ids == quick.token_ids, "Answered anew."
     for seed in range(prompt_cache.MOST + 2):
-        answer(model, tokenizer, prompt(BLOCK + 9, seed + 5), kept)
-    assert len(kept.prompts) == prompt_cache.MOST, "The oldest goes."
+        answer(model, tokenizer, prompt(BLOCK + 9, seed + 5), memory)
+    assert len(memory.prompts) == prompt_cache.MOST, "The oldest goes."
 
 
 def test_models_that_decode_together_keep_their_own(variants: list[Any], tokenizer: Any) -> None:
     ids = prompt(2 * BLOCK + 9)
     longer = torch.cat([ids, prompt(40, 3)], dim=1)
-    kept = [KeptPrompts(), KeptPrompts()]
+    memory = [KeptPrompts(), KeptPrompts()]
     outcomes = []
     for question in (ids, longer):
         decodings = [
             Decoding(model, tokenizer, question, SETTINGS, most=9, stop_ids=[], prompts=own)
-            for model, own in zip(variants, kept, strict=True)
+            for model, own in zip(variants, memory, strict=True)
         ]
         together.run_together([decoding.run for decoding in decodings])
         outcomes.append([(each.kept_tokens, each.token_ids) for each in decodings])
@@ -136,10 +136,10 @@ def test_models_that_decode_together_keep_their_own(variants: list[Any], tokeniz
 
 
 def test_a_stop_is_seen_between_blocks(variants: list[Any], tokenizer: Any) -> None:
-    stopped, kept = threading.Event(), KeptPrompts()
+    stopped, memory = threading.Event(), KeptPrompts()
     stopped.set()
-    decoding = answer(variants[0], tokenizer, prompt(9 * BLOCK), kept, stopped=stopped)
-    assert decoding.finish == "stopped" and decoding.token_ids == [] and kept.prompts == []
+    decoding = answer(variants[0], tokenizer, prompt(9 * BLOCK), memory, stopped=stopped)
+    assert decoding.finish == "stopped" and decoding.token_ids == [] and memory.prompts == []
 
 
 def test_what_cannot_be_cut_is_not_kept(tokenizer: Any) -> None:
@@ -156,8 +156,8 @@ def test_what_cannot_be_cut_is_not_kept(tokenizer: Any) -> None:
     stretched = LlamaForCausalLM(LlamaConfig(**sizes, rope_parameters=rope))
     assert not prompt_cache.can_keep(stretched)
     ids = prompt(2 * BLOCK + 3) % 300
-    kept = KeptPrompts()
-    assert answer(window, tokenizer, ids, kept).error is None and kept.prompts == []
+    memory = KeptPrompts()
+    assert answer(window, tokenizer, ids, memory).error is None and memory.prompts == []
 
 
 def test_what_is_kept_counts_in_the_budget_and_goes_first(trained: list[RunDir]) -> None:

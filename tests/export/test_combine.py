@@ -64,18 +64,18 @@ def updates(run: RunDir) -> dict[str, torch.Tensor]:
 
 def test_the_sum_of_two_is_their_sum(runs: list[RunDir]) -> None:
     first, second, other = runs[0], runs[2], runs[1]
-    made = combine.combine(
+    combined = combine.combine(
         Combination((first.id, second.id), (0.75, -0.5), "cat", name="a | b"), print
     )
-    run = paths.run_dir(made["run"])
-    ours, one, two = updates(run), updates(first), updates(second)
-    assert made["rank"] == 6 and ours.keys() == one.keys() == two.keys()
+    run = paths.run_dir(combined["run"])
+    ours, left, right = updates(run), updates(first), updates(second)
+    assert combined["rank"] == 6 and ours.keys() == left.keys() == right.keys()
     for name, update in ours.items():
-        torch.testing.assert_close(update, 0.75 * one[name] - 0.5 * two[name])
-    assert made["deviation"] < 1e-6 and made["proof"]["equal"] and made["note"] == ""
+        torch.testing.assert_close(update, 0.75 * left[name] - 0.5 * right[name])
+    assert combined["deviation"] < 1e-6 and combined["proof"]["equal"] and combined["note"] == ""
     receipt = read_object(run.artifact / "receipt.json") or {}
     assert receipt["combined_from"]["results"] == [first.id, second.id]
-    assert receipt["proof"] == made["proof"] and receipt["base"]["weights"]
+    assert receipt["proof"] == combined["proof"] and receipt["base"]["weights"]
     card = (run.artifact / "README.md").read_text()
     assert f"{first.id}, {second.id}" in card and "cat, weights 0.75, -0.5" in card
     entry = index.entry(run)
@@ -90,9 +90,9 @@ def test_what_is_pruned_and_cut_is_told_as_a_distance_from_the_sum(runs: list[Ru
     deviations = {}
     for kind in ("linear", "ties", "dare_linear", "dare_ties", "ties_svd", "svd"):
         pair = (runs[0].id, runs[1].id)
-        made = combine.combine(Combination(pair, (0.5, 0.5), kind, density=0.4))
-        assert made["rank"] == 4 and made["proof"]["equal"], kind
-        deviations[kind] = made["deviation"]
+        combined = combine.combine(Combination(pair, (0.5, 0.5), kind, density=0.4))
+        assert combined["rank"] == 4 and combined["proof"]["equal"], kind
+        deviations[kind] = combined["deviation"]
     assert 0 < deviations["svd"] < 0.9 < min(deviations["dare_ties"], 9), deviations
     pair = (runs[0].id, runs[1].id)
     whole = combine.combine(Combination(pair, (0.5, 0.5), "svd", rank=8))
@@ -106,17 +106,19 @@ def test_what_is_pruned_and_cut_is_told_as_a_distance_from_the_sum(runs: list[Ru
 
 def test_another_family_is_brought_into_the_form_of_a_lora(runs: list[RunDir]) -> None:
     lora, loha = runs[0], runs[3]
-    made = combine.combine(Combination((lora.id, loha.id), (1.0, 1.0), "cat", rank=4))
-    assert made["kept"][lora.id] == 1 and made["kept"][loha.id] == pytest.approx(1, abs=1e-3)
+    combined = combine.combine(Combination((lora.id, loha.id), (1.0, 1.0), "cat", rank=4))
+    assert combined["fidelity"][lora.id] == 1 and combined["fidelity"][loha.id] == pytest.approx(
+        1, abs=1e-3
+    )
     # a LoHa of rank 2 has updates of rank 4 at most
     model = chat_models.load(chat_models.parse(f"run:{loha.id}")).model
-    ours, own = updates(paths.run_dir(made["run"])), updates(lora)
+    ours, own = updates(paths.run_dir(combined["run"])), updates(lora)
     for name, module in model.named_modules():
         if hasattr(module, "hada_w1_a"):
             expected = own[name] + module.get_delta_weight("default")
             torch.testing.assert_close(ours[name], expected, atol=1e-5, rtol=1e-3)
     cut = combine.combine(Combination((lora.id, loha.id), (1.0, 1.0), "cat", rank=1))
-    assert cut["kept"][loha.id] < 0.99 and f"{loha.id} was brought into a LoRA" in cut["note"]
+    assert cut["fidelity"][loha.id] < 0.99 and f"{loha.id} was brought into a LoRA" in cut["note"]
 
 
 def test_numbers_are_checked_all_at_once(runs: list[RunDir]) -> None:
@@ -139,32 +141,32 @@ def test_results_that_do_not_go_together_are_refused(
     folder = tmp_path / "other"
     shutil.copytree(paths.home(), folder)
     monkeypatch.setenv("LAB_HOME", str(folder))
-    one, two = (paths.run_dir(run.id) for run in runs[:2])
-    pair = Combination((one.id, two.id), (1.0, 1.0))
-    config = read_object(two.artifact / "adapter_config.json") or {}
-    write_json(two.artifact / "adapter_config.json", config | {"use_dora": True})
+    left, right = (paths.run_dir(run.id) for run in runs[:2])
+    pair = Combination((left.id, right.id), (1.0, 1.0))
+    config = read_object(right.artifact / "adapter_config.json") or {}
+    write_json(right.artifact / "adapter_config.json", config | {"use_dora": True})
     with pytest.raises(LabError, match="norms of DoRA"):
         combine.check(pair)
-    write_json(two.artifact / "adapter_config.json", config | {"modules_to_save": ["lm_head"]})
+    write_json(right.artifact / "adapter_config.json", config | {"modules_to_save": ["lm_head"]})
     with pytest.raises(LabError, match="whole modules"):
         combine.check(pair)
-    write_json(two.artifact / "adapter_config.json", config)
-    receipt = read_object(two.artifact / "receipt.json") or {}
+    write_json(right.artifact / "adapter_config.json", config)
+    receipt = read_object(right.artifact / "receipt.json") or {}
     lock = receipt["lock"] | {"template": "{{ x }}"}
-    write_json(two.artifact / "receipt.json", receipt | {"lock": lock})
+    write_json(right.artifact / "receipt.json", receipt | {"lock": lock})
     with pytest.raises(LabError, match="different chat templates"):
         combine.check(pair)
-    write_json(two.artifact / "receipt.json", receipt | {"base": {"weights": "0" * 64}})
+    write_json(right.artifact / "receipt.json", receipt | {"base": {"weights": "0" * 64}})
     with pytest.raises(LabError, match="2 different bases"):
         combine.check(pair)
-    write_json(two.artifact / "receipt.json", receipt)
+    write_json(right.artifact / "receipt.json", receipt)
     before = sorted(path.name for path in paths.runs().iterdir())
-    file = two.artifact / "adapter_model.safetensors"
+    file = right.artifact / "adapter_model.safetensors"
     tensors = load_file(file)
     save_file(dict(list(tensors.items())[1:]), file)
     with pytest.raises(LabError, match="lacks"):
         combine.combine(pair)
     assert sorted(path.name for path in paths.runs().iterdir()) == before
-    (two.artifact / "adapter_config.json").unlink()
+    (right.artifact / "adapter_config.json").unlink()
     with pytest.raises(LabError, match="leaves no adapter"):
         combine.check(pair)

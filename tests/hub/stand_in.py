@@ -342,5 +342,5 @@ def _entry(file: Path, folder: Path) -> dict[str, Any]:
     entry = {"type": "file", "path": str(file.relative_to(folder)), "size": len(content)}
     if len(content) < LARGE:
         return entry | {"oid": git}
-    large = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content)}
+    large = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
     return entry | {"oid": git, "lfs": large}

@@ -23,6 +23,7 @@ def hub(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]
     """A Hub that takes uploads of one token."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
     stand_in.writers = {"hf_writer"}
     credentials.give("hf_writer", "a token of a test")
     yield stand_in

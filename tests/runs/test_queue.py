@@ -108,7 +108,7 @@ def machine_with(monkeypatch: pytest.MonkeyPatch, available: float) -> SimpleNam
     """A machine without a GPU and with so many bytes of memory free."""
     import psutil
 
-    memory = SimpleNamespace(available=available)
+    memory = SimpleNamespace(available=available, total=8 * available)
     monkeypatch.setattr(supervisor.host, "gpus", list)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     return memory

@@ -227,5 +227,5 @@ def test_runs_to_choose_from_say_what_they_are(screen: Screen) -> None:
     old = make_run(1, "old one", result={"state": "done"})
     waiting = make_run(2, "waiting")
     write(old, {"kind": "eval", "attempt": 1, "step": 2, "eval/loss": 2.25})
-    assert monitor_view._title(old.id).startswith("old one · LoRA · done · 2.25 · ")
+    assert monitor_view.run_title(old.id).startswith("old one · LoRA · done · 2.25 · ")
     assert monitor_view._by_state([old.id, waiting.id]) == [waiting.id, old.id]

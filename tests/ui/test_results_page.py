@@ -116,7 +116,7 @@ def test_a_card_that_holds_anything_is_read(trained: list[RunDir]) -> None:
     lora = trained[1]
     card = lora.artifact / "README.md"
     card.write_text("```python\nprint('\x1b[31m')\n```")
-    assert results_tabs.python_lines(lora) == "print('\\x1b[31m')"
+    assert results_tabs.python_lines(lora) == "print('⟨001b⟩[31m')"
     card.write_bytes(b"\xff\xfe")
     assert results_tabs.python_lines(lora) == ""
     card.unlink()

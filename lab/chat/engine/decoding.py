@@ -137,7 +137,7 @@ class Decoding:
         if self.prompts is None:
             return None
         read = prompt_cache.read(self.model, self.prompt_ids, self.prompts, self.stopped.is_set)
-        self.kept_tokens = read.kept if read else 0
+        self.kept_tokens = read.reused if read else 0
         return read
 
     @property

@@ -6,6 +6,7 @@ import gc
 import math
 import threading
 import time
+import weakref
 from collections import OrderedDict
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -48,6 +49,8 @@ class LoadedModels:
         self.terms: Terms = Recent(MOST_TERMS)
         self.shared_templates: Terms = Recent(MOST_TERMS)  # of bases, for those in memory
         self.measuring = threading.Lock()
+        # by model: the model that was looked at, and what it holds
+        self._storages: dict[str, tuple[weakref.ref[Any], dict[int, int]]] = {}
 
     def check_length(
         self, named: ModelRef, messages: list[dict[str, str]], settings: GenerationSettings
@@ -154,16 +157,24 @@ class LoadedModels:
         known: set[int] = set()
         sizes: dict[str, int] = {}
         for name in sorted(self.models, key=lambda name: not name.startswith("base:")):
-            sizes[name] = 0
-            model = self.models[name].model
-            for tensor in [*model.parameters(), *model.buffers()]:
-                storage = tensor.untyped_storage()
-                if storage.data_ptr() not in known:
-                    known.add(storage.data_ptr())
-                    sizes[name] += storage.nbytes()
+            storages = self._storages_of(name)
+            sizes[name] = sum(storages[place] for place in storages.keys() - known)
+            known |= storages.keys()
             prompts = self.models[name].prompts
             sizes[name] += prompts.bytes if prompts is not None else 0
         return sizes
+
+    def _storages_of(self, name: str) -> dict[int, int]:
+        """Bytes of the storages of a model's tensors by their address, looked up once: they are
+        hundreds, and every question asks for all models."""
+        model = self.models[name].model
+        cached = self._storages.get(name)
+        if cached is None or cached[0]() is not model:
+            tensors = [*model.parameters(), *model.buffers()]
+            storages = [tensor.untyped_storage() for tensor in tensors]
+            sizes = {storage.data_ptr(): storage.nbytes() for storage in storages}
+            cached = self._storages[name] = (weakref.ref(model), sizes)
+        return cached[1]
 
 
 def _prompt_terms(known: Terms, named: ModelRef) -> PromptTerms:

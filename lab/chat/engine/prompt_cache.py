@@ -75,11 +75,11 @@ class KeptPrompts:
 
 @dataclass(frozen=True)
 class ReadPrompt:
-    """A prompt of which whole blocks are read: `tokens` of them, `kept` of those from before."""
+    """Whole blocks of a prompt that are read: `tokens` of it, `reused` of those from before."""
 
     cache: DynamicCache
     tokens: int
-    kept: int
+    reused: int
 
 
 def can_keep(model: Any) -> bool:
@@ -105,13 +105,13 @@ def read(
     whole = (ids.shape[1] - 2) // BLOCK * BLOCK
     if whole <= 0 or not can_keep(model):
         return None
-    cache, kept = prompts.take(ids[0].tolist(), whole)
+    cache, reused = prompts.take(ids[0].tolist(), whole)
     cache = cache or DynamicCache(config=model.config)
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     supports = getattr(inner, "_supports_logits_to_keep", lambda: False)()
     options = {"logits_to_keep": 1} if supports else {}
-    tokens = kept
-    for start in range(kept, whole, BLOCK):
+    tokens = reused
+    for start in range(reused, whole, BLOCK):
         if is_over():
             break
         model(
@@ -122,7 +122,7 @@ def read(
             **options,
         )
         tokens = start + BLOCK
-    return ReadPrompt(cache, tokens, kept)
+    return ReadPrompt(cache, tokens, reused)
 
 
 def _equal_tokens(first: list[int], second: list[int]) -> int:
