@@ -47,9 +47,7 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_evidence_comes_back_as_it_was_written(
-    shipped: Path, lab_json: Callable[..., Any]
-) -> None:
+def test_evidence_comes_back_as_it_was_written(shipped: Path, lab_json: Callable[..., Any]) -> None:
     file = evidence.write(STORED)
     assert evidence.read_file(file) == STORED
     assert evidence.all_evidence() == [STORED] == evidence.of_claim("C14")
