@@ -84,9 +84,7 @@ def contestants(runs: Sequence[RunDir]) -> list[Contestant]:
         # the same seed twice is the same run twice, not another seed
         key = settings if figures.seed not in [run.seed for run in same] else figures.id
         groups.setdefault(key, []).append(figures)
-    return [
-        Contestant(tuple(sorted(group, key=lambda run: run.seed))) for group in groups.values()
-    ]
+    return [Contestant(tuple(sorted(group, key=lambda run: run.seed))) for group in groups.values()]
 
 
 def settings_but_seed(spec: dict[str, Any]) -> str:

@@ -4,8 +4,8 @@ Legend: S seeds of a contestant, N rows, G clusters. A mean over rows weighs eac
 with summed losses and counted tokens it is the evaluation loss itself. Its variance is that of a
 ratio of sums by clusters (Cochran 1977, Sampling Techniques, 6.4; rows of one document are one
 cluster), to which the variance between seeds is added. Degrees of freedom are Satterthwaite's
-(1946, Biometrics Bulletin 2). The rows' part holds some of the seeds' noise too, so that the interval
-is rather too wide than too narrow.
+(1946, Biometrics Bulletin 2). The rows' part holds some of the seeds' noise too, so that the
+interval is rather too wide than too narrow.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def paired_difference(
     """The difference of the weighted means of two (S, N) or (N,) arrays over the same N rows.
 
     `weights_N` are ones if left out; `clusters_N` names the document of each row. `same_seeds`: row
-    s of both is of the same seed, so that seeds are paired too. Otherwise the two may have different
-    numbers of seeds. Raises ValueError for arrays that do not fit each other.
+    s of both is of the same seed, so that seeds are paired too; otherwise the two may have
+    different numbers of seeds. Raises ValueError for arrays that do not fit each other.
     """
     first_SN, second_SN = np.atleast_2d(first_SN), np.atleast_2d(second_SN)
     num_rows = first_SN.shape[1]

@@ -58,7 +58,7 @@ class RunFigures:
     def is_rate_default(self) -> bool:
         """Whether nobody chose the learning rate."""
         requested = part(RunSpec.requested(self.spec) or {}, "train")
-        return requested.get("learning_rate", "auto") == "auto"
+        return bool(requested.get("learning_rate", "auto") == "auto")
 
 
 _figures: Recent[tuple[Any, ...], RunFigures] = Recent(64)

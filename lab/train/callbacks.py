@@ -177,7 +177,8 @@ class RunCallback:
             )
             return None
         self.memory.end_phase("evaluate")
-        self.eval_loss = loss = losses.mean
+        loss: float = losses.mean
+        self.eval_loss = loss
         held_out_file.write_losses(self.run, self.telemetry.attempt, used.step, losses.sums)
         self.telemetry.metric(
             "eval",

@@ -11,7 +11,7 @@ from typing import Any
 from lab.data.batches import TokenSequence
 from lab.paths import RunDir
 
-DIGITS = 6  # significant, of a loss
+DIGITS = 8  # significant, of a loss
 
 
 def write_rows(run: RunDir, attempt: int, rows_hash: str, rows: Sequence[TokenSequence]) -> None:
