@@ -46,6 +46,8 @@ TYPES = {
 SAME_RANK = ("linear", "ties", "dare_linear", "dare_ties")
 MOST_RESULTS, LARGEST_WEIGHT, LARGEST_RANK = 8, 10.0, 1024
 CONVERTED_RANK = 32  # of an adapter that is no LoRA, unless a rank is given
+# PEFT's types whose updates add up: LoRA's own, and those that `convert_to_lora` takes
+ADDITIVE = ("LORA", "ADALORA", "LOHA", "LOKR", "VERA")
 OF_THE_ADAPTER = (adapter_files.CONFIG, adapter_files.WEIGHTS, "README.md", "receipt.json")
 
 
@@ -124,6 +126,8 @@ def why_not(run: RunDir) -> str:
     if config is None:
         method = methods.get(RunSpec.of_run(run).method["name"])
         return f"{method.title} leaves no adapter of PEFT's that is the whole result."
+    if config.get("peft_type") not in ADDITIVE:
+        return "what it learns is no update that is added to a weight."
     if config.get("use_dora"):
         return "the norms of DoRA do not add up."
     if config.get("modules_to_save") or config.get("bias", "none") != "none":

@@ -26,7 +26,8 @@ def test_merge_prove_download_then_chat_with_a_checkpoint_and_free_the_memory(
     page.goto(f"{server.url}/results?run={run.id}")
     settled(page)
     widget(page, "results.merged").get_by_role("button").click()
-    expect(page.get_by_text(re.compile("loading the result|merging|proving")).first).to_be_visible()
+    begun = re.compile("starting|loading the result|merging|proving|PROOF OF THE MERGE")
+    expect(page.get_by_text(begun).first).to_be_visible(timeout=30_000)
     page.reload()  # the work goes on
     expect(page.get_by_text("PROOF OF THE MERGE")).to_be_visible(timeout=90_000)
     link = widget(page, f"download.merged-bfloat16.{run.id}").get_by_role("link")

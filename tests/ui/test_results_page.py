@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 from lab import process
 from lab.atomic_files import write_json
 from lab.errors import LabError
-from lab.export import exports
+from lab.export import combine, exports, push
+from lab.hub import credentials
 from lab.paths import RunDir
 from lab.ui import results_tabs
 from tests.ui.conftest import Page, words
@@ -110,6 +112,73 @@ def test_refused_interrupted_and_impossible_exports_say_what_to_do(
     assert "WHOLE MODEL" in text and "there is nothing to merge" in text
     text = words(open_page("results", run="x<script>"))
     assert "has no result" in text and "x\\<script\\>" in text
+
+
+def test_adapters_are_combined_and_the_outcome_is_shown(
+    open_page: Page, trained: list[RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lora = trained[1]
+    tab = {"results.tab": "Combine adapters"}
+    assert "No other adapter of the same base" in words(
+        open_page("results", run=lora.id, session=tab)
+    )
+    other = lora.path.with_name(lora.id[:-4] + "zzzz")
+    shutil.copytree(lora.path, other)
+    started: list[combine.Combination] = []
+    monkeypatch.setattr(combine, "start", started.append)
+    at = open_page("results", run=lora.id, session=tab)
+    assert at.button(key="results.combine").disabled, "There is nothing to combine with."
+    at.multiselect(key="results.combine.with").select(other.name).run()
+    at.selectbox(key="results.combine.type").select("ties").run()
+    at.number_input(key="results.combine.weight.1.2").set_value(-0.5)
+    at.number_input(key="results.combine.density").set_value(0.3)
+    at.text_input(key="results.combine.name").set_value("both")
+    at.button(key="results.combine").click().run()
+    assert started == [
+        combine.Combination((lora.id, other.name), (0.5, -0.5), "ties", 0.3, None, "both")
+    ]
+    combine.job_file().parent.mkdir()
+    result = {
+        "run": other.name, "rank": 8, "bytes": 1000, "deviation": 0.25, "note": "Cut <down>.",
+        "proof": {"largest_difference": 5e-4, "tolerance": 1e-3},
+    }  # fmt: skip
+    write_json(combine.job_file(), {"finish": "done", "result": result})
+    at = open_page("results", run=lora.id, session=tab)
+    text = words(at)
+    assert "rank 8" in text and "Cut \\<down\\>" in text
+    assert [bar.proto.value for bar in at.get("progress")] == [50, 25]
+    write_json(combine.job_file(), {"finish": "failed", "error": "No room.", "hint": "Free some."})
+    text = words(open_page("results", run=lora.id, session=tab)).replace("\\", "")
+    assert "No room." in text and "Free some." in text
+    text = words(open_page("results", run=trained[0].id, session=tab)).replace("\\", "")
+    assert "cannot be combined: Full fine-tuning leaves no adapter" in text
+
+
+def test_a_push_says_what_goes_where_before_it_goes(
+    open_page: Page, trained: list[RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lora = trained[1]
+    tab = {"results.tab": "Push to the Hub"}
+    monkeypatch.setenv("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")
+    assert "needs a token" in words(open_page("results", run=lora.id, session=tab))
+    credentials.give("hf_test")
+    started: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(
+        push, "start", lambda run, name, what, **more: started.append((run, name, what, more))
+    )
+    try:
+        at = open_page("results", run=lora.id, session=tab)
+        at.text_input(key="results.push.name").set_value("me/wren*").run()
+        text = words(at)
+        assert "me/wren\\*" in text and "**private**?" in text and "hf_test" not in text
+        at.button(key="results.push").click().run()
+        assert started == [(lora, "me/wren*", "result", {"private": True, "update": False})]
+        commit = {"url": "https://hub/me/x", "is_private": True, "verified": 7, "files": 7}
+        write_record(lora, "push", finish="done", result=commit)
+        text = words(open_page("results", run=lora.id, session=tab)).replace("\\", "")
+        assert "private: 7 of 7 files" in text
+    finally:
+        credentials.adopt(None)
 
 
 def test_a_card_that_holds_anything_is_read(trained: list[RunDir]) -> None:
