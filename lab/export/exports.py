@@ -94,7 +94,9 @@ def why_not(run: RunDir, kind: str) -> tuple[str, str]:
     is_whole = methods.get(RunSpec.of_run(run).method["name"]).saves_whole_model
     if kind == "merged" or not is_whole:
         if reason := merge.why_not(run):
-            way_out = "Download it above." if is_whole else "Load the adapter beside its base."
+            way_out = (
+                "Download it." if is_whole else "Load the adapter beside its base, as Chat does."
+            )
             return reason, way_out
     if kind == "merged":
         return "", ""
