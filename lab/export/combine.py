@@ -47,7 +47,7 @@ SAME_RANK = ("linear", "ties", "dare_linear", "dare_ties")
 MOST_RESULTS, LARGEST_WEIGHT, LARGEST_RANK = 8, 10.0, 1024
 CONVERTED_RANK = 32  # of an adapter that is no LoRA, unless a rank is given
 # PEFT's types whose updates add up: LoRA's own, and those that `convert_to_lora` takes
-ADDITIVE = ("LORA", "ADALORA", "LOHA", "LOKR", "VERA")
+ADDITIVE = ("LORA", "LOHA", "LOKR", "VERA")
 OF_THE_ADAPTER = (adapter_files.CONFIG, adapter_files.WEIGHTS, "README.md", "receipt.json")
 
 

@@ -322,3 +322,25 @@ def test_an_answer_is_measured_under_every_model_of_its_turn(
     for turn, name in ((0, "base:x"), (5, writer), (-1, writer)):
         with pytest.raises(LabError, match="no answer to measure"):
             board.score(conversation.id, turn, name)
+
+
+def test_a_model_for_which_there_is_no_memory_is_not_loaded(
+    board: Board, names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lab.chat.engine import loaded_models
+    from lab.runs import index
+
+    run = chat_models.parse(names[2]).run
+    monkeypatch.setattr(index, "active_runs", lambda: [run])
+    base, full = names[:2]
+    free = [10**9]
+    monkeypatch.setattr(loaded_models, "_free_bytes", lambda: free[0])
+    board.models.get(chat_models.parse(base))
+    free[0] = 1_000_000
+    board.models.get(chat_models.parse(names[2]))  # it stands on the base: it costs nothing
+    with pytest.raises(LabError, match=r"needs about 6\.\d+ MB of memory, and 1\.00 MB are free"):
+        board.models.get(chat_models.parse(full), frozenset(board.models.models))
+    assert base in board.models.models, "What is in use stays."
+    with pytest.raises(LabError, match="uses the memory"):
+        board.models.get(chat_models.parse(full))
+    assert names[2] not in board.models.models, "What is idle makes room."

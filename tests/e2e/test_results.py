@@ -51,7 +51,7 @@ def test_merge_prove_download_then_chat_with_a_checkpoint_and_free_the_memory(
     box = page.get_by_placeholder("Ask all of them the same")
     box.fill("Hi")
     box.press("Enter")
-    expect(page.get_by_text(re.compile(r"tokens · ")).first).to_be_visible(timeout=90_000)
+    expect(page.get_by_text(re.compile("first after")).first).to_be_visible(timeout=90_000)
     settled(page)
     assert client.record() is not None
     page.get_by_role("button", name="Settings").click()

@@ -104,7 +104,7 @@ def test_what_is_pruned_and_cut_is_told_as_a_distance_from_the_sum(runs: list[Ru
     assert draws[0] == draws[1] != draws[2]
 
 
-@pytest.mark.parametrize("method", ["loha", "lokr", "vera", "adalora"])
+@pytest.mark.parametrize("method", ["loha", "lokr", "vera"])
 def test_another_family_is_brought_into_the_form_of_a_lora(
     runs: list[RunDir], make_spec: Callable[..., dict[str, Any]], method: str
 ) -> None:
