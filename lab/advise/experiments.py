@@ -18,9 +18,9 @@ from lab import paths
 from lab.advise.claims import (
     Basis,
     Claim,
-    ClaimFigure,
     Finding,
-    Standing,
+    Ruling,
+    Sum,
     judged,
     percent,
     range_of,
@@ -109,10 +109,10 @@ def early_and_late(claim: Claim, full: RunDir, lora: RunDir) -> Finding:
         f"{last}: full {losses['full'][1]:.3f}, LoRA {losses['lora'][1]:.3f}"
     )
     if leads[0] > EQUAL and leads[1] < -EQUAL:
-        return _seen(value, Standing.CONFIRMED, "with one seed")
+        return _seen(value, Ruling.CONFIRMED, "with one seed")
     if abs(leads[0]) <= EQUAL or abs(leads[1]) <= EQUAL:
-        return _seen(value, Standing.OPEN, "no difference shown")
-    return _seen(value, Standing.OFF, "with one seed: the same one leads at both")
+        return _seen(value, Ruling.OPEN, "no difference shown")
+    return _seen(value, Ruling.OFF, "with one seed: the same one leads at both")
 
 
 def within_percents(claim: Claim, full: RunDir, lora: RunDir) -> Finding:
@@ -121,7 +121,7 @@ def within_percents(claim: Claim, full: RunDir, lora: RunDir) -> Finding:
     losses = _final_loss(full), _final_loss(lora)
     difference = losses[1] / losses[0] - 1
     value = f"LoRA {losses[1]:.3f}, full {losses[0]:.3f} ({percent(difference)})"
-    kind = Standing.CONFIRMED if 100 * difference <= most else Standing.OFF
+    kind = Ruling.CONFIRMED if 100 * difference <= most else Ruling.OFF
     return _seen(value, kind, "of the evaluation loss, with one seed")
 
 
@@ -130,8 +130,8 @@ def few_examples(claim: Claim, full: RunDir, lora: RunDir) -> Finding:
     losses = _final_loss(full), _final_loss(lora)
     value = f"LoRA {losses[1]:.3f}, full {losses[0]:.3f} on held-out chats"
     if abs(losses[0] - losses[1]) <= EQUAL:
-        return _seen(value, Standing.OPEN, "no difference shown")
-    kind = Standing.CONFIRMED if losses[1] < losses[0] else Standing.OFF
+        return _seen(value, Ruling.OPEN, "no difference shown")
+    kind = Ruling.CONFIRMED if losses[1] < losses[0] else Ruling.OFF
     return _seen(value, kind, "with one seed")
 
 
@@ -141,8 +141,8 @@ def forgetting(claim: Claim, full: RunDir, lora: RunDir) -> Finding:
     value = f"general answers: full {rises[0]:+.3f}, LoRA {rises[1]:+.3f} nats a token"
     value = value.replace("-", "−")
     if abs(rises[0] - rises[1]) <= EQUAL:
-        return _seen(value, Standing.OPEN, "no difference shown")
-    kind = Standing.CONFIRMED if rises[0] > rises[1] else Standing.OFF
+        return _seen(value, Ruling.OPEN, "no difference shown")
+    kind = Ruling.CONFIRMED if rises[0] > rises[1] else Ruling.OFF
     return _seen(value, kind, "with one seed")
 
 
@@ -155,7 +155,7 @@ def slower(claim: Claim, off: RunDir, on: RunDir) -> Finding:
     """C5, measured: time a token with and without recomputing."""
     low, high = range_of(claim.printed["slower"])
     value = 100 * (_per_token(on) / _per_token(off) - 1)
-    figure = ClaimFigure("slower", low, high, value, "%", "seconds a token, on over off")
+    figure = Sum("slower", low, high, value, "%", "seconds a token, on over off")
     return judged([figure], Basis.MEASURED)
 
 
@@ -163,15 +163,15 @@ def ratio_of_full(claim: Claim, full: RunDir, lora: RunDir) -> Finding:
     """D1's ratio: memory and time of full over LoRA's."""
     printed = claim.printed["times"]
     figures = [
-        ClaimFigure("memory, times", printed, printed, _peak(full) / _peak(lora), "",
+        Sum("memory, times", printed, printed, _peak(full) / _peak(lora), "",
                "peak memory of the two runs"),
-        ClaimFigure("time, times", printed, printed, _per_token(full) / _per_token(lora), "",
+        Sum("time, times", printed, printed, _per_token(full) / _per_token(lora), "",
                "seconds a token of the two runs"),
     ]  # fmt: skip
     return judged(figures, Basis.MEASURED)
 
 
-def _seen(value: str, verdict: Standing, detail: str) -> Finding:
+def _seen(value: str, verdict: Ruling, detail: str) -> Finding:
     return Finding(value, Basis.MEASURED, verdict, detail)
 
 
@@ -285,16 +285,14 @@ def finding_of(claim: Claim) -> Finding | None:
     states = [index.entry(run).status for run in runs]
     if not all(state.has_ended for state in states):
         done = sum(state.has_ended for state in states)
-        return Finding("–", Basis.MEASURED, Standing.OPEN, f"testing … {done} of 2 runs done")
+        return Finding("–", Basis.MEASURED, Ruling.OPEN, f"testing … {done} of 2 runs done")
     if any(state.state != "done" for state in states):
         ends = ", ".join(state.state for state in states)
-        return Finding("–", Basis.MEASURED, Standing.OPEN, f"the test did not finish: {ends}")
+        return Finding("–", Basis.MEASURED, Ruling.OPEN, f"the test did not finish: {ends}")
     try:
         finding = experiment.judges[claim.id](claim, runs[0], runs[1])
     except LabError as error:
-        return Finding(
-            "–", Basis.MEASURED, Standing.OPEN, f"the test said nothing: {error.message}"
-        )
+        return Finding("–", Basis.MEASURED, Ruling.OPEN, f"the test said nothing: {error.message}")
     return _with_origin(finding, experiment, runs)
 
 

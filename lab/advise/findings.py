@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from lab.advise import claims, experiments
-from lab.advise.claims import Basis, Claim, Finding, Standing
+from lab.advise.claims import Basis, Claim, Finding, Ruling
 from lab.compare import evidence
 
 VERDICT_OF_EVIDENCE = {
-    "confirmed": Standing.CONFIRMED,
-    "off": Standing.OFF,
-    "depends": Standing.DEPENDS,
-    "open": Standing.OPEN,
+    "confirmed": Ruling.CONFIRMED,
+    "off": Ruling.OFF,
+    "depends": Ruling.DEPENDS,
+    "open": Ruling.OPEN,
 }
 
 

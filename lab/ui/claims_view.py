@@ -9,7 +9,7 @@ import streamlit as st
 
 from lab import formatting
 from lab.advise import claims, experiments, findings
-from lab.advise.claims import Claim, ClaimFigure, Finding, Standing
+from lab.advise.claims import Claim, Finding, Ruling, Sum
 from lab.recent import Recent
 from lab.runs.status import status
 from lab.ui import links
@@ -17,22 +17,22 @@ from lab.ui.markdown_safety import escape_markdown, user_errors
 from lab.ui.waiting import BackgroundJob, wait
 
 ICONS = {
-    Standing.CONFIRMED: "check_circle",
-    Standing.OFF: "trending_up",
-    Standing.CONTRADICTS: "error",
-    Standing.DEPENDS: "call_split",
-    Standing.OPEN: "help",
-    Standing.NEEDS: "memory",
+    Ruling.CONFIRMED: "check_circle",
+    Ruling.OFF: "trending_up",
+    Ruling.CONTRADICTS: "error",
+    Ruling.DEPENDS: "call_split",
+    Ruling.OPEN: "help",
+    Ruling.NEEDS: "memory",
 }
 SIGNS = {
-    Standing.CONFIRMED: "✓",
-    Standing.OFF: "≠",
-    Standing.CONTRADICTS: "✗",
-    Standing.DEPENDS: "⑂",
-    Standing.OPEN: "?",
-    Standing.NEEDS: "…",
+    Ruling.CONFIRMED: "✓",
+    Ruling.OFF: "≠",
+    Ruling.CONTRADICTS: "✗",
+    Ruling.DEPENDS: "⑂",
+    Ruling.OPEN: "?",
+    Ruling.NEEDS: "…",
 }
-WORDS = {Standing.NEEDS: "needs more than this machine"}
+WORDS = {Ruling.NEEDS: "needs more than this machine"}
 STALE_S = 600.0  # runs and evidence come and go; forecasts are kept anyway
 
 
@@ -77,14 +77,14 @@ def wanted_id() -> str:
 
 def filters(job: FindingsJob) -> tuple[list[str], str]:
     """(the verdicts to be shown, all if none is chosen; the topic), with their counts."""
-    counts = dict.fromkeys(Standing, 0)
+    counts = dict.fromkeys(Ruling, 0)
     for finding in job.findings.values():
         counts[finding.kind] += 1
     row = st.container(horizontal=True, vertical_alignment="center")
     chosen = row.pills(
-        "Verdict", [verdict.value for verdict in Standing], selection_mode="multi",
+        "Verdict", [verdict.value for verdict in Ruling], selection_mode="multi",
         key="claims.verdict", bind="query-params", label_visibility="collapsed",
-        format_func=lambda value: _pill(Standing(value), counts[Standing(value)]),
+        format_func=lambda value: _pill(Ruling(value), counts[Ruling(value)]),
     )  # fmt: skip
     topics = claims.topics()
     topic = row.selectbox(
@@ -94,7 +94,7 @@ def filters(job: FindingsJob) -> tuple[list[str], str]:
     return list(chosen), str(topic)
 
 
-def _pill(verdict: Standing, count: int) -> str:
+def _pill(verdict: Ruling, count: int) -> str:
     word = WORDS.get(verdict, verdict.value)
     return f":material/{ICONS[verdict]}: {word} {count}"
 
@@ -153,7 +153,7 @@ def _row(claim: Claim, finding: Finding | None) -> dict[str, str]:
     }
 
 
-def shown_figure(finding: Finding) -> ClaimFigure | None:
+def shown_figure(finding: Finding) -> Sum | None:
     """The figure that the verdict rests on: the first that contradicts, else the farthest off."""
     wrong = [figure for figure in finding.figures if figure.is_own and not figure.is_within]
     others = wrong or sorted(finding.figures, key=lambda figure: -abs(figure.off_by))

@@ -9,8 +9,8 @@ import pytest
 from lab.advise import claims, findings
 from lab.advise.claims import (
     Basis,
-    ClaimFigure,
-    Standing,
+    Ruling,
+    Sum,
     exactly,
     half_unit,
     judged,
@@ -50,7 +50,7 @@ def test_every_claim_has_a_value_or_says_what_it_needs() -> None:
         finding = findings.find(claim_id)
         assert finding.verdict and isinstance(finding.how, Basis)
         if finding.value == "–":
-            assert finding.kind in (Standing.OPEN, Standing.NEEDS) and finding.detail, claim_id
+            assert finding.kind in (Ruling.OPEN, Ruling.NEEDS) and finding.detail, claim_id
         for figure in finding.figures:
             assert figure.formula, f"{claim_id}: {figure.what} has no formula"
 
@@ -58,7 +58,7 @@ def test_every_claim_has_a_value_or_says_what_it_needs() -> None:
 def test_contradictions_are_computed_from_printed_numbers_alone() -> None:
     """Those that need no forecast; with others computed the list is longer."""
     b1, c24, b10, a9 = (findings.find(claim_id) for claim_id in ("B1", "C24", "B10", "A9"))
-    assert {b1.kind, c24.kind, b10.kind, a9.kind} == {Standing.CONTRADICTS}
+    assert {b1.kind, c24.kind, b10.kind, a9.kind} == {Ruling.CONTRADICTS}
     values = {figure.what: round(figure.value, 1) for figure in b1.figures}
     assert values == {"1B": 13.0, "3B": 39.1, "7B": 91.3, "13B": 169.5, "70B": 912.7,
                       "bf16 SGD": 6}  # fmt: skip
@@ -70,7 +70,7 @@ def test_counts_are_those_of_the_model_on_the_meta_device() -> None:
     trainable = {}
     for claim_id in ("B4", "C6", "D3"):
         finding = findings.find(claim_id)
-        assert finding.kind is Standing.CONTRADICTS
+        assert finding.kind is Ruling.CONTRADICTS
         trainable[claim_id] = int(finding.figures[0].value)
     assert trainable == {
         "B4": 28 * 16 * (3072 + 3072 + 3072 + 1024),
@@ -82,16 +82,16 @@ def test_counts_are_those_of_the_model_on_the_meta_device() -> None:
 
 
 def test_verdicts_follow_from_figures() -> None:
-    near = ClaimFigure("x", 100, 100, 104, "", "f")
-    far = ClaimFigure("x", 100, 200, 80, "", "f")
-    assert judged([near], Basis.COMPUTED).kind is Standing.CONFIRMED
+    near = Sum("x", 100, 100, 104, "", "f")
+    far = Sum("x", 100, 200, 80, "", "f")
+    assert judged([near], Basis.COMPUTED).kind is Ruling.CONFIRMED
     assert judged([near, far], Basis.COMPUTED).verdict == "off by −20 %"
     assert judged([far], Basis.COMPUTED, depends="rows").verdict == "depends on rows"
     own = exactly("y", 13.1, 13.04, "", "f")
-    assert judged([near, own], Basis.COMPUTED).kind is Standing.CONTRADICTS
-    assert judged([far, own], Basis.COMPUTED, depends="rows").kind is Standing.CONTRADICTS
-    assert judged([exactly("y", 13.0, 13.04, "", "f")], Basis.COMPUTED).kind is Standing.CONFIRMED
-    assert judged([ClaimFigure("z", 1, 1, 2.5, "", "f")], Basis.COMPUTED).verdict == "off by × 2.5"
+    assert judged([near, own], Basis.COMPUTED).kind is Ruling.CONTRADICTS
+    assert judged([far, own], Basis.COMPUTED, depends="rows").kind is Ruling.CONTRADICTS
+    assert judged([exactly("y", 13.0, 13.04, "", "f")], Basis.COMPUTED).kind is Ruling.CONFIRMED
+    assert judged([Sum("z", 1, 1, 2.5, "", "f")], Basis.COMPUTED).verdict == "off by × 2.5"
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_half_of_the_last_printed_digit(value: float, half: float) -> None:
 
 
 def test_a_race_turns_an_open_claim() -> None:
-    assert findings.find("C20").kind is Standing.OPEN
+    assert findings.find("C20").kind is Ruling.OPEN
     evidence.write(
         Evidence(
             id="forgetting", title="Forgetting", date="2026-11-02", machine="a laptop",
@@ -116,7 +116,7 @@ def test_a_race_turns_an_open_claim() -> None:
     assert (finding.value, finding.date, finding.machine) == (
         "full rose by 0.3 more", "2026-11-02", "a laptop",
     )  # fmt: skip
-    assert findings.find("D4").kind is Standing.OPEN, "another claim stays as it is"
+    assert findings.find("D4").kind is Ruling.OPEN, "another claim stays as it is"
 
 
 def test_what_cannot_be_asked_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

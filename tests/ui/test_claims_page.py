@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lab.advise import claims, experiments, findings
-from lab.advise.claims import Standing
+from lab.advise.claims import Ruling
 from lab.paths import RunDir
 from lab.runs import index
 from lab.ui import claim_links, claims_view
@@ -50,7 +50,7 @@ def test_an_address_opens_a_claim_with_its_sums(open_page: Page) -> None:
 @pytest.mark.usefixtures("quick")
 def test_pills_filter_by_verdict(open_page: Page) -> None:
     at = complete(open_page("claims"))
-    at.button_group(key="claims.verdict").set_value([Standing.NEEDS.value]).run()
+    at.button_group(key="claims.verdict").set_value([Ruling.NEEDS.value]).run()
     assert not at.exception
     rows = at.dataframe[0].value
     assert 0 < len(rows) < 10 and all("needs" in verdict for verdict in rows["Verdict"])
@@ -73,7 +73,7 @@ def test_every_link_leads_to_a_claim() -> None:
 def test_an_experiment_turns_an_open_claim(trained: list[RunDir]) -> None:
     """The trained full and LoRA runs stand for the experiment's."""
     experiment = experiments.named("full-lora")
-    assert findings.find("A10").kind is Standing.OPEN
+    assert findings.find("A10").kind is Ruling.OPEN
     full, lora = trained
     tag = f"{experiments.TAG}full-lora-20261126-080000"
     for run, spec in zip((full, lora), experiment.specs(), strict=True):
@@ -82,8 +82,8 @@ def test_an_experiment_turns_an_open_claim(trained: list[RunDir]) -> None:
     finding = findings.find("A10")
     losses = [experiments._final_loss(run) for run in (full, lora)]
     assert f"LoRA {losses[1]:.3f}, full {losses[0]:.3f}" in finding.value
-    expected = Standing.CONFIRMED if losses[1] < losses[0] - 0.005 else Standing.OFF
-    assert finding.kind is (Standing.OPEN if abs(losses[0] - losses[1]) <= 0.005 else expected)
+    expected = Ruling.CONFIRMED if losses[1] < losses[0] - 0.005 else Ruling.OFF
+    assert finding.kind is (Ruling.OPEN if abs(losses[0] - losses[1]) <= 0.005 else expected)
     assert finding.runs == (full.id, lora.id) and finding.date and finding.machine
     ratio = findings.find("D1")
     assert ratio.figures[1].value == pytest.approx(

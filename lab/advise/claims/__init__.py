@@ -25,7 +25,7 @@ from lab.schema import quote
 WITHIN = 0.05  # relative: a figure of the lab that is this near confirms the printed one
 
 
-class Standing(StrEnum):
+class Ruling(StrEnum):
     """The verdicts, in the order in which they are shown."""
 
     CONFIRMED = "confirmed"
@@ -57,7 +57,7 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class ClaimFigure:
+class Sum:
     """One printed figure beside the lab's. `low`, `high`: what is printed, equal unless a range;
     `formula`: how `value` comes about, with the numbers put in; `is_own`: whether that is the
     claim's own formula, so that a difference is a contradiction."""
@@ -101,9 +101,9 @@ class Finding:
 
     value: str
     how: Basis
-    kind: Standing
+    kind: Ruling
     detail: str = ""
-    figures: tuple[ClaimFigure, ...] = ()
+    figures: tuple[Sum, ...] = ()
     note: str = ""
     date: str = ""
     machine: str = ""
@@ -170,11 +170,11 @@ def compute(claim: Claim) -> Finding:
         return finders()[claim.id](claim)
     except LabError as error:
         detail = "a forecast, which failed"
-        return Finding("–", Basis.NOT_TESTABLE, Standing.NEEDS, detail, note=str(error))
+        return Finding("–", Basis.NOT_TESTABLE, Ruling.NEEDS, detail, note=str(error))
 
 
 def judged(
-    figures: list[ClaimFigure], how: Basis, value: str = "", *, note: str = "", depends: str = ""
+    figures: list[Sum], how: Basis, value: str = "", *, note: str = "", depends: str = ""
 ) -> Finding:
     """The finding that figures give. `depends`: what the claim does not say and the figures depend
     on; then nothing but its own formula can contradict it."""
@@ -185,17 +185,17 @@ def judged(
     text = value or f"{shown.what}: {shown.here} {shown.unit}".strip()
     if contradicting:
         count = "" if len(contradicting) == 1 else f" ({len(contradicting)} figures)"
-        return Finding(text, how, Standing.CONTRADICTS, count.strip(), tuple(figures), note)
+        return Finding(text, how, Ruling.CONTRADICTS, count.strip(), tuple(figures), note)
     if depends:
-        return Finding(text, how, Standing.DEPENDS, f"on {depends}", tuple(figures), note)
+        return Finding(text, how, Ruling.DEPENDS, f"on {depends}", tuple(figures), note)
     if all(figure.is_within for figure in figures):
-        return Finding(text, how, Standing.CONFIRMED, "", tuple(figures), note)
-    return Finding(text, how, Standing.OFF, f"by {percent(worst.off_by)}", tuple(figures), note)
+        return Finding(text, how, Ruling.CONFIRMED, "", tuple(figures), note)
+    return Finding(text, how, Ruling.OFF, f"by {percent(worst.off_by)}", tuple(figures), note)
 
 
-def exactly(what: str, printed: float, value: float, unit: str, formula: str) -> ClaimFigure:
+def exactly(what: str, printed: float, value: float, unit: str, formula: str) -> Sum:
     """A figure that the claim's own formula gives, or does not."""
-    return ClaimFigure(what, printed, printed, value, unit, formula, is_own=True)
+    return Sum(what, printed, printed, value, unit, formula, is_own=True)
 
 
 def half_unit(value: float) -> float:
