@@ -227,14 +227,19 @@ def _forecast_in_words(case: AdviceCase, option: Option) -> Reason:
         f"{option.approach.in_words} fits" if option.fits else f"{option.approach.in_words} needs"
     )
     room = f" of {in_gb(option.room_bytes)}" if option.room_bytes else ""
-    parts = [f"{text}: {in_gb(needed)}{room} on {device_in_words(case)}"]
+    parts = [f"{text}: {in_gb(needed)}{room} on {_place(case)}"]
     if option.seconds is not None:
         parts.append(f"about {duration(option.seconds)} of training")
     if option.energy_wh is not None:
         parts.append(f"{option.energy_wh / 1000:,.2f} kWh")
     if option.usd is not None:
         parts.append(usd(option.usd))
-    return Reason(f"{', '.join(parts)} ({model_of(case)}).", "forecast")
+    reckoned = "" if case.model else f" (reckoned with {model_of(case).partition(':')[2]})"
+    return Reason(f"{', '.join(parts)}{reckoned}.", "forecast")
+
+
+def _place(case: AdviceCase) -> str:
+    return f"a card of {case.gpu_gb:g} GB" if case.gpu_gb is not None else device_in_words(case)
 
 
 def _nearest(case: AdviceCase, option: Option) -> Reason:

@@ -134,7 +134,7 @@ def _in_words(case: AdviceCase, field: str, value: Any) -> str:
         noun = field if value != 1 else field.removesuffix("s")
         return f"from {value:,} {noun} on" if more else f"up to {value:,} {noun}"
     if field == "budget_usd":
-        return "without a budget" if value is None else f"with a budget of {value:,g} USD"
+        return "without a budget" if value is None else f"with a budget of {value:,.2f} USD"
     words = {
         "goal": f"for {value} as the goal",
         "domain_shift": f"in a {value} domain",

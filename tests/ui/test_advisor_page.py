@@ -38,9 +38,11 @@ def settled(at: Any) -> Any:
 def test_the_address_opens_a_case_with_its_answer(open_page: Page) -> None:
     at = settled(open_page("advisor", **CASE))
     text = words(at).replace("\\", "")
-    assert "## LoRA, rank 16, all linear layers" in text
+    assert "### LoRA, rank 16, all linear layers" in text
     assert "20 of" not in text and "19.0 GB of 24.9 GB" in text
     assert "5 of 5 rule sets say PEFT" in text and "LoRA without regret" in text
+    each = 3000 * 250 * 3 / 1300 / 3600 * 0.34
+    assert f"{10 * each:.2f} USD to {20 * each:.2f} USD" in text
     assert at.button(key="advise.start").label == "Set up this run"
     rules = at.table[0].value
     assert len(rules) == 6
@@ -51,17 +53,17 @@ def test_a_changed_case_changes_the_answer_and_those_that_disagree_come_first(
     open_page: Page,
 ) -> None:
     at = settled(open_page("advisor", **(CASE | {"advise.hardware": "12 GB"})))
-    assert "## QLoRA" in words(at)
+    assert "### QLoRA" in words(at)
     rules = at.table[0].value
     marks = list(rules["Agrees"])
     assert "no" in marks[0] and "yes" in marks[-1]
     at.selectbox(key="advise.hardware").select("80 GB").run()
-    assert "## LoRA" in words(settled(at))
+    assert "### LoRA" in words(settled(at))
 
 
 def test_a_case_that_fits_nothing_says_the_nearest(open_page: Page) -> None:
     at = settled(open_page("advisor", **(CASE | {"advise.hardware": "RTX 3060 12GB"})))
-    assert "## QLoRA" in words(at)
+    assert "### QLoRA" in words(at)
     at = settled(open_page("advisor", **(CASE | {"advise.model": "70B"})))
     assert not at.exception
 
