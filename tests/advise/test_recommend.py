@@ -152,6 +152,8 @@ def test_evidence_takes_a_vote_away_and_is_named() -> None:
     )  # fmt: skip
     after = advice(**case)
     assert next(vote for vote in after.votes if vote.rules.claim == "A9").refuted_by == "A8"
+    assert before.reasons[0].text.partition(" rule sets")[0].endswith("of 5")
+    assert after.reasons[0].text.partition(" rule sets")[0].endswith("of 4")
     text = " ".join(reason.text for reason in after.reasons)
     assert "A9 does not count here: the lab's evidence contradicts A8" in text
     assert "Measured (2026-11-01, a laptop): full knew 20 % more." in text
