@@ -17,6 +17,7 @@ from typing import Any
 from lab.advise import options as forecasts
 from lab.advise import settings
 from lab.advise.case import AdviceCase, device_in_words, model_of
+from lab.advise.claims import get as get_claim
 from lab.advise.options import Option
 from lab.advise.rules import MANY_VARIANTS, Approach, RuleAnswer, RuleSet, all_rule_sets
 from lab.advise.would_change import Change, changes
@@ -261,6 +262,10 @@ def _from_evidence(case: AdviceCase) -> list[Reason]:
             verdict = each.verdicts[claim]
             where = f"{each.date}, {each.machine}".strip(", ")
             reasons.append(Reason(f"Measured ({where}): {verdict.sentence}", claim))
+    first = claims[0]
+    if not any(reason.source == first for reason in reasons):
+        says = get_claim(first).says
+        reasons.append(Reason(f"Claimed, and not tested by the lab yet: {says}", first))
     return reasons
 
 
