@@ -95,7 +95,9 @@ def test_settings_follow_their_claims() -> None:
              "error_price": "high"},
             Approach.LORA, "Full fine-tuning does not fit",
         ),
-        ({"budget_usd": 0.01}, Approach.QLORA, "more than the budget of 0.01 USD"),
+        ({"budget_usd": 0.01}, Approach.LORA, "costs least of what fits"),
+        ({"budget_usd": 0.01}, Approach.LORA, "more than the budget of 0.01 USD"),
+        ({"examples": 10**6}, Approach.LORA, "That is 7 days"),
     ],
 )  # fmt: skip
 def test_the_forecast_and_what_must_stay_decide(
@@ -126,6 +128,13 @@ def test_what_would_change_it_is_searched_for_and_true() -> None:
     assert [each.distance for each in found.changes] == sorted(
         each.distance for each in found.changes
     )
+
+
+def test_where_nothing_fits_the_change_is_what_does() -> None:
+    found = advice(gpu_gb=4)
+    assert found.chosen.fits is False
+    larger = next(change for change in found.changes if change.field == "gpu_gb")
+    assert larger.text == "from 12 GB on: QLoRA fits"
 
 
 def test_a_count_is_narrowed_down_to_where_it_turns() -> None:

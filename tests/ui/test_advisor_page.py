@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from lab.advise import options, prices
+from lab import formatting
+from lab.advise import options, prices, run_cost
 from lab.advise.case import parse, sized
 from lab.advise.rules import Approach
+from lab.paths import RunDir
 from lab.ui import advisor_start, advisor_tables, advisor_view
 from tests.advise.conftest import forecast_of
 from tests.ui.conftest import Page, words
@@ -20,6 +22,7 @@ CASE = {"advise.model": "7B", "advise.hardware": "24 GB", "advise.examples": "30
 @pytest.fixture(autouse=True)
 def no_planner(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(options, "estimate", forecast_of)
+    monkeypatch.setattr("lab.ui.submit.warm", lambda: None)
     monkeypatch.setattr(advisor_view, "_jobs", type(advisor_view._jobs)(64))
     # twenty forecasts, tested with the claims
     monkeypatch.setattr(advisor_tables.costs, "printed_figures", list)
@@ -115,3 +118,24 @@ def test_the_pair_is_on_equal_terms() -> None:
     assert first["data"] == second["data"] and first["model"] == second["model"]
     different = {key for key in first["train"] if first["train"][key] != second["train"].get(key)}
     assert different == {"learning_rate"}
+
+
+def test_new_run_says_what_is_worth_knowing(
+    open_page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lab.ui.estimate_panel.EstimateJob.start", lambda self: self)
+    at = open_page("new_run", preset="full")
+    text = words(at).replace("\\", "")
+    assert "WORTH KNOWING" in text and "Base weights train without general data" in text
+    assert "[C14](/claims?id=C14)" in text
+    at.session_state["new.data.general_fraction"] = 0.1
+    at.run()
+    assert "WORTH KNOWING" not in words(at)
+
+
+def test_monitor_says_what_a_run_has_cost(open_page: Page, trained: list[RunDir]) -> None:
+    at = open_page("monitor", run=trained[0].id)
+    line = next(text for text in words(at).splitlines() if "What this run has cost" in text)
+    seconds = run_cost.cost_of(trained[0]).seconds
+    assert seconds is not None and seconds > 0
+    assert formatting.duration(seconds) in line and "energy not measured" in line
