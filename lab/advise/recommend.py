@@ -20,7 +20,7 @@ from lab.advise.case import AdviceCase, device_in_words, model_of
 from lab.advise.claims import get as get_claim
 from lab.advise.options import Option
 from lab.advise.rules import MANY_VARIANTS, Approach, RuleAnswer, RuleSet, all_rule_sets
-from lab.advise.would_change import Answer, Change, changes
+from lab.advise.would_change import Advised, Change, changes
 from lab.compare import evidence
 from lab.compare.evidence import Evidence
 from lab.formatting import duration
@@ -138,10 +138,10 @@ def decide(case: AdviceCase, options: Options) -> Recommendation:
         if other is not approach and options[other].fits is not False
     ]
 
-    def answer(other: AdviceCase) -> Answer:
+    def answer(other: AdviceCase) -> Advised:
         moved = {name: forecasts.at_size(each, case, other) for name, each in options.items()}
         turned = _decide(other, votes_on(other, refuted), moved)[0]
-        return Answer(turned, moved[turned].fits is not False)
+        return Advised(turned, moved[turned].fits is not False)
 
     return Recommendation(
         case,
@@ -149,7 +149,7 @@ def decide(case: AdviceCase, options: Options) -> Recommendation:
         votes,
         (*reasons, *_from_evidence(case)),
         options,
-        tuple(changes(case, Answer(approach, options[approach].fits is not False), answer)),
+        tuple(changes(case, Advised(approach, options[approach].fits is not False), answer)),
         rivals[0] if rivals else None,
     )
 

@@ -35,7 +35,7 @@ BUDGETS_USD = (1000.0, 999.0, 100.0, 10.0, 1.0, 0.1, 0.01)  # tried where there 
 
 
 @dataclass(frozen=True)
-class Answer:
+class Advised:
     """What is recommended, and whether it fits."""
 
     approach: Approach
@@ -53,7 +53,9 @@ class Change:
     distance: float
 
 
-def changes(case: AdviceCase, now: Answer, answer: Callable[[AdviceCase], Answer]) -> list[Change]:
+def changes(
+    case: AdviceCase, now: Advised, answer: Callable[[AdviceCase], Advised]
+) -> list[Change]:
     """At most one change for each input, the nearest first. `now`: the answer for `case`; `answer`:
     that for a case with another value of one input. Where nothing fits, what does is a change."""
 
