@@ -1,0 +1,233 @@
+"""What a race has shown: the verdict on its contestants, and on the claims that it tests.
+
+A claim is held against a difference of two contestants and its 95 % interval: confirmed where the
+difference is shown in the direction of the claim, off where it is shown in the other one, open
+where it is not shown.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+from lab.atomic_files import number, read_object
+from lab.compare import evidence, race_file
+from lab.compare.contestants import Contestant
+from lab.compare.equal_terms import EqualTerms, equal_terms
+from lab.compare.evidence import ClaimVerdict, ContestantFigures, Evidence, SeedFigures
+from lab.compare.race_file import PROBE, TUNED, ClaimTest, Race
+from lab.compare.run_figures import RunFigures, run_figures
+from lab.compare.verdict import Verdict, figure_difference, verdict
+from lab.errors import LabError
+from lab.paths import RunDir, run_dir
+from lab.runs import ladder
+
+# Figures of RunFigures that evidence keeps, by its field's name, with their words.
+FIGURES = {
+    "loss": "evaluation loss",
+    "base_loss": "evaluation loss of the base",
+    "forgetting": "forgetting",
+    "kl": "KL divergence from the base",
+    "seconds": "training time",
+    "tokens": "tokens",
+    "flops": "FLOPs",
+    "peak_bytes": "peak memory",
+    "tokens_per_s": "tokens/s",
+    "artifact_bytes": "size of the result",
+    "trainable": "trainable parameters",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Finisher:
+    """A contestant with the runs that ended well, by its name in the race."""
+
+    name: str
+    role: str
+    contestant: Contestant
+
+
+def finishers(race: Race) -> list[Finisher]:
+    """In the order of the race; the ladder's best rate beside the default as one of its own."""
+    groups: dict[tuple[str, str], list[RunFigures]] = {}
+    for each in race.runs:
+        run = _run(each.run)
+        if each.role == PROBE or run is None or ladder.is_needless(run):
+            continue
+        figures = run_figures(run)
+        if figures.entry.status.state == "done":
+            groups.setdefault((each.contestant, each.role), []).append(figures)
+    return [
+        Finisher(
+            name if role != TUNED else f"{name}, best of {race.ladder}",
+            role,
+            Contestant(tuple(sorted(group, key=lambda figures: figures.seed))),
+        )
+        for (name, role), group in groups.items()
+    ]
+
+
+def _run(run_id: str) -> RunDir | None:
+    try:
+        return run_dir(run_id)
+    except LabError:
+        return None
+
+
+def race_verdict(racing: list[Finisher]) -> tuple[Verdict, EqualTerms]:
+    """The verdict of Compare, with the contestants' names in the race."""
+    names = {finisher.contestant.id: finisher.name for finisher in racing}
+    contestants = [finisher.contestant for finisher in racing]
+
+    def name(contestant: Contestant) -> str:
+        return names[contestant.id]
+
+    terms = equal_terms(contestants, name)
+    return verdict(contestants, terms, name), terms
+
+
+def claim_verdict(test: ClaimTest, racing: list[Finisher]) -> ClaimVerdict:
+    """What the race says of one claim. "open" where a contestant has no run that ended well."""
+    sides = {finisher.name: finisher.contestant for finisher in racing}
+    if test.of not in sides or test.than not in sides:
+        missing = test.of if test.of not in sides else test.than
+        return ClaimVerdict("open", None, f"No run of {missing} has ended well.")
+    apart, half = figure_difference(sides[test.of], sides[test.than], test.figure)
+    words = FIGURES.get(test.figure, test.figure)
+    if not math.isfinite(apart):
+        return ClaimVerdict("open", None, f"The runs did not measure {words}.")
+    values = " against ".join(
+        f"{side}: {_text(sides[side].value(test.figure))}" for side in (test.of, test.than)
+    )
+    seeds = min(len(sides[test.of].runs), len(sides[test.than].runs))
+    seeds_text = "one seed each" if seeds == 1 else f"{seeds} seeds each"
+    sentence = f"{words.capitalize()} of {values} ({apart:+.3g} ± {half:.2g}, {seeds_text})."
+    if test.ratio:
+        return _ratio_verdict(test, sides, words)
+    if abs(apart) <= half:
+        return ClaimVerdict("open", apart, f"No difference shown. {sentence}")
+    is_lower = apart < 0
+    return ClaimVerdict(
+        "confirmed" if is_lower == (test.expect == "lower") else "off", apart, sentence
+    )
+
+
+def _ratio_verdict(test: ClaimTest, sides: dict[str, Contestant], words: str) -> ClaimVerdict:
+    """Whether the figure of one is so many times the other's; `value` is the measured ratio."""
+    values = sides[test.of].value(test.figure), sides[test.than].value(test.figure)
+    if values[0] is None or not values[1]:
+        return ClaimVerdict("open", None, f"The runs did not measure {words}.")
+    ratio, (low, high) = values[0] / values[1], test.ratio[:2]
+    sentence = (
+        f"{words.capitalize()} of {test.of} is {ratio:.2f} times that of {test.than} "
+        f"({_text(values[0])} against {_text(values[1])}); claimed: {low:g} to {high:g} times."
+    )
+    return ClaimVerdict("confirmed" if low <= ratio <= high else "off", ratio, sentence)
+
+
+def _text(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}" if abs(value) < 1e4 else f"{value:,.0f}"
+
+
+def evidence_of(race: Race) -> Evidence:
+    """Everything that the race has shown. Raises LabError while a run of it has not ended."""
+    now = race_file.cells(race)
+    if not race_file.has_ended(now):
+        raise LabError(f"{race.id} goes on.", "Wait until its runs have ended.")
+    racing = finishers(race)
+    said, terms = race_verdict(racing) if racing else (None, None)
+    failed = [
+        f"{cell.race_run.contestant}, seed {cell.race_run.seed}: {cell.status.state}. "
+        f"{cell.status.message}".strip()
+        for cell in now
+        if cell.status.state != "done" and not cell.is_needless
+    ]
+    rates = [
+        f"{name}: the ladder chose a learning rate of {rate:g}."
+        for name, rate in race_file.chosen_rates(race).items()
+    ]
+    settings = {each.name: each for each in race.contestants}
+    budget = race.budget
+    return Evidence(
+        id=evidence_id(race),
+        title=race.title,
+        claims=tuple(dict.fromkeys(test.claim for test in race.tests)),
+        question=race.question,
+        base=race.base,
+        dataset=race.dataset,
+        budget=f"{budget.amount:,.10g} {budget.axis}" if budget else "",
+        contestants=tuple(
+            ContestantFigures(
+                finisher.name,
+                finisher.contestant.first.entry.method,
+                {
+                    **(dict(listed.settings) if listed else {}),
+                    **_rate(finisher.contestant.first),
+                },
+                tuple(map(_seed_figures, finisher.contestant.runs)),
+            )
+            for finisher in racing
+            for listed in [settings.get(finisher.name.removesuffix(f", best of {race.ladder}"))]
+        ),
+        outcome=f"{said.headline} {said.detail}".strip() if said else "No run has ended well.",
+        verdicts={test.claim: claim_verdict(test, racing) for test in race.tests},
+        notes=(*race.left_out, *race.notes, *rates, *failed, *(terms.remarks if terms else ())),
+        machine=race.machine,
+        date=time.strftime("%Y-%m-%d", time.localtime(_last_end(race) or race.created)),
+        versions=race.versions,
+        code=race.code,
+        minutes=round(sum(_minutes(each.run) for each in race.runs), 1),
+    )
+
+
+def evidence_id(race: Race) -> str:
+    """A ready race has one place for its outcome; any other one of its own."""
+    return race.ready or race.id
+
+
+def _seed_figures(figures: RunFigures) -> SeedFigures:
+    values = {key: number(getattr(figures, key)) for key in FIGURES}
+    known = {key: float(value) for key, value in values.items() if value is not None}
+    return SeedFigures(figures.seed, figures.id, figures.entry.status.state, known)
+
+
+def _rate(figures: RunFigures) -> dict[str, float]:
+    rate = number((figures.spec.get("train") or {}).get("learning_rate"))
+    return {} if rate is None else {"train.learning_rate": float(rate)}
+
+
+def _times(run_id: str) -> tuple[float | None, float | None]:
+    """When the last attempt at the run began and ended, in seconds since 1970."""
+    run = _run(run_id)
+    if run is None:
+        return None, None
+    began = number((read_object(run.process) or {}).get("time"))
+    return began, number((read_object(run.result) or {}).get("ended"))
+
+
+def _minutes(run_id: str) -> float:
+    began, ended = _times(run_id)
+    return max(0.0, ended - began) / 60 if began and ended else 0.0
+
+
+def _last_end(race: Race) -> float | None:
+    return max((ended for each in race.runs if (ended := _times(each.run)[1])), default=None)
+
+
+def keep_ended() -> list[Evidence]:
+    """Write the evidence of the newest ended race of each kind, where it is not in its file yet."""
+    written, names = [], set()
+    for race in race_file.all_races():
+        name = evidence_id(race)
+        if name in names or not race_file.has_ended(race_file.cells(race)):
+            continue
+        names.add(name)
+        file = evidence.folder() / f"{name}.json"
+        stored = evidence.read_file(file) if file.is_file() else None
+        ids = {seed.run for each in stored.contestants for seed in each.seeds} if stored else set()
+        racing = finishers(race)
+        if racing and not ids & {each.run for each in race.runs}:
+            written.append(evidence_of(race))
+            evidence.write(written[-1])
+    return written
