@@ -29,6 +29,7 @@ BUDGETS = {
 AXES = {"tokens": "tokens", "seconds": "seconds", "flops": "flops", "steps": "step"}
 INTEGER_BUDGETS = ("tokens", "steps")
 MOST_CONTESTANTS = 12
+MOST_RUNS = 200
 LONGEST_CONTESTANT = 60  # characters of a name
 SETTING = re.compile(r"(method|train|data)\.(?!name$)[a-z_0-9]+", re.ASCII)
 # keys of a race's file that are no spec's

@@ -59,6 +59,7 @@ class Race:
     question: str = ""
     ready: str = ""
     started_by: str = ""
+    ticket: str = ""  # of the form that started it: clicking twice gives one race
     created: float = 0.0
     base: str = ""
     dataset: str = ""

@@ -76,6 +76,7 @@ class RaceTerms:
     question: str = ""
     ready: str = ""
     started_by: str = "command line"
+    ticket: str = ""
     budget: Budget | None = None
     ladder: int = 0
     contestants: tuple[RaceContestant, ...] = ()
@@ -265,6 +266,11 @@ def unfairness(budget: Budget | None, checked: Mapping[str, CheckedRun]) -> str:
     )
 
 
+def started_by_ticket(ticket: str) -> str | None:
+    """The id of the race that this form has started already."""
+    return next((race.id for race in race_file.all_races() if race.ticket == ticket != ""), None)
+
+
 def start(planned: list[PlannedRun], terms: RaceTerms | None = None) -> tuple[str, list[RunDir]]:
     """(the race's id, its runs, in the queue). Raises LabError, and leaves nothing behind then."""
     terms = terms or RaceTerms()
@@ -310,6 +316,7 @@ def _record(race: str, planned: list[PlannedRun], runs: list[RunDir], terms: Rac
         question=terms.question,
         ready=terms.ready,
         started_by=terms.started_by,
+        ticket=terms.ticket,
         created=time.time(),
         base=spec.model,
         dataset=spec.data.dataset,

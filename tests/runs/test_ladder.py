@@ -48,7 +48,9 @@ def rate_of(run: RunDir) -> float:
 def test_the_rate_of_the_lowest_final_loss_is_trained(make_run: MakeRun) -> None:
     probes = [make_run(loss, "done") for loss in (2.5, 2.25, 2.75)]
     run = make_run()
-    ladder.write(run, Ladder({p.id: r for p, r in zip(probes, (1e-4, 3e-4, 1e-3))}, 1e-4))
+    ladder.write(
+        run, Ladder({p.id: r for p, r in zip(probes, (1e-4, 3e-4, 1e-3), strict=True)}, 1e-4)
+    )
     assert not ladder.is_waiting(run) and ladder.settle(run)
     assert rate_of(run) == 3e-4 and not ladder.is_needless(run)
     choice = ladder.choice_of(run)
