@@ -24,6 +24,7 @@ from lab.cli import (
     memory,
     race,
     runs,
+    score,
     serve,
     votes,
 )
@@ -60,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
         votes,
         serve,
         artifacts,
+        score,
         bench,
     ):
         module.add(verb)

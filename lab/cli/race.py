@@ -13,7 +13,7 @@ from rich.markup import escape
 from lab import spec
 from lab.cli import follow, hub_data
 from lab.cli.console import Output, console, loss, say, table
-from lab.compare import race, race_start, ready_races
+from lab.compare import race, race_file, race_scores, race_start, ready_races
 from lab.compare.comparison import UNITS, compare
 from lab.compare.race import Budget
 from lab.compare.race_start import PlannedRun, RaceForecast, RaceTerms
@@ -94,6 +94,8 @@ def run(arguments: argparse.Namespace) -> Output:
             contestants=tuple(racing),
             notes=tuple(notes),
             tests=ready.tests if ready else (),
+            score_set=ready.score_set if ready else "",
+            score_most=ready.score_most if ready else 50,
             spec=value,
         ),
     )
@@ -169,6 +171,10 @@ def _started(
 def _result(race_id: str, notes: list[str], failed: int) -> Output:
     runs = race.runs_of(race_id)
     answer = compare(runs, race.axis_of(runs[0]))
+    stored = race_file.load(race_id)
+    if race_scores.is_due(stored):
+        say(f"Scoring on {stored.score_set} …", error=True)
+        race_scores.measure(stored)
 
     def display() -> None:
         show(answer)

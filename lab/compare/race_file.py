@@ -71,6 +71,8 @@ class Race:
     left_out: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     tests: tuple[ClaimTest, ...] = ()
+    score_set: str = ""  # questions that the results are scored on in the end
+    score_most: int = 50
     spec: Mapping[str, Any] = field(default_factory=dict)
     forecast_s: float = 0.0
     code: str = ""  # hash of the sources that started it

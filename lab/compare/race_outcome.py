@@ -12,14 +12,16 @@ import time
 from dataclasses import dataclass
 
 from lab.atomic_files import number, read_object
-from lab.compare import evidence, race_file
+from lab.compare import evidence, race_file, race_scores
 from lab.compare.contestants import Contestant
 from lab.compare.equal_terms import EqualTerms, equal_terms
 from lab.compare.evidence import ClaimVerdict, ContestantFigures, Evidence, SeedFigures
 from lab.compare.race_file import PROBE, TUNED, ClaimTest, Race
+from lab.compare.race_scores import RaceScores
 from lab.compare.run_figures import RunFigures, run_figures
-from lab.compare.verdict import Verdict, figure_difference, verdict
+from lab.compare.verdict import Verdict, figure_difference, seed_difference, verdict
 from lab.errors import LabError
+from lab.evals.score import TITLES
 from lab.paths import RunDir, run_dir
 from lab.runs import ladder
 
@@ -87,30 +89,66 @@ def race_verdict(racing: list[Finisher]) -> tuple[Verdict, EqualTerms]:
     return verdict(contestants, terms, name), terms
 
 
-def claim_verdict(test: ClaimTest, racing: list[Finisher]) -> ClaimVerdict:
+def claim_verdict(
+    test: ClaimTest, racing: list[Finisher], scores: RaceScores | None = None
+) -> ClaimVerdict:
     """What the race says of one claim. "open" where a contestant has no run that ended well."""
     sides = {finisher.name: finisher.contestant for finisher in racing}
     if test.of not in sides or test.than not in sides:
         missing = test.of if test.of not in sides else test.than
         return ClaimVerdict("open", None, f"No run of {missing} has ended well.")
+    if test.figure in TITLES:
+        return _score_verdict(test, sides, scores)
     apart, half = figure_difference(sides[test.of], sides[test.than], test.figure)
     words = FIGURES.get(test.figure, test.figure)
     if not math.isfinite(apart):
         return ClaimVerdict("open", None, f"The runs did not measure {words}.")
-    values = " against ".join(
-        f"{side}: {_text(sides[side].value(test.figure))}" for side in (test.of, test.than)
-    )
-    seeds = min(len(sides[test.of].runs), len(sides[test.than].runs))
-    seeds_text = "one seed each" if seeds == 1 else f"{seeds} seeds each"
-    sentence = f"{words.capitalize()} of {values} ({apart:+.3g} ± {half:.2g}, {seeds_text})."
     if test.ratio:
         return _ratio_verdict(test, sides, words)
+    values = [sides[side].value(test.figure) for side in (test.of, test.than)]
+    seeds = min(len(sides[test.of].runs), len(sides[test.than].runs))
+    return _verdict(test, words, values, apart, half, seeds)
+
+
+def _verdict(
+    test: ClaimTest,
+    words: str,
+    values: list[float | None],
+    apart: float,
+    half: float,
+    seeds: int,
+) -> ClaimVerdict:
+    sides = f"{test.of}: {_text(values[0])} against {test.than}: {_text(values[1])}"
+    seeds_text = "one seed each" if seeds == 1 else f"{seeds} seeds each"
+    sure = f"± {half:.2g}" if math.isfinite(half) else "with nothing to say how sure that is"
+    sentence = f"{words.capitalize()} of {sides} ({apart:+.3g} {sure}, {seeds_text})."
     if abs(apart) <= half:
         return ClaimVerdict("open", apart, f"No difference shown. {sentence}")
     is_lower = apart < 0
     return ClaimVerdict(
         "confirmed" if is_lower == (test.expect == "lower") else "off", apart, sentence
     )
+
+
+def _score_verdict(
+    test: ClaimTest, sides: dict[str, Contestant], scores: RaceScores | None
+) -> ClaimVerdict:
+    """By the scores of each side's seeds on the race's questions."""
+    known = scores.models if scores is not None else {}
+    values = [
+        [
+            known[run.id][test.figure]
+            for run in sides[side].runs
+            if test.figure in known.get(run.id, {})
+        ]
+        for side in (test.of, test.than)
+    ]
+    words = TITLES[test.figure]
+    if not all(values):
+        return ClaimVerdict("open", None, f"The runs were not scored, so {words} is not known.")
+    means = [sum(each) / len(each) for each in values]
+    apart, half = seed_difference(*values) or (means[0] - means[1], math.inf)
+    return _verdict(test, words, list(means), apart, half, min(map(len, values)))
 
 
 def _ratio_verdict(test: ClaimTest, sides: dict[str, Contestant], words: str) -> ClaimVerdict:
@@ -135,7 +173,7 @@ def evidence_of(race: Race) -> Evidence:
     now = race_file.cells(race)
     if not race_file.has_ended(now):
         raise LabError(f"{race.id} goes on.", "Wait until its runs have ended.")
-    racing = finishers(race)
+    racing, scores = finishers(race), race_scores.scores_of(race)
     said, terms = race_verdict(racing) if racing else (None, None)
     failed = [
         f"{cell.race_run.contestant}, seed {cell.race_run.seed}: {cell.status.state}. "
@@ -165,13 +203,13 @@ def evidence_of(race: Race) -> Evidence:
                     **(dict(listed.settings) if listed else {}),
                     **_rate(finisher.contestant.first),
                 },
-                tuple(map(_seed_figures, finisher.contestant.runs)),
+                tuple(_seed_figures(run, scores) for run in finisher.contestant.runs),
             )
             for finisher in racing
             for listed in [settings.get(finisher.name.removesuffix(f", best of {race.ladder}"))]
         ),
         outcome=f"{said.headline} {said.detail}".strip() if said else "No run has ended well.",
-        verdicts={test.claim: claim_verdict(test, racing) for test in race.tests},
+        verdicts={test.claim: claim_verdict(test, racing, scores) for test in race.tests},
         notes=(*race.left_out, *race.notes, *rates, *failed, *(terms.remarks if terms else ())),
         machine=race.machine,
         date=time.strftime("%Y-%m-%d", time.localtime(_last_end(race) or race.created)),
@@ -186,9 +224,10 @@ def evidence_id(race: Race) -> str:
     return race.ready or race.id
 
 
-def _seed_figures(figures: RunFigures) -> SeedFigures:
+def _seed_figures(figures: RunFigures, scores: RaceScores) -> SeedFigures:
     values = {key: number(getattr(figures, key)) for key in FIGURES}
     known = {key: float(value) for key, value in values.items() if value is not None}
+    known |= scores.models.get(figures.id, {})
     return SeedFigures(figures.seed, figures.id, figures.entry.status.state, known)
 
 

@@ -83,6 +83,8 @@ class RaceTerms:
     left_out: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     tests: tuple[race_file.ClaimTest, ...] = ()
+    score_set: str = ""
+    score_most: int = 50
     spec: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -331,6 +333,8 @@ def _record(race: str, planned: list[PlannedRun], runs: list[RunDir], terms: Rac
         left_out=terms.left_out,
         notes=terms.notes,
         tests=terms.tests,
+        score_set=terms.score_set,
+        score_most=terms.score_most,
         spec=terms.spec,
         forecast_s=forecast(planned).seconds or 0.0,
         code=evidence.code_hash(),

@@ -33,6 +33,8 @@ class ReadyRace:
     spec: Mapping[str, Any] = field(default_factory=dict)
     contestants: tuple[RaceContestant, ...] = ()
     tests: tuple[ClaimTest, ...] = ()
+    score_set: str = ""
+    score_most: int = 50
 
     @property
     def claims(self) -> tuple[str, ...]:

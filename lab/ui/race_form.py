@@ -334,6 +334,8 @@ def terms(left_out: list[str], notes: list[str], ticket: str) -> race_start.Race
         left_out=tuple(left_out),
         notes=tuple(notes),
         tests=_tests(),
+        score_set=known.score_set if known else "",
+        score_most=known.score_most if known else 50,
         spec=value(),
         ticket=ticket,
     )

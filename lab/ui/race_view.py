@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from lab import formatting, paths
-from lab.compare import evidence, race_file, race_outcome
+from lab.compare import evidence, race_file, race_outcome, race_scores
 from lab.compare.race_file import PROBE, TUNED, Race, RunCell
 from lab.errors import LabError
 from lab.runs import queue
@@ -204,7 +204,7 @@ def _verdict(race: Race) -> None:
 
 def _claims(race: Race, racing: list[race_outcome.Finisher]) -> None:
     for test in race.tests:
-        verdict = race_outcome.claim_verdict(test, racing)
+        verdict = race_outcome.claim_verdict(test, racing, race_scores.scores_of(race))
         icon = VERDICT_ICONS[verdict.verdict]
         st.markdown(
             f":material/{icon}: **{escape_markdown(test.claim)} {verdict.verdict}** · "
