@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Never
 
 from lab.cli import (
+    advise,
     artifacts,
     bench,
     chat,
@@ -63,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
         artifacts,
         score,
         bench,
+        advise,
     ):
         module.add(verb)
     return top
