@@ -13,14 +13,16 @@ from rich.markup import escape
 from lab import spec
 from lab.cli import follow, hub_data
 from lab.cli.console import Output, console, loss, say, table
-from lab.compare import race, race_file, race_scores, race_start, ready_races
+from lab.compare import race, race_file, race_outcome, race_scores, race_start, ready_races
 from lab.compare.comparison import UNITS, compare
 from lab.compare.race import Budget
+from lab.compare.race_file import PROBE
 from lab.compare.race_start import PlannedRun, RaceForecast, RaceTerms
 from lab.compare.ready_races import ReadyRace
 from lab.errors import LabError
 from lab.formatting import count, duration, size
 from lab.paths import RunDir
+from lab.runs import ladder
 from lab.runs.status import status
 
 
@@ -109,7 +111,13 @@ def run(arguments: argparse.Namespace) -> Output:
         if ended.state in ("failed", "crashed"):
             failed += 1
             say(f"{started_run.id} {ended.state}: {ended.message} {ended.hint}".strip(), error=True)
-    return _result(race_id, notes, failed)
+    compared = [
+        run
+        for run, each in zip(runs, planned, strict=True)
+        if each.role != PROBE and not ladder.is_needless(run)
+    ]
+    _score(race_id)
+    return _result(race_id, compared, notes, failed)
 
 
 def _value(arguments: argparse.Namespace) -> tuple[dict[str, Any], ReadyRace | None]:
@@ -168,13 +176,17 @@ def _started(
     return Output(answer, display)
 
 
-def _result(race_id: str, notes: list[str], failed: int) -> Output:
-    runs = race.runs_of(race_id)
-    answer = compare(runs, race.axis_of(runs[0]))
+def _score(race_id: str) -> None:
+    """Score the results where the race asks for it, and keep what the race has shown."""
     stored = race_file.load(race_id)
     if race_scores.is_due(stored):
         say(f"Scoring on {stored.score_set} …", error=True)
         race_scores.measure(stored)
+    race_outcome.keep_ended()
+
+
+def _result(race_id: str, runs: list[RunDir], notes: list[str], failed: int) -> Output:
+    answer = compare(runs, race.axis_of(runs[0]))
 
     def display() -> None:
         show(answer)

@@ -29,8 +29,8 @@ DEFAULT, PROBE, TUNED = ROLES = ("default", "probe", "tuned")
 @dataclass(frozen=True)
 class ClaimTest:
     """How a race answers a claim: `figure` of contestant `of` is `expect` ("lower", "higher") than
-    that of `than`; or, with a `ratio`, between its two numbers times as large. `sentence`: what is
-    claimed, in words."""
+    that of `than`; or, with a `ratio`, between its two numbers times as large. A learning rate lies
+    between the two numbers, and has no `than`. `sentence`: what is claimed, in words."""
 
     claim: str = ""
     figure: str = ""

@@ -11,8 +11,9 @@ import math
 import time
 from dataclasses import dataclass
 
+from lab import formatting
 from lab.atomic_files import number, read_object
-from lab.compare import evidence, race_file, race_scores
+from lab.compare import evidence, race_file, race_scores, ready_races
 from lab.compare.contestants import Contestant
 from lab.compare.equal_terms import EqualTerms, equal_terms
 from lab.compare.evidence import ClaimVerdict, ContestantFigures, Evidence, SeedFigures
@@ -39,6 +40,8 @@ FIGURES = {
     "artifact_bytes": "size of the result",
     "trainable": "trainable parameters",
 }
+
+RATE = "learning_rate"  # of a ladder's choice: a claim names the range that it should lie in
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,9 +97,11 @@ def claim_verdict(
 ) -> ClaimVerdict:
     """What the race says of one claim. "open" where a contestant has no run that ended well."""
     sides = {finisher.name: finisher.contestant for finisher in racing}
-    if test.of not in sides or test.than not in sides:
+    if test.of not in sides or (test.than and test.than not in sides):
         missing = test.of if test.of not in sides else test.than
         return ClaimVerdict("open", None, f"No run of {missing} has ended well.")
+    if test.figure == RATE:
+        return _range_verdict(test, sides[test.of])
     if test.figure in TITLES:
         return _score_verdict(test, sides, scores)
     apart, half = figure_difference(sides[test.of], sides[test.than], test.figure)
@@ -121,7 +126,7 @@ def _verdict(
     sides = f"{test.of}: {_text(values[0])} against {test.than}: {_text(values[1])}"
     seeds_text = "one seed each" if seeds == 1 else f"{seeds} seeds each"
     sure = f"± {half:.2g}" if math.isfinite(half) else "with nothing to say how sure that is"
-    sentence = f"{words.capitalize()} of {sides} ({apart:+.3g} {sure}, {seeds_text})."
+    sentence = f"{_capital(words)} of {sides} ({apart:+.3g} {sure}, {seeds_text})."
     if abs(apart) <= half:
         return ClaimVerdict("open", apart, f"No difference shown. {sentence}")
     is_lower = apart < 0
@@ -158,10 +163,32 @@ def _ratio_verdict(test: ClaimTest, sides: dict[str, Contestant], words: str) ->
         return ClaimVerdict("open", None, f"The runs did not measure {words}.")
     ratio, (low, high) = values[0] / values[1], test.ratio[:2]
     sentence = (
-        f"{words.capitalize()} of {test.of} is {ratio:.2f} times that of {test.than} "
+        f"{_capital(words)} of {test.of} is {ratio:.2f} times that of {test.than} "
         f"({_text(values[0])} against {_text(values[1])}); claimed: {low:g} to {high:g} times."
     )
     return ClaimVerdict("confirmed" if low <= ratio <= high else "off", ratio, sentence)
+
+
+def _range_verdict(test: ClaimTest, side: Contestant) -> ClaimVerdict:
+    """Whether the learning rate of a contestant lies between the claim's two."""
+    rate = _rate(side.first).get("train.learning_rate")
+    if rate is None:
+        return ClaimVerdict("open", None, "The learning rate is not known.")
+    low, high = test.ratio[:2]
+    sentence = (
+        f"The best learning rate of {test.of} is {formatting.rate(rate)}; claimed: "
+        f"{formatting.rate(low)} to {formatting.rate(high)}."
+    )
+    return ClaimVerdict("confirmed" if low <= rate <= high else "off", rate, sentence)
+
+
+def _sentences(headline: str, detail: str) -> str:
+    end = "" if headline.endswith((".", "!")) or not detail else "."
+    return f"{headline}{end} {detail}".strip()
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]
 
 
 def _text(value: float | None) -> str:
@@ -186,11 +213,11 @@ def evidence_of(race: Race) -> Evidence:
         for name, rate in race_file.chosen_rates(race).items()
     ]
     settings = {each.name: each for each in race.contestants}
-    budget = race.budget
+    budget, tests = race.budget, tests_of(race)
     return Evidence(
         id=evidence_id(race),
         title=race.title,
-        claims=tuple(dict.fromkeys(test.claim for test in race.tests)),
+        claims=tuple(dict.fromkeys(test.claim for test in tests)),
         question=race.question,
         base=race.base,
         dataset=race.dataset,
@@ -208,15 +235,47 @@ def evidence_of(race: Race) -> Evidence:
             for finisher in racing
             for listed in [settings.get(finisher.name.removesuffix(f", best of {race.ladder}"))]
         ),
-        outcome=f"{said.headline} {said.detail}".strip() if said else "No run has ended well.",
-        verdicts={test.claim: claim_verdict(test, racing, scores) for test in race.tests},
-        notes=(*race.left_out, *race.notes, *rates, *failed, *(terms.remarks if terms else ())),
+        outcome=_sentences(said.headline, said.detail) if said else "No run has ended well.",
+        verdicts={test.claim: claim_verdict(test, racing, scores) for test in tests},
+        notes=(
+            *race.left_out,
+            *race.notes,
+            *rates,
+            _rates_note(racing),
+            *failed,
+            *(terms.remarks if terms else ()),
+            *_score_notes(scores),
+        ),
         machine=race.machine,
         date=time.strftime("%Y-%m-%d", time.localtime(_last_end(race) or race.created)),
         versions=race.versions,
         code=race.code,
         minutes=round(sum(_minutes(each.run) for each in race.runs), 1),
     )
+
+
+def tests_of(race: Race) -> tuple[ClaimTest, ...]:
+    """Those of the ready race as it is today, else the race's own."""
+    ready = next((each for each in ready_races.all_ready() if each.name == race.ready), None)
+    return ready.tests if ready is not None else race.tests
+
+
+def _rates_note(racing: list[Finisher]) -> str:
+    """What a verdict depends on more than on anything else."""
+    listed = [
+        f"{each.name} {formatting.rate(rate)}"
+        for each in racing
+        if (rate := _rate(each.contestant.first).get("train.learning_rate")) is not None
+    ]
+    return f"Learning rates: {', '.join(listed)}."
+
+
+def _score_notes(scores: RaceScores) -> list[str]:
+    if not scores.models:
+        return []
+    base = scores.models.get(race_scores.BASE, {})
+    words = ", ".join(f"{TITLES[name]} {value:.3f}" for name, value in base.items())
+    return [f"Scored on {scores.questions} questions of {scores.dataset}; the base: {words}."]
 
 
 def evidence_id(race: Race) -> str:

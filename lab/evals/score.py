@@ -110,7 +110,7 @@ def score(
             for item in terms.items
         ],
         "models": listed,
-        "main": main_figure(listed[0]["figures"]),
+        "main": main_figure(figures(models[0][1], terms)),
     }
 
 

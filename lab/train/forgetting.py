@@ -183,9 +183,9 @@ def likelihood(
                 after_batch()
     finally:
         model.train(was_training)
-    columns = (torch.cat(column) for column in zip(*parts, strict=True))
+    own, top, ids = (torch.cat(column) for column in zip(*parts, strict=True))
     rows = single_rows(sequences)
-    return Likelihood(*columns, tuple(rows[index].targets for index in range(len(rows))))
+    return Likelihood(own, top, ids, tuple(rows[index].targets for index in range(len(rows))))
 
 
 def _sequences(tokenizer: Any, file: Path, length: int) -> list[Any]:

@@ -111,8 +111,9 @@ def add_row(contestant: RaceContestant | None = None) -> None:
     )
     option = main_option(contestant.method)
     if option is not None:
-        chosen = settings.pop(f"method.{option.name}", option.default)
-        st.session_state[key(row, option.name)] = type(option.default)(chosen)
+        default: Any = option.default
+        chosen = settings.pop(f"method.{option.name}", default)
+        st.session_state[key(row, option.name)] = type(default)(chosen)
     st.session_state[key(row, "name")] = contestant.name
     st.session_state[key(row, "settings")] = settings
 

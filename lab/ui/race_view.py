@@ -203,7 +203,7 @@ def _verdict(race: Race) -> None:
 
 
 def _claims(race: Race, racing: list[race_outcome.Finisher]) -> None:
-    for test in race.tests:
+    for test in race_outcome.tests_of(race):
         verdict = race_outcome.claim_verdict(test, racing, race_scores.scores_of(race))
         icon = VERDICT_ICONS[verdict.verdict]
         st.markdown(

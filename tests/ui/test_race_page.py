@@ -1,0 +1,147 @@
+"""The Race page: ready races, the form with what each contestant takes, a race to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from lab import paths
+from lab.compare import evidence, race_file, race_start, ready_races
+from lab.compare.race import Budget, RaceContestant
+from lab.compare.race_start import RaceTerms
+from lab.runs import queue
+from lab.ui import race_forecast, race_form, race_view
+from tests.ui.conftest import Page, words
+
+
+@pytest.fixture(autouse=True)
+def checked_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.answers import checked
+
+    monkeypatch.setattr(race_forecast.planner, "check", checked)
+    monkeypatch.setattr(race_start.same_commits.planner, "check", checked)
+    monkeypatch.setattr("lab.ui.submit.warm", lambda: None)
+    monkeypatch.setattr("lab.runs.supervisor_start.ensure", lambda: None)
+
+
+def finish_checks(at: AppTest) -> AppTest:
+    """As the page does by itself, once a second."""
+    for job in race_forecast._checks._entries.values():
+        job.thread.join(60)
+    return at.run()
+
+
+def tiny_race(make_spec: Callable[..., dict[str, Any]], **terms: Any) -> race_file.Race:
+    """A race of two methods on the tiny model, in the queue."""
+    value = make_spec("lora", train={"eval_steps": 0, "save_steps": 0})
+    racing = [RaceContestant("LoRA", "lora", {}), RaceContestant("Full <b>", "full", {})]
+    from lab.compare.race import contestant_specs
+
+    specs, _ = contestant_specs(value, racing, Budget("steps", 4))
+    planned = race_start.check(specs, seeds=1)
+    titled = {"title": "Tiny *race*", "budget": Budget("steps", 4), "spec": value, **terms}
+    race_id, _ = race_start.start(planned, RaceTerms(contestants=tuple(racing), **titled))
+    return race_file.load(race_id)
+
+
+def test_without_a_choice_three_ready_races_say_what_they_ask(open_page: Page) -> None:
+    at = open_page("race")
+    for ready in ready_races.all_ready()[:3]:
+        assert ready.question in words(at).replace("\\", "")
+    known = {each.id for each in evidence.all_evidence()}
+    assert ready_races.all_ready()[0].name in known and "took" in words(at)
+    at.button(key=f"race.card.{ready_races.all_ready()[0].name}").click().run()
+    assert not at.exception
+    assert at.session_state[race_form.READY] == ready_races.all_ready()[0].name
+
+
+def test_a_race_of_ones_own_from_the_form_to_the_queue(
+    open_page: Page, make_spec: Callable[..., dict[str, Any]], tiny_model: Path, chats: Path
+) -> None:
+    at = open_page("race")
+    at.button(key="race.own").click().run()
+    spec = make_spec("lora", train={"eval_steps": 0})
+    at.session_state[race_form.SPEC] = spec
+    at.session_state[race_form.BASE] = str(tiny_model)
+    at.session_state[race_form.DATASET] = str(chats)
+    at.session_state["race.unit"] = "steps"
+    at.session_state["race.budget.steps"] = 5
+    at.session_state[race_form.SEEDS] = 2
+    at.run()
+    finish_checks(at)
+    assert "4 runs" in words(at) and "GB at most" in words(at), "Before the start."
+    assert at.session_state["race.0.method"] == "lora"
+    at.segmented_control(key="race.rates").set_value(3).run()
+    finish_checks(at)
+    assert "14 runs" in words(at), "Three probes and two seeds of two rates, twice."
+    at.button(key="race.start").click().run()
+    finish_checks(at)
+    (race,) = race_file.all_races()
+    assert race.seeds == 2 and race.ladder == 3 and race.started_by == "page"
+    assert race.budget == Budget("steps", 5)
+    assert [each.role for each in race.runs].count("probe") == 6
+    assert len(queue.waiting_runs()) == len(race.runs) == 14
+    probe = paths.run_dir(race.runs[0].run)
+    from lab.spec import RunSpec
+
+    assert RunSpec.of_run(probe).train.max_steps == 2, "30 % of five steps."
+
+
+def test_what_is_wrong_is_said_in_the_bar_and_starts_nothing(open_page: Page) -> None:
+    at = open_page("race")
+    at.button(key="race.own").click().run()
+    at.session_state["race.1.method"] = "lora"
+    at.session_state["race.1.rank"] = at.session_state["race.0.rank"]
+    at.run()
+    assert "same settings" in words(at)
+    assert at.button(key="race.start").disabled
+    at.session_state["race.1.rate"] = "fast"
+    at.run()
+    finish_checks(at)
+    assert "learning_rate" in words(at) or "number" in words(at), words(at)
+    assert at.button(key="race.start").disabled, "One contestant alone is no race."
+
+
+def test_a_race_that_runs_and_ends(
+    open_page: Page,
+    make_spec: Callable[..., dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from tests.conftest import attempt_here
+
+    race = tiny_race(make_spec)
+    at = open_page("race", race=race.id)
+    assert "Tiny \\*race\\*" in words(at), "Names are shown as they are."
+    cells = race_file.cells(race)
+    assert race_view.fraction(cells) == 0 and "0 of 2 done" in race_view.progress_words(race, cells)
+    table = race_view.table(race, cells)
+    assert table["Seed 0"] == [":gray[waiting]"] * 2 and "Full \\<b\\>" in table["Contestant"][1]
+    for run in queue.waiting_runs():
+        assert queue.claim(run)
+        attempt_here(run)
+    at = open_page("race", race=race.id)
+    assert "lowest evaluation loss" in words(at) or "No difference shown" in words(at)
+    (kept,) = [each for each in evidence.all_evidence() if each.id == race.id]
+    assert [each.name for each in kept.contestants] == ["LoRA", "Full <b>"]
+    assert all(each.mean("loss") for each in kept.contestants)
+    assert kept.budget == "4 steps" and kept.code == race.code
+    assert any(button.key == "race.compare" for button in at.button)
+    at.button(key="race.repeat").click().run()
+    assert not at.exception and at.session_state[race_form.ROWS] == [0, 1]
+
+
+def test_what_waits_can_be_taken_out(make_spec: Callable[..., dict[str, Any]]) -> None:
+    race = tiny_race(make_spec)
+    race_view.stop_waiting(race_file.cells(race))
+    now = race_file.cells(race)
+    assert {cell.status.state for cell in now} == {"cancelled"} and race_file.has_ended(now)
+    assert queue.waiting_runs() == []
+
+
+def test_a_race_that_there_is_not(open_page: Page) -> None:
+    at = open_page("race", race="race-20200101-000000-abcd")
+    assert "no race" in words(at)
