@@ -18,7 +18,11 @@ PAGES = {
     ],
     "Compare": [("race", "Race", "flag")],
     "Use": [("chat", "Chat", "forum")],
-    "Plan": [("memory", "Memory", "memory_alt")],
+    "Plan": [
+        ("advisor", "Advisor", "signpost"),
+        ("memory", "Memory", "memory_alt"),
+        ("claims", "Claims", "fact_check"),
+    ],
 }
 
 st.set_page_config(
