@@ -42,9 +42,9 @@ def run(arguments: argparse.Namespace) -> Output:
     order = [each["model"] for each in answer["models"]]
     answer["extremes"] = {name: scoring.extremes(answer, name) for name in order}
     answer["differences"] = [
-        {"models": [one, other], **scoring.differences(answer, one, other)}
-        for place, one in enumerate(order)
-        for other in order[place + 1 :]
+        {"models": [first, second], **scoring.differences(answer, first, second)}
+        for place, first in enumerate(order)
+        for second in order[place + 1 :]
     ]
     return Output(answer, lambda: _show(answer))
 
@@ -59,17 +59,17 @@ def _show(answer: dict[str, Any]) -> None:
         right="l" + "r" * len(names),
     )
     for each in answer["differences"]:
-        one, other = each["models"]
-        say(f"{one} right and {other} wrong: {len(each['first'])}; the other way round: "
+        first, second = each["models"]
+        say(f"{first} right and {second} wrong: {len(each['first'])}; the other way round: "
             f"{len(each['second'])}.")  # fmt: skip
     last = models[-1]
     for title, places in answer["extremes"][last["model"]].items():
         say(f"\n{title.capitalize()} answers of {last['model']}:")
         for place in places:
-            row, said = answer["rows"][place], last["answers"][place]
+            row, model_answer = answer["rows"][place], last["answers"][place]
             say(f"  {_short(row['prompt'])}")
             say(f"    right: {_short(row['reference'])}")
-            say(f"    said:  {_short(said['text'] or said['likeliest'])}")
+            say(f"    said:  {_short(model_answer['text'] or model_answer['likeliest'])}")
 
 
 def _short(text: str) -> str:

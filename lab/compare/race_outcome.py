@@ -201,7 +201,7 @@ def evidence_of(race: Race) -> Evidence:
     if not race_file.has_ended(now):
         raise LabError(f"{race.id} goes on.", "Wait until its runs have ended.")
     racing, scores = finishers(race), race_scores.scores_of(race)
-    said, terms = race_verdict(racing) if racing else (None, None)
+    result, terms = race_verdict(racing) if racing else (None, None)
     failed = [
         f"{cell.race_run.contestant}, seed {cell.race_run.seed}: {cell.status.state}. "
         f"{cell.status.message}".strip()
@@ -235,7 +235,7 @@ def evidence_of(race: Race) -> Evidence:
             for finisher in racing
             for listed in [settings.get(finisher.name.removesuffix(f", best of {race.ladder}"))]
         ),
-        outcome=_sentences(said.headline, said.detail) if said else "No run has ended well.",
+        outcome=_sentences(result.headline, result.detail) if result else "No run has ended well.",
         verdicts={test.claim: claim_verdict(test, racing, scores) for test in tests},
         notes=(
             *race.left_out,

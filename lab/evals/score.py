@@ -253,11 +253,11 @@ def figures(answers: list[ScoredAnswer], terms: ScoreTerms) -> dict[str, float]:
     result = {name: sum(a.figures[name] for a in answers) / len(answers) for name in names}
     right = [item.reference for item in terms.items]
     if terms.kind == "labels":
-        said = [
+        predicted = [
             scores.closest_label(answer.text, item.options)
             for answer, item in zip(answers, terms.items, strict=True)
         ]
-        result["macro_f1"] = scores.macro_f1(said, right)
+        result["macro_f1"] = scores.macro_f1(predicted, right)
         result["likely_macro_f1"] = scores.macro_f1([a.likeliest for a in answers], right)
     if terms.kind == "choices":
         chance = sum(1 / len(item.options) for item in terms.items) / len(terms.items)
@@ -275,12 +275,12 @@ def differences(answer: dict[str, Any], first: str, second: str) -> dict[str, li
     by_name = {each["model"]: each["answers"] for each in answer["models"]}
     main = answer["main"]
     pairs = [
-        (one["figures"][main] >= 1.0, other["figures"][main] >= 1.0)
-        for one, other in zip(by_name[first], by_name[second], strict=True)
+        (mine["figures"][main] >= 1.0, theirs["figures"][main] >= 1.0)
+        for mine, theirs in zip(by_name[first], by_name[second], strict=True)
     ]
     return {
-        "first": [place for place, (one, other) in enumerate(pairs) if one and not other],
-        "second": [place for place, (one, other) in enumerate(pairs) if other and not one],
+        "first": [place for place, (mine, theirs) in enumerate(pairs) if mine and not theirs],
+        "second": [place for place, (mine, theirs) in enumerate(pairs) if theirs and not mine],
     }
 
 

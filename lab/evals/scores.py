@@ -28,18 +28,18 @@ def exact_match(answer: str, reference: str) -> float:
 
 def token_f1(answer: str, reference: str) -> float:
     """Harmonic mean of precision and recall over the words that both have."""
-    said, right = normalised(answer).split(), normalised(reference).split()
-    if not said or not right:
-        return float(said == right)
-    common = sum((collections.Counter(said) & collections.Counter(right)).values())
+    words, right = normalised(answer).split(), normalised(reference).split()
+    if not words or not right:
+        return float(words == right)
+    common = sum((collections.Counter(words) & collections.Counter(right)).values())
     if not common:
         return 0.0
-    precision, recall = common / len(said), common / len(right)
+    precision, recall = common / len(words), common / len(right)
     return 2 * precision * recall / (precision + recall)
 
 
 def accuracy(predicted: Sequence[str], right: Sequence[str]) -> float:
-    return sum(one == other for one, other in zip(predicted, right, strict=True)) / len(right)
+    return sum(guess == true for guess, true in zip(predicted, right, strict=True)) / len(right)
 
 
 def macro_f1(predicted: Sequence[str], right: Sequence[str]) -> float:
@@ -49,10 +49,10 @@ def macro_f1(predicted: Sequence[str], right: Sequence[str]) -> float:
     labels = sorted({*predicted, *right})
     scores = []
     for label in labels:
-        hits = sum(said == label == true for said, true in pairs)
-        said_count = sum(said == label for said, _ in pairs)
+        hits = sum(guess == label == true for guess, true in pairs)
+        guessed = sum(guess == label for guess, _ in pairs)
         true_count = sum(true == label for _, true in pairs)
-        scores.append(2 * hits / (said_count + true_count))
+        scores.append(2 * hits / (guessed + true_count))
     return sum(scores) / len(scores)
 
 

@@ -189,11 +189,11 @@ def _verdict(race: Race) -> None:
         if not racing:
             st.markdown("No run has ended well, so there is nothing to compare.")
         else:
-            said, terms = race_outcome.race_verdict(racing)
-            st.markdown(f"### {escape_markdown(said.headline)}")
-            if said.detail:
-                st.markdown(escape_markdown(said.detail))
-            badges = " ".join(f":gray-badge[{escape_markdown(b.text)}]" for b in said.badges)
+            result, terms = race_outcome.race_verdict(racing)
+            st.markdown(f"### {escape_markdown(result.headline)}")
+            if result.detail:
+                st.markdown(escape_markdown(result.detail))
+            badges = " ".join(f":gray-badge[{escape_markdown(b.text)}]" for b in result.badges)
             if badges:
                 st.markdown(badges)
             for remark in terms.remarks:
@@ -224,10 +224,10 @@ def _actions(race: Race) -> None:
         if st.button("Repeat with …", key="race.repeat", icon=":material/replay:"):
             race_form.fill_from(race)
             st.switch_page(links.page("race"))
-        kept = evidence.folder() / f"{race_outcome.evidence_id(race)}.json"
-        if kept.is_file():
+        file = evidence.folder() / f"{race_outcome.evidence_id(race)}.json"
+        if file.is_file():
             st.download_button(
-                "Evidence (JSON)", kept.read_bytes(), file_name=kept.name,
+                "Evidence (JSON)", file.read_bytes(), file_name=file.name,
                 mime="application/json", key="race.evidence", icon=":material/download:",
             )  # fmt: skip
 

@@ -22,23 +22,23 @@ from lab.paths import RunDir
 def parrot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., dict[str, str]]:
     """Models that say what a dict by prompt holds; the likeliest option is the one that it names
     first. `parrot(base={...}, run={...})`."""
-    said: dict[str, dict[str, str]] = {}
+    answers: dict[str, dict[str, str]] = {}
 
     def answer(loaded: Any, named: ModelRef, messages: list[Any], settings: Any) -> dict[str, str]:
-        return {"text": said[named.name].get(messages[-1]["content"], "")}
+        return {"text": answers[named.name].get(messages[-1]["content"], "")}
 
     monkeypatch.setattr("lab.chat.generate.answer", answer)
     monkeypatch.setattr(chat_models, "load", lambda named: LoadedModel(None, named.name))
     monkeypatch.setattr(
         score, "_likeliest",
         lambda loaded, item, terms: next(
-            (o for o in item.options if o in said[loaded.tokenizer][item.messages[-1]["content"]]),
+            (o for o in item.options if o in answers[loaded.tokenizer][item.messages[-1]["content"]]),
             item.options[0],
         ),
     )  # fmt: skip
 
     def speak(**by_model: dict[str, str]) -> dict[str, str]:
-        said.update({f"{kind}:x": texts for kind, texts in by_model.items()})
+        answers.update({f"{kind}:x": texts for kind, texts in by_model.items()})
         return {}
 
     return speak
@@ -72,7 +72,7 @@ def test_labels_by_likelihood_and_by_generation(
     assert base["figures"]["accuracy"] == 0, "A sentence is not a label."
     assert base["figures"]["likely_accuracy"] == 1
     assert run["figures"]["accuracy"] == pytest.approx(4 / 6)
-    # late: 1 of 2 found; broken: 1 right of 2 said, 2 true; praise: 2 right of 3 said, 2 true
+    # right, guessed and true: late 1, 1, 2; broken 1, 2, 2; praise 2, 3, 2
     assert run["figures"]["macro_f1"] == pytest.approx((2 / 3 + 2 / 4 + 4 / 5) / 3)
     assert run["figures"]["likely_macro_f1"] == pytest.approx((2 / 3 + 2 / 4 + 4 / 5) / 3)
     assert score.differences(answer, "run:x", "base:x") == {"first": [2, 3, 4, 5], "second": []}
@@ -85,12 +85,12 @@ def test_questions_commands_and_forms(
     dataset_of(monkeypatch, tmp_path / "q.jsonl", rows, eval_fraction=0.5)
     parrot(base={}, run={"q0": "Answer 0.", "q1": "no", "q2": "answer 2", "q3": "answer"})
     answer = score.score([BASE, RUN], "q", pattern="[A-Z].*")
-    asked = [row["prompt"] for row in answer["rows"]]
-    assert len(asked) == 2, "Only the held-out half is asked."
+    prompts = [row["prompt"] for row in answer["rows"]]
+    assert len(prompts) == 2, "Only the held-out half is prompts."
     expected = {"q0": (1.0, 1.0, 1.0), "q1": (0, 0, 0), "q2": (1, 1, 0), "q3": (0, 2 / 3, 0)}
     figures = answer["models"][1]["figures"]
     for place, name in enumerate(("exact_match", "token_f1", "format")):
-        mean = sum(expected[prompt][place] for prompt in asked) / 2
+        mean = sum(expected[prompt][place] for prompt in prompts) / 2
         assert figures[name] == pytest.approx(mean), name
     assert answer["models"][0]["figures"]["exact_match"] == 0
     dataset_of(

@@ -31,17 +31,17 @@ def test_accuracy_and_macro_f1_are_those_of_the_confusion_matrix() -> None:
     draw = random.Random(3)
     labels = ["refund", "delay", "damage", ""]
     right = [draw.choice(labels[:3]) for _ in range(200)]
-    said = [label if draw.random() < 0.6 else draw.choice(labels) for label in right]
+    guesses = [label if draw.random() < 0.6 else draw.choice(labels) for label in right]
     matrix = np.zeros((4, 4))
-    for true, guess in zip(right, said, strict=True):
+    for true, guess in zip(right, guesses, strict=True):
         matrix[labels.index(true), labels.index(guess)] += 1
     hits, by_true, by_said = np.diag(matrix), matrix.sum(1), matrix.sum(0)
     precision = np.divide(hits, by_said, out=np.zeros(4), where=by_said > 0)
     recall = np.divide(hits, by_true, out=np.zeros(4), where=by_true > 0)
     both = precision + recall
     f1 = np.divide(2 * precision * recall, both, out=np.zeros(4), where=both > 0)
-    assert scores.macro_f1(said, right) == pytest.approx(f1.mean(), abs=1e-12)
-    assert scores.accuracy(said, right) == pytest.approx(hits.sum() / 200)
+    assert scores.macro_f1(guesses, right) == pytest.approx(f1.mean(), abs=1e-12)
+    assert scores.accuracy(guesses, right) == pytest.approx(hits.sum() / 200)
     assert scores.macro_f1(["a", "a"], ["a", "b"]) == pytest.approx((2 / 3 + 0) / 2)
 
 

@@ -125,10 +125,10 @@ def test_a_race_that_runs_and_ends(
         attempt_here(run)
     at = open_page("race", race=race.id)
     assert "lowest evaluation loss" in words(at) or "No difference shown" in words(at)
-    (kept,) = [each for each in evidence.all_evidence() if each.id == race.id]
-    assert [each.name for each in kept.contestants] == ["LoRA", "Full <b>"]
-    assert all(each.mean("loss") for each in kept.contestants)
-    assert kept.budget == "4 steps" and kept.code == race.code
+    (stored,) = [each for each in evidence.all_evidence() if each.id == race.id]
+    assert [each.name for each in stored.contestants] == ["LoRA", "Full <b>"]
+    assert all(each.mean("loss") for each in stored.contestants)
+    assert stored.budget == "4 steps" and stored.code == race.code
     assert any(button.key == "race.compare" for button in at.button)
     at.button(key="race.repeat").click().run()
     assert not at.exception and at.session_state[race_form.ROWS] == [0, 1]
