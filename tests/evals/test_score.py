@@ -32,7 +32,11 @@ def parrot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., dic
     monkeypatch.setattr(
         score, "_likeliest",
         lambda loaded, item, terms: next(
-            (o for o in item.options if o in answers[loaded.tokenizer][item.messages[-1]["content"]]),
+            (
+                option
+                for option in item.options
+                if option in answers[loaded.tokenizer][item.messages[-1]["content"]]
+            ),
             item.options[0],
         ),
     )  # fmt: skip

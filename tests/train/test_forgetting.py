@@ -271,7 +271,7 @@ def test_a_run_measures_it_at_each_evaluation_and_says_what_was_lost(
             record["probe/loss"] - record["probe/base_loss"]
         )
         assert -1 <= record["probe/choices"] <= 1 and record["flops"] > 0
-    assert records[1]["probe/rise"] > 0.1, "Such a rate destroys what the base says."
+    assert records[1]["probe/kl"] > records[0]["probe/kl"] > 1e-4, "It moves away from the base."
     (event,) = record_reader.events(run, "forgotten")
     assert {example["prompt"] for example in event["examples"]} == set(few_prompts)
     rises = [example["rise"] for example in event["examples"]]
