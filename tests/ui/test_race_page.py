@@ -62,16 +62,20 @@ def test_without_a_choice_three_ready_races_say_what_they_ask(open_page: Page) -
 def test_a_race_of_ones_own_from_the_form_to_the_queue(
     open_page: Page, make_spec: Callable[..., dict[str, Any]], tiny_model: Path, chats: Path
 ) -> None:
-    at = open_page("race")
-    at.button(key="race.own").click().run()
-    spec = make_spec("lora", train={"eval_steps": 0})
-    at.session_state[race_form.SPEC] = spec
-    at.session_state[race_form.BASE] = str(tiny_model)
-    at.session_state[race_form.DATASET] = str(chats)
-    at.session_state["race.unit"] = "steps"
-    at.session_state["race.budget.steps"] = 5
-    at.session_state[race_form.SEEDS] = 2
-    at.run()
+    filled = {
+        race_form.ROWS: [0, 1],
+        race_form.SPEC: make_spec("lora", train={"eval_steps": 0}),
+        race_form.BASE: str(tiny_model),
+        race_form.DATASET: str(chats),
+        race_form.UNIT: "steps",
+        race_form.SEEDS: 2,
+        race_form.RATES: 0,
+        **{f"race.budget.{unit}": amount for unit, amount in race_form.AMOUNTS.items()},
+        "race.budget.steps": 5,
+        **{f"race.{row}.method": name for row, name in enumerate(("lora", "full"))},
+        **{f"race.{row}.rate": "auto" for row in (0, 1)},
+    }
+    at = open_page("race", session=filled)
     finish_checks(at)
     assert "4 runs" in words(at) and "GB at most" in words(at), "Before the start."
     assert at.session_state["race.0.method"] == "lora"
