@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from lab import paths
+from lab.checked_run import CheckedRun
 from lab.compare import evidence, race_file, race_start, ready_races
 from lab.compare.race import Budget, RaceContestant
 from lab.compare.race_start import RaceTerms
@@ -22,8 +24,14 @@ from tests.ui.conftest import Page, words
 def checked_here(monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.answers import checked
 
-    monkeypatch.setattr(race_forecast.planner, "check", checked)
-    monkeypatch.setattr(race_start.same_commits.planner, "check", checked)
+    turn = threading.Lock()  # a process of its own answers each request, otherwise
+
+    def check(spec: dict[str, Any]) -> CheckedRun:
+        with turn:
+            return checked(spec)
+
+    monkeypatch.setattr(race_forecast.planner, "check", check)
+    monkeypatch.setattr(race_start.same_commits.planner, "check", check)
     monkeypatch.setattr("lab.ui.submit.warm", lambda: None)
     monkeypatch.setattr("lab.runs.supervisor_start.ensure", lambda: None)
 
