@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +13,31 @@ from streamlit.testing.v1 import AppTest
 from lab import paths
 from lab.checked_run import CheckedRun
 from lab.compare import evidence, race_file, race_start, ready_races
-from lab.compare.race import Budget, RaceContestant
+from lab.compare.race import Budget, RaceContestant, contestant_specs
 from lab.compare.race_start import RaceTerms
+from lab.forecasts import DiskForecast, Forecast, MemoryForecast, RuntimeForecast
 from lab.runs import queue
+from lab.spec import RunSpec
 from lab.ui import race_forecast, race_form, race_view
 from tests.ui.conftest import Page, words
 
 
+def quick_check(spec: dict[str, Any]) -> CheckedRun:
+    """What a check finds, without a model: every run takes 132 s, 5 GB and 100 MB."""
+    parsed = RunSpec.from_json(spec)
+    if parsed.train.learning_rate == "auto":
+        parsed = replace(parsed, train=replace(parsed.train, learning_rate=1e-4))
+    runtime = RuntimeForecast(
+        steps=5, tokens=99, seconds=100.0, evaluating_s=20.0, loading_s=8.0, sampling_s=4.0
+    )
+    memory = MemoryForecast(peak_bytes=5_000_000_000)
+    disk = DiskForecast(artifact=10_000_000, total=100_000_000)
+    return CheckedRun(parsed, spec, forecast=Forecast(memory, disk, runtime))
+
+
 @pytest.fixture(autouse=True)
 def checked_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.answers import checked
-
-    turn = threading.Lock()  # a process of its own answers each request, otherwise
-
-    def check(spec: dict[str, Any]) -> CheckedRun:
-        with turn:
-            return checked(spec)
-
-    monkeypatch.setattr(race_forecast.planner, "check", check)
-    monkeypatch.setattr(race_start.same_commits.planner, "check", check)
+    monkeypatch.setattr(race_forecast.planner, "check", quick_check)
     monkeypatch.setattr("lab.ui.submit.warm", lambda: None)
     monkeypatch.setattr("lab.runs.supervisor_start.ensure", lambda: None)
 
@@ -45,12 +51,12 @@ def finish_checks(at: AppTest) -> AppTest:
 
 def tiny_race(make_spec: Callable[..., dict[str, Any]], **terms: Any) -> race_file.Race:
     """A race of two methods on the tiny model, in the queue."""
+    from tests.answers import checked
+
     value = make_spec("lora", train={"eval_steps": 0, "save_steps": 0})
     racing = [RaceContestant("LoRA", "lora", {}), RaceContestant("Full <b>", "full", {})]
-    from lab.compare.race import contestant_specs
-
     specs, _ = contestant_specs(value, racing, Budget("steps", 4))
-    planned = race_start.check(specs, seeds=1)
+    planned = race_start.plan({name: checked(spec) for name, spec in specs.items()}, 1, 0)
     titled = {"title": "Tiny *race*", "budget": Budget("steps", 4), "spec": value, **terms}
     race_id, _ = race_start.start(planned, RaceTerms(contestants=tuple(racing), **titled))
     return race_file.load(race_id)
@@ -85,7 +91,9 @@ def test_a_race_of_ones_own_from_the_form_to_the_queue(
     }
     at = open_page("race", session=filled)
     finish_checks(at)
-    assert "4 runs" in words(at) and "GB at most" in words(at), "Before the start."
+    # four runs of 132 s, 5 GB and 100 MB
+    for text in ("4 runs", "8 min 48 s", "5.0 GB at most", "400.00 MB of disk"):
+        assert text in words(at), text
     assert at.session_state["race.0.method"] == "lora"
     at.segmented_control(key="race.rates").set_value(3).run()
     finish_checks(at)
@@ -98,8 +106,6 @@ def test_a_race_of_ones_own_from_the_form_to_the_queue(
     assert [each.role for each in race.runs].count("probe") == 6
     assert len(queue.waiting_runs()) == len(race.runs) == 14
     probe = paths.run_dir(race.runs[0].run)
-    from lab.spec import RunSpec
-
     assert RunSpec.of_run(probe).train.max_steps == 2, "30 % of five steps."
 
 
