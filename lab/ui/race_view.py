@@ -8,6 +8,7 @@ from lab import formatting, paths
 from lab.compare import evidence, race_file, race_outcome, race_scores
 from lab.compare.race_file import PROBE, TUNED, Race, RunCell
 from lab.errors import LabError
+from lab.paths import ROOT
 from lab.runs import queue
 from lab.runs.metric_series import series_of
 from lab.ui import colours, links, race_form, run_state
@@ -233,4 +234,6 @@ def _actions(race: Race) -> None:
 
 
 def open_comparison(run_ids: list[str]) -> None:
+    if not (ROOT / "pages" / "compare.py").is_file():
+        links.open_pair(run_ids[0], run_ids[1])
     st.switch_page(links.page("compare"), query_params={"runs": ",".join(run_ids)})
