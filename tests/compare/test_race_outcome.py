@@ -37,12 +37,18 @@ def race_of(*runs: tuple[RunDir, str, int, str], **more: Any) -> Race:
 @pytest.fixture
 def forgetful() -> Race:
     """Two seeds of two contestants: a forgets 0.5, b 0.1; a's loss is lower."""
-    runs = [
-        (record(f"{name}{seed}xy", losses=(3.0, loss + 0.01 * seed), seed=seed,
-                rise=rise + 0.02 * seed, peak=peak, method={"name": "lora", "rank": rank}), name, seed, "default")
-        for name, loss, rise, peak, rank in (("a", 2.0, 0.5, 6e9, 4), ("b", 2.5, 0.1, 2e9, 8))
-        for seed in (0, 1)
-    ]  # fmt: skip
+    runs = []
+    for name, loss, rise, peak, rank in (("a", 2.0, 0.5, 6e9, 4), ("b", 2.5, 0.1, 2e9, 8)):
+        for seed in (0, 1):
+            run = record(
+                f"{name}{seed}xy",
+                method={"name": "lora", "rank": rank},
+                losses=(3.0, loss + 0.01 * seed),
+                seed=seed,
+                rise=rise + 0.02 * seed,
+                peak=peak,
+            )
+            runs.append((run, name, seed, "default"))
     return race_of(*runs)
 
 
