@@ -15,6 +15,7 @@ if chosen:
     race_view.show(race)
     st.stop()
 
+race_menu.take_ready()
 actions = head("Race")
 race_menu.menus(actions, is_form=True)
 if not race_form.is_filled():

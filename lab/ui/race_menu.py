@@ -37,6 +37,14 @@ def menus(row: DeltaGenerator, *, is_form: bool) -> None:
         row.page_link(links.page("race"), label="New race", icon=":material/add_circle:")
 
 
+def take_ready() -> None:
+    """`?ready=NAME`, once: what a person changes afterwards stays."""
+    name = st.query_params.get("ready", "")
+    if name:
+        del st.query_params["ready"]
+        race_form.fill_ready(name)
+
+
 def _use(ready: ReadyRace) -> None:
     race_form.fill_ready(ready.name)
     st.switch_page(links.page("race"))

@@ -212,6 +212,10 @@ def _claims(race: Race, racing: list[race_outcome.Finisher]) -> None:
             f"{escape_markdown(test.sentence)}"
         )
         st.caption(escape_markdown(verdict.sentence))
+        st.page_link(
+            links.page("claims"), label=f"Claim {test.claim}", icon=":material/fact_check:",
+            query_params={"id": test.claim},
+        )  # fmt: skip
 
 
 def _actions(race: Race) -> None:

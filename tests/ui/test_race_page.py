@@ -160,6 +160,18 @@ def test_what_waits_can_be_taken_out(make_spec: Callable[..., dict[str, Any]]) -
     assert queue.waiting_runs() == []
 
 
+def test_the_address_may_name_a_ready_race(open_page: Page) -> None:
+    ready = ready_races.get("rank")
+    at = open_page("race", ready="rank")
+    assert "ready" not in at.query_params
+    assert len(at.session_state[race_form.ROWS]) == len(ready.contestants)
+    assert at.session_state["race.2.rank"] == 64 and at.session_state["race.2.rate"] == "auto"
+    assert at.session_state["race.budget.tokens"] == 8000
+    assert "alpha = 128" in words(at).replace("\\", ""), "What else it sets is said."
+    at = open_page("race", ready="nothing")
+    assert "no ready race" in words(at)
+
+
 def test_a_race_that_there_is_not(open_page: Page) -> None:
     at = open_page("race", race="race-20200101-000000-abcd")
     assert "no race" in words(at)
