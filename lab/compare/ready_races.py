@@ -49,6 +49,11 @@ def all_ready() -> tuple[ReadyRace, ...]:
     return tuple(race for race in races if race is not None)
 
 
+def of_claim(claim: str) -> list[ReadyRace]:
+    """The races that test a claim."""
+    return [race for race in all_ready() if claim in race.claims]
+
+
 def get(name: str) -> ReadyRace:
     """Raises LabError for a name that is none."""
     ready = next((race for race in all_ready() if race.name == name), None)
