@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import streamlit as st
 
 from lab import formatting, paths
@@ -9,7 +10,7 @@ from lab.compare import evidence, race_file, race_outcome, race_scores
 from lab.compare.race_file import PROBE, TUNED, Race, RunCell
 from lab.errors import LabError
 from lab.paths import ROOT
-from lab.runs import queue
+from lab.runs import ladder, queue
 from lab.runs.metric_series import series_of
 from lab.ui import colours, links, race_form, run_state
 from lab.ui.chart_style import CONFIG, End, View, figure, finish, is_dark, level, line
@@ -102,12 +103,30 @@ def table(race: Race, now: list[RunCell]) -> dict[str, list[str]]:
             runs = {cell.race_run.seed: cell for cell in mine if cell.race_run.role == role}
             columns["Contestant"].append(_name(contestant.name, role, runs, rates))
             if race.ladder:
-                tried = " ".join(map(cell_words, probes)) if role == TUNED else ""
-                columns["Learning rates tried"].append(tried or "–")
+                tried = tried_words(probes, runs) if role == TUNED else "–"
+                columns["Learning rates tried"].append(tried)
             for seed in seeds:
                 text = cell_words(runs[seed]) if seed in runs else "–"
                 columns[f"Seed {seed}"].append(text)
     return columns
+
+
+def tried_words(probes: list[RunCell], tuned: dict[int, RunCell]) -> str:
+    """ "6e-5 2.41 · 2e-4 **2.33** · 6e-4 waiting": each rate with its loss, the best in bold."""
+    try:
+        run = paths.run_dir(next(iter(tuned.values())).race_run.run)
+    except LabError:
+        return "–"
+    listed = ladder.ladder_of(run)
+    rates = listed.probes if listed is not None else {}
+    losses = [cell.loss for cell in probes if cell.loss is not None]
+    parts = []
+    for cell in probes:
+        words = cell_words(cell) if cell.loss is None else f"{cell.loss:.2f}"
+        if losses and cell.loss == min(losses):
+            words = f"**{words}**"
+        parts.append(f"{formatting.rate(rates.get(cell.race_run.run, 0.0))} {words}")
+    return " · ".join(parts)
 
 
 def _name(name: str, role: str, runs: dict[int, RunCell], rates: dict[str, float]) -> str:
@@ -158,6 +177,8 @@ def _curves(race: Race) -> None:
         if not evaluation.length:
             continue
         x, y = evaluation.get(axis), evaluation.get("eval/loss")
+        if evaluation.base is not None:
+            x, y = np.append(0.0, x), np.append(float(evaluation.base["eval/loss"]), y)
         colour = colours.hex_of_run(finisher, view.dark)
         name = _contestant_of(race, finisher.id)
         line(chart, x, y, name, colour, dots=len(x) < 3)

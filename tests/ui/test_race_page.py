@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from lab import paths
+from lab.atomic_files import write_json
 from lab.checked_run import CheckedRun
 from lab.compare import evidence, race_file, race_start, ready_races
 from lab.compare.race import Budget, RaceContestant, contestant_specs
@@ -150,6 +152,26 @@ def test_a_race_that_runs_and_ends(
     assert any(button.key == "race.compare" for button in at.button)
     at.button(key="race.repeat").click().run()
     assert not at.exception and at.session_state[race_form.ROWS] == [0, 1]
+
+
+def test_the_rates_of_a_ladder_stand_beside_their_losses(
+    make_spec: Callable[..., dict[str, Any]],
+) -> None:
+    from tests.answers import checked
+
+    specs = {"LoRA": make_spec("lora"), "Full": make_spec("full")}
+    planned = race_start.plan({name: checked(spec) for name, spec in specs.items()}, 1, 3)
+    race_id, runs = race_start.start(planned, RaceTerms(ladder=3))
+    for run, loss in zip(runs[:2], (2.5, 2.25), strict=True):
+        write_json(run.result, {"state": "done"})
+        run.metrics.write_text(json.dumps({"kind": "eval", "step": 1, "eval/loss": loss}) + "\n")
+    race = race_file.load(race_id)
+    table = race_view.table(race, race_file.cells(race))
+    assert table["Contestant"][0].endswith("LoRA, best rate")
+    assert table["Learning rates tried"] == [
+        "3.2e-4 2.50 · 1e-3 **2.25** · 3.2e-3 :gray[waiting]", "–",
+        "3.2e-4 :gray[waiting] · 1e-3 :gray[waiting] · 3.2e-3 :gray[waiting]", "–",
+    ]  # fmt: skip
 
 
 def test_what_waits_can_be_taken_out(make_spec: Callable[..., dict[str, Any]]) -> None:
