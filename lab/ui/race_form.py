@@ -154,23 +154,23 @@ def shared() -> None:
     sets = [dataset.id for dataset in (*datasets.built_in(), *datasets.uploads())]
     with grid.cell():
         st.selectbox(
-            "Base model", _with(st.session_state[BASE], installed), key=BASE,
+            "Base model", _with(st.session_state[BASE], installed), key=BASE, persist_state="session",
             format_func=lambda name: str(plain(titles.model(name))),
         )  # fmt: skip
     with grid.cell():
         st.selectbox(
-            "Dataset", _with(st.session_state[DATASET], sets), key=DATASET,
+            "Dataset", _with(st.session_state[DATASET], sets), key=DATASET, persist_state="session",
             format_func=lambda name: str(plain(titles.dataset(name))),
         )  # fmt: skip
     with grid.cell():
         st.number_input(
-            "Seeds", 1, 20, key=SEEDS, help="Runs of each contestant: several seeds tell what is "
+            "Seeds", 1, 20, key=SEEDS, persist_state="session", help="Runs of each contestant: several seeds tell what is "
             "luck. They share the held-out examples.",
         )  # fmt: skip
     grid = st.grid(3, min_column_width=230, gap="small")
     with grid.cell():
         unit = st.segmented_control(
-            "Equal", list(UNITS), key=UNIT, format_func=UNITS.get, required=True,
+            "Equal", list(UNITS), key=UNIT, persist_state="session", format_func=UNITS.get, required=True,
             help="What every run may use. Minutes and FLOPs are equal work; equal tokens are equal "
             "data.",
         )  # fmt: skip
@@ -178,7 +178,7 @@ def shared() -> None:
         _amount(str(unit))
     with grid.cell():
         st.segmented_control(
-            "Learning rates", list(LADDERS), key=RATES, format_func=LADDERS.get, required=True,
+            "Learning rates", list(LADDERS), key=RATES, persist_state="session", format_func=LADDERS.get, required=True,
             help=f"A ladder: short runs of each contestant at {100 * race_start.PROBE_SHARE:.0f} % "
             "of the budget, at rates around its own; the best goes on, and the default is run too.",
         )  # fmt: skip
@@ -191,11 +191,20 @@ def _with(chosen: str, options: list[str]) -> list[str]:
 def _amount(unit: str) -> None:
     name, label = f"race.budget.{unit}", f"{UNITS[unit]} a run"
     if unit in ("tokens", "steps"):
-        st.number_input(label, 1, 10**12, key=name, step=100 if unit == "tokens" else 10)
+        st.number_input(
+            label,
+            1,
+            10**12,
+            key=name,
+            step=100 if unit == "tokens" else 10,
+            persist_state="session",
+        )
     elif unit == "seconds":
-        st.number_input(label, 0.05, 1e6, key=name, step=1.0, format="%g")
+        st.number_input(label, 0.05, 1e6, key=name, step=1.0, format="%g", persist_state="session")
     else:
-        st.number_input(label, 1e6, 1e30, key=name, step=1e12, format="%.2e")
+        st.number_input(
+            label, 1e6, 1e30, key=name, step=1e12, format="%.2e", persist_state="session"
+        )
 
 
 def row_fields(row: int) -> None:
@@ -203,7 +212,7 @@ def row_fields(row: int) -> None:
     columns = st.columns([2.2, 1, 1], gap="small", vertical_alignment="bottom")
     with columns[0]:
         method = st.selectbox(
-            "Method", methods.names(), key=key(row, "method"),
+            "Method", methods.names(), key=key(row, "method"), persist_state="session",
             format_func=lambda name: methods.get(name).title,
             on_change=_method_changed, args=(row,),
         )  # fmt: skip
@@ -216,12 +225,13 @@ def row_fields(row: int) -> None:
             metadata = option.metadata
             st.number_input(
                 str(metadata["title"]), metadata.get("min"), metadata.get("max"), key=name,
+                persist_state="session",
                 help=str(metadata["help"]),
             )  # fmt: skip
     with columns[2]:
         default = methods.get(method).default_lr
         st.text_input(
-            "Learning rate", key=key(row, "rate"),
+            "Learning rate", key=key(row, "rate"), persist_state="session",
             help=f"auto: the method's default, {formatting.rate(default)}.",
         )  # fmt: skip
     extra = st.session_state.get(key(row, "settings")) or {}

@@ -197,3 +197,15 @@ def test_the_address_may_name_a_ready_race(open_page: Page) -> None:
 def test_a_race_that_there_is_not(open_page: Page) -> None:
     at = open_page("race", race="race-20200101-000000-abcd")
     assert "no race" in words(at)
+
+
+def test_the_form_is_still_filled_after_another_page(open_page: Page) -> None:
+    at = open_page("race", ready="rank")
+    at.text_input(key="race.1.rate").set_value("5e-4").run()
+    at.number_input(key="race.seeds").set_value(4).run()
+    at.switch_page("../../pages/runs.py").run()
+    at.switch_page("../../pages/race.py").run()
+    assert not at.exception
+    assert at.text_input(key="race.1.rate").value == "5e-4"
+    assert at.number_input(key="race.seeds").value == 4
+    assert at.session_state["race.budget.tokens"] == 8000
