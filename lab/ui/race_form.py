@@ -27,6 +27,7 @@ LADDERS = {0: "Default", 3: "Ladder of 3", 5: "Ladder of 5"}
 BASE, DATASET, UNIT, SEEDS, RATES = (
     "race.base", "race.dataset", "race.unit", "race.seeds", "race.rates",
 )  # fmt: skip
+KEPT: dict[str, Any] = {"persist_state": "session"}  # while another page is shown
 SHARED = (BASE, DATASET, UNIT, SEEDS, RATES, *(f"race.budget.{unit}" for unit in UNITS))
 
 
@@ -154,23 +155,24 @@ def shared() -> None:
     sets = [dataset.id for dataset in (*datasets.built_in(), *datasets.uploads())]
     with grid.cell():
         st.selectbox(
-            "Base model", _with(st.session_state[BASE], installed), key=BASE, persist_state="session",
+            "Base model", _with(st.session_state[BASE], installed), key=BASE, **KEPT,
             format_func=lambda name: str(plain(titles.model(name))),
         )  # fmt: skip
     with grid.cell():
         st.selectbox(
-            "Dataset", _with(st.session_state[DATASET], sets), key=DATASET, persist_state="session",
+            "Dataset", _with(st.session_state[DATASET], sets), key=DATASET, **KEPT,
             format_func=lambda name: str(plain(titles.dataset(name))),
         )  # fmt: skip
     with grid.cell():
         st.number_input(
-            "Seeds", 1, 20, key=SEEDS, persist_state="session", help="Runs of each contestant: several seeds tell what is "
-            "luck. They share the held-out examples.",
+            "Seeds", 1, 20, key=SEEDS, **KEPT,
+            help="Runs of each contestant: several seeds tell what is luck. They share the "
+            "held-out examples.",
         )  # fmt: skip
     grid = st.grid(3, min_column_width=230, gap="small")
     with grid.cell():
         unit = st.segmented_control(
-            "Equal", list(UNITS), key=UNIT, persist_state="session", format_func=UNITS.get, required=True,
+            "Equal", list(UNITS), key=UNIT, **KEPT, format_func=UNITS.get, required=True,
             help="What every run may use. Minutes and FLOPs are equal work; equal tokens are equal "
             "data.",
         )  # fmt: skip
@@ -178,7 +180,8 @@ def shared() -> None:
         _amount(str(unit))
     with grid.cell():
         st.segmented_control(
-            "Learning rates", list(LADDERS), key=RATES, persist_state="session", format_func=LADDERS.get, required=True,
+            "Learning rates", list(LADDERS), key=RATES, format_func=LADDERS.get, required=True,
+            **KEPT,
             help=f"A ladder: short runs of each contestant at {100 * race_start.PROBE_SHARE:.0f} % "
             "of the budget, at rates around its own; the best goes on, and the default is run too.",
         )  # fmt: skip
@@ -197,14 +200,12 @@ def _amount(unit: str) -> None:
             10**12,
             key=name,
             step=100 if unit == "tokens" else 10,
-            persist_state="session",
+            **KEPT,
         )
     elif unit == "seconds":
-        st.number_input(label, 0.05, 1e6, key=name, step=1.0, format="%g", persist_state="session")
+        st.number_input(label, 0.05, 1e6, key=name, step=1.0, format="%g", **KEPT)
     else:
-        st.number_input(
-            label, 1e6, 1e30, key=name, step=1e12, format="%.2e", persist_state="session"
-        )
+        st.number_input(label, 1e6, 1e30, key=name, step=1e12, format="%.2e", **KEPT)
 
 
 def row_fields(row: int) -> None:
@@ -212,7 +213,7 @@ def row_fields(row: int) -> None:
     columns = st.columns([2.2, 1, 1], gap="small", vertical_alignment="bottom")
     with columns[0]:
         method = st.selectbox(
-            "Method", methods.names(), key=key(row, "method"), persist_state="session",
+            "Method", methods.names(), key=key(row, "method"), **KEPT,
             format_func=lambda name: methods.get(name).title,
             on_change=_method_changed, args=(row,),
         )  # fmt: skip
@@ -225,13 +226,13 @@ def row_fields(row: int) -> None:
             metadata = option.metadata
             st.number_input(
                 str(metadata["title"]), metadata.get("min"), metadata.get("max"), key=name,
-                persist_state="session",
+                **KEPT,
                 help=str(metadata["help"]),
             )  # fmt: skip
     with columns[2]:
         default = methods.get(method).default_lr
         st.text_input(
-            "Learning rate", key=key(row, "rate"), persist_state="session",
+            "Learning rate", key=key(row, "rate"), **KEPT,
             help=f"auto: the method's default, {formatting.rate(default)}.",
         )  # fmt: skip
     extra = st.session_state.get(key(row, "settings")) or {}
