@@ -20,7 +20,7 @@ from lab.compare.evidence import ClaimVerdict, ContestantFigures, Evidence, Seed
 from lab.compare.race_file import PROBE, TUNED, ClaimTest, Race
 from lab.compare.race_scores import RaceScores
 from lab.compare.run_figures import RunFigures, run_figures
-from lab.compare.verdict import Verdict, figure_difference, seed_difference, verdict
+from lab.compare.verdict import ComparisonVerdict, figure_difference, seed_difference, verdict
 from lab.errors import LabError
 from lab.evals.score import TITLES
 from lab.paths import RunDir, run_dir
@@ -80,7 +80,7 @@ def _run(run_id: str) -> RunDir | None:
         return None
 
 
-def race_verdict(racing: list[Finisher]) -> tuple[Verdict, EqualTerms]:
+def race_verdict(racing: list[Finisher]) -> tuple[ComparisonVerdict, EqualTerms]:
     """The verdict of Compare, with the contestants' names in the race."""
     names = {finisher.contestant.id: finisher.name for finisher in racing}
     contestants = [finisher.contestant for finisher in racing]
