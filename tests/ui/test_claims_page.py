@@ -12,6 +12,7 @@ from lab.advise.claims import Ruling
 from lab.paths import RunDir
 from lab.runs import index
 from lab.ui import claim_links, claims_view
+from tests.advise.conftest import no_shipped_evidence  # noqa: F401
 from tests.advise.test_claims import quick  # noqa: F401
 from tests.ui.conftest import Page, words
 
