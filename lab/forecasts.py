@@ -109,7 +109,7 @@ class MemoryForecast:
     fits: bool | None = None
     how: How = How.FORMULA
     trace_error: str = ""
-    is_bound: bool = False
+    has_margin: bool = False  # on a CPU: a share for what the process holds beside tensors
     operation: str = ""
     module: str = ""
     reserved_bytes: int | None = None
