@@ -127,15 +127,16 @@ def outline_for_any_rows(
     """The outline of the step of `spec` from those with `most` rows and with half as many, which
     are traced once for every number of rows; None where the step cannot be traced.
 
-    Where the rows do not fill a chunk of the fused loss, sizes are on no line with those that do:
-    they are traced as they are.
+    A single row, and rows that do not fill two chunks of the fused loss, are on no line with those
+    that are and do: they are traced as they are.
     """
     from lab.forecast.outline import at_rows
     from lab.train.loss import CHUNK_ELEMENTS
 
     own, chunk = spec.train.batch_size, CHUNK_ELEMENTS // config.vocab_size
     ends = (most // 2, most) if most > 1 else (1, 2)
-    if loss_kind(config, spec) == "fused" and min(own, ends[0]) * spec.data.max_length <= chunk:
+    tokens = min(own, ends[0]) * spec.data.max_length
+    if own == 1 or (loss_kind(config, spec) == "fused" and tokens <= 2 * chunk):
         ends = (own, own)
     outlines = []
     for rows in sorted(set(ends)):
