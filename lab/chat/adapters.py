@@ -41,7 +41,7 @@ PEFT_CLASSES = {
 
 
 @dataclass(frozen=True)
-class Adapter:
+class PeftAdapter:
     """An adapter whose config was read: where it lies, at one commit, and the id of its base."""
 
     source: ModelSource
@@ -93,7 +93,7 @@ def is_name(name: str) -> bool:
     return _is_folder(adapter_id) or repository.is_id(adapter_id)
 
 
-def find(name: str) -> Adapter:
+def find(name: str) -> PeftAdapter:
     """The adapter that `name` (adapter:ID or adapter:ID@BASE) means. Of one of the Hub its list of
     files and its config are read. Raises LabError."""
     adapter_id, base = split(name)
@@ -111,7 +111,7 @@ def find(name: str) -> Adapter:
     else:
         base = _base_of(adapter_id, config, trusted=not source.is_on_hub)
     rank, virtual = config.get("r"), config.get("num_virtual_tokens")
-    return Adapter(
+    return PeftAdapter(
         source,
         base,
         peft_type,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lab import methods, paths
 from lab.atomic_files import part, read_object
 from lab.chat import adapters
-from lab.chat.adapters import Adapter
+from lab.chat.adapters import PeftAdapter
 from lab.data import chat_template, rendering, template_lock
 from lab.errors import LabError
 from lab.hub import repository
@@ -46,7 +46,7 @@ class ModelRef:
     run: RunDir | None = None
     step: int | None = None
     template_of: ModelRef | None = None
-    adapter: Adapter | None = None
+    adapter: PeftAdapter | None = None
 
     @property
     def is_base(self) -> bool:

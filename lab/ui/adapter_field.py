@@ -9,7 +9,7 @@ import streamlit as st
 
 from lab import formatting
 from lab.chat import adapters
-from lab.chat.adapters import Adapter
+from lab.chat.adapters import PeftAdapter
 from lab.errors import LabError
 from lab.models import catalog, hub, model_list
 from lab.recent import Recent
@@ -24,7 +24,7 @@ class AdapterJob(BackgroundJob):
     def __init__(self, name: str) -> None:
         super().__init__()
         self.name, self.begun = name, time.monotonic()
-        self.adapter: Adapter | None = None
+        self.adapter: PeftAdapter | None = None
         self.bytes_to_come = 0
 
     def ask(self) -> None:
