@@ -63,14 +63,15 @@ def tunnel() -> Iterator[tuple[str, list[str]]]:
     """(address, first lines of what was asked) of a proxy that opens no tunnel."""
     lines: list[str] = []
     listener = socket.create_server(("127.0.0.1", 0))
-    listener.settimeout(10)
+    listener.settimeout(0.1)
+    over = threading.Event()
 
     def answer() -> None:
-        while True:
+        while not over.is_set():
             try:
                 connection, _ = listener.accept()
-            except OSError:
-                return
+            except TimeoutError:
+                continue
             with connection:
                 lines.append(connection.recv(65_536).decode().splitlines()[0])
                 connection.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
@@ -78,8 +79,9 @@ def tunnel() -> Iterator[tuple[str, list[str]]]:
     thread = threading.Thread(target=answer, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{listener.getsockname()[1]}", lines
+    over.set()
+    thread.join(10)
     listener.close()
-    thread.join(15)
 
 
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy"])
