@@ -188,6 +188,17 @@ def test_a_config_that_leads_nowhere_is_told(
     assert not both.requests("GET", "adapter_model.safetensors"), "only the config was read"
 
 
+def test_an_adapter_of_the_hub_leads_to_no_folder(
+    both: StandIn, adapter: Path, micro_model: Path
+) -> None:
+    """A path in it is one of somebody else's machine, also where this one has it."""
+    change(adapter, base_model_name_or_path=str(micro_model))
+    assert chat_models.parse(f"adapter:{adapter}").base == str(micro_model), "one's own may"
+    both.commit(ADAPTER, adapter)
+    with pytest.raises(LabError, match="which is not here"):
+        chat_models.parse(f"adapter:{ADAPTER}")
+
+
 def test_an_adapter_of_pickles_is_refused(both: StandIn, adapter: Path) -> None:
     (adapter / "adapter_model.safetensors").unlink()
     both.commit(ADAPTER, adapter)
