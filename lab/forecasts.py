@@ -255,6 +255,8 @@ class Forecast:
         settings = flat.get("settings")
         if isinstance(settings, Mapping) and "accumulation" in settings:  # of an older lab
             flat["settings"] = {"gradient_accumulation_steps": settings["accumulation"], **settings}
+        if "is_bound" in flat:  # its former name
+            flat["has_margin"] = flat["is_bound"]
         how = How.from_json(stored)
         names: list[str] = []
         forecast = read(

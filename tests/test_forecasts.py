@@ -37,6 +37,8 @@ def test_an_estimate_of_an_older_lab_is_read_as_it_was_meant(how: How) -> None:
     accumulation = again["settings"].pop("gradient_accumulation_steps")
     assert accumulation == stored["settings"]["accumulation"], "It is read under its former name."
     again["settings"]["accumulation"] = accumulation
+    assert again.pop("has_margin") is stored["is_bound"], "And this one, too."
+    again["is_bound"] = stored["is_bound"]
     assert again == {key: value for key, value in stored.items() if key != "facts"} | new
     assert Forecast.from_json(forecast.to_json()) == forecast, "And so it is read again."
 
