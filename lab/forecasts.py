@@ -255,8 +255,10 @@ class Forecast:
         settings = flat.get("settings")
         if isinstance(settings, Mapping) and "accumulation" in settings:  # of an older lab
             flat["settings"] = {"gradient_accumulation_steps": settings["accumulation"], **settings}
+        renamed = dict(RENAMED)
         if "is_bound" in flat:  # its former name
             flat["has_margin"] = flat["is_bound"]
+            renamed["has_margin"] = "is_bound"
         how = How.from_json(stored)
         names: list[str] = []
         forecast = read(
@@ -270,7 +272,7 @@ class Forecast:
             names,
         )
         if damaged is not None:
-            damaged += [RENAMED.get(name, name) for name in names]
+            damaged += [renamed.get(name, name) for name in names]
         return forecast
 
 
