@@ -143,7 +143,7 @@ def _source(adapter_id: str) -> ModelSource:
     if not repository.is_id(adapter_id):
         raise LabError(
             f"'{quote(adapter_id)}' names no adapter.",
-            "Write adapter:ORG/NAME for one of the Hub, or adapter:FOLDER.",
+            "Give ORG/NAME of the Hub, or a folder; as the name of a model adapter:ORG/NAME.",
         )
     location, revision = repository.split_id(adapter_id)
     return ModelSource(adapter_id, location, settings.is_offline(), revision=revision)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from lab import formatting
+from lab import formatting, methods
 from lab.chat import adapters
 from lab.chat.adapters import PeftAdapter
 from lab.errors import LabError
@@ -92,7 +92,10 @@ def facts(job: AdapterJob) -> str:
     """ "LoRA of rank 8 on **org/base**", and what is to be downloaded; Markdown."""
     adapter = job.adapter
     assert adapter is not None
-    kind = escape_markdown(adapter.kind.removesuffix("Config"))
+    titles = [
+        m.title for m in methods.all_methods() if getattr(m, "peft_class", "") == adapter.kind
+    ]
+    kind = escape_markdown(min(titles, key=len))  # the plain method, not one with another base
     rank = f" of rank {adapter.rank}" if adapter.rank else ""
     line = f"{kind}{rank} on **{escape_markdown(adapter.base)}**"
     if job.bytes_to_come:

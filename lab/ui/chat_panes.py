@@ -129,7 +129,8 @@ def heads(names: list[str], titles: dict[str, str], chat: Chat | None) -> None:
                 st.rerun()
     if len(names) < MOST_MODELS:
         others = [name for name in titles if name not in names]
-        with row.popover("Add", icon=":material/add:", key="chat.add", help="Add a model"):
+        key = f"chat.add_to.{len(names)}"  # another one, which is closed, once a model is added
+        with row.popover("Add", icon=":material/add:", key=key, help="Add a model"):
             if not others:
                 st.caption("Train a model: its result appears here.")
 

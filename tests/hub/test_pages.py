@@ -119,7 +119,7 @@ def test_chat_adds_an_adapter_of_the_hub_on_its_base(
     at.button(key="chat.adapter.find").click().run()
     finished(adapter_field._jobs)
     at.run()
-    assert f"Lora of rank 4 on **{NAME}**".replace("_", "") in words(at).replace("\\", "")
+    assert f"LoRA of rank 4 on **{NAME}**" in words(at).replace("\\", "")
     assert "to download" in words(at)
     assert bodies(with_adapter) <= {*METADATA, "adapter_config.json"}
     before = at.session_state["chat.models"]
