@@ -268,7 +268,7 @@ class Forecast:
             names,
         )
         if damaged is not None:
-            damaged += [key if (key := RENAMED.get(name)) in stored else name for name in names]
+            damaged += [RENAMED[name] if RENAMED.get(name) in stored else name for name in names]
         return forecast
 
 
