@@ -80,7 +80,7 @@ class LoadedModels:
         if base is None:
             self._make_room(base_ref, in_use)
             base = self._load_base(base_ref)
-        model = base if named.run is None else self._current(named)
+        model = base if named.is_base else self._current(named)
         if model is None:
             self._make_room(named, in_use)
             model = _load_result(named, base)
@@ -194,11 +194,12 @@ def _load_result(named: ModelRef, base: LoadedModel) -> LoadedModel:
     ids = proof.probe_ids(base.model)
     again = proof.probe(base.model, ids)
     tensors = loaded_tensors = None
-    if named.run is not None and named.step is None:
-        tensors, loaded_tensors = proof.count_loaded(loaded.model, named.run.artifact)
+    folder = named.folder
+    if folder is not None:
+        tensors, loaded_tensors = proof.count_loaded(loaded.model, folder)
         if tensors and not loaded_tensors:
             raise LabError(
-                f"None of the {tensors} tensors in {named.run.artifact} is in the model that was "
+                f"None of the {tensors} tensors in {folder} is in the model that was "
                 "built from it.",
                 "It belongs to another base model, or its names were changed.",
             )
@@ -221,6 +222,8 @@ def _bytes_to_load(named: ModelRef) -> int:
         spec = RunSpec.of_run(named.run)
         if not methods.get(spec.method["name"]).needs_separate_base(spec.method_config):
             return 0
+    elif not named.is_base:
+        return 0  # an adapter of PEFT
     stored = hub.stored_tensors(catalog.resolve(named.base))
     is_narrow = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     return (2 if is_narrow else 4) * sum(math.prod(tensor.shape) for tensor in stored.values())
