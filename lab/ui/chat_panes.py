@@ -86,8 +86,8 @@ def chosen(titles: dict[str, str], chat: Chat | None) -> list[str]:
 
 
 def _is_known(name: str, titles: dict[str, str]) -> bool:
-    """Whether there is such a model: one of the titles, an adapter, a checkpoint of any run, also of
-    one that has no result yet, or the base of a run."""
+    """Whether there is such a model: one of the titles, an adapter, a checkpoint of any run, also
+    of one that has no result yet, or the base of a run."""
     if name.startswith(adapters.PREFIX):
         return adapters.is_name(name)
     if name in titles or adapter_field.is_base(name):
