@@ -110,7 +110,7 @@ def combine_results(arguments: argparse.Namespace) -> Output:
         runs, weights, arguments.type, arguments.density, arguments.rank, arguments.name
     )
     combine.check(combination)  # nothing is downloaded for what cannot be
-    downloads.fetch_bases([parse(f"run:{runs[0]}")])
+    downloads.fetch_models([parse(f"run:{runs[0]}")])
     combined = combine.combine(combination)
 
     def display() -> None:
