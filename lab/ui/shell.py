@@ -16,6 +16,7 @@ PAGES = {
         ("runs", "Runs", "table_rows"),
         ("data", "Data", "dataset"),
     ],
+    "Compare": [("compare", "Compare", "compare_arrows")],
     "Use": [("chat", "Chat", "forum")],
     "Plan": [
         ("advisor", "Advisor", "signpost"),
