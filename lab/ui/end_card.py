@@ -97,7 +97,7 @@ def _actions(run: RunDir, entry: index.RunSummary) -> None:
         ):  # fmt: skip
             st.switch_page(links.page("chat"), query_params={"run": run.id})
         if st.button("Compare", icon=":material/compare_arrows:", key="monitor.compare"):
-            links.open_comparison([run.id, *_partner(entry)])
+            links.open_comparison([run.id, *partner(entry)])
         with st.popover("Download", icon=":material/download:", key="monitor.download"):
             downloads(run)
         with st.popover("Train again", icon=":material/replay:", key="monitor.again"):
@@ -112,7 +112,7 @@ def _actions(run: RunDir, entry: index.RunSummary) -> None:
                 )  # fmt: skip
 
 
-def _partner(entry: index.RunSummary) -> list[str]:
+def partner(entry: index.RunSummary) -> list[str]:
     """The newest other run of the same model and data, to compare with."""
     return [
         other.id

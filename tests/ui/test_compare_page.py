@@ -14,7 +14,8 @@ import pytest
 from lab.compare import notes
 from lab.compare.contestants import contestants
 from lab.compare.curves import MOST_POINTS, lead_changes, standings
-from lab.ui import compare_curves, compare_export, compare_runs
+from lab.runs import index
+from lab.ui import compare_curves, compare_export, compare_runs, end_card
 from lab.ui.chart_style import View
 from tests.compare.recorded import record
 from tests.compare.test_curves import A, B
@@ -167,6 +168,13 @@ def test_exports_hold_the_figures_and_need_no_network() -> None:
 def test_notes_belong_to_the_runs_in_any_order() -> None:
     notes.write(["b", "a"], "LoRA wins.")
     assert notes.read(["a", "b"]) == "LoRA wins." and notes.read(["a"]) == ""
+
+
+def test_a_run_is_compared_with_the_newest_of_the_same_data() -> None:
+    own, same = record("aaaa", "own"), record("bbbb", "same", "full")
+    record("cccc", "other", data={"dataset": "builtin:support-tickets"})
+    record("dddd", "failed", state="failed")
+    assert end_card.partner(index.entry(own)) == [same.id]
 
 
 def test_the_scale_of_the_axis_follows_its_width() -> None:
