@@ -91,5 +91,8 @@ def _factors(model: Any) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray]]]:
         for adapter in module.active_adapters:
             left = module.lora_B[adapter].weight.detach().float().cpu().numpy()
             right = module.lora_A[adapter].weight.detach().float().cpu().numpy()
+            left = left * module.scaling[adapter]
+            if module.fan_in_fan_out:  # GPT-2 stores its matrices the other way round
+                left, right = right.T, left.T
             plain = name.removeprefix("base_model.model.")
-            yield f"{plain}.weight", (left * module.scaling[adapter], right)
+            yield f"{plain}.weight", (left, right)

@@ -1,4 +1,4 @@
-"""A person reads the verdict on two runs, takes the report along, and opens it without a network."""
+"""A person reads the verdict on two runs and opens their report without a network."""
 
 from __future__ import annotations
 

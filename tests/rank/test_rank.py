@@ -22,7 +22,7 @@ from lab.rank.spectrum import (
     spectrum,
     subspace_similarity,
 )
-from lab.rank.updates import updates
+from lab.rank.updates import _factors
 
 RNG = np.random.default_rng(0)
 
@@ -72,18 +72,36 @@ def test_a_planted_direction_is_an_intruder_and_a_scaled_one_is_none() -> None:
     assert count_intruders(base, 40.0 * np.outer(outside, vt[3])) == 1
 
 
-def test_the_update_of_lora_is_what_merging_adds(trained: list[RunDir]) -> None:
-    from lab import methods
-    from lab.chat import models as chat_models
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_the_factors_of_lora_are_what_merging_adds(kind: str) -> None:
+    import peft
+    import torch
 
-    _, lora = trained
-    merged = methods.get("lora").merge(chat_models.load(chat_models.parse(f"run:{lora.id}")).model)
-    after = merged.state_dict()
-    by_factor = list(updates(lora))
-    assert len(by_factor) == 14 and all(update.right is not None for update in by_factor)
-    for update in by_factor:
-        expected = after[update.name].float().numpy() - update.base
-        assert update.delta == pytest.approx(expected, abs=1e-5)
+    from tests.methods import tiny
+
+    base = tiny.make_model(kind)
+    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    config = peft.LoraConfig(r=4, lora_alpha=12, target_modules="all-linear")
+    model = peft.get_peft_model(base, config)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    factors = dict(_factors(model))
+    merged = model.merge_and_unload().state_dict()
+    changed = {name for name, tensor in before.items() if not torch.equal(tensor, merged[name])}
+    assert set(factors) == changed and len(changed) >= 8
+    for name, (left, right) in factors.items():
+        expected = (merged[name] - before[name]).numpy()
+        assert left @ right == pytest.approx(expected, abs=1e-5), name
+
+
+def test_what_adds_more_than_a_product_has_no_factors() -> None:
+    import peft
+
+    from tests.methods import tiny
+
+    config = peft.LoraConfig(r=4, target_modules="all-linear", use_dora=True)
+    assert dict(_factors(peft.get_peft_model(tiny.make_model("llama"), config))) == {}
 
 
 def test_two_runs_are_measured_and_compared(trained: list[RunDir]) -> None:
