@@ -26,6 +26,7 @@ from lab.cli import (
     race,
     rank,
     runs,
+    score,
     serve,
     votes,
 )
@@ -63,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
         votes,
         serve,
         artifacts,
+        score,
         bench,
         advise,
     ):

@@ -16,7 +16,10 @@ PAGES = {
         ("runs", "Runs", "table_rows"),
         ("data", "Data", "dataset"),
     ],
-    "Compare": [("compare", "Compare", "compare_arrows")],
+    "Compare": [
+        ("compare", "Compare", "compare_arrows"),
+        ("race", "Race", "flag"),
+    ],
     "Use": [("chat", "Chat", "forum")],
     "Plan": [
         ("advisor", "Advisor", "signpost"),
