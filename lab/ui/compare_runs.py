@@ -16,7 +16,7 @@ from lab.runs.outcomes import outcome
 from lab.ui import colours, links, titles
 from lab.ui.markdown_safety import escape_markdown, plain
 
-SEEN = "compare.seen"
+SEEN, OF = "compare.seen", "compare.of"
 MOST_RUNS = 36  # twelve contestants with three seeds each
 PAIRS = 3
 BASE = "base"
@@ -157,9 +157,9 @@ def newest_pairs(entries: list[RunSummary]) -> list[tuple[RunSummary, RunSummary
 def pills(those: list[Contestant]) -> tuple[list[Contestant], bool]:
     """(the contestants that are shown, whether the base is). A click on a pill hides a run."""
     labels = {BASE: base_label(those)} | {each.id: _pill(each) for each in those}
-    if SEEN not in st.session_state:
-        st.session_state[SEEN] = list(labels)
-    st.session_state[SEEN] = [name for name in st.session_state[SEEN] if name in labels]
+    if SEEN not in st.session_state or st.session_state.get(OF) != list(labels):
+        st.session_state[SEEN] = list(labels)  # other runs than those that were hidden
+    st.session_state[OF] = list(labels)
     seen = st.pills(
         "Shown", list(labels), selection_mode="multi", format_func=labels.get, key=SEEN,
         label_visibility="collapsed",

@@ -61,6 +61,9 @@ def test_a_hidden_run_is_out_of_everything(open_page: Page) -> None:
     said = words(at).replace("\\", "")
     assert "wren full has the lowest evaluation loss" in said and "of the runs shown" in said
     assert "wren lora" not in said
+    at.query_params["runs"] = f"{runs[0].id},{runs[1].id}"
+    at.run()
+    assert "wren lora has the lowest" in words(at).replace("\\", ""), "other runs hide nothing"
 
 
 @pytest.mark.parametrize(
