@@ -87,7 +87,7 @@ FLOORS = (
     ("train",),
     ("forecast",),
     ("preflight",),
-    ("chat", "compare", "evals", "export", "rank"),
+    ("chat", "compare", "evals", "export"),
     ("advise",),
     ("cli", "ui"),
     ("bench", "__main__"),

@@ -1,1 +1,0 @@
-"""What a run changed, as matrices: spectra, the rank that was needed, and intruder dimensions."""
