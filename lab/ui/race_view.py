@@ -217,7 +217,7 @@ def _verdict(race: Race) -> None:
             badges = " ".join(f":gray-badge[{escape_markdown(b.text)}]" for b in result.badges)
             if badges:
                 st.markdown(badges)
-            for remark in terms.remarks:
+            for remark in terms.remarks if not race.ladder else ():
                 st.caption(escape_markdown(remark))
         _claims(race, racing)
         _actions(race)
@@ -227,15 +227,16 @@ def _claims(race: Race, racing: list[race_outcome.Finisher]) -> None:
     for test in race_outcome.tests_of(race):
         verdict = race_outcome.claim_verdict(test, racing, race_scores.scores_of(race))
         icon = VERDICT_ICONS[verdict.verdict]
-        st.markdown(
-            f":material/{icon}: **{escape_markdown(test.claim)} {verdict.verdict}** · "
-            f"{escape_markdown(test.sentence)}"
-        )
-        st.caption(escape_markdown(verdict.sentence))
-        st.page_link(
-            links.page("claims"), label=f"Claim {test.claim}", icon=":material/fact_check:",
-            query_params={"id": test.claim},
-        )  # fmt: skip
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            st.markdown(
+                f":material/{icon}: **{escape_markdown(test.claim)} {verdict.verdict}** · "
+                f"{escape_markdown(test.sentence)}  \n:gray[{escape_markdown(verdict.sentence)}]",
+                width="stretch",
+            )
+            st.page_link(
+                links.page("claims"), label=f"Claim {test.claim}", icon=":material/fact_check:",
+                query_params={"id": test.claim}, width="content",
+            )  # fmt: skip
 
 
 def _actions(race: Race) -> None:
