@@ -87,7 +87,7 @@ FLOORS = (
     ("train",),
     ("forecast",),
     ("preflight",),
-    ("chat", "compare", "evals", "export"),
+    ("chat", "compare", "evals", "export", "rank"),
     ("advise",),
     ("cli", "ui"),
     ("bench", "__main__"),
