@@ -18,6 +18,7 @@ from lab import formatting, paths, process
 from lab.atomic_files import read_object, write_json
 from lab.paths import RunDir
 from lab.runs import checkpoints, deadlines
+from lab.runs.result import Result, write_result
 
 COMMANDS = ("kill", "cancel", "stop")
 FULL_BYTES = 1_000_000
@@ -123,8 +124,8 @@ class Escalation:
             elif not process.is_alive(read_object(run.process)):
                 # the worker may have saved once more after the record was written
                 words = _words(run, str(killed.get("command")), str(killed.get("why")))
-                ended = {"v": 1, "state": killed["state"], "ended": time.time(), **words}
-                write_json(run.result, ended | {"killed": killed})
+                state = str(killed["state"])
+                write_result(run, Result(state, **words, ended=time.time(), killed=killed))
                 if not run.killed.exists():  # it was resumed between the two looks
                     run.result.unlink(missing_ok=True)
                 self.unfinished.discard(run_id)

@@ -90,11 +90,11 @@ def run_progress(run: RunDir, now: float | None = None) -> RunProgress:
         spent[current] += max(0.0, until - at)
     expected = _expected(run)
     order = list(TITLES)
-    place = order.index(current)
+    position = order.index(current)
     phases = []
     for name in names:
         i = order.index(name)
-        state = "done" if i < place else "now" if i == place else "next"
+        state = "done" if i < position else "now" if i == position else "next"
         total_s = spent[name] if state == "done" else max(expected[name], spent[name])
         phases.append(Phase(name, state, spent[name], total_s))
     phases = [_with_beat(phase, beat) if phase.state == "now" else phase for phase in phases]

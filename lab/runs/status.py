@@ -10,6 +10,7 @@ from lab import process
 from lab.atomic_files import number, part, read_object
 from lab.paths import RunDir
 from lab.runs import deadlines
+from lab.runs.result import read_result
 
 STALLED_S = 60.0
 LONGEST_WORDS = 20_000  # characters of a message
@@ -108,15 +109,11 @@ def status(run: RunDir) -> Status:
 
 def _ended(run: RunDir) -> Status | None:
     """The state that the result names; None without a result, or for one that names none."""
-    result = read_object(run.result) or {}
-    if result.get("state") not in ENDED:
+    result = read_result(run)
+    if result is None or result.state not in ENDED:
         return None
-    return Status(
-        state=str(result["state"]),
-        phase="ended",
-        message=_words(result.get("message")),
-        hint=_words(result.get("hint")),
-    )
+    words = _words(result.message), _words(result.hint)
+    return Status(result.state, "ended", message=words[0], hint=words[1])
 
 
 def _why_queued(run: RunDir) -> str:

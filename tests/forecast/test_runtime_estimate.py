@@ -12,7 +12,7 @@ from lab import host
 from lab.atomic_files import read_object, write_json
 from lab.forecast import finished_runs, runtime_estimate
 from lab.forecast.compile_choice import choose_compile
-from lab.forecast.finished_runs import with_reached
+from lab.forecast.finished_runs import FinishedRun, with_reached
 from lab.forecast.model_profile import profile_model
 from lab.forecast.resolve import Resolution, resolve
 from lab.forecast.runtime_estimate import training_volume
@@ -146,13 +146,13 @@ def test_a_run_that_is_repeated_is_predicted_as_it_went() -> None:
     """What recomputation costs is in the factors, and not once more in what runs reach."""
     spec = spec_of(train={"activation_checkpointing": "on", "max_steps": 100})
     first = predicted(spec)
-    summary = {"flops": 1e18, "tokens": first.tokens, "seconds": 2 * first.seconds}
-    share, is_measured = finished_runs.reached([(summary, first)], H100.flops)
+    run = FinishedRun(2 * first.seconds, 1e18, first.tokens, runtime=first)
+    share, is_measured = finished_runs.reached([run], H100.flops)
     again = predicted(spec, replace(H100, reached=share, is_measured=is_measured))
     assert again.is_measured and again.seconds == pytest.approx(2 * first.seconds, rel=0.05)
     for _ in range(30):  # told again and again, it does not drift
         runtime = predicted(spec, replace(H100, reached=share))
-        share, _ = finished_runs.reached([(summary, runtime)], H100.flops)
+        share, _ = finished_runs.reached([replace(run, runtime=runtime)], H100.flops)
     assert predicted(spec, replace(H100, reached=share)).seconds == pytest.approx(
         2 * first.seconds, rel=0.05
     )
@@ -257,8 +257,8 @@ def test_compiling_has_to_save_a_tenth_of_the_run() -> None:
 
 
 def test_what_this_machine_reaches_is_the_median_of_its_longer_runs() -> None:
-    def run(rate: float, seconds: float = 100.0) -> tuple[dict[str, Any], None]:
-        return {"flops": rate * seconds, "seconds": seconds, "tokens": 1000}, None
+    def run(rate: float, seconds: float = 100.0) -> FinishedRun:
+        return FinishedRun(seconds, rate * seconds, 1000)
 
     runs = [run(2e12), run(3e12), run(9e12), run(1e15, seconds=5.0)]
     share, is_measured = finished_runs.reached(runs, 1e13)
@@ -267,8 +267,7 @@ def test_what_this_machine_reaches_is_the_median_of_its_longer_runs() -> None:
         REACHED,
         False,
     )
-    damaged = [({"seconds": 50.0}, None), ({"seconds": 50.0, "flops": 0}, None)]
-    assert finished_runs.reached(damaged, 1e13) == (REACHED, False)
+    assert finished_runs.reached([FinishedRun(50.0, 0, 1000)], 1e13) == (REACHED, False)
 
 
 # tokens a second of an H100, compiled nothing, plain loss, adapters in float32
@@ -323,16 +322,14 @@ def test_this_machines_runs_correct_launches_and_what_is_no_training() -> None:
     spec = spec_of(data={"max_length": 64}, train={"max_steps": 1000, "batch_size": 1})
     first = predicted(spec, H100, DatasetStats(examples=10**6, tokens_per_row=64.0))
     assert first.launch_s * first.tokens_per_s > runtime_estimate.BOUND
-    summary = {
-        "flops": 1e15, "tokens": first.tokens, "seconds": 2 * first.seconds,
-        "beside_s": 3 * (first.whole_s - first.seconds),
-    }  # fmt: skip
-    runs = [(summary, first)]
+    beside_s = 3 * (first.whole_s - first.seconds)
+    run = FinishedRun(2 * first.seconds, 1e15, first.tokens, "", beside_s, first)
+    runs = [run]
     assert finished_runs.launching(runs) == pytest.approx(2.0, rel=0.01)
     assert finished_runs.beside(runs) == pytest.approx(3.0)
     device = replace(H100, launching=2.0, beside=3.0)
     again = predicted(spec, device, DatasetStats(examples=10**6, tokens_per_row=64.0))
     assert again.seconds == pytest.approx(2 * first.seconds, rel=0.01)
     assert again.loading_s == pytest.approx(3 * first.loading_s, rel=1e-3)
-    told = [({**summary, "tokens": again.tokens, "seconds": again.seconds}, again)]
-    assert finished_runs.launching(told) == pytest.approx(2.0, rel=0.01), "It does not drift."
+    repeated = replace(run, tokens=again.tokens, seconds=again.seconds, runtime=again)
+    assert finished_runs.launching([repeated]) == pytest.approx(2.0, rel=0.01), "It does not drift."

@@ -208,6 +208,7 @@ def test_a_base_that_four_bits_would_distort_is_refused(
     assert method.check(tiny.make_empty("llama"), config, Context(spec)) == [], "for any device"
 
 
+@pytest.mark.every_method
 @pytest.mark.parametrize("name", methods.names())
 def test_script_picture_and_words(name: str) -> None:
     method = methods.get(name)
