@@ -123,7 +123,8 @@ def beside(runs: Sequence[FinishedRun]) -> float:
         run.runtime.beside * run.beside_s / (run.runtime.whole_s - run.runtime.seconds)
         for run in _long(runs)
         if run.runtime is not None
-        and (run.beside_s or 0) > 0
+        and run.beside_s is not None
+        and run.beside_s > 0
         and run.runtime.whole_s > run.runtime.seconds
     ]
     return statistics.median(factors) if factors else 1.0

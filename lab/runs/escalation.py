@@ -125,7 +125,10 @@ class Escalation:
                 # the worker may have saved once more after the record was written
                 words = _words(run, str(killed.get("command")), str(killed.get("why")))
                 state = str(killed["state"])
-                write_result(run, Result(state, **words, ended=time.time(), killed=killed))
+                ended = Result(
+                    state, words["message"], words["hint"], ended=time.time(), killed=killed
+                )
+                write_result(run, ended)
                 if not run.killed.exists():  # it was resumed between the two looks
                     run.result.unlink(missing_ok=True)
                 self.unfinished.discard(run_id)

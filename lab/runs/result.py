@@ -39,7 +39,8 @@ class TrainingSummary:
         stored = {
             name: value for name, value in asdict(self).items() if value not in (None, "", {})
         }
-        return stored | stored.pop("probe", {})
+        stored.pop("probe", None)
+        return {**stored, **self.probe}
 
     @staticmethod
     def from_json(stored: Mapping[str, Any]) -> TrainingSummary:

@@ -67,8 +67,8 @@ def _work(run: RunDir, commands: Commands) -> int:
     finally:
         telemetry.enter_phase("ended")
         telemetry.stop()
-    ended = time.time()
-    write_result(run, Result(state, message, hint, number, started, ended, summary, memory))
+    result = Result(state, message, hint, number, started, time.time(), summary, memory)
+    write_result(run, result)
     return 1 if state == "failed" else 0
 
 

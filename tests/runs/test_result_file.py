@@ -1,4 +1,4 @@
-"""result.json as it is written and read: nothing is lost, and what is damaged costs itself alone."""
+"""result.json as it is written and read: nothing is lost; a damaged value costs itself alone."""
 
 from __future__ import annotations
 
