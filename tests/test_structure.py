@@ -90,6 +90,7 @@ FLOORS = (
     ("forecast",),
     ("preflight",),
     ("chat", "compare", "evals", "export"),
+    ("advise",),
     ("cli", "ui"),
     ("bench", "__main__"),
 )

@@ -14,11 +14,13 @@ from collections.abc import Callable, Sequence
 from typing import Never
 
 from lab.cli import (
+    advise,
     artifacts,
     bench,
     chat,
     compare,
     demo,
+    evidence,
     inventory,
     memory,
     race,
@@ -53,12 +55,14 @@ def parser() -> argparse.ArgumentParser:
         memory,
         runs,
         race,
+        evidence,
         compare,
         chat,
         votes,
         serve,
         artifacts,
         bench,
+        advise,
     ):
         module.add(verb)
     return top
