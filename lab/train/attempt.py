@@ -111,8 +111,7 @@ class Attempt:
         return self._conductor(model, self.data, saved)
 
     def run_training(self) -> str:
-        """Train to the end of the plan or to a command: the state. Figures go into `summary` as
-        soon as they are known, and stay there if this raises."""
+        """Train to the end of the plan or to a command: the state. `summary` has the figures."""
         conductor = self.prepare()
         loop = conductor.loop
         model = loop.model
