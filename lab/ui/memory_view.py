@@ -14,7 +14,7 @@ from lab.errors import LabError
 from lab.forecast import rules_of_thumb
 from lab.models import catalog, shipped_configs
 from lab.preflight.client import planner
-from lab.ui import memory_charts
+from lab.ui import claim_links, memory_charts
 from lab.ui.charts import CONFIG, View
 from lab.ui.markdown_safety import escape_markdown, plain
 from lab.ui.method_estimates import MethodEstimates, MethodRow, own_ranks, spec_of
@@ -227,10 +227,14 @@ def _show_rules(rows: list[MethodRow]) -> None:
         "know neither the length nor the number of rows."
     )
     st.dataframe(
-        memory_charts.held_against(rows),
+        [
+            row | {"claim": claim_links.url(row["claim"])}
+            for row in memory_charts.held_against(rows)
+        ],
         hide_index=True,
         height="content",
         column_config={
+            "claim": st.column_config.LinkColumn(display_text=r"rule=(.*)", width=120),
             "rule, GB": st.column_config.NumberColumn(format="%.1f"),
             "predicted, GB": st.column_config.NumberColumn(format="%.1f"),
             "error": st.column_config.NumberColumn(format="percent"),
@@ -241,8 +245,8 @@ def _show_rules(rows: list[MethodRow]) -> None:
 def show_by_size(settings: dict[str, Any]) -> None:
     """The table of claim C3, 7B to 70B, by outlines under this page's settings."""
     st.caption(
-        f"Claim C3 at rank {settings['rank']}, {settings['rows']} × {settings['length']} tokens: "
-        "printed, and by the outline of the step here (GB)."
+        f"Claim {claim_links.link('C3')} at rank {settings['rank']}, {settings['rows']} × "
+        f"{settings['length']} tokens: printed, and by the outline of the step here (GB)."
     )
     shown = []
     for size, printed in rules_of_thumb.C3_TABLE.items():
