@@ -117,12 +117,12 @@ def test_layers_are_compiled_where_the_run_is_long_enough(
     )  # fmt: skip
     assert chosen(compile="on") == ("on", "is on, as asked for")
     assert chosen()[0] == "off", "of an unknown length"
-    found = plan(
+    answer = plan(
         {"model": "config:Llama-3.1-8B", "method": "lora", "data": {"packing": "on"},
          "train": {"max_tokens": 10**8}},
         {"gpu": "H100 80GB"},
     )  # fmt: skip
-    assert found["choices"][0]["compile"] == "on" and found["compile"].startswith("pays")
+    assert answer["choices"][0]["compile"] == "on" and answer["compile"].startswith("pays")
     assert check(make_spec())["spec"]["train"]["compile"] == "off", "there is no GPU here"
 
 
@@ -170,9 +170,9 @@ def test_a_run_carries_its_prediction(work_here: Callable[..., RunDir]) -> None:
 
 def test_an_estimate_says_speed_and_energy() -> None:
     value = {"model": "config:Llama-3.2-1B", "method": "lora", "train": {"max_steps": 10}}
-    found = estimate(value, {"gpu": "RTX 4090 24GB"}, {"shadow": False, "time": True})
-    assert found["tokens_per_s"] > 100 and found["wh_per_million_tokens"] > 0
-    assert found["pace"]["steps"] == 10, "by its budget, though there is no data"
+    answer = estimate(value, {"gpu": "RTX 4090 24GB"}, {"shadow": False, "time": True})
+    assert answer["tokens_per_s"] > 100 and answer["wh_per_million_tokens"] > 0
+    assert answer["pace"]["steps"] == 10, "by its budget, though there is no data"
     plain = estimate(value, {"kind": "cuda"}, {"shadow": False})
     assert plain["wh_per_million_tokens"] is None and plain.get("pace") is None
 
@@ -293,9 +293,9 @@ def test_small_passes_are_bound_by_what_launches_take(case: Any) -> None:
             "loss_implementation": "plain", "compile": "off", **train,
         },
     }  # fmt: skip
-    found = estimate(value, {"gpu": "H100 80GB"}, {"shadow": False})
-    assert found["launches"] > 900
-    assert found["tokens_per_s"] == pytest.approx(measured, rel=0.2)
+    answer = estimate(value, {"gpu": "H100 80GB"}, {"shadow": False})
+    assert answer["launches"] > 900
+    assert answer["tokens_per_s"] == pytest.approx(measured, rel=0.2)
 
 
 def test_work_and_launches_side_by_side_take_hardly_more_than_the_longer() -> None:
@@ -305,17 +305,17 @@ def test_work_and_launches_side_by_side_take_hardly_more_than_the_longer() -> No
 
 
 def test_every_phase_counts_and_what_is_measured_corrects_the_rest() -> None:
-    found = predicted(spec_of(train={"max_steps": 100, "eval_steps": 10}))
-    phases = (found.loading_s, found.evaluating_s, found.sampling_s, found.saving_s)
-    assert min(phases) > 0 and found.whole_s == pytest.approx(found.seconds + sum(phases))
+    answer = predicted(spec_of(train={"max_steps": 100, "eval_steps": 10}))
+    phases = (answer.loading_s, answer.evaluating_s, answer.sampling_s, answer.saving_s)
+    assert min(phases) > 0 and answer.whole_s == pytest.approx(answer.seconds + sum(phases))
     still = predicted(spec_of(train={"max_steps": 100, "sample_steps": 0, "save_steps": 0}))
-    assert still.sampling_s == 0 and still.saving_s < found.saving_s
-    slow = corrected(found, 10, 3 * found.seconds / 10)  # each step takes three times as long
-    assert slow.seconds == pytest.approx(3 * found.seconds)
-    assert slow.evaluating_s == pytest.approx(3 * found.evaluating_s)
-    assert slow.loading_s == found.loading_s, "That is over."
-    assert corrected(found, 0, 0.0) == found, "Nothing is known before the first step."
-    assert corrected(found, 10, 3 * found.seconds / 10, limit=5.0).seconds == 5.0
+    assert still.sampling_s == 0 and still.saving_s < answer.saving_s
+    slow = corrected(answer, 10, 3 * answer.seconds / 10)  # each step takes three times as long
+    assert slow.seconds == pytest.approx(3 * answer.seconds)
+    assert slow.evaluating_s == pytest.approx(3 * answer.evaluating_s)
+    assert slow.loading_s == answer.loading_s, "That is over."
+    assert corrected(answer, 0, 0.0) == answer, "Nothing is known before the first step."
+    assert corrected(answer, 10, 3 * answer.seconds / 10, limit=5.0).seconds == 5.0
 
 
 def test_this_machines_runs_correct_launches_and_what_is_no_training() -> None:

@@ -48,7 +48,7 @@ def test_another_question_gets_an_answer_of_its_own(
     first = ask(folder)
     answers = [ask(folder, **changes) for changes in OTHERS]
     for changes, answer in zip(OTHERS, answers, strict=True):
-        figures = [(one["peak_bytes"], one["disk"]) for one in (first, answer)]
+        figures = [(forecast["peak_bytes"], forecast["disk"]) for forecast in (first, answer)]
         assert figures[0] != figures[1], f"{changes} changes the prediction."
 
     def never(*_: Any, **__: Any) -> None:
