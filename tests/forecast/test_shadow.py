@@ -115,8 +115,8 @@ def test_layer_extension_says_what_the_full_trace_says(
     layers = profile_model(config, spec).layers
     traces = {
         whole: step(
-            config, layers, methods.get(method), spec, Batch(2, 128), spec.train.loss_implementation,
-            on_gpu=True, whole=whole,
+            config, layers, methods.get(method), spec, Batch(2, 128),
+            spec.train.loss_implementation, on_gpu=True, whole=whole,
         )
         for whole in (True, False)
     }  # fmt: skip
