@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lab.advise import claims, experiments, findings
 from lab.advise.claims import Ruling
+from lab.compare import evidence
 from lab.paths import RunDir
 from lab.runs import index
 from lab.ui import claim_links, claims_view
@@ -70,6 +72,12 @@ def test_every_link_leads_to_a_claim() -> None:
         assert claims.get(claim_id).id == claim_id
 
 
+@pytest.fixture
+def no_shipped_evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evidence, "shipped_folder", lambda: tmp_path / "shipped")
+
+
+@pytest.mark.usefixtures("no_shipped_evidence")
 def test_an_experiment_turns_an_open_claim(trained: list[RunDir]) -> None:
     """The trained full and LoRA runs stand for the experiment's."""
     experiment = experiments.named("full-lora")
@@ -93,6 +101,7 @@ def test_an_experiment_turns_an_open_claim(trained: list[RunDir]) -> None:
     assert "has no forgetting probe" in findings.find("C20").verdict
 
 
+@pytest.mark.usefixtures("no_shipped_evidence")
 def test_an_experiment_under_way_says_so(trained: list[RunDir]) -> None:
     full, lora = trained
     lora.result.unlink()
