@@ -114,8 +114,7 @@ class Attempt:
     def run_training(self) -> str:
         """Train to the end of the plan or to a command: the state. `summary` has the figures."""
         conductor = self.prepare()
-        loop = conductor.loop
-        model = loop.model
+        loop, model = conductor.loop, conductor.loop.model
         self._check_commands()
         self.commands.interrupting = WHILE_TRAINING
         try:
