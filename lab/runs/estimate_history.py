@@ -19,7 +19,7 @@ COUNTED = ("weights", "gradients", "optimizer")  # parts that the worker counts 
 
 @dataclass(frozen=True)
 class EstimateError:
-    """One finished run. `error`: predicted over measured, less one; on a CPU a bound's distance."""
+    """One finished run. `error`: predicted over measured, less one; on a CPU with its margin."""
 
     id: str
     device: str
