@@ -1,4 +1,4 @@
-"""Forecasts that need no planner, and no evidence but what a test writes."""
+"""Forecasts that need no planner."""
 
 from __future__ import annotations
 
@@ -50,6 +50,6 @@ def no_planner(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Forecast]:
 
 
 @pytest.fixture(autouse=True)
-def no_shipped_evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What races have shown changes advice and claims: tests write what they need of it."""
-    monkeypatch.setattr(evidence, "shipped_folder", lambda: tmp_path / "shipped")
+def no_shipped_evidence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What comes with the lab changes with every race; tests bring their own."""
+    monkeypatch.setattr(evidence, "shipped_folder", lambda: tmp_path / "no-evidence")

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lab.advise import claims, experiments, findings
 from lab.advise.claims import Ruling
-from lab.compare import evidence
 from lab.paths import RunDir
 from lab.runs import index
 from lab.ui import claim_links, claims_view
+from tests.advise.conftest import no_shipped_evidence  # noqa: F401
 from tests.advise.test_claims import quick  # noqa: F401
 from tests.ui.conftest import Page, words
 
@@ -70,11 +69,6 @@ def test_every_link_leads_to_a_claim() -> None:
         address = claim_links.url(rule.claim)
         claim_id = address.partition("id=")[2].partition("&")[0]
         assert claims.get(claim_id).id == claim_id
-
-
-@pytest.fixture
-def no_shipped_evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evidence, "shipped_folder", lambda: tmp_path / "shipped")
 
 
 @pytest.mark.usefixtures("no_shipped_evidence")
