@@ -25,18 +25,18 @@ def choose(
 ) -> tuple[str, str]:
     """("on" or "off", why) for the resolved `spec`; what was `asked` for stays."""
     if asked.train.compile != "auto":
-        return asked.train.compile, f"is {asked.train.compile}, as asked for"
+        return asked.train.compile, f"{asked.train.compile}, as requested"
     if not device.on_gpu:
-        return "off", "pays on a GPU only"
+        return "off", "off: only worthwhile on a GPU"
     if not method.can_compile:
-        return "off", f"does not go with {method.title}"
+        return "off", f"off: {method.title} does not support it"
     ways = [replace(spec, train=replace(spec.train, compile=way)) for way in ("off", "on")]
     plain, compiled = (
         runtime_estimate.pace(one, costs, sizes, device, stats, bits) for one in ways
     )
     if plain is None or compiled is None:
-        return "off", "is left out: the run's length is not known"
+        return "off", "off: length of the run unknown"
     took = f"{formatting.duration(compiled.seconds)} against {formatting.duration(plain.seconds)}"
     if runtime_estimate.compiling_pays(plain, compiled):
-        return "on", f"pays: {took}"
-    return "off", f"would not pay: {took}"
+        return "on", f"on: saves time ({took})"
+    return "off", f"off: would not save time ({took})"

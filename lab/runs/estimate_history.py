@@ -18,25 +18,55 @@ COUNTED = ("weights", "gradients", "optimizer")  # parts that the worker counts 
 
 @dataclass(frozen=True)
 class EstimateError:
-    """One finished run. `error`: predicted over measured, less one; on a CPU a bound's distance."""
+    """One finished run. `error`: predicted over measured, less one. A bound (`is_bound`) is not
+    off by that: it holds where it is not below what was measured."""
 
     id: str
     device: str
     predicted: int
     measured: int
+    is_bound: bool = False
 
     @property
     def error(self) -> float:
         return self.predicted / self.measured - 1
 
+    @property
+    def holds(self) -> bool:
+        """Whether a bound is one."""
+        return self.predicted >= self.measured
+
+    @property
+    def in_words(self) -> str:
+        """How the estimate compares: "+0.3 %", or for a bound "within the bound"."""
+        if not self.is_bound:
+            return f"{self.error:+.1%}"
+        return "within the bound" if self.holds else f"above the bound by {-self.error:.1%}"
+
 
 @dataclass(frozen=True)
 class ErrorHistory:
-    """Of the finished runs on one kind of device, oldest first; median and worst are sizes."""
+    """Of the finished runs on one kind of device, oldest first; median and worst are sizes, of the
+    estimates that are no bounds."""
 
     errors: tuple[EstimateError, ...]
     median: float
     worst: float
+
+    @property
+    def in_words(self) -> str:
+        """ "4 runs: median error 0.2 %, largest 0.3 %", or how many bounds hold."""
+        bounds = [error for error in self.errors if error.is_bound]
+        exact = len(self.errors) - len(bounds)
+        parts = []
+        if exact:
+            runs = "1 finished run" if exact == 1 else f"{exact} finished runs"
+            parts.append(f"{runs}: median error {self.median:.1%}, largest {self.worst:.1%}")
+        if bounds:
+            runs = "1 finished run" if len(bounds) == 1 else f"{len(bounds)} finished runs"
+            within = sum(error.holds for error in bounds)
+            parts.append(f"{runs}: {within} of {len(bounds)} within the upper bound")
+        return "; ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -55,7 +85,9 @@ def estimate_error(run: RunDir) -> EstimateError | None:
     predicted = forecast.memory.peak_bytes
     if not isinstance(measured, int) or measured <= 0 or predicted <= 0:
         return None
-    return EstimateError(run.id, forecast.device, predicted, measured)
+    return EstimateError(
+        run.id, forecast.device, predicted, measured, is_bound=forecast.memory.is_bound
+    )
 
 
 def error_history(device: str = "cuda") -> ErrorHistory | None:
@@ -64,7 +96,7 @@ def error_history(device: str = "cuda") -> ErrorHistory | None:
     on_device = tuple(error for error in errors if error is not None and error.device == device)
     if not on_device:
         return None
-    sizes = [abs(error.error) for error in on_device]
+    sizes = [abs(error.error) for error in on_device if not error.is_bound] or [0.0]
     return ErrorHistory(on_device, statistics.median(sizes), max(sizes))
 
 

@@ -166,10 +166,4 @@ def _memory_parts(run: RunDir) -> None:
         st.caption("On a CPU the estimate is an upper bound on resident memory.")
     history = estimate_history.error_history(forecast.device)
     if history is not None:
-        runs = "1 finished run" if len(history.errors) == 1 else (
-            f"{len(history.errors)} finished runs"
-        )  # fmt: skip
-        st.caption(
-            f"{runs} on this machine: median error {history.median:.1%}, "
-            f"largest {history.worst:.1%}."
-        )
+        st.caption(f"On this machine, {history.in_words}.")

@@ -20,7 +20,7 @@ from lab.spec import RunSpec
 from lab.ui import (
     cards,
     form_problems,
-    memory_view,
+    memory_settings,
     notices,
     out_of_memory_panel,
     queue_panel,
@@ -178,9 +178,9 @@ def test_only_what_fits_this_very_form_can_be_taken_over(
     settings_search_panel.for_form()
     assert sum(named["key"] == "plan.take" for named in screen.named("button")) == taken
     text = "\n".join(screen.texts("markdown"))
-    assert ("4 rows a pass × 2, 7 layers recomputed, fused loss, adamw; best" in text) == (
-        form == 1
-    )
+    assert (
+        "batch size 4 × accumulation 2, checkpointed layers: 7, fused loss, adamw; best" in text
+    ) == (form == 1)
 
 
 def test_choices_are_shown_in_gb_of_powers_of_ten(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,15 +188,16 @@ def test_choices_are_shown_in_gb_of_powers_of_ten(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(settings_search_panel, "st", screen)
     settings_search_panel.show(choices(True))
     ((table,),) = [args for kind, args, _ in screen.calls if kind == "dataframe"]
-    assert table[0]["peak, GB"] == 3.21 and table[0]["rows × passes"] == "4 × 2"
-    assert table[0]["recomputes"] == "7 layers" and table[0]["tokens/s"] == 1234.0
+    assert table[0]["peak memory (GB)"] == 3.21
+    assert table[0]["batch × accumulation"] == "4 × 2"
+    assert table[0]["checkpointed layers"] == "7" and table[0]["tokens/s"] == 1234.0
     (caption,) = screen.texts("caption")
-    assert "35% of the device's peak rate" in caption and "4% of 24.00 GB stay free" in caption
+    assert "35% of the device's peak FLOP/s" in caption and "4% of 24.00 GB is kept" in caption
 
 
 def test_a_card_is_told_by_what_a_run_can_have_of_it() -> None:
-    title = memory_view._device_title("RTX 4090 24GB")
-    assert title == "24.89 GB for the run · 1,008 GB/s · 165 TFLOP/s · 450 W"
+    title = memory_settings.device_title("RTX 4090 24GB")
+    assert title == "24.89 GB usable memory · 1,008 GB/s · 165 TFLOP/s · 450 W"
 
 
 def test_a_problem_is_kept_until_its_field_changes(monkeypatch: pytest.MonkeyPatch) -> None:

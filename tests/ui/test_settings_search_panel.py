@@ -25,7 +25,7 @@ def test_the_form_takes_over_the_fastest_settings(open_page: Page) -> None:
     at.button(key="plan").click().run()
     assert not at.exception and not at.error, words(at)
     text = words(at)
-    assert "tokens/s**" in text and "Compiling the layers pays on a GPU only" in text
+    assert "tokens/s**" in text and "torch.compile: off: only worthwhile on a GPU" in text
     at.button(key="plan.take").click().run()
     assert not at.exception
     assert at.session_state["new.train.batch_size"] == 4, "all rows of a step in one pass"
@@ -58,9 +58,9 @@ def test_the_memory_page_plans_for_any_device(open_page: Page, monkeypatch: Any)
     at.selectbox(key="device").set_value("RTX 3060 12GB").run()
     at.button(key="memory.plan").click().run()
     assert not at.exception and not at.error
-    (table,) = [table.value for table in at.dataframe if "rows × passes" in table.value]
-    assert "the fastest that fits" in table["why"][0] and table["peak, GB"][0] < 12
-    assert "a usual share" in words(at)
+    (table,) = [table.value for table in at.dataframe if "batch × accumulation" in table.value]
+    assert "fastest that fits" in table["note"][0] and table["peak memory (GB)"][0] < 12
+    assert "a typical MFU" in words(at)
 
 
 def test_the_time_is_said_with_what_it_is_for(
