@@ -366,11 +366,11 @@ def fixes(arguments: argparse.Namespace) -> Output:
                 saving.title,
                 size(saving.peak_bytes),
                 size(saving.saves_bytes),
-                "same batch" if saving.keeps_batch else "trains differently",
+                "same effective batch" if saving.keeps_batch else "changes the training",
             ]
             for saving in savings
         ]
-        table("What makes it smaller", ["", "predicted peak", "saves", ""], rows, right="lrrl")
+        table("Ways to reduce memory", ["", "estimated peak", "saves", ""], rows, right="lrrl")
 
     return Output({"id": run.id, "fixes": [saving.to_json() for saving in savings]}, display)
 

@@ -20,6 +20,7 @@ from lab.spec import RunSpec
 from lab.ui import (
     cards,
     form_problems,
+    memory_changes,
     memory_settings,
     notices,
     out_of_memory_panel,
@@ -151,8 +152,8 @@ def test_a_change_that_would_fit_says_what_it_saves(monkeypatch: pytest.MonkeyPa
     out_of_memory_panel._line(RunDir(Path("x")), 0, saving)
     out_of_memory_panel._line(RunDir(Path("x")), 1, replace(saving, keeps_batch=False))
     assert screen.texts("markdown") == [
-        "Fuse [it] · saves **2.00 GB** · peak 7.00 GB · same batch",
-        "Fuse [it] · saves **2.00 GB** · peak 7.00 GB · trains differently",
+        "Fuse [it] · saves **2.00 GB** · peak 7.00 GB · same effective batch",
+        "Fuse [it] · saves **2.00 GB** · peak 7.00 GB · changes the training",
     ]
 
 
@@ -213,3 +214,23 @@ def test_a_problem_is_kept_until_its_field_changes(monkeypatch: pytest.MonkeyPat
     assert form_problems.of_fields() == {"train.seed": "is -1."}
     form_problems.forget()
     assert form_problems.of_fields() == {}
+
+
+def saving(title: str, peak: int, *, keeps_batch: bool = True) -> Saving:
+    return Saving(title, {"train.batch_size": 1}, keeps_batch, peak * GB, (12 - peak) * GB)
+
+
+def test_the_smallest_change_that_fits_comes_first() -> None:
+    savings = [
+        saving("SGD", 2, keeps_batch=False), saving("half", 9), saving("checkpointing", 6),
+        saving("fused", 11), saving("shorter", 8, keeps_batch=False),
+    ]  # fmt: skip
+    ranked = [saving.title for saving in memory_changes.smallest_first(savings, 10 * GB)]
+    assert ranked == ["half", "checkpointing", "shorter", "SGD", "fused"]
+    nothing = memory_changes.smallest_first(savings, GB)
+    assert [saving.title for saving in nothing] == [
+        "checkpointing", "half", "fused", "SGD", "shorter",
+    ], "where nothing fits, what saves most"  # fmt: skip
+    words = memory_changes.in_words(savings[1], 10 * GB)
+    assert words == "half · saves **3.00 GB** · peak 9.00 GB, :green[fits] · same effective batch"
+    assert ":red[still too large]" in memory_changes.in_words(savings[3], 10 * GB)
