@@ -3,6 +3,7 @@
 import streamlit as st
 
 from lab.ui import (
+    checkpoint_panel,
     links,
     monitor_charts,
     monitor_details,
@@ -21,6 +22,7 @@ if run is None:
 
 stage = monitor_view.stage(run)
 polls = stage != "ended"
+measures = checkpoint_panel.is_measuring(run)
 had_curves = monitor_charts.has_curves(run)
 
 
@@ -31,9 +33,11 @@ def now() -> None:
         st.rerun()  # the whole page: its buttons follow, and it stops polling at the end
 
 
-@st.fragment(run_every=monitor_charts.pace(run) if polls else None)
+@st.fragment(run_every=monitor_charts.pace(run) if polls else 1.0 if measures else None)
 def loss() -> None:
     monitor_charts.show_loss(run, view)
+    if measures and not checkpoint_panel.is_measuring(run):
+        st.rerun()  # it is known
 
 
 @st.fragment(run_every=monitor_charts.pace(run) if polls else None)
@@ -46,7 +50,7 @@ def samples() -> None:
     monitor_details.samples(run)
 
 
-@st.fragment(run_every=3.0 if polls else None)
+@st.fragment(run_every=3.0 if polls or measures else None)
 def details() -> None:
     monitor_details.warnings(run)
     monitor_details.tabs(run)
