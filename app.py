@@ -3,7 +3,6 @@
 import streamlit as st
 from starlette.middleware import Middleware
 
-from lab.ui.downloads import ROUTES
 from lab.ui.gate import Gate, lifespan
 
-app = st.App("lab/ui/shell.py", routes=ROUTES, middleware=[Middleware(Gate)], lifespan=lifespan)
+app = st.App("lab/ui/shell.py", middleware=[Middleware(Gate)], lifespan=lifespan)

@@ -3,6 +3,9 @@ with the model."""
 
 from __future__ import annotations
 
+import tempfile
+import zipfile
+from pathlib import Path
 from typing import Any
 
 import streamlit as st
@@ -10,10 +13,9 @@ import streamlit as st
 from lab import formatting, methods
 from lab.atomic_files import number, size_of
 from lab.paths import RunDir
-from lab.runs import index, record_reader
+from lab.runs import export_import, index, record_reader
 from lab.runs.metric_series import series_of
 from lab.ui import colours, links, runs_view
-from lab.ui import downloads as download_files
 from lab.ui.markdown_safety import escape_lines, escape_markdown
 
 
@@ -111,15 +113,17 @@ def _actions(run: RunDir, entry: index.RunSummary) -> None:
 def downloads(run: RunDir) -> None:
     """The result and the records as files."""
     if run.artifact.is_dir():
-        size = formatting.size(size_of(run.artifact))
-        download_files.button(
-            run, "model", f"Trained model ({size}, ZIP)",
-            "The weights or the adapter as safetensors, with tokenizer and chat template: "
+        st.download_button(
+            f"Trained model ({formatting.size(size_of(run.artifact))}, ZIP)",
+            lambda: zipped(run.artifact), file_name=f"{run.id}-model.zip",
+            mime="application/zip", key="download.model", on_click="ignore",
+            help="The weights or the adapter as safetensors, with tokenizer and chat template: "
             "from_pretrained and PEFT load the folder.",
         )  # fmt: skip
-    download_files.button(
-        run, "run", "Whole run (ZIP)",
-        "Settings, metrics, log and trained model; Runs imports it on another machine.",
+    st.download_button(
+        "Whole run (ZIP)", lambda: exported(run), file_name=f"{run.id}.zip",
+        mime="application/zip", key="download.run", on_click="ignore",
+        help="Settings, metrics, log and trained model; Runs imports it on another machine.",
     )  # fmt: skip
     st.download_button(
         "Metrics (CSV)", lambda: runs_view.figures_csv(run), file_name=f"{run.id}.csv",
@@ -129,3 +133,20 @@ def downloads(run: RunDir) -> None:
     if run.artifact.is_dir() and method in methods.names() and methods.get(method).can_merge:
         st.caption("Merged into the base, as one plain model folder:")
         st.code(f"python -m lab merge {run.id} merged-model", language="bash")
+
+
+def zipped(folder: Path) -> bytes:
+    """The regular files of a folder in one archive; weights are noise to a compressor."""
+    with tempfile.TemporaryFile() as file:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            for path in sorted(folder.rglob("*")):
+                if path.is_file() and not path.is_symlink():
+                    archive.write(path, path.relative_to(folder.parent))
+        file.seek(0)
+        return file.read()
+
+
+def exported(run: RunDir) -> bytes:
+    """The run as one file that another lab imports. Raises LabError."""
+    with tempfile.TemporaryDirectory() as folder:
+        return export_import.export(run, Path(folder) / "run.zip").read_bytes()

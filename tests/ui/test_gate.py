@@ -39,7 +39,6 @@ PATHS = (
     "/_stcore/upload_file/session/file",
     "/_stcore/agent/openapi.json",
     "/media/0123456789abcdef.txt",
-    "/download/model/20261122-101531-lora-k3f9",
     "/component/some/index.html",
     "/_stcore/bidi-components/some/index.js",
     "/static/js/index.js",

@@ -7,20 +7,11 @@ from typing import Any
 
 import pytest
 
-from lab import paths
 from lab.atomic_files import write_json
 from lab.paths import RunDir
 from lab.runs import checkpoints, index
 from lab.runs.metric_series import MetricSeries
-from lab.ui import (
-    cards,
-    downloads,
-    end_card,
-    monitor_charts,
-    monitor_details,
-    monitor_view,
-    runs_view,
-)
+from lab.ui import cards, end_card, monitor_charts, monitor_details, monitor_view, runs_view
 from lab.ui.charts import View
 from tests.ui.screen import Screen
 from tests.ui.test_panels import make_run
@@ -213,17 +204,16 @@ def test_the_end_says_what_was_gained_and_shows_both_answers(screen: Screen) -> 
 
 
 def test_a_model_is_taken_away_as_a_folder_that_loads(trained: list[RunDir]) -> None:
+    import io
     import zipfile
 
     run = trained[1]
-    file = downloads._archive(run, "model")
-    assert file.read(0) == b"" and not list((paths.home() / "downloads").iterdir()), "no name"
-    archive = zipfile.ZipFile(file)
+    archive = zipfile.ZipFile(io.BytesIO(end_card.zipped(run.artifact)))
     names = {name.partition("/")[2] for name in archive.namelist()}
     assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"} <= names
     weights = archive.read("artifact/adapter_model.safetensors")
     assert weights == (run.artifact / "adapter_model.safetensors").read_bytes()
-    whole = zipfile.ZipFile(downloads._archive(run, "run"))
+    whole = zipfile.ZipFile(io.BytesIO(end_card.exported(run)))
     assert {"spec.json", "result.json", "metrics.jsonl"} <= set(whole.namelist())
 
 
