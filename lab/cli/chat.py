@@ -34,7 +34,7 @@ OPTIONS = {
 
 
 def add(verb: Any) -> None:
-    sub = verb("chat", run, "ask models the same, with the same template and seed")
+    sub = verb("chat", run, "ask several models the same question, with the same seed")
     sub.add_argument("models", nargs="*", metavar="MODEL", help="base:ID, run:ID or run:ID@STEP")
     sub.add_argument("--prompt", metavar="TEXT")
     sub.add_argument("--receipt", type=Path, metavar="FILE", help="repeat the answer of a receipt")
@@ -144,7 +144,7 @@ def show(prompt: str, answers: list[dict[str, Any]]) -> None:
             console.print(
                 f"[yellow]{escape(entry['model'])}: {escape(entry['receipt']['warning'])}[/]"
             )
-    system = answers[0]["receipt"]["system_prompt"] or "none of ours"
+    system = answers[0]["receipt"]["system_prompt"] or "none"
     console.print(
         f"[dim]Same prompt ({receipt['prompt_hash']}), system prompt ({escape(system)}), "
         f"seed {receipt['seed']}, {receipt['dtype']}.[/dim]"

@@ -20,7 +20,7 @@ from lab.runs.status import status
 
 
 def add(verb: Any) -> None:
-    sub = verb("race", run, "several methods on the same data and budget, one table at the end")
+    sub = verb("race", run, "compare several methods on the same data and budget")
     sub.add_argument("spec", metavar="SPEC.json")
     sub.add_argument("--methods", required=True, metavar="A,B,C", help="the methods to race")
     sub.add_argument(

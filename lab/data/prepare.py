@@ -86,10 +86,10 @@ def prepare(
             "Raise data.max_length, or set data.loss_on to all.",
         )
     if held and not len(held_out):
-        notes.append("No held-out row has a token to score; the evaluation loss is missing.")
+        notes.append("No held-out example has a trained token, so there is no evaluation loss.")
     dropped = int((~useful).sum())
     if dropped:
-        notes.append(f"{dropped} rows have no token that the loss counts and were left out.")
+        notes.append(f"{dropped} examples without trained tokens were dropped.")
     mixed: Sequence[TokenizedExample] = tokens
     added = 0
     if data.general_fraction:

@@ -79,7 +79,7 @@ def _refusal(spec: RunSpec, predicted: MemoryForecast, config: Any, device: Targ
     )
     change = smallest_change(spec, config, device)
     if change is None:
-        said += "No single change makes it fit; choose a smaller model or a smaller method. "
+        said += "No single change makes it fit; choose a smaller model or a lighter method. "
     else:
         fix, peak = change
         settings = ", ".join(
@@ -90,7 +90,7 @@ def _refusal(spec: RunSpec, predicted: MemoryForecast, config: Any, device: Targ
             f"The smallest change that fits: {fix.title.lower()} ({settings}), "
             f"{formatting.size(peak)}. "
         )
-    return said + "Set hardware.ignore_memory to true to start it all the same."
+    return said + "Set hardware.ignore_memory to true to start anyway."
 
 
 def smallest_change(

@@ -105,7 +105,7 @@ class Supervisor:
                     "v": 1,
                     "state": "failed",
                     "message": f"The worker could not be started: {error}",
-                    "hint": "Resume it once the cause is gone.",
+                    "hint": "Fix the cause, then resume.",
                     "ended": time.time(),
                 },
             )

@@ -31,7 +31,7 @@ def newest_checkpoint(run: RunDir, telemetry: Telemetry) -> Checkpoint | None:
     changes = resume_settings.describe_changes(run)
     if saved is not None and changes:
         telemetry.warn(
-            f"From step {saved.step} on with other settings: {changes}. The result is not "
-            "that of an uninterrupted run."
+            f"From step {saved.step} on with other settings: {changes}. The result differs from an "
+            "uninterrupted run."
         )
     return saved

@@ -109,7 +109,7 @@ def out_of_memory(report: dict[str, Any]) -> str:
 def hint_for(error: Exception) -> str:
     """What to do about an error of a library."""
     if is_out_of_memory(error):
-        return "The fixes below, or `lab fixes RUN`, say what would fit and how much each saves."
+        return "See the suggestions below, or run `python -m lab fixes RUN`."
     if isinstance(error, OSError) and error.errno == 28:
         return "The disk is full: delete runs or checkpoints, then resume."
-    return "The log has the whole traceback."
+    return "See the log for the full traceback."

@@ -249,7 +249,9 @@ def show_template_notes(preview: dict[str, Any]) -> None:
         name = default if template["name"] == "auto" else f"**{escape_markdown(template['name'])}**"
         st.markdown(f":material/forum: Template: {name}; an answer ends with {end}.")
         if template["injects"]:
-            st.markdown(":material/warning: Without a system prompt the template writes its own:")
+            st.markdown(
+                ":material/warning: Without a system prompt the chat template inserts this one:"
+            )
             st.code(plain(template["injects"]), language=None, wrap_lines=True)
         for note in template["notes"]:
             st.markdown(f":material/info: {escape_markdown(note)}")

@@ -208,7 +208,7 @@ def table(settings: list[Bars]) -> list[dict[str, Any]]:
                     "method": row.title,
                     "fits": _fits(memory),
                     "peak memory (GB)": memory.peak_bytes / 1e9,
-                    "tokens/s": speed.tokens_per_s,
+                    "tokens/s": None if speed.tokens_per_s is None else round(speed.tokens_per_s),
                     "checkpointed layers": checkpointed_layers(row.forecast.settings),
                     **parts,
                     "phase": memory.peak_phase,

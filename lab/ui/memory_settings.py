@@ -171,9 +171,9 @@ def _step(suffix: str) -> dict[str, Any]:
     )  # fmt: skip
     with grid.cell():
         checkpointing = st.segmented_control(
-            "Activation checkpointing", ["off", "on", "auto"], default="off", required=True,
+            "Activation checkpointing", ["on", "off", "auto"], default="on", required=True,
             key=f"checkpointing{suffix}", **bound,
-            help="off and on are the same for all methods, so that their bars can be compared. "
+            help="on and off are the same for all methods, so that their bars can be compared. "
             "auto: only if needed, on as few layers as possible; every method then fills the "
             "device.",
         )  # fmt: skip

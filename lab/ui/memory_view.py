@@ -51,11 +51,24 @@ def show(settings: list[Setting], view: View, *, rules: bool) -> None:
     for setting in settings:
         if not setting.estimates.is_complete:
             _progress(setting)
+    _not_checkpointed(settings, shown)
     config = CONFIG | {"toImageButtonOptions": {"filename": "memory", "scale": 2}}
     st.plotly_chart(
         memory_charts.chart(shown, view, rules=rules), key="memory.bars", theme=None,
         config=config, alt=" ".join(headline(shown)).replace("*", ""),
     )  # fmt: skip
+
+
+def _not_checkpointed(settings: list[Setting], shown: list[Bars]) -> None:
+    """Which methods the setting does not reach."""
+    if not any(setting.settings["checkpointing"] == "on" for setting in settings):
+        return
+    names = {row.name: row.title for bars in shown for row in bars.rows}
+    titles = [
+        title for name, title in names.items() if not methods.get(name).can_checkpoint_activations
+    ]
+    if titles:
+        st.caption(f"Without activation checkpointing, since unsupported: {', '.join(titles)}.")
 
 
 def _progress(setting: Setting) -> None:
@@ -131,6 +144,8 @@ def figures(settings: list[Setting]) -> None:
             if name.endswith("(GB)")
         }
         | {
+            "method": st.column_config.TextColumn(width=170),
+            "fits": st.column_config.TextColumn(width=80),
             "tokens/s": st.column_config.NumberColumn(format="localized"),
             "Wh per million tokens": st.column_config.NumberColumn(format="%.1f"),
             "trained model (GB)": st.column_config.NumberColumn(format="%.3f"),

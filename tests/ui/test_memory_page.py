@@ -43,6 +43,7 @@ def questions(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         return forecast
 
     monkeypatch.setattr(planner, "estimate", estimate)
+    monkeypatch.setattr(planner, "warm", lambda: None)
     monkeypatch.setattr(planner, "limits", lambda spec, device: FitLimits(7961, 9, "Qwen3-8B"))
     method_estimates._jobs._entries.clear()
     return asked_specs
@@ -70,8 +71,13 @@ def test_the_url_opens_a_view_of_the_methods(
     assert at.selectbox(key="device").value == "T4 16GB"
     assert {spec["model"] for spec in questions} == {"config:SmolLM2-135M"}
     assert {spec["train"]["batch_size"] for spec in questions} == {2}
-    ways = {spec["train"]["activation_checkpointing"] for spec in questions}
-    assert ways == {"off"}, "the same for every method, or every bar would fill the device"
+    ways = {spec["method"]["name"]: spec["train"]["activation_checkpointing"] for spec in questions}
+    off = {name for name, way in ways.items() if way == "off"}
+    assert off == {name for name in ways if not methods.get(name).can_checkpoint_activations}
+    assert {way for name, way in ways.items() if name not in off} == {"on"}, (
+        "the same for every method, or every bar would fill the device"
+    )
+    assert "since unsupported: Prefix tuning" in text
     assert len(at.get("plotly_chart")) == 1
     assert "LoRA needs 3.0 times less memory than full fine-tuning here" in text
     assert f"{len(methods.names()) - 1} of {len(methods.names())} methods fit" in text
@@ -127,7 +133,7 @@ def test_a_setting_is_used_in_new_run(open_page: Page, questions: list[dict[str,
     assert state["new.model"] == "meta-llama/Llama-3.1-8B-Instruct"
     assert state["new.method.name"] == "qlora" and state["new.method.qlora.rank"] == 32
     assert state["new.train.batch_size"] == 8 and state["new.data.max_length"] == 2048
-    assert state["new.train.activation_checkpointing"] == "off"
+    assert state["new.train.activation_checkpointing"] == "on"
 
 
 def test_what_has_no_weights_is_not_set_up(lab_home: Path) -> None:
