@@ -33,6 +33,11 @@ class Gpu:
         """What the allocator can have."""
         return self.memory_bytes - self.context_bytes
 
+    @property
+    def label_gb(self) -> float:
+        """What its box says, as people and rules of thumb speak of it."""
+        return float(self.name.rsplit(" ", 1)[1].removesuffix("GB"))
+
 
 def _gpu(
     name: str,
@@ -91,3 +96,10 @@ def known(name: str) -> Gpu | None:
     words = name.lower()
     fitting = [gpu for gpu in GPUS if gpu.name.rsplit(" ", 1)[0].lower() in words]
     return max(fitting, key=lambda gpu: len(gpu.name), default=None)
+
+
+def holding(need_bytes: int) -> list[Gpu]:
+    """The cards that hold `need_bytes` beside CUDA's context, the smallest first; of equal ones the
+    older."""
+    cards = [gpu for gpu in GPUS if gpu.usable_bytes >= need_bytes]
+    return sorted(cards, key=lambda gpu: (gpu.label_gb, gpu.year))

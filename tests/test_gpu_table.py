@@ -66,3 +66,11 @@ def test_rules_count_the_base_and_interpolate_between_printed_sizes() -> None:
     assert rules_of_thumb.rules(8_500_000_000, "full")["C3"] == pytest.approx(118.5 * GB)
     assert rules_of_thumb.rules(3_500_000_000, "qlora")["C3-qlora"] == pytest.approx(5 * GB)
     assert rules_of_thumb.rules(140 * 10**9, "full")["C3"] == pytest.approx(1920 * GB)
+
+
+def test_cards_that_hold_a_run_smallest_and_oldest_first() -> None:
+    names = [gpu.name for gpu in gpu_table.holding(60_000_000_000)]
+    assert names[:2] == ["A100 80GB", "H100 PCIe 80GB"] and names[-1] == "B200 180GB"
+    assert gpu_table.holding(10**12) == []
+    assert gpu_table.get("RTX 4060 Ti 16GB").label_gb == 16
+    assert all(gpu.usable_bytes < gpu.label_gb * 2**30 for gpu in gpu_table.GPUS)

@@ -88,6 +88,7 @@ FLOORS = (
     ("forecast",),
     ("preflight",),
     ("chat", "compare", "evals", "export"),
+    ("advise",),
     ("cli", "ui"),
     ("bench", "__main__"),
 )

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Never
 
 from lab.cli import (
+    advise,
     artifacts,
     bench,
     chat,
@@ -61,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
         serve,
         artifacts,
         bench,
+        advise,
     ):
         module.add(verb)
     return top

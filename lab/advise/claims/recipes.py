@@ -1,0 +1,127 @@
+"""Claims about settings: the lab's defaults, what a recipe takes, and what only runs tell."""
+
+from __future__ import annotations
+
+from lab import methods
+from lab.advise.claims import (
+    Basis,
+    Claim,
+    Figure,
+    Finding,
+    Verdict,
+    exactly,
+    finds,
+    judged,
+    range_of,
+    spelled,
+)
+from lab.advise.claims.memory_rules import GB, MODELS, peak_gb, simulated, under
+from lab.formatting import rate
+from lab.runs import index
+from lab.spec_sections import TrainSpec
+
+
+@finds("A3", "C8")
+def learning_rates(claim: Claim) -> Finding:
+    rates = {"full": methods.plainest().default_lr, "peft": methods.get(methods.DEFAULT).default_lr}
+    figures = [
+        Figure(name, *range_of(claim.printed[name]), value, "", "the lab's default")
+        for name, value in rates.items()
+    ]
+    value = f"the lab's defaults: full {rate(rates['full'])}, LoRA {rate(rates['peft'])}"
+    note = (
+        "Whether another rate is better is found by a race over rates: Race trains a ladder of "
+        "them for each method."
+    )
+    return Finding(
+        value, Basis.COMPUTED, Verdict.OPEN, "until a ladder is raced", tuple(figures), note
+    )
+
+
+@finds("B9")
+def full_recipe(claim: Claim) -> Finding:
+    batch = claim.printed["batch"]
+    peak = peak_gb(simulated(MODELS["7B"], "full", batch))
+    value = f"{peak:.1f} GB for Mistral-7B ({under(batch)})"
+    note = "A recipe fits or does not; whether it is the best one is not claimed."
+    return Finding(value, Basis.SIMULATED, Verdict.DEPENDS, "on the card and the model", (), note)
+
+
+@finds("C9")
+def lora_recipe(claim: Claim) -> Finding:
+    printed = claim.printed
+    forecast = simulated(
+        MODELS["7B"], "lora", printed["batch"], printed["tokens"],
+        rank=printed["rank"], alpha=float(printed["alpha"]),
+    )  # fmt: skip
+    own = methods.get("lora").config()
+    same = own.rank == printed["rank"] and own.alpha == printed["alpha"]
+    value = (
+        f"{peak_gb(forecast):.1f} GB for Mistral-7B; "
+        f"{'also the lab’s default rank and alpha' if same else 'the lab’s defaults differ'}"
+    )
+    note = f"{under(printed['batch'], printed['tokens'])}; {forecast.memory.trainable:,} train."
+    return Finding(value, Basis.SIMULATED, Verdict.DEPENDS, "on the card and the model", (), note)
+
+
+@finds("C10")
+def alpha_and_rank(claim: Claim) -> Finding:
+    own = methods.get("lora").config()
+    ratio = claim.printed["ratio"]
+    scales = {rank: own.alpha / rank for rank in (8, 16, 64)}
+    figures = [
+        exactly("alpha / r of the lab's default", ratio, own.alpha / own.rank, "",
+                f"{own.alpha:g} / {own.rank}")
+    ]  # fmt: skip
+    listed = ", ".join(f"r {rank}: {spelled(scale)}" for rank, scale in scales.items())
+    value = f"at alpha {own.alpha:g} the update is scaled by {listed}"
+    return judged(figures, Basis.COMPUTED, value, note="rsLoRA scales by alpha / √r instead.")
+
+
+@finds("C11")
+def ranks(claim: Claim) -> Finding:
+    return _by_race("a race of ranks and target modules")
+
+
+@finds("C12")
+def spectra(claim: Claim) -> Finding:
+    runs = [entry for entry in index.entries() if "rank" in entry.method_options]
+    trained = [entry for entry in runs if entry.status.state == "done"]
+    if not trained:
+        return Finding("–", Basis.NOT_TESTABLE, Verdict.NEEDS, "a finished LoRA run in this home")
+    value = f"{len(trained)} finished LoRA runs: Compare shows their singular values"
+    return Finding(value, Basis.MEASURED, Verdict.OPEN, "until their quality is compared")
+
+
+@finds("C13")
+def kept_checkpoints(claim: Claim) -> Finding:
+    train = TrainSpec()
+    low, high = range_of(claim.printed["every_percent"])
+    forecast = simulated(MODELS["7B"], "full", 1)
+    each = forecast.disk.checkpoint / GB if forecast.disk else 0.0
+    count = train.keep_best + train.keep_last
+    value = f"here the {train.keep_best} best and the {train.keep_last} last, every 20 %"
+    note = (
+        f"{count} checkpoints of a 7B full run take {count * each:,.0f} GB of disk "
+        f"({each:.1f} GB each, with the optimizer's state); saving every {low} to {high} % is what "
+        "the lab does unless told otherwise."
+    )
+    return Finding(value, Basis.SIMULATED, Verdict.DEPENDS, "on the disk", (), note)
+
+
+@finds("C14")
+def against_forgetting(claim: Claim) -> Finding:
+    return _by_race("a race with and without general text")
+
+
+@finds("C15")
+def sharding(claim: Claim) -> Finding:
+    return Finding(
+        "–", Basis.NOT_TESTABLE, Verdict.NEEDS, "several GPUs: a run here has one",
+        note="The lab trains on one device; what a run takes beyond it is on the Hardware tab.",
+    )  # fmt: skip
+
+
+def _by_race(what: str) -> Finding:
+    """Of a claim about quality that no race has tested yet."""
+    return Finding("–", Basis.MEASURED, Verdict.OPEN, f"until tested: needs {what}")

@@ -1,0 +1,100 @@
+"""Prices with their dates and sources: shipped ones, and what a person has set instead."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lab import gpu_table, paths
+from lab.atomic_files import number, part, read_object, write_json
+from lab.dataclass_json import read
+from lab.errors import Problem, SpecError
+from lab.gpu_table import Gpu
+from lab.paths import ASSETS
+from lab.schema import quote
+
+MOST_USD = 1e6
+
+
+@dataclass(frozen=True)
+class Price:
+    """`date`: ISO; `source`: who asks it."""
+
+    usd: float = 0.0
+    date: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Prices:
+    """`cards`: an hour of a card, by its name in the GPU table; `electricity`: a kWh; `storage`: a
+    GB (10⁹ bytes) a month."""
+
+    cards: Mapping[str, Price] = field(default_factory=dict)
+    electricity: Price = Price()
+    storage: Price = Price()
+
+    def of_card(self, card: Gpu) -> Price | None:
+        """None where nobody has set one."""
+        return self.cards.get(card.name)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def file() -> Path:
+    """Where a person's own prices lie."""
+    return paths.home() / "prices.json"
+
+
+@cache
+def shipped() -> Prices:
+    return read(Prices, read_object(ASSETS / "prices.json")) or Prices()
+
+
+def current() -> Prices:
+    """The shipped prices with those of this home over them."""
+    prices, own = shipped(), read_object(file()) or {}
+    cards = dict(prices.cards)
+    for name, stored in part(own, "cards").items():
+        price = _price(stored)
+        if price is not None and any(gpu.name == name for gpu in gpu_table.GPUS):
+            cards[name] = price
+    return replace(
+        prices,
+        cards=cards,
+        electricity=_price(own.get("electricity")) or prices.electricity,
+        storage=_price(own.get("storage")) or prices.storage,
+    )
+
+
+def _price(stored: Any) -> Price | None:
+    damaged: list[str] = []
+    price = read(Price, stored, damaged)
+    usd = number(part({"price": stored}, "price").get("usd"))
+    is_whole = not damaged and usd is not None and 0 <= usd <= MOST_USD
+    return price if is_whole else None
+
+
+def keep(name: str, usd: float, date: str) -> None:
+    """Set one price of this home: "electricity", "storage" or a card's name. Raises SpecError."""
+    is_card = any(gpu.name == name for gpu in gpu_table.GPUS)
+    problems = []
+    if not is_card and name not in ("electricity", "storage"):
+        problems.append(Problem("price", f"there is no price of '{quote(name)}'."))
+    if not math.isfinite(usd) or not 0 <= usd <= MOST_USD:
+        problems.append(Problem(name, f"is {usd:g} USD; give 0 to {MOST_USD:,.0f}."))
+    if problems:
+        raise SpecError(problems, "The price was not kept")
+    own = read_object(file()) or {"v": 1}
+    price = asdict(Price(usd, date, "set on this machine"))
+    if is_card:
+        own["cards"] = part(own, "cards") | {name: price}
+    else:
+        own[name] = price
+    paths.make_folder(file().parent)
+    write_json(file(), own)

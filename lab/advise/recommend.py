@@ -1,0 +1,267 @@
+"""The lab's own recommendation: published rules, this lab's forecast and its own evidence.
+
+The rule sets vote: full or PEFT. Memory has no vote, since the lab forecasts it: what counts of a
+rule set is what it would say if everything fitted. A vote that rests on a claim which the lab's
+evidence contradicts does not count either. PEFT is settled by what no vote can change: many
+variants on one base, general ability that has to stay. Then the forecast decides: what does not fit
+or costs more than the budget is out, LoRA goes before QLoRA. What would change the answer is
+searched for, one input at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lab.advise import options as forecasts
+from lab.advise import settings
+from lab.advise.case import AdviceCase, device_in_words, model_of
+from lab.advise.options import Option
+from lab.advise.rules import MANY_VARIANTS, Approach, RuleAnswer, RuleSet, all_rule_sets
+from lab.advise.would_change import Change, changes
+from lab.compare import evidence
+from lab.compare.evidence import Evidence
+from lab.formatting import duration
+
+Options = Mapping[Approach, Option]
+# What each goal depends on, so that evidence about it is shown
+CLAIMS_OF_GOAL = {
+    "behaviour": ("C21", "A10", "B12"),
+    "knowledge": ("C21", "C22"),
+    "narrow task": ("C21", "A10", "B12"),
+    "new tokens": ("A12", "B12"),
+    "continued pretraining": ("C22", "B12"),
+}
+CLAIMS_OF_KEEPING = ("A5", "C20", "C14")
+
+
+@dataclass(frozen=True)
+class Vote:
+    """A rule set's answer; `refuted_by`: the claim it rests on that evidence contradicts."""
+
+    rules: RuleSet
+    answer: RuleAnswer
+    refuted_by: str = ""
+
+
+@dataclass(frozen=True)
+class Reason:
+    """One sentence, and the rule set, claim or forecast that it comes from."""
+
+    text: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """`rival`: the best of what was not chosen, None where nothing else fits."""
+
+    case: AdviceCase
+    approach: Approach
+    votes: tuple[Vote, ...]
+    reasons: tuple[Reason, ...]
+    options: Options
+    changes: tuple[Change, ...] = ()
+    rival: Approach | None = None
+
+    @property
+    def chosen(self) -> Option:
+        return self.options[self.approach]
+
+    @property
+    def method(self) -> str:
+        return settings.method_of(self.approach, self.case.goal)
+
+    @property
+    def would_change(self) -> str:
+        if not self.changes:
+            return "No single input that was tried turns the answer."
+        return "; ".join(change.text for change in self.changes[:3])
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "rules": [
+                {
+                    "claim": vote.rules.claim,
+                    "answer": vote.answer.answer,
+                    "reason": vote.answer.reason,
+                }
+                for vote in self.votes
+            ],
+            "recommendation": {
+                "method": self.method,
+                "settings": settings.trainable(self.chosen.spec),
+                "fits": self.chosen.fits,
+                "reason": " ".join(reason.text for reason in self.reasons),
+                "would_change": self.would_change,
+            },
+        }
+
+
+def refuted_claims() -> frozenset[str]:
+    """Claims that the lab's evidence contradicts."""
+    return frozenset(claim for each in evidence.all_evidence() for claim in _refuted(each))
+
+
+def votes_on(case: AdviceCase, refuted: frozenset[str]) -> tuple[Vote, ...]:
+    """Every rule set's answer. `case` is sized."""
+    votes = []
+    for rules in all_rule_sets():
+        answer = rules.answer(case)
+        votes.append(Vote(rules, answer, next((c for c in answer.rests_on if c in refuted), "")))
+    return tuple(votes)
+
+
+def _refuted(each: Evidence) -> list[str]:
+    return [claim for claim, verdict in each.verdicts.items() if verdict.verdict == "off"]
+
+
+def recommend(case: AdviceCase) -> Recommendation:
+    """The recommendation for a sized case: asks the planner. Raises LabError where it cannot be
+    asked."""
+    options = {approach: forecasts.forecast_option(case, approach) for approach in
+               forecasts.APPROACHES}  # fmt: skip
+    return decide(case, options)
+
+
+def decide(case: AdviceCase, options: Options) -> Recommendation:
+    """The recommendation where the forecasts are known, with what would change it."""
+    refuted = refuted_claims()
+    votes = votes_on(case, refuted)
+    approach, reasons = _decide(case, votes, options)
+    rivals = [
+        other
+        for other in (Approach.LORA, Approach.FULL, Approach.QLORA)
+        if other is not approach and options[other].fits is not False
+    ]
+
+    def answer(other: AdviceCase) -> Approach:
+        moved = {name: forecasts.at_size(each, case, other) for name, each in options.items()}
+        return _decide(other, votes_on(other, refuted), moved)[0]
+
+    return Recommendation(
+        case,
+        approach,
+        votes,
+        (*reasons, *_from_evidence(case)),
+        options,
+        tuple(changes(case, approach, answer)),
+        rivals[0] if rivals else None,
+    )
+
+
+def _decide(
+    case: AdviceCase, votes: tuple[Vote, ...], options: Options
+) -> tuple[Approach, list[Reason]]:
+    counted = [
+        vote for vote in votes if not vote.refuted_by and vote.answer.vote is not Approach.NOTHING
+    ]
+    full = [vote for vote in counted if vote.answer.vote.trains_everything]
+    peft = [vote for vote in counted if not vote.answer.vote.trains_everything]
+    settled = _settled(case)
+    wants_full = not settled and len(full) > len(peft)
+    reasons = [_vote_in_words(full, peft)]
+    reasons += [
+        Reason(
+            f"{vote.rules.claim} does not count here: the lab's evidence contradicts "
+            f"{vote.refuted_by}, on which it rests.",
+            vote.refuted_by,
+        )
+        for vote in votes
+        if vote.refuted_by
+    ]
+    if settled and len(full) > len(peft):
+        reasons.append(settled)
+    order = [Approach.LORA, Approach.QLORA]
+    if wants_full:
+        order = [Approach.FULL, *order]
+    for approach in order:
+        option = options[approach]
+        why_not = _why_not(case, option)
+        if not why_not:
+            return approach, [*reasons, _forecast_in_words(case, option)]
+        reasons.append(Reason(why_not, "forecast"))
+    smallest = min(order, key=lambda each: options[each].need_bytes or 1 << 60)
+    return smallest, [*reasons, _nearest(case, options[smallest])]
+
+
+def _settled(case: AdviceCase) -> Reason | None:
+    """Why it has to be PEFT, whatever the votes say."""
+    if case.variants > MANY_VARIANTS:
+        text = f"{case.variants:,} variants share one base as adapters; copies cannot be swapped."
+        return Reason(text, "C18")
+    if case.keeps_general:
+        return Reason("A frozen base keeps what it could: the adapter can be taken off.", "A5")
+    return None
+
+
+def _vote_in_words(full: list[Vote], peft: list[Vote]) -> Reason:
+    side, other = (full, peft) if len(full) > len(peft) else (peft, full)
+    name = "full fine-tuning" if side is full else "PEFT"
+    claims = ", ".join(vote.rules.claim for vote in side)
+    against = ", ".join(vote.rules.claim for vote in other)
+    text = f"{len(side)} of {len(full) + len(peft)} rule sets say {name} ({claims})"
+    if other:
+        text += f"; {against} {'says' if len(other) == 1 else 'say'} otherwise"
+    return Reason(f"{text}; memory aside.", claims)
+
+
+def _why_not(case: AdviceCase, option: Option) -> str:
+    """Why an approach is out, by its forecast; "" where nothing speaks against it."""
+    title = option.approach.in_words
+    if option.refused:
+        return f"{title} cannot run here: {option.refused}"
+    if option.fits is False:
+        room = in_gb(option.room_bytes)
+        return f"{title} does not fit: it needs {in_gb(option.need_bytes)} of {room}."
+    if case.budget_usd is not None and option.usd is not None and option.usd > case.budget_usd:
+        return f"{title} costs {usd(option.usd)}, more than the budget of {usd(case.budget_usd)}."
+    return ""
+
+
+def _forecast_in_words(case: AdviceCase, option: Option) -> Reason:
+    forecast = option.forecast
+    needed = forecast.memory.needed_bytes if forecast else None
+    text = (
+        f"{option.approach.in_words} fits" if option.fits else f"{option.approach.in_words} needs"
+    )
+    room = f" of {in_gb(option.room_bytes)}" if option.room_bytes else ""
+    parts = [f"{text}: {in_gb(needed)}{room} on {device_in_words(case)}"]
+    if option.seconds is not None:
+        parts.append(f"about {duration(option.seconds)} of training")
+    if option.energy_wh is not None:
+        parts.append(f"{option.energy_wh / 1000:,.2f} kWh")
+    if option.usd is not None:
+        parts.append(usd(option.usd))
+    return Reason(f"{', '.join(parts)} ({model_of(case)}).", "forecast")
+
+
+def _nearest(case: AdviceCase, option: Option) -> Reason:
+    if option.need_bytes is None or option.fits is not False:
+        return Reason(f"{option.approach.in_words} comes nearest.", "forecast")
+    return Reason(
+        f"Nothing fits as it is: {option.approach.in_words} comes nearest and needs "
+        f"{in_gb(option.need_bytes)}. Take a smaller model or a larger card.",
+        "forecast",
+    )
+
+
+def _from_evidence(case: AdviceCase) -> list[Reason]:
+    """What the lab's own races have shown of the claims that this case depends on."""
+    claims = CLAIMS_OF_GOAL[case.goal] + (CLAIMS_OF_KEEPING if case.keeps_general else ())
+    reasons = []
+    for claim in claims:
+        for each in evidence.of_claim(claim)[:1]:
+            verdict = each.verdicts[claim]
+            where = f"{each.date}, {each.machine}".strip(", ")
+            reasons.append(Reason(f"Measured ({where}): {verdict.sentence}", claim))
+    return reasons
+
+
+def in_gb(size: float | None) -> str:
+    return "–" if size is None else f"{size / 1e9:,.1f} GB"
+
+
+def usd(value: float) -> str:
+    return f"{value:,.2f} USD" if value < 100 else f"{value:,.0f} USD"

@@ -1,0 +1,100 @@
+"""Cases as people write them, right and wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from typing import Any
+
+import pytest
+
+from lab.advise.case import (
+    AdviceCase,
+    card_of,
+    device_of,
+    model_of,
+    nearest_config,
+    parse,
+    sized,
+)
+from lab.errors import SpecError
+
+
+def test_values_by_other_words() -> None:
+    case = parse(
+        {
+            "goal": "Instruction-following",
+            "parameters": "7B",
+            "domain_shift": "large",
+            "tasks": "several",
+            "complexity": "low",
+            "error_price": "HIGH",
+            "gpu": "rtx 4090 24gb",
+        }
+    )
+    assert (case.goal, case.parameters, case.domain_shift) == ("behaviour", 7e9, "far")
+    assert (case.tasks, case.complexity, case.error_price) == (2, "simple", "high")
+    assert case.gpu == "RTX 4090 24GB" and case.memory_gb == 24
+    assert parse({"domain_shift": 0.7}).domain_shift == "far"
+    assert parse({"parameters": "135m"}).parameters == 135e6
+    assert parse({"gpu": "this machine"}).is_here
+
+
+@pytest.mark.parametrize(
+    "name", ["Llama-3.1-8B", "config:llama-3.1-8b", "meta-llama/Llama-3.1-8B-Instruct"]
+)
+def test_a_model_by_any_of_its_names(name: str) -> None:
+    case = sized(parse({"model": name}))
+    assert case.model == "config:Llama-3.1-8B" and case.parameters == 8_030_261_248
+
+
+def test_every_problem_at_once() -> None:
+    with pytest.raises(SpecError) as error:
+        parse(
+            {
+                "goal": "fame",
+                "examples": -3,
+                "model": "config:nothing",
+                "parameters": 7e9,
+                "gpu": "Abacus",
+                "gpu_gb": 24,
+                "budget_usd": "much",
+                "colour": 1,
+            }
+        )
+    fields = {problem.field for problem in error.value.problems}
+    assert {"goal", "examples", "model", "gpu", "gpu_gb", "budget_usd", "colour"} <= fields
+    assert "No advice can be given, the spec has" in str(error.value)
+
+
+def test_nonsense_is_refused_in_words_and_never_raises_anything_else() -> None:
+    dice = random.Random(7)
+    fields = [field.name for field in dataclasses.fields(AdviceCase)]
+    values: list[Any] = [
+        None, True, -1, 0, 7, 1e400, float("nan"), "", "7B", "x" * 5000, "\x00", [], {}, [1], "far",
+        10**400, "../../etc", "config:", "builtin:x", "low", 0.5,
+    ]  # fmt: skip
+    refused = 0
+    for _ in range(3000):
+        value = {dice.choice([*fields, "what"]): dice.choice(values) for _ in range(4)}
+        value.pop("model", None)  # a hub id or folder is looked for
+        try:
+            assert isinstance(parse(value), AdviceCase)
+        except SpecError as error:
+            refused += 1
+            assert error.problems and all(problem.message for problem in error.problems)
+    assert 1000 < refused < 3000
+    for value in (None, [], 3, "text"):
+        with pytest.raises(SpecError):
+            parse(value)
+
+
+def test_the_nearest_config_and_card() -> None:
+    assert nearest_config(7e9).name == "Mistral-7B-v0.1"
+    assert nearest_config(1e12).name == "Llama-3-70B"
+    case = parse({"parameters": 7e9, "gpu_gb": 24})
+    assert model_of(case) == "config:Mistral-7B-v0.1"
+    card = card_of(case)
+    assert card is not None and card.name == "RTX 4090 24GB"  # the fastest with that label
+    assert device_of(case) == {"gpu": "RTX 4090 24GB"}
+    assert device_of(parse({"gpu_gb": 20}))["memory_bytes"] == 20_000_000_000

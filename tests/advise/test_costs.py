@@ -1,0 +1,101 @@
+"""The bill of a recommendation, prices of one's own, and what a run has cost."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from lab.advise import costs, prices, recommend, run_cost, worth_knowing
+from lab.advise.case import parse, sized
+from lab.advise.rules import Approach
+from lab.errors import SpecError
+
+
+def bill(**fields: object) -> dict[str, costs.CostItem]:
+    case = sized(parse({"parameters": 7e9, "gpu": "RTX 4090 24GB", "examples": 3000, **fields}))
+    return {item.key: item for item in costs.bill(recommend.recommend(case))}
+
+
+@pytest.mark.usefixtures("no_planner")
+def test_every_line_by_hand() -> None:
+    lines = bill(variants=10)
+    training = 3000 * 250 * 3 / 1300 / 3600 * 0.34
+    assert lines["training"].usd == pytest.approx(training)
+    assert lines["experiments"].usd == pytest.approx(20 * training)
+    assert lines["checkpoints"].usd == pytest.approx(5 * 0.58 * 0.023)
+    # one base of 14 GB and ten adapters of 80 MB, not 140 GB
+    assert lines["variants"].usd == pytest.approx((14 + 0.8) * 0.023)
+    assert "copies: 140.00 GB" in lines["variants"].how
+    # 14.8 GB × 1.2 fit a card of 24 GB; the smallest that the table has
+    assert "of GPU memory" not in lines["serving"].amount
+    assert all(line.amount and line.how for line in lines.values())
+
+
+@pytest.mark.usefixtures("no_planner")
+def test_prices_of_ones_own_come_first_and_keep_their_date() -> None:
+    before = bill()["training"].usd
+    prices.keep("RTX 4090 24GB", 0.68, "2026-12-01")
+    after = bill()["training"]
+    assert before is not None and after.usd == pytest.approx(2 * before)
+    assert "2026-12-01" in after.how
+    prices.keep("storage", 0.046, "2026-12-01")
+    assert bill()["checkpoints"].usd == pytest.approx(2 * 5 * 0.58 * 0.023)
+    assert prices.shipped().storage.usd == 0.023, "the shipped file stays as it is"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("Abacus", 1.0), ("storage", -1.0), ("storage", float("nan"))]
+)
+def test_a_price_that_is_none_is_refused(name: str, value: float) -> None:
+    with pytest.raises(SpecError, match="The price was not kept"):
+        prices.keep(name, value, "2026-12-01")
+    assert not prices.file().exists()
+
+
+def test_damaged_prices_are_passed_over() -> None:
+    prices.keep("storage", 1.0, "2026-12-01")
+    stored = {"cards": {"T4 16GB": {"usd": "x"}, "A100 80GB": 3}, "storage": {"usd": 1e99}}
+    prices.file().write_text(json.dumps(stored))
+    assert prices.current() == prices.shipped()
+
+
+@pytest.mark.usefixtures("no_planner")
+def test_a_card_without_a_price_says_so() -> None:
+    case = sized(parse({"parameters": 7e9, "gpu": "RTX 5090 32GB"}))
+    line = costs.bill(recommend.recommend(case))[0]
+    assert line.usd is None and "no price an hour of RTX 5090 32GB is set" in line.how
+
+
+def test_energy_is_the_power_over_time() -> None:
+    device = {
+        "time": np.array([0.0, 1.0, 2.0, 100.0]),  # a gap of 98 s counts as 5
+        "nvml/power_w": np.array([100.0, 200.0, 300.0, 300.0]),
+    }
+    energy = run_cost._energy_wh(device)
+    assert energy == pytest.approx((150 + 250 + 5 * 300) / 3600)
+    assert run_cost._energy_wh({"time": np.array([]), "nvml/power_w": np.array([])}) is None
+    cost = run_cost.RunCost(60.0, energy, 0.01, 0.5, "RTX 4090 24GB")
+    assert "0.5 Wh measured" in cost.in_words() and "0.50 USD if the RTX 4090" in cost.in_words()
+    assert "not measured" in run_cost.RunCost(60.0).in_words()
+
+
+def test_worth_knowing() -> None:
+    def about(**spec: object) -> set[str]:
+        return {caution.about for caution in worth_knowing.of_spec(spec)}
+
+    lora = {"name": "lora", "rank": 64, "alpha": 32.0}
+    assert about(method=lora, data={"objective": "pretraining"}) == {"pretraining", "alpha"}
+    assert about(method={**lora, "alpha": 128.0}) == set()
+    assert about(method={"name": "lora", "rank": 16, "alpha": 32.0}) == set()
+    assert about(method={"name": "full"}) == {"general data"}
+    full = {"method": {"name": "full"}, "data": {"general_fraction": 0.1}}
+    assert about(**full, train={"learning_rate": 1e-3}) == {"rate"}
+    assert about(**full, train={"learning_rate": 2e-5}) == set()
+    assert about(method="nonsense") == about() == set()
+    pair = [{"method": {"name": name}, "train": {"max_steps": 60}} for name in "full lora".split()]
+    assert [each.claim for each in worth_knowing.of_pair(pair)] == ["C23"]
+    assert worth_knowing.of_pair(pair[:1]) == []
+    assert worth_knowing.of_result("lora") and not worth_knowing.of_result("full")
+    assert Approach.LORA.in_words == "LoRA"

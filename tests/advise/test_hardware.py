@@ -1,0 +1,66 @@
+"""Cards that hold a run, and what a gigabyte less changes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lab import gpu_table
+from lab.advise import hardware, options
+from lab.advise.case import parse, sized
+from lab.advise.options import forecast_option
+from lab.advise.rules import Approach
+
+pytestmark = pytest.mark.usefixtures("no_planner")
+
+
+@pytest.mark.parametrize(
+    ("size", "cards"),
+    [
+        (24.0, "one RTX 4090"),
+        (24.1, "two RTX 4090 or an A6000"),
+        (80.0, "one A100 80GB"),
+        (160.0, "two A100 80GB"),
+        (161.0, "3 A100 80GB"),
+        (846.6, "11 A100 80GB"),
+    ],
+)
+def test_b2(size: float, cards: str) -> None:
+    assert hardware.b2_step(int(size * 1e9)) == cards
+
+
+def test_cards_and_the_smallest() -> None:
+    case = sized(parse({"parameters": 7e9, "gpu": "RTX 4090 24GB", "examples": 3000}))
+    lora = forecast_option(case, Approach.LORA)
+    rows = {row.card.name: row for row in hardware.cards(lora, case)}
+    assert len(rows) == len(gpu_table.GPUS)
+    assert not rows["T4 16GB"].holds, "15 GiB less the context are 15.8 GB"
+    assert rows["RTX 4080 16GB"].holds and not rows["RTX 4080 16GB"].comfortably
+    assert rows["RTX 4090 24GB"].comfortably
+    card = hardware.smallest(lora)
+    assert card is not None and card.usable_bytes >= 16e9
+    assert all(not rows[gpu.name].holds for gpu in gpu_table.GPUS if gpu.usable_bytes < 16e9)
+    assert lora.seconds is not None
+    assert rows["RTX 4090 24GB"].hours == pytest.approx(lora.seconds / 3600)
+    assert rows["A100 80GB"].hours == pytest.approx(lora.seconds / 3600 * 165.2 / 312)
+    assert hardware.smallest(forecast_option(case, Approach.FULL)).name == "A100 80GB"  # type: ignore[union-attr]
+    assert hardware.cheapest(hardware.cards(lora, case)).endswith("USD")
+
+
+def test_a_gigabyte_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = sized(parse({"parameters": 7e9, "gpu": "RTX 4090 24GB"}))
+    lora = forecast_option(case, Approach.LORA)  # 4 rows: 19 GB
+    assert hardware.one_gigabyte_less(case, lora) == (
+        "With 18.0 GB: 2 rows a pass instead of 4, +0 % speed."
+    )
+    tight = forecast_option(
+        sized(parse({"parameters": 7e9, "gpu": "RTX 4080 16GB"})), Approach.LORA
+    )
+    assert "does not fit any more" in hardware.one_gigabyte_less(case, tight)
+
+    def refuse(spec: dict[str, Any], device: dict[str, Any]) -> Any:
+        raise AssertionError("not asked")
+
+    monkeypatch.setattr(options, "estimate", refuse)
+    assert hardware.one_gigabyte_less(case, options.Option(Approach.LORA, {})) == ""

@@ -1,0 +1,183 @@
+"""The lab's own recommendation, its reasons, and what turns it."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any
+
+import pytest
+
+from lab.advise import options, recommend, settings
+from lab.advise.case import AdviceCase, parse, sized
+from lab.advise.recommend import Recommendation
+from lab.advise.rules import Approach
+from lab.compare import evidence
+from lab.compare.evidence import ClaimVerdict, Evidence
+from lab.spec import RunSpec
+
+pytestmark = pytest.mark.usefixtures("no_planner")
+
+
+def advice(**fields: Any) -> Recommendation:
+    return recommend.recommend(sized(parse({"parameters": 7e9, "gpu_gb": 24, **fields})))
+
+
+def test_behaviour_on_24_gb_is_lora_with_the_largest_batch_that_fits() -> None:
+    found = advice(examples=3000)
+    assert found.approach is Approach.LORA and found.method == "lora"
+    assert found.rival is Approach.QLORA, "full does not fit"
+    train = found.chosen.spec["train"]
+    assert (train["batch_size"], train["gradient_accumulation_steps"]) == (4, 4)
+    tokens = 3000 * 250 * 3
+    assert found.chosen.seconds == pytest.approx(tokens / 1300)
+    assert found.chosen.usd == pytest.approx(tokens / 1300 / 3600 * 0.34)
+    stored = found.to_json()
+    assert [rule["claim"] for rule in stored["rules"]] == [
+        "A11", "A9", "B10", "C24", "D5", "without-regret",
+    ]  # fmt: skip
+    assert all(set(rule) == {"claim", "answer", "reason"} for rule in stored["rules"])
+    assert set(stored["recommendation"]) == {
+        "method", "settings", "fits", "reason", "would_change",
+    }  # fmt: skip
+    assert stored["recommendation"]["fits"] is True
+    assert "5 of 5 rule sets say PEFT" in stored["recommendation"]["reason"]
+
+
+def test_the_settings_are_a_spec_that_could_be_checked() -> None:
+    for fields in ({}, {"goal": "knowledge", "gpu_gb": 80, "domain_shift": "far"},
+                   {"goal": "new tokens"}, {"gpu_gb": 8}, {"keeps_general": True}):  # fmt: skip
+        found = advice(**fields)
+        spec = RunSpec.from_json(found.to_json()["recommendation"]["settings"])
+        assert spec.model == "mistralai/Mistral-7B-Instruct-v0.1"
+        assert spec.method["name"] == found.method
+
+
+def test_settings_follow_their_claims() -> None:
+    def setting(field: str, approach: Approach = Approach.LORA, **fields: Any) -> Any:
+        case = sized(parse({"parameters": 7e9, "gpu_gb": 24, **fields}))
+        return next(
+            (each.value for each in settings.reasons(case, approach) if each.field == field), None
+        )
+
+    assert setting("method.rank") == 16 and setting("method.alpha") == 32
+    assert setting("method.rank", complexity="simple") == 8
+    assert setting("method.rank", complexity="simple", examples=10_000) == 16
+    assert setting("method.rank", complexity="complex") == 64
+    assert setting("method.rank", examples=500_001) == 64
+    assert setting("method.alpha", complexity="complex") == 128
+    assert setting("method.rank", Approach.FULL) is None
+    assert setting("train.learning_rate", Approach.FULL) == 2e-5
+    assert setting("train.learning_rate", examples=3000) == 2e-4
+    assert setting("train.learning_rate", examples=500) == 3e-4, "a short run"
+    assert setting("train.epochs") == 3 and setting("train.epochs", keeps_general=True) == 2
+    assert setting("data.general_fraction", keeps_general=True) == 0.1
+    assert setting("data.max_length", model="gpt2", parameters=None) == 1024
+
+
+@pytest.mark.parametrize(
+    ("fields", "approach", "says"),
+    [
+        ({"gpu_gb": 12}, Approach.QLORA, "LoRA does not fit: it needs 16.0 GB of"),
+        ({"gpu_gb": 4}, Approach.QLORA, "Nothing fits as it is"),
+        (
+            {"gpu_gb": 80, "goal": "continued pretraining", "domain_shift": "far",
+             "error_price": "high"},
+            Approach.FULL, "say full fine-tuning",
+        ),
+        (
+            {"gpu_gb": 80, "goal": "continued pretraining", "domain_shift": "far",
+             "error_price": "high", "examples": 10**6, "keeps_general": True},
+            Approach.LORA, "A frozen base keeps what it could",
+        ),
+        (
+            {"gpu_gb": 24, "goal": "continued pretraining", "domain_shift": "far",
+             "error_price": "high"},
+            Approach.LORA, "Full fine-tuning does not fit",
+        ),
+        ({"budget_usd": 0.01}, Approach.QLORA, "more than the budget of 0.01 USD"),
+    ],
+)  # fmt: skip
+def test_the_forecast_and_what_must_stay_decide(
+    fields: dict[str, Any], approach: Approach, says: str
+) -> None:
+    found = advice(**fields)
+    assert found.approach is approach
+    assert says in " ".join(reason.text for reason in found.reasons)
+
+
+def test_new_tokens_train_the_embeddings() -> None:
+    found = advice(goal="new tokens")
+    assert found.method == "lora_embeddings"
+    assert found.chosen.spec["method"]["rank"] == 16
+
+
+def test_what_would_change_it_is_searched_for_and_true() -> None:
+    found = advice(examples=3000)
+    assert found.changes, "something turns it"
+    smaller = next(change for change in found.changes if change.field == "gpu_gb")
+    assert smaller.text == "down to 15 GB: QLoRA" or smaller.text == "down to 12 GB: QLoRA"
+    size = float(re.findall(r"[\d.]+", smaller.text)[0])
+    assert advice(examples=3000, gpu_gb=size).approach is smaller.approach
+    for change in found.changes:
+        if change.field in ("goal", "domain_shift", "error_price"):
+            word = change.text.removeprefix("for ").split(" ")[0]
+            assert word, change.text
+    assert [each.distance for each in found.changes] == sorted(
+        each.distance for each in found.changes
+    )
+
+
+def test_a_count_is_narrowed_down_to_where_it_turns() -> None:
+    fields = {"gpu_gb": 80, "goal": "knowledge", "domain_shift": "far", "error_price": "high",
+              "examples": 200_000}  # fmt: skip
+    found = advice(**fields)
+    assert found.approach is Approach.FULL
+    change = next(change for change in found.changes if change.field == "variants")
+    assert change.text == "from 4 variants on: LoRA"
+    assert advice(**fields, variants=3).approach is Approach.FULL
+    assert advice(**fields, variants=4).approach is Approach.LORA
+
+
+def test_evidence_takes_a_vote_away_and_is_named() -> None:
+    case = {"parameters": 5e8, "goal": "knowledge", "examples": 200_000, "gpu_gb": 80}
+    before = advice(**case)
+    assert next(vote for vote in before.votes if vote.rules.claim == "A9").refuted_by == ""
+    evidence.write(
+        Evidence(
+            id="small-models", title="Small models", date="2026-11-01", machine="a laptop",
+            verdicts={"A8": ClaimVerdict("off", 0.0, "no gap"),
+                      "C21": ClaimVerdict("confirmed", 0.2, "full knew 20 % more.")},
+        )
+    )  # fmt: skip
+    after = advice(**case)
+    assert next(vote for vote in after.votes if vote.rules.claim == "A9").refuted_by == "A8"
+    text = " ".join(reason.text for reason in after.reasons)
+    assert "A9 does not count here: the lab's evidence contradicts A8" in text
+    assert "Measured (2026-11-01, a laptop): full knew 20 % more." in text
+
+
+def test_what_the_planner_refuses_is_a_reason_and_no_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from lab.errors import LabError
+
+    def refuse(spec: dict[str, Any], device: dict[str, Any]) -> Any:
+        raise LabError("The planner is away.", "Ask again.")
+
+    monkeypatch.setattr(options, "estimate", refuse)
+    found = advice()
+    assert found.chosen.fits is False
+    assert "cannot run here: The planner is away" in " ".join(each.text for each in found.reasons)
+    assert "No single input" in found.would_change or found.changes
+
+
+def test_a_case_moves_without_new_forecasts() -> None:
+    case = sized(AdviceCase(parameters=7e9, gpu="RTX 4090 24GB"))
+    option = options.forecast_option(case, Approach.LORA)
+    other = dataclasses.replace(case, examples=2 * case.examples, gpu="RTX 4070 12GB")
+    moved = options.at_size(option, case, other)
+    assert option.fits is True and moved.fits is False
+    assert option.seconds is not None and moved.seconds == pytest.approx(
+        2 * option.seconds * 165.2 / 117
+    )
