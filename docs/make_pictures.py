@@ -49,8 +49,8 @@ def main() -> int:
                 page.goto(f"{server.url}/{path}")
                 settled(page)
                 if path == "memory":  # quick estimates first, then the traced steps
-                    page.get_by_text("methods traced").wait_for(timeout=120_000)
-                    page.get_by_text("methods traced").wait_for(state="hidden", timeout=900_000)
+                    page.get_by_text("traced …").wait_for(timeout=120_000)
+                    page.get_by_text("traced …").wait_for(state="hidden", timeout=900_000)
                 if path == "new_run":
                     page.get_by_text("TIME AND DISK").wait_for(timeout=60_000)
                 settled(page)

@@ -4,6 +4,7 @@ import streamlit as st
 
 from lab.ui import (
     checkpoint_panel,
+    end_card,
     links,
     monitor_charts,
     monitor_details,
@@ -60,11 +61,13 @@ now()
 monitor_view.buttons(run)
 out_of_memory_panel.show(run)
 if had_curves:
-    wide, narrow = st.columns([2, 1], gap="medium")
+    has_samples = polls or bool(end_card.samples(run))  # else a third of the page would be empty
+    wide, narrow = st.columns([2, 1], gap="medium") if has_samples else (st.container(), None)
     with wide.container(border=True):
         view = monitor_charts.controls(run)
         loss()
-    with narrow:
-        samples()
+    if narrow is not None:
+        with narrow:
+            samples()
     others()
 details()

@@ -9,7 +9,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from lab import methods
+from lab import formatting, methods
 from lab.forecast import rules_of_thumb
 from lab.forecasts import DiskForecast, MemoryForecast, Parts, Speed, checkpointed_layers
 from lab.ui.charts import View, figure
@@ -68,13 +68,14 @@ def chart(settings: list[Bars], view: View, *, rules: bool = False) -> go.Figure
         _stack(drawn, bars, positions, view, width=0.38 if is_pair else 0.66, legend=index == 0)
         _ends(drawn, bars, positions, view)
         if rules:
-            _rules(drawn, bars.rows, positions, view, edge=longest * RULES_ROOM)
+            below = [names.index(row.name) + 0.5 for row in bars.rows]
+            _rules(drawn, bars.rows, below, view, edge=longest * RULES_ROOM)
     _devices(drawn, settings, longest, view)
     drawn.update_layout(
         barmode="stack",
         hovermode="closest",
         legend={"yref": "container", "y": 1, "yanchor": "top", "traceorder": "normal"},
-        margin={"l": 8, "r": 16, "t": 70, "b": 44},
+        margin={"l": 8, "r": 16, "t": 70 if drawn.layout.shapes else 40, "b": 44},
     )
     drawn.update_xaxes(range=[0, longest * (RULES_ROOM * 1.05 if rules else ROOM)])
     drawn.update_yaxes(
@@ -111,7 +112,7 @@ def _ends(drawn: go.Figure, bars: Bars, positions: list[float], view: View) -> N
     inks = {True: view.colours[3], False: view.colours[4], None: view.quiet}
     verdicts = [row.forecast.memory.fits for row in bars.rows]
     texts = [
-        f" {bars.letter} {row.forecast.memory.peak_bytes / 1e9:.1f} GB {marks[fits]}"
+        f" {bars.letter} {_short(row.forecast.memory.peak_bytes)} {marks[fits]}"
         for row, fits in zip(bars.rows, verdicts, strict=True)
     ]
     drawn.add_trace(
@@ -129,13 +130,19 @@ def _ends(drawn: go.Figure, bars: Bars, positions: list[float], view: View) -> N
     )
 
 
+def _short(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 10**9 else formatting.size(size)
+
+
 def _rules(
     drawn: go.Figure, rows: list[MethodRow], positions: list[float], view: View, edge: float
 ) -> None:
-    """The rules of thumb that speak of such a run; those beyond the edge as arrows on it."""
+    """The rules of thumb that speak of such a run, below the bars of the methods that they mean;
+    those beyond the edge as arrows on it."""
     points = [
         (position, claim, value / 1e9, value / row.forecast.memory.peak_bytes - 1)
         for row, position in zip(rows, positions, strict=True)
+        if methods.get(row.name).is_standard
         for claim, value in row.forecast.rules.items()
     ]
     drawn.add_trace(
@@ -151,7 +158,7 @@ def _rules(
                     "triangle-right-open" if value > edge else "diamond-open"
                     for _, _, value, _ in points
                 ],
-                "size": 9,
+                "size": 8,
                 "color": view.ink,
                 "line": {"width": 1.5, "color": view.ink},
             },

@@ -56,6 +56,8 @@ def switches() -> None:
 def choose() -> list[Setting]:
     """The setting of the page, and the second one where it is switched on."""
     is_pair = bool(st.session_state["second"])
+    if is_pair:
+        st.caption("SETTING A")
     settings = [_controls("", "A" if is_pair else "")]
     if is_pair:
         with st.container(border=True):

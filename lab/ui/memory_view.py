@@ -75,7 +75,7 @@ def _progress(setting: Setting) -> None:
     rows = setting.estimates.rows()
     total = len(methods.all_methods()) - len(setting.estimates.refused)
     traced = sum(row.forecast.memory.how.is_exact for row in rows)
-    text = f"{setting.prefix}Quick estimates shown; {traced} of {total} methods traced …"
+    text = f"{setting.prefix}Quick estimates of {len(rows)} of {total} methods; {traced} traced …"
     st.progress(min(1.0, traced / max(1, total)), text=text)
 
 
@@ -88,10 +88,8 @@ def headline(settings: list[Bars]) -> list[str]:
         before, after = first.peak(usual.name), second.peak(usual.name)
         if before is None or after is None:
             return []
-        return [
-            _ratio("Setting B", after, f"setting A for {usual.title}", before, "")
-            + f" {_fitting(first)} {_fitting(second)}"
-        ]
+        sentence = _ratio("Setting B", after, f"setting A for {usual.title}", before, "")
+        return [sentence, f"{_fitting(first)} {_fitting(second)}".strip()]
     small, large = first.peak(usual.name), first.peak(full.name)
     if small is None or large is None:
         return [_fitting(first)]
@@ -132,11 +130,14 @@ def figures(settings: list[Setting]) -> None:
         number = st.column_config.NumberColumn(format="%.2f")
         config: dict[str, Any] = {"A (GB)": number, "B (GB)": number}
         config["B less A (GB)"] = st.column_config.NumberColumn(format="%+.2f")
-        st.dataframe(frame, hide_index=True, height="content", column_config=config)
+        st.dataframe(
+            frame, hide_index=True, height="content", column_config=config, placeholder="–"
+        )
     lines = memory_charts.table(shown)
     st.dataframe(
         pd.DataFrame(lines).style.apply(_inks, subset=["fits"]),
         hide_index=True,
+        placeholder="–",
         height="content",
         column_config={
             name: st.column_config.NumberColumn(format="%.2f")

@@ -77,7 +77,8 @@ def _draw(table: RowTable, rows: list[int], edits: dict[str, Any], editor: str) 
         columns=["row", *table.columns],
     )
     st.data_editor(
-        frame, key=editor, hide_index=True, num_rows="delete" if table.is_whole else "fixed",
+        frame, key=editor, hide_index=True, placeholder="–",
+        num_rows="delete" if table.is_whole else "fixed",
         disabled=["row"] if table.is_whole else True, height=min(420, 38 * (len(rows) + 2)),
         column_config={
             "row": st.column_config.NumberColumn(width=60, help="The row's number in the file.")

@@ -167,9 +167,9 @@ def test_one_sentence_says_what_the_bars_say() -> None:
         memory_charts.Bars([row("lora", peak_bytes=peak)], "Card", None, letter)
         for letter, peak in (("A", 10e9), ("B", 15e9))
     )
-    (sentence,) = memory_view.headline([first, second])
+    sentence, _ = memory_view.headline([first, second])
     assert sentence.startswith("**Setting B needs 1.5 times more memory than setting A for LoRA**")
-    (same,) = memory_view.headline([first, first])
+    same, _ = memory_view.headline([first, first])
     assert "about as much memory" in same
     lone = memory_charts.Bars([row("vera")], "Card", 24 * 10**9)
     assert memory_view.headline([lone]) == ["1 of 1 methods fit into Card (24.00 GB)."]
