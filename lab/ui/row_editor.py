@@ -148,7 +148,8 @@ def _save(dataset_id: str, table: RowTable, edits: dict[str, Any]) -> None:
             _take_over(dataset_id, added.id)
         st.button("Undo all", icon=":material/undo:", key="data.rows.undo", on_click=_undo,
                   args=(dataset_id,))  # fmt: skip
-    st.caption(f"{len(edited):,} rows edited, {len(dropped):,} dropped, {len(records):,} left.")
+    rows = "1 row" if len(edited) == 1 else f"{len(edited):,} rows"
+    st.caption(f"{rows} edited, {len(dropped):,} dropped, {len(records):,} left.")
 
 
 def _undo(dataset_id: str) -> None:

@@ -54,7 +54,7 @@ def test_rows_are_searched_dropped_and_kept_as_a_new_dataset(open_page: Page) ->
     edits = at.session_state[row_editor.EDITS][dataset_id]
     edits["changes"][0] = {"text": "the first ticket"}  # as an editor leaves it
     at.run()
-    assert "1 rows edited, 1 dropped, 5 left." in words(at)
+    assert "1 row edited, 1 dropped, 5 left." in words(at)
     at.button(key="data.rows.save").click().run()
     assert not at.exception
     assert at.selectbox(key="data.upload").value == "upload:tickets-edited.jsonl"
