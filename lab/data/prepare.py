@@ -71,7 +71,7 @@ def prepare(
     check_objective(data, meta["has_chats"], dataset)
     notes += meta["record_notes"]
     if meta["bad"]:
-        notes.append(f"{meta['bad']} rows cannot be used and were skipped: {meta['told']}.")
+        notes.append(f"{meta['bad']} invalid rows were skipped: {meta['told']}.")
     _, held = batches.split_indices(
         meta["examples"], 0.0 if data.eval_dataset else data.eval_fraction
     )
@@ -101,7 +101,7 @@ def prepare(
             raise LabError("The general text has no token to learn from.", "Choose another set.")
         if added > len(usable):
             notes.append(
-                f"{added} rows of general text are wanted and there are {len(usable)}; they repeat."
+                f"{added} general examples requested, {len(usable)} available; they are repeated."
             )
         mixed = ConcatSequences(tokens, extra)
         train = np.concatenate([train, len(tokens) + _drawn(usable, added)])

@@ -97,7 +97,7 @@ def status(run: RunDir) -> Status:
         return Status(
             "stalled",
             **progress,
-            message=f"The worker lives but has not been heard for {age:.0f} s.",
+            message=f"The worker is running but has not reported for {age:.0f} s.",
             hint="Wait if the machine is overloaded; otherwise cancel and resume.",
         )
     state = STATE_OF_PHASE.get(progress["phase"], "starting")

@@ -87,8 +87,8 @@ class Supervisor:
         free = room_for_a_run(running)[1]
         if running and needed + RESERVE_BYTES > free:
             return (
-                f"Waiting for memory: about {needed / 1e9:.1f} GB are needed, "
-                f"{max(free, 0) / 1e9:.1f} GB are free."
+                f"Waiting for memory: needs about {needed / 1e9:.1f} GB, "
+                f"{max(free, 0) / 1e9:.1f} GB free."
             )
         return ""
 

@@ -317,7 +317,7 @@ class Attempt:
             loss=self.loss,
         )
         if failed:
-            self.telemetry.warn(f"The layers cannot be compiled ({failed}); training without.")
+            self.telemetry.warn(f"torch.compile failed ({failed}); training continues without it.")
 
     def _conductor(self, model: Any, data: PreparedData, saved: Checkpoint | None) -> RunCallback:
         """The loop, the progress so far, and what happens between steps."""

@@ -215,8 +215,8 @@ class RunCallback:
         if patience is None or self.evals_without_improvement < patience:
             return False
         self.telemetry.warn(
-            f"Stopped early at step {self.used.step}: the evaluation loss has not been "
-            f"below {self.best_loss:.4f} for {self.evals_without_improvement} evaluations."
+            f"Early stopping at step {self.used.step}: evaluation loss has not improved on "
+            f"{self.best_loss:.4f} for {self.evals_without_improvement} evaluations."
         )
         return True
 
@@ -247,7 +247,7 @@ class RunCallback:
 
     def _warn_checkpoint_skipped(self, why: str) -> None:
         self.telemetry.warn(
-            f"The checkpoint of step {self.used.step} was not written: {why}. Training continues; "
+            f"The checkpoint of step {self.used.step} was not saved: {why}. Training continues; "
             "the next one is saved when there is space."
         )
 

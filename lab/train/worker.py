@@ -103,7 +103,8 @@ def largest_parts(run: RunDir) -> dict[str, Any]:
 def out_of_memory(report: dict[str, Any]) -> str:
     """The phase, and what takes most of the memory."""
     most = [f"{name} {formatting.size(value)}" for name, value in list(report["parts"].items())[:3]]
-    return f"Out of memory while {report['phase']}. Most is taken by {', '.join(most)} (predicted)."
+    largest = ", ".join(most)
+    return f"Out of memory during {report['phase']}. Largest parts (estimated): {largest}."
 
 
 def hint_for(error: Exception) -> str:
