@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab import methods, optimizers
-from lab.forecast import estimator as memory
+from lab.forecast.memory_forecast import TraceOptions, outline_for_any_rows, predict_memory
+from lab.forecast.resolve import Resolution
 from lab.forecasts import How
 from lab.methods.parts import compatibility
 from lab.models import catalog, weights
 from lab.models.empty_model import meta_model
-from lab.preflight.validate import fit_method
 from lab.spec import RunSpec
 
 STEPS = 4
@@ -84,8 +84,7 @@ class Case:
                 "learning_rate": 1e-4,
             },
         }
-        spec, _ = fit_method(RunSpec.from_json(value), meta_model(self.config()))
-        return spec
+        return Resolution(RunSpec.from_json(value)).fitted_to(meta_model(self.config())).spec
 
     def config(self) -> Any:
         if self.model in FAMILIES:
@@ -124,8 +123,7 @@ def measure(case: Case, say: Callable[[str], object]) -> dict[str, Any]:
 
     free, _ = torch.cuda.mem_get_info()
     spec, method = case.spec(), methods.get(case.method)
-    how: dict[str, Any] = {"on_gpu": True, "memory_bytes": free}
-    predicted = memory.predict(case.config(), spec, method, **how).memory
+    predicted = predict_memory(case.config(), spec, TraceOptions(on_gpu=True), free)
     row: dict[str, Any] = {
         **dataclasses.asdict(case),
         "predicted": predicted.peak_bytes,
@@ -267,15 +265,14 @@ def grid(
     """
     rows, refused, wrongly_fits = [], 0, 0
     for i, case in enumerate(draw(count, seed)):
-        method, config, spec = methods.get(case.method), case.config(), case.spec()
-        options: dict[str, Any] = {"on_gpu": True, "memory_bytes": ENDLESS}
+        config, spec = case.config(), case.spec()
+        options = TraceOptions(on_gpu=True)
+        as_outline = dataclasses.replace(options, traced=False)
         try:
-            outline = memory.predict(config, spec, method, shadow=False, **options).memory
-            extended = memory.predict(config, spec, method, **options).memory
-            short = memory.for_any_rows(config, spec, method, 8, on_gpu=True, packed=False)
-            planned = memory.predict(
-                config, spec, method, shadow=False, short=short, **options
-            ).memory
+            outline = predict_memory(config, spec, as_outline, ENDLESS)
+            extended = predict_memory(config, spec, options, ENDLESS)
+            short = outline_for_any_rows(config, spec, as_outline, 8)
+            planned = predict_memory(config, spec, as_outline, ENDLESS, short)
         except ValueError as error:  # the lab refuses it too, in these words
             refused += 1
             say(f"{i + 1:4d} {case.model} {case.method}: refused: {error}")
@@ -291,7 +288,7 @@ def grid(
             "plan_error": planned.peak_bytes / extended.peak_bytes - 1,
         }
         if whole:
-            full = memory.predict(config, spec, method, whole=True, **options).memory
+            full = predict_memory(config, spec, dataclasses.replace(options, whole=True))
             row["extension_error"] = extended.peak_bytes / full.peak_bytes - 1
         rows.append(row)
         say(

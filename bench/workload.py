@@ -152,7 +152,7 @@ def work(
         }
     )
     device = this_machine(on_gpu=torch.cuda.is_available())
-    return Work(resolve(spec, device.has_bf16), warm, steps)
+    return Work(resolve(spec, device.has_bf16).spec, warm, steps)
 
 
 def batches_of(work: Work, tokenizer: Any) -> list[list[dict[str, list[int]]]]:

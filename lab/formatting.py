@@ -51,6 +51,14 @@ def rate(value: float) -> str:
     return f"{float(digits):g}e{int(exponent)}"
 
 
+def signed(value: float, digits: int = 2) -> str:
+    """A difference, always with its sign: "+0.06", "−0.31"; "±0.00" where rounding leaves none."""
+    text = f"{abs(value):.{digits}f}"
+    if not float(text):
+        return f"±{text}"
+    return f"{'−' if value < 0 else '+'}{text}"
+
+
 def when(moment: float) -> str:
     """A moment as a person says it: "5 min ago", or its date."""
     age = time.time() - moment

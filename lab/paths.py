@@ -118,6 +118,10 @@ class RunDir:
         return self.path / "metrics.jsonl"
 
     @property
+    def held_out(self) -> Path:
+        return self.path / "held_out.jsonl"
+
+    @property
     def events(self) -> Path:
         return self.path / "events.jsonl"
 

@@ -77,7 +77,18 @@ def show(answer: dict[str, Any]) -> None:
         ],
         right="l" + "r" * len(rows),
     )
+    show_verdict(answer)
+
+
+def show_verdict(answer: dict[str, Any]) -> None:
+    """The verdict, and below it what makes the runs unequal."""
+    verdict = answer["verdict"]
+    console.print(f"[bold]{escape(verdict['headline'])}[/bold]")
+    if verdict["detail"]:
+        console.print(escape(verdict["detail"]))
+    if verdict["badges"]:
+        console.print(escape(" · ".join(badge["text"] for badge in verdict["badges"])))
     for text in answer["unequal"]:
         console.print(f"[yellow]Not equal:[/yellow] {escape(text)}")
-    if not answer["unequal"]:
-        console.print("[green]Equal terms:[/green] same model, data, held-out rows and tokens.")
+    for text in answer["remarks"]:
+        console.print(f"[yellow]Remark:[/yellow] {escape(text)}")

@@ -14,17 +14,15 @@ Runs that have finished on this machine correct both.
 from __future__ import annotations
 
 import math
-import statistics
 from dataclasses import dataclass
-from typing import Any
 
 from lab import methods
 from lab.forecast.formula import Sizes
+from lab.forecast.model_profile import ModelProfile
+from lab.forecast.target_device import TargetDevice
 from lab.forecasts import DatasetStats, RuntimeForecast
 from lab.spec import RunSpec
 
-USUAL_FLOPS = 300e12  # dense bf16, of a GPU that the table does not know
-REACHED = 0.35  # of a GPU's dense bf16 rate by transformers' own layers, until it is measured
 LAUNCH_S = 40e-6  # for each kernel of a step, with the Python around it
 LAUNCHES_A_LAYER = 120  # forward and back, where nothing was traced
 TOGETHER = 4.0  # work and launches side by side take the root of the sum of these powers: near max
@@ -46,28 +44,7 @@ WORTH = 0.1  # share of the run that compiling must save, to be chosen
 
 
 @dataclass(frozen=True)
-class TargetDevice:
-    """The device that a forecast is for. `memory_bytes`: what a run may take, None without a size.
-
-    `reached`: the share of `flops` (a second) that runs get; `is_measured`: whether finished runs
-    of this machine say so.
-    """
-
-    on_gpu: bool
-    memory_bytes: int | None
-    has_bf16: bool = True
-    context_bytes: int | None = None
-    flops: float = USUAL_FLOPS
-    watts: float | None = None
-    bandwidth: float | None = None  # bytes a second
-    reached: float = REACHED
-    is_measured: bool = False
-    launching: float = 1.0  # times LAUNCH_S that a launch takes here
-    beside: float = 1.0  # times the predicted time of loading, samples and saving
-
-
-@dataclass(frozen=True)
-class Course:
+class TrainingVolume:
     """What a run goes through: rows of `length` tokens on average, `counted` of them in the loss,
     in sequences of `sequence` tokens."""
 
@@ -78,20 +55,19 @@ class Course:
     counted: float
 
 
-def seconds_a_token(
+def seconds_per_token(
     spec: RunSpec,
-    costs: Any,
-    sizes: Sizes,
+    profile: ModelProfile,
     device: TargetDevice,
-    course: Course | None = None,
-    bits: int = 16,
+    volume: TrainingVolume | None = None,
     launches: int = 0,
 ) -> float:
-    """Of training, at full rows unless `course` says what stands in them. `launches`: kernels of a
+    """Of training, at full rows unless `volume` says what stands in them. `launches`: kernels of a
     pass, as the traced step counts them; 0 where it was not traced."""
+    costs, sizes = profile.costs[profile.loss], profile.sizes
     full = float(spec.data.max_length)
     length, sequence, counted = (
-        (course.length, course.sequence, course.counted) if course else (full, full, full)
+        (volume.length, volume.sequence, volume.counted) if volume else (full, full, full)
     )
     work = costs.per_token + costs.per_loss_token * counted / length
     work += costs.per_token_pair * sequence
@@ -111,7 +87,7 @@ def seconds_a_token(
     rate = device.flops * device.reached
     if not device.on_gpu:
         return float(max(work / rate, moved / speed)) + launch + updating
-    if bits == 4:
+    if profile.bits == 4:
         work *= FOUR_BITS
     has_adapters = sizes.trainable < 0.5 * sizes.parameters
     if has_adapters and train.precision == "bfloat16" and train.adapter_precision == "float32":
@@ -133,7 +109,9 @@ def side_by_side(work: float, launch: float) -> float:
     return float((work**TOGETHER + launch**TOGETHER) ** (1 / TOGETHER))
 
 
-def course(spec: RunSpec, stats: DatasetStats, flops_a_token: float) -> Course | None:
+def training_volume(
+    spec: RunSpec, stats: DatasetStats, flops_per_token: float
+) -> TrainingVolume | None:
     """The steps and tokens of a run on data of which `stats` tell; None where neither they nor a
     budget do.
 
@@ -161,44 +139,45 @@ def course(spec: RunSpec, stats: DatasetStats, flops_a_token: float) -> Course |
     limits = [
         train.max_steps,
         train.max_tokens and train.max_tokens / (per_step * length),
-        train.max_flops and train.max_flops / (per_step * length * flops_a_token),
+        train.max_flops and train.max_flops / (per_step * length * flops_per_token),
     ]
-    given = [float(limit) for limit in limits if limit]
-    if given:
-        steps = min(given)
+    budgets = [float(limit) for limit in limits if limit]
+    if budgets:
+        steps = min(budgets)
     elif train.max_seconds:
         steps = math.inf
     whole = max(1, math.ceil(steps)) if math.isfinite(steps) else 0
-    return Course(whole, whole * per_step * length, length, sequence, counted * length)
+    return TrainingVolume(whole, whole * per_step * length, length, sequence, counted * length)
 
 
-def pace(
+def runtime_forecast(
     spec: RunSpec,
-    costs: Any,
-    sizes: Sizes,
+    profile: ModelProfile,
     device: TargetDevice,
     stats: DatasetStats,
-    bits: int = 16,
     launches: int = 0,
 ) -> RuntimeForecast | None:
-    """The prediction for a run on data of which `stats` tell, all its phases."""
-    found = course(spec, stats, costs.per_token + costs.per_loss_token)
-    if found is None:
+    """The prediction for a run on data of which `stats` tell, all its phases; None where its length
+    is not known."""
+    costs, sizes = profile.costs[profile.loss], profile.sizes
+    volume = training_volume(spec, stats, costs.per_token + costs.per_loss_token)
+    if volume is None:
         return None
-    each = seconds_a_token(spec, costs, sizes, device, found, bits, launches)
-    tokens, steps = found.tokens, found.steps
+    each = seconds_per_token(spec, profile, device, volume, launches)
+    tokens, steps = volume.tokens, volume.steps
     seconds = tokens * each + (COMPILE_S if spec.train.compile == "on" and device.on_gpu else 0.0)
     limit = spec.train.max_seconds
     if limit and (not steps or seconds > limit):
         seconds, tokens = limit, limit / each
         steps = math.ceil(
-            tokens / (spec.train.batch_size * spec.train.gradient_accumulation_steps * found.length)
+            tokens
+            / (spec.train.batch_size * spec.train.gradient_accumulation_steps * volume.length)
         )
     examples = min(stats.examples, spec.data.max_examples or math.inf)
     share = (
         0.0 if spec.data.eval_dataset else spec.data.eval_fraction
     )  # of a set of its own, unknown
-    held = examples * share * found.sequence
+    held = examples * share * volume.sequence
     every = spec.train.eval_steps
     times = EVALUATIONS if every is None else steps // every if every else 1
     evaluating = (1 + min(times, steps)) * held * each / 3  # the pass forward alone
@@ -218,7 +197,7 @@ def pace(
         energy_wh=None if watts is None else round(watts * (seconds + evaluating) / 3600, 3),
         is_measured=device.is_measured,
         rate=device.flops * device.reached,
-        launch_s=launch / (train.batch_size * found.length),
+        launch_s=launch / (train.batch_size * volume.length),
         launching=device.launching,
         packing=spec.data.packing,
         loading_s=round(device.beside * (IMPORTS_S + sizes.weights / FILES), 3),
@@ -244,65 +223,3 @@ def _sampling(
 def compiling_pays(plain: RuntimeForecast, compiled: RuntimeForecast) -> bool:
     """Whether compiled layers save a share of the run that is worth their start."""
     return compiled.seconds < (1 - WORTH) * plain.seconds
-
-
-Runs = list[tuple[dict[str, Any], RuntimeForecast | None]]
-
-
-def reached(runs: Runs, flops: float, *, on_gpu: bool = True) -> tuple[float, bool]:
-    """(the share of `flops` that this machine's finished runs got, whether there are any).
-
-    `runs`: summaries with "flops", "tokens" and "seconds", each with the time that was predicted
-    for it, if that is known. How far that was off says what to count on, since the factors here are
-    in it. The median of the runs of ten seconds and more.
-    """
-    rates = []
-    for summary, forecast in _of_length(runs):
-        if forecast is None or forecast.packing != summary.get("packing", forecast.packing):
-            rates.append(summary["flops"] / summary["seconds"])
-            continue
-        # the work alone: what is no work does not follow the rate
-        launch = forecast.launch_s
-        expected, took = 1 / forecast.tokens_per_s, summary["seconds"] / summary["tokens"]
-        if took > 1.2 * launch:
-            work = [_without(each, launch, on_gpu) for each in (expected, took)]
-            rates.append(forecast.rate * work[0] / work[1])
-    return (statistics.median(rates) / flops, True) if rates else (REACHED, False)
-
-
-def _without(together: float, launch: float, on_gpu: bool) -> float:
-    """The work in what work and launches take together."""
-    if not on_gpu:
-        return together - launch
-    return float(max(together**TOGETHER - launch**TOGETHER, 1e-60) ** (1 / TOGETHER))
-
-
-def launching(runs: Runs) -> float:
-    """Times LAUNCH_S that a launch takes on this machine's GPU, by the runs that launches bind."""
-    factors = [
-        forecast.launching * (summary["seconds"] / summary["tokens"]) * forecast.tokens_per_s
-        for summary, forecast in _of_length(runs)
-        if forecast is not None and forecast.launch_s * forecast.tokens_per_s > BOUND
-    ]
-    return statistics.median(factors) if factors else 1.0
-
-
-def beside(runs: Runs) -> float:
-    """Times the predicted time beside training that this machine's runs took, which their
-    summaries hold as "beside_s"."""
-    factors = [
-        forecast.beside * summary["beside_s"] / (forecast.whole_s - forecast.seconds)
-        for summary, forecast in _of_length(runs)
-        if forecast is not None
-        and summary.get("beside_s", 0) > 0
-        and forecast.whole_s > forecast.seconds
-    ]
-    return statistics.median(factors) if factors else 1.0
-
-
-def _of_length(runs: Runs) -> Runs:
-    return [
-        (summary, forecast)
-        for summary, forecast in runs
-        if summary.get("seconds", 0) > 10 and summary.get("flops", 0) > 0
-    ]

@@ -5,80 +5,73 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from lab.forecast import estimator as memory
+from lab.forecast.memory_forecast import TraceOptions, predict_memory
+from lab.forecast.stored_forecasts import memory_forecast
 from lab.forecast.trace.layer_repetition import RUN
-from lab.forecasts import Forecast, How
-from lab.methods import Method
+from lab.forecasts import How, MemoryForecast
 from lab.spec import RunSpec
 
 RESERVE = 0.06  # of the device's memory, left for fragments and what others take
+CERTAINLY_OVER = 1.2  # times the memory by the outline: need not be traced to be ruled out
 
 
-def with_checkpointing(
-    config: Any, spec: RunSpec, method: Method, *, memory_bytes: int, **how: Any
-) -> tuple[RunSpec, Forecast]:
-    """(the spec, its prediction) for a run that does not fit without checkpointing: of the fewest
-    layers that leave the reserve, or of all. A number of layers in the spec stays."""
-    found = memory.cached(config, spec, method, memory_bytes=memory_bytes, **how)
+def checkpointed_if_needed(
+    config: Any, spec: RunSpec, options: TraceOptions, memory_bytes: int
+) -> tuple[RunSpec, MemoryForecast]:
+    """(the spec, its forecast): as it is if it fits, else with activation checkpointing of the
+    fewest layers that leave the reserve, or of all. A number of layers in the spec stays."""
+    outline = memory_forecast(config, spec, replace(options, traced=False), memory_bytes)
+    if outline.peak_bytes <= CERTAINLY_OVER * memory_bytes:
+        forecast = memory_forecast(config, spec, options, memory_bytes)
+        if forecast.fits is not False:
+            return spec, forecast
+    spec = replace(spec, train=replace(spec.train, activation_checkpointing="on"))
+    everywhere = memory_forecast(config, spec, options, memory_bytes)
     is_given = spec.train.checkpointed_layers is not None
-    if is_given or not found.memory.fits or not found.memory.how.is_exact:
-        return spec, found
-    room = int(memory_bytes * (1 - RESERVE))
-    return fewest(config, spec, method, found, memory_bytes=room, **how)
+    if is_given or not everywhere.fits or not everywhere.how.is_exact:
+        return spec, everywhere
+    return fewest_layers(config, spec, everywhere, options, int(memory_bytes * (1 - RESERVE)))
 
 
-def fewest(
-    config: Any,
-    spec: RunSpec,
-    method: Method,
-    everywhere: Forecast,
-    *,
-    memory_bytes: int,
-    **how: Any,
-) -> tuple[RunSpec, Forecast]:
-    """(the spec, its prediction) with as few recomputing layers as fit into `memory_bytes`.
+def fewest_layers(
+    config: Any, spec: RunSpec, everywhere: MemoryForecast, options: TraceOptions, memory_bytes: int
+) -> tuple[RunSpec, MemoryForecast]:
+    """(the spec, its forecast) with as few recomputing layers as fit into `memory_bytes`.
 
     `spec` recomputes all layers, which `everywhere` predicts; without any it does not fit. That
     answer stands where the layers differ: each number of them would be traced as a whole.
     """
     count = config.num_hidden_layers
-    if everywhere.memory.how is How.EVERY_LAYER and count > 2 * RUN:
+    if everywhere.how is How.EVERY_LAYER and count > 2 * RUN:
         return spec, everywhere
     best = spec, everywhere
     low, high = 0, count  # the fewest lie between: more than low, and high is enough
-    place = _guess(config, spec, method, everywhere, memory_bytes, how)
+    layers = _first_guess(config, spec, everywhere, options, memory_bytes)
     step = 1
     while high - low > 1:
-        place = min(max(place, low + 1), high - 1)
-        some = replace(spec, train=replace(spec.train, checkpointed_layers=place))
-        found = memory.cached(config, some, method, memory_bytes=memory_bytes, **how)
-        if found.memory.how.is_exact and found.memory.fits:
-            high, best = place, (some, found)
-            place -= step
+        layers = min(max(layers, low + 1), high - 1)
+        some = _with_layers(spec, layers)
+        forecast = memory_forecast(config, some, options, memory_bytes)
+        if forecast.how.is_exact and forecast.fits:
+            high, best = layers, (some, forecast)
+            layers -= step
         else:
-            low = place
-            place += step
+            low = layers
+            layers += step
         step *= 2
     return best
 
 
-def _guess(
-    config: Any,
-    spec: RunSpec,
-    method: Method,
-    everywhere: Forecast,
-    memory_bytes: int,
-    how: dict[str, Any],
+def _first_guess(
+    config: Any, spec: RunSpec, everywhere: MemoryForecast, options: TraceOptions, memory_bytes: int
 ) -> int:
     """The fewest layers by outlines, set right by how far these are off for all layers."""
 
     def outlined(layers: int | None) -> int:
-        some = replace(spec, train=replace(spec.train, checkpointed_layers=layers))
-        options = {**how, "shadow": False}
-        forecast = memory.predict(config, some, method, memory_bytes=memory_bytes, **options)
-        return forecast.memory.peak_bytes
+        some = _with_layers(spec, layers)
+        return predict_memory(config, some, replace(options, traced=False)).peak_bytes
 
-    off = everywhere.memory.peak_bytes - outlined(None)
+    off = everywhere.peak_bytes - outlined(None)
     low, high = 0, int(config.num_hidden_layers)
     while high - low > 1:
         middle = (low + high) // 2
@@ -87,3 +80,7 @@ def _guess(
         else:
             low = middle
     return high
+
+
+def _with_layers(spec: RunSpec, layers: int | None) -> RunSpec:
+    return replace(spec, train=replace(spec.train, checkpointed_layers=layers))

@@ -9,16 +9,22 @@ outlines first, and the best ones are confirmed by the shadow step; speeds from
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lab import optimizers
-from lab.forecast import estimator as memory
-from lab.forecast import runtime_estimate, selective_checkpointing
-from lab.forecast.runtime_estimate import TargetDevice
-from lab.forecast.selective_checkpointing import RESERVE
-from lab.forecasts import Candidate, MemoryForecast
+from lab.errors import Problem, SpecError
+from lab.forecast.compile_choice import choose_compile
+from lab.forecast.finished_runs import with_reached
+from lab.forecast.forecaster import refusal
+from lab.forecast.memory_forecast import TraceOptions, outline_for_any_rows, predict_memory
+from lab.forecast.model_profile import loss_kind, profile_model
+from lab.forecast.resolve import Resolution
+from lab.forecast.runtime_estimate import seconds_per_token
+from lab.forecast.selective_checkpointing import RESERVE, fewest_layers
+from lab.forecast.stored_forecasts import memory_forecast
+from lab.forecast.target_device import TargetDevice
+from lab.forecasts import Candidate, DatasetStats, MemoryForecast, SettingsSearch
 from lab.methods import Method
 from lab.spec import RunSpec
 
@@ -27,64 +33,102 @@ SMALLEST = "sgd"  # keeps no state: offered where nothing else fits
 OTHER_RULE = 0.95  # a different optimizer is ranked at this fraction of its speed
 
 
-def choose(
+def search_settings(
+    resolution: Resolution,
     config: Any,
-    spec: RunSpec,
-    method: Method,
+    device: TargetDevice,
+    stats: DatasetStats,
+    *,
+    packed: bool = False,
+) -> SettingsSearch:
+    """The settings that fit `device` (which has a size), the fastest first. `stats` of the data say
+    whether the run is long enough for compiled layers, which then go with every choice. Raises
+    SpecError where a library refuses the method, or nothing can be traced."""
+    device = with_reached(device)
+    try:
+        profile = profile_model(config, resolution.spec)
+        compiles, why = choose_compile(resolution, profile, device, stats)
+        candidates = rank_settings(resolution, config, device, compiles, packed=packed)
+        if not candidates:
+            options = TraceOptions(device.on_gpu, traced=False)
+            trace_error = predict_memory(config, resolution.spec, options).trace_error
+            raise SpecError([Problem("model", f"the step cannot be traced ({trace_error}).")])
+    except ValueError as error:  # a library refuses the combination in its own words
+        raise refusal(resolution, error) from None
+    fastest = candidates[0].tokens_per_s
+    return SettingsSearch(
+        candidates=tuple(candidates),
+        reserve=RESERVE,
+        reached=device.reached,
+        is_measured=device.is_measured,
+        compile=why,
+        energy_wh_per_million_tokens=(
+            round(device.watts * 1e6 / fastest / 3600, 2) if device.watts and fastest else None
+        ),
+        device_bytes=device.memory_bytes or 0,
+    )
+
+
+@dataclass(frozen=True)
+class _Search:
+    """What stays the same for all candidates. `memory_bytes`: what they may take."""
+
+    config: Any
+    spec: RunSpec
+    method: Method
+    device: TargetDevice
+    memory_bytes: int
+    compiles: str
+    packed: bool
+
+    @property
+    def most_rows(self) -> int:
+        return max(rows for rows, _ in _splits(self.spec))
+
+    def outlined(self, changed: RunSpec) -> MemoryForecast | None:
+        """By outlines, which are traced once for all rows and optimizers; None if they cannot."""
+        options = TraceOptions(self.device.on_gpu, self.packed, traced=False)
+        asked_rule = _with(changed, optimizer=self.spec.train.optimizer)
+        short = outline_for_any_rows(self.config, asked_rule, options, self.most_rows)
+        if short is None:
+            return None
+        return predict_memory(self.config, changed, options, self.memory_bytes, short)
+
+    def speed(self, changed: RunSpec, launches: int) -> float:
+        """Tokens a second with rows full of tokens that count."""
+        profile = profile_model(self.config, changed)
+        return 1 / seconds_per_token(changed, profile, self.device, launches=launches)
+
+
+def rank_settings(
+    resolution: Resolution,
+    config: Any,
     device: TargetDevice,
     compiles: str = "off",
     *,
     packed: bool = False,
 ) -> list[Candidate]:
-    """The choices for `spec` (resolved), the best first: those that fit by speed, then the rest by
-    peak. The first says why it leads, the others why they do not. What cannot be traced is left
-    out; empty where nothing can.
-
-    `compiles`: whether the run is long enough for compiled layers, which then go with every choice.
-    """
-    room = int((device.memory_bytes or 0) * (1 - RESERVE))
+    """The choices, the best first: those that fit by speed, then the rest by peak. The first says
+    why it leads, the others why they do not. What cannot be traced is left out; empty where nothing
+    can."""
+    spec, method = resolution.spec, resolution.method
+    memory_bytes = int((device.memory_bytes or 0) * (1 - RESERVE))
+    search = _Search(config, spec, method, device, memory_bytes, compiles, packed)
     rules = _rules(spec)
-    ranked = _ranked(rules, config, spec, method, device, room, compiles, packed)
+    ranked = _ranked(rules, search)
     if ranked and not ranked[0].fits and SMALLEST not in rules and method.saves_whole_model:
-        rules = [*rules, SMALLEST]
-        ranked = _ranked(rules, config, spec, method, device, room, compiles, packed)
-    return _explained(ranked, room) if ranked else []
+        ranked = _ranked([*rules, SMALLEST], search)
+    return _explained(ranked, memory_bytes) if ranked else []
 
 
-def _ranked(
-    rules: list[str],
-    config: Any,
-    spec: RunSpec,
-    method: Method,
-    device: TargetDevice,
-    room: int,
-    compiles: str,
-    packed: bool,
-) -> list[Candidate]:
+def _ranked(rules: list[str], search: _Search) -> list[Candidate]:
     """The choices with one of these optimizers, the leading ones traced."""
+    spec, method = search.spec, search.method
     ways = ["off", "on"] if method.can_checkpoint_activations else ["off"]
-    can_fuse = memory.loss_kind(config, _with(spec, loss_implementation="fused")) == "fused"
+    can_fuse = loss_kind(search.config, _with(spec, loss_implementation="fused")) == "fused"
     losses = ["fused", "plain"] if can_fuse and method.can_fuse_loss else ["plain"]
     choices: list[Candidate] = []
     untraceable: set[tuple[str, str]] = set()
-    most = max(rows for rows, _ in _splits(spec))
-
-    def outlined(changed: RunSpec) -> MemoryForecast | None:
-        """By outlines, which are traced once for all rows and optimizers; None if they cannot."""
-        asked_rule = _with(changed, optimizer=spec.train.optimizer)
-        short = memory.for_any_rows(
-            config, asked_rule, method, most, on_gpu=device.on_gpu, packed=packed
-        )
-        if short is None:
-            return None
-        return memory.predict(
-            config, changed, method, on_gpu=device.on_gpu, memory_bytes=room, packed=packed,
-            shadow=False, short=short,
-        ).memory  # fmt: skip
-
-    def speed(changed: RunSpec, launches: int) -> float:
-        return _speed(changed, memory.measure(config, changed, method), device, launches)
-
     for rule, (rows, times), loss in itertools.product(rules, _splits(spec), losses):
         fits_without = False
         for way in ways:
@@ -96,14 +140,14 @@ def _ranked(
                 activation_checkpointing=way,
                 checkpointed_layers=None,
                 loss_implementation=loss,
-                compile=compiles,
+                compile=search.compiles,
             )
-            predicted = None if (way, loss) in untraceable else outlined(changed)
+            predicted = None if (way, loss) in untraceable else search.outlined(changed)
             if predicted is None:  # nobody can say whether it fits
                 untraceable.add((way, loss))
                 continue
             if way == "on" and predicted.fits and not fits_without:
-                changed, predicted = _fewest_by_outline(changed, predicted, outlined, config)
+                changed, predicted = _fewest_by_outline(changed, predicted, search)
             fits_without = bool(predicted.fits)
             choices.append(
                 Candidate(
@@ -112,32 +156,29 @@ def _ranked(
                     activation_checkpointing=way,
                     loss_implementation=loss,
                     optimizer=rule,
-                    compile=compiles,
+                    compile=search.compiles,
                     peak_bytes=predicted.peak_bytes,
-                    tokens_per_s=speed(changed, predicted.launches),
+                    tokens_per_s=search.speed(changed, predicted.launches),
                     how=predicted.how,
                     fits=bool(predicted.fits),
                     is_asked_rule=rule == spec.train.optimizer,
                     checkpointed_layers=changed.train.checkpointed_layers,
                 )
             )
-    return _confirm(sorted(choices, key=_rank), config, spec, method, device, room, packed)
+    return _confirm(sorted(choices, key=_rank), search)
 
 
 def _fewest_by_outline(
-    spec: RunSpec,
-    everywhere: MemoryForecast,
-    outlined: Callable[[RunSpec], MemoryForecast | None],
-    config: Any,
+    spec: RunSpec, everywhere: MemoryForecast, search: _Search
 ) -> tuple[RunSpec, MemoryForecast]:
     """`spec`, which recomputes all layers and fits, with the fewest that do: one recomputed layer
     costs next to nothing, so the choice is ranked by what it may be, not by all of them."""
     best = spec, everywhere
-    low, high = 0, int(config.num_hidden_layers)
+    low, high = 0, int(search.config.num_hidden_layers)
     while high - low > 1:
         middle = (low + high) // 2
         some = _with(spec, checkpointed_layers=middle)
-        predicted = outlined(some)
+        predicted = search.outlined(some)
         if predicted is not None and predicted.fits:
             high, best = middle, (some, predicted)
         else:
@@ -169,58 +210,34 @@ def _rank(choice: Candidate) -> tuple[bool, float, int]:
     return (not choice.fits, -speed if choice.fits else 0.0, choice.needed_bytes)
 
 
-def _speed(spec: RunSpec, sized: memory.Measured, device: TargetDevice, launches: int) -> float:
-    """Tokens a second with rows full of tokens that count."""
-    costs = sized.costs[spec.train.loss_implementation]
-    return 1 / runtime_estimate.seconds_a_token(
-        spec, costs, sized.sizes, device, bits=sized.bits, launches=launches
-    )
-
-
-def _confirm(
-    ranked: list[Candidate],
-    config: Any,
-    spec: RunSpec,
-    method: Method,
-    device: TargetDevice,
-    room: int,
-    packed: bool,
-) -> list[Candidate]:
+def _confirm(ranked: list[Candidate], search: _Search) -> list[Candidate]:
     """The leading choices with the shadow step's peaks, until one of them fits and none that is
     not traced yet promises more. Where checkpointing helps, of the fewest layers that do."""
+    # on a processor runs are admitted with the outline, which is a bound there
+    on_gpu = search.device.on_gpu
+    options = TraceOptions(on_gpu, search.packed, traced=on_gpu)
     traced: list[Candidate] = []
-    for place, choice in enumerate(ranked[:CONFIRMED]):
+    for choice in ranked[:CONFIRMED]:
         changes = {key.split(".")[1]: value for key, value in choice.changes().items()}
-        changed = _with(spec, **changes | {"checkpointed_layers": None})
-        # on a processor runs are admitted with the outline, which is a bound there
-        how: dict[str, Any] = {
-            "on_gpu": device.on_gpu, "memory_bytes": room, "shadow": device.on_gpu,
-            "packed": packed,
-        }  # fmt: skip
-        forecast = memory.cached(config, changed, method, **how)
-        fits = forecast.memory.fits and forecast.memory.how.is_exact
-        if fits and choice.activation_checkpointing == "on":
+        changed = _with(search.spec, **changes | {"checkpointed_layers": None})
+        memory = memory_forecast(search.config, changed, options, search.memory_bytes)
+        if memory.fits and memory.how.is_exact and choice.activation_checkpointing == "on":
             if not _fits_without(traced, ranked, choice):
-                changed, forecast = selective_checkpointing.fewest(
-                    config, changed, method, forecast, **how
+                changed, memory = fewest_layers(
+                    search.config, changed, memory, options, search.memory_bytes
                 )
         traced.append(
             replace(
                 choice,
                 checkpointed_layers=changed.train.checkpointed_layers,
-                tokens_per_s=_speed(
-                    changed,
-                    memory.measure(config, changed, method),
-                    device,
-                    forecast.memory.launches,
-                ),
-                peak_bytes=forecast.memory.peak_bytes,
-                reserved_bytes=forecast.memory.reserved_bytes,
-                fits=bool(forecast.memory.fits),
-                how=forecast.memory.how,
+                tokens_per_s=search.speed(changed, memory.launches),
+                peak_bytes=memory.peak_bytes,
+                reserved_bytes=memory.reserved_bytes,
+                fits=bool(memory.fits),
+                how=memory.how,
             )
         )
-        rest = ranked[place + 1 :]
+        rest = ranked[len(traced) :]
         if traced[-1].fits and (not rest or _rank(traced[-1]) <= _rank(rest[0])):
             return sorted([*traced, *rest], key=_rank)
     return sorted([*traced, *ranked[CONFIRMED:]], key=_rank)
@@ -237,12 +254,12 @@ def _fits_without(traced: list[Candidate], ranked: list[Candidate], choice: Cand
     )
 
 
-def _explained(ranked: list[Candidate], room: int) -> list[Candidate]:
+def _explained(ranked: list[Candidate], memory_bytes: int) -> list[Candidate]:
     best = ranked[0]
-    said = []
+    explained = []
     for choice in ranked:
         if not choice.fits:
-            over = (choice.needed_bytes - room) / 1e9
+            over = (choice.needed_bytes - memory_bytes) / 1e9
             why = f"{over:.2f} GB too much"
         elif choice is best:
             why = "fastest that fits"
@@ -253,5 +270,5 @@ def _explained(ranked: list[Candidate], room: int) -> list[Candidate]:
             why += f", {saved:.2f} GB less" if saved > 0 else f", {-saved:.2f} GB more"
         if not choice.is_asked_rule:
             why += f"; {optimizers.get(choice.optimizer).title} instead of the chosen optimizer"
-        said.append(replace(choice, why=why))
-    return said
+        explained.append(replace(choice, why=why))
+    return explained

@@ -2,47 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from lab import gpu_table, host, paths
-from lab.atomic_files import number, part, read_object
-from lab.checked_run import read_forecast
+from lab import gpu_table, host
 from lab.errors import LabError
-from lab.forecast import runtime_estimate
-from lab.forecast.runtime_estimate import TargetDevice
-from lab.forecasts import RuntimeForecast
 from lab.models import catalog as models
 from lab.spec import RunSpec
 
-MOST_RUNS = 200  # the newest, to learn a machine's pace from
-
-
 CONTEXT_BYTES = 600_000_000  # of CUDA, on a card that the table does not know
+USUAL_FLOPS = 300e12  # dense bf16, of a GPU that the table does not know
+REACHED = 0.35  # of a GPU's dense bf16 rate by transformers' own layers, until it is measured
 
 
-def with_reached(device: TargetDevice) -> TargetDevice:
-    """With what this machine's runs reach, if it is of their kind."""
-    gpus = host.gpus()
-    share, is_measured, runs = runtime_estimate.REACHED, False, []
-    if device.on_gpu and gpus:
-        known = gpu_table.known(host.largest(gpus)["name"])
-        runs = _finished("cuda")
-        flops = known.flops if known else device.flops
-        share, is_measured = runtime_estimate.reached(runs, flops)
-    elif not device.on_gpu and not gpus:
-        runs = _finished("cpu")
-        share, is_measured = runtime_estimate.reached(runs, device.flops, on_gpu=False)
-    if device.on_gpu:
-        share = min(share, 1.0)  # of a peak from the maker's data sheet
-    return replace(
-        device,
-        reached=share,
-        is_measured=is_measured,
-        launching=runtime_estimate.launching(runs),
-        beside=runtime_estimate.beside(runs),
-    )
+@dataclass(frozen=True)
+class TargetDevice:
+    """The device that a forecast is for. `memory_bytes`: what a run may take, None without a size.
+
+    `reached`: the share of `flops` (a second) that runs get; `is_measured`: whether finished runs
+    of this machine say so.
+    """
+
+    on_gpu: bool
+    memory_bytes: int | None
+    has_bf16: bool = True
+    context_bytes: int | None = None
+    flops: float = USUAL_FLOPS
+    watts: float | None = None
+    bandwidth: float | None = None  # bytes a second
+    reached: float = REACHED
+    is_measured: bool = False
+    launching: float = 1.0  # times the usual that a launch takes here
+    beside: float = 1.0  # times the predicted time of loading, samples and saving
 
 
 def target_of(spec: RunSpec, device: dict[str, Any]) -> TargetDevice:
@@ -79,7 +71,7 @@ def this_machine(*, on_gpu: bool, all_memory: bool = False) -> TargetDevice:
         gpu["memory_bytes"] - context if all_memory else gpu["free_bytes"],
         known.has_bf16 if known else _has_bf16(),
         context,
-        known.flops if known else runtime_estimate.USUAL_FLOPS,
+        known.flops if known else USUAL_FLOPS,
         known.watts if known else None,
         known.bandwidth if known else None,
     )
@@ -109,26 +101,3 @@ def _product_flops() -> float:
         return host.time_product(seconds=0.2)
     except LabError:  # a full or read-only disk
         return host.product_flops(seconds=0.2)
-
-
-def _finished(kind: str) -> list[tuple[dict[str, Any], RuntimeForecast | None]]:
-    """(summary, predicted time) of the finished runs of this machine on its `kind` of device."""
-    runs = []
-    for run in paths.all_runs()[:MOST_RUNS]:
-        result = read_object(run.result) or {}
-        summary = part(result, "summary")
-        if result.get("state") != "done" or not _has(summary, "seconds", "flops", "tokens"):
-            continue
-        forecast = read_forecast(run)
-        begun, ended = number(result.get("started")), number(result.get("ended"))
-        if begun and ended:
-            summary = {**summary, "beside_s": ended - begun - summary["seconds"]}
-        if forecast.device == kind:
-            runtime = forecast.runtime
-            runs.append((summary, runtime if runtime and runtime.is_complete else None))
-    return runs
-
-
-def _has(stored: dict[str, Any], *names: str) -> bool:
-    """Whether these are numbers of a stored object, which may hold anything."""
-    return all(number(stored.get(name)) is not None for name in names)

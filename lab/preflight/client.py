@@ -135,7 +135,7 @@ class Planner:
     def estimate(
         self, spec: dict[str, Any], device: dict[str, Any] | None = None, **how: Any
     ) -> Forecast:
-        """The forecast of a run that need not be possible here (`lab.preflight.estimate`).
+        """The forecast of a run that need not be possible here (`lab.preflight.answers`).
 
         Raises SpecError with all problems.
         """
@@ -150,7 +150,7 @@ class Planner:
         return FitLimits.from_json(self._ask_of({"ask": "limits", "spec": spec, "device": device}))
 
     def plan(self, spec: dict[str, Any], device: dict[str, Any] | None = None) -> SettingsSearch:
-        """The fastest settings of `spec` that fit, and the runners-up (`lab.preflight.estimate`).
+        """The fastest settings of `spec` that fit, and the runners-up (`lab.preflight.answers`).
 
         Raises SpecError with all problems.
         """

@@ -80,27 +80,27 @@ def _check(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fixes(request: dict[str, Any]) -> dict[str, Any]:
-    from lab.preflight.validate import fixes
+    from lab.preflight.answers import fixes
 
     peak, savings = fixes(request["spec"])
     return {"peak_bytes": peak, "fixes": [saving.to_json() for saving in savings]}
 
 
 def _estimate(request: dict[str, Any]) -> dict[str, Any]:
-    from lab.preflight.estimate import estimate
+    from lab.preflight.answers import estimate
 
     how = request.get("how") or {}
     return estimate(request["spec"], request.get("device"), how).to_json()
 
 
 def _limits(request: dict[str, Any]) -> dict[str, Any]:
-    from lab.preflight.estimate import limits
+    from lab.preflight.answers import limits
 
     return limits(request["spec"], request["device"]).to_json()
 
 
 def _plan(request: dict[str, Any]) -> dict[str, Any]:
-    from lab.preflight.estimate import plan
+    from lab.preflight.answers import plan
 
     return plan(request["spec"], request.get("device")).to_json()
 
@@ -139,7 +139,7 @@ def load_libraries() -> None:
 
     import lab.data.dataset_preview
     import lab.forecast.trace.layer_repetition
-    import lab.preflight.estimate
+    import lab.preflight.answers
     import lab.preflight.validate
     import lab.train.flops
     import lab.train.loss  # noqa: F401

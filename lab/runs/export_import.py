@@ -36,7 +36,7 @@ from lab.schema import quote
 MANIFEST = "MANIFEST.json"
 TOP = (
     r"(spec|estimate|environment|result|labels|pins|resume|first_batch)\.json|"
-    r"(metrics|events)\.jsonl|log\.txt"
+    r"(metrics|events|held_out)\.jsonl|log\.txt"
 )
 INNER = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\.(safetensors|json|jinja|txt|model)"
 FOLDERS = r"artifact|checkpoints/step-[0-9]{1,9}|attempts/[0-9]{1,4}"

@@ -22,7 +22,7 @@ import numpy as np
 
 from lab.metrics import is_number
 
-KINDS = ("train", "eval", "device")
+KINDS = ("train", "eval", "device", "probe")
 IN_BULK = 1 << 16  # minimum size in bytes for the bulk decoder to pay off
 Keys = tuple[str, ...]
 

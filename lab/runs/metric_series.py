@@ -88,6 +88,10 @@ class MetricSeries:
     def device(self) -> Columns:
         return self.kinds["device"]
 
+    @property
+    def probe(self) -> Columns:
+        return self.kinds["probe"]
+
 
 _series: Recent[str, MetricSeries] = Recent(KEPT_RUNS)
 

@@ -25,7 +25,15 @@ from lab.models.context_length import text_length
 from lab.paths import RunDir
 from lab.runs import record_reader
 from lab.spec import RunSpec, without_packing
-from lab.train import artifact, budget, checkpoint, compile_layers, flops, forgetting
+from lab.train import (
+    artifact,
+    budget,
+    checkpoint,
+    compile_layers,
+    flops,
+    forgetting,
+    held_out_file,
+)
 from lab.train.activation_checkpointing import checkpoint_activations
 from lab.train.base_identity import base_source, identify_base
 from lab.train.callbacks import RunCallback
@@ -39,10 +47,10 @@ from lab.train.resume_point import newest_checkpoint
 from lab.train.sample_outputs import SampleGenerator
 from lab.train.step import (
     device_batches,
-    evaluation_loss,
     fused_matches_plain,
     is_causal,
     isolates_packed_sequences,
+    row_losses,
 )
 from lab.train.step_batches import StepBatches
 from lab.train.telemetry import PeakMemory, Telemetry, device_stats_reader
@@ -261,7 +269,7 @@ class Attempt:
             self.telemetry.progress(rows, len(data.held_out), "row")
             self._check_commands()
 
-        value, counted = evaluation_loss(
+        losses = row_losses(
             model,
             device_batches(data.held_out, train.batch_size, pad, self.device),
             precision=train.precision,
@@ -269,6 +277,9 @@ class Attempt:
             after_batch=count,
         )
         self.memory.end_phase("evaluate")
+        attempt = self.telemetry.attempt
+        held_out_file.write_rows(self.run, attempt, data.figures["held_out_hash"], data.held_out)
+        held_out_file.write_losses(self.run, attempt, 0, losses.sums, of="base")
         self.telemetry.metric(
             "eval",
             step=0,
@@ -276,7 +287,7 @@ class Attempt:
             seconds=0.0,
             flops=0.0,
             of="base",
-            **{"eval/loss": value, "eval/loss_tokens": counted},
+            **{"eval/loss": losses.mean, "eval/loss_tokens": losses.num_tokens},
         )
 
     def _apply_method(self, model: Any, *, begins: bool) -> Any:

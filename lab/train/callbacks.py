@@ -18,14 +18,14 @@ from lab.methods import Method
 from lab.paths import RunDir
 from lab.runs import checkpoints
 from lab.spec import RunSpec
-from lab.train import budget, checkpoint, flops
+from lab.train import budget, checkpoint, flops, held_out_file
 from lab.train.budget import BudgetUsed, TrainingBudget, TrainingTimer
 from lab.train.checkpoint import Checkpoint
 from lab.train.commands import Commands
 from lab.train.loop import StepResult, TrainingLoop
 from lab.train.optimizer import add_new_parameters
 from lab.train.sample_outputs import SampleGenerator
-from lab.train.step import device_batches, evaluation_loss
+from lab.train.step import device_batches, row_losses
 from lab.train.telemetry import PeakMemory, Telemetry, tensor_bytes
 
 EVALUATIONS = 10  # in a run, where the spec leaves it open
@@ -162,9 +162,8 @@ class RunCallback:
         self._flush()
         train, loop, used = self.spec.train, self.loop, self.used
         device, pad_token_id = loop.accelerator.device, loop.batches.pad_token_id
-        loss: float
         try:
-            loss, count = evaluation_loss(
+            losses = row_losses(
                 loop.model,
                 device_batches(self.held_out, train.batch_size, pad_token_id, device),
                 precision=train.precision,
@@ -178,14 +177,16 @@ class RunCallback:
             )
             return None
         self.memory.end_phase("evaluate")
+        loss: float = losses.mean
         self.eval_loss = loss
+        held_out_file.write_losses(self.run, self.telemetry.attempt, used.step, losses.sums)
         self.telemetry.metric(
             "eval",
             step=used.step,
             tokens=used.tokens,
             seconds=used.seconds,
             flops=used.flops,
-            **{"eval/loss": loss, "eval/loss_tokens": count},
+            **{"eval/loss": loss, "eval/loss_tokens": losses.num_tokens},
         )
         return loss
 

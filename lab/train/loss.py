@@ -103,6 +103,31 @@ def fused_loss(
     return loss
 
 
+@torch.no_grad()
+def fused_token_losses(
+    hidden_BTH: torch.Tensor, head: Any, batch: dict[str, torch.Tensor], compute: torch.dtype
+) -> torch.Tensor:
+    """(N,) loss of each counted token in float32, as `fused_loss` sums them; without a gradient."""
+    hidden_NH = hidden_BTH.flatten(0, 1).index_select(0, batch["loss_index"])
+    weight, bias = head_weight(head).to(compute), getattr(head, "bias", None)
+    losses = [hidden_NH.new_zeros(0, dtype=torch.float32)]
+    step = max(1, CHUNK_ELEMENTS // weight.shape[0])
+    for start in range(0, hidden_NH.shape[0], step):
+        part = slice(start, start + step)
+        logits = torch.mm(hidden_NH[part].to(compute), weight.t()).float()
+        if bias is not None:
+            logits += bias.float()
+        targets = batch["targets"][part].unsqueeze(1)
+        losses.append(torch.logsumexp(logits, dim=1) - logits.gather(1, targets)[:, 0])
+    return torch.cat(losses)
+
+
+def plain_token_losses(logits_BTV: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The same from whole logits."""
+    logits_NV = logits_BTV.flatten(0, 1).index_select(0, batch["loss_index"]).float()
+    return torch.nn.functional.cross_entropy(logits_NV, batch["targets"], reduction="none")
+
+
 def is_plain(head: Any) -> bool:
     """Whether the head is one linear map whose weight `head_weight` can give: not one with an
     update beside it."""

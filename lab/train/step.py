@@ -9,13 +9,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
 from lab.data.batches import TokenSequence, collate
-from lab.train.loss import fused_loss, plain_loss
+from lab.train.loss import fused_loss, fused_token_losses, plain_loss, plain_token_losses
 
 INPUTS = ("input_ids", "position_ids")
 
@@ -181,7 +182,70 @@ def device_batches(
         yield {key: value.to(device) for key, value in batch.items()}
 
 
+@dataclass
+class RowLosses:
+    """What held-out rows come to, in their order: the summed loss of each in nats, and how many of
+    its tokens the loss counts."""
+
+    sums: list[float] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(self.tokens)
+
+    @property
+    def mean(self) -> float:
+        """Nats a counted token over all rows; NaN without one."""
+        return sum(self.sums) / self.num_tokens if self.num_tokens else float("nan")
+
+
 @torch.no_grad()
+def row_losses(
+    model: nn.Module,
+    batches: Iterator[dict[str, torch.Tensor]],
+    *,
+    precision: str,
+    loss: str,
+    after_batch: Callable[[int], None] = lambda rows: None,
+) -> RowLosses:
+    """The loss of each row of all batches: neither it nor their mean depends on how the rows are
+    cut into batches. `after_batch(rows so far)` reports progress."""
+    was_training = model.training
+    model.eval()
+    losses = RowLosses()
+    try:
+        for batch in batches:
+            with uncompiled():
+                tokens_N = _token_losses(model, batch, precision=precision, loss=loss).double()
+            num_rows, width = batch["input_ids"].shape
+            row_N = batch["loss_index"] // width
+            losses.sums += tokens_N.new_zeros(num_rows).index_add_(0, row_N, tokens_N).tolist()
+            losses.tokens += torch.bincount(row_N, minlength=num_rows).tolist()
+            after_batch(len(losses.sums))
+    finally:
+        model.train(was_training)
+    return losses
+
+
+def _token_losses(
+    model: nn.Module, batch: dict[str, torch.Tensor], *, precision: str, loss: str
+) -> torch.Tensor:
+    """(N,) loss in nats of each counted token: what `summed_loss` sums, without a gradient."""
+    inputs = {key: batch[key] for key in INPUTS}
+    device = batch["input_ids"].device
+    if loss == "plain":
+        with autocast(device, precision):
+            outputs = model(**inputs, use_cache=False)
+        return plain_token_losses(drop_virtual_positions(outputs.logits, batch), batch)
+    compute = torch.float32 if precision == "float32" else torch.bfloat16
+    with without_head(unwrapped(model)) as head:
+        with autocast(device, precision):
+            outputs = model(**inputs, use_cache=False)
+        hidden = drop_virtual_positions(outputs.logits, batch)
+        return fused_token_losses(hidden, head, batch, compute)
+
+
 def evaluation_loss(
     model: nn.Module,
     batches: Iterator[dict[str, torch.Tensor]],
@@ -190,18 +254,6 @@ def evaluation_loss(
     loss: str,
     after_batch: Callable[[int], None] = lambda rows: None,
 ) -> tuple[float, int]:
-    """(mean nats a counted token, counted tokens), summed over all batches: the value does not
-    depend on how the rows are cut into batches. `after_batch(rows so far)` reports progress."""
-    was_training = model.training
-    model.eval()
-    total, count, rows = 0.0, 0, 0
-    try:
-        for batch in batches:
-            with uncompiled():
-                total += float(summed_loss(model, batch, precision=precision, loss=loss))
-            count += int(batch["targets"].numel())
-            rows += batch["input_ids"].shape[0]
-            after_batch(rows)
-    finally:
-        model.train(was_training)
-    return (total / count if count else float("nan")), count
+    """(mean nats a counted token, counted tokens) over the rows of all batches."""
+    losses = row_losses(model, batches, precision=precision, loss=loss, after_batch=after_batch)
+    return losses.mean, losses.num_tokens

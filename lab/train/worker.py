@@ -104,7 +104,7 @@ def out_of_memory(report: dict[str, Any]) -> str:
     """The phase, and what takes most of the memory."""
     most = [f"{name} {formatting.size(value)}" for name, value in list(report["parts"].items())[:3]]
     largest = ", ".join(most)
-    return f"Out of memory during {report['phase']}. Largest parts (estimated): {largest}."
+    return f"Out of memory while {report['phase']}. Largest parts (estimated): {largest}."
 
 
 def hint_for(error: Exception) -> str:

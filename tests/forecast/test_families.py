@@ -10,14 +10,14 @@ import torch
 
 from lab import methods
 from lab.errors import SpecError
-from lab.forecast import estimator as memory
-from lab.forecast.resolve import fit_method
+from lab.forecast.memory_forecast import TraceOptions, predict_memory
+from lab.forecast.resolve import Resolution
 from lab.forecast.trace.materialise import materialise
 from lab.forecast.trace.meta_model import build
 from lab.forecast.trace.trace_step import Batch, _OneDevice, batch_of
 from lab.methods.lora import LoraConfig
 from lab.models.empty_model import meta_model
-from lab.preflight.estimate import estimate, plan
+from lab.preflight.answers import estimate, plan
 from lab.spec import RunSpec
 from lab.train.loop import StepConfig, step
 from lab.train.optimizer import make_optimizer
@@ -87,26 +87,25 @@ def test_the_default_of_lora_trains_and_is_traced_and_what_it_leaves_out_is_told
     kind: str,
 ) -> None:
     config = config_of(kind)
-    spec, notes = fit_method(tiny_spec("lora"), meta_model(config))
+    resolution = Resolution(tiny_spec("lora")).fitted_to(meta_model(config))
+    spec = resolution.spec
     assert torch.isfinite(train(config, spec)).all()
-    found = memory.predict(
-        config, spec, methods.get("lora"), on_gpu=True, memory_bytes=10**12, shadow=False
-    )
-    assert found.memory.how.is_traced and found.memory.fits, found.memory.trace_error
+    memory = predict_memory(config, spec, TraceOptions(on_gpu=True, traced=False), 10**12)
+    assert memory.how.is_traced and memory.fits, memory.trace_error
     changed = {
         name: value
         for name, value in vars(spec.method_config).items()
         if value != getattr(LoraConfig(), name)
     }
-    told = " ".join(notes)
+    notes = " ".join(resolution.notes)
     if kind in ("mamba2", "falcon_h1", "llama4_text"):
         assert changed.keys() == {"target_modules"}
         last = "router" if kind == "llama4_text" else "out_proj"
-        assert last not in changed["target_modules"] and last in told
+        assert last not in changed["target_modules"] and last in notes
     elif kind == "bamba":
         assert not changed and not notes
     else:
-        assert changed == {"dropout": 0.0} and "experts" in told
+        assert changed == {"dropout": 0.0} and "experts" in notes
 
 
 @pytest.mark.parametrize("kind", ["mamba2", "bamba", "deepseek_v3"])
@@ -131,10 +130,10 @@ def test_a_value_that_somebody_chose_is_not_changed() -> None:
     spec = tiny_spec("lora")
     config = meta_model(config_of("mixtral"))
     chosen = RunSpec.from_json(spec.to_json() | {"method": {"name": "lora", "dropout": 0.1}})
-    same, notes = fit_method(chosen, config)
-    assert same == chosen and not notes
+    same = Resolution(chosen)
+    assert same.fitted_to(config) == same
     pattern = RunSpec.from_json(
         spec.to_json() | {"method": {"name": "lora", "target_modules": ["q_proj"]}}
     )
-    same, notes = fit_method(pattern, config)
-    assert same == pattern and not notes, "Attention alone takes dropout."
+    same = Resolution(pattern)
+    assert same.fitted_to(config) == same, "Attention alone takes dropout."

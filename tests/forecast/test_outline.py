@@ -9,13 +9,19 @@ from typing import Any
 import pytest
 
 from lab import methods
-from lab.forecast import estimator as memory
 from lab.forecast import outline as outlines
+from lab.forecast.memory_forecast import (
+    TraceOptions,
+    outline_for_any_rows,
+    predict_memory,
+)
 from lab.forecast.outline import choose_layers
 from lab.forecast.trace import layer_repetition
 from lab.forecasts import How, MemoryForecast
 from lab.spec import RunSpec
 from tests.answers import check, estimate, limits, plan
+
+OUTLINE = TraceOptions(on_gpu=True, traced=False)
 
 
 def llama(layers: int = 8, vocabulary: int = 1024) -> Any:
@@ -48,10 +54,9 @@ def both(
     config: Any, spec: RunSpec, *, on_gpu: bool = True
 ) -> tuple[MemoryForecast, MemoryForecast]:
     """(the outline's prediction, the traced step's)."""
-    method = methods.get(spec.method["name"])
     outline, traced = (
-        memory.predict(config, spec, method, on_gpu=on_gpu, memory_bytes=None, shadow=shadow).memory
-        for shadow in (False, True)
+        predict_memory(config, spec, TraceOptions(on_gpu, traced=traced))
+        for traced in (False, True)
     )
     assert outline.how is How.OUTLINE, outline.trace_error
     assert traced.how.is_exact, traced.trace_error
@@ -164,27 +169,21 @@ def test_first_last_and_one_of_each_kind_are_chosen() -> None:
 
 
 def test_outlines_of_two_numbers_of_rows_tell_those_of_others() -> None:
-    config, spec, method = llama(), spec_of("full", rows=3), methods.get("full")
-    short = memory.for_any_rows(config, spec, method, 8, on_gpu=True, packed=False)
+    config, spec = llama(), spec_of("full", rows=3)
+    short = outline_for_any_rows(config, spec, OUTLINE, 8)
     quick, exact = (
-        memory.predict(
-            config, spec, method, on_gpu=True, memory_bytes=None, shadow=False, short=outline
-        ).memory
-        for outline in (short, None)
+        predict_memory(config, spec, OUTLINE, short=outline) for outline in (short, None)
     )
     assert quick.peak_bytes == pytest.approx(exact.peak_bytes, rel=0.02)
 
 
 def test_rows_that_do_not_fill_a_chunk_of_the_loss_are_traced_as_they_are() -> None:
-    config, method = llama(4, vocabulary=32_000), methods.get("lora")  # a chunk is of 524 tokens
+    config = llama(4, vocabulary=32_000)  # a chunk is of 524 tokens
     for rows in (1, 4):
         spec = spec_of("lora", rows=rows, length=256)
-        short = memory.for_any_rows(config, spec, method, 8, on_gpu=True, packed=False)
+        short = outline_for_any_rows(config, spec, OUTLINE, 8)
         quick, exact = (
-            memory.predict(
-                config, spec, method, on_gpu=True, memory_bytes=None, shadow=False, short=outline
-            ).memory
-            for outline in (short, None)
+            predict_memory(config, spec, OUTLINE, short=outline) for outline in (short, None)
         )
         assert quick.peak_bytes == pytest.approx(exact.peak_bytes, rel=0.01), rows
 

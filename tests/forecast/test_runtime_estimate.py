@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 
-from lab import host, methods
+from lab import host
 from lab.atomic_files import read_object, write_json
-from lab.forecast import compile_choice, runtime_estimate
-from lab.forecast import estimator as memory
-from lab.forecast import settings_search as planning
-from lab.forecast.resolve import resolve
-from lab.forecast.runtime_estimate import TargetDevice, course
-from lab.forecast.target_device import with_reached
+from lab.forecast import finished_runs, runtime_estimate
+from lab.forecast.compile_choice import choose_compile
+from lab.forecast.finished_runs import with_reached
+from lab.forecast.model_profile import profile_model
+from lab.forecast.resolve import Resolution, resolve
+from lab.forecast.runtime_estimate import training_volume
+from lab.forecast.settings_search import rank_settings
+from lab.forecast.target_device import REACHED, TargetDevice
 from lab.forecasts import DatasetStats, RuntimeForecast
 from lab.models import catalog, weights
 from lab.paths import RunDir
@@ -32,23 +34,27 @@ H100 = TargetDevice(True, 80 * 10**9, flops=989e12)
 
 def spec_of(**sections: Any) -> RunSpec:
     value = {"model": "config:Llama-3.1-8B", "method": "lora", **sections}
-    return resolve(RunSpec.from_json(value), has_bf16=True)
+    return resolve(RunSpec.from_json(value), has_bf16=True).spec
 
 
 def test_a_runs_course_follows_its_data_and_budget() -> None:
     plain = {"packing": "off", "eval_fraction": 0.1, "max_length": 1024}
-    volume = course(spec_of(data=plain, train={"batch_size": 4, "epochs": 2}), STATS, 1e9)
+    volume = training_volume(spec_of(data=plain, train={"batch_size": 4, "epochs": 2}), STATS, 1e9)
     assert volume is not None
     assert (volume.steps, volume.length, volume.counted) == (450, 100.0, 40.0)
     assert volume.tokens == 450 * 4 * 100
-    packed = course(spec_of(data=plain | {"packing": "on"}, train={"batch_size": 1}), STATS, 1e9)
+    packed = training_volume(
+        spec_of(data=plain | {"packing": "on"}, train={"batch_size": 1}), STATS, 1e9
+    )
     assert packed is not None and packed.steps == 90, "ten sequences in a row"
     assert (packed.length, packed.sequence, packed.counted) == (1000.0, 100.0, 400.0)
     for budget, steps in (({"max_steps": 7}, 7), ({"max_tokens": 4000}, 10)):
-        some = course(spec_of(data=plain, train={"batch_size": 4, **budget}), STATS, 1e9)
+        some = training_volume(spec_of(data=plain, train={"batch_size": 4, **budget}), STATS, 1e9)
         assert some is not None and some.steps == steps
-    assert course(spec_of(), NOTHING, 1e9) is None
-    full = course(spec_of(data=plain, train={"batch_size": 4, "max_steps": 5}), NOTHING, 1e9)
+    assert training_volume(spec_of(), NOTHING, 1e9) is None
+    full = training_volume(
+        spec_of(data=plain, train={"batch_size": 4, "max_steps": 5}), NOTHING, 1e9
+    )
     assert full is not None and full.tokens == 5 * 4 * 1024, "without data, full rows"
 
 
@@ -56,12 +62,9 @@ def predicted(
     spec: RunSpec, device: TargetDevice = H100, stats: DatasetStats = STATS
 ) -> RuntimeForecast:
     config = weights.load_config(catalog.resolve_config(spec.model))
-    sized = memory.measure(config, spec, methods.get(spec.method["name"]))
-    pace = runtime_estimate.pace(
-        spec, sized.costs[spec.train.loss_implementation], sized.sizes, device, stats, sized.bits
-    )
-    assert pace is not None
-    return pace
+    runtime = runtime_estimate.runtime_forecast(spec, profile_model(config, spec), device, stats)
+    assert runtime is not None
+    return runtime
 
 
 def test_what_costs_time_costs_time() -> None:
@@ -96,21 +99,23 @@ def test_a_budget_of_seconds_ends_the_run() -> None:
 def test_layers_are_compiled_where_the_run_is_long_enough(
     make_spec: Callable[..., dict[str, Any]],
 ) -> None:
-    def chosen(device: TargetDevice = H100, asked: str = "auto", **changes: Any) -> tuple[str, str]:
+    def chosen(
+        device: TargetDevice = H100, compile: str = "auto", **changes: Any
+    ) -> tuple[str, str]:
         spec = spec_of(data={"packing": "on", "max_length": 1024}, train=changes)
         config = weights.load_config(catalog.resolve_config(spec.model))
-        sized = memory.measure(config, spec, methods.get("lora"))
-        return compile_choice.choose(
-            replace(spec, train=replace(spec.train, compile=asked)),
-            spec, methods.get("lora"), sized.costs["fused"], sized.sizes, device, NOTHING,
-        )  # fmt: skip
+        resolution = Resolution(spec, frozenset({"compile"}))
+        if compile != "auto":
+            train = replace(spec.train, compile=compile)
+            resolution = Resolution(replace(spec, train=train))
+        return choose_compile(resolution, profile_model(config, spec), device, NOTHING)
 
     assert chosen(max_tokens=10**8)[0] == "on"
     assert chosen(max_tokens=10**6)[0] == "off"
     assert chosen(max_tokens=10**8, device=replace(H100, on_gpu=False)) == (
         "off", "off: only worthwhile on a GPU",
     )  # fmt: skip
-    assert chosen(asked="on") == ("on", "on, as requested")
+    assert chosen(compile="on") == ("on", "on, as requested")
     assert chosen()[0] == "off", "of an unknown length"
     found = plan(
         {"model": "config:Llama-3.1-8B", "method": "lora", "data": {"packing": "on"},
@@ -134,7 +139,7 @@ def test_only_runs_on_a_device_of_its_kind_speak_for_it(
     here = with_reached(TargetDevice(False, 10**9, flops=1e12))
     assert here.is_measured and here.reached == pytest.approx(0.2)
     other = with_reached(TargetDevice(True, 10**9, flops=989e12))
-    assert not other.is_measured and other.reached == runtime_estimate.REACHED
+    assert not other.is_measured and other.reached == REACHED
 
 
 def test_a_run_that_is_repeated_is_predicted_as_it_went() -> None:
@@ -142,16 +147,16 @@ def test_a_run_that_is_repeated_is_predicted_as_it_went() -> None:
     spec = spec_of(train={"activation_checkpointing": "on", "max_steps": 100})
     first = predicted(spec)
     summary = {"flops": 1e18, "tokens": first.tokens, "seconds": 2 * first.seconds}
-    share, is_measured = runtime_estimate.reached([(summary, first)], H100.flops)
+    share, is_measured = finished_runs.reached([(summary, first)], H100.flops)
     again = predicted(spec, replace(H100, reached=share, is_measured=is_measured))
     assert again.is_measured and again.seconds == pytest.approx(2 * first.seconds, rel=0.05)
     for _ in range(30):  # told again and again, it does not drift
         runtime = predicted(spec, replace(H100, reached=share))
-        share, _ = runtime_estimate.reached([(summary, runtime)], H100.flops)
+        share, _ = finished_runs.reached([(summary, runtime)], H100.flops)
     assert predicted(spec, replace(H100, reached=share)).seconds == pytest.approx(
         2 * first.seconds, rel=0.05
     )
-    assert runtime_estimate.reached([], 1e12) == (runtime_estimate.REACHED, False)
+    assert finished_runs.reached([], 1e12) == (REACHED, False)
 
 
 def test_a_run_carries_its_prediction(work_here: Callable[..., RunDir]) -> None:
@@ -177,9 +182,7 @@ def test_a_slow_device_makes_no_tie_of_what_differs() -> None:
     value["train"] = {"batch_size": 1, "gradient_accumulation_steps": 4, "precision": "float32"}
     config = weights.load_config(catalog.resolve_config("config:SmolLM2-135M"))
     slow = TargetDevice(False, 16 * 10**9, flops=1e9)
-    best = planning.choose(
-        config, resolve(RunSpec.from_json(value), False), methods.get("lora"), slow
-    )[0]
+    best = rank_settings(resolve(RunSpec.from_json(value), False), config, slow)[0]
     assert best.tokens_per_s < 1 and best.batch_size == 4, "fewer passes cost less beside the work"
 
 
@@ -214,7 +217,7 @@ def test_what_is_mixed_in_held_out_left_out_or_added_up_changes_the_steps() -> N
 
     def steps(data: dict[str, Any] | None = None, stats: DatasetStats = STATS, **train: Any) -> int:
         spec = spec_of(data=plain | (data or {}), train={"batch_size": 4, **train})
-        volume = course(spec, stats, 1e9)
+        volume = training_volume(spec, stats, 1e9)
         assert volume is not None
         return volume.steps
 
@@ -258,14 +261,14 @@ def test_what_this_machine_reaches_is_the_median_of_its_longer_runs() -> None:
         return {"flops": rate * seconds, "seconds": seconds, "tokens": 1000}, None
 
     runs = [run(2e12), run(3e12), run(9e12), run(1e15, seconds=5.0)]
-    share, is_measured = runtime_estimate.reached(runs, 1e13)
+    share, is_measured = finished_runs.reached(runs, 1e13)
     assert is_measured and share == pytest.approx(0.3), "Five seconds say nothing; 3 is the middle."
-    assert runtime_estimate.reached([run(1e12, seconds=9.0)], 1e13) == (
-        runtime_estimate.REACHED,
+    assert finished_runs.reached([run(1e12, seconds=9.0)], 1e13) == (
+        REACHED,
         False,
     )
     damaged = [({"seconds": 50.0}, None), ({"seconds": 50.0, "flops": 0}, None)]
-    assert runtime_estimate.reached(damaged, 1e13) == (runtime_estimate.REACHED, False)
+    assert finished_runs.reached(damaged, 1e13) == (REACHED, False)
 
 
 # tokens a second of an H100, compiled nothing, plain loss, adapters in float32
@@ -325,11 +328,11 @@ def test_this_machines_runs_correct_launches_and_what_is_no_training() -> None:
         "beside_s": 3 * (first.whole_s - first.seconds),
     }  # fmt: skip
     runs = [(summary, first)]
-    assert runtime_estimate.launching(runs) == pytest.approx(2.0, rel=0.01)
-    assert runtime_estimate.beside(runs) == pytest.approx(3.0)
+    assert finished_runs.launching(runs) == pytest.approx(2.0, rel=0.01)
+    assert finished_runs.beside(runs) == pytest.approx(3.0)
     device = replace(H100, launching=2.0, beside=3.0)
     again = predicted(spec, device, DatasetStats(examples=10**6, tokens_per_row=64.0))
     assert again.seconds == pytest.approx(2 * first.seconds, rel=0.01)
     assert again.loading_s == pytest.approx(3 * first.loading_s, rel=1e-3)
     told = [({**summary, "tokens": again.tokens, "seconds": again.seconds}, again)]
-    assert runtime_estimate.launching(told) == pytest.approx(2.0, rel=0.01), "It does not drift."
+    assert finished_runs.launching(told) == pytest.approx(2.0, rel=0.01), "It does not drift."

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lab import methods
-from lab.forecast import estimator as memory
+from lab.forecast.model_profile import profile_model
 from lab.forecast.trace.layer_repetition import shorten, step
 from lab.forecast.trace.meta_model import build, with_layers
 from lab.forecast.trace.trace_step import Batch, record
@@ -112,7 +112,7 @@ def test_layer_extension_says_what_the_full_trace_says(
     value = spec_of(model, {"name": method}, 2, 128, "off", "bfloat16")
     spec = resolved(value, **{"loss_implementation": "fused", **train})
     config = with_layers(weights.load_config(catalog.resolve_config(spec.model)), range(12))
-    found = memory.measure(config, spec, methods.get(method)).layers
+    found = profile_model(config, spec).layers
     made = {
         whole: step(
             config, found, methods.get(method), spec, Batch(2, 128), spec.train.loss_implementation,

@@ -11,8 +11,8 @@ import torch
 
 from lab import host
 from lab.atomic_files import write_json
-from lab.forecast.runtime_estimate import TargetDevice
-from lab.forecast.target_device import this_machine, with_reached
+from lab.forecast.finished_runs import with_reached
+from lab.forecast.target_device import TargetDevice, this_machine
 from lab.paths import RunDir
 from tests.answers import estimate
 

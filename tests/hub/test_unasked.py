@@ -16,8 +16,9 @@ from lab.compare import race
 from lab.data import dataset_preview, hub_fetch
 from lab.data import hub as dataset_hub
 from lab.export.script import script
+from lab.forecast import settings_search
 from lab.models import catalog, hub
-from lab.preflight import estimate as preflight
+from lab.preflight import answers
 from lab.preflight.client import planner
 from lab.recent import Recent
 from lab.spec import RunSpec
@@ -76,8 +77,8 @@ def test_questions_of_pages_read_only_configs(
         """What follows varies settings in memory, for which a test has no time."""
         raise Ended
 
-    monkeypatch.setattr(preflight.planning, "choose", end)
-    monkeypatch.setattr(preflight, "_largest_that_fits", end)
+    monkeypatch.setattr(settings_search, "rank_settings", end)
+    monkeypatch.setattr(answers, "fit_limits", end)
     with contextlib.suppress(Ended):
         answer = ask(hub_spec(data={"dataset": SET}))
         assert "problems" not in answer, answer

@@ -12,7 +12,7 @@ import torch
 
 from lab import host
 from lab.formatting import size
-from tests.answers import check
+from tests.answers import check, estimate
 
 Make = Callable[..., dict[str, Any]]
 GIB = 2**30
@@ -75,7 +75,8 @@ def test_a_gpu_has_what_cudas_context_leaves(
 def test_a_processor_has_the_machines_memory(
     make_spec: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = make_spec("full", data={"max_length": 512}, train={"batch_size": 8})
+    train = {"batch_size": 8, "activation_checkpointing": "off"}
+    spec = make_spec("full", data={"max_length": 512}, train=train)
     peak = check(spec)["estimate"]["peak_bytes"]
     memory = psutil.virtual_memory()._replace(total=peak - 1, available=peak + 10**12)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
@@ -86,6 +87,23 @@ def test_a_processor_has_the_machines_memory(
     enough = memory._replace(total=peak, available=10**6)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: enough)
     assert check(spec)["estimate"]["fits"] is True, "All of it, not what happens to be free."
+
+
+def test_a_check_predicts_what_an_estimate_of_the_same_run_does(
+    make_spec: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a processor too, checkpointing that is left open is decided, for both."""
+    spec = make_spec("full", data={"max_length": 512}, train={"batch_size": 8})
+    peak = check(spec)["estimate"]["peak_bytes"]
+    memory = psutil.virtual_memory()._replace(total=peak - 1, available=peak - 1)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    started = check(spec)
+    assert started["problems"] == []
+    assert started["spec"]["train"]["activation_checkpointing"] == "on"
+    assert started["estimate"]["peak_bytes"] < peak and started["estimate"]["fits"] is True
+    estimated = estimate(spec, None, {"shadow": False, "time": True})
+    same = started["estimate"].keys() - {"seconds", "notes"}
+    assert {key: started["estimate"][key] for key in same} == {key: estimated[key] for key in same}
 
 
 def test_the_change_that_is_named_makes_it_fit_and_says_what_it_then_needs(

@@ -19,6 +19,7 @@ from lab.paths import RunDir
 from lab.runs import checkpoints, record_reader
 from lab.runs.status import status
 from lab.train import callbacks
+from lab.train.step import RowLosses
 from lab.train.telemetry import Telemetry
 from tests.conftest import attempt_again
 
@@ -51,7 +52,7 @@ def evaluations(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[float]], None
     def give(losses: list[float]) -> None:
         following: Iterator[float] = iter(losses)
         monkeypatch.setattr(
-            callbacks, "evaluation_loss", lambda *args, **kwargs: (next(following), 10)
+            callbacks, "row_losses", lambda *args, **kwargs: RowLosses([10 * next(following)], [10])
         )
 
     return give
@@ -177,14 +178,14 @@ def test_evaluations_take_no_training_time(
         now[0] += 1.0
         return now[0]
 
-    def slow(*args: Any, **kwargs: Any) -> tuple[float, int]:
+    def slow(*args: Any, **kwargs: Any) -> RowLosses:
         now[0] += 100.0
         time.sleep(0.3)  # for the sampler, in a thread of its own
-        return 2.0, 10
+        return RowLosses([20.0], [10])
 
     monkeypatch.setattr(callbacks.budget, "time", SimpleNamespace(perf_counter=tick))
     monkeypatch.setattr("lab.train.telemetry.SAMPLE_S", 0.05)
-    monkeypatch.setattr(callbacks, "evaluation_loss", slow)
+    monkeypatch.setattr(callbacks, "row_losses", slow)
     train = {"max_steps": 3, "eval_steps": 1, "save_steps": 0}
     run = small_run("lora", train=train)
     records = record_reader.metrics(run, "train")
@@ -387,7 +388,7 @@ def test_room_on_the_disk_is_counted_for_weights_and_moments(
     train = {"max_steps": 5, "eval_steps": 0, "save_steps": 2}
     run = small_run("full", train=train)
     assert steps(run, "checkpoint") == [4], "too little room at step 2, enough at 4"
-    assert "step 2 was not written" in warnings(run)
+    assert "step 2 was not saved" in warnings(run)
     assert re.search(r"\b100\.\d+ kB are missing", warnings(run))
 
 

@@ -113,7 +113,7 @@ def test_a_wide_weight_is_updated_itself() -> None:
 def test_auto_takes_the_type_of_the_base_where_copies_keep_the_bits() -> None:
     def auto(method: str, **train: Any) -> str:
         spec = RunSpec.from_json({"method": method, "train": {"learning_rate": 1e-4, **train}})
-        return resolve(spec, has_bf16=True).train.adapter_precision
+        return resolve(spec, has_bf16=True).spec.train.adapter_precision
 
     assert auto("lora") == auto("bottleneck") == auto("qlora") == "bfloat16"
     assert auto("lora", precision="float32") == auto("lora", precision="mixed") == "float32"

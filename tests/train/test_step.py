@@ -18,6 +18,7 @@ from lab.train.step import (
     fused_matches_plain,
     is_causal,
     isolates_packed_sequences,
+    row_losses,
     summed_loss,
 )
 from tests.methods import tiny
@@ -69,6 +70,21 @@ def test_every_counted_token_weighs_the_same(model: Any, loss: str) -> None:
     assert count == tokens
     assert found == pytest.approx(expected, rel=1e-5)
     assert rows == [1, 4, 6], "progress is counted in rows, up to and with the batch"
+
+
+@pytest.mark.parametrize("loss", ["fused", "plain"])
+def test_each_row_has_its_own_loss(model: Any, loss: str) -> None:
+    """As a plain sum over the counted tokens of the row alone, whatever it is padded to."""
+    parts = batches([3, 2])
+    losses = row_losses(model, iter(parts), precision="float32", loss=loss)
+    single = [
+        {key: batch[key][row : row + 1] for key in ("input_ids", "labels")}
+        for batch in parts
+        for row in range(len(batch["input_ids"]))
+    ]
+    alone = [mean_of_all_tokens(model, [batch]) for batch in single]
+    assert losses.tokens == [count for _, count in alone]
+    assert losses.sums == pytest.approx([mean * count for mean, count in alone], rel=1e-5)
 
 
 def test_no_token_to_score_is_no_number(model: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lab import paths
-from lab.forecast import estimator as memory
+from lab.forecast import stored_forecasts
 from tests.answers import estimate
 
 
@@ -54,7 +54,7 @@ def test_another_question_gets_an_answer_of_its_own(
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("It was answered before.")
 
-    monkeypatch.setattr(memory, "predict", never)
+    monkeypatch.setattr(stored_forecasts, "predict_memory", never)
     again = [ask(folder), *[ask(folder, **changes) for changes in OTHERS]]
     for before, after in zip([first, *answers], again, strict=True):
         assert before["peak_bytes"] == after["peak_bytes"]

@@ -1,0 +1,150 @@
+"""The figures of one run, from what its worker wrote; nothing is computed with a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lab.atomic_files import number, part, read_object, size_of
+from lab.paths import RunDir
+from lab.recent import Recent
+from lab.runs import index, record_reader
+from lab.runs.held_out_losses import HeldOutLosses, held_out_losses
+from lab.runs.index import RunSummary
+from lab.runs.metric_columns import Columns
+from lab.runs.metric_series import series_of
+from lab.spec import RunSpec
+
+
+@dataclass(frozen=True, eq=False)
+class RunFigures:
+    """Losses in nats a token, sizes in bytes, times in seconds, energy in watt-hours; None where
+    nothing was measured. Seconds, tokens and FLOPs are those of training alone."""
+
+    run: RunDir
+    entry: RunSummary
+    spec: dict[str, Any]
+    base: str  # of its weights: what they hash to, else the model's id
+    device: str
+    data_hash: str
+    held_out_hash: str
+    seed: int
+    base_loss: float | None
+    loss: float | None
+    train_loss: float | None
+    steps: int
+    tokens: int
+    loss_tokens: int
+    seconds: float
+    flops: float
+    tokens_per_s: float | None
+    peak_bytes: float | None
+    energy_wh: float | None
+    trainable: float | None
+    parameters: float | None
+    artifact_bytes: float | None
+    forgetting: float | None  # rise of the loss on the base's own answers
+    kl: float | None
+    losses: HeldOutLosses | None
+
+    @property
+    def id(self) -> str:
+        return self.run.id
+
+    @property
+    def is_rate_default(self) -> bool:
+        """Whether nobody chose the learning rate."""
+        requested = part(RunSpec.requested(self.spec) or {}, "train")
+        return bool(requested.get("learning_rate", "auto") == "auto")
+
+
+_figures: Recent[tuple[Any, ...], RunFigures] = Recent(64)
+
+
+def run_figures(run: RunDir) -> RunFigures:
+    """Read again only when a file of the run has changed."""
+    entry = index.entry(run)
+    files = (run.metrics, run.events, run.held_out, run.result, run.labels, run.artifact)
+    key = (str(run.path), *map(_identity, files), entry.status.state)
+    return _figures.get(key) or _figures.put(key, _read(run, entry))
+
+
+def _identity(path: Path) -> tuple[int, int, int]:
+    try:
+        stat = path.stat()
+    except OSError:
+        return 0, 0, 0
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def _read(run: RunDir, entry: RunSummary) -> RunFigures:
+    series = series_of(run)
+    spec = read_object(run.spec) or {}
+    events = record_reader.events(run)
+
+    def last_event(*kinds: str) -> dict[str, Any]:
+        matches = [event for event in events if event.get("kind") in kinds]
+        return matches[-1] if matches else {}
+
+    model, data = last_event("model"), last_event("data")
+    with series.lock:
+        train, held_out = series.train, series.evaluation
+        seconds, tokens = train.last("seconds") or 0.0, int(train.last("tokens") or 0)
+        base = held_out.base or {}
+        return RunFigures(
+            run=run,
+            entry=entry,
+            spec=spec,
+            base=str(last_event("base").get("weights") or spec.get("model", "")),
+            device=str((read_object(run.environment) or {}).get("device", "")),
+            data_hash=str(data.get("train_hash") or ""),
+            held_out_hash=str(data.get("held_out_hash") or ""),
+            seed=int(number(part(spec, "train").get("seed")) or 0),
+            base_loss=number(base.get("eval/loss")),
+            loss=number(held_out.last("eval/loss")),
+            train_loss=number(train.last("train/loss")),
+            steps=int(train.last("step") or 0),
+            tokens=tokens,
+            loss_tokens=int(train.last("loss_tokens") or 0),
+            seconds=seconds,
+            flops=train.last("flops") or 0.0,
+            tokens_per_s=tokens / seconds if seconds else None,
+            peak_bytes=_highest(train, "memory/peak_bytes"),
+            energy_wh=energy_wh(series.device),
+            # a method may make more trainable on the way
+            trainable=number(last_event("model", "unfrozen").get("trainable")),
+            parameters=number(model.get("parameters")),
+            artifact_bytes=size_of(run.artifact) if run.artifact.is_dir() else None,
+            forgetting=number(series.probe.last("probe/rise")),
+            kl=number(series.probe.last("probe/kl")),
+            losses=held_out_losses(run),
+        )
+
+
+def _highest(columns: Columns, key: str) -> float | None:
+    values = columns.get(key)
+    values = values[np.isfinite(values)]
+    return float(values.max()) if len(values) else None
+
+
+def energy_wh(device: Columns) -> float | None:
+    """What the card has used while the run trained, None where nobody measured its power."""
+    _, energy = energy_curve(device)
+    return float(energy[-1]) if len(energy) and energy[-1] > 0 else None
+
+
+def energy_curve(device: Columns) -> tuple[np.ndarray, np.ndarray]:
+    """(seconds of training, Wh used by then) at each sample of the device; empty without power.
+
+    Time in which the run did not train, such as evaluations, adds nothing."""
+    seconds, power = device.get("seconds"), device.get("nvml/power_w")
+    known = np.isfinite(seconds) & np.isfinite(power)
+    seconds, power = seconds[known], power[known]
+    if len(seconds) < 2:
+        return np.zeros(0), np.zeros(0)
+    elapsed = np.maximum(np.diff(seconds), 0.0)
+    used = np.concatenate([[0.0], np.cumsum(elapsed * (power[1:] + power[:-1]) / 2) / 3600])
+    return seconds, used

@@ -1,0 +1,191 @@
+"""The memory of a training step: traced on fake tensors, or added up from the outline of it.
+
+What cannot be traced is counted as far as it goes, and never said to fit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from lab import methods
+from lab.forecast import formula
+from lab.forecast.model_profile import loss_kind, profile_model
+from lab.forecasts import PARTS, How, MemoryForecast, Parts, Phases
+from lab.spec import RunSpec
+
+if TYPE_CHECKING:
+    from lab.forecast.outline import Outline
+    from lab.forecast.trace.allocation_log import Peak, Trace
+    from lab.forecast.trace.trace_step import Batch
+
+# A CPU run's resident memory beyond the tensors: copies that kernels make, and the heap's holes.
+CPU_SLACK = 1.3
+
+
+@dataclass(frozen=True)
+class TraceOptions:
+    """How the step of a forecast is traced: with CUDA's kernels and allocator or without, with
+    several sequences in a row (`packed`, which takes a mask), step by step or as an outline
+    (`traced`), and with every layer (`whole`) or those that are alike once."""
+
+    on_gpu: bool
+    packed: bool = False
+    traced: bool = True
+    whole: bool = False
+
+
+class StepFails(ValueError):
+    """Raised where the training step itself raises, with tensors that hold data too."""
+
+
+def predict_memory(
+    config: Any,
+    spec: RunSpec,
+    options: TraceOptions,
+    memory_bytes: int | None = None,
+    short: Outline | None = None,
+) -> MemoryForecast:
+    """The memory of `spec` (resolved) with a model of `config`, held against `memory_bytes`.
+
+    Full rows are assumed. `short`: the outline of the step, if it is at hand. Raises ValueError
+    where a library refuses the method, StepFails where the step itself fails.
+    """
+    profile = profile_model(config, spec)
+    memory = formula.counted(profile.sizes, spec, on_gpu=options.on_gpu)
+    try:
+        trace, how = _trace(config, spec, options, short)
+    except Exception as error:  # anything may stand in the code of an architecture
+        message = (str(error).strip().splitlines() or [""])[0][:200].rstrip(".")
+        why = f"{type(error).__name__}: {message}"
+        if _fails_for_real(error, config, spec, on_gpu=options.on_gpu):
+            raise StepFails(f"its training step fails ({why}). Choose another method.") from None
+        memory = replace(memory, trace_error=why)
+    else:
+        memory = _traced(memory, trace, how, on_gpu=options.on_gpu)
+    return replace(memory, fits=memory.fits_into(memory_bytes))
+
+
+def _trace(
+    config: Any, spec: RunSpec, options: TraceOptions, short: Outline | None
+) -> tuple[Trace, How]:
+    from lab.forecast.outline import whole_step
+    from lab.forecast.trace.layer_repetition import step
+
+    profile, batch = profile_model(config, spec), batch_of(spec, options.packed)
+    if options.traced:
+        return step(
+            config,
+            profile.layers,
+            methods.get(spec.method["name"]),
+            spec,
+            batch,
+            profile.loss,
+            on_gpu=options.on_gpu,
+            whole=options.whole,
+        )
+    short = short or outline_of(config, spec, options)
+    return whole_step(short, profile.sizes, spec.train.gradient_accumulation_steps), How.OUTLINE
+
+
+def _fails_for_real(error: Exception, config: Any, spec: RunSpec, *, on_gpu: bool) -> bool:
+    """Whether `error`, which ended a traced step, would end the run as well: it is none of tracing,
+    and the base without the method can be traced."""
+    from lab.forecast.trace.trace_step import is_of_tracing
+
+    plain = methods.plainest()
+    if is_of_tracing(error) or spec.method["name"] == plain.name:
+        return False
+    train = replace(spec.train, adapter_precision="float32", batch_size=1, optimizer="sgd")
+    alone = replace(spec, method={"name": plain.name}, train=train)
+    try:
+        outline_of(config, alone, TraceOptions(on_gpu))
+    except Exception:  # then nothing can be said of the method
+        return False
+    return True
+
+
+def batch_of(spec: RunSpec, packed: bool) -> Batch:
+    """The shape of a micro-batch of `spec`."""
+    from lab.forecast.trace.trace_step import Batch
+
+    return Batch(spec.train.batch_size, spec.data.max_length, packed)
+
+
+def outline_of(config: Any, spec: RunSpec, options: TraceOptions) -> Outline:
+    """The outline of the step of `spec`. Raises whatever cannot be traced."""
+    from lab.forecast.outline import outline
+
+    profile, method = profile_model(config, spec), methods.get(spec.method["name"])
+    batch = batch_of(spec, options.packed)
+    return outline(config, profile.layers, method, spec, batch, profile.loss, on_gpu=options.on_gpu)
+
+
+def outline_for_any_rows(
+    config: Any, spec: RunSpec, options: TraceOptions, most: int
+) -> Outline | None:
+    """The outline of the step of `spec` from those with `most` rows and with half as many, which
+    are traced once for every number of rows; None where the step cannot be traced.
+
+    Where the rows do not fill a chunk of the fused loss, sizes are on no line with those that do:
+    they are traced as they are.
+    """
+    from lab.forecast.outline import at_rows
+    from lab.train.loss import CHUNK_ELEMENTS
+
+    own, chunk = spec.train.batch_size, CHUNK_ELEMENTS // config.vocab_size
+    ends = (most // 2, most) if most > 1 else (1, 2)
+    if loss_kind(config, spec) == "fused" and min(own, ends[0]) * spec.data.max_length <= chunk:
+        ends = (own, own)
+    outlines = []
+    for rows in sorted(set(ends)):
+        train = replace(spec.train, batch_size=rows, gradient_accumulation_steps=1)
+        try:
+            short = outline_of(config, replace(spec, train=train), options)
+        except Exception:  # `predict_memory` meets it again, and tells it
+            return None
+        outlines.append((rows, short))
+    return at_rows(outlines[0], outlines[1], own) if len(outlines) > 1 else outlines[0][1]
+
+
+def _traced(counts: MemoryForecast, trace: Trace, how: How, *, on_gpu: bool) -> MemoryForecast:
+    """`counts` with the figures of a traced step."""
+    workspace = formula.CUBLAS_WORKSPACE if on_gpu else formula.CPU_LIBRARIES
+    scale = 1.0 if on_gpu else CPU_SLACK
+
+    def whole_of(peak: Peak) -> int:
+        return int(max(peak.counted, peak.total) * scale) + workspace
+
+    phases: dict[str, int] = {}
+    highest: dict[str, Peak] = {}
+    for segment, peak in trace.peaks.items():
+        phase = segment.partition(".")[0]
+        if whole_of(peak) > phases.get(phase, 0):
+            phases[phase], highest[phase] = whole_of(peak), peak
+    assert counts.largest is not None
+    resting = int((counts.largest.weights + counts.largest.optimizer) * scale) + workspace
+    phases |= {"save": resting, "resume": resting}
+    peak_phase = max(phases, key=lambda name: phases[name])
+    top = highest[peak_phase]
+    at_peak = {part: max(0, top.kinds.get(part, 0)) for part in PARTS}
+    at_peak["workspace"] = phases[peak_phase] - sum(at_peak.values())
+    # weights, gradients and moments are exact as they are
+    activations, loss = (
+        max(peak.kinds.get(part, 0) for peak in trace.peaks.values())
+        for part in ("activations", "loss")
+    )
+    return replace(
+        counts,
+        largest=replace(
+            counts.largest, activations=activations, loss=loss, workspace=at_peak["workspace"]
+        ),
+        at_peak=Parts(**at_peak),
+        phases=Phases(**{phase.name: phases[phase.name] for phase in fields(Phases)}),
+        peak_bytes=phases[peak_phase],
+        peak_phase=peak_phase,
+        launches=trace.launches,
+        how=how,
+        operation=top.operation,
+        module=top.module,
+        reserved_bytes=None if trace.reserved is None else trace.reserved + workspace,
+    )

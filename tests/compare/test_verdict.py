@@ -1,0 +1,294 @@
+"""The verdict: the first case that holds, in the words that pages and the command line show."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lab.atomic_files import write_json
+from lab.compare import verdict as verdicts
+from lab.compare.contestants import Contestant, contestants, difference_to_base
+from lab.compare.equal_terms import equal_terms
+from lab.compare.figures import figure_rows
+from lab.compare.verdict import Verdict, loss_difference, share, verdict
+from lab.paths import RunDir
+from lab.runs.held_out_losses import held_out_losses
+from tests.compare.recorded import TOKENS, change_event, record, write_lines
+
+NOISE = np.array([0.1, -0.1, 0.05, -0.05, 0.0, 0.02, -0.02, 0.1, -0.1, 0.0])
+NOISE -= (TOKENS * NOISE).sum() / TOKENS.sum()  # the mean loss stays what it is
+
+
+def name(contestant: Contestant) -> str:
+    return contestant.name
+
+
+def judge(*runs: RunDir) -> Verdict:
+    those = contestants(runs)
+    return verdict(those, equal_terms(those, name), name)
+
+
+def test_a_difference_over_several_seeds_is_shown_with_its_interval() -> None:
+    runs = [
+        record(f"l{seed}aa", f"wren lora · seed {seed}", losses=(3.0, 2.41 + 0.001 * seed),
+               seed=seed, peak=2e9, seconds=60, rise=0.06)
+        for seed in range(3)
+    ] + [
+        record(f"f{seed}aa", f"wren full · seed {seed}", "full", losses=(2.9, 2.52),
+               noise=NOISE / 9, seed=seed, peak=3e9, seconds=100, rise=0.31)
+        for seed in range(3)
+    ]  # fmt: skip
+    result = judge(*runs)
+    assert result.case == "shown"
+    assert result.headline == "wren lora has the lowest evaluation loss: 2.41"
+    assert result.detail.startswith("0.11 ± 0.0")
+    assert (
+        "below wren full (95 % interval, paired by example; better on 10 of 10)." in result.detail
+    )
+    assert [badge.text for badge in result.badges] == [
+        "Difference shown", "33 % less memory", "40 % less time",
+        "Forgets less: +0.06 against +0.31",
+    ]  # fmt: skip
+
+
+def test_one_seed_each_is_said_to_be_one_seed() -> None:
+    result = judge(
+        record("aaaa", "wren lora", losses=(3.0, 2.41)),
+        record("bbbb", "wren full", "full", losses=(3.0, 2.52), noise=NOISE),
+        record("cccc", "wren ia3", "ia3", losses=(3.0, 2.96)),
+    )
+    assert result.case == "one seed"
+    assert result.headline == "wren lora has the lowest evaluation loss: 2.41"
+    assert "below wren full by example. One seed each: another seed may turn it." in result.detail
+    assert result.detail.endswith("wren ia3 is 0.55 above it.")
+    difference = result.difference
+    assert difference is not None
+    assert difference.mean == pytest.approx(-0.11)
+    assert "Difference shown" not in [badge.text for badge in result.badges]
+
+
+def test_an_interval_over_zero_shows_no_difference() -> None:
+    result = judge(
+        record("aaaa", "A", losses=(3.0, 2.41)),
+        record("bbbb", "B", losses=(3.0, 2.42), noise=3 * NOISE, learning_rate=0.5),
+    )
+    assert result.case == "no difference"
+    assert result.headline == "No difference shown between A and B: 0.01 ± 0.14."
+    assert result.detail == "One seed each: another seed may turn it."
+
+
+def test_no_run_below_the_base_is_said() -> None:
+    result = judge(
+        record("aaaa", losses=(3.7, 3.6)), record("bbbb", losses=(4.0, 3.8), max_tokens=9)
+    )
+    assert result.case == "base" and result.headline == "None is better than the base (3.59)."
+
+
+def test_unequal_runs_get_no_verdict() -> None:
+    first, second = record("aaaa", "A"), record("bbbb", "B", losses=(2.0, 1.0), tokens=2000)
+    result = judge(first, second)
+    assert result.headline == "No verdict: the runs are not comparable."
+    assert result.detail == "They trained on different numbers of tokens: 1,000, 2,000."
+    assert result.best is None and result.badges == ()
+
+
+def test_while_one_trains_they_are_compared_at_the_same_tokens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """B has had half of the tokens: A counts with what it had there, although it is lower now."""
+    first = record("aaaa", "A", losses=(2.59, 2.2), tokens=1000)
+    second = record("bbbb", "B", losses=(3.0, 2.49), tokens=500, state=None, learning_rate=0.5)
+    write_json(second.process, {"pid": 1})
+    monkeypatch.setattr("lab.runs.status.process.is_alive", lambda record: True)
+    monkeypatch.setattr(verdicts, "run_progress", lambda run: SimpleNamespace(left_s=180.0))
+    write_json(second.heartbeat, {"phase": "training"})
+    result = judge(first, second)
+    assert result.case == "training"
+    assert result.headline == "B leads at the same tokens so far: 2.49 against 2.59."
+    assert result.detail == "About 3 min 00 s left."
+
+
+def test_without_row_losses_the_means_decide_and_that_is_said() -> None:
+    result = judge(
+        record("aaaa", "A", losses=(3.0, 2.41), with_rows=False),
+        record("bbbb", "B", losses=(3.0, 2.52), max_flops=1e20),
+    )
+    assert result.case == "means"
+    assert result.detail.startswith("0.11 below B by the means. How sure that is cannot be said")
+
+
+def test_without_row_losses_several_seeds_still_give_an_interval() -> None:
+    runs = [
+        record(f"{letter}{seed}aa", letter, losses=(3.0, level + 0.01 * seed), seed=seed,
+               with_rows=False, learning_rate=rate)
+        for letter, level, rate in (("a", 2.4, 0.1), ("b", 2.8, 0.2))
+        for seed in range(3)
+    ]  # fmt: skip
+    result = judge(*runs)
+    assert result.case == "shown" and "(95 % interval, by seed)." in result.detail
+
+
+def test_one_run_is_compared_with_its_base() -> None:
+    result = judge(record("aaaa", "A", losses=(3.0, 2.41), noise=NOISE))
+    assert result.headline == "A is better than the base: 2.41 against 3.59"
+    assert "(95 % interval, paired by example; better on 10 of 10)." in result.detail
+
+
+def test_nothing_evaluated_is_no_verdict() -> None:
+    assert judge(record("aaaa", losses=())).case == "unmeasured"
+    assert judge(record("bbbb", losses=()), record("cccc", losses=())).headline == (
+        "Nothing has been evaluated yet."
+    )
+
+
+def test_small_differences_of_single_runs_get_no_badge() -> None:
+    first = record("aaaa", "A", losses=(3.0, 2.41), peak=2.00e9, seconds=100, size=1000)
+    second = record("bbbb", "B", "full", losses=(3.0, 2.52), peak=2.03e9, seconds=104, size=1000)
+    assert judge(first, second).badges == (), "2 % of memory and 5 % of time are noise"
+
+
+def test_runs_that_differ_in_their_seed_alone_are_one_contestant() -> None:
+    runs = [
+        record("aaaa", "x · seed 0", seed=0),
+        record("bbbb", "x · seed 1", seed=1),
+        record("cccc", "again", seed=1),
+        record("dddd", "y", seed=2, learning_rate=0.5),
+    ]
+    assert [(each.name, each.seeds) for each in contestants(runs)] == [
+        ("x", (0, 1)), ("again", (1,)), ("y", (2,)),
+    ]  # fmt: skip
+
+
+def test_other_held_out_rows_are_never_paired() -> None:
+    first, second = record("aaaa", "A"), record("bbbb", "B", losses=(3.0, 2.52))
+    write_lines(
+        second.held_out,
+        [
+            {"kind": "rows", "hash": "other", "sources": list(range(10)), "tokens": [5] * 10},
+            {"kind": "losses", "step": 2, "sums": [1.0] * 10},
+        ],
+    )
+    pair = contestants([first]) + contestants([second])
+    assert loss_difference(*pair) is None
+
+
+def test_a_damaged_file_of_row_losses_is_no_file() -> None:
+    run = record("aaaa", "A")
+    assert held_out_losses(run) is not None
+    for text in ("", "{}\n", '{"kind": "rows", "sources": [1], "tokens": [true]}\n', "[1]\n"):
+        run.held_out.write_text(text)
+        assert held_out_losses(run) is None
+    write_lines(
+        run.held_out,
+        [
+            {"kind": "rows", "hash": "h", "sources": [0, 1], "tokens": [3, 4]},
+            {"kind": "losses", "attempt": 1, "step": 1, "sums": [1.0, 2.0, 3.0]},
+            {"kind": "losses", "attempt": 1, "step": 2, "sums": [9.0, 9.0]},
+            {"kind": "losses", "attempt": 2, "step": 2, "sums": [1.5, 2.5]},
+        ],
+    )
+    losses = held_out_losses(run)
+    assert losses is not None and losses.base is None
+    assert losses.sums.tolist() == [[1.5, 2.5]], "a later attempt takes back what it does again"
+
+
+def test_the_gain_over_the_base_is_paired_too() -> None:
+    (alone,) = contestants([record("aaaa", losses=(3.0, 2.41))])
+    difference = difference_to_base(alone)
+    assert difference is not None
+    assert difference.mean == pytest.approx(2.41 - 3.59) and difference.half < 1e-9
+
+
+TERMS: list[tuple[dict[str, Any], str]] = [
+    ({"base": {"weights": "other"}}, "They start from different base models: "),
+    ({"data": {"held_out_hash": "other"}}, "They are measured on different held-out examples."),
+]
+
+
+@pytest.mark.parametrize(("changes", "says"), TERMS)
+def test_what_a_worker_recorded_makes_runs_unequal(changes: Any, says: str) -> None:
+    first, second = record("aaaa", "A"), record("bbbb", "B", learning_rate=0.5)
+    assert equal_terms(contestants([first, second]), name).unequal == ()
+    for kind, values in changes.items():
+        change_event(second, kind, **values)
+    (reason,) = equal_terms(contestants([first, second]), name).unequal
+    assert reason.startswith(says)
+
+
+def test_other_examples_another_template_and_an_early_end_are_reasons() -> None:
+    first = record("aaaa", "A", data={"dataset": "builtin:persona-chats"})
+    second = record(
+        "bbbb", "B", data={"dataset": "builtin:support-tickets", "system_prompt": "Be brief."},
+        state="stopped",
+    )  # fmt: skip
+    change_event(second, "data", train_hash="other", held_out_hash="other")
+    reasons = equal_terms(contestants([first, second]), name).unequal
+    assert reasons == (
+        "They use different chat templates or system prompts.",
+        "They trained on different examples: builtin:persona-chats, builtin:support-tickets.",
+        "They are measured on different held-out examples.",
+        "B was stopped before its end.",
+    )
+
+
+def test_packing_and_mixed_in_text_are_remarks() -> None:
+    first = record("aaaa", "A", data={"packing": "off"})
+    second = record("bbbb", "B", data={"packing": "on", "general_fraction": 0.2})
+    change_event(second, "data", train_hash="other")
+    terms = equal_terms(contestants([first, second]), name)
+    assert terms.unequal == () and terms.title == "Comparable with a remark"
+    assert terms.remarks == ("Some mix general text in.", "Some pack several examples into a row.")
+    assert "data order" not in terms.same and "held-out examples" in terms.same
+
+
+def test_default_rates_of_different_methods_are_a_remark() -> None:
+    def terms(second: RunDir) -> Any:
+        return equal_terms(contestants([record(f"a{second.id[-3:]}", "A"), second]), name)
+
+    defaults = terms(record("bbbb", "B", "full"))
+    assert defaults.title == "Comparable with a remark" and not defaults.is_tuned
+    assert defaults.remarks == ("Learning rates are defaults, not tuned.",)
+    assert defaults.same == (
+        "Same base, training and held-out examples, data order, precision and 1,000 tokens."
+    )
+    assert terms(record("bccc", "B", {"name": "lora", "rank": 4})).title == "Comparable"
+
+
+def test_a_budget_of_seconds_makes_other_tokens_fair() -> None:
+    runs = [
+        record("aaaa", "A", tokens=1000, max_seconds=60.0),
+        record("bbbb", "B", "full", tokens=3000, max_seconds=60.0),
+    ]
+    terms = equal_terms(contestants(runs), name)
+    assert terms.unequal == () and "1 min 00 s of training" in terms.same
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [(-0.333, "33 % less"), (0.52, "52 % more"), (-0.035, "3.5 % less"), (26.0, "27 times the")],
+)
+def test_shares_read_as_a_person_says_them(change: float, says: str) -> None:
+    assert share(change) == says
+
+
+def test_the_best_figure_is_marked_where_it_exceeds_its_uncertainty() -> None:
+    those = contestants(
+        [
+            record("aaaa", "A", losses=(3.0, 2.41), peak=2.00e9, seconds=50, size=1000),
+            record("bbbb", "B", "full", losses=(3.0, 2.52), peak=2.03e9, seconds=100, size=9000),
+        ]
+    )
+    rows = {row.figure.key: row for row in figure_rows(those, price=3.6)}
+    marks = {key: [cell.is_best for cell in row.cells] for key, row in rows.items()}
+    assert marks["loss"] == marks["perplexity"] == [True, False]
+    assert marks["peak_bytes"] == [False, False], "1.5 % apart"
+    assert marks["seconds"] == marks["artifact_bytes"] == [True, False]
+    assert marks["tokens_per_s"] == [True, False], "higher is better"
+    assert marks["trainable"] == [False, False], "neither direction is better"
+    assert rows["perplexity"].cells[0].value == pytest.approx(np.exp(2.41))
+    assert rows["perplexity"].base == pytest.approx(np.exp(3.59)) and rows["seconds"].base is None
+    assert rows["cost"].cells[1].value == pytest.approx(0.1), "100 s at 3.60 USD an hour"
+    assert "energy_wh" not in rows, "no row without any value"
