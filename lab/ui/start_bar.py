@@ -130,8 +130,10 @@ def rate_in_words(rate: Any, method: str) -> str:
 
 def _costs(specs: list[dict[str, Any]]) -> list[str]:
     """Time, memory and disk of the run, or of both together; greyed while they are worked out."""
-    estimates = [estimate_panel.job_for(spec).estimate for spec in specs]
-    known = [estimate for estimate in estimates if estimate]
+    jobs = [estimate_panel.job_for(spec) for spec in specs]
+    known = [job.estimate for job in jobs if job.estimate]
+    if any(job.is_complete and not job.estimate for job in jobs):
+        return [":gray[no estimate]"]  # the card of the memory says why
     if len(known) < len(specs):
         last = st.session_state.get("new.bar")
         return [f":gray[{last} · recalculating …]" if last else ":gray[Estimating …]"]
