@@ -49,7 +49,9 @@ def read_table(path: Path) -> RowTable:
     """The first rows of a file, 2,000 at most. What is no record (`BadRow`, a bare value) is left
     out, and the table is not whole then. Raises LabError."""
     reader = RecordReader(path, time.monotonic() + SECONDS)
-    numbers, records, characters, is_whole = [], [], 0, True
+    numbers: list[int] = []
+    records: list[Record] = []
+    characters, is_whole = 0, True
     for number, value in reader:
         if len(records) == MOST_ROWS or characters > MOST_CHARACTERS:
             is_whole = False

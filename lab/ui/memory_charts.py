@@ -209,21 +209,20 @@ def table(settings: list[Bars]) -> list[dict[str, Any]]:
             parts = {
                 f"{title} (GB)": _at_peak(row).get(part) / 1e9 for part, title in TITLES.items()
             }
-            lines.append(
-                ({"setting": bars.letter} if bars.letter else {})
-                | {
-                    "method": row.title,
-                    "fits": _fits(memory),
-                    "peak memory (GB)": memory.peak_bytes / 1e9,
-                    "tokens/s": None if speed.tokens_per_s is None else round(speed.tokens_per_s),
-                    "checkpointed layers": checkpointed_layers(row.forecast.settings),
-                    **parts,
-                    "phase": memory.peak_phase,
-                    "Wh per million tokens": speed.wh_per_million_tokens,
-                    "trained model (GB)": disk.artifact / 1e9,
-                    "estimate": "traced" if memory.how.is_exact else memory.how.in_words,
-                }
-            )
+            line: dict[str, Any] = {"setting": bars.letter} if bars.letter else {}
+            line |= {
+                "method": row.title,
+                "fits": _fits(memory),
+                "peak memory (GB)": memory.peak_bytes / 1e9,
+                "tokens/s": None if speed.tokens_per_s is None else round(speed.tokens_per_s),
+                "checkpointed layers": checkpointed_layers(row.forecast.settings),
+                **parts,
+                "phase": memory.peak_phase,
+                "Wh per million tokens": speed.wh_per_million_tokens,
+                "trained model (GB)": disk.artifact / 1e9,
+                "estimate": "traced" if memory.how.is_exact else memory.how.in_words,
+            }
+            lines.append(line)
     return lines
 
 

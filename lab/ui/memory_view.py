@@ -262,7 +262,7 @@ def measured() -> None:
 
 def measured_runs(most: int = 50) -> list[dict[str, Any]]:
     """The newest of them, newest first. A bound is not off: it holds or it does not."""
-    lines = []
+    lines: list[dict[str, Any]] = []
     for entry in index.entries():
         if len(lines) == most:
             break
