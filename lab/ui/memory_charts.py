@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -236,18 +237,10 @@ def differences(first: Bars, second: Bars) -> list[dict[str, Any]]:
     """Both settings by method, in GB: what the second one needs more or less."""
     lines = []
     for name in order([first, second]):
-        peaks = [bars.peak(name) for bars in (first, second)]
-        known = [None if peak is None else peak / 1e9 for peak in peaks]
-        before, after = known
-        both = before is not None and after is not None
-        lines.append(
-            {
-                "method": methods.get(name).title,
-                "A (GB)": before,
-                "B (GB)": after,
-                "B less A (GB)": after - before if both else None,  # type: ignore[operator]
-            }
-        )
+        before, after = ((bars.peak(name) or math.nan) / 1e9 for bars in (first, second))
+        known = [None if math.isnan(size) else size for size in (before, after, after - before)]
+        columns = ("A (GB)", "B (GB)", "B less A (GB)")
+        lines.append({"method": methods.get(name).title} | dict(zip(columns, known, strict=True)))
     return lines
 
 
