@@ -40,11 +40,14 @@ def show(run: RunDir, step: int) -> None:
         actions(run, step, "clicked")
 
 
-def loss_in_words(run: RunDir, step: int) -> str:
-    """ " · evaluation loss 2.41", from the run's own evaluation or a measurement."""
+def loss_in_words(run: RunDir, step: int, last: float | None = None) -> str:
+    """ " · evaluation loss 2.41", from the run's own evaluation or a measurement, else the `last`
+    one that the checkpoint knows."""
     loss = evaluated(run, step)
     if loss is None:
         loss = checkpoint_loss.measured(run, step).loss
+    if loss is None:
+        loss = last
     return "" if loss is None else f" · evaluation loss {loss:.3f}"
 
 

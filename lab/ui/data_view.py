@@ -249,9 +249,7 @@ def show_template_notes(preview: dict[str, Any]) -> None:
         name = default if template["name"] == "auto" else f"**{escape_markdown(template['name'])}**"
         st.markdown(f":material/forum: Chat template: {name}; end-of-turn token {end}.")
         if template["injects"]:
-            st.markdown(
-                ":material/warning: Without a system prompt the chat template inserts this one:"
-            )
+            st.markdown(":material/warning: Without a system prompt the template inserts this one:")
             st.code(plain(template["injects"]), language=None, wrap_lines=True)
         for note in template["notes"]:
             st.markdown(f":material/info: {escape_markdown(note)}")

@@ -55,8 +55,8 @@ def popover(spec: dict[str, Any], memory_bytes: int | None) -> None:
         return
     with opened:
         question = json.dumps(spec, sort_keys=True, default=str)
-        asked, savings = st.session_state.get(ANSWER) or ("", [])
-        if asked != question:
+        answered, savings = st.session_state.get(ANSWER) or ("", [])
+        if answered != question:
             try:
                 label = "Estimating the memory of each change …"
                 savings = wait(label, lambda: planner.fixes(spec))

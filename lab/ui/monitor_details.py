@@ -133,7 +133,7 @@ def _checkpoint(run: RunDir, checkpoint: dict[str, Any]) -> None:
     """One checkpoint: its size and loss, to keep or to remove."""
     step, pinned = checkpoint["step"], checkpoint["pinned"]
     with st.container(horizontal=True, vertical_alignment="center"):
-        measured = checkpoint_panel.loss_in_words(run, step)
+        measured = checkpoint_panel.loss_in_words(run, step, checkpoint["eval_loss"])
         st.markdown(f"Step {step:,} · {formatting.size(checkpoint['bytes'])}{measured}")
         checkpoint_panel.actions(run, step, "listed")
         label = "Unpin" if pinned else "Pin"

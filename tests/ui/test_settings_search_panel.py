@@ -24,7 +24,7 @@ def test_the_form_takes_over_the_fastest_settings(open_page: Page) -> None:
     at.run()
     at.button(key="plan").click().run()
     assert not at.exception and not at.error, words(at)
-    text = words(at)
+    text = words(at).replace("\\", "")
     assert "tokens/s**" in text and "torch.compile: off: only worthwhile on a GPU" in text
     at.button(key="plan.take").click().run()
     assert not at.exception
@@ -55,6 +55,7 @@ def test_a_form_with_problems_has_no_fastest_settings(open_page: Page) -> None:
 def test_the_memory_page_plans_for_any_device(open_page: Page, monkeypatch: Any) -> None:
     monkeypatch.setattr(method_estimates.MethodEstimates, "start", lambda self: self)
     at = open_page("memory", model="config:Llama-3.2-1B")
+    at.session_state["memory.tab"] = "Fastest settings"
     at.selectbox(key="device").set_value("RTX 3060 12GB").run()
     at.button(key="memory.plan").click().run()
     assert not at.exception and not at.error
