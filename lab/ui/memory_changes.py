@@ -68,12 +68,12 @@ def popover(spec: dict[str, Any], memory_bytes: int | None) -> None:
             st.markdown("No single change needs less. Choose a smaller model.")
             return
         st.markdown("**Ways to reduce memory** (estimated)")
+        if memory_bytes and all(saving.peak_bytes > memory_bytes for saving in savings):
+            st.caption("No single change is enough: apply one, then look again.")
         for number, saving in enumerate(smallest_first(savings, memory_bytes)[:SHOWN]):
-            with st.container(
-                horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"
-            ):
-                st.markdown(in_words(saving, memory_bytes))
-                st.button("Apply", key=f"new.fit.{number}", on_click=_apply, args=(saving.changes,))
+            text, action = st.columns([5, 1], vertical_alignment="center")
+            text.markdown(in_words(saving, memory_bytes))
+            action.button("Apply", key=f"new.fit.{number}", on_click=_apply, args=(saving.changes,))
 
 
 def _apply(changes: dict[str, Any]) -> None:
