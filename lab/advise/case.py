@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from lab import gpu_table, host, schema
+from lab import formatting, gpu_table, host, schema
 from lab.errors import LabError, Problem, SpecError
 from lab.gpu_table import Gpu
 from lab.models import catalog, shipped_configs
 from lab.preflight.client import planner
-from lab.schema import option, quote
+from lab.schema import option
 
 GOALS = ("behaviour", "knowledge", "narrow task", "new tokens", "continued pretraining")
 DISTANCES = ("near", "far")
@@ -122,6 +122,11 @@ class AdviceCase:
     @property
     def billions(self) -> float:
         return (self.parameters or DEFAULT_PARAMETERS) / 1e9
+
+    @property
+    def size_in_words(self) -> str:
+        """ "7.0 B" or "134.5 M" parameters."""
+        return f"{formatting.count(self.parameters or DEFAULT_PARAMETERS)} parameters"
 
     @property
     def memory_gb(self) -> float:
@@ -284,11 +289,3 @@ def device_in_words(case: AdviceCase) -> str:
         return f"{case.gpu_gb:g} GB"
     cards = host.gpus()
     return str(host.largest(cards)["name"]) if cards else "this machine's processor"
-
-
-def fields_for_people() -> dict[str, str]:
-    """{name: title} of what a case holds."""
-    return {field.name: field.metadata["title"] for field in dataclasses.fields(AdviceCase)}
-
-
-__all__ = ["AdviceCase", "card_of", "device_of", "model_of", "parse", "quote", "sized"]

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lab import gpu_table
-from lab.advise import claims, prices, settings
+from lab.advise import claims, findings, prices, settings
 from lab.advise.case import card_of, device_in_words
 from lab.advise.prices import Price
 from lab.advise.recommend import Recommendation, usd
@@ -163,7 +163,7 @@ def printed_figures() -> list[PrintedFigure]:
     for claim in claims.all_claims():
         if claim.topic != SECTION:
             continue
-        for figure in claims.find(claim.id).figures:
+        for figure in findings.find(claim.id).figures:
             off = "" if figure.is_within else claims.percent(figure.off_by)
             rows.append(
                 PrintedFigure(

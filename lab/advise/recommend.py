@@ -199,8 +199,8 @@ def _settled(case: AdviceCase) -> Reason | None:
 def _vote_in_words(full: list[Vote], peft: list[Vote]) -> Reason:
     side, other = (full, peft) if len(full) > len(peft) else (peft, full)
     name = "full fine-tuning" if side is full else "PEFT"
-    claims = ", ".join(vote.rules.claim for vote in side)
-    against = ", ".join(vote.rules.claim for vote in other)
+    claims = ", ".join(vote.rules.name for vote in side)
+    against = ", ".join(vote.rules.name for vote in other)
     text = f"{len(side)} of {len(full) + len(peft)} rule sets say {name} ({claims})"
     if other:
         text += f"; {against} {'says' if len(other) == 1 else 'say'} otherwise"

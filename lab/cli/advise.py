@@ -10,7 +10,7 @@ from typing import Any
 
 from lab import json_text
 from lab.advise import case as cases
-from lab.advise import claims, costs, recommend
+from lab.advise import claims, costs, findings, recommend
 from lab.advise.case import AdviceCase
 from lab.atomic_files import load_json
 from lab.cli.console import Output, say, table
@@ -94,16 +94,16 @@ def show_costs(arguments: argparse.Namespace) -> Output:
 
 def show_claims(arguments: argparse.Namespace) -> Output:
     chosen = [claims.get(arguments.id)] if arguments.id else list(claims.all_claims())
-    findings = [(claim, claims.find(claim.id)) for claim in chosen]
+    answers = [(claim, findings.find(claim.id)) for claim in chosen]
 
     def display() -> None:
         rows = [
             [claim.id, claim.says, finding.value, finding.how, finding.verdict]
-            for claim, finding in findings
+            for claim, finding in answers
         ]
         table("Claims", ["id", "says", "here", "how", "verdict"], rows)
         if arguments.id:
-            for claim, finding in findings:
+            for claim, finding in answers:
                 figures = [
                     [figure.what, figure.printed, f"{figure.here} {figure.unit}", figure.formula]
                     for figure in finding.figures
@@ -119,6 +119,6 @@ def show_claims(arguments: argparse.Namespace) -> Output:
             "how": finding.how,
             "verdict": finding.verdict,
         }
-        for claim, finding in findings
+        for claim, finding in answers
     ]
     return Output({"claims": listed}, display)

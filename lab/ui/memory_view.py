@@ -12,7 +12,7 @@ from lab.forecast import rules_of_thumb
 from lab.paths import RunDir, runs
 from lab.preflight.client import planner
 from lab.runs import estimate_history, index
-from lab.ui import memory_charts, settings_search_panel, titles
+from lab.ui import claim_links, memory_charts, settings_search_panel, titles
 from lab.ui.charts import CONFIG, View
 from lab.ui.markdown_safety import escape_markdown, plain, user_errors
 from lab.ui.memory_charts import Bars
@@ -207,8 +207,10 @@ def rules(setting: Setting) -> None:
     if lines:
         number = st.column_config.NumberColumn(format="%.1f")
         st.dataframe(
-            lines, hide_index=True, height="content",
+            [line | {"claim": claim_links.url(line["claim"])} for line in lines],
+            hide_index=True, height="content",
             column_config={
+                "claim": st.column_config.LinkColumn(display_text=r"rule=(.*)", width=120),
                 "rule (GB)": number,
                 "estimate (GB)": number,
                 "error": st.column_config.NumberColumn(format="percent"),
@@ -223,8 +225,8 @@ def rules(setting: Setting) -> None:
         st.session_state["memory.by_size"] = question, sizes
     if answered == question:
         st.caption(
-            "Published figures for 7B to 70B, and our estimate (outline of the step), in GB, at "
-            f"rank {question['rank']}, batch size {question['rows']}, {question['length']} tokens."
+            f"The figures of claim {claim_links.link('C3')} for 7B to 70B, and our estimate (outline "
+            f"of the step), in GB, at rank {question['rank']}, batch size {question['rows']}, {question['length']} tokens."
         )
         st.dataframe(sizes, hide_index=True)
 

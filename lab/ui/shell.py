@@ -17,7 +17,11 @@ PAGES = {
         ("data", "Data", "dataset"),
     ],
     "Use": [("chat", "Chat", "forum")],
-    "Plan": [("memory", "Memory", "memory_alt")],
+    "Plan": [
+        ("advisor", "Advisor", "signpost"),
+        ("memory", "Memory", "memory_alt"),
+        ("claims", "Claims", "fact_check"),
+    ],
 }
 
 st.set_page_config(
