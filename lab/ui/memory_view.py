@@ -225,8 +225,9 @@ def rules(setting: Setting) -> None:
         st.session_state["memory.by_size"] = question, sizes
     if answered == question:
         st.caption(
-            f"The figures of claim {claim_links.link('C3')} for 7B to 70B, and our estimate (outline "
-            f"of the step), in GB, at rank {question['rank']}, batch size {question['rows']}, {question['length']} tokens."
+            f"Claim {claim_links.link('C3')} for 7B to 70B, and our estimate (outline of the "
+            f"step), in GB, at rank {question['rank']}, batch size {question['rows']}, "
+            f"{question['length']} tokens."
         )
         st.dataframe(sizes, hide_index=True)
 

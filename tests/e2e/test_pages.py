@@ -81,7 +81,7 @@ def curve_leads_to_its_checkpoints(page: Page, server: Server) -> None:
 def rows_are_mended(page: Page, server: Server) -> None:
     page.goto(f"{server.url}/data?dataset=builtin:support-tickets")
     settled(page)
-    page.get_by_role("tab", name="Rows").click(timeout=60_000)
+    page.get_by_role("tab", name="Rows", exact=True).click(timeout=60_000)
     settled(page)
     first = "hello?? i paid $60.00 extra"
     fill(page, "data.rows.search", first)
