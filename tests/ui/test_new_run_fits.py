@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from lab.forecasts import Forecast, Saving
 from lab.preflight.client import planner
-from lab.ui import estimate_panel, memory_changes
+from lab.ui import estimate_panel
 from tests.ui.conftest import Page, words
 
 GB = 10**9
@@ -60,14 +61,17 @@ def test_a_change_that_fits_is_one_click_away(
 
 
 def test_both_sides_of_a_pair_are_changed_and_stay_two_methods(
-    open_page: Page, questions: list[dict[str, Any]]
+    open_page: Page, questions: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at = open_page("new_run", preset="full-lora")
     first, second = at.session_state["new.pair.a"], at.session_state["new.pair.b"]
+    name = at.session_state["new.method.name"]
+    changes = {"train.batch_size": 1, "method": {"name": "qlora"}}
+    monkeypatch.setattr(planner, "fixes", lambda spec: [replace(HALF, changes=changes)])
     at.session_state["new.fit"] = True
     at.run()
     at.button(key="new.fit.0").click().run()
     assert not at.exception
     assert at.session_state["new.train.batch_size"] == 1
     assert (at.session_state["new.pair.a"], at.session_state["new.pair.b"]) == (first, second)
-    assert memory_changes.ANSWER in at.session_state
+    assert at.session_state["new.method.name"] == name, "both are compared as they were"

@@ -13,6 +13,7 @@ from lab.preflight.client import planner
 from lab.ui import row_editor
 from tests.conftest import write_rows
 from tests.ui.conftest import Page, words
+from tests.ui.screen import Screen
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +38,18 @@ def test_an_editor_counts_the_rows_that_it_shows() -> None:
     changes, dropped = row_editor.changes_of(state, [10, 20, 30])
     assert changes == {20: {"text": "new"}, 10: {"label": None}} and dropped == {30}
     assert row_editor.changes_of({}, [1]) == ({}, set())
+
+
+def test_edits_are_taken_over_once_before_the_rows_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen()
+    monkeypatch.setattr(row_editor, "st", screen)
+    screen.session_state["editor"] = {"edited_rows": {0: {"text": "new"}}, "deleted_rows": [1]}
+    row_editor._fold("set", "editor", [7, 8], stays=True)
+    edits = row_editor._edits("set")
+    assert edits["shown"] == ({7: {"text": "new"}}, {8}) and edits["changes"] == {}
+    row_editor._fold("set", "editor", [7, 8])
+    assert edits["changes"] == {7: {"text": "new"}} and edits["dropped"] == {8}
+    assert edits["shown"] == ({}, set()) and edits["folds"] == 1, "the next editor is a new one"
 
 
 def test_rows_are_searched_dropped_and_kept_as_a_new_dataset(open_page: Page) -> None:
