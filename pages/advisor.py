@@ -42,7 +42,7 @@ advisor_view.rule_sets(votes, approach)
 
 if job.advice is not None:
     settings, costs, cards = st.tabs(
-        ["Settings", "Costs", "Hardware"], key="advise.tab", on_change="rerun"
+        ["Settings", "Costs", "Hardware"], key="advise.tab", on_change="rerun", bind="query-params"
     )
     if settings.open:
         with settings:

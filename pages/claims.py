@@ -17,10 +17,10 @@ def body() -> None:
     job.look("claims")
     claims_view.progress(job)
     verdicts, topic = claims_view.filters(job)
-    wide, narrow = st.columns([2, 1], gap="medium")
-    with wide:
+    grid = st.grid(2, min_column_width=500, gap="medium")
+    with grid.cell():
         chosen = claims_view.table(job, verdicts, topic, wanted)
-    with narrow.container(border=True):
+    with grid.cell().container(border=True):
         if chosen:
             claims_view.panel(claims.get(chosen), job.findings.get(chosen))
         else:

@@ -17,9 +17,10 @@ from typing import Any
 from lab.advise import options as forecasts
 from lab.advise import settings
 from lab.advise.case import AdviceCase, device_in_words, model_of
+from lab.advise.claims import get as get_claim
 from lab.advise.options import Option
 from lab.advise.rules import MANY_VARIANTS, Approach, RuleAnswer, RuleSet, all_rule_sets
-from lab.advise.would_change import Change, changes
+from lab.advise.would_change import Advised, Change, changes
 from lab.compare import evidence
 from lab.compare.evidence import Evidence
 from lab.formatting import duration
@@ -33,6 +34,7 @@ CLAIMS_OF_GOAL = {
     "new tokens": ("A12", "B12"),
     "continued pretraining": ("C22", "B12"),
 }
+LONGEST_S = 3 * 86_400.0  # of one run; a longer one is told
 CLAIMS_OF_KEEPING = ("A5", "C20", "C14")
 
 
@@ -136,9 +138,10 @@ def decide(case: AdviceCase, options: Options) -> Recommendation:
         if other is not approach and options[other].fits is not False
     ]
 
-    def answer(other: AdviceCase) -> Approach:
+    def answer(other: AdviceCase) -> Advised:
         moved = {name: forecasts.at_size(each, case, other) for name, each in options.items()}
-        return _decide(other, votes_on(other, refuted), moved)[0]
+        turned = _decide(other, votes_on(other, refuted), moved)[0]
+        return Advised(turned, moved[turned].fits is not False)
 
     return Recommendation(
         case,
@@ -146,7 +149,7 @@ def decide(case: AdviceCase, options: Options) -> Recommendation:
         votes,
         (*reasons, *_from_evidence(case)),
         options,
-        tuple(changes(case, approach, answer)),
+        tuple(changes(case, Advised(approach, options[approach].fits is not False), answer)),
         rivals[0] if rivals else None,
     )
 
@@ -180,10 +183,18 @@ def _decide(
         option = options[approach]
         why_not = _why_not(case, option)
         if not why_not:
-            return approach, [*reasons, _forecast_in_words(case, option)]
+            slow = [_too_slow(option)] if (option.seconds or 0.0) > LONGEST_S else []
+            return approach, [*reasons, _forecast_in_words(case, option), *slow]
         reasons.append(Reason(why_not, "forecast"))
+    possible = [options[each] for each in order if options[each].fits is not False]
+    if possible:  # all of them over the budget
+        cheapest = min(possible, key=lambda option: option.usd or 0.0)
+        text = (
+            f"{cheapest.approach.in_words} costs least of what fits; nothing is within the budget."
+        )
+        return cheapest.approach, [*reasons, Reason(text, "forecast")]
     smallest = min(order, key=lambda each: options[each].need_bytes or 1 << 60)
-    return smallest, [*reasons, _nearest(case, options[smallest])]
+    return smallest, [*reasons, _nearest(options[smallest])]
 
 
 def _settled(case: AdviceCase) -> Reason | None:
@@ -227,22 +238,39 @@ def _forecast_in_words(case: AdviceCase, option: Option) -> Reason:
         f"{option.approach.in_words} fits" if option.fits else f"{option.approach.in_words} needs"
     )
     room = f" of {in_gb(option.room_bytes)}" if option.room_bytes else ""
-    parts = [f"{text}: {in_gb(needed)}{room} on {device_in_words(case)}"]
+    parts = [f"{text}: {in_gb(needed)}{room} on {_place(case)}"]
     if option.seconds is not None:
         parts.append(f"about {duration(option.seconds)} of training")
     if option.energy_wh is not None:
-        parts.append(f"{option.energy_wh / 1000:,.2f} kWh")
+        is_large = option.energy_wh >= 1000
+        parts.append(
+            f"{option.energy_wh / 1000:,.1f} kWh" if is_large else f"{option.energy_wh:,.0f} Wh"
+        )
     if option.usd is not None:
         parts.append(usd(option.usd))
-    return Reason(f"{', '.join(parts)} ({model_of(case)}).", "forecast")
+    reckoned = "" if case.model else f" (reckoned with {model_of(case).partition(':')[2]})"
+    return Reason(f"{', '.join(parts)}{reckoned}.", "forecast")
 
 
-def _nearest(case: AdviceCase, option: Option) -> Reason:
-    if option.need_bytes is None or option.fits is not False:
-        return Reason(f"{option.approach.in_words} comes nearest.", "forecast")
+def _too_slow(option: Option) -> Reason:
+    days = (option.seconds or 0.0) / 86_400
     return Reason(
-        f"Nothing fits as it is: {option.approach.in_words} comes nearest and needs "
-        f"{in_gb(option.need_bytes)}. Take a smaller model or a larger card.",
+        f"That is {days:,.0f} days: take a smaller model, fewer examples or a faster card.",
+        "forecast",
+    )
+
+
+def _place(case: AdviceCase) -> str:
+    return f"a card of {case.gpu_gb:g} GB" if case.gpu_gb is not None else device_in_words(case)
+
+
+def _nearest(option: Option) -> Reason:
+    name = option.approach.in_words
+    if option.need_bytes is None:
+        return Reason(f"{name} comes nearest.", "forecast")
+    return Reason(
+        f"Nothing fits as it is: {name} comes nearest and needs {in_gb(option.need_bytes)}. Take a "
+        "smaller model or a larger card.",
         "forecast",
     )
 
@@ -256,6 +284,10 @@ def _from_evidence(case: AdviceCase) -> list[Reason]:
             verdict = each.verdicts[claim]
             where = f"{each.date}, {each.machine}".strip(", ")
             reasons.append(Reason(f"Measured ({where}): {verdict.sentence}", claim))
+    first = claims[0]
+    if not any(reason.source == first for reason in reasons):
+        says = get_claim(first).says
+        reasons.append(Reason(f"Claimed, and not tested by the lab yet: {says}", first))
     return reasons
 
 

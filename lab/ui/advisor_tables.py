@@ -12,7 +12,6 @@ import streamlit as st
 from lab import formatting, gpu_table
 from lab.advise import costs, hardware, prices
 from lab.advise.recommend import Recommendation, in_gb, usd
-from lab.errors import LabError
 from lab.recent import Recent
 from lab.ui import claim_links
 from lab.ui.markdown_safety import escape_markdown, run_action
@@ -30,20 +29,22 @@ class PrintedFiguresJob(BackgroundJob):
         self.rows = costs.printed_figures()
 
 
-class LessMemoryJob(BackgroundJob):
-    """What a gigabyte less would change."""
+class HardwareJob(BackgroundJob):
+    """The cards that hold a recommended run, and what a gigabyte less would change."""
 
     def __init__(self, advice: Recommendation) -> None:
         super().__init__()
         self.advice = advice
-        self.text = ""
+        self.rows: list[hardware.CardRow] = []
+        self.less = ""
 
     def ask(self) -> None:
-        self.text = hardware.one_gigabyte_less(self.advice.case, self.advice.chosen)
+        self.rows = hardware.cards(self.advice.chosen, self.advice.case)
+        self.less = hardware.one_gigabyte_less(self.advice.case, self.advice.chosen)
 
 
 _printed: Recent[str, PrintedFiguresJob] = Recent(1)
-_less: Recent[str, LessMemoryJob] = Recent(32)
+_hardware: Recent[str, HardwareJob] = Recent(32)
 
 
 def bill(advice: Recommendation) -> None:
@@ -145,11 +146,35 @@ def _printed_table(rows: list[costs.PrintedFigure]) -> None:
 
 def cards(advice: Recommendation) -> None:
     """Which cards hold it, the smallest, what B2 says, and what a gigabyte less changes."""
-    option = advice.chosen
-    if option.forecast is None or option.need_bytes is None:
+    if advice.chosen.forecast is None or advice.chosen.need_bytes is None:
         st.caption("Nothing is known of this run's memory.")
         return
-    smallest = hardware.smallest(option)
+    job = _hardware.get_or(
+        f"{advice.case} {advice.approach}",
+        lambda: HardwareJob(advice).start(),
+        is_stale=lambda job: job.is_stale or job.error is not None,
+    )
+    was_complete = job.is_complete
+
+    @st.fragment(run_every=None if was_complete else 0.5)
+    def table() -> None:
+        job.look("advise.cards")
+        if job.error is not None:
+            st.error(escape_markdown(str(job.error)), icon=":material/error:")
+        elif job.is_complete:
+            _cards(advice, job)
+        else:
+            st.skeleton(height=420)
+        if job.is_complete and not was_complete:
+            st.rerun()
+
+    table()
+
+
+def _cards(advice: Recommendation, job: HardwareJob) -> None:
+    option = advice.chosen
+    assert option.forecast is not None
+    smallest = hardware.smallest(job.rows)
     needed = option.forecast.memory.needed_bytes
     lines = [
         f"- As set up it takes **{in_gb(needed)}**; with one row a pass and every layer recomputed "
@@ -160,11 +185,10 @@ def cards(advice: Recommendation) -> None:
         f"- {claim_links.link('B2')} says for {in_gb(needed)}: "
         f"{escape_markdown(hardware.b2_step(needed))}.",
     ]
-    rows = hardware.cards(option, advice.case)
-    if cheapest := hardware.cheapest(rows):
+    if cheapest := hardware.cheapest(job.rows):
         lines.append(f"- It costs least on {escape_markdown(cheapest)}.")
+    lines.append(f"- One gigabyte less: {escape_markdown(job.less)}")
     st.markdown("\n".join(lines))
-    _one_gigabyte_less(advice)
     st.dataframe(
         [
             {
@@ -178,33 +202,9 @@ def cards(advice: Recommendation) -> None:
                 "Time": formatting.duration(row.hours * 3600) if row.hours is not None else "–",
                 "Cost": "–" if row.usd is None else usd(row.usd),
             }
-            for row in rows
+            for row in job.rows
         ],
         hide_index=True,
         key="advise.cards",
         column_config={"For a run, GB": st.column_config.NumberColumn(format="%.1f")},
     )
-
-
-def _one_gigabyte_less(advice: Recommendation) -> None:
-    key = repr(advice.case) + str(advice.approach)
-    job = _less.get_or(
-        key,
-        lambda: LessMemoryJob(advice).start(),
-        is_stale=lambda job: job.is_stale or job.error is not None,
-    )
-    was_complete = job.is_complete
-
-    @st.fragment(run_every=None if was_complete else 1.0)
-    def line() -> None:
-        job.look("advise.less")
-        if isinstance(job.error, LabError):
-            st.caption(escape_markdown(str(job.error)))
-        elif job.is_complete:
-            st.markdown(f"- One gigabyte less: {escape_markdown(job.text)}")
-        else:
-            st.caption("Forecasting it with a gigabyte less …")
-        if job.is_complete and not was_complete:
-            st.rerun()
-
-    line()

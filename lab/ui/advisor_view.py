@@ -56,8 +56,13 @@ def recommendation(job: AdviceJob) -> None:
         st.skeleton(height=190)
         st.caption("Forecasting full, LoRA and QLoRA on this hardware …")
         return
-    st.markdown(f"## {_headline(advice)}")
+    st.markdown(f"### {_headline(advice)}")
     st.markdown(_facts(advice))
+    if advice.chosen.usd is not None:
+        low, high = (usd(count * advice.chosen.usd) for count in costs.EXPERIMENTS)
+        runs = "{} to {} runs".format(*costs.EXPERIMENTS)
+        link = claim_links.link("C19")
+        st.caption(f"{runs} before one that is kept ({link}): {low} to {high}")
     _why(advice)
     st.markdown(f"**What would change it** {escape_markdown(_changes(advice))}")
     for caution in _cautions(advice):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any
 
 import streamlit as st
@@ -28,16 +30,17 @@ SIGNS = {
     Ruling.CONFIRMED: "✓",
     Ruling.OFF: "≠",
     Ruling.CONTRADICTS: "✗",
-    Ruling.DEPENDS: "⑂",
+    Ruling.DEPENDS: "~",
     Ruling.OPEN: "?",
     Ruling.NEEDS: "…",
 }
 WORDS = {Ruling.NEEDS: "needs more than this machine"}
+AT_ONCE = 3  # the planner works at as many requests beside others
 STALE_S = 600.0  # runs and evidence come and go; forecasts are kept anyway
 
 
 class FindingsJob(BackgroundJob):
-    """The lab's value of every claim, one after the other: `wanted` first."""
+    """The lab's value of every claim, a few at once: `wanted` first."""
 
     def __init__(self, wanted: str) -> None:
         super().__init__()
@@ -47,8 +50,14 @@ class FindingsJob(BackgroundJob):
 
     def ask(self) -> None:
         ids = [claim.id for claim in claims.all_claims()]
-        for claim_id in sorted(ids, key=lambda claim_id: claim_id != self.wanted):
-            self.findings[claim_id] = findings.find(claim_id)
+        ids.sort(key=lambda claim_id: claim_id != self.wanted)
+        # each in the context of this thread, so that all questions are given up together
+        contexts = [copy_context() for _ in ids]
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(lambda context, name: context.run(self._find, name), contexts, ids))
+
+    def _find(self, claim_id: str) -> None:
+        self.findings[claim_id] = findings.find(claim_id)
 
     @property
     def is_stale(self) -> bool:
@@ -78,12 +87,12 @@ def wanted_id() -> str:
 def filters(job: FindingsJob) -> tuple[list[str], str]:
     """(the verdicts to be shown, all if none is chosen; the topic), with their counts."""
     counts = dict.fromkeys(Ruling, 0)
-    for finding in job.findings.values():
+    for finding in list(job.findings.values()):
         counts[finding.kind] += 1
     row = st.container(horizontal=True, vertical_alignment="center")
     chosen = row.pills(
         "Verdict", [verdict.value for verdict in Ruling], selection_mode="multi",
-        key="claims.verdict", bind="query-params", label_visibility="collapsed",
+        key="claims.verdict", bind="query-params", label_visibility="collapsed", wrap=True,
         format_func=lambda value: _pill(Ruling(value), counts[Ruling(value)]),
     )  # fmt: skip
     topics = claims.topics()
@@ -122,10 +131,10 @@ def table(job: FindingsJob, verdicts: list[str], topic: str, wanted: str) -> str
         height=520,
         column_config={
             "ID": st.column_config.TextColumn(width=50),
-            "Claim": st.column_config.TextColumn(width=230),
-            "Verdict": st.column_config.TextColumn(width=170),
-            "Printed": st.column_config.TextColumn(width=100),
-            "Here": st.column_config.TextColumn(width=110),
+            "Claim": st.column_config.TextColumn(width=150),
+            "Verdict": st.column_config.TextColumn(width=150),
+            "Printed": st.column_config.TextColumn(width=80),
+            "Here": st.column_config.TextColumn(width=90),
             "How": st.column_config.TextColumn(width=110),
         },
     )

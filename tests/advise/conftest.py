@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from lab import gpu_table
 from lab.advise import options
 from lab.advise.rules import Approach
 from lab.forecasts import DiskForecast, Forecast, How, MemoryForecast, Parts, Speed
@@ -21,6 +22,8 @@ def forecast_of(spec: dict[str, Any], device: dict[str, Any]) -> Forecast:
     approach = {each.value: each for each in NEED_GB}.get(spec["method"]["name"], Approach.LORA)
     room = device.get("memory_bytes") or (options._room_of(device) if "gpu" in device else None)
     need = int(NEED_GB[approach] * 1e9) + (spec["train"]["batch_size"] - 1) * 1_000_000_000
+    if "gpu" in device and not gpu_table.get(device["gpu"]).has_bf16:
+        need *= 2  # float32
     memory = MemoryForecast(
         parameters=7_000_000_000,
         trainable=40_000_000,

@@ -95,7 +95,9 @@ def test_settings_follow_their_claims() -> None:
              "error_price": "high"},
             Approach.LORA, "Full fine-tuning does not fit",
         ),
-        ({"budget_usd": 0.01}, Approach.QLORA, "more than the budget of 0.01 USD"),
+        ({"budget_usd": 0.01}, Approach.LORA, "costs least of what fits"),
+        ({"budget_usd": 0.01}, Approach.LORA, "more than the budget of 0.01 USD"),
+        ({"examples": 10**6}, Approach.LORA, "That is 7 days"),
     ],
 )  # fmt: skip
 def test_the_forecast_and_what_must_stay_decide(
@@ -128,6 +130,13 @@ def test_what_would_change_it_is_searched_for_and_true() -> None:
     )
 
 
+def test_where_nothing_fits_the_change_is_what_does() -> None:
+    found = advice(gpu_gb=4)
+    assert found.chosen.fits is False
+    larger = next(change for change in found.changes if change.field == "gpu_gb")
+    assert larger.text == "from 12 GB on: QLoRA fits"
+
+
 def test_a_count_is_narrowed_down_to_where_it_turns() -> None:
     fields = {"gpu_gb": 80, "goal": "knowledge", "domain_shift": "far", "error_price": "high",
               "examples": 200_000}  # fmt: skip
@@ -152,6 +161,8 @@ def test_evidence_takes_a_vote_away_and_is_named() -> None:
     )  # fmt: skip
     after = advice(**case)
     assert next(vote for vote in after.votes if vote.rules.claim == "A9").refuted_by == "A8"
+    assert before.reasons[0].text.partition(" rule sets")[0].endswith("of 5")
+    assert after.reasons[0].text.partition(" rule sets")[0].endswith("of 4")
     text = " ".join(reason.text for reason in after.reasons)
     assert "A9 does not count here: the lab's evidence contradicts A8" in text
     assert "Measured (2026-11-01, a laptop): full knew 20 % more." in text

@@ -334,9 +334,18 @@ def quantised_recipe(claim: Claim) -> Finding:
 
 @finds("B7")
 def bottleneck(claim: Claim) -> Finding:
-    inner = claim.printed["bottleneck"]
+    layers, width, inner = 32, 4096, claim.printed["bottleneck"]
     memory = counted("Llama-3.1-8B", "bottleneck", size=inner)
-    figures = [exactly("bottleneck", inner, inner, "", "the size that is asked for")]
+    each = 2 * width * inner + inner + width
+    figures = [
+        exactly(
+            "two modules in each of 32 layers",
+            2 * layers * each,
+            memory.trainable,
+            "parameters",
+            f"2 × {layers} × (2 × {width} × {inner} + {inner} + {width}); Llama-3.1-8B",
+        )
+    ]
     value = f"{memory.trainable:,} parameters train in Llama-3.1-8B"
     return judged(figures, Basis.COMPUTED, value, note=methods.get("bottleneck").formula)
 

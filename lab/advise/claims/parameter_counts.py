@@ -166,9 +166,19 @@ def what_trains(claim: Claim) -> Finding:
     full, lora = counted("Llama-3.2-3B", "full"), counted("Llama-3.2-3B", "lora")
     base = lora.parameters - lora.trainable
     figures = [
-        exactly("full trains", 1, full.trainable / full.parameters, "of all",
-                f"{full.trainable:,} of {full.parameters:,}"),
-        exactly("base parameters beside LoRA", full.parameters, base, "frozen",
-                f"{lora.parameters:,} − {lora.trainable:,} that train"),
-    ]  # fmt: skip
+        exactly(
+            "full: trainable",
+            full.parameters,
+            full.trainable,
+            "",
+            f"all {full.parameters:,} of Llama-3.2-3B",
+        ),
+        exactly(
+            "LoRA: frozen",
+            full.parameters,
+            base,
+            "",
+            f"{lora.parameters:,} − {lora.trainable:,} that train",
+        ),
+    ]
     return judged(figures, Basis.COMPUTED, f"full {full.trainable:,}, LoRA {lora.trainable:,}")
