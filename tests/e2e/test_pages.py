@@ -74,6 +74,7 @@ def curve_leads_to_its_checkpoints(page: Page, server: Server) -> None:
     )
     assert 0.7 * min(shown) < 10**low <= min(shown), "no further than the data"
     assert max(shown) <= 10**high < 1.4 * max(shown), "and no annotation stretches the axis"
+    page.locator("[class*=st-key-chart-loss] .js-plotly-plot").scroll_into_view_if_needed()
     page.mouse.click(*page.evaluate(CHECKPOINT))
     expect(page.get_by_role("link", name="Chat with step").first).to_be_visible(timeout=10_000)
 
