@@ -45,8 +45,8 @@ def form_answers_at_once(page: Page, server: Server) -> None:
         box.press("Enter")
         page.get_by_text(f"Learning rate is {value}").first.wait_for(timeout=10_000)
         took.append(time.monotonic() - began)
-    # 0.3 s on a machine with nothing else to do; the bound leaves room for a busy one
-    assert min(took) < 1.0, f"seconds until a bound is told: {took}"
+    # the planner would take many times as long; the bound leaves room for a busy machine
+    assert min(took) < 5.0, f"seconds until a bound is told: {took}"
     fill(page, "new.train.learning_rate", "auto")
 
 
