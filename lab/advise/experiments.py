@@ -285,14 +285,14 @@ def finding_of(claim: Claim) -> Finding | None:
     states = [index.entry(run).status for run in runs]
     if not all(state.has_ended for state in states):
         done = sum(state.has_ended for state in states)
-        return Finding("–", Basis.MEASURED, Ruling.OPEN, f"testing … {done} of 2 runs done")
+        return Finding("–", Basis.NOT_YET, Ruling.OPEN, f"testing … {done} of 2 runs done")
     if any(state.state != "done" for state in states):
         ends = ", ".join(state.state for state in states)
-        return Finding("–", Basis.MEASURED, Ruling.OPEN, f"the test did not finish: {ends}")
+        return Finding("–", Basis.NOT_YET, Ruling.OPEN, f"the test did not finish: {ends}")
     try:
         finding = experiment.judges[claim.id](claim, runs[0], runs[1])
     except LabError as error:
-        return Finding("–", Basis.MEASURED, Ruling.OPEN, f"the test said nothing: {error.message}")
+        return Finding("–", Basis.NOT_YET, Ruling.OPEN, f"the test said nothing: {error.message}")
     return _with_origin(finding, experiment, runs)
 
 

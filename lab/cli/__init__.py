@@ -25,6 +25,7 @@ from lab.cli import (
     memory,
     race,
     runs,
+    score,
     serve,
     votes,
 )
@@ -61,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
         votes,
         serve,
         artifacts,
+        score,
         bench,
         advise,
     ):

@@ -20,7 +20,7 @@ from lab.checked_run import read_forecast
 from lab.errors import LabError
 from lab.hub import credentials
 from lab.paths import RunDir
-from lab.runs import queue, supervisor_start, warm_worker
+from lab.runs import ladder, queue, supervisor_start, warm_worker
 from lab.runs.escalation import Escalation
 from lab.runs.hub_access import AccessReceiver
 from lab.runs.status import status
@@ -58,11 +58,14 @@ class Supervisor:
         rules = queue.settings()
         why: dict[str, str] = {}
         for run in line:
+            if ladder.is_waiting(run):
+                why[run.id] = ladder.WAITING
+                continue  # its probes may stand behind it
             reason = self._reason_to_wait(run, running, rules)
             if reason:
                 why[run.id] = reason
                 break  # strict order: later runs wait too
-            if queue.claim(run):
+            if queue.claim(run) and ladder.settle(run):
                 self._start(run, room_for_a_run(running)[0])
             running = queue.active()
         self._confirm_ends()

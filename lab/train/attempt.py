@@ -41,6 +41,7 @@ from lab.train.checkpoint import Checkpoint
 from lab.train.commands import NEVER, WHILE_TRAINING, Commands
 from lab.train.download import ASKED_S, fetch_base, fetch_data, watch_branches
 from lab.train.environment import changes_since_last_attempt, environment, peak_flops
+from lab.train.forgetting_probe import ForgettingProbe
 from lab.train.loop import StepConfig, TrainingLoop
 from lab.train.optimizer import make_optimizer
 from lab.train.resume_point import newest_checkpoint
@@ -75,7 +76,7 @@ class Attempt:
         self.method = methods.get(spec.method["name"])
         self.loss = spec.train.loss_implementation
         self.warned: set[str] = set()
-        self.forgetting_probe: tuple[Path, forgetting.Likelihood] | None = None
+        self.forgetting_probe: ForgettingProbe | None = None
 
     def prepare(self) -> RunCallback:
         """Everything before the first step: data, model, method, loop."""
@@ -130,7 +131,7 @@ class Attempt:
         if conductor.ended_by == "cancelled":
             return "cancelled"
         if self.forgetting_probe is not None:
-            summary |= self._measure_forgetting(*self.forgetting_probe, model, conductor.used)
+            summary |= self._measure_forgetting(self.forgetting_probe, model, conductor.used)
         self.commands.interrupting = NEVER
         self.telemetry.enter_phase("saving")
         facts = self.data.facts() | used | {"base": self.base}
@@ -143,15 +144,14 @@ class Attempt:
         return conductor.ended_by or "done"
 
     def _measure_forgetting(
-        self, answers: Path, base: forgetting.Likelihood, model: Any, used: budget.BudgetUsed
+        self, probe: ForgettingProbe, model: Any, used: budget.BudgetUsed
     ) -> dict[str, float]:
         self.telemetry.enter_phase("evaluating")
-        tuned = forgetting.likelihood(
-            model, self.tokenizer, answers, base.top_ids, self.telemetry.sign, self.length
-        )
-        divergence = forgetting.compare(base, tuned)
-        self.telemetry.metric("probe", step=used.step, tokens=used.tokens, **divergence)
-        return divergence
+        figures, lost = probe.measure_end(model)
+        amounts = {"tokens": used.tokens, "seconds": used.seconds, "flops": used.flops}
+        self.telemetry.metric("probe", step=used.step, **amounts, **figures)
+        self.telemetry.event("forgotten", step=used.step, examples=lost)
+        return figures
 
     def _check_commands(self) -> None:
         """Before training there is nothing to save: stop and cancel both just end."""
@@ -223,10 +223,10 @@ class Attempt:
             self._evaluate_base(model, self.data)
         if train.forgetting_probe == "on":
             answers = self._base_answers(lambda: model)
-            base = forgetting.likelihood(
-                model, self.tokenizer, answers, after_batch=self.telemetry.sign, length=self.length
-            )
-            self.forgetting_probe = answers, base
+            sign, precision = self.telemetry.sign, train.precision
+            probe = ForgettingProbe(self.tokenizer, answers, self.length, precision, sign)
+            probe.measure_base(model)
+            self.forgetting_probe = probe
         self._check_commands()
         return model
 
@@ -371,6 +371,7 @@ class Attempt:
             saved,
             peak_flops(self.device),
             samples,
+            self.forgetting_probe,
         )
         conductor.loop = TrainingLoop(
             self.accelerator,

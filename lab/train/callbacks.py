@@ -22,6 +22,7 @@ from lab.train import budget, checkpoint, flops, held_out_file
 from lab.train.budget import BudgetUsed, TrainingBudget, TrainingTimer
 from lab.train.checkpoint import Checkpoint
 from lab.train.commands import Commands
+from lab.train.forgetting_probe import ForgettingProbe
 from lab.train.loop import StepResult, TrainingLoop
 from lab.train.optimizer import add_new_parameters
 from lab.train.sample_outputs import SampleGenerator
@@ -58,12 +59,13 @@ class RunCallback:
         resumed: Checkpoint | None,
         peak_flops: float | None,
         sampler: SampleGenerator,
+        forgetting: ForgettingProbe | None = None,
     ) -> None:
         self.run, self.spec, self.method = run, spec, method
         self.telemetry, self.memory = telemetry, memory
         self._parts_are_recorded = False
         self.commands, self.held_out, self.resumed = commands, held_out, resumed
-        self.peak_flops, self.sampler = peak_flops, sampler
+        self.peak_flops, self.sampler, self.forgetting = peak_flops, sampler, forgetting
         self.ended_by: str | None = None
         self.eval_loss: float | None = None
         self._pending: dict[str, Any] | None = None
@@ -127,6 +129,8 @@ class RunCallback:
                 self.method.on_evaluate(loop.model, self.spec.method_config, self.used.step, loss)
                 is_last = self._stops_early(loss) or is_last
                 self._warn_of_divergence(loss)
+                if self.forgetting is not None and self.commands.stop_waits() <= STOP_S:
+                    self._measure_forgetting(self.forgetting)
         if self.method.adds_parameters:
             self._add_new_parameters()
         if sample_due or (is_last and self.spec.train.sample_steps != 0):
@@ -189,6 +193,13 @@ class RunCallback:
             **{"eval/loss": loss, "eval/loss_tokens": losses.num_tokens},
         )
         return loss
+
+    def _measure_forgetting(self, probe: ForgettingProbe) -> None:
+        """What the model has forgotten by now, beside the evaluation loss of the same step."""
+        used = self.used
+        amounts = {"tokens": used.tokens, "seconds": used.seconds, "flops": used.flops}
+        figures = probe.measure_live(self.loop.model)
+        self.telemetry.metric("probe", step=used.step, **amounts, **figures)
 
     def _after_batch(self, rows: int) -> None:
         self.telemetry.progress(rows, len(self.held_out), "row")

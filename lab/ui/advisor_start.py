@@ -11,6 +11,7 @@ from lab.advise import settings
 from lab.advise.recommend import Recommendation
 from lab.advise.rules import Approach
 from lab.data import catalog as datasets
+from lab.spec_sections import DataSpec
 from lab.ui import form_problems, links, submit, titles
 from lab.ui.markdown_safety import escape_lines, plain, user_errors
 from lab.ui.new_run_view import FILL
@@ -41,7 +42,7 @@ def _pair(advice: Recommendation, rival: Approach) -> None:
     known = [dataset.id for dataset in datasets.built_in()]
     options = [*known, *(upload.id for upload in datasets.uploads())]
     dataset = st.selectbox(
-        "Dataset", options, key="advise.dataset",
+        "Dataset", options, options.index(DataSpec().dataset), key="advise.dataset",
         format_func=lambda option: str(plain(titles.dataset(option))),
     )  # fmt: skip
     if st.button("Queue both", key="advise.queue", icon=":material/playlist_add:"):

@@ -139,6 +139,38 @@ def single(series: MetricSeries, key: str, title: str, view: View) -> go.Figure:
     return finish(chart, [])
 
 
+def forgetting(series: MetricSeries, view: View) -> go.Figure:
+    """The rise of the loss on the base's own answers at each evaluation, with its 95 % interval,
+    and at the end on all answers; the base is 0."""
+    probe = series.probe
+    scale, x_title = x_axis(view.by, series.train)
+    chart = figure(view, x=x_title, y="forgetting (nats per token)")
+    colour = colours.hex_of_run(series.run, view.dark)
+    x, rise = probe.get(view.by) / scale, probe.get("probe/rise")
+    half, chats = probe.get("probe/rise_half"), probe.get("probe/chats")
+    # the end is measured on more answers than the curve
+    live = ~(chats > chats[0]) if len(chats) else np.zeros(0, bool)
+    x_live, y_live = np.append(0.0, x[live]), np.append(0.0, rise[live])
+    half_live = np.append(0.0, np.nan_to_num(half[live]))
+    around_x = np.concatenate([x_live, x_live[::-1]])
+    around_y = np.concatenate([y_live + half_live, (y_live - half_live)[::-1]])
+    chart.add_trace(
+        go.Scatter(
+            x=around_x, y=around_y, fill="toself", mode="lines", line={"width": 0},
+            fillcolor=colour, opacity=0.13, hoverinfo="skip", showlegend=False,
+        )
+    )  # fmt: skip
+    line(chart, x_live, y_live, "forgetting", colour, dots=True)
+    level(chart, 0.0, view.quiet)
+    ends = [End("base", 0.0, view.quiet)]
+    last = len(rise) - 1
+    if last >= 0 and not live[last]:
+        ends.append(End(f"all: {rise[last]:+.2f}", float(rise[last]), colour))
+    elif len(y_live) > 1:
+        ends.append(End(f"{y_live[-1]:+.2f}", float(y_live[-1]), colour))
+    return finish(chart, ends)
+
+
 MEMORY = (
     ("cuda/allocated_bytes", "allocated (PyTorch)", "solid"),
     ("cuda/reserved_bytes", "reserved (PyTorch)", "dash"),

@@ -12,6 +12,7 @@ import streamlit as st
 from lab import formatting
 from lab.advise import claims, experiments, findings
 from lab.advise.claims import Claim, Finding, Ruling, Sum
+from lab.compare import ready_races
 from lab.recent import Recent
 from lab.runs.status import status
 from lab.ui import links
@@ -210,6 +211,11 @@ def panel(claim: Claim, finding: Finding | None) -> None:
 
 def test(claim: Claim) -> None:
     """The button that puts the claim to the test in this machine's size."""
+    for ready in ready_races.of_claim(claim.id):
+        st.page_link(
+            links.page("race"), label=f"Race it here: {escape_markdown(ready.title)}",
+            icon=":material/flag:", query_params={"ready": ready.name},
+        )  # fmt: skip
     experiment = experiments.of_claim(claim.id)
     if experiment is None:
         return

@@ -30,6 +30,9 @@ MEANINGS = {
     "follows the schedule down.",
     "gradient-norm": "How strongly the examples of a step pull on the weights. Peaks that grow "
     "announce that training diverges; a lower learning rate helps.",
+    "forgetting": "How much less likely the model finds what its base answers to general prompts. "
+    "The band is what another choice of prompts may change; within it nothing is shown to be "
+    "forgotten. Mixing general data in keeps it low.",
     "power": "The power that the GPU draws. Much less than its limit means that it waits for "
     "something.",
 }
@@ -97,6 +100,7 @@ def charts_of(series: MetricSeries, view: View, other: MetricSeries | None = Non
             series.train.attempt,
             series.train.length,
             series.evaluation.length,
+            series.probe.length,
             series.device.length // 5,
             other.evaluation.length if other else 0,
             tuple(map(str, checkpoints.listing(series.run.checkpoints))),
@@ -128,6 +132,8 @@ def _draw(series: MetricSeries, view: View, other: MetricSeries | None) -> Chart
                 title,
                 charts.single(series, key, axis, view),
             )
+    if series.probe.has("probe/rise"):
+        figures["forgetting"] = ("Forgetting", charts.forgetting(series, view))
     if device.has("nvml/power_w"):
         figures["power"] = ("Power", charts.power(series, view))
     return figures

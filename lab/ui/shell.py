@@ -16,6 +16,7 @@ PAGES = {
         ("runs", "Runs", "table_rows"),
         ("data", "Data", "dataset"),
     ],
+    "Compare": [("race", "Race", "flag")],
     "Use": [("chat", "Chat", "forum")],
     "Plan": [
         ("advisor", "Advisor", "signpost"),

@@ -103,7 +103,8 @@ def test_half_of_the_last_printed_digit(value: float, half: float) -> None:
 
 
 def test_a_race_turns_an_open_claim() -> None:
-    assert findings.find("C20").kind is Ruling.OPEN
+    before = findings.find("C20")
+    assert before.kind is Ruling.OPEN and before.how is Basis.NOT_YET
     evidence.write(
         Evidence(
             id="forgetting", title="Forgetting", date="2026-11-02", machine="a laptop",

@@ -249,3 +249,20 @@ def test_packed_rows_name_the_rows_of_the_file() -> None:
     assert [list(trace.x) for trace in figure.data] == [[30, 50], [20, 0]]
     assert [list(trace.customdata) for trace in figure.data] == [[7, 8], [9, 0]]
     assert list(figure.layout.xaxis.range) == [0, 64]
+
+
+def test_forgetting_is_drawn_with_its_interval_and_what_all_answers_said(tmp_path: Path) -> None:
+    def probe(step: int, rise: float, chats: int) -> dict[str, Any]:
+        return {"kind": "probe", "attempt": 1, "step": step, "tokens": 9 * step, "seconds": 2.0,
+                "probe/rise": rise, "probe/rise_half": 0.05, "probe/chats": chats}  # fmt: skip
+
+    recorded = series(tmp_path, *steps(), probe(2, 0.1, 20), probe(4, 0.3, 20), probe(4, 0.25, 100))
+    figure = charts.forgetting(recorded, View())
+    line = traces_of(figure)["forgetting"]
+    assert list(line.x) == [0, 2, 4] and list(line.y) == [0, 0.1, 0.3], (
+        "The same answers each time."
+    )
+    band = figure.data[0]
+    assert list(band.y) == pytest.approx([0, 0.15, 0.35, 0.25, 0.05, 0])
+    notes = {note.text: note.y for note in figure.layout.annotations}
+    assert notes == {"base": 0.0, "all: +0.25": 0.25}

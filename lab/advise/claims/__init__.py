@@ -43,6 +43,7 @@ class Basis(StrEnum):
     SIMULATED = "simulated"
     MEASURED = "measured here"
     EVIDENCE = "shipped evidence"
+    NOT_YET = "not measured yet"
     NOT_TESTABLE = "not testable here"
 
 

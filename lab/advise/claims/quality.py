@@ -7,7 +7,7 @@ from lab.advise.claims.memory_rules import A100, MODELS, simulated, under
 
 
 def _open(what: str, note: str = "") -> Finding:
-    return Finding("–", Basis.MEASURED, Ruling.OPEN, f"until tested: needs {what}", (), note)
+    return Finding("–", Basis.NOT_YET, Ruling.OPEN, f"until tested: needs {what}", (), note)
 
 
 def _needs(what: str, note: str = "") -> Finding:

@@ -124,4 +124,4 @@ def sharding(claim: Claim) -> Finding:
 
 def _by_race(what: str) -> Finding:
     """Of a claim about quality that no race has tested yet."""
-    return Finding("–", Basis.MEASURED, Ruling.OPEN, f"until tested: needs {what}")
+    return Finding("–", Basis.NOT_YET, Ruling.OPEN, f"until tested: needs {what}")
