@@ -19,7 +19,7 @@ grid = st.grid(2, min_column_width=440, gap="medium")
 left, right = grid.cell(), grid.cell()
 with left.container(border=True), user_errors():
     case = advisor_case.parsed(advisor_case.fields())
-votes = recommend.votes_on(case, recommend.refuted_claims())
+votes = recommend.votes_on(case, recommend.refuted_claims(case))
 job = advisor_view.job_for(case)
 job.look("advise")
 complete_at_start = job.is_complete

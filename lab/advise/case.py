@@ -253,14 +253,22 @@ def sized(case: AdviceCase) -> AdviceCase:
 
 
 def _parameters_of(model: str) -> int:
-    kind, _, name = model.partition(":")
-    if kind == "config":
-        return shipped_configs.get(name).parameters
-    if kind == "builtin":
-        return catalog.built_in(name).parameters
-    method = {"name": "full"}
-    spec = {"model": model, "method": method, "data": {"max_length": 128}}
+    known = parameters_of(model)
+    if known is not None:
+        return known
+    spec = {"model": model, "method": {"name": "full"}, "data": {"max_length": 128}}
     return planner.estimate(spec, {"kind": "cuda"}, shadow=False).memory.parameters
+
+
+def parameters_of(model: str) -> int | None:
+    """Of a shipped config or a built-in model; None for any other."""
+    kind, _, name = model.partition(":")
+    try:
+        if kind == "config":
+            return shipped_configs.get(name).parameters
+        return catalog.built_in(name).parameters if kind == "builtin" else None
+    except LabError:
+        return None
 
 
 def model_of(case: AdviceCase) -> str:

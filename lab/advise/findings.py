@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from lab.advise import claims, experiments
 from lab.advise.claims import Basis, Claim, Finding, Ruling
 from lab.compare import evidence
@@ -17,7 +19,18 @@ VERDICT_OF_EVIDENCE = {
 def find(claim_id: str) -> Finding:
     """The lab's value and verdict. Raises LabError for an id that there is not."""
     claim = claims.get(claim_id)
-    return experiments.finding_of(claim) or from_evidence(claim) or claims.compute(claim)
+    tested = experiments.finding_of(claim) or from_evidence(claim)
+    if tested is None:
+        return claims.compute(claim)
+    if not claim.printed:
+        return tested
+    computed = claims.compute(claim)
+    if computed.kind is not Ruling.CONTRADICTS:
+        return tested
+    # no race settles what contradicts its own formula
+    note = f"{computed.note} Measured: {tested.value}".strip()
+    return replace(computed, note=note, date=tested.date, machine=tested.machine,
+                   evidence_id=tested.evidence_id, runs=tested.runs)  # fmt: skip
 
 
 def from_evidence(claim: Claim) -> Finding | None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from lab.advise import options as forecasts
 from lab.advise import settings
-from lab.advise.case import AdviceCase, device_in_words, model_of
+from lab.advise.case import AdviceCase, device_in_words, model_of, parameters_of
 from lab.advise.claims import get as get_claim
 from lab.advise.options import Option
 from lab.advise.rules import MANY_VARIANTS, Approach, RuleAnswer, RuleSet, all_rule_sets
@@ -34,8 +34,10 @@ CLAIMS_OF_GOAL = {
     "new tokens": ("A12", "B12"),
     "continued pretraining": ("C22", "B12"),
 }
+SIMILAR = 10.0  # times the parameters
 LONGEST_S = 3 * 86_400.0  # of one run; a longer one is told
-CLAIMS_OF_KEEPING = ("A5", "C20", "C14")
+KEEPING = "A5"
+CLAIMS_OF_KEEPING = (KEEPING, "C20", "C14")
 
 
 @dataclass(frozen=True)
@@ -101,9 +103,20 @@ class Recommendation:
         }
 
 
-def refuted_claims() -> frozenset[str]:
-    """Claims that the lab's evidence contradicts."""
-    return frozenset(claim for each in evidence.all_evidence() for claim in _refuted(each))
+def refuted_claims(case: AdviceCase) -> frozenset[str]:
+    """Claims that the lab's evidence contradicts, of a base within SIMILAR times the case's size:
+    what a small model shows says little of a large one."""
+    return frozenset(
+        claim
+        for each in evidence.all_evidence()
+        if is_similar(each, case)
+        for claim in _refuted(each)
+    )
+
+
+def is_similar(each: Evidence, case: AdviceCase) -> bool:
+    size, own = parameters_of(each.base), case.parameters
+    return bool(size and own) and max(size / own, own / size) <= SIMILAR  # type: ignore[operator]
 
 
 def votes_on(case: AdviceCase, refuted: frozenset[str]) -> tuple[Vote, ...]:
@@ -129,9 +142,9 @@ def recommend(case: AdviceCase) -> Recommendation:
 
 def decide(case: AdviceCase, options: Options) -> Recommendation:
     """The recommendation where the forecasts are known, with what would change it."""
-    refuted = refuted_claims()
+    refuted = refuted_claims(case)
     votes = votes_on(case, refuted)
-    approach, reasons = _decide(case, votes, options)
+    approach, reasons = _decide(case, votes, options, refuted)
     rivals = [
         other
         for other in (Approach.LORA, Approach.FULL, Approach.QLORA)
@@ -140,7 +153,7 @@ def decide(case: AdviceCase, options: Options) -> Recommendation:
 
     def answer(other: AdviceCase) -> Advised:
         moved = {name: forecasts.at_size(each, case, other) for name, each in options.items()}
-        turned = _decide(other, votes_on(other, refuted), moved)[0]
+        turned = _decide(other, votes_on(other, refuted), moved, refuted)[0]
         return Advised(turned, moved[turned].fits is not False)
 
     return Recommendation(
@@ -155,14 +168,14 @@ def decide(case: AdviceCase, options: Options) -> Recommendation:
 
 
 def _decide(
-    case: AdviceCase, votes: tuple[Vote, ...], options: Options
+    case: AdviceCase, votes: tuple[Vote, ...], options: Options, refuted: frozenset[str]
 ) -> tuple[Approach, list[Reason]]:
     counted = [
         vote for vote in votes if not vote.refuted_by and vote.answer.vote is not Approach.NOTHING
     ]
     full = [vote for vote in counted if vote.answer.vote.trains_everything]
     peft = [vote for vote in counted if not vote.answer.vote.trains_everything]
-    settled = _settled(case)
+    settled = _settled(case, refuted)
     wants_full = not settled and len(full) > len(peft)
     reasons = [_vote_in_words(full, peft)]
     reasons += [
@@ -197,12 +210,12 @@ def _decide(
     return smallest, [*reasons, _nearest(options[smallest])]
 
 
-def _settled(case: AdviceCase) -> Reason | None:
+def _settled(case: AdviceCase, refuted: frozenset[str]) -> Reason | None:
     """Why it has to be PEFT, whatever the votes say."""
     if case.variants > MANY_VARIANTS:
         text = f"{case.variants:,} variants share one base as adapters; copies cannot be swapped."
         return Reason(text, "C18")
-    if case.keeps_general:
+    if case.keeps_general and KEEPING not in refuted:
         return Reason("A frozen base keeps what it could: the adapter can be taken off.", "A5")
     return None
 
@@ -282,8 +295,9 @@ def _from_evidence(case: AdviceCase) -> list[Reason]:
     for claim in claims:
         for each in evidence.of_claim(claim)[:1]:
             verdict = each.verdicts[claim]
-            where = f"{each.date}, {each.machine}".strip(", ")
-            reasons.append(Reason(f"Measured ({where}): {verdict.sentence}", claim))
+            where = ", ".join(part for part in (each.base, each.date) if part)
+            aside = "" if is_similar(each, case) else " A model of another size: it does not count."
+            reasons.append(Reason(f"Measured ({where}): {verdict.sentence}{aside}", claim))
     first = claims[0]
     if not any(reason.source == first for reason in reasons):
         says = get_claim(first).says

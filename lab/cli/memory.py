@@ -70,8 +70,8 @@ def estimate(arguments: argparse.Namespace) -> Output:
             words += f", {speed.wh_per_million_tokens:,.1f} Wh per million tokens"
         artifact = size(forecast.disk.artifact if forecast.disk else None)
         console.print(f"{words}; the result takes {artifact} of disk.")
-        if memory.is_bound:
-            console.print("CPU run: an upper bound on resident memory, not an exact figure.")
+        if memory.has_margin:
+            console.print("A CPU run: an estimate of the resident memory, with a margin; no bound.")
         if memory.fits is not None:
             room = size(forecast.device_bytes)
             console.print(f"Fits into {room}." if memory.fits else f"Does not fit into {room}.")

@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> Output:
         raise LabError("A model is named twice.", "Name each model once.")
     names = [parse(name) for name in arguments.models]
     catalog.resolve(arguments.dataset)
-    downloads.fetch_bases(names)
+    downloads.fetch_models(names)
 
     def tell(model: str, done: int, total: int) -> None:
         if not arguments.json and console.is_terminal and (done == total or done % 10 == 0):

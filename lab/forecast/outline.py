@@ -79,8 +79,10 @@ def outline(
 
     short = short_of(chosen)
     others = [place for place in range(len(layers)) if place not in chosen]
-    if others and method.virtual_tokens(spec.method_config)[1] > 0:
-        # keys and values of virtual tokens come before the layers, for all of them in one tensor
+    # keys and values of virtual tokens come before the layers, for all of them in one tensor; a
+    # penalty on the weights of every layer comes after them
+    has_prefix = method.virtual_tokens(spec.method_config)[1] > 0
+    if others and (has_prefix or type(method).penalty is not Method.penalty):
         longer = short_of(sorted([*chosen, others[0]]))
         parts = {
             segment: part if LAYER in segment else _along(part, longer.parts[segment], len(others))

@@ -213,7 +213,7 @@ def _rank(choice: Candidate) -> tuple[bool, float, int]:
 def _confirm(ranked: list[Candidate], search: _Search) -> list[Candidate]:
     """The leading choices with the shadow step's peaks, until one of them fits and none that is
     not traced yet promises more. Where checkpointing helps, of the fewest layers that do."""
-    # on a processor runs are admitted with the outline, which is a bound there
+    # on a processor runs are admitted with the outline, which has a margin there
     on_gpu = search.device.on_gpu
     options = TraceOptions(on_gpu, search.packed, traced=on_gpu)
     traced: list[Candidate] = []

@@ -18,14 +18,14 @@ COUNTED = ("weights", "gradients", "optimizer")  # parts that the worker counts 
 
 @dataclass(frozen=True)
 class EstimateError:
-    """One finished run. `error`: predicted over measured, less one. A bound (`is_bound`) is not
-    off by that: it holds where it is not below what was measured."""
+    """One finished run. `error`: predicted over measured, less one. An estimate with a margin (of a
+    processor) is not off by that: it holds where it is not below what was measured."""
 
     id: str
     device: str
     predicted: int
     measured: int
-    is_bound: bool = False
+    has_margin: bool = False
 
     @property
     def error(self) -> float:
@@ -33,21 +33,21 @@ class EstimateError:
 
     @property
     def holds(self) -> bool:
-        """Whether a bound is one."""
+        """Whether it is enough."""
         return self.predicted >= self.measured
 
     @property
     def in_words(self) -> str:
-        """How the estimate compares: "+0.3 %", or for a bound "within the bound"."""
-        if not self.is_bound:
+        """How the estimate compares: "+0.3 %", or with a margin "within the margin"."""
+        if not self.has_margin:
             return f"{self.error:+.1%}"
-        return "within the bound" if self.holds else f"above the bound by {-self.error:.1%}"
+        return "within the margin" if self.holds else f"above the estimate by {-self.error:.1%}"
 
 
 @dataclass(frozen=True)
 class ErrorHistory:
     """Of the finished runs on one kind of device, oldest first; median and worst are sizes, of the
-    estimates that are no bounds."""
+    estimates without a margin."""
 
     errors: tuple[EstimateError, ...]
     median: float
@@ -55,17 +55,17 @@ class ErrorHistory:
 
     @property
     def in_words(self) -> str:
-        """ "4 runs: median error 0.2 %, largest 0.3 %", or how many bounds hold."""
-        bounds = [error for error in self.errors if error.is_bound]
-        exact = len(self.errors) - len(bounds)
+        """ "4 runs: median error 0.2 %, largest 0.3 %", or how many margins hold."""
+        margins = [error for error in self.errors if error.has_margin]
+        exact = len(self.errors) - len(margins)
         parts = []
         if exact:
             runs = "1 finished run" if exact == 1 else f"{exact} finished runs"
             parts.append(f"{runs}: median error {self.median:.1%}, largest {self.worst:.1%}")
-        if bounds:
-            runs = "1 finished run" if len(bounds) == 1 else f"{len(bounds)} finished runs"
-            within = sum(error.holds for error in bounds)
-            parts.append(f"{runs}: {within} of {len(bounds)} within the upper bound")
+        if margins:
+            runs = "1 finished run" if len(margins) == 1 else f"{len(margins)} finished runs"
+            within = sum(error.holds for error in margins)
+            parts.append(f"{runs}: {within} of {len(margins)} within the margin")
         return "; ".join(parts)
 
 
@@ -86,7 +86,7 @@ def estimate_error(run: RunDir) -> EstimateError | None:
     if not isinstance(measured, int) or measured <= 0 or predicted <= 0:
         return None
     return EstimateError(
-        run.id, forecast.device, predicted, measured, is_bound=forecast.memory.is_bound
+        run.id, forecast.device, predicted, measured, has_margin=forecast.memory.has_margin
     )
 
 
@@ -96,7 +96,7 @@ def error_history(device: str = "cuda") -> ErrorHistory | None:
     on_device = tuple(error for error in errors if error is not None and error.device == device)
     if not on_device:
         return None
-    sizes = [abs(error.error) for error in on_device if not error.is_bound] or [0.0]
+    sizes = [abs(error.error) for error in on_device if not error.has_margin] or [0.0]
     return ErrorHistory(on_device, statistics.median(sizes), max(sizes))
 
 

@@ -209,9 +209,8 @@ def memory(series: MetricSeries, view: View) -> go.Figure:
             ends += _ends(clock, values, name, colour)
     estimate = read_forecast(series.run).memory.peak_bytes
     if estimate is not None and estimate > 0:
-        word = "estimate" if on_gpu else "upper bound"
         level(chart, estimate / 1e9, view.quiet)
-        ends.append(End(f"{word} {estimate / 1e9:.2f}", estimate / 1e9, view.quiet))
+        ends.append(End(f"estimate {estimate / 1e9:.2f}", estimate / 1e9, view.quiet))
     peak = series.train.last("memory/peak_bytes")
     if peak:
         level(chart, peak / 1e9, view.ink, dash="dash")

@@ -162,8 +162,11 @@ def _memory_parts(run: RunDir) -> None:
         hide_index=True,
     )
     forecast = read_forecast(run)
-    if forecast.memory.is_bound:
-        st.caption("On a CPU the estimate is an upper bound on resident memory.")
+    if forecast.memory.has_margin:
+        st.caption(
+            "On a CPU the estimate has a margin for what the process holds beside its tensors. It "
+            "is no bound: a run may take more."
+        )
     history = estimate_history.error_history(forecast.device)
     if history is not None:
         st.caption(f"On this machine, {history.in_words}.")

@@ -120,6 +120,16 @@ def test_a_race_turns_an_open_claim() -> None:
     assert findings.find("D4").kind is Ruling.OPEN, "another claim stays as it is"
 
 
+@pytest.mark.usefixtures("quick")
+def test_no_race_settles_what_contradicts_itself() -> None:
+    evidence.write(
+        Evidence(id="ratio", date="2026-11-02", verdicts={"D2": ClaimVerdict("off", 1.8, "1.8×")})
+    )
+    finding = findings.find("D2")
+    assert finding.kind is Ruling.CONTRADICTS and finding.note.endswith("Measured: 1.8×")
+    assert (finding.date, finding.evidence_id) == ("2026-11-02", "ratio")
+
+
 def test_what_cannot_be_asked_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(spec: dict[str, Any], device: dict[str, Any]) -> Any:
         raise LabError("The planner is away.", "Ask again.")

@@ -47,7 +47,7 @@ def test_estimate(lab: Callable[..., Any], tiny_model: Path) -> None:
     assert lab(*ask, "--method", "full", "--gpu-gb", "0.05")["fits"] is False
     lora = lab(*ask, "--method", "lora", "--set", "method.rank=8", "--formula")
     assert lora["trainable"] < full["trainable"] and lora["source"] == "outline"
-    assert lora["is_bound"] and lora["device"] == "cpu"  # this machine, without a GPU
+    assert lora["has_margin"] and lora["device"] == "cpu"  # this machine, without a GPU
 
 
 def test_the_life_of_a_run(

@@ -278,7 +278,7 @@ def test_every_page_fits_a_narrow_window(
 
 def test_the_advisor_fills_the_form_and_the_run_starts(page: Page, server: Server) -> None:
     page.goto(f"{server.url}/advisor?advise.examples=100&advise.complexity=simple")
-    expect(page.get_by_text("What would change it")).to_be_visible(timeout=90_000)
+    expect(page.get_by_text("What would change it")).to_be_visible(timeout=180_000)
     settled(page)
     expect(page.get_by_role("heading", name="LoRA, rank 8, all linear layers")).to_be_visible()
     widget(page, "advise.start").get_by_role("button").click()

@@ -188,6 +188,17 @@ def test_rows_that_do_not_fill_a_chunk_of_the_loss_are_traced_as_they_are() -> N
         assert quick.peak_bytes == pytest.approx(exact.peak_bytes, rel=0.01), rows
 
 
+@pytest.mark.parametrize(("rows", "length"), [(2, 128), (1, 2048)])
+def test_few_tokens_and_single_rows_are_traced_as_they_are(rows: int, length: int) -> None:
+    """The allocator rounds small tensors by a larger share, so that they lie on no line."""
+    spec = spec_of("lokr", rows=rows, length=length, loss_implementation="plain")
+    short = outline_for_any_rows(llama(4), spec, OUTLINE, 8)
+    quick, exact = (
+        predict_memory(llama(4), spec, OUTLINE, short=outline) for outline in (short, None)
+    )
+    assert quick.peak_bytes == exact.peak_bytes
+
+
 @pytest.fixture
 def untraceable(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model whose own forward pass raises."""

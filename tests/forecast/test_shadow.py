@@ -98,6 +98,8 @@ def resolved(value: dict[str, Any], **train: Any) -> RunSpec:
         ("Qwen3-0.6B", "full", {"loss_implementation": "plain", "optimizer": "adamw8bit"}),
         ("Llama-3.2-1B", "lora", {"activation_checkpointing": "on", "checkpointed_layers": 6}),
         ("Llama-3.2-1B", "top_layers_lora", {"adapter_precision": "bfloat16"}),
+        # its penalty makes tensors of every layer's weights behind the layers
+        ("SmolLM2-135M", "adalora", {"loss_implementation": "plain"}),
         (
             "gpt2",
             "full",
@@ -124,8 +126,8 @@ def test_layer_extension_says_what_the_full_trace_says(
     whole, extended = (trace for trace, _ in made.values())
     assert extended.reserved == whole.reserved
     assert whole.launches > 12 * 100, "A dozen layers of a hundred kernels."
-    # the update's kernels are those of the short model
-    assert 0.9 * whole.launches < extended.launches <= whole.launches
+    # what works on many layers' tensors at once, or on none, is counted for the short model
+    assert 0.97 * whole.launches < extended.launches <= whole.launches
     assert extended.peaks.keys() == whole.peaks.keys()
     for segment, peak in whole.peaks.items():
         if segment != "optimizer":  # its passes over all weights are told apart by layer

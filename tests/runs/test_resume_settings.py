@@ -132,7 +132,7 @@ def test_lost_optimizer_state_is_refused_unless_allowed(stopped: RunDir) -> None
     assert "--incomplete" in status(stopped).hint
     actions.resume(stopped, incomplete=True)
     assert attempt_here(stopped) == 0
-    assert "step-8 lacks optimizer.safetensors, which starts anew" in warnings(stopped)
+    assert "step-8 is missing optimizer.safetensors; that state is reset" in warnings(stopped)
     assert record_reader.last_event(stopped, "plan")["resumed_at"] == 8
 
 

@@ -13,7 +13,7 @@ from lab.advise.case import parse, sized
 from lab.advise.rules import Approach
 from lab.paths import RunDir
 from lab.ui import advisor_start, advisor_tables, advisor_view
-from tests.advise.conftest import forecast_of
+from tests.advise.conftest import forecast_of, no_shipped_evidence  # noqa: F401
 from tests.ui.conftest import Page, words
 
 CASE = {"advise.model": "7B", "advise.hardware": "24 GB", "advise.examples": "3000"}

@@ -82,7 +82,7 @@ def test_memory_is_in_gb_of_powers_of_ten_on_a_gpu(tmp_path: Path) -> None:
 def test_memory_of_a_processor_has_a_bound(tmp_path: Path) -> None:
     recorded = series(tmp_path, *device(cpu__rss_bytes=3e9), estimate={"peak_bytes": 4 * 10**9})
     figure = charts.memory(recorded, View())
-    assert lines_of(figure) == {"upper bound 4.00": 4.0}
+    assert lines_of(figure) == {"estimate 4.00": 4.0}
     assert {name: set(trace.y) for name, trace in traces_of(figure).items()} == {"process": {3.0}}
     assert not charts.memory(series(tmp_path / ".."), View()).layout.shapes
 

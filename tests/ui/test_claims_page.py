@@ -12,6 +12,7 @@ from lab.advise.claims import Ruling
 from lab.paths import RunDir
 from lab.runs import index
 from lab.ui import claim_links, claims_view
+from tests.advise.conftest import no_shipped_evidence  # noqa: F401
 from tests.advise.test_claims import quick  # noqa: F401
 from tests.ui.conftest import Page, words
 
@@ -70,6 +71,7 @@ def test_every_link_leads_to_a_claim() -> None:
         assert claims.get(claim_id).id == claim_id
 
 
+@pytest.mark.usefixtures("no_shipped_evidence")
 def test_an_experiment_turns_an_open_claim(trained: list[RunDir]) -> None:
     """The trained full and LoRA runs stand for the experiment's."""
     experiment = experiments.named("full-lora")
@@ -93,6 +95,7 @@ def test_an_experiment_turns_an_open_claim(trained: list[RunDir]) -> None:
     assert "has no forgetting probe" in findings.find("C20").verdict
 
 
+@pytest.mark.usefixtures("no_shipped_evidence")
 def test_an_experiment_under_way_says_so(trained: list[RunDir]) -> None:
     full, lora = trained
     lora.result.unlink()

@@ -26,7 +26,7 @@ PACE = {
 def estimate(**changes: Any) -> Forecast:
     stored = {
         "peak_bytes": 8e9, "at_peak": AT_PEAK, "peak_phase": "optimizer", "source": "shadow",
-        "device_bytes": 24e9, "fits": True, "is_bound": False, "tokens_per_s": 900.0,
+        "device_bytes": 24e9, "fits": True, "has_margin": False, "tokens_per_s": 900.0,
         "wh_per_million_tokens": 80.0, "disk": {"artifact": 3e9, "total": 9e9},
         "rules": {"A2": 10e9}, "pace": PACE, "settings": {}, **changes,
     }  # fmt: skip

@@ -220,4 +220,4 @@ def test_measured_runs_stand_next_to_their_estimates(lab_home: Path) -> None:
     bound, exact = memory_view.measured_runs()
     assert (exact["device"], exact["estimate against measured"]) == ("GPU", "+0.3%")
     assert (bound["device"], bound["measured (GB)"]) == ("CPU", 7.0)
-    assert bound["estimate against measured"] == "within the bound"
+    assert bound["estimate against measured"] == "within the margin"

@@ -193,7 +193,7 @@ def test_no_page_breaks_on_files_of_another_shape(
     monkeypatch.setattr("lab.ui.start_bar._costs", lambda specs: [])
     spec = dict.fromkeys(("name", "model", "method", "data", "train", "hardware", "asked"), odd)
     run.spec.write_text(json.dumps(spec))
-    keys = ("peak_bytes", "bytes", "at_peak", "pace", "facts", "device", "is_bound")
+    keys = ("peak_bytes", "bytes", "at_peak", "pace", "facts", "device", "has_margin")
     run.estimate.write_text(json.dumps(dict.fromkeys(keys, odd)))
     run.labels.write_text(json.dumps(dict.fromkeys(("name", "tags", "notes", "archived"), odd)))
     run.first_batch.write_text(
@@ -452,7 +452,7 @@ def test_new_run_says_the_memory_while_the_form_is_filled_in(open_page: Page) ->
         time.sleep(0.2)
         at.run()
     before = peak(at)
-    assert "upper bound" in words(at) and "Reading the model" not in words(at)
+    assert "estimate with a margin" in words(at) and "Reading the model" not in words(at)
     at.number_input(key="new.train.batch_size").set_value(64).run()
     while "peak in the" not in words(at) or peak(at) == before:
         assert time.monotonic() < end, words(at)

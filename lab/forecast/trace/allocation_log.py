@@ -48,8 +48,11 @@ class Trace:
 
 def launches_of_step(launches: dict[str, int]) -> int:
     """Kernels of the forward and the backward pass and of the update, from those by segment."""
-    phases = ("forward", "backward", "optimizer")
-    return sum(count for segment, count in launches.items() if segment.split(".")[0] in phases)
+    return sum(
+        count
+        for segment, count in launches.items()
+        if segment.startswith(("forward", "backward", "optimizer"))
+    )
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Log:
     events: list[Event]
     kind_of: dict[int, str]
     layer_of: dict[int, int] = field(default_factory=dict)
-    launches: dict[str, int] = field(default_factory=dict)  # kernels by segment
+    launches: dict[str, int] = field(default_factory=dict)  # kernels, as Ledger.launches
 
     def read(self, *, on_gpu: bool) -> Trace:
         """The peaks of all segments but the first step's; on a GPU with the allocator's blocks."""

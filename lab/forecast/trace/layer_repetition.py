@@ -129,13 +129,14 @@ def _short(
 
 
 def repeated(launches: dict[str, int], stands_for: Sequence[int]) -> dict[str, int]:
-    """Kernels by segment of the whole model, from those of the short one. The update has no
-    segment a layer: its kernels stay those of the short model, a tenth of a step's at most."""
+    """Kernels by segment of the whole model, from those of the short one: for each layer those of
+    the one that stands for it, whether they are in a layer or, outside, on one's tensors."""
     whole: dict[str, int] = {}
     for segment, count in launches.items():
-        phase, _, layer = segment.partition(LAYER)
+        sign = "@" if "@" in segment else LAYER
+        phase, _, layer = segment.partition(sign)
         places = [place for place, stand in enumerate(stands_for) if str(stand) == layer]
-        whole |= {f"{phase}{LAYER}{place}": count for place in places} or {segment: count}
+        whole |= {f"{phase}{sign}{place}": count for place in places} or {segment: count}
     return whole
 
 
