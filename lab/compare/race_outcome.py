@@ -101,7 +101,7 @@ def claim_verdict(
         missing = test.of if test.of not in sides else test.than
         return ClaimVerdict("open", None, f"No run of {missing} has ended well.")
     if test.figure == RATE:
-        return _range_verdict(test, sides[test.of])
+        return _range_verdict(test, racing)
     if test.figure in TITLES:
         return _score_verdict(test, sides, scores)
     apart, half = figure_difference(sides[test.of], sides[test.than], test.figure)
@@ -123,7 +123,10 @@ def _verdict(
     half: float,
     seeds: int,
 ) -> ClaimVerdict:
-    sides = f"{test.of}: {_text(values[0])} against {test.than}: {_text(values[1])}"
+    sides = " against ".join(
+        f"{side}: {_text(value, test.figure)}"
+        for side, value in zip((test.of, test.than), values, strict=True)
+    )
     seeds_text = "one seed each" if seeds == 1 else f"{seeds} seeds each"
     sure = f"± {half:.2g}" if math.isfinite(half) else "with nothing to say how sure that is"
     sentence = f"{_capital(words)} of {sides} ({apart:+.3g} {sure}, {seeds_text})."
@@ -164,22 +167,32 @@ def _ratio_verdict(test: ClaimTest, sides: dict[str, Contestant], words: str) ->
     ratio, (low, high) = values[0] / values[1], test.ratio[:2]
     sentence = (
         f"{_capital(words)} of {test.of} is {ratio:.2f} times that of {test.than} "
-        f"({_text(values[0])} against {_text(values[1])}); claimed: {low:g} to {high:g} times."
+        f"({_text(values[0], test.figure)} against {_text(values[1], test.figure)}); "
+        f"claimed: {low:g} to {high:g} times."
     )
     return ClaimVerdict("confirmed" if low <= ratio <= high else "off", ratio, sentence)
 
 
-def _range_verdict(test: ClaimTest, side: Contestant) -> ClaimVerdict:
-    """Whether the learning rate of a contestant lies between the claim's two."""
-    rate = _rate(side.first).get("train.learning_rate")
-    if rate is None:
-        return ClaimVerdict("open", None, "The learning rate is not known.")
+def _range_verdict(test: ClaimTest, racing: list[Finisher]) -> ClaimVerdict:
+    """Whether the rate at which a contestant did best on the whole budget lies between the claim's
+    two: what the short runs of a ladder chose need not be that one."""
+    losses = {
+        rate: loss
+        for each in racing
+        if each.name == test.of or each.name.startswith(f"{test.of}, best of ")
+        if (rate := _rate(each.contestant.first).get("train.learning_rate")) is not None
+        if (loss := each.contestant.value("loss")) is not None
+    }
+    if not losses:
+        return ClaimVerdict("open", None, "No learning rate has an evaluation loss.")
+    best = min(losses, key=lambda rate: losses[rate])
     low, high = test.ratio[:2]
+    listed = ", ".join(f"{formatting.rate(rate)}: {loss:.2f}" for rate, loss in losses.items())
     sentence = (
-        f"The best learning rate of {test.of} is {formatting.rate(rate)}; claimed: "
-        f"{formatting.rate(low)} to {formatting.rate(high)}."
+        f"{test.of} did best at a learning rate of {formatting.rate(best)} (evaluation losses on "
+        f"the whole budget: {listed}); claimed: {formatting.rate(low)} to {formatting.rate(high)}."
     )
-    return ClaimVerdict("confirmed" if low <= rate <= high else "off", rate, sentence)
+    return ClaimVerdict("confirmed" if low <= best <= high else "off", best, sentence)
 
 
 def _sentences(headline: str, detail: str) -> str:
@@ -191,8 +204,12 @@ def _capital(words: str) -> str:
     return words[:1].upper() + words[1:]
 
 
-def _text(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3g}" if abs(value) < 1e4 else f"{value:,.0f}"
+def _text(value: float | None, figure: str = "") -> str:
+    if value is None:
+        return "–"
+    if figure.endswith("_bytes"):
+        return formatting.size(value)
+    return f"{value:.3g}" if abs(value) < 1e4 else f"{value:,.0f}"
 
 
 def evidence_of(race: Race) -> Evidence:
@@ -243,7 +260,7 @@ def evidence_of(race: Race) -> Evidence:
             *rates,
             _rates_note(racing),
             *failed,
-            *(terms.remarks if terms else ()),
+            *(terms.remarks if terms and not race.ladder else ()),
             *_score_notes(scores),
         ),
         machine=race.machine,

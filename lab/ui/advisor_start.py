@@ -49,7 +49,7 @@ def _pair(advice: Recommendation, rival: Approach) -> None:
         with user_errors():
             runs = submit.start_all(pair(advice, rival, dataset), submit.ticket())
         if runs:
-            links.open_pair(runs[0].id, runs[1].id)
+            links.open_comparison([run.id for run in runs])
         for field, message in form_problems.of_fields().items():
             st.error(escape_lines(f"{field}: {message}"), icon=":material/error:")
 

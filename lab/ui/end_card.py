@@ -96,6 +96,8 @@ def _actions(run: RunDir, entry: index.RunSummary) -> None:
             type="primary" if entry.status.state == "done" else "secondary",
         ):  # fmt: skip
             st.switch_page(links.page("chat"), query_params={"run": run.id})
+        if st.button("Compare", icon=":material/compare_arrows:", key="monitor.compare"):
+            links.open_comparison([run.id, *partner(entry)])
         with st.popover("Download", icon=":material/download:", key="monitor.download"):
             downloads(run)
         with st.popover("Train again", icon=":material/replay:", key="monitor.again"):
@@ -108,6 +110,18 @@ def _actions(run: RunDir, entry: index.RunSummary) -> None:
                     links.page("new_run"), label="Continue training in a new run",
                     icon=":material/step_into:", query_params={"from": run.id, "on": "1"},
                 )  # fmt: skip
+
+
+def partner(entry: index.RunSummary) -> list[str]:
+    """The newest other run of the same model and data, to compare with."""
+    return [
+        other.id
+        for other in index.entries()
+        if other.id != entry.id
+        and (other.model, other.dataset) == (entry.model, entry.dataset)
+        and not other.is_archived
+        and other.status.state == "done"
+    ][:1]
 
 
 def downloads(run: RunDir) -> None:

@@ -9,7 +9,6 @@ from lab import formatting, paths
 from lab.compare import evidence, race_file, race_outcome, race_scores
 from lab.compare.race_file import PROBE, TUNED, Race, RunCell
 from lab.errors import LabError
-from lab.paths import ROOT
 from lab.runs import ladder, queue
 from lab.runs.metric_series import series_of
 from lab.ui import colours, links, race_form, run_state
@@ -218,7 +217,7 @@ def _verdict(race: Race) -> None:
             badges = " ".join(f":gray-badge[{escape_markdown(b.text)}]" for b in result.badges)
             if badges:
                 st.markdown(badges)
-            for remark in terms.remarks:
+            for remark in terms.remarks if not race.ladder else ():
                 st.caption(escape_markdown(remark))
         _claims(race, racing)
         _actions(race)
@@ -228,15 +227,16 @@ def _claims(race: Race, racing: list[race_outcome.Finisher]) -> None:
     for test in race_outcome.tests_of(race):
         verdict = race_outcome.claim_verdict(test, racing, race_scores.scores_of(race))
         icon = VERDICT_ICONS[verdict.verdict]
-        st.markdown(
-            f":material/{icon}: **{escape_markdown(test.claim)} {verdict.verdict}** · "
-            f"{escape_markdown(test.sentence)}"
-        )
-        st.caption(escape_markdown(verdict.sentence))
-        st.page_link(
-            links.page("claims"), label=f"Claim {test.claim}", icon=":material/fact_check:",
-            query_params={"id": test.claim},
-        )  # fmt: skip
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            st.markdown(
+                f":material/{icon}: **{escape_markdown(test.claim)} {verdict.verdict}** · "
+                f"{escape_markdown(test.sentence)}  \n:gray[{escape_markdown(verdict.sentence)}]",
+                width="stretch",
+            )
+            st.page_link(
+                links.page("claims"), label=f"Claim {test.claim}", icon=":material/fact_check:",
+                query_params={"id": test.claim}, width="content",
+            )  # fmt: skip
 
 
 def _actions(race: Race) -> None:
@@ -246,7 +246,7 @@ def _actions(race: Race) -> None:
             "Open the comparison", key="race.compare", type="primary",
             icon=":material/compare_arrows:",
         ):  # fmt: skip
-            open_comparison([run.id for run in runs])
+            links.open_comparison([run.id for run in runs])
         if st.button("Repeat with …", key="race.repeat", icon=":material/replay:"):
             race_form.fill_from(race)
             st.switch_page(links.page("race"))
@@ -256,9 +256,3 @@ def _actions(race: Race) -> None:
                 "Evidence (JSON)", file.read_bytes(), file_name=file.name,
                 mime="application/json", key="race.evidence", icon=":material/download:",
             )  # fmt: skip
-
-
-def open_comparison(run_ids: list[str]) -> None:
-    if not (ROOT / "pages" / "compare.py").is_file():
-        links.open_pair(run_ids[0], run_ids[1])
-    st.switch_page(links.page("compare"), query_params={"runs": ",".join(run_ids)})

@@ -16,7 +16,10 @@ PAGES = {
         ("runs", "Runs", "table_rows"),
         ("data", "Data", "dataset"),
     ],
-    "Compare": [("race", "Race", "flag")],
+    "Compare": [
+        ("compare", "Compare", "compare_arrows"),
+        ("race", "Race", "flag"),
+    ],
     "Use": [("chat", "Chat", "forum")],
     "Plan": [
         ("advisor", "Advisor", "signpost"),

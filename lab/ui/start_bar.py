@@ -66,7 +66,7 @@ def _start(specs: list[dict[str, Any]], ticket: str) -> None:
     if not runs:
         st.rerun()  # each problem stands under its field
     if len(runs) > 1:
-        links.open_pair(runs[0].id, runs[1].id)
+        links.open_comparison([run.id for run in runs])
     links.open_run(runs[0].id)
 
 

@@ -136,10 +136,14 @@ def test_the_ladders_choice_is_a_contestant_of_its_own() -> None:
     )
     racing = race_outcome.finishers(race)
     assert [each.name for each in racing] == ["a, best of 3", "a"]
-    test = ClaimTest("A3", "learning_rate", "a, best of 3", ratio=(1e-4, 3e-4))
-    assert race_outcome.claim_verdict(test, racing).verdict == "off"
-    wide = ClaimTest("A3", "learning_rate", "a, best of 3", ratio=(1e-4, 3e-3))
+    test = ClaimTest("A3", "learning_rate", "a", ratio=(1e-4, 3e-4))
+    assert race_outcome.claim_verdict(test, racing).verdict == "off", "2.1 at 1e-3, 2.4 at 1e-4."
+    wide = ClaimTest("A3", "learning_rate", "a", ratio=(1e-4, 3e-3))
     ruling = race_outcome.claim_verdict(wide, racing)
     assert ruling.verdict == "confirmed" and ruling.value == 1e-3
+    worse = record("wors", losses=(3.0, 2.0), learning_rate=1e-4)
+    turned = race_of((tuned, "a", 0, "tuned"), (worse, "a", 0, "default"), ladder=3)
+    ruling = race_outcome.claim_verdict(test, race_outcome.finishers(turned))
+    assert ruling.verdict == "confirmed" and ruling.value == 1e-4, "Not what the probes chose."
     write_json(tuned.ladder_choice, json.loads(json.dumps(vars(LadderChoice(1e-4, {})))))
     assert [each.name for each in race_outcome.finishers(race)] == ["a"], "Not trained twice."

@@ -69,7 +69,7 @@ def test_without_a_choice_three_ready_races_say_what_they_ask(open_page: Page) -
     for ready in ready_races.all_ready()[:3]:
         assert ready.question in words(at).replace("\\", "")
     known = {each.id for each in evidence.all_evidence()}
-    assert ready_races.all_ready()[0].name in known and "took" in words(at)
+    assert ready_races.all_ready()[0].name in known and "measured with" in words(at)
     at.button(key=f"race.card.{ready_races.all_ready()[0].name}").click().run()
     assert not at.exception
     assert at.session_state[race_form.READY] == ready_races.all_ready()[0].name
