@@ -160,7 +160,7 @@ def _put(file: Path, content: bytes | None) -> None:
 def _look(run: RunDir) -> None:
     """Everything that looks at a run, as lists, Monitor and the command line do it."""
     run_status, entry = status(run), index.entry(run)
-    json.dumps([run_status.to_json(), run_status.fraction, entry.name, entry.summary])
+    json.dumps([run_status.to_json(), run_status.fraction, entry.name, entry.summary.to_json()])
     for kind in ("train", "eval", "device"):
         record_reader.metrics(run, kind)
     row(run)

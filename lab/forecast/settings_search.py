@@ -188,9 +188,9 @@ def _fewest_by_outline(
 
 def _rules(spec: RunSpec) -> list[str]:
     """The optimizer that is asked for, and the one with the same rule and less state."""
-    asked = spec.train.optimizer
-    smaller = {"adamw": "adamw8bit"}.get(asked)
-    return [asked, smaller] if smaller is not None else [asked]
+    rule = spec.train.optimizer
+    smaller = {"adamw": "adamw8bit"}.get(rule)
+    return [rule, smaller] if smaller is not None else [rule]
 
 
 def _splits(spec: RunSpec) -> list[tuple[int, int]]:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab import paths
-from lab.atomic_files import number, part, read_object
+from lab.atomic_files import number
 from lab.checked_run import read_forecast
 from lab.forecasts import Parts
 from lab.paths import RunDir
 from lab.runs import record_reader
+from lab.runs.result import read_result
 
 COUNTED = ("weights", "gradients", "optimizer")  # parts that the worker counts as tensors
 
@@ -81,9 +82,9 @@ class MeasuredPart:
 def estimate_error(run: RunDir) -> EstimateError | None:
     """How far off the prediction of a run was; None while there is nothing to hold it against."""
     forecast = read_forecast(run)
-    measured = number(part(read_object(run.result), "summary").get("peak_bytes"))
-    predicted = forecast.memory.peak_bytes
-    if not isinstance(measured, int) or measured <= 0 or predicted <= 0:
+    result, predicted = read_result(run), forecast.memory.peak_bytes
+    measured = result.summary.peak_bytes if result else None
+    if measured is None or measured <= 0 or predicted <= 0:
         return None
     return EstimateError(
         run.id, forecast.device, predicted, measured, has_margin=forecast.memory.has_margin

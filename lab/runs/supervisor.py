@@ -23,6 +23,7 @@ from lab.paths import RunDir
 from lab.runs import ladder, queue, supervisor_start, warm_worker
 from lab.runs.escalation import Escalation
 from lab.runs.hub_access import AccessReceiver
+from lab.runs.result import Result, write_result
 from lab.runs.status import status
 from lab.runs.warm_worker import WarmWorker, spawn_worker
 
@@ -102,16 +103,9 @@ class Supervisor:
             worker = self.spare.assign(run, gpu, access) or spawn_worker(run, gpu, access)
             self.children[run.id] = worker
         except (LabError, OSError) as error:
-            write_json(
-                run.result,
-                {
-                    "v": 1,
-                    "state": "failed",
-                    "message": f"The worker could not be started: {error}",
-                    "hint": "Fix the cause, then resume.",
-                    "ended": time.time(),
-                },
-            )
+            message = f"The worker could not be started: {error}"
+            hint = "Fix the cause, then resume."
+            write_result(run, Result("failed", message, hint, ended=time.time()))
 
     def _reap(self) -> None:
         for run_id, child in list(self.children.items()):

@@ -24,6 +24,7 @@ from lab.models import weights
 from lab.models.context_length import text_length
 from lab.paths import RunDir
 from lab.runs import record_reader
+from lab.runs.result import TrainingSummary
 from lab.spec import RunSpec, without_packing
 from lab.train import (
     artifact,
@@ -75,6 +76,7 @@ class Attempt:
         self.commands = commands or Commands(run)
         self.method = methods.get(spec.method["name"])
         self.loss = spec.train.loss_implementation
+        self.summary = TrainingSummary()
         self.warned: set[str] = set()
         self.forgetting_probe: ForgettingProbe | None = None
 
@@ -109,11 +111,10 @@ class Attempt:
         model = self._apply_method(model, begins=saved is None)
         return self._conductor(model, self.data, saved)
 
-    def run_training(self, summary: dict[str, Any]) -> str:
-        """Train to the end of the plan or to a command; figures go into `summary`."""
+    def run_training(self) -> str:
+        """Train to the end of the plan or to a command: the state. `summary` has the figures."""
         conductor = self.prepare()
-        loop = conductor.loop
-        model = loop.model
+        loop, model = conductor.loop, conductor.loop.model
         self._check_commands()
         self.commands.interrupting = WHILE_TRAINING
         try:
@@ -121,26 +122,30 @@ class Attempt:
         except Cancelled:
             conductor.ended_by = "cancelled"
         used = dataclasses.asdict(conductor.used)
-        summary |= used | {
-            "parameters": self.parameters,
-            "trainable": sum(weight.numel() for weight in checkpoint.trainable(model).values()),
-            "planned_steps": conductor.plan.steps,
-            "packing": self.spec.data.packing,
-        }
-        summary |= self.memory.summary()
+        self.summary = TrainingSummary(
+            **used,
+            parameters=self.parameters,
+            trainable=sum(weight.numel() for weight in checkpoint.trainable(model).values()),
+            planned_steps=conductor.plan.steps,
+            packing=self.spec.data.packing,
+            **self.memory.summary(),
+        )
         if conductor.ended_by == "cancelled":
             return "cancelled"
         if self.forgetting_probe is not None:
-            summary |= self._measure_forgetting(self.forgetting_probe, model, conductor.used)
+            probe = self._measure_forgetting(self.forgetting_probe, model, conductor.used)
+            self.summary = dataclasses.replace(self.summary, probe=probe)
         self.commands.interrupting = NEVER
         self.telemetry.enter_phase("saving")
         facts = self.data.facts() | used | {"base": self.base}
         proving = artifact.proving(self.run, self.source, self.data, self.telemetry.warn)
-        summary["artifact_bytes"] = artifact.save(
+        artifact_bytes = artifact.save(
             self.run, model, self.tokenizer, self.method, self.spec, facts, proving
         )
         self.memory.end_phase("save")
-        summary |= self.memory.summary()
+        self.summary = dataclasses.replace(
+            self.summary, artifact_bytes=artifact_bytes, **self.memory.summary()
+        )
         return conductor.ended_by or "done"
 
     def _measure_forgetting(

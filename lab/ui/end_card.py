@@ -15,6 +15,7 @@ from lab.atomic_files import number, size_of
 from lab.paths import RunDir
 from lab.runs import export_import, index, record_reader
 from lab.runs.metric_series import series_of
+from lab.runs.result import TrainingSummary
 from lab.ui import colours, links, runs_view
 from lab.ui.markdown_safety import escape_lines, escape_markdown
 
@@ -54,8 +55,8 @@ def _headline(run: RunDir) -> str:
     return headline
 
 
-def _costs(run: RunDir, summary: dict[str, Any]) -> str:
-    steps, seconds, peak = (number(summary.get(key)) for key in ("step", "seconds", "peak_bytes"))
+def _costs(run: RunDir, summary: TrainingSummary) -> str:
+    steps, seconds, peak = summary.step, summary.seconds, summary.peak_bytes
     parts = [
         f"{steps:,.0f} steps" if steps else "",
         f"in {formatting.duration(seconds)}" if seconds else "",

@@ -6,7 +6,6 @@ from typing import Any
 
 import streamlit as st
 
-from lab.atomic_files import read_object
 from lab.errors import LabError
 from lab.forecast.memory_savers import with_changes
 from lab.forecasts import Saving
@@ -14,6 +13,7 @@ from lab.paths import RunDir
 from lab.preflight.client import planner
 from lab.preflight.start import start_run
 from lab.runs import resume_settings
+from lab.runs.result import read_result
 from lab.ui import links, memory_changes
 from lab.ui.markdown_safety import tell
 from lab.ui.waiting import wait
@@ -21,7 +21,8 @@ from lab.ui.waiting import wait
 
 def show(run: RunDir) -> None:
     """Nothing, unless the run ended for want of memory."""
-    if not (read_object(run.result) or {}).get("out_of_memory"):
+    result = read_result(run)
+    if result is None or result.out_of_memory is None:
         return
     key = f"autopsy.{run.id}"
     if key not in st.session_state:

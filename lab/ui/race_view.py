@@ -7,11 +7,12 @@ import streamlit as st
 
 from lab import formatting, paths
 from lab.compare import evidence, race_file, race_outcome, race_scores
+from lab.compare.contestants import MOST
 from lab.compare.race_file import PROBE, TUNED, Race, RunCell
 from lab.errors import LabError
 from lab.runs import ladder, queue
 from lab.runs.metric_series import series_of
-from lab.ui import colours, links, race_form, run_state
+from lab.ui import colours, compare_export, links, race_form, run_state
 from lab.ui.chart_style import CONFIG, End, View, figure, finish, is_dark, level, line
 from lab.ui.markdown_safety import escape_markdown, run_action
 
@@ -220,7 +221,7 @@ def _verdict(race: Race) -> None:
             for remark in terms.remarks if not race.ladder else ():
                 st.caption(escape_markdown(remark))
         _claims(race, racing)
-        _actions(race)
+        _actions(race, racing)
 
 
 def _claims(race: Race, racing: list[race_outcome.Finisher]) -> None:
@@ -239,7 +240,7 @@ def _claims(race: Race, racing: list[race_outcome.Finisher]) -> None:
             )  # fmt: skip
 
 
-def _actions(race: Race) -> None:
+def _actions(race: Race, racing: list[race_outcome.Finisher]) -> None:
     runs = race_file.compared_runs(race)
     with st.container(horizontal=True):
         if len(runs) > 1 and st.button(
@@ -247,6 +248,13 @@ def _actions(race: Race) -> None:
             icon=":material/compare_arrows:",
         ):  # fmt: skip
             links.open_comparison([run.id for run in runs])
+        shown = [finisher.contestant for finisher in racing][:MOST]
+        if shown:
+            st.download_button(
+                "Export report", lambda: compare_export.html_report(shown), f"{race.id}.html",
+                "text/html", key="race.report", icon=":material/download:", on_click="ignore",
+                help="One file with all charts and tables, which opens without a network.",
+            )  # fmt: skip
         if st.button("Repeat with …", key="race.repeat", icon=":material/replay:"):
             race_form.fill_from(race)
             st.switch_page(links.page("race"))

@@ -71,6 +71,7 @@ def hold(outline: MemoryForecast, traced: MemoryForecast, within: float = 0.015)
     assert sum(vars(outline.at_peak).values()) == outline.peak_bytes, "The parts add up."
 
 
+@pytest.mark.every_method
 @pytest.mark.parametrize("name", methods.names())
 def test_the_outline_is_near_the_traced_step_for_every_method(name: str) -> None:
     outline, traced = both(llama(), spec_of(name))

@@ -188,7 +188,7 @@ def test_sgd_is_offered_where_nothing_else_fits(
     value = spec_of(deep, batch_size=1, gradient_accumulation_steps=1)
     assert all(choice["optimizer"] != "sgd" for choice in roomy_for_deep)
     least = min(needed(choice) for choice in roomy_for_deep)
-    found = plan(value, {"memory_bytes": int(0.95 * least / 0.94)})["choices"]
-    assert found[0]["optimizer"] == "sgd" and found[0]["fits"], found[0]
-    assert "instead of the chosen optimizer" in found[0]["why"]
-    assert not any(choice["fits"] for choice in found if choice["optimizer"] != "sgd")
+    choices = plan(value, {"memory_bytes": int(0.95 * least / 0.94)})["choices"]
+    assert choices[0]["optimizer"] == "sgd" and choices[0]["fits"], choices[0]
+    assert "instead of the chosen optimizer" in choices[0]["why"]
+    assert not any(choice["fits"] for choice in choices if choice["optimizer"] != "sgd")

@@ -47,14 +47,14 @@ def test_measured_peaks(case: tuple[Any, ...]) -> None:
     model, method, rows, length, checkpointing, precision, measured = case
     if "rank" in method:
         method = method | {"dropout": 0.0, "alpha": 2.0 * method["rank"]}
-    found = estimate(
+    answer = estimate(
         spec_of(model, method, rows, length, checkpointing, precision), {"kind": "cuda"}
     )
-    assert found["source"] == "shadow", found["notes"]
-    assert found["peak_bytes"] / 1e9 == pytest.approx(measured, rel=0.005)
-    assert found["peak_phase"] == "backward"
-    assert found["operation"] in ("_log_softmax_backward_data", "add")
-    assert sum(found["at_peak"].values()) == found["peak_bytes"]
+    assert answer["source"] == "shadow", answer["notes"]
+    assert answer["peak_bytes"] / 1e9 == pytest.approx(measured, rel=0.005)
+    assert answer["peak_phase"] == "backward"
+    assert answer["operation"] in ("_log_softmax_backward_data", "add")
+    assert sum(answer["at_peak"].values()) == answer["peak_bytes"]
 
 
 def spec_of(
@@ -114,16 +114,16 @@ def test_layer_extension_says_what_the_full_trace_says(
     value = spec_of(model, {"name": method}, 2, 128, "off", "bfloat16")
     spec = resolved(value, **{"loss_implementation": "fused", **train})
     config = with_layers(weights.load_config(catalog.resolve_config(spec.model)), range(12))
-    found = profile_model(config, spec).layers
-    made = {
+    layers = profile_model(config, spec).layers
+    traces = {
         whole: step(
-            config, found, methods.get(method), spec, Batch(2, 128), spec.train.loss_implementation,
-            on_gpu=True, whole=whole,
+            config, layers, methods.get(method), spec, Batch(2, 128),
+            spec.train.loss_implementation, on_gpu=True, whole=whole,
         )
         for whole in (True, False)
     }  # fmt: skip
-    assert [how for _, how in made.values()] == [How.EVERY_LAYER, How.REPEATED_LAYERS]
-    whole, extended = (trace for trace, _ in made.values())
+    assert [how for _, how in traces.values()] == [How.EVERY_LAYER, How.REPEATED_LAYERS]
+    whole, extended = (trace for trace, _ in traces.values())
     assert extended.reserved == whole.reserved
     assert whole.launches > 12 * 100, "A dozen layers of a hundred kernels."
     # what works on many layers' tensors at once, or on none, is counted for the short model

@@ -231,6 +231,7 @@ def test_the_check_names_the_way_that_works(
     assert chat_models.parse(f"adapter:{ADAPTER}").base == NAME
 
 
+@pytest.mark.every_method
 def test_every_method_of_peft_has_its_class() -> None:
     own = {method.peft_class for method in methods.all_methods() if isinstance(method, PeftMethod)}
     assert own == set(adapters.PEFT_CLASSES.values())

@@ -144,22 +144,22 @@ def test_training_on_begins_where_the_other_ended(
     before = record_reader.metrics(done, "eval")[-1]["eval/loss"]
     further = make_spec(method, train={"max_steps": 1, "learning_rate": 1e-9, "warmup_ratio": 0.0})
     run = run_here(further | {"init_from_run": f"run:{done.id}"})
-    found = [record["eval/loss"] for record in record_reader.metrics(run, "eval")]
-    assert found[0] > before + 0.01, "the base is measured as it is"
-    assert found[-1] == pytest.approx(before, abs=1e-4), "training began with the result"
+    losses = [record["eval/loss"] for record in record_reader.metrics(run, "eval")]
+    assert losses[0] > before + 0.01, "the base is measured as it is"
+    assert losses[-1] == pytest.approx(before, abs=1e-4), "training began with the result"
 
 
 def test_a_start_that_cannot_be_is_refused(trained: list[RunDir], make_spec: Make) -> None:
     full, lora = trained
 
-    def said(spec: dict[str, Any]) -> str:
+    def refusal(spec: dict[str, Any]) -> str:
         return str([p["message"] for p in check(spec)["problems"] if p["field"] == "init_from_run"])
 
-    assert "names no result" in said(make_spec("lora") | {"init_from_run": "base"})
-    assert "is not a run id" in said(make_spec("lora") | {"init_from_run": "run:../x"})
-    assert "another method" in said(make_spec("lora") | {"init_from_run": f"run:{full.id}"})
+    assert "names no result" in refusal(make_spec("lora") | {"init_from_run": "base"})
+    assert "is not a run id" in refusal(make_spec("lora") | {"init_from_run": "run:../x"})
+    assert "another method" in refusal(make_spec("lora") | {"init_from_run": f"run:{full.id}"})
     other = make_spec("lora") | {"method": {"name": "lora", "rank": 3}}
-    assert "(rank differ)" in said(other | {"init_from_run": f"run:{lora.id}"})
+    assert "(rank differ)" in refusal(other | {"init_from_run": f"run:{lora.id}"})
 
 
 def test_a_disk_that_fills_in_mid_save_costs_one_checkpoint(

@@ -134,5 +134,5 @@ def test_readers_skip_an_unfinished_last_line(run: RunDir) -> None:
 def test_repeated_steps_supersede_the_earlier_ones() -> None:
     records = [{"kind": "train", "step": step, "attempt": 1, "x": step} for step in range(1, 8)]
     records += [{"kind": "train", "step": step, "attempt": 2, "x": -step} for step in (5, 6)]
-    kept = record_reader.continuous(records, "train")
-    assert [record["x"] for record in kept] == [1, 2, 3, 4, -5, -6]
+    records_of_run = record_reader.continuous(records, "train")
+    assert [record["x"] for record in records_of_run] == [1, 2, 3, 4, -5, -6]

@@ -325,6 +325,7 @@ def test_presets_fill_the_form(open_page: Page) -> None:
     assert "**LoRA r16** against **Full fine\\-tuning**" in words(at)
 
 
+@pytest.mark.every_method
 def test_the_form_draws_every_method(open_page: Page) -> None:
     """Each method's options, its picture and its reasons; and its defaults are a valid spec."""
     from lab import methods

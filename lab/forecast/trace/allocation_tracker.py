@@ -91,13 +91,13 @@ class Ledger(TorchDispatchMode):
         if operation in INPUT_COPIED:
             self.release(self.allocate(args[0].untyped_storage().nbytes(), operation))
         if func is torch.ops.aten._grouped_mm.default and isinstance(args[0], FakeTensor):
-            made = grouped_product(*args, **(kwargs or {}))
+            result = grouped_product(*args, **(kwargs or {}))
         else:
-            made = func(*args, **(kwargs or {}))
+            result = func(*args, **(kwargs or {}))
         if not func.is_view and operation not in NO_KERNEL:
             layer = self._layer_among(args) if self.segment in OUTSIDE else None
             self.launches[self.segment if layer is None else f"{self.segment}@{layer}"] += 1
-        if isinstance(made, torch.Tensor):
+        if isinstance(result, torch.Tensor):
             # The engine sums gradients in place where the first is no view (which holds the tensor
             # that it is of; what comes through `weight.t()` is one) and nobody else holds it: see
             # torch/csrc/autograd/input_buffer.cpp. It never does so for the tensor subclass that
@@ -105,17 +105,17 @@ class Ledger(TorchDispatchMode):
             is_in_backward = self.segment.startswith("backward") and not torch.is_grad_enabled()
             if operation == "add" and is_in_backward and not args[0]._is_view():
                 first = self._known.get(args[0].untyped_storage()._cdata)
-                if first is not None and made.untyped_storage()._cdata not in self._known:
-                    self._inherit(self._add(made, operation, held_for=first), args)
-                    return made
-            self._inherit(self._add(made, operation), args)
-        elif isinstance(made, (tuple, list)):
+                if first is not None and result.untyped_storage()._cdata not in self._known:
+                    self._inherit(self._add(result, operation, held_for=first), args)
+                    return result
+            self._inherit(self._add(result, operation), args)
+        elif isinstance(result, (tuple, list)):
             several = args[0] if args and isinstance(args[0], (tuple, list)) else ()
-            for place, part in enumerate(made):
+            for index, part in enumerate(result):
                 if isinstance(part, torch.Tensor):
                     number = self._add(part, operation)
-                    self._inherit(number, several[place : place + 1])
-        return made
+                    self._inherit(number, several[index : index + 1])
+        return result
 
     def _inherit(self, number: int, made_from: Iterable[Any]) -> None:
         """Outside the passes through the layers, what is made from a layer's tensor is its too."""
