@@ -61,6 +61,7 @@ def answered(at: Any) -> str:
     return words(at).replace("\\", "")
 
 
+@pytest.mark.every_method
 def test_the_url_opens_a_view_of_the_methods(
     open_page: Page, questions: list[dict[str, Any]]
 ) -> None:
