@@ -89,7 +89,7 @@ FLOORS = (
     ("train",),
     ("forecast",),
     ("preflight",),
-    ("chat", "compare", "evals", "export"),
+    ("chat", "compare", "evals", "export", "rank"),
     ("advise",),
     ("cli", "ui"),
     ("bench", "__main__"),

@@ -8,7 +8,7 @@ import streamlit as st
 
 from lab.compare import notes, report
 from lab.compare.contestants import Contestant
-from lab.ui import compare_examples, compare_plots, compare_tables
+from lab.ui import compare_examples, compare_plots, compare_rank, compare_tables
 from lab.ui.markdown_safety import run_action
 
 Tab = Callable[[list[Contestant]], None]
@@ -30,6 +30,7 @@ TABS: dict[str, Tab] = {
     "Trade-offs": compare_plots.planes,
     "Answers": compare_examples.answers,
     "By example": compare_examples.by_example,
+    "Rank": compare_rank.show,
     "Notes": _notes,
 }
 

@@ -73,6 +73,7 @@ def test_a_hidden_run_is_out_of_everything(open_page: Page) -> None:
         ("Trade-offs", ""),
         ("Answers", "These runs wrote no samples."),
         ("By example", ""),
+        ("Rank", "show which rank the run needed"),
         ("Notes", ""),
     ],
 )
