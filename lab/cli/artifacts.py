@@ -17,7 +17,7 @@ from lab.formatting import size
 
 
 def add(verb: Any) -> None:
-    sub = verb("merge", merge, "a result and its base as one plain model folder")
+    sub = verb("merge", merge, "merge an adapter into its base model")
     sub.add_argument("run", metavar="RUN")
     sub.add_argument("--out", required=True, metavar="DIR", help="a folder that does not exist yet")
     sub.add_argument(
@@ -30,7 +30,7 @@ def add(verb: Any) -> None:
     sub.add_argument("run", metavar="RUN")
     sub.add_argument("file", metavar="FILE", help="a file that does not exist yet")
     sub.add_argument("--type", default="F16", choices=("F32", "F16", "Q8_0"), help="of its weights")
-    sub = verb("evaluate", evaluate, "the loss of models on the same held-out rows")
+    sub = verb("evaluate", evaluate, "evaluate models on the same held-out examples")
     sub.add_argument("models", nargs="+", metavar="MODEL", help=FORMS)
     sub.add_argument(
         "--dataset", metavar="SET", help="all rows of this set; else the first run's held-out rows"

@@ -91,8 +91,8 @@ class Supervisor:
         free = room_for_a_run(running)[1]
         if running and needed + RESERVE_BYTES > free:
             return (
-                f"Waiting for memory: about {needed / 1e9:.1f} GB are needed, "
-                f"{max(free, 0) / 1e9:.1f} GB are free."
+                f"Waiting for memory: needs about {needed / 1e9:.1f} GB, "
+                f"{max(free, 0) / 1e9:.1f} GB free."
             )
         return ""
 
@@ -104,7 +104,7 @@ class Supervisor:
             self.children[run.id] = worker
         except (LabError, OSError) as error:
             message = f"The worker could not be started: {error}"
-            hint = "Resume it once the cause is gone."
+            hint = "Fix the cause, then resume."
             write_result(run, Result("failed", message, hint, ended=time.time()))
 
     def _reap(self) -> None:
