@@ -22,10 +22,10 @@ from typing import Any
 
 from bench.small_model import make_model
 from lab import paths, process
-from lab.atomic_files import read_object
 from lab.errors import LabError
 from lab.paths import RunDir
 from lab.runs import actions, record_reader
+from lab.runs.heartbeat import Heartbeat, read_heartbeat
 from lab.runs.status import status
 
 SHAPES = (("lora", "off"), ("full", "on"), ("lora", "on"), ("full", "off"))
@@ -112,11 +112,11 @@ def _one_run(
 def _kill(run: RunDir, worker: int, report: Report, phases: Counter[str]) -> None:
     """SIGKILL, and a look at what was left behind."""
     before, _ = record_reader.read_lines(run.metrics)
-    phase = (read_object(run.heartbeat) or {}).get("phase", "starting")
+    phase = (read_heartbeat(run) or Heartbeat()).phase
     os.kill(worker, signal.SIGKILL)
     os.waitpid(worker, 0)
     report.kills += 1
-    phases[str(phase)] += 1
+    phases[phase] += 1
     after, offset = record_reader.read_lines(run.metrics)
     if after[: len(before)] != before:
         report.failures.append(f"{run.id}: records vanished")

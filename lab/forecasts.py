@@ -76,7 +76,7 @@ class Parts:
         return size
 
 
-RENAMED = {"largest": "bytes", "runtime": "pace"}  # fields by their stored keys
+RENAMED = {"largest": "bytes", "runtime": "pace", "has_margin": "is_bound"}  # by stored keys
 PARTS = tuple(entry.name for entry in fields(Parts))
 
 
@@ -109,7 +109,7 @@ class MemoryForecast:
     fits: bool | None = None
     how: How = How.FORMULA
     trace_error: str = ""
-    is_bound: bool = False
+    has_margin: bool = False  # on a CPU: a share for what the process holds beside tensors
     operation: str = ""
     module: str = ""
     reserved_bytes: int | None = None
@@ -195,12 +195,11 @@ class StepSettings:
     packed: bool = False
 
 
-def recomputed_layers(settings: StepSettings | Candidate | None) -> str:
-    """Which layers recompute their activations, in words."""
+def checkpointed_layers(settings: StepSettings | Candidate | None) -> str:
+    """How many layers recompute their activations: "none", "7" or "all"."""
     if settings is None or settings.activation_checkpointing != "on":
-        return "nothing"
-    some = settings.checkpointed_layers
-    return f"{some} layers" if some else "all layers"
+        return "none"
+    return str(settings.checkpointed_layers or "all")
 
 
 @dataclass(frozen=True)
@@ -255,20 +254,20 @@ class Forecast:
         settings = flat.get("settings")
         if isinstance(settings, Mapping) and "accumulation" in settings:  # of an older lab
             flat["settings"] = {"gradient_accumulation_steps": settings["accumulation"], **settings}
+        flat |= {name: flat[key] for name, key in RENAMED.items() if key in flat}
         how = How.from_json(stored)
         names: list[str] = []
         forecast = read(
             Forecast,
             flat
-            | {name: flat[key] for name, key in RENAMED.items() if key in flat}
             | {
-                "memory": flat | {"how": how, "largest": flat.get("bytes")},
+                "memory": flat | {"how": how},
                 "speed": flat if "tokens_per_s" in flat else None,
             },
             names,
         )
         if damaged is not None:
-            damaged += [RENAMED.get(name, name) for name in names]
+            damaged += [RENAMED[name] if RENAMED.get(name) in stored else name for name in names]
         return forecast
 
 

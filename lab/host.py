@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import devices, gpu_table, paths
-from lab.atomic_files import read_object, write_json
+from lab.atomic_files import number, read_object, write_json
 from lab.errors import LabError
 
 
@@ -134,8 +134,12 @@ def peak_flops(device_name: str, on_gpu: bool) -> float | None:
 
 
 def time_product(seconds: float = 1.0) -> float:
-    """As `product_flops`; kept in LAB_HOME/machine.json, where runs find it."""
+    """As `product_flops`, or what was measured before where that is more, since other work on the
+    machine only lowers it; kept in LAB_HOME/machine.json, where runs find it."""
     flops = product_flops(seconds=seconds)
+    before = read_object(machine_file()) or {}
+    if before.get("cores") == os.cpu_count():
+        flops = max(flops, number(before.get("cpu_peak_flops")) or 0.0)
     try:
         paths.make_folder(machine_file().parent)
         write_json(machine_file(), {"v": 1, "cpu_peak_flops": flops, "cores": os.cpu_count()})

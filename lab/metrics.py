@@ -39,11 +39,11 @@ METRICS = (
     Metric("loss_tokens", (TRAIN,), "tokens", "Of these, the tokens that counted in the loss."),
     Metric(
         "seconds",
-        (TRAIN, EVAL, DEVICE),
+        (TRAIN, EVAL, DEVICE, PROBE),
         "s",
         "Training so far, without evaluation and saving, over all attempts.",
     ),
-    Metric("flops", (TRAIN, EVAL), "FLOPs", "Model FLOPs so far, over all attempts."),
+    Metric("flops", (TRAIN, EVAL, PROBE), "FLOPs", "Model FLOPs so far, over all attempts."),
     Metric("train/loss", (TRAIN,), "nats per token", "Mean loss of the step over its loss tokens."),
     Metric("train/grad_norm", (TRAIN,), "L2 norm", "Norm of all gradients, before clipping."),
     Metric(
@@ -88,6 +88,31 @@ METRICS = (
         "nats per token",
         "KL divergence of the trained model from the base on them.",
     ),
+    Metric(
+        "probe/rise_half",
+        (PROBE,),
+        "nats per token",
+        "Half of the 95 % interval of probe/rise, by drawing the chats again.",
+    ),
+    Metric(
+        "probe/kl_half",
+        (PROBE,),
+        "nats per token",
+        "Half of the 95 % interval of probe/kl, likewise.",
+    ),
+    Metric(
+        "probe/chats",
+        (PROBE,),
+        "chats",
+        "How many of the base's answers were measured: a part at each evaluation, all at the end.",
+    ),
+    Metric(
+        "probe/choices",
+        (PROBE,),
+        "fraction",
+        "Centred accuracy on multiple-choice questions of common knowledge: 0 is chance.",
+    ),
+    Metric("probe/base_choices", (PROBE,), "fraction", "The same of the base model."),
 )
 WORDS = frozenset(metric.key for metric in METRICS if metric.unit == TEXT)
 KEYS = {kind: {metric.key for metric in METRICS if kind in metric.kinds} for kind in KINDS}

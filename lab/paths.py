@@ -110,6 +110,14 @@ class RunDir:
         return self.path / "queue.claimed"
 
     @property
+    def ladder(self) -> Path:
+        return self.path / "ladder.json"
+
+    @property
+    def ladder_choice(self) -> Path:
+        return self.path / "ladder.chosen.json"
+
+    @property
     def heartbeat(self) -> Path:
         return self.path / "heartbeat"
 

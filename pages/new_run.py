@@ -13,6 +13,7 @@ from lab.ui import (
     settings_search_panel,
     start_bar,
     submit,
+    worth_knowing_view,
 )
 from lab.ui.frame import head
 from lab.ui.markdown_safety import escape_markdown
@@ -42,6 +43,7 @@ with grid.cell():
     if not form_problems.blocking():
         for each in method_card.specs():
             estimate_panel.panel(each, each["name"] if method_card.is_pair() else "")
+    worth_knowing_view.of_specs(method_card.specs())
     start_bar.show_checked()
     settings_search_panel.for_form()
     with st.expander("Export as a Python script", icon=":material/code:"):

@@ -37,8 +37,12 @@ def test_an_estimate_of_an_older_lab_is_read_as_it_was_meant(how: How) -> None:
     accumulation = again["settings"].pop("gradient_accumulation_steps")
     assert accumulation == stored["settings"]["accumulation"], "It is read under its former name."
     again["settings"]["accumulation"] = accumulation
+    assert again.pop("has_margin") is stored["is_bound"], "And this one, too."
+    again["is_bound"] = stored["is_bound"]
     assert again == {key: value for key, value in stored.items() if key != "facts"} | new
     assert Forecast.from_json(forecast.to_json()) == forecast, "And so it is read again."
+    on_a_processor = Forecast.from_json(stored | {"is_bound": True})
+    assert on_a_processor is not None and on_a_processor.memory.has_margin
 
 
 def test_a_note_decides_nothing_once_the_layers_are_written() -> None:

@@ -215,6 +215,7 @@ def test_what_a_template_does_not_read_is_said() -> None:
     assert found(settings, TEXT)[0] == {"data.template_args", "data.template_date"}
 
 
+@pytest.mark.every_method
 @pytest.mark.parametrize("method", [m for m in methods.all_methods() if m.trains_only_vectors])
 def test_a_method_that_trains_only_vectors_has_nothing_that_decays(method: Any) -> None:
     from lab.methods import Context
@@ -299,12 +300,14 @@ def test_a_default_is_never_refused_beside_anything() -> None:
             assert found(settings, facts)[0] == expected, field
 
 
+@pytest.mark.every_method
 def test_no_method_is_refused_as_it_comes() -> None:
     for method in methods.all_methods():
         for facts in (CHATS, TEXT, RunFacts(1)):
             assert found({"method.name": method.name}, facts) == (set(), set()), method.name
 
 
+@pytest.mark.every_method
 def test_every_rule_is_of_fields_that_exist() -> None:
     names = {
         f"method.{key}" for method in methods.all_methods() for key in method.config().__dict__

@@ -137,7 +137,7 @@ def prepared(folder: Path, chance: random.Random, count: int) -> Iterator[list[C
 
 
 ESTIMATE: dict[str, Any] = {
-    "peak_bytes": 2 * 10**9, "device": "cpu", "is_bound": True, "source": "formula",
+    "peak_bytes": 2 * 10**9, "device": "cpu", "has_margin": True, "source": "formula",
     "bytes": {"weights": 10**9, "gradients": 10**8, "optimizer": 10**8},
     "at_peak": {"weights": 10**9, "activations": 10**8},
     "pace": {"seconds": 12.0, "launch_s": 0.1, "rate": 1e9, "tokens_per_s": 5.0, "packing": "on"},
@@ -160,7 +160,7 @@ def _put(file: Path, content: bytes | None) -> None:
 def _look(run: RunDir) -> None:
     """Everything that looks at a run, as lists, Monitor and the command line do it."""
     run_status, entry = status(run), index.entry(run)
-    json.dumps([run_status.to_json(), run_status.fraction, entry.name, entry.summary])
+    json.dumps([run_status.to_json(), run_status.fraction, entry.name, entry.summary.to_json()])
     for kind in ("train", "eval", "device"):
         record_reader.metrics(run, kind)
     row(run)

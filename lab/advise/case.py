@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from lab import gpu_table, host, schema
+from lab import formatting, gpu_table, host, schema
 from lab.errors import LabError, Problem, SpecError
 from lab.gpu_table import Gpu
 from lab.models import catalog, shipped_configs
 from lab.preflight.client import planner
-from lab.schema import option, quote
+from lab.schema import option
 
 GOALS = ("behaviour", "knowledge", "narrow task", "new tokens", "continued pretraining")
 DISTANCES = ("near", "far")
@@ -21,6 +21,7 @@ COMPLEXITIES = ("simple", "moderate", "complex")
 PRICES_IN_WORDS = ("low", "medium", "high")
 DEFAULT_PARAMETERS = 7e9  # where neither a model nor a size is named
 SHORTEST, LONGEST = 1e6, 1e13  # parameters
+MOST_BILLIONS = 10_000  # a smaller number of parameters is one of billions
 BILLIONS = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmbt])?\s*", re.IGNORECASE)
 SCALES = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 
@@ -45,6 +46,7 @@ SYNONYMS: dict[str, dict[str, Any]] = {
     },
     "domain_shift": dict.fromkeys(("none", "small", "low", "little", "moderate", "medium"), "near")
     | dict.fromkeys(("large", "big", "high", "radical"), "far"),
+    "error_price": {"none": None, "unknown": None, "not known": None},
     "complexity": {"low": "simple", "medium": "moderate", "high": "complex"},
     "tasks": {"single": 1, "one": 1, "several": 2, "many": 2, "multiple": 2},
 }
@@ -70,7 +72,7 @@ class AdviceCase:
     parameters: float | None = option(
         None,
         "Parameters",
-        'Of the base model: 7e9 or "7B". The shipped config that is nearest stands for it.',
+        'Of the base model: 7e9, "7B" or 7 (billions). The nearest shipped config stands for it.',
         min=SHORTEST,
         max=LONGEST,
     )
@@ -124,6 +126,11 @@ class AdviceCase:
         return (self.parameters or DEFAULT_PARAMETERS) / 1e9
 
     @property
+    def size_in_words(self) -> str:
+        """ "7.0 B" or "134.5 M" parameters."""
+        return f"{formatting.count(self.parameters or DEFAULT_PARAMETERS)} parameters"
+
+    @property
     def memory_gb(self) -> float:
         """GB as articles speak of them: what the box says, of this machine if no card is named."""
         if self.gpu_gb is not None:
@@ -165,12 +172,23 @@ def parse(value: Any) -> AdviceCase:
     if case.gpu.strip().lower() in ("this machine", "here", "local"):
         case = dataclasses.replace(case, gpu="")
     elif case.gpu:
-        case = _with(case, "gpu", lambda: gpu_table.get(case.gpu).name, problems)
+        case = _with(case, "gpu", lambda: _card(case.gpu).name, problems)
     if case.model:
         case = _with(case, "model", lambda: known_model(case.model), problems)
     if problems:
         raise SpecError(problems, "No advice can be given")
     return case
+
+
+def _card(name: str) -> Gpu:
+    """By its name, with its memory or without: "RTX 4090". Raises LabError."""
+    try:
+        return gpu_table.get(name)
+    except LabError:
+        known = gpu_table.known(name)
+        if known is None:
+            raise
+        return known
 
 
 def _with(
@@ -191,6 +209,11 @@ def _in_our_words(key: str, item: Any) -> Any:
         return float(match[1]) * SCALES[(match[2] or "").lower() or "k"] / (
             1 if match[2] else 1e3
         ) if match else item  # fmt: skip
+    is_number = isinstance(item, (int, float)) and not isinstance(item, bool)
+    if key == "parameters" and is_number and 0 < item < MOST_BILLIONS:
+        return item * 1e9  # nobody means a model of seven parameters
+    if key == "tasks" and isinstance(item, list):
+        return max(len(item), 1)
     if key == "tasks" and isinstance(item, bool):
         return 2 if item else 1
     if key == "domain_shift" and isinstance(item, bool):
@@ -230,14 +253,22 @@ def sized(case: AdviceCase) -> AdviceCase:
 
 
 def _parameters_of(model: str) -> int:
-    kind, _, name = model.partition(":")
-    if kind == "config":
-        return shipped_configs.get(name).parameters
-    if kind == "builtin":
-        return catalog.built_in(name).parameters
-    method = {"name": "full"}
-    spec = {"model": model, "method": method, "data": {"max_length": 128}}
+    known = parameters_of(model)
+    if known is not None:
+        return known
+    spec = {"model": model, "method": {"name": "full"}, "data": {"max_length": 128}}
     return planner.estimate(spec, {"kind": "cuda"}, shadow=False).memory.parameters
+
+
+def parameters_of(model: str) -> int | None:
+    """Of a shipped config or a built-in model; None for any other."""
+    kind, _, name = model.partition(":")
+    try:
+        if kind == "config":
+            return shipped_configs.get(name).parameters
+        return catalog.built_in(name).parameters if kind == "builtin" else None
+    except LabError:
+        return None
 
 
 def model_of(case: AdviceCase) -> str:
@@ -284,11 +315,3 @@ def device_in_words(case: AdviceCase) -> str:
         return f"{case.gpu_gb:g} GB"
     cards = host.gpus()
     return str(host.largest(cards)["name"]) if cards else "this machine's processor"
-
-
-def fields_for_people() -> dict[str, str]:
-    """{name: title} of what a case holds."""
-    return {field.name: field.metadata["title"] for field in dataclasses.fields(AdviceCase)}
-
-
-__all__ = ["AdviceCase", "card_of", "device_of", "model_of", "parse", "quote", "sized"]

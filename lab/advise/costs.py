@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lab import gpu_table
-from lab.advise import claims, prices, settings
+from lab.advise import claims, findings, prices, settings
 from lab.advise.case import card_of, device_in_words
 from lab.advise.prices import Price
 from lab.advise.recommend import Recommendation, usd
@@ -128,13 +128,16 @@ def _serving(advice: Recommendation) -> CostItem:
     base = 2 * (advice.case.parameters or 0.0)
     is_shared = advice.approach is not Approach.FULL
     need = SERVING * (base + count * _artifact(advice) if is_shared else count * base)
-    card = next(iter(gpu_table.holding(int(need))), None)
+    now = prices.current()
+    holding = gpu_table.holding(int(need))
+    priced = [(price.usd, gpu) for gpu in holding if (price := now.of_card(gpu))]
+    card = min(priced, key=lambda pair: pair[0])[1] if priced else next(iter(holding), None)
     what = "one base with its adapters" if is_shared else f"{count:,} whole models"
     how = f"{what} in 16 bits, times {SERVING:g} for cache and workspace"
     if card is None:
         return CostItem("serving", "Serving", f"{size(need)} of GPU memory", None,
                         f"{how}; more than one card holds")  # fmt: skip
-    price = prices.current().of_card(card)
+    price = now.of_card(card)
     if price is None:
         how += f"; no price an hour of {card.name} is set"
         return CostItem("serving", "Serving", f"{size(need)} on a {card.name}", None, how)
@@ -163,7 +166,7 @@ def printed_figures() -> list[PrintedFigure]:
     for claim in claims.all_claims():
         if claim.topic != SECTION:
             continue
-        for figure in claims.find(claim.id).figures:
+        for figure in findings.find(claim.id).figures:
             off = "" if figure.is_within else claims.percent(figure.off_by)
             rows.append(
                 PrintedFigure(

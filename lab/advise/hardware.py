@@ -7,11 +7,11 @@ from typing import Any
 
 from lab import gpu_table
 from lab.advise import options, prices, settings
-from lab.advise.case import AdviceCase, device_of
+from lab.advise.case import AdviceCase, card_of, device_of
 from lab.advise.options import Option
 from lab.advise.recommend import usd
 from lab.errors import LabError
-from lab.forecasts import Forecast, recomputed_layers
+from lab.forecasts import Forecast, checkpointed_layers
 from lab.gpu_table import Gpu
 
 # B2: up to so many GB, what it names
@@ -47,23 +47,31 @@ def b2_step(need_bytes: int) -> str:
 
 def cards(option: Option, case: AdviceCase) -> list[CardRow]:
     """Every card of the table, the smallest first. `holds`: with the smallest settings;
-    `comfortably`: as the option is set up."""
+    `comfortably`: as the option is set up. A card without bfloat16 trains in float32, for which the
+    planner is asked. Raises LabError."""
     if option.forecast is None or option.need_bytes is None:
         return []
+    own = card_of(case)
+    is_bf16 = own is None or own.has_bf16
+    needs = {
+        has_bf16: option.need_bytes
+        if has_bf16 == is_bf16
+        else options.least_need(case, option.approach, has_bf16=has_bf16)
+        for has_bf16 in (True, False)
+    }
     needed = option.forecast.memory.needed_bytes
     flops = _flops_of(case)
     now = prices.current()
     rows = []
     for gpu in sorted(gpu_table.GPUS, key=lambda gpu: (gpu.label_gb, gpu.year)):
-        holds = option.need_bytes <= gpu.usable_bytes
-        hours = (
-            option.seconds / 3600 * flops / gpu.flops
-            if holds and flops and option.seconds
-            else None
-        )
+        holds = needs[gpu.has_bf16] <= gpu.usable_bytes
+        hours = None
+        if holds and flops and option.seconds:
+            hours = option.seconds / 3600 * flops / gpu.flops
         price = now.of_card(gpu)
         cost = hours * price.usd if hours is not None and price else None
-        rows.append(CardRow(gpu, holds, needed <= gpu.usable_bytes, hours, cost))
+        is_same = gpu.has_bf16 == is_bf16
+        rows.append(CardRow(gpu, holds, is_same and needed <= gpu.usable_bytes, hours, cost))
     return rows
 
 
@@ -73,11 +81,9 @@ def _flops_of(case: AdviceCase) -> float | None:
     return gpu_table.get(device["gpu"]).flops if "gpu" in device else None
 
 
-def smallest(option: Option) -> Gpu | None:
+def smallest(rows: list[CardRow]) -> Gpu | None:
     """The smallest card that holds the run at all; None where none of the table does."""
-    if option.need_bytes is None:
-        return None
-    return next(iter(gpu_table.holding(option.need_bytes)), None)
+    return next((row.card for row in rows if row.holds), None)
 
 
 def one_gigabyte_less(case: AdviceCase, option: Option) -> str:
@@ -109,12 +115,12 @@ def _difference(option: Option, spec: dict[str, Any], forecast: Forecast) -> str
     before, after = option.spec["train"]["batch_size"], spec["train"]["batch_size"]
     if before != after:
         parts.append(f"{after} rows a pass instead of {before}")
-    layers = [recomputed_layers(each.settings) for each in (option.forecast, forecast)]
+    layers = [checkpointed_layers(each.settings) for each in (option.forecast, forecast)]
     if layers[0] != layers[1]:
         parts.append(f"{layers[1]} recomputed instead of {layers[0]}")
     speeds = [each.speed.tokens_per_s if each.speed else None for each in
               (option.forecast, forecast)]  # fmt: skip
-    if speeds[0] and speeds[1]:
+    if speeds[0] and speeds[1] and abs(speeds[1] / speeds[0] - 1) >= 0.005:
         parts.append(f"{100 * (speeds[1] / speeds[0] - 1):+.0f} % speed".replace("-", "−"))
     return ", ".join(parts) or "nothing changes"
 

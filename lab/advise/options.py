@@ -18,6 +18,11 @@ from lab.preflight.client import Abandoned, planner
 from lab.recent import Recent
 
 APPROACHES = (Approach.FULL, Approach.LORA, Approach.QLORA)
+# any card of that kind, with more memory than there is
+WITHOUT_BF16 = {
+    "gpu": next(gpu.name for gpu in gpu_table.GPUS if not gpu.has_bf16),
+    "memory_bytes": 10**14,
+}
 UNSIZED = {"cuda": {"kind": "cuda"}, "cpu": {"kind": "cpu"}}
 
 
@@ -90,11 +95,16 @@ def forecast_option(case: AdviceCase, approach: Approach, now: Prices | None = N
     )
 
 
-def least_need(case: AdviceCase, approach: Approach) -> int:
-    """Bytes of the smallest settings: one row a pass, every layer recomputed. Raises LabError."""
+def least_need(case: AdviceCase, approach: Approach, *, has_bf16: bool | None = None) -> int:
+    """Bytes of the smallest settings: one row a pass, every layer recomputed; in float32 where the
+    card, or any card without bfloat16, is meant. Raises LabError."""
     spec = settings.spec_of(case, approach, 1)
     spec["train"] |= {"activation_checkpointing": "on"}
-    return estimate(spec, UNSIZED[_kind(case)]).memory.needed_bytes
+    card = card_of(case)
+    if has_bf16 is None:
+        has_bf16 = card is None or card.has_bf16
+    device = UNSIZED[_kind(case)] if has_bf16 else WITHOUT_BF16
+    return estimate(spec, device).memory.needed_bytes
 
 
 def _kind(case: AdviceCase) -> str:

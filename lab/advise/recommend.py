@@ -16,10 +16,11 @@ from typing import Any
 
 from lab.advise import options as forecasts
 from lab.advise import settings
-from lab.advise.case import AdviceCase, device_in_words, model_of
+from lab.advise.case import AdviceCase, device_in_words, model_of, parameters_of
+from lab.advise.claims import get as get_claim
 from lab.advise.options import Option
 from lab.advise.rules import MANY_VARIANTS, Approach, RuleAnswer, RuleSet, all_rule_sets
-from lab.advise.would_change import Change, changes
+from lab.advise.would_change import Advised, Change, changes
 from lab.compare import evidence
 from lab.compare.evidence import Evidence
 from lab.formatting import duration
@@ -33,7 +34,10 @@ CLAIMS_OF_GOAL = {
     "new tokens": ("A12", "B12"),
     "continued pretraining": ("C22", "B12"),
 }
-CLAIMS_OF_KEEPING = ("A5", "C20", "C14")
+SIMILAR = 10.0  # times the parameters
+LONGEST_S = 3 * 86_400.0  # of one run; a longer one is told
+KEEPING = "A5"
+CLAIMS_OF_KEEPING = (KEEPING, "C20", "C14")
 
 
 @dataclass(frozen=True)
@@ -99,9 +103,20 @@ class Recommendation:
         }
 
 
-def refuted_claims() -> frozenset[str]:
-    """Claims that the lab's evidence contradicts."""
-    return frozenset(claim for each in evidence.all_evidence() for claim in _refuted(each))
+def refuted_claims(case: AdviceCase) -> frozenset[str]:
+    """Claims that the lab's evidence contradicts, of a base within SIMILAR times the case's size:
+    what a small model shows says little of a large one."""
+    return frozenset(
+        claim
+        for each in evidence.all_evidence()
+        if is_similar(each, case)
+        for claim in _refuted(each)
+    )
+
+
+def is_similar(each: Evidence, case: AdviceCase) -> bool:
+    size, own = parameters_of(each.base), case.parameters
+    return bool(size and own) and max(size / own, own / size) <= SIMILAR  # type: ignore[operator]
 
 
 def votes_on(case: AdviceCase, refuted: frozenset[str]) -> tuple[Vote, ...]:
@@ -127,18 +142,19 @@ def recommend(case: AdviceCase) -> Recommendation:
 
 def decide(case: AdviceCase, options: Options) -> Recommendation:
     """The recommendation where the forecasts are known, with what would change it."""
-    refuted = refuted_claims()
+    refuted = refuted_claims(case)
     votes = votes_on(case, refuted)
-    approach, reasons = _decide(case, votes, options)
+    approach, reasons = _decide(case, votes, options, refuted)
     rivals = [
         other
         for other in (Approach.LORA, Approach.FULL, Approach.QLORA)
         if other is not approach and options[other].fits is not False
     ]
 
-    def answer(other: AdviceCase) -> Approach:
+    def answer(other: AdviceCase) -> Advised:
         moved = {name: forecasts.at_size(each, case, other) for name, each in options.items()}
-        return _decide(other, votes_on(other, refuted), moved)[0]
+        turned = _decide(other, votes_on(other, refuted), moved, refuted)[0]
+        return Advised(turned, moved[turned].fits is not False)
 
     return Recommendation(
         case,
@@ -146,20 +162,20 @@ def decide(case: AdviceCase, options: Options) -> Recommendation:
         votes,
         (*reasons, *_from_evidence(case)),
         options,
-        tuple(changes(case, approach, answer)),
+        tuple(changes(case, Advised(approach, options[approach].fits is not False), answer)),
         rivals[0] if rivals else None,
     )
 
 
 def _decide(
-    case: AdviceCase, votes: tuple[Vote, ...], options: Options
+    case: AdviceCase, votes: tuple[Vote, ...], options: Options, refuted: frozenset[str]
 ) -> tuple[Approach, list[Reason]]:
     counted = [
         vote for vote in votes if not vote.refuted_by and vote.answer.vote is not Approach.NOTHING
     ]
     full = [vote for vote in counted if vote.answer.vote.trains_everything]
     peft = [vote for vote in counted if not vote.answer.vote.trains_everything]
-    settled = _settled(case)
+    settled = _settled(case, refuted)
     wants_full = not settled and len(full) > len(peft)
     reasons = [_vote_in_words(full, peft)]
     reasons += [
@@ -180,18 +196,26 @@ def _decide(
         option = options[approach]
         why_not = _why_not(case, option)
         if not why_not:
-            return approach, [*reasons, _forecast_in_words(case, option)]
+            slow = [_too_slow(option)] if (option.seconds or 0.0) > LONGEST_S else []
+            return approach, [*reasons, _forecast_in_words(case, option), *slow]
         reasons.append(Reason(why_not, "forecast"))
+    possible = [options[each] for each in order if options[each].fits is not False]
+    if possible:  # all of them over the budget
+        cheapest = min(possible, key=lambda option: option.usd or 0.0)
+        text = (
+            f"{cheapest.approach.in_words} costs least of what fits; nothing is within the budget."
+        )
+        return cheapest.approach, [*reasons, Reason(text, "forecast")]
     smallest = min(order, key=lambda each: options[each].need_bytes or 1 << 60)
-    return smallest, [*reasons, _nearest(case, options[smallest])]
+    return smallest, [*reasons, _nearest(options[smallest])]
 
 
-def _settled(case: AdviceCase) -> Reason | None:
+def _settled(case: AdviceCase, refuted: frozenset[str]) -> Reason | None:
     """Why it has to be PEFT, whatever the votes say."""
     if case.variants > MANY_VARIANTS:
         text = f"{case.variants:,} variants share one base as adapters; copies cannot be swapped."
         return Reason(text, "C18")
-    if case.keeps_general:
+    if case.keeps_general and KEEPING not in refuted:
         return Reason("A frozen base keeps what it could: the adapter can be taken off.", "A5")
     return None
 
@@ -199,8 +223,8 @@ def _settled(case: AdviceCase) -> Reason | None:
 def _vote_in_words(full: list[Vote], peft: list[Vote]) -> Reason:
     side, other = (full, peft) if len(full) > len(peft) else (peft, full)
     name = "full fine-tuning" if side is full else "PEFT"
-    claims = ", ".join(vote.rules.claim for vote in side)
-    against = ", ".join(vote.rules.claim for vote in other)
+    claims = ", ".join(vote.rules.name for vote in side)
+    against = ", ".join(vote.rules.name for vote in other)
     text = f"{len(side)} of {len(full) + len(peft)} rule sets say {name} ({claims})"
     if other:
         text += f"; {against} {'says' if len(other) == 1 else 'say'} otherwise"
@@ -227,22 +251,39 @@ def _forecast_in_words(case: AdviceCase, option: Option) -> Reason:
         f"{option.approach.in_words} fits" if option.fits else f"{option.approach.in_words} needs"
     )
     room = f" of {in_gb(option.room_bytes)}" if option.room_bytes else ""
-    parts = [f"{text}: {in_gb(needed)}{room} on {device_in_words(case)}"]
+    parts = [f"{text}: {in_gb(needed)}{room} on {_place(case)}"]
     if option.seconds is not None:
         parts.append(f"about {duration(option.seconds)} of training")
     if option.energy_wh is not None:
-        parts.append(f"{option.energy_wh / 1000:,.2f} kWh")
+        is_large = option.energy_wh >= 1000
+        parts.append(
+            f"{option.energy_wh / 1000:,.1f} kWh" if is_large else f"{option.energy_wh:,.0f} Wh"
+        )
     if option.usd is not None:
         parts.append(usd(option.usd))
-    return Reason(f"{', '.join(parts)} ({model_of(case)}).", "forecast")
+    reckoned = "" if case.model else f" (reckoned with {model_of(case).partition(':')[2]})"
+    return Reason(f"{', '.join(parts)}{reckoned}.", "forecast")
 
 
-def _nearest(case: AdviceCase, option: Option) -> Reason:
-    if option.need_bytes is None or option.fits is not False:
-        return Reason(f"{option.approach.in_words} comes nearest.", "forecast")
+def _too_slow(option: Option) -> Reason:
+    days = (option.seconds or 0.0) / 86_400
     return Reason(
-        f"Nothing fits as it is: {option.approach.in_words} comes nearest and needs "
-        f"{in_gb(option.need_bytes)}. Take a smaller model or a larger card.",
+        f"That is {days:,.0f} days: take a smaller model, fewer examples or a faster card.",
+        "forecast",
+    )
+
+
+def _place(case: AdviceCase) -> str:
+    return f"a card of {case.gpu_gb:g} GB" if case.gpu_gb is not None else device_in_words(case)
+
+
+def _nearest(option: Option) -> Reason:
+    name = option.approach.in_words
+    if option.need_bytes is None:
+        return Reason(f"{name} comes nearest.", "forecast")
+    return Reason(
+        f"Nothing fits as it is: {name} comes nearest and needs {in_gb(option.need_bytes)}. Take a "
+        "smaller model or a larger card.",
         "forecast",
     )
 
@@ -254,8 +295,13 @@ def _from_evidence(case: AdviceCase) -> list[Reason]:
     for claim in claims:
         for each in evidence.of_claim(claim)[:1]:
             verdict = each.verdicts[claim]
-            where = f"{each.date}, {each.machine}".strip(", ")
-            reasons.append(Reason(f"Measured ({where}): {verdict.sentence}", claim))
+            where = ", ".join(part for part in (each.base, each.date) if part)
+            aside = "" if is_similar(each, case) else " A model of another size: it does not count."
+            reasons.append(Reason(f"Measured ({where}): {verdict.sentence}{aside}", claim))
+    first = claims[0]
+    if not any(reason.source == first for reason in reasons):
+        says = get_claim(first).says
+        reasons.append(Reason(f"Claimed, and not tested by the lab yet: {says}", first))
     return reasons
 
 

@@ -35,6 +35,14 @@ BUDGETS_USD = (1000.0, 999.0, 100.0, 10.0, 1.0, 0.1, 0.01)  # tried where there 
 
 
 @dataclass(frozen=True)
+class Advised:
+    """What is recommended, and whether it fits."""
+
+    approach: Approach
+    fits: bool
+
+
+@dataclass(frozen=True)
 class Change:
     """The nearest value of one input that turns the answer to `approach`; `distance`: doublings of
     a number, 1 for a choice."""
@@ -46,23 +54,28 @@ class Change:
 
 
 def changes(
-    case: AdviceCase, approach: Approach, answer: Callable[[AdviceCase], Approach]
+    case: AdviceCase, now: Advised, answer: Callable[[AdviceCase], Advised]
 ) -> list[Change]:
-    """At most one change for each input, the nearest first. `answer`: the approach for a case that
-    differs from `case` in one input."""
+    """At most one change for each input, the nearest first. `now`: the answer for `case`; `answer`:
+    that for a case with another value of one input. Where nothing fits, what does is a change."""
+
+    def is_turned(other: AdviceCase) -> bool:
+        turned = answer(other)
+        return turned.approach is not now.approach or (turned.fits and not now.fits)
+
     turning = []
     for field, tries in _tries(case).items():
         for distance, value in tries:
             other = _with(case, field, value)
-            turned = answer(other)
-            if turned is approach:
+            if not is_turned(other):
                 continue
             if field in COUNTS:
-                value = _narrowed(case, field, value, lambda each: answer(each) is not approach)
+                value = _narrowed(case, field, value, is_turned)
                 distance = abs(math.log2(value / getattr(case, field)))
-                turned = answer(_with(case, field, value))
-            text = f"{_in_words(case, field, value)}: {turned.in_words}"
-            turning.append(Change(field, text, turned, distance))
+            turned = answer(_with(case, field, value))
+            what = turned.approach.in_words + (" fits" if turned.fits and not now.fits else "")
+            text = f"{_in_words(case, field, value)}: {what}"
+            turning.append(Change(field, text, turned.approach, distance))
             break
     return sorted(turning, key=lambda change: change.distance)
 
@@ -134,7 +147,7 @@ def _in_words(case: AdviceCase, field: str, value: Any) -> str:
         noun = field if value != 1 else field.removesuffix("s")
         return f"from {value:,} {noun} on" if more else f"up to {value:,} {noun}"
     if field == "budget_usd":
-        return "without a budget" if value is None else f"with a budget of {value:,g} USD"
+        return "without a budget" if value is None else f"with a budget of {value:,.2f} USD"
     words = {
         "goal": f"for {value} as the goal",
         "domain_shift": f"in a {value} domain",

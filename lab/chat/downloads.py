@@ -1,4 +1,4 @@
-"""The base of a model to talk to, fetched before anybody waits for its turn."""
+"""What a model to talk to needs from the Hub, fetched before anybody waits for its turn."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ LOOK_S = 1.0
 
 
 def fetch(named: ModelRef, is_gone: Callable[[], bool]) -> Generator[str]:
-    """Download what is missing of the base, if it is a model of the hub, saying how far that is.
+    """Download what is missing of the base and the adapter, saying how far that is.
 
     It ends soon after `is_gone()` says that nobody wants the answer any more; what has come is
     kept. Raises LabError.
     """
     source = catalog.resolve(named.base)
-    if not source.is_on_hub:
+    adapter = named.adapter.source if named.adapter is not None else None
+    if not source.is_on_hub and not (adapter and adapter.is_on_hub):
         return
     progress_lines, errors = [""], list[BaseException]()
 
@@ -32,6 +33,8 @@ def fetch(named: ModelRef, is_gone: Callable[[], bool]) -> Generator[str]:
 
     def work() -> None:
         try:
+            if adapter is not None:
+                hub.adapter_folder(adapter, with_weights=True, tell=tell)
             hub.local_folder(source, with_weights=True, tell=tell)
         except BaseException as error:  # raised again by the thread that answers
             errors.append(error)

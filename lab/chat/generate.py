@@ -88,6 +88,7 @@ class PendingAnswer:
     loaded: LoadedModel
     named: ModelRef
     prompt: str
+    question: str  # the prompt of the last message alone: the same for models that read alike
     settings: GenerationSettings
     room: int  # tokens between the prompt and the end of the context
     decoding: Decoding
@@ -116,7 +117,10 @@ class PendingAnswer:
     def receipt(self) -> dict[str, Any]:
         ids = self.decoding.prompt_ids[0].tolist()
         record = receipt(self.loaded, self.named, self.prompt, ids, self.settings)
-        return record | {"answer_hash": _hash_of(self.decoding.token_ids)}
+        return record | {
+            "question_hash": hashlib.sha256(self.question.encode()).hexdigest()[:16],
+            "answer_hash": _hash_of(self.decoding.token_ids),
+        }
 
 
 def prepare(
@@ -144,7 +148,9 @@ def prepare(
         on_text=on_text,
         stopped=stopped,
     )
-    return PendingAnswer(loaded, named, prompt, settings, room, decoding)
+    is_first = len(conversation) == 1 or conversation[-1]["role"] != "user"
+    question = prompt if is_first else render(tokenizer, conversation[-1:], settings)
+    return PendingAnswer(loaded, named, prompt, question, settings, room, decoding)
 
 
 def render(tokenizer: Any, conversation: list[dict[str, str]], settings: GenerationSettings) -> str:

@@ -1,20 +1,25 @@
 """The models of a chat: what their names mean, and how they are loaded.
 
-A model is named base:ID, run:ID (its result) or run:ID@STEP (a checkpoint).
+A model is named base:ID, run:ID (its result), run:ID@STEP (a checkpoint), or adapter:ID for an
+adapter that PEFT has written (`lab.chat.adapters`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab import methods, paths
 from lab.atomic_files import part, read_object
+from lab.chat import adapters
+from lab.chat.adapters import PeftAdapter
 from lab.data import chat_template, rendering, template_lock
 from lab.errors import LabError
 from lab.hub import repository
 from lab.hub.branches import BranchWatch
 from lab.methods import Context
+from lab.methods.parts import adapter_files
 from lab.models import catalog, hub, moved_base, weights, weights_hash
 from lab.models.catalog import ModelSource
 from lab.models.context_length import context_length, text_length
@@ -27,19 +32,32 @@ if TYPE_CHECKING:
     from lab.chat.engine.proof import Proof
 
 
+FORMS = "base:ID, run:ID, run:ID@STEP or adapter:ID"
 ASKED_S = 1.0  # for the Hub's word on branches, once a model is in memory
 
 
 @dataclass(frozen=True)
 class ModelRef:
-    """A model to talk to. `run` is None for a base; `template_of` is the result whose chat template
-    a base is asked with (see `with_shared_template`)."""
+    """A model to talk to: a base, a result of `run`, or an `adapter`. `template_of` is the result
+    or adapter whose chat template a base is asked with (see `with_shared_template`)."""
 
     name: str
     base: str
     run: RunDir | None = None
     step: int | None = None
     template_of: ModelRef | None = None
+    adapter: PeftAdapter | None = None
+
+    @property
+    def is_base(self) -> bool:
+        return self.run is None and self.adapter is None
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the files of a result or an adapter lie; None for a base and a checkpoint."""
+        if self.adapter is not None:
+            return self.adapter.folder
+        return self.run.artifact if self.run is not None and self.step is None else None
 
     @property
     def receipt(self) -> dict[str, Any]:
@@ -55,6 +73,8 @@ class ModelRef:
         if self.run is not None and self.step is not None:
             manifest = self.run.checkpoints / f"step-{self.step}" / "manifest.json"
             written = read_object(manifest) or {}
+        if self.adapter is not None:
+            written = {"adapter": self.adapter.state}
         return {"written": written, "base": weights_hash.state_of(self.base)}
 
     @property
@@ -68,8 +88,12 @@ class ModelRef:
 
 
 def parse(name: str) -> ModelRef:
-    """The model that `name` means. Raises LabError for anything but the three forms."""
+    """The model that `name` means. Of an adapter of the Hub the config is read. Raises LabError for
+    anything but the four forms."""
     kind, _, rest = name.partition(":")
+    if kind == "adapter" and rest:
+        adapter = adapters.find(name)
+        return ModelRef(name, adapter.base, adapter=adapter)
     if kind == "base" and rest:
         catalog.resolve(rest)
         return ModelRef(name, rest)
@@ -84,14 +108,14 @@ def parse(name: str) -> ModelRef:
             raise LabError(f"{run_id} has no checkpoint of step {step}.", f"Kept: {kept}.")
         if not at and not run.artifact.is_dir():
             raise LabError(
-                f"{run_id} has no result to talk to.", "Wait until it ends, or name a step."
+                f"{run_id} has no trained model yet.", "Wait until it ends, or name a step."
             )
         model, kept_step = str(spec.get("model", "")), int(step) if at else None
         recorded = ModelRef(name, model, run, kept_step).trained_on
         commit = part({"base": recorded}, "base").get("commit")
         base = repository.at_commit(moved_base.model_of(model, recorded), commit)
         return ModelRef(name, base, run, kept_step)
-    raise LabError(f"'{quote(name)}' names no model.", "Write base:ID, run:ID or run:ID@STEP.")
+    raise LabError(f"'{quote(name)}' names no model.", f"Write {FORMS}.")
 
 
 def with_shared_template(names: list[ModelRef]) -> list[ModelRef]:
@@ -99,10 +123,10 @@ def with_shared_template(names: list[ModelRef]) -> list[ModelRef]:
     first of them, with its arguments and date, so that what differs is the weights alone."""
     results: dict[str, ModelRef] = {}
     for named in names:
-        if named.run is not None:
+        if not named.is_base:
             results.setdefault(named.base, named)
     return [
-        replace(named, template_of=results.get(named.base)) if named.run is None else named
+        replace(named, template_of=results.get(named.base)) if named.is_base else named
         for named in names
     ]
 
@@ -121,6 +145,14 @@ def prompt_terms(named: ModelRef) -> PromptTerms:
     """The tokenizer with the template of the model, and its length. Raises LabError."""
     source = catalog.resolve(named.base)
     config = weights.load_config(source)
+    if named.adapter is not None:
+        tokenizer = _carried_tokenizer(named.adapter.folder, named.name) or (
+            weights.load_tokenizer(source)
+        )
+        chat_template.set_chat_template(tokenizer)
+        virtual = named.adapter.virtual_tokens
+        length = context_length(config)
+        return PromptTerms(tokenizer, length and length - virtual, virtual)
     if named.run is None:
         tokenizer = weights.load_tokenizer(source)
         note = ""
@@ -131,7 +163,10 @@ def prompt_terms(named: ModelRef) -> PromptTerms:
         return PromptTerms(tokenizer, context_length(config), note=note)
     spec = RunSpec.of_run(named.run)
     method, options = methods.get(spec.method["name"]), spec.method_config
-    tokenizer = _tokenizer(named.run, source)
+    # that of a run without a result yet is the base's
+    tokenizer = _carried_tokenizer(named.run.artifact, named.run.id) or (
+        weights.load_tokenizer(source)
+    )
     method.extend_tokenizer(tokenizer, options)
     # a result carries its template
     chosen = spec.data.template if named.step is not None else "auto"
@@ -175,7 +210,15 @@ def load(named: ModelRef, base: Any = None) -> LoadedModel:
         note = weights_hash.check(named.trained_on, weights_hash.identify(source), named.name)
     on_gpu = torch.cuda.is_available()
     dtype = torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported() else torch.float32
-    if named.run is None:
+    if named.adapter is not None:
+        proof = named.adapter.receipt()
+        if base is None or named.adapter.changes_base:
+            base = weights.load_model(source, dtype)
+        _check_vocabulary(base, tokenizer, named.name)
+        model = adapter_files.read(
+            weights.share_weights(base), named.adapter.folder, named.adapter.kind
+        )
+    elif named.run is None:
         model = weights.load_model(source, dtype) if base is None else base
     else:
         spec = RunSpec.of_run(named.run)
@@ -194,6 +237,16 @@ def load(named: ModelRef, base: Any = None) -> LoadedModel:
     return LoadedModel(model.eval(), tokenizer, proof, version, note, terms.length, terms.virtual)
 
 
+def _check_vocabulary(base: Any, tokenizer: Any, name: str) -> None:
+    """Raise LabError for an adapter whose tokenizer has tokens that its base has no rows for."""
+    rows, most = base.get_input_embeddings().weight.shape[0], len(tokenizer)
+    if most > rows:
+        raise LabError(
+            f"The tokenizer of {name} has {most:,} tokens, and its base has rows for {rows:,}.",
+            "It was trained with a longer vocabulary; merge it into its base with PEFT.",
+        )
+
+
 def _moved_on(named: ModelRef, source: ModelSource) -> str:
     """A sentence if the branch that the run was set up with is at another commit by now."""
     if named.run is None:
@@ -202,12 +255,11 @@ def _moved_on(named: ModelRef, source: ModelSource) -> str:
     return hub.moved_on(source, requested) if isinstance(requested, str) else ""
 
 
-def _tokenizer(run: RunDir, source: ModelSource) -> Any:
-    """The tokenizer that the result carries; for a run without a result yet, the base's."""
-    if (run.artifact / "tokenizer_config.json").is_file():
-        folder = str(run.artifact)
-        return weights.load_tokenizer(ModelSource(run.id, folder, local_only=True))
-    return weights.load_tokenizer(source)
+def _carried_tokenizer(folder: Path, name: str) -> Any:
+    """The tokenizer that a result or an adapter carries; None if it has none."""
+    if not (folder / "tokenizer_config.json").is_file():
+        return None
+    return weights.load_tokenizer(ModelSource(name, str(folder), local_only=True))
 
 
 def _take_template(tokenizer: Any, result: ModelRef) -> str:
@@ -248,7 +300,8 @@ def _at_step(model: Any, method: Any, spec: RunSpec, tokenizer: Any, named: Mode
 
 
 def available() -> dict[str, str]:
-    """Models to talk to: name → title. Bases first, then results, newest first."""
+    """Models to talk to: name → title. Bases first, then results, newest first, then the adapters
+    in the hub's cache."""
     from lab.models.catalog import BUILT_IN
     from lab.runs import index
 
@@ -260,4 +313,4 @@ def available() -> dict[str, str]:
             if not entry.model.startswith("builtin:"):
                 titles.setdefault(f"base:{entry.model}", entry.model.split("/")[-1])
             results[f"run:{run.id}"] = f"{entry.name or entry.method} ({run.id[-4:]})"
-    return titles | results
+    return titles | results | adapters.cached()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,11 @@ class Repetition:
     first_difference: int | None  # place of the first other token
 
 
-def repeat(path: Path) -> Repetition:
-    """Answer again as the receipt in `path` says. Raises LabError for what is not a receipt."""
+def repeat(
+    path: Path, fetch: Callable[[list[chat_models.ModelRef]], object] = lambda names: None
+) -> Repetition:
+    """Answer again as the receipt in `path` says; `fetch` is given the models first. Raises
+    LabError for what is not a receipt."""
     try:
         record = load_json(path, MOST_BYTES)
     except (OSError, ValueError) as error:
@@ -61,6 +65,7 @@ def repeat(path: Path) -> Repetition:
         result = chat_models.parse(receipt["template_of"])
         named = replace(named, template_of=result)
     settings = GenerationSettings.of_request(body)
+    fetch([named, *filter(None, [named.template_of])])
     answer = _answer(named, body["messages"], settings)
     again = answer["receipt"]
     differences = [words for key, words in COMPARED.items() if again.get(key) != receipt.get(key)]

@@ -7,6 +7,7 @@ from typing import Any
 
 from lab import json_text, schema
 from lab.chat.conversations import MOST_MODELS
+from lab.chat.models import FORMS
 from lab.errors import Problem
 from lab.schema import option, quote
 
@@ -20,7 +21,7 @@ ROLES = ("system", "user", "assistant")
 class Bounds:
     """The fields of a request besides its messages. null in one of them means its default."""
 
-    model: str = option("", "Model", "base:ID, run:ID or run:ID@STEP.", max_characters=4096)
+    model: str = option("", "Model", f"{FORMS}.", max_characters=4096)
     seed: int = option(0, "Seed", "Seed of sampling.", min=0, max=2**32 - 1)
     max_tokens: int = option(128, "Max new tokens", "Longest answer in tokens.", min=1, max=32_768)
     temperature: float = option(
@@ -98,7 +99,7 @@ def read_request(value: dict[str, Any]) -> dict[str, Any]:
     problems: list[Problem] = []
     settings = _settings({key: item for key, item in value.items() if key != "messages"}, problems)
     if not settings["model"] and not any(problem.field == "model" for problem in problems):
-        problems.append(Problem("model", "is missing. Write base:ID, run:ID or run:ID@STEP."))
+        problems.append(Problem("model", f"is missing. Write {FORMS}."))
     messages = _messages(value.get("messages"), problems)
     if problems:
         raise Refused(422, problems)

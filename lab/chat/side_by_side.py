@@ -38,6 +38,31 @@ def shared_system_prompt(names: list[ModelRef], settings: GenerationSettings) ->
     return ""
 
 
+def prompt_warning(receipts: dict[str, dict[str, Any]]) -> str:
+    """A sentence where the models of one question did not read the same prompt; else empty.
+
+    `receipts` are those of the answers by the name of their model. What is compared is the last
+    question under each chat template, since the answers before it are each model's own.
+    """
+    readers: dict[str, list[str]] = {}
+    for name, receipt in receipts.items():
+        if receipt.get("question_hash"):
+            readers.setdefault(receipt["question_hash"], []).append(name)
+    if len(readers) < 2:
+        return ""
+    templates = {receipts[names[0]].get("template_hash") for names in readers.values()}
+    reason = (
+        "their chat templates differ"
+        if len(templates) > 1
+        else "their chat templates have other arguments, or another date"
+    )
+    groups = " | ".join(", ".join(names) for names in readers.values())
+    return (
+        f"These models do not read the same prompt, since {reason}: {groups}. Answers may differ "
+        "for that reason, too."
+    )
+
+
 def answer_together(
     models: LoadedModels,
     names: list[ModelRef],

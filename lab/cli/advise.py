@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from lab import json_text
 from lab.advise import case as cases
-from lab.advise import claims, costs, recommend
+from lab.advise import claims, costs, findings, recommend
 from lab.advise.case import AdviceCase
 from lab.atomic_files import load_json
-from lab.cli.console import Output, say, table
+from lab.cli.console import Output, console, say, table
 from lab.errors import LabError
 
 LARGEST_CASE = 100_000  # bytes of its JSON
@@ -67,7 +68,7 @@ def advise(arguments: argparse.Namespace) -> Output:
         for reason in advice.reasons:
             say(f"  {reason.text}")
         say(f"What would change it: {advice.would_change}.")
-        say("Settings for New run, or for `python -m lab train`:")
+        say("Settings for New run, or for `python -m lab start`:")
         say(json.dumps(advice.to_json()["recommendation"]["settings"], indent=1))
 
     return Output(advice.to_json(), display)
@@ -94,16 +95,22 @@ def show_costs(arguments: argparse.Namespace) -> Output:
 
 def show_claims(arguments: argparse.Namespace) -> Output:
     chosen = [claims.get(arguments.id)] if arguments.id else list(claims.all_claims())
-    findings = [(claim, claims.find(claim.id)) for claim in chosen]
+    answers = []
+    # a dozen models are forecast; a terminal shows how far it is, anything else shows nothing
+    with console.status("Computing …") if not arguments.json else nullcontext() as shown:
+        for place, claim in enumerate(chosen, 1):
+            answers.append((claim, findings.find(claim.id)))
+            if shown is not None:
+                shown.update(f"Computing: {place} of {len(chosen)} claims")
 
     def display() -> None:
         rows = [
             [claim.id, claim.says, finding.value, finding.how, finding.verdict]
-            for claim, finding in findings
+            for claim, finding in answers
         ]
         table("Claims", ["id", "says", "here", "how", "verdict"], rows)
         if arguments.id:
-            for claim, finding in findings:
+            for claim, finding in answers:
                 figures = [
                     [figure.what, figure.printed, f"{figure.here} {figure.unit}", figure.formula]
                     for figure in finding.figures
@@ -119,6 +126,6 @@ def show_claims(arguments: argparse.Namespace) -> Output:
             "how": finding.how,
             "verdict": finding.verdict,
         }
-        for claim, finding in findings
+        for claim, finding in answers
     ]
     return Output({"claims": listed}, display)

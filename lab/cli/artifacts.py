@@ -9,7 +9,7 @@ from typing import Any
 from rich.markup import escape
 
 from lab import paths
-from lab.chat.models import parse
+from lab.chat.models import FORMS, parse
 from lab.cli import downloads
 from lab.cli.console import Output, console, table
 from lab.data import catalog as datasets
@@ -17,7 +17,7 @@ from lab.formatting import size
 
 
 def add(verb: Any) -> None:
-    sub = verb("merge", merge, "a result and its base as one plain model folder")
+    sub = verb("merge", merge, "merge an adapter into its base model")
     sub.add_argument("run", metavar="RUN")
     sub.add_argument("--out", required=True, metavar="DIR", help="a folder that does not exist yet")
     sub.add_argument(
@@ -30,8 +30,8 @@ def add(verb: Any) -> None:
     sub.add_argument("run", metavar="RUN")
     sub.add_argument("file", metavar="FILE", help="a file that does not exist yet")
     sub.add_argument("--type", default="F16", choices=("F32", "F16", "Q8_0"), help="of its weights")
-    sub = verb("evaluate", evaluate, "the loss of models on the same held-out rows")
-    sub.add_argument("models", nargs="+", metavar="MODEL", help="base:ID, run:ID or run:ID@STEP")
+    sub = verb("evaluate", evaluate, "evaluate models on the same held-out examples")
+    sub.add_argument("models", nargs="+", metavar="MODEL", help=FORMS)
     sub.add_argument(
         "--dataset", metavar="SET", help="all rows of this set; else the first run's held-out rows"
     )
@@ -42,7 +42,7 @@ def merge(arguments: argparse.Namespace) -> Output:
 
     result, target = paths.run_dir(arguments.run), Path(arguments.out)
     check(result, target, arguments.precision)  # nothing is downloaded for a merge that cannot be
-    downloads.fetch_bases([parse(f"run:{result.id}")])
+    downloads.fetch_models([parse(f"run:{result.id}")])
     merged = merge(result, target, arguments.precision)
 
     def display() -> None:
@@ -57,7 +57,10 @@ def merge(arguments: argparse.Namespace) -> Output:
 def gguf(arguments: argparse.Namespace) -> Output:
     from lab.export import gguf_file
 
-    written = gguf_file.of_run(paths.run_dir(arguments.run), Path(arguments.file), arguments.type)
+    result, file = paths.run_dir(arguments.run), Path(arguments.file)
+    gguf_file.check(result, file)  # nothing is downloaded for a file that cannot be
+    downloads.fetch_models([parse(f"run:{result.id}")])
+    written = gguf_file.of_run(result, file, arguments.type)
 
     def display() -> None:
         console.print(f"{escape(written['file'])}, {size(written['bytes'])}.", soft_wrap=True)
@@ -74,7 +77,7 @@ def evaluate(arguments: argparse.Namespace) -> Output:
     names = [parse(name) for name in arguments.models]
     if arguments.dataset is not None:
         datasets.resolve(arguments.dataset)  # nothing is downloaded for a set that is not there
-    downloads.fetch_bases(names)
+    downloads.fetch_models(names)
     results = evaluate(names, arguments.dataset)
 
     def display() -> None:

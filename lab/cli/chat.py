@@ -12,10 +12,10 @@ from rich.panel import Panel
 from rich.text import Text
 
 from lab import schema
-from lab.chat.models import ModelRef, parse
+from lab.chat.models import FORMS, ModelRef, parse
 from lab.chat.requests import LONGEST_CONTENT, Bounds
 from lab.chat.settings import GenerationSettings
-from lab.chat.side_by_side import answer_all
+from lab.chat.side_by_side import answer_all, prompt_warning
 from lab.cli import downloads
 from lab.cli.console import Output, console, say
 from lab.errors import LabError, Problem
@@ -34,8 +34,8 @@ OPTIONS = {
 
 
 def add(verb: Any) -> None:
-    sub = verb("chat", run, "ask models the same, with the same template and seed")
-    sub.add_argument("models", nargs="*", metavar="MODEL", help="base:ID, run:ID or run:ID@STEP")
+    sub = verb("chat", run, "ask several models the same question, with the same seed")
+    sub.add_argument("models", nargs="*", metavar="MODEL", help=FORMS)
     sub.add_argument("--prompt", metavar="TEXT")
     sub.add_argument("--receipt", type=Path, metavar="FILE", help="repeat the answer of a receipt")
     sub.add_argument("--system", metavar="TEXT", help="system prompt; default: the first run's")
@@ -62,7 +62,8 @@ def run(arguments: argparse.Namespace) -> Output:
     def display() -> None:
         show(arguments.prompt, answers)
 
-    return Output({"answers": answers}, display)
+    warning = prompt_warning({answer["model"]: answer["receipt"] for answer in answers})
+    return Output({"answers": answers, "warning": warning}, display)
 
 
 def settings(arguments: argparse.Namespace) -> GenerationSettings:
@@ -105,7 +106,7 @@ def _repeat(arguments: argparse.Namespace) -> Output:
 
     if arguments.models or arguments.prompt is not None:
         raise LabError("--receipt names its own model and prompt.", "Give nothing beside it.")
-    repetition = repeat(arguments.receipt)
+    repetition = repeat(arguments.receipt, downloads.fetch_models)
 
     def display() -> None:
         console.print(Panel(Text(repetition.answer["text"]), title=repetition.answer["model"]))
@@ -125,7 +126,7 @@ def ask(
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    downloads.fetch_bases(names)
+    downloads.fetch_models(names)
     conversation = [{"role": "user", "content": prompt}]
     if quiet or not console.is_terminal:
         return answer_all(names, conversation, options)
@@ -144,8 +145,12 @@ def show(prompt: str, answers: list[dict[str, Any]]) -> None:
             console.print(
                 f"[yellow]{escape(entry['model'])}: {escape(entry['receipt']['warning'])}[/]"
             )
-    system = answers[0]["receipt"]["system_prompt"] or "none of ours"
+    system = answers[0]["receipt"]["system_prompt"] or "none"
+    warning = prompt_warning({answer["model"]: answer["receipt"] for answer in answers})
+    if warning:
+        console.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
+    same = "Same question" if warning else f"Same prompt ({receipt['prompt_hash']})"
     console.print(
-        f"[dim]Same prompt ({receipt['prompt_hash']}), system prompt ({escape(system)}), "
+        f"[dim]{same}, system prompt ({escape(system)}), "
         f"seed {receipt['seed']}, {receipt['dtype']}.[/dim]"
     )

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
 
 from lab import paths
+from lab.atomic_files import write_atomic
 from lab.cli.console import Output, console, loss, table
 from lab.cli.race import show as show_race
 from lab.compare import race
 from lab.compare.comparison import AXES, UNITS, compare
 from lab.errors import LabError
 from lab.formatting import count, duration, size
+from lab.paths import RunDir
+from lab.schema import quote
 
 
 def add(verb: Any) -> None:
@@ -23,6 +29,9 @@ def add(verb: Any) -> None:
         "--by",
         choices=list(AXES),
         help="equal terms: the axis; a race's own budget, or steps, if left out",
+    )
+    sub.add_argument(
+        "--html", metavar="FILE", help="write the report that Compare exports: opens offline"
     )
 
 
@@ -36,14 +45,33 @@ def run(arguments: argparse.Namespace) -> Output:
         runs = [paths.run_dir(name) for name in arguments.runs]
     by = race.axis_of(runs[0]) if is_race else "step"
     answer = compare(runs, arguments.by or by)
+    if arguments.html:
+        answer["html"] = _write_report(Path(arguments.html), runs)
 
     def display() -> None:
         if is_race:
             show_race(answer)
         else:
             show(answer)
+        if arguments.html:
+            console.print(f"Report: {escape(answer['html'])}", soft_wrap=True)
 
     return Output(answer, display)
+
+
+def _write_report(file: Path, runs: list[RunDir]) -> str:
+    """Its path. The charts are those of the pages, so that a process of theirs draws them."""
+    if file.exists():
+        raise LabError(f"'{quote(str(file))}' exists.", "Choose another name.")
+    if not file.absolute().parent.is_dir():
+        raise LabError(f"'{quote(str(file.parent))}' is no folder.", "Make it first.")
+    command = [sys.executable, "-m", "lab.ui.compare_export", *(run.id for run in runs)]
+    done = subprocess.run(command, cwd=paths.ROOT, capture_output=True, check=False)
+    if done.returncode:
+        reason = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise LabError(f"The report was not written: {quote(reason)}.", "Look at the runs first.")
+    write_atomic(file, done.stdout.decode("utf-8"))
+    return str(file)
 
 
 def show(answer: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from lab.cli.console import Output, console, say, table
-from lab.compare import evidence
+from lab.compare import evidence, race_outcome
 
 
 def add(verb: Any) -> None:
@@ -14,6 +14,7 @@ def add(verb: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Output:
+    race_outcome.keep_ended()
     known = evidence.all_evidence()
 
     def display() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import copy
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +13,45 @@ from rich.markup import escape
 from lab import spec
 from lab.cli import follow, hub_data
 from lab.cli.console import Output, console, loss, say, table
-from lab.compare import race
+from lab.compare import race, race_file, race_outcome, race_scores, race_start, ready_races
 from lab.compare.comparison import UNITS, compare
 from lab.compare.race import Budget
+from lab.compare.race_file import PROBE
+from lab.compare.race_start import PlannedRun, RaceForecast, RaceTerms
+from lab.compare.ready_races import ReadyRace
 from lab.errors import LabError
 from lab.formatting import count, duration, size
+from lab.paths import RunDir
+from lab.runs import ladder
 from lab.runs.status import status
 
 
 def add(verb: Any) -> None:
-    sub = verb("race", run, "several methods on the same data and budget, one table at the end")
-    sub.add_argument("spec", metavar="SPEC.json")
-    sub.add_argument("--methods", required=True, metavar="A,B,C", help="the methods to race")
+    sub = verb("race", run, "compare several methods on the same data and budget")
+    sub.add_argument("spec", nargs="?", metavar="SPEC.json")
+    sub.add_argument("--ready", metavar="NAME", help="a race that comes with the lab")
+    sub.add_argument(
+        "--methods",
+        default="",
+        metavar="A,B,C",
+        help="the methods to race, unless the file lists its contestants",
+    )
     sub.add_argument(
         "--budget",
         metavar="AXIS=NUMBER",
         help="what each run may use: tokens, seconds, flops or steps; else what the spec says",
     )
-    sub.add_argument("--seeds", type=int, default=1, metavar="N", help="runs of each method")
+    sub.add_argument("--seeds", type=int, metavar="N", help="runs of each method, by default 1")
+    sub.add_argument(
+        "--ladder",
+        type=int,
+        metavar="N",
+        help="N short runs a method at different learning rates choose the rate that is trained "
+        "beside the method's default: 3 or 5",
+    )
+    sub.add_argument(
+        "--plan", action="store_true", help="say what the race would take, and start nothing"
+    )
     sub.add_argument("--wait", action="store_true", help="wait until all have ended, then compare")
     sub.add_argument(
         "--set",
@@ -42,42 +65,127 @@ def add(verb: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> Output:
     quiet = arguments.json
-    value = spec.override(spec.load(Path(arguments.spec)), arguments.settings)
-    budget = Budget.parse(arguments.budget) if arguments.budget else None
-    if arguments.seeds < 1:
-        raise LabError(f"--seeds is {arguments.seeds}.", "Give 1 or more.")
+    value, ready = _value(arguments)
+    text = arguments.budget or (ready.budget if ready else "")
+    budget = Budget.parse(text) if text else None
+    seeds = arguments.seeds if arguments.seeds is not None else ready.seeds if ready else 1
+    rungs = arguments.ladder if arguments.ladder is not None else ready.ladder if ready else 0
+    if seeds < 1:
+        raise LabError(f"--seeds is {seeds}.", "Give 1 or more.")
     names = [name.strip() for name in arguments.methods.split(",") if name.strip()]
+    race_start.check_number(1, 1, rungs)
     hub_data.fetch_missing(value)
-    specs, notes = race.race_specs(value, names, budget)
-    checked_runs = race.check(specs, arguments.seeds)
-    race_id, runs = race.start(checked_runs)
+    racing = race.contestants(value, names)
+    specs, notes = race.contestant_specs(value, racing, budget)
+    planned = race_start.check(specs, seeds, rungs)
+    unfair = race_start.unfairness(budget, {each.contestant: each.checked for each in planned})
+    notes += [unfair] if unfair else []
+    total = race_start.forecast(planned)
+    if not quiet:
+        _show_plan(total, notes)
+    if arguments.plan:
+        return Output({"notes": notes, "forecast": asdict(total)}, lambda: None)
+    race_id, runs = race_start.start(
+        planned,
+        RaceTerms(
+            title=ready.title if ready else str(value.get("name", "")),
+            question=ready.question if ready else "",
+            ready=ready.name if ready else "",
+            budget=budget,
+            ladder=rungs,
+            contestants=tuple(racing),
+            notes=tuple(notes),
+            tests=ready.tests if ready else (),
+            score_set=ready.score_set if ready else "",
+            score_most=ready.score_most if ready else 50,
+            spec=value,
+        ),
+    )
     if not quiet:
         console.print(f"[bold]{race_id}[/bold]: {len(runs)} runs in the queue")
-        for note in notes:
-            console.print(escape(note))
     if not arguments.wait:
-        started = [
-            {
-                "id": started_run.id,
-                "method": checked.spec.method["name"],
-                "seed": checked.spec.train.seed,
-                "state": status(started_run).state,
-            }
-            for started_run, checked in zip(runs, checked_runs, strict=True)
-        ]
-
-        def show_started() -> None:
-            rows = [[run["method"], str(run["seed"]), run["id"]] for run in started]
-            table("Runs", ["method", "seed", "id"], rows)
-            console.print(f"When they have ended: python -m lab compare {race_id}")
-
-        return Output({"race": race_id, "notes": notes, "runs": started}, show_started)
+        return _started(race_id, notes, planned, runs, total)
     failed = 0
-    for started_run, checked in zip(runs, checked_runs, strict=True):
-        ended = follow.follow(started_run, checked.spec.name, quiet=quiet)
+    for started_run, each in zip(runs, planned, strict=True):
+        ended = follow.follow(started_run, each.spec.name, quiet=quiet)
         if ended.state in ("failed", "crashed"):
             failed += 1
             say(f"{started_run.id} {ended.state}: {ended.message} {ended.hint}".strip(), error=True)
+    compared = [
+        run
+        for run, each in zip(runs, planned, strict=True)
+        if each.role != PROBE and not ladder.is_needless(run)
+    ]
+    _score(race_id)
+    return _result(race_id, compared, notes, failed)
+
+
+def _value(arguments: argparse.Namespace) -> tuple[dict[str, Any], ReadyRace | None]:
+    """(what the contestants share, the ready race). Raises LabError."""
+    if (arguments.spec is None) == (arguments.ready is None):
+        raise LabError(
+            "A race needs a file or a ready race, and not both.",
+            "Write race SPEC.json --methods A,B or race --ready NAME.",
+        )
+    if arguments.ready is None:
+        value = spec.load(Path(arguments.spec))
+        return spec.override(value, arguments.settings), None
+    ready = ready_races.get(arguments.ready)
+    value = copy.deepcopy(dict(ready.spec))
+    if not arguments.methods:
+        value["contestants"] = [asdict(contestant) for contestant in ready.contestants]
+    return spec.override(value, arguments.settings), ready
+
+
+def _show_plan(total: RaceForecast, notes: list[str]) -> None:
+    about = "" if total.is_measured else "about "
+    time = f"{about}{duration(total.seconds)}" if total.seconds is not None else "unknown time"
+    console.print(
+        f"{total.runs} runs: {time}, {size(total.peak_bytes)} of memory at most, "
+        f"{size(total.disk_bytes)} of disk"
+    )
+    for note in notes:
+        console.print(escape(note))
+
+
+def _started(
+    race_id: str,
+    notes: list[str],
+    planned: list[PlannedRun],
+    runs: list[RunDir],
+    total: RaceForecast,
+) -> Output:
+    started = [
+        {
+            "id": run.id,
+            "contestant": each.contestant,
+            "method": each.spec.method["name"],
+            "seed": each.seed,
+            "role": each.role,
+            "state": status(run).state,
+        }
+        for run, each in zip(runs, planned, strict=True)
+    ]
+
+    def display() -> None:
+        rows = [[run["contestant"], run["role"], str(run["seed"]), run["id"]] for run in started]
+        table("Runs", ["contestant", "for", "seed", "id"], rows)
+        console.print(f"When they have ended: python -m lab compare {race_id}")
+
+    answer = {"race": race_id, "notes": notes, "forecast": asdict(total), "runs": started}
+    return Output(answer, display)
+
+
+def _score(race_id: str) -> None:
+    """Score the results where the race asks for it, and keep what the race has shown."""
+    stored = race_file.load(race_id)
+    if race_scores.is_due(stored):
+        say(f"Scoring on {stored.score_set} …", error=True)
+        race_scores.measure(stored)
+    race_outcome.keep_ended()
+
+
+def _result(race_id: str, runs: list[RunDir], notes: list[str], failed: int) -> Output:
     answer = compare(runs, race.axis_of(runs[0]))
 
     def display() -> None:

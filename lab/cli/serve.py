@@ -7,7 +7,8 @@ import os
 import secrets
 from typing import Any
 
-from lab.chat.models import parse
+from lab.chat.models import FORMS, parse
+from lab.cli import downloads
 from lab.cli.console import Output, say
 from lab.errors import LabError
 
@@ -16,7 +17,7 @@ SHORTEST_KEY = 16  # characters
 
 def add(verb: Any) -> None:
     sub = verb("serve", run, "answer OpenAI's API on this machine, until Ctrl-C")
-    sub.add_argument("models", nargs="+", metavar="MODEL", help="base:ID, run:ID or run:ID@STEP")
+    sub.add_argument("models", nargs="+", metavar="MODEL", help=FORMS)
     sub.add_argument("--port", type=int, default=8600, help="0 takes a free one; default: 8600")
 
 
@@ -50,6 +51,7 @@ def _serve(names: list[Any], key: str, port: int) -> None:
         raise LabError(
             f"Port {port} cannot be used: {error.strerror}.", "Choose another --port."
         ) from None
+    downloads.fetch_models(names)
     models = LoadedModels()
     in_use = frozenset(named.name for named in names)
     for named in names:

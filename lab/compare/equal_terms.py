@@ -41,20 +41,23 @@ class EqualTerms:
         return "Comparable with a remark" if self.remarks else "Comparable"
 
 
-def equal_terms(contestants: Sequence[Contestant], names: Names) -> EqualTerms:
-    """The terms of two contestants or more; of one alone there is nothing to compare."""
+def equal_terms(
+    contestants: Sequence[Contestant], names: Names, stored: Callable[[str], str] = str
+) -> EqualTerms:
+    """The terms of two contestants or more; of one alone there is nothing to compare. `stored`
+    writes the names of models and datasets, and settings, as the caller shows them."""
     runs = [run for contestant in contestants for run in contestant.runs]
     if len(contestants) < 2:
         return EqualTerms((), (), "")
     unequal = [
-        *_other_base(runs),
-        *_other_data(runs),
+        *_other_base(runs, stored),
+        *_other_data(runs, stored),
         *_unfinished(contestants, names),
         *_other_tokens(runs),
     ]
     default_rates = any(run.is_rate_default for run in runs)
     is_tuned = not default_rates or len({run.entry.method for run in runs}) == 1
-    remarks = _remarks(contestants, runs)
+    remarks = _remarks(contestants, runs, stored)
     if not is_tuned:
         remarks.append("Learning rates are defaults, not tuned.")
     return EqualTerms(tuple(unequal), tuple(remarks), _same(runs), is_tuned)
@@ -64,32 +67,34 @@ def _differ(runs: Sequence[RunFigures], value: Callable[[RunFigures], Any]) -> b
     return len({str(value(run)) for run in runs}) > 1
 
 
-def _listed(runs: Sequence[RunFigures], value: Callable[[RunFigures], Any]) -> str:
+def _listed(
+    runs: Sequence[RunFigures], value: Callable[[RunFigures], Any], stored: Callable[[str], str]
+) -> str:
     """The different values, in the order of the runs."""
-    return ", ".join(dict.fromkeys(str(value(run)) for run in runs))
+    return ", ".join(stored(text) for text in dict.fromkeys(str(value(run)) for run in runs))
 
 
 def _data(run: RunFigures, key: str) -> Any:
     return part(run.spec, "data").get(key)
 
 
-def _other_base(runs: Sequence[RunFigures]) -> list[str]:
+def _other_base(runs: Sequence[RunFigures], stored: Callable[[str], str] = str) -> list[str]:
     reasons = []
     if _differ(runs, lambda run: run.base):
-        models = _listed(runs, lambda run: short_id(run.entry.model))
+        models = _listed(runs, lambda run: short_id(run.entry.model), stored)
         reasons.append(f"They start from different base models: {models}.")
     if _differ(runs, lambda run: run.spec.get("init_from_run") or ""):
         reasons.append("One of them continues from the weights of another run.")
     return reasons
 
 
-def _other_data(runs: Sequence[RunFigures]) -> list[str]:
+def _other_data(runs: Sequence[RunFigures], stored: Callable[[str], str]) -> list[str]:
     reasons = []
     template = ("template", "template_args", "system_prompt")
     if any(_differ(runs, lambda run, key=key: _data(run, key)) for key in template):  # type: ignore[misc]
         reasons.append("They use different chat templates or system prompts.")
     if _differ(runs, lambda run: run.data_hash) and _differ(runs, _examples):
-        datasets = _listed(runs, lambda run: short_id(run.entry.dataset))
+        datasets = _listed(runs, lambda run: short_id(run.entry.dataset), stored)
         what = f": {datasets}" if ", " in datasets else ", cut or rendered in different ways"
         reasons.append(f"They trained on different examples{what}.")
     if _differ(runs, lambda run: run.held_out_hash):
@@ -136,7 +141,9 @@ def _other_tokens(runs: Sequence[RunFigures]) -> list[str]:
     return [f"They trained on different numbers of tokens: {numbers}."]
 
 
-def _remarks(contestants: Sequence[Contestant], runs: Sequence[RunFigures]) -> list[str]:
+def _remarks(
+    contestants: Sequence[Contestant], runs: Sequence[RunFigures], stored: Callable[[str], str]
+) -> list[str]:
     remarks = []
     seeds = {contestant.seeds for contestant in contestants}
     if len({len(each) for each in seeds}) > 1:
@@ -148,9 +155,9 @@ def _remarks(contestants: Sequence[Contestant], runs: Sequence[RunFigures]) -> l
     if _differ(runs, lambda run: _data(run, "packing")):
         remarks.append("Some pack several examples into a row.")
     if _differ(runs, _batch):
-        remarks.append(f"Batch sizes differ: {_listed(runs, _batch)}.")
+        remarks.append(f"Batch sizes differ: {_listed(runs, _batch, stored)}.")
     if _differ(runs, _precision):
-        remarks.append(f"Precisions differ: {_listed(runs, _precision)}.")
+        remarks.append(f"Precisions differ: {_listed(runs, _precision, stored)}.")
     if _differ(runs, lambda run: run.device):
         remarks.append("They ran on different devices: time, memory and energy do not compare.")
     return remarks

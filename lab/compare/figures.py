@@ -19,7 +19,7 @@ NOTHING = "–"
 
 
 @dataclass(frozen=True)
-class Figure:
+class ComparedFigure:
     """A row of the table. `better` is LOWER, HIGHER, or "" where neither is."""
 
     key: str
@@ -29,18 +29,20 @@ class Figure:
 
 
 FIGURES = (
-    Figure("loss", "Evaluation loss", LOWER, "nats per token"),
-    Figure("perplexity", "Perplexity", LOWER),
-    Figure("forgetting", "Forgetting (rise on the base's own answers)", LOWER, "nats per token"),
-    Figure("kl", "KL divergence from the base", LOWER, "nats per token"),
-    Figure("peak_bytes", "Peak memory", LOWER, "bytes"),
-    Figure("seconds", "Training time", LOWER, "s"),
-    Figure("tokens_per_s", "Tokens per second", HIGHER, "tokens/s"),
-    Figure("energy_wh", "Energy", LOWER, "Wh"),
-    Figure("cost", "Cost", LOWER, "USD"),
-    Figure("flops", "Compute", LOWER, "FLOPs"),
-    Figure("trainable", "Trainable parameters", ""),
-    Figure("artifact_bytes", "Size of the result", LOWER, "bytes"),
+    ComparedFigure("loss", "Evaluation loss", LOWER, "nats per token"),
+    ComparedFigure("perplexity", "Perplexity", LOWER),
+    ComparedFigure(
+        "forgetting", "Forgetting (rise on the base's own answers)", LOWER, "nats per token"
+    ),
+    ComparedFigure("kl", "KL divergence from the base", LOWER, "nats per token"),
+    ComparedFigure("peak_bytes", "Peak memory", LOWER, "bytes"),
+    ComparedFigure("seconds", "Training time", LOWER, "s"),
+    ComparedFigure("tokens_per_s", "Tokens per second", HIGHER, "tokens/s"),
+    ComparedFigure("energy_wh", "Energy", LOWER, "Wh"),
+    ComparedFigure("cost", "Cost", LOWER, "USD"),
+    ComparedFigure("flops", "Compute", LOWER, "FLOPs"),
+    ComparedFigure("trainable", "Trainable parameters", ""),
+    ComparedFigure("artifact_bytes", "Size of the result", LOWER, "bytes"),
 )
 BY_KEY = {figure.key: figure for figure in FIGURES}
 
@@ -58,7 +60,7 @@ class Cell:
 class Row:
     """`base` is None where the base has no such figure; `cells` are in the contestants' order."""
 
-    figure: Figure
+    figure: ComparedFigure
     base: float | None
     cells: tuple[Cell, ...]
 
@@ -107,7 +109,7 @@ def base_value(contestants: Sequence[Contestant], key: str) -> float | None:
 
 def _best(
     contestants: Sequence[Contestant],
-    figure: Figure,
+    figure: ComparedFigure,
     values: list[float | None],
     base: float | None,
     price: float,
@@ -127,7 +129,7 @@ def _best(
     return first if abs(apart) > floor else None
 
 
-def text(figure: Figure, value: float | None, half: float | None = None) -> str:
+def text(figure: ComparedFigure, value: float | None, half: float | None = None) -> str:
     """The value as a page shows it: "2.412 ± 0.018", "2.18 GB", "+0.06", "4 min 10 s"."""
     if value is None or not math.isfinite(value):
         return NOTHING

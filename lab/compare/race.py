@@ -1,26 +1,22 @@
 """The same data and budget for several methods: one spec becomes a run for each method and seed.
 
-Everything is checked before anything starts. The runs go into the queue; the race's id is a tag
-on each of them, so that they can be found together afterwards.
+What a race is; `race_start.py` checks it, adds the ladder of learning rates and queues its runs,
+`race_file.py` keeps it. Its id is a tag on each of its runs.
 """
 
 from __future__ import annotations
 
 import copy
-import random
 import re
-import shutil
-import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from lab import methods, paths
 from lab.atomic_files import part, read_object
-from lab.checked_run import CheckedRun
 from lab.errors import LabError, Problem, SpecError
 from lab.paths import RunDir
-from lab.preflight import same_commits
-from lab.runs import actions, index
+from lab.runs import index, ladder
 from lab.schema import quote, unknown_key
 from lab.spec_sections import TrainSpec
 
@@ -32,7 +28,13 @@ BUDGETS = {
 }
 AXES = {"tokens": "tokens", "seconds": "seconds", "flops": "flops", "steps": "step"}
 INTEGER_BUDGETS = ("tokens", "steps")
+MOST_CONTESTANTS = 12
 MOST_RUNS = 200
+LONGEST_CONTESTANT = 60  # characters of a name
+SETTING = re.compile(r"(method|train|data)\.(?!name$)[a-z_0-9]+", re.ASCII)
+# keys of a race's file that are no spec's
+OF_THE_RACE = ("methods", "method", "contestants")
+PROBE_TAG = "probe"  # of the short runs that choose a learning rate
 RACE_ID = re.compile(r"race-[0-9]{8}-[0-9]{6}-[a-z0-9]{4}", re.ASCII)
 
 
@@ -61,74 +63,140 @@ class Budget:
         return Budget(axis, limit)
 
 
-def race_specs(
-    value: dict[str, Any], names: list[str], budget: Budget | None
-) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """(a spec for each method, what a person should know). Raises SpecError.
+@dataclass(frozen=True)
+class RaceContestant:
+    """A way to train: a method, and what of the race's spec it has otherwise, by dotted keys such
+    as `method.rank` or `train.learning_rate`. `name` is unique within the race."""
 
-    `value` may hold `methods`: {"lora": {"rank": 8, "learning_rate": 1e-3}}; its other keys are a
-    spec's, and `method` is ignored. Where one method cannot pack, none packs, so that all
-    see the same rows in the same order.
-    """
+    name: str = ""
+    method: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def contestants(value: dict[str, Any], names: list[str]) -> list[RaceContestant]:
+    """Those that `value` lists under `contestants`, else one for each method of `names` with its
+    options under `methods`: {"lora": {"rank": 8, "learning_rate": 1e-3}}. Raises SpecError."""
+    listed = value.get("contestants")
+    if listed is not None and not names:
+        return _listed(listed)
     problems = _unknown(names)
-    method_overrides = value.get("methods", {})
-    if not isinstance(method_overrides, dict) or not all(
-        isinstance(method_options, dict) for method_options in method_overrides.values()
+    overrides = value.get("methods", {})
+    if not isinstance(overrides, dict) or not all(
+        isinstance(method_options, dict) for method_options in overrides.values()
     ):
         problems.append(
             Problem(
-                "methods",
-                f'must be an object such as {{"lora": {{}}}}, is {quote(method_overrides)}.',
+                "methods", f'must be an object such as {{"lora": {{}}}}, is {quote(overrides)}.'
             )
         )
-        method_overrides = {}
+        overrides = {}
     known = methods.names()
     problems += [
         Problem(f"methods.{quote(name)}", unknown_key(name, known))
-        for name in method_overrides
+        for name in overrides
         if name not in known
     ]
-    for section in ("train", "data"):
-        if not isinstance(value.get(section, {}), dict):
-            problems.append(Problem(section, f"must be an object, is {quote(value[section])}."))
+    if problems:
+        raise SpecError(problems)
+    return [
+        RaceContestant(
+            name,
+            name,
+            {
+                "train.learning_rate" if key == "learning_rate" else f"method.{key}": option
+                for key, option in overrides.get(name, {}).items()
+            },
+        )
+        for name in names
+    ]
+
+
+def _listed(listed: Any) -> list[RaceContestant]:
+    """The contestants of a race's file. Raises SpecError."""
+    if not isinstance(listed, list) or not all(isinstance(each, dict) for each in listed):
+        raise SpecError([Problem("contestants", f"must be a list of objects, is {quote(listed)}.")])
+    problems, result = [], []
+    for place, each in enumerate(listed):
+        settings = each.get("settings", {})
+        if not isinstance(settings, dict) or not all(SETTING.fullmatch(key) for key in settings):
+            problems.append(
+                Problem(
+                    f"contestants.{place}.settings",
+                    'must be an object of dotted keys such as {"method.rank": 8}, '
+                    f"is {quote(settings)}.",
+                )
+            )
+            settings = {}
+        name = str(each.get("name") or each.get("method", ""))
+        result.append(
+            RaceContestant(name[:LONGEST_CONTESTANT], str(each.get("method", "")), settings)
+        )
+    problems += _unknown([each.method for each in result], [each.name for each in result])
+    if problems:
+        raise SpecError(problems)
+    return result
+
+
+def contestant_specs(
+    value: dict[str, Any], racing: list[RaceContestant], budget: Budget | None
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """(a spec for each contestant by its name, what a person should know). Raises SpecError.
+
+    The keys of `value` are a spec's; its `method` is ignored. Where one method cannot pack, none
+    packs, so that all see the same rows in the same order.
+    """
+    problems = [
+        Problem(section, f"must be an object, is {quote(value[section])}.")
+        for section in ("train", "data")
+        if not isinstance(value.get(section, {}), dict)
+    ]
     if problems:
         raise SpecError(problems)
     notes = []
-    cannot = [methods.get(name).title for name in names if not methods.get(name).can_pack]
+    titles = {each.method: methods.get(each.method) for each in racing}
+    cannot = [method.title for method in titles.values() if not method.can_pack]
     data = dict(value.get("data", {}))
     if cannot and data.get("packing", "auto") not in ("off", False):
         data["packing"] = "off"
         notes.append(f"Packing is off for all: {', '.join(cannot)} cannot train on packed rows.")
+    train = dict(value.get("train", {}))
+    if budget is not None:
+        train |= dict.fromkeys(BUDGETS.values())
+        whole = budget.axis in INTEGER_BUDGETS
+        train[BUDGETS[budget.axis]] = int(budget.amount) if whole else budget.amount
+    shared = {key: item for key, item in value.items() if key not in OF_THE_RACE}
     specs = {}
-    for name in names:
-        options = {
-            key: item
-            for key, item in method_overrides.get(name, {}).items()
-            if key != "learning_rate"
-        }
-        train = dict(value.get("train", {}))
-        if "learning_rate" in method_overrides.get(name, {}):
-            train["learning_rate"] = method_overrides[name]["learning_rate"]
-        if budget is not None:
-            train |= dict.fromkeys(BUDGETS.values())
-            whole = budget.axis in INTEGER_BUDGETS
-            train[BUDGETS[budget.axis]] = int(budget.amount) if whole else budget.amount
-        shared = {key: item for key, item in value.items() if key not in ("methods", "method")}
-        title = f"{value['name']} · {name}" if value.get("name") else f"race · {name}"
-        specs[name] = copy.deepcopy(
+    for each in racing:
+        title = f"{value['name']} · {each.name}" if value.get("name") else f"race · {each.name}"
+        spec = copy.deepcopy(
             shared
-            | {"name": title, "method": {"name": name, **options}, "data": data, "train": train}
+            | {"name": title, "method": {"name": each.method}, "data": data, "train": dict(train)}
         )
+        for key, setting in each.settings.items():
+            section, _, name = key.partition(".")
+            spec[section][name] = setting
+        specs[each.name] = spec
     return specs, notes
 
 
-def _unknown(names: list[str]) -> list[Problem]:
-    problems = []
+def race_specs(
+    value: dict[str, Any], names: list[str], budget: Budget | None
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """As `contestant_specs`, for the contestants of `value` and `names`. Raises SpecError."""
+    return contestant_specs(value, contestants(value, names), budget)
+
+
+def _unknown(names: list[str], titles: list[str] | None = None) -> list[Problem]:
+    titles, problems = titles if titles is not None else names, []
     if len(names) < 2:
         problems.append(Problem("--methods", "a race needs two methods or more."))
-    if len(set(names)) < len(names):
+    if len(names) > MOST_CONTESTANTS:
+        problems.append(
+            Problem("--methods", f"a race has at most {MOST_CONTESTANTS}, not {len(names)}.")
+        )
+    if len(set(titles)) < len(titles):
         problems.append(Problem("--methods", "a method is named twice."))
-    for name in names:
+    for name in dict.fromkeys(names):
         try:
             methods.get(name)
         except LabError as error:
@@ -136,81 +204,17 @@ def _unknown(names: list[str]) -> list[Problem]:
     return problems
 
 
-def check(specs: dict[str, dict[str, Any]], seeds: int) -> list[CheckedRun]:
-    """A checked run for each seed and method, seed by seed. Raises SpecError with the problems
-    of all methods, each under its method's name."""
-    if not 1 <= seeds * len(specs) <= MOST_RUNS:
-        raise LabError(
-            f"{seeds} seeds of {len(specs)} methods are {seeds * len(specs)} runs.",
-            f"A race has 1 to {MOST_RUNS}.",
-        )
-    problems: list[Problem] = []
-    checked: dict[str, CheckedRun] = {}
-    for name, spec in specs.items():
-        try:
-            checked[name] = same_commits.check(spec, next(iter(checked.values()), None))
-        except SpecError as error:
-            problems += [
-                Problem(f"{name}: {problem.field}", problem.message) for problem in error.problems
-            ]
-    need = seeds * sum(run.forecast.disk.total for run in checked.values() if run.forecast.disk)
-    home = next(folder for folder in [paths.home(), *paths.home().parents] if folder.exists())
-    free = shutil.disk_usage(home).free
-    if need > free:
-        problems.append(
-            Problem(
-                "train.save_steps",
-                f"not enough disk: all runs together may need {need / 1e9:.2f} GB, "
-                f"{free / 1e9:.2f} GB are free. Set train.save_steps to 0, or race fewer.",
-            )
-        )
-    if problems:
-        raise SpecError(problems)
-    return [with_seed(run, place, seeds) for place in range(seeds) for run in checked.values()]
-
-
-def with_seed(checked: CheckedRun, seed_index: int, seeds: int) -> CheckedRun:
-    """The run with another seed; nothing else of it depends on that."""
-    if seeds == 1:
-        return checked
-    spec = checked.spec
-    seed = (spec.train.seed + seed_index) % 2**32
-    requested = copy.deepcopy(checked.requested)
-    requested.setdefault("train", {})["seed"] = seed
-    spec = replace(
-        spec,
-        name=f"{spec.name} · seed {seed}"[: index.LONGEST_NAME],
-        train=replace(spec.train, seed=seed),
-    )
-    return replace(checked, spec=spec, requested=requested)
-
-
-def start(checked: list[CheckedRun]) -> tuple[str, list[RunDir]]:
-    """(the race's id, its runs, in the queue). Raises LabError, and leaves no run behind then."""
-    letters = "".join(random.SystemRandom().choices(paths.LETTERS, k=4))
-    race = f"race-{time.strftime('%Y%m%d-%H%M%S')}-{letters}"
-    runs: list[RunDir] = []
-    try:
-        for each in checked:
-            runs.append(actions.create(each))
-            index.update_labels(runs[-1], tags=race)
-    except LabError:
-        for run in runs:
-            actions.delete(run)
-        raise
-    for run in runs:
-        actions.submit(run)
-    return race, runs
-
-
 def runs_of(race: str) -> list[RunDir]:
-    """The runs of a race in the order they were made in. Raises LabError if there are none."""
+    """The runs that a race compares, in the order they were made in: without the short ones of its
+    ladder, and without what these have made needless. Raises LabError if there are none."""
     if not RACE_ID.fullmatch(race):
         raise LabError(f"'{quote(race)}' is not a race.", "Write race-DATE-TIME-LETTERS.")
     entries = [entry for entry in index.entries() if race in entry.tags]
     if not entries:
         raise LabError(f"There is no run of {race}.", "`python -m lab runs` lists all runs.")
-    return [paths.run_dir(entry.id) for entry in sorted(entries, key=lambda entry: entry.created)]
+    entries.sort(key=lambda entry: entry.created)
+    runs = [paths.run_dir(entry.id) for entry in entries if PROBE_TAG not in entry.tags]
+    return [run for run in runs if not ladder.is_needless(run)]
 
 
 def axis_of(run: RunDir) -> str:

@@ -43,7 +43,7 @@ class Badge:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ComparisonVerdict:
     """`case` names the sentence that holds; `headline` and `detail` are in words, with names as the
     caller wrote them. `best` and `second` are ids."""
 
@@ -56,21 +56,23 @@ class Verdict:
     difference: PairedDifference | None = None
 
 
-def verdict(contestants: Sequence[Contestant], terms: EqualTerms, names: Names) -> Verdict:
+def verdict(
+    contestants: Sequence[Contestant], terms: EqualTerms, names: Names
+) -> ComparisonVerdict:
     """The first case that holds."""
     if len(contestants) > 1 and terms.unequal:
         headline = "No verdict: the runs are not comparable."
-        return Verdict("unequal", headline, terms.unequal[0])
+        return ComparisonVerdict("unequal", headline, terms.unequal[0])
     if len(contestants) > 1 and not all(each.has_ended for each in contestants):
         return _so_far(contestants, names)
     ranked = ranking(contestants)
     if not ranked:
-        return Verdict("unmeasured", "Nothing has been evaluated yet.")
+        return ComparisonVerdict("unmeasured", "Nothing has been evaluated yet.")
     base = _base_loss(contestants)
     best = ranked[0]
     loss = best.value("loss") or 0.0
     if base is not None and loss >= base:
-        return Verdict("base", f"None is better than the base ({base:.2f}).", best=None)
+        return ComparisonVerdict("base", f"None is better than the base ({base:.2f}).", best=None)
     if len(ranked) == 1:
         return _alone(best, base, names)
     return _best_of(ranked, names)
@@ -87,23 +89,23 @@ def _base_loss(contestants: Sequence[Contestant]) -> float | None:
     return next((value for value in values if value is not None), None)
 
 
-def _alone(best: Contestant, base: float | None, names: Names) -> Verdict:
+def _alone(best: Contestant, base: float | None, names: Names) -> ComparisonVerdict:
     loss = best.value("loss") or 0.0
     if base is None:
         headline = f"{names(best)} has an evaluation loss of {loss:.2f}"
-        return Verdict("alone", headline, "Its base was not measured.", best=best.id)
+        return ComparisonVerdict("alone", headline, "Its base was not measured.", best=best.id)
     headline = f"{names(best)} is better than the base: {loss:.2f} against {base:.2f}"
     difference = difference_to_base(best)
     if difference is None or not math.isfinite(difference.half):
-        return Verdict("alone", headline, best=best.id, difference=difference)
+        return ComparisonVerdict("alone", headline, best=best.id, difference=difference)
     detail = (
         f"{plus_minus(difference)} below it (95 % interval, paired by example; better on "
         f"{difference.lower} of {difference.rows})."
     )
-    return Verdict("alone", headline, detail, best=best.id, difference=difference)
+    return ComparisonVerdict("alone", headline, detail, best=best.id, difference=difference)
 
 
-def _best_of(ranked: list[Contestant], names: Names) -> Verdict:
+def _best_of(ranked: list[Contestant], names: Names) -> ComparisonVerdict:
     best, second = ranked[:2]
     difference = loss_difference(best, second)
     badges = tuple(compare_badges(best, second))
@@ -117,26 +119,27 @@ def _best_of(ranked: list[Contestant], names: Names) -> Verdict:
             f"{_gap(second, best):.2f} below {names(second)} by the means. How sure that is cannot "
             f"be said: the losses of single examples were not recorded.{others}"
         )
-        return Verdict("means", headline, detail, badges, **ids)  # type: ignore[arg-type]
+        return ComparisonVerdict("means", headline, detail, badges, **ids)  # type: ignore[arg-type]
     if not difference.is_shown:
         headline = (
             f"No difference shown between {names(best)} and {names(second)}: "
             f"{plus_minus(difference)}."
         )
+        others = others.replace("above it.", f"above {names(best)}.")
         detail = (others + _seeds(best, second, names)).strip()
-        return Verdict("no difference", headline, detail, badges, **ids)  # type: ignore[arg-type]
+        return ComparisonVerdict("no difference", headline, detail, badges, **ids)  # type: ignore[arg-type]
     if difference.seeds < 2:
         detail = (
             f"{plus_minus(difference)} below {names(second)} by example."
             f"{_seeds(best, second, names)}{others}"
         )
-        return Verdict("one seed", headline, detail, badges, **ids)  # type: ignore[arg-type]
+        return ComparisonVerdict("one seed", headline, detail, badges, **ids)  # type: ignore[arg-type]
     how = "95 % interval, by seed"
     if difference.rows:
         how = f"95 % interval, paired by example; better on {difference.lower} of {difference.rows}"
     detail = f"{plus_minus(difference)} below {names(second)} ({how}).{others}"
     badges = (Badge("loss", "Difference shown"), *badges)
-    return Verdict("shown", headline, detail, badges, **ids)  # type: ignore[arg-type]
+    return ComparisonVerdict("shown", headline, detail, badges, **ids)  # type: ignore[arg-type]
 
 
 def _seeds(best: Contestant, second: Contestant, names: Names) -> str:
@@ -227,7 +230,7 @@ def share(change: float) -> str:
     return f"{percent:.{digits}f} % {'less' if change < 0 else 'more'}"
 
 
-def _so_far(contestants: Sequence[Contestant], names: Names) -> Verdict:
+def _so_far(contestants: Sequence[Contestant], names: Names) -> ComparisonVerdict:
     """Who leads at the same tokens while some still train."""
     left = [
         run_progress(run.run).left_s
@@ -242,7 +245,7 @@ def _so_far(contestants: Sequence[Contestant], names: Names) -> Verdict:
     curves = {each.id: curve(each, "eval/loss", "tokens") for each in contestants}
     lines = {name: line for name, line in curves.items() if line is not None and len(line.x) > 1}
     if len(lines) < 2:
-        return Verdict("training", "Two runs have not been evaluated yet.", detail)
+        return ComparisonVerdict("training", "Two runs have not been evaluated yet.", detail)
     common = min(float(line.x[-1]) for line in lines.values())
     values = {name: _at(line, common) for name, line in lines.items()}
     order = sorted(values, key=lambda name: values[name])
@@ -251,7 +254,7 @@ def _so_far(contestants: Sequence[Contestant], names: Names) -> Verdict:
         f"{names(by_id[order[0]])} leads at the same tokens so far: "
         f"{values[order[0]]:.2f} against {values[order[1]]:.2f}."
     )
-    return Verdict("training", headline, detail, best=order[0], second=order[1])
+    return ComparisonVerdict("training", headline, detail, best=order[0], second=order[1])
 
 
 def _at(line: Curve, x: float) -> float:

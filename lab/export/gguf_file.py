@@ -107,6 +107,15 @@ def pre_tokenizer(tokenizer: dict[str, Any]) -> str:
     return ""
 
 
+def check(run: RunDir, file: Path) -> None:
+    """Raise LabError for what stands against a GGUF file of `run`, before anything is loaded or
+    downloaded."""
+    if file.exists():
+        raise LabError(f"'{quote(str(file))}' exists.", "Choose another name.")
+    if not methods.get(RunSpec.of_run(run).method["name"]).saves_whole_model:
+        merge.check(run, file.with_name(f".{file.name}.merged"), "float32")
+
+
 def write(
     folder: Path,
     file: Path,

@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from lab import gpu_table, host, paths
-from lab.atomic_files import number, part, read_object
 from lab.checked_run import read_forecast
 from lab.forecast.runtime_estimate import BOUND, TOGETHER
 from lab.forecast.target_device import REACHED, TargetDevice
 from lab.forecasts import RuntimeForecast
+from lab.runs.result import read_result
 
-Runs = list[tuple[dict[str, Any], RuntimeForecast | None]]
 MOST_RUNS = 200  # the newest, to learn a machine's pace from
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What a run took, and what had been predicted of it, if that is known. `beside_s`: seconds of
+    the worker that were not training."""
+
+    seconds: float
+    flops: float
+    tokens: int
+    packing: str = ""
+    beside_s: float | None = None
+    runtime: RuntimeForecast | None = None
 
 
 def with_reached(device: TargetDevice) -> TargetDevice:
     """With what this machine's runs reach, if it is of their kind."""
     gpus = host.gpus()
-    share, is_measured, runs = REACHED, False, []
+    share, is_measured, runs = REACHED, False, list[FinishedRun]()
     if device.on_gpu and gpus:
         known = gpu_table.known(host.largest(gpus)["name"])
         runs = _finished("cuda")
@@ -40,46 +52,50 @@ def with_reached(device: TargetDevice) -> TargetDevice:
     )
 
 
-def _finished(kind: str) -> Runs:
-    """(summary, predicted time) of the finished runs of this machine on its `kind` of device."""
+def _finished(kind: str) -> list[FinishedRun]:
+    """The finished runs of this machine on its `kind` of device."""
     runs = []
     for run in paths.all_runs()[:MOST_RUNS]:
-        result = read_object(run.result) or {}
-        summary = part(result, "summary")
-        if result.get("state") != "done" or not _has(summary, "seconds", "flops", "tokens"):
+        result = read_result(run)
+        if result is None or result.state != "done":
             continue
-        forecast = read_forecast(run)
-        begun, ended = number(result.get("started")), number(result.get("ended"))
-        if begun and ended:
-            summary = {**summary, "beside_s": ended - begun - summary["seconds"]}
+        forecast, figures = read_forecast(run), result.summary
+        if not figures.seconds or not figures.flops or not figures.tokens:
+            continue
         if forecast.device == kind:
             runtime = forecast.runtime
-            runs.append((summary, runtime if runtime and runtime.is_complete else None))
+            runs.append(
+                FinishedRun(
+                    figures.seconds,
+                    figures.flops,
+                    figures.tokens,
+                    figures.packing,
+                    None if result.seconds is None else result.seconds - figures.seconds,
+                    runtime if runtime and runtime.is_complete else None,
+                )
+            )
     return runs
 
 
-def _has(stored: dict[str, Any], *names: str) -> bool:
-    """Whether these are numbers of a stored object, which may hold anything."""
-    return all(number(stored.get(name)) is not None for name in names)
-
-
-def reached(runs: Runs, flops: float, *, on_gpu: bool = True) -> tuple[float, bool]:
+def reached(
+    runs: Sequence[FinishedRun], flops: float, *, on_gpu: bool = True
+) -> tuple[float, bool]:
     """(the share of `flops` that this machine's finished runs got, whether there are any).
 
-    `runs`: summaries with "flops", "tokens" and "seconds", each with the time that was predicted
-    for it, if that is known. How far that was off says what to count on, since the factors here are
-    in it. The median of the runs of ten seconds and more.
+    How far the predicted time was off says what to count on, since the factors of
+    `runtime_estimate` are in it. The median of the runs of ten seconds and more.
     """
     rates = []
-    for summary, forecast in _of_length(runs):
-        if forecast is None or forecast.packing != summary.get("packing", forecast.packing):
-            rates.append(summary["flops"] / summary["seconds"])
+    for run in _long(runs):
+        forecast = run.runtime
+        if forecast is None or forecast.packing != (run.packing or forecast.packing):
+            rates.append(run.flops / run.seconds)
             continue
         # the work alone: what is no work does not follow the rate
         launch = forecast.launch_s
-        expected, took = 1 / forecast.tokens_per_s, summary["seconds"] / summary["tokens"]
-        if took > 1.2 * launch:
-            work = [_without(each, launch, on_gpu) for each in (expected, took)]
+        expected, measured = 1 / forecast.tokens_per_s, run.seconds / run.tokens
+        if measured > 1.2 * launch:
+            work = [_without(each, launch, on_gpu) for each in (expected, measured)]
             rates.append(forecast.rate * work[0] / work[1])
     return (statistics.median(rates) / flops, True) if rates else (REACHED, False)
 
@@ -91,32 +107,29 @@ def _without(together: float, launch: float, on_gpu: bool) -> float:
     return float(max(together**TOGETHER - launch**TOGETHER, 1e-60) ** (1 / TOGETHER))
 
 
-def launching(runs: Runs) -> float:
+def launching(runs: Sequence[FinishedRun]) -> float:
     """Times LAUNCH_S that a launch takes on this machine's GPU, by the runs that launches bind."""
     factors = [
-        forecast.launching * (summary["seconds"] / summary["tokens"]) * forecast.tokens_per_s
-        for summary, forecast in _of_length(runs)
-        if forecast is not None and forecast.launch_s * forecast.tokens_per_s > BOUND
+        run.runtime.launching * (run.seconds / run.tokens) * run.runtime.tokens_per_s
+        for run in _long(runs)
+        if run.runtime is not None and run.runtime.launch_s * run.runtime.tokens_per_s > BOUND
     ]
     return statistics.median(factors) if factors else 1.0
 
 
-def beside(runs: Runs) -> float:
-    """Times the predicted time beside training that this machine's runs took, which their
-    summaries hold as "beside_s"."""
+def beside(runs: Sequence[FinishedRun]) -> float:
+    """Times the predicted time beside training that this machine's runs took."""
     factors = [
-        forecast.beside * summary["beside_s"] / (forecast.whole_s - forecast.seconds)
-        for summary, forecast in _of_length(runs)
-        if forecast is not None
-        and summary.get("beside_s", 0) > 0
-        and forecast.whole_s > forecast.seconds
+        run.runtime.beside * run.beside_s / (run.runtime.whole_s - run.runtime.seconds)
+        for run in _long(runs)
+        if run.runtime is not None
+        and run.beside_s is not None
+        and run.beside_s > 0
+        and run.runtime.whole_s > run.runtime.seconds
     ]
     return statistics.median(factors) if factors else 1.0
 
 
-def _of_length(runs: Runs) -> Runs:
-    return [
-        (summary, forecast)
-        for summary, forecast in runs
-        if summary.get("seconds", 0) > 10 and summary.get("flops", 0) > 0
-    ]
+def _long(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
+    """Short runs say little of the speed."""
+    return [run for run in runs if run.seconds > 10 and run.flops > 0]

@@ -96,7 +96,7 @@ def counted(sizes: Sizes, spec: RunSpec, *, on_gpu: bool) -> MemoryForecast:
         phases=phases,
         peak_bytes=phases.optimizer,
         peak_phase="optimizer",
-        is_bound=not on_gpu,
+        has_margin=not on_gpu,
     )
 
 

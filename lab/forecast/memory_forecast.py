@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # A CPU run's resident memory beyond the tensors: copies that kernels make, and the heap's holes.
 CPU_SLACK = 1.3
+FEW_TOKENS = 512  # of a micro-batch, below which its sizes are on no line with larger ones
 
 
 @dataclass(frozen=True)
@@ -127,15 +128,17 @@ def outline_for_any_rows(
     """The outline of the step of `spec` from those with `most` rows and with half as many, which
     are traced once for every number of rows; None where the step cannot be traced.
 
-    Where the rows do not fill a chunk of the fused loss, sizes are on no line with those that do:
-    they are traced as they are.
+    A single row, few tokens, and rows that do not fill two chunks of the fused loss are on no line
+    with more: the allocator rounds small tensors by a larger share. They are traced as they are.
     """
     from lab.forecast.outline import at_rows
     from lab.train.loss import CHUNK_ELEMENTS
 
     own, chunk = spec.train.batch_size, CHUNK_ELEMENTS // config.vocab_size
     ends = (most // 2, most) if most > 1 else (1, 2)
-    if loss_kind(config, spec) == "fused" and min(own, ends[0]) * spec.data.max_length <= chunk:
+    tokens = min(own, ends[0]) * spec.data.max_length
+    few = max(FEW_TOKENS, 2 * chunk if loss_kind(config, spec) == "fused" else 0)
+    if own == 1 or tokens <= few:
         ends = (own, own)
     outlines = []
     for rows in sorted(set(ends)):

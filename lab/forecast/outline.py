@@ -78,9 +78,11 @@ def outline(
         return _short(config, layers, places, method, spec, batch, loss, on_gpu)
 
     short = short_of(chosen)
-    others = [place for place in range(len(layers)) if place not in chosen]
-    if others and method.virtual_tokens(spec.method_config)[1] > 0:
-        # keys and values of virtual tokens come before the layers, for all of them in one tensor
+    others = [index for index in range(len(layers)) if index not in chosen]
+    # keys and values of virtual tokens come before the layers, for all of them in one tensor; a
+    # penalty on the weights of every layer comes after them
+    has_prefix = method.virtual_tokens(spec.method_config)[1] > 0
+    if others and (has_prefix or type(method).penalty is not Method.penalty):
         longer = short_of(sorted([*chosen, others[0]]))
         parts = {
             segment: part if LAYER in segment else _along(part, longer.parts[segment], len(others))
@@ -103,7 +105,7 @@ def _short(
     """The parts of a step of the `chosen` layers alone. Raises Irregular if these come out as
     others."""
     if spec.train.checkpointed_layers is not None:
-        some = sum(place < spec.train.checkpointed_layers for place in chosen)
+        some = sum(index < spec.train.checkpointed_layers for index in chosen)
         spec = replace(spec, train=replace(spec.train, checkpointed_layers=some))
     few = with_layers(config, chosen) if chosen else config
     described = [few.to_dict(), spec.method, asdict(spec.train), asdict(batch), loss, on_gpu]
@@ -113,7 +115,7 @@ def _short(
     if known is not None:
         return known
     model, quantised, _ = build(few, spec, method)
-    if signatures(layers_if_any(model)) != [layers[place] for place in chosen]:
+    if signatures(layers_if_any(model)) != [layers[index] for index in chosen]:
         raise Irregular("the method treats the layers of a short model in another way")
     log = record(model, method, spec, batch, loss, quantised, on_gpu=on_gpu)
     return _outlines.put(key, read(log, len(chosen), on_gpu=on_gpu))
@@ -124,12 +126,12 @@ def choose_layers(kinds: Sequence[Hashable]) -> tuple[list[int], list[int]]:
     the first, the last, and one of each kind between."""
     last = len(kinds) - 1
     between: dict[Hashable, int] = {}
-    for place in range(1, last):
-        between.setdefault(kinds[place], place)
+    for index in range(1, last):
+        between.setdefault(kinds[index], index)
     chosen = sorted({0, last, *between.values()}) if kinds else []
-    position = {place: short for short, place in enumerate(chosen)}
+    position = {index: short for short, index in enumerate(chosen)}
     return chosen, [
-        position[place if place in (0, last) else between[kind]] for place, kind in enumerate(kinds)
+        position[index if index in (0, last) else between[kind]] for index, kind in enumerate(kinds)
     ]
 
 
@@ -214,9 +216,9 @@ class _Walk:
         self.blocks += size
 
     def through_layers(self, phase: str, places: Iterable[int]) -> None:
-        for place in places:
-            stand = self.short.stands_for[place]
-            self.go(f"{phase}{LAYER}{stand}", f"{phase}{LAYER}{place}", f".{stand}", f".{place}")
+        for index in places:
+            stand = self.short.stands_for[index]
+            self.go(f"{phase}{LAYER}{stand}", f"{phase}{LAYER}{index}", f".{stand}", f".{index}")
 
     def go(self, source: str, segment: str = "", old: str = "", new: str = "") -> None:
         """Through the part `source` of the short model, as `segment` of the whole one."""

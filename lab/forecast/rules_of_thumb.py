@@ -92,10 +92,10 @@ def rules(parameters: int, kind: str, base: int | None = None) -> dict[str, int]
         "C24-qlora": 0.6 * GB * billions,
         "D2": 2 * count,
     }
-    found = {rule.claim: round(values[rule.claim]) for rule in RULES if rule.kind == kind}
+    claims = {rule.claim: round(values[rule.claim]) for rule in RULES if rule.kind == kind}
     if count == GPT2_PARAMETERS and kind != QUANTISED:
-        found |= {"D1": round(2.14 * GB)} if kind == FULL else {"D1-lora": round(0.89 * GB)}
-    return found
+        claims |= {"D1": round(2.14 * GB)} if kind == FULL else {"D1-lora": round(0.89 * GB)}
+    return claims
 
 
 def says(claim: str) -> str:

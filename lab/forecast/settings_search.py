@@ -188,9 +188,9 @@ def _fewest_by_outline(
 
 def _rules(spec: RunSpec) -> list[str]:
     """The optimizer that is asked for, and the one with the same rule and less state."""
-    asked = spec.train.optimizer
-    smaller = {"adamw": "adamw8bit"}.get(asked)
-    return [asked, smaller] if smaller is not None else [asked]
+    rule = spec.train.optimizer
+    smaller = {"adamw": "adamw8bit"}.get(rule)
+    return [rule, smaller] if smaller is not None else [rule]
 
 
 def _splits(spec: RunSpec) -> list[tuple[int, int]]:
@@ -213,7 +213,7 @@ def _rank(choice: Candidate) -> tuple[bool, float, int]:
 def _confirm(ranked: list[Candidate], search: _Search) -> list[Candidate]:
     """The leading choices with the shadow step's peaks, until one of them fits and none that is
     not traced yet promises more. Where checkpointing helps, of the fewest layers that do."""
-    # on a processor runs are admitted with the outline, which is a bound there
+    # on a processor runs are admitted with the outline, which has a margin there
     on_gpu = search.device.on_gpu
     options = TraceOptions(on_gpu, search.packed, traced=on_gpu)
     traced: list[Candidate] = []
@@ -260,15 +260,15 @@ def _explained(ranked: list[Candidate], memory_bytes: int) -> list[Candidate]:
     for choice in ranked:
         if not choice.fits:
             over = (choice.needed_bytes - memory_bytes) / 1e9
-            why = f"needs {over:.2f} GB more than there is"
+            why = f"{over:.2f} GB too much"
         elif choice is best:
-            why = "the fastest that fits and leaves the reserve"
+            why = "fastest that fits"
         else:
             slower = 1 - choice.tokens_per_s / best.tokens_per_s
             saved = (best.peak_bytes - choice.peak_bytes) / 1e9
-            why = f"{slower:.0%} slower" if slower >= 0.005 else "as fast"
+            why = f"{slower:.0%} slower" if slower >= 0.005 else "same speed"
             why += f", {saved:.2f} GB less" if saved > 0 else f", {-saved:.2f} GB more"
         if not choice.is_asked_rule:
-            why += f"; {optimizers.get(choice.optimizer).title} in place of the one asked for"
+            why += f"; {optimizers.get(choice.optimizer).title} instead of the chosen optimizer"
         explained.append(replace(choice, why=why))
     return explained

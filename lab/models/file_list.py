@@ -15,7 +15,7 @@ TOKENIZER = re.compile(
     r"tokenizer\.json|tokenizer\.model|vocab\.(json|txt)|spiece\.model|tekken\.json|"
     r"sentencepiece[^/]*\.model|[^/]+\.tiktoken"
 )
-ADAPTER = "adapter_config.json"
+ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 def check_config(names: Collection[str], name: str, adapter_base: Callable[[], str]) -> None:
@@ -83,11 +83,26 @@ def _check_adapter(names: Collection[str], name: str, adapter_base: Callable[[],
     raise LabError(
         f"'{quote(name)}' is an adapter for {quote(base) or 'a base that it does not name'}, and "
         "no model by itself.",
-        f"{way_out} The lab trains adapters of its own on it, and cannot load or import one that "
-        "PEFT has written: to train on with it, merge it into its base with PEFT "
-        "(merge_and_unload, save_pretrained, and the tokenizer's save_pretrained) and give that "
-        "folder.",
+        f"{way_out} To talk to the adapter, add adapter:{quote(name)} in Chat. To train on with "
+        "it, merge it into its base with PEFT (merge_and_unload, save_pretrained, and the "
+        "tokenizer's save_pretrained) and give that folder.",
     )
+
+
+def check_adapter(names: Collection[str], name: str) -> None:
+    """Raise LabError unless the repository `name` holds an adapter in safetensors."""
+    if ADAPTER not in names:
+        raise LabError(
+            f"'{quote(name)}' is no adapter: it holds no {ADAPTER}.",
+            f"To talk to a whole model, name it base:{quote(name)}.",
+        )
+    if ADAPTER_WEIGHTS not in names:
+        pickles = sorted(file for file in names if PICKLE.fullmatch(file))
+        held = f"only {quote(pickles[0])}, a format that can run code" if pickles else "no weights"
+        raise LabError(
+            f"The adapter '{quote(name)}' has no {ADAPTER_WEIGHTS}: it holds {held}.",
+            "Choose a revision with safetensors, or convert it with PEFT's save_pretrained.",
+        )
 
 
 def _only_gguf(name: str) -> LabError:

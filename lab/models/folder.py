@@ -145,7 +145,7 @@ def stored_tensors(folder: Path, name: str) -> dict[str, Stored]:
 def weight_files(folder: Path, name: str) -> list[Path]:
     """The safetensors files that transformers loads from `folder`, each a file of its own in it."""
     names = sorted(file.name for file in folder.glob("*.safetensors"))
-    return [_inside(folder, file, name) for file in weight_names(names, folder / INDEX, name)]
+    return [file_inside(folder, file, name) for file in weight_names(names, folder / INDEX, name)]
 
 
 def weight_names(names: Iterable[str], index: Path, name: str) -> list[str]:
@@ -197,7 +197,7 @@ def _of_index(index: Path, names: list[str], name: str) -> list[str]:
     return files
 
 
-def _inside(folder: Path, file: str, name: str) -> Path:
+def file_inside(folder: Path, file: str, name: str) -> Path:
     """The path of `file`, if it lies in `folder`, or in the blobs of the hub's cache."""
     allowed = [folder.resolve()]
     if folder.resolve().parent.name == "snapshots":

@@ -113,6 +113,54 @@ def local_folder(
     return place
 
 
+def adapter_config(source: ModelSource) -> Path:
+    """The adapter_config.json of an adapter, of which nothing else is fetched. Raises LabError for
+    what is no adapter in safetensors, and HubError."""
+    if not source.is_on_hub:
+        folder = Path(source.location)
+        file_list.check_adapter([file.name for file in folder.iterdir()], source.id)
+        return folder / file_list.ADAPTER
+    repo, listed = _adapter(source)
+    if listed is None:
+        return repository.snapshot(repo) / file_list.ADAPTER
+    return _fetch(repo, source, [listed[file_list.ADAPTER]]) / file_list.ADAPTER
+
+
+def adapter_folder(
+    source: ModelSource, *, with_weights: bool, tell: Tell = lambda progress: None
+) -> Path:
+    """The folder of an adapter with its config and, if it has one, its tokenizer; as
+    `local_folder` otherwise. The config of a whole model that lies beside is not fetched."""
+    if not source.is_on_hub:
+        return adapter_config(source).parent
+    repo, listed = _adapter(source)
+    if listed is None:
+        return repository.snapshot(repo)
+    return _fetch(repo, source, _adapter_files(listed, with_weights=with_weights), tell)
+
+
+def adapter_download(source: ModelSource) -> DownloadForecast | None:
+    """What is still to be fetched of an adapter of the Hub; None for a folder."""
+    if not source.is_on_hub:
+        return None
+    repo, listed = _adapter(source)
+    return _still_to_come(repo, _adapter_files(listed, with_weights=True) if listed else [])
+
+
+def _adapter(source: ModelSource) -> tuple[Repository, dict[str, RemoteFile] | None]:
+    """The repository of an adapter and its files, as `_listed`."""
+    repo = _repository(source)
+    listed = _listed(repo, (file_list.ADAPTER, file_list.ADAPTER_WEIGHTS))
+    if listed is not None:
+        file_list.check_adapter(listed, _named(source))
+    return repo, listed
+
+
+def _adapter_files(listed: dict[str, RemoteFile], *, with_weights: bool) -> list[RemoteFile]:
+    files = [entry for entry in _small(listed) if entry.path not in CONFIGS]
+    return [*files, listed[file_list.ADAPTER_WEIGHTS]] if with_weights else files
+
+
 def stored_tensors(source: ModelSource) -> dict[str, Stored]:
     """What the weights of a source hold, from headers alone, downloaded or not."""
     if not source.is_on_hub:
@@ -146,13 +194,7 @@ def tokenizer_download(source: ModelSource) -> DownloadForecast | None:
     repo = _repository(source)
     listed = _listed(repo) or {}
     _config_folder(repo, source, listed)
-    files = [entry for entry in _small(listed) if not cache.are_here(repo, [entry])]
-    return DownloadForecast(
-        cache.missing(repo, files),
-        sum(entry.size for entry in _small(listed)),
-        len(files),
-        str(settings.cache_folder()),
-    )
+    return _still_to_come(repo, _small(listed))
 
 
 def download_size(source: ModelSource) -> DownloadForecast | None:
@@ -164,7 +206,11 @@ def download_size(source: ModelSource) -> DownloadForecast | None:
     if listed is None:
         return DownloadForecast(0, 0, 0, str(settings.cache_folder()))
     place = _fetch(repo, source, [listed[folders.INDEX]] if folders.INDEX in listed else [])
-    files = {entry.blob: entry for entry in [*_small(listed), *_weights(listed, place, source)]}
+    return _still_to_come(repo, [*_small(listed), *_weights(listed, place, source)])
+
+
+def _still_to_come(repo: Repository, wanted: list[RemoteFile]) -> DownloadForecast:
+    files = {entry.blob: entry for entry in wanted}
     still = [entry for entry in files.values() if not cache.are_here(repo, [entry])]
     return DownloadForecast(
         cache.missing(repo, still),
@@ -183,13 +229,15 @@ def _repository(source: ModelSource) -> Repository:
     return Repository("models", source.location, pin(source).revision)
 
 
-def _listed(repo: Repository) -> dict[str, RemoteFile] | None:
-    """The files of the commit; None where the Hub cannot be asked and the cache holds a model,
-    which another program has brought. Raises HubError."""
+def _listed(
+    repo: Repository, needed: tuple[str, ...] = ("config.json",)
+) -> dict[str, RemoteFile] | None:
+    """The files of the commit; None where the Hub cannot be asked and the cache holds those that
+    are `needed`, which another program has brought. Raises HubError."""
     try:
         return repository.files(repo)
     except HubUnreachable as error:
-        if (repository.snapshot(repo) / "config.json").is_file():
+        if all((repository.snapshot(repo) / name).is_file() for name in needed):
             return None
         raise HubUnreachable(
             f"{error.message} It is not in the local cache either.", error.hint, kind=error.kind

@@ -9,7 +9,7 @@ from typing import Any
 from lab.atomic_files import read_object
 from lab.data import rendering, stop_tokens
 from lab.errors import LabError, first_line
-from lab.models import fit, hub, sizes
+from lab.models import file_list, fit, hub, sizes
 from lab.models import folder as folders
 from lab.models.catalog import ModelSource
 from lab.models.empty_model import meta_model
@@ -149,11 +149,14 @@ def load_model(source: ModelSource, dtype: Any, **extra: Any) -> Any:
 
 
 def _tokenizer_folder(source: ModelSource) -> Path:
-    """As `local_folder`, also for a result's folder, which may hold no config.json."""
+    """As `local_folder`, also for a result's or an adapter's folder, which may hold no config.json,
+    or one that nobody reads."""
     place = Path(source.location)
-    if place.is_absolute() and not (place / "config.json").exists():
-        folders.check_tokenizer(place, source.id)
-        return place
+    if place.is_absolute():
+        has_config = (place / "config.json").exists()
+        if not has_config or (place / file_list.ADAPTER).exists():
+            folders.check_tokenizer(place, source.id)
+            return place
     return hub.local_folder(source, with_weights=False)
 
 

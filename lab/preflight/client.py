@@ -283,9 +283,9 @@ class Planner:
                 return  # another one has taken over, with the requests that there are
             requests, self._requests = self._requests, {}
         errors.seek(0)
-        said = errors.read().decode(errors="replace").strip().splitlines()
+        lines = errors.read().decode(errors="replace").strip().splitlines()
         for request in requests.values():
-            last = f" Its last words: {said[-1][:300]}" if said else ""
+            last = f" Its last words: {lines[-1][:300]}" if lines else ""
             hint = f"Try again; `python -m lab doctor` says what is missing.{last}"
             request._settle({"error": "The planner ended before it answered.", "hint": hint})
 

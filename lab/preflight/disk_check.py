@@ -46,4 +46,4 @@ def problems(forecast: Forecast) -> list[Problem]:
 
 def _existing(folder: Path) -> Path:
     """The nearest folder above that there is."""
-    return next(place for place in [folder, *folder.parents] if place.exists())
+    return next(path for path in [folder, *folder.parents] if path.exists())

@@ -31,7 +31,7 @@ def problems(spec: RunSpec) -> list[Problem]:
         ]
     try:
         done = RunSpec.of_run(run)
-        found = _another_base(run, done, catalog.resolve(spec.model))
+        differences = _another_base(run, done, catalog.resolve(spec.model))
     except LabError as error:
         return [Problem("init_from_run", str(error))]
     if done.method != spec.method:
@@ -40,8 +40,8 @@ def problems(spec: RunSpec) -> list[Problem]:
             for key in done.method.keys() | spec.method.keys()
             if done.method.get(key) != spec.method.get(key)
         )
-        found.append(f"has another method ({', '.join(map(quote, differing))} differ)")
-    if not found:
+        differences.append(f"has another method ({', '.join(map(quote, differing))} differ)")
+    if not differences:
         try:
             base = meta_model(weights.load_config(catalog.resolve(spec.model)))
             methods.get(spec.method["name"]).check_saved(base, run.artifact)
@@ -49,7 +49,7 @@ def problems(spec: RunSpec) -> list[Problem]:
             return [Problem("init_from_run", f"{run.id} cannot be begun with. {error}")]
     return [
         Problem("init_from_run", f"{run.id} {text}. Use its own model and method to train on.")
-        for text in found
+        for text in differences
     ]
 
 

@@ -96,7 +96,7 @@ class Pool:
         received = bytearray()
         try:
             while True:
-                is_busy = self._ended or any(one.job for one in self._processes)
+                is_busy = self._ended or any(process.job for process in self._processes)
                 for event, _ in self._selector.select(LOOK_S if is_busy else None):
                     if event.fd != source:
                         self._hear(event.data)
@@ -126,13 +126,17 @@ class Pool:
 
     def _assign(self) -> None:
         for job in list(self._waiting):
-            at_work = [one for one in self._processes if one.job is not None]
+            at_work = [process for process in self._processes if process.job is not None]
             busy = [process for process in at_work if not process.waits_for_hub]
             if len(busy) >= AT_ONCE or len(at_work) >= AT_ONCE + WAITING_FOR_HUB:
                 return
-            if job.reads and sum(one.reads for one in busy) >= READING_AT_ONCE:
+            if job.reads and sum(process.reads for process in busy) >= READING_AT_ONCE:
                 continue
-            idle = [one for one in self._processes if one.job is None and one.reads == job.reads]
+            idle = [
+                process
+                for process in self._processes
+                if process.job is None and process.reads == job.reads
+            ]
             self._waiting.remove(job)
             try:
                 process = idle[0] if idle else self._fork(job.reads)
@@ -154,9 +158,9 @@ class Pool:
         if pid == 0:
             try:
                 worker.prepare(parent)
-                for one in self._processes:
-                    os.close(one.requests)
-                    os.close(one.replies)
+                for other in self._processes:
+                    os.close(other.requests)
+                    os.close(other.replies)
                 for handle in (ours_in, ours_out):
                     os.close(handle)
                 self._selector.close()
@@ -199,8 +203,8 @@ class Pool:
 
     def _keep_or_end(self, process: Process) -> None:
         """Keep an idle process, unless it has grown or there are enough of them."""
-        idle = [one for one in self._processes if one.job is None]
-        alike = [one for one in idle if one.reads == process.reads]
+        idle = [other for other in self._processes if other.job is None]
+        alike = [other for other in idle if other.reads == process.reads]
         if process.grown() > GROWN_BYTES or len(idle) > IDLE or len(alike) > 1:
             self._end(process)
 
@@ -220,7 +224,9 @@ class Pool:
 
     def _share_memory(self) -> None:
         """All requests together take half of the machine's memory at most: the largest gives."""
-        busy = [(one.grown(), one) for one in self._processes if one.job is not None]
+        busy = [
+            (process.grown(), process) for process in self._processes if process.job is not None
+        ]
         if sum(size for size, _ in busy) > self._memory_bytes // 2:
             size, largest = max(busy, key=lambda pair: pair[0])
             assert largest.job is not None

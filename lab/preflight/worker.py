@@ -49,8 +49,8 @@ def _reply(request: str) -> dict[str, Any]:
         return {"error": "The request is nested too deeply.", "hint": "Nest its values less."}
     except Exception as error:
         traceback.print_exc()
-        said = traceback.format_exc()[-4000:]
-        return {"bug": f"{type(error).__name__}: {error}", "traceback": said}
+        text = traceback.format_exc()[-4000:]
+        return {"bug": f"{type(error).__name__}: {error}", "traceback": text}
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:

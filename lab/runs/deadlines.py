@@ -5,12 +5,12 @@ The supervisor acts on these (`lab.runs.escalation`), and `status` says them to 
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from lab import formatting
 from lab.atomic_files import read_object
 from lab.paths import RunDir
+from lab.runs.heartbeat import Heartbeat
 
 HEART_S = 120.0  # without a heartbeat, after which a worker that was told to stop gets a SIGTERM
 QUIET_S = 600.0  # the least that its main thread may take between two signs of life
@@ -19,17 +19,16 @@ CANCEL_S = 15.0  # for cancel, which has nothing to save
 TERM_S = {"stop": 60.0, "cancel": 15.0}  # between SIGTERM and SIGKILL
 
 
-def patience(beat: dict[str, Any]) -> float:
+def patience(beat: Heartbeat) -> float:
     """Seconds that the worker of this heartbeat may work in silence after *stop*."""
-    return max(QUIET_S, MULTIPLE * max(number(beat.get("slowest_s")), number(beat.get("step_s"))))
+    return max(QUIET_S, MULTIPLE * max(beat.slowest_s, beat.step_s))
 
 
-def stopping(beat: dict[str, Any]) -> str:
+def stopping(beat: Heartbeat) -> str:
     """When a worker that was told to stop will end, in words."""
-    step_s = number(beat.get("step_s"))
-    if beat.get("phase") == "training" and step_s:
-        when = f"It ends after this step, about {formatting.duration(step_s)}"
-    elif beat.get("phase") in ("training", "evaluating", "sampling", "saving"):
+    if beat.phase == "training" and beat.step_s > 0:
+        when = f"It ends after this step, about {formatting.duration(beat.step_s)}"
+    elif beat.phase in ("training", "evaluating", "sampling", "saving"):
         when = "It ends as soon as it has saved its result"
     else:
         when = "It ends at the next moment that it can be interrupted"
@@ -46,12 +45,3 @@ def forced_end(run: RunDir) -> dict[str, Any] | None:
         return None
     is_same = all(killed.get(key) == worker.get(key) for key in ("pid", "start", "boot"))
     return killed if is_same else None
-
-
-def number(value: Any) -> float:
-    """A finite number that is not negative, or 0: the file may hold anything."""
-    try:
-        seconds = float(value) if isinstance(value, (int, float)) else 0.0
-    except OverflowError:
-        return 0.0
-    return seconds if math.isfinite(seconds) and seconds > 0 else 0.0

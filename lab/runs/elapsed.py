@@ -11,24 +11,20 @@ from lab.atomic_files import number, part, read_object
 from lab.checked_run import read_forecast
 from lab.forecasts import RuntimeForecast
 from lab.paths import RunDir
+from lab.runs.result import read_file, read_result
 
 
 def elapsed_s(run: RunDir) -> float | None:
     """Seconds from the start of the worker to its end, or to now while it works; with those of
     earlier attempts. None before the first."""
-    results = [read_object(file) or {} for file in run.attempts.glob("*/result.json")]
-    result = read_object(run.result) or {}
-    spans = [_span(ended) for ended in [*results, result]]
+    result = read_result(run)
+    results = [result, *(read_file(file) for file in run.attempts.glob("*/result.json"))]
+    spans = [ended.seconds for ended in results if ended is not None]
     begun = number((read_object(run.process) or {}).get("time"))
-    if not result and begun:
+    if result is None and begun:
         spans.append(max(0.0, time.time() - begun))
     known = [span for span in spans if span is not None]
     return sum(known) if known else None
-
-
-def _span(result: dict[str, object]) -> float | None:
-    begun, ended = number(result.get("started")), number(result.get("ended"))
-    return max(0.0, ended - begun) if begun and ended else None
 
 
 def expected(run: RunDir, step: float | None, seconds: float | None) -> RuntimeForecast | None:

@@ -11,13 +11,15 @@ from __future__ import annotations
 import shutil
 import signal
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from lab import formatting, paths, process
 from lab.atomic_files import read_object, write_json
 from lab.paths import RunDir
 from lab.runs import checkpoints, deadlines
+from lab.runs.heartbeat import Heartbeat, read_heartbeat
+from lab.runs.result import Result, write_result
 
 COMMANDS = ("kill", "cancel", "stop")
 FULL_BYTES = 1_000_000
@@ -30,19 +32,17 @@ class Watch:
     command: str
     pid: Any
     since: float
-    beat: dict[str, Any] = field(default_factory=dict)
+    beat: Heartbeat = Heartbeat()
     beat_at: float = 0.0
     sign_at: float = 0.0
     term_at: float | None = None
     was_killed: bool = False
 
-    def look(self, beat: dict[str, Any], now: float) -> None:
+    def look(self, beat: Heartbeat, now: float) -> None:
         """Notice whether the heart has beaten and the main thread has got on."""
         if beat != self.beat:
             self.beat_at = now
-            if [beat.get(key) for key in ("signs", "phase")] != [
-                self.beat.get(key) for key in ("signs", "phase")
-            ]:
+            if (beat.signs, beat.phase) != (self.beat.signs, self.beat.phase):
                 self.sign_at = now
             self.beat = beat
 
@@ -96,9 +96,9 @@ class Escalation:
         record, now = read_object(run.process) or {}, time.monotonic()
         watch = self.watches.get(run.id)
         if watch is None or (watch.command, watch.pid) != (command, record.get("pid")):
-            watch = Watch(command, record.get("pid"), now, {}, now, now)
+            watch = Watch(command, record.get("pid"), now, Heartbeat(), now, now)
             self.watches[run.id] = watch
-        watch.look(read_object(run.heartbeat) or {}, now)
+        watch.look(read_heartbeat(run) or Heartbeat(), now)
         due, why = watch.due(now, shutil.disk_usage(run.path).free < FULL_BYTES)
         if due is None or not process.is_alive(record):
             return None
@@ -123,8 +123,11 @@ class Escalation:
             elif not process.is_alive(read_object(run.process)):
                 # the worker may have saved once more after the record was written
                 words = _words(run, str(killed.get("command")), str(killed.get("why")))
-                ended = {"v": 1, "state": killed["state"], "ended": time.time(), **words}
-                write_json(run.result, ended | {"killed": killed})
+                state = str(killed["state"])
+                ended = Result(
+                    state, words["message"], words["hint"], ended=time.time(), killed=killed
+                )
+                write_result(run, ended)
                 if not run.killed.exists():  # it was resumed between the two looks
                     run.result.unlink(missing_ok=True)
                 self.unfinished.discard(run_id)

@@ -9,10 +9,10 @@ from typing import Any
 from lab import paths, schema
 from lab.atomic_files import part, read_object, size_of, write_json
 from lab.errors import SpecError
-from lab.metrics import is_number
 from lab.paths import RunDir
 from lab.recent import Recent
 from lab.runs import colours, record_reader
+from lab.runs.result import Result, TrainingSummary, read_result
 from lab.runs.status import Status, status
 from lab.schema import option
 
@@ -34,7 +34,7 @@ class RunSummary:
     dataset: str
     created: float
     status: Status
-    summary: dict[str, Any]
+    summary: TrainingSummary
     colour: str
 
 
@@ -135,7 +135,7 @@ def _read(run: RunDir) -> RunSummary:
     stored = read_object(run.labels) or {}
     known = {key: value for key, value in stored.items() if key in asdict(Labels())}
     labels = schema.parse(Labels, known, "", [])
-    result = read_object(run.result) or {}
+    result = read_result(run) or Result()
     return RunSummary(
         id=run.id,
         name=labels.name or str(spec.get("name") or "")[:LONGEST_NAME],
@@ -148,11 +148,6 @@ def _read(run: RunDir) -> RunSummary:
         dataset=str(part(spec, "data").get("dataset", "")),
         created=record_reader.created(run, spec),
         status=status(run),
-        summary=_numbers(part(result, "summary")),
+        summary=result.summary,
         colour=colours.colour_of(run),
     )
-
-
-def _numbers(summary: dict[str, Any]) -> dict[str, Any]:
-    """The figures of a result; the file may hold anything."""
-    return {key: value for key, value in summary.items() if is_number(value)}

@@ -16,6 +16,7 @@ from lab import paths, schema
 from lab.atomic_files import number, read_object, write_json
 from lab.errors import LabError, SpecError
 from lab.paths import RunDir
+from lab.runs.result import Result, write_result
 from lab.runs.status import status
 from lab.schema import option
 
@@ -143,10 +144,7 @@ def withdraw(run: RunDir) -> bool:
         os.rename(run.queue, run.path / "queue.withdrawn")
     except OSError:
         return False
-    write_json(
-        run.result,
-        {"v": 1, "state": "cancelled", "message": "", "hint": "", "ended": time.time()},
-    )
+    write_result(run, Result("cancelled", ended=time.time()))
     return True
 
 

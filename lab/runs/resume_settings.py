@@ -18,7 +18,7 @@ from lab.methods.parts import compatibility
 from lab.models import catalog, moved_base, weights_hash
 from lab.paths import RunDir
 from lab.runs import checkpoints, record_reader
-from lab.runs.deadlines import number
+from lab.runs.result import Result, read_result
 from lab.schema import quote
 from lab.spec import RunSpec, override
 from lab.spec_sections import TrainSpec
@@ -101,12 +101,13 @@ def merged_changes(run: RunDir, settings: list[str]) -> dict[str, Any]:
             problems.append(
                 Problem(
                     quote(field),
-                    "cannot change on resuming: it would be another run. Start a new one; "
-                    f"these may change: {', '.join(f'train.{name}' for name in CHANGEABLE)}.",
+                    "cannot change when resuming. Start a new run, or change only: "
+                    f"{', '.join(f'train.{name}' for name in CHANGEABLE)}.",
                 )
             )
         elif after["train"].get(name) == "auto":
-            problems.append(Problem(quote(field), "is auto; on resuming, give a value."))
+            message = "is auto; give an explicit value when resuming."
+            problems.append(Problem(quote(field), message))
     rows = spec.train.batch_size * spec.train.gradient_accumulation_steps
     rows_before = now.train.batch_size * now.train.gradient_accumulation_steps
     if rows != rows_before:
@@ -147,7 +148,7 @@ def lengthened(run: RunDir, changes: dict[str, Any]) -> None:
             f"python -m lab start SPEC.json --set init_from_run=run:{run.id}",
         )
     train = RunSpec.of_run(run).to_json()["train"] | changes
-    summary = (read_object(run.result) or {}).get("summary") or {}
+    summary = (read_result(run) or Result()).summary
     limits = {name: train[name] for name in BUDGETS if train[name] is not None}
     problems = [
         Problem(
@@ -155,13 +156,13 @@ def lengthened(run: RunDir, changes: dict[str, Any]) -> None:
             f"is {quote(limit)}, and the run has used {used:,.10g} already: give more.",
         )
         for name, limit in limits.items()
-        if limit <= (used := number(summary.get(BUDGETS[name])))
+        if limit <= (used := getattr(summary, BUDGETS[name]) or 0)
     ]
     if not limits:
         rows = record_reader.last_event(run, "data").get("train_rows", 0)
         per_step = train["batch_size"] * train["gradient_accumulation_steps"]
         steps = math.ceil(max(1, math.ceil(train["epochs"] * rows)) / per_step)
-        if steps <= (used := number(summary.get("step"))):
+        if steps <= (used := summary.step or 0):
             problem = (
                 f"is {quote(train['epochs'])}, {steps:,} steps, and the run has made {used:,.0f}"
             )

@@ -9,12 +9,12 @@ from __future__ import annotations
 import itertools
 import time
 from dataclasses import dataclass, replace
-from typing import Any
 
 from lab.atomic_files import number, read_object
 from lab.checked_run import read_forecast
 from lab.paths import RunDir
 from lab.runs import record_reader
+from lab.runs.heartbeat import Heartbeat, read_heartbeat
 from lab.runs.metric_series import series_of
 from lab.spec import RunSpec
 
@@ -77,7 +77,7 @@ class RunProgress:
 def run_progress(run: RunDir, now: float | None = None) -> RunProgress:
     """The phases of the run's current attempt."""
     now = time.time() if now is None else now
-    beat = read_object(run.heartbeat) or {}
+    beat = read_heartbeat(run) or Heartbeat()
     events = _phase_events(run)
     names = _names(run)
     spent = dict.fromkeys(TITLES, 0.0)
@@ -90,16 +90,15 @@ def run_progress(run: RunDir, now: float | None = None) -> RunProgress:
         spent[current] += max(0.0, until - at)
     expected = _expected(run)
     order = list(TITLES)
-    place = order.index(current)
+    position = order.index(current)
     phases = []
     for name in names:
         i = order.index(name)
-        state = "done" if i < place else "now" if i == place else "next"
+        state = "done" if i < position else "now" if i == position else "next"
         total_s = spent[name] if state == "done" else max(expected[name], spent[name])
         phases.append(Phase(name, state, spent[name], total_s))
     phases = [_with_beat(phase, beat) if phase.state == "now" else phase for phase in phases]
-    text = beat.get("text")
-    return RunProgress(tuple(phases), text[:2000] if isinstance(text, str) else "")
+    return RunProgress(tuple(phases), beat.text[:2000])
 
 
 def _phase_events(run: RunDir) -> list[tuple[float, str]]:
@@ -129,8 +128,8 @@ def _part(phase: str, has_trained: bool, run: RunDir) -> str:
 
 def _is_over(run: RunDir) -> bool:
     """Whether every planned step is done."""
-    beat, plan = read_object(run.heartbeat) or {}, record_reader.last_event(run, "plan")
-    if beat.get("phase") != "saving":
+    beat, plan = read_heartbeat(run) or Heartbeat(), record_reader.last_event(run, "plan")
+    if beat.phase != "saving":
         return False
     last = number(series_of(run).train.last("step"))
     steps = number(plan.get("steps"))
@@ -169,15 +168,14 @@ def _expected(run: RunDir) -> dict[str, float]:
     return expected
 
 
-def _with_beat(phase: Phase, beat: dict[str, Any]) -> Phase:
+def _with_beat(phase: Phase, beat: Heartbeat) -> Phase:
     """The phase at work, with what the worker says of it."""
-    done, total = number(beat.get("done")) or 0.0, number(beat.get("total")) or 0.0
-    eta_s = number(beat.get("eta_s"))
+    done, total, eta_s = beat.done, beat.total, beat.eta_s
     total_s = phase.total_s
-    if beat.get("phase") == "downloading":
+    if beat.phase == "downloading":
         # what lies in the cache counts as done and took no time, so its own figure is the better
         return replace(phase, total_s=max(total_s, phase.spent_s + (eta_s or 0.0)))
-    if phase.name == "train" and eta_s is not None and beat.get("phase") == "training":
+    if phase.name == "train" and eta_s is not None and beat.phase == "training":
         total_s = phase.spent_s + eta_s
     elif phase.name != "train" and total and done / total >= LEAST_DONE:
         total_s = phase.spent_s / min(1.0, done / total)

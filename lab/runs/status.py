@@ -10,6 +10,8 @@ from lab import process
 from lab.atomic_files import number, part, read_object
 from lab.paths import RunDir
 from lab.runs import deadlines
+from lab.runs.heartbeat import Heartbeat, read_heartbeat
+from lab.runs.result import read_result
 
 STALLED_S = 60.0
 LONGEST_WORDS = 20_000  # characters of a message
@@ -64,14 +66,13 @@ def status(run: RunDir) -> Status:
         return Status("deleted", message="The run directory is gone.")
     if not run.process.exists():
         return Status("queued", message=_why_queued(run))
-    beat = read_object(run.heartbeat) or {}
-    eta_s = number(beat.get("eta_s"))
+    beat = read_heartbeat(run) or Heartbeat()
     progress: dict[str, Any] = {
-        "phase": _words(beat.get("phase", "starting")),
-        "done": max(0.0, float(number(beat.get("done")) or 0.0)),
-        "total": max(0.0, float(number(beat.get("total")) or 0.0)),
-        "unit": _words(beat.get("unit")),
-        "note": _words(beat.get("note")),
+        "phase": _words(beat.phase),
+        "done": max(0.0, beat.done),
+        "total": max(0.0, beat.total),
+        "unit": _words(beat.unit),
+        "note": _words(beat.note),
     }
     if not process.is_alive(read_object(run.process)):
         ended = _ended(run)  # between the two looks
@@ -86,15 +87,18 @@ def status(run: RunDir) -> Status:
         return Status(
             "crashed",
             **progress,
-            message="The worker is gone without a result: killed, out of memory, or a power cut.",
-            hint="Resume it; it goes on from its newest valid checkpoint.",
+            message=(
+                "The worker ended without a result: it was killed, ran out of memory, or the "
+                "machine lost power."
+            ),
+            hint="Resume it to continue from the latest valid checkpoint.",
         )
     age = _age(run, beat)
     if age is not None and age > STALLED_S:
         return Status(
             "stalled",
             **progress,
-            message=f"The worker lives but has not been heard for {age:.0f} s.",
+            message=f"The worker is running but has not reported for {age:.0f} s.",
             hint="Wait if the machine is overloaded; otherwise cancel and resume.",
         )
     state = STATE_OF_PHASE.get(progress["phase"], "starting")
@@ -103,20 +107,16 @@ def status(run: RunDir) -> Status:
         state = "stopping"
     elif (run.commands / "stop").exists():
         state, message = "stopping", deadlines.stopping(beat)
-    return Status(state, **progress, eta_s=eta_s or None, message=message)
+    return Status(state, **progress, eta_s=beat.eta_s or None, message=message)
 
 
 def _ended(run: RunDir) -> Status | None:
     """The state that the result names; None without a result, or for one that names none."""
-    result = read_object(run.result) or {}
-    if result.get("state") not in ENDED:
+    result = read_result(run)
+    if result is None or result.state not in ENDED:
         return None
-    return Status(
-        state=str(result["state"]),
-        phase="ended",
-        message=_words(result.get("message")),
-        hint=_words(result.get("hint")),
-    )
+    words = _words(result.message), _words(result.hint)
+    return Status(result.state, "ended", message=words[0], hint=words[1])
 
 
 def _why_queued(run: RunDir) -> str:
@@ -125,10 +125,10 @@ def _why_queued(run: RunDir) -> str:
     return _words(part(state, "waiting").get(run.id))
 
 
-def _age(run: RunDir, beat: dict[str, Any]) -> float | None:
+def _age(run: RunDir, beat: Heartbeat) -> float | None:
     """Seconds since the last heartbeat, or since the start where there was none. The worker's own
     times count: those of the files say when they were copied here."""
-    heard = number(beat.get("time")) or number((read_object(run.process) or {}).get("time"))
+    heard = beat.time or number((read_object(run.process) or {}).get("time"))
     return time.time() - heard if heard else None
 
 

@@ -20,9 +20,10 @@ from lab.checked_run import read_forecast
 from lab.errors import LabError
 from lab.hub import credentials
 from lab.paths import RunDir
-from lab.runs import queue, supervisor_start, warm_worker
+from lab.runs import ladder, queue, supervisor_start, warm_worker
 from lab.runs.escalation import Escalation
 from lab.runs.hub_access import AccessReceiver
+from lab.runs.result import Result, write_result
 from lab.runs.status import status
 from lab.runs.warm_worker import WarmWorker, spawn_worker
 
@@ -58,11 +59,14 @@ class Supervisor:
         rules = queue.settings()
         why: dict[str, str] = {}
         for run in line:
+            if ladder.is_waiting(run):
+                why[run.id] = ladder.WAITING
+                continue  # its probes may stand behind it
             reason = self._reason_to_wait(run, running, rules)
             if reason:
                 why[run.id] = reason
                 break  # strict order: later runs wait too
-            if queue.claim(run):
+            if queue.claim(run) and ladder.settle(run):
                 self._start(run, room_for_a_run(running)[0])
             running = queue.active()
         self._confirm_ends()
@@ -87,8 +91,8 @@ class Supervisor:
         free = room_for_a_run(running)[1]
         if running and needed + RESERVE_BYTES > free:
             return (
-                f"Waiting for memory: about {needed / 1e9:.1f} GB are needed, "
-                f"{max(free, 0) / 1e9:.1f} GB are free."
+                f"Waiting for memory: needs about {needed / 1e9:.1f} GB, "
+                f"{max(free, 0) / 1e9:.1f} GB free."
             )
         return ""
 
@@ -99,16 +103,9 @@ class Supervisor:
             worker = self.spare.assign(run, gpu, access) or spawn_worker(run, gpu, access)
             self.children[run.id] = worker
         except (LabError, OSError) as error:
-            write_json(
-                run.result,
-                {
-                    "v": 1,
-                    "state": "failed",
-                    "message": f"The worker could not be started: {error}",
-                    "hint": "Resume it once the cause is gone.",
-                    "ended": time.time(),
-                },
-            )
+            message = f"The worker could not be started: {error}"
+            hint = "Fix the cause, then resume."
+            write_result(run, Result("failed", message, hint, ended=time.time()))
 
     def _reap(self) -> None:
         for run_id, child in list(self.children.items()):

@@ -24,6 +24,7 @@ from lab.models import weights
 from lab.models.context_length import text_length
 from lab.paths import RunDir
 from lab.runs import record_reader
+from lab.runs.result import TrainingSummary
 from lab.spec import RunSpec, without_packing
 from lab.train import (
     artifact,
@@ -41,6 +42,7 @@ from lab.train.checkpoint import Checkpoint
 from lab.train.commands import NEVER, WHILE_TRAINING, Commands
 from lab.train.download import ASKED_S, fetch_base, fetch_data, watch_branches
 from lab.train.environment import changes_since_last_attempt, environment, peak_flops
+from lab.train.forgetting_probe import ForgettingProbe
 from lab.train.loop import StepConfig, TrainingLoop
 from lab.train.optimizer import make_optimizer
 from lab.train.resume_point import newest_checkpoint
@@ -74,8 +76,9 @@ class Attempt:
         self.commands = commands or Commands(run)
         self.method = methods.get(spec.method["name"])
         self.loss = spec.train.loss_implementation
+        self.summary = TrainingSummary()
         self.warned: set[str] = set()
-        self.forgetting_probe: tuple[Path, forgetting.Likelihood] | None = None
+        self.forgetting_probe: ForgettingProbe | None = None
 
     def prepare(self) -> RunCallback:
         """Everything before the first step: data, model, method, loop."""
@@ -88,8 +91,8 @@ class Attempt:
         saved = newest_checkpoint(self.run, self.telemetry)
         if saved is not None and (text := changes_since_last_attempt(self.run)):
             self.telemetry.warn(
-                f"Resumed under other conditions ({text}): the result need not be equal bit for "
-                "bit to that of an uninterrupted run."
+                f"Resumed in a different environment ({text}): the result may not be bit-identical "
+                "to an uninterrupted run."
             )
         settled = record_reader.last_event(self.run, PACKING)  # by an earlier attempt
         if settled.get("packing") == "off":
@@ -108,11 +111,10 @@ class Attempt:
         model = self._apply_method(model, begins=saved is None)
         return self._conductor(model, self.data, saved)
 
-    def run_training(self, summary: dict[str, Any]) -> str:
-        """Train to the end of the plan or to a command; figures go into `summary`."""
+    def run_training(self) -> str:
+        """Train to the end of the plan or to a command: the state. `summary` has the figures."""
         conductor = self.prepare()
-        loop = conductor.loop
-        model = loop.model
+        loop, model = conductor.loop, conductor.loop.model
         self._check_commands()
         self.commands.interrupting = WHILE_TRAINING
         try:
@@ -120,38 +122,41 @@ class Attempt:
         except Cancelled:
             conductor.ended_by = "cancelled"
         used = dataclasses.asdict(conductor.used)
-        summary |= used | {
-            "parameters": self.parameters,
-            "trainable": sum(weight.numel() for weight in checkpoint.trainable(model).values()),
-            "planned_steps": conductor.plan.steps,
-            "packing": self.spec.data.packing,
-        }
-        summary |= self.memory.summary()
+        self.summary = TrainingSummary(
+            **used,
+            parameters=self.parameters,
+            trainable=sum(weight.numel() for weight in checkpoint.trainable(model).values()),
+            planned_steps=conductor.plan.steps,
+            packing=self.spec.data.packing,
+            **self.memory.summary(),
+        )
         if conductor.ended_by == "cancelled":
             return "cancelled"
         if self.forgetting_probe is not None:
-            summary |= self._measure_forgetting(*self.forgetting_probe, model, conductor.used)
+            probe = self._measure_forgetting(self.forgetting_probe, model, conductor.used)
+            self.summary = dataclasses.replace(self.summary, probe=probe)
         self.commands.interrupting = NEVER
         self.telemetry.enter_phase("saving")
         facts = self.data.facts() | used | {"base": self.base}
         proving = artifact.proving(self.run, self.source, self.data, self.telemetry.warn)
-        summary["artifact_bytes"] = artifact.save(
+        artifact_bytes = artifact.save(
             self.run, model, self.tokenizer, self.method, self.spec, facts, proving
         )
         self.memory.end_phase("save")
-        summary |= self.memory.summary()
+        self.summary = dataclasses.replace(
+            self.summary, artifact_bytes=artifact_bytes, **self.memory.summary()
+        )
         return conductor.ended_by or "done"
 
     def _measure_forgetting(
-        self, answers: Path, base: forgetting.Likelihood, model: Any, used: budget.BudgetUsed
+        self, probe: ForgettingProbe, model: Any, used: budget.BudgetUsed
     ) -> dict[str, float]:
         self.telemetry.enter_phase("evaluating")
-        tuned = forgetting.likelihood(
-            model, self.tokenizer, answers, base.top_ids, self.telemetry.sign, self.length
-        )
-        divergence = forgetting.compare(base, tuned)
-        self.telemetry.metric("probe", step=used.step, tokens=used.tokens, **divergence)
-        return divergence
+        figures, lost = probe.measure_end(model)
+        amounts = {"tokens": used.tokens, "seconds": used.seconds, "flops": used.flops}
+        self.telemetry.metric("probe", step=used.step, **amounts, **figures)
+        self.telemetry.event("forgotten", step=used.step, examples=lost)
+        return figures
 
     def _check_commands(self) -> None:
         """Before training there is nothing to save: stop and cancel both just end."""
@@ -204,14 +209,14 @@ class Attempt:
         self._check_commands()
         if self.loss == "fused" and not fused_matches_plain(model, precision=train.precision):
             self.telemetry.warn(
-                "This architecture changes its logits after the head, so the fused loss would be "
-                "wrong; training with the plain loss."
+                "This architecture post-processes its logits (soft-capping or scaling), so the "
+                "plain loss is used instead of the fused one."
             )
             self.loss = "plain"
         if not is_causal(model, precision=train.precision):
             raise LabError(
-                f"'{self.spec.model}' lets a token see the ones behind it, so it cannot be trained "
-                "to write text.",
+                f"'{self.spec.model}' is not causal: tokens attend to later tokens, so it cannot "
+                "be trained to generate text.",
                 "Choose a causal language model.",
             )
         if tries_packing and self.spec.data.packing == "on":
@@ -223,10 +228,10 @@ class Attempt:
             self._evaluate_base(model, self.data)
         if train.forgetting_probe == "on":
             answers = self._base_answers(lambda: model)
-            base = forgetting.likelihood(
-                model, self.tokenizer, answers, after_batch=self.telemetry.sign, length=self.length
-            )
-            self.forgetting_probe = answers, base
+            sign, precision = self.telemetry.sign, train.precision
+            probe = ForgettingProbe(self.tokenizer, answers, self.length, precision, sign)
+            probe.measure_base(model)
+            self.forgetting_probe = probe
         self._check_commands()
         return model
 
@@ -235,7 +240,7 @@ class Attempt:
         requested = RunSpec.requested(read_object(self.run.spec) or {})
         if part(requested, "data").get("packing") == "on":
             raise LabError(
-                f"'{self.spec.model}' lets packed sequences see each other.",
+                f"'{self.spec.model}' lets packed sequences attend to each other.",
                 "Set data.packing to off or auto.",
             )
         self.telemetry.warn("This architecture lets packed sequences see each other: not packing.")
@@ -328,7 +333,7 @@ class Attempt:
             loss=self.loss,
         )
         if failed:
-            self.telemetry.warn(f"The layers cannot be compiled ({failed}); training without.")
+            self.telemetry.warn(f"torch.compile failed ({failed}); training continues without it.")
 
     def _conductor(self, model: Any, data: PreparedData, saved: Checkpoint | None) -> RunCallback:
         """The loop, the progress so far, and what happens between steps."""
@@ -371,6 +376,7 @@ class Attempt:
             saved,
             peak_flops(self.device),
             samples,
+            self.forgetting_probe,
         )
         conductor.loop = TrainingLoop(
             self.accelerator,

@@ -22,6 +22,7 @@ from lab.train import budget, checkpoint, flops, held_out_file
 from lab.train.budget import BudgetUsed, TrainingBudget, TrainingTimer
 from lab.train.checkpoint import Checkpoint
 from lab.train.commands import Commands
+from lab.train.forgetting_probe import ForgettingProbe
 from lab.train.loop import StepResult, TrainingLoop
 from lab.train.optimizer import add_new_parameters
 from lab.train.sample_outputs import SampleGenerator
@@ -58,12 +59,13 @@ class RunCallback:
         resumed: Checkpoint | None,
         peak_flops: float | None,
         sampler: SampleGenerator,
+        forgetting: ForgettingProbe | None = None,
     ) -> None:
         self.run, self.spec, self.method = run, spec, method
         self.telemetry, self.memory = telemetry, memory
         self._parts_are_recorded = False
         self.commands, self.held_out, self.resumed = commands, held_out, resumed
-        self.peak_flops, self.sampler = peak_flops, sampler
+        self.peak_flops, self.sampler, self.forgetting = peak_flops, sampler, forgetting
         self.ended_by: str | None = None
         self.eval_loss: float | None = None
         self._pending: dict[str, Any] | None = None
@@ -127,6 +129,8 @@ class RunCallback:
                 self.method.on_evaluate(loop.model, self.spec.method_config, self.used.step, loss)
                 is_last = self._stops_early(loss) or is_last
                 self._warn_of_divergence(loss)
+                if self.forgetting is not None and self.commands.stop_waits() <= STOP_S:
+                    self._measure_forgetting(self.forgetting)
         if self.method.adds_parameters:
             self._add_new_parameters()
         if sample_due or (is_last and self.spec.train.sample_steps != 0):
@@ -190,6 +194,13 @@ class RunCallback:
         )
         return loss
 
+    def _measure_forgetting(self, probe: ForgettingProbe) -> None:
+        """What the model has forgotten by now, beside the evaluation loss of the same step."""
+        used = self.used
+        amounts = {"tokens": used.tokens, "seconds": used.seconds, "flops": used.flops}
+        figures = probe.measure_live(self.loop.model)
+        self.telemetry.metric("probe", step=used.step, **amounts, **figures)
+
     def _after_batch(self, rows: int) -> None:
         self.telemetry.progress(rows, len(self.held_out), "row")
         if rows < len(self.held_out) and self.commands.stop_waits() > STOP_S:
@@ -216,8 +227,8 @@ class RunCallback:
         if patience is None or self.evals_without_improvement < patience:
             return False
         self.telemetry.warn(
-            f"Stopped early at step {self.used.step}: the evaluation loss has not been "
-            f"below {self.best_loss:.4f} for {self.evals_without_improvement} evaluations."
+            f"Early stopping at step {self.used.step}: evaluation loss has not improved on "
+            f"{self.best_loss:.4f} for {self.evals_without_improvement} evaluations."
         )
         return True
 
@@ -228,8 +239,8 @@ class RunCallback:
         self._has_warned = True
         self.telemetry.warn(
             f"The evaluation loss is {loss:.3f} at step {self.used.step}, after "
-            f"{self.best_loss:.3f} at its best: training may be diverging. Stop it and lower "
-            "train.learning_rate, or keep the best checkpoint."
+            f"{self.best_loss:.3f} at its best: the model may be overfitting or diverging. Stop it "
+            "and lower train.learning_rate, or keep the best checkpoint."
         )
 
     def _missing_disk_space(self) -> str:
@@ -248,8 +259,8 @@ class RunCallback:
 
     def _warn_checkpoint_skipped(self, why: str) -> None:
         self.telemetry.warn(
-            f"The checkpoint of step {self.used.step} was not written: {why}. Training "
-            "goes on with the one before; the next one is written once there is room."
+            f"The checkpoint of step {self.used.step} was not saved: {why}. Training continues; "
+            "the next one is saved when there is space."
         )
 
     def save(self) -> None:

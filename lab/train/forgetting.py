@@ -4,16 +4,21 @@ The base model answers a hundred general prompts once, sampled at temperature 1.
 draws from the base's own distribution, so the mean rise of the loss on them is an estimate of
 KL(base || tuned) without bias; the KL itself is computed token by token over the base's TOP
 likeliest tokens and the rest as one, which can only underestimate it. Both in nats a token.
+
+How far chance alone moves them is told by resampling the chats: a rise below its half interval is
+no forgetting shown.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from lab import paths
 from lab.atomic_files import write_atomic
@@ -32,6 +37,7 @@ SEED = 20_261
 TOP_K = 64
 MAX_LENGTH = 512  # tokens of a prompt and its answer
 ROWS = 4  # in one forward pass: the whole logits are needed
+RESAMPLES = 500
 
 Tell = Callable[[int, int], None]
 
@@ -127,11 +133,19 @@ def _sample(model: Any, tokenizer: Any, questions: list[str], seed: int) -> list
 @dataclass(frozen=True)
 class Likelihood:
     """Of the probe's counted tokens, in order: (N,) log-probability of each, and of the base's
-    TOP likeliest tokens there, (N, TOP) ids and log-probabilities."""
+    TOP likeliest tokens there, (N, TOP) ids and log-probabilities. `tokens`: how many of them each
+    chat has."""
 
     own: Any
     top: Any
     top_ids: Any
+    tokens: tuple[int, ...] = ()
+
+    def first(self, chats: int) -> Likelihood:
+        """Of the first `chats` chats only."""
+        count = sum(self.tokens[:chats])
+        columns = (self.own[:count], self.top[:count], self.top_ids[:count])
+        return Likelihood(*columns, self.tokens[:chats])
 
 
 def likelihood(
@@ -141,21 +155,22 @@ def likelihood(
     top_ids: Any = None,
     after_batch: Callable[[], object] = lambda: None,
     length: int | None = None,
+    most: int | None = None,
 ) -> Likelihood:
     """How likely the model finds the answers of `file`; at `top_ids`, or at its own likeliest.
 
     `length` is the most tokens that are read of a chat: the same for the models that are compared.
+    `most`: only the first so many chats.
     """
     import torch
 
     was_training = model.training
     model.eval()
     parts: list[tuple[Any, Any, Any]] = []
+    sequences = _sequences(tokenizer, file, min(MAX_LENGTH, length or MAX_LENGTH))[:most]
     try:
         with torch.inference_mode():
-            for log, targets in _logits(
-                model, tokenizer, file, min(MAX_LENGTH, length or MAX_LENGTH)
-            ):
+            for log, targets in _logits(model, tokenizer, sequences):
                 start = sum(len(part[0]) for part in parts)
                 if top_ids is None:
                     best = log.topk(min(TOP_K, log.shape[1]), dim=1)
@@ -168,19 +183,25 @@ def likelihood(
                 after_batch()
     finally:
         model.train(was_training)
-    return Likelihood(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    own, top, ids = (torch.cat(column) for column in zip(*parts, strict=True))
+    rows = single_rows(sequences)
+    return Likelihood(own, top, ids, tuple(rows[index].targets for index in range(len(rows))))
 
 
-def _logits(model: Any, tokenizer: Any, file: Path, length: int) -> Iterator[tuple[Any, Any]]:
-    """(log-probabilities (n, V) in float32, targets (n,)) of the counted tokens, batch by batch."""
-    import torch
-
-    sequences = [
+def _sequences(tokenizer: Any, file: Path, length: int) -> list[Any]:
+    """The chats of `file` as tokens, those with an answer to score."""
+    return [
         tokens
         for example in ExampleReader(file, ReadOptions(on_invalid_row="skip"))
         for tokens in chat_template.tokenize(example, tokenizer, "", "assistant", length)
         if tokens.num_loss_tokens
     ]
+
+
+def _logits(model: Any, tokenizer: Any, sequences: list[Any]) -> Iterator[tuple[Any, Any]]:
+    """(log-probabilities (n, V) in float32, targets (n,)) of the counted tokens, batch by batch."""
+    import torch
+
     rows = single_rows(sequences)
     device = next(model.parameters()).device
     for start in range(0, len(rows), ROWS):
@@ -194,17 +215,50 @@ def _logits(model: Any, tokenizer: Any, file: Path, length: int) -> Iterator[tup
 
 
 def compare(base: Likelihood, tuned: Likelihood) -> dict[str, float]:
-    """{"probe/loss", "probe/base_loss", "probe/rise", "probe/kl"} in nats a token."""
+    """{"probe/loss", "probe/base_loss", "probe/rise", "probe/kl"} in nats a token; and, where the
+    chats are known, their number and half of the 95 % intervals of rise and KL."""
+    before, after = -float(base.own.mean()), -float(tuned.own.mean())
+    divergence_N = _divergence(base, tuned)
+    figures = {
+        "probe/loss": after,
+        "probe/base_loss": before,
+        "probe/rise": after - before,
+        "probe/kl": float(divergence_N.mean()),
+    }
+    if base.tokens:
+        rises = _by_chat(base.own - tuned.own, base.tokens)
+        figures["probe/rise_half"] = resampled_half(rises, base.tokens)
+        figures["probe/kl_half"] = resampled_half(_by_chat(divergence_N, base.tokens), base.tokens)
+        figures["probe/chats"] = len(base.tokens)
+    return figures
+
+
+def _divergence(base: Likelihood, tuned: Likelihood) -> Any:
+    """(N,) KL of each token's distribution."""
     import torch
 
     p = base.top.exp()
     p_rest = (1 - p.sum(1)).clamp_min(1e-9)
     q_rest = (1 - tuned.top.exp().sum(1)).clamp_min(1e-9)
-    divergence = (p * (base.top - tuned.top)).sum(1) + p_rest * torch.log(p_rest / q_rest)
-    before, after = -float(base.own.mean()), -float(tuned.own.mean())
-    return {
-        "probe/loss": after,
-        "probe/base_loss": before,
-        "probe/rise": after - before,
-        "probe/kl": float(divergence.mean()),
-    }
+    return (p * (base.top - tuned.top)).sum(1) + p_rest * torch.log(p_rest / q_rest)
+
+
+def _by_chat(values_N: Any, tokens: Sequence[int]) -> list[float]:
+    """The sum over the tokens of each chat."""
+    return [float(part.sum()) for part in values_N.split(list(tokens))]
+
+
+def resampled_half(sums: Sequence[float], tokens: Sequence[int]) -> float:
+    """Half of the width between the 2.5th and the 97.5th percentile of the mean over tokens, when
+    the chats are drawn again with replacement RESAMPLES times. Always the same draws."""
+    drawn = np.random.default_rng(SEED).integers(len(sums), size=(RESAMPLES, len(sums)))
+    means = np.asarray(sums, float)[drawn].sum(1) / np.asarray(tokens, float)[drawn].sum(1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(high - low) / 2
+
+
+def most_lost(base: Likelihood, tuned: Likelihood, count: int) -> list[tuple[int, float]]:
+    """(place, rise in nats a token) of the chats whose answers have become least likely."""
+    rises = _by_chat(base.own - tuned.own, base.tokens)
+    means = [(place, rise / base.tokens[place]) for place, rise in enumerate(rises)]
+    return sorted(means, key=lambda item: -item[1])[:count]

@@ -18,6 +18,7 @@ from typing import Any
 from lab import devices, metrics
 from lab.atomic_files import write_atomic
 from lab.paths import RunDir
+from lab.runs.heartbeat import Heartbeat
 
 VERSION = 1
 SAMPLE_S = 1.0
@@ -142,17 +143,17 @@ class Telemetry:
             print(f"warning: telemetry cannot write: {error}", flush=True)
 
     def _write_heartbeat(self) -> None:
-        state = {
-            "phase": self.phase,
-            "time": _now(),
-            "attempt": self.attempt,
-            "signs": self._signs,
-            "slowest_s": round(max(self._silences.get(self.phase) or (0.0,)), 1),
-            "step_s": round(self.step_s, 1),
+        beat = Heartbeat(
+            phase=self.phase,
+            time=_now(),
+            attempt=self.attempt,
+            signs=self._signs,
+            slowest_s=round(max(self._silences.get(self.phase) or (0.0,)), 1),
+            step_s=round(self.step_s, 1),
             **self._progress,
-        }
+        )
         try:
-            write_atomic(self.run.heartbeat, json.dumps(state), durable=False)
+            write_atomic(self.run.heartbeat, json.dumps(beat.to_json()), durable=False)
         except OSError as error:
             self._log_error_once(error)
 

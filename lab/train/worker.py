@@ -5,15 +5,14 @@ from __future__ import annotations
 import dataclasses
 import time
 import traceback
-from typing import Any
 
 from lab import devices, formatting, process
-from lab.atomic_files import write_json
 from lab.checked_run import read_forecast
 from lab.errors import Cancelled, LabError
 from lab.models.weights import is_out_of_memory
 from lab.paths import RunDir
 from lab.runs import checkpoints, resume_settings
+from lab.runs.result import OutOfMemory, Result, TrainingSummary, write_result
 from lab.train.commands import BEFORE_TRAINING, NEVER, Commands
 from lab.train.telemetry import Telemetry, device_stats_reader
 
@@ -27,12 +26,12 @@ def work(run: RunDir) -> int:
 
 def _work(run: RunDir, commands: Commands) -> int:
     process.await_registration(run)
-    attempt = 1 + sum(1 for _ in run.attempts.glob("*")) if run.attempts.is_dir() else 1
-    telemetry = Telemetry(run, attempt)
+    number = 1 + sum(1 for _ in run.attempts.glob("*")) if run.attempts.is_dir() else 1
+    telemetry = Telemetry(run, number)
     started = time.time()
-    summary: dict[str, Any] = {}
+    summary = TrainingSummary()
     state, message, hint = "failed", "", ""
-    memory: dict[str, Any] | None = None
+    memory: OutOfMemory | None = None
     try:
         spec = resume_settings.spec_of(run)
         commands.interrupting = BEFORE_TRAINING
@@ -43,7 +42,11 @@ def _work(run: RunDir, commands: Commands) -> int:
         from lab.train.attempt import Attempt
 
         devices.assert_one()
-        state = Attempt(run, spec, telemetry, commands).run_training(summary)
+        attempt = Attempt(run, spec, telemetry, commands)
+        try:
+            state = attempt.run_training()
+        finally:
+            summary = attempt.summary
     except Cancelled as ended:
         commands.interrupting = NEVER
         state = "cancelled" if ended.command == "cancel" else "stopped"
@@ -59,25 +62,13 @@ def _work(run: RunDir, commands: Commands) -> int:
         traceback.print_exc()
         message, hint = f"{type(error).__name__}: {error}", hint_for(error)
         if is_out_of_memory(error):
-            memory = {"phase": telemetry.phase, **largest_parts(run)}
-            message = out_of_memory(memory)
+            memory = out_of_memory(run, telemetry.phase)
+            message = memory_in_words(memory)
     finally:
         telemetry.enter_phase("ended")
         telemetry.stop()
-    write_json(
-        run.result,
-        {
-            "v": 1,
-            "state": state,
-            "message": message,
-            "hint": hint,
-            "attempt": attempt,
-            "started": started,
-            "ended": time.time(),
-            "summary": summary,
-            "out_of_memory": memory,
-        },
-    )
+    result = Result(state, message, hint, number, started, time.time(), summary, memory)
+    write_result(run, result)
     return 1 if state == "failed" else 0
 
 
@@ -90,26 +81,27 @@ def nothing_to_save(run: RunDir) -> tuple[str, str]:
     return message, f"Resume it; it goes on from step {steps[-1]}."
 
 
-def largest_parts(run: RunDir) -> dict[str, Any]:
-    """The parts of the prediction that this run was admitted with, the largest first."""
+def out_of_memory(run: RunDir, phase: str) -> OutOfMemory:
+    """With the parts of the prediction that this run was admitted with, the largest first."""
     predicted = read_forecast(run).memory
     sizes = dataclasses.asdict(predicted.largest) if predicted.largest else {}
     ranked = sorted(
         ((name, size) for name, size in sizes.items() if size), key=lambda part: -part[1]
     )
-    return {"predicted_peak_bytes": predicted.peak_bytes or None, "parts": dict(ranked)}
+    return OutOfMemory(phase, predicted.peak_bytes or None, dict(ranked))
 
 
-def out_of_memory(report: dict[str, Any]) -> str:
+def memory_in_words(memory: OutOfMemory) -> str:
     """The phase, and what takes most of the memory."""
-    most = [f"{name} {formatting.size(value)}" for name, value in list(report["parts"].items())[:3]]
-    return f"Out of memory while {report['phase']}. Most is taken by {', '.join(most)} (predicted)."
+    most = [f"{name} {formatting.size(size)}" for name, size in list(memory.parts.items())[:3]]
+    largest = ", ".join(most)
+    return f"Out of memory while {memory.phase}. Largest parts (estimated): {largest}."
 
 
 def hint_for(error: Exception) -> str:
     """What to do about an error of a library."""
     if is_out_of_memory(error):
-        return "The fixes below, or `lab fixes RUN`, say what would fit and how much each saves."
+        return "See the suggestions below, or run `python -m lab fixes RUN`."
     if isinstance(error, OSError) and error.errno == 28:
         return "The disk is full: delete runs or checkpoints, then resume."
-    return "The log has the whole traceback."
+    return "See the log for the full traceback."

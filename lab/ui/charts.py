@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 
 from lab.atomic_files import number
 from lab.checked_run import read_forecast
+from lab.runs import checkpoints
 from lab.runs.metric_columns import Columns
 from lab.runs.metric_series import MetricSeries, ema
 from lab.ui import colours
@@ -48,6 +49,7 @@ def loss(series: MetricSeries, view: View, overlay: MetricSeries | None = None) 
     if len(at):
         line(chart, at, values, "evaluation", colour, dots=True)
         ends += _ends(at, values, "evaluation", colour)
+    _checkpoints(chart, series, view, scale, colour)
     if overlay is not None:
         at, values = _evaluations(overlay, view.by, scale)
         other = colours.hex_of_run(overlay.run, view.dark)
@@ -60,6 +62,43 @@ def loss(series: MetricSeries, view: View, overlay: MetricSeries | None = None) 
         level(chart, base["eval/loss"], view.quiet)
         ends.append(End(f"base {base['eval/loss']:.2f}", base["eval/loss"], view.quiet))
     return finish(chart, ends, log=view.log)
+
+
+def _checkpoints(
+    chart: go.Figure, series: MetricSeries, view: View, scale: float, colour: str
+) -> None:
+    """A square for each checkpoint, on the curve of the evaluation loss if it was measured there,
+    else on that of the training loss. A click tells the step."""
+    train, held_out = series.train, series.evaluation
+    smooth = ema(train.get("train/loss"), view.smoothing)
+    points = []
+    for step in map(checkpoints.step_of, checkpoints.listing(series.run.checkpoints)):
+        measured = np.flatnonzero(held_out.get("step") == step)
+        trained = np.flatnonzero(train.get("step") == step)
+        if len(measured):
+            x, y = held_out.get(view.by)[measured[-1]], held_out.get("eval/loss")[measured[-1]]
+        elif len(trained):
+            x, y = train.get(view.by)[trained[-1]], smooth[trained[-1]]
+        else:
+            continue
+        if _is_shown(float(y), view.log):
+            points.append((float(x) / scale, float(y), step))
+    if not points:
+        return
+    chart.add_trace(
+        go.Scatter(
+            x=[x for x, _, _ in points],
+            y=[y for _, y, _ in points],
+            customdata=[step for _, _, step in points],
+            name="checkpoint",
+            mode="markers",
+            marker={"symbol": "square-open", "size": 11, "color": colour, "line": {"width": 2}},
+            selected={"marker": {"size": 14}},
+            unselected={"marker": {"opacity": 1}},
+            showlegend=False,
+            hovertemplate="checkpoint of step %{customdata}: click to chat<extra></extra>",
+        )
+    )
 
 
 def _evaluations(series: MetricSeries, by: str, scale: float) -> tuple[np.ndarray, np.ndarray]:
@@ -100,6 +139,38 @@ def single(series: MetricSeries, key: str, title: str, view: View) -> go.Figure:
     return finish(chart, [])
 
 
+def forgetting(series: MetricSeries, view: View) -> go.Figure:
+    """The rise of the loss on the base's own answers at each evaluation, with its 95 % interval,
+    and at the end on all answers; the base is 0."""
+    probe = series.probe
+    scale, x_title = x_axis(view.by, series.train)
+    chart = figure(view, x=x_title, y="forgetting (nats per token)")
+    colour = colours.hex_of_run(series.run, view.dark)
+    x, rise = probe.get(view.by) / scale, probe.get("probe/rise")
+    half, chats = probe.get("probe/rise_half"), probe.get("probe/chats")
+    # the end is measured on more answers than the curve
+    live = ~(chats > chats[0]) if len(chats) else np.zeros(0, bool)
+    x_live, y_live = np.append(0.0, x[live]), np.append(0.0, rise[live])
+    half_live = np.append(0.0, np.nan_to_num(half[live]))
+    around_x = np.concatenate([x_live, x_live[::-1]])
+    around_y = np.concatenate([y_live + half_live, (y_live - half_live)[::-1]])
+    chart.add_trace(
+        go.Scatter(
+            x=around_x, y=around_y, fill="toself", mode="lines", line={"width": 0},
+            fillcolor=colour, opacity=0.13, hoverinfo="skip", showlegend=False,
+        )
+    )  # fmt: skip
+    line(chart, x_live, y_live, "forgetting", colour, dots=True)
+    level(chart, 0.0, view.quiet)
+    ends = [End("base", 0.0, view.quiet)]
+    last = len(rise) - 1
+    if last >= 0 and not live[last]:
+        ends.append(End(f"all: {rise[last]:+.2f}", float(rise[last]), colour))
+    elif len(y_live) > 1:
+        ends.append(End(f"{y_live[-1]:+.2f}", float(y_live[-1]), colour))
+    return finish(chart, ends)
+
+
 MEMORY = (
     ("cuda/allocated_bytes", "allocated (PyTorch)", "solid"),
     ("cuda/reserved_bytes", "reserved (PyTorch)", "dash"),
@@ -138,9 +209,8 @@ def memory(series: MetricSeries, view: View) -> go.Figure:
             ends += _ends(clock, values, name, colour)
     estimate = read_forecast(series.run).memory.peak_bytes
     if estimate is not None and estimate > 0:
-        word = "estimate" if on_gpu else "upper bound"
         level(chart, estimate / 1e9, view.quiet)
-        ends.append(End(f"{word} {estimate / 1e9:.2f}", estimate / 1e9, view.quiet))
+        ends.append(End(f"estimate {estimate / 1e9:.2f}", estimate / 1e9, view.quiet))
     peak = series.train.last("memory/peak_bytes")
     if peak:
         level(chart, peak / 1e9, view.ink, dash="dash")

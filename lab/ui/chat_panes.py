@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,11 +10,13 @@ import streamlit as st
 
 from lab import methods, paths
 from lab.atomic_files import part, read_object
+from lab.chat import adapters
 from lab.chat import models as chat_models
 from lab.chat.conversations import MOST_MODELS, Chat
 from lab.errors import LabError
 from lab.runs import index, outcomes
-from lab.ui import colours
+from lab.runs.colours import NAMES
+from lab.ui import adapter_field, colours
 from lab.ui.markdown_safety import escape_markdown, plain
 
 
@@ -44,6 +47,11 @@ def pane(name: str) -> Pane:
         model = name.removeprefix("base:")
         titles = chat_models.available()
         return Pane(name, titles.get(name, model.split("/")[-1]), "base model", colours.BASE_DOT)
+    if name.startswith(adapters.PREFIX):
+        adapter_id, base = adapters.split(name)
+        kind = f"adapter on {base.rpartition('/')[2]}" if base else "adapter"
+        colour = NAMES[zlib.crc32(name.encode()) % len(NAMES)]
+        return Pane(name, adapter_id.rstrip("/").rpartition("/")[2], kind, colours.dot(colour))
     run_id, _, step = name.removeprefix("run:").partition("@")
     try:
         entry = index.entry(paths.run_dir(run_id))
@@ -78,7 +86,9 @@ def chosen(titles: dict[str, str], chat: Chat | None) -> list[str]:
 
 
 def _is_known(name: str, titles: dict[str, str]) -> bool:
-    return name.partition("@")[0] in titles or name in titles
+    if name.startswith(adapters.PREFIX):
+        return adapters.is_name(name)
+    return name.partition("@")[0] in titles or name in titles or adapter_field.is_base(name)
 
 
 def _first(titles: dict[str, str]) -> list[str]:
@@ -119,13 +129,19 @@ def heads(names: list[str], titles: dict[str, str], chat: Chat | None) -> None:
                 st.rerun()
     if len(names) < MOST_MODELS:
         others = [name for name in titles if name not in names]
-        with row.popover("Add", icon=":material/add:", key="chat.add", help="Add a model"):
+        key = f"chat.add_to.{len(names)}"  # another one, which is closed, once a model is added
+        with row.popover("Add", icon=":material/add:", key=key, help="Add a model"):
             if not others:
                 st.caption("Train a model: its result appears here.")
+
+            def add(more: list[str]) -> None:
+                _remember([*names, *more][:MOST_MODELS])
+                st.rerun()
+
             for name in others[:30]:
                 if st.button(pane(name).label, key=f"chat.add.{name}", type="tertiary"):
-                    _remember([*names, name])
-                    st.rerun()
+                    add([name])
+            adapter_field.add_adapter(names, add)
 
 
 def _choose(place: int, names: list[str], titles: dict[str, str]) -> None:

@@ -12,6 +12,7 @@ from lab import formatting
 from lab.atomic_files import part
 from lab.chat import client
 from lab.chat.conversations import Answer, Chat, Turn
+from lab.chat.side_by_side import prompt_warning
 from lab.ui import answer_details, chat_panes
 from lab.ui.markdown_safety import escape_lines, escape_markdown, run_action
 from lab.ui.safe_markdown import safe_markdown
@@ -58,6 +59,11 @@ def _turn(chat: Chat, number: int) -> None:
     for name in turn.answers:
         with grid.cell():
             _answer(chat, number, name)
+    warning = prompt_warning(
+        {chat_panes.pane(name).title: answer.receipt for name, answer in turn.answers.items()}
+    )
+    if warning:
+        st.caption(f":material/warning: {escape_markdown(warning)}")
     if turn.continue_from:
         st.caption(f"↳ all continue from {chat_panes.pane(turn.continue_from).heading}")
 

@@ -15,6 +15,7 @@ from lab.atomic_files import number, size_of
 from lab.paths import RunDir
 from lab.runs import export_import, index, record_reader
 from lab.runs.metric_series import series_of
+from lab.runs.result import TrainingSummary
 from lab.ui import colours, links, runs_view
 from lab.ui.markdown_safety import escape_lines, escape_markdown
 
@@ -54,8 +55,8 @@ def _headline(run: RunDir) -> str:
     return headline
 
 
-def _costs(run: RunDir, summary: dict[str, Any]) -> str:
-    steps, seconds, peak = (number(summary.get(key)) for key in ("step", "seconds", "peak_bytes"))
+def _costs(run: RunDir, summary: TrainingSummary) -> str:
+    steps, seconds, peak = summary.step, summary.seconds, summary.peak_bytes
     parts = [
         f"{steps:,.0f} steps" if steps else "",
         f"in {formatting.duration(seconds)}" if seconds else "",
@@ -96,6 +97,8 @@ def _actions(run: RunDir, entry: index.RunSummary) -> None:
             type="primary" if entry.status.state == "done" else "secondary",
         ):  # fmt: skip
             st.switch_page(links.page("chat"), query_params={"run": run.id})
+        if st.button("Compare", icon=":material/compare_arrows:", key="monitor.compare"):
+            links.open_comparison([run.id, *partner(entry)])
         with st.popover("Download", icon=":material/download:", key="monitor.download"):
             downloads(run)
         with st.popover("Train again", icon=":material/replay:", key="monitor.again"):
@@ -108,6 +111,18 @@ def _actions(run: RunDir, entry: index.RunSummary) -> None:
                     links.page("new_run"), label="Continue training in a new run",
                     icon=":material/step_into:", query_params={"from": run.id, "on": "1"},
                 )  # fmt: skip
+
+
+def partner(entry: index.RunSummary) -> list[str]:
+    """The newest other run of the same model and data, to compare with."""
+    return [
+        other.id
+        for other in index.entries()
+        if other.id != entry.id
+        and (other.model, other.dataset) == (entry.model, entry.dataset)
+        and not other.is_archived
+        and other.status.state == "done"
+    ][:1]
 
 
 def downloads(run: RunDir) -> None:

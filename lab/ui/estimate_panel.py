@@ -39,15 +39,15 @@ class EstimateJob(BackgroundJob):
 
     def ask(self) -> None:
         self.estimate = planner.estimate(self.spec, shadow=False)
-        # a processor's figure is a bound, and runs are admitted with that of the outline
-        if not self.estimate.memory.is_bound:
+        # a processor's figure has a margin, and runs are admitted with that of the outline
+        if not self.estimate.memory.has_margin:
             time.sleep(STILL_S)
             # a little less: the look that began this may be noted after it has begun
             if time.monotonic() - self.seen_at > 0.8 * STILL_S:
                 raise Abandoned
             self.estimate = planner.estimate(self.spec)
         # how long it takes: reads some of the data, so it comes last
-        is_traced = not self.estimate.memory.is_bound
+        is_traced = not self.estimate.memory.has_margin
         self.estimate = planner.estimate(self.spec, shadow=is_traced, time=True)
 
 
@@ -102,7 +102,9 @@ def _memory(forecast: Forecast, view: View, place: str) -> None:
     memory, free_bytes = forecast.memory, forecast.device_bytes
     basis = memory.how.in_words
     if memory.how is How.OUTLINE:
-        basis = "upper bound" if memory.is_bound else "quick estimate; tracing one step …"
+        basis = (
+            "estimate with a margin" if memory.has_margin else "quick estimate; tracing one step …"
+        )
     room = f" of {free_bytes / 1e9:.1f}" if free_bytes else ""
     st.markdown(
         f"#### {memory.peak_bytes / 1e9:.1f}{room} GB :small[:gray[peak in the "
@@ -115,7 +117,7 @@ def _memory(forecast: Forecast, view: View, place: str) -> None:
     st.markdown(legend(memory.at_peak or Parts()))
     if memory.fits is False:
         st.warning(
-            'This run will not fit. Press "Check settings" to see the smallest change that does.'
+            'This run will not fit. "What would fit" in the bar below names changes that do.'
         )
     elif memory.trace_error:
         st.warning("Whether it fits is not known: this model's step cannot be traced.")

@@ -189,7 +189,7 @@ def _compare() -> None:
         method = escape_markdown(titles.method(entry.method_options))
         st.markdown(f"{run.heading} · {method} · {losses(run.outcome)}")
     if _button("Compare the curves", "home.pair", False, "compare_arrows"):
-        links.open_pair(pair[0].id, pair[1].id)
+        links.open_comparison([entry.id for entry in pair])
 
 
 def recent() -> None:

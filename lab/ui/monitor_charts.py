@@ -10,9 +10,9 @@ from lab.atomic_files import number
 from lab.errors import LabError
 from lab.paths import RunDir, run_dir
 from lab.recent import Recent
-from lab.runs import index
+from lab.runs import checkpoints, index
 from lab.runs.metric_series import AXES, MetricSeries, series_of
-from lab.ui import charts
+from lab.ui import charts, checkpoint_panel
 from lab.ui.chart_style import View, is_dark
 from lab.ui.markdown_safety import plain
 
@@ -30,6 +30,9 @@ MEANINGS = {
     "follows the schedule down.",
     "gradient-norm": "How strongly the examples of a step pull on the weights. Peaks that grow "
     "announce that training diverges; a lower learning rate helps.",
+    "forgetting": "How much less likely the model finds what its base answers to general prompts. "
+    "The band is what another choice of prompts may change; within it nothing is shown to be "
+    "forgotten. Mixing general data in keeps it low.",
     "power": "The power that the GPU draws. Much less than its limit means that it waits for "
     "something.",
 }
@@ -97,8 +100,10 @@ def charts_of(series: MetricSeries, view: View, other: MetricSeries | None = Non
             series.train.attempt,
             series.train.length,
             series.evaluation.length,
+            series.probe.length,
             series.device.length // 5,
             other.evaluation.length if other else 0,
+            tuple(map(str, checkpoints.listing(series.run.checkpoints))),
         )
         cached = _drawn.get(key)
         if cached is None or cached[0] != version:
@@ -127,6 +132,8 @@ def _draw(series: MetricSeries, view: View, other: MetricSeries | None) -> Chart
                 title,
                 charts.single(series, key, axis, view),
             )
+    if series.probe.has("probe/rise"):
+        figures["forgetting"] = ("Forgetting", charts.forgetting(series, view))
     if device.has("nvml/power_w"):
         figures["power"] = ("Power", charts.power(series, view))
     return figures
@@ -144,7 +151,12 @@ def show_loss(run: RunDir, view: View) -> None:
     alt = f"{title} of run {run.id}"
     if base is not None and last is not None:
         alt = f"Evaluation loss of run {run.id}, from {base['eval/loss']:.2f} to {last:.2f}"
-    _chart("loss", title, figure, run, alt)
+    event = _chart("loss", title, figure, run, alt, selects=True)
+    step = checkpoint_panel.clicked(event)
+    if step is not None:
+        checkpoint_panel.show(run, step)
+    elif checkpoints.listing(run.checkpoints):
+        st.caption("Squares are checkpoints: click one to chat with it or to measure it.")
 
 
 def show_others(run: RunDir, view: View) -> None:
@@ -156,8 +168,12 @@ def show_others(run: RunDir, view: View) -> None:
             _chart(key, title, figure, run, f"{title} of run {run.id}")
 
 
-def _chart(key: str, title: str, figure: Any, run: RunDir, alt: str) -> None:
+def _chart(
+    key: str, title: str, figure: Any, run: RunDir, alt: str, *, selects: bool = False
+) -> Any:
+    """Draws it; what was clicked where it `selects`."""
     st.markdown(f"**{title}**", help=MEANINGS.get(key))
-    st.plotly_chart(
-        figure, key=f"chart.{key}.{run.id}", theme=None, config=charts.CONFIG, alt=alt
+    return st.plotly_chart(
+        figure, key=f"chart.{key}.{run.id}", theme=None, config=charts.CONFIG, alt=alt,
+        on_select="rerun" if selects else "ignore", selection_mode="points",
     )  # fmt: skip

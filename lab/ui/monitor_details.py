@@ -13,7 +13,7 @@ from lab.checked_run import read_forecast
 from lab.paths import RunDir
 from lab.runs import checkpoints, estimate_history, record_reader, resume_settings
 from lab.spec import SECTIONS, RunSpec
-from lab.ui import colours, data_view, end_card, monitor_view
+from lab.ui import checkpoint_panel, colours, data_view, end_card, monitor_view
 from lab.ui.markdown_safety import escape_lines, escape_markdown, plain, run_action
 
 
@@ -133,9 +133,9 @@ def _checkpoint(run: RunDir, checkpoint: dict[str, Any]) -> None:
     """One checkpoint: its size and loss, to keep or to remove."""
     step, pinned = checkpoint["step"], checkpoint["pinned"]
     with st.container(horizontal=True, vertical_alignment="center"):
-        eval_loss = checkpoint["eval_loss"]
-        measured = "" if eval_loss is None else f" · evaluation loss {eval_loss:.3f}"
+        measured = checkpoint_panel.loss_in_words(run, step, checkpoint["eval_loss"])
         st.markdown(f"Step {step:,} · {formatting.size(checkpoint['bytes'])}{measured}")
+        checkpoint_panel.actions(run, step, "listed")
         label = "Unpin" if pinned else "Pin"
         if st.button(label, icon=":material/keep:", key=f"pin.{run.id}.{step}"):
             run_action(lambda: checkpoints.pin(run, step, keep=not pinned))
@@ -162,14 +162,11 @@ def _memory_parts(run: RunDir) -> None:
         hide_index=True,
     )
     forecast = read_forecast(run)
-    if forecast.memory.is_bound:
-        st.caption("On a CPU the estimate is an upper bound on resident memory.")
+    if forecast.memory.has_margin:
+        st.caption(
+            "On a CPU the estimate has a margin for what the process holds beside its tensors. It "
+            "is no bound: a run may take more."
+        )
     history = estimate_history.error_history(forecast.device)
     if history is not None:
-        runs = "1 finished run" if len(history.errors) == 1 else (
-            f"{len(history.errors)} finished runs"
-        )  # fmt: skip
-        st.caption(
-            f"{runs} on this machine: median error {history.median:.1%}, "
-            f"largest {history.worst:.1%}."
-        )
+        st.caption(f"On this machine, {history.in_words}.")

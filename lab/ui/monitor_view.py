@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from lab import formatting, paths
+from lab.advise import run_cost
 from lab.atomic_files import number
 from lab.errors import LabError
 from lab.paths import RunDir
@@ -213,6 +214,8 @@ def figures(run: RunDir) -> None:
         "Run time", formatting.duration(elapsed_s(run)), estimated,
         delta_color="off", delta_arrow="off",
     )  # fmt: skip
+    verb = "has cost so far" if status(run).is_active else "has cost"
+    st.caption(escape_markdown(f"What this run {verb}: {run_cost.cost_of(run).in_words()}"))
 
 
 def _number(value: float | None, digits: int = 3) -> str:

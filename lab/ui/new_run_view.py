@@ -32,6 +32,7 @@ from lab.ui import (
 )
 from lab.ui.markdown_safety import escape_markdown, plain, user_errors
 
+FILL = "new.fill"  # a spec that another page leaves for the form, once
 MORE_DATA = [
     "format",
     "columns",
@@ -95,8 +96,12 @@ def show_already_started(ticket: str) -> None:
 
 
 def prefill_form() -> None:
-    """Fill the form from `?from=RUN` if a run is to be repeated or from `?preset=NAME`, and an
-    untouched one with defaults."""
+    """Fill the form with what another page left, from `?from=RUN` if a run is to be repeated or
+    from `?preset=NAME`, and an untouched one with defaults."""
+    filled = st.session_state.pop(FILL, None)
+    if filled is not None:  # by the Advisor
+        form.load(_spec_of(filled))
+        st.session_state["new.preset"] = None
     preset = st.query_params.get("preset", "")
     if preset in {known.name for known in (*presets.PRESETS, *presets.PAIRS)}:
         del st.query_params["preset"]

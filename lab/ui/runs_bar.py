@@ -13,7 +13,7 @@ from lab.paths import RunDir
 from lab.runs import actions, index
 from lab.runs.index import RunSummary
 from lab.runs.outcomes import outcome
-from lab.ui import end_card, links
+from lab.ui import compare_runs, end_card, links
 from lab.ui.markdown_safety import escape_markdown, run_action
 from lab.ui.runs_view import folder
 
@@ -38,9 +38,10 @@ def show(entries: list[RunSummary]) -> None:
                 links.open_run(entries[0].id)
         elif st.button(
             "Compare", icon=":material/compare_arrows:", type="primary", key="runs.compare",
-            disabled=len(entries) > 2, help="Both curves in one chart, on Monitor: for two runs.",
+            disabled=len(entries) > compare_runs.MOST_RUNS,
+            help=f"The verdict, curves and figures side by side; up to {compare_runs.MOST_RUNS}.",
         ):  # fmt: skip
-            links.open_pair(entries[0].id, entries[1].id)
+            links.open_comparison([entry.id for entry in entries])
         _chat(entries)
         if len(entries) == 1:
             _only(entries[0])

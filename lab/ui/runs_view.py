@@ -71,12 +71,12 @@ def rows(entries: list[RunSummary], outcomes: list[Outcome]) -> pd.DataFrame:
         "Method": [plain(titles.method(entry.method_options)) or NOTHING for entry in entries],
         "Model": [titles.model(entry.model) or NOTHING for entry in entries],
         "Dataset": [titles.dataset(entry.dataset) or NOTHING for entry in entries],
-        "Training (min)": _numbers([summary.get("seconds") for summary in summaries]) / 60,
-        "Peak (GB)": _numbers([summary.get("peak_bytes") for summary in summaries]) / 1e9,
+        "Training (min)": _numbers([summary.seconds for summary in summaries]) / 60,
+        "Peak (GB)": _numbers([summary.peak_bytes for summary in summaries]) / 1e9,
         "Size (MB)": _numbers([outcome.bytes for outcome in outcomes]) / 1e6,
         "Created": [pd.Timestamp(entry.created, unit="s", tz="UTC") for entry in entries],
-        "Steps": _numbers([summary.get("step") for summary in summaries]),
-        "Tokens": _numbers([summary.get("tokens") for summary in summaries]),
+        "Steps": _numbers([summary.step for summary in summaries]),
+        "Tokens": _numbers([summary.tokens for summary in summaries]),
         **({"Tags": tags} if any(tags) else {}),
         "ID": [entry.id for entry in entries],
     }
@@ -98,6 +98,8 @@ def table(entries: list[RunSummary]) -> list[RunSummary]:
     if not entries:
         st.caption("No matching runs.")
         return []
+    # a line of its own: the toolbar of the table lies over what stands above it
+    st.caption("1 run" if len(entries) == 1 else f"{len(entries):,} runs")
     outcomes = [outcome(folder(entry)) for entry in entries]
     frame = rows(entries, outcomes)
     inks = [f"color: {colours.hex_of(entry.colour, is_dark())}" for entry in entries]

@@ -16,8 +16,16 @@ PAGES = {
         ("runs", "Runs", "table_rows"),
         ("data", "Data", "dataset"),
     ],
+    "Compare": [
+        ("compare", "Compare", "compare_arrows"),
+        ("race", "Race", "flag"),
+    ],
     "Use": [("chat", "Chat", "forum")],
-    "Plan": [("memory", "Memory", "memory_alt")],
+    "Plan": [
+        ("advisor", "Advisor", "signpost"),
+        ("memory", "Memory", "memory_alt"),
+        ("claims", "Claims", "fact_check"),
+    ],
 }
 
 st.set_page_config(

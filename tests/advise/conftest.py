@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lab import gpu_table
 from lab.advise import options
 from lab.advise.rules import Approach
+from lab.compare import evidence
 from lab.forecasts import DiskForecast, Forecast, How, MemoryForecast, Parts, Speed
 
 NEED_GB = {Approach.FULL: 60.0, Approach.LORA: 16.0, Approach.QLORA: 6.0}  # of a 7B model
@@ -21,6 +24,8 @@ def forecast_of(spec: dict[str, Any], device: dict[str, Any]) -> Forecast:
     approach = {each.value: each for each in NEED_GB}.get(spec["method"]["name"], Approach.LORA)
     room = device.get("memory_bytes") or (options._room_of(device) if "gpu" in device else None)
     need = int(NEED_GB[approach] * 1e9) + (spec["train"]["batch_size"] - 1) * 1_000_000_000
+    if "gpu" in device and not gpu_table.get(device["gpu"]).has_bf16:
+        need *= 2  # float32
     memory = MemoryForecast(
         parameters=7_000_000_000,
         trainable=40_000_000,
@@ -42,3 +47,9 @@ def forecast_of(spec: dict[str, Any], device: dict[str, Any]) -> Forecast:
 def no_planner(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Forecast]:
     monkeypatch.setattr(options, "estimate", forecast_of)
     return forecast_of
+
+
+@pytest.fixture(autouse=True)
+def no_shipped_evidence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What comes with the lab changes with every race; tests bring their own."""
+    monkeypatch.setattr(evidence, "shipped_folder", lambda: tmp_path / "no-evidence")

@@ -38,6 +38,11 @@ def test_values_by_other_words() -> None:
     assert parse({"domain_shift": 0.7}).domain_shift == "far"
     assert parse({"parameters": "135m"}).parameters == 135e6
     assert parse({"gpu": "this machine"}).is_here
+    assert parse({"parameters": 7}).parameters == 7e9
+    assert parse({"gpu": "rtx 4090"}).gpu == "RTX 4090 24GB"
+    assert parse({"tasks": ["sort", "answer"]}).tasks == 2
+    assert parse({"error_price": "none"}).error_price is None
+    assert parse({"goal": "continued_pretraining"}).goal == "continued pretraining"
 
 
 @pytest.mark.parametrize(

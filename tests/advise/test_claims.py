@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from lab.advise import claims
+from lab.advise import claims, findings
 from lab.advise.claims import (
     Basis,
-    Figure,
-    Verdict,
+    Ruling,
+    Sum,
     exactly,
     half_unit,
     judged,
@@ -47,18 +47,18 @@ def test_every_id_is_there_with_a_function_of_its_own() -> None:
 @pytest.mark.usefixtures("quick")
 def test_every_claim_has_a_value_or_says_what_it_needs() -> None:
     for claim_id in IDS:
-        finding = claims.find(claim_id)
+        finding = findings.find(claim_id)
         assert finding.verdict and isinstance(finding.how, Basis)
         if finding.value == "–":
-            assert finding.kind in (Verdict.OPEN, Verdict.NEEDS) and finding.detail, claim_id
+            assert finding.kind in (Ruling.OPEN, Ruling.NEEDS) and finding.detail, claim_id
         for figure in finding.figures:
             assert figure.formula, f"{claim_id}: {figure.what} has no formula"
 
 
 def test_contradictions_are_computed_from_printed_numbers_alone() -> None:
     """Those that need no forecast; with others computed the list is longer."""
-    b1, c24, b10, a9 = (claims.find(claim_id) for claim_id in ("B1", "C24", "B10", "A9"))
-    assert {b1.kind, c24.kind, b10.kind, a9.kind} == {Verdict.CONTRADICTS}
+    b1, c24, b10, a9 = (findings.find(claim_id) for claim_id in ("B1", "C24", "B10", "A9"))
+    assert {b1.kind, c24.kind, b10.kind, a9.kind} == {Ruling.CONTRADICTS}
     values = {figure.what: round(figure.value, 1) for figure in b1.figures}
     assert values == {"1B": 13.0, "3B": 39.1, "7B": 91.3, "13B": 169.5, "70B": 912.7,
                       "bf16 SGD": 6}  # fmt: skip
@@ -69,29 +69,29 @@ def test_counts_are_those_of_the_model_on_the_meta_device() -> None:
     """Through the planner: the printed counts that no formula gives."""
     trainable = {}
     for claim_id in ("B4", "C6", "D3"):
-        finding = claims.find(claim_id)
-        assert finding.kind is Verdict.CONTRADICTS
+        finding = findings.find(claim_id)
+        assert finding.kind is Ruling.CONTRADICTS
         trainable[claim_id] = int(finding.figures[0].value)
     assert trainable == {
         "B4": 28 * 16 * (3072 + 3072 + 3072 + 1024),
         "C6": 41_943_040,
         "D3": 12 * 8 * (768 + 2304),
     }
-    assert "that of rank 32" in claims.find("C6").note
-    assert "Mistral-7B" in claims.find("B4").note
+    assert "that of rank 32" in findings.find("C6").note
+    assert "Mistral-7B" in findings.find("B4").note
 
 
 def test_verdicts_follow_from_figures() -> None:
-    near = Figure("x", 100, 100, 104, "", "f")
-    far = Figure("x", 100, 200, 80, "", "f")
-    assert judged([near], Basis.COMPUTED).kind is Verdict.CONFIRMED
+    near = Sum("x", 100, 100, 104, "", "f")
+    far = Sum("x", 100, 200, 80, "", "f")
+    assert judged([near], Basis.COMPUTED).kind is Ruling.CONFIRMED
     assert judged([near, far], Basis.COMPUTED).verdict == "off by −20 %"
     assert judged([far], Basis.COMPUTED, depends="rows").verdict == "depends on rows"
     own = exactly("y", 13.1, 13.04, "", "f")
-    assert judged([near, own], Basis.COMPUTED).kind is Verdict.CONTRADICTS
-    assert judged([far, own], Basis.COMPUTED, depends="rows").kind is Verdict.CONTRADICTS
-    assert judged([exactly("y", 13.0, 13.04, "", "f")], Basis.COMPUTED).kind is Verdict.CONFIRMED
-    assert judged([Figure("z", 1, 1, 2.5, "", "f")], Basis.COMPUTED).verdict == "off by × 2.5"
+    assert judged([near, own], Basis.COMPUTED).kind is Ruling.CONTRADICTS
+    assert judged([far, own], Basis.COMPUTED, depends="rows").kind is Ruling.CONTRADICTS
+    assert judged([exactly("y", 13.0, 13.04, "", "f")], Basis.COMPUTED).kind is Ruling.CONFIRMED
+    assert judged([Sum("z", 1, 1, 2.5, "", "f")], Basis.COMPUTED).verdict == "off by × 2.5"
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,8 @@ def test_half_of_the_last_printed_digit(value: float, half: float) -> None:
 
 
 def test_a_race_turns_an_open_claim() -> None:
-    assert claims.find("C20").kind is Verdict.OPEN
+    before = findings.find("C20")
+    assert before.kind is Ruling.OPEN and before.how is Basis.NOT_YET
     evidence.write(
         Evidence(
             id="forgetting", title="Forgetting", date="2026-11-02", machine="a laptop",
@@ -111,12 +112,22 @@ def test_a_race_turns_an_open_claim() -> None:
             verdicts={"C20": ClaimVerdict("confirmed", 0.3, "full rose by 0.3 more")},
         )
     )  # fmt: skip
-    finding = claims.find("C20")
+    finding = findings.find("C20")
     assert finding.verdict == "confirmed" and finding.how is Basis.MEASURED
     assert (finding.value, finding.date, finding.machine) == (
         "full rose by 0.3 more", "2026-11-02", "a laptop",
     )  # fmt: skip
-    assert claims.find("D4").kind is Verdict.OPEN, "another claim stays as it is"
+    assert findings.find("D4").kind is Ruling.OPEN, "another claim stays as it is"
+
+
+@pytest.mark.usefixtures("quick")
+def test_no_race_settles_what_contradicts_itself() -> None:
+    evidence.write(
+        Evidence(id="ratio", date="2026-11-02", verdicts={"D2": ClaimVerdict("off", 1.8, "1.8×")})
+    )
+    finding = findings.find("D2")
+    assert finding.kind is Ruling.CONTRADICTS and finding.note.endswith("Measured: 1.8×")
+    assert (finding.date, finding.evidence_id) == ("2026-11-02", "ratio")
 
 
 def test_what_cannot_be_asked_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +135,9 @@ def test_what_cannot_be_asked_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         raise LabError("The planner is away.", "Ask again.")
 
     monkeypatch.setattr(parameter_counts, "estimate", refuse)
-    assert claims.find("B3").verdict.startswith("needs The planner is away.")
+    finding = findings.find("B3")
+    assert finding.verdict == "needs a forecast, which failed"
+    assert finding.note == "The planner is away. Ask again."
 
 
 def test_an_unknown_id() -> None:

@@ -28,8 +28,9 @@ def test_every_line_by_hand() -> None:
     # one base of 14 GB and ten adapters of 80 MB, not 140 GB
     assert lines["variants"].usd == pytest.approx((14 + 0.8) * 0.023)
     assert "copies: 140.00 GB" in lines["variants"].how
-    # 14.8 GB × 1.2 fit a card of 24 GB; the smallest that the table has
-    assert "of GPU memory" not in lines["serving"].amount
+    # (14 + 0.8) GB × 1.2 need a card of 24 GB, of which the cheapest costs 0.34 USD an hour
+    assert lines["serving"].usd == pytest.approx(0.34 * 730)
+    assert "RTX 4090" in lines["serving"].amount
     assert all(line.amount and line.how for line in lines.values())
 
 

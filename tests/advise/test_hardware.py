@@ -38,22 +38,24 @@ def test_cards_and_the_smallest() -> None:
     assert not rows["T4 16GB"].holds, "15 GiB less the context are 15.8 GB"
     assert rows["RTX 4080 16GB"].holds and not rows["RTX 4080 16GB"].comfortably
     assert rows["RTX 4090 24GB"].comfortably
-    card = hardware.smallest(lora)
-    assert card is not None and card.usable_bytes >= 16e9
+    card = hardware.smallest(list(rows.values()))
+    assert card is not None and card.name == "RTX 4080 16GB"
+    assert not rows["V100 16GB"].holds, "float32 there, which takes twice as much"
+    assert not rows["V100 32GB"].comfortably
     assert all(not rows[gpu.name].holds for gpu in gpu_table.GPUS if gpu.usable_bytes < 16e9)
     assert lora.seconds is not None
     assert rows["RTX 4090 24GB"].hours == pytest.approx(lora.seconds / 3600)
     assert rows["A100 80GB"].hours == pytest.approx(lora.seconds / 3600 * 165.2 / 312)
-    assert hardware.smallest(forecast_option(case, Approach.FULL)).name == "A100 80GB"  # type: ignore[union-attr]
+    assert hardware.smallest(hardware.cards(forecast_option(case, Approach.FULL), case)) == (
+        gpu_table.get("A100 80GB")
+    )
     assert hardware.cheapest(hardware.cards(lora, case)).endswith("USD")
 
 
 def test_a_gigabyte_less(monkeypatch: pytest.MonkeyPatch) -> None:
     case = sized(parse({"parameters": 7e9, "gpu": "RTX 4090 24GB"}))
     lora = forecast_option(case, Approach.LORA)  # 4 rows: 19 GB
-    assert hardware.one_gigabyte_less(case, lora) == (
-        "With 18.0 GB: 2 rows a pass instead of 4, +0 % speed."
-    )
+    assert hardware.one_gigabyte_less(case, lora) == ("With 18.0 GB: 2 rows a pass instead of 4.")
     tight = forecast_option(
         sized(parse({"parameters": 7e9, "gpu": "RTX 4080 16GB"})), Approach.LORA
     )

@@ -95,7 +95,9 @@ def test_settings_follow_their_claims() -> None:
              "error_price": "high"},
             Approach.LORA, "Full fine-tuning does not fit",
         ),
-        ({"budget_usd": 0.01}, Approach.QLORA, "more than the budget of 0.01 USD"),
+        ({"budget_usd": 0.01}, Approach.LORA, "costs least of what fits"),
+        ({"budget_usd": 0.01}, Approach.LORA, "more than the budget of 0.01 USD"),
+        ({"examples": 10**6}, Approach.LORA, "That is 7 days"),
     ],
 )  # fmt: skip
 def test_the_forecast_and_what_must_stay_decide(
@@ -128,6 +130,13 @@ def test_what_would_change_it_is_searched_for_and_true() -> None:
     )
 
 
+def test_where_nothing_fits_the_change_is_what_does() -> None:
+    found = advice(gpu_gb=4)
+    assert found.chosen.fits is False
+    larger = next(change for change in found.changes if change.field == "gpu_gb")
+    assert larger.text == "from 12 GB on: QLoRA fits"
+
+
 def test_a_count_is_narrowed_down_to_where_it_turns() -> None:
     fields = {"gpu_gb": 80, "goal": "knowledge", "domain_shift": "far", "error_price": "high",
               "examples": 200_000}  # fmt: skip
@@ -145,16 +154,22 @@ def test_evidence_takes_a_vote_away_and_is_named() -> None:
     assert next(vote for vote in before.votes if vote.rules.claim == "A9").refuted_by == ""
     evidence.write(
         Evidence(
-            id="small-models", title="Small models", date="2026-11-01", machine="a laptop",
+            id="small-models", title="Small models", date="2026-11-01",
+            base="builtin:smollm2-135m-instruct",
             verdicts={"A8": ClaimVerdict("off", 0.0, "no gap"),
                       "C21": ClaimVerdict("confirmed", 0.2, "full knew 20 % more.")},
         )
     )  # fmt: skip
     after = advice(**case)
     assert next(vote for vote in after.votes if vote.rules.claim == "A9").refuted_by == "A8"
+    assert before.reasons[0].text.partition(" rule sets")[0].endswith("of 5")
+    assert after.reasons[0].text.partition(" rule sets")[0].endswith("of 4")
     text = " ".join(reason.text for reason in after.reasons)
     assert "A9 does not count here: the lab's evidence contradicts A8" in text
-    assert "Measured (2026-11-01, a laptop): full knew 20 % more." in text
+    assert "Measured (builtin:smollm2-135m-instruct, 2026-11-01): full knew 20 % more." in text
+    large = advice(**(case | {"parameters": 7e9}))
+    assert all(vote.refuted_by == "" for vote in large.votes), "135 M says little of 7 B"
+    assert "A model of another size" in " ".join(reason.text for reason in large.reasons)
 
 
 def test_what_the_planner_refuses_is_a_reason_and_no_traceback(
@@ -181,3 +196,16 @@ def test_a_case_moves_without_new_forecasts() -> None:
     assert option.seconds is not None and moved.seconds == pytest.approx(
         2 * option.seconds * 165.2 / 117
     )
+
+
+def test_general_ability_decides_unless_evidence_says_otherwise() -> None:
+    case = {"parameters": 5e8, "gpu_gb": 80, "goal": "continued pretraining", "domain_shift": "far",
+            "error_price": "high", "examples": 200_000, "keeps_general": True}  # fmt: skip
+    assert advice(**case).approach is Approach.LORA
+    evidence.write(
+        Evidence(
+            id="forgetting", date="2026-11-01", base="builtin:smollm2-135m-instruct",
+            verdicts={"A5": ClaimVerdict("off", -0.2, "LoRA forgot more.")},
+        )
+    )  # fmt: skip
+    assert advice(**case).approach is Approach.FULL

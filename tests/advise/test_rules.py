@@ -51,6 +51,7 @@ def test_there_are_six_each_in_a_file_of_its_own() -> None:
         ({"examples": 50_000, "variants": 4}, Approach.LORA, "mandatory"),
         ({"examples": 50_000, "goal": "continued pretraining"}, Approach.FULL, "pretraining"),
         ({"examples": 9_999}, Approach.PEFT, "under 10,000"),
+        ({"examples": 10_000}, Approach.PEFT, "At most 10 B"),
         ({"examples": 200_000, "domain_shift": "far", "keeps_general": True}, Approach.PEFT,
          "must be kept"),
         # two overrides that disagree: the first of the list decides, the other is named

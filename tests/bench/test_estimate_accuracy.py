@@ -8,6 +8,7 @@ from bench import estimate_accuracy
 from lab import methods
 
 
+@pytest.mark.every_method
 def test_the_matrix_holds_every_method_and_nothing_that_is_refused() -> None:
     cases = list(estimate_accuracy.matrix(("gpt2", "SmolLM2-135M")))
     assert {case.method for case in cases if case.model == "SmolLM2-135M"} == set(methods.names())

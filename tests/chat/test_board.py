@@ -17,6 +17,7 @@ from lab.chat.conversations import Answer, Chat, Turn
 from lab.chat.engine.board import Board
 from lab.chat.engine.loaded_models import LoadedModels
 from lab.chat.models import PromptTerms
+from lab.chat.side_by_side import prompt_warning
 from lab.data import rendering
 from lab.errors import LabError
 from lab.paths import RunDir
@@ -109,6 +110,27 @@ def test_a_base_beside_a_result_reads_the_prompt_of_the_result(
     board.ask(alone.id, "Hi", SHORT, [base])
     own = until_over(board, alone.id).turns[0].answers[base].receipt
     assert own["template_of"] == "" and "### Instruction" not in own["prompt"], "Its own."
+
+
+def test_results_with_other_templates_are_told_apart(
+    board: Board, work_here: Any, trained: list[RunDir]
+) -> None:
+    run = work_here(data={"template": "alpaca"}, train={"max_steps": 1, "save_steps": 0})
+    alike = [f"run:{run.id}" for run in trained]
+    names = [*alike, f"run:{run.id}"]
+    conversation = conversations.create(names)
+    for _ in range(2):
+        board.ask(conversation.id, "Hi", SHORT, names)
+        until_over(board, conversation.id)
+    for turn in board.view(conversation.id).turns:
+        receipts = {name: answer.receipt for name, answer in turn.answers.items()}
+        told = prompt_warning(receipts)
+        assert f"their chat templates differ: {alike[0]}, {alike[1]} | {names[2]}." in told
+        assert prompt_warning({name: receipts[name] for name in alike}) == "", (
+            "answers of their own in the second prompt are no difference of the terms"
+        )
+    later = board.view(conversation.id).turns[1].answers
+    assert len({later[name].receipt["prompt_hash"] for name in alike}) == 2, "and there are such"
 
 
 def test_a_base_is_told_apart_from_a_result_with_further_tokens(

@@ -15,6 +15,7 @@ from lab.atomic_files import read_object, write_json
 from lab.chat.settings import GenerationSettings
 from lab.checked_run import CheckedRun
 from lab.cli import runs as run_verbs
+from lab.compare.race_start import PlannedRun
 from lab.forecasts import Saving
 from lab.paths import RunDir
 from lab.runs import actions, record_reader, supervisor_start
@@ -317,15 +318,21 @@ def test_the_best_of_a_race_stands_first_and_a_failure_is_the_exit_code(
     rows = [figures("worse", at={"eval_loss": 2.9}), figures("none", at={"eval_loss": None}),
             figures("better", at={"eval_loss": 2.1})]  # fmt: skip
     requests: list[Any] = []
-    plans = [CheckedRun(RunSpec(name=name), {}) for name in "ab"]
+    plans = [PlannedRun(name, 0, "default", CheckedRun(RunSpec(name=name), {})) for name in "ab"]
 
-    def specs(value: Any, names: Any, budget: Any) -> Any:
-        requests.append((names, budget))
+    def specs(value: Any, racing: Any, budget: Any) -> Any:
+        requests.append((racing, budget))
         return {}, []
 
-    monkeypatch.setattr(verb.race, "race_specs", specs)
-    monkeypatch.setattr(verb.race, "check", lambda specs, seeds: requests.append(seeds) or plans)
-    monkeypatch.setattr(verb.race, "start", lambda plans: ("race-x", runs))
+    def check(specs: Any, seeds: int, rungs: int) -> Any:
+        requests.append((seeds, rungs))
+        return plans
+
+    monkeypatch.setattr(verb.race, "contestants", lambda value, names: names)
+    monkeypatch.setattr(verb.race, "contestant_specs", specs)
+    monkeypatch.setattr(verb.race_start, "check", check)
+    monkeypatch.setattr(verb.race_start, "start", lambda plans, terms: ("race-x", runs))
+    monkeypatch.setattr(verb, "_score", lambda race_id: None)
     monkeypatch.setattr(
         verb, "compare", lambda runs, by: {"runs": rows, "by": "step", "at": 5, "unequal": []}
     )
@@ -342,7 +349,7 @@ def test_the_best_of_a_race_stands_first_and_a_failure_is_the_exit_code(
         line.split()[0] for line in lines_with(capsys.readouterr().out, "better", "worse", "none")
     ]
     assert order == ["better", "worse", "none"]
-    assert requests == [(["a", "b"], verb.Budget("steps", 5)), 3]
+    assert requests == [(["a", "b"], verb.Budget("steps", 5)), (3, 0)]
     write_json(runs[1].result, {"state": "done"})
     assert cli.main([*arguments, "--wait"]) == 0
     assert cli.main([*arguments, "--seeds", "0"]) == 2

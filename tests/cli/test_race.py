@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lab import cli, methods, paths
-from lab.compare import race
+from lab.compare import race, race_start
 from lab.compare.race import Budget
 from lab.errors import LabError, SpecError
 from lab.runs import index
@@ -79,7 +79,7 @@ def test_every_method_gets_the_same_rows(make_spec: Callable[..., dict[str, Any]
     assert "LoRA + soft prompt" in notes[0]
     assert {row["train"]["max_tokens"] for row in specs.values()} == {500}
     assert {row["train"]["max_steps"] for row in specs.values()} == {None}
-    plans = race.check({name: specs[name] for name in able}, seeds=2)
+    plans = race_start.check({name: specs[name] for name in able}, seeds=2)
     assert [(plan.spec.method["name"], plan.spec.train.seed) for plan in plans] == [
         (able[0], 0),
         (able[1], 0),

@@ -47,7 +47,7 @@ def test_estimate(lab: Callable[..., Any], tiny_model: Path) -> None:
     assert lab(*ask, "--method", "full", "--gpu-gb", "0.05")["fits"] is False
     lora = lab(*ask, "--method", "lora", "--set", "method.rank=8", "--formula")
     assert lora["trainable"] < full["trainable"] and lora["source"] == "outline"
-    assert lora["is_bound"] and lora["device"] == "cpu"  # this machine, without a GPU
+    assert lora["has_margin"] and lora["device"] == "cpu"  # this machine, without a GPU
 
 
 def test_the_life_of_a_run(
@@ -136,3 +136,15 @@ def test_people_get_tables(
     for arguments in (["runs"], ["show", run.id], ["compare", run.id], ["models"], ["methods"]):
         assert cli.main(arguments) == 0
         assert capsys.readouterr().out.strip()
+
+
+def test_a_comparison_is_written_as_a_report(lab_json: Any, tmp_path: Path) -> None:
+    from tests.compare.recorded import record
+
+    runs = [record("aaaa", "A"), record("bbbb", "B", "full", losses=(3.0, 2.5))]
+    file = tmp_path / "report.html"
+    answer = lab_json("compare", *(run.id for run in runs), "--html", str(file))
+    assert answer["html"] == str(file) and answer["verdict"]["best"] == runs[0].id
+    page = file.read_text()
+    assert "A has the lowest evaluation loss: 2.41" in page and "Plotly.newPlot" in page
+    assert cli.main(["compare", runs[0].id, runs[1].id, "--html", str(file)]) == 2

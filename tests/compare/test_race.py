@@ -14,7 +14,7 @@ import pytest
 from lab import paths
 from lab.atomic_files import write_json
 from lab.checked_run import CheckedRun
-from lab.compare import race
+from lab.compare import race, race_start
 from lab.compare.race import Budget
 from lab.errors import LabError, SpecError
 from lab.paths import RunDir
@@ -39,7 +39,7 @@ def checked_here(monkeypatch: pytest.MonkeyPatch) -> None:
             _checked[key] = checked(spec)
         return copy.deepcopy(_checked[key])
 
-    monkeypatch.setattr(race.same_commits.planner, "check", once)
+    monkeypatch.setattr(race_start.same_commits.planner, "check", once)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_a_methods_own_rate_and_options_are_its_own(make_spec: Make) -> None:
 
 def test_seeds_count_up_and_everything_else_stays(make_spec: Make) -> None:
     specs, _ = race.race_specs(make_spec("lora", train={"seed": 40}), ["lora", "full"], None)
-    plans = race.check(specs, seeds=3)
+    plans = race_start.check(specs, seeds=3)
     assert [plan.spec.train.seed for plan in plans] == [40, 40, 41, 41, 42, 42]
     assert [plan.requested["train"]["seed"] for plan in plans] == [40, 40, 41, 41, 42, 42]
     for plan in plans[2:]:
@@ -83,31 +83,33 @@ def test_seeds_count_up_and_everything_else_stays(make_spec: Make) -> None:
     highest = race.race_specs(make_spec("lora", train={"seed": 2**32 - 1}), ["lora", "full"], None)[
         0
     ]
-    assert [plan.spec.train.seed for plan in race.check(highest, 2)][2:] == [0, 0]
+    assert [plan.spec.train.seed for plan in race_start.check(highest, 2)][2:] == [0, 0]
     with pytest.raises(LabError, match="202 runs"):
-        race.check(specs, 101)
+        race_start.check(specs, 101)
 
 
 def test_all_runs_together_must_fit_the_disk(
     make_spec: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     specs, _ = race.race_specs(make_spec("lora"), ["lora", "full"], None)
-    need = sum(plan.forecast.disk.total for plan in race.check(specs, 1) if plan.forecast.disk)
+    need = sum(
+        plan.forecast.disk.total for plan in race_start.check(specs, 1) if plan.forecast.disk
+    )
     usage = shutil.disk_usage("/")
     for free, seeds, fits in ((2 * need, 2, True), (2 * need - 1, 2, False), (need, 1, True)):
         has = usage._replace(free=free)
-        monkeypatch.setattr(race.shutil, "disk_usage", lambda path, has=has: has)
+        monkeypatch.setattr(race_start.shutil, "disk_usage", lambda path, has=has: has)
         if fits:
-            assert race.check(specs, seeds)
+            assert race_start.check(specs, seeds)
         else:
             with pytest.raises(SpecError, match="not enough disk"):
-                race.check(specs, seeds)
+                race_start.check(specs, seeds)
 
 
 def test_a_race_that_cannot_be_written_leaves_no_run(
     make_spec: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plans = race.check(race.race_specs(make_spec("lora"), ["lora", "full"], None)[0], 1)
+    plans = race_start.check(race.race_specs(make_spec("lora"), ["lora", "full"], None)[0], 1)
     real, calls = actions.create, []
 
     def second_fails(plan: CheckedRun) -> RunDir:
@@ -118,7 +120,7 @@ def test_a_race_that_cannot_be_written_leaves_no_run(
 
     monkeypatch.setattr(actions, "create", second_fails)
     with pytest.raises(LabError, match="disk is full"):
-        race.start(plans)
+        race_start.start(plans)
     assert paths.all_runs() == []
 
 
@@ -127,7 +129,7 @@ def test_the_runs_of_a_race_come_in_their_order_and_on_its_axis(
 ) -> None:
     monkeypatch.setattr(actions, "submit", lambda run: None)
     specs, _ = race.race_specs(make_spec("lora"), ["lora", "full"], Budget("seconds", 5.0))
-    name, runs = race.start(race.check(specs, 2))
+    name, runs = race_start.start(race_start.check(specs, 2))
     for age, run in enumerate(reversed(runs)):
         os.utime(run.spec, (1e9 - age, 1e9 - age))
     assert race.runs_of(name) == runs, "In the order in which they were made."

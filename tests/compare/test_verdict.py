@@ -13,7 +13,7 @@ from lab.compare import verdict as verdicts
 from lab.compare.contestants import Contestant, contestants, difference_to_base
 from lab.compare.equal_terms import equal_terms
 from lab.compare.figures import figure_rows
-from lab.compare.verdict import Verdict, loss_difference, share, verdict
+from lab.compare.verdict import ComparisonVerdict, loss_difference, share, verdict
 from lab.paths import RunDir
 from lab.runs.held_out_losses import held_out_losses
 from tests.compare.recorded import TOKENS, change_event, record, write_lines
@@ -26,7 +26,7 @@ def name(contestant: Contestant) -> str:
     return contestant.name
 
 
-def judge(*runs: RunDir) -> Verdict:
+def judge(*runs: RunDir) -> ComparisonVerdict:
     those = contestants(runs)
     return verdict(those, equal_terms(those, name), name)
 

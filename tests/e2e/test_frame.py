@@ -18,7 +18,7 @@ from tests.e2e.conftest import Server, settled, widget
 
 pytestmark = pytest.mark.e2e
 
-PAGES = ("", "new_run", "monitor", "runs", "data", "memory", "chat")
+PAGES = ("", "new_run", "monitor", "runs", "data", "memory", "chat", "advisor", "claims")
 # Streamlit's own, on every app: its grids have no accessible rows while they are canvases
 NOT_OURS = "[data-testid=stDataFrame], [data-testid=stToolbar], .js-plotly-plot"
 

@@ -17,6 +17,7 @@ from lab.chat.conversations import Answer, Turn
 from lab.paths import all_runs
 from lab.runs import actions, record_reader
 from lab.runs.status import status
+from lab.spec import RunSpec
 from tests.e2e.conftest import Server, fill, settled, widget
 
 pytestmark = pytest.mark.e2e
@@ -178,7 +179,7 @@ def test_chat_with_two_results(page: Page, server: Server, trained_home: Path) -
     page.reload()
     settled(page)
     expect(page.get_by_text("What is 2 plus 2?")).to_be_visible(timeout=30_000)
-    field = page.get_by_placeholder("Ask all of them the same")
+    field = page.get_by_placeholder("Message all models")
     expect(field).to_be_visible(timeout=90_000)
     (chat,) = conversations.all_conversations()
     assert len(chat.turns[0].answers) == 3, "A reload loses no answer."
@@ -214,7 +215,7 @@ def ask_all(page: Page, question: str, tokens: str) -> None:
     page.get_by_role("button", name="Settings").click()
     fill(page, "chat.max_tokens", tokens)
     page.keyboard.press("Escape")
-    box = page.get_by_placeholder("Ask all of them the same")
+    box = page.get_by_placeholder("Message all models")
     box.fill(question)
     box.press("Enter")
 
@@ -273,3 +274,22 @@ def test_every_page_fits_a_narrow_window(
             assert sideways(page) <= 0, f"{name or 'home'} scrolls sideways in the {theme} theme"
             assert page.locator("[data-testid=stException]").count() == 0
         context.close()
+
+
+def test_the_advisor_fills_the_form_and_the_run_starts(page: Page, server: Server) -> None:
+    page.goto(f"{server.url}/advisor?advise.examples=100&advise.complexity=simple")
+    expect(page.get_by_text("What would change it")).to_be_visible(timeout=180_000)
+    settled(page)
+    expect(page.get_by_role("heading", name="LoRA, rank 8, all linear layers")).to_be_visible()
+    widget(page, "advise.start").get_by_role("button").click()
+    page.wait_for_url(re.compile(r"/new_run"), timeout=30_000)
+    settled(page)
+    assert "advise." not in page.url
+    fill(page, "new.data.max_length", "64")  # the story is about the form, not about training
+    page.get_by_role("button", name="Start run").click()
+    page.wait_for_url(re.compile(r"/monitor\?.*run="), timeout=90_000)
+    spec = RunSpec.of_run(all_runs()[0])
+    assert spec.method["rank"] == 8 and spec.method["alpha"] == 16
+    assert spec.train.learning_rate == 3e-4, "a short run"
+    assert spec.train.batch_size * spec.train.gradient_accumulation_steps == 16
+    assert spec.data.packing == "off" and spec.data.max_length == 64

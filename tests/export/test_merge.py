@@ -53,6 +53,7 @@ MERGEABLE = sorted(method.name for method in methods.all_methods() if method.can
 SHORT = {"max_steps": 2, "eval_steps": None, "save_steps": None, "sample_steps": None}
 
 
+@pytest.mark.every_method
 @pytest.mark.parametrize("method", MERGEABLE)
 def test_every_mergeable_method_is_proven_on_held_out_rows(
     make_spec: Callable[..., dict[str, Any]], tmp_path: Path, method: str

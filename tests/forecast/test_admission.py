@@ -43,10 +43,10 @@ def test_as_few_layers_recompute_as_make_it_fit() -> None:
     most, least = (needed[way]["peak_bytes"] for way in ("off", "on"))
     assert most > 1.3 * least
     room = (most + least) // 2
-    found = estimate(with_train(value, "auto"), {"memory_bytes": room})
-    chosen = found["settings"]["checkpointed_layers"]
-    assert found["fits"] and 2 <= chosen <= 14, "of sixteen"
-    assert found["peak_bytes"] <= 0.94 * room < room
+    answer = estimate(with_train(value, "auto"), {"memory_bytes": room})
+    chosen = answer["settings"]["checkpointed_layers"]
+    assert answer["fits"] and 2 <= chosen <= 14, "of sixteen"
+    assert answer["peak_bytes"] <= 0.94 * room < room
     one_less = with_train(value, "on", checkpointed_layers=chosen - 1)
     assert estimate(one_less, {"kind": "cuda"})["peak_bytes"] > 0.94 * room
     best = plan(value, {"memory_bytes": room})["choices"][0]
@@ -92,10 +92,10 @@ def test_configs_without_weights(
         '{"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "vocab_size": 100,'
         '"num_hidden_layers": 2, "num_attention_heads": 4}'
     )
-    found = estimate({"model": str(tmp_path), "method": "full", "data": {"max_length": 32}})
-    assert (found["device"], found["source"]) == ("cuda", "shadow")
+    answer = estimate({"model": str(tmp_path), "method": "full", "data": {"max_length": 32}})
+    assert (answer["device"], answer["source"]) == ("cuda", "shadow")
     same = {"model": str(tmp_path / "config.json"), "method": "full", "data": {"max_length": 32}}
-    assert estimate(same)["peak_bytes"] == found["peak_bytes"]
+    assert estimate(same)["peak_bytes"] == answer["peak_bytes"]
     (tmp_path / "own.json").write_text('{"model_type": "llama", "auto_map": {}}')
     (tmp_path / "not.json").write_text("[1, 2]")
     for name, says in (("own.json", "code of its own"), ("not.json", "no readable config")):
@@ -134,11 +134,11 @@ def test_layers_of_other_kinds_are_estimated_or_refused_with_the_way_out(
 
     AutoConfig.for_model(kind, vocab_size=128, **shape).save_pretrained(tmp_path)
     value = {"model": str(tmp_path), "method": method, "data": {"max_length": 64}}
-    found = estimate(value, {"kind": "cuda"})
-    if "problems" in found:
-        assert found["problems"][0]["field"] == "method.dropout"
-        assert expected in found["problems"][0]["message"]
+    answer = estimate(value, {"kind": "cuda"})
+    if "problems" in answer:
+        assert answer["problems"][0]["field"] == "method.dropout"
+        assert expected in answer["problems"][0]["message"]
         value["method"] = method | {"dropout": 0.0}
         assert estimate(value, {"kind": "cuda"})["source"] == "shadow"
     else:
-        assert found["source"] == expected, found["notes"]
+        assert answer["source"] == expected, answer["notes"]

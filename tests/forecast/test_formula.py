@@ -85,8 +85,8 @@ def test_a_run_fits_into_its_peak_and_not_into_a_byte_less(small: str) -> None:
     peak = estimate(value, {"kind": "cuda"}, OUTLINE)["peak_bytes"]
     for size, fits in ((peak, True), (peak - 1, False)):
         assert estimate(value, {"memory_bytes": size}, OUTLINE)["fits"] is fits
-        assert estimate(value, {"kind": "cpu", "memory_bytes": size}, OUTLINE)["is_bound"] is True
-    assert estimate(value, {"memory_bytes": peak}, OUTLINE)["is_bound"] is False
+        assert estimate(value, {"kind": "cpu", "memory_bytes": size}, OUTLINE)["has_margin"] is True
+    assert estimate(value, {"memory_bytes": peak}, OUTLINE)["has_margin"] is False
     assert estimate(value, {"kind": "cuda"}, OUTLINE)["fits"] is None, "A GPU of no size."
 
 

@@ -71,6 +71,7 @@ def hold(outline: MemoryForecast, traced: MemoryForecast, within: float = 0.015)
     assert sum(vars(outline.at_peak).values()) == outline.peak_bytes, "The parts add up."
 
 
+@pytest.mark.every_method
 @pytest.mark.parametrize("name", methods.names())
 def test_the_outline_is_near_the_traced_step_for_every_method(name: str) -> None:
     outline, traced = both(llama(), spec_of(name))
@@ -186,6 +187,17 @@ def test_rows_that_do_not_fill_a_chunk_of_the_loss_are_traced_as_they_are() -> N
             predict_memory(config, spec, OUTLINE, short=outline) for outline in (short, None)
         )
         assert quick.peak_bytes == pytest.approx(exact.peak_bytes, rel=0.01), rows
+
+
+@pytest.mark.parametrize(("rows", "length"), [(2, 128), (1, 2048)])
+def test_few_tokens_and_single_rows_are_traced_as_they_are(rows: int, length: int) -> None:
+    """The allocator rounds small tensors by a larger share, so that they lie on no line."""
+    spec = spec_of("lokr", rows=rows, length=length, loss_implementation="plain")
+    short = outline_for_any_rows(llama(4), spec, OUTLINE, 8)
+    quick, exact = (
+        predict_memory(llama(4), spec, OUTLINE, short=outline) for outline in (short, None)
+    )
+    assert quick.peak_bytes == exact.peak_bytes
 
 
 @pytest.fixture

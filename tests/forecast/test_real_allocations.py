@@ -59,11 +59,11 @@ def allocated(config: Any, spec: RunSpec) -> int:
         for value in state.values()
         if isinstance(value, torch.Tensor)
     ]
-    resting = {one.untyped_storage()._cdata: one.untyped_storage().nbytes() for one in tensors}
+    resting = {item.untyped_storage()._cdata: item.untyped_storage().nbytes() for item in tensors}
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         train()
     events = profiled.profiler.kineto_results.events()
-    sizes = [one.nbytes() for one in events if one.name() == "[memory]"]
+    sizes = [item.nbytes() for item in events if item.name() == "[memory]"]
     live = highest = 0
     for size in sizes:
         live += size

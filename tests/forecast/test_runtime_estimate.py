@@ -12,7 +12,7 @@ from lab import host
 from lab.atomic_files import read_object, write_json
 from lab.forecast import finished_runs, runtime_estimate
 from lab.forecast.compile_choice import choose_compile
-from lab.forecast.finished_runs import with_reached
+from lab.forecast.finished_runs import FinishedRun, with_reached
 from lab.forecast.model_profile import profile_model
 from lab.forecast.resolve import Resolution, resolve
 from lab.forecast.runtime_estimate import training_volume
@@ -113,16 +113,16 @@ def test_layers_are_compiled_where_the_run_is_long_enough(
     assert chosen(max_tokens=10**8)[0] == "on"
     assert chosen(max_tokens=10**6)[0] == "off"
     assert chosen(max_tokens=10**8, device=replace(H100, on_gpu=False)) == (
-        "off", "pays on a GPU only",
+        "off", "off: only worthwhile on a GPU",
     )  # fmt: skip
-    assert chosen(compile="on") == ("on", "is on, as asked for")
+    assert chosen(compile="on") == ("on", "on, as requested")
     assert chosen()[0] == "off", "of an unknown length"
-    found = plan(
+    answer = plan(
         {"model": "config:Llama-3.1-8B", "method": "lora", "data": {"packing": "on"},
          "train": {"max_tokens": 10**8}},
         {"gpu": "H100 80GB"},
     )  # fmt: skip
-    assert found["choices"][0]["compile"] == "on" and found["compile"].startswith("pays")
+    assert answer["choices"][0]["compile"] == "on" and answer["compile"].startswith("pays")
     assert check(make_spec())["spec"]["train"]["compile"] == "off", "there is no GPU here"
 
 
@@ -146,13 +146,13 @@ def test_a_run_that_is_repeated_is_predicted_as_it_went() -> None:
     """What recomputation costs is in the factors, and not once more in what runs reach."""
     spec = spec_of(train={"activation_checkpointing": "on", "max_steps": 100})
     first = predicted(spec)
-    summary = {"flops": 1e18, "tokens": first.tokens, "seconds": 2 * first.seconds}
-    share, is_measured = finished_runs.reached([(summary, first)], H100.flops)
+    run = FinishedRun(2 * first.seconds, 1e18, first.tokens, runtime=first)
+    share, is_measured = finished_runs.reached([run], H100.flops)
     again = predicted(spec, replace(H100, reached=share, is_measured=is_measured))
     assert again.is_measured and again.seconds == pytest.approx(2 * first.seconds, rel=0.05)
     for _ in range(30):  # told again and again, it does not drift
         runtime = predicted(spec, replace(H100, reached=share))
-        share, _ = finished_runs.reached([(summary, runtime)], H100.flops)
+        share, _ = finished_runs.reached([replace(run, runtime=runtime)], H100.flops)
     assert predicted(spec, replace(H100, reached=share)).seconds == pytest.approx(
         2 * first.seconds, rel=0.05
     )
@@ -170,9 +170,9 @@ def test_a_run_carries_its_prediction(work_here: Callable[..., RunDir]) -> None:
 
 def test_an_estimate_says_speed_and_energy() -> None:
     value = {"model": "config:Llama-3.2-1B", "method": "lora", "train": {"max_steps": 10}}
-    found = estimate(value, {"gpu": "RTX 4090 24GB"}, {"shadow": False, "time": True})
-    assert found["tokens_per_s"] > 100 and found["wh_per_million_tokens"] > 0
-    assert found["pace"]["steps"] == 10, "by its budget, though there is no data"
+    answer = estimate(value, {"gpu": "RTX 4090 24GB"}, {"shadow": False, "time": True})
+    assert answer["tokens_per_s"] > 100 and answer["wh_per_million_tokens"] > 0
+    assert answer["pace"]["steps"] == 10, "by its budget, though there is no data"
     plain = estimate(value, {"kind": "cuda"}, {"shadow": False})
     assert plain["wh_per_million_tokens"] is None and plain.get("pace") is None
 
@@ -257,8 +257,8 @@ def test_compiling_has_to_save_a_tenth_of_the_run() -> None:
 
 
 def test_what_this_machine_reaches_is_the_median_of_its_longer_runs() -> None:
-    def run(rate: float, seconds: float = 100.0) -> tuple[dict[str, Any], None]:
-        return {"flops": rate * seconds, "seconds": seconds, "tokens": 1000}, None
+    def run(rate: float, seconds: float = 100.0) -> FinishedRun:
+        return FinishedRun(seconds, rate * seconds, 1000)
 
     runs = [run(2e12), run(3e12), run(9e12), run(1e15, seconds=5.0)]
     share, is_measured = finished_runs.reached(runs, 1e13)
@@ -267,8 +267,7 @@ def test_what_this_machine_reaches_is_the_median_of_its_longer_runs() -> None:
         REACHED,
         False,
     )
-    damaged = [({"seconds": 50.0}, None), ({"seconds": 50.0, "flops": 0}, None)]
-    assert finished_runs.reached(damaged, 1e13) == (REACHED, False)
+    assert finished_runs.reached([FinishedRun(50.0, 0, 1000)], 1e13) == (REACHED, False)
 
 
 # tokens a second of an H100, compiled nothing, plain loss, adapters in float32
@@ -294,9 +293,9 @@ def test_small_passes_are_bound_by_what_launches_take(case: Any) -> None:
             "loss_implementation": "plain", "compile": "off", **train,
         },
     }  # fmt: skip
-    found = estimate(value, {"gpu": "H100 80GB"}, {"shadow": False})
-    assert found["launches"] > 900
-    assert found["tokens_per_s"] == pytest.approx(measured, rel=0.2)
+    answer = estimate(value, {"gpu": "H100 80GB"}, {"shadow": False})
+    assert answer["launches"] > 900
+    assert answer["tokens_per_s"] == pytest.approx(measured, rel=0.2)
 
 
 def test_work_and_launches_side_by_side_take_hardly_more_than_the_longer() -> None:
@@ -306,33 +305,31 @@ def test_work_and_launches_side_by_side_take_hardly_more_than_the_longer() -> No
 
 
 def test_every_phase_counts_and_what_is_measured_corrects_the_rest() -> None:
-    found = predicted(spec_of(train={"max_steps": 100, "eval_steps": 10}))
-    phases = (found.loading_s, found.evaluating_s, found.sampling_s, found.saving_s)
-    assert min(phases) > 0 and found.whole_s == pytest.approx(found.seconds + sum(phases))
+    answer = predicted(spec_of(train={"max_steps": 100, "eval_steps": 10}))
+    phases = (answer.loading_s, answer.evaluating_s, answer.sampling_s, answer.saving_s)
+    assert min(phases) > 0 and answer.whole_s == pytest.approx(answer.seconds + sum(phases))
     still = predicted(spec_of(train={"max_steps": 100, "sample_steps": 0, "save_steps": 0}))
-    assert still.sampling_s == 0 and still.saving_s < found.saving_s
-    slow = corrected(found, 10, 3 * found.seconds / 10)  # each step takes three times as long
-    assert slow.seconds == pytest.approx(3 * found.seconds)
-    assert slow.evaluating_s == pytest.approx(3 * found.evaluating_s)
-    assert slow.loading_s == found.loading_s, "That is over."
-    assert corrected(found, 0, 0.0) == found, "Nothing is known before the first step."
-    assert corrected(found, 10, 3 * found.seconds / 10, limit=5.0).seconds == 5.0
+    assert still.sampling_s == 0 and still.saving_s < answer.saving_s
+    slow = corrected(answer, 10, 3 * answer.seconds / 10)  # each step takes three times as long
+    assert slow.seconds == pytest.approx(3 * answer.seconds)
+    assert slow.evaluating_s == pytest.approx(3 * answer.evaluating_s)
+    assert slow.loading_s == answer.loading_s, "That is over."
+    assert corrected(answer, 0, 0.0) == answer, "Nothing is known before the first step."
+    assert corrected(answer, 10, 3 * answer.seconds / 10, limit=5.0).seconds == 5.0
 
 
 def test_this_machines_runs_correct_launches_and_what_is_no_training() -> None:
     spec = spec_of(data={"max_length": 64}, train={"max_steps": 1000, "batch_size": 1})
     first = predicted(spec, H100, DatasetStats(examples=10**6, tokens_per_row=64.0))
     assert first.launch_s * first.tokens_per_s > runtime_estimate.BOUND
-    summary = {
-        "flops": 1e15, "tokens": first.tokens, "seconds": 2 * first.seconds,
-        "beside_s": 3 * (first.whole_s - first.seconds),
-    }  # fmt: skip
-    runs = [(summary, first)]
+    beside_s = 3 * (first.whole_s - first.seconds)
+    run = FinishedRun(2 * first.seconds, 1e15, first.tokens, "", beside_s, first)
+    runs = [run]
     assert finished_runs.launching(runs) == pytest.approx(2.0, rel=0.01)
     assert finished_runs.beside(runs) == pytest.approx(3.0)
     device = replace(H100, launching=2.0, beside=3.0)
     again = predicted(spec, device, DatasetStats(examples=10**6, tokens_per_row=64.0))
     assert again.seconds == pytest.approx(2 * first.seconds, rel=0.01)
     assert again.loading_s == pytest.approx(3 * first.loading_s, rel=1e-3)
-    told = [({**summary, "tokens": again.tokens, "seconds": again.seconds}, again)]
-    assert finished_runs.launching(told) == pytest.approx(2.0, rel=0.01), "It does not drift."
+    repeated = replace(run, tokens=again.tokens, seconds=again.seconds, runtime=again)
+    assert finished_runs.launching([repeated]) == pytest.approx(2.0, rel=0.01), "It does not drift."

@@ -47,14 +47,14 @@ def test_measured_peaks(case: tuple[Any, ...]) -> None:
     model, method, rows, length, checkpointing, precision, measured = case
     if "rank" in method:
         method = method | {"dropout": 0.0, "alpha": 2.0 * method["rank"]}
-    found = estimate(
+    answer = estimate(
         spec_of(model, method, rows, length, checkpointing, precision), {"kind": "cuda"}
     )
-    assert found["source"] == "shadow", found["notes"]
-    assert found["peak_bytes"] / 1e9 == pytest.approx(measured, rel=0.005)
-    assert found["peak_phase"] == "backward"
-    assert found["operation"] in ("_log_softmax_backward_data", "add")
-    assert sum(found["at_peak"].values()) == found["peak_bytes"]
+    assert answer["source"] == "shadow", answer["notes"]
+    assert answer["peak_bytes"] / 1e9 == pytest.approx(measured, rel=0.005)
+    assert answer["peak_phase"] == "backward"
+    assert answer["operation"] in ("_log_softmax_backward_data", "add")
+    assert sum(answer["at_peak"].values()) == answer["peak_bytes"]
 
 
 def spec_of(
@@ -98,6 +98,8 @@ def resolved(value: dict[str, Any], **train: Any) -> RunSpec:
         ("Qwen3-0.6B", "full", {"loss_implementation": "plain", "optimizer": "adamw8bit"}),
         ("Llama-3.2-1B", "lora", {"activation_checkpointing": "on", "checkpointed_layers": 6}),
         ("Llama-3.2-1B", "top_layers_lora", {"adapter_precision": "bfloat16"}),
+        # its penalty makes tensors of every layer's weights behind the layers
+        ("SmolLM2-135M", "adalora", {"loss_implementation": "plain"}),
         (
             "gpt2",
             "full",
@@ -112,20 +114,20 @@ def test_layer_extension_says_what_the_full_trace_says(
     value = spec_of(model, {"name": method}, 2, 128, "off", "bfloat16")
     spec = resolved(value, **{"loss_implementation": "fused", **train})
     config = with_layers(weights.load_config(catalog.resolve_config(spec.model)), range(12))
-    found = profile_model(config, spec).layers
-    made = {
+    layers = profile_model(config, spec).layers
+    traces = {
         whole: step(
-            config, found, methods.get(method), spec, Batch(2, 128), spec.train.loss_implementation,
-            on_gpu=True, whole=whole,
+            config, layers, methods.get(method), spec, Batch(2, 128),
+            spec.train.loss_implementation, on_gpu=True, whole=whole,
         )
         for whole in (True, False)
     }  # fmt: skip
-    assert [how for _, how in made.values()] == [How.EVERY_LAYER, How.REPEATED_LAYERS]
-    whole, extended = (trace for trace, _ in made.values())
+    assert [how for _, how in traces.values()] == [How.EVERY_LAYER, How.REPEATED_LAYERS]
+    whole, extended = (trace for trace, _ in traces.values())
     assert extended.reserved == whole.reserved
     assert whole.launches > 12 * 100, "A dozen layers of a hundred kernels."
-    # the update's kernels are those of the short model
-    assert 0.9 * whole.launches < extended.launches <= whole.launches
+    # what works on many layers' tensors at once, or on none, is counted for the short model
+    assert 0.97 * whole.launches < extended.launches <= whole.launches
     assert extended.peaks.keys() == whole.peaks.keys()
     for segment, peak in whole.peaks.items():
         if segment != "optimizer":  # its passes over all weights are told apart by layer

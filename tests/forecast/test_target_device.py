@@ -119,3 +119,14 @@ def test_runs_and_forecasts_know_the_same_cards() -> None:
     ):
         assert host.peak_flops(name, on_gpu=True) == tflops * 1e12, name
     assert host.peak_flops("A card of tomorrow", on_gpu=True) is None
+
+
+def test_a_busy_moment_does_not_lower_the_speed_of_the_processor(
+    lab_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = iter([5e9, 2e9, 7e9, 1e9])
+    monkeypatch.setattr(host, "product_flops", lambda seconds: next(measured))
+    assert [host.time_product() for _ in range(3)] == [5e9, 5e9, 7e9]
+    assert host.peak_flops("", on_gpu=False) == 7e9
+    write_json(host.machine_file(), {"v": 1, "cpu_peak_flops": 9e12, "cores": -1})
+    assert host.time_product() == 1e9, "of another machine"

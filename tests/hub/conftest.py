@@ -90,6 +90,26 @@ def make_micro_model(folder: Path, seed: int = 0) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def save_adapter(base: Path, folder: Path, **options: Any) -> None:
+    """A LoRA of `base` with weights that are felt, as PEFT writes it."""
+    import peft
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(3)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    model.name_or_path = NAME
+    config = peft.LoraConfig(
+        **{"r": 4, "task_type": "CAUSAL_LM", "target_modules": ["q_proj", "v_proj"]} | options
+    )
+    model = peft.get_peft_model(model, config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.add_(torch.randn_like(weight), alpha=0.5)
+    model.save_pretrained(folder)
+
+
 @pytest.fixture
 def hub_spec(make_spec: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
     """`hub_spec(train={...})`: a LoRA run of four steps on org/name."""

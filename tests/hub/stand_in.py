@@ -50,6 +50,7 @@ class StandIn:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.faults: dict[str, dict[str, Any]] = {}
+        self.prefix = ""  # of every path, as a mirror may have it
         self.cards: list[dict[str, Any]] = []  # what a search gives
         self.log: list[Asked] = []
         self.refs: dict[tuple[str, str], dict[str, str]] = {}
@@ -154,7 +155,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         parts = urlsplit(self.path)
-        path = unquote(parts.path).strip("/").split("/")
+        if not parts.path.startswith(f"{self.hub.prefix}/"):
+            return self.refuse(404, "", "There is nothing here")
+        path = unquote(parts.path.removeprefix(self.hub.prefix)).strip("/").split("/")
         query = {key: values[0] for key, values in parse_qs(parts.query).items()}
         if path == ["api", "models"]:
             return self.search(query)
@@ -168,11 +171,14 @@ class _Handler(BaseHTTPRequestHandler):
         name, (verb, *rest) = "/".join(path[:2]), path[2:] or [""]
         if verb == "resolve":
             return self.redirect(kind, name, rest)
-        commit, _ = self.open(kind, name, "/".join(rest) or "main")
+        size = 3 if rest[:1] == ["refs"] else 1
+        commit, _ = self.open(kind, name, "/".join(rest[:size]) or "main")
         if commit is None:
             return None
         folder = self.hub.folder(kind, name, commit)
         if verb == "tree":
+            if rest[size:] and not (folder / "/".join(rest[size:])).is_dir():
+                return self.refuse(404, "EntryNotFound", "Entry not found")
             return self.listing(folder, int(query.get("cursor", 0)))
         return self.reply(200, {"id": name, "sha": commit, "private": False})
 
@@ -220,8 +226,12 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         if not (self.hub.folder(kind, name, commit) / file).is_file():
             return self.refuse(404, "EntryNotFound", "Entry not found")
-        where = f"/cdn/{kind}/{name}/{commit}/{file}"
-        return self.reply(302, b"", {"Location": where, "X-Repo-Commit": commit})
+        where = f"{self.hub.prefix}/cdn/{kind}/{name}/{commit}/{file}"
+        content = (self.hub.folder(kind, name, commit) / file).read_bytes()
+        # what the huggingface_hub library looks for
+        tag = {"X-Linked-Etag": f'"{hashlib.sha256(content).hexdigest()}"'}
+        tag["X-Linked-Size"] = str(len(content))
+        return self.reply(302, b"", {"Location": where, "X-Repo-Commit": commit} | tag)
 
     def stream(self, kind: str, name: str, revision: str, file: str) -> None:
         commit, fault = self.open(kind, name, revision, file)
@@ -231,7 +241,12 @@ class _Handler(BaseHTTPRequestHandler):
         if "corrupt" in fault:
             content = content[: fault["corrupt"]] + bytes(len(content) - fault["corrupt"])
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.line.range)
-        headers, status, size = {"Accept-Ranges": "bytes"}, 200, len(content)
+        headers, status, size = (
+            {"Accept-Ranges": "bytes", "X-Repo-Commit": commit},
+            200,
+            len(content),
+        )
+        headers["ETag"] = f'"{hashlib.sha256(content).hexdigest()}"'
         if wanted and not fault.get("whole"):
             start, end = int(wanted[1]), min(int(wanted[2] or size), size - 1)
             if start >= size:
@@ -243,6 +258,8 @@ class _Handler(BaseHTTPRequestHandler):
         for key, text in (headers | {"Content-Length": str(len(content))}).items():
             self.send_header(key, text)
         self.end_headers()
+        if self.command == "HEAD":
+            return None
         rate = fault.get("rate")
         block = max(256, rate // 20) if rate else 1 << 18
         for start in range(0, len(content), block):

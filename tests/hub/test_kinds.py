@@ -38,7 +38,7 @@ def refusal(stand_in: StandIn, files: dict[str, bytes]) -> LabError:
         ({"adapter_config.json": b'{"base_model_name_or_path": "base/one"}',
           "adapter_model.safetensors": b"x"},
          "is an adapter for base/one, and no model",
-         "cannot load or import one that PEFT has written: to train on with it, merge it"),
+         "To talk to the adapter, add adapter:org/name in Chat. To train on with it, merge it"),
         ({"adapter_config.json": b"[]", "adapter_model.bin": b"x"},
          "is an adapter for a base that it does not name", "Choose its base model."),
         ({"tf_model.h5": b"x"}, "only those of another framework (tf_model.h5)", "original model"),

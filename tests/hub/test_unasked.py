@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import streamlit
 
-from lab import cli
 from lab.compare import race
 from lab.data import dataset_preview, hub_fetch
 from lab.data import hub as dataset_hub
@@ -153,20 +152,3 @@ def test_all_runs_of_a_race_are_at_one_commit(
     assert [run.spec.model for run in runs] == [f"{NAME}#{first}"] * 2
     assert {run.spec.data.dataset for run in runs} == {checked(specs["lora"]).spec.data.dataset}
     assert [run.requested["model"] for run in runs] == [NAME] * 2, "what was asked for stays"
-
-
-def test_a_command_says_what_it_downloads(
-    both: StandIn, capsys: pytest.CaptureFixture[str]
-) -> None:
-    wrong = ["evaluate", f"base:{NAME}", "--dataset", "builtin:nothing"]
-    assert cli.main(wrong) == 2 and bodies(both) == set(), (
-        "nothing comes for a set that is not there"
-    )
-    capsys.readouterr()
-    code = cli.main(["chat", f"base:{NAME}", "--prompt", "What is one?", "--max-new-tokens", "2"])
-    told = capsys.readouterr().err
-    assert code == 0, told
-    assert re.search(rf"Downloading {NAME}: [\d.]+ kB to .*hub \.\.\.", told)
-    assert f"Downloaded {NAME}." in told
-    cli.main(["chat", f"base:{NAME}", "--prompt", "What is one?", "--max-new-tokens", "2"])
-    assert "Download" not in capsys.readouterr().err, "it is here now"

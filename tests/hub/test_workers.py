@@ -129,8 +129,11 @@ def test_a_token_reaches_the_worker_and_nobody_else(
 ) -> None:
     stand_in.commit(NAME, micro_model)
     stand_in.faults[NAME] = {"private": True, "tokens": [TOKEN]}
+    planner_start = threading.Thread(target=planner.warm)
+    planner_start.start()  # beside the supervisor, each imports for seconds
     supervisor_start.ensure()  # by somebody without a token
     wait_until(supervisor_start.is_running)
+    planner_start.join()
     credentials.give(TOKEN)
     plan = planner.check(hub_spec(train={"max_steps": 2}))
     stand_in.faults[NAME] |= {"rate": 20_000, "file": WEIGHTS}

@@ -98,6 +98,7 @@ def is_same(one: Any, other: Any) -> bool:
     )
 
 
+@pytest.mark.every_method
 @pytest.mark.parametrize("name", methods.names())
 def test_trying_gives_the_matrix(name: str, build: Callable[..., Any]) -> None:
     method = methods.get(name)
@@ -147,6 +148,7 @@ def test_trying_gives_the_matrix(name: str, build: Callable[..., Any]) -> None:
         )
 
 
+@pytest.mark.every_method
 @pytest.mark.parametrize("name", methods.names())
 def test_a_no_is_refused_with_its_reason_and_a_yes_is_not(name: str) -> None:
     method = methods.get(name)
@@ -192,6 +194,7 @@ def test_all_refusals_come_at_once_from_the_planner(
         assert "Conv1D" in problems[0]["message"]
 
 
+@pytest.mark.every_method
 def test_the_matrix_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     from lab import cli
 

@@ -102,7 +102,9 @@ def change_of(name: str, option: str) -> tuple[dict[str, Any], Any]:
         return {}, not default
     if "dropout" in option:
         return {}, 0.5
-    assert isinstance(default, (int, float)) and default, f"say what to change {option} to"
+    assert isinstance(default, (int, float)) and default, (
+        f"CHANGES has to say another value of {name}.{option}"
+    )
     return {}, 2 * default
 
 
@@ -147,6 +149,7 @@ def courses() -> dict[Any, Course]:
     return {}
 
 
+@pytest.mark.every_method
 @pytest.mark.parametrize(("name", "option"), ALL, ids=lambda value: value)
 def test_an_option_changes_something(
     name: str,

@@ -208,6 +208,7 @@ def test_a_base_that_four_bits_would_distort_is_refused(
     assert method.check(tiny.make_empty("llama"), config, Context(spec)) == [], "for any device"
 
 
+@pytest.mark.every_method
 @pytest.mark.parametrize("name", methods.names())
 def test_script_picture_and_words(name: str) -> None:
     method = methods.get(name)
@@ -219,7 +220,8 @@ def test_script_picture_and_words(name: str) -> None:
     picture = ElementTree.fromstring(method.figure)
     drawn = [text for text in picture.itertext() if text.strip()]
     labels = [label for label in method.diagram_labels.values() if label != diagram.ALL]
-    assert method.diagram_labels and set(labels) <= set(drawn)
-    assert method.formula and method.parameter_formula and len(method.description) > 150
+    assert method.diagram_labels and set(labels) <= set(drawn), "diagram_labels mark what trains"
+    assert method.formula and method.parameter_formula, "both stand beside the figure"
+    assert len(method.description) > 150, "a paragraph for learners"
     module = importlib.import_module(type(method).__module__)
     assert "Trainable" in (module.__doc__ or ""), "formula, shapes and count stand on top"

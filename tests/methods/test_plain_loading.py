@@ -60,6 +60,7 @@ def answers(model: Any) -> torch.Tensor:
     return logits[:, -IDS.shape[1] :]
 
 
+@pytest.mark.every_method
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_result_is_loaded_whole_or_refused(name: str, kind: str, tmp_path: Path) -> None:

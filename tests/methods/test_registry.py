@@ -31,6 +31,7 @@ def test_two_methods_of_one_name_are_refused() -> None:
     assert methods.get("lora") is before
 
 
+@pytest.mark.every_method
 def test_full_comes_first_and_the_others_by_name() -> None:
     names = methods.names()
     assert names[0] == "full" and names[1:] == sorted(names[1:]) and len(set(names)) == len(names)
@@ -38,6 +39,7 @@ def test_full_comes_first_and_the_others_by_name() -> None:
         methods.get("nothing")
 
 
+@pytest.mark.every_method
 def test_what_a_page_is_told_of_a_method_is_what_it_is() -> None:
     for method in methods.all_methods():
         stored = method.to_json()
@@ -101,6 +103,7 @@ def test_tied_weights_are_counted_once() -> None:
     assert len(items) == 3 and len({id(row) for row in items}) == 3
 
 
+@pytest.mark.every_method
 def test_a_lighter_method_is_there_and_what_a_method_says_of_itself_is_not_inherited() -> None:
     by_name = {method.name: method for method in methods.all_methods()}
     for method in by_name.values():

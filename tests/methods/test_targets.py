@@ -49,12 +49,14 @@ def trained(method: str, config: Any) -> set[str]:
     return {name for name, weight in model.named_parameters() if weight.requires_grad}
 
 
+@pytest.mark.every_method
 def test_every_method_with_targets_is_here() -> None:
     names = {method for method, _ in NAMED}
     assert {"lora", "qlora", "adalora", "vera", "loha", "lokr", "oft", "ia3", "ln_tuning"} <= names
     assert ("lora", "modules_to_save") in NAMED and ("full", "freeze") in NAMED
 
 
+@pytest.mark.every_method
 @pytest.mark.parametrize(("method", "option"), NAMED)
 def test_every_way_of_writing_means_the_same(method: str, option: str) -> None:
     names, pattern = KNOWN.get((method, option), DEFAULT_KNOWN)
@@ -83,6 +85,7 @@ def test_every_way_of_writing_means_the_same(method: str, option: str) -> None:
         assert trained(method, mixed) == trained(method, listed), "a pattern in a list"
 
 
+@pytest.mark.every_method
 @pytest.mark.parametrize(("method", "option"), NAMED)
 def test_what_is_no_name_is_refused_with_the_way_to_write_a_pattern(
     method: str, option: str

@@ -11,7 +11,7 @@ from lab import stages
 from lab.errors import LabError
 from lab.preflight import __main__, worker
 
-kept: list[bytes] = []
+blocks: list[bytes] = []
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
             while True:
                 pass
         if kind == "allocate":
-            kept.append(b"x" * request["bytes"])
+            blocks.append(b"x" * request["bytes"])
             time.sleep(request.get("seconds", 0))
             return {"pid": os.getpid()}
         if kind == "die":

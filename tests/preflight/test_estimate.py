@@ -30,8 +30,8 @@ def spec(folder: str, rows: int = 2, length: int = 256, way: str = "off") -> dic
 
 def test_limits_are_where_one_more_does_not_fit(folder: str) -> None:
     device = {"memory_bytes": 300 * 10**6}
-    found = limits(spec(folder), device)
-    row, rows = found["longest_row"], found["largest_batch"]
+    answer = limits(spec(folder), device)
+    row, rows = answer["longest_row"], answer["largest_batch"]
     assert 256 < row < 8192 and 2 < rows < 4096
     step = 256 // 2  # tokens that one more row is worth
     assert row == pytest.approx(step * rows, abs=step), "Twice the tokens either way."
@@ -64,9 +64,9 @@ def test_checkpointing_that_is_open_follows_the_size(folder: str) -> None:
     plain = estimate(spec(folder, rows=8, length=1024), {"kind": "cuda"})
     needed = max(plain["peak_bytes"], plain["reserved_bytes"])
     for size, way in ((needed, "off"), (needed - 1, "on")):
-        found = estimate(value, {"memory_bytes": size})
-        assert found["settings"]["activation_checkpointing"] == way, size
-        assert found["fits"] is True
+        answer = estimate(value, {"memory_bytes": size})
+        assert answer["settings"]["activation_checkpointing"] == way, size
+        assert answer["fits"] is True
     assert estimate(value, {"kind": "cuda"})["settings"]["activation_checkpointing"] == "off"
     prefix = value | {"method": "prefix"}
     assert estimate(prefix, {"memory_bytes": 200 * 10**6})["fits"] is False
@@ -76,9 +76,9 @@ def test_checkpointing_that_is_open_follows_the_size(folder: str) -> None:
 def test_a_plan_needs_a_device_of_a_size_and_says_its_energy(folder: str) -> None:
     refused = plan(spec(folder), {"kind": "cuda"})
     assert "no size" in refused["problems"][0]["message"]
-    found = plan(spec(folder), {"gpu": "T4 16GB"})
-    hours = 1e6 / found["choices"][0]["tokens_per_s"] / 3600
-    assert found["energy_wh_per_million_tokens"] == pytest.approx(70 * hours, rel=0.02, abs=0.01)
+    answer = plan(spec(folder), {"gpu": "T4 16GB"})
+    hours = 1e6 / answer["choices"][0]["tokens_per_s"] / 3600
+    assert answer["energy_wh_per_million_tokens"] == pytest.approx(70 * hours, rel=0.02, abs=0.01)
     assert plan(spec(folder), {"memory_bytes": 10**10})["energy_wh_per_million_tokens"] is None
 
 

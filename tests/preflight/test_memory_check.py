@@ -148,6 +148,19 @@ def test_checkpointing_is_decided_only_where_it_is_left_open(
     assert refused == {"hardware.ignore_memory"}, "Prefixes cannot be recomputed."
 
 
+def test_a_long_run_is_compiled_in_the_check_and_in_the_estimate_with_its_time(
+    make_spec: Make, gpu: Callable[..., None]
+) -> None:
+    gpu(80 * 10**9)
+    long = make_spec("lora", train={"max_steps": 50_000}, data={"max_length": 64})
+    assert check(long)["spec"]["train"]["compile"] == "on"
+    for how, is_compiled in (({"time": True}, True), ({}, False)):
+        notes = estimate(long, None, {"shadow": False, **how})["notes"]
+        assert any("Compiled" in note for note in notes) is is_compiled, how
+    short = make_spec("lora", train={"max_steps": 50}, data={"max_length": 64})
+    assert check(short)["spec"]["train"]["compile"] == "off"
+
+
 def test_packed_rows_need_their_mask(make_spec: Make, gpu: Callable[..., None]) -> None:
     gpu(80 * 10**9)
     peaks = []

@@ -115,8 +115,8 @@ def test_what_takes_too_much_memory_ends_alone(make: Callable[..., Planner]) -> 
     planner = make(memory_bytes=200 * MB)
     beside = planner.begin({"ask": "echo", "value": "beside", "seconds": 1.5})
     hungry = {"ask": "allocate", "bytes": 600 * MB, "seconds": 60, "stage": "template"}
-    said = "Rendering the chat template took more than 200.00 MB of memory and was ended"
-    with pytest.raises(LabError, match=said):
+    message = "Rendering the chat template took more than 200.00 MB of memory and was ended"
+    with pytest.raises(LabError, match=message):
         planner.ask(hungry, PATIENCE_S)
     assert beside.answer(PATIENCE_S)["value"] == "beside"
     assert planner.ask({"ask": "allocate", "bytes": 20 * MB})["pid"], "A little is no reason."

@@ -51,12 +51,12 @@ def test_adapters_have_sixteen_bits_only_beside_weights_that_have(make_spec: Mak
 
 
 def test_the_plan_keeps_what_was_asked_and_what_a_person_wrote(make_spec: Make) -> None:
-    asked = make_spec("lora", data={"system_prompt": "Be brief."}) | {"name": "  my run "}
-    answer = check(asked)
-    assert answer["requested"] == asked, "As it came, with nothing resolved."
+    spec = make_spec("lora", data={"system_prompt": "Be brief."}) | {"name": "  my run "}
+    answer = check(spec)
+    assert answer["requested"] == spec, "As it came, with nothing resolved."
     assert answer["spec"]["name"] == "my run"
     assert answer["spec"]["data"]["system_prompt"] == "Be brief."
-    assert check(asked | {"name": " "})["spec"]["name"] == "LoRA"
+    assert check(spec | {"name": " "})["spec"]["name"] == "LoRA"
     card = check(make_spec("lora", data={"dataset": "builtin:persona-chats"}))
     prompt = card["spec"]["data"]["system_prompt"]
     assert prompt == card["facts"]["system_prompt"] and isinstance(prompt, str), (
@@ -97,23 +97,23 @@ def test_fixes_are_ranked_by_what_they_save_and_save_something(make_spec: Make) 
     spec = make_spec(
         "full", data={"max_length": 256}, train={"loss_implementation": "plain", "batch_size": 8}
     )
-    found = fixes(spec)
-    saved = [fix["saves_bytes"] for fix in found["fixes"]]
+    answer = fixes(spec)
+    saved = [fix["saves_bytes"] for fix in answer["fixes"]]
     assert saved == sorted(saved, reverse=True) and saved[-1] > 0 and len(saved) >= 3
-    for fix in found["fixes"]:
-        assert found["peak_bytes"] - fix["peak_bytes"] == fix["saves_bytes"]
-    assert {"train.precision": "bfloat16"} not in [fix["changes"] for fix in found["fixes"]]
+    for fix in answer["fixes"]:
+        assert answer["peak_bytes"] - fix["peak_bytes"] == fix["saves_bytes"]
+    assert {"train.precision": "bfloat16"} not in [fix["changes"] for fix in answer["fixes"]]
 
 
 def test_what_saves_nothing_is_left_out(make_spec: Make) -> None:
     """Adafactor's work on its largest tensor is the peak here, whatever the layers keep."""
     train = {"batch_size": 1, "loss_implementation": "plain", "optimizer": "adafactor"}
-    found = fixes(make_spec("full", data={"max_length": 16, "loss_on": "all"}, train=train))
-    assert [fix["title"] for fix in found["fixes"]] == [
-        "LoRA in place of full fine-tuning",
-        "SGD, which keeps no state and needs a rate 100 times as high",
+    answer = fixes(make_spec("full", data={"max_length": 16, "loss_on": "all"}, train=train))
+    assert [fix["title"] for fix in answer["fixes"]] == [
+        "LoRA instead of full fine-tuning",
+        "SGD (no optimizer states; needs a 100 times higher learning rate)",
     ], "Only another optimizer takes that work away."
-    assert all(fix["saves_bytes"] > 0 for fix in found["fixes"])
+    assert all(fix["saves_bytes"] > 0 for fix in answer["fixes"])
 
 
 def test_a_model_that_is_not_as_it_says_is_refused(

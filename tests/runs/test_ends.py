@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from lab.errors import LabError
 from lab.paths import RunDir
 from lab.runs import actions, deadlines, index, queue, record_reader, supervisor, supervisor_start
 from lab.runs.escalation import Watch
+from lab.runs.heartbeat import Heartbeat
 from lab.runs.status import status
 from tests.conftest import attempt_here
 
@@ -141,28 +143,28 @@ def test_a_worker_that_stands_still_is_ended_and_it_is_said(
 
 
 def test_progress_after_the_warning_takes_it_back() -> None:
-    watch = Watch("stop", 7, 0.0, {}, 0.0, 0.0)
+    watch = Watch("stop", 7, 0.0, Heartbeat(), 0.0, 0.0)
     quiet = deadlines.QUIET_S
     for second in range(0, int(2 * quiet), 50):  # beats, and stands still
-        watch.look({"time": second, "signs": 1, "slowest_s": 1.0}, float(second))
+        watch.look(Heartbeat(time=second, signs=1, slowest_s=1.0), float(second))
     number, why = watch.due(quiet + 100)
     assert number == signal.SIGTERM
     assert why == "no answer to 'stop', and no progress for 11 min 40 s"
-    silent = Watch("stop", 7, 0.0, {}, 0.0, 0.0)
+    silent = Watch("stop", 7, 0.0, Heartbeat(), 0.0, 0.0)
     why = silent.due(deadlines.HEART_S + 30)[1]
     assert why == "no answer to 'stop', and no heartbeat for 2 min 30 s"
     watch.term_at = quiet + 100
     assert watch.due(quiet + 140)[0] is None, "SIGTERM is given a minute"
     assert watch.due(quiet + 200)[0] == signal.SIGKILL
-    watch.look({"time": 1, "signs": 2}, quiet + 150)
+    watch.look(Heartbeat(time=1, signs=2), quiet + 150)
     assert watch.due(quiet + 200)[0] is None, "it has got on: neither signal"
 
 
 def test_the_deadline_follows_the_slowest_recent_step() -> None:
-    slow = {"phase": "training", "signs": 5, "slowest_s": 300.0, "step_s": 290.0}
-    watch = Watch("stop", 7, 0.0, {}, 0.0, 0.0)
+    slow = Heartbeat("training", signs=5, slowest_s=300.0, step_s=290.0)
+    watch = Watch("stop", 7, 0.0, Heartbeat(), 0.0, 0.0)
     for second in range(0, 4000, 100):
-        watch.look(slow | {"time": second}, float(second))
+        watch.look(replace(slow, time=second), float(second))
     assert watch.due(2900.0)[0] is None, "ten of its steps have not passed"
     assert watch.due(3100.0)[0] == signal.SIGTERM
     words = deadlines.stopping(slow)
@@ -170,7 +172,7 @@ def test_the_deadline_follows_the_slowest_recent_step() -> None:
         "It ends after this step, about 4 min 50 s. If it gives no sign of life for "
         "50 min 00 s, the lab ends it."
     )
-    muted = Watch("stop", 7, 0.0, {}, 0.0, 0.0)
+    muted = Watch("stop", 7, 0.0, Heartbeat(), 0.0, 0.0)
     assert muted.due(deadlines.HEART_S + 1, is_muted=True)[0] is None, "a full disk silences it"
 
 

@@ -12,6 +12,7 @@ from lab.atomic_files import write_json
 from lab.errors import SpecError
 from lab.paths import RunDir
 from lab.runs import index
+from lab.runs.result import TrainingSummary
 
 
 @pytest.fixture
@@ -35,9 +36,9 @@ def test_a_run_that_is_not_over_is_read_anew(run: RunDir) -> None:
     process.register(run, os.getpid())
     assert index.entry(run).status.state == "starting"
     assert index.unfinished_runs() == index.active_runs() == [run]
-    write_json(run.result, {"state": "done", "summary": {"steps": 3, "note": "x", "ok": True}})
+    write_json(run.result, {"state": "done", "summary": {"step": 3, "tokens": "x", "ok": True}})
     entry = index.entry(run)
-    assert entry.status.state == "done" and entry.summary == {"steps": 3}
+    assert entry.status.state == "done" and entry.summary == TrainingSummary(step=3)
     assert index.unfinished_runs() == index.active_runs() == []
 
 
@@ -46,9 +47,9 @@ def test_a_run_that_waits_is_unfinished_and_not_active(run: RunDir) -> None:
 
 
 def test_a_run_that_has_ended_is_read_again_when_its_result_or_labels_change(run: RunDir) -> None:
-    write_json(run.result, {"state": "failed", "summary": {"steps": 3}})
+    write_json(run.result, {"state": "failed", "summary": {"step": 3}})
     later(run.result, 1)
-    assert index.entry(run).summary == {"steps": 3}
+    assert index.entry(run).summary == TrainingSummary(step=3)
     index.update_labels(run, name="second")
     later(run.labels, 2)
     assert index.entry(run).name == "second"
@@ -56,10 +57,12 @@ def test_a_run_that_has_ended_is_read_again_when_its_result_or_labels_change(run
     later(run.labels, 3)
     entry = index.entry(run)
     assert entry.name == "third" and entry.is_archived
-    write_json(run.result, {"state": "done", "summary": {"steps": 9}})
+    write_json(run.result, {"state": "done", "summary": {"step": 9}})
     later(run.result, 4)
     entry = index.entry(run)
-    assert (entry.status.state, entry.summary) == ("done", {"steps": 9}), "It was resumed."
+    assert (entry.status.state, entry.summary) == ("done", TrainingSummary(step=9)), (
+        "It was resumed."
+    )
 
 
 def test_labels_add_up_and_the_persons_name_counts(run: RunDir) -> None:

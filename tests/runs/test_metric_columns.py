@@ -86,12 +86,12 @@ CASES: dict[str, Records] = {
 def test_many_records_at_once_are_the_same_columns(name: str) -> None:
     at_once, one_by_one = read(CASES[name]), singly(CASES[name])
     for kind in metric_columns.KINDS:
-        found, expected = at_once[kind], one_by_one[kind]
-        assert found.length == expected.length, kind
-        assert found.base == expected.base
+        columns, expected = at_once[kind], one_by_one[kind]
+        assert columns.length == expected.length, kind
+        assert columns.base == expected.base
         for key in ("step", "a", "b", "c", "late", "eval/loss", "time", "cpu/rss_bytes"):
-            assert found.has(key) == expected.has(key), key
-            assert np.array_equal(found.get(key), expected.get(key), equal_nan=True), (kind, key)
+            assert columns.has(key) == expected.has(key), key
+            assert np.array_equal(columns.get(key), expected.get(key), equal_nan=True), (kind, key)
 
 
 def test_columns_say_what_the_records_said() -> None:

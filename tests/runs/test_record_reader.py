@@ -55,8 +55,8 @@ def test_a_later_attempt_supersedes_from_its_first_step_on(run: RunDir) -> None:
     write(run.metrics, *[train(step, loss=1) for step in range(1, 9)])
     write(run.metrics, *[train(step, 2, loss=2) for step in (5, 6)])
     write(run.metrics, *[train(step, 3, loss=3) for step in (6, 7)])
-    found = [(record["step"], record["loss"]) for record in record_reader.metrics(run, "train")]
-    assert found == [(1, 1), (2, 1), (3, 1), (4, 1), (5, 2), (6, 3), (7, 3)]
+    losses = [(record["step"], record["loss"]) for record in record_reader.metrics(run, "train")]
+    assert losses == [(1, 1), (2, 1), (3, 1), (4, 1), (5, 2), (6, 3), (7, 3)]
 
 
 def test_samples_of_the_device_are_never_superseded(run: RunDir) -> None:

@@ -47,7 +47,7 @@ def test_from_queued_to_crashed(run: RunDir, sleeper: subprocess.Popen[bytes]) -
     (run.commands / "stop").unlink()
     beat = {"phase": "training", "done": 3, "total": 12, "time": time.time() - 61}
     run.heartbeat.write_text(json.dumps(beat))
-    assert status(run).state == "stalled" and "not been heard for 61 s" in status(run).message
+    assert status(run).state == "stalled" and "not reported for 61 s" in status(run).message
     os.utime(run.process, (0, 0))
     run.heartbeat.unlink()
     assert status(run).state == "starting", "the time of a file says nothing: it may be a copy's"
@@ -134,5 +134,5 @@ def test_readers_skip_an_unfinished_last_line(run: RunDir) -> None:
 def test_repeated_steps_supersede_the_earlier_ones() -> None:
     records = [{"kind": "train", "step": step, "attempt": 1, "x": step} for step in range(1, 8)]
     records += [{"kind": "train", "step": step, "attempt": 2, "x": -step} for step in (5, 6)]
-    kept = record_reader.continuous(records, "train")
-    assert [record["x"] for record in kept] == [1, 2, 3, 4, -5, -6]
+    records_of_run = record_reader.continuous(records, "train")
+    assert [record["x"] for record in records_of_run] == [1, 2, 3, 4, -5, -6]

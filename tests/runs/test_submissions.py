@@ -18,8 +18,8 @@ from lab.spec import RunSpec
 
 
 def plan(name: str) -> CheckedRun:
-    asked = {"name": name, "method": "lora", "train": {"a": 1, "b": 2}}
-    return CheckedRun(RunSpec(name=name), asked)
+    requested = {"name": name, "method": "lora", "train": {"a": 1, "b": 2}}
+    return CheckedRun(RunSpec(name=name), requested)
 
 
 @pytest.fixture
@@ -36,9 +36,9 @@ def test_a_ticket_knows_its_run_and_its_form(submitted: list[RunDir]) -> None:
     run = submissions.start(plan("one"), ticket)
     assert submitted == [run], "It waits in the queue."
     assert submissions.run_of(ticket) == run and submissions.start(plan("one"), ticket) == run
-    asked = plan("one").requested
-    turned = {key: asked[key] for key in reversed(asked)}
-    assert submissions.is_same(ticket, asked) and submissions.is_same(ticket, turned)
+    requested = plan("one").requested
+    turned = {key: requested[key] for key in reversed(requested)}
+    assert submissions.is_same(ticket, requested) and submissions.is_same(ticket, turned)
     assert not submissions.is_same(ticket, plan("two").requested)
     assert all_runs() == [run]
 

@@ -9,11 +9,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from lab.models.catalog import ModelSource
-from lab.train import forgetting
+from lab.runs import record_reader
+from lab.train import forgetting, forgetting_probe
 from lab.train.forgetting import Likelihood
 from tests.conftest import write_rows
 
@@ -225,3 +227,56 @@ def test_likelihoods_are_those_of_the_answers_tokens(
         "There the tuned model has an order of its own."
     )
     assert forgetting.compare(likelihood, tuned)["probe/kl"] > 0
+
+
+def test_intervals_are_those_of_drawing_the_chats_again() -> None:
+    tokens = (3, 1, 2)
+    draw = np.random.default_rng(forgetting.SEED).integers(3, size=(forgetting.RESAMPLES, 3))
+    sums = [3.0, -1.0, 4.0]
+    means = [sum(sums[i] for i in row) / sum(tokens[i] for i in row) for row in draw]
+    low, high = np.percentile(means, [2.5, 97.5])
+    assert forgetting.resampled_half(sums, tokens) == pytest.approx((high - low) / 2)
+    assert forgetting.resampled_half([2.0, 4.0], (1, 2)) == 0, "The same a token in every chat."
+
+
+def test_a_part_of_the_chats_and_those_that_lost_most() -> None:
+    own = torch.tensor([-1.0, -1.0, -2.0, -3.0, -1.0])
+    top = torch.full((5, 2), 0.5).log()
+    base = Likelihood(own, top, torch.zeros(5, 2, dtype=torch.long), (2, 1, 2))
+    tuned = Likelihood(own - torch.tensor([0.1, 0.3, 2.0, 0.0, 0.4]), top, base.top_ids, (2, 1, 2))
+    assert [(place, round(rise, 3)) for place, rise in forgetting.most_lost(base, tuned, 2)] == [
+        (1, 2.0), (0, 0.2),
+    ]  # fmt: skip
+    figures = forgetting.compare(base, tuned)
+    assert figures["probe/rise"] == pytest.approx(2.8 / 5) and figures["probe/chats"] == 3
+    assert figures["probe/rise_half"] > 0 and figures["probe/kl_half"] == 0
+    part = base.first(2)
+    assert part.tokens == (2, 1) and part.own.tolist() == [-1.0, -1.0, -2.0]
+    assert forgetting.compare(part, tuned.first(2))["probe/rise"] == pytest.approx(2.4 / 3)
+
+
+def test_a_run_measures_it_at_each_evaluation_and_says_what_was_lost(
+    work_here: Any, few_prompts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forgetting_probe, "LIVE_CHATS", 2)
+    spec = {"max_steps": 4, "eval_steps": 2, "save_steps": 0, "learning_rate": 3e-2}
+    run = work_here("full", train={**spec, "forgetting_probe": "on"})
+    plain = work_here("full", train=spec)
+    records = record_reader.metrics(run, "probe")
+    assert [(record["step"], record["probe/chats"]) for record in records] == [
+        (2, 2), (4, 2), (4, 3),
+    ]  # fmt: skip
+    for record in records:
+        assert record["probe/rise"] == pytest.approx(
+            record["probe/loss"] - record["probe/base_loss"]
+        )
+        assert -1 <= record["probe/choices"] <= 1 and record["flops"] > 0
+    assert records[1]["probe/kl"] > records[0]["probe/kl"] > 1e-4, "It moves away from the base."
+    (event,) = record_reader.events(run, "forgotten")
+    assert {example["prompt"] for example in event["examples"]} == set(few_prompts)
+    rises = [example["rise"] for example in event["examples"]]
+    assert rises == sorted(rises, reverse=True)
+    losses = [
+        [r["train/loss"] for r in record_reader.metrics(each, "train")] for each in (run, plain)
+    ]
+    assert losses[0] == losses[1], "What is measured draws nothing from training's numbers."

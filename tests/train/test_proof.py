@@ -64,6 +64,7 @@ def result_of(name: str, bases: dict[int, Path], folder: Path) -> tuple[Any, Run
     return method, spec, model, source
 
 
+@pytest.mark.every_method
 @pytest.mark.parametrize("name", methods.names())
 def test_a_whole_result_is_proven_and_its_cards_lines_load_it(
     name: str, bases: dict[int, Path], tmp_path: Path
@@ -76,7 +77,7 @@ def test_a_whole_result_is_proven_and_its_cards_lines_load_it(
     assert (outcome.rows, outcome.tokens) == (2, 20)
     assert outcome.loaded_with == (
         "the lab" if name in WITH_LAB else "transformers" if name == "full" else "PEFT"
-    )
+    ), "a result that PEFT alone cannot load is named in WITH_LAB"
     assert not any(weight.numel() for weight in model.parameters()), "its memory is free"
     text = model_card.card(method, spec, {"base": {"weights": "ab12"}}, {}, lines, outcome)
     assert "ab12" in text and method.title in text

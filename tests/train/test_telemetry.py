@@ -155,7 +155,8 @@ def test_a_phase_is_said_once_and_starts_without_progress(run: RunDir) -> None:
     worker.enter_phase("training")
     worker.enter_phase("saving")
     beat = read_object(run.heartbeat) or {}
-    assert beat["phase"] == "saving" and "done" not in beat and "eta_s" not in beat
+    assert beat["phase"] == "saving" and "eta_s" not in beat
+    assert beat["done"] == beat["total"] == 0, "The new phase begins."
     worker.enter_phase("training")
     worker.progress(4, 12, "step")
     worker._write_heartbeat()

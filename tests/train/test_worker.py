@@ -15,6 +15,7 @@ from lab.atomic_files import read_object, write_json
 from lab.errors import Cancelled, LabError
 from lab.paths import RunDir
 from lab.runs import record_reader
+from lab.runs.result import TrainingSummary
 from lab.train import worker
 from lab.train.telemetry import Telemetry
 
@@ -25,7 +26,7 @@ def outcome(
     small_spec: Callable[..., dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., tuple[int, dict[str, Any], RunDir]]:
-    """(exit code, result, run) of an attempt that ends by `go(telemetry, summary)`."""
+    """(exit code, result, run) of an attempt that ends by `go(attempt)`."""
 
     def work(go: Callable[..., str], attempts: int = 0) -> tuple[int, dict[str, Any], RunDir]:
         run = RunDir(lab_home / "runs" / "20260101-000000-x-abcd")
@@ -40,8 +41,10 @@ def outcome(
             def __init__(self, run: RunDir, spec: Any, telemetry: Telemetry, commands: Any) -> None:
                 self.telemetry = telemetry
 
-            def run_training(self, summary: dict[str, Any]) -> str:
-                return go(self.telemetry, summary)
+                self.summary = TrainingSummary()
+
+            def run_training(self) -> str:
+                return go(self)
 
         module = ModuleType("lab.train.attempt")
         module.Attempt = Attempt  # type: ignore[attr-defined]
@@ -54,9 +57,9 @@ def outcome(
 
 
 def failing(error: BaseException, phase: str = "training") -> Callable[..., str]:
-    def go(telemetry: Telemetry, summary: dict[str, Any]) -> str:
-        telemetry.enter_phase(phase)
-        summary["step"] = 3
+    def go(attempt: Any) -> str:
+        attempt.telemetry.enter_phase(phase)
+        attempt.summary = TrainingSummary(step=3)
         raise error
 
     return go
@@ -64,8 +67,8 @@ def failing(error: BaseException, phase: str = "training") -> Callable[..., str]
 
 @pytest.mark.parametrize("state", ["done", "stopped"])
 def test_an_attempt_that_ends_well(outcome: Callable[..., Any], state: str) -> None:
-    def go(telemetry: Telemetry, summary: dict[str, Any]) -> str:
-        summary["step"] = 12
+    def go(attempt: Any) -> str:
+        attempt.summary = TrainingSummary(step=12)
         time.sleep(0.05)
         return state
 
@@ -73,7 +76,7 @@ def test_an_attempt_that_ends_well(outcome: Callable[..., Any], state: str) -> N
     code, result, run = outcome(go, attempts=2)
     assert code == 0 and result["state"] == state
     assert result["summary"] == {"step": 12} and result["attempt"] == 3
-    assert result["message"] == result["hint"] == "" and result["out_of_memory"] is None
+    assert result["message"] == result["hint"] == "" and "out_of_memory" not in result
     assert before <= result["started"] <= result["ended"] - 0.05
     assert record_reader.events(run)[-1]["phase"] == "ended"
     assert record_reader.events(run)[-1]["attempt"] == 3
@@ -106,7 +109,7 @@ def test_an_error_of_a_library_points_to_the_log(
 
 def test_a_full_disk_is_recognised(outcome: Callable[..., Any]) -> None:
     _, result, _ = outcome(failing(OSError(28, "No space left on device")))
-    assert "The disk is full" in result["hint"] and result["out_of_memory"] is None
+    assert "The disk is full" in result["hint"] and "out_of_memory" not in result
 
 
 def cards_own() -> BaseException:
@@ -120,8 +123,8 @@ def test_out_of_memory_names_the_phase_and_the_largest_parts(
     code, result, _ = outcome(failing(error, phase="evaluating"))
     assert code == 1 and result["out_of_memory"]["phase"] == "evaluating"
     assert result["message"] == (
-        "Out of memory while evaluating. Most is taken by loss 70.00 MB, gradients 30.00 MB, "
-        "weights 10.00 MB (predicted)."
+        "Out of memory while evaluating. Largest parts (estimated): loss 70.00 MB, gradients "
+        "30.00 MB, weights 10.00 MB."
     )
     assert "lab fixes" in result["hint"]
     assert list(result["out_of_memory"]["parts"]) == ["loss", "gradients", "weights"]

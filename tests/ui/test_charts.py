@@ -82,7 +82,7 @@ def test_memory_is_in_gb_of_powers_of_ten_on_a_gpu(tmp_path: Path) -> None:
 def test_memory_of_a_processor_has_a_bound(tmp_path: Path) -> None:
     recorded = series(tmp_path, *device(cpu__rss_bytes=3e9), estimate={"peak_bytes": 4 * 10**9})
     figure = charts.memory(recorded, View())
-    assert lines_of(figure) == {"upper bound 4.00": 4.0}
+    assert lines_of(figure) == {"estimate 4.00": 4.0}
     assert {name: set(trace.y) for name, trace in traces_of(figure).items()} == {"process": {3.0}}
     assert not charts.memory(series(tmp_path / ".."), View()).layout.shapes
 
@@ -146,6 +146,9 @@ def test_a_logarithmic_axis_shows_the_data_and_nothing_beyond(tmp_path: Path) ->
     at = {note.text: 10**note.y for note in figure.layout.annotations}
     assert at["base 6.00"] == pytest.approx(6.0), "A name stands in the units of its axis."
     assert figure.layout.shapes[0].y0 == 6.0
+    assert figure.layout.yaxis.dtick == "D2"
+    narrow = charts.loss(series(tmp_path, *steps(), BASE | {"eval/loss": 2.0}), View(log=True))
+    assert narrow.layout.yaxis.dtick == "D1", "a line at each digit where there are few"
 
 
 def test_the_axes_start_at_nought_and_write_small_numbers_in_full(tmp_path: Path) -> None:
@@ -246,3 +249,20 @@ def test_packed_rows_name_the_rows_of_the_file() -> None:
     assert [list(trace.x) for trace in figure.data] == [[30, 50], [20, 0]]
     assert [list(trace.customdata) for trace in figure.data] == [[7, 8], [9, 0]]
     assert list(figure.layout.xaxis.range) == [0, 64]
+
+
+def test_forgetting_is_drawn_with_its_interval_and_what_all_answers_said(tmp_path: Path) -> None:
+    def probe(step: int, rise: float, chats: int) -> dict[str, Any]:
+        return {"kind": "probe", "attempt": 1, "step": step, "tokens": 9 * step, "seconds": 2.0,
+                "probe/rise": rise, "probe/rise_half": 0.05, "probe/chats": chats}  # fmt: skip
+
+    recorded = series(tmp_path, *steps(), probe(2, 0.1, 20), probe(4, 0.3, 20), probe(4, 0.25, 100))
+    figure = charts.forgetting(recorded, View())
+    line = traces_of(figure)["forgetting"]
+    assert list(line.x) == [0, 2, 4] and list(line.y) == [0, 0.1, 0.3], (
+        "The same answers each time."
+    )
+    band = figure.data[0]
+    assert list(band.y) == pytest.approx([0, 0.15, 0.35, 0.25, 0.05, 0])
+    notes = {note.text: note.y for note in figure.layout.annotations}
+    assert notes == {"base": 0.0, "all: +0.25": 0.25}

@@ -89,6 +89,23 @@ def test_an_opened_conversation_brings_its_models(screen: Screen) -> None:
     assert chat_panes.chosen(chat_models.available(), chat) == names
 
 
+def test_prompts_that_differ_are_said_under_the_answers(screen: Screen) -> None:
+    def answer(question: str, template: str) -> Answer:
+        receipt = {"question_hash": question, "template_hash": template}
+        return Answer(text="x", finish="stop", receipt=receipt)
+
+    alike = chat_of({"base:org/a": answer("1", "t"), "base:org/b": answer("1", "t")})
+    chat_turns._turn(alike, 0)
+    assert not [text for text in screen.texts("caption") if "same prompt" in text]
+    apart = chat_of({"base:org/a": answer("1", "t"), "base:org/*b*": answer("2", "u")})
+    chat_turns._turn(apart, 0)
+    (told,) = [text for text in screen.texts("caption") if "same prompt" in text]
+    assert "their chat templates differ: a | *b*." in told
+    dated = chat_of({"base:org/a": answer("1", "t"), "base:org/b": answer("2", "t")})
+    chat_turns._turn(dated, 0)
+    assert "other arguments, or another date: a | b." in screen.texts("caption")[-1]
+
+
 def test_a_head_names_method_and_colour(lab_home: Path) -> None:
     run = result(1, "*wren*")
     pane = chat_panes.pane(f"run:{run.id}@8")

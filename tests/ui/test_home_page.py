@@ -104,7 +104,7 @@ def test_two_runs_of_the_same_data_are_compared(home: HomeScreen) -> None:
     lines = [text for text in home.texts("markdown") if " · LoRA r" in text]
     assert [line.rpartition(" · ")[2] for line in lines] == ["3.59 → 2.52", "3.59 → 2.41"]
     (switch,) = home.named("switch_page")
-    assert switch["query_params"] == {"run": newer.id, "with": older.id}
+    assert switch["query_params"] == {"runs": f"{newer.id},{older.id}"}
 
 
 def test_an_archived_run_is_not_the_newest(home: HomeScreen) -> None:

@@ -88,7 +88,7 @@ def test_monitor_offers_to_resume_a_crashed_run(open_page: Page, run: RunDir) ->
     run.result.unlink()
     run.process.write_text('{"pid": 999999, "start": 1}')
     at = open_page("monitor", run=run.id)
-    assert "killed, out of memory, or a power cut" in at.error[0].value.replace("\\", "")
+    assert "killed, ran out of memory, or the" in at.error[0].value.replace("\\", "")
     assert at.button(key="resume")
 
 
@@ -193,7 +193,7 @@ def test_no_page_breaks_on_files_of_another_shape(
     monkeypatch.setattr("lab.ui.start_bar._costs", lambda specs: [])
     spec = dict.fromkeys(("name", "model", "method", "data", "train", "hardware", "asked"), odd)
     run.spec.write_text(json.dumps(spec))
-    keys = ("peak_bytes", "bytes", "at_peak", "pace", "facts", "device", "is_bound")
+    keys = ("peak_bytes", "bytes", "at_peak", "pace", "facts", "device", "has_margin")
     run.estimate.write_text(json.dumps(dict.fromkeys(keys, odd)))
     run.labels.write_text(json.dumps(dict.fromkeys(("name", "tags", "notes", "archived"), odd)))
     run.first_batch.write_text(
@@ -325,6 +325,7 @@ def test_presets_fill_the_form(open_page: Page) -> None:
     assert "**LoRA r16** against **Full fine\\-tuning**" in words(at)
 
 
+@pytest.mark.every_method
 def test_the_form_draws_every_method(open_page: Page) -> None:
     """Each method's options, its picture and its reasons; and its defaults are a valid spec."""
     from lab import methods
@@ -452,7 +453,7 @@ def test_new_run_says_the_memory_while_the_form_is_filled_in(open_page: Page) ->
         time.sleep(0.2)
         at.run()
     before = peak(at)
-    assert "upper bound" in words(at) and "Reading the model" not in words(at)
+    assert "estimate with a margin" in words(at) and "Reading the model" not in words(at)
     at.number_input(key="new.train.batch_size").set_value(64).run()
     while "peak in the" not in words(at) or peak(at) == before:
         assert time.monotonic() < end, words(at)

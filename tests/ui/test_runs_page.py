@@ -110,12 +110,15 @@ def test_one_run_is_opened_and_several_are_compared(bar: Bar) -> None:
     assert "runs.open" not in [named.get("key") for named in bar.named("button")]
     bar.calls.clear()
     runs_bar.show(entries)
-    assert bar.is_disabled("runs.compare"), "one chart holds two runs today"
+    assert not bar.is_disabled("runs.compare")
+    bar.calls.clear()
+    runs_bar.show(entries * 13)
+    assert bar.is_disabled("runs.compare"), "39 are more than Compare shows"
     bar.calls.clear()
     bar.pressed = ("runs.compare",)
     runs_bar.show(entries[:2])
     assert bar.named("switch_page")[0]["query_params"] == {
-        "run": entries[0].id, "with": entries[1].id,
+        "runs": f"{entries[0].id},{entries[1].id}",
     }  # fmt: skip
     bar.calls.clear()
     runs_bar.show([])

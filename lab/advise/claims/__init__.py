@@ -18,7 +18,6 @@ from enum import StrEnum
 from functools import cache
 from typing import Any
 
-from lab.compare import evidence
 from lab.errors import LabError
 from lab.paths import ASSETS
 from lab.schema import quote
@@ -26,7 +25,7 @@ from lab.schema import quote
 WITHIN = 0.05  # relative: a figure of the lab that is this near confirms the printed one
 
 
-class Verdict(StrEnum):
+class Ruling(StrEnum):
     """The verdicts, in the order in which they are shown."""
 
     CONFIRMED = "confirmed"
@@ -44,6 +43,7 @@ class Basis(StrEnum):
     SIMULATED = "simulated"
     MEASURED = "measured here"
     EVIDENCE = "shipped evidence"
+    NOT_YET = "not measured yet"
     NOT_TESTABLE = "not testable here"
 
 
@@ -58,7 +58,7 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Figure:
+class Sum:
     """One printed figure beside the lab's. `low`, `high`: what is printed, equal unless a range;
     `formula`: how `value` comes about, with the numbers put in; `is_own`: whether that is the
     claim's own formula, so that a difference is a contradiction."""
@@ -102,13 +102,14 @@ class Finding:
 
     value: str
     how: Basis
-    kind: Verdict
+    kind: Ruling
     detail: str = ""
-    figures: tuple[Figure, ...] = ()
+    figures: tuple[Sum, ...] = ()
     note: str = ""
     date: str = ""
     machine: str = ""
     evidence_id: str = ""
+    runs: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> str:
@@ -163,52 +164,18 @@ def finders() -> dict[str, Find]:
     return dict(_finders)
 
 
-def find(claim_id: str) -> Finding:
-    """The lab's value and verdict for a claim: evidence first, where races have tested it. Never
-    raises a LabError: what the planner refuses is told as what is needed."""
-    claim = get(claim_id)
-    tested = from_evidence(claim)
-    if tested is not None:
-        return tested
+def compute(claim: Claim) -> Finding:
+    """The lab's value and verdict by figures alone. Never raises a LabError: what the planner
+    refuses is told as what is needed."""
     try:
         return finders()[claim.id](claim)
     except LabError as error:
-        return Finding("–", Basis.NOT_TESTABLE, Verdict.NEEDS, _one_line(error), note=str(error))
-
-
-def _one_line(error: LabError) -> str:
-    return " ".join(str(error).split())[:160]
-
-
-VERDICT_OF_EVIDENCE = {
-    "confirmed": Verdict.CONFIRMED,
-    "off": Verdict.OFF,
-    "depends": Verdict.DEPENDS,
-    "open": Verdict.OPEN,
-}
-
-
-def from_evidence(claim: Claim) -> Finding | None:
-    """The newest race that tested the claim; None without one."""
-    tested = evidence.of_claim(claim.id)
-    if not tested:
-        return None
-    newest = tested[0]
-    verdict = newest.verdicts[claim.id]
-    is_own = (evidence.folder() / f"{newest.id}.json").is_file()
-    return Finding(
-        verdict.sentence,
-        Basis.MEASURED if is_own else Basis.EVIDENCE,
-        VERDICT_OF_EVIDENCE[verdict.verdict],
-        note=newest.outcome,
-        date=newest.date,
-        machine=newest.machine,
-        evidence_id=newest.id,
-    )
+        detail = "a forecast, which failed"
+        return Finding("–", Basis.NOT_TESTABLE, Ruling.NEEDS, detail, note=str(error))
 
 
 def judged(
-    figures: list[Figure], how: Basis, value: str = "", *, note: str = "", depends: str = ""
+    figures: list[Sum], how: Basis, value: str = "", *, note: str = "", depends: str = ""
 ) -> Finding:
     """The finding that figures give. `depends`: what the claim does not say and the figures depend
     on; then nothing but its own formula can contradict it."""
@@ -219,17 +186,17 @@ def judged(
     text = value or f"{shown.what}: {shown.here} {shown.unit}".strip()
     if contradicting:
         count = "" if len(contradicting) == 1 else f" ({len(contradicting)} figures)"
-        return Finding(text, how, Verdict.CONTRADICTS, count.strip(), tuple(figures), note)
+        return Finding(text, how, Ruling.CONTRADICTS, count.strip(), tuple(figures), note)
     if depends:
-        return Finding(text, how, Verdict.DEPENDS, f"on {depends}", tuple(figures), note)
+        return Finding(text, how, Ruling.DEPENDS, f"on {depends}", tuple(figures), note)
     if all(figure.is_within for figure in figures):
-        return Finding(text, how, Verdict.CONFIRMED, "", tuple(figures), note)
-    return Finding(text, how, Verdict.OFF, f"by {percent(worst.off_by)}", tuple(figures), note)
+        return Finding(text, how, Ruling.CONFIRMED, "", tuple(figures), note)
+    return Finding(text, how, Ruling.OFF, f"by {percent(worst.off_by)}", tuple(figures), note)
 
 
-def exactly(what: str, printed: float, value: float, unit: str, formula: str) -> Figure:
+def exactly(what: str, printed: float, value: float, unit: str, formula: str) -> Sum:
     """A figure that the claim's own formula gives, or does not."""
-    return Figure(what, printed, printed, value, unit, formula, is_own=True)
+    return Sum(what, printed, printed, value, unit, formula, is_own=True)
 
 
 def half_unit(value: float) -> float:

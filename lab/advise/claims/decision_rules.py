@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from lab.advise.case import AdviceCase
-from lab.advise.claims import Basis, Claim, Figure, Finding, Verdict, exactly, finds, get, judged
+from lab.advise.claims import (
+    Basis,
+    Claim,
+    Finding,
+    Ruling,
+    Sum,
+    exactly,
+    finds,
+    get,
+    judged,
+)
 from lab.advise.rules import Approach, all_rule_sets
 from lab.advise.rules.b10 import lora_gb, qlora_gb
 from lab.advise.rules.d5 import training_saved_usd
@@ -27,9 +37,7 @@ def overrides(claim: Claim) -> Finding:
     with_budget, free = _answer("A11", case)[1], _answer("A11", without)[1]
     value = f"continued pretraining for 500 USD: {with_budget}; without a budget: {free}"
     note = "Two of its overrides apply at once, and it gives no order; they are taken as listed."
-    return Finding(
-        value, Basis.COMPUTED, Verdict.DEPENDS, "on the order of its overrides", (), note
-    )
+    return Finding(value, Basis.COMPUTED, Ruling.DEPENDS, "on the order of its overrides", (), note)
 
 
 @finds("B10")
@@ -37,10 +45,10 @@ def first_that_fits(claim: Claim) -> Finding:
     case = AdviceCase(parameters=7e9, gpu_gb=24.0, complexity="simple", tasks=2)
     approach, answer = _answer("B10", case)
     is_printed = approach is Approach.ADAPTERS
-    kind = Verdict.CONFIRMED if is_printed else Verdict.CONTRADICTS
+    kind = Ruling.CONFIRMED if is_printed else Ruling.CONTRADICTS
     figures = (
-        Figure("LoRA for 7B", 0.0, 24.0, lora_gb(7), "GB", "2.0 × 7 + 2, on a card of 24 GB"),
-        Figure("QLoRA for 7B", 0.0, 24.0, qlora_gb(7), "GB", "0.6 × 7 + 2"),
+        Sum("LoRA for 7B", 0.0, 24.0, lora_gb(7), "GB", "2.0 × 7 + 2, on a card of 24 GB"),
+        Sum("QLoRA for 7B", 0.0, 24.0, qlora_gb(7), "GB", "0.6 × 7 + 2"),
     )
     value = f"7B, 24 GB, simple, several tasks: {answer}"
     example = claim.printed["example"]
@@ -67,7 +75,7 @@ def price_of_an_error(claim: Claim) -> Finding:
     saved = training_saved_usd(case)
     value = f"it turns at {saved:,.2f} USD for 7B and 50,000 examples of 250 tokens"
     note = "LoRA's operations at 35 % of an A100 and C16's price, times D2's ratio less one."
-    return Finding(value, Basis.COMPUTED, Verdict.DEPENDS, "on what two points are worth", (), note)
+    return Finding(value, Basis.COMPUTED, Ruling.DEPENDS, "on what two points are worth", (), note)
 
 
 @finds("A9")
@@ -76,6 +84,6 @@ def full_is_needed(claim: Claim) -> Finding:
     own, other = _answer("A9", case), _answer("A11", case)
     disagree = own[0].trains_everything != other[0].trains_everything
     value = f"0.5B, 1,000 examples: {own[1]}; A11 of the same article: {other[1]}"
-    kind = Verdict.CONTRADICTS if disagree else Verdict.CONFIRMED
+    kind = Ruling.CONTRADICTS if disagree else Ruling.CONFIRMED
     note = "A9 asks for full under about 1B, A11 for PEFT under 10,000 examples."
     return Finding(value, Basis.COMPUTED, kind, "", (), note)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lab.advise import worth_knowing
-from lab.advise.claims import Basis, Claim, Finding, Verdict, finds
+from lab.advise.claims import Basis, Claim, Finding, Ruling, finds
 from lab.advise.options import estimate
 from lab.errors import SpecError
 
@@ -21,9 +21,9 @@ def explained(claim: Claim) -> Finding:
     except SpecError as error:
         value = error.problems[0].message
         return Finding(
-            value, Basis.COMPUTED, Verdict.CONFIRMED, "", (), "q_proj asked for in GPT-2."
+            value, Basis.COMPUTED, Ruling.CONFIRMED, "", (), "q_proj asked for in GPT-2."
         )
-    return Finding("gpt2 takes q_proj", Basis.COMPUTED, Verdict.OFF, "", ())
+    return Finding("gpt2 takes q_proj", Basis.COMPUTED, Ruling.OFF, "", ())
 
 
 @finds("C25")
@@ -41,5 +41,5 @@ def warned_of(claim: Claim) -> Finding:
     ]
     texts = [caution.text for caution in cautions] + [worth_knowing.of_result("lora")]
     value = f"{sum(map(bool, texts))} of its 5 mistakes are told before the run or at the merge"
-    kind = Verdict.CONFIRMED if all(texts) and len(texts) >= 5 else Verdict.OFF
+    kind = Ruling.CONFIRMED if all(texts) and len(texts) >= 5 else Ruling.OFF
     return Finding(value, Basis.COMPUTED, kind, "", (), " ".join(texts))

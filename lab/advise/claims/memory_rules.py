@@ -8,9 +8,9 @@ from lab import gpu_table, methods
 from lab.advise.claims import (
     Basis,
     Claim,
-    Figure,
     Finding,
-    Verdict,
+    Ruling,
+    Sum,
     exactly,
     finds,
     get,
@@ -77,7 +77,7 @@ def full_with_adam(claim: Claim) -> Finding:
     mixed = simulated(MODELS["70B"], "full", 1, train={"precision": "mixed"})
     figures = [
         exactly("70B", total, low * 70, "GB", f"{low} B × 70 B, the low end of {low} to {high}"),
-        Figure(
+        Sum(
             "bytes a parameter, bf16",
             low,
             high,
@@ -85,7 +85,7 @@ def full_with_adam(claim: Claim) -> Finding:
             "B",
             f"Llama-3-70B, moments in bf16 too; {under(1)}",
         ),
-        Figure(
+        Sum(
             "bytes a parameter, mixed",
             low,
             high,
@@ -117,7 +117,7 @@ def quantised_weights(claim: Claim) -> Finding:
     ratio = parts(lora).activations / max(parts(full).activations, 1)
     figures = [
         exactly("0.5 B × 70 B", printed, 0.5 * 70, "GB", "0.5 × 70"),
-        Figure(
+        Sum(
             "weights of Llama-3-70B", printed, printed, parts(qlora).weights / GB, "GB",
             "NF4 with double quantisation; embeddings, head and norms keep 16 bits",
         ),
@@ -153,7 +153,7 @@ def hardware_steps(claim: Claim) -> Finding:
         f"Its steps leave out {len(others)} cards of the table ({', '.join(others)}). Two cards "
         "are counted as one of twice the size, which takes a sharded run."
     )
-    kind = Verdict.CONFIRMED if all(room >= step for step, room in rooms.items()) else Verdict.OFF
+    kind = Ruling.CONFIRMED if all(room >= step for step, room in rooms.items()) else Ruling.OFF
     value = ", ".join(f"{cards[step]} leaves {room:.1f} GB" for step, room in rooms.items())
     return Finding(value, Basis.COMPUTED, kind, "", (), note)
 
@@ -174,7 +174,7 @@ def seven_billion(claim: Claim) -> Finding:
             "LoRA's optimizer", printed["lora_optimizer"], 8 * plain / GB, "GB",
             f"8 B × {plain:,}",
         ),
-        Figure("7B full here", printed["full"], printed["full"],
+        Sum("7B full here", printed["full"], printed["full"],
                peak_gb(simulated(MODELS["7B"], "full", 1)), "GB", under(1)),
     ]  # fmt: skip
     return judged(figures, Basis.SIMULATED)
@@ -195,7 +195,7 @@ def table_of_sizes(claim: Claim) -> Finding:
             options: dict[str, Any] = {} if place == 0 else {"rank": 16, "alpha": 32.0}
             value = peak_gb(simulated(model, method.value, **options))
             figures.append(
-                Figure(
+                Sum(
                     f"{size} {method.in_words}",
                     printed,
                     printed,
@@ -222,8 +222,8 @@ def eight_billion_quantised(claim: Claim) -> Finding:
             "adapters", printed["adapters"], 2 * trainable / GB, "GB",
             f"2 B × {trainable:,} (r 16, all linear layers)",
         ),
-        Figure("peak here", total[0], total[1], peak_gb(forecast), "GB", under()),
-        Figure(
+        Sum("peak here", total[0], total[1], peak_gb(forecast), "GB", under()),
+        Sum(
             "weights here", printed["weights"], printed["weights"],
             parts(forecast).weights / GB, "GB", "embeddings and head keep 16 bits",
         ),
@@ -243,7 +243,7 @@ def recomputing(claim: Claim) -> Finding:
         slower = 100 * (off.speed.tokens_per_s / on.speed.tokens_per_s - 1)
     fewer = parts(off).activations / max(parts(on).activations, 1)
     figures = [
-        Figure(
+        Sum(
             "slower", low, high, slower, "%",
             f"Mistral-7B with LoRA on an A100, {ROWS} × {LENGTH:,} tokens: the forward pass again",
         )
@@ -284,7 +284,7 @@ def gpt2(claim: Claim) -> Finding:
         values = {"full": peak_gb(full), "lora": peak_gb(lora)}
         for name, value in values.items():
             size = printed[f"{name}_gb"]
-            figures.append(Figure(f"{name}, {precision}", size, size, value, "GB", how))
+            figures.append(Sum(f"{name}, {precision}", size, size, value, "GB", how))
     return judged(figures, Basis.SIMULATED, depends="the precision, which it does not name")
 
 
@@ -299,12 +299,12 @@ def ratio_of_full(claim: Claim) -> Finding:
     slower = speeds[1] / speeds[0] if speeds[0] and speeds[1] else 0.0
     where = f"Mistral-7B on an A100, {under(1)}"
     figures = [
-        Figure("memory in D1", memory_low, memory_high, own["full_gb"] / own["lora_gb"],
+        Sum("memory in D1", memory_low, memory_high, own["full_gb"] / own["lora_gb"],
                "times", "the same article's measurement", is_own=True),
-        Figure("time in D1", time_low, time_high, own["full_s"] / own["lora_s"], "times",
+        Sum("time in D1", time_low, time_high, own["full_s"] / own["lora_s"], "times",
                "the same article's measurement", is_own=True),
-        Figure("memory", memory_low, memory_high, peak_gb(full) / peak_gb(lora), "times", where),
-        Figure("time", time_low, time_high, slower, "times", where),
+        Sum("memory", memory_low, memory_high, peak_gb(full) / peak_gb(lora), "times", where),
+        Sum("time", time_low, time_high, slower, "times", where),
     ]  # fmt: skip
     return judged(figures, Basis.SIMULATED)
 
@@ -328,15 +328,24 @@ def quantised_recipe(claim: Claim) -> Finding:
         "since frozen weights gain nothing."
     )
     return Finding(
-        value, Basis.SIMULATED, Verdict.DEPENDS, "on how the norms are prepared", (), note
+        value, Basis.SIMULATED, Ruling.DEPENDS, "on how the norms are prepared", (), note
     )
 
 
 @finds("B7")
 def bottleneck(claim: Claim) -> Finding:
-    inner = claim.printed["bottleneck"]
+    layers, width, inner = 32, 4096, claim.printed["bottleneck"]
     memory = counted("Llama-3.1-8B", "bottleneck", size=inner)
-    figures = [exactly("bottleneck", inner, inner, "", "the size that is asked for")]
+    each = 2 * width * inner + inner + width
+    figures = [
+        exactly(
+            "two modules in each of 32 layers",
+            2 * layers * each,
+            memory.trainable,
+            "parameters",
+            f"2 × {layers} × (2 × {width} × {inner} + {inner} + {width}); Llama-3.1-8B",
+        )
+    ]
     value = f"{memory.trainable:,} parameters train in Llama-3.1-8B"
     return judged(figures, Basis.COMPUTED, value, note=methods.get("bottleneck").formula)
 
@@ -346,4 +355,4 @@ def hybrids(claim: Claim) -> Finding:
     titles = [methods.get(name).title for name in HYBRIDS.split()]
     value = f"each is a method here: {', '.join(titles)}"
     note = "That they can be trained is confirmed; which is better for what is not claimed."
-    return Finding(value, Basis.COMPUTED, Verdict.CONFIRMED, "", (), note)
+    return Finding(value, Basis.COMPUTED, Ruling.CONFIRMED, "", (), note)

@@ -7,9 +7,9 @@ from typing import Any
 from lab.advise.claims import (
     Basis,
     Claim,
-    Figure,
     Finding,
-    Verdict,
+    Ruling,
+    Sum,
     exactly,
     finds,
     get,
@@ -57,7 +57,7 @@ def training_table(claim: Claim) -> Finding:
             hours = card_hours(size, method, tokens)
             value = hours * price
             figures.append(
-                Figure(
+                Sum(
                     f"{size} {method.in_words}", low, high, value, "USD",
                     f"{printed['examples']:,} × {printed['epochs']} × {TOKENS} tokens = "
                     f"{hours:,.1f} A100 hours × {price} USD",
@@ -89,15 +89,15 @@ def seventy_billion(claim: Claim) -> Finding:
     full, qlora = (card_hours("70B", method, tokens) * price for method in APPROACHES[::2])
     least_days = printed["full_usd"][0] / price / HOURS_A_DAY / range_of(printed["full_days"])[1]
     figures = [
-        Figure(
+        Sum(
             "QLoRA on one A100", low, high, hours[1] * price, "USD",
             f"{hours[1]} hours × {price} USD; the printed price takes {cards_low:.0f} to "
             f"{cards_high:.0f} cards, though A4 says that 35 GB of weights fit on one",
             is_own=True,
         ),
-        Figure("full here", *range_of(printed["full_usd"]), full, "USD",
+        Sum("full here", *range_of(printed["full_usd"]), full, "USD",
                f"C16's data at {TOKENS} tokens an example"),
-        Figure("QLoRA here", low, high, qlora, "USD",
+        Sum("QLoRA here", low, high, qlora, "USD",
                f"C16's data at {TOKENS} tokens an example"),
     ]  # fmt: skip
     note = (
@@ -122,7 +122,7 @@ def checkpoints(claim: Claim) -> Finding:
                 f"{printed['gb_70B']} GB × {price} USD"),
         exactly("LoRA", printed["lora_gb"], count * printed["lora_mb"] / 1000, "GB",
                 f"{count} × {printed['lora_mb']} MB"),
-        Figure("7B here", printed["gb_7B"], printed["gb_7B"], count * whole, "GB",
+        Sum("7B here", printed["gb_7B"], printed["gb_7B"], count * whole, "GB",
                f"{count} × {whole:.1f} GB: a checkpoint from which a run goes on holds the "
                "optimizer's state too"),
     ]  # fmt: skip
@@ -136,7 +136,7 @@ def variants(claim: Claim) -> Finding:
     each = adapter_mb() / 1000
     figures = [
         exactly("copies", printed["copies_gb"], count * 2 * 7, "GB", f"{count} × 2 B × 7 B"),
-        Figure("one base", printed["shared_gb"], printed["shared_gb"],
+        Sum("one base", printed["shared_gb"], printed["shared_gb"],
                printed["base_gb"] + count * each, "GB",
                f"{printed['base_gb']} + {count} × {1000 * each:.0f} MB (r 16, all linear layers, "
                "16 bits)"),
@@ -156,9 +156,9 @@ def adapter_sizes(claim: Claim) -> Finding:
     low, high = range_of(claim.printed["adapter_mb"])
     narrow, wide = adapter_mb(is_narrow=True), adapter_mb()
     figures = [
-        Figure("q and v", low, high, narrow, "MB", "r 16, 16 bits, Mistral-7B"),
-        Figure("all linear layers", low, high, wide, "MB", "r 16, 16 bits, Mistral-7B"),
-        Figure("all, in float32", *range_of(claim.printed["elsewhere_mb"]), 2 * wide, "MB",
+        Sum("q and v", low, high, narrow, "MB", "r 16, 16 bits, Mistral-7B"),
+        Sum("all linear layers", low, high, wide, "MB", "r 16, 16 bits, Mistral-7B"),
+        Sum("all, in float32", *range_of(claim.printed["elsewhere_mb"]), 2 * wide, "MB",
                "r 16, Mistral-7B"),
     ]  # fmt: skip
     value = f"{narrow:,.0f} MB (q and v) to {2 * wide:,.0f} MB (all, float32) at r 16"
@@ -178,18 +178,18 @@ def comparison_table(claim: Claim) -> Finding:
         return 100 * memory.trainable / memory.parameters
 
     figures = [
-        Figure("LoRA", printed["lora_percent"], printed["lora_percent"], share(lora), "%",
+        Sum("LoRA", printed["lora_percent"], printed["lora_percent"], share(lora), "%",
                f"r 16 on q and v: {lora.trainable:,}"),
-        Figure("LoRA on all", printed["lora_percent"], printed["lora_percent"], share(wide), "%",
+        Sum("LoRA on all", printed["lora_percent"], printed["lora_percent"], share(wide), "%",
                f"r 16 on all linear layers: {wide.trainable:,}"),
-        Figure("LoRA on all", 0, printed["lora_mb"], 2 * wide.trainable / MB, "MB", "16 bits"),
-        Figure("adapters", *range_of(printed["adapters_percent"]), share(adapters), "%",
+        Sum("LoRA on all", 0, printed["lora_mb"], 2 * wide.trainable / MB, "MB", "16 bits"),
+        Sum("adapters", *range_of(printed["adapters_percent"]), share(adapters), "%",
                f"bottleneck 64: {adapters.trainable:,}"),
-        Figure("adapters", *range_of(printed["adapters_mb"]), 2 * adapters.trainable / MB, "MB",
+        Sum("adapters", *range_of(printed["adapters_mb"]), 2 * adapters.trainable / MB, "MB",
                "16 bits"),
-        Figure("prefix", printed["prefix_percent"], printed["prefix_percent"], share(prefix), "%",
+        Sum("prefix", printed["prefix_percent"], printed["prefix_percent"], share(prefix), "%",
                f"20 positions: {prefix.trainable:,}"),
-        Figure("prefix", 0, printed["prefix_mb"], plain_prefix, "MB",
+        Sum("prefix", 0, printed["prefix_mb"], plain_prefix, "MB",
                "B8's 5,242,880 parameters at 16 bits"),
     ]  # fmt: skip
     return judged(figures, Basis.COMPUTED)
@@ -204,7 +204,7 @@ def merged(claim: Claim) -> Finding:
         "W₀ + (α/r) B A has the shape of W₀, so every product stays the same. With the adapter "
         "kept, it can be taken off again up to rounding; the merged weights alone cannot tell."
     )
-    return Finding(value, Basis.COMPUTED, Verdict.CONFIRMED, "", (), note)
+    return Finding(value, Basis.COMPUTED, Ruling.CONFIRMED, "", (), note)
 
 
 @finds("C19")
@@ -214,4 +214,4 @@ def experiments(claim: Claim) -> Finding:
     exported = [entry for entry in ended if entry.notes or entry.tags]
     value = f"{len(ended)} runs have ended in this home, {len(exported)} of them noted or tagged"
     note = f"A habit, not a quantity: the Advisor's costs multiply one run by {low} to {high}."
-    return Finding(value, Basis.MEASURED, Verdict.DEPENDS, "on the task and the person", (), note)
+    return Finding(value, Basis.MEASURED, Ruling.DEPENDS, "on the task and the person", (), note)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lab.advise import shapes
-from lab.advise.claims import Basis, Claim, Figure, Finding, exactly, finds, judged
+from lab.advise.claims import Basis, Claim, Finding, Sum, exactly, finds, judged
 from lab.advise.options import estimate
 from lab.forecasts import MemoryForecast
 from lab.models import shipped_configs
@@ -39,7 +39,7 @@ def _lora_formula(model: str, rank: int, names: tuple[str, ...]) -> str:
 
 def _held_against(
     claim: Claim, model: str, rank: int, names: tuple[str, ...], *, method: str = "lora"
-) -> list[Figure]:
+) -> list[Sum]:
     """The count of a LoRA by its own formula and on the meta device, with total and share."""
     options: dict[str, Any] = {"rank": rank, "alpha": 2.0 * rank}
     if names:
@@ -51,7 +51,7 @@ def _held_against(
             "trainable parameters", printed["trainable"], memory.trainable, "",
             _lora_formula(model, rank, names),
         ),
-        Figure(
+        Sum(
             "all parameters", printed["total"], printed["total"], memory.parameters, "",
             f"{shipped_configs.get(model).parameters:,} of the base and {memory.trainable:,}",
         ),
@@ -59,7 +59,7 @@ def _held_against(
     if "percent" in printed:
         share = 100 * memory.trainable / memory.parameters
         formula = f"{memory.trainable:,} / {memory.parameters:,}"
-        figures.append(Figure("share", printed["percent"], printed["percent"], share, "%", formula))
+        figures.append(Sum("share", printed["percent"], printed["percent"], share, "%", formula))
     return figures
 
 
@@ -99,7 +99,7 @@ def bottleneck_layer(claim: Claim) -> Finding:
             f"2 × (2 × {width} × {inner} + {inner} + {width}) = {2 * one_module:,}; one module has "
             f"{one_module:,}",
         ),
-        Figure(
+        Sum(
             "a layer of Llama-3.1-8B", claim.printed["layer"], claim.printed["layer"], here,
             "parameters", "counted on the meta device, two modules a layer",
         ),
@@ -166,9 +166,19 @@ def what_trains(claim: Claim) -> Finding:
     full, lora = counted("Llama-3.2-3B", "full"), counted("Llama-3.2-3B", "lora")
     base = lora.parameters - lora.trainable
     figures = [
-        exactly("full trains", 1, full.trainable / full.parameters, "of all",
-                f"{full.trainable:,} of {full.parameters:,}"),
-        exactly("base parameters beside LoRA", full.parameters, base, "frozen",
-                f"{lora.parameters:,} − {lora.trainable:,} that train"),
-    ]  # fmt: skip
+        exactly(
+            "full: trainable",
+            full.parameters,
+            full.trainable,
+            "",
+            f"all {full.parameters:,} of Llama-3.2-3B",
+        ),
+        exactly(
+            "LoRA: frozen",
+            full.parameters,
+            base,
+            "",
+            f"{lora.parameters:,} − {lora.trainable:,} that train",
+        ),
+    ]
     return judged(figures, Basis.COMPUTED, f"full {full.trainable:,}, LoRA {lora.trainable:,}")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from lab.advise.claims import Basis, Claim, Figure, Finding, Verdict, finds
+from lab.advise.claims import Basis, Claim, Finding, Ruling, Sum, finds
 from lab.advise.claims.memory_rules import A100, MODELS, simulated, under
 
 
 def _open(what: str, note: str = "") -> Finding:
-    return Finding("–", Basis.MEASURED, Verdict.OPEN, f"until tested: needs {what}", (), note)
+    return Finding("–", Basis.NOT_YET, Ruling.OPEN, f"until tested: needs {what}", (), note)
 
 
 def _needs(what: str, note: str = "") -> Finding:
-    return Finding("–", Basis.NOT_TESTABLE, Verdict.NEEDS, what, (), note)
+    return Finding("–", Basis.NOT_TESTABLE, Ruling.NEEDS, what, (), note)
 
 
 @finds("A5", "C20")
@@ -56,10 +56,10 @@ def equal_steps(claim: Claim) -> Finding:
     lora = simulated(MODELS["7B"], "lora", 1, device=A100)
     speeds = [each.speed.tokens_per_s if each.speed else None for each in (full, lora)]
     ratio = speeds[1] / speeds[0] if speeds[0] and speeds[1] else 1.0
-    figure = Figure(
+    figure = Sum(
         "time of a step", 1.0, 1.0, ratio, "times LoRA's", f"Mistral-7B on an A100, {under(1)}"
     )
-    kind = Verdict.CONFIRMED if abs(figure.off_by) > 0.05 else Verdict.OFF
+    kind = Ruling.CONFIRMED if abs(figure.off_by) > 0.05 else Ruling.OFF
     value = f"a step of full takes {ratio:.2f} times the time of LoRA's"
     note = (
         "At equal steps full is given that much more time; races here count tokens, time or FLOPs."

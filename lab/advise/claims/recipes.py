@@ -6,9 +6,9 @@ from lab import methods
 from lab.advise.claims import (
     Basis,
     Claim,
-    Figure,
     Finding,
-    Verdict,
+    Ruling,
+    Sum,
     exactly,
     finds,
     judged,
@@ -25,7 +25,7 @@ from lab.spec_sections import TrainSpec
 def learning_rates(claim: Claim) -> Finding:
     rates = {"full": methods.plainest().default_lr, "peft": methods.get(methods.DEFAULT).default_lr}
     figures = [
-        Figure(name, *range_of(claim.printed[name]), value, "", "the lab's default")
+        Sum(name, *range_of(claim.printed[name]), value, "", "the lab's default")
         for name, value in rates.items()
     ]
     value = f"the lab's defaults: full {rate(rates['full'])}, LoRA {rate(rates['peft'])}"
@@ -34,7 +34,7 @@ def learning_rates(claim: Claim) -> Finding:
         "them for each method."
     )
     return Finding(
-        value, Basis.COMPUTED, Verdict.OPEN, "until a ladder is raced", tuple(figures), note
+        value, Basis.COMPUTED, Ruling.OPEN, "until a ladder is raced", tuple(figures), note
     )
 
 
@@ -44,7 +44,7 @@ def full_recipe(claim: Claim) -> Finding:
     peak = peak_gb(simulated(MODELS["7B"], "full", batch))
     value = f"{peak:.1f} GB for Mistral-7B ({under(batch)})"
     note = "A recipe fits or does not; whether it is the best one is not claimed."
-    return Finding(value, Basis.SIMULATED, Verdict.DEPENDS, "on the card and the model", (), note)
+    return Finding(value, Basis.SIMULATED, Ruling.DEPENDS, "on the card and the model", (), note)
 
 
 @finds("C9")
@@ -61,7 +61,7 @@ def lora_recipe(claim: Claim) -> Finding:
         f"{'also the lab’s default rank and alpha' if same else 'the lab’s defaults differ'}"
     )
     note = f"{under(printed['batch'], printed['tokens'])}; {forecast.memory.trainable:,} train."
-    return Finding(value, Basis.SIMULATED, Verdict.DEPENDS, "on the card and the model", (), note)
+    return Finding(value, Basis.SIMULATED, Ruling.DEPENDS, "on the card and the model", (), note)
 
 
 @finds("C10")
@@ -88,9 +88,9 @@ def spectra(claim: Claim) -> Finding:
     runs = [entry for entry in index.entries() if "rank" in entry.method_options]
     trained = [entry for entry in runs if entry.status.state == "done"]
     if not trained:
-        return Finding("–", Basis.NOT_TESTABLE, Verdict.NEEDS, "a finished LoRA run in this home")
+        return Finding("–", Basis.NOT_TESTABLE, Ruling.NEEDS, "a finished LoRA run in this home")
     value = f"{len(trained)} finished LoRA runs: Compare shows their singular values"
-    return Finding(value, Basis.MEASURED, Verdict.OPEN, "until their quality is compared")
+    return Finding(value, Basis.MEASURED, Ruling.OPEN, "until their quality is compared")
 
 
 @finds("C13")
@@ -106,7 +106,7 @@ def kept_checkpoints(claim: Claim) -> Finding:
         f"({each:.1f} GB each, with the optimizer's state); saving every {low} to {high} % is what "
         "the lab does unless told otherwise."
     )
-    return Finding(value, Basis.SIMULATED, Verdict.DEPENDS, "on the disk", (), note)
+    return Finding(value, Basis.SIMULATED, Ruling.DEPENDS, "on the disk", (), note)
 
 
 @finds("C14")
@@ -117,11 +117,11 @@ def against_forgetting(claim: Claim) -> Finding:
 @finds("C15")
 def sharding(claim: Claim) -> Finding:
     return Finding(
-        "–", Basis.NOT_TESTABLE, Verdict.NEEDS, "several GPUs: a run here has one",
+        "–", Basis.NOT_TESTABLE, Ruling.NEEDS, "several GPUs: a run here has one",
         note="The lab trains on one device; what a run takes beyond it is on the Hardware tab.",
     )  # fmt: skip
 
 
 def _by_race(what: str) -> Finding:
     """Of a claim about quality that no race has tested yet."""
-    return Finding("–", Basis.MEASURED, Verdict.OPEN, f"until tested: needs {what}")
+    return Finding("–", Basis.NOT_YET, Ruling.OPEN, f"until tested: needs {what}")

@@ -74,6 +74,11 @@ class RuleSet:
     source: str
     judge: Callable[[AdviceCase], RuleAnswer]
 
+    @property
+    def name(self) -> str:
+        """Its claim, or its title where it is none of the articles'."""
+        return self.claim if self.claim[0].isupper() else self.title
+
     def answer(self, case: AdviceCase) -> RuleAnswer:
         return self.judge(case)
 

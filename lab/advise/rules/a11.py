@@ -33,7 +33,7 @@ def judge(case: AdviceCase) -> RuleAnswer:
             first.approach, first.answer, f"Override: {first.reason}{also}", first.rests_on
         )
     if case.billions > LARGE_B:
-        return _answer(Approach.PEFT, f"{case.billions:.3g} B parameters are over {LARGE_B} B.")
+        return _answer(Approach.PEFT, f"{case.size_in_words} are over {LARGE_B} B.")
     if case.examples > MANY_EXAMPLES and case.domain_shift == "far":
         return _answer(
             Approach.FULL,

@@ -26,7 +26,7 @@ def judge(case: AdviceCase) -> RuleAnswer:
     if case.error_price == "high":
         reasons.append("a flagship where every 0.1 % counts")
     if case.billions < SMALL_B:
-        reasons.append(f"a model of {case.billions:.2g} B parameters (under about {SMALL_B} B)")
+        reasons.append(f"a model of {case.size_in_words} (under about {SMALL_B} B)")
         claims.append("A8")
     if reasons:
         return RuleAnswer(
@@ -39,5 +39,5 @@ def judge(case: AdviceCase) -> RuleAnswer:
         Approach.PEFT,
         Approach.PEFT.in_words,
         "None of its cases applies: no radical domain shift, no continued pretraining, no new "
-        f"tokens, no flagship, and {case.billions:.3g} B parameters.",
+        f"tokens, no flagship, and {case.size_in_words}.",
     )

@@ -49,7 +49,6 @@ def judge(case: AdviceCase) -> RuleAnswer:
         return _answer(
             Approach.LORA,
             f"{what} is served by LoRA, and {gigabytes(lora)} fit into {gigabytes(room)}.",
-            "C21",
         )
     return _quantised(f"LoRA's {gigabytes(lora)} do not fit into {gigabytes(room)}", qlora, room)
 

@@ -61,11 +61,11 @@ def judge(case: AdviceCase) -> RuleAnswer:
     if is_special and case.billions < SMALL_B:
         return _answer(
             Approach.FULL,
-            f"The task is special, and {case.billions:.3g} B parameters (under {SMALL_B} B) "
+            f"The task is special, and {case.size_in_words} (under {SMALL_B} B) "
             "tolerate full fine-tuning.",
         )
     why = (
-        f"the task is special, but {case.billions:.3g} B parameters are not under {SMALL_B} B"
+        f"the task is special, but {case.size_in_words} are not under {SMALL_B} B"
         if is_special
         else "the task is not special"
     )

@@ -65,7 +65,7 @@ class LoadedModels:
         """
         base_ref = ModelRef(f"base:{named.base}", named.base)
         base = self._current(base_ref) or self._load_base(base_ref)
-        model = base if named.run is None else self._current(named)
+        model = base if named.is_base else self._current(named)
         if model is None:
             model = _load_result(named, base)
             self.models[named.name] = model
@@ -142,11 +142,12 @@ def _load_result(named: ModelRef, base: LoadedModel) -> LoadedModel:
     ids = proof.probe_ids(base.model)
     again = proof.probe(base.model, ids)
     tensors = loaded_tensors = None
-    if named.run is not None and named.step is None:
-        tensors, loaded_tensors = proof.count_loaded(loaded.model, named.run.artifact)
+    folder = named.folder
+    if folder is not None:
+        tensors, loaded_tensors = proof.count_loaded(loaded.model, folder)
         if tensors and not loaded_tensors:
             raise LabError(
-                f"None of the {tensors} tensors in {named.run.artifact} is in the model that was "
+                f"None of the {tensors} tensors in {folder} is in the model that was "
                 "built from it.",
                 "It belongs to another base model, or its names were changed.",
             )

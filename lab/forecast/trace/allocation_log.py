@@ -48,8 +48,11 @@ class Trace:
 
 def launches_of_step(launches: dict[str, int]) -> int:
     """Kernels of the forward and the backward pass and of the update, from those by segment."""
-    phases = ("forward", "backward", "optimizer")
-    return sum(count for segment, count in launches.items() if segment.split(".")[0] in phases)
+    return sum(
+        count
+        for segment, count in launches.items()
+        if segment.startswith(("forward", "backward", "optimizer"))
+    )
 
 
 @dataclass(frozen=True)
@@ -72,19 +75,19 @@ class Log:
     events: list[Event]
     kind_of: dict[int, str]
     layer_of: dict[int, int] = field(default_factory=dict)
-    launches: dict[str, int] = field(default_factory=dict)  # kernels by segment
+    launches: dict[str, int] = field(default_factory=dict)  # kernels, as Ledger.launches
 
     def read(self, *, on_gpu: bool) -> Trace:
         """The peaks of all segments but the first step's; on a GPU with the allocator's blocks."""
-        found = self.peaks()
-        found.pop("warm", None)
+        peaks = self.peaks()
+        peaks.pop("warm", None)
         reserved = None
         if on_gpu:
             blocks = self.blocks()
             reserved = blocks.reserved
-            for segment, peak in found.items():
+            for segment, peak in peaks.items():
                 peak.counted = max(peak.total, blocks.peaks.get(segment, 0))
-        return Trace(found, reserved, launches_of_step(self.launches))
+        return Trace(peaks, reserved, launches_of_step(self.launches))
 
     def with_kinds(self) -> Iterator[tuple[Event, str]]:
         """The events, each with what its storage is."""
@@ -100,17 +103,17 @@ class Log:
         """The peak of each segment by the bytes of tensors."""
         live: dict[str, int] = defaultdict(int)
         total = 0
-        found: dict[str, Peak] = {}
+        peaks: dict[str, Peak] = {}
         for event, kind in self.with_kinds():
-            peak = found.get(event.segment)
+            peak = peaks.get(event.segment)
             if peak is None:  # what it begins with counts too
-                peak = found[event.segment] = Peak(total, dict(live))
+                peak = peaks[event.segment] = Peak(total, dict(live))
             live[kind] += event.size
             total += event.size
             if total > peak.total:
                 peak.total, peak.kinds = total, dict(live)
                 peak.operation, peak.module = event.operation, event.module
-        return found
+        return peaks
 
     def blocks(self) -> Blocks:
         """What the allocator counts and reserves, with the step repeated until its free blocks are
@@ -122,7 +125,7 @@ class Log:
         ]
         start = [part for part in parts if part[0] == "load"]
         state = [
-            (segment, [one for one in events if self.kind_of.get(one[0]) == "optimizer"])
+            (segment, [event for event in events if self.kind_of.get(event[0]) == "optimizer"])
             for segment, events in parts
             if segment == "warm"
         ]
@@ -133,10 +136,10 @@ class Log:
         changes: dict[str, tuple[int, int]] = {}
 
         def replay(parts: list[tuple[str, list[tuple[int, int]]]]) -> dict[str, int]:
-            found: dict[str, int] = {}
+            peaks: dict[str, int] = {}
             changes.clear()
             for segment, events in parts:
-                begin, highest = allocator.allocated, found.get(segment, 0)
+                begin, highest = allocator.allocated, peaks.get(segment, 0)
                 top = begin
                 for storage, size in events:
                     if size > 0:
@@ -146,19 +149,19 @@ class Log:
                             top = max(top, allocator.allocated)
                     elif storage in held:
                         allocator.give(held.pop(storage))
-                found[segment] = max(highest, allocator.allocated)
+                peaks[segment] = max(highest, allocator.allocated)
                 before, most = changes.get(segment, (0, 0))
                 net = before + allocator.allocated - begin
                 changes[segment] = net, max(most, before + top - begin)
-            return found
+            return peaks
 
         first = replay(start)
         replay(step[:after])
         replay(state)
         replay(step[after:])
-        found = replay(step)
+        peaks = replay(step)
         for _ in range(MOST_STEPS):
-            before, found = found, replay(step)
-            if found == before:
+            before, peaks = peaks, replay(step)
+            if peaks == before:
                 break
-        return Blocks({**first, **found}, dict(changes), allocator.allocated, allocator.reserved)
+        return Blocks({**first, **peaks}, dict(changes), allocator.allocated, allocator.reserved)

@@ -21,7 +21,8 @@ from lab.forecast.trace.allocation_log import Event, Log
 from lab.forecast.trace.fake_tensors import grouped_product
 
 ROUND = 512  # bytes, the smallest block of the CUDA caching allocator
-UPDATES = ("warm", "optimizer")
+# segments outside the layers; what a method adds to the loss for each layer's weights is in them
+OUTSIDE = ("warm", "forward.before", "forward.after", "backward.after", "optimizer")
 # Kernels that work on a copy of their input: logsumexp_out_impl of ATen/native/ReduceOps.cpp takes
 # the largest away and the exponent in one.
 INPUT_COPIED = ("logsumexp",)
@@ -45,7 +46,8 @@ class Ledger(TorchDispatchMode):
         self.events: list[Event] = []
         self.kind_of: dict[int, str] = {}
         self.layer_of: dict[int, int] = {}  # of weights and what the optimizer makes for them
-        self.launches: Counter[str] = Counter()  # kernels by segment
+        # kernels by segment; outside the layers SEGMENT@LAYER for those on one layer's tensors
+        self.launches: Counter[str] = Counter()
         self._known: dict[int, int] = {}  # address of a live storage → its number
         self._sizes: dict[int, int] = {}
         self._count = 0
@@ -89,12 +91,13 @@ class Ledger(TorchDispatchMode):
         if operation in INPUT_COPIED:
             self.release(self.allocate(args[0].untyped_storage().nbytes(), operation))
         if func is torch.ops.aten._grouped_mm.default and isinstance(args[0], FakeTensor):
-            made = grouped_product(*args, **(kwargs or {}))
+            result = grouped_product(*args, **(kwargs or {}))
         else:
-            made = func(*args, **(kwargs or {}))
+            result = func(*args, **(kwargs or {}))
         if not func.is_view and operation not in NO_KERNEL:
-            self.launches[self.segment] += 1
-        if isinstance(made, torch.Tensor):
+            layer = self._layer_among(args) if self.segment in OUTSIDE else None
+            self.launches[self.segment if layer is None else f"{self.segment}@{layer}"] += 1
+        if isinstance(result, torch.Tensor):
             # The engine sums gradients in place where the first is no view (which holds the tensor
             # that it is of; what comes through `weight.t()` is one) and nobody else holds it: see
             # torch/csrc/autograd/input_buffer.cpp. It never does so for the tensor subclass that
@@ -102,28 +105,33 @@ class Ledger(TorchDispatchMode):
             is_in_backward = self.segment.startswith("backward") and not torch.is_grad_enabled()
             if operation == "add" and is_in_backward and not args[0]._is_view():
                 first = self._known.get(args[0].untyped_storage()._cdata)
-                if first is not None and made.untyped_storage()._cdata not in self._known:
-                    self._add(made, operation, held_for=first)
-                    return made
-            self._inherit(self._add(made, operation), args)
-        elif isinstance(made, (tuple, list)):
+                if first is not None and result.untyped_storage()._cdata not in self._known:
+                    self._inherit(self._add(result, operation, held_for=first), args)
+                    return result
+            self._inherit(self._add(result, operation), args)
+        elif isinstance(result, (tuple, list)):
             several = args[0] if args and isinstance(args[0], (tuple, list)) else ()
-            for place, part in enumerate(made):
+            for index, part in enumerate(result):
                 if isinstance(part, torch.Tensor):
                     number = self._add(part, operation)
-                    self._inherit(number, several[place : place + 1])
-        return made
+                    self._inherit(number, several[index : index + 1])
+        return result
 
     def _inherit(self, number: int, made_from: Iterable[Any]) -> None:
         """Outside the passes through the layers, what is made from a layer's tensor is its too."""
-        if self.segment not in UPDATES or number in self.layer_of:
-            return
-        for tensor in made_from:
+        if self.segment in OUTSIDE and number not in self.layer_of:
+            layer = self._layer_among(made_from)
+            if layer is not None:
+                self.layer_of[number] = layer
+
+    def _layer_among(self, arguments: Iterable[Any]) -> int | None:
+        """The layer of the first tensor that is known to be one's."""
+        for tensor in arguments:
             if isinstance(tensor, torch.Tensor):
                 source = self._known.get(tensor.untyped_storage()._cdata)
                 if source is not None and source in self.layer_of:
-                    self.layer_of[number] = self.layer_of[source]
-                    return
+                    return self.layer_of[source]
+        return None
 
     def allocate(self, size: int, operation: str) -> int:
         """A buffer that a kernel takes from the allocator for itself; give it to `release`."""

@@ -41,9 +41,9 @@ class Allocator:
         """A block for `size` bytes (a multiple of 512): the smallest free one that is enough."""
         is_small = size <= SMALL_REQUEST
         pool = self._free[is_small]
-        place = bisect_left(pool, (size, -1))
-        if place < len(pool):
-            block = pool.pop(place)[2]
+        index = bisect_left(pool, (size, -1))
+        if index < len(pool):
+            block = pool.pop(index)[2]
         else:
             block = self._segment(size, is_small)
         left = block.size - size

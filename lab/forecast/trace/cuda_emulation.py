@@ -77,7 +77,7 @@ def _casting(overload: Any, excluded: Any, dtype: Any, wraps_result: bool) -> An
         with torch._C._ExcludeDispatchKeyGuard(excluded):
             if wraps_result and kwargs.get("dtype") is not None:
                 return overload(*args, **kwargs)
-            return overload(*(_cast(one, dtype) for one in args), **kwargs)
+            return overload(*(_cast(value, dtype) for value in args), **kwargs)
 
     return kernel
 
@@ -118,13 +118,13 @@ def _kernels() -> Iterator[None]:
         return largest(*args, **kwargs)
 
     with ExitStack() as stack:
-        for owner, name, made in (
+        for owner, name, replacement in (
             (functional, "dropout", _dropout),
             (torch, "dropout", _dropout),
             (functional, "scaled_dot_product_attention", _attention),
             (torch, "max", highest),
         ):
-            stack.enter_context(mock.patch.object(owner, name, made))
+            stack.enter_context(mock.patch.object(owner, name, replacement))
         yield
 
 
@@ -133,8 +133,8 @@ def _dropout(
 ) -> torch.Tensor:
     if not training or p == 0:
         return input
-    kept: torch.Tensor = torch.native_dropout(input, p, True)[0]  # its mask: a byte an element
-    return kept
+    output: torch.Tensor = torch.native_dropout(input, p, True)[0]  # its mask: a byte an element
+    return output
 
 
 def _attention(
@@ -151,7 +151,7 @@ def _attention(
     memory-efficient one with a mask or in float32, the plain formula for what neither takes."""
     if torch.is_autocast_enabled("cpu"):
         narrow = torch.get_autocast_dtype("cpu")
-        query, key, value = (_cast(one, narrow) for one in (query, key, value))
+        query, key, value = (_cast(tensor, narrow) for tensor in (query, key, value))
         attn_mask = _cast(attn_mask, narrow)
     same = query.shape[-1] == key.shape[-1] == value.shape[-1]
     fits = query.shape[-1] <= LARGEST_FLASH_HEAD
@@ -167,10 +167,10 @@ def _attention(
                 if attn_mask.dtype == torch.bool:
                     bias = torch.empty_like(attn_mask, dtype=query.dtype)
             return Efficient.apply(query, key, value, bias)  # type: ignore[no-any-return]
-        found: torch.Tensor = torch.ops.aten._scaled_dot_product_attention_math(
+        output: torch.Tensor = torch.ops.aten._scaled_dot_product_attention_math(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=True
         )[0]
-        return found
+        return output
 
 
 class Flash(torch.autograd.Function):
@@ -224,13 +224,15 @@ class Efficient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         query, key, value, _output, sums = ctx.saved_tensors[:5]
-        found = tuple(
-            one.new_empty((one.shape[0], one.shape[2], one.shape[1], one.shape[3])).transpose(1, 2)
-            for one in (query, key, value)
+        gradients = tuple(
+            tensor.new_empty(
+                (tensor.shape[0], tensor.shape[2], tensor.shape[1], tensor.shape[3])
+            ).transpose(1, 2)
+            for tensor in (query, key, value)
         )
         work = [torch.empty_like(sums)]
         if query.shape[-1] > 64 or query.dtype == torch.float32:
             # sums over blocks of keys are kept in float32 until the end
             work += [torch.empty_like(query, dtype=torch.float32)]
         del work
-        return (*found, None)
+        return (*gradients, None)

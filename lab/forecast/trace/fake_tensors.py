@@ -26,8 +26,7 @@ def become_fake(model: Any, mode: FakeTensorMode, quantised: Quantised | None = 
                 continue
             if id(weight) not in done:
                 fake = FakeTensor(mode, weight.detach().to("meta"), device)
-                made = torch.nn.Parameter(fake, requires_grad=weight.requires_grad)
-                done[id(weight)] = made
+                done[id(weight)] = torch.nn.Parameter(fake, requires_grad=weight.requires_grad)
             module._parameters[name] = done[id(weight)]
         for name, buffer in module._buffers.items():
             if buffer is None:
@@ -43,9 +42,9 @@ def become_fake(model: Any, mode: FakeTensorMode, quantised: Quantised | None = 
 def _unpacking(module: Any, shape: tuple[int, ...]) -> Any:
     """The forward of a quantised layer of `shape` (out, in)."""
 
-    def forward(given: torch.Tensor) -> torch.Tensor:
-        made: torch.Tensor = Unpacked.apply(given, module.weight, shape)
-        return made if module.bias is None else made + module.bias.to(made.dtype)
+    def forward(input: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = Unpacked.apply(input, module.weight, shape)
+        return output if module.bias is None else output + module.bias.to(output.dtype)
 
     return forward
 
@@ -55,11 +54,11 @@ class Unpacked(torch.autograd.Function):
     x is not kept: W does not train."""
 
     @staticmethod
-    def forward(ctx: Any, given: Any, packed: Any, shape: Any) -> Any:
+    def forward(ctx: Any, input: Any, packed: Any, shape: Any) -> Any:
         ctx.save_for_backward(packed)
-        ctx.shape, ctx.dtype = shape, given.dtype
-        narrow = given.to(torch.bfloat16)
-        return (narrow @ narrow.new_empty(shape).t()).to(given.dtype)
+        ctx.shape, ctx.dtype = shape, input.dtype
+        narrow = input.to(torch.bfloat16)
+        return (narrow @ narrow.new_empty(shape).t()).to(input.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:

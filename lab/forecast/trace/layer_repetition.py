@@ -34,7 +34,7 @@ class Irregular(Exception):
 
 def step(
     config: Any,
-    found: tuple[Any, ...],
+    layers: tuple[Any, ...],
     method: Method,
     spec: RunSpec,
     batch: Batch,
@@ -45,15 +45,15 @@ def step(
 ) -> tuple[Trace, How]:
     """(the trace of a step of a model of `config`, whether layers were repeated for it).
 
-    `found` are the signatures of its layers with the method in place; extension is used where
+    `layers` are the signatures of its layers with the method in place; extension is used where
     enough of them are alike.
     """
-    chosen, stands_for = shorten(layer_kinds(config, found, spec, batch))
+    chosen, stands_for = shorten(layer_kinds(config, layers, spec, batch))
     # keys and values of virtual tokens come before the layers, for all of them in one tensor
     has_prefix = method.virtual_tokens(spec.method_config)[1] > 0
-    if not whole and not has_prefix and len(chosen) < len(found):
+    if not whole and not has_prefix and len(chosen) < len(layers):
         try:
-            short = _short(config, found, chosen, method, spec, batch, loss, on_gpu)
+            short = _short(config, layers, chosen, method, spec, batch, loss, on_gpu)
             return extend(short, stands_for).read(on_gpu=on_gpu), How.REPEATED_LAYERS
         except Irregular:
             pass
@@ -63,23 +63,23 @@ def step(
 
 
 def layer_kinds(
-    config: Any, found: tuple[Any, ...], spec: RunSpec, batch: Batch
+    config: Any, layers: tuple[Any, ...], spec: RunSpec, batch: Batch
 ) -> list[tuple[Hashable, ...]]:
     """What tells one layer from another: its tensors, its attention, whether it recomputes."""
     train = spec.train
-    some = train.checkpointed_layers or len(found)
+    some = train.checkpointed_layers or len(layers)
     recomputed = some if train.activation_checkpointing == "on" else 0
     kinds = getattr(config, "layer_types", None)
     window = getattr(config, "sliding_window", None)
     # a window that is longer than the rows changes nothing
     is_short = isinstance(window, int) and batch.length < window and not batch.packed
-    if not isinstance(kinds, (list, tuple)) or len(kinds) != len(found):
-        kinds = [""] * len(found)
+    if not isinstance(kinds, (list, tuple)) or len(kinds) != len(layers):
+        kinds = [""] * len(layers)
     elif is_short and set(kinds) <= {"sliding_attention", "full_attention"}:
-        kinds = [""] * len(found)
+        kinds = [""] * len(layers)
     return [
-        (layer, kind, place < recomputed)
-        for place, (layer, kind) in enumerate(zip(found, kinds, strict=True))
+        (layer, kind, index < recomputed)
+        for index, (layer, kind) in enumerate(zip(layers, kinds, strict=True))
     ]
 
 
@@ -90,7 +90,7 @@ def shorten(kinds: Sequence[Hashable]) -> tuple[list[int], list[int]]:
     """
     chosen: list[int] = []
     stands_for: list[int] = []
-    for _, run in itertools.groupby(range(len(kinds)), key=lambda place: kinds[place]):
+    for _, run in itertools.groupby(range(len(kinds)), key=lambda index: kinds[index]):
         layers = list(run)
         first, more = len(chosen), len(layers) - RUN
         chosen += layers if more <= 0 else [*layers[:3], *layers[-2:]]
@@ -104,7 +104,7 @@ _logs: Recent[str, Log] = Recent(64)  # for the same layers in another number
 
 def _short(
     config: Any,
-    found: tuple[Any, ...],
+    layers: tuple[Any, ...],
     chosen: list[int],
     method: Method,
     spec: RunSpec,
@@ -114,28 +114,29 @@ def _short(
 ) -> Log:
     """The log of the `chosen` layers alone. Raises Irregular where they come out otherwise."""
     if spec.train.checkpointed_layers is not None:
-        some = sum(place < spec.train.checkpointed_layers for place in chosen)
+        some = sum(index < spec.train.checkpointed_layers for index in chosen)
         spec = replace(spec, train=replace(spec.train, checkpointed_layers=some))
     few = with_layers(config, chosen)
-    asked = [few.to_dict(), spec.method, asdict(spec.train), asdict(batch), loss, on_gpu]
-    name = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
+    question = [few.to_dict(), spec.method, asdict(spec.train), asdict(batch), loss, on_gpu]
+    name = hashlib.sha256(json.dumps(question, sort_keys=True, default=str).encode()).hexdigest()
     log = _logs.get(name)
     if log is not None:
         return log
     small, quantised, _ = build(few, spec, method)
-    if signatures(layers_if_any(small)) != [found[place] for place in chosen]:
+    if signatures(layers_if_any(small)) != [layers[index] for index in chosen]:
         raise Irregular("the method treats the layers of a short model in another way")
     return _logs.put(name, record(small, method, spec, batch, loss, quantised, on_gpu=on_gpu))
 
 
 def repeated(launches: dict[str, int], stands_for: Sequence[int]) -> dict[str, int]:
-    """Kernels by segment of the whole model, from those of the short one. The update has no
-    segment a layer: its kernels stay those of the short model, a tenth of a step's at most."""
+    """Kernels by segment of the whole model, from those of the short one: for each layer those of
+    the one that stands for it, whether they are in a layer or, outside, on one's tensors."""
     whole: dict[str, int] = {}
     for segment, count in launches.items():
-        phase, _, layer = segment.partition(LAYER)
-        places = [place for place, stand in enumerate(stands_for) if str(stand) == layer]
-        whole |= {f"{phase}{LAYER}{place}": count for place in places} or {segment: count}
+        sign = "@" if "@" in segment else LAYER
+        phase, _, layer = segment.partition(sign)
+        places = [index for index, stand in enumerate(stands_for) if str(stand) == layer]
+        whole |= {f"{phase}{sign}{index}": count for index in places} or {segment: count}
     return whole
 
 
@@ -155,94 +156,94 @@ class _Extension:
     def __init__(self, short: Log, stands_for: list[int]) -> None:
         self.short, self.stands_for = short, stands_for
         self.places: dict[int, list[int]] = defaultdict(list)  # in the whole, by the short one's
-        for place, stand in enumerate(stands_for):
-            self.places[stand].append(place)
+        for index, stand in enumerate(stands_for):
+            self.places[stand].append(index)
         self.middles = [stand for stand, places in self.places.items() if len(places) > 1]
         self.parts = self._parts()
         self.names = self._names()
         self._check()
-        self.made = Log([], {})
+        self.whole = Log([], {})
         self.numbers: dict[Name, int] = {}
 
     def _parts(self) -> list[tuple[str, int | None, list[Event]]]:
-        """(phase and place, layer or None, events) in order; each is one stretch of the log."""
-        found = []
+        """(part of the step, layer or None, events) in order; each is one stretch of the log."""
+        parts = []
         for segment, events in itertools.groupby(self.short.events, key=lambda e: e.segment):
-            place, _, layer = segment.partition(LAYER)
-            found.append((place, int(layer) if layer else None, list(events)))
-        if max(Counter((place, layer) for place, layer, _ in found).values()) > 1:
+            part, _, layer = segment.partition(LAYER)
+            parts.append((part, int(layer) if layer else None, list(events)))
+        if max(Counter((part, layer) for part, layer, _ in parts).values()) > 1:
             raise Irregular("a part of the step is come back to")
-        return found
+        return parts
 
     def _names(self) -> dict[int, Name]:
-        found: dict[int, Name] = {}
+        names: dict[int, Name] = {}
         counts: Counter[tuple[str, int | None]] = Counter()
-        for place, layer, events in self.parts:
+        for part, layer, events in self.parts:
             for event in events:
-                if event.size > 0 and event.storage not in found:
+                if event.size > 0 and event.storage not in names:
                     owner = layer if layer is not None else self.short.layer_of.get(event.storage)
-                    found[event.storage] = place, owner, counts[place, owner]
-                    counts[place, owner] += 1
-        return found
+                    names[event.storage] = part, owner, counts[part, owner]
+                    counts[part, owner] += 1
+        return names
 
     def _check(self) -> None:
         """The layers around a middle one must be as it is, or it could not stand for them."""
         sizes: dict[tuple[str, int | None], dict[int, int]] = defaultdict(dict)
         for event in self.short.events:
-            place, layer, count = self.names[event.storage]
+            part, layer, count = self.names[event.storage]
             if layer is not None and event.size > 0:
-                sizes[place, layer].setdefault(count, event.size)
-        for place in {place for place, _ in sizes}:
+                sizes[part, layer].setdefault(count, event.size)
+        for part in {part for part, _ in sizes}:
             for middle in self.middles:
-                before, itself, after = (sizes[place, middle + step] for step in (-1, 0, 1))
+                before, itself, after = (sizes[part, middle + step] for step in (-1, 0, 1))
                 if not before == itself == after:
-                    raise Irregular(f"the layers differ in {place}")
+                    raise Irregular(f"the layers differ in {part}")
 
     def log(self) -> Log:
         done: set[str] = set()
-        for place, layer, events in self.parts:
+        for part, layer, events in self.parts:
             if layer is None:
-                self._say_between(place, events)
-            elif place not in done:
-                done.add(place)
-                self._say_layers(place)
-        self.made.launches = repeated(self.short.launches, self.stands_for)
-        return self.made
+                self._say_between(part, events)
+            elif part not in done:
+                done.add(part)
+                self._say_layers(part)
+        self.whole.launches = repeated(self.short.launches, self.stands_for)
+        return self.whole
 
-    def _say_layers(self, place: str) -> None:
+    def _say_layers(self, part: str) -> None:
         """All layers of a phase in their order: from the last to the first in the backward pass."""
-        there = {layer: events for part, layer, events in self.parts if part == place}
+        there = {layer: events for other, layer, events in self.parts if other == part}
         order = range(len(self.stands_for))
-        for whole in reversed(order) if place == "backward" else order:
+        for whole in reversed(order) if part == "backward" else order:
             stand = self.stands_for[whole]
             if stand not in there:
-                raise Irregular(f"nothing happens to layer {stand} in {place}")
-            self._say(f"{place}{LAYER}{whole}", there[stand], stand, whole)
+                raise Irregular(f"nothing happens to layer {stand} in {part}")
+            self._say(f"{part}{LAYER}{whole}", there[stand], stand, whole)
 
-    def _say_between(self, place: str, events: list[Event]) -> None:
+    def _say_between(self, part: str, events: list[Event]) -> None:
         """A part that is in no layer; what it does to a middle layer's storages it does to those
         of all that it stands for."""
         for layer, some in itertools.groupby(events, key=lambda e: self.names[e.storage][1]):
             stretch = list(some)
             for whole in [layer] if layer is None else self.places[layer]:
-                self._say(place, stretch, layer, whole)
+                self._say(part, stretch, layer, whole)
 
     def _say(self, segment: str, events: list[Event], stand: int | None, whole: int | None) -> None:
         """`events` of the short model's layer `stand` as they are in layer `whole`."""
         moves = self._moves(events, stand, whole)
         shift = stand != whole
         old, new = f".{stand}", f".{whole}"
-        numbers, made = self.numbers, self.made.events
+        numbers, events_of_whole = self.numbers, self.whole.events
         for event in events:
-            place, layer, count = self.names[event.storage]
-            name = place, moves[layer], count
+            part, layer, count = self.names[event.storage]
+            name = part, moves[layer], count
             number = numbers.get(name)
             if number is None:
                 number = numbers[name] = len(numbers)
                 if event.storage in self.short.kind_of:
-                    self.made.kind_of[number] = self.short.kind_of[event.storage]
+                    self.whole.kind_of[number] = self.short.kind_of[event.storage]
             module = event.module.replace(old, new, 1) if shift else event.module
-            made.append(Event(segment, number, event.size, event.operation, module))
+            events_of_whole.append(Event(segment, number, event.size, event.operation, module))
 
     def _moves(
         self, events: list[Event], stand: int | None, whole: int | None
@@ -258,7 +259,7 @@ class _Extension:
                 raise Irregular("an event reaches over the end of the layers")
             other = self.stands_for[moved]
             if other != layer and not any(
-                abs(layer - one) <= 1 and abs(other - one) <= 1 for one in self.middles
+                abs(layer - middle) <= 1 and abs(other - middle) <= 1 for middle in self.middles
             ):
                 raise Irregular("an event reaches over to another kind of layer")
             moves[layer] = moved

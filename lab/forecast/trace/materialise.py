@@ -19,20 +19,19 @@ def materialise(model: Any, device: torch.device | str, *, random: bool) -> None
     of a quantised base are made and quantised matrix by matrix, so that no more than one of them
     ever lies there in 16 bits.
     """
-    done: dict[int, Any] = {}
+    done: dict[int, torch.Tensor] = {}
 
     def real(tensor: torch.Tensor, *, is_weight: bool) -> torch.Tensor:
         if id(tensor) not in done:
-            made = torch.empty_like(tensor, device=device, requires_grad=False)
+            values = torch.empty_like(tensor, device=device, requires_grad=False)
             if not is_weight:
-                made.zero_()
+                values.zero_()
             elif random:
-                made.normal_(0, SPREAD)
+                values.normal_(0, SPREAD)
             if isinstance(tensor, torch.nn.Parameter):
-                made = torch.nn.Parameter(made, requires_grad=tensor.requires_grad)
-            done[id(tensor)] = made
-        found: torch.Tensor = done[id(tensor)]
-        return found
+                values = torch.nn.Parameter(values, requires_grad=tensor.requires_grad)
+            done[id(tensor)] = values
+        return done[id(tensor)]
 
     for module in model.modules():
         for name, weight in module._parameters.items():
@@ -43,7 +42,8 @@ def materialise(model: Any, device: torch.device | str, *, random: bool) -> None
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 module._buffers[name] = real(buffer, is_weight=False)
-        for holder in (vars(module), *(one for one in vars(module).values() if type(one) is dict)):
+        dicts = [value for value in vars(module).values() if type(value) is dict]
+        for holder in (vars(module), *dicts):
             for name, value in holder.items():
                 if isinstance(value, torch.Tensor) and value.is_meta:
                     holder[name] = real(value, is_weight=False)
@@ -56,7 +56,7 @@ def _quantised(module: Any, weight: Any, device: torch.device | str) -> Any:
     data = torch.empty(tuple(weight.shape), dtype=torch.bfloat16, device=device)
     data.normal_(0, SPREAD)
     if type(weight).__name__ == "Params4bit":
-        made = bitsandbytes.nn.Params4bit(
+        packed = bitsandbytes.nn.Params4bit(
             data,
             requires_grad=False,
             compress_statistics=weight.compress_statistics,
@@ -64,5 +64,5 @@ def _quantised(module: Any, weight: Any, device: torch.device | str) -> Any:
             module=module,
         )
     else:
-        made = bitsandbytes.nn.Int8Params(data, requires_grad=False, has_fp16_weights=False)
-    return made.to(device)
+        packed = bitsandbytes.nn.Int8Params(data, requires_grad=False, has_fp16_weights=False)
+    return packed.to(device)

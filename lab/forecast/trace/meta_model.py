@@ -82,9 +82,9 @@ def _quantise(model: Any, settings: Any, quantised: Quantised) -> None:
         else:
             out, wide = module.weight.shape
         has_bias = module.bias is not None
-        made: Any
+        layer: Any
         if quantised.bits == 4:
-            made = bitsandbytes.nn.Linear4bit(
+            layer = bitsandbytes.nn.Linear4bit(
                 wide,
                 out,
                 bias=has_bias,
@@ -94,12 +94,12 @@ def _quantise(model: Any, settings: Any, quantised: Quantised) -> None:
                 device="meta",
             )
         else:
-            made = bitsandbytes.nn.Linear8bitLt(
+            layer = bitsandbytes.nn.Linear8bitLt(
                 wide, out, bias=has_bias, has_fp16_weights=False, device="meta"
             )
-        made.requires_grad_(False)
+        layer.requires_grad_(False)
         owner, _, last = name.rpartition(".")
-        setattr(model.get_submodule(owner) if owner else model, last, made)
+        setattr(model.get_submodule(owner) if owner else model, last, layer)
     model.is_quantized = True
     setattr(model, f"is_loaded_in_{quantised.bits}bit", True)
 
@@ -124,12 +124,12 @@ def with_layers(config: Any, chosen: Sequence[int]) -> Any:
         values = getattr(config, name, None)
         is_given = name in config.__dict__  # not worked out from the number of layers
         if is_given and isinstance(values, (list, tuple)) and len(values) == total:
-            setattr(short, name, [values[place] for place in chosen])
-    where = {place: position for position, place in enumerate(chosen)}
+            setattr(short, name, [values[index] for index in chosen])
+    position = {index: short for short, index in enumerate(chosen)}
     for name in PLACES_OF_LAYERS:
         places = config.__dict__.get(name)
         if isinstance(places, (list, tuple)):
-            setattr(short, name, [where[place] for place in places if place in where])
+            setattr(short, name, [position[index] for index in places if index in position])
     short.num_hidden_layers = len(chosen)
     return short
 

@@ -186,8 +186,8 @@ class _Weights:
     def __init__(self, model: Any) -> None:
         self.own = [weight for weight in model.parameters() if weight.requires_grad]
         self.layer_of = {
-            id(tensor): place
-            for place, layer in enumerate(layers_if_any(model))
+            id(tensor): index
+            for index, layer in enumerate(layers_if_any(model))
             for tensor in (*layer.parameters(), *layer.buffers())
         }
 
@@ -249,16 +249,16 @@ def _segments(model: Any, ledger: Ledger) -> Iterator[None]:
 
     def phase() -> str:
         """forward or evaluate; "" while a layer is recomputed in the backward pass."""
-        found = ledger.segment.partition(".")[0]
-        return found if found in ("forward", "evaluate") else ""
+        name = ledger.segment.partition(".")[0]
+        return name if name in ("forward", "evaluate") else ""
 
     def enter(index: int) -> Any:
         def hook(_module: Any, args: Any, kwargs: Any) -> None:
             if not phase():
                 return
-            given = args[0] if args else kwargs.get("hidden_states")
-            if index == 0 and isinstance(given, torch.Tensor) and given.grad_fn is not None:
-                given.grad_fn.register_prehook(lambda *_: move("backward.before"))
+            hidden = args[0] if args else kwargs.get("hidden_states")
+            if index == 0 and isinstance(hidden, torch.Tensor) and hidden.grad_fn is not None:
+                hidden.grad_fn.register_prehook(lambda *_: move("backward.before"))
             ledger.segment = f"{phase()}.layer.{index}"
 
         return hook
@@ -268,10 +268,10 @@ def _segments(model: Any, ledger: Ledger) -> Iterator[None]:
         ledger.module = segment
 
     def leave(index: int) -> Any:
-        def hook(_module: Any, _args: Any, made: Any) -> None:
+        def hook(_module: Any, _args: Any, result: Any) -> None:
             if not phase():
                 return
-            out = made[0] if isinstance(made, tuple) else made
+            out = result[0] if isinstance(result, tuple) else result
             if isinstance(out, torch.Tensor) and out.grad_fn is not None:
                 out.grad_fn.register_prehook(lambda *_: move(f"backward.layer.{index}"))
             if index == len(layers) - 1:
@@ -289,7 +289,7 @@ def _segments(model: Any, ledger: Ledger) -> Iterator[None]:
             path.append(ledger.module)
             ledger.module = name
 
-        def pop(_module: Any, _args: Any, _made: Any) -> None:
+        def pop(_module: Any, _args: Any, _result: Any) -> None:
             ledger.module = path.pop() if path else ""
 
         handles.append(module.register_forward_pre_hook(push))

@@ -15,6 +15,7 @@ from typing import Any
 
 from lab.atomic_files import read_object
 from lab.errors import LabError
+from lab.models import folder as folders
 from lab.models import headers
 from lab.schema import quote
 
@@ -227,9 +228,11 @@ def _raw_config(folder: Path) -> dict[str, Any]:
 
 def tensors_of(folder: Path) -> dict[str, headers.Stored]:
     file = files_of(folder)[1]
-    if file.is_symlink() or not file.is_file():
+    # links are those of the hub's cache, and of nobody else
+    is_cached = folder.resolve().parent.name == "snapshots"
+    if not file.is_file() or (file.is_symlink() and not is_cached):
         raise LabError(f"{folder} has no {WEIGHTS}.", "The result is incomplete.")
-    return headers.read(file)
+    return headers.read(folders.file_inside(folder, file.name, str(folder)))
 
 
 def _is_default(value: Any, default: Any) -> bool:

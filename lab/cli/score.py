@@ -1,0 +1,77 @@
+"""score: how well models answer a set, the base first."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from lab.chat.models import parse
+from lab.cli import downloads
+from lab.cli.console import Output, console, say, table
+from lab.data import catalog
+from lab.errors import LabError
+from lab.evals import score as scoring
+
+LONGEST = 160  # characters of an answer that is shown
+
+
+def add(verb: Any) -> None:
+    sub = verb("score", run, "how well models answer a set: right, in form, and the likeliest")
+    sub.add_argument("models", nargs="+", metavar="MODEL", help="run:ID, run:ID@STEP or base:ID")
+    sub.add_argument("--set", required=True, dest="dataset", metavar="SET", help="a dataset")
+    sub.add_argument(
+        "--most", type=int, default=scoring.MOST, metavar="N", help="questions that are asked"
+    )
+    sub.add_argument("--pattern", default="", metavar="REGEX", help="the form of a right answer")
+
+
+def run(arguments: argparse.Namespace) -> Output:
+    if arguments.most < 1:
+        raise LabError(f"--most is {arguments.most}.", "Give 1 or more.")
+    if len(set(arguments.models)) < len(arguments.models):
+        raise LabError("A model is named twice.", "Name each model once.")
+    names = [parse(name) for name in arguments.models]
+    catalog.resolve(arguments.dataset)
+    downloads.fetch_models(names)
+
+    def tell(model: str, done: int, total: int) -> None:
+        if not arguments.json and console.is_terminal and (done == total or done % 10 == 0):
+            say(f"{model}: {done} of {total}", error=True)
+
+    answer = scoring.score(names, arguments.dataset, arguments.most, arguments.pattern, tell)
+    order = [each["model"] for each in answer["models"]]
+    answer["extremes"] = {name: scoring.extremes(answer, name) for name in order}
+    answer["differences"] = [
+        {"models": [first, second], **scoring.differences(answer, first, second)}
+        for place, first in enumerate(order)
+        for second in order[place + 1 :]
+    ]
+    return Output(answer, lambda: _show(answer))
+
+
+def _show(answer: dict[str, Any]) -> None:
+    models = answer["models"]
+    names = list(models[0]["figures"])
+    table(
+        f"{answer['set']}: {len(answer['rows'])} questions",
+        ["model", *(scoring.TITLES[name] for name in names)],
+        [[each["model"], *(f"{each['figures'][name]:.3f}" for name in names)] for each in models],
+        right="l" + "r" * len(names),
+    )
+    for each in answer["differences"]:
+        first, second = each["models"]
+        say(f"{first} right and {second} wrong: {len(each['first'])}; the other way round: "
+            f"{len(each['second'])}.")  # fmt: skip
+    last = models[-1]
+    for title, places in answer["extremes"][last["model"]].items():
+        say(f"\n{title.capitalize()} answers of {last['model']}:")
+        for place in places:
+            row, model_answer = answer["rows"][place], last["answers"][place]
+            say(f"  {_short(row['prompt'])}")
+            say(f"    right: {_short(row['reference'])}")
+            say(f"    said:  {_short(model_answer['text'] or model_answer['likeliest'])}")
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]} …"

@@ -1,0 +1,1 @@
+"""What a run changed, as matrices: spectra, the rank that was needed, and intruder dimensions."""

@@ -1,0 +1,254 @@
+"""Claims: what articles say against what this lab finds; a row opens its sums and its test."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from typing import Any
+
+import streamlit as st
+
+from lab import formatting
+from lab.advise import claims, experiments, findings
+from lab.advise.claims import Claim, Finding, Ruling, Sum
+from lab.compare import ready_races
+from lab.recent import Recent
+from lab.runs.status import status
+from lab.ui import links
+from lab.ui.markdown_safety import escape_markdown, user_errors
+from lab.ui.waiting import BackgroundJob, wait
+
+ICONS = {
+    Ruling.CONFIRMED: "check_circle",
+    Ruling.OFF: "trending_up",
+    Ruling.CONTRADICTS: "error",
+    Ruling.DEPENDS: "call_split",
+    Ruling.OPEN: "help",
+    Ruling.NEEDS: "memory",
+}
+SIGNS = {
+    Ruling.CONFIRMED: "✓",
+    Ruling.OFF: "≠",
+    Ruling.CONTRADICTS: "✗",
+    Ruling.DEPENDS: "~",
+    Ruling.OPEN: "?",
+    Ruling.NEEDS: "…",
+}
+WORDS = {Ruling.NEEDS: "needs more than this machine"}
+AT_ONCE = 3  # the planner works at as many requests beside others
+STALE_S = 600.0  # runs and evidence come and go; forecasts are kept anyway
+
+
+class FindingsJob(BackgroundJob):
+    """The lab's value of every claim, a few at once: `wanted` first."""
+
+    def __init__(self, wanted: str) -> None:
+        super().__init__()
+        self.wanted = wanted
+        self.findings: dict[str, Finding] = {}
+        self.began = time.monotonic()
+
+    def ask(self) -> None:
+        ids = [claim.id for claim in claims.all_claims()]
+        ids.sort(key=lambda claim_id: claim_id != self.wanted)
+        # each in the context of this thread, so that all questions are given up together
+        contexts = [copy_context() for _ in ids]
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(lambda context, name: context.run(self._find, name), contexts, ids))
+
+    def _find(self, claim_id: str) -> None:
+        self.findings[claim_id] = findings.find(claim_id)
+
+    @property
+    def is_stale(self) -> bool:
+        is_old = self.is_complete and time.monotonic() - self.began > STALE_S
+        return super().is_stale or self.error is not None or is_old
+
+
+_jobs: Recent[str, FindingsJob] = Recent(1)
+
+
+def job_for(wanted: str) -> FindingsJob:
+    """One for all who look, begun at the first look."""
+    return _jobs.get_or(
+        "all", lambda: FindingsJob(wanted).start(), is_stale=lambda job: job.is_stale
+    )
+
+
+def wanted_id() -> str:
+    """The claim of the address; "" without one. Shows an unknown id as an error."""
+    given = st.query_params.get("id", "")
+    if not given:
+        return ""
+    with user_errors():
+        return claims.get(given).id
+
+
+def filters(job: FindingsJob) -> tuple[list[str], str]:
+    """(the verdicts to be shown, all if none is chosen; the topic), with their counts."""
+    counts = dict.fromkeys(Ruling, 0)
+    for finding in list(job.findings.values()):
+        counts[finding.kind] += 1
+    row = st.container(horizontal=True, vertical_alignment="center")
+    chosen = row.pills(
+        "Verdict", [verdict.value for verdict in Ruling], selection_mode="multi",
+        key="claims.verdict", bind="query-params", label_visibility="collapsed", wrap=True,
+        format_func=lambda value: _pill(Ruling(value), counts[Ruling(value)]),
+    )  # fmt: skip
+    topics = claims.topics()
+    topic = row.selectbox(
+        "Topic", ["", *topics], key="claims.topic", bind="query-params", width=220,
+        format_func=lambda key: topics.get(key, "All topics"), label_visibility="collapsed",
+    )  # fmt: skip
+    return list(chosen), str(topic)
+
+
+def _pill(verdict: Ruling, count: int) -> str:
+    word = WORDS.get(verdict, verdict.value)
+    return f":material/{ICONS[verdict]}: {word} {count}"
+
+
+def table(job: FindingsJob, verdicts: list[str], topic: str, wanted: str) -> str:
+    """The rows; returns the id of the chosen one."""
+    shown = [
+        claim
+        for claim in claims.all_claims()
+        if (not topic or claim.topic == topic) and (not verdicts or _kind(job, claim) in verdicts)
+    ]
+    if not shown:
+        st.info("No claim has this verdict.", icon=":material/info:")
+        return wanted
+    rows = [_row(claim, job.findings.get(claim.id)) for claim in shown]
+    ids = [claim.id for claim in shown]
+    default: Any = {"selection": {"rows": [ids.index(wanted)]}} if wanted in ids else None
+    event = st.dataframe(
+        rows,
+        hide_index=True,
+        key=f"claims.table.{topic}.{'-'.join(verdicts)}",
+        on_select="rerun",
+        selection_mode="single-row",
+        selection_default=default,
+        height=520,
+        column_config={
+            "ID": st.column_config.TextColumn(width=50),
+            "Claim": st.column_config.TextColumn(width=150),
+            "Verdict": st.column_config.TextColumn(width=150),
+            "Printed": st.column_config.TextColumn(width=80),
+            "Here": st.column_config.TextColumn(width=90),
+            "How": st.column_config.TextColumn(width=110),
+        },
+    )
+    chosen = event["selection"]["rows"]
+    return ids[chosen[0]] if chosen and chosen[0] < len(ids) else wanted
+
+
+def _kind(job: FindingsJob, claim: Claim) -> str:
+    finding = job.findings.get(claim.id)
+    return finding.kind.value if finding else ""
+
+
+def _row(claim: Claim, finding: Finding | None) -> dict[str, str]:
+    if finding is None:
+        return {"ID": claim.id, "Claim": claim.says, "Verdict": "", "Printed": "",
+                "Here": "computing …", "How": ""}  # fmt: skip
+    figure = shown_figure(finding)
+    return {
+        "ID": claim.id,
+        "Claim": claim.says,
+        "Verdict": f"{SIGNS[finding.kind]} {finding.verdict}",
+        "Printed": f"{figure.printed} {figure.unit}".strip() if figure else "–",
+        "Here": f"{figure.here} {figure.unit}".strip() if figure else finding.value,
+        "How": finding.how.value,
+    }
+
+
+def shown_figure(finding: Finding) -> Sum | None:
+    """The figure that the verdict rests on: the first that contradicts, else the farthest off."""
+    wrong = [figure for figure in finding.figures if figure.is_own and not figure.is_within]
+    others = wrong or sorted(finding.figures, key=lambda figure: -abs(figure.off_by))
+    return others[0] if others else None
+
+
+def panel(claim: Claim, finding: Finding | None) -> None:
+    """One claim: its sentence, its figures with their sums, where they come from, and its test."""
+    st.caption(f"CLAIM {claim.id} · {claims.topics()[claim.topic].upper()}")
+    st.markdown(escape_markdown(claim.says))
+    if finding is None:
+        st.skeleton(height=180)
+        return
+    icon = f":material/{ICONS[finding.kind]}:"
+    st.markdown(f"#### {icon} {escape_markdown(finding.verdict[0].upper() + finding.verdict[1:])}")
+    if finding.value != "–":
+        st.markdown(escape_markdown(finding.value))
+    if finding.figures:
+        st.table(
+            [
+                {
+                    "": escape_markdown(figure.what),
+                    "Printed": escape_markdown(figure.printed),
+                    "Here": f"**{escape_markdown(f'{figure.here} {figure.unit}'.strip())}**",
+                    "Off by": "" if figure.is_within else escape_markdown(
+                        claims.percent(figure.off_by)
+                    ),
+                    "Sum": escape_markdown(figure.formula),
+                }
+                for figure in finding.figures
+            ],
+            border="horizontal", hide_index=True,
+        )  # fmt: skip
+    if finding.note:
+        st.caption(escape_markdown(finding.note))
+    origin = " · ".join(part for part in (finding.how.value, finding.date, finding.machine) if part)
+    st.caption(escape_markdown(origin[0].upper() + origin[1:]))
+    if len(finding.runs) == 2:
+        st.page_link(
+            links.page("monitor"), label="Both runs on Monitor", icon=":material/monitoring:",
+            query_params={"run": finding.runs[0], "with": finding.runs[1]},
+        )  # fmt: skip
+    test(claim)
+
+
+def test(claim: Claim) -> None:
+    """The button that puts the claim to the test in this machine's size."""
+    for ready in ready_races.of_claim(claim.id):
+        st.page_link(
+            links.page("race"), label=f"Race it here: {escape_markdown(ready.title)}",
+            icon=":material/flag:", query_params={"ready": ready.name},
+        )  # fmt: skip
+    experiment = experiments.of_claim(claim.id)
+    if experiment is None:
+        return
+    pair = experiments.newest_pair(experiment)
+    is_under_way = any(not status(run).has_ended for run in pair)
+    st.markdown(f"**{escape_markdown(experiment.title)}** {escape_markdown(experiment.question)}")
+    label = "Testing …" if is_under_way else "Test it here"
+    if st.button(
+        label, key=f"claims.test.{claim.id}", icon=":material/science:", disabled=is_under_way,
+        help="Two runs in the queue; how long they take is shown before they start.",
+    ):  # fmt: skip
+        st.session_state["claims.planned"] = experiment.name
+    if st.session_state.get("claims.planned") == experiment.name and not is_under_way:
+        _confirm(experiment)
+
+
+def _confirm(experiment: experiments.Experiment) -> None:
+    with user_errors():
+        seconds = wait("Forecasting both runs …", lambda: experiments.forecast_s(experiment))
+    about = f"about {formatting.duration(seconds)}" if seconds else "an unknown time"
+    st.markdown(f"Both runs take {about} on this machine.")
+    if st.button("Queue both runs", key="claims.queue", type="primary"):
+        with user_errors():
+            wait("Checking both runs …", lambda: experiments.start(experiment))
+        st.session_state.pop("claims.planned", None)
+        _jobs.pop("all")
+        st.rerun()
+
+
+def progress(job: FindingsJob) -> None:
+    """How far the values have come; nothing once they are all there."""
+    if job.error is not None:
+        st.error(escape_markdown(str(job.error)), icon=":material/error:")
+    elif not job.is_complete:
+        done, count = len(job.findings), len(claims.all_claims())
+        st.progress(done / count, text=f"Computing: {done} of {count} claims")

@@ -1,0 +1,32 @@
+"""What articles claim, beside what this lab computes, simulates and measures."""
+
+import streamlit as st
+
+from lab.advise import claims
+from lab.ui import claims_view
+from lab.ui.frame import head
+
+head("Claims")
+wanted = claims_view.wanted_id()
+complete_at_start = claims_view.job_for(wanted).is_complete
+
+
+@st.fragment(run_every=None if complete_at_start else 1.5)
+def body() -> None:
+    job = claims_view.job_for(wanted)
+    job.look("claims")
+    claims_view.progress(job)
+    verdicts, topic = claims_view.filters(job)
+    grid = st.grid(2, min_column_width=500, gap="medium")
+    with grid.cell():
+        chosen = claims_view.table(job, verdicts, topic, wanted)
+    with grid.cell().container(border=True):
+        if chosen:
+            claims_view.panel(claims.get(chosen), job.findings.get(chosen))
+        else:
+            st.markdown("Choose a claim to see its sums, its origin and its test.")
+    if job.is_complete and not complete_at_start:
+        st.rerun()
+
+
+body()

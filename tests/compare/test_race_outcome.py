@@ -1,0 +1,149 @@
+"""What a race says of the claims that it tests, from runs whose figures are known."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from lab.atomic_files import write_json
+from lab.compare import evidence, race_file, race_outcome, race_scores
+from lab.compare.race import Budget, RaceContestant
+from lab.compare.race_file import ClaimTest, Race, RaceRun
+from lab.compare.race_scores import RaceScores
+from lab.errors import LabError
+from lab.paths import RunDir
+from lab.runs import ladder
+from lab.runs.ladder import Ladder, LadderChoice
+from tests.compare.recorded import record
+
+
+def race_of(*runs: tuple[RunDir, str, int, str], **more: Any) -> Race:
+    names = list(dict.fromkeys(name for _, name, _, _ in runs))
+    race = Race(
+        id="race-20261122-101530-abcd",
+        title="t",
+        budget=Budget("tokens", 1000.0),
+        contestants=tuple(RaceContestant(name, "lora", {}) for name in names),
+        runs=tuple(RaceRun(run.id, name, seed, role) for run, name, seed, role in runs),
+        code="0123456789abcdef",
+        **more,
+    )
+    race_file.write(race)
+    return race
+
+
+@pytest.fixture
+def forgetful() -> Race:
+    """Two seeds of two contestants: a forgets 0.5, b 0.1; a's loss is lower."""
+    runs = []
+    for name, loss, rise, peak, rank in (("a", 2.0, 0.5, 6e9, 4), ("b", 2.5, 0.1, 2e9, 8)):
+        for seed in (0, 1):
+            run = record(
+                f"{name}{seed}xy",
+                method={"name": "lora", "rank": rank},
+                losses=(3.0, loss + 0.01 * seed),
+                seed=seed,
+                rise=rise + 0.02 * seed,
+                peak=peak,
+            )
+            runs.append((run, name, seed, "default"))
+    return race_of(*runs)
+
+
+@pytest.mark.parametrize(
+    ("test", "verdict"),
+    [
+        (ClaimTest("C20", "forgetting", "a", "b", "higher"), "confirmed"),
+        (ClaimTest("C20", "forgetting", "a", "b", "lower"), "off"),
+        (ClaimTest("C20", "forgetting", "b", "a", "lower"), "confirmed"),
+        (ClaimTest("A8", "loss", "a", "b", "lower"), "confirmed"),
+        (ClaimTest("A8", "tokens", "a", "b", "lower"), "open"),
+        (ClaimTest("A8", "kl", "a", "b", "lower"), "open"),
+        (ClaimTest("A8", "loss", "a", "c", "lower"), "open"),
+        (ClaimTest("D2", "peak_bytes", "a", "b", ratio=(2.5, 3.5)), "confirmed"),
+        (ClaimTest("D2", "peak_bytes", "a", "b", ratio=(5.0, 10.0)), "off"),
+        (ClaimTest("A8", "token_f1", "a", "b", "lower"), "open"),
+    ],
+)
+def test_a_claim_is_held_against_a_difference_that_is_shown(
+    forgetful: Race, test: ClaimTest, verdict: str
+) -> None:
+    ruling = race_outcome.claim_verdict(test, race_outcome.finishers(forgetful))
+    assert ruling.verdict == verdict, ruling.sentence
+    if test.figure == "forgetting":
+        assert abs(ruling.value or 0) == pytest.approx(0.4)
+    if test.ratio:
+        assert ruling.value == pytest.approx(3.0)
+
+
+def test_scores_decide_where_a_claim_names_one(forgetful: Race) -> None:
+    test = ClaimTest("C21", "token_f1", "a", "b", "higher")
+    values = dict(zip((each.run for each in forgetful.runs), (0.8, 0.82, 0.4, 0.41), strict=True))
+    models = {run: {"token_f1": value} for run, value in values.items()}
+    racing = race_outcome.finishers(forgetful)
+    ruling = race_outcome.claim_verdict(test, racing, RaceScores("s", 9, models))
+    assert ruling.verdict == "confirmed" and ruling.value == pytest.approx(0.405)
+    unsure = {
+        run: {"token_f1": value} for run, value in zip(values, (0.1, 0.9, 0.4, 0.41), strict=True)
+    }
+    ruling = race_outcome.claim_verdict(test, racing, RaceScores("s", 9, unsure))
+    assert ruling.verdict == "open" and "No difference shown" in ruling.sentence
+    write_json(race_scores.file_of(forgetful), {"models": models, "dataset": "s", "questions": 9})
+    figures = race_outcome.evidence_of(forgetful).contestants[0].seeds[1].figures
+    assert figures["token_f1"] == 0.82
+
+
+def test_evidence_holds_what_the_runs_say(forgetful: Race) -> None:
+    outcome = race_outcome.evidence_of(forgetful)
+    assert outcome.id == forgetful.id and outcome.budget == "1,000 tokens"
+    assert [each.name for each in outcome.contestants] == ["a", "b"]
+    first = outcome.contestants[0].seeds[0].figures
+    assert first["loss"] == pytest.approx(2.0) and first["forgetting"] == 0.5
+    assert outcome.contestants[1].mean("forgetting") == pytest.approx(0.11)
+    assert outcome.outcome.startswith("a has the lowest evaluation loss: 2.0")
+    assert outcome.code == forgetful.code
+    assert [each.id for each in race_outcome.keep_ended()] == [forgetful.id]
+    assert race_outcome.keep_ended() == [], "Once."
+    assert evidence.all_evidence()[0] == outcome or len(evidence.all_evidence()) > 1
+
+
+def test_a_failed_run_is_named_and_the_rest_compared(forgetful: Race) -> None:
+    broken = record("brok", state="failed")
+    race = race_of(
+        *[(RunDir(broken.path.parent / each.run), each.contestant, each.seed, each.role)
+          for each in forgetful.runs],
+        (broken, "c", 0, "default"),
+    )  # fmt: skip
+    outcome = race_outcome.evidence_of(race)
+    assert [each.name for each in outcome.contestants] == ["a", "b"]
+    assert any("c, seed 0: failed" in note for note in outcome.notes)
+    (broken.path / "result.json").unlink()
+    with pytest.raises(LabError, match="goes on"):
+        race_outcome.evidence_of(race)
+    assert race_outcome.keep_ended() == []
+
+
+def test_the_ladders_choice_is_a_contestant_of_its_own() -> None:
+    probe = record("prob", losses=(2.0,), learning_rate=1e-3)
+    tuned = record("tune", losses=(3.0, 2.1), learning_rate=1e-3)
+    default = record("defa", losses=(3.0, 2.4), learning_rate=1e-4)
+    ladder.write(tuned, Ladder({probe.id: 1e-3}, 1e-4))
+    write_json(tuned.ladder_choice, {"rate": 1e-3, "losses": {probe.id: 2.0}})
+    race = race_of(
+        (probe, "a", 0, "probe"), (tuned, "a", 0, "tuned"), (default, "a", 0, "default"), ladder=3
+    )
+    racing = race_outcome.finishers(race)
+    assert [each.name for each in racing] == ["a, best of 3", "a"]
+    test = ClaimTest("A3", "learning_rate", "a", ratio=(1e-4, 3e-4))
+    assert race_outcome.claim_verdict(test, racing).verdict == "off", "2.1 at 1e-3, 2.4 at 1e-4."
+    wide = ClaimTest("A3", "learning_rate", "a", ratio=(1e-4, 3e-3))
+    ruling = race_outcome.claim_verdict(wide, racing)
+    assert ruling.verdict == "confirmed" and ruling.value == 1e-3
+    worse = record("wors", losses=(3.0, 2.0), learning_rate=1e-4)
+    turned = race_of((tuned, "a", 0, "tuned"), (worse, "a", 0, "default"), ladder=3)
+    ruling = race_outcome.claim_verdict(test, race_outcome.finishers(turned))
+    assert ruling.verdict == "confirmed" and ruling.value == 1e-4, "Not what the probes chose."
+    write_json(tuned.ladder_choice, json.loads(json.dumps(vars(LadderChoice(1e-4, {})))))
+    assert [each.name for each in race_outcome.finishers(race)] == ["a"], "Not trained twice."

@@ -1,0 +1,149 @@
+"""Spectra against plain decompositions, and the updates of real runs against merged weights."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lab.atomic_files import write_json
+from lab.errors import LabError
+from lab.paths import RunDir
+from lab.rank import measure
+from lab.rank.measure import RankProgress, RankReport
+from lab.rank.spectrum import (
+    count_intruders,
+    energy_kept,
+    energy_rank,
+    low_rank_svd,
+    spectrum,
+    subspace_similarity,
+)
+from lab.rank.updates import _factors
+
+RNG = np.random.default_rng(0)
+
+
+def test_the_svd_of_a_product_is_that_of_the_matrix() -> None:
+    left, right = RNG.normal(size=(20, 4)), RNG.normal(size=(4, 30))
+    u, values, vt = low_rank_svd(left, right)
+    plain = np.linalg.svd(left @ right, compute_uv=False)
+    assert values == pytest.approx(plain[:4]) and plain[4] < 1e-10
+    assert (u * values) @ vt == pytest.approx(left @ right)
+
+
+def test_the_figures_of_a_known_spectrum() -> None:
+    matrix = spectrum("w", (9, 9), 4, np.array([4.0, 2.0, 1.0, 1e-9]))
+    assert matrix.values == (4.0, 2.0, 1.0), "the last is rounding"
+    assert matrix.norm == pytest.approx(math.sqrt(21)) and matrix.stable == pytest.approx(21 / 16)
+    assert matrix.condition == 4.0 and matrix.needed == 2, "20 of 21 are 95.2 %"
+    shares = np.array([4, 2, 1]) / 7
+    assert matrix.effective == pytest.approx(np.exp(-(shares * np.log(shares)).sum()))
+    flat = spectrum("w", (9, 9), 8, np.ones(8))
+    assert (flat.needed, flat.condition) == (8, 1.0) and flat.effective == pytest.approx(8.0)
+    nothing = spectrum("w", (9, 9), 8, np.zeros(8))
+    assert (nothing.needed, nothing.norm, nothing.values) == (0, 0.0, ())
+
+
+def test_energy_is_pooled_over_matrices() -> None:
+    kept = energy_kept([np.array([3.0, 1.0]), np.array([2.0, 2.0, 1.0])], 3)
+    assert kept.tolist() == pytest.approx([13 / 19, 18 / 19, 1.0])
+    assert energy_rank(np.array([1.0, 1.0, 1.0, 1.0]), 0.5) == 2
+
+
+def test_likeness_is_one_of_a_space_with_itself_and_small_of_random_ones() -> None:
+    first, second = (np.linalg.qr(RNG.normal(size=(200, 5)))[0] for _ in range(2))
+    turned = first @ np.linalg.qr(RNG.normal(size=(5, 5)))[0]
+    assert subspace_similarity(first, turned) == pytest.approx(1.0)
+    assert subspace_similarity(first, second) < 0.15
+    half = np.concatenate([first[:, :2], second[:, 2:]], axis=1)
+    assert subspace_similarity(first[:, :2], half) == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_planted_direction_is_an_intruder_and_a_scaled_one_is_none() -> None:
+    u, _, vt = np.linalg.svd(RNG.normal(size=(60, 30)), full_matrices=False)
+    base = (u * np.linspace(10, 1, 30)) @ vt
+    stretched = 5.0 * np.outer(u[:, 0], vt[0])
+    assert count_intruders(base, stretched) == 0
+    outside = np.linalg.qr(np.concatenate([u, RNG.normal(size=(60, 1))], axis=1))[0][:, -1]
+    assert count_intruders(base, 40.0 * np.outer(outside, vt[3])) == 1
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_the_factors_of_lora_are_what_merging_adds(kind: str) -> None:
+    import peft
+    import torch
+
+    from tests.methods import tiny
+
+    base = tiny.make_model(kind)
+    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    config = peft.LoraConfig(r=4, lora_alpha=12, target_modules="all-linear")
+    model = peft.get_peft_model(base, config)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    factors = dict(_factors(model))
+    merged = model.merge_and_unload().state_dict()
+    changed = {name for name, tensor in before.items() if not torch.equal(tensor, merged[name])}
+    assert set(factors) == changed and len(changed) >= 8
+    for name, (left, right) in factors.items():
+        expected = (merged[name] - before[name]).numpy()
+        assert left @ right == pytest.approx(expected, abs=1e-5), name
+
+
+def test_what_adds_more_than_a_product_has_no_factors() -> None:
+    import peft
+
+    from tests.methods import tiny
+
+    config = peft.LoraConfig(r=4, target_modules="all-linear", use_dora=True)
+    assert dict(_factors(peft.get_peft_model(tiny.make_model("llama"), config))) == {}
+
+
+def test_two_runs_are_measured_and_compared(trained: list[RunDir]) -> None:
+    full, lora = trained
+    report = measure.measure(lora, full)
+    assert report.rank == 16 and 1 <= report.needed <= 16
+    assert report.energy[-1] == pytest.approx(1.0) and len(report.energy) == 16
+    assert report.energy[report.needed - 1] >= 0.95 > (report.energy[report.needed - 2])
+    assert set(report.similarity) == {matrix.name for matrix in report.matrices}
+    assert all(0 <= value <= 1 for value in report.similarity.values())
+    itself = measure.measure(lora, lora)
+    assert list(itself.similarity.values()) == pytest.approx([1.0] * 14, abs=1e-4)
+    whole = measure.measure(full)
+    assert whole.rank > 16, "full fine-tuning is not held to a rank"
+
+
+def test_the_report_is_kept_and_its_progress_told(
+    trained: list[RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, lora = trained
+    assert measure.look(lora) is None
+    phases: list[Any] = []
+    write = measure._write
+    monkeypatch.setattr(
+        measure, "_write", lambda file, progress: phases.append(progress) or write(file, progress)
+    )
+    assert measure.work(lora) == 0
+    assert [phases[0].phase, phases[-1].phase, phases[-1].done] == [
+        "loading the base", "decomposing", 14,
+    ]  # fmt: skip
+    report = measure.look(lora)
+    assert isinstance(report, RankReport) and report.run == lora.id
+    assert json.loads(measure.file_of(lora).read_text())["needed"] == report.needed
+    write_json(lora.artifact / "receipt.json", {"another": "result"})
+    assert measure.look(lora) is None, "another result has another report"
+
+
+def test_a_run_without_a_result_is_refused_in_words(trained: list[RunDir]) -> None:
+    full, _ = trained
+    full.artifact.rename(full.path / "gone")
+    with pytest.raises(LabError, match="no trained model"):
+        measure.measure(full)
+    assert measure.work(full) == 1
+    progress = measure.look(full)
+    assert isinstance(progress, RankProgress) and "no trained model" in progress.error

@@ -1,0 +1,141 @@
+"""The Advisor: the answer for a case, its tables, and the form that it fills."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from lab import formatting
+from lab.advise import options, prices, run_cost
+from lab.advise.case import parse, sized
+from lab.advise.rules import Approach
+from lab.paths import RunDir
+from lab.ui import advisor_start, advisor_tables, advisor_view
+from tests.advise.conftest import forecast_of, no_shipped_evidence  # noqa: F401
+from tests.ui.conftest import Page, words
+
+CASE = {"advise.model": "7B", "advise.hardware": "24 GB", "advise.examples": "3000"}
+
+
+@pytest.fixture(autouse=True)
+def no_planner(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(options, "estimate", forecast_of)
+    monkeypatch.setattr("lab.ui.submit.warm", lambda: None)
+    monkeypatch.setattr(advisor_view, "_jobs", type(advisor_view._jobs)(64))
+    # twenty forecasts, tested with the claims
+    monkeypatch.setattr(advisor_tables.costs, "printed_figures", list)
+
+
+def settled(at: Any, until: str = "What would change it") -> Any:
+    """The page once its forecasts are there."""
+    deadline = time.monotonic() + 30
+    while until not in words(at) and time.monotonic() < deadline:
+        time.sleep(0.1)
+        at.run()
+    assert not at.exception
+    return at
+
+
+def test_the_address_opens_a_case_with_its_answer(open_page: Page) -> None:
+    at = settled(open_page("advisor", **CASE))
+    text = words(at).replace("\\", "")
+    assert "### LoRA, rank 16, all linear layers" in text
+    assert "20 of" not in text and "19.0 GB of 24.9 GB" in text
+    assert "5 of 5 rule sets say PEFT" in text and "LoRA without regret" in text
+    each = 3000 * 250 * 3 / 1300 / 3600 * 0.34
+    assert f"{10 * each:.2f} USD to {20 * each:.2f} USD" in text
+    assert at.button(key="advise.start").label == "Set up this run"
+    rules = at.table[0].value
+    assert len(rules) == 6
+    assert rules["Rule"].iloc[0].startswith("[A11](/claims?id=A11)")
+
+
+def test_a_changed_case_changes_the_answer_and_those_that_disagree_come_first(
+    open_page: Page,
+) -> None:
+    at = settled(open_page("advisor", **(CASE | {"advise.hardware": "12 GB"})))
+    assert "### QLoRA" in words(at)
+    rules = at.table[0].value
+    marks = list(rules["Agrees"])
+    assert "no" in marks[0] and "yes" in marks[-1]
+    at.selectbox(key="advise.hardware").select("80 GB").run()
+    assert "### LoRA" in words(settled(at))
+
+
+def test_a_case_that_fits_nothing_says_the_nearest(open_page: Page) -> None:
+    at = settled(open_page("advisor", **(CASE | {"advise.hardware": "RTX 3060 12GB"})))
+    assert "### QLoRA" in words(at)
+    at = settled(open_page("advisor", **(CASE | {"advise.model": "70B"})))
+    assert not at.exception
+
+
+def test_start_over_is_the_case_of_the_beginning(open_page: Page) -> None:
+    at = settled(open_page("advisor", **CASE))
+    at.button(key="advise.forget").click().run()
+    assert not at.exception
+    assert at.number_input(key="advise.examples").value == 1000
+    assert at.selectbox(key="advise.hardware").value == "this machine"
+
+
+def test_set_up_this_run_fills_the_form(open_page: Page) -> None:
+    at = settled(open_page("advisor", **CASE))
+    at.button(key="advise.start").click().run()
+    assert not at.exception
+    state = at.session_state
+    assert state["new.model"] == "mistralai/Mistral-7B-Instruct-v0.1"
+    assert state["new.method.name"] == "lora" and state["new.method.lora.alpha"] == 32
+    assert state["new.train.gradient_accumulation_steps"] == 4
+    assert "new.fill" not in state, "once"
+
+
+def test_a_price_is_set_and_kept(open_page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    at = settled(open_page("advisor", **CASE))
+    at.session_state["advise.tab"] = "Costs"
+    at.run()
+    assert not at.exception
+    text = words(at)
+    assert "What articles print" in text
+    prices.keep("RTX 4090 24GB", 3.4, "2026-12-01")
+    rows = {row["name"]: row["USD"] for row in advisor_tables.price_rows()}
+    assert rows["RTX 4090 24GB"] == 3.4 and rows["storage"] == 0.023
+    assert rows["RTX 5090 32GB"] is None, "nobody has set one"
+    at.session_state["advise.tab"] = "Hardware"
+    at.run()
+    text = words(settled(at, "The smallest card that holds it"))
+    assert "One gigabyte less: With 18" in text.replace("\\", "") and "RTX 4080 16GB" in text
+
+
+def test_the_pair_is_on_equal_terms() -> None:
+    from lab.advise import recommend
+
+    case = sized(parse({"parameters": 7e9, "gpu_gb": 80, "keeps_general": True}))
+    advice = recommend.recommend(case)
+    assert advice.rival is Approach.FULL
+    first, second = advisor_start.pair(advice, advice.rival, "builtin:persona-chats")
+    assert first["method"]["name"] == "lora" and second["method"]["name"] == "full"
+    assert first["data"] == second["data"] and first["model"] == second["model"]
+    different = {key for key in first["train"] if first["train"][key] != second["train"].get(key)}
+    assert different == {"learning_rate"}
+
+
+def test_new_run_says_what_is_worth_knowing(
+    open_page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lab.ui.estimate_panel.EstimateJob.start", lambda self: self)
+    at = open_page("new_run", preset="full")
+    text = words(at).replace("\\", "")
+    assert "WORTH KNOWING" in text and "Base weights train without general data" in text
+    assert "[C14](/claims?id=C14)" in text
+    at.session_state["new.data.general_fraction"] = 0.1
+    at.run()
+    assert "WORTH KNOWING" not in words(at)
+
+
+def test_monitor_says_what_a_run_has_cost(open_page: Page, trained: list[RunDir]) -> None:
+    at = open_page("monitor", run=trained[0].id)
+    line = next(text for text in words(at).splitlines() if "What this run has cost" in text)
+    seconds = run_cost.cost_of(trained[0]).seconds
+    assert seconds is not None and seconds > 0
+    assert formatting.duration(seconds) in line and "energy not measured" in line

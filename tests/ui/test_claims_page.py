@@ -1,0 +1,115 @@
+"""Claims: counts, filters, one opened by its address, and an experiment that turns a verdict."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from lab.advise import claims, experiments, findings
+from lab.advise.claims import Ruling
+from lab.paths import RunDir
+from lab.runs import index
+from lab.ui import claim_links, claims_view
+from tests.advise.conftest import no_shipped_evidence  # noqa: F401
+from tests.advise.test_claims import quick  # noqa: F401
+from tests.ui.conftest import Page, words
+
+
+@pytest.fixture(autouse=True)
+def new_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims_view, "_jobs", type(claims_view._jobs)(1))
+
+
+def complete(at: Any) -> Any:
+    deadline = time.monotonic() + 60
+    while "Computing:" in str(at.get("progress")) or not _is_complete():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    at.run()
+    assert not at.exception
+    return at
+
+
+def _is_complete() -> bool:
+    job = claims_view._jobs.get("all")
+    return job is not None and job.is_complete
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_address_opens_a_claim_with_its_sums(open_page: Page) -> None:
+    at = complete(open_page("claims", id="B1"))
+    text = words(at).replace("\\", "")
+    assert "CLAIM B1 · MEMORY" in text and "#### :material/error: Contradicts itself" in text
+    sums = list(at.table[0].value["Sum"])
+    assert sums[0].replace("\\", "") == "14 × 1e9 / 2³⁰"
+    rows = at.dataframe[0].value
+    assert len(rows) == 58 and not any("computing" in value for value in rows["Here"])
+
+
+@pytest.mark.usefixtures("quick")
+def test_pills_filter_by_verdict(open_page: Page) -> None:
+    at = complete(open_page("claims"))
+    at.button_group(key="claims.verdict").set_value([Ruling.NEEDS.value]).run()
+    assert not at.exception
+    rows = at.dataframe[0].value
+    assert 0 < len(rows) < 10 and all("needs" in verdict for verdict in rows["Verdict"])
+
+
+def test_an_unknown_id_is_told(open_page: Page) -> None:
+    at = open_page("claims", id="Z9")
+    assert "There is no claim" in words(at)
+
+
+def test_every_link_leads_to_a_claim() -> None:
+    from lab.forecast import rules_of_thumb
+
+    for rule in (*rules_of_thumb.RULES, *rules_of_thumb.GPT2_RULES):
+        address = claim_links.url(rule.claim)
+        claim_id = address.partition("id=")[2].partition("&")[0]
+        assert claims.get(claim_id).id == claim_id
+
+
+@pytest.mark.usefixtures("no_shipped_evidence")
+def test_an_experiment_turns_an_open_claim(trained: list[RunDir]) -> None:
+    """The trained full and LoRA runs stand for the experiment's."""
+    experiment = experiments.named("full-lora")
+    assert findings.find("A10").kind is Ruling.OPEN
+    full, lora = trained
+    tag = f"{experiments.TAG}full-lora-20261126-080000"
+    for run, spec in zip((full, lora), experiment.specs(), strict=True):
+        index.update_labels(run, tags=tag, name=spec["name"])
+    assert experiments.newest_pair(experiment) == [full, lora]
+    finding = findings.find("A10")
+    losses = [experiments._final_loss(run) for run in (full, lora)]
+    assert f"LoRA {losses[1]:.3f}, full {losses[0]:.3f}" in finding.value
+    expected = Ruling.CONFIRMED if losses[1] < losses[0] - 0.005 else Ruling.OFF
+    assert finding.kind is (Ruling.OPEN if abs(losses[0] - losses[1]) <= 0.005 else expected)
+    assert finding.runs == (full.id, lora.id) and finding.date and finding.machine
+    ratio = findings.find("D1")
+    assert ratio.figures[1].value == pytest.approx(
+        experiments._per_token(full) / experiments._per_token(lora)
+    )
+    # no forgetting probe in these: said, not guessed
+    assert "has no forgetting probe" in findings.find("C20").verdict
+
+
+@pytest.mark.usefixtures("no_shipped_evidence")
+def test_an_experiment_under_way_says_so(trained: list[RunDir]) -> None:
+    full, lora = trained
+    lora.result.unlink()
+    tag = f"{experiments.TAG}full-lora-20261126-080000"
+    for run in (full, lora):
+        index.update_labels(run, tags=tag)
+    verdict = findings.find("D4").verdict
+    assert verdict.startswith("open testing …") or "did not finish" in verdict
+
+
+def test_experiments_are_specs_that_parse() -> None:
+    from lab.spec import RunSpec
+
+    for experiment in experiments.EXPERIMENTS:
+        first, second = (RunSpec.from_json(spec) for spec in experiment.specs())
+        assert first.data == second.data and first.name != second.name
+        assert set(experiment.judges) <= {claim.id for claim in claims.all_claims()}

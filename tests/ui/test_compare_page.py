@@ -1,0 +1,187 @@
+"""The Compare page: what it says of recorded runs, what it draws, and what it reads."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lab.compare import notes
+from lab.compare.contestants import contestants
+from lab.compare.curves import MOST_POINTS, lead_changes, standings
+from lab.runs import index
+from lab.ui import compare_curves, compare_export, compare_runs, end_card
+from lab.ui.chart_style import View
+from tests.compare.recorded import record
+from tests.compare.test_curves import A, B
+from tests.compare.test_verdict import NOISE
+from tests.ui.conftest import Page, words
+
+
+def three() -> list[Any]:
+    return [
+        record("aaaa", "wren lora", losses=(3.0, 2.6, 2.41), seconds=250, peak=2.18e9, rise=0.06),
+        record("bbbb", "wren full", "full", losses=(2.7, 2.49, 2.52), noise=NOISE, seconds=411,
+               peak=3.24e9, size=9000, rise=0.31, labels={"colour": "orange"}),
+        record("cccc", "wren ia3", "ia3", losses=(3.3, 3.1, 2.96), seconds=222, peak=1.92e9,
+               size=100, labels={"colour": "orange"}),
+    ]  # fmt: skip
+
+
+def test_the_page_says_the_verdict_the_terms_and_who_leads(open_page: Page) -> None:
+    runs = three()
+    at = open_page("compare", runs=",".join(run.id for run in runs), by="seconds", at="2.1")
+    said = words(at).replace("\\", "")
+    assert "wren lora has the lowest evaluation loss: 2.41" in said
+    assert "One seed each: another seed may turn it. :orange[●] wren ia3 is 0.55 above it." in said
+    assert "Comparable with a remark" in said and "Learning rates are defaults" in said
+    assert "VERDICT · 10 held-out examples" in said
+    assert "**At 2.1 min :orange[●] wren full leads with 2.77**" in said
+    assert "the lead changes at 1.9 min and 2.5 min, then :blue[●] wren lora stays ahead" in said
+    assert (at.query_params["by"], at.query_params["y"]) == ("seconds", "eval/loss")
+    table = at.table[0].value
+    figures = {row.iloc[0]: row.iloc[1:].tolist() for _, row in table.iterrows()}
+    assert figures["Evaluation loss ↓"][0] == "3.590"
+    assert figures["Evaluation loss ↓"][1].startswith("**2.410** :material/check_circle:")
+    assert figures["Peak memory ↓"] == [
+        "–", "2.18 GB", "3.24 GB", "**1.92 GB** :material/check_circle:",
+    ]  # fmt: skip
+
+
+def test_a_hidden_run_is_out_of_everything(open_page: Page) -> None:
+    runs = three()
+    at = open_page("compare", runs=",".join(run.id for run in runs))
+    at.pills(key="compare.seen").set_value([runs[1].id, runs[2].id]).run()
+    assert not at.exception
+    said = words(at).replace("\\", "")
+    assert "wren full has the lowest evaluation loss" in said and "of the runs shown" in said
+    assert "wren lora" not in said
+    at.query_params["runs"] = f"{runs[0].id},{runs[1].id}"
+    at.run()
+    assert "wren lora has the lowest" in words(at).replace("\\", ""), "other runs hide nothing"
+
+
+@pytest.mark.parametrize(
+    ("tab", "says"),
+    [
+        ("Settings that differ", "settings are the same"),
+        ("Trade-offs", ""),
+        ("Answers", "These runs wrote no samples."),
+        ("By example", ""),
+        ("Rank", "show which rank the run needed"),
+        ("Notes", ""),
+    ],
+)
+def test_every_tab_opens(open_page: Page, tab: str, says: str) -> None:
+    at = open_page("compare", runs=",".join(run.id for run in three()), tab=tab)
+    assert says in words(at)
+
+
+def test_without_runs_there_are_pairs_on_equal_terms(open_page: Page) -> None:
+    at = open_page("compare")
+    assert "No runs yet" in words(at)
+    runs = three()
+    at = open_page("compare")
+    (pair,) = [button for button in at.button if (button.key or "").startswith("compare.pair")]
+    pair.click().run()
+    assert not at.exception and at.query_params["runs"] == f"{runs[2].id},{runs[1].id}"
+
+
+def test_a_deleted_run_and_hostile_names_harm_nothing(open_page: Page) -> None:
+    first = record("aaaa", "<b>x [y](http:z) :red[w]")
+    second = record("bbbb", "$a$ `b`", "full", losses=(3.0, 2.5))
+    at = open_page("compare", runs=f"{first.id},{second.id},../../etc,20261122-101530-lora-zzzz")
+    said = words(at)
+    assert "no longer exists" in said
+    assert "\\[y\\]" in said and "[y](http" not in said and ":red[w]" not in said
+    page = compare_export.html_report(contestants([first, second]))
+    assert "<b>x" not in page and "&lt;b&gt;x" in page
+
+
+def test_one_run_is_compared_with_its_base(open_page: Page) -> None:
+    at = open_page("compare", runs=record("aaaa", "alone").id)
+    assert "alone is better than the base: 2.41 against 3.59" in words(at).replace("\\", "")
+
+
+def test_the_sentence_names_four_and_every_change() -> None:
+    runs = contestants([record("aaaa", "A"), record("bbbb", "B", "full")])
+    by_id = {each.id: each for each in runs}
+    curves = {runs[0].id: A, runs[1].id: B}
+    changes = lead_changes(curves)
+    said = compare_curves.sentence(standings(curves, 1.0), by_id, 1.0, "min", changes, 1.0)
+    assert said == (
+        "**At 1.0 min :blue[●] B leads with 2.50** · :blue[●] A +0.60 · "
+        "the lead changes at 3.0 min, then :blue[●] A stays ahead"
+    )
+    ended = compare_curves.sentence(standings(curves, 5.0), by_id, 5.0, "min", [], 1.0)
+    assert ended.endswith(":blue[●] A ended at 4.0 min with 2.40")
+
+
+def test_runs_of_one_colour_are_told_apart_by_the_dash() -> None:
+    runs = contestants(three())
+    assert list(compare_curves.dashes(runs).values()) == ["solid", "solid", "dash"]
+    chart = compare_export.charts(runs, 0.0)["Evaluation loss by steps"]
+    names = [note.text for note in chart.layout.annotations]
+    assert names == ["wren lora", "wren full", "wren ia3", "base 3.59"]
+    inks = [note.font.color for note in chart.layout.annotations]
+    assert inks[:3] == ["#146ed5", "#b65400", "#b65400"]
+
+
+def test_twelve_runs_of_ten_thousand_steps_are_thinned(open_page: Page) -> None:
+    """What is drawn is bounded, however long the runs are."""
+    losses = tuple(np.linspace(3.5, 2.0, 1000))
+    runs = [
+        record(f"a{letter}aa", f"run {letter}", losses=losses, with_rows=False,
+               learning_rate=0.1 + place / 100)
+        for place, letter in enumerate("abcdefghijkm")
+    ]  # fmt: skip
+    those = contestants(runs)
+    chart = compare_export.charts(those, 0.0)["Evaluation loss by steps"]
+    sizes = [len(trace.x) for trace in chart.data if trace.mode == "lines"]
+    assert sizes == [MOST_POINTS] * 12
+    at = open_page("compare", runs=",".join(run.id for run in runs))
+    assert len(at.dataframe) == 1 and not at.table, "above six runs the table is turned round"
+
+
+def test_exports_hold_the_figures_and_need_no_network() -> None:
+    runs = contestants(three())
+    page = compare_export.html_report(runs)
+    assert "wren lora has the lowest evaluation loss: 2.41" in page
+    assert page.count("<script") >= 3 and not re.search(r"<(script|link|img)[^>]+(src|href)=", page)
+    everything = json.loads(compare_export.json_report(runs, 0.0))
+    assert everything["verdict"]["case"] == "one seed"
+    assert [row["key"] for row in everything["figures"]][:2] == ["loss", "perplexity"]
+    (curve,) = [
+        line for line in everything["curves"]
+        if (line["id"], line["measure"], line["by"]) == (runs[0].id, "eval/loss", "step")
+    ]  # fmt: skip
+    assert curve["x"] == [0, 1, 2, 3] and curve["y"] == pytest.approx([3.59, 3.0, 2.6, 2.41])
+    from lab.compare.figures import as_csv
+
+    table = list(csv.reader(io.StringIO(as_csv(runs, compare_runs.plain_name))))
+    assert table[0][:5] == ["figure", "unit", "better", "base", "wren lora"]
+    assert float(table[1][4]) == pytest.approx(2.41)
+
+
+def test_notes_belong_to_the_runs_in_any_order() -> None:
+    notes.write(["b", "a"], "LoRA wins.")
+    assert notes.read(["a", "b"]) == "LoRA wins." and notes.read(["a"]) == ""
+
+
+def test_a_run_is_compared_with_the_newest_of_the_same_data() -> None:
+    own, same = record("aaaa", "own"), record("bbbb", "same", "full")
+    record("cccc", "other", data={"dataset": "builtin:support-tickets"})
+    record("dddd", "failed", state="failed")
+    assert end_card.partner(index.entry(own)) == [same.id]
+
+
+def test_the_scale_of_the_axis_follows_its_width() -> None:
+    assert compare_curves.x_scale("seconds", 250.0)[:2] == (60.0, "min")
+    assert compare_curves.x_scale("seconds", 100.0)[:2] == (1.0, "s")
+    assert compare_curves.x_scale("flops", 3e12)[:2] == (1e12, "TFLOPs")
+    assert View().by == "step"
