@@ -48,9 +48,9 @@ def main() -> int:
                 page = open_page(chrome, theme, server)
                 page.goto(f"{server.url}/{path}")
                 settled(page)
-                if path == "memory":  # a first picture of closed forms, then the traced steps
-                    page.get_by_text("Where it stops to fit").wait_for(timeout=120_000)
-                    page.get_by_text("traced so far").wait_for(state="hidden", timeout=400_000)
+                if path == "memory":  # quick estimates first, then the traced steps
+                    page.get_by_text("traced …").wait_for(timeout=120_000)
+                    page.get_by_text("traced …").wait_for(state="hidden", timeout=900_000)
                 if path == "new_run":
                     page.get_by_text("TIME AND DISK").wait_for(timeout=60_000)
                 settled(page)
@@ -59,7 +59,7 @@ def main() -> int:
             page.goto(f"{server.url}/chat")
             settled(page)
             page.get_by_text("Who created you?").first.click()
-            page.get_by_placeholder("Ask all of them the same").wait_for(timeout=180_000)
+            page.get_by_placeholder("Message all models").wait_for(timeout=180_000)
             page.get_by_text("first after").last.wait_for(timeout=120_000)
             settled(page)
             shoot(page, "chat")

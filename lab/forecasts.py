@@ -195,12 +195,11 @@ class StepSettings:
     packed: bool = False
 
 
-def recomputed_layers(settings: StepSettings | Candidate | None) -> str:
-    """Which layers recompute their activations, in words."""
+def checkpointed_layers(settings: StepSettings | Candidate | None) -> str:
+    """How many layers recompute their activations: "none", "7" or "all"."""
     if settings is None or settings.activation_checkpointing != "on":
-        return "nothing"
-    some = settings.checkpointed_layers
-    return f"{some} layers" if some else "all layers"
+        return "none"
+    return str(settings.checkpointed_layers or "all")
 
 
 @dataclass(frozen=True)

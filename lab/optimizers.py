@@ -68,7 +68,8 @@ class OptimizerInfo:
                 Problem(
                     "train.gradient_accumulation_steps",
                     f"is {train.gradient_accumulation_steps}; {self.name} frees each gradient at "
-                    "once, so there is nothing to add up. Set 1 and a larger train.batch_size.",
+                    "once, so gradient accumulation is impossible. Set 1 and a larger "
+                    "train.batch_size.",
                 )
             )
         if self.in_backward and train.max_grad_norm > 0:
@@ -208,8 +209,7 @@ _ALL = [
         "adamw",
         "AdamW",
         "arXiv:1711.05101",
-        "Two moments a parameter, in the weight's own type. The rule that nearly every recipe "
-        "assumes.",
+        "Two moments per parameter, in the weight's data type. The default of nearly every recipe.",
         _adamw,
         _two_moments,
         script=_adamw_lines,
@@ -228,8 +228,7 @@ _ALL = [
         "paged_adamw8bit",
         "Paged 8-bit AdamW",
         "arXiv:2305.14314",
-        "8-bit AdamW whose moments the driver moves to host memory while the GPU needs the room. "
-        "Needs a GPU.",
+        "8-bit AdamW whose states are paged to CPU memory when the GPU runs short. Needs a GPU.",
         _paged_adamw_8bit,
         _two_small_moments,
         on_cpu=False,
@@ -239,8 +238,8 @@ _ALL = [
         "adafactor",
         "Adafactor",
         "arXiv:1804.04235",
-        "Keeps the second moment as means of rows and columns: next to no state, at the run's own "
-        "rate, without a first moment.",
+        "Factored second moment, no first moment: almost no optimizer states. Uses the run's "
+        "learning rate.",
         _adafactor,
         _rows_and_columns,
         working_bytes=16,
@@ -258,7 +257,7 @@ _ALL = [
     ),
     OptimizerInfo(
         "sgd_in_backward",
-        "SGD inside the backward pass",
+        "SGD, step in backward (LOMO)",
         "arXiv:2306.09782",
         "The idea of LOMO: each weight is updated as soon as its gradient is there, and the "
         "gradient is freed. Neither gradients nor state take memory. No accumulation and no "
@@ -270,7 +269,7 @@ _ALL = [
     ),
     OptimizerInfo(
         "adamw_in_backward",
-        "AdamW inside the backward pass",
+        "AdamW, step in backward",
         "arXiv:2306.09782",
         "AdamW, each weight updated as soon as its gradient is there, and the gradient freed. "
         "Equal to adamw without clipping, bit for bit. No accumulation and no clipping.",

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from lab.ui import chart_style, data_source, data_view, submit
+from lab.ui import chart_style, data_source, data_view, row_editor, submit
 from lab.ui.charts import View
 from lab.ui.frame import head
 
@@ -23,19 +23,24 @@ with grid.cell():
     preview = data_view.load_preview(spec)
     with train_button:
         data_view.train_on(spec, preview)
-    if preview is None:
-        st.stop()
-    data_view.show_counts(preview)
-    data_view.show_template_notes(preview)
+    if preview is not None:
+        data_view.show_counts(preview)
+        data_view.show_template_notes(preview)
+if preview is None:  # the rows can be looked at, and mended
+    row_editor.show(chosen)
+    st.stop()
 
 view = View(dark=chart_style.is_dark())
 length = spec["data"]["max_length"]
-names = ["Examples", "Lengths", "Packing", "Duplicates", "Leakage", "Invalid rows"]
+names = ["Examples", "Rows", "Lengths", "Packing", "Duplicates", "Leakage", "Invalid rows"]
 # only the open one is drawn: a chart that is drawn while it is hidden is cut to another width
 tabs = dict(zip(names, st.tabs(names, key="data.tab", on_change="rerun"), strict=True))
 if tabs["Examples"].open:
     with tabs["Examples"]:
         data_view.show_rows(preview)
+elif tabs["Rows"].open:
+    with tabs["Rows"]:
+        row_editor.show(chosen)
 elif tabs["Lengths"].open:
     with tabs["Lengths"]:
         data_view.show_lengths(preview, length, view)

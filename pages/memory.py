@@ -2,43 +2,55 @@
 
 import streamlit as st
 
-from lab.ui import memory_view, method_estimates, settings_search_panel
+from lab.ui import memory_handoff, memory_settings, memory_view
 from lab.ui.chart_style import is_dark
 from lab.ui.charts import View
 from lab.ui.frame import head
 from lab.ui.markdown_safety import user_errors
 
-head("Memory")
-st.caption(
-    "The peak of a training step, by method and part. The step itself is traced on tensors "
-    "without data, under the rules of CUDA's kernels and allocator; no GPU is needed."
-)
+with head("Memory"):
+    memory_settings.switches()
 with user_errors():
-    grid = st.grid(2, min_column_width=320, gap="medium")
-    with grid.cell():
-        model = memory_view.choose_model()
-    with grid.cell():
-        name, device = memory_view.choose_device()
-    settings = {"model": model, **memory_view.settings()}
-    estimates = method_estimates.job_for(settings, device)
-    estimates.look("methods")
+    settings = memory_settings.choose()
+    for setting in settings:
+        setting.estimates.look(f"methods{setting.letter}")
+complete_at_start = all(setting.estimates.is_complete for setting in settings)
+every = None if complete_at_start else 1.0
 
 
-@st.fragment(run_every=None if estimates.is_complete else 1.0)
+@st.fragment(run_every=every)
 def answers() -> None:
-    estimates.look("methods")
-    was_complete = estimates.is_complete
-    memory_view.show(estimates, name, View(dark=is_dark()))
-    if was_complete and not complete_at_start:
+    for setting in settings:
+        setting.estimates.look(f"methods{setting.letter}")
+    is_complete = all(setting.estimates.is_complete for setting in settings)
+    memory_view.show(settings, View(dark=is_dark()), rules=bool(st.session_state["rules"]))
+    if is_complete and not complete_at_start:
         st.rerun()
 
 
-complete_at_start = estimates.is_complete
 answers()
-with st.expander("The fastest settings that fit", icon=":material/speed:"):
-    chosen = memory_view.choose_method()
-    settings_search_panel.for_device(method_estimates.spec_of(settings, chosen), device)
-with st.expander("From 7B to 70B", icon=":material/table_chart:"):
-    if st.button("Compute the table", key="memory.sizes", icon=":material/calculate:"):
-        with user_errors(), st.spinner("Reading four models …"):
-            memory_view.show_by_size(settings)
+with st.container(horizontal=True, vertical_alignment="bottom"):
+    method = memory_settings.choose_method()
+    memory_handoff.buttons(settings, method)
+tabs = st.tabs(list(memory_view.TABS), key="memory.tab", on_change="rerun")
+figures, limits, fastest, rules, measured = tabs
+if figures.open:
+    with figures:
+        st.fragment(memory_view.figures, run_every=every)(settings)
+if limits.open:
+    with limits:
+        st.fragment(memory_view.limits, run_every=every)(settings)
+if fastest.open:
+    with fastest:
+        memory_view.fastest(settings[0], method)
+if rules.open:
+    with rules:
+        memory_view.rules(settings[0])
+if measured.open:
+    with measured:
+        memory_view.measured()
+st.caption(
+    "Peak memory of a training step, by method and part. One step is traced on fake tensors with "
+    "a model of CUDA's kernels and caching allocator; no GPU is needed. The camera icon saves the "
+    "chart. The page URL keeps these settings."
+)

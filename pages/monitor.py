@@ -3,6 +3,8 @@
 import streamlit as st
 
 from lab.ui import (
+    checkpoint_panel,
+    end_card,
     links,
     monitor_charts,
     monitor_details,
@@ -21,6 +23,7 @@ if run is None:
 
 stage = monitor_view.stage(run)
 polls = stage != "ended"
+measures = checkpoint_panel.is_measuring(run)
 had_curves = monitor_charts.has_curves(run)
 
 
@@ -31,9 +34,11 @@ def now() -> None:
         st.rerun()  # the whole page: its buttons follow, and it stops polling at the end
 
 
-@st.fragment(run_every=monitor_charts.pace(run) if polls else None)
+@st.fragment(run_every=monitor_charts.pace(run) if polls else 1.0 if measures else None)
 def loss() -> None:
     monitor_charts.show_loss(run, view)
+    if measures and not checkpoint_panel.is_measuring(run):
+        st.rerun()  # it is known
 
 
 @st.fragment(run_every=monitor_charts.pace(run) if polls else None)
@@ -46,7 +51,7 @@ def samples() -> None:
     monitor_details.samples(run)
 
 
-@st.fragment(run_every=3.0 if polls else None)
+@st.fragment(run_every=3.0 if polls or measures else None)
 def details() -> None:
     monitor_details.warnings(run)
     monitor_details.tabs(run)
@@ -56,11 +61,13 @@ now()
 monitor_view.buttons(run)
 out_of_memory_panel.show(run)
 if had_curves:
-    wide, narrow = st.columns([2, 1], gap="medium")
+    has_samples = polls or bool(end_card.samples(run))  # else a third of the page would be empty
+    wide, narrow = st.columns([2, 1], gap="medium") if has_samples else (st.container(), None)
     with wide.container(border=True):
         view = monitor_charts.controls(run)
         loss()
-    with narrow:
-        samples()
+    if narrow is not None:
+        with narrow:
+            samples()
     others()
 details()

@@ -11,7 +11,7 @@ from lab.advise.case import AdviceCase, card_of, device_of
 from lab.advise.options import Option
 from lab.advise.recommend import usd
 from lab.errors import LabError
-from lab.forecasts import Forecast, recomputed_layers
+from lab.forecasts import Forecast, checkpointed_layers
 from lab.gpu_table import Gpu
 
 # B2: up to so many GB, what it names
@@ -115,7 +115,7 @@ def _difference(option: Option, spec: dict[str, Any], forecast: Forecast) -> str
     before, after = option.spec["train"]["batch_size"], spec["train"]["batch_size"]
     if before != after:
         parts.append(f"{after} rows a pass instead of {before}")
-    layers = [recomputed_layers(each.settings) for each in (option.forecast, forecast)]
+    layers = [checkpointed_layers(each.settings) for each in (option.forecast, forecast)]
     if layers[0] != layers[1]:
         parts.append(f"{layers[1]} recomputed instead of {layers[0]}")
     speeds = [each.speed.tokens_per_s if each.speed else None for each in

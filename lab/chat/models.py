@@ -109,7 +109,7 @@ def parse(name: str) -> ModelRef:
             raise LabError(f"{run_id} has no checkpoint of step {step}.", f"Kept: {kept}.")
         if not at and not run.artifact.is_dir():
             raise LabError(
-                f"{run_id} has no result to talk to.", "Wait until it ends, or name a step."
+                f"{run_id} has no trained model yet.", "Wait until it ends, or name a step."
             )
         model, kept_step = str(spec.get("model", "")), int(step) if at else None
         recorded = ModelRef(name, model, run, kept_step).trained_on

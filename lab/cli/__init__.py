@@ -40,8 +40,8 @@ Verb = Callable[[argparse.Namespace], Output]
 def parser() -> argparse.ArgumentParser:
     top = _Parser(
         prog="python -m lab",
-        description="Fine-tune language models on one machine: fully and with adapters, "
-        "watched, compared, and talked to.",
+        description="Fine-tune language models on one machine: full or with adapters, with "
+        "monitoring, comparison and chat.",
     )
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
 
@@ -107,5 +107,5 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _refuse(refusal, arguments)
     except KeyboardInterrupt:
-        say("Interrupted. Runs that were started go on.", error=True)
+        say("Interrupted. Runs already started continue.", error=True)
         return 130

@@ -22,7 +22,7 @@ from lab.schema import quote
 
 
 def add(verb: Any) -> None:
-    sub = verb("merge", merge, "a result and its base as one plain model folder")
+    sub = verb("merge", merge, "merge an adapter into its base model")
     sub.add_argument("run", metavar="RUN")
     sub.add_argument("--out", required=True, metavar="DIR", help="a folder that does not exist yet")
     sub.add_argument(
@@ -55,7 +55,7 @@ def add(verb: Any) -> None:
     )
     sub.add_argument("--update", action="store_true", help="write to a repository that exists")
     sub.add_argument("--yes", action="store_true", help="do not ask")
-    sub = verb("evaluate", evaluate, "the loss of models on the same held-out rows")
+    sub = verb("evaluate", evaluate, "evaluate models on the same held-out examples")
     sub.add_argument("models", nargs="+", metavar="MODEL", help=FORMS)
     sub.add_argument(
         "--dataset", metavar="SET", help="all rows of this set; else the first run's held-out rows"

@@ -54,7 +54,7 @@ def faults(arguments: argparse.Namespace) -> Output:
         ["resumed to the end", f"{report.resumed} of {report.runs}"],
         ["weights bit for bit equal", f"{report.equal} of {report.runs}"],
         ["one continuous history", f"{report.continuous} of {report.runs}"],
-        ["most records lost by a kill", str(report.lost_records)],
+        ["max records lost per kill", str(report.lost_records)],
         ["damaged checkpoints skipped", str(report.damaged_skipped)],
         ["time", duration(report.seconds)],
     ]
@@ -117,7 +117,7 @@ def memory(arguments: argparse.Namespace) -> Output:
 
     def display() -> None:
         table(
-            "The ledger on a CPU",
+            "Allocation tracker on a CPU",
             ["method", "bytes by kind", "fake step", "real step", "error"],
             [
                 [

@@ -40,7 +40,7 @@ def add(sub: Any) -> None:
         help="measure nothing: pack what a GPU machine without a network lacks",
     )
     group.add_argument("--python", default="3.12", help="of that machine (3.12)")
-    group.add_argument("--with", dest="extra", default="", metavar="A,B", help="packages beside")
+    group.add_argument("--with", dest="extra", default="", metavar="A,B", help="extra packages")
 
 
 def speed(arguments: argparse.Namespace, tell: Callable[[str], object]) -> Output:

@@ -34,7 +34,7 @@ OPTIONS = {
 
 
 def add(verb: Any) -> None:
-    sub = verb("chat", run, "ask models the same, with the same template and seed")
+    sub = verb("chat", run, "ask several models the same question, with the same seed")
     sub.add_argument("models", nargs="*", metavar="MODEL", help=FORMS)
     sub.add_argument("--prompt", metavar="TEXT")
     sub.add_argument("--receipt", type=Path, metavar="FILE", help="repeat the answer of a receipt")
@@ -145,7 +145,7 @@ def show(prompt: str, answers: list[dict[str, Any]]) -> None:
             console.print(
                 f"[yellow]{escape(entry['model'])}: {escape(entry['receipt']['warning'])}[/]"
             )
-    system = answers[0]["receipt"]["system_prompt"] or "none of ours"
+    system = answers[0]["receipt"]["system_prompt"] or "none"
     warning = prompt_warning({answer["model"]: answer["receipt"] for answer in answers})
     if warning:
         console.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)

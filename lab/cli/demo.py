@@ -23,7 +23,7 @@ METHODS = {"full": 5e-5, "lora": 1e-3}
 
 
 def add(verb: Any) -> None:
-    verb("demo", run, "the main job: full and LoRA on the built-in model, then the comparison")
+    verb("demo", run, "demo: full fine-tuning and LoRA on the built-in model, compared")
 
 
 def spec(method: str) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def add(verb: Any) -> None:
     sub = verb("models", list_models, "the models that come with the lab; search the hub")
     sub.add_argument("--search", metavar="TEXT", help="models of the hub with TEXT in their name")
     sub.add_argument("--limit", type=int, default=20, metavar="N", help="of a search, up to 100")
-    sets = verb("datasets", datasets_verb, "the datasets that there are; add, fetch or remove one")
+    sets = verb("datasets", datasets_verb, "list datasets; add, download or remove one")
     sets.add_argument(
         "action", nargs="?", default="list", choices=("list", "add", "fetch", "remove")
     )
@@ -81,7 +81,7 @@ def doctor(arguments: argparse.Namespace) -> Output:
         for problem in facts["problems"]:
             console.print(f"[red]Problem:[/red] {escape(problem)}")
         if not facts["problems"]:
-            console.print("[green]Everything that the lab needs is here.[/green]")
+            console.print("[green]All requirements are met.[/green]")
 
     return Output(facts, display)
 

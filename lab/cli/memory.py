@@ -20,9 +20,11 @@ from lab.preflight.client import planner
 def add(verb: Any) -> None:
     sub = verb("estimate", estimate, "the memory of a run on any device, without weights or data")
     _add_run_and_device(sub)
-    sub.add_argument("--formula", action="store_true", help="the outline of the step alone, sooner")
-    sub.add_argument("--whole", action="store_true", help="trace every layer, however long")
-    sub = verb("plan", plan, "the fastest settings that fit a device, and the runners-up")
+    sub.add_argument(
+        "--formula", action="store_true", help="a quick estimate from an outline of the step"
+    )
+    sub.add_argument("--whole", action="store_true", help="trace every layer (slow)")
+    sub = verb("plan", plan, "the fastest settings that fit a device, and alternatives")
     _add_run_and_device(sub)
 
 
@@ -31,8 +33,8 @@ def _add_run_and_device(sub: argparse.ArgumentParser) -> None:
         "--model", required=True, help="also config:NAME, or the path of a config.json"
     )
     sub.add_argument("--method", required=True)
-    sub.add_argument("--seq-len", type=int, help="tokens a row")
-    sub.add_argument("--batch-size", type=int, help="rows in a forward pass")
+    sub.add_argument("--seq-len", type=int, help="sequence length in tokens")
+    sub.add_argument("--batch-size", type=int, help="sequences per forward pass")
     sub.add_argument("--gpu-gb", type=float, help="a GPU with that much memory, in 10^9 bytes")
     sub.add_argument("--gpu", metavar="NAME", help="a GPU of the table, such as 'RTX 4090 24GB'")
     sub.add_argument("--device", choices=["cpu", "cuda"], help="instead of this machine's")
@@ -49,7 +51,7 @@ def estimate(arguments: argparse.Namespace) -> Output:
 
     def display() -> None:
         memory, speed = forecast.memory, forecast.speed or Speed()
-        trains = f"{count(memory.trainable)} of {count(memory.parameters)} train"
+        trains = f"{count(memory.trainable)} of {count(memory.parameters)} trainable"
         parts = asdict(memory.at_peak or Parts())
         rows = [[name, size(value)] for name, value in parts.items()]
         where = memory.peak_phase
@@ -58,14 +60,14 @@ def estimate(arguments: argparse.Namespace) -> Output:
         rows.append([f"peak ({where})", size(memory.peak_bytes)])
         if memory.reserved_bytes:
             rows.append(["reserved by the allocator", size(memory.reserved_bytes)])
-        title = f"At the peak, by {memory.how.in_words} ({trains})"
+        title = f"Peak memory, {memory.how.in_words} ({trains})"
         table(title, ["", ""], rows, right="lr")
         phases = asdict(memory.phases or Phases())
         rows = [[name, size(value)] for name, value in phases.items()]
         table("Peak of each phase", ["", ""], rows, right="lr")
         words = f"About {speed.tokens_per_s or 0:,.0f} tokens/s"
         if speed.wh_per_million_tokens:
-            words += f", {speed.wh_per_million_tokens:,.1f} Wh a million tokens"
+            words += f", {speed.wh_per_million_tokens:,.1f} Wh per million tokens"
         artifact = size(forecast.disk.artifact if forecast.disk else None)
         console.print(f"{words}; the result takes {artifact} of disk.")
         if memory.has_margin:
@@ -104,15 +106,23 @@ def plan(arguments: argparse.Namespace) -> Output:
         ]
         table(
             f"Settings for {size(search.device_bytes)}, {search.reserve:.0%} of it in reserve",
-            ["rows × passes", "checkpointing", "loss", "optimizer", "peak", "tokens/s", "why"],
+            [
+                "batch × accumulation",
+                "checkpointing",
+                "loss",
+                "optimizer",
+                "peak memory",
+                "tokens/s",
+                "note",
+            ],
             rows,
             right="llllrr",
         )
-        console.print(f"Compiling the layers {escape(search.compile)}.")
+        console.print(f"torch.compile: {escape(search.compile)}.")
         if search.is_measured:
-            console.print("Speeds follow what this machine's finished runs have reached.")
+            console.print("Speeds are calibrated on this machine's finished runs.")
         else:
-            console.print(f"Speeds take {search.reached:.0%} of the device's peak rate.")
+            console.print(f"Speeds assume {search.reached:.0%} of the device's peak FLOP/s.")
 
     return Output(search.to_json(), display)
 

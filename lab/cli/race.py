@@ -27,7 +27,7 @@ from lab.runs.status import status
 
 
 def add(verb: Any) -> None:
-    sub = verb("race", run, "several methods on the same data and budget, one table at the end")
+    sub = verb("race", run, "compare several methods on the same data and budget")
     sub.add_argument("spec", nargs="?", metavar="SPEC.json")
     sub.add_argument("--ready", metavar="NAME", help="a race that comes with the lab")
     sub.add_argument(

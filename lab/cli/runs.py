@@ -45,30 +45,32 @@ def add(verb: Any) -> None:
     sub.add_argument("--wait", action="store_true", help="wait until it has ended")
     verb("runs", list_runs, "all runs, newest first")
     _add_run(verb("show", show, "one run: spec, state, last figures, result"))
-    sub = verb("logs", logs, "what the worker printed")
+    sub = verb("logs", logs, "print the worker's log")
     _add_run(sub)
-    sub.add_argument("-f", "--follow", action="store_true", help="go on until the run has ended")
+    sub.add_argument(
+        "-f", "--follow", action="store_true", help="follow the log until the run ends"
+    )
     sub = verb("stop", stop, "stop at the next step and keep the result so far")
     _add_run(sub)
     sub.add_argument(
         "--kill", action="store_true", help="at once, losing what came after the last checkpoint"
     )
     sub.add_argument("--wait", action="store_true", help="wait until it has ended")
-    sub = verb("resume", resume, "go on from the newest valid checkpoint, or make a run longer")
+    sub = verb("resume", resume, "continue from the latest valid checkpoint, or make a run longer")
     _add_run(sub)
     add_set(sub)
     sub.add_argument(
         "--incomplete",
         action="store_true",
-        help="go on even if the checkpoint has lost its optimizer or random state",
+        help="continue even if the checkpoint lacks optimizer or RNG state",
     )
     sub.add_argument("--wait", action="store_true", help="wait until it has ended")
-    sub = verb("queue", show_queue, "the waiting runs; pause, go on, or change the order")
+    sub = verb("queue", show_queue, "show the queue; pause, continue or reorder it")
     sub.add_argument("action", nargs="?", choices=["pause", "continue", "first"], default=None)
     sub.add_argument("run", nargs="?", metavar="RUN", help="the run to put first")
     sub.add_argument("--at-once", type=int, metavar="N", help="runs at the same time")
     sub.add_argument(
-        "--after-failure", choices=["continue", "pause"], help="what follows a failed run"
+        "--after-failure", choices=["continue", "pause"], help="what to do after a failed run"
     )
     sub = verb("checkpoints", list_checkpoints, "a run's checkpoints; pin or delete one")
     _add_run(sub)
@@ -79,14 +81,14 @@ def add(verb: Any) -> None:
     sub.add_argument("--tags", metavar="A,B")
     sub.add_argument("--notes", metavar="TEXT")
     sub.add_argument("--archive", action=argparse.BooleanOptionalAction, default=None)
-    _add_run(verb("fixes", fixes, "what to change when a run does not fit, with what it saves"))
+    _add_run(verb("fixes", fixes, "changes that make a run fit, and the memory each saves"))
     sub = verb("export", export_run, "a finished run as one file")
     _add_run(sub)
     sub.add_argument("file", metavar="FILE.zip")
     sub.add_argument("--checkpoints", action="store_true", help="with its checkpoints")
-    sub = verb("import", import_run, "the run of an exported file")
+    sub = verb("import", import_run, "import an exported run")
     sub.add_argument("file", metavar="FILE.zip")
-    sub = verb("rename", rename, "give a run another name")
+    sub = verb("rename", rename, "rename a run")
     _add_run(sub)
     sub.add_argument("name", metavar="NAME")
     _add_run(verb("delete", delete, "remove a run with its checkpoints and result"))
@@ -366,11 +368,11 @@ def fixes(arguments: argparse.Namespace) -> Output:
                 saving.title,
                 size(saving.peak_bytes),
                 size(saving.saves_bytes),
-                "same batch" if saving.keeps_batch else "trains differently",
+                "same effective batch" if saving.keeps_batch else "changes the training",
             ]
             for saving in savings
         ]
-        table("What makes it smaller", ["", "predicted peak", "saves", ""], rows, right="lrrl")
+        table("Ways to reduce memory", ["", "estimated peak", "saves", ""], rows, right="lrrl")
 
     return Output({"id": run.id, "fixes": [saving.to_json() for saving in savings]}, display)
 

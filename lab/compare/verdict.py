@@ -125,6 +125,7 @@ def _best_of(ranked: list[Contestant], names: Names) -> ComparisonVerdict:
             f"No difference shown between {names(best)} and {names(second)}: "
             f"{plus_minus(difference)}."
         )
+        others = others.replace("above it.", f"above {names(best)}.")
         detail = (others + _seeds(best, second, names)).strip()
         return ComparisonVerdict("no difference", headline, detail, badges, **ids)  # type: ignore[arg-type]
     if difference.seeds < 2:

@@ -151,12 +151,12 @@ def _warnings(
     method = methods.get(spec.method["name"])
     if not reader.has_chats and not method.saves_whole_model:
         warnings.append(
-            f"{method.title} for continued pretraining: a small update takes up little new "
-            "knowledge (claim C25). Full fine-tuning learns raw text better, if it fits."
+            f"{method.title} for continued pretraining: adapters learn little new knowledge from "
+            "raw text. Full fine-tuning works better, if it fits."
         )
     if not reader.has_chats and not spec.data.general_fraction:
         warnings.append(
-            "Continued pretraining without general text: the model may forget (claim C14). Set "
+            "Continued pretraining without general data risks catastrophic forgetting. Set "
             "data.general_fraction to 0.05 or 0.1."
         )
     return warnings

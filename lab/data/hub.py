@@ -82,7 +82,7 @@ def parse(text: str) -> HubId:
     match = ID.fullmatch(text)
     if match is None or not is_id(text):
         raise LabError(
-            f"'{quote(text)}' is no hub id.",
+            f"'{quote(text)}' is not a Hub dataset ID.",
             "Write org/name, org/name:config or org/name@split, with #revision for another branch.",
         )
     split = None if match["split"] == "train" else match["split"]

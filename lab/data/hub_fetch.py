@@ -236,7 +236,9 @@ def _rows(
 
 def _as_text(value: Any) -> str:
     if isinstance(value, (bytes, bytearray)) or hasattr(value, "tobytes"):
-        raise LabError("The set holds images, sound or other bytes.", "Choose a set of text.")
+        raise LabError(
+            ("The dataset holds images, audio or other binary data."), "Choose a set of text."
+        )
     return str(value)  # dates and the like
 
 

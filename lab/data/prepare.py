@@ -71,7 +71,7 @@ def prepare(
     check_objective(data, meta["has_chats"], dataset)
     notes += meta["record_notes"]
     if meta["bad"]:
-        notes.append(f"{meta['bad']} rows cannot be used and were skipped: {meta['told']}.")
+        notes.append(f"{meta['bad']} invalid rows were skipped: {meta['told']}.")
     _, held = batches.split_indices(
         meta["examples"], 0.0 if data.eval_dataset else data.eval_fraction
     )
@@ -86,10 +86,10 @@ def prepare(
             "Raise data.max_length, or set data.loss_on to all.",
         )
     if held and not len(held_out):
-        notes.append("No held-out row has a token to score; the evaluation loss is missing.")
+        notes.append("No held-out example has a trained token, so there is no evaluation loss.")
     dropped = int((~useful).sum())
     if dropped:
-        notes.append(f"{dropped} rows have no token that the loss counts and were left out.")
+        notes.append(f"{dropped} examples without trained tokens were dropped.")
     mixed: Sequence[TokenizedExample] = tokens
     added = 0
     if data.general_fraction:
@@ -101,7 +101,7 @@ def prepare(
             raise LabError("The general text has no token to learn from.", "Choose another set.")
         if added > len(usable):
             notes.append(
-                f"{added} rows of general text are wanted and there are {len(usable)}; they repeat."
+                f"{added} general examples requested, {len(usable)} available; they are repeated."
             )
         mixed = ConcatSequences(tokens, extra)
         train = np.concatenate([train, len(tokens) + _drawn(usable, added)])

@@ -125,7 +125,10 @@ def _names(feed: _Feed, reader: Any, path: Path) -> list[str]:
     given = [name for name in names if name]
     if not given or len(set(given)) < len(given):
         raise LabError(
-            f"The first line of '{quote(path.name)}' is no list of column names: {shown}{problem}.",
+            (
+                f"The first line of '{quote(path.name)}' is not a list of column names: {shown}"
+                f"{problem}."
+            ),
             "Name each column once in the first line.",
         )
     return names

@@ -18,11 +18,11 @@ def choose_compile(
     """("on" or "off", why); what was asked for stays."""
     train = resolution.spec.train
     if "compile" not in resolution.is_open:
-        return train.compile, f"is {train.compile}, as asked for"
+        return train.compile, f"{train.compile}, as requested"
     if not device.on_gpu:
-        return "off", "pays on a GPU only"
+        return "off", "off: only worthwhile on a GPU"
     if not resolution.method.can_compile:
-        return "off", f"does not go with {resolution.method.title}"
+        return "off", f"off: {resolution.method.title} does not support it"
     plain, compiled = (
         runtime_forecast(
             replace(resolution.spec, train=replace(train, compile=way)), profile, device, stats
@@ -30,8 +30,8 @@ def choose_compile(
         for way in ("off", "on")
     )
     if plain is None or compiled is None:
-        return "off", "is left out: the run's length is not known"
+        return "off", "off: length of the run unknown"
     took = f"{formatting.duration(compiled.seconds)} against {formatting.duration(plain.seconds)}"
     if compiling_pays(plain, compiled):
-        return "on", f"pays: {took}"
-    return "off", f"would not pay: {took}"
+        return "on", f"on: saves time ({took})"
+    return "off", f"off: would not save time ({took})"

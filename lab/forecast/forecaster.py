@@ -141,9 +141,9 @@ def _notes(spec: RunSpec, profile: ModelProfile, memory: MemoryForecast) -> tupl
     """What a person may want to know of the figure; nothing else reads it."""
     notes = []
     if profile.loss != spec.train.loss_implementation:
-        notes.append("This architecture changes its logits after the head: plain loss.")
+        notes.append("This architecture post-processes its logits, so the plain loss is used.")
     if not optimizers.get(spec.train.optimizer).on_cpu:
-        notes.append("Paged optimizer state is counted, though the driver may move it to the host.")
+        notes.append("Paged optimizer states are counted, although they may move to CPU memory.")
     if profile.assumes_tokens:
         notes.append("The special tokens are those that the config names; no tokenizer was read.")
     if spec.train.compile == "on":

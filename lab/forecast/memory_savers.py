@@ -43,19 +43,19 @@ def candidates(spec: dict[str, Any], *, on_gpu: bool) -> list[MemorySaver]:
     train, data, method = spec["train"], spec["data"], spec["method"]
     savers = []
     if train["loss_implementation"] == "plain":
-        savers.append(
-            MemorySaver("Fuse the head and the loss", {"train.loss_implementation": "fused"})
-        )
+        savers.append(MemorySaver("Use the fused loss", {"train.loss_implementation": "fused"}))
     if train["activation_checkpointing"] != "on":
         savers.append(
-            MemorySaver("Recompute activations (slower)", {"train.activation_checkpointing": "on"})
+            MemorySaver(
+                "Activation checkpointing (slower)", {"train.activation_checkpointing": "on"}
+            )
         )
     if train["batch_size"] > 1:
         half = train["batch_size"] // 2
         times = -(-train["batch_size"] * train["gradient_accumulation_steps"] // half)
         savers.append(
             MemorySaver(
-                f"Half the rows at a time, twice as often ({half} × {times})",
+                f"Halve the batch size, double the gradient accumulation ({half} × {times})",
                 {"train.batch_size": half, "train.gradient_accumulation_steps": times},
                 keeps_batch=half * times
                 == train["batch_size"] * train["gradient_accumulation_steps"],
@@ -66,25 +66,25 @@ def candidates(spec: dict[str, Any], *, on_gpu: bool) -> list[MemorySaver]:
     chosen = methods.get(method["name"])
     rule = train.get("optimizer", "adamw")
     if chosen.saves_whole_model and rule == "adamw":
-        title, changes = "AdamW's state in 8 bits", {"train.optimizer": "adamw8bit"}
+        title, changes = "8-bit AdamW", {"train.optimizer": "adamw8bit"}
         savers.append(MemorySaver(title, changes, keeps_batch=False))
     if data["max_length"] // 2 >= SHORTEST:
         length = data["max_length"] // 2
         savers.append(
             MemorySaver(
-                f"Cut rows at {length} tokens", {"data.max_length": length}, keeps_batch=False
+                f"Truncate at {length} tokens", {"data.max_length": length}, keeps_batch=False
             )
         )
     if chosen.lighter_method:
         lighter = methods.get(chosen.lighter_method)
         savers.append(
             MemorySaver(
-                f"{lighter.title} in place of {chosen.title.lower()}",
+                f"{lighter.title} instead of {chosen.title.lower()}",
                 {"method": {"name": lighter.name}, "train.learning_rate": "auto"},
                 keeps_batch=False,
             )
         )
     if chosen.saves_whole_model and rule in WITH_STATE:
-        title = "SGD, which keeps no state and needs a rate 100 times as high"
+        title = "SGD (no optimizer states; needs a 100 times higher learning rate)"
         savers.append(MemorySaver(title, {"train.optimizer": "sgd"}, keeps_batch=False))
     return savers

@@ -260,15 +260,15 @@ def _explained(ranked: list[Candidate], memory_bytes: int) -> list[Candidate]:
     for choice in ranked:
         if not choice.fits:
             over = (choice.needed_bytes - memory_bytes) / 1e9
-            why = f"needs {over:.2f} GB more than there is"
+            why = f"{over:.2f} GB too much"
         elif choice is best:
-            why = "the fastest that fits and leaves the reserve"
+            why = "fastest that fits"
         else:
             slower = 1 - choice.tokens_per_s / best.tokens_per_s
             saved = (best.peak_bytes - choice.peak_bytes) / 1e9
-            why = f"{slower:.0%} slower" if slower >= 0.005 else "as fast"
+            why = f"{slower:.0%} slower" if slower >= 0.005 else "same speed"
             why += f", {saved:.2f} GB less" if saved > 0 else f", {-saved:.2f} GB more"
         if not choice.is_asked_rule:
-            why += f"; {optimizers.get(choice.optimizer).title} in place of the one asked for"
+            why += f"; {optimizers.get(choice.optimizer).title} instead of the chosen optimizer"
         explained.append(replace(choice, why=why))
     return explained

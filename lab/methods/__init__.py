@@ -66,10 +66,10 @@ class Method:
     can_limit_time: ClassVar[bool | Unsupported] = True
     can_train_conv1d: ClassVar[bool | Unsupported] = True
     can_quantise_base: ClassVar[bool | Unsupported] = Unsupported(
-        "it trains on the weights as they are; qlora and lora8bit load the base in 4 or 8 bits."
+        "it needs unquantised weights; use qlora or lora8bit for a 4-bit or 8-bit base model."
     )
     can_merge: ClassVar[bool | Unsupported] = Unsupported(
-        "what it learns is not a change of the base's weights."
+        "its trained parameters cannot be folded into the base weights."
     )
     can_script: ClassVar[bool | Unsupported] = True
     is_identity_at_start: ClassVar[bool | Unsupported] = True

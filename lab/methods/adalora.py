@@ -86,15 +86,15 @@ class AdaloraConfig:
     "adalora",
     title="AdaLoRA",
     source="arXiv:2303.10512",
-    summary="LoRA that starts with a rank too many everywhere and prunes the ones that matter "
-    "least, so that important layers keep more.",
+    summary="LoRA that starts with a higher rank than needed and prunes the least important "
+    "ranks, so that important layers keep more.",
     formula="y = W₀x + (α/r) P diag(e) Q x",
     parameter_formula="Σ over targets of r (d_in + d_out + 1), r at the start",
-    description="Not every layer needs the same rank. AdaLoRA writes the update like a "
-    "singular value "
-    "decomposition, watches at each step which values move the loss, and sets the least important "
-    "ones to zero until the budget is met. The file that it leaves holds only what survived. It "
-    "must know how long the run is, because the budget falls along the way.",
+    description="Not every layer needs the same rank. AdaLoRA writes the update like a singular "
+    "value decomposition, watches at each step which values move the loss, and sets "
+    "the least important ones to zero until the budget is met. The saved adapter "
+    "holds only what remains. It must know how long the run is, because the budget "
+    "falls along the way.",
     diagram_labels={"attention": "+ P·e·Q", "feed_forward": "+ P·e·Q"},
     config=AdaloraConfig,
     default_lr=1e-3,

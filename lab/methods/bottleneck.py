@@ -79,8 +79,8 @@ class BottleneckConfig:
     "bottleneck",
     title="Bottleneck adapters",
     source="arXiv:1902.00751",
-    summary="Puts a small two-layer network into each frozen decoder layer. More steps at "
-    "generation than LoRA, since it cannot be merged; a non-linear change in return.",
+    summary="Puts a small two-layer network into each frozen decoder layer. Slower at inference "
+    "than LoRA, since it cannot be merged, but non-linear.",
     formula="x ← x + s · up(act(down(x)))",
     parameter_formula="L · a · (2hb + b + h), a = 2 (Houlsby) or 1",
     description="The oldest adapter: inside each layer the hidden state is squeezed to b numbers, "

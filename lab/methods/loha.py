@@ -46,9 +46,8 @@ class LohaConfig:
     formula="W = W₀ + (α/r) (B₁A₁) ⊙ (B₂A₂)",
     parameter_formula="Σ over targets of 2 r (d_in + d_out)",
     description="Two low-rank matrices are multiplied entry by entry. That costs twice the "
-    "parameters "
-    "of LoRA at the same rank, but the result can have the square of it. The whole update is "
-    "built anew in each step, so a step is slower than LoRA's.",
+    "parameters of LoRA at the same rank, but the result can have the square of it. "
+    "The whole update is recomputed in each step, so a step is slower than LoRA's.",
     diagram_labels={"attention": "B₁A₁ ⊙ B₂A₂", "feed_forward": "B₁A₁ ⊙ B₂A₂"},
     config=LohaConfig,
     default_lr=1e-3,

@@ -142,12 +142,11 @@ class LoraConfig:
     "little training state, and the base stays as it was.",
     formula="y = W₀x + (α/r) B A x",
     parameter_formula="Σ over targets of r (d_in + d_out)",
-    description="The base stays frozen. Beside each chosen weight stand two thin matrices: A "
-    "brings "
-    "the input down to r numbers, B brings them back up. B starts at zero, so the first step "
-    "begins exactly at the base. Only A and B get gradients and moments, which is why the "
-    "training state shrinks a hundredfold, and their product can be added into the weight "
-    "afterwards at no cost.",
+    description="The base stays frozen. Beside each chosen weight stand two low-rank matrices: A "
+    "brings the input down to r numbers, B brings them back up. B starts at zero, so "
+    "the first step begins exactly at the base. Only A and B get gradients and "
+    "moments, which is why the training state shrinks a hundredfold, and their "
+    "product can be added into the weight afterwards at no cost.",
     diagram_labels={"attention": "+ B·A", "feed_forward": "+ B·A"},
     config=LoraConfig,
     default_lr=2e-4,
@@ -277,8 +276,7 @@ class Lora(PeftMethod):
         for name, start in getattr(model, "lab_start", {}).items():
             if name not in state or not torch.equal(start.cpu(), state[name].cpu()):
                 raise LabError(
-                    "The start that the base's weights were taken apart into is another one than "
-                    "in the checkpoint.",
+                    "The PiSSA/OLoRA initialisation differs from the one in the checkpoint.",
                     "Resume on the machine and the versions that the run was started on.",
                 )
 

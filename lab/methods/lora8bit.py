@@ -41,7 +41,7 @@ class Lora8bitConfig(LoraConfig):
 
 @register(
     "lora8bit",
-    title="LoRA, 8-bit base",
+    title="LoRA on an 8-bit base",
     source="arXiv:2208.07339",
     summary="LoRA beside a base that is stored in eight bits: half the memory of 16 bits, closer "
     "to the original than four.",

@@ -48,15 +48,15 @@ class LoraEmbeddingsConfig(OpenedConfig):
     formula="y = W₀x + (α/r) B A x; E ← E − η ∇L",
     parameter_formula="Σ over linear layers of r (d_in + d_out) + V·h (twice if the head is "
     "not tied)",
-    description="LoRA cannot teach a token that the model has never seen: its embedding is a "
-    "row of a "
-    "table, and the table is frozen. Here the table and the head train as well, new tokens get "
-    "rows of their own that start at the mean of the others, and the thin matrices do the rest.",
+    description="LoRA cannot teach a token that the model has never seen: its embedding is a row "
+    "of a table, and the table is frozen. Here the table and the head train as well, "
+    "new tokens get rows of their own that start at the mean of the others, and the "
+    "low-rank matrices do the rest.",
     diagram_labels={"embeddings": ALL, "attention": "+ B·A", "feed_forward": "+ B·A", "head": ALL},
     config=LoraEmbeddingsConfig,
     default_lr=2e-4,
     can_script=Unsupported("new rows and a rate of their own for the tables are the lab's own."),
-    can_quantise_base=Unsupported("it opens weights of the base, which train as they are."),
+    can_quantise_base=Unsupported("it trains base weights, which must be unquantised."),
 )
 class LoraEmbeddings(LoraAndBase):
     def check(self, model: Any, config: LoraEmbeddingsConfig, context: Context) -> list[Problem]:

@@ -45,9 +45,9 @@ class LoraPromptConfig(HybridConfig):
     formula="[P; E(x)] in; y = W₀x + (α/r) B A x",
     parameter_formula="Σ over linear layers of r (d_in + d_out) + n·h",
     description="A soft prompt is an instruction that no words could spell: vectors found by "
-    "training "
-    "that stand before every text. Alone it learns slowly; beside LoRA it carries what is the "
-    "same in all answers, and leaves the rest to the thin matrices.",
+    "training that stand before every text. Alone it learns slowly; beside LoRA it "
+    "carries what is the same in all answers, and leaves the rest to the low-rank "
+    "matrices.",
     diagram_labels={"input": "P", "attention": "+ B·A", "feed_forward": "+ B·A"},
     config=LoraPromptConfig,
     default_lr=1e-3,

@@ -44,7 +44,7 @@ class OftConfig:
     "oft",
     title="OFT",
     source="arXiv:2306.07280",
-    summary="Turns the frozen weights by trained rotations, which keeps the angles between "
+    summary="Rotates the frozen weights by trained rotations, which keeps the angles between "
     "neurons and with them much of what the base knows.",
     formula="y = W₀ R x, R orthogonal and block-diagonal",
     parameter_formula="Σ over targets of (d_in / b) · b (b − 1) / 2",

@@ -62,8 +62,8 @@ class PrefixConfig:
     "prefix",
     title="Prefix tuning",
     source="arXiv:2101.00190",
-    summary="Learns keys and values that stand before every attention layer: a prompt with a voice "
-    "in each layer, stored in a few megabytes.",
+    summary="Learns keys and values that stand before every attention layer: a trained prompt in "
+    "every layer, stored in a few megabytes.",
     formula="attention(q, [P_k; K], [P_v; V])",
     parameter_formula="n · 2 L d_kv, without projection",
     description="Attention looks up what earlier tokens left behind as keys and values. "
@@ -80,8 +80,8 @@ class PrefixConfig:
         "already. Set train.activation_checkpointing off."
     ),
     can_compile=Unsupported(
-        "each layer writes to its own place in the cache, so that each is compiled anew, and torch "
-        "gives up after eight. Set train.compile off."
+        "every layer writes to another cache slot, so torch.compile recompiles each layer and "
+        "hits its limit of eight. Set train.compile off."
     ),
     can_use_bfloat16_adapters=NO_16_BITS,
     is_identity_at_start=NO_START,

@@ -79,15 +79,16 @@ class Progress:
     "loss stalls or on a schedule.",
     formula="y = W₀x + (α/r) B A x; W₀ of the top layers joins, one opening after the other",
     parameter_formula="Σ over linear layers of r (d_in + d_out), plus each opened layer's weights",
-    description="Training everything at once shakes all that the model knows; training only thin "
-    "matrices may not reach far enough. So begin with the matrices, and when they have given what "
-    "they can, let the top layer move as well, then the one below. Each opened layer adds its "
-    "gradients and moments to the memory: the estimate counts all that may open.",
+    description="Training everything at once risks forgetting; training only low-rank matrices "
+    "may not learn enough. So begin with the matrices, and when they have given what "
+    "they can, let the top layer move as well, then the one below. Each opened layer "
+    "adds its gradients and moments to the memory: the estimate counts all that may "
+    "open.",
     diagram_labels={"attention": "B·A, then all", "feed_forward": "B·A, then all"},
     config=ProgressiveConfig,
     default_lr=2e-4,
     can_script=Unsupported("opening layers on the way is the lab's own."),
-    can_quantise_base=Unsupported("it opens weights of the base, which train as they are."),
+    can_quantise_base=Unsupported("it trains base weights, which must be unquantised."),
     adds_parameters=True,
 )
 class Progressive(LoraAndBase):

@@ -44,10 +44,10 @@ class PtuningConfig:
     "find. The network is dropped when training ends.",
     formula="input = [f(e)₁ … f(e)_n, E[x₁] … E[x_T]]",
     parameter_formula="n h + (h m + m) + (m² + m) + (m h + h) with the MLP",
-    description="Vectors that are searched for one by one settle badly. P-tuning lets a small "
-    "network "
-    "produce all of them, so that they move together. Only its output is kept for answering: the "
-    "result is as small as prompt tuning's, while training holds the network as well.",
+    description="Virtual tokens trained independently converge badly. P-tuning lets a small "
+    "network produce all of them, so that they move together. Only its output is kept "
+    "for answering: the result is as small as prompt tuning's, while training holds "
+    "the network as well.",
     diagram_labels={"input": "f(e)"},
     config=PtuningConfig,
     default_lr=3e-3,

@@ -152,7 +152,7 @@ def compute_type(name: str) -> Any:
     title="QLoRA",
     source="arXiv:2305.14314",
     summary="LoRA beside a base that is stored in four bits: a quarter of the memory for weights, "
-    "paid with time to turn them back.",
+    "at the cost of dequantising them in every step.",
     formula="y = dequant(W₄) x + (α/r) B A x",
     parameter_formula="Σ over targets of r (d_in + d_out), as LoRA",
     description="The frozen base need not be exact, since only the adapter learns. QLoRA "

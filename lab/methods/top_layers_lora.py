@@ -46,8 +46,8 @@ class TopLayersLoraConfig(OpenedConfig):
     parameter_formula="weights of the top k layers + Σ over linear layers below of r (d_in + "
     "d_out)",
     description="The last layers are nearest to the words that come out and change most in full "
-    "fine-tuning. Here they may change freely, at a tenth of the adapters' rate, while the layers "
-    "below are only nudged by thin matrices.",
+    "fine-tuning. Here they may change freely, at a tenth of the adapters' rate, "
+    "while the layers below get only low-rank updates.",
     diagram_labels={"attention": "B·A, top: all", "feed_forward": "B·A, top: all"},
     config=TopLayersLoraConfig,
     default_lr=2e-4,

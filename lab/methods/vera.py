@@ -57,10 +57,11 @@ class VeraConfig:
     "times fewer parameters than LoRA.",
     formula="y = W₀x + b ⊙ B (d ⊙ A x), A and B frozen and shared",
     parameter_formula="Σ over targets of r + d_out",
-    description="LoRA learns both thin matrices of each layer. VeRA draws one random pair for the "
-    "whole model, freezes it, and learns only how strongly each of its directions counts in each "
-    "layer. What is stored is a handful of vectors; the random pair can be drawn again from its "
-    "seed, and is saved all the same so that the result does not depend on it.",
+    description="LoRA learns both low-rank matrices of each layer. VeRA draws one random pair for "
+    "the whole model, freezes it, and learns only how strongly each of its directions "
+    "counts in each layer. What is stored is a handful of vectors; the random pair "
+    "can be drawn again from its seed, and is saved all the same so that the result "
+    "does not depend on it.",
     diagram_labels={"attention": "b, d", "feed_forward": "b, d"},
     config=VeraConfig,
     default_lr=5e-3,

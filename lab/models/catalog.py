@@ -162,7 +162,7 @@ def _config_file(model_id: str) -> ModelSource:
     config = read_object(file) if file.suffix == ".json" else None
     if config is None or "model_type" not in config:
         raise LabError(
-            f"'{quote(model_id)}' is no readable config of a model.",
+            f"'{quote(model_id)}' is not a readable model config.",
             "Give a config.json that names a model_type.",
         )
     folders.check_config(config, model_id, file.name)

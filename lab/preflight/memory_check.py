@@ -21,7 +21,7 @@ NEAR = 0.02  # of the memory: so close to it, the outline's word is not enough
 def problems(
     spec: RunSpec, memory: MemoryForecast, base: BaseModel, device: TargetDevice
 ) -> list[Problem]:
-    """The refusal of a run that will not fit, unless its spec says to start it all the same. One of
+    """The refusal of a run that will not fit, unless its spec says to start anyway. One of
     which that cannot be said is not refused."""
     if memory.fits is not False or spec.hardware.ignore_memory:
         return []
@@ -40,7 +40,7 @@ def _refusal(spec: RunSpec, memory: MemoryForecast, base: BaseModel, device: Tar
     )
     change = smallest_change(spec, base, device)
     if change is None:
-        message += "No single change makes it fit; choose a smaller model or a smaller method. "
+        message += "No single change makes it fit; choose a smaller model or a lighter method. "
     else:
         saver, peak = change
         settings = ", ".join(
@@ -51,7 +51,7 @@ def _refusal(spec: RunSpec, memory: MemoryForecast, base: BaseModel, device: Tar
             f"The smallest change that fits: {saver.title.lower()} ({settings}), "
             f"{formatting.size(peak)}. "
         )
-    return message + "Set hardware.ignore_memory to true to start it all the same."
+    return message + "Set hardware.ignore_memory to true to start anyway."
 
 
 def smallest_change(

@@ -93,7 +93,7 @@ def resume(run: RunDir, settings: list[str] | None = None, *, incomplete: bool =
         run.attempts.mkdir(exist_ok=True)
         attempt_dir.mkdir()
     except FileExistsError:
-        raise LabError(f"{run.id} is being resumed already.", "Wait a moment.") from None
+        raise LabError(f"{run.id} is already being resumed.", "Wait a moment.") from None
     if now.state == "done" and run.artifact.is_dir():  # a stop may come before it is as far again
         shutil.copytree(run.artifact, attempt_dir / "artifact", copy_function=_link_or_copy)
     ended = (run.process, run.killed, run.environment, run.heartbeat, run.result, run.claim)

@@ -101,12 +101,13 @@ def merged_changes(run: RunDir, settings: list[str]) -> dict[str, Any]:
             problems.append(
                 Problem(
                     quote(field),
-                    "cannot change on resuming: it would be another run. Start a new one; "
-                    f"these may change: {', '.join(f'train.{name}' for name in CHANGEABLE)}.",
+                    "cannot change when resuming. Start a new run, or change only: "
+                    f"{', '.join(f'train.{name}' for name in CHANGEABLE)}.",
                 )
             )
         elif after["train"].get(name) == "auto":
-            problems.append(Problem(quote(field), "is auto; on resuming, give a value."))
+            message = "is auto; give an explicit value when resuming."
+            problems.append(Problem(quote(field), message))
     rows = spec.train.batch_size * spec.train.gradient_accumulation_steps
     rows_before = now.train.batch_size * now.train.gradient_accumulation_steps
     if rows != rows_before:

@@ -87,15 +87,18 @@ def status(run: RunDir) -> Status:
         return Status(
             "crashed",
             **progress,
-            message="The worker is gone without a result: killed, out of memory, or a power cut.",
-            hint="Resume it; it goes on from its newest valid checkpoint.",
+            message=(
+                "The worker ended without a result: it was killed, ran out of memory, or the "
+                "machine lost power."
+            ),
+            hint="Resume it to continue from the latest valid checkpoint.",
         )
     age = _age(run, beat)
     if age is not None and age > STALLED_S:
         return Status(
             "stalled",
             **progress,
-            message=f"The worker lives but has not been heard for {age:.0f} s.",
+            message=f"The worker is running but has not reported for {age:.0f} s.",
             hint="Wait if the machine is overloaded; otherwise cancel and resume.",
         )
     state = STATE_OF_PHASE.get(progress["phase"], "starting")

@@ -95,8 +95,7 @@ class Supervisor:
         if not running and not 0 < needed - free <= held:
             return ""  # nobody here can make room: the prediction was looked at when it was checked
         amounts = (
-            f"about {(needed - RESERVE_BYTES) / 1e9:.1f} GB are needed, "
-            f"{max(free, 0) / 1e9:.1f} GB are free"
+            f"needs about {(needed - RESERVE_BYTES) / 1e9:.1f} GB, {max(free, 0) / 1e9:.1f} GB free"
         )
         chat = f", and {chat_memory.HOLDS} {held / 1e9:.1f} GB" if held else ""
         return f"Waiting for memory: {amounts}{chat}."
@@ -109,7 +108,7 @@ class Supervisor:
             self.children[run.id] = worker
         except (LabError, OSError) as error:
             message = f"The worker could not be started: {error}"
-            hint = "Resume it once the cause is gone."
+            hint = "Fix the cause, then resume."
             write_result(run, Result("failed", message, hint, ended=time.time()))
 
     def _reap(self) -> None:

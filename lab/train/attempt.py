@@ -91,8 +91,8 @@ class Attempt:
         saved = newest_checkpoint(self.run, self.telemetry)
         if saved is not None and (text := changes_since_last_attempt(self.run)):
             self.telemetry.warn(
-                f"Resumed under other conditions ({text}): the result need not be equal bit for "
-                "bit to that of an uninterrupted run."
+                f"Resumed in a different environment ({text}): the result may not be bit-identical "
+                "to an uninterrupted run."
             )
         settled = record_reader.last_event(self.run, PACKING)  # by an earlier attempt
         if settled.get("packing") == "off":
@@ -209,14 +209,14 @@ class Attempt:
         self._check_commands()
         if self.loss == "fused" and not fused_matches_plain(model, precision=train.precision):
             self.telemetry.warn(
-                "This architecture changes its logits after the head, so the fused loss would be "
-                "wrong; training with the plain loss."
+                "This architecture post-processes its logits (soft-capping or scaling), so the "
+                "plain loss is used instead of the fused one."
             )
             self.loss = "plain"
         if not is_causal(model, precision=train.precision):
             raise LabError(
-                f"'{self.spec.model}' lets a token see the ones behind it, so it cannot be trained "
-                "to write text.",
+                f"'{self.spec.model}' is not causal: tokens attend to later tokens, so it cannot "
+                "be trained to generate text.",
                 "Choose a causal language model.",
             )
         if tries_packing and self.spec.data.packing == "on":
@@ -240,7 +240,7 @@ class Attempt:
         requested = RunSpec.requested(read_object(self.run.spec) or {})
         if part(requested, "data").get("packing") == "on":
             raise LabError(
-                f"'{self.spec.model}' lets packed sequences see each other.",
+                f"'{self.spec.model}' lets packed sequences attend to each other.",
                 "Set data.packing to off or auto.",
             )
         self.telemetry.warn("This architecture lets packed sequences see each other: not packing.")
@@ -333,7 +333,7 @@ class Attempt:
             loss=self.loss,
         )
         if failed:
-            self.telemetry.warn(f"The layers cannot be compiled ({failed}); training without.")
+            self.telemetry.warn(f"torch.compile failed ({failed}); training continues without it.")
 
     def _conductor(self, model: Any, data: PreparedData, saved: Checkpoint | None) -> RunCallback:
         """The loop, the progress so far, and what happens between steps."""

@@ -227,8 +227,8 @@ class RunCallback:
         if patience is None or self.evals_without_improvement < patience:
             return False
         self.telemetry.warn(
-            f"Stopped early at step {self.used.step}: the evaluation loss has not been "
-            f"below {self.best_loss:.4f} for {self.evals_without_improvement} evaluations."
+            f"Early stopping at step {self.used.step}: evaluation loss has not improved on "
+            f"{self.best_loss:.4f} for {self.evals_without_improvement} evaluations."
         )
         return True
 
@@ -239,8 +239,8 @@ class RunCallback:
         self._has_warned = True
         self.telemetry.warn(
             f"The evaluation loss is {loss:.3f} at step {self.used.step}, after "
-            f"{self.best_loss:.3f} at its best: training may be diverging. Stop it and lower "
-            "train.learning_rate, or keep the best checkpoint."
+            f"{self.best_loss:.3f} at its best: the model may be overfitting or diverging. Stop it "
+            "and lower train.learning_rate, or keep the best checkpoint."
         )
 
     def _missing_disk_space(self) -> str:
@@ -259,8 +259,8 @@ class RunCallback:
 
     def _warn_checkpoint_skipped(self, why: str) -> None:
         self.telemetry.warn(
-            f"The checkpoint of step {self.used.step} was not written: {why}. Training "
-            "goes on with the one before; the next one is written once there is room."
+            f"The checkpoint of step {self.used.step} was not saved: {why}. Training continues; "
+            "the next one is saved when there is space."
         )
 
     def save(self) -> None:

@@ -19,19 +19,19 @@ def newest_checkpoint(run: RunDir, telemetry: Telemetry) -> Checkpoint | None:
         telemetry.warn(f"Skipped a checkpoint: {reason}")
     if saved is None and skipped:
         raise LabError(
-            f"None of the {len(skipped)} checkpoints is whole: {' '.join(skipped)}",
-            "Resume with `--incomplete` to go on from the newest weights without the lost "
-            "optimizer or random state, or start a new run.",
+            f"None of the {len(skipped)} checkpoints is complete: {' '.join(skipped)}",
+            "Resume with `--incomplete` to continue from the newest weights without the lost "
+            "optimizer or RNG state, or start a new run.",
         )
     if saved is not None and saved.missing_files:
         telemetry.warn(
-            f"{saved.path.name} lacks {', '.join(saved.missing_files)}, which starts anew: the "
-            "result is not that of an uninterrupted run."
+            f"{saved.path.name} is missing {', '.join(saved.missing_files)}; that state is reset, "
+            "so the result differs from an uninterrupted run."
         )
     changes = resume_settings.describe_changes(run)
     if saved is not None and changes:
         telemetry.warn(
-            f"From step {saved.step} on with other settings: {changes}. The result is not "
-            "that of an uninterrupted run."
+            f"Settings changed from step {saved.step} on: {changes}. The result differs from an "
+            "uninterrupted run."
         )
     return saved

@@ -94,13 +94,14 @@ def out_of_memory(run: RunDir, phase: str) -> OutOfMemory:
 def memory_in_words(memory: OutOfMemory) -> str:
     """The phase, and what takes most of the memory."""
     most = [f"{name} {formatting.size(size)}" for name, size in list(memory.parts.items())[:3]]
-    return f"Out of memory while {memory.phase}. Most is taken by {', '.join(most)} (predicted)."
+    largest = ", ".join(most)
+    return f"Out of memory while {memory.phase}. Largest parts (estimated): {largest}."
 
 
 def hint_for(error: Exception) -> str:
     """What to do about an error of a library."""
     if is_out_of_memory(error):
-        return "The fixes below, or `lab fixes RUN`, say what would fit and how much each saves."
+        return "See the suggestions below, or run `python -m lab fixes RUN`."
     if isinstance(error, OSError) and error.errno == 28:
         return "The disk is full: delete runs or checkpoints, then resume."
-    return "The log has the whole traceback."
+    return "See the log for the full traceback."

@@ -146,6 +146,8 @@ def finish(chart: go.Figure, ends: list[End], *, log: bool = False) -> go.Figure
     room = (high - low) * MARGIN or abs(high) * MARGIN or 1.0
     bottom, top = low - room, high + room
     chart.layout.yaxis.range = [bottom, top]
+    if log and top - bottom < 0.7:  # 1, 2 and 5 alone would leave one line, or none
+        chart.layout.yaxis.dtick = "D1"
     height = max(1.0, float(chart.layout.height) - 50)  # of the plot, without the axis below
     ends = [end for end in ends if math.isfinite(end.y) and (end.y > 0 or not log)]
     pixels = [(_in_units(end.y, log) - bottom) / (top - bottom) * height for end in ends]

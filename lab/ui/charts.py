@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 
 from lab.atomic_files import number
 from lab.checked_run import read_forecast
+from lab.runs import checkpoints
 from lab.runs.metric_columns import Columns
 from lab.runs.metric_series import MetricSeries, ema
 from lab.ui import colours
@@ -48,6 +49,7 @@ def loss(series: MetricSeries, view: View, overlay: MetricSeries | None = None) 
     if len(at):
         line(chart, at, values, "evaluation", colour, dots=True)
         ends += _ends(at, values, "evaluation", colour)
+    _checkpoints(chart, series, view, scale, colour)
     if overlay is not None:
         at, values = _evaluations(overlay, view.by, scale)
         other = colours.hex_of_run(overlay.run, view.dark)
@@ -60,6 +62,43 @@ def loss(series: MetricSeries, view: View, overlay: MetricSeries | None = None) 
         level(chart, base["eval/loss"], view.quiet)
         ends.append(End(f"base {base['eval/loss']:.2f}", base["eval/loss"], view.quiet))
     return finish(chart, ends, log=view.log)
+
+
+def _checkpoints(
+    chart: go.Figure, series: MetricSeries, view: View, scale: float, colour: str
+) -> None:
+    """A square for each checkpoint, on the curve of the evaluation loss if it was measured there,
+    else on that of the training loss. A click tells the step."""
+    train, held_out = series.train, series.evaluation
+    smooth = ema(train.get("train/loss"), view.smoothing)
+    points = []
+    for step in map(checkpoints.step_of, checkpoints.listing(series.run.checkpoints)):
+        measured = np.flatnonzero(held_out.get("step") == step)
+        trained = np.flatnonzero(train.get("step") == step)
+        if len(measured):
+            x, y = held_out.get(view.by)[measured[-1]], held_out.get("eval/loss")[measured[-1]]
+        elif len(trained):
+            x, y = train.get(view.by)[trained[-1]], smooth[trained[-1]]
+        else:
+            continue
+        if _is_shown(float(y), view.log):
+            points.append((float(x) / scale, float(y), step))
+    if not points:
+        return
+    chart.add_trace(
+        go.Scatter(
+            x=[x for x, _, _ in points],
+            y=[y for _, y, _ in points],
+            customdata=[step for _, _, step in points],
+            name="checkpoint",
+            mode="markers",
+            marker={"symbol": "square-open", "size": 11, "color": colour, "line": {"width": 2}},
+            selected={"marker": {"size": 14}},
+            unselected={"marker": {"opacity": 1}},
+            showlegend=False,
+            hovertemplate="checkpoint of step %{customdata}: click to chat<extra></extra>",
+        )
+    )
 
 
 def _evaluations(series: MetricSeries, by: str, scale: float) -> tuple[np.ndarray, np.ndarray]:

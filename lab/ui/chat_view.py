@@ -102,7 +102,7 @@ def message_field(
         with row:
             written = st.chat_input(
                 "Your next message waits until all have answered" if is_busy
-                else "Ask all of them the same",
+                else "Message all models",
                 key="chat.prompt", max_chars=LONGEST,
             )  # fmt: skip
     if chat is not None and is_busy:

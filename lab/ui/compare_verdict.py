@@ -64,7 +64,7 @@ def _terms(terms: EqualTerms, shown: list[Contestant]) -> None:
         st.markdown("Choose a second run to compare with.")
         return
     icon = "block" if terms.unequal else "balance"
-    st.markdown(f"#### :material/{icon}: {terms.title}")
+    st.markdown(f"### :material/{icon}: {terms.title}")
     for reason in terms.unequal[:REASONS]:
         st.markdown(f":red[:material/close: {reason}]")
     if len(terms.unequal) > REASONS:

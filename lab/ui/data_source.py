@@ -134,8 +134,8 @@ def _path() -> str:
         "Path",
         key="data.path",
         placeholder="/home/me/chats.jsonl",
-        help="A .jsonl .json .csv .tsv .parquet or .txt file, also gzipped. It is read where it "
-        "is, not copied.",
+        help="A .jsonl .json .csv .tsv .parquet or .txt file, also gzipped. Read in place, not "
+        "copied.",
         persist_state="session",
     )
     return path.strip()

@@ -247,24 +247,24 @@ def show_template_notes(preview: dict[str, Any]) -> None:
     if preview["has_chats"]:
         default = "the tokenizer's own" if template["has_own"] else "none of its own, so **plain**"
         name = default if template["name"] == "auto" else f"**{escape_markdown(template['name'])}**"
-        st.markdown(f":material/forum: Template: {name}; an answer ends with {end}.")
+        st.markdown(f":material/forum: Chat template: {name}; end-of-turn token {end}.")
         if template["injects"]:
-            st.markdown(":material/warning: Without a system prompt the template writes its own:")
+            st.markdown(":material/warning: Without a system prompt the template inserts this one:")
             st.code(plain(template["injects"]), language=None, wrap_lines=True)
         for note in template["notes"]:
             st.markdown(f":material/info: {escape_markdown(note)}")
     else:
         st.markdown(
-            f":material/article: Plain text: continued pretraining, each text ends with {end}."
+            f":material/article: Plain text (continued pretraining); each document ends with {end}."
         )
     for note in preview["notes"]:
         st.markdown(f":material/info: {escape_markdown(note)}")
     waste = preview["waste"]
     if waste:
         st.markdown(
-            f":material/compress: Padding: {waste['shuffled']:.0%} of a batch as the rows come, "
-            f"{waste['bucketed']:.0%} in buckets, {waste['packed']:.0%} packed "
-            f"({waste['rows']:,.0f} rows into {waste['packed_rows']:,.0f})."
+            f":material/compress: Padding: {waste['shuffled']:.0%} shuffled, "
+            f"{waste['bucketed']:.0%} grouped by length, {waste['packed']:.0%} packed "
+            f"({waste['rows']:,.0f} examples into {waste['packed_rows']:,.0f} sequences)."
         )
 
 

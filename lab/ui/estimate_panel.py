@@ -117,7 +117,7 @@ def _memory(forecast: Forecast, view: View, place: str) -> None:
     st.markdown(legend(memory.at_peak or Parts()))
     if memory.fits is False:
         st.warning(
-            'This run will not fit. Press "Check settings" to see the smallest change that does.'
+            'This run will not fit. "What would fit" in the bar below names changes that do.'
         )
     elif memory.trace_error:
         st.warning("Whether it fits is not known: this model's step cannot be traced.")

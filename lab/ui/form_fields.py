@@ -34,8 +34,10 @@ def folded(label: str, section: str, config: type, names: list[str]) -> None:
     changed = changes(section, config, names)
     count = f"{changed} changed" if changed else "all at default"
     state = form.key(section, "fold." + names[0])
-    if form_problems.any_of(section, names):
-        st.session_state[state] = True  # `expanded` does not open one that is already drawn
+    # a new count is a new expander, which would close under the hands of who edits in it;
+    # `expanded` does not open one that is already drawn
+    if form_problems.any_of(section, names) or st.session_state.get(state):
+        st.session_state[state] = True
     with st.expander(f"{label} · {count}", type="compact", key=state, on_change="rerun"):
         draw(section, config, names)
 

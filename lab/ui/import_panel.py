@@ -16,7 +16,7 @@ from lab.ui.markdown_safety import user_errors
 
 def show() -> None:
     with st.popover("Import a run", icon=":material/upload_file:"):
-        st.caption("A file made by `python -m lab export`. Nothing in it is ever executed.")
+        st.caption("A file made by `python -m lab export`. No code in it is executed.")
         uploaded = st.file_uploader("Exported run", type="zip", key="runs.import")
         if uploaded is None or not st.button("Import", type="primary", key="runs.import.go"):
             return

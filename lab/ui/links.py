@@ -24,12 +24,6 @@ def open_run(run_id: str) -> None:
     st.switch_page(page("monitor"), query_params={"run": run_id})
 
 
-def open_chat(models: list[str]) -> None:
-    """Go to a new chat with these models."""
-    st.session_state.pop("chat.c", None)
-    st.switch_page(page("chat"), query_params={"models": ",".join(models)})
-
-
 def open_comparison(run_ids: Sequence[str]) -> None:
     """Go to Compare with these runs."""
     st.switch_page(page("compare"), query_params={"runs": ",".join(run_ids)})

@@ -1,154 +1,270 @@
-"""The pictures of the Memory page: estimates in, Plotly figures out."""
+"""The pictures of the Memory page: estimates in, Plotly figures and tables out."""
 
 from __future__ import annotations
 
 import csv
 import io
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import plotly.graph_objects as go
 
-from lab import methods
+from lab import formatting, methods
 from lab.forecast import rules_of_thumb
-from lab.forecasts import DiskForecast, MemoryForecast, Parts, Speed, recomputed_layers
+from lab.forecasts import DiskForecast, MemoryForecast, Parts, Speed, checkpointed_layers
 from lab.ui.charts import View, figure
 from lab.ui.method_estimates import MethodRow
 
 TITLES = {
     "weights": "weights",
     "gradients": "gradients",
-    "optimizer": "optimizer state",
+    "optimizer": "optimizer states",
     "activations": "activations",
     "loss": "logits and loss",
     "workspace": "workspace",
 }
 GREY = "#8a9aa0"
+ROOM = 1.3  # times the longest bar: the figure at its end needs some
+RULES_ROOM = 1.6  # times the longest bar at most; what lies beyond is marked at the edge
 
 
-def bars(rows: list[MethodRow], device: dict[str, Any], view: View) -> go.Figure:
-    """One stacked bar a method: the parts at its peak, against the line of the device, with the
-    rules of thumb that speak of such a run as markers."""
-    chart = figure(view, x="GB at the peak", y="", height=210 + 46 * len(rows))
+@dataclass(frozen=True)
+class Bars:
+    """What one setting gives: the methods on one device, whose memory may be unknown."""
+
+    rows: list[MethodRow]
+    device_name: str
+    device_bytes: int | None = None
+    letter: str = ""  # A or B beside each other
+
+    def peak(self, name: str) -> int | None:
+        """Bytes of a method, None without a figure."""
+        row = next((row for row in self.rows if row.name == name), None)
+        return row.forecast.memory.peak_bytes or None if row else None
+
+
+def order(settings: list[Bars]) -> list[str]:
+    """The names of the methods, the smallest peak of the first setting first."""
+    peaks: dict[str, int] = {}
+    for bars in settings:
+        for row in bars.rows:
+            peaks.setdefault(row.name, row.forecast.memory.peak_bytes)
+    return sorted(peaks, key=lambda name: peaks[name])
+
+
+def chart(settings: list[Bars], view: View, *, rules: bool = False) -> go.Figure:
+    """A stacked bar for each method and setting: the parts at its peak, the figure at its end in
+    the colour of whether it fits, and the device's memory as a line where the bars come near it.
+    `rules`: with the rules of thumb as diamonds."""
+    names = order(settings)
+    is_pair = len(settings) > 1
+    each = 44 if is_pair else 30
+    drawn = figure(view, x="peak memory (GB)", y="", height=130 + each * len(names))
+    peaks = [row.forecast.memory.peak_bytes for bars in settings for row in bars.rows]
+    longest = max(peaks, default=1) / 1e9
+    for index, bars in enumerate(settings):
+        offset = (index - 0.5) * 0.42 if is_pair else 0.0
+        positions = [names.index(row.name) + offset for row in bars.rows]
+        _stack(drawn, bars, positions, view, width=0.38 if is_pair else 0.66, legend=index == 0)
+        _ends(drawn, bars, positions, view)
+        if rules:
+            below = [names.index(row.name) + 0.5 for row in bars.rows]
+            _rules(drawn, bars.rows, below, view, edge=longest * RULES_ROOM)
+    _devices(drawn, settings, longest, view)
+    drawn.update_layout(
+        barmode="stack",
+        hovermode="closest",
+        legend={"yref": "container", "y": 1, "yanchor": "top", "traceorder": "normal"},
+        margin={"l": 8, "r": 16, "t": 70 if drawn.layout.shapes else 40, "b": 44},
+    )
+    drawn.update_xaxes(range=[0, longest * (RULES_ROOM * 1.05 if rules else ROOM)])
+    drawn.update_yaxes(
+        range=[len(names) - 0.4, -0.6], showgrid=False, tickvals=list(range(len(names))),
+        ticktext=[methods.get(name).title for name in names],
+    )  # fmt: skip
+    return drawn
+
+
+def _stack(
+    drawn: go.Figure, bars: Bars, positions: list[float], view: View, width: float, legend: bool
+) -> None:
     colours = (*view.colours[:5], GREY)
     for colour, (part, title) in zip(colours, TITLES.items(), strict=True):
-        chart.add_trace(
+        drawn.add_trace(
             go.Bar(
-                y=[row.title for row in rows],
-                x=[_at_peak(row).get(part) / 1e9 for row in rows],
+                y=positions,
+                x=[_at_peak(row).get(part) / 1e9 for row in bars.rows],
+                width=width,
                 name=title,
+                legendgroup=part,
+                showlegend=legend,
                 orientation="h",
                 marker={"color": colour},
-                hovertemplate=f"{title} %{{x:.2f}} GB<extra></extra>",
+                customdata=[f"{row.title} {bars.letter}".strip() for row in bars.rows],
+                hovertemplate=f"%{{customdata}}: {title} %{{x:.2f}} GB<extra></extra>",
             )
         )
-    peaks = [row.forecast.memory.peak_bytes for row in rows]
+
+
+def _ends(drawn: go.Figure, bars: Bars, positions: list[float], view: View) -> None:
+    """ "A 16.2 GB fits" behind each bar, green or red."""
+    marks = {True: "✓ fits", False: "✕ too large", None: ""}
+    inks = {True: view.colours[3], False: view.colours[4], None: view.quiet}
+    verdicts = [row.forecast.memory.fits for row in bars.rows]
+    texts = [
+        f" {bars.letter} {_short(row.forecast.memory.peak_bytes)} {marks[fits]}"
+        for row, fits in zip(bars.rows, verdicts, strict=True)
+    ]
+    drawn.add_trace(
+        go.Scatter(
+            y=positions,
+            x=[row.forecast.memory.peak_bytes / 1e9 for row in bars.rows],
+            mode="text",
+            text=[text.replace("  ", " ") for text in texts],
+            textposition="middle right",
+            textfont={"color": [inks[fits] for fits in verdicts], "size": 12},
+            showlegend=False,
+            hoverinfo="skip",
+            cliponaxis=False,
+        )
+    )
+
+
+def _short(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 10**9 else formatting.size(size)
+
+
+def _rules(
+    drawn: go.Figure, rows: list[MethodRow], positions: list[float], view: View, edge: float
+) -> None:
+    """The rules of thumb that speak of such a run, below the bars of the methods that they mean;
+    those beyond the edge as arrows on it."""
     points = [
-        (row.title, claim, value, value / peak - 1)
-        for row, peak in zip(rows, peaks, strict=True)
+        (position, claim, value / 1e9, value / row.forecast.memory.peak_bytes - 1)
+        for row, position in zip(rows, positions, strict=True)
+        if methods.get(row.name).is_standard
         for claim, value in row.forecast.rules.items()
     ]
-    if points:
-        chart.add_trace(
-            go.Scatter(
-                y=[title for title, *_ in points],
-                x=[value / 1e9 for _, _, value, _ in points],
-                name="rules of thumb",
-                mode="markers",
-                marker={
-                    "symbol": "diamond-open",
-                    "size": 10,
-                    "color": view.ink,
-                    "line": {"width": 1.5, "color": view.ink},
-                },
-                customdata=[[claim, f"{error:+.0%}"] for _, claim, _, error in points],
-                hovertemplate="%{customdata[0]}: %{x:.1f} GB (%{customdata[1]})<extra></extra>",
-            )
+    drawn.add_trace(
+        go.Scatter(
+            y=[position for position, *_ in points],
+            x=[min(value, edge) for _, _, value, _ in points],
+            name="rules of thumb",
+            legendgroup="rules",
+            showlegend=not any(trace.legendgroup == "rules" for trace in drawn.data),
+            mode="markers",
+            marker={
+                "symbol": [
+                    "triangle-right-open" if value > edge else "diamond-open"
+                    for _, _, value, _ in points
+                ],
+                "size": 8,
+                "color": view.ink,
+                "line": {"width": 1.5, "color": view.ink},
+            },
+            customdata=[[claim, f"{error:+.0%}", value] for _, claim, value, error in points],
+            hovertemplate="%{customdata[0]}: %{customdata[2]:.1f} GB (%{customdata[1]})"
+            "<extra></extra>",
         )
-    if device.get("bytes"):
-        size = device["bytes"] / 1e9
-        chart.add_vline(
+    )
+
+
+def _devices(drawn: go.Figure, settings: list[Bars], longest: float, view: View) -> None:
+    """A line at each device's memory, where the bars come near it: the bars make the scale."""
+    sizes: dict[tuple[str, float], list[str]] = {}
+    for bars in settings:
+        if bars.device_bytes:
+            device = bars.device_name, bars.device_bytes / 1e9
+            sizes.setdefault(device, []).append(bars.letter)
+    for index, ((name, size), letters) in enumerate(sizes.items()):
+        letter = f"{letters[0]} " if len(sizes) > 1 else ""
+        if size > longest * ROOM:
+            continue
+        drawn.add_vline(
             x=size,
-            line={"color": view.colours[3], "width": 2, "dash": "dash"},
+            line={"color": view.ink, "width": 1.5, "dash": "dash"},
             annotation={
-                "text": f"{device['name']}: {size:.1f} GB",
-                "font_color": view.colours[3],
+                "text": f"{letter}{name}: {size:.1f} GB",
+                "font": {"color": view.ink, "size": 12},
                 "yanchor": "bottom",
+                "yshift": 16 * index,
             },
             annotation_position="top",
         )
-    widest = max([*peaks, *(value for _, _, value, _ in points), device.get("bytes") or 0])
-    chart.update_layout(
-        barmode="stack",
-        hovermode="closest",
-        bargap=0.35,
-        legend={
-            "orientation": "h",
-            "yref": "container",
-            "y": 0,
-            "yanchor": "bottom",
-            "traceorder": "normal",
-        },
-        margin={"l": 8, "r": 16, "t": 36, "b": 120},
-    )
-    chart.update_xaxes(range=[0, widest * 1.12 / 1e9])
-    chart.update_yaxes(autorange="reversed", showgrid=False)
-    return chart
 
 
 def _at_peak(row: MethodRow) -> Parts:
     return row.forecast.memory.at_peak or Parts()
 
 
-def table(rows: list[MethodRow]) -> list[dict[str, Any]]:
-    """The bars as rows of figures, in GB, with the predicted speed, energy and disk."""
-    table = []
-    for row in rows:
-        memory, disk = row.forecast.memory, row.forecast.disk or DiskForecast()
-        speed = row.forecast.speed or Speed()
-        table.append(
-            {
+def table(settings: list[Bars]) -> list[dict[str, Any]]:
+    """The bars as rows of figures in their order, in GB, with the estimated speed, energy and
+    disk."""
+    names = order(settings)
+    lines = []
+    for bars in settings:
+        for row in sorted(bars.rows, key=lambda row: names.index(row.name)):
+            memory, disk = row.forecast.memory, row.forecast.disk or DiskForecast()
+            speed = row.forecast.speed or Speed()
+            parts = {
+                f"{title} (GB)": _at_peak(row).get(part) / 1e9 for part, title in TITLES.items()
+            }
+            line: dict[str, Any] = {"setting": bars.letter} if bars.letter else {}
+            line |= {
                 "method": row.title,
                 "fits": _fits(memory),
-                "peak": memory.peak_bytes / 1e9,
-                "tokens/s": speed.tokens_per_s,
-                "recomputes": recomputed_layers(row.forecast.settings),
-                **{title: _at_peak(row).get(part) / 1e9 for part, title in TITLES.items()},
+                "peak memory (GB)": memory.peak_bytes / 1e9,
+                "tokens/s": None if speed.tokens_per_s is None else round(speed.tokens_per_s),
+                "checkpointed layers": checkpointed_layers(row.forecast.settings),
+                **parts,
                 "phase": memory.peak_phase,
-                "Wh a million tokens": speed.wh_per_million_tokens,
-                "result on disk, GB": disk.artifact / 1e9,
-                "by": memory.how.in_words,
+                "Wh per million tokens": speed.wh_per_million_tokens,
+                "trained model (GB)": disk.artifact / 1e9,
+                "estimate": "traced" if memory.how.is_exact else memory.how.in_words,
             }
-        )
-    return table
+            lines.append(line)
+    return lines
 
 
 def _fits(memory: MemoryForecast) -> str:
     if memory.fits is None:
-        return "not known" if memory.trace_error else ""
-    return "yes" if memory.fits else "no"
+        return "not known" if memory.trace_error else "–"
+    return "✓ yes" if memory.fits else "✕ no"
+
+
+def differences(first: Bars, second: Bars) -> list[dict[str, Any]]:
+    """Both settings by method, in GB: what the second one needs more or less."""
+    lines = []
+    for name in order([first, second]):
+        before, after = ((bars.peak(name) or math.nan) / 1e9 for bars in (first, second))
+        known = [None if math.isnan(size) else size for size in (before, after, after - before)]
+        columns = ("A (GB)", "B (GB)", "B less A (GB)")
+        lines.append({"method": methods.get(name).title} | dict(zip(columns, known, strict=True)))
+    return lines
 
 
 def held_against(rows: list[MethodRow]) -> list[dict[str, Any]]:
-    """Every rule of thumb beside the prediction for the run that it speaks of."""
+    """Every rule of thumb next to the estimate for the run that it speaks of."""
     seen: set[str] = set()
-    table = []
+    lines = []
     for row in sorted(rows, key=lambda row: not methods.get(row.name).is_standard):
         peak = row.forecast.memory.peak_bytes
         for claim, value in row.forecast.rules.items():
             if claim in seen:
                 continue  # the usual method of a kind stands for it
             seen.add(claim)
-            table.append(
+            lines.append(
                 {
                     "claim": claim,
-                    "says": rules_of_thumb.says(claim),
-                    "for": row.title,
-                    "rule, GB": value / 1e9,
-                    "predicted, GB": peak / 1e9,
+                    "rule of thumb": rules_of_thumb.says(claim),
+                    "method": row.title,
+                    "rule (GB)": value / 1e9,
+                    "estimate (GB)": peak / 1e9,
                     "error": value / peak - 1,
                 }
             )
-    return table
+    return lines
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:

@@ -1,267 +1,291 @@
-"""The parts of the Memory page: what is asked, and the answers as they come in."""
+"""The answers of the Memory page: one sentence, the bars, and the tables below them in tabs."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Any
 
+import pandas as pd
 import streamlit as st
 
-from lab import formatting, gpu_table, host, json_text, methods, paths
-from lab.atomic_files import write_atomic
-from lab.errors import LabError
+from lab import formatting, methods
 from lab.forecast import rules_of_thumb
-from lab.models import catalog, shipped_configs
+from lab.paths import RunDir, runs
 from lab.preflight.client import planner
-from lab.ui import claim_links, memory_charts
+from lab.runs import estimate_history, index
+from lab.ui import claim_links, memory_charts, settings_search_panel, titles
 from lab.ui.charts import CONFIG, View
-from lab.ui.markdown_safety import escape_markdown, plain
-from lab.ui.method_estimates import MethodEstimates, MethodRow, own_ranks, spec_of
+from lab.ui.markdown_safety import escape_markdown, plain, user_errors
+from lab.ui.memory_charts import Bars
+from lab.ui.memory_settings import Setting
+from lab.ui.method_estimates import spec_of
 
-HERE = "this machine"
-LARGEST_UPLOAD = 1_000_000  # bytes of a config.json
-# C3's rows: a shipped config of each size
-SIZES = {"13B": "Llama-2-13B", "34B": "CodeLlama-34B", "70B": "Llama-3-70B"}
-SEVEN = "Mistral-7B-v0.3"
-
-
-def choose_model() -> str:
-    """A shipped config, a built-in model, a hub id, a folder, or an uploaded config.json."""
-    options = [config.id for config in shipped_configs.shipped()]
-    options += [f"builtin:{model.name}" for model in catalog.BUILT_IN if model.is_ready]
-    # by hand: a bound list takes nothing from the URL but its own options
-    model_in_url = st.query_params.get("model") or "config:Llama-3.1-8B"
-    if model_in_url not in options:
-        options.insert(0, model_in_url[:4096])
-    st.session_state["memory.model"] = model_in_url
-    chosen: str = st.selectbox(
-        "Model",
-        options,
-        key="memory.model",
-        format_func=lambda name: str(plain(name)),
-        on_change=_keep_model,
-        accept_new_options=True,
-        help="A shipped config, or type a hub id or a folder with config.json.",
-    )
-    with st.popover("Upload a config.json", icon=":material/upload_file:"):
-        uploaded = st.file_uploader("config.json", type="json", key="memory.upload")
-    if uploaded is not None:
-        return _uploaded(uploaded.getvalue())
-    return chosen
+TABS = ("Figures", "What still fits", "Fastest settings", "Rules of thumb", "Measured runs")
+# a listed config of each size that the published table speaks of
+SIZES = {7: "Mistral-7B-v0.3", 13: "Llama-2-13B", 34: "CodeLlama-34B", 70: "Llama-3-70B"}
 
 
-def _keep_model() -> None:
-    st.query_params["model"] = st.session_state["memory.model"]
+def bars_of(setting: Setting) -> Bars:
+    rows = setting.estimates.rows()
+    size = rows[0].forecast.device_bytes if rows else None
+    return Bars(rows, setting.device_name, size, setting.letter)
 
 
-def _uploaded(content: bytes) -> str:
-    """The folder that an uploaded config.json was put into. Raises LabError."""
-    if len(content) > LARGEST_UPLOAD:
-        raise LabError("The file is larger than 1 MB.", "A config.json has a few kB.")
-    try:
-        config = json_text.parse(content)
-    except json_text.BadJson as error:
-        raise LabError(f"The file is not JSON: {error}.", "Give a model's config.json.") from None
-    if not isinstance(config, dict) or "model_type" not in config:
-        raise LabError("This is no config.json of a model.", "It must name a model_type.")
-    folder = paths.home() / "uploads" / "configs" / hashlib.sha256(content).hexdigest()[:16]
-    paths.make_folder(folder)
-    write_atomic(folder / "config.json", json.dumps(config))
-    return str(folder)
-
-
-def choose_device() -> tuple[str, dict[str, Any]]:
-    """(the device's name, what the planner takes for it)."""
-    names = [gpu.name for gpu in gpu_table.GPUS]
-    chosen: str = st.selectbox(
-        "Device",
-        [*names, HERE],
-        index=names.index("RTX 4090 24GB"),
-        key="device",
-        bind="query-params",  # by its plain name: what is shown of it may change
-    )
-    st.caption(_device_title(chosen))
-    return chosen, {} if chosen == HERE else {"gpu": chosen}
-
-
-def _device_title(name: str) -> str:
-    if name == HERE:
-        gpus = host.gpus()
-        return escape_markdown(gpus[0]["name"]) if gpus else "no GPU: runs train on the processor"
-    gpu = gpu_table.get(name)
-    return (
-        f"{formatting.size(gpu.usable_bytes)} for the run · {gpu.bandwidth / 1e9:,.0f} GB/s · "
-        f"{gpu.flops / 1e12:,.0f} TFLOP/s · {gpu.watts:.0f} W"
-    )
-
-
-def choose_method() -> methods.Method:
-    names = methods.names()
-    chosen: str = st.selectbox(
-        "Method", names, index=names.index(methods.DEFAULT), key="memory.method",
-        format_func=lambda name: methods.get(name).title,
-    )  # fmt: skip
-    return methods.get(chosen)
-
-
-def settings() -> dict[str, Any]:
-    """Rows, length, rank and what is kept, from the controls; the URL keeps them."""
-    grid = st.grid(3, min_column_width=220, gap="medium")
-    rows = grid.cell().select_slider(
-        "Rows a pass", [1, 2, 4, 8, 16, 32, 64], 4, key="rows", bind="query-params"
-    )
-    length = grid.cell().select_slider(
-        "Tokens a row",
-        [128, 256, 512, 1024, 2048, 4096, 8192, 16384],
-        1024,
-        key="length",
-        bind="query-params",
-    )
-    rank = grid.cell().select_slider(
-        "LoRA rank",
-        [1, 2, 4, 8, 16, 32, 64, 128, 256],
-        16,
-        key="rank",
-        bind="query-params",
-        help=f"Of LoRA and its kin. Methods with a rank of another kind keep their own: "
-        f"{own_ranks()}.",
-    )
-    with st.container(horizontal=True, gap="medium"):
-        checkpointing = st.segmented_control(
-            "Checkpointing",
-            ["auto", "on", "off"],
-            default="auto",
-            required=True,
-            key="checkpointing",
-            bind="query-params",
-            help="auto: where it does not fit without, of as few layers as make it fit",
-        )
-        loss = st.segmented_control(
-            "Loss", ["fused", "plain"], default="fused", required=True, key="loss",
-            bind="query-params",
-        )  # fmt: skip
-    return {
-        "rows": rows,
-        "length": length,
-        "rank": rank,
-        "checkpointing": checkpointing,
-        "loss": loss,
-    }
-
-
-def show(estimates: MethodEstimates, device_name: str, view: View) -> None:
-    """The bars, the figures below them, and the points where it stops to fit."""
-    rows = estimates.rows()
-    if not rows:
+def show(settings: list[Setting], view: View, *, rules: bool) -> None:
+    """The sentence and the bars; why there are none, where there are none."""
+    shown = [bars for bars in map(bars_of, settings) if bars.rows]
+    for setting in settings:
+        estimates = setting.estimates
+        if estimates.rows():
+            continue
         if estimates.error or estimates.is_complete:
             reason = str(estimates.error or "") or next(
-                iter(estimates.refused.values()), "no method takes this model"
+                iter(estimates.refused.values()), "no method supports this model"
             )
-            st.error(escape_markdown(reason), icon=":material/error:")
+            st.error(escape_markdown(f"{setting.prefix}{reason}"), icon=":material/error:")
         else:
-            st.info("Reading the model's structure …", icon=":material/hourglass_top:")
+            st.info(f"{setting.prefix}Reading the model …", icon=":material/hourglass_top:")
+    if not shown:
         return
-    device = {"name": device_name, "bytes": rows[0].forecast.device_bytes}
-    traced = sum(row.forecast.memory.how.is_exact for row in rows)
-    if not estimates.is_complete:
-        total = len(methods.all_methods()) - len(estimates.refused)
-        st.caption(f"Outlines first; {traced} of {total} steps traced so far …")
+    for sentence in headline(shown):
+        st.markdown(sentence)
+    for setting in settings:
+        if not setting.estimates.is_complete:
+            _progress(setting)
+    _not_checkpointed(settings, shown)
     config = CONFIG | {"toImageButtonOptions": {"filename": "memory", "scale": 2}}
     st.plotly_chart(
-        memory_charts.bars(rows, device, view), key="memory.bars", theme=None, config=config,
-        alt="Memory at the peak by method and part, against the device's memory",
+        memory_charts.chart(shown, view, rules=rules), key="memory.bars", theme=None,
+        config=config, alt=" ".join(headline(shown)).replace("*", ""),
     )  # fmt: skip
-    figures = memory_charts.table(rows)
-    with st.container(horizontal=True, vertical_alignment="center"):
-        st.download_button(
-            "CSV", memory_charts.as_csv(figures), "memory.csv", "text/csv",
-            icon=":material/download:", key="memory.csv", on_click="ignore",
-        )  # fmt: skip
-        st.caption("The camera over the picture saves it. The address of this page re-opens it.")
-    st.dataframe(
-        figures,
-        hide_index=True,
-        column_config={
-            name: st.column_config.NumberColumn(f"{name}, GB", format="%.2f")
-            for name in ("peak", *memory_charts.TITLES.values())
-        }
-        | {
-            "tokens/s": st.column_config.NumberColumn(format="localized"),
-            "Wh a million tokens": st.column_config.NumberColumn(format="%.1f"),
-            "result on disk, GB": st.column_config.NumberColumn(format="%.3f"),
-        },
-    )
-    for name, why in estimates.refused.items():
-        st.caption(f"{escape_markdown(methods.get(name).title)}: {escape_markdown(why)}")
-    for row in rows:
-        why = row.forecast.memory.trace_error
-        if why:
-            message = f"{row.title}: not known, the step cannot be traced ({why})."
-            st.caption(escape_markdown(message))
-    _show_limits(estimates)
-    _show_rules(rows)
 
 
-def _show_limits(estimates: MethodEstimates) -> None:
-    if not estimates.limits:
+def _not_checkpointed(settings: list[Setting], shown: list[Bars]) -> None:
+    """Which methods the setting does not reach."""
+    if not any(setting.settings["checkpointing"] == "on" for setting in settings):
         return
-    st.subheader("Where it stops to fit", anchor=False)
-    st.caption("One thing changed at a time, by outlines of the step.")
-    grid = st.grid(len(estimates.limits), min_column_width=230, gap="small")
-    for name, limit in estimates.limits.items():
-        with grid.cell().container(border=True):
-            st.markdown(f"**{escape_markdown(methods.get(name).title)}**")
-            st.markdown(
-                f"longest row: **{limit.longest_row:,}** tokens\n\n"
-                f"largest batch: **{limit.largest_batch:,}** rows\n\n"
-                "largest model: "
-                f"**{escape_markdown(limit.largest_model or 'none of the shipped')}**"
-            )
+    names = {row.name: row.title for bars in shown for row in bars.rows}
+    titles = [
+        title for name, title in names.items() if not methods.get(name).can_checkpoint_activations
+    ]
+    if titles:
+        st.caption(f"Without activation checkpointing, since unsupported: {', '.join(titles)}.")
 
 
-def _show_rules(rows: list[MethodRow]) -> None:
-    st.subheader("Rules of thumb against the step", anchor=False)
-    st.caption(
-        "What four public articles claim for such a model, beside the prediction. Most rules "
-        "know neither the length nor the number of rows."
+def _progress(setting: Setting) -> None:
+    rows = setting.estimates.rows()
+    total = len(methods.all_methods()) - len(setting.estimates.refused)
+    traced = sum(row.forecast.memory.how.is_exact for row in rows)
+    text = f"{setting.prefix}Quick estimates of {len(rows)} of {total} methods; {traced} traced …"
+    st.progress(min(1.0, traced / max(1, total)), text=text)
+
+
+def headline(settings: list[Bars]) -> list[str]:
+    """What the bars say, in a sentence or two."""
+    first = settings[0]
+    usual, full = methods.get(methods.DEFAULT), methods.get("full")
+    if len(settings) > 1:
+        second = settings[1]
+        before, after = first.peak(usual.name), second.peak(usual.name)
+        if before is None or after is None:
+            return []
+        sentence = _ratio("Setting B", after, f"setting A for {usual.title}", before, "")
+        return [sentence, f"{_fitting(first)} {_fitting(second)}".strip()]
+    small, large = first.peak(usual.name), first.peak(full.name)
+    if small is None or large is None:
+        return [_fitting(first)]
+    sentence = _ratio(usual.title, small, full.title.lower(), large, " here")
+    return [f"{sentence} {_fitting(first)}"]
+
+
+def _ratio(name: str, size: int, other: str, other_size: int, where: str) -> str:
+    """ "LoRA needs 2.8 times less memory than full fine-tuning here: 21.4 GB instead of 60 GB." """
+    figures = f"{formatting.size(size)} instead of {formatting.size(other_size)}"
+    factor = max(size, other_size) / max(1, min(size, other_size))
+    if factor < 1.05:
+        return f"**{name} needs about as much memory as {other}{where}**: {figures}."
+    more = "less" if size < other_size else "more"
+    return f"**{name} needs {factor:.1f} times {more} memory than {other}{where}**: {figures}."
+
+
+def _fitting(bars: Bars) -> str:
+    """ "14 of 20 methods fit into RTX 4090 24GB (24.89 GB)." """
+    verdicts = [row.forecast.memory.fits for row in bars.rows]
+    if bars.device_bytes is None or all(verdict is None for verdict in verdicts):
+        return ""
+    letter = f"{bars.letter}: " if bars.letter else ""
+    return (
+        f"{letter}{sum(verdict is True for verdict in verdicts)} of {len(verdicts)} methods fit "
+        f"into {escape_markdown(bars.device_name)} ({formatting.size(bars.device_bytes)})."
     )
+
+
+def figures(settings: list[Setting]) -> None:
+    """The bars as figures, what the second setting changes, and what has no figure."""
+    shown = [bars for bars in map(bars_of, settings) if bars.rows]
+    if not shown:
+        st.caption("No estimates yet.")
+        return
+    if len(shown) > 1:
+        frame = pd.DataFrame(memory_charts.differences(*shown))
+        number = st.column_config.NumberColumn(format="%.2f")
+        config: dict[str, Any] = {"A (GB)": number, "B (GB)": number}
+        config["B less A (GB)"] = st.column_config.NumberColumn(format="%+.2f")
+        st.dataframe(
+            frame, hide_index=True, height="content", column_config=config, placeholder="–"
+        )
+    lines = memory_charts.table(shown)
     st.dataframe(
-        [
-            row | {"claim": claim_links.url(row["claim"])}
-            for row in memory_charts.held_against(rows)
-        ],
+        pd.DataFrame(lines).style.apply(_inks, subset=["fits"]),
         hide_index=True,
+        placeholder="–",
         height="content",
         column_config={
-            "claim": st.column_config.LinkColumn(display_text=r"rule=(.*)", width=120),
-            "rule, GB": st.column_config.NumberColumn(format="%.1f"),
-            "predicted, GB": st.column_config.NumberColumn(format="%.1f"),
-            "error": st.column_config.NumberColumn(format="percent"),
+            name: st.column_config.NumberColumn(format="%.2f")
+            for name in lines[0]
+            if name.endswith("(GB)")
+        }
+        | {
+            "method": st.column_config.TextColumn(width=170),
+            "fits": st.column_config.TextColumn(width=80),
+            "tokens/s": st.column_config.NumberColumn(format="localized"),
+            "Wh per million tokens": st.column_config.NumberColumn(format="%.1f"),
+            "trained model (GB)": st.column_config.NumberColumn(format="%.3f"),
         },
     )
+    st.download_button(
+        "Download CSV", memory_charts.as_csv(lines), "memory.csv", "text/csv",
+        icon=":material/download:", key="memory.csv", on_click="ignore",
+    )  # fmt: skip
+    for setting in settings:
+        for name, why in setting.estimates.refused.items():
+            text = f"{setting.prefix}{methods.get(name).title}: {why}"
+            st.caption(escape_markdown(text))
+    for bars in shown:
+        for row in bars.rows:
+            why = row.forecast.memory.trace_error
+            if why:
+                message = f"{row.title}: not known, the step cannot be traced ({why})."
+                st.caption(escape_markdown(message))
 
 
-def show_by_size(settings: dict[str, Any]) -> None:
-    """The table of claim C3, 7B to 70B, by outlines under this page's settings."""
+def _inks(verdicts: pd.Series) -> list[str]:
+    from lab.ui.chart_style import is_dark
+
+    colours = View(dark=is_dark()).colours
+    inks = {"✓ yes": colours[3], "✕ no": colours[4]}
+    return [f"color: {inks[verdict]}" if verdict in inks else "" for verdict in verdicts]
+
+
+def limits(settings: list[Setting]) -> None:
+    """The longest rows, the largest batch and model that fit, for the usual methods."""
+    if not any(setting.estimates.limits for setting in settings):
+        known = all(setting.estimates.is_complete for setting in settings)
+        st.caption("No limits without a device of known size." if known else "Estimating …")
+        return
+    st.caption("Each limit changes one setting only, by outlines of the step.")
+    for setting in settings:
+        grid = st.grid(max(1, len(setting.estimates.limits)), min_column_width=230, gap="small")
+        for name, limit in setting.estimates.limits.items():
+            with grid.cell().container(border=True):
+                st.markdown(f"**{setting.prefix}{escape_markdown(methods.get(name).title)}**")
+                model = limit.largest_model or "none of the listed models"
+                st.markdown(
+                    f"max sequence length: **{limit.longest_row:,}** tokens\n\n"
+                    f"max batch size: **{limit.largest_batch:,}**\n\n"
+                    f"largest model: **{escape_markdown(model)}**"
+                )
+
+
+def rules(setting: Setting) -> None:
+    """What four public articles say of such a run; their table from 7B to 70B on request."""
+    rows = setting.estimates.rows()
     st.caption(
-        f"Claim {claim_links.link('C3')} at rank {settings['rank']}, {settings['rows']} × "
-        f"{settings['length']} tokens: printed, and by the outline of the step here (GB)."
+        "What four public articles claim for this model, next to the estimate. Most rules ignore "
+        "sequence length and batch size."
     )
-    shown = []
-    for size, printed in rules_of_thumb.C3_TABLE.items():
-        model = SEVEN if size == 7 else SIZES[f"{size}B"]
-        row: dict[str, Any] = {"size": f"{size}B", "model": model}
-        for method, gigabytes in zip(methods.standard_methods(), printed, strict=True):
-            row[f"{method.name}, printed"] = gigabytes
-            forecast = planner.estimate(
-                spec_of(settings | {"model": f"config:{model}"}, method),
-                {"kind": "cuda"},
-                shadow=False,
-            )
-            row[f"{method.name}, here"] = round(forecast.memory.peak_bytes / 1e9, 1)
-        shown.append(row)
-    st.dataframe(shown, hide_index=True)
-    st.caption(
-        f"Full fine-tuning of the last one needs {formatting.size(shown[-1]['full, here'] * 1e9)}."
-    )
+    lines = memory_charts.held_against(rows)
+    if lines:
+        number = st.column_config.NumberColumn(format="%.1f")
+        st.dataframe(
+            [line | {"claim": claim_links.url(line["claim"])} for line in lines],
+            hide_index=True, height="content",
+            column_config={
+                "claim": st.column_config.LinkColumn(display_text=r"rule=(.*)", width=120),
+                "rule (GB)": number,
+                "estimate (GB)": number,
+                "error": st.column_config.NumberColumn(format="percent"),
+            },
+        )  # fmt: skip
+    answered, sizes = st.session_state.get("memory.by_size") or (None, [])
+    question = {key: value for key, value in setting.settings.items() if key != "model"}
+    if st.button("Estimate 7B to 70B", key="memory.sizes", icon=":material/calculate:"):
+        with user_errors(), st.spinner("Estimating four models …"):
+            sizes = by_size(setting.settings)
+        answered = question
+        st.session_state["memory.by_size"] = question, sizes
+    if answered == question:
+        st.caption(
+            f"Claim {claim_links.link('C3')} for 7B to 70B, and our estimate (outline of the "
+            f"step), in GB, at rank {question['rank']}, batch size {question['rows']}, "
+            f"{question['length']} tokens."
+        )
+        st.dataframe(sizes, hide_index=True)
+
+
+def by_size(settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """The published table of four sizes, each figure next to the estimate, in GB."""
+    lines = []
+    for size, published in rules_of_thumb.C3_TABLE.items():
+        line: dict[str, Any] = {"size": f"{size}B", "model": SIZES[size]}
+        for method, gigabytes in zip(methods.standard_methods(), published, strict=True):
+            spec = spec_of(settings | {"model": f"config:{SIZES[size]}"}, method)
+            forecast = planner.estimate(spec, {"kind": "cuda"}, shadow=False)
+            line[f"{method.title} (published)"] = gigabytes
+            line[f"{method.title} (estimate)"] = round(forecast.memory.peak_bytes / 1e9, 1)
+        lines.append(line)
+    return lines
+
+
+def measured() -> None:
+    """The finished runs of this lab: their estimate next to what was measured."""
+    lines = measured_runs()
+    if not lines:
+        st.caption("No finished run here has a measured peak yet.")
+        return
+    for device, title in (("cuda", "On a GPU"), ("cpu", "On the CPU")):
+        history = estimate_history.error_history(device)
+        if history is not None:
+            st.caption(f"{title}, {history.in_words}.")
+    number = st.column_config.NumberColumn(format="%.2f")
+    st.dataframe(
+        lines, hide_index=True,
+        column_config={"estimate (GB)": number, "measured (GB)": number},
+    )  # fmt: skip
+
+
+def measured_runs(most: int = 50) -> list[dict[str, Any]]:
+    """The newest of them, newest first. A bound is not off: it holds or it does not."""
+    lines: list[dict[str, Any]] = []
+    for entry in index.entries():
+        if len(lines) == most:
+            break
+        error = estimate_history.estimate_error(RunDir(runs() / entry.id))
+        if error is None:
+            continue
+        lines.append(
+            {
+                "run": plain(entry.name or entry.id),
+                "method": titles.method(entry.method_options),
+                "model": titles.model(entry.model),
+                "device": "CPU" if error.device == "cpu" else "GPU",
+                "estimate (GB)": error.predicted / 1e9,
+                "measured (GB)": error.measured / 1e9,
+                "estimate against measured": error.in_words,
+            }
+        )
+    return lines
+
+
+def fastest(setting: Setting, method: methods.Method) -> None:
+    st.caption(f"For {escape_markdown(method.title)} on {escape_markdown(setting.device_name)}.")
+    settings_search_panel.for_device(spec_of(setting.settings, method), setting.device)

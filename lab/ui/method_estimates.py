@@ -43,7 +43,8 @@ class MethodEstimates(BackgroundJob):
             self._ask_all(shadow)
 
     def _ask_all(self, shadow: bool) -> None:
-        for method in methods.all_methods():
+        # those first that the page compares in a sentence
+        for method in sorted(methods.all_methods(), key=lambda method: not method.is_standard):
             if method.name in self.refused:
                 continue
             try:

@@ -10,9 +10,9 @@ from lab.atomic_files import number
 from lab.errors import LabError
 from lab.paths import RunDir, run_dir
 from lab.recent import Recent
-from lab.runs import index
+from lab.runs import checkpoints, index
 from lab.runs.metric_series import AXES, MetricSeries, series_of
-from lab.ui import charts, checkpoint_actions
+from lab.ui import charts, checkpoint_panel
 from lab.ui.chart_style import View, is_dark
 from lab.ui.markdown_safety import plain
 
@@ -103,6 +103,7 @@ def charts_of(series: MetricSeries, view: View, other: MetricSeries | None = Non
             series.probe.length,
             series.device.length // 5,
             other.evaluation.length if other else 0,
+            tuple(map(str, checkpoints.listing(series.run.checkpoints))),
         )
         cached = _drawn.get(key)
         if cached is None or cached[0] != version:
@@ -150,9 +151,12 @@ def show_loss(run: RunDir, view: View) -> None:
     alt = f"{title} of run {run.id}"
     if base is not None and last is not None:
         alt = f"Evaluation loss of run {run.id}, from {base['eval/loss']:.2f} to {last:.2f}"
-    event = _chart("loss", title, figure, run, alt, clicks=True)
-    checkpoint_actions.remember(run, event, view.by)
-    checkpoint_actions.clicked(run)
+    event = _chart("loss", title, figure, run, alt, selects=True)
+    step = checkpoint_panel.clicked(event)
+    if step is not None:
+        checkpoint_panel.show(run, step)
+    elif checkpoints.listing(run.checkpoints):
+        st.caption("Squares are checkpoints: click one to chat with it or to measure it.")
 
 
 def show_others(run: RunDir, view: View) -> None:
@@ -165,11 +169,11 @@ def show_others(run: RunDir, view: View) -> None:
 
 
 def _chart(
-    key: str, title: str, figure: Any, run: RunDir, alt: str, *, clicks: bool = False
+    key: str, title: str, figure: Any, run: RunDir, alt: str, *, selects: bool = False
 ) -> Any:
-    """Draw it; with `clicks` returns which point was clicked."""
+    """Draws it; what was clicked where it `selects`."""
     st.markdown(f"**{title}**", help=MEANINGS.get(key))
-    more: dict[str, Any] = {"on_select": "rerun", "selection_mode": "points"} if clicks else {}
     return st.plotly_chart(
-        figure, key=f"chart.{key}.{run.id}", theme=None, config=charts.CONFIG, alt=alt, **more
-    )
+        figure, key=f"chart.{key}.{run.id}", theme=None, config=charts.CONFIG, alt=alt,
+        on_select="rerun" if selects else "ignore", selection_mode="points",
+    )  # fmt: skip

@@ -13,7 +13,7 @@ from lab.checked_run import read_forecast
 from lab.paths import RunDir
 from lab.runs import checkpoints, estimate_history, record_reader, resume_settings
 from lab.spec import SECTIONS, RunSpec
-from lab.ui import checkpoint_actions, colours, data_view, end_card, monitor_view
+from lab.ui import checkpoint_panel, colours, data_view, end_card, monitor_view
 from lab.ui.markdown_safety import escape_lines, escape_markdown, plain, run_action
 
 
@@ -133,12 +133,9 @@ def _checkpoint(run: RunDir, checkpoint: dict[str, Any]) -> None:
     """One checkpoint: its size and loss, to keep or to remove."""
     step, pinned = checkpoint["step"], checkpoint["pinned"]
     with st.container(horizontal=True, vertical_alignment="center"):
-        eval_loss = checkpoint["eval_loss"]
-        measured = "" if eval_loss is None else f" · evaluation loss {eval_loss:.3f}"
-        st.markdown(
-            f"Step {step:,} · {formatting.size(checkpoint['bytes'])}{measured}", width="content"
-        )
-        checkpoint_actions.buttons(run, step, "checkpoint")
+        measured = checkpoint_panel.loss_in_words(run, step, checkpoint["eval_loss"])
+        st.markdown(f"Step {step:,} · {formatting.size(checkpoint['bytes'])}{measured}")
+        checkpoint_panel.actions(run, step, "listed")
         label = "Unpin" if pinned else "Pin"
         if st.button(label, icon=":material/keep:", key=f"pin.{run.id}.{step}"):
             run_action(lambda: checkpoints.pin(run, step, keep=not pinned))
@@ -172,10 +169,4 @@ def _memory_parts(run: RunDir) -> None:
         )
     history = estimate_history.error_history(forecast.device)
     if history is not None:
-        runs = "1 finished run" if len(history.errors) == 1 else (
-            f"{len(history.errors)} finished runs"
-        )  # fmt: skip
-        st.caption(
-            f"{runs} on this machine: median error {history.median:.1%}, "
-            f"largest {history.worst:.1%}."
-        )
+        st.caption(f"On this machine, {history.in_words}.")

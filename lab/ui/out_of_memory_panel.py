@@ -6,7 +6,6 @@ from typing import Any
 
 import streamlit as st
 
-from lab import formatting
 from lab.errors import LabError
 from lab.forecast.memory_savers import with_changes
 from lab.forecasts import Saving
@@ -15,8 +14,8 @@ from lab.preflight.client import planner
 from lab.preflight.start import start_run
 from lab.runs import resume_settings
 from lab.runs.result import read_result
-from lab.ui import links
-from lab.ui.markdown_safety import escape_markdown, tell
+from lab.ui import links, memory_changes
+from lab.ui.markdown_safety import tell
 from lab.ui.waiting import wait
 
 
@@ -27,8 +26,8 @@ def show(run: RunDir) -> None:
         return
     key = f"autopsy.{run.id}"
     if key not in st.session_state:
-        if st.button("What would fit?", icon=":material/memory_alt:", key=f"ask.{key}"):
-            label = "Predicting the peak of each change …"
+        if st.button("Suggest settings that fit", icon=":material/memory_alt:", key=f"ask.{key}"):
+            label = "Estimating the memory of each change …"
             try:
                 st.session_state[key] = wait(label, lambda: planner.fixes(_spec_of(run)))
             except LabError as error:
@@ -37,7 +36,7 @@ def show(run: RunDir) -> None:
             st.rerun()
         return
     with st.container(border=True):
-        st.markdown("**What makes it smaller** (predicted)")
+        st.markdown("**Ways to reduce memory** (estimated)")
         for i, saving in enumerate(st.session_state[key]):
             _line(run, i, saving)
 
@@ -48,12 +47,10 @@ def _spec_of(run: RunDir) -> dict[str, Any]:
 
 def _line(run: RunDir, index: int, saving: Saving) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
-        effect = "same batch" if saving.keeps_batch else "trains differently"
-        st.markdown(
-            f"{escape_markdown(saving.title)} · saves **{formatting.size(saving.saves_bytes)}** · "
-            f"peak {formatting.size(saving.peak_bytes)} · {effect}"
-        )
-        if st.button("Queue it with this", icon=":material/replay:", key=f"fix.{run.id}.{index}"):
+        st.markdown(memory_changes.in_words(saving))
+        if st.button(
+            "Start run with this change", icon=":material/replay:", key=f"fix.{run.id}.{index}"
+        ):
             _start(run, saving)
 
 

@@ -32,7 +32,7 @@ def buttons(run: RunDir) -> None:
     """Resume, and a form of what may change on resuming."""
     if st.button("Resume", icon=":material/resume:", type="primary", key="resume"):
         run_action(lambda: actions.resume(run))
-    with st.popover("Resume with other settings", icon=":material/tune:"):
+    with st.popover("Resume with changes", icon=":material/tune:"):
         _form(run)
 
 
@@ -55,11 +55,14 @@ def _form(run: RunDir) -> None:
             help=options[name]["help"],
         )
     lost = st.toggle(
-        "Accept a checkpoint without its optimizer or random state",
+        "Allow a checkpoint without optimizer or RNG state",
         key=f"resume.{run.id}.incomplete",
-        help="Only if no checkpoint is whole: the weights go on, the moments start anew.",
+        help=(
+            "Use only if no checkpoint is complete: weights are kept, optimizer states start "
+            "from zero."
+        ),
     )
-    if st.button("Resume with these", type="primary", key=f"resume.{run.id}.go"):
+    if st.button("Resume with these changes", type="primary", key=f"resume.{run.id}.go"):
         settings = [
             f"train.{name}={text.strip() or 'null'}"
             for name, text in user_input.items()

@@ -9,7 +9,7 @@ import streamlit as st
 
 from lab import formatting, host
 from lab.errors import LabError, SpecError
-from lab.forecasts import Candidate, SettingsSearch, recomputed_layers
+from lab.forecasts import Candidate, SettingsSearch, checkpointed_layers
 from lab.preflight.client import planner
 from lab.spec import RunSpec
 from lab.ui import form, form_problems
@@ -88,26 +88,22 @@ def show(search: SettingsSearch, *, is_narrow: bool = False) -> None:
     else:
         _table(candidates)
     if search.is_measured:
-        basis = "Speeds follow what this machine's finished runs have reached."
+        basis = "Speeds are calibrated on this machine's finished runs."
     else:
-        basis = f"Speeds take {search.reached:.0%} of the device's peak rate, a usual share."
+        basis = f"Speeds assume {search.reached:.0%} of the device's peak FLOP/s (a typical MFU)."
     st.caption(
-        f"Every choice trains on the same rows a step. {search.reserve:.0%} of "
-        f"{formatting.size(search.device_bytes)} stay free. Compiling the layers "
+        f"All options have the same effective batch size. {search.reserve:.0%} of "
+        f"{formatting.size(search.device_bytes)} is kept free. torch.compile: "
         f"{escape_markdown(search.compile)}. {basis}"
     )
 
 
 def _words(candidate: Candidate) -> str:
-    rows = "1 row" if candidate.batch_size == 1 else f"{candidate.batch_size} rows"
-    times = (
-        f" × {candidate.gradient_accumulation_steps}"
-        if candidate.gradient_accumulation_steps > 1
-        else ""
-    )
     return (
-        f"{rows} a pass{times}, {recomputed_layers(candidate)} recomputed, "
-        f"{candidate.loss_implementation} loss, {candidate.optimizer}"
+        f"batch size {candidate.batch_size} × accumulation "
+        f"{candidate.gradient_accumulation_steps}, checkpointed layers: "
+        f"{checkpointed_layers(candidate)}, {candidate.loss_implementation} loss, "
+        f"{candidate.optimizer}"
     )
 
 
@@ -115,20 +111,20 @@ def _table(candidates: tuple[Candidate, ...]) -> None:
     st.dataframe(
         [
             {
-                "rows × passes": f"{candidate.batch_size} × "
+                "batch × accumulation": f"{candidate.batch_size} × "
                 f"{candidate.gradient_accumulation_steps}",
                 "tokens/s": candidate.tokens_per_s,
-                "peak, GB": candidate.peak_bytes / 1e9,
-                "recomputes": recomputed_layers(candidate),
+                "peak memory (GB)": candidate.peak_bytes / 1e9,
+                "checkpointed layers": checkpointed_layers(candidate),
                 "loss": candidate.loss_implementation,
                 "optimizer": candidate.optimizer,
-                "why": candidate.why,
+                "note": candidate.why,
             }
             for candidate in candidates
         ],
         hide_index=True,
         column_config={
             "tokens/s": st.column_config.NumberColumn(format="%.0f", width="small"),
-            "peak, GB": st.column_config.NumberColumn(format="%.2f", width="small"),
+            "peak memory (GB)": st.column_config.NumberColumn(format="%.2f", width="small"),
         },
     )

@@ -12,7 +12,16 @@ from lab.forecasts import Forecast
 from lab.preflight.client import planner
 from lab.runs import index, queue
 from lab.spec import RunSpec
-from lab.ui import estimate_panel, form, form_problems, links, method_card, submit, titles
+from lab.ui import (
+    estimate_panel,
+    form,
+    form_problems,
+    links,
+    memory_changes,
+    method_card,
+    submit,
+    titles,
+)
 from lab.ui.markdown_safety import escape_markdown, tell
 from lab.ui.waiting import wait
 
@@ -75,6 +84,15 @@ def _words(spec: RunSpec, specs: list[dict[str, Any]]) -> None:
         st.caption(escape_markdown(error["hint"]))
         return
     st.markdown(" · ".join([*_costs(specs), _queue()]))
+    too_large = next((spec for spec in specs if _is_too_large(spec)), None)
+    if too_large is not None:
+        estimate = estimate_panel.job_for(too_large).estimate
+        memory_changes.popover(too_large, estimate.device_bytes if estimate else None)
+
+
+def _is_too_large(spec: dict[str, Any]) -> bool:
+    estimate = estimate_panel.job_for(spec).estimate
+    return estimate is not None and estimate.memory.fits is False
 
 
 def _what(spec: RunSpec, specs: list[dict[str, Any]]) -> str:
@@ -112,8 +130,10 @@ def rate_in_words(rate: Any, method: str) -> str:
 
 def _costs(specs: list[dict[str, Any]]) -> list[str]:
     """Time, memory and disk of the run, or of both together; greyed while they are worked out."""
-    estimates = [estimate_panel.job_for(spec).estimate for spec in specs]
-    known = [estimate for estimate in estimates if estimate]
+    jobs = [estimate_panel.job_for(spec) for spec in specs]
+    known = [job.estimate for job in jobs if job.estimate]
+    if any(job.is_complete and not job.estimate for job in jobs):
+        return [":gray[no estimate]"]  # the card of the memory says why
     if len(known) < len(specs):
         last = st.session_state.get("new.bar")
         return [f":gray[{last} · recalculating …]" if last else ":gray[Estimating …]"]

@@ -192,5 +192,5 @@ def test_names_that_mean_no_model(trained: list[RunDir], name: str, says: str) -
 def test_a_run_without_a_result_is_not_talked_to(trained: list[RunDir]) -> None:
     run = trained[1]
     run.artifact.rename(run.path / "elsewhere")
-    with pytest.raises(LabError, match="no result to talk to"):
+    with pytest.raises(LabError, match="no trained model yet"):
         chat_models.parse(f"run:{run.id}")

@@ -151,9 +151,9 @@ WHOLE: list[tuple[str, str, bytes, str]] = [
     ("half a list", "a.json", b'[{"text": "x"}, {"te', "not JSON behind row 1"),
     ("one object", "a.json", b'{"text": "x"}', "Give a JSON list"),
     ("a number", "a.json", b"5", "Give a JSON list"),
-    ("a column twice", "a.csv", b"text,text\na,b\n", "no list of column names"),
+    ("a column twice", "a.csv", b"text,text\na,b\n", "not a list of column names"),
     ("a column without a name", "a.csv", b"text,\na,b\n", "has 2 fields, the first line names 1"),
-    ("no column with a name", "a.csv", b",,\na,b,c\n", "no list of column names"),
+    ("no column with a name", "a.csv", b",,\na,b,c\n", "not a list of column names"),
 ]
 
 

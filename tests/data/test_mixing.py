@@ -149,7 +149,7 @@ def test_figures_are_of_what_they_say(ready: Prepare) -> None:
     assert figures["train_tokens"] == 8 * figures["train_rows"]
     assert figures["train_loss_tokens"] == 4 * figures["train_rows"]
     assert figures["held_out_loss_tokens"] == 4 * figures["held_out_rows"]
-    assert any("1 rows have no token that the loss counts" in note for note in prepared.notes)
+    assert any("1 examples without trained tokens" in note for note in prepared.notes)
     assert prepared.first.row == 1 and prepared.first.messages[0]["content"] == "w0"
     other = ready([*rows[:5], {"prompt": "w9", "completion": "w3"}], eval_fraction=0.4)
     assert prepared.figures["train_hash"] != prepared.figures["held_out_hash"]
@@ -158,13 +158,13 @@ def test_figures_are_of_what_they_say(ready: Prepare) -> None:
 
 def test_held_out_rows_that_cannot_be_scored_are_told(ready: Prepare) -> None:
     prepared = ready(pairs(4, 0), eval_fraction=0.25, max_length=32)
-    assert not any("the evaluation loss is missing" in note for note in prepared.notes)
+    assert not any("there is no evaluation loss" in note for note in prepared.notes)
     rows = pairs(4, 0)
     held = prepared.held_out[0].sources[0]
     rows[held - 1]["prompt"] = "w5 " * 40
     prepared = ready(rows, eval_fraction=0.25)
     assert len(prepared.held_out) == 0
-    assert any("the evaluation loss is missing" in note for note in prepared.notes)
+    assert any("there is no evaluation loss" in note for note in prepared.notes)
 
 
 @pytest.mark.parametrize(

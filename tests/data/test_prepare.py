@@ -172,7 +172,7 @@ def test_general_text_is_mixed_in_by_its_share(tmp_path: Path, tokenizer: Any) -
     assert len(texts) == 40 and not any(
         "because" in tokenizer.decode(r.ids) for r in prepared.held_out
     )
-    assert any("they repeat" in note for note in prepared.notes)
+    assert any("they are repeated" in note for note in prepared.notes)
     assert len({text for text in texts if "because" in text}) == 3, "each once before any twice"
 
 

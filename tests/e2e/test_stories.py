@@ -179,7 +179,7 @@ def test_chat_with_two_results(page: Page, server: Server, trained_home: Path) -
     page.reload()
     settled(page)
     expect(page.get_by_text("What is 2 plus 2?")).to_be_visible(timeout=30_000)
-    field = page.get_by_placeholder("Ask all of them the same")
+    field = page.get_by_placeholder("Message all models")
     expect(field).to_be_visible(timeout=90_000)
     (chat,) = conversations.all_conversations()
     assert len(chat.turns[0].answers) == 3, "A reload loses no answer."
@@ -215,7 +215,7 @@ def ask_all(page: Page, question: str, tokens: str) -> None:
     page.get_by_role("button", name="Settings").click()
     fill(page, "chat.max_tokens", tokens)
     page.keyboard.press("Escape")
-    box = page.get_by_placeholder("Ask all of them the same")
+    box = page.get_by_placeholder("Message all models")
     box.fill(question)
     box.press("Enter")
 

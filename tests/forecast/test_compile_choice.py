@@ -25,29 +25,33 @@ def chosen(device: dict[str, Any], method: Any = "lora", **train: Any) -> tuple[
 
 def test_the_shorter_time_is_said_first_and_pays() -> None:
     way, why = chosen(H100)
-    assert way == "on" and why.startswith("pays: ")
+    assert way == "on" and why.startswith("on: saves time (")
     minutes = [
         60 * int(hours) + int(rest.split(" min")[0])
         for hours, rest in (
-            part.split(" h ") for part in why.removeprefix("pays: ").split(" against ")
+            part.split(" h ")
+            for part in why.removeprefix("on: saves time (").removesuffix(")").split(" against ")
         )
     ]
     assert minutes[0] < 0.9 * minutes[1], f"Compiled against plain: {why}"
     way, why = chosen(H100, max_tokens=10**6)
-    assert way == "off" and why.startswith("would not pay: ")
+    assert way == "off" and why.startswith("off: would not save time (")
 
 
 @pytest.mark.parametrize("way", ["on", "off"])
 def test_what_is_asked_for_stays(way: str) -> None:
-    assert chosen(H100, compile=way) == (way, f"is {way}, as asked for")
+    assert chosen(H100, compile=way) == (way, f"{way}, as requested")
 
 
 def test_a_method_that_cannot_be_compiled_is_not() -> None:
     value = LONG | {"method": "prefix", "data": {"max_length": 1024}}
     answer = plan(value, {"gpu": "H100 80GB"})
     assert answer["choices"][0]["compile"] == "off"
-    assert answer["compile"].startswith("does not go with Prefix")
+    assert answer["compile"].startswith("off: Prefix tuning does not")
 
 
 def test_no_processor_compiles() -> None:
-    assert chosen({"kind": "cpu", "memory_bytes": 10**12}) == ("off", "pays on a GPU only")
+    assert chosen({"kind": "cpu", "memory_bytes": 10**12}) == (
+        "off",
+        "off: only worthwhile on a GPU",
+    )

@@ -113,9 +113,9 @@ def test_layers_are_compiled_where_the_run_is_long_enough(
     assert chosen(max_tokens=10**8)[0] == "on"
     assert chosen(max_tokens=10**6)[0] == "off"
     assert chosen(max_tokens=10**8, device=replace(H100, on_gpu=False)) == (
-        "off", "pays on a GPU only",
+        "off", "off: only worthwhile on a GPU",
     )  # fmt: skip
-    assert chosen(compile="on") == ("on", "is on, as asked for")
+    assert chosen(compile="on") == ("on", "on, as requested")
     assert chosen()[0] == "off", "of an unknown length"
     answer = plan(
         {"model": "config:Llama-3.1-8B", "method": "lora", "data": {"packing": "on"},

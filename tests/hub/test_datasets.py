@@ -145,7 +145,7 @@ def test_a_set_of_bytes_is_refused_and_leaves_no_file(
     pictures = [({"text": "a"}, None), ({"image": value}, None)]
     monkeypatch.setattr(hub_fetch, "_rows", lambda *_: iter(pictures))
     wanted = hub.parse("org/pictures")
-    with pytest.raises(LabError, match="images, sound or other bytes"):
+    with pytest.raises(LabError, match="images, audio or other binary data"):
         hub_fetch.fetch(wanted)
     state = hub.state_of(wanted)
     assert state["state"] == "failed" and "Choose a set of text" in state["hint"]
@@ -204,7 +204,7 @@ def test_an_id_says_what_it_names() -> None:
         assert str(hub.parse(text)) == text
     assert str(hub.parse("org/name@train")) == "org/name"
     for text in ("org", "org/na--me", "org/name#", "../name", "org/name@a b"):
-        with pytest.raises(LabError, match="is no hub id"):
+        with pytest.raises(LabError, match="is not a Hub dataset ID"):
             hub.parse(text)
 
 

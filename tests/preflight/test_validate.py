@@ -110,8 +110,8 @@ def test_what_saves_nothing_is_left_out(make_spec: Make) -> None:
     train = {"batch_size": 1, "loss_implementation": "plain", "optimizer": "adafactor"}
     answer = fixes(make_spec("full", data={"max_length": 16, "loss_on": "all"}, train=train))
     assert [fix["title"] for fix in answer["fixes"]] == [
-        "LoRA in place of full fine-tuning",
-        "SGD, which keeps no state and needs a rate 100 times as high",
+        "LoRA instead of full fine-tuning",
+        "SGD (no optimizer states; needs a 100 times higher learning rate)",
     ], "Only another optimizer takes that work away."
     assert all(fix["saves_bytes"] > 0 for fix in answer["fixes"])
 

@@ -84,7 +84,7 @@ def test_a_full_disk_stops_no_run_and_breaks_no_checkpoint(
     run = work_here("lora", train={"max_steps": 14})
     assert status(run).state == "done"
     (warning,) = record_reader.events(run, "warning")
-    assert "step 8 was not written" in warning["message"] and "are missing" in warning["message"]
+    assert "step 8 was not saved" in warning["message"] and "are missing" in warning["message"]
     assert steps(run) == [4, 12], "and it went on when there was room again"
 
 

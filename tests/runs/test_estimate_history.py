@@ -23,8 +23,9 @@ def ended(lab_home: Path) -> Any:
         run = RunDir(lab_home / "runs" / f"20261122-10153{len(name)}-lora-{name[-4:]}")
         run.path.mkdir(parents=True)
         device = more.pop("device", "cuda")
+        stored = {"peak_bytes": predicted, "device": device, "source": "shadow"}
         write_json(run.spec, {"method": {"name": "lora"}})
-        write_json(run.estimate, {"peak_bytes": predicted, "device": device, "source": "shadow"})
+        write_json(run.estimate, stored | {"is_bound": more.pop("is_bound", False)})
         write_json(run.result, {"state": "done", "summary": {"peak_bytes": measured}, **more})
         return run
 
@@ -83,3 +84,19 @@ def test_the_parts_of_the_peak_are_told_apart(ended: Any) -> None:
         # 2 + 3 + 1 + 5 of what was predicted; 26 less the 14 that rest there all the time
         "all else at the peak": (11, 12),
     }
+
+
+def test_a_bound_is_not_an_error(ended: Any) -> None:
+    """On a CPU the estimate is a bound on the resident memory: it holds or it does not."""
+    ended("abc1", 14 * GB, 10 * GB, device="cpu", is_bound=True)
+    ended("xabc2", 9 * GB, 10 * GB, device="cpu", is_bound=True)
+    history = estimate_history.error_history("cpu")
+    assert history is not None
+    assert [error.in_words for error in history.errors] == [
+        "within the margin", "above the estimate by 10.0%",
+    ]  # fmt: skip
+    assert history.in_words == "2 finished runs: 1 of 2 within the margin"
+    ended("xxabc3", 10_030_000_000, 10 * GB)
+    exact = estimate_history.error_history("cuda")
+    assert exact is not None and exact.errors[0].in_words == "+0.3%"
+    assert exact.in_words == "1 finished run: median error 0.3%, largest 0.3%"

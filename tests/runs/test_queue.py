@@ -97,7 +97,7 @@ def test_what_holds_a_run_back_is_said(
     queue.change(at_once=3)
     write_json(one.estimate, {"peak_bytes": 9e15})
     loop.tick()
-    assert "about 9000000.0 GB are needed" in status(one).message
+    assert "needs about 9000000.0 GB" in status(one).message
     assert started == [], "nobody overtakes the one in front"
     monkeypatch.setattr(queue, "active", list)
     loop.tick()
@@ -131,7 +131,7 @@ def test_a_run_waits_for_memory_that_others_have_yet_to_take(
     free = machine_with(monkeypatch, 8e9 + 3e9 + reserve - 5e5)
     loop.tick()
     assert queue.waiting_runs() == [run], "half a megabyte of the reserve is missing"
-    assert "about 3.0 GB are needed, 3.3 GB are free" in status(run).message
+    assert "needs about 3.0 GB, 3.3 GB free" in status(run).message
     free.available = 8e9 + 3e9 + reserve + 5e5
     loop.tick()
     assert queue.waiting_runs() == [], "there is room for all three, and the reserve"

@@ -46,7 +46,7 @@ def test_other_settings_hold_from_the_checkpoint_on(stopped: RunDir) -> None:
     records = record_reader.metrics(stopped, "train")
     assert [record["step"] for record in records] == list(range(1, 11))
     assert records[-1]["train/learning_rate"] < 1e-4
-    assert "From step 8 on with other settings: train.learning_rate 0.0001 (was 0.001)" in (
+    assert "Settings changed from step 8 on: train.learning_rate 0.0001 (was 0.001)" in (
         warnings(stopped)
     )
 
@@ -126,11 +126,13 @@ def test_lost_optimizer_state_is_refused_unless_allowed(stopped: RunDir) -> None
         (folder / "optimizer.safetensors").unlink()
     actions.resume(stopped)
     assert attempt_here(stopped) == 1
-    assert "None of the 2 checkpoints is whole: step-8 lacks optimizer" in status(stopped).message
+    assert (
+        "None of the 2 checkpoints is complete: step-8 lacks optimizer" in status(stopped).message
+    )
     assert "--incomplete" in status(stopped).hint
     actions.resume(stopped, incomplete=True)
     assert attempt_here(stopped) == 0
-    assert "step-8 lacks optimizer.safetensors, which starts anew" in warnings(stopped)
+    assert "step-8 is missing optimizer.safetensors; that state is reset" in warnings(stopped)
     assert record_reader.last_event(stopped, "plan")["resumed_at"] == 8
 
 
@@ -182,7 +184,7 @@ def test_a_disk_that_fills_in_mid_save_costs_one_checkpoint(
         run = work_here("lora", **sections)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-    assert "The checkpoint of step 8 was not written: " in warnings(run)
+    assert "The checkpoint of step 8 was not saved: " in warnings(run)
     assert sorted(path.name for path in run.checkpoints.iterdir()) == ["step-12", "step-4"]
     assert all(checkpoint.verify(path) for path in run.checkpoints.iterdir())
     assert_same_outcome(whole, run)

@@ -47,7 +47,7 @@ def test_from_queued_to_crashed(run: RunDir, sleeper: subprocess.Popen[bytes]) -
     (run.commands / "stop").unlink()
     beat = {"phase": "training", "done": 3, "total": 12, "time": time.time() - 61}
     run.heartbeat.write_text(json.dumps(beat))
-    assert status(run).state == "stalled" and "not been heard for 61 s" in status(run).message
+    assert status(run).state == "stalled" and "not reported for 61 s" in status(run).message
     os.utime(run.process, (0, 0))
     run.heartbeat.unlink()
     assert status(run).state == "starting", "the time of a file says nothing: it may be a copy's"

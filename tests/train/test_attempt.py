@@ -141,7 +141,7 @@ def test_a_second_attempt_measures_and_shows_nothing_twice(small_run: Work) -> N
     assert run.metrics.read_text().count('"of": "base"') == 1, "the base is measured once"
     assert [event["step"] for event in record_reader.events(run, "sample")].count(0) == 1
     assert run.first_batch.read_bytes() == first
-    assert "Resumed under other conditions" not in warnings(run)
+    assert "Resumed in a different environment" not in warnings(run)
     ours, before = (
         load_file(folder / "adapter_model.safetensors")
         for folder in (run.artifact, run.path / "before")
@@ -165,7 +165,7 @@ def test_other_versions_are_told_by_the_attempt_before(small_run: Work) -> None:
     (run.path / "away").rename(run.attempts / "11")
     run.events.write_text("")
     assert attempt_again(run) == 0
-    assert "Resumed under other conditions" not in warnings(run), "the newest one counts"
+    assert "Resumed in a different environment" not in warnings(run), "the newest one counts"
 
 
 def test_other_held_out_rows_are_no_resume(
@@ -187,7 +187,7 @@ def test_a_lost_part_of_a_checkpoint_is_told(small_run: Work) -> None:
     write_json(run.resume, {"v": 1, "settings": {"max_steps": 4}, "incomplete": True})
     assert attempt_again(run) == 0
     assert "step-2 lacks extra.safetensors, which starts anew" in warnings(run)
-    assert "From step 2 on with other settings: train.max_steps 4 (was 3)" in warnings(run)
+    assert "Settings changed from step 2 on: train.max_steps 4 (was 3)" in warnings(run)
     assert record_reader.metrics(run, "train")[-1]["step"] == 4
 
 

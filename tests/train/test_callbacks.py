@@ -388,7 +388,7 @@ def test_room_on_the_disk_is_counted_for_weights_and_moments(
     train = {"max_steps": 5, "eval_steps": 0, "save_steps": 2}
     run = small_run("full", train=train)
     assert steps(run, "checkpoint") == [4], "too little room at step 2, enough at 4"
-    assert "step 2 was not written" in warnings(run)
+    assert "step 2 was not saved" in warnings(run)
     assert re.search(r"\b100\.\d+ kB are missing", warnings(run))
 
 

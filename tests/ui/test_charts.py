@@ -146,6 +146,9 @@ def test_a_logarithmic_axis_shows_the_data_and_nothing_beyond(tmp_path: Path) ->
     at = {note.text: 10**note.y for note in figure.layout.annotations}
     assert at["base 6.00"] == pytest.approx(6.0), "A name stands in the units of its axis."
     assert figure.layout.shapes[0].y0 == 6.0
+    assert figure.layout.yaxis.dtick == "D2"
+    narrow = charts.loss(series(tmp_path, *steps(), BASE | {"eval/loss": 2.0}), View(log=True))
+    assert narrow.layout.yaxis.dtick == "D1", "a line at each digit where there are few"
 
 
 def test_the_axes_start_at_nought_and_write_small_numbers_in_full(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_a_built_in_set_is_shown_as_the_model_sees_it(open_page: Page) -> None:
     figures = {metric.label: metric.value for metric in at.metric}
     assert figures["Examples"] == "360" and figures["Invalid rows"] == "0"
     text = words(at)
-    assert "Padding" in text and "an answer ends with **<|im_end|>**" in text.replace("\\", "")
+    assert "Padding" in text and "end-of-turn token **<|im_end|>**" in text.replace("\\", "")
     assert at.selectbox(key="data.format.builtin:support-tickets").value == "auto"
     at.button(key="data.train").click().run()
     assert not at.exception

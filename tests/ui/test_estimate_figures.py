@@ -9,7 +9,7 @@ import pytest
 
 from lab import methods
 from lab.forecasts import Forecast
-from lab.ui import estimate_panel, memory_charts, method_estimates
+from lab.ui import estimate_panel, memory_charts, memory_view, method_estimates
 from lab.ui.charts import View
 from tests.ui.screen import Screen
 
@@ -61,7 +61,7 @@ def test_the_time_counts_evaluations_too(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_bar_is_the_parts_and_the_line_what_is_free() -> None:
     figure = estimate_panel.bar(estimate(), View())
     assert {trace.name: trace.x[0] for trace in figure.data} == {
-        "weights": 4.0, "gradients": 1.0, "optimizer state": 2.0, "activations": 0.5,
+        "weights": 4.0, "gradients": 1.0, "optimizer states": 2.0, "activations": 0.5,
         "logits and loss": 0.3, "workspace": 0.2,
     }  # fmt: skip
     assert not figure.layout.shapes, "so far away that the bar would be a dot"
@@ -104,45 +104,109 @@ def test_a_problem_is_shown_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_rule_of_thumb_stands_beside_the_bar_with_its_error() -> None:
     rows = [row()]
-    figure = memory_charts.bars(rows, {"name": "Card", "bytes": 24e9}, View())
-    (points,) = [trace for trace in figure.data if trace.type == "scatter"]
-    assert list(points.x) == [10.0] and list(points.customdata[0]) == ["A2", "+25%"]
-    assert [shape.x0 for shape in figure.layout.shapes] == [24.0]
-    assert figure.layout.annotations[0].text == "Card: 24.0 GB"
-    assert figure.layout.xaxis.range[1] == pytest.approx(24 * 1.12), "the line is in the picture"
+    bars = memory_charts.Bars(rows, "Card", 9 * 10**9)
+    figure = memory_charts.chart([bars], View(), rules=True)
+    (points,) = [trace for trace in figure.data if trace.name == "rules of thumb"]
+    assert list(points.x) == [10.0] and list(points.customdata[0]) == ["A2", "+25%", 10.0]
+    assert [shape.x0 for shape in figure.layout.shapes] == [9.0]
+    assert figure.layout.annotations[0].text == "Card: 9.0 GB"
+    plain = memory_charts.chart([bars], View())
+    assert not [trace for trace in plain.data if trace.name == "rules of thumb"], "on request"
+
+
+def test_the_bars_make_the_scale_and_the_figures_say_what_fits() -> None:
+    rows = [
+        row("full"),
+        row("lora", peak_bytes=2e9, rules={"A4": 99e9}),
+        row("qlora", peak_bytes=12e9, fits=False),
+    ]
+    far = memory_charts.Bars(rows, "Card", 80 * 10**9)
+    figure = memory_charts.chart([far], View(), rules=True)
+    assert not figure.layout.shapes, "a line far away would make dots of the bars"
+    assert figure.layout.xaxis.range[1] == pytest.approx(12 * memory_charts.RULES_ROOM * 1.05)
+    (points,) = [trace for trace in figure.data if trace.name == "rules of thumb"]
+    beyond = dict(zip(points.marker.symbol, points.x, strict=True))["triangle-right-open"]
+    assert beyond == pytest.approx(12 * memory_charts.RULES_ROOM), "on the edge, with its figure"
+    assert list(figure.layout.yaxis.ticktext) == ["LoRA", "Full fine-tuning", "QLoRA"], "by size"
+    assert figure.layout.yaxis.range[0] > figure.layout.yaxis.range[1], "the smallest on top"
+    (ends,) = [trace for trace in figure.data if trace.type == "scatter" and trace.mode == "text"]
+    marks = dict(zip(ends.text, ends.textfont.color, strict=True))
+    assert marks == {
+        " 8.0 GB ✓ fits": View().colours[3],
+        " 2.0 GB ✓ fits": View().colours[3],
+        " 12.0 GB ✕ too large": View().colours[4],
+    }
+
+
+def test_two_settings_stand_beside_each_other_on_one_scale() -> None:
+    first = memory_charts.Bars([row("full"), row("lora", peak_bytes=2e9)], "Card", 9 * 10**9, "A")
+    second = memory_charts.Bars([row("full", peak_bytes=4e9)], "Card", 9 * 10**9, "B")
+    figure = memory_charts.chart([first, second], View())
+    stacks = [trace for trace in figure.data if trace.type == "bar" and trace.name == "weights"]
+    assert [list(trace.y) for trace in stacks] == [[0.79, -0.21], [1.21]]
+    assert [trace.showlegend for trace in stacks] == [True, False], "one legend for both"
+    assert len(figure.layout.shapes) == 1, "one line for one device"
+    assert memory_charts.differences(first, second) == [
+        {"method": "LoRA", "A (GB)": 2.0, "B (GB)": None, "B less A (GB)": None},
+        {"method": "Full fine-tuning", "A (GB)": 8.0, "B (GB)": 4.0, "B less A (GB)": -4.0},
+    ]
+    table = memory_charts.table([first, second])
+    assert [(line["setting"], line["method"]) for line in table] == [
+        ("A", "LoRA"), ("A", "Full fine-tuning"), ("B", "Full fine-tuning"),
+    ]  # fmt: skip
+
+
+def test_one_sentence_says_what_the_bars_say() -> None:
+    rows = [row("full", peak_bytes=60e9, fits=False), row("lora", peak_bytes=21e9)]
+    bars = memory_charts.Bars(rows, "Card", 24 * 10**9)
+    assert memory_view.headline([bars]) == [
+        "**LoRA needs 2.9 times less memory than full fine-tuning here**: 21.00 GB instead of "
+        "60.00 GB. 1 of 2 methods fit into Card (24.00 GB)."
+    ]
+    first, second = (
+        memory_charts.Bars([row("lora", peak_bytes=peak)], "Card", None, letter)
+        for letter, peak in (("A", 10e9), ("B", 15e9))
+    )
+    sentence, _ = memory_view.headline([first, second])
+    assert sentence.startswith("**Setting B needs 1.5 times more memory than setting A for LoRA**")
+    same, _ = memory_view.headline([first, first])
+    assert "about as much memory" in same
+    lone = memory_charts.Bars([row("vera")], "Card", 24 * 10**9)
+    assert memory_view.headline([lone]) == ["1 of 1 methods fit into Card (24.00 GB)."]
 
 
 @pytest.mark.parametrize(
-    ("changes", "fits", "recomputes"),
+    ("changes", "fits", "checkpointed"),
     [
-        ({}, "yes", "nothing"),
-        ({"fits": False}, "no", "nothing"),
-        ({"fits": None}, "", "nothing"),
-        ({"fits": None, "trace_error": "no"}, "not known", "nothing"),
-        ({"settings": {"activation_checkpointing": "on"}}, "yes", "all layers"),
+        ({}, "✓ yes", "none"),
+        ({"fits": False}, "✕ no", "none"),
+        ({"fits": None}, "–", "none"),
+        ({"fits": None, "trace_error": "no"}, "not known", "none"),
+        ({"settings": {"activation_checkpointing": "on"}}, "✓ yes", "all"),
         (
             {"settings": {"activation_checkpointing": "on", "checkpointed_layers": 3}},
-            "yes",
-            "3 layers",
+            "✓ yes",
+            "3",
         ),
     ],
 )
 def test_the_table_holds_the_figures_of_the_bars(
-    changes: dict[str, Any], fits: str, recomputes: str
+    changes: dict[str, Any], fits: str, checkpointed: str
 ) -> None:
-    (line,) = memory_charts.table([row(**changes)])
-    assert (line["fits"], line["recomputes"]) == (fits, recomputes)
-    assert line["peak"] == 8.0 and line["optimizer state"] == 2.0 and line["tokens/s"] == 900.0
-    assert line["result on disk, GB"] == 3.0 and line["Wh a million tokens"] == 80.0
-    assert line["by"] == "traced step" and line["phase"] == "optimizer"
+    (line,) = memory_charts.table([memory_charts.Bars([row(**changes)], "Card")])
+    assert (line["fits"], line["checkpointed layers"]) == (fits, checkpointed)
+    assert line["peak memory (GB)"] == 8.0 and line["optimizer states (GB)"] == 2.0
+    assert line["trained model (GB)"] == 3.0 and line["Wh per million tokens"] == 80.0
+    assert line["tokens/s"] == 900.0
+    assert line["estimate"] == "traced" and line["phase"] == "optimizer"
 
 
 def test_a_rule_is_held_against_the_usual_method_of_its_kind() -> None:
     odd = next(method for method in methods.all_methods() if not method.is_standard)
     rows = [row(odd.name, peak_bytes=5e9), row("full")]
     (line,) = memory_charts.held_against(rows)
-    assert line["for"] == methods.get("full").title
-    assert (line["rule, GB"], line["predicted, GB"], line["error"]) == (10.0, 8.0, 0.25)
+    assert line["method"] == methods.get("full").title
+    assert (line["rule (GB)"], line["estimate (GB)"], line["error"]) == (10.0, 8.0, 0.25)
 
 
 def test_every_method_is_estimated_under_the_settings_of_the_page() -> None:

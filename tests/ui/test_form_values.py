@@ -157,7 +157,7 @@ def test_costs_are_those_of_both_and_the_larger_memory(
             ),
             disk=SimpleNamespace(total=2e9), device_bytes=10e9,
         )  # fmt: skip
-        return SimpleNamespace(estimate=forecast if size else None)
+        return SimpleNamespace(estimate=forecast if size else None, is_complete=size == 0)
 
     monkeypatch.setattr(start_bar.estimate_panel, "job_for", job)
     first = start_bar._costs([{"size": 1}, {"size": 3}])
@@ -167,6 +167,7 @@ def test_costs_are_those_of_both_and_the_larger_memory(
     ]  # fmt: skip
     (cost,) = start_bar._costs([{"size": None}])
     assert cost.startswith(":gray[") and "4 min 00 s" in cost and "recalculating" in cost
+    assert start_bar._costs([{"size": 0}]) == [":gray[no estimate]"], "it does not wait for ever"
     assert start_bar._costs([{"size": 12}])[1] == (
         ":red[:material/memory_alt: needs 12.0 of 10.0 GB]"
     )

@@ -1,4 +1,4 @@
-"""The Memory page: any model and device in the URL, all methods, the rules, the limits."""
+"""The Memory page: any model and device in the URL, all methods, two settings, uploads."""
 
 from __future__ import annotations
 
@@ -10,78 +10,191 @@ from typing import Any
 import pytest
 
 from lab import methods, paths
-from lab.ui import memory_charts, method_estimates
-from lab.ui.charts import View
+from lab.atomic_files import write_json
+from lab.errors import LabError
+from lab.forecasts import FitLimits, Forecast
+from lab.models import uploaded_configs
+from lab.paths import RunDir
+from lab.preflight.client import planner
+from lab.ui import memory_handoff, memory_view, method_estimates
 from tests.ui.conftest import Page, words
 
+PEAKS = {"full": 60e9, "lora": 20e9, "qlora": 8e9}
+CONFIG = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2}
 
-def test_the_url_opens_a_view_of_the_methods(
-    open_page: Page, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pair = [methods.get("full"), methods.get("lora")]  # each more is a few seconds
-    monkeypatch.setattr(methods, "all_methods", lambda: pair)
-    query = {"model": "config:SmolLM2-135M", "device": "T4 16GB", "rows": "2", "length": "128"}
-    at = open_page("memory", **query)
-    assert at.selectbox(key="memory.model").value == "config:SmolLM2-135M"
-    assert at.selectbox(key="device").value == "T4 16GB"
-    settings = {
-        "model": "config:SmolLM2-135M", "rows": 2, "length": 128, "rank": 16,
-        "checkpointing": "auto", "loss": "fused",
-    }  # fmt: skip
-    job = method_estimates.job_for(settings, {"gpu": "T4 16GB"})
-    deadline = time.monotonic() + 240
-    while not job.is_complete and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert job.error is None and job.is_complete
+
+@pytest.fixture
+def questions(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """A planner that answers at once, a fifth less for a batch of one; the specs that it got.
+    What the estimates themselves say is tested in tests/forecast and tests/preflight."""
+    asked_specs: list[dict[str, Any]] = []
+
+    def estimate(spec: dict[str, Any], device: Any, *, shadow: bool) -> Forecast:
+        asked_specs.append(spec)
+        peak = PEAKS.get(spec["method"]["name"], 10e9)
+        peak *= 0.8 if spec["train"]["batch_size"] == 1 else 1
+        stored = {
+            "peak_bytes": peak, "at_peak": {"weights": peak}, "device_bytes": 24e9,
+            "fits": peak < 24e9, "source": "shadow" if shadow else "outline", "settings": {},
+            "rules": {"A4": 32e9}, "is_bound": False,
+        }  # fmt: skip
+        forecast = Forecast.from_json(stored)
+        assert forecast is not None
+        return forecast
+
+    monkeypatch.setattr(planner, "estimate", estimate)
+    monkeypatch.setattr(planner, "warm", lambda: None)
+    monkeypatch.setattr(planner, "limits", lambda spec, device: FitLimits(7961, 9, "Qwen3-8B"))
+    method_estimates._jobs._entries.clear()
+    return asked_specs
+
+
+def answered(at: Any) -> str:
+    """The page once its estimates are there; what it says."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        if all(job.is_complete for job in method_estimates._jobs._entries.values()):
+            break
+        time.sleep(0.02)
     at.run()
     assert not at.exception
-    rows = job.rows()
-    assert len(rows) + len(job.refused) == 2
-    assert all(row.forecast.memory.how.is_exact for row in rows)
-    assert "Where it stops to fit" in words(at) and len(at.get("plotly_chart")) == 1
-    longest = job.limits["lora"].longest_row
-    # the whole trace says 15.760 GB at 7,961 tokens, and 15.756 GB are there
-    assert longest == pytest.approx(7961, rel=0.01)
-
-    figure = memory_charts.bars(rows, {"name": "T4", "bytes": 10**9}, View())
-    peaks = {row.title: row.forecast.memory.peak_bytes / 1e9 for row in rows}
-    totals: dict[str, float] = dict.fromkeys(peaks, 0.0)
-    for trace in figure.data:
-        if trace.type == "bar":
-            for title, value in zip(trace.y, trace.x, strict=True):
-                totals[title] += value
-    assert all(abs(totals[title] - peak) < 1e-6 for title, peak in peaks.items())
-    claims = {row["claim"]: row for row in memory_charts.held_against(rows)}
-    full = next(row.forecast.memory for row in rows if row.name == "full")
-    expected: Any = 14 * 134_515_008 / full.peak_bytes - 1
-    assert abs(claims["B1-adamw-bf16"]["error"] - expected) < 1e-9
-    assert memory_charts.as_csv(memory_charts.table(rows)).count("\n") == len(rows) + 1
+    return words(at).replace("\\", "")
 
 
-def test_a_config_is_uploaded(open_page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
-    requests: list[dict[str, Any]] = []
-    monkeypatch.setattr(
-        method_estimates.MethodEstimates,
-        "start",
-        lambda self: requests.append(self.settings) or self,
+@pytest.mark.every_method
+def test_the_url_opens_a_view_of_the_methods(
+    open_page: Page, questions: list[dict[str, Any]]
+) -> None:
+    query = {"model": "config:SmolLM2-135M", "device": "T4 16GB", "rows": "2", "length": "128"}
+    at = open_page("memory", **query)
+    text = answered(at)
+    assert at.selectbox(key="memory.model").value == "config:SmolLM2-135M"
+    assert at.selectbox(key="device").value == "T4 16GB"
+    assert {spec["model"] for spec in questions} == {"config:SmolLM2-135M"}
+    assert {spec["train"]["batch_size"] for spec in questions} == {2}
+    ways = {spec["method"]["name"]: spec["train"]["activation_checkpointing"] for spec in questions}
+    off = {name for name, way in ways.items() if way == "off"}
+    assert off == {name for name in ways if not methods.get(name).can_checkpoint_activations}
+    assert {way for name, way in ways.items() if name not in off} == {"on"}, (
+        "the same for every method, or every bar would fill the device"
     )
+    assert "since unsupported: Prefix tuning" in text
+    assert len(at.get("plotly_chart")) == 1
+    assert "LoRA needs 3.0 times less memory than full fine-tuning here" in text
+    assert f"{len(methods.names()) - 1} of {len(methods.names())} methods fit" in text
+    (table,) = [table.value for table in at.dataframe]
+    assert table["method"].iloc[0] == "QLoRA" and table["fits"].iloc[-1] == "✕ no"
+
+
+def test_the_tabs_hold_the_limits_and_the_rules(
+    open_page: Page, questions: list[dict[str, Any]]
+) -> None:
     at = open_page("memory")
-    shape = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2}
-    given = at.file_uploader(key="memory.upload")
-    given.upload("config.json", json.dumps(shape).encode(), "application/json").run()
+    answered(at)
+    at.session_state["memory.tab"] = "What still fits"
+    at.run()
+    assert "max sequence length: **7,961** tokens" in words(at)
+    at.session_state["memory.tab"] = "Rules of thumb"
+    at.run()
+    (table,) = [table.value for table in at.dataframe]
+    assert [url.partition("rule=")[2] for url in table["claim"]] == ["A4"] and table["error"][
+        0
+    ] == pytest.approx(32 / 60 - 1)
+    at.button(key="memory.sizes").click().run()
+    assert not at.exception
+    sizes = at.dataframe[-1].value
+    assert list(sizes["size"]) == ["7B", "13B", "34B", "70B"]
+    assert list(sizes["LoRA (published)"]) == [18, 32, 80, 160]
+    assert set(sizes["LoRA (estimate)"]) == {20.0}
+
+
+def test_a_second_setting_stands_beside_the_first(
+    open_page: Page, questions: list[dict[str, Any]]
+) -> None:
+    at = open_page("memory", rows="8", model="config:Llama-3.2-1B")
+    at.toggle(key="second").set_value(True).run()
+    assert at.select_slider(key="rows_b").value == 8, "it begins as the first one"
+    assert at.selectbox(key="memory.model_b").value == "config:Llama-3.2-1B"
+    at.select_slider(key="rows_b").set_value(1).run()
+    text = answered(at)
+    assert "Setting B needs 1.2 times less memory than setting A for LoRA" in text
+    differences, figures = (table.value for table in at.dataframe)
+    lora = differences[differences["method"] == "LoRA"].iloc[0]
+    assert (lora["A (GB)"], lora["B (GB)"], lora["B less A (GB)"]) == (20.0, 16.0, -4.0)
+    assert set(figures["setting"]) == {"A", "B"}
+    assert [b.label for b in at.button if str(b.key).startswith("memory.use")] == [
+        "Use A in New run", "Use B in New run",
+    ]  # fmt: skip
+
+
+def test_a_setting_is_used_in_new_run(open_page: Page, questions: list[dict[str, Any]]) -> None:
+    at = open_page("memory", rows="8", length="2048", rank="32")
+    at.selectbox(key="memory.method").set_value("qlora").run()
+    at.button(key="memory.use").click().run()
+    assert not at.exception
+    state = at.session_state
+    assert state["new.model"] == "meta-llama/Llama-3.1-8B-Instruct"
+    assert state["new.method.name"] == "qlora" and state["new.method.qlora.rank"] == 32
+    assert state["new.train.batch_size"] == 8 and state["new.data.max_length"] == 2048
+    assert state["new.train.activation_checkpointing"] == "on"
+
+
+def test_what_has_no_weights_is_not_set_up(lab_home: Path) -> None:
+    config = uploaded_configs.keep(json.dumps(CONFIG).encode(), "mine.json")
+    with pytest.raises(LabError, match="has no weights"):
+        memory_handoff.weights_of(str(config.folder))
+    assert memory_handoff.weights_of("builtin:smollm2-135m-instruct").startswith("builtin:")
+
+
+def test_a_config_is_uploaded_and_named(open_page: Page, questions: list[dict[str, Any]]) -> None:
+    at = open_page("memory")
+    content = json.dumps(CONFIG).encode()
+    field = at.file_uploader(key="memory.upload")
+    field.upload("my-*llama*.json", content, "application/json").run()
     assert not at.exception and not at.error
-    folder = Path(requests[-1]["model"])
-    assert folder.is_relative_to(paths.home())
-    assert json.loads((folder / "config.json").read_text()) == shape
-    for content, says in (
-        (b"[1, 2]", "no config.json of a model"),
+    (config,) = uploaded_configs.uploaded()
+    assert config.folder.is_relative_to(paths.home())
+    assert json.loads((config.folder / "config.json").read_text()) == CONFIG
+    assert at.query_params["model"] in (config.id, [config.id]), "the address opens it again"
+    picker = at.selectbox(key="memory.model")
+    assert picker.value == config.id
+    assert f"my-*llama* (uploaded, {config.id[-6:]})" in picker.options
+    answered(at)
+    assert questions[-1]["model"] == str(config.folder)
+    for wrong, says in (
+        (b"[1, 2]", "not a model config.json"),
         (b"no JSON", "The file is not JSON"),
-        (b'{"hidden_size": 64}', "no config.json of a model"),
+        (b'{"hidden_size": 64}', "not a model config.json"),
+        (b" " * 1_000_001, "1,000,001 bytes"),
     ):
-        given = at.file_uploader(key="memory.upload")
-        given.upload("config.json", content, "application/json").run()
+        field = at.file_uploader(key="memory.upload")
+        field.upload("config.json", wrong, "application/json").run()
         assert says in at.error[0].value.replace("\\", "")
-    assert len(list(folder.parent.iterdir())) == 1, "what is no config is not kept"
+    assert uploaded_configs.uploaded() == [config], "what is no config is not stored"
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        (CONFIG, "llama, 2 layers, width 64"),
+        (CONFIG | {"_name_or_path": "org/Base-7B"}, "Base-7B"),
+        ({"model_type": "gpt2"}, "gpt2"),
+    ],
+)
+def test_an_uploaded_config_is_known_by_what_it_says(config: dict[str, Any], name: str) -> None:
+    assert uploaded_configs.keep(json.dumps(config).encode(), "config (1).json").name == name
+
+
+@pytest.mark.parametrize("config_id", ["uploaded:0123456789abcdef", "uploaded:..", "uploaded:"])
+def test_an_uploaded_config_that_is_not_there(
+    open_page: Page, questions: list[dict[str, Any]], config_id: str
+) -> None:
+    for outside in (paths.home() / "uploads", paths.home() / "uploads" / "configs"):
+        outside.mkdir(parents=True)
+        (outside / "config.json").write_text("{}")  # neither is an upload
+    at = open_page("memory", model=config_id)
+    assert "There is no uploaded config" in at.error[0].value.replace("\\", "")
+    assert questions == []
 
 
 def test_a_model_that_is_not_there(open_page: Page) -> None:
@@ -92,3 +205,20 @@ def test_a_model_that_is_not_there(open_page: Page) -> None:
         time.sleep(0.1)
     assert job.rows() == []
     assert all("no shipped config 'no-such-model'" in why for why in job.refused.values())
+
+
+def test_measured_runs_stand_next_to_their_estimates(lab_home: Path) -> None:
+    assert memory_view.measured_runs() == []
+    for number, (device, measured, is_bound) in enumerate(
+        (("cuda", 10e9, False), ("cpu", 7e9, True)), 1
+    ):
+        run = RunDir(paths.runs() / f"20261122-10153{number}-lora-k3f9")
+        run.path.mkdir(parents=True)
+        write_json(run.spec, {"v": 1, "name": f"run {number}", "method": {"name": "lora"}})
+        forecast = {"peak_bytes": 10_030_000_000, "device": device, "is_bound": is_bound}
+        write_json(run.estimate, forecast)
+        write_json(run.result, {"state": "done", "summary": {"peak_bytes": int(measured)}})
+    bound, exact = memory_view.measured_runs()
+    assert (exact["device"], exact["estimate against measured"]) == ("GPU", "+0.3%")
+    assert (bound["device"], bound["measured (GB)"]) == ("CPU", 7.0)
+    assert bound["estimate against measured"] == "within the margin"

@@ -11,7 +11,15 @@ from lab.atomic_files import write_json
 from lab.paths import RunDir
 from lab.runs import checkpoints, index
 from lab.runs.metric_series import MetricSeries
-from lab.ui import cards, end_card, monitor_charts, monitor_details, monitor_view, runs_view
+from lab.ui import (
+    cards,
+    checkpoint_panel,
+    end_card,
+    monitor_charts,
+    monitor_details,
+    monitor_view,
+    runs_view,
+)
 from lab.ui.charts import View
 from tests.ui.screen import Screen
 from tests.ui.test_panels import make_run
@@ -29,7 +37,7 @@ def train(step: int, **more: Any) -> dict[str, Any]:
 @pytest.fixture
 def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
     shown = Screen()
-    for module in (monitor_view, monitor_details, end_card, cards):
+    for module in (monitor_view, monitor_details, end_card, cards, checkpoint_panel):
         monkeypatch.setattr(module, "st", shown)
     return shown
 
@@ -115,7 +123,9 @@ def test_a_checkpoint_is_pinned_and_unpinned(
     text = screen.texts("markdown")[0]
     assert text.startswith("Step 8 · ") and text.endswith("· evaluation loss 2.500")
     labels = [args[0] for kind, args, named in screen.calls if kind == "button"]
-    assert labels == ["Pin", "Delete", "Unpin"], "what is pinned is not deleted"
+    assert labels == ["Measure it", "Pin", "Delete", "Measure it", "Unpin"], (
+        "what is pinned is not deleted"
+    )
 
 
 def test_the_newest_samples_are_shown(screen: Screen) -> None:

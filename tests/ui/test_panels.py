@@ -20,7 +20,8 @@ from lab.spec import RunSpec
 from lab.ui import (
     cards,
     form_problems,
-    memory_view,
+    memory_changes,
+    memory_settings,
     notices,
     out_of_memory_panel,
     queue_panel,
@@ -151,8 +152,8 @@ def test_a_change_that_would_fit_says_what_it_saves(monkeypatch: pytest.MonkeyPa
     out_of_memory_panel._line(RunDir(Path("x")), 0, saving)
     out_of_memory_panel._line(RunDir(Path("x")), 1, replace(saving, keeps_batch=False))
     assert screen.texts("markdown") == [
-        "Fuse [it] · saves **2.00 GB** · peak 7.00 GB · same batch",
-        "Fuse [it] · saves **2.00 GB** · peak 7.00 GB · trains differently",
+        "Fuse [it] · saves **2.00 GB** · peak 7.00 GB · same effective batch",
+        "Fuse [it] · saves **2.00 GB** · peak 7.00 GB · changes the training",
     ]
 
 
@@ -178,9 +179,9 @@ def test_only_what_fits_this_very_form_can_be_taken_over(
     settings_search_panel.for_form()
     assert sum(named["key"] == "plan.take" for named in screen.named("button")) == taken
     text = "\n".join(screen.texts("markdown"))
-    assert ("4 rows a pass × 2, 7 layers recomputed, fused loss, adamw; best" in text) == (
-        form == 1
-    )
+    assert (
+        "batch size 4 × accumulation 2, checkpointed layers: 7, fused loss, adamw; best" in text
+    ) == (form == 1)
 
 
 def test_choices_are_shown_in_gb_of_powers_of_ten(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,15 +189,16 @@ def test_choices_are_shown_in_gb_of_powers_of_ten(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(settings_search_panel, "st", screen)
     settings_search_panel.show(choices(True))
     ((table,),) = [args for kind, args, _ in screen.calls if kind == "dataframe"]
-    assert table[0]["peak, GB"] == 3.21 and table[0]["rows × passes"] == "4 × 2"
-    assert table[0]["recomputes"] == "7 layers" and table[0]["tokens/s"] == 1234.0
+    assert table[0]["peak memory (GB)"] == 3.21
+    assert table[0]["batch × accumulation"] == "4 × 2"
+    assert table[0]["checkpointed layers"] == "7" and table[0]["tokens/s"] == 1234.0
     (caption,) = screen.texts("caption")
-    assert "35% of the device's peak rate" in caption and "4% of 24.00 GB stay free" in caption
+    assert "35% of the device's peak FLOP/s" in caption and "4% of 24.00 GB is kept" in caption
 
 
 def test_a_card_is_told_by_what_a_run_can_have_of_it() -> None:
-    title = memory_view._device_title("RTX 4090 24GB")
-    assert title == "24.89 GB for the run · 1,008 GB/s · 165 TFLOP/s · 450 W"
+    title = memory_settings.device_title("RTX 4090 24GB")
+    assert title == "24.89 GB usable memory · 1,008 GB/s · 165 TFLOP/s · 450 W"
 
 
 def test_a_problem_is_kept_until_its_field_changes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,3 +214,23 @@ def test_a_problem_is_kept_until_its_field_changes(monkeypatch: pytest.MonkeyPat
     assert form_problems.of_fields() == {"train.seed": "is -1."}
     form_problems.forget()
     assert form_problems.of_fields() == {}
+
+
+def saving(title: str, peak: int, *, keeps_batch: bool = True) -> Saving:
+    return Saving(title, {"train.batch_size": 1}, keeps_batch, peak * GB, (12 - peak) * GB)
+
+
+def test_the_smallest_change_that_fits_comes_first() -> None:
+    savings = [
+        saving("SGD", 2, keeps_batch=False), saving("half", 9), saving("checkpointing", 6),
+        saving("fused", 11), saving("shorter", 8, keeps_batch=False),
+    ]  # fmt: skip
+    ranked = [saving.title for saving in memory_changes.smallest_first(savings, 10 * GB)]
+    assert ranked == ["half", "checkpointing", "shorter", "SGD", "fused"]
+    nothing = memory_changes.smallest_first(savings, GB)
+    assert [saving.title for saving in nothing] == [
+        "checkpointing", "half", "fused", "SGD", "shorter",
+    ], "where nothing fits, what saves most"  # fmt: skip
+    words = memory_changes.in_words(savings[1], 10 * GB)
+    assert words == "half · saves **3.00 GB** · peak 9.00 GB, :green[fits] · same effective batch"
+    assert ":red[still too large]" in memory_changes.in_words(savings[3], 10 * GB)

@@ -38,7 +38,7 @@ class Feature:
 
 
 FEATURES = (
-    Feature("packing", "can_pack", "packed rows", "data.packing", lambda s: s.data.packing == "on"),
+    Feature("packing", "can_pack", "packing", "data.packing", lambda s: s.data.packing == "on"),
     Feature(
         "activation_checkpointing",
         "can_checkpoint_activations",
@@ -56,7 +56,7 @@ FEATURES = (
     Feature(
         "compile",
         "can_compile",
-        "compiled layers",
+        "torch.compile",
         "train.compile",
         lambda s: s.train.compile == "on",
     ),
@@ -84,22 +84,24 @@ FEATURES = (
     Feature(
         "budget_of_seconds",
         "can_limit_time",
-        "budget of seconds",
+        "training time limit",
         "train.max_seconds",
         lambda s: s.train.max_seconds is not None,
     ),
     Feature(
         "update_in_backward",
         "can_update_in_backward",
-        "updates inside the backward pass",
+        "optimizer step in the backward pass",
         "train.optimizer",
         lambda s: s.train.optimizer.endswith("_in_backward"),
     ),
     Feature("conv1d", "can_train_conv1d", "Conv1D layers (GPT-2)", "model"),
     Feature("quantised_base", "can_quantise_base", "4-bit or 8-bit base", "model"),
-    Feature("merge", "can_merge", "merging into the base"),
-    Feature("plain_script", "can_script", "a plain script without the lab"),
-    Feature("is_identity_at_start", "is_identity_at_start", "step 0 equals the base"),
+    Feature("merge", "can_merge", "merging into the base model"),
+    Feature("plain_script", "can_script", "export as a script"),
+    Feature(
+        "is_identity_at_start", "is_identity_at_start", "identical to the base model at step 0"
+    ),
 )
 
 
@@ -112,7 +114,7 @@ def refusals(method: Any, spec: Any) -> list[tuple[str, str]]:
             problems.append(
                 (
                     feature.spec_key,
-                    f"{method.title} does not go with {feature.title}: "
+                    f"{method.title} does not support {feature.title}: "
                     f"{unsupported_reason(answer)}",
                 )
             )

@@ -10,8 +10,8 @@ from lab.methods.parts.compatibility import Unsupported
 from lab.schema import option
 
 NO_PACKING = Unsupported(
-    "its virtual tokens stand before a row once, so the second text of a packed row would follow "
-    "the first one, not them. Set data.packing off."
+    "virtual tokens are prepended once per sequence, so only the first of several packed examples "
+    "would see them. Set data.packing off."
 )
 NO_START = Unsupported("the virtual tokens are there from the first step on.")
 NO_16_BITS = Unsupported("PEFT keeps virtual tokens in float32.")
