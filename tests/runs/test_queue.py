@@ -152,7 +152,7 @@ def test_a_run_waits_for_memory_that_the_chat_holds_and_starts_once_it_is_back(
     free = machine_with(monkeypatch, 2e9)
     assert loop.tick() is True and started == [], "It goes on looking."
     message = status(run).message
-    assert "about 3.0 GB are needed, 2.0 GB are free, and the chat holds 2.0 GB" in message
+    assert "needs about 3.0 GB, 2.0 GB free, and the chat holds 2.0 GB" in message
     assert chat_memory.HOLDS in message, "Pages offer to free it."
     free.available = 1e9
     loop.tick()
