@@ -20,7 +20,7 @@ import shutil
 import socket
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ PAGE = 50  # entries of a listing
 
 @dataclass
 class Asked:
-    """One request: `sent` counts bytes of the body."""
+    """One request: `sent` counts bytes of the body, `ended` says that all of them are counted."""
 
     method: str
     path: str
@@ -41,6 +41,7 @@ class Asked:
     status: int = 0
     sent: int = 0
     began: float = 0.0
+    ended: threading.Event = field(default_factory=threading.Event)
 
 
 class StandIn:
@@ -99,8 +100,12 @@ class StandIn:
             return [line for line in self.log if line.method == method and word in line.path]
 
     def sent(self, file: str) -> int:
-        """Bytes of a file that were sent, over all requests."""
-        return sum(line.sent for line in self.requests("GET", file) if "/cdn/" in line.path)
+        """Bytes of a file that were sent, over all requests: a client may have the last of them
+        before the server has counted it."""
+        lines = [line for line in self.requests("GET", file) if "/cdn/" in line.path]
+        for line in lines:
+            line.ended.wait(5)
+        return sum(line.sent for line in lines)
 
     def clear(self) -> None:
         with self.lock:
@@ -129,6 +134,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.answer()
         except OSError:
             self.close_connection = True  # whoever asked has gone
+        finally:
+            self.line.ended.set()
 
     do_HEAD = do_GET
 
