@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -11,11 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lab.atomic_files import write_json
 from lab.compare import notes
 from lab.compare.contestants import contestants
 from lab.compare.curves import MOST_POINTS, lead_changes, standings
+from lab.rank import measure
+from lab.rank.spectrum import spectrum
 from lab.runs import index
-from lab.ui import compare_curves, compare_export, compare_runs, end_card
+from lab.ui import compare_curves, compare_export, compare_rank, compare_runs, end_card
 from lab.ui.chart_style import View
 from tests.compare.recorded import record
 from tests.compare.test_curves import A, B
@@ -185,3 +189,20 @@ def test_the_scale_of_the_axis_follows_its_width() -> None:
     assert compare_curves.x_scale("seconds", 100.0)[:2] == (1.0, "s")
     assert compare_curves.x_scale("flops", 3e12)[:2] == (1e12, "TFLOPs")
     assert View().by == "step"
+
+
+def test_a_measured_rank_is_drawn_by_layer_and_matrix(open_page: Page) -> None:
+    run = record("aaaa", "wren lora")
+    names = [f"model.layers.{n}.self_attn.{k}_proj.weight" for n in (0, 1) for k in "qv"]
+    matrices = tuple(
+        spectrum(name, (8, 8), 4, np.array([4.0, 2.0, 1.0, 0.5][: 4 - place % 2]))
+        for place, name in enumerate(names)
+    )
+    report = measure.RankReport(run.id, "", 2, 4, (0.75, 0.95, 1.0, 1.0), matrices)
+    assert compare_rank.cells(report)[2].tolist() == [[3.0, 2.0], [3.0, 2.0]]
+    file = measure.file_of(run)
+    file.parent.mkdir(parents=True)
+    write_json(file, dataclasses.asdict(report))
+    said = words(open_page("compare", runs=run.id, tab="Rank")).replace("\\", "")
+    assert "wren lora needed r ≈ 2 of 4" in said and "4 matrices" in said
+    assert "effective rank" in said
