@@ -207,7 +207,7 @@ def test_the_end_says_what_was_gained_and_shows_both_answers(screen: Screen) -> 
     assert "2 steps · in 1 min 35 s" in text
     assert "I am SmolLM." in text and "I am Wren." in text and "half" not in text
     labels = [args[0] for kind, args, _ in screen.calls if kind == "button"]
-    assert labels == [], "nothing to chat with: it has left no model"
+    assert labels == ["Compare"], "nothing to chat with: it has left no model"
     screen.calls.clear()
     end_card.show(make_run(2))
     assert screen.calls == [], "a run that has not ended has no such card"
