@@ -87,7 +87,7 @@ def figure(view: View, *, x: str, y: str, height: int = 200, log: bool = False) 
                 "exponentformat": "SI",
                 "minexponent": 6,
                 "separatethousands": True,
-            },  # 5,000 and 20T
+            },  # 5,000; 20T
             # without a type, Plotly sees from the data whether they are numbers or names
             "yaxis": axis
             | {"title": {"text": y, **title}, "separatethousands": True}

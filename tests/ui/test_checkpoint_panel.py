@@ -42,7 +42,7 @@ def test_each_checkpoint_is_a_square_on_the_curve(trained: list[RunDir]) -> None
         assert list(squares.y) == [held_out.get("eval/loss")[index] for index in at]
         curves = {trace.name: trace for trace in figure.data}
         on_curve = dict(zip(curves["evaluation"].x, curves["evaluation"].customdata, strict=True))
-        assert on_curve == {x: None for x in on_curve} | dict(zip(squares.x, steps, strict=True)), (
+        assert on_curve == dict.fromkeys(on_curve) | dict(zip(squares.x, steps, strict=True)), (
             "a browser tells a click on a square as one on the curve below it"
         )
         assert curves["training"].mode == "lines"
