@@ -203,8 +203,8 @@ def panel(claim: Claim, finding: Finding | None) -> None:
     st.caption(escape_markdown(origin[0].upper() + origin[1:]))
     if len(finding.runs) == 2:
         st.page_link(
-            links.page("monitor"), label="Both runs on Monitor", icon=":material/monitoring:",
-            query_params={"run": finding.runs[0], "with": finding.runs[1]},
+            links.page("compare"), label="Compare both runs", icon=":material/compare_arrows:",
+            query_params={"runs": ",".join(finding.runs)},
         )  # fmt: skip
     test(claim)
 

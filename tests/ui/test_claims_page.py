@@ -11,10 +11,11 @@ from lab.advise import claims, experiments, findings
 from lab.advise.claims import Ruling
 from lab.paths import RunDir
 from lab.runs import index
-from lab.ui import claim_links, claims_view
+from lab.ui import claim_links, claims_view, links
 from tests.advise.conftest import no_shipped_evidence  # noqa: F401
 from tests.advise.test_claims import quick  # noqa: F401
 from tests.ui.conftest import Page, words
+from tests.ui.screen import Screen
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +73,9 @@ def test_every_link_leads_to_a_claim() -> None:
 
 
 @pytest.mark.usefixtures("no_shipped_evidence")
-def test_an_experiment_turns_an_open_claim(trained: list[RunDir]) -> None:
+def test_an_experiment_turns_an_open_claim(
+    trained: list[RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The trained full and LoRA runs stand for the experiment's."""
     experiment = experiments.named("full-lora")
     assert findings.find("A10").kind is Ruling.OPEN
@@ -87,6 +90,13 @@ def test_an_experiment_turns_an_open_claim(trained: list[RunDir]) -> None:
     expected = Ruling.CONFIRMED if losses[1] < losses[0] - 0.005 else Ruling.OFF
     assert finding.kind is (Ruling.OPEN if abs(losses[0] - losses[1]) <= 0.005 else expected)
     assert finding.runs == (full.id, lora.id) and finding.date and finding.machine
+    screen = Screen()
+    monkeypatch.setattr(claims_view, "st", screen)
+    monkeypatch.setattr(links, "page", lambda name: name)
+    claims_view.panel(claims.get("A10"), finding)
+    (link,) = [call for call in screen.named("page_link") if "runs" in call["query_params"]]
+    assert link["query_params"] == {"runs": f"{full.id},{lora.id}"}
+    assert ("page_link", ("compare",), link) in screen.calls
     ratio = findings.find("D1")
     assert ratio.figures[1].value == pytest.approx(
         experiments._per_token(full) / experiments._per_token(lora)
