@@ -250,7 +250,7 @@ def _left_out(spec: RunSpec, is_packed: bool) -> str:
     text = f"\nLeft out: {names}." if names else ""
     if is_packed:
         text += (
-            "\nRows are packed; where an architecture lets packed sequences see each other, the "
+            "\nRows are packed; where an architecture lets packed sequences attend to each other, the "
             "lab trains\nsingle rows."
         )
     return text

@@ -266,7 +266,8 @@ def _explained(ranked: list[Candidate], memory_bytes: int) -> list[Candidate]:
         else:
             slower = 1 - choice.tokens_per_s / best.tokens_per_s
             saved = (best.peak_bytes - choice.peak_bytes) / 1e9
-            why = f"{slower:.0%} slower" if slower >= 0.005 else "same speed"
+            why = f"{abs(slower):.0%} {'slower' if slower > 0 else 'faster'}"
+            why = why if abs(slower) >= 0.005 else "same speed"
             why += f", {saved:.2f} GB less" if saved > 0 else f", {-saved:.2f} GB more"
         if not choice.is_asked_rule:
             why += f"; {optimizers.get(choice.optimizer).title} instead of the chosen optimizer"

@@ -243,7 +243,9 @@ class Attempt:
                 f"'{self.spec.model}' lets packed sequences attend to each other.",
                 "Set data.packing to off or auto.",
             )
-        self.telemetry.warn("This architecture lets packed sequences see each other: not packing.")
+        self.telemetry.warn(
+            "This architecture lets packed sequences attend to each other: not packing."
+        )
         self.telemetry.event(PACKING, packing="off")
         self.spec = without_packing(self.spec)
         self.data = self._data()

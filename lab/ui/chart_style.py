@@ -81,7 +81,13 @@ def figure(view: View, *, x: str, y: str, height: int = 200, log: bool = False) 
             "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
             "uirevision": f"{view.by}-{log}",
             "transition": {"duration": 0},
-            "xaxis": axis | {"title": {"text": x, **title}, "showgrid": False},
+            "xaxis": axis
+            | {"title": {"text": x, **title}, "showgrid": False}
+            | {
+                "exponentformat": "SI",
+                "minexponent": 6,
+                "separatethousands": True,
+            },  # 5,000; 20T
             # without a type, Plotly sees from the data whether they are numbers or names
             "yaxis": axis
             | {"title": {"text": y, **title}, "separatethousands": True}

@@ -99,6 +99,20 @@ def _checkpoints(
             hovertemplate="checkpoint of step %{customdata}: click to chat<extra></extra>",
         )
     )
+    _pass_clicks_on({x: step for x, _, step in points}, chart)
+
+
+def _pass_clicks_on(steps: dict[float, int], chart: go.Figure) -> None:
+    """With one hover for all curves a click selects a point of the curve that Plotly lists first at
+    that x, not the square above it, and never one of a curve without markers: so the curves carry
+    the steps (`steps`: x to step) too."""
+    evaluated = {float(x) for trace in chart.data if trace.name == "evaluation" for x in trace.x}
+    for trace in chart.data:
+        if trace.name == "evaluation":
+            trace.customdata = [steps.get(float(x)) for x in trace.x]
+        elif trace.name == "training" and not steps.keys() <= evaluated:
+            trace.customdata = [steps.get(float(x)) for x in trace.x]
+            trace.update(mode="lines+markers", marker={"opacity": 0})
 
 
 def _evaluations(series: MetricSeries, by: str, scale: float) -> tuple[np.ndarray, np.ndarray]:

@@ -474,5 +474,5 @@ def test_fixes_say_what_each_change_saves(
     lines = capsys.readouterr().out.splitlines()
     (same,) = [line.split() for line in lines if line.startswith("Fuse")]
     (changed,) = [line.split() for line in lines if line.startswith("Cut")]
-    assert same == ["Fuse", "7.00", "GB", "2.00", "GB", "same", "batch"]
-    assert changed[-2:] == ["trains", "differently"]
+    assert same == ["Fuse", "7.00", "GB", "2.00", "GB", "same", "effective", "batch"]
+    assert changed[-3:] == ["changes", "the", "training"]

@@ -200,7 +200,7 @@ def test_not_enough_disk(make_spec: Callable[..., Spec], monkeypatch: pytest.Mon
         (["stop", "20260101-000000-lora-abcd"], "There is no run"),
         (["compare", "x"], "is not a run id"),
         (["chat", "run:x", "--prompt", "hi"], "is not a run id"),
-        (["chat", "nobody", "--prompt", "hi"], "Write base:ID, run:ID or run:ID@STEP"),
+        (["chat", "nobody", "--prompt", "hi"], "Write base:ID, run:ID, run:ID@STEP or adapter:ID"),
         (["chat", "base:builtin:x", "--prompt", "hi"], "Choose one of"),
         (["start", "/no/such/spec.json"], "There is no file"),
     ],

@@ -70,12 +70,13 @@ def test_what_a_person_should_know_is_said(make_spec: Make, tmp_path: Path) -> N
             facts_of(make_spec(method, data={"dataset": str(text), **data}))["warnings"]
         )
 
-    assert "C14" in said() and "C25" not in said()
-    assert "C14" in said("lora") and "C25" in said("lora"), "A small update learns little."
-    general = tmp_path / "general.jsonl"
-    write_rows(general, pairs(30))
-    mixed = {"general_fraction": 0.1, "general_dataset": str(general)}
-    assert "C14" not in said(**mixed)
+    general, adapters = "without general data", "adapters learn little"
+    assert general in said() and adapters not in said()
+    assert general in said("lora") and adapters in said("lora")
+    file = tmp_path / "general.jsonl"
+    write_rows(file, pairs(30))
+    mixed = {"general_fraction": 0.1, "general_dataset": str(file)}
+    assert general not in said(**mixed)
     chats = tmp_path / "chats.jsonl"
     write_rows(chats, pairs(10))
     assert facts_of(make_spec(data={"dataset": str(chats)}))["warnings"] == []

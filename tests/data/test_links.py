@@ -133,7 +133,7 @@ def test_every_field_that_names_a_file_is_judged(
 
 def test_a_config_is_judged_by_where_its_name_leads(tmp_path: Path, secret: Path) -> None:
     secret.write_text('{"model_type": "llama", "token": "' + SECRET + '"}')
-    with pytest.raises(LabError, match="no readable config") as error:
+    with pytest.raises(LabError, match="not a readable model config") as error:
         models.resolve_config(str(lead(tmp_path / "config.json", secret)))
     assert SECRET not in str(error.value)
 

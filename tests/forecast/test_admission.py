@@ -98,7 +98,10 @@ def test_configs_without_weights(
     assert estimate(same)["peak_bytes"] == answer["peak_bytes"]
     (tmp_path / "own.json").write_text('{"model_type": "llama", "auto_map": {}}')
     (tmp_path / "not.json").write_text("[1, 2]")
-    for name, says in (("own.json", "code of its own"), ("not.json", "no readable config")):
+    for name, says in (
+        ("own.json", "code of its own"),
+        ("not.json", "not a readable"),
+    ):
         arguments = ["estimate", "--model", str(tmp_path / name), "--method", "full"]
         assert cli.main(arguments) == 2
         assert says in capsys.readouterr().err

@@ -32,16 +32,16 @@ def test_a_quantised_base_is_made_in_its_bits_and_trains(name: str) -> None:
     with torch.no_grad():
         materialise(model, "cpu", random=True)
     weights.disable_cpu_repacking(model)
-    stored_bytes = 0
+    bytes_in_memory = 0
     for weight in model.parameters():
-        stored_bytes += weight.numel() * weight.element_size()
+        bytes_in_memory += weight.numel() * weight.element_size()
         if is_quantised(weight) and name == "qlora":
             state = weight.quant_state
             parts = (state.absmax, state.state2.absmax)
-            stored_bytes += sum(part.numel() * part.element_size() for part in parts)
+            bytes_in_memory += sum(part.numel() * part.element_size() for part in parts)
         elif is_quantised(weight):
-            stored_bytes += weight.SCB.numel() * weight.SCB.element_size()
-    assert stored_bytes == pytest.approx(predicted, rel=1e-4)
+            bytes_in_memory += weight.SCB.numel() * weight.SCB.element_size()
+    assert bytes_in_memory == pytest.approx(predicted, rel=1e-4)
     assert model.get_input_embeddings().weight is model.get_output_embeddings().weight, "tied"
     loss = summed_loss(model.train(), batch_of(Batch(2, 16)), precision="bfloat16", loss="fused")
     loss.backward()

@@ -28,37 +28,37 @@ def changed(value: dict[str, Any], on_gpu: bool = True) -> dict[str, Any]:
 
 
 def test_half_the_rows_twice_as_often_are_the_same_step() -> None:
-    Half, keeps = changed(spec())["Half"]
-    assert (Half["train"]["batch_size"], Half["train"]["gradient_accumulation_steps"]) == (2, 4)
+    halved, keeps = changed(spec())["Halve"]
+    assert (halved["train"]["batch_size"], halved["train"]["gradient_accumulation_steps"]) == (2, 4)
     assert keeps, "Eight rows a step before and after."
-    odd, keeps = changed(spec(batch_size=3, gradient_accumulation_steps=1))["Half"]
+    odd, keeps = changed(spec(batch_size=3, gradient_accumulation_steps=1))["Halve"]
     rows = odd["train"]["batch_size"] * odd["train"]["gradient_accumulation_steps"]
     assert rows == 3 and keeps, "Three passes of one row."
-    odd, keeps = changed(spec(batch_size=5, gradient_accumulation_steps=1))["Half"]
+    odd, keeps = changed(spec(batch_size=5, gradient_accumulation_steps=1))["Halve"]
     rows = odd["train"]["batch_size"] * odd["train"]["gradient_accumulation_steps"]
     assert rows == 6 and not keeps, "Five rows cannot be made of passes of two."
-    assert "Half" not in changed(spec(batch_size=1))
+    assert "Halve" not in changed(spec(batch_size=1))
 
 
 def test_each_change_changes_what_it_says_and_nothing_else() -> None:
     value = spec()
     changes = changed(value)
     assert value == spec(), "The spec that is asked about stays as it is."
-    assert changes["Fuse"][0] == {
+    assert changes["Use"][0] == {
         **value,
         "train": {**value["train"], "loss_implementation": "fused"},
     }
-    assert changes["Recompute"][0]["train"]["activation_checkpointing"] == "on"
+    assert changes["Activation"][0]["train"]["activation_checkpointing"] == "on"
     assert changes["Weights"][0]["train"]["precision"] == "bfloat16"
-    assert changes["Cut"][0]["data"]["max_length"] == 256
+    assert changes["Truncate"][0]["data"]["max_length"] == 256
     lora = changes["LoRA"][0]
     assert lora["method"] == {"name": "lora"}
     assert lora["train"]["learning_rate"] == "auto", "Full fine-tuning's rate is none for LoRA."
-    assert changes["AdamW's"][0]["train"]["optimizer"] == "adamw8bit"
-    assert list(changes)[-1] == "SGD,", "It is the last resort."
-    assert changes["SGD,"][0]["train"]["optimizer"] == "sgd"
+    assert changes["8-bit"][0]["train"]["optimizer"] == "adamw8bit"
+    assert list(changes)[-1] == "SGD", "It is the last resort."
+    assert changes["SGD"][0]["train"]["optimizer"] == "sgd"
     keeps = {word for word, (_, batch) in changes.items() if batch}
-    assert keeps == {"Fuse", "Recompute", "Half", "Weights"}, "The others train differently."
+    assert keeps == {"Use", "Activation", "Halve", "Weights"}, "The others train differently."
 
 
 def test_what_is_done_already_or_does_not_help_is_not_proposed() -> None:
@@ -71,5 +71,5 @@ def test_what_is_done_already_or_does_not_help_is_not_proposed() -> None:
         precision="bfloat16",
     )
     assert changed(small) == {}
-    assert "Cut" in changed(spec(length=128)), "64 tokens are the shortest."
+    assert "Truncate" in changed(spec(length=128)), "64 tokens are the shortest."
     assert "Weights" not in changed(spec(), on_gpu=False), "A processor is slow in 16 bits."

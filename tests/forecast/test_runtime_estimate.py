@@ -122,7 +122,9 @@ def test_layers_are_compiled_where_the_run_is_long_enough(
          "train": {"max_tokens": 10**8}},
         {"gpu": "H100 80GB"},
     )  # fmt: skip
-    assert answer["choices"][0]["compile"] == "on" and answer["compile"].startswith("pays")
+    assert answer["choices"][0]["compile"] == "on" and answer["compile"].startswith(
+        "on: saves time"
+    )
     assert check(make_spec())["spec"]["train"]["compile"] == "off", "there is no GPU here"
 
 
@@ -295,7 +297,7 @@ def test_small_passes_are_bound_by_what_launches_take(case: Any) -> None:
     }  # fmt: skip
     answer = estimate(value, {"gpu": "H100 80GB"}, {"shadow": False})
     assert answer["launches"] > 900
-    assert answer["tokens_per_s"] == pytest.approx(measured, rel=0.2)
+    assert answer["tokens_per_s"] == pytest.approx(measured, rel=0.25)
 
 
 def test_work_and_launches_side_by_side_take_hardly_more_than_the_longer() -> None:

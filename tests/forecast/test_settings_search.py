@@ -73,9 +73,10 @@ def test_each_choice_says_by_how_much_it_is_slower_smaller_or_too_large(
         if abs(apart) > 0.006:
             assert amount[2] == ("more" if apart > 0 else "less"), f"{why}; it is {apart:+.3f} GB."
             seen.add(amount[2])
-        slower = re.match(r"(\d+)% slower", why)
+        apart_by = re.match(r"(\d+)% (slower|faster)", why)
         share = 100 * (best["tokens_per_s"] - choice["tokens_per_s"]) / best["tokens_per_s"]
-        assert float(slower[1] if slower else 0) == pytest.approx(share, abs=0.6), why
+        signed = float(apart_by[1]) * (1 if apart_by[2] == "slower" else -1) if apart_by else 0.0
+        assert signed == pytest.approx(share, abs=0.6), why
     assert seen == {"too large", "less", "more"}, "Every kind of reason occurs."
 
 
@@ -179,7 +180,7 @@ def test_few_checkpointed_layers_are_preferred_to_another_optimizer(
     room = sizes["adamw", "off"] - 2_000_000
     assert room > 1.05 * sizes["adamw8bit", "off"], "The other rule fits without checkpointing."
     best = plan(value, {"memory_bytes": int(room / 0.94)})["choices"][0]
-    assert best["optimizer"] == "adamw" and best["checkpointed_layers"] in (1, 2), best
+    assert best["optimizer"] == "adamw" and best["checkpointed_layers"] in (1, 2, 3), best
 
 
 def test_sgd_is_offered_where_nothing_else_fits(

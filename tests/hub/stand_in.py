@@ -118,12 +118,12 @@ class StandIn:
         with self.lock:
             return [line for line in self.log if line.method == method and word in line.path]
 
-    def sent(self, file: str) -> int:
-        """Bytes of a file that were sent, over all requests: a client may have the last of them
-        before the server has counted it."""
+    def sent(self, file: str, *, so_far: bool = False) -> int:
+        """Bytes of a file that were sent, over all requests. Waits for those at work, unless
+        `so_far`: a client may have the last bytes before the server has counted them."""
         lines = [line for line in self.requests("GET", file) if "/cdn/" in line.path]
         for line in lines:
-            line.ended.wait(5)
+            line.ended.wait(0 if so_far else 5)
         return sum(line.sent for line in lines)
 
     def clear(self) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import streamlit
 
-from lab.compare import race
+from lab.compare import race, race_start
 from lab.data import dataset_preview, hub_fetch
 from lab.data import hub as dataset_hub
 from lab.export.script import script
@@ -147,7 +147,7 @@ def test_all_runs_of_a_race_are_at_one_commit(
 
     monkeypatch.setattr(planner, "check", check_and_move)
     specs, _ = race.race_specs(hub_spec(data={"dataset": SET}), ["lora", "full"], None)
-    runs = race.check(specs, seeds=1)
+    runs = race_start.check(specs, seeds=1)
     assert both.refs["models", NAME]["main"] != first, "the branch has moved on between the checks"
     assert [run.spec.model for run in runs] == [f"{NAME}#{first}"] * 2
     assert {run.spec.data.dataset for run in runs} == {checked(specs["lora"]).spec.data.dataset}

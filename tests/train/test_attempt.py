@@ -186,7 +186,7 @@ def test_a_lost_part_of_a_checkpoint_is_told(small_run: Work) -> None:
     (run.checkpoints / "step-2" / "extra.safetensors").unlink()
     write_json(run.resume, {"v": 1, "settings": {"max_steps": 4}, "incomplete": True})
     assert attempt_again(run) == 0
-    assert "step-2 lacks extra.safetensors, which starts anew" in warnings(run)
+    assert "step-2 is missing extra.safetensors; that state is reset" in warnings(run)
     assert "Settings changed from step 2 on: train.max_steps 4 (was 3)" in warnings(run)
     assert record_reader.metrics(run, "train")[-1]["step"] == 4
 

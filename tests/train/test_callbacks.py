@@ -117,7 +117,7 @@ def test_early_stopping_goes_on_counting_after_a_resume(
     again(run)
     assert record_reader.last_event(run, "plan")["resumed_at"] == 6
     assert steps(run, "eval") == [2, 4, 6, 8], "the third evaluation without a gain ends it"
-    assert "below 2.0000 for 3 evaluations" in warnings(run)
+    assert "not improved on 2.0000 for 3 evaluations" in warnings(run)
 
 
 def test_a_gain_begins_the_count_anew_and_equal_is_no_gain(

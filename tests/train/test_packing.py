@@ -62,7 +62,7 @@ def test_a_model_that_sees_over_the_border_is_trained_on_single_rows(
     plain, packed = run_of(mamba, chats, "off"), run_of(mamba, chats, "auto")
     assert (read_object(packed.spec) or {})["data"]["packing"] == "on", "as the planner took it"
     warned = [event["message"] for event in record_reader.events(packed, "warning")]
-    assert any("packed sequences see each other" in message for message in warned)
+    assert any("lets packed sequences attend to each other" in message for message in warned)
     assert losses(packed) == losses(plain)
     assert attempt_again(packed) == 0, "a later attempt goes on with single rows"
     assert [event["packing"] for event in record_reader.events(packed, "packing")] == ["off"]
@@ -84,5 +84,5 @@ def test_a_worker_killed_while_it_unpacks_goes_on(mamba: Path, chats: Path) -> N
 def test_packing_that_was_asked_for_is_refused(mamba: Path, chats: Path) -> None:
     run: Any = run_of(mamba, chats, "on")
     now = status(run)
-    assert now.state == "failed" and "packed sequences see each other" in now.message
+    assert now.state == "failed" and "lets packed sequences attend to each other" in now.message
     assert "Set data.packing to off or auto" in now.hint

@@ -156,6 +156,10 @@ def test_the_axes_start_at_nought_and_write_small_numbers_in_full(tmp_path: Path
     figure = charts.single(recorded, "train/learning_rate", "learning rate", View(smoothing=0.6))
     assert list(figure.layout.xaxis.range) == [0, 4]
     assert figure.layout.yaxis.exponentformat == "e", "5e-5 and not 50µ"
+    x = figure.layout.xaxis
+    assert (x.exponentformat, x.minexponent, x.separatethousands) == ("SI", 6, True), (
+        "20,000 tokens and not 2e4; 20T FLOPs"
+    )
     assert len(figure.data) == 1, "A plan has no raw line behind a smoothed one."
 
 

@@ -40,6 +40,12 @@ def test_each_checkpoint_is_a_square_on_the_curve(trained: list[RunDir]) -> None
         at = [list(held_out.get("step")).index(step) for step in steps]
         assert list(squares.x) == [held_out.get(by)[index] for index in at]
         assert list(squares.y) == [held_out.get("eval/loss")[index] for index in at]
+        curves = {trace.name: trace for trace in figure.data}
+        on_curve = dict(zip(curves["evaluation"].x, curves["evaluation"].customdata, strict=True))
+        assert on_curve == dict.fromkeys(on_curve) | dict(zip(squares.x, steps, strict=True)), (
+            "a browser tells a click on a square as one on the curve below it"
+        )
+        assert curves["training"].mode == "lines"
 
 
 def test_a_checkpoint_between_evaluations_is_on_the_training_curve(trained: list[RunDir]) -> None:
@@ -53,6 +59,11 @@ def test_a_checkpoint_between_evaluations_is_on_the_training_curve(trained: list
     row = list(train.get("step")).index(7)
     assert (squares.x[index], squares.y[index]) == (7, train.get("train/loss")[row])
     assert 99 not in squares.customdata
+    (curve,) = [trace for trace in figure.data if trace.name == "training"]
+    assert curve.customdata[list(curve.x).index(7)] == 7
+    assert curve.mode == "lines+markers" and curve.marker.opacity == 0, (
+        "a curve without points cannot be clicked"
+    )
 
 
 @pytest.mark.parametrize(
