@@ -168,7 +168,7 @@ def _remarks(
         remarks.append(f"Batch sizes differ: {_listed(runs, _batch, stored)}.")
     if _differ(runs, _precision):
         remarks.append(f"Precisions differ: {_listed(runs, _precision, stored)}.")
-    if _differ(runs, lambda run: run.device):
+    if _differ([run for run in runs if run.device], lambda run: run.device):
         remarks.append("They ran on different devices: time, memory and energy do not compare.")
     return remarks
 
