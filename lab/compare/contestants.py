@@ -52,7 +52,9 @@ class Contestant:
 
     def values(self, key: str) -> list[float]:
         """What each run has of a figure: the field `key` of RunFigures, where it is known."""
-        values = [getattr(run, key) for run in self.runs]
+        # a run that has made no step yet took no time: that is no figure to compare
+        runs = [run for run in self.runs if run.steps or key not in ("seconds", "flops")]
+        values = [getattr(run, key) for run in runs]
         return [float(value) for value in values if value is not None]
 
     def value(self, key: str) -> float | None:

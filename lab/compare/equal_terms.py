@@ -80,7 +80,11 @@ def _data(run: RunFigures, key: str) -> Any:
 
 def _other_base(runs: Sequence[RunFigures], stored: Callable[[str], str] = str) -> list[str]:
     reasons = []
-    if _differ(runs, lambda run: run.base):
+    known = _with_data(runs)
+    are_known = len(known) == len(runs)
+    if _differ(known, lambda run: run.base) or (
+        not are_known and _differ(runs, lambda run: run.entry.model)
+    ):
         models = _listed(runs, lambda run: short_id(run.entry.model), stored)
         reasons.append(f"They start from different base models: {models}.")
     if _differ(runs, lambda run: run.spec.get("init_from_run") or ""):
@@ -97,11 +101,17 @@ def _other_data(runs: Sequence[RunFigures], stored: Callable[[str], str]) -> lis
         datasets = _listed(runs, lambda run: short_id(run.entry.dataset), stored)
         what = f": {datasets}" if ", " in datasets else ", cut or rendered in different ways"
         reasons.append(f"They trained on different examples{what}.")
-    if _differ(runs, lambda run: run.held_out_hash):
+    known = _with_data(runs)
+    if _differ(known, lambda run: run.held_out_hash):
         reasons.append("They are measured on different held-out examples.")
-    elif not all(run.held_out_hash for run in runs):
+    elif not all(run.held_out_hash for run in known):
         reasons.append("They held no examples out.")
     return reasons
+
+
+def _with_data(runs: Sequence[RunFigures]) -> list[RunFigures]:
+    """All but those that wait or have just begun: their weights and examples are not known yet."""
+    return [run for run in runs if run.data_hash or run.entry.status.has_ended]
 
 
 def _examples(run: RunFigures) -> str:
@@ -158,7 +168,7 @@ def _remarks(
         remarks.append(f"Batch sizes differ: {_listed(runs, _batch, stored)}.")
     if _differ(runs, _precision):
         remarks.append(f"Precisions differ: {_listed(runs, _precision, stored)}.")
-    if _differ(runs, lambda run: run.device):
+    if _differ([run for run in runs if run.device], lambda run: run.device):
         remarks.append("They ran on different devices: time, memory and energy do not compare.")
     return remarks
 
@@ -176,11 +186,12 @@ def _precision(run: RunFigures) -> str:
 
 def _same(runs: Sequence[RunFigures]) -> str:
     """ "Same base, training and held-out examples, data order, precision and 8,240 tokens." """
+    is_known = len(_with_data(runs)) == len(runs)
     things = [
         ("base", not _other_base(runs)),
-        ("training examples", not _differ(runs, lambda run: run.data_hash)),
-        ("held-out examples", not _differ(runs, lambda run: run.held_out_hash)),
-        ("data order", not _differ(runs, lambda run: (run.seed, run.data_hash))),
+        ("training examples", is_known and not _differ(runs, lambda run: run.data_hash)),
+        ("held-out examples", is_known and not _differ(runs, lambda run: run.held_out_hash)),
+        ("data order", is_known and not _differ(runs, lambda run: (run.seed, run.data_hash))),
         ("precision", not _differ(runs, _precision)),
     ]
     same = [title for title, is_same in things if is_same]

@@ -239,13 +239,19 @@ def _so_far(contestants: Sequence[Contestant], names: Names) -> ComparisonVerdic
         if run.entry.status.is_active
     ]
     longest = max((value for value in left if value), default=None)
-    detail = f"About {duration(longest)} left." if longest else "The others wait in the queue."
+    statuses = [run.entry.status for contestant in contestants for run in contestant.runs]
+    has_begun = any(status.is_active or status.has_ended for status in statuses)
+    detail = f"{'The others' if has_begun else 'All of them'} wait in the queue."
+    if longest:
+        detail = f"About {duration(longest)} left."
     if any(left) and not longest:
         detail = ""
     curves = {each.id: curve(each, "eval/loss", "tokens") for each in contestants}
     lines = {name: line for name, line in curves.items() if line is not None and len(line.x) > 1}
     if len(lines) < 2:
-        return ComparisonVerdict("training", "Two runs have not been evaluated yet.", detail)
+        return ComparisonVerdict(
+            "training", "Fewer than two runs have been evaluated so far.", detail
+        )
     common = min(float(line.x[-1]) for line in lines.values())
     values = {name: _at(line, common) for name, line in lines.items()}
     order = sorted(values, key=lambda name: values[name])

@@ -151,11 +151,7 @@ def _scrubber(curves: dict[str, Curve], scale: float, unit: str) -> float:
     shortest = min(float(each.x[-1]) for each in curves.values()) / scale
     if widest <= 0:
         return 0.0
-    step = (
-        1.0
-        if unit in ("steps", "tokens") and widest >= 20
-        else 10.0 ** (math.floor(math.log10(widest)) - 2)
-    )
+    step = 1.0 if unit in ("steps", "tokens") else 10.0 ** (math.floor(math.log10(widest)) - 2)
     top = math.ceil(widest / step - 1e-9) * step
     digits = max(0, -math.floor(math.log10(step)))
     place = f"{AT}.{unit}"

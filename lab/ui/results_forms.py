@@ -66,14 +66,14 @@ def combine_form(run: RunDir) -> None:
     with grid.cell():
         kind: str = st.selectbox("Type", list(combine.TYPES), key="results.combine.type")
     with grid.cell():
+        name = st.text_input("Name", key="results.combine.name", placeholder="of the new result")
+    with grid.cell():
         density = 0.5
         if kind.startswith(("ties", "dare")):
             density = st.number_input(
                 "Density", 0.01, 1.0, 0.5, 0.05, key="results.combine.density",
                 help="The share of numbers that is kept.",
             )  # fmt: skip
-    with grid.cell():
-        name = st.text_input("Name", key="results.combine.name", placeholder="of the new result")
     st.caption(escape_markdown(combine.TYPES[kind]))
     job = background_job.read(combine.job_file())
     is_busy = job is not None and job.is_active
@@ -93,9 +93,11 @@ def _combined(job: JobRecord) -> None:
     combined = dict(job.result)
     proof = part(combined, "proof")
     new = str(combined.get("run", ""))
+    is_here = new in {run.id for run in paths.all_runs()}
+    name = index.entry(paths.run_dir(new)).name if is_here else ""  # as the list of results says
     with st.container(border=True):
         st.markdown(
-            f":green[:material/verified:] **{escape_markdown(new)}** · rank "
+            f":green[:material/verified:] **{escape_markdown(name or new)}** · rank "
             f"{combined.get('rank')} · {formatting.size(number(combined.get('bytes')))}"
         )
         difference, bound = (number(proof.get(key)) for key in ("largest_difference", "tolerance"))
@@ -108,7 +110,7 @@ def _combined(job: JobRecord) -> None:
             st.progress(min(1.0, apart), escape_markdown(text))
         if combined.get("note"):
             st.caption(escape_markdown(combined["note"]))
-        if new in {run.id for run in paths.all_runs()}:
+        if is_here:
             st.page_link(
                 links.page("results"), label="Open the new result", query_params={"run": new},
                 icon=":material/inventory_2:",

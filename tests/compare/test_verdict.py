@@ -111,6 +111,33 @@ def test_while_one_trains_they_are_compared_at_the_same_tokens(
     assert result.detail == "About 3 min 00 s left."
 
 
+@pytest.mark.parametrize("first_state", [None, "done"])
+def test_a_run_that_waits_is_not_blamed_for_what_it_has_not_read_yet(
+    first_state: str | None,
+) -> None:
+    runs = [
+        record("aaaa", "A", losses=(3.0, 2.41), seconds=60, state=first_state, learning_rate=0.5),
+        record("bbbb", "B", "ia3", state=None, learning_rate=0.5),
+    ]
+    if first_state == "done":
+        write_json(runs[0].environment, {"device": "cpu"})
+    for run, state in zip(runs, (first_state, None), strict=True):
+        if state is None:
+            for file in (run.metrics, run.events, run.held_out):
+                file.unlink()
+    those = contestants(runs)
+    terms = equal_terms(those, name)
+    assert terms.unequal == () and terms.remarks == ()
+    assert "examples" not in terms.same and "base" in terms.same
+    result = verdict(those, terms, name)
+    assert result.headline == "Fewer than two runs have been evaluated so far."
+    waiting = "All of them wait" if first_state is None else "The others wait"
+    assert result.detail == f"{waiting} in the queue."
+    seconds = [cell.value for row in figure_rows(those) if row.figure.key == "seconds"
+               for cell in row.cells]  # fmt: skip
+    assert seconds == ([] if first_state is None else [60.0, None]), "no time is not 0 s"
+
+
 def test_without_row_losses_the_means_decide_and_that_is_said() -> None:
     result = judge(
         record("aaaa", "A", losses=(3.0, 2.41), with_rows=False),

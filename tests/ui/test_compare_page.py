@@ -126,6 +126,12 @@ def test_the_sentence_names_four_and_every_change() -> None:
     assert ended.endswith(":blue[●] A ended at 4.0 min with 2.40")
 
 
+def test_the_slider_stops_at_whole_steps(open_page: Page) -> None:
+    run = record("aaaa", "wren lora", losses=(3.0, 2.6, 2.41))
+    slider = open_page("compare", runs=run.id, by="step").slider(key="compare.at.steps")
+    assert (slider.value, slider.step, slider.proto.format) == (3.0, 1.0, "%.0f steps")
+
+
 def test_runs_of_one_colour_are_told_apart_by_the_dash() -> None:
     runs = contestants(three())
     assert list(compare_curves.dashes(runs).values()) == ["solid", "solid", "dash"]
@@ -200,6 +206,7 @@ def test_a_measured_rank_is_drawn_by_layer_and_matrix(open_page: Page) -> None:
     )
     report = measure.RankReport(run.id, "", 2, 4, (0.75, 0.95, 1.0, 1.0), matrices)
     assert compare_rank.cells(report)[2].tolist() == [[3.0, 2.0], [3.0, 2.0]]
+    assert compare_rank.heat_map(report, dark=False).layout.yaxis.dtick == 1, "no layer 0.5"
     file = measure.file_of(run)
     file.parent.mkdir(parents=True)
     write_json(file, dataclasses.asdict(report))

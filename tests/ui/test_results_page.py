@@ -15,7 +15,9 @@ from lab.errors import LabError
 from lab.export import combine, exports, push
 from lab.hub import credentials
 from lab.paths import RunDir
+from lab.runs import index
 from lab.ui import results_tabs
+from lab.ui.markdown_safety import escape_markdown
 from tests.ui.conftest import Page, words
 
 PROOF = {
@@ -146,6 +148,8 @@ def test_adapters_are_combined_and_the_outcome_is_shown(
     at = open_page("results", run=lora.id, session=tab)
     text = words(at)
     assert "rank 8" in text and "Cut \\<down\\>" in text
+    name = index.entry(RunDir(other)).name
+    assert f"**{escape_markdown(name)}** · rank 8" in text, "Named as in the list of results."
     assert [bar.proto.value for bar in at.get("progress")] == [50, 25]
     write_json(combine.job_file(), {"finish": "failed", "error": "No room.", "hint": "Free some."})
     text = words(open_page("results", run=lora.id, session=tab)).replace("\\", "")
