@@ -243,9 +243,7 @@ class Attempt:
                 f"'{self.spec.model}' lets packed sequences attend to each other.",
                 "Set data.packing to off or auto.",
             )
-        self.telemetry.warn(
-            "This architecture lets packed sequences attend to each other: not packing."
-        )
+        self.telemetry.warn("Packed sequences would attend to each other here: not packing.")
         self.telemetry.event(PACKING, packing="off")
         self.spec = without_packing(self.spec)
         self.data = self._data()

@@ -62,7 +62,7 @@ def test_a_model_that_sees_over_the_border_is_trained_on_single_rows(
     plain, packed = run_of(mamba, chats, "off"), run_of(mamba, chats, "auto")
     assert (read_object(packed.spec) or {})["data"]["packing"] == "on", "as the planner took it"
     warned = [event["message"] for event in record_reader.events(packed, "warning")]
-    assert any("lets packed sequences attend to each other" in message for message in warned)
+    assert any("Packed sequences would attend to each other" in message for message in warned)
     assert losses(packed) == losses(plain)
     assert attempt_again(packed) == 0, "a later attempt goes on with single rows"
     assert [event["packing"] for event in record_reader.events(packed, "packing")] == ["off"]
