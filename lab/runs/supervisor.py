@@ -20,7 +20,7 @@ from lab.checked_run import read_forecast
 from lab.errors import LabError
 from lab.hub import credentials
 from lab.paths import RunDir
-from lab.runs import chat_memory, ladder, queue, supervisor_start, warm_worker
+from lab.runs import chat_memory, index, ladder, queue, supervisor_start, warm_worker
 from lab.runs.escalation import Escalation
 from lab.runs.hub_access import AccessReceiver
 from lab.runs.result import Result, write_result
@@ -86,7 +86,7 @@ class Supervisor:
         if rules.paused:
             return "The queue is paused."
         if len(running) >= rules.at_once:
-            return f"Waiting for {running[-1].id} to end."
+            return f"Waiting for {index.entry(running[-1]).name or running[-1].id} to end."
         needed = _predicted(run) + RESERVE_BYTES
         gpu, free = room_for_a_run(running)
         if needed <= free:

@@ -22,6 +22,7 @@ from lab.runs import (
     actions,
     chat_memory,
     deadlines,
+    index,
     queue,
     record_reader,
     supervisor,
@@ -94,6 +95,10 @@ def test_what_holds_a_run_back_is_said(
     monkeypatch.setattr(queue, "active", lambda: [RunDir(one.path.parent / "other")])
     loop.tick()
     assert "Waiting for other to end" in status(one).message
+    monkeypatch.setattr(queue, "active", lambda: [two])
+    index.rename(two, "wren lora")
+    loop.tick()
+    assert "Waiting for wren lora to end" in status(one).message, "by its name, where it has one"
     queue.change(at_once=3)
     write_json(one.estimate, {"peak_bytes": 9e15})
     loop.tick()
