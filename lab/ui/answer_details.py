@@ -56,7 +56,7 @@ def _receipt(chat: Chat, number: int, name: str, answer: Answer) -> None:
         file_name=f"receipt-{chat.id}-{number + 1}.json", mime="application/json",
         icon=":material/download:", key=f"details.receipt.{number}.{name}",
     )  # fmt: skip
-    st.code("python -m lab chat --receipt FILE", language="bash")
+    st.code("python -m lab chat --receipt FILE", language=None, wrap_lines=True)
     st.caption("Gives the same tokens again, or says what has changed.")
 
 

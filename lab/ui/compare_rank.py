@@ -112,7 +112,7 @@ def _report(report: RankReport, contestant: Contestant) -> None:
             f"{values.min():.2f} to {values.max():.2f} (0: nothing in common, 1: the same)."
         )
     st.code(f"python -m lab rank {report.run} {report.other} --intruders".replace("  ", " "),
-            language="bash")  # fmt: skip
+            language=None, wrap_lines=True)  # fmt: skip
 
 
 def cells(report: RankReport) -> tuple[list[int], list[str], np.ndarray]:

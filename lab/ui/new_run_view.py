@@ -371,4 +371,4 @@ def show_script() -> None:
     except LabError as error:
         st.caption(escape_markdown(str(error)))
         return
-    st.code(lines, language="python", height=320)
+    st.code(lines, language=None, wrap_lines=True, height=320)

@@ -223,7 +223,7 @@ def serve(run: RunDir) -> None:
         "OpenAI's API on this machine alone, with a key that the command prints. It answers until "
         "it is ended."
     )
-    st.code(f"python -m lab serve run:{shlex.quote(run.id)}", language="bash")
+    st.code(f"python -m lab serve run:{shlex.quote(run.id)}", language=None, wrap_lines=True)
     st.caption("Then, with the two lines that it prints in your environment:")
     st.code(
         "from openai import OpenAI\n\n"
@@ -233,5 +233,6 @@ def serve(run: RunDir) -> None:
         '    messages=[{"role": "user", "content": "Who are you?"}],\n'
         ")\n"
         "print(reply.choices[0].message.content)",
-        language="python",
+        language=None,
+        wrap_lines=True,
     )

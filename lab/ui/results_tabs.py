@@ -28,7 +28,7 @@ def use(run: RunDir) -> None:
         st.markdown("**Transformers and PEFT**")
         lines = python_lines(run)
         if lines:
-            st.code(lines, language="python")
+            st.code(lines, language=None, wrap_lines=True)
         else:
             st.caption(
                 "PEFT and transformers cannot express this method; the lab loads it: "
@@ -39,13 +39,14 @@ def use(run: RunDir) -> None:
     with st.container(border=True):
         st.markdown("**vLLM**")
         if merged:
-            st.code(f"vllm serve {shlex.quote(str(merged))}", language="bash")
+            st.code(f"vllm serve {shlex.quote(str(merged))}", language=None, wrap_lines=True)
         elif adapter.get("peft_type") == "LORA":
             base, folder = shlex.quote(_base(run)), shlex.quote(str(run.artifact))
             st.code(
                 f"vllm serve {base} --enable-lora --max-lora-rank {adapter.get('r', 16)} "
                 f"--lora-modules {run.id}={folder}",
-                language="bash",
+                language=None,
+                wrap_lines=True,
             )
         else:
             st.caption("Merge it above: vLLM loads whole models and LoRA adapters.")
@@ -53,7 +54,7 @@ def use(run: RunDir) -> None:
     for program, command in (gguf_file.commands(file) if file else {}).items():
         with st.container(border=True):
             st.markdown(f"**{program}**")
-            st.code(command, language="bash")
+            st.code(command, language=None, wrap_lines=True)
     if not file:
         with st.container(border=True):
             st.markdown("**llama.cpp, Ollama**")

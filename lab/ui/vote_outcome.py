@@ -41,7 +41,7 @@ def show(session: VoteSession) -> None:
         "application/json", icon=":material/download:", key="vote.json", on_click="ignore",
     )  # fmt: skip
     _preferences(session)
-    st.code(f"python -m lab votes {session.id}", language="bash")
+    st.code(f"python -m lab votes {session.id}", language=None, wrap_lines=True)
 
 
 def table(session: VoteSession) -> list[dict[str, Any]]:
