@@ -353,7 +353,7 @@ def _write(
         for file in sorted(first.artifact.rglob("*")):  # tokenizer, template, generation config
             name = file.relative_to(first.artifact)
             if file.is_file() and not file.is_symlink() and name.name not in OF_THE_ADAPTER:
-                (new.artifact / name).parent.mkdir(parents=True, exist_ok=True)
+                paths.make_folder((new.artifact / name).parent)
                 shutil.copyfile(file, new.artifact / name)
         template_lock.enforce_files(receipt, new.artifact)
         lines = read_back.loading_lines(method, spec, new.artifact, 0)
