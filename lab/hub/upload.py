@@ -93,6 +93,13 @@ def upload(
         else:
             tell("making the repository")
             api.create_repo(name, private=private, repo_type="model")
+            # before a byte is sent: an organisation's rules may make it other than asked for
+            if bool(api.model_info(name).private) != private:
+                raise LabError(
+                    f"{subject} was made {'public' if private else 'private'} by the Hub, which "
+                    "was not asked for. Nothing was uploaded.",
+                    f"Change it at {settings.endpoint()}/{name}/settings, and push with --update.",
+                )
         tell("uploading")
         operations = [
             CommitOperationAdd(path, str(content) if isinstance(content, Path) else content)
@@ -101,7 +108,6 @@ def upload(
         commit = api.create_commit(name, operations, commit_message=MESSAGE)
         tell("comparing the files on the Hub")
         listed = list(api.list_repo_tree(name, recursive=True, revision=commit.oid))
-        is_private = bool(api.model_info(name).private)
     except HfHubHTTPError as error:
         response = error.response
         raise _refused(response, subject, name, token) from None
@@ -113,16 +119,10 @@ def upload(
             raise _refused(cause.response, subject, name, token) from None
         raise unreachable(subject, first_line(error)) from None
     verified = _verified(files, listed, subject)
-    if is_private != private:
-        raise LabError(
-            f"{subject} is {'private' if is_private else 'public'} on the Hub, which was not "
-            "asked for.",
-            f"Change it at {settings.endpoint()}/{name}/settings.",
-        )
     return UploadedCommit(
         url=f"{settings.endpoint()}/{name}",
         commit=commit.oid,
-        is_private=is_private,
+        is_private=private,
         files=len(files),
         bytes=sum(_size(content) for content in files.values()),
         verified=verified,

@@ -60,6 +60,7 @@ class StandIn:
         self.writers: set[str] = set()  # tokens that may upload
         self.visibility: dict[str, str] = {}
         self.large: dict[str, bytes] = {}  # uploaded, by sha256
+        self.policy = ""  # the visibility that it gives whatever is asked for
         self.lost = ""  # a file of an upload that is not kept
         handler = type("Handler", (_Handler,), {"hub": self})
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -176,7 +177,7 @@ class _Handler(BaseHTTPRequestHandler):
         value = {} if "commit" in path else json.loads(self.body)
         if path == ["api", "repos", "create"]:
             name = f"{value['organization']}/{value['name']}"
-            self.hub.visibility[name] = value.get("visibility", "public")
+            self.hub.visibility[name] = self.hub.policy or value.get("visibility", "public")
             self.hub.commit(name, {".gitattributes": b""})
             return self.reply(200, {"url": f"{self.hub.address}/{name}"})
         if path[-1] == "batch":

@@ -60,6 +60,18 @@ def test_one_that_exists_is_left_alone_unless_asked(hub: StandIn, trained: list[
     assert b"LoRA" in hub.files(NAME)["README.md"]
 
 
+@pytest.mark.parametrize("private", [True, False])
+def test_a_visibility_that_was_not_asked_for_is_told_before_a_byte_is_sent(
+    hub: StandIn, trained: list[RunDir], private: bool
+) -> None:
+    hub.policy = "public" if private else "private"
+    request = {"name": NAME, "what": "result", "private": private, "update": False}
+    with pytest.raises(LabError, match=f"was made {hub.policy} by the Hub.*Nothing was uploaded"):
+        push.push(trained[1], request)
+    assert list(hub.files(NAME)) == [".gitattributes"]
+    assert hub.requests("PUT", "lfs") == [] == hub.requests("POST", "preupload")
+
+
 def test_what_does_not_lie_there_as_here_is_told(hub: StandIn, trained: list[RunDir]) -> None:
     hub.lost = "adapter_model.safetensors"
     with pytest.raises(LabError, match=r"adapter_model.safetensors does not lie on the Hub"):

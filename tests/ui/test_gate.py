@@ -33,6 +33,7 @@ PATHS = (
     "/data?dataset=/etc/passwd.txt",
     "/index.html",
     "/_stcore/health",
+    "/download/20261122-101530-lora-k3f9/result",
     "/_stcore/host-config",
     "/_stcore/metrics",
     "/_stcore/stream",
