@@ -350,8 +350,8 @@ def test_the_glossary_names_files_that_are_there_and_each_term_once() -> None:
     assert len(rows) > 40 and len(set(terms)) == len(terms), "one line for each term"
     for row in rows:
         assert len(row) == 3 and row[1].endswith("."), f"{row[0]} has a term, a meaning, a place"
-        for place in re.findall(r"`([^`]+)`", row[2]):
-            assert (ROOT / "lab" / place).exists(), f"{row[0]} is defined in lab/{place}, not there"
+        for path in re.findall(r"`([^`]+)`", row[2]):
+            assert (ROOT / "lab" / path).exists(), f"{row[0]} is defined in lab/{path}, not there"
     for page in ("README.md", "ARCHITECTURE.md"):
         assert "(docs/GLOSSARY.md)" in (ROOT / page).read_text(encoding="utf-8")
 

@@ -268,7 +268,7 @@ def newest_pair(experiment: Experiment) -> list[RunDir]:
                 by_tag.setdefault(tag, []).append(paths.run_dir(entry.id))
     if not by_tag:
         return []
-    order = {name: place for place, name in enumerate(_names(experiment))}
+    order = {name: position for position, name in enumerate(_names(experiment))}
     return sorted(by_tag[max(by_tag)], key=lambda run: order.get(index.entry(run).name, 0))
 
 

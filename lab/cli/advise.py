@@ -98,10 +98,10 @@ def show_claims(arguments: argparse.Namespace) -> Output:
     answers = []
     # a dozen models are forecast; a terminal shows how far it is, anything else shows nothing
     with console.status("Computing …") if not arguments.json else nullcontext() as shown:
-        for place, claim in enumerate(chosen, 1):
+        for index, claim in enumerate(chosen, 1):
             answers.append((claim, findings.find(claim.id)))
             if shown is not None:
-                shown.update(f"Computing: {place} of {len(chosen)} claims")
+                shown.update(f"Computing: {index} of {len(chosen)} claims")
 
     def display() -> None:
         rows = [

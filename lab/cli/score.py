@@ -43,8 +43,8 @@ def run(arguments: argparse.Namespace) -> Output:
     answer["extremes"] = {name: scoring.extremes(answer, name) for name in order}
     answer["differences"] = [
         {"models": [first, second], **scoring.differences(answer, first, second)}
-        for place, first in enumerate(order)
-        for second in order[place + 1 :]
+        for index, first in enumerate(order)
+        for second in order[index + 1 :]
     ]
     return Output(answer, lambda: _show(answer))
 
@@ -65,8 +65,8 @@ def _show(answer: dict[str, Any]) -> None:
     last = models[-1]
     for title, places in answer["extremes"][last["model"]].items():
         say(f"\n{title.capitalize()} answers of {last['model']}:")
-        for place in places:
-            row, model_answer = answer["rows"][place], last["answers"][place]
+        for index in places:
+            row, model_answer = answer["rows"][index], last["answers"][index]
             say(f"  {_short(row['prompt'])}")
             say(f"    right: {_short(row['reference'])}")
             say(f"    said:  {_short(model_answer['text'] or model_answer['likeliest'])}")

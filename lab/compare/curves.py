@@ -190,26 +190,26 @@ def lead_changes(curves: Mapping[str, Curve], better: str = LOWER) -> list[LeadC
     )
     changes: list[LeadChange] = []
     leader: int | None = None
-    for place, (left, right) in enumerate(itertools.pairwise(grid)):
+    for interval, (left, right) in enumerate(itertools.pairwise(grid)):
         here = [
             index
             for index in range(len(names))
-            if np.isfinite(values[index, place : place + 2]).all()
+            if np.isfinite(values[index, interval : interval + 2]).all()
         ]
         if not here:
             continue
         position = float(left)
         if leader not in here:  # it has ended, or this is the beginning
             if leader is not None:
-                leader = min(here, key=lambda index: values[index, place])
+                leader = min(here, key=lambda index: values[index, interval])
             else:
                 # at the start all are the base: who falls fastest leads from there
                 leader = min(
-                    here, key=lambda index: (values[index, place], values[index, place + 1])
+                    here, key=lambda index: (values[index, interval], values[index, interval + 1])
                 )
         while True:
             crossing = _next_crossing(
-                values, here, leader, place, float(left), float(right), position
+                values, here, leader, interval, float(left), float(right), position
             )
             if crossing is None:
                 break
@@ -222,7 +222,7 @@ def _next_crossing(
     values: np.ndarray,
     here: list[int],
     leader: int,
-    place: int,
+    interval: int,
     left: float,
     right: float,
     after: float,
@@ -232,8 +232,8 @@ def _next_crossing(
     for other in here:
         if other == leader:
             continue
-        before = values[other, place] - values[leader, place]
-        behind = values[other, place + 1] - values[leader, place + 1]
+        before = values[other, interval] - values[leader, interval]
+        behind = values[other, interval + 1] - values[leader, interval + 1]
         if behind >= 0:
             continue  # at the end of the interval the leader still leads, or both are equal
         share = before / (before - behind) if before > 0 else 0.0

@@ -102,8 +102,8 @@ def all_evidence() -> list[Evidence]:
     """What comes with the lab and what was measured in this home, the newest first. A file of this
     home replaces a shipped one of the same id."""
     by_id: dict[str, Evidence] = {}
-    for place in (shipped_folder(), folder()):
-        for file in sorted(place.glob("*.json")):
+    for root in (shipped_folder(), folder()):
+        for file in sorted(root.glob("*.json")):
             evidence = read_file(file)
             if evidence is not None:
                 by_id[evidence.id] = evidence

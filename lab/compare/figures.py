@@ -75,7 +75,7 @@ def figure_rows(contestants: Sequence[Contestant], price: float = 0.0) -> list[R
         base = base_value(contestants, figure.key)
         best = _best(contestants, figure, [value for value, _ in intervals], base, price)
         cells = tuple(
-            Cell(value, half, place == best) for place, (value, half) in enumerate(intervals)
+            Cell(value, half, index == best) for index, (value, half) in enumerate(intervals)
         )
         rows.append(Row(figure, base, cells))
     return rows
@@ -117,10 +117,10 @@ def _best(
     """The place of the best value, where it is better than the second by more than its uncertainty,
     and better than the base."""
     sign = -1.0 if figure.better == HIGHER else 1.0
-    known = [place for place, value in enumerate(values) if value is not None]
+    known = [index for index, value in enumerate(values) if value is not None]
     if not figure.better or len(known) < 2:
         return None
-    first, second = sorted(known, key=lambda place: sign * (values[place] or 0.0))[:2]
+    first, second = sorted(known, key=lambda index: sign * (values[index] or 0.0))[:2]
     best = values[first] or 0.0
     if figure.key in ("loss", "perplexity") and base is not None and best >= base:
         return None

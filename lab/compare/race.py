@@ -116,12 +116,12 @@ def _listed(listed: Any) -> list[RaceContestant]:
     if not isinstance(listed, list) or not all(isinstance(each, dict) for each in listed):
         raise SpecError([Problem("contestants", f"must be a list of objects, is {quote(listed)}.")])
     problems, result = [], []
-    for place, each in enumerate(listed):
+    for position, each in enumerate(listed):
         settings = each.get("settings", {})
         if not isinstance(settings, dict) or not all(SETTING.fullmatch(key) for key in settings):
             problems.append(
                 Problem(
-                    f"contestants.{place}.settings",
+                    f"contestants.{position}.settings",
                     'must be an object of dotted keys such as {"method.rank": 8}, '
                     f"is {quote(settings)}.",
                 )

@@ -224,7 +224,7 @@ def _likeliest(loaded: LoadedModel, item: Item, terms: ScoreTerms) -> str:
     prompt = generate.render(loaded.tokenizer, list(item.messages), terms.settings)
     sums = continuation_log_probabilities(loaded.model, loaded.tokenizer, prompt, item.options)
     values = [total / len(option) for total, option in zip(sums, item.options, strict=True)]
-    return item.options[max(range(len(values)), key=lambda place: values[place])]
+    return item.options[max(range(len(values)), key=lambda position: values[position])]
 
 
 def answer_figures(text: str, likeliest: str, item: Item, terms: ScoreTerms) -> dict[str, float]:
@@ -279,8 +279,10 @@ def differences(answer: dict[str, Any], first: str, second: str) -> dict[str, li
         for mine, theirs in zip(by_name[first], by_name[second], strict=True)
     ]
     return {
-        "first": [place for place, (mine, theirs) in enumerate(pairs) if mine and not theirs],
-        "second": [place for place, (mine, theirs) in enumerate(pairs) if theirs and not mine],
+        "first": [position for position, (mine, theirs) in enumerate(pairs) if mine and not theirs],
+        "second": [
+            position for position, (mine, theirs) in enumerate(pairs) if theirs and not mine
+        ],
     }
 
 
@@ -289,8 +291,8 @@ def extremes(answer: dict[str, Any], model: str, count: int = 3) -> dict[str, li
     answers = next(each["answers"] for each in answer["models"] if each["model"] == model)
     second = "token_f1" if "token_f1" in answers[0]["figures"] else answer["main"]
 
-    def quality(place: int) -> tuple[float, float]:
-        figures = answers[place]["figures"]
+    def quality(position: int) -> tuple[float, float]:
+        figures = answers[position]["figures"]
         return figures[answer["main"]], figures[second]
 
     order = sorted(range(len(answers)), key=quality, reverse=True)

@@ -81,13 +81,13 @@ def measure(
         if not similarity:
             raise LabError("The two runs changed no matrix in common.", "Compare other runs.")
     rank = max(report.rank for report in reports)
-    kept = energy_kept(values, rank)
+    shares = energy_kept(values, rank)
     return RankReport(
         run=run.id,
         other=other.id if other else "",
-        needed=int(np.searchsorted(kept, ENERGY * (1 - 1e-12))) + 1,
+        needed=int(np.searchsorted(shares, ENERGY * (1 - 1e-12))) + 1,
         rank=rank,
-        energy=tuple(float(share) for share in kept[:MOST_RANK]),
+        energy=tuple(float(share) for share in shares[:MOST_RANK]),
         matrices=tuple(reports),
         similarity=similarity,
         intruders=sum(report.intruders or 0 for report in reports) if intruders else None,

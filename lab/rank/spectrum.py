@@ -76,19 +76,19 @@ def spectrum(
 
 def energy_rank(values: np.ndarray, energy: float = ENERGY) -> int:
     """The fewest singular values, largest first, that hold this share of the energy."""
-    kept = np.cumsum(np.asarray(values, dtype=np.float64) ** 2)
-    return int(np.searchsorted(kept, energy * kept[-1] * (1 - 1e-12))) + 1
+    cumulative = np.cumsum(np.asarray(values, dtype=np.float64) ** 2)
+    return int(np.searchsorted(cumulative, energy * cumulative[-1] * (1 - 1e-12))) + 1
 
 
 def energy_kept(matrices: Sequence[np.ndarray], most: int) -> np.ndarray:
     """(most,) share of the energy of all matrices that each keeps at rank 1, 2, … `most`."""
     total = sum(float((values**2).sum()) for values in matrices)
-    kept = np.zeros(most)
+    energy = np.zeros(most)
     for values in matrices:
         squares = np.zeros(most)
         squares[: min(most, len(values))] = values[:most] ** 2
-        kept += np.cumsum(squares)
-    return kept / total if total else np.ones(most)
+        energy += np.cumsum(squares)
+    return energy / total if total else np.ones(most)
 
 
 def subspace_similarity(first_OI: np.ndarray, second_OJ: np.ndarray) -> float:

@@ -51,7 +51,7 @@ def centred_accuracy(
     right = []
     for question in asked_questions:
         scores = choice_scores(model, tokenizer, prompt_of(tokenizer, question.text), question)
-        right.append(max(range(len(scores)), key=lambda place: scores[place]) == question.right)
+        right.append(max(range(len(scores)), key=lambda index: scores[index]) == question.right)
         after_question()
     return centred(right, [len(question.choices) for question in asked_questions])
 

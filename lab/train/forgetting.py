@@ -260,5 +260,5 @@ def resampled_half(sums: Sequence[float], tokens: Sequence[int]) -> float:
 def most_lost(base: Likelihood, tuned: Likelihood, count: int) -> list[tuple[int, float]]:
     """(place, rise in nats a token) of the chats whose answers have become least likely."""
     rises = _by_chat(base.own - tuned.own, base.tokens)
-    means = [(place, rise / base.tokens[place]) for place, rise in enumerate(rises)]
+    means = [(position, rise / base.tokens[position]) for position, rise in enumerate(rises)]
     return sorted(means, key=lambda item: -item[1])[:count]

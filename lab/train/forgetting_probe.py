@@ -61,13 +61,13 @@ class ForgettingProbe:
         chats = [json.loads(line)["messages"] for line in self.answers.read_text().splitlines()]
         lost = [
             {
-                "prompt": chats[place][0]["content"],
-                "before": chats[place][-1]["content"],
-                "now": self._answer(model, chats[place][0]["content"]),
+                "prompt": chats[index][0]["content"],
+                "before": chats[index][-1]["content"],
+                "now": self._answer(model, chats[index][0]["content"]),
                 "rise": rise,
             }
-            for place, rise in forgetting.most_lost(self.base, tuned, LOST)
-            if place < len(chats)
+            for index, rise in forgetting.most_lost(self.base, tuned, LOST)
+            if index < len(chats)
         ]
         return figures, lost
 

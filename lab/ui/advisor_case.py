@@ -80,7 +80,7 @@ def fields() -> dict[str, Any]:
         format_func=model_title,
         help="A size, for which the nearest shipped config stands, or a model that the lab knows.",
     )  # fmt: skip
-    place = grid.cell().selectbox(
+    card = grid.cell().selectbox(
         "Hardware", hardware(), key="advise.hardware", bind="query-params",
         help="A size stands for the fastest card with it.",
     )  # fmt: skip
@@ -108,7 +108,7 @@ def fields() -> dict[str, Any]:
         "domain_shift": shift,
         "complexity": complexity,
         **size,
-        **_device(place),
+        **_device(card),
         **rest,
     }
 
@@ -144,12 +144,12 @@ def _more() -> dict[str, Any]:
     }
 
 
-def _device(place: str) -> dict[str, Any]:
-    if place == HERE:
+def _device(card: str) -> dict[str, Any]:
+    if card == HERE:
         return {}
-    if place in {f"{size} GB" for size in CARD_SIZES}:
-        return {"gpu_gb": float(place.split()[0])}
-    return {"gpu": place}
+    if card in {f"{size} GB" for size in CARD_SIZES}:
+        return {"gpu_gb": float(card.split()[0])}
+    return {"gpu": card}
 
 
 def forget() -> None:

@@ -154,18 +154,18 @@ def _scrubber(curves: dict[str, Curve], scale: float, unit: str) -> float:
     step = 1.0 if unit in ("steps", "tokens") else 10.0 ** (math.floor(math.log10(widest)) - 2)
     top = math.ceil(widest / step - 1e-9) * step
     digits = max(0, -math.floor(math.log10(step)))
-    place = f"{AT}.{unit}"
-    if place not in st.session_state or not 0 <= st.session_state[place] <= top:
+    key = f"{AT}.{unit}"
+    if key not in st.session_state or not 0 <= st.session_state[key] <= top:
         try:
             wanted = float(st.query_params.get("at", ""))
         except ValueError:
             wanted = shortest
-        st.session_state[place] = min(max(0.0, round(wanted, digits)), top)
+        st.session_state[key] = min(max(0.0, round(wanted, digits)), top)
     if top <= step:
         return float(shortest * scale)
     with st.container(key="compare-scrubber"):
         at = st.slider(
-            "Who leads at", 0.0, float(top), key=place, step=step,
+            "Who leads at", 0.0, float(top), key=key, step=step,
             format=f"%.{digits}f {unit}", label_visibility="collapsed",
         )  # fmt: skip
     st.query_params["at"] = f"{at:.{digits}f}"
@@ -242,7 +242,7 @@ def _end_marker(chart: go.Figure, x: np.ndarray, y: np.ndarray, colour: str, hol
 def _band(chart: go.Figure, x: np.ndarray, y: np.ndarray, half: np.ndarray, colour: str) -> None:
     known = np.isfinite(half)
     x, y, half = x[known], y[known], half[known]
-    red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
+    red, green, blue = (int(colour[index : index + 2], 16) for index in (1, 3, 5))
     chart.add_trace(
         go.Scatter(
             x=np.concatenate([x, x[::-1]]),
@@ -265,12 +265,12 @@ def sentence(
     wren lora stays ahead" as Markdown."""
     parts = []
     running = [rank for rank in ranks if rank.ended_at is None]
-    for place, rank in enumerate(ranks[:MOST_NAMED]):
+    for index, rank in enumerate(ranks[:MOST_NAMED]):
         name = name_of(by_id[rank.id])
         if rank.ended_at is not None:
             where = axis_text(rank.ended_at / scale, unit)
             parts.append(f"{name} ended at {where} with {value_text(rank.value)}")
-        elif place == 0:
+        elif index == 0:
             leads = f"leads with {value_text(rank.value)}"
             if len(ranks) == 1:
                 leads = f"is at {value_text(rank.value)}"

@@ -34,14 +34,14 @@ def answers(shown: list[Contestant]) -> None:
         return
     labels = [str(plain(text.replace("\n", " ")[:120])) for text in prompts]
     row = st.container(horizontal=True, vertical_alignment="bottom")
-    place = row.selectbox(
+    position = row.selectbox(
         "Prompt", range(len(prompts)), format_func=lambda number: labels[number],
         key="compare.prompt",
     )  # fmt: skip
     marks = row.toggle("Mark differences", key="compare.marks")
     texts: list[tuple[str, str]] = []
     for each in shown:
-        events = [event for event in samples[each.id] if event.get("prompt") == prompts[place]]
+        events = [event for event in samples[each.id] if event.get("prompt") == prompts[position]]
         if events and events[0]["step"] == 0 and not texts:
             texts.append((f"{colours.BASE_DOT} base model", str(events[0].get("text", ""))))
         if events and events[-1]["step"] > 0:
@@ -71,14 +71,15 @@ def by_example(shown: list[Contestant]) -> None:
         pair = [
             st.selectbox(
                 label, range(len(measured)), index=min(number, len(measured) - 1),
-                format_func=lambda place: plain_name(measured[place]), key=f"compare.row.{number}",
+                key=f"compare.row.{number}",
+                format_func=lambda position: plain_name(measured[position]),
             )
             for number, label in enumerate(("First", "Second"))
         ]  # fmt: skip
         order = st.segmented_control(
             "Order", ORDERS, default=ORDERS[0], required=True, key="compare.row.order"
         )
-    first, second = (measured[place] for place in pair)
+    first, second = (measured[position] for position in pair)
     frame = example_rows(first, second, str(order))
     if frame.empty:
         st.markdown("There is no such example.")

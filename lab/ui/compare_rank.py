@@ -31,20 +31,20 @@ def show(shown: list[Contestant]) -> None:
         st.caption("None of the runs shown has a result yet.")
         return
     row = st.container(horizontal=True, vertical_alignment="bottom")
-    place = row.selectbox(
+    position = row.selectbox(
         "Run", range(len(ready)), format_func=lambda number: plain_name(ready[number]),
         key="compare.rank.run", width=240,
     )  # fmt: skip
-    others = [None, *(number for number in range(len(ready)) if number != place)]
+    others = [None, *(number for number in range(len(ready)) if number != position)]
     against = row.selectbox(
         "Likeness to", others, key="compare.rank.other", width=240,
         format_func=lambda number: "none" if number is None else plain_name(ready[number]),
     )  # fmt: skip
-    run = ready[place].first.run
+    run = ready[position].first.run
     other = None if against is None else ready[against].first.run
     report = measure.look(run, other)
     if isinstance(report, RankReport):
-        _report(report, ready[place])
+        _report(report, ready[position])
         return
     _ask(run, other, report)
 

@@ -138,11 +138,11 @@ def newest_pairs(entries: list[RunSummary]) -> list[tuple[RunSummary, RunSummary
     ][:40]
     pairs: list[tuple[RunSummary, RunSummary]] = []
     used: set[str] = set()
-    for place, first in enumerate(measured):
+    for position, first in enumerate(measured):
         partner = next(
             (
                 other
-                for other in measured[place + 1 :]
+                for other in measured[position + 1 :]
                 if (other.model, other.dataset) == (first.model, first.dataset)
                 and not {first.id, other.id} & used
             ),

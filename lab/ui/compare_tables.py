@@ -36,10 +36,10 @@ def figures_table(shown: list[Contestant]) -> None:
             figures.text(row.figure, row.base) for row in rows
         ],
     }
-    for place, contestant in enumerate(shown):
+    for index, contestant in enumerate(shown):
         cells = []
         for row in rows:
-            cell = row.cells[place]
+            cell = row.cells[index]
             text = figures.text(row.figure, cell.value, cell.half)
             if row.figure.key == "trainable":
                 text = figures.trainable_text(contestant)
@@ -95,9 +95,9 @@ def settings_table(shown: list[Contestant]) -> None:
         st.markdown("All settings are the same.")
         return
     table: dict[str, list[str]] = {"Setting": [_title(row, rows) for row in listed]}
-    for place, contestant in enumerate(shown):
+    for index, contestant in enumerate(shown):
         table[_heading(contestant, table)] = [
-            escape_markdown(str(plain(row.values[place]))[:300]) for row in listed
+            escape_markdown(str(plain(row.values[index]))[:300]) for row in listed
         ]
     st.table(pd.DataFrame(table), border="horizontal", hide_index=True)
 

@@ -116,8 +116,8 @@ def _poll(checks: dict[str, ContestantCheck]) -> None:
 
     @st.fragment(run_every=1.0 if open_checks else None)
     def look() -> None:
-        for place, check in enumerate(checks.values()):
-            check.look(f"race {place} poll")
+        for index, check in enumerate(checks.values()):
+            check.look(f"race {index} poll")
         if open_checks != sum(not check.is_complete for check in checks.values()):
             st.rerun()
 

@@ -306,7 +306,7 @@ def problems() -> list[str]:
     if number > race.MOST_CONTESTANTS:
         texts.append(f"A race has at most {race.MOST_CONTESTANTS} contestants, not {number}.")
     same = [(each.method, sorted(each.settings.items(), key=str)) for each in contestants()]
-    if any(each in same[:place] for place, each in enumerate(same)):
+    if any(each in same[:index] for index, each in enumerate(same)):
         texts.append("Two contestants have the same settings. Change or remove one of them.")
     try:
         race_start.check_number(number, int(st.session_state[SEEDS] or 0), rungs())

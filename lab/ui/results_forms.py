@@ -49,7 +49,7 @@ def combine_form(run: RunDir) -> None:
     names = [run.id, *chosen]
     grid = st.grid(max(2, len(names)), min_column_width=160)
     weights = []
-    for place, name in enumerate(names):
+    for position, name in enumerate(names):
         with grid.cell():
             title = str(plain(index.entry(paths.run_dir(name)).name or name))
             weights.append(
@@ -59,7 +59,7 @@ def combine_form(run: RunDir) -> None:
                     10.0,
                     round(1 / len(names), 2),
                     0.05,
-                    key=f"results.combine.weight.{place}.{len(names)}",
+                    key=f"results.combine.weight.{position}.{len(names)}",
                 )
             )
     grid = st.grid(3, min_column_width=200)

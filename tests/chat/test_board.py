@@ -337,8 +337,8 @@ def test_an_answer_is_measured_under_every_model_of_its_turn(
     with torch.inference_mode():
         logits = loaded.model(input_ids=torch.tensor([prompt + ids])).logits[0].double()
     by_hand = [
-        float(logits[len(prompt) + place - 1].log_softmax(-1)[token])
-        for place, token in enumerate(ids)
+        float(logits[len(prompt) + position - 1].log_softmax(-1)[token])
+        for position, token in enumerate(ids)
     ]
     assert scores[names[1]] == pytest.approx(by_hand, abs=1e-4)
     for turn, name in ((0, "base:x"), (5, writer), (-1, writer)):

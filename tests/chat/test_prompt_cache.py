@@ -58,11 +58,11 @@ def answer(
     return decoding
 
 
-@pytest.mark.parametrize("place", [0, 1], ids=["base", "adapter"])
+@pytest.mark.parametrize("index", [0, 1], ids=["base", "adapter"])
 def test_the_next_turn_reads_what_is_new_and_answers_as_if_it_had_read_all(
-    variants: list[Any], tokenizer: Any, place: int, monkeypatch: pytest.MonkeyPatch
+    variants: list[Any], tokenizer: Any, index: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, memory = variants[place], KeptPrompts()
+    model, memory = variants[index], KeptPrompts()
     first = prompt(3 * BLOCK + 5)
     answer(model, tokenizer, first, memory)
     assert [len(each.ids) for each in memory.prompts] == [3 * BLOCK], "Whole blocks of the prompt."

@@ -93,8 +93,8 @@ def test_questions_commands_and_forms(
     assert len(prompts) == 2, "Only the held-out half is prompts."
     expected = {"q0": (1.0, 1.0, 1.0), "q1": (0, 0, 0), "q2": (1, 1, 0), "q3": (0, 2 / 3, 0)}
     figures = answer["models"][1]["figures"]
-    for place, name in enumerate(("exact_match", "token_f1", "format")):
-        mean = sum(expected[prompt][place] for prompt in prompts) / 2
+    for index, name in enumerate(("exact_match", "token_f1", "format")):
+        mean = sum(expected[prompt][index] for prompt in prompts) / 2
         assert figures[name] == pytest.approx(mean), name
     assert answer["models"][0]["figures"]["exact_match"] == 0
     dataset_of(
@@ -165,7 +165,7 @@ def test_likelihoods_of_continuations_are_the_models_own(tiny_model: Path, token
             log = torch.log_softmax(model(ids).logits[0].double(), -1)
         places = range(len(before) - 1, len(before) + len(behind) - 1)
         expected.append(
-            sum(float(log[place, token]) for place, token in zip(places, behind, strict=True))
+            sum(float(log[index, token]) for index, token in zip(places, behind, strict=True))
         )
     measured = continuation_log_probabilities(model, tokenizer, prompt, options)
     assert measured == pytest.approx(expected, rel=1e-5)

@@ -16,12 +16,12 @@ from tests.answers import estimate
 def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     from transformers import LlamaConfig
 
-    place = tmp_path_factory.mktemp("kept")
+    index = tmp_path_factory.mktemp("kept")
     LlamaConfig(
         vocab_size=256, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2,
-    ).save_pretrained(place)  # fmt: skip
-    return str(place)
+    ).save_pretrained(index)  # fmt: skip
+    return str(index)
 
 
 def ask(folder: str, device: Any = None, method: Any = "lora", **sections: Any) -> dict[str, Any]:

@@ -49,8 +49,8 @@ def test_the_figures_of_a_known_spectrum() -> None:
 
 
 def test_energy_is_pooled_over_matrices() -> None:
-    kept = energy_kept([np.array([3.0, 1.0]), np.array([2.0, 2.0, 1.0])], 3)
-    assert kept.tolist() == pytest.approx([13 / 19, 18 / 19, 1.0])
+    shares = energy_kept([np.array([3.0, 1.0]), np.array([2.0, 2.0, 1.0])], 3)
+    assert shares.tolist() == pytest.approx([13 / 19, 18 / 19, 1.0])
     assert energy_rank(np.array([1.0, 1.0, 1.0, 1.0]), 0.5) == 2
 
 

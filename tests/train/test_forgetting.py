@@ -244,7 +244,7 @@ def test_a_part_of_the_chats_and_those_that_lost_most() -> None:
     top = torch.full((5, 2), 0.5).log()
     base = Likelihood(own, top, torch.zeros(5, 2, dtype=torch.long), (2, 1, 2))
     tuned = Likelihood(own - torch.tensor([0.1, 0.3, 2.0, 0.0, 0.4]), top, base.top_ids, (2, 1, 2))
-    assert [(place, round(rise, 3)) for place, rise in forgetting.most_lost(base, tuned, 2)] == [
+    assert [(index, round(rise, 3)) for index, rise in forgetting.most_lost(base, tuned, 2)] == [
         (1, 2.0), (0, 0.2),
     ]  # fmt: skip
     figures = forgetting.compare(base, tuned)

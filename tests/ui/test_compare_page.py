@@ -147,8 +147,8 @@ def test_twelve_runs_of_ten_thousand_steps_are_thinned(open_page: Page) -> None:
     losses = tuple(np.linspace(3.5, 2.0, 1000))
     runs = [
         record(f"a{letter}aa", f"run {letter}", losses=losses, with_rows=False,
-               learning_rate=0.1 + place / 100)
-        for place, letter in enumerate("abcdefghijkm")
+               learning_rate=0.1 + position / 100)
+        for position, letter in enumerate("abcdefghijkm")
     ]  # fmt: skip
     those = contestants(runs)
     chart = compare_export.charts(those, 0.0)["Evaluation loss by steps"]
@@ -201,8 +201,8 @@ def test_a_measured_rank_is_drawn_by_layer_and_matrix(open_page: Page) -> None:
     run = record("aaaa", "wren lora")
     names = [f"model.layers.{n}.self_attn.{k}_proj.weight" for n in (0, 1) for k in "qv"]
     matrices = tuple(
-        spectrum(name, (8, 8), 4, np.array([4.0, 2.0, 1.0, 0.5][: 4 - place % 2]))
-        for place, name in enumerate(names)
+        spectrum(name, (8, 8), 4, np.array([4.0, 2.0, 1.0, 0.5][: 4 - position % 2]))
+        for position, name in enumerate(names)
     )
     report = measure.RankReport(run.id, "", 2, 4, (0.75, 0.95, 1.0, 1.0), matrices)
     assert compare_rank.cells(report)[2].tolist() == [[3.0, 2.0], [3.0, 2.0]]

@@ -60,9 +60,9 @@ def first_that_fits(claim: Claim) -> Finding:
 def goal_first(claim: Claim) -> Finding:
     table = get("C3").printed["7B"]
     figures = [
-        exactly(f"7B {name}", table[place], claim.printed[key] * 7, "GB",
+        exactly(f"7B {name}", table[index], claim.printed[key] * 7, "GB",
                 f"{claim.printed[key]} GB × 7, against C3's table in the same article")
-        for place, (key, name) in enumerate(
+        for index, (key, name) in enumerate(
             {"full": "full", "lora": "LoRA", "qlora": "QLoRA"}.items()
         )
     ]  # fmt: skip

@@ -190,9 +190,9 @@ def table_of_sizes(claim: Claim) -> Finding:
         for size in MODELS
     ]  # fmt: skip
     for size, model in MODELS.items():
-        for place, method in enumerate(APPROACHES):
-            printed = claim.printed[size][place]
-            options: dict[str, Any] = {} if place == 0 else {"rank": 16, "alpha": 32.0}
+        for index, method in enumerate(APPROACHES):
+            printed = claim.printed[size][index]
+            options: dict[str, Any] = {} if index == 0 else {"rank": 16, "alpha": 32.0}
             value = peak_gb(simulated(model, method.value, **options))
             figures.append(
                 Sum(

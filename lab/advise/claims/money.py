@@ -52,8 +52,8 @@ def training_table(claim: Claim) -> Finding:
     price = printed["usd_an_hour"]
     figures, implied = [], []
     for size in ("7B", "13B", "70B"):
-        for place, method in enumerate(OPTIONS):
-            low, high = range_of(printed[size][place])
+        for position, method in enumerate(OPTIONS):
+            low, high = range_of(printed[size][position])
             hours = card_hours(size, method, tokens)
             value = hours * price
             figures.append(

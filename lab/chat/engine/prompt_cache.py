@@ -128,4 +128,4 @@ def read(
 def _equal_tokens(first: list[int], second: list[int]) -> int:
     pairs = zip(first, second, strict=False)
     shorter = min(len(first), len(second))
-    return next((place for place, (old, new) in enumerate(pairs) if old != new), shorter)
+    return next((index for index, (old, new) in enumerate(pairs) if old != new), shorter)
