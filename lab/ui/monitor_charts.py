@@ -148,9 +148,10 @@ def show_loss(run: RunDir, view: View) -> None:
     series = series_of(run)
     title, figure = charts_of(series, view, overlaid())["loss"]
     base, last = series.evaluation.base, number(series.evaluation.last("eval/loss"))
-    alt = f"{title} of run {run.id}"
+    name = index.entry(run).name or run.id
+    alt = f"{title} of {name}"
     if base is not None and last is not None:
-        alt = f"Evaluation loss of run {run.id}, from {base['eval/loss']:.2f} to {last:.2f}"
+        alt = f"Evaluation loss of {name}, from {base['eval/loss']:.2f} to {last:.2f}"
     event = _chart("loss", title, figure, run, alt, selects=True)
     step = checkpoint_panel.clicked(event)
     if step is not None:
@@ -165,7 +166,7 @@ def show_others(run: RunDir, view: View) -> None:
     grid = st.grid("auto", min_column_width=255, gap="small")
     for key, (title, figure) in figures.items():
         with grid.cell(), st.container(border=True):
-            _chart(key, title, figure, run, f"{title} of run {run.id}")
+            _chart(key, title, figure, run, f"{title} of {index.entry(run).name or run.id}")
 
 
 def _chart(

@@ -77,6 +77,23 @@ def test_a_stop_is_no_error(screen: Screen) -> None:
     assert screen.texts("error") == [] and "As asked." in screen.texts("warning")[0]
 
 
+def test_what_a_chart_is_read_out_as_names_the_run(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monitor_charts, "st", screen)
+    run = make_run(1)
+    write(run, train(1) | {"train/learning_rate": 1e-3},
+          {"kind": "eval", "of": "base", "step": 0, "eval/loss": 3.0},
+          {"kind": "eval", "attempt": 1, "step": 1, "eval/loss": 2.5})  # fmt: skip
+    index.rename(run, "wren lora")
+    screen.answers[f"chart.loss.{run.id}"] = None  # no point is clicked
+    monitor_charts.show_loss(run, View())
+    monitor_charts.show_others(run, View())
+    texts = [named["alt"] for named in screen.named("plotly_chart")]
+    assert texts[0] == "Evaluation loss of wren lora, from 3.00 to 2.50"
+    assert len(texts) > 1 and all(text.endswith(" of wren lora") for text in texts[1:])
+
+
 def test_the_newest_run_is_shown_first(screen: Screen) -> None:
     old, new = (make_run(number, result={"state": "done"}) for number in (1, 2))
     assert monitor_view.choose() == new
