@@ -149,7 +149,7 @@ class _Transfer:
             return False
         if is_remembered(self.target):
             return True
-        self.is_checking = True
+        self.is_checking, self.done = True, 0
         digest = Digest(self.entry)
         digest.read(self.target, self._count)
         self.is_checking = False
@@ -241,5 +241,4 @@ class _Transfer:
                     )
                     if self._stop.wait(LOOK_S):
                         raise _Stopped from None
-            self.done = 0
             yield

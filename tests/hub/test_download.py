@@ -182,6 +182,24 @@ def test_two_downloads_of_one_file_share_it(stand_in: StandIn, repo: Repository)
     assert seen == sorted(seen), "whoever waits sees the other's progress"
 
 
+def test_what_another_has_brought_stays_counted_when_its_lock_is_free(
+    stand_in: StandIn, repo: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the last byte of the other and the look at its file, progress does not fall back."""
+    fetch(repo)
+    entry = repository.files(repo)[FILE]
+    target = repository.folder_of("models", NAME) / "blobs" / entry.blob
+    transfer = download._Transfer(repo, entry, target)
+    transfer.done = 150_000  # seen while the other was at work
+    seen: list[int] = []
+    real = download.is_remembered
+    monkeypatch.setattr(
+        download, "is_remembered", lambda file: seen.append(transfer.done) or real(file)
+    )
+    transfer.run(threading.Event())
+    assert seen == [150_000] and transfer.done == len(CONTENT)
+
+
 def test_progress_counts_bytes_files_and_speed(stand_in: StandIn, repo: Repository) -> None:
     stand_in.faults[NAME] = {"rate": 500_000, "file": FILE}
     lines: list[tuple[str, float | None]] = []
