@@ -90,7 +90,8 @@ def predicted_bytes(run: RunDir, kind: str, weight_type: str) -> int:
 
 def why_not(run: RunDir, kind: str) -> tuple[str, str]:
     """(why the result of `run` has no export of this kind, what works instead); empty where it has
-    one. A model of the Hub that is not here yet is judged when it is exported."""
+    one. A model of the Hub that is not here yet is judged when it is exported; one whose folder is
+    gone is told with the way to put it back."""
     is_whole = methods.get(RunSpec.of_run(run).method["name"]).saves_whole_model
     if kind == "merged" or not is_whole:
         if reason := merge.why_not(run):
@@ -98,12 +99,15 @@ def why_not(run: RunDir, kind: str) -> tuple[str, str]:
                 "Download it." if is_whole else "Load the adapter beside its base, as Chat does."
             )
             return reason, way_out
-    if kind == "merged":
-        return "", ""
     if is_whole:
-        return gguf_file.why_not(run.artifact)
-    source = catalog.resolve(chat_models.parse(f"run:{run.id}").base)
-    return ("", "") if source.is_on_hub else gguf_file.why_not(Path(source.location))
+        return ("", "") if kind == "merged" else gguf_file.why_not(run.artifact)
+    try:
+        source = catalog.resolve(chat_models.parse(f"run:{run.id}").base)
+    except LabError as error:
+        return error.message, error.hint
+    if kind == "merged" or source.is_on_hub:
+        return "", ""
+    return gguf_file.why_not(Path(source.location))
 
 
 def start(run: RunDir, kind: str, weight_type: str) -> None:

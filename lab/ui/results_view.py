@@ -121,15 +121,16 @@ def _export(run: RunDir, kind: str) -> None:
     heading, _, meaning = WORDS[kind]
     st.caption(heading.upper())
     reason, way_out = exports.why_not(run, kind)
-    if reason:
+    weight_type = chosen_type(run, kind)
+    job = exports.record(run, kind, weight_type)
+    is_done = job is not None and job.finish == "done"
+    if reason and not is_done:
         _size("–")
         st.caption(f":material/block: {escape_markdown(reason)}")
         if way_out:
             st.caption(escape_markdown(way_out))
         return
-    weight_type = chosen_type(run, kind)
-    job = exports.record(run, kind, weight_type)
-    if job is not None and job.finish == "done":
+    if job is not None and is_done:
         _size(formatting.size(number(job.result.get("bytes"))))
     else:
         try:

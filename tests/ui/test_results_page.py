@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lab import process
-from lab.atomic_files import write_json
+from lab.atomic_files import read_object, write_json
 from lab.errors import LabError
 from lab.export import combine, exports, push
 from lab.hub import credentials
@@ -55,6 +56,29 @@ def test_sizes_commands_and_files_of_a_new_result(open_page: Page, trained: list
     (table,) = at.dataframe
     sizes = dict(zip(table.value["File"], table.value["sha256"], strict=True))
     assert len(sizes["adapter_model.safetensors"]) == 64 and sizes["README.md"] == "–"
+
+
+TABS = ("Use it", "Combine adapters", "Push to the Hub", "Serve", "Files and hashes")
+
+
+@pytest.mark.parametrize("tab", TABS)
+def test_a_result_whose_base_is_gone_can_still_be_taken_away(
+    open_page: Page, trained: list[RunDir], tmp_path: Path, tab: str
+) -> None:
+    lora = trained[1]
+    for run in trained:  # so that no other run names a folder with its weights
+        write_json(run.spec, (read_object(run.spec) or {}) | {"model": str(tmp_path / "gone")})
+    (lora.exports / "merged-bfloat16").mkdir(parents=True)
+    write_record(lora, finish="done", ended=time.time(), result={
+        "bytes": 3_300_000, "proof": PROOF, "weights": exports._weights(lora),
+    })  # fmt: skip
+    at = open_page("results", run=lora.id, session={"results.tab": tab})
+    assert not at.exception
+    text = words(at).replace("\\", "")
+    assert f"The model folder '{tmp_path / 'gone'}' does not exist" in text, "for GGUF"
+    assert "Put it back" in text
+    labels = [link.proto.label for link in at.get("link_button")]
+    assert labels.count("Download ZIP") == 2, "the adapter, and what was merged before"
 
 
 def test_a_merge_is_started_shown_and_proven(
