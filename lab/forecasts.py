@@ -181,10 +181,13 @@ class Speed:
 
 @dataclass(frozen=True)
 class StepSettings:
-    """The settings that a memory figure rests on."""
+    """The settings that a memory figure rests on. `longest_row`: tokens of the longest row of a
+    pass, if the data was read whole (`knows_rows`), else those that a row may have."""
 
     batch_size: int = 0
     max_length: int = 0
+    longest_row: int = 0
+    knows_rows: bool = False
     gradient_accumulation_steps: int = 1
     precision: str = ""
     adapter_precision: str = ""
@@ -193,6 +196,16 @@ class StepSettings:
     loss: str = ""
     optimizer: str = ""
     packed: bool = False
+
+
+def rows_in_words(settings: StepSettings | None) -> str:
+    """Which rows a memory figure rests on; "" where it was stored without."""
+    if settings is None or not settings.longest_row:
+        return ""
+    tokens = "1 token" if settings.longest_row == 1 else f"{settings.longest_row:,} tokens"
+    if settings.knows_rows:
+        return f"longest {'packed ' if settings.packed else ''}row of the dataset: {tokens}"
+    return f"rows of max_length, {tokens}: the dataset is not read"
 
 
 def checkpointed_layers(settings: StepSettings | Candidate | None) -> str:
@@ -273,7 +286,8 @@ class Forecast:
 
 @dataclass(frozen=True)
 class DatasetStats:
-    """What the data of a run is. The last three are None where no tokenizer is at hand."""
+    """What the data of a run is. The last four are None where no tokenizer is at hand. `padding`:
+    times its tokens that a row takes in a pass, where rows are not packed."""
 
     dataset: str = ""
     system_prompt: str = ""
@@ -285,6 +299,7 @@ class DatasetStats:
     tokens_per_row: float | None = None
     sequences_per_example: float | None = None
     loss_tokens_per_row: float | None = None
+    padding: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         stored = asdict(self) | {"warnings": list(self.warnings)}
@@ -342,7 +357,8 @@ class SettingsSearch:
     """The candidates for a device, the best first; of its memory the share `reserve` stays free.
 
     `reached`: the share of the device's peak rate that the speeds take; `is_measured`: whether
-    finished runs of this machine say so. `compile`: whether compiling pays, in words.
+    finished runs of this machine say so. `compile`: whether compiling pays, in words. `rows`: those
+    that the figures rest on.
     """
 
     candidates: tuple[Candidate, ...] = ()
@@ -352,6 +368,7 @@ class SettingsSearch:
     compile: str = ""
     energy_wh_per_million_tokens: float | None = None
     device_bytes: int = 0
+    rows: str = ""
 
     def to_json(self) -> dict[str, Any]:
         stored = asdict(self)
@@ -362,38 +379,3 @@ class SettingsSearch:
     def from_json(stored: Mapping[str, Any]) -> SettingsSearch:
         choices = [{**choice, "how": How.from_json(choice)} for choice in stored["choices"]]
         return read(SettingsSearch, {**stored, "candidates": choices}) or SettingsSearch()
-
-
-@dataclass(frozen=True)
-class FitLimits:
-    """What still fits a device, one thing changed at a time; 0 or "" where not even the least."""
-
-    longest_row: int = 0
-    largest_batch: int = 0
-    largest_model: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @staticmethod
-    def from_json(stored: Mapping[str, Any]) -> FitLimits:
-        return read(FitLimits, stored) or FitLimits()
-
-
-@dataclass(frozen=True)
-class Saving:
-    """A change that makes a run smaller, by dotted keys; `keeps_batch`: whether the rows of an
-    optimizer step, and so the training, stay the same."""
-
-    title: str = ""
-    changes: Mapping[str, Any] = field(default_factory=dict)
-    keeps_batch: bool = True
-    peak_bytes: int = 0
-    saves_bytes: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @staticmethod
-    def from_json(stored: Mapping[str, Any]) -> Saving:
-        return read(Saving, stored) or Saving()

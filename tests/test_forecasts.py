@@ -11,7 +11,17 @@ import pytest
 from lab.atomic_files import write_json
 from lab.checked_run import CheckedRun, CheckResult, damaged_keys, read_forecast, read_stats
 from lab.errors import Problem, SpecError
-from lab.forecasts import Candidate, DatasetStats, Forecast, How, Parts, SettingsSearch, Speed
+from lab.forecasts import (
+    Candidate,
+    DatasetStats,
+    Forecast,
+    How,
+    Parts,
+    SettingsSearch,
+    Speed,
+    StepSettings,
+    rows_in_words,
+)
 from lab.paths import RunDir
 from lab.spec import RunSpec
 
@@ -37,6 +47,8 @@ def test_an_estimate_of_an_older_lab_is_read_as_it_was_meant(how: How) -> None:
     accumulation = again["settings"].pop("gradient_accumulation_steps")
     assert accumulation == stored["settings"]["accumulation"], "It is read under its former name."
     again["settings"]["accumulation"] = accumulation
+    unknown = [again["settings"].pop(name) for name in ("longest_row", "knows_rows")]
+    assert unknown == [0, False], "Nobody wrote down which rows it was for."
     assert again.pop("has_margin") is stored["is_bound"], "And this one, too."
     again["is_bound"] = stored["is_bound"]
     assert again == {key: value for key, value in stored.items() if key != "facts"} | new
@@ -107,3 +119,23 @@ def test_answers_about_devices_come_back() -> None:
     about = Forecast(speed=Speed(12.5, None), device_bytes=10**10)
     assert Forecast.from_json(about.to_json()) == about
     assert "device_bytes" not in Forecast().to_json(), "A run's own forecast is of no device."
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (None, ""),
+        (StepSettings(max_length=512), ""),  # stored by an earlier version
+        (StepSettings(longest_row=1, knows_rows=True), "longest row of the dataset: 1 token"),
+        (
+            StepSettings(longest_row=1311, knows_rows=True, packed=True),
+            "longest packed row of the dataset: 1,311 tokens",
+        ),
+        (
+            StepSettings(longest_row=512),
+            "rows of max_length, 512 tokens: the dataset is not read",
+        ),
+    ],
+)
+def test_it_is_said_which_rows_a_figure_rests_on(settings: StepSettings | None, words: str) -> None:
+    assert rows_in_words(settings) == words

@@ -12,7 +12,7 @@ from lab import spec
 from lab.cli.console import Output, console, table
 from lab.cli.runs import add_set
 from lab.errors import LabError
-from lab.forecasts import Parts, Phases, Speed
+from lab.forecasts import Parts, Phases, Speed, rows_in_words
 from lab.formatting import count, size
 from lab.preflight.client import planner
 
@@ -42,11 +42,13 @@ def _add_run_and_device(sub: argparse.ArgumentParser) -> None:
 
 
 def estimate(arguments: argparse.Namespace) -> Output:
+    given = _given(arguments)
     forecast = planner.estimate(
-        _given(arguments),
+        given,
         _device(arguments),
         shadow=not arguments.formula,
         whole=arguments.whole,
+        time="dataset" in given.get("data", {}),  # else no particular data is meant
     )
 
     def display() -> None:
@@ -77,7 +79,7 @@ def estimate(arguments: argparse.Namespace) -> Output:
             console.print(f"Fits into {room}." if memory.fits else f"Does not fit into {room}.")
         elif memory.trace_error:
             console.print("Whether it fits is not known: the figures are the least that it needs.")
-        for note in forecast.notes:
+        for note in (f"For the {rows_in_words(forecast.settings)}.", *forecast.notes):
             console.print(escape(note))
 
     return Output(forecast.to_json(), display)
@@ -118,7 +120,7 @@ def plan(arguments: argparse.Namespace) -> Output:
             rows,
             right="llllrr",
         )
-        console.print(f"torch.compile: {escape(search.compile)}.")
+        console.print(f"For the {search.rows}. torch.compile: {escape(search.compile)}.")
         if search.is_measured:
             console.print("Speeds are calibrated on this machine's finished runs.")
         else:

@@ -155,12 +155,16 @@ class TrainingOrder:
         self._epoch = -1
         self._order: list[int] = []
 
-    def __getitem__(self, place: int) -> TokenSequence:
-        epoch, offset = divmod(place, len(self.rows))
+    def __getitem__(self, index: int) -> TokenSequence:
+        return self.rows[self.place(index)]
+
+    def place(self, index: int) -> int:
+        """Of the row that comes after `index` others, its place in the dataset."""
+        epoch, offset = divmod(index, len(self.rows))
         if epoch != self._epoch:
             self._order = self._shuffled(random.Random(f"{self.seed} {epoch}"))
             self._epoch = epoch
-        return self.rows[self._order[offset]]
+        return self._order[offset]
 
     def _shuffled(self, chance: random.Random) -> list[int]:
         order = list(range(len(self.rows)))

@@ -7,13 +7,16 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from lab import methods
 from lab.data import catalog as datasets
 from lab.data import chat_template, example_reader, prepare
+from lab.data.row_sizes import RowSizes
 from lab.errors import LabError
 from lab.forecasts import DatasetStats
 from lab.schema import quote
-from lab.spec import RunSpec
+from lab.spec import RunSpec, without_packing
 from lab.spec_sections import DataSpec
 from lab.stages import stage
 
@@ -65,8 +68,11 @@ def dataset_stats(spec: RunSpec, tokenizer: Any) -> DatasetStats:
             f"within {data.max_length} tokens.",
             "Raise data.max_length, or set data.loss_on to all.",
         )
+    sizes = np.array([(len(piece.ids), piece.num_loss_tokens) for piece in pieces])
+    passes = RowSizes(data.max_length, sizes, sizes[:0]).passes(without_packing(spec))
     return replace(
         stats,
+        padding=passes.width / passes.tokens,
         tokens_per_row=sum(len(piece.ids) for piece in pieces) / len(pieces),
         sequences_per_example=sum(sequences) / len(sequences),
         loss_tokens_per_row=sum(piece.num_loss_tokens for piece in pieces) / len(pieces),

@@ -72,6 +72,52 @@ def prepare(
     notes += meta["record_notes"]
     if meta["bad"]:
         notes.append(f"{meta['bad']} invalid rows were skipped: {meta['told']}.")
+    chosen = choose_rows(spec, tokenizer, tokens, progress, general)
+    notes += chosen.notes
+    rows = (
+        batches.packed_rows(chosen.train, data.max_length, chosen.train_places.tolist())
+        if data.packing == "on"
+        else batches.single_rows(chosen.train, chosen.train_places.tolist())
+    )
+    held_rows = batches.single_rows(chosen.held, chosen.held_places.tolist())
+    figures = _figures(rows, held_rows) | {
+        "examples": meta["examples"],
+        "bad": meta["bad"],
+        "dropped": chosen.dropped,
+        "truncated": int(tokens.cut.sum()),
+        "general_rows": chosen.added,
+    }
+    first = Example(**{**meta["first"], "messages": tuple(meta["first"]["messages"]), "notes": ()})
+    return PreparedData(rows, held_rows, system_prompt, first, figures, notes)
+
+
+@dataclass(frozen=True)
+class ChosenRows:
+    """The places of the sequences that train and of those that are held out, each in the set that
+    they are in. `added`: general ones among those that train; `dropped`: without a counted token.
+    """
+
+    train: Any
+    train_places: np.ndarray
+    held: Any
+    held_places: np.ndarray
+    dropped: int = 0
+    added: int = 0
+    notes: tuple[str, ...] = ()
+
+
+def choose_rows(
+    spec: RunSpec,
+    tokenizer: Any,
+    tokens: TokenizedDataset,
+    progress: Progress = lambda done, total: None,
+    general: Path | None = None,
+) -> ChosenRows:
+    """Split, drop and mix `tokens`, those of the spec's dataset, as `prepare` says. Raises LabError
+    if nothing is left to learn from."""
+    data = spec.data
+    dataset = catalog.resolve(data.dataset)
+    meta, notes = tokens.meta, []
     _, held = batches.split_indices(
         meta["examples"], 0.0 if data.eval_dataset else data.eval_fraction
     )
@@ -90,7 +136,7 @@ def prepare(
     dropped = int((~useful).sum())
     if dropped:
         notes.append(f"{dropped} examples without trained tokens were dropped.")
-    mixed: Sequence[TokenizedExample] = tokens
+    mixed: TokenizedDataset | ConcatSequences = tokens
     added = 0
     if data.general_fraction:
         chosen = _general(data, general)
@@ -105,32 +151,24 @@ def prepare(
             )
         mixed = ConcatSequences(tokens, extra)
         train = np.concatenate([train, len(tokens) + _drawn(usable, added)])
-    rows = (
-        batches.packed_rows(mixed, data.max_length, train.tolist())
-        if data.packing == "on"
-        else batches.single_rows(mixed, train.tolist())
-    )
-    held_rows = batches.single_rows(tokens, held_out.tolist())
+    measured = tokens
     if data.eval_dataset:
         measured = tokenised(
-            catalog.resolve(data.eval_dataset), tokenizer, data, system_prompt, progress
+            catalog.resolve(data.eval_dataset),
+            tokenizer,
+            data,
+            system_prompt_of(spec, dataset),
+            progress,
         )
-        held_rows = batches.single_rows(measured, np.flatnonzero(measured.learned > 0).tolist())
-    figures = _figures(rows, held_rows) | {
-        "examples": meta["examples"],
-        "bad": meta["bad"],
-        "dropped": dropped,
-        "truncated": int(tokens.cut.sum()),
-        "general_rows": added,
-    }
-    first = Example(**{**meta["first"], "messages": tuple(meta["first"]["messages"]), "notes": ()})
-    return PreparedData(rows, held_rows, system_prompt, first, figures, notes)
+        held_out = np.flatnonzero(measured.learned > 0)
+    return ChosenRows(mixed, train, measured, held_out, dropped, added, tuple(notes))
 
 
 def _figures(rows: batches.SequenceDataset, held_out: batches.SequenceDataset) -> dict[str, Any]:
     tokens, learned = rows.totals()
     return {
         "train_rows": len(rows),
+        "longest_row": int(max(rows.lengths.max(), max(held_out.lengths, default=0))),
         "held_out_rows": len(held_out),
         "train_tokens": tokens,
         "train_loss_tokens": learned,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lab import formatting
+from lab.data.row_sizes import RowSizes
 from lab.forecast.model_profile import ModelProfile
 from lab.forecast.resolve import Resolution
 from lab.forecast.runtime_estimate import compiling_pays, runtime_forecast
@@ -13,7 +14,11 @@ from lab.forecasts import DatasetStats
 
 
 def choose_compile(
-    resolution: Resolution, profile: ModelProfile, device: TargetDevice, stats: DatasetStats
+    resolution: Resolution,
+    profile: ModelProfile,
+    device: TargetDevice,
+    stats: DatasetStats,
+    rows: RowSizes | None = None,
 ) -> tuple[str, str]:
     """("on" or "off", why); what was asked for stays."""
     train = resolution.spec.train
@@ -25,7 +30,11 @@ def choose_compile(
         return "off", f"off: {resolution.method.title} does not support it"
     plain, compiled = (
         runtime_forecast(
-            replace(resolution.spec, train=replace(train, compile=way)), profile, device, stats
+            replace(resolution.spec, train=replace(train, compile=way)),
+            profile,
+            device,
+            stats,
+            rows=rows,
         )
         for way in ("off", "on")
     )

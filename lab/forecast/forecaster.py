@@ -14,7 +14,7 @@ from lab.errors import LabError, Problem, SpecError
 from lab.forecast import formula, rules_of_thumb
 from lab.forecast.compile_choice import choose_compile
 from lab.forecast.finished_runs import with_reached
-from lab.forecast.memory_forecast import StepFails, TraceOptions
+from lab.forecast.memory_forecast import StepFails, TraceOptions, batch_of
 from lab.forecast.model_profile import ModelProfile, profile_model
 from lab.forecast.resolve import Resolution
 from lab.forecast.runtime_estimate import runtime_forecast, seconds_per_token
@@ -54,7 +54,7 @@ def forecast(
         device = with_reached(device)
         spec = resolution.spec
         if stats is not None:
-            way, _ = choose_compile(resolution, profile, device, stats)
+            way, _ = choose_compile(resolution, profile, device, stats, options.rows)
             spec = replace(spec, train=replace(spec.train, compile=way))
         spec, memory = _memory(resolution, spec, config, device, options)
     except ValueError as error:  # a library refuses the combination in its own words
@@ -67,10 +67,12 @@ def forecast(
         memory=memory,
         disk=formula.disk_forecast(profile.sizes, spec),
         runtime=(
-            None if stats is None else runtime_forecast(spec, profile, device, stats, launches)
+            None
+            if stats is None
+            else runtime_forecast(spec, profile, device, stats, launches, options.rows)
         ),
         speed=_speed(seconds_per_token(spec, profile, device, launches=launches), device.watts),
-        settings=_settings(spec, profile.loss, options.packed),
+        settings=settings_of(spec, profile.loss, options),
         device="cuda" if device.on_gpu else "cpu",
         device_bytes=device.memory_bytes,
         context_bytes=device.context_bytes,
@@ -120,12 +122,14 @@ def _download(spec: RunSpec) -> DownloadForecast | None:
         return None  # the forecast stands without it; a check says what is wrong
 
 
-def _settings(spec: RunSpec, loss: str, packed: bool) -> StepSettings:
+def settings_of(spec: RunSpec, loss: str, options: TraceOptions) -> StepSettings:
     """The settings that the figure rests on."""
-    train = spec.train
+    train, batch = spec.train, batch_of(spec, options)
     return StepSettings(
         batch_size=train.batch_size,
         max_length=spec.data.max_length,
+        longest_row=batch.longest,
+        knows_rows=options.rows is not None,
         gradient_accumulation_steps=train.gradient_accumulation_steps,
         precision=train.precision,
         adapter_precision=train.adapter_precision,
@@ -133,7 +137,7 @@ def _settings(spec: RunSpec, loss: str, packed: bool) -> StepSettings:
         checkpointed_layers=train.checkpointed_layers,
         loss=loss,
         optimizer=train.optimizer,
-        packed=packed,
+        packed=batch.packed,
     )
 
 

@@ -13,6 +13,7 @@ from lab.forecasts import DiskForecast, MemoryForecast, Parts, Phases
 from lab.spec import RunSpec
 
 CUBLAS_WORKSPACE = 2 * (32 << 20)  # 32 MiB on Hopper, for the forward and the backward thread
+PROMPT_TOKENS = 64  # of the probe's prompts with their template; they are short
 CPU_LIBRARIES = 900_000_000  # resident size of Python, torch and transformers before any weight
 
 
@@ -30,6 +31,7 @@ class Sizes:
     vocabulary: int
     layers: int
     updating: int = 0  # bytes that the update works in
+    loaded: int = 0  # bytes of the base, before the method is applied
 
 
 def sizes(model: Any, spec: RunSpec, quantised: Any = None) -> Sizes:
@@ -65,6 +67,34 @@ def sizes(model: Any, spec: RunSpec, quantised: Any = None) -> Sizes:
     )
 
 
+def loading(sizes: Sizes, *, on_gpu: bool) -> int:
+    """Bytes once the base is loaded, and nothing else: no product has asked for a workspace yet."""
+    return sizes.loaded + (0 if on_gpu else CPU_LIBRARIES)
+
+
+def proving(sizes: Sizes, spec: RunSpec) -> int:
+    """Bytes beside weights and state while a result is saved. Its tensors are written one by one
+    and gradients are gone, so these are the logits of the proof's longest row, as the head gives
+    them and in float32."""
+    from lab.train.proof import TOKENS
+
+    width = 2 if spec.train.precision == "bfloat16" else 4
+    copy = 0 if width == 4 else 4
+    return min(TOKENS, spec.data.max_length) * sizes.vocabulary * (width + copy)
+
+
+def probing(sizes: Sizes, spec: RunSpec) -> int:
+    """Bytes beside weights and state while the forgetting probe is measured: the logits of a batch
+    of the base's own answers, and twice those of the answers' tokens in float32."""
+    from lab.train.forgetting import MAX_NEW_TOKENS, ROWS
+
+    if spec.train.forgetting_probe != "on":
+        return 0
+    width = 4 if spec.train.precision == "float32" else 2
+    tokens = PROMPT_TOKENS + MAX_NEW_TOKENS
+    return ROWS * sizes.vocabulary * (tokens * width + 2 * MAX_NEW_TOKENS * 4)
+
+
 def counted(sizes: Sizes, spec: RunSpec, *, on_gpu: bool) -> MemoryForecast:
     """What the model's own tensors say without a traced step: the exact sizes of weights,
     gradients and optimizer state. The phases that run layers are left at what they begin with, so
@@ -73,12 +103,12 @@ def counted(sizes: Sizes, spec: RunSpec, *, on_gpu: bool) -> MemoryForecast:
     resting = sizes.weights + sizes.moments + workspace
     accumulated = sizes.gradients if spec.train.gradient_accumulation_steps > 1 else 0
     phases = Phases(
-        load=sizes.weights + workspace,
+        load=loading(sizes, on_gpu=on_gpu),
         forward=resting + accumulated,
         backward=resting + sizes.gradients,
         optimizer=resting + sizes.gradients + sizes.updating,
-        evaluate=resting,
-        save=resting,
+        evaluate=resting + probing(sizes, spec),
+        save=resting + proving(sizes, spec),
         resume=resting,
     )
     parts = Parts(

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from lab.fit_answers import FitLimits
 from lab.forecast.memory_forecast import StepFails, TraceOptions, predict_memory
 from lab.forecast.resolve import Resolution
 from lab.forecast.target_device import TargetDevice
-from lab.forecasts import FitLimits
 from lab.models import catalog, shipped_configs, weights
 from lab.spec import RunSpec
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from lab import methods
+from lab.data.row_sizes import RowSizes
 from lab.forecast import formula
 from lab.forecast.model_profile import loss_kind, profile_model
 from lab.forecasts import PARTS, How, MemoryForecast, Parts, Phases
@@ -16,7 +17,7 @@ from lab.spec import RunSpec
 
 if TYPE_CHECKING:
     from lab.forecast.outline import Outline
-    from lab.forecast.trace.allocation_log import Peak, Trace
+    from lab.forecast.trace.allocation_log import Trace
     from lab.forecast.trace.trace_step import Batch
 
 # A CPU run's resident memory beyond the tensors: copies that kernels make, and the heap's holes.
@@ -28,12 +29,14 @@ FEW_TOKENS = 512  # of a micro-batch, below which its sizes are on no line with 
 class TraceOptions:
     """How the step of a forecast is traced: with CUDA's kernels and allocator or without, with
     several sequences in a row (`packed`, which takes a mask), step by step or as an outline
-    (`traced`), and with every layer (`whole`) or those that are alike once."""
+    (`traced`), and with every layer (`whole`) or those that are alike once. `rows`: the run's own,
+    where they are known; else full ones are taken."""
 
     on_gpu: bool
     packed: bool = False
     traced: bool = True
     whole: bool = False
+    rows: RowSizes | None = None
 
 
 class StepFails(ValueError):
@@ -49,8 +52,8 @@ def predict_memory(
 ) -> MemoryForecast:
     """The memory of `spec` (resolved) with a model of `config`, held against `memory_bytes`.
 
-    Full rows are assumed. `short`: the outline of the step, if it is at hand. Raises ValueError
-    where a library refuses the method, StepFails where the step itself fails.
+    `short`: the outline of the step, if it is at hand. Raises ValueError where a library refuses
+    the method, StepFails where the step itself fails.
     """
     profile = profile_model(config, spec)
     memory = formula.counted(profile.sizes, spec, on_gpu=options.on_gpu)
@@ -73,7 +76,7 @@ def _trace(
     from lab.forecast.outline import whole_step
     from lab.forecast.trace.layer_repetition import step
 
-    profile, batch = profile_model(config, spec), batch_of(spec, options.packed)
+    profile, batch = profile_model(config, spec), batch_of(spec, options)
     if options.traced:
         return step(
             config,
@@ -106,11 +109,16 @@ def _fails_for_real(error: Exception, config: Any, spec: RunSpec, *, on_gpu: boo
     return True
 
 
-def batch_of(spec: RunSpec, packed: bool) -> Batch:
-    """The shape of a micro-batch of `spec`."""
+def batch_of(spec: RunSpec, options: TraceOptions) -> Batch:
+    """The shape of the largest micro-batch of `spec`, and of its largest evaluation batch."""
     from lab.forecast.trace.trace_step import Batch
 
-    return Batch(spec.train.batch_size, spec.data.max_length, packed)
+    if options.rows is None:
+        return Batch(spec.train.batch_size, spec.data.max_length, options.packed)
+    passes = options.rows.passes(spec)
+    train, held = passes.largest, passes.held_out
+    held_out = Batch(held.rows, held.length, False, held.counted) if held else Batch(0, 0)
+    return Batch(train.rows, train.length, train.packed, train.counted, held_out)
 
 
 def outline_of(config: Any, spec: RunSpec, options: TraceOptions) -> Outline:
@@ -118,7 +126,7 @@ def outline_of(config: Any, spec: RunSpec, options: TraceOptions) -> Outline:
     from lab.forecast.outline import outline
 
     profile, method = profile_model(config, spec), methods.get(spec.method["name"])
-    batch = batch_of(spec, options.packed)
+    batch = batch_of(spec, options)
     return outline(config, profile.layers, method, spec, batch, profile.loss, on_gpu=options.on_gpu)
 
 
@@ -136,38 +144,55 @@ def outline_for_any_rows(
 
     own, chunk = spec.train.batch_size, CHUNK_ELEMENTS // config.vocab_size
     ends = (most // 2, most) if most > 1 else (1, 2)
-    tokens = min(own, ends[0]) * spec.data.max_length
+    least = batch_of(_with_rows(spec, min(own, ends[0])), options)
+    tokens = least.rows * least.length if least.counted is None else least.counted
     few = max(FEW_TOKENS, 2 * chunk if loss_kind(config, spec) == "fused" else 0)
     if own == 1 or tokens <= few:
         ends = (own, own)
     outlines = []
     for rows in sorted(set(ends)):
-        train = replace(spec.train, batch_size=rows, gradient_accumulation_steps=1)
         try:
-            short = outline_of(config, replace(spec, train=train), options)
+            short = outline_of(config, _with_rows(spec, rows), options)
         except Exception:  # `predict_memory` meets it again, and tells it
             return None
         outlines.append((rows, short))
     return at_rows(outlines[0], outlines[1], own) if len(outlines) > 1 else outlines[0][1]
 
 
+def _with_rows(spec: RunSpec, rows: int) -> RunSpec:
+    """`spec` with that many rows in its one pass."""
+    train = replace(spec.train, batch_size=rows, gradient_accumulation_steps=1)
+    return replace(spec, train=train)
+
+
 def _traced(counts: MemoryForecast, trace: Trace, how: How, *, on_gpu: bool) -> MemoryForecast:
     """`counts` with the figures of a traced step."""
+    from lab.forecast.trace.allocation_log import Peak
+
     workspace = formula.CUBLAS_WORKSPACE if on_gpu else formula.CPU_LIBRARIES
     scale = 1.0 if on_gpu else CPU_SLACK
+    libraries = 0 if on_gpu else formula.CPU_LIBRARIES
 
     def whole_of(peak: Peak) -> int:
         return int(max(peak.counted, peak.total) * scale) + workspace
 
+    assert counts.largest is not None and counts.phases is not None
+    counted = counts.phases
+    rest = {"weights": counts.largest.weights, "optimizer": counts.largest.optimizer}
+
+    def beside_rest(phase: str) -> Peak:
+        size = getattr(counted, phase) - counted.resume
+        return Peak(sum(rest.values()) + size, {**rest, "loss": size})
+
+    peaks = {**trace.peaks, "evaluate.probe": beside_rest("evaluate")}
+    peaks |= {phase: beside_rest(phase) for phase in ("save", "resume")}
     phases: dict[str, int] = {}
     highest: dict[str, Peak] = {}
-    for segment, peak in trace.peaks.items():
+    for segment, peak in peaks.items():
         phase = segment.partition(".")[0]
         if whole_of(peak) > phases.get(phase, 0):
             phases[phase], highest[phase] = whole_of(peak), peak
-    assert counts.largest is not None
-    resting = int((counts.largest.weights + counts.largest.optimizer) * scale) + workspace
-    phases |= {"save": resting, "resume": resting}
+    phases["load"] = int((counted.load - libraries) * scale) + libraries
     peak_phase = max(phases, key=lambda name: phases[name])
     top = highest[peak_phase]
     at_peak = {part: max(0, top.kinds.get(part, 0)) for part in PARTS}

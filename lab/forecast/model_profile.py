@@ -59,13 +59,13 @@ def _profile(config: Any, spec: RunSpec, tokenizer: Any) -> ModelProfile:
         tokenizer = StubTokenizer(config)
         method.extend_tokenizer(tokenizer, spec.method_config)
     plain = replace(spec, train=replace(spec.train, activation_checkpointing="off"))
-    model, quantised, base_parameters = build(config, plain, method, tokenizer)
+    model, quantised, base = build(config, plain, method, tokenizer)
     virtual = method.virtual_tokens(spec.method_config)
     return ModelProfile(
-        sizes=formula.sizes(model, spec, quantised),
+        sizes=replace(formula.sizes(model, spec, quantised), loaded=base.bytes),
         layers=tuple(signatures(layers_if_any(model))),
         bits=quantised.bits if quantised else 16,
-        base_parameters=base_parameters,
+        base_parameters=base.parameters,
         costs={kind: flops.count(model, kind, virtual) for kind in ("fused", "plain")},
         loss="",
         head_is_plain=is_plain(model.get_output_embeddings()),

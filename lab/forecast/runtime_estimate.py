@@ -17,6 +17,7 @@ import math
 from dataclasses import dataclass
 
 from lab import methods
+from lab.data.row_sizes import RowSizes
 from lab.forecast.formula import Sizes
 from lab.forecast.model_profile import ModelProfile
 from lab.forecast.target_device import TargetDevice
@@ -46,13 +47,16 @@ WORTH = 0.1  # share of the run that compiling must save, to be chosen
 @dataclass(frozen=True)
 class TrainingVolume:
     """What a run goes through: rows of `length` tokens on average, `counted` of them in the loss,
-    in sequences of `sequence` tokens."""
+    in sequences of `sequence` tokens. `width`: tokens of a row with its padding. `held_out`: tokens
+    of all held-out rows with theirs."""
 
     steps: int
     tokens: float
     length: float
     sequence: float
     counted: float
+    width: float
+    held_out: float
 
 
 def seconds_per_token(
@@ -66,15 +70,17 @@ def seconds_per_token(
     pass, as the traced step counts them; 0 where it was not traced."""
     costs, sizes = profile.costs[profile.loss], profile.sizes
     full = float(spec.data.max_length)
-    length, sequence, counted = (
-        (volume.length, volume.sequence, volume.counted) if volume else (full, full, full)
-    )
-    work = costs.per_token + costs.per_loss_token * counted / length
-    work += costs.per_token_pair * sequence
+    volume = volume or TrainingVolume(0, 0.0, full, full, full, full, 0.0)
+    length = volume.length
+    # padding is worked on like tokens, but for the loss
+    padded = volume.width / length
+    work = padded * costs.per_token + costs.per_loss_token * volume.counted / length
+    span = volume.sequence if spec.data.packing == "on" else volume.width
+    work += padded * costs.per_token_pair * span
     train = spec.train
     if train.activation_checkpointing == "on":
         share = (train.checkpointed_layers or sizes.layers) / sizes.layers
-        work += 2.0 * share * (sizes.parameters - sizes.vocabulary * sizes.hidden)
+        work += padded * 2.0 * share * (sizes.parameters - sizes.vocabulary * sizes.hidden)
     if train.loss_implementation == "plain":
         work *= PLAIN_LOSS
     tokens = train.batch_size * length
@@ -92,8 +98,6 @@ def seconds_per_token(
     has_adapters = sizes.trainable < 0.5 * sizes.parameters
     if has_adapters and train.precision == "bfloat16" and train.adapter_precision == "float32":
         work *= WIDE_ADAPTERS
-    if train.compile == "on":
-        work *= full / length  # static shapes: sequences are padded to full length
     together = side_by_side(max(work / rate, moved / speed), launch)
     return together / (COMPILED if train.compile == "on" else 1.0) + updating
 
@@ -110,30 +114,40 @@ def side_by_side(work: float, launch: float) -> float:
 
 
 def training_volume(
-    spec: RunSpec, stats: DatasetStats, flops_per_token: float
+    spec: RunSpec, stats: DatasetStats, flops_per_token: float, known: RowSizes | None = None
 ) -> TrainingVolume | None:
-    """The steps and tokens of a run on data of which `stats` tell; None where neither they nor a
-    budget do.
+    """The steps and tokens of a run on data of which `stats` tell, or of the rows that are `known`;
+    None where neither they nor a budget do.
 
     Seconds as a budget leave the end open: the caller knows them.
     """
     train, data = spec.train, spec.data
     has_budget = any((train.max_steps, train.max_tokens, train.max_flops, train.max_seconds))
-    if not stats.tokens_per_row:
+    if not stats.tokens_per_row and known is None:
         if not has_budget:
             return None
         stats = DatasetStats()  # full rows, as many as it takes
-    sequence = float(stats.tokens_per_row or data.max_length)
-    counted = float(stats.loss_tokens_per_row or sequence) / sequence
-    examples = min(stats.examples, data.max_examples or stats.examples)
-    sequences = examples * float(stats.sequences_per_example or 1.0)
-    sequences *= (1 - (0.0 if data.eval_dataset else data.eval_fraction)) / (
-        1 - data.general_fraction
-    )
-    length, rows = sequence, sequences
-    if data.packing == "on":
-        together = max(1.0, math.floor(data.max_length / sequence))
-        length, rows = sequence * together, max(1.0, sequences / together)
+    if known is not None:
+        passes = known.passes(spec)
+        length, rows, width = passes.tokens, float(passes.rows), passes.width
+        sequence, counted = passes.sequence, passes.counted / passes.tokens
+        held_out = passes.held_out_tokens
+    else:
+        sequence = float(stats.tokens_per_row or data.max_length)
+        counted = float(stats.loss_tokens_per_row or sequence) / sequence
+        examples = min(stats.examples, data.max_examples or stats.examples)
+        sequences = examples * float(stats.sequences_per_example or 1.0)
+        # of a set of its own, unknown
+        held_share = 0.0 if data.eval_dataset else data.eval_fraction
+        held_out = examples * held_share * sequence
+        sequences *= (1 - held_share) / (1 - data.general_fraction)
+        length, rows, width = sequence, sequences, sequence * (stats.padding or 1.0)
+        if data.packing == "on":
+            together = max(1.0, math.floor(data.max_length / sequence))
+            length, rows = sequence * together, max(1.0, sequences / together)
+            width = length
+        if train.compile == "on":  # of one length
+            width = float(data.max_length)
     per_step = train.batch_size * train.gradient_accumulation_steps
     steps = float(math.ceil(train.epochs * rows / per_step))
     limits = [
@@ -147,7 +161,12 @@ def training_volume(
     elif train.max_seconds:
         steps = math.inf
     whole = max(1, math.ceil(steps)) if math.isfinite(steps) else 0
-    return TrainingVolume(whole, whole * per_step * length, length, sequence, counted * length)
+    taken = float(whole * per_step)
+    if not has_budget:  # the last step may have fewer
+        taken = min(taken, max(1.0, train.epochs * rows))
+    return TrainingVolume(
+        whole, taken * length, length, sequence, counted * length, width, held_out
+    )
 
 
 def runtime_forecast(
@@ -156,11 +175,12 @@ def runtime_forecast(
     device: TargetDevice,
     stats: DatasetStats,
     launches: int = 0,
+    rows: RowSizes | None = None,
 ) -> RuntimeForecast | None:
     """The prediction for a run on data of which `stats` tell, all its phases; None where its length
     is not known."""
     costs, sizes = profile.costs[profile.loss], profile.sizes
-    volume = training_volume(spec, stats, costs.per_token + costs.per_loss_token)
+    volume = training_volume(spec, stats, costs.per_token + costs.per_loss_token, rows)
     if volume is None:
         return None
     each = seconds_per_token(spec, profile, device, volume, launches)
@@ -173,14 +193,10 @@ def runtime_forecast(
             tokens
             / (spec.train.batch_size * spec.train.gradient_accumulation_steps * volume.length)
         )
-    examples = min(stats.examples, spec.data.max_examples or math.inf)
-    share = (
-        0.0 if spec.data.eval_dataset else spec.data.eval_fraction
-    )  # of a set of its own, unknown
-    held = examples * share * volume.sequence
     every = spec.train.eval_steps
     times = EVALUATIONS if every is None else steps // every if every else 1
-    evaluating = (1 + min(times, steps)) * held * each / 3  # the pass forward alone
+    # the pass forward alone; `each` is for a token with the padding that comes with it
+    evaluating = (1 + min(times, steps)) * volume.held_out * volume.length / volume.width * each / 3
     watts = device.watts
     train = spec.train
     whole = methods.get(spec.method["name"]).saves_whole_model

@@ -13,18 +13,25 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lab import optimizers
+from lab.data.row_sizes import RowSizes
 from lab.errors import Problem, SpecError
 from lab.forecast.compile_choice import choose_compile
 from lab.forecast.finished_runs import with_reached
-from lab.forecast.forecaster import refusal
+from lab.forecast.forecaster import refusal, settings_of
 from lab.forecast.memory_forecast import TraceOptions, outline_for_any_rows, predict_memory
 from lab.forecast.model_profile import loss_kind, profile_model
 from lab.forecast.resolve import Resolution
-from lab.forecast.runtime_estimate import seconds_per_token
+from lab.forecast.runtime_estimate import seconds_per_token, training_volume
 from lab.forecast.selective_checkpointing import RESERVE, fewest_layers
 from lab.forecast.stored_forecasts import memory_forecast
 from lab.forecast.target_device import TargetDevice
-from lab.forecasts import Candidate, DatasetStats, MemoryForecast, SettingsSearch
+from lab.forecasts import (
+    Candidate,
+    DatasetStats,
+    MemoryForecast,
+    SettingsSearch,
+    rows_in_words,
+)
 from lab.methods import Method
 from lab.spec import RunSpec
 
@@ -40,15 +47,17 @@ def search_settings(
     stats: DatasetStats,
     *,
     packed: bool = False,
+    rows: RowSizes | None = None,
 ) -> SettingsSearch:
     """The settings that fit `device` (which has a size), the fastest first. `stats` of the data say
-    whether the run is long enough for compiled layers, which then go with every choice. Raises
-    SpecError where a library refuses the method, or nothing can be traced."""
+    whether the run is long enough for compiled layers, which then go with every choice; `rows` are
+    the run's own, where they are known. Raises SpecError where a library refuses the method, or
+    nothing can be traced."""
     device = with_reached(device)
     try:
         profile = profile_model(config, resolution.spec)
-        compiles, why = choose_compile(resolution, profile, device, stats)
-        candidates = rank_settings(resolution, config, device, compiles, packed=packed)
+        compiles, why = choose_compile(resolution, profile, device, stats, rows)
+        candidates = rank_settings(resolution, config, device, compiles, packed=packed, rows=rows)
         if not candidates:
             options = TraceOptions(device.on_gpu, traced=False)
             trace_error = predict_memory(config, resolution.spec, options).trace_error
@@ -62,6 +71,9 @@ def search_settings(
         reached=device.reached,
         is_measured=device.is_measured,
         compile=why,
+        rows=rows_in_words(
+            settings_of(resolution.spec, "", TraceOptions(device.on_gpu, packed, rows=rows))
+        ),
         energy_wh_per_million_tokens=(
             round(device.watts * 1e6 / fastest / 3600, 2) if device.watts and fastest else None
         ),
@@ -79,7 +91,7 @@ class _Search:
     device: TargetDevice
     memory_bytes: int
     compiles: str
-    packed: bool
+    options: TraceOptions
 
     @property
     def most_rows(self) -> int:
@@ -87,7 +99,7 @@ class _Search:
 
     def outlined(self, changed: RunSpec) -> MemoryForecast | None:
         """By outlines, which are traced once for all rows and optimizers; None if they cannot."""
-        options = TraceOptions(self.device.on_gpu, self.packed, traced=False)
+        options = replace(self.options, traced=False)
         asked_rule = _with(changed, optimizer=self.spec.train.optimizer)
         short = outline_for_any_rows(self.config, asked_rule, options, self.most_rows)
         if short is None:
@@ -95,9 +107,10 @@ class _Search:
         return predict_memory(self.config, changed, options, self.memory_bytes, short)
 
     def speed(self, changed: RunSpec, launches: int) -> float:
-        """Tokens a second with rows full of tokens that count."""
-        profile = profile_model(self.config, changed)
-        return 1 / seconds_per_token(changed, profile, self.device, launches=launches)
+        """Tokens a second: of the run's rows, or with rows full of tokens that count."""
+        profile, rows = profile_model(self.config, changed), self.options.rows
+        volume = None if rows is None else training_volume(changed, DatasetStats(), 1.0, rows)
+        return 1 / seconds_per_token(changed, profile, self.device, volume, launches)
 
 
 def rank_settings(
@@ -107,13 +120,16 @@ def rank_settings(
     compiles: str = "off",
     *,
     packed: bool = False,
+    rows: RowSizes | None = None,
 ) -> list[Candidate]:
     """The choices, the best first: those that fit by speed, then the rest by peak. The first says
     why it leads, the others why they do not. What cannot be traced is left out; empty where nothing
     can."""
     spec, method = resolution.spec, resolution.method
     memory_bytes = int((device.memory_bytes or 0) * (1 - RESERVE))
-    search = _Search(config, spec, method, device, memory_bytes, compiles, packed)
+    # on a processor runs are admitted with the outline, which has a margin there
+    options = TraceOptions(device.on_gpu, packed, traced=device.on_gpu, rows=rows)
+    search = _Search(config, spec, method, device, memory_bytes, compiles, options)
     rules = _rules(spec)
     ranked = _ranked(rules, search)
     if ranked and not ranked[0].fits and SMALLEST not in rules and method.saves_whole_model:
@@ -213,9 +229,7 @@ def _rank(choice: Candidate) -> tuple[bool, float, int]:
 def _confirm(ranked: list[Candidate], search: _Search) -> list[Candidate]:
     """The leading choices with the shadow step's peaks, until one of them fits and none that is
     not traced yet promises more. Where checkpointing helps, of the fewest layers that do."""
-    # on a processor runs are admitted with the outline, which has a margin there
-    on_gpu = search.device.on_gpu
-    options = TraceOptions(on_gpu, search.packed, traced=on_gpu)
+    options = search.options
     traced: list[Candidate] = []
     for choice in ranked[:CONFIRMED]:
         changes = {key.split(".")[1]: value for key, value in choice.changes().items()}

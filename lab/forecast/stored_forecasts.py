@@ -13,7 +13,7 @@ from typing import Any
 import lab
 from lab import paths
 from lab.atomic_files import read_object, write_json
-from lab.forecast.memory_forecast import TraceOptions, predict_memory
+from lab.forecast.memory_forecast import TraceOptions, batch_of, predict_memory
 from lab.forecast.model_profile import STRUCTURE
 from lab.forecasts import Forecast, MemoryForecast
 from lab.spec import RunSpec
@@ -21,7 +21,7 @@ from lab.spec import RunSpec
 # Settings of `train` that change the step, beside those that change the structure.
 STEP = (
     *("batch_size", "gradient_accumulation_steps", "loss_implementation", "max_grad_norm"),
-    *("activation_checkpointing", "checkpointed_layers"),
+    *("activation_checkpointing", "checkpointed_layers", "forgetting_probe"),
 )
 # What a forecast rests on: a stored one of other code is made again.
 CODE = ("forecast", "forecasts.py", "methods", "models", "train", "optimizers.py")
@@ -57,8 +57,8 @@ def key(config: Any, spec: RunSpec, options: TraceOptions) -> str:
         "config": config.to_dict(),
         "method": spec.method,
         "train": {name: getattr(spec.train, name) for name in (*STRUCTURE, *STEP)},
-        "length": spec.data.max_length,
-        "options": asdict(options),
+        "batch": asdict(batch_of(spec, options)),
+        "options": [options.on_gpu, options.traced, options.whole],
     }
     text = json.dumps(relevant, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]

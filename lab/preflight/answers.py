@@ -9,21 +9,25 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lab import host
+from lab import host, methods
 from lab.data.dataset_stats import dataset_stats
+from lab.data.row_sizes import RowSizes, row_sizes
 from lab.errors import LabError, Problem, SpecError
+from lab.fit_answers import FitLimits, Saving
 from lab.forecast import forecaster, memory_savers, settings_search
 from lab.forecast.limits import fit_limits
 from lab.forecast.memory_forecast import TraceOptions
 from lab.forecast.resolve import Resolution, resolve
 from lab.forecast.target_device import TargetDevice, target_of
-from lab.forecasts import DatasetStats, FitLimits, Forecast, Saving, SettingsSearch
+from lab.forecasts import DatasetStats, Forecast, SettingsSearch
 from lab.models import catalog, hub, weights
 from lab.models.base_model import BaseModel, read_config
 from lab.preflight import combination
 from lab.preflight.validate import check
 from lab.spec import RunSpec
 from lab.stages import stage
+
+TOKENISE_S = 2.0  # while somebody fills in a form; a check takes longer
 
 
 def estimate(
@@ -34,17 +38,18 @@ def estimate(
     `device`: {"kind": "cuda" or "cpu", "memory_bytes", "gpu": a name of the table}, each optional;
     without a kind it is this machine, or a GPU of no particular size for a model that cannot run
     here. `how`: {"shadow": false} for the outline alone, {"whole": true} to trace every layer,
-    {"time": true} to read the data and predict the time.
+    {"time": true} to read the data, and predict the time and the memory of its rows.
     """
     question, how = _question(value, device), how or {}
     _refuse_combination(question)
+    stats, rows = _data_if_at_hand(question.resolution.spec) if how.get("time") else (None, None)
     options = TraceOptions(
         question.target.on_gpu,
         question.is_packed,
         traced=how.get("shadow", True),
         whole=how.get("whole", False),
+        rows=rows,
     )
-    stats = _stats_if_at_hand(question.resolution.spec) if how.get("time") else None
     _, forecast = forecaster.forecast(
         question.resolution, question.base.config, question.target, options, stats
     )
@@ -58,18 +63,22 @@ def limits(value: Any, device: dict[str, Any]) -> FitLimits:
 
 
 def plan(value: Any, device: dict[str, Any] | None = None) -> SettingsSearch:
-    """The settings that fit, the fastest first. `device` as in `estimate`; it must have a size.
-    Raises SpecError with all problems."""
+    """The settings that fit, the fastest first: for the rows of the dataset that the spec names, or
+    for full ones. `device` as in `estimate`; it must have a size. Raises SpecError with all
+    problems."""
     question = _question(value, device)
     if question.target.memory_bytes is None:
         raise SpecError([Problem("hardware", "the device has no size. Name a GPU or its GB.")])
     _refuse_combination(question)
+    names_data = isinstance(value.get("data"), dict) and "dataset" in value["data"]
+    stats, rows = _data_if_at_hand(question.resolution.spec)
     return settings_search.search_settings(
         question.resolution,
         question.base.config,
         question.target,
-        _stats_if_at_hand(question.resolution.spec),
+        stats,
         packed=question.is_packed,
+        rows=rows if names_data else None,
     )
 
 
@@ -136,14 +145,18 @@ def _refuse_combination(question: _Question) -> None:
         raise SpecError(problems)
 
 
-def _stats_if_at_hand(spec: RunSpec) -> DatasetStats:
-    """What is known of the data; nothing where it, or the model's tokenizer, is not at hand."""
+def _data_if_at_hand(spec: RunSpec) -> tuple[DatasetStats, RowSizes | None]:
+    """What is known of the data, and of the sizes of its rows; nothing where it, or the model's
+    tokenizer, is not at hand."""
     try:
         source = catalog.resolve(spec.model)
         if not hub.has_tokenizer_here(source):
-            return DatasetStats()  # nothing is fetched while somebody types
+            return DatasetStats(), None  # nothing is fetched while somebody types
         with stage("tokenizer"):
             tokenizer = weights.load_tokenizer(source)
-        return dataset_stats(spec, tokenizer)
+        methods.get(spec.method["name"]).extend_tokenizer(tokenizer, spec.method_config)
+        stats = dataset_stats(spec, tokenizer)
+        with stage("template"):
+            return stats, row_sizes(spec, tokenizer, TOKENISE_S)
     except LabError:
-        return DatasetStats()
+        return DatasetStats(), None

@@ -18,7 +18,8 @@ from typing import IO, Any
 from lab import paths
 from lab.checked_run import CheckedRun, CheckResult
 from lab.errors import LabError, Problem, SpecError
-from lab.forecasts import FitLimits, Forecast, Saving, SettingsSearch
+from lab.fit_answers import FitLimits, Saving
+from lab.forecasts import Forecast, SettingsSearch
 from lab.hub import credentials, settings
 from lab.paths import ROOT
 from lab.stages import LONG, Limits

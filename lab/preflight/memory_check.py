@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from lab import formatting
+from lab.data.row_sizes import RowSizes
 from lab.errors import Problem
 from lab.forecast import memory_savers
 from lab.forecast.memory_forecast import TraceOptions, predict_memory
@@ -19,16 +21,26 @@ NEAR = 0.02  # of the memory: so close to it, the outline's word is not enough
 
 
 def problems(
-    spec: RunSpec, memory: MemoryForecast, base: BaseModel, device: TargetDevice
+    spec: RunSpec,
+    memory: MemoryForecast,
+    base: BaseModel,
+    device: TargetDevice,
+    rows: RowSizes | None = None,
 ) -> list[Problem]:
     """The refusal of a run that will not fit, unless its spec says to start anyway. One of
-    which that cannot be said is not refused."""
+    which that cannot be said is not refused. `rows`: those of the run, where they are known."""
     if memory.fits is not False or spec.hardware.ignore_memory:
         return []
-    return [Problem("hardware.ignore_memory", _refusal(spec, memory, base, device))]
+    return [Problem("hardware.ignore_memory", _refusal(spec, memory, base, device, rows))]
 
 
-def _refusal(spec: RunSpec, memory: MemoryForecast, base: BaseModel, device: TargetDevice) -> str:
+def _refusal(
+    spec: RunSpec,
+    memory: MemoryForecast,
+    base: BaseModel,
+    device: TargetDevice,
+    rows: RowSizes | None,
+) -> str:
     owner = "the GPU" if device.on_gpu else "this machine"
     reserved = ""
     if memory.needed_bytes > memory.peak_bytes:
@@ -38,7 +50,7 @@ def _refusal(spec: RunSpec, memory: MemoryForecast, base: BaseModel, device: Tar
         f"the run needs {formatting.size(memory.peak_bytes)} at its peak "
         f"({memory.peak_phase}), {reserved}{owner} has {formatting.size(device.memory_bytes)}. "
     )
-    change = smallest_change(spec, base, device)
+    change = smallest_change(spec, base, device, rows)
     if change is None:
         message += "No single change makes it fit; choose a smaller model or a lighter method. "
     else:
@@ -55,7 +67,7 @@ def _refusal(spec: RunSpec, memory: MemoryForecast, base: BaseModel, device: Tar
 
 
 def smallest_change(
-    spec: RunSpec, base: BaseModel, device: TargetDevice
+    spec: RunSpec, base: BaseModel, device: TargetDevice, rows: RowSizes | None = None
 ) -> tuple[memory_savers.MemorySaver, int] | None:
     """The gentlest change, made again if it can be (halved rows, shorter rows), that makes `spec`
     fit by its outline; with its predicted peak."""
@@ -64,11 +76,11 @@ def smallest_change(
         """(the memory of the spec in `value`, that spec with defaults filled in)."""
         resolution = resolve(RunSpec.from_stored(value), device.has_bf16).fitted_to(base.model)
         limit, packed = device.memory_bytes or 0, resolution.spec.data.packing == "on"
-        outline = TraceOptions(device.on_gpu, packed, traced=False)
+        outline = TraceOptions(device.on_gpu, packed, traced=False, rows=rows)
         memory = predict_memory(base.config, resolution.spec, outline, limit)
         # what the allocator reserves is known of a traced step only
         if device.on_gpu and memory.peak_bytes < (1 + NEAR) * limit:
-            options = TraceOptions(device.on_gpu, packed)
+            options = replace(outline, traced=True)
             memory = memory_forecast(base.config, resolution.spec, options, limit)
         return memory, resolution.spec.to_json()
 

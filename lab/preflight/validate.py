@@ -13,6 +13,7 @@ from lab.checked_run import CheckedRun, CheckResult
 from lab.data import catalog as datasets
 from lab.data import rendering
 from lab.data.dataset_stats import dataset_stats
+from lab.data.row_sizes import row_sizes
 from lab.errors import LabError, Problem, SpecError
 from lab.forecast.forecaster import forecast
 from lab.forecast.memory_forecast import TraceOptions
@@ -26,6 +27,8 @@ from lab.models.base_model import load_base
 from lab.preflight import combination, disk_check, initial_weights, memory_check
 from lab.spec import RunSpec, without_packing
 from lab.stages import stage
+
+TOKENISE_S = 10.0  # of all rows: the figures of a run rest on its longest; its worker has them then
 
 
 def check(value: Any) -> CheckResult:
@@ -73,7 +76,17 @@ def check(value: Any) -> CheckResult:
         problems.extend(combination.problems(resolved, base, wrong, on_gpu=device.on_gpu))
     if base is None or problems:
         return CheckResult(tuple(problems))
-    options = TraceOptions(device.on_gpu, resolved.data.packing == "on", traced=device.on_gpu)
+    day = _date(resolved, tokenizer)
+    dated = replace(resolved, data=replace(resolved.data, template_date=day))
+    with stage("template"):
+        rows = _gather(
+            problems, "data.dataset", lambda: row_sizes(dated, tokenizer, TOKENISE_S), None
+        )
+    if problems:
+        return CheckResult(tuple(problems))
+    options = TraceOptions(
+        device.on_gpu, resolved.data.packing == "on", traced=device.on_gpu, rows=rows
+    )
     with stage("predict"):
         try:
             resolved, predicted = forecast(
@@ -82,7 +95,7 @@ def check(value: Any) -> CheckResult:
         except SpecError as error:
             return CheckResult(tuple(error.problems))
         problems.extend(combination.head_problems(resolved, base))
-        problems.extend(memory_check.problems(resolved, predicted.memory, base, device))
+        problems.extend(memory_check.problems(resolved, predicted.memory, base, device, rows))
     if not problems:
         problems.extend(disk_check.problems(predicted))
     if problems:
@@ -98,7 +111,7 @@ def check(value: Any) -> CheckResult:
             eval_dataset=datasets.pinned(resolved.data.eval_dataset),
             general_dataset=datasets.pinned(resolved.data.general_dataset),
             system_prompt=stats.system_prompt,
-            template_date=_date(resolved, tokenizer),
+            template_date=day,
         ),
     )
     stats = replace(stats, warnings=tuple(warnings))

@@ -14,7 +14,7 @@ from transformers.utils import logging
 
 from lab import methods, paths
 from lab.atomic_files import part, read_object, write_json
-from lab.checked_run import read_stats
+from lab.checked_run import read_forecast, read_stats
 from lab.data import batches, chat_template, prepare, token_view
 from lab.data import catalog as datasets
 from lab.data.prepare import PreparedData
@@ -153,6 +153,7 @@ class Attempt:
     ) -> dict[str, float]:
         self.telemetry.enter_phase("evaluating")
         figures, lost = probe.measure_end(model)
+        self.memory.end_phase("evaluate")
         amounts = {"tokens": used.tokens, "seconds": used.seconds, "flops": used.flops}
         self.telemetry.metric("probe", step=used.step, **amounts, **figures)
         self.telemetry.event("forgotten", step=used.step, examples=lost)
@@ -182,6 +183,12 @@ class Attempt:
                 self.telemetry.warn(str(note))
                 self.warned.add(note)
         facts = data.facts()
+        predicted = read_forecast(self.run).settings
+        if predicted and predicted.knows_rows and facts["longest_row"] > predicted.longest_row:
+            self.telemetry.warn(
+                f"The data has changed since the check: its longest row has {facts['longest_row']} "
+                f"tokens now, and the memory was predicted for {predicted.longest_row}."
+            )
         before, packing = record_reader.last_event(self.run, "data"), self.spec.data.packing
         for key in ("train_hash", "held_out_hash"):
             is_same = before.get("packing", packing) == packing
@@ -231,6 +238,7 @@ class Attempt:
             sign, precision = self.telemetry.sign, train.precision
             probe = ForgettingProbe(self.tokenizer, answers, self.length, precision, sign)
             probe.measure_base(model)
+            self.memory.end_phase("evaluate")
             self.forgetting_probe = probe
         self._check_commands()
         return model
@@ -365,19 +373,11 @@ class Attempt:
         )
         if saved is None and spec.train.sample_steps != 0:
             samples.sample(model, 0)
+            self.memory.end_phase("sample")
         conductor = RunCallback(
-            self.run,
-            spec,
-            self.method,
-            self.telemetry,
-            self.memory,
-            self.commands,
-            data.held_out,
-            saved,
-            peak_flops(self.device),
-            samples,
-            self.forgetting_probe,
-        )
+            self.run, spec, self.method, self.telemetry, self.memory, self.commands, data.held_out,
+            saved, peak_flops(self.device), samples, self.forgetting_probe,
+        )  # fmt: skip
         conductor.loop = TrainingLoop(
             self.accelerator,
             model,

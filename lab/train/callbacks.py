@@ -135,6 +135,7 @@ class RunCallback:
             self._add_new_parameters()
         if sample_due or (is_last and self.spec.train.sample_steps != 0):
             self.sampler.sample(loop.model, self.used.step)
+            self.memory.end_phase("sample")
         if self.ended_by is None and not is_last and self.commands.look() == "stop":
             self.ended_by, loop.should_stop = "stopped", True  # not one more step
         if not is_last and (self.ended_by or save_due or wish == "save"):
@@ -199,6 +200,7 @@ class RunCallback:
         used = self.used
         amounts = {"tokens": used.tokens, "seconds": used.seconds, "flops": used.flops}
         figures = probe.measure_live(self.loop.model)
+        self.memory.end_phase("evaluate")
         self.telemetry.metric("probe", step=used.step, **amounts, **figures)
 
     def _after_batch(self, rows: int) -> None:

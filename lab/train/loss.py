@@ -112,7 +112,7 @@ def fused_token_losses(
     weight, bias = head_weight(head).to(compute), getattr(head, "bias", None)
     losses = [hidden_NH.new_zeros(0, dtype=torch.float32)]
     step = max(1, CHUNK_ELEMENTS // weight.shape[0])
-    for start in range(0, hidden_NH.shape[0], step):
+    for start in _chunks(hidden_NH.shape[0], step):
         part = slice(start, start + step)
         logits = torch.mm(hidden_NH[part].to(compute), weight.t()).float()
         if bias is not None:

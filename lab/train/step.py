@@ -217,7 +217,7 @@ def row_losses(
     try:
         for batch in batches:
             with uncompiled():
-                tokens_N = _token_losses(model, batch, precision=precision, loss=loss).double()
+                tokens_N = token_losses(model, batch, precision=precision, loss=loss).double()
             num_rows, width = batch["input_ids"].shape
             row_N = batch["loss_index"] // width
             losses.sums += tokens_N.new_zeros(num_rows).index_add_(0, row_N, tokens_N).tolist()
@@ -228,7 +228,7 @@ def row_losses(
     return losses
 
 
-def _token_losses(
+def token_losses(
     model: nn.Module, batch: dict[str, torch.Tensor], *, precision: str, loss: str
 ) -> torch.Tensor:
     """(N,) loss in nats of each counted token: what `summed_loss` sums, without a gradient."""

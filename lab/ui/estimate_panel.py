@@ -11,7 +11,7 @@ import streamlit as st
 
 from lab import formatting
 from lab.errors import SpecError
-from lab.forecasts import DiskForecast, Forecast, How, Parts, RuntimeForecast
+from lab.forecasts import DiskForecast, Forecast, How, Parts, RuntimeForecast, rows_in_words
 from lab.preflight.client import Abandoned, planner
 from lab.recent import Recent
 from lab.ui import hub_fields, memory_charts
@@ -23,7 +23,8 @@ STILL_S = 1.5  # if the form is not polled for this long, its values have change
 
 
 class EstimateJob(BackgroundJob):
-    """The outline of the step, then the traced step, for one state of the form."""
+    """The outline of a step of full rows, then the traced step of the run's own rows, for one state
+    of the form."""
 
     def __init__(self, spec: dict[str, Any]) -> None:
         super().__init__()
@@ -45,8 +46,7 @@ class EstimateJob(BackgroundJob):
             # a little less: the look that began this may be noted after it has begun
             if time.monotonic() - self.seen_at > 0.8 * STILL_S:
                 raise Abandoned
-            self.estimate = planner.estimate(self.spec)
-        # how long it takes: reads some of the data, so it comes last
+        # with its own rows, and how long it takes: reads the data, so it comes last
         is_traced = not self.estimate.memory.has_margin
         self.estimate = planner.estimate(self.spec, shadow=is_traced, time=True)
 
@@ -115,6 +115,8 @@ def _memory(forecast: Forecast, view: View, place: str) -> None:
         alt="Peak memory by part, compared with free memory",
     )  # fmt: skip
     st.markdown(legend(memory.at_peak or Parts()))
+    if rows := rows_in_words(forecast.settings):
+        st.caption(rows[0].upper() + rows[1:])
     if memory.fits is False:
         st.warning(
             'This run will not fit. "What would fit" in the bar below names changes that do.'

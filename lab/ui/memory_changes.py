@@ -10,8 +10,8 @@ import streamlit as st
 
 from lab import formatting
 from lab.errors import LabError
+from lab.fit_answers import Saving
 from lab.forecast.memory_savers import with_changes
-from lab.forecasts import Saving
 from lab.preflight.client import planner
 from lab.spec import RunSpec
 from lab.ui import form, method_card

@@ -8,7 +8,8 @@ from typing import Any
 
 from lab import methods
 from lab.errors import LabError, SpecError
-from lab.forecasts import FitLimits, Forecast
+from lab.fit_answers import FitLimits
+from lab.forecasts import Forecast
 from lab.preflight.client import Abandoned, planner
 from lab.recent import Recent
 from lab.ui.waiting import BackgroundJob

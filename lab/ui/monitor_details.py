@@ -10,6 +10,7 @@ import streamlit as st
 from lab import formatting, methods, schema
 from lab.atomic_files import part, read_object
 from lab.checked_run import read_forecast
+from lab.forecasts import rows_in_words
 from lab.paths import RunDir
 from lab.runs import checkpoints, estimate_history, record_reader, resume_settings
 from lab.spec import SECTIONS, RunSpec
@@ -162,6 +163,8 @@ def _memory_parts(run: RunDir) -> None:
         hide_index=True,
     )
     forecast = read_forecast(run)
+    if basis := rows_in_words(forecast.settings):
+        st.caption(f"Estimated for the {basis}.")
     if forecast.memory.has_margin:
         st.caption(
             "On a CPU the estimate has a margin for what the process holds beside its tensors. It "

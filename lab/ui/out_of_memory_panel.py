@@ -7,8 +7,8 @@ from typing import Any
 import streamlit as st
 
 from lab.errors import LabError
+from lab.fit_answers import Saving
 from lab.forecast.memory_savers import with_changes
-from lab.forecasts import Saving
 from lab.paths import RunDir
 from lab.preflight.client import planner
 from lab.preflight.start import start_run

@@ -93,8 +93,8 @@ def show(search: SettingsSearch, *, is_narrow: bool = False) -> None:
         basis = f"Speeds assume {search.reached:.0%} of the device's peak FLOP/s (a typical MFU)."
     st.caption(
         f"All options have the same effective batch size. {search.reserve:.0%} of "
-        f"{formatting.size(search.device_bytes)} is kept free. torch.compile: "
-        f"{escape_markdown(search.compile)}. {basis}"
+        f"{formatting.size(search.device_bytes)} is kept free. For the {search.rows}. "
+        f"torch.compile: {escape_markdown(search.compile)}. {basis}"
     )
 
 

@@ -8,7 +8,7 @@ import streamlit as st
 
 from lab import formatting, methods
 from lab.errors import LabError, SpecError
-from lab.forecasts import Forecast
+from lab.forecasts import Forecast, rows_in_words
 from lab.preflight.client import planner
 from lab.runs import index, queue
 from lab.spec import RunSpec
@@ -209,5 +209,5 @@ def show_checked() -> None:
             f"{formatting.count(memory.trainable)} of {formatting.count(memory.parameters)} "
             f"parameters are trainable · {stats.examples:,} examples, about "
             f"{stats.tokens_per_row:.0f} tokens each, {stats.loss_tokens_per_row:.0f} of them "
-            "trained"
+            f"trained · memory for the {rows_in_words(checked.forecast.settings)}"
         )

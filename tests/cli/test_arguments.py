@@ -16,7 +16,7 @@ from lab.chat.settings import GenerationSettings
 from lab.checked_run import CheckedRun
 from lab.cli import runs as run_verbs
 from lab.compare.race_start import PlannedRun
-from lab.forecasts import Saving
+from lab.fit_answers import Saving
 from lab.paths import RunDir
 from lab.runs import actions, record_reader, supervisor_start
 from lab.runs.status import Status

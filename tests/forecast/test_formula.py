@@ -7,6 +7,11 @@ from typing import Any
 
 import pytest
 
+from lab.forecast.memory_forecast import TraceOptions, predict_memory
+from lab.forecast.resolve import resolve
+from lab.forecasts import Phases
+from lab.models import catalog, weights
+from lab.spec import RunSpec
 from tests.answers import check, estimate
 
 Make = Callable[..., dict[str, Any]]
@@ -114,3 +119,29 @@ def test_an_update_that_works_in_memory_of_its_own_says_so(small: str) -> None:
     state = factored["bytes"]["optimizer"]
     largest = 256 * 768  # of the feed-forward part
     assert factored["phases"]["optimizer"] - state - beside == 16 * largest
+
+
+def test_what_is_loaded_and_saved_is_counted_for_what_it_is() -> None:
+    config = weights.load_config(catalog.resolve_config("config:SmolLM2-135M"))
+
+    def phases(method: str, **train: Any) -> Phases:
+        value = {
+            "method": {"name": method},
+            "data": {"max_length": 64, "packing": "off"},
+            "train": {"precision": "bfloat16", "adapter_precision": "float32", **train},
+        }
+        spec = resolve(RunSpec.from_json(value), has_bf16=True).spec
+        options = TraceOptions(on_gpu=True, traced=False)
+        found = predict_memory(config, spec, options).phases
+        assert found is not None
+        return found
+
+    base = 134_515_008 * 2
+    vocabulary, probe_tokens = 49152, 128
+    for method in ("lora", "full"):
+        own = phases(method)
+        assert own.load == base, "No adapter yet, no workspace yet."
+        assert own.save - own.resume == 64 * vocabulary * (2 + 4), "The logits of the proof."
+        probed = phases(method, forgetting_probe="on")
+        logits = 4 * vocabulary * (probe_tokens * 2 + 64 * 2 * 4)
+        assert probed.evaluate - probed.resume == max(logits, own.evaluate - own.resume)

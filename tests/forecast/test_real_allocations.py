@@ -19,6 +19,7 @@ from lab.forecast.trace.trace_step import Batch, _OneDevice, batch_of, record
 from lab.spec import RunSpec
 from lab.train.loop import StepConfig, step
 from lab.train.optimizer import make_optimizer
+from lab.train.step import token_losses
 from tests.forecast.test_outline import spec_of
 
 
@@ -37,8 +38,9 @@ def config_of(kind: str, **changes: Any) -> Any:
     return AutoConfig.for_model(kind, **sizes | changes)
 
 
-def allocated(config: Any, spec: RunSpec) -> int:
-    """Bytes at the peak of the second step, by torch's profiler, without any mode around it."""
+def allocated(config: Any, spec: RunSpec, batch: Batch | None = None) -> int:
+    """Bytes at the peak of the second step, by torch's profiler, without any mode around it; of the
+    evaluation after it, where `batch` has one of its own."""
     method = methods.get(spec.method["name"])
     model, _, _ = build(config, spec, method)
     with torch.no_grad():
@@ -46,13 +48,21 @@ def allocated(config: Any, spec: RunSpec) -> int:
     model.train()
     optimizer = make_optimizer(model, method, spec)
     settings = StepConfig.of(method, spec.method_config, spec.train, spec.train.loss_implementation)
-    inputs = batch_of(rows_of(spec))
+    batch = batch or rows_of(spec)
+    inputs = batch_of(batch)
+    held_out = batch_of(batch.held_out) if batch.held_out else None
 
     def train() -> None:
         step(_OneDevice(), model, optimizer, [inputs], settings, 1)
+        if held_out is not None:
+            kind = spec.train.loss_implementation
+            with torch.no_grad():
+                token_losses(model.eval(), held_out, precision=spec.train.precision, loss=kind)
+            model.train()
 
     train()
     tensors = [*model.parameters(), *model.buffers(), *inputs.values()]
+    tensors += [] if held_out is None else held_out.values()
     tensors += [
         value
         for state in optimizer.state.values()
@@ -71,21 +81,22 @@ def allocated(config: Any, spec: RunSpec) -> int:
     return sum(resting.values()) + highest
 
 
-def traced(config: Any, spec: RunSpec) -> int:
+def traced(config: Any, spec: RunSpec, batch: Batch | None = None) -> int:
     method = methods.get(spec.method["name"])
     model, quantised, _ = build(config, spec, method)
     log = record(
         model,
         method,
         spec,
-        rows_of(spec),
+        batch or rows_of(spec),
         spec.train.loss_implementation,
         quantised,
         on_gpu=False,
         real=True,
     )
     peaks = log.read(on_gpu=False).peaks
-    return max(peak.total for name, peak in peaks.items() if not name.startswith("evaluate"))
+    evaluates = batch is not None
+    return max(p.total for name, p in peaks.items() if evaluates or name[:8] != "evaluate")
 
 
 # kind, method, tokens a row, settings, sizes. With few tokens the peak is where the gradients of
@@ -114,3 +125,21 @@ def test_the_traced_peak_is_what_the_allocator_gives_out(case: str) -> None:
         method, 2, length, **{"precision": "float32", "loss_implementation": "fused"} | train
     )
     assert traced(config, spec) == pytest.approx(allocated(config, spec), rel=0.003)
+
+
+SMALL, LARGE = Batch(2, 8, counted=3), Batch(8, 96, counted=500)
+
+
+@pytest.mark.parametrize(
+    ("loss", "held_out"), [("fused", SMALL), ("fused", LARGE), ("plain", LARGE)]
+)
+def test_what_counts_in_the_loss_and_what_is_held_out_have_sizes_of_their_own(
+    loss: str, held_out: Batch
+) -> None:
+    config = config_of("llama")
+    spec = spec_of("lora", 2, 512, precision="float32", loss_implementation=loss)
+    batch = Batch(2, 48, counted=11, held_out=held_out)
+    need = traced(config, spec, batch)
+    assert need == pytest.approx(allocated(config, spec, batch), rel=0.003)
+    alike = traced(config, spec, Batch(2, 48, held_out=Batch(0, 0)))
+    assert abs(need / alike - 1) > 0.05, "Other rows need something else."

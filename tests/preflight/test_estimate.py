@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
-from tests.answers import estimate, limits, plan
+from lab.data import token_cache
+from lab.data.prepare import prepare
+from lab.spec import RunSpec
+from tests.answers import check, estimate, limits, plan
 
 OUTLINE = {"shadow": False}
 
@@ -98,3 +101,32 @@ def test_all_problems_are_refused_before_anything_is_estimated(folder: str) -> N
         }
     long = estimate(spec(folder, length=8193), {"kind": "cuda"})
     assert [problem["field"] for problem in long["problems"]] == ["data.max_length"]
+
+
+def test_figures_are_those_of_the_rows_that_the_run_will_have(make_spec: Any) -> None:
+    value = make_spec(data={"max_length": 512}, train={"batch_size": 8, "max_steps": None})
+    checked = check(value)
+    own, longest = checked["estimate"], checked["estimate"]["settings"]["longest_row"]
+    assert 30 < longest < 100 and own["settings"]["knows_rows"]
+    read = estimate(value, None, {"shadow": False, "time": True})
+    assert read["settings"] == own["settings"] and read["peak_bytes"] == own["peak_bytes"]
+    assert read["pace"]["tokens"] == own["pace"]["tokens"]
+    unread = estimate(value, None, OUTLINE)
+    assert unread["settings"]["longest_row"] == 512 and not unread["settings"]["knows_rows"]
+    fitted = estimate({**value, "data": {**value["data"], "max_length": longest}}, None, OUTLINE)
+    # all of whose tokens count, where a part of the run's does
+    assert own["peak_bytes"] < fitted["peak_bytes"] < unread["peak_bytes"]
+    small = {"kind": "cpu", "memory_bytes": 10**10}
+    (best, *_) = plan(value, small)["choices"]
+    named = {choice["batch_size"]: choice for choice in plan(value, small)["choices"]}
+    assert named[8]["peak_bytes"] == own["peak_bytes"], "The plan's figure is the check's."
+    assert best["fits"] and "longest row of the dataset" in plan(value, small)["rows"]
+    del value["data"]["dataset"]
+    assert plan(value, small)["rows"].startswith("rows of max_length, 512 tokens")
+
+
+def test_what_a_check_has_tokenised_its_worker_need_not(make_spec: Any, tokenizer: Any) -> None:
+    checked = check(make_spec())
+    stored = set(token_cache.folder().iterdir())
+    prepare(RunSpec.from_stored(checked["spec"]), tokenizer)
+    assert len(stored) == 1 and set(token_cache.folder().iterdir()) == stored

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from lab.atomic_files import read_object, write_json
 from lab.data import prepare
 from lab.data.batches import TrainingOrder
 from lab.paths import RunDir
-from lab.runs import record_reader
+from lab.runs import actions, record_reader
 from lab.runs.status import status
 from lab.spec import RunSpec
 from lab.train import attempt
 from lab.train.telemetry import Telemetry
-from tests.conftest import attempt_again
+from tests.answers import checked
+from tests.conftest import attempt_again, attempt_here
 
 Work = Callable[..., RunDir]
 SHORT = {"max_steps": 2, "eval_steps": 0, "save_steps": 0}
@@ -207,3 +209,15 @@ def test_a_sigterm_stops_the_run_with_a_result(
     assert status(run).state == "stopped" and run.artifact.is_dir()
     assert record_reader.metrics(run, "train")[-1]["step"] in (2, 3)
     assert list(run.checkpoints.glob("step-*"))
+
+
+def test_rows_that_have_grown_since_the_check_are_told(small_spec: Any) -> None:
+    checked_run = checked(small_spec(train=SHORT))
+    forecast, settings = checked_run.forecast, checked_run.forecast.settings
+    assert settings is not None and settings.knows_rows
+    for longest in (settings.longest_row, settings.longest_row - 1):
+        known = replace(forecast, settings=replace(settings, longest_row=longest))
+        run = actions.create(replace(checked_run, forecast=known))
+        assert attempt_here(run) == 0
+        has_grown = f"its longest row has {settings.longest_row} tokens now" in warnings(run)
+        assert has_grown == (longest < settings.longest_row)

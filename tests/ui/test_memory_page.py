@@ -12,7 +12,8 @@ import pytest
 from lab import methods, paths
 from lab.atomic_files import write_json
 from lab.errors import LabError
-from lab.forecasts import FitLimits, Forecast
+from lab.fit_answers import FitLimits
+from lab.forecasts import Forecast
 from lab.models import uploaded_configs
 from lab.paths import RunDir
 from lab.preflight.client import planner

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from lab.forecasts import Forecast, Saving
+from lab.fit_answers import Saving
+from lab.forecasts import Forecast
 from lab.preflight.client import planner
 from lab.ui import estimate_panel
 from tests.ui.conftest import Page, words

@@ -13,7 +13,8 @@ import pytest
 from lab import host, paths, process
 from lab.atomic_files import write_json
 from lab.errors import Problem, SpecError
-from lab.forecasts import Candidate, Saving, SettingsSearch
+from lab.fit_answers import Saving
+from lab.forecasts import Candidate, SettingsSearch
 from lab.paths import RunDir
 from lab.runs import index, queue, resume_settings
 from lab.spec import RunSpec

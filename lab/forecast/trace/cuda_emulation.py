@@ -34,11 +34,10 @@ LARGEST_FLASH_HEAD = 256
 
 
 @contextmanager
-def cuda_rules(*, packed: bool) -> Iterator[None]:
+def cuda_rules() -> Iterator[None]:
     """Within, operations on CPU fakes leave behind what they would on CUDA."""
     with ExitStack() as stack:
         stack.enter_context(_cuda_autocast())
-        stack.enter_context(_masks(packed))
         stack.enter_context(_kernels())
         yield
 
@@ -89,7 +88,7 @@ def _cast(value: Any, dtype: Any) -> Any:
 
 
 @contextmanager
-def _masks(packed: bool) -> Iterator[None]:
+def masks(*, packed: bool) -> Iterator[None]:
     """transformers looks into position ids for packed rows; a fake has nothing to look into."""
     from transformers import masking_utils
 

@@ -72,7 +72,7 @@ def layer_kinds(
     kinds = getattr(config, "layer_types", None)
     window = getattr(config, "sliding_window", None)
     # a window that is longer than the rows changes nothing
-    is_short = isinstance(window, int) and batch.length < window and not batch.packed
+    is_short = isinstance(window, int) and batch.longest < window and not batch.packed
     if not isinstance(kinds, (list, tuple)) or len(kinds) != len(layers):
         kinds = [""] * len(layers)
     elif is_short and set(kinds) <= {"sliding_attention", "full_attention"}:

@@ -44,16 +44,24 @@ class Quantised:
         return None
 
 
+@dataclass(frozen=True)
+class Base:
+    """What the base holds before the method is applied; its weights in `bytes`."""
+
+    parameters: int
+    bytes: int
+
+
 def build(
     config: Any, spec: RunSpec, method: Method, tokenizer: Any = None
-) -> tuple[Any, Quantised | None, int]:
-    """(the model to train on the meta device, how its base is quantised, the base's parameters)."""
+) -> tuple[Any, Quantised | None, Base]:
+    """(the model to train on the meta device, how its base is quantised, what the base holds)."""
     dtype = torch.bfloat16 if spec.train.precision == "bfloat16" else torch.float32
     options = spec.method_config
     settings = method.load_kwargs(options).get("quantization_config")
     quantised = Quantised.of(settings)
     model = meta_model(config).to(dtype)
-    base = sum(weight.numel() for weight in model.parameters())
+    parameters = sum(weight.numel() for weight in model.parameters())
     if tokenizer is None:
         tokenizer = StubTokenizer(config)
         method.extend_tokenizer(tokenizer, options)
@@ -61,6 +69,7 @@ def build(
     with torch.device("meta"):
         if quantised is not None:
             _quantise(model, settings, quantised)
+        base = Base(parameters, sum(stored_bytes(each, quantised) for each in model.parameters()))
         method.prepare(model, options, context)
         model = method.apply(model, options, context)
         method.unfreeze_all(model, options)

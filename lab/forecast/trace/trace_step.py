@@ -22,7 +22,7 @@ from torch._subclasses.fake_tensor import (
 
 from lab.forecast.trace.allocation_log import Log
 from lab.forecast.trace.allocation_tracker import Ledger
-from lab.forecast.trace.cuda_emulation import cuda_rules
+from lab.forecast.trace.cuda_emulation import cuda_rules, masks
 from lab.forecast.trace.fake_tensors import become_fake
 from lab.forecast.trace.materialise import materialise
 from lab.forecast.trace.meta_model import Quantised
@@ -32,20 +32,25 @@ from lab.spec import RunSpec
 from lab.train.loop import StepConfig, step
 from lab.train.loss import trace_few_chunks
 from lab.train.optimizer import make_optimizer
-from lab.train.step import summed_loss
+from lab.train.step import token_losses
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The shape of one micro-batch: full rows. `packed`: several sequences in a row."""
+    """The shape of one micro-batch. `packed`: several sequences in a row. `counted`: tokens that
+    the loss counts; None: all but the first of each row. `held_out`: that of the evaluation, None
+    where it is the same; without a row there is no evaluation."""
 
     rows: int
     length: int
     packed: bool = False
+    counted: int | None = None
+    held_out: Batch | None = None
 
     @property
-    def tokens(self) -> int:
-        return self.rows * self.length
+    def longest(self) -> int:
+        """Tokens of the longest row, trained on or held out."""
+        return max(self.length, self.held_out.length if self.held_out else 0)
 
 
 def record(
@@ -70,7 +75,7 @@ def record(
     with _traced(model, quantised, spec.train.optimizer, real=real):
         weights = _Weights(model)
         optimizer = make_optimizer(model, method, spec)
-        with ledger, cuda_rules(packed=batch.packed) if on_gpu else nullcontext():
+        with ledger, cuda_rules() if on_gpu else nullcontext(), masks(packed=batch.packed):
             for weight in [*model.parameters(), *model.buffers()]:
                 ledger.adopt([weight], "weights", weights.layer_of.get(id(weight)))
             ledger.segment = "warm"
@@ -97,9 +102,14 @@ def record(
             with _segments(model, ledger):
                 step(_OneDevice(), model, optimizer, [inputs], config, 1, end_phase=end_phase)
             ledger.segment = "evaluate.before"
-            model.eval()
-            with _segments(model, ledger), torch.no_grad():
-                summed_loss(model, inputs, precision=spec.train.precision, loss=loss)
+            held_out = batch.held_out or batch
+            if held_out.rows:
+                if held_out is not batch:
+                    inputs = batch_of(held_out)
+                    ledger.adopt(inputs.values(), "activations")
+                model.eval()
+                with _segments(model, ledger), torch.no_grad(), masks(packed=held_out.packed):
+                    token_losses(model, inputs, precision=spec.train.precision, loss=loss)
             return ledger.log()
 
 
@@ -229,9 +239,9 @@ def _first_step(ledger: Ledger, weights: _Weights, optimizer: torch.optim.Optimi
 
 
 def batch_of(batch: Batch) -> dict[str, torch.Tensor]:
-    """A batch as `lab.data.batches.collate` makes it, every token but the first counted."""
+    """A batch as `lab.data.batches.collate` makes it."""
     shape = (batch.rows, batch.length)
-    counted = batch.rows * (batch.length - 1)
+    counted = batch.rows * (batch.length - 1) if batch.counted is None else batch.counted
     return {
         "input_ids": torch.zeros(shape, dtype=torch.long),
         "labels": torch.zeros(shape, dtype=torch.long),
