@@ -63,7 +63,7 @@ class Experiment:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ExperimentOutcome:
     """What is stored of a finished experiment. `tag`: of its two runs; `findings`: by claim."""
 
     tag: str = ""
@@ -251,8 +251,8 @@ def finding_of(claim: Claim) -> Finding | None:
     return _store(experiment, runs).findings.get(claim.id)
 
 
-def stored(experiment: Experiment) -> Outcome | None:
-    outcome = dataclass_json.read(Outcome, read_object(_file(experiment)))
+def stored(experiment: Experiment) -> ExperimentOutcome | None:
+    outcome = dataclass_json.read(ExperimentOutcome, read_object(_file(experiment)))
     return outcome if outcome is not None and outcome.tag else None
 
 
@@ -264,9 +264,9 @@ def _tag_of(run: RunDir) -> str:
     return next((tag for tag in index.entry(run).tags if tag.startswith(TAG)), "")
 
 
-def _store(experiment: Experiment, runs: list[RunDir]) -> Outcome:
+def _store(experiment: Experiment, runs: list[RunDir]) -> ExperimentOutcome:
     ended = number((read_object(runs[-1].result) or {}).get("ended")) or 0.0
-    outcome = Outcome(
+    outcome = ExperimentOutcome(
         _tag_of(runs[0]),
         time.strftime("%Y-%m-%d", time.localtime(ended)),
         evidence.machine_in_words(),

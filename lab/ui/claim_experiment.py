@@ -7,7 +7,7 @@ import streamlit as st
 from lab import formatting
 from lab.advise import experiments
 from lab.advise.claims import Claim
-from lab.advise.experiments import Experiment, Outcome
+from lab.advise.experiments import Experiment, ExperimentOutcome
 from lab.compare import ready_races
 from lab.paths import RunDir
 from lab.runs import index
@@ -71,7 +71,7 @@ def _progress(experiment: Experiment, runs: list[RunDir]) -> None:
         )  # fmt: skip
 
 
-def _origin(outcome: Outcome) -> str:
+def _origin(outcome: ExperimentOutcome) -> str:
     """ "2026-11-26 with torch 2.13.0, transformers 5.23.0, peft 0.21.2"."""
     known = [name for name in VERSIONS_OF if name in outcome.versions]
     return f"{outcome.date} with {', '.join(f'{name} {outcome.versions[name]}' for name in known)}"
