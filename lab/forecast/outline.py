@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -30,7 +30,11 @@ from lab.spec import RunSpec
 class Part:
     """What one part of the step does to memory, in bytes more than at its start: by kind at its end
     (`net`) and at its highest point (`top`), and in all (`net_bytes`, `top_bytes`), which counts
-    the blocks of CUDA's allocator on a GPU and tensors elsewhere."""
+    the blocks of CUDA's allocator on a GPU and tensors elsewhere.
+
+    Of a part outside the layers, `net_of` and `top_of` are what it does to tensors of a layer, by
+    its place: autocast's copies of weights, which it lets go when the forward pass has ended.
+    `early`: its highest point before that."""
 
     net: dict[str, int] = field(default_factory=dict)
     top: dict[str, int] = field(default_factory=dict)
@@ -38,6 +42,9 @@ class Part:
     top_bytes: int = 0
     operation: str = ""
     module: str = ""
+    net_of: dict[int, int] = field(default_factory=dict)
+    top_of: dict[int, int] = field(default_factory=dict)
+    early: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,11 @@ def outline(
         parts = {
             segment: part if LAYER in segment else _along(part, longer.parts[segment], len(others))
             for segment, part in short.parts.items()
+        }
+        # what happens to a layer's tensors there is in that line already
+        parts = {
+            segment: replace(part, net_of={}, top_of={}, early={})
+            for segment, part in parts.items()
         }
         short = replace(short, parts=parts)
     return replace(short, stands_for=tuple(stands_for))
@@ -154,16 +166,30 @@ def _parts(log: Log) -> dict[str, Part]:
     net: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     sums: dict[str, int] = defaultdict(int)
     parts: dict[str, Part] = {}
+    layer_of: dict[int, int] = {}
+    of_layers: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
     for event, kind in log.with_kinds():
         segment = event.segment
+        _, _, layer = segment.partition(LAYER)
+        if layer:
+            layer_of.setdefault(event.storage, int(layer))
+        elif event.storage in layer_of:
+            of_layers[segment][layer_of[event.storage]] += event.size
         net[segment][kind] += event.size
         sums[segment] += event.size
         part = parts.setdefault(segment, Part())
         if sums[segment] > part.top_bytes:
-            top = dict(net[segment])
-            parts[segment] = Part({}, top, 0, sums[segment], event.operation, event.module)
+            top, own = dict(net[segment]), dict(of_layers[segment])
+            part = parts[segment] = replace(
+                part, top=top, top_bytes=sums[segment], top_of=own,
+                operation=event.operation, module=event.module,
+            )  # fmt: skip
+            if not own:
+                parts[segment] = replace(part, early=top)
     return {
-        segment: replace(part, net=dict(net[segment]), net_bytes=sums[segment])
+        segment: replace(
+            part, net=dict(net[segment]), net_bytes=sums[segment], net_of=dict(of_layers[segment])
+        )
         for segment, part in parts.items()
     }
 
@@ -210,10 +236,18 @@ class _Walk:
         self.live: dict[str, int] = defaultdict(int, rest)
         self.blocks = sum(rest.values()) + overhead
         self.adds_gradients = True  # False: each goes into one that is there already
+        self.others = {stand: count - 1 for stand, count in Counter(short.stands_for).items()}
 
     def add(self, kind: str, size: int) -> None:
         self.live[kind] += size
         self.blocks += size
+
+    def _of_other_layers(self, by_place: dict[int, int]) -> int:
+        """What happens to the layers that the short model has not, as to the one for each. What the
+        last but one hands on goes after the last one, in a model of any depth: the first says what
+        is left at the end of it and all others."""
+        sizes = by_place | {self.short.layers - 2: by_place.get(0, 0)}
+        return sum(self.others.get(place, 0) * size for place, size in sizes.items())
 
     def through_layers(self, phase: str, places: Iterable[int]) -> None:
         for index in places:
@@ -223,17 +257,22 @@ class _Walk:
     def go(self, source: str, segment: str = "", old: str = "", new: str = "") -> None:
         """Through the part `source` of the short model, as `segment` of the whole one."""
         part = self.short.parts.get(source, Part())
+        top, top_bytes = dict(part.top), part.top_bytes
+        more = self._of_other_layers(part.top_of)
+        if sum(part.early.values()) > top_bytes + more:
+            top, top_bytes, more = dict(part.early), sum(part.early.values()), 0
         kinds = dict(self.live)
-        for kind, size in part.top.items():
+        for kind, size in (*top.items(), ("activations", more)):
             kinds[kind] = kinds.get(kind, 0) + size
         self.peaks[segment or source] = Peak(
             sum(kinds.values()), kinds, part.operation,
             part.module.replace(old, new, 1) if old else part.module,
-            self.blocks + part.top_bytes,
+            self.blocks + top_bytes + more,
         )  # fmt: skip
         for kind, size in part.net.items():
             self.live[kind] += size
         self.blocks += part.net_bytes
+        self.add("activations", self._of_other_layers(part.net_of))
         if not self.adds_gradients:
             self.add("gradients", -part.net.get("gradients", 0))
 
@@ -256,7 +295,7 @@ def _along(first: Part, second: Part, steps: float) -> Part:
     def line(start: int, end: int) -> int:
         return round(start + steps * (end - start))
 
-    def lines(start: dict[str, int], end: dict[str, int]) -> dict[str, int]:
+    def lines(start: dict[Any, int], end: dict[Any, int]) -> dict[Any, int]:
         return {
             kind: line(start.get(kind, 0), end.get(kind, 0)) for kind in start.keys() | end.keys()
         }
@@ -265,6 +304,9 @@ def _along(first: Part, second: Part, steps: float) -> Part:
         second,
         net=lines(first.net, second.net),
         top=lines(first.top, second.top),
+        net_of=lines(first.net_of, second.net_of),
+        top_of=lines(first.top_of, second.top_of),
+        early=lines(first.early, second.early),
         net_bytes=line(first.net_bytes, second.net_bytes),
         top_bytes=line(first.top_bytes, second.top_bytes),
     )

@@ -237,3 +237,10 @@ def test_a_run_of_which_nobody_can_say_whether_it_fits_starts_with_a_warning(
     assert answer["problems"] == [] and answer["estimate"]["fits"] is None
     (warning,) = [warning for warning in answer["facts"]["warnings"] if "memory" in warning]
     assert "not known" in warning and "an odd layer" in warning
+
+
+def test_copies_of_weights_that_the_forward_pass_keeps_to_its_end_go_then() -> None:
+    """Autocast's, of adapters in float32, where the layers recompute and keep none themselves."""
+    spec = spec_of({"name": "lora", "rank": 64}, 1, 64, activation_checkpointing="on")
+    outline, traced = both(llama(24), spec)
+    hold(outline, traced)
