@@ -38,6 +38,11 @@ def client(lab_home: Path) -> Iterator[openai.OpenAI]:
     thread.join(timeout=20)
 
 
+def test_only_this_machine_reaches_the_chat() -> None:
+    with loopback() as listener:
+        assert listener.getsockname()[0] == "127.0.0.1"
+
+
 def test_the_official_client_lists_asks_and_streams(
     client: openai.OpenAI, trained: list[RunDir], tiny_model: Path
 ) -> None:

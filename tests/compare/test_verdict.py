@@ -284,6 +284,12 @@ def test_default_rates_of_different_methods_are_a_remark() -> None:
     assert terms(record("bccc", "B", {"name": "lora", "rank": 4})).title == "Comparable"
 
 
+@pytest.mark.parametrize(("tokens", "is_equal"), [(1000, True), (1019, True), (1021, False)])
+def test_a_budget_that_ends_between_two_steps_is_the_same(tokens: int, is_equal: bool) -> None:
+    runs = [record("aaaa", "A", tokens=1000), record("bbbb", "B", "full", tokens=tokens)]
+    assert (equal_terms(contestants(runs), name).unequal == ()) == is_equal, "2 % is the most"
+
+
 def test_a_budget_of_seconds_makes_other_tokens_fair() -> None:
     runs = [
         record("aaaa", "A", tokens=1000, max_seconds=60.0),
