@@ -112,11 +112,13 @@ def test_a_receipt_gives_the_same_tokens_again(
     assert reply["is_same"] and reply["differences"] == []
     record = json.loads(receipt.read_text())
     record["settings"]["seed"] = 12
-    record["receipt"]["template_hash"] = "another"
+    record["receipt"] |= dict.fromkeys(set(repeat.COMPARED) - {"base"}, "another")
     receipt.write_text(json.dumps(record))
     assert cli.main(["chat", "--receipt", str(receipt)]) == 1
     out = capsys.readouterr().out
-    assert "Other tokens from number" in out and "Changed since: the chat template." in out
+    assert "Other tokens from number" in out and "Changed since: " in out
+    for what in ("weights of the result", "chat template", "prompt", "precision", "versions"):
+        assert what in out.partition("Changed since: ")[2], what
 
 
 @pytest.mark.parametrize(

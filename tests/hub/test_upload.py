@@ -96,6 +96,11 @@ def test_refusals_are_told_in_words(
             push.start(lora, name, "result", private=True, update=False)
     with pytest.raises(LabError, match="not made yet"):
         push.start(lora, NAME, "merged-bfloat16", private=True, update=False)
+    (lora.exports / "merged-bfloat16").mkdir(parents=True)
+    job = {"finish": "done", "result": {"bytes": 1, "weights": {"adapter_model.safetensors": "x"}}}
+    write_json(lora.exports / "merged-bfloat16.json", job)
+    with pytest.raises(LabError, match="made from an earlier result"):
+        push.start(lora, NAME, "merged-bfloat16", private=True, update=False)
     with pytest.raises(LabError, match="no export"):
         push.start(lora, NAME, "../../x", private=True, update=False)
     (lora.artifact / "tokenizer_config.json").write_text("{}")
