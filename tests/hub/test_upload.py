@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
+from lab.atomic_files import write_json
 from lab.errors import LabError
 from lab.export import push
 from lab.hub import credentials, upload
