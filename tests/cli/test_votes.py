@@ -72,5 +72,5 @@ def test_a_title_of_two_models_names_neither(
         changed.titles[C] = changed.titles[B]
     pair = f"{A},{session.titles[B]}"
     assert cli.main(["votes", session.id, "--models", pair]) == 2
-    said = capsys.readouterr().err
-    assert "is the title of 2 models" in said and f"Name them as: {B}, {C}." in said
+    message = capsys.readouterr().err
+    assert "is the title of 2 models" in message and f"Name them as: {B}, {C}." in message

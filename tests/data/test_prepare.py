@@ -330,5 +330,5 @@ def test_beside_a_held_out_set_of_its_own_all_rows_are_learned(
     own = write(tmp_path / "own.jsonl", PAIRS)
     other = write(tmp_path / "other.jsonl", PAIRS[:7])
     spec = spec_of(own, eval_fraction=0.2, eval_dataset=str(other))
-    made = prepare.prepare(spec, tokenizer)
-    assert (len(made.train), len(made.held_out)) == (40, 7)
+    prepared = prepare.prepare(spec, tokenizer)
+    assert (len(prepared.train), len(prepared.held_out)) == (40, 7)
