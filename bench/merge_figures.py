@@ -46,7 +46,7 @@ def merges(names: Sequence[str], tell: Callable[[str], object]) -> list[dict[str
             for kind in TYPES:
                 with _base_of_type(run, kind):
                     rows.append(_merged(run, Path(folder) / "merged", kind, tell))
-            if name == "lora":
+            if name == methods.DEFAULT:
                 rows += [_gguf(run, Path(folder), kind, tell) for kind in gguf_file.QUANTISATIONS]
             shutil.rmtree(run.path)
     return rows

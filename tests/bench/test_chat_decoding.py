@@ -19,7 +19,7 @@ def test_it_measures_memory_switches_and_equal_answers(
     report = chat_decoding.chat(names, 2, print)
     adapter = (trained[1].artifact / "adapter_model.safetensors").stat().st_size
     assert report.file_bytes == adapter
-    assert report.tensor_bytes[names[1]] == pytest.approx(adapter, rel=0.05), "Without the base."
+    assert report.tensor_bytes[names[1]] == pytest.approx(adapter, rel=0.1), "Without the base."
     figures = report.to_json()
     assert 0.98 < figures["memory_share"] < 1.02
     assert report.equal_answers == 2 * 2
