@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 
@@ -19,8 +20,8 @@ def number(at: Any, key: str, value: int) -> None:
 
 def test_the_form_takes_over_the_fastest_settings(open_page: Page) -> None:
     at = open_page("new_run")
-    number(at, "new.train.batch_size", 1)
-    number(at, "new.train.gradient_accumulation_steps", 4)
+    number(at, "new.train.batch_size", 4)
+    number(at, "new.train.gradient_accumulation_steps", 1)
     at.run()
     at.button(key="plan").click().run()
     assert not at.exception and not at.error, words(at)
@@ -28,8 +29,10 @@ def test_the_form_takes_over_the_fastest_settings(open_page: Page) -> None:
     assert "tokens/s**" in text and "torch.compile: off: only worthwhile on a GPU" in text
     at.button(key="plan.take").click().run()
     assert not at.exception
-    assert at.session_state["new.train.batch_size"] == 4, "all rows of a step in one pass"
-    assert at.session_state["new.train.gradient_accumulation_steps"] == 1
+    first = re.search(r"1\. .*?batch size (\d+) × accumulation (\d+)", text)
+    assert first is not None and first.groups() == ("1", "4"), "A row alone needs no padding."
+    assert at.session_state["new.train.batch_size"] == 1
+    assert at.session_state["new.train.gradient_accumulation_steps"] == 4
     assert not [button for button in at.button if button.key == "plan.take"], "of another form"
 
 
