@@ -242,12 +242,12 @@ class _Walk:
         self.live[kind] += size
         self.blocks += size
 
-    def _of_other_layers(self, by_place: dict[int, int]) -> int:
+    def _of_other_layers(self, by_layer: dict[int, int]) -> int:
         """What happens to the layers that the short model has not, as to the one for each. What the
         last but one hands on goes after the last one, in a model of any depth: the first says what
         is left at the end of it and all others."""
-        sizes = by_place | {self.short.layers - 2: by_place.get(0, 0)}
-        return sum(self.others.get(place, 0) * size for place, size in sizes.items())
+        sizes = by_layer | {self.short.layers - 2: by_layer.get(0, 0)}
+        return sum(self.others.get(layer, 0) * size for layer, size in sizes.items())
 
     def through_layers(self, phase: str, places: Iterable[int]) -> None:
         for index in places:

@@ -187,7 +187,7 @@ def asked_of_planner(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[
 def test_an_estimate_is_asked_as_it_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
     spec, device, how = asked_of_planner(monkeypatch)
     assert (spec, device) == ({"model": "m", "method": {"name": "lora"}}, {})
-    assert how == {"shadow": True, "whole": False}
+    assert how == {"shadow": True, "whole": False, "time": False}
     spec, device, how = asked_of_planner(
         monkeypatch, "--seq-len", "99", "--batch-size", "7", "--gpu-gb", "24", "--device", "cuda",
         "--set", "method.rank=5", "--whole",
@@ -195,11 +195,13 @@ def test_an_estimate_is_asked_as_it_was_written(monkeypatch: pytest.MonkeyPatch)
     assert spec["data"] == {"max_length": 99} and spec["train"] == {"batch_size": 7}
     assert spec["method"] == {"name": "lora", "rank": 5}
     assert device == {"memory_bytes": 24 * 10**9, "kind": "cuda"}, "GB are powers of ten."
-    assert how == {"shadow": True, "whole": True}
+    assert how == {"shadow": True, "whole": True, "time": False}
     assert asked_of_planner(monkeypatch, "--gpu", "T4 16GB", "--formula")[1:] == (
-        {"gpu": "T4 16GB"}, {"shadow": False, "whole": False},
+        {"gpu": "T4 16GB"}, {"shadow": False, "whole": False, "time": False},
     )  # fmt: skip
     assert asked_of_planner(monkeypatch, "--device", "cpu")[1] == {"kind": "cpu"}
+    names_data = asked_of_planner(monkeypatch, "--set", "data.dataset=chats.jsonl")[2]
+    assert names_data["time"], "Its rows are read."
 
 
 @pytest.mark.parametrize(

@@ -132,9 +132,9 @@ def test_what_is_loaded_and_saved_is_counted_for_what_it_is() -> None:
         }
         spec = resolve(RunSpec.from_json(value), has_bf16=True).spec
         options = TraceOptions(on_gpu=True, traced=False)
-        found = predict_memory(config, spec, options).phases
-        assert found is not None
-        return found
+        predicted = predict_memory(config, spec, options).phases
+        assert predicted is not None
+        return predicted
 
     base = 134_515_008 * 2
     vocabulary, probe_tokens = 49152, 128
