@@ -328,7 +328,7 @@ def test_random_cases_get_a_recommendation_with_its_reasons() -> None:
     """The rule sets answer ten thousand of them in their own test; here the whole of it."""
     dice = random.Random(7)
     approaches = set()
-    for _ in range(40):
+    for _ in range(25):
         found = recommend.recommend(sized(parse(random_case(dice))))
         approaches.add(found.approach)
         assert found.rival is not found.approach and found.would_change
