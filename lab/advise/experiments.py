@@ -74,11 +74,11 @@ def _final_loss(run: RunDir) -> float:
     return _number(series_of(run).evaluation.last("eval/loss"), run, "evaluation loss")
 
 
-def _number(value: Any, run: RunDir, what: str) -> float:
+def _number(value: Any, run: RunDir, subject: str) -> float:
     """Raises LabError where a run lacks the figure."""
     known = number(value)
     if known is None:
-        raise LabError(f"{run.id} has no {what}.", "Run the experiment again.")
+        raise LabError(f"{run.id} has no {subject}.", "Run the experiment again.")
     return float(known)
 
 
@@ -237,7 +237,7 @@ def start(experiment: Experiment) -> list[RunDir]:
     runs: list[RunDir] = []
     try:
         for each in checked:
-            runs.append(actions.create(each))
+            runs.append(actions.create_run_dir(each))
             index.update_labels(runs[-1], tags=tag)
     except LabError:
         for run in runs:

@@ -22,7 +22,7 @@ from lab.advise.case import (
 )
 from lab.advise.rules import Approach
 
-MOST_DOUBLINGS = 12
+MAX_DOUBLINGS = 12
 CHOICES = {
     "goal": GOALS,
     "domain_shift": DISTANCES,
@@ -73,8 +73,8 @@ def changes(
                 value = _narrowed(case, field, value, is_turned)
                 distance = abs(math.log2(value / getattr(case, field)))
             turned = answer(_with(case, field, value))
-            what = turned.approach.in_words + (" fits" if turned.fits and not now.fits else "")
-            text = f"{_in_words(case, field, value)}: {what}"
+            turned_to = turned.approach.in_words + (" fits" if turned.fits and not now.fits else "")
+            text = f"{_in_words(case, field, value)}: {turned_to}"
             turning.append(Change(field, text, turned.approach, distance))
             break
     return sorted(turning, key=lambda change: change.distance)
@@ -93,7 +93,7 @@ def _tries(case: AdviceCase) -> dict[str, Iterator[tuple[float, Any]]]:
 
 
 def _doublings(value: int) -> Iterator[tuple[float, int]]:
-    for step in range(1, MOST_DOUBLINGS + 1):
+    for step in range(1, MAX_DOUBLINGS + 1):
         yield float(step), value * 2**step
         if value // 2**step >= 1:
             yield float(step), value // 2**step
@@ -112,10 +112,10 @@ def _budgets(case: AdviceCase) -> Iterator[tuple[float, float | None]]:
         for step, budget in enumerate(BUDGETS_USD, 1):
             yield float(step), budget
         return
-    for step in range(1, MOST_DOUBLINGS + 1):
+    for step in range(1, MAX_DOUBLINGS + 1):
         yield float(step), case.budget_usd * 2**step
         yield float(step), case.budget_usd / 2**step
-    yield MOST_DOUBLINGS + 1.0, None
+    yield MAX_DOUBLINGS + 1.0, None
 
 
 def _with(case: AdviceCase, field: str, value: Any) -> AdviceCase:

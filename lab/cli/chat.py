@@ -13,7 +13,7 @@ from rich.text import Text
 
 from lab import schema
 from lab.chat.models import FORMS, ModelRef, parse
-from lab.chat.requests import LONGEST_CONTENT, Bounds
+from lab.chat.requests import MAX_CONTENT_CHARS, Bounds
 from lab.chat.settings import GenerationSettings
 from lab.chat.side_by_side import answer_all, prompt_warning
 from lab.cli import downloads
@@ -82,7 +82,7 @@ def settings(arguments: argparse.Namespace) -> GenerationSettings:
     problems: list[Problem] = []
     schema.parse(Bounds, request, "", problems)
     prompt, _ = schema.validate(
-        arguments.prompt, str, {"multiline": True, "max_characters": LONGEST_CONTENT}
+        arguments.prompt, str, {"multiline": True, "max_characters": MAX_CONTENT_CHARS}
     )
     messages = [f"--{OPTIONS[problem.field]} {problem.message}" for problem in problems]
     messages += [f"--prompt {prompt}"] if prompt else []

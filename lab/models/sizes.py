@@ -11,7 +11,7 @@ from typing import Any
 from lab.errors import LabError
 from lab.schema import number, quote
 
-LARGEST_FILE = 4_000_000  # bytes of a config.json
+MAX_CONFIG_BYTES = 4_000_000  # bytes of a config.json
 DEEPEST, LONGEST = 12, 100_000  # of objects in each other, and of one object, list or text
 LAYERS, EXPERTS, HEADS, LABELS = 2_000, 65_536, 8_192, 100_000
 WIDEST, VOCABULARY, POSITIONS = 4_194_304, 16_777_216, 1_000_000_000
@@ -67,10 +67,10 @@ def check(config: dict[str, Any], name: str) -> None:
 
 def check_file(size: int, name: str) -> None:
     """Raise LabError for a config.json of `size` bytes that is too large to be read."""
-    if size > LARGEST_FILE:
+    if size > MAX_CONFIG_BYTES:
         raise LabError(
-            f"The config.json of '{quote(name)}' has {size:,} bytes; at most {LARGEST_FILE:,} are "
-            "read.",
+            f"The config.json of '{quote(name)}' has {size:,} bytes; at most "
+            f"{MAX_CONFIG_BYTES:,} are read.",
             "A config.json has a few kB.",
         )
 

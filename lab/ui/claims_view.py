@@ -185,7 +185,7 @@ def panel(claim: Claim, finding: Finding | None) -> None:
         st.table(
             [
                 {
-                    "": escape_markdown(figure.what),
+                    "": escape_markdown(figure.quantity),
                     "Printed": escape_markdown(figure.printed),
                     "Here": f"**{escape_markdown(f'{figure.here} {figure.unit}'.strip())}**",
                     "Off by": "" if figure.is_within else escape_markdown(

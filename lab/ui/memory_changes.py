@@ -28,7 +28,7 @@ def in_words(saving: Saving, memory_bytes: int | None = None) -> str:
     if memory_bytes is not None:
         is_enough = saving.peak_bytes <= memory_bytes
         fits = ", :green[fits]" if is_enough else ", :red[still too large]"
-    effect = "same effective batch" if saving.keeps_batch else "changes the training"
+    effect = "same effective batch" if saving.keeps_effective_batch else "changes the training"
     return (
         f"{escape_markdown(saving.title)} · saves **{formatting.size(saving.saves_bytes)}** · "
         f"peak {formatting.size(saving.peak_bytes)}{fits} · {effect}"
@@ -41,7 +41,7 @@ def smallest_first(savings: Sequence[Saving], memory_bytes: int | None) -> list[
 
     def rank(saving: Saving) -> tuple[bool, bool, int]:
         fits = memory_bytes is None or saving.peak_bytes <= memory_bytes
-        return not fits, not saving.keeps_batch, (1 if fits else -1) * saving.saves_bytes
+        return not fits, not saving.keeps_effective_batch, (1 if fits else -1) * saving.saves_bytes
 
     return sorted(savings, key=rank)
 

@@ -44,7 +44,7 @@ def combine_form(run: RunDir) -> None:
     )
     chosen: list[str] = st.multiselect(
         "Combine with", partners, key="results.combine.with", format_func=monitor_view.run_title,
-        max_selections=combine.MOST_RESULTS - 1, placeholder="Choose results",
+        max_selections=combine.MAX_RESULTS - 1, placeholder="Choose results",
     )  # fmt: skip
     names = [run.id, *chosen]
     grid = st.grid(max(2, len(names)), min_column_width=160)
@@ -169,9 +169,9 @@ def push_form(run: RunDir) -> None:
     with grid.cell():
         name = st.text_input("Repository", key="results.push.name", placeholder="account/name")
     with grid.cell():
-        what: str = st.selectbox(
+        content: str = st.selectbox(
             "Content", [push.RESULT, *done], key="results.push.what",
-            format_func=lambda what: _content(run, what),
+            format_func=lambda content: _content(run, content),
         )  # fmt: skip
     with grid.cell():
         visibility = st.segmented_control(
@@ -186,7 +186,7 @@ def push_form(run: RunDir) -> None:
     is_busy = job is not None and job.is_active
     with st.popover("Push …", icon=":material/cloud_upload:", disabled=not name or is_busy):
         st.markdown(
-            f"Upload **{escape_markdown(_content(run, what))}** to "
+            f"Upload **{escape_markdown(_content(run, content))}** to "
             f"**{escape_markdown(name or '')}**, which will be **{visibility}**?"
         )
         if visibility == "public":
@@ -194,16 +194,16 @@ def push_form(run: RunDir) -> None:
         if st.button(f"Push as {visibility}", key="results.push"):
             run_action(
                 lambda: push.start(
-                    run, name or "", what, private=visibility == "private", update=update
+                    run, name or "", content, private=visibility == "private", update=update
                 )
             )
     _progress(push.job_file(run), "results.push.stop", _pushed)
 
 
-def _content(run: RunDir, what: str) -> str:
-    if what == push.RESULT:
+def _content(run: RunDir, content: str) -> str:
+    if content == push.RESULT:
         return "the trained model"
-    kind, _, weight_type = what.partition("-")
+    kind, _, weight_type = content.partition("-")
     return f"{results_view.WORDS[kind][0]}, {results_view.FORMATS[weight_type]}"
 
 

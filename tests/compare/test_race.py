@@ -110,7 +110,7 @@ def test_a_race_that_cannot_be_written_leaves_no_run(
     make_spec: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plans = race_start.check(race.race_specs(make_spec("lora"), ["lora", "full"], None)[0], 1)
-    real, calls = actions.create, []
+    real, calls = actions.create_run_dir, []
 
     def second_fails(plan: CheckedRun) -> RunDir:
         calls.append(plan)
@@ -118,7 +118,7 @@ def test_a_race_that_cannot_be_written_leaves_no_run(
             raise LabError("The disk is full.")
         return real(plan)
 
-    monkeypatch.setattr(actions, "create", second_fails)
+    monkeypatch.setattr(actions, "create_run_dir", second_fails)
     with pytest.raises(LabError, match="disk is full"):
         race_start.start(plans)
     assert paths.all_runs() == []

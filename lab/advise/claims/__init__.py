@@ -63,7 +63,7 @@ class Sum:
     `formula`: how `value` comes about, with the numbers put in; `is_own`: whether that is the
     claim's own formula, so that a difference is a contradiction."""
 
-    what: str
+    quantity: str
     low: float
     high: float
     value: float
@@ -183,7 +183,7 @@ def judged(
     others = [figure for figure in figures if not figure.is_own]
     worst = max(others or figures, key=lambda figure: abs(figure.off_by))
     shown = contradicting[0] if contradicting else worst
-    text = value or f"{shown.what}: {shown.here} {shown.unit}".strip()
+    text = value or f"{shown.quantity}: {shown.here} {shown.unit}".strip()
     if contradicting:
         count = "" if len(contradicting) == 1 else f" ({len(contradicting)} figures)"
         return Finding(text, how, Ruling.CONTRADICTS, count.strip(), tuple(figures), note)
@@ -194,9 +194,9 @@ def judged(
     return Finding(text, how, Ruling.OFF, f"by {percent(worst.off_by)}", tuple(figures), note)
 
 
-def exactly(what: str, printed: float, value: float, unit: str, formula: str) -> Sum:
+def exactly(quantity: str, printed: float, value: float, unit: str, formula: str) -> Sum:
     """A figure that the claim's own formula gives, or does not."""
-    return Sum(what, printed, printed, value, unit, formula, is_own=True)
+    return Sum(quantity, printed, printed, value, unit, formula, is_own=True)
 
 
 def half_unit(value: float) -> float:

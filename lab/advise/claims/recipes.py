@@ -122,6 +122,6 @@ def sharding(claim: Claim) -> Finding:
     )  # fmt: skip
 
 
-def _by_race(what: str) -> Finding:
+def _by_race(subject: str) -> Finding:
     """Of a claim about quality that no race has tested yet."""
-    return Finding("–", Basis.NOT_YET, Ruling.OPEN, f"until tested: needs {what}")
+    return Finding("–", Basis.NOT_YET, Ruling.OPEN, f"until tested: needs {subject}")
