@@ -17,7 +17,7 @@ from lab.atomic_files import load_json
 from lab.cli.console import Output, console, say, table
 from lab.errors import LabError
 
-MAX_CASE_BYTES = 100_000  # bytes of its JSON
+LARGEST_CASE = 100_000  # bytes of its JSON
 
 
 def add(verb: Any) -> None:
@@ -47,11 +47,11 @@ def _case_of(arguments: argparse.Namespace) -> AdviceCase:
         return cases.sized(cases.parse({}))
     if arguments.case == "-":
         try:
-            value = json_text.parse(sys.stdin.buffer.read(MAX_CASE_BYTES + 1)[:MAX_CASE_BYTES])
+            value = json_text.parse(sys.stdin.buffer.read(LARGEST_CASE + 1)[:LARGEST_CASE])
         except json_text.BadJson as error:
             raise LabError(f"The input is not JSON: {error}.", "Give one JSON object.") from None
     else:
-        value = load_json(Path(arguments.case), MAX_CASE_BYTES)
+        value = load_json(Path(arguments.case), LARGEST_CASE)
     return cases.sized(cases.parse(value))
 
 
@@ -82,14 +82,7 @@ def show_costs(arguments: argparse.Namespace) -> Output:
         table("Costs", ["", "", "how"], [[item.title, item.amount, item.how] for item in bill],
               right="lr")  # fmt: skip
         rows = [
-            [
-                row.claim,
-                row.quantity,
-                row.printed,
-                f"{row.here} {row.unit}",
-                row.off_by,
-                row.formula,
-            ]
+            [row.claim, row.title, row.printed, f"{row.here} {row.unit}", row.off_by, row.formula]
             for row in printed
         ]
         table(
@@ -119,12 +112,7 @@ def show_claims(arguments: argparse.Namespace) -> Output:
         if arguments.id:
             for claim, finding in answers:
                 figures = [
-                    [
-                        figure.quantity,
-                        figure.printed,
-                        f"{figure.here} {figure.unit}",
-                        figure.formula,
-                    ]
+                    [figure.title, figure.printed, f"{figure.here} {figure.unit}", figure.formula]
                     for figure in finding.figures
                 ]
                 table(claim.id, ["", "printed", "here", "how"], figures)
