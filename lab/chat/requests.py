@@ -25,7 +25,7 @@ class Bounds:
     seed: int = option(0, "Seed", "Seed of sampling.", min=0, max=2**32 - 1)
     max_tokens: int = option(128, "Max new tokens", "Longest answer in tokens.", min=1, max=32_768)
     temperature: float = option(
-        0.0, "Temperature", "0 takes the likeliest token each time.", min=0.0, max=10.0
+        0.0, "Temperature", "0: greedy decoding (always the most likely token).", min=0.0, max=10.0
     )
     top_p: float = option(
         1.0,

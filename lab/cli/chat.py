@@ -41,7 +41,12 @@ def add(verb: Any) -> None:
     sub.add_argument("--system", metavar="TEXT", help="system prompt; default: the first run's")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--max-new-tokens", type=int, default=128)
-    sub.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token")
+    sub.add_argument(
+        "--temperature",
+        type=float,
+        default=0.0,
+        help="0: greedy decoding (always the most likely token)",
+    )
     sub.add_argument("--top-p", type=float, default=1.0, help="1 draws from all tokens")
     sub.add_argument("--top-k", type=int, default=0, help="0 draws from all tokens")
     sub.add_argument("--repetition-penalty", type=float, default=1.0, metavar="X")

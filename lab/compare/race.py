@@ -179,13 +179,6 @@ def contestant_specs(
     return specs, notes
 
 
-def race_specs(
-    value: dict[str, Any], names: list[str], budget: Budget | None
-) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """As `contestant_specs`, for the contestants of `value` and `names`. Raises SpecError."""
-    return contestant_specs(value, contestants(value, names), budget)
-
-
 def _unknown(names: list[str], titles: list[str] | None = None) -> list[Problem]:
     titles, problems = titles if titles is not None else names, []
     if len(names) < 2:

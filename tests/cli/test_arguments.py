@@ -260,7 +260,7 @@ def test_evaluate_takes_its_set_and_shows_loss_and_perplexity(
     assert cli.main(["evaluate", f"base:{tiny_model}", "--dataset", file]) == 0
     shown = capsys.readouterr().out
     assert requests == [file]
-    assert "2.0000" in shown and "7.39" in shown and "5 rows, 1,234 counted tokens" in shown
+    assert "2.0000" in shown and "7.39" in shown and "5 sequences, 1,234 loss tokens" in shown
 
 
 def figures(name: str, **changes: Any) -> dict[str, Any]:
