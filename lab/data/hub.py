@@ -8,6 +8,7 @@ check has found is the id with its commit: it names the same rows from then on.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import signal
@@ -29,6 +30,7 @@ ID = re.compile(
     re.ASCII,
 )
 STATES = ("fetching", "done", "failed")
+MAX_STEM_CHARS = 200  # characters: with their endings, names stay below the 255 of a disk
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,11 @@ class HubId:
     def stem(self) -> str:
         parts = [*self.name.split("/"), self.config or "default", self.split or "train"]
         if self.revision:
-            parts.append(re.sub(r"[^\w.-]", "_", self.revision))
-        return "--".join(parts)
+            parts.append(self.revision.replace("/", "--"))  # no id holds two dashes
+        stem = "--".join(parts)
+        if len(stem) <= MAX_STEM_CHARS:
+            return stem
+        return f"{stem[: MAX_STEM_CHARS - 18]}--{hashlib.sha256(stem.encode()).hexdigest()[:16]}"
 
     @property
     def file(self) -> Path:

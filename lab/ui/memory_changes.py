@@ -18,7 +18,7 @@ from lab.ui import form, method_card
 from lab.ui.markdown_safety import escape_markdown, tell
 from lab.ui.waiting import wait
 
-ANSWER, SHOWN = "new.fit.answer", 5
+ANSWER, MAX_SHOWN = "new.fit.answer", 5
 
 
 def in_words(saving: Saving, memory_bytes: int | None = None) -> str:
@@ -70,7 +70,7 @@ def popover(spec: dict[str, Any], memory_bytes: int | None) -> None:
         st.markdown("**Ways to reduce memory** (estimated)")
         if memory_bytes and all(saving.peak_bytes > memory_bytes for saving in savings):
             st.caption("No single change is enough: apply one, then look again.")
-        for number, saving in enumerate(smallest_first(savings, memory_bytes)[:SHOWN]):
+        for number, saving in enumerate(smallest_first(savings, memory_bytes)[:MAX_SHOWN]):
             text, action = st.columns([5, 1], vertical_alignment="center")
             text.markdown(in_words(saving, memory_bytes))
             action.button("Apply", key=f"new.fit.{number}", on_click=_apply, args=(saving.changes,))
