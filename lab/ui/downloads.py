@@ -39,7 +39,7 @@ def button(
     primary: bool = False,
     help: str | None = None,
 ) -> None:
-    """A link that downloads; `what` is as in the route."""
+    """A link that downloads; `content` is as in the route."""
     st.link_button(
         label, f"download/{run.id}/{content}", icon=":material/download:", help=help,
         type="primary" if primary else "secondary", key=f"download.{content}.{run.id}",
