@@ -128,7 +128,7 @@ def file_of(wanted: HubId) -> Path:
     raise LabError(
         f"'{wanted}' is not on this machine yet.",
         f"Fetch it: with the button beside the field, on the Data page, or with "
-        f"`python -m lab datasets fetch {wanted}`.",
+        f"'python -m lab datasets fetch {wanted}'.",
     )
 
 
@@ -239,7 +239,7 @@ def remove(wanted: HubId) -> None:
     files = (wanted.file, pinned(wanted).record, wanted.record)
     if not any(file.is_file() for file in files):
         raise LabError(
-            f"'{wanted}' is not on this machine.", "`python -m lab datasets` lists what there is."
+            f"'{wanted}' is not on this machine.", "'python -m lab datasets' lists what there is."
         )
     for file in (*files, folder() / f"{wanted.stem}.log"):
         file.unlink(missing_ok=True)

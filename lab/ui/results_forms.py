@@ -66,7 +66,8 @@ def combine_form(run: RunDir) -> None:
     with grid.cell():
         kind: str = st.selectbox("Type", list(combine.TYPES), key="results.combine.type")
     with grid.cell():
-        name = st.text_input("Name", key="results.combine.name", placeholder="of the new result")
+        default = plain(combine.default_name([paths.run_dir(each) for each in names]))
+        name = st.text_input("Name", key="results.combine.name", placeholder=str(default))
     with grid.cell():
         density = 0.5
         if kind.startswith(("ties", "dare")):
