@@ -22,14 +22,14 @@ with left.container(border=True), user_errors():
 votes = recommend.votes_on(case, recommend.refuted_claims(case))
 job = advisor_view.job_for(case)
 job.look("advise")
-complete_at_start = job.is_complete
+at_start = (job.advice is not None, job.is_complete)
 with right.container(border=True):
 
-    @st.fragment(run_every=None if complete_at_start else 0.5)
+    @st.fragment(run_every=None if job.is_complete else 0.5)
     def answer() -> None:
         job.look("advise")
         advisor_view.recommendation(job)
-        if job.is_complete and not complete_at_start:
+        if (job.advice is not None, job.is_complete) != at_start:
             st.rerun()
 
     answer()

@@ -8,10 +8,10 @@ from lab.ui.frame import head
 
 head("Claims")
 wanted = claims_view.wanted_id()
-complete_at_start = claims_view.job_for(wanted).is_complete
+at_rest = claims_view.job_for(wanted).is_complete and not claims_view.is_testing()
 
 
-@st.fragment(run_every=None if complete_at_start else 1.5)
+@st.fragment(run_every=None if at_rest else 1.5)
 def body() -> None:
     job = claims_view.job_for(wanted)
     job.look("claims")
@@ -25,7 +25,7 @@ def body() -> None:
             claims_view.panel(claims.get(chosen), job.findings.get(chosen))
         else:
             st.markdown("Choose a claim to see its sums, its origin and its test.")
-    if job.is_complete and not complete_at_start:
+    if job.is_complete and not at_rest and not claims_view.is_testing():
         st.rerun()
 
 

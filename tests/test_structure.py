@@ -203,6 +203,18 @@ def test_nothing_loads_pickles_runs_shells_or_remote_code() -> None:
     assert found == []
 
 
+def test_charts_and_json_are_drawn_in_the_one_safe_way() -> None:
+    """`chart_style.show` makes what a screen reader says visible; `cards.json_code` is readable."""
+    makers = {"plotly_chart(": "chart_style.py", "st.json(": "cards.py"}
+    others = [
+        f"{path.relative_to(ROOT)}: {call}"
+        for path in sources("pages/*.py", "lab/ui/**/*.py")
+        for call, maker in makers.items()
+        if call in path.read_text(encoding="utf-8") and path.name != maker
+    ]
+    assert others == []
+
+
 def test_no_text_stands_alone_behind_what_it_should_end() -> None:
     """`return "a "` and `"b"` below it: the second half of the message is never said."""
     lost = []

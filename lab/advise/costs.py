@@ -132,8 +132,8 @@ def _serving(advice: Recommendation) -> CostItem:
     holding = gpu_table.holding(int(need))
     priced = [(price.usd, gpu) for gpu in holding if (price := now.of_card(gpu))]
     card = min(priced, key=lambda pair: pair[0])[1] if priced else next(iter(holding), None)
-    what = "one base with its adapters" if is_shared else f"{count:,} whole models"
-    how = f"{what} in 16 bits, times {SERVING:g} for cache and workspace"
+    served = "one base with its adapters" if is_shared else f"{count:,} whole models"
+    how = f"{served} in 16 bits, times {SERVING:g} for cache and workspace"
     if card is None:
         return CostItem("serving", "Serving", f"{size(need)} of GPU memory", None,
                         f"{how}; more than one card holds")  # fmt: skip
@@ -152,7 +152,7 @@ class PrintedFigure:
     """A printed figure of money, disk or serving beside the lab's."""
 
     claim: str
-    what: str
+    title: str
     printed: str
     here: str
     unit: str
@@ -170,7 +170,7 @@ def printed_figures() -> list[PrintedFigure]:
             off = "" if figure.is_within else claims.percent(figure.off_by)
             rows.append(
                 PrintedFigure(
-                    claim.id, figure.what, figure.printed, figure.here, figure.unit, off,
+                    claim.id, figure.title, figure.printed, figure.here, figure.unit, off,
                     figure.formula,
                 )
             )  # fmt: skip

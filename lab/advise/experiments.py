@@ -1,31 +1,28 @@
 """Small pairs of runs that put a claim to the test on this machine, and what they have shown.
 
-The runs of an experiment go through the queue like any others and carry its tag, so that they are
-found again by whoever looks, and the result goes when they are deleted. One seed each: an
-indication. Races with several seeds leave evidence, which is worth more.
+The runs of an experiment go through the queue like any others and carry its tag. Once both have
+ended, what they say is stored in LAB_HOME/experiments with date, machine and versions, and stays
+when the runs are deleted. One seed each: an indication. Races with several seeds leave evidence,
+which is worth more.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
+import fcntl
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from lab import paths
-from lab.advise.claims import (
-    Basis,
-    Claim,
-    Finding,
-    Ruling,
-    Sum,
-    judged,
-    percent,
-    range_of,
-)
-from lab.atomic_files import number, read_object
+from lab import dataclass_json, paths
+from lab.advise import experiment_judges as judges
+from lab.advise.claims import Claim, Finding
+from lab.advise.claims import get as get_claim
+from lab.atomic_files import number, part, read_object, write_json
 from lab.checked_run import CheckedRun
 from lab.compare import evidence
 from lab.errors import LabError
@@ -34,151 +31,54 @@ from lab.models import catalog
 from lab.paths import RunDir
 from lab.preflight import same_commits
 from lab.preflight.client import planner
-from lab.runs import actions, index, record_reader
-from lab.runs.metric_series import series_of
+from lab.runs import actions, index
+from lab.runs.status import status
 from lab.schema import quote
 
 TAG = "experiment-"
-EQUAL = 0.005  # nats a token: less is no difference with one seed
-EARLY_STEP = 30
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """`changes`: what each of the two runs has of its own; `shared`: what both have."""
+    """`changes`: what each of the two runs, called `names`, has of its own; `shared`: what both
+    have."""
 
     name: str
     title: str
     question: str
     shared: dict[str, Any]
+    names: tuple[str, str]
     changes: tuple[dict[str, Any], dict[str, Any]]
     judges: dict[str, Callable[[Claim, RunDir, RunDir], Finding]]
 
     def specs(self) -> list[dict[str, Any]]:
         specs = []
-        for own in self.changes:
+        for name, own in zip(self.names, self.changes, strict=True):
             spec = copy.deepcopy(self.shared)
             for section, values in own.items():
                 spec[section] = spec.get(section, {}) | values
-            spec["name"] = f"{self.title}: {_title(own)}"[:120]
+            spec["name"] = f"{self.title}: {name}"
             specs.append(spec)
         return specs
 
 
-def _title(own: dict[str, Any]) -> str:
-    values = [str(value) for section in own.values() for value in section.values()]
-    return " ".join(values)
+@dataclass(frozen=True)
+class ExperimentOutcome:
+    """What is stored of a finished experiment. `tag`: of its two runs; `findings`: by claim."""
 
-
-def _final_loss(run: RunDir) -> float:
-    return _number(series_of(run).evaluation.last("eval/loss"), run, "evaluation loss")
-
-
-def _number(value: Any, run: RunDir, what: str) -> float:
-    """Raises LabError where a run lacks the figure."""
-    known = number(value)
-    if known is None:
-        raise LabError(f"{run.id} has no {what}.", "Run the experiment again.")
-    return float(known)
-
-
-def _per_token(run: RunDir) -> float:
-    train = series_of(run).train
-    seconds = _number(train.last("seconds"), run, "training time")
-    return seconds / max(_number(train.last("tokens"), run, "number of tokens"), 1.0)
-
-
-def _peak(run: RunDir) -> float:
-    return _number(series_of(run).train.last("memory/peak_bytes"), run, "peak memory")
-
-
-def early_and_late(claim: Claim, full: RunDir, lora: RunDir) -> Finding:
-    """D4: who leads at step 30, and who at the end."""
-    losses: dict[str, list[float]] = {}
-    for name, run in (("full", full), ("lora", lora)):
-        columns = series_of(run).evaluation
-        steps, values = columns.get("step"), columns.get("eval/loss")
-        early = [float(v) for step, v in zip(steps, values, strict=True) if step >= EARLY_STEP]
-        if len(early) < 2:
-            raise LabError(f"{run.id} was not evaluated twice.", "Run the experiment again.")
-        losses[name] = [early[0], early[-1]]
-    leads = [full_loss - lora_loss for full_loss, lora_loss in zip(*losses.values(), strict=True)]
-    last = int(series_of(full).evaluation.last("step") or 0)
-    value = (
-        f"step {EARLY_STEP}: full {losses['full'][0]:.3f}, LoRA {losses['lora'][0]:.3f}; step "
-        f"{last}: full {losses['full'][1]:.3f}, LoRA {losses['lora'][1]:.3f}"
-    )
-    if leads[0] > EQUAL and leads[1] < -EQUAL:
-        return _seen(value, Ruling.CONFIRMED, "with one seed")
-    if abs(leads[0]) <= EQUAL or abs(leads[1]) <= EQUAL:
-        return _seen(value, Ruling.OPEN, "no difference shown")
-    return _seen(value, Ruling.OFF, "with one seed: the same one leads at both")
-
-
-def within_percents(claim: Claim, full: RunDir, lora: RunDir) -> Finding:
-    """B12, of the evaluation loss in place of a benchmark."""
-    most = range_of(claim.printed["percent"])[1]
-    losses = _final_loss(full), _final_loss(lora)
-    difference = losses[1] / losses[0] - 1
-    value = f"LoRA {losses[1]:.3f}, full {losses[0]:.3f} ({percent(difference)})"
-    kind = Ruling.CONFIRMED if 100 * difference <= most else Ruling.OFF
-    return _seen(value, kind, "of the evaluation loss, with one seed")
-
-
-def few_examples(claim: Claim, full: RunDir, lora: RunDir) -> Finding:
-    """A10: whether PEFT beats full on few examples."""
-    losses = _final_loss(full), _final_loss(lora)
-    value = f"LoRA {losses[1]:.3f}, full {losses[0]:.3f} on held-out chats"
-    if abs(losses[0] - losses[1]) <= EQUAL:
-        return _seen(value, Ruling.OPEN, "no difference shown")
-    kind = Ruling.CONFIRMED if losses[1] < losses[0] else Ruling.OFF
-    return _seen(value, kind, "with one seed")
-
-
-def forgetting(claim: Claim, full: RunDir, lora: RunDir) -> Finding:
-    """A5, C20: how much the loss on the base's own general answers has risen."""
-    rises = [_rise(full), _rise(lora)]
-    value = f"general answers: full {rises[0]:+.3f}, LoRA {rises[1]:+.3f} nats a token"
-    value = value.replace("-", "−")
-    if abs(rises[0] - rises[1]) <= EQUAL:
-        return _seen(value, Ruling.OPEN, "no difference shown")
-    kind = Ruling.CONFIRMED if rises[0] > rises[1] else Ruling.OFF
-    return _seen(value, kind, "with one seed")
-
-
-def _rise(run: RunDir) -> float:
-    records = record_reader.metrics(run, "probe")
-    return _number(records[-1].get("probe/rise") if records else None, run, "forgetting probe")
-
-
-def slower(claim: Claim, off: RunDir, on: RunDir) -> Finding:
-    """C5, measured: time a token with and without recomputing."""
-    low, high = range_of(claim.printed["slower"])
-    value = 100 * (_per_token(on) / _per_token(off) - 1)
-    figure = Sum("slower", low, high, value, "%", "seconds a token, on over off")
-    return judged([figure], Basis.MEASURED)
-
-
-def ratio_of_full(claim: Claim, full: RunDir, lora: RunDir) -> Finding:
-    """D1's ratio: memory and time of full over LoRA's."""
-    printed = claim.printed["times"]
-    figures = [
-        Sum("memory, times", printed, printed, _peak(full) / _peak(lora), "",
-               "peak memory of the two runs"),
-        Sum("time, times", printed, printed, _per_token(full) / _per_token(lora), "",
-               "seconds a token of the two runs"),
-    ]  # fmt: skip
-    return judged(figures, Basis.MEASURED)
-
-
-def _seen(value: str, verdict: Ruling, detail: str) -> Finding:
-    return Finding(value, Basis.MEASURED, verdict, detail)
+    tag: str = ""
+    date: str = ""
+    machine: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    runs: tuple[str, ...] = ()
+    findings: Mapping[str, Finding] = field(default_factory=dict)
 
 
 BUILT_IN = f"builtin:{catalog.BUILT_IN[0].name}"
 _DATA = {"dataset": "builtin:persona-chats", "eval_fraction": 0.2, "max_length": 192,
          "packing": "off"}  # fmt: skip
 _TRAIN = {"batch_size": 2, "max_steps": 90, "eval_steps": 30, "save_steps": 0, "sample_steps": 0}
+_SHORT = {**_TRAIN, "max_steps": 60, "adapter_precision": "float32"}
 EXPERIMENTS = (
     Experiment(
         "full-lora",
@@ -186,14 +86,15 @@ EXPERIMENTS = (
         "The same 90 steps on short chats, each at its method's learning rate, with the "
         "forgetting probe.",
         {"model": BUILT_IN, "data": _DATA, "train": {**_TRAIN, "forgetting_probe": "on"}},
+        ("full", "LoRA"),
         ({"method": {"name": "full"}}, {"method": {"name": "lora"}}),
         {
-            "D4": early_and_late,
-            "B12": within_percents,
-            "A10": few_examples,
-            "A5": forgetting,
-            "C20": forgetting,
-            "D1": ratio_of_full,
+            "D4": judges.early_and_late,
+            "B12": judges.within_percents,
+            "A10": judges.few_examples,
+            "A5": judges.forgetting,
+            "C20": judges.forgetting,
+            "D1": judges.ratio_of_full,
         },
     ),
     Experiment(
@@ -206,11 +107,35 @@ EXPERIMENTS = (
             "method": {"name": "lora"},
             "train": {**_TRAIN, "max_steps": 20, "eval_steps": 0},
         },
+        ("off", "on"),
         (
             {"train": {"activation_checkpointing": "off"}},
             {"train": {"activation_checkpointing": "on"}},
         ),
-        {"C5": slower},
+        {"C5": judges.slower},
+    ),
+    Experiment(
+        "targets",
+        "All linear layers or q and v",
+        "The same 60 steps with LoRA of rank 8 on all linear layers and of rank 64 on q and v, "
+        "alpha twice the rank.",
+        {"model": BUILT_IN, "data": _DATA, "method": {"name": "lora"}, "train": _SHORT},
+        ("rank 8 on all", "rank 64 on q and v"),
+        (
+            {"method": {"rank": 8, "alpha": 16.0, "target_modules": "all-linear"}},
+            {"method": {"rank": 64, "alpha": 128.0, "target_modules": ["q_proj", "v_proj"]}},
+        ),
+        {"C11": judges.targets},
+    ),
+    Experiment(
+        "spectra",
+        "Singular values and the rank",
+        "The same 60 steps with LoRA of rank 8 and of rank 64, alpha twice the rank: whether the "
+        "singular values of the second say that the first is enough, and whether it was.",
+        {"model": BUILT_IN, "data": _DATA, "method": {"name": "lora"}, "train": _SHORT},
+        ("rank 8", "rank 64"),
+        ({"method": {"rank": 8, "alpha": 16.0}}, {"method": {"rank": 64, "alpha": 128.0}}),
+        {"C12": judges.spectra},
     ),
 )
 
@@ -229,7 +154,23 @@ def named(name: str) -> Experiment:
 
 
 def start(experiment: Experiment) -> list[RunDir]:
-    """Both runs, in the queue. Raises LabError, and leaves none behind then."""
+    """Both runs, in the queue. Where they are under way already, by another click or another
+    window, these. Raises LabError, and leaves none behind then."""
+    with _lock(experiment):
+        runs = newest_pair(experiment)
+        return runs if is_under_way(runs) else _start(experiment)
+
+
+@contextlib.contextmanager
+def _lock(experiment: Experiment) -> Iterator[None]:
+    file = _file(experiment).with_suffix(".lock")
+    paths.make_folder(file.parent)
+    with file.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _start(experiment: Experiment) -> list[RunDir]:
     checked: list[CheckedRun] = []
     for spec in experiment.specs():
         checked.append(same_commits.check(spec, checked[0] if checked else None))
@@ -248,6 +189,18 @@ def start(experiment: Experiment) -> list[RunDir]:
     return runs
 
 
+def stop(experiment: Experiment) -> None:
+    """End what is under way of it, with nothing saved."""
+    for run in newest_pair(experiment):
+        with contextlib.suppress(LabError):  # it ended by itself meanwhile
+            if not status(run).has_ended:
+                actions.command(run, "cancel")
+
+
+def is_under_way(runs: list[RunDir]) -> bool:
+    return any(not index.entry(run).status.has_ended for run in runs)
+
+
 def forecast_s(experiment: Experiment) -> float | None:
     """Seconds of both runs by the planner's forecast; None where it has none. Raises LabError."""
     total = 0.0
@@ -260,7 +213,8 @@ def forecast_s(experiment: Experiment) -> float | None:
 
 
 def newest_pair(experiment: Experiment) -> list[RunDir]:
-    """The runs of the last time it was started, in their order; none if never."""
+    """The runs of the last time it was started, in their order; none if never, or if they were
+    deleted."""
     by_tag: dict[str, list[RunDir]] = {}
     for entry in index.entries():
         for tag in entry.tags:
@@ -268,40 +222,81 @@ def newest_pair(experiment: Experiment) -> list[RunDir]:
                 by_tag.setdefault(tag, []).append(paths.run_dir(entry.id))
     if not by_tag:
         return []
-    order = {name: position for position, name in enumerate(_names(experiment))}
+    names = [str(spec["name"]) for spec in experiment.specs()]
+    order = {name: position for position, name in enumerate(names)}
     return sorted(by_tag[max(by_tag)], key=lambda run: order.get(index.entry(run).name, 0))
 
 
-def _names(experiment: Experiment) -> list[str]:
-    return [str(spec["name"]) for spec in experiment.specs()]
-
-
 def finding_of(claim: Claim) -> Finding | None:
-    """What this machine's experiment says of the claim; None where it was never run."""
+    """What this machine's experiment says of the claim; None where it was never run. The first look
+    after its end stores it."""
     experiment = of_claim(claim.id)
-    runs = newest_pair(experiment) if experiment else []
-    if experiment is None or len(runs) < 2:
+    if experiment is None:
+        return None
+    runs = newest_pair(experiment)
+    outcome = stored(experiment)
+    if outcome is not None and (len(runs) < 2 or _tag_of(runs[0]) == outcome.tag):
+        return outcome.findings.get(claim.id)
+    if len(runs) < 2:
         return None
     states = [index.entry(run).status for run in runs]
     if not all(state.has_ended for state in states):
         done = sum(state.has_ended for state in states)
-        return Finding("–", Basis.NOT_YET, Ruling.OPEN, f"testing … {done} of 2 runs done")
+        return Finding(detail=f"testing … {done} of 2 runs done")
     if any(state.state != "done" for state in states):
+        if outcome is not None:
+            return outcome.findings.get(claim.id)
         ends = ", ".join(state.state for state in states)
-        return Finding("–", Basis.NOT_YET, Ruling.OPEN, f"the test did not finish: {ends}")
-    try:
-        finding = experiment.judges[claim.id](claim, runs[0], runs[1])
-    except LabError as error:
-        return Finding("–", Basis.NOT_YET, Ruling.OPEN, f"the test said nothing: {error.message}")
-    return _with_origin(finding, experiment, runs)
+        return Finding(detail=f"the test did not finish: {ends}")
+    return _store(experiment, runs).findings.get(claim.id)
 
 
-def _with_origin(finding: Finding, experiment: Experiment, runs: list[RunDir]) -> Finding:
+def stored(experiment: Experiment) -> ExperimentOutcome | None:
+    outcome = dataclass_json.read(ExperimentOutcome, read_object(_file(experiment)))
+    return outcome if outcome is not None and outcome.tag else None
+
+
+def _file(experiment: Experiment) -> Path:
+    return paths.home() / "experiments" / f"{experiment.name}.json"
+
+
+def _tag_of(run: RunDir) -> str:
+    return next((tag for tag in index.entry(run).tags if tag.startswith(TAG)), "")
+
+
+def _store(experiment: Experiment, runs: list[RunDir]) -> ExperimentOutcome:
     ended = number((read_object(runs[-1].result) or {}).get("ended")) or 0.0
-    return dataclasses.replace(
-        finding,
-        note=experiment.question,
-        date=time.strftime("%Y-%m-%d", time.localtime(ended)),
-        machine=evidence.machine_in_words(),
-        runs=tuple(run.id for run in runs),
+    outcome = ExperimentOutcome(
+        _tag_of(runs[0]),
+        time.strftime("%Y-%m-%d", time.localtime(ended)),
+        evidence.machine_in_words(),
+        part(read_object(runs[-1].environment), "packages"),
+        tuple(run.id for run in runs),
     )
+    findings = {
+        claim_id: dataclasses.replace(
+            _judged(experiment, claim_id, runs),
+            note=experiment.question,
+            date=outcome.date,
+            machine=outcome.machine,
+            runs=outcome.runs,
+        )
+        for claim_id in experiment.judges
+    }
+    outcome = dataclasses.replace(outcome, findings=findings)
+    paths.make_folder(_file(experiment).parent)
+    write_json(_file(experiment), {"v": 1, **dataclasses.asdict(outcome)})
+    return outcome
+
+
+def _judged(experiment: Experiment, claim_id: str, runs: list[RunDir]) -> Finding:
+    try:
+        return experiment.judges[claim_id](get_claim(claim_id), runs[0], runs[1])
+    except LabError as error:
+        return Finding(detail=f"the test said nothing: {error.message}")
+
+
+def state() -> tuple[tuple[str, bool], ...]:
+    """(id, whether it has ended) of every experiment's runs."""
+    pairs = [newest_pair(experiment) for experiment in EXPERIMENTS]
+    return tuple((run.id, index.entry(run).status.has_ended) for pair in pairs for run in pair)

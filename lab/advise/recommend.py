@@ -11,16 +11,17 @@ searched for, one input at a time.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from lab import gpu_table
 from lab.advise import options as forecasts
-from lab.advise import settings
+from lab.advise import settings, would_change
 from lab.advise.case import AdviceCase, device_in_words, model_of, parameters_of
 from lab.advise.claims import get as get_claim
 from lab.advise.options import Option
 from lab.advise.rules import MANY_VARIANTS, Approach, RuleAnswer, RuleSet, all_rule_sets
-from lab.advise.would_change import Advised, Change, changes
+from lab.advise.would_change import Advised, Change
 from lab.compare import evidence
 from lab.compare.evidence import Evidence
 from lab.formatting import duration
@@ -72,6 +73,16 @@ class Recommendation:
     @property
     def chosen(self) -> Option:
         return self.options[self.approach]
+
+    @property
+    def ruled_out(self) -> list[str]:
+        """Why each of the others can be no rival, with the smallest card that would hold it;
+        nothing for one that could."""
+        return [
+            _out_in_words(option)
+            for approach, option in self.options.items()
+            if approach is not self.approach and option.fits is False
+        ]
 
     @property
     def method(self) -> str:
@@ -135,9 +146,39 @@ def _refuted(each: Evidence) -> list[str]:
 def recommend(case: AdviceCase) -> Recommendation:
     """The recommendation for a sized case: asks the planner. Raises LabError where it cannot be
     asked."""
-    options = {approach: forecasts.forecast_option(case, approach) for approach in
-               forecasts.APPROACHES}  # fmt: skip
-    return decide(case, options)
+    return with_other_sizes(decide(case, forecast_all(case)))
+
+
+def forecast_all(case: AdviceCase) -> Options:
+    return {each: forecasts.forecast_option(case, each) for each in forecasts.APPROACHES}
+
+
+def with_other_sizes(advice: Recommendation) -> Recommendation:
+    """With the nearest size of a model that turns it: asks the planner for each that is tried."""
+    refuted = refuted_claims(advice.case)
+
+    def answer(other: AdviceCase) -> Advised | None:
+        options = _ForecastWhenAsked(other)
+        approach = _decide(other, votes_on(other, refuted), options, refuted)[0]
+        if any(each.refused and not advice.options[name].refused for name, each in options.items()):
+            return None
+        return Advised(approach, options[approach].fits is not False)
+
+    now = Advised(advice.approach, advice.chosen.fits is not False)
+    found = [*advice.changes, *would_change.of_size(advice.case, now, answer)]
+    return replace(advice, changes=tuple(sorted(found, key=lambda change: change.distance)))
+
+
+class _ForecastWhenAsked(dict[Approach, Option]):
+    """The options of a case, each forecast at the first look: a decision needs one or two."""
+
+    def __init__(self, case: AdviceCase) -> None:
+        super().__init__()
+        self.case = case
+
+    def __missing__(self, approach: Approach) -> Option:
+        self[approach] = forecasts.forecast_option(self.case, approach)
+        return self[approach]
 
 
 def decide(case: AdviceCase, options: Options) -> Recommendation:
@@ -162,7 +203,11 @@ def decide(case: AdviceCase, options: Options) -> Recommendation:
         votes,
         (*reasons, *_from_evidence(case)),
         options,
-        tuple(changes(case, Advised(approach, options[approach].fits is not False), answer)),
+        tuple(
+            would_change.changes(
+                case, Advised(approach, options[approach].fits is not False), answer
+            )
+        ),
         rivals[0] if rivals else None,
     )
 
@@ -242,6 +287,17 @@ def _why_not(case: AdviceCase, option: Option) -> str:
     if case.budget_usd is not None and option.usd is not None and option.usd > case.budget_usd:
         return f"{title} costs {usd(option.usd)}, more than the budget of {usd(case.budget_usd)}."
     return ""
+
+
+def _out_in_words(option: Option) -> str:
+    name = option.approach.in_words
+    if option.refused or option.need_bytes is None:
+        return f"{name} cannot run here: {option.refused}"
+    # one without bfloat16 would train in float32, for which more is needed
+    cards = [card for card in gpu_table.holding(option.need_bytes) if card.has_bf16]
+    where = f"The smallest card that holds it: {cards[0].name}." if cards else "No card holds it."
+    need, room = in_gb(option.need_bytes), in_gb(option.room_bytes)
+    return f"{name} does not fit: {need} needed, {room} there. {where}"
 
 
 def _forecast_in_words(case: AdviceCase, option: Option) -> Reason:

@@ -82,7 +82,7 @@ def show_costs(arguments: argparse.Namespace) -> Output:
         table("Costs", ["", "", "how"], [[item.title, item.amount, item.how] for item in bill],
               right="lr")  # fmt: skip
         rows = [
-            [row.claim, row.what, row.printed, f"{row.here} {row.unit}", row.off_by, row.formula]
+            [row.claim, row.title, row.printed, f"{row.here} {row.unit}", row.off_by, row.formula]
             for row in printed
         ]
         table(
@@ -112,7 +112,7 @@ def show_claims(arguments: argparse.Namespace) -> Output:
         if arguments.id:
             for claim, finding in answers:
                 figures = [
-                    [figure.what, figure.printed, f"{figure.here} {figure.unit}", figure.formula]
+                    [figure.title, figure.printed, f"{figure.here} {figure.unit}", figure.formula]
                     for figure in finding.figures
                 ]
                 table(claim.id, ["", "printed", "here", "how"], figures)

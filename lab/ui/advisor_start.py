@@ -13,7 +13,7 @@ from lab.advise.rules import Approach
 from lab.data import catalog as datasets
 from lab.spec_sections import DataSpec
 from lab.ui import form_problems, links, submit, titles
-from lab.ui.markdown_safety import escape_lines, plain, user_errors
+from lab.ui.markdown_safety import escape_lines, escape_markdown, plain, user_errors
 from lab.ui.new_run_view import FILL
 
 
@@ -32,6 +32,10 @@ def buttons(advice: Recommendation) -> None:
                 key="advise.pair",
             ):  # fmt: skip
                 _pair(advice, rival)
+    if advice.rival is None:
+        st.caption("There is nothing to compare it with on this hardware.")
+    for reason in advice.ruled_out:
+        st.caption(f":material/block: {escape_markdown(reason)}")
 
 
 def _pair(advice: Recommendation, rival: Approach) -> None:

@@ -126,7 +126,7 @@ def _printed_table(rows: list[costs.PrintedFigure]) -> None:
         [
             {
                 "Claim": claim_links.url(row.claim),
-                "What": row.what,
+                "What": row.title,
                 "Printed": row.printed,
                 "Here": row.here,
                 "Unit": row.unit,

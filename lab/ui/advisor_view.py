@@ -21,7 +21,8 @@ from lab.ui.waiting import BackgroundJob
 
 
 class AdviceJob(BackgroundJob):
-    """The recommendation for one case, from three forecasts."""
+    """The recommendation for one case, from three forecasts; then what another size of the model
+    would change, which takes some more."""
 
     def __init__(self, case: AdviceCase) -> None:
         super().__init__()
@@ -29,7 +30,8 @@ class AdviceJob(BackgroundJob):
         self.advice: Recommendation | None = None
 
     def ask(self) -> None:
-        self.advice = recommend.recommend(self.case)
+        self.advice = recommend.decide(self.case, recommend.forecast_all(self.case))
+        self.advice = recommend.with_other_sizes(self.advice)
 
 
 _jobs: Recent[str, AdviceJob] = Recent(64)
@@ -65,6 +67,8 @@ def recommendation(job: AdviceJob) -> None:
         st.caption(f"{runs} before one that is kept ({link}): {low} to {high}")
     _why(advice)
     st.markdown(f"**What would change it** {escape_markdown(_changes(advice))}")
+    if not job.is_complete:
+        st.caption("Trying models of other sizes …")
     for caution in _cautions(advice):
         link = claim_links.link(caution.claim)
         st.markdown(f":material/lightbulb: {escape_markdown(caution.text)} {link}")

@@ -11,8 +11,8 @@ import streamlit as st
 from lab.chat import client, conversations, examples
 from lab.chat.conversations import Answer, Chat
 from lab.errors import LabError
-from lab.ui import chat_panes
-from lab.ui.markdown_safety import plain, run_action, user_errors
+from lab.ui import cards, chat_panes
+from lab.ui.markdown_safety import run_action, user_errors
 from lab.visible import visible
 
 SURPRISES = ((0.5, "likely"), (0.1, "less likely"), (0.01, "unlikely"), (0.0, "a surprise"))
@@ -50,7 +50,7 @@ def _receipt(chat: Chat, number: int, name: str, answer: Answer) -> None:
     st.code(visible(answer.receipt["prompt"]), language=None, wrap_lines=True)
     rest = dict(answer.receipt)
     rest.pop("prompt")  # it stands above
-    st.json(plain(rest), expanded=False)
+    cards.json_code(rest)
     st.download_button(
         "Download the receipt", examples.receipt_file(chat, number, name),
         file_name=f"receipt-{chat.id}-{number + 1}.json", mime="application/json",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import streamlit as st
@@ -11,7 +12,13 @@ from lab import host as this_machine
 from lab.atomic_files import number, read_object
 from lab.preflight import doctor
 from lab.ui import run_state
-from lab.ui.markdown_safety import escape_markdown
+from lab.ui.markdown_safety import escape_markdown, plain
+
+
+def json_code(value: Any) -> None:
+    """A value as JSON to read and to copy. The colours of `st.json` are too pale (contrast 2.9)."""
+    text = json.dumps(plain(value), indent=1, ensure_ascii=False, default=str)
+    st.code(text, language=None, wrap_lines=True, height=min(400, 40 + 22 * text.count("\n")))
 
 
 def warnings() -> None:

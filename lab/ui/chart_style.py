@@ -12,6 +12,7 @@ import streamlit as st
 
 from lab.runs.metric_series import downsample
 from lab.ui import colours
+from lab.visible import on_one_line
 
 CONFIG = {
     "displaylogo": False,
@@ -51,6 +52,16 @@ class View:
 
 def is_dark() -> bool:
     return bool(st.context.theme.get("type") == "dark")
+
+
+def show(chart: go.Figure, key: str, alt: str, *, selects: bool = False) -> Any:
+    """Draw `chart` on the page; the points that were clicked where it `selects`. `alt` is what a
+    screen reader says of it and may hold the text of a person."""
+    return st.plotly_chart(
+        chart, key=key, theme=None, alt=on_one_line(alt),
+        config=CONFIG | {"toImageButtonOptions": {"filename": key.replace(".", "-"), "scale": 2}},
+        on_select="rerun" if selects else "ignore", selection_mode="points",
+    )  # fmt: skip
 
 
 def figure(view: View, *, x: str, y: str, height: int = 200, log: bool = False) -> go.Figure:

@@ -14,9 +14,9 @@ from lab.runs import checkpoints
 from lab.runs.metric_columns import Columns
 from lab.runs.metric_series import MetricSeries, ema
 from lab.ui import colours
-from lab.ui.chart_style import CONFIG, End, View, figure, finish, level, line
+from lab.ui.chart_style import End, View, figure, finish, level, line
 
-__all__ = ["CONFIG", "View", "figure", "finish", "line"]
+__all__ = ["View", "figure", "finish", "line"]
 
 TITLES = {"step": "step", "tokens": "tokens", "seconds": "training time (s)"}
 MINUTES = "training time (min)"

@@ -9,15 +9,12 @@ from typing import Any
 
 import streamlit as st
 
-from lab import formatting
 from lab.advise import claims, experiments, findings
 from lab.advise.claims import Claim, Finding, Ruling, Sum
-from lab.compare import ready_races
 from lab.recent import Recent
-from lab.runs.status import status
-from lab.ui import links
+from lab.ui import claim_experiment, links
 from lab.ui.markdown_safety import escape_markdown, user_errors
-from lab.ui.waiting import BackgroundJob, wait
+from lab.ui.waiting import BackgroundJob
 
 ICONS = {
     Ruling.CONFIRMED: "check_circle",
@@ -41,13 +38,16 @@ STALE_S = 600.0  # runs and evidence come and go; forecasts are kept anyway
 
 
 class FindingsJob(BackgroundJob):
-    """The lab's value of every claim, a few at once: `wanted` first."""
+    """The lab's value of every claim, a few at once: `wanted` first. `earlier`: what was known
+    before, which is shown until it has been found again."""
 
-    def __init__(self, wanted: str) -> None:
+    def __init__(self, wanted: str, earlier: FindingsJob | None = None) -> None:
         super().__init__()
         self.wanted = wanted
-        self.findings: dict[str, Finding] = {}
+        self.findings: dict[str, Finding] = dict(earlier.findings) if earlier else {}
+        self.is_first = not self.findings
         self.began = time.monotonic()
+        self.tests = experiments.state()
 
     def ask(self) -> None:
         ids = [claim.id for claim in claims.all_claims()]
@@ -63,17 +63,24 @@ class FindingsJob(BackgroundJob):
     @property
     def is_stale(self) -> bool:
         is_old = self.is_complete and time.monotonic() - self.began > STALE_S
-        return super().is_stale or self.error is not None or is_old
+        has_changed = self.tests != experiments.state()
+        return super().is_stale or self.error is not None or is_old or has_changed
 
 
 _jobs: Recent[str, FindingsJob] = Recent(1)
 
 
 def job_for(wanted: str) -> FindingsJob:
-    """One for all who look, begun at the first look."""
+    """One for all who look, begun at the first look, and anew once an experiment has ended."""
+    before = _jobs.get("all")
     return _jobs.get_or(
-        "all", lambda: FindingsJob(wanted).start(), is_stale=lambda job: job.is_stale
+        "all", lambda: FindingsJob(wanted, before).start(), is_stale=lambda job: job.is_stale
     )
+
+
+def is_testing() -> bool:
+    """Whether an experiment is under way, so that the page has to look again."""
+    return any(not has_ended for _, has_ended in experiments.state())
 
 
 def wanted_id() -> str:
@@ -185,7 +192,7 @@ def panel(claim: Claim, finding: Finding | None) -> None:
         st.table(
             [
                 {
-                    "": escape_markdown(figure.what),
+                    "": escape_markdown(figure.title),
                     "Printed": escape_markdown(figure.printed),
                     "Here": f"**{escape_markdown(f'{figure.here} {figure.unit}'.strip())}**",
                     "Off by": "" if figure.is_within else escape_markdown(
@@ -206,49 +213,13 @@ def panel(claim: Claim, finding: Finding | None) -> None:
             links.page("compare"), label="Compare both runs", icon=":material/compare_arrows:",
             query_params={"runs": ",".join(finding.runs)},
         )  # fmt: skip
-    test(claim)
-
-
-def test(claim: Claim) -> None:
-    """The button that puts the claim to the test in this machine's size."""
-    for ready in ready_races.of_claim(claim.id):
-        st.page_link(
-            links.page("race"), label=f"Race it here: {escape_markdown(ready.title)}",
-            icon=":material/flag:", query_params={"ready": ready.name},
-        )  # fmt: skip
-    experiment = experiments.of_claim(claim.id)
-    if experiment is None:
-        return
-    pair = experiments.newest_pair(experiment)
-    is_under_way = any(not status(run).has_ended for run in pair)
-    st.markdown(f"**{escape_markdown(experiment.title)}** {escape_markdown(experiment.question)}")
-    label = "Testing …" if is_under_way else "Test it here"
-    if st.button(
-        label, key=f"claims.test.{claim.id}", icon=":material/science:", disabled=is_under_way,
-        help="Two runs in the queue; how long they take is shown before they start.",
-    ):  # fmt: skip
-        st.session_state["claims.planned"] = experiment.name
-    if st.session_state.get("claims.planned") == experiment.name and not is_under_way:
-        _confirm(experiment)
-
-
-def _confirm(experiment: experiments.Experiment) -> None:
-    with user_errors():
-        seconds = wait("Forecasting both runs …", lambda: experiments.forecast_s(experiment))
-    about = f"about {formatting.duration(seconds)}" if seconds else "an unknown time"
-    st.markdown(f"Both runs take {about} on this machine.")
-    if st.button("Queue both runs", key="claims.queue", type="primary"):
-        with user_errors():
-            wait("Checking both runs …", lambda: experiments.start(experiment))
-        st.session_state.pop("claims.planned", None)
-        _jobs.pop("all")
-        st.rerun()
+    claim_experiment.show(claim)
 
 
 def progress(job: FindingsJob) -> None:
     """How far the values have come; nothing once they are all there."""
     if job.error is not None:
         st.error(escape_markdown(str(job.error)), icon=":material/error:")
-    elif not job.is_complete:
+    elif job.is_first and not job.is_complete:
         done, count = len(job.findings), len(claims.all_claims())
         st.progress(done / count, text=f"Computing: {done} of {count} claims")

@@ -22,8 +22,8 @@ from lab.compare.curves import (
 )
 from lab.formatting import signed
 from lab.runs.metric_series import ema
-from lab.ui import colours
-from lab.ui.chart_style import CONFIG, End, View, figure, finish, is_dark, level, line
+from lab.ui import chart_style, colours
+from lab.ui.chart_style import End, View, figure, finish, is_dark, level, line
 from lab.ui.charts import FROM_MINUTES_S
 from lab.ui.compare_price import price
 from lab.ui.compare_runs import name_of, plain_name
@@ -85,10 +85,9 @@ def _curves(shown: list[Contestant], with_base: bool) -> None:
     chart = draw(curves, by_id, key, title, scale, at, base, View(by, 0.0, log, is_dark()))
     ranks = standings(curves, at, MEASURES[key])
     words = sentence(ranks, by_id, at / scale, unit, lead_changes(curves, MEASURES[key]), scale)
-    slot.plotly_chart(
-        chart, key="compare.chart", theme=None, config=CONFIG,
-        alt=f"{MEASURE_TITLES[key][0]} of {len(curves)} runs over {TITLES[by].lower()}",
-    )  # fmt: skip
+    alt = f"{MEASURE_TITLES[key][0]} of {len(curves)} runs over {TITLES[by].lower()}"
+    with slot:
+        chart_style.show(chart, "compare.chart", alt)
     st.markdown(words)
 
 

@@ -10,8 +10,8 @@ from lab.compare.contestants import Contestant
 from lab.compare.curves import HIGHER
 from lab.compare.figures import BY_KEY
 from lab.compare.trade_offs import PLANES, axes_with_values, pareto_front, points
-from lab.ui import colours, compare_price
-from lab.ui.chart_style import CONFIG, View, figure, is_dark
+from lab.ui import chart_style, colours, compare_price
+from lab.ui.chart_style import View, figure, is_dark
 from lab.ui.compare_runs import plain_name
 
 HEIGHT = 320
@@ -37,10 +37,9 @@ def planes(shown: list[Contestant]) -> None:
             if len(places) < 2:
                 st.caption("Fewer than two of the runs shown have both figures.")
                 continue
-            st.plotly_chart(
-                draw(shown, keys[0], keys[1], usd, is_dark()), key=f"compare.plane.{number}",
-                theme=None, config=CONFIG,
-                alt=f"{BY_KEY[keys[1]].title} against {BY_KEY[keys[0]].title}",
+            chart_style.show(
+                draw(shown, keys[0], keys[1], usd, is_dark()), f"compare.plane.{number}",
+                f"{BY_KEY[keys[1]].title} against {BY_KEY[keys[0]].title}",
             )  # fmt: skip
 
 

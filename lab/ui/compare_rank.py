@@ -14,8 +14,8 @@ from lab.errors import LabError
 from lab.paths import RunDir
 from lab.rank import measure
 from lab.rank.measure import RankProgress, RankReport
-from lab.ui import colours
-from lab.ui.chart_style import CONFIG, View, figure, finish, is_dark, line
+from lab.ui import chart_style, colours
+from lab.ui.chart_style import View, figure, finish, is_dark, line
 from lab.ui.compare_runs import name_of, plain_name
 from lab.ui.markdown_safety import escape_markdown, tell
 
@@ -89,16 +89,15 @@ def _report(report: RankReport, contestant: Contestant) -> None:
     grid = st.grid(2, min_column_width=380, gap="small", border=True)
     with grid.cell():
         st.markdown("**Needed rank by layer**")
-        st.plotly_chart(
-            heat_map(report, dark), key="compare.rank.map", theme=None, config=CONFIG,
-            alt="Rank that each matrix needed, by layer",
-        )  # fmt: skip
+        chart_style.show(
+            heat_map(report, dark), "compare.rank.map", "Rank that each matrix needed, by layer"
+        )
     with grid.cell():
         names = [matrix.name for matrix in sorted(report.matrices, key=lambda each: -each.norm)]
         name = st.selectbox("Matrix", names, key=f"compare.rank.matrix.{report.run}")
-        st.plotly_chart(
-            spectrum_chart(report, name, contestant, dark), key="compare.rank.spectrum",
-            theme=None, config=CONFIG, alt=f"Singular values of the update of {name}",
+        chart_style.show(
+            spectrum_chart(report, name, contestant, dark), "compare.rank.spectrum",
+            f"Singular values of the update of {name}",
         )  # fmt: skip
         matrix = next(each for each in report.matrices if each.name == name)
         st.caption(

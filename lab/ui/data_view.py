@@ -332,9 +332,10 @@ def show_packed(preview: dict[str, Any], length: int, view: View) -> None:
     if not preview["packed"]:
         st.info("This method does not support packing.")
         return
-    st.plotly_chart(
-        charts.packed(preview["packed"], length, view), key="data.packed", config=charts.CONFIG
-    )
+    chart_style.show(
+        charts.packed(preview["packed"], length, view), "data.packed",
+        f"{len(preview['packed'])} packed sequences and the examples in each",
+    )  # fmt: skip
     st.caption(
         "Each bar is one packed sequence; its segments are examples that cannot attend to each "
         "other. The number in a segment is the example's row in the file."
@@ -342,9 +343,8 @@ def show_packed(preview: dict[str, Any], length: int, view: View) -> None:
 
 
 def show_lengths(preview: dict[str, Any], length: int, view: View) -> None:
-    st.plotly_chart(
-        charts.lengths(preview["lengths"], length, view), key="data.lengths", config=charts.CONFIG
-    )
+    chart = charts.lengths(preview["lengths"], length, view)
+    chart_style.show(chart, "data.lengths", "Number of examples by length in tokens")
 
 
 def show_duplicates(duplicates: list[dict[str, Any]], empty: str) -> None:

@@ -14,8 +14,8 @@ from lab.errors import SpecError
 from lab.forecasts import DiskForecast, Forecast, How, Parts, RuntimeForecast
 from lab.preflight.client import Abandoned, planner
 from lab.recent import Recent
-from lab.ui import hub_fields, memory_charts
-from lab.ui.chart_style import CONFIG, View, figure, is_dark
+from lab.ui import chart_style, hub_fields, memory_charts
+from lab.ui.chart_style import View, figure, is_dark
 from lab.ui.markdown_safety import escape_markdown
 from lab.ui.waiting import BackgroundJob
 
@@ -110,9 +110,9 @@ def _memory(forecast: Forecast, view: View, place: str) -> None:
         f"#### {memory.peak_bytes / 1e9:.1f}{room} GB :small[:gray[peak in the "
         f"{escape_markdown(memory.peak_phase)} phase, {basis}]]"
     )
-    st.plotly_chart(
-        bar(forecast, view), key=f"new.forecast.{place}", theme=None, config=CONFIG,
-        alt="Peak memory by part, compared with free memory",
+    chart_style.show(
+        bar(forecast, view), f"new.forecast.{place}",
+        "Peak memory by part, compared with free memory",
     )  # fmt: skip
     st.markdown(legend(memory.at_peak or Parts()))
     if memory.fits is False:

@@ -12,8 +12,8 @@ from lab.forecast import rules_of_thumb
 from lab.paths import RunDir, runs
 from lab.preflight.client import planner
 from lab.runs import estimate_history, index
-from lab.ui import claim_links, memory_charts, settings_search_panel, titles
-from lab.ui.charts import CONFIG, View
+from lab.ui import chart_style, claim_links, memory_charts, settings_search_panel, titles
+from lab.ui.charts import View
 from lab.ui.markdown_safety import escape_markdown, plain, user_errors
 from lab.ui.memory_charts import Bars
 from lab.ui.memory_settings import Setting
@@ -52,10 +52,9 @@ def show(settings: list[Setting], view: View, *, rules: bool) -> None:
         if not setting.estimates.is_complete:
             _progress(setting)
     _not_checkpointed(settings, shown)
-    config = CONFIG | {"toImageButtonOptions": {"filename": "memory", "scale": 2}}
-    st.plotly_chart(
-        memory_charts.chart(shown, view, rules=rules), key="memory.bars", theme=None,
-        config=config, alt=" ".join(headline(shown)).replace("*", ""),
+    chart_style.show(
+        memory_charts.chart(shown, view, rules=rules), "memory.bars",
+        " ".join(headline(shown)).replace("*", ""),
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from lab.paths import RunDir, run_dir
 from lab.recent import Recent
 from lab.runs import checkpoints, index
 from lab.runs.metric_series import AXES, MetricSeries, series_of
-from lab.ui import charts, checkpoint_panel
+from lab.ui import chart_style, charts, checkpoint_panel
 from lab.ui.chart_style import View, is_dark
 from lab.ui.markdown_safety import plain
 
@@ -174,7 +174,4 @@ def _chart(
 ) -> Any:
     """Draws it; what was clicked where it `selects`."""
     st.markdown(f"**{title}**", help=MEANINGS.get(key))
-    return st.plotly_chart(
-        figure, key=f"chart.{key}.{run.id}", theme=None, config=charts.CONFIG, alt=alt,
-        on_select="rerun" if selects else "ignore", selection_mode="points",
-    )  # fmt: skip
+    return chart_style.show(figure, f"chart.{key}.{run.id}", alt, selects=selects)

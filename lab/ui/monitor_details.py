@@ -13,7 +13,7 @@ from lab.checked_run import read_forecast
 from lab.paths import RunDir
 from lab.runs import checkpoints, estimate_history, record_reader, resume_settings
 from lab.spec import SECTIONS, RunSpec
-from lab.ui import checkpoint_panel, colours, data_view, end_card, monitor_view
+from lab.ui import cards, checkpoint_panel, colours, data_view, end_card, monitor_view
 from lab.ui.markdown_safety import escape_lines, escape_markdown, plain, run_action
 
 
@@ -79,7 +79,7 @@ def _settings(run: RunDir) -> None:
     if changes:
         st.caption(f"Changed when resumed: {escape_markdown(', '.join(changes))}")
     if shows_json:
-        st.json(plain(stored), expanded=2)
+        cards.json_code(stored)
         return
     rows = settings_table(stored, everything=shows_all)
     st.dataframe(plain(rows), hide_index=True, key=f"settings.{shows_all}")

@@ -12,8 +12,8 @@ from lab.compare.race_file import PROBE, TUNED, Race, RunCell
 from lab.errors import LabError
 from lab.runs import ladder, queue
 from lab.runs.metric_series import series_of
-from lab.ui import colours, compare_export, links, race_form, run_state
-from lab.ui.chart_style import CONFIG, End, View, figure, finish, is_dark, level, line
+from lab.ui import chart_style, colours, compare_export, links, race_form, run_state
+from lab.ui.chart_style import End, View, figure, finish, is_dark, level, line
 from lab.ui.markdown_safety import escape_markdown, run_action
 
 AXES = {"tokens": "tokens", "seconds": "seconds", "flops": "flops", "steps": "step"}
@@ -190,9 +190,9 @@ def _curves(race: Race) -> None:
         ends.append(End("base", base, view.quiet))
     with st.container(border=True):
         st.caption("EVALUATION LOSS")
-        st.plotly_chart(
-            finish(chart, ends), key="race.curves", theme=None, config=CONFIG, alt="Evaluation "
-            f"losses of {len(ends)} runs of the race over {unit}",
+        chart_style.show(
+            finish(chart, ends), "race.curves",
+            f"Evaluation losses of {len(ends)} runs of the race over {unit}",
         )  # fmt: skip
 
 

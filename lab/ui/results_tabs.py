@@ -15,6 +15,7 @@ from lab.errors import LabError
 from lab.export import exports, gguf_file
 from lab.models import catalog
 from lab.paths import RunDir
+from lab.ui import cards
 from lab.ui.markdown_safety import escape_markdown, plain
 from lab.visible import visible
 
@@ -117,4 +118,4 @@ def files(run: RunDir) -> None:
             f"{escape_markdown(base['weights'])}."
         )
     st.caption("Check a download with `sha256sum`. The receipt, as it lies beside the weights:")
-    st.json(plain(receipt), expanded=False)
+    cards.json_code(receipt)

@@ -52,14 +52,14 @@ def test_every_claim_has_a_value_or_says_what_it_needs() -> None:
         if finding.value == "–":
             assert finding.kind in (Ruling.OPEN, Ruling.NEEDS) and finding.detail, claim_id
         for figure in finding.figures:
-            assert figure.formula, f"{claim_id}: {figure.what} has no formula"
+            assert figure.formula, f"{claim_id}: {figure.title} has no formula"
 
 
 def test_contradictions_are_computed_from_printed_numbers_alone() -> None:
     """Those that need no forecast; with others computed the list is longer."""
     b1, c24, b10, a9 = (findings.find(claim_id) for claim_id in ("B1", "C24", "B10", "A9"))
     assert {b1.kind, c24.kind, b10.kind, a9.kind} == {Ruling.CONTRADICTS}
-    values = {figure.what: round(figure.value, 1) for figure in b1.figures}
+    values = {figure.title: round(figure.value, 1) for figure in b1.figures}
     assert values == {"1B": 13.0, "3B": 39.1, "7B": 91.3, "13B": 169.5, "70B": 912.7,
                       "bf16 SGD": 6}  # fmt: skip
     assert b10.value == "7B, 24 GB, simple, several tasks: LoRA r8"

@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 
-from lab.advise import options, recommend, settings
+from lab.advise import options, recommend, settings, shapes, would_change
 from lab.advise.case import AdviceCase, parse, sized
 from lab.advise.recommend import Recommendation
 from lab.advise.rules import Approach
 from lab.compare import evidence
 from lab.compare.evidence import ClaimVerdict, Evidence
+from lab.forecasts import Forecast
+from lab.models import shipped_configs
 from lab.spec import RunSpec
+from tests.advise.conftest import forecast_of
 
 pytestmark = pytest.mark.usefixtures("no_planner")
 
@@ -108,6 +111,21 @@ def test_the_forecast_and_what_must_stay_decide(
     assert says in " ".join(reason.text for reason in found.reasons)
 
 
+def test_what_is_no_rival_says_why_and_what_would_hold_it() -> None:
+    found = advice(examples=3000)
+    assert found.rival is Approach.QLORA
+    assert found.ruled_out == [
+        "Full fine-tuning does not fit: 60.0 GB needed, 24.9 GB there. The smallest card that "
+        "holds it: A100 80GB."
+    ]
+    alone = advice(gpu_gb=12)
+    assert alone.approach is Approach.QLORA and alone.rival is None
+    assert [text.partition(":")[0] for text in alone.ruled_out] == [
+        "Full fine-tuning does not fit", "LoRA does not fit",
+    ]  # fmt: skip
+    assert advice(gpu_gb=80).ruled_out == [] and advice(gpu_gb=80).rival is Approach.FULL
+
+
 def test_new_tokens_train_the_embeddings() -> None:
     found = advice(goal="new tokens")
     assert found.method == "lora_embeddings"
@@ -185,6 +203,98 @@ def test_what_the_planner_refuses_is_a_reason_and_no_traceback(
     assert found.chosen.fits is False
     assert "cannot run here: The planner is away" in " ".join(each.text for each in found.reasons)
     assert "No single input" in found.would_change or found.changes
+
+
+def needs_in_proportion(
+    monkeypatch: pytest.MonkeyPatch, gb_a_billion: dict[str, float]
+) -> list[str]:
+    """Memory grows with the model; returns the models that are asked for."""
+    asked: list[str] = []
+
+    def estimate(spec: dict[str, Any], device: dict[str, Any]) -> Forecast:
+        name = spec["model"].partition(":")[2]
+        billions = shipped_configs.get(name).parameters / 1e9
+        need = int(gb_a_billion[spec["method"]["name"]] * billions * 1e9)
+        asked.append(name)
+        forecast = forecast_of(spec, device)
+        memory = dataclasses.replace(
+            forecast.memory, peak_bytes=need, fits=need <= (forecast.device_bytes or 10**15)
+        )
+        return dataclasses.replace(forecast, memory=memory)
+
+    monkeypatch.setattr(options, "estimate", estimate)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        # 2 GB a billion: 24.9 GB hold 7 B (14.5), not 13 B (26)
+        ({"parameters": 7e9}, "from a model of 13B on: QLoRA"),
+        ({"parameters": 13e9}, "down to a model of 7B: LoRA"),
+        # 0.6 a billion: 70 B need 42.3, so that 34 B are the nearest that fit
+        ({"parameters": 70e9}, "down to a model of 34B: QLoRA fits"),
+        # a model of its own: its size is what moves
+        ({"model": "Llama-3.1-8B", "parameters": None}, "from a model of 13B on: QLoRA"),
+        ({"parameters": 7e9, "gpu_gb": 1000}, None),
+    ],
+)
+def test_the_nearest_size_of_a_model_that_turns_it(
+    monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], text: str | None
+) -> None:
+    needs_in_proportion(monkeypatch, {"full": 8.0, "lora": 2.0, "qlora": 0.6})
+    found = advice(**fields)
+    change = next((each for each in found.changes if each.field == "parameters"), None)
+    assert (change.text if change else None) == text
+    if change is not None:
+        (size,) = re.findall(r"model of ([\d.]+)B", change.text)
+        turned = advice(**(fields | {"model": "", "parameters": float(size) * 1e9}))
+        assert turned.approach is change.approach
+        assert (turned.approach, turned.chosen.fits) != (found.approach, found.chosen.fits)
+        assert [each.distance for each in found.changes] == sorted(
+            each.distance for each in found.changes
+        )
+
+
+def test_only_what_a_size_needs_is_forecast(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = needs_in_proportion(monkeypatch, {"full": 8.0, "lora": 2.0, "qlora": 0.6})
+    before = recommend.decide(case := sized(parse({"parameters": 7e9, "gpu_gb": 24})),
+                              recommend.forecast_all(case))  # fmt: skip
+    asked.clear()
+    recommend.with_other_sizes(before)
+    assert asked and set(asked) == {"Llama-2-13B"}, "13 B turns it: none farther is asked for"
+
+
+def change_of(field: str, **fields: Any) -> str:
+    found = advice(gpu_gb=80, goal="knowledge", domain_shift="far", **fields)
+    assert found.approach is Approach.LORA, "A9 and C24 say full, three say PEFT"
+    return next(change.text for change in found.changes if change.field == field)
+
+
+def test_what_an_error_is_worth_turns_it() -> None:
+    # 20,000 examples: LoRA saves 8.01 USD by D5, so that 12 turn its vote and 6 do not
+    assert change_of("error_price", examples=20_000, error_price=6.0) == (
+        "if two points of accuracy are worth 12.00 USD: Full fine-tuning"
+    )
+    assert change_of("error_price", examples=20_000, error_price="low") == (
+        "if errors cost much: Full fine-tuning"
+    )
+
+
+def test_longer_examples_turn_it() -> None:
+    """To the token where LoRA of rank 256 is used up, by LoRA without regret."""
+    capacity = 2 * 256 * shapes.lora_parameters("config:Mistral-7B-v0.1", 7e9)
+    least = int(capacity // 90_000) + 1
+    fields = {"examples": 90_000, "error_price": "low"}
+    assert change_of("tokens_per_example", **fields, tokens_per_example=8000) == (
+        f"from {least:,} tokens an example on: Full fine-tuning"
+    )
+
+
+def test_no_count_beyond_what_the_form_takes() -> None:
+    case = sized(parse({"parameters": 7e9, "gpu_gb": 80, "tokens_per_example": 1 << 20}))
+    tries = would_change._tries(case)["tokens_per_example"]
+    assert max(value for _, value in tries) == 1 << 19
 
 
 def test_a_case_moves_without_new_forecasts() -> None:

@@ -36,8 +36,9 @@ FLAGS = (
 class Server:
     """One web server on a home of its own."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, models: Path = SHARED_MODELS) -> None:
         self.home = home
+        self.models = models
         home.mkdir(parents=True, exist_ok=True)
         self.log = home / "web.log"
         self.token = secrets.token_hex(16)
@@ -67,7 +68,7 @@ class Server:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=os.environ
-                | {"LAB_HOME": str(self.home), "LAB_MODELS": str(SHARED_MODELS)}
+                | {"LAB_HOME": str(self.home), "LAB_MODELS": str(self.models)}
                 | {"HF_HUB_OFFLINE": "1", "LAB_TOKEN": self.token},
             )
         health = urllib.request.Request(

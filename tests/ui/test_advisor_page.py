@@ -47,6 +47,8 @@ def test_the_address_opens_a_case_with_its_answer(open_page: Page) -> None:
     each = 3000 * 250 * 3 / 1300 / 3600 * 0.34
     assert f"{10 * each:.2f} USD to {20 * each:.2f} USD" in text
     assert at.button(key="advise.start").label == "Set up this run"
+    assert "Full fine-tuning does not fit: 60.0 GB needed, 24.9 GB there" in text
+    assert "nothing to compare it with" not in text
     rules = at.table[0].value
     assert len(rules) == 6
     assert rules["Rule"].iloc[0].startswith("[A11](/claims?id=A11)")
@@ -57,6 +59,13 @@ def test_a_changed_case_changes_the_answer_and_those_that_disagree_come_first(
 ) -> None:
     at = settled(open_page("advisor", **(CASE | {"advise.hardware": "12 GB"})))
     assert "### QLoRA" in words(at)
+    text = words(at).replace("\\", "")
+    assert "nothing to compare it with" in text
+    assert (
+        "LoRA does not fit: 16.0 GB needed, 12.2 GB there. The smallest card that holds it: "
+        in text
+    )
+    assert "V100" not in text, "float32 there, which takes twice as much"
     rules = at.table[0].value
     marks = list(rules["Agrees"])
     assert "no" in marks[0] and "yes" in marks[-1]
@@ -103,7 +112,7 @@ def test_a_price_is_set_and_kept(open_page: Page, monkeypatch: pytest.MonkeyPatc
     assert rows["RTX 5090 32GB"] is None, "nobody has set one"
     at.session_state["advise.tab"] = "Hardware"
     at.run()
-    text = words(settled(at, "The smallest card that holds it"))
+    text = words(settled(at, "One gigabyte less"))
     assert "One gigabyte less: With 18" in text.replace("\\", "") and "RTX 4080 16GB" in text
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from typing import Any
 
 import pytest
 
-from lab.advise import claims, experiments, findings
+from lab import process
+from lab.advise import claims, experiment_judges, experiments, findings
 from lab.advise.claims import Ruling
 from lab.paths import RunDir
 from lab.runs import index
-from lab.ui import claim_links, claims_view, links
+from lab.ui import claim_experiment, claim_links, claims_view, links
 from tests.advise.conftest import no_shipped_evidence  # noqa: F401
 from tests.advise.test_claims import quick  # noqa: F401
 from tests.ui.conftest import Page, words
@@ -85,7 +88,7 @@ def test_an_experiment_turns_an_open_claim(
         index.update_labels(run, tags=tag, name=spec["name"])
     assert experiments.newest_pair(experiment) == [full, lora]
     finding = findings.find("A10")
-    losses = [experiments._final_loss(run) for run in (full, lora)]
+    losses = [experiment_judges._final_loss(run) for run in (full, lora)]
     assert f"LoRA {losses[1]:.3f}, full {losses[0]:.3f}" in finding.value
     expected = Ruling.CONFIRMED if losses[1] < losses[0] - 0.005 else Ruling.OFF
     assert finding.kind is (Ruling.OPEN if abs(losses[0] - losses[1]) <= 0.005 else expected)
@@ -93,13 +96,14 @@ def test_an_experiment_turns_an_open_claim(
     screen = Screen()
     monkeypatch.setattr(claims_view, "st", screen)
     monkeypatch.setattr(links, "page", lambda name: name)
+    monkeypatch.setattr(claim_experiment, "st", screen)
     claims_view.panel(claims.get("A10"), finding)
     (link,) = [call for call in screen.named("page_link") if "runs" in call["query_params"]]
     assert link["query_params"] == {"runs": f"{full.id},{lora.id}"}
     assert ("page_link", ("compare",), link) in screen.calls
     ratio = findings.find("D1")
     assert ratio.figures[1].value == pytest.approx(
-        experiments._per_token(full) / experiments._per_token(lora)
+        experiment_judges._per_token(full) / experiment_judges._per_token(lora)
     )
     # no forgetting probe in these: said, not guessed
     assert "has no forgetting probe" in findings.find("C20").verdict
@@ -114,6 +118,30 @@ def test_an_experiment_under_way_says_so(trained: list[RunDir]) -> None:
         index.update_labels(run, tags=tag)
     verdict = findings.find("D4").verdict
     assert verdict.startswith("open testing …") or "did not finish" in verdict
+
+
+@pytest.mark.usefixtures("quick", "no_shipped_evidence")
+def test_a_verdict_turns_on_the_page_when_the_test_ends(
+    open_page: Page, trained: list[RunDir]
+) -> None:
+    result = trained[1].result.read_text()
+    trained[1].result.unlink()
+    alive = json.loads(trained[1].process.read_text()) | (process.identity(os.getpid()) or {})
+    trained[1].process.write_text(json.dumps(alive))
+    tag = f"{experiments.TAG}full-lora-20261126-080000"
+    for run, spec in zip(trained, experiments.named("full-lora").specs(), strict=True):
+        index.update_labels(run, tags=tag, name=spec["name"])
+    at = complete(open_page("claims", id="B12"))
+    assert "Open testing … 1 of 2 runs done" in words(at)
+    assert [button.label for button in at.button if "test" in button.label.lower()] == [
+        "Stop the test"
+    ]
+    trained[1].result.write_text(result)
+    at.run()
+    at = complete(at)
+    assert "Open" not in words(at).partition("####")[2].splitlines()[0]
+    assert findings.find("B12").verdict[1:] in words(at)
+    assert "Tested 20" in words(at) and "torch " in words(at)
 
 
 def test_experiments_are_specs_that_parse() -> None:

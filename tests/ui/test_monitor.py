@@ -13,6 +13,7 @@ from lab.runs import checkpoints, index
 from lab.runs.metric_series import MetricSeries
 from lab.ui import (
     cards,
+    chart_style,
     checkpoint_panel,
     end_card,
     monitor_charts,
@@ -81,6 +82,7 @@ def test_what_a_chart_is_read_out_as_names_the_run(
     screen: Screen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(monitor_charts, "st", screen)
+    monkeypatch.setattr(chart_style, "st", screen)
     run = make_run(1)
     write(run, train(1) | {"train/learning_rate": 1e-3},
           {"kind": "eval", "of": "base", "step": 0, "eval/loss": 3.0},

@@ -63,12 +63,12 @@ class Sum:
     `formula`: how `value` comes about, with the numbers put in; `is_own`: whether that is the
     claim's own formula, so that a difference is a contradiction."""
 
-    what: str
-    low: float
-    high: float
-    value: float
-    unit: str
-    formula: str
+    title: str = ""
+    low: float = 0.0
+    high: float = 0.0
+    value: float = 0.0
+    unit: str = ""
+    formula: str = ""
     is_own: bool = False
 
     @property
@@ -100,9 +100,9 @@ class Sum:
 class Finding:
     """What the lab says of a claim. `detail` goes behind the verdict ("by −8 %", "a GPU")."""
 
-    value: str
-    how: Basis
-    kind: Ruling
+    value: str = "–"
+    how: Basis = Basis.NOT_YET
+    kind: Ruling = Ruling.OPEN
     detail: str = ""
     figures: tuple[Sum, ...] = ()
     note: str = ""
@@ -183,7 +183,7 @@ def judged(
     others = [figure for figure in figures if not figure.is_own]
     worst = max(others or figures, key=lambda figure: abs(figure.off_by))
     shown = contradicting[0] if contradicting else worst
-    text = value or f"{shown.what}: {shown.here} {shown.unit}".strip()
+    text = value or f"{shown.title}: {shown.here} {shown.unit}".strip()
     if contradicting:
         count = "" if len(contradicting) == 1 else f" ({len(contradicting)} figures)"
         return Finding(text, how, Ruling.CONTRADICTS, count.strip(), tuple(figures), note)
@@ -194,9 +194,9 @@ def judged(
     return Finding(text, how, Ruling.OFF, f"by {percent(worst.off_by)}", tuple(figures), note)
 
 
-def exactly(what: str, printed: float, value: float, unit: str, formula: str) -> Sum:
+def exactly(title: str, printed: float, value: float, unit: str, formula: str) -> Sum:
     """A figure that the claim's own formula gives, or does not."""
-    return Sum(what, printed, printed, value, unit, formula, is_own=True)
+    return Sum(title, printed, printed, value, unit, formula, is_own=True)
 
 
 def half_unit(value: float) -> float:

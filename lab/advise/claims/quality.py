@@ -6,12 +6,12 @@ from lab.advise.claims import Basis, Claim, Finding, Ruling, Sum, finds
 from lab.advise.claims.memory_rules import A100, MODELS, simulated, under
 
 
-def _open(what: str, note: str = "") -> Finding:
-    return Finding("–", Basis.NOT_YET, Ruling.OPEN, f"until tested: needs {what}", (), note)
+def _open(test: str, note: str = "") -> Finding:
+    return Finding("–", Basis.NOT_YET, Ruling.OPEN, f"until tested: needs {test}", (), note)
 
 
-def _needs(what: str, note: str = "") -> Finding:
-    return Finding("–", Basis.NOT_TESTABLE, Ruling.NEEDS, what, (), note)
+def _needs(means: str, note: str = "") -> Finding:
+    return Finding("–", Basis.NOT_TESTABLE, Ruling.NEEDS, means, (), note)
 
 
 @finds("A5", "C20")

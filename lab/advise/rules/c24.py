@@ -45,10 +45,10 @@ def judge(case: AdviceCase) -> RuleAnswer:
             f"{gigabytes(shared)} as one base with adapters.",
         )
     if lora <= room:
-        what = "instruction following" if case.goal == "behaviour" else f"the goal ({case.goal})"
+        subject = "instruction following" if case.goal == "behaviour" else f"the goal ({case.goal})"
         return _answer(
             Approach.LORA,
-            f"{what} is served by LoRA, and {gigabytes(lora)} fit into {gigabytes(room)}.",
+            f"{subject} is served by LoRA, and {gigabytes(lora)} fit into {gigabytes(room)}.",
         )
     return _quantised(f"LoRA's {gigabytes(lora)} do not fit into {gigabytes(room)}", qlora, room)
 
