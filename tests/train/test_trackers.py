@@ -142,14 +142,14 @@ class Failing:
 def test_a_tracker_that_fails_costs_a_warning_and_never_the_run(
     fails: str, small_run: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: dict[str, Failing] = {}
+    started: dict[str, Failing] = {}
 
     def start(name: str, run_id: str, step: int) -> Failing:
-        made[name] = Failing(name, fails if name == "mlflow" else "")
+        started[name] = Failing(name, fails if name == "mlflow" else "")
         if fails == "start" and name == "mlflow":
-            made[name].fails = "start"
-            made[name]._maybe("start")
-        return made[name]
+            started[name].fails = "start"
+            started[name]._maybe("start")
+        return started[name]
 
     monkeypatch.setattr(trackers, "_start", start)
     monkeypatch.setattr(trackers, "find_spec", lambda name: name)
@@ -161,7 +161,7 @@ def test_a_tracker_that_fails_costs_a_warning_and_never_the_run(
         for each in (plain, run)
     ]
     assert losses[0] == losses[1], "to the bit"
-    assert made["wandb"].steps == [0, 1, 2, 3, 3, 4, 5, 6, 6], "one does not hold up another"
+    assert started["wandb"].steps == [0, 1, 2, 3, 3, 4, 5, 6, 6], "one does not hold up another"
     warnings = [event["message"] for event in record_reader.events(run, "warning")]
     about = [text for text in warnings if text.startswith("mlflow")]
     assert about[0].startswith("mlflow failed (ConnectionError: https://***@host refused ***)")
