@@ -1,4 +1,5 @@
-"""Makes the README's pictures from the runs of `make demo`: `python docs/make_pictures.py`.
+"""Makes the README's pictures from the runs of `make demo`, all or those that are named:
+`python docs/make_pictures.py [NAME ...]`.
 
 Needs what the tests need (`make setup-test`), and LAB_HOME with the two demo runs.
 """
@@ -36,6 +37,7 @@ def main() -> int:
     if len(paths.all_runs()) < 2:
         print("Run `make demo` first: the pictures show its runs.", file=sys.stderr)
         return 2
+    wanted = set(sys.argv[1:]) or {name for name, *_ in SHOTS} | {"chat"}
     PICTURES.mkdir(exist_ok=True)
     server = Server(paths.home())
     server.start()
@@ -44,7 +46,7 @@ def main() -> int:
             chrome = playwright.chromium.launch(
                 executable_path=browser.installed(), args=list(FLAGS)
             )
-            for name, path, theme in SHOTS:
+            for name, path, theme in (shot for shot in SHOTS if shot[0] in wanted):
                 page = open_page(chrome, theme, server)
                 page.goto(f"{server.url}/{path}")
                 settled(page)
@@ -55,20 +57,26 @@ def main() -> int:
                     page.get_by_text("TIME AND DISK").wait_for(timeout=60_000)
                 settled(page)
                 shoot(page, name)
-            page = open_page(chrome, "light", server)
-            page.goto(f"{server.url}/chat")
-            settled(page)
-            page.get_by_text("Who created you?").first.click()
-            page.get_by_placeholder("Message all models").wait_for(timeout=180_000)
-            page.get_by_text("first after").last.wait_for(timeout=120_000)
-            settled(page)
-            shoot(page, "chat")
+            if "chat" in wanted:
+                chat(open_page(chrome, "light", server), server)
             chrome.close()
     finally:
         client.end()
         server.kill()
         server.log.unlink(missing_ok=True)
     return 0
+
+
+def chat(page: Any, server: Server) -> None:
+    """A question with the answers of the base and both runs."""
+    page.goto(f"{server.url}/chat")
+    settled(page)
+    page.get_by_text("Who created you?").first.click()
+    stop = page.get_by_role("button", name="Stop all")
+    stop.wait_for(timeout=180_000)
+    stop.wait_for(state="hidden", timeout=180_000)
+    settled(page)
+    shoot(page, "chat")
 
 
 def open_page(chrome: Any, theme: str, server: Server) -> Any:

@@ -191,11 +191,11 @@ def run_dir(run_id: str) -> RunDir:
     if not isinstance(run_id, str) or not RUN_ID.fullmatch(run_id):
         raise LabError(
             f"'{quote(run_id)}' is not a run id.",
-            "Run ids look like 20261122-101530-lora-k3f9; `python -m lab runs` lists them.",
+            "Run ids look like 20261122-101530-lora-k3f9; 'python -m lab runs' lists them.",
         )
     path = runs() / run_id
     if path.is_symlink() or not path.is_dir():
-        raise LabError(f"There is no run {run_id}.", "`python -m lab runs` lists the runs.")
+        raise LabError(f"There is no run {run_id}.", "'python -m lab runs' lists the runs.")
     return RunDir(path)
 
 

@@ -12,6 +12,7 @@ if not those:
     compare_runs.nothing_chosen()
     st.stop()
 
+compare_runs.watch(runs)
 compare_runs.actions(actions, runs, those)
 shown, with_base = compare_runs.pills(those)
 compare_export.menu(actions, shown)

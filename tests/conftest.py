@@ -24,6 +24,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 from lab import access, paths, process
 from lab.atomic_files import read_object
+from lab.hub import settings
 from lab.preflight.client import planner
 from lab.runs import queue, record_reader
 
@@ -42,6 +43,8 @@ def lab_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("LAB_HOME", str(home))
     monkeypatch.setenv("LAB_MODELS", str(SHARED_MODELS))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in settings.CERTIFICATES:  # of this machine: what is set travels to every process
+        monkeypatch.delenv(name, raising=False)
     access.current.cache_clear()  # its token is that of another home
     yield home
     end_workers(home)

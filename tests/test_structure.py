@@ -230,6 +230,31 @@ def test_no_text_stands_alone_behind_what_it_should_end() -> None:
     assert lost == [], "put brackets around the whole of the text"
 
 
+def test_messages_are_no_markdown() -> None:
+    """Pages and terminals show a message as it is: a command stands between apostrophes."""
+    writes_markdown = ("lab/ui", "lab/export/script", "lab/export/plain_", "lab/train/model_card")
+    ticked = []
+    for file in sources("lab/**/*.py"):
+        if str(file.relative_to(ROOT)).startswith(writes_markdown):
+            continue
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+        docstrings = {
+            ast.get_docstring(node, clean=False)
+            for node in ast.walk(tree)
+            if isinstance(node, documented)
+        }
+        ticked += [
+            f"{file.relative_to(ROOT)}:{node.lineno}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and "`" in node.value
+            and node.value not in docstrings
+        ]
+    assert ticked == []
+
+
 def test_no_vague_names() -> None:
     vague = {"utils.py", "helpers.py", "misc.py", "common.py"}
     assert [path for path in sources("lab/**/*.py", "bench/**/*.py") if path.name in vague] == []

@@ -165,8 +165,8 @@ def with_other_sizes(advice: Recommendation) -> Recommendation:
         return Advised(approach, options[approach].fits is not False)
 
     now = Advised(advice.approach, advice.chosen.fits is not False)
-    found = [*advice.changes, *would_change.of_size(advice.case, now, answer)]
-    return replace(advice, changes=tuple(sorted(found, key=lambda change: change.distance)))
+    changes = [*advice.changes, *would_change.of_size(advice.case, now, answer)]
+    return replace(advice, changes=tuple(sorted(changes, key=lambda change: change.distance)))
 
 
 class _ForecastWhenAsked(dict[Approach, Option]):

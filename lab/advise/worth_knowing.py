@@ -77,16 +77,19 @@ def of_result(method: str) -> str:
 
 
 def of_pair(specs: list[dict[str, Any]]) -> list[Caution]:
-    """Of runs that are to be compared: equal steps are unequal work."""
+    """Of runs that are to be compared: equal steps, tokens or epochs are unequal work."""
     names = {_part(spec, "method").get("name") for spec in specs}
     if len(names) < 2:
         return []
-    by_steps = [_part(spec, "train").get("max_steps") for spec in specs]
-    if not all(by_steps):
+    trains = [_part(spec, "train") for spec in specs]
+    if any(all(train.get(fair) for train in trains) for fair in ("max_seconds", "max_flops")):
         return []
+    limits = {"max_steps": "steps", "max_tokens": "tokens"}
+    shared = [word for name, word in limits.items() if all(train.get(name) for train in trains)]
     text = (
-        "The two are compared at equal steps: full takes more time and FLOPs a step than an "
-        "adapter. Equal tokens, seconds or FLOPs are fairer."
+        f"The two are compared at equal {shared[0] if shared else 'epochs'}, which are not equal "
+        "work: full takes more time and FLOPs for them than an adapter. Equal seconds or FLOPs are "
+        "fairer."
     )
     return [Caution("unequal compute", text, "C23")]
 

@@ -68,7 +68,7 @@ def advise(arguments: argparse.Namespace) -> Output:
         for reason in advice.reasons:
             say(f"  {reason.text}")
         say(f"What would change it: {advice.would_change}.")
-        say("Settings for New run, or for `python -m lab start`:")
+        say("Settings for New run, or for 'python -m lab start':")
         say(json.dumps(advice.to_json()["recommendation"]["settings"], indent=1))
 
     return Output(advice.to_json(), display)

@@ -41,7 +41,7 @@ def add(verb: Any) -> None:
     sub.add_argument("--weights", metavar="A,B,…", help="one for each; default: equal, adding to 1")
     sub.add_argument("--density", type=float, default=0.5, help="share that TIES and DARE keep")
     sub.add_argument("--rank", type=int, help="of what is cut down or converted")
-    sub.add_argument("--name", default="")
+    sub.add_argument("--name", default="", help="default: the names of the results, with a +")
     sub = verb("push", push_result, "a result to the Hub, with its model card")
     sub.add_argument("run", metavar="RUN")
     sub.add_argument("name", metavar="ORG/NAME")

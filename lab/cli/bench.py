@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.markup import escape
 
+from lab.chat.models import FORMS
 from lab.cli import bench_speed
 from lab.cli.console import Output, console, table
 from lab.errors import LabError
@@ -16,8 +17,7 @@ from lab.formatting import duration, size
 
 
 def add(verb: Any) -> None:
-    what = "measure on this machine: faults, hostile, memory, overhead, services, speed, ui"
-    sub = verb("bench", run, what)
+    sub = verb("bench", run, f"measure on this machine: {', '.join(sorted(BENCHES))}")
     sub.add_argument("what", choices=sorted(BENCHES))
     sub.add_argument("--kills", type=int, metavar="N", help="of faults (50) and services (20)")
     sub.add_argument("--seconds", type=float, metavar="S", help="of ui: how long viewers look")
@@ -29,6 +29,7 @@ def add(verb: Any) -> None:
         help="of hostile: bad inputs (400); of memory: outlines against N traced steps",
     )
     sub.add_argument("--whole", action="store_true", help="trace every layer of each case too")
+    sub.add_argument("--models", metavar="A,B,C", help=f"of chat: two or more of {FORMS}")
     bench_speed.add(sub)
 
 
@@ -42,6 +43,28 @@ def run(arguments: argparse.Namespace) -> Output:
 
 def _teller(arguments: argparse.Namespace) -> Callable[[str], object]:
     return (lambda text: None) if arguments.json else console.print
+
+
+def chat(arguments: argparse.Namespace) -> Output:
+    from transformers.utils import logging
+
+    from bench.chat_decoding import chat
+
+    logging.disable_progress_bar()
+    names = (arguments.models or "").split(",")
+    report = chat(names, arguments.pairs or 10, _teller(arguments)).to_json()
+    figures = {
+        "base": size(report["base_bytes"]),
+        "adapters on the disk": size(report["file_bytes"]),
+        "tensors / (base + adapters)": f"{report['memory_share']:.3f}",
+        "resident / (base + adapters)": f"{report['resident_share']:.3f}",
+        "a switch, at most": f"{1000 * report['switch_s']['largest']:.1f} ms",
+        "together / apart": ", ".join(
+            f"{name} {report['time_share'][name]:.3f}" for name in ("median", "smallest", "largest")
+        ),
+        "same tokens": f"{report['equal_answers']} of {len(names) * len(report['apart_s'])}",
+    }
+    return Output(report, lambda: _show_figures("Models of a chat", figures))
 
 
 def faults(arguments: argparse.Namespace) -> Output:
@@ -138,6 +161,36 @@ def memory(arguments: argparse.Namespace) -> Output:
     return Output({"rows": rows}, display, 0 if is_close else 1)
 
 
+def merges(arguments: argparse.Namespace) -> Output:
+    from transformers.utils import logging
+
+    from bench.merge_figures import merges
+
+    logging.disable_progress_bar()
+    names = tuple(filter(None, (arguments.only or "").split(",")))
+    rows = merges(names, _teller(arguments))
+
+    def display() -> None:
+        table(
+            "Merged models against the results that they are made of",
+            ["method", "base", "written", "largest difference", "same top token", "KL"],
+            [
+                [
+                    row["method"],
+                    row["base"],
+                    row["written"],
+                    f"{row['largest_difference']:.2g}",
+                    f"{row['same_top']:.2%}",
+                    f"{row['kl']:.1e}",
+                ]
+                for row in rows
+            ],
+            right="lllrrr",
+        )
+
+    return Output({"rows": rows}, display)
+
+
 def ui(arguments: argparse.Namespace) -> Output:
     from bench.page_load import beside_a_worker, ui
 
@@ -172,9 +225,11 @@ def _report(title: str, report: Any, rows: list[list[str]]) -> Output:
 
 
 BENCHES: dict[str, Callable[[argparse.Namespace], Output]] = {
+    "chat": chat,
     "faults": faults,
     "hostile": hostile,
     "memory": memory,
+    "merges": merges,
     "overhead": lambda arguments: bench_speed.overhead(arguments, _teller(arguments)),
     "services": services,
     "speed": lambda arguments: bench_speed.speed(arguments, _teller(arguments)),

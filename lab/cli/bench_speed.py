@@ -21,7 +21,9 @@ def add(sub: Any) -> None:
         metavar="SHAPE",
         help="small, llama-3.2-1b or llama-3.1-8b; of memory: a shipped config",
     )
-    group.add_argument("--only", metavar="A,B", help="of full, lora, qlora, chat")
+    group.add_argument(
+        "--only", metavar="A,B", help="of full, lora, qlora, chat; of merges: methods"
+    )
     group.add_argument("--rivals", metavar="A,B", help="of plain, trl, liger, unsloth")
     group.add_argument("--pairs", type=int, metavar="N", help="rounds (20; 5 on a GPU)")
     group.add_argument(

@@ -46,7 +46,7 @@ def search(text: str, limit: int) -> Output:
         )
         console.print(
             "Fits here: the largest method that fits by the size of the weights alone; "
-            "`estimate --model ID` counts a run."
+            "'estimate --model ID' counts a run."
         )
 
     return Output({"models": rows}, display)

@@ -142,7 +142,7 @@ def list_models(arguments: argparse.Namespace) -> Output:
             right="llr",
         )
         console.print(
-            "Or a hub id such as org/name (`models --search TEXT` finds one), or a folder with "
+            "Or a hub id such as org/name ('models --search TEXT' finds one), or a folder with "
             "config.json and safetensors."
         )
 
@@ -153,7 +153,7 @@ def datasets_verb(arguments: argparse.Namespace) -> Output:
     if arguments.action == "list":
         return list_datasets(arguments)
     if not arguments.what:
-        raise LabError(f"Nothing was named to {arguments.action}.", "See `datasets --help`.")
+        raise LabError(f"Nothing was named to {arguments.action}.", "See 'datasets --help'.")
     if arguments.action == "add":
         path = Path(arguments.what).expanduser()
         added = datasets.add_file(path)
@@ -196,8 +196,8 @@ def list_datasets(arguments: argparse.Namespace) -> Output:
         for upload in uploads:
             console.print(f"{upload['id']}  {size(upload['bytes'])}")
         console.print(
-            "Or a .jsonl .json .csv .tsv .parquet or .txt file, also gzipped; `datasets add FILE` "
-            "keeps a copy, `datasets fetch ORG/NAME` brings one from the hub."
+            "Or a .jsonl .json .csv .tsv .parquet or .txt file, also gzipped; 'datasets add FILE' "
+            "keeps a copy, 'datasets fetch ORG/NAME' brings one from the hub."
         )
 
     return Output({"datasets": rows, "own": uploads, "hub": hub.known()}, display)

@@ -142,7 +142,7 @@ def list_runs(arguments: argparse.Namespace) -> Output:
 
     def display() -> None:
         if not runs:
-            console.print("No runs yet. `python -m lab demo` makes the first two.")
+            console.print("No runs yet. 'python -m lab demo' makes the first two.")
             return
         rows = [
             [r["id"], r["name"], r["state"], f"{r['done']:g}/{r['total']:g}" if r["total"] else ""]

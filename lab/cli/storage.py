@@ -46,7 +46,7 @@ def rows(storage: dict[str, Any]) -> list[list[str]]:
         [
             "Hub datasets",
             f"{size(storage['datasets_bytes'])} in {storage['datasets']}. Moves with LAB_HOME; "
-            "`datasets remove ID` deletes one.",
+            "'datasets remove ID' deletes one.",
         ],
         [
             "Built-in models",

@@ -211,7 +211,7 @@ def runs_of(race: str) -> list[RunDir]:
         raise LabError(f"'{quote(race)}' is not a race.", "Write race-DATE-TIME-LETTERS.")
     entries = [entry for entry in index.entries() if race in entry.tags]
     if not entries:
-        raise LabError(f"There is no run of {race}.", "`python -m lab runs` lists all runs.")
+        raise LabError(f"There is no run of {race}.", "'python -m lab runs' lists all runs.")
     entries.sort(key=lambda entry: entry.created)
     runs = [paths.run_dir(entry.id) for entry in entries if PROBE_TAG not in entry.tags]
     return [run for run in runs if not ladder.is_needless(run)]

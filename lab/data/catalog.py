@@ -135,7 +135,7 @@ def _uploaded(name: str) -> Dataset:
     raise LabError(
         f"There is no uploaded dataset '{quote(name)}'.",
         f"Uploaded are: {known}. Add one on the Data page, or with "
-        "`python -m lab datasets add FILE`.",
+        "'python -m lab datasets add FILE'.",
     )
 
 

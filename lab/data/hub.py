@@ -8,6 +8,7 @@ check has found is the id with its commit: it names the same rows from then on.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import signal
@@ -29,6 +30,7 @@ ID = re.compile(
     re.ASCII,
 )
 STATES = ("fetching", "done", "failed")
+LONGEST_STEM = 200  # characters: with their endings, names stay below the 255 of a disk
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,11 @@ class HubId:
     def stem(self) -> str:
         parts = [*self.name.split("/"), self.config or "default", self.split or "train"]
         if self.revision:
-            parts.append(re.sub(r"[^\w.-]", "_", self.revision))
-        return "--".join(parts)
+            parts.append(self.revision.replace("/", "--"))  # no id holds two dashes
+        stem = "--".join(parts)
+        if len(stem) <= LONGEST_STEM:
+            return stem
+        return f"{stem[: LONGEST_STEM - 18]}--{hashlib.sha256(stem.encode()).hexdigest()[:16]}"
 
     @property
     def file(self) -> Path:
@@ -123,7 +128,7 @@ def file_of(wanted: HubId) -> Path:
     raise LabError(
         f"'{wanted}' is not on this machine yet.",
         f"Fetch it: with the button beside the field, on the Data page, or with "
-        f"`python -m lab datasets fetch {wanted}`.",
+        f"'python -m lab datasets fetch {wanted}'.",
     )
 
 
@@ -234,7 +239,7 @@ def remove(wanted: HubId) -> None:
     files = (wanted.file, pinned(wanted).record, wanted.record)
     if not any(file.is_file() for file in files):
         raise LabError(
-            f"'{wanted}' is not on this machine.", "`python -m lab datasets` lists what there is."
+            f"'{wanted}' is not on this machine.", "'python -m lab datasets' lists what there is."
         )
     for file in (*files, folder() / f"{wanted.stem}.log"):
         file.unlink(missing_ok=True)

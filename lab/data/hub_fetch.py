@@ -27,7 +27,9 @@ from lab.hub.repository import RemoteFile, Repository
 from lab.schema import quote
 
 CARD = "README.md"
-NOT_DATA = re.compile(r"(.*/)?(\.[^/]+|[^/]+\.(py|md|gitattributes))")
+# dataset_infos.json is a description of former times, which an empty file cannot give
+NOT_DATA = re.compile(r"(.*/)?(\.[^/]+|[^/]+\.(py|md|gitattributes))|dataset_infos\.json")
+ELSEWHERE = re.compile(r"[/~\\]|.*(://|::)|(.*/)?\.\.(/|$)", re.DOTALL)
 ROOM_PER_BYTE = 4  # of rows as JSON for each byte of a packed file such as parquet
 NOTE_S = 1.0
 
@@ -130,6 +132,7 @@ def split_files(wanted: HubId, mirror: Path, listed: dict[str, RemoteFile]) -> S
 
     cache = str(mirror.parent / "cache")
     try:
+        _check_card(wanted, mirror / CARD)
         configs = [str(name) for name in datasets.get_dataset_config_names(str(mirror))]
         config = _chosen(wanted, "config", wanted.config, configs, "default")
         builder = datasets.load_dataset_builder(str(mirror), config, cache_dir=cache)
@@ -148,6 +151,31 @@ def split_files(wanted: HubId, mirror: Path, listed: dict[str, RemoteFile]) -> S
     if not files:
         raise LabError(f"'{wanted}' has no files.", "Check the ID, or choose another split.")
     return SplitFiles(config, split, files)
+
+
+def _check_card(wanted: HubId, card: Path) -> None:
+    """Raise LabError if the card names data outside its repository: the library would look there,
+    on this disk or at any address."""
+    from huggingface_hub import DatasetCard
+
+    configs = DatasetCard.load(card).data.get("configs") if card.is_file() else None
+    waiting = [
+        config.get(key)
+        for config in (configs if isinstance(configs, list) else [])
+        if isinstance(config, dict)
+        for key in ("data_files", "data_dir")
+    ]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+        elif isinstance(value, str) and ELSEWHERE.match(value):
+            raise LabError(
+                f"The card of '{wanted}' names data outside its repository ('{quote(value)}').",
+                "Download the data by hand, and give the file.",
+            )
 
 
 def _chosen(wanted: HubId, kind: str, requested: str | None, choices: list[str], usual: str) -> str:

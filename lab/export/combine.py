@@ -28,7 +28,7 @@ from lab.export import merge_proof
 from lab.methods.parts import adapter_files
 from lab.models import catalog, weights, weights_hash
 from lab.paths import RunDir
-from lab.runs import colours
+from lab.runs import colours, index
 from lab.schema import quote
 from lab.spec import RunSpec
 
@@ -45,6 +45,7 @@ TYPES = {
 }
 SAME_RANK = ("linear", "ties", "dare_linear", "dare_ties")
 MOST_RESULTS, LARGEST_WEIGHT, LARGEST_RANK = 8, 10.0, 1024
+LONGEST_NAME = 120  # characters, as of any run
 CONVERTED_RANK = 32  # of an adapter that is no LoRA, unless a rank is given
 # PEFT's types whose updates add up: LoRA's own, and those that `convert_to_lora` takes
 ADDITIVE = ("LORA", "LOHA", "LOKR", "VERA")
@@ -120,6 +121,12 @@ def check(combination: Combination) -> list[RunDir]:
     return runs
 
 
+def default_name(runs: Sequence[RunDir]) -> str:
+    """ "wren lora + wren ia3"."""
+    names = [index.entry(run).name or RunSpec.of_run(run).method["name"] for run in runs]
+    return " + ".join(names)[:LONGEST_NAME]
+
+
 def why_not(run: RunDir) -> str:
     """Why the result of `run` cannot be combined, in a sentence; empty where it may be."""
     config = read_object(run.artifact / adapter_files.CONFIG)
@@ -166,7 +173,7 @@ def combine(
     tell("writing and proving")
     method = {"name": "lora", "rank": rank, "alpha": float(rank), "dropout": 0.0}
     method["target_modules"] = sorted({name.rsplit(".", 1)[-1] for name in _targets(model)})
-    name = combination.name.strip() or f"{combination.type} of {len(runs)}"
+    name = combination.name.strip() or default_name(runs)
     train = replace(spec.train, adapter_precision="float32")
     spec = replace(spec, name=name, method=method, train=train, init_from_run="")
     run, outcome = _write(model, spec, source, runs, combination)

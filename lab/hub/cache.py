@@ -51,12 +51,18 @@ def note_reference(repo: Repository, revision: str) -> None:
     if repository.is_commit(revision):
         return
     file = repository.folder_of(repo.kind, repo.name) / "refs" / (revision or repository.MAIN)
+    aside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     with disk_errors(file):
-        paths.make_folder(file.parent)
-        if not file.exists() or file.read_text(encoding="utf-8") != repo.commit:
-            aside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-            aside.write_text(repo.commit, encoding="utf-8")
-            os.replace(aside, file)
+        try:
+            paths.make_folder(file.parent)
+            if not file.is_file() or file.read_text(encoding="utf-8") != repo.commit:
+                aside.write_text(repo.commit, encoding="utf-8")
+                os.replace(aside, file)
+        except (FileExistsError, NotADirectoryError, IsADirectoryError):
+            # the note of a branch `a` lies where `a/b` needs a folder: the Hub cannot have both,
+            # and without a network the older word is as good
+            with contextlib.suppress(OSError):
+                aside.unlink()
 
 
 def link(place: Path, blob: Path) -> None:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from lab import __version__, stages
 from lab.hub import credentials, settings
-from lab.hub.problems import HubError, HubUnreachable, refusal, unreachable
+from lab.hub.problems import HubError, HubUnreachable, no_hub, refusal, unreachable
 
 MOST_BYTES = 64_000_000  # of an answer that is held in memory
 LONGEST_S = 20.0  # for one question, however slowly the answer drips
@@ -27,19 +27,30 @@ _clients: dict[tuple[int, str], Any] = {}
 _down: dict[str, tuple[float, str, str]] = {}  # address -> when, why, kind
 
 
-def client() -> Any:
+def client(subject: str) -> Any:
     """The process's own client: a fork must not share connections with its parent, and a change
-    of the proxies counts."""
+    of proxies or certificates counts. Raises HubError for settings of which none can be made."""
     import httpx2
 
-    proxies = "|".join(
-        f"{key}={value}" for key, value in sorted(os.environ.items()) if "proxy" in key.lower()
+    network = "|".join(
+        f"{key}={value}"
+        for key, value in sorted(os.environ.items())
+        if "proxy" in key.lower() or key in settings.CERTIFICATES
     )
-    key = (os.getpid(), proxies)
+    key = (os.getpid(), network)
     with _lock:
         if key not in _clients:
             _clients.clear()
-            _clients[key] = httpx2.Client(follow_redirects=True, trust_env=True)
+            try:
+                _clients[key] = httpx2.Client(follow_redirects=True, trust_env=True)
+            except OSError:
+                raise unreachable(
+                    subject, "SSL_CERT_FILE or SSL_CERT_DIR cannot be read", kind="certificate"
+                ) from None
+            except (ValueError, httpx2.InvalidURL, ImportError) as error:
+                raise unreachable(
+                    subject, f"the proxy's address: {_words(error)}", kind="proxy"
+                ) from None
         return _clients[key]
 
 
@@ -63,13 +74,17 @@ def stream(
     if token is not None:
         sent["Authorization"] = f"Bearer {token.value}"
     limits = httpx2.Timeout(read_s, connect=min(settings.CONNECT_S, read_s))
+    own = client(subject)
     try:
-        with client().stream("GET", url, headers=sent, params=params, timeout=limits) as response:
+        with own.stream("GET", url, headers=sent, params=params, timeout=limits) as response:
             if response.status_code >= 400:
                 body = b""
                 with contextlib.suppress(httpx2.HTTPError):
                     body = next(response.iter_bytes(), b"")[:2000]
                 raise refusal(response.status_code, dict(response.headers), body, subject, token)
+            is_page = response.headers.get("content-type", "").startswith("text/html")
+            if is_page and not urlsplit(url).path.endswith((".html", ".htm")):
+                raise no_hub(subject, host())
             yield response
     except httpx2.ProxyError as error:
         raise unreachable(subject, f"the proxy refuses: {_words(error)}", kind="proxy") from None
@@ -78,7 +93,8 @@ def stream(
             subject, f"{host()} did not answer within {read_s:g} s", kind="timeout"
         ) from None
     except (httpx2.HTTPError, httpx2.InvalidURL, ssl.SSLError) as error:
-        raise unreachable(subject, f"{host()}: {_words(error)}") from None
+        kind = "certificate" if "CERTIFICATE_VERIFY_FAILED" in str(error) else "network"
+        raise unreachable(subject, f"{host()}: {_words(error)}", kind=kind) from None
 
 
 def get(
@@ -156,11 +172,7 @@ def get_json(
     try:
         return json.loads(body), headers
     except (ValueError, RecursionError):
-        raise HubError(
-            f"{subject} cannot be read: {host()} does not answer as a Hub does.",
-            "Check HF_ENDPOINT, and whether a page of your network asks for a login first.",
-            kind="server",
-        ) from None
+        raise no_hub(subject, host()) from None
 
 
 def host() -> str:

@@ -86,7 +86,7 @@ def current() -> HubToken | None:
         value = file.read_text(encoding="utf-8").strip()
     except (OSError, ValueError):
         return None
-    return HubToken(value, "the token of `hf auth login`") if value else None
+    return HubToken(value, "the token of 'hf auth login'") if value else None
 
 
 def adopt(token: HubToken | None) -> None:

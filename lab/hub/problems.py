@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from lab.errors import LabError
@@ -33,6 +34,8 @@ def unreachable(subject: str, why: str, *, kind: str = "network") -> HubUnreacha
     """`subject` cannot be had because no answer came."""
     hints = {
         "proxy": "Check HTTPS_PROXY and NO_PROXY, and the proxy's own login.",
+        "certificate": "Where a proxy of your network signs with a certificate of its own, name "
+        "the file with its authority in SSL_CERT_FILE.",
         "timeout": "Try again; the network or the Hub is slow. With HF_HUB_ETAG_TIMEOUT (seconds) "
         "the lab waits longer.",
         "offline": "Unset HF_HUB_OFFLINE, or choose what is on this machine.",
@@ -49,6 +52,15 @@ def unreachable(subject: str, why: str, *, kind: str = "network") -> HubUnreacha
     )
     error.why = why
     return error
+
+
+def no_hub(subject: str, host: str) -> HubError:
+    """A web page or nonsense came in place of what was asked for."""
+    return HubError(
+        f"{subject} cannot be read: {host} does not answer as a Hub does.",
+        "Check HF_ENDPOINT, and whether a page of your network asks for a login first.",
+        kind="server",
+    )
 
 
 def refusal(
@@ -153,6 +165,7 @@ def _repository(subject: str) -> str:
 
 def _seconds(value: Any) -> float | None:
     try:
-        return max(0.0, float(value))
+        seconds = float(value)
     except (TypeError, ValueError):
         return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None

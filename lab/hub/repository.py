@@ -28,7 +28,8 @@ BLOB = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?", re.ASCII)
 MAIN = "main"
 MOST_FILES = 100_000
 MOST_PAGES = 200
-WHOLE_PATH = re.compile(r"(?!/)(?!.*(^|/)\.\.?(/|$))(?!.*//)[^\0\\]{1,1000}")
+# no step out of a folder, and no control character: a dot would not match behind a line's end
+WHOLE_PATH = re.compile(r"(?!/)(?!.*(^|/)\.\.?(/|$))(?!.*//)[^\0-\x1f\x7f\\]{1,1000}")
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,11 @@ TRUE = ("1", "ON", "YES", "TRUE")  # in any case, as the library reads its switc
 # what a person said of the network; HF_HUB_OFFLINE itself is set for the libraries of a child
 OFFLINE = "LAB_HUB_OFFLINE"
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")  # of authorities that Python trusts
 PASSED_ON = (
     *("HF_ENDPOINT", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"),
     *("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"),
+    *CERTIFICATES,
     *PROXIES,
     *(name.lower() for name in PROXIES),
 )

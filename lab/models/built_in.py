@@ -52,7 +52,7 @@ def _package_file(model: BuiltIn) -> Path:
     if not files:
         raise LabError(
             f"The package {model.package}, which carries {model.title}, is not installed.",
-            "Run `make setup`.",
+            "Run 'make setup'.",
         )
     return files[0]
 

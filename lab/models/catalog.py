@@ -139,7 +139,7 @@ def _built_in(name: str) -> ModelSource:
     if not model.is_ready:
         raise LabError(
             f"The built-in model is not prepared yet ({model.folder} is missing).",
-            "Run `make setup` once; it takes about a minute.",
+            "Run 'make setup' once; it takes about a minute.",
         )
     return ModelSource(f"builtin:{model.name}", str(model.folder), local_only=True)
 

@@ -65,5 +65,5 @@ def get(name: str) -> ShippedConfig:
     guess = f"Did you mean config:{names[near[0]].name}? " if near else ""
     raise LabError(
         f"There is no shipped config '{quote(name)}'.",
-        f"{guess}`python -m lab models` lists them.",
+        f"{guess}'python -m lab models' lists them.",
     )

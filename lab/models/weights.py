@@ -95,7 +95,7 @@ def _check_architecture(values: dict[str, Any], name: str) -> None:
         raise LabError(
             f"'{quote(name)}' needs a newer transformers: its architecture '{quote(kind)}' was "
             f"written by version {quote(written_by)}, and {here} is installed.",
-            "Update transformers in requirements.txt and run `make setup`, or choose an older "
+            "Update transformers in requirements.txt and run 'make setup', or choose an older "
             "model.",
         )
     raise LabError(

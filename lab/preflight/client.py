@@ -89,7 +89,7 @@ class Request:
             self.cancel()
             raise LabError(
                 f"The planner did not answer within {timeout:g} s.",
-                "Try again; if it repeats, `python -m lab doctor` says what is missing.",
+                "Try again; if it repeats, 'python -m lab doctor' says what is missing.",
             )
         reply = self._reply
         if "cancelled" in reply:
@@ -286,7 +286,7 @@ class Planner:
         lines = errors.read().decode(errors="replace").strip().splitlines()
         for request in requests.values():
             last = f" Its last words: {lines[-1][:300]}" if lines else ""
-            hint = f"Try again; `python -m lab doctor` says what is missing.{last}"
+            hint = f"Try again; 'python -m lab doctor' says what is missing.{last}"
             request._settle({"error": "The planner ended before it answered.", "hint": hint})
 
     def _forget(self, request: Request) -> None:

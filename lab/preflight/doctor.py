@@ -19,14 +19,14 @@ def missing() -> list[str]:
 
 def problems(facts: dict[str, Any]) -> list[str]:
     """Of the machine that `lab.host.describe` describes."""
-    lines = [f"{name} is not installed. Run `make setup`." for name in missing()]
+    lines = [f"{name} is not installed. Run 'make setup'." for name in missing()]
     if not facts["system"].startswith("Linux") or not facts["system"].endswith("x86_64"):
         lines.append(
             f"{facts['system']} is not supported: the lab is tested on Linux, x86-64. Following "
             "workers (process identity, memory) rests on Linux."
         )
     lines += [
-        f"The built-in model {model.title} is not installed. Run `make setup` once."
+        f"The built-in model {model.title} is not installed. Run 'make setup' once."
         for model in catalog.BUILT_IN
         if not model.is_ready
     ]

@@ -165,7 +165,7 @@ def import_run(source: Path) -> RunDir:
 @contextlib.contextmanager
 def _reading(source: Path) -> Iterator[zipfile.ZipFile]:
     """The archive, with every sign of damage as a LabError."""
-    way_out = "Give a file made by `python -m lab export`, and copy it again if it is damaged."
+    way_out = "Give a file made by 'python -m lab export', and copy it again if it is damaged."
     try:
         file, _ = open_regular(source)
         with file, zipfile.ZipFile(file) as archive:

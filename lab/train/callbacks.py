@@ -177,7 +177,7 @@ class RunCallback:
         except TakesTooLong:
             self.telemetry.warn(
                 f"The evaluation at step {used.step} was left out: it would have held up the stop "
-                f"for more than {STOP_S:.0f} s. `python -m lab evaluate` measures the result."
+                f"for more than {STOP_S:.0f} s. 'python -m lab evaluate' measures the result."
             )
             return None
         self.memory.end_phase("evaluate")

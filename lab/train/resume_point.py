@@ -20,7 +20,7 @@ def newest_checkpoint(run: RunDir, telemetry: Telemetry) -> Checkpoint | None:
     if saved is None and skipped:
         raise LabError(
             f"None of the {len(skipped)} checkpoints is complete: {' '.join(skipped)}",
-            "Resume with `--incomplete` to continue from the newest weights without the lost "
+            "Resume with '--incomplete' to continue from the newest weights without the lost "
             "optimizer or RNG state, or start a new run.",
         )
     if saved is not None and saved.missing_files:

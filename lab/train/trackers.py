@@ -61,7 +61,7 @@ def problems(spec: RunSpec) -> list[Problem]:
 
 def _not_installed(name: str) -> str:
     package = PACKAGES[name]
-    return f"{name} is not installed. Run `.venv/bin/python -m pip install {package}` first."
+    return f"{name} is not installed. Run '.venv/bin/python -m pip install {package}' first."
 
 
 class Trackers:

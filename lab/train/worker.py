@@ -105,7 +105,7 @@ def memory_in_words(memory: OutOfMemory) -> str:
 def hint_for(error: Exception) -> str:
     """What to do about an error of a library."""
     if is_out_of_memory(error):
-        return "See the suggestions below, or run `python -m lab fixes RUN`."
+        return "See the suggestions below, or run 'python -m lab fixes RUN'."
     if isinstance(error, OSError) and error.errno == 28:
         return "The disk is full: delete runs or checkpoints, then resume."
     return "See the log for the full traceback."

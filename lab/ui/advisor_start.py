@@ -7,12 +7,12 @@ from typing import Any
 
 import streamlit as st
 
-from lab.advise import settings
+from lab.advise import settings, worth_knowing
 from lab.advise.recommend import Recommendation
 from lab.advise.rules import Approach
 from lab.data import catalog as datasets
 from lab.spec_sections import DataSpec
-from lab.ui import form_problems, links, submit, titles
+from lab.ui import form_problems, links, submit, titles, worth_knowing_view
 from lab.ui.markdown_safety import escape_lines, escape_markdown, plain, user_errors
 from lab.ui.new_run_view import FILL
 
@@ -49,6 +49,7 @@ def _pair(advice: Recommendation, rival: Approach) -> None:
         "Dataset", options, options.index(DataSpec().dataset), key="advise.dataset",
         format_func=lambda option: str(plain(titles.dataset(option))),
     )  # fmt: skip
+    worth_knowing_view.show(worth_knowing.of_pair(pair(advice, rival, dataset)))
     if st.button("Queue both", key="advise.queue", icon=":material/playlist_add:"):
         with user_errors():
             runs = submit.start_all(pair(advice, rival, dataset), submit.ticket())

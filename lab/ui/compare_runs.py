@@ -12,7 +12,9 @@ from lab.errors import LabError
 from lab.paths import RunDir
 from lab.runs import index
 from lab.runs.index import RunSummary
+from lab.runs.metric_series import series_of
 from lab.runs.outcomes import outcome
+from lab.runs.status import status
 from lab.ui import colours, links, titles
 from lab.ui.markdown_safety import escape_markdown, plain
 
@@ -20,6 +22,7 @@ SEEN, OF = "compare.seen", "compare.of"
 MOST_RUNS = 36  # twelve contestants with three seeds each
 PAIRS = 3
 BASE = "base"
+LOOK_S = 3.0
 
 
 def name_of(contestant: Contestant) -> str:
@@ -184,6 +187,25 @@ def _pill(contestant: Contestant) -> str:
     if loss is not None:
         parts.append(f"{loss:.2f}")
     return " · ".join(parts)
+
+
+def watch(runs: list[RunDir]) -> None:
+    """While one of them goes on, the page is drawn anew at its evaluations and at its end."""
+    before = _progress(runs)
+    if all(status(run).has_ended for run in runs):
+        return
+
+    @st.fragment(run_every=LOOK_S)
+    def look() -> None:
+        if _progress(runs) != before:
+            st.rerun()
+
+    look()
+
+
+def _progress(runs: list[RunDir]) -> list[tuple[str, int]]:
+    """(state, number of evaluations) of each run."""
+    return [(status(run).state, series_of(run).evaluation.length) for run in runs]
 
 
 def read(runs: list[RunDir]) -> list[Contestant]:

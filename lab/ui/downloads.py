@@ -32,12 +32,17 @@ LARGE = 1 << 31  # bytes from which a member needs the longer fields of ZIP
 
 
 def button(
-    label: str, run: RunDir, what: str = "result", *, primary: bool = False, help: str | None = None
+    label: str,
+    run: RunDir,
+    content: str = "result",
+    *,
+    primary: bool = False,
+    help: str | None = None,
 ) -> None:
-    """A link that downloads; `what` is as in the route."""
+    """A link that downloads; `content` is as in the route."""
     st.link_button(
-        label, f"download/{run.id}/{what}", icon=":material/download:", help=help,
-        type="primary" if primary else "secondary", key=f"download.{what}.{run.id}",
+        label, f"download/{run.id}/{content}", icon=":material/download:", help=help,
+        type="primary" if primary else "secondary", key=f"download.{content}.{run.id}",
     )  # fmt: skip
 
 
@@ -85,12 +90,12 @@ class _Pieces(io.RawIOBase):
 def _download(request: Request) -> Response:
     try:
         run = paths.run_dir(request.path_params["run"])
-        what = request.path_params["what"]
-        if what == "result":
+        content = request.path_params["content"]
+        if content == "result":
             return _zipped(run.artifact, f"{run.id}-model")
-        if what == "run":
+        if content == "run":
             return _exported(run)
-        kind, _, weight_type = what.partition("-")
+        kind, _, weight_type = content.partition("-")
         file = exports.output(run, kind, weight_type)
     except LabError as error:
         return PlainTextResponse(str(error), status_code=404)
@@ -99,7 +104,7 @@ def _download(request: Request) -> Response:
     if job is None or job.finish != "done":
         return PlainTextResponse("This export is not made.", status_code=404)
     if file.is_dir():
-        return _zipped(file, f"{run.id}-{what}")
+        return _zipped(file, f"{run.id}-{content}")
     return FileResponse(
         file, media_type="application/octet-stream", filename=f"{run.id}-{weight_type}.gguf"
     )
@@ -128,4 +133,4 @@ def _zipped(folder: Path, name: str) -> Response:
     )
 
 
-ROUTES = [Route("/download/{run}/{what}", _download)]
+ROUTES = [Route("/download/{run}/{content}", _download)]

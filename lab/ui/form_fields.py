@@ -84,8 +84,10 @@ def widget(section: str, field: Any, hint: Any) -> None:
         if limits.get("multiline"):
             st.text_area(title, height=80, placeholder="from the dataset", **shared)
         else:
+            is_number = {int, float} & {*kinds, form.item_kind(hint)}
             example = "such as 8, 8, 16" if form.item_kind(hint) in (int, float) else None
-            st.text_input(title, placeholder=example, **shared)
+            # bounds of numbers hold while one types; a half-written text has none
+            st.text_input(title, placeholder=example, live=bool(is_number), **shared)
     else:
         is_int = int in kinds
         st.number_input(

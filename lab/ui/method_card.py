@@ -91,7 +91,7 @@ def _pair() -> None:
             )  # fmt: skip
             method = methods.get(name)
             st.text_input(
-                "Learning rate", key=f"{PAIR}.{side}.rate", persist_state="session",
+                "Learning rate", key=f"{PAIR}.{side}.rate", persist_state="session", live=True,
                 help=f"auto: the method's default, {method.default_lr:g}.",
             )  # fmt: skip
             _options(method)

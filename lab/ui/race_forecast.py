@@ -99,11 +99,15 @@ def _cost(check: ContestantCheck | None) -> None:
 
 
 def cost_words(checked: CheckedRun) -> list[str]:
-    """ "4 min 10 s", "2.2 GB", "9.8 MB": time and memory of a run, size of its result."""
+    """ "4 min 10 s (3 min 00 s of training)", "2.2 GB", "9.8 MB": time and memory of a run, size of
+    its result."""
     forecast = checked.forecast
     words = []
     if forecast.runtime is not None:
-        words.append(formatting.duration(forecast.runtime.whole_s))
+        whole, training = map(
+            formatting.duration, (forecast.runtime.whole_s, forecast.runtime.seconds)
+        )
+        words.append(whole if whole == training else f"{whole} ({training} of training)")
     words.append(f"{forecast.memory.needed_bytes / 1e9:.1f} GB")
     if forecast.disk is not None:
         words.append(formatting.size(forecast.disk.artifact))

@@ -173,8 +173,8 @@ def shared() -> None:
     with grid.cell():
         unit = st.segmented_control(
             "Equal", list(UNITS), key=UNIT, **KEPT, format_func=UNITS.get, required=True,
-            help="What every run may use. Minutes and FLOPs are equal work; equal tokens are equal "
-            "data.",
+            help="What every run may use for training; loading, evaluations and saving come on "
+            "top. Minutes and FLOPs are equal work; equal tokens are equal data.",
         )  # fmt: skip
     with grid.cell():
         _amount(str(unit))

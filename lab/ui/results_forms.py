@@ -66,7 +66,8 @@ def combine_form(run: RunDir) -> None:
     with grid.cell():
         kind: str = st.selectbox("Type", list(combine.TYPES), key="results.combine.type")
     with grid.cell():
-        name = st.text_input("Name", key="results.combine.name", placeholder="of the new result")
+        default = plain(combine.default_name([paths.run_dir(each) for each in names]))
+        name = st.text_input("Name", key="results.combine.name", placeholder=str(default))
     with grid.cell():
         density = 0.5
         if kind.startswith(("ties", "dare")):
@@ -169,9 +170,9 @@ def push_form(run: RunDir) -> None:
     with grid.cell():
         name = st.text_input("Repository", key="results.push.name", placeholder="account/name")
     with grid.cell():
-        what: str = st.selectbox(
+        content: str = st.selectbox(
             "Content", [push.RESULT, *done], key="results.push.what",
-            format_func=lambda what: _content(run, what),
+            format_func=lambda content: _content(run, content),
         )  # fmt: skip
     with grid.cell():
         visibility = st.segmented_control(
@@ -186,7 +187,7 @@ def push_form(run: RunDir) -> None:
     is_busy = job is not None and job.is_active
     with st.popover("Push …", icon=":material/cloud_upload:", disabled=not name or is_busy):
         st.markdown(
-            f"Upload **{escape_markdown(_content(run, what))}** to "
+            f"Upload **{escape_markdown(_content(run, content))}** to "
             f"**{escape_markdown(name or '')}**, which will be **{visibility}**?"
         )
         if visibility == "public":
@@ -194,16 +195,16 @@ def push_form(run: RunDir) -> None:
         if st.button(f"Push as {visibility}", key="results.push"):
             run_action(
                 lambda: push.start(
-                    run, name or "", what, private=visibility == "private", update=update
+                    run, name or "", content, private=visibility == "private", update=update
                 )
             )
     _progress(push.job_file(run), "results.push.stop", _pushed)
 
 
-def _content(run: RunDir, what: str) -> str:
-    if what == push.RESULT:
+def _content(run: RunDir, content: str) -> str:
+    if content == push.RESULT:
         return "the trained model"
-    kind, _, weight_type = what.partition("-")
+    kind, _, weight_type = content.partition("-")
     return f"{results_view.WORDS[kind][0]}, {results_view.FORMATS[weight_type]}"
 
 

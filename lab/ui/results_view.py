@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from lab import formatting, methods, paths
+from lab.advise import worth_knowing
 from lab.atomic_files import number, part, read_object, size_of
 from lab.background_job import JobRecord
 from lab.errors import LabError
@@ -142,7 +143,9 @@ def _export(run: RunDir, kind: str) -> None:
         "Weights", exports.TYPES[kind], key=_key(run, kind), format_func=FORMATS.get,
         label_visibility="collapsed", disabled=job is not None and job.is_active,
     )  # fmt: skip
-    st.caption(meaning)
+    if kind == "merged":
+        meaning += f" {worth_knowing.of_result(RunSpec.of_run(run).method['name'])}"
+    st.caption(escape_markdown(meaning))
     _state(run, kind, weight_type, job)
 
 

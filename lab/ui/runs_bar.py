@@ -112,9 +112,9 @@ def _tag(entries: list[RunSummary]) -> None:
 
 def _delete(entries: list[RunSummary]) -> None:
     size = formatting.size(sum(outcome(folder(entry)).bytes for entry in entries))
-    what = "this run" if len(entries) == 1 else f"{len(entries)} runs"
-    st.markdown(f"Delete {what} with checkpoints and trained model, {size}?")
-    if st.button(f"Delete {what}", icon=":material/delete:", key="runs.delete.confirm"):
+    subject = "this run" if len(entries) == 1 else f"{len(entries)} runs"
+    st.markdown(f"Delete {subject} with checkpoints and trained model, {size}?")
+    if st.button(f"Delete {subject}", icon=":material/delete:", key="runs.delete.confirm"):
         _each("Deleting", entries, lambda run, _: actions.delete(run))
 
 

@@ -67,6 +67,7 @@ def current() -> VoteSession | None:
 
 def _ballot(session: VoteSession) -> None:
     """The prompt at hand with its answers, or the field for the next one."""
+    st.query_params.pop("models", None)  # the address names nobody either
     row = st.container(
         horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"
     )

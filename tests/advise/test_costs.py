@@ -7,10 +7,12 @@ import json
 import numpy as np
 import pytest
 
-from lab.advise import costs, prices, recommend, run_cost, worth_knowing
+from lab.advise import costs, findings, prices, recommend, run_cost, worth_knowing
 from lab.advise.case import parse, sized
+from lab.advise.claims import Ruling, memory_rules, parameter_counts
 from lab.advise.rules import Approach
 from lab.errors import SpecError
+from tests.advise.conftest import forecast_of
 
 
 def bill(**fields: object) -> dict[str, costs.CostItem]:
@@ -82,6 +84,27 @@ def test_energy_is_the_power_over_time() -> None:
     assert "not measured" in run_cost.RunCost(60.0).in_words()
 
 
+def test_figures_of_section_five_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that follow from printed numbers alone, and the time that A6 prints."""
+    for module in (parameter_counts, memory_rules):
+        monkeypatch.setattr(module, "estimate", forecast_of)
+    rows = {(row.claim, row.title, row.unit): row for row in costs.printed_figures()}
+    by_hand = {
+        ("C17", "7B", "GB"): ("280", "280"), ("C17", "7B a month", "USD"): ("6.44", "6.44"),
+        ("C17", "70B", "GB"): ("2,800", "2,800"), ("C17", "70B a month", "USD"): ("64", "64.4"),
+        ("C17", "LoRA", "GB"): ("3", "3"), ("C18", "copies", "GB"): ("140", "140"),
+        ("A6", "QLoRA on one A100", "USD"): ("100 to 500", "12"),
+        # 37.5 million tokens at 1,200 a second, as the table of these tests has it
+        ("A6", "QLoRA here", "hours"): ("2 to 4", f"{37.5e6 / 1200 / 3600:.4g}"),
+        ("A6", "full here", "days"): ("2 to 4", f"{37.5e6 / 1000 / 86_400:.4g}"),
+        ("C16", "7B LoRA", "USD"): ("15 to 30", f"{37.5e6 / 1300 / 3600 * 3:.4g}"),
+        ("B11", "prefix", "MB"): ("under 10", "10.49"),
+    }  # fmt: skip
+    assert {key: (rows[key].printed, rows[key].here) for key in by_hand} == by_hand
+    assert rows["A6", "QLoRA on one A100", "USD"].off_by == "−88 %"
+    assert findings.find("A6").kind is not Ruling.CONTRADICTS, "it names no price an hour"
+
+
 def test_worth_knowing() -> None:
     def about(**spec: object) -> set[str]:
         return {caution.about for caution in worth_knowing.of_spec(spec)}
@@ -97,6 +120,14 @@ def test_worth_knowing() -> None:
     assert about(method="nonsense") == about() == set()
     pair = [{"method": {"name": name}, "train": {"max_steps": 60}} for name in "full lora".split()]
     assert [each.claim for each in worth_knowing.of_pair(pair)] == ["C23"]
+    for limit, said in (
+        ({"max_steps": 60}, "steps"), ({"max_tokens": 9000}, "tokens"), ({}, "epochs"),
+        ({"max_seconds": 60.0}, ""), ({"max_flops": 1e12}, ""),
+    ):  # fmt: skip
+        texts = [each.text for each in worth_knowing.of_pair(
+            [{"method": {"name": name}, "train": limit} for name in ("full", "lora")]
+        )]  # fmt: skip
+        assert [f"at equal {said}," in text for text in texts] == ([True] if said else [])
     assert worth_knowing.of_pair(pair[:1]) == []
     assert worth_knowing.of_result("lora") and not worth_knowing.of_result("full")
     assert Approach.LORA.in_words == "LoRA"

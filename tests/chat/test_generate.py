@@ -194,3 +194,5 @@ def test_a_run_without_a_result_is_not_talked_to(trained: list[RunDir]) -> None:
     run.artifact.rename(run.path / "elsewhere")
     with pytest.raises(LabError, match="no trained model yet"):
         chat_models.parse(f"run:{run.id}")
+    checkpoint = chat_models.load(chat_models.parse(f"run:{run.id}@4"))
+    assert checkpoint.tokenizer.chat_template, "Its checkpoints are, with the base's tokenizer."

@@ -417,7 +417,7 @@ def facts_here(**changes: Any) -> dict[str, Any]:
     ("changes", "words"),
     [
         ({}, None),
-        ({"missing": ["torch"]}, "torch is not installed. Run `make setup`."),
+        ({"missing": ["torch"]}, "torch is not installed. Run 'make setup'."),
         ({"system": "Linux 6.1 aarch64"}, "Linux 6.1 aarch64 is not supported"),
         ({"system": "Darwin 24 x86_64"}, "Darwin 24 x86_64 is not supported"),
         ({"disk_free_bytes": 2.9e9}, "Only 2.90 GB of disk are free."),

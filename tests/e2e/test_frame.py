@@ -98,7 +98,7 @@ def test_start_is_in_sight_wherever_the_page_is_scrolled(chrome: Browser, server
     context.close()
 
 
-def test_a_run_has_the_same_colour_in_its_curve_and_its_dot(
+def test_a_curve_has_the_colour_of_its_run_and_a_log_axis_of_its_data(
     chrome: Browser, server: Server, trained_home: Path
 ) -> None:
     shutil.copytree(trained_home / "runs", server.home / "runs")
@@ -116,7 +116,15 @@ def test_a_run_has_the_same_colour_in_its_curve_and_its_dot(
     dot = page.evaluate(
         """() => getComputedStyle(document.querySelector('h3 .stMarkdownColoredText')).color"""
     )
+    widget(page, "monitor.log").locator("label").first.click()
+    plot = "document.querySelector('[class*=st-key-chart-loss] .js-plotly-plot')"
+    page.wait_for_function(f"{plot}._fullLayout.yaxis.type === 'log'")
+    low, high = page.evaluate(f"{plot}._fullLayout.yaxis.range.map(exponent => 10 ** exponent)")
+    names = page.evaluate(f"{plot}._fullLayout.annotations.map(name => 10 ** name.y)")
+    losses = page.evaluate(f"{plot}._fullData.flatMap(trace => Array.from(trace.y))")
     context.close()
+    assert min(losses) / 2 < low < min(losses) and max(losses) < high < 2 * max(losses)
+    assert names and all(low <= name <= high for name in names), "Names stand at their lines."
     from lab.paths import RunDir
 
     expected = colours.hex_of(run_colours.colour_of(RunDir(server.home / "runs" / run)), True)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from lab.chat import client, conversations
-from lab.chat.conversations import Answer, Turn
+from lab.chat.conversations import Answer, Chat, Turn
 from lab.paths import all_runs
 from lab.runs import actions, record_reader
 from lab.runs.status import status
@@ -83,9 +86,12 @@ def test_new_run_with_three_mistakes_then_right(
     assert is_in_sight(page, "start"), "before anything is scrolled"
     pick_folder(page, tiny_model)
     choose(page, "new.data.dataset", str(chats))
-    fill(page, "new.train.learning_rate", "5")
-    fill(page, "new.data.max_length", "4")
-    expect(page.get_by_text("2 problems:")).to_be_visible()
+    with frozen_planner(server):
+        rate = widget(page, "new.train.learning_rate").locator("input")
+        rate.fill("5")  # no more than typed: neither left nor entered
+        expect(page.get_by_text("1 problem:")).to_be_visible()
+        fill(page, "new.data.max_length", "4")
+        expect(page.get_by_text("2 problems:")).to_be_visible()
     for text in ("Learning rate is 5; it must be at most 1", "Sequence length is 4; it must be at"):
         expect(page.get_by_text(text).first).to_be_visible()
     expect(widget(page, "start").get_by_role("button")).to_be_disabled()
@@ -109,6 +115,45 @@ def test_new_run_with_three_mistakes_then_right(
     page.go_back()
 
 
+def test_full_against_lora_is_one_click_to_the_comparison(
+    page: Page, server: Server, tiny_model: Path, chats: Path
+) -> None:
+    page.goto(f"{server.url}/new_run?preset=full-lora")
+    settled(page)
+    pick_folder(page, tiny_model)
+    choose(page, "new.data.dataset", str(chats))
+    fill(page, "new.data.max_length", "64")
+    fill(page, "new.train.max_steps", "2")
+    page.get_by_role("button", name="Start both").click()
+    page.wait_for_url(re.compile(r"/compare\?.*runs="), timeout=90_000)
+    first, second = (RunSpec.of_run(run) for run in all_runs())
+    assert {first.method["name"], second.method["name"]} == {"full", "lora"}
+    assert (first.model, first.data) == (second.model, second.data)
+    same = replace(first.train, learning_rate=second.train.learning_rate)
+    assert same == second.train, "They differ in nothing but method and rate."
+    for run in all_runs():
+        assert actions.wait(run, timeout_s=120) == "done"
+    verdict = widget(page, "compare-verdict")
+    expect(verdict.get_by_text(re.compile("evaluation loss|difference|base"))).to_be_visible(
+        timeout=30_000
+    )
+    expect(verdict.get_by_text("Same base", exact=False)).to_be_visible()
+
+
+@contextlib.contextmanager
+def frozen_planner(server: Server) -> Iterator[None]:
+    """The planner of the server, and all that it has forked, answer nothing meanwhile."""
+    assert server.process is not None
+    children = psutil.Process(server.process.pid).children(recursive=True)
+    planners = [child for child in children if "lab.preflight" in child.cmdline()]
+    assert planners, "the form warms it"
+    for child in planners:
+        child.suspend()
+    yield
+    for child in planners:
+        child.resume()
+
+
 def is_in_sight(page: Page, key: str) -> bool:
     box, size = widget(page, key).bounding_box(), page.viewport_size
     assert box is not None and size is not None
@@ -116,9 +161,13 @@ def is_in_sight(page: Page, key: str) -> bool:
 
 
 def pick_folder(page: Page, folder: Path) -> None:
-    """Choose a model of one's own in the dialog."""
+    """Choose a model of one's own in the dialog, which says that there is no network."""
     widget(page, "new.pick").get_by_role("button").click()
     dialog = page.get_by_role("dialog")
+    expect(dialog.locator("[data-testid=stDataFrame]")).to_be_visible()
+    dialog.get_by_text("Hub", exact=True).click()
+    dialog.get_by_placeholder("Name, organisation or Hub ID").fill("qwen")
+    expect(dialog.get_by_text("HF_HUB_OFFLINE is set")).to_be_visible()
     dialog.get_by_text("Folder", exact=True).click()
     settled(page)
     fill(page, "pick.folder", str(folder))
@@ -176,23 +225,22 @@ def test_chat_with_two_results(page: Page, server: Server, trained_home: Path) -
         expect(page.get_by_text(re.compile(word)).first).to_be_visible()
     ask_all(page, "What is 2 plus 2?", tokens="400")
     expect(page.get_by_text(re.compile("answering · ")).first).to_be_visible(timeout=90_000)
+    waiting = page.get_by_placeholder("Your next message waits until all have answered")
+    waiting.fill("And 3 plus 3?")
+    waiting.press("Enter")
+    expect(page.get_by_text("next: And 3 plus 3?")).to_be_visible()
     page.reload()
     settled(page)
     expect(page.get_by_text("What is 2 plus 2?")).to_be_visible(timeout=30_000)
-    field = page.get_by_placeholder("Message all models")
-    expect(field).to_be_visible(timeout=90_000)
-    (chat,) = conversations.all_conversations()
-    assert len(chat.turns[0].answers) == 3, "A reload loses no answer."
-    assert {answer.finish for answer in chat.turns[0].answers.values()} <= {
-        "stop",
-        "length",
-        "context",
-    }
-    ask_all(page, "And 3 plus 3?", tokens="400")
-    page.get_by_role("button", name=re.compile("^Stop all")).click(timeout=30_000)
-    expect(field).to_be_visible(timeout=60_000)
-    (chat,) = conversations.all_conversations()
-    assert "stopped" in {answer.finish for answer in chat.turns[1].answers.values()}
+    wait_for(page, lambda: len(only_chat().turns) == 2, 90, "the second message was swallowed")
+    first, second = only_chat().turns
+    assert second.question == "And 3 plus 3?" and first.answers.keys() == second.answers.keys()
+    assert len(first.answers) == 3, "A reload loses no answer."
+    assert {answer.finish for answer in first.answers.values()} <= {"stop", "length", "context"}
+    expect(page.get_by_role("button", name=re.compile("^Stop all"))).to_be_visible(timeout=30_000)
+    page.keyboard.press("Escape")
+    expect(page.get_by_placeholder("Message all models")).to_be_visible(timeout=60_000)
+    assert "stopped" in {answer.finish for answer in only_chat().turns[1].answers.values()}
     page.locator("[class*=st-key-chat-more-1]").first.get_by_role("button").click()
     page.get_by_role("tab", name="Receipt").click()
     expect(page.get_by_text(re.compile("The base is the base"))).to_be_visible(timeout=30_000)
@@ -208,6 +256,11 @@ def test_chat_with_two_results(page: Page, server: Server, trained_home: Path) -
         assert page.locator("[data-testid=stException]").count() == 0
         assert sideways(page) <= 0, f"{name} scrolls sideways"
     assert not maps_torch(server)
+
+
+def only_chat() -> Chat:
+    (chat,) = conversations.all_conversations()
+    return chat
 
 
 def ask_all(page: Page, question: str, tokens: str) -> None:

@@ -84,6 +84,7 @@ def test_the_sum_of_two_is_their_sum(runs: list[RunDir]) -> None:
     assert loaded.note == "" and not list(paths.runs().glob(".tmp*"))
     again = combine.combine(Combination((run.id, other.id), (1.0, 1.0), "svd"))
     assert again["rank"] == 6, "A combined result can be combined."
+    assert index.entry(paths.run_dir(again["run"])).name == "a | b + " + index.entry(other).name
 
 
 def test_what_is_pruned_and_cut_is_told_as_a_distance_from_the_sum(runs: list[RunDir]) -> None:

@@ -7,7 +7,8 @@
 
 Faults: gated, missing, tokens (that may read it), rate (bytes/s), cut (bytes, then the connection
 ends), hang (s before an answer), status and count (requests that get it, -1 for ever), corrupt
-(bytes, zeros behind so many), whole (no ranges), file (a pattern: those files only).
+(bytes, zeros behind so many), whole (no ranges), page (a login in place of a file), elsewhere (an
+address that has the bytes), file (a pattern: those files only).
 """
 
 from __future__ import annotations
@@ -223,7 +224,8 @@ class _Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         if not parts.path.startswith(f"{self.hub.prefix}/"):
             return self.refuse(404, "", "There is nothing here")
-        path = unquote(parts.path.removeprefix(self.hub.prefix)).strip("/").split("/")
+        below = parts.path.removeprefix(self.hub.prefix).strip("/")
+        path = [unquote(part) for part in below.split("/")]  # a branch may hold a slash
         if self.command in ("POST", "PUT"):
             return self.take(path)
         query = {key: values[0] for key, values in parse_qs(parts.query).items()}
@@ -292,12 +294,12 @@ class _Handler(BaseHTTPRequestHandler):
     def redirect(self, kind: str, name: str, rest: list[str]) -> None:
         size = 3 if rest[0] == "refs" else 1
         revision, file = "/".join(rest[:size]), "/".join(rest[size:])
-        commit, _ = self.open(kind, name, revision, file)
+        commit, fault = self.open(kind, name, revision, file)
         if commit is None:
             return None
         if not (self.hub.folder(kind, name, commit) / file).is_file():
             return self.refuse(404, "EntryNotFound", "Entry not found")
-        where = f"{self.hub.prefix}/cdn/{kind}/{name}/{commit}/{file}"
+        where = f"{fault.get('elsewhere', '')}{self.hub.prefix}/cdn/{kind}/{name}/{commit}/{file}"
         content = (self.hub.folder(kind, name, commit) / file).read_bytes()
         # what the huggingface_hub library looks for
         tag = {"X-Linked-Etag": f'"{hashlib.sha256(content).hexdigest()}"'}
@@ -308,6 +310,8 @@ class _Handler(BaseHTTPRequestHandler):
         commit, fault = self.open(kind, name, revision, file)
         if commit is None:
             return None
+        if "page" in fault:
+            return self.reply(200, b"<html>Log in</html>", {"Content-Type": "text/html"})
         content = (self.hub.folder(kind, name, commit) / file).read_bytes()
         if "corrupt" in fault:
             content = content[: fault["corrupt"]] + bytes(len(content) - fault["corrupt"])

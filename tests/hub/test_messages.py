@@ -68,7 +68,7 @@ def test_the_origin_of_a_token_is_told(
     file = tmp_path / "token"
     file.write_text(f"{TOKEN}\n")
     monkeypatch.setenv("HF_TOKEN_PATH", str(file))
-    assert "does not know the token of `hf auth login`" in failure().message
+    assert "does not know the token of 'hf auth login'" in failure().message
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     assert "does not know the token in HF_TOKEN" in failure().message
     assert "does not know the token given on the page" in failure(TOKEN).message

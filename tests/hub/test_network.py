@@ -3,7 +3,11 @@ library has them."""
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,11 +23,12 @@ from tests.hub.stand_in import StandIn
 
 WEIGHTS = "model.safetensors"
 ELSEWHERE = "http://a-name-of-the-proxy-alone.test"
+SECURE = "https://a-name-of-the-proxy-alone.test"
 
 
 @pytest.fixture(autouse=True)
 def no_proxy_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in settings.PROXIES:
+    for name in (*settings.PROXIES, *settings.CERTIFICATES):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
 
@@ -58,47 +63,132 @@ def test_no_proxy_names_hosts_that_are_asked_directly(
     assert fetch().is_dir()
 
 
+class Proxy:
+    """Opens each tunnel that it is asked for to `target`, a port here; without one it refuses."""
+
+    def __init__(self) -> None:
+        self.target: int | None = None
+        self.lines: list[str] = []  # the first of each question
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):  # closed
+            while True:
+                connection, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection:
+            self.lines.append(connection.recv(65_536).decode().splitlines()[0])
+            if self.target is None:
+                return connection.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+            with socket.create_connection(("127.0.0.1", self.target)) as hub:
+                connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+                back = threading.Thread(target=relay, args=(hub, connection), daemon=True)
+                back.start()
+                relay(connection, hub)
+                back.join(10)
+        return None
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+
+def relay(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65_536):
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)
+
+
 @pytest.fixture
-def tunnel() -> Iterator[tuple[str, list[str]]]:
-    """(address, first lines of what was asked) of a proxy that opens no tunnel."""
-    lines: list[str] = []
-    listener = socket.create_server(("127.0.0.1", 0))
-    listener.settimeout(0.1)
-    over = threading.Event()
-
-    def answer() -> None:
-        while not over.is_set():
-            try:
-                connection, _ = listener.accept()
-            except TimeoutError:
-                continue
-            with connection:
-                lines.append(connection.recv(65_536).decode().splitlines()[0])
-                connection.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
-
-    thread = threading.Thread(target=answer, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}", lines
-    over.set()
-    thread.join(10)
-    listener.close()
+def proxy() -> Iterator[Proxy]:
+    proxy = Proxy()
+    yield proxy
+    proxy.close()
 
 
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy"])
 def test_an_https_hub_is_asked_for_through_a_tunnel(
     stand_in: StandIn,
-    tunnel: tuple[str, list[str]],
+    proxy: Proxy,
     monkeypatch: pytest.MonkeyPatch,
     variable: str,
 ) -> None:
-    address, lines = tunnel
-    monkeypatch.setenv("HF_ENDPOINT", ELSEWHERE.replace("http:", "https:"))
-    monkeypatch.setenv(variable, address)
+    monkeypatch.setenv("HF_ENDPOINT", SECURE)
+    monkeypatch.setenv(variable, proxy.address)
     with pytest.raises(LabError, match="the proxy refuses: 403 Forbidden") as raised:
         fetch()
-    assert lines == ["CONNECT a-name-of-the-proxy-alone.test:443 HTTP/1.1"]
+    assert proxy.lines == ["CONNECT a-name-of-the-proxy-alone.test:443 HTTP/1.1"]
     assert "HTTPS_PROXY" in raised.value.hint
     assert stand_in.log == []
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(certificate, key) that a Hub of tests has, signed by nobody else."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl makes the certificate")
+    folder = tmp_path_factory.mktemp("tls")
+    files = folder / "certificate.pem", folder / "key.pem"
+    names = f"subjectAltName=DNS:localhost,DNS:{SECURE.removeprefix('https://')}"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+         "-nodes", "-days", "2", "-subj", "/CN=test", "-addext", names,
+         "-out", str(files[0]), "-keyout", str(files[1])],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return files
+
+
+@pytest.fixture
+def secure(stand_in: StandIn, certificate: tuple[Path, Path]) -> StandIn:
+    """The stand-in, speaking TLS."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    stand_in.server.socket = context.wrap_socket(stand_in.server.socket, server_side=True)
+    return stand_in
+
+
+@pytest.mark.parametrize("way", ["proxy", "mirror"])
+def test_a_whole_download_comes_over_tls(
+    secure: StandIn, proxy: Proxy, certificate: tuple[Path, Path], micro_model: Path,
+    monkeypatch: pytest.MonkeyPatch, way: str,
+) -> None:  # fmt: skip
+    """Through a tunnel to a name that nobody can look up, or to a mirror below a path."""
+    secure.commit(NAME, micro_model)
+    proxy.target = secure.server.server_port
+    if way == "proxy":
+        monkeypatch.setenv("HF_ENDPOINT", SECURE)
+        monkeypatch.setenv("HTTPS_PROXY", proxy.address)
+    else:
+        secure.prefix = "/mirrors/hf"
+        monkeypatch.setenv("HF_ENDPOINT", f"https://localhost:{proxy.target}/mirrors/hf")
+    with pytest.raises(LabError, match="CERTIFICATE_VERIFY_FAILED") as raised:
+        fetch()
+    assert "SSL_CERT_FILE" in raised.value.hint and secure.log == []
+    client.forget_outage()
+    monkeypatch.setenv("SSL_CERT_FILE", "/no/such/file")
+    with pytest.raises(LabError, match="SSL_CERT_FILE or SSL_CERT_DIR cannot be read"):
+        fetch()
+    client.forget_outage()
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+    assert (fetch() / WEIGHTS).read_bytes() == (micro_model / WEIGHTS).read_bytes()
+    host = SECURE.removeprefix("https://")
+    assert set(proxy.lines) == ({f"CONNECT {host}:443 HTTP/1.1"} if way == "proxy" else set())
+
+
+@pytest.mark.parametrize("address", ["socks9://127.0.0.1:1", "http://[::1"])
+def test_a_proxy_that_is_no_address_is_told(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", address)
+    with pytest.raises(LabError, match="the proxy's address") as raised:
+        fetch()
+    assert "HTTPS_PROXY" in raised.value.hint
 
 
 def test_a_mirror_below_a_path_is_used(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import constants
 
+from lab import cli
 from lab.errors import LabError
 from lab.export import push
 from lab.hub import credentials, upload
@@ -120,3 +122,24 @@ def test_a_card_of_a_hub_model_names_it() -> None:
     card = '---\nbase_model: "org/name#0123"\ntags: []\n---\n/data/x/rows.jsonl'
     text = push.public_text(card, {"/data/x/rows.jsonl": "rows.jsonl", "/data": "D"})
     assert text == '---\nbase_model: "org/name"\ntags: []\n---\nrows.jsonl'
+
+
+def test_the_command_uploads_in_a_process_of_its_own(
+    hub: StandIn,
+    trained: list[RunDir],
+    lab_json: Callable[..., Any],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lora = trained[1]
+    command = ["push", lora.id, NAME, "--private", "--yes"]
+    commit = lab_json(*command)
+    files = hub.files(NAME)
+    weights = (lora.artifact / "adapter_model.safetensors").read_bytes()
+    assert files["adapter_model.safetensors"] == weights
+    assert commit["verified"] == commit["files"] == len(files) - 1 and commit["is_private"]
+    record = "".join(file.read_text() for file in lora.exports.iterdir())
+    assert commit["commit"] in record and "hf_writer" not in record, (
+        "The token went through a pipe."
+    )
+    assert cli.main(command) == 2
+    assert "exists on the Hub already" in capsys.readouterr().err

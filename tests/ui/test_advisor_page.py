@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from lab import formatting
-from lab.advise import options, prices, run_cost
+from lab.advise import options, prices, recommend, run_cost
 from lab.advise.case import parse, sized
 from lab.advise.rules import Approach
 from lab.paths import RunDir
-from lab.ui import advisor_start, advisor_tables, advisor_view
+from lab.ui import advisor_start, advisor_tables, advisor_view, worth_knowing_view
 from tests.advise.conftest import forecast_of, no_shipped_evidence  # noqa: F401
 from tests.ui.conftest import Page, words
+from tests.ui.screen import Screen
 
 CASE = {"advise.model": "7B", "advise.hardware": "24 GB", "advise.examples": "3000"}
 
@@ -140,6 +141,58 @@ def test_new_run_says_what_is_worth_knowing(
     at.session_state["new.data.general_fraction"] = 0.1
     at.run()
     assert "WORTH KNOWING" not in words(at)
+
+
+@pytest.mark.parametrize(
+    ("fields", "about", "says"),
+    [
+        ({"goal": "continued pretraining"}, "pretraining", "An adapter for continued pretraining"),
+        ({"goal": "knowledge", "domain_shift": "far", "error_price": "high", "gpu_gb": 80},
+         "general data", "Base weights train without general data"),
+        ({"variants": 2}, "merge", "Keep the adapter too"),
+        ({}, "", ""),
+    ],
+)  # fmt: skip
+def test_the_advisor_warns_of_the_mistakes_of_its_case(
+    fields: dict[str, Any], about: str, says: str
+) -> None:
+    case = sized(parse({"parameters": 7e9, "gpu_gb": 24, **fields}))
+    cautions = advisor_view._cautions(recommend.recommend(case))
+    assert [each.about for each in cautions] == ([about] if about else [])
+    assert all(says in each.text for each in cautions)
+
+
+def test_a_pair_at_equal_epochs_is_told_to_be_unequal_work(open_page: Page) -> None:
+    at = settled(open_page("advisor", **(CASE | {"advise.hardware": "80 GB"})))
+    text = words(at).replace("\\", "")
+    assert (
+        "compared at equal epochs, which are not equal work: full takes more time and FLOPs" in text
+    )
+
+
+def test_the_form_warns_of_each_mistake_as_long_as_it_is_made(
+    open_page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lab.ui.estimate_panel.EstimateJob.start", lambda self: self)
+    at = open_page("new_run")
+    for key, wrong, right, says in (
+        ("new.data.objective", "pretraining", "auto", "An adapter for continued pretraining"),
+        ("new.method.lora.rank", 64, 16, "Alpha is still 32 at rank 64: the update is scaled"),
+    ):
+        at.session_state[key] = wrong
+        at.run()
+        assert says in words(at).replace("\\", ""), key
+        at.session_state[key] = right
+        at.run()
+        assert "WORTH KNOWING" not in words(at), key
+
+
+def test_the_form_warns_of_a_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen()
+    monkeypatch.setattr(worth_knowing_view, "st", screen)
+    specs = [{"method": {"name": name}, "train": {"max_steps": 60}} for name in ("lora", "dora")]
+    worth_knowing_view.of_specs(specs)
+    assert any("at equal steps" in str(call) for call in screen.calls)
 
 
 def test_monitor_says_what_a_run_has_cost(open_page: Page, trained: list[RunDir]) -> None:

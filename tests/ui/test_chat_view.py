@@ -82,6 +82,30 @@ def test_the_first_panes_are_the_base_and_the_newest_results_made_from_it(screen
     assert chat_panes.chosen(titles, None) == first
 
 
+def test_a_checkpoint_of_a_run_without_a_result_is_linked_and_chosen(screen: Screen) -> None:
+    """The base of the run comes from its spec: no result has brought it into the list."""
+    stopped = make_run(1, "stopped", result={"state": "cancelled"})
+    spec = {"v": 1, "name": "stopped", "model": "org/mine", "method": {"name": "lora"}, "data": {}}
+    write_json(stopped.spec, spec)
+    for step in (4, 8):
+        (stopped.checkpoints / f"step-{step}").mkdir(parents=True)
+    names = ["base:org/mine", f"run:{stopped.id}@4"]
+    screen.query_params["models"] = ",".join([*names, f"run:{stopped.id}", f"run:{stopped.id}@5"])
+    titles = chat_models.available()
+    assert chat_panes.chosen(titles, None) == names, "The others are not there."
+    model = f"run:{stopped.id}"
+    screen.answers = {f"chat.model.1.{names[1]}": model, f"chat.step.1.{model}": 4}
+    chat_panes._choose(1, names, titles)
+    (steps,) = [
+        args for kind, args, _ in screen.calls if kind == "selectbox" and args[0] == "Weights"
+    ]
+    assert steps[1] == [4, 8], "A result is no choice."
+    chat = chat_of({names[1]: Answer(text="x", finish="stop")})
+    screen.session_state.clear()
+    screen.query_params.clear()
+    assert chat_panes.chosen(titles, chat) == names[1:], "Its conversation opens as well."
+
+
 def test_an_opened_conversation_brings_its_models(screen: Screen) -> None:
     runs = [result(number, f"run {number}") for number in (1, 2)]
     names = [f"run:{runs[0].id}", "base:org/base"]

@@ -96,6 +96,9 @@ def test_a_race_of_ones_own_from_the_form_to_the_queue(
     # four runs of 132 s, 5 GB and 100 MB
     for text in ("4 runs", "8 min 48 s", "5.0 GB at most", "400.00 MB of disk"):
         assert text in words(at), text
+    assert "2 min 12 s (1 min 40 s of training)" in words(at), (
+        "Why a run takes more than its budget."
+    )
     assert at.session_state["race.0.method"] == "lora"
     at.segmented_control(key="race.rates").set_value(3).run()
     finish_checks(at)

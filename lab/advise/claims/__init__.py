@@ -89,6 +89,8 @@ class Sum:
 
     @property
     def printed(self) -> str:
+        if self.low == 0 < self.high:
+            return f"under {spelled(self.high)}"
         return spelled(self.low) + ("" if self.low == self.high else f" to {spelled(self.high)}")
 
     @property

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+from lab import gpu_table
 from lab.advise.claims import (
     Basis,
     Claim,
@@ -16,7 +18,7 @@ from lab.advise.claims import (
     judged,
     range_of,
 )
-from lab.advise.claims.memory_rules import A100, GB, MODELS, simulated
+from lab.advise.claims.memory_rules import A100, GB, MODELS, peak_gb, simulated
 from lab.advise.claims.parameter_counts import Q_AND_V, counted
 from lab.advise.options import APPROACHES
 from lab.advise.rules import Approach
@@ -87,18 +89,23 @@ def seventy_billion(claim: Claim) -> Finding:
     cards_low, cards_high = low / price / hours[1], high / price / hours[0]
     tokens = table["examples"] * table["epochs"] * TOKENS
     full, qlora = (card_hours("70B", method, tokens) * price for method in APPROACHES[::2])
+    peak = peak_gb(simulated(MODELS["70B"], "full", 1))
+    least_cards = math.ceil(peak / (gpu_table.get(A100["gpu"]).usable_bytes / GB))
     least_days = printed["full_usd"][0] / price / HOURS_A_DAY / range_of(printed["full_days"])[1]
     figures = [
         Sum(
             "QLoRA on one A100", low, high, hours[1] * price, "USD",
-            f"{hours[1]} hours × {price} USD; the printed price takes {cards_low:.0f} to "
+            f"{hours[1]} hours × C16's {price} USD; the printed price takes {cards_low:.0f} to "
             f"{cards_high:.0f} cards, though A4 says that 35 GB of weights fit on one",
-            is_own=True,
         ),
         Sum("full here", *range_of(printed["full_usd"]), full, "USD",
                f"C16's data at {TOKENS} tokens an example"),
         Sum("QLoRA here", low, high, qlora, "USD",
                f"C16's data at {TOKENS} tokens an example"),
+        Sum("QLoRA here", *hours, qlora / price, "hours",
+               f"the same on one A100, {qlora:,.1f} USD at {price} USD an hour"),
+        Sum("full here", *range_of(printed["full_days"]), full / price / HOURS_A_DAY / least_cards,
+               "days", f"the same on {least_cards} A100s, the fewest for {peak:,.0f} GB"),
     ]  # fmt: skip
     note = (
         f"It names no data. {printed['full_usd'][0]:,} USD in {printed['full_days'][1]} days are "
@@ -178,6 +185,8 @@ def comparison_table(claim: Claim) -> Finding:
         return 100 * memory.trainable / memory.parameters
 
     figures = [
+        exactly("full", printed["full_percent"], share(counted(MODELS["7B"], "full")), "%",
+                "every parameter"),
         Sum("LoRA", printed["lora_percent"], printed["lora_percent"], share(lora), "%",
                f"r 16 on q and v: {lora.trainable:,}"),
         Sum("LoRA on all", printed["lora_percent"], printed["lora_percent"], share(wide), "%",
@@ -190,7 +199,7 @@ def comparison_table(claim: Claim) -> Finding:
         Sum("prefix", printed["prefix_percent"], printed["prefix_percent"], share(prefix), "%",
                f"20 positions: {prefix.trainable:,}"),
         Sum("prefix", 0, printed["prefix_mb"], plain_prefix, "MB",
-               "B8's 5,242,880 parameters at 16 bits"),
+               "B8's 5,242,880 parameters at 16 bits: 10 MiB to the byte"),
     ]  # fmt: skip
     return judged(figures, Basis.COMPUTED)
 
