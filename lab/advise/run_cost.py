@@ -10,7 +10,7 @@ import numpy as np
 from lab import gpu_table
 from lab.advise import prices
 from lab.advise.recommend import usd
-from lab.atomic_files import part, read_object
+from lab.atomic_files import read_object
 from lab.formatting import duration
 from lab.paths import RunDir
 from lab.runs.elapsed import elapsed_s
@@ -46,7 +46,7 @@ def cost_of(run: RunDir) -> RunCost:
     seconds = elapsed_s(run)
     energy = _energy_wh(series_of(run).device)
     now = prices.current()
-    card = gpu_table.known(str(part(read_object(run.process), "gpu").get("name", "")))
+    card = gpu_table.known(str((read_object(run.environment) or {}).get("device", "")))
     price = now.of_card(card) if card else None
     return RunCost(
         seconds,

@@ -11,8 +11,10 @@ from lab.advise import costs, findings, prices, recommend, run_cost, worth_knowi
 from lab.advise.case import parse, sized
 from lab.advise.claims import Ruling, memory_rules, parameter_counts
 from lab.advise.rules import Approach
+from lab.atomic_files import write_json
 from lab.errors import SpecError
 from tests.advise.conftest import forecast_of
+from tests.compare.recorded import record
 
 
 def bill(**fields: object) -> dict[str, costs.CostItem]:
@@ -82,6 +84,19 @@ def test_energy_is_the_power_over_time() -> None:
     cost = run_cost.RunCost(60.0, energy, 0.01, 0.5, "RTX 4090 24GB")
     assert "0.5 Wh measured" in cost.in_words() and "0.50 USD if the RTX 4090" in cost.in_words()
     assert "not measured" in run_cost.RunCost(60.0).in_words()
+
+
+def test_a_run_has_cost_its_electricity_or_the_rent_of_its_card() -> None:
+    run = record("aaaa", power=360.0, seconds=100)
+    write_json(run.result, {"state": "done", "started": 1e9, "ended": 1e9 + 1800})
+    write_json(run.process, {"pid": 1, "gpu": "GPU-0123"})
+    write_json(run.environment, {"device": "NVIDIA H100 80GB HBM3"})
+    for name, usd in (("electricity", 0.5), ("H100 80GB", 3.0)):
+        prices.keep(name, usd, "2026-12-01")
+    cost = run_cost.cost_of(run)
+    assert cost.seconds == 1800 and cost.energy_wh == pytest.approx(10.0), "360 W for 100 s"
+    assert cost.energy_usd == pytest.approx(0.01 * 0.5), "a kWh has its price"
+    assert cost.rent_usd == pytest.approx(1.5) and "if the H100 80GB were rented" in cost.in_words()
 
 
 def test_figures_of_section_five_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
