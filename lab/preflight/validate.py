@@ -26,6 +26,7 @@ from lab.models.base_model import load_base
 from lab.preflight import combination, disk_check, initial_weights, memory_check
 from lab.spec import RunSpec, without_packing
 from lab.stages import stage
+from lab.train import trackers
 
 
 def check(value: Any) -> CheckResult:
@@ -71,6 +72,7 @@ def check(value: Any) -> CheckResult:
         without_effect, more = spec_rules.problems(spec, facts, frozenset(wrong))
         problems.extend(without_effect)
         warnings += more
+        problems.extend(trackers.problems(spec))
     if base is not None:
         problems.extend(combination.problems(resolved, base, wrong, on_gpu=device.on_gpu))
     if base is None or problems:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import random
 import re
 from typing import Any
 
@@ -18,6 +20,7 @@ from lab.forecasts import Forecast
 from lab.models import shipped_configs
 from lab.spec import RunSpec
 from tests.advise.conftest import forecast_of
+from tests.advise.test_rules import random_case
 
 pytestmark = pytest.mark.usefixtures("no_planner")
 
@@ -319,3 +322,17 @@ def test_general_ability_decides_unless_evidence_says_otherwise() -> None:
         )
     )  # fmt: skip
     assert advice(**case).approach is Approach.FULL
+
+
+def test_random_cases_get_a_recommendation_with_its_reasons() -> None:
+    """The rule sets answer ten thousand of them in their own test; here the whole of it."""
+    dice = random.Random(7)
+    approaches = set()
+    for _ in range(25):
+        found = recommend.recommend(sized(parse(random_case(dice))))
+        approaches.add(found.approach)
+        assert found.rival is not found.approach and found.would_change
+        assert len(found.reasons) >= 2 and all(len(each.text) > 20 for each in found.reasons)
+        stored = json.loads(json.dumps(found.to_json(), allow_nan=False))
+        assert RunSpec.from_json(stored["recommendation"]["settings"]).method["name"]
+    assert approaches == {Approach.FULL, Approach.LORA, Approach.QLORA}
