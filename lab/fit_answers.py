@@ -29,12 +29,12 @@ class FitLimits:
 
 @dataclass(frozen=True)
 class Saving:
-    """A change that makes a run smaller, by dotted keys; `keeps_batch`: whether the rows of an
-    optimizer step, and so the training, stay the same."""
+    """A change that makes a run smaller, by dotted keys; `keeps_effective_batch`: whether the rows
+    of an optimizer step, and so the training, stay the same."""
 
     title: str = ""
     changes: Mapping[str, Any] = field(default_factory=dict)
-    keeps_batch: bool = True
+    keeps_effective_batch: bool = True
     peak_bytes: int = 0
     saves_bytes: int = 0
 

@@ -324,7 +324,7 @@ class Candidate:
     tokens_per_s: float = 0.0
     how: How = How.FORMULA
     fits: bool = False
-    is_asked_rule: bool = True
+    is_requested_optimizer: bool = True
     why: str = ""
     checkpointed_layers: int | None = None
     reserved_bytes: int | None = None  # by CUDA's allocator, where the step was traced
