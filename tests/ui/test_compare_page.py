@@ -17,7 +17,7 @@ from lab.advise import prices
 from lab.atomic_files import write_json
 from lab.compare import notes
 from lab.compare.contestants import contestants
-from lab.compare.curves import MOST_POINTS, lead_changes, standings
+from lab.compare.curves import MAX_POINTS, lead_changes, standings
 from lab.rank import measure
 from lab.rank.spectrum import spectrum
 from lab.runs import index
@@ -186,7 +186,7 @@ def test_twelve_runs_of_ten_thousand_steps_are_thinned(open_page: Page) -> None:
     those = contestants(runs)
     chart = compare_export.charts(those, 0.0)["Evaluation loss by steps"]
     sizes = [len(trace.x) for trace in chart.data if trace.mode == "lines"]
-    assert sizes == [MOST_POINTS] * 12
+    assert sizes == [MAX_POINTS] * 12
     at = open_page("compare", runs=",".join(run.id for run in runs))
     assert len(at.dataframe) == 1 and not at.table, "above six runs the table is turned round"
 
