@@ -12,7 +12,7 @@ from lab.cli.console import Output, console, say, table
 from lab.errors import LabError
 from lab.rank import measure, repair
 
-SHOWN = 12  # matrices with the largest updates
+MAX_SHOWN = 12  # matrices with the largest updates
 
 
 def add(verb: object) -> None:
@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> Output:
 
     def display() -> None:
         likeness = {name: f"{value:.2f}" for name, value in report.similarity.items()}
-        largest = sorted(report.matrices, key=lambda matrix: -matrix.norm)[:SHOWN]
+        largest = sorted(report.matrices, key=lambda matrix: -matrix.norm)[:MAX_SHOWN]
         rows = [
             [
                 matrix.name.removesuffix(".weight"), f"{matrix.norm:.3g}",
