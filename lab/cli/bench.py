@@ -168,24 +168,25 @@ def merges(arguments: argparse.Namespace) -> Output:
 
     logging.disable_progress_bar()
     names = tuple(filter(None, (arguments.only or "").split(",")))
-    rows = merges(names, _teller(arguments))
+    rows = merges(names, arguments.model or "", _teller(arguments))
 
     def display() -> None:
         table(
             "Merged models against the results that they are made of",
-            ["method", "base", "written", "largest difference", "same top token", "KL"],
+            ["method", "base", "written", "largest difference", "of spread", "same top", "KL"],
             [
                 [
                     row["method"],
                     row["base"],
                     row["written"],
                     f"{row['largest_difference']:.2g}",
+                    f"{row['share_of_spread']:.1e}",
                     f"{row['same_top']:.2%}",
                     f"{row['kl']:.1e}",
                 ]
                 for row in rows
             ],
-            right="lllrrr",
+            right="lllrrrr",
         )
 
     return Output({"rows": rows}, display)
