@@ -79,7 +79,7 @@ def _trained(name: str, model: str) -> RunDir:
             "sample_steps": 0,
         },
     }
-    run = actions.create(planner.check(spec))
+    run = actions.create_run_dir(planner.check(spec))
     process.register(run, os.getpid())
     with run.log.open("a") as log, contextlib.redirect_stdout(log):
         if work(run):

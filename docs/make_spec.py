@@ -32,6 +32,8 @@ def rows(config: type, skip: tuple[str, ...] = ()) -> list[str]:
         ]
         if "choices" in option:
             limits.append("one of " + ", ".join(option["choices"]))
+        if "members" in option:
+            limits.append("any of " + ", ".join(option["members"]))
         help = " ".join([option["help"], f"({'; '.join(limits)})" if limits else ""]).strip()
         default = "null" if option["default"] is None else option["default"]
         if "formerly" in option:

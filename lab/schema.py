@@ -4,7 +4,8 @@ The command line, the form and the checks all read the same metadata:
 `title`, `help`, `min`, `max`, `above` (exclusive minimum), `excluded` (numbers between them that
 are not allowed), `choices`, `filled` (no empty text),
 `words` (text allowed instead of a number, such as "auto"), `names` (a list of names of modules,
-which may be written as one text: "q_proj, v_proj"), `formerly` (the field's name in earlier
+which may be written as one text: "q_proj, v_proj"), `members` (what such a list may hold, and
+it may be empty), `formerly` (the field's name in earlier
 versions, which is still read).
 """
 
@@ -22,7 +23,7 @@ from typing import Any
 from lab.errors import Problem
 
 Config = typing.TypeVar("Config")
-MOST_ITEMS = 1000  # entries of a list or an object that a person writes
+MAX_ITEMS = 1000  # entries of a list or an object that a person writes
 PATTERN_SIGN = "re:"  # what an entry of a list of names begins with that is a pattern over names
 NAME = re.compile(r"[\w.-]+")
 
@@ -151,6 +152,8 @@ def validate(value: Any, hint: Any, limits: Any) -> tuple[str, Any]:
         return "", value
     if limits.get("names") and isinstance(value, str):
         value = split_names(value)
+    if "members" in limits and value == []:
+        return "", []
     for kind in allowed:
         if kind is str and "words" in limits:
             continue  # only the listed words are text that this field takes
@@ -200,10 +203,13 @@ def coerce(kind: Any, value: Any) -> Any:
 
 
 def _bounds(value: Any, limits: Any) -> str:
-    if isinstance(value, (list, dict)) and len(value) > limits.get("max_items", MOST_ITEMS):
-        most = limits.get("max_items", MOST_ITEMS)
+    if isinstance(value, (list, dict)) and len(value) > limits.get("max_items", MAX_ITEMS):
+        most = limits.get("max_items", MAX_ITEMS)
         return f"has {len(value):,} entries; at most {most:,} are allowed."
     if isinstance(value, list):
+        strange = [item for item in value if item not in limits.get("members", value)]
+        if strange:
+            return f"has '{quote(strange[0])}'. Choose among: {', '.join(limits['members'])}."
         messages = (_bounds(item, limits) for item in value)
         return next((message for message in messages if message), "")
     if isinstance(value, float) and not math.isfinite(value):

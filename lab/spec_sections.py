@@ -23,6 +23,7 @@ FORMATS = (
 )
 
 
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 TEMPLATES = ("auto", "chatml", "zephyr", "alpaca", "plain")
 DATASET = {"max_characters": 4096, "filled": True}  # of a field that names one
 
@@ -368,6 +369,15 @@ class TrainSpec:
     )
     keep_last: int = option(
         2, "Latest checkpoints kept", "How many of the newest checkpoints to keep.", min=1, max=1000
+    )
+    report_to: list[str] = option(
+        [],
+        "Report to",
+        "Other trackers that get the metrics and settings too. Each writes into LAB_HOME/trackers "
+        "and contacts nobody, unless its own variables (WANDB_MODE, MLFLOW_TRACKING_URI, "
+        "TRACKIO_SERVER_URL) say otherwise.",
+        names=True,
+        members=TRACKERS,
     )
 
 

@@ -10,13 +10,13 @@ import numpy as np
 from lab import gpu_table
 from lab.advise import prices
 from lab.advise.recommend import usd
-from lab.atomic_files import part, read_object
+from lab.atomic_files import read_object
 from lab.formatting import duration
 from lab.paths import RunDir
 from lab.runs.elapsed import elapsed_s
 from lab.runs.metric_series import series_of
 
-LONGEST_GAP_S = 5.0  # between two readings of the power, which come once a second
+MAX_GAP_S = 5.0  # between two readings of the power, which come once a second
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def cost_of(run: RunDir) -> RunCost:
     seconds = elapsed_s(run)
     energy = _energy_wh(series_of(run).device)
     now = prices.current()
-    card = gpu_table.known(str(part(read_object(run.process), "gpu").get("name", "")))
+    card = gpu_table.known(str((read_object(run.environment) or {}).get("device", "")))
     price = now.of_card(card) if card else None
     return RunCost(
         seconds,
@@ -66,5 +66,5 @@ def _energy_wh(device: Any) -> float | None:
     moments, power = moments[is_known], power[is_known]
     if len(power) < 2:
         return None
-    gaps = np.clip(np.diff(moments), 0.0, LONGEST_GAP_S)
+    gaps = np.clip(np.diff(moments), 0.0, MAX_GAP_S)
     return float((gaps * (power[1:] + power[:-1]) / 2).sum() / 3600)

@@ -14,17 +14,17 @@ import lab
 from lab import paths
 from lab.atomic_files import read_object, write_json
 from lab.forecast.memory_forecast import TraceOptions, predict_memory
-from lab.forecast.model_profile import STRUCTURE
+from lab.forecast.model_profile import PROFILE_KEYS
 from lab.forecasts import Forecast, MemoryForecast
 from lab.spec import RunSpec
 
 # Settings of `train` that change the step, beside those that change the structure.
-STEP = (
+STEP_KEYS = (
     *("batch_size", "gradient_accumulation_steps", "loss_implementation", "max_grad_norm"),
     *("activation_checkpointing", "checkpointed_layers"),
 )
 # What a forecast rests on: a stored one of other code is made again.
-CODE = ("forecast", "forecasts.py", "methods", "models", "train", "optimizers.py")
+HASHED_SOURCES = ("forecast", "forecasts.py", "methods", "models", "train", "optimizers.py")
 
 
 def memory_forecast(
@@ -56,7 +56,7 @@ def key(config: Any, spec: RunSpec, options: TraceOptions) -> str:
         },
         "config": config.to_dict(),
         "method": spec.method,
-        "train": {name: getattr(spec.train, name) for name in (*STRUCTURE, *STEP)},
+        "train": {name: getattr(spec.train, name) for name in (*PROFILE_KEYS, *STEP_KEYS)},
         "length": spec.data.max_length,
         "options": asdict(options),
     }
@@ -68,7 +68,7 @@ def key(config: Any, spec: RunSpec, options: TraceOptions) -> str:
 def _code() -> str:
     """Hash of the sources that make forecasts."""
     code = hashlib.sha256()
-    for name in CODE:
+    for name in HASHED_SOURCES:
         source = Path(lab.__file__).parent / name
         for file in sorted(source.rglob("*.py")) if source.is_dir() else [source]:
             code.update(file.read_bytes())

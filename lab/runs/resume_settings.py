@@ -45,6 +45,7 @@ CHANGEABLE = (
     "early_stopping",
     "keep_best",
     "keep_last",
+    "report_to",
 )
 BUDGETS = {  # what ends a run, and what it has used of it
     "max_steps": "step",

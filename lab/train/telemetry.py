@@ -38,6 +38,7 @@ class Telemetry:
         self.seconds = 0.0  # of training, over all attempts
         self.step_s = 0.0  # what the last step took
         self.each_second: Callable[[], None] = lambda: None  # called by the sampler thread
+        self.on_metric: Callable[[dict[str, Any]], None] = lambda record: None
         self._signs = 0
         self._moved = moved_bytes()
         self._sign_at = time.monotonic()
@@ -85,6 +86,7 @@ class Telemetry:
                 self.warn(f"{LEFT_OUT} {problem}.")
         record = {"v": VERSION, "kind": kind, "attempt": self.attempt, "time": _now(), **values}
         self._write(self._metrics, record)
+        self.on_metric(record)
 
     def event(self, kind: str, **values: Any) -> None:
         """One line of events: phases, warnings, samples, checkpoints."""

@@ -15,6 +15,7 @@ from lab.runs import checkpoints, resume_settings
 from lab.runs.result import OutOfMemory, Result, TrainingSummary, write_result
 from lab.train.commands import BEFORE_TRAINING, NEVER, Commands
 from lab.train.telemetry import Telemetry, device_stats_reader
+from lab.train.trackers import Trackers
 
 
 def work(run: RunDir) -> int:
@@ -43,15 +44,18 @@ def _work(run: RunDir, commands: Commands) -> int:
 
         devices.assert_one()
         attempt = Attempt(run, spec, telemetry, commands)
+        trackers = Trackers(run.id, spec, telemetry.warn)
+        telemetry.on_metric = trackers.put
         try:
             state = attempt.run_training()
         finally:
             summary = attempt.summary
+            trackers.finish()
     except Cancelled as ended:
         commands.interrupting = NEVER
         state = "cancelled" if ended.command == "cancel" else "stopped"
-        if ended.kept:
-            message = f"{state.capitalize()} while downloading: {ended.kept} are kept."
+        if ended.kept_download:
+            message = f"{state.capitalize()} while downloading: {ended.kept_download} are kept."
             hint = "Resume it; the download goes on from there."
         elif state == "stopped":
             message, hint = nothing_to_save(run)

@@ -22,9 +22,12 @@ def key(section: str, name: str) -> str:
     return f"{PREFIX}.{section}.{name}" if section else f"{PREFIX}.{name}"
 
 
-def set_value(section: str, name: str, value: Any, hint: Any, literals: Any) -> None:
+def set_value(section: str, name: str, value: Any, hint: Any, metadata: Any) -> None:
     """Put a spec's value into the widget's form: numbers that may be a word are text."""
-    if isinstance(value, list):
+    literals = metadata.get("words")
+    if "members" in metadata:
+        value = list(value)
+    elif isinstance(value, list):
         value = ", ".join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)
     elif isinstance(value, dict):
         value = "; ".join(
@@ -56,9 +59,7 @@ def load(spec: RunSpec) -> None:
 def _load_section(section: str, config: type, values: dict[str, Any]) -> None:
     hints = typing.get_type_hints(config)
     for field in dataclasses.fields(config):
-        set_value(
-            section, field.name, values[field.name], hints[field.name], field.metadata.get("words")
-        )
+        set_value(section, field.name, values[field.name], hints[field.name], field.metadata)
 
 
 def value(method: str = "") -> dict[str, Any]:

@@ -78,6 +78,7 @@ SAVING = [
     "save_steps",
     "keep_best",
     "keep_last",
+    "report_to",
 ]
 
 

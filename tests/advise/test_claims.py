@@ -21,6 +21,7 @@ from lab.advise.claims import (
 from lab.compare import evidence
 from lab.compare.evidence import ClaimVerdict, Evidence
 from lab.errors import LabError
+from lab.forecasts import Forecast
 from tests.advise.conftest import forecast_of
 
 IDS = """
@@ -65,8 +66,17 @@ def test_contradictions_are_computed_from_printed_numbers_alone() -> None:
     assert b10.value == "7B, 24 GB, simple, several tasks: LoRA r8"
 
 
-def test_counts_are_those_of_the_model_on_the_meta_device() -> None:
-    """Through the planner: the printed counts that no formula gives."""
+def test_counts_are_those_of_the_model_on_the_meta_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The printed counts that no formula gives, as the planner answers, in this process: one of its
+    own would take longer to start than all three models."""
+    from tests import answers
+
+    def estimate(spec: dict[str, Any], device: dict[str, Any]) -> Forecast:
+        answer = Forecast.from_json(answers.estimate(spec, device, {"shadow": False}))
+        assert answer is not None
+        return answer
+
+    monkeypatch.setattr(parameter_counts, "estimate", estimate)
     trainable = {}
     for claim_id in ("B4", "C6", "D3"):
         finding = findings.find(claim_id)

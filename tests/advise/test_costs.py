@@ -11,8 +11,10 @@ from lab.advise import costs, findings, prices, recommend, run_cost, worth_knowi
 from lab.advise.case import parse, sized
 from lab.advise.claims import Ruling, memory_rules, parameter_counts
 from lab.advise.rules import Approach
+from lab.atomic_files import write_json
 from lab.errors import SpecError
 from tests.advise.conftest import forecast_of
+from tests.compare.recorded import record
 
 
 def bill(**fields: object) -> dict[str, costs.CostItem]:
@@ -84,6 +86,19 @@ def test_energy_is_the_power_over_time() -> None:
     assert "not measured" in run_cost.RunCost(60.0).in_words()
 
 
+def test_a_run_has_cost_its_electricity_or_the_rent_of_its_card() -> None:
+    run = record("aaaa", power=360.0, seconds=100)
+    write_json(run.result, {"state": "done", "started": 1e9, "ended": 1e9 + 1800})
+    write_json(run.process, {"pid": 1, "gpu": "GPU-0123"})
+    write_json(run.environment, {"device": "NVIDIA H100 80GB HBM3"})
+    for name, usd in (("electricity", 0.5), ("H100 80GB", 3.0)):
+        prices.keep(name, usd, "2026-12-01")
+    cost = run_cost.cost_of(run)
+    assert cost.seconds == 1800 and cost.energy_wh == pytest.approx(10.0), "360 W for 100 s"
+    assert cost.energy_usd == pytest.approx(0.01 * 0.5), "a kWh has its price"
+    assert cost.rent_usd == pytest.approx(1.5) and "if the H100 80GB were rented" in cost.in_words()
+
+
 def test_figures_of_section_five_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that follow from printed numbers alone, and the time that A6 prints."""
     for module in (parameter_counts, memory_rules):
@@ -120,14 +135,14 @@ def test_worth_knowing() -> None:
     assert about(method="nonsense") == about() == set()
     pair = [{"method": {"name": name}, "train": {"max_steps": 60}} for name in "full lora".split()]
     assert [each.claim for each in worth_knowing.of_pair(pair)] == ["C23"]
-    for limit, said in (
+    for limit, unit in (
         ({"max_steps": 60}, "steps"), ({"max_tokens": 9000}, "tokens"), ({}, "epochs"),
         ({"max_seconds": 60.0}, ""), ({"max_flops": 1e12}, ""),
     ):  # fmt: skip
         texts = [each.text for each in worth_knowing.of_pair(
             [{"method": {"name": name}, "train": limit} for name in ("full", "lora")]
         )]  # fmt: skip
-        assert [f"at equal {said}," in text for text in texts] == ([True] if said else [])
+        assert [f"at equal {unit}," in text for text in texts] == ([True] if unit else [])
     assert worth_knowing.of_pair(pair[:1]) == []
     assert worth_knowing.of_result("lora") and not worth_knowing.of_result("full")
     assert Approach.LORA.in_words == "LoRA"

@@ -38,6 +38,11 @@ def client(lab_home: Path) -> Iterator[openai.OpenAI]:
     thread.join(timeout=20)
 
 
+def test_only_this_machine_reaches_the_chat() -> None:
+    with loopback() as listener:
+        assert listener.getsockname()[0] == "127.0.0.1"
+
+
 def test_the_official_client_lists_asks_and_streams(
     client: openai.OpenAI, trained: list[RunDir], tiny_model: Path
 ) -> None:
@@ -107,11 +112,13 @@ def test_a_receipt_gives_the_same_tokens_again(
     assert reply["is_same"] and reply["differences"] == []
     record = json.loads(receipt.read_text())
     record["settings"]["seed"] = 12
-    record["receipt"]["template_hash"] = "another"
+    record["receipt"] |= dict.fromkeys(set(repeat.COMPARED) - {"base"}, "another")
     receipt.write_text(json.dumps(record))
     assert cli.main(["chat", "--receipt", str(receipt)]) == 1
     out = capsys.readouterr().out
-    assert "Other tokens from number" in out and "Changed since: the chat template." in out
+    assert "Other tokens from number" in out
+    for key, words in repeat.COMPARED.items():
+        assert (f"Changed since: {words}." in out) == (key != "base"), key
 
 
 @pytest.mark.parametrize(

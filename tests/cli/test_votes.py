@@ -63,3 +63,14 @@ def test_what_is_no_vote_is_refused(
     arguments = [session.id if argument == "ID" else argument for argument in arguments]
     assert cli.main(["votes", *arguments]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_a_title_of_two_models_names_neither(
+    session: votes.VoteSession, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with votes.change(session.id) as changed:
+        changed.titles[C] = changed.titles[B]
+    pair = f"{A},{session.titles[B]}"
+    assert cli.main(["votes", session.id, "--models", pair]) == 2
+    message = capsys.readouterr().err
+    assert "is the title of 2 models" in message and f"Name them as: {B}, {C}." in message

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lab.atomic_files import write_json
+from lab.atomic_files import read_object, write_json
 from lab.compare import verdict as verdicts
 from lab.compare.contestants import Contestant, contestants, difference_to_base
 from lab.compare.equal_terms import equal_terms
@@ -261,6 +261,14 @@ def test_other_examples_another_template_and_an_early_end_are_reasons() -> None:
     )
 
 
+def test_a_run_that_goes_on_from_another_one_begins_elsewhere() -> None:
+    first, second = record("aaaa", "A"), record("bbbb", "B", learning_rate=0.5)
+    spec = read_object(second.spec) or {}
+    write_json(second.spec, spec | {"init_from_run": f"run:{first.id}"})
+    (reason,) = equal_terms(contestants([first, second]), name).unequal
+    assert reason == "One of them continues from the weights of another run."
+
+
 def test_packing_and_mixed_in_text_are_remarks() -> None:
     first = record("aaaa", "A", data={"packing": "off"})
     second = record("bbbb", "B", data={"packing": "on", "general_fraction": 0.2})
@@ -282,6 +290,12 @@ def test_default_rates_of_different_methods_are_a_remark() -> None:
         "Same base, training and held-out examples, data order, precision and 1,000 tokens."
     )
     assert terms(record("bccc", "B", {"name": "lora", "rank": 4})).title == "Comparable"
+
+
+@pytest.mark.parametrize(("tokens", "is_equal"), [(1000, True), (1019, True), (1021, False)])
+def test_a_budget_that_ends_between_two_steps_is_the_same(tokens: int, is_equal: bool) -> None:
+    runs = [record("aaaa", "A", tokens=1000), record("bbbb", "B", "full", tokens=tokens)]
+    assert (equal_terms(contestants(runs), name).unequal == ()) == is_equal, "2 % is the most"
 
 
 def test_a_budget_of_seconds_makes_other_tokens_fair() -> None:
@@ -319,3 +333,12 @@ def test_the_best_figure_is_marked_where_it_exceeds_its_uncertainty() -> None:
     assert rows["perplexity"].base == pytest.approx(np.exp(3.59)) and rows["seconds"].base is None
     assert rows["cost"].cells[1].value == pytest.approx(0.1), "100 s at 3.60 USD an hour"
     assert "energy_wh" not in rows, "no row without any value"
+
+
+def test_what_is_worse_than_the_base_is_not_marked_as_the_best() -> None:
+    those = contestants(
+        [record("aaaa", "A", losses=(3.7, 3.62)), record("bbbb", "B", "full", losses=(4.0, 3.9))]
+    )
+    rows = {row.figure.key: row for row in figure_rows(those)}
+    for key in ("loss", "perplexity"):
+        assert not any(cell.is_best for cell in rows[key].cells), key

@@ -28,7 +28,7 @@ def test_settings_are_chosen_by_speed_among_those_that_fit() -> None:
     assert best["fits"] and best["source"] == "shadow"
     assert best["peak_bytes"] <= 10e9 * 0.94 < large[0]["peak_bytes"]
     assert best["batch_size"] * best["gradient_accumulation_steps"] == 8
-    fitting = [weight for weight in small if weight["fits"] and weight["is_asked_rule"]]
+    fitting = [weight for weight in small if weight["fits"] and weight["is_requested_optimizer"]]
     assert all(choice["tokens_per_s"] <= best["tokens_per_s"] for choice in fitting)
     again = estimate(
         LLAMA | {"train": {key.split(".")[1]: value for key, value in best["changes"].items()}},

@@ -11,6 +11,7 @@ import pytest
 from huggingface_hub import constants
 
 from lab import cli
+from lab.atomic_files import write_json
 from lab.errors import LabError
 from lab.export import push
 from lab.hub import credentials, upload
@@ -97,6 +98,11 @@ def test_refusals_are_told_in_words(
         with pytest.raises(LabError, match="not the name of a repository"):
             push.start(lora, name, "result", private=True, update=False)
     with pytest.raises(LabError, match="not made yet"):
+        push.start(lora, NAME, "merged-bfloat16", private=True, update=False)
+    (lora.exports / "merged-bfloat16").mkdir(parents=True)
+    job = {"finish": "done", "result": {"bytes": 1, "weights": {"adapter_model.safetensors": "x"}}}
+    write_json(lora.exports / "merged-bfloat16.json", job)
+    with pytest.raises(LabError, match="made from an earlier result"):
         push.start(lora, NAME, "merged-bfloat16", private=True, update=False)
     with pytest.raises(LabError, match="no export"):
         push.start(lora, NAME, "../../x", private=True, update=False)

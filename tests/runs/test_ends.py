@@ -274,7 +274,7 @@ def test_stop_before_the_first_step_says_that_nothing_was_to_be_saved(
     from tests.answers import checked
 
     monkeypatch.setattr(actions, "submit", lambda run: None)
-    run = actions.create(checked(make_spec("lora")))
+    run = actions.create_run_dir(checked(make_spec("lora")))
     (run.commands / "stop").touch()
     assert attempt_here(run) == 0
     now = status(run)
@@ -310,7 +310,7 @@ def test_what_takes_long_before_the_first_step_is_interrupted(
 
     monkeypatch.setattr(Attempt, "_load_base", load)
     monkeypatch.setattr("lab.train.telemetry.SAMPLE_S", 0.1)
-    run = actions.create(checked(make_spec("lora")))
+    run = actions.create_run_dir(checked(make_spec("lora")))
     began = time.monotonic()
     assert attempt_here(run) == 0
     assert time.monotonic() - began < 30
@@ -343,7 +343,7 @@ def test_cancel_interrupts_a_long_step_and_stop_does_not(
     plan = checked(make_spec("lora", train={"eval_steps": 0, "save_steps": 0}))
     for ask, state, saved in (("cancel", "cancelled", []), ("term", "stopped", ["step-4"])):
         asks[:] = [ask]
-        run = actions.create(plan)
+        run = actions.create_run_dir(plan)
         assert attempt_here(run) == 0
         assert status(run).state == state
         assert [path.name for path in run.checkpoints.glob("step-*")] == saved
@@ -356,7 +356,7 @@ def test_stop_in_a_sample_ends_it_and_makes_no_further_step(
     from lab.train import sample_outputs
     from tests.answers import checked
 
-    run = actions.create(
+    run = actions.create_run_dir(
         checked(make_spec("lora", train={"sample_steps": 2, "eval_steps": 0, "save_steps": 0}))
     )
     is_stopped, tokens = sample_outputs.SampleGenerator._is_stopped, []
@@ -385,7 +385,7 @@ def test_an_evaluation_that_holds_up_a_stop_is_left_out(
     from tests.answers import checked
 
     monkeypatch.setattr(callbacks, "STOP_S", 0.0)
-    run = actions.create(
+    run = actions.create_run_dir(
         checked(make_spec("lora", train={"eval_steps": 3, "save_steps": 0, "batch_size": 1}))
     )
     progress = callbacks.RunCallback._after_batch

@@ -42,7 +42,7 @@ def waiting(make_spec: Callable[..., dict[str, Any]], monkeypatch: pytest.Monkey
         plan = checked(make_spec("lora", **sections))
         created = []
         for _ in range(count):
-            run = actions.create(plan)
+            run = actions.create_run_dir(plan)
             actions.submit(run)
             created.append(run)
         return created

@@ -46,6 +46,15 @@ def test_before_the_worker_speaks_everything_is_to_come(run: RunDir) -> None:
     assert progress.now is not None and progress.now.name == "load"
 
 
+def test_what_is_to_come_takes_what_the_estimate_says(run: RunDir) -> None:
+    pace = {"seconds": 100.0, "evaluating_s": 20.0, "loading_s": 7.0, "sampling_s": 9.0}
+    write_json(run.estimate, {"pace": pace | {"saving_s": 4.0}})
+    expected = {phase.name: phase.total_s for phase in run_progress(run, START).phases}
+    assert expected == pytest.approx(
+        {"load": 7.0, "data": 3.0, "base": 2.0, "sample": 3.0, "train": 126.0, "save": 4.0}
+    ), "the base is one of ten evaluations, the first sample one of three"
+
+
 def test_the_first_sample_is_no_loading(run: RunDir) -> None:
     phases(run, (0, "loading"), (5, "tokenising"), (6, "loading"), (9, "evaluating"),
            (19, "loading"), (20, "sampling"))  # fmt: skip

@@ -51,6 +51,9 @@ def test_from_queued_to_crashed(run: RunDir, sleeper: subprocess.Popen[bytes]) -
     os.utime(run.process, (0, 0))
     run.heartbeat.unlink()
     assert status(run).state == "starting", "the time of a file says nothing: it may be a copy's"
+    begun = json.loads(run.process.read_text())
+    write_json(run.process, begun | {"time": time.time() - 61})
+    assert status(run).state == "stalled", "a worker that never reports is told by its start"
     sleeper.kill()  # not waited for: a zombie is not alive
     time.sleep(0.2)
     assert status(run).state == "crashed"

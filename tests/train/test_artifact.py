@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from torch import nn
 from lab import methods
 from lab.atomic_files import read_object
 from lab.data import chat_template
+from lab.data.batches import TokenSequence
 from lab.errors import LabError
 from lab.methods import Context
 from lab.models import weights
@@ -141,3 +143,15 @@ def test_a_result_that_lacks_a_weight_is_refused_by_name(result_of: Any) -> None
         artifact.load_initial_weights(model, twin, methods.get("lora"), folder)
     left = dict(model.named_parameters())
     assert all(torch.equal(tensor, left[n]) for n, tensor in before.items() if "lora_" in n)
+
+
+@pytest.mark.parametrize(("held_out", "expected"), [([7, 8], [[7, 8]]), (None, [[1, 2]])])
+def test_a_result_is_proven_on_rows_that_were_not_learned(
+    tmp_path: Path, held_out: list[int] | None, expected: list[list[int]]
+) -> None:
+    held, train = (
+        [TokenSequence(ids, ids, (len(ids),))] if ids else [] for ids in (held_out, [1, 2])
+    )
+    data: Any = SimpleNamespace(train=train, held_out=held)
+    source: Any = None
+    assert artifact.proving(RunDir(tmp_path), source, data, print).rows == expected

@@ -425,6 +425,16 @@ def test_rows_of_a_broken_step_are_named(
     assert last["step"] == 2 and last["train/loss"] != last["train/loss"], "NaN is kept as NaN"
 
 
+def test_a_gradient_norm_that_is_not_finite_ends_the_run(
+    small_run: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lab.train import loop
+
+    monkeypatch.setattr(loop, "_clip", lambda *args: torch.tensor(float("inf")))
+    now = status(small_run("lora", train={"max_steps": 2, **QUIET}))
+    assert now.state == "failed" and "The gradient norm became inf at step 1" in now.message
+
+
 def test_a_tensor_of_one_element_becomes_the_number_in_a_record(
     work_here: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:

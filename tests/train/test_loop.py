@@ -217,6 +217,25 @@ def test_the_loop_stops_at_the_budget_or_where_a_callback_says() -> None:
         assert watch.calls == ["begin", *expected, "end"]
 
 
+def test_dropout_is_drawn_by_the_seed_of_the_run() -> None:
+    losses = []
+
+    class Keep:
+        def on_train_begin(self, loop: TrainingLoop) -> None: ...
+        def on_train_end(self, loop: TrainingLoop) -> None: ...
+        def on_step_end(self, loop: TrainingLoop, result: Any) -> None:
+            losses.append(float(result.losses.sum()))
+            loop.should_stop = True
+
+    for seed in (1, 1, 2):
+        model, train = tiny.make_model("gpt2"), TrainSpec(learning_rate=RATE, seed=seed)
+        model.transformer.drop.p = 0.5
+        optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
+        config, cpu = StepConfig("float32", "fused"), Accelerator(cpu=True)
+        TrainingLoop(cpu, model, optimizer, train, config, step_batches(), [Keep()]).run()
+    assert losses[0] == losses[1] != losses[2], "the rows and weights are the same"
+
+
 def test_parameters_that_begin_to_train_join_at_the_present_rate() -> None:
     first, second = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
     optimizer = torch.optim.SGD([{"params": [first], "lr": 0.2}])

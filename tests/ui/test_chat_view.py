@@ -309,6 +309,9 @@ def test_a_kept_answer_is_a_row_that_can_be_trained_on(lab_home: Path) -> None:
     for name in ("../evil", "a/b", "", ".hidden"):
         with pytest.raises(LabError, match="cannot be the name"):
             examples.add_chat(name, chat, 0, "base:org/a", "x")
+    (catalog.uploads_folder() / "link.jsonl").symlink_to(lab_home / "elsewhere.jsonl")
+    with pytest.raises(LabError, match="is a link, which is not written to"):
+        examples.add_chat("link", chat, 0, "base:org/a", "x")
     with pytest.raises(LabError, match="is empty"):
         examples.add_chat("mine", chat, 0, "base:org/a", "  ")
 

@@ -104,8 +104,11 @@ def test_what_the_run_has_measured_itself_is_not_measured_again(
     run, screen = trained[1], Screen()
     for module in (checkpoint_panel, links):
         monkeypatch.setattr(module, "st", screen)
+    held_out = series_of(run).evaluation
+    losses = dict(zip(held_out.get("step"), held_out.get("eval/loss"), strict=True))
     checkpoint_panel.show(run, 8)
-    assert "evaluation loss" in screen.texts("markdown")[0] and screen.named("button") == []
+    assert f"evaluation loss {losses[8]:.3f}" in screen.texts("markdown")[0], "that of its step"
+    assert screen.named("button") == [] and len(set(losses.values())) > 1
     checkpoint_panel.show(run, 5)
     assert screen.texts("caption")[-1] == "The checkpoint of step 5 was deleted."
 

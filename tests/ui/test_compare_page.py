@@ -12,14 +12,23 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lab import gpu_table
+from lab.advise import prices
 from lab.atomic_files import write_json
 from lab.compare import notes
 from lab.compare.contestants import contestants
-from lab.compare.curves import MOST_POINTS, lead_changes, standings
+from lab.compare.curves import MAX_POINTS, lead_changes, standings
 from lab.rank import measure
 from lab.rank.spectrum import spectrum
 from lab.runs import index
-from lab.ui import compare_curves, compare_export, compare_rank, compare_runs, end_card
+from lab.ui import (
+    compare_curves,
+    compare_export,
+    compare_price,
+    compare_rank,
+    compare_runs,
+    end_card,
+)
 from lab.ui.chart_style import View
 from tests.compare.recorded import record
 from tests.compare.test_curves import A, B
@@ -55,6 +64,18 @@ def test_the_page_says_the_verdict_the_terms_and_who_leads(open_page: Page) -> N
     assert figures["Peak memory ↓"] == [
         "–", "2.18 GB", "3.24 GB", "**1.92 GB** :material/check_circle:",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("other", ["NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-80GB", "cpu"])
+def test_an_hour_has_the_price_of_the_one_card_that_all_used(other: str) -> None:
+    card = "NVIDIA H100 80GB HBM3"
+    runs = [record("aaaa"), record("bbbb", "B", "full")]
+    for run, device in zip(runs, (card, other), strict=True):
+        write_json(run.environment, {"device": device})
+    known = gpu_table.known(card)
+    assert known is not None and (price := prices.current().of_card(known)) is not None
+    shown = compare_price.current(contestants(runs))
+    assert shown == (price.usd if other == card else 0.0), "two cards have no one price"
 
 
 def test_a_hidden_run_is_out_of_everything(open_page: Page) -> None:
@@ -153,7 +174,7 @@ def test_twelve_runs_of_ten_thousand_steps_are_thinned(open_page: Page) -> None:
     those = contestants(runs)
     chart = compare_export.charts(those, 0.0)["Evaluation loss by steps"]
     sizes = [len(trace.x) for trace in chart.data if trace.mode == "lines"]
-    assert sizes == [MOST_POINTS] * 12
+    assert sizes == [MAX_POINTS] * 12
     at = open_page("compare", runs=",".join(run.id for run in runs))
     assert len(at.dataframe) == 1 and not at.table, "above six runs the table is turned round"
 
