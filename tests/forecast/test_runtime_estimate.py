@@ -315,6 +315,7 @@ def test_every_phase_counts_and_what_is_measured_corrects_the_rest() -> None:
     slow = corrected(answer, 10, 3 * answer.seconds / 10)  # each step takes three times as long
     assert slow.seconds == pytest.approx(3 * answer.seconds)
     assert slow.evaluating_s == pytest.approx(3 * answer.evaluating_s)
+    assert slow.tokens_per_s == pytest.approx(answer.tokens_per_s / 3)
     assert slow.loading_s == answer.loading_s, "That is over."
     assert corrected(answer, 0, 0.0) == answer, "Nothing is known before the first step."
     assert corrected(answer, 10, 3 * answer.seconds / 10, limit=5.0).seconds == 5.0

@@ -152,3 +152,9 @@ def test_a_token_reaches_the_worker_and_nobody_else(
         assert not file.is_file() or TOKEN.encode() not in file.read_bytes(), f"{file} holds it"
     names = set(asked_names.read_text().split())
     assert names <= {"127.0.0.1", "localhost", "None"}, "no name but the one that was given"
+
+
+def test_no_child_finds_a_token_in_its_environment() -> None:
+    secret = dict.fromkeys((*credentials.VARIABLES, credentials.FROM_STDIN), "hf_secret")
+    assert credentials.VARIABLES == ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+    assert credentials.without_tokens({**secret, "HOME": "/root"}) == {"HOME": "/root"}

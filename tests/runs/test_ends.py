@@ -142,6 +142,18 @@ def test_a_worker_that_stands_still_is_ended_and_it_is_said(
     assert queue.active() == []
 
 
+@pytest.mark.parametrize(("command", "seconds"), [("stop", 60.0), ("cancel", 15.0)])
+def test_a_worker_has_the_time_of_its_command_between_two_signals(
+    command: str, seconds: float
+) -> None:
+    watch = Watch(command, 7, 0.0, Heartbeat(), 0.0, 0.0)
+    warned = 10 * deadlines.QUIET_S
+    assert watch.due(warned)[0] == signal.SIGTERM
+    watch.term_at = warned
+    assert watch.due(warned + seconds)[0] is None
+    assert watch.due(warned + seconds + 1)[0] == signal.SIGKILL
+
+
 def test_progress_after_the_warning_takes_it_back() -> None:
     watch = Watch("stop", 7, 0.0, Heartbeat(), 0.0, 0.0)
     quiet = deadlines.QUIET_S
