@@ -15,7 +15,7 @@ from lab.forecasts import FitLimits
 from lab.models import catalog, shipped_configs, weights
 from lab.spec import RunSpec
 
-MOST_ROWS = 4096
+MAX_BATCH_SIZE = 4096
 
 
 def fit_limits(resolution: Resolution, config: Any, device: TargetDevice) -> FitLimits:
@@ -58,7 +58,9 @@ def fit_limits(resolution: Resolution, config: Any, device: TargetDevice) -> Fit
     rank = largest_that_fits(of_model, memory_bytes, len(models))
     return FitLimits(
         longest_row=largest_that_fits(with_length, memory_bytes, longest, length),
-        largest_batch=largest_that_fits(with_rows, memory_bytes, MOST_ROWS, spec.train.batch_size),
+        largest_batch=largest_that_fits(
+            with_rows, memory_bytes, MAX_BATCH_SIZE, spec.train.batch_size
+        ),
         largest_model=models[rank - 1].name if rank else "",
     )
 
