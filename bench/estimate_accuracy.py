@@ -2,7 +2,7 @@
 
 On a GPU each case is trained for a few steps with random weights made on the device, and the
 allocator's own figures are put beside the prediction. On a CPU tensor bytes by kind must be equal
-to the byte, and the ledger of the fake step to that of the same step with real tensors. `grid`
+to the byte, and the tracker of the fake step to that of the same step with real tensors. `grid`
 holds the predictions against each other: outlines and layer extension against full traces.
 """
 
@@ -181,8 +181,8 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def check_ledger(case: Case) -> dict[str, Any]:
-    """What a CPU can check of one case: bytes by kind and the ledger, fake against real."""
+def check_tracker(case: Case) -> dict[str, Any]:
+    """What a CPU can check of one case: bytes by kind and the tracker, fake against real."""
     from lab.forecast.trace.meta_model import build
     from lab.forecast.trace.trace_step import Batch, record
 

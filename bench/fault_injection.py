@@ -30,7 +30,7 @@ from lab.runs.status import status
 
 SHAPES = (("lora", "off"), ("full", "on"), ("lora", "on"), ("full", "off"))
 KILLS_A_RUN = 6
-LONGEST_S = 120.0
+MAX_RUN_S = 120.0
 
 
 @dataclass
@@ -92,7 +92,7 @@ def _one_run(
     for attempt in range(kills + 1):
         worker = _fork(run)
         is_last = attempt == kills
-        limit = LONGEST_S if is_last else chance.uniform(0.0, 0.8 * duration)
+        limit = MAX_RUN_S if is_last else chance.uniform(0.0, 0.8 * duration)
         ended = _wait(worker, limit)
         if ended and status(run).state == "done":
             break
@@ -156,7 +156,7 @@ def _uninterrupted(spec: dict[str, Any]) -> tuple[RunDir, float]:
     """(the run, its seconds)."""
     run = _create(spec)
     began = time.monotonic()
-    if not _wait(_fork(run), LONGEST_S) or status(run).state != "done":
+    if not _wait(_fork(run), MAX_RUN_S) or status(run).state != "done":
         raise LabError(f"The reference run failed: {status(run).message}", f"See {run.log}.")
     return run, time.monotonic() - began
 
@@ -164,7 +164,7 @@ def _uninterrupted(spec: dict[str, Any]) -> tuple[RunDir, float]:
 def _create(spec: dict[str, Any]) -> RunDir:
     from lab.preflight.validate import check
 
-    return actions.create(check(spec).checked())
+    return actions.create_run_dir(check(spec).checked())
 
 
 def _resume(run: RunDir) -> None:

@@ -69,7 +69,7 @@ def _trained(name: str) -> RunDir:
             "sample_steps": None,
         },
     }
-    run = actions.create(planner.check(spec))
+    run = actions.create_run_dir(planner.check(spec))
     process.register(run, os.getpid())
     with run.log.open("a") as log, contextlib.redirect_stdout(log):
         if work(run):

@@ -44,7 +44,7 @@ ids = torch.tensor(ids)
 model(input_ids=ids, labels=ids).loss.backward()
 optimizer.step()
 """
-LONGEST_S = 180.0
+MAX_RUN_S = 180.0
 
 
 @dataclass
@@ -149,10 +149,10 @@ def _to_first_step(
     run: RunDir, worker: subprocess.Popen[bytes], began: float, report: Report | None = None
 ) -> float:
     try:
-        worker.wait(timeout=LONGEST_S)
+        worker.wait(timeout=MAX_RUN_S)
     except subprocess.TimeoutExpired:
         worker.kill()
-        raise LabError(f"The worker did not end within {LONGEST_S:.0f} s.") from None
+        raise LabError(f"The worker did not end within {MAX_RUN_S:.0f} s.") from None
     records = record_reader.metrics(run, "train")
     if not records:
         raise LabError(f"The worker made no step: {read_object(run.result)}.")
@@ -171,7 +171,7 @@ def _create(folder: Path) -> RunDir:
     """A run of one step that is only trained, as the bare script does."""
     spec = json.loads((folder / "work.json").read_text(encoding="utf-8"))["spec"]
     spec["train"] |= {"max_steps": 1}
-    return actions.create(CheckedRun(RunSpec.from_json(spec), spec))
+    return actions.create_run_dir(CheckedRun(RunSpec.from_json(spec), spec))
 
 
 def measure_share(workload: Work, folder: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from lab.runs import actions, record_reader, supervisor_start
 from lab.runs.status import status
 
 RUNS = 5
-LONGEST_S = 900.0
+MAX_RUN_S = 900.0
 
 
 @dataclass
@@ -53,13 +53,13 @@ def services(kills: int, seed: int = 0, tell: Callable[[str], object] = print) -
         spec = specs(Path(folder))[0]
         spec["train"] |= {"max_steps": 40}
         checked = planner.check(spec)
-        reference = actions.create(checked)
+        reference = actions.create_run_dir(checked)
         actions.submit(reference)
-        actions.wait(reference, timeout_s=LONGEST_S)
+        actions.wait(reference, timeout_s=MAX_RUN_S)
         tell("reference run done")
         web = Web(Path(folder) / "web.log")
         try:
-            runs = [actions.create(checked) for _ in range(RUNS)]
+            runs = [actions.create_run_dir(checked) for _ in range(RUNS)]
             for run in runs:
                 actions.submit(run)
             _disturb(runs, web, kills, chance, report, tell)
@@ -86,7 +86,7 @@ def _disturb(
     """Kill and restart until the runs have ended and the kills are done."""
     web.start()
     next_web = next_supervisor = time.monotonic() + 1.0
-    end = time.monotonic() + LONGEST_S
+    end = time.monotonic() + MAX_RUN_S
     while time.monotonic() < end:
         now_s = time.monotonic()
         ended = sum(status(run).has_ended for run in runs)
@@ -108,7 +108,7 @@ def _disturb(
                 f"supervisor, {report.web_kills} of the web server"
             )
         time.sleep(0.05)
-    report.failures.append(f"not ended after {LONGEST_S:.0f} s: {[status(run) for run in runs]}")
+    report.failures.append(f"not ended after {MAX_RUN_S:.0f} s: {[status(run) for run in runs]}")
 
 
 def _hold_against(run: RunDir, reference: RunDir, report: Report) -> None:

@@ -181,13 +181,13 @@ def speed(plan: Plan, tell: Callable[[str], object] = print) -> Report:
 
 
 def _check(plan: Plan) -> None:
-    for what, requested, known in (
+    for name, requested, known in (
         ("model", (plan.model,), SHAPES),
         ("case", plan.cases, CASES),
         ("rival", plan.rivals, [name for name in CONTESTANTS if name != WORKER]),
     ):
         if wrong := [name for name in requested if name not in known]:
-            raise LabError(f"Unknown {what} '{wrong[0]}'.", f"Choose from: {', '.join(known)}.")
+            raise LabError(f"Unknown {name} '{wrong[0]}'.", f"Choose from: {', '.join(known)}.")
     if not plan.cases or not plan.rivals:
         raise LabError("There is nothing to measure.", "Give a case and a rival.")
 

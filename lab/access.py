@@ -30,7 +30,7 @@ OPEN = (
     "This lab was started without a token: every account of this machine can use it, and read with "
     "it what you can read."
 )
-SHORT = 16  # characters; a shorter LAB_TOKEN can be guessed
+MIN_TOKEN_CHARS = 16  # characters; a shorter LAB_TOKEN can be guessed
 COOKIE = re.compile(r"([0-9]{1,12})\.([0-9a-f]{64})", re.ASCII)
 
 
@@ -83,8 +83,10 @@ def warnings() -> list[str]:
     if not is_required():
         return [OPEN, *filter(None, messages)]
     token = current()
-    if token.is_fixed and len(token.token) < SHORT:
-        messages += [f"LAB_TOKEN has fewer than {SHORT} characters, so that it can be guessed."]
+    if token.is_fixed and len(token.token) < MIN_TOKEN_CHARS:
+        messages += [
+            f"LAB_TOKEN has fewer than {MIN_TOKEN_CHARS} characters, so that it can be guessed."
+        ]
     return [text for text in (token.warning, *messages) if text]
 
 

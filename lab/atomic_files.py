@@ -20,7 +20,7 @@ from lab.schema import quote
 
 NOT_DATA = (Path("/proc"), Path("/sys"))  # these only look like files
 
-LARGEST_JSON = 64_000_000  # bytes of one file of a run, a model or a dataset's card
+MAX_JSON_BYTES = 64_000_000  # bytes of one file of a run, a model or a dataset's card
 
 
 def write_atomic(path: Path, text: str, *, durable: bool = True, private: bool = False) -> None:
@@ -94,7 +94,7 @@ def load_json(path: Path, most: int) -> Any:
 def read_json(path: Path) -> Any | None:
     """The parsed file, or None if it is missing, unreadable, nested too deeply or not JSON."""
     try:
-        return json_text.parse(read_bytes(path, LARGEST_JSON), unique=False)
+        return json_text.parse(read_bytes(path, MAX_JSON_BYTES), unique=False)
     except (OSError, ValueError):
         return None
 

@@ -6,7 +6,7 @@ import errno
 import os
 from dataclasses import asdict, dataclass
 
-MOST_PROBLEMS = 20  # that a message lists; the error keeps all
+MAX_PROBLEMS = 20  # that a message lists; the error keeps all
 
 
 class LabError(Exception):
@@ -38,9 +38,9 @@ class SpecError(LabError):
     def __init__(self, problems: list[Problem], begin: str = "The run was not started") -> None:
         self.problems = problems
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        lines = [f"  {problem.field}: {problem.message}" for problem in problems[:MOST_PROBLEMS]]
-        if len(problems) > MOST_PROBLEMS:
-            lines.append(f"  and {len(problems) - MOST_PROBLEMS} more.")
+        lines = [f"  {problem.field}: {problem.message}" for problem in problems[:MAX_PROBLEMS]]
+        if len(problems) > MAX_PROBLEMS:
+            lines.append(f"  and {len(problems) - MAX_PROBLEMS} more.")
         listed = "\n".join(lines)
         super().__init__(f"{begin}, the spec has {count}:\n{listed}")
 
@@ -85,7 +85,7 @@ class Cancelled(BaseException):
     def __init__(self, command: str = "cancel") -> None:
         super().__init__(command)
         self.command = command
-        self.kept = ""  # what stays of a download that it ended
+        self.kept_download = ""  # what stays of a download that it ended
 
 
 def first_line(error: BaseException) -> str:

@@ -309,7 +309,7 @@ class Candidate:
     tokens_per_s: float = 0.0
     how: How = How.FORMULA
     fits: bool = False
-    is_asked_rule: bool = True
+    is_requested_optimizer: bool = True
     why: str = ""
     checkpointed_layers: int | None = None
     reserved_bytes: int | None = None  # by CUDA's allocator, where the step was traced
@@ -382,12 +382,12 @@ class FitLimits:
 
 @dataclass(frozen=True)
 class Saving:
-    """A change that makes a run smaller, by dotted keys; `keeps_batch`: whether the rows of an
-    optimizer step, and so the training, stay the same."""
+    """A change that makes a run smaller, by dotted keys; `keeps_effective_batch`: whether the rows
+    of an optimizer step, and so the training, stay the same."""
 
     title: str = ""
     changes: Mapping[str, Any] = field(default_factory=dict)
-    keeps_batch: bool = True
+    keeps_effective_batch: bool = True
     peak_bytes: int = 0
     saves_bytes: int = 0
 

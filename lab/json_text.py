@@ -9,7 +9,7 @@ from typing import Any
 
 from lab.schema import quote
 
-MOST_DEPTH = 64  # lists and objects inside each other; Python gives up at about a thousand
+MAX_DEPTH = 64  # lists and objects inside each other; Python gives up at about a thousand
 
 
 class BadJson(ValueError):
@@ -23,7 +23,7 @@ class NotJson(BadJson):
 def parse(text: str | bytes, *, unique: bool = True) -> Any:
     """The value of a JSON text. Raises BadJson with the reason.
 
-    Refused besides what is not JSON: more than MOST_DEPTH levels, integers of more digits than
+    Refused besides what is not JSON: more than MAX_DEPTH levels, integers of more digits than
     Python reads, text that is not UTF-8, and with `unique` an object that names a key twice, of
     which JSON parsers keep either.
     """
@@ -40,13 +40,13 @@ def parse(text: str | bytes, *, unique: bool = True) -> Any:
     except json.JSONDecodeError as error:
         raise NotJson(f"{error.msg} (line {error.lineno}, column {error.colno})") from None
     except RecursionError:
-        raise BadJson(f"nested too deeply, in more than {MOST_DEPTH} lists and objects") from None
+        raise BadJson(f"nested too deeply, in more than {MAX_DEPTH} lists and objects") from None
     except BadJson:
         raise
     except ValueError:  # of integers only
         raise BadJson("an integer has thousands of digits") from None
-    if text.count("[") + text.count("{") > MOST_DEPTH and _is_deeper(value):
-        raise BadJson(f"nested too deeply, in more than {MOST_DEPTH} lists and objects")
+    if text.count("[") + text.count("{") > MAX_DEPTH and _is_deeper(value):
+        raise BadJson(f"nested too deeply, in more than {MAX_DEPTH} lists and objects")
     return value
 
 
@@ -67,9 +67,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _is_deeper(value: Any) -> bool:
-    """Whether `value` has more than MOST_DEPTH levels; looks level by level."""
+    """Whether `value` has more than MAX_DEPTH levels; looks level by level."""
     level = [value] if isinstance(value, (dict, list)) else []
-    for _ in range(MOST_DEPTH):
+    for _ in range(MAX_DEPTH):
         level = [
             item
             for part in level

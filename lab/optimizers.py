@@ -33,7 +33,7 @@ class OptimizerInfo:
     build: Callable[[list[dict[str, Any]], Any], Any]
     state_bytes: Callable[[tuple[int, ...], int, float], int]
     precisions: tuple[str, ...] = PRECISIONS
-    working_bytes: int = 0  # for each element of the largest tensor, while it is updated
+    update_workspace_bytes: int = 0  # for each element of the largest tensor, while it is updated
     on_cpu: bool = True
     in_backward: bool = False
     # lines of the body of a function of `groups` that makes the same rule without the lab
@@ -242,7 +242,7 @@ _ALL = [
         "learning rate.",
         _adafactor,
         _rows_and_columns,
-        working_bytes=16,
+        update_workspace_bytes=16,
         script=_adafactor_lines,
     ),
     OptimizerInfo(

@@ -106,7 +106,7 @@ def pair(name: str) -> Pair | None:
     return next((pair for pair in PAIRS if pair.name == name), None)
 
 
-LONGEST_TITLE = 60
+MAX_TITLE_CHARS = 60
 
 
 def saved() -> dict[str, str]:
@@ -115,7 +115,7 @@ def saved() -> dict[str, str]:
     for file in (paths.home() / "presets").glob("*.json"):
         stored = read_object(file) or {}
         if isinstance(stored.get("spec"), dict) and not file.is_symlink():
-            titles[file.stem] = str(stored.get("title") or file.stem)[:LONGEST_TITLE]
+            titles[file.stem] = str(stored.get("title") or file.stem)[:MAX_TITLE_CHARS]
     return dict(sorted(titles.items(), key=lambda item: item[1].lower()))
 
 
@@ -124,14 +124,14 @@ def save(title: str, spec: dict[str, Any]) -> str:
 
     Raises LabError for a title that names nothing.
     """
-    name = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:LONGEST_TITLE]
+    name = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:MAX_TITLE_CHARS]
     if not name:
         raise LabError(
             f"'{quote(title)}' cannot be the title of a preset.", "Use a few letters or digits."
         )
     folder = paths.make_folder(paths.home() / "presets")
     write_json(
-        folder / f"{name}.json", {"v": 1, "title": title.strip()[:LONGEST_TITLE], "spec": spec}
+        folder / f"{name}.json", {"v": 1, "title": title.strip()[:MAX_TITLE_CHARS], "spec": spec}
     )
     return name
 

@@ -23,7 +23,7 @@ from typing import Any
 from lab.errors import Problem
 
 Config = typing.TypeVar("Config")
-MOST_ITEMS = 1000  # entries of a list or an object that a person writes
+MAX_ITEMS = 1000  # entries of a list or an object that a person writes
 PATTERN_SIGN = "re:"  # what an entry of a list of names begins with that is a pattern over names
 NAME = re.compile(r"[\w.-]+")
 
@@ -203,8 +203,8 @@ def coerce(kind: Any, value: Any) -> Any:
 
 
 def _bounds(value: Any, limits: Any) -> str:
-    if isinstance(value, (list, dict)) and len(value) > limits.get("max_items", MOST_ITEMS):
-        most = limits.get("max_items", MOST_ITEMS)
+    if isinstance(value, (list, dict)) and len(value) > limits.get("max_items", MAX_ITEMS):
+        most = limits.get("max_items", MAX_ITEMS)
         return f"has {len(value):,} entries; at most {most:,} are allowed."
     if isinstance(value, list):
         strange = [item for item in value if item not in limits.get("members", value)]

@@ -20,8 +20,8 @@ from lab.schema import option, quote
 from lab.spec_sections import DataSpec, HardwareSpec, TrainSpec
 
 VERSION = 1
-LARGEST_SPEC = 5_000_000  # bytes of its file
-MOST_SECTIONS = 3  # in front of a key: data.columns.prompt has two
+MAX_SPEC_BYTES = 5_000_000  # bytes of its file
+MAX_SECTIONS = 3  # in front of a key: data.columns.prompt has two
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +200,7 @@ def _same_field(sections: list[str], key: str) -> set[str]:
 
 def load(path: Path) -> dict[str, Any]:
     """The JSON of a spec file. Raises LabError that says where it stops being JSON."""
-    value = load_json(path, LARGEST_SPEC)
+    value = load_json(path, MAX_SPEC_BYTES)
     if not isinstance(value, dict):
         raise LabError(f"'{quote(str(path))}' holds {quote(value)}.", "A spec is a JSON object.")
     return value
@@ -214,7 +214,7 @@ def override(value: dict[str, Any], settings: list[str]) -> dict[str, Any]:
         if not equals or not key.strip():
             raise LabError(f"--set '{quote(setting)}' is not of the form section.key=value.")
         *sections, last = key.strip().split(".")
-        if len(sections) > MOST_SECTIONS:
+        if len(sections) > MAX_SECTIONS:
             raise LabError(f"--set '{quote(setting)}' is not of the form section.key=value.")
         try:
             parsed = json_text.value_or_text(text)

@@ -346,17 +346,17 @@ def is_asked(spec: RunSpec, field: str) -> bool:
 def broken(spec: RunSpec, facts: RunFacts, wrong: frozenset[str] = frozenset()) -> list[SpecRule]:
     """The rules that `spec`, as it was asked for, breaks; those of the fields in `wrong`, which
     have problems already, are left out. One rule for each field."""
-    found: dict[str, SpecRule] = {}
+    rules: dict[str, SpecRule] = {}
     for rule in RULES:
         fields = {rule.field, *rule.others}
         sections = {field.partition(".")[0] for field in fields}
-        if wrong & (fields | sections) or rule.field in found:
+        if wrong & (fields | sections) or rule.field in rules:
             continue
         if "method" in sections and "method.name" in wrong:
             continue  # the spec holds another method in its place
         if is_asked(spec, rule.field) and rule.is_idle(spec, facts):
-            found[rule.field] = rule
-    return list(found.values())
+            rules[rule.field] = rule
+    return list(rules.values())
 
 
 def explanation(rule: SpecRule, spec: RunSpec) -> str:

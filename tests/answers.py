@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from lab.checked_run import CheckedRun
+from lab.compare import race
+from lab.compare.race import Budget
 from lab.errors import SpecError
 from lab.preflight import validate, worker
 
@@ -41,3 +43,10 @@ def limits(spec: Any, device: Any) -> dict[str, Any]:
 def checked(spec: Any) -> CheckedRun:
     """The run that would start, checked in this process."""
     return validate.check(spec).checked()
+
+
+def race_specs(
+    value: dict[str, Any], names: list[str], budget: Budget | None
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """The specs of a race of the contestants of `value` and `names`, and notes on them."""
+    return race.contestant_specs(value, race.contestants(value, names), budget)

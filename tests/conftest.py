@@ -190,7 +190,7 @@ def run_here(spec: dict[str, Any]) -> paths.RunDir:
     """Check and do a run in this process."""
     from tests.answers import checked
 
-    run = actions.create(checked(spec))
+    run = actions.create_run_dir(checked(spec))
     attempt_here(run)
     return run
 

@@ -26,7 +26,7 @@ from lab.errors import LabError
 
 CASES = 400
 LIMIT_S = 10.0
-SHOWN = 20
+MAX_SHOWN = 20
 
 
 @dataclass
@@ -59,8 +59,8 @@ class Report:
             )
             for line in lines
         ]
-        more = [f"and {len(listed) - SHOWN} more"] if len(listed) > SHOWN else []
-        return listed[:SHOWN] + more
+        more = [f"and {len(listed) - MAX_SHOWN} more"] if len(listed) > MAX_SHOWN else []
+        return listed[:MAX_SHOWN] + more
 
 
 class _Hang(BaseException):

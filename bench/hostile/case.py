@@ -64,14 +64,14 @@ def damaged(chance: random.Random, data: bytes) -> bytes:
     for _ in range(chance.randint(1, 4)):
         at = chance.randrange(len(changed) + 1)
         size = chance.choice((1, 1, 2, 16, 200))
-        what = chance.randrange(5)
-        if what == 0 and at < len(changed):
+        kind = chance.randrange(5)
+        if kind == 0 and at < len(changed):
             changed[at] ^= 1 << chance.randrange(8)
-        elif what == 1:
+        elif kind == 1:
             del changed[at : at + size]
-        elif what == 2:
+        elif kind == 2:
             changed[at:at] = changed[at : at + size]
-        elif what == 3:
+        elif kind == 3:
             changed[at:at] = chance.choice(PIECES)
         elif chance.random() < 0.3:
             del changed[at:]

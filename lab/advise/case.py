@@ -20,8 +20,8 @@ DISTANCES = ("near", "far")
 COMPLEXITIES = ("simple", "moderate", "complex")
 PRICES_IN_WORDS = ("low", "medium", "high")
 DEFAULT_PARAMETERS = 7e9  # where neither a model nor a size is named
-SHORTEST, LONGEST = 1e6, 1e13  # parameters
-MOST_BILLIONS = 10_000  # a smaller number of parameters is one of billions
+MIN_PARAMETERS, MAX_PARAMETERS = 1e6, 1e13  # parameters
+MAX_BILLIONS = 10_000  # a smaller number of parameters is one of billions
 BILLIONS = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmbt])?\s*", re.IGNORECASE)
 SCALES = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 
@@ -73,8 +73,8 @@ class AdviceCase:
         None,
         "Parameters",
         'Of the base model: 7e9, "7B" or 7 (billions). The nearest shipped config stands for it.',
-        min=SHORTEST,
-        max=LONGEST,
+        min=MIN_PARAMETERS,
+        max=MAX_PARAMETERS,
     )
     examples: int = option(
         1000, "Examples", "Training examples that you have.", min=1, max=10_000_000_000
@@ -210,7 +210,7 @@ def _in_our_words(key: str, item: Any) -> Any:
             1 if match[2] else 1e3
         ) if match else item  # fmt: skip
     is_number = isinstance(item, (int, float)) and not isinstance(item, bool)
-    if key == "parameters" and is_number and 0 < item < MOST_BILLIONS:
+    if key == "parameters" and is_number and 0 < item < MAX_BILLIONS:
         return item * 1e9  # nobody means a model of seven parameters
     if key == "tasks" and isinstance(item, list):
         return max(len(item), 1)

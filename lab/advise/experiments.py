@@ -178,7 +178,7 @@ def _start(experiment: Experiment) -> list[RunDir]:
     runs: list[RunDir] = []
     try:
         for each in checked:
-            runs.append(actions.create(each))
+            runs.append(actions.create_run_dir(each))
             index.update_labels(runs[-1], tags=tag)
     except LabError:
         for run in runs:

@@ -17,7 +17,7 @@ from lab.gpu_table import Gpu
 from lab.paths import ASSETS
 from lab.schema import quote
 
-MOST_USD = 1e6
+MAX_USD_PER_HOUR = 1e6
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def _price(stored: Any) -> Price | None:
     damaged: list[str] = []
     price = read(Price, stored, damaged)
     usd = number(part({"price": stored}, "price").get("usd"))
-    is_whole = not damaged and usd is not None and 0 <= usd <= MOST_USD
+    is_whole = not damaged and usd is not None and 0 <= usd <= MAX_USD_PER_HOUR
     return price if is_whole else None
 
 
@@ -86,8 +86,8 @@ def keep(name: str, usd: float, date: str) -> None:
     problems = []
     if not is_card and name not in ("electricity", "storage"):
         problems.append(Problem("price", f"there is no price of '{quote(name)}'."))
-    if not math.isfinite(usd) or not 0 <= usd <= MOST_USD:
-        problems.append(Problem(name, f"is {usd:g} USD; give 0 to {MOST_USD:,.0f}."))
+    if not math.isfinite(usd) or not 0 <= usd <= MAX_USD_PER_HOUR:
+        problems.append(Problem(name, f"is {usd:g} USD; give 0 to {MAX_USD_PER_HOUR:,.0f}."))
     if problems:
         raise SpecError(problems, "The price was not kept")
     own = read_object(file()) or {"v": 1}

@@ -36,7 +36,7 @@ CLAIMS_OF_GOAL = {
     "continued pretraining": ("C22", "B12"),
 }
 SIMILAR = 10.0  # times the parameters
-LONGEST_S = 3 * 86_400.0  # of one run; a longer one is told
+MAX_RUN_S = 3 * 86_400.0  # of one run; a longer one is told
 KEEPING = "A5"
 CLAIMS_OF_KEEPING = (KEEPING, "C20", "C14")
 
@@ -241,7 +241,7 @@ def _decide(
         option = options[approach]
         why_not = _why_not(case, option)
         if not why_not:
-            slow = [_too_slow(option)] if (option.seconds or 0.0) > LONGEST_S else []
+            slow = [_too_slow(option)] if (option.seconds or 0.0) > MAX_RUN_S else []
             return approach, [*reasons, _forecast_in_words(case, option), *slow]
         reasons.append(Reason(why_not, "forecast"))
     possible = [options[each] for each in order if options[each].fits is not False]

@@ -16,7 +16,7 @@ from lab.paths import RunDir
 from lab.runs.elapsed import elapsed_s
 from lab.runs.metric_series import series_of
 
-LONGEST_GAP_S = 5.0  # between two readings of the power, which come once a second
+MAX_GAP_S = 5.0  # between two readings of the power, which come once a second
 
 
 @dataclass(frozen=True)
@@ -66,5 +66,5 @@ def _energy_wh(device: Any) -> float | None:
     moments, power = moments[is_known], power[is_known]
     if len(power) < 2:
         return None
-    gaps = np.clip(np.diff(moments), 0.0, LONGEST_GAP_S)
+    gaps = np.clip(np.diff(moments), 0.0, MAX_GAP_S)
     return float((gaps * (power[1:] + power[:-1]) / 2).sum() / 3600)

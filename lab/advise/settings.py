@@ -12,7 +12,7 @@ from lab.models import shipped_configs
 
 FULL_RATE = 2e-5  # B9, within A3's 1e-5 to 5e-5
 TIMES_FULL, TIMES_IN_SHORT_RUNS = 10, 15  # LoRA without regret; both within A3's 1e-4 to 3e-4
-SHORT_STEPS = 200
+FEW_STEPS = 200
 EFFECTIVE_BATCH = 16  # B9: 2 × 8, C9: 4 × 4
 ROWS = {True: (2, 1), False: (4, 2, 1)}  # rows of a pass to be tried, for full and for PEFT
 MAX_LENGTH = 2048  # C9
@@ -72,7 +72,7 @@ def reasons(case: AdviceCase, approach: Approach) -> list[SettingReason]:
             settings.append(SettingReason("method.target_modules", "all-linear", "C11", why))
     if is_full:
         rate, claim, why = FULL_RATE, "A3", "full: 1e-5 to 5e-5"
-    elif steps < SHORT_STEPS:
+    elif steps < FEW_STEPS:
         rate, claim = FULL_RATE * TIMES_IN_SHORT_RUNS, "without-regret"
         why = f"{TIMES_IN_SHORT_RUNS} times full's in a short run ({steps:,.0f} steps)"
     else:

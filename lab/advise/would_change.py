@@ -22,7 +22,7 @@ from lab.advise.case import (
 )
 from lab.advise.rules import Approach
 
-MOST_DOUBLINGS = 12
+MAX_DOUBLINGS = 12
 NEAREST = 0.2  # doublings: a size that is nearer is the same
 CHOICES = {
     "goal": GOALS,
@@ -122,7 +122,7 @@ def _tries(case: AdviceCase) -> dict[str, Iterator[tuple[float, Any]]]:
 
 
 def _doublings(value: int, most: int) -> Iterator[tuple[float, int]]:
-    for step in range(1, MOST_DOUBLINGS + 1):
+    for step in range(1, MAX_DOUBLINGS + 1):
         if value * 2**step <= most:
             yield float(step), value * 2**step
         if value // 2**step >= 1:
@@ -143,12 +143,12 @@ def _budgets(case: AdviceCase) -> Iterator[tuple[float, float | None]]:
             yield float(step), budget
         return
     yield from _amounts(case.budget_usd)
-    yield MOST_DOUBLINGS + 1.0, None
+    yield MAX_DOUBLINGS + 1.0, None
 
 
 def _amounts(value: float) -> Iterator[tuple[float, float]]:
     """Of money, up and down by doublings."""
-    for step in range(1, MOST_DOUBLINGS + 1):
+    for step in range(1, MAX_DOUBLINGS + 1):
         yield float(step), value * 2**step
         yield float(step), value / 2**step
 

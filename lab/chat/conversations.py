@@ -24,9 +24,9 @@ from lab.errors import LabError
 from lab.schema import quote
 
 ID = re.compile(r"[0-9]{8}-[0-9]{6}-[a-z0-9]{4}", re.ASCII)
-MOST_MODELS = 4
-MOST_TURNS = 500
-LONGEST_TITLE = 80  # characters
+MAX_MODELS = 4
+MAX_TURNS = 500
+MAX_TITLE_CHARS = 80  # characters
 PHASES = ("waiting", "loading", "reading the prompt", "answering")  # of an answer on its way
 ENDS = ("stop", "length", "context", "stopped", "failed", "interrupted")
 
@@ -101,7 +101,7 @@ class Chat:
     @property
     def name(self) -> str:
         first = self.turns[0].question if self.turns else "New chat"
-        return self.title or " ".join(first.split())[:LONGEST_TITLE]
+        return self.title or " ".join(first.split())[:MAX_TITLE_CHARS]
 
     def messages(self, model: str, turn: int) -> list[dict[str, str]]:
         """What `model` is asked in turn number `turn`: its own answers to the earlier questions,
@@ -223,9 +223,9 @@ def create(
     models: list[str], *, parent: str = "", turns: list[Turn] | None = None, vote: str = ""
 ) -> Chat:
     """A new conversation with `turns` to begin with. Raises LabError for too many models."""
-    if not 1 <= len(models) <= MOST_MODELS or len(set(models)) != len(models):
+    if not 1 <= len(models) <= MAX_MODELS or len(set(models)) != len(models):
         raise LabError(
-            f"A chat has 1 to {MOST_MODELS} different models, not {len(models)}.",
+            f"A chat has 1 to {MAX_MODELS} different models, not {len(models)}.",
             "Choose other models.",
         )
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
@@ -279,10 +279,12 @@ def delete(conversation_id: str) -> None:
 
 
 def rename(conversation_id: str, title: str) -> None:
-    """Give it a title of up to LONGEST_TITLE characters. Raises LabError."""
+    """Give it a title of up to MAX_TITLE_CHARS characters. Raises LabError."""
     title = " ".join(title.split())
-    if len(title) > LONGEST_TITLE:
-        raise LabError(f"The title has {len(title)} characters; at most {LONGEST_TITLE} are kept.")
+    if len(title) > MAX_TITLE_CHARS:
+        raise LabError(
+            f"The title has {len(title)} characters; at most {MAX_TITLE_CHARS} are kept."
+        )
     with change(conversation_id) as conversation:
         conversation.title = title
 

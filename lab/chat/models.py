@@ -105,8 +105,10 @@ def parse(name: str) -> ModelRef:
         if at and not (step.isascii() and step.isdecimal()):
             raise LabError(f"'{quote(name)}': '{quote(step)}' is not a step.", "Write run:ID@STEP.")
         if at and not (run.checkpoints / f"step-{int(step)}").is_dir():
-            kept = ", ".join(path.name[5:] for path in run.checkpoints.glob("step-*")) or "none"
-            raise LabError(f"{run_id} has no checkpoint of step {step}.", f"Kept: {kept}.")
+            checkpoints = (
+                ", ".join(path.name[5:] for path in run.checkpoints.glob("step-*")) or "none"
+            )
+            raise LabError(f"{run_id} has no checkpoint of step {step}.", f"Kept: {checkpoints}.")
         if not at and not run.artifact.is_dir():
             raise LabError(
                 f"{run_id} has no trained model yet.", "Wait until it ends, or name a step."

@@ -15,7 +15,7 @@ from lab.chat.settings import GenerationSettings
 from lab.errors import LabError
 from lab.schema import quote
 
-MOST_BYTES = 20_000_000
+MAX_RECEIPT_BYTES = 20_000_000
 COMPARED = {
     "base": "the base model",
     "weights": "the weights of the result",
@@ -42,7 +42,7 @@ def repeat(
     """Answer again as the receipt in `path` says; `fetch` is given the models first. Raises
     LabError for what is not a receipt."""
     try:
-        record = load_json(path, MOST_BYTES)
+        record = load_json(path, MAX_RECEIPT_BYTES)
     except (OSError, ValueError) as error:
         raise LabError(f"{quote(str(path))} cannot be read: {error}.", "Give a receipt.") from None
     receipt = part(record, "receipt")

@@ -6,14 +6,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lab import json_text, schema
-from lab.chat.conversations import MOST_MODELS, MOST_TURNS
+from lab.chat.conversations import MAX_MODELS, MAX_TURNS
 from lab.chat.models import FORMS
 from lab.errors import Problem
 from lab.schema import option, quote
 
-LARGEST_BODY = 4_000_000  # bytes
-MOST_MESSAGES = 1000
-LONGEST_CONTENT = 200_000  # characters of one message
+MAX_BODY_BYTES = 4_000_000  # bytes
+MAX_MESSAGES = 1000
+MAX_CONTENT_CHARS = 200_000  # characters of one message
 ROLES = ("system", "user", "assistant")
 
 
@@ -25,7 +25,7 @@ class Bounds:
     seed: int = option(0, "Seed", "Seed of sampling.", min=0, max=2**32 - 1)
     max_tokens: int = option(128, "Max new tokens", "Longest answer in tokens.", min=1, max=32_768)
     temperature: float = option(
-        0.0, "Temperature", "0 takes the likeliest token each time.", min=0.0, max=10.0
+        0.0, "Temperature", "0: greedy decoding (always the most likely token).", min=0.0, max=10.0
     )
     top_p: float = option(
         1.0,
@@ -112,7 +112,7 @@ def read_question(body: bytes) -> dict[str, Any]:
     problems: list[Problem] = []
     question = value.get("question")
     wrong, _ = schema.validate(
-        question, str, {"multiline": True, "max_characters": LONGEST_CONTENT, "filled": True}
+        question, str, {"multiline": True, "max_characters": MAX_CONTENT_CHARS, "filled": True}
     )
     if wrong:
         problems.append(Problem("question", wrong))
@@ -145,8 +145,8 @@ def read_answer(body: bytes) -> tuple[int, str]:
     value = _object(body)
     turn, model = value.get("turn"), value.get("model")
     problems = []
-    if type(turn) is not int or not 0 <= turn < MOST_TURNS:
-        problems.append(Problem("turn", f"must be 0 to {MOST_TURNS - 1}, is {quote(turn)}."))
+    if type(turn) is not int or not 0 <= turn < MAX_TURNS:
+        problems.append(Problem("turn", f"must be 0 to {MAX_TURNS - 1}, is {quote(turn)}."))
     if not isinstance(model, str):
         problems.append(Problem("model", f"must be a name such as run:ID, is {quote(model)}."))
     if problems:
@@ -157,11 +157,11 @@ def read_answer(body: bytes) -> tuple[int, str]:
 def _names(value: Any, problems: list[Problem]) -> list[str]:
     """Up to four different names of models."""
     is_list = isinstance(value, list) and all(isinstance(name, str) for name in value)
-    if not is_list or not 1 <= len(value) <= MOST_MODELS or len(set(value)) != len(value):
+    if not is_list or not 1 <= len(value) <= MAX_MODELS or len(set(value)) != len(value):
         problems.append(
             Problem(
                 "models",
-                f"must be a list of 1 to {MOST_MODELS} different names such as run:ID, is "
+                f"must be a list of 1 to {MAX_MODELS} different names such as run:ID, is "
                 f"{quote(value)}.",
             )
         )
@@ -172,7 +172,7 @@ def _names(value: Any, problems: list[Problem]) -> list[str]:
 def _object(body: bytes) -> dict[str, Any]:
     """Raises Refused with status 413 for a body that is too large, 400 for one that is not a JSON
     object."""
-    if len(body) > LARGEST_BODY:
+    if len(body) > MAX_BODY_BYTES:
         raise too_large(len(body))
     try:
         value = json_text.parse(body)
@@ -196,17 +196,17 @@ def _settings(value: dict[str, Any], problems: list[Problem]) -> dict[str, Any]:
 
 
 def too_large(size: int) -> Refused:
-    text = f"has {size:,} bytes; at most {LARGEST_BODY:,} are read."
+    text = f"has {size:,} bytes; at most {MAX_BODY_BYTES:,} are read."
     return Refused(413, [Problem("body", text)], "too_large")
 
 
 def _messages(value: Any, problems: list[Problem]) -> list[dict[str, str]]:
     """The conversation; what is wrong with it is added to `problems`."""
-    if not isinstance(value, list) or not 1 <= len(value) <= MOST_MESSAGES:
+    if not isinstance(value, list) or not 1 <= len(value) <= MAX_MESSAGES:
         problems.append(
             Problem(
                 "messages",
-                f"must be a list of 1 to {MOST_MESSAGES:,} messages such as "
+                f"must be a list of 1 to {MAX_MESSAGES:,} messages such as "
                 f'{{"role": "user", "content": "Hi"}}, is {quote(value)}.',
             )
         )
@@ -227,7 +227,7 @@ def _messages(value: Any, problems: list[Problem]) -> list[dict[str, str]]:
         elif role == "system" and index:
             problems.append(Problem(f"{name}.role", "is system; only the first message may be."))
         wrong, _ = schema.validate(
-            content, str, {"multiline": True, "max_characters": LONGEST_CONTENT}
+            content, str, {"multiline": True, "max_characters": MAX_CONTENT_CHARS}
         )
         if wrong:
             problems.append(Problem(f"{name}.content", wrong))

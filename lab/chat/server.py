@@ -175,7 +175,7 @@ async def read_body(request: Request) -> bytes:
     data = bytearray()
     async for block in request.stream():
         data += block
-        if len(data) > requests.LARGEST_BODY:
+        if len(data) > requests.MAX_BODY_BYTES:
             raise requests.too_large(len(data))
     return bytes(data)
 

@@ -17,7 +17,7 @@ from lab.atomic_files import load_json
 from lab.cli.console import Output, console, say, table
 from lab.errors import LabError
 
-LARGEST_CASE = 100_000  # bytes of its JSON
+MAX_CASE_BYTES = 100_000  # bytes of its JSON
 
 
 def add(verb: Any) -> None:
@@ -47,11 +47,11 @@ def _case_of(arguments: argparse.Namespace) -> AdviceCase:
         return cases.sized(cases.parse({}))
     if arguments.case == "-":
         try:
-            value = json_text.parse(sys.stdin.buffer.read(LARGEST_CASE + 1)[:LARGEST_CASE])
+            value = json_text.parse(sys.stdin.buffer.read(MAX_CASE_BYTES + 1)[:MAX_CASE_BYTES])
         except json_text.BadJson as error:
             raise LabError(f"The input is not JSON: {error}.", "Give one JSON object.") from None
     else:
-        value = load_json(Path(arguments.case), LARGEST_CASE)
+        value = load_json(Path(arguments.case), MAX_CASE_BYTES)
     return cases.sized(cases.parse(value))
 
 

@@ -185,8 +185,8 @@ def evaluate(arguments: argparse.Namespace) -> Output:
 
     def display() -> None:
         table(
-            f"{results[0]['rows']} rows, {results[0]['tokens']:,} counted tokens, the same for all",
-            ["model", "loss (nats a token)", "perplexity"],
+            f"{results[0]['rows']} sequences, {results[0]['tokens']:,} loss tokens, same for all",
+            ["model", "loss (nats per token)", "perplexity"],
             [[row["model"], f"{row['loss']:.4f}", f"{row['perplexity']:.3g}"] for row in results],
             right="lrr",
         )

@@ -135,8 +135,8 @@ def memory(arguments: argparse.Namespace) -> Output:
             lambda: _show_figures("Predicted against measured", summary),
             1 if summary["said_to_fit_but_did_not"] else 0,
         )
-    say("No GPU: checking tensor bytes by kind, and the ledger against real tensors.")
-    rows = [bench.check_ledger(case) for case in bench.on_processor()]
+    say("No GPU: checking tensor bytes by kind, and the tracker against real tensors.")
+    rows = [bench.check_tracker(case) for case in bench.on_processor()]
 
     def display() -> None:
         table(

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from lab import schema
 from lab.chat.models import FORMS, ModelRef, parse
-from lab.chat.requests import LONGEST_CONTENT, Bounds
+from lab.chat.requests import MAX_CONTENT_CHARS, Bounds
 from lab.chat.settings import GenerationSettings
 from lab.chat.side_by_side import answer_all, prompt_warning
 from lab.cli import downloads
@@ -41,7 +41,12 @@ def add(verb: Any) -> None:
     sub.add_argument("--system", metavar="TEXT", help="system prompt; default: the first run's")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--max-new-tokens", type=int, default=128)
-    sub.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token")
+    sub.add_argument(
+        "--temperature",
+        type=float,
+        default=0.0,
+        help="0: greedy decoding (always the most likely token)",
+    )
     sub.add_argument("--top-p", type=float, default=1.0, help="1 draws from all tokens")
     sub.add_argument("--top-k", type=int, default=0, help="0 draws from all tokens")
     sub.add_argument("--repetition-penalty", type=float, default=1.0, metavar="X")
@@ -82,7 +87,7 @@ def settings(arguments: argparse.Namespace) -> GenerationSettings:
     problems: list[Problem] = []
     schema.parse(Bounds, request, "", problems)
     prompt, _ = schema.validate(
-        arguments.prompt, str, {"multiline": True, "max_characters": LONGEST_CONTENT}
+        arguments.prompt, str, {"multiline": True, "max_characters": MAX_CONTENT_CHARS}
     )
     messages = [f"--{OPTIONS[problem.field]} {problem.message}" for problem in problems]
     messages += [f"--prompt {prompt}"] if prompt else []

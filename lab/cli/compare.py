@@ -88,9 +88,12 @@ def show(answer: dict[str, Any]) -> None:
         [
             line("method", [run["method"] for run in rows]),
             line("state", [run["state"] for run in rows]),
-            line("trains", [f"{count(r['trainable'])} of {count(r['parameters'])}" for r in rows]),
-            line("evaluation loss, base", [loss(run["eval_loss"]["base"]) for run in rows]),
-            line("evaluation loss, end", [loss(run["eval_loss"]["final"]) for run in rows]),
+            line(
+                "trainable parameters",
+                [f"{count(r['trainable'])} of {count(r['parameters'])}" for r in rows],
+            ),
+            line("evaluation loss, base model", [loss(run["eval_loss"]["base"]) for run in rows]),
+            line("evaluation loss, final", [loss(run["eval_loss"]["final"]) for run in rows]),
             line(f"evaluation loss at {at}", [loss(run["at"]["eval_loss"]) for run in rows]),
             line("train loss, last step", [loss(run["train_loss"]["last"]) for run in rows]),
             line("steps", [f"{run['steps']:,}" for run in rows]),

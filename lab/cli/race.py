@@ -218,8 +218,15 @@ def show(answer: dict[str, Any]) -> None:
         ]
         for run in sorted(answer["runs"], key=placed)
     ]
-    columns = ["method" + " and seed" * has_seeds, "trains", "eval", "train", "time", "tok/s"]
-    columns += ["peak", "result", *([] if all_done else ["state"])]
+    columns = [
+        "method" + " and seed" * has_seeds,
+        "trainable",
+        "eval loss",
+        "train loss",
+        "time",
+        "tokens/s",
+    ]
+    columns += ["peak memory", "model size", *([] if all_done else ["state"])]
     table(f"Race: losses after {at}", columns, rows, right="lrrrrrrrl")
     base = {loss(run["eval_loss"]["base"]) for run in answer["runs"]}
     console.print(f"Evaluation loss of the base: {', '.join(sorted(base))}")

@@ -11,7 +11,7 @@ from lab import paths
 from lab.cli.console import Output, console, table
 from lab.rank import measure
 
-SHOWN = 12  # matrices with the largest updates
+MAX_SHOWN = 12  # matrices with the largest updates
 
 
 def add(verb: object) -> None:
@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> Output:
 
     def display() -> None:
         likeness = {name: f"{value:.2f}" for name, value in report.similarity.items()}
-        largest = sorted(report.matrices, key=lambda matrix: -matrix.norm)[:SHOWN]
+        largest = sorted(report.matrices, key=lambda matrix: -matrix.norm)[:MAX_SHOWN]
         rows = [
             [
                 matrix.name.removesuffix(".weight"), f"{matrix.norm:.3g}",

@@ -368,7 +368,7 @@ def fixes(arguments: argparse.Namespace) -> Output:
                 saving.title,
                 size(saving.peak_bytes),
                 size(saving.saves_bytes),
-                "same effective batch" if saving.keeps_batch else "changes the training",
+                "same effective batch" if saving.keeps_effective_batch else "changes the training",
             ]
             for saving in savings
         ]

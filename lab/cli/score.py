@@ -12,7 +12,7 @@ from lab.data import catalog
 from lab.errors import LabError
 from lab.evals import score as scoring
 
-LONGEST = 160  # characters of an answer that is shown
+MAX_ANSWER_CHARS = 160  # characters of an answer that is shown
 
 
 def add(verb: Any) -> None:
@@ -20,7 +20,11 @@ def add(verb: Any) -> None:
     sub.add_argument("models", nargs="+", metavar="MODEL", help="run:ID, run:ID@STEP or base:ID")
     sub.add_argument("--set", required=True, dest="dataset", metavar="SET", help="a dataset")
     sub.add_argument(
-        "--most", type=int, default=scoring.MOST, metavar="N", help="questions that are asked"
+        "--most",
+        type=int,
+        default=scoring.MAX_QUESTIONS,
+        metavar="N",
+        help="questions that are asked",
     )
     sub.add_argument("--pattern", default="", metavar="REGEX", help="the form of a right answer")
 
@@ -74,4 +78,4 @@ def _show(answer: dict[str, Any]) -> None:
 
 def _short(text: str) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= LONGEST else f"{line[:LONGEST]} …"
+    return line if len(line) <= MAX_ANSWER_CHARS else f"{line[:MAX_ANSWER_CHARS]} …"

@@ -12,7 +12,7 @@ from lab.cli import downloads
 from lab.cli.console import Output, say
 from lab.errors import LabError
 
-SHORTEST_KEY = 16  # characters
+MIN_KEY_CHARS = 16  # characters
 
 
 def add(verb: Any) -> None:
@@ -24,9 +24,10 @@ def add(verb: Any) -> None:
 def run(arguments: argparse.Namespace) -> Output:
     names = [parse(name) for name in arguments.models]
     key = os.environ.get("LAB_TOKEN") or secrets.token_urlsafe(32)
-    if len(key) < SHORTEST_KEY:
+    if len(key) < MIN_KEY_CHARS:
         raise LabError(
-            f"LAB_TOKEN has {len(key)} characters.", f"Use {SHORTEST_KEY} or more, or leave it out."
+            f"LAB_TOKEN has {len(key)} characters.",
+            f"Use {MIN_KEY_CHARS} or more, or leave it out.",
         )
     if not 0 <= arguments.port < 65_536:
         raise LabError(f"--port {arguments.port} is not a port.", "Use 0 to 65535.")

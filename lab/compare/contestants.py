@@ -16,7 +16,7 @@ from lab.compare.paired import PairedDifference, mean_interval, paired_differenc
 from lab.compare.run_figures import RunFigures, run_figures
 from lab.paths import RunDir
 
-MOST = 12  # contestants that are shown together
+MAX_SHOWN = 12  # contestants that are shown together
 SEED_SUFFIX = re.compile(r" · seed [0-9]+$")
 Names = Callable[["Contestant"], str]
 

@@ -17,7 +17,7 @@ from lab.compare.paired import t_quantile
 from lab.compare.run_figures import RunFigures, energy_curve
 from lab.runs.metric_series import downsample, series_of
 
-MOST_POINTS = 600  # of a curve that is drawn
+MAX_POINTS = 600  # of a curve that is drawn
 AXES = ("step", "tokens", "seconds", "flops", "energy", "cost")
 LOWER, HIGHER = "lower", "higher"
 MEASURES = {  # what is better of each quantity that can be drawn; "" where neither is
@@ -83,8 +83,8 @@ def curve(contestant: Contestant, key: str, by: str, price: float = 0.0) -> Curv
         y = values.mean(0)
         spread = values.std(0, ddof=1) / math.sqrt(len(values))
         half = t_quantile(len(values) - 1) * spread
-    if len(x) > MOST_POINTS:
-        thin_x, thin_y = downsample(x, y, MOST_POINTS)
+    if len(x) > MAX_POINTS:
+        thin_x, thin_y = downsample(x, y, MAX_POINTS)
         half = None if half is None else np.interp(thin_x, x, half)
         x, y = thin_x, thin_y
     return Curve(x, y, half)

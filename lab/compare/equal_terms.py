@@ -99,8 +99,8 @@ def _other_data(runs: Sequence[RunFigures], stored: Callable[[str], str]) -> lis
         reasons.append("They use different chat templates or system prompts.")
     if _differ(runs, lambda run: run.data_hash) and _differ(runs, _examples):
         datasets = _listed(runs, lambda run: short_id(run.entry.dataset), stored)
-        what = f": {datasets}" if ", " in datasets else ", cut or rendered in different ways"
-        reasons.append(f"They trained on different examples{what}.")
+        detail = f": {datasets}" if ", " in datasets else ", cut or rendered in different ways"
+        reasons.append(f"They trained on different examples{detail}.")
     known = _with_data(runs)
     if _differ(known, lambda run: run.held_out_hash):
         reasons.append("They are measured on different held-out examples.")

@@ -11,7 +11,7 @@ from lab import paths
 from lab.atomic_files import read_object, write_json
 from lab.errors import LabError
 
-LONGEST = 20_000  # characters
+MAX_NOTE_CHARS = 20_000  # characters
 
 
 def file_of(run_ids: Sequence[str]) -> Path:
@@ -21,13 +21,13 @@ def file_of(run_ids: Sequence[str]) -> Path:
 
 
 def read(run_ids: Sequence[str]) -> str:
-    return str((read_object(file_of(run_ids)) or {}).get("notes") or "")[:LONGEST]
+    return str((read_object(file_of(run_ids)) or {}).get("notes") or "")[:MAX_NOTE_CHARS]
 
 
 def write(run_ids: Sequence[str], text: str) -> None:
     """Raises LabError for a text that is too long."""
-    if len(text) > LONGEST:
-        raise LabError(f"The notes have {len(text):,} characters.", f"Keep to {LONGEST:,}.")
+    if len(text) > MAX_NOTE_CHARS:
+        raise LabError(f"The notes have {len(text):,} characters.", f"Keep to {MAX_NOTE_CHARS:,}.")
     file = file_of(run_ids)
     paths.make_folder(file.parent)
     write_json(file, {"v": 1, "runs": sorted(run_ids), "notes": text, "changed": time.time()})

@@ -23,7 +23,7 @@ Z = 1.959963984540054  # of a two-sided interval of 95 %
 PRIOR_SD = 1.5  # of a strength, in log-odds: a priori, odds beyond 20 to 1 are rare
 RESAMPLES = 2000
 BOOTSTRAP_SEED = 20
-MOST_NEEDED = 2000  # decided votes, beyond which no number is given
+MAX_NEEDED_VOTES = 2000  # decided votes, beyond which no number is given
 
 Names = Callable[[str], str]
 
@@ -47,14 +47,14 @@ def wilson(wins: int, count: int) -> tuple[float, float]:
 
 def votes_needed(wins: int, losses: int) -> int | None:
     """How many more decided votes show a preference if they go on as they did (rounded against
-    it); 0 if it is shown, None if more than MOST_NEEDED would not."""
+    it); 0 if it is shown, None if more than MAX_NEEDED_VOTES would not."""
     count, more = wins + losses, max(wins, losses)
     if count and sign_test(wins, losses) < LEVEL:
         return 0
     if 2 * more == count:
         return None
-    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, MOST_NEEDED + 1)))])
-    for total in range(count + 1, MOST_NEEDED + 1):
+    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, MAX_NEEDED_VOTES + 1)))])
+    for total in range(count + 1, MAX_NEEDED_VOTES + 1):
         k = np.arange(more * total // count, total + 1)  # the floor, in whole numbers
         tail = log_factorial[total] - log_factorial[k] - log_factorial[total - k]
         if k[0] * 2 > total and 2 * np.exp(tail - total * math.log(2)).sum() < LEVEL:
@@ -251,7 +251,7 @@ def _verdict_of_two(result: dict[str, Any], name: Names) -> str:
         return f"No preference shown. {figures}"
     more = result["needed"]
     missing = (
-        f"more than {MOST_NEEDED:,} decided votes" if more is None
+        f"more than {MAX_NEEDED_VOTES:,} decided votes" if more is None
         else f"about {_count(more, 'more decided vote')}"
     )  # fmt: skip
     return f"No preference shown; {missing} would be needed at this rate. {figures}"

@@ -19,7 +19,7 @@ from lab.spec import DataSpec, RunSpec
 
 TRY, HELD_OUT = "try:", "held-out:"  # before the id of a dataset, or of a run
 SECONDS = 8.0  # of reading
-LONGEST = 100_000  # characters of a prompt
+MAX_PROMPT_CHARS = 100_000  # characters of a prompt
 
 
 def prompts(source: str, most: int, seed: int = 0) -> list[str]:
@@ -33,7 +33,9 @@ def prompts(source: str, most: int, seed: int = 0) -> list[str]:
     else:
         data = DataSpec(dataset=source, on_invalid_row="skip")
         texts = list(_questions(_rows(data, SECONDS)))
-    texts = list(dict.fromkeys(text for text in texts if text.strip() and len(text) <= LONGEST))
+    texts = list(
+        dict.fromkeys(text for text in texts if text.strip() and len(text) <= MAX_PROMPT_CHARS)
+    )
     if not texts:
         raise LabError(
             f"'{quote(source)}' has no question to ask.",

@@ -28,9 +28,9 @@ BUDGETS = {
 }
 AXES = {"tokens": "tokens", "seconds": "seconds", "flops": "flops", "steps": "step"}
 INTEGER_BUDGETS = ("tokens", "steps")
-MOST_CONTESTANTS = 12
-MOST_RUNS = 200
-LONGEST_CONTESTANT = 60  # characters of a name
+MAX_CONTESTANTS = 12
+MAX_RUNS = 200
+MAX_CONTESTANT_CHARS = 60  # characters of a name
 SETTING = re.compile(r"(method|train|data)\.(?!name$)[a-z_0-9]+", re.ASCII)
 # keys of a race's file that are no spec's
 OF_THE_RACE = ("methods", "method", "contestants")
@@ -129,7 +129,7 @@ def _listed(listed: Any) -> list[RaceContestant]:
             settings = {}
         name = str(each.get("name") or each.get("method", ""))
         result.append(
-            RaceContestant(name[:LONGEST_CONTESTANT], str(each.get("method", "")), settings)
+            RaceContestant(name[:MAX_CONTESTANT_CHARS], str(each.get("method", "")), settings)
         )
     problems += _unknown([each.method for each in result], [each.name for each in result])
     if problems:
@@ -179,20 +179,13 @@ def contestant_specs(
     return specs, notes
 
 
-def race_specs(
-    value: dict[str, Any], names: list[str], budget: Budget | None
-) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """As `contestant_specs`, for the contestants of `value` and `names`. Raises SpecError."""
-    return contestant_specs(value, contestants(value, names), budget)
-
-
 def _unknown(names: list[str], titles: list[str] | None = None) -> list[Problem]:
     titles, problems = titles if titles is not None else names, []
     if len(names) < 2:
         problems.append(Problem("--methods", "a race needs two methods or more."))
-    if len(names) > MOST_CONTESTANTS:
+    if len(names) > MAX_CONTESTANTS:
         problems.append(
-            Problem("--methods", f"a race has at most {MOST_CONTESTANTS}, not {len(names)}.")
+            Problem("--methods", f"a race has at most {MAX_CONTESTANTS}, not {len(names)}.")
         )
     if len(set(titles)) < len(titles):
         problems.append(Problem("--methods", "a method is named twice."))

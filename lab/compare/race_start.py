@@ -19,7 +19,7 @@ from typing import Any
 from lab import paths
 from lab.checked_run import CheckedRun
 from lab.compare import evidence, race_file
-from lab.compare.race import BUDGETS, MOST_RUNS, PROBE_TAG, Budget, RaceContestant
+from lab.compare.race import BUDGETS, MAX_RUNS, PROBE_TAG, Budget, RaceContestant
 from lab.compare.race_file import DEFAULT, PROBE, TUNED, Race, RaceRun
 from lab.errors import LabError, Problem, SpecError
 from lab.forecasts import Forecast
@@ -136,12 +136,12 @@ def check_number(contestants: int, seeds: int, rungs: int) -> None:
             f"Choose one of: {', '.join(map(str, LADDERS))}; 0 is no ladder.",
         )
     runs = count_runs(contestants, seeds, rungs)
-    if not 1 <= runs <= MOST_RUNS:
+    if not 1 <= runs <= MAX_RUNS:
         raise LabError(
             f"{seeds} seeds of {contestants} methods"
             + (f" with a ladder of {rungs}" if rungs else "")
             + f" are {runs} runs.",
-            f"A race has 1 to {MOST_RUNS}.",
+            f"A race has 1 to {MAX_RUNS}.",
         )
 
 
@@ -185,7 +185,7 @@ def _with_train(checked: CheckedRun, **changes: Any) -> CheckedRun:
 
 
 def _renamed(checked: CheckedRun, name: str) -> CheckedRun:
-    return replace(checked, spec=replace(checked.spec, name=name[: index.LONGEST_NAME]))
+    return replace(checked, spec=replace(checked.spec, name=name[: index.MAX_NAME_CHARS]))
 
 
 def _probe(checked: CheckedRun, rate: float) -> CheckedRun:
@@ -281,7 +281,7 @@ def start(planned: list[PlannedRun], terms: RaceTerms | None = None) -> tuple[st
     runs: list[RunDir] = []
     try:
         for each in planned:
-            run = actions.create(each.checked)
+            run = actions.create_run_dir(each.checked)
             runs.append(run)
             tags = f"{race}, {PROBE_TAG}" if each.role == PROBE else race
             index.update_labels(run, tags=tags)

@@ -114,9 +114,9 @@ def as_html(
     text = notes.read(ids_of(contestants))
     if text:
         parts += ["<h2>Notes</h2>", f"<p>{_text(text)}</p>".replace("\n", "<br>")]
-    made = time.strftime("%d %b %Y, %H:%M")
+    created = time.strftime("%d %b %Y, %H:%M")
     runs = ", ".join(ids_of(contestants))
-    parts.append(f'<p class="terms">Finetune Lab, {made}. Runs: {_text(runs)}.</p>')
+    parts.append(f'<p class="terms">Finetune Lab, {created}. Runs: {_text(runs)}.</p>')
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '

@@ -11,7 +11,7 @@ from lab.paths import RunDir
 from lab.spec import RunSpec
 
 SECONDS = 8.0  # of reading
-LONGEST = 2_000  # characters of a text
+MAX_TEXT_CHARS = 2_000  # characters of a text
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,12 @@ def row_texts(run: RunDir, sources: set[int]) -> dict[int, RowText]:
         if example.row not in sources:
             continue
         if not example.messages:
-            texts[example.row] = RowText("", example.text[:LONGEST])
+            texts[example.row] = RowText("", example.text[:MAX_TEXT_CHARS])
         else:
             turns = [str(message.get("content") or "") for message in example.messages]
-            texts[example.row] = RowText("\n\n".join(turns[:-1])[:LONGEST], turns[-1][:LONGEST])
+            texts[example.row] = RowText(
+                "\n\n".join(turns[:-1])[:MAX_TEXT_CHARS], turns[-1][:MAX_TEXT_CHARS]
+            )
         if len(texts) == len(sources):
             break
     return texts

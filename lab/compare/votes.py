@@ -22,16 +22,16 @@ from typing import Any
 from lab import methods, paths
 from lab.atomic_files import load_json, read_object, write_json
 from lab.chat import conversations
-from lab.chat.conversations import MOST_MODELS, Chat
+from lab.chat.conversations import MAX_MODELS, Chat
 from lab.errors import LabError
 from lab.schema import quote
 
 TIE, BAD = "tie", "bad"
 IDENTICAL, FAILED = "identical", "failed"  # why a prompt is not voted on
-WHOLE = ("stop", "length", "context")  # how answers end that are fair to compare
-MOST_PROMPTS = 500
-LONGEST_VOTER = 40  # characters
-LARGEST_FILE = 64_000_000  # bytes
+COMPLETE_ENDS = ("stop", "length", "context")  # how answers end that are fair to compare
+MAX_PROMPTS = 500
+MAX_VOTER_CHARS = 40  # characters
+MAX_FILE_BYTES = 64_000_000  # bytes
 TELL_NOTHING = {"base", "chat", "full", "instruct", "model", "result", "run", "step", "the"}
 
 
@@ -115,8 +115,8 @@ class VoteSession:
         self._check_open()
         if not text.strip():
             raise LabError("The prompt is empty.", "Write a question.")
-        if len(self.prompts) >= MOST_PROMPTS:
-            raise LabError(f"A blind vote has up to {MOST_PROMPTS} prompts.", "Begin another one.")
+        if len(self.prompts) >= MAX_PROMPTS:
+            raise LabError(f"A blind vote has up to {MAX_PROMPTS} prompts.", "Begin another one.")
         if any(prompt.prompt == text for prompt in self.prompts):
             raise LabError("This prompt is in the vote already.", "Ask something else.")
         self.prompts.append(VotePrompt(text))
@@ -132,7 +132,7 @@ class VoteSession:
         prompt.answers = {name: answer.text for name, answer in answers.items()}
         prompt.tokens = {name: answer.tokens for name, answer in answers.items()}
         prompt.named = [name for name, text in prompt.answers.items() if self.names(name, text)]
-        if not all(answer.finish in WHOLE for answer in answers.values()):
+        if not all(answer.finish in COMPLETE_ENDS for answer in answers.values()):
             prompt.skipped = FAILED
         elif len({" ".join(text.split()) for text in prompt.answers.values()}) == 1:
             prompt.skipped = IDENTICAL
@@ -212,8 +212,8 @@ def _check(session: VoteSession) -> None:
         raise ValueError("its id is not the id of a vote")
     if not isinstance(models, list) or not all(isinstance(name, str) for name in models):
         raise ValueError("its models are no list of names")
-    if not 2 <= len(models) <= MOST_MODELS or len(set(models)) != len(models):
-        raise ValueError(f"it has {len(models)} models; 2 to {MOST_MODELS} different ones belong")
+    if not 2 <= len(models) <= MAX_MODELS or len(set(models)) != len(models):
+        raise ValueError(f"it has {len(models)} models; 2 to {MAX_MODELS} different ones belong")
     if session.planned is not None and (type(session.planned) is not int or session.planned < 1):
         raise ValueError(f"{session.planned!r} is no planned number of votes")
     if type(session.seed) is not int or not isinstance(session.voter, str):
@@ -280,7 +280,7 @@ def read(session_id: str) -> VoteSession:
 
 def read_file(file: Path) -> VoteSession:
     """The blind vote in a file that a person names. Raises LabError."""
-    return VoteSession.from_json(load_json(file, LARGEST_FILE))
+    return VoteSession.from_json(load_json(file, MAX_FILE_BYTES))
 
 
 def all_sessions() -> list[VoteSession]:
@@ -314,16 +314,16 @@ def create(
 ) -> VoteSession:
     """A new blind vote. With a `source` it ends with its `prompts`; each is asked once. Raises
     LabError."""
-    if not 2 <= len(models) <= MOST_MODELS or len(set(models)) != len(models):
+    if not 2 <= len(models) <= MAX_MODELS or len(set(models)) != len(models):
         raise LabError(
-            f"A blind vote is between 2 and {MOST_MODELS} different models, not {len(models)}.",
+            f"A blind vote is between 2 and {MAX_MODELS} different models, not {len(models)}.",
             "Choose other models.",
         )
     voter = " ".join(voter.split())
-    if not 1 <= len(voter) <= LONGEST_VOTER:
-        raise LabError(f"The voter's name has {len(voter)} characters, not 1 to {LONGEST_VOTER}.")
-    if planned is not None and not 1 <= planned <= MOST_PROMPTS:
-        raise LabError(f"{planned} votes are planned, not 1 to {MOST_PROMPTS}.")
+    if not 1 <= len(voter) <= MAX_VOTER_CHARS:
+        raise LabError(f"The voter's name has {len(voter)} characters, not 1 to {MAX_VOTER_CHARS}.")
+    if planned is not None and not 1 <= planned <= MAX_PROMPTS:
+        raise LabError(f"{planned} votes are planned, not 1 to {MAX_PROMPTS}.")
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     session = VoteSession(
         f"{stamp}-{secrets.token_hex(2)}", list(models), titles or {}, planned, seed, voter,

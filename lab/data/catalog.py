@@ -22,8 +22,8 @@ from lab.paths import ASSETS
 from lab.schema import quote
 
 ASIDE = ".tmp-upload-"
-LONGEST_NAME = 100
-MOST_ALIKE = 1000  # uploads whose names become the same safe one
+MAX_NAME_CHARS = 100
+MAX_ALIKE = 1000  # uploads whose names become the same safe one
 UPLOAD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 
 
@@ -147,7 +147,7 @@ def safe_name(name: str) -> str:
     suffix = next((ending for ending in reversed(SUFFIXES) if lower.endswith(ending)), "")
     stem = unicodedata.normalize("NFKD", base[: len(base) - len(suffix)])
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", stem.encode("ascii", "ignore").decode())
-    plain = plain.strip("-._")[: LONGEST_NAME - len(suffix) - len("-999")]
+    plain = plain.strip("-._")[: MAX_NAME_CHARS - len(suffix) - len("-999")]
     return f"{plain or 'upload'}{suffix}"
 
 
@@ -207,7 +207,7 @@ def _numbered(name: str) -> list[str]:
     """The name, and what it becomes where it is taken: "chats-2.jsonl"."""
     suffix = next(ending for ending in reversed(SUFFIXES) if name.endswith(ending))
     stem = name.removesuffix(suffix)
-    return [name, *(f"{stem}-{number}{suffix}" for number in range(2, MOST_ALIKE))]
+    return [name, *(f"{stem}-{number}{suffix}" for number in range(2, MAX_ALIKE))]
 
 
 def _is_taken(name: str) -> LabError:

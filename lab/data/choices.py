@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from lab.data.lines import BadRow
+from lab.data.lines import InvalidRow
 from lab.data.placeholders import Slots, filled_text
 from lab.schema import quote, quoted
 
@@ -36,34 +36,34 @@ def _labelled(value: Any) -> bool:
 
 
 def lettered(choices: Any, answer: Any, name: str) -> tuple[str, str]:
-    """(the choices with their letters, the right one with its letter). Raises BadRow."""
-    if isinstance(choices, BadRow):
-        raise BadRow(f"'{quote(name)}' {choices}")
+    """(the choices with their letters, the right one with its letter). Raises InvalidRow."""
+    if isinstance(choices, InvalidRow):
+        raise InvalidRow(f"'{quote(name)}' {choices}")
     labels: list[Any] = []
     if _labelled(choices):
         choices, labels = choices["text"], choices["label"]
     if not isinstance(choices, list) or len(choices) < 2:
-        raise BadRow("has no list of choices")
+        raise InvalidRow("has no list of choices")
     if len(choices) > len(LETTERS):
-        raise BadRow(f"has {len(choices)} choices; at most {len(LETTERS)} are possible")
+        raise InvalidRow(f"has {len(choices)} choices; at most {len(LETTERS)} are possible")
     none = Slots({})
     texts = [filled_text(number_as_text(choice), "choices", none) for choice in choices]
     right = labels.index(answer) if answer in labels else _right(answer, texts)
     if right >= len(texts):
-        raise BadRow(f"the answer {quoted(answer)} is none of the {len(texts)} choices")
+        raise InvalidRow(f"the answer {quoted(answer)} is none of the {len(texts)} choices")
     listed = "\n".join(f"{LETTERS[place]}. {text}" for place, text in enumerate(texts))
     return listed, f"{LETTERS[right]}. {texts[right]}"
 
 
 def number_as_text(value: Any) -> Any:
-    """A number as text; other values as they are. Raises BadRow for thousands of digits."""
+    """A number as text; other values as they are. Raises InvalidRow for thousands of digits."""
     is_number = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
     if not is_number:
         return value
     try:
         return str(value)
     except ValueError as error:
-        raise BadRow(f"holds a number that is too long ({error})") from None
+        raise InvalidRow(f"holds a number that is too long ({error})") from None
 
 
 def _right(answer: Any, choices: list[str]) -> int:
@@ -78,6 +78,6 @@ def _right(answer: Any, choices: list[str]) -> int:
     number = answer if is_number else int(text) if text.isdecimal() and len(text) <= 9 else -1
     if 0 <= number < len(choices):
         return int(number)
-    if isinstance(answer, BadRow):
-        raise BadRow(f"the answer {answer}")
-    raise BadRow(f"the answer {quoted(answer)} is none of the {len(choices)} choices")
+    if isinstance(answer, InvalidRow):
+        raise InvalidRow(f"the answer {answer}")
+    raise InvalidRow(f"the answer {quoted(answer)} is none of the {len(choices)} choices")

@@ -12,13 +12,13 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from lab.data.lines import BadRow
+from lab.data.lines import InvalidRow
 from lab.data.record_keys import is_empty, media_of, unused
 from lab.data.turns import CONTENT_KEYS, ROLE_KEYS, ROLES, from_text, turns_of
 from lab.schema import quote, quoted
 
 Message = dict[str, Any]
-Fill = Callable[[Any, str], str]  # (text, name of its key) → text; raises BadRow
+Fill = Callable[[Any, str], str]  # (text, name of its key) → text; raises InvalidRow
 
 CALLS = ("function_call", "tool_call")
 TALKS = ("messages", "conversations", "conversation")
@@ -30,7 +30,7 @@ LINKS = ("name", "tool_call_id")
 COUNTED = ("weight", "train", "training", "trainable", "learn", "loss", "loss_mask")
 NOT_COUNTED = ("masked",)
 MARKED = "answers are marked as not to be learned"
-MOST_DEPTH = 64  # lists and objects inside each other in tools and their calls
+MAX_DEPTH = 64  # lists and objects inside each other in tools and their calls
 WORDS = {"true": True, "1": True, "1.0": True, "yes": True, "false": False, "0": False,
          "0.0": False, "no": False}  # fmt: skip
 
@@ -38,22 +38,24 @@ WORDS = {"true": True, "1": True, "1.0": True, "yes": True, "false": False, "0":
 def messages_of(
     turns: Any, fill: Fill, notes: list[str], column: str = "messages"
 ) -> list[Message]:
-    """The messages of the turns that stand in a column. Raises BadRow that names the turn."""
+    """The messages of the turns that stand in a column. Raises InvalidRow that names the turn."""
     turns = turns_of(turns, column, notes)
     if not isinstance(turns, list) or not turns:
-        raise BadRow("has no messages")
+        raise InvalidRow("has no messages")
     messages: list[Message] = []
     for number, turn in enumerate(turns, start=1):
         if not isinstance(turn, dict):
-            raise BadRow(f"message {number} is {quoted(turn)}, not an object")
+            raise InvalidRow(f"message {number} is {quoted(turn)}, not an object")
         name = next((turn[key] for key in ROLE_KEYS if key in turn), None)
         role = ROLES.get(name.strip().lower()) if isinstance(name, str) else None
         if role is None:
-            raise BadRow(f"message {number} has the role {quoted(name)}; use {', '.join(ROLES)}")
+            raise InvalidRow(
+                f"message {number} has the role {quoted(name)}; use {', '.join(ROLES)}"
+            )
         try:
             messages.append(_message(turn, role, str(name).strip().lower(), fill, notes))
-        except BadRow as reason:
-            raise BadRow(f"message {number} ({name}): {reason}") from None
+        except InvalidRow as reason:
+            raise InvalidRow(f"message {number} ({name}): {reason}") from None
     return messages
 
 
@@ -71,7 +73,7 @@ def _message(turn: dict[str, Any], role: str, name: str, fill: Fill, notes: list
     elif role == "tool":
         message["content"] = _result(content, key or "content", fill)
     elif not key and "tool_calls" not in message:
-        raise BadRow("has no 'content'")
+        raise InvalidRow("has no 'content'")
     elif "tool_calls" not in message or not (is_empty(content) or _is_blank(content)):
         message["content"] = text_of_parts(content, key, message, fill, notes)
     for key in LINKS:
@@ -114,7 +116,7 @@ def text_of_parts(content: Any, key: str, message: Message, fill: Fill, notes: l
         if isinstance(part, str):
             texts.append(part)
         elif not isinstance(part, dict) or not isinstance(kind, str):
-            raise BadRow(f"'{key}' holds {quoted(part)}, not a part with text")
+            raise InvalidRow(f"'{key}' holds {quoted(part)}, not a part with text")
         elif media := media_of(kind):
             lost = f"the text is learned without its {media}"
             notes.append(f"'{quote(kind)}' in messages is not used: {lost}")
@@ -123,7 +125,7 @@ def text_of_parts(content: Any, key: str, message: Message, fill: Fill, notes: l
         elif kind == "thinking" and isinstance(part.get("thinking"), str):
             message.setdefault("thinking", fill(part["thinking"], "thinking"))
         else:
-            raise BadRow(f"'{key}' holds a part of type '{quote(kind)}', which has no text")
+            raise InvalidRow(f"'{key}' holds a part of type '{quote(kind)}', which has no text")
     return fill("".join(texts), key)
 
 
@@ -135,26 +137,26 @@ def _result(content: Any, key: str, fill: Fill) -> str:
         isinstance(part, dict) and isinstance(part.get("text"), str) for part in content
     ):
         content = "".join(part["text"] for part in content)
-    if not isinstance(content, (str, BadRow)):
+    if not isinstance(content, (str, InvalidRow)):
         content = json.dumps(checked(content, key), ensure_ascii=False)
     return fill(content, key)
 
 
 def tool_calls(value: Any, fill: Fill) -> list[dict[str, Any]]:
     """Calls as templates read them: {"type": "function", "function": {"name", "arguments"}}, the
-    arguments as an object. Raises BadRow."""
+    arguments as an object. Raises InvalidRow."""
     calls = from_text(value, "tool_calls")
     calls = [calls] if isinstance(calls, dict) else calls
     if not isinstance(calls, list) or not calls or not all(isinstance(c, dict) for c in calls):
-        raise BadRow(f"'tool_calls' is {quoted(value)}, not a list of calls")
+        raise InvalidRow(f"'tool_calls' is {quoted(value)}, not a list of calls")
     written = []
     for call in checked(calls, "tool_calls"):
         function = call.get("function", call)
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise BadRow(f"the tool call {quoted(call)} names no function")
+            raise InvalidRow(f"the tool call {quoted(call)} names no function")
         arguments: Any = next((function[key] for key in ARGUMENTS if key in function), {})
         if isinstance(arguments, str):
-            with contextlib.suppress(BadRow):  # some tools take a plain text
+            with contextlib.suppress(InvalidRow):  # some tools take a plain text
                 parsed = from_text(arguments, "arguments")
                 arguments = parsed if isinstance(parsed, dict) else arguments
         checked(arguments, "arguments")
@@ -169,11 +171,11 @@ def tool_calls(value: Any, fill: Fill) -> list[dict[str, Any]]:
 
 
 def tools_of(value: Any, fill: Fill) -> list[dict[str, Any]]:
-    """The tools that a record offers, as templates read them. Raises BadRow."""
+    """The tools that a record offers, as templates read them. Raises InvalidRow."""
     tools = from_text(value, "tools")
     tools = [tools] if isinstance(tools, dict) else tools
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise BadRow(f"'tools' is {quoted(value)}, not a list of tools")
+        raise InvalidRow(f"'tools' is {quoted(value)}, not a list of tools")
     return [
         _filled(tool if "function" in tool else {"type": "function", "function": tool}, fill)
         for tool in checked(tools, "tools")
@@ -181,17 +183,17 @@ def tools_of(value: Any, fill: Fill) -> list[dict[str, Any]]:
 
 
 def checked(value: Any, name: str) -> Any:
-    """`value`, if a template can be given it. Raises BadRow."""
+    """`value`, if a template can be given it. Raises InvalidRow."""
     level = [value]
-    for _ in range(MOST_DEPTH):
+    for _ in range(MAX_DEPTH):
         level = [item for part in level if isinstance(part, (dict, list)) for item in
                  (part.values() if isinstance(part, dict) else part)]  # fmt: skip
         if not level:
             break
-        if any(isinstance(item, BadRow) for item in level):
-            raise BadRow(f"'{name}' holds what cannot be read")
+        if any(isinstance(item, InvalidRow) for item in level):
+            raise InvalidRow(f"'{name}' holds what cannot be read")
     else:
-        raise BadRow(f"'{name}' is nested too deeply")
+        raise InvalidRow(f"'{name}' is nested too deeply")
     return value
 
 
@@ -229,17 +231,17 @@ def truth(value: Any) -> bool | None:
 
 
 def pairs_of(history: Any, fill: Fill, notes: list[str]) -> list[Message]:
-    """Earlier turns: pairs of question and answer, or turns with roles. Raises BadRow."""
+    """Earlier turns: pairs of question and answer, or turns with roles. Raises InvalidRow."""
     pairs = from_text(history, "history") if isinstance(history, str) else history
     if not isinstance(pairs, list):
-        raise BadRow(f"'history' is {quoted(history)}, not a list of pairs")
+        raise InvalidRow(f"'history' is {quoted(history)}, not a list of pairs")
     if pairs and all(isinstance(pair, dict) and set(pair) & set(ROLE_KEYS) for pair in pairs):
         return messages_of(pairs, fill, notes)
     messages: list[Message] = []
     for pair in pairs:
         texts = list(pair.values()) if isinstance(pair, dict) else pair
         if not isinstance(texts, list) or len(texts) != 2:
-            raise BadRow(f"'history' holds {quoted(pair)}, not a pair of question and answer")
+            raise InvalidRow(f"'history' holds {quoted(pair)}, not a pair of question and answer")
         for role, text in zip(("user", "assistant"), texts, strict=True):
             messages.append({"role": role, "content": fill(text, "history")})
     return messages

@@ -30,15 +30,15 @@ from lab.models import hub, weights
 from lab.spec import DataSpec, RunSpec
 from lab.stages import stage
 
-SHOWN = 20  # rows that are shown
+MAX_SHOWN = 20  # rows that are shown
 PACKED = 6  # batches that are shown
-MOST = 1000  # rows that are tokenised, unless more are asked for
+MAX_EXAMPLES = 1000  # rows that are tokenised, unless more are asked for
 CHARACTERS = 4_000  # of each row that is tokenised, on average
 SECONDS = 8.0  # of reading
 TOKENISE_S = 15.0
 
 
-def look(value: Any, most: int = MOST, *, may_fetch: bool = False) -> dict[str, Any]:
+def look(value: Any, most: int = MAX_EXAMPLES, *, may_fetch: bool = False) -> dict[str, Any]:
     """What the rows of a spec's data look like to its model.
 
     {"rows", "packed", "lengths", "counts", "twins", "leaks", "bad", "template", …}; see the Data
@@ -103,9 +103,9 @@ def look(value: Any, most: int = MOST, *, may_fetch: bool = False) -> dict[str, 
         },
         "rows": [
             _row(examples[i], sequence, tokenizer, system_prompt, len(sequences[i]) > 1)
-            for i in usable[:SHOWN]
+            for i in usable[:MAX_SHOWN]
             for sequence in (sequences[i] if examples[i].messages else sequences[i][:1])
-        ][:SHOWN],
+        ][:MAX_SHOWN],
         "packed": _packed(flat, data.max_length) if can_pack else [],
         "lengths": _lengths(examples, shares, sequences),
         "counts": {
@@ -197,7 +197,7 @@ def _row(
         "row": example.row,
         "text": text[:8000],
         "tokens": token_view.pieces(
-            tokenizer, first.ids[: token_view.LONGEST], first.labels[: token_view.LONGEST]
+            tokenizer, first.ids[: token_view.MAX_TOKENS], first.labels[: token_view.MAX_TOKENS]
         ),
         "cut": first.truncated,
         "counted": first.num_loss_tokens,

@@ -17,16 +17,16 @@ from lab.spec import RunSpec
 from lab.spec_sections import DataSpec
 from lab.stages import stage
 
-SAMPLE = 200  # examples that are rendered and tokenised here; the worker does all
+PREVIEW_EXAMPLES = 200  # examples that are rendered and tokenised here; the worker does all
 SLOT = re.compile(r"\{\{\s*([\w ]{1,40}?)\s*\}\}")
 CHARACTERS = 2_000_000  # of the sample
-READ_S = 4.0  # reading of rows
+MAX_READ_S = 4.0  # reading of rows
 TOKENISE_S = 4.0
 SECOND = 20  # rows that are read of a further file
 
 
 def dataset_stats(spec: RunSpec, tokenizer: Any) -> DatasetStats:
-    """Whether the data can be used, and what it is. Rows are read for READ_S seconds at most, a
+    """Whether the data can be used, and what it is. Rows are read for MAX_READ_S seconds at most, a
     sample is rendered; the worker reads all of them."""
     data = spec.data
     dataset = datasets.resolve(data.dataset)
@@ -74,9 +74,9 @@ def dataset_stats(spec: RunSpec, tokenizer: Any) -> DatasetStats:
 
 
 def _read(reader: example_reader.ExampleReader) -> example_reader.Sample:
-    """The first examples; the others are counted, as far as READ_S seconds reach."""
-    sample = example_reader.Sample(SAMPLE, CHARACTERS)
-    reader.end_after(READ_S)
+    """The first examples; the others are counted, as far as MAX_READ_S seconds reach."""
+    sample = example_reader.Sample(PREVIEW_EXAMPLES, CHARACTERS)
+    reader.end_after(MAX_READ_S)
     for example in reader:
         if not sample.is_full:
             sample.add(example)
@@ -90,7 +90,7 @@ def _check_further(field: str, dataset_id: str, data: DataSpec) -> None:
         reader = example_reader.ExampleReader(
             dataset.path, replace(prepare.reading_of(data, dataset), limit=SECOND)
         )
-        reader.end_after(READ_S)
+        reader.end_after(MAX_READ_S)
         for _ in reader:
             pass
     except LabError as error:

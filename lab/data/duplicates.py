@@ -17,8 +17,8 @@ WIDTH = 8
 PERMUTATIONS = 64
 BANDS = 16
 SIMILAR = 0.8
-LONGEST = 20_000  # bytes of a row that are compared
-MOST_PAIRS = 20_000
+MAX_EXAMPLE_BYTES = 20_000  # bytes of a row that are compared
+MAX_PAIRS = 20_000
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,9 @@ def _signatures(texts: list[str]) -> np.ndarray:
     powers = np.uint64(1099511628211) ** np.arange(WIDTH, dtype=np.uint64)
     signatures = np.empty((len(texts), PERMUTATIONS), np.uint32)
     for number, text in enumerate(texts):
-        data = np.frombuffer(text.encode()[:LONGEST].ljust(WIDTH), np.uint8).astype(np.uint64)
+        data = np.frombuffer(text.encode()[:MAX_EXAMPLE_BYTES].ljust(WIDTH), np.uint8).astype(
+            np.uint64
+        )
         runs = np.lib.stride_tricks.sliding_window_view(data, WIDTH)
         hashes = np.unique((runs * powers).sum(1, dtype=np.uint64))
         mixed = (hashes[:, None] * factors + shifts) >> np.uint64(32)
@@ -84,7 +86,7 @@ def _similar(signatures: np.ndarray) -> list[tuple[int, int, float]]:
         for group in groups.values():
             for place in group[1:]:
                 looked += 1
-                if looked > MOST_PAIRS or place in best:
+                if looked > MAX_PAIRS or place in best:
                     continue
                 share = float((signatures[group[0]] == signatures[place]).mean())
                 if share >= SIMILAR:

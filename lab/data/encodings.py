@@ -16,7 +16,7 @@ OTHERS = (
     ("euc_kr", "EUC-KR", "[\uac00-\ud7a3]"),
     ("gb18030", "GB18030", "[\u4e00-\u9fff\u3000-\u303f\uff01-\uff5e]"),
 )
-LEAST = 3  # such letters
+MIN_LETTERS = 3  # such letters
 SHARE = 0.95  # of letters beyond ASCII that have to be of the script
 
 
@@ -37,6 +37,6 @@ def guess(data: bytes) -> str:
         beyond = [char for char in text if char > "\x7f"]
         lost = len(data) - len(text.encode(codec, "ignore"))
         fitting = len(re.findall(letters, text))
-        if fitting >= LEAST and lost <= 4 and fitting >= SHARE * len(beyond):
+        if fitting >= MIN_LETTERS and lost <= 4 and fitting >= SHARE * len(beyond):
             return name
     return "Windows-1252" if is_western else ""

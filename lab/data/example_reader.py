@@ -17,20 +17,20 @@ from typing import NoReturn
 from lab.data import examples, formats
 from lab.data.formats import Example, ReadOptions
 from lab.data.lines import way_out_of
-from lab.data.readers import BadRow, RecordReader
+from lab.data.readers import InvalidRow, RecordReader
 from lab.errors import LabError
 from lab.schema import quote
 
-__all__ = ["BadRow", "Example", "ExampleReader", "ReadOptions", "Sample", "read_examples"]
+__all__ = ["Example", "ExampleReader", "InvalidRow", "ReadOptions", "Sample", "read_examples"]
 
-SHOWN = 5  # reasons in a message, and notes; the rest are counted
-KEPT = 200  # different reasons or notes that are kept
+MAX_SHOWN = 5  # reasons in a message, and notes; the rest are counted
+MAX_REASONS = 200  # different reasons or notes that are kept
 FIGURES = re.compile(r"0x[0-9a-f]+|\d+")  # in which reasons may differ and be the same
-MOST_NOTES = 12
-LONGEST_REASON = 400  # characters
-LEAST_OF_A_ROW = 20_000  # characters of a row that a sample holds
-MOST_BAD = 100_000  # bad rows; a file with more of them, and few good ones, is no dataset
-FEW = 100  # bad rows for each good one, of which a file with MOST_BAD is given up
+MAX_NOTES = 12
+MAX_REASON_CHARS = 400  # characters
+MIN_SAMPLED_CHARS = 20_000  # characters of a row that a sample holds
+MAX_INVALID = 100_000  # bad rows; a file with more of them, and few good ones, is no dataset
+FEW = 100  # bad rows for each good one, of which a file with MAX_INVALID is given up
 
 
 class ExampleReader:
@@ -74,11 +74,11 @@ class ExampleReader:
             if limit is not None and self.num_valid >= limit:
                 break
             try:
-                if isinstance(value, BadRow):
+                if isinstance(value, InvalidRow):
                     raise value
                 example = examples.example(row, value, self.reading)
                 self._compare(example)
-            except BadRow as reason:
+            except InvalidRow as reason:
                 self.refuse(row, str(reason))
                 continue
             self.num_valid += 1
@@ -92,14 +92,14 @@ class ExampleReader:
         kind = "a chat" if example.messages else "plain text"
         self._kind = self._kind or kind
         if kind != self._kind:
-            raise BadRow(f"is {kind}, and the rows before it are {self._kind}")
+            raise InvalidRow(f"is {kind}, and the rows before it are {self._kind}")
         self.has_chats = kind == "a chat"
 
     def refuse(self, row: int, reason: str) -> None:
         """Count a row as bad. Raises LabError where it is time to give up."""
         self.num_invalid += 1
         self.reasons.add(row, reason)
-        if self.num_invalid > MOST_BAD and (
+        if self.num_invalid > MAX_INVALID and (
             self.reading.on_invalid_row != "skip" or self._are_few_good()
         ):
             self._give_up("More than ")
@@ -129,7 +129,7 @@ class ExampleReader:
             )
 
     def _give_up(self, before: str = "") -> NoReturn:
-        count = MOST_BAD if before else self.num_invalid
+        count = MAX_INVALID if before else self.num_invalid
         seen = self.num_invalid + self.num_valid - (1 if before else 0)
         raise LabError(
             f"{before}{count} of {seen} rows of '{quote(self.path.name)}' cannot be used: "
@@ -147,7 +147,7 @@ class ExampleReader:
 
     def invalid_summary(self) -> str:
         """The reasons of bad rows, each once, and how many more there are."""
-        shown = self.reasons.groups[:SHOWN]
+        shown = self.reasons.groups[:MAX_SHOWN]
         texts = [
             f"row {group.row}: {group.text}"
             if group.count == 1
@@ -159,7 +159,7 @@ class ExampleReader:
 
     def notes(self) -> list[str]:
         """What a person should know of the file and its rows, each once."""
-        shown = self.noted.groups[:MOST_NOTES]
+        shown = self.noted.groups[:MAX_NOTES]
         notes = [
             f"{group.text[:1].upper()}{group.text[1:]} ({group.count} rows, the first is row "
             f"{group.row})."
@@ -190,11 +190,11 @@ class Tally:
 
     def add(self, row: int, text: str) -> None:
         text = text.rstrip(".")
-        if len(text) > LONGEST_REASON:
-            text = f"{text[: LONGEST_REASON - 1]}…"
+        if len(text) > MAX_REASON_CHARS:
+            text = f"{text[: MAX_REASON_CHARS - 1]}…"
         kind = FIGURES.sub("#", text)
         group = self._known.get(kind)
-        if group is None and len(self.groups) < KEPT:
+        if group is None and len(self.groups) < MAX_REASONS:
             group = self._known[kind] = Group(row, text)
             self.groups.append(group)
         if group is not None:
@@ -210,7 +210,7 @@ class Sample:
 
     def __init__(self, most: int, characters: int) -> None:
         self.most, self.room = most, characters
-        self.longest = max(LEAST_OF_A_ROW, characters // 4)
+        self.longest = max(MIN_SAMPLED_CHARS, characters // 4)
         self.examples: list[Example] = []
         self.shares: list[float] = []
 
@@ -219,7 +219,7 @@ class Sample:
         return len(self.examples) >= self.most or self.room <= 0
 
     def add(self, example: Example) -> None:
-        part = formats.shortened(example, min(self.longest, max(LEAST_OF_A_ROW, self.room)))
+        part = formats.shortened(example, min(self.longest, max(MIN_SAMPLED_CHARS, self.room)))
         size = formats.length(part)
         self.examples.append(part)
         self.shares.append(formats.length(example) / max(1, size))

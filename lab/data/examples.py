@@ -17,7 +17,7 @@ from lab.data.formats import (
     detect,
     format_by_columns,
 )
-from lab.data.lines import BadRow
+from lab.data.lines import InvalidRow
 from lab.data.placeholders import Slots, filled_text
 from lab.data.record_keys import folded, is_empty, unused
 from lab.data.turns import ROLE_KEYS, ROLES, dialogue, is_talk
@@ -25,7 +25,7 @@ from lab.schema import quote, quoted
 
 
 def example(row: int, value: Any, reading: ReadOptions) -> Example:
-    """The example of a record. Raises BadRow."""
+    """The example of a record. Raises InvalidRow."""
     form = reading.form
     if form == "auto":
         by_columns = set(reading.columns) - ADDED
@@ -35,18 +35,18 @@ def example(row: int, value: Any, reading: ReadOptions) -> Example:
     if form == "messages" and isinstance(value, list):
         value = {"messages": value}
     if not isinstance(value, dict):
-        raise BadRow(f"is {quoted(value)}, not an object")
+        raise InvalidRow(f"is {quoted(value)}, not an object")
     stray = [part for part in reading.columns if part not in FORMATS[form]]
     if stray:
         fitting = [name for name, parts in FORMATS.items() if set(reading.columns) <= set(parts)]
-        raise BadRow(
+        raise InvalidRow(
             f"data.columns names {', '.join(stray)}, which the format {form} does not use"
             + (f"; data.format {' or '.join(fitting)} does" if fitting else "")
         )
     record = _Record(value, form, reading)
     if form == "text":
         if conversations.is_learned(value, record.read) is False:
-            raise BadRow("is marked as not to be learned, and is plain text: nothing is left")
+            raise InvalidRow("is marked as not to be learned, and is plain text: nothing is left")
         record.read.add("goes_on")
         text = record.text("text")
         if dialogue(text):
@@ -58,7 +58,7 @@ def example(row: int, value: Any, reading: ReadOptions) -> Example:
         return Example(row, text=text, goes_on=bool(value.get("goes_on")), notes=record.notes())
     messages = record.messages()
     if reading.learns_all and any(message.get("learn") is False for message in messages):
-        raise BadRow(
+        raise InvalidRow(
             "marks what is not to be learned, and data.loss_on is all; set it to assistant"
         )
     tools = conversations.tools_of(record.at("tools"), record.fill) if record.has("tools") else None
@@ -87,7 +87,7 @@ class _Record:
         return self.where.get(part) or FORMATS[self.form][part][0]
 
     def at(self, part: str) -> Any:
-        """What stands under a column, or deeper where its name has dots. Raises BadRow."""
+        """What stands under a column, or deeper where its name has dots. Raises InvalidRow."""
         name = self.name(part)
         if name in self.value:
             self.read.add(name)
@@ -101,7 +101,7 @@ class _Record:
             elif depth == 0 and (alike := self._alike(key)) is not None:
                 key, inner = alike, self.value[alike]
             else:
-                raise BadRow(f"has no '{quote(name)}'")
+                raise InvalidRow(f"has no '{quote(name)}'")
             if depth == 0:
                 self.read.add(key)
         return inner
@@ -123,7 +123,7 @@ class _Record:
         return self.fill(self.at(part), self.name(part))
 
     def messages(self) -> tuple[Message, ...]:
-        """The conversation of the record. Raises BadRow."""
+        """The conversation of the record. Raises InvalidRow."""
         talk = {
             "messages": self._talk,
             "tree": lambda: self._messages_of(best_path(self.at("messages"))),
@@ -135,7 +135,7 @@ class _Record:
         if self.has_part("thought"):
             self._add_thought(talk)
         if not any(message["role"] == "assistant" for message in talk):
-            raise BadRow("has no assistant turn to learn from")
+            raise InvalidRow("has no assistant turn to learn from")
         if self._is_excluded():
             self.remarks.append(conversations.MARKED)
             talk = [
@@ -219,11 +219,11 @@ class _Record:
         return conversations.text_of_parts(value, name, {}, self.fill, self.remarks)
 
     def _add_thought(self, talk: list[Message]) -> None:
-        """Put the thought of a record before its last answer. Raises BadRow."""
+        """Put the thought of a record before its last answer. Raises InvalidRow."""
         answer = next((m for m in reversed(talk) if m["role"] == "assistant"), None)
         if answer is not None:
             if "reasoning_content" in answer or "thinking" in answer:
-                raise BadRow(
+                raise InvalidRow(
                     f"has a thought in its answer, and one in '{quote(self.name('thought'))}'"
                 )
             answer["reasoning_content"] = self.text("thought")
@@ -232,7 +232,9 @@ class _Record:
         if talk[0]["role"] != "system":
             return [{"role": "system", "content": system}, *talk]
         if talk[0]["content"].strip() != system.strip():
-            raise BadRow(f"has a system turn, and another text in '{quote(self.name('system'))}'")
+            raise InvalidRow(
+                f"has a system turn, and another text in '{quote(self.name('system'))}'"
+            )
         return talk
 
     def _is_excluded(self) -> bool:
@@ -264,7 +266,7 @@ def best_path(root: Any) -> list[dict[str, Any]]:
         path.append({"role": node.get("role"), "content": node.get("text", node.get("content"))})
         replies = node.get("replies") or []
         if not isinstance(replies, list):
-            raise BadRow(f"'replies' is {quoted(replies)}, not a list")
+            raise InvalidRow(f"'replies' is {quoted(replies)}, not a list")
         usable = [
             reply for reply in replies if isinstance(reply, dict) and not reply.get("deleted")
         ]

@@ -7,11 +7,11 @@ from typing import Any
 
 from lab.data import catalog
 from lab.data.formats import columns_of, detect
-from lab.data.readers import BadRow, RecordReader
+from lab.data.readers import InvalidRow, RecordReader
 
 FIRST = 5
 SECONDS = 2.0
-MOST_BAD = 10_000  # rows that cannot be read before the first that can
+MAX_INVALID = 10_000  # rows that cannot be read before the first that can
 
 
 def detected(dataset_id: str) -> dict[str, Any]:
@@ -21,14 +21,14 @@ def detected(dataset_id: str) -> dict[str, Any]:
     first: list[Any] = []
     values = RecordReader(dataset.path, time.monotonic() + SECONDS)
     for number, (_, value) in enumerate(values):
-        if not isinstance(value, BadRow):
+        if not isinstance(value, InvalidRow):
             first.append(value)
-        if len(first) >= FIRST or number > MOST_BAD:
+        if len(first) >= FIRST or number > MAX_INVALID:
             break
     names = sorted({str(key) for row in first if isinstance(row, dict) for key in row})
     try:
         shape = detect(first[0]) if first else ""
-    except BadRow as reason:
+    except InvalidRow as reason:
         return {"format": "", "columns": {}, "names": names, "why": str(reason)}
     if not first:
         return {"format": "", "columns": {}, "names": [], "why": "no row of it can be read"}

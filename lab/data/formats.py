@@ -13,7 +13,7 @@ from typing import Any
 from lab.data import conversations
 from lab.data.choices import choice_columns
 from lab.data.conversations import TALKS, Message
-from lab.data.lines import BadRow
+from lab.data.lines import InvalidRow
 from lab.data.placeholders import SURROGATE
 from lab.data.record_keys import folded, mapping_offer
 from lab.data.turns import is_talk
@@ -123,18 +123,18 @@ def shortened(example: Example, most: int) -> Example:
 
 
 def detect(value: Any) -> str:
-    """The format of a record by its keys. Raises BadRow if it is none that the lab knows."""
+    """The format of a record by its keys. Raises InvalidRow if it is none that the lab knows."""
     if isinstance(value, str):
         return "text"
     if is_talk(value):
         return "messages"
     if not isinstance(value, dict):
-        raise BadRow(f"is {quoted(value)}, not an object")
+        raise InvalidRow(f"is {quoted(value)}, not an object")
     keys = {folded(key) for key in value}
     if {"chosen", "rejected"} <= keys or {"preferred_output", "non_preferred_output"} <= keys:
         asked_with = value.get("input")
         is_inside = isinstance(asked_with, dict) and "messages" in asked_with
-        raise BadRow(PREFERENCE.format(INSIDE if is_inside else ""))
+        raise InvalidRow(PREFERENCE.format(INSIDE if is_inside else ""))
     if keys & set(TALKS) or any(is_talk(v) for k, v in value.items() if folded(k) in MORE_TALKS):
         return "messages"
     if isinstance(value.get("prompt"), dict) and "replies" in value["prompt"]:
@@ -148,14 +148,14 @@ def detect(value: Any) -> str:
         if all(keys & set(parts[part]) for part in ("prompt", "completion")):
             return name
     if ("role" in keys and keys & {"content", "text"}) or {"from", "value"} <= keys:
-        raise BadRow("is one message; put the messages of a conversation into a list: messages")
+        raise InvalidRow("is one message; put the messages of a conversation into a list: messages")
     if keys & {"text", "content"}:
         return "text"
     names = ", ".join(quote(key) for key in sorted(map(str, value))[:NAMED]) or "none"
     if len(keys) > NAMED:
         names += f" and {len(keys) - NAMED} more"
     offer = mapping_offer(value, PROMPTS)
-    raise BadRow(
+    raise InvalidRow(
         f"keys {names}; expected messages, text, instruction and output, prompt and completion, "
         "question and answer, or text and label; " + (offer or "name others in data.columns")
     )

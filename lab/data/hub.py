@@ -30,7 +30,7 @@ ID = re.compile(
     re.ASCII,
 )
 STATES = ("fetching", "done", "failed")
-LONGEST_STEM = 200  # characters: with their endings, names stay below the 255 of a disk
+MAX_STEM_CHARS = 200  # characters: with their endings, names stay below the 255 of a disk
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class HubId:
         if self.revision:
             parts.append(self.revision.replace("/", "--"))  # no id holds two dashes
         stem = "--".join(parts)
-        if len(stem) <= LONGEST_STEM:
+        if len(stem) <= MAX_STEM_CHARS:
             return stem
-        return f"{stem[: LONGEST_STEM - 18]}--{hashlib.sha256(stem.encode()).hexdigest()[:16]}"
+        return f"{stem[: MAX_STEM_CHARS - 18]}--{hashlib.sha256(stem.encode()).hexdigest()[:16]}"
 
     @property
     def file(self) -> Path:

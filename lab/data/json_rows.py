@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from lab.data.lines import BLOCK, DAMAGED, BadRow, first_line, not_utf8, text_of
+from lab.data.lines import BLOCK, DAMAGED, InvalidRow, first_line, not_utf8, text_of
 from lab.errors import LabError
 from lab.schema import quote
 
@@ -21,19 +21,19 @@ SPACE = re.compile(r"[ \t\r\n]*")
 TOP = re.compile(r'[\[{]+|[\]}]+|"|,')  # what can end an entry, or must be looked into
 INSIDE = re.compile(r'[\[{]+|[\]}]+|"')
 IN_TEXT = re.compile(r'["\\]')
-LONGEST_TOKEN = 16  # characters of -Infinity or of two escaped halves of a pair
+MAX_TOKEN_CHARS = 16  # characters of -Infinity or of two escaped halves of a pair
 
 
 def parse(line: str) -> Any:
-    """The JSON value of a line, or the BadRow that says why it is none."""
+    """The JSON value of a line, or the InvalidRow that says why it is none."""
     try:
         return json.loads(line)
     except json.JSONDecodeError as error:
-        return BadRow(f"not JSON ({error.msg} at column {error.colno})")
+        return InvalidRow(f"not JSON ({error.msg} at column {error.colno})")
     except ValueError as error:  # a number of thousands of digits
-        return BadRow(f"not JSON ({first_line(error)})")
+        return InvalidRow(f"not JSON ({first_line(error)})")
     except RecursionError:
-        return BadRow("nested too deeply")
+        return InvalidRow("nested too deeply")
 
 
 def begins_as_list(start: bytes) -> bool:
@@ -42,21 +42,21 @@ def begins_as_list(start: bytes) -> bool:
     if text[:1] != b"[":
         return False
     first, _, rest = text.decode("utf-8", "replace").partition("\n")
-    return not rest.strip() or isinstance(parse(first), BadRow)
+    return not rest.strip() or isinstance(parse(first), InvalidRow)
 
 
-def of_lines(lines: Iterator[tuple[int, str | BadRow]]) -> Iterator[tuple[int, Any]]:
+def of_lines(lines: Iterator[tuple[int, str | InvalidRow]]) -> Iterator[tuple[int, Any]]:
     """The values of JSONL; blank lines are passed over."""
     for row, line in lines:
-        if isinstance(line, BadRow):
+        if isinstance(line, InvalidRow):
             yield row, line
         elif not line.isspace():
             yield row, parse(line)
 
 
 def entries(file: IO[bytes], path: Path, longest: int) -> Iterator[tuple[int, Any]]:
-    """(number from 1, entry or BadRow) of a JSON list. Raises LabError where it is not JSON: what
-    stands behind cannot be told apart then."""
+    """(number from 1, entry or InvalidRow) of a JSON list. Raises LabError where it is not JSON:
+    what stands behind cannot be told apart then."""
     window = _Window(file, longest)
     row = 0
     try:
@@ -72,7 +72,7 @@ def entries(file: IO[bytes], path: Path, longest: int) -> Iterator[tuple[int, An
         if window.mark():
             raise _Broken("text follows behind the list")
     except DAMAGED as error:
-        yield row + 1, BadRow(f"the gzip data are damaged here ({first_line(error)})")
+        yield row + 1, InvalidRow(f"the gzip data are damaged here ({first_line(error)})")
     except _Broken as error:
         raise LabError(
             f"'{quote(path.name)}' is not JSON behind row {max(0, row - error.in_entry)}: {error}.",
@@ -124,7 +124,7 @@ class _Window:
         self.place += 1
 
     def entry(self) -> Any:
-        """The value that begins here, or BadRow. Raises _Broken where it is not JSON."""
+        """The value that begins here, or InvalidRow. Raises _Broken where it is not JSON."""
         self.mark()
         while True:
             length = len(self.held) - self.place
@@ -134,7 +134,7 @@ class _Window:
                     continue  # a number may go on
                 return self._checked(value, end)
             except json.JSONDecodeError as error:
-                is_cut = error.pos >= len(self.held) - LONGEST_TOKEN
+                is_cut = error.pos >= len(self.held) - MAX_TOKEN_CHARS
                 if not is_cut and not error.msg.startswith("Unterminated string"):
                     raise _Broken(error.msg, 1) from None
                 if length > self.longest:
@@ -149,11 +149,11 @@ class _Window:
     def _checked(self, value: Any, end: int) -> Any:
         start, self.place = self.place, end
         if end - start > self.longest:
-            return BadRow(f"is longer than {self.longest:,} bytes")
+            return InvalidRow(f"is longer than {self.longest:,} bytes")
         wrong = "" if self.is_valid else not_utf8(self.held[start:end])
-        return BadRow(wrong) if wrong else value
+        return InvalidRow(wrong) if wrong else value
 
-    def _skipped(self, reason: str) -> BadRow:
+    def _skipped(self, reason: str) -> InvalidRow:
         """Go on behind the entry that begins here, without parsing it."""
         depth, in_text = 0, False
         while True:
@@ -167,7 +167,7 @@ class _Window:
             marks = match.group()
             if marks == "," or (marks[0] in "]}" and len(marks) > depth):
                 self.place = match.start() + depth
-                return BadRow(reason)
+                return InvalidRow(reason)
             self.place = match.end()
             if marks == "\\":
                 if self.place == len(self.held):
@@ -180,7 +180,7 @@ class _Window:
 
 
 def of_object(
-    lines: Iterator[tuple[int, str | BadRow]],
+    lines: Iterator[tuple[int, str | InvalidRow]],
     path: Path,
     longest: int,
     say: Callable[[str], None],
@@ -202,7 +202,7 @@ def of_object(
             yield following
             yield from rest
             return
-        if isinstance(line, BadRow):
+        if isinstance(line, InvalidRow):
             raise _not_json(path, str(line))
         held.append(line)
         size += len(line)
@@ -212,7 +212,7 @@ def of_object(
                 "Save it as JSONL, with one object a line.",
             )
     value = parse("".join(held)) if "".join(held).strip() else []
-    if isinstance(value, BadRow):
+    if isinstance(value, InvalidRow):
         raise _not_json(path, str(value))
     if held and value != []:
         yield from enumerate(_rows_inside(value, path), start=1)

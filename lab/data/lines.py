@@ -19,11 +19,11 @@ from lab.schema import quote
 BLOCK = 1 << 16
 UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 ENOUGH = 200  # bytes on each side of one that is not UTF-8, to tell what it may be
-MOST_BLANK = 1_000_000  # blank lines one after the other
+MAX_BLANK_LINES = 1_000_000  # blank lines one after the other
 DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile)
 
 
-class BadRow(Exception):
+class InvalidRow(Exception):
     """Why one row cannot be used."""
 
 
@@ -126,8 +126,8 @@ def text_of(file: IO[bytes], newline: str) -> io.TextIOWrapper:
 
 def lines(
     file: IO[bytes], path: Path, longest: int, *, ends_with_cr: bool = False
-) -> Iterator[tuple[int, str | BadRow]]:
-    """(line number, line with its end, or BadRow). Memory is bounded by the longest line.
+) -> Iterator[tuple[int, str | InvalidRow]]:
+    """(line number, line with its end, or InvalidRow). Memory is bounded by the longest line.
 
     Lines end with a line feed; with `ends_with_cr` also with a carriage return, as old
     spreadsheets write them. Raises LabError for a file of nothing but blank lines.
@@ -143,17 +143,17 @@ def lines(
             while is_long and line and not line.endswith(ends):
                 line = text.readline(BLOCK)
         except DAMAGED as error:
-            yield row, BadRow(f"the gzip data are damaged here ({first_line(error)})")
+            yield row, InvalidRow(f"the gzip data are damaged here ({first_line(error)})")
             return
         if is_long:
-            yield row, BadRow(f"is longer than {longest:,} bytes")
+            yield row, InvalidRow(f"is longer than {longest:,} bytes")
             continue
         if not line:
             return
         blank = blank + 1 if line.isspace() else 0
-        if blank > MOST_BLANK:
+        if blank > MAX_BLANK_LINES:
             raise LabError(
-                f"'{quote(path.name)}' holds more than {MOST_BLANK:,} blank lines before row "
+                f"'{quote(path.name)}' holds more than {MAX_BLANK_LINES:,} blank lines before row "
                 f"{row}.",
                 "This is no ordinary data; remove the blank lines.",
             )
@@ -164,13 +164,13 @@ def lines(
         yield row, line if line.isascii() else _checked(line, longest)
 
 
-def _checked(line: str, longest: int) -> str | BadRow:
+def _checked(line: str, longest: int) -> str | InvalidRow:
     """A line that is not ASCII, or why it cannot be used."""
     try:
         size = len(line.encode())
     except UnicodeEncodeError:
-        return BadRow(not_utf8(line))
-    return line if size <= longest else BadRow(f"is longer than {longest:,} bytes")
+        return InvalidRow(not_utf8(line))
+    return line if size <= longest else InvalidRow(f"is longer than {longest:,} bytes")
 
 
 def not_utf8(text: str) -> str:

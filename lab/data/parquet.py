@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from lab.data.lines import BadRow, check_ratio, first_line
+from lab.data.lines import InvalidRow, check_ratio, first_line
 from lab.errors import LabError
 from lab.schema import quote
 
@@ -23,7 +23,7 @@ HARMLESS_VALUES = 10_000_000  # rows, or entries of lists, in a file of any size
 def rows(
     file: IO[bytes], path: Path, size: int, longest: int, harmless: int, ratio: int
 ) -> Iterator[tuple[float, Any]]:
-    """(share of the file that was read, row or BadRow). `size` are the bytes of the file; what
+    """(share of the file that was read, row or InvalidRow). `size` are the bytes of the file; what
     they may expand to is bounded as in `lab.data.lines.check_ratio`. Raises LabError."""
     import pyarrow.parquet
 
@@ -80,7 +80,7 @@ def _texts(metadata: Any) -> list[str]:
 
 
 def _values(batch: Any, longest: int) -> Iterator[tuple[Any, int]]:
-    """(row or BadRow, its bytes) of a batch."""
+    """(row or InvalidRow, its bytes) of a batch."""
     if (size := _expanded(batch)) <= BATCH_BYTES:
         try:
             values = batch.to_pylist()
@@ -93,7 +93,7 @@ def _values(batch: Any, longest: int) -> Iterator[tuple[Any, int]]:
         row = batch.slice(place, 1)
         size = _expanded(row)
         if size > longest:
-            yield BadRow(f"is longer than {longest:,} bytes"), 0
+            yield InvalidRow(f"is longer than {longest:,} bytes"), 0
         else:
             yield _by_cell(row), size
 
@@ -123,11 +123,11 @@ def _bytes(column: Any) -> int:
 
 def _by_cell(row: Any) -> dict[str, Any]:
     """A row of which a cell may hold what Python cannot: a date after the year 9999, bytes that
-    are not UTF-8. Such a cell holds a BadRow, which is told where the cell is needed."""
+    are not UTF-8. Such a cell holds a InvalidRow, which is told where the cell is needed."""
     value: dict[str, Any] = {}
     for name, column in zip(row.schema.names, row.columns, strict=True):
         try:
             value[name] = column[0].as_py()
         except Exception as error:  # Arrow's, pandas' or Python's own
-            value[name] = BadRow(f"cannot be read ({first_line(error)})")
+            value[name] = InvalidRow(f"cannot be read ({first_line(error)})")
     return value

@@ -5,45 +5,45 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from lab.data.lines import BadRow
+from lab.data.lines import InvalidRow
 from lab.schema import quote, quoted
 
-LONGEST_ROW = 32_000_000  # characters of a row with its slots filled
+MAX_ROW_CHARS = 32_000_000  # characters of a row with its slots filled
 SURROGATE = re.compile("[\ud800-\udfff]")
 SLOT = re.compile(r"\{\{\s*([^{}]*?)\s*\}\}")
 
 
 class Slots:
     """The texts of {{slots}}, for one row: each slot is filled once, and what fills it stays as it
-    is. The row as a whole stays below LONGEST_ROW characters."""
+    is. The row as a whole stays below MAX_ROW_CHARS characters."""
 
     def __init__(self, texts: dict[str, str]) -> None:
         self.texts = {name.strip(): text for name, text in texts.items()}
-        self.room = LONGEST_ROW
+        self.room = MAX_ROW_CHARS
 
     def fill(self, text: str) -> str:
-        """`text` with its slots filled. Raises BadRow if the row grows too long."""
+        """`text` with its slots filled. Raises InvalidRow if the row grows too long."""
         if not self.texts or "{{" not in text:
             return text
         names = [name for name in SLOT.findall(text) if name in self.texts]
         self.room -= len(text) + sum(len(self.texts[name]) for name in names)
         if self.room < 0:
-            raise BadRow(f"is longer than {LONGEST_ROW:,} characters with its slots filled")
+            raise InvalidRow(f"is longer than {MAX_ROW_CHARS:,} characters with its slots filled")
         return SLOT.sub(lambda match: self.texts.get(match[1], match[0]), text)
 
 
 def filled_text(text: Any, name: str, slots: Slots) -> str:
-    """Text with its {{slots}} filled. Raises BadRow for what is no text."""
-    if isinstance(text, BadRow):  # a cell that could not be read
-        raise BadRow(f"'{quote(name)}' {text}")
+    """Text with its {{slots}} filled. Raises InvalidRow for what is no text."""
+    if isinstance(text, InvalidRow):  # a cell that could not be read
+        raise InvalidRow(f"'{quote(name)}' {text}")
     if not isinstance(text, str):
-        raise BadRow(f"'{quote(name)}' is {quoted(text)}, not text")
+        raise InvalidRow(f"'{quote(name)}' is {quoted(text)}, not text")
     filled = slots.fill(text)
     if not filled or filled.isspace():
         slot = " once its slots are filled" if text.strip() else ""
-        raise BadRow(f"'{quote(name)}' has no text{slot}")
+        raise InvalidRow(f"'{quote(name)}' has no text{slot}")
     if "\0" in filled:
-        raise BadRow(f"'{quote(name)}' holds a NUL character")
+        raise InvalidRow(f"'{quote(name)}' holds a NUL character")
     if not filled.isascii() and SURROGATE.search(filled):
-        raise BadRow(f"'{quote(name)}' holds half of a Unicode pair")
+        raise InvalidRow(f"'{quote(name)}' holds half of a Unicode pair")
     return filled

@@ -2,7 +2,7 @@
 
 JSONL, JSON, CSV, TSV, Parquet and plain text, each also gzipped, are read as a stream: memory does
 not grow with the file, and time grows with its length only. A row that cannot be read becomes a
-BadRow in its place, so that the rows behind it still come. What makes the whole file unreadable
+InvalidRow in its place, so that the rows behind it still come. What makes the whole file unreadable
 raises LabError.
 """
 
@@ -21,7 +21,7 @@ from lab.data.lines import (
     BLOCK,
     DAMAGED,
     UTF16_MARKS,
-    BadRow,
+    InvalidRow,
     OutOfTime,
     Recoded,
     Source,
@@ -32,14 +32,14 @@ from lab.data.lines import (
 from lab.errors import LabError
 from lab.schema import quote
 
-__all__ = ["FORMATS", "SUFFIXES", "BadRow", "RecordReader", "suffix_of"]
+__all__ = ["FORMATS", "SUFFIXES", "InvalidRow", "RecordReader", "suffix_of"]
 
 FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
 JSON = (".jsonl", ".ndjson", ".json")
 SUFFIXES = (*FORMATS, *(f"{suffix}.gz" for suffix in FORMATS))
-LONGEST_LINE = 32_000_000  # bytes of one row
-LONGEST_OBJECT = 200_000_000  # characters of a JSON file that is not a list
-PIECE = 4000  # characters of plain text that make a row
+MAX_LINE_BYTES = 32_000_000  # bytes of one row
+MAX_OBJECT_CHARS = 200_000_000  # characters of a JSON file that is not a list
+TEXT_CHUNK_CHARS = 4000  # characters of plain text that make a row
 BOMB_BYTES = 100_000_000  # unpacked; below it, any ratio is harmless
 BOMB_RATIO = 200
 GZIP = b"\x1f\x8b"
@@ -69,7 +69,7 @@ def suffix_of(path: Path) -> str:
 
 
 class RecordReader:
-    """Iterates over (row, value or BadRow) of a file; `row` counts lines or entries from 1.
+    """Iterates over (row, value or InvalidRow) of a file; `row` counts lines or entries from 1.
 
     `done` and `size` are bytes of the file, for progress. Where `until`, a value of
     time.monotonic(), passes first, the iteration ends and `is_whole` is False. Raises LabError.
@@ -147,23 +147,23 @@ class RecordReader:
         if suffix in JSON and json_rows.begins_as_list(start):
             if suffix != ".json":
                 self._say("holds a JSON list, not a row in each line")
-            yield from json_rows.entries(file, self.path, LONGEST_LINE)
+            yield from json_rows.entries(file, self.path, MAX_LINE_BYTES)
             return
         is_table = suffix in (".csv", ".tsv")
         # Old spreadsheets end lines with a carriage return alone, and may have line feeds in cells.
         has_cr = is_table or (b"\r" in start and b"\n" not in start)
-        numbered = lines(file, self.path, LONGEST_LINE, ends_with_cr=has_cr)
+        numbered = lines(file, self.path, MAX_LINE_BYTES, ends_with_cr=has_cr)
         if is_table:
-            yield from tables.records(numbered, self.path, LONGEST_LINE)
+            yield from tables.records(numbered, self.path, MAX_LINE_BYTES)
         elif suffix == ".json":
-            yield from json_rows.of_object(numbered, self.path, LONGEST_OBJECT, self._say)
+            yield from json_rows.of_object(numbered, self.path, MAX_OBJECT_CHARS, self._say)
         elif suffix == ".txt":
             yield from _pieces(numbered)
         else:
             yield from json_rows.of_lines(numbered)
 
-    def _say(self, what: str) -> None:
-        self.notes.append(f"'{quote(self.path.name)}' {what}, and is read as such.")
+    def _say(self, reason: str) -> None:
+        self.notes.append(f"'{quote(self.path.name)}' {reason}, and is read as such.")
 
     def _parquet(self, file: IO[bytes], is_packed: bool) -> Iterator[tuple[int, Any]]:
         assert self._source is not None
@@ -181,7 +181,12 @@ class RecordReader:
                 size = plain.tell()
                 plain.seek(0)
             numbered = parquet.rows(
-                plain if is_packed else file, self.path, size, LONGEST_LINE, BOMB_BYTES, BOMB_RATIO
+                plain if is_packed else file,
+                self.path,
+                size,
+                MAX_LINE_BYTES,
+                BOMB_BYTES,
+                BOMB_RATIO,
             )
             for row, (share, value) in enumerate(numbered, start=1):
                 self._share = share
@@ -189,20 +194,20 @@ class RecordReader:
                 yield row, value
 
 
-def _pieces(numbered: Iterator[tuple[int, str | BadRow]]) -> Iterator[tuple[int, Any]]:
-    """Plain text in pieces of about PIECE characters, cut at blank lines where there are."""
+def _pieces(numbered: Iterator[tuple[int, str | InvalidRow]]) -> Iterator[tuple[int, Any]]:
+    """Plain text in pieces of about TEXT_CHUNK_CHARS characters, cut at blank lines."""
     piece: list[str] = []
     length, start = 0, 1
     is_blank, has_text = False, False
     for row, line in numbered:
-        if isinstance(line, BadRow):
+        if isinstance(line, InvalidRow):
             yield row, line
             continue
-        if has_text and (length > 2 * PIECE or (length > PIECE and is_blank)):
+        if has_text and (length > 2 * TEXT_CHUNK_CHARS or (length > TEXT_CHUNK_CHARS and is_blank)):
             yield start, {"text": "".join(piece), "goes_on": True}
             piece, length, start, has_text = [], 0, row, False
         is_blank = line.isspace()
-        if is_blank and not has_text and length > PIECE:
+        if is_blank and not has_text and length > TEXT_CHUNK_CHARS:
             continue  # thousands of blank lines are no text of their own
         piece.append(line)
         length += len(line)

@@ -29,7 +29,7 @@ METADATA = frozenset(
 METADATA_ENDINGS = ("_id", "_ids", "_idx", "_index", "_url", "_at", "_date", "_time", "_hash",
                     "_count", "_score", "_version", "_model", "_source")  # fmt: skip
 METADATA_BEGINNINGS = ("__index_level", "unnamed:", "score_", "rating_", "num_", "meta_")
-LONGEST_METADATA = 300  # characters: what is longer is a text of its own
+MAX_METADATA_CHARS = 300  # characters: what is longer is a text of its own
 NESTED_METADATA = frozenset(
     ("metadata", "meta", "extra_info", "info", "statistics", "stats", "moderation")
 )
@@ -46,7 +46,7 @@ QUESTIONS = ("problem", "task", "title", "ask", "input_text", "source_text", "us
              "nl", "human")  # fmt: skip
 THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thought", "thoughts", "cot",
             "chain_of_thought", "complex_cot", "rationale", "reasoning_steps")  # fmt: skip
-MOST_NOTED = 12  # unused keys of one record that are named
+MAX_NOTED = 12  # unused keys of one record that are named
 
 
 def folded(name: Any) -> str:
@@ -79,7 +79,7 @@ def is_metadata(name: str, value: Any) -> bool:
 
 def _is_short(value: Any) -> bool:
     if isinstance(value, str):
-        return len(value) <= LONGEST_METADATA and "\n" not in value.strip()
+        return len(value) <= MAX_METADATA_CHARS and "\n" not in value.strip()
     return not isinstance(value, (list, dict))
 
 
@@ -91,8 +91,8 @@ def unused(record: dict[Any, Any], read: Collection[str], inside: str = "") -> I
         if key in read or is_empty(value) or is_metadata(name := folded(key), value):
             continue
         count += 1
-        if count > MOST_NOTED:
-            yield f"more than {MOST_NOTED} keys{inside and f' of {inside}'} are not used"
+        if count > MAX_NOTED:
+            yield f"more than {MAX_NOTED} keys{inside and f' of {inside}'} are not used"
             return
         yield _sentence(quote(str(key)), name, value, inside)
 

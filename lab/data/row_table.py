@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from lab import json_text
-from lab.data.readers import BadRow, RecordReader
+from lab.data.readers import InvalidRow, RecordReader
 
-MOST_ROWS = 2000
-MOST_CHARACTERS = 8_000_000
+MAX_ROWS = 2000
+MAX_CHARACTERS = 8_000_000
 SECONDS = 3.0
 MESSAGES, SYSTEM = "messages", "system"
 TURNS = ("user", "assistant")
-MOST_TURNS = 8  # a chat with more is one cell of JSON
+MAX_TURNS = 8  # a chat with more is one cell of JSON
 
 Record = dict[str, Any]
 Cells = dict[str, str | None]
@@ -46,17 +46,17 @@ class RowTable:
 
 
 def read_table(path: Path) -> RowTable:
-    """The first rows of a file, 2,000 at most. What is no record (`BadRow`, a bare value) is left
-    out, and the table is not whole then. Raises LabError."""
+    """The first rows of a file, 2,000 at most. What is no record (`InvalidRow`, a bare value) is
+    left out, and the table is not whole then. Raises LabError."""
     reader = RecordReader(path, time.monotonic() + SECONDS)
     numbers: list[int] = []
     records: list[Record] = []
     characters, is_whole = 0, True
     for number, value in reader:
-        if len(records) == MOST_ROWS or characters > MOST_CHARACTERS:
+        if len(records) == MAX_ROWS or characters > MAX_CHARACTERS:
             is_whole = False
             break
-        if isinstance(value, BadRow) or not isinstance(value, dict):
+        if isinstance(value, InvalidRow) or not isinstance(value, dict):
             is_whole = False
             continue
         numbers.append(number)
@@ -87,7 +87,7 @@ def _turns(record: Record) -> list[tuple[str, str]] | None:
         turns.append((message["role"], message["content"]))
     system = turns[:1] if turns[0][0] == SYSTEM else []
     rest = turns[len(system) :]
-    if len(rest) > MOST_TURNS:
+    if len(rest) > MAX_TURNS:
         return None
     if any(role != TURNS[index % 2] for index, (role, _) in enumerate(rest)):
         return None

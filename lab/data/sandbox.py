@@ -24,7 +24,7 @@ from jinja2.visitor import NodeTransformer
 from lab.data import filters
 from lab.data.work import TooMuch, Work, counted, current, formatted, method, percent, work_now
 
-LONGEST_TEMPLATE = 200_000  # characters; the longest that models bring have 30,000
+MAX_TEMPLATE_CHARS = 200_000  # characters; the longest that models bring have 30,000
 BITS = 4096  # of an integer
 NESTED = re.compile(r"\{[^{}]*:[^{}]*\{")  # a format whose width is a value
 REFUSED = {"encode", "translate", "maketrans", "to_bytes", "from_bytes", "fromhex", "hex"}
@@ -238,8 +238,8 @@ def _environment() -> Bounded:
 @functools.lru_cache(maxsize=32)
 def compiled(source: str) -> jinja2.Template:
     """The template of this text. Raises what its parser and its compiler raise, and TooMuch."""
-    if len(source) > LONGEST_TEMPLATE:
-        raise TooMuch(f"it has more than {LONGEST_TEMPLATE:,} characters")
+    if len(source) > MAX_TEMPLATE_CHARS:
+        raise TooMuch(f"it has more than {MAX_TEMPLATE_CHARS:,} characters")
     before, current.work = current.work, Work(len(source))
     try:
         return _environment().from_string(source)

@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lab.data.lines import BadRow, way_out_of
+from lab.data.lines import InvalidRow, way_out_of
 from lab.errors import LabError
 from lab.schema import quote
 
-MOST_COLUMNS = 100_000
+MAX_COLUMNS = 100_000
 REREAD = 1_000_000  # characters, and twice those of the file, that may be read again behind quotes
 MARKS = ",;\t|"
 SNIFFED = 30  # lines that are looked at to tell the delimiter
@@ -30,14 +30,14 @@ csv.field_size_limit(2**31 - 1)
 
 
 def records(
-    lines: Iterator[tuple[int, str | BadRow]], path: Path, longest: int
-) -> Iterator[tuple[int, dict[str, str] | BadRow]]:
-    """(number of its first line, record or BadRow); the first record names the columns, behind the
-    `sep=;` that Excel may write. Rows without any text are passed over."""
+    lines: Iterator[tuple[int, str | InvalidRow]], path: Path, longest: int
+) -> Iterator[tuple[int, dict[str, str] | InvalidRow]]:
+    """(number of its first line, record or InvalidRow); the first record names the columns, behind
+    the `sep=;` that Excel may write. Rows without any text are passed over."""
     feed = _Feed(lines, longest)
     mark = "\t" if ".tsv" in path.suffixes[-2:] else ""
     while (first := feed.peek()) is not None:
-        if isinstance(first[1], BadRow):
+        if isinstance(first[1], InvalidRow):
             raise LabError(
                 f"'{quote(path.name)}', row {first[0]}: {first[1]}.",
                 way_out_of(str(first[1])) or "Check the file.",
@@ -55,9 +55,9 @@ def records(
     while (following := feed.peek()) is not None:
         row, line = following
         feed.begin()
-        if isinstance(line, BadRow) or line.isspace():
+        if isinstance(line, InvalidRow) or line.isspace():
             feed.drop()
-            if isinstance(line, BadRow):
+            if isinstance(line, InvalidRow):
                 yield row, line
             continue
         try:
@@ -71,15 +71,15 @@ def records(
                     f"{row}.",
                     'Close them, or write each quote inside a field twice: "".',
                 ) from None
-            yield row, BadRow(problem)
+            yield row, InvalidRow(problem)
             continue
         if feed.lines_taken == 1 and line.count('"') % 2:
-            yield row, BadRow(NEVER_CLOSED)
+            yield row, InvalidRow(NEVER_CLOSED)
         elif (record := _record(names, fields)) is None or record:
             yield (
                 row,
                 record
-                or BadRow(
+                or InvalidRow(
                     f"has {len(fields)} fields, the first line names {len(names)} columns; a field "
                     f"with '{mark}' in it has to stand in quotes"
                 ),
@@ -91,10 +91,10 @@ def _record(names: list[str], fields: list[str]) -> dict[str, str] | None:
 
     Empty fields behind the last column are what spreadsheets leave there. A first column without a
     name that holds a number is the index that pandas writes."""
-    while len(fields) > len(names) and not fields[-1].strip() and len(fields) <= MOST_COLUMNS:
+    while len(fields) > len(names) and not fields[-1].strip() and len(fields) <= MAX_COLUMNS:
         fields.pop()
     if len(fields) != len(names):
-        return {} if len(fields) <= MOST_COLUMNS and not any(map(str.strip, fields)) else None
+        return {} if len(fields) <= MAX_COLUMNS and not any(map(str.strip, fields)) else None
     if not any(map(str.strip, fields)):
         return {}
     return {
@@ -114,9 +114,9 @@ def _names(feed: _Feed, reader: Any, path: Path) -> list[str]:
     except (csv.Error, StopIteration) as error:
         names, problem = [], f" ({NEVER_CLOSED if feed.is_short else error})"
     shown = quote("".join(line for _, line in feed.taken if isinstance(line, str)).strip())
-    if len(names) > MOST_COLUMNS:
+    if len(names) > MAX_COLUMNS:
         raise LabError(
-            f"'{quote(path.name)}' names {len(names):,} columns; at most {MOST_COLUMNS:,} are "
+            f"'{quote(path.name)}' names {len(names):,} columns; at most {MAX_COLUMNS:,} are "
             "possible.",
             "Keep the columns that hold text.",
         )
@@ -154,15 +154,15 @@ def _delimiter(lines: list[str]) -> str:
 class _Feed:
     """Gives lines to csv.reader, and takes those back that turn out to belong to no record."""
 
-    def __init__(self, lines: Iterator[tuple[int, str | BadRow]], longest: int) -> None:
+    def __init__(self, lines: Iterator[tuple[int, str | InvalidRow]], longest: int) -> None:
         self.lines, self.longest = lines, longest
-        self.ahead: deque[tuple[int, str | BadRow]] = deque()
-        self.taken: list[tuple[int, str | BadRow]] = []
+        self.ahead: deque[tuple[int, str | InvalidRow]] = deque()
+        self.taken: list[tuple[int, str | InvalidRow]] = []
         self.size = 0  # characters of the record
         self.is_short = False  # the record ended before its quotes did
         self.read = self.reread = 0  # characters of the file, and those that were given again
 
-    def peek(self) -> tuple[int, str | BadRow] | None:
+    def peek(self) -> tuple[int, str | InvalidRow] | None:
         """The next line, which stays."""
         if not self.ahead:
             following = next(self.lines, None)
@@ -172,7 +172,7 @@ class _Feed:
             self.ahead.append(following)
         return self.ahead[0]
 
-    def look(self, most: int) -> list[tuple[int, str | BadRow]]:
+    def look(self, most: int) -> list[tuple[int, str | InvalidRow]]:
         """The next lines, which stay: `most` of them, and not many characters."""
         size = 0
         while len(self.ahead) < most and size < SNIFFED_CHARACTERS:
@@ -200,7 +200,7 @@ class _Feed:
 
     def __next__(self) -> str:
         following = self.peek()
-        if following is None or isinstance(following[1], BadRow):
+        if following is None or isinstance(following[1], InvalidRow):
             self.is_short = True
             raise StopIteration
         if self.taken and self.size + len(following[1]) > self.longest:
@@ -217,5 +217,5 @@ class _Feed:
         self.ahead.extendleft(reversed(again))
 
 
-def _length(line: str | BadRow) -> int:
+def _length(line: str | InvalidRow) -> int:
     return len(line) if isinstance(line, str) else 0

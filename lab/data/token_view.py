@@ -10,7 +10,7 @@ from lab.data.batches import TokenSequence, TrainingOrder
 from lab.data.chat_template import IGNORE_INDEX
 from lab.paths import RunDir
 
-LONGEST = 4096  # tokens of a row that are kept in first_batch.json
+MAX_TOKENS = 4096  # tokens of a row that are kept in first_batch.json
 
 
 def pieces(tokenizer: Any, ids: Sequence[int], labels: Sequence[int]) -> list[dict[str, Any]]:
@@ -32,7 +32,7 @@ def pieces(tokenizer: Any, ids: Sequence[int], labels: Sequence[int]) -> list[di
 def row(tokenizer: Any, sequence: TokenSequence) -> dict[str, Any]:
     """A row of a batch: its tokens, the lengths of what is packed in it, and where it is from."""
     return {
-        "tokens": pieces(tokenizer, sequence.ids[:LONGEST], sequence.labels[:LONGEST]),
+        "tokens": pieces(tokenizer, sequence.ids[:MAX_TOKENS], sequence.labels[:MAX_TOKENS]),
         "lengths": list(sequence.lengths),
         "sources": list(sequence.sources),
         "length": sequence.tokens,

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from lab.data.lines import BadRow
+from lab.data.lines import InvalidRow
 from lab.schema import quoted
 
 ROLES = {
@@ -50,12 +50,12 @@ HEADING = re.compile(
     r"(Human|User|Assistant|System|HUMAN|USER|ASSISTANT|SYSTEM)"
     r"[ \t]*:"
 )
-LONGEST_LITERAL = 1_000_000  # characters of a text that is read as Python writes a list
+MAX_LITERAL_CHARS = 1_000_000  # characters of a text that is read as Python writes a list
 
 
 def turns_of(value: Any, name: str, notes: list[str]) -> Any:
     """A list of turns, of whatever form; what is none of them is given back as it is. `notes` gets
-    what was read into it. Raises BadRow."""
+    what was read into it. Raises InvalidRow."""
     if isinstance(value, str):
         value = dialogue(value) or from_text(value, name)
     if not isinstance(value, list):
@@ -93,20 +93,20 @@ def is_talk(value: Any) -> bool:
 
 def from_text(value: Any, name: str) -> Any:
     """A list or an object, which may be written in a text: as JSON, or as Python writes it. Raises
-    BadRow."""
+    InvalidRow."""
     if not isinstance(value, str):
         return value
     try:
         return json.loads(value)
     except (ValueError, RecursionError):
         pass
-    if value.lstrip()[:1] in ("[", "{") and len(value) <= LONGEST_LITERAL:
+    if value.lstrip()[:1] in ("[", "{") and len(value) <= MAX_LITERAL_CHARS:
         try:
             written = ast.literal_eval(value.strip())  # values only: nothing is run
             return json.loads(json.dumps(written))
         except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             pass
-    raise BadRow(f"'{name}' is {quoted(value)}, which is not JSON") from None
+    raise InvalidRow(f"'{name}' is {quoted(value)}, which is not JSON") from None
 
 
 def _parts_of(turn: Any) -> Iterator[Any]:

@@ -22,8 +22,8 @@ from lab.errors import LabError
 from lab.evals import scores
 from lab.schema import quote
 
-MOST = 50  # questions, unless more are wished for
-LONGEST_PATTERN = 500
+MAX_QUESTIONS = 50  # questions, unless more are wished for
+MAX_PATTERN_CHARS = 500
 TEXT_SCORES: dict[str, Callable[[str, str], float]] = {
     "exact_match": scores.exact_match,
     "token_f1": scores.token_f1,
@@ -77,7 +77,7 @@ class ScoreTerms:
 def score(
     names: list[ModelRef],
     dataset_id: str,
-    most: int = MOST,
+    most: int = MAX_QUESTIONS,
     pattern: str = "",
     after_answer: Callable[[str, int, int], object] = lambda model, done, total: None,
 ) -> dict[str, Any]:
@@ -154,8 +154,8 @@ def terms_of(names: list[ModelRef], dataset_id: str, most: int, pattern: str) ->
 def _pattern(text: str) -> re.Pattern[str] | None:
     if not text:
         return None
-    if len(text) > LONGEST_PATTERN:
-        raise LabError(f"The pattern has {len(text)} characters.", f"Use {LONGEST_PATTERN}.")
+    if len(text) > MAX_PATTERN_CHARS:
+        raise LabError(f"The pattern has {len(text)} characters.", f"Use {MAX_PATTERN_CHARS}.")
     try:
         return re.compile(text, re.DOTALL)
     except re.error as error:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 PUNCTUATION = str.maketrans("", "", string.punctuation)
-LONGEST = 20_000  # characters of an answer that a pattern looks at
+MAX_ANSWER_CHARS = 20_000  # characters of an answer that a pattern looks at
 
 
 def normalised(text: str) -> str:
@@ -74,4 +74,4 @@ def shell_match(answer: str, reference: str) -> float:
 
 def complies(answer: str, pattern: re.Pattern[str]) -> float:
     """Whether the whole answer, without spaces around it, has the form of the pattern."""
-    return float(pattern.fullmatch(answer.strip()[:LONGEST]) is not None)
+    return float(pattern.fullmatch(answer.strip()[:MAX_ANSWER_CHARS]) is not None)

@@ -44,8 +44,8 @@ TYPES = {
     "dare_ties_svd": "DARE and TIES on the updates, cut down to one rank.",
 }
 SAME_RANK = ("linear", "ties", "dare_linear", "dare_ties")
-MOST_RESULTS, LARGEST_WEIGHT, LARGEST_RANK = 8, 10.0, 1024
-LONGEST_NAME = 120  # characters, as of any run
+MAX_RESULTS, MAX_WEIGHT, MAX_RANK = 8, 10.0, 1024
+MAX_NAME_CHARS = 120  # characters, as of any run
 CONVERTED_RANK = 32  # of an adapter that is no LoRA, unless a rank is given
 # PEFT's types whose updates add up: LoRA's own, and those that `convert_to_lora` takes
 ADDITIVE = ("LORA", "LOHA", "LOKR", "VERA")
@@ -68,22 +68,22 @@ class Combination:
     def problems(self) -> list[str]:
         """Everything that is wrong with the numbers, in sentences."""
         count, problems = len(self.results), []
-        if not 2 <= count <= MOST_RESULTS or len(set(self.results)) != count:
-            problems.append(f"2 to {MOST_RESULTS} different results are combined, not {count}.")
+        if not 2 <= count <= MAX_RESULTS or len(set(self.results)) != count:
+            problems.append(f"2 to {MAX_RESULTS} different results are combined, not {count}.")
         if len(self.weights) != count:
             problems.append(f"There are {count} results and {len(self.weights)} weights.")
         for weight in self.weights:
-            if not abs(weight) <= LARGEST_WEIGHT or weight == 0:
+            if not abs(weight) <= MAX_WEIGHT or weight == 0:
                 problems.append(
-                    f"The weight {weight:g} is not between -{LARGEST_WEIGHT:g} and "
-                    f"{LARGEST_WEIGHT:g}, or is 0."
+                    f"The weight {weight:g} is not between -{MAX_WEIGHT:g} and "
+                    f"{MAX_WEIGHT:g}, or is 0."
                 )
         if self.type not in TYPES:
             problems.append(f"'{quote(self.type)}' is no type. Choose one of {', '.join(TYPES)}.")
         if not 0 < self.density <= 1:
             problems.append(f"The density {self.density:g} is not above 0 and at most 1.")
-        if self.rank is not None and not 1 <= self.rank <= LARGEST_RANK:
-            problems.append(f"The rank {self.rank} is not 1 to {LARGEST_RANK}.")
+        if self.rank is not None and not 1 <= self.rank <= MAX_RANK:
+            problems.append(f"The rank {self.rank} is not 1 to {MAX_RANK}.")
         return problems
 
 
@@ -124,7 +124,7 @@ def check(combination: Combination) -> list[RunDir]:
 def default_name(runs: Sequence[RunDir]) -> str:
     """ "wren lora + wren ia3"."""
     names = [index.entry(run).name or RunSpec.of_run(run).method["name"] for run in runs]
-    return " + ".join(names)[:LONGEST_NAME]
+    return " + ".join(names)[:MAX_NAME_CHARS]
 
 
 def why_not(run: RunDir) -> str:

@@ -26,28 +26,28 @@ FILE = re.compile(
     re.ASCII,
 )
 TEXTS = (".json", ".md")
-LARGEST_TEXT = 20_000_000  # bytes
+MAX_TEXT_BYTES = 20_000_000  # bytes
 RESULT = "result"
 
 
-def contents(run: RunDir, what: str) -> dict[str, Path | bytes]:
+def contents(run: RunDir, content: str) -> dict[str, Path | bytes]:
     """The files to be uploaded by their path there. `what` is "result" or an export such as
     merged-bfloat16. Raises LabError where that is not made, or changed since it was proven."""
-    if what == RESULT:
+    if content == RESULT:
         folder = run.artifact
         if not folder.is_dir():
             raise LabError(f"{run.id} has no result to upload.", "Wait until it ends.")
     else:
-        kind, _, weight_type = what.partition("-")
+        kind, _, weight_type = content.partition("-")
         folder = exports.output(run, kind, weight_type)
         job = exports.record(run, kind, weight_type)
         if job is None or job.finish != "done":
             raise LabError(
-                f"'{quote(what)}' is not made yet.", "Make it on the Results page first."
+                f"'{quote(content)}' is not made yet.", "Make it on the Results page first."
             )
         if not exports.is_current(run, job):
             raise LabError(
-                f"'{quote(what)}' was made from an earlier result of {run.id}.", "Make it again."
+                f"'{quote(content)}' was made from an earlier result of {run.id}.", "Make it again."
             )
     receipt = read_object(run.artifact / "receipt.json") or {}
     names = private_names(run)
@@ -61,7 +61,7 @@ def contents(run: RunDir, what: str) -> dict[str, Path | bytes]:
         if path.is_symlink() or not path.is_file() or not FILE.fullmatch(name):
             continue
         files[name] = path
-        if path.suffix in TEXTS and path.stat().st_size < LARGEST_TEXT:
+        if path.suffix in TEXTS and path.stat().st_size < MAX_TEXT_BYTES:
             text = path.read_text(encoding="utf-8")
             public = public_text(text, names, is_card=name == "README.md")
             if public != text:
@@ -106,12 +106,12 @@ def job_file(run: RunDir) -> Path:
     return run.exports / "push.json"
 
 
-def start(run: RunDir, name: str, what: str, *, private: bool, update: bool) -> None:
+def start(run: RunDir, name: str, content: str, *, private: bool, update: bool) -> None:
     """Begin an upload in the background. Raises LabError for what stands against it."""
     upload.check_name(name)
     upload.check_access()
-    contents(run, what)
-    request = {"name": name, "what": what, "private": private, "update": update}
+    contents(run, content)
+    request = {"name": name, "what": content, "private": private, "update": update}
     background_job.start(
         job_file(run), ["lab.export", "push", run.id], request,
         variables=upload.VARIABLES, access=credentials.access_line(),

@@ -179,9 +179,9 @@ def script(spec: RunSpec, model: str, data: str, system_prompt: str) -> str:
     return TEMPLATE.format(**values) + plain_training.LOOP
 
 
-def _revision(constant: str, what: str, revision: str) -> str:
+def _revision(constant: str, subject: str, revision: str) -> str:
     """The line that pins what the Hub has; none where nothing is pinned."""
-    return f"{constant} = {revision!r}  # of {what}: as checked\n" if revision else ""
+    return f"{constant} = {revision!r}  # of {subject}: as checked\n" if revision else ""
 
 
 def _data(data: str) -> str:

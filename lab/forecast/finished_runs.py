@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 
 from lab import gpu_table, host, paths
 from lab.checked_run import read_forecast
-from lab.forecast.runtime_estimate import BOUND, TOGETHER
-from lab.forecast.target_device import REACHED, TargetDevice
+from lab.forecast.runtime_estimate import BOUND, OVERLAP_POWER
+from lab.forecast.target_device import DEFAULT_MFU, TargetDevice
 from lab.forecasts import RuntimeForecast
 from lab.runs.result import read_result
 
-MOST_RUNS = 200  # the newest, to learn a machine's pace from
+MAX_RUNS = 200  # the newest, to learn a machine's pace from
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class FinishedRun:
 def with_reached(device: TargetDevice) -> TargetDevice:
     """With what this machine's runs reach, if it is of their kind."""
     gpus = host.gpus()
-    share, is_measured, runs = REACHED, False, list[FinishedRun]()
+    share, is_measured, runs = DEFAULT_MFU, False, list[FinishedRun]()
     if device.on_gpu and gpus:
         known = gpu_table.known(host.largest(gpus)["name"])
         runs = _finished("cuda")
@@ -55,7 +55,7 @@ def with_reached(device: TargetDevice) -> TargetDevice:
 def _finished(kind: str) -> list[FinishedRun]:
     """The finished runs of this machine on its `kind` of device."""
     runs = []
-    for run in paths.all_runs()[:MOST_RUNS]:
+    for run in paths.all_runs()[:MAX_RUNS]:
         result = read_result(run)
         if result is None or result.state != "done":
             continue
@@ -97,14 +97,14 @@ def reached(
         if measured > 1.2 * launch:
             work = [_without(each, launch, on_gpu) for each in (expected, measured)]
             rates.append(forecast.rate * work[0] / work[1])
-    return (statistics.median(rates) / flops, True) if rates else (REACHED, False)
+    return (statistics.median(rates) / flops, True) if rates else (DEFAULT_MFU, False)
 
 
 def _without(together: float, launch: float, on_gpu: bool) -> float:
     """The work in what work and launches take together."""
     if not on_gpu:
         return together - launch
-    return float(max(together**TOGETHER - launch**TOGETHER, 1e-60) ** (1 / TOGETHER))
+    return float(max(together**OVERLAP_POWER - launch**OVERLAP_POWER, 1e-60) ** (1 / OVERLAP_POWER))
 
 
 def launching(runs: Sequence[FinishedRun]) -> float:

@@ -17,22 +17,22 @@ CPU_LIBRARIES = 900_000_000  # resident size of Python, torch and transformers b
 
 
 @dataclass(frozen=True)
-class Sizes:
+class ModelSizes:
     """What can be counted of a model with its method, in bytes where nothing else is said."""
 
     parameters: int
     trainable: int
     weights: int
-    own: int  # bytes of the weights that train
-    gradients: int
-    moments: int
+    trainable_bytes: int
+    gradient_bytes: int
+    optimizer_bytes: int
     hidden: int
     vocabulary: int
     layers: int
-    updating: int = 0  # bytes that the update works in
+    update_bytes: int = 0  # bytes that the update works in
 
 
-def sizes(model: Any, spec: RunSpec, quantised: Any = None) -> Sizes:
+def sizes(model: Any, spec: RunSpec, quantised: Any = None) -> ModelSizes:
     """The sizes of `model` (on the meta device, method applied, types set)."""
     from lab.forecast.trace.meta_model import stored_bytes
 
@@ -44,13 +44,13 @@ def sizes(model: Any, spec: RunSpec, quantised: Any = None) -> Sizes:
     copied = sum(4 * weight.numel() for weight in own if weight.element_size() < 4)
     if not optimizers.uses_master_weights(methods.get(spec.method["name"]), spec.train):
         copied = 0
-    return Sizes(
+    return ModelSizes(
         parameters=sum(weight.numel() for weight in everything),
         trainable=sum(weight.numel() for weight in own),
         weights=sum(stored_bytes(weight, quantised) for weight in everything),
-        own=sum(trained),
-        gradients=max(trained, default=0) if rule.in_backward else sum(trained),
-        moments=sum(
+        trainable_bytes=sum(trained),
+        gradient_bytes=max(trained, default=0) if rule.in_backward else sum(trained),
+        optimizer_bytes=sum(
             rule.state_bytes(
                 tuple(weight.shape), 4 if copied else weight.element_size(), spec.train.momentum
             )
@@ -58,34 +58,35 @@ def sizes(model: Any, spec: RunSpec, quantised: Any = None) -> Sizes:
         )
         + copied,
         # gradients of the copies, and what a rule needs beside
-        updating=copied + rule.working_bytes * max((weight.numel() for weight in own), default=0),
+        update_bytes=copied
+        + rule.update_workspace_bytes * max((weight.numel() for weight in own), default=0),
         hidden=config.hidden_size,
         vocabulary=config.vocab_size,
         layers=config.num_hidden_layers,
     )
 
 
-def counted(sizes: Sizes, spec: RunSpec, *, on_gpu: bool) -> MemoryForecast:
+def counted(sizes: ModelSizes, spec: RunSpec, *, on_gpu: bool) -> MemoryForecast:
     """What the model's own tensors say without a traced step: the exact sizes of weights,
     gradients and optimizer state. The phases that run layers are left at what they begin with, so
     the peak is the least that the run needs: it may rule a run out, and never says that it fits."""
     workspace = CUBLAS_WORKSPACE if on_gpu else CPU_LIBRARIES
-    resting = sizes.weights + sizes.moments + workspace
-    accumulated = sizes.gradients if spec.train.gradient_accumulation_steps > 1 else 0
+    resting = sizes.weights + sizes.optimizer_bytes + workspace
+    accumulated = sizes.gradient_bytes if spec.train.gradient_accumulation_steps > 1 else 0
     phases = Phases(
         load=sizes.weights + workspace,
         forward=resting + accumulated,
-        backward=resting + sizes.gradients,
-        optimizer=resting + sizes.gradients + sizes.updating,
+        backward=resting + sizes.gradient_bytes,
+        optimizer=resting + sizes.gradient_bytes + sizes.update_bytes,
         evaluate=resting,
         save=resting,
         resume=resting,
     )
     parts = Parts(
         weights=sizes.weights,
-        gradients=sizes.gradients,
-        optimizer=sizes.moments,
-        activations=sizes.updating,
+        gradients=sizes.gradient_bytes,
+        optimizer=sizes.optimizer_bytes,
+        activations=sizes.update_bytes,
         workspace=workspace,
     )
     return MemoryForecast(
@@ -100,12 +101,12 @@ def counted(sizes: Sizes, spec: RunSpec, *, on_gpu: bool) -> MemoryForecast:
     )
 
 
-def disk_forecast(sizes: Sizes, spec: RunSpec) -> DiskForecast:
+def disk_forecast(sizes: ModelSizes, spec: RunSpec) -> DiskForecast:
     """What the run may hold on disk: the result, the kept checkpoints, one being written."""
     train = spec.train
     is_whole = methods.get(spec.method["name"]).saves_whole_model
-    artifact = sizes.weights if is_whole else sizes.own
-    checkpoint = sizes.own + sizes.moments
+    artifact = sizes.weights if is_whole else sizes.trainable_bytes
+    checkpoint = sizes.trainable_bytes + sizes.optimizer_bytes
     count = 0 if train.save_steps == 0 else train.keep_best + train.keep_last + 1
     if train.max_steps is not None and train.save_steps:
         count = min(count, train.max_steps // train.save_steps)

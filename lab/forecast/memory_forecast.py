@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lab.forecast.trace.trace_step import Batch
 
 # A CPU run's resident memory beyond the tensors: copies that kernels make, and the heap's holes.
-CPU_SLACK = 1.3
+CPU_SAFETY_FACTOR = 1.3
 FEW_TOKENS = 512  # of a micro-batch, below which its sizes are on no line with larger ones
 
 
@@ -154,7 +154,7 @@ def outline_for_any_rows(
 def _traced(counts: MemoryForecast, trace: Trace, how: How, *, on_gpu: bool) -> MemoryForecast:
     """`counts` with the figures of a traced step."""
     workspace = formula.CUBLAS_WORKSPACE if on_gpu else formula.CPU_LIBRARIES
-    scale = 1.0 if on_gpu else CPU_SLACK
+    scale = 1.0 if on_gpu else CPU_SAFETY_FACTOR
 
     def whole_of(peak: Peak) -> int:
         return int(max(peak.counted, peak.total) * scale) + workspace

@@ -10,17 +10,17 @@ from typing import Any
 from lab import methods
 
 WITH_STATE = ("adamw", "adamw8bit", "paged_adamw8bit", "adafactor")
-SHORTEST = 64  # tokens; below it, cutting rows shorter is no fix
+MIN_LENGTH_TOKENS = 64  # tokens; below it, cutting rows shorter is no fix
 
 
 @dataclass(frozen=True)
 class MemorySaver:
-    """One change. `changes` are dotted keys of the spec; `keeps_batch` says whether the rows of
-    an optimizer step, and so the training, stay the same."""
+    """One change. `changes` are dotted keys of the spec; `keeps_effective_batch` says whether the
+    rows of an optimizer step, and so the training, stay the same."""
 
     title: str
     changes: dict[str, Any]
-    keeps_batch: bool = True
+    keeps_effective_batch: bool = True
 
     def apply(self, spec: dict[str, Any]) -> dict[str, Any]:
         return with_changes(spec, self.changes)
@@ -57,7 +57,7 @@ def candidates(spec: dict[str, Any], *, on_gpu: bool) -> list[MemorySaver]:
             MemorySaver(
                 f"Halve the batch size, double the gradient accumulation ({half} × {times})",
                 {"train.batch_size": half, "train.gradient_accumulation_steps": times},
-                keeps_batch=half * times
+                keeps_effective_batch=half * times
                 == train["batch_size"] * train["gradient_accumulation_steps"],
             )
         )
@@ -67,12 +67,14 @@ def candidates(spec: dict[str, Any], *, on_gpu: bool) -> list[MemorySaver]:
     rule = train.get("optimizer", "adamw")
     if chosen.saves_whole_model and rule == "adamw":
         title, changes = "8-bit AdamW", {"train.optimizer": "adamw8bit"}
-        savers.append(MemorySaver(title, changes, keeps_batch=False))
-    if data["max_length"] // 2 >= SHORTEST:
+        savers.append(MemorySaver(title, changes, keeps_effective_batch=False))
+    if data["max_length"] // 2 >= MIN_LENGTH_TOKENS:
         length = data["max_length"] // 2
         savers.append(
             MemorySaver(
-                f"Truncate at {length} tokens", {"data.max_length": length}, keeps_batch=False
+                f"Truncate at {length} tokens",
+                {"data.max_length": length},
+                keeps_effective_batch=False,
             )
         )
     if chosen.lighter_method:
@@ -81,10 +83,10 @@ def candidates(spec: dict[str, Any], *, on_gpu: bool) -> list[MemorySaver]:
             MemorySaver(
                 f"{lighter.title} instead of {chosen.title.lower()}",
                 {"method": {"name": lighter.name}, "train.learning_rate": "auto"},
-                keeps_batch=False,
+                keeps_effective_batch=False,
             )
         )
     if chosen.saves_whole_model and rule in WITH_STATE:
         title = "SGD (no optimizer states; needs a 100 times higher learning rate)"
-        savers.append(MemorySaver(title, {"train.optimizer": "sgd"}, keeps_batch=False))
+        savers.append(MemorySaver(title, {"train.optimizer": "sgd"}, keeps_effective_batch=False))
     return savers

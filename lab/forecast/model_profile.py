@@ -15,9 +15,9 @@ from lab.recent import Recent
 from lab.spec import RunSpec
 
 # Settings of `train` that change the structure or what can be counted of it.
-STRUCTURE = ("precision", "adapter_precision", "optimizer", "momentum")
+PROFILE_KEYS = ("precision", "adapter_precision", "optimizer", "momentum")
 # Those that change the step, beside the structure. Any other may change, and what was traced holds.
-STEP = (
+STEP_KEYS = (
     *("batch_size", "gradient_accumulation_steps", "loss_implementation", "max_grad_norm"),
     *("activation_checkpointing", "checkpointed_layers", "weight_decay"),
 )
@@ -28,7 +28,7 @@ CHANGED_LOGITS = ("final_logit_softcapping", "logits_scaling", "logit_scale", "l
 class ModelProfile:
     """A model with its method in place. `costs`: floating-point operations by the kind of loss."""
 
-    sizes: formula.Sizes
+    sizes: formula.ModelSizes
     layers: tuple[Any, ...]  # a signature for each decoder layer
     bits: int  # of the base's linear layers
     base_parameters: int
@@ -44,7 +44,7 @@ _profiles: Recent[str, ModelProfile] = Recent(256)
 def profile_model(config: Any, spec: RunSpec, tokenizer: Any = None) -> ModelProfile:
     """The profile for `spec`, built on the meta device the first time that it is asked for. Raises
     ValueError where a library refuses the method."""
-    settings = [getattr(spec.train, name) for name in STRUCTURE]
+    settings = [getattr(spec.train, name) for name in PROFILE_KEYS]
     tokens = tokenizer and [len(tokenizer), sorted(tokenizer.all_special_ids)]
     parts = (config.to_dict(), spec.method, settings, tokens)
     name = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
@@ -80,7 +80,7 @@ def _profile(config: Any, spec: RunSpec, tokenizer: Any) -> ModelProfile:
 
 def step_settings(spec: RunSpec) -> dict[str, Any]:
     """The settings of `train` that a traced step depends on."""
-    return {name: getattr(spec.train, name) for name in (*STRUCTURE, *STEP)}
+    return {name: getattr(spec.train, name) for name in (*PROFILE_KEYS, *STEP_KEYS)}
 
 
 def loss_kind(config: Any, spec: RunSpec) -> str:

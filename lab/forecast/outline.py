@@ -15,10 +15,10 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from lab.forecast.formula import Sizes
+from lab.forecast.formula import ModelSizes
 from lab.forecast.model_profile import step_settings
 from lab.forecast.trace.allocation_log import BEFORE, Log, Peak, Trace, launches_of_step
-from lab.forecast.trace.layer_repetition import LAYER, Irregular, layer_kinds, repeated
+from lab.forecast.trace.layer_repetition import LAYER, LayersDiffer, layer_kinds, repeated
 from lab.forecast.trace.meta_model import build, signatures, with_layers
 from lab.forecast.trace.trace_step import Batch, record
 from lab.methods import Method
@@ -71,8 +71,7 @@ def outline(
     on_gpu: bool,
 ) -> Outline:
     """The outline of a step of a model of `config`; `layers` are the signatures of its layers with
-    the method in place. Raises Irregular, and whatever an operation that cannot be traced raises.
-    """
+    the method in place. Raises LayersDiffer, and what an operation that cannot be traced raises."""
     chosen, stands_for = choose_layers(layer_kinds(config, layers, spec, batch))
 
     def short_of(places: list[int]) -> Outline:
@@ -103,7 +102,7 @@ def _short(
     loss: str,
     on_gpu: bool,
 ) -> Outline:
-    """The parts of a step of the `chosen` layers alone. Raises Irregular if these come out as
+    """The parts of a step of the `chosen` layers alone. Raises LayersDiffer if these come out as
     others."""
     if spec.train.checkpointed_layers is not None:
         some = sum(index < spec.train.checkpointed_layers for index in chosen)
@@ -117,7 +116,7 @@ def _short(
         return known
     model, quantised, _ = build(few, spec, method)
     if signatures(layers_if_any(model)) != [layers[index] for index in chosen]:
-        raise Irregular("the method treats the layers of a short model in another way")
+        raise LayersDiffer("the method treats the layers of a short model in another way")
     log = record(model, method, spec, batch, loss, quantised, on_gpu=on_gpu)
     return _outlines.put(key, read(log, len(chosen), on_gpu=on_gpu))
 
@@ -169,20 +168,20 @@ def _parts(log: Log) -> dict[str, Part]:
     }
 
 
-def whole_step(short: Outline, sizes: Sizes, gradient_accumulation_steps: int = 1) -> Trace:
+def whole_step(short: Outline, sizes: ModelSizes, gradient_accumulation_steps: int = 1) -> Trace:
     """The peaks of a step of the whole model, whose weights, state and gradients are `sizes`."""
     places = range(len(short.stands_for))
     overhead = short.unused + short.left
     if short.layers:
         overhead += short.unused * (len(places) - short.layers) // short.layers
-    rest = {"weights": sizes.weights, "optimizer": sizes.moments}
+    rest = {"weights": sizes.weights, "optimizer": sizes.optimizer_bytes}
     peaks = {"load": Peak(sizes.weights, {"weights": sizes.weights}, "given")}
     walk = _Walk(short, peaks, rest, overhead)
     if (
         gradient_accumulation_steps > 1
     ):  # those of earlier passes; the short model's come with its own part
         own = short.parts["forward.before"].net.get("gradients", 0)
-        walk.add("gradients", sizes.gradients - own)
+        walk.add("gradients", sizes.gradient_bytes - own)
         walk.adds_gradients = own > 0
     walk.go("forward.before")
     walk.through_layers("forward", places)
@@ -190,7 +189,7 @@ def whole_step(short: Outline, sizes: Sizes, gradient_accumulation_steps: int = 
     walk.go("backward.after")
     walk.through_layers("backward", reversed(places))
     walk.go("backward.before")
-    update = {**rest, "gradients": sizes.gradients, "activations": sizes.updating}
+    update = {**rest, "gradients": sizes.gradient_bytes, "activations": sizes.update_bytes}
     total = sum(update.values())
     peaks["optimizer"] = Peak(total, update, counted=total + overhead)
     walk = _Walk(short, peaks, rest, overhead)

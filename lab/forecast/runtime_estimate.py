@@ -7,8 +7,8 @@ passes of an H100 that it binds (tokens a second, measured and predicted with it
 4 x 128 14.1k and 11.3k, LoRA on c_attn 11.5k and 14.4k; Llama-3.2-3B LoRA 4 x 512 7.9k and 7.8k,
 full 2 x 256 with checkpointing 2.4k and 2.9k; Llama-3.1-8B LoRA r64 2 x 512 3.9k and 3.4k. It
 belongs to that machine's processor as much as to its GPU.
-REACHED and the factors were measured there with rows of 1,024 tokens, and hold to a fifth or so.
-Runs that have finished on this machine correct both.
+DEFAULT_MFU and the factors were measured there with rows of 1,024 tokens, and hold to a fifth or
+so. Runs that have finished on this machine correct both.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import math
 from dataclasses import dataclass
 
 from lab import methods
-from lab.forecast.formula import Sizes
+from lab.forecast.formula import ModelSizes
 from lab.forecast.model_profile import ModelProfile
 from lab.forecast.target_device import TargetDevice
 from lab.forecasts import DatasetStats, RuntimeForecast
@@ -25,22 +25,24 @@ from lab.spec import RunSpec
 
 LAUNCH_S = 35e-6  # for each kernel of a step, with the Python around it
 LAUNCHES_A_LAYER = 120  # forward and back, where nothing was traced
-TOGETHER = 4.0  # work and launches side by side take the root of the sum of these powers: near max
+OVERLAP_POWER = (
+    4.0  # work and launches side by side take the root of the sum of these powers: near max
+)
 CPU_LAUNCH_S = 10e-6  # an operation on a processor, beside its work
 BANDWIDTH = {True: 2e12, False: 15e9}  # bytes a second of a GPU and a processor that are not known
 FILES = 0.5e9  # bytes a second that are read and hashed, or written
 IMPORTS_S = 9.0  # of a worker: Python, torch, transformers
-SAMPLES = 3  # in a run, where the spec leaves it open,
+SAMPLES_PER_RUN = 3  # in a run, where the spec leaves it open,
 SAMPLED = 100  # with so many tokens each time
 SAVES = 5  # in a run, where the spec leaves it open
 PLAIN_LOSS = 1.02  # the plain loss moves whole logits through memory
-WIDE_ADAPTERS = 1.17  # casts in every layer, with float32 adapters beside 16-bit weights
-FOUR_BITS = 1.1  # weights are turned back for every product
-COMPILED = 1.27  # compiled layers are that much faster,
+FLOAT32_ADAPTER_COST = 1.17  # casts in every layer, with float32 adapters beside 16-bit weights
+DEQUANTISE_COST = 1.1  # weights are turned back for every product
+COMPILE_SPEEDUP = 1.27  # compiled layers are that much faster,
 COMPILE_S = 60.0  # once this has passed
 EVALUATIONS = 10  # in a run, where the spec leaves it open
 BOUND = 0.9  # share of a pass's time from which on launches are what it takes
-WORTH = 0.1  # share of the run that compiling must save, to be chosen
+MIN_COMPILE_GAIN = 0.1  # share of the run that compiling must save, to be chosen
 
 
 @dataclass(frozen=True)
@@ -82,23 +84,23 @@ def seconds_per_token(
     speed = device.bandwidth or BANDWIDTH[device.on_gpu]
     # weights are read forward and back; the update reads weights, gradients and state and writes
     moved = 2.0 * sizes.weights / tokens
-    update = 2.0 * sizes.own + 2.0 * sizes.moments + 3.0 * sizes.gradients
+    update = 2.0 * sizes.trainable_bytes + 2.0 * sizes.optimizer_bytes + 3.0 * sizes.gradient_bytes
     updating = update / speed / (tokens * train.gradient_accumulation_steps)
     rate = device.flops * device.reached
     if not device.on_gpu:
         return float(max(work / rate, moved / speed)) + launch + updating
     if profile.bits == 4:
-        work *= FOUR_BITS
+        work *= DEQUANTISE_COST
     has_adapters = sizes.trainable < 0.5 * sizes.parameters
     if has_adapters and train.precision == "bfloat16" and train.adapter_precision == "float32":
-        work *= WIDE_ADAPTERS
+        work *= FLOAT32_ADAPTER_COST
     if train.compile == "on":
         work *= full / length  # static shapes: sequences are padded to full length
     together = side_by_side(max(work / rate, moved / speed), launch)
-    return together / (COMPILED if train.compile == "on" else 1.0) + updating
+    return together / (COMPILE_SPEEDUP if train.compile == "on" else 1.0) + updating
 
 
-def launch_seconds(sizes: Sizes, launches: int, device: TargetDevice) -> float:
+def launch_seconds(sizes: ModelSizes, launches: int, device: TargetDevice) -> float:
     """Of the kernels of one pass, which were counted or are guessed."""
     count = launches or LAUNCHES_A_LAYER * sizes.layers
     return count * (LAUNCH_S * device.launching if device.on_gpu else CPU_LAUNCH_S)
@@ -106,7 +108,7 @@ def launch_seconds(sizes: Sizes, launches: int, device: TargetDevice) -> float:
 
 def side_by_side(work: float, launch: float) -> float:
     """Seconds of two things that go on at once: hardly more than the longer one takes."""
-    return float((work**TOGETHER + launch**TOGETHER) ** (1 / TOGETHER))
+    return float((work**OVERLAP_POWER + launch**OVERLAP_POWER) ** (1 / OVERLAP_POWER))
 
 
 def training_volume(
@@ -184,9 +186,9 @@ def runtime_forecast(
     watts = device.watts
     train = spec.train
     whole = methods.get(spec.method["name"]).saves_whole_model
-    artifact = sizes.weights if whole else sizes.own
+    artifact = sizes.weights if whole else sizes.trainable_bytes
     saves = SAVES if train.save_steps is None else train.save_steps and steps // train.save_steps
-    saved = artifact + min(saves, steps) * (sizes.own + sizes.moments)
+    saved = artifact + min(saves, steps) * (sizes.trainable_bytes + sizes.optimizer_bytes)
     launch = launch_seconds(sizes, launches, device)
     return RuntimeForecast(
         steps=steps,
@@ -208,11 +210,11 @@ def runtime_forecast(
 
 
 def _sampling(
-    spec: RunSpec, sizes: Sizes, device: TargetDevice, launch: float, steps: int
+    spec: RunSpec, sizes: ModelSizes, device: TargetDevice, launch: float, steps: int
 ) -> float:
     """Seconds of the sample answers: for each token a pass forward that reads all weights."""
     every = spec.train.sample_steps
-    times = SAMPLES if every is None else every and 2 + steps // every
+    times = SAMPLES_PER_RUN if every is None else every and 2 + steps // every
     speed = device.bandwidth or BANDWIDTH[device.on_gpu]
     forward = launch / 3  # forward and back are three such passes
     work = max(2.0 * sizes.parameters / (device.flops * device.reached), sizes.weights / speed)
@@ -222,4 +224,4 @@ def _sampling(
 
 def compiling_pays(plain: RuntimeForecast, compiled: RuntimeForecast) -> bool:
     """Whether compiled layers save a share of the run that is worth their start."""
-    return compiled.seconds < (1 - WORTH) * plain.seconds
+    return compiled.seconds < (1 - MIN_COMPILE_GAIN) * plain.seconds

@@ -7,7 +7,7 @@ from typing import Any
 
 from lab.forecast.memory_forecast import TraceOptions, predict_memory
 from lab.forecast.stored_forecasts import memory_forecast
-from lab.forecast.trace.layer_repetition import RUN
+from lab.forecast.trace.layer_repetition import TRACED_LAYERS
 from lab.forecasts import How, MemoryForecast
 from lab.spec import RunSpec
 
@@ -26,27 +26,27 @@ def checkpointed_if_needed(
         if forecast.fits is not False:
             return spec, forecast
     spec = replace(spec, train=replace(spec.train, activation_checkpointing="on"))
-    everywhere = memory_forecast(config, spec, options, memory_bytes)
+    all_layers = memory_forecast(config, spec, options, memory_bytes)
     is_given = spec.train.checkpointed_layers is not None
-    if is_given or not everywhere.fits or not everywhere.how.is_exact:
-        return spec, everywhere
-    return fewest_layers(config, spec, everywhere, options, int(memory_bytes * (1 - RESERVE)))
+    if is_given or not all_layers.fits or not all_layers.how.is_exact:
+        return spec, all_layers
+    return fewest_layers(config, spec, all_layers, options, int(memory_bytes * (1 - RESERVE)))
 
 
 def fewest_layers(
-    config: Any, spec: RunSpec, everywhere: MemoryForecast, options: TraceOptions, memory_bytes: int
+    config: Any, spec: RunSpec, all_layers: MemoryForecast, options: TraceOptions, memory_bytes: int
 ) -> tuple[RunSpec, MemoryForecast]:
     """(the spec, its forecast) with as few recomputing layers as fit into `memory_bytes`.
 
-    `spec` recomputes all layers, which `everywhere` predicts; without any it does not fit. That
+    `spec` recomputes all layers, which `all_layers` predicts; without any it does not fit. That
     answer stands where the layers differ: each number of them would be traced as a whole.
     """
     count = config.num_hidden_layers
-    if everywhere.how is How.EVERY_LAYER and count > 2 * RUN:
-        return spec, everywhere
-    best = spec, everywhere
+    if all_layers.how is How.EVERY_LAYER and count > 2 * TRACED_LAYERS:
+        return spec, all_layers
+    best = spec, all_layers
     low, high = 0, count  # the fewest lie between: more than low, and high is enough
-    layers = _first_guess(config, spec, everywhere, options, memory_bytes)
+    layers = _first_guess(config, spec, all_layers, options, memory_bytes)
     step = 1
     while high - low > 1:
         layers = min(max(layers, low + 1), high - 1)
@@ -63,7 +63,7 @@ def fewest_layers(
 
 
 def _first_guess(
-    config: Any, spec: RunSpec, everywhere: MemoryForecast, options: TraceOptions, memory_bytes: int
+    config: Any, spec: RunSpec, all_layers: MemoryForecast, options: TraceOptions, memory_bytes: int
 ) -> int:
     """The fewest layers by outlines, set right by how far these are off for all layers."""
 
@@ -71,7 +71,7 @@ def _first_guess(
         some = _with_layers(spec, layers)
         return predict_memory(config, some, replace(options, traced=False)).peak_bytes
 
-    off = everywhere.peak_bytes - outlined(None)
+    off = all_layers.peak_bytes - outlined(None)
     low, high = 0, int(config.num_hidden_layers)
     while high - low > 1:
         middle = (low + high) // 2

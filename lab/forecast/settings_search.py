@@ -29,8 +29,8 @@ from lab.methods import Method
 from lab.spec import RunSpec
 
 CONFIRMED = 6  # choices that are traced
-SMALLEST = "sgd"  # keeps no state: offered where nothing else fits
-OTHER_RULE = 0.95  # a different optimizer is ranked at this fraction of its speed
+STATELESS_OPTIMIZER = "sgd"  # keeps no state: offered where nothing else fits
+OTHER_OPTIMIZER_FACTOR = 0.95  # a different optimizer is ranked at this fraction of its speed
 
 
 def search_settings(
@@ -116,8 +116,13 @@ def rank_settings(
     search = _Search(config, spec, method, device, memory_bytes, compiles, packed)
     rules = _rules(spec)
     ranked = _ranked(rules, search)
-    if ranked and not ranked[0].fits and SMALLEST not in rules and method.saves_whole_model:
-        ranked = _ranked([*rules, SMALLEST], search)
+    if (
+        ranked
+        and not ranked[0].fits
+        and STATELESS_OPTIMIZER not in rules
+        and method.saves_whole_model
+    ):
+        ranked = _ranked([*rules, STATELESS_OPTIMIZER], search)
     return _explained(ranked, memory_bytes) if ranked else []
 
 
@@ -161,7 +166,7 @@ def _ranked(rules: list[str], search: _Search) -> list[Candidate]:
                     tokens_per_s=search.speed(changed, predicted.launches),
                     how=predicted.how,
                     fits=bool(predicted.fits),
-                    is_asked_rule=rule == spec.train.optimizer,
+                    is_requested_optimizer=rule == spec.train.optimizer,
                     checkpointed_layers=changed.train.checkpointed_layers,
                 )
             )
@@ -169,11 +174,11 @@ def _ranked(rules: list[str], search: _Search) -> list[Candidate]:
 
 
 def _fewest_by_outline(
-    spec: RunSpec, everywhere: MemoryForecast, search: _Search
+    spec: RunSpec, all_layers: MemoryForecast, search: _Search
 ) -> tuple[RunSpec, MemoryForecast]:
     """`spec`, which recomputes all layers and fits, with the fewest that do: one recomputed layer
     costs next to nothing, so the choice is ranked by what it may be, not by all of them."""
-    best = spec, everywhere
+    best = spec, all_layers
     low, high = 0, int(search.config.num_hidden_layers)
     while high - low > 1:
         middle = (low + high) // 2
@@ -206,7 +211,7 @@ def _with(spec: RunSpec, **changes: Any) -> RunSpec:
 
 def _rank(choice: Candidate) -> tuple[bool, float, int]:
     """Sorts those that fit by speed, the others by peak."""
-    speed = choice.tokens_per_s * (1.0 if choice.is_asked_rule else OTHER_RULE)
+    speed = choice.tokens_per_s * (1.0 if choice.is_requested_optimizer else OTHER_OPTIMIZER_FACTOR)
     return (not choice.fits, -speed if choice.fits else 0.0, choice.needed_bytes)
 
 
@@ -269,7 +274,7 @@ def _explained(ranked: list[Candidate], memory_bytes: int) -> list[Candidate]:
             why = f"{abs(slower):.0%} {'slower' if slower > 0 else 'faster'}"
             why = why if abs(slower) >= 0.005 else "same speed"
             why += f", {saved:.2f} GB less" if saved > 0 else f", {-saved:.2f} GB more"
-        if not choice.is_asked_rule:
+        if not choice.is_requested_optimizer:
             why += f"; {optimizers.get(choice.optimizer).title} instead of the chosen optimizer"
         explained.append(replace(choice, why=why))
     return explained

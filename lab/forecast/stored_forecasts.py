@@ -19,7 +19,7 @@ from lab.forecasts import Forecast, MemoryForecast
 from lab.spec import RunSpec
 
 # What a forecast rests on: a stored one of other code is made again.
-CODE = ("forecast", "forecasts.py", "methods", "models", "train", "optimizers.py")
+HASHED_SOURCES = ("forecast", "forecasts.py", "methods", "models", "train", "optimizers.py")
 
 
 def memory_forecast(
@@ -63,7 +63,7 @@ def key(config: Any, spec: RunSpec, options: TraceOptions) -> str:
 def _code() -> str:
     """Hash of the sources that make forecasts."""
     code = hashlib.sha256()
-    for name in CODE:
+    for name in HASHED_SOURCES:
         source = Path(lab.__file__).parent / name
         for file in sorted(source.rglob("*.py")) if source.is_dir() else [source]:
             code.update(file.read_bytes())

@@ -13,7 +13,7 @@ from lab.spec import RunSpec
 
 CONTEXT_BYTES = 600_000_000  # of CUDA, on a card that the table does not know
 USUAL_FLOPS = 300e12  # dense bf16, of a GPU that the table does not know
-REACHED = 0.35  # of a GPU's dense bf16 rate by transformers' own layers, until it is measured
+DEFAULT_MFU = 0.35  # of a GPU's dense bf16 rate by transformers' own layers, until it is measured
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class TargetDevice:
     flops: float = USUAL_FLOPS
     watts: float | None = None
     bandwidth: float | None = None  # bytes a second
-    reached: float = REACHED
+    reached: float = DEFAULT_MFU
     is_measured: bool = False
     launching: float = 1.0  # times the usual that a launch takes here
     beside: float = 1.0  # times the predicted time of loading, samples and saving

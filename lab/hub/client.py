@@ -16,10 +16,10 @@ from lab import __version__, stages
 from lab.hub import credentials, settings
 from lab.hub.problems import HubError, HubUnreachable, no_hub, refusal, unreachable
 
-MOST_BYTES = 64_000_000  # of an answer that is held in memory
-LONGEST_S = 20.0  # for one question, however slowly the answer drips
+MAX_ANSWER_BYTES = 64_000_000  # of an answer that is held in memory
+MAX_QUESTION_S = 20.0  # for one question, however slowly the answer drips
 RETRIES = 2  # of a question that the Hub asks to repeat
-LONGEST_WAIT_S = 8.0  # for which a question is put off on the Hub's word
+MAX_WAIT_S = 8.0  # for which a question is put off on the Hub's word
 QUIET_S = 5.0  # after the Hub was not there, during which it is not asked again
 
 _lock = threading.Lock()
@@ -102,11 +102,11 @@ def get(
     subject: str,
     *,
     headers: dict[str, str] | None = None,
-    most: int = MOST_BYTES,
+    most: int = MAX_ANSWER_BYTES,
     params: dict[str, Any] | None = None,
 ) -> tuple[bytes, dict[str, str]]:
     """(up to `most` bytes of the answer to `path`, its headers). Repeats what the Hub asks to
-    repeat, within LONGEST_S. Raises HubError.
+    repeat, within MAX_QUESTION_S. Raises HubError.
 
     A Hub that was not there a moment ago is not waited for again.
     """
@@ -115,14 +115,14 @@ def get(
         since, why, kind = _down[address]
         if time.monotonic() - since < QUIET_S:
             raise unreachable(subject, why, kind=kind)
-    ends = time.monotonic() + LONGEST_S
+    ends = time.monotonic() + MAX_QUESTION_S
     with waiting():
         for repeat in range(RETRIES + 1):
             try:
                 return _get_once(address + path, subject, headers, most, ends, params)
             except HubError as error:
                 wait_s = error.retry_s
-                is_last = repeat == RETRIES or wait_s is None or wait_s > LONGEST_WAIT_S
+                is_last = repeat == RETRIES or wait_s is None or wait_s > MAX_WAIT_S
                 if is_last or time.monotonic() + (wait_s or 0) > ends:
                     if isinstance(error, HubUnreachable) and error.why and error.kind != "offline":
                         _down[address] = (time.monotonic(), error.why, error.kind)
@@ -159,7 +159,7 @@ def _get_once(
                 break
             if time.monotonic() > ends:
                 raise unreachable(
-                    subject, f"{host()} took longer than {LONGEST_S:g} s", kind="timeout"
+                    subject, f"{host()} took longer than {MAX_QUESTION_S:g} s", kind="timeout"
                 )
         return bytes(body[:most]), dict(response.headers) | {":status": str(response.status_code)}
 

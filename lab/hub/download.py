@@ -27,7 +27,7 @@ AT_ONCE = 4  # files
 LOOK_S = 0.2  # between looks of the caller: how soon a stop is answered
 FAILURES = 5  # in a row without a byte, until a download fails
 PAUSES_S = (0.3, 1.0, 2.0, 5.0)  # before the next try
-LONGEST_PAUSE_S = 120.0  # that a Hub which limits requests may ask for
+MAX_PAUSE_S = 120.0  # that a Hub which limits requests may ask for
 
 
 class _Stopped(BaseException):
@@ -192,7 +192,7 @@ class _Transfer:
                 if is_final or failures >= FAILURES:
                     raise
                 pause_s = max(error.retry_s or 0.0, PAUSES_S[min(failures, len(PAUSES_S)) - 1])
-                if self._stop.wait(min(pause_s, LONGEST_PAUSE_S)):
+                if self._stop.wait(min(pause_s, MAX_PAUSE_S)):
                     raise _Stopped from None
         if not self.partial.exists():
             self.partial.touch()  # an empty file

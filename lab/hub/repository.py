@@ -26,8 +26,8 @@ COMMIT = re.compile(r"[0-9a-f]{40}", re.ASCII)
 SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 BLOB = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?", re.ASCII)
 MAIN = "main"
-MOST_FILES = 100_000
-MOST_PAGES = 200
+MAX_FILES = 100_000
+MAX_PAGES = 200
 # no step out of a folder, and no control character: a dot would not match behind a line's end
 WHOLE_PATH = re.compile(r"(?!/)(?!.*(^|/)\.\.?(/|$))(?!.*//)[^\0-\x1f\x7f\\]{1,1000}")
 
@@ -196,7 +196,7 @@ def _listing(repository: Repository) -> list[RemoteFile]:
     path = f"/api/{repository.kind}/{repository.name}/tree/{repository.commit}"
     params: dict[str, Any] = {"recursive": "true"}
     entries: list[RemoteFile] = []
-    for _ in range(MOST_PAGES):
+    for _ in range(MAX_PAGES):
         listed, headers = client.get_json(path, repository.subject, params)
         for value in listed if isinstance(listed, list) else []:
             if isinstance(value, dict) and value.get("type") == "file":
@@ -206,7 +206,7 @@ def _listing(repository: Repository) -> list[RemoteFile]:
                 if entry is not None:
                     entries.append(entry)
         following = re.search(r'<([^>]+)>;\s*rel="next"', headers.get("link", ""))
-        if following is None or len(entries) > MOST_FILES:
+        if following is None or len(entries) > MAX_FILES:
             return entries
         # a cursor; the address itself stays the one that was named
         params = dict(parse_qsl(urlsplit(following[1]).query))

@@ -10,7 +10,7 @@ from lab.hub import client, repository
 from lab.hub.problems import HubError
 
 FIELDS = ("downloads", "gated", "private", "tags", "safetensors", "siblings", "cardData", "sha")
-MOST = 100
+MAX_RESULTS = 100
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def models(text: str, limit: int = 20) -> list[HubModel]:
     HubError."""
     params = {
         "search": text,
-        "limit": min(limit, MOST),
+        "limit": min(limit, MAX_RESULTS),
         "sort": "downloads",
         "direction": "-1",
         "filter": "text-generation",

@@ -130,7 +130,7 @@ class Adalora(PeftMethod):
             )
         return problems
 
-    def settings(self, config: AdaloraConfig) -> dict[str, Any]:
+    def peft_config_kwargs(self, config: AdaloraConfig) -> dict[str, Any]:
         return {
             "init_r": config.rank,
             "target_r": config.target_rank,

@@ -21,7 +21,7 @@ from typing import Any
 from lab.atomic_files import read_object, write_json
 from lab.errors import LabError, Problem
 from lab.methods import Context, Method, Unsupported, register
-from lab.methods.parts.peft_method import wants_float32
+from lab.methods.parts.peft_method import keeps_float32_adapters
 from lab.models import headers
 from lab.models.decoder_structure import decoder_layers, hidden_size, sublayers
 from lab.schema import option, parse
@@ -111,7 +111,7 @@ class BottleneckAdapters(Method):
         import torch
 
         model.requires_grad_(False)
-        dtype = torch.float32 if wants_float32(context) else torch.bfloat16
+        dtype = torch.float32 if keeps_float32_adapters(context) else torch.bfloat16
         _insert(model, config, dtype)
         model.bottleneck_settings = dataclasses.asdict(config)
         return model

@@ -91,13 +91,15 @@ class Ia3(PeftMethod):
                 )
         return problems
 
-    def settings(self, config: Ia3Config) -> dict[str, Any]:
+    def peft_config_kwargs(self, config: Ia3Config) -> dict[str, Any]:
         return {
             "target_modules": [*(config.attention or []), *(config.feed_forward or [])] or None,
             "feedforward_modules": config.feed_forward,
         }
 
-    def settings_for(self, model: Any, config: Ia3Config, context: Context) -> dict[str, Any]:
+    def peft_config_kwargs_for(
+        self, model: Any, config: Ia3Config, context: Context
+    ) -> dict[str, Any]:
         outputs, inputs = scaled(model, config)
         names = [layer.name for layer in (*outputs, *inputs)]
         return {

@@ -14,7 +14,7 @@ from typing import Any
 from lab.errors import Problem
 from lab.methods import Context, register
 from lab.methods.parts import patterns
-from lab.methods.parts.peft_method import PeftMethod, wants_float32
+from lab.methods.parts.peft_method import PeftMethod, keeps_float32_adapters
 from lab.methods.parts.script_lines import names_lines
 from lab.methods.parts.target_modules import norms
 from lab.schema import option
@@ -62,10 +62,12 @@ class LnTuning(PeftMethod):
             "method.target_modules", config.target_modules or [], names, nothing
         )
 
-    def settings(self, config: LnTuningConfig) -> dict[str, Any]:
+    def peft_config_kwargs(self, config: LnTuningConfig) -> dict[str, Any]:
         return {"target_modules": config.target_modules}
 
-    def settings_for(self, model: Any, config: LnTuningConfig, context: Context) -> dict[str, Any]:
+    def peft_config_kwargs_for(
+        self, model: Any, config: LnTuningConfig, context: Context
+    ) -> dict[str, Any]:
         return {"target_modules": [name for name, _ in chosen(model, config)]}
 
     def script_before(self, config: LnTuningConfig) -> list[str]:
@@ -93,7 +95,7 @@ class LnTuning(PeftMethod):
 
     def apply(self, model: Any, config: LnTuningConfig, context: Context) -> Any:
         model = super().apply(model, config, context)
-        if wants_float32(context):
+        if keeps_float32_adapters(context):
             # PEFT keeps the type of the copied norm; in bfloat16 small steps from 1.0 are lost
             for weight in model.parameters():
                 if weight.requires_grad:

@@ -62,7 +62,7 @@ class Loha(PeftMethod):
     def check(self, model: Any, config: LohaConfig, context: Context) -> list[Problem]:
         return target_problems(model, config.target_modules, self.can_train_conv1d)
 
-    def settings(self, config: LohaConfig) -> dict[str, Any]:
+    def peft_config_kwargs(self, config: LohaConfig) -> dict[str, Any]:
         return {
             "r": config.rank,
             "alpha": config.alpha,

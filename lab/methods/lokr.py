@@ -76,7 +76,7 @@ class Lokr(PeftMethod):
     def check(self, model: Any, config: LokrConfig, context: Context) -> list[Problem]:
         return target_problems(model, config.target_modules, self.can_train_conv1d)
 
-    def settings(self, config: LokrConfig) -> dict[str, Any]:
+    def peft_config_kwargs(self, config: LokrConfig) -> dict[str, Any]:
         return {
             "r": config.rank,
             "alpha": config.alpha,

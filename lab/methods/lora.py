@@ -191,7 +191,7 @@ class Lora(PeftMethod):
             )
         return problems + _problems_with_also(model, layers, config)
 
-    def settings(self, config: Any) -> dict[str, Any]:
+    def peft_config_kwargs(self, config: Any) -> dict[str, Any]:
         settings: dict[str, Any] = {
             "r": config.rank,
             "lora_alpha": int(config.alpha) if config.alpha.is_integer() else config.alpha,
@@ -206,8 +206,8 @@ class Lora(PeftMethod):
         }
         return settings | {key: value for key, value in chosen.items() if value}
 
-    def settings_for(self, model: Any, config: Any, context: Context) -> dict[str, Any]:
-        settings = self.settings(config)
+    def peft_config_kwargs_for(self, model: Any, config: Any, context: Context) -> dict[str, Any]:
+        settings = self.peft_config_kwargs(config)
         layers = target_layers(model, config.target_modules)
         by_layer = ranks_and_alphas(layers, config)
         if any(pair != (config.rank, config.alpha) for pair in by_layer.values()):
@@ -233,7 +233,7 @@ class Lora(PeftMethod):
     def apply(self, model: Any, config: Any, context: Context) -> Any:
         model = super().apply(model, config, context)
         if config.init_lora_weights in DECOMPOSES_BASE and not is_meta(model):
-            model.lab_start = {
+            model.initial_factors = {
                 name: weight.detach().clone() for name, weight in _factors(model).items()
             }
         return model
@@ -267,13 +267,13 @@ class Lora(PeftMethod):
         ]
 
     def state(self, model: Any) -> dict[str, Any]:
-        return getattr(model, "lab_start", {})
+        return getattr(model, "initial_factors", {})
 
     def load_state(self, model: Any, state: dict[str, Any]) -> None:
         """Checks that this machine took the base apart as the first attempt did."""
         import torch
 
-        for name, start in getattr(model, "lab_start", {}).items():
+        for name, start in getattr(model, "initial_factors", {}).items():
             if name not in state or not torch.equal(start.cpu(), state[name].cpu()):
                 raise LabError(
                     "The PiSSA/OLoRA initialisation differs from the one in the checkpoint.",
@@ -282,8 +282,8 @@ class Lora(PeftMethod):
 
     def save(self, model: Any, folder: Path) -> None:
         super().save(model, folder)
-        if hasattr(model, "lab_start"):
-            _write_as_difference(model, folder)
+        if hasattr(model, "initial_factors"):
+            _save_as_plain_lora(model, folder)
 
 
 def _biases(model: Any, config: Any) -> dict[str, Any]:
@@ -333,14 +333,14 @@ def _factors(model: Any) -> dict[str, Any]:
     }
 
 
-def _write_as_difference(model: Any, folder: Path) -> None:
+def _save_as_plain_lora(model: Any, folder: Path) -> None:
     """Rewrite a saved PiSSA or OLoRA as what was learned: rank 2r on the untouched base."""
     import torch
     from safetensors.torch import load_file, save_file
 
     file = folder / "adapter_model.safetensors"
     saved = load_file(file)
-    for name, start in model.lab_start.items():
+    for name, start in model.initial_factors.items():
         key = name.replace(".default.", ".")
         begin = start.to(saved[key])
         parts = [saved[key], begin] if ".lora_A." in name else [saved[key], -begin]

@@ -26,7 +26,7 @@ from lab.methods.parts.lora_with_base import (
 )
 from lab.schema import option, quote
 
-MOST_TOKENS = 10_000
+MAX_TOKENS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +62,11 @@ class LoraEmbeddings(LoraAndBase):
     def check(self, model: Any, config: LoraEmbeddingsConfig, context: Context) -> list[Problem]:
         tokens = config.new_tokens or []
         problems = []
-        if len(tokens) > MOST_TOKENS:
+        if len(tokens) > MAX_TOKENS:
             problems.append(
                 Problem(
                     "method.new_tokens",
-                    f"holds {len(tokens):,} tokens; at most {MOST_TOKENS:,} are possible.",
+                    f"holds {len(tokens):,} tokens; at most {MAX_TOKENS:,} are possible.",
                 )
             )
         for token in tokens:
@@ -101,7 +101,7 @@ class LoraEmbeddings(LoraAndBase):
             module.requires_grad_(True)
         return model
 
-    def make_room(self, base: Any, tensors: dict[str, Any]) -> None:
+    def resize_base(self, base: Any, tensors: dict[str, Any]) -> None:
         embeddings = base.get_input_embeddings()
         for name, module in base.named_modules():
             if module is embeddings and f"{name}.weight" in tensors:

@@ -16,7 +16,7 @@ from lab.errors import LabError
 from lab.methods import Context, Method, Unsupported, register
 from lab.methods.parts import adapter_files, fitting_defaults
 from lab.methods.parts.lora_with_base import HybridConfig, add_lora, linear_in_layers, lora_count
-from lab.methods.parts.peft_method import is_meta, wants_float32
+from lab.methods.parts.peft_method import is_meta, keeps_float32_adapters
 from lab.models import headers
 from lab.schema import option
 
@@ -76,7 +76,7 @@ class LoraPrompt(Method):
         from lab.methods.parts import soft_prompt
 
         model = add_lora(model, linear_in_layers(model), config, context)
-        dtype = torch.float32 if wants_float32(context) else torch.bfloat16
+        dtype = torch.float32 if keeps_float32_adapters(context) else torch.bfloat16
         prompt = soft_prompt.insert(model, config.virtual_tokens, dtype)
         if is_meta(model):
             return model

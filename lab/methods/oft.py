@@ -78,7 +78,7 @@ class Oft(PeftMethod):
             )
         return problems
 
-    def settings(self, config: OftConfig) -> dict[str, Any]:
+    def peft_config_kwargs(self, config: OftConfig) -> dict[str, Any]:
         return {
             "r": 0,
             "oft_block_size": config.block_size,

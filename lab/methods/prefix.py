@@ -101,7 +101,7 @@ class Prefix(PeftMethod):
             )
         return problems
 
-    def settings(self, config: PrefixConfig) -> dict[str, Any]:
+    def peft_config_kwargs(self, config: PrefixConfig) -> dict[str, Any]:
         settings: dict[str, Any] = {"num_virtual_tokens": config.num_virtual_tokens}
         if config.projection:
             settings |= {"prefix_projection": True, "encoder_hidden_size": config.projection_width}

@@ -67,7 +67,7 @@ class Prompt(PeftMethod):
     def check(self, model: Any, config: PromptConfig, context: Context) -> list[Problem]:
         return start_problems(config, context)
 
-    def settings(self, config: PromptConfig) -> dict[str, Any]:
+    def peft_config_kwargs(self, config: PromptConfig) -> dict[str, Any]:
         return {"num_virtual_tokens": config.num_virtual_tokens}
 
     def apply(self, model: Any, config: PromptConfig, context: Context) -> Any:

@@ -58,7 +58,7 @@ class PtuningConfig:
 class Ptuning(PeftMethod):
     peft_class = "PromptEncoderConfig"
 
-    def settings(self, config: PtuningConfig) -> dict[str, Any]:
+    def peft_config_kwargs(self, config: PtuningConfig) -> dict[str, Any]:
         settings = {
             "num_virtual_tokens": config.num_virtual_tokens,
             "encoder_reparameterization_type": config.encoder.upper(),

@@ -21,7 +21,7 @@ from typing import Any
 from lab.errors import Problem
 from lab.methods import Context, Unsupported, register
 from lab.methods.lora import Lora, LoraConfig
-from lab.methods.parts.peft_method import wants_float32
+from lab.methods.parts.peft_method import keeps_float32_adapters
 from lab.methods.parts.target_modules import ALL_LINEAR, linear_layers, target_layers
 from lab.schema import option
 
@@ -116,7 +116,7 @@ class QuantisedLora(Lora):
         import torch
 
         model = super().apply(model, config, context)
-        if not wants_float32(context):
+        if not keeps_float32_adapters(context):
             # PEFT leaves adapters beside integers in float32
             for weight in model.parameters():
                 if weight.requires_grad:

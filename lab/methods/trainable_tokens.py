@@ -65,10 +65,10 @@ class TrainableTokens(PeftMethod):
             )
         return problems
 
-    def settings(self, config: TrainableTokensConfig) -> dict[str, Any]:
+    def peft_config_kwargs(self, config: TrainableTokensConfig) -> dict[str, Any]:
         return {}
 
-    def settings_for(
+    def peft_config_kwargs_for(
         self, model: Any, config: TrainableTokensConfig, context: Context
     ) -> dict[str, Any]:
         return {"token_indices": token_ids(context.tokenizer, config)[0]}

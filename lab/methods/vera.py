@@ -74,7 +74,7 @@ class Vera(PeftMethod):
     def check(self, model: Any, config: VeraConfig, context: Context) -> list[Problem]:
         return target_problems(model, config.target_modules, self.can_train_conv1d)
 
-    def settings(self, config: VeraConfig) -> dict[str, Any]:
+    def peft_config_kwargs(self, config: VeraConfig) -> dict[str, Any]:
         return {
             "r": config.rank,
             "vera_dropout": config.dropout,

@@ -58,8 +58,8 @@ def load_base(model_id: str) -> BaseModel:
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         raise LabError(
-            f"The tokenizer of '{model_id}' knows {len(tokenizer):,} tokens, its model only "
-            f"{rows:,}.",
+            f"The tokenizer of '{model_id}' has {len(tokenizer):,} tokens, but the model only "
+            f"{rows:,} embeddings.",
             "They do not belong together; check the folder.",
         )
     fit.check(config, hub.stored_tensors(source), source.id)

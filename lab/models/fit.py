@@ -9,7 +9,7 @@ from lab.models.empty_model import meta_model
 from lab.models.headers import FLOATS, Stored
 from lab.schema import quote
 
-SHOWN = 3
+MAX_SHOWN = 3
 _checked: dict[int, str] = {}  # hash of config and tensors -> what does not fit
 
 
@@ -74,8 +74,8 @@ def _misfits(config: Any, tensors: dict[str, Stored]) -> list[str]:
         for key, entry in sorted(tensors.items())
         if entry.dtype not in FLOATS and {key, prefix + key, key.removeprefix(prefix)} & names
     ]
-    rest = len(misfits) - SHOWN
-    return misfits[:SHOWN] + ([f"and {rest:,} more"] if rest > 0 else [])
+    rest = len(misfits) - MAX_SHOWN
+    return misfits[:MAX_SHOWN] + ([f"and {rest:,} more"] if rest > 0 else [])
 
 
 def _type(name: str) -> Any:

@@ -1,7 +1,7 @@
 """The header of a safetensors file, checked as strictly as the library does, without the library.
 
 A file is the length of its header (8 bytes), the header as JSON, and the tensors' bytes. Nothing
-but the header is read, and no more of it than `MOST_BYTES`.
+but the header is read, and no more of it than `MAX_HEADER_BYTES`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, TypeGuard
 from lab.errors import LabError
 from lab.schema import quote
 
-MOST_BYTES = 25_000_000  # the hub reads no longer header either
+MAX_HEADER_BYTES = 25_000_000  # the hub reads no longer header either
 BITS = {
     "F4": 4,
     "F6_E2M3": 6,
@@ -73,7 +73,7 @@ def header_length(start: bytes, size: int, name: str) -> int:
     if size < 8 or len(start) < 8:
         raise _damaged(name, f"it has {size} bytes, and no header")
     length = int.from_bytes(start[:8], "little")
-    if length > MOST_BYTES:
+    if length > MAX_HEADER_BYTES:
         raise _damaged(name, f"its header would have {length:,} bytes")
     if length > size - 8:
         raise _damaged(name, f"its header has {length:,} bytes, the file {size:,}")

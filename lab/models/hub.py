@@ -28,7 +28,7 @@ from lab.schema import quote
 
 SMALL = re.compile(r"[^/]+\.(json|txt|jinja|model|tiktoken)|additional_chat_templates/[^/]+\.jinja")
 CONFIGS = ("config.json", "generation_config.json")
-MOST_SMALL_BYTES = 64_000_000
+MAX_SMALL_BYTES = 64_000_000
 CHUNK = 100_000  # more than most headers have
 HEADERS_AT_ONCE = 8
 
@@ -260,7 +260,7 @@ def _small(listed: dict[str, RemoteFile]) -> list[RemoteFile]:
     return [
         entry
         for name, entry in listed.items()
-        if SMALL.fullmatch(name) and entry.size <= MOST_SMALL_BYTES
+        if SMALL.fullmatch(name) and entry.size <= MAX_SMALL_BYTES
     ]
 
 

@@ -17,7 +17,7 @@ from lab.errors import LabError
 from lab.models import catalog, weights_hash
 from lab.models.weights_hash import HASH
 
-MOST = 12  # folders whose weights are read: gigabytes each
+MAX_FOLDERS = 12  # folders whose weights are read: gigabytes each
 
 
 def model_of(model_id: str, recorded: Any) -> str:
@@ -29,7 +29,7 @@ def model_of(model_id: str, recorded: Any) -> str:
         return model_id
     if not HASH.fullmatch(wanted) or model_id.startswith("builtin:"):
         return model_id
-    for candidate, _ in zip(_candidates(folder), range(MOST), strict=False):
+    for candidate, _ in zip(_candidates(folder), range(MAX_FOLDERS), strict=False):
         with contextlib.suppress(LabError, OSError):  # it is no model, or cannot be read
             if weights_hash.hash_of(candidate, str(candidate)) == wanted:
                 return str(candidate)

@@ -11,8 +11,8 @@ from typing import Any
 from lab.errors import LabError
 from lab.schema import number, quote
 
-LARGEST_FILE = 4_000_000  # bytes of a config.json
-DEEPEST, LONGEST = 12, 100_000  # of objects in each other, and of one object, list or text
+MAX_CONFIG_BYTES = 4_000_000  # bytes of a config.json
+MAX_DEPTH, MAX_ENTRIES = 12, 100_000  # of objects in each other, and of one object, list or text
 LAYERS, EXPERTS, HEADS, LABELS = 2_000, 65_536, 8_192, 100_000
 WIDEST, VOCABULARY, POSITIONS = 4_194_304, 16_777_216, 1_000_000_000
 OTHER_COUNT, OTHER = 1_000_000, 10**12
@@ -67,23 +67,25 @@ def check(config: dict[str, Any], name: str) -> None:
 
 def check_file(size: int, name: str) -> None:
     """Raise LabError for a config.json of `size` bytes that is too large to be read."""
-    if size > LARGEST_FILE:
+    if size > MAX_CONFIG_BYTES:
         raise LabError(
-            f"The config.json of '{quote(name)}' has {size:,} bytes; at most {LARGEST_FILE:,} are "
-            "read.",
+            f"The config.json of '{quote(name)}' has {size:,} bytes; at most "
+            f"{MAX_CONFIG_BYTES:,} are read.",
             "A config.json has a few kB.",
         )
 
 
 def _look(config: dict[Any, Any], within: str, depth: int, problems: list[str]) -> None:
-    if depth > DEEPEST:
-        problems.append(f"{within[:80]} is nested more than {DEEPEST} times")
+    if depth > MAX_DEPTH:
+        problems.append(f"{within[:80]} is nested more than {MAX_DEPTH} times")
         return
     layers, experts = 0, 0
     for key, value in config.items():
         place = f"{within}{quote(str(key))}"
-        if isinstance(value, (list, dict, str)) and len(value) > LONGEST:
-            problems.append(f"{place} has {len(value):,} entries, at most {LONGEST:,} are allowed")
+        if isinstance(value, (list, dict, str)) and len(value) > MAX_ENTRIES:
+            problems.append(
+                f"{place} has {len(value):,} entries, at most {MAX_ENTRIES:,} are allowed"
+            )
         elif isinstance(value, dict):
             _look(value, f"{place}.", depth + 1, problems)
         else:
@@ -95,7 +97,7 @@ def _look(config: dict[Any, Any], within: str, depth: int, problems: list[str]) 
                 layers = max(layers, value)
             elif type(value) is int and words_of(str(key)) & {"expert", "experts"}:
                 experts = max(experts, value if value <= EXPERTS else 0)
-        if isinstance(value, list) and len(value) <= LONGEST:
+        if isinstance(value, list) and len(value) <= MAX_ENTRIES:
             for place_in, item in enumerate(value):
                 if isinstance(item, dict):
                     _look(item, f"{place}.{place_in}.", depth + 1, problems)

@@ -18,9 +18,9 @@ from lab.errors import LabError
 from lab.schema import quote
 
 PREFIX = "uploaded:"
-LARGEST = 1_000_000  # bytes of a config.json
+MAX_CONFIG_BYTES = 1_000_000  # bytes of a config.json
 HASH = re.compile(r"[0-9a-f]{16}", re.ASCII)
-LONGEST_NAME = 80
+MAX_NAME_CHARS = 80
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class UploadedConfig:
 
 def keep(content: bytes, file_name: str) -> UploadedConfig:
     """Store a config.json under the hash of its content. Raises LabError."""
-    if len(content) > LARGEST:
+    if len(content) > MAX_CONFIG_BYTES:
         raise LabError(
             f"The file has {len(content):,} bytes; 1,000,000 is the most.",
             "A config.json has a few kB.",
@@ -85,11 +85,11 @@ def _name(config: dict[str, Any], file_name: str) -> str:
     """The file's own name where it has one, else what the config says of itself."""
     stem = PurePath(file_name).stem
     if stem and not stem.lower().startswith("config"):
-        return stem[:LONGEST_NAME]
+        return stem[:MAX_NAME_CHARS]
     origin = config.get("_name_or_path")
     if isinstance(origin, str) and PurePath(origin).name:
-        return PurePath(origin).name[:LONGEST_NAME]
+        return PurePath(origin).name[:MAX_NAME_CHARS]
     layers = config.get("num_hidden_layers") or config.get("n_layer")
     width = config.get("hidden_size") or config.get("n_embd")
     sizes = [f"{layers} layers" if layers else "", f"width {width}" if width else ""]
-    return ", ".join([str(config["model_type"]), *filter(None, sizes)])[:LONGEST_NAME]
+    return ", ".join([str(config["model_type"]), *filter(None, sizes)])[:MAX_NAME_CHARS]

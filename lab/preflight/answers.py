@@ -88,7 +88,9 @@ def fixes(value: dict[str, Any]) -> tuple[int | None, list[Saving]]:
         changed = check(without_memory_check(saver.apply(spec))).run
         if changed is not None and changed.forecast.memory.peak_bytes < peak:
             less = changed.forecast.memory.peak_bytes
-            savings.append(Saving(saver.title, saver.changes, saver.keeps_batch, less, peak - less))
+            savings.append(
+                Saving(saver.title, saver.changes, saver.keeps_effective_batch, less, peak - less)
+            )
     savings.sort(key=lambda saving: -saving.saves_bytes)
     return peak, savings
 

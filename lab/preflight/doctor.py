@@ -9,7 +9,7 @@ from lab.formatting import size
 from lab.models import catalog
 
 NEEDED = ("torch", "transformers", "peft")
-LEAST_DISK = 3e9  # bytes: two checkpoints of a full run of the built-in model
+MIN_DISK_BYTES = 3e9  # bytes: two checkpoints of a full run of the built-in model
 
 
 def missing() -> list[str]:
@@ -30,7 +30,7 @@ def problems(facts: dict[str, Any]) -> list[str]:
         for model in catalog.BUILT_IN
         if not model.is_ready
     ]
-    if facts["disk_free_bytes"] < LEAST_DISK:
+    if facts["disk_free_bytes"] < MIN_DISK_BYTES:
         lines.append(
             f"Only {size(facts['disk_free_bytes'])} of disk are free. Full runs need more."
         )

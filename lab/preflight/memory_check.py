@@ -80,7 +80,7 @@ def smallest_change(
             memory, value = changed(step.apply(value))
             if memory.fits:
                 title = saver.title if changes == saver.changes else saver.title.split(" (")[0]
-                change = memory_savers.MemorySaver(title, changes, saver.keeps_batch)
+                change = memory_savers.MemorySaver(title, changes, saver.keeps_effective_batch)
                 return change, memory.peak_bytes
             # the same kind of change once more
             again = memory_savers.candidates(value, on_gpu=device.on_gpu)

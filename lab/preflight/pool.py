@@ -27,7 +27,7 @@ WAITING_FOR_HUB = 12  # requests beside those: they compute nothing, and nobody 
 READING_AT_ONCE = 3  # of them, those that read files: the others never wait for these alone
 IDLE = 2  # processes that are kept for what they have learned
 GROWN_BYTES = 500_000_000  # an idle process that has grown by more is ended
-LONGEST_REPLY = 256_000_000
+MAX_REPLY_BYTES = 256_000_000
 LOOK_S = 0.03  # between looks at time and memory
 
 
@@ -187,7 +187,7 @@ class Pool:
             return
         process.received += data
         if b"\n" not in data:
-            if len(process.received) > LONGEST_REPLY:
+            if len(process.received) > MAX_REPLY_BYTES:
                 self._refuse(process, "The answer is too long to be shown.", "Ask for less.")
             return
         *lines, rest = process.received.split(b"\n")

@@ -12,6 +12,6 @@ from lab.runs import actions
 def start_run(spec: dict[str, Any]) -> RunDir:
     """The run of `spec`, in the queue. Raises SpecError with all problems before anything is
     written."""
-    run = actions.create(planner.check(spec))
+    run = actions.create_run_dir(planner.check(spec))
     actions.submit(run)
     return run

@@ -41,25 +41,27 @@ def check(value: Any) -> CheckResult:
     wrong = {problem.field for problem in problems}
     moved: list[str] = []
     if "model" not in wrong:
-        spec = _gather(problems, "model", lambda: pin_model(spec, moved), spec)
+        spec = _collect_problem(problems, "model", lambda: pin_model(spec, moved), spec)
         wrong = {problem.field for problem in problems}
     # the whole device: what other runs hold now, the queue waits for
     device = this_machine(on_gpu=torch.cuda.is_available(), all_memory=True)
     resolution = resolve(spec, device.has_bf16)
     base = None
     if "model" not in wrong:
-        base = _gather(problems, "model", lambda: load_base(spec.model), None)
+        base = _collect_problem(problems, "model", lambda: load_base(spec.model), None)
     tokenizer = base and base.tokenizer
     stats = DatasetStats()
     if tokenizer is not None and not combination.is_method_wrong(wrong):
         methods.get(spec.method["name"]).extend_tokenizer(tokenizer, spec.method_config)
     if not wrong & {"data", "data.dataset", "data.format"}:
-        stats = _gather(
+        stats = _collect_problem(
             problems, "data.dataset", lambda: dataset_stats(resolution.spec, tokenizer), stats
         )
     if not wrong & {"model", "method", "method.name", "init_from_run"}:
         problems.extend(
-            _gather(problems, "model", lambda: initial_weights.problems(resolution.spec), [])
+            _collect_problem(
+                problems, "model", lambda: initial_weights.problems(resolution.spec), []
+            )
         )
     if base is not None and not combination.is_method_wrong(wrong):
         resolution = resolution.fitted_to(base.model)
@@ -139,7 +141,7 @@ def _check_template_settings(spec: RunSpec, problems: list[Problem]) -> RunSpec:
     }
     for name, (check_value, default) in checks.items():
         before = len(problems)
-        _gather(problems, f"data.{name}", check_value, None)
+        _collect_problem(problems, f"data.{name}", check_value, None)
         if len(problems) > before:
             spec = replace(spec, data=replace(spec.data, **{name: default}))
     return spec
@@ -152,7 +154,9 @@ def _date(spec: RunSpec, tokenizer: Any) -> str | None:
     return date.today().isoformat()
 
 
-def _gather(problems: list[Problem], field: str, ask: Callable[[], Any], otherwise: Any) -> Any:
+def _collect_problem(
+    problems: list[Problem], field: str, ask: Callable[[], Any], otherwise: Any
+) -> Any:
     """`ask()`, or `otherwise` with its LabError noted as a problem of `field`."""
     try:
         return ask()

@@ -26,7 +26,7 @@ from lab.rank.spectrum import (
 )
 from lab.rank.updates import Update, updates
 
-MOST_RANK = 64  # up to which the energy that is kept is written down
+MAX_RANK = 64  # up to which the energy that is kept is written down
 
 Tell = Callable[[str, int], object]
 
@@ -87,7 +87,7 @@ def measure(
         other=other.id if other else "",
         needed=int(np.searchsorted(shares, ENERGY * (1 - 1e-12))) + 1,
         rank=rank,
-        energy=tuple(float(share) for share in shares[:MOST_RANK]),
+        energy=tuple(float(share) for share in shares[:MAX_RANK]),
         matrices=tuple(reports),
         similarity=similarity,
         intruders=sum(report.intruders or 0 for report in reports) if intruders else None,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 ENERGY = 0.95  # of an update that the needed rank holds
-MOST_VALUES = 64  # singular values of a matrix that are written down
+MAX_VALUES = 64  # singular values of a matrix that are written down
 TINY = 1e-7  # times the largest singular value: rounding of float32, which is nothing
 
 
@@ -64,7 +64,7 @@ def spectrum(
         name=name,
         shape=shape,
         rank=rank,
-        values=tuple(float(value) for value in real[:MOST_VALUES]),
+        values=tuple(float(value) for value in real[:MAX_VALUES]),
         norm=float(np.sqrt(energy)),
         needed=energy_rank(real),
         effective=float(np.exp(-(share * np.log(share)).sum())),

@@ -16,7 +16,7 @@ from lab.models import catalog, weights
 from lab.paths import RunDir
 from lab.spec import RunSpec
 
-SMALLEST = 2  # rows and columns of a matrix
+MIN_SIDE = 2  # rows and columns of a matrix
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +61,7 @@ def updates(run: RunDir, tell: Callable[[str], object] = lambda phase: None) -> 
         model = methods.get(RunSpec.of_run(run).method["name"]).merge(model)
     after = model.state_dict() if not factors else {}
     for name, tensor in before.items():
-        if tensor.ndim != 2 or min(tensor.shape) < SMALLEST:
+        if tensor.ndim != 2 or min(tensor.shape) < MIN_SIDE:
             continue
         weight = tensor.float().cpu().numpy()
         if name in factors:

@@ -1,4 +1,4 @@
-"""What a person does with runs: create, submit, resume, stop, wait for, delete."""
+"""What a person does with runs: create_run_dir, submit, resume, stop, wait for, delete."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lab.runs.queue import QueueSettings
 from lab.runs.status import RESUMABLE, status
 
 
-def create(checked: CheckedRun) -> RunDir:
+def create_run_dir(checked: CheckedRun) -> RunDir:
     """The run directory of a checked run: complete when it appears under its name."""
     folder = paths.runs()
     try:

@@ -115,7 +115,9 @@ def measured_parts(run: RunDir) -> list[MeasuredPart]:
         resting = measured.get("weights", 0) + measured.get("optimizer", 0)
         at_peak: Parts = memory.at_peak or largest
         rest = sum(at_peak.get(name) for name in ("gradients", "activations", "loss", "workspace"))
-        rows.append(MeasuredPart("all else at the peak", rest, max(peaks.values()) - resting))
+        rows.append(
+            MeasuredPart("activations and other (at the peak)", rest, max(peaks.values()) - resting)
+        )
     return rows
 
 

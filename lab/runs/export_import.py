@@ -42,9 +42,9 @@ INNER = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\.(safetensors|json|jinja|txt|model)"
 FOLDERS = r"artifact|checkpoints/step-[0-9]{1,9}|attempts/[0-9]{1,4}"
 CARD = r"artifact/README\.md"  # the model card, the only member in Markdown
 MEMBER = re.compile(rf"(?:{TOP}|{CARD}|(?:{FOLDERS})/{INNER})", re.ASCII)
-MOST_MEMBERS = 5_000
-MOST_RATIO = 400  # metrics compress well; a bomb compresses a thousandfold
-LARGEST_MANIFEST = 10_000_000
+MAX_MEMBERS = 5_000
+MAX_RATIO = 400  # metrics compress well; a bomb compresses a thousandfold
+MAX_MANIFEST_BYTES = 10_000_000
 RESERVE_BYTES = 200_000_000  # of disk that an import leaves free
 CHUNK = 1 << 20
 LEFT_S = 24 * 3600.0  # after which an import that was killed is cleared away
@@ -189,7 +189,7 @@ def _manifest(archive: zipfile.ZipFile) -> dict[str, Any]:
     """The manifest, after every member's name, kind and size has been looked at."""
     members = archive.infolist()
     names = [member.filename for member in members]
-    is_plain = len({name.casefold() for name in names}) == len(names) <= MOST_MEMBERS
+    is_plain = len({name.casefold() for name in names}) == len(names) <= MAX_MEMBERS
     if not is_plain or MANIFEST not in names:
         raise LabError("The file is not an exported run.", "Give a file made by export.")
     for member in members:
@@ -201,9 +201,9 @@ def _manifest(archive: zipfile.ZipFile) -> dict[str, Any]:
             raise LabError(f"'{name}' is a link, a device, or encrypted.")
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise LabError(f"'{name}' is packed in a way that export never uses.")
-        if member.file_size > MOST_RATIO * max(member.compress_size, 1024):
+        if member.file_size > MAX_RATIO * max(member.compress_size, 1024):
             raise LabError(f"'{name}' unpacks to a suspicious size.")
-    if archive.getinfo(MANIFEST).file_size > LARGEST_MANIFEST:
+    if archive.getinfo(MANIFEST).file_size > MAX_MANIFEST_BYTES:
         raise LabError("The manifest is too large.")
     try:
         manifest = json_text.parse(archive.read(MANIFEST))

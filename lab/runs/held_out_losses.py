@@ -12,7 +12,7 @@ from lab.paths import RunDir
 from lab.recent import Recent
 from lab.runs.record_reader import continuous, read_lines
 
-LARGEST = 64_000_000  # bytes of a file that is read
+MAX_FILE_BYTES = 64_000_000  # bytes of a file that is read
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ def held_out_losses(run: RunDir) -> HeldOutLosses | None:
         stat = run.held_out.stat()
     except OSError:
         return None
-    if stat.st_size > LARGEST:
+    if stat.st_size > MAX_FILE_BYTES:
         return None
     key = (str(run.path), stat.st_size, stat.st_mtime_ns)
     losses = _read.get(key)

@@ -23,7 +23,7 @@ from lab.hub import credentials, repository
 from lab.paths import RunDir
 
 NAME = "socket"
-LONGEST_BYTES = 100_000  # of a message
+MAX_MESSAGE_BYTES = 100_000  # of a message
 ANSWER_S = 15.0  # for a supervisor that is just starting
 
 
@@ -101,7 +101,7 @@ class AccessReceiver:
 
 def _line(connection: socket.socket) -> bytes:
     received = bytearray()
-    while not received.endswith(b"\n") and len(received) < LONGEST_BYTES:
+    while not received.endswith(b"\n") and len(received) < MAX_MESSAGE_BYTES:
         block = connection.recv(65_536)
         if not block:
             break

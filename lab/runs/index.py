@@ -16,7 +16,7 @@ from lab.runs.result import Result, TrainingSummary, read_result
 from lab.runs.status import Status, status
 from lab.schema import option
 
-LONGEST_NAME = 120
+MAX_NAME_CHARS = 120
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Labels:
     """What a person writes on a run afterwards. The spec stays as it was."""
 
     name: str = option(
-        "", "Name", "Display name of the run.", max_characters=LONGEST_NAME, forbid="/\\"
+        "", "Name", "Display name of the run.", max_characters=MAX_NAME_CHARS, forbid="/\\"
     )
     tags: str = option("", "Tags", "Comma-separated tags to find the run by.", max_characters=400)
     notes: str = option(
@@ -138,7 +138,7 @@ def _read(run: RunDir) -> RunSummary:
     result = read_result(run) or Result()
     return RunSummary(
         id=run.id,
-        name=labels.name or str(spec.get("name") or "")[:LONGEST_NAME],
+        name=labels.name or str(spec.get("name") or "")[:MAX_NAME_CHARS],
         tags=tuple(tag.strip() for tag in labels.tags.split(",") if tag.strip()),
         notes=labels.notes,
         is_archived=labels.archived,

@@ -19,9 +19,9 @@ from lab.paths import RunDir
 from lab.recent import Recent
 from lab.runs.metric_columns import KINDS, Columns, add_lines
 
-KEPT_RUNS = 12
+CACHE_SIZE = 12
 CHUNK = 1 << 23  # bytes parsed at once
-MOST_POINTS = 2_000
+MAX_POINTS = 2_000
 AXES = ("step", "tokens", "seconds")
 
 
@@ -93,7 +93,7 @@ class MetricSeries:
         return self.kinds["probe"]
 
 
-_series: Recent[str, MetricSeries] = Recent(KEPT_RUNS)
+_series: Recent[str, MetricSeries] = Recent(CACHE_SIZE)
 
 
 def series_of(run: RunDir) -> MetricSeries:
@@ -102,7 +102,7 @@ def series_of(run: RunDir) -> MetricSeries:
 
 
 def downsample(
-    x: np.ndarray, y: np.ndarray, most: int = MOST_POINTS
+    x: np.ndarray, y: np.ndarray, most: int = MAX_POINTS
 ) -> tuple[np.ndarray, np.ndarray]:
     """At most `most` points of a series, spikes and gaps kept."""
     if len(x) <= most:

@@ -16,7 +16,7 @@ from lab.recent import Recent
 from lab.runs.record_reader import continuous
 
 Key = tuple[str, tuple[int, ...]]
-MOST = 20_000
+MAX_RUNS = 20_000
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Outcome:
         return self.loss - self.base_loss
 
 
-_losses: Recent[Key, tuple[float | None, float | None]] = Recent(MOST)
-_sizes: Recent[Key, int] = Recent(MOST)
+_losses: Recent[Key, tuple[float | None, float | None]] = Recent(MAX_RUNS)
+_sizes: Recent[Key, int] = Recent(MAX_RUNS)
 
 
 def outcome(run: RunDir) -> Outcome:

@@ -35,7 +35,7 @@ BEFORE = {  # phases of the worker before the first step
 }
 EXPECTED_S = {"load": 12.0, "data": 3.0, "base": 10.0, "sample": 10.0, "train": 60.0, "save": 3.0}
 EVALUATIONS, SAMPLES = 10, 3  # in a run, where the spec leaves it open, as in the estimate
-LEAST_DONE = 0.03  # of a phase, before its own pace says how long it takes
+MIN_DONE = 0.03  # of a phase, before its own pace says how long it takes
 
 
 @dataclass(frozen=True)
@@ -177,6 +177,6 @@ def _with_beat(phase: Phase, beat: Heartbeat) -> Phase:
         return replace(phase, total_s=max(total_s, phase.spent_s + (eta_s or 0.0)))
     if phase.name == "train" and eta_s is not None and beat.phase == "training":
         total_s = phase.spent_s + eta_s
-    elif phase.name != "train" and total and done / total >= LEAST_DONE:
+    elif phase.name != "train" and total and done / total >= MIN_DONE:
         total_s = phase.spent_s / min(1.0, done / total)
     return replace(phase, done=done, total=total, total_s=max(phase.spent_s, total_s))

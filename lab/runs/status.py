@@ -14,7 +14,7 @@ from lab.runs.heartbeat import Heartbeat, read_heartbeat
 from lab.runs.result import read_result
 
 STALLED_S = 60.0
-LONGEST_WORDS = 20_000  # characters of a message
+MAX_MESSAGE_CHARS = 20_000  # characters of a message
 ENDED = ("done", "stopped", "cancelled", "failed", "crashed", "deleted")
 ACTIVE = ("starting", "training", "evaluating", "saving", "stopping", "stalled")
 STATE_OF_PHASE = {
@@ -134,4 +134,4 @@ def _age(run: RunDir, beat: Heartbeat) -> float | None:
 
 def _words(value: Any) -> str:
     """Text of a file that may hold anything; what is no text says nothing."""
-    return value[:LONGEST_WORDS] if isinstance(value, str) else ""
+    return value[:MAX_MESSAGE_CHARS] if isinstance(value, str) else ""

@@ -65,13 +65,13 @@ def start(checked: CheckedRun, ticket: str) -> RunDir:
     try:
         handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        run_of_ticket = _of_the_faster(ticket)
+        run_of_ticket = _run_of_concurrent_click(ticket)
         if run_of_ticket is not None:
             return run_of_ticket
         file.unlink(missing_ok=True)  # its run is gone, or its server died: the ticket is free
         return start(checked, ticket)
     try:
-        run = actions.create(checked)
+        run = actions.create_run_dir(checked)
         os.write(handle, f"{run.id} {_hash(checked.requested)}".encode())
         actions.submit(run)
     except BaseException:
@@ -82,7 +82,7 @@ def start(checked: CheckedRun, ticket: str) -> RunDir:
     return run
 
 
-def _of_the_faster(ticket: str) -> RunDir | None:
+def _run_of_concurrent_click(ticket: str) -> RunDir | None:
     """The run that a concurrent click is starting, or None if it fails."""
     for _ in range(30):
         run = run_of(ticket)

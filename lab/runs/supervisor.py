@@ -140,8 +140,8 @@ class Supervisor:
                 self.unreleased.pop(run_id, None)
             elif time.monotonic() - since > RETURN_S:
                 self.unreleased[run_id] = (
-                    f"{run_id} was killed, but {len(left)} of its processes live and "
-                    f"{used_bytes / 1e9:.1f} GB of GPU memory are not back. A driver that "
+                    f"{run_id} was killed, but {len(left)} of its processes still run and "
+                    f"{used_bytes / 1e9:.1f} GB of GPU memory are not released. A driver that "
                     "hangs keeps them: restart the machine if they stay."
                 )
 

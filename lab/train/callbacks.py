@@ -334,9 +334,9 @@ class RunCallback:
         for name in ("train/loss", "train/grad_norm"):
             if math.isfinite(record[name]):
                 continue
-            what = {"train/loss": "training loss", "train/grad_norm": "gradient norm"}[name]
+            title = {"train/loss": "training loss", "train/grad_norm": "gradient norm"}[name]
             raise LabError(
-                f"The {what} became {record[name]} at step {record['step']}, on "
+                f"The {title} became {record[name]} at step {record['step']}, on "
                 f"{self._rows_of(record['step'])} of the dataset.",
                 "Lower train.learning_rate, or look at these rows; the last checkpoint is intact.",
             )

@@ -53,7 +53,7 @@ def fetch_base(
         hub.local_folder(source, with_weights=True, tell=tell)
     except Cancelled as ended:
         if last and last[0].done < last[0].total:
-            ended.kept = (
+            ended.kept_download = (
                 f"{formatting.size(last[0].done)} of {formatting.size(last[0].total)} of "
                 f"'{source.location}'"
             )

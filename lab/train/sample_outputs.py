@@ -12,7 +12,7 @@ from lab.models.context_length import PromptTooLong, room_for_answer
 from lab.train.telemetry import Telemetry
 
 TEXT_EVERY = 4  # tokens between two texts for a person who watches
-LONGEST = 48  # new tokens; enough to see a style, short enough not to hold up a CPU
+MAX_NEW_TOKENS = 48  # new tokens; enough to see a style, short enough not to hold up a CPU
 
 
 class SampleGenerator:
@@ -61,7 +61,7 @@ class SampleGenerator:
                 output = model.generate(
                     input_ids=inputs["input_ids"],
                     attention_mask=inputs["attention_mask"],
-                    max_new_tokens=min(LONGEST, self.room),
+                    max_new_tokens=min(MAX_NEW_TOKENS, self.room),
                     do_sample=False,
                     temperature=None,
                     top_p=None,
@@ -87,7 +87,7 @@ class SampleGenerator:
         done = ids.shape[1] - self._begun_at
         if done % TEXT_EVERY == 1:
             self._text = self.tokenizer.decode(ids[0, self._begun_at :], skip_special_tokens=True)
-        self.telemetry.writing(done, min(LONGEST, self.room), self._text)
+        self.telemetry.writing(done, min(MAX_NEW_TOKENS, self.room), self._text)
         is_over = self.command() in ("stop", "cancel")
         return torch.full((ids.shape[0],), is_over, dtype=torch.bool, device=ids.device)
 

@@ -54,8 +54,8 @@ def _work(run: RunDir, commands: Commands) -> int:
     except Cancelled as ended:
         commands.interrupting = NEVER
         state = "cancelled" if ended.command == "cancel" else "stopped"
-        if ended.kept:
-            message = f"{state.capitalize()} while downloading: {ended.kept} are kept."
+        if ended.kept_download:
+            message = f"{state.capitalize()} while downloading: {ended.kept_download} are kept."
             hint = "Resume it; the download goes on from there."
         elif state == "stopped":
             message, hint = nothing_to_save(run)

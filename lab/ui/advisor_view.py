@@ -34,6 +34,14 @@ class AdviceJob(BackgroundJob):
         self.advice = recommend.with_other_sizes(self.advice)
 
 
+# What an approach is, for who meets its name for the first time
+MEANINGS = {
+    Approach.FULL: "Every weight trains. The result is a whole model.",
+    Approach.LORA: "A small adapter trains beside the frozen model. The result is a file of some "
+    "megabytes, used with the model.",
+    Approach.QLORA: "LoRA on a model that is stored in 4 bits: less memory, a little slower.",
+}
+
 _jobs: Recent[str, AdviceJob] = Recent(64)
 
 
@@ -59,6 +67,7 @@ def recommendation(job: AdviceJob) -> None:
         st.caption("Forecasting full, LoRA and QLoRA on this hardware …")
         return
     st.markdown(f"### {_headline(advice)}")
+    st.caption(MEANINGS[advice.approach])
     st.markdown(_facts(advice))
     if advice.chosen.usd is not None:
         low, high = (usd(count * advice.chosen.usd) for count in costs.EXPERIMENTS)

@@ -14,7 +14,7 @@ from lab.ui import chat_panes
 from lab.ui.markdown_safety import escape_markdown, run_action
 from lab.visible import visible
 
-MOST = 40  # in the list; a search finds the others
+MAX_LISTED = 40  # in the list; a search finds the others
 
 
 def current() -> Chat | None:
@@ -53,7 +53,7 @@ def show() -> None:
     words = st.text_input("Search", key="history.search", placeholder="Words of a conversation")
     matches = [chat for chat in chats if contains(chat, words)]
     st.caption(f"{len(matches)} of {len(chats)} conversations")
-    for chat in matches[:MOST]:
+    for chat in matches[:MAX_LISTED]:
         _row(chat)
 
 

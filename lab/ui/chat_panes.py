@@ -12,7 +12,7 @@ from lab import methods, paths
 from lab.atomic_files import part, read_object
 from lab.chat import adapters
 from lab.chat import models as chat_models
-from lab.chat.conversations import MOST_MODELS, Chat
+from lab.chat.conversations import MAX_MODELS, Chat
 from lab.errors import LabError
 from lab.runs import index, outcomes
 from lab.runs.colours import NAMES
@@ -71,7 +71,7 @@ def chosen(titles: dict[str, str], chat: Chat | None) -> list[str]:
         st.session_state["chat.address"] = in_address
         names = [name for name in in_address.split(",") if _is_known(name, titles)]
         if names:
-            _remember(names[:MOST_MODELS])
+            _remember(names[:MAX_MODELS])
     run = f"run:{st.query_params.get('run', '')}"
     if run in titles and st.session_state.get("chat.asked_run") != run:
         st.session_state["chat.asked_run"] = run
@@ -134,7 +134,7 @@ def heads(names: list[str], titles: dict[str, str], chat: Chat | None) -> None:
             ):
                 _remember([other for other in names if other != name])
                 st.rerun()
-    if len(names) < MOST_MODELS:
+    if len(names) < MAX_MODELS:
         others = [name for name in titles if name not in names]
         key = f"chat.add_to.{len(names)}"  # another one, which is closed, once a model is added
         with row.popover("Add", icon=":material/add:", key=key, help="Add a model"):
@@ -142,7 +142,7 @@ def heads(names: list[str], titles: dict[str, str], chat: Chat | None) -> None:
                 st.caption("Train a model: its result appears here.")
 
             def add(more: list[str]) -> None:
-                _remember([*names, *more][:MOST_MODELS])
+                _remember([*names, *more][:MAX_MODELS])
                 st.rerun()
 
             for name in others[:30]:

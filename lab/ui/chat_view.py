@@ -20,7 +20,7 @@ from lab.runs import index
 from lab.ui import cards, chat_history, chat_settings, links
 from lab.ui.markdown_safety import escape_lines, escape_markdown, run_action, tell
 
-LONGEST = 100_000  # characters of a question
+MAX_QUESTION_CHARS = 100_000  # characters of a question
 
 
 def terms(settings: dict[str, Any], chat: Chat | None) -> None:
@@ -103,7 +103,7 @@ def message_field(
             written = st.chat_input(
                 "Your next message waits until all have answered" if is_busy
                 else "Message all models",
-                key="chat.prompt", max_chars=LONGEST,
+                key="chat.prompt", max_chars=MAX_QUESTION_CHARS,
             )  # fmt: skip
     if chat is not None and is_busy:
         _next(chat, written)

@@ -31,7 +31,7 @@ from lab.ui.compare_runs import name_of, plain_name
 Y, BY, LOG, AT = "compare.y", "compare.by", "compare.log", "compare.at"
 HEIGHT = 330
 LEFT, RIGHT = 64, 150  # pixels beside the plot, for the scrubber's edges
-LONGEST_NAME = 20  # characters at the end of a curve
+MAX_NAME_CHARS = 20  # characters at the end of a curve
 TITLES = {
     "step": "Steps", "tokens": "Tokens", "seconds": "Time", "flops": "FLOPs",
     "energy": "Energy", "cost": "Cost",
@@ -48,7 +48,7 @@ MEASURE_TITLES = {
 }
 SMOOTHED = ("train/loss", "train/grad_norm", "perf/tokens_per_s")
 SMOOTHING = 0.9
-MOST_NAMED, MOST_CHANGES = 4, 3
+MAX_NAMED, MAX_CHANGES = 4, 3
 
 
 def show(shown: list[Contestant], with_base: bool) -> None:
@@ -210,7 +210,7 @@ def draw(
             _band(chart, x, each.y, each.half, colour)
         line(chart, x, each.y, title, colour, dash=styles[name])
         _end_marker(chart, x, each.y, colour, hollow=styles[name] == "dash")
-        short = title if len(title) <= LONGEST_NAME else f"{title[: LONGEST_NAME - 1]}…"
+        short = title if len(title) <= MAX_NAME_CHARS else f"{title[: MAX_NAME_CHARS - 1]}…"
         ends.append(End(short, float(each.y[-1]), colour, float(x[-1])))
     if base is not None and math.isfinite(base) and (base > 0 or not view.log):
         level(chart, base, view.quiet)
@@ -264,7 +264,7 @@ def sentence(
     wren lora stays ahead" as Markdown."""
     parts = []
     running = [rank for rank in ranks if rank.ended_at is None]
-    for index, rank in enumerate(ranks[:MOST_NAMED]):
+    for index, rank in enumerate(ranks[:MAX_NAMED]):
         name = name_of(by_id[rank.id])
         if rank.ended_at is not None:
             where = axis_text(rank.ended_at / scale, unit)
@@ -289,7 +289,7 @@ def _changes(
     last = changes[-1]
     stays = f"then {name_of(by_id[last.leader])} stays ahead"
     where = [axis_text(change.at / scale, unit) for change in changes]
-    if len(changes) > MOST_CHANGES:
+    if len(changes) > MAX_CHANGES:
         return f"the lead changes {len(changes)} times, the last time at {where[-1]}, {stays}"
     places = where[0] if len(where) == 1 else f"{', '.join(where[:-1])} and {where[-1]}"
     return f"the lead changes at {places}, {stays}"

@@ -15,8 +15,8 @@ from lab.ui.compare_runs import name_of, plain_name
 from lab.ui.markdown_safety import escape_lines, escape_markdown, plain
 
 ORDERS = ("Largest difference", "First lower", "Second lower")
-MOST_ROWS = 200
-SHORT = 80  # characters of a prompt in the table
+MAX_ROWS = 200
+MAX_PROMPT_CHARS = 80  # characters of a prompt in the table
 
 _texts: Recent[tuple[str, str], dict[int, RowText]] = Recent(8)
 
@@ -86,7 +86,7 @@ def by_example(shown: list[Contestant]) -> None:
         return
     texts = _texts_of(first)
     frame["Example"] = [
-        str(plain(" ".join((texts[row].prompt or texts[row].answer).split())[:SHORT]))
+        str(plain(" ".join((texts[row].prompt or texts[row].answer).split())[:MAX_PROMPT_CHARS]))
         if row in texts
         else f"row {row}"
         for row in frame["Row"]
@@ -123,7 +123,7 @@ def example_rows(first: Contestant, second: Contestant, order: str) -> pd.DataFr
         ORDERS[0]: np.argsort(-np.abs(difference), kind="stable"),
         ORDERS[1]: np.argsort(difference, kind="stable")[: int((difference < 0).sum())],
         ORDERS[2]: np.argsort(-difference, kind="stable")[: int((difference > 0).sum())],
-    }[order][:MOST_ROWS]
+    }[order][:MAX_ROWS]
     names = [plain_name(first), plain_name(second)]
     if names[0] == names[1]:
         names[1] += " "

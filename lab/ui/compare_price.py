@@ -9,7 +9,7 @@ from lab.advise import prices
 from lab.compare.contestants import Contestant
 
 PRICE = "compare.price"
-MOST_USD = 10_000.0
+MAX_USD_PER_HOUR = 10_000.0
 
 
 def price(shown: list[Contestant]) -> float:
@@ -17,8 +17,8 @@ def price(shown: list[Contestant]) -> float:
     if PRICE not in st.session_state:
         st.session_state[PRICE] = _of_card(shown)
     usd = st.number_input(
-        "Price (USD per hour)", 0.0, MOST_USD, key=PRICE, step=0.1, format="%.2f", width=200,
-        persist_state="session",
+        "Price (USD per hour)", 0.0, MAX_USD_PER_HOUR, key=PRICE, step=0.1, format="%.2f",
+        width=200, persist_state="session",
         help="What an hour of this machine costs. Zero: no cost is shown.",
     )  # fmt: skip
     return float(usd or 0.0)

@@ -21,7 +21,7 @@ from lab.ui.markdown_safety import escape_markdown, tell
 
 LAYER = re.compile(r"\.(\d+)\.(.+)\.weight$")
 LOOK_S = 1.0
-MOST_TICKS = 10  # layers that the map labels
+MAX_TICKS = 10  # layers that the map labels
 
 
 def show(shown: list[Contestant]) -> None:
@@ -143,7 +143,7 @@ def heat_map(report: RankReport, dark: bool) -> go.Figure:
     )  # fmt: skip
     chart.layout.hovermode = "closest"
     # with few layers plotly would also label the half ones between them
-    chart.update_yaxes(dtick=max(1, math.ceil(len(layers) / MOST_TICKS)))
+    chart.update_yaxes(dtick=max(1, math.ceil(len(layers) / MAX_TICKS)))
     return chart
 
 

@@ -6,8 +6,8 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from lab import paths
-from lab.chat.conversations import MOST_MODELS
-from lab.compare.contestants import MOST, Contestant, contestants
+from lab.chat.conversations import MAX_MODELS
+from lab.compare.contestants import MAX_SHOWN, Contestant, contestants
 from lab.errors import LabError
 from lab.paths import RunDir
 from lab.runs import index
@@ -19,7 +19,7 @@ from lab.ui import colours, links, titles
 from lab.ui.markdown_safety import escape_markdown, plain
 
 SEEN, OF = "compare.seen", "compare.of"
-MOST_RUNS = 36  # twelve contestants with three seeds each
+MAX_RUNS = 36  # twelve contestants with three seeds each
 PAIRS = 3
 BASE = "base"
 LOOK_S = 3.0
@@ -53,12 +53,12 @@ def chosen() -> list[RunDir]:
             st.markdown(f":material/delete: {struck} no longer exists.", width="content")
             if st.button("Remove", key="compare.remove"):
                 go(runs)
-    if len(runs) > MOST_RUNS:
+    if len(runs) > MAX_RUNS:
         st.warning(
-            f"{len(runs)} runs are named; the first {MOST_RUNS} are shown.",
+            f"{len(runs)} runs are named; the first {MAX_RUNS} are shown.",
             icon=":material/warning:",
         )
-    return runs[:MOST_RUNS]
+    return runs[:MAX_RUNS]
 
 
 def go(runs: list[RunDir]) -> None:
@@ -79,10 +79,10 @@ def actions(row: DeltaGenerator, runs: list[RunDir], those: list[Contestant]) ->
     if row.button(
         "Chat with these", icon=":material/forum:", key="compare.chat",
         disabled=len(models) == len(bases),
-        help=f"The base and the first {MOST_MODELS - len(bases)} of them that have a result."
-        if len(models) > MOST_MODELS else None,
+        help=f"The base and the first {MAX_MODELS - len(bases)} of them that have a result."
+        if len(models) > MAX_MODELS else None,
     ):  # fmt: skip
-        query = {"models": ",".join(models[:MOST_MODELS])}
+        query = {"models": ",".join(models[:MAX_MODELS])}
         st.switch_page(links.page("chat"), query_params=query)
 
 
@@ -92,7 +92,7 @@ def choose(entries: list[RunSummary], runs: list[RunDir]) -> list[RunDir]:
     picked = st.multiselect(
         "Runs", list(labels), default=[run.id for run in runs if run.id in labels],
         format_func=lambda run_id: labels.get(run_id, run_id), key="compare.runs",
-        max_selections=MOST_RUNS, placeholder="Choose two or more",
+        max_selections=MAX_RUNS, placeholder="Choose two or more",
     )  # fmt: skip
     return [paths.run_dir(run_id) for run_id in picked]
 
@@ -167,7 +167,7 @@ def pills(those: list[Contestant]) -> tuple[list[Contestant], bool]:
         "Shown", list(labels), selection_mode="multi", format_func=labels.get, key=SEEN,
         label_visibility="collapsed",
     )  # fmt: skip
-    return [each for each in those if each.id in seen][:MOST], BASE in seen
+    return [each for each in those if each.id in seen][:MAX_SHOWN], BASE in seen
 
 
 def base_label(those: list[Contestant]) -> str:

@@ -12,7 +12,7 @@ from lab import formatting
 from lab.atomic_files import read_object
 from lab.data import catalog, format_detection
 from lab.data.catalog import Dataset
-from lab.errors import MOST_PROBLEMS, LabError, SpecError
+from lab.errors import MAX_PROBLEMS, LabError, SpecError
 from lab.paths import RunDir
 from lab.preflight.client import planner
 from lab.recent import Recent
@@ -201,12 +201,12 @@ def load_preview(spec: dict[str, Any]) -> dict[str, Any] | None:
             return preview
         _offer_tokenizer(spec, preview["tokenizer_bytes"])
     except SpecError as error:
-        for problem in error.problems[:MOST_PROBLEMS]:
+        for problem in error.problems[:MAX_PROBLEMS]:
             st.error(
                 escape_markdown(f"{problem.field}: {problem.message}"), icon=":material/error:"
             )
-        if len(error.problems) > MOST_PROBLEMS:
-            st.caption(f"and {len(error.problems) - MOST_PROBLEMS} more")
+        if len(error.problems) > MAX_PROBLEMS:
+            st.caption(f"and {len(error.problems) - MAX_PROBLEMS} more")
     except LabError as error:
         tell(error)
     return None

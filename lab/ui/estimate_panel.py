@@ -19,7 +19,7 @@ from lab.ui.chart_style import View, figure, is_dark
 from lab.ui.markdown_safety import escape_markdown
 from lab.ui.waiting import BackgroundJob
 
-STILL_S = 1.5  # if the form is not polled for this long, its values have changed
+DEBOUNCE_S = 1.5  # if the form is not polled for this long, its values have changed
 
 
 class EstimateJob(BackgroundJob):
@@ -41,9 +41,9 @@ class EstimateJob(BackgroundJob):
         self.estimate = planner.estimate(self.spec, shadow=False)
         # a processor's figure has a margin, and runs are admitted with that of the outline
         if not self.estimate.memory.has_margin:
-            time.sleep(STILL_S)
+            time.sleep(DEBOUNCE_S)
             # a little less: the look that began this may be noted after it has begun
-            if time.monotonic() - self.seen_at > 0.8 * STILL_S:
+            if time.monotonic() - self.seen_at > 0.8 * DEBOUNCE_S:
                 raise Abandoned
             self.estimate = planner.estimate(self.spec)
         # how long it takes: reads some of the data, so it comes last
@@ -124,7 +124,7 @@ def _memory(forecast: Forecast, view: View, place: str) -> None:
 
 
 LEGEND = ("blue", "orange", "violet", "green", "red", "gray")  # as the bar, in the theme's hues
-SHOWN_BYTES = 5e6  # a part below it would read 0.00 GB
+MIN_SHOWN_BYTES = 5e6  # a part below it would read 0.00 GB
 
 
 def legend(sizes: Parts) -> str:
@@ -132,7 +132,7 @@ def legend(sizes: Parts) -> str:
     return " \u2003".join(
         f":{colour}[●] {title} {sizes.get(part) / 1e9:.2f}".replace(" ", "\u00a0")
         for colour, (part, title) in zip(LEGEND, memory_charts.TITLES.items(), strict=True)
-        if sizes.get(part) >= SHOWN_BYTES
+        if sizes.get(part) >= MIN_SHOWN_BYTES
     )
 
 

@@ -23,7 +23,7 @@ from streamlit.web.server.starlette.starlette_websocket import is_host_allowed
 from lab import access
 from lab.ui import token_page
 
-LONGEST_FORM = 8192  # bytes
+MAX_FORM_BYTES = 8192  # bytes
 PORTS = {"http": 80, "https": 443}
 HEADERS = {
     # a page on another port of this host is the same site to a browser: it may neither frame the
@@ -156,7 +156,7 @@ async def _body(request: Request) -> bytes:
     with contextlib.suppress(ClientDisconnect):
         async for chunk in request.stream():
             body += chunk
-            if len(body) > LONGEST_FORM:
+            if len(body) > MAX_FORM_BYTES:
                 return b""
     return body
 

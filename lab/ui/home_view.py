@@ -15,8 +15,8 @@ from lab.ui import colours, end_card, links, run_state, submit, titles
 from lab.ui.markdown_safety import escape_lines, escape_markdown, run_action
 from lab.ui.runs_view import folder
 
-LONGEST_ANSWER = 160  # characters of an answer on a card
-MOST_RECENT = 5
+MAX_ANSWER_CHARS = 160  # characters of an answer on a card
+MAX_RECENT_RUNS = 5
 STARTING = "home.starting"
 
 
@@ -157,7 +157,7 @@ def _ask(run: Newest | None, is_primary: bool) -> None:
 
 def _short(text: object) -> str:
     line = " ".join(str(text).split())
-    return line if len(line) <= LONGEST_ANSWER else f"{line[:LONGEST_ANSWER].rstrip()} …"
+    return line if len(line) <= MAX_ANSWER_CHARS else f"{line[:MAX_ANSWER_CHARS].rstrip()} …"
 
 
 def chat_query(entry: RunSummary) -> dict[str, str]:
@@ -194,7 +194,7 @@ def _compare() -> None:
 
 def recent() -> None:
     """The newest runs in one line each: what they are, what they gained, and where they lead."""
-    entries = listed()[:MOST_RECENT]
+    entries = listed()[:MAX_RECENT_RUNS]
     if not entries:
         st.info("No runs yet. Start the first one above.", icon=":material/info:")
         return

@@ -18,7 +18,7 @@ from lab.ui import form, method_card
 from lab.ui.markdown_safety import escape_markdown, tell
 from lab.ui.waiting import wait
 
-ANSWER, SHOWN = "new.fit.answer", 5
+ANSWER, MAX_SHOWN = "new.fit.answer", 5
 
 
 def in_words(saving: Saving, memory_bytes: int | None = None) -> str:
@@ -28,7 +28,7 @@ def in_words(saving: Saving, memory_bytes: int | None = None) -> str:
     if memory_bytes is not None:
         is_enough = saving.peak_bytes <= memory_bytes
         fits = ", :green[fits]" if is_enough else ", :red[still too large]"
-    effect = "same effective batch" if saving.keeps_batch else "changes the training"
+    effect = "same effective batch" if saving.keeps_effective_batch else "changes the training"
     return (
         f"{escape_markdown(saving.title)} · saves **{formatting.size(saving.saves_bytes)}** · "
         f"peak {formatting.size(saving.peak_bytes)}{fits} · {effect}"
@@ -41,7 +41,7 @@ def smallest_first(savings: Sequence[Saving], memory_bytes: int | None) -> list[
 
     def rank(saving: Saving) -> tuple[bool, bool, int]:
         fits = memory_bytes is None or saving.peak_bytes <= memory_bytes
-        return not fits, not saving.keeps_batch, (1 if fits else -1) * saving.saves_bytes
+        return not fits, not saving.keeps_effective_batch, (1 if fits else -1) * saving.saves_bytes
 
     return sorted(savings, key=rank)
 
@@ -70,7 +70,7 @@ def popover(spec: dict[str, Any], memory_bytes: int | None) -> None:
         st.markdown("**Ways to reduce memory** (estimated)")
         if memory_bytes and all(saving.peak_bytes > memory_bytes for saving in savings):
             st.caption("No single change is enough: apply one, then look again.")
-        for number, saving in enumerate(smallest_first(savings, memory_bytes)[:SHOWN]):
+        for number, saving in enumerate(smallest_first(savings, memory_bytes)[:MAX_SHOWN]):
             text, action = st.columns([5, 1], vertical_alignment="center")
             text.markdown(in_words(saving, memory_bytes))
             action.button("Apply", key=f"new.fit.{number}", on_click=_apply, args=(saving.changes,))

@@ -20,7 +20,7 @@ BATCH_SIZES = [1, 2, 4, 8, 16, 32, 64]
 LENGTHS = [128, 256, 512, 1024, 2048, 4096, 8192, 16384]
 RANKS = [1, 2, 4, 8, 16, 32, 64, 128, 256]
 BOUND = ("device", "rows", "length", "rank", "checkpointing", "loss")  # keys kept by the URL
-LONGEST_ID = 4096
+MAX_ID_CHARS = 4096
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,9 @@ def _model(suffix: str) -> str:
     # by hand: a bound list takes nothing from the URL but its own options
     model_in_url = st.query_params.get(f"model{suffix}") or DEFAULT_MODEL
     if model_in_url not in options:
-        options.insert(0, model_in_url[:LONGEST_ID])
+        options.insert(0, model_in_url[:MAX_ID_CHARS])
     key = f"memory.model{suffix}"
-    st.session_state[key] = model_in_url[:LONGEST_ID]
+    st.session_state[key] = model_in_url[:MAX_ID_CHARS]
 
     def title(model: str) -> str:
         config = configs.get(model)

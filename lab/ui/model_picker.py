@@ -30,7 +30,7 @@ SIZES = {
     "over 9 B": (9e9, 1e13),
 }
 TIGHT = 0.9  # of the free memory: more than that may not leave room for anything else
-LONGEST_SEARCH_S = 10.0
+MAX_SEARCH_S = 10.0
 
 
 class NeedsJob(BackgroundJob):
@@ -274,13 +274,13 @@ def _results(job: SearchJob) -> None:
     waited = time.monotonic() - job.begun
     if job.error is not None:
         st.warning(escape_markdown(str(job.error)), icon=":material/cloud_off:")
-    elif not job.is_complete and waited >= LONGEST_SEARCH_S:
-        st.warning(f"The Hub did not answer within {LONGEST_SEARCH_S:.0f} s, or was stopped.")
+    elif not job.is_complete and waited >= MAX_SEARCH_S:
+        st.warning(f"The Hub did not answer within {MAX_SEARCH_S:.0f} s, or was stopped.")
     elif not job.is_complete:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.caption(f"Searching the Hub … {waited:.0f} s")
             if st.button("Stop", key="pick.stop"):
-                job.begun -= LONGEST_SEARCH_S
+                job.begun -= MAX_SEARCH_S
     elif not job.matches:
         st.caption("No matching models.")
     else:

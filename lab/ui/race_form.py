@@ -27,7 +27,7 @@ LADDERS = {0: "Default", 3: "Ladder of 3", 5: "Ladder of 5"}
 BASE, DATASET, UNIT, SEEDS, RATES = (
     "race.base", "race.dataset", "race.unit", "race.seeds", "race.rates",
 )  # fmt: skip
-KEPT: dict[str, Any] = {"persist_state": "session"}  # while another page is shown
+PERSISTENT: dict[str, Any] = {"persist_state": "session"}  # while another page is shown
 SHARED = (BASE, DATASET, UNIT, SEEDS, RATES, *(f"race.budget.{unit}" for unit in UNITS))
 
 
@@ -155,24 +155,24 @@ def shared() -> None:
     sets = [dataset.id for dataset in (*datasets.built_in(), *datasets.uploads())]
     with grid.cell():
         st.selectbox(
-            "Base model", _with(st.session_state[BASE], installed), key=BASE, **KEPT,
+            "Base model", _with(st.session_state[BASE], installed), key=BASE, **PERSISTENT,
             format_func=lambda name: str(plain(titles.model(name))),
         )  # fmt: skip
     with grid.cell():
         st.selectbox(
-            "Dataset", _with(st.session_state[DATASET], sets), key=DATASET, **KEPT,
+            "Dataset", _with(st.session_state[DATASET], sets), key=DATASET, **PERSISTENT,
             format_func=lambda name: str(plain(titles.dataset(name))),
         )  # fmt: skip
     with grid.cell():
         st.number_input(
-            "Seeds", 1, 20, key=SEEDS, **KEPT,
+            "Seeds", 1, 20, key=SEEDS, **PERSISTENT,
             help="Runs of each contestant: several seeds tell what is luck. They share the "
             "held-out examples.",
         )  # fmt: skip
     grid = st.grid(3, min_column_width=230, gap="small")
     with grid.cell():
         unit = st.segmented_control(
-            "Equal", list(UNITS), key=UNIT, **KEPT, format_func=UNITS.get, required=True,
+            "Equal", list(UNITS), key=UNIT, **PERSISTENT, format_func=UNITS.get, required=True,
             help="What every run may use for training; loading, evaluations and saving come on "
             "top. Minutes and FLOPs are equal work; equal tokens are equal data.",
         )  # fmt: skip
@@ -181,7 +181,7 @@ def shared() -> None:
     with grid.cell():
         st.segmented_control(
             "Learning rates", list(LADDERS), key=RATES, format_func=LADDERS.get, required=True,
-            **KEPT,
+            **PERSISTENT,
             help=f"A ladder: short runs of each contestant at {100 * race_start.PROBE_SHARE:.0f} % "
             "of the budget, at rates around its own; the best goes on, and the default is run too.",
         )  # fmt: skip
@@ -200,12 +200,12 @@ def _amount(unit: str) -> None:
             10**12,
             key=name,
             step=100 if unit == "tokens" else 10,
-            **KEPT,
+            **PERSISTENT,
         )
     elif unit == "seconds":
-        st.number_input(label, 0.05, 1e6, key=name, step=1.0, format="%g", **KEPT)
+        st.number_input(label, 0.05, 1e6, key=name, step=1.0, format="%g", **PERSISTENT)
     else:
-        st.number_input(label, 1e6, 1e30, key=name, step=1e12, format="%.2e", **KEPT)
+        st.number_input(label, 1e6, 1e30, key=name, step=1e12, format="%.2e", **PERSISTENT)
 
 
 def row_fields(row: int) -> None:
@@ -213,7 +213,7 @@ def row_fields(row: int) -> None:
     columns = st.columns([2.2, 1, 1], gap="small", vertical_alignment="bottom")
     with columns[0]:
         method = st.selectbox(
-            "Method", methods.names(), key=key(row, "method"), **KEPT,
+            "Method", methods.names(), key=key(row, "method"), **PERSISTENT,
             format_func=lambda name: methods.get(name).title,
             on_change=_method_changed, args=(row,),
         )  # fmt: skip
@@ -226,13 +226,13 @@ def row_fields(row: int) -> None:
             metadata = option.metadata
             st.number_input(
                 str(metadata["title"]), metadata.get("min"), metadata.get("max"), key=name,
-                **KEPT,
+                **PERSISTENT,
                 help=str(metadata["help"]),
             )  # fmt: skip
     with columns[2]:
         default = methods.get(method).default_lr
         st.text_input(
-            "Learning rate", key=key(row, "rate"), **KEPT,
+            "Learning rate", key=key(row, "rate"), **PERSISTENT,
             help=f"auto: the method's default, {formatting.rate(default)}.",
         )  # fmt: skip
     extra = st.session_state.get(key(row, "settings")) or {}
@@ -274,7 +274,7 @@ def _unique(name: str, racing: list[RaceContestant], rate: str) -> str:
     number, first = 2, name
     while name in names:
         name, number = f"{first} ({number})", number + 1
-    return name[: race.LONGEST_CONTESTANT]
+    return name[: race.MAX_CONTESTANT_CHARS]
 
 
 def _number_or_text(text: str) -> float | str:
@@ -303,8 +303,8 @@ def problems() -> list[str]:
     number = len(st.session_state[ROWS])
     if number < 2:
         texts.append("A race needs two contestants or more.")
-    if number > race.MOST_CONTESTANTS:
-        texts.append(f"A race has at most {race.MOST_CONTESTANTS} contestants, not {number}.")
+    if number > race.MAX_CONTESTANTS:
+        texts.append(f"A race has at most {race.MAX_CONTESTANTS} contestants, not {number}.")
     same = [(each.method, sorted(each.settings.items(), key=str)) for each in contestants()]
     if any(each in same[:index] for index, each in enumerate(same)):
         texts.append("Two contestants have the same settings. Change or remove one of them.")

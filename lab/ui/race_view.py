@@ -7,7 +7,7 @@ import streamlit as st
 
 from lab import formatting, paths
 from lab.compare import evidence, race_file, race_outcome, race_scores
-from lab.compare.contestants import MOST
+from lab.compare.contestants import MAX_SHOWN
 from lab.compare.race_file import PROBE, TUNED, Race, RunCell
 from lab.errors import LabError
 from lab.runs import ladder, queue
@@ -248,7 +248,7 @@ def _actions(race: Race, racing: list[race_outcome.Finisher]) -> None:
             icon=":material/compare_arrows:",
         ):  # fmt: skip
             links.open_comparison([run.id for run in runs])
-        shown = [finisher.contestant for finisher in racing][:MOST]
+        shown = [finisher.contestant for finisher in racing][:MAX_SHOWN]
         if shown:
             st.download_button(
                 "Export report", lambda: compare_export.html_report(shown), f"{race.id}.html",

@@ -44,7 +44,7 @@ def combine_form(run: RunDir) -> None:
     )
     chosen: list[str] = st.multiselect(
         "Combine with", partners, key="results.combine.with", format_func=monitor_view.run_title,
-        max_selections=combine.MOST_RESULTS - 1, placeholder="Choose results",
+        max_selections=combine.MAX_RESULTS - 1, placeholder="Choose results",
     )  # fmt: skip
     names = [run.id, *chosen]
     grid = st.grid(max(2, len(names)), min_column_width=160)

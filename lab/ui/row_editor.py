@@ -14,7 +14,7 @@ from lab.recent import Recent
 from lab.ui.markdown_safety import escape_markdown, plain, user_errors
 
 EDITS = "data.rows.edits"  # {dataset: {"changes": {row: cells}, "dropped": [row]}} of the session
-SHOWN_PROBLEMS = 5
+MAX_SHOWN_PROBLEMS = 5
 
 _tables: Recent[tuple[str, int], RowTable] = Recent(8)
 
@@ -45,7 +45,7 @@ def show(dataset_id: str) -> None:
     if not table.is_whole:
         st.info(
             f"These are the first {len(table.records):,} rows that can be read. Editing needs all "
-            f"rows, {row_table.MOST_ROWS:,} at most: edit the file itself.",
+            f"rows, {row_table.MAX_ROWS:,} at most: edit the file itself.",
             icon=":material/info:",
         )
     _draw(table, rows, edits, editor)
@@ -131,7 +131,7 @@ def _save(dataset_id: str, table: RowTable, edits: dict[str, Any]) -> None:
         )
         return
     records, problems = row_table.edited_records(table, changes, dropped)
-    for problem in problems[:SHOWN_PROBLEMS]:
+    for problem in problems[:MAX_SHOWN_PROBLEMS]:
         st.warning(escape_markdown(problem), icon=":material/warning:")
     with st.container(horizontal=True, vertical_alignment="bottom"):
         name = st.text_input(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import streamlit as st
 
 from lab import formatting, paths
-from lab.chat.conversations import MOST_MODELS
+from lab.chat.conversations import MAX_MODELS
 from lab.errors import LabError, of_the_disk
 from lab.paths import RunDir
 from lab.runs import actions, index
@@ -38,8 +38,8 @@ def show(entries: list[RunSummary]) -> None:
                 links.open_run(entries[0].id)
         elif st.button(
             "Compare", icon=":material/compare_arrows:", type="primary", key="runs.compare",
-            disabled=len(entries) > compare_runs.MOST_RUNS,
-            help=f"The verdict, curves and figures side by side; up to {compare_runs.MOST_RUNS}.",
+            disabled=len(entries) > compare_runs.MAX_RUNS,
+            help=f"The verdict, curves and figures side by side; up to {compare_runs.MAX_RUNS}.",
         ):  # fmt: skip
             links.open_comparison([entry.id for entry in entries])
         _chat(entries)
@@ -70,8 +70,8 @@ def _chat(entries: list[RunSummary]) -> None:
     reason = None
     if missing:
         reason = f"{missing[0].name or missing[0].id} has no trained model yet."
-    elif len(models) > MOST_MODELS:
-        reason = f"With the base these are {len(models)} models; {MOST_MODELS} is the most."
+    elif len(models) > MAX_MODELS:
+        reason = f"With the base these are {len(models)} models; {MAX_MODELS} is the most."
     if st.button(
         "Chat", icon=":material/forum:", key="runs.chat", disabled=reason is not None,
         help=reason or "Ask the base and the selected runs the same question.",

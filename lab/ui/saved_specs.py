@@ -11,7 +11,7 @@ from streamlit.delta_generator import DeltaGenerator
 from lab import json_text, presets
 from lab.errors import LabError, Problem
 from lab.runs import index
-from lab.spec import LARGEST_SPEC, RunSpec
+from lab.spec import MAX_SPEC_BYTES, RunSpec
 from lab.ui import form, form_problems, new_run_view
 from lab.ui.markdown_safety import escape_markdown, plain, tell
 
@@ -64,7 +64,7 @@ def _load_chosen() -> None:
 def _parse(content: bytes) -> dict[str, Any]:
     """The JSON of a spec. Raises LabError."""
     try:
-        if len(content) > LARGEST_SPEC:
+        if len(content) > MAX_SPEC_BYTES:
             raise LabError("The file is too large for a spec.", "A spec has a few kilobytes.")
         value = json_text.parse(content)
     except json_text.BadJson as error:

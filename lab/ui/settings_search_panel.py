@@ -16,7 +16,7 @@ from lab.ui import form, form_problems
 from lab.ui.markdown_safety import escape_markdown, tell
 from lab.ui.waiting import wait
 
-SHOWN, SHORT = 6, 3  # choices in a table, in a narrow column
+MAX_SHOWN, MAX_SHOWN_NARROW = 6, 3  # choices in a table, in a narrow column
 
 
 def for_form() -> None:
@@ -77,9 +77,9 @@ def _take(changes: dict[str, Any]) -> None:
 
 def show(search: SettingsSearch, *, is_narrow: bool = False) -> None:
     """The choices, the best first, and what their speeds rest on."""
-    candidates = search.candidates[:SHOWN]
+    candidates = search.candidates[:MAX_SHOWN]
     if is_narrow:
-        for rank, candidate in enumerate(candidates[:SHORT], 1):
+        for rank, candidate in enumerate(candidates[:MAX_SHOWN_NARROW], 1):
             st.markdown(
                 f"{rank}. **{candidate.tokens_per_s:,.0f} tokens/s**, "
                 f"{formatting.size(candidate.peak_bytes)}: {_words(candidate)}; "

@@ -6,14 +6,14 @@ from typing import Any
 
 import streamlit as st
 
-from lab.chat.conversations import MOST_MODELS
+from lab.chat.conversations import MAX_MODELS
 from lab.compare import preference, prompt_sets, votes
 from lab.compare.votes import VoteSession
 from lab.data import catalog
 from lab.ui import chat_panes, chat_settings
 from lab.ui.markdown_safety import escape_markdown, plain, run_action
 
-SHOWN = 10  # earlier votes
+MAX_SHOWN = 10  # earlier votes
 WITHOUT_PLAN = 100  # prompts of a set where no number of votes is planned
 
 
@@ -31,8 +31,8 @@ def show(names: list[str], titles: dict[str, str], settings: dict[str, Any]) -> 
     options = list(dict.fromkeys([*names, *titles]))
     with st.container(border=True):
         models = st.multiselect(
-            "Models", options, names[:MOST_MODELS], key="vote.models",
-            max_selections=MOST_MODELS, format_func=lambda name: str(plain(title(name, titles))),
+            "Models", options, names[:MAX_MODELS], key="vote.models",
+            max_selections=MAX_MODELS, format_func=lambda name: str(plain(title(name, titles))),
             help="Two to four. The base, or the first, is what the others are compared with.",
         )  # fmt: skip
         sets = sources(options, titles)
@@ -43,9 +43,9 @@ def show(names: list[str], titles: dict[str, str], settings: dict[str, Any]) -> 
         )  # fmt: skip
         fixed = left.toggle("Fix the number of votes now", True, key="vote.fixed", help=FIXED)
         planned = right.number_input(
-            "Number of votes", 1, votes.MOST_PROMPTS, 20, key="vote.planned", disabled=not fixed
+            "Number of votes", 1, votes.MAX_PROMPTS, 20, key="vote.planned", disabled=not fixed
         )
-        voter = right.text_input("Voter", "me", key="vote.voter", max_chars=votes.LONGEST_VOTER)
+        voter = right.text_input("Voter", "me", key="vote.voter", max_chars=votes.MAX_VOTER_CHARS)
         seed = left.number_input("Seed of the order", 0, 2**31 - 1, 0, key="vote.seed")
         if st.button("Start the vote", type="primary", key="vote.start", disabled=len(models) < 2):
             run_action(
@@ -60,7 +60,7 @@ def show(names: list[str], titles: dict[str, str], settings: dict[str, Any]) -> 
     earlier = votes.all_sessions()
     if earlier:
         st.subheader("Votes on this machine", anchor=False)
-    for session in earlier[:SHOWN]:
+    for session in earlier[:MAX_SHOWN]:
         _row(session)
 
 
@@ -104,7 +104,7 @@ def begin(
     texts: list[str] = []
     if source:
         most = 2 * planned if planned else WITHOUT_PLAN
-        texts = prompt_sets.prompts(source, min(most, votes.MOST_PROMPTS), seed)
+        texts = prompt_sets.prompts(source, min(most, votes.MAX_PROMPTS), seed)
         planned = min(planned, len(texts)) if planned else None
     session = votes.create(
         models, planned=planned, seed=seed, voter=voter, source=source, prompts=texts,

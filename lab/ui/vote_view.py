@@ -260,7 +260,7 @@ def _field(session: VoteSession, place: int | None) -> None:
     everybody = "both models" if number == 2 else f"all {NUMBERS[number]} models"
     written = st.chat_input(
         "Vote first" if waits else f"Message {everybody}", key="vote.prompt",
-        max_chars=chat_view.LONGEST, disabled=waits or session.is_complete,
+        max_chars=chat_view.MAX_QUESTION_CHARS, disabled=waits or session.is_complete,
     )  # fmt: skip
     if written:
         run_action(lambda: _add(session.id, written))

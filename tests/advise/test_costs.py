@@ -135,14 +135,14 @@ def test_worth_knowing() -> None:
     assert about(method="nonsense") == about() == set()
     pair = [{"method": {"name": name}, "train": {"max_steps": 60}} for name in "full lora".split()]
     assert [each.claim for each in worth_knowing.of_pair(pair)] == ["C23"]
-    for limit, said in (
+    for limit, unit in (
         ({"max_steps": 60}, "steps"), ({"max_tokens": 9000}, "tokens"), ({}, "epochs"),
         ({"max_seconds": 60.0}, ""), ({"max_flops": 1e12}, ""),
     ):  # fmt: skip
         texts = [each.text for each in worth_knowing.of_pair(
             [{"method": {"name": name}, "train": limit} for name in ("full", "lora")]
         )]  # fmt: skip
-        assert [f"at equal {said}," in text for text in texts] == ([True] if said else [])
+        assert [f"at equal {unit}," in text for text in texts] == ([True] if unit else [])
     assert worth_knowing.of_pair(pair[:1]) == []
     assert worth_knowing.of_result("lora") and not worth_knowing.of_result("full")
     assert Approach.LORA.in_words == "LoRA"

@@ -114,9 +114,9 @@ def test_another_conversation_takes_what_is_equal_and_no_more(
     assert again.kept_tokens == 3 * BLOCK and again.token_ids == quick.token_ids, "Answered anew."
     shorter = answer(model, tokenizer, other[:, : 2 * BLOCK], memory)
     assert shorter.kept_tokens == BLOCK, "Something is left to read, though all of it was kept."
-    for seed in range(prompt_cache.MOST + 2):
+    for seed in range(prompt_cache.CACHE_SIZE + 2):
         answer(model, tokenizer, prompt(BLOCK + 9, seed + 5), memory)
-    assert len(memory.prompts) == prompt_cache.MOST, "The oldest goes."
+    assert len(memory.prompts) == prompt_cache.CACHE_SIZE, "The oldest goes."
 
 
 def test_models_that_decode_together_keep_their_own(variants: list[Any], tokenizer: Any) -> None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import signal
 import stat
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from lab import process
 from lab.atomic_files import read_object
-from lab.chat import client
+from lab.chat import client, requests, server
 from lab.errors import LabError
 from tests.conftest import SHARED_MODELS
 
@@ -176,3 +178,17 @@ def test_null_means_the_default_and_bounds_themselves_are_allowed() -> None:
         "system_prompt": "", "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0, "stop": None,
         "stream": True,
     }  # fmt: skip
+
+
+def test_a_body_without_an_end_is_not_kept() -> None:
+    blocks: list[bytes] = []
+
+    async def endless() -> AsyncIterator[bytes]:
+        while len(blocks) < 100:
+            blocks.append(b" " * 1_000_000)
+            yield blocks[-1]
+
+    coming: Any = SimpleNamespace(stream=endless)
+    with pytest.raises(requests.Refused) as refused:
+        asyncio.run(server.read_body(coming))
+    assert refused.value.status == 413 and len(blocks) == 1 + requests.LARGEST_BODY // 1_000_000

@@ -260,7 +260,7 @@ def test_evaluate_takes_its_set_and_shows_loss_and_perplexity(
     assert cli.main(["evaluate", f"base:{tiny_model}", "--dataset", file]) == 0
     shown = capsys.readouterr().out
     assert requests == [file]
-    assert "2.0000" in shown and "7.39" in shown and "5 rows, 1,234 counted tokens" in shown
+    assert "2.0000" in shown and "7.39" in shown and "5 sequences, 1,234 loss tokens" in shown
 
 
 def figures(name: str, **changes: Any) -> dict[str, Any]:
@@ -297,7 +297,7 @@ def test_a_comparison_says_each_loss_and_what_is_not_equal(
     shown = capsys.readouterr().out
     assert "Not equal: They trained on different data" in shown
     assert "one leads: 2.25" in shown and "Half" in shown
-    for words, value in (("loss, base", "3.2500"), ("loss, end", "2.2500"),
+    for words, value in (("loss, base", "3.2500"), ("loss, final", "2.2500"),
                          ("loss at 5 steps", "2.5000"), ("loss, last step", "1.2500")):  # fmt: skip
         (line,) = lines_with(shown, words)
         assert line.count(value) == 2, line

@@ -59,7 +59,7 @@ def refuse(
             'method.target_modules=["q_proj","c_attn"]',
             "'c_attn' names no linear layer of this model",
         ),
-        ("method.target_modules=re:.*(", "is not a pattern"),
+        ("method.target_modules=re:.*(", "is not a valid regular expression"),
         ("method.target_modules=.*_proj", "write 're:.*_proj'"),
         ("method.target_modules=nothing", "'nothing' names no linear layer of this model"),
         ("method.name=lorra", "Unknown method 'lorra'. Choose one of: full,"),
@@ -176,7 +176,7 @@ def test_models_that_cannot_train(
     config = json.loads((folder / "config.json").read_text())
     for change, says in (
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantised already"),
-        ({"vocab_size": 100}, "its model only 100"),
+        ({"vocab_size": 100}, "but the model only 100 embeddings"),
         ({"num_attention_heads": 0}, "num_attention_heads is 0, and must be from 1 to"),
         ({"hidden_size": "wide"}, "hidden_size is wide, and must be a whole number"),
     ):

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from lab import cli, methods, paths
-from lab.compare import race, race_start
+from lab.compare import race_start
 from lab.compare.race import Budget
 from lab.errors import LabError, SpecError
 from lab.runs import index
+from tests.answers import race_specs
 
 
 def test_two_methods_race_to_one_table(
@@ -72,9 +73,9 @@ def test_nothing_starts_while_one_method_has_a_problem(
 def test_every_method_gets_the_same_rows(make_spec: Callable[..., dict[str, Any]]) -> None:
     spec = make_spec("lora", data={"packing": "on"})
     able = [method.name for method in methods.all_methods() if method.can_pack][:2]
-    specs, notes = race.race_specs(spec, able, Budget("steps", 3))
+    specs, notes = race_specs(spec, able, Budget("steps", 3))
     assert {row["data"]["packing"] for row in specs.values()} == {"on"} and notes == []
-    specs, notes = race.race_specs(spec, [*able, "lora_prompt"], Budget("tokens", 500))
+    specs, notes = race_specs(spec, [*able, "lora_prompt"], Budget("tokens", 500))
     assert {row["data"]["packing"] for row in specs.values()} == {"off"}
     assert "LoRA + soft prompt" in notes[0]
     assert {row["train"]["max_tokens"] for row in specs.values()} == {500}
@@ -101,7 +102,7 @@ def test_every_method_gets_the_same_rows(make_spec: Callable[..., dict[str, Any]
 )
 def test_races_that_cannot_be(names: list[str], changes: dict[str, Any], words: str) -> None:
     with pytest.raises(SpecError) as error:
-        race.race_specs({"model": "x"} | changes, names, None)
+        race_specs({"model": "x"} | changes, names, None)
     assert words in str(error.value)
 
 

@@ -17,7 +17,7 @@ import pytest
 from lab import atomic_files, cli, paths
 from lab.atomic_files import read_object
 from lab.cli.console import console, print_json, say, table, write
-from lab.errors import MOST_PROBLEMS, LabError, Problem, SpecError, of_the_disk
+from lab.errors import MAX_PROBLEMS, LabError, Problem, SpecError, of_the_disk
 from lab.paths import ROOT, RunDir
 from lab.runs import queue
 
@@ -183,11 +183,11 @@ def test_a_list_of_problems_is_cut_with_a_count(
     assert cli.main(["start", str(file), "--json"]) == 2
     captured = capsys.readouterr()
     lines = captured.err.strip().splitlines()
-    assert len(lines) == MOST_PROBLEMS + 2 and "the spec has 50 problems" in lines[0]
+    assert len(lines) == MAX_PROBLEMS + 2 and "the spec has 50 problems" in lines[0]
     assert lines[-1].strip() == "and 30 more."
     listed = json.loads(captured.out)["problems"]
     assert [entry["field"] for entry in listed] == [f"data.key{number}" for number in range(50)]
-    error = SpecError([Problem("a", "b")] * MOST_PROBLEMS)
+    error = SpecError([Problem("a", "b")] * MAX_PROBLEMS)
     assert "more" not in str(error) and isinstance(error, LabError)
 
 

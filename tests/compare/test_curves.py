@@ -8,7 +8,7 @@ import pytest
 from lab.compare.contestants import contestants, difference_to_base
 from lab.compare.curves import (
     HIGHER,
-    MOST_POINTS,
+    MAX_POINTS,
     Curve,
     axes_of,
     curve,
@@ -109,7 +109,7 @@ def test_long_curves_are_thinned() -> None:
     (only,) = contestants([record("aaaa", losses=tuple(np.linspace(3.5, 2.0, 2000)))])
     for key in ("eval/loss", "train/loss"):
         drawn = curve(only, key, "step")
-        assert drawn is not None and len(drawn.x) == MOST_POINTS and drawn.x[-1] == 2000
+        assert drawn is not None and len(drawn.x) == MAX_POINTS and drawn.x[-1] == 2000
     assert "train/loss" in measures_of([only]) and "probe/rise" not in measures_of([only])
 
 

@@ -19,6 +19,7 @@ from lab.compare.race import Budget
 from lab.errors import LabError, SpecError
 from lab.paths import RunDir
 from lab.runs import actions
+from tests.answers import race_specs
 
 Make = Callable[..., dict[str, Any]]
 BUDGETS = ("max_tokens", "max_seconds", "max_flops", "max_steps")
@@ -51,11 +52,11 @@ def test_the_budget_of_a_race_is_its_only_one(
     make_spec: Make, text: str, key: str, amount: float
 ) -> None:
     value = make_spec("lora", train={"max_steps": 7, "max_tokens": 9, "max_seconds": 3.0})
-    specs, _ = race.race_specs(value, ["lora", "full"], Budget.parse(text))
+    specs, _ = race_specs(value, ["lora", "full"], Budget.parse(text))
     for name, spec in specs.items():
         budgets = {one: spec["train"].get(one) for one in BUDGETS}
         assert budgets == dict.fromkeys(BUDGETS) | {key: amount}, name
-    kept, _ = race.race_specs(value, ["lora", "full"], None)
+    kept, _ = race_specs(value, ["lora", "full"], None)
     assert kept["full"]["train"]["max_tokens"] == 9, "Without one, what the spec says holds."
 
 
@@ -63,7 +64,7 @@ def test_a_methods_own_rate_and_options_are_its_own(make_spec: Make) -> None:
     value = make_spec("lora", train={"learning_rate": 1e-3})
     value["methods"] = {"lora": {"learning_rate": 5e-3, "rank": 2}}
     for names in (["lora", "full"], ["full", "lora"]):
-        specs, _ = race.race_specs(value, names, None)
+        specs, _ = race_specs(value, names, None)
         assert list(specs) == names
         assert specs["lora"]["train"]["learning_rate"] == 5e-3
         assert specs["full"]["train"]["learning_rate"] == 1e-3
@@ -72,7 +73,7 @@ def test_a_methods_own_rate_and_options_are_its_own(make_spec: Make) -> None:
 
 
 def test_seeds_count_up_and_everything_else_stays(make_spec: Make) -> None:
-    specs, _ = race.race_specs(make_spec("lora", train={"seed": 40}), ["lora", "full"], None)
+    specs, _ = race_specs(make_spec("lora", train={"seed": 40}), ["lora", "full"], None)
     plans = race_start.check(specs, seeds=3)
     assert [plan.spec.train.seed for plan in plans] == [40, 40, 41, 41, 42, 42]
     assert [plan.requested["train"]["seed"] for plan in plans] == [40, 40, 41, 41, 42, 42]
@@ -80,9 +81,7 @@ def test_seeds_count_up_and_everything_else_stays(make_spec: Make) -> None:
         same = plans[0] if plan.spec.method["name"] == "lora" else plans[1]
         for section in ("data", "method", "model"):
             assert getattr(plan.spec, section) == getattr(same.spec, section)
-    highest = race.race_specs(make_spec("lora", train={"seed": 2**32 - 1}), ["lora", "full"], None)[
-        0
-    ]
+    highest = race_specs(make_spec("lora", train={"seed": 2**32 - 1}), ["lora", "full"], None)[0]
     assert [plan.spec.train.seed for plan in race_start.check(highest, 2)][2:] == [0, 0]
     with pytest.raises(LabError, match="202 runs"):
         race_start.check(specs, 101)
@@ -91,7 +90,7 @@ def test_seeds_count_up_and_everything_else_stays(make_spec: Make) -> None:
 def test_all_runs_together_must_fit_the_disk(
     make_spec: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    specs, _ = race.race_specs(make_spec("lora"), ["lora", "full"], None)
+    specs, _ = race_specs(make_spec("lora"), ["lora", "full"], None)
     need = sum(
         plan.forecast.disk.total for plan in race_start.check(specs, 1) if plan.forecast.disk
     )
@@ -109,8 +108,8 @@ def test_all_runs_together_must_fit_the_disk(
 def test_a_race_that_cannot_be_written_leaves_no_run(
     make_spec: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plans = race_start.check(race.race_specs(make_spec("lora"), ["lora", "full"], None)[0], 1)
-    real, calls = actions.create, []
+    plans = race_start.check(race_specs(make_spec("lora"), ["lora", "full"], None)[0], 1)
+    real, calls = actions.create_run_dir, []
 
     def second_fails(plan: CheckedRun) -> RunDir:
         calls.append(plan)
@@ -118,7 +117,7 @@ def test_a_race_that_cannot_be_written_leaves_no_run(
             raise LabError("The disk is full.")
         return real(plan)
 
-    monkeypatch.setattr(actions, "create", second_fails)
+    monkeypatch.setattr(actions, "create_run_dir", second_fails)
     with pytest.raises(LabError, match="disk is full"):
         race_start.start(plans)
     assert paths.all_runs() == []
@@ -128,7 +127,7 @@ def test_the_runs_of_a_race_come_in_their_order_and_on_its_axis(
     make_spec: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(actions, "submit", lambda run: None)
-    specs, _ = race.race_specs(make_spec("lora"), ["lora", "full"], Budget("seconds", 5.0))
+    specs, _ = race_specs(make_spec("lora"), ["lora", "full"], Budget("seconds", 5.0))
     name, runs = race_start.start(race_start.check(specs, 2))
     for age, run in enumerate(reversed(runs)):
         os.utime(run.spec, (1e9 - age, 1e9 - age))

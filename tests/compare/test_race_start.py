@@ -16,6 +16,7 @@ from lab.errors import LabError, SpecError
 from lab.forecasts import DiskForecast, Forecast, MemoryForecast, RuntimeForecast
 from lab.runs import actions, index, ladder
 from lab.spec import RunSpec
+from tests.answers import race_specs
 
 
 def checked(name: str, rate: float = 1e-4, seconds: float = 100.0, **train: Any) -> CheckedRun:
@@ -122,7 +123,7 @@ def test_contestants_of_one_method_differ_by_their_settings() -> None:
                                                              "train.learning_rate": 1e-3}},
         ],
     }  # fmt: skip
-    specs, _ = race.race_specs(value, [], None)
+    specs, _ = race_specs(value, [], None)
     assert specs["r2"]["method"] == {"name": "lora", "rank": 2}
     assert specs["mixed"]["data"] == {"packing": "off", "general_fraction": 0.1}
     assert specs["mixed"]["train"] == {"learning_rate": 1e-3} and specs["r2"]["train"] == {}

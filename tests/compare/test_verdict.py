@@ -12,7 +12,7 @@ from lab.atomic_files import read_object, write_json
 from lab.compare import verdict as verdicts
 from lab.compare.contestants import Contestant, contestants, difference_to_base
 from lab.compare.equal_terms import equal_terms
-from lab.compare.figures import figure_rows
+from lab.compare.figures import as_csv, figure_rows
 from lab.compare.verdict import ComparisonVerdict, loss_difference, share, verdict
 from lab.paths import RunDir
 from lab.runs.held_out_losses import held_out_losses
@@ -305,6 +305,12 @@ def test_a_budget_of_seconds_makes_other_tokens_fair() -> None:
     ]
     terms = equal_terms(contestants(runs), name)
     assert terms.unequal == () and "1 min 00 s of training" in terms.same
+
+
+@pytest.mark.parametrize("mark", "=+-@")
+def test_a_name_is_no_formula_of_a_spreadsheet(mark: str) -> None:
+    text = as_csv(contestants([record("aaaa")]), lambda each: f" {mark}1+1")
+    assert f"' {mark}1+1" in text.splitlines()[0].split(",")
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def test_a_bad_row_is_named_and_the_others_are_left(
     reason: str,
     left: int,
 ) -> None:
-    monkeypatch.setattr(readers, "LONGEST_LINE", 4000)
+    monkeypatch.setattr(readers, "MAX_LINE_BYTES", 4000)
     path = tmp_path / name
     path.write_bytes(data)
     with pytest.raises(LabError) as caught:

@@ -12,7 +12,7 @@ import pytest
 from lab.data.example_reader import ExampleReader
 from lab.data.examples import example
 from lab.data.formats import Example, ReadOptions, shortened
-from lab.data.lines import BadRow
+from lab.data.lines import InvalidRow
 from lab.errors import LabError
 from tests.conftest import write_rows
 
@@ -98,7 +98,7 @@ def test_a_mark_that_is_neither_yes_nor_no_is_named(mark: dict[str, Any]) -> Non
 
 
 def test_a_text_that_is_marked_as_not_to_be_learned_is_refused() -> None:
-    with pytest.raises(BadRow, match="marked as not to be learned"):
+    with pytest.raises(InvalidRow, match="marked as not to be learned"):
         read({"text": "once", "weight": 0})
     assert read({"text": "once", "weight": 1}).text == "once"
 
@@ -231,7 +231,7 @@ def deep(levels: int) -> Any:
     ],
 )  # fmt: skip
 def test_a_turn_that_cannot_be_carried_is_refused_by_name(value: Any, says: str) -> None:
-    with pytest.raises(BadRow, match=says) as caught:
+    with pytest.raises(InvalidRow, match=says) as caught:
         read(talk(user(), value))
     assert str(caught.value).startswith("message 2 ")
 
@@ -246,7 +246,7 @@ def test_a_turn_that_cannot_be_carried_is_refused_by_name(value: Any, says: str)
     ],
 )
 def test_tools_that_are_none_are_refused(tools: Any, says: str) -> None:
-    with pytest.raises(BadRow, match=says):
+    with pytest.raises(InvalidRow, match=says):
         read(talk(user(), answer(), tools=tools))
     assert read(talk(user(), answer(), tools=[])).tools is None
 
@@ -283,7 +283,7 @@ def test_a_system_text_beside_a_conversation_comes_first(row: dict[str, Any], na
 def test_two_system_texts_have_to_agree() -> None:
     spoken = talk({"role": "system", "content": "Be kind."}, user(), answer())
     assert len(read({**spoken, "system": "Be kind. "}).messages) == 3
-    with pytest.raises(BadRow, match="has a system turn, and another text in 'system'"):
+    with pytest.raises(InvalidRow, match="has a system turn, and another text in 'system'"):
         read({**spoken, "system": "Be short."})
 
 
@@ -335,7 +335,7 @@ def test_a_history_comes_before_the_question(row: dict[str, Any], history: Any) 
     "history", ["yesterday", 5, [["only"]], [["a", "b", "c"]], [["a", None]], [5]], ids=str
 )
 def test_a_history_that_is_none_is_refused(history: Any) -> None:
-    with pytest.raises(BadRow, match="'history'"):
+    with pytest.raises(InvalidRow, match="'history'"):
         read({"prompt": "ask", "completion": "said", "history": history})
 
 
@@ -457,7 +457,7 @@ PREFERENCES: list[dict[str, Any]] = [
 @pytest.mark.parametrize("row", PREFERENCES, ids=str)
 def test_a_preference_is_named_and_its_chosen_answer_can_be_learned(row: dict[str, Any]) -> None:
     with pytest.raises(
-        BadRow, match=r"is a preference .* set data.format to preference to learn the chosen"
+        InvalidRow, match=r"is a preference .* set data.format to preference to learn the chosen"
     ):
         read(row)
     chat = read(row, form="preference")
@@ -510,7 +510,7 @@ OFFERS: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("row", "offer"), OFFERS, ids=[str(list(case[0])) for case in OFFERS])
 def test_the_mapping_that_would_do_is_offered_and_does(row: dict[str, Any], offer: str) -> None:
-    with pytest.raises(BadRow) as caught:
+    with pytest.raises(InvalidRow) as caught:
         read(row)
     message = str(caught.value)
     assert offer in message, message
@@ -531,7 +531,7 @@ def test_the_mapping_that_would_do_is_offered_and_does(row: dict[str, Any], offe
 def test_a_part_that_the_format_does_not_use_is_refused(
     form: str, columns: dict[str, str], says: str
 ) -> None:
-    with pytest.raises(BadRow, match=says):
+    with pytest.raises(InvalidRow, match=says):
         read(
             {"a": "x", "b": "y", "text": "t", "label": "l", "messages": WHOLE},
             form=form,
@@ -569,7 +569,7 @@ def test_names_with_capitals_and_blanks_are_read_and_that_is_told() -> None:
 def test_a_list_of_turns_is_a_conversation_and_a_turn_is_none() -> None:
     assert read([user(), answer()]).messages[1]["content"] == "said"
     assert read({"messages": json.dumps([user(), answer()])}).messages[1]["content"] == "said"
-    with pytest.raises(BadRow, match="is one message; put the messages"):
+    with pytest.raises(InvalidRow, match="is one message; put the messages"):
         read(user())
 
 

@@ -32,7 +32,7 @@ def test_a_large_files_rows_are_estimated_from_its_size(
     file = tmp_path / "many.jsonl"
     rows = [{"prompt": f"{number:09d}", "completion": "y" * 100} for number in range(300_000)]
     write_rows(file, rows)
-    monkeypatch.setattr(dataset_stats, "READ_S", 0.05)
+    monkeypatch.setattr(dataset_stats, "MAX_READ_S", 0.05)
     facts = facts_of(make_spec(data={"dataset": str(file)}))
     assert 0 < facts["examples_read"] < 300_000, "Reading was cut off."
     assert facts["examples"] == pytest.approx(300_000, rel=0.1)

@@ -8,7 +8,7 @@ import pytest
 
 from lab.data.examples import example
 from lab.data.formats import ReadOptions, columns_of, detect
-from lab.data.readers import BadRow
+from lab.data.readers import InvalidRow
 
 
 def turns(value: Any, **reading: Any) -> list[tuple[str, str]]:
@@ -63,7 +63,7 @@ def test_a_right_answer_in_all_its_forms(answer: Any) -> None:
 
 @pytest.mark.parametrize("answer", [3, -1, "D", "grey", "", None, True, 1.0])
 def test_an_answer_that_is_none_of_the_choices(answer: Any) -> None:
-    with pytest.raises(BadRow, match="none of the 3 choices"):
+    with pytest.raises(InvalidRow, match="none of the 3 choices"):
         turns({"question": "Which?", "choices": CHOICES, "answer": answer})
 
 

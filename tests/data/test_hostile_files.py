@@ -196,7 +196,7 @@ def test_slots_are_filled_once_and_what_fills_them_stays(tmp_path: Path) -> None
 def test_the_slots_of_a_whole_row_are_bounded_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(placeholders, "LONGEST_ROW", 1000)
+    monkeypatch.setattr(placeholders, "MAX_ROW_CHARS", 1000)
     turns = [{"role": role, "content": "{{a}}"} for role in ("user", "assistant") * 4]
     row = json.dumps({"messages": turns}).encode()
     assert len(_examples(tmp_path / "a.jsonl", row, slots={"a": "x" * 100})) == 1
@@ -223,7 +223,7 @@ def test_reading_ends_when_its_time_is_over(
     slow.end_after(-1)
     with pytest.raises(LabError, match="No row was found in the first"):
         list(slow)
-    monkeypatch.setattr(format_detection, "MOST_BAD", 100)
+    monkeypatch.setattr(format_detection, "MAX_INVALID", 100)
     assert format_detection.detected(str(path))["format"] == ""
 
 
@@ -232,7 +232,7 @@ def test_a_bad_row_is_told_briefly(tmp_path: Path) -> None:
     with pytest.raises(LabError) as caught:
         _examples(tmp_path / "a.jsonl", row.encode() + b"\n")
     assert "and 38 more" in str(caught.value) or "…" in str(caught.value)
-    assert len(str(caught.value)) < 3 * example_reader.LONGEST_REASON
+    assert len(str(caught.value)) < 3 * example_reader.MAX_REASON_CHARS
 
 
 def test_a_sample_holds_the_beginning_of_long_rows() -> None:

@@ -322,13 +322,3 @@ def test_a_run_keeps_its_first_batch_and_its_cost(
     )
     assert os.stat(answers[0]).st_mtime_ns == stamp, "sampled once for each base"
     assert (read_object(again.result) or {})["state"] == "done"
-
-
-def test_beside_a_held_out_set_of_its_own_all_rows_are_learned(
-    tmp_path: Path, tokenizer: Any
-) -> None:
-    own = write(tmp_path / "own.jsonl", PAIRS)
-    other = write(tmp_path / "other.jsonl", PAIRS[:7])
-    spec = spec_of(own, eval_fraction=0.2, eval_dataset=str(other))
-    prepared = prepare.prepare(spec, tokenizer)
-    assert (len(prepared.train), len(prepared.held_out)) == (40, 7)

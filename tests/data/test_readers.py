@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lab.data import readers
-from lab.data.readers import BadRow, RecordReader
+from lab.data.readers import InvalidRow, RecordReader
 from lab.errors import LabError
 
 
@@ -51,7 +51,7 @@ def test_packed_is_what_begins_as_gzip_does_whatever_it_is_called(tmp_path: Path
 def test_pieces_of_a_text_say_where_they_begin_and_that_they_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readers, "PIECE", 10)
+    monkeypatch.setattr(readers, "TEXT_CHUNK_CHARS", 10)
     found = values(tmp_path / "a.txt", b"one one one\n\ntwo two two\n\nthree\n")
     assert found == [
         (1, {"text": "one one one\n\n", "goes_on": True}),
@@ -101,4 +101,4 @@ def test_progress_ends_with_the_file(tmp_path: Path, name: str) -> None:
 def test_a_bad_line_hides_no_other(tmp_path: Path) -> None:
     found = values(tmp_path / "a.jsonl", b'{"a": 1}\n{"a": \n\n{"a": 3}\n')
     assert [row for row, _ in found] == [1, 2, 4]
-    assert isinstance(found[1][1], BadRow) and found[2][1] == {"a": 3}
+    assert isinstance(found[1][1], InvalidRow) and found[2][1] == {"a": 3}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lab.data.example_reader import KEPT, SHOWN, ExampleReader, ReadOptions
+from lab.data.example_reader import MAX_REASONS, MAX_SHOWN, ExampleReader, ReadOptions
 from lab.errors import LabError
 from tests.conftest import write_rows
 
@@ -39,9 +39,9 @@ def test_reasons_without_end_are_counted_and_the_first_are_told(tmp_path: Path) 
     rows = [{"text": "a"}, *({"text": [word]} for word in letters)]
     made = rows_of(tmp_path, rows, on_invalid_row="skip")
     assert len(list(made)) == 1
-    assert len(made.reasons.groups) == KEPT and made.num_invalid == len(letters)
-    assert made.invalid_summary().endswith(f"; and {len(letters) - SHOWN} more")
-    assert made.invalid_summary().count("row ") == SHOWN
+    assert len(made.reasons.groups) == MAX_REASONS and made.num_invalid == len(letters)
+    assert made.invalid_summary().endswith(f"; and {len(letters) - MAX_SHOWN} more")
+    assert made.invalid_summary().count("row ") == MAX_SHOWN
 
 
 def test_a_file_of_bad_rows_only_is_refused_even_where_they_are_skipped(tmp_path: Path) -> None:

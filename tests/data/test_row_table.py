@@ -112,9 +112,9 @@ def test_a_part_of_a_file_is_not_whole(tmp_path: Path, monkeypatch: pytest.Monke
     file = tmp_path / "rows.jsonl"
     write_rows(file, [{"text": f"row {number}"} for number in range(4)])
     assert read_table(file).is_whole
-    monkeypatch.setattr(row_table, "MOST_ROWS", 3)
+    monkeypatch.setattr(row_table, "MAX_ROWS", 3)
     assert not read_table(file).is_whole and read_table(file).numbers == (1, 2, 3)
-    monkeypatch.setattr(row_table, "MOST_ROWS", 2000)
+    monkeypatch.setattr(row_table, "MAX_ROWS", 2000)
     file.write_text('{"text": "a"}\nno JSON\n{"text": "b"}\n')
     table = read_table(file)
     assert not table.is_whole and table.numbers == (1, 3), "the bad row would be lost"

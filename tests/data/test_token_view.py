@@ -65,7 +65,7 @@ def test_a_packed_row_says_what_is_packed_in_it(words: Any) -> None:
 
 
 def test_of_a_long_row_the_beginning_is_kept(words: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(token_view, "LONGEST", 2)
+    monkeypatch.setattr(token_view, "MAX_TOKENS", 2)
     shown = token_view.row(
         words, TokenSequence([5, 6, 7], [IGNORE_INDEX, IGNORE_INDEX, 7], (3,), (1,))
     )

@@ -10,7 +10,7 @@ import pytest
 
 from lab.data.examples import example
 from lab.data.formats import ReadOptions
-from lab.data.lines import BadRow
+from lab.data.lines import InvalidRow
 
 HH = "\n\nHuman: What is\nbasil?\n\nAssistant: A herb.\n\nHuman: Sure?\n\nAssistant: Yes: a herb."
 HH_TURNS = [
@@ -56,7 +56,7 @@ def test_turns_of_every_form_become_messages(value: Any, turns: list[tuple[str, 
 
 def test_dialogues_in_comparisons_are_read_as_conversations() -> None:
     row = {"chosen": HH, "rejected": HH.replace("Yes", "No")}
-    with pytest.raises(BadRow, match=r"set data\.format to preference to learn"):
+    with pytest.raises(InvalidRow, match=r"set data\.format to preference to learn"):
         messages(row)
     assert messages(row, form="preference") == HH_TURNS
     asked = {"prompt": "\n\nHuman: q\n\nAssistant:", "chosen": " a", "rejected": "b"}
@@ -70,7 +70,7 @@ def test_comparisons_of_fine_tuning_files_are_offered_with_the_mapping_that_read
         "non_preferred_output": [{"role": "assistant", "content": "no"}],
     }
     with pytest.raises(
-        BadRow, match=r"preference and data\.columns to {.messages.: .input.messages.}"
+        InvalidRow, match=r"preference and data\.columns to {.messages.: .input.messages.}"
     ):
         messages(row)
     assert messages(row, form="preference", columns={"messages": "input.messages"}) == PLAIN
@@ -97,7 +97,7 @@ def test_calls_and_results_among_parts_become_turns_of_their_own() -> None:
     ["Human: only one side", "see Human: x\n\nAssistant: y", "[1, 2", "[{'a': open}]", "[{'a': {1, 2}}]", "[" * 5000],
 )  # fmt: skip
 def test_what_spells_no_turns_is_refused(text: str) -> None:
-    with pytest.raises(BadRow, match=r"'messages' is .* not JSON"):
+    with pytest.raises(InvalidRow, match=r"'messages' is .* not JSON"):
         messages({"messages": text})
 
 
@@ -119,7 +119,7 @@ def test_a_text_that_spells_turns_is_learned_as_text_with_the_mapping_in_a_note(
 def test_answers_inside_lists_are_offered_where_they_stand(
     row: dict[str, Any], column: str
 ) -> None:
-    with pytest.raises(BadRow, match=f'"completion": "{column}"') as caught:
+    with pytest.raises(InvalidRow, match=f'"completion": "{column}"') as caught:
         messages(row)
     columns = json.loads(str(caught.value).partition("data.columns to ")[2])
     assert messages(row, columns=columns)[-1] == ("assistant", "a")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from lab.atomic_files import write_json
 from lab.chat import models as chat_models
 from lab.chat.models import LoadedModel, ModelRef
 from lab.data import catalog
@@ -104,6 +105,22 @@ def test_questions_commands_and_forms(
     parrot(run={"p": "ls '-a'"})
     figures = score.score([BASE, RUN], "s")["models"][1]["figures"]
     assert figures["shell_match"] == 1 and score.main_figure({"shell_match": 1.0}) == "shell_match"
+
+
+def test_a_set_is_asked_with_the_system_prompt_of_the_first_result(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rows = [{"prompt": "p", "completion": "c"}]
+    dataset_of(monkeypatch, tmp_path / "t.jsonl", rows, system_prompt="Of the set.")
+    run = RunDir(tmp_path / "run")
+    run.artifact.mkdir(parents=True)
+    write_json(run.artifact / "receipt.json", {"system_prompt": "Of the result."})
+    for names, prompt in (
+        ([BASE, ModelRef("run:x", "x", run)], "Of the result."),
+        ([BASE], "Of the set."),
+    ):
+        terms = score.terms_of(names, "t", 5, "")
+        assert terms.system_prompt == terms.settings.system_prompt == prompt
 
 
 def test_choices_are_shown_centred(

@@ -22,7 +22,7 @@ def spec(method: str = "full", length: int = 512, **train: Any) -> dict[str, Any
 def changed(value: dict[str, Any], on_gpu: bool = True) -> dict[str, Any]:
     """{title's first word: (the spec with the change, whether the batch stays)}."""
     return {
-        fix.title.split()[0]: (fix.apply(value), fix.keeps_batch)
+        fix.title.split()[0]: (fix.apply(value), fix.keeps_effective_batch)
         for fix in memory_savers.candidates(value, on_gpu=on_gpu)
     }
 

@@ -17,7 +17,7 @@ from lab.forecast.model_profile import profile_model
 from lab.forecast.resolve import Resolution, resolve
 from lab.forecast.runtime_estimate import training_volume
 from lab.forecast.settings_search import rank_settings
-from lab.forecast.target_device import REACHED, TargetDevice
+from lab.forecast.target_device import DEFAULT_MFU, TargetDevice
 from lab.forecasts import DatasetStats, RuntimeForecast
 from lab.models import catalog, weights
 from lab.paths import RunDir
@@ -133,7 +133,7 @@ def test_only_runs_on_a_device_of_its_kind_speak_for_it(
     here = with_reached(TargetDevice(False, 10**9, flops=1e12))
     assert here.is_measured and here.reached == pytest.approx(0.2)
     other = with_reached(TargetDevice(True, 10**9, flops=989e12))
-    assert not other.is_measured and other.reached == REACHED
+    assert not other.is_measured and other.reached == DEFAULT_MFU
 
 
 def test_a_run_that_is_repeated_is_predicted_as_it_went() -> None:
@@ -150,7 +150,7 @@ def test_a_run_that_is_repeated_is_predicted_as_it_went() -> None:
     assert predicted(spec, replace(H100, reached=share)).seconds == pytest.approx(
         2 * first.seconds, rel=0.05
     )
-    assert finished_runs.reached([], 1e12) == (REACHED, False)
+    assert finished_runs.reached([], 1e12) == (DEFAULT_MFU, False)
 
 
 def test_a_run_carries_its_prediction(work_here: Callable[..., RunDir]) -> None:
@@ -258,10 +258,10 @@ def test_what_this_machine_reaches_is_the_median_of_its_longer_runs() -> None:
     share, is_measured = finished_runs.reached(runs, 1e13)
     assert is_measured and share == pytest.approx(0.3), "Five seconds say nothing; 3 is the middle."
     assert finished_runs.reached([run(1e12, seconds=9.0)], 1e13) == (
-        REACHED,
+        DEFAULT_MFU,
         False,
     )
-    assert finished_runs.reached([FinishedRun(50.0, 0, 1000)], 1e13) == (REACHED, False)
+    assert finished_runs.reached([FinishedRun(50.0, 0, 1000)], 1e13) == (DEFAULT_MFU, False)
 
 
 # tokens a second of an H100, compiled nothing, plain loss, adapters in float32
@@ -307,6 +307,7 @@ def test_every_phase_counts_and_what_is_measured_corrects_the_rest() -> None:
     slow = corrected(answer, 10, 3 * answer.seconds / 10)  # each step takes three times as long
     assert slow.seconds == pytest.approx(3 * answer.seconds)
     assert slow.evaluating_s == pytest.approx(3 * answer.evaluating_s)
+    assert slow.tokens_per_s == pytest.approx(answer.tokens_per_s / 3)
     assert slow.loading_s == answer.loading_s, "That is over."
     assert corrected(answer, 0, 0.0) == answer, "Nothing is known before the first step."
     assert corrected(answer, 10, 3 * answer.seconds / 10, limit=5.0).seconds == 5.0

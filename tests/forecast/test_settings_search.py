@@ -106,7 +106,7 @@ def test_those_that_fit_come_first_by_speed_then_the_rest_by_what_they_need(
     tokens_per_s = [
         choice["tokens_per_s"]
         for choice in tight["choices"]
-        if choice["fits"] and choice["is_asked_rule"]
+        if choice["fits"] and choice["is_requested_optimizer"]
     ]
     assert tokens_per_s == sorted(tokens_per_s, reverse=True) and tokens_per_s[0] > tokens_per_s[-1]
     for choice in tight["choices"]:

@@ -81,7 +81,7 @@ def test_a_damaged_answer_is_made_again(folder: str) -> None:
 
 
 def test_a_processor_takes_more_than_its_tensors_and_a_gpu_does_not(folder: str) -> None:
-    """Every part counted by the ledger; what is added is cuBLAS's workspace on a GPU, and on a
+    """Every part counted by the tracker; what is added is cuBLAS's workspace on a GPU, and on a
     processor the libraries and a third for copies and holes."""
     gpu = ask(folder)
     assert gpu["at_peak"]["workspace"] == 2 * 32 * 2**20

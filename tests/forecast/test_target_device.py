@@ -64,6 +64,8 @@ def test_this_machines_gpu_has_what_is_free(monkeypatch: pytest.MonkeyPatch) -> 
     here = ask(None)
     assert (here["device"], here["device_bytes"]) == ("cuda", 7 * 10**9)
     assert here["context_bytes"] == 400_000_000, "That of an L4."
+    alone = this_machine(on_gpu=True, all_memory=True)
+    assert alone.memory_bytes == 24 * 10**9 - 400_000_000, "what others hold, the queue waits for"
 
 
 def test_a_config_without_weights_is_meant_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

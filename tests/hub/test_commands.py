@@ -59,7 +59,7 @@ def test_gguf_and_a_receipt_say_what_they_download(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    run = actions.create(checked(hub_spec(train={"max_steps": 2, "save_steps": 0})))
+    run = actions.create_run_dir(checked(hub_spec(train={"max_steps": 2, "save_steps": 0})))
     attempt_here(run)
 
     def forget() -> None:

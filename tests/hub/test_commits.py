@@ -42,7 +42,7 @@ def test_a_run_keeps_the_commit_that_it_was_checked_with(
     first = stand_in.commit(NAME, micro_model)
     checked_run = checked(hub_spec(train={"max_steps": 2}))
     assert checked_run.spec.model == f"{NAME}#{first}"
-    run = actions.create(checked_run)  # it waits in the queue
+    run = actions.create_run_dir(checked_run)  # it waits in the queue
     second = stand_in.commit(NAME, other_model)
     attempt_here(run)
     assert (read_object(run.result) or {})["state"] == "done"
@@ -74,7 +74,7 @@ def test_a_resumed_run_goes_on_with_its_commit(
     stand_in: StandIn, micro_model: Path, other_model: Path, hub_spec: Spec
 ) -> None:
     first = stand_in.commit(NAME, micro_model)
-    run = actions.create(checked(hub_spec(train={"max_steps": 2})))
+    run = actions.create_run_dir(checked(hub_spec(train={"max_steps": 2})))
     attempt_here(run)
     before = record_reader.metrics(run, "eval")[-1]["eval/loss"]
     stand_in.commit(NAME, other_model)
@@ -93,7 +93,7 @@ def test_a_run_from_before_commits_were_kept_stays_with_its_first_one(
     stand_in: StandIn, micro_model: Path, other_model: Path, hub_spec: Spec
 ) -> None:
     first = stand_in.commit(NAME, micro_model)
-    run = actions.create(checked(hub_spec(train={"max_steps": 2})))
+    run = actions.create_run_dir(checked(hub_spec(train={"max_steps": 2})))
     spec = json.loads(run.spec.read_text()) | {"model": NAME}
     run.spec.write_text(json.dumps(spec))
     attempt_here(run)
@@ -119,7 +119,7 @@ def test_a_branch_and_a_commit_can_be_named(
 
 def test_a_cached_commit_needs_no_hub(stand_in: StandIn, micro_model: Path, hub_spec: Spec) -> None:
     stand_in.commit(NAME, micro_model)
-    run = actions.create(checked(hub_spec(train={"max_steps": 2})))
+    run = actions.create_run_dir(checked(hub_spec(train={"max_steps": 2})))
     attempt_here(run)
     stand_in.close()
     plan = check(hub_spec())

@@ -110,7 +110,10 @@ def test_an_address_without_ranges_begins_anew(stand_in: StandIn, repo: Reposito
         fetch(repo, lambda progress: interrupt(progress, 150_000))
     wait_for_threads()
     stand_in.faults[NAME] = {"whole": True}
+    stand_in.log.clear()
     assert (fetch(repo) / FILE).read_bytes() == CONTENT
+    sent = [line for line in stand_in.requests("GET", FILE) if "/cdn/" in line.path]
+    assert len(sent) == 1, "what comes is the file, and not taken for its rest"
 
 
 def interrupt(progress: DownloadProgress, after: int) -> None:

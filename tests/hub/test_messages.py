@@ -120,7 +120,7 @@ def test_a_hub_that_hangs_is_given_up_and_not_asked_again_at_once(
 def test_an_answer_that_drips_is_given_up(
     stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "LONGEST_S", 0.3)
+    monkeypatch.setattr(client, "MAX_QUESTION_S", 0.3)
     stand_in.commit(NAME, {"config.json": b"x" * 4_000})
     repo = repository.resolve("models", NAME)
     stand_in.faults[NAME] = {"rate": 2_000}

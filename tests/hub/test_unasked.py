@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import streamlit
 
-from lab.compare import race, race_start
+from lab.compare import race_start
 from lab.data import dataset_preview, hub_fetch
 from lab.data import hub as dataset_hub
 from lab.export.script import script
@@ -22,7 +22,7 @@ from lab.preflight.client import planner
 from lab.recent import Recent
 from lab.spec import RunSpec
 from lab.ui import data_view
-from tests.answers import checked, estimate, limits, plan
+from tests.answers import checked, estimate, limits, plan, race_specs
 from tests.hub.conftest import NAME, make_micro_model
 from tests.hub.stand_in import StandIn
 from tests.ui.conftest import Page, open_page, words
@@ -146,7 +146,7 @@ def test_all_runs_of_a_race_are_at_one_commit(
         return run
 
     monkeypatch.setattr(planner, "check", check_and_move)
-    specs, _ = race.race_specs(hub_spec(data={"dataset": SET}), ["lora", "full"], None)
+    specs, _ = race_specs(hub_spec(data={"dataset": SET}), ["lora", "full"], None)
     runs = race_start.check(specs, seeds=1)
     assert both.refs["models", NAME]["main"] != first, "the branch has moved on between the checks"
     assert [run.spec.model for run in runs] == [f"{NAME}#{first}"] * 2

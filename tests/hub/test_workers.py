@@ -56,7 +56,7 @@ def asked_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
 def checked_run(stand_in: StandIn, micro_model: Path, hub_spec: Spec) -> RunDir:
     """A run of two steps that was checked and has not begun."""
     stand_in.commit(NAME, micro_model)
-    return actions.create(checked(hub_spec(train={"max_steps": 2})))
+    return actions.create_run_dir(checked(hub_spec(train={"max_steps": 2})))
 
 
 def wait_until(is_so: Callable[[], bool], seconds: float = 120) -> None:
@@ -137,7 +137,7 @@ def test_a_token_reaches_the_worker_and_nobody_else(
     credentials.give(TOKEN)
     plan = planner.check(hub_spec(train={"max_steps": 2}))
     stand_in.faults[NAME] |= {"rate": 20_000, "file": WEIGHTS}
-    run = actions.create(plan)
+    run = actions.create_run_dir(plan)
     actions.submit(run)
     wait_until(lambda: status(run).phase == "downloading")
     records = (read_object(run.process) or {}, read_object(supervisor_start.record_file()) or {})
@@ -152,3 +152,9 @@ def test_a_token_reaches_the_worker_and_nobody_else(
         assert not file.is_file() or TOKEN.encode() not in file.read_bytes(), f"{file} holds it"
     names = set(asked_names.read_text().split())
     assert names <= {"127.0.0.1", "localhost", "None"}, "no name but the one that was given"
+
+
+def test_no_child_finds_a_token_in_its_environment() -> None:
+    secret = dict.fromkeys((*credentials.VARIABLES, credentials.FROM_STDIN), "hf_secret")
+    assert credentials.VARIABLES == ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+    assert credentials.without_tokens({**secret, "HOME": "/root"}) == {"HOME": "/root"}

@@ -80,7 +80,7 @@ def test_what_cannot_be_frozen_is_refused(make_spec: Callable[..., dict[str, Any
     for options, field, words in (
         ({"train_layers": "last 9"}, "method.train_layers", "layers 0 to 1"),
         ({"freeze": ["nonsense"]}, "method.freeze", "names no parameter"),
-        ({"freeze": ["re:("]}, "method.freeze", "is not a pattern"),
+        ({"freeze": ["re:("]}, "method.freeze", "is not a valid regular expression"),
         ({"freeze": ["re:.*"]}, "method.freeze", "leaves nothing"),
     ):
         (problem,) = check(made(make_spec, {"name": "full", **options}))["problems"]

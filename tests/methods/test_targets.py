@@ -94,7 +94,7 @@ def test_what_is_no_name_is_refused_with_the_way_to_write_a_pattern(
     for written, words in (
         (".*_proj", "write 're:.*_proj'"),
         ("nothing", "'nothing' names no"),
-        ("re:(", "'(' is not a pattern"),
+        ("re:(", "'(' is not a valid regular expression"),
         ("re:nothing", "'re:nothing' names no"),
     ):
         config = config_of(method, option, written)

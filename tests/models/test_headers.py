@@ -28,7 +28,7 @@ DAMAGED = {
     "a length of 2**60": raw(b"{}", length=2**60),
     "a length of 2**64 - 1": raw(b"{}", length=2**64 - 1),
     "longer than the file": raw(b"{}", length=3),
-    "a header over the bound": raw(b"{}", length=headers.MOST_BYTES + 1),
+    "a header over the bound": raw(b"{}", length=headers.MAX_HEADER_BYTES + 1),
     "not JSON": raw(b"{]"),
     "not UTF-8": raw(b'{"\xff": 1}'),
     "a list": raw(b"[]"),

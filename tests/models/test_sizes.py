@@ -89,7 +89,7 @@ def test_all_that_is_wrong_comes_at_once_and_is_counted() -> None:
 
 def test_a_file_of_many_megabytes_is_not_read(tmp_path: Path) -> None:
     text = json.dumps(LLAMA)
-    (tmp_path / "config.json").write_text(text + " " * sizes.LARGEST_FILE)
+    (tmp_path / "config.json").write_text(text + " " * sizes.MAX_CONFIG_BYTES)
     with pytest.raises(LabError, match="bytes; at most 4,000,000 are read"):
         weights.load_config(catalog.resolve_config(str(tmp_path)))
 

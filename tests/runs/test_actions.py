@@ -39,7 +39,7 @@ PLAN = CheckedRun(
 
 @pytest.fixture
 def run(lab_home: Path) -> RunDir:
-    return actions.create(PLAN)
+    return actions.create_run_dir(PLAN)
 
 
 def end(run: RunDir, state: str) -> None:
@@ -130,7 +130,7 @@ def test_a_run_that_never_came_into_the_queue_gets_there(run: RunDir) -> None:
 
 
 def test_deleting_a_run_takes_all_of_it(run: RunDir) -> None:
-    other = actions.create(PLAN)
+    other = actions.create_run_dir(PLAN)
     actions.submit(run)
     (run.checkpoints / "step-4").mkdir()
     actions.delete(run)
@@ -154,4 +154,4 @@ def test_a_disk_that_cannot_be_written_is_said(
     lab_home.mkdir()
     (lab_home / "runs").write_text("a file in the way")
     with pytest.raises(LabError, match="cannot be written"):
-        actions.create(PLAN)
+        actions.create_run_dir(PLAN)

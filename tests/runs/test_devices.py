@@ -222,7 +222,9 @@ def test_a_worker_that_sees_several_gpus_ends_with_a_clear_message(
     from tests.answers import checked
     from tests.conftest import attempt_here
 
-    run = actions.create(checked(make_spec("lora", train={"max_steps": 1, "save_steps": 0})))
+    run = actions.create_run_dir(
+        checked(make_spec("lora", train={"max_steps": 1, "save_steps": 0}))
+    )
     assert attempt_here(run) == 1
     assert "sees 2 GPUs" in (read_object(run.result) or {})["message"]
 

@@ -142,6 +142,18 @@ def test_a_worker_that_stands_still_is_ended_and_it_is_said(
     assert queue.active() == []
 
 
+@pytest.mark.parametrize(("command", "seconds"), [("stop", 60.0), ("cancel", 15.0)])
+def test_a_worker_has_the_time_of_its_command_between_two_signals(
+    command: str, seconds: float
+) -> None:
+    watch = Watch(command, 7, 0.0, Heartbeat(), 0.0, 0.0)
+    warned = 10 * deadlines.QUIET_S
+    assert watch.due(warned)[0] == signal.SIGTERM
+    watch.term_at = warned
+    assert watch.due(warned + seconds)[0] is None
+    assert watch.due(warned + seconds + 1)[0] == signal.SIGKILL
+
+
 def test_progress_after_the_warning_takes_it_back() -> None:
     watch = Watch("stop", 7, 0.0, Heartbeat(), 0.0, 0.0)
     quiet = deadlines.QUIET_S
@@ -274,7 +286,7 @@ def test_stop_before_the_first_step_says_that_nothing_was_to_be_saved(
     from tests.answers import checked
 
     monkeypatch.setattr(actions, "submit", lambda run: None)
-    run = actions.create(checked(make_spec("lora")))
+    run = actions.create_run_dir(checked(make_spec("lora")))
     (run.commands / "stop").touch()
     assert attempt_here(run) == 0
     now = status(run)
@@ -310,7 +322,7 @@ def test_what_takes_long_before_the_first_step_is_interrupted(
 
     monkeypatch.setattr(Attempt, "_load_base", load)
     monkeypatch.setattr("lab.train.telemetry.SAMPLE_S", 0.1)
-    run = actions.create(checked(make_spec("lora")))
+    run = actions.create_run_dir(checked(make_spec("lora")))
     began = time.monotonic()
     assert attempt_here(run) == 0
     assert time.monotonic() - began < 30
@@ -343,7 +355,7 @@ def test_cancel_interrupts_a_long_step_and_stop_does_not(
     plan = checked(make_spec("lora", train={"eval_steps": 0, "save_steps": 0}))
     for ask, state, saved in (("cancel", "cancelled", []), ("term", "stopped", ["step-4"])):
         asks[:] = [ask]
-        run = actions.create(plan)
+        run = actions.create_run_dir(plan)
         assert attempt_here(run) == 0
         assert status(run).state == state
         assert [path.name for path in run.checkpoints.glob("step-*")] == saved
@@ -356,7 +368,7 @@ def test_stop_in_a_sample_ends_it_and_makes_no_further_step(
     from lab.train import sample_outputs
     from tests.answers import checked
 
-    run = actions.create(
+    run = actions.create_run_dir(
         checked(make_spec("lora", train={"sample_steps": 2, "eval_steps": 0, "save_steps": 0}))
     )
     is_stopped, tokens = sample_outputs.SampleGenerator._is_stopped, []
@@ -385,7 +397,7 @@ def test_an_evaluation_that_holds_up_a_stop_is_left_out(
     from tests.answers import checked
 
     monkeypatch.setattr(callbacks, "STOP_S", 0.0)
-    run = actions.create(
+    run = actions.create_run_dir(
         checked(make_spec("lora", train={"eval_steps": 3, "save_steps": 0, "batch_size": 1}))
     )
     progress = callbacks.RunCallback._after_batch

@@ -82,7 +82,7 @@ def test_the_parts_of_the_peak_are_told_apart(ended: Any) -> None:
         "gradients": (4, 4),
         "optimizer": (8, 9),
         # 2 + 3 + 1 + 5 of what was predicted; 26 less the 14 that rest there all the time
-        "all else at the peak": (11, 12),
+        "activations and other (at the peak)": (11, 12),
     }
 
 

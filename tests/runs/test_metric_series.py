@@ -58,7 +58,7 @@ def test_pieces_are_cut_between_lines(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_the_runs_that_nobody_looks_at_are_forgotten(tmp_path: Path) -> None:
     runs = []
-    for number in range(series.KEPT_RUNS + 1):
+    for number in range(series.CACHE_SIZE + 1):
         (tmp_path / str(number)).mkdir()
         runs.append(RunDir(tmp_path / str(number)))
     first = series.series_of(runs[0])
@@ -70,7 +70,7 @@ def test_the_runs_that_nobody_looks_at_are_forgotten(tmp_path: Path) -> None:
     series.series_of(runs[1])
     series.series_of(runs[-1])
     assert series.series_of(runs[0]) is first and series.series_of(runs[1]) is second
-    assert len(series._series) <= series.KEPT_RUNS
+    assert len(series._series) <= series.CACHE_SIZE
 
 
 def test_a_mean_that_moves_weighs_what_came_before() -> None:
@@ -83,7 +83,7 @@ def test_a_mean_that_moves_weighs_what_came_before() -> None:
 
 
 def test_short_series_stay_as_they_are() -> None:
-    x = np.arange(series.MOST_POINTS, dtype=float)
+    x = np.arange(series.MAX_POINTS, dtype=float)
     thin_x, thin_y = series.downsample(x, x * 2)
     assert thin_x is x and len(thin_y) == len(x)
-    assert len(series.downsample(np.arange(10_000.0), np.arange(10_000.0))[0]) == series.MOST_POINTS
+    assert len(series.downsample(np.arange(10_000.0), np.arange(10_000.0))[0]) == series.MAX_POINTS

@@ -42,7 +42,7 @@ def waiting(make_spec: Callable[..., dict[str, Any]], monkeypatch: pytest.Monkey
         plan = checked(make_spec("lora", **sections))
         created = []
         for _ in range(count):
-            run = actions.create(plan)
+            run = actions.create_run_dir(plan)
             actions.submit(run)
             created.append(run)
         return created
@@ -180,16 +180,21 @@ def test_settings_are_checked() -> None:
     assert queue.settings() == queue.QueueSettings()
 
 
+@pytest.mark.parametrize("end", ["failed", "crashed", "stopped"])
 def test_a_failure_pauses_the_queue_if_asked(
-    waiting: Callable[..., list[RunDir]],
+    waiting: Callable[..., list[RunDir]], end: str
 ) -> None:
     (run,) = waiting(1)
     queue.change(continue_after_failure=False)
     loop = supervisor.Supervisor()
     loop.seen_active = {run.id}
-    write_json(run.result, {"state": "failed"})
+    if end == "crashed":
+        write_json(run.process, {"pid": 2**30})  # it is gone without a result
+    else:
+        write_json(run.result, {"state": end})
+    assert status(run).state == end
     loop.tick()
-    assert queue.settings().paused
+    assert queue.settings().paused == (end != "stopped")
 
 
 def test_a_worker_that_does_not_answer_is_ended(

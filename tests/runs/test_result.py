@@ -106,4 +106,4 @@ def test_out_of_memory_is_explained_with_ranked_fixes(
     assert {"train.loss_implementation": "fused"} in changes
     assert {"train.batch_size": 2, "train.gradient_accumulation_steps": 2} in changes
     halved = fixes[changes.index({"train.batch_size": 2, "train.gradient_accumulation_steps": 2})]
-    assert halved["keeps_batch"]
+    assert halved["keeps_effective_batch"]

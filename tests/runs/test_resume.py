@@ -97,7 +97,7 @@ def test_an_interrupted_attempt_resumes_bitwise(
 
     sections = {"data": {"packing": packing}}
     whole = work_here(method, **sections)
-    run = actions.create(checked(make_spec(method, **sections)))
+    run = actions.create_run_dir(checked(make_spec(method, **sections)))
     record = RunCallback._record
 
     def fail_at_seven(self: RunCallback, *measured: Any) -> None:

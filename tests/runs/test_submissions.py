@@ -46,13 +46,13 @@ def test_a_ticket_knows_its_run_and_its_form(submitted: list[RunDir]) -> None:
 def test_two_clicks_at_once_are_one_run(
     submitted: list[RunDir], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    create = actions.create
+    create = actions.create_run_dir
 
     def slowly(made: CheckedRun) -> RunDir:
         time.sleep(0.3)
         return create(made)
 
-    monkeypatch.setattr(actions, "create", slowly)
+    monkeypatch.setattr(actions, "create_run_dir", slowly)
     ticket, results = submissions.new(), []
     threads = [
         threading.Thread(target=lambda: results.append(submissions.start(plan("one"), ticket)))
@@ -68,16 +68,16 @@ def test_two_clicks_at_once_are_one_run(
 def test_a_start_that_fails_leaves_the_ticket_free(
     submitted: list[RunDir], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    create, ticket = actions.create, submissions.new()
+    create, ticket = actions.create_run_dir, submissions.new()
 
     def fail(made: dict[str, Any]) -> RunDir:
         raise LabError("The disk is full.")
 
-    monkeypatch.setattr(actions, "create", fail)
+    monkeypatch.setattr(actions, "create_run_dir", fail)
     with pytest.raises(LabError, match="disk is full"):
         submissions.start(plan("one"), ticket)
     assert not (home() / "tickets" / ticket).exists()
-    monkeypatch.setattr(actions, "create", create)
+    monkeypatch.setattr(actions, "create_run_dir", create)
     assert submissions.start(plan("one"), ticket) == all_runs()[0]
 
 

@@ -29,7 +29,9 @@ def test_a_spare_worker_does_the_run_and_ends_with_its_supervisor(
     assert loop.tick(), "a supervisor stays while a spare is wanted"
     waiting = loop.spare.worker
     assert waiting is not None and waiting.poll() is None
-    run = actions.create(checked(make_spec("lora", train={"max_steps": 2, "save_steps": 0})))
+    run = actions.create_run_dir(
+        checked(make_spec("lora", train={"max_steps": 2, "save_steps": 0}))
+    )
     actions.submit(run)
     loop.tick()
     assert (read_object(run.process) or {})["pid"] == waiting.pid, "the spare took the run"
@@ -67,7 +69,7 @@ def test_what_a_killed_worker_leaves_is_said(
     monkeypatch.setattr(supervisor, "RETURN_S", 0.0)
     loop.killed["a-run"] = (record, time.monotonic())
     loop.tick()
-    assert "1 of its processes live" in queue.unreleased_memory()[0]
+    assert "1 of its processes still run" in queue.unreleased_memory()[0]
     subprocess.run(["kill", *map(str, process.group_members(worker.pid))], check=True)
     end = time.monotonic() + 10
     while loop.killed:

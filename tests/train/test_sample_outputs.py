@@ -78,7 +78,9 @@ def test_the_text_is_what_greedy_choice_adds_to_the_prompt(
     ids = small_tokenizer(samples.prompt, add_special_tokens=False)["input_ids"]
     begun = len(ids)
     with torch.no_grad():
-        while len(ids) < begun + sample_outputs.LONGEST and (len(ids) == begun or ids[-1] != 0):
+        while len(ids) < begun + sample_outputs.MAX_NEW_TOKENS and (
+            len(ids) == begun or ids[-1] != 0
+        ):
             ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
     expected = small_tokenizer.decode(ids[begun:], skip_special_tokens=True).strip()
     assert events.records[0]["text"] == expected and expected

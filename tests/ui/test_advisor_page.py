@@ -43,6 +43,7 @@ def test_the_address_opens_a_case_with_its_answer(open_page: Page) -> None:
     at = settled(open_page("advisor", **CASE))
     text = words(at).replace("\\", "")
     assert "### LoRA, rank 16, all linear layers" in text
+    assert "A small adapter trains beside the frozen model." in text
     assert "20 of" not in text and "19.0 GB of 24.9 GB" in text
     assert "5 of 5 rule sets say PEFT" in text and "LoRA without regret" in text
     each = 3000 * 250 * 3 / 1300 / 3600 * 0.34
@@ -79,6 +80,10 @@ def test_a_case_that_fits_nothing_says_the_nearest(open_page: Page) -> None:
     assert "### QLoRA" in words(at)
     at = settled(open_page("advisor", **(CASE | {"advise.model": "70B"})))
     assert not at.exception
+
+
+def test_every_approach_is_explained() -> None:
+    assert set(advisor_view.MEANINGS) == set(options.APPROACHES)
 
 
 def test_start_over_is_the_case_of_the_beginning(open_page: Page) -> None:

@@ -17,7 +17,7 @@ from lab.advise import prices
 from lab.atomic_files import write_json
 from lab.compare import notes
 from lab.compare.contestants import contestants
-from lab.compare.curves import MOST_POINTS, lead_changes, standings
+from lab.compare.curves import MAX_POINTS, lead_changes, standings
 from lab.rank import measure
 from lab.rank.spectrum import spectrum
 from lab.runs import index
@@ -27,6 +27,7 @@ from lab.ui import (
     compare_price,
     compare_rank,
     compare_runs,
+    compare_verdict,
     end_card,
 )
 from lab.ui.chart_style import View
@@ -76,6 +77,17 @@ def test_an_hour_has_the_price_of_the_one_card_that_all_used(other: str) -> None
     assert known is not None and (price := prices.current().of_card(known)) is not None
     shown = compare_price.current(contestants(runs))
     assert shown == (price.usd if other == card else 0.0), "two cards have no one price"
+
+
+def test_seeds_are_counted_where_all_have_as_many() -> None:
+    runs = [
+        record(f"{letter}{seed}aa", letter, method, seed=seed)
+        for letter, method in (("a", "lora"), ("b", "full"))
+        for seed in range(2)
+    ]
+    assert "2 seeds each" in compare_verdict.about(contestants(runs), False)
+    assert "seeds" not in compare_verdict.about(contestants(runs[:3]), False), "2 and 1"
+    assert "seeds" not in compare_verdict.about(contestants(runs[::2]), False)
 
 
 def test_a_hidden_run_is_out_of_everything(open_page: Page) -> None:
@@ -174,7 +186,7 @@ def test_twelve_runs_of_ten_thousand_steps_are_thinned(open_page: Page) -> None:
     those = contestants(runs)
     chart = compare_export.charts(those, 0.0)["Evaluation loss by steps"]
     sizes = [len(trace.x) for trace in chart.data if trace.mode == "lines"]
-    assert sizes == [MOST_POINTS] * 12
+    assert sizes == [MAX_POINTS] * 12
     at = open_page("compare", runs=",".join(run.id for run in runs))
     assert len(at.dataframe) == 1 and not at.table, "above six runs the table is turned round"
 

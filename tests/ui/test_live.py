@@ -70,7 +70,7 @@ def test_thinning_keeps_spikes_and_gaps() -> None:
     y[54_321] = 50.0
     y[70_000] = np.nan
     thin_x, thin_y = series.downsample(x, y)
-    assert len(thin_x) <= series.MOST_POINTS
+    assert len(thin_x) <= series.MAX_POINTS
     assert 50.0 in thin_y and np.isnan(thin_y).any()
     assert (np.diff(thin_x) > 0).all()
 

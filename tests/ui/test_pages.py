@@ -433,7 +433,7 @@ def test_a_forecast_is_traced_only_while_somebody_looks(monkeypatch: pytest.Monk
         return Forecast(MemoryForecast(how=How.EVERY_LAYER if shadow else How.OUTLINE))
 
     monkeypatch.setattr(estimate_panel.planner, "estimate", estimate)
-    monkeypatch.setattr(estimate_panel, "STILL_S", 0.2)
+    monkeypatch.setattr(estimate_panel, "DEBOUNCE_S", 0.2)
     left = estimate_panel.job_for({"name": "left at once"})
     time.sleep(0.5)
     assert left.was_abandoned and requests == [False]

@@ -150,7 +150,7 @@ def test_a_change_that_would_fit_says_what_it_saves(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(out_of_memory_panel, "st", screen)
     saving = Saving("Fuse [it]", {}, True, peak_bytes=7 * GB, saves_bytes=2 * GB)
     out_of_memory_panel._line(RunDir(Path("x")), 0, saving)
-    out_of_memory_panel._line(RunDir(Path("x")), 1, replace(saving, keeps_batch=False))
+    out_of_memory_panel._line(RunDir(Path("x")), 1, replace(saving, keeps_effective_batch=False))
     assert screen.texts("markdown") == [
         "Fuse [it] · saves **2.00 GB** · peak 7.00 GB · same effective batch",
         "Fuse [it] · saves **2.00 GB** · peak 7.00 GB · changes the training",
@@ -216,14 +216,17 @@ def test_a_problem_is_kept_until_its_field_changes(monkeypatch: pytest.MonkeyPat
     assert form_problems.of_fields() == {}
 
 
-def saving(title: str, peak: int, *, keeps_batch: bool = True) -> Saving:
-    return Saving(title, {"train.batch_size": 1}, keeps_batch, peak * GB, (12 - peak) * GB)
+def saving(title: str, peak: int, *, keeps_effective_batch: bool = True) -> Saving:
+    return Saving(
+        title, {"train.batch_size": 1}, keeps_effective_batch, peak * GB, (12 - peak) * GB
+    )
 
 
 def test_the_smallest_change_that_fits_comes_first() -> None:
     savings = [
-        saving("SGD", 2, keeps_batch=False), saving("half", 9), saving("checkpointing", 6),
-        saving("fused", 11), saving("shorter", 8, keeps_batch=False),
+        saving("SGD", 2, keeps_effective_batch=False), saving("half", 9),
+        saving("checkpointing", 6), saving("fused", 11),
+        saving("shorter", 8, keeps_effective_batch=False),
     ]  # fmt: skip
     ranked = [saving.title for saving in memory_changes.smallest_first(savings, 10 * GB)]
     assert ranked == ["half", "checkpointing", "shorter", "SGD", "fused"]

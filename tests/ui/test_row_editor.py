@@ -102,7 +102,7 @@ def test_rows_that_cannot_be_trained_on_can_be_mended(open_page: Page, tmp_path:
 def test_a_part_of_a_file_is_only_looked_at(
     open_page: Page, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lab.data.row_table.MOST_ROWS", 3)
+    monkeypatch.setattr("lab.data.row_table.MAX_ROWS", 3)
     row_editor._tables._entries.clear()
     dataset_id = upload(ROWS)
     at = open_page("data", dataset=dataset_id)

@@ -101,9 +101,9 @@ class Board:
                 raise LabError(
                     "The last question is still being answered.", "Wait until all have answered."
                 )
-            if len(conversation.turns) >= conversations.MOST_TURNS:
+            if len(conversation.turns) >= conversations.MAX_TURNS:
                 raise LabError(
-                    f"The conversation has {conversations.MOST_TURNS} turns, the most there may be."
+                    f"The conversation has {conversations.MAX_TURNS} turns, the most there may be."
                 )
             conversation.interrupt()
             conversation.models = list(names)

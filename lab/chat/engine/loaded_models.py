@@ -28,7 +28,7 @@ from lab.recent import Recent
 from lab.runs import index
 from lab.spec import RunSpec
 
-MOST_TERMS = 32  # models whose tokenizer and length are remembered
+TERMS_CACHE_SIZE = 32  # models whose tokenizer and length are remembered
 BUDGET_SHARE = 0.6  # of the memory that is free when the first model is loaded
 
 
@@ -46,8 +46,8 @@ class LoadedModels:
         self.last_used = time.monotonic()
         # how the models that were asked last read a conversation; with tokenizers of their own,
         # since those of the models in memory may be at work in another thread
-        self.terms: Terms = Recent(MOST_TERMS)
-        self.shared_templates: Terms = Recent(MOST_TERMS)  # of bases, for those in memory
+        self.terms: Terms = Recent(TERMS_CACHE_SIZE)
+        self.shared_templates: Terms = Recent(TERMS_CACHE_SIZE)  # of bases, for those in memory
         self.measuring = threading.Lock()
         # by model: the model that was looked at, and what it holds
         self._storages: dict[str, tuple[weakref.ref[Any], dict[int, int]]] = {}

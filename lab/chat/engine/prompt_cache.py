@@ -17,7 +17,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 BLOCK = 64  # tokens
-MOST = 2  # conversations of one model
+CACHE_SIZE = 2  # conversations of one model
 STRETCHED = ("dynamic", "longrope")  # positions that depend on how much is read at once
 
 
@@ -67,7 +67,7 @@ class KeptPrompts:
         if not ids:
             return
         cache.crop(len(ids) - cache.get_seq_length())
-        self.prompts = [*self.prompts, KeptPrompt(ids, cache)][-MOST:]
+        self.prompts = [*self.prompts, KeptPrompt(ids, cache)][-CACHE_SIZE:]
 
     def clear(self) -> None:
         self.prompts.clear()

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from lab.forecast.trace.caching_allocator import Allocator, Block
 
-BORN_AS = {"forward.after": "loss", "backward.after": "loss"}  # what has no other name there
+DEFAULT_KIND = {"forward.after": "loss", "backward.after": "loss"}  # what has no other name there
 BEFORE = ("load", "warm")  # the segments before the step itself
-MOST_STEPS = 2  # that are replayed after the second, until the peaks stay
+MAX_REPLAYED_STEPS = 2  # that are replayed after the second, until the peaks stay
 
 
 class Event(NamedTuple):
@@ -75,7 +75,7 @@ class Log:
     events: list[Event]
     kind_of: dict[int, str]
     layer_of: dict[int, int] = field(default_factory=dict)
-    launches: dict[str, int] = field(default_factory=dict)  # kernels, as Ledger.launches
+    launches: dict[str, int] = field(default_factory=dict)  # kernels by segment
 
     def read(self, *, on_gpu: bool) -> Trace:
         """The peaks of all segments but the first step's; on a GPU with the allocator's blocks."""
@@ -95,7 +95,9 @@ class Log:
         for event in self.events:
             kind = kinds.get(event.storage)
             if kind is None:
-                kind = self.kind_of.get(event.storage) or BORN_AS.get(event.segment, "activations")
+                kind = self.kind_of.get(event.storage) or DEFAULT_KIND.get(
+                    event.segment, "activations"
+                )
                 kinds[event.storage] = kind
             yield event, kind
 
@@ -160,7 +162,7 @@ class Log:
         replay(state)
         replay(step[after:])
         peaks = replay(step)
-        for _ in range(MOST_STEPS):
+        for _ in range(MAX_REPLAYED_STEPS):
             before, peaks = peaks, replay(step)
             if peaks == before:
                 break

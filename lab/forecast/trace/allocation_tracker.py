@@ -1,4 +1,4 @@
-"""A ledger of live storages: what CUDA's caching allocator would count, without a GPU.
+"""A tracker of live storages: what CUDA's caching allocator would count, without a GPU.
 
 A dispatch mode below autograd writes down every storage that an operation makes and, through a
 finalizer, when it is gone; each is rounded up to 512 bytes as the allocator does. Only the log is
@@ -37,7 +37,7 @@ def rounded(size: int) -> int:
     return -(-size // ROUND) * ROUND
 
 
-class Ledger(TorchDispatchMode):
+class AllocationTracker(TorchDispatchMode):
     """Logs storages while it is active. `segment` and `module` are set by the tracer's hooks."""
 
     def __init__(self) -> None:
@@ -51,13 +51,17 @@ class Ledger(TorchDispatchMode):
         self._known: dict[int, int] = {}  # address of a live storage → its number
         self._sizes: dict[int, int] = {}
         self._count = 0
-        self._held: tuple[int, int] | None = None  # a sum, and the summand that it may be put into
+        self._pending_sum: tuple[int, int] | None = (
+            None  # a sum, and the summand that it may be put into
+        )
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # nothing is compiled here, and the guard costs more than the ledger
+        return False  # nothing is compiled here, and the guard costs more than the tracker
 
-    def adopt(self, tensors: Iterable[torch.Tensor], kind: str, layer: int | None = None) -> None:
+    def register(
+        self, tensors: Iterable[torch.Tensor], kind: str, layer: int | None = None
+    ) -> None:
         """Count tensors that were there before, such as weights, as `kind`."""
         for tensor in tensors:
             number = self._add(tensor, "given")
@@ -65,7 +69,7 @@ class Ledger(TorchDispatchMode):
             if layer is not None:
                 self.layer_of[number] = layer
 
-    def name(self, tensors: Iterable[torch.Tensor], kind: str, layer: int | None = None) -> None:
+    def tag(self, tensors: Iterable[torch.Tensor], kind: str, layer: int | None = None) -> None:
         """Say what storages that are already in the log have turned out to be."""
         for tensor in tensors:
             number = self._known.get(tensor.untyped_storage()._cdata)
@@ -76,7 +80,7 @@ class Ledger(TorchDispatchMode):
 
     def log(self) -> Log:
         """What is written by now."""
-        self._settle()
+        self._resolve_pending_sum()
         # copied, so that frees after the step are not included
         return Log(list(self.events), self.kind_of, self.layer_of, dict(self.launches))
 
@@ -86,7 +90,7 @@ class Ledger(TorchDispatchMode):
         if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
             if args[0].dtype is torch.bool:
                 return True  # "is this module not dropped now": the answer that takes more memory
-        self._settle()
+        self._resolve_pending_sum()
         operation = func._schema.name.removeprefix("aten::")
         if operation in INPUT_COPIED:
             self.release(self.allocate(args[0].untyped_storage().nbytes(), operation))
@@ -135,7 +139,7 @@ class Ledger(TorchDispatchMode):
 
     def allocate(self, size: int, operation: str) -> int:
         """A buffer that a kernel takes from the allocator for itself; give it to `release`."""
-        self._settle()
+        self._resolve_pending_sum()
         return self._appear(rounded(size), operation)
 
     def release(self, number: int) -> None:
@@ -154,7 +158,7 @@ class Ledger(TorchDispatchMode):
             self._count += 1
             number = self._count
             self._sizes[number] = size
-            self._held = (number, held_for)
+            self._pending_sum = (number, held_for)
         self._known[address] = number
         weakref.finalize(storage, self._gone, number, address).atexit = False
         return number
@@ -169,9 +173,9 @@ class Ledger(TorchDispatchMode):
     def _gone(self, number: int, address: int | None) -> None:
         if address is not None and self._known.get(address) == number:
             del self._known[address]
-        if self._held is not None and number == self._held[1]:
-            held = self._held[0]
-            self._held = None
+        if self._pending_sum is not None and number == self._pending_sum[1]:
+            held = self._pending_sum[0]
+            self._pending_sum = None
             if self._sizes[held] == self._sizes[number] and held in self._sizes:
                 # in place: the sum takes over the block, under its own number
                 self.events.append(
@@ -180,18 +184,18 @@ class Ledger(TorchDispatchMode):
                 self.events.append(Event(self.segment, held, self._sizes[held], "add", self.module))
                 return
             self._write(held)
-        if self._held is not None and self._held[0] == number:
-            self._held = None
+        if self._pending_sum is not None and self._pending_sum[0] == number:
+            self._pending_sum = None
             self._sizes.pop(number, None)
             return
         size = self._sizes.pop(number, 0)
         if size:
             self.events.append(Event(self.segment, number, -size, "", self.module))
 
-    def _settle(self) -> None:
+    def _resolve_pending_sum(self) -> None:
         """No summand has died: the sum has a block of its own."""
-        if self._held is not None:
-            held, self._held = self._held[0], None
+        if self._pending_sum is not None:
+            held, self._pending_sum = self._pending_sum[0], None
             self._write(held)
 
     def _write(self, number: int) -> None:

@@ -28,13 +28,13 @@ FLOAT32_RESULTS = (
     *("softmax.int", "log_softmax.int", "cumprod", "cumsum"),
     *("linalg_vector_norm", "sum", "sum.dim_IntList"),
 )
-LOWER_OPERATIONS = ("addmv", "addr", "mv", "prelu")
-NARROW = (torch.bfloat16, torch.float16)
-LARGEST_FLASH_HEAD = 256
+AUTOCAST_BF16_OPS = ("addmv", "addr", "mv", "prelu")
+HALF_TYPES = (torch.bfloat16, torch.float16)
+MAX_FLASH_HEAD_DIM = 256
 
 
 @contextmanager
-def cuda_rules(*, packed: bool) -> Iterator[None]:
+def emulate_cuda(*, packed: bool) -> Iterator[None]:
     """Within, operations on CPU fakes leave behind what they would on CUDA."""
     with ExitStack() as stack:
         stack.enter_context(_cuda_autocast())
@@ -65,7 +65,7 @@ def _cuda_autocast() -> Iterator[None]:
         warnings.simplefilter("ignore")
         register(FLOAT32_OPERATIONS, torch.float32)
         register(FLOAT32_RESULTS, torch.float32, wraps_result=True)
-        register(LOWER_OPERATIONS, torch.bfloat16)
+        register(AUTOCAST_BF16_OPS, torch.bfloat16)
     try:
         yield
     finally:
@@ -154,11 +154,11 @@ def _attention(
         query, key, value = (_cast(tensor, narrow) for tensor in (query, key, value))
         attn_mask = _cast(attn_mask, narrow)
     same = query.shape[-1] == key.shape[-1] == value.shape[-1]
-    fits = query.shape[-1] <= LARGEST_FLASH_HEAD
+    fits = query.shape[-1] <= MAX_FLASH_HEAD_DIM
     with torch._C._ExcludeDispatchKeyGuard(
         torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
     ):
-        if attn_mask is None and query.dtype in NARROW and same and fits:
+        if attn_mask is None and query.dtype in HALF_TYPES and same and fits:
             return Flash.apply(query, key, value)  # type: ignore[no-any-return]
         if not enable_gqa:
             bias = None

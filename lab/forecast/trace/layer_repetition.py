@@ -25,11 +25,13 @@ from lab.models.decoder_structure import layers_if_any
 from lab.recent import Recent
 from lab.spec import RunSpec
 
-RUN = 5  # layers that stand for a longer run of their kind: two at each end, and one between
+TRACED_LAYERS = (
+    5  # layers that stand for a longer run of their kind: two at each end, and one between
+)
 LAYER = ".layer."
 
 
-class Irregular(Exception):
+class LayersDiffer(Exception):
     """Raised when identical layers do not allocate identically."""
 
 
@@ -56,7 +58,7 @@ def step(
         try:
             short = _short(config, layers, chosen, method, spec, batch, loss, on_gpu)
             return extend(short, stands_for).read(on_gpu=on_gpu), How.REPEATED_LAYERS
-        except Irregular:
+        except LayersDiffer:
             pass
     model, quantised, _ = build(config, spec, method)
     log = record(model, method, spec, batch, loss, quantised, on_gpu=on_gpu)
@@ -87,13 +89,13 @@ def layer_kinds(
 def shorten(kinds: Sequence[Hashable]) -> tuple[list[int], list[int]]:
     """(the layers of a short model, for each layer of the whole one its place in the short one).
 
-    A run of more than RUN layers of one kind is cut to its first, its last and one between.
+    A run of more than TRACED_LAYERS layers of one kind keeps its first, its last and one between.
     """
     chosen: list[int] = []
     stands_for: list[int] = []
     for _, run in itertools.groupby(range(len(kinds)), key=lambda index: kinds[index]):
         layers = list(run)
-        first, more = len(chosen), len(layers) - RUN
+        first, more = len(chosen), len(layers) - TRACED_LAYERS
         chosen += layers if more <= 0 else [*layers[:3], *layers[-2:]]
         places = list(range(first, len(chosen)))
         stands_for += places if more <= 0 else [*places[:3], *[first + 2] * more, *places[3:]]
@@ -113,7 +115,7 @@ def _short(
     loss: str,
     on_gpu: bool,
 ) -> Log:
-    """The log of the `chosen` layers alone. Raises Irregular where they come out otherwise."""
+    """The log of the `chosen` layers alone. Raises LayersDiffer where they come out otherwise."""
     if spec.train.checkpointed_layers is not None:
         some = sum(index < spec.train.checkpointed_layers for index in chosen)
         spec = replace(spec, train=replace(spec.train, checkpointed_layers=some))
@@ -125,7 +127,7 @@ def _short(
         return log
     small, quantised, _ = build(few, spec, method)
     if signatures(layers_if_any(small)) != [layers[index] for index in chosen]:
-        raise Irregular("the method treats the layers of a short model in another way")
+        raise LayersDiffer("the method treats the layers of a short model in another way")
     return _logs.put(name, record(small, method, spec, batch, loss, quantised, on_gpu=on_gpu))
 
 
@@ -143,7 +145,7 @@ def repeated(launches: dict[str, int], stands_for: Sequence[int]) -> dict[str, i
 
 def extend(short: Log, stands_for: list[int]) -> Log:
     """The log of a step of a model of whose layers each is like the one of `short` that stands for
-    it. Raises Irregular."""
+    it. Raises LayersDiffer."""
     return _Extension(short, stands_for).log()
 
 
@@ -173,7 +175,7 @@ class _Extension:
             part, _, layer = segment.partition(LAYER)
             parts.append((part, int(layer) if layer else None, list(events)))
         if max(Counter((part, layer) for part, layer, _ in parts).values()) > 1:
-            raise Irregular("a part of the step is come back to")
+            raise LayersDiffer("a part of the step is come back to")
         return parts
 
     def _names(self) -> dict[int, Name]:
@@ -198,7 +200,7 @@ class _Extension:
             for middle in self.middles:
                 before, itself, after = (sizes[part, middle + step] for step in (-1, 0, 1))
                 if not before == itself == after:
-                    raise Irregular(f"the layers differ in {part}")
+                    raise LayersDiffer(f"the layers differ in {part}")
 
     def log(self) -> Log:
         done: set[str] = set()
@@ -218,8 +220,8 @@ class _Extension:
         for whole in reversed(order) if part == "backward" else order:
             stand = self.stands_for[whole]
             if stand not in there:
-                raise Irregular(f"nothing happens to layer {stand} in {part}")
-            self._say(f"{part}{LAYER}{whole}", there[stand], stand, whole)
+                raise LayersDiffer(f"nothing happens to layer {stand} in {part}")
+            self._emit(f"{part}{LAYER}{whole}", there[stand], stand, whole)
 
     def _say_between(self, part: str, events: list[Event]) -> None:
         """A part that is in no layer; what it does to a middle layer's storages it does to those
@@ -227,9 +229,11 @@ class _Extension:
         for layer, some in itertools.groupby(events, key=lambda e: self.names[e.storage][1]):
             stretch = list(some)
             for whole in [layer] if layer is None else self.places[layer]:
-                self._say(part, stretch, layer, whole)
+                self._emit(part, stretch, layer, whole)
 
-    def _say(self, segment: str, events: list[Event], stand: int | None, whole: int | None) -> None:
+    def _emit(
+        self, segment: str, events: list[Event], stand: int | None, whole: int | None
+    ) -> None:
         """`events` of the short model's layer `stand` as they are in layer `whole`."""
         moves = self._moves(events, stand, whole)
         shift = stand != whole
@@ -257,11 +261,11 @@ class _Extension:
                 continue
             moved = whole + layer - stand
             if not 0 <= moved < len(self.stands_for):
-                raise Irregular("an event reaches over the end of the layers")
+                raise LayersDiffer("an event reaches over the end of the layers")
             other = self.stands_for[moved]
             if other != layer and not any(
                 abs(layer - middle) <= 1 and abs(other - middle) <= 1 for middle in self.middles
             ):
-                raise Irregular("an event reaches over to another kind of layer")
+                raise LayersDiffer("an event reaches over to another kind of layer")
             moves[layer] = moved
         return moves

@@ -1,4 +1,4 @@
-"""The shadow step: the worker's own training step on fake tensors, with a ledger of storages.
+"""The shadow step: the worker's own training step on fake tensors, with a tracker of storages.
 
 The model is built on the meta device, its weights are swapped for fakes (shapes and types, no
 data), and `lab.train.loop.step` runs on them: forward, backward, clipping, optimizer,
@@ -21,8 +21,8 @@ from torch._subclasses.fake_tensor import (
 )
 
 from lab.forecast.trace.allocation_log import Log
-from lab.forecast.trace.allocation_tracker import Ledger
-from lab.forecast.trace.cuda_emulation import cuda_rules
+from lab.forecast.trace.allocation_tracker import AllocationTracker
+from lab.forecast.trace.cuda_emulation import emulate_cuda
 from lab.forecast.trace.fake_tensors import become_fake
 from lab.forecast.trace.materialise import materialise
 from lab.forecast.trace.meta_model import Quantised
@@ -64,43 +64,43 @@ def record(
     Segments: load; warm; forward.before, forward.layer.I, forward.after; backward in the other
     order; optimizer; evaluate as forward. The model's tensors are fakes afterwards. Raises
     whatever an operation that cannot be traced raises. `real` runs it on the CPU with tensors that
-    hold memory, to check the ledger itself.
+    hold memory, to check the tracker itself.
     """
-    ledger = Ledger()
+    tracker = AllocationTracker()
     with _traced(model, quantised, spec.train.optimizer, real=real):
         weights = _Weights(model)
         optimizer = make_optimizer(model, method, spec)
-        with ledger, cuda_rules(packed=batch.packed) if on_gpu else nullcontext():
+        with tracker, emulate_cuda(packed=batch.packed) if on_gpu else nullcontext():
             for weight in [*model.parameters(), *model.buffers()]:
-                ledger.adopt([weight], "weights", weights.layer_of.get(id(weight)))
-            ledger.segment = "warm"
-            _first_step(ledger, weights, optimizer)
-            ledger.segment = "forward.before"
+                tracker.register([weight], "weights", weights.layer_of.get(id(weight)))
+            tracker.segment = "warm"
+            _first_step(tracker, weights, optimizer)
+            tracker.segment = "forward.before"
             if spec.train.gradient_accumulation_steps > 1:
-                weights.give_gradients(ledger)
+                weights.give_gradients(tracker)
             inputs = batch_of(batch)
-            ledger.adopt(inputs.values(), "activations")
+            tracker.register(inputs.values(), "activations")
 
             def end_phase(phase: str) -> None:
                 if phase == "forward":
-                    ledger.segment = "backward.after"
+                    tracker.segment = "backward.after"
                 elif phase == "backward":
-                    weights.name_gradients(ledger)
-                    weights.name_state(ledger, optimizer)  # of an update inside the backward pass
-                    ledger.segment, ledger.module = "optimizer", ""
+                    weights.tag_gradients(tracker)
+                    weights.tag_state(tracker, optimizer)  # of an update inside the backward pass
+                    tracker.segment, tracker.module = "optimizer", ""
 
             # fakes hold no numbers, so that nothing can be pruned by them
             config = replace(
                 StepConfig.of(method, spec.method_config, spec.train, loss),
                 on_optimizer_step=lambda model, step: None,
             )
-            with _segments(model, ledger):
+            with _segments(model, tracker):
                 step(_OneDevice(), model, optimizer, [inputs], config, 1, end_phase=end_phase)
-            ledger.segment = "evaluate.before"
+            tracker.segment = "evaluate.before"
             model.eval()
-            with _segments(model, ledger), torch.no_grad():
+            with _segments(model, tracker), torch.no_grad():
                 summed_loss(model, inputs, precision=spec.train.precision, loss=loss)
-            return ledger.log()
+            return tracker.log()
 
 
 def is_of_tracing(error: BaseException) -> bool:
@@ -191,21 +191,21 @@ class _Weights:
             for tensor in (*layer.parameters(), *layer.buffers())
         }
 
-    def give_gradients(self, ledger: Ledger) -> None:
+    def give_gradients(self, tracker: AllocationTracker) -> None:
         for weight in self.own:
             weight.grad = torch.empty_like(weight)
-        self.name_gradients(ledger)
+        self.tag_gradients(tracker)
 
-    def name_gradients(self, ledger: Ledger) -> None:
+    def tag_gradients(self, tracker: AllocationTracker) -> None:
         for weight in self.own:
             if weight.grad is not None:
-                ledger.name([weight.grad], "gradients", self.layer_of.get(id(weight)))
+                tracker.tag([weight.grad], "gradients", self.layer_of.get(id(weight)))
 
-    def name_state(self, ledger: Ledger, optimizer: torch.optim.Optimizer) -> None:
+    def tag_state(self, tracker: AllocationTracker, optimizer: torch.optim.Optimizer) -> None:
         for weight in self.own:
             state = optimizer.state.get(weight, {})
             tensors = [value for value in state.values() if isinstance(value, torch.Tensor)]
-            ledger.name(tensors, "optimizer", self.layer_of.get(id(weight)))
+            tracker.tag(tensors, "optimizer", self.layer_of.get(id(weight)))
 
 
 @contextmanager
@@ -220,12 +220,14 @@ def _no_collector() -> Iterator[None]:
             gc.enable()
 
 
-def _first_step(ledger: Ledger, weights: _Weights, optimizer: torch.optim.Optimizer) -> None:
+def _first_step(
+    tracker: AllocationTracker, weights: _Weights, optimizer: torch.optim.Optimizer
+) -> None:
     """Optimizer state as every step but the first finds it."""
-    weights.give_gradients(ledger)
+    weights.give_gradients(tracker)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    weights.name_state(ledger, optimizer)
+    weights.tag_state(tracker, optimizer)
 
 
 def batch_of(batch: Batch) -> dict[str, torch.Tensor]:
@@ -242,14 +244,14 @@ def batch_of(batch: Batch) -> dict[str, torch.Tensor]:
 
 
 @contextmanager
-def _segments(model: Any, ledger: Ledger) -> Iterator[None]:
+def _segments(model: Any, tracker: AllocationTracker) -> Iterator[None]:
     """Hooks that say which layer the step is in, forward and backward, and which module."""
     layers = layers_if_any(model)
     handles: list[Any] = []
 
     def phase() -> str:
         """forward or evaluate; "" while a layer is recomputed in the backward pass."""
-        name = ledger.segment.partition(".")[0]
+        name = tracker.segment.partition(".")[0]
         return name if name in ("forward", "evaluate") else ""
 
     def enter(index: int) -> Any:
@@ -259,13 +261,13 @@ def _segments(model: Any, ledger: Ledger) -> Iterator[None]:
             hidden = args[0] if args else kwargs.get("hidden_states")
             if index == 0 and isinstance(hidden, torch.Tensor) and hidden.grad_fn is not None:
                 hidden.grad_fn.register_prehook(lambda *_: move("backward.before"))
-            ledger.segment = f"{phase()}.layer.{index}"
+            tracker.segment = f"{phase()}.layer.{index}"
 
         return hook
 
     def move(segment: str) -> None:
-        ledger.segment = segment
-        ledger.module = segment
+        tracker.segment = segment
+        tracker.module = segment
 
     def leave(index: int) -> Any:
         def hook(_module: Any, _args: Any, result: Any) -> None:
@@ -275,7 +277,7 @@ def _segments(model: Any, ledger: Ledger) -> Iterator[None]:
             if isinstance(out, torch.Tensor) and out.grad_fn is not None:
                 out.grad_fn.register_prehook(lambda *_: move(f"backward.layer.{index}"))
             if index == len(layers) - 1:
-                ledger.segment = f"{phase()}.after"
+                tracker.segment = f"{phase()}.after"
 
         return hook
 
@@ -286,11 +288,11 @@ def _segments(model: Any, ledger: Ledger) -> Iterator[None]:
     for name, module in model.named_modules():
 
         def push(_module: Any, _args: Any, name: str = name) -> None:
-            path.append(ledger.module)
-            ledger.module = name
+            path.append(tracker.module)
+            tracker.module = name
 
         def pop(_module: Any, _args: Any, _result: Any) -> None:
-            ledger.module = path.pop() if path else ""
+            tracker.module = path.pop() if path else ""
 
         handles.append(module.register_forward_pre_hook(push))
         handles.append(module.register_forward_hook(pop))

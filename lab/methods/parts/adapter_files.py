@@ -40,7 +40,7 @@ LITERAL = re.compile(
     r"(\\?[\w.-])+", re.ASCII
 )  # a name with its dots escaped: a pattern without repeats
 STARTS = (True, False, "gaussian", "orthogonal")
-MOST_NUMBER = 10**7
+MAX_NUMBER = 10**7
 # Where PEFT writes none of it, beside what it leaves out by design
 UNREAD = frozenset(
     ("peft_version", "base_model_name_or_path", "revision", "auto_mapping", "inference_mode")
@@ -140,9 +140,9 @@ def _judged(key: str, value: Any) -> Any:
         raise _odd(f"is for the task {quote(value)}, and CAUSAL_LM is needed")
     if isinstance(value, bool) or value is None:
         return value
-    if isinstance(value, (int, float)) and not abs(value) <= MOST_NUMBER:
+    if isinstance(value, (int, float)) and not abs(value) <= MAX_NUMBER:
         if key != "projection_prng_key":
-            raise _odd(f"sets '{key}' to {quote(value)}, and {MOST_NUMBER:,} is the most")
+            raise _odd(f"sets '{key}' to {quote(value)}, and {MAX_NUMBER:,} is the most")
     if key == "init_lora_weights" and value not in STARTS:
         raise _odd(f"sets '{key}' to {quote(value)}: a saved adapter needs no start")
     if key in PATTERN_KEYS and not (isinstance(value, dict) and all(map(LITERAL.fullmatch, value))):

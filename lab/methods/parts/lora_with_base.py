@@ -18,7 +18,7 @@ from lab.atomic_files import read_object
 from lab.errors import LabError
 from lab.methods import Context, Method
 from lab.methods.parts import adapter_files, fitting_defaults
-from lab.methods.parts.peft_method import as_base, wants_float32
+from lab.methods.parts.peft_method import cast_adapters, keeps_float32_adapters
 from lab.methods.parts.target_modules import bypassed_names, is_tied
 from lab.models import headers
 from lab.models.decoder_structure import decoder_layers
@@ -113,7 +113,7 @@ class LoraAndBase(Method):
             {base_name(key): tensor for key, tensor in load_file(file).items()} if file else {}
         )
         tensors = {name: tensor for name, tensor in tensors.items() if name in stored}
-        self.make_room(base, tensors)
+        self.resize_base(base, tensors)
         own = dict(base.named_parameters(remove_duplicate=False))
         for name, tensor in tensors.items():
             if name not in own or own[name].shape != tensor.shape:
@@ -137,7 +137,7 @@ class LoraAndBase(Method):
             )
         adapter_files.check(base, folder, "LoraConfig", only=LORA)
 
-    def make_room(self, base: Any, tensors: dict[str, Any]) -> None:
+    def resize_base(self, base: Any, tensors: dict[str, Any]) -> None:
         """Change the shapes of `base` to those of the saved weights, where the method does."""
 
 
@@ -152,8 +152,10 @@ def add_lora(model: Any, names: list[str], config: HybridConfig, context: Contex
         target_modules=names,
         task_type="CAUSAL_LM",
     )
-    peft_model = peft.get_peft_model(model, settings, autocast_adapter_dtype=wants_float32(context))
-    return as_base(peft_model, context)
+    peft_model = peft.get_peft_model(
+        model, settings, autocast_adapter_dtype=keeps_float32_adapters(context)
+    )
+    return cast_adapters(peft_model, context)
 
 
 def linear_in_layers(model: Any, places: Iterable[int] | None = None) -> list[str]:

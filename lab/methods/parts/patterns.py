@@ -40,24 +40,26 @@ def all_named(entries: Iterable[str], names: Iterable[str]) -> set[str]:
 def problems(place: str, entries: Iterable[str], names: list[str], nothing: str) -> list[Problem]:
     """What is wrong with the entries of the field `place`. `nothing` says behind an entry what it
     is when it names none of `names`, and what there is to choose from."""
-    found = []
+    problems: list[Problem] = []
     for entry in entries:
         if is_pattern(entry) and not entry.startswith(PATTERN_SIGN):
             message = (
                 f"'{quote(entry)}' is not a name. If it is a pattern over full names, write "
                 f"'{PATTERN_SIGN}{quote(entry)}'."
             )
-            found.append(Problem(place, message))
+            problems.append(Problem(place, message))
             continue
         try:
             if not named(entry, names):
-                found.append(Problem(place, f"'{quote(entry)}' {nothing}"))
+                problems.append(Problem(place, f"'{quote(entry)}' {nothing}"))
         except re.error as error:
             pattern = quote(entry.removeprefix(PATTERN_SIGN))
-            found.append(Problem(place, f"'{pattern}' is not a pattern: {error}."))
+            problems.append(
+                Problem(place, f"'{pattern}' is not a valid regular expression: {error}.")
+            )
         except LabError as error:
-            found.append(Problem(place, str(error)))
-    return found
+            problems.append(Problem(place, str(error)))
+    return problems
 
 
 def check(pattern: str) -> None:

@@ -17,17 +17,17 @@ from lab.methods.parts.target_modules import (
 
 
 class PeftMethod(Method):
-    """A method of the PEFT library: `peft_class` is its config, `settings` fills it."""
+    """A method of the PEFT library: `peft_class` is its config, `peft_config_kwargs` fills it."""
 
     peft_class: ClassVar[str]
 
-    def settings(self, config: Any) -> dict[str, Any]:
+    def peft_config_kwargs(self, config: Any) -> dict[str, Any]:
         """Arguments of PEFT's config that follow from the options alone."""
         raise NotImplementedError(f"{self.name} has no settings")
 
-    def settings_for(self, model: Any, config: Any, context: Context) -> dict[str, Any]:
-        """As `settings`, with what only the model or the tokenizer tells."""
-        return self.settings(config)
+    def peft_config_kwargs_for(self, model: Any, config: Any, context: Context) -> dict[str, Any]:
+        """As `peft_config_kwargs`, with what only the model or the tokenizer tells."""
+        return self.peft_config_kwargs(config)
 
     def fit_defaults(self, model: Any, config: Any) -> tuple[dict[str, Any], list[str]]:
         changes, notes = fitting_defaults.fitting_targets(model, config)
@@ -41,7 +41,7 @@ class PeftMethod(Method):
         import peft
 
         kind = getattr(peft, self.peft_class)
-        values = self.settings_for(model, config, context)
+        values = self.peft_config_kwargs_for(model, config, context)
         targets = values.get("target_modules")
         if isinstance(targets, str) and (targets != ALL_LINEAR or bypassed_names(model)):
             # PEFT would match a pattern without a limit of time, here and at each loading
@@ -50,13 +50,13 @@ class PeftMethod(Method):
             ]
         settings = kind(**values, task_type="CAUSAL_LM")
         peft_model = peft.get_peft_model(
-            model, settings, autocast_adapter_dtype=wants_float32(context)
+            model, settings, autocast_adapter_dtype=keeps_float32_adapters(context)
         )
-        return as_base(peft_model, context)
+        return cast_adapters(peft_model, context)
 
     def script(self, config: Any) -> list[str]:
         values, before = self.script_settings(config), self.script_before(config)
-        targets = self.settings(config).get("target_modules")
+        targets = self.peft_config_kwargs(config).get("target_modules")
         if isinstance(targets, str) and targets != ALL_LINEAR:
             # PEFT would apply a pattern to modules that are not linear layers, too
             chosen = names_lines(target_entries(config.target_modules), "targets")
@@ -82,7 +82,7 @@ class PeftMethod(Method):
 
     def script_settings(self, config: Any) -> dict[str, str]:
         """Arguments of PEFT's config as source text."""
-        return {key: repr(value) for key, value in self.settings(config).items()}
+        return {key: repr(value) for key, value in self.peft_config_kwargs(config).items()}
 
     def script_before(self, config: Any) -> list[str]:
         """Lines of the script before PEFT's model is made, such as names that its config takes."""
@@ -105,15 +105,15 @@ class PeftMethod(Method):
         return model.merge_and_unload()
 
 
-def wants_float32(context: Context) -> bool:
+def keeps_float32_adapters(context: Context) -> bool:
     """PEFT raises a 16-bit adapter to float32 unless told not to."""
     return context.spec is None or bool(context.spec.train.adapter_precision == "float32")
 
 
-def as_base(model: Any, context: Context) -> Any:
+def cast_adapters(model: Any, context: Context) -> Any:
     """`model` with its adapters in the base's type where they should be: on the meta device PEFT
     leaves them in float32."""
-    if wants_float32(context) or not is_meta(model):
+    if keeps_float32_adapters(context) or not is_meta(model):
         return model
     own_type = model.get_input_embeddings().weight.dtype
     for weight in model.parameters():
