@@ -8,8 +8,9 @@ import dataclasses
 from rich.markup import escape
 
 from lab import paths
-from lab.cli.console import Output, console, table
-from lab.rank import measure
+from lab.cli.console import Output, console, say, table
+from lab.errors import LabError
+from lab.rank import measure, repair
 
 MAX_SHOWN = 12  # matrices with the largest updates
 
@@ -22,9 +23,20 @@ def add(verb: object) -> None:
         "--intruders", action="store_true",
         help="count intruder dimensions, too: singular vectors unlike all of the base's",
     )  # fmt: skip
+    sub.add_argument(
+        "--repair", action="store_true",
+        help="reduce the intruder dimensions of a LoRA: a new result, with loss and forgetting "
+        "before and after",
+    )  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> Output:
+    if arguments.repair:
+        if arguments.other:
+            raise LabError("--repair takes one run.", "Name the LoRA that is to be repaired.")
+        return _repaired(
+            repair.repair(paths.run_dir(arguments.run), lambda phase: say(phase, error=True))
+        )
     other = paths.run_dir(arguments.other) if arguments.other else None
     report = measure.measure(paths.run_dir(arguments.run), other, intruders=arguments.intruders)
 
@@ -49,3 +61,23 @@ def run(arguments: argparse.Namespace) -> Output:
         )
 
     return Output(dataclasses.asdict(report), display)
+
+
+def _repaired(outcome: repair.Repair) -> Output:
+    def display() -> None:
+        figures = ("loss on held-out rows", "loss"), ("forgetting", "forgetting")
+        rows = [
+            [title, _figure(getattr(outcome.before, key)), _figure(getattr(outcome.after, key))]
+            for title, key in figures
+        ]
+        table("Nats a token", ["", "before", "after"], rows, right="lrr")
+        console.print(
+            f"{outcome.intruders} intruder dimensions in {outcome.matrices} matrices reduced: "
+            f"[bold]{escape(outcome.run)}[/bold]"
+        )
+
+    return Output(dataclasses.asdict(outcome), display)
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"

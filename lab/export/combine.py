@@ -10,25 +10,20 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
-import shutil
-import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lab import background_job, dataclass_json, methods, paths
-from lab.atomic_files import part, read_object, sha256_of, size_of, sync_folder, write_json
+from lab.atomic_files import part, read_object, size_of
 from lab.chat import models as chat_models
-from lab.data import template_lock
 from lab.errors import LabError, first_line
-from lab.export import merge_proof
+from lab.export.new_result import Origin, write_result
 from lab.methods.parts import adapter_files
 from lab.models import catalog, weights, weights_hash
 from lab.paths import RunDir
-from lab.runs import colours, index
+from lab.runs import index
 from lab.schema import quote
 from lab.spec import RunSpec
 
@@ -49,7 +44,6 @@ MAX_NAME_CHARS = 120  # characters, as of any run
 CONVERTED_RANK = 32  # of an adapter that is no LoRA, unless a rank is given
 # PEFT's types whose updates add up: LoRA's own, and those that `convert_to_lora` takes
 ADDITIVE = ("LORA", "LOHA", "LOKR", "VERA")
-OF_THE_ADAPTER = (adapter_files.CONFIG, adapter_files.WEIGHTS, "README.md", "receipt.json")
 
 
 @dataclass(frozen=True)
@@ -176,7 +170,14 @@ def combine(
     name = combination.name.strip() or default_name(runs)
     train = replace(spec.train, adapter_precision="float32")
     spec = replace(spec, name=name, method=method, train=train, init_from_run="")
-    run, outcome = _write(model, spec, source, runs, combination)
+    origin = dataclasses.asdict(combination) | {"results": [run.id for run in runs]}
+    factors = ", ".join(f"{weight:g}" for weight in combination.weights)
+    figures = {
+        "Combined from": ", ".join(origin["results"]),
+        "Combination": f"{combination.type}, weights {factors}",
+    }
+    made_by = Origin("combined", runs[0], origin, figures, "Choose another type.")
+    run, outcome = write_result(model, "combined", spec, source, made_by)
     return {
         "run": run.id,
         "rank": rank,
@@ -332,69 +333,3 @@ def _layers(model: Any) -> dict[str, Any]:
 
 def _targets(model: Any) -> list[str]:
     return [name for name, layer in _layers(model).items() if "combined" in layer.lora_A]
-
-
-def _write(
-    model: Any, spec: RunSpec, source: Any, parents: Sequence[RunDir], combination: Combination
-) -> tuple[RunDir, Any]:
-    """The new run with its proven result: complete when it appears under its name."""
-    from lab.train import model_card
-    from lab.train import proof as read_back
-
-    first = parents[0]
-    method = methods.get(spec.method["name"])
-    tokenizer = chat_models.prompt_terms(chat_models.parse(f"run:{first.id}")).tokenizer
-    receipt = _receipt(first)
-    rows, _ = merge_proof.probe_rows(spec, receipt, model, tokenizer)
-    folder = paths.make_folder(paths.runs())
-    aside = Path(tempfile.mkdtemp(prefix=".tmp-combined-", dir=folder))
-    new = RunDir(aside)
-    try:
-        for path in (new.artifact, new.commands, new.checkpoints):
-            path.mkdir()
-        model.save_pretrained(aside / "adapter", selected_adapters=["combined"])
-        for file in (aside / "adapter" / "combined").iterdir():
-            if file.name in OF_THE_ADAPTER[:2]:
-                os.replace(file, new.artifact / file.name)
-        shutil.rmtree(aside / "adapter")
-        for file in sorted(first.artifact.rglob("*")):  # tokenizer, template, generation config
-            name = file.relative_to(first.artifact)
-            if file.is_file() and not file.is_symlink() and name.name not in OF_THE_ADAPTER:
-                paths.make_folder((new.artifact / name).parent)
-                shutil.copyfile(file, new.artifact / name)
-        template_lock.enforce_files(receipt, new.artifact)
-        lines = read_back.loading_lines(method, spec, new.artifact, 0)
-        outcome = read_back.prove(new.artifact, model, method, spec, source, rows)
-        outcome = replace(outcome, zero_rows={})  # what is cut away or filled up is zero
-        if outcome.problem:
-            raise LabError(f"{outcome.problem} It was not kept.", "Choose another type.")
-        origin = {**dataclasses.asdict(combination), "results": [run.id for run in parents]}
-        receipt |= {
-            "method": spec.method,
-            "combined_from": origin,
-            "weights": {adapter_files.WEIGHTS: sha256_of(new.artifact / adapter_files.WEIGHTS)},
-            "proof": outcome.to_json(),
-        }
-        figures = {
-            "Combined from": ", ".join(run.id for run in parents),
-            "Combination": f"{combination.type}, weights "
-            + ", ".join(f"{weight:g}" for weight in combination.weights),
-        }
-        card = model_card.card(method, spec, receipt, figures, lines, outcome)
-        (new.artifact / "README.md").write_text(card, encoding="utf-8")
-        write_json(new.artifact / "receipt.json", receipt)
-        now = time.time()
-        write_json(new.spec, {"v": 1, **spec.to_json(), "created": now})
-        write_json(new.labels, {"v": 1, "colour": colours.next_colour()})
-        state = {"v": 1, "state": "done", "started": now, "ended": now}
-        message = f"Combined from {', '.join(run.id for run in parents)}; nothing was trained."
-        write_json(new.result, state | {"message": message, "hint": "", "summary": {}})
-        aside.chmod(0o755)
-        run_id = paths.new_run_id("combined")
-        os.rename(aside, folder / run_id)
-        sync_folder(folder)
-        return RunDir(folder / run_id), outcome
-    except OSError as error:
-        raise LabError(f"The new result cannot be written: {error}.", "Check the disk.") from None
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)

@@ -9,15 +9,16 @@ import numpy as np
 import plotly.graph_objects as go
 import streamlit as st
 
+from lab import background_job, dataclass_json
 from lab.compare.contestants import Contestant
 from lab.errors import LabError
 from lab.paths import RunDir
-from lab.rank import measure
+from lab.rank import measure, repair
 from lab.rank.measure import RankProgress, RankReport
-from lab.ui import chart_style, colours
+from lab.ui import chart_style, colours, links
 from lab.ui.chart_style import View, figure, finish, is_dark, line
 from lab.ui.compare_runs import name_of, plain_name
-from lab.ui.markdown_safety import escape_markdown, tell
+from lab.ui.markdown_safety import escape_markdown, run_action, tell
 
 LAYER = re.compile(r"\.(\d+)\.(.+)\.weight$")
 LOOK_S = 1.0
@@ -112,6 +113,58 @@ def _report(report: RankReport, contestant: Contestant) -> None:
         )
     st.code(f"python -m lab rank {report.run} {report.other} --intruders".replace("  ", " "),
             language=None, wrap_lines=True)  # fmt: skip
+    _repair(contestant.first.run)
+
+
+def _repair(run: RunDir) -> None:
+    """Reduce the intruder dimensions of a LoRA, and what that has won and cost."""
+    st.markdown("**Intruder dimensions**")
+    if reason := repair.why_not(run):
+        st.caption(f":material/block: No repair: {escape_markdown(reason)}")
+        return
+    st.caption(
+        "Leading directions of the result that are like none of the base's; they are held to cost "
+        "general ability (arXiv:2410.21228). A repair reduces them in a new result."
+    )
+    job = background_job.read(repair.job_file(run))
+    if job is not None and job.is_active:
+        _wait_for_repair(run)
+        return
+    if job is not None and job.finish == "done":
+        _repaired(dataclass_json.read(repair.Repair, job.result))
+    elif job is not None:
+        st.error(escape_markdown(f"{job.error} {job.hint}".strip() or "It was interrupted."))
+    if st.button("Repair into a new result", icon=":material/build:", key="compare.rank.repair"):
+        run_action(lambda: repair.start(run))
+
+
+@st.fragment(run_every=LOOK_S)
+def _wait_for_repair(run: RunDir) -> None:
+    job = background_job.read(repair.job_file(run))
+    if job is None or not job.is_active:
+        st.rerun()
+        return
+    st.markdown(f":material/progress_activity: {escape_markdown(job.phase)}")
+
+
+def _loss(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _repaired(outcome: repair.Repair | None) -> None:
+    if outcome is None:
+        return
+    before, after = outcome.before, outcome.after
+    st.markdown(
+        f"{outcome.intruders} intruder dimensions in {outcome.matrices} matrices were reduced: "
+        f"evaluation loss {_loss(before.loss)} → **{_loss(after.loss)}**, "
+        f"forgetting {_loss(before.forgetting)} → "
+        f"**{_loss(after.forgetting)}** nats a token."
+    )
+    st.page_link(
+        links.page("results"), label="Open the new result", icon=":material/inventory_2:",
+        query_params={"run": outcome.run},
+    )  # fmt: skip
 
 
 def cells(report: RankReport) -> tuple[list[int], list[str], np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,6 +30,12 @@ def test_without_a_generation_config_the_models_own_counts(tmp_path: Path) -> No
     assert stop_tokens.of_folder(tmp_path) == (4, 5)
     (tmp_path / "config.json").unlink()
     assert stop_tokens.of_folder(tmp_path) == ()
+
+
+@pytest.mark.parametrize(("own", "more"), [(None, []), (5, [5]), ([7, 5], [5, 7])])
+def test_a_models_own_ends_count_beside_the_tokenizers(tokenizer: Any, own: Any, more: Any) -> None:
+    model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=own))
+    assert stop_tokens.ids(tokenizer, model) == sorted({*stop_tokens.ids(tokenizer), *more})
 
 
 class Ends:

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lab.atomic_files import write_json
+from lab import paths
+from lab.atomic_files import read_object, write_json
 from lab.errors import LabError
 from lab.paths import RunDir
-from lab.rank import measure
+from lab.rank import measure, repair
 from lab.rank.measure import RankProgress, RankReport
 from lab.rank.spectrum import (
     count_intruders,
@@ -147,3 +148,71 @@ def test_a_run_without_a_result_is_refused_in_words(trained: list[RunDir]) -> No
     assert measure.work(full) == 1
     progress = measure.look(full)
     assert isinstance(progress, RankProgress) and "no trained model" in progress.error
+
+
+def planted(run: RunDir) -> list[str]:
+    """Make two updates of a LoRA's result large and away from the base; their layers' names."""
+    from safetensors.torch import load_file, save_file
+
+    file = run.artifact / "adapter_model.safetensors"
+    tensors = load_file(file)
+    names = [name for name in tensors if name.endswith("gate_proj.lora_B.weight")]
+    for name in names:
+        tensors[name][:, 0] += 40 * RNG.normal(size=len(tensors[name])).astype(np.float32)
+    save_file(tensors, file)
+    return names
+
+
+def test_a_repair_is_a_new_proven_result_with_what_it_wins_and_gives_up(
+    trained: list[RunDir], monkeypatch: pytest.MonkeyPatch, lab_json: Any
+) -> None:
+    from safetensors.torch import load_file
+
+    from lab.chat import models as chat_models
+    from lab.runs import index
+    from lab.train import forgetting
+
+    _, lora = trained
+    names = planted(lora)
+    monkeypatch.setattr(forgetting, "prompts", lambda: ["Who are you?", "Name a river."])
+    report = measure.measure(lora, intruders=True)
+    intruded = {matrix.name for matrix in report.matrices if matrix.intruders}
+    outcome = lab_json("rank", lora.id, "--repair")
+    assert (outcome["matrices"], outcome["intruders"]) == (len(intruded), report.intruders)
+    assert 2 <= len(intruded) < len(report.matrices)
+    new = paths.run_dir(outcome["run"])
+    before, after = (load_file(each.artifact / "adapter_model.safetensors") for each in (lora, new))
+    for name in before:
+        if not name.endswith("lora_B.weight"):
+            continue
+        first = name.replace("lora_B", "lora_A")
+        old, ours = before[name] @ before[first], after[name] @ after[first]
+        if name in names:
+            assert float(ours.norm() / old.norm()) == pytest.approx(repair.STAYS, abs=0.01)
+        elif f"{name.removeprefix('base_model.model.')[:-14]}.weight" not in intruded:
+            assert (ours - old).norm() <= 1e-5 * old.norm(), "the others stay as they were"
+    rows = lab_json("evaluate", f"run:{lora.id}", f"run:{new.id}")["models"]
+    losses = [outcome[each]["loss"] for each in ("before", "after")]
+    assert losses == pytest.approx([row["loss"] for row in rows], rel=1e-6)
+    rises = [abs(outcome[each]["forgetting"]) for each in ("before", "after")]
+    assert 0 < rises[1] < rises[0], "of a random base, which forgets in either direction"
+    receipt = read_object(new.artifact / "receipt.json") or {}
+    assert receipt["proof"]["equal"] and receipt["repaired_from"] == {"results": [lora.id]}
+    assert f"Repaired from | {lora.id}" in (new.artifact / "README.md").read_text().replace(
+        "**", ""
+    )
+    entry = index.entry(new)
+    assert entry.status.state == "done" and entry.name == "tiny lora repaired"
+    assert chat_models.load(chat_models.parse(f"run:{new.id}")).note == ""
+
+
+def test_what_cannot_be_repaired_says_why(
+    trained: list[RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full, lora = trained
+    monkeypatch.setattr(repair, "THRESHOLD", 0.0)
+    with pytest.raises(LabError, match="only the update of a LoRA"):
+        repair.start(full)
+    with pytest.raises(LabError, match="no intruder dimension"):
+        repair.repair(lora)
+    assert len(paths.all_runs()) == 2, "nothing is written for nothing"

@@ -58,6 +58,8 @@ def test_what_makes_another_run_is_refused_all_at_once(stopped: RunDir) -> None:
     fields = {problem.field for problem in caught.value.problems}
     assert fields == {"data.max_length", "train.batch_size", "train.seed", "train.max_steps"}
     assert status(stopped).state == "stopped" and not stopped.attempts.exists()
+    with pytest.raises(SpecError, match="it must stay 2 rows a step"):  # fewer are others, too
+        actions.resume(stopped, ["train.batch_size=1"])
     actions.resume(stopped, ["train.batch_size=1", "train.gradient_accumulation_steps=2"])
     assert resume_settings.spec_of(stopped).train.gradient_accumulation_steps == 2
 

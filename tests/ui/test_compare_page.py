@@ -15,10 +15,13 @@ import pytest
 from lab import gpu_table
 from lab.advise import prices
 from lab.atomic_files import write_json
+from lab.background_job import JobRecord
 from lab.compare import notes
 from lab.compare.contestants import contestants
 from lab.compare.curves import MAX_POINTS, lead_changes, standings
-from lab.rank import measure
+from lab.paths import RunDir
+from lab.rank import measure, repair
+from lab.rank.repair import Quality
 from lab.rank.spectrum import spectrum
 from lab.runs import index
 from lab.ui import (
@@ -230,19 +233,46 @@ def test_the_scale_of_the_axis_follows_its_width() -> None:
     assert View().by == "step"
 
 
-def test_a_measured_rank_is_drawn_by_layer_and_matrix(open_page: Page) -> None:
-    run = record("aaaa", "wren lora")
+def write_rank(run: RunDir) -> measure.RankReport:
+    """A measured rank of four matrices in two layers."""
     names = [f"model.layers.{n}.self_attn.{k}_proj.weight" for n in (0, 1) for k in "qv"]
     matrices = tuple(
         spectrum(name, (8, 8), 4, np.array([4.0, 2.0, 1.0, 0.5][: 4 - position % 2]))
         for position, name in enumerate(names)
     )
     report = measure.RankReport(run.id, "", 2, 4, (0.75, 0.95, 1.0, 1.0), matrices)
-    assert compare_rank.cells(report)[2].tolist() == [[3.0, 2.0], [3.0, 2.0]]
-    assert compare_rank.heat_map(report, dark=False).layout.yaxis.dtick == 1, "no layer 0.5"
     file = measure.file_of(run)
     file.parent.mkdir(parents=True)
     write_json(file, dataclasses.asdict(report))
+    return report
+
+
+def test_a_measured_rank_is_drawn_by_layer_and_matrix(open_page: Page) -> None:
+    run = record("aaaa", "wren lora")
+    report = write_rank(run)
+    assert compare_rank.cells(report)[2].tolist() == [[3.0, 2.0], [3.0, 2.0]]
+    assert compare_rank.heat_map(report, dark=False).layout.yaxis.dtick == 1, "no layer 0.5"
     said = words(open_page("compare", runs=run.id, tab="Rank")).replace("\\", "")
     assert "wren lora needed r ≈ 2 of 4" in said and "4 matrices" in said
     assert "effective rank" in said
+
+
+def test_a_repair_shows_what_it_won_and_cost(
+    open_page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = record("aaaa", "wren lora")
+    write_rank(run)
+    said = words(open_page("compare", runs=run.id, tab="Rank"))
+    assert "only the update of a LoRA can be repaired" in said
+    monkeypatch.setattr(repair, "why_not", lambda run: "")
+    outcome = repair.Repair(run.id, 7, 3, Quality(2.41, 0.31), Quality(2.44, None))
+    record_of_job = JobRecord(finish="done", result=dataclasses.asdict(outcome))
+    write_json(repair.job_file(run), dataclasses.asdict(record_of_job))
+    at = open_page("compare", runs=run.id, tab="Rank")
+    said = words(at).replace("\\", "")
+    assert "7 intruder dimensions in 3 matrices were reduced" in said
+    assert "evaluation loss 2.410 → **2.440**, forgetting 0.310 → **–**" in said
+    asked_for: list[str] = []
+    monkeypatch.setattr(repair, "start", lambda run: asked_for.append(run.id))
+    at.button(key="compare.rank.repair").click().run()
+    assert asked_for == [run.id]
