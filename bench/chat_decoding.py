@@ -38,6 +38,8 @@ class ChatReport:
     switch_s: dict[str, float | int | None]
     apart_s: list[float]
     together_s: list[float]
+    apart_cpu_s: list[float]  # of this process: on one thread, what a busy machine does not change
+    together_cpu_s: list[float]
     other_cores: list[float]  # that other processes kept busy during each pair
     equal_answers: int  # with the same tokens together as alone
 
@@ -45,11 +47,11 @@ class ChatReport:
         """With the memory as a share of base and adapters, and the time together as one of the
         time apart."""
         planned = self.base_bytes + self.file_bytes
-        pairs = zip(self.together_s, self.apart_s, strict=True)
         return asdict(self) | {
             "memory_share": (self.base_bytes + sum(self.tensor_bytes.values())) / planned,
             "resident_share": (self.base_bytes + self.growth_bytes) / planned,
-            "time_share": spread([joined / apart for joined, apart in pairs]),
+            "time_share": _shares(self.together_s, self.apart_s),
+            "cpu_share": _shares(self.together_cpu_s, self.apart_cpu_s),
         }
 
 
@@ -68,7 +70,9 @@ def chat(names: Sequence[str], pairs: int, tell: Callable[[str], object]) -> Cha
     growth, sizes = process.memory_info().rss - before, loaded.bytes_of()
     switches = [_seconds(partial(loaded.get, model)) for _ in range(SWITCHES) for model in named]
     _answers(loaded, named, all_at_once=True)  # warms up
-    apart, joined, other, equal = [], [], [], 0
+    apart: list[tuple[float, float]] = []
+    joined: list[tuple[float, float]] = []
+    other, equal = [], 0
     for pair in range(pairs):
         busy, began = _busy_elsewhere(process), time.monotonic()
         order = (False, True) if pair % 2 else (True, False)
@@ -77,17 +81,27 @@ def chat(names: Sequence[str], pairs: int, tell: Callable[[str], object]) -> Cha
         apart.append(results[False][0])
         joined.append(results[True][0])
         equal += sum(a == b for a, b in zip(results[False][1], results[True][1], strict=True))
-        tell(f"{joined[-1]:.2f} s together, {apart[-1]:.2f} s apart, {other[-1]:.2f} cores busy")
+        tell(
+            f"{joined[-1][0]:.2f} s together, {apart[-1][0]:.2f} s apart, "
+            f"{other[-1]:.2f} cores busy with something else"
+        )
+    (apart_s, apart_cpu_s), (together_s, together_cpu_s) = (
+        tuple(map(list, zip(*times, strict=True))) for times in (apart, joined)
+    )
     return ChatReport(
         sizes.pop(base.name), sum(map(_weight_bytes, named)), sizes, growth, spread(switches),
-        apart, joined, other, equal,
+        apart_s, together_s, apart_cpu_s, together_cpu_s, other, equal,
     )  # fmt: skip
+
+
+def _shares(joined: Sequence[float], apart: Sequence[float]) -> dict[str, float | int | None]:
+    return spread([beside / alone for beside, alone in zip(joined, apart, strict=True)])
 
 
 def _answers(
     loaded: LoadedModels, named: Sequence[ModelRef], *, all_at_once: bool
-) -> tuple[float, list[list[int]]]:
-    """(seconds with the reading of the prompts, the tokens of every model)."""
+) -> tuple[tuple[float, float], list[list[int]]]:
+    """(seconds and processor seconds with the reading of the prompts, every model's tokens)."""
     settings = GenerationSettings(max_new_tokens=TOKENS, system_prompt="")
     conversation = [{"role": "user", "content": QUESTION}]
     decodings = []
@@ -96,13 +110,14 @@ def _answers(
         answer.decoding.stop_ids = []  # all answers are as long
         decodings.append(answer.decoding)
     tasks = [decoding.run for decoding in decodings]
-    seconds = 0.0
+    began, cpu_began = time.perf_counter(), time.process_time()
     for group in [tasks] if all_at_once else [[task] for task in tasks]:
-        seconds += _seconds(partial(together.run_together, group))
+        together.run_together(group)
+    taken = time.perf_counter() - began, time.process_time() - cpu_began
     for decoding in decodings:
         if decoding.error is not None:
             raise decoding.error
-    return seconds, [decoding.token_ids for decoding in decodings]
+    return taken, [decoding.token_ids for decoding in decodings]
 
 
 def _seconds(work: Callable[[], object]) -> float:

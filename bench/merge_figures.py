@@ -1,8 +1,9 @@
 """How far merged models are from the results that they are made of: every method that can be
 merged, on bases of each type, and the GGUF file of one.
 
-Each method trains a few steps on the built-in model in a home of its own. The figures are those
-of the proof that every merge makes, from the disk, on held-out rows.
+Each method trains a few steps in a home of its own, on a small model of random weights or on the
+one that is named. The figures are those of the proof that every merge makes, from the disk, on
+held-out rows.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 from unittest import mock
 
 from bench.fault_injection import home_at
+from bench.small_model import make_model
 from lab import methods, process
 from lab.chat import models as chat_models
 from lab.errors import LabError
@@ -32,17 +34,20 @@ STEPS, RATE_TIMES = 3, 10.0  # few steps: a higher rate, so that there is someth
 TYPES = ("float32", "bfloat16")  # of the base, and of the weights that are written
 
 
-def merges(names: Sequence[str], tell: Callable[[str], object]) -> list[dict[str, Any]]:
+def merges(names: Sequence[str], model: str, tell: Callable[[str], object]) -> list[dict[str, Any]]:
     """{"method", "base", "written", and MergeProof's figures} of each; all that can be merged
-    where no method is named. Raises LabError."""
+    where no method is named, the small model where none is. Raises LabError."""
     known = [method.name for method in methods.all_methods() if method.can_merge]
     if unknown := set(names) - set(known):
         raise LabError(f"{', '.join(sorted(unknown))} cannot be merged.", f"Of {', '.join(known)}.")
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="lab-merges-") as folder, home_at(Path(folder)):
+        if not model:
+            model = str(Path(folder) / "small")
+            make_model(Path(model), width=64)
         for name in names or known:
             tell(f"training {name}")
-            run = _trained(name)
+            run = _trained(name, model)
             for kind in TYPES:
                 with _base_of_type(run, kind):
                     rows.append(_merged(run, Path(folder) / "merged", kind, tell))
@@ -52,21 +57,26 @@ def merges(names: Sequence[str], tell: Callable[[str], object]) -> list[dict[str
     return rows
 
 
-def _trained(name: str) -> RunDir:
+def _trained(name: str, model: str) -> RunDir:
     from lab.train.worker import work
 
     method = methods.get(name)
     spec = {
-        "model": "builtin:smollm2-135m-instruct",
+        "model": model,
         "method": {"name": name},
-        "data": {"dataset": "builtin:persona-chats", "eval_fraction": 0.2, "packing": "off"},
+        "data": {
+            "dataset": "builtin:persona-chats",
+            "max_examples": 40,
+            "eval_fraction": 0.2,
+            "packing": "off",
+        },
         "train": {
             "batch_size": 2,
             "max_steps": STEPS,
             "learning_rate": min(1.0, RATE_TIMES * method.default_lr),
-            "eval_steps": None,
-            "save_steps": None,
-            "sample_steps": None,
+            "eval_steps": 0,
+            "save_steps": 0,
+            "sample_steps": 0,
         },
     }
     run = actions.create_run_dir(planner.check(spec))

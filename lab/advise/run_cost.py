@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from lab import gpu_table
 from lab.advise import prices
 from lab.advise.recommend import usd
@@ -14,6 +12,7 @@ from lab.atomic_files import read_object
 from lab.formatting import duration
 from lab.paths import RunDir
 from lab.runs.elapsed import elapsed_s
+from lab.runs.energy import energy_used
 from lab.runs.metric_series import series_of
 
 MAX_GAP_S = 5.0  # between two readings of the power, which come once a second
@@ -58,13 +57,6 @@ def cost_of(run: RunDir) -> RunCost:
 
 
 def _energy_wh(device: Any) -> float | None:
-    """The power over time, by trapezoids; None without readings."""
-    moments, power = device.get("time"), device.get("nvml/power_w")
-    if len(power) < 2 or len(moments) != len(power):
-        return None
-    is_known = np.isfinite(power) & np.isfinite(moments)
-    moments, power = moments[is_known], power[is_known]
-    if len(power) < 2:
-        return None
-    gaps = np.clip(np.diff(moments), 0.0, MAX_GAP_S)
-    return float((gaps * (power[1:] + power[:-1]) / 2).sum() / 3600)
+    """Of the whole time, evaluations and saving too; None without readings."""
+    _, used = energy_used(device.get("time"), device.get("nvml/power_w"), MAX_GAP_S)
+    return float(used[-1]) if len(used) else None

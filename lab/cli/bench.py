@@ -59,12 +59,15 @@ def chat(arguments: argparse.Namespace) -> Output:
         "tensors / (base + adapters)": f"{report['memory_share']:.3f}",
         "resident / (base + adapters)": f"{report['resident_share']:.3f}",
         "a switch, at most": f"{1000 * report['switch_s']['largest']:.1f} ms",
-        "together / apart": ", ".join(
-            f"{name} {report['time_share'][name]:.3f}" for name in ("median", "smallest", "largest")
-        ),
+        "together / apart": _spread(report["time_share"]),
+        "processor time of it": _spread(report["cpu_share"]),
         "same tokens": f"{report['equal_answers']} of {len(names) * len(report['apart_s'])}",
     }
     return Output(report, lambda: _show_figures("Models of a chat", figures))
+
+
+def _spread(figures: dict[str, Any]) -> str:
+    return f"{figures['median']:.3f} ({figures['smallest']:.3f} to {figures['largest']:.3f})"
 
 
 def faults(arguments: argparse.Namespace) -> Output:
@@ -168,24 +171,25 @@ def merges(arguments: argparse.Namespace) -> Output:
 
     logging.disable_progress_bar()
     names = tuple(filter(None, (arguments.only or "").split(",")))
-    rows = merges(names, _teller(arguments))
+    rows = merges(names, arguments.model or "", _teller(arguments))
 
     def display() -> None:
         table(
             "Merged models against the results that they are made of",
-            ["method", "base", "written", "largest difference", "same top token", "KL"],
+            ["method", "base", "written", "largest difference", "of spread", "same top", "KL"],
             [
                 [
                     row["method"],
                     row["base"],
                     row["written"],
                     f"{row['largest_difference']:.2g}",
+                    f"{row['share_of_spread']:.1e}",
                     f"{row['same_top']:.2%}",
                     f"{row['kl']:.1e}",
                 ]
                 for row in rows
             ],
-            right="lllrrr",
+            right="lllrrrr",
         )
 
     return Output({"rows": rows}, display)

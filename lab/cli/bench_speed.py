@@ -19,7 +19,7 @@ def add(sub: Any) -> None:
     group.add_argument(
         "--model",
         metavar="SHAPE",
-        help="small, llama-3.2-1b or llama-3.1-8b; of memory: a shipped config",
+        help="small, llama-3.2-1b or llama-3.1-8b; of memory: a shipped config; of merges: a model",
     )
     group.add_argument(
         "--only", metavar="A,B", help="of full, lora, qlora, chat; of merges: methods"

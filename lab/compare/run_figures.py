@@ -12,6 +12,7 @@ from lab.atomic_files import number, part, read_object, size_of
 from lab.paths import RunDir
 from lab.recent import Recent
 from lab.runs import index, record_reader
+from lab.runs.energy import energy_used
 from lab.runs.held_out_losses import HeldOutLosses, held_out_losses
 from lab.runs.index import RunSummary
 from lab.runs.metric_columns import Columns
@@ -140,11 +141,4 @@ def energy_curve(device: Columns) -> tuple[np.ndarray, np.ndarray]:
     """(seconds of training, Wh used by then) at each sample of the device; empty without power.
 
     Time in which the run did not train, such as evaluations, adds nothing."""
-    seconds, power = device.get("seconds"), device.get("nvml/power_w")
-    known = np.isfinite(seconds) & np.isfinite(power)
-    seconds, power = seconds[known], power[known]
-    if len(seconds) < 2:
-        return np.zeros(0), np.zeros(0)
-    elapsed = np.maximum(np.diff(seconds), 0.0)
-    used = np.concatenate([[0.0], np.cumsum(elapsed * (power[1:] + power[:-1]) / 2) / 3600])
-    return seconds, used
+    return energy_used(device.get("seconds"), device.get("nvml/power_w"))

@@ -1,15 +1,11 @@
-"""How long a command may go unanswered, and the record of an end by force.
+"""How long a command may go unanswered.
 
 The supervisor acts on these (`lab.runs.escalation`), and `status` says them to a person.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 from lab import formatting
-from lab.atomic_files import read_object
-from lab.paths import RunDir
 from lab.runs.heartbeat import Heartbeat
 
 HEART_S = 120.0  # without a heartbeat, after which a worker that was told to stop gets a SIGTERM
@@ -36,12 +32,3 @@ def stopping(beat: Heartbeat) -> str:
         f"{when}. If it gives no sign of life for {formatting.duration(patience(beat))}, "
         "the lab ends it."
     )
-
-
-def forced_end(run: RunDir) -> dict[str, Any] | None:
-    """What `killed.json` says of the worker in `process.json`; None if the lab did not kill it."""
-    killed, worker = read_object(run.killed), read_object(run.process)
-    if killed is None or worker is None or killed.get("state") not in ("stopped", "cancelled"):
-        return None
-    is_same = all(killed.get(key) == worker.get(key) for key in ("pid", "start", "boot"))
-    return killed if is_same else None

@@ -11,7 +11,7 @@ from __future__ import annotations
 import shutil
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from lab import formatting, paths, process
@@ -19,7 +19,7 @@ from lab.atomic_files import read_object, write_json
 from lab.paths import RunDir
 from lab.runs import checkpoints, deadlines
 from lab.runs.heartbeat import Heartbeat, read_heartbeat
-from lab.runs.result import Result, write_result
+from lab.runs.result import ForcedEnd, Result, forced_end, write_result
 
 COMMANDS = ("kill", "cancel", "stop")
 FULL_BYTES = 1_000_000
@@ -104,7 +104,7 @@ class Escalation:
             return None
         print(f"{run.id}: {why}: {due.name}", flush=True)
         # before the signal: whatever happens to this process, the end is never called a crash
-        write_json(run.killed, _killed(run, record, command, due, why))
+        write_json(run.killed, asdict(_killed(run, record, command, due, why)))
         self.unfinished.add(run.id)
         if due == signal.SIGTERM:
             watch.term_at = now
@@ -117,16 +117,13 @@ class Escalation:
         """Write the result of those whose workers are gone and left none."""
         for run_id in list(self.unfinished):
             run = RunDir(paths.runs() / run_id)
-            killed = deadlines.forced_end(run)
+            killed = forced_end(run)
             if killed is None or run.result.exists():
                 self.unfinished.discard(run_id)  # resumed, deleted, or it wrote its own
             elif not process.is_alive(read_object(run.process)):
                 # the worker may have saved once more after the record was written
-                words = _words(run, str(killed.get("command")), str(killed.get("why")))
-                state = str(killed["state"])
-                ended = Result(
-                    state, words["message"], words["hint"], ended=time.time(), killed=killed
-                )
+                message, hint = _words(run, killed.command, killed.why)
+                ended = Result(killed.state, message, hint, ended=time.time(), killed=killed)
                 write_result(run, ended)
                 if not run.killed.exists():  # it was resumed between the two looks
                     run.result.unlink(missing_ok=True)
@@ -135,20 +132,23 @@ class Escalation:
 
 def _killed(
     run: RunDir, record: dict[str, Any], command: str, due: signal.Signals, why: str
-) -> dict[str, Any]:
-    return {
-        "v": 1,
-        **{key: record.get(key) for key in ("pid", "start", "boot")},
-        "command": command,
-        "signal": due.name,
-        "why": why,
-        "state": "cancelled" if command == "cancel" else "stopped",
-        "time": time.time(),
-        **_words(run, command, why),
-    }
+) -> ForcedEnd:
+    message, hint = _words(run, command, why)
+    return ForcedEnd(
+        pid=record.get("pid"),
+        start=record.get("start"),
+        boot=str(record.get("boot")),
+        command=command,
+        signal=due.name,
+        why=why,
+        state="cancelled" if command == "cancel" else "stopped",
+        time=time.time(),
+        message=message,
+        hint=hint,
+    )
 
 
-def _words(run: RunDir, command: str, why: str) -> dict[str, str]:
+def _words(run: RunDir, command: str, why: str) -> tuple[str, str]:
     """Who ended it, why, and what is left of it."""
     who = "Killed" if command == "kill" else "Ended by the lab by force"
     steps = [checkpoints.step_of(path) for path in checkpoints.listing(run.checkpoints)]
@@ -157,4 +157,4 @@ def _words(run: RunDir, command: str, why: str) -> dict[str, str]:
     else:
         left = f"Its last checkpoint is that of step {steps[-1]}; what came after it is lost."
         then = f"it goes on from step {steps[-1]}"
-    return {"message": f"{who}: {why}. {left}", "hint": f"Resume it; {then}."}
+    return f"{who}: {why}. {left}", f"Resume it; {then}."

@@ -58,9 +58,30 @@ class OutOfMemory:
 
 
 @dataclass(frozen=True)
+class ForcedEnd:
+    """killed.json: the signal that the lab ended a worker with, for which command and why.
+
+    `pid`, `start` and `boot` are those of its process.json, `time` is in seconds since the epoch;
+    `state`, `message` and `hint` are what the run's result says of it.
+    """
+
+    v: int = 1
+    pid: int | None = None
+    start: int | None = None
+    boot: str = ""
+    command: str = ""
+    signal: str = ""
+    why: str = ""
+    state: str = ""
+    time: float | None = None
+    message: str = ""
+    hint: str = ""
+
+
+@dataclass(frozen=True)
 class Result:
     """`state` is one of `status.ENDED`. `started`, `ended`: seconds since the epoch; an attempt
-    that never started has no first. `killed`: the record of the signal that ended it."""
+    that never started has no first. `killed`: the signal that ended it."""
 
     state: str = ""
     message: str = ""
@@ -70,7 +91,7 @@ class Result:
     ended: float | None = None
     summary: TrainingSummary = TrainingSummary()
     out_of_memory: OutOfMemory | None = None
-    killed: Mapping[str, Any] | None = None
+    killed: ForcedEnd | None = None
 
     @property
     def seconds(self) -> float | None:
@@ -100,6 +121,15 @@ def read_file(file: Path) -> Result | None:
     """The result in a file, which may be that of an earlier attempt; None if there is none."""
     stored = read_object(file)
     return None if stored is None else Result.from_json(stored)
+
+
+def forced_end(run: RunDir) -> ForcedEnd | None:
+    """What killed.json says of the worker in process.json; None if the lab did not kill it."""
+    killed, worker = read(ForcedEnd, read_object(run.killed)), read_object(run.process)
+    if killed is None or worker is None or killed.state not in ("stopped", "cancelled"):
+        return None
+    is_same = all(getattr(killed, key) == worker.get(key) for key in ("pid", "start", "boot"))
+    return killed if is_same else None
 
 
 def write_result(run: RunDir, result: Result) -> None:

@@ -11,7 +11,7 @@ from lab.atomic_files import number, part, read_object
 from lab.paths import RunDir
 from lab.runs import deadlines
 from lab.runs.heartbeat import Heartbeat, read_heartbeat
-from lab.runs.result import read_result
+from lab.runs.result import forced_end, read_result
 
 STALLED_S = 60.0
 MAX_MESSAGE_CHARS = 20_000  # characters of a message
@@ -78,10 +78,10 @@ def status(run: RunDir) -> Status:
         ended = _ended(run)  # between the two looks
         if ended is not None:
             return ended
-        killed = deadlines.forced_end(run)
+        killed = forced_end(run)
         if killed is not None:
-            message, hint = _words(killed.get("message")), _words(killed.get("hint"))
-            return Status(str(killed["state"]), **progress, message=message, hint=hint)
+            message, hint = _words(killed.message), _words(killed.hint)
+            return Status(killed.state, **progress, message=message, hint=hint)
         if (run.commands / "cancel").exists():
             return Status("cancelled", **progress, message="Its worker is gone without a result.")
         return Status(

@@ -14,7 +14,7 @@ from lab.chat import client
 from lab.chat.conversations import Answer, Chat, Turn
 from lab.chat.side_by_side import prompt_warning
 from lab.ui import answer_details, chat_panes
-from lab.ui.markdown_safety import escape_lines, escape_markdown, run_action
+from lab.ui.markdown_safety import escape_lines, escape_markdown, plain, run_action
 from lab.ui.safe_markdown import safe_markdown
 
 THOUGHT = re.compile(r"\s*<think(?:ing)?>(.*?)(?:</think(?:ing)?>|$)(.*)", re.DOTALL)
@@ -27,6 +27,7 @@ ENDS = {
     "interrupted": "interrupted: the chat process ended",
 }
 LOOK_S = 0.3
+LONG_QUESTION = 1500  # characters
 
 
 def turns(chat: Chat) -> None:
@@ -54,7 +55,7 @@ def _turn(chat: Chat, number: int) -> None:
     turn = chat.turns[number]
     with st.container(horizontal=True, horizontal_alignment="right"):
         with st.container(key=f"ask-{number}", width="content"):
-            st.markdown(escape_lines(turn.question))
+            _question(turn.question)
     grid = st.grid(len(turn.answers), min_column_width=PANE_WIDTH, border=True)
     for name in turn.answers:
         with grid.cell():
@@ -66,6 +67,16 @@ def _turn(chat: Chat, number: int) -> None:
         st.caption(f":material/warning: {escape_markdown(warning)}")
     if turn.continue_from:
         st.caption(f"↳ all continue from {chat_panes.pane(turn.continue_from).heading}")
+
+
+def _question(text: str) -> None:
+    """A long one by its beginning, and the whole of it on request."""
+    if len(text) <= LONG_QUESTION:
+        st.markdown(escape_lines(text))
+        return
+    st.markdown(f"{escape_lines(text[:LONG_QUESTION])} …")
+    with st.expander(f"All {len(text):,} characters", type="compact"):
+        st.code(str(plain(text)), language=None, wrap_lines=True, height=300)
 
 
 def _answer(chat: Chat, number: int, name: str) -> None:

@@ -89,22 +89,15 @@ def message_field(
 ) -> None:
     """The field at the bottom. What is written while answers come waits and is sent after them."""
     is_busy = chat is not None and bool(chat.turns) and not chat.turns[-1].is_over
-    with st.bottom:
-        row = st.container(horizontal=True, vertical_alignment="center")
-        if (
-            is_busy
-            and chat is not None
-            and row.button(
-                "Stop all", icon=":material/stop_circle:", key="chat.stop", shortcut="Esc"
-            )
-        ):
-            client.stop(chat.id)
-        with row:
-            written = st.chat_input(
-                "Your next message waits until all have answered" if is_busy
-                else "Message all models",
-                key="chat.prompt", max_chars=MAX_QUESTION_CHARS,
-            )  # fmt: skip
+    if chat is not None and is_busy and st.bottom.button(
+        "Stop all", icon=":material/stop_circle:", key="chat.stop", shortcut="Esc"
+    ):  # fmt: skip
+        client.stop(chat.id)
+    # not in `st.bottom`: where Streamlit puts it there itself, it scrolls to the newest turn
+    written = st.chat_input(
+        "Your next message waits until all have answered" if is_busy else "Message all models",
+        key="chat.prompt", max_chars=MAX_QUESTION_CHARS,
+    )  # fmt: skip
     if chat is not None and is_busy:
         _next(chat, written)
         return

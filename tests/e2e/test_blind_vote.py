@@ -43,6 +43,8 @@ def test_a_blind_vote_from_the_first_prompt_to_the_verdict(
         expect(page.get_by_text("Answer B")).to_be_visible(timeout=30_000)
         main = page.locator("[data-testid=stMain]").inner_text()
         assert name not in main and "/s" not in main, "Neither name nor speed is told."
+        assert run.id not in page.url, "The address names nobody."
+        assert run.id not in page.content(), "Nor does what is drawn."
         page.get_by_role("heading", name="Chat").click()
         page.keyboard.press("4")
         expect(widget(page, "vote.4").locator("[data-testid*=primary]")).to_be_visible()

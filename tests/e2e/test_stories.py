@@ -233,6 +233,7 @@ def test_chat_with_two_results(page: Page, server: Server, trained_home: Path) -
     settled(page)
     expect(page.get_by_text("What is 2 plus 2?")).to_be_visible(timeout=30_000)
     wait_for(page, lambda: len(only_chat().turns) == 2, 90, "the second message was swallowed")
+    expect(page.get_by_text("And 3 plus 3?")).to_be_in_viewport(timeout=15_000)
     first, second = only_chat().turns
     assert second.question == "And 3 plus 3?" and first.answers.keys() == second.answers.keys()
     assert len(first.answers) == 3, "A reload loses no answer."

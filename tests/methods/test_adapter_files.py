@@ -14,7 +14,9 @@ import torch
 from lab import methods
 from lab.errors import LabError
 from lab.methods import Context
+from lab.methods.parts import adapter_files
 from lab.methods.parts.adapter_files import CONFIG, WEIGHTS
+from lab.methods.parts.peft_method import PeftMethod
 from lab.models import weights
 from lab.spec import RunSpec
 from tests.methods import tiny
@@ -256,3 +258,20 @@ def test_the_sizes_of_a_result_cost_no_memory(saved: Path, tmp_path: Path, refus
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < 300_000, f"{grown / 1024:.0f} MB were taken for an adapter that is refused"
     assert weights.empty_like(tiny.make_model("llama")).get_input_embeddings().weight.is_meta
+
+
+def test_a_method_names_the_fields_that_only_it_sets(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapter_files, "KNOWN", set(adapter_files.KNOWN))
+    place = tmp_path / "lora"
+    shutil.copytree(saved / "lora", place)
+    hostile.change(place / CONFIG, qalora_group_size=8)
+    base = tiny.make_empty("llama")
+    with pytest.raises(LabError, match="sets 'qalora_group_size' to 8"):
+        adapter_files.config_of(place, "LoraConfig", base)
+
+    class OfATest(PeftMethod):
+        peft_fields = ("qalora_group_size",)
+
+    assert adapter_files.config_of(place, "LoraConfig", base).qalora_group_size == 8

@@ -130,6 +130,16 @@ def test_prompts_that_differ_are_said_under_the_answers(screen: Screen) -> None:
     assert "other arguments, or another date: a | b." in screen.texts("caption")[-1]
 
 
+def test_a_long_question_is_shown_by_its_beginning(screen: Screen) -> None:
+    long = "<b>" + "a" * 90_000 + "z"
+    chat = chat_of({"base:org/a": Answer(text="x", finish="stop")}, question=long)
+    chat_turns._turn(chat, 0)
+    begin = next(text for text in screen.texts("markdown") if text.startswith("<b>"))
+    assert begin == long[: chat_turns.LONG_QUESTION] + " …"
+    assert screen.texts("expander") == ["All 90,004 characters"]
+    assert screen.texts("code") == [long], "The whole is there."
+
+
 def test_a_head_names_method_and_colour(lab_home: Path) -> None:
     run = result(1, "*wren*")
     pane = chat_panes.pane(f"run:{run.id}@8")

@@ -22,8 +22,8 @@ from lab.schema import quote
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # of an adapter that is half of a result: under these names PEFT finds none, and says so
 OWN_CONFIG, OWN_WEIGHTS = "lab_adapter_config.json", "lab_adapter_model.safetensors"
-# What the lab's methods set, and what PEFT writes of its own accord.
-KNOWN = frozenset(
+# What the lab's methods set, and what PEFT writes of its own accord; `peft_fields` of a method add.
+KNOWN = set(
     "peft_type peft_version task_type inference_mode base_model_name_or_path revision "
     "r lora_alpha lora_dropout target_modules init_lora_weights bias use_rslora use_dora "
     "rank_pattern alpha_pattern modules_to_save ensure_weight_tying fan_in_fan_out "

@@ -20,6 +20,12 @@ class PeftMethod(Method):
     """A method of the PEFT library: `peft_class` is its config, `peft_config_kwargs` fills it."""
 
     peft_class: ClassVar[str]
+    # fields of that config which no other method sets: without them its results are not read
+    peft_fields: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        adapter_files.KNOWN.update(cls.peft_fields)
 
     def peft_config_kwargs(self, config: Any) -> dict[str, Any]:
         """Arguments of PEFT's config that follow from the options alone."""
