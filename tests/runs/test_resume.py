@@ -179,7 +179,7 @@ def test_stop_keeps_a_result_and_can_go_on(
     from tests.answers import checked
 
     sections = {"train": {"max_steps": 20, "save_steps": 0, "eval_steps": 0}}
-    run = actions.create(checked(make_spec("lora", **sections)))
+    run = actions.create_run_dir(checked(make_spec("lora", **sections)))
     monkeypatch.setattr(actions, "submit", lambda run: None)
     record = RunCallback._record
 
