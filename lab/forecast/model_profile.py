@@ -16,6 +16,11 @@ from lab.spec import RunSpec
 
 # Settings of `train` that change the structure or what can be counted of it.
 PROFILE_KEYS = ("precision", "adapter_precision", "optimizer", "momentum")
+# Those that change the step, beside the structure. Any other may change, and what was traced holds.
+STEP_KEYS = (
+    *("batch_size", "gradient_accumulation_steps", "loss_implementation", "max_grad_norm"),
+    *("activation_checkpointing", "checkpointed_layers", "weight_decay"),
+)
 CHANGED_LOGITS = ("final_logit_softcapping", "logits_scaling", "logit_scale", "logits_soft_cap")
 
 
@@ -71,6 +76,11 @@ def _profile(config: Any, spec: RunSpec, tokenizer: Any) -> ModelProfile:
         head_is_plain=is_plain(model.get_output_embeddings()),
         assumes_tokens=getattr(tokenizer, "was_asked", False),
     )
+
+
+def step_settings(spec: RunSpec) -> dict[str, Any]:
+    """The settings of `train` that a traced step depends on."""
+    return {name: getattr(spec.train, name) for name in (*PROFILE_KEYS, *STEP_KEYS)}
 
 
 def loss_kind(config: Any, spec: RunSpec) -> str:

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from lab.forecast.formula import ModelSizes
+from lab.forecast.model_profile import step_settings
 from lab.forecast.trace.allocation_log import BEFORE, Log, Peak, Trace, launches_of_step
 from lab.forecast.trace.layer_repetition import LAYER, LayersDiffer, layer_kinds, repeated
 from lab.forecast.trace.meta_model import build, signatures, with_layers
@@ -119,7 +120,7 @@ def _short(
         some = sum(index < spec.train.checkpointed_layers for index in chosen)
         spec = replace(spec, train=replace(spec.train, checkpointed_layers=some))
     few = with_layers(config, chosen) if chosen else config
-    described = [few.to_dict(), spec.method, asdict(spec.train), asdict(batch), loss, on_gpu]
+    described = [few.to_dict(), spec.method, step_settings(spec), asdict(batch), loss, on_gpu]
     text = json.dumps(described, sort_keys=True, default=str)
     key = hashlib.sha256(text.encode()).hexdigest()
     known = _outlines.get(key)

@@ -14,15 +14,10 @@ import lab
 from lab import paths
 from lab.atomic_files import read_object, write_json
 from lab.forecast.memory_forecast import TraceOptions, batch_of, predict_memory
-from lab.forecast.model_profile import PROFILE_KEYS
+from lab.forecast.model_profile import step_settings
 from lab.forecasts import Forecast, MemoryForecast
 from lab.spec import RunSpec
 
-# Settings of `train` that change the step, beside those that change the structure.
-STEP_KEYS = (
-    *("batch_size", "gradient_accumulation_steps", "loss_implementation", "max_grad_norm"),
-    *("activation_checkpointing", "checkpointed_layers", "forgetting_probe"),
-)
 # What a forecast rests on: a stored one of other code is made again.
 HASHED_SOURCES = ("forecast", "forecasts.py", "methods", "models", "train", "optimizers.py")
 
@@ -56,7 +51,8 @@ def key(config: Any, spec: RunSpec, options: TraceOptions) -> str:
         },
         "config": config.to_dict(),
         "method": spec.method,
-        "train": {name: getattr(spec.train, name) for name in (*PROFILE_KEYS, *STEP_KEYS)},
+        "train": step_settings(spec) | {"forgetting_probe": spec.train.forgetting_probe},
+        "length": spec.data.max_length,
         "batch": asdict(batch_of(spec, options)),
         "options": [options.on_gpu, options.traced, options.whole],
     }

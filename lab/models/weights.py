@@ -216,8 +216,8 @@ def empty_like(model: Any) -> Any:
 
 
 def share_weights(model: Any) -> Any:
-    """Another tree of modules over the very tensors of `model`: a variant costs no memory but
-    its own, and what is put into its tree is not in the other."""
+    """A copy of the module tree that shares all tensors with `model`; adapters added to it do not
+    affect the original."""
     tensors = [*model.parameters(), *model.buffers()]
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 

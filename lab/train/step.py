@@ -145,8 +145,8 @@ def is_causal(model: nn.Module, *, precision: str) -> bool:
 
 @torch.no_grad()
 def isolates_packed_sequences(model: nn.Module, *, precision: str) -> bool:
-    """Whether a sequence says the same behind another one in its row, told by positions that
-    begin anew, as it says alone. What attends by other means (states, convolutions, biases by
+    """Whether a packed sequence gives the same logits as alone, when only restarting position ids
+    separate it. What attends by other means (states, convolutions, biases by
     distance) may see over the border."""
     device = next(model.parameters()).device
     ids = torch.arange(8, device=device).unsqueeze(0)

@@ -29,7 +29,7 @@ PACKAGES = {  # what to install, by the module that it brings
     "mlflow": "mlflow-skinny",
     "trackio": "trackio",
 }
-MOST_WAITING = 20_000  # records that a tracker which hangs may keep in memory
+MAX_WAITING = 20_000  # records that a tracker which hangs may keep in memory
 FINISH_S = 30.0  # that the end of a run waits for a tracker
 NOT_REPORTED = ("v", "kind", "attempt", "time", "step", "of")
 TOLD_ONCE = ("tensorboard", "mlflow")  # the settings; the others lose them when they go on
@@ -88,7 +88,7 @@ class _Tracker:
 
     def __init__(self, name: str, run_id: str, spec: RunSpec, warn: Callable[[str], None]) -> None:
         self.name, self.run_id, self.spec, self._warn = name, run_id, spec, warn
-        self._records: queue.Queue[dict[str, Any] | None] = queue.Queue(MOST_WAITING)
+        self._records: queue.Queue[dict[str, Any] | None] = queue.Queue(MAX_WAITING)
         self._lost = 0
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()

@@ -6,15 +6,25 @@ import pytest
 
 from bench import estimate_accuracy
 from lab import methods
+from lab.forecast.trace.meta_model import with_layers
 
 
 @pytest.mark.every_method
-def test_the_matrix_holds_every_method_and_nothing_that_is_refused() -> None:
+def test_the_matrix_holds_every_method_and_nothing_that_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = estimate_accuracy.Case.config  # what is refused shows in two layers as in thirty
+    monkeypatch.setattr(
+        estimate_accuracy.Case, "config", lambda case: with_layers(whole(case), range(2))
+    )
     cases = list(estimate_accuracy.matrix(("gpt2", "SmolLM2-135M")))
     assert {case.method for case in cases if case.model == "SmolLM2-135M"} == set(methods.names())
     on_gpt2 = {case.method for case in cases if case.model == "gpt2"}
     assert "lora" in on_gpt2 and not on_gpt2 & {"loha", "lokr", "oft"}, "no Conv1D for these"
     assert not [case for case in cases if case.method == "prefix" and case.checkpointing == "on"]
+    for name in methods.names():  # lengths go with each other
+        lengths = [case.length for case in cases if case.method == name]
+        assert lengths.count(256) == lengths.count(1024) > 0, name
     types = {case.method: case.adapters for case in cases}
     assert types["lora"] == types["qlora"] == "bfloat16" and types["prompt"] == "float32"
 

@@ -11,8 +11,8 @@ from tests.answers import plan
 LONG: dict[str, Any] = {
     "model": "config:Llama-3.1-8B",
     "method": "lora",
-    "data": {"packing": "on", "max_length": 1024},
-    "train": {"batch_size": 4, "max_tokens": 10**8},
+    "data": {"packing": "on", "max_length": 4096},
+    "train": {"batch_size": 1, "max_tokens": 10**8},
 }
 H100 = {"gpu": "H100 80GB"}
 
@@ -44,7 +44,7 @@ def test_what_is_asked_for_stays(way: str) -> None:
 
 
 def test_a_method_that_cannot_be_compiled_is_not() -> None:
-    value = LONG | {"method": "prefix", "data": {"max_length": 1024}}
+    value = LONG | {"method": "prefix", "data": {"max_length": 4096}}
     answer = plan(value, {"gpu": "H100 80GB"})
     assert answer["choices"][0]["compile"] == "off"
     assert answer["compile"].startswith("off: Prefix tuning does not")

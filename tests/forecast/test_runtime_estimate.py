@@ -25,7 +25,7 @@ from lab.runs import record_reader
 from lab.runs.elapsed import corrected
 from lab.runs.status import status
 from lab.spec import RunSpec
-from tests.answers import check, estimate, plan
+from tests.answers import check, estimate
 
 STATS = DatasetStats(examples=1000, tokens_per_row=100.0, loss_tokens_per_row=40.0)
 NOTHING = DatasetStats()
@@ -117,14 +117,6 @@ def test_layers_are_compiled_where_the_run_is_long_enough(
     )  # fmt: skip
     assert chosen(compile="on") == ("on", "on, as requested")
     assert chosen()[0] == "off", "of an unknown length"
-    answer = plan(
-        {"model": "config:Llama-3.1-8B", "method": "lora", "data": {"packing": "on"},
-         "train": {"max_tokens": 10**8}},
-        {"gpu": "H100 80GB"},
-    )  # fmt: skip
-    assert answer["choices"][0]["compile"] == "on" and answer["compile"].startswith(
-        "on: saves time"
-    )
     assert check(make_spec())["spec"]["train"]["compile"] == "off", "there is no GPU here"
 
 
@@ -181,11 +173,11 @@ def test_an_estimate_says_speed_and_energy() -> None:
 
 def test_a_slow_device_makes_no_tie_of_what_differs() -> None:
     value = {"model": "config:SmolLM2-135M", "method": "lora", "data": {"max_length": 64}}
-    value["train"] = {"batch_size": 1, "gradient_accumulation_steps": 4, "precision": "float32"}
+    value["train"] = {"batch_size": 1, "gradient_accumulation_steps": 2, "precision": "float32"}
     config = weights.load_config(catalog.resolve_config("config:SmolLM2-135M"))
     slow = TargetDevice(False, 16 * 10**9, flops=1e9)
     best = rank_settings(resolve(RunSpec.from_json(value), False), config, slow)[0]
-    assert best.tokens_per_s < 1 and best.batch_size == 4, "fewer passes cost less beside the work"
+    assert best.tokens_per_s < 1 and best.batch_size == 2, "fewer passes cost less beside the work"
 
 
 def test_an_hour_at_700_watts_is_700_watt_hours() -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from lab.forecast import outline
+from lab.forecast.trace import layer_repetition
 from tests.answers import plan
 
 
@@ -30,6 +32,10 @@ def spec_of(folder: str, method: Any = "full", **train: Any) -> dict[str, Any]:
         "data": {"max_length": 1024},
         "train": {"batch_size": 2, "gradient_accumulation_steps": 3, **train},
     }
+
+
+# one row in one pass: fewer steps to trace where rows are not what a test is about
+ONE_ROW = {"batch_size": 1, "gradient_accumulation_steps": 1}
 
 
 def needed(choice: dict[str, Any]) -> int:
@@ -118,8 +124,25 @@ def test_another_optimizer_leads_only_where_it_is_clearly_faster(
     assert other and all("instead of the chosen optimizer" in choice["why"] for choice in other)
     assert {
         choice["optimizer"]
-        for choice in plan(spec_of(folder, optimizer="sgd"), {"memory_bytes": 10**12})["choices"]
+        for choice in plan(spec_of(folder, optimizer="sgd", **ONE_ROW), {"memory_bytes": 10**12})[
+            "choices"
+        ]
     } == {"sgd"}
+
+
+def test_another_rate_and_length_of_the_run_are_planned_without_tracing_again(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = {"memory_bytes": 10**12}
+    first = plan(spec_of(folder, **ONE_ROW), room)["choices"]
+
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("It was traced before.")
+
+    monkeypatch.setattr(outline, "record", never)
+    monkeypatch.setattr(layer_repetition, "record", never)
+    again = spec_of(folder, learning_rate=3e-5, max_steps=77, **ONE_ROW)
+    assert plan(again, room)["choices"] == first
 
 
 def test_what_cannot_be_done_is_no_choice(folder: str, tmp_path: Path) -> None:
@@ -134,14 +157,15 @@ def test_what_cannot_be_done_is_no_choice(folder: str, tmp_path: Path) -> None:
         "Nothing is there to add up."
     )
     assert {choice["batch_size"] for choice in choices} == {2}
-    prefix = plan(spec_of(folder, "prefix"), room)["choices"]
+    prefix = plan(spec_of(folder, "prefix", **ONE_ROW), room)["choices"]
     assert {choice["activation_checkpointing"] for choice in prefix} == {"off"}
     Gemma2Config(
         vocab_size=512, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, head_dim=16,
     ).save_pretrained(tmp_path)  # fmt: skip
-    capped = plan(spec_of(str(tmp_path), loss_implementation="fused"), room)["choices"]
-    assert {choice["loss_implementation"] for choice in capped} == {"plain"}, (
+    capped = spec_of(str(tmp_path), loss_implementation="fused", **ONE_ROW)
+    choices = plan(capped, room)["choices"]
+    assert {choice["loss_implementation"] for choice in choices} == {"plain"}, (
         "It caps its logits after the head."
     )
 
@@ -162,7 +186,7 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def roomy_for_deep(deep: str) -> list[dict[str, Any]]:
     """The settings for one row of the deep model on a device that all of them fit."""
-    value = spec_of(deep, batch_size=1, gradient_accumulation_steps=1)
+    value = spec_of(deep, **ONE_ROW)
     choices: list[dict[str, Any]] = plan(value, {"memory_bytes": 10**11})["choices"]
     return choices
 
@@ -171,7 +195,7 @@ def test_few_checkpointed_layers_are_preferred_to_another_optimizer(
     deep: str, roomy_for_deep: list[dict[str, Any]]
 ) -> None:
     """They cost less than what another rule must gain to lead; all layers would cost more."""
-    value = spec_of(deep, batch_size=1, gradient_accumulation_steps=1)
+    value = spec_of(deep, **ONE_ROW)
     sizes = {
         (choice["optimizer"], choice["activation_checkpointing"]): needed(choice)
         for choice in roomy_for_deep
@@ -186,7 +210,7 @@ def test_few_checkpointed_layers_are_preferred_to_another_optimizer(
 def test_sgd_is_offered_where_nothing_else_fits(
     deep: str, roomy_for_deep: list[dict[str, Any]]
 ) -> None:
-    value = spec_of(deep, batch_size=1, gradient_accumulation_steps=1)
+    value = spec_of(deep, **ONE_ROW)
     assert all(choice["optimizer"] != "sgd" for choice in roomy_for_deep)
     least = min(needed(choice) for choice in roomy_for_deep)
     choices = plan(value, {"memory_bytes": int(0.95 * least / 0.94)})["choices"]

@@ -61,17 +61,13 @@ def damage(path: Path) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize(("method", "packing"), [("lora", "off"), ("full", "on")])
 def test_kill_and_resume_is_bitwise_exact(
-    start: Callable[..., RunDir],
-    work_here: Callable[..., RunDir],
-    monkeypatch: pytest.MonkeyPatch,
-    method: str,
-    packing: str,
+    start: Callable[..., RunDir], work_here: Callable[..., RunDir]
 ) -> None:
-    sections: dict[str, Any] = {"data": {"packing": packing}, "train": {"max_steps": 40}}
-    whole = work_here(method, **sections)
-    run = start(method, **sections)
+    """A real kill of a real worker; the methods and packing are those of the next test."""
+    sections: dict[str, Any] = {"train": {"max_steps": 40}}
+    whole = work_here("lora", **sections)
+    run = start("lora", **sections)
     wait_for_step(run, 9)
     killed = time.monotonic()
     assert process.send(read_object(run.process), signal.SIGKILL)
@@ -79,11 +75,7 @@ def test_kill_and_resume_is_bitwise_exact(
         assert time.monotonic() - killed < 10, status(run)
         time.sleep(0.05)
     assert "Resume it" in status(run).hint
-    if method == "full":  # the other case saves a worker's start
-        monkeypatch.setattr(actions, "submit", lambda run: None)
     actions.resume(run)
-    if method == "full":
-        assert attempt_here(run) == 0
     assert actions.wait(run, timeout_s=120) == "done"
     resumed_at = record_reader.last_event(run, "plan")["resumed_at"]
     assert resumed_at >= 8, "it went on from a checkpoint, not from the start"
@@ -91,7 +83,8 @@ def test_kill_and_resume_is_bitwise_exact(
     assert (run.attempts / "1" / "process.json").is_file()
 
 
-@pytest.mark.parametrize(("method", "packing"), [("lora", "on"), ("full", "off")])
+@pytest.mark.parametrize("packing", ["off", "on"])
+@pytest.mark.parametrize("method", ["lora", "full"])
 def test_an_interrupted_attempt_resumes_bitwise(
     work_here: Callable[..., RunDir],
     make_spec: Callable[..., dict[str, Any]],
@@ -178,23 +171,34 @@ def test_a_full_disk_under_the_telemetry_ends_no_run(
 
 
 def test_stop_keeps_a_result_and_can_go_on(
-    start: Callable[..., RunDir],
+    make_spec: Callable[..., dict[str, Any]],
     work_here: Callable[..., RunDir],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    sections = {"train": {"max_steps": 120, "save_steps": 0, "eval_steps": 0}}
-    run = start("lora", **sections)
-    wait_for_step(run, 2)
-    with pytest.raises(LabError, match="Only a run that has ended"):
-        actions.resume(run)
-    with pytest.raises(LabError, match="Stop it first"):
-        actions.delete(run)
-    actions.command(run, "stop")
-    assert actions.wait(run, timeout_s=60) == "stopped"
-    steps = record_reader.metrics(run, "train")[-1]["step"]
-    assert steps < 120 and run.artifact.is_dir()
-    assert [path.name for path in run.checkpoints.glob("step-*")] == [f"step-{steps}"]
+    from lab.train.callbacks import RunCallback
+    from tests.answers import checked
+
+    sections = {"train": {"max_steps": 20, "save_steps": 0, "eval_steps": 0}}
+    run = actions.create_run_dir(checked(make_spec("lora", **sections)))
     monkeypatch.setattr(actions, "submit", lambda run: None)
+    record = RunCallback._record
+
+    def stop_at_five(self: RunCallback, *measured: Any) -> None:
+        record(self, *measured)
+        if self.used.step == 5:
+            with pytest.raises(LabError, match="Only a run that has ended"):
+                actions.resume(run)
+            with pytest.raises(LabError, match="Stop it first"):
+                actions.delete(run)
+            actions.command(run, "stop")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunCallback, "_record", stop_at_five)
+        assert attempt_here(run) == 0
+    assert status(run).state == "stopped" and run.artifact.is_dir()
+    steps = record_reader.metrics(run, "train")[-1]["step"]
+    assert 5 <= steps < 20
+    assert [path.name for path in run.checkpoints.glob("step-*")] == [f"step-{steps}"]
     actions.resume(run)
     assert attempt_here(run) == 0
     assert_same_outcome(work_here("lora", **sections), run)

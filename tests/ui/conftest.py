@@ -36,7 +36,6 @@ def open_page() -> Page:
         at = AppTest.from_file(str(ROOT / "lab" / "ui" / "shell.py"), default_timeout=180)
         for key, value in (session or {}).items():
             at.session_state[key] = value
-        at.run()
         for key, value in query.items():
             at.query_params[key] = value
         if name != "home":

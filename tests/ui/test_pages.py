@@ -272,8 +272,9 @@ def form(at: Any, key: str, value: Any) -> None:
 
 
 def problems_shown(at: Any) -> list[str]:
-    """What stands in red, under fields and in the bar."""
-    return [element.value for element in at.markdown if element.value.startswith(":red[")]
+    """What stands in red, under fields and in the bar; not the dots of a legend."""
+    texts = [str(element.value) for element in at.markdown]
+    return [text for text in texts if text.startswith(":red[") and not text.startswith(":red[●")]
 
 
 def test_new_run_shows_all_problems_beside_their_fields(open_page: Page) -> None:

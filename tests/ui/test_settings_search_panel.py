@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from typing import Any
 
@@ -19,32 +18,22 @@ def number(at: Any, key: str, value: int) -> None:
 
 
 def test_the_form_takes_over_the_fastest_settings(open_page: Page) -> None:
+    """Sixteen bits are planned for this processor where there is no GPU."""
     at = open_page("new_run")
-    number(at, "new.train.batch_size", 4)
+    at.session_state["new.train.precision"] = "bfloat16"
+    number(at, "new.train.batch_size", 2)
     number(at, "new.train.gradient_accumulation_steps", 1)
     at.run()
+    assert at.session_state["new.train.precision"] == "bfloat16"
     at.button(key="plan").click().run()
     assert not at.exception and not at.error, words(at)
     text = words(at).replace("\\", "")
     assert "tokens/s**" in text and "torch.compile: off: only worthwhile on a GPU" in text
     at.button(key="plan.take").click().run()
     assert not at.exception
-    first = re.search(r"1\. .*?batch size (\d+) × accumulation (\d+)", text)
-    assert first is not None and first.groups() == ("1", "4"), "A row alone needs no padding."
-    assert at.session_state["new.train.batch_size"] == 1
-    assert at.session_state["new.train.gradient_accumulation_steps"] == 4
+    assert at.session_state["new.train.batch_size"] == 1, "A row alone needs no padding."
+    assert at.session_state["new.train.gradient_accumulation_steps"] == 2
     assert not [button for button in at.button if button.key == "plan.take"], "of another form"
-
-
-def test_sixteen_bits_are_planned_for_this_processor_where_there_is_no_gpu(
-    open_page: Page,
-) -> None:
-    at = open_page("new_run", session={"new.train.precision": "bfloat16"})
-    at.session_state["new.train.precision"] = "bfloat16"
-    at.run()
-    at.button(key="plan").click().run()
-    assert not at.exception and not at.error, words(at)
-    assert "tokens/s**" in words(at)
 
 
 def test_a_form_with_problems_has_no_fastest_settings(open_page: Page) -> None:
@@ -57,7 +46,7 @@ def test_a_form_with_problems_has_no_fastest_settings(open_page: Page) -> None:
 
 def test_the_memory_page_plans_for_any_device(open_page: Page, monkeypatch: Any) -> None:
     monkeypatch.setattr(method_estimates.MethodEstimates, "start", lambda self: self)
-    at = open_page("memory", model="config:Llama-3.2-1B")
+    at = open_page("memory", model="config:Llama-3.2-1B", rows="1")
     at.session_state["memory.tab"] = "Fastest settings"
     at.selectbox(key="device").set_value("RTX 3060 12GB").run()
     at.button(key="memory.plan").click().run()

@@ -15,6 +15,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from lab.forecast.model_profile import step_settings
 from lab.forecast.trace.allocation_log import Event, Log, Trace
 from lab.forecast.trace.meta_model import build, signatures, with_layers
 from lab.forecast.trace.trace_step import Batch, record
@@ -119,7 +120,7 @@ def _short(
         some = sum(index < spec.train.checkpointed_layers for index in chosen)
         spec = replace(spec, train=replace(spec.train, checkpointed_layers=some))
     few = with_layers(config, chosen)
-    question = [few.to_dict(), spec.method, asdict(spec.train), asdict(batch), loss, on_gpu]
+    question = [few.to_dict(), spec.method, step_settings(spec), asdict(batch), loss, on_gpu]
     name = hashlib.sha256(json.dumps(question, sort_keys=True, default=str).encode()).hexdigest()
     log = _logs.get(name)
     if log is not None:

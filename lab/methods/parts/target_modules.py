@@ -1,5 +1,5 @@
-"""The layers of a model that methods are set beside, found by class and shape, never by a list
-of architectures. `model` may be on the meta device everywhere here."""
+"""Finds the layers that adapters attach to, by class and shape instead of architecture names.
+`model` may be on the meta device everywhere here."""
 
 from __future__ import annotations
 
