@@ -287,7 +287,7 @@ def nearest_config(parameters: float) -> shipped_configs.ShippedConfig:
 
 
 def card_of(case: AdviceCase) -> Gpu | None:
-    """The card whose speed is reckoned with: the one that is named, else the fastest of those with
+    """The card whose speed counts: the one that is named, else the fastest of those with
     the nearest memory; None for this machine."""
     if case.gpu:
         return gpu_table.get(case.gpu)

@@ -76,7 +76,7 @@ def cards(option: Option, case: AdviceCase) -> list[CardRow]:
 
 
 def _flops_of(case: AdviceCase) -> float | None:
-    """Of the card that the option's time is reckoned with; None for this machine's processor."""
+    """Of the card that the option's time is computed for; None for this machine's processor."""
     device = device_of(case)
     return gpu_table.get(device["gpu"]).flops if "gpu" in device else None
 

@@ -317,8 +317,8 @@ def _forecast_in_words(case: AdviceCase, option: Option) -> Reason:
         )
     if option.usd is not None:
         parts.append(usd(option.usd))
-    reckoned = "" if case.model else f" (reckoned with {model_of(case).partition(':')[2]})"
-    return Reason(f"{', '.join(parts)}{reckoned}.", "forecast")
+    model = "" if case.model else f" (computed for {model_of(case).partition(':')[2]})"
+    return Reason(f"{', '.join(parts)}{model}.", "forecast")
 
 
 def _too_slow(option: Option) -> Reason:

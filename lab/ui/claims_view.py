@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -33,6 +34,7 @@ SIGNS = {
     Ruling.NEEDS: "…",
 }
 WORDS = {Ruling.NEEDS: "needs more than this machine"}
+SHOWN_CHARACTERS = 80  # of a claim in the table; the panel has all of it
 AT_ONCE = 3  # the planner works at as many requests beside others
 STALE_S = 600.0  # runs and evidence come and go; forecasts are kept anyway
 
@@ -136,13 +138,14 @@ def table(job: FindingsJob, verdicts: list[str], topic: str, wanted: str) -> str
         on_select="rerun",
         selection_mode="single-row",
         selection_default=default,
-        height=520,
+        height=640,
+        row_height=66,  # from 65 on Streamlit wraps sentences and verdicts
         column_config={
             "ID": st.column_config.TextColumn(width=50),
-            "Claim": st.column_config.TextColumn(width=150),
-            "Verdict": st.column_config.TextColumn(width=150),
-            "Printed": st.column_config.TextColumn(width=80),
-            "Here": st.column_config.TextColumn(width=90),
+            "Claim": st.column_config.TextColumn(width=195),
+            "Verdict": st.column_config.TextColumn(width=120),
+            "Printed": st.column_config.TextColumn(width=92),
+            "Here": st.column_config.TextColumn(width=96),
             "How": st.column_config.TextColumn(width=110),
         },
     )
@@ -156,16 +159,19 @@ def _kind(job: FindingsJob, claim: Claim) -> str:
 
 
 def _row(claim: Claim, finding: Finding | None) -> dict[str, str]:
+    says = textwrap.shorten(claim.says, SHOWN_CHARACTERS, placeholder=" …")
     if finding is None:
-        return {"ID": claim.id, "Claim": claim.says, "Verdict": "", "Printed": "",
+        return {"ID": claim.id, "Claim": says, "Verdict": "", "Printed": "",
                 "Here": "computing …", "How": ""}  # fmt: skip
     figure = shown_figure(finding)
     return {
         "ID": claim.id,
-        "Claim": claim.says,
+        "Claim": says,
         "Verdict": f"{SIGNS[finding.kind]} {finding.verdict}",
         "Printed": f"{figure.printed} {figure.unit}".strip() if figure else "–",
-        "Here": f"{figure.here} {figure.unit}".strip() if figure else finding.value,
+        "Here": f"{figure.here} {figure.unit}".strip()
+        if figure
+        else textwrap.shorten(finding.value, SHOWN_CHARACTERS // 2, placeholder=" …"),
         "How": finding.how.value,
     }
 

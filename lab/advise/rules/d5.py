@@ -3,7 +3,7 @@ error.
 
 If two points of accuracy cost less than the training that LoRA saves: LoRA. If an error costs far
 more (legal, medical): full. Models under 3 B tolerate full fine-tuning. The training saved is
-reckoned with the article's own ratio, D2: full takes 3 to 4 times as long.
+computed with the article's own ratio, D2: full takes 3 to 4 times as long.
 """
 
 from __future__ import annotations
