@@ -200,6 +200,8 @@ def show_checked() -> None:
     if checked is None or spec != form.value():
         return
     stats, memory = checked.stats, checked.forecast.memory
+    rows = rows_in_words(checked.forecast.settings)
+    rows = f" · memory for the {rows}" if rows else ""
     with st.container(border=True):
         st.caption("CHECKED")
         st.markdown(":material/check_circle: Ready to start.")
@@ -209,5 +211,5 @@ def show_checked() -> None:
             f"{formatting.count(memory.trainable)} of {formatting.count(memory.parameters)} "
             f"parameters are trainable · {stats.examples:,} examples, about "
             f"{stats.tokens_per_row:.0f} tokens each, {stats.loss_tokens_per_row:.0f} of them "
-            f"trained · memory for the {rows_in_words(checked.forecast.settings)}"
+            f"trained{rows}"
         )

@@ -160,9 +160,11 @@ def test_chunks_of_the_loss_stand_for_each_other(monkeypatch: pytest.MonkeyPatch
     few = peaks()
     monkeypatch.setattr(loss_module, "_chunks", lambda count, step: range(0, count, step))
     every = peaks()
-    assert {name: peak.counted for name, peak in few.peaks.items()} == {
-        name: peak.counted for name, peak in every.peaks.items()
-    }
+    losses = 4 * 4 * 512  # bytes of float32: an evaluation holds one of each token of a chunk
+    assert few.peaks.keys() == every.peaks.keys()
+    for name, peak in every.peaks.items():
+        room = losses if name.startswith("evaluate") else 0
+        assert few.peaks[name].counted == pytest.approx(peak.counted, abs=room, rel=0), name
     assert few.reserved == every.reserved
 
 

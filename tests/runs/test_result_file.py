@@ -9,7 +9,14 @@ import pytest
 
 from lab.atomic_files import read_object, write_json
 from lab.paths import RunDir
-from lab.runs.result import OutOfMemory, Result, TrainingSummary, read_result, write_result
+from lab.runs.result import (
+    ForcedEnd,
+    OutOfMemory,
+    Result,
+    TrainingSummary,
+    read_result,
+    write_result,
+)
 
 SUMMARY = TrainingSummary(
     step=7, tokens=3500, loss_tokens=1200, seconds=12.5, flops=3e12, parameters=1000, trainable=10,
@@ -28,8 +35,9 @@ def run(lab_home: Path) -> RunDir:
 
 def test_a_result_is_read_as_it_was_written(run: RunDir) -> None:
     assert read_result(run) is None, "The attempt has not ended."
+    killed = ForcedEnd(pid=7, signal="SIGKILL", why="It did not stop.", time=39.5)
     for result in (
-        Result("failed", "No.", "Do.", 2, 10.0, 40.0, SUMMARY, MEMORY, {"signal": "SIGKILL"}),
+        Result("failed", "No.", "Do.", 2, 10.0, 40.0, SUMMARY, MEMORY, killed),
         Result("cancelled", ended=40.0),
     ):
         write_result(run, result)

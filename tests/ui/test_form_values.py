@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from lab import methods, presets
+from lab.forecasts import StepSettings
 from lab.preflight import client
 from lab.spec import RunSpec
 from lab.ui import form, form_fields, form_problems, method_card, new_run_view, start_bar
@@ -178,7 +179,10 @@ def test_a_plan_is_shown_for_the_form_that_was_checked_and_no_other(
 ) -> None:
     monkeypatch.setattr(start_bar.form, "value", lambda: {"a": 1})
     checked = SimpleNamespace(
-        forecast=SimpleNamespace(memory=SimpleNamespace(trainable=2e6, parameters=1e9)),
+        forecast=SimpleNamespace(
+            memory=SimpleNamespace(trainable=2e6, parameters=1e9),
+            settings=StepSettings(longest_row=311, knows_rows=True),
+        ),
         stats=SimpleNamespace(
             warnings=["Odd [rows]."], examples=1200, tokens_per_row=90.4, loss_tokens_per_row=30.2
         ),
@@ -189,7 +193,8 @@ def test_a_plan_is_shown_for_the_form_that_was_checked_and_no_other(
     for words in (
         "Ready to start.",
         "2.0 M of 1.0 B parameters are trainable",
-        "1,200 examples, about 90 tokens each, 30 of them trained",
+        "1,200 examples, about 90 tokens each, 30 of them trained · memory for the longest row of "
+        "the dataset: 311 tokens",
         "Odd [rows].",
     ):
         assert words in text, text

@@ -426,24 +426,25 @@ def test_the_plain_script_trains(
 
 
 def test_a_forecast_is_traced_only_while_somebody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    requests: list[bool | str] = []
+    requests: list[tuple[bool, bool]] = []  # whether it was traced, and how long it takes
 
     def estimate(spec: object, shadow: bool = True, time: bool = False) -> Forecast:
-        requests.append("time" if time else shadow)
+        requests.append((shadow, time))
         return Forecast(MemoryForecast(how=How.EVERY_LAYER if shadow else How.OUTLINE))
 
     monkeypatch.setattr(estimate_panel.planner, "estimate", estimate)
     monkeypatch.setattr(estimate_panel, "DEBOUNCE_S", 0.2)
     left = estimate_panel.job_for({"name": "left at once"})
     time.sleep(0.5)
-    assert left.was_abandoned and requests == [False]
+    assert left.was_abandoned and requests == [(False, False)]
     again = estimate_panel.job_for({"name": "left at once"})
     end = time.monotonic() + 10
     while not again.is_complete:
         assert time.monotonic() < end
         time.sleep(0.05)
         assert estimate_panel.job_for({"name": "left at once"}) is again
-    assert requests == [False, False, True, "time"] and again.estimate == estimate(None)
+    assert requests == [(False, False), (False, False), (True, True)]
+    assert again.estimate == estimate(None)
 
 
 def test_new_run_says_the_memory_while_the_form_is_filled_in(open_page: Page) -> None:
