@@ -87,7 +87,7 @@ class _OneDevice:
         return torch.nn.utils.clip_grad_norm_(own, max_norm)
 
 
-def measure(title: str, model: str = "builtin:smollm2-135m-instruct") -> dict[str, Any]:
+def measure(title: str, model: str) -> dict[str, Any]:
     """Of one of CASES: bytes measured, predicted with the run's rows, and with full ones."""
     method_value, data, train = CASES[title]
     value = {

@@ -81,10 +81,7 @@ def few_examples(claim: Claim, full: RunDir, lora: RunDir) -> Finding:
     """A10: whether PEFT beats full on few examples."""
     losses = _final_loss(full), _final_loss(lora)
     value = f"LoRA {losses[1]:.3f}, full {losses[0]:.3f} on held-out chats"
-    if abs(losses[0] - losses[1]) <= EQUAL:
-        return _seen(value, Ruling.OPEN, "no difference shown")
-    kind = Ruling.CONFIRMED if losses[1] < losses[0] else Ruling.OFF
-    return _seen(value, kind, "with one seed")
+    return _which_is_lower(value, expected=losses[1], other=losses[0])
 
 
 def forgetting(claim: Claim, full: RunDir, lora: RunDir) -> Finding:
@@ -92,10 +89,7 @@ def forgetting(claim: Claim, full: RunDir, lora: RunDir) -> Finding:
     rises = [_rise(full), _rise(lora)]
     value = f"general answers: full {rises[0]:+.3f}, LoRA {rises[1]:+.3f} nats a token"
     value = value.replace("-", "−")
-    if abs(rises[0] - rises[1]) <= EQUAL:
-        return _seen(value, Ruling.OPEN, "no difference shown")
-    kind = Ruling.CONFIRMED if rises[0] > rises[1] else Ruling.OFF
-    return _seen(value, kind, "with one seed")
+    return _which_is_lower(value, expected=rises[1], other=rises[0])
 
 
 def _rise(run: RunDir) -> float:
@@ -123,6 +117,14 @@ def ratio_of_full(claim: Claim, full: RunDir, lora: RunDir) -> Finding:
     return judged(figures, Basis.MEASURED)
 
 
+def _which_is_lower(value: str, *, expected: float, other: float) -> Finding:
+    """Whether the one of two losses that the claim expects to be lower is."""
+    if abs(expected - other) <= EQUAL:
+        return _seen(value, Ruling.OPEN, "no difference shown")
+    kind = Ruling.CONFIRMED if expected < other else Ruling.OFF
+    return _seen(value, kind, "with one seed")
+
+
 def _seen(value: str, verdict: Ruling, detail: str) -> Finding:
     return Finding(value, Basis.MEASURED, verdict, detail)
 
@@ -131,10 +133,7 @@ def targets(claim: Claim, everywhere: RunDir, narrow: RunDir) -> Finding:
     """C11: a modest rank on all linear layers against a high one on q and v."""
     losses = _final_loss(everywhere), _final_loss(narrow)
     value = f"rank 8 on all linear layers {losses[0]:.3f}, rank 64 on q and v {losses[1]:.3f}"
-    if abs(losses[0] - losses[1]) <= EQUAL:
-        return _seen(value, Ruling.OPEN, "no difference shown")
-    kind = Ruling.CONFIRMED if losses[0] < losses[1] else Ruling.OFF
-    return _seen(value, kind, "with one seed")
+    return _which_is_lower(value, expected=losses[0], other=losses[1])
 
 
 def spectra(claim: Claim, low: RunDir, high: RunDir) -> Finding:

@@ -14,6 +14,7 @@ from lab.cli import bench_speed
 from lab.cli.console import Output, console, table
 from lab.errors import LabError
 from lab.formatting import duration, size
+from lab.spec import RunSpec
 
 
 def add(verb: Any) -> None:
@@ -164,6 +165,42 @@ def memory(arguments: argparse.Namespace) -> Output:
     return Output({"rows": rows}, display, 0 if is_close else 1)
 
 
+def rows(arguments: argparse.Namespace) -> Output:
+    """Predicted against measured for the rows that runs have, on a CPU."""
+    from transformers.utils import logging
+
+    from bench.run_rows import CASES, measure
+
+    logging.disable_progress_bar()
+    say = _teller(arguments)
+    measured = []
+    for title in CASES:
+        say(f"{title} …")
+        measured.append(measure(title, arguments.model or RunSpec().model))
+
+    def display() -> None:
+        table(
+            "Peak of the rows of a run",
+            ["case", "rows", "longest", "measured", "predicted", "error", "with full rows"],
+            [
+                [
+                    row["case"],
+                    str(row["rows"]),
+                    f"{row['longest_row']} of {row['max_length']}",
+                    size(row["measured"]),
+                    size(row["predicted"]),
+                    f"{row['error']:+.2%}",
+                    f"{row['error_with_full_rows']:+.0%}",
+                ]
+                for row in measured
+            ],
+            right="lrrrrrr",
+        )
+
+    is_close = all(abs(row["error"]) <= 0.01 for row in measured)
+    return Output({"rows": measured}, display, 0 if is_close else 1)
+
+
 def merges(arguments: argparse.Namespace) -> Output:
     from transformers.utils import logging
 
@@ -235,6 +272,7 @@ BENCHES: dict[str, Callable[[argparse.Namespace], Output]] = {
     "memory": memory,
     "merges": merges,
     "overhead": lambda arguments: bench_speed.overhead(arguments, _teller(arguments)),
+    "rows": rows,
     "services": services,
     "speed": lambda arguments: bench_speed.speed(arguments, _teller(arguments)),
     "ui": ui,

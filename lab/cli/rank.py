@@ -75,6 +75,8 @@ def _repaired(outcome: repair.Repair) -> Output:
             f"{outcome.intruders} intruder dimensions in {outcome.matrices} matrices reduced: "
             f"[bold]{escape(outcome.run)}[/bold]"
         )
+        if outcome.note:
+            console.print(f"The loss was not measured. {escape(outcome.note)}")
 
     return Output(dataclasses.asdict(outcome), display)
 

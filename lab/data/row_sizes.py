@@ -14,11 +14,14 @@ from typing import Any
 import numpy as np
 
 from lab.data import batches, catalog, chat_template, prepare
+from lab.recent import Recent
 from lab.spec import RunSpec, without_packing
 
-MOST_ROWS = 100_000  # of a run whose order is followed; beyond, each pass may hold the longest
-BYTES_A_SECOND = 400_000  # of a file of chats, that are tokenised on one core
-LARGEST_FILE = 500_000_000  # bytes; to find the tokens of a file, it is hashed
+MAX_ROWS_FOLLOWED = (
+    100_000  # of a run whose order is followed; beyond, each pass may hold the longest
+)
+TOKENISED_BYTES_PER_S = 400_000  # of a file of chats, that are tokenised on one core
+MAX_FILE_BYTES = 500_000_000  # bytes; to find the tokens of a file, it is hashed
 
 
 class TooSlow(Exception):
@@ -27,8 +30,8 @@ class TooSlow(Exception):
 
 @dataclass(frozen=True)
 class LargestPass:
-    """`rows` padded to `length` tokens, of which the loss counts `counted`; each figure where it
-    is largest. `packed`: several sequences in a row."""
+    """`rows` padded to `length` tokens, of which the loss counts at most `counted`. `packed`:
+    several sequences in a row."""
 
     rows: int
     length: int
@@ -58,7 +61,7 @@ class RowSizes:
     max_length: int
     train: np.ndarray
     held_out: np.ndarray
-    _known: dict[Any, RunPasses] = field(default_factory=dict, repr=False)
+    _known: Recent[Any, RunPasses] = field(default_factory=lambda: Recent(64), repr=False)
 
     def passes(self, spec: RunSpec) -> RunPasses:
         """Those of `spec`, which may differ from the spec of these sizes in its `train`, packing,
@@ -69,10 +72,7 @@ class RowSizes:
             train.max_steps, train.max_tokens, train.max_seconds, train.max_flops,
             train.compile, data.max_length, data.packing, data.group_by_length,
         )  # fmt: skip
-        known = self._known.get(key)
-        if known is None:
-            known = self._known[key] = self._passes(spec)
-        return known
+        return self._known.get_or(key, lambda: self._passes(spec))
 
     def _passes(self, spec: RunSpec) -> RunPasses:
         sequences = self._cut(self.train, spec)
@@ -134,7 +134,7 @@ def _largest(rows: np.ndarray, spec: RunSpec) -> tuple[LargestPass, float]:
     count = _rows_of_run(rows, spec)
     bucket = size if spec.data.group_by_length == "on" else 0
     order = batches.TrainingOrder(batches.single_rows(_Sized(rows)), train.seed, bucket)
-    seen = MOST_ROWS if count is None else min(count, MOST_ROWS)
+    seen = MAX_ROWS_FOLLOWED if count is None else min(count, MAX_ROWS_FOLLOWED)
     taken = [order.place(index) for index in range(seen)]
     passes = _in_passes(rows[taken], size)
     largest = _maximum(passes)
@@ -176,8 +176,13 @@ def _in_passes(rows: np.ndarray, size: int) -> np.ndarray:
 
 
 def _maximum(passes: np.ndarray) -> LargestPass:
-    rows, length, counted = passes.max(0).tolist()
-    return LargestPass(rows, length, counted)
+    """The pass with the most tokens, and the most counted tokens of any. Where the rows of a
+    smaller one are so long that more pairs of tokens attend to each other, its length is taken."""
+    rows, length, counted = passes.T
+    largest = int(np.lexsort((length, rows * length))[-1])
+    pairs = rows * length**2
+    longest = length[largest] if pairs[largest] == pairs.max() else length.max()
+    return LargestPass(int(rows[largest]), int(longest), int(counted.max()))
 
 
 def row_sizes(spec: RunSpec, tokenizer: Any, seconds: float) -> RowSizes | None:
@@ -191,11 +196,11 @@ def row_sizes(spec: RunSpec, tokenizer: Any, seconds: float) -> RowSizes | None:
 
     def watch(done: int, total: int) -> None:
         """Called while tokens are made, with kB: never where they are stored already."""
-        if 1000 * total > seconds * BYTES_A_SECOND or time.monotonic() > ends:
+        if 1000 * total > seconds * TOKENISED_BYTES_PER_S or time.monotonic() > ends:
             raise TooSlow
 
     dataset = catalog.resolve(data.dataset)
-    if dataset.path.stat().st_size > LARGEST_FILE:
+    if dataset.path.stat().st_size > MAX_FILE_BYTES:
         return None
     chat_template.set_up_template(tokenizer, data)
     try:

@@ -30,7 +30,7 @@ from lab.spec import RunSpec
 # The share of an intruder that stays, PEFT's default. Its docstring calls this the share that is
 # subtracted; its code multiplies the intruder by it, as the paper does.
 STAYS = 0.75
-FOUND = re.compile(r"Intruders: (\d+)")
+INTRUDERS_LINE = re.compile(r"Intruders: (\d+)")
 ADAPTER = "repaired"
 TOP, THRESHOLD = 10, 0.5  # leading vectors that are looked at; |cosine| below which one is new
 
@@ -46,13 +46,15 @@ class Quality:
 
 @dataclass(frozen=True)
 class Repair:
-    """`run` is the new result. `intruders` were found in `matrices` of the old one's updates."""
+    """`run` is the new result. `intruders` were found in `matrices` of the old one's updates.
+    `note`: why the losses could not be measured."""
 
     run: str
     intruders: int
     matrices: int
     before: Quality
     after: Quality
+    note: str = ""
 
 
 def why_not(run: RunDir) -> str:
@@ -86,7 +88,7 @@ def repair(run: RunDir, tell: Callable[[str], object] = lambda phase: None) -> R
     counts: list[int] = []
 
     def count(line: str) -> None:
-        counts.extend(int(number) for number in FOUND.findall(line))
+        counts.extend(int(number) for number in INTRUDERS_LINE.findall(line))
 
     reduce_intruder_dimension(
         model,
@@ -110,13 +112,14 @@ def repair(run: RunDir, tell: Callable[[str], object] = lambda phase: None) -> R
     name = f"{spec.name or run.id} repaired"[:120]
     new, _ = write_result(model, ADAPTER, replace(spec, name=name), source, origin)
     tell("measuring the loss")
-    before, after = _losses(run, new)
+    (before, after), note = _losses(run, new)
     return Repair(
         run=new.id,
         intruders=sum(counts),
         matrices=len(counts),
         before=Quality(before, forgotten[0]),
         after=Quality(after, forgotten[1]),
+        note=note,
     )
 
 
@@ -137,13 +140,14 @@ def _forgetting(model: Any, loaded: Any, source: Any, adapters: tuple[str, str])
     return rises
 
 
-def _losses(*runs: RunDir) -> list[float | None]:
-    """Of the held-out rows; None of each where the run held none out."""
+def _losses(*runs: RunDir) -> tuple[list[float | None], str]:
+    """(of the held-out rows, ""), or None for each run and why: no row is held out, the data is
+    gone. The new result stands by then, and is not lost for it."""
     names = [chat_models.parse(f"run:{run.id}") for run in runs]
     try:
-        return [row["loss"] for row in held_out.evaluate(names)]
-    except LabError:
-        return [None for _ in runs]
+        return [row["loss"] for row in held_out.evaluate(names)], ""
+    except LabError as error:
+        return [None for _ in runs], error.message
 
 
 # -- in the background ---------------------------------------------------------------------------

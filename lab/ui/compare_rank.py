@@ -161,6 +161,8 @@ def _repaired(outcome: repair.Repair | None) -> None:
         f"forgetting {_loss(before.forgetting)} → "
         f"**{_loss(after.forgetting)}** nats a token."
     )
+    if outcome.note:
+        st.caption(f"The evaluation loss was not measured. {escape_markdown(outcome.note)}")
     st.page_link(
         links.page("results"), label="Open the new result", icon=":material/inventory_2:",
         query_params={"run": outcome.run},

@@ -75,7 +75,7 @@ def widget(section: str, field: Any, hint: Any) -> None:
     if "choices" in limits:
         st.selectbox(title, limits["choices"], **shared)
     elif "members" in limits:
-        st.multiselect(title, limits["members"], placeholder="nobody", **shared)
+        st.multiselect(title, limits["members"], placeholder="none", **shared)
     elif bool in kinds:
         st.toggle(title, **shared)
     elif typing.get_origin(hint) is dict:

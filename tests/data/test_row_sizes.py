@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lab.data import batches as batching
 from lab.data import row_sizes as sizes
 from lab.data.batches import TrainingOrder, collate
 from lab.data.prepare import prepare
@@ -21,10 +22,9 @@ Make = Callable[..., dict[str, Any]]
 
 
 def shape(batches: list[Any]) -> LargestPass:
+    largest = max(batches, key=lambda batch: batch["input_ids"].numel())
     return LargestPass(
-        max(len(batch["input_ids"]) for batch in batches),
-        max(batch["input_ids"].shape[1] for batch in batches),
-        max(batch["targets"].numel() for batch in batches),
+        *largest["input_ids"].shape, max(batch["targets"].numel() for batch in batches)
     )
 
 
@@ -94,6 +94,33 @@ def test_the_largest_pass_is_that_of_the_run(
     assert passes.held_out_tokens == sum(batch["input_ids"].numel() for batch in held_out)
 
 
+def test_the_longest_row_counts_in_the_pass_that_it_is_in() -> None:
+    """Grouped by length, it is in the last pass, which may have fewer rows."""
+    lengths = [30, 28, 26, 25, 24, 22, 40]
+    known = RowSizes(100, np.array([[n, n // 2] for n in lengths]), np.zeros((0, 2), np.int64))
+    value = {"data": {"packing": "off", "group_by_length": "on"}, "train": {"batch_size": 3}}
+    for seed in range(20):
+        value["train"]["seed"] = seed
+        spec = RunSpec.from_json(value)
+        order = TrainingOrder(batching.single_rows(sizes._Sized(known.train)), seed, 3)
+        rows = [
+            [lengths[order.place(index)] for index in range(7)][at : at + 3] for at in (0, 3, 6)
+        ]
+        largest = max(rows, key=lambda row: len(row) * max(row))
+        assert known.passes(spec).largest == LargestPass(
+            len(largest), max(largest), max(sum(n // 2 for n in row) for row in rows)
+        )
+
+
+def test_a_pass_that_attends_to_more_pairs_lends_its_length() -> None:
+    def largest(*passes: tuple[int, int, int]) -> LargestPass:
+        return sizes._maximum(np.array(passes))
+
+    assert largest((4, 111, 236), (2, 147, 80)) == LargestPass(4, 111, 236)
+    assert largest((4, 100, 50), (3, 130, 90)) == LargestPass(4, 130, 90)
+    assert largest((2, 60, 9), (4, 30, 5)) == LargestPass(2, 60, 9)
+
+
 def test_rows_that_were_cut_may_be_longer_in_a_longer_run() -> None:
     known = RowSizes(100, np.array([[100, 40], [60, 30]]), np.zeros((0, 2), np.int64))
     spec = RunSpec.from_json({"data": {"packing": "off"}, "train": {"batch_size": 2}})
@@ -116,7 +143,7 @@ def test_what_is_not_known_in_time_is_not_known(
 ) -> None:
     spec = RunSpec.from_json(make_spec(data={"dataset": mixed}))
     size = Path(mixed).stat().st_size
-    monkeypatch.setattr(sizes, "BYTES_A_SECOND", size / 10)
+    monkeypatch.setattr(sizes, "TOKENISED_BYTES_PER_S", size / 10)
     assert row_sizes(spec, tokenizer, 1.0) is None, "Ten times what a second is for."
     assert row_sizes(spec, tokenizer, 20.0) is not None
     assert row_sizes(spec, tokenizer, 0.0) is not None, "Its tokens are stored by now."

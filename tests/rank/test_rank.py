@@ -216,3 +216,15 @@ def test_what_cannot_be_repaired_says_why(
     with pytest.raises(LabError, match="no intruder dimension"):
         repair.repair(lora)
     assert len(paths.all_runs()) == 2, "nothing is written for nothing"
+
+
+def test_a_loss_that_cannot_be_measured_says_why_and_loses_no_result(
+    trained: list[RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, lora = trained
+
+    def gone(names: object) -> object:
+        raise LabError("There is no dataset of that name.", "Upload it again.")
+
+    monkeypatch.setattr(repair.held_out, "evaluate", gone)
+    assert repair._losses(lora, lora) == ([None, None], "There is no dataset of that name.")

@@ -265,13 +265,14 @@ def test_a_repair_shows_what_it_won_and_cost(
     said = words(open_page("compare", runs=run.id, tab="Rank"))
     assert "only the update of a LoRA can be repaired" in said
     monkeypatch.setattr(repair, "why_not", lambda run: "")
-    outcome = repair.Repair(run.id, 7, 3, Quality(2.41, 0.31), Quality(2.44, None))
+    outcome = repair.Repair(run.id, 7, 3, Quality(2.41, 0.31), Quality(2.44, None), "No [rows].")
     record_of_job = JobRecord(finish="done", result=dataclasses.asdict(outcome))
     write_json(repair.job_file(run), dataclasses.asdict(record_of_job))
     at = open_page("compare", runs=run.id, tab="Rank")
     said = words(at).replace("\\", "")
     assert "7 intruder dimensions in 3 matrices were reduced" in said
     assert "evaluation loss 2.410 → **2.440**, forgetting 0.310 → **–**" in said
+    assert "The evaluation loss was not measured. No [rows]." in said
     asked_for: list[str] = []
     monkeypatch.setattr(repair, "start", lambda run: asked_for.append(run.id))
     at.button(key="compare.rank.repair").click().run()
