@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from lab.forecast.memory_forecast import TraceOptions, batch_of
 from lab.forecast.model_profile import profile_model
 from lab.forecast.resolve import resolve
 from lab.forecast.trace.layer_repetition import step as traced_step
+from lab.forecast.trace.trace_step import OneDevice
 from lab.methods import Context
 from lab.models import base_model, catalog, weights
 from lab.spec import RunSpec
@@ -67,24 +69,6 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "prefix, short rows": ({"name": "prefix"}, SHORT, {}),
     "QLoRA, short rows": ({"name": "qlora"}, {**SHORT, "packing": "off"}, {}),
 }
-
-
-class _OneDevice:
-    """What a step asks of an Accelerator, on one CPU."""
-
-    device = torch.device("cpu")
-
-    def no_sync(self, model: Any) -> Any:
-        raise AssertionError("one micro-batch a step")
-
-    def reduce(self, tensor: torch.Tensor, reduction: str) -> torch.Tensor:
-        return tensor
-
-    def backward(self, loss: torch.Tensor) -> None:
-        loss.backward()  # type: ignore[no-untyped-call]
-
-    def clip_grad_norm_(self, own: list[torch.Tensor], max_norm: float) -> torch.Tensor:
-        return torch.nn.utils.clip_grad_norm_(own, max_norm)
 
 
 def measure(title: str, model: str) -> dict[str, Any]:
@@ -154,7 +138,7 @@ def _measured_peak(spec: RunSpec, data: PreparedData, tokenizer: Any) -> int:
         if train.gradient_accumulation_steps > 1:  # those of earlier passes
             for weight in own:
                 weight.grad = torch.zeros_like(weight)
-        step(_OneDevice(), model, optimizer, [batch], config, 1)  # type: ignore[arg-type]
+        step(OneDevice(), model, optimizer, [batch], config, 1)
 
     def evaluate(batch: Any) -> None:
         model.eval()
@@ -163,9 +147,10 @@ def _measured_peak(spec: RunSpec, data: PreparedData, tokenizer: Any) -> int:
 
     learn(passes[0])  # the optimizer's state is made
     resting = _resting_bytes(model, optimizer)
-    highest = [_highest(learn, batch) + _bytes_of(batch.values()) for batch in passes]
-    highest += [_highest(evaluate, batch) + _bytes_of(batch.values()) for batch in held_out]
-    return resting + max(highest)
+    work = [(learn, batch) for batch in passes] + [(evaluate, batch) for batch in held_out]
+    return resting + max(
+        peak_allocated(partial(go, batch)) + _bytes_of(batch.values()) for go, batch in work
+    )
 
 
 def _largest_passes(spec: RunSpec, data: PreparedData, pad: int) -> tuple[list[Any], list[Any]]:
@@ -221,10 +206,11 @@ def _resting_bytes(model: Any, optimizer: Any) -> int:
     return _bytes_of([*model.parameters(), *model.buffers(), *state, *quantised])
 
 
-def _highest(work: Callable[[Any], None], batch: Any) -> int:
-    """Bytes more than at its start at the highest point of `work` on `batch`."""
+def peak_allocated(work: Callable[[], object]) -> int:
+    """Bytes more than at its start that torch's allocator has given out at the highest point of
+    `work`, without a mode around it."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        work(batch)
+        work()
     live = highest = 0
     for event in profiled.profiler.kineto_results.events():  # type: ignore[union-attr]
         if event.name() == "[memory]":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,23 @@ def updates(run: RunDir) -> dict[str, torch.Tensor]:
         for name in tensors
         if name.endswith("lora_A.weight")
     }
+
+
+def test_a_result_that_does_not_answer_as_in_memory_is_not_kept(
+    runs: list[RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lab.train import proof
+
+    real = proof.prove
+
+    def differs(*arguments: Any, **named: Any) -> Any:
+        return replace(real(*arguments, **named), equal=False)
+
+    monkeypatch.setattr(proof, "prove", differs)
+    before = sorted(paths.runs().iterdir())
+    with pytest.raises(LabError, match="answers otherwise than what was trained"):
+        combine.combine(Combination((runs[0].id, runs[1].id), (1.0, 1.0), "cat", name="n"), print)
+    assert sorted(paths.runs().iterdir()) == before, "Nothing is left of it."
 
 
 def test_the_sum_of_two_is_their_sum(runs: list[RunDir]) -> None:

@@ -14,7 +14,7 @@ from lab.forecast.memory_forecast import TraceOptions, predict_memory
 from lab.forecast.resolve import Resolution
 from lab.forecast.trace.materialise import materialise
 from lab.forecast.trace.meta_model import build
-from lab.forecast.trace.trace_step import Batch, _OneDevice, batch_of
+from lab.forecast.trace.trace_step import Batch, OneDevice, batch_of
 from lab.methods.lora import LoraConfig
 from lab.models.empty_model import meta_model
 from lab.preflight.answers import estimate, plan
@@ -79,7 +79,7 @@ def train(config: Any, spec: RunSpec) -> torch.Tensor:
     model.train()
     settings = StepConfig.of(method, spec.method_config, spec.train, "plain")
     optimizer = make_optimizer(model, method, spec)
-    return step(_OneDevice(), model, optimizer, [batch_of(Batch(2, 32))], settings, 1).losses
+    return step(OneDevice(), model, optimizer, [batch_of(Batch(2, 32))], settings, 1).losses
 
 
 @pytest.mark.parametrize("kind", SHAPES)

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
 
+from bench.run_rows import peak_allocated
 from lab import methods
+from lab.data.row_sizes import RowSizes
+from lab.forecast.memory_forecast import TraceOptions
+from lab.forecast.memory_forecast import batch_of as forecast_batch
 from lab.forecast.trace.materialise import materialise
 from lab.forecast.trace.meta_model import build
-from lab.forecast.trace.trace_step import Batch, _OneDevice, batch_of, record
+from lab.forecast.trace.trace_step import Batch, OneDevice, batch_of, record
 from lab.spec import RunSpec
 from lab.train.loop import StepConfig, step
 from lab.train.optimizer import make_optimizer
@@ -53,7 +57,7 @@ def allocated(config: Any, spec: RunSpec, batch: Batch | None = None) -> int:
     held_out = batch_of(batch.held_out) if batch.held_out else None
 
     def train() -> None:
-        step(_OneDevice(), model, optimizer, [inputs], settings, 1)
+        step(OneDevice(), model, optimizer, [inputs], settings, 1)
         if held_out is not None:
             kind = spec.train.loss_implementation
             with torch.no_grad():
@@ -70,15 +74,7 @@ def allocated(config: Any, spec: RunSpec, batch: Batch | None = None) -> int:
         if isinstance(value, torch.Tensor)
     ]
     resting = {item.untyped_storage()._cdata: item.untyped_storage().nbytes() for item in tensors}
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        train()
-    events = profiled.profiler.kineto_results.events()
-    sizes = [item.nbytes() for item in events if item.name() == "[memory]"]
-    live = highest = 0
-    for size in sizes:
-        live += size
-        highest = max(highest, live)
-    return sum(resting.values()) + highest
+    return sum(resting.values()) + peak_allocated(train)
 
 
 def traced(config: Any, spec: RunSpec, batch: Batch | None = None) -> int:
@@ -143,3 +139,19 @@ def test_what_counts_in_the_loss_and_what_is_held_out_have_sizes_of_their_own(
     assert need == pytest.approx(allocated(config, spec, batch), rel=0.003)
     alike = traced(config, spec, Batch(2, 48, held_out=Batch(0, 0)))
     assert abs(need / alike - 1) > 0.05, "Other rows need something else."
+
+
+def test_a_trace_takes_the_largest_pass_of_the_run_and_of_its_evaluations() -> None:
+    spec = RunSpec.from_json(
+        {"data": {"max_length": 128, "packing": "off"}, "train": {"batch_size": 2}}
+    )
+    train, none = np.array([[60, 30], [50, 20]]), np.zeros((0, 2), np.int64)
+
+    def shape(held_out: np.ndarray) -> Batch:
+        rows = RowSizes(128, train, held_out)
+        return forecast_batch(spec, TraceOptions(on_gpu=False, rows=rows))
+
+    assert shape(np.array([[90, 40]])) == Batch(2, 60, False, 50, Batch(1, 90, False, 40))
+    assert shape(none) == Batch(2, 60, False, 50, Batch(0, 0)), "There is no evaluation."
+    full = forecast_batch(spec, TraceOptions(on_gpu=False, packed=True))
+    assert full == Batch(2, 128, True), "The data is not read."

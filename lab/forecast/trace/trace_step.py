@@ -100,7 +100,7 @@ def record(
                 on_optimizer_step=lambda model, step: None,
             )
             with _segments(model, tracker):
-                step(_OneDevice(), model, optimizer, [inputs], config, 1, end_phase=end_phase)
+                step(OneDevice(), model, optimizer, [inputs], config, 1, end_phase=end_phase)
             tracker.segment = "evaluate.before"
             held_out = batch.held_out or batch
             if held_out.rows:
@@ -134,7 +134,7 @@ def is_of_tracing(error: BaseException) -> bool:
     return isinstance(error, kinds) or "fake" in str(error).lower()
 
 
-class _OneDevice:
+class OneDevice:
     """What a step asks of an Accelerator, on one CPU. A real one would settle the device for the
     whole process, and a process that traces may train on a GPU later."""
 
