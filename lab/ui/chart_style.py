@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -107,6 +108,11 @@ def figure(view: View, *, x: str, y: str, height: int = 200, log: bool = False) 
     )
 
 
+def literal(text: str) -> str:
+    """A name of a person as Plotly shows it as it is: it takes `<b>` and `<a href>` for markup."""
+    return html.escape(on_one_line(text), quote=False)
+
+
 def line(
     chart: go.Figure, x: np.ndarray, y: np.ndarray, name: str, colour: str, **style: Any
 ) -> None:
@@ -121,7 +127,7 @@ def line(
         kind(
             x=thin_x,
             y=thin_y,
-            name=name,
+            name=literal(name),
             mode="lines+markers" if dots else "lines",
             line={"color": colour, "width": width, **style},
             opacity=0.25 if faint else 1.0,
@@ -179,7 +185,7 @@ def finish(chart: go.Figure, ends: list[End], *, log: bool = False) -> go.Figure
             "xref": "paper" if end.x is None else "x",
             "xanchor": "left",
             "xshift": 8,
-            "text": end.name,
+            "text": literal(end.name),
             "showarrow": False,
             "align": "left",
             "font": {"size": LABEL_SIZE, "color": end.colour},

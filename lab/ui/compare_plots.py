@@ -11,7 +11,7 @@ from lab.compare.curves import HIGHER
 from lab.compare.figures import BY_KEY
 from lab.compare.trade_offs import PLANES, axes_with_values, pareto_front, points
 from lab.ui import chart_style, colours, compare_price
-from lab.ui.chart_style import View, figure, is_dark
+from lab.ui.chart_style import View, figure, is_dark, literal
 from lab.ui.compare_runs import plain_name
 
 HEIGHT = 320
@@ -76,7 +76,7 @@ def draw(shown: list[Contestant], x: str, y: str, usd: float, dark: bool) -> go.
     for point in places:
         contestant = by_id[point.id]
         colour = colours.hex_of(contestant.first.entry.colour, dark)
-        name = plain_name(contestant)
+        name = literal(plain_name(contestant))
         chart.add_trace(
             go.Scatter(
                 x=[point.x / scale_x], y=[point.y / scale_y], mode="markers+text", text=[name],

@@ -16,7 +16,7 @@ from lab.paths import RunDir
 from lab.rank import measure, repair
 from lab.rank.measure import RankProgress, RankReport
 from lab.ui import chart_style, colours, links
-from lab.ui.chart_style import View, figure, finish, is_dark, line
+from lab.ui.chart_style import View, figure, finish, is_dark, line, literal
 from lab.ui.compare_runs import name_of, plain_name
 from lab.ui.markdown_safety import escape_markdown, run_action, tell
 
@@ -190,7 +190,7 @@ def heat_map(report: RankReport, dark: bool) -> go.Figure:
     low, high = ("#16262b", "#5fd0c6") if dark else ("#eef5f5", "#0b6b67")
     chart.add_trace(
         go.Heatmap(
-            z=table, x=[kind.rpartition(".")[2] for kind in kinds], y=layers, zmin=0,
+            z=table, x=[literal(kind.rpartition(".")[2]) for kind in kinds], y=layers, zmin=0,
             zmax=report.rank if report.rank <= 64 else None, colorscale=[[0, low], [1, high]],
             hovertemplate="layer %{y} · %{x}: r %{z}<extra></extra>",
             colorbar={"thickness": 10, "tickfont": {"size": 12}}, xgap=1, ygap=1,

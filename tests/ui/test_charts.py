@@ -13,7 +13,7 @@ import pytest
 from lab.atomic_files import write_json
 from lab.paths import RunDir
 from lab.runs.metric_series import MetricSeries
-from lab.ui import charts
+from lab.ui import chart_style, charts
 from lab.ui.charts import View
 
 
@@ -184,6 +184,15 @@ def test_the_names_of_lines_never_strike_each_other(tmp_path: Path) -> None:
     assert len(pixels) == 3
     assert all(b - a >= 13.9 for a, b in itertools.pairwise(pixels))
     assert pixels[0] >= 0 and pixels[-1] <= figure.layout.height - 50 + 0.1
+
+
+def test_a_name_is_drawn_as_it_is_and_never_as_markup() -> None:
+    name = "<a href='http://evil.example'>best</a> & <b>x\u202e</b>\n2"
+    shown = "&lt;a href='http://evil.example'&gt;best&lt;/a&gt; &amp; &lt;b&gt;x⟨202e⟩&lt;/b&gt; 2"
+    chart = chart_style.figure(View(), x="step", y="loss")
+    chart_style.line(chart, np.array([0.0, 1.0]), np.array([2.0, 1.0]), name, "#123456")
+    chart_style.finish(chart, [chart_style.End(name, 1.0, "#123456")])
+    assert (chart.data[0].name, chart.layout.annotations[0].text) == (shown, shown)
 
 
 def test_a_run_has_one_colour_and_the_overlaid_run_its_own(tmp_path: Path) -> None:

@@ -155,8 +155,8 @@ def strings(message: Any, path: str = "") -> Iterator[tuple[str, str]]:
                 yield name, item
 
 
-# what a page itself writes before a run's name: a heading with the run's colour
-HEADING = re.compile(r"### :\w+\[●\] ")
+# what a page itself writes before a person's text: the run's colour, a coloured icon
+HEADING = re.compile(r"(?:### )?:\w+\[(?:●\] |:material/\w+: )")
 # widgets hold what a person edits, and keys are never shown
 RAW = (".value", ".default", ".id", ".set_value", "raw_values", ".spec", ".url", ".query_string")
 
@@ -178,13 +178,17 @@ def test_a_hostile_run_on_every_page(open_page: Page, trained: list[RunDir]) -> 
     run.events.write_text("".join(json.dumps(event) + "\n" for event in events))
     run.log.write_text(f"{HOSTILE}\r\n{HOSTILE}\n")
     run.result.write_text(json.dumps({"state": "failed", "message": HOSTILE, "hint": HOSTILE}))
-    seen = 0
-    for page in ("monitor", "runs", "home", "chat"):
-        at = open_page(page, run=run.id)
+    seen = charts = 0
+    for page in ("monitor", "runs", "home", "chat", "compare"):
+        at = open_page(page, run=run.id, runs=",".join(each.id for each in trained))
         if page == "runs":
             at.session_state[at.dataframe[0].key] = {"selection": {"rows": [0], "columns": []}}
         for element in [*at.main, *at.sidebar]:
             for name, text in strings(getattr(element, "proto", None) or Nothing()):
+                if "evil" in text and name.endswith(".spec"):  # Plotly takes tags for markup
+                    charts += 1
+                    drawn = json.dumps(json.loads(text), ensure_ascii=False)
+                    assert "<b>y" not in drawn and "\u202e" not in drawn, f"{page}: {drawn[:500]}"
                 if "evil" not in text or any(part in name for part in RAW):
                     continue
                 seen += 1
@@ -203,6 +207,7 @@ def test_a_hostile_run_on_every_page(open_page: Page, trained: list[RunDir]) -> 
                     assert kinds <= {"text"}, f"{where} makes {kinds} of {text!r}"
                     shown = "".join(child.content for child in inline(text.replace("\n\n", " ")))
                     assert not ACTS.search(shown), f"{where}: {ACTS.search(shown)}"
+    assert charts, "no chart named the hostile run"
     assert seen >= 8, f"only {seen} texts of the hostile run were met"
 
 
