@@ -64,12 +64,12 @@ class RowDifference:
         apart = len(self.only_first) + len(self.only_second)
         if not apart:
             return f"{first} and {second} get the same {self.both} of {rows} rows right."
-        found = "a difference is shown" if self.is_shown else "no difference is shown"
+        verdict = "a difference is shown" if self.is_shown else "no difference is shown"
         return (
             f"{first} gets {_rows(len(self.only_first))} right that {second} does not; the other "
             f"way round {len(self.only_second)}. Both are right on {self.both} of {rows}, neither "
             f"on {self.neither}. Exact McNemar test on the {_rows(apart)} that differ: "
-            f"{p_in_words(self.p)}, {found}."
+            f"{p_in_words(self.p)}, {verdict}."
         )
 
 
@@ -108,14 +108,14 @@ def scored_sets(contestants: Sequence[Contestant]) -> list[ScoredSet]:
         has = [each for each in names if score_sheets.answers_of(sheet, each) is not None]
         if not any(each.run is not None for each in has):
             continue
-        found = ScoredSet(
+        candidate = ScoredSet(
             sheet,
             tuple(each.name for each in has),
             tuple(each.name for each in names if each not in has),
         )
         before = known.pop(sheet.dataset, None)
-        is_poorer = before is not None and len(before.models) > len(found.models)
-        known[sheet.dataset] = before if is_poorer and before is not None else found
+        is_poorer = before is not None and len(before.models) > len(candidate.models)
+        known[sheet.dataset] = before if is_poorer and before is not None else candidate
     return list(known.values())[::-1]
 
 
@@ -170,7 +170,7 @@ def extremes(scored: ScoredSet, name: str, count: int = 3) -> tuple[list[int], l
     return order[:count], order[::-1][:count]
 
 
-def said(answer: ScoredAnswer) -> str:
+def answer_text(answer: ScoredAnswer) -> str:
     """What was written, or the choice that was found likeliest."""
     return answer.text or answer.likeliest
 

@@ -80,7 +80,7 @@ def _question(scored: ScoredSet, place: int) -> list[tuple[str, bool]]:
 
 
 def _answer(scored: ScoredSet, name: str, place: int) -> tuple[str, bool]:
-    return scored_rows.said(scored.model(name).answers[place])[:MAX_TEXT_CHARS], False
+    return scored_rows.answer_text(scored.model(name).answers[place])[:MAX_TEXT_CHARS], False
 
 
 def _extremes(scored: ScoredSet, contestants: Sequence[Contestant], names: Names) -> str:

@@ -164,7 +164,7 @@ def difference_rows(
             "Prompt": _short(scored.sheet.questions[place].prompt),
             "Reference": _short(scored.sheet.questions[place].reference),
             **{
-                title: _short(scored_rows.said(each[place]))
+                title: _short(scored_rows.answer_text(each[place]))
                 for title, each in zip(columns, answers, strict=True)
             },
         }
@@ -194,5 +194,5 @@ def _extremes(scored: ScoredSet, shown: list[Contestant]) -> None:
                 figures = " · ".join(
                     f"{TITLES[key]} {value:.2f}" for key, value in answer.figures.items()
                 )
-                st.markdown(escape_lines(scored_rows.said(answer)) or "*(empty answer)*")
+                st.markdown(escape_lines(scored_rows.answer_text(answer)) or "*(empty answer)*")
                 st.caption(f"Reference: {escape_markdown(question.reference)}  \n{figures}")

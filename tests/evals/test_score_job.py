@@ -24,7 +24,7 @@ from tests.compare.recorded import record
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+def questions(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """(model, prompt) of every question; each model answers with the reference."""
     log: list[tuple[str, str]] = []
 
@@ -42,7 +42,7 @@ def request(*runs: RunDir, dataset: str = "builtin:text-to-shell", most: int = 4
     return {"models": [f"run:{run.id}" for run in runs], "dataset": dataset, "most": most}
 
 
-def test_only_models_without_answers_are_asked(asked: list[tuple[str, str]]) -> None:
+def test_only_models_without_answers_are_asked(questions: list[tuple[str, str]]) -> None:
     first, second = record("aaaa", "A"), record("bbbb", "B", "full")
     phases: list[str] = []
     base, *others = score_job.score_missing(request(first), phases.append)["asked"]
@@ -50,11 +50,11 @@ def test_only_models_without_answers_are_asked(asked: list[tuple[str, str]]) -> 
     assert phases[0] == "loading model 1 of 2" and phases[-1].startswith(
         "8 of 8 answers, about 0 s"
     )
-    count = len(asked)
+    count = len(questions)
     assert score_job.score_missing(request(first, second), phases.append)["asked"] == [
         f"run:{second.id}"
     ]
-    assert len(asked) == count + 4, "the others have said it already"
+    assert len(questions) == count + 4, "the others have said it already"
     (scored,) = scored_rows.scored_sets(contestants([first, second]))
     assert len(scored.models) == 3 and not scored.missing
     assert scored.model(f"run:{second.id}").figures["shell_match"] == 1.0
@@ -62,7 +62,7 @@ def test_only_models_without_answers_are_asked(asked: list[tuple[str, str]]) -> 
 
 
 def test_a_stop_between_two_models_keeps_the_first(
-    asked: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+    questions: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = record("aaaa", "A")
 
@@ -77,9 +77,11 @@ def test_a_stop_between_two_models_keeps_the_first(
     assert [name.partition(":")[0] for name in sheet.models] == ["base"]
 
 
-@pytest.mark.parametrize(("fractions", "held"), [((0.3, 0.3), 0.3), ((0.3, 0.1), 0.1), ((0.1, 0.3), 0.1)])
+@pytest.mark.parametrize(
+    ("fractions", "held"), [((0.3, 0.3), 0.3), ((0.3, 0.1), 0.1), ((0.1, 0.3), 0.1)]
+)
 def test_no_row_that_a_run_was_trained_on_is_asked(
-    asked: list[tuple[str, str]], fractions: tuple[float, float], held: float
+    questions: list[tuple[str, str]], fractions: tuple[float, float], held: float
 ) -> None:
     """The card holds out 15 %: a run that held out less has learned some of these."""
     runs = [
@@ -91,11 +93,11 @@ def test_no_row_that_a_run_was_trained_on_is_asked(
     examples = list(ExampleReader(dataset.path, ReadOptions()))
     rows = batches.split_indices(len(examples), held)[1]
     expected = {examples[index].messages[0]["content"] for index in rows}
-    assert {prompt for _, prompt in asked} == expected, "both held these rows out"
+    assert {prompt for _, prompt in questions} == expected, "both held these rows out"
 
 
 def test_a_run_that_held_nothing_out_cannot_be_scored_on_its_data(
-    asked: list[tuple[str, str]],
+    questions: list[tuple[str, str]],
 ) -> None:
     run = record("aaaa", data={"dataset": "builtin:text-to-shell", "eval_fraction": 0.0})
     with pytest.raises(LabError, match="trained on every row of 'builtin:text-to-shell'"):
@@ -123,7 +125,7 @@ def test_sets_are_offered_that_fit_the_data(data: dict[str, Any], sets: list[str
 
 
 def test_a_job_is_of_these_runs_and_leaves_a_record(
-    asked: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+    questions: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = [record("aaaa", "A"), record("bbbb", "B", "full")]
     started: list[list[str]] = []
@@ -140,7 +142,7 @@ def test_a_job_is_of_these_runs_and_leaves_a_record(
     assert arguments[:2] == ["lab.evals", "score"] and score_job.work(arguments[2]) == 0
     record_of = score_job.record(runs)
     assert record_of is not None and record_of.finish == "done"
-    assert len(record_of.result["asked"]) == 3 and len(asked) == 9
+    assert len(record_of.result["asked"]) == 3 and len(questions) == 9
     run = record("cccc")
     run.artifact.rename(run.path / "gone")
     with pytest.raises(LabError, match="no trained model yet"):
@@ -151,7 +153,7 @@ def test_the_time_left_follows_the_pace() -> None:
     assert score_job.progress(12, 66, 20.0) == "12 of 66 answers, about 1 min 30 s left"
 
 
-def test_a_damaged_sheet_is_no_sheet(asked: list[tuple[str, str]]) -> None:
+def test_a_damaged_sheet_is_no_sheet(questions: list[tuple[str, str]]) -> None:
     run = record("aaaa")
     score_job.score_missing(request(run), lambda phase: None)
     (file,) = score_sheets.folder().glob("*.json")
@@ -166,7 +168,7 @@ def test_a_damaged_sheet_is_no_sheet(asked: list[tuple[str, str]]) -> None:
     assert score_sheets.all_sheets() == []
 
 
-def test_the_verb_keeps_what_it_measures(asked: list[tuple[str, str]]) -> None:
+def test_the_verb_keeps_what_it_measures(questions: list[tuple[str, str]]) -> None:
     run = record("aaaa")
     named: Callable[[str], Any] = chat_models.parse
     score.score([named(f"run:{run.id}")], "builtin:text-to-shell", 3)

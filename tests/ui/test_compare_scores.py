@@ -44,12 +44,12 @@ def test_figures_and_rows_of_two_runs_and_their_base(open_page: Page) -> None:
     assert table["Exact match ↑"].tolist() == [
         "0.000", "**0.900** :material/check_circle:", "0.200",
     ]  # fmt: skip
-    said = words(at)
+    text = words(at)
     assert (
         ":blue[●] wren lora gets 8 rows right that :orange[●] wren \\[full\\]\\(http\\:x\\) does "
-        "not; the other way round 1." in said
+        "not; the other way round 1." in text
     )
-    assert "p = 0.039, a difference is shown." in said
+    assert "p = 0.039, a difference is shown." in text
     only_lora, only_full = (frame.value for frame in at.dataframe)
     assert only_full.iloc[0].tolist() == ["question 7", "answer 7", "wrong 7", "answer 7"]
     assert len(only_lora) == 8 and only_lora["Prompt"].iloc[0] == "question 1"
@@ -60,9 +60,9 @@ def test_figures_and_rows_of_two_runs_and_their_base(open_page: Page) -> None:
 def test_best_and_worst_answers_can_be_read(open_page: Page) -> None:
     runs = two()[:1]
     score_run(runs[0], SECOND, BASE)
-    said = words(scores(open_page, runs))
-    assert "Reference: answer 0" in said and "exact match 1.00 · token F1 1.00" in said
-    assert "exact match 0.00 · token F1 0.25" in said and "wrong 9" in said
+    text = words(scores(open_page, runs))
+    assert "Reference: answer 0" in text and "exact match 1.00 · token F1 1.00" in text
+    assert "exact match 0.00 · token F1 0.25" in text and "wrong 9" in text
 
 
 def test_sets_that_fit_are_offered_and_measured_in_the_background(
@@ -121,9 +121,9 @@ def test_progress_is_shown_and_can_be_stopped(
     stopped: list[Path] = []
     monkeypatch.setattr(background_job, "stop", stopped.append)
     at = scores(open_page, runs)
-    said = words(at)
-    assert "Text to shell\\: 12 of 66 answers, about 40 s left" in said
-    assert "s so far" in said
+    text = words(at)
+    assert "Text to shell\\: 12 of 66 answers, about 40 s left" in text
+    assert "s so far" in text
     at.button(key="compare.scores.stop").click().run()
     assert stopped == [file] and not at.exception
 
