@@ -32,15 +32,16 @@ from lab.runs.status import status
 RUNS = (10, 100, 1000)
 STEPS = (1_000, 10_000, 100_000)
 VIEWERS = 5
+COMPARED = (12, 36)  # runs of 10,000 steps: one seed each, three seeds each
 
 
 def ui(seconds: float, tell: Callable[[str], object] = print) -> dict[str, Any]:
-    """{"start", "runs", "steps", "viewers"}: every latency in seconds.
+    """{"start", "runs", "steps", "compare", "viewers"}: every latency in seconds.
 
     `seconds` is how long five viewers look at an active run while the growth of the web process is
     taken; ten minutes show a leak, one shows the pace.
     """
-    figures: dict[str, Any] = {"start": _start(tell), "runs": [], "steps": []}
+    figures: dict[str, Any] = {"start": _start(tell), "runs": [], "steps": [], "compare": []}
     for count in RUNS:
         with _home() as folder:
             for i in range(count):
@@ -54,6 +55,12 @@ def ui(seconds: float, tell: Callable[[str], object] = print) -> dict[str, Any]:
             timing = _look(folder, "monitor", f"run={run.id}")
             figures["steps"].append({"steps": count, **_times(timing)})
             tell(f"Monitor, {count:,} steps: {_in_words(timing)}")
+    for count in COMPARED:
+        with _home() as folder:
+            names = ",".join(make_run(i, STEPS[1]).id for i in range(count))
+            timing = _look(folder, "compare", f"runs={names}")
+            figures["compare"].append({"runs": count, "steps": STEPS[1], **_times(timing)})
+            tell(f"Compare, {count} runs of {STEPS[1]:,} steps: {_in_words(timing)}")
     with _home() as folder:
         run = make_run(0, STEPS[-1], active=True)
         figures["viewers"] = _watch(folder, run, seconds)

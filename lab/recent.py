@@ -52,6 +52,14 @@ class Recent(Generic[Key, Value]):
                 self._entries.popitem(last=False)
         return value
 
+    def shrink(self, most: float, size: Callable[[Value], float]) -> None:
+        """Let the least recently used go until the sizes of all sum to `most`; the last one stays
+        whatever its size."""
+        with self._lock:
+            total = sum(map(size, self._entries.values()))
+            while total > most and len(self._entries) > 1:
+                total -= size(self._entries.popitem(last=False)[1])
+
     def pop(self, key: Key) -> Value | None:
         with self._lock:
             return self._entries.pop(key, None)

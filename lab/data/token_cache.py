@@ -165,12 +165,12 @@ def prune() -> None:
             elif now - max(file.stat().st_mtime for file in [path, *path.iterdir()]) > ABANDONED_S:
                 shutil.rmtree(path)
     newest_first = sorted(sizes, key=lambda path: sizes[path], reverse=True)
-    kept = kept_bytes = 0
+    count = total = 0
     for path in newest_first:
-        is_too_much = kept >= MAX_SETS or kept_bytes + sizes[path][1] > MAX_BYTES
-        if kept and is_too_much and _remove(path):
+        is_too_much = count >= MAX_SETS or total + sizes[path][1] > MAX_BYTES
+        if count and is_too_much and _remove(path):
             continue
-        kept, kept_bytes = kept + 1, kept_bytes + sizes[path][1]
+        count, total = count + 1, total + sizes[path][1]
 
 
 def _remove(path: Path) -> bool:

@@ -36,6 +36,10 @@ class Columns:
         self.base: dict[str, Any] | None = None
         self._columns: dict[str, array[float]] = {}
 
+    @property
+    def bytes(self) -> int:
+        return 8 * self.length * len(self._columns)
+
     def add(self, record: dict[str, Any]) -> None:
         numbers = {key: value for key, value in record.items() if is_number(value)}
         if record.get("of") == "base":

@@ -19,7 +19,10 @@ from lab.paths import RunDir
 from lab.recent import Recent
 from lab.runs.metric_columns import KINDS, Columns, add_lines
 
-CACHE_SIZE = 12
+# Whoever compares twelve contestants with three seeds each reads 36 runs, one after the other, at
+# each look: with fewer entries every one of them would be gone again before its turn.
+CACHE_SIZE = 64
+MAX_BYTES = 800_000_000  # of the columns of all runs; one of 100,000 steps has 16 MB
 CHUNK = 1 << 23  # bytes parsed at once
 MAX_POINTS = 2_000
 AXES = ("step", "tokens", "seconds")
@@ -48,6 +51,7 @@ class MetricSeries:
         self.identity = (0, 0)
         self.lock = threading.Lock()
         self.kinds = {kind: Columns() for kind in KINDS}
+        self.bytes = 0
 
     def refresh(self) -> MetricSeries:
         """Read what was appended since the last look. Safe from many threads."""
@@ -75,6 +79,7 @@ class MetricSeries:
             file.seek(self.offset)
             with _no_collection(len(data)):
                 add_lines(data[:end], self.kinds)
+            self.bytes = sum(columns.bytes for columns in self.kinds.values())
 
     @property
     def train(self) -> Columns:
@@ -98,7 +103,12 @@ _series: Recent[str, MetricSeries] = Recent(CACHE_SIZE)
 
 def series_of(run: RunDir) -> MetricSeries:
     """The shared series of `run`, up to date. The least recently seen runs are forgotten."""
-    return _series.get_or(str(run.path), lambda: MetricSeries(run)).refresh()
+    series = _series.get_or(str(run.path), lambda: MetricSeries(run))
+    before = series.bytes
+    series.refresh()
+    if series.bytes != before:
+        _series.shrink(MAX_BYTES, lambda each: each.bytes)
+    return series
 
 
 def downsample(

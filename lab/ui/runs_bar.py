@@ -127,7 +127,8 @@ def _each(
     """Do it with every run, whatever the others say, then redraw the page. What an action returns
     as a list are sentences to be shown."""
     progress = st.progress(0.0) if len(entries) > 1 else None
-    problems, notes = [], []
+    problems: list[str] = []
+    notes: list[str] = []
     for number, entry in enumerate(entries, 1):
         if progress is not None:
             progress.progress(number / len(entries), f"{doing} {number} of {len(entries)}")

@@ -87,3 +87,43 @@ def test_short_series_stay_as_they_are() -> None:
     thin_x, thin_y = series.downsample(x, x * 2)
     assert thin_x is x and len(thin_y) == len(x)
     assert len(series.downsample(np.arange(10_000.0), np.arange(10_000.0))[0]) == series.MAX_POINTS
+
+
+def test_as_many_runs_as_are_compared_are_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thirty-six runs in the same order, look after look, and one more beside them."""
+    runs = [RunDir(tmp_path / str(number)) for number in range(37)]
+    for run in runs:
+        run.path.mkdir()
+        run.metrics.write_text(lines(1, 3))
+    parsed: list[int] = []
+    add = series.add_lines
+    monkeypatch.setattr(
+        series, "add_lines", lambda data, kinds: parsed.append(len(data)) or add(data, kinds)
+    )
+    for _ in range(3):
+        for run in runs:
+            assert series.series_of(run).train.length == 3
+    assert sum(parsed) == sum(run.metrics.stat().st_size for run in runs), "A line is read twice."
+
+
+def test_long_runs_are_kept_as_far_as_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [RunDir(tmp_path / name) for name in "abc"]
+    for run in runs:
+        run.path.mkdir()
+        run.metrics.write_text(lines(1, 100))
+    size = series.series_of(runs[0]).bytes
+    assert size == 100 * 3 * 8, "Three numbers of a hundred records."
+    monkeypatch.setattr(series, "MAX_BYTES", 2 * size)
+    cached = {run.path.name: series.series_of(run) for run in runs}
+    assert series.series_of(runs[2]) is cached["c"] and series.series_of(runs[1]) is cached["b"]
+    assert series.series_of(runs[0]) is not cached["a"], "The least recently used one went."
+    monkeypatch.setattr(series, "MAX_BYTES", 1)
+    with runs[0].metrics.open("a") as file:
+        file.write(lines(101, 102))
+    longest = series.series_of(runs[0])
+    assert longest.train.length == 102
+    assert series.series_of(runs[0]) is longest, "What is looked at stays, whatever its size."

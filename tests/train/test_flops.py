@@ -66,8 +66,8 @@ def test_the_head_costs_what_the_loss_asks_of_it(loss: str) -> None:
     assert ours == pytest.approx(measured(model, rows, loss), rel=0.01)
 
 
-@pytest.mark.parametrize("name", ["lora", "prompt", "prefix"])
-def test_frozen_layers_and_virtual_tokens_are_counted(name: str) -> None:
+@pytest.mark.parametrize(("name", "length"), [("lora", 640), ("prompt", 160), ("prefix", 160)])
+def test_frozen_layers_and_virtual_tokens_are_counted(name: str, length: int) -> None:
     """Frozen weights have no gradient of their own; virtual tokens go through every layer, those
     of a prefix are only attended to."""
     from tests.methods import tiny
@@ -75,7 +75,7 @@ def test_frozen_layers_and_virtual_tokens_are_counted(name: str) -> None:
     options = {"dropout": 0.0} if name == "lora" else {"num_virtual_tokens": 200, "init": "random"}
     spec = RunSpec.from_json({"method": {"name": name, **options}})
     method = methods.get(name)
-    model, rows = eager("llama"), long_rows(160, count=1)
+    model, rows = eager("llama"), long_rows(length, count=1)
     model = method.apply(model, spec.method_config, Context(spec, tiny.make_tokenizer()))
     # the gradient of the first layer's input is counted, and needed only then
     model.get_input_embeddings().register_forward_hook(lambda *call: call[2].requires_grad_())
