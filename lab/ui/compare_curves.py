@@ -41,6 +41,8 @@ MEASURE_TITLES = {
     "train/loss": ("Training loss", "training loss, smoothed (nats per token)"),
     "probe/rise": ("Forgetting", "rise of the loss on the base's own answers (nats per token)"),
     "probe/kl": ("KL from the base", "KL divergence from the base (nats per token)"),
+    "probe/ended": ("Answers that end", "share of general answers that end by themselves"),
+    "probe/answer_tokens": ("Answer length", "mean length of general answers (tokens)"),
     "perf/tokens_per_s": ("Tokens per second", "tokens/s"),
     "memory/peak_bytes": ("Peak memory", "peak memory (bytes)"),
     "train/grad_norm": ("Gradient norm", "gradient norm (before clipping)"),
