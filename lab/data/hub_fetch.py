@@ -120,9 +120,9 @@ def _bring(
     blobs = paths.make_folder(folder / "blobs")
     download.fetch_to(repo, files, {entry.blob: blobs / entry.blob for entry in files}, tell)
     for entry in files:
-        place = mirror / entry.path
-        place.unlink(missing_ok=True)
-        place.symlink_to(blobs / entry.blob)
+        link = mirror / entry.path
+        link.unlink(missing_ok=True)
+        link.symlink_to(blobs / entry.blob)
 
 
 def split_files(wanted: HubId, mirror: Path, listed: dict[str, RemoteFile]) -> SplitFiles:

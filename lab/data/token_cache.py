@@ -99,17 +99,17 @@ class TokenizedDataset(Sequence[TokenizedExample]):
         return len(self._ends)
 
     @overload
-    def __getitem__(self, place: int) -> TokenizedExample: ...
+    def __getitem__(self, index: int) -> TokenizedExample: ...
     @overload
-    def __getitem__(self, place: slice) -> list[TokenizedExample]: ...
-    def __getitem__(self, place: int | slice) -> TokenizedExample | list[TokenizedExample]:
-        if isinstance(place, slice):
-            return [self[index] for index in range(*place.indices(len(self)))]
-        part = slice(int(self._starts[place]), int(self._ends[place]))
+    def __getitem__(self, index: slice) -> list[TokenizedExample]: ...
+    def __getitem__(self, index: int | slice) -> TokenizedExample | list[TokenizedExample]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        part = slice(int(self._starts[index]), int(self._ends[index]))
         ids = self._ids[part]
         labels = np.where(self._counted[part] > 0, ids.astype(np.int64), IGNORE_INDEX)
         return TokenizedExample(
-            ids.tolist(), labels.tolist(), int(self.rows[place]), bool(self.cut[place])
+            ids.tolist(), labels.tolist(), int(self.rows[index]), bool(self.cut[index])
         )
 
 
@@ -181,6 +181,6 @@ def _write(
             ids.write(np.asarray(sequence.ids, np.uint32).tobytes())
             mask = np.asarray(sequence.labels, np.int64) != IGNORE_INDEX
             counted.write(mask.astype(np.uint8).tobytes())
-            place = [end, sequence.record_number, number, sequence.truncated, mask.sum()]
-            index.write(np.array(place, np.int64).tobytes())
+            entry = [end, sequence.record_number, number, sequence.truncated, mask.sum()]
+            index.write(np.array(entry, np.int64).tobytes())
     write_json(aside / "meta.json", meta)

@@ -82,10 +82,10 @@ def combine_form(run: RunDir) -> None:
         "Combine", icon=":material/merge:", key="results.combine",
         disabled=not chosen or is_busy,
     ):  # fmt: skip
-        wanted = combine.Combination(
+        combination = combine.Combination(
             tuple(names), tuple(map(float, weights)), kind, float(density), None, name or ""
         )
-        run_action(lambda: combine.start(wanted))
+        run_action(lambda: combine.start(combination))
     _progress(combine.job_file(), "results.combine.stop", _combined)
 
 

@@ -33,13 +33,13 @@ def choose() -> RunDir | None:
     ids = [run.id for run in paths.all_runs() if run.artifact.is_dir()]
     if not ids:
         return None
-    wanted = st.query_params.get("run", "")
-    if wanted and wanted not in ids:
+    requested = st.query_params.get("run", "")
+    if requested and requested not in ids:
         st.warning(
-            f"{escape_markdown(wanted[:80])} has no result; showing another one.",
+            f"{escape_markdown(requested[:80])} has no result; showing another one.",
             icon=":material/warning:",
         )
-    st.session_state["results.run"] = wanted if wanted in ids else ids[0]
+    st.session_state["results.run"] = requested if requested in ids else ids[0]
 
     def change() -> None:
         st.query_params["run"] = st.session_state["results.run"]

@@ -189,7 +189,7 @@ def test_no_page_breaks_on_files_of_another_shape(
 ) -> None:
     """Whole JSON, in which each part is something else than it should be."""
     # asks nothing of the planner
-    monkeypatch.setattr("lab.ui.estimate_panel.panel", lambda spec, place="": None)
+    monkeypatch.setattr("lab.ui.estimate_panel.panel", lambda spec, side="": None)
     monkeypatch.setattr("lab.ui.start_bar._costs", lambda specs: [])
     spec = dict.fromkeys(("name", "model", "method", "data", "train", "hardware", "asked"), odd)
     run.spec.write_text(json.dumps(spec))
