@@ -14,7 +14,7 @@ from lab.export import combine, exports, push
 from lab.hub import credentials
 from lab.paths import RunDir
 from lab.runs import index
-from lab.ui import hub_fields, links, monitor_view, results_view
+from lab.ui import hub_fields, links, results_view, run_picker
 from lab.ui.markdown_safety import escape_markdown, plain, run_action
 
 LOOK_S = 1.0
@@ -43,7 +43,7 @@ def combine_form(run: RunDir) -> None:
         "then stands among the results."
     )
     chosen: list[str] = st.multiselect(
-        "Combine with", partners, key="results.combine.with", format_func=monitor_view.run_title,
+        "Combine with", partners, key="results.combine.with", format_func=run_picker.short_title,
         max_selections=combine.MAX_RESULTS - 1, placeholder="Choose results",
     )  # fmt: skip
     names = [run.id, *chosen]
