@@ -256,9 +256,7 @@ def show_template_notes(preview: DatasetPreview) -> None:
     template = preview.template or TemplateView()
     end = f"**{escape_markdown(template.end_token)}**"
     if preview.has_chats:
-        default = (
-            "the tokenizer's own" if template.has_own else "none in the tokenizer, so **plain**"
-        )
+        default = "the tokenizer's own" if template.has_own else "**plain**, the tokenizer has none"
         name = default if template.name == "auto" else f"**{escape_markdown(template.name)}**"
         st.markdown(f":material/forum: Chat template: {name}; end-of-turn token {end}.")
         if template.inserts:
