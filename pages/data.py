@@ -49,12 +49,12 @@ elif tabs["Packing"].open:
         data_view.show_packed(preview, length, view)
 elif tabs["Duplicates"].open:
     with tabs["Duplicates"]:
-        data_view.show_duplicates(preview["twins"], "No duplicates found.")
+        data_view.show_duplicates(preview.similar, "No duplicates found.")
 elif tabs["Leakage"].open:
     with tabs["Leakage"]:
         data_view.show_duplicates(
-            preview["leaks"], "No held-out example resembles a training example."
+            preview.leaks, "No held-out example resembles a training example."
         )
 elif tabs["Invalid rows"].open:
     with tabs["Invalid rows"]:
-        data_view.show_invalid_rows(preview["bad"])
+        data_view.show_invalid_rows(preview.invalid)

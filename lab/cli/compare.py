@@ -12,11 +12,13 @@ from rich.markup import escape
 
 from lab import paths
 from lab.atomic_files import write_atomic
-from lab.cli.console import Output, console, loss, table
+from lab.cli.console import Output, console, loss, say, table
 from lab.cli.race import show as show_race
 from lab.compare import race
 from lab.compare.comparison import AXES, UNITS, compare
+from lab.compare.scored_rows import RowDifference
 from lab.errors import LabError
+from lab.evals.score import TITLES
 from lab.formatting import count, duration, size
 from lab.paths import RunDir
 from lab.schema import quote
@@ -53,6 +55,7 @@ def run(arguments: argparse.Namespace) -> Output:
             show_race(answer)
         else:
             show(answer)
+        show_scores(answer)
         if arguments.html:
             console.print(f"Report: {escape(answer['html'])}", soft_wrap=True)
 
@@ -109,6 +112,24 @@ def show(answer: dict[str, Any]) -> None:
         right="l" + "r" * len(rows),
     )
     show_verdict(answer)
+
+
+def show_scores(answer: dict[str, Any]) -> None:
+    """Of every set that the runs were scored on: the figures, and on which rows two differ."""
+    names = {f"run:{run['id']}": run["name"] or run["id"] for run in answer["runs"]}
+    for scored in answer["scores"]:
+        models = scored["models"]
+        keys = [key for key in TITLES if key in models[0]["figures"]]
+        rows = [
+            [names.get(each["model"], "base model"),
+             *(f"{each['figures'][key]:.3f}" for key in keys)]
+            for each in models
+        ]  # fmt: skip
+        title = f"Scores on {escape(scored['set'])}: {len(scored['rows'])} questions"
+        table(title, ["", *(TITLES[key] for key in keys)], rows, right="l" + "r" * len(keys))
+        for each in scored["differences"]:
+            pair = [names.get(each[side], "The base") for side in ("first", "second")]
+            say(RowDifference(**each).in_words(*pair))
 
 
 def show_verdict(answer: dict[str, Any]) -> None:

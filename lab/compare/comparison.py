@@ -6,6 +6,7 @@ import dataclasses
 import math
 from typing import Any
 
+from lab.compare import scored_rows
 from lab.compare.contestants import contestants
 from lab.compare.curves import run_curve
 from lab.compare.equal_terms import equal_terms
@@ -54,7 +55,7 @@ def row(run: RunDir) -> dict[str, Any]:
 
 def compare(runs: list[RunDir], by: str = "step") -> dict[str, Any]:
     """{"runs": rows, "by": axis, "at": the largest budget that all reached, "unequal": [...],
-    "remarks": [...], "verdict": {...}}.
+    "remarks": [...], "verdict": {...}, "scores": [...]}.
 
     Each row gets `at`: its evaluation loss at that common budget, so that a run that trained
     longer is not praised for it. In the verdict, runs that differ in their seed alone are one.
@@ -80,4 +81,5 @@ def compare(runs: list[RunDir], by: str = "step") -> dict[str, Any]:
         "unequal": list(terms.unequal),
         "remarks": list(terms.remarks),
         "verdict": dataclasses.asdict(verdict(those, terms, lambda each: each.name)),
+        "scores": scored_rows.as_json(those),
     }

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import html
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lab.compare import figures, notes
+from lab.compare import figures, notes, scored_rows, scores_report
 from lab.compare.contestants import Contestant, Names
 from lab.compare.curves import axes_of, curve, measures_of
 from lab.compare.equal_terms import equal_terms
 from lab.compare.figures import figure_rows
+from lab.compare.html_table import table, text_of
 from lab.compare.settings_diff import setting_rows
 from lab.compare.trade_offs import PLANES, pareto_front, points
 from lab.compare.verdict import verdict
-from lab.visible import visible
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #14272a; background: #fff; margin: 2rem auto;
@@ -73,6 +72,7 @@ def as_json(contestants: Sequence[Contestant], names: Names, price: float = 0.0)
             for x, y in PLANES
             if len(plane := points(contestants, x, y, price)) > 1
         ],
+        "scores": scored_rows.as_json(contestants),
         "notes": notes.read(ids_of(contestants)),
     }
 
@@ -92,17 +92,17 @@ def as_html(
     terms = equal_terms(contestants, names)
     result = verdict(contestants, terms, names)
     parts = [
-        f"<h1>{_text(result.headline)}</h1>",
-        f"<p>{_text(result.detail)}</p>" if result.detail else "",
+        f"<h1>{text_of(result.headline)}</h1>",
+        f"<p>{text_of(result.detail)}</p>" if result.detail else "",
         "<p>"
-        + "".join(f'<span class="badge">{_text(b.text)}</span>' for b in result.badges)
+        + "".join(f'<span class="badge">{text_of(b.text)}</span>' for b in result.badges)
         + "</p>",
-        f"<h2>Equal terms: {_text(terms.title)}</h2>" if len(contestants) > 1 else "",
-        *(f'<p class="red">{_text(reason)}</p>' for reason in terms.unequal),
-        f'<p class="terms">{_text(" ".join([terms.same, *terms.remarks]).strip())}</p>',
+        f"<h2>Equal terms: {text_of(terms.title)}</h2>" if len(contestants) > 1 else "",
+        *(f'<p class="red">{text_of(reason)}</p>' for reason in terms.unequal),
+        f'<p class="terms">{text_of(" ".join([terms.same, *terms.remarks]).strip())}</p>',
     ]
     for number, (title, chart) in enumerate(charts.items()):
-        parts.append(f"<h2>{_text(title)}</h2>")
+        parts.append(f"<h2>{text_of(title)}</h2>")
         parts.append(
             chart.to_html(
                 full_html=False, include_plotlyjs=number == 0, include_mathjax=False,
@@ -110,13 +110,14 @@ def as_html(
             )
         )  # fmt: skip
     parts += ["<h2>Figures</h2>", _figures(contestants, names, price)]
+    parts += scores_report.sections(contestants, names)
     parts += ["<h2>Settings that differ</h2>", _settings(contestants, names)]
     text = notes.read(ids_of(contestants))
     if text:
-        parts += ["<h2>Notes</h2>", f"<p>{_text(text)}</p>".replace("\n", "<br>")]
+        parts += ["<h2>Notes</h2>", f"<p>{text_of(text)}</p>".replace("\n", "<br>")]
     created = time.strftime("%d %b %Y, %H:%M")
     runs = ", ".join(ids_of(contestants))
-    parts.append(f'<p class="terms">Finetune Lab, {created}. Runs: {_text(runs)}.</p>')
+    parts.append(f'<p class="terms">Finetune Lab, {created}. Runs: {text_of(runs)}.</p>')
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
@@ -124,25 +125,6 @@ def as_html(
         f"<title>Comparison of {len(contestants)} runs</title><style>{STYLE}</style></head>\n"
         f"<body>{''.join(parts)}</body></html>\n"
     )
-
-
-def _text(value: str) -> str:
-    return html.escape(visible(value))
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[tuple[str, bool]]]) -> str:
-    """`rows` hold (text, whether it is the best)."""
-    top = "".join(f"<th>{_text(cell)}</th>" for cell in head)
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f'<td class="best">{_text(cell)} ✓</td>' if best else f"<td>{_text(cell)}</td>"
-            for cell, best in row
-        )
-        + "</tr>"
-        for row in rows
-    )
-    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _figures(contestants: Sequence[Contestant], names: Names, price: float) -> str:
@@ -158,14 +140,14 @@ def _figures(contestants: Sequence[Contestant], names: Names, price: float) -> s
         ]
         for row in figure_rows(contestants, price)
     ]
-    return _table(["Figure", "base", *map(names, contestants)], rows)
+    return table(["Figure", "base", *map(names, contestants)], rows)
 
 
 def _settings(contestants: Sequence[Contestant], names: Names) -> str:
     rows = setting_rows(contestants)
     differing = [row for row in rows if row.differs]
-    table = _table(
+    listed = table(
         ["Setting", *map(names, contestants)],
         [[(row.title, False), *((value, False) for value in row.values)] for row in differing],
     )
-    return f"{table}<p class='terms'>{len(rows) - len(differing)} settings are the same.</p>"
+    return f"{listed}<p class='terms'>{len(rows) - len(differing)} settings are the same.</p>"

@@ -14,7 +14,6 @@ from lab.data import (
     batches,
     chat_template,
     duplicates,
-    format_detection,
     prepare,
     stop_tokens,
     token_view,
@@ -23,6 +22,16 @@ from lab.data import catalog as datasets
 from lab.data.chat_template import TokenizedExample
 from lab.data.conversations import words as message_words
 from lab.data.example_reader import Example, ExampleReader, Sample
+from lab.data.preview_types import (
+    BatchRow,
+    DatasetPreview,
+    ExampleCounts,
+    ExampleView,
+    InvalidRows,
+    Padding,
+    SimilarPair,
+    TemplateView,
+)
 from lab.errors import LabError, Problem, SpecError
 from lab.methods import get as method_of
 from lab.models import catalog as models
@@ -38,12 +47,11 @@ SECONDS = 8.0  # of reading
 TOKENISE_S = 15.0
 
 
-def look(value: Any, most: int = MAX_EXAMPLES, *, may_fetch: bool = False) -> dict[str, Any]:
+def look(value: Any, most: int = MAX_EXAMPLES, *, may_fetch: bool = False) -> DatasetPreview:
     """What the rows of a spec's data look like to its model.
 
-    {"rows", "packed", "lengths", "counts", "twins", "leaks", "bad", "template", …}; see the Data
-    page. Where the tokenizer is not on this machine, and it may not be fetched, only
-    {"tokenizer_bytes": bytes to be fetched}. Raises LabError for problems the user can fix.
+    Where the tokenizer is not on this machine, and it may not be fetched, only the bytes to be
+    fetched. Raises LabError for problems the user can fix.
     """
     problems: list[Problem] = []
     spec = RunSpec.parse(value, problems)
@@ -56,7 +64,7 @@ def look(value: Any, most: int = MAX_EXAMPLES, *, may_fetch: bool = False) -> di
     with stage("tokenizer"):
         still = None if may_fetch else hub.tokenizer_download(source)
         if still is not None:
-            return {"tokenizer_bytes": still.bytes}
+            return DatasetPreview(dataset.id, still.bytes)
         tokenizer = weights.load_tokenizer(source)
     has_own = bool(tokenizer.chat_template)
     with stage("template"):
@@ -69,14 +77,14 @@ def look(value: Any, most: int = MAX_EXAMPLES, *, may_fetch: bool = False) -> di
         sequences, is_cut = _tokenized(reader, sample.examples, tokenizer, system_prompt, data)
     is_whole = is_whole and not is_cut
     examples, shares = sample.examples[: len(sequences)], sample.shares[: len(sequences)]
-    usable = [place for place, pieces in enumerate(sequences) if pieces]
+    usable = [index for index, pieces in enumerate(sequences) if pieces]
     if not usable:
         raise LabError(
             f"No row of '{dataset.id}' can be used: {reader.invalid_summary() or trouble}.",
             "Name the right columns, or choose another template.",
         )
     _, held = batches.split_indices(len(examples), data.eval_fraction)
-    flat = [sequence for place in usable for sequence in sequences[place]]
+    flat = [sequence for index in usable for sequence in sequences[index]]
     texts = [_words(example) for example in examples]
     with stage("compare"):
         twins = duplicates.find_duplicates(texts)
@@ -85,49 +93,43 @@ def look(value: Any, most: int = MAX_EXAMPLES, *, may_fetch: bool = False) -> di
     for example, parts in zip(examples, sequences, strict=True):
         notes.add(example, parts)
     can_pack = method_of(spec.method["name"]).can_pack
-    return {
-        "dataset": dataset.id,
-        "detected": format_detection.detected(data.dataset),
-        "system_prompt": system_prompt,
-        "examples": len(examples),
-        "is_whole": is_whole,
-        "bytes": reader.size,
-        "has_chats": reader.has_chats,
-        "template": {
-            "has_own": has_own,
-            "name": data.template,
-            "end_token": _end_token(tokenizer, reader.has_chats),
-            "pad_token": tokenizer.pad_token,
-            "injects": _injected(tokenizer, system_prompt) if reader.has_chats else "",
-            "notes": notes.lines(),
-        },
-        "rows": [
+    return DatasetPreview(
+        dataset=dataset.id,
+        examples=len(examples),
+        is_whole=is_whole,
+        has_chats=reader.has_chats,
+        template=TemplateView(
+            has_own,
+            data.template,
+            _end_token(tokenizer, reader.has_chats),
+            _injected(tokenizer, system_prompt) if reader.has_chats else "",
+            tuple(notes.lines()),
+        ),
+        rows=tuple(
             _row(examples[i], sequence, tokenizer, system_prompt, len(sequences[i]) > 1)
             for i in usable[:MAX_SHOWN]
             for sequence in (sequences[i] if examples[i].messages else sequences[i][:1])
-        ][:MAX_SHOWN],
-        "packed": _packed(flat, data.max_length) if can_pack else [],
-        "lengths": _lengths(examples, shares, sequences),
-        "counts": {
-            "truncated": sum(sequence.truncated for sequence in flat),
-            "dropped": sum(not sequence.num_loss_tokens for sequence in flat),
-            "bad": reader.num_invalid,
-            "held_out": len(held),
-            "tokens": sum(len(sequence.ids) for sequence in flat),
-            "counted": sum(sequence.num_loss_tokens for sequence in flat),
-            "exact": len(twins.exact),
-            "near": len(twins.near),
-            "leaks": len(leaks),
-        },
-        "twins": [_pair(examples, texts, pair) for pair in (twins.exact + twins.near)[:20]],
-        "leaks": [_pair(examples, texts, pair) for pair in leaks[:20]],
-        "bad": [
-            {"reason": group.text, "rows": group.count, "first row": group.row}
-            for group in reader.reasons.groups[:50]
-        ],
-        "notes": reader.notes(),
-        "waste": _waste(flat, spec),
-    }
+        )[:MAX_SHOWN],
+        packed=_packed(flat, data.max_length) if can_pack else (),
+        lengths=tuple(_lengths(examples, shares, sequences)),
+        counts=ExampleCounts(
+            tokens=sum(len(sequence.ids) for sequence in flat),
+            counted=sum(sequence.num_loss_tokens for sequence in flat),
+            truncated=sum(sequence.truncated for sequence in flat),
+            without_loss=sum(not sequence.num_loss_tokens for sequence in flat),
+            invalid_rows=reader.num_invalid,
+            duplicates=len(twins.exact),
+            near_duplicates=len(twins.near),
+            leaks=len(leaks),
+        ),
+        similar=tuple(_pair(examples, texts, pair) for pair in (twins.exact + twins.near)[:20]),
+        leaks=tuple(_pair(examples, texts, pair) for pair in leaks[:20]),
+        invalid=tuple(
+            InvalidRows(group.text, group.count, group.row) for group in reader.reasons.groups[:50]
+        ),
+        notes=tuple(reader.notes()),
+        padding=_padding(flat, spec),
+    )
 
 
 def _read(reader: ExampleReader, most: int) -> tuple[Sample, bool, str]:
@@ -180,7 +182,7 @@ def _words(example: Example) -> str:
 
 def _row(
     example: Example, first: TokenizedExample, tokenizer: Any, system_prompt: str, is_part: bool
-) -> dict[str, Any]:
+) -> ExampleView:
     """One row, or the part of it that became an example of its own: its rendered text, and its
     tokens with the mask."""
     if example.messages and is_part:
@@ -193,15 +195,10 @@ def _row(
         )
     else:
         text = example.text
-    return {
-        "row": example.row,
-        "text": text[:8000],
-        "tokens": token_view.pieces(
-            tokenizer, first.ids[: token_view.MAX_TOKENS], first.labels[: token_view.MAX_TOKENS]
-        ),
-        "cut": first.truncated,
-        "counted": first.num_loss_tokens,
-    }
+    tokens = token_view.pieces(
+        tokenizer, first.ids[: token_view.MAX_TOKENS], first.labels[: token_view.MAX_TOKENS]
+    )
+    return ExampleView(example.row, text[:8000], tokens, first.truncated, first.num_loss_tokens)
 
 
 def _end_token(tokenizer: Any, has_chats: bool) -> str:
@@ -236,19 +233,20 @@ def _lengths(
     return lengths
 
 
-def _packed(flat: list[TokenizedExample], length: int) -> list[dict[str, Any]]:
+def _packed(flat: list[TokenizedExample], length: int) -> tuple[BatchRow, ...]:
+    """The first packed sequences, without their tokens."""
     rows = batches.packed_rows([sequence for sequence in flat if sequence.num_loss_tokens], length)
-    return [
-        {"lengths": list(row.lengths), "sources": list(row.sources), "length": row.tokens}
+    return tuple(
+        BatchRow((), tuple(row.lengths), tuple(row.sources), row.tokens, row.counted)
         for row in rows[:PACKED]
-    ]
+    )
 
 
-def _waste(flat: list[TokenizedExample], spec: RunSpec) -> dict[str, float]:
-    """Share of each batch that is padding: rows in their shuffled order, in buckets, packed."""
+def _padding(flat: list[TokenizedExample], spec: RunSpec) -> Padding | None:
+    """Of rows in their shuffled order, grouped by length, and packed; None without any row."""
     useful = [sequence for sequence in flat if sequence.num_loss_tokens]
     if not useful:
-        return {}
+        return None
     size, seed = spec.train.batch_size, spec.train.seed
     single = batches.single_rows(useful)
     packed = batches.packed_rows(useful, spec.data.max_length)
@@ -260,23 +258,21 @@ def _waste(flat: list[TokenizedExample], spec: RunSpec) -> dict[str, float]:
 
     def ordered(rows: batches.SequenceDataset, bucket: int) -> np.ndarray:
         stream = batches.TrainingOrder(rows, seed, bucket)
-        return np.array([stream[place].tokens for place in range(len(rows))])
+        return np.array([stream[index].tokens for index in range(len(rows))])
 
-    return {
-        "shuffled": share(ordered(single, 0)),
-        "bucketed": share(ordered(single, size)),
-        "packed": share(ordered(packed, 0)),
-        "rows": float(len(single)),
-        "packed_rows": float(len(packed)),
-    }
+    return Padding(
+        share(ordered(single, 0)),
+        share(ordered(single, size)),
+        share(ordered(packed, 0)),
+        len(single),
+        len(packed),
+    )
 
 
-def _pair(
-    examples: list[Example], texts: list[str], pair: tuple[int, int, float]
-) -> dict[str, Any]:
-    first, second, share = pair
-    return {
-        "rows": [examples[first].row, examples[second].row],
-        "similarity": share,
-        "texts": [texts[first][:300], texts[second][:300]],
-    }
+def _pair(examples: list[Example], texts: list[str], pair: tuple[int, int, float]) -> SimilarPair:
+    first, second, similarity = pair
+    return SimilarPair(
+        (examples[first].row, examples[second].row),
+        (texts[first][:300], texts[second][:300]),
+        similarity,
+    )

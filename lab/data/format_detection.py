@@ -7,6 +7,7 @@ from typing import Any
 
 from lab.data import catalog
 from lab.data.formats import columns_of, detect
+from lab.data.preview_types import Detection
 from lab.data.readers import InvalidRow, RecordReader
 
 FIRST = 5
@@ -14,9 +15,8 @@ SECONDS = 2.0
 MAX_INVALID = 10_000  # rows that cannot be read before the first that can
 
 
-def detected(dataset_id: str) -> dict[str, Any]:
-    """{"format", "columns", "names", "why"} of the first rows; "why" is empty, or says why the
-    format is not known. Raises LabError."""
+def detected(dataset_id: str) -> Detection:
+    """The format of the first rows. Raises LabError."""
     dataset = catalog.resolve(dataset_id)
     first: list[Any] = []
     values = RecordReader(dataset.path, time.monotonic() + SECONDS)
@@ -25,11 +25,11 @@ def detected(dataset_id: str) -> dict[str, Any]:
             first.append(value)
         if len(first) >= FIRST or number > MAX_INVALID:
             break
-    names = sorted({str(key) for row in first if isinstance(row, dict) for key in row})
+    names = tuple(sorted({str(key) for row in first if isinstance(row, dict) for key in row}))
     try:
         shape = detect(first[0]) if first else ""
     except InvalidRow as reason:
-        return {"format": "", "columns": {}, "names": names, "why": str(reason)}
+        return Detection("", {}, names, str(reason))
     if not first:
-        return {"format": "", "columns": {}, "names": [], "why": "no row of it can be read"}
-    return {"format": shape, "columns": columns_of(first[0], shape), "names": names, "why": ""}
+        return Detection("", {}, (), "no row of it can be read")
+    return Detection(shape, columns_of(first[0], shape), names)

@@ -1,14 +1,17 @@
 """How well models answer a set: by what they write, and by which answer they find likeliest.
 
 What is measured follows from the set: its card's labels, its choices, its answers. The base comes
-first, asked with the chat template and system prompt of the first result.
+first, asked with the chat template and system prompt of the first result. Every answer is kept in
+`score_sheets`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from lab.chat import models as chat_models
@@ -18,9 +21,12 @@ from lab.data import batches, catalog, choices
 from lab.data.catalog import Dataset
 from lab.data.example_reader import ExampleReader, ReadOptions
 from lab.data.formats import Example
+from lab.data.prepare import reading_of
 from lab.errors import LabError
-from lab.evals import scores
+from lab.evals import score_sheets, scores
+from lab.evals.score_sheets import ScoredAnswer, ScoredQuestion, ScoreSheet
 from lab.schema import quote
+from lab.spec import DataSpec, RunSpec
 
 MAX_QUESTIONS = 50  # questions, unless more are wished for
 MAX_PATTERN_CHARS = 500
@@ -54,15 +60,6 @@ class Item:
 
 
 @dataclass(frozen=True)
-class ScoredAnswer:
-    """`likeliest`: of the item's options; "" where it has none."""
-
-    text: str = ""
-    likeliest: str = ""
-    figures: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class ScoreTerms:
     """The set as it is asked. `pattern`: the form of a right answer."""
 
@@ -73,45 +70,70 @@ class ScoreTerms:
     pattern: re.Pattern[str] | None
     settings: GenerationSettings
 
+    @property
+    def questions(self) -> list[ScoredQuestion]:
+        return [
+            ScoredQuestion(item.row, str(item.messages[-1].get("content", "")), item.reference)
+            for item in self.items
+        ]
+
+    @property
+    def file(self) -> Path:
+        """Where the answers are kept: what changes an answer is in its name."""
+        pattern = self.pattern.pattern if self.pattern is not None else ""
+        items = [asdict(item) for item in self.items]
+        return score_sheets.file_of(
+            [self.dataset, self.kind, items, pattern, asdict(self.settings)]
+        )
+
+
+Told = Callable[[str, int, int], object]  # model, answers so far, answers in all
+
 
 def score(
     names: list[ModelRef],
     dataset_id: str,
     most: int = MAX_QUESTIONS,
     pattern: str = "",
-    after_answer: Callable[[str, int, int], object] = lambda model, done, total: None,
+    after_answer: Told = lambda model, done, total: None,
 ) -> dict[str, Any]:
     """{"set", "kind", "rows", "models": [{"model", "figures", "answers"}], "main"}, the base
     first. Raises LabError for a set without a question."""
     ordered = chat_models.with_shared_template(with_base_first(names))
     terms = terms_of(ordered, dataset_id, most, pattern)
-    models = []
-    for named in ordered:
-        loaded = chat_models.load(named)
-        answers = []
-        for item in terms.items:
-            answers.append(_answer(loaded, named, item, terms))
-            after_answer(named.name, len(answers), len(terms.items))
-        del loaded
-        models.append((named.name, answers))
+    measured = {named.name: measure(named, terms, after_answer) for named in ordered}
     listed = [
         {
             "model": name,
             "figures": figures(answers, terms),
             "answers": [asdict(answer) for answer in answers],
         }
-        for name, answers in models
+        for name, answers in measured.items()
     ]
     return {
         "set": dataset_id,
         "kind": terms.kind,
-        "rows": [
-            {"row": item.row, "prompt": _question(item), "reference": item.reference}
-            for item in terms.items
-        ],
+        "rows": [asdict(question) for question in terms.questions],
         "models": listed,
-        "main": main_figure(figures(models[0][1], terms)),
+        "main": main_figure(figures(measured[ordered[0].name], terms)),
     }
+
+
+def measure(
+    named: ModelRef,
+    terms: ScoreTerms,
+    after_answer: Told = lambda model, done, total: None,
+) -> list[ScoredAnswer]:
+    """The answers of one model, which are kept."""
+    loaded = chat_models.load(named)
+    answers: list[ScoredAnswer] = []
+    for item in terms.items:
+        answers.append(_answer(loaded, named, item, terms))
+        after_answer(named.name, len(answers), len(terms.items))
+    result = figures(answers, terms)
+    sheet = ScoreSheet(terms.dataset, terms.kind, main_figure(result), tuple(terms.questions))
+    score_sheets.keep(terms.file, sheet, named, result, answers)
+    return answers
 
 
 def with_base_first(names: list[ModelRef]) -> list[ModelRef]:
@@ -133,7 +155,10 @@ def terms_of(names: list[ModelRef], dataset_id: str, most: int, pattern: str) ->
         kind = "choices"
     else:
         kind = "shell" if card.get("answers") == "shell" else "text"
-    items = _items(dataset, kind, most)
+    examples = _held_out(dataset, names)
+    labels = tuple(str(label) for label in card.get("labels") or ())
+    items = [item for example in examples if (item := _item(example, kind, labels)) is not None]
+    items = items[:most]
     if not items:
         raise LabError(
             f"'{quote(dataset_id)}' has no question with an answer to score.",
@@ -164,16 +189,41 @@ def _pattern(text: str) -> re.Pattern[str] | None:
         ) from None
 
 
-def _items(dataset: Dataset, kind: str, most: int) -> list[Item]:
-    """The held-out questions as the card splits them; all of a set without a split."""
-    examples = list(ExampleReader(dataset.path, ReadOptions(on_invalid_row="skip")))
-    fraction = dataset.card.get("eval_fraction") or 0.0
-    if fraction and len(examples) > 1:
-        held = batches.split_indices(len(examples), float(fraction))[1]
-        examples = [examples[index] for index in held]
-    labels = tuple(str(label) for label in dataset.card.get("labels") or ())
-    items = [item for example in examples if (item := _item(example, kind, labels)) is not None]
-    return items[:most]
+def _held_out(dataset: Dataset, names: Sequence[ModelRef]) -> list[Example]:
+    """What none of these models was trained on: of a set that runs were trained on the rows that
+    all of them held out; else the rows that its card holds out, or all. Raises LabError where
+    nothing is left."""
+    on_it = [data for named in names if (data := _trained_on(named, dataset)) is not None]
+    if not on_it:
+        fraction = float(dataset.card.get("eval_fraction") or 0.0)
+        examples = list(ExampleReader(dataset.path, ReadOptions(on_invalid_row="skip")))
+        held = batches.split_indices(len(examples), fraction)[1]
+        return [examples[index] for index in held] if held else examples
+    rows: dict[int, Example] = {}
+    for position, data in enumerate(on_it):
+        options = replace(reading_of(data, dataset), on_invalid_row="skip")
+        examples = list(ExampleReader(dataset.path, options))
+        fraction = 0.0 if data.eval_dataset else data.eval_fraction
+        held = batches.split_indices(len(examples), fraction)[1]
+        own = {examples[index].row: examples[index] for index in held}
+        rows = own if not position else {row: rows[row] for row in rows if row in own}
+    if not rows:
+        raise LabError(
+            f"The models were trained on every row of '{quote(dataset.id)}'.",
+            "Choose a set that they do not know.",
+        )
+    return list(rows.values())
+
+
+def _trained_on(named: ModelRef, dataset: Dataset) -> DataSpec | None:
+    """The data section of a run that was trained on this very file; None of any other model."""
+    if named.run is None or not named.run.spec.is_file():
+        return None
+    data = RunSpec.of_run(named.run).data
+    with contextlib.suppress(LabError):  # its dataset is gone
+        if catalog.resolve(data.dataset).path == dataset.path:
+            return data
+    return None
 
 
 def _item(example: Example, kind: str, labels: tuple[str, ...]) -> Item | None:
@@ -297,7 +347,3 @@ def extremes(answer: dict[str, Any], model: str, count: int = 3) -> dict[str, li
 
     order = sorted(range(len(answers)), key=quality, reverse=True)
     return {"best": order[:count], "worst": order[::-1][:count]}
-
-
-def _question(item: Item) -> str:
-    return str(item.messages[-1].get("content", ""))

@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from lab import paths
 from lab.checked_run import CheckedRun, CheckResult
+from lab.data.preview_types import DatasetPreview
 from lab.errors import LabError, Problem, SpecError
 from lab.fit_answers import FitLimits, Saving
 from lab.forecasts import Forecast, SettingsSearch
@@ -158,10 +159,11 @@ class Planner:
         answer = self._ask_of({"ask": "plan", "spec": spec, "device": device})
         return SettingsSearch.from_json(answer)
 
-    def look(self, spec: dict[str, Any], most: int, *, may_fetch: bool = False) -> dict[str, Any]:
+    def look(self, spec: dict[str, Any], most: int, *, may_fetch: bool = False) -> DatasetPreview:
         """What the first `most` rows of the spec's data look like to its model, whose tokenizer
         may be fetched for it or not (`lab.data.dataset_preview.look`)."""
-        return self.ask({"ask": "look", "spec": spec, "most": most, "may_fetch": may_fetch})
+        request = {"ask": "look", "spec": spec, "most": most, "may_fetch": may_fetch}
+        return DatasetPreview.from_json(self.ask(request))
 
     def warm(self) -> None:
         """Have the processes import what they need, before the first question."""

@@ -108,7 +108,8 @@ def _plan(request: dict[str, Any]) -> dict[str, Any]:
 def _look(request: dict[str, Any]) -> dict[str, Any]:
     from lab.data.dataset_preview import look
 
-    return look(request["spec"], request["most"], may_fetch=request.get("may_fetch") is True)
+    preview = look(request["spec"], request["most"], may_fetch=request.get("may_fetch") is True)
+    return preview.to_json()
 
 
 def _warm(request: dict[str, Any]) -> dict[str, Any]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
 
 from lab.atomic_files import number
 from lab.checked_run import read_forecast
+from lab.data.preview_types import BatchRow
 from lab.runs import checkpoints
 from lab.runs.metric_columns import Columns
 from lab.runs.metric_series import MetricSeries, ema
@@ -273,7 +274,7 @@ def power(series: MetricSeries, view: View) -> go.Figure:
     return finish(chart, [])
 
 
-def lengths(row_lengths: list[int], longest: int, view: View) -> go.Figure:
+def lengths(row_lengths: Sequence[int], longest: int, view: View) -> go.Figure:
     """How long rows are in tokens, with the length at which they are cut."""
     chart = figure(view, x="tokens per example (before truncation)", y="examples", height=280)
     counts, edges = np.histogram(
@@ -293,13 +294,13 @@ def lengths(row_lengths: list[int], longest: int, view: View) -> go.Figure:
     return chart
 
 
-def packed(rows: list[dict[str, Any]], longest: int, view: View) -> go.Figure:
+def packed(rows: Sequence[BatchRow], longest: int, view: View) -> go.Figure:
     """Packed rows as bars; each part is one row of the file."""
     chart = figure(view, x="tokens", y="", height=60 + 34 * len(rows))
     names = [f"sequence {number}" for number in range(1, len(rows) + 1)]
-    for i in range(max(len(row["lengths"]) for row in rows)):
-        parts = [row["lengths"][i] if i < len(row["lengths"]) else 0 for row in rows]
-        sources = [row["sources"][i] if i < len(row["sources"]) else 0 for row in rows]
+    for i in range(max(len(row.lengths) for row in rows)):
+        parts = [row.lengths[i] if i < len(row.lengths) else 0 for row in rows]
+        sources = [row.sources[i] if i < len(row.sources) else 0 for row in rows]
         chart.add_trace(
             go.Bar(
                 x=np.asarray(parts),

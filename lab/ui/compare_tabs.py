@@ -8,7 +8,7 @@ import streamlit as st
 
 from lab.compare import notes, report
 from lab.compare.contestants import Contestant
-from lab.ui import compare_examples, compare_plots, compare_rank, compare_tables
+from lab.ui import compare_examples, compare_plots, compare_rank, compare_scores, compare_tables
 from lab.ui.markdown_safety import run_action
 
 Tab = Callable[[list[Contestant]], None]
@@ -26,6 +26,7 @@ def _notes(shown: list[Contestant]) -> None:
 
 TABS: dict[str, Tab] = {
     "Figures": compare_tables.figures_table,
+    "Scores": compare_scores.show,
     "Settings that differ": compare_tables.settings_table,
     "Trade-offs": compare_plots.planes,
     "Answers": compare_examples.answers,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import streamlit as st
@@ -12,6 +13,16 @@ from lab import formatting
 from lab.atomic_files import read_object
 from lab.data import catalog, format_detection
 from lab.data.catalog import Dataset
+from lab.data.preview_types import (
+    DatasetPreview,
+    Detection,
+    ExampleCounts,
+    FirstBatch,
+    InvalidRows,
+    SimilarPair,
+    TemplateView,
+    Token,
+)
 from lab.errors import MAX_PROBLEMS, LabError, SpecError
 from lab.paths import RunDir
 from lab.preflight.client import planner
@@ -43,7 +54,7 @@ def settings(dataset_id: str) -> dict[str, Any]:
     except LabError as error:
         tell(error)
         st.stop()
-    detected = str(detection["format"])
+    detected = detection.format
     left, right = st.columns(2)
     shape = left.selectbox(
         "Format",
@@ -53,7 +64,7 @@ def settings(dataset_id: str) -> dict[str, Any]:
     )
     template = right.selectbox("Template", TEMPLATES, key="data.template", persist_state="session")
     columns = _columns(dataset_id, detected if shape == "auto" else str(shape), detection)
-    if detection["why"] and shape == "auto" and not columns:  # the preview says why
+    if detection.why and shape == "auto" and not columns:  # the preview says why
         st.warning("Unknown example format. Choose the columns above, or the format.")
     spec = _more(dataset)
     spec["data"] |= {"dataset": dataset_id, "format": shape, "template": template}
@@ -63,13 +74,13 @@ def settings(dataset_id: str) -> dict[str, Any]:
 
 
 @st.cache_data(ttl=60, max_entries=50, show_spinner=False)
-def _detected(dataset_id: str, changed: int) -> dict[str, Any]:
+def _detected(dataset_id: str, changed: int) -> Detection:
     return format_detection.detected(dataset_id)
 
 
-def _columns(dataset_id: str, shape: str, detected: dict[str, Any]) -> dict[str, str]:
+def _columns(dataset_id: str, shape: str, detection: Detection) -> dict[str, str]:
     """The column of each part; only what differs from what was detected."""
-    names, guess = detected["names"], detected["columns"]
+    names, guess = detection.names, detection.columns
     if not names:
         return {}
     parts = PARTS.get(shape, ("prompt", "completion", "system"))
@@ -88,7 +99,7 @@ def _columns(dataset_id: str, shape: str, detected: dict[str, Any]) -> dict[str,
         if column:
             chosen[part] = str(column)
     shown = {part: column for part, column in guess.items() if part in parts}
-    return chosen if chosen != shown or shape != detected["format"] else {}
+    return chosen if chosen != shown or shape != detection.format else {}
 
 
 def _more(dataset: Dataset) -> dict[str, Any]:
@@ -141,10 +152,10 @@ def _more(dataset: Dataset) -> dict[str, Any]:
     return {"model": model.strip(), "data": data}
 
 
-def train_on(spec: dict[str, Any], preview: dict[str, Any] | None) -> None:
+def train_on(spec: dict[str, Any], preview: DatasetPreview | None) -> None:
     """The button to New run, whose form is filled with what is set here; only for a dataset in
     which there is something to train on."""
-    is_usable = preview is not None and preview["counts"]["counted"] > 0
+    is_usable = preview is not None and preview.counts is not None and preview.counts.counted > 0
     if st.button(
         "New run with this dataset", icon=":material/play_arrow:", type="primary",
         key="data.train", disabled=not is_usable,
@@ -155,10 +166,10 @@ def train_on(spec: dict[str, Any], preview: dict[str, Any] | None) -> None:
         st.switch_page(links.page("new_run"))
 
 
-_previews: Recent[tuple[str, int, int], dict[str, Any]] = Recent(8)
+_previews: Recent[tuple[str, int, int], DatasetPreview] = Recent(8)
 
 
-def _preview(spec: dict[str, Any], max_examples: int, changed: int) -> dict[str, Any]:
+def _preview(spec: dict[str, Any], max_examples: int, changed: int) -> DatasetPreview:
     """The planner's answer, cached for the next look. Not by st.cache_data: inside of it nothing
     may be written, so the question could not be cancelled."""
     key = (json.dumps(spec, sort_keys=True), max_examples, changed)
@@ -167,7 +178,7 @@ def _preview(spec: dict[str, Any], max_examples: int, changed: int) -> dict[str,
         return known
     preview = wait("Reading, rendering and tokenising …", lambda: planner.look(spec, max_examples))
     # without its tokenizer there is no preview yet, which may change at any time
-    return preview if "tokenizer_bytes" in preview else _previews.put(key, preview)
+    return preview if preview.tokenizer_bytes is not None else _previews.put(key, preview)
 
 
 def _offer_tokenizer(spec: dict[str, Any], size: int) -> None:
@@ -182,7 +193,7 @@ def _offer_tokenizer(spec: dict[str, Any], size: int) -> None:
         st.rerun()
 
 
-def load_preview(spec: dict[str, Any]) -> dict[str, Any] | None:
+def load_preview(spec: dict[str, Any]) -> DatasetPreview | None:
     """What the planner sees in the set; None with the reasons shown."""
     max_examples = st.segmented_control(
         "Look at the first",
@@ -197,9 +208,9 @@ def load_preview(spec: dict[str, Any]) -> dict[str, Any] | None:
     changed = catalog.resolve(spec["data"]["dataset"]).path.stat().st_mtime_ns
     try:
         preview = _preview(spec, max_examples, changed)
-        if "tokenizer_bytes" not in preview:
+        if preview.tokenizer_bytes is None:
             return preview
-        _offer_tokenizer(spec, preview["tokenizer_bytes"])
+        _offer_tokenizer(spec, preview.tokenizer_bytes)
     except SpecError as error:
         for problem in error.problems[:MAX_PROBLEMS]:
             st.error(
@@ -212,25 +223,25 @@ def load_preview(spec: dict[str, Any]) -> dict[str, Any] | None:
     return None
 
 
-def show_counts(preview: dict[str, Any]) -> None:
-    counts = preview["counts"]
-    rows = f"{preview['examples']:,}" + ("" if preview["is_whole"] else "+")
+def show_counts(preview: DatasetPreview) -> None:
+    counts = preview.counts or ExampleCounts()
+    rows = f"{preview.examples:,}" + ("" if preview.is_whole else "+")
     shown = [
         ("Examples", rows, "Read for this preview; + means the file has more."),
-        ("Tokens", formatting.count(counts["tokens"]), None),
+        ("Tokens", formatting.count(counts.tokens), None),
         (
             "Trained tokens",
-            f"{counts['counted'] / max(1, counts['tokens']):.0%}",
+            f"{counts.counted / max(1, counts.tokens):.0%}",
             "Share of tokens that count in the loss.",
         ),
-        ("Truncated", f"{counts['truncated']:,}", "Examples longer than the sequence length."),
-        ("No trained tokens", f"{counts['dropped']:,}", "Dropped: every token is masked."),
-        ("Invalid rows", f"{counts['bad']:,}", None),
-        ("Duplicates", f"{counts['exact']:,}", "Examples identical to an earlier one."),
-        ("Near-duplicates", f"{counts['near']:,}", "Jaccard similarity of 0.8 or more."),
+        ("Truncated", f"{counts.truncated:,}", "Examples longer than the sequence length."),
+        ("No trained tokens", f"{counts.without_loss:,}", "Dropped: every token is masked."),
+        ("Invalid rows", f"{counts.invalid_rows:,}", None),
+        ("Duplicates", f"{counts.duplicates:,}", "Examples identical to an earlier one."),
+        ("Near-duplicates", f"{counts.near_duplicates:,}", "Jaccard similarity of 0.8 or more."),
         (
             "Leakage",
-            f"{counts['leaks']:,}",
+            f"{counts.leaks:,}",
             "Held-out examples that (nearly) repeat a training example.",
         ),
     ]
@@ -240,52 +251,52 @@ def show_counts(preview: dict[str, Any]) -> None:
             st.metric(name, value, help=help)
 
 
-def show_template_notes(preview: dict[str, Any]) -> None:
+def show_template_notes(preview: DatasetPreview) -> None:
     """What the template does, in words."""
-    template = preview["template"]
-    end = f"**{escape_markdown(template['end_token'])}**"
-    if preview["has_chats"]:
-        default = "the tokenizer's own" if template["has_own"] else "none of its own, so **plain**"
-        name = default if template["name"] == "auto" else f"**{escape_markdown(template['name'])}**"
+    template = preview.template or TemplateView()
+    end = f"**{escape_markdown(template.end_token)}**"
+    if preview.has_chats:
+        default = "the tokenizer's own" if template.has_own else "none of its own, so **plain**"
+        name = default if template.name == "auto" else f"**{escape_markdown(template.name)}**"
         st.markdown(f":material/forum: Chat template: {name}; end-of-turn token {end}.")
-        if template["injects"]:
+        if template.inserts:
             st.markdown(":material/warning: Without a system prompt the template inserts this one:")
-            st.code(plain(template["injects"]), language=None, wrap_lines=True)
-        for note in template["notes"]:
+            st.code(plain(template.inserts), language=None, wrap_lines=True)
+        for note in template.notes:
             st.markdown(f":material/info: {escape_markdown(note)}")
     else:
         st.markdown(
             f":material/article: Plain text (continued pretraining); each document ends with {end}."
         )
-    for note in preview["notes"]:
+    for note in preview.notes:
         st.markdown(f":material/info: {escape_markdown(note)}")
-    waste = preview["waste"]
-    if waste:
+    padding = preview.padding
+    if padding is not None:
         st.markdown(
-            f":material/compress: Padding: {waste['shuffled']:.0%} shuffled, "
-            f"{waste['bucketed']:.0%} grouped by length, {waste['packed']:.0%} packed "
-            f"({waste['rows']:,.0f} examples into {waste['packed_rows']:,.0f} sequences)."
+            f":material/compress: Padding: {padding.shuffled:.0%} shuffled, "
+            f"{padding.grouped:.0%} grouped by length, {padding.packed:.0%} packed "
+            f"({padding.examples:,} examples into {padding.sequences:,} sequences)."
         )
 
 
 COLOURS = {"light": ("#0b7a7526", "#075e5a"), "dark": ("#2bb8ac40", "#8ee5dc")}
 
 
-def coloured(tokens: list[dict[str, Any]], lengths: list[int] | None = None) -> str:
+def coloured(tokens: Sequence[Token], lengths: Sequence[int] = ()) -> str:
     """Tokens as HTML, what the loss counts on a coloured ground. All text is escaped."""
     back, ink = COLOURS["dark" if chart_style.is_dark() else "light"]
     ends = set()
     end = 0
-    for length in (lengths or [])[:-1]:
+    for length in lengths[:-1]:
         end += length
         ends.add(end)
     parts = []
     for i, token in enumerate(tokens):
         if i in ends:
             parts.append("<hr style='margin:4px 0;opacity:.5'>")
-        shown = html.escape(visible(str(token.get("text", ""))), quote=True).replace("\n", "↵<br>")
-        title = f"token {html.escape(str(token.get('id')))}"
-        style = f"background:{back};color:{ink}" if token.get("counted") else "opacity:.75"
+        shown = html.escape(visible(token.text), quote=True).replace("\n", "↵<br>")
+        title = f"token {token.id}"
+        style = f"background:{back};color:{ink}" if token.counted else "opacity:.75"
         parts.append(
             f"<span title='{title}' style='{style};border-right:1px solid #8886;"
             f"padding:1px 0'>{shown}</span>"
@@ -305,9 +316,9 @@ def visible(text: str) -> str:
     )
 
 
-def show_rows(preview: dict[str, Any]) -> None:
+def show_rows(preview: DatasetPreview) -> None:
     """One row at a time: as text, and as tokens with the mask."""
-    examples = preview["rows"]
+    examples = preview.rows
     with st.container(horizontal=True, vertical_alignment="bottom"):
         row_number = st.number_input(
             f"Example (1 to {len(examples)})", 1, len(examples), 1, key="data.row", width=200
@@ -316,25 +327,25 @@ def show_rows(preview: dict[str, Any]) -> None:
             "View", ["tokens", "text"], default="tokens", required=True, key="data.as"
         )
     example = examples[int(row_number) - 1]
-    cut = " (truncated)" if example["cut"] else ""
+    cut = " (truncated)" if example.truncated else ""
     st.caption(
-        f"Row {example['row']} of the file: {len(example['tokens'])} tokens{cut}, "
-        f"{example['counted']} trained (highlighted)."
+        f"Row {example.row} of the file: {len(example.tokens)} tokens{cut}, "
+        f"{example.counted} trained (highlighted)."
     )
     with st.container(border=True, height=340):
         if display == "text":
-            st.code(visible(example["text"]), language=None, wrap_lines=True)
+            st.code(visible(example.text), language=None, wrap_lines=True)
         else:
-            st.html(coloured(example["tokens"]))
+            st.html(coloured(example.tokens))
 
 
-def show_packed(preview: dict[str, Any], length: int, view: View) -> None:
-    if not preview["packed"]:
+def show_packed(preview: DatasetPreview, length: int, view: View) -> None:
+    if not preview.packed:
         st.info("This method does not support packing.")
         return
     chart_style.show(
-        charts.packed(preview["packed"], length, view), "data.packed",
-        f"{len(preview['packed'])} packed sequences and the examples in each",
+        charts.packed(preview.packed, length, view), "data.packed",
+        f"{len(preview.packed)} packed sequences and the examples in each",
     )  # fmt: skip
     st.caption(
         "Each bar is one packed sequence; its segments are examples that cannot attend to each "
@@ -342,58 +353,48 @@ def show_packed(preview: dict[str, Any], length: int, view: View) -> None:
     )
 
 
-def show_lengths(preview: dict[str, Any], length: int, view: View) -> None:
-    chart = charts.lengths(preview["lengths"], length, view)
+def show_lengths(preview: DatasetPreview, length: int, view: View) -> None:
+    chart = charts.lengths(preview.lengths, length, view)
     chart_style.show(chart, "data.lengths", "Number of examples by length in tokens")
 
 
-def show_duplicates(duplicates: list[dict[str, Any]], empty: str) -> None:
+def show_duplicates(pairs: Sequence[SimilarPair], empty: str) -> None:
     """Two rows side by side, for each pair that resembles another."""
-    if not duplicates:
+    if not pairs:
         st.success(empty, icon=":material/check_circle:")
         return
     table = [
         {
-            "rows": f"{pair['rows'][0]} and {pair['rows'][1]}",
-            "similarity": pair["similarity"],
-            "first": pair["texts"][0],
-            "second": pair["texts"][1],
+            "rows": " and ".join(map(str, pair.rows)),
+            "similarity": pair.similarity,
+            "first": pair.texts[0],
+            "second": pair.texts[1],
         }
-        for pair in duplicates
+        for pair in pairs
     ]
     st.dataframe(plain(table), hide_index=True, width="stretch")
 
 
-def show_invalid_rows(problems: list[dict[str, Any]]) -> None:
-    if not problems:
+def show_invalid_rows(invalid: Sequence[InvalidRows]) -> None:
+    if not invalid:
         st.success("All rows read are valid.", icon=":material/check_circle:")
         return
-    st.dataframe(plain(problems), hide_index=True, width="stretch")
+    table = [
+        {"reason": rows.reason, "rows": rows.count, "first row": rows.first_row} for rows in invalid
+    ]
+    st.dataframe(plain(table), hide_index=True, width="stretch")
 
 
 def first_batch(run: RunDir) -> None:
     """What the model saw at the very first step of a run, token by token."""
-    first_batch = read_object(run.first_batch) or {}
-    sequences = _objects(first_batch.get("rows"))
-    if not sequences:
+    rows = FirstBatch.from_json(read_object(run.first_batch)).rows
+    if not rows:
         return
     with st.expander("First training batch, token by token", icon=":material/dataset:"):
-        for sequence in sequences:
-            tokens = _objects(sequence.get("tokens"))
-            sources = ", ".join(str(source) for source in _list(sequence.get("sources")))
+        for row in rows:
+            sources = ", ".join(map(str, row.sources))
             st.caption(
-                f"Rows {escape_markdown(sources)} of the file: "
-                f"{escape_markdown(sequence.get('length'))} tokens, "
-                f"{escape_markdown(sequence.get('counted'))} trained (highlighted)."
+                f"Rows {sources} of the file: {row.length} tokens, "
+                f"{row.counted} trained (highlighted)."
             )
-            lengths = [n for n in _list(sequence.get("lengths")) if isinstance(n, int)]
-            st.html(coloured(tokens, lengths))
-
-
-def _list(value: Any) -> list[Any]:
-    """A stored list; the file may hold anything."""
-    return value if isinstance(value, list) else []
-
-
-def _objects(value: Any) -> list[dict[str, Any]]:
-    return [item for item in _list(value) if isinstance(item, dict)]
+            st.html(coloured(row.tokens, row.lengths))

@@ -10,6 +10,10 @@ import numpy as np
 
 from lab import paths
 from lab.atomic_files import write_json
+from lab.chat import models as chat_models
+from lab.chat.models import ModelRef
+from lab.evals import score_sheets
+from lab.evals.score_sheets import ScoredAnswer, ScoredQuestion, ScoreSheet
 from lab.paths import RunDir
 from lab.spec import RunSpec
 
@@ -100,3 +104,32 @@ def change_event(run: RunDir, kind: str, **values: Any) -> None:
     write_lines(
         run.events, [event | values if event["kind"] == kind else event for event in events]
     )
+
+
+def score_run(run: RunDir, right: Sequence[bool], base: Sequence[bool] | None = None) -> ScoreSheet:
+    """Answers of a run, and of its base if given, to as many questions, kept as scoring keeps them:
+    a wrong one has a token F1 of 0.25."""
+    questions = tuple(ScoredQuestion(n, f"question {n}", f"answer {n}") for n in range(len(right)))
+    sheet = ScoreSheet("builtin:text-to-shell", "text", "exact_match", questions)
+    named = chat_models.parse(f"run:{run.id}")
+    both = [(named, right)] if base is None else [(named, right), (base_of(named), base)]
+    for each, marks in both:
+        answers = [
+            ScoredAnswer(
+                f"answer {n}" if is_right else f"wrong {n}",
+                figures={"exact_match": float(is_right), "token_f1": 1.0 if is_right else 0.25},
+            )
+            for n, is_right in enumerate(marks)
+        ]
+        names = ("exact_match", "token_f1")
+        figures = {key: sum(a.figures[key] for a in answers) / len(answers) for key in names}
+        score_sheets.keep(score_sheets.file_of([len(right)]), sheet, each, figures, answers)
+    kept = score_sheets.read(score_sheets.file_of([len(right)]))
+    assert kept is not None
+    return kept
+
+
+def base_of(named: ModelRef) -> ModelRef:
+    """The base of a run, as it is asked beside it."""
+    base, _ = chat_models.with_shared_template([chat_models.parse(f"base:{named.base}"), named])
+    return base

@@ -278,6 +278,6 @@ def test_rows_of_millions_of_characters_are_looked_at_in_part(
     # a word is a token: a million in each row, of which the sample holds a tenth
     assert seen.sequences_per_example == pytest.approx(1_000_000 / 512, rel=0.05)
     page = look({"model": str(tiny_model), "data": data}, most=20)
-    assert page["lengths"][0] == pytest.approx(1_000_000, rel=0.05)
-    assert all(len(row["tokens"]) <= 512 for row in page["rows"])
+    assert page.lengths[0] == pytest.approx(1_000_000, rel=0.05)
+    assert all(len(row.tokens) <= 512 for row in page.rows)
     assert time.process_time() - began < 60, "all of it would take minutes"

@@ -224,7 +224,7 @@ def test_reading_ends_when_its_time_is_over(
     with pytest.raises(LabError, match="No row was found in the first"):
         list(slow)
     monkeypatch.setattr(format_detection, "MAX_INVALID", 100)
-    assert format_detection.detected(str(path))["format"] == ""
+    assert format_detection.detected(str(path)).format == ""
 
 
 def test_a_bad_row_is_told_briefly(tmp_path: Path) -> None:

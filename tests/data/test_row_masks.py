@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from lab.data import dataset_preview, dataset_stats, prepare
+from lab.data import dataset_preview, dataset_stats, format_detection, prepare
+from lab.data.preview_types import ExampleView
 from lab.errors import LabError
 from lab.spec import RunSpec
 from tests.conftest import write_rows
@@ -34,8 +35,8 @@ def spec_of(tmp_path: Path, rows: list[Any], model: Path, **data: Any) -> dict[s
     return {"model": str(model), "data": settings | data}
 
 
-def learned_words(row: dict[str, Any]) -> str:
-    return "".join(token["text"] for token in row["tokens"] if token["counted"])
+def learned_words(row: ExampleView) -> str:
+    return "".join(token.text for token in row.tokens if token.counted)
 
 
 @pytest.mark.parametrize("loss_on", ["assistant", "completion"])
@@ -44,9 +45,9 @@ def test_a_marked_answer_is_shown_and_not_learned(
 ) -> None:
     spec = spec_of(tmp_path, ROWS, tiny_model, loss_on=loss_on)
     page = dataset_preview.look(spec)
-    learned = learned_words(page["rows"][0])
+    learned = learned_words(page.rows[0])
     assert "w701" in learned and "w700" not in learned, learned
-    assert "w700" in "".join(token["text"] for token in page["rows"][0]["tokens"])
+    assert "w700" in "".join(token.text for token in page.rows[0].tokens)
     ready = prepare.prepare(RunSpec.from_json(spec), tokenizer)
     first = ready.train[0]
     counted = tokenizer.decode(
@@ -77,7 +78,7 @@ def test_page_check_and_run_say_the_same_of_the_rows(
         "Answers are marked as not to be learned (12 rows, the first is row 1).",
         "'mood' is not used (12 rows, the first is row 1).",
     ]
-    assert dataset_preview.look(spec)["notes"] == notes
+    assert list(dataset_preview.look(spec).notes) == notes
     assert dataset_stats.dataset_stats(RunSpec.from_json(spec), tokenizer).warnings[:2] == tuple(
         notes
     )
@@ -114,11 +115,11 @@ def test_preferences_are_refused_once_and_learned_on_request(
         assert str(tmp_path) not in message
     spec = spec_of(tmp_path, rows, tiny_model, format="preference")
     page = dataset_preview.look(spec)
-    assert "w700" in learned_words(page["rows"][0]) and "w800" not in json.dumps(page["rows"])
-    assert (
-        page["detected"]["format"] == ""
-        and "set data.format to preference" in page["detected"]["why"]
+    assert "w700" in learned_words(page.rows[0]) and "w800" not in json.dumps(
+        page.to_json()["rows"]
     )
+    detection = format_detection.detected(spec["data"]["dataset"])
+    assert detection.format == "" and "set data.format to preference" in detection.why
     assert prepare.prepare(RunSpec.from_json(spec), tokenizer).facts()["examples"] == 30
 
 
@@ -128,8 +129,8 @@ def test_a_broken_table_is_told_once_with_the_field_that_mends_it(
     (tmp_path / "rows.csv").write_text("prompt,completion\n" + "w1,w2\n" + "w1,w2,w3\n" * 40)
     spec = {"model": str(tiny_model), "data": {"dataset": str(tmp_path / "rows.csv")}}
     page = dataset_preview.look(spec)
-    (bad,) = page["bad"]
-    assert (bad["rows"], bad["first row"]) == (40, 3) and "has 3 fields" in bad["reason"]
+    (bad,) = page.invalid
+    assert (bad.count, bad.first_row) == (40, 3) and "has 3 fields" in bad.reason
     with pytest.raises(LabError) as caught:
         dataset_stats.dataset_stats(RunSpec.from_json(spec), None)
     message = str(caught.value)

@@ -11,6 +11,7 @@ from lab.atomic_files import read_object
 from lab.data import format_detection, token_view
 from lab.data.batches import TokenSequence, TrainingOrder, packed_rows, single_rows
 from lab.data.chat_template import IGNORE_INDEX, TokenizedExample
+from lab.data.preview_types import Detection
 from lab.paths import RunDir
 from tests.conftest import write_rows
 
@@ -58,8 +59,8 @@ def test_eight_rows_are_kept_at_most_and_only_once(run: RunDir, words: Any) -> N
 def test_a_packed_row_says_what_is_packed_in_it(words: Any) -> None:
     (row,) = packed_rows(TOKENS[:3], 16)
     shown = token_view.row(words, row)
-    assert shown["lengths"] == [3, 2, 2] and shown["sources"] == [1, 0, 2]
-    assert [token["counted"] for token in shown["tokens"]] == [
+    assert shown.lengths == (3, 2, 2) and shown.sources == (1, 0, 2)
+    assert [token.counted for token in shown.tokens] == [
         False, True, True, False, True, False, True,
     ]  # fmt: skip
 
@@ -69,13 +70,13 @@ def test_of_a_long_row_the_beginning_is_kept(words: Any, monkeypatch: pytest.Mon
     shown = token_view.row(
         words, TokenSequence([5, 6, 7], [IGNORE_INDEX, IGNORE_INDEX, 7], (3,), (1,))
     )
-    assert [token["id"] for token in shown["tokens"]] == [5, 6]
-    assert (shown["length"], shown["counted"]) == (3, 1), "of the whole row"
+    assert [token.id for token in shown.tokens] == [5, 6]
+    assert (shown.length, shown.counted) == (3, 1), "of the whole row"
 
 
 def test_letters_of_several_tokens_stand_at_the_last(tokenizer: Any) -> None:
     ids = tokenizer("🙂a")["input_ids"]
-    shown = [piece["text"] for piece in token_view.pieces(tokenizer, ids, ids)]
+    shown = [piece.text for piece in token_view.pieces(tokenizer, ids, ids)]
     assert len(ids) > 2 and shown == [""] * (len(ids) - 2) + ["🙂", "a"]
 
 
@@ -85,12 +86,11 @@ def test_a_preview_looks_at_the_first_good_rows(tmp_path: Path) -> None:
     write_rows(file, rows)
     file.write_text("no JSON\n" + file.read_text())
     detection = format_detection.detected(str(file))
-    assert detection["names"] == ["ask", "more", "say"], "of the first five that can be read"
-    assert detection["format"] == "" and "keys ask, say" in detection["why"]
+    assert detection.names == ("ask", "more", "say"), "of the first five that can be read"
+    assert detection.format == "" and "keys ask, say" in detection.why
     write_rows(file, [{"question": "q", "answer": "a", "id": 1}])
-    assert format_detection.detected(str(file)) == {
-        "format": "question-answer",
-        "columns": {"prompt": "question", "completion": "answer"},
-        "names": ["answer", "id", "question"],
-        "why": "",
-    }
+    assert format_detection.detected(str(file)) == Detection(
+        "question-answer",
+        {"prompt": "question", "completion": "answer"},
+        ("answer", "id", "question"),
+    )

@@ -41,7 +41,7 @@ def test_a_hostile_template_ends_alone(
     )
     begun = planner.begin({"ask": "look", "spec": make_spec() | {"model": model}, "most": 10})
     monkeypatch.setattr(planner, "limits_of_requests", patient)
-    assert planner.look(make_spec(), 10)["rows"], "Another page is answered."
+    assert planner.look(make_spec(), 10).rows, "Another page is answered."
     with pytest.raises(LabError) as caught:
         begun.answer(120)
     assert "template" in str(caught.value), "The message names what it was."

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from lab.atomic_files import write_json
+from lab.data.preview_types import BatchRow
 from lab.paths import RunDir
 from lab.runs.metric_series import MetricSeries
 from lab.ui import chart_style, charts, monitor_charts
@@ -257,7 +258,7 @@ def test_lengths_are_counted_and_the_cut_stands_where_rows_are_cut() -> None:
 
 
 def test_packed_rows_name_the_rows_of_the_file() -> None:
-    rows = [{"lengths": [30, 20], "sources": [7, 9]}, {"lengths": [50], "sources": [8]}]
+    rows = [BatchRow(lengths=(30, 20), sources=(7, 9)), BatchRow(lengths=(50,), sources=(8,))]
     figure = charts.packed(rows, 64, View())
     assert [list(trace.x) for trace in figure.data] == [[30, 50], [20, 0]]
     assert [list(trace.customdata) for trace in figure.data] == [[7, 8], [9, 0]]

@@ -109,6 +109,7 @@ def test_a_hidden_run_is_out_of_everything(open_page: Page) -> None:
 @pytest.mark.parametrize(
     ("tab", "says"),
     [
+        ("Scores", "None of these runs has been scored."),
         ("Settings that differ", "settings are the same"),
         ("Trade-offs", ""),
         ("Answers", "These runs wrote no samples."),

@@ -9,6 +9,7 @@ import pytest
 
 from lab.data import catalog
 from lab.data import dataset_preview as planner_look
+from lab.data.preview_types import BatchRow, DatasetPreview, Token
 from lab.preflight.client import planner
 from lab.ui import charts, data_view, typed_examples
 from lab.ui.charts import View
@@ -23,7 +24,9 @@ def look_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """The planner's answer from this process, which has the libraries in memory already."""
 
     def answer(spec: object, most: int) -> object:
-        return json.loads(json.dumps(planner_look.look(spec, most)))
+        return DatasetPreview.from_json(
+            json.loads(json.dumps(planner_look.look(spec, most).to_json()))
+        )
 
     monkeypatch.setattr(planner, "look", answer)
     monkeypatch.setattr(planner, "warm", lambda: None)
@@ -62,7 +65,7 @@ def test_a_file_with_odd_rows(open_page: Page, tmp_path: Path) -> None:
 
 
 def test_text_is_escaped_token_by_token() -> None:
-    shown = data_view.coloured([{"id": 1, "text": "<script>&\"'", "counted": True}], [1])
+    shown = data_view.coloured([Token(1, "<script>&\"'", True)], [1])
     assert "&lt;script&gt;&amp;&quot;&#x27;" in shown and "<script" not in shown
 
 
@@ -159,6 +162,6 @@ def test_a_teacher_types_chats_and_trains_on_them(
 
 
 def test_a_packed_sequence_says_which_rows_it_holds() -> None:
-    rows = [{"lengths": [37, 36], "sources": [2, 3]}, {"lengths": [50], "sources": [4]}]
+    rows = [BatchRow(lengths=(37, 36), sources=(2, 3)), BatchRow(lengths=(50,), sources=(4,))]
     chart = charts.packed(rows, 128, View())
     assert [list(trace.text) for trace in chart.data] == [["2", "4"], ["3", ""]]

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 
 from lab import formatting
 from lab.atomic_files import write_json
+from lab.data.preview_types import (
+    BatchRow,
+    DatasetPreview,
+    ExampleCounts,
+    ExampleView,
+    FirstBatch,
+    SimilarPair,
+    Token,
+)
 from lab.ui import data_source, data_view, hub_fields
 from tests.ui.screen import Screen
 from tests.ui.test_panels import make_run
 
-COUNTS = {
-    "tokens": 2000, "counted": 500, "truncated": 3, "dropped": 4, "bad": 5, "exact": 6, "near": 7,
-    "leaks": 8,
-}  # fmt: skip
+COUNTS = ExampleCounts(
+    tokens=2000, counted=500, truncated=3, without_loss=4, invalid_rows=5, duplicates=6,
+    near_duplicates=7, leaks=8,
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -30,7 +40,7 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
 
 @pytest.mark.parametrize(("is_whole", "rows"), [(True, "1,200"), (False, "1,200+")])
 def test_each_count_stands_under_its_own_name(screen: Screen, is_whole: bool, rows: str) -> None:
-    data_view.show_counts({"counts": COUNTS, "examples": 1200, "is_whole": is_whole})
+    data_view.show_counts(DatasetPreview(counts=COUNTS, examples=1200, is_whole=is_whole))
     metrics = {args[0]: args[1] for kind, args, _ in screen.calls if kind == "metric"}
     assert metrics == {
         "Examples": rows, "Tokens": formatting.count(2000), "Trained tokens": "25%",
@@ -39,11 +49,11 @@ def test_each_count_stands_under_its_own_name(screen: Screen, is_whole: bool, ro
     }  # fmt: skip
 
 
-TOKENS = [
-    {"id": 7, "text": "a<b>\n", "counted": False},
-    {"id": 8, "text": "\tx", "counted": True},
-    {"id": 9, "text": "y", "counted": True},
-]
+TOKENS = (
+    Token(7, "a<b>\n", False),
+    Token(8, "\tx", True),
+    Token(9, "y", True),
+)
 
 
 def test_what_the_loss_counts_is_coloured_and_packed_parts_are_apart(screen: Screen) -> None:
@@ -58,16 +68,13 @@ def test_what_the_loss_counts_is_coloured_and_packed_parts_are_apart(screen: Scr
 
 
 def test_a_row_is_named_by_its_place_in_the_file(screen: Screen) -> None:
-    rows = [
-        {"row": 3, "tokens": TOKENS, "counted": 2, "cut": True, "text": "a"},
-        {"row": 9, "tokens": TOKENS[:1], "counted": 0, "cut": False, "text": "b"},
-    ]
+    rows = (ExampleView(3, "a", TOKENS, True, 2), ExampleView(9, "b", TOKENS[:1], False, 0))
     for number, caption in (
         (1, "Row 3 of the file: 3 tokens (truncated), 2 trained (highlighted)."),
         (2, "Row 9 of the file: 1 tokens, 0 trained (highlighted)."),
     ):
         screen.answers = {"data.row": number, "data.as": "text"}
-        data_view.show_rows({"rows": rows})
+        data_view.show_rows(DatasetPreview(rows=rows))
         assert screen.texts("caption")[-1] == caption
     assert screen.texts("code") == ["a", "b"]
 
@@ -76,15 +83,15 @@ def test_the_first_batch_is_shown_with_where_it_is_from(screen: Screen) -> None:
     run = make_run(1)
     data_view.first_batch(run)
     assert screen.calls == [], "not before it is written"
-    row = {"tokens": TOKENS, "lengths": [1, 2], "sources": [4, 6], "length": 3, "counted": 2}
-    write_json(run.first_batch, {"v": 1, "rows": [row]})
+    batch = FirstBatch(rows=(BatchRow(TOKENS, (1, 2), (4, 6), 3, 2),))
+    write_json(run.first_batch, asdict(batch))
     data_view.first_batch(run)
     assert screen.texts("caption") == ["Rows 4, 6 of the file: 3 tokens, 2 trained (highlighted)."]
     assert screen.texts("html")[0].count("<hr") == 1
 
 
 def test_pairs_are_shown_side_by_side_or_that_there_are_none(screen: Screen) -> None:
-    pair = {"rows": [3, 8], "similarity": 0.9, "texts": ["one text", "another\x07"]}
+    pair = SimilarPair((3, 8), ("one text", "another\x07"), 0.9)
     data_view.show_duplicates([pair], "None.")
     ((table,),) = [args for kind, args, _ in screen.calls if kind == "dataframe"]
     assert table[0]["rows"] == "3 and 8" and table[0]["similarity"] == 0.9

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from lab.data import catalog, dataset_preview
+from lab.data.preview_types import DatasetPreview
 from lab.preflight.client import planner
 from lab.ui import row_editor
 from tests.conftest import write_rows
@@ -19,7 +20,9 @@ from tests.ui.screen import Screen
 @pytest.fixture(autouse=True)
 def look_here(monkeypatch: pytest.MonkeyPatch) -> None:
     def answer(spec: object, most: int) -> object:
-        return json.loads(json.dumps(dataset_preview.look(spec, most)))
+        return DatasetPreview.from_json(
+            json.loads(json.dumps(dataset_preview.look(spec, most).to_json()))
+        )
 
     monkeypatch.setattr(planner, "look", answer)
     monkeypatch.setattr(planner, "warm", lambda: None)

@@ -1,0 +1,207 @@
+"""Stored scores of compared runs and their base on the same questions, and on which rows two of
+them differ.
+
+Whether one gets more rows right than another is told by McNemar's test (1947, Psychometrika 12) in
+its exact form: a sign test on the rows that only one of them gets right.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lab.chat import models as chat_models
+from lab.chat.models import ModelRef
+from lab.compare.contestants import Contestant, Names
+from lab.compare.preference import LEVEL, sign_test
+from lab.errors import LabError
+from lab.evals import score_sheets
+from lab.evals.score import TITLES
+from lab.evals.score_sheets import ScoredAnswer, ScoredModel, ScoreSheet
+from lab.paths import RunDir
+
+BY_ROW = set(TITLES) - {"macro_f1", "likely_macro_f1"}  # means over rows
+
+
+@dataclass(frozen=True)
+class ScoredSet:
+    """One set. `models`: those that have answers, the base first; `missing`: runs without."""
+
+    sheet: ScoreSheet
+    models: tuple[str, ...]
+    missing: tuple[str, ...]
+
+    def model(self, name: str) -> ScoredModel:
+        return self.sheet.models[name]
+
+    @property
+    def figures(self) -> list[str]:
+        """What was measured of them, as TITLES orders it."""
+        return [key for key in TITLES if any(key in self.model(m).figures for m in self.models)]
+
+
+@dataclass(frozen=True)
+class RowDifference:
+    """Places of the questions that only one of two models gets right; `p` of the exact test."""
+
+    first: str
+    second: str
+    only_first: tuple[int, ...]
+    only_second: tuple[int, ...]
+    both: int
+    neither: int
+    p: float
+
+    @property
+    def is_shown(self) -> bool:
+        return self.p < LEVEL
+
+    def in_words(self, first: str, second: str) -> str:
+        """`first` and `second`: how the two are called."""
+        rows = self.both + self.neither + len(self.only_first) + len(self.only_second)
+        apart = len(self.only_first) + len(self.only_second)
+        if not apart:
+            return f"{first} and {second} get the same {self.both} of {rows} rows right."
+        verdict = "a difference is shown" if self.is_shown else "no difference is shown"
+        return (
+            f"{first} gets {_rows(len(self.only_first))} right that {second} does not; the other "
+            f"way round {len(self.only_second)}. Both are right on {self.both} of {rows}, neither "
+            f"on {self.neither}. Exact McNemar test on the {_rows(apart)} that differ: "
+            f"{p_in_words(self.p)}, {verdict}."
+        )
+
+
+def _rows(count: int) -> str:
+    return f"{count} row" if count == 1 else f"{count} rows"
+
+
+def p_in_words(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def run_refs(contestants: Sequence[Contestant]) -> list[ModelRef]:
+    """The runs that have a result, each after the base that it is asked beside."""
+    names = []
+    for contestant in contestants:
+        for run in contestant.runs:
+            with contextlib.suppress(LabError):  # it has no result yet, or its base is gone
+                names.append(chat_models.parse(f"run:{run.id}"))
+    if not names:
+        return []
+    base = chat_models.parse(f"base:{names[0].base}")
+    return chat_models.with_shared_template([base, *names])
+
+
+def runs_of(contestants: Sequence[Contestant]) -> list[RunDir]:
+    """Those that can be scored."""
+    return [named.run for named in run_refs(contestants) if named.run is not None]
+
+
+def scored_sets(contestants: Sequence[Contestant]) -> list[ScoredSet]:
+    """The sets on which one of the runs has been scored, the newest first; of one set that was
+    asked in several ways that with the most of them."""
+    names = run_refs(contestants)
+    known: dict[str, ScoredSet] = {}
+    for sheet in score_sheets.all_sheets():
+        has = [each for each in names if score_sheets.answers_of(sheet, each) is not None]
+        if not any(each.run is not None for each in has):
+            continue
+        candidate = ScoredSet(
+            sheet,
+            tuple(each.name for each in has),
+            tuple(each.name for each in names if each not in has),
+        )
+        before = known.pop(sheet.dataset, None)
+        is_poorer = before is not None and len(before.models) > len(candidate.models)
+        known[sheet.dataset] = before if is_poorer and before is not None else candidate
+    return list(known.values())[::-1]
+
+
+def difference(scored: ScoredSet, first: str, second: str) -> RowDifference:
+    """On which rows two of its models differ."""
+    sheet = scored.sheet
+    pairs = [
+        (sheet.is_right(first, place), sheet.is_right(second, place))
+        for place in range(len(sheet.questions))
+    ]
+    only_first = tuple(i for i, (mine, theirs) in enumerate(pairs) if mine and not theirs)
+    only_second = tuple(i for i, (mine, theirs) in enumerate(pairs) if theirs and not mine)
+    return RowDifference(
+        first, second, only_first, only_second,
+        both=sum(mine and theirs for mine, theirs in pairs),
+        neither=sum(not mine and not theirs for mine, theirs in pairs),
+        p=sign_test(len(only_first), len(only_second)),
+    )  # fmt: skip
+
+
+def best_of(scored: ScoredSet, key: str) -> str:
+    """The model with the highest figure, where the exact test shows it above every other on the
+    rows; "" else, and for a figure that is no mean over rows."""
+    if key not in BY_ROW or len(scored.models) < 2:
+        return ""
+    values = {name: _by_row(scored, name, key) for name in scored.models}
+    best = max(values, key=lambda name: sum(values[name]))
+    for name, others in values.items():
+        if name == best:
+            continue
+        higher = sum(a > b for a, b in zip(values[best], others, strict=True))
+        lower = sum(a < b for a, b in zip(values[best], others, strict=True))
+        if higher <= lower or sign_test(higher, lower) >= LEVEL:
+            return ""
+    return best
+
+
+def _by_row(scored: ScoredSet, name: str, key: str) -> list[float]:
+    return [answer.figures.get(key, 0.0) for answer in scored.model(name).answers]
+
+
+def extremes(scored: ScoredSet, name: str, count: int = 3) -> tuple[list[int], list[int]]:
+    """(places of the questions that the model answers best, those that it answers worst)."""
+    answers = scored.model(name).answers
+
+    def quality(place: int) -> tuple[float, float]:
+        figures = answers[place].figures
+        return figures.get(scored.sheet.main, 0.0), figures.get("token_f1", 0.0)
+
+    order = sorted(range(len(answers)), key=quality, reverse=True)
+    count = min(count, len(order) // 2)
+    return order[:count], order[::-1][:count]
+
+
+def answer_text(answer: ScoredAnswer) -> str:
+    """What was written, or the choice that was found likeliest."""
+    return answer.text or answer.likeliest
+
+
+def name_of(name: str, contestants: Sequence[Contestant], names: Names) -> str:
+    """How a model of a sheet is called: as its contestant, with the seed where that has several;
+    the base model else."""
+    for contestant in contestants:
+        for run in contestant.runs:
+            if name == f"run:{run.id}":
+                seed = f", seed {run.seed}" if len(contestant.runs) > 1 else ""
+                return f"{names(contestant)}{seed}"
+    return "base model"
+
+
+def as_json(contestants: Sequence[Contestant]) -> list[dict[str, Any]]:
+    """Every set with figures, answers and the differences of every two, as JSON values."""
+    return [
+        {
+            "set": scored.sheet.dataset,
+            "kind": scored.sheet.kind,
+            "main": scored.sheet.main,
+            "rows": [asdict(question) for question in scored.sheet.questions],
+            "models": [{"model": name, **asdict(scored.model(name))} for name in scored.models],
+            "missing": list(scored.missing),
+            "best": {key: best_of(scored, key) or None for key in scored.figures},
+            "differences": [
+                asdict(difference(scored, first, second))
+                for index, first in enumerate(scored.models)
+                for second in scored.models[index + 1 :]
+            ],
+        }
+        for scored in scored_sets(contestants)
+    ]
