@@ -79,7 +79,7 @@ def update_values(left_OR: torch.Tensor, right_RI: torch.Tensor) -> np.ndarray:
     inner = (triangles[0] @ triangles[1].T).double().cpu()
     if not torch.isfinite(inner).all():
         return np.zeros(0)
-    return torch.linalg.svdvals(inner).numpy()
+    return np.asarray(torch.linalg.svdvals(inner))
 
 
 def _median(figure: Any, spectra: list[np.ndarray]) -> float:

@@ -67,7 +67,7 @@ def _outcome(outcome: convert.Conversion | None) -> None:
         f"{ranks[len(ranks) // 2]}, in {len(ranks)} layers; {size(outcome.bytes_before)} → "
         f"{size(outcome.bytes_after)}. Evaluation loss {_loss(outcome.loss_before)} → "
         f"**{_loss(outcome.loss_after)}**. Largest logit difference "
-        f"{outcome.largest_difference:.2g}, {100 * outcome.share_of_spread:.2g} % of their spread; "
+        f"{outcome.largest_difference:.2g}, {100 * outcome.share_of_spread:.3g} % of their spread; "
         f"same top token {100 * outcome.same_top:.1f} %."
     )
     if outcome.note:

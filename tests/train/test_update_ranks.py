@@ -237,6 +237,6 @@ def test_a_collapse_is_a_warning_of_the_run(
 
     monkeypatch.setattr(UpdateRanks, "measure", measure)
     run = small_run("lora", train={"max_steps": 6, "eval_steps": 2, "save_steps": 0})
-    said = [event["message"] for event in record_reader.events(run, "warning")]
-    (warning,) = [text for text in said if "collapsed" in text]
+    messages = [event["message"] for event in record_reader.events(run, "warning")]
+    (warning,) = [text for text in messages if "collapsed" in text]
     assert warning.startswith("The updates have collapsed at step 4: of rank 16 they use 1.5 dir")

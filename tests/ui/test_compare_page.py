@@ -263,8 +263,8 @@ def test_a_conversion_shows_its_ranks_and_what_it_cost(
 ) -> None:
     run = record("aaaa", "wren loha")
     write_rank(run)
-    said = words(open_page("compare", runs=run.id, tab="Rank"))
-    assert "No conversion: LoRA leaves no adapter" in said, "A recorded run has no weights."
+    text = words(open_page("compare", runs=run.id, tab="Rank"))
+    assert "No conversion: LoRA leaves no adapter" in text, "A recorded run has no weights."
     monkeypatch.setattr(convert, "why_not", lambda run: "")
     outcome = convert.Conversion(
         run.id, 0.9, {"a": 1, "b": 3, "c": 7}, 7, 0.96, 9_800_000, 1_200_000, 0.25, 0.013, 0.998,
@@ -273,10 +273,10 @@ def test_a_conversion_shows_its_ranks_and_what_it_cost(
     record_of_job = JobRecord(finish="done", result=dataclasses.asdict(outcome))
     write_json(convert.job_file(run), dataclasses.asdict(record_of_job))
     at = open_page("compare", runs=run.id, tab="Rank")
-    said = words(at).replace("\\", "")
-    assert "90 % of the energy: rank 1 to 7, median 3, in 3 layers; 9.80 MB → 1.20 MB." in said
-    assert "Evaluation loss 2.410 → **2.430**. Largest logit difference 0.25, 1.3 %" in said
-    assert "same top token 99.8 %" in said and "No [rows]." in said
+    text = words(at).replace("\\", "")
+    assert "90 % of the energy: rank 1 to 7, median 3, in 3 layers; 9.80 MB → 1.20 MB." in text
+    assert "Evaluation loss 2.410 → **2.430**. Largest logit difference 0.25, 1.3 %" in text
+    assert "same top token 99.8 %" in text and "No [rows]." in text
     started: list[tuple[str, float]] = []
     monkeypatch.setattr(convert, "start", lambda run, energy: started.append((run.id, energy)))
     at.number_input(key="compare.rank.energy").set_value(0.8)
