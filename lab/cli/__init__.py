@@ -22,6 +22,7 @@ from lab.cli import (
     demo,
     evidence,
     inventory,
+    lm_eval,
     memory,
     race,
     rank,
@@ -65,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
         serve,
         artifacts,
         score,
+        lm_eval,
         bench,
         advise,
     ):
