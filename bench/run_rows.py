@@ -175,9 +175,9 @@ def _not_exceeded(batches: list[Any]) -> list[Any]:
         batch
         for index, (batch, own) in enumerate(zip(batches, sizes, strict=True))
         if not any(
-            other[0] >= own[0] and other[1] >= own[1] and (other != own or place < index)
-            for place, other in enumerate(sizes)
-            if place != index
+            other[0] >= own[0] and other[1] >= own[1] and (other != own or k < index)
+            for k, other in enumerate(sizes)
+            if k != index
         )
     ]
 

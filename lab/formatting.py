@@ -51,6 +51,17 @@ def rate(value: float) -> str:
     return f"{float(digits):g}e{int(exponent)}"
 
 
+def flops(value: float) -> str:
+    """An amount of floating-point operations: 4e12 → "4e12 FLOPs"."""
+    digits, _, exponent = f"{value:.2e}".partition("e")
+    return f"{float(digits):g}e{int(exponent)} FLOPs" if value >= 1e5 else f"{value:,.0f} FLOPs"
+
+
+def budget(amount: float, axis: str) -> str:
+    """ "20,000 tokens", "4e12 FLOPs"."""
+    return flops(amount) if axis == "flops" else f"{amount:,.10g} {axis}"
+
+
 def signed(value: float, digits: int = 2) -> str:
     """A difference, always with its sign: "+0.06", "−0.31"; "±0.00" where rounding leaves none."""
     text = f"{abs(value):.{digits}f}"

@@ -13,13 +13,15 @@ from lab.ui import (
 )
 from lab.ui.frame import head
 
-head("Monitor")
+actions = head("Monitor")
 run = monitor_view.choose()
 if run is None:
     st.info("No runs yet. Start one, and it appears here.", icon=":material/info:")
     st.page_link(links.page("home"), label="Quick start", icon=":material/play_arrow:")
     st.page_link(links.page("new_run"), label="New run", icon=":material/add_circle:")
     st.stop()
+with actions:
+    monitor_view.pick(run)
 
 stage = monitor_view.stage(run)
 polls = stage != "ended"

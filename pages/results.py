@@ -11,6 +11,8 @@ if run is None:
     st.info("No results yet. A run that has ended leaves one.", icon=":material/info:")
     st.page_link(links.page("new_run"), label="New run", icon=":material/add_circle:")
     st.stop()
+with actions:
+    results_view.pick(run)
 
 results_view.title(run)
 results_view.cards(run)

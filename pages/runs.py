@@ -16,7 +16,7 @@ if not entries:
     st.stop()
 
 queue_panel.show()
-runs_bar.failures()
+runs_bar.outcome_of_last_action()
 selected = runs_view.table(runs_view.search(entries))
 if len(selected) == 1:
     runs_view.details(selected[0])

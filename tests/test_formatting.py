@@ -57,3 +57,19 @@ def test_moments(age: float, words: str) -> None:
     assert formatting.when(time.time() - age) == words
     moment = time.mktime((2025, 3, 9, 12, 0, 0, 0, 0, -1))
     assert formatting.when(moment) == "09 Mar 2025"
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (4e12, "4e12 FLOPs"), (2.5e13, "2.5e13 FLOPs"), (1.4906e13, "1.49e13 FLOPs"),
+        (9.999e15, "1e16 FLOPs"), (1200, "1,200 FLOPs"),
+    ],
+)  # fmt: skip
+def test_floating_point_operations_are_short_and_without_a_plus(value: float, words: str) -> None:
+    assert formatting.flops(value) == words
+
+
+def test_budgets_say_their_unit() -> None:
+    assert formatting.budget(20_000, "tokens") == "20,000 tokens"
+    assert formatting.budget(2e13, "flops") == "2e13 FLOPs"

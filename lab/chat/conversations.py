@@ -202,10 +202,10 @@ def all_conversations() -> list[Chat]:
 
 
 @contextlib.contextmanager
-def lock(place: Path | None = None) -> Iterator[None]:
-    """Held by whoever reads a conversation, or another file of `place`, to write it again."""
-    place = paths.make_folder(place or folder())
-    with (place / "lock").open("w") as file:
+def lock(directory: Path | None = None) -> Iterator[None]:
+    """Held by whoever reads a conversation, or another file of `directory`, to write it again."""
+    directory = paths.make_folder(directory or folder())
+    with (directory / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

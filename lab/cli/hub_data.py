@@ -22,3 +22,5 @@ def fetch_missing(spec: dict[str, Any]) -> None:
             if not wanted.file.is_file():
                 say(f"Fetching {wanted} from the Hub ...", error=True)
                 hub_fetch.fetch(wanted)
+            if note := hub.split_note(wanted):
+                say(note, error=True)

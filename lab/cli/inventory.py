@@ -170,9 +170,13 @@ def datasets_verb(arguments: argparse.Namespace) -> Output:
         dataset_id = hub.parse(arguments.what)
         hub_fetch.fetch(dataset_id)
         done = {"id": str(dataset_id), "state": "fetched"}
+        if note := hub.split_note(dataset_id):
+            done["note"] = note
 
     def display() -> None:
         say(f"{done['id']} {done['state']}")
+        if "note" in done:
+            say(done["note"])
 
     return Output(done, display)
 

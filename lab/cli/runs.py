@@ -389,9 +389,10 @@ def rename(arguments: argparse.Namespace) -> Output:
 
 def delete(arguments: argparse.Namespace) -> Output:
     run = paths.run_dir(arguments.run)
-    actions.delete(run)
+    notes = actions.delete(run)
 
     def display() -> None:
-        say(f"{run.id} deleted")
+        for line in (f"{run.id} deleted", *notes):
+            say(line)
 
-    return Output({"id": run.id, "state": "deleted"}, display)
+    return Output({"id": run.id, "state": "deleted", "notes": notes}, display)

@@ -9,7 +9,7 @@ from typing import Any
 from lab.atomic_files import number, part
 from lab.compare.contestants import Contestant, Names
 from lab.compare.run_figures import RunFigures
-from lab.formatting import count, duration, short_id
+from lab.formatting import count, duration, flops, short_id
 
 TOKENS_APART = 1.02  # times as many; a budget ends between two steps
 LIMITS = {"max_tokens": "tokens", "max_seconds": "seconds", "max_flops": "FLOPs"}
@@ -202,7 +202,7 @@ def _same(runs: Sequence[RunFigures]) -> str:
     if limit is not None and limit[0] == "max_seconds":
         same.append(f"{duration(limit[1])} of training")
     elif limit is not None and limit[0] == "max_flops":
-        same.append(f"{limit[1]:.3g} FLOPs")
+        same.append(flops(limit[1]))
     elif min(tokens) > 0 and max(tokens) <= TOKENS_APART * min(tokens):
         value = max(tokens)
         same.append(f"{value:,} tokens" if value < 1e6 else f"{count(value)} tokens")

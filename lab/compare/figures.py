@@ -13,7 +13,7 @@ from typing import Any
 from lab.compare.contestants import Contestant, Names
 from lab.compare.curves import HIGHER, LOWER
 from lab.compare.verdict import figure_difference
-from lab.formatting import count, duration, signed, size
+from lab.formatting import count, duration, flops, signed, size
 
 NOTHING = "–"
 
@@ -145,7 +145,7 @@ def text(figure: ComparedFigure, value: float | None, half: float | None = None)
     if figure.unit == "s":
         return duration(value)
     if figure.unit == "FLOPs":
-        return f"{value:.2e}"
+        return flops(value).removesuffix(" FLOPs")
     if figure.unit == "tokens/s":
         return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
     if figure.unit == "Wh":

@@ -93,11 +93,11 @@ def refusal(wins: np.ndarray) -> str:
         before, reached = reached, reached @ reached
     if not reached.all():
         return "connected"
-    for place in range(len(decided)):
-        if not decided[place].any():
-            return f"won:{place}"
-        if not decided[:, place].any():
-            return f"lost:{place}"
+    for index in range(len(decided)):
+        if not decided[index].any():
+            return f"won:{index}"
+        if not decided[:, index].any():
+            return f"lost:{index}"
     return ""
 
 
@@ -175,8 +175,8 @@ def _of_several(prompts: list[VotePrompt], models: list[str], base: str) -> dict
     decided = np.array([_wins(p, models) for p in prompts if p.verdict != TIE])
     reason = refusal(decided.reshape(-1, len(models), len(models)).sum(0))
     if reason:
-        kind, _, place = reason.partition(":")
-        return {"refused": kind, "refused_for": models[int(place)] if place else None}
+        kind, _, index = reason.partition(":")
+        return {"refused": kind, "refused_for": models[int(index)] if index else None}
     theta = strengths(each.sum(0))
     chance = np.random.default_rng(BOOTSTRAP_SEED)
     draws = chance.multinomial(len(each), np.full(len(each), 1 / len(each)), RESAMPLES)

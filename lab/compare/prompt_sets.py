@@ -42,7 +42,7 @@ def prompts(source: str, most: int, seed: int = 0) -> list[str]:
             "Choose a set of chats, or of questions and answers.",
         )
     places = random.Random(seed).sample(range(len(texts)), min(most, len(texts)))
-    return [texts[place] for place in sorted(places)]
+    return [texts[index] for index in sorted(places)]
 
 
 def _rows(data: DataSpec, seconds: float | None = None) -> list[Example]:
@@ -72,7 +72,7 @@ def _held_out(run_id: str) -> list[Example]:
     _, held = batches.split_indices(len(rows), data.eval_fraction)
     if not held:
         raise LabError(f"{quote(run_id)} held no rows out.", "Choose another set.")
-    return [rows[place] for place in held]
+    return [rows[index] for index in held]
 
 
 def _questions(rows: list[Example]) -> Iterator[str]:

@@ -238,7 +238,7 @@ def evidence_of(race: Race) -> Evidence:
         question=race.question,
         base=race.base,
         dataset=race.dataset,
-        budget=f"{budget.amount:,.10g} {budget.axis}" if budget else "",
+        budget=formatting.budget(budget.amount, budget.axis) if budget else "",
         contestants=tuple(
             ContestantFigures(
                 finisher.name,

@@ -105,9 +105,9 @@ class VoteSession:
 
     def next_prompt(self) -> int | None:
         """The first prompt that waits for a vote of this voter."""
-        for place, prompt in enumerate(self.prompts):
+        for index, prompt in enumerate(self.prompts):
             if not prompt.skipped and self.voter not in prompt.votes:
-                return place
+                return index
         return None
 
     def add_prompt(self, text: str) -> int:
@@ -122,10 +122,10 @@ class VoteSession:
         self.prompts.append(VotePrompt(text))
         return len(self.prompts) - 1
 
-    def take_answers(self, place: int, chat: Chat) -> None:
+    def take_answers(self, index: int, chat: Chat) -> None:
         """Take the answers of the last turn of `chat`, once all are over, and shuffle them. Prompts
         with equal answers, or without one of them, are skipped."""
-        prompt, turn = self.prompts[place], chat.turns[-1]
+        prompt, turn = self.prompts[index], chat.turns[-1]
         if prompt.is_answered or not turn.is_over:
             return
         answers = {name: turn.answers[name] for name in self.models}
@@ -140,19 +140,19 @@ class VoteSession:
             shown = sum(bool(other.order) for other in self.prompts)
             prompt.order = order(self.models, self.seed, shown)
 
-    def ask_again(self, place: int) -> None:
+    def ask_again(self, index: int) -> None:
         """Let a prompt without all its answers be asked anew. Raises LabError for another one."""
         self._check_open()
-        if self.prompts[place].skipped != FAILED:
-            raise LabError(f"Prompt {place + 1} has its answers.")
-        self.prompts[place] = VotePrompt(self.prompts[place].prompt)
+        if self.prompts[index].skipped != FAILED:
+            raise LabError(f"Prompt {index + 1} has its answers.")
+        self.prompts[index] = VotePrompt(self.prompts[index].prompt)
 
-    def vote(self, place: int, vote: str) -> None:
+    def vote(self, index: int, vote: str) -> None:
         """Give or change the vote on a prompt. Raises LabError."""
         self._check_open()
-        prompt = self.prompts[place] if 0 <= place < len(self.prompts) else None
+        prompt = self.prompts[index] if 0 <= index < len(self.prompts) else None
         if prompt is None or not prompt.order:
-            raise LabError(f"Prompt {place + 1} has no answers to vote on.")
+            raise LabError(f"Prompt {index + 1} has no answers to vote on.")
         if vote not in (*self.models, TIE, BAD):
             choices = ", ".join((*self.models, TIE, BAD))
             raise LabError(f"'{quote(vote)}' is no vote.", f"Vote one of: {choices}.")

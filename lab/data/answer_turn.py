@@ -94,13 +94,13 @@ class Conversation:
             return self._completed(index, prompt, text[start:], missing)
         return self._ended(message, text, start, (PROMPTED.format(quoted(prompt[start:])),))
 
-    def _token_start(self, text: str, place: int) -> int:
-        """`place`, or where the control token begins that it would cut in two."""
+    def _token_start(self, text: str, offset: int) -> int:
+        """`offset`, or where the control token begins that it would cut in two."""
         for pattern in (self.pattern, wording.TAG):
-            for match in pattern.finditer(text, max(0, place - 100), place + 100):
-                if match.start() < place < match.end():
+            for match in pattern.finditer(text, max(0, offset - 100), offset + 100):
+                if match.start() < offset < match.end():
                     return match.start()
-        return place
+        return offset
 
     def _heading(self, opening: str) -> str:
         """What a generation prompt begins with: its first control token, or a few characters."""
@@ -136,11 +136,11 @@ class Conversation:
         message = self.messages[index]
         questions = [m["content"] for m in self.messages[:index] if m["role"] in ("user", "tool")]
         for size in ANCHORS:
-            anchor, place = prompt[-size:], len(text)
-            while anchor and (place := text.rfind(anchor, 0, place)) >= 0:
-                behind = text[place + len(anchor) :]
+            anchor, offset = prompt[-size:], len(text)
+            while anchor and (offset := text.rfind(anchor, 0, offset)) >= 0:
+                behind = text[offset + len(anchor) :]
                 is_whole = not wording.lost(message, behind)
-                if is_whole and wording.are_in_order(questions, text[: place + len(anchor)]):
+                if is_whole and wording.are_in_order(questions, text[: offset + len(anchor)]):
                     return self._behind(index, prompt, behind, (MOVED,))
         return self._in_own_words(index, prompt, text)
 

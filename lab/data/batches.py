@@ -45,7 +45,7 @@ class TokenSequence:
 
     def positions(self) -> list[int]:
         """Position ids that restart with each sequence, which is how packing is told."""
-        return [place for length in self.lengths for place in range(length)]
+        return [index for length in self.lengths for index in range(length)]
 
 
 def split_indices(count: int, fraction: float) -> tuple[list[int], list[int]]:
@@ -69,13 +69,13 @@ class SequenceDataset(Sequence[TokenSequence]):
         return len(self.groups)
 
     @overload
-    def __getitem__(self, place: int) -> TokenSequence: ...
+    def __getitem__(self, index: int) -> TokenSequence: ...
     @overload
-    def __getitem__(self, place: slice) -> list[TokenSequence]: ...
-    def __getitem__(self, place: int | slice) -> TokenSequence | list[TokenSequence]:
-        if isinstance(place, slice):
-            return [self[index] for index in range(*place.indices(len(self)))]
-        group = [self.tokens[index] for index in self.groups[place]]
+    def __getitem__(self, index: slice) -> list[TokenSequence]: ...
+    def __getitem__(self, index: int | slice) -> TokenSequence | list[TokenSequence]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        group = [self.tokens[i] for i in self.groups[index]]
         if len(group) == 1:
             (sequence,) = group
             return TokenSequence(
@@ -103,7 +103,7 @@ class SequenceDataset(Sequence[TokenSequence]):
             if stored is None
             else stored
         )
-        places = [place for group in self.groups for place in group]
+        places = [index for group in self.groups for index in group]
         return int(lengths_of(self.tokens)[places].sum()), int(learned[places].sum())
 
 
@@ -117,7 +117,7 @@ def single_rows(
     tokens: Sequence[TokenizedExample], places: Sequence[int] | None = None
 ) -> SequenceDataset:
     chosen = range(len(tokens)) if places is None else places
-    return SequenceDataset(tokens, [(int(place),) for place in chosen])
+    return SequenceDataset(tokens, [(int(index),) for index in chosen])
 
 
 def packed_rows(
@@ -128,15 +128,15 @@ def packed_rows(
     chosen = np.arange(len(tokens)) if places is None else np.asarray(places, np.int64)
     bins: list[list[int]] = []
     room: list[tuple[int, int]] = []  # (free tokens, bin), sorted
-    for place in chosen[np.argsort(-sizes[chosen], kind="stable")].tolist():
-        size = int(sizes[place])
+    for index in chosen[np.argsort(-sizes[chosen], kind="stable")].tolist():
+        size = int(sizes[index])
         free_place = bisect.bisect_left(room, (size, -1))
         if free_place == len(room):
-            bins.append([place])
+            bins.append([index])
             bisect.insort(room, (length - size, len(bins) - 1))
             continue
         free, chosen_bin = room.pop(free_place)
-        bins[chosen_bin].append(place)
+        bins[chosen_bin].append(index)
         bisect.insort(room, (free - size, chosen_bin))
     return SequenceDataset(tokens, bins)
 
@@ -156,10 +156,10 @@ class TrainingOrder:
         self._order: list[int] = []
 
     def __getitem__(self, index: int) -> TokenSequence:
-        return self.rows[self.place(index)]
+        return self.rows[self.row_index(index)]
 
-    def place(self, index: int) -> int:
-        """Of the row that comes after `index` others, its place in the dataset."""
+    def row_index(self, index: int) -> int:
+        """The index in the dataset of the row that comes after `index` others."""
         epoch, offset = divmod(index, len(self.rows))
         if epoch != self._epoch:
             self._order = self._shuffled(random.Random(f"{self.seed} {epoch}"))
@@ -187,7 +187,7 @@ class TrainingOrder:
         chance.shuffle(whole)
         # a group that is not full comes last, so that the others stay aligned with the batches
         rest = [group for group in groups if len(group) < self.bucket]
-        return [place for group in [*whole, *rest] for place in group]
+        return [index for group in [*whole, *rest] for index in group]
 
 
 def collate(rows: Sequence[TokenSequence], pad: int, length: int | None = None) -> dict[str, Any]:
@@ -210,10 +210,10 @@ def collate(rows: Sequence[TokenSequence], pad: int, length: int | None = None) 
         labels.append(row.labels + [IGNORE_INDEX] * fill)
         # padding continues the last sequence: a restart would make the model build a block mask
         positions.append(places + [places[-1] + 1 + extra for extra in range(fill)])
-        for place in range(1, row.tokens):
-            if row.labels[place] != IGNORE_INDEX:
-                index.append(number * width + place - 1)
-                targets.append(row.labels[place])
+        for position in range(1, row.tokens):
+            if row.labels[position] != IGNORE_INDEX:
+                index.append(number * width + position - 1)
+                targets.append(row.labels[position])
     return {
         "input_ids": torch.tensor(ids),
         "labels": torch.tensor(labels),

@@ -11,7 +11,7 @@ import numpy as np
 
 from lab import methods
 from lab.data import catalog as datasets
-from lab.data import chat_template, example_reader, prepare
+from lab.data import chat_template, example_reader, hub, prepare
 from lab.data.row_sizes import RowSizes
 from lab.errors import LabError
 from lab.forecasts import DatasetStats
@@ -55,7 +55,7 @@ def dataset_stats(spec: RunSpec, tokenizer: Any) -> DatasetStats:
         examples_read=reader.num_valid,
         bytes=size,
         has_chats=reader.has_chats,
-        warnings=tuple(_warnings(spec, reader, sample.examples)),
+        warnings=(*_of_other_splits(data), *_warnings(spec, reader, sample.examples)),
     )
     if tokenizer is None:
         return stats
@@ -137,6 +137,13 @@ def _tokenised(
             "Choose another template, or correct these rows.",
         )
     return pieces, counts
+
+
+def _of_other_splits(data: DataSpec) -> list[str]:
+    """A sentence for each set of the Hub whose rows are of another split than was named."""
+    ids = (data.dataset, data.eval_dataset or "", data.general_dataset)
+    on_hub = dict.fromkeys(name for name in ids if datasets.is_on_hub(name))
+    return list(filter(None, (hub.split_note(hub.parse(name)) for name in on_hub)))
 
 
 def _warnings(

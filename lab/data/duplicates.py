@@ -43,15 +43,15 @@ def find_duplicates(texts: Sequence[str]) -> DuplicatePairs:
     plain = [normal(text) for text in texts]
     first: dict[str, int] = {}
     exact = []
-    for place, text in enumerate(plain):
+    for index, text in enumerate(plain):
         if text in first:
-            exact.append((first[text], place, 1.0))
+            exact.append((first[text], index, 1.0))
         else:
-            first[text] = place
+            first[text] = index
     alone = sorted(first.values())
     if len(alone) < 2:
         return DuplicatePairs(exact, [])
-    signatures = _signatures([plain[place] for place in alone])
+    signatures = _signatures([plain[index] for index in alone])
     near = [(alone[first], alone[other], share) for first, other, share in _similar(signatures)]
     return DuplicatePairs(exact, near)
 
@@ -81,14 +81,14 @@ def _similar(signatures: np.ndarray) -> list[tuple[int, int, float]]:
     looked = 0
     for band in range(BANDS):
         groups: dict[bytes, list[int]] = defaultdict(list)
-        for place, part in enumerate(signatures[:, band * width : (band + 1) * width]):
-            groups[part.tobytes()].append(place)
+        for index, part in enumerate(signatures[:, band * width : (band + 1) * width]):
+            groups[part.tobytes()].append(index)
         for group in groups.values():
-            for place in group[1:]:
+            for index in group[1:]:
                 looked += 1
-                if looked > MAX_PAIRS or place in best:
+                if looked > MAX_PAIRS or index in best:
                     continue
-                share = float((signatures[group[0]] == signatures[place]).mean())
+                share = float((signatures[group[0]] == signatures[index]).mean())
                 if share >= SIMILAR:
-                    best[place] = (group[0], share)
-    return sorted((first, place, share) for place, (first, share) in best.items())
+                    best[index] = (group[0], share)
+    return sorted((first, index, share) for index, (first, share) in best.items())

@@ -150,6 +150,19 @@ def moved_on(wanted: HubId, requested: str) -> str:
     return f"{text} Fetch the dataset again for its newer rows." if text else ""
 
 
+def split_note(wanted: HubId) -> str:
+    """A sentence if the rows that are here are those of another split than `wanted` names: a set
+    has only one, and that is not called train."""
+    split = (read_object(wanted.record) or {}).get("split")
+    named = wanted.split or "train"
+    if not isinstance(split, str) or split == named:
+        return ""
+    return (
+        f"'{wanted.name}' has no split '{named}': its only split, '{quote(split)}', is used. These "
+        "may be rows that others measure models on."
+    )
+
+
 def state_of(wanted: HubId) -> dict[str, Any]:
     """{"state": fetching, done, failed or "", "rows", "total", "bytes", "total_bytes",
     "bytes_per_s", "message", "hint"} of a fetch."""
@@ -225,7 +238,7 @@ def stop_fetch(wanted: HubId) -> None:
 def note(wanted: HubId, state: str, pid: int | None = None, **more: Any) -> None:
     """Write the record of a fetch."""
     before = read_object(wanted.record) or {}
-    unchanged = {key: before[key] for key in ("commit",) if key in before}
+    unchanged: dict[str, Any] = {key: before[key] for key in ("commit", "split") if key in before}
     record = {"v": 1, "id": str(wanted), "state": state, **unchanged, **more}
     record["process"] = process.identity(pid or os.getpid())
     write_json(wanted.record, record, durable=False)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import formatting, paths
+from lab.atomic_files import read_object
 from lab.data import hub
 from lab.data.hub import HubId
 from lab.errors import LabError
@@ -52,9 +53,9 @@ def fetch(wanted: HubId, check: Callable[[], None] = lambda: None) -> Path:
     try:
         repo = repository.resolve("datasets", wanted.name, wanted.revision)
         at = wanted.at(repo.commit)
-        rows = hub.state_of(at)["rows"]
+        rows, split = hub.state_of(at)["rows"], (read_object(at.record) or {}).get("split")
         if not at.file.is_file():
-            rows = _fetch(repo, wanted, at, check)
+            rows, split = _fetch(repo, wanted, at, check)
     except LabError as error:
         hub.note(wanted, "failed", message=error.message, hint=error.hint)
         raise
@@ -63,12 +64,14 @@ def fetch(wanted: HubId, check: Callable[[], None] = lambda: None) -> Path:
         hub.note(wanted, "failed", message=f"Fetching '{wanted}' failed: {words}.", hint="")
         raise
     for entry in (at, wanted):
-        hub.note(entry, "done", rows=rows, commit=repo.commit)
+        hub.note(entry, "done", rows=rows, commit=repo.commit, split=split)
     return at.file
 
 
-def _fetch(repo: Repository, wanted: HubId, at: HubId, check: Callable[[], None]) -> int:
-    """Write the rows of `at` to its file; how many there are."""
+def _fetch(
+    repo: Repository, wanted: HubId, at: HubId, check: Callable[[], None]
+) -> tuple[int, str]:
+    """Write the rows of `at` to its file; (how many there are, the split that they are of)."""
     folder = hub.folder() / "downloads" / "--".join(wanted.name.split("/")) / repo.commit
     aside = at.file.with_name(f".tmp-{at.file.name}-{os.getpid()}")
     noted_at = [0.0]
@@ -98,7 +101,7 @@ def _fetch(repo: Repository, wanted: HubId, at: HubId, check: Callable[[], None]
         finally:
             aside.unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
-    return rows
+    return rows, split.split
 
 
 def _lay_out(repo: Repository, listed: dict[str, RemoteFile], folder: Path, mirror: Path) -> None:
@@ -120,9 +123,9 @@ def _bring(
     blobs = paths.make_folder(folder / "blobs")
     download.fetch_to(repo, files, {entry.blob: blobs / entry.blob for entry in files}, tell)
     for entry in files:
-        place = mirror / entry.path
-        place.unlink(missing_ok=True)
-        place.symlink_to(blobs / entry.blob)
+        link = mirror / entry.path
+        link.unlink(missing_ok=True)
+        link.symlink_to(blobs / entry.blob)
 
 
 def split_files(wanted: HubId, mirror: Path, listed: dict[str, RemoteFile]) -> SplitFiles:

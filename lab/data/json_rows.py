@@ -89,18 +89,18 @@ class _Broken(Exception):
 
 
 class _Window:
-    """The part of a file that is looked at: `held` from `place` on."""
+    """The part of a file that is looked at: `held` from `offset` on."""
 
     def __init__(self, file: IO[bytes], longest: int) -> None:
         self.text = text_of(file, "")
         self.longest = longest
-        self.held, self.place = "", 0
+        self.held, self.offset = "", 0
         self.is_valid = True  # what is held is UTF-8
 
     def more(self, size: int) -> bool:
         """Hold about `size` characters more, and forget what is behind; False at the end."""
         added = self.text.read(size)
-        self.held, self.place = self.held[self.place :] + added, 0
+        self.held, self.offset = self.held[self.offset :] + added, 0
         if not added.isascii() and not_utf8(added):
             self.is_valid = False
         return bool(added)
@@ -108,28 +108,28 @@ class _Window:
     def mark(self) -> str:
         """The next character that is not white space; "" at the end of the file."""
         while True:
-            match = SPACE.match(self.held, self.place)
-            self.place = match.end() if match else self.place
-            if self.place < len(self.held):
-                return self.held[self.place]
+            match = SPACE.match(self.held, self.offset)
+            self.offset = match.end() if match else self.offset
+            if self.offset < len(self.held):
+                return self.held[self.offset]
             if not self.more(BLOCK):
                 return ""
 
     def expect(self, characters: str) -> None:
         """Go on behind the first of `characters`; the others may stand before it."""
         while (mark := self.mark()) in characters[1:] and mark:
-            self.place += 1
+            self.offset += 1
         if mark != characters[0]:
             raise _Broken("Expecting ',' or ']'" if mark else "its end is missing")
-        self.place += 1
+        self.offset += 1
 
     def entry(self) -> Any:
         """The value that begins here, or InvalidRow. Raises _Broken where it is not JSON."""
         self.mark()
         while True:
-            length = len(self.held) - self.place
+            length = len(self.held) - self.offset
             try:
-                value, end = DECODER.raw_decode(self.held, self.place)
+                value, end = DECODER.raw_decode(self.held, self.offset)
                 if end == len(self.held) and self.more(BLOCK):
                     continue  # a number may go on
                 return self._checked(value, end)
@@ -147,7 +147,7 @@ class _Window:
                 return self._skipped(f"not JSON ({first_line(error)})")
 
     def _checked(self, value: Any, end: int) -> Any:
-        start, self.place = self.place, end
+        start, self.offset = self.offset, end
         if end - start > self.longest:
             return InvalidRow(f"is longer than {self.longest:,} bytes")
         wrong = "" if self.is_valid else not_utf8(self.held[start:end])
@@ -158,21 +158,21 @@ class _Window:
         depth, in_text = 0, False
         while True:
             pattern = IN_TEXT if in_text else INSIDE if depth else TOP
-            match = pattern.search(self.held, self.place)
+            match = pattern.search(self.held, self.offset)
             if match is None:
-                self.place = len(self.held)
+                self.offset = len(self.held)
                 if not self.more(BLOCK):
                     raise _Broken("its end is missing", 1)
                 continue
             marks = match.group()
             if marks == "," or (marks[0] in "]}" and len(marks) > depth):
-                self.place = match.start() + depth
+                self.offset = match.start() + depth
                 return InvalidRow(reason)
-            self.place = match.end()
+            self.offset = match.end()
             if marks == "\\":
-                if self.place == len(self.held):
+                if self.offset == len(self.held):
                     self.more(BLOCK)
-                self.place += 1
+                self.offset += 1
             elif marks == '"':
                 in_text = not in_text
             else:

@@ -69,13 +69,13 @@ def _checked(metadata: Any, path: Path, size: int, harmless: int, ratio: int) ->
 
 def _parts(metadata: Any) -> list[Any]:
     """What the file says of each column in each group of rows."""
-    groups = [metadata.row_group(place) for place in range(metadata.num_row_groups)]
-    return [group.column(place) for group in groups for place in range(group.num_columns)]
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    return [group.column(i) for group in groups for i in range(group.num_columns)]
 
 
 def _texts(metadata: Any) -> list[str]:
     """The paths of columns that hold text or bytes."""
-    columns = [metadata.schema.column(place) for place in range(metadata.num_columns)]
+    columns = [metadata.schema.column(i) for i in range(metadata.num_columns)]
     return [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
 
 
@@ -85,12 +85,12 @@ def _values(batch: Any, longest: int) -> Iterator[tuple[Any, int]]:
         try:
             values = batch.to_pylist()
         except Exception:  # a cell that Python cannot hold: told below, with its column
-            values = [_by_cell(batch.slice(place, 1)) for place in range(batch.num_rows)]
+            values = [_by_cell(batch.slice(i, 1)) for i in range(batch.num_rows)]
         for value in values:
             yield value, size // batch.num_rows
         return
-    for place in range(batch.num_rows):
-        row = batch.slice(place, 1)
+    for i in range(batch.num_rows):
+        row = batch.slice(i, 1)
         size = _expanded(row)
         if size > longest:
             yield InvalidRow(f"is longer than {longest:,} bytes"), 0

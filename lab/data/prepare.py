@@ -322,7 +322,7 @@ def _drawn(usable: list[int], count: int) -> np.ndarray:
     """`count` of the general rows: the same for every run, each once before any twice."""
     order = usable.copy()
     random.Random(MIX_SEED).shuffle(order)
-    return np.array([order[place % len(order)] for place in range(count)], np.int64)
+    return np.array([order[index % len(order)] for index in range(count)], np.int64)
 
 
 class ConcatSequences(Sequence[TokenizedExample]):
@@ -337,11 +337,11 @@ class ConcatSequences(Sequence[TokenizedExample]):
         return len(self.first) + len(self.second)
 
     @overload
-    def __getitem__(self, place: int) -> TokenizedExample: ...
+    def __getitem__(self, index: int) -> TokenizedExample: ...
     @overload
-    def __getitem__(self, place: slice) -> list[TokenizedExample]: ...
-    def __getitem__(self, place: int | slice) -> TokenizedExample | list[TokenizedExample]:
-        if isinstance(place, slice):
-            return [self[index] for index in range(*place.indices(len(self)))]
+    def __getitem__(self, index: slice) -> list[TokenizedExample]: ...
+    def __getitem__(self, index: int | slice) -> TokenizedExample | list[TokenizedExample]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
         size = len(self.first)
-        return self.first[place] if place < size else self.second[place - size]
+        return self.first[index] if index < size else self.second[index - size]

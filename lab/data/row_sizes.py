@@ -124,7 +124,7 @@ class _Sized(Sequence[Any]):
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def __getitem__(self, place: Any) -> Any:
+    def __getitem__(self, index: Any) -> Any:
         raise TypeError("only the sizes are known")
 
 
@@ -135,7 +135,7 @@ def _largest(rows: np.ndarray, spec: RunSpec) -> tuple[LargestPass, float]:
     bucket = size if spec.data.group_by_length == "on" else 0
     order = batches.TrainingOrder(batches.single_rows(_Sized(rows)), train.seed, bucket)
     seen = MAX_ROWS_FOLLOWED if count is None else min(count, MAX_ROWS_FOLLOWED)
-    taken = [order.place(index) for index in range(seen)]
+    taken = [order.row_index(index) for index in range(seen)]
     passes = _in_passes(rows[taken], size)
     largest = _maximum(passes)
     if count is None or count > seen:  # any rows may meet in a pass

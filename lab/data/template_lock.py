@@ -120,19 +120,19 @@ def warning(lock: dict[str, Any], tokenizer: Any, system_prompt: str) -> str:
 
 def difference(tokenizer: Any, before: list[int], now: list[int]) -> str:
     """The first place at which two token sequences differ, with the tokens around it."""
-    place = next(
-        (place for place, pair in enumerate(zip(before, now, strict=False)) if pair[0] != pair[1]),
+    index = next(
+        (index for index, pair in enumerate(zip(before, now, strict=False)) if pair[0] != pair[1]),
         min(len(before), len(now)),
     )
-    if not before or (place == len(before) == len(now)):
+    if not before or (index == len(before) == len(now)):
         return ""
-    start = max(0, place - 1)
+    start = max(0, index - 1)
     then, here = (
-        " ".join(_spelled(tokenizer, token_id) for token_id in ids[start : place + AROUND])
+        " ".join(_spelled(tokenizer, token_id) for token_id in ids[start : index + AROUND])
         or "the end"
         for ids in (before, now)
     )
-    return f"From token {place + 1} on: trained {then}; now {here}."
+    return f"From token {index + 1} on: trained {then}; now {here}."
 
 
 def _spelled(tokenizer: Any, token: int) -> str:

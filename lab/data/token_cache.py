@@ -4,24 +4,28 @@ LAB_HOME/cache/tokens/KEY/ holds ids.bin (uint32), counted.bin (uint8), index.bi
 each sequence: end in ids.bin, row in the file, number of the example, whether it was cut, counted
 tokens) and meta.json. KEY hashes the file's content, the tokenizer, the template and every setting
 that decides tokens. Folders are written to a temporary path and renamed, so a
-folder with its final name is complete.
+folder with its final name is complete. Whoever reads a set holds a shared lock on its meta.json;
+beyond MAX_SETS and MAX_BYTES the sets used least recently go, but none that anybody holds.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import IO, Any, overload
 
 import numpy as np
 
 from lab import paths
-from lab.atomic_files import read_object, sha256_of, write_json
+from lab.atomic_files import read_object, sha256_of, size_of, write_json
 from lab.data import rendering, stop_tokens
 from lab.data.chat_template import IGNORE_INDEX, TokenizedExample
 from lab.errors import LabError
@@ -30,6 +34,10 @@ from lab.schema import quote
 VERSION = 3  # of what tokenising does: raise it when the same settings give other tokens
 FIELDS = 5
 BUFFER = 1 << 20  # tokens held before they are written
+# What stays beside the sets in use: each sequence length that is tried makes a set of its own.
+MAX_SETS = 64
+MAX_BYTES = 8_000_000_000
+ABANDONED_S = 24 * 3600.0  # a temporary folder that nobody has written to for so long
 
 
 def folder() -> Path:
@@ -70,6 +78,7 @@ class TokenizedDataset(Sequence[TokenizedExample]):
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock = _shared_lock(path / "meta.json")  # until nobody reads it any more
         self.meta = read_object(path / "meta.json") or {}
         self._ids = _map(path / "ids.bin", np.uint32)
         self._counted = _map(path / "counted.bin", np.uint8)
@@ -99,18 +108,26 @@ class TokenizedDataset(Sequence[TokenizedExample]):
         return len(self._ends)
 
     @overload
-    def __getitem__(self, place: int) -> TokenizedExample: ...
+    def __getitem__(self, index: int) -> TokenizedExample: ...
     @overload
-    def __getitem__(self, place: slice) -> list[TokenizedExample]: ...
-    def __getitem__(self, place: int | slice) -> TokenizedExample | list[TokenizedExample]:
-        if isinstance(place, slice):
-            return [self[index] for index in range(*place.indices(len(self)))]
-        part = slice(int(self._starts[place]), int(self._ends[place]))
+    def __getitem__(self, index: slice) -> list[TokenizedExample]: ...
+    def __getitem__(self, index: int | slice) -> TokenizedExample | list[TokenizedExample]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        part = slice(int(self._starts[index]), int(self._ends[index]))
         ids = self._ids[part]
         labels = np.where(self._counted[part] > 0, ids.astype(np.int64), IGNORE_INDEX)
         return TokenizedExample(
-            ids.tolist(), labels.tolist(), int(self.rows[place]), bool(self.cut[place])
+            ids.tolist(), labels.tolist(), int(self.rows[index]), bool(self.cut[index])
         )
+
+
+def _shared_lock(file: Path) -> IO[bytes]:
+    """`file`, open, and locked against deletion as long as it is. Raises OSError."""
+    opened = file.open("rb")
+    with contextlib.suppress(OSError):  # a file system without locks: then nothing is pruned
+        fcntl.flock(opened, fcntl.LOCK_SH)
+    return opened
 
 
 def _map(path: Path, kind: Any) -> np.ndarray:
@@ -127,14 +144,48 @@ def find(key: str) -> TokenizedDataset | None:
         return None
     try:
         stored = TokenizedDataset(path)
-        is_whole = stored.is_whole()
         os.utime(path / "meta.json")  # when it was last of use
+        if stored.is_whole():
+            return stored
+        del stored  # and its lock
     except (OSError, ValueError):
-        is_whole = False
-    if is_whole:
-        return stored
-    shutil.rmtree(path, ignore_errors=True)
+        pass
+    _remove(path)
     return None
+
+
+def prune() -> None:
+    """Remove the sets used least recently beyond MAX_SETS and MAX_BYTES, and what writers that were
+    killed have left. The newest set stays, and each that somebody has open."""
+    now, sizes = time.time(), {}
+    for path in folder().iterdir():
+        with contextlib.suppress(OSError):  # removed by another process meanwhile
+            if not path.name.startswith("."):
+                sizes[path] = (path / "meta.json").stat().st_mtime, size_of(path)
+            elif now - max(file.stat().st_mtime for file in [path, *path.iterdir()]) > ABANDONED_S:
+                shutil.rmtree(path)
+    newest_first = sorted(sizes, key=lambda path: sizes[path], reverse=True)
+    count = total = 0
+    for path in newest_first:
+        is_too_much = count >= MAX_SETS or total + sizes[path][1] > MAX_BYTES
+        if count and is_too_much and _remove(path):
+            continue
+        count, total = count + 1, total + sizes[path][1]
+
+
+def _remove(path: Path) -> bool:
+    """Remove a set that nobody has open; whether it is gone."""
+    try:
+        with (path / "meta.json").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            aside = Path(tempfile.mkdtemp(prefix=".tmp-removed-", dir=folder()))
+            os.rename(path, aside)  # gone at once for everybody
+            shutil.rmtree(aside, ignore_errors=True)
+    except FileNotFoundError:
+        return True
+    except OSError:  # somebody reads it
+        return False
+    return True
 
 
 def write(
@@ -147,15 +198,18 @@ def write(
         aside = Path(tempfile.mkdtemp(prefix=f".tmp-{key}-", dir=folder()))
         try:
             _write(aside, sequences, meta)
-            _publish(aside, key)
+            with _shared_lock(aside / "meta.json"):  # nobody may prune it before it is read
+                _publish(aside, key)
+                written = TokenizedDataset(folder() / key)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+        prune()
     except OSError as error:
         raise LabError(
             f"The tokens cannot be written to {quote(str(folder()))}: {error.strerror or error}.",
             "Free some room, or set LAB_HOME to a folder that can be written.",
         ) from None
-    return TokenizedDataset(folder() / key)
+    return written
 
 
 def _publish(aside: Path, key: str) -> None:
@@ -164,7 +218,8 @@ def _publish(aside: Path, key: str) -> None:
         os.rename(aside, folder() / key)
     except OSError:
         if find(key) is None:
-            raise
+            shutil.rmtree(folder() / key, ignore_errors=True)  # the rest of a set without meta.json
+            os.rename(aside, folder() / key)
 
 
 def _write(
@@ -181,6 +236,6 @@ def _write(
             ids.write(np.asarray(sequence.ids, np.uint32).tobytes())
             mask = np.asarray(sequence.labels, np.int64) != IGNORE_INDEX
             counted.write(mask.astype(np.uint8).tobytes())
-            place = [end, sequence.record_number, number, sequence.truncated, mask.sum()]
-            index.write(np.array(place, np.int64).tobytes())
+            entry = [end, sequence.record_number, number, sequence.truncated, mask.sum()]
+            index.write(np.array(entry, np.int64).tobytes())
     write_json(aside / "meta.json", meta)

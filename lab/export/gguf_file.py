@@ -239,7 +239,7 @@ def _write(folder: Path, file: Path, quantisation: str, name: str) -> None:
     names = gguf.get_tensor_name_map(
         next(key for key, text in gguf.MODEL_ARCH_NAMES.items() if text == architecture), layers
     )
-    wanted = gguf.GGMLQuantizationType[quantisation]
+    target_type = gguf.GGMLQuantizationType[quantisation]
     for tensor_name, weight in _tensors(folder):
         if tensor_name == "lm_head.weight" and config.get("tie_word_embeddings"):
             continue
@@ -255,7 +255,7 @@ def _write(folder: Path, file: Path, quantisation: str, name: str) -> None:
             pairs = values.reshape(count, 2, len(values) // count // 2, *values.shape[1:])
             values = np.ascontiguousarray(pairs.swapaxes(1, 2).reshape(values.shape))
         fits = values.ndim > 1 and (quantisation != "Q8_0" or values.shape[-1] % 32 == 0)
-        kind = wanted if fits else gguf.GGMLQuantizationType.F32
+        kind = target_type if fits else gguf.GGMLQuantizationType.F32
         writer.add_tensor(target, gguf.quants.quantize(values, kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -133,8 +133,8 @@ def merge(
 
 def check_disk(target: Path, needed: int) -> None:
     """Raise LabError unless the disk of `target` has `needed` bytes free, and a little more."""
-    place = next(folder for folder in target.absolute().parents if folder.is_dir())
-    free = shutil.disk_usage(place).free
+    parent = next(folder for folder in target.absolute().parents if folder.is_dir())
+    free = shutil.disk_usage(parent).free
     if free < needed + RESERVE_BYTES:
         raise LabError(
             f"It needs {size(needed)} of disk, and {size(free)} are free.",

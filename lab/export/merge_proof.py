@@ -135,7 +135,7 @@ def probe_rows(spec: RunSpec, receipt: dict[str, Any], model: Any, tokenizer: An
     except (LabError, OSError):
         return vocabulary_rows(model), "vocabulary"
     for examples, source in ((prepared.held_out, "held-out"), (prepared.train, "training")):
-        rows = [list(examples[place].ids[:TOKENS]) for place in range(min(ROWS, len(examples)))]
+        rows = [list(examples[i].ids[:TOKENS]) for i in range(min(ROWS, len(examples)))]
         if any(rows):
             return [row for row in rows if row], source
     return vocabulary_rows(model), "vocabulary"
@@ -143,4 +143,4 @@ def probe_rows(spec: RunSpec, receipt: dict[str, Any], model: Any, tokenizer: An
 
 def vocabulary_rows(model: Any) -> Sequence[list[int]]:
     size = model.get_input_embeddings().weight.shape[0]
-    return [[place * (size - 1) // (TOKENS - 1) for place in range(TOKENS)]]
+    return [[i * (size - 1) // (TOKENS - 1) for i in range(TOKENS)]]

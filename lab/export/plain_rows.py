@@ -118,12 +118,12 @@ def squeezed(text):
     return "".join(str(text or "").split())
 
 
-def answer_of(messages, place):
+def answer_of(messages, index):
     """(text, where the answer begins and ends, whether the end token is added) of one answer under
     the prompt of asking."""
-    prompt, text = render(messages[:place], prompt=True), render(messages[: place + 1])
-    words = [squeezed(part) for part in re.split("</?think>", messages[place]["content"])]
-    others = [turn for turn in messages[:place] if turn["role"] != "assistant"]
+    prompt, text = render(messages[:index], prompt=True), render(messages[: index + 1])
+    words = [squeezed(part) for part in re.split("</?think>", messages[index]["content"])]
+    others = [turn for turn in messages[:index] if turn["role"] != "assistant"]
     prompts = [squeezed(turn["content"]) for turn in others]
     answer = text[len(prompt) :]
     if (
@@ -133,7 +133,7 @@ def answer_of(messages, place):
     ):
         raise SystemExit(
             "This script cannot count what the lab counts: the chat template writes an answer "
-            f"otherwise than it asks for it. Train in the lab. {messages[place]}"
+            f"otherwise than it asks for it. Train in the lab. {messages[index]}"
         )
     for match in CONTROL.finditer(text, len(prompt)):
         before = squeezed(text[len(prompt) : match.start()])
@@ -155,15 +155,15 @@ def encode(row):
     messages = messages_of(row, name, columns)
     if SYSTEM and messages[0]["role"] != "system":
         messages = [{"role": "system", "content": SYSTEM}, *messages]
-    places = [place for place, turn in enumerate(messages) if turn["role"] == "assistant"]
+    places = [index for index, turn in enumerate(messages) if turn["role"] == "assistant"]
     if LOSS_ON == "completion":
         places = places[-1:]
-    answers = [answer_of(messages, place) for place in places]
+    answers = [answer_of(messages, index) for index in places]
     whole = render(messages)
     is_one = all(
         whole.startswith(text[:end] + added * tokenizer.eos_token)
-        or (whole.startswith(text[:end]) and place == len(messages) - 1)
-        for place, (text, _, end, added) in zip(places, answers)
+        or (whole.startswith(text[:end]) and index == len(messages) - 1)
+        for index, (text, _, end, added) in zip(places, answers)
     )
     if len(answers) == 1 and places[-1] == len(messages) - 1:
         text, start, end, added = answers[0]

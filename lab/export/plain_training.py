@@ -31,15 +31,15 @@ PACKED = '''\
 def packed(rows):
     """Rows of at most MAX_LENGTH tokens: longest first into the fullest row that has room."""
     bins, room = [], []  # room: (free tokens, bin), sorted
-    for place in sorted(range(len(rows)), key=lambda place: -len(rows[place]["input_ids"])):
-        size = len(rows[place]["input_ids"])
+    for index in sorted(range(len(rows)), key=lambda index: -len(rows[index]["input_ids"])):
+        size = len(rows[index]["input_ids"])
         index = bisect.bisect_left(room, (size, -1))
         if index == len(room):
             bins.append([])
             free, chosen = MAX_LENGTH, len(bins) - 1
         else:
             free, chosen = room.pop(index)
-        bins[chosen].append(rows[place])
+        bins[chosen].append(rows[index])
         bisect.insort(room, (free - size, chosen))
     return [joined(parts) if len(parts) > 1 else parts[0] for parts in bins]
 
@@ -49,7 +49,7 @@ def joined(parts):
     return {
         "input_ids": [token for part in parts for token in part["input_ids"]],
         "labels": [label for part in parts for label in (-100, *part["labels"][1:])],
-        "positions": [place for part in parts for place in range(len(part["input_ids"]))],
+        "positions": [index for part in parts for index in range(len(part["input_ids"]))],
     }
 
 
@@ -86,7 +86,7 @@ def batches_of(step):
     """The micro-batches of a step, from 1 on: epoch after epoch, each in an order of its own."""
     first = (step - 1) * BATCH_SIZE * ACCUMULATION
     places = range(first, min(first + BATCH_SIZE * ACCUMULATION, LAST))
-    chosen = [rows[order(place // len(rows))[place % len(rows)]] for place in places]
+    chosen = [rows[order(index // len(rows))[index % len(rows)]] for index in places]
     return [collate(chosen[i : i + BATCH_SIZE]) for i in range(0, len(chosen), BATCH_SIZE)]
 
 

@@ -86,9 +86,9 @@ random.Random(f"finetune-lab held-out rows {{len(places)}}").shuffle(places)
 held = min(len(places) - 1, max(1, round(len(places) * {eval_fraction}))) if {eval_fraction} else 0
 held_places = set(places[:held])
 rows, held_out = [], []
-for place, parts in enumerate(examples):
+for index, parts in enumerate(examples):
     useful = [part for part in parts if any(label != -100 for label in part["labels"][1:])]
-    (held_out if place in held_places else rows).extend(useful)
+    (held_out if index in held_places else rows).extend(useful)
 {packed}
 '''
 
@@ -188,10 +188,10 @@ def _data(data: str) -> str:
     """DATA, and for a set of the Hub also its config, split and commit."""
     if not catalog.is_on_hub(data):
         return repr(data)
-    wanted = hub.parse(data)
+    hub_id = hub.parse(data)
     return (
-        f"{wanted.name!r}\nCONFIG, SPLIT = {wanted.config!r}, {wanted.split!r}  # None: its only\n"
-        f"DATA_REVISION = {wanted.revision or None!r}  # of DATA: as checked"
+        f"{hub_id.name!r}\nCONFIG, SPLIT = {hub_id.config!r}, {hub_id.split!r}  # None: its only\n"
+        f"DATA_REVISION = {hub_id.revision or None!r}  # of DATA: as checked"
     )
 
 

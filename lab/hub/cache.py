@@ -18,25 +18,25 @@ from lab.hub import repository, settings
 from lab.hub.repository import RemoteFile, Repository
 
 
-def missing(repo: Repository, wanted: Iterable[RemoteFile]) -> int:
+def missing(repo: Repository, files: Iterable[RemoteFile]) -> int:
     """Bytes of the files that are still to come, what lies in partial files left out."""
     folder = repository.folder_of(repo.kind, repo.name) / "blobs"
     total = 0
-    for blob, size in {entry.blob: entry.size for entry in wanted}.items():
+    for blob, size in {entry.blob: entry.size for entry in files}.items():
         if size_of(folder / blob) != size:
             total += max(0, size - max([size_of(part) for part in partials(folder / blob)] or [0]))
     return total
 
 
-def are_here(repo: Repository, wanted: Iterable[RemoteFile]) -> bool:
+def are_here(repo: Repository, files: Iterable[RemoteFile]) -> bool:
     """Whether every file is in the cache at its whole length."""
     folder = repository.folder_of(repo.kind, repo.name) / "blobs"
-    return all(size_of(folder / entry.blob) == entry.size for entry in wanted)
+    return all(size_of(folder / entry.blob) == entry.size for entry in files)
 
 
-def check_room(repo: Repository, wanted: list[RemoteFile]) -> None:
+def check_room(repo: Repository, files: list[RemoteFile]) -> None:
     """Raise LabError if the disk of the cache has no room for what is still to come."""
-    needed, folder = missing(repo, wanted), repository.folder_of(repo.kind, repo.name)
+    needed, folder = missing(repo, files), repository.folder_of(repo.kind, repo.name)
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise LabError(
@@ -65,19 +65,19 @@ def note_reference(repo: Repository, revision: str) -> None:
                 aside.unlink()
 
 
-def link(place: Path, blob: Path) -> None:
+def link(link_path: Path, blob: Path) -> None:
     """A name in the snapshot for a blob, relative as the library makes it."""
-    paths.make_folder(place.parent)
-    wanted = os.path.relpath(blob, place.parent)
-    if place.is_symlink() and os.readlink(place) == wanted:
+    paths.make_folder(link_path.parent)
+    target = os.path.relpath(blob, link_path.parent)
+    if link_path.is_symlink() and os.readlink(link_path) == target:
         return
-    aside = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+    aside = link_path.with_name(f".{link_path.name}.{os.getpid()}.tmp")
     aside.unlink(missing_ok=True)
     try:
-        aside.symlink_to(wanted)
+        aside.symlink_to(target)
     except OSError:  # a file system without links
         shutil.copyfile(blob, aside)
-    os.replace(aside, place)
+    os.replace(aside, link_path)
 
 
 def partials(target: Path) -> list[Path]:
@@ -96,7 +96,7 @@ def size_of(file: Path) -> int:
 
 
 @contextlib.contextmanager
-def disk_errors(place: Path) -> Iterator[None]:
+def disk_errors(folder: Path) -> Iterator[None]:
     """What a disk refuses, as a message that names the cache."""
     try:
         yield
@@ -105,7 +105,7 @@ def disk_errors(place: Path) -> Iterator[None]:
         if known is None:
             raise
         raise LabError(
-            f"{known.message.rstrip('.')}, while files of the Hub were written to '{place}'.",
+            f"{known.message.rstrip('.')}, while files of the Hub were written to '{folder}'.",
             "Free some room there, or set HF_HOME to a folder on another disk; what has come is "
             "kept and gone on with.",
         ) from None

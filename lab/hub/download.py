@@ -35,34 +35,34 @@ class _Stopped(BaseException):
 
 
 def fetch(
-    repo: Repository, wanted: Iterable[RemoteFile], tell: Tell = lambda progress: None
+    repo: Repository, files: Iterable[RemoteFile], tell: Tell = lambda progress: None
 ) -> Path:
-    """The snapshot folder with the `wanted` files in it, whole and verified.
+    """The snapshot folder with `files` in it, whole and verified.
 
     `tell(progress)` is called several times a second, from the caller's thread, and may raise to
     stop: what has come stays. Raises LabError; HubError of kind "damaged" for a file that is not
     what the listing says, fetched twice.
     """
-    wanted = list(wanted)
+    files = list(files)
     base = repository.folder_of(repo.kind, repo.name)
-    place = repository.snapshot(repo)
-    targets = {entry.blob: base / "blobs" / entry.blob for entry in wanted}
+    snapshot = repository.snapshot(repo)
+    targets = {entry.blob: base / "blobs" / entry.blob for entry in files}
     with cache.disk_errors(base):
-        for folder in (base / "blobs", place):
+        for folder in (base / "blobs", snapshot):
             paths.make_folder(folder)
-        cache.check_room(repo, wanted)
+        cache.check_room(repo, files)
         with client.waiting():
-            fetch_to(repo, wanted, targets, tell)
-        for entry in wanted:
-            cache.link(place / entry.path, targets[entry.blob])
-    return place
+            fetch_to(repo, files, targets, tell)
+        for entry in files:
+            cache.link(snapshot / entry.path, targets[entry.blob])
+    return snapshot
 
 
 def fetch_to(
-    repo: Repository, wanted: list[RemoteFile], targets: dict[str, Path], tell: Tell
+    repo: Repository, files: list[RemoteFile], targets: dict[str, Path], tell: Tell
 ) -> None:
-    """Have each blob of `wanted` at its place in `targets`; as `fetch` otherwise."""
-    blobs = list({entry.blob: entry for entry in wanted}.values())
+    """Have each blob of `files` at its place in `targets`; as `fetch` otherwise."""
+    blobs = list({entry.blob: entry for entry in files}.values())
     progress = DownloadProgress(sum(entry.size for entry in blobs), len(blobs))
     transfers = [_Transfer(repo, entry, targets[entry.blob]) for entry in blobs]
     work: queue.SimpleQueue[_Transfer] = queue.SimpleQueue()
@@ -200,13 +200,13 @@ class _Transfer:
 
     def _receive_some(self, digest: Digest) -> None:
         """Append to the partial file until the connection ends, or the file is whole."""
-        wanted = {"Accept-Encoding": "identity"}
+        headers = {"Accept-Encoding": "identity"}
         if self.done:
-            wanted["Range"] = f"bytes={self.done}-"
+            headers["Range"] = f"bytes={self.done}-"
         url, about = self.repo.url(self.entry.path), f"{self.entry.path} of {self.repo.name}"
         with client.stream(
             url, f"{self.repo.subject}, file {self.entry.path}",
-            read_s=settings.download_s(), headers=wanted,
+            read_s=settings.download_s(), headers=headers,
         ) as response:  # fmt: skip
             if self.done and response.status_code != 206:
                 self.partial.unlink(missing_ok=True)  # the address sends whole files only
@@ -228,9 +228,9 @@ class _Transfer:
         """Hold the file's lock, which the huggingface_hub library respects, too; while another
         process downloads the file, its progress is this one's."""
         folder = self.target.parent.parent
-        place = folder.parent / ".locks" / folder.name / f"{self.target.name}.lock"
-        paths.make_folder(place.parent)
-        with place.open("w") as lock:
+        lock_file = folder.parent / ".locks" / folder.name / f"{self.target.name}.lock"
+        paths.make_folder(lock_file.parent)
+        with lock_file.open("w") as lock:
             while True:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -98,13 +98,13 @@ def resolve(kind: str, name: str, revision: str = "") -> Repository:
     A commit is taken as it is. Where the Hub is not there, the cache's last word counts. Raises
     HubError.
     """
-    wanted = revision or MAIN
-    if is_commit(wanted):
-        return Repository(kind, name, wanted)
+    requested = revision or MAIN
+    if is_commit(requested):
+        return Repository(kind, name, requested)
     try:
-        return Repository(kind, name, current_commit(kind, name, wanted))
+        return Repository(kind, name, current_commit(kind, name, requested))
     except HubUnreachable as error:
-        commit = cached_commit(kind, name, wanted)
+        commit = cached_commit(kind, name, requested)
         if commit is None:
             raise HubUnreachable(
                 f"{error.message} It is not in the local cache either.", error.hint, kind=error.kind

@@ -63,23 +63,23 @@ def damaged(repo: Repository, entry: RemoteFile, digest: Digest) -> HubError:
     )
 
 
-def verify(place: Path, repo: Repository, tell: Tell = lambda progress: None) -> None:
+def verify(folder: Path, repo: Repository, tell: Tell = lambda progress: None) -> None:
     """Hold what another program has brought into the cache against the hashes that the names of
     its blobs say. Raises HubError of kind "damaged"; the damaged file is deleted."""
-    wanted = {
+    files = {
         file: RemoteFile(file.name, file.resolve().stat().st_size, file.resolve().name)
-        for file in sorted(place.glob("*.safetensors"))
+        for file in sorted(folder.glob("*.safetensors"))
         if file.is_symlink() and repository.SHA256.fullmatch(Path(os.readlink(file)).name)
     }
     progress = DownloadProgress(
-        sum(entry.size for entry in wanted.values()), len(wanted), checking=True
+        sum(entry.size for entry in files.values()), len(files), checking=True
     )
 
     def count(read: int) -> None:
         progress.done += read
         tell(progress)
 
-    for file, entry in wanted.items():
+    for file, entry in files.items():
         blob = file.resolve()
         if not is_remembered(blob):
             digest = Digest(entry)

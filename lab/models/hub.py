@@ -72,12 +72,12 @@ def config_folder(source: ModelSource) -> Path:
 def _config_folder(
     repo: Repository, source: ModelSource, listed: dict[str, RemoteFile] | None
 ) -> Path:
-    place = repository.snapshot(repo)
+    folder = repository.snapshot(repo)
     if listed is not None:
         file_list.check_config(listed, _named(source), lambda: _adapter_base(repo, listed))
-        place = _fetch(repo, source, [listed[name] for name in CONFIGS if name in listed])
-    folders.check_configs(place, _named(source))
-    return place
+        folder = _fetch(repo, source, [listed[name] for name in CONFIGS if name in listed])
+    folders.check_configs(folder, _named(source))
+    return folder
 
 
 def local_folder(
@@ -89,28 +89,28 @@ def local_folder(
     not be loaded, and HubError.
     """
     if not source.is_on_hub:
-        place = Path(source.location)
-        folders.check(place, source.id, needs_weights=with_weights)
-        return place
+        folder = Path(source.location)
+        folders.check(folder, source.id, needs_weights=with_weights)
+        return folder
     repo = _repository(source)
     listed = _listed(repo)
     if listed is None:
-        place = repository.snapshot(repo)
+        folder = repository.snapshot(repo)
         if with_weights:
-            verification.verify(place, repo, tell)
+            verification.verify(folder, repo, tell)
     else:
         _config_folder(repo, source, listed)
-        place = _fetch(repo, source, _small(listed))
-        folders.check_configs(place, _named(source))
+        folder = _fetch(repo, source, _small(listed))
+        folders.check_configs(folder, _named(source))
         if with_weights:
             file_list.check_weights(listed, _named(source), lambda: _adapter_base(repo, listed))
-            weights = _weights(listed, place, source)
+            weights = _weights(listed, folder, source)
             if not cache.are_here(repo, weights):
                 _remote_tensors(repo, weights)
-            place = _fetch(repo, source, [*_small(listed), *weights], tell)
+            folder = _fetch(repo, source, [*_small(listed), *weights], tell)
             cache.note_reference(repo, source.revision)
-    folders.check(place, _named(source), needs_weights=with_weights)
-    return place
+    folders.check(folder, _named(source), needs_weights=with_weights)
+    return folder
 
 
 def adapter_config(source: ModelSource) -> Path:
@@ -170,8 +170,8 @@ def stored_tensors(source: ModelSource) -> dict[str, Stored]:
     if listed is None:
         return folders.stored_tensors(repository.snapshot(repo), _named(source))
     file_list.check_weights(listed, _named(source), lambda: _adapter_base(repo, listed))
-    place = _fetch(repo, source, _small(listed))
-    weights = _weights(listed, place, source)
+    folder = _fetch(repo, source, _small(listed))
+    weights = _weights(listed, folder, source)
     if cache.are_here(repo, weights):
         return folders.stored_tensors(_fetch(repo, source, weights), _named(source))
     return _remote_tensors(repo, weights)
@@ -205,16 +205,16 @@ def download_size(source: ModelSource) -> DownloadForecast | None:
     listed = _listed(repo)
     if listed is None:
         return DownloadForecast(0, 0, 0, str(settings.cache_folder()))
-    place = _fetch(repo, source, [listed[folders.INDEX]] if folders.INDEX in listed else [])
-    return _still_to_come(repo, [*_small(listed), *_weights(listed, place, source)])
+    folder = _fetch(repo, source, [listed[folders.INDEX]] if folders.INDEX in listed else [])
+    return _still_to_come(repo, [*_small(listed), *_weights(listed, folder, source)])
 
 
-def _still_to_come(repo: Repository, wanted: list[RemoteFile]) -> DownloadForecast:
-    files = {entry.blob: entry for entry in wanted}
-    still = [entry for entry in files.values() if not cache.are_here(repo, [entry])]
+def _still_to_come(repo: Repository, files: list[RemoteFile]) -> DownloadForecast:
+    blobs = {entry.blob: entry for entry in files}
+    still = [entry for entry in blobs.values() if not cache.are_here(repo, [entry])]
     return DownloadForecast(
         cache.missing(repo, still),
-        sum(entry.size for entry in files.values()),
+        sum(entry.size for entry in blobs.values()),
         len(still),
         str(settings.cache_folder()),
     )
@@ -247,13 +247,13 @@ def _listed(
 def _fetch(
     repo: Repository,
     source: ModelSource,
-    wanted: Iterable[RemoteFile],
+    files: Iterable[RemoteFile],
     tell: Tell = lambda progress: None,
 ) -> Path:
-    place = download.fetch(repo, wanted, tell)
+    folder = download.fetch(repo, files, tell)
     if repository.cached_commit("models", source.location, source.revision) is None:
         cache.note_reference(repo, source.revision)
-    return place
+    return folder
 
 
 def _small(listed: dict[str, RemoteFile]) -> list[RemoteFile]:
@@ -264,18 +264,18 @@ def _small(listed: dict[str, RemoteFile]) -> list[RemoteFile]:
     ]
 
 
-def _weights(listed: dict[str, RemoteFile], place: Path, source: ModelSource) -> list[RemoteFile]:
-    """The files that hold the weights; `place` holds the index."""
+def _weights(listed: dict[str, RemoteFile], folder: Path, source: ModelSource) -> list[RemoteFile]:
+    """The files that hold the weights; `folder` holds the index."""
     names = folders.weight_names(
-        [name for name in listed if "/" not in name], place / folders.INDEX, _named(source)
+        [name for name in listed if "/" not in name], folder / folders.INDEX, _named(source)
     )
     return [listed[name] for name in names]
 
 
 def _adapter_base(repo: Repository, listed: dict[str, RemoteFile]) -> str:
     """The base that a repository's adapter names; "" if it names none."""
-    place = download.fetch(repo, [listed[file_list.ADAPTER]])
-    config = read_object(place / file_list.ADAPTER) or {}
+    folder = download.fetch(repo, [listed[file_list.ADAPTER]])
+    config = read_object(folder / file_list.ADAPTER) or {}
     base = config.get("base_model_name_or_path")
     return base[:200] if isinstance(base, str) else ""
 
@@ -303,8 +303,8 @@ def _bytes(repo: Repository, entry: RemoteFile, begin: int, end: int) -> bytes:
         return b""
     path = repo.url(entry.path).removeprefix(settings.endpoint())
     about = f"{repo.subject}, file {entry.path}"
-    wanted = {"Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"}
-    received, reply = client.get(path, about, headers=wanted, most=end - begin)
+    files = {"Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"}
+    received, reply = client.get(path, about, headers=files, most=end - begin)
     if begin and reply[":status"] != "206":
         raise LabError(
             f"The hub does not send parts of '{quote(entry.path)}'.", "Download the model by hand."

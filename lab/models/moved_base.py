@@ -44,15 +44,15 @@ def _candidates(gone: Path) -> Iterator[Path]:
     named = [Path(str((read_object(run.spec) or {}).get("model", ""))) for run in paths.all_runs()]
     places = [*_inside(gone.parent), *_inside(paths.models()), *named]
     seen: set[Path] = set()
-    for folder in sorted(places, key=lambda place: place.name != gone.name):
+    for folder in sorted(places, key=lambda candidate: candidate.name != gone.name):
         with contextlib.suppress(OSError, ValueError):
             if folder.is_absolute() and folder not in seen and any(folder.glob("*.safetensors")):
                 seen.add(folder)
                 yield folder
 
 
-def _inside(place: Path) -> list[Path]:
+def _inside(folder: Path) -> list[Path]:
     try:
-        return sorted(folder for folder in place.iterdir() if folder.is_dir())
+        return sorted(child for child in folder.iterdir() if child.is_dir())
     except OSError:
         return []

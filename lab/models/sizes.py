@@ -81,18 +81,18 @@ def _look(config: dict[Any, Any], within: str, depth: int, problems: list[str]) 
         return
     layers, experts = 0, 0
     for key, value in config.items():
-        place = f"{within}{quote(str(key))}"
+        path = f"{within}{quote(str(key))}"
         if isinstance(value, (list, dict, str)) and len(value) > MAX_ENTRIES:
             problems.append(
-                f"{place} has {len(value):,} entries, at most {MAX_ENTRIES:,} are allowed"
+                f"{path} has {len(value):,} entries, at most {MAX_ENTRIES:,} are allowed"
             )
         elif isinstance(value, dict):
-            _look(value, f"{place}.", depth + 1, problems)
+            _look(value, f"{path}.", depth + 1, problems)
         else:
             needed = str(key) in NEEDED and not (key == "head_dim" and ROPE_ONLY in config)
             wrong = _wrong(str(key), value, needed)
             if wrong:
-                problems.append(f"{place} {wrong}")
+                problems.append(f"{path} {wrong}")
             elif type(value) is int and words_of(str(key)) & {"layer", "layers"}:
                 layers = max(layers, value)
             elif type(value) is int and words_of(str(key)) & {"expert", "experts"}:
@@ -100,7 +100,7 @@ def _look(config: dict[Any, Any], within: str, depth: int, problems: list[str]) 
         if isinstance(value, list) and len(value) <= MAX_ENTRIES:
             for place_in, item in enumerate(value):
                 if isinstance(item, dict):
-                    _look(item, f"{place}.{place_in}.", depth + 1, problems)
+                    _look(item, f"{path}.{place_in}.", depth + 1, problems)
     if layers * experts > LAYERS_WITH_EXPERTS:
         problems.append(
             f"{within}{layers:,} layers of {experts:,} experts are more than "

@@ -37,7 +37,7 @@ class StubTokenizer:
     def add_tokens(self, tokens: list[str]) -> int:
         """Room for `tokens`; how many there were not before."""
         new = [token for token in dict.fromkeys(tokens) if token not in self._texts]
-        self._texts |= {token: self._size + place for place, token in enumerate(new)}
+        self._texts |= {token: self._size + i for i, token in enumerate(new)}
         self._size += len(new)
         return len(new)
 

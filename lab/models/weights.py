@@ -20,14 +20,14 @@ def load_tokenizer(source: ModelSource) -> Any:
     """The tokenizer of a model, with a pad token. Raises LabError if it has none to load."""
     from transformers import AutoTokenizer, LlamaTokenizer
 
-    place = _tokenizer_folder(source)
+    folder = _tokenizer_folder(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            place, trust_remote_code=False, local_files_only=True
+            folder, trust_remote_code=False, local_files_only=True
         )
-        if _is_sentencepiece_without_class(Path(place), tokenizer):
+        if _is_sentencepiece_without_class(Path(folder), tokenizer):
             tokenizer = LlamaTokenizer.from_pretrained(
-                place, trust_remote_code=False, local_files_only=True
+                folder, trust_remote_code=False, local_files_only=True
             )
         _ = len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer("a")
     except Exception as error:  # the files are a stranger's: any nonsense may stand in them
@@ -47,15 +47,15 @@ def load_tokenizer(source: ModelSource) -> Any:
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    rendering.configure(tokenizer, stop_ids=stop_tokens.of_folder(Path(place)))
+    rendering.configure(tokenizer, stop_ids=stop_tokens.of_folder(Path(folder)))
     return tokenizer
 
 
-def _is_sentencepiece_without_class(place: Path, tokenizer: Any) -> bool:
+def _is_sentencepiece_without_class(folder: Path, tokenizer: Any) -> bool:
     """Whether the folder holds tokenizer.model and no word on its class: transformers then takes a
     generic one, which leaves out the space that sentencepiece puts before the first word."""
-    config = read_object(place / "tokenizer_config.json") or {}
-    has_model = (place / "tokenizer.model").is_file() and not (place / "tokenizer.json").is_file()
+    config = read_object(folder / "tokenizer_config.json") or {}
+    has_model = (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file()
     is_generic = type(tokenizer).__name__ == "TokenizersBackend"
     return has_model and is_generic and not config.get("tokenizer_class")
 
@@ -64,12 +64,12 @@ def load_config(source: ModelSource) -> Any:
     """The model's config. Raises LabError for an unknown model or architecture."""
     from transformers import AutoConfig
 
-    place = None if source.config is not None else hub.config_folder(source)
-    values = check_sizes(source, place)
+    folder = None if source.config is not None else hub.config_folder(source)
+    values = check_sizes(source, folder)
     try:
         if source.config is not None:
             return AutoConfig.for_model(**source.config)
-        return AutoConfig.from_pretrained(place, trust_remote_code=False, local_files_only=True)
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # untrusted file: it may contain anything
         _check_architecture(values, source.id)
         raise LabError(
@@ -125,10 +125,10 @@ def load_model(source: ModelSource, dtype: Any, **extra: Any) -> Any:
     if getattr(config, "quantization_config", None) is None:
         # what is missing would be made up of random numbers
         fit.check(config, hub.stored_tensors(source), source.id)
-    place = hub.local_folder(source, with_weights=True)
+    folder = hub.local_folder(source, with_weights=True)
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            place,
+            folder,
             dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,
@@ -151,12 +151,12 @@ def load_model(source: ModelSource, dtype: Any, **extra: Any) -> Any:
 def _tokenizer_folder(source: ModelSource) -> Path:
     """As `local_folder`, also for a result's or an adapter's folder, which may hold no config.json,
     or one that nobody reads."""
-    place = Path(source.location)
-    if place.is_absolute():
-        has_config = (place / "config.json").exists()
-        if not has_config or (place / file_list.ADAPTER).exists():
-            folders.check_tokenizer(place, source.id)
-            return place
+    folder = Path(source.location)
+    if folder.is_absolute():
+        has_config = (folder / "config.json").exists()
+        if not has_config or (folder / file_list.ADAPTER).exists():
+            folders.check_tokenizer(folder, source.id)
+            return folder
     return hub.local_folder(source, with_weights=False)
 
 

@@ -11,7 +11,14 @@ from lab.atomic_files import remove_tree, sync_folder, write_json
 from lab.checked_run import CheckedRun
 from lab.errors import LabError
 from lab.paths import RunDir
-from lab.runs import colours, hub_access, queue, resume_settings, supervisor_start
+from lab.runs import (
+    colours,
+    hub_access,
+    queue,
+    resume_settings,
+    supervisor_start,
+    tracker_records,
+)
 from lab.runs.queue import QueueSettings
 from lab.runs.status import RESUMABLE, status
 
@@ -132,17 +139,20 @@ def command(run: RunDir, name: str) -> None:
         supervisor_start.ensure()
 
 
-def delete(run: RunDir) -> None:
-    """Remove a run that has ended, with its checkpoints and artifact."""
+def delete(run: RunDir) -> list[str]:
+    """Remove a run that has ended, with its checkpoints and artifact, and with what other trackers
+    hold of it under LAB_HOME; a sentence for each of them that may hold something still."""
     now = status(run)
     if now.state == "queued":
         queue.withdraw(run)
         now = status(run)
     if now.is_active:
         raise LabError(f"{run.id} is {now.state}.", f"Stop it first: python -m lab stop {run.id}")
+    trackers = tracker_records.trackers_of(run)
     aside = run.path.with_name(f".tmp-deleted-{run.id}")
     os.rename(run.path, aside)  # gone at once for everybody, however long removing takes
     remove_tree(aside)
+    return tracker_records.remove(run.id, trackers)
 
 
 def wait(run: RunDir, poll_s: float = 0.5, timeout_s: float | None = None) -> str:

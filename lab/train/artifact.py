@@ -38,7 +38,7 @@ def proving(
 ) -> Proving:
     """For a run that has trained: rows that it has not learned from, where there are some."""
     chosen = data.held_out or data.train
-    rows = [chosen[place].ids[: proof.TOKENS] for place in range(min(proof.ROWS, len(chosen)))]
+    rows = [chosen[i].ids[: proof.TOKENS] for i in range(min(proof.ROWS, len(chosen)))]
     evaluations = record_reader.metrics(run, "eval")
     losses = [record["eval/loss"] for record in evaluations if "eval/loss" in record]
     figures = {

@@ -130,8 +130,8 @@ def prove(
         size = sum(weight.numel() for weight in model.parameters())
         release(model)
         if lines:
-            place = local_folder(source, with_weights=True)
-            loaded = on_device(load_plainly(method, spec, place, folder, grown), device)
+            base_folder = local_folder(source, with_weights=True)
+            loaded = on_device(load_plainly(method, spec, base_folder, folder, grown), device)
         else:
             loaded = _load_in_lab(folder, method, spec, source, device)
         again = answers(loaded, rows)

@@ -47,6 +47,11 @@ class View:
         return colours.BASE[self.dark]
 
     @property
+    def page(self) -> str:
+        """What charts are drawn on."""
+        return "#0f171a" if self.dark else "#ffffff"
+
+    @property
     def grid(self) -> str:
         return "#2b3b40" if self.dark else "#d6e0e0"
 
@@ -93,6 +98,7 @@ def figure(view: View, *, x: str, y: str, height: int = 200, log: bool = False) 
             "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
             "uirevision": f"{view.by}-{log}",
             "transition": {"duration": 0},
+            "meta": {"page": view.page},
             "xaxis": axis
             | {"title": {"text": x, **title}, "showgrid": False}
             | {
@@ -189,12 +195,20 @@ def finish(chart: go.Figure, ends: list[End], *, log: bool = False) -> go.Figure
             "showarrow": False,
             "align": "left",
             "font": {"size": LABEL_SIZE, "color": end.colour},
+            # other lines pass behind a name that stands among them
+            "bgcolor": chart.layout.meta["page"] if _is_among(end, widest) else None,
+            "borderpad": 1,
         }
         for end, shift in zip(ends, shifts, strict=True)
     ]
     longest = max((len(end.name) for end in ends), default=0)
     chart.layout.margin.r = 14 + round(6.6 * longest) if ends else 12
     return chart
+
+
+def _is_among(end: End, widest: float) -> bool:
+    """Whether the name stands on the plot: a line that ends at its right edge has it beside."""
+    return end.x is not None and end.x < widest
 
 
 def _in_units(value: float, log: bool) -> float:

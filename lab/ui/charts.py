@@ -49,7 +49,8 @@ def loss(series: MetricSeries, view: View, overlay: MetricSeries | None = None) 
     at, values = _evaluations(series, view.by, scale)
     if len(at):
         line(chart, at, values, "evaluation", colour, dots=True)
-        ends += _ends(at, values, "evaluation", colour)
+        if series.evaluation.length:  # else its only point is the base, which has a name
+            ends += _ends(at, values, "evaluation", colour)
     _checkpoints(chart, series, view, scale, colour)
     if overlay is not None:
         at, values = _evaluations(overlay, view.by, scale)

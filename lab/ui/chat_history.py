@@ -19,12 +19,12 @@ MAX_LISTED = 40  # in the list; a search finds the others
 
 def current() -> Chat | None:
     """The conversation of the address or of this session; None for a new one."""
-    wanted = st.session_state.pop("chat.open", None)
-    wanted = wanted or st.query_params.get("c") or st.session_state.get("chat.c")
-    if not wanted:
+    requested = st.session_state.pop("chat.open", None)
+    requested = requested or st.query_params.get("c") or st.session_state.get("chat.c")
+    if not requested:
         return None
     try:
-        chat = conversations.read(str(wanted))
+        chat = conversations.read(str(requested))
     except LabError:
         close()
         return None

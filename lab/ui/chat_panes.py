@@ -125,12 +125,12 @@ def _remember(names: list[str]) -> None:
 def heads(names: list[str], titles: dict[str, str], chat: Chat | None) -> None:
     """One popover a model, in which another one is chosen, and one more to add a model."""
     row = st.container(horizontal=True)
-    for place, name in enumerate(names):
-        with row.popover(pane(name).label, width="stretch", key=f"chat.pane.{place}"):
-            _choose(place, names, titles)
+    for pane_index, name in enumerate(names):
+        with row.popover(pane(name).label, width="stretch", key=f"chat.pane.{pane_index}"):
+            _choose(pane_index, names, titles)
             _facts(name, chat)
             if len(names) > 1 and st.button(
-                "Remove", icon=":material/close:", key=f"chat.remove.{place}"
+                "Remove", icon=":material/close:", key=f"chat.remove.{pane_index}"
             ):
                 _remember([other for other in names if other != name])
                 st.rerun()
@@ -151,15 +151,15 @@ def heads(names: list[str], titles: dict[str, str], chat: Chat | None) -> None:
             adapter_field.add_adapter(names, add)
 
 
-def _choose(place: int, names: list[str], titles: dict[str, str]) -> None:
+def _choose(pane_index: int, names: list[str], titles: dict[str, str]) -> None:
     """The model of one pane, and the checkpoint of its run."""
-    name = names[place]
+    name = names[pane_index]
     model = name.partition("@")[0] if name.startswith("run:") else name
     options = [other for other in titles if other == model or other not in names]
     if model not in options:
         options.insert(0, model)
     model = st.selectbox(
-        "Model", options, options.index(model), key=f"chat.model.{place}.{name}",
+        "Model", options, options.index(model), key=f"chat.model.{pane_index}.{name}",
         format_func=lambda option: str(plain(titles.get(option, option))),
     )  # fmt: skip
     new = model
@@ -170,13 +170,13 @@ def _choose(place: int, names: list[str], titles: dict[str, str]) -> None:
             choices = [0, *steps] if model in titles else steps  # it may have no result yet
             step = st.selectbox(
                 "Weights", choices, choices.index(current) if current in choices else 0,
-                key=f"chat.step.{place}.{model}",
+                key=f"chat.step.{pane_index}.{model}",
                 format_func=lambda s: f"Checkpoint of step {s}" if s else "Result",
                 help="Chat with an earlier state of the run.",
             )  # fmt: skip
             new = f"{model}@{step}" if step else model
     if new != name and new not in names:
-        _remember([*names[:place], new, *names[place + 1 :]])
+        _remember([*names[:pane_index], new, *names[pane_index + 1 :]])
         st.rerun()
 
 

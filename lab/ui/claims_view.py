@@ -162,7 +162,7 @@ def _row(claim: Claim, finding: Finding | None) -> dict[str, str]:
     says = textwrap.shorten(claim.says, SHOWN_CHARACTERS, placeholder=" …")
     if finding is None:
         return {"ID": claim.id, "Claim": says, "Verdict": "", "Printed": "",
-                "Here": "computing …", "How": ""}  # fmt: skip
+                "Here": "…", "How": ""}  # fmt: skip
     figure = shown_figure(finding)
     return {
         "ID": claim.id,

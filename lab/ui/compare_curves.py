@@ -122,8 +122,8 @@ def _controls(measures: list[str], shown: list[Contestant]) -> tuple[str, str, b
 def _from_address(key: str, name: str, options: list[str]) -> None:
     """The widget's value: what the session has, else the address, else the first option."""
     if st.session_state.get(key) not in options:
-        wanted = st.query_params.get(name)
-        st.session_state[key] = wanted if wanted in options else options[0]
+        requested = st.query_params.get(name)
+        st.session_state[key] = requested if requested in options else options[0]
 
 
 def x_scale(by: str, widest: float) -> tuple[float, str, str]:
@@ -156,10 +156,10 @@ def _scrubber(curves: dict[str, Curve], scale: float, unit: str) -> float:
     key = f"{AT}.{unit}"
     if key not in st.session_state or not 0 <= st.session_state[key] <= top:
         try:
-            wanted = float(st.query_params.get("at", ""))
+            requested = float(st.query_params.get("at", ""))
         except ValueError:
-            wanted = shortest
-        st.session_state[key] = min(max(0.0, round(wanted, digits)), top)
+            requested = shortest
+        st.session_state[key] = min(max(0.0, round(requested, digits)), top)
     if top <= step:
         return float(shortest * scale)
     with st.container(key="compare-scrubber"):

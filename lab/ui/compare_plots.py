@@ -46,9 +46,9 @@ def planes(shown: list[Contestant]) -> None:
 def _axis(name: str, first: str, axes: list[str]) -> str:
     key = f"compare.{name}"
     if st.session_state.get(key) not in axes:
-        wanted = st.query_params.get(name, first)
+        requested = st.query_params.get(name, first)
         fallback = axes[0] if name[0] == "y" else axes[-1]
-        st.session_state[key] = wanted if wanted in axes else fallback
+        st.session_state[key] = requested if requested in axes else fallback
     chosen = st.selectbox(
         "Horizontal" if name[0] == "x" else "Vertical", axes, key=key,
         format_func=lambda axis: BY_KEY[axis].title,

@@ -38,10 +38,10 @@ TABS: dict[str, Tab] = {
 
 def show(shown: list[Contestant]) -> None:
     titles = list(TABS)
-    wanted = st.query_params.get("tab")
+    requested = st.query_params.get("tab")
     tabs = st.tabs(
         titles, key="compare.tab", on_change="rerun",
-        default=wanted if wanted in titles else titles[0],
+        default=requested if requested in titles else titles[0],
     )  # fmt: skip
     for title, tab in zip(titles, tabs, strict=True):
         if tab.open:

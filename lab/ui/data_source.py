@@ -168,6 +168,8 @@ def _hub() -> str:
         hub_id = hub.parse(str(choice))
     hub_fields.token_field(str(hub_id))
     hub_fields.fetch_panel(str(hub_id))
+    if note := hub.split_note(hub_id):
+        st.warning(escape_markdown(note), icon=":material/warning:")
     return str(hub_id) if hub_id.file.is_file() else ""
 
 

@@ -62,34 +62,34 @@ def job_for(spec: dict[str, Any]) -> EstimateJob:
     return job
 
 
-def panel(spec: dict[str, Any], place: str = "") -> None:
-    """The estimate of `spec`, refreshed until it is complete. `place` tells the sides of a pair
+def panel(spec: dict[str, Any], side: str = "") -> None:
+    """The estimate of `spec`, refreshed until it is complete. `side` tells the sides of a pair
     apart and is their title."""
     job = job_for(spec)
-    job.look(f"forecast {place}")
+    job.look(f"forecast {side}")
     was_complete = job.is_complete
 
     @st.fragment(run_every=None if was_complete else 1.0)
     def answer() -> None:
         job = job_for(spec)
-        job.look(f"forecast {place}")
-        show(job, View(dark=is_dark()), place)
+        job.look(f"forecast {side}")
+        show(job, View(dark=is_dark()), side)
         if job.is_complete and not was_complete:
             st.rerun()
 
     answer()
 
 
-def show(job: EstimateJob, view: View, place: str = "") -> None:
+def show(job: EstimateJob, view: View, side: str = "") -> None:
     """MEMORY, one bar of what the peak is made of with its legend, and TIME AND DISK."""
     forecast = job.estimate
     with st.container(border=True):
-        st.caption(f"MEMORY {escape_markdown(place)}".upper().strip())
+        st.caption(f"MEMORY {escape_markdown(side)}".upper().strip())
         if forecast is None:
             message = escape_markdown(job.problem) if job.is_complete else ""
             st.markdown(f":gray[{message or 'Reading the model configuration …'}]")
             return
-        _memory(forecast, view, place)
+        _memory(forecast, view, side)
         if words := hub_fields.download_in_words(forecast.download):
             st.markdown(words)
     if forecast.runtime:
@@ -98,7 +98,7 @@ def show(job: EstimateJob, view: View, place: str = "") -> None:
             _time(forecast.runtime, forecast.disk)
 
 
-def _memory(forecast: Forecast, view: View, place: str) -> None:
+def _memory(forecast: Forecast, view: View, side: str) -> None:
     memory, free_bytes = forecast.memory, forecast.device_bytes
     basis = memory.how.in_words
     if memory.how is How.OUTLINE:
@@ -111,7 +111,7 @@ def _memory(forecast: Forecast, view: View, place: str) -> None:
         f"{escape_markdown(memory.peak_phase)} phase, {basis}]]"
     )
     chart_style.show(
-        bar(forecast, view), f"new.forecast.{place}",
+        bar(forecast, view), f"new.forecast.{side}",
         "Peak memory by part, compared with free memory",
     )  # fmt: skip
     st.markdown(legend(memory.at_peak or Parts()))

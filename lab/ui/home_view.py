@@ -7,17 +7,18 @@ from dataclasses import dataclass, replace
 import streamlit as st
 
 from lab import formatting, presets
+from lab.errors import LabError, SpecError, of_the_disk
 from lab.runs import index
 from lab.runs.index import RunSummary
 from lab.runs.outcomes import Outcome, outcome
 from lab.runs.run_progress import run_progress
 from lab.ui import colours, end_card, links, run_state, submit, titles
-from lab.ui.markdown_safety import escape_lines, escape_markdown, run_action
+from lab.ui.markdown_safety import escape_lines, escape_markdown, tell
 from lab.ui.runs_view import folder
 
 MAX_ANSWER_CHARS = 160  # characters of an answer on a card
 MAX_RECENT_RUNS = 5
-STARTING = "home.starting"
+STARTING, PROBLEM = "home.starting", "home.problem"
 
 
 @dataclass(frozen=True)
@@ -105,16 +106,27 @@ def _train(is_primary: bool) -> None:
         "Teach SmolLM2-135M a new identity: LoRA on a hundred short chats, sixty steps, a few "
         "minutes on two CPU cores."
     )
-    slot = st.empty()
-    if st.session_state.pop(STARTING, False):
-        slot.button("Starting …", key="home.started", icon=":material/hourglass_top:",
-                    disabled=True)  # fmt: skip
-        run_action(lambda: links.open_run(submit.quick_start(first).id))
-    kind = "primary" if is_primary else "secondary"
-    slot.button(
-        "Start training", key="home.start", icon=":material/play_arrow:", type=kind,
+    starting = bool(st.session_state.get(STARTING))
+    # one button: beside another one the old one would stay, and could be clicked
+    st.button(
+        "Starting …" if starting else "Start training", key="home.start",
+        icon=":material/hourglass_top:" if starting else ":material/play_arrow:",
+        type="primary" if is_primary else "secondary", disabled=starting,
         on_click=lambda: st.session_state.update({STARTING: True}),
     )  # fmt: skip
+    if problem := st.session_state.pop(PROBLEM, None):
+        tell(LabError(*problem))
+    if starting:
+        st.session_state[STARTING] = False
+        try:
+            links.open_run(submit.quick_start(first).id)
+        except (LabError, OSError) as error:
+            refusal = error if isinstance(error, LabError) else of_the_disk(error)
+            if refusal is None:
+                raise
+            st.session_state[PROBLEM] = [str(refusal) if isinstance(refusal, SpecError)
+                                         else refusal.message, refusal.hint]  # fmt: skip
+            st.rerun()  # with the button as it was
     st.page_link(links.page("new_run"), label="Customise this run", icon=":material/tune:")
 
 

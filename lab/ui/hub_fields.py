@@ -36,24 +36,24 @@ def fetch_panel(dataset_id: str) -> None:
     if not catalog.is_on_hub(dataset_id):
         return
     with user_errors():
-        wanted = hub.parse(dataset_id)
-    if hub.state_of(wanted)["state"] == "fetching":
-        _fetching(wanted)
+        hub_id = hub.parse(dataset_id)
+    if hub.state_of(hub_id)["state"] == "fetching":
+        _fetching(hub_id)
         return
-    if wanted.file.is_file():
+    if hub_id.file.is_file():
         return
-    state = hub.state_of(wanted)
+    state = hub.state_of(hub_id)
     if state["state"] == "failed":
         st.error(escape_markdown(f"{state['message']} {state['hint']}"))
     if st.button("Fetch", icon=":material/download:", type="primary", key="data.fetch"):
         with user_errors():
-            hub.start_fetch(wanted)
+            hub.start_fetch(hub_id)
         st.rerun()
 
 
 @st.fragment(run_every=1.0)
-def _fetching(wanted: hub.HubId) -> None:
-    state = hub.state_of(wanted)
+def _fetching(hub_id: hub.HubId) -> None:
+    state = hub.state_of(hub_id)
     if state["state"] != "fetching":
         st.rerun()
     done, total = state["bytes"], state["total_bytes"]
@@ -65,7 +65,7 @@ def _fetching(wanted: hub.HubId) -> None:
             text=f"Fetching: {hub.progress_in_words(state)}",
         )
         if st.button("Stop", icon=":material/stop_circle:", key="data.fetch.stop"):
-            hub.stop_fetch(wanted)
+            hub.stop_fetch(hub_id)
             st.rerun()
 
 

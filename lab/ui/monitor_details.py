@@ -93,8 +93,8 @@ def settings_table(stored: dict[str, Any], *, everything: bool = False) -> list[
     resolved = RunSpec.from_stored(stored)
     requested = RunSpec.from_stored(part(stored, "asked")) if stored.get("asked") else resolved
     rows = []
-    for title, value, wanted, default in _fields(resolved, requested):
-        if everything or wanted != default:
+    for title, value, requested_value, default in _fields(resolved, requested):
+        if everything or requested_value != default:
             rows.append({"Setting": title, "Value": _cell(value), "Default": _cell(default)})
     return rows
 

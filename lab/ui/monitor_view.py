@@ -6,7 +6,6 @@ import streamlit as st
 
 from lab import formatting, paths
 from lab.advise import run_cost
-from lab.atomic_files import number
 from lab.errors import LabError
 from lab.paths import RunDir
 from lab.runs import actions, index, queue
@@ -14,12 +13,21 @@ from lab.runs.elapsed import elapsed_s, expected
 from lab.runs.metric_series import series_of
 from lab.runs.run_progress import Phase, RunProgress, run_progress
 from lab.runs.status import RESUMABLE, status
-from lab.ui import cards, chat_memory_panel, colours, end_card, resume_panel, run_state, titles
-from lab.ui.markdown_safety import escape_lines, escape_markdown, plain, run_action
+from lab.ui import (
+    cards,
+    chat_memory_panel,
+    colours,
+    end_card,
+    resume_panel,
+    run_picker,
+    run_state,
+    titles,
+)
+from lab.ui.markdown_safety import escape_lines, escape_markdown, run_action
 
 
 def choose() -> RunDir | None:
-    """The run that the URL names, else the newest active or newest one; a list to change it."""
+    """The run that the URL names, else the newest active or newest one."""
     runs = paths.all_runs()
     if not runs:
         return None
@@ -33,57 +41,18 @@ def choose() -> RunDir | None:
     if run_id not in ids:
         active = index.active_runs()
         run_id = (active or runs)[0].id
-    st.session_state["monitor.run"] = run_id
-
-    def change() -> None:
-        st.query_params["run"] = st.session_state["monitor.run"]
-
-    chosen: str = st.selectbox(
-        "Run", _by_state(ids), key="monitor.run", format_func=run_title, on_change=change,
-        label_visibility="collapsed",
-    )  # fmt: skip
-    st.query_params["run"] = chosen
-    return paths.run_dir(chosen)
+    st.query_params["run"] = run_id
+    return paths.run_dir(run_id)
 
 
-GROUPS = ("active", "queued", "ended")
-
-
-def _by_state(ids: list[str]) -> list[str]:
-    """Those that train first, then those that wait, then the others; the newest first in each."""
-    return sorted(ids, key=lambda run_id: GROUPS.index(_group(run_id)))
-
-
-def _group(run_id: str) -> str:
-    try:
-        return stage(paths.run_dir(run_id))
-    except LabError:
-        return "ended"
-
-
-def run_title(run_id: str) -> str:
-    """ "wren lora · LoRA · done · 2.41 · 14 min ago"."""
-    try:
-        entry = index.entry(paths.run_dir(run_id))
-    except LabError:
-        return run_id
-    loss = number(series_of(paths.run_dir(run_id)).evaluation.last("eval/loss"))
-    parts = [
-        entry.name or run_id,
-        titles.method({"name": entry.method}),
-        entry.status.state,
-        "" if loss is None else f"{loss:.2f}",
-        formatting.when(entry.created),
-    ]
-    return str(plain(" · ".join(part for part in parts if part)))
+def pick(run: RunDir) -> None:
+    """The run that is shown, and a way to another one."""
+    run_picker.choose([each.id for each in paths.all_runs()], run.id, "monitor.run")
 
 
 def stage(run: RunDir) -> str:
-    """queued, active or ended: what can be done differs between them, and only between them."""
-    run_status = status(run)
-    if run_status.state == "queued":
-        return "queued"
-    return "active" if run_status.is_active else "ended"
+    """As `run_picker.stage`, of the run as it is now."""
+    return run_picker.stage(index.entry(run))
 
 
 def state(run: RunDir) -> None:

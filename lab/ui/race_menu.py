@@ -74,8 +74,7 @@ def facts(ready: ReadyRace) -> str:
     """ "6 runs · 6,000 tokens each · tests C14 · measured with 24,000 tokens in 10 min on …"."""
     runs = race_start.count_runs(len(ready.contestants), ready.seeds, ready.ladder)
     axis, _, amount = ready.budget.partition("=")
-    size = f"{float(amount):,.0f}" if float(amount) < 1e9 else f"{float(amount):.2g}"
-    parts = [f"{runs} runs", f"{size} {'FLOPs' if axis == 'flops' else axis} each"]
+    parts = [f"{runs} runs", f"{formatting.budget(float(amount), axis)} each"]
     if ready.claims:
         parts.append(f"tests {', '.join(ready.claims)}")
     known = next((each for each in evidence.all_evidence() if each.id == ready.name), None)

@@ -14,7 +14,7 @@ from lab.export import combine, exports, lora_form, push
 from lab.hub import credentials
 from lab.paths import RunDir
 from lab.runs import index
-from lab.ui import hub_fields, links, monitor_view, results_view
+from lab.ui import hub_fields, links, results_view, run_picker
 from lab.ui.markdown_safety import escape_markdown, plain, run_action
 
 LOOK_S = 1.0
@@ -43,7 +43,7 @@ def combine_form(run: RunDir) -> None:
         "then stands among the results."
     )
     chosen: list[str] = st.multiselect(
-        "Combine with", partners, key="results.combine.with", format_func=monitor_view.run_title,
+        "Combine with", partners, key="results.combine.with", format_func=run_picker.short_title,
         max_selections=combine.MAX_RESULTS - 1, placeholder="Choose results",
     )  # fmt: skip
     names = [run.id, *chosen]
@@ -83,11 +83,11 @@ def combine_form(run: RunDir) -> None:
         "Combine", icon=":material/merge:", key="results.combine",
         disabled=not chosen or is_busy,
     ):  # fmt: skip
-        wanted = combine.Combination(
+        combination = combine.Combination(
             tuple(names), tuple(map(float, weights)), kind, float(density), None, name or "",
             energy=energy,
         )  # fmt: skip
-        run_action(lambda: combine.start(wanted))
+        run_action(lambda: combine.start(combination))
     _progress(combine.job_file(), "results.combine.stop", _combined)
 
 

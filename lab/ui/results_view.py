@@ -14,7 +14,7 @@ from lab.paths import RunDir
 from lab.runs import index
 from lab.spec import RunSpec
 from lab.ui import cards as shared_cards
-from lab.ui import colours, downloads, links, monitor_view, titles
+from lab.ui import colours, downloads, links, run_picker, titles
 from lab.ui.markdown_safety import escape_markdown, run_action
 
 LOOK_S = 1.0
@@ -29,27 +29,24 @@ FORMATS = {
 
 
 def choose() -> RunDir | None:
-    """The result that the address names, else the newest one; a list to change it."""
+    """The result that the address names, else the newest one."""
     ids = [run.id for run in paths.all_runs() if run.artifact.is_dir()]
     if not ids:
         return None
-    wanted = st.query_params.get("run", "")
-    if wanted and wanted not in ids:
+    requested = st.query_params.get("run", "")
+    if requested and requested not in ids:
         st.warning(
-            f"{escape_markdown(wanted[:80])} has no result; showing another one.",
+            f"{escape_markdown(requested[:80])} has no result; showing another one.",
             icon=":material/warning:",
         )
-    st.session_state["results.run"] = wanted if wanted in ids else ids[0]
+    st.query_params["run"] = requested if requested in ids else ids[0]
+    return paths.run_dir(st.query_params["run"])
 
-    def change() -> None:
-        st.query_params["run"] = st.session_state["results.run"]
 
-    chosen: str = st.selectbox(
-        "Result", ids, key="results.run", format_func=monitor_view.run_title, on_change=change,
-        label_visibility="collapsed",
-    )  # fmt: skip
-    st.query_params["run"] = chosen
-    return paths.run_dir(chosen)
+def pick(run: RunDir) -> None:
+    """The result that is shown, and a way to another one."""
+    ids = [each.id for each in paths.all_runs() if each.artifact.is_dir()]
+    run_picker.choose(ids, run.id, "results.run")
 
 
 def title(run: RunDir) -> None:
@@ -250,7 +247,7 @@ def _proof(kind: str, weight_type: str, job: JobRecord) -> None:
     with grid.cell():
         _figure(
             "KL divergence", "–" if kl is None else f"{kl:.2g}", kl, number(bounds.get("kl")),
-            "{:.2g} nats a token",
+            "{:.2g} nats per token",
         )  # fmt: skip
     rows = f"{proof['rows']} rows ({proof['rows_from']}), " if proof.get("rows") else ""
     versions = ", ".join(f"{name} {text}" for name, text in part(proof, "versions").items())

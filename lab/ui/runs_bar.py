@@ -17,13 +17,16 @@ from lab.ui import compare_runs, end_card, links
 from lab.ui.markdown_safety import escape_markdown, run_action
 from lab.ui.runs_view import folder
 
-FAILURES = "runs.failures"
+FAILURES, NOTES = "runs.failures", "runs.notes"
 
 
-def failures() -> None:
-    """What the last action could not do, run by run; the others it has done."""
+def outcome_of_last_action() -> None:
+    """What the last action could not do, run by run, the others it has done; and what is to be
+    known of those."""
     for failure in st.session_state.pop(FAILURES, []):
         st.error(failure, icon=":material/error:")
+    for note in st.session_state.pop(NOTES, []):
+        st.info(note, icon=":material/info:")
 
 
 def show(entries: list[RunSummary]) -> None:
@@ -121,18 +124,22 @@ def _delete(entries: list[RunSummary]) -> None:
 def _each(
     doing: str, entries: list[RunSummary], action: Callable[[RunDir, RunSummary], object]
 ) -> None:
-    """Do it with every run, whatever the others say, then redraw the page."""
+    """Do it with every run, whatever the others say, then redraw the page. What an action returns
+    as a list are sentences to be shown."""
     progress = st.progress(0.0) if len(entries) > 1 else None
-    problems = []
+    problems: list[str] = []
+    notes: list[str] = []
     for number, entry in enumerate(entries, 1):
         if progress is not None:
             progress.progress(number / len(entries), f"{doing} {number} of {len(entries)}")
         try:
-            action(paths.run_dir(entry.id), entry)
+            sentences = action(paths.run_dir(entry.id), entry)
+            if isinstance(sentences, list):
+                notes += map(escape_markdown, sentences)
         except (LabError, OSError) as error:
             refusal = error if isinstance(error, LabError) else of_the_disk(error)
             if refusal is None:
                 raise
             problems.append(escape_markdown(f"{entry.name or entry.id}: {refusal}"))
-    st.session_state[FAILURES] = problems
+    st.session_state[FAILURES], st.session_state[NOTES] = problems, notes
     st.rerun()

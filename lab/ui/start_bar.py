@@ -100,14 +100,14 @@ def _what(spec: RunSpec, specs: list[dict[str, Any]]) -> str:
     train = spec.train
     names = " against ".join(f"**{escape_markdown(titles.method(s['method']))}**" for s in specs)
     limits = {
-        "max_steps": "{:,} steps",
-        "max_tokens": "{:,} tokens",
-        "max_seconds": "{:,.0f} seconds",
-        "max_flops": "{:.2g} FLOPs",
+        "max_steps": "{:,} steps".format,
+        "max_tokens": "{:,} tokens".format,
+        "max_seconds": formatting.duration,
+        "max_flops": formatting.flops,
     }
     lengths = [
-        text.format(getattr(train, name))
-        for name, text in limits.items()
+        in_words(getattr(train, name))
+        for name, in_words in limits.items()
         if getattr(train, name) is not None
     ]
     epochs = "1 epoch" if train.epochs == 1 else f"{train.epochs:g} epochs"

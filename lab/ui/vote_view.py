@@ -52,11 +52,11 @@ def show(names: list[str], titles: dict[str, str], settings: dict[str, Any]) -> 
 
 def current() -> VoteSession | None:
     """The vote of the address or of this browser; None for a new one."""
-    wanted = st.query_params.get("vote") or st.session_state.get("vote.id")
-    if not wanted:
+    requested = st.query_params.get("vote") or st.session_state.get("vote.id")
+    if not requested:
         return None
     try:
-        session = votes.read(str(wanted))
+        session = votes.read(str(requested))
     except LabError as error:
         close()
         st.warning(escape_markdown(error.message))
@@ -81,17 +81,17 @@ def _ballot(session: VoteSession) -> None:
     )  # fmt: skip
     if row.button("End early", icon=":material/flag:", key="vote.end", help=_end_help(session)):
         run_action(lambda: _end(session.id))
-    place = at_hand(session)
-    if place is not None:
-        _prompt(session, place)
+    index = at_hand(session)
+    if index is not None:
+        _prompt(session, index)
     elif session.source:
         st.info("No prompt of the set is left to vote on.")
         _next_button(session)
     with st.bottom:
-        if place is not None and session.prompts[place].order:
-            _buttons(session, place)
+        if index is not None and session.prompts[index].order:
+            _buttons(session, index)
         if not session.source:
-            _field(session, place)
+            _field(session, index)
 
 
 def _end_help(session: VoteSession) -> str:
@@ -102,39 +102,39 @@ def _end_help(session: VoteSession) -> str:
 
 def at_hand(session: VoteSession) -> int | None:
     """The place of the prompt that is shown: of typed ones the last, of a set the last one voted on
-    until the next one is wanted; None before the first, and of a set without any to vote on."""
+    until the next one is requested; None before the first, and of a set without any to vote on."""
     if not session.source:
         return len(session.prompts) - 1 if session.prompts else None
-    place = st.session_state.get(f"vote.at.{session.id}")
-    if isinstance(place, int) and place < len(session.prompts):
-        if session.prompts[place].skipped != IDENTICAL:
-            return place
+    index = st.session_state.get(f"vote.at.{session.id}")
+    if isinstance(index, int) and index < len(session.prompts):
+        if session.prompts[index].skipped != IDENTICAL:
+            return index
     if session.is_complete or session.is_exhausted:
         voted = [n for n, prompt in enumerate(session.prompts) if session.voter in prompt.votes]
         return voted[-1] if voted else None
     return session.next_prompt()
 
 
-def _prompt(session: VoteSession, place: int) -> None:
-    prompt = session.prompts[place]
+def _prompt(session: VoteSession, index: int) -> None:
+    prompt = session.prompts[index]
     with user_errors():
         if not prompt.is_answered:
-            prompt = ask(session, place).prompts[place]
+            prompt = ask(session, index).prompts[index]
     with st.container(horizontal=True, horizontal_alignment="right"):
-        with st.container(key=f"ask-{place}", width="content"):
+        with st.container(key=f"ask-{index}", width="content"):
             st.markdown(escape_lines(prompt.prompt))
     if not prompt.is_answered:
-        _wait(session.id, place, prompt.conversation)
+        _wait(session.id, index, prompt.conversation)
         return
     if prompt.skipped == IDENTICAL:
         st.info("The answers are identical. The prompt is skipped and counted.")
         st.markdown(safe_markdown(next(iter(prompt.answers.values()))))
     elif prompt.skipped == FAILED:
         st.warning("An answer is missing or was cut off. The prompt is skipped and counted.")
-        if st.session_state.get(f"vote.error.{place}"):
-            st.caption(escape_markdown(st.session_state[f"vote.error.{place}"]))
+        if st.session_state.get(f"vote.error.{index}"):
+            st.caption(escape_markdown(st.session_state[f"vote.error.{index}"]))
         if st.button("Ask again", icon=":material/refresh:", key="vote.again"):
-            run_action(lambda: _ask_again(session.id, place))
+            run_action(lambda: _ask_again(session.id, index))
     else:
         grid = st.grid(len(prompt.order), min_column_width=chat_turns.PANE_WIDTH, border=True)
         for letter, name in zip(LETTERS, prompt.order, strict=False):
@@ -143,7 +143,7 @@ def _prompt(session: VoteSession, place: int) -> None:
                 st.markdown(_text(prompt, name) or ":gray[The answer is empty.]")
                 st.caption(f"{prompt.tokens[name]} tokens")
     if session.source:
-        _ask_ahead(session, place)
+        _ask_ahead(session, index)
         if prompt.skipped:
             _next_button(session)
 
@@ -156,21 +156,21 @@ def _text(prompt: VotePrompt, name: str) -> str:
     return safe_markdown(prompt.answers[name])
 
 
-def ask(session: VoteSession, place: int) -> VoteSession:
+def ask(session: VoteSession, index: int) -> VoteSession:
     """Ask the prompt at `place` unless it was, in a conversation of its own. Raises LabError."""
-    if session.prompts[place].conversation:
+    if session.prompts[index].conversation:
         return session
     client.ensure()
     chat = conversations.create(session.models, vote=session.id)
-    client.ask(chat.id, session.prompts[place].prompt, session.models, session.settings)
+    client.ask(chat.id, session.prompts[index].prompt, session.models, session.settings)
     with votes.change(session.id) as changed:
-        changed.prompts[place].conversation = changed.prompts[place].conversation or chat.id
+        changed.prompts[index].conversation = changed.prompts[index].conversation or chat.id
     return changed
 
 
-def _ask_ahead(session: VoteSession, place: int) -> None:
+def _ask_ahead(session: VoteSession, index: int) -> None:
     """Ask the next prompt of a set while the person reads this one."""
-    for ahead in range(place + 1, len(session.prompts)):
+    for ahead in range(index + 1, len(session.prompts)):
         if not session.prompts[ahead].is_answered:
             if not session.is_complete:
                 with user_errors():
@@ -178,7 +178,7 @@ def _ask_ahead(session: VoteSession, place: int) -> None:
             return
 
 
-def _wait(session_id: str, place: int, conversation: str) -> None:
+def _wait(session_id: str, index: int, conversation: str) -> None:
     """Nothing is shown until all have answered: who is first would tell who is who."""
 
     @st.fragment(run_every=chat_turns.LOOK_S)
@@ -187,20 +187,20 @@ def _wait(session_id: str, place: int, conversation: str) -> None:
             chat = client.view(conversation)
             if chat.turns and chat.turns[-1].is_over:
                 with votes.change(session_id) as session:
-                    session.take_answers(place, chat)
-                if session.prompts[place].skipped == FAILED:
-                    st.session_state[f"vote.at.{session_id}"] = place  # it can be asked again
+                    session.take_answers(index, chat)
+                if session.prompts[index].skipped == FAILED:
+                    st.session_state[f"vote.at.{session_id}"] = index  # it can be asked again
                 for error in {answer.error for answer in chat.turns[-1].answers.values()} - {""}:
-                    st.session_state[f"vote.error.{place}"] = error
+                    st.session_state[f"vote.error.{index}"] = error
                 st.rerun()
         st.caption(":material/hourglass_top: All models answer; their answers appear together.")
 
     look()
 
 
-def _buttons(session: VoteSession, place: int) -> None:
+def _buttons(session: VoteSession, index: int) -> None:
     """The vote, and how many there are."""
-    prompt = session.prompts[place]
+    prompt = session.prompts[index]
     row = st.container(horizontal=True, horizontal_alignment="center", vertical_alignment="center")
     given = prompt.votes.get(session.voter, "")
     for number, (vote, label) in enumerate(choices(prompt.order), 1):
@@ -209,8 +209,8 @@ def _buttons(session: VoteSession, place: int) -> None:
             type="primary" if vote == given else "secondary",
             disabled=session.is_complete and not given,
         ):  # fmt: skip
-            run_action(lambda vote=vote: _vote(session.id, place, vote))  # type: ignore[misc]
-    row.caption(progress(session, place), width="content")
+            run_action(lambda vote=vote: _vote(session.id, index, vote))  # type: ignore[misc]
+    row.caption(progress(session, index), width="content")
     if session.is_complete or (given and session.is_exhausted):
         if row.button("Show the names", key="vote.names", type="primary", shortcut="Enter"):
             run_action(lambda: _end(session.id))
@@ -230,9 +230,9 @@ def choices(order: list[str]) -> list[tuple[str, str]]:
     return [*best, (TIE, "Tie"), (BAD, "All bad")]
 
 
-def progress(session: VoteSession, place: int) -> str:
+def progress(session: VoteSession, index: int) -> str:
     """ "Vote 8 of 20": the vote at hand, also after it was given."""
-    number = session.num_votes + (session.voter not in session.prompts[place].votes)
+    number = session.num_votes + (session.voter not in session.prompts[index].votes)
     skipped = sum(bool(prompt.skipped) for prompt in session.prompts)
     parts = [f"Vote {number}" + (f" of {session.planned}" if session.planned else "")]
     parts += [f"{skipped} skipped"] if skipped else []
@@ -252,9 +252,9 @@ def _next_button(session: VoteSession, row: DeltaGenerator | None = None) -> Non
         st.rerun()
 
 
-def _field(session: VoteSession, place: int | None) -> None:
+def _field(session: VoteSession, index: int | None) -> None:
     """The field of the next prompt, open once this one is voted on."""
-    prompt = session.prompts[place] if place is not None else None
+    prompt = session.prompts[index] if index is not None else None
     waits = prompt is not None and not prompt.skipped and session.voter not in prompt.votes
     number = len(session.models)
     everybody = "both models" if number == 2 else f"all {NUMBERS[number]} models"
@@ -271,16 +271,16 @@ def _add(session_id: str, text: str) -> None:
         session.add_prompt(text)
 
 
-def _vote(session_id: str, place: int, vote: str) -> None:
+def _vote(session_id: str, index: int, vote: str) -> None:
     with votes.change(session_id) as session:
-        session.vote(place, vote)
-    st.session_state[f"vote.at.{session_id}"] = place
+        session.vote(index, vote)
+    st.session_state[f"vote.at.{session_id}"] = index
 
 
-def _ask_again(session_id: str, place: int) -> None:
+def _ask_again(session_id: str, index: int) -> None:
     with votes.change(session_id) as session:
-        session.ask_again(place)
-    st.session_state[f"vote.at.{session_id}"] = place
+        session.ask_again(index)
+    st.session_state[f"vote.at.{session_id}"] = index
 
 
 def _end(session_id: str) -> None:

@@ -244,8 +244,8 @@ def test_tokens_spell_their_text_whole(tokenizer: Any) -> None:
     text = "é 👩‍👩‍👧 <b>&amp;</b> שלום"
     ids = tokenizer(text)["input_ids"]
     shown = token_view.pieces(tokenizer, ids, [IGNORE_INDEX, *ids[1:]])
-    assert "".join(piece["text"] for piece in shown) == text
-    assert [piece["counted"] for piece in shown] == [False] + [True] * (len(ids) - 1)
+    assert "".join(piece.text for piece in shown) == text
+    assert [piece.counted for piece in shown] == [False] + [True] * (len(ids) - 1)
 
 
 def test_uploads_are_kept_under_plain_names(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_the_longest_row_counts_in_the_pass_that_it_is_in() -> None:
         spec = RunSpec.from_json(value)
         order = TrainingOrder(batching.single_rows(sizes._Sized(known.train)), seed, 3)
         rows = [
-            [lengths[order.place(index)] for index in range(7)][at : at + 3] for at in (0, 3, 6)
+            [lengths[order.row_index(index)] for index in range(7)][at : at + 3] for at in (0, 3, 6)
         ]
         largest = max(rows, key=lambda row: len(row) * max(row))
         assert known.passes(spec).largest == LargestPass(

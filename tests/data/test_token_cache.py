@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lab.atomic_files import read_object
+from lab.atomic_files import read_object, size_of
 from lab.data import rendering, token_cache
 from lab.data.chat_template import IGNORE_INDEX, TokenizedExample
 
@@ -108,6 +109,66 @@ def test_use_is_noted() -> None:
     os.utime(meta, (1_000_000, 1_000_000))
     token_cache.find("k")
     assert meta.stat().st_mtime > 1_700_000_000
+
+
+def stored_at(name: str, used_at: int) -> Path:
+    """A set that was last of use at `used_at`."""
+    token_cache.write(name, iter(SEQUENCES), META)
+    path = token_cache.folder() / name
+    os.utime(path / "meta.json", (used_at, used_at))
+    return path
+
+
+def names() -> list[str]:
+    return sorted(path.name for path in token_cache.folder().iterdir())
+
+
+def test_sets_beyond_the_bound_go_the_one_used_least_recently_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(token_cache, "MAX_SETS", 3)
+    for number, name in enumerate("abc"):
+        stored_at(name, 1_000 + number)
+    assert token_cache.find("a") is not None, "which makes it the newest"
+    token_cache.write("d", iter(SEQUENCES), META)
+    assert names() == ["a", "c", "d"]
+
+
+def test_bytes_are_bounded_too_and_the_newest_set_always_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    size = size_of(stored_at("a", 1_000))
+    stored_at("b", 1_001)
+    monkeypatch.setattr(token_cache, "MAX_BYTES", 2 * size)
+    token_cache.write("c", iter(SEQUENCES), META)
+    assert names() == ["b", "c"]
+    monkeypatch.setattr(token_cache, "MAX_BYTES", 1)
+    token_cache.write("d", iter(SEQUENCES), META)
+    assert names() == ["d"], "A set larger than the bound can be trained on."
+
+
+def test_no_set_goes_under_a_run_that_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored_at("a", 1_000)
+    reader = token_cache.TokenizedDataset(token_cache.folder() / "a")
+    monkeypatch.setattr(token_cache, "MAX_SETS", 1)
+    token_cache.write("b", iter(SEQUENCES), META)
+    assert names() == ["a", "b"] and list(reader) == [tokens for _, tokens in SEQUENCES]
+    del reader
+    token_cache.prune()
+    assert names() == ["b"], "It goes when nobody reads it any more."
+
+
+def test_what_killed_writers_left_goes_after_a_day(lab_home: Path) -> None:
+    stored_at("a", 1_000)
+    for name, age_s in (("old", 2 * token_cache.ABANDONED_S), ("new", 60.0)):
+        aside = token_cache.folder() / f".tmp-{name}"
+        aside.mkdir()
+        (aside / "ids.bin").write_bytes(b"x")
+        for path in (aside / "ids.bin", aside):
+            os.utime(path, (time.time() - age_s, time.time() - age_s))
+    os.utime(token_cache.folder() / ".tmp-new", (1_000, 1_000))  # its file is still being written
+    token_cache.prune()
+    assert names() == [".tmp-new", "a"]
 
 
 def other_vocabulary(words: Any) -> None:

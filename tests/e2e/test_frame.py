@@ -11,19 +11,66 @@ import pytest
 from axe_playwright_python.base import AXE_SCRIPT
 from playwright.sync_api import Browser, Page
 
-from lab.paths import ASSETS
+from lab.paths import ASSETS, RunDir
 from lab.runs import colours as run_colours
+from lab.runs import index
 from lab.ui import colours
 from tests.e2e.conftest import Server, settled, widget
 
 pytestmark = pytest.mark.e2e
 
-PAGES = ("", *"new_run monitor runs data memory chat results advisor claims".split())
+PAGES = (
+    "",
+    *"new_run monitor runs data memory compare race race?ready=best-rate".split(),
+    *"chat results advisor claims".split(),
+)
 # Streamlit's own, on every app: its grids have no accessible rows while they are canvases
 NOT_OURS = "[data-testid=stDataFrame], [data-testid=stToolbar], .js-plotly-plot"
 
 
 OWN = (".lab-", '[class*="st-key-')  # names that the lab gives itself, seen in some states only
+
+
+# what does not work on the page without the lab's style sheet; "" if all does
+WITHOUT_STYLE = """() => {
+    const sheets = [...document.querySelectorAll("style")].filter(
+        style => style.textContent.includes("lab-phases"));
+    if (!sheets.length) return "there is none";
+    sheets.forEach(style => style.remove());
+    const root = document.documentElement, title = document.querySelector("h1");
+    if (!title || !title.getBoundingClientRect().width) return "no title is seen";
+    return root.scrollWidth > root.clientWidth ? "the page scrolls sideways" : "";
+}"""
+# the controls that look the same with the focus of the keyboard as without it
+UNMARKED = """async () => {
+    const look = element => {  // also of what it lies in: a field is drawn by its frame
+        const parts = [];
+        for (let part = element; part && parts.length < 7; part = part.parentElement) {
+            const style = getComputedStyle(part);
+            parts.push([style.outlineStyle, style.outlineWidth, style.boxShadow,
+                        style.borderColor, style.backgroundColor].join());
+        }
+        return parts.join("|");
+    };
+    const pause = () => new Promise(done => setTimeout(done, 260));
+    const controls = [...document.querySelectorAll(
+        "[data-testid=stApp] :is(button, input, a[href], [role=tab], [role=slider], textarea)")]
+        .filter(element => element.checkVisibility() && !element.disabled
+            && element.getBoundingClientRect().width > 4 && element.tabIndex >= 0);
+    const kinds = new Map(controls.map(element => [
+        [element.tagName, element.type, element.getAttribute("role"), element.dataset.testid,
+         element.closest("[data-testid^=st]")?.dataset.testid].join(" "), element]));
+    const unmarked = [];
+    for (const [kind, element] of kinds) {
+        document.activeElement?.blur();
+        await pause();
+        const before = look(element);
+        element.focus({focusVisible: true});
+        await pause();
+        if (document.activeElement === element && look(element) === before) unmarked.push(kind);
+    }
+    return unmarked;
+}"""
 
 
 def find_violations(page: Page) -> list[str]:
@@ -62,19 +109,40 @@ def test_every_page_can_be_read_by_everybody(
     page = context.new_page()
     page.goto(server.address)
     violations, unused = [], set(selectors())
+    runs = ",".join(run.name for run in (server.home / "runs").iterdir())
     for name in PAGES:
-        page.set_viewport_size({"width": 1440, "height": 900})
-        page.goto(f"{server.url}/{name}")
+        page.goto(f"{server.url}/{f'compare?runs={runs}' if name == 'compare' else name}")
         settled(page)
-        violations += [f"{name or 'home'}: {text}" for text in find_violations(page)]
-        for width in (850, 1440):
+        for width in (1440, 800):
             page.set_viewport_size({"width": width, "height": 900})
             page.wait_for_timeout(300)
+            violations += [f"{name or 'home'}, {width}: {text}" for text in find_violations(page)]
             matched = "all => all.filter(one => document.querySelector(one))"
             unused -= set(page.evaluate(matched, sorted(unused)))
+        page.set_viewport_size({"width": 1440, "height": 900})
+        problem = page.evaluate(WITHOUT_STYLE)
+        assert not problem, f"{name or 'home'} needs the style sheet: {problem}"
     context.close()
     assert not violations, "\n".join(violations)
     assert not unused, "a selector that nothing matches: Streamlit names it otherwise now"
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_focus_of_the_keyboard_is_seen_on_every_kind_of_control(
+    chrome: Browser, server: Server, trained_home: Path, theme: Any
+) -> None:
+    shutil.copytree(trained_home / "runs", server.home / "runs")
+    context = chrome.new_context(viewport={"width": 1440, "height": 900}, color_scheme=theme)
+    page = context.new_page()
+    page.goto(server.address)
+    unmarked = {}
+    for name in ("", "new_run", "monitor", "memory", "chat"):
+        page.goto(f"{server.url}/{name}")
+        settled(page)
+        page.keyboard.press("Tab")  # from here on the browser takes the keyboard for the way
+        unmarked[name or "home"] = page.evaluate(UNMARKED)
+    context.close()
+    assert not any(unmarked.values()), unmarked
 
 
 def test_start_is_in_sight_wherever_the_page_is_scrolled(chrome: Browser, server: Server) -> None:
@@ -125,9 +193,47 @@ def test_a_curve_has_the_colour_of_its_run_and_a_log_axis_of_its_data(
     context.close()
     assert min(losses) / 2 < low < min(losses) and max(losses) < high < 2 * max(losses)
     assert names and all(low <= name <= high for name in names), "Names stand at their lines."
-    from lab.paths import RunDir
-
     expected = colours.hex_of(run_colours.colour_of(RunDir(server.home / "runs" / run)), True)
     assert curve == expected
     red, green, blue = (int(expected[i : i + 2], 16) for i in (1, 3, 5))
     assert dot == f"rgb({red}, {green}, {blue})"
+
+
+def test_a_run_has_the_same_colour_in_pill_table_and_pane(
+    chrome: Browser, server: Server, trained_home: Path
+) -> None:
+    shutil.copytree(trained_home / "runs", server.home / "runs")
+    runs = [RunDir(folder) for folder in (server.home / "runs").iterdir()]
+    context = chrome.new_context(viewport={"width": 1440, "height": 900}, color_scheme="light")
+    page = context.new_page()
+    page.goto(server.address)
+    names = ",".join(run.id for run in runs)
+    for address, parts in (
+        (f"compare?runs={names}", ("stButtonGroup", "stTable")),
+        (f"chat?models={','.join(f'run:{run.id}' for run in runs)}", ("stPopover",)),
+    ):
+        page.goto(f"{server.url}/{address}")
+        settled(page)
+        for part in parts:
+            for run in runs:
+                assert dot_of(page, part, index.entry(run).name) == hex_in_css(run), (part, run)
+    context.close()
+
+
+def dot_of(page: Page, part: str, name: str) -> str:
+    """The colour of the dot before the run `name` in the first element of that kind that has it."""
+    named = (
+        page.locator(
+            f"[data-testid={part}] :is(button, th, td)", has=page.locator(".stMarkdownColoredText")
+        )
+        .filter(has_text=name)
+        .first
+    )
+    return str(
+        named.locator(".stMarkdownColoredText").first.evaluate("dot => getComputedStyle(dot).color")
+    )
+
+
+def hex_in_css(run: RunDir) -> str:
+    value = colours.hex_of(run_colours.colour_of(run), False)
+    return f"rgb({', '.join(str(int(value[i : i + 2], 16)) for i in (1, 3, 5))})"

@@ -14,8 +14,10 @@ import pytest
 
 from lab import process
 from lab.data import catalog, hub, hub_fetch
+from lab.data.dataset_stats import dataset_stats
 from lab.errors import LabError
 from lab.hub import credentials
+from lab.spec import RunSpec
 from tests.answers import check, estimate
 from tests.hub.stand_in import StandIn
 
@@ -84,9 +86,27 @@ def test_configs_and_splits_are_listed_in_full(
     assert not several.requests("GET", ".jsonl"), "no rows are fetched for a choice"
 
 
-def test_the_only_split_is_taken(stand_in: StandIn) -> None:
-    stand_in.commit(NAME, {"test.jsonl": rows("only")}, "datasets")
-    assert texts(hub_fetch.fetch(hub.parse(NAME))) == ["only"]
+@pytest.mark.parametrize("name", [NAME, f"{NAME}@train"])
+def test_the_only_split_is_taken_and_told_where_it_is_not_train(
+    stand_in: StandIn, name: str, lab_json: Callable[..., Any]
+) -> None:
+    stand_in.commit(NAME, {"test.jsonl": rows("only", "two")}, "datasets")
+    fetched = lab_json("datasets", "fetch", name)
+    assert texts(hub.file_of(hub.parse(name))) == ["only", "two"]
+    says = "has no split 'train': its only split, 'test', is used"
+    assert says in fetched["note"] and says in hub.split_note(hub.parse(name))
+    assert says in lab_json("datasets", "fetch", name)["note"], "With the rows at hand, too."
+    spec = {"data": {"dataset": name, "eval_fraction": 0.0, "max_length": 64, "packing": "off"}}
+    warnings = dataset_stats(RunSpec.from_json(spec), None).warnings
+    assert says in warnings[0]
+    assert hub.split_note(hub.parse(f"{NAME}@test")) == "", "It was named."
+
+
+def test_a_split_that_is_named_needs_no_word(stand_in: StandIn) -> None:
+    stand_in.commit(NAME, {"train.jsonl": rows("a"), "test.jsonl": rows("b")}, "datasets")
+    for name in (NAME, f"{NAME}@train", f"{NAME}@test"):
+        hub_fetch.fetch(hub.parse(name))
+        assert hub.split_note(hub.parse(name)) == ""
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 
 from lab.errors import SpecError
 from lab.paths import RunDir
-from lab.runs import record_reader, resume_settings
+from lab.runs import actions, record_reader, resume_settings
 from lab.spec import RunSpec
 from lab.train import trackers
 from tests.answers import checked
@@ -115,6 +115,27 @@ def test_a_tracker_gets_what_the_run_has_and_goes_on_with_it_after_a_resume(
     assert not any(b"hf_secret" in file.read_bytes() for file in run.path.parent.rglob("*.*"))
     warnings = [event["message"] for event in record_reader.events(run, "warning")]
     assert not [text for text in warnings if name in text]
+    # what is deleted here is gone there; another run's records stay
+    other = small_run(train={"report_to": [name], "eval_steps": 0})
+    assert actions.delete(run) == []
+    left = names_in(name, folder)
+    assert left == [other.id], f"{name} holds {left}"
+    assert actions.delete(other) == [] and names_in(name, folder) == []
+
+
+def names_in(name: str, folder: Path) -> list[str]:
+    """The runs that a tracker knows of."""
+    if name == "tensorboard":
+        return [path.name for path in folder.iterdir()]
+    if name == "mlflow":
+        import mlflow
+
+        client = mlflow.MlflowClient(folder.as_uri())
+        experiment = client.get_experiment_by_name(trackers.PROJECT)
+        return [entry.info.run_name for entry in client.search_runs([experiment.experiment_id])]
+    from trackio.sqlite_storage import SQLiteStorage
+
+    return [record["name"] for record in SQLiteStorage.get_run_records(trackers.PROJECT)]
 
 
 class Failing:

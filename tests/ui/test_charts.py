@@ -187,6 +187,23 @@ def test_the_names_of_lines_never_strike_each_other(tmp_path: Path) -> None:
     assert pixels[0] >= 0 and pixels[-1] <= figure.layout.height - 50 + 0.1
 
 
+def test_a_name_among_lines_has_the_page_behind_it(tmp_path: Path) -> None:
+    evaluation = {"kind": "eval", "attempt": 1, "step": 2, "eval/loss": 2.0}
+    recorded = series(tmp_path, *steps(), BASE, evaluation)
+    for view, page in ((View(), "#ffffff"), (View(dark=True), "#0f171a")):
+        behind = {
+            note.text.split()[0]: note.bgcolor
+            for note in charts.loss(recorded, view).layout.annotations
+        }
+        assert behind == {"training": None, "evaluation": page, "base": None}
+
+
+def test_a_curve_of_the_base_alone_has_the_base_for_a_name(tmp_path: Path) -> None:
+    figure = charts.loss(series(tmp_path, *steps(), BASE), View())
+    names = [note.text.split()[0] for note in figure.layout.annotations]
+    assert names == ["training", "base"], "The line of the base would strike another one through."
+
+
 def test_a_name_is_drawn_as_it_is_and_never_as_markup() -> None:
     name = "<a href='http://evil.example'>best</a> & <b>x\u202e</b>\n2"
     shown = "&lt;a href='http://evil.example'&gt;best&lt;/a&gt; &amp; &lt;b&gt;x⟨202e⟩&lt;/b&gt; 2"

@@ -119,16 +119,21 @@ def test_a_click_answers_at_once_and_a_failure_gives_the_button_back(
     home: HomeScreen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(preset: Any) -> None:
-        (started,) = [named for named in home.named("button") if named["key"] == "home.started"]
+        (started,) = [named for named in home.named("button") if named["key"] == "home.start"]
         assert started["disabled"], "the button is drawn as busy before the work begins"
+        assert home.texts("button") == ["Starting …"], "and it is the only one"
         raise LabError("The model is missing.", "Run make setup.")
 
     monkeypatch.setattr(home_view.submit, "quick_start", refuse)
     home.session_state[home_view.STARTING] = True
     home_view.journey()
+    assert home.named("rerun") == [{}], "the page is drawn again, with the button as it was"
+    home.calls.clear()
+    home_view.journey()
     assert "The model is missing." in home.texts("error")
-    assert home.primary() == ["home.start"], "it can be pressed again"
-    assert home_view.STARTING not in home.session_state
+    assert "Run make setup." in home.texts("caption")
+    (start,) = [named for named in home.named("button") if named["key"] == "home.start"]
+    assert not start["disabled"] and home.primary() == ["home.start"], "it can be pressed again"
 
 
 def test_a_click_starts_the_run_and_opens_its_monitor(

@@ -19,6 +19,7 @@ from lab.ui import (
     monitor_charts,
     monitor_details,
     monitor_view,
+    run_picker,
     runs_view,
 )
 from lab.ui.charts import View
@@ -252,9 +253,34 @@ def test_a_run_without_a_step_never_speaks_of_steps_to_come(screen: Screen, stat
     assert "before the first step" in text and "appear after" not in text
 
 
-def test_runs_to_choose_from_say_what_they_are(screen: Screen) -> None:
+def test_runs_to_choose_from_say_what_they_are(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_picker, "st", screen)
     old = make_run(1, "old one", result={"state": "done"})
-    waiting = make_run(2, "waiting")
+    make_run(2, "waiting")
     write(old, {"kind": "eval", "attempt": 1, "step": 2, "eval/loss": 2.25})
-    assert monitor_view.run_title(old.id).startswith("old one · LoRA · done · 2.25 · ")
-    assert monitor_view._by_state([old.id, waiting.id]) == [waiting.id, old.id]
+    screen.answers[f"monitor.run.search.{old.id}"] = ""
+    monitor_view.pick(old)
+    labels = screen.texts("button")
+    assert "old one · LoRA" in screen.texts("popover")[0]
+    assert ["waiting" in labels[0], "old one" in labels[1]] == [True, True], "what waits is first"
+    assert ":gray[· done · 2.25 · " in labels[1] and ":material/check:" in labels[1]
+    assert screen.texts("caption") == ["Waiting", "Ended"]
+    screen.calls.clear()
+    screen.answers[f"monitor.run.search.{old.id}"] = "done LORA"
+    monitor_view.pick(old)
+    assert len(screen.texts("button")) == 1 and "old one" in screen.texts("button")[0]
+    screen.answers[f"monitor.run.search.{old.id}"] = "nowhere"
+    monitor_view.pick(old)
+    assert "No matching runs." in screen.texts("caption")
+
+
+def test_many_runs_are_listed_in_part(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_picker, "st", screen)
+    monkeypatch.setattr(run_picker, "MAX_LISTED", 2)
+    runs = [make_run(number, result={"state": "done"}) for number in range(1, 6)]
+    screen.answers[f"monitor.run.search.{runs[0].id}"] = ""
+    monitor_view.pick(runs[0])
+    assert len(screen.texts("button")) == 2
+    assert screen.texts("caption")[-1] == "3 more: search for them."

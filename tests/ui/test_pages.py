@@ -81,7 +81,24 @@ def test_monitor_of_a_finished_run(open_page: Page, run: RunDir) -> None:
 def test_monitor_of_a_run_that_is_not_there(open_page: Page, run: RunDir, asked: str) -> None:
     at = open_page("monitor", run=asked)
     assert "not found; showing another run" in at.warning[0].value
-    assert at.selectbox(key="monitor.run").value == run.id
+    assert at.query_params["run"] == run.id
+
+
+@pytest.mark.parametrize("page", ["monitor", "results"])
+def test_the_run_that_was_chosen_stays_whatever_it_is_called_meanwhile(
+    open_page: Page, trained: list[RunDir], page: str
+) -> None:
+    """Its state, loss and age change while one looks, and with them what the picker says."""
+    full, lora = trained
+    at = open_page(page, run=full.id)
+    at.button(key=f"{page}.run.pick.{lora.id}").click().run()
+    assert at.query_params["run"] == lora.id
+    at.button(key=f"{page}.run.pick.{full.id}").click().run()
+    for number in range(2):
+        index.rename(full, f"another name {number}")
+        at.run()
+        assert at.query_params["run"] == full.id and not at.warning
+    assert "another name 1" in words(at)
 
 
 def test_monitor_offers_to_resume_a_crashed_run(open_page: Page, run: RunDir) -> None:
@@ -189,7 +206,7 @@ def test_no_page_breaks_on_files_of_another_shape(
 ) -> None:
     """Whole JSON, in which each part is something else than it should be."""
     # asks nothing of the planner
-    monkeypatch.setattr("lab.ui.estimate_panel.panel", lambda spec, place="": None)
+    monkeypatch.setattr("lab.ui.estimate_panel.panel", lambda spec, side="": None)
     monkeypatch.setattr("lab.ui.start_bar._costs", lambda specs: [])
     spec = dict.fromkeys(("name", "model", "method", "data", "train", "hardware", "asked"), odd)
     run.spec.write_text(json.dumps(spec))

@@ -171,11 +171,27 @@ def test_what_cannot_be_deleted_is_named_and_the_others_are_deleted(
     runs_bar.show(entries)
     assert not runs[0].path.exists() and not runs[2].path.exists()
     assert any("Delete 3 runs" in text for text in bar.texts("button"))
-    runs_bar.failures()
+    runs_bar.outcome_of_last_action()
     assert "run 2: There is no run" in bar.texts("error")[0]
     bar.calls.clear()
-    runs_bar.failures()
+    runs_bar.outcome_of_last_action()
     assert bar.calls == [], "a failure is said once"
+
+
+def test_what_a_tracker_still_holds_of_a_deleted_run_is_said_once(bar: Bar) -> None:
+    run = run_with(1, BASE)
+    spec = json.loads(run.spec.read_text())
+    spec["train"]["report_to"] = ["wandb"]
+    run.spec.write_text(json.dumps(spec))
+    bar.pressed = ("runs.delete.confirm",)
+    runs_bar.show([index.entry(run)])
+    bar.calls.clear()
+    runs_bar.outcome_of_last_action()
+    (note,) = bar.texts("info")
+    assert "wandb has no records of" in note and "delete them there" in note
+    bar.calls.clear()
+    runs_bar.outcome_of_last_action()
+    assert bar.calls == []
 
 
 def test_a_trained_model_is_taken_away_as_the_folder_that_peft_loads(bar: Bar) -> None:

@@ -158,7 +158,7 @@ class LoadedModels:
         sizes: dict[str, int] = {}
         for name in sorted(self.models, key=lambda name: not name.startswith("base:")):
             storages = self._storages_of(name)
-            sizes[name] = sum(storages[place] for place in storages.keys() - known)
+            sizes[name] = sum(storages[pointer] for pointer in storages.keys() - known)
             known |= storages.keys()
             prompts = self.models[name].prompts
             sizes[name] += prompts.bytes if prompts is not None else 0

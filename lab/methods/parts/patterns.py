@@ -37,8 +37,8 @@ def all_named(entries: Iterable[str], names: Iterable[str]) -> set[str]:
     return {name for entry in entries for name in named(entry, known)}
 
 
-def problems(place: str, entries: Iterable[str], names: list[str], nothing: str) -> list[Problem]:
-    """What is wrong with the entries of the field `place`. `nothing` says behind an entry what it
+def problems(field: str, entries: Iterable[str], names: list[str], nothing: str) -> list[Problem]:
+    """What is wrong with the entries of `field`. `nothing` says behind an entry what it
     is when it names none of `names`, and what there is to choose from."""
     problems: list[Problem] = []
     for entry in entries:
@@ -47,18 +47,18 @@ def problems(place: str, entries: Iterable[str], names: list[str], nothing: str)
                 f"'{quote(entry)}' is not a name. If it is a pattern over full names, write "
                 f"'{PATTERN_SIGN}{quote(entry)}'."
             )
-            problems.append(Problem(place, message))
+            problems.append(Problem(field, message))
             continue
         try:
             if not named(entry, names):
-                problems.append(Problem(place, f"'{quote(entry)}' {nothing}"))
+                problems.append(Problem(field, f"'{quote(entry)}' {nothing}"))
         except re.error as error:
             pattern = quote(entry.removeprefix(PATTERN_SIGN))
             problems.append(
-                Problem(place, f"'{pattern}' is not a valid regular expression: {error}.")
+                Problem(field, f"'{pattern}' is not a valid regular expression: {error}.")
             )
         except LabError as error:
-            problems.append(Problem(place, str(error)))
+            problems.append(Problem(field, str(error)))
     return problems
 
 
