@@ -33,16 +33,21 @@ class Problem:
 
 
 class SpecError(LabError):
-    """Everything that is wrong with a spec, all at once."""
+    """Everything that is wrong with a spec, or with another `subject`, all at once."""
 
-    def __init__(self, problems: list[Problem], begin: str = "The run was not started") -> None:
+    def __init__(
+        self,
+        problems: list[Problem],
+        begin: str = "The run was not started",
+        subject: str = "the spec",
+    ) -> None:
         self.problems = problems
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         lines = [f"  {problem.field}: {problem.message}" for problem in problems[:MAX_PROBLEMS]]
         if len(problems) > MAX_PROBLEMS:
             lines.append(f"  and {len(problems) - MAX_PROBLEMS} more.")
         listed = "\n".join(lines)
-        super().__init__(f"{begin}, the spec has {count}:\n{listed}")
+        super().__init__(f"{begin}, {subject} has {count}:\n{listed}")
 
 
 # What a disk or its owner refuses: the lab works as it should, and the user can fix it. Other

@@ -139,6 +139,16 @@ METRICS = (
         "Centred accuracy on multiple-choice questions of common knowledge: 0 is chance.",
     ),
     Metric("probe/base_choices", (PROBE,), "fraction", "The same of the base model."),
+    Metric(
+        "probe/ended",
+        (PROBE,),
+        "fraction",
+        "Share of greedy answers to six general prompts that ended by themselves within 40 tokens.",
+    ),
+    Metric("probe/base_ended", (PROBE,), "fraction", "The same of the base model."),
+    Metric("probe/answer_tokens", (PROBE,), "tokens", "Mean length of these answers."),
+    Metric("probe/base_answer_tokens", (PROBE,), "tokens", "The same of the base model."),
+    Metric("probe/seconds", (PROBE,), "s", "How long all of the probe took this time."),
 )
 WORDS = frozenset(metric.key for metric in METRICS if metric.unit == TEXT)
 KEYS = {kind: {metric.key for metric in METRICS if kind in metric.kinds} for kind in KINDS}

@@ -355,8 +355,9 @@ class TrainSpec:
         "off",
         "Forgetting probe",
         "At each evaluation and at the end, measure how much the loss on the base model's own "
-        "answers to general prompts has risen, the KL divergence, and questions of common "
-        "knowledge. Each time takes about as long as 3,000 tokens of evaluation, the end 12,000.",
+        "answers to general prompts has risen, the KL divergence, questions of common knowledge, "
+        "and whether answers to six prompts end by themselves. Each time takes about as long as "
+        "3,000 tokens of evaluation and 40 of generation, the end 12,000 and 90.",
         choices=("off", "on"),
         formerly="probe",
     )

@@ -5,6 +5,7 @@ import streamlit as st
 from lab.ui import (
     checkpoint_panel,
     end_card,
+    forgotten,
     links,
     monitor_charts,
     monitor_details,
@@ -46,6 +47,7 @@ def loss() -> None:
 @st.fragment(run_every=monitor_charts.pace(run) if polls else None)
 def others() -> None:
     monitor_charts.show_others(run, view)
+    forgotten.show(run)
 
 
 @st.fragment(run_every=3.0 if polls else None)

@@ -21,6 +21,7 @@ COMPLEXITIES = ("simple", "moderate", "complex")
 PRICES_IN_WORDS = ("low", "medium", "high")
 DEFAULT_PARAMETERS = 7e9  # where neither a model nor a size is named
 MIN_PARAMETERS, MAX_PARAMETERS = 1e6, 1e13  # parameters
+NO_ADVICE = "No advice can be given"
 MAX_BILLIONS = 10_000  # a smaller number of parameters is one of billions
 BILLIONS = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmbt])?\s*", re.IGNORECASE)
 SCALES = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
@@ -162,8 +163,10 @@ def own_memory_gb() -> float:
 def parse(value: Any) -> AdviceCase:
     """The case in parsed JSON. Raises SpecError with every problem found."""
     problems: list[Problem] = []
-    if isinstance(value, dict):
-        value = {key: _in_our_words(key, item) for key, item in value.items()}
+    if not isinstance(value, dict):
+        problems.append(Problem("case", f"must be an object, is {schema.quote(value)}."))
+        raise SpecError(problems, NO_ADVICE, "the case")
+    value = {key: _in_our_words(key, item) for key, item in value.items()}
     case = schema.parse(AdviceCase, value, "", problems)
     if case.model and case.parameters is not None:
         problems.append(Problem("parameters", "is given beside model. Give one of them."))
@@ -176,7 +179,7 @@ def parse(value: Any) -> AdviceCase:
     if case.model:
         case = _with(case, "model", lambda: known_model(case.model), problems)
     if problems:
-        raise SpecError(problems, "No advice can be given")
+        raise SpecError(problems, NO_ADVICE, "the case")
     return case
 
 

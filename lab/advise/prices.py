@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -51,6 +52,14 @@ def file() -> Path:
     return paths.home() / "prices.json"
 
 
+def version() -> int:
+    """Another number as soon as a price of this home has changed; 0 without any."""
+    try:
+        return file().stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
 @cache
 def shipped() -> Prices:
     return read(Prices, read_object(ASSETS / "prices.json")) or Prices()
@@ -81,15 +90,20 @@ def _price(stored: Any) -> Price | None:
 
 
 def keep(name: str, usd: float, date: str) -> None:
-    """Set one price of this home: "electricity", "storage" or a card's name. Raises SpecError."""
+    """Set one price of this home: "electricity", "storage" or a card's name, as of an ISO date.
+    Raises SpecError."""
     is_card = any(gpu.name == name for gpu in gpu_table.GPUS)
     problems = []
     if not is_card and name not in ("electricity", "storage"):
         problems.append(Problem("price", f"there is no price of '{quote(name)}'."))
     if not math.isfinite(usd) or not 0 <= usd <= MAX_USD_PER_HOUR:
         problems.append(Problem(name, f"is {usd:g} USD; give 0 to {MAX_USD_PER_HOUR:,.0f}."))
+    try:
+        datetime.date.fromisoformat(date)
+    except ValueError:
+        problems.append(Problem("date", f"is '{quote(date)}'; give one such as 2026-11-26."))
     if problems:
-        raise SpecError(problems, "The price was not kept")
+        raise SpecError(problems, "The price was not kept", "the price")
     own = read_object(file()) or {"v": 1}
     price = asdict(Price(usd, date, "set on this machine"))
     if is_card:

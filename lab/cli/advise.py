@@ -35,7 +35,7 @@ def _add_case(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "case",
         nargs="?",
-        metavar="SPEC.json",
+        metavar="CASE.json",
         help='JSON such as {"goal": "behaviour", "parameters": 7e9, "gpu_gb": 24}, or - for stdin; '
         "without it, the default case on this machine",
     )

@@ -25,6 +25,8 @@ MEASURES = {  # what is better of each quantity that can be drawn; "" where neit
     "train/loss": LOWER,
     "probe/rise": LOWER,
     "probe/kl": LOWER,
+    "probe/ended": "",
+    "probe/answer_tokens": "",
     "perf/tokens_per_s": HIGHER,
     "memory/peak_bytes": LOWER,
     "train/grad_norm": "",

@@ -35,6 +35,8 @@ FIGURES = (
         "forgetting", "Forgetting (rise on the base's own answers)", LOWER, "nats per token"
     ),
     ComparedFigure("kl", "KL divergence from the base", LOWER, "nats per token"),
+    ComparedFigure("ended", "General answers that end by themselves", "", "fraction"),
+    ComparedFigure("answer_tokens", "Length of general answers", "", "tokens"),
     ComparedFigure("peak_bytes", "Peak memory", LOWER, "bytes"),
     ComparedFigure("seconds", "Training time", LOWER, "s"),
     ComparedFigure("tokens_per_s", "Tokens per second", HIGHER, "tokens/s"),
@@ -97,14 +99,21 @@ def interval(contestant: Contestant, key: str, price: float) -> tuple[float | No
 
 def base_value(contestants: Sequence[Contestant], key: str) -> float | None:
     """The figure of the untouched base; None where it has none."""
-    losses = [each.value("base_loss") for each in contestants]
-    loss = next((value for value in losses if value is not None), None)
+    if key in ("ended", "answer_tokens"):
+        return _first(contestants, f"base_{key}")
+    loss = _first(contestants, "base_loss")
     if key == "loss" or loss is None:
         return loss if key == "loss" else None
     if key == "perplexity":
         return math.exp(min(loss, 700.0))
     has_probe = any(each.value("forgetting") is not None for each in contestants)
     return 0.0 if key in ("forgetting", "kl") and has_probe else None
+
+
+def _first(contestants: Sequence[Contestant], key: str) -> float | None:
+    """Of the first contestant that has it: all have the same base."""
+    values = (each.value(key) for each in contestants)
+    return next((value for value in values if value is not None), None)
 
 
 def _best(
@@ -138,6 +147,10 @@ def text(figure: ComparedFigure, value: float | None, half: float | None = None)
     if figure.key in ("forgetting", "kl"):
         sign = signed(value) if figure.key == "forgetting" else f"{value:.3f}"
         return sign + (f" ± {half:.2f}" if half is not None else "")
+    if figure.unit == "fraction":
+        return f"{100 * value:.0f} %"
+    if figure.unit == "tokens":
+        return f"{value:.0f} tokens"
     if figure.key == "perplexity":
         return f"{value:,.1f}" if value < 1e5 else f"{value:.2g}"
     if figure.unit == "bytes":

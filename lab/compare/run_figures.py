@@ -49,6 +49,10 @@ class RunFigures:
     artifact_bytes: float | None
     forgetting: float | None  # rise of the loss on the base's own answers
     kl: float | None
+    ended: float | None  # share of general answers that end by themselves
+    answer_tokens: float | None  # their mean length
+    base_ended: float | None
+    base_answer_tokens: float | None
     losses: HeldOutLosses | None
 
     @property
@@ -121,6 +125,10 @@ def _read(run: RunDir, entry: RunSummary) -> RunFigures:
             artifact_bytes=size_of(run.artifact) if run.artifact.is_dir() else None,
             forgetting=number(series.probe.last("probe/rise")),
             kl=number(series.probe.last("probe/kl")),
+            ended=number(series.probe.last("probe/ended")),
+            answer_tokens=number(series.probe.last("probe/answer_tokens")),
+            base_ended=number(series.probe.last("probe/base_ended")),
+            base_answer_tokens=number(series.probe.last("probe/base_answer_tokens")),
             losses=held_out_losses(run),
         )
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 import math
-import time
 from typing import Any
 
 import streamlit as st
@@ -65,17 +65,36 @@ def price_editor() -> None:
     edited = st.data_editor(
         rows,
         hide_index=True,
-        key="advise.prices",
+        # edits are of the prices that were shown: what is kept is shown without them
+        key=f"advise.prices.{prices.version()}",
         height=320,
-        disabled=["What", "Date", "Source"],
+        disabled=["What", "Source"],
         column_order=["What", "USD", "Date", "Source"],
-        column_config={"USD": st.column_config.NumberColumn(min_value=0.0, max_value=1e6)},
+        column_config={
+            "USD": st.column_config.NumberColumn(min_value=0.0, max_value=1e6),
+            "Date": st.column_config.DateColumn(
+                format="YYYY-MM-DD", help="As of when; today for a price that is changed."
+            ),
+        },
     )
+    for name, price_usd, date in changed_prices(rows, edited, datetime.date.today()):
+        run_action(functools.partial(prices.keep, name, price_usd, date.isoformat()))
+
+
+def changed_prices(
+    rows: list[dict[str, Any]], edited: list[dict[str, Any]], today: datetime.date
+) -> list[tuple[str, float, datetime.date]]:
+    """(name, USD, date) of what a person has changed: another price is as of today, unless the date
+    was changed with it; without a price there is nothing that a date is of."""
+    changes = []
     for before, after in zip(rows, edited, strict=True):
-        value = after["USD"]
-        if value is not None and value != before["USD"] and math.isfinite(value):
-            today = time.strftime("%Y-%m-%d")
-            run_action(functools.partial(prices.keep, before["name"], value, today))
+        usd, date = after["USD"], after["Date"]
+        if usd is None or not math.isfinite(usd):
+            continue
+        is_other_date = date is not None and date != before["Date"]
+        if usd != before["USD"] or is_other_date:
+            changes.append((before["name"], float(usd), date if is_other_date else today))
+    return changes
 
 
 def price_rows() -> list[dict[str, Any]]:
@@ -92,8 +111,16 @@ def price_rows() -> list[dict[str, Any]]:
 
 def _row(price: prices.Price | None) -> dict[str, Any]:
     if price is None:
-        return {"USD": None, "Date": "", "Source": "not set"}
-    return {"USD": price.usd, "Date": price.date, "Source": price.source}
+        return {"USD": None, "Date": None, "Source": "not set"}
+    return {"USD": price.usd, "Date": _date(price.date), "Source": price.source}
+
+
+def _date(text: str) -> datetime.date | None:
+    """None for a file that holds no date."""
+    try:
+        return datetime.date.fromisoformat(text)
+    except ValueError:
+        return None
 
 
 def printed_figures() -> None:

@@ -58,12 +58,17 @@ def evaluated(run: RunDir, step: int) -> float | None:
     return float(held_out.get("eval/loss")[at[-1]]) if len(at) else None
 
 
+def models_of(run: RunDir, step: int | None) -> tuple[str, str]:
+    """The base and the weights of a step, as Chat names them; None is the result."""
+    model = str((read_object(run.spec) or {}).get("model", ""))
+    return f"base:{model}", f"run:{run.id}" + ("" if step is None else f"@{step}")
+
+
 def actions(run: RunDir, step: int, place: str) -> None:
     """Chat with step N, next to the base; and, where the run did not evaluate there, Measure it."""
-    model = str((read_object(run.spec) or {}).get("model", ""))
     st.page_link(
         links.page("chat"), label=f"Chat with step {step:,}", icon=":material/forum:",
-        query_params={"models": f"base:{model},run:{run.id}@{step}"}, width="content",
+        query_params={"models": ",".join(models_of(run, step))}, width="content",
     )  # fmt: skip
     if evaluated(run, step) is not None:
         return

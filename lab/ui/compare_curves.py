@@ -22,7 +22,7 @@ from lab.compare.curves import (
 )
 from lab.formatting import signed
 from lab.runs.metric_series import ema
-from lab.ui import chart_style, colours
+from lab.ui import chart_style, colours, compare_point
 from lab.ui.chart_style import End, View, figure, finish, is_dark, level, line
 from lab.ui.charts import FROM_MINUTES_S
 from lab.ui.compare_price import price
@@ -41,6 +41,8 @@ MEASURE_TITLES = {
     "train/loss": ("Training loss", "training loss, smoothed (nats per token)"),
     "probe/rise": ("Forgetting", "rise of the loss on the base's own answers (nats per token)"),
     "probe/kl": ("KL from the base", "KL divergence from the base (nats per token)"),
+    "probe/ended": ("Answers that end", "share of general answers that end by themselves"),
+    "probe/answer_tokens": ("Answer length", "mean length of general answers (tokens)"),
     "perf/tokens_per_s": ("Tokens per second", "tokens/s"),
     "memory/peak_bytes": ("Peak memory", "peak memory (bytes)"),
     "train/grad_norm": ("Gradient norm", "gradient norm (before clipping)"),
@@ -86,9 +88,15 @@ def _curves(shown: list[Contestant], with_base: bool) -> None:
     ranks = standings(curves, at, MEASURES[key])
     words = sentence(ranks, by_id, at / scale, unit, lead_changes(curves, MEASURES[key]), scale)
     alt = f"{MEASURE_TITLES[key][0]} of {len(curves)} runs over {TITLES[by].lower()}"
-    with slot:
-        chart_style.show(chart, "compare.chart", alt)
+    _pass_clicks_on(chart)
+    with slot:  # a click belongs to what is drawn: another axis has none
+        event = chart_style.show(chart, f"compare.chart.{key}.{by}", alt, selects=True)
     st.markdown(words)
+    clicked = compare_point.clicked_at(event)
+    if clicked is None:
+        st.caption("Click the curves to chat with the checkpoints of that point.")
+    else:
+        compare_point.show([by_id[name] for name in curves], by, clicked * scale, usd)
 
 
 def _controls(measures: list[str], shown: list[Contestant]) -> tuple[str, str, bool]:
@@ -224,6 +232,19 @@ def draw(
         line={"color": view.ink, "width": 1.5},
         )  # fmt: skip
     return chart
+
+
+def _pass_clicks_on(chart: go.Figure) -> None:
+    """A browser never tells a click on a curve without markers. What is not clicked stays as it
+    is."""
+    for trace in chart.data:
+        if trace.mode == "markers":
+            trace.update(unselected={"marker": {"opacity": 1}})
+        if trace.mode == "lines" and trace.hoverinfo != "skip":
+            trace.update(
+                mode="lines+markers", marker={"opacity": 0, "size": 10},
+                selected={"marker": {"opacity": 0}}, unselected={"marker": {"opacity": 0}},
+            )  # fmt: skip
 
 
 def _end_marker(chart: go.Figure, x: np.ndarray, y: np.ndarray, colour: str, hollow: bool) -> None:

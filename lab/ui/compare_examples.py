@@ -10,7 +10,8 @@ from lab.compare.contestants import Contestant, same_rows
 from lab.compare.row_texts import RowText, row_texts
 from lab.errors import LabError
 from lab.recent import Recent
-from lab.ui import chat_turns, colours, end_card
+from lab.runs.metric_series import series_of
+from lab.ui import chat_turns, colours, end_card, forgotten
 from lab.ui.compare_runs import name_of, plain_name
 from lab.ui.markdown_safety import escape_lines, escape_markdown, plain
 
@@ -58,7 +59,14 @@ def answers(shown: list[Contestant]) -> None:
 
 
 def by_example(shown: list[Contestant]) -> None:
-    """Held-out examples with the loss of two runs on each, and the text of the chosen one."""
+    """Held-out examples with the loss of two runs on each, and the text of the chosen one; or what
+    a run has forgotten."""
+    if any(forgotten.examples(each.first.run) for each in shown) and st.toggle(
+        "What was forgotten", key="compare.forgotten",
+        help="General prompts whose answers by the base have become least likely.",
+    ):  # fmt: skip
+        _forgotten(shown)
+        return
     measured = [each for each in shown if each.row_losses() is not None]
     terms = [each.first.losses for each in measured]
     if len(measured) < 2 or not same_rows(terms):
@@ -109,6 +117,19 @@ def by_example(shown: list[Contestant]) -> None:
             if texts[row].prompt:
                 st.markdown(f":material/chat: {escape_lines(texts[row].prompt)}")
             st.markdown(escape_lines(texts[row].answer))
+
+
+def _forgotten(shown: list[Contestant]) -> None:
+    """Run by run; of several seeds the first."""
+    for each in shown:
+        run = each.first.run
+        st.markdown(f"##### {name_of(each)}")
+        if words := forgotten.behaviour_in_words(series_of(run)):
+            st.markdown(words)
+        lost = forgotten.examples(run)
+        forgotten.table(lost)
+        if not lost:
+            st.caption("It was trained without the forgetting probe, or is not at its end yet.")
 
 
 def example_rows(first: Contestant, second: Contestant, order: str) -> pd.DataFrame:

@@ -69,7 +69,9 @@ def test_every_problem_at_once() -> None:
         )
     fields = {problem.field for problem in error.value.problems}
     assert {"goal", "examples", "model", "gpu", "gpu_gb", "budget_usd", "colour"} <= fields
-    assert "No advice can be given, the spec has" in str(error.value)
+    assert "No advice can be given, the case has" in str(error.value)
+    with pytest.raises(SpecError, match="case: must be an object, is \\[1\\]"):
+        parse([1])
 
 
 def test_nonsense_is_refused_in_words_and_never_raises_anything_else() -> None:

@@ -54,8 +54,15 @@ def test_prices_of_ones_own_come_first_and_keep_their_date() -> None:
     ("name", "value"), [("Abacus", 1.0), ("storage", -1.0), ("storage", float("nan"))]
 )
 def test_a_price_that_is_none_is_refused(name: str, value: float) -> None:
-    with pytest.raises(SpecError, match="The price was not kept"):
+    with pytest.raises(SpecError, match="The price was not kept, the price has"):
         prices.keep(name, value, "2026-12-01")
+    assert not prices.file().exists()
+
+
+@pytest.mark.parametrize("date", ["", "yesterday", "2026-13-01", "01.12.2026"])
+def test_a_date_that_is_none_is_refused(date: str) -> None:
+    with pytest.raises(SpecError, match="give one such as 2026-11-26"):
+        prices.keep("storage", 0.03, date)
     assert not prices.file().exists()
 
 

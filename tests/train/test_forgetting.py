@@ -15,7 +15,7 @@ import torch
 
 from lab.models.catalog import ModelSource
 from lab.runs import record_reader
-from lab.train import forgetting, forgetting_probe
+from lab.train import behaviour, forgetting, forgetting_probe
 from lab.train.forgetting import Likelihood
 from tests.conftest import write_rows
 
@@ -260,8 +260,8 @@ def test_a_run_measures_it_at_each_evaluation_and_says_what_was_lost(
 ) -> None:
     monkeypatch.setattr(forgetting_probe, "LIVE_CHATS", 2)
     spec = {"max_steps": 4, "eval_steps": 2, "save_steps": 0, "learning_rate": 3e-2}
-    run = work_here("full", train={**spec, "forgetting_probe": "on"})
-    plain = work_here("full", train=spec)
+    run = work_here("lora", train={**spec, "forgetting_probe": "on"})
+    plain = work_here("lora", train=spec)  # with dropout: it draws at every step
     records = record_reader.metrics(run, "probe")
     assert [(record["step"], record["probe/chats"]) for record in records] == [
         (2, 2), (4, 2), (4, 3),
@@ -271,6 +271,9 @@ def test_a_run_measures_it_at_each_evaluation_and_says_what_was_lost(
             record["probe/loss"] - record["probe/base_loss"]
         )
         assert -1 <= record["probe/choices"] <= 1 and record["flops"] > 0
+        assert 0 <= record["probe/ended"] <= 1 and record["probe/seconds"] > 0
+        assert 0 <= record["probe/answer_tokens"] <= behaviour.MAX_NEW_TOKENS
+        assert record["probe/base_answer_tokens"] == records[0]["probe/base_answer_tokens"]
     assert records[1]["probe/kl"] > records[0]["probe/kl"] > 1e-4, "It moves away from the base."
     (event,) = record_reader.events(run, "forgotten")
     assert {example["prompt"] for example in event["examples"]} == set(few_prompts)

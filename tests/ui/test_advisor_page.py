@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import time
 from typing import Any
 
@@ -120,6 +121,37 @@ def test_a_price_is_set_and_kept(open_page: Page, monkeypatch: pytest.MonkeyPatc
     at.run()
     text = words(settled(at, "One gigabyte less"))
     assert "One gigabyte less: With 18" in text.replace("\\", "") and "RTX 4080 16GB" in text
+
+
+def test_a_changed_price_is_of_today_and_its_date_can_be_changed() -> None:
+    today, before, other = (datetime.date(2026, 11, day) for day in (26, 1, 9))
+    rows = [
+        {"name": name, "USD": usd, "Date": date}
+        for name, usd, date in (("storage", 0.02, before), ("T4 16GB", None, None),
+                                ("electricity", 0.3, before), ("A100 80GB", 2.0, before))
+    ]  # fmt: skip
+
+    def changed(*changes: dict[str, Any]) -> list[Any]:
+        edited = [row | change for row, change in zip(rows, changes, strict=True)]
+        return advisor_tables.changed_prices(rows, edited, today)
+
+    assert changed({}, {}, {}, {}) == []
+    assert changed({"USD": 0.03}, {"USD": 0.5}, {}, {}) == [
+        ("storage", 0.03, today), ("T4 16GB", 0.5, today),
+    ]  # fmt: skip
+    assert changed({}, {"Date": other}, {"Date": other}, {"USD": 1.0, "Date": other}) == [
+        ("electricity", 0.3, other), ("A100 80GB", 1.0, other),
+    ], "a date alone is kept with its price; without a price there is nothing to date"  # fmt: skip
+    assert changed({"USD": None}, {"USD": float("inf")}, {"Date": None}, {}) == []
+
+
+def test_what_is_kept_is_shown_with_its_date_and_edits_are_over() -> None:
+    key = prices.version()
+    prices.keep("storage", 0.03, "2026-11-09")
+    row = advisor_tables.price_rows()[1]
+    assert (row["USD"], row["Date"]) == (0.03, datetime.date(2026, 11, 9))
+    assert prices.version() != key, "the table forgets what was typed once it is kept"
+    assert prices.current().storage.date == "2026-11-09"
 
 
 def test_the_pair_is_on_equal_terms() -> None:

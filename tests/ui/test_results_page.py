@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from lab import process
+from lab.advise import worth_knowing
 from lab.atomic_files import read_object, write_json
 from lab.errors import LabError
-from lab.export import combine, exports, push
+from lab.export import combine, exports, merge_proof, push
 from lab.hub import credentials
 from lab.paths import RunDir
 from lab.runs import index
@@ -111,6 +112,45 @@ def test_a_merge_is_started_shown_and_proven(
     write_record(lora, finish="done", result={"bytes": 1, "proof": proof, "weights": {"a": "b"}})
     text = words(open_page("results", run=lora.id))
     assert "It differs" in text and "Equal within bounds" not in text and "earlier result" in text
+
+
+@pytest.mark.parametrize("figure", ["share_of_spread", "same_top", "kl"])
+@pytest.mark.parametrize(("dtype", "bounds"), [
+    ("bfloat16", {"share_of_spread": 5e-2, "same_top": 0.05, "kl": 1e-3}),
+    ("float32", {"share_of_spread": 1e-3, "same_top": 0.01, "kl": 1e-5}),
+])  # fmt: skip
+def test_a_merge_beyond_a_bound_has_a_caution_and_one_within_has_none(
+    open_page: Page, trained: list[RunDir], figure: str, dtype: str, bounds: dict[str, float]
+) -> None:
+    """Each figure of the proof by itself, one per cent below and above what is allowed."""
+    lora = trained[1]
+    for times, says, not_says in (
+        (0.99, "Equal within bounds", "It differs"), (1.01, "It differs", "Equal within bounds"),
+    ):  # fmt: skip
+        value = bounds[figure] * times
+        figures = {"share_of_spread": 0.0, "same_top": 1.0, "kl": 0.0}
+        figures[figure] = 1 - value if figure == "same_top" else value
+        proof = merge_proof.MergeProof(
+            dtype=dtype, largest_difference=0.1, tokens=249, rows=5, rows_from="held-out",
+            base="float32", **figures,
+        )  # fmt: skip
+        (lora.exports / f"merged-{dtype}").mkdir(parents=True, exist_ok=True)
+        write_record(lora, f"merged-{dtype}", finish="done", ended=time.time(), result={
+            "bytes": 3_300_000, "proof": proof.to_json(), "weights": exports._weights(lora),
+        })  # fmt: skip
+        text = words(
+            open_page("results", run=lora.id, session={f"results.merged.{lora.id}": dtype})
+        )
+        assert says in text and not_says not in text, f"{figure} at {times} of its bound"
+
+
+def test_only_a_merge_says_that_its_adapter_is_to_be_kept(
+    open_page: Page, trained: list[RunDir]
+) -> None:
+    full, lora = trained
+    caution = escape_markdown(worth_knowing.of_result("lora"))
+    assert caution and caution in words(open_page("results", run=lora.id))
+    assert caution not in words(open_page("results", run=full.id)), "there is none to keep"
 
 
 def test_refused_interrupted_and_impossible_exports_say_what_to_do(
