@@ -21,8 +21,8 @@ from lab.cli import (
     compare,
     demo,
     evidence,
+    harness,
     inventory,
-    lm_eval,
     memory,
     race,
     rank,
@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
         serve,
         artifacts,
         score,
-        lm_eval,
+        harness,
         bench,
         advise,
     ):

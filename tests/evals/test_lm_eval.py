@@ -79,7 +79,7 @@ def test_the_verb_asks_a_process_of_its_own(
     trained: list[RunDir], lab_json: Callable[..., Any]
 ) -> None:
     answer = lab_json(
-        "lm-eval", f"run:{trained[1].id}", "--set", "builtin:common-knowledge", "--most", "4"
+        "harness", f"run:{trained[1].id}", "--set", "builtin:common-knowledge", "--most", "4"
     )
     assert [each["model"].partition(":")[0] for each in answer["models"]] == ["base", "run"]
     assert answer["rows"] == 4 and -1 <= answer["models"][0]["centred"] <= 1
@@ -90,7 +90,7 @@ def test_without_the_extra_it_says_how_to_get_it(
 ) -> None:
     monkeypatch.setattr(lm_eval_scores, "find_spec", lambda name: None)
     run = f"run:{trained[1].id}"
-    assert cli.main(["lm-eval", run, "--set", "builtin:common-knowledge"]) == 2
+    assert cli.main(["harness", run, "--set", "builtin:common-knowledge"]) == 2
     message = " ".join(capsys.readouterr().err.split())
     assert "(lm-eval) is not installed" in message and "-r requirements-lm-eval.txt" in message
     assert not lm_eval_scores.job_file().exists(), "Nothing is started."
@@ -101,9 +101,9 @@ def test_a_set_without_options_is_refused_before_anything_starts(
 ) -> None:
     monkeypatch.setattr(lm_eval_scores, "find_spec", lambda name: object())
     run = f"run:{trained[1].id}"
-    assert cli.main(["lm-eval", run, "--set", "builtin:persona-chats"]) == 2
+    assert cli.main(["harness", run, "--set", "builtin:persona-chats"]) == 2
     assert "neither labels nor choices" in capsys.readouterr().err
-    assert cli.main(["lm-eval", run, "--set", "builtin:persona-chats", "--most", "0"]) == 2
+    assert cli.main(["harness", run, "--set", "builtin:persona-chats", "--most", "0"]) == 2
     assert "--most is 0" in capsys.readouterr().err
 
 

@@ -1,4 +1,4 @@
-"""lm-eval: the score of EleutherAI's lm-evaluation-harness beside ours."""
+"""harness: the score of EleutherAI's lm-evaluation-harness beside ours."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lab.evals import lm_eval_scores, score
 
 
 def add(verb: Any) -> None:
-    sub = verb("lm-eval", run, "what the lm-evaluation-harness scores models on a set with options")
+    sub = verb("harness", run, "what the lm-evaluation-harness scores models on a set with options")
     sub.add_argument("models", nargs="+", metavar="MODEL", help="run:ID, run:ID@STEP or base:ID")
     sub.add_argument("--set", required=True, dest="dataset", metavar="SET", help="a dataset")
     sub.add_argument(
