@@ -17,7 +17,7 @@ demo: setup
 	$(BIN)/python -m lab demo
 
 test: setup-test check
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 check: setup-test
 	$(BIN)/ruff format --check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import json
 import os
@@ -32,8 +33,10 @@ SHARED_MODELS = paths.models()  # before any test sets LAB_HOME: `make setup` ha
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The stories first: whole minutes in one file, for which the other process would wait."""
-    items.sort(key=lambda item: "e2e" not in item.path.parts)
+    """The stories first: whole minutes in one file, for which the other processes would wait. The
+    short files of `data` last, so that no process has a long one left when the others have ended.
+    """
+    items.sort(key=lambda item: ("e2e" not in item.path.parts, "data" in item.path.parts))
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +46,8 @@ def lab_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("LAB_HOME", str(home))
     monkeypatch.setenv("LAB_MODELS", str(SHARED_MODELS))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    # the disk need not have it before the test goes on; that it is asked to, some tests look at
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     for name in settings.CERTIFICATES:  # of this machine: what is set travels to every process
         monkeypatch.delenv(name, raising=False)
     access.current.cache_clear()  # its token is that of another home
@@ -233,8 +238,7 @@ def attempt_here(run: paths.RunDir) -> int:
     """One attempt at `run` in this process; the worker's exit code."""
     from lab.train.worker import work
 
-    if not gc.get_freeze_count():
-        gc.freeze()  # each run collects: what was imported for all of them need not be looked at
+    freeze_imports()
     before = signal.getsignal(signal.SIGTERM)
     process.register(run, os.getpid())
     try:
@@ -243,6 +247,12 @@ def attempt_here(run: paths.RunDir) -> int:
         signal.signal(signal.SIGTERM, before)
     assert_metrics_are_documented(run)
     return code
+
+
+@functools.cache
+def freeze_imports() -> None:
+    """Each run collects: what was imported for all of them need not be looked at."""
+    gc.freeze()
 
 
 def assert_metrics_are_documented(run: paths.RunDir) -> None:

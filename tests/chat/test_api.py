@@ -51,8 +51,8 @@ def test_the_official_client_lists_asks_and_streams(
     ask = {"model": run, "messages": HI, "max_tokens": 5, "temperature": 0.7, "seed": 3}
     whole = client.chat.completions.create(**ask, top_p=0.9)  # type: ignore[call-overload]
     choice = whole.choices[0]
-    assert choice.message.role == "assistant" and choice.finish_reason in ("stop", "length")
-    assert 1 <= whole.usage.completion_tokens <= 5
+    assert choice.message.role == "assistant" and choice.finish_reason == "length"
+    assert whole.usage.completion_tokens == 5, "Tokens count, however few words they are."
     assert whole.usage.total_tokens == whole.usage.prompt_tokens + whole.usage.completion_tokens
     chunks = list(client.chat.completions.create(**ask, top_p=0.9, stream=True))  # type: ignore[call-overload]
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -344,6 +345,20 @@ def test_an_answer_is_measured_under_every_model_of_its_turn(
     for turn, name in ((0, "base:x"), (5, writer), (-1, writer)):
         with pytest.raises(LabError, match="no answer to measure"):
             board.score(conversation.id, turn, name)
+
+
+def test_an_answer_is_measured_under_models_of_its_own_base_alone(
+    board: Board, tiny_model: Path, tmp_path: Path
+) -> None:
+    other = shutil.copytree(tiny_model, tmp_path / "other")
+    names = [f"base:{tiny_model}", f"base:{other}"]
+    conversation = conversations.create(names)
+    board.ask(conversation.id, "Hi", SHORT, names)
+    until_over(board, conversation.id)
+    until(lambda: not board.is_busy())
+    for name in names:
+        scores = board.score(conversation.id, 0, name)
+        assert list(scores) == [name], "Another base may have other tokens under the same ids."
 
 
 def test_a_model_for_which_there_is_no_memory_is_not_loaded(

@@ -76,6 +76,16 @@ def test_an_answer_stops_at_an_end_token_and_is_cut_at_its_length(
     assert say(Scripted([]), tokenizer)["finish"] == "length"
 
 
+def test_an_answer_ends_where_the_context_does(tokenizer: Any, words: list[int]) -> None:
+    prompt = say(Scripted([]), tokenizer)["receipt"]["prompt_tokens"]
+    settings = GenerationSettings(max_new_tokens=100)
+    for length, tokens in ((prompt + 7, 7), (prompt + 200, 100)):
+        loaded = LoadedModel(Scripted(words * 100), tokenizer, length=length)
+        answer = generate.answer(loaded, ModelRef("base:x", "x"), ASK, settings)
+        assert len(answer["token_ids"]) == tokens, "The model reads no more than its context."
+        assert answer["is_at_context_end"] is (tokens == 7)
+
+
 def test_the_settings_reach_the_model(tokenizer: Any, words: list[int]) -> None:
     model = Scripted(words)
     say(model, tokenizer, max_new_tokens=3, temperature=0.7, seed=12)

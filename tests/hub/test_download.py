@@ -6,6 +6,7 @@ import os
 import threading
 from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -211,6 +212,29 @@ def test_progress_counts_bytes_files_and_speed(stand_in: StandIn, repo: Reposito
     assert words.startswith(tuple("123456789")) and " of 200.01 kB, 1 of 2 files, " in words
     assert words.endswith("kB/s") and eta_s is not None and 0 < eta_s < 30
     assert lines[-1][0].startswith("200.01 kB of 200.01 kB, 2 of 2 files")
+
+
+def test_what_is_left_comes_at_the_speed_of_the_last_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr("lab.hub.progress.time", clock)
+    progress = DownloadProgress(total=1000, files=1)
+    for second in range(31):  # 10 bytes a second at first, 30 in the last ten
+        clock.now, progress.done = float(second), 10 * second + 20 * max(0, second - 20)
+        progress.mark()
+    assert progress.done == 500 and progress.bytes_per_s == pytest.approx(30)
+    assert progress.eta_s == pytest.approx(500 / 30)
+
+
+def test_a_line_that_breaks_again_and_again_brings_a_file_to_its_end(
+    stand_in: StandIn, repo: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has come is a sign that the next try is worth it: only failures in a row end it."""
+    monkeypatch.setattr(download, "FAILURES", 2)
+    stand_in.faults[NAME] = {"cut": 50_000, "file": FILE}
+    assert (fetch(repo) / FILE).read_bytes() == CONTENT
+    assert stand_in.sent(FILE) == len(CONTENT), "Each piece came once."
 
 
 def test_a_full_disk_is_told_before_the_first_byte(

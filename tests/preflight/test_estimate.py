@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from lab.data import token_cache
 from lab.data.prepare import prepare
+from lab.models import shipped_configs
 from lab.spec import RunSpec
 from tests.answers import check, estimate, limits, plan
 
@@ -24,6 +26,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=8192,
     ).save_pretrained(place)  # fmt: skip
     return str(place)
+
+
+SHIPPED = ("SmolLM2-135M", "Qwen3-0.6B", "Llama-3.1-8B")
+
+
+@pytest.fixture(autouse=True)
+def shipped(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Limits try the shipped models, too: `shipped(*names)` says which, at first none."""
+    every = shipped_configs.shipped()
+
+    def those(*names: str) -> None:
+        configs = tuple(config for config in every if config.name in names)
+        monkeypatch.setattr(shipped_configs, "shipped", lambda: configs)
+
+    those()
+    return those
 
 
 def spec(folder: str, rows: int = 2, length: int = 256, way: str = "off") -> dict[str, Any]:
@@ -46,12 +64,26 @@ def test_limits_are_where_one_more_does_not_fit(folder: str) -> None:
         assert estimate(more, device, OUTLINE)["fits"] is False, more
 
 
-def test_limits_end_where_the_model_or_the_lab_ends(folder: str) -> None:
+def test_limits_end_where_the_model_or_the_lab_ends(
+    folder: str, shipped: Callable[..., None]
+) -> None:
+    shipped(*SHIPPED)
     everything = limits(spec(folder, rows=1, length=8), {"memory_bytes": 10**15})
     assert everything["longest_row"] == 8192, "As far as the model reads."
     assert everything["largest_batch"] == 4096
+    assert everything["largest_model"] == "Llama-3.1-8B"
     nothing = limits(spec(folder), {"memory_bytes": 10**6})
     assert nothing == {"longest_row": 0, "largest_batch": 0, "largest_model": ""}
+
+
+def test_the_largest_model_is_the_last_that_fits_with_its_method(
+    folder: str, shipped: Callable[..., None]
+) -> None:
+    shipped(*SHIPPED)
+    device = {"memory_bytes": 8 * 10**9}  # of eight billion weights half a byte each, and the rest
+    for method, largest in (("lora", "Qwen3-0.6B"), ("qlora", "Llama-3.1-8B")):
+        value = spec(folder, rows=1, length=64) | {"method": method}
+        assert limits(value, device)["largest_model"] == largest, method
 
 
 def test_where_checkpointing_is_open_limits_are_those_with_it(folder: str) -> None:
