@@ -297,7 +297,7 @@ def test_a_comparison_says_each_loss_and_what_is_not_equal(
     monkeypatch.setattr(compare, "compare", compared)
     assert cli.main(["compare", pair[0].id, pair[1].id]) == 0
     shown = capsys.readouterr().out
-    assert "Not equal: They trained on different data" in shown
+    assert "Not comparable: They trained on different data" in shown
     assert "one leads: 2.25" in shown and "Half" in shown
     for words, value in (("loss, base", "3.2500"), ("loss, final", "2.2500"),
                          ("loss at 5 steps", "2.5000"), ("loss, last step", "1.2500")):  # fmt: skip
