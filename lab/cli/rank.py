@@ -91,7 +91,7 @@ def _repaired(outcome: repair.Repair) -> Output:
             [title, _figure(getattr(outcome.before, key)), _figure(getattr(outcome.after, key))]
             for title, key in figures
         ]
-        table("Nats a token", ["", "before", "after"], rows, right="lrr")
+        table("Nats per token", ["", "before", "after"], rows, right="lrr")
         console.print(
             f"{outcome.intruders} intruder dimensions in {outcome.matrices} matrices reduced: "
             f"[bold]{escape(outcome.run)}[/bold]"

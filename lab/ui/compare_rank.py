@@ -161,7 +161,7 @@ def _repaired(outcome: repair.Repair | None) -> None:
         f"{outcome.intruders} intruder dimensions in {outcome.matrices} matrices were reduced: "
         f"evaluation loss {_loss(before.loss)} → **{_loss(after.loss)}**, "
         f"forgetting {_loss(before.forgetting)} → "
-        f"**{_loss(after.forgetting)}** nats a token."
+        f"**{_loss(after.forgetting)}** nats per token."
     )
     if outcome.note:
         st.caption(f"The evaluation loss was not measured. {escape_markdown(outcome.note)}")

@@ -327,6 +327,11 @@ def test_every_page_fits_a_narrow_window(
             settled(page)
             assert sideways(page) <= 0, f"{name or 'home'} scrolls sideways in the {theme} theme"
             assert page.locator("[data-testid=stException]").count() == 0
+            if name == "monitor":
+                chart = page.locator("[class*=st-key-chart-loss]").first.bounding_box()
+                texts = page.get_by_text("Sample outputs").first.bounding_box()
+                assert chart is not None and texts is not None and chart["width"] > 500
+                assert texts["y"] > chart["y"] + chart["height"], "samples are below the chart"
         context.close()
 
 

@@ -198,6 +198,26 @@ def test_a_name_among_lines_has_the_page_behind_it(tmp_path: Path) -> None:
         assert behind == {"training": None, "evaluation": page, "base": None}
 
 
+def test_names_of_points_neither_strike_each_other_nor_leave_the_plot() -> None:
+    chart = chart_style.figure(View(dark=True), x="memory", y="loss", height=320)
+    chart.layout.xaxis.range, chart.layout.yaxis.range = [0.0, 1.0], [2.0, 3.0]
+    points = (
+        ("near", 0.5, 2.4),
+        ("nearer", 0.51, 2.42),
+        ("a name of many words and <b>tags</b>", 1.0, 2.9),
+    )
+    ends = [chart_style.End(name, y, "#123456", x) for name, x, y in points]
+    chart_style.name_points(chart, ends, 400)
+    near, nearer, last = chart.layout.annotations
+    assert (near.text, nearer.text) == ("near", "nearer")
+    heights = [(note.y - 2.0) * 270 + note.yshift for note in (near, nearer)]
+    assert heights[1] - heights[0] >= chart_style.APART, "one above the other"
+    assert last.text.startswith("a name of many words") and last.text.endswith("…")
+    half = len(last.text) * chart_style.CHARACTER_PX / 2
+    assert 400 + last.xshift + half <= 400.1, "it ends where the plot ends"
+    assert {note.bgcolor for note in chart.layout.annotations} == {"#0f171a"}
+
+
 def test_a_curve_of_the_base_alone_has_the_base_for_a_name(tmp_path: Path) -> None:
     figure = charts.loss(series(tmp_path, *steps(), BASE), View())
     names = [note.text.split()[0] for note in figure.layout.annotations]
