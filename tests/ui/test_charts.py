@@ -14,7 +14,7 @@ from lab.atomic_files import write_json
 from lab.data.preview_types import BatchRow
 from lab.paths import RunDir
 from lab.runs.metric_series import MetricSeries
-from lab.ui import chart_style, charts
+from lab.ui import chart_style, charts, monitor_charts
 from lab.ui.charts import View
 
 
@@ -317,3 +317,34 @@ def test_forgetting_is_drawn_with_its_interval_and_what_all_answers_said(tmp_pat
     assert list(band.y) == pytest.approx([0, 0.15, 0.35, 0.25, 0.05, 0])
     notes = {note.text: note.y for note in figure.layout.annotations}
     assert notes == {"base": 0.0, "all: +0.25": 0.25}
+
+
+def test_the_rank_of_updates_stands_below_what_it_could_be(tmp_path: Path) -> None:
+    records = [
+        {"kind": "eval", "attempt": 1, "step": step, "tokens": step, "seconds": 1.0 * step,
+         "eval/loss": 2.0, "rank/possible": 16.0, "rank/effective": 9.0 - step,
+         "rank/stable": 3.0, "rank/condition": 10.0**step}
+        for step in (1, 2, 3)
+    ]  # fmt: skip
+    recorded = series(tmp_path, *steps(3), *records)
+    chart = charts.update_rank(recorded, View())
+    traces = traces_of(chart)
+    assert traces["effective"].y.tolist() == [8.0, 7.0, 6.0]
+    assert traces["stable"].y.tolist() == [3.0] * 3
+    assert lines_of(chart) == {"r 16": 16.0}
+    low, high = chart.layout.yaxis.range
+    assert low == 0 and high > 16, "The rank is seen against nothing and against what it could be."
+    chart = charts.condition(recorded, View())
+    assert chart.data[0].y.tolist() == [10.0, 100.0, 1000.0] and chart.layout.yaxis.type == "log"
+    drawn = monitor_charts.charts_of(recorded, View())
+    assert {"rank", "condition"} <= drawn.keys()
+    without = series(another_folder(tmp_path), *steps(3))
+    assert "rank" not in monitor_charts.charts_of(without, View()), "Full fine-tuning has none."
+    for key in ("rank", "condition"):
+        assert monitor_charts.MEANINGS[key].count(".") == 2, "Two sentences explain it."
+
+
+def another_folder(folder: Path) -> Path:
+    other = folder / "full"
+    other.mkdir()
+    return other
