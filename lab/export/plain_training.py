@@ -33,12 +33,12 @@ def packed(rows):
     bins, room = [], []  # room: (free tokens, bin), sorted
     for index in sorted(range(len(rows)), key=lambda index: -len(rows[index]["input_ids"])):
         size = len(rows[index]["input_ids"])
-        index = bisect.bisect_left(room, (size, -1))
-        if index == len(room):
+        fullest = bisect.bisect_left(room, (size, -1))
+        if fullest == len(room):
             bins.append([])
             free, chosen = MAX_LENGTH, len(bins) - 1
         else:
-            free, chosen = room.pop(index)
+            free, chosen = room.pop(fullest)
         bins[chosen].append(rows[index])
         bisect.insort(room, (free - size, chosen))
     return [joined(parts) if len(parts) > 1 else parts[0] for parts in bins]

@@ -68,11 +68,10 @@ def choose(ids: list[str], chosen: str, key: str) -> None:
             if listed:
                 st.caption(title)
             for entry in listed:
-                mark = ":material/check: " if entry is current else ""
                 st.button(
-                    f"{mark}{named(entry)} :gray[· {escape_markdown(facts(entry))}]",
+                    f"{named(entry)} :gray[· {escape_markdown(facts(entry))}]",
                     key=f"{key}.pick.{entry.id}", type="tertiary", on_click=_show,
-                    args=(entry.id,),
+                    args=(entry.id,), icon=":material/check:" if entry is current else None,
                 )  # fmt: skip
         if not matches:
             st.caption("No matching runs.")

@@ -151,7 +151,7 @@ def test_only_the_row_at_fault_is_lost_and_time_is_linear(
 def test_a_list_that_goes_on_wrongly_is_not_read_in_part(
     tmp_path: Path, data: bytes, says: str
 ) -> None:
-    with pytest.raises(LabError, match="is not JSON") as caught:
+    with pytest.raises(LabError, match="is not valid JSON") as caught:
         read(tmp_path / "a.json", data, on_invalid_row="skip")
     assert says in str(caught.value)
 

@@ -164,7 +164,8 @@ def pick_folder(page: Page, folder: Path) -> None:
     """Choose a model of one's own in the dialog, which says that there is no network."""
     widget(page, "new.pick").get_by_role("button").click()
     dialog = page.get_by_role("dialog")
-    expect(dialog.locator("[data-testid=stDataFrame]")).to_be_visible()
+    expect(dialog.locator("[data-testid=stDataFrame]")).to_be_visible(timeout=30_000)
+    settled(page)  # a click on what is just drawn anew is lost
     dialog.get_by_text("Hub", exact=True).click()
     dialog.get_by_placeholder("Name, organisation or Hub ID").fill("qwen")
     expect(dialog.get_by_text("HF_HUB_OFFLINE is set")).to_be_visible()
@@ -172,7 +173,7 @@ def pick_folder(page: Page, folder: Path) -> None:
     settled(page)
     fill(page, "pick.folder", str(folder))
     dialog.get_by_role("button", name="Use this model").click()
-    expect(dialog).to_be_hidden()
+    expect(dialog).to_be_hidden(timeout=30_000)
     settled(page)
     expect(page.get_by_text(folder.name).first).to_be_visible()
 

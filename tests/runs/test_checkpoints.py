@@ -44,7 +44,7 @@ def test_the_best_the_last_and_the_pinned_are_kept(
     checkpoints.pin(run, 3, keep=False)
     checkpoints.delete(run, 3)
     assert steps(run) == [10, 11]
-    with pytest.raises(LabError, match="There are: 10, 11"):
+    with pytest.raises(LabError, match="Available: 10, 11"):
         checkpoints.pin(run, 99)
 
 

@@ -265,7 +265,9 @@ def test_runs_to_choose_from_say_what_they_are(
     labels = screen.texts("button")
     assert "old one · LoRA" in screen.texts("popover")[0]
     assert ["waiting" in labels[0], "old one" in labels[1]] == [True, True], "what waits is first"
-    assert ":gray[· done · 2.25 · " in labels[1] and ":material/check:" in labels[1]
+    assert ":gray[· done · 2.25 · " in labels[1]
+    icons = [named["icon"] for kind, _, named in screen.calls if kind == "button"]
+    assert icons == [None, ":material/check:"], "the run that is shown is marked"
     assert screen.texts("caption") == ["Waiting", "Ended"]
     screen.calls.clear()
     screen.answers[f"monitor.run.search.{old.id}"] = "done LORA"
