@@ -13,6 +13,7 @@ from lab.data.example_reader import ExampleReader
 from lab.data.formats import Example
 from lab.data.prepare import reading_of
 from lab.errors import LabError
+from lab.evals import unlearned_rows
 from lab.runs import record_reader
 from lab.schema import quote
 from lab.spec import DataSpec, RunSpec
@@ -72,7 +73,11 @@ def _held_out(run_id: str) -> list[Example]:
     _, held = batches.split_indices(len(rows), data.eval_fraction)
     if not held:
         raise LabError(f"{quote(run_id)} held no rows out.", "Choose another set.")
-    return [rows[index] for index in held]
+    # what it began with, or what was mixed in, may have been trained on some of these
+    unlearned = {
+        each.row for each in unlearned_rows.unlearned(catalog.resolve(data.dataset), [run])
+    }
+    return [rows[index] for index in held if rows[index].row in unlearned]
 
 
 def _questions(rows: list[Example]) -> Iterator[str]:

@@ -7,26 +7,22 @@ first, asked with the chat template and system prompt of the first result. Every
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from lab.chat import models as chat_models
 from lab.chat.models import LoadedModel, ModelRef
 from lab.chat.settings import GenerationSettings
-from lab.data import batches, catalog, choices
-from lab.data.catalog import Dataset
-from lab.data.example_reader import ExampleReader, ReadOptions
+from lab.data import catalog, choices
 from lab.data.formats import Example
-from lab.data.prepare import reading_of
 from lab.errors import LabError
 from lab.evals import score_sheets, scores
 from lab.evals.score_sheets import ScoredAnswer, ScoredQuestion, ScoreSheet
+from lab.evals.unlearned_rows import unlearned
 from lab.schema import quote
-from lab.spec import DataSpec, RunSpec
 
 MAX_QUESTIONS = 50  # questions, unless more are wished for
 MAX_PATTERN_CHARS = 500
@@ -155,7 +151,7 @@ def terms_of(names: list[ModelRef], dataset_id: str, most: int, pattern: str) ->
         kind = "choices"
     else:
         kind = "shell" if card.get("answers") == "shell" else "text"
-    examples = _held_out(dataset, names)
+    examples = unlearned(dataset, [named.run for named in names if named.run is not None])
     labels = tuple(str(label) for label in card.get("labels") or ())
     items = [item for example in examples if (item := _item(example, kind, labels)) is not None]
     items = items[:most]
@@ -187,43 +183,6 @@ def _pattern(text: str) -> re.Pattern[str] | None:
         raise LabError(
             f"'{quote(text)}' is no pattern: {error}.", "Write a regular expression."
         ) from None
-
-
-def _held_out(dataset: Dataset, names: Sequence[ModelRef]) -> list[Example]:
-    """What none of these models was trained on: of a set that runs were trained on the rows that
-    all of them held out; else the rows that its card holds out, or all. Raises LabError where
-    nothing is left."""
-    on_it = [data for named in names if (data := _trained_on(named, dataset)) is not None]
-    if not on_it:
-        fraction = float(dataset.card.get("eval_fraction") or 0.0)
-        examples = list(ExampleReader(dataset.path, ReadOptions(on_invalid_row="skip")))
-        held = batches.split_indices(len(examples), fraction)[1]
-        return [examples[index] for index in held] if held else examples
-    rows: dict[int, Example] = {}
-    for position, data in enumerate(on_it):
-        options = replace(reading_of(data, dataset), on_invalid_row="skip")
-        examples = list(ExampleReader(dataset.path, options))
-        fraction = 0.0 if data.eval_dataset else data.eval_fraction
-        held = batches.split_indices(len(examples), fraction)[1]
-        own = {examples[index].row: examples[index] for index in held}
-        rows = own if not position else {row: rows[row] for row in rows if row in own}
-    if not rows:
-        raise LabError(
-            f"The models were trained on every row of '{quote(dataset.id)}'.",
-            "Choose a set that they do not know.",
-        )
-    return list(rows.values())
-
-
-def _trained_on(named: ModelRef, dataset: Dataset) -> DataSpec | None:
-    """The data section of a run that was trained on this very file; None of any other model."""
-    if named.run is None or not named.run.spec.is_file():
-        return None
-    data = RunSpec.of_run(named.run).data
-    with contextlib.suppress(LabError):  # its dataset is gone
-        if catalog.resolve(data.dataset).path == dataset.path:
-            return data
-    return None
 
 
 def _item(example: Example, kind: str, labels: tuple[str, ...]) -> Item | None:

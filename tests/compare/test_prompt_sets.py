@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.atomic_files import write_json
+from lab.atomic_files import read_object, write_json
 from lab.compare import prompt_sets
 from lab.data import batches
 from lab.errors import LabError
@@ -72,6 +72,13 @@ def test_held_out_prompts_are_those_that_the_run_did_not_learn(
     assert prompt_sets.prompts(run_on(2, eval_dataset=str(other)), 99) == ["another"]
     with pytest.raises(LabError, match="held no rows out"):
         prompt_sets.prompts(run_on(3, eval_fraction=0.0), 99)
+    first = run_on(4, eval_fraction=0.05).removeprefix("held-out:")
+    for run in all_runs():
+        if f"held-out:{run.id}" == source:
+            write_json(run.spec, (read_object(run.spec) or {}) | {"init_from_run": f"run:{first}"})
+            write_json(run.events, {"kind": "data", "examples": 20})
+    (place,) = batches.split_indices(20, 0.05)[1]
+    assert prompt_sets.prompts(source, 99) == [questions[place]], "the run that it began with"
 
 
 def test_a_set_without_questions_is_refused(lab_home: Path) -> None:

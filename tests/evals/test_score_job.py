@@ -107,6 +107,44 @@ def test_a_run_that_held_nothing_out_cannot_be_scored_on_its_data(
     )["asked"], "another set is no secret to it"
 
 
+@pytest.mark.parametrize("way", ["began with it", "was combined from it", "by two steps"])
+def test_what_the_weights_come_from_has_learned_too(
+    questions: list[tuple[str, str]], way: str
+) -> None:
+    """A result that goes on from another one knows the rows of both."""
+    shell = {"dataset": "builtin:text-to-shell", "eval_fraction": 0.1}
+    first = record("aaaa", data=shell)
+    second = record("bbbb", data=shell | {"eval_fraction": 0.3})
+    third = record("cccc", data={"dataset": "builtin:persona-chats"})
+    last = second
+    if way == "was combined from it":
+        receipt = read_object(second.artifact / "receipt.json") or {}
+        second.artifact.mkdir(exist_ok=True)
+        sources = {"combined_from": {"results": [third.id, first.id]}}
+        write_json(second.artifact / "receipt.json", receipt | sources)
+    else:
+        spec = read_object(second.spec) or {}
+        write_json(second.spec, spec | {"init_from_run": f"run:{first.id}"})
+    if way == "by two steps":
+        last, spec = third, read_object(third.spec) or {}
+        write_json(third.spec, spec | {"init_from_run": f"run:{second.id}"})
+    score_job.score_missing(request(last, most=1000), lambda phase: None)
+    dataset = score.catalog.resolve("builtin:text-to-shell")
+    examples = list(ExampleReader(dataset.path, ReadOptions()))
+    rows = batches.split_indices(len(examples), 0.1)[1]
+    expected = {examples[index].messages[0]["content"] for index in rows}
+    assert {prompt for _, prompt in questions} == expected, "the first held out fewer"
+
+
+def test_a_run_that_mixed_a_set_in_cannot_be_scored_on_it(
+    questions: list[tuple[str, str]],
+) -> None:
+    mixed = {"general_dataset": "builtin:text-to-shell", "general_fraction": 0.05}
+    run = record("aaaa", data={"dataset": "builtin:persona-chats"} | mixed)
+    with pytest.raises(LabError, match="trained on every row of 'builtin:text-to-shell'"):
+        score_job.score_missing(request(run), lambda phase: None)
+
+
 @pytest.mark.parametrize(
     ("data", "sets"),
     [
