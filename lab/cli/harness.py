@@ -9,28 +9,18 @@ from lab import background_job
 from lab.chat.models import parse
 from lab.cli import downloads
 from lab.cli.console import Output, say, table
-from lab.data import catalog
+from lab.cli.score import add_questions, check_questions
 from lab.errors import LabError
-from lab.evals import lm_eval_scores, score
+from lab.evals import lm_eval_scores
 
 
 def add(verb: Any) -> None:
     sub = verb("harness", run, "what the lm-evaluation-harness scores models on a set with options")
-    sub.add_argument("models", nargs="+", metavar="MODEL", help="run:ID, run:ID@STEP or base:ID")
-    sub.add_argument("--set", required=True, dest="dataset", metavar="SET", help="a dataset")
-    sub.add_argument(
-        "--most",
-        type=int,
-        default=score.MAX_QUESTIONS,
-        metavar="N",
-        help="questions that are asked",
-    )
+    add_questions(sub)
 
 
 def run(arguments: argparse.Namespace) -> Output:
-    if arguments.most < 1:
-        raise LabError(f"--most is {arguments.most}.", "Give 1 or more.")
-    catalog.resolve(arguments.dataset)
+    check_questions(arguments)
     names = [parse(name) for name in arguments.models]
     lm_eval_scores.check(names, arguments.dataset, arguments.most)
     downloads.fetch_models(names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 from typing import Any
 
 from lab.chat.models import parse
@@ -17,6 +18,12 @@ MAX_ANSWER_CHARS = 160  # characters of an answer that is shown
 
 def add(verb: Any) -> None:
     sub = verb("score", run, "how well models answer a set: right, in form, and the likeliest")
+    add_questions(sub)
+    sub.add_argument("--pattern", default="", metavar="REGEX", help="the form of a right answer")
+
+
+def add_questions(sub: Any) -> None:
+    """Which models are asked, and how many questions of which set."""
     sub.add_argument("models", nargs="+", metavar="MODEL", help="run:ID, run:ID@STEP or base:ID")
     sub.add_argument("--set", required=True, dest="dataset", metavar="SET", help="a dataset")
     sub.add_argument(
@@ -26,16 +33,20 @@ def add(verb: Any) -> None:
         metavar="N",
         help="questions that are asked",
     )
-    sub.add_argument("--pattern", default="", metavar="REGEX", help="the form of a right answer")
+
+
+def check_questions(arguments: argparse.Namespace) -> None:
+    """Raise LabError for a set or a number of questions that there is not."""
+    if arguments.most < 1:
+        raise LabError(f"--most is {arguments.most}.", "Give 1 or more.")
+    catalog.resolve(arguments.dataset)
 
 
 def run(arguments: argparse.Namespace) -> Output:
-    if arguments.most < 1:
-        raise LabError(f"--most is {arguments.most}.", "Give 1 or more.")
+    check_questions(arguments)
     if len(set(arguments.models)) < len(arguments.models):
         raise LabError("A model is named twice.", "Name each model once.")
     names = [parse(name) for name in arguments.models]
-    catalog.resolve(arguments.dataset)
     downloads.fetch_models(names)
 
     def tell(model: str, done: int, total: int) -> None:
@@ -43,13 +54,18 @@ def run(arguments: argparse.Namespace) -> Output:
             say(f"{model}: {done} of {total}", error=True)
 
     answer = scoring.score(names, arguments.dataset, arguments.most, arguments.pattern, tell)
-    order = [each["model"] for each in answer["models"]]
-    answer["extremes"] = {name: scoring.extremes(answer, name) for name in order}
-    answer["differences"] = [
-        {"models": [first, second], **scoring.differences(answer, first, second)}
-        for index, first in enumerate(order)
-        for second in order[index + 1 :]
-    ]
+    answer["extremes"], answer["differences"] = {}, []
+    main, figures = answer["main"], {}
+    for each in answer["models"]:
+        figures[each["model"]] = [row["figures"] for row in each["answers"]]
+        best, worst = scoring.extremes(figures[each["model"]], main)
+        answer["extremes"][each["model"]] = {"best": best, "worst": worst}
+    for pair in itertools.combinations(figures, 2):
+        right = [[row[main] >= 1.0 for row in figures[name]] for name in pair]
+        only_first, only_second = scoring.only_right(*right)
+        answer["differences"].append(
+            {"models": list(pair), "first": only_first, "second": only_second}
+        )
     return Output(answer, lambda: _show(answer))
 
 

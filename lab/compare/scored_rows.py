@@ -17,7 +17,7 @@ from lab.chat.models import ModelRef
 from lab.compare.contestants import Contestant, Names
 from lab.compare.preference import LEVEL, sign_test
 from lab.errors import LabError
-from lab.evals import score_sheets
+from lab.evals import score, score_sheets
 from lab.evals.score import TITLES
 from lab.evals.score_sheets import ScoredAnswer, ScoredModel, ScoreSheet
 from lab.paths import RunDir
@@ -123,16 +123,15 @@ def scored_sets(contestants: Sequence[Contestant]) -> list[ScoredSet]:
 def difference(scored: ScoredSet, first: str, second: str) -> RowDifference:
     """On which rows two of its models differ."""
     sheet = scored.sheet
-    pairs = [
-        (sheet.is_right(first, place), sheet.is_right(second, place))
-        for place in range(len(sheet.questions))
-    ]
-    only_first = tuple(i for i, (mine, theirs) in enumerate(pairs) if mine and not theirs)
-    only_second = tuple(i for i, (mine, theirs) in enumerate(pairs) if theirs and not mine)
+    mine, theirs = (
+        [sheet.is_right(name, index) for index in range(len(sheet.questions))]
+        for name in (first, second)
+    )
+    only_first, only_second = score.only_right(mine, theirs)
     return RowDifference(
-        first, second, only_first, only_second,
-        both=sum(mine and theirs for mine, theirs in pairs),
-        neither=sum(not mine and not theirs for mine, theirs in pairs),
+        first, second, tuple(only_first), tuple(only_second),
+        both=sum(map(min, mine, theirs)),
+        neither=len(mine) - sum(map(max, mine, theirs)),
         p=sign_test(len(only_first), len(only_second)),
     )  # fmt: skip
 
@@ -160,15 +159,8 @@ def _by_row(scored: ScoredSet, name: str, key: str) -> list[float]:
 
 def extremes(scored: ScoredSet, name: str, count: int = 3) -> tuple[list[int], list[int]]:
     """(places of the questions that the model answers best, those that it answers worst)."""
-    answers = scored.model(name).answers
-
-    def quality(place: int) -> tuple[float, float]:
-        figures = answers[place].figures
-        return figures.get(scored.sheet.main, 0.0), figures.get("token_f1", 0.0)
-
-    order = sorted(range(len(answers)), key=quality, reverse=True)
-    count = min(count, len(order) // 2)
-    return order[:count], order[::-1][:count]
+    figures = [answer.figures for answer in scored.model(name).answers]
+    return score.extremes(figures, scored.sheet.main, count)
 
 
 def answer_text(answer: ScoredAnswer) -> str:

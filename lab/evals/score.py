@@ -8,7 +8,7 @@ first, asked with the chat template and system prompt of the first result. Every
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -279,30 +279,24 @@ def main_figure(figures: dict[str, float]) -> str:
     return next(name for name in MAIN if name in figures)
 
 
-def differences(answer: dict[str, Any], first: str, second: str) -> dict[str, list[int]]:
-    """{"first", "second"}: places of the questions that only this one of two models got right."""
-    by_name = {each["model"]: each["answers"] for each in answer["models"]}
-    main = answer["main"]
-    pairs = [
-        (mine["figures"][main] >= 1.0, theirs["figures"][main] >= 1.0)
-        for mine, theirs in zip(by_name[first], by_name[second], strict=True)
-    ]
-    return {
-        "first": [position for position, (mine, theirs) in enumerate(pairs) if mine and not theirs],
-        "second": [
-            position for position, (mine, theirs) in enumerate(pairs) if theirs and not mine
-        ],
-    }
+def only_right(first: Sequence[bool], second: Sequence[bool]) -> tuple[list[int], list[int]]:
+    """Indices of the rows that only the first gets right, and of those that only the second does;
+    whether each is right, row by row."""
+    pairs = list(enumerate(zip(first, second, strict=True)))
+    return (
+        [index for index, (mine, theirs) in pairs if mine and not theirs],
+        [index for index, (mine, theirs) in pairs if theirs and not mine],
+    )
 
 
-def extremes(answer: dict[str, Any], model: str, count: int = 3) -> dict[str, list[int]]:
-    """{"best", "worst"}: places of the questions that the model answers best and worst."""
-    answers = next(each["answers"] for each in answer["models"] if each["model"] == model)
-    second = "token_f1" if "token_f1" in answers[0]["figures"] else answer["main"]
+def extremes(
+    figures: Sequence[Mapping[str, float]], main: str, count: int = 3
+) -> tuple[list[int], list[int]]:
+    """Indices of the answers with the highest and the lowest figures; none is in both."""
 
-    def quality(position: int) -> tuple[float, float]:
-        figures = answers[position]["figures"]
-        return figures[answer["main"]], figures[second]
+    def quality(index: int) -> tuple[float, float]:
+        return figures[index].get(main, 0.0), figures[index].get("token_f1", 0.0)
 
-    order = sorted(range(len(answers)), key=quality, reverse=True)
-    return {"best": order[:count], "worst": order[::-1][:count]}
+    order = sorted(range(len(figures)), key=quality, reverse=True)
+    count = min(count, len(order) // 2)
+    return order[:count], order[::-1][:count]

@@ -9,16 +9,18 @@ import numpy as np
 import plotly.graph_objects as go
 import streamlit as st
 
-from lab import background_job, dataclass_json
+from lab import dataclass_json
+from lab.background_job import JobRecord
 from lab.compare.contestants import Contestant
 from lab.errors import LabError
 from lab.paths import RunDir
 from lab.rank import measure, repair
 from lab.rank.measure import RankProgress, RankReport
-from lab.ui import chart_style, colours, links, rank_conversion
+from lab.ui import chart_style, colours, job_panel, links, rank_conversion
 from lab.ui.chart_style import View, figure, finish, is_dark, line, literal
 from lab.ui.compare_runs import name_of, plain_name
 from lab.ui.markdown_safety import escape_markdown, run_action, tell
+from lab.ui.rank_conversion import shown_loss
 
 LAYER = re.compile(r"\.(\d+)\.(.+)\.weight$")
 LOOK_S = 1.0
@@ -128,40 +130,22 @@ def _repair(run: RunDir) -> None:
         "Leading directions of the result that are like none of the base's; they are held to cost "
         "general ability (arXiv:2410.21228). A repair reduces them in a new result."
     )
-    job = background_job.read(repair.job_file(run))
-    if job is not None and job.is_active:
-        _wait_for_repair(run)
+    if job_panel.follow(repair.job_file(run), "compare.rank.repair.stop", _repaired):
         return
-    if job is not None and job.finish == "done":
-        _repaired(dataclass_json.read(repair.Repair, job.result))
-    elif job is not None:
-        st.error(escape_markdown(f"{job.error} {job.hint}".strip() or "It was interrupted."))
     if st.button("Repair into a new result", icon=":material/build:", key="compare.rank.repair"):
         run_action(lambda: repair.start(run))
 
 
-@st.fragment(run_every=LOOK_S)
-def _wait_for_repair(run: RunDir) -> None:
-    job = background_job.read(repair.job_file(run))
-    if job is None or not job.is_active:
-        st.rerun()
-        return
-    st.markdown(f":material/progress_activity: {escape_markdown(job.phase)}")
-
-
-def _loss(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
-
-
-def _repaired(outcome: repair.Repair | None) -> None:
+def _repaired(job: JobRecord) -> None:
+    outcome = dataclass_json.read(repair.Repair, job.result)
     if outcome is None:
         return
     before, after = outcome.before, outcome.after
     st.markdown(
         f"{outcome.intruders} intruder dimensions in {outcome.matrices} matrices were reduced: "
-        f"evaluation loss {_loss(before.loss)} → **{_loss(after.loss)}**, "
-        f"forgetting {_loss(before.forgetting)} → "
-        f"**{_loss(after.forgetting)}** nats per token."
+        f"evaluation loss {shown_loss(before.loss)} → **{shown_loss(after.loss)}**, "
+        f"forgetting {shown_loss(before.forgetting)} → "
+        f"**{shown_loss(after.forgetting)}** nats per token."
     )
     if outcome.note:
         st.caption(f"The evaluation loss was not measured. {escape_markdown(outcome.note)}")

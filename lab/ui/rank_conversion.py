@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import streamlit as st
 
-from lab import background_job, dataclass_json
+from lab import dataclass_json
+from lab.background_job import JobRecord
 from lab.export import lora_form
 from lab.formatting import size
 from lab.paths import RunDir
 from lab.rank import convert
 from lab.rank.spectrum import ENERGY
-from lab.ui import links
+from lab.ui import job_panel, links
 from lab.ui.markdown_safety import escape_markdown, run_action
-
-LOOK_S = 1.0
 
 
 def show(run: RunDir) -> None:
@@ -26,15 +25,8 @@ def show(run: RunDir) -> None:
         "Each layer gets the lowest rank that keeps this share of its update's energy. The new "
         "result works wherever a LoRA does; how far it answers otherwise is measured."
     )
-    job = background_job.read(convert.job_file(run))
-    if job is not None and job.is_active:
-        _wait(run)
+    if job_panel.follow(convert.job_file(run), "compare.rank.convert.stop", _outcome):
         return
-    if job is not None and job.finish == "done":
-        _outcome(dataclass_json.read(convert.Conversion, job.result))
-    elif job is not None:
-        text = f"{job.error} {job.hint}".strip() or "It was interrupted."
-        st.error(escape_markdown(text), icon=":material/error:")
     row = st.container(horizontal=True, vertical_alignment="bottom")
     energy = row.number_input(
         "Energy kept", lora_form.LEAST_ENERGY, lora_form.MOST_ENERGY, ENERGY, 0.01,
@@ -45,28 +37,21 @@ def show(run: RunDir) -> None:
         run_action(lambda: convert.start(run, float(energy)))
 
 
-@st.fragment(run_every=LOOK_S)
-def _wait(run: RunDir) -> None:
-    job = background_job.read(convert.job_file(run))
-    if job is None or not job.is_active:
-        st.rerun()
-        return
-    st.markdown(f":material/progress_activity: {escape_markdown(job.phase)}")
-
-
-def _loss(value: float | None) -> str:
+def shown_loss(value: float | None) -> str:
+    """One that was measured, or a dash."""
     return "–" if value is None else f"{value:.3f}"
 
 
-def _outcome(outcome: convert.Conversion | None) -> None:
+def _outcome(job: JobRecord) -> None:
+    outcome = dataclass_json.read(convert.Conversion, job.result)
     if outcome is None or not outcome.ranks:
         return
     ranks = sorted(outcome.ranks.values())
     st.markdown(
         f"{100 * outcome.energy:g} % of the energy: rank {ranks[0]} to {ranks[-1]}, median "
         f"{ranks[len(ranks) // 2]}, in {len(ranks)} layers; {size(outcome.bytes_before)} → "
-        f"{size(outcome.bytes_after)}. Evaluation loss {_loss(outcome.loss_before)} → "
-        f"**{_loss(outcome.loss_after)}**. Largest logit difference "
+        f"{size(outcome.bytes_after)}. Evaluation loss {shown_loss(outcome.loss_before)} → "
+        f"**{shown_loss(outcome.loss_after)}**. Largest logit difference "
         f"{outcome.largest_difference:.2g}, {100 * outcome.share_of_spread:.3g} % of their spread; "
         f"same top token {100 * outcome.same_top:.1f} %."
     )

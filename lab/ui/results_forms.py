@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from typing import Any
 
 import streamlit as st
 
@@ -14,7 +13,7 @@ from lab.export import combine, exports, lora_form, push
 from lab.hub import credentials
 from lab.paths import RunDir
 from lab.runs import index
-from lab.ui import hub_fields, links, results_view, run_picker
+from lab.ui import hub_fields, job_panel, links, results_view, run_picker
 from lab.ui.markdown_safety import escape_markdown, plain, run_action
 
 LOOK_S = 1.0
@@ -88,7 +87,7 @@ def combine_form(run: RunDir) -> None:
             energy=energy,
         )  # fmt: skip
         run_action(lambda: combine.start(combination))
-    _progress(combine.job_file(), "results.combine.stop", _combined)
+    job_panel.follow(combine.job_file(), "results.combine.stop", _combined)
 
 
 def _energy(names: list[str]) -> float | None:
@@ -133,37 +132,6 @@ def _combined(job: JobRecord) -> None:
                 links.page("results"), label="Open the new result", query_params={"run": new},
                 icon=":material/inventory_2:",
             )  # fmt: skip
-
-
-def _progress(file: Any, stop_key: str, show: Any) -> None:
-    """A job: its phase while it works, then what `show` draws, or why it failed."""
-    first = background_job.read(file)
-    was_active = first is not None and first.is_active
-
-    @st.fragment(run_every=LOOK_S if was_active else None)
-    def look() -> None:
-        job = background_job.read(file)
-        if job is None:
-            return
-        if job.is_active:
-            with st.container(horizontal=True, vertical_alignment="center"):
-                text = f"{job.phase} · {formatting.duration(job.seconds)}"
-                st.markdown(f":material/progress_activity: {escape_markdown(text)}")
-                if st.button("Stop", icon=":material/stop_circle:", key=stop_key):
-                    run_action(lambda: background_job.stop(file))
-            return
-        if was_active:
-            st.rerun()  # the whole page: its buttons follow
-        if job.finish == "failed":
-            st.markdown(f":red[:material/error: {escape_markdown(job.error)}]")
-            if job.hint:
-                st.caption(escape_markdown(job.hint))
-        elif job.finish == "interrupted":
-            st.caption(":material/warning: The last one was stopped before its end.")
-        else:
-            show(job)
-
-    look()
 
 
 def push_form(run: RunDir) -> None:
@@ -215,7 +183,7 @@ def push_form(run: RunDir) -> None:
                     run, name or "", content, private=visibility == "private", update=update
                 )
             )
-    _progress(push.job_file(run), "results.push.stop", _pushed)
+    job_panel.follow(push.job_file(run), "results.push.stop", _pushed)
 
 
 def _content(run: RunDir, content: str) -> str:

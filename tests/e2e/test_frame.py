@@ -73,6 +73,14 @@ UNMARKED = """async () => {
 }"""
 
 
+def visit(chrome: Browser, server: Server, theme: Any) -> Page:
+    """A page in a browser of its own that the server knows; its context is to be closed."""
+    context = chrome.new_context(viewport={"width": 1440, "height": 900}, color_scheme=theme)
+    page = context.new_page()
+    page.goto(server.address)
+    return page
+
+
 def find_violations(page: Page) -> list[str]:
     """What axe finds against WCAG 2 A and AA, as "rule: selector: why"."""
     page.evaluate(AXE_SCRIPT)
@@ -105,9 +113,7 @@ def test_every_page_can_be_read_by_everybody(
     chrome: Browser, server: Server, trained_home: Path, theme: Any
 ) -> None:
     shutil.copytree(trained_home / "runs", server.home / "runs")
-    context = chrome.new_context(viewport={"width": 1440, "height": 900}, color_scheme=theme)
-    page = context.new_page()
-    page.goto(server.address)
+    page = visit(chrome, server, theme)
     violations, unused = [], set(selectors())
     runs = ",".join(run.name for run in (server.home / "runs").iterdir())
     for name in PAGES:
@@ -122,7 +128,7 @@ def test_every_page_can_be_read_by_everybody(
         page.set_viewport_size({"width": 1440, "height": 900})
         problem = page.evaluate(WITHOUT_STYLE)
         assert not problem, f"{name or 'home'} needs the style sheet: {problem}"
-    context.close()
+    page.context.close()
     assert not violations, "\n".join(violations)
     assert not unused, "a selector that nothing matches: Streamlit names it otherwise now"
 
@@ -132,16 +138,14 @@ def test_the_focus_of_the_keyboard_is_seen_on_every_kind_of_control(
     chrome: Browser, server: Server, trained_home: Path, theme: Any
 ) -> None:
     shutil.copytree(trained_home / "runs", server.home / "runs")
-    context = chrome.new_context(viewport={"width": 1440, "height": 900}, color_scheme=theme)
-    page = context.new_page()
-    page.goto(server.address)
+    page = visit(chrome, server, theme)
     unmarked = {}
     for name in ("", "new_run", "monitor", "memory", "chat"):
         page.goto(f"{server.url}/{name}")
         settled(page)
         page.keyboard.press("Tab")  # from here on the browser takes the keyboard for the way
         unmarked[name or "home"] = page.evaluate(UNMARKED)
-    context.close()
+    page.context.close()
     assert not any(unmarked.values()), unmarked
 
 
@@ -163,7 +167,7 @@ def test_start_is_in_sight_wherever_the_page_is_scrolled(chrome: Browser, server
             box = widget(page, "start").bounding_box()
             assert box is not None and 0 <= box["y"] <= 800 - box["height"], f"{width}, {share}"
             assert 0 <= box["x"] and box["x"] + box["width"] <= width, f"{width}, {share}"
-    context.close()
+    page.context.close()
 
 
 def test_a_curve_has_the_colour_of_its_run_and_a_log_axis_of_its_data(
@@ -171,9 +175,7 @@ def test_a_curve_has_the_colour_of_its_run_and_a_log_axis_of_its_data(
 ) -> None:
     shutil.copytree(trained_home / "runs", server.home / "runs")
     run = next((server.home / "runs").iterdir()).name
-    context = chrome.new_context(viewport={"width": 1440, "height": 900}, color_scheme="dark")
-    page = context.new_page()
-    page.goto(server.address)
+    page = visit(chrome, server, "dark")
     page.goto(f"{server.url}/monitor?run={run}")
     settled(page)
     page.wait_for_selector("[class*=st-key-chart-loss] .js-plotly-plot .scatterlayer")
@@ -190,7 +192,7 @@ def test_a_curve_has_the_colour_of_its_run_and_a_log_axis_of_its_data(
     low, high = page.evaluate(f"{plot}._fullLayout.yaxis.range.map(exponent => 10 ** exponent)")
     names = page.evaluate(f"{plot}._fullLayout.annotations.map(name => 10 ** name.y)")
     losses = page.evaluate(f"{plot}._fullData.flatMap(trace => Array.from(trace.y))")
-    context.close()
+    page.context.close()
     assert min(losses) / 2 < low < min(losses) and max(losses) < high < 2 * max(losses)
     assert names and all(low <= name <= high for name in names), "Names stand at their lines."
     expected = colours.hex_of(run_colours.colour_of(RunDir(server.home / "runs" / run)), True)
@@ -204,9 +206,7 @@ def test_a_run_has_the_same_colour_in_pill_table_and_pane(
 ) -> None:
     shutil.copytree(trained_home / "runs", server.home / "runs")
     runs = [RunDir(folder) for folder in (server.home / "runs").iterdir()]
-    context = chrome.new_context(viewport={"width": 1440, "height": 900}, color_scheme="light")
-    page = context.new_page()
-    page.goto(server.address)
+    page = visit(chrome, server, "light")
     names = ",".join(run.id for run in runs)
     for address, parts in (
         (f"compare?runs={names}", ("stButtonGroup", "stTable")),
@@ -217,7 +217,7 @@ def test_a_run_has_the_same_colour_in_pill_table_and_pane(
         for part in parts:
             for run in runs:
                 assert dot_of(page, part, index.entry(run).name) == hex_in_css(run), (part, run)
-    context.close()
+    page.context.close()
 
 
 def dot_of(page: Page, part: str, name: str) -> str:

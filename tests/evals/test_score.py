@@ -15,7 +15,6 @@ from lab.chat.models import LoadedModel, ModelRef
 from lab.data import catalog
 from lab.errors import LabError
 from lab.evals import score
-from lab.evals.score import ScoredAnswer
 from lab.paths import RunDir
 
 
@@ -80,7 +79,9 @@ def test_labels_by_likelihood_and_by_generation(
     # right, guessed and true: late 1, 1, 2; broken 1, 2, 2; praise 2, 3, 2
     assert run["figures"]["macro_f1"] == pytest.approx((2 / 3 + 2 / 4 + 4 / 5) / 3)
     assert run["figures"]["likely_macro_f1"] == pytest.approx((2 / 3 + 2 / 4 + 4 / 5) / 3)
-    assert score.differences(answer, "run:x", "base:x") == {"first": [2, 3, 4, 5], "second": []}
+    right = [[each["figures"][answer["main"]] >= 1 for each in m["answers"]] for m in (run, base)]
+    assert score.only_right(*right) == ([2, 3, 4, 5], [])
+    assert score.only_right(*right[::-1]) == ([], [2, 3, 4, 5])
 
 
 def test_questions_commands_and_forms(
@@ -144,15 +145,12 @@ def test_choices_are_shown_centred(
 
 
 def test_best_and_worst_answers() -> None:
-    answers = [
-        ScoredAnswer("", "", {"exact_match": e, "token_f1": f})
+    figures = [
+        {"exact_match": e, "token_f1": f}
         for e, f in ((0.0, 0.4), (1.0, 1.0), (0.0, 0.0), (0.0, 0.9))
     ]
-    answer = {
-        "main": "exact_match",
-        "models": [{"model": "m", "answers": [vars(each) for each in answers]}],
-    }
-    assert score.extremes(answer, "m", 2) == {"best": [1, 3], "worst": [2, 0]}
+    assert score.extremes(figures, "exact_match", 2) == ([1, 3], [2, 0])
+    assert score.extremes(figures, "exact_match") == ([1, 3], [2, 0]), "None is in both."
 
 
 def test_what_cannot_be_scored_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -6,13 +6,14 @@ import csv
 import dataclasses
 import io
 import json
+import os
 import re
 from typing import Any
 
 import numpy as np
 import pytest
 
-from lab import gpu_table
+from lab import gpu_table, process
 from lab.advise import prices
 from lab.atomic_files import write_json
 from lab.background_job import JobRecord
@@ -286,6 +287,12 @@ def test_a_conversion_shows_its_ranks_and_what_it_cost(
     write_json(convert.job_file(run), dataclasses.asdict(failed))
     at = open_page("compare", runs=run.id, tab="Rank")
     assert "PEFT cannot \\<b\\>" in words(at), "Escaped."
+    active = JobRecord(phase="decomposing", process=process.identity(os.getpid()) or {})
+    write_json(convert.job_file(run), dataclasses.asdict(active))
+    at = open_page("compare", runs=run.id, tab="Rank")
+    keys = {button.key for button in at.button}
+    assert "compare.rank.convert.stop" in keys and "compare.rank.convert" not in keys
+    assert "decomposing" in words(at)
 
 
 def test_a_repair_shows_what_it_won_and_cost(
