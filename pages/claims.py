@@ -16,15 +16,17 @@ def body() -> None:
     job = claims_view.job_for(wanted)
     job.look("claims")
     claims_view.progress(job)
-    verdicts, topic = claims_view.filters(job)
-    grid = st.grid(2, min_column_width=500, gap="medium")
-    with grid.cell():
-        chosen = claims_view.table(job, verdicts, topic, wanted)
-    with grid.cell().container(border=True):
-        if chosen:
+    ids = claims_view.shown_ids(job, claims_view.filters(job))
+    chosen = claims_view.chosen_id(ids, wanted)
+    if chosen:
+        grid = st.grid(2, min_column_width=500, gap="medium")
+        with grid.cell():
+            claims_view.table(job, ids, wanted, is_narrow=True)
+        with grid.cell().container(border=True):
             claims_view.panel(claims.get(chosen), job.findings.get(chosen))
-        else:
-            st.markdown("Choose a claim to see its sums, its origin and its test.")
+    else:
+        st.caption("Choose a claim to see its sums, its origin and its test.")
+        claims_view.table(job, ids, wanted, is_narrow=False)
     if job.is_complete and not at_rest and not claims_view.is_testing():
         st.rerun()
 

@@ -270,10 +270,11 @@ def _vote_in_words(full: list[Vote], peft: list[Vote]) -> Reason:
     name = "full fine-tuning" if side is full else "PEFT"
     claims = ", ".join(vote.rules.name for vote in side)
     against = ", ".join(vote.rules.name for vote in other)
-    text = f"{len(side)} of {len(full) + len(peft)} rule sets say {name} ({claims})"
+    count = len(full) + len(peft)
+    text = f"{len(side)} of the {count} rule sets that count here say {name} ({claims})"
     if other:
         text += f"; {against} {'says' if len(other) == 1 else 'say'} otherwise"
-    return Reason(f"{text}; memory aside.", claims)
+    return Reason(f"{text}. What fits is asked apart.", claims)
 
 
 def _why_not(case: AdviceCase, option: Option) -> str:

@@ -84,7 +84,8 @@ def figure_rows(contestants: Sequence[Contestant], price: float = 0.0) -> list[R
 
 
 def interval(contestant: Contestant, key: str, price: float) -> tuple[float | None, float | None]:
-    """(mean over the seeds, half of its interval) of any figure of the table."""
+    """(mean over the seeds, half of its interval) of any figure of the table. Of a single seed that
+    of forgetting is known, too: by drawing its prompts again."""
     if key == "perplexity":  # of the mean loss, as everywhere
         loss = contestant.value("loss")
         return (None if loss is None else math.exp(min(loss, 700.0))), None
@@ -94,7 +95,10 @@ def interval(contestant: Contestant, key: str, price: float) -> tuple[float | No
         if value is None or not price:
             return None, None
         return value * scale, None if half is None else half * scale
-    return contestant.interval(key)
+    value, half = contestant.interval(key)
+    if key in ("forgetting", "kl") and value is not None and len(contestant.runs) == 1:
+        half = contestant.value(f"{key}_half")
+    return value, half
 
 
 def base_value(contestants: Sequence[Contestant], key: str) -> float | None:

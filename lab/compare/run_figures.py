@@ -49,6 +49,8 @@ class RunFigures:
     artifact_bytes: float | None
     forgetting: float | None  # rise of the loss on the base's own answers
     kl: float | None
+    forgetting_half: float | None  # half of its 95 % interval, by drawing the prompts again
+    kl_half: float | None
     ended: float | None  # share of general answers that end by themselves
     answer_tokens: float | None  # their mean length
     base_ended: float | None
@@ -125,6 +127,8 @@ def _read(run: RunDir, entry: RunSummary) -> RunFigures:
             artifact_bytes=size_of(run.artifact) if run.artifact.is_dir() else None,
             forgetting=number(series.probe.last("probe/rise")),
             kl=number(series.probe.last("probe/kl")),
+            forgetting_half=number(series.probe.last("probe/rise_half")),
+            kl_half=number(series.probe.last("probe/kl_half")),
             ended=number(series.probe.last("probe/ended")),
             answer_tokens=number(series.probe.last("probe/answer_tokens")),
             base_ended=number(series.probe.last("probe/base_ended")),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from dataclasses import dataclass
 from typing import Any
 
 import streamlit as st
@@ -34,7 +36,9 @@ SIGNS = {
     Ruling.NEEDS: "…",
 }
 WORDS = {Ruling.NEEDS: "needs more than this machine"}
-SHOWN_CHARACTERS = 80  # of a claim in the table; the panel has all of it
+SHOWN_CHARACTERS = 75  # of a claim in the narrow table; the panel has all of it
+MAX_CHARACTERS = 125  # in the wide one: three lines
+ROW_HEIGHT = 66  # pixels: from 65 on Streamlit wraps sentences and verdicts
 AT_ONCE = 3  # the planner works at as many requests beside others
 STALE_S = 600.0  # runs and evidence come and go; forecasts are kept anyway
 
@@ -94,8 +98,25 @@ def wanted_id() -> str:
         return claims.get(given).id
 
 
-def filters(job: FindingsJob) -> tuple[list[str], str]:
-    """(the verdicts to be shown, all if none is chosen; the topic), with their counts."""
+@dataclass(frozen=True)
+class ClaimFilter:
+    """`verdicts` and `topic`: all if empty; `words`: each stands in the claim or names its id."""
+
+    verdicts: tuple[str, ...] = ()
+    topic: str = ""
+    words: tuple[str, ...] = ()
+
+    def lets_through(self, claim: Claim, kind: str) -> bool:
+        text = f"{claim.id} {claim.says} {claims.topics()[claim.topic]}".casefold()
+        return (
+            (not self.topic or claim.topic == self.topic)
+            and (not self.verdicts or kind in self.verdicts)
+            and all(word in text for word in self.words)
+        )
+
+
+def filters(job: FindingsJob) -> ClaimFilter:
+    """Verdicts with their counts, topics, and a search."""
     counts = dict.fromkeys(Ruling, 0)
     for finding in list(job.findings.values()):
         counts[finding.kind] += 1
@@ -107,10 +128,14 @@ def filters(job: FindingsJob) -> tuple[list[str], str]:
     )  # fmt: skip
     topics = claims.topics()
     topic = row.selectbox(
-        "Topic", ["", *topics], key="claims.topic", bind="query-params", width=220,
+        "Topic", ["", *topics], key="claims.topic", bind="query-params", width=165,
         format_func=lambda key: topics.get(key, "All topics"), label_visibility="collapsed",
     )  # fmt: skip
-    return list(chosen), str(topic)
+    search = row.text_input(
+        "Search", key="claims.search", bind="query-params", width=165, type="search",
+        placeholder="LoRA times …", label_visibility="collapsed", max_chars=100,
+    )  # fmt: skip
+    return ClaimFilter(tuple(chosen), str(topic), tuple(str(search or "").casefold().split()))
 
 
 def _pill(verdict: Ruling, count: int) -> str:
@@ -118,39 +143,56 @@ def _pill(verdict: Ruling, count: int) -> str:
     return f":material/{ICONS[verdict]}: {word} {count}"
 
 
-def table(job: FindingsJob, verdicts: list[str], topic: str, wanted: str) -> str:
-    """The rows; returns the id of the chosen one."""
-    shown = [
-        claim
-        for claim in claims.all_claims()
-        if (not topic or claim.topic == topic) and (not verdicts or _kind(job, claim) in verdicts)
+def shown_ids(job: FindingsJob, chosen: ClaimFilter) -> list[str]:
+    """Of the claims that the filter lets through, in their order."""
+    return [
+        claim.id for claim in claims.all_claims() if chosen.lets_through(claim, _kind(job, claim))
     ]
-    if not shown:
-        st.info("No claim has this verdict.", icon=":material/info:")
-        return wanted
-    rows = [_row(claim, job.findings.get(claim.id)) for claim in shown]
-    ids = [claim.id for claim in shown]
-    default: Any = {"selection": {"rows": [ids.index(wanted)]}} if wanted in ids else None
-    event = st.dataframe(
+
+
+def _table_key(ids: list[str]) -> str:
+    """Another table has no row chosen."""
+    return f"claims.table.{hashlib.sha256(','.join(ids).encode()).hexdigest()[:12]}"
+
+
+def chosen_id(ids: list[str], requested: str) -> str:
+    """The claim of the row that was clicked, else the one of the address; "" for none. Known before
+    the table is drawn: without one it has the whole width."""
+    state = st.session_state.get(_table_key(ids))
+    if state is None:
+        return requested
+    rows = state["selection"]["rows"]
+    return ids[rows[0]] if rows and rows[0] < len(ids) else ""
+
+
+def table(job: FindingsJob, ids: list[str], requested: str, *, is_narrow: bool) -> None:
+    """The rows; `is_narrow` where the panel of a claim stands beside them."""
+    if not ids:
+        st.info("No claim has this verdict and these words.", icon=":material/info:")
+        return
+    characters = SHOWN_CHARACTERS if is_narrow else MAX_CHARACTERS
+    rows = [_row(claims.get(name), job.findings.get(name), characters) for name in ids]
+    default: Any = {"selection": {"rows": [ids.index(requested)]}} if requested in ids else None
+    columns = ["ID", "Claim", "Verdict", "Printed", "Here"]
+    st.dataframe(
         rows,
         hide_index=True,
-        key=f"claims.table.{topic}.{'-'.join(verdicts)}",
+        key=_table_key(ids),
         on_select="rerun",
         selection_mode="single-row",
         selection_default=default,
-        height=640,
-        row_height=66,  # from 65 on Streamlit wraps sentences and verdicts
+        height=min(640, 38 + ROW_HEIGHT * len(ids)),
+        row_height=ROW_HEIGHT,
+        column_order=columns if is_narrow else [*columns, "How"],
         column_config={
-            "ID": st.column_config.TextColumn(width=50),
-            "Claim": st.column_config.TextColumn(width=195),
-            "Verdict": st.column_config.TextColumn(width=120),
+            "ID": st.column_config.TextColumn(width=46),
+            "Claim": st.column_config.TextColumn(width=170 if is_narrow else 300),
+            "Verdict": st.column_config.TextColumn(width=115 if is_narrow else 130),
             "Printed": st.column_config.TextColumn(width=92),
-            "Here": st.column_config.TextColumn(width=96),
-            "How": st.column_config.TextColumn(width=110),
+            "Here": st.column_config.TextColumn(width=100),
+            "How": st.column_config.TextColumn(width=120),
         },
     )
-    chosen = event["selection"]["rows"]
-    return ids[chosen[0]] if chosen and chosen[0] < len(ids) else wanted
 
 
 def _kind(job: FindingsJob, claim: Claim) -> str:
@@ -158,8 +200,8 @@ def _kind(job: FindingsJob, claim: Claim) -> str:
     return finding.kind.value if finding else ""
 
 
-def _row(claim: Claim, finding: Finding | None) -> dict[str, str]:
-    says = textwrap.shorten(claim.says, SHOWN_CHARACTERS, placeholder=" …")
+def _row(claim: Claim, finding: Finding | None, characters: int) -> dict[str, str]:
+    says = textwrap.shorten(claim.says, characters, placeholder=" …")
     if finding is None:
         return {"ID": claim.id, "Claim": says, "Verdict": "", "Printed": "",
                 "Here": "…", "How": ""}  # fmt: skip

@@ -47,7 +47,7 @@ def test_behaviour_on_24_gb_is_lora_with_the_largest_batch_that_fits() -> None:
         "method", "settings", "fits", "reason", "would_change",
     }  # fmt: skip
     assert stored["recommendation"]["fits"] is True
-    assert "5 of 5 rule sets say PEFT" in stored["recommendation"]["reason"]
+    assert "5 of the 5 rule sets that count here say PEFT" in stored["recommendation"]["reason"]
 
 
 def test_the_settings_are_a_spec_that_could_be_checked() -> None:
@@ -183,8 +183,8 @@ def test_evidence_takes_a_vote_away_and_is_named() -> None:
     )  # fmt: skip
     after = advice(**case)
     assert next(vote for vote in after.votes if vote.rules.claim == "A9").refuted_by == "A8"
-    assert before.reasons[0].text.partition(" rule sets")[0].endswith("of 5")
-    assert after.reasons[0].text.partition(" rule sets")[0].endswith("of 4")
+    assert before.reasons[0].text.partition(" rule sets")[0].endswith("of the 5")
+    assert after.reasons[0].text.partition(" rule sets")[0].endswith("of the 4")
     text = " ".join(reason.text for reason in after.reasons)
     assert "A9 does not count here: the lab's evidence contradicts A8" in text
     assert "Measured (builtin:smollm2-135m-instruct, 2026-11-01): full knew 20 % more." in text

@@ -175,3 +175,19 @@ def test_the_verb_keeps_what_it_measures(questions: list[tuple[str, str]]) -> No
     (scored,) = scored_rows.scored_sets(contestants([run]))
     assert [len(scored.model(name).answers) for name in scored.models] == [3, 3]
     assert replace(scored.sheet, models={}).kind == "shell"
+
+
+def test_a_process_of_its_own_scores_real_results(trained: list[RunDir]) -> None:
+    """The base and two results of a tiny model on their held-out rows, in the background."""
+    (dataset, *_) = score_job.fitting_sets(trained)
+    score_job.start(trained, dataset, 2)
+    with pytest.raises(LabError, match="already"):
+        score_job.start(trained, dataset, 2)
+    phases: list[str] = []
+    ended = background_job.wait(score_job.job_file(trained), phases.append)
+    assert ended.finish == "done", f"{ended.error} {ended.hint}"
+    (scored,) = scored_rows.scored_sets(contestants(trained))
+    assert [name.partition(":")[0] for name in scored.models] == ["base", "run", "run"]
+    assert len(scored.sheet.questions) == 2 and not scored.missing
+    assert all(set(scored.model(name).figures) == {"exact_match", "token_f1"}
+               for name in scored.models)  # fmt: skip

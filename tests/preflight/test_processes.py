@@ -122,6 +122,25 @@ def test_what_takes_too_much_memory_ends_alone(make: Callable[..., Planner]) -> 
     assert planner.ask({"ask": "allocate", "bytes": 20 * MB})["pid"], "A little is no reason."
 
 
+def test_requests_take_half_of_the_memory_together_and_the_largest_gives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """None of them has too much for itself."""
+    grown, ended = {1: 200 * MB, 2: 300 * MB}, []
+    processes = pool.Pool(lambda reply: None)
+    processes._memory_bytes = 1000 * MB
+    for pid in grown:
+        job = pool.Job(pid, "{}", reads=False, seconds=9, part_seconds=9, memory_bytes=900 * MB)
+        processes._processes.append(pool.Process(pid, 0, 0, reads=False, job=job))
+    monkeypatch.setattr(pool, "memory_of", grown.__getitem__)
+    monkeypatch.setattr(processes, "_refuse", lambda process, *words: ended.append(process.pid))
+    processes._share_memory()
+    assert ended == [], "Half is what they may take."
+    grown[1] += 1
+    processes._share_memory()
+    assert ended == [2]
+
+
 def test_more_memory_than_there_is_is_an_error(make: Callable[..., Planner]) -> None:
     with pytest.raises(LabError, match="more memory than there is"):
         make().ask({"ask": "allocate", "bytes": 1 << 60, "stage": "rows"}, PATIENCE_S)

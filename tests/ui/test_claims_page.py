@@ -61,6 +61,39 @@ def test_pills_filter_by_verdict(open_page: Page) -> None:
     assert 0 < len(rows) < 10 and all("needs" in verdict for verdict in rows["Verdict"])
 
 
+@pytest.mark.usefixtures("quick")
+def test_words_find_a_claim(open_page: Page) -> None:
+    at = complete(open_page("claims"))
+    at.text_input(key="claims.search").set_value("LoRA  TIMES").run()
+    assert not at.exception
+    ids = set(at.dataframe[0].value["ID"])
+    assert {"D1", "D2"} <= ids and len(ids) < 10, "every word has to be there, in any case"
+    at.text_input(key="claims.search").set_value("d2").run()
+    assert "D2" in set(at.dataframe[0].value["ID"]), "an id is found too"
+    at.text_input(key="claims.search").set_value("<b>zebra").run()
+    assert "No claim has this verdict and these words." in words(at)
+
+
+def test_the_chosen_claim_is_known_before_the_table_is_drawn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    screen, ids = Screen(), ["A1", "B5", "C3"]
+    monkeypatch.setattr(claims_view, "st", screen)
+    assert claims_view.chosen_id(ids, "C3") == "C3", "the address, until there is a table"
+    key = claims_view._table_key(ids)
+    for rows, chosen in (([1], "B5"), ([], ""), ([7], "")):
+        screen.session_state[key] = {"selection": {"rows": rows}}
+        assert claims_view.chosen_id(ids, "C3") == chosen
+    assert claims_view.chosen_id(ids[:2], "C3") == "C3", "another filter is another table"
+
+
+@pytest.mark.usefixtures("quick")
+def test_without_a_chosen_claim_the_table_has_the_whole_width(open_page: Page) -> None:
+    wide = complete(open_page("claims")).dataframe[0].proto.column_order
+    narrow = complete(open_page("claims", id="B1")).dataframe[0].proto.column_order
+    assert "How" in str(wide) and "How" not in str(narrow), "the panel says how"
+
+
 def test_an_unknown_id_is_told(open_page: Page) -> None:
     at = open_page("claims", id="Z9")
     assert "There is no claim" in words(at)

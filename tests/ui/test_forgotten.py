@@ -81,6 +81,18 @@ def test_compare_shows_it_for_each_run(open_page: Page) -> None:
     assert [toggle.key for toggle in at.toggle if toggle.key == "compare.forgotten"] == []
 
 
+def test_the_noise_of_forgetting_stands_beside_it_for_a_single_seed() -> None:
+    run = contestants([probed("aaaa", "A", **{"probe/rise_half": 0.044, "probe/kl": 0.2})])
+    rows = {row.figure.key: row for row in figures.figure_rows(run)}
+    forgetting = rows["forgetting"]
+    assert figures.text(forgetting.figure, *_value(forgetting)) == "+0.31 ± 0.04"
+    assert _value(rows["kl"])[1] is None, "an older run did not draw them again"
+
+
+def _value(row: figures.Row) -> tuple[float | None, float | None]:
+    return row.cells[0].value, row.cells[0].half
+
+
 def test_figures_and_curves_hold_behaviour_against_the_base() -> None:
     runs = contestants([probed("aaaa", "A"), probed("bbbb", "B", **{"probe/ended": 1.0})])
     rows = {row.figure.key: row for row in figures.figure_rows(runs)}
