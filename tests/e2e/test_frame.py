@@ -1,4 +1,5 @@
-"""The frame of all pages: contrast, what axe finds, the style sheet, Start in sight, colours."""
+"""The frame of all pages: contrast, what axe finds, their width, the style sheet, Start in sight,
+colours."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from lab.paths import ASSETS, RunDir
 from lab.runs import colours as run_colours
 from lab.runs import index
 from lab.ui import colours
-from tests.e2e.conftest import Server, settled, widget
+from tests.e2e.conftest import Server, settled, sideways, widget
 
 pytestmark = pytest.mark.e2e
 
@@ -100,30 +101,44 @@ def selectors() -> list[str]:
     return [part for part in parts if not part.startswith(OWN)]
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_every_page_can_be_read_by_everybody(
-    chrome: Browser, server: Server, trained_home: Path, theme: Any
+def background(page: Page) -> str:
+    script = "getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor"
+    return str(page.evaluate(script))
+
+
+def test_every_page_can_be_read_by_everybody_and_fits_a_narrow_window(
+    chrome: Browser, server: Server, trained_home: Path
 ) -> None:
     shutil.copytree(trained_home / "runs", server.home / "runs")
-    context = chrome.new_context(viewport={"width": 1440, "height": 900}, color_scheme=theme)
+    context = chrome.new_context(viewport={"width": 1440, "height": 900})
     page = context.new_page()
     page.goto(server.address)
-    violations, unused = [], set(selectors())
+    themes: tuple[Any, ...] = ("light", "dark")
+    problems, unused = [], set(selectors())
     runs = ",".join(run.name for run in (server.home / "runs").iterdir())
     for name in PAGES:
         page.goto(f"{server.url}/{f'compare?runs={runs}' if name == 'compare' else name}")
-        settled(page)
-        for width in (1440, 800):
-            page.set_viewport_size({"width": width, "height": 900})
-            page.wait_for_timeout(300)
-            violations += [f"{name or 'home'}, {width}: {text}" for text in find_violations(page)]
-            matched = "all => all.filter(one => document.querySelector(one))"
-            unused -= set(page.evaluate(matched, sorted(unused)))
+        backgrounds = set()
+        for theme in themes:
+            page.emulate_media(color_scheme=theme)
+            for width in (1440, 800):
+                page.set_viewport_size({"width": width, "height": 900})
+                page.wait_for_timeout(300)
+                settled(page)
+                found = find_violations(page)
+                if sideways(page) > 0:
+                    found.append("scrolls sideways")
+                problems += [f"{name or 'home'}, {theme}, {width}: {text}" for text in found]
+                matched = "all => all.filter(one => document.querySelector(one))"
+                unused -= set(page.evaluate(matched, sorted(unused)))
+            backgrounds.add(background(page))
+        assert len(backgrounds) == 2, "The page follows the theme of the system at once."
+        assert page.locator("[data-testid=stException]").count() == 0, name
         page.set_viewport_size({"width": 1440, "height": 900})
         problem = page.evaluate(WITHOUT_STYLE)
         assert not problem, f"{name or 'home'} needs the style sheet: {problem}"
     context.close()
-    assert not violations, "\n".join(violations)
+    assert not problems, "\n".join(problems)
     assert not unused, "a selector that nothing matches: Streamlit names it otherwise now"
 
 

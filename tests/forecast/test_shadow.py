@@ -113,7 +113,8 @@ def test_layer_extension_says_what_the_full_trace_says(
     """Every part of the step, and what the allocator reserves, to the byte."""
     value = spec_of(model, {"name": method}, 2, 128, "off", "bfloat16")
     spec = resolved(value, **{"loss_implementation": "fused", **train})
-    config = with_layers(weights.load_config(catalog.resolve_config(spec.model)), range(12))
+    count = 12 if method == "top_layers_lora" else 8  # more of each kind than are traced
+    config = with_layers(weights.load_config(catalog.resolve_config(spec.model)), range(count))
     layers = profile_model(config, spec).layers
     traces = {
         whole: step(
@@ -125,7 +126,7 @@ def test_layer_extension_says_what_the_full_trace_says(
     assert [how for _, how in traces.values()] == [How.EVERY_LAYER, How.REPEATED_LAYERS]
     whole, extended = (trace for trace, _ in traces.values())
     assert extended.reserved == whole.reserved
-    assert whole.launches > 12 * 100, "A dozen layers of a hundred kernels."
+    assert whole.launches > 100 * count, "Each layer has a hundred kernels."
     # what works on many layers' tensors at once, or on none, is counted for the short model
     assert 0.97 * whole.launches < extended.launches <= whole.launches
     assert extended.peaks.keys() == whole.peaks.keys()
