@@ -78,7 +78,7 @@ def matrix() -> list[str]:
     """What goes together, and why not where it does not."""
     rows = compatibility.matrix(methods.all_methods())
     head = ["method", *[feature.title for feature in compatibility.FEATURES]]
-    lines = ["# What goes together", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    lines = ["# Compatibility", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row in rows:
         cells = ["yes" if cell["yes"] else "–" for cell in row["cells"].values()]
         lines.append(f"| {row['name']} | {' | '.join(cells)} |")

@@ -65,6 +65,32 @@ METRICS = (
     ),
     Metric("eval/loss", (EVAL,), "nats per token", "Mean loss over the held-out split."),
     Metric("eval/loss_tokens", (EVAL,), "tokens", "Held-out tokens that counted in the loss."),
+    Metric(
+        "rank/possible",
+        (EVAL,),
+        "directions",
+        "Rank that the updates of a low-rank method (LoRA and its kin, AdaLoRA) could have: the "
+        "median over at most 24 of its layers.",
+    ),
+    Metric(
+        "rank/effective",
+        (EVAL,),
+        "directions",
+        "Effective rank of these updates: exp of the entropy of their singular values, likewise.",
+    ),
+    Metric(
+        "rank/stable",
+        (EVAL,),
+        "directions",
+        "Stable rank: the sum of the squared singular values over the largest of them, likewise.",
+    ),
+    Metric(
+        "rank/condition",
+        (EVAL,),
+        "ratio",
+        "Condition number: the largest singular value over the smallest that is not rounding, "
+        "likewise.",
+    ),
     Metric("of", (EVAL,), TEXT, '"base": the record is of the base model, before step 1.'),
     Metric("phase", (DEVICE,), TEXT, "What the worker was doing."),
     Metric("cpu/rss_bytes", (DEVICE,), "bytes", "Resident memory of the worker."),

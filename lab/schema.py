@@ -110,7 +110,7 @@ def parse(config: type[Config], value: Any, where: str, problems: list[Problem])
     A field with a problem keeps its default, so that the caller can go on and find the rest.
     """
     if not isinstance(value, dict):
-        problems.append(Problem(where or "spec", f"must be an object, is {quote(value)}."))
+        problems.append(Problem(where or "spec", f"must be an object, got {quote(value)}."))
         return config()
     hints = typing.get_type_hints(config)
     fields = {field.name: field for field in dataclasses.fields(config)}  # type: ignore[arg-type]

@@ -126,7 +126,7 @@ SECTIONS: dict[str, type] = {"data": DataSpec, "train": TrainSpec, "hardware": H
 
 def _read(value: Any, problems: list[Problem]) -> RunSpec:
     if not isinstance(value, dict):
-        problems.append(Problem("spec", f"must be a JSON object, is {quote(value)}."))
+        problems.append(Problem("spec", f"must be a JSON object, got {quote(value)}."))
         return RunSpec()
     known = [entry.name for entry in dataclasses.fields(RunSpec)]
     renamed = schema.former_names(RunSpec)

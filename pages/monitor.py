@@ -66,7 +66,8 @@ monitor_view.buttons(run)
 out_of_memory_panel.show(run)
 if had_curves:
     has_samples = polls or bool(end_card.samples(run))  # else a third of the page would be empty
-    wide, narrow = st.columns([2, 1], gap="medium") if has_samples else (st.container(), None)
+    frame = st.container(key="stack-monitor")  # below each other in a narrow window
+    wide, narrow = frame.columns([2, 1], gap="medium") if has_samples else (frame, None)
     with wide.container(border=True):
         view = monitor_charts.controls(run)
         loss()

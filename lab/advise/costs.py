@@ -96,7 +96,7 @@ def _checkpoints(advice: Recommendation) -> CostItem:
 
 def _storage() -> str:
     price = prices.current().storage
-    return f"{price.usd:g} USD a GB and month ({price.date})"
+    return f"{price.usd:g} USD per GB and month ({price.date})"
 
 
 def _variants(advice: Recommendation) -> CostItem:

@@ -87,7 +87,7 @@ def few_examples(claim: Claim, full: RunDir, lora: RunDir) -> Finding:
 def forgetting(claim: Claim, full: RunDir, lora: RunDir) -> Finding:
     """A5, C20: how much the loss on the base's own general answers has risen."""
     rises = [_rise(full), _rise(lora)]
-    value = f"general answers: full {rises[0]:+.3f}, LoRA {rises[1]:+.3f} nats a token"
+    value = f"general answers: full {rises[0]:+.3f}, LoRA {rises[1]:+.3f} nats per token"
     value = value.replace("-", "−")
     return _which_is_lower(value, expected=rises[1], other=rises[0])
 

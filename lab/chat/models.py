@@ -118,7 +118,7 @@ def parse(name: str) -> ModelRef:
         commit = part({"base": recorded}, "base").get("commit")
         base = repository.at_commit(moved_base.model_of(model, recorded), commit)
         return ModelRef(name, base, run, kept_step)
-    raise LabError(f"'{quote(name)}' names no model.", f"Write {FORMS}.")
+    raise LabError(f"'{quote(name)}' is not a model.", f"Write {FORMS}.")
 
 
 def with_shared_template(names: list[ModelRef]) -> list[ModelRef]:

@@ -119,7 +119,7 @@ def read_question(body: bytes) -> dict[str, Any]:
     names = _names(value.get("models"), problems)
     fields = value.get("settings") or {}
     if not isinstance(fields, dict):
-        problems.append(Problem("settings", f"must be an object, is {quote(fields)}."))
+        problems.append(Problem("settings", f"must be an object, got {quote(fields)}."))
         fields = {}
     settings = _settings(fields, problems)
     if problems:
@@ -180,7 +180,7 @@ def _object(body: bytes) -> dict[str, Any]:
         raise Refused(400, [Problem("body", f"is not JSON: {error}.")], "invalid_json") from None
     if not isinstance(value, dict):
         raise Refused(
-            400, [Problem("body", f"must be a JSON object, is {quote(value)}.")], "invalid_json"
+            400, [Problem("body", f"must be a JSON object, got {quote(value)}.")], "invalid_json"
         )
     return value
 

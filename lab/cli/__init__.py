@@ -21,6 +21,7 @@ from lab.cli import (
     compare,
     demo,
     evidence,
+    harness,
     inventory,
     memory,
     race,
@@ -65,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
         serve,
         artifacts,
         score,
+        harness,
         bench,
         advise,
     ):

@@ -41,6 +41,13 @@ def add(verb: Any) -> None:
     sub.add_argument("--weights", metavar="A,B,…", help="one for each; default: equal, adding to 1")
     sub.add_argument("--density", type=float, default=0.5, help="share that TIES and DARE keep")
     sub.add_argument("--rank", type=int, help="of what is cut down or converted")
+    sub.add_argument(
+        "--energy",
+        type=float,
+        metavar="SHARE",
+        help="an adapter that is no LoRA is converted at the rank of each layer that keeps this "
+        "share of its energy, such as 0.95",
+    )
     sub.add_argument("--name", default="", help="default: the names of the results, with a +")
     sub = verb("push", push_result, "a result to the Hub, with its model card")
     sub.add_argument("run", metavar="RUN")
@@ -107,8 +114,9 @@ def combine_results(arguments: argparse.Namespace) -> Output:
                 f"--weights {quote(arguments.weights)} are no numbers.", "Write 0.5,0.5"
             ) from None
     combination = combine.Combination(
-        runs, weights, arguments.type, arguments.density, arguments.rank, arguments.name
-    )
+        runs, weights, arguments.type, arguments.density, arguments.rank, arguments.name,
+        energy=arguments.energy,
+    )  # fmt: skip
     combine.check(combination)  # nothing is downloaded for what cannot be
     downloads.fetch_models([parse(f"run:{runs[0]}")])
     combined = combine.combine(combination)

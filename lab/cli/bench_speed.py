@@ -32,7 +32,7 @@ def add(sub: Any) -> None:
         metavar="N",
         help="all contestants in every Nth round, the worker and plain in each (4; 1 on a GPU)",
     )
-    group.add_argument("--length", type=int, metavar="T", help="tokens a row")
+    group.add_argument("--length", type=int, metavar="T", help="sequence length in tokens")
     group.add_argument("--batch", type=int, metavar="B", help="rows a step")
     group.add_argument("--steps", type=int, metavar="N", help="timed steps a trial")
     group.add_argument("--compile", choices=("on", "off"), help="the worker's decoder layers")

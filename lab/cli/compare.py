@@ -141,6 +141,6 @@ def show_verdict(answer: dict[str, Any]) -> None:
     if verdict["badges"]:
         console.print(escape(" · ".join(badge["text"] for badge in verdict["badges"])))
     for text in answer["unequal"]:
-        console.print(f"[yellow]Not equal:[/yellow] {escape(text)}")
+        console.print(f"[yellow]Not comparable:[/yellow] {escape(text)}")
     for text in answer["remarks"]:
         console.print(f"[yellow]Remark:[/yellow] {escape(text)}")

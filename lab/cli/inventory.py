@@ -31,7 +31,7 @@ def add(verb: Any) -> None:
         "action", nargs="?", default="list", choices=("list", "add", "fetch", "remove")
     )
     sets.add_argument(
-        "what", nargs="?", help="a file to add, a hub id to fetch or remove, or upload:NAME"
+        "what", nargs="?", help="a file to add, a Hub ID to fetch or remove, or upload:NAME"
     )
     parser = verb("methods", list_methods, "the fine-tuning methods and their options")
     parser.add_argument(
@@ -57,7 +57,7 @@ def doctor(arguments: argparse.Namespace) -> Output:
     def display() -> None:
         rows = [
             ["System", facts["system"]],
-            ["Processor", f"{facts['processor']}, {facts['cores']} cores"],
+            ["CPU", f"{facts['processor']}, {facts['cores']} cores"],
             ["Memory", f"{size(facts['memory_bytes'])}, {size(facts['memory_free_bytes'])} free"],
             ["Disk", f"{size(facts['disk_free_bytes'])} free in {facts['home']}"],
             *storage.rows(facts["hub"]),
@@ -73,7 +73,12 @@ def doctor(arguments: argparse.Namespace) -> Output:
         if not facts["gpus"]:
             rows.append(["GPU", "none; training runs on the CPU, with small models"])
         if "cpu_peak_flops" in facts:
-            rows.append(["Product", f"{facts['cpu_peak_flops'] / 1e9:.0f} GFLOP/s in float32"])
+            rows.append(
+                [
+                    "CPU speed",
+                    f"{facts['cpu_peak_flops'] / 1e9:.0f} GFLOP/s (float32 matrix multiply)",
+                ]
+            )
         rows += [
             ["Model", f"{m['id']}: {'ready' if m['ready'] else 'missing'}"] for m in facts["models"]
         ]
@@ -142,7 +147,7 @@ def list_models(arguments: argparse.Namespace) -> Output:
             right="llr",
         )
         console.print(
-            "Or a hub id such as org/name ('models --search TEXT' finds one), or a folder with "
+            "Or a Hub ID such as org/name ('models --search TEXT' finds one), or a folder with "
             "config.json and safetensors."
         )
 
@@ -235,7 +240,7 @@ def show_matrix(arguments: argparse.Namespace) -> Output:
             [row["name"], *["yes" if cell["yes"] else "–" for cell in row["cells"].values()]]
             for row in rows
         ]
-        table("What goes together", ["method", *numbers], lines)
+        table("Compatibility", ["method", *numbers], lines)
         for label, feature in zip(numbers, compatibility.FEATURES, strict=True):
             console.print(f"{label:>3}  {feature.title}")
         for reason, places in compatibility.reasons(rows).items():

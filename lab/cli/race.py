@@ -231,4 +231,4 @@ def show(answer: dict[str, Any]) -> None:
     base = {loss(run["eval_loss"]["base"]) for run in answer["runs"]}
     console.print(f"Evaluation loss of the base: {', '.join(sorted(base))}")
     for text in answer["unequal"]:
-        console.print(f"[yellow]Not equal:[/yellow] {escape(text)}")
+        console.print(f"[yellow]Not comparable:[/yellow] {escape(text)}")

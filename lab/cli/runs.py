@@ -182,7 +182,7 @@ def show(arguments: argparse.Namespace) -> Output:
             ["name", str(figures["name"])],
             ["model", short_id(str(figures["model"]))],
             ["method", str(figures["method"])],
-            ["trains", f"{count(figures['trainable'])} of {count(figures['parameters'])}"],
+            ["trainable", f"{count(figures['trainable'])} of {count(figures['parameters'])}"],
             ["steps", f"{figures['steps']:,}"],
             ["tokens", f"{figures['tokens']:,}"],
             ["time", elapsed.in_words(run)],

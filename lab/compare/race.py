@@ -146,7 +146,7 @@ def contestant_specs(
     packs, so that all see the same rows in the same order.
     """
     problems = [
-        Problem(section, f"must be an object, is {quote(value[section])}.")
+        Problem(section, f"must be an object, got {quote(value[section])}.")
         for section in ("train", "data")
         if not isinstance(value.get(section, {}), dict)
     ]

@@ -64,11 +64,12 @@ class RowDifference:
         apart = len(self.only_first) + len(self.only_second)
         if not apart:
             return f"{first} and {second} get the same {self.both} of {rows} rows right."
+        differing = f"{_rows(apart)} that differ{'s' if apart == 1 else ''}"
         verdict = "a difference is shown" if self.is_shown else "no difference is shown"
         return (
             f"{first} gets {_rows(len(self.only_first))} right that {second} does not; the other "
             f"way round {len(self.only_second)}. Both are right on {self.both} of {rows}, neither "
-            f"on {self.neither}. Exact McNemar test on the {_rows(apart)} that differ: "
+            f"on {self.neither}. Exact McNemar test on the {differing}: "
             f"{p_in_words(self.p)}, {verdict}."
         )
 

@@ -1,4 +1,4 @@
-"""What a dataset id means: `builtin:NAME`, `upload:NAME`, a file, or a hub id."""
+"""What a dataset id means: `builtin:NAME`, `upload:NAME`, a file, or a Hub ID."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def resolve(dataset_id: str) -> Dataset:
     choices = ", ".join(dataset.id for dataset in built_in())
     raise LabError(
         f"Unknown dataset '{quote(dataset_id)}'.",
-        f"Give a file ending in {', '.join(SUFFIXES)}, a hub id such as org/name, upload:NAME, or "
+        f"Give a file ending in {', '.join(SUFFIXES)}, a Hub ID such as org/name, upload:NAME, or "
         f"one of: {choices}.",
     )
 

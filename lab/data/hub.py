@@ -127,7 +127,7 @@ def file_of(wanted: HubId) -> Path:
         raise LabError(state["message"], state["hint"])
     raise LabError(
         f"'{wanted}' is not on this machine yet.",
-        f"Fetch it: with the button beside the field, on the Data page, or with "
+        f"Download it: with the button beside the field, on the Data page, or with "
         f"'python -m lab datasets fetch {wanted}'.",
     )
 

@@ -75,7 +75,8 @@ def entries(file: IO[bytes], path: Path, longest: int) -> Iterator[tuple[int, An
         yield row + 1, InvalidRow(f"the gzip data are damaged here ({first_line(error)})")
     except _Broken as error:
         raise LabError(
-            f"'{quote(path.name)}' is not JSON behind row {max(0, row - error.in_entry)}: {error}.",
+            f"'{quote(path.name)}' is not valid JSON after row {max(0, row - error.in_entry)}: "
+            f"{error}.",
             "Give a JSON list of rows, or JSONL with one object a line.",
         ) from None
 

@@ -12,6 +12,7 @@ from lab.chat.models import ModelRef
 from lab.data import chat_template, template_lock
 from lab.data.prepare import prepare
 from lab.errors import LabError
+from lab.paths import RunDir
 from lab.schema import quote
 from lab.spec import RunSpec
 
@@ -35,6 +36,17 @@ def evaluate(names: list[ModelRef], dataset: str | None = None) -> list[dict[str
             "Measure models of one base and one template together.",
         )
     return rows
+
+
+def losses(*runs: RunDir) -> tuple[list[float | None], str]:
+    """(the loss of each result on the held-out rows of the first, ""), or None for each and why: no
+    row is held out, the data is gone. For results that stand whether they can be measured or not.
+    """
+    try:
+        names = [chat_models.parse(f"run:{run.id}") for run in runs]
+        return [row["loss"] for row in evaluate(names)], ""
+    except LabError as error:
+        return [None for _ in runs], error.message
 
 
 def _terms(names: list[ModelRef], dataset: str | None) -> RunSpec:

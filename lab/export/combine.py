@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lab import background_job, dataclass_json, methods, paths
+from lab import background_job, dataclass_json, paths
 from lab.atomic_files import part, read_object, size_of
 from lab.chat import models as chat_models
 from lab.errors import LabError, first_line
+from lab.export import lora_form
 from lab.export.new_result import Origin, write_result
-from lab.methods.parts import adapter_files
 from lab.models import catalog, weights, weights_hash
 from lab.paths import RunDir
 from lab.runs import index
@@ -42,14 +42,14 @@ SAME_RANK = ("linear", "ties", "dare_linear", "dare_ties")
 MAX_RESULTS, MAX_WEIGHT, MAX_RANK = 8, 10.0, 1024
 MAX_NAME_CHARS = 120  # characters, as of any run
 CONVERTED_RANK = 32  # of an adapter that is no LoRA, unless a rank is given
-# PEFT's types whose updates add up: LoRA's own, and those that `convert_to_lora` takes
-ADDITIVE = ("LORA", "LOHA", "LOKR", "VERA")
 
 
 @dataclass(frozen=True)
 class Combination:
     """What is to be combined, and how. `weights` are one for each result; `density` is the share
-    of numbers that TIES and DARE keep; `rank` is that of what is cut down, None: the largest."""
+    of numbers that TIES and DARE keep; `rank` is that of what is cut down, None: the largest.
+    `energy`: an adapter that is no LoRA is converted at the fewest singular values of each layer
+    that hold this share of its update, None: at `rank`."""
 
     results: tuple[str, ...]
     weights: tuple[float, ...]
@@ -58,6 +58,7 @@ class Combination:
     rank: int | None = None
     name: str = ""
     seed: int = 0
+    energy: float | None = None
 
     def problems(self) -> list[str]:
         """Everything that is wrong with the numbers, in sentences."""
@@ -78,18 +79,9 @@ class Combination:
             problems.append(f"The density {self.density:g} is not above 0 and at most 1.")
         if self.rank is not None and not 1 <= self.rank <= MAX_RANK:
             problems.append(f"The rank {self.rank} is not 1 to {MAX_RANK}.")
+        if self.energy is not None and (problem := lora_form.energy_problem(self.energy)):
+            problems.append(problem)
         return problems
-
-
-@dataclass(frozen=True)
-class AdapterForm:
-    """One adapter as a LoRA. `fidelity` is the share of the update's length that the conversion
-    keeps, 1 for what was a LoRA before."""
-
-    run: RunDir
-    config: Any
-    tensors: dict[str, Any]
-    fidelity: float = 1.0
 
 
 def check(combination: Combination) -> list[RunDir]:
@@ -98,7 +90,7 @@ def check(combination: Combination) -> list[RunDir]:
         raise LabError(" ".join(problems))
     runs = [paths.run_dir(run_id) for run_id in combination.results]
     for run in runs:
-        if reason := why_not(run):
+        if reason := lora_form.why_not(run):
             raise LabError(f"{run.id} cannot be combined: {reason}", "Merge it instead.")
     bases = {_base_of(run) for run in runs}
     if len(bases) > 1:
@@ -121,21 +113,6 @@ def default_name(runs: Sequence[RunDir]) -> str:
     return " + ".join(names)[:MAX_NAME_CHARS]
 
 
-def why_not(run: RunDir) -> str:
-    """Why the result of `run` cannot be combined, in a sentence; empty where it may be."""
-    config = read_object(run.artifact / adapter_files.CONFIG)
-    if config is None:
-        method = methods.get(RunSpec.of_run(run).method["name"])
-        return f"{method.title} leaves no adapter of PEFT's that is the whole result."
-    if config.get("peft_type") not in ADDITIVE:
-        return "what it learns is no update that is added to a weight."
-    if config.get("use_dora"):
-        return "the norms of DoRA do not add up."
-    if config.get("modules_to_save") or config.get("bias", "none") != "none":
-        return "it holds whole modules or biases beside its updates."
-    return ""
-
-
 def combine(
     combination: Combination, tell: Callable[[str], object] = lambda phase: None
 ) -> dict[str, Any]:
@@ -155,10 +132,12 @@ def combine(
     ]
     base = weights.load_model(source, torch.bfloat16 if is_narrow else torch.float32)
     tell("reading the adapters")
-    forms = [_form(run, base, combination) for run in runs]
+    rank_or_energy = combination.energy or combination.rank or CONVERTED_RANK
+    forms = [lora_form.form_of(run, base, rank_or_energy) for run in runs]
     notes += [
-        f"{form.run.id} was brought into a LoRA of rank {form.config.r}, which keeps "
-        f"{100 * form.fidelity:.1f} % of its update."
+        f"{form.run.id} was brought into a LoRA of rank {form.rank}"
+        f"{' at most' if combination.energy else ''}, which keeps {100 * form.fidelity:.1f} % of "
+        "the length of its update."
         for form in forms
         if form.fidelity < 1
     ]
@@ -221,67 +200,18 @@ def _base_of(run: RunDir) -> str:
     return str(known or chat_models.parse(f"run:{run.id}").base)
 
 
-def _form(run: RunDir, base: Any, combination: Combination) -> AdapterForm:
-    """The adapter of `run` as a LoRA. Raises LabError."""
-    from peft.tuners.lora import convert_to_lora
-    from safetensors.torch import load_file
-
-    stored = part(read_object(run.artifact / adapter_files.CONFIG))
-    if stored.get("peft_type") == "LORA":
-        adapter_files.check(base, run.artifact, "LoraConfig")
-        config = adapter_files.config_of(run.artifact, "LoraConfig", base)
-        return AdapterForm(run, config, load_file(run.artifact / adapter_files.WEIGHTS))
-    spec = RunSpec.of_run(run)
-    method = methods.get(spec.method["name"])
-    model = method.load_saved(weights.share_weights(base), run.artifact)
-    rank = combination.rank or CONVERTED_RANK
-    layers = {
-        name: module
-        for name, module in model.named_modules()
-        if hasattr(module, "get_delta_weight") and hasattr(module, "base_layer")
-    }
-    if layers:
-        rank = min(rank, *(min(module.base_layer.weight.shape) for module in layers.values()))
-    try:
-        config, tensors = convert_to_lora(model, rank=rank)
-    except (TypeError, ValueError) as error:
-        raise LabError(
-            f"{run.id} cannot be combined: PEFT cannot bring {method.title} into the form of a "
-            f"LoRA ({first_line(error)}).",
-            "Merge it instead.",
-        ) from None
-    lost = total = 0.0
-    for name, module in layers.items():
-        update = module.get_delta_weight("default").float()
-        again = tensors[f"{name}.lora_B.weight"].float() @ tensors[f"{name}.lora_A.weight"].float()
-        lost += float((update - again).square().sum())
-        total += float(update.square().sum())
-    fidelity = math.sqrt(max(0.0, 1 - lost / total)) if total else 1.0
-    return AdapterForm(run, config, {n: t.contiguous() for n, t in tensors.items()}, fidelity)
-
-
 def _combined(
-    base: Any, forms: Sequence[AdapterForm], combination: Combination
+    base: Any, forms: Sequence[lora_form.AdapterForm], combination: Combination
 ) -> tuple[Any, int, float]:
     """(the PEFT model with the one adapter "combined", its rank, how far its updates are from the
     weighted sum as a share of that). Raises LabError."""
-    import peft
     import torch
 
     names = [f"adapter{number}" for number in range(len(forms))]
-    model: Any = None
+    model = base
     for name, form in zip(names, forms, strict=True):
-        modules = {key.split(".lora_")[0].removeprefix("base_model.model.") for key in form.tensors}
-        settings = dataclasses.replace(form.config, target_modules=modules, layers_pattern=None)
-        settings.layers_to_transform = None
-        if model is None:
-            model = peft.get_peft_model(base, settings, adapter_name=name)
-        else:
-            model.add_adapter(name, settings)
-        outcome = peft.set_peft_model_state_dict(model, dict(form.tensors), adapter_name=name)
-        if outcome.unexpected_keys:
-            raise LabError(f"{form.run.id} holds {quote(outcome.unexpected_keys[0])}.", "Merge it.")
-    ranks = {settings.r for settings in model.peft_config.values()}
+        model = form.put_on(model, name)
+    ranks = {form.rank for form in forms}
     if combination.type in SAME_RANK and len(ranks) > 1:
         raise LabError(
             f"'{combination.type}' needs equal ranks, and they are "

@@ -99,8 +99,8 @@ class Progressive(LoraAndBase):
         return [
             Problem(
                 "method.trigger",
-                "is stall, and no rows are held out to measure it. Raise data.eval_fraction, or "
-                "set steps.",
+                "is stall, and no examples are held out for evaluation. Raise "
+                "data.eval_fraction, or set steps.",
             )
         ]
 

@@ -1,4 +1,4 @@
-"""What a model id means: `builtin:NAME`, a folder, or a hub id. Nothing is loaded here."""
+"""What a model id means: `builtin:NAME`, a folder, or a Hub ID. Nothing is loaded here."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def resolve(model_id: str) -> ModelSource:
         known = shipped_configs.get(name)
         raise LabError(
             f"'{known.id}' has no weights: config: models are for estimates only.",
-            "Choose a built-in model, a folder or a hub id to train.",
+            "Choose a built-in model, a folder or a Hub ID to train.",
         )
     if _is_folder(model_id):
         return _folder(model_id)
@@ -82,7 +82,7 @@ def resolve(model_id: str) -> ModelSource:
         return ModelSource(model_id, name, local_only=settings.is_offline(), revision=revision)
     raise LabError(
         f"Unknown model '{quote(model_id)}'.",
-        "Give builtin:smollm2-135m-instruct, a hub id such as org/name or org/name#revision, a "
+        "Give builtin:smollm2-135m-instruct, a Hub ID such as org/name or org/name#revision, a "
         "folder, or, for an estimate, config:NAME.",
     )
 

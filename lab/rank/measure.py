@@ -33,9 +33,9 @@ Tell = Callable[[str, int], object]
 
 @dataclass(frozen=True)
 class RankReport:
-    """`needed`: the rank that keeps 95 % of the energy of all updates, of `rank` that there were.
-    `energy`: share kept at rank 1, 2, …. `similarity`: of the other run's updates, by matrix, of
-    the column spaces that hold 95 % of each."""
+    """`needed`: the rank that keeps the share `threshold` of the energy of all updates, of `rank`
+    that there were. `energy`: share kept at rank 1, 2, …. `similarity`: of the other run's updates,
+    by matrix, of the column spaces that hold this share of each."""
 
     run: str = ""
     other: str = ""
@@ -45,6 +45,7 @@ class RankReport:
     matrices: tuple[MatrixSpectrum, ...] = ()
     similarity: Mapping[str, float] = field(default_factory=dict)
     intruders: int | None = None
+    threshold: float = ENERGY
 
 
 def measure(
@@ -52,6 +53,7 @@ def measure(
     other: RunDir | None = None,
     *,
     intruders: bool = False,
+    energy: float = ENERGY,
     tell: Tell = lambda phase, matrices: None,
 ) -> RankReport:
     """Raises LabError where a result changes no weights. `intruders` needs the SVD of every base
@@ -64,7 +66,7 @@ def measure(
         count = count_intruders(update.base, update.delta) if intruders else None
         rank = len(singular)
         shape = (update.base.shape[0], update.base.shape[1])
-        report = spectrum(update.name, shape, rank, singular, count)
+        report = spectrum(update.name, shape, rank, singular, count, energy)
         reports.append(report)
         spaces[update.name] = u[:, : report.needed]
         tell("decomposing", len(reports))
@@ -75,7 +77,7 @@ def measure(
         for update in updates(other, lambda phase: tell(f"second run: {phase}", 0)):
             if update.name in spaces and spaces[update.name].shape[1]:
                 u, singular = _svd(update)
-                needed = spectrum("", (0, 0), len(singular), singular).needed
+                needed = spectrum("", (0, 0), len(singular), singular, None, energy).needed
                 similarity[update.name] = subspace_similarity(spaces[update.name], u[:, :needed])
             tell("comparing", len(similarity))
         if not similarity:
@@ -85,12 +87,13 @@ def measure(
     return RankReport(
         run=run.id,
         other=other.id if other else "",
-        needed=int(np.searchsorted(shares, ENERGY * (1 - 1e-12))) + 1,
+        needed=int(np.searchsorted(shares, energy * (1 - 1e-12))) + 1,
         rank=rank,
         energy=tuple(float(share) for share in shares[:MAX_RANK]),
         matrices=tuple(reports),
         similarity=similarity,
         intruders=sum(report.intruders or 0 for report in reports) if intruders else None,
+        threshold=energy,
     )
 
 

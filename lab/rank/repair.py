@@ -20,7 +20,7 @@ from lab.atomic_files import read_object
 from lab.chat import models as chat_models
 from lab.errors import LabError
 from lab.evals import held_out
-from lab.export import combine
+from lab.export import lora_form
 from lab.export.new_result import Origin, write_result
 from lab.methods.parts import adapter_files
 from lab.models import catalog
@@ -69,7 +69,7 @@ def why_not(run: RunDir) -> str:
         return (
             "its base stores its matrices the other way round, which PEFT's repair does not know."
         )
-    return combine.why_not(run)
+    return lora_form.why_not(run)
 
 
 def repair(run: RunDir, tell: Callable[[str], object] = lambda phase: None) -> Repair:
@@ -112,7 +112,7 @@ def repair(run: RunDir, tell: Callable[[str], object] = lambda phase: None) -> R
     name = f"{spec.name or run.id} repaired"[:120]
     new, _ = write_result(model, ADAPTER, replace(spec, name=name), source, origin)
     tell("measuring the loss")
-    (before, after), note = _losses(run, new)
+    (before, after), note = held_out.losses(run, new)
     return Repair(
         run=new.id,
         intruders=sum(counts),
@@ -138,16 +138,6 @@ def _forgetting(model: Any, loaded: Any, source: Any, adapters: tuple[str, str])
         )
         rises.append(forgetting.compare(base, tuned)["probe/rise"])
     return rises
-
-
-def _losses(*runs: RunDir) -> tuple[list[float | None], str]:
-    """(of the held-out rows, ""), or None for each run and why: no row is held out, the data is
-    gone. The new result stands by then, and is not lost for it."""
-    names = [chat_models.parse(f"run:{run.id}") for run in runs]
-    try:
-        return [row["loss"] for row in held_out.evaluate(names)], ""
-    except LabError as error:
-        return [None for _ in runs], error.message
 
 
 # -- in the background ---------------------------------------------------------------------------

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lab import singular_values
+
 ENERGY = 0.95  # of an update that the needed rank holds
 MAX_VALUES = 64  # singular values of a matrix that are written down
-TINY = 1e-7  # times the largest singular value: rounding of float32, which is nothing
 
 
 @dataclass(frozen=True)
@@ -52,24 +53,22 @@ def spectrum(
     rank: int,
     values: np.ndarray,
     intruders: int | None = None,
+    energy: float = ENERGY,
 ) -> MatrixSpectrum:
     """`values` are (R,), largest first. An update of nothing has rank 0 in every sense."""
-    values = np.asarray(values, dtype=np.float64)
-    real = values[values > TINY * values[0]] if len(values) and values[0] > 0 else values[:0]
-    energy = float((real**2).sum())
+    real = singular_values.real(values)
     if not len(real):
         return MatrixSpectrum(name, shape, rank, (), 0.0, 0, 0.0, 0.0, 0.0, intruders)
-    share = real / real.sum()
     return MatrixSpectrum(
         name=name,
         shape=shape,
         rank=rank,
         values=tuple(float(value) for value in real[:MAX_VALUES]),
-        norm=float(np.sqrt(energy)),
-        needed=energy_rank(real),
-        effective=float(np.exp(-(share * np.log(share)).sum())),
-        stable=energy / float(real[0] ** 2),
-        condition=float(real[0] / real[-1]),
+        norm=float(np.sqrt((real**2).sum())),
+        needed=energy_rank(real, energy),
+        effective=singular_values.effective_rank(real),
+        stable=singular_values.stable_rank(real),
+        condition=singular_values.condition_number(real),
         intruders=intruders,
     )
 

@@ -54,23 +54,35 @@ def updates(run: RunDir, tell: Callable[[str], object] = lambda phase: None) -> 
     tell("loading the result")
     model = chat_models.load(named).model
     factors = dict(_factors(model))
-    if not factors and set(before) - set(model.state_dict()):
+    method = methods.get(RunSpec.of_run(run).method["name"])
+    if not factors and not method.saves_whole_model:
         if reason := merge.why_not(run):
             raise LabError(f"The update of {run.id} is no matrix: {reason}", "Choose another run.")
-        tell("merging")
-        model = methods.get(RunSpec.of_run(run).method["name"]).merge(model)
+        if set(before) - set(model.state_dict()):
+            tell("merging")
+            model = method.merge(model)
     after = model.state_dict() if not factors else {}
+    changed = vectors = 0
     for name, tensor in before.items():
         if tensor.ndim != 2 or min(tensor.shape) < MIN_SIDE:
+            vectors += name in after and not torch.equal(after[name].float(), tensor.float())
             continue
         weight = tensor.float().cpu().numpy()
         if name in factors:
             left, right = factors[name]
+            changed += 1
             yield Update(name, left, right, weight)
         elif name in after and after[name].shape == tensor.shape:
             delta = after[name].float().cpu().numpy() - weight
             if np.any(delta):
+                changed += 1
                 yield Update(name, delta, None, weight)
+    if vectors and not changed:
+        raise LabError(
+            f"The result of {run.id} changes {vectors} vectors (norms, biases) and no matrix, so "
+            "there is no rank.",
+            "Choose another run.",
+        )
 
 
 def _factors(model: Any) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray]]]:

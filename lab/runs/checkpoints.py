@@ -76,5 +76,5 @@ def _existing(run: RunDir, step: int) -> Path:
     path = run.checkpoints / f"{PREFIX}{step}"
     if not path.is_dir():
         steps = ", ".join(str(step_of(folder)) for folder in listing(run.checkpoints)) or "none"
-        raise LabError(f"{run.id} has no checkpoint of step {step}.", f"There are: {steps}.")
+        raise LabError(f"{run.id} has no checkpoint of step {step}.", f"Available: {steps}.")
     return path

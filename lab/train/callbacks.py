@@ -28,6 +28,7 @@ from lab.train.optimizer import add_new_parameters
 from lab.train.sample_outputs import SampleGenerator
 from lab.train.step import device_batches, row_losses
 from lab.train.telemetry import PeakMemory, Telemetry, tensor_bytes
+from lab.train.update_ranks import UpdateRanks
 
 EVALUATIONS = 10  # in a run, where the spec leaves it open
 SAVES = 5
@@ -74,6 +75,7 @@ class RunCallback:
         self.best_loss = float(state.get("best_loss", math.inf))
         self.evals_without_improvement = int(state.get("not_better", 0))
         self._has_warned = False
+        self.ranks = UpdateRanks(float(state.get("highest_rank", 0.0)))
         self._last_intervals = (0, 0, 0)
         self._begun, self._begun_at = 0.0, 0.0
 
@@ -192,7 +194,10 @@ class RunCallback:
             seconds=used.seconds,
             flops=used.flops,
             **{"eval/loss": loss, "eval/loss_tokens": losses.num_tokens},
+            **self.ranks.measure(loop.model),
         )
+        if collapse := self.ranks.collapse():
+            self.telemetry.warn(f"The updates have collapsed at step {used.step}: {collapse}")
         return loss
 
     def _measure_forgetting(self, probe: ForgettingProbe) -> None:
@@ -278,6 +283,7 @@ class RunCallback:
             "eval_loss": self.eval_loss,
             "best_loss": self.best_loss,
             "not_better": self.evals_without_improvement,
+            "highest_rank": self.ranks.highest,
         }
         method_state = self.method.state(model)
         try:

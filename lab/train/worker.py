@@ -99,7 +99,7 @@ def memory_in_words(memory: OutOfMemory) -> str:
     """The phase, and what takes most of the memory."""
     most = [f"{name} {formatting.size(size)}" for name, size in list(memory.parts.items())[:3]]
     largest = ", ".join(most)
-    return f"Out of memory while {memory.phase}. Largest parts (estimated): {largest}."
+    return f"Out of memory during {memory.phase}. Largest parts (estimated): {largest}."
 
 
 def hint_for(error: Exception) -> str:

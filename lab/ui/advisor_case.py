@@ -88,7 +88,7 @@ def fields() -> dict[str, Any]:
         "Examples", 1, 10_000_000_000, 1000, key="advise.examples", bind="query-params",
     )  # fmt: skip
     budget = grid.cell().number_input(
-        "Budget, USD a run", 0.0, 1e9, None, key="advise.budget", bind="query-params",
+        "Budget (USD per run)", 0.0, 1e9, None, key="advise.budget", bind="query-params",
         placeholder="no limit",
     )  # fmt: skip
     shift = grid.cell().segmented_control(

@@ -17,6 +17,8 @@ from lab.ui import claim_links
 from lab.ui.markdown_safety import escape_markdown, run_action
 from lab.ui.waiting import BackgroundJob
 
+EARLIEST = datetime.date(2000, 1, 1)  # of a price
+
 
 class PrintedFiguresJob(BackgroundJob):
     """The figures that articles print of costs, computed again; a dozen forecasts."""
@@ -73,7 +75,10 @@ def price_editor() -> None:
         column_config={
             "USD": st.column_config.NumberColumn(min_value=0.0, max_value=1e6),
             "Date": st.column_config.DateColumn(
-                format="YYYY-MM-DD", help="As of when; today for a price that is changed."
+                format="YYYY-MM-DD",
+                help="As of when; today for a price that is changed.",
+                min_value=EARLIEST,
+                max_value=datetime.date.today(),
             ),
         },
     )

@@ -211,6 +211,35 @@ def _is_among(end: End, widest: float) -> bool:
     return end.x is not None and end.x < widest
 
 
+MAX_NAME_CHARS = 24  # of a point: what is longer is told by the pointer
+CHARACTER_PX = 6.6  # about the width of a letter
+
+
+def name_points(chart: go.Figure, ends: list[End], width: float) -> go.Figure:
+    """Names above points, moved up where two would strike each other, and into a plot of about
+    `width` pixels where they would reach beyond it. Ranges have to be known."""
+    (left, right), (bottom, top) = chart.layout.xaxis.range, chart.layout.yaxis.range
+    height = max(1.0, float(chart.layout.height) - 50)
+    placed: list[tuple[float, float, float]] = []  # (from, to, height of the middle) in pixels
+    for end in sorted(ends, key=lambda end: (end.y, end.x or 0.0)):
+        name = end.name if len(end.name) <= MAX_NAME_CHARS else end.name[: MAX_NAME_CHARS - 1] + "…"
+        half = len(name) * CHARACTER_PX / 2
+        x = ((end.x or 0.0) - left) / (right - left) * width
+        middle = min(max(x, half), max(half, width - half))
+        point = (end.y - bottom) / (top - bottom) * height
+        y = point + APART
+        for start, stop, other in sorted(placed, key=lambda box: box[2]):
+            if middle - half < stop and start < middle + half and abs(y - other) < APART:
+                y = other + APART
+        placed.append((middle - half, middle + half, y))
+        chart.add_annotation(
+            x=end.x, y=end.y, xshift=middle - x, yshift=y - point, text=literal(name),
+            showarrow=False, font={"size": LABEL_SIZE, "color": end.colour}, borderpad=0,
+            bgcolor=chart.layout.meta["page"],
+        )  # fmt: skip
+    return chart
+
+
 def _in_units(value: float, log: bool) -> float:
     return math.log10(value) if log else value
 

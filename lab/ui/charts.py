@@ -187,6 +187,38 @@ def forgetting(series: MetricSeries, view: View) -> go.Figure:
     return finish(chart, ends)
 
 
+def update_rank(series: MetricSeries, view: View) -> go.Figure:
+    """Effective and stable rank of the updates at each evaluation, below the rank that they could
+    have."""
+    columns = series.evaluation
+    scale, x_title = x_axis(view.by, series.train)
+    chart = figure(view, x=x_title, y="rank (directions)")
+    colour = colours.hex_of_run(series.run, view.dark)
+    x, ends = columns.get(view.by) / scale, []
+    for key, dash in (("effective", "solid"), ("stable", "dot")):
+        values = columns.get(f"rank/{key}")
+        line(chart, x, values, key, colour, dots=True, dash=dash)
+        ends += _ends(x, values, key, colour)
+    possible = number(columns.last("rank/possible"))
+    if possible is not None:
+        level(chart, possible, view.quiet)
+        ends.append(End(f"r {possible:.0f}", possible, view.quiet))
+    finish(chart, ends)
+    chart.layout.yaxis.range = [0, chart.layout.yaxis.range[1]]
+    return chart
+
+
+def condition(series: MetricSeries, view: View) -> go.Figure:
+    """Condition number of the updates at each evaluation."""
+    columns = series.evaluation
+    scale, x_title = x_axis(view.by, series.train)
+    chart = figure(view, x=x_title, y="condition number", log=True)
+    colour = colours.hex_of_run(series.run, view.dark)
+    x, values = columns.get(view.by) / scale, columns.get("rank/condition")
+    line(chart, x, values, "condition number", colour, dots=True)
+    return finish(chart, [], log=True)
+
+
 MEMORY = (
     ("cuda/allocated_bytes", "allocated (PyTorch)", "solid"),
     ("cuda/reserved_bytes", "reserved (PyTorch)", "dash"),

@@ -11,10 +11,11 @@ from lab.compare.curves import HIGHER
 from lab.compare.figures import BY_KEY
 from lab.compare.trade_offs import PLANES, axes_with_values, pareto_front, points
 from lab.ui import chart_style, colours, compare_price
-from lab.ui.chart_style import View, figure, is_dark, literal
+from lab.ui.chart_style import End, View, figure, is_dark, literal, name_points
 from lab.ui.compare_runs import plain_name
 
 HEIGHT = 320
+WIDTH = 430  # px of the plot about, at which names are kept within it
 ROOM = 0.15  # of the range, around the points
 SCALES = {"bytes": (1e9, "GB"), "s": (60.0, "min"), "FLOPs": (1e12, "TFLOPs")}
 
@@ -73,21 +74,23 @@ def draw(shown: list[Contestant], x: str, y: str, usd: float, dark: bool) -> go.
             hoverinfo="skip", showlegend=False,
         )
     )  # fmt: skip
+    ends: list[End] = []
     for point in places:
         contestant = by_id[point.id]
         colour = colours.hex_of(contestant.first.entry.colour, dark)
-        name = literal(plain_name(contestant))
+        name = plain_name(contestant)
+        ends.append(End(name, point.y / scale_y, colour, point.x / scale_x))
         chart.add_trace(
             go.Scatter(
-                x=[point.x / scale_x], y=[point.y / scale_y], mode="markers+text", text=[name],
-                textposition="top center", textfont={"color": colour, "size": 12},
-                marker={"size": 11, "color": colour}, name=name, showlegend=False,
+                x=[point.x / scale_x], y=[point.y / scale_y], mode="markers",
+                marker={"size": 11, "color": colour}, name=literal(name), showlegend=False,
                 hovertemplate="%{x:.4~g}, %{y:.4~g}",
             )
         )  # fmt: skip
     chart.layout.hovermode = "closest"
     chart.layout.xaxis.range = _range([point.x / scale_x for point in places])
     chart.layout.yaxis.range = _range([point.y / scale_y for point in places])
+    name_points(chart, ends, WIDTH)
     right, top = BY_KEY[x].better == HIGHER, BY_KEY[y].better == HIGHER
     chart.add_annotation(
         text="better", xref="paper", yref="paper", x=0.99 if right else 0.01,

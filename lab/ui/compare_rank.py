@@ -15,7 +15,7 @@ from lab.errors import LabError
 from lab.paths import RunDir
 from lab.rank import measure, repair
 from lab.rank.measure import RankProgress, RankReport
-from lab.ui import chart_style, colours, links
+from lab.ui import chart_style, colours, links, rank_conversion
 from lab.ui.chart_style import View, figure, finish, is_dark, line, literal
 from lab.ui.compare_runs import name_of, plain_name
 from lab.ui.markdown_safety import escape_markdown, run_action, tell
@@ -83,8 +83,9 @@ def _wait(run: RunDir, other: RunDir | None) -> None:
 def _report(report: RankReport, contestant: Contestant) -> None:
     st.markdown(f"#### {name_of(contestant)} needed r ≈ {report.needed} of {report.rank}")
     st.caption(
-        f"{len(report.matrices)} matrices; {report.needed} singular values of each keep 95 % of "
-        "the energy (sum of squared singular values) of all updates together."
+        f"{len(report.matrices)} matrices; {report.needed} singular values of each keep "
+        f"{100 * report.threshold:g} % of the energy (sum of squared singular values) of all "
+        "updates together."
     )
     dark = is_dark()
     grid = st.grid(2, min_column_width=380, gap="small", border=True)
@@ -114,6 +115,7 @@ def _report(report: RankReport, contestant: Contestant) -> None:
     st.code(f"python -m lab rank {report.run} {report.other} --intruders".replace("  ", " "),
             language=None, wrap_lines=True)  # fmt: skip
     _repair(contestant.first.run)
+    rank_conversion.show(contestant.first.run)
 
 
 def _repair(run: RunDir) -> None:
@@ -159,7 +161,7 @@ def _repaired(outcome: repair.Repair | None) -> None:
         f"{outcome.intruders} intruder dimensions in {outcome.matrices} matrices were reduced: "
         f"evaluation loss {_loss(before.loss)} → **{_loss(after.loss)}**, "
         f"forgetting {_loss(before.forgetting)} → "
-        f"**{_loss(after.forgetting)}** nats a token."
+        f"**{_loss(after.forgetting)}** nats per token."
     )
     if outcome.note:
         st.caption(f"The evaluation loss was not measured. {escape_markdown(outcome.note)}")

@@ -187,7 +187,7 @@ def _offer_tokenizer(spec: dict[str, Any], size: int) -> None:
         escape_markdown(f"The tokenizer of '{spec['model']}' is not on this machine."),
         icon=":material/info:",
     )
-    label = f"Fetch it ({formatting.size(size)})"
+    label = f"Download it ({formatting.size(size)})"
     if st.button(label, icon=":material/download:", key="data.fetch_tokenizer"):
         wait("Fetching the tokenizer …", lambda: planner.look(spec, 1, may_fetch=True))
         st.rerun()
@@ -256,7 +256,7 @@ def show_template_notes(preview: DatasetPreview) -> None:
     template = preview.template or TemplateView()
     end = f"**{escape_markdown(template.end_token)}**"
     if preview.has_chats:
-        default = "the tokenizer's own" if template.has_own else "none of its own, so **plain**"
+        default = "the tokenizer's own" if template.has_own else "**plain**, the tokenizer has none"
         name = default if template.name == "auto" else f"**{escape_markdown(template.name)}**"
         st.markdown(f":material/forum: Chat template: {name}; end-of-turn token {end}.")
         if template.inserts:

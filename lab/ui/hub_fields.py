@@ -45,7 +45,7 @@ def fetch_panel(dataset_id: str) -> None:
     state = hub.state_of(hub_id)
     if state["state"] == "failed":
         st.error(escape_markdown(f"{state['message']} {state['hint']}"))
-    if st.button("Fetch", icon=":material/download:", type="primary", key="data.fetch"):
+    if st.button("Download", icon=":material/download:", type="primary", key="data.fetch"):
         with user_errors():
             hub.start_fetch(hub_id)
         st.rerun()
@@ -62,7 +62,7 @@ def _fetching(hub_id: hub.HubId) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.progress(
             min(1.0, done / total) if total else 0.0,
-            text=f"Fetching: {hub.progress_in_words(state)}",
+            text=f"Downloading: {hub.progress_in_words(state)}",
         )
         if st.button("Stop", icon=":material/stop_circle:", key="data.fetch.stop"):
             hub.stop_fetch(hub_id)

@@ -67,11 +67,13 @@ def chart(settings: list[Bars], view: View, *, rules: bool = False) -> go.Figure
         offset = (index - 0.5) * 0.42 if is_pair else 0.0
         positions = [names.index(row.name) + offset for row in bars.rows]
         _stack(drawn, bars, positions, view, width=0.38 if is_pair else 0.66, legend=index == 0)
-        _ends(drawn, bars, positions, view)
         if rules:
             below = [names.index(row.name) + 0.5 for row in bars.rows]
             _rules(drawn, bars.rows, below, view, edge=longest * RULES_ROOM)
     _devices(drawn, settings, longest, view)
+    for index, bars in enumerate(settings):
+        offset = (index - 0.5) * 0.42 if is_pair else 0.0
+        _ends(drawn, bars, [names.index(row.name) + offset for row in bars.rows], view)
     drawn.update_layout(
         barmode="stack",
         hovermode="closest",
@@ -116,19 +118,13 @@ def _ends(drawn: go.Figure, bars: Bars, positions: list[float], view: View) -> N
         f" {bars.letter} {_short(row.forecast.memory.peak_bytes)} {marks[fits]}"
         for row, fits in zip(bars.rows, verdicts, strict=True)
     ]
-    drawn.add_trace(
-        go.Scatter(
-            y=positions,
-            x=[row.forecast.memory.peak_bytes / 1e9 for row in bars.rows],
-            mode="text",
-            text=[text.replace("  ", " ") for text in texts],
-            textposition="middle right",
-            textfont={"color": [inks[fits] for fits in verdicts], "size": 12},
-            showlegend=False,
-            hoverinfo="skip",
-            cliponaxis=False,
-        )
-    )
+    for row, position, text, fits in zip(bars.rows, positions, texts, verdicts, strict=True):
+        drawn.add_annotation(
+            x=row.forecast.memory.peak_bytes / 1e9, y=position, xanchor="left", xshift=2,
+            text=text.replace("  ", " ").strip(), showarrow=False, borderpad=2,
+            bgcolor=view.page,  # the line of a device passes behind it
+            font={"color": inks[fits], "size": 12},
+        )  # fmt: skip
 
 
 def _short(size: int) -> str:

@@ -33,6 +33,11 @@ MEANINGS = {
     "forgetting": "How much less likely the model finds what its base answers to general prompts. "
     "The band is what another choice of prompts may change; within it nothing is shown to be "
     "forgotten. Mixing general data in keeps it low.",
+    "rank": "How many directions the adapter's updates use of the rank r that they could have: far "
+    "below r means that a lower r would do. Where the effective rank falls towards 1, the updates "
+    "have collapsed, and a lower learning rate helps.",
+    "condition": "The largest singular value of an update over its smallest. Thousands mean that "
+    "some of the rank is as good as unused.",
     "power": "The power that the GPU draws. Much less than its limit means that it waits for "
     "something.",
 }
@@ -134,6 +139,9 @@ def _draw(series: MetricSeries, view: View, other: MetricSeries | None) -> Chart
             )
     if series.probe.has("probe/rise"):
         figures["forgetting"] = ("Forgetting", charts.forgetting(series, view))
+    if series.evaluation.has("rank/effective"):
+        figures["rank"] = ("Rank of the updates", charts.update_rank(series, view))
+        figures["condition"] = ("Condition number", charts.condition(series, view))
     if device.has("nvml/power_w"):
         figures["power"] = ("Power", charts.power(series, view))
     return figures

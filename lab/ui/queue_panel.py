@@ -24,11 +24,11 @@ def show() -> None:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.markdown(f"**Queue**, {len(line)} waiting{', paused' if rules.paused else ''}")
             if rules.paused:
-                if st.button("Go on", icon=":material/play_arrow:", key="queue.continue"):
+                if st.button("Resume queue", icon=":material/play_arrow:", key="queue.continue"):
                     run_action(lambda: actions.set_paused(False))
-            elif st.button("Pause", icon=":material/pause:", key="queue.pause"):
+            elif st.button("Pause queue", icon=":material/pause:", key="queue.pause"):
                 run_action(actions.set_paused)
-            with st.popover("Rules", icon=":material/rule:"):
+            with st.popover("Queue settings", icon=":material/rule:"):
                 _rules(rules)
         for i, run in enumerate(line):
             _line(i, run)
@@ -40,9 +40,11 @@ def _line(i: int, run: RunDir) -> None:
         st.markdown(f"{i + 1}. {escape_markdown(entry.name or run.id)}")
         st.caption(escape_markdown(entry.status.message))
         chat_memory_panel.offer(entry.status.message, f"queue.free.{run.id}")
-        if i and st.button("Run next", icon=":material/vertical_align_top:", key=f"up.{run.id}"):
+        if i and st.button(
+            "Move to front", icon=":material/vertical_align_top:", key=f"up.{run.id}"
+        ):
             run_action(lambda: queue.reorder(run, first=True))
-        if st.button("Withdraw", icon=":material/close:", key=f"out.{run.id}"):
+        if st.button("Remove from queue", icon=":material/close:", key=f"out.{run.id}"):
             run_action(lambda: actions.command(run, "cancel"))
 
 

@@ -192,7 +192,7 @@ def _with(chosen: str, options: list[str]) -> list[str]:
 
 
 def _amount(unit: str) -> None:
-    name, label = f"race.budget.{unit}", f"{UNITS[unit]} a run"
+    name, label = f"race.budget.{unit}", f"{UNITS[unit]} per run"
     if unit in ("tokens", "steps"):
         st.number_input(
             label,

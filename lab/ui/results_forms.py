@@ -10,7 +10,7 @@ import streamlit as st
 from lab import background_job, formatting, paths
 from lab.atomic_files import number, part
 from lab.background_job import JobRecord
-from lab.export import combine, exports, push
+from lab.export import combine, exports, lora_form, push
 from lab.hub import credentials
 from lab.paths import RunDir
 from lab.runs import index
@@ -22,7 +22,7 @@ LOOK_S = 1.0
 
 def combine_form(run: RunDir) -> None:
     """Choose partners, weights and a type; the new result is made in the background."""
-    if reason := combine.why_not(run):
+    if reason := lora_form.why_not(run):
         st.caption(f":material/block: This result cannot be combined: {escape_markdown(reason)}")
         return
     model = index.entry(run).model
@@ -32,7 +32,7 @@ def combine_form(run: RunDir) -> None:
         if other.id != run.id
         and other.artifact.is_dir()
         and index.entry(other).model == model
-        and not combine.why_not(other)
+        and not lora_form.why_not(other)
     ]
     if not partners:
         st.caption("No other adapter of the same base is here yet: train a second one.")
@@ -76,6 +76,7 @@ def combine_form(run: RunDir) -> None:
                 help="The share of numbers that is kept.",
             )  # fmt: skip
     st.caption(escape_markdown(combine.TYPES[kind]))
+    energy = _energy(names)
     job = background_job.read(combine.job_file())
     is_busy = job is not None and job.is_active
     if st.button(
@@ -83,10 +84,26 @@ def combine_form(run: RunDir) -> None:
         disabled=not chosen or is_busy,
     ):  # fmt: skip
         combination = combine.Combination(
-            tuple(names), tuple(map(float, weights)), kind, float(density), None, name or ""
-        )
+            tuple(names), tuple(map(float, weights)), kind, float(density), None, name or "",
+            energy=energy,
+        )  # fmt: skip
         run_action(lambda: combine.start(combination))
     _progress(combine.job_file(), "results.combine.stop", _combined)
+
+
+def _energy(names: list[str]) -> float | None:
+    """How much of each layer's update stays of adapters that are no LoRA; None where all are."""
+    others = [name for name in names if not lora_form.is_lora(paths.run_dir(name))]
+    if not others:
+        return None
+    titles = ", ".join(str(plain(index.entry(paths.run_dir(name)).name or name)) for name in others)
+    energy = st.number_input(
+        "Energy kept", lora_form.LEAST_ENERGY, lora_form.MOST_ENERGY, 0.95, 0.01,
+        key="results.combine.energy", format="%.4g", width=200,
+        help="Each layer gets the lowest rank that keeps this share of its update's energy.",
+    )  # fmt: skip
+    st.caption(escape_markdown(f"Brought into the form of a LoRA first: {titles}."))
+    return float(energy)
 
 
 def _combined(job: JobRecord) -> None:

@@ -115,7 +115,7 @@ def table(entries: list[RunSummary]) -> list[RunSummary]:
         column_config={
             " ": st.column_config.TextColumn(width=36, help="The run's colour on every page."),
             "Eval loss": st.column_config.NumberColumn(
-                format="%.3f", help="Newest evaluation loss, in nats a token: lower is better."
+                format="%.3f", help="Newest evaluation loss, in nats per token: lower is better."
             ),
             "To base": st.column_config.NumberColumn(
                 format="%+.3f", help="Evaluation loss less the base model's: below 0 is better."

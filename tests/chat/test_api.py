@@ -68,7 +68,7 @@ def test_the_official_client_lists_asks_and_streams(
 def test_refusals_are_the_clients_own_errors(client: openai.OpenAI, tiny_model: Path) -> None:
     create: Any = client.chat.completions.create
     base = f"base:{tiny_model}"
-    with pytest.raises(openai.NotFoundError, match="names no model"):
+    with pytest.raises(openai.NotFoundError, match="is not a model"):
         create(model="gpt-4", messages=HI)
     with pytest.raises(openai.UnprocessableEntityError, match="temperature"):
         create(model=base, messages=HI, temperature=-1)
@@ -136,7 +136,7 @@ def test_what_is_no_receipt_is_refused(tmp_path: Path, text: str) -> None:
     [
         (["chat"], "needs models"),
         (["chat", "base:x", "--receipt", "f"], "names its own model"),
-        (["serve", "gpt-4"], "names no model"),
+        (["serve", "gpt-4"], "is not a model"),
         (["chat", "base:{tiny}", "--prompt", "x", "--top-p", "2"], "--top-p"),
         (["chat", "base:{tiny}", "--prompt", "x", "--stop", ""], "--stop"),
     ],

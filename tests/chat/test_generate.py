@@ -189,9 +189,9 @@ def test_a_checkpoint_answers_with_its_own_weights(trained: list[RunDir]) -> Non
         ("run:{id}@x", "is not a step"),
         ("run:{id}@-4", "is not a step"),
         ("run:{id}@3", "has no checkpoint of step 3"),
-        ("run:", "names no model"),
-        ("base:", "names no model"),
-        ("{id}", "names no model"),
+        ("run:", "is not a model"),
+        ("base:", "is not a model"),
+        ("{id}", "is not a model"),
     ],
 )
 def test_names_that_mean_no_model(trained: list[RunDir], name: str, says: str) -> None:

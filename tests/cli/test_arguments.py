@@ -292,19 +292,19 @@ def test_a_comparison_says_each_loss_and_what_is_not_equal(
         unequal = ["They trained on different data: x, y."] if by == "step" else []
         verdict = {"headline": "one leads: 2.25", "detail": "", "badges": [{"text": "Half"}]}
         return {"runs": [figures("one"), figures("two")], "by": by, "at": 5, "unequal": unequal,
-                "remarks": [], "verdict": verdict}  # fmt: skip
+                "remarks": [], "verdict": verdict, "scores": []}  # fmt: skip
 
     monkeypatch.setattr(compare, "compare", compared)
     assert cli.main(["compare", pair[0].id, pair[1].id]) == 0
     shown = capsys.readouterr().out
-    assert "Not equal: They trained on different data" in shown
+    assert "Not comparable: They trained on different data" in shown
     assert "one leads: 2.25" in shown and "Half" in shown
     for words, value in (("loss, base", "3.2500"), ("loss, final", "2.2500"),
                          ("loss at 5 steps", "2.5000"), ("loss, last step", "1.2500")):  # fmt: skip
         (line,) = lines_with(shown, words)
         assert line.count(value) == 2, line
     assert cli.main(["compare", pair[0].id, pair[1].id, "--by", "tokens"]) == 0
-    assert "Not equal" not in capsys.readouterr().out
+    assert "Not comparable" not in capsys.readouterr().out
     assert requests == ["step", "tokens"]
     assert cli.main(["compare", pair[0].id, pair[0].id]) == 2
     assert "named twice" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -39,6 +40,8 @@ def test_rows_that_only_one_gets_and_the_exact_test_in_words() -> None:
     )
     turned = difference(scored, *names[::-1])
     assert (turned.only_first, turned.only_second) == (apart.only_second, apart.only_first)
+    single = replace(apart, only_first=(1,), only_second=(), p=1.0).in_words("A", "B")
+    assert "A gets 1 row right" in single and "on the 1 row that differs: p = 1.000, no" in single
     same = difference(scored, names[0], names[0])
     assert same.in_words("A", "A") == "A and A get the same 9 of 10 rows right." and same.p == 1.0
 

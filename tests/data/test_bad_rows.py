@@ -148,7 +148,7 @@ WHOLE: list[tuple[str, str, bytes, str]] = [
     ("bytes", "a.txt", b"\x7fELF\0\0\0", "holds NUL bytes"),
     ("a PDF", "a.txt", b"%PDF-1.7", "is a PDF"),
     ("no Parquet", "a.parquet", b"hello there, I am text", "is not Parquet"),
-    ("half a list", "a.json", b'[{"text": "x"}, {"te', "not JSON behind row 1"),
+    ("half a list", "a.json", b'[{"text": "x"}, {"te', "not valid JSON after row 1"),
     ("one object", "a.json", b'{"text": "x"}', "Give a JSON list"),
     ("a number", "a.json", b"5", "Give a JSON list"),
     ("a column twice", "a.csv", b"text,text\na,b\n", "not a list of column names"),

@@ -51,7 +51,7 @@ BOMBS: list[tuple[str, str, Any, dict[str, Any], str]] = [
     ("bad rows", "a.jsonl.gz", lambda: gzip.compress(b"1\n" * 3_000_000), {}, "More than 100000 of 100000 rows"),
     ("bad rows that are skipped", "a.jsonl.gz", lambda: gzip.compress(b"1\n\n" * 3_000_000), SKIP, "More than 100000 of 100000"),
     ("bad rows of a list", "a.json.gz", lambda: gzip.compress(b"[" + b"[]," * 3_000_000), SKIP, "More than 100000"),
-    ("white space", "a.json.gz", lambda: gzip.compress(b"[" + b" " * 9_000_000), {}, "not JSON behind row 0"),
+    ("white space", "a.json.gz", lambda: gzip.compress(b"[" + b" " * 9_000_000), {}, "not valid JSON after row 0"),
     ("gzip in gzip", "a.jsonl.gz", lambda: gzip.compress(gzip.compress(b'{"text": "x"}\n')), {}, "is gzipped twice"),
     ("quotes that never close", "a.csv", lambda: PAIRS + b'x","y\n' * 100_000, SKIP, "opens quotes that are never closed"),
     ("columns", "a.csv", lambda: ",".join(map(str, range(300_000))).encode() + b"\n", {}, "names 300,000 columns"),
@@ -142,10 +142,10 @@ def test_only_the_row_at_fault_is_lost_and_time_is_linear(
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (b'[{"text": "x"} {"text": "y"}]', "behind row 1: Expecting ',' or ']'"),
+        (b'[{"text": "x"} {"text": "y"}]', "after row 1: Expecting ',' or ']'"),
         (b'[{"text": "x"}, {"text": "y"}] [{"text": "z"}]', "text follows behind the list"),
-        (b'[{"text": "x"}, ]', "behind row 1: Expecting value"),
-        (b'[{"text": "x"}', "behind row 1: its end is missing"),
+        (b'[{"text": "x"}, ]', "after row 1: Expecting value"),
+        (b'[{"text": "x"}', "after row 1: its end is missing"),
     ],
 )
 def test_a_list_that_goes_on_wrongly_is_not_read_in_part(

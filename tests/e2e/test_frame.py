@@ -106,6 +106,14 @@ def background(page: Page) -> str:
     return str(page.evaluate(script))
 
 
+def samples_are_below(page: Page) -> bool:
+    """Whether Monitor shows its first chart over the whole width, and the samples below it."""
+    chart = page.locator("[class*=st-key-chart-loss]").first.bounding_box()
+    texts = page.get_by_text("Sample outputs").first.bounding_box()
+    assert chart is not None and texts is not None
+    return bool(chart["width"] > 500 and texts["y"] > chart["y"] + chart["height"])
+
+
 def test_every_page_can_be_read_by_everybody_and_fits_a_narrow_window(
     chrome: Browser, server: Server, trained_home: Path
 ) -> None:
@@ -128,6 +136,8 @@ def test_every_page_can_be_read_by_everybody_and_fits_a_narrow_window(
                 found = find_violations(page)
                 if sideways(page) > 0:
                     found.append("scrolls sideways")
+                if name == "monitor" and width == 800 and not samples_are_below(page):
+                    found.append("the samples are not below the chart")
                 problems += [f"{name or 'home'}, {theme}, {width}: {text}" for text in found]
                 matched = "all => all.filter(one => document.querySelector(one))"
                 unused -= set(page.evaluate(matched, sorted(unused)))

@@ -15,7 +15,7 @@ from lab import paths
 from lab.atomic_files import read_object, write_json
 from lab.chat import models as chat_models
 from lab.errors import LabError
-from lab.export import combine
+from lab.export import combine, lora_form
 from lab.export.combine import Combination
 from lab.paths import RunDir
 from lab.runs import index
@@ -130,7 +130,7 @@ def test_another_family_is_brought_into_the_form_of_a_lora(
     lora, other = runs[0], runs[3]
     if method != "loha":
         other = run_here(make_spec(method, train=SHORT | {"learning_rate": 0.01}))
-    assert combine.why_not(other) == ""
+    assert lora_form.why_not(other) == ""
     combined = combine.combine(Combination((lora.id, other.id), (1.0, 1.0), "cat", rank=16))
     fidelity = combined["fidelity"]
     assert fidelity[lora.id] == 1 and 0.3 < fidelity[other.id] <= 1

@@ -155,7 +155,7 @@ def test_the_adapters_own_tokenizer_and_template_are_used(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("adapter:", "names no model"),
+        ("adapter:", "is not a model"),
         ("adapter:a b", "names no adapter"),
         ("adapter:org/nothing", "is not on the Hub|was not found|cannot be found"),
         (f"adapter:{NAME}", "is no adapter: it holds no adapter_config.json"),

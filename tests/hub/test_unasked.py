@@ -106,7 +106,7 @@ def test_the_data_page_offers_the_tokenizer_and_fetches_it_when_asked(
     assert f"The tokenizer of '{NAME}' is not on this machine." in words(at).replace("\\", "")
     assert bodies(both) <= METADATA
     button = at.button(key="data.fetch_tokenizer")
-    assert button.label.startswith("Fetch it (") and "kB" in button.label
+    assert button.label.startswith("Download it (") and "kB" in button.label
     button.click().run()
     assert not at.exception and {metric.label for metric in at.metric} >= {"Examples", "Tokens"}
     assert "tokenizer.json" in bodies(both) and "model.safetensors" not in bodies(both)

@@ -12,6 +12,7 @@ import pytest
 from lab import paths
 from lab.atomic_files import read_object, write_json
 from lab.errors import LabError
+from lab.evals import held_out
 from lab.paths import RunDir
 from lab.rank import measure, repair
 from lab.rank.measure import RankProgress, RankReport
@@ -226,5 +227,5 @@ def test_a_loss_that_cannot_be_measured_says_why_and_loses_no_result(
     def gone(names: object) -> object:
         raise LabError("There is no dataset of that name.", "Upload it again.")
 
-    monkeypatch.setattr(repair.held_out, "evaluate", gone)
-    assert repair._losses(lora, lora) == ([None, None], "There is no dataset of that name.")
+    monkeypatch.setattr(held_out, "evaluate", gone)
+    assert held_out.losses(lora, lora) == ([None, None], "There is no dataset of that name.")

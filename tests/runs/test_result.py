@@ -94,7 +94,7 @@ def test_out_of_memory_is_explained_with_ranked_fixes(
         "full", train={"loss_implementation": "plain", "batch_size": 4}, data={"max_length": 256}
     )
     now = status(run)
-    assert now.state == "failed" and "Out of memory while training. Largest parts" in now.message
+    assert now.state == "failed" and "Out of memory during training. Largest parts" in now.message
     result = read_object(run.result)
     assert result is not None and result["out_of_memory"]["phase"] == "training"
     parts = list(result["out_of_memory"]["parts"].values())

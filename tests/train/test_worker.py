@@ -123,7 +123,7 @@ def test_out_of_memory_names_the_phase_and_the_largest_parts(
     code, result, _ = outcome(failing(error, phase="evaluating"))
     assert code == 1 and result["out_of_memory"]["phase"] == "evaluating"
     assert result["message"] == (
-        "Out of memory while evaluating. Largest parts (estimated): loss 70.00 MB, gradients "
+        "Out of memory during evaluating. Largest parts (estimated): loss 70.00 MB, gradients "
         "30.00 MB, weights 10.00 MB."
     )
     assert "lab fixes" in result["hint"]

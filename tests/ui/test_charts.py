@@ -14,7 +14,7 @@ from lab.atomic_files import write_json
 from lab.data.preview_types import BatchRow
 from lab.paths import RunDir
 from lab.runs.metric_series import MetricSeries
-from lab.ui import chart_style, charts
+from lab.ui import chart_style, charts, monitor_charts
 from lab.ui.charts import View
 
 
@@ -198,6 +198,26 @@ def test_a_name_among_lines_has_the_page_behind_it(tmp_path: Path) -> None:
         assert behind == {"training": None, "evaluation": page, "base": None}
 
 
+def test_names_of_points_neither_strike_each_other_nor_leave_the_plot() -> None:
+    chart = chart_style.figure(View(dark=True), x="memory", y="loss", height=320)
+    chart.layout.xaxis.range, chart.layout.yaxis.range = [0.0, 1.0], [2.0, 3.0]
+    points = (
+        ("near", 0.5, 2.4),
+        ("nearer", 0.51, 2.42),
+        ("a name of many words and <b>tags</b>", 1.0, 2.9),
+    )
+    ends = [chart_style.End(name, y, "#123456", x) for name, x, y in points]
+    chart_style.name_points(chart, ends, 400)
+    near, nearer, last = chart.layout.annotations
+    assert (near.text, nearer.text) == ("near", "nearer")
+    heights = [(note.y - 2.0) * 270 + note.yshift for note in (near, nearer)]
+    assert heights[1] - heights[0] >= chart_style.APART, "one above the other"
+    assert last.text.startswith("a name of many words") and last.text.endswith("…")
+    half = len(last.text) * chart_style.CHARACTER_PX / 2
+    assert 400 + last.xshift + half <= 400.1, "it ends where the plot ends"
+    assert {note.bgcolor for note in chart.layout.annotations} == {"#0f171a"}
+
+
 def test_a_curve_of_the_base_alone_has_the_base_for_a_name(tmp_path: Path) -> None:
     figure = charts.loss(series(tmp_path, *steps(), BASE), View())
     names = [note.text.split()[0] for note in figure.layout.annotations]
@@ -297,3 +317,34 @@ def test_forgetting_is_drawn_with_its_interval_and_what_all_answers_said(tmp_pat
     assert list(band.y) == pytest.approx([0, 0.15, 0.35, 0.25, 0.05, 0])
     notes = {note.text: note.y for note in figure.layout.annotations}
     assert notes == {"base": 0.0, "all: +0.25": 0.25}
+
+
+def test_the_rank_of_updates_stands_below_what_it_could_be(tmp_path: Path) -> None:
+    records = [
+        {"kind": "eval", "attempt": 1, "step": step, "tokens": step, "seconds": 1.0 * step,
+         "eval/loss": 2.0, "rank/possible": 16.0, "rank/effective": 9.0 - step,
+         "rank/stable": 3.0, "rank/condition": 10.0**step}
+        for step in (1, 2, 3)
+    ]  # fmt: skip
+    recorded = series(tmp_path, *steps(3), *records)
+    chart = charts.update_rank(recorded, View())
+    traces = traces_of(chart)
+    assert traces["effective"].y.tolist() == [8.0, 7.0, 6.0]
+    assert traces["stable"].y.tolist() == [3.0] * 3
+    assert lines_of(chart) == {"r 16": 16.0}
+    low, high = chart.layout.yaxis.range
+    assert low == 0 and high > 16, "The rank is seen against nothing and against what it could be."
+    chart = charts.condition(recorded, View())
+    assert chart.data[0].y.tolist() == [10.0, 100.0, 1000.0] and chart.layout.yaxis.type == "log"
+    drawn = monitor_charts.charts_of(recorded, View())
+    assert {"rank", "condition"} <= drawn.keys()
+    without = series(another_folder(tmp_path), *steps(3))
+    assert "rank" not in monitor_charts.charts_of(without, View()), "Full fine-tuning has none."
+    for key in ("rank", "condition"):
+        assert monitor_charts.MEANINGS[key].count(".") == 2, "Two sentences explain it."
+
+
+def another_folder(folder: Path) -> Path:
+    other = folder / "full"
+    other.mkdir()
+    return other

@@ -20,7 +20,7 @@ from lab.compare import notes
 from lab.compare.contestants import contestants
 from lab.compare.curves import MAX_POINTS, lead_changes, standings
 from lab.paths import RunDir
-from lab.rank import measure, repair
+from lab.rank import convert, measure, repair
 from lab.rank.repair import Quality
 from lab.rank.spectrum import spectrum
 from lab.runs import index
@@ -256,6 +256,36 @@ def test_a_measured_rank_is_drawn_by_layer_and_matrix(open_page: Page) -> None:
     said = words(open_page("compare", runs=run.id, tab="Rank")).replace("\\", "")
     assert "wren lora needed r ≈ 2 of 4" in said and "4 matrices" in said
     assert "effective rank" in said
+
+
+def test_a_conversion_shows_its_ranks_and_what_it_cost(
+    open_page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = record("aaaa", "wren loha")
+    write_rank(run)
+    text = words(open_page("compare", runs=run.id, tab="Rank"))
+    assert "No conversion: LoRA leaves no adapter" in text, "A recorded run has no weights."
+    monkeypatch.setattr(convert, "why_not", lambda run: "")
+    outcome = convert.Conversion(
+        run.id, 0.9, {"a": 1, "b": 3, "c": 7}, 7, 0.96, 9_800_000, 1_200_000, 0.25, 0.013, 0.998,
+        1e-4, 8, 2.41, 2.43, "No [rows].",
+    )  # fmt: skip
+    record_of_job = JobRecord(finish="done", result=dataclasses.asdict(outcome))
+    write_json(convert.job_file(run), dataclasses.asdict(record_of_job))
+    at = open_page("compare", runs=run.id, tab="Rank")
+    text = words(at).replace("\\", "")
+    assert "90 % of the energy: rank 1 to 7, median 3, in 3 layers; 9.80 MB → 1.20 MB." in text
+    assert "Evaluation loss 2.410 → **2.430**. Largest logit difference 0.25, 1.3 %" in text
+    assert "same top token 99.8 %" in text and "No [rows]." in text
+    started: list[tuple[str, float]] = []
+    monkeypatch.setattr(convert, "start", lambda run, energy: started.append((run.id, energy)))
+    at.number_input(key="compare.rank.energy").set_value(0.8)
+    at.button(key="compare.rank.convert").click().run()
+    assert started == [(run.id, 0.8)]
+    failed = JobRecord(finish="failed", error="PEFT cannot <b>.", hint="Merge it.")
+    write_json(convert.job_file(run), dataclasses.asdict(failed))
+    at = open_page("compare", runs=run.id, tab="Rank")
+    assert "PEFT cannot \\<b\\>" in words(at), "Escaped."
 
 
 def test_a_repair_shows_what_it_won_and_cost(

@@ -132,7 +132,7 @@ def test_a_set_that_is_being_fetched_shows_how_far_it_is(
     fetching("org/name")
     bars = [(args[0], named["text"]) for kind, args, named in screen.calls if kind == "progress"]
     assert bars == [
-        (0.25, "Fetching: 1.00 MB of 4.00 MB, 500.00 kB/s"),
-        (0.25, "Fetching: 1,500 rows of 6,000"),
-        (0.0, "Fetching: 1,500 rows"),
+        (0.25, "Downloading: 1.00 MB of 4.00 MB, 500.00 kB/s"),
+        (0.25, "Downloading: 1,500 rows of 6,000"),
+        (0.0, "Downloading: 1,500 rows"),
     ]

@@ -129,12 +129,13 @@ def test_the_bars_make_the_scale_and_the_figures_say_what_fits() -> None:
     assert beyond == pytest.approx(12 * memory_charts.RULES_ROOM), "on the edge, with its figure"
     assert list(figure.layout.yaxis.ticktext) == ["LoRA", "Full fine-tuning", "QLoRA"], "by size"
     assert figure.layout.yaxis.range[0] > figure.layout.yaxis.range[1], "the smallest on top"
-    (ends,) = [trace for trace in figure.data if trace.type == "scatter" and trace.mode == "text"]
-    marks = dict(zip(ends.text, ends.textfont.color, strict=True))
+    ends = [note for note in figure.layout.annotations if note.xanchor == "left"]
+    marks = {note.text: note.font.color for note in ends}
+    assert {note.bgcolor for note in ends} == {View().page}, "no line strikes a figure through"
     assert marks == {
-        " 8.0 GB ✓ fits": View().colours[3],
-        " 2.0 GB ✓ fits": View().colours[3],
-        " 12.0 GB ✕ too large": View().colours[4],
+        "8.0 GB ✓ fits": View().colours[3],
+        "2.0 GB ✓ fits": View().colours[3],
+        "12.0 GB ✕ too large": View().colours[4],
     }
 
 

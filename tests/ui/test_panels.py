@@ -123,7 +123,7 @@ def test_the_queue_says_why_and_its_buttons_change_it(monkeypatch: pytest.Monkey
     queue_panel.show()
     assert "Waiting for memory." in screen.texts("caption")
     assert "Queue**, 2 waiting" in screen.texts("markdown")[0]
-    assert queue.waiting_runs() == [second, first], "'Run next' puts it in front"
+    assert queue.waiting_runs() == [second, first], "'Move to front' puts it in front"
     rules = queue.settings()
     assert (rules.continue_after_failure, rules.at_once, rules.spare) == (False, 1, True)
 

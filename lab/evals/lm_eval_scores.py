@@ -1,0 +1,151 @@
+"""Scores of EleutherAI's lm-evaluation-harness on our sets: a second opinion on our own scorer.
+
+An optional extra (requirements-lm-eval.txt), used in a process of its own
+(`python -m lab.evals.lm_eval_scores`), since it brings some thirty packages. A set becomes a task
+of the harness by its `custom_dataset`: the prompts as the chat template renders them, the options,
+the right one. The harness does the forward passes and the scoring. Prompt and options are made
+tokens apart, as in generation; its own way moves the line end of the template into each option.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from lab import background_job, paths
+from lab.chat import models as chat_models
+from lab.chat.models import LoadedModel, ModelRef
+from lab.errors import LabError
+from lab.evals import score
+from lab.evals.score import ScoreTerms
+
+MODULE = "lm_eval"
+INSTALL = "Run '.venv/bin/python -m pip install -r requirements-lm-eval.txt' first."
+TASK = "lab_set"
+KINDS = ("labels", "choices")
+
+
+def check(names: list[ModelRef], dataset_id: str, most: int) -> None:
+    """Raise LabError for what stands against it, before anything is loaded."""
+    if find_spec(MODULE) is None:
+        raise LabError("The lm-evaluation-harness (lm-eval) is not installed.", INSTALL)
+    _check_kind(score.terms_of(names, dataset_id, most, ""))
+
+
+def _check_kind(terms: ScoreTerms) -> None:
+    if terms.kind not in KINDS:
+        raise LabError(
+            f"'{terms.dataset}' has neither labels nor choices.",
+            "The harness scores sets with options here; 'score' has the figures of the others.",
+        )
+
+
+def measure(
+    names: list[ModelRef],
+    dataset_id: str,
+    most: int,
+    tell: Callable[[str], object] = lambda phase: None,
+) -> dict[str, Any]:
+    """{"set", "rows", "version" of the harness, "models": [{"model", "accuracy" (its acc_norm),
+    "centred", "log_probabilities" by question and option}]}, the base first. Raises LabError."""
+    ordered = chat_models.with_shared_template(score.with_base_first(names))
+    check(ordered, dataset_id, most)
+    terms = score.terms_of(ordered, dataset_id, most, "")
+    chance = sum(1 / len(item.options) for item in terms.items) / len(terms.items)
+    models = []
+    for named in ordered:
+        tell(f"scoring {named.name}")
+        accuracy, log_probabilities = _of_model(chat_models.load(named), terms)
+        models.append(
+            {
+                "model": named.name,
+                "accuracy": accuracy,
+                "centred": (accuracy - chance) / (1 - chance),
+                "log_probabilities": log_probabilities,
+            }
+        )
+    version = metadata.version("lm-eval")
+    return {"set": dataset_id, "rows": len(terms.items), "version": version, "models": models}
+
+
+def _of_model(loaded: LoadedModel, terms: ScoreTerms) -> tuple[float, list[list[float]]]:
+    """(acc_norm, summed log-probabilities in nats of each option of each question)."""
+    from lm_eval.api.task import ConfigurableTask
+    from lm_eval.evaluator import evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    class ChatTokens(HFLM):  # type: ignore[misc]
+        def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+            parts = (
+                self.tokenizer(text, add_special_tokens=False)["input_ids"]
+                for text in (context, continuation)
+            )
+            return tuple(parts)  # type: ignore[return-value]
+
+    task = ConfigurableTask(config=task_config(loaded, terms))
+    model = ChatTokens(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=1)
+    results = evaluate(model, {TASK: task}, bootstrap_iters=0, log_samples=True)
+    samples = sorted(results["samples"][TASK], key=lambda sample: sample["doc_id"])
+    sums = [[float(answer[0]) for answer in sample["filtered_resps"]] for sample in samples]
+    return float(results["results"][TASK]["acc_norm,none"]), sums
+
+
+def task_config(loaded: LoadedModel, terms: ScoreTerms) -> dict[str, Any]:
+    """The set as a task of the harness, in its own words."""
+    from datasets import Dataset
+
+    from lab.chat import generate
+
+    rows = [
+        {
+            "prompt": generate.render(loaded.tokenizer, list(item.messages), terms.settings),
+            "options": list(item.options),
+            "right": item.options.index(item.reference),
+        }
+        for item in terms.items
+    ]
+    return {
+        "task": TASK,
+        "custom_dataset": lambda **_: {"test": Dataset.from_list(rows)},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": lambda row: row["prompt"],
+        "doc_to_choice": lambda row: row["options"],
+        "doc_to_target": lambda row: row["right"],
+        "target_delimiter": "",
+        "metric_list": [
+            {"metric": "acc_norm", "aggregation": "mean", "higher_is_better": True},
+        ],
+    }
+
+
+# -- in a process of its own ---------------------------------------------------------------------
+
+
+def job_file() -> Path:
+    return paths.home() / "cache" / "lm-eval" / "scores.json"
+
+
+def start(names: list[str], dataset_id: str, most: int) -> None:
+    """Begin. Raises LabError while it is at work, or cannot be done."""
+    check([chat_models.parse(name) for name in names], dataset_id, most)
+    request = {"models": names, "set": dataset_id, "most": most}
+    background_job.start(job_file(), ["lab.evals.lm_eval_scores"], request)
+
+
+def work() -> int:
+    """What that process does; its exit code."""
+
+    def make(request: Mapping[str, Any], tell: Callable[[str], None]) -> dict[str, Any]:
+        names = [chat_models.parse(str(name)) for name in request["models"]]
+        return measure(names, str(request["set"]), int(request["most"]), tell)
+
+    return background_job.work(job_file(), make)
+
+
+if __name__ == "__main__":
+    sys.exit(work())

@@ -1,0 +1,78 @@
+"""A result as a plain LoRA of the rank that it needs: the last part of the Rank tab."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from lab import background_job, dataclass_json
+from lab.export import lora_form
+from lab.formatting import size
+from lab.paths import RunDir
+from lab.rank import convert
+from lab.rank.spectrum import ENERGY
+from lab.ui import links
+from lab.ui.markdown_safety import escape_markdown, run_action
+
+LOOK_S = 1.0
+
+
+def show(run: RunDir) -> None:
+    """Choose how much of each update stays; what the conversion chose and cost."""
+    st.markdown("**As a LoRA of lower rank**")
+    if reason := convert.why_not(run):
+        st.caption(f":material/block: No conversion: {escape_markdown(reason)}")
+        return
+    st.caption(
+        "Each layer gets the lowest rank that keeps this share of its update's energy. The new "
+        "result works wherever a LoRA does; how far it answers otherwise is measured."
+    )
+    job = background_job.read(convert.job_file(run))
+    if job is not None and job.is_active:
+        _wait(run)
+        return
+    if job is not None and job.finish == "done":
+        _outcome(dataclass_json.read(convert.Conversion, job.result))
+    elif job is not None:
+        text = f"{job.error} {job.hint}".strip() or "It was interrupted."
+        st.error(escape_markdown(text), icon=":material/error:")
+    row = st.container(horizontal=True, vertical_alignment="bottom")
+    energy = row.number_input(
+        "Energy kept", lora_form.LEAST_ENERGY, lora_form.MOST_ENERGY, ENERGY, 0.01,
+        key="compare.rank.energy", format="%.4g", width=160,
+        help="Share of the sum of squared singular values of each layer's update.",
+    )  # fmt: skip
+    if row.button("Convert to LoRA", icon=":material/compress:", key="compare.rank.convert"):
+        run_action(lambda: convert.start(run, float(energy)))
+
+
+@st.fragment(run_every=LOOK_S)
+def _wait(run: RunDir) -> None:
+    job = background_job.read(convert.job_file(run))
+    if job is None or not job.is_active:
+        st.rerun()
+        return
+    st.markdown(f":material/progress_activity: {escape_markdown(job.phase)}")
+
+
+def _loss(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _outcome(outcome: convert.Conversion | None) -> None:
+    if outcome is None or not outcome.ranks:
+        return
+    ranks = sorted(outcome.ranks.values())
+    st.markdown(
+        f"{100 * outcome.energy:g} % of the energy: rank {ranks[0]} to {ranks[-1]}, median "
+        f"{ranks[len(ranks) // 2]}, in {len(ranks)} layers; {size(outcome.bytes_before)} → "
+        f"{size(outcome.bytes_after)}. Evaluation loss {_loss(outcome.loss_before)} → "
+        f"**{_loss(outcome.loss_after)}**. Largest logit difference "
+        f"{outcome.largest_difference:.2g}, {100 * outcome.share_of_spread:.3g} % of their spread; "
+        f"same top token {100 * outcome.same_top:.1f} %."
+    )
+    if outcome.note:
+        st.caption(f"The evaluation loss was not measured. {escape_markdown(outcome.note)}")
+    st.page_link(
+        links.page("results"), label="Open the converted result", icon=":material/inventory_2:",
+        query_params={"run": outcome.run},
+    )  # fmt: skip
