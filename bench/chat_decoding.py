@@ -34,7 +34,7 @@ class ChatReport:
     base_bytes: int  # of the base's tensors
     file_bytes: int  # of the adapters' weights on the disk
     tensor_bytes: dict[str, int]  # beside the base's, by model
-    growth_bytes: int  # of this process while the adapters were loaded
+    growth_bytes: int  # of this process while the adapters were loaded, without libraries
     switch_s: dict[str, float | int | None]
     apart_s: list[float]
     together_s: list[float]
@@ -63,6 +63,8 @@ def chat(names: Sequence[str], pairs: int, tell: Callable[[str], object]) -> Cha
     process, loaded = psutil.Process(), LoadedModels()
     base = models.parse(f"base:{named[0].base}")
     loaded.get(base)
+    import peft  # noqa: F401  # 40 MB of code, once for any number of models
+
     before = process.memory_info().rss
     for model in named:
         tell(f"loading {model.name}")

@@ -52,13 +52,14 @@ class Part:
 class Outline:
     """The parts of a step of a short model, and for each layer of the whole one its place there.
 
-    `unused`: bytes of the blocks of the short model's weights and state beyond their tensors;
-    `left`: bytes that one step leaves for the next.
+    `unused`: bytes of the blocks of the short model's weights and state beyond their tensors, and
+    those of them that are in layers; `left`: bytes that one step leaves for the next.
     """
 
     parts: dict[str, Part]
     layers: int  # of the short model
     unused: int = 0
+    unused_of_layers: int = 0
     left: int = 0
     stands_for: tuple[int, ...] = ()
     launches: dict[str, int] = field(default_factory=dict)  # kernels by segment
@@ -158,7 +159,9 @@ def read(log: Log, layers: int, *, on_gpu: bool) -> Outline:
     # what a step leaves behind, its rows, is there once, before the next one begins
     left = sum(event.size for event in log.events if event.segment not in BEFORE)
     unused = blocks.resting - sum(event.size for event in log.events)
-    return Outline(parts, layers, unused, left, launches=log.launches)
+    in_layers = sum(event.size for event in log.events if event.storage in log.layer_of)
+    unused_of_layers = blocks.resting_of_layers - in_layers
+    return Outline(parts, layers, unused, unused_of_layers, left, launches=log.launches)
 
 
 def _parts(log: Log) -> dict[str, Part]:
@@ -199,7 +202,7 @@ def whole_step(short: Outline, sizes: ModelSizes, gradient_accumulation_steps: i
     places = range(len(short.stands_for))
     overhead = short.unused + short.left
     if short.layers:
-        overhead += short.unused * (len(places) - short.layers) // short.layers
+        overhead += short.unused_of_layers * (len(places) - short.layers) // short.layers
     rest = {"weights": sizes.weights, "optimizer": sizes.optimizer_bytes}
     peaks = {"load": Peak(sizes.weights, {"weights": sizes.weights}, "given")}
     walk = _Walk(short, peaks, rest, overhead)

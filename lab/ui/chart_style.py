@@ -234,8 +234,7 @@ def name_points(chart: go.Figure, ends: list[End], width: float) -> go.Figure:
         placed.append((middle - half, middle + half, y))
         chart.add_annotation(
             x=end.x, y=end.y, xshift=middle - x, yshift=y - point, text=literal(name),
-            showarrow=False, font={"size": LABEL_SIZE, "color": end.colour}, borderpad=0,
-            bgcolor=chart.layout.meta["page"],
+            showarrow=False, font={"size": LABEL_SIZE, "color": end.colour},
         )  # fmt: skip
     return chart
 

@@ -269,11 +269,35 @@ def test_variants_cost_their_own_bytes_and_the_least_recent_one_goes(names: list
     own = sum(p.numel() * 4 for p in loaded.models[names[0]].model.parameters())
     assert own <= sizes[names[0]] < 1.1 * own
     assert sizes[names[2]] < 0.1 * own < sizes[names[1]], "An adapter shares the base's tensors."
+    words = [loaded.models[name].tokenizer.backend_tokenizer for name in names]
+    assert words[1] is words[0] and words[2] is words[0], "One vocabulary is in memory once."
     loaded.budget_bytes = sizes[names[0]] + sizes[names[2]]
     loaded.get(base)
     assert list(loaded.models) == [names[2], names[0]], "The full model was used least recently."
     loaded.unload()
     assert loaded.bytes() == 0
+
+
+def test_a_vocabulary_with_further_tokens_stays_apart(
+    names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lab.chat import models as chat_models
+
+    base, _, adapter = (chat_models.parse(name) for name in names)
+    own = chat_models.prompt_terms
+
+    def with_a_token(named: Any) -> PromptTerms:
+        terms = own(named)
+        if named.name == adapter.name:
+            terms.tokenizer.add_tokens(["<new>"])
+        return terms
+
+    monkeypatch.setattr(chat_models, "prompt_terms", with_a_token)
+    monkeypatch.setattr(chat_models.template_lock, "check_tokenizer", lambda lock, words: None)
+    loaded = LoadedModels()
+    plain, extended = loaded.get(base).tokenizer, loaded.get(adapter).tokenizer
+    assert extended.backend_tokenizer is not plain.backend_tokenizer
+    assert "<new>" in extended.get_vocab() and "<new>" not in plain.get_vocab()
 
 
 def test_answers_that_nobody_makes_are_interrupted(

@@ -247,3 +247,11 @@ def test_copies_of_weights_that_the_forward_pass_keeps_to_its_end_go_then() -> N
     spec = spec_of({"name": "lora", "rank": 64}, 1, 64, activation_checkpointing="on")
     outline, traced = both(llama(24), spec)
     hold(outline, traced)
+
+
+def test_what_blocks_of_the_embeddings_leave_unused_does_not_grow_with_the_layers() -> None:
+    config = llama(layers=16, vocabulary=32_000)
+    method = {"name": "lora_embeddings", "rank": 64}
+    settings = {"activation_checkpointing": "on", "loss_implementation": "plain"}
+    outline, traced = both(config, spec_of(method, rows=2, length=128, **settings))
+    assert outline.peak_bytes == pytest.approx(traced.peak_bytes, rel=0.01)

@@ -59,11 +59,13 @@ def launches_of_step(launches: dict[str, int]) -> int:
 class Blocks:
     """What CUDA's allocator counts. `peaks`: the highest of each segment; `changes`: for each
     segment of the step (bytes at its end, bytes at its highest), less those at its start;
-    `resting`: bytes between two steps; `reserved`: bytes that it holds."""
+    `resting`: bytes between two steps, and those of them that are of layers' weights and state;
+    `reserved`: bytes that it holds."""
 
     peaks: dict[str, int]
     changes: dict[str, tuple[int, int]]
     resting: int
+    resting_of_layers: int
     reserved: int
 
 
@@ -166,4 +168,7 @@ class Log:
             before, peaks = peaks, replay(step)
             if peaks == before:
                 break
-        return Blocks({**first, **peaks}, dict(changes), allocator.allocated, allocator.reserved)
+        of_layers = sum(block.size for storage, block in held.items() if storage in self.layer_of)
+        return Blocks(
+            {**first, **peaks}, dict(changes), allocator.allocated, of_layers, allocator.reserved
+        )
