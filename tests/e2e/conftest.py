@@ -126,8 +126,9 @@ def lab_home(running_server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterato
     yield home
     end_workers(home)
     end_chat(home)
+    stay = (running_server.log.name, "access.json")  # without it a restart would know no browser
     for entry in home.iterdir():
-        if entry != running_server.log:
+        if entry.name not in stay:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 

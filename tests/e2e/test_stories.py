@@ -162,6 +162,7 @@ def pick_folder(page: Page, folder: Path) -> None:
     widget(page, "new.pick").get_by_role("button").click()
     dialog = page.get_by_role("dialog")
     expect(dialog.locator("[data-testid=stDataFrame]")).to_be_visible()
+    settled(page)  # a click on what is just drawn anew is lost
     dialog.get_by_text("Hub", exact=True).click()
     dialog.get_by_placeholder("Name, organisation or Hub ID").fill("qwen")
     expect(dialog.get_by_text("HF_HUB_OFFLINE is set")).to_be_visible()
