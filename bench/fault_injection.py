@@ -217,7 +217,7 @@ def _import_libraries() -> None:
 
 
 def specs(folder: Path) -> list[dict[str, Any]]:
-    """A tiny random model with the real tokenizer, some chats, and a spec for each shape."""
+    """A tiny random model, some chats, and a spec for each shape."""
     pid = os.fork()  # building the model starts torch's threads, which a fork would lose
     if not pid:
         code = 1

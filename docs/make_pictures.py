@@ -39,7 +39,7 @@ def main() -> int:
         return 2
     wanted = set(sys.argv[1:]) or {name for name, *_ in SHOTS} | {"chat"}
     PICTURES.mkdir(exist_ok=True)
-    server = Server(paths.home())
+    server = Server(paths.home(), paths.models())
     server.start()
     try:
         with sync_playwright() as playwright:

@@ -26,6 +26,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 from lab import access, paths, process
 from lab.atomic_files import read_object
 from lab.hub import settings
+from lab.models.catalog import BUILT_IN
 from lab.preflight.client import planner
 from lab.runs import queue, record_reader
 
@@ -39,12 +40,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: ("e2e" not in item.path.parts, "data" in item.path.parts))
 
 
+@pytest.fixture(scope="session")
+def small_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """LAB_MODELS: the built-in model by its name, but of two small layers. Tests that are about
+    what it has learned, or about its whole tokenizer, take it from SHARED_MODELS."""
+    from bench.small_model import make_model
+
+    folder = tmp_path_factory.mktemp("models") / BUILT_IN[0].name
+    make_model(folder, width=64, context=8192)  # other weights than those of `tiny_model`
+    return folder.parent
+
+
 @pytest.fixture(autouse=True)
-def lab_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def lab_home(tmp_path: Path, small_models: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty LAB_HOME for each test; workers that it leaves behind are killed."""
     home = tmp_path / "home"
     monkeypatch.setenv("LAB_HOME", str(home))
-    monkeypatch.setenv("LAB_MODELS", str(SHARED_MODELS))
+    monkeypatch.setenv("LAB_MODELS", str(small_models))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     # the disk need not have it before the test goes on; that it is asked to, some tests look at
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
@@ -79,7 +91,7 @@ def no_planner_left() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random two-layer Llama (1.6 M parameters) with SmolLM2's real tokenizer."""
+    """A random two-layer Llama with the most frequent tokens of SmolLM2."""
     from bench.small_model import make_model
 
     folder = tmp_path_factory.mktemp("models") / "tiny-llama"
@@ -88,10 +100,10 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tokenizer() -> Any:
+def tokenizer(tiny_model: Path) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(SHARED_MODELS / "smollm2-135m-instruct")
+    return AutoTokenizer.from_pretrained(tiny_model)
 
 
 @pytest.fixture(scope="session")

@@ -399,7 +399,7 @@ def test_a_model_for_which_there_is_no_memory_is_not_loaded(
     board.models.get(chat_models.parse(base))
     free[0] = 1_000_000
     board.models.get(chat_models.parse(names[2]))  # it stands on the base: it costs nothing
-    with pytest.raises(LabError, match=r"needs about 6\.\d+ MB of memory, and 1\.00 MB are free"):
+    with pytest.raises(LabError, match=r"needs about 1\.\d+ MB of memory, and 1\.00 MB are free"):
         board.models.get(chat_models.parse(full), frozenset(board.models.models))
     assert base in board.models.models, "What is in use stays."
     with pytest.raises(LabError, match="uses the memory"):

@@ -17,6 +17,7 @@ from transformers import (
     MistralForCausalLM,
 )
 
+from bench.small_model import VOCABULARY
 from lab.chat import generate
 from lab.chat import models as chat_models
 from lab.chat.engine import prompt_cache, together
@@ -44,7 +45,7 @@ def variants(tiny_model: Path) -> list[Any]:
 
 def prompt(length: int, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(10, 20_000, (1, length), generator=generator)
+    return torch.randint(10, VOCABULARY, (1, length), generator=generator)
 
 
 def answer(

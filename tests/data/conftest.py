@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import SHARED_MODELS
 from tests.methods import tiny
 
 
@@ -14,6 +15,14 @@ from tests.methods import tiny
 def words() -> Any:
     """w0 … w93, a turn and an end token, with a chat template; a fresh one for each test."""
     return tiny.make_chat_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def whole_tokenizer() -> Any:
+    """SmolLM2's with all its tokens, for tests that read them."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(SHARED_MODELS / "smollm2-135m-instruct")
 
 
 @pytest.fixture(scope="session")

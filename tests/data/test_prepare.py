@@ -212,8 +212,8 @@ def test_an_objective_that_does_not_fit(
         prepare.prepare(spec_of(dataset, objective=objective), tokenizer)
 
 
-def test_buckets_hold_every_row_once_and_waste_less(tokenizer: Any) -> None:
-    rows = prepare.prepare(spec_of("builtin:everyday-instructions"), tokenizer).train
+def test_buckets_hold_every_row_once_and_waste_less(whole_tokenizer: Any) -> None:
+    rows = prepare.prepare(spec_of("builtin:everyday-instructions"), whole_tokenizer).train
 
     def padding(stream: batches.TrainingOrder) -> int:
         sizes = [stream[place].tokens for place in range(len(rows))]

@@ -16,11 +16,13 @@ from lab.data import chat_template, template_lock
 from lab.errors import LabError
 
 
-def test_the_same_terms_pass_and_others_are_told(tokenizer: Any) -> None:
-    parsed = json.loads(json.dumps(template_lock.make_lock(tokenizer, "Be kind.", "assistant")))
-    template_lock.check_tokenizer(parsed, tokenizer)
-    template_lock.check_tokenizer({}, tokenizer)
-    other = copy.deepcopy(tokenizer)
+def test_the_same_terms_pass_and_others_are_told(whole_tokenizer: Any) -> None:
+    parsed = json.loads(
+        json.dumps(template_lock.make_lock(whole_tokenizer, "Be kind.", "assistant"))
+    )
+    template_lock.check_tokenizer(parsed, whole_tokenizer)
+    template_lock.check_tokenizer({}, whole_tokenizer)
+    other = copy.deepcopy(whole_tokenizer)
     chat_template.set_chat_template(other, "zephyr")
     with pytest.raises(LabError) as caught:
         template_lock.check_tokenizer(parsed, other)
@@ -29,16 +31,16 @@ def test_the_same_terms_pass_and_others_are_told(tokenizer: Any) -> None:
     assert (
         "From token 1 on: trained ⟨<|im_start|>⟩ ⟨system⟩" in message and "now ⟨<⟩ ⟨|⟩" in message
     )
-    pad = copy.deepcopy(tokenizer)
+    pad = copy.deepcopy(whole_tokenizer)
     pad.pad_token = "<|endoftext|>"
     with pytest.raises(LabError, match="The pad token of this result differs"):
         template_lock.check_tokenizer(parsed, pad)
 
 
-def test_another_system_prompt_is_a_warning(tokenizer: Any) -> None:
-    lock = template_lock.make_lock(tokenizer, "Be kind.", "assistant")
-    assert template_lock.warning(lock, tokenizer, "Be kind.") == ""
-    warning = template_lock.warning(lock, tokenizer, "Be rude.")
+def test_another_system_prompt_is_a_warning(whole_tokenizer: Any) -> None:
+    lock = template_lock.make_lock(whole_tokenizer, "Be kind.", "assistant")
+    assert template_lock.warning(lock, whole_tokenizer, "Be kind.") == ""
+    warning = template_lock.warning(lock, whole_tokenizer, "Be rude.")
     assert "not the one in training" in warning and "kind" in warning and "rude" in warning
 
 

@@ -1,9 +1,14 @@
-"""A real server and a real browser; a failing story leaves a picture, the console and the log."""
+"""A real server and a real browser; a failing story leaves a picture, the console and the log.
+
+One server serves all stories of a file, on one home that is empty at the start of each: a server
+and a planner that has imported its libraries are what stories would wait for most.
+"""
 
 from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,8 +22,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from lab import access
 from lab.paths import ROOT
-from tests.conftest import SHARED_MODELS, end_workers
+from tests.conftest import end_workers
 from tests.e2e import browser as chromium
 
 RESULTS = ROOT / "test-results"
@@ -36,9 +42,9 @@ FLAGS = (
 class Server:
     """One web server on a home of its own."""
 
-    def __init__(self, home: Path, models: Path = SHARED_MODELS) -> None:
-        self.home = home
-        self.models = models
+    def __init__(self, home: Path, models: Path) -> None:
+        """`models`: the folder of the built-in model."""
+        self.home, self.models = home, models
         home.mkdir(parents=True, exist_ok=True)
         self.log = home / "web.log"
         self.token = secrets.token_hex(16)
@@ -99,15 +105,36 @@ def chrome() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture
-def server(lab_home: Path) -> Iterator[Server]:
-    """A server on this test's own home."""
-    server = Server(lab_home)
+@pytest.fixture(scope="module")
+def running_server(
+    small_models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("server") / "home", small_models)
     server.start()
     yield server
     server.kill()
-    end_workers(lab_home)
-    end_chat(lab_home)
+
+
+@pytest.fixture
+def lab_home(running_server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The server's home, which holds nothing yet; processes that a story leaves are killed."""
+    home = running_server.home
+    monkeypatch.setenv("LAB_HOME", str(home))
+    monkeypatch.setenv("LAB_MODELS", str(running_server.models))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    access.current.cache_clear()
+    yield home
+    end_workers(home)
+    end_chat(home)
+    stay = (running_server.log.name, "access.json")  # without it a restart would know no browser
+    for entry in home.iterdir():
+        if entry.name not in stay:
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+@pytest.fixture
+def server(running_server: Server, lab_home: Path) -> Server:
+    return running_server
 
 
 def end_chat(home: Path) -> None:
@@ -151,6 +178,13 @@ def settled(page: Page) -> None:
     """Wait until the page has been drawn and its script has come to rest."""
     page.wait_for_selector("[data-testid=stApp]", timeout=20_000)
     page.wait_for_selector("[data-test-script-state='notRunning']", timeout=60_000)
+
+
+def sideways(page: Page) -> int:
+    """By how many pixels the page is wider than its window."""
+    return int(
+        page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    )
 
 
 def widget(page: Page, key: str) -> Any:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import shutil
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 from playwright.sync_api import Page, expect
 
 from lab.compare import votes
-from lab.paths import all_runs
+from lab.paths import RunDir
 from lab.runs import index
 from tests.e2e.conftest import Server, fill, settled, widget
 
@@ -18,11 +17,10 @@ pytestmark = pytest.mark.e2e
 
 
 def test_a_blind_vote_from_the_first_prompt_to_the_verdict(
-    page: Page, server: Server, trained_home: Path
+    page: Page, server: Server, work_here: Callable[..., RunDir]
 ) -> None:
     """Vote by key and by button, change a vote, reload in the middle, see the names at the end."""
-    shutil.copytree(trained_home / "runs", server.home / "runs")
-    run = all_runs()[0]
+    run = work_here("lora", train={"learning_rate": 0.03})  # so that it answers otherwise
     name = index.entry(run).name
     page.goto(f"{server.url}/chat?models=base:{index.entry(run).model},run:{run.id}")
     settled(page)

@@ -3,51 +3,32 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Page, expect
 
-from lab.models import catalog
 from lab.paths import all_runs
-from tests.conftest import end_workers
 from tests.e2e.conftest import Server, settled, widget
 
 pytestmark = pytest.mark.e2e
 
 
-def test_a_claim_is_tested_and_its_verdict_turns(
-    chrome: Browser, lab_home: Path, tmp_path: Path, tiny_model: Path
-) -> None:
-    """With a tiny model in the place of the built-in one: the story is about the claim."""
-    models = tmp_path / "models"
-    models.mkdir()
-    (models / catalog.BUILT_IN[0].name).symlink_to(tiny_model)
-    server = Server(lab_home, models)
-    server.start()
-    context = chrome.new_context(viewport={"width": 1440, "height": 900})
-    try:
-        page = context.new_page()
-        page.goto(server.address)
-        page.goto(f"{server.url}/claims?id=C11")
-        verdict = page.get_by_role("heading", level=4)
-        expect(verdict).to_contain_text("Open until tested", timeout=120_000)
-        widget(page, "claims.test.C11").get_by_role("button").click()
-        expect(page.get_by_text(re.compile("Both runs take about"))).to_be_visible(timeout=120_000)
-        widget(page, "claims.queue").get_by_role("button").dblclick()
-        expect(widget(page, "claims.stop")).to_be_visible(timeout=120_000)
-        assert len(all_runs()) == 2, "two clicks start it once"
-        expect(verdict).to_contain_text("testing …", timeout=30_000)
-        turned = re.compile("Confirmed|Off|no difference shown")
-        expect(verdict).to_contain_text(turned, timeout=180_000)
-        losses = re.compile(r"rank 8 on all linear layers \d+\.\d{3}, rank 64 on q and v")
-        expect(page.get_by_role("paragraph").filter(has_text=losses)).to_be_visible()
-        seen = verdict.text_content() or ""
-        page.reload()
-        settled(page)
-        expect(verdict).to_have_text(seen, timeout=30_000)
-        expect(page.get_by_text(re.compile("Tested 20.* with torch"))).to_be_visible()
-    finally:
-        context.close()
-        server.kill()
-        end_workers(lab_home)
+def test_a_claim_is_tested_and_its_verdict_turns(page: Page, server: Server) -> None:
+    page.goto(f"{server.url}/claims?id=C11")
+    verdict = page.get_by_role("heading", level=4)
+    expect(verdict).to_contain_text("Open until tested", timeout=120_000)
+    widget(page, "claims.test.C11").get_by_role("button").click()
+    expect(page.get_by_text(re.compile("Both runs take about"))).to_be_visible(timeout=120_000)
+    widget(page, "claims.queue").get_by_role("button").dblclick()
+    expect(widget(page, "claims.stop")).to_be_visible(timeout=120_000)
+    assert len(all_runs()) == 2, "two clicks start it once"
+    expect(verdict).to_contain_text("testing …", timeout=30_000)
+    turned = re.compile("Confirmed|Off|no difference shown")
+    expect(verdict).to_contain_text(turned, timeout=180_000)
+    losses = re.compile(r"rank 8 on all linear layers \d+\.\d{3}, rank 64 on q and v")
+    expect(page.get_by_role("paragraph").filter(has_text=losses)).to_be_visible()
+    seen = verdict.text_content() or ""
+    page.reload()
+    settled(page)
+    expect(verdict).to_have_text(seen, timeout=30_000)
+    expect(page.get_by_text(re.compile("Tested 20.* with torch"))).to_be_visible()

@@ -21,7 +21,7 @@ from lab.paths import all_runs
 from lab.runs import actions, record_reader
 from lab.runs.status import status
 from lab.spec import RunSpec
-from tests.e2e.conftest import Server, fill, settled, widget
+from tests.e2e.conftest import Server, fill, settled, sideways, widget
 
 pytestmark = pytest.mark.e2e
 
@@ -34,6 +34,11 @@ def points(page: Page, chart: str = "loss") -> int:
 def first_point(page: Page, chart: str = "loss") -> float | None:
     """Where the first trace of a chart begins."""
     return next(iter(drawn(page, chart)), None)
+
+
+def last_point(page: Page, chart: str = "loss") -> float:
+    """Where the first trace of a chart ends."""
+    return max(drawn(page, chart), default=0.0)
 
 
 def drawn(page: Page, chart: str) -> list[float]:
@@ -59,22 +64,14 @@ def maps_torch(server: Server) -> bool:
     return "libtorch" in maps
 
 
-def test_quick_start_watch_the_chart_move_then_stop_and_save(page: Page, server: Server) -> None:
+def test_quick_start_leads_to_a_run_that_is_watched(page: Page, server: Server) -> None:
     button = page.get_by_role("button", name="Start training")
     button.dblclick()
     page.wait_for_url(re.compile(r"/monitor\?.*run="), timeout=60_000)
     settled(page)
     assert len(all_runs()) == 1, "two clicks are one run"
-    run = all_runs()[0]
-    wait_for(page, lambda: points(page) >= 2, 120, "the curve did not begin")
-    seen = points(page)
-    wait_for(page, lambda: points(page) > seen, 30, "the curve did not move")
-    expect(page.get_by_text("The creator of the AI assistant").first).to_be_visible()
-    widget(page, "stop").get_by_role("button").click()
-    wait_for(page, lambda: status(run).state == "stopped", 60, "it did not stop")
-    expect(page.get_by_text(re.compile("stopped$")).first).to_be_visible(timeout=15_000)
-    assert run.artifact.is_dir()
-    expect(page.get_by_role("button", name="Resume", exact=True)).to_be_visible(timeout=15_000)
+    wait_for(page, lambda: points(page) >= 2, 60, "the curve did not begin")
+    expect(page.get_by_text("Who created you?").first).to_be_visible(timeout=15_000)
     assert not maps_torch(server)
 
 
@@ -187,7 +184,7 @@ def choose(page: Page, key: str, value: str) -> None:
     settled(page)
 
 
-def test_a_run_survives_reload_other_browsers_and_a_killed_server(
+def test_a_run_survives_reload_other_browsers_and_a_killed_server_then_stops_and_is_saved(
     page: Page, server: Server, chrome: Browser, start: Callable[..., Any]
 ) -> None:
     run = start("lora", train={"max_steps": 100_000, "save_steps": 0, "eval_steps": 500})
@@ -202,19 +199,23 @@ def test_a_run_survives_reload_other_browsers_and_a_killed_server(
     wait_for(other, lambda: points(other) >= 20, 30, "not found by another browser")
     expect(other.get_by_role("link", name="Runs")).to_be_visible()
     other.context.close()
-    for _ in range(3):
-        server.kill()
-        before = record_reader.metrics(run, "train")[-1]["step"]
-        time.sleep(1.0)
-        assert status(run).state in ("training", "evaluating")
-        assert record_reader.metrics(run, "train")[-1]["step"] > before, "it did not go on"
-        server.start()
+    server.kill()
+    before = record_reader.metrics(run, "train")[-1]["step"]
+    time.sleep(1.0)
+    assert status(run).state in ("training", "evaluating")
+    assert record_reader.metrics(run, "train")[-1]["step"] > before, "it did not go on"
+    server.start()
     page.goto(f"{server.url}/monitor?run={run.id}")
     settled(page)
     wait_for(page, lambda: points(page) > 20, 30, "no history after the restart")
     wait_for(page, lambda: first_point(page) == 1, 30, "a part of the history is missing")
+    seen = last_point(page)
+    wait_for(page, lambda: last_point(page) > seen, 30, "the curve did not move")
     widget(page, "stop").get_by_role("button").click()
     wait_for(page, lambda: status(run).state == "stopped", 30, "it did not stop")
+    expect(page.get_by_text(re.compile("stopped$")).first).to_be_visible(timeout=15_000)
+    assert run.artifact.is_dir()
+    expect(page.get_by_role("button", name="Resume", exact=True)).to_be_visible(timeout=15_000)
 
 
 def test_chat_with_two_results(page: Page, server: Server, trained_home: Path) -> None:
@@ -305,35 +306,6 @@ def test_answers_are_drawn_and_can_do_no_harm(page: Page, server: Server) -> Non
     text = answer.inner_text().replace("\u2060", "")
     assert ":red[alarm]" in text and ":material/warning:" in text and "$x^2$" in text
     assert not [url for url in seen if "evil" in url]
-
-
-def sideways(page: Page) -> int:
-    """By how many pixels the page is wider than its window."""
-    return int(
-        page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-    )
-
-
-def test_every_page_fits_a_narrow_window(
-    chrome: Browser, server: Server, trained_home: Path
-) -> None:
-    shutil.copytree(trained_home / "runs", server.home / "runs")
-    themes: tuple[Any, ...] = ("light", "dark")
-    for theme in themes:
-        context = chrome.new_context(viewport={"width": 800, "height": 900}, color_scheme=theme)
-        page = context.new_page()
-        page.goto(server.address)
-        for name in ("", "new_run", "monitor", "runs", "chat"):
-            page.goto(f"{server.url}/{name}")
-            settled(page)
-            assert sideways(page) <= 0, f"{name or 'home'} scrolls sideways in the {theme} theme"
-            assert page.locator("[data-testid=stException]").count() == 0
-            if name == "monitor":
-                chart = page.locator("[class*=st-key-chart-loss]").first.bounding_box()
-                texts = page.get_by_text("Sample outputs").first.bounding_box()
-                assert chart is not None and texts is not None and chart["width"] > 500
-                assert texts["y"] > chart["y"] + chart["height"], "samples are below the chart"
-        context.close()
 
 
 def test_the_advisor_fills_the_form_and_the_run_starts(page: Page, server: Server) -> None:

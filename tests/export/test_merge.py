@@ -101,7 +101,7 @@ def test_too_little_disk_is_told_before_anything_is_loaded(
 ) -> None:
     monkeypatch.setattr(merging.shutil, "disk_usage", lambda place: Disk(10_000_000))
     monkeypatch.setattr(merging.chat_models, "load", lambda named: pytest.fail("It was loaded."))
-    with pytest.raises(LabError, match=r"needs 6\.\d+ MB of disk, and 10\.00 MB are free"):
+    with pytest.raises(LabError, match=r"needs 1\.\d+ MB of disk, and 10\.00 MB are free"):
         merging.merge(trained[1], tmp_path / "merged")
 
 

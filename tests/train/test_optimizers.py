@@ -135,7 +135,7 @@ def test_what_a_rule_cannot_do_is_refused_with_the_reason(
         for name in ("adamw", "adamw8bit", "sgd_in_backward")
     )
     assert plain["optimizer"] == 2 * plain["weights"]
-    assert 0.25 < small["optimizer"] / plain["weights"] < 0.6
+    assert 0.25 < small["optimizer"] / plain["weights"] < 0.7
     assert none["optimizer"] == 0 and none["gradients"] < plain["gradients"]
 
 

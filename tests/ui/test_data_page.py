@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,8 @@ def test_a_file_with_odd_rows(open_page: Page, tmp_path: Path) -> None:
     assert (figures["Examples"], figures["Invalid rows"]) == ("4", "1")
     assert (figures["Duplicates"], figures["Near-duplicates"]) == ("1", "1")
     drawn = "".join(str(part.proto.body) for part in at.get("html"))
-    assert "alert" in drawn and "script" in drawn
+    text = re.sub("<[^>]*>|[\u200b\u2060]", "", drawn)  # a token may be a part of a word
+    assert "alert(1)" in text and "script" in text
     assert "<script" not in drawn and "<img" not in drawn and "⟨0007⟩" in drawn
 
 

@@ -21,8 +21,8 @@ def test_the_form_takes_over_the_fastest_settings(open_page: Page) -> None:
     """Sixteen bits are planned for this processor where there is no GPU."""
     at = open_page("new_run")
     at.session_state["new.train.precision"] = "bfloat16"
-    number(at, "new.train.batch_size", 2)
-    number(at, "new.train.gradient_accumulation_steps", 1)
+    number(at, "new.train.batch_size", 1)
+    number(at, "new.train.gradient_accumulation_steps", 2)
     at.run()
     assert at.session_state["new.train.precision"] == "bfloat16"
     at.button(key="plan").click().run()
@@ -31,8 +31,8 @@ def test_the_form_takes_over_the_fastest_settings(open_page: Page) -> None:
     assert "tokens/s**" in text and "torch.compile: off: only worthwhile on a GPU" in text
     at.button(key="plan.take").click().run()
     assert not at.exception
-    assert at.session_state["new.train.batch_size"] == 1, "A row alone needs no padding."
-    assert at.session_state["new.train.gradient_accumulation_steps"] == 2
+    assert at.session_state["new.train.batch_size"] == 2, "all rows of a step in one pass"
+    assert at.session_state["new.train.gradient_accumulation_steps"] == 1
     assert not [button for button in at.button if button.key == "plan.take"], "of another form"
 
 
