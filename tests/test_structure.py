@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import itertools
 import re
 import runpy
@@ -21,8 +22,14 @@ CODE = ("lab", "bench", "pages", "tests")
 HEAVY = {"torch", "transformers", "peft", "trl", "datasets", "accelerate", "bitsandbytes"}
 
 
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    """Each file is parsed once for all rules."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def top_level_imports(path: Path) -> Iterator[str]:
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    for node in tree_of(path).body:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -30,7 +37,7 @@ def top_level_imports(path: Path) -> Iterator[str]:
 
 
 def all_imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -154,7 +161,7 @@ def test_nobody_compares_names_of_methods() -> None:
         f"{file.relative_to(ROOT)}: {ast.unparse(node)}"
         for file in sources("lab/**/*.py", "bench/**/*.py", "pages/*.py")
         if file not in allowed and "methods" not in file.parts
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        for node in ast.walk(tree_of(file))
         if names_of_methods(node, names)
     ]
     assert compared == [], "ask a field or a hook of the method instead of its name"
@@ -219,7 +226,7 @@ def test_no_text_stands_alone_behind_what_it_should_end() -> None:
     """`return "a "` and `"b"` below it: the second half of the message is never said."""
     lost = []
     for file in sources("lab/**/*.py", "bench/**/*.py", "pages/*.py"):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree_of(file)):
             body = getattr(node, "body", [])
             for before, after in itertools.pairwise(body if isinstance(body, list) else []):
                 is_text = isinstance(after, ast.Expr) and isinstance(
@@ -237,7 +244,7 @@ def test_messages_are_no_markdown() -> None:
     for file in sources("lab/**/*.py"):
         if str(file.relative_to(ROOT)).startswith(writes_markdown):
             continue
-        tree = ast.parse(file.read_text(encoding="utf-8"))
+        tree = tree_of(file)
         documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
         docstrings = {
             ast.get_docstring(node, clean=False)
@@ -326,7 +333,7 @@ def test_the_conformance_suite_has_every_rule_of_a_method() -> None:
     asks = re.compile(r"\bmethods\.names\(\)|\ball_methods\(\)")
     hidden = []
     for file in sources("tests/**/test_*.py"):
-        body = ast.parse(file.read_text(encoding="utf-8")).body
+        body = tree_of(file).body
         lists = [
             ast.unparse(node.targets[0] if isinstance(node, ast.Assign) else node.target)
             for node in body
@@ -369,7 +376,7 @@ def test_every_metric_is_documented_with_its_unit() -> None:
 
 
 def test_every_page_is_in_the_navigation() -> None:
-    tree = ast.parse((ROOT / "lab" / "ui" / "shell.py").read_text(encoding="utf-8"))
+    tree = tree_of(ROOT / "lab" / "ui" / "shell.py")
     (pages,) = [
         ast.literal_eval(node.value)
         for node in tree.body
@@ -396,7 +403,7 @@ def test_the_glossary_names_files_that_are_there_and_each_term_once() -> None:
 def test_a_class_has_a_name_of_its_own() -> None:
     classes: dict[str, list[str]] = {}
     for file in sources("lab/**/*.py"):
-        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        for node in tree_of(file).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 classes.setdefault(node.name, []).append(str(file.relative_to(ROOT)))
     shared = {name: files for name, files in classes.items() if len(files) > 1}
@@ -409,7 +416,7 @@ MAX_NAMELESS = 151  # in the lab, its benches and its tests; the number only get
 
 def names_given(file: Path) -> Iterator[str]:
     """Names of variables, parameters, attributes, functions and classes, where they are given."""
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(file)):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             yield node.id
         elif isinstance(node, ast.arg):

@@ -1,6 +1,6 @@
 """A real server and a real browser; a failing story leaves a picture, the console and the log.
 
-One server serves all stories of a file, on one home that is empty at the start of each: a server
+One server serves all stories of a process, on one home that is empty at the start of each: a server
 and a planner that has imported its libraries are what stories would wait for most.
 """
 
@@ -105,7 +105,7 @@ def chrome() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def running_server(
     small_models: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:

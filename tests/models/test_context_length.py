@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from lab import cli, methods
 from lab.chat import generate, server
 from lab.chat import models as chat_models
-from lab.chat.models import LoadedModel, ModelRef
+from lab.chat.models import ModelRef
 from lab.chat.settings import GenerationSettings
 from lab.data.catalog import Dataset
 from lab.data.formats import Example
@@ -25,6 +26,7 @@ from lab.models import catalog
 from lab.models.context_length import PromptTooLong, context_length, room_for_answer, text_length
 from lab.train import forgetting
 from lab.train.sample_outputs import SampleGenerator
+from tests.conftest import write_rows
 
 POSITIONS = 64
 
@@ -245,14 +247,15 @@ def test_the_probe_keeps_to_the_context(
 
 
 def test_rows_longer_than_a_model_reads_are_not_measured(
-    monkeypatch: pytest.MonkeyPatch, short_model: Path, chats: Path
+    monkeypatch: pytest.MonkeyPatch, short_model: Path, tmp_path: Path
 ) -> None:
     from lab.evals.held_out import evaluate
 
+    rows = tmp_path / "short.jsonl"
+    write_rows(rows, [{"prompt": "Hi", "response": "no"}] * 3)
     ref = chat_models.parse(f"base:{short_model}")
-    loaded = chat_models.load(ref)
-    limited = LoadedModel(loaded.model, loaded.tokenizer, length=8)
-    assert evaluate([ref], str(chats))[0]["rows"] == 24
-    monkeypatch.setattr(chat_models, "load", lambda named: limited)
+    loaded = replace(chat_models.load(ref), length=None)
+    assert evaluate([ref], str(rows))[0]["rows"] == 3
+    monkeypatch.setattr(chat_models, "load", lambda named: replace(loaded, length=8))
     with pytest.raises(LabError, match="reads 8"):
-        evaluate([ModelRef(ref.name, ref.base)], str(chats))
+        evaluate([ModelRef(ref.name, ref.base)], str(rows))

@@ -75,13 +75,13 @@ class Dictated:
 
 def test_an_answer_ends_at_the_first_token_that_ends_one(tokenizer: Any) -> None:
     end, pad = stop_tokens.ids(tokenizer)[0], tokenizer.pad_token_id
-    yes, no = (tokenizer(word)["input_ids"][0] for word in ("yes", "no"))
+    yes, no = (tokenizer(word)["input_ids"][0] for word in ("is", "no"))
     rows = [[yes, end, pad, pad], [yes, no, yes, no], [end, pad, pad, pad], [yes, no, yes, end]]
     answers = behaviour.greedy_answers(Dictated(rows), tokenizer, ["a", "b", "c", "d"], 4, None)
     assert [(each.tokens, each.ended) for each in answers] == [
         (1, True), (4, False), (0, True), (3, True),
     ]  # fmt: skip
-    assert [each.text for each in answers] == ["yes", "yesnoyesno", "", "yesnoyes"]
+    assert [each.text for each in answers] == ["is", "isnoisno", "", "isnois"]
     assert behaviour.figures(answers) == (0.75, 2.0)
     assert behaviour.figures([GreedyAnswer("", 40, False)]) == (0.0, 40.0)
 

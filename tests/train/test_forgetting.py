@@ -259,7 +259,7 @@ def test_a_run_measures_it_at_each_evaluation_and_says_what_was_lost(
     work_here: Any, few_prompts: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(forgetting_probe, "LIVE_CHATS", 2)
-    spec = {"max_steps": 4, "eval_steps": 2, "save_steps": 0, "learning_rate": 3e-2}
+    spec = {"max_steps": 4, "eval_steps": 2, "save_steps": 0, "learning_rate": 1e-1}
     run = work_here("lora", train={**spec, "forgetting_probe": "on"})
     plain = work_here("lora", train=spec)  # with dropout: it draws at every step
     records = record_reader.metrics(run, "probe")

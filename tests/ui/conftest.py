@@ -10,6 +10,8 @@ import streamlit.config
 from streamlit.testing.v1 import AppTest
 
 from lab.paths import ROOT
+from lab.ui import estimate_panel, method_estimates
+from lab.ui.waiting import BackgroundJob
 
 Page = Callable[..., AppTest]
 
@@ -26,6 +28,24 @@ def loud_pages() -> None:
 def no_spare(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages under AppTest start no process but the planner."""
     monkeypatch.setattr("lab.runs.actions.want_warm_worker", lambda: None)
+
+
+@pytest.fixture
+def forecasts() -> None:
+    """For a test that reads the forecasts which pages show; others start none."""
+
+
+@pytest.fixture(autouse=True)
+def no_unread_forecast(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The preflight process traces for seconds for the pages of a test that never looks."""
+
+    def abandon(job: BackgroundJob) -> BackgroundJob:
+        job.was_abandoned = True  # so that the next test asks anew
+        return job
+
+    if "forecasts" not in request.fixturenames:
+        for job in (estimate_panel.EstimateJob, method_estimates.MethodEstimates):
+            monkeypatch.setattr(job, "start", abandon)
 
 
 @pytest.fixture
