@@ -15,18 +15,19 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from lab import access
 from lab.paths import ROOT
 from tests.conftest import end_workers
 from tests.e2e import browser as chromium
 
+expect.set_options(timeout=20_000)  # milliseconds: of a machine that is busy with other tests
 RESULTS = ROOT / "test-results"
 FLAGS = (
     "--no-sandbox",
@@ -126,10 +127,22 @@ def lab_home(running_server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterato
     yield home
     end_workers(home)
     end_chat(home)
-    stay = (running_server.log.name, "access.json")  # without it a restart would know no browser
-    for entry in home.iterdir():
-        if entry.name not in stay:
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    # without access.json a restart would know no browser
+    empty(home, (running_server.log.name, "access.json"))
+
+
+def empty(folder: Path, stay: Sequence[str]) -> None:
+    """Remove what lies in `folder`, but for the names to `stay`; the server may still write there
+    for a moment."""
+    for entry in (entry for entry in folder.iterdir() if entry.name not in stay):
+        for seconds in (0.1, 0.3, 1.0, 3.0, 0.0):
+            try:
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
+                break
+            except OSError:
+                if not seconds:
+                    raise
+                time.sleep(seconds)
 
 
 @pytest.fixture
