@@ -167,10 +167,7 @@ def test_the_pair_is_on_equal_terms() -> None:
     assert different == {"learning_rate"}
 
 
-def test_new_run_says_what_is_worth_knowing(
-    open_page: Page, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("lab.ui.estimate_panel.EstimateJob.start", lambda self: self)
+def test_new_run_says_what_is_worth_knowing(open_page: Page) -> None:
     at = open_page("new_run", preset="full")
     text = words(at).replace("\\", "")
     assert "WORTH KNOWING" in text and "Base weights train without general data" in text
@@ -207,10 +204,7 @@ def test_a_pair_at_equal_epochs_is_told_to_be_unequal_work(open_page: Page) -> N
     )
 
 
-def test_the_form_warns_of_each_mistake_as_long_as_it_is_made(
-    open_page: Page, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("lab.ui.estimate_panel.EstimateJob.start", lambda self: self)
+def test_the_form_warns_of_each_mistake_as_long_as_it_is_made(open_page: Page) -> None:
     at = open_page("new_run")
     for key, wrong, right, says in (
         ("new.data.objective", "pretraining", "auto", "An adapter for continued pretraining"),

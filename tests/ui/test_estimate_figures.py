@@ -229,6 +229,7 @@ def test_every_method_is_estimated_under_the_settings_of_the_page() -> None:
     assert method_estimates.spec_of(settings, methods.get("qlora"))["method"]["rank"] == 8
 
 
+@pytest.mark.usefixtures("forecasts")
 def test_estimates_that_were_abandoned_are_begun_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(method_estimates.MethodEstimates, "ask", lambda self: None)
     settings, device = {"model": "abandoned"}, {"gpu": "T4 16GB"}

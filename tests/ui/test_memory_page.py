@@ -20,6 +20,8 @@ from lab.preflight.client import planner
 from lab.ui import memory_handoff, memory_view, method_estimates
 from tests.ui.conftest import Page, words
 
+pytestmark = pytest.mark.usefixtures("forecasts")
+
 PEAKS = {"full": 60e9, "lora": 20e9, "qlora": 8e9}
 CONFIG = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2}
 

@@ -442,6 +442,7 @@ def test_the_plain_script_trains(
     assert (tmp_path / "output" / "adapter_model.safetensors").is_file()
 
 
+@pytest.mark.usefixtures("forecasts")
 def test_a_forecast_is_traced_only_while_somebody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     requests: list[tuple[bool, bool]] = []  # whether it was traced, and how long it takes
 
@@ -464,6 +465,7 @@ def test_a_forecast_is_traced_only_while_somebody_looks(monkeypatch: pytest.Monk
     assert again.estimate == estimate(None)
 
 
+@pytest.mark.usefixtures("forecasts")
 def test_new_run_says_the_memory_while_the_form_is_filled_in(open_page: Page) -> None:
     at = open_page("new_run")
     end = time.monotonic() + 60

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lab import formatting
-from lab.ui import estimate_panel, method_estimates
+from lab.ui import estimate_panel
 from tests.ui.conftest import Page, words
 from tests.ui.screen import Screen
 
@@ -44,8 +44,7 @@ def test_a_form_with_problems_has_no_fastest_settings(open_page: Page) -> None:
     assert "new.choices" not in at.session_state
 
 
-def test_the_memory_page_plans_for_any_device(open_page: Page, monkeypatch: Any) -> None:
-    monkeypatch.setattr(method_estimates.MethodEstimates, "start", lambda self: self)
+def test_the_memory_page_plans_for_any_device(open_page: Page) -> None:
     at = open_page("memory", model="config:Llama-3.2-1B", rows="1")
     at.session_state["memory.tab"] = "Fastest settings"
     at.selectbox(key="device").set_value("RTX 3060 12GB").run()
@@ -56,6 +55,7 @@ def test_the_memory_page_plans_for_any_device(open_page: Page, monkeypatch: Any)
     assert "a typical MFU" in words(at)
 
 
+@pytest.mark.usefixtures("forecasts")
 def test_the_time_is_said_with_what_it_is_for(
     make_spec: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,8 @@ from lab.preflight.client import Planner
 from lab.ui import estimate_panel, method_estimates, waiting
 from lab.ui.waiting import BackgroundJob, wait
 
+pytestmark = pytest.mark.usefixtures("forecasts")
+
 
 @pytest.fixture
 def endless(monkeypatch: pytest.MonkeyPatch) -> Iterator[Planner]:
