@@ -114,14 +114,14 @@ def gpu_bytes_of(pids: list[int]) -> int:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
         return 0
-    held = 0
+    used_bytes = 0
     for index in range(pynvml.nvmlDeviceGetCount()):
         handle = pynvml.nvmlDeviceGetHandleByIndex(index)
         for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle):
             if process.pid in pids:
-                held += int(process.usedGpuMemory or 0)
+                used_bytes += int(process.usedGpuMemory or 0)
     pynvml.nvmlShutdown()
-    return held
+    return used_bytes
 
 
 def peak_flops(device_name: str, on_gpu: bool) -> float | None:

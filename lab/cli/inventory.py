@@ -243,7 +243,7 @@ def show_matrix(arguments: argparse.Namespace) -> Output:
         table("Compatibility", ["method", *numbers], lines)
         for label, feature in zip(numbers, compatibility.FEATURES, strict=True):
             console.print(f"{label:>3}  {feature.title}")
-        for reason, places in compatibility.reasons(rows).items():
-            console.print(f"– {', '.join(places)}: {reason}")
+        for reason, cells in compatibility.reasons(rows).items():
+            console.print(f"– {', '.join(cells)}: {reason}")
 
     return Output({"matrix": rows}, display)

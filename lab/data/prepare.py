@@ -75,11 +75,11 @@ def prepare(
     chosen = choose_rows(spec, tokenizer, tokens, progress, general)
     notes += chosen.notes
     rows = (
-        batches.packed_rows(chosen.train, data.max_length, chosen.train_places.tolist())
+        batches.packed_rows(chosen.train, data.max_length, chosen.train_indices.tolist())
         if data.packing == "on"
-        else batches.single_rows(chosen.train, chosen.train_places.tolist())
+        else batches.single_rows(chosen.train, chosen.train_indices.tolist())
     )
-    held_rows = batches.single_rows(chosen.held, chosen.held_places.tolist())
+    held_rows = batches.single_rows(chosen.held_out, chosen.held_out_indices.tolist())
     figures = _figures(rows, held_rows) | {
         "examples": meta["examples"],
         "bad": meta["bad"],
@@ -98,9 +98,9 @@ class ChosenRows:
     """
 
     train: Any
-    train_places: np.ndarray
-    held: Any
-    held_places: np.ndarray
+    train_indices: np.ndarray
+    held_out: Any
+    held_out_indices: np.ndarray
     dropped: int = 0
     added: int = 0
     notes: tuple[str, ...] = ()
@@ -118,10 +118,10 @@ def choose_rows(
     data = spec.data
     dataset = catalog.resolve(data.dataset)
     meta, notes = tokens.meta, []
-    _, held = batches.split_indices(
+    _, held_examples = batches.split_indices(
         meta["examples"], 0.0 if data.eval_dataset else data.eval_fraction
     )
-    is_held = np.isin(tokens.examples, held)
+    is_held = np.isin(tokens.examples, held_examples)
     useful = tokens.learned > 0
     train = np.flatnonzero(useful & ~is_held)
     held_out = np.flatnonzero(useful & is_held)
@@ -131,7 +131,7 @@ def choose_rows(
             f"within {data.max_length} tokens.",
             "Raise data.max_length, or set data.loss_on to all.",
         )
-    if held and not len(held_out):
+    if held_examples and not len(held_out):
         notes.append("No held-out example has a trained token, so there is no evaluation loss.")
     dropped = int((~useful).sum())
     if dropped:
@@ -214,11 +214,11 @@ def _sequences(
     meta: dict[str, Any],
 ) -> Iterator[tuple[int, TokenizedExample]]:
     """(number of the example, tokens) in the order of the file; `meta` is filled at its end."""
-    number = 0
+    example_index = 0
     notes = chat_template.ExampleNotes()
     rest: list[int] = []  # of a text that goes on in the next row: its pieces shall be full
     for example in rows:
-        if number % 64 == 0:
+        if example_index % 64 == 0:
             progress(rows.bytes_read // 1000, rows.size // 1000)
         try:
             if example.messages:
@@ -237,16 +237,16 @@ def _sequences(
         except LabError as error:
             rows.reject(example.row, str(error))
             continue
-        if number == 0:
+        if example_index == 0:
             meta["first"] = asdict(example)
         for sequence in sequences:
-            yield number, sequence
+            yield example_index, sequence
         notes.add(example, sequences)
-        number += 1
+        example_index += 1
     rows.finish()  # again, for the rows that their template refused
     progress(rows.size // 1000, rows.size // 1000)
     meta |= {
-        "examples": number,
+        "examples": example_index,
         "bad": rows.num_invalid,
         "told": rows.invalid_summary(),
         "record_notes": rows.notes(),
@@ -298,8 +298,8 @@ def check_objective(data: DataSpec, has_chats: bool, dataset: Dataset) -> None:
 
 
 def system_prompt_of(spec: RunSpec, dataset: Dataset) -> str:
-    given = spec.data.system_prompt
-    return dataset.system_prompt if given is None else given
+    requested = spec.data.system_prompt
+    return dataset.system_prompt if requested is None else requested
 
 
 def _general(data: DataSpec, answers: Path | None) -> Dataset:

@@ -268,10 +268,10 @@ def _write_tokenizer(writer: Any, folder: Path, vocabulary: int) -> None:
 
     stored = read_object(folder / "tokenizer.json") or {}
     tokenizer = load_tokenizer(ModelSource(folder.name, str(folder), local_only=True))
-    tokens = [f"[PAD{number}]" for number in range(vocabulary)]
+    tokens = [f"[PAD{token_id}]" for token_id in range(vocabulary)]
     kinds = [int(gguf.TokenType.UNUSED)] * vocabulary
-    for text, number in part(stored, "model", "vocab").items():
-        tokens[number], kinds[number] = text, int(gguf.TokenType.NORMAL)
+    for text, token_id in part(stored, "model", "vocab").items():
+        tokens[token_id], kinds[token_id] = text, int(gguf.TokenType.NORMAL)
     for token in stored.get("added_tokens", []):
         kind = gguf.TokenType.CONTROL if token["special"] else gguf.TokenType.USER_DEFINED
         tokens[token["id"]], kinds[token["id"]] = token["content"], int(kind)
@@ -281,14 +281,14 @@ def _write_tokenizer(writer: Any, folder: Path, vocabulary: int) -> None:
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
     writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in merges])
-    for number, add in (
+    for token_id, add in (
         (tokenizer.bos_token_id, writer.add_bos_token_id),
         (tokenizer.eos_token_id, writer.add_eos_token_id),
         (tokenizer.unk_token_id, writer.add_unk_token_id),
         (tokenizer.pad_token_id, writer.add_pad_token_id),
     ):
-        if number is not None:
-            add(number)
+        if token_id is not None:
+            add(token_id)
     begins = tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
     writer.add_add_bos_token(begins)
     writer.add_add_space_prefix(False)

@@ -77,9 +77,9 @@ def merge(
     loaded = chat_models.load(chat_models.parse(f"run:{run.id}"))
     template_lock.enforce_files(loaded.receipt, run.artifact)
     model = loaded.model
-    own = model.get_input_embeddings().weight
-    kind = "4 bits, dequantised" if weights.is_quantised(model) else _name(own.dtype)
-    written_as = _name(own.dtype) if precision == "auto" else precision
+    embeddings = model.get_input_embeddings().weight
+    kind = "4 bits, dequantised" if weights.is_quantised(model) else _name(embeddings.dtype)
+    written_as = _name(embeddings.dtype) if precision == "auto" else precision
     tell("reading the rows of the proof")
     rows, rows_from = merge_proof.probe_rows(spec, loaded.receipt, model, loaded.tokenizer)
     before = read_back.answers(model, rows)
@@ -97,7 +97,7 @@ def merge(
             (aside / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(run.artifact / name, aside / name)
         stop_tokens.write(aside, loaded.tokenizer, merged)
-        device, dtype = own.device, own.dtype
+        device, dtype = embeddings.device, embeddings.dtype
         read_back.release(merged)  # two models never stand beside each other
         tell("proving the merged model")
         after = read_back.answers(_read(aside, device, dtype), rows)

@@ -74,9 +74,9 @@ def stream(
     if token is not None:
         sent["Authorization"] = f"Bearer {token.value}"
     limits = httpx2.Timeout(read_s, connect=min(settings.CONNECT_S, read_s))
-    own = client(subject)
+    http = client(subject)
     try:
-        with own.stream("GET", url, headers=sent, params=params, timeout=limits) as response:
+        with http.stream("GET", url, headers=sent, params=params, timeout=limits) as response:
             if response.status_code >= 400:
                 body = b""
                 with contextlib.suppress(httpx2.HTTPError):

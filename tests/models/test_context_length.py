@@ -239,8 +239,8 @@ def test_the_probe_keeps_to_the_context(
     loaded = chat_models.load(ref)
     source = catalog.resolve(str(short_model))
     file = forgetting.base_answers_file(source, loaded.tokenizer, lambda: loaded.model)
-    own = forgetting.likelihood(loaded.model, tokenizer, file, length=POSITIONS).own
-    short = forgetting.likelihood(loaded.model, tokenizer, file, length=POSITIONS - 8).own
+    own = forgetting.likelihood(loaded.model, tokenizer, file, length=POSITIONS).log_probs
+    short = forgetting.likelihood(loaded.model, tokenizer, file, length=POSITIONS - 8).log_probs
     assert 0 < len(short) < len(own), "Less is read where virtual tokens stand before the text."
 
 

@@ -53,8 +53,8 @@ def lora_recipe(claim: Claim) -> Finding:
         MODELS["7B"], "lora", printed["batch"], printed["tokens"],
         rank=printed["rank"], alpha=float(printed["alpha"]),
     )  # fmt: skip
-    own = methods.get("lora").config()
-    same = own.rank == printed["rank"] and own.alpha == printed["alpha"]
+    defaults = methods.get("lora").config()
+    same = defaults.rank == printed["rank"] and defaults.alpha == printed["alpha"]
     value = (
         f"{peak_gb(forecast):.1f} GB for Mistral-7B; "
         f"{'also the lab’s default rank and alpha' if same else 'the lab’s defaults differ'}"
@@ -65,15 +65,15 @@ def lora_recipe(claim: Claim) -> Finding:
 
 @finds("C10")
 def alpha_and_rank(claim: Claim) -> Finding:
-    own = methods.get("lora").config()
+    defaults = methods.get("lora").config()
     ratio = claim.printed["ratio"]
-    scales = {rank: own.alpha / rank for rank in (8, 16, 64)}
+    scales = {rank: defaults.alpha / rank for rank in (8, 16, 64)}
     figures = [
-        exactly("alpha / r of the lab's default", ratio, own.alpha / own.rank, "",
-                f"{own.alpha:g} / {own.rank}")
+        exactly("alpha / r of the lab's default", ratio, defaults.alpha / defaults.rank, "",
+                f"{defaults.alpha:g} / {defaults.rank}")
     ]  # fmt: skip
     listed = ", ".join(f"r {rank}: {spelled(scale)}" for rank, scale in scales.items())
-    value = f"at alpha {own.alpha:g} the update is scaled by {listed}"
+    value = f"at alpha {defaults.alpha:g} the update is scaled by {listed}"
     return judged(figures, Basis.COMPUTED, value, note="rsLoRA scales by alpha / √r instead.")
 
 

@@ -136,7 +136,7 @@ class Log:
         step = [part for part in parts if part[0] not in BEFORE]
         after = next((i for i, part in enumerate(step) if part[0] == "optimizer"), len(step))
         allocator = Allocator()
-        held: dict[int, Block] = {}
+        block_of: dict[int, Block] = {}
         changes: dict[str, tuple[int, int]] = {}
 
         def replay(parts: list[tuple[str, list[tuple[int, int]]]]) -> dict[str, int]:
@@ -147,12 +147,12 @@ class Log:
                 top = begin
                 for storage, size in events:
                     if size > 0:
-                        if storage not in held:
-                            held[storage] = allocator.take(size)
+                        if storage not in block_of:
+                            block_of[storage] = allocator.take(size)
                             highest = max(highest, allocator.allocated)
                             top = max(top, allocator.allocated)
-                    elif storage in held:
-                        allocator.give(held.pop(storage))
+                    elif storage in block_of:
+                        allocator.give(block_of.pop(storage))
                 peaks[segment] = max(highest, allocator.allocated)
                 before, most = changes.get(segment, (0, 0))
                 net = before + allocator.allocated - begin
@@ -168,7 +168,9 @@ class Log:
             before, peaks = peaks, replay(step)
             if peaks == before:
                 break
-        of_layers = sum(block.size for storage, block in held.items() if storage in self.layer_of)
+        of_layers = sum(
+            block.size for storage, block in block_of.items() if storage in self.layer_of
+        )
         return Blocks(
             {**first, **peaks}, dict(changes), allocator.allocated, of_layers, allocator.reserved
         )
