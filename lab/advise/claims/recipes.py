@@ -77,16 +77,6 @@ def alpha_and_rank(claim: Claim) -> Finding:
     return judged(figures, Basis.COMPUTED, value, note="rsLoRA scales by alpha / √r instead.")
 
 
-@finds("C11")
-def ranks(claim: Claim) -> Finding:
-    return _by_race("a race of ranks and target modules")
-
-
-@finds("C12")
-def spectra(claim: Claim) -> Finding:
-    return _by_race("LoRA at a low and a high rank, and their singular values")
-
-
 @finds("C13")
 def kept_checkpoints(claim: Claim) -> Finding:
     train = TrainSpec()
@@ -103,19 +93,9 @@ def kept_checkpoints(claim: Claim) -> Finding:
     return Finding(value, Basis.SIMULATED, Ruling.DEPENDS, "on the disk", (), note)
 
 
-@finds("C14")
-def against_forgetting(claim: Claim) -> Finding:
-    return _by_race("a race with and without general text")
-
-
 @finds("C15")
 def sharding(claim: Claim) -> Finding:
     return Finding(
         "–", Basis.NOT_TESTABLE, Ruling.NEEDS, "several GPUs: a run here has one",
         note="The lab trains on one device; what a run takes beyond it is on the Hardware tab.",
     )  # fmt: skip
-
-
-def _by_race(test: str) -> Finding:
-    """Of a claim about quality that no race has tested yet."""
-    return Finding("–", Basis.NOT_YET, Ruling.OPEN, f"until tested: needs {test}")
