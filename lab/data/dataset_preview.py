@@ -164,16 +164,8 @@ def _tokenized(
     for example in examples:
         if sequences and time.monotonic() > end:
             return sequences, True
-        try:
-            pieces = chat_template.tokenize(
-                example, tokenizer, system_prompt, data.loss_on, data.max_length, data.truncation
-            )
-        except chat_template.TemplateUnusable:
-            raise
-        except LabError as error:
-            reader.reject(example.row, str(error))
-            pieces = []
-        sequences.append(pieces)
+        pieces = prepare.sequences_of(example, reader, tokenizer, data, system_prompt)
+        sequences.append(pieces or [])
     return sequences, False
 
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from lab.data.lines import BLOCK, DAMAGED, InvalidRow, first_line, not_utf8, text_of
-from lab.errors import LabError
+from lab.data.lines import BLOCK, DAMAGED, InvalidRow, not_utf8, text_of
+from lab.errors import LabError, first_line
 from lab.schema import quote
 
 DECODER = json.JSONDecoder()

@@ -13,7 +13,7 @@ import numpy as np
 from lab.data import batches, catalog, chat_template, token_cache
 from lab.data.batches import TokenSequence
 from lab.data.catalog import Dataset
-from lab.data.chat_template import IGNORE_INDEX, TokenizedExample
+from lab.data.chat_template import TokenizedExample
 from lab.data.example_reader import Example, ExampleReader, ReadOptions
 from lab.data.token_cache import TokenizedDataset
 from lab.errors import LabError
@@ -220,23 +220,13 @@ def _sequences(
     for example in rows:
         if example_index % 64 == 0:
             progress(rows.bytes_read // 1000, rows.size // 1000)
-        try:
-            if example.messages:
-                sequences = chat_template.tokenize(
-                    example,
-                    tokenizer,
-                    system_prompt,
-                    data.loss_on,
-                    data.max_length,
-                    data.truncation,
-                )
-            else:
-                sequences, rest = _pieces(example, rest, tokenizer, data.max_length)
-        except chat_template.TemplateUnusable:
-            raise  # no row can be rendered
-        except LabError as error:
-            rows.reject(example.row, str(error))
-            continue
+        if example.messages:
+            chat_sequences = sequences_of(example, rows, tokenizer, data, system_prompt)
+            if chat_sequences is None:
+                continue
+            sequences = chat_sequences
+        else:
+            sequences, rest = _pieces(example, rest, tokenizer, data.max_length)
         if example_index == 0:
             meta["first"] = asdict(example)
         for sequence in sequences:
@@ -255,6 +245,22 @@ def _sequences(
     }
 
 
+def sequences_of(
+    example: Example, rows: ExampleReader, tokenizer: Any, data: DataSpec, system_prompt: str
+) -> list[TokenizedExample] | None:
+    """The sequences of one of `rows`; None where its template refuses it, which `rows` keeps count
+    of. Raises TemplateUnusable where no row can be rendered."""
+    try:
+        return chat_template.tokenize(
+            example, tokenizer, system_prompt, data.loss_on, data.max_length, data.truncation
+        )
+    except chat_template.TemplateUnusable:
+        raise
+    except LabError as error:
+        rows.reject(example.row, str(error))
+        return None
+
+
 def _pieces(
     example: Example, rest: list[int], tokenizer: Any, length: int
 ) -> tuple[list[TokenizedExample], list[int]]:
@@ -264,10 +270,7 @@ def _pieces(
         begin = 1 if ids[:1] == [tokenizer.bos_token_id] else 0  # only where the text begins
         ids = rest + ids[begin:]
     end = len(ids) // length * length if example.goes_on else len(ids)
-    pieces = [ids[start : min(start + length, end)] for start in range(0, end, length)]
-    return [
-        TokenizedExample(piece, [IGNORE_INDEX, *piece[1:]], example.row) for piece in pieces
-    ], ids[end:]
+    return chat_template.text_pieces(ids[:end], example.row, length), ids[end:]
 
 
 def reading_of(data: DataSpec, dataset: Dataset) -> ReadOptions:

@@ -67,7 +67,7 @@ def measure(run: RunDir, step: int) -> CheckpointLoss:
     began = time.time()
     try:
         (row,) = evaluate([models.parse(f"run:{run.id}@{step}")])
-        result = CheckpointLoss("done", began, row["loss"], row["rows"], row["tokens"])
+        result = CheckpointLoss("done", began, row.loss, row.rows, row.tokens)
     except LabError as error:
         result = CheckpointLoss("failed", began, message=f"{error.message} {error.hint}".strip())
     except OSError as error:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shlex
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -170,29 +170,36 @@ def write(
     return proof
 
 
+@dataclass(frozen=True)
+class WrittenGguf:
+    """`proof`: as GgufProof writes it, and under "merge" that of the merge. `commands`: lines that
+    use the file, by program."""
+
+    file: str
+    bytes: int
+    proof: Mapping[str, Any]
+    commands: Mapping[str, str]
+
+
 def of_run(
     run: RunDir,
     file: Path,
     quantisation: str = "F16",
     tell: Callable[[str], object] = lambda phase: None,
-) -> dict[str, Any]:
+) -> WrittenGguf:
     """The result of `run` as a GGUF file, merged in float32 on the way where it is an adapter.
-    Returns {"file", "bytes", "proof", "commands"}; the proof is GgufProof's, and under "merge" that
-    of the merge. Raises LabError."""
+    Raises LabError."""
     method = methods.get(RunSpec.of_run(run).method["name"])
     record: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix=".gguf-", dir=file.absolute().parent) as aside:
         folder = run.artifact
         if not method.saves_whole_model:
             folder = Path(aside) / "merged"
-            record = {"merge": merge.merge(run, folder, "float32", tell)["proof"]}
+            record = {"merge": merge.merge(run, folder, "float32", tell).proof}
         proof = write(folder, file, quantisation, RunSpec.of_run(run).name or run.id, tell)
-    return {
-        "file": str(file),
-        "bytes": file.stat().st_size,
-        "proof": {**proof.to_json(), **record},
-        "commands": commands(file),
-    }
+    return WrittenGguf(
+        str(file), file.stat().st_size, {**proof.to_json(), **record}, commands(file)
+    )
 
 
 def commands(file: Path) -> dict[str, str]:

@@ -6,7 +6,8 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,19 +55,31 @@ def check(run: RunDir, target: Path, precision: str) -> None:
     check_disk(target, bytes_needed(run, precision))
 
 
+@dataclass(frozen=True)
+class MergedModel:
+    """`largest_difference`: as a share of the logits' standard deviation. `proof`: as MergeProof
+    writes it."""
+
+    folder: str
+    bytes: int
+    largest_difference: float
+    proof: Mapping[str, Any]
+    note: str
+    warning: str
+
+
 def merge(
     run: RunDir,
     target: Path,
     precision: str = "auto",
     tell: Callable[[str], object] = lambda phase: None,
-) -> dict[str, Any]:
+) -> MergedModel:
     """Write base and adapter of `run` as one model into `target`, with tokenizer and receipt.
 
     `precision`: the type of the weights on the disk; auto is the type that the lab answers in. A
     4-bit base is dequantised first. The template lock and the hash of the base are enforced. The
     merged model, read back from the disk, must give the answers of the result, or nothing is kept.
-    `tell` gets each phase in words. Returns {"folder", "bytes", "largest_difference" (a share of
-    the logits' standard deviation), "proof" (see MergeProof), "note", "warning"}. Raises LabError.
+    `tell` gets each phase in words. Raises LabError.
     """
     check(run, target, precision)
     from lab.train import proof as read_back
@@ -121,14 +134,10 @@ def merge(
         raise _failed(error) from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return {
-        "folder": str(target),
-        "bytes": size_of(target),
-        "largest_difference": proof.share_of_spread,
-        "proof": record,
-        "note": loaded.note,
-        "warning": f"It differs: {proof.sentence}." if proof.verdict == "differs" else "",
-    }
+    warning = f"It differs: {proof.sentence}." if proof.verdict == "differs" else ""
+    return MergedModel(
+        str(target), size_of(target), proof.share_of_spread, record, loaded.note, warning
+    )
 
 
 def check_disk(target: Path, needed: int) -> None:

@@ -171,7 +171,7 @@ def room_for_a_run(running: list[RunDir]) -> tuple[str | None, float]:
 
         available = float(psutil.virtual_memory().available)
         return None, available - sum(_unallocated_bytes(run, on_gpu=False) for run in running)
-    rooms = {str(gpu["uuid"]): float(gpu["free_bytes"]) for gpu in gpus}
+    rooms = {gpu.uuid: float(gpu.free_bytes) for gpu in gpus}
     for run in running:
         used = (read_object(run.process) or {}).get("gpu")
         if used in rooms:  # else it is on a device that is not ours to give

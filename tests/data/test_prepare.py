@@ -290,7 +290,7 @@ def test_a_fetch_that_was_killed_is_no_fetch() -> None:
     wanted.record.write_text(
         json.dumps({"state": "fetching", "process": {"pid": 2**22 - 3, "start": 1}})
     )
-    assert hub.state_of(wanted)["state"] == "failed"
+    assert hub.state_of(wanted).state == "failed"
 
 
 def test_a_run_keeps_its_first_batch_and_its_cost(

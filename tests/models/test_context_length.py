@@ -252,7 +252,7 @@ def test_rows_longer_than_a_model_reads_are_not_measured(
     ref = chat_models.parse(f"base:{short_model}")
     loaded = chat_models.load(ref)
     limited = LoadedModel(loaded.model, loaded.tokenizer, length=8)
-    assert evaluate([ref], str(chats))[0]["rows"] == 24
+    assert evaluate([ref], str(chats))[0].rows == 24
     monkeypatch.setattr(chat_models, "load", lambda named: limited)
     with pytest.raises(LabError, match="reads 8"):
         evaluate([ModelRef(ref.name, ref.base)], str(chats))
