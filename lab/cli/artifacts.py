@@ -10,10 +10,10 @@ from typing import Any
 
 from rich.markup import escape
 
-from lab import background_job, paths
+from lab import paths
 from lab.chat.models import FORMS, parse
 from lab.cli import downloads
-from lab.cli.console import Output, console, say, table
+from lab.cli.console import Output, console, result_of, say, table
 from lab.data import catalog as datasets
 from lab.errors import LabError
 from lab.export import combine, push
@@ -151,12 +151,8 @@ def push_result(arguments: argparse.Namespace) -> Output:
     push.start(
         run, arguments.name, arguments.what, private=arguments.private, update=arguments.update
     )
-    job = background_job.wait(
-        push.job_file(run), lambda phase: None if arguments.json else say(phase, error=True)
-    )
-    if job.finish != "done":
-        raise LabError(job.error or "The upload was interrupted.", job.hint or "Start it again.")
-    commit = dict(job.result)
+    interrupted = LabError("The upload was interrupted.", "Start it again.")
+    commit = result_of(push.job_file(run), arguments, interrupted)
 
     def display() -> None:
         kind = "private" if commit["is_private"] else "public"
